@@ -53,14 +53,10 @@ def _not_beaten(case: Case, outcomes: Sequence[Outcome]) -> list[Outcome]:
 
 
 def _beats(case: Case, one: Outcome, other: Outcome) -> bool:
-    assert one.prediction is not None
-    assert one.tolerances is not None
-    assert other.prediction is not None
-    assert other.tolerances is not None
-    speaks = case.seen.speaks_for
-    return speaks(one.prediction, other.prediction, one.tolerances) and not speaks(
-        other.prediction, one.prediction, other.tolerances
-    )
+    assert one.evidence is not None
+    assert other.evidence is not None
+    (first, of_first), (second, of_second), speaks = one.evidence, other.evidence, case.seen.speaks_for
+    return speaks(first, second, of_first) and not speaks(second, first, of_second)
 
 
 def _narrowed(case: Case, best: Sequence[Outcome], others: Others) -> list[Outcome]:
@@ -115,10 +111,7 @@ def _alike(case: Case, known: Hypothesis, stages: Sequence[Sequence[Generator]])
         for stage in stages:
             for like in proposed(case, stage):
                 if isinstance(like, Family):
-                    if known.value is not None and known.id in (
-                        like.id,
-                        *(id for id, _ in like.special.values()),
-                    ):
+                    if known.value is not None and known.id in like.ids:
                         yield at_number(like, Named(like.id, known.value))
                 elif like.id == known.id:
                     yield like

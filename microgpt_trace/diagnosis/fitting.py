@@ -71,6 +71,11 @@ class Family:
         return min(max(value, self.low), self.high)
 
     @property
+    def ids(self) -> tuple[str, ...]:
+        """What it may be called, by its number."""
+        return (self.id, *(id for id, _ in self.special.values()))
+
+    @property
     def not_here(self) -> tuple[float, ...]:
         """Numbers at which this is no mistake, or another."""
         return tuple(self.silent) if self.own is None else (self.own, *self.silent)

@@ -28,18 +28,20 @@ NOWHERE = (KeyError, ValueError, IndexError)  # the mistake cannot be made here
 class Outcome:
     """What is left of the error under a hypothesis.
 
-    `prediction` are the rows that follow, `tolerances` theirs: of one that explains. `range` are the numbers
+    Of one that explains `evidence` are the rows that follow and their tolerances; `range` are the numbers
     that fit, of a `family`.
     """
 
     hypothesis: Hypothesis
     residual: float
-    explains: bool
+    evidence: tuple[Array, Array] | None = None
     clearly: bool = False
-    prediction: Array | None = None
-    tolerances: Array | None = None
     family: Family | None = None
     range: Range | None = None
+
+    @property
+    def explains(self) -> bool:
+        return self.evidence is not None
 
 
 def try_all(case: Case, stages: Sequence[Sequence[Generator]]) -> tuple[list[Outcome], list[str]]:
@@ -47,12 +49,8 @@ def try_all(case: Case, stages: Sequence[Sequence[Generator]]) -> tuple[list[Out
     outcomes, tried = list[Outcome](), list[str]()
     for number, stage in enumerate(stages):
         for proposal in proposed(case, stage):
-            tried.append(proposal.id)
-            if isinstance(proposal, Family):
-                tried += [id for id, _ in proposal.special.values()]
-                outcome = _fitted(case, proposal)
-            else:
-                outcome = judged(case, proposal)
+            tried += proposal.ids if isinstance(proposal, Family) else [proposal.id]
+            outcome = _fitted(case, proposal) if isinstance(proposal, Family) else judged(case, proposal)
             if outcome is not None:
                 outcomes.append(outcome)
         described = len(stages) - 1  # what only describes the values is for those that nothing explains
@@ -80,10 +78,10 @@ def judged(case: Case, hypothesis: Hypothesis) -> Outcome:
     residual, holds = residual_of(rows, hypothesis.of_no_number, case.measured)
     # A small row beside a large one errs by more than all of itself.
     if not holds or residual > AT_MOST * min(case.error, 1.0):
-        return Outcome(hypothesis, residual, False)
+        return Outcome(hypothesis, residual)
     clearly = not bool((rows.errors / rows.tolerances > CLEARLY).any())
-    seen = case.seen
-    return Outcome(hypothesis, residual, True, clearly, seen.rows_of(expected), seen.of_rows(rows.tolerances))
+    evidence = case.seen.rows_of(expected), case.seen.of_rows(rows.tolerances)
+    return Outcome(hypothesis, residual, evidence, clearly)
 
 
 def _fitted(case: Case, family: Family) -> Outcome | None:
@@ -92,12 +90,11 @@ def _fitted(case: Case, family: Family) -> Outcome | None:
     if best is None:
         return None
     outcome = judged(case, at_number(family, Named(family.id, best, family.claim(in_words(best)))))
-    if not outcome.explains:
+    if outcome.evidence is None:
         return outcome
-    assert outcome.tolerances is not None
     ways = [family, *([replace(family, at=family.coarse)] if family.coarse else [])]
     predicts = [bind(_rows_at, case, way) for way in ways]
-    known = range_of(family, predicts, case.seen, best, outcome.tolerances)
+    known = range_of(family, predicts, case.seen, best, outcome.evidence[1])
     if any(known.low <= number <= known.high for number in family.not_here):
         return None
     return called(case, family, known)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -27,11 +28,8 @@ def nonfinite(case: Case) -> Iterator[Hypothesis]:
     count = int(np.count_nonzero(broken))
     where = f"at {at}" if count == 1 else f"at {count} of {broken.size} places, the first {at}"
     claim = f"your values are {'NaN' if nans else 'infinite or NaN'} {where}, though the inputs are finite"
-
-    def transform(other: Case, expected: Array) -> Array:
-        return np.where(broken, np.nan, expected) if expected.shape == broken.shape else expected
-
-    yield Hypothesis("nan" if nans else "infinite", claim, transform, of_no_number=True)
+    found = _but("nan" if nans else "infinite", claim, broken, PLAIN)
+    yield replace(found, of_no_number=True)
 
 
 def zeros(case: Case) -> Iterator[Hypothesis]:
