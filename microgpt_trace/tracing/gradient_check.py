@@ -1,8 +1,12 @@
-"""gradcheck: every hand-written gradient against differences of the loss, in float64.
+"""Check gradients against central differences of the loss, in float64.
 
-That of the parameters as training works it out and as a trace does, where hooks listen; those of the
-activations that a trace shows; and those of the parameters where hooks put other values in place.
-An element at which a ReLU switches, or whose differences do not settle, is counted and not judged.
+`gradcheck` checks every element: of the parameters as training works them out and as a trace does, where
+hooks listen; of the activations as a trace shows them; and the parameters once more where hooks put other
+values in place. `gradient_agreement` is the self-check of a traced gradient.
+
+A difference over a step h errs by O(h^2) from the third derivative and by O(eps/h) from rounding. Nobody
+knows the third derivative, but what one step gives and what a tenth of it gives differ by both. An element
+at which a ReLU switches, or whose differences do not settle, is counted and not judged.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 
 import numpy as np
 
@@ -26,13 +31,18 @@ from ..microgpt.parameters import Parameters
 from ..notebook import in_notebook
 from ..rounding.invariants import OF_SLOPES
 from ..text.brief import frozen
-from .central_differences import Deviation, along_directions, rounding_of, slope_of
+from .findings import Check
 
-STEP = 1e-5
-
+STEP, STEPS = 1e-5, (1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 MANY = 32  # elements that are wrong: the others of that tensor need no second look
-TELLING = 0.5  # of a slope: where differences may err by more, they say nothing of it
-KINK = (math.nan, math.nan)  # no slope
+CLAIM = "gradients agree with finite differences"
+LEAST = 1e-5  # of a parameter's largest gradient: so much may always be rounding
+PASSES, TRIES = 2, 8  # passes that are moved, and how many are tried, for one may switch a ReLU
+MARGIN = 16  # how many times as far off as they a right gradient may be; of 11,000 the worst was 3.4
+
+Taps = tuple[Tap, Tap]  # what a forward pass runs under, and its backward pass
+Noise = Callable[[tuple[int, ...]], Array]
+Moved = Callable[[int, float], Pass]  # the pass with element i moved by t
 
 
 @frozen
@@ -63,41 +73,36 @@ def gradcheck(model: Model, text: str = "emma") -> Iterator[GradientCheck]:
     check_microgpt(model, "gradcheck")
     inputs = model.read(text)
     params = model.params.copy(np.float64)
-    ids = np.array([*inputs.tokens, inputs.targets[-1]])
-    return _checks(params, Packer(params.config, np.float64).one(ids))
-
-
-def _checks(params: Parameters, batch: Batch) -> Iterator[GradientCheck]:
+    batch = Packer(params.config, np.float64).one(np.array([*inputs.tokens, inputs.targets[-1]]))
     with np.errstate(all="ignore"):
-        done, trained = _gradients(params, batch, SILENT, SILENT)
+        done, trained = _gradients(params, batch)
         traced, shown = _traced(params, batch)
-        hooked = sorted(_hooked(params, batch), key=lambda found: found.excess)
+        hooked = list(_hooked(params, batch))
     for name, array in params.items():
         with np.errstate(all="ignore"):
             moved = partial(_moving_parameter, params, batch, array.reshape(-1))
-            row = _check(name, [trained[name], traced[name]], np.ones_like(array), done, moved)
-        for found in hooked:  # the worst comes last
-            if found.name == name:
-                told = found.relative if found.allowed < TELLING else None
-                row = replace(row, hooked=told, holds=row.holds and found.excess <= 1)
-        yield row
+            row = _compared(name, np.ones_like(array), [trained[name], traced[name]], done, moved)
+        found = [check for check in hooked if check.name == name]
+        told = [check.relative_error for check in found if not (check.kinks or check.unsettled)]
+        holds = row.holds and all(check.holds for check in found)
+        yield replace(row, hooked=max(told, default=None), holds=holds)
     for name, (value, gradient) in shown.items():
         with np.errstate(all="ignore"):
             unit = _unit(name, value, batch.targets)
-            yield _check(name, [gradient], unit, done, partial(_moving_event, params, batch, name, unit))
+            moved = partial(_moving_event, params, batch, name, unit)
+            yield _compared(name, unit, [gradient], done, moved)
 
 
-def _gradients(params: Parameters, batch: Batch, forth: Tap, back: Tap) -> tuple[Pass, Parameters]:
-    """A pass and its gradients."""
+def _gradients(params: Parameters, batch: Batch, taps: Taps = (SILENT, SILENT)) -> tuple[Pass, Parameters]:
     grads = Parameters(params.config, np.zeros_like(params.flat))
-    done = forward(params, batch, forth)
-    backward(params, done, grads, back)
+    done = forward(params, batch, taps[0])
+    backward(params, done, grads, taps[1])
     return done, grads
 
 
 def _traced(params: Parameters, batch: Batch) -> tuple[Parameters, dict[str, tuple[Array, Array]]]:
-    """The parameters' gradients where hooks listen to everything, and of every activation what they are
-    shown: its value and its gradient."""
+    """The parameters' gradients where hooks listen to everything, and every activation with its gradient, as
+    they are shown."""
     bus = HookBus(event_specs(params.config))
     seen: dict[tuple[str, str], Array] = {}
 
@@ -105,22 +110,21 @@ def _traced(params: Parameters, batch: Batch) -> tuple[Parameters, dict[str, tup
         seen[event.phase, event.name] = value.copy()
 
     run = bus.begin(after=[bus.subscription(look, phases=("forward", "backward"))])
-    _, grads = _gradients(params, batch, run.tap("forward"), run.tap("backward"))
+    _, grads = _gradients(params, batch, (run.tap("forward"), run.tap("backward")))
     names = [name for phase, name in seen if phase == "forward"]
     return grads, {name: (seen["forward", name], seen["backward", name]) for name in names}
 
 
-def _hooked(params: Parameters, batch: Batch) -> Iterator[Deviation]:
-    """The parameters' slopes where hooks replace every value by one that is the same here, but depends on
-    it with other slopes: every gradient passes through them. Once without P: the logits have a way past it.
-    """
+def _hooked(params: Parameters, batch: Batch) -> Iterator[GradientCheck]:
+    """Check the parameters where hooks replace every value by one that is the same here, but has another
+    slope: every gradient passes through them. Once without P: the logits have a way past it."""
     names = [spec.name for spec in event_specs(params.config) if spec.parameter != spec.name]
     yield from _bent(params, batch, [name for name in names if name != "probs"])
     if np.isfinite(1 / forward(params, batch).probs[batch.targets > 0]).all():  # and so is d loss / d P
         yield from _bent(params, batch, names)
 
 
-def _bent(params: Parameters, batch: Batch, names: Sequence[str]) -> Iterator[Deviation]:
+def _bent(params: Parameters, batch: Batch, names: Sequence[str]) -> Iterator[GradientCheck]:
     bus = HookBus(event_specs(params.config))
     rng, edits = np.random.default_rng(1), list[Edit]()
 
@@ -134,14 +138,14 @@ def _bent(params: Parameters, batch: Batch, names: Sequence[str]) -> Iterator[De
 
     bending = bus.subscription(bend, *names)
     run = bus.begin(before=[bending, bus.subscription(double, *params, phases="backward")])
-    done, grads = _gradients(params, batch, run.tap("forward"), run.tap("backward"))
+    done, grads = _gradients(params, batch, (run.tap("forward"), run.tap("backward")))
     grads.flat /= 2
-    return along_directions(params, grads, lambda: forward(params, batch, editing(*edits)), done)
+    return _along_directions(params, grads, lambda: forward(params, batch, editing(*edits)), done)
 
 
 def _unit(name: str, value: Array, targets: Array) -> Array:
-    """By what elements are moved: a target's P, which is above 0, by a part of itself, and where that of
-    one is next to 0 none is, as the loss that is worked out from them would be infinite."""
+    """What t is multiplied by. A target's P, which is above 0, moves by a part of itself. Where the P of one
+    is next to 0 none moves, for the loss that is worked out from them would be infinite."""
     if name != "probs":
         return np.ones_like(value)
     finite = np.isfinite(1 / value[targets > 0]).all()
@@ -149,7 +153,6 @@ def _unit(name: str, value: Array, targets: Array) -> Array:
 
 
 def _moving_parameter(params: Parameters, batch: Batch, flat: Array, i: int, t: float) -> Pass:
-    """A pass with element i of a parameter moved by t."""
     before = flat[i]
     flat[i] = before + t
     done = forward(params, batch)
@@ -168,39 +171,141 @@ def _moving_event(params: Parameters, batch: Batch, name: str, unit: Array, i: i
     return forward(params, batch, editing(Edit(name, change)))
 
 
-def _check(
-    name: str, gradients: Sequence[Array], unit: Array, middle: Pass, moved: Callable[[int, float], Pass]
+def gradient_agreement(
+    done: Pass, params: Parameters, grads: Parameters, replaced: bool,
+    taps: Callable[[], Taps] = lambda: (SILENT, SILENT),
+) -> Check:  # fmt: skip
+    """Whether the traced gradient of every parameter is that of the loss, up to rounding.
+
+    float32 cannot be held against differences of the loss where it cancels. So the gradient is worked out in
+    float64 as well, which is held against differences along a direction of each parameter, and the traced one
+    against that, element by element. `taps` gives what each pass runs under; where hooks have `replaced`
+    values that it does not, nothing is judged.
+    """
+    if replaced:
+        return _not_judged("values were replaced")
+    if not np.isfinite(grads.flat).all():
+        return _not_judged("a gradient is not finite")
+    if not np.isfinite(done.loss):
+        return _not_judged("the loss is not finite")
+    ids = np.append(done.batch.tokens, done.batch.targets[-1].argmax())
+    wide = params.copy(np.float64)
+    batch = Packer(params.config, np.float64).one(ids)
+    middle, exact = _gradients(wide, batch, _moving(taps(), np.zeros))
+    if not same_relus(done, middle):
+        return _not_judged("a ReLU is at its kink, on another side in float64")
+    found = list(_against_float64(grads, exact, []))
+    if not all(check.holds for check in found):
+        moved = list(islice(_moved(params, done, taps), PASSES))
+        if not moved:
+            return _not_judged("a ReLU is at its kink, on another side after other roundings")
+        found = list(_against_float64(grads, exact, moved))
+    for row in _along_directions(wide, exact, lambda: forward(wide, batch, taps()[0]), middle):
+        found.append(_gradient_check(row.name, row.analytic, row.numeric, row.relative_error, OF_SLOPES))
+    return max(found, key=lambda check: (check.deviation or 0.0) / check.tolerance)
+
+
+def _gradient_check(where: str, analytic: float, numeric: float, relative: float, allowed: float) -> Check:
+    detail = f"{where}: {analytic:.7g} against {numeric:.7g}"
+    return Check("gradient", CLAIM, relative <= allowed, relative, allowed, detail)
+
+
+def _not_judged(reason: str) -> Check:
+    return Check("gradient", CLAIM, None, None, LEAST, reason)
+
+
+def _moving(taps: Taps, noise: Noise) -> Taps:
+    """The way that a trace takes: nobody listens, but somebody could."""
+    return _Moving(taps[0], noise), _Moving(taps[1], noise)
+
+
+class _Moving:
+    """A tap that moves every element by so many times what one rounding moves the largest of its row."""
+
+    def __init__(self, tap: Tap, noise: Noise) -> None:
+        self._tap, self._noise = tap, noise
+
+    def emit(self, name: str, value: Array) -> Array:
+        value = self._tap.emit(name, value)
+        if not np.ndim(value):
+            return value
+        unit = np.abs(value).max(axis=-1, keepdims=True) * (np.finfo(value.dtype).eps / 2)
+        return (value + unit * self._noise(value.shape)).astype(value.dtype)
+
+    def wants(self, name: str) -> bool:
+        return self._tap.wants(name)
+
+    def layer(self, index: int) -> Tap:
+        return _Moving(self._tap.layer(index), self._noise)
+
+
+def _moved(params: Parameters, done: Pass, taps: Callable[[], Taps]) -> Iterator[Parameters]:
+    """Gradients of passes with other roundings that switch no ReLU: what these differ by measures how far
+    rounding may move a gradient."""
+    noise = np.random.default_rng(0).standard_normal
+    for _ in range(TRIES):
+        again, grads = _gradients(params, done.batch, _moving(taps(), noise))
+        if same_relus(again, done) and np.isfinite(grads.flat).all():
+            yield grads
+
+
+def _against_float64(traced: Parameters, exact: Parameters, moved: list[Parameters]) -> Iterator[Check]:
+    """The element of every parameter that lies farthest from the gradient in float64."""
+    for name, right in exact.items():
+        off = np.abs(traced[name] - right)
+        spread = max((float(np.abs(grads[name] - right).max()) for grads in moved), default=0.0)
+        at = np.unravel_index(off.argmax(), off.shape)
+        size = float(np.abs(right).max()) or 1.0
+        where = f"{name}[{','.join(map(str, at))}]"
+        allowed = max(LEAST, MARGIN * spread / size)
+        found, wanted = float(traced[name][at]), float(right[at])
+        yield _gradient_check(where, found, wanted, float(off[at]) / size, allowed)
+
+
+def _along_directions(
+    params: Parameters, grads: Parameters, run: Callable[[], Pass], middle: Pass
+) -> Iterator[GradientCheck]:
+    """Check the slope of the loss of `run` along a random direction of every parameter."""
+    rng = np.random.default_rng(0)
+    for name, grad in grads.items():
+        along = rng.standard_normal(grad.shape) / math.sqrt(grad.size)
+        values, start = params[name], params[name].copy()
+
+        def moved(i: int, t: float) -> Pass:
+            values[...] = start + t * along  # noqa: B023
+            return run()
+
+        size = float(np.linalg.norm(grad)) / math.sqrt(grad.size)
+        yield _compared(name, np.ones(1), [(grad * along).sum()], middle, moved, size)
+        values[...] = start
+
+
+def _compared(
+    name: str, unit: Array, gradients: Sequence[Array], middle: Pass, moved: Moved, least: float | None = None
 ) -> GradientCheck:
-    """Hold a gradient, in as many versions as there are ways to work it out, against differences of the
-    loss: `moved(i, t)` is the pass with element i moved by t times its unit."""
+    """Compare a gradient, in as many versions as there are ways to work it out, with differences of the loss
+    around `middle`. `unit` is what t is multiplied by for each element, 0 where nothing is judged. Distances
+    are relative to the largest element, or to `least` where that is more; by default to what rounding hides.
+    """
     if not np.isfinite(middle.loss):
-        return GradientCheck(
-            name, unit.size, math.nan, (0,) * unit.ndim, math.nan, math.nan, math.nan, 0, False
-        )
+        nowhere = (0,) * unit.ndim
+        return GradientCheck(name, unit.size, math.nan, nowhere, math.nan, math.nan, math.nan, 0, False)
     shape, unit = unit.shape, unit.reshape(-1)
-    expected = np.stack([gradient.reshape(-1) for gradient in gradients]) * unit
-    scale = max(float(np.abs(expected).max()), 4 * rounding_of(middle, STEP) / OF_SLOPES)
-    numeric, error = np.zeros(unit.size), np.zeros(unit.size)
-    left_out, wrong = unit == 0, 0
+    expected, left_out = np.stack([own.reshape(-1) for own in gradients]) * unit, unit == 0
+    floor = 4 * rounding_of(middle, STEP) / OF_SLOPES if least is None else least
+    scale = max(float(np.abs(expected).max()), floor)
+    numeric, error, wrong = np.zeros(unit.size), np.zeros(unit.size), 0
     for i in np.flatnonzero(~left_out).tolist():
         numeric[i] = float(moved(i, STEP).loss - moved(i, -STEP).loss) / (2 * STEP)
         off = float(np.abs(expected[:, i] - numeric[i]).max())
         if not off <= OF_SLOPES * scale and wrong < MANY:
-            numeric[i], error[i] = slope_of(partial(moved, i), middle, OF_SLOPES * scale / 4) or KINK
+            numeric[i], error[i] = slope_of(partial(moved, i), middle, OF_SLOPES * scale / 4)
             off = float(np.abs(expected[:, i] - numeric[i]).max())
             wrong += off > OF_SLOPES * scale + 4 * error[i]
     expected[:, left_out] = 0
-    return _judged(name, shape, expected, numeric, error, left_out, scale)
-
-
-def _judged(
-    name: str, shape: tuple[int, ...], expected: Array, numeric: Array, error: Array, left_out: Array,
-    scale: float,
-) -> GradientCheck:  # fmt: skip
-    """The verdict on gradients [ways, n] and differences [n] with their errors, NaN at a kink."""
     kink = np.isnan(error) & np.isfinite(expected).all(axis=0)
     settled = np.abs(numeric[error <= OF_SLOPES * scale])
-    scale = max(scale, float(settled.max(initial=0.0)))
+    scale = max(scale, float(settled.max(initial=0.0))) or 1.0
     off = np.abs(expected - numeric).max(axis=0) / scale
     unsettled = left_out | (error > OF_SLOPES * scale) & (off <= OF_SLOPES + 4 * error / scale)
     judged = np.where(kink | unsettled, 0.0, np.nan_to_num(off, nan=np.inf))
@@ -212,3 +317,34 @@ def _judged(
         float(expected[way, worst]), float(numeric[worst]), float(judged[worst]),
         int(np.count_nonzero(kink)), bool((judged <= OF_SLOPES).all()), int(np.count_nonzero(unsettled)),
     )  # fmt: skip
+
+
+def slope_of(at: Callable[[float], Pass], middle: Pass, enough: float) -> tuple[float, float]:
+    """The slope of the loss of `at(t)` around `middle`, the pass at t = 0, and how far it may be off: that of
+    the step that errs the least, or of the first that errs by no more than `enough`.
+
+    NaN where fewer than two steps switch no ReLU and give a number: at a kink there are two slopes.
+    """
+    best, last = (math.nan, math.nan), math.nan
+    for step in STEPS:
+        above, below = at(step), at(-step)
+        value = float(above.loss - below.loss) / (2 * step)
+        if not (np.isfinite(value) and same_relus(above, middle) and same_relus(below, middle)):
+            continue
+        error = abs(value - last) + rounding_of(middle, step)
+        if not best[1] <= error:
+            best = value, error
+        if best[1] <= enough:
+            break
+        last = value
+    return best
+
+
+def rounding_of(middle: Pass, step: float) -> float:
+    """What rounding alone makes of the difference of two losses over a step."""
+    return float(np.finfo(np.float64).eps) * max(1.0, float(np.abs(middle.logits).max())) / step
+
+
+def same_relus(a: Pass, b: Pass) -> bool:
+    """Whether the same ReLUs let their input through."""
+    return all(np.array_equal(x > 0, y > 0) for x, y in zip(a.relus, b.relus, strict=True))

@@ -117,7 +117,7 @@ def _backward_and_step(
 
 def _gradients(adam: Adam, done: Pass, run: Run, edited: _Edited | None) -> Check:
     """Run backward into the optimizer's gradients, and hold them against the loss."""
-    from .gradient_agreement import gradient_agreement  # 6 ms of a plain trace's start
+    from .gradient_check import gradient_agreement  # 6 ms of a plain trace's start
 
     run_backward(adam.params, done, adam.grads, run.tap("backward"))
     taps = edited.taps if edited else lambda: (SILENT, SILENT)

@@ -12,7 +12,7 @@ from microgpt_trace.microgpt import forward_backward as microgpt
 from microgpt_trace.microgpt import operations
 from microgpt_trace.microgpt.checkpoint import save
 from microgpt_trace.microgpt.parameters import Parameters
-from microgpt_trace.tracing import gradient_agreement, microgpt_tracing
+from microgpt_trace.tracing import gradient_check, microgpt_tracing
 from microgpt_trace.tracing.checks import Checker
 
 IDS = ["finite", "untraced", "heads", "residual", "softmax", "causal", "gradient"]
@@ -231,14 +231,14 @@ def test_gradients_that_are_truly_zero_agree(emma):
 
 
 def test_a_relu_on_another_side_in_float64_is_not_judged(emma, monkeypatch):
-    plain = gradient_agreement.same_relus
+    plain = gradient_check.same_relus
     calls = []
 
     def same_relus(a, b):
         calls.append((a, b))
         return plain(a, b) and len(calls) > 1
 
-    monkeypatch.setattr(gradient_agreement, "same_relus", same_relus)
+    monkeypatch.setattr(gradient_check, "same_relus", same_relus)
     check = trace(emma, backward=True).checks[-1]
     assert calls[0][0].logits.dtype == np.float32
     assert calls[0][1].logits.dtype == np.float64
