@@ -12,12 +12,11 @@ from typing import IO, TYPE_CHECKING, Any
 
 from ..architecture.kinds import Softmax
 from ..errors import InputError, RunError
-from ..text.json_reading import from_json
 from ..text.json_writing import dump
 from ..tracing.event_record import event_record
 from ..tracing.microgpt_tracing import update_events
 from ..tracing.trace import trace
-from .log import BEGINNING, LOG_SCHEMA, LONGEST
+from .log import LOG_SCHEMA, LogRecord, a_count, log_records
 
 DIGITS = 6  # significant ones, of attention weights
 TOP = 5  # tokens of a prediction
@@ -30,10 +29,11 @@ if TYPE_CHECKING:
 
 class TrainingLog:
     """Falsy and idle without a file. Records: "run" first, then "step", and those of traces: "event",
-    "check" (a failed one), "prediction", "attention", "parameter" and "relu".
+    "check" (a failed one), "prediction", "attention", "parameter" and "relu", which tells of all held-out
+    names.
 
     A trace after step N is one of the watched name with the parameters that step left, forward and
-    backward, and the update that the step made. "relu" tells of all held-out names.
+    backward, and the update that the step made.
 
     A log that is gone on with begins with what the run had logged when its checkpoint was saved: `sync`
     comes before each save, and what was logged after it is dropped, which `note` is told.
@@ -90,21 +90,14 @@ class TrainingLog:
         """A run that was killed has logged more than it saved: what comes again is dropped. Nothing is
         where the log is another run's."""
         done, end, last, dropped = self._trainer.done, 0, 0, 0
-        try:
-            with path.open("rb") as file:
-                while (line := file.readline(LONGEST)).endswith(b"\n"):  # else it was cut by a kill
-                    record = from_json(line)
-                    if not end:
-                        self._refuse_another_run(path, record)
-                    step = record.get("step", record.get("start", 0))
-                    if step > done or dropped:
-                        dropped += 1
-                        continue
-                    end, last = end + len(line), max(last, step)
-                if not end and not BEGINNING.startswith(line[: len(BEGINNING)]):
-                    raise ValueError
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{path}: expected the log of a training run to go on with") from error
+        for record in log_records(path, []):
+            if not end:
+                self._refuse_another_run(record)
+            step = record.get("step" if "step" in record.values else "start", a_count)
+            if step > done or dropped:
+                dropped += 1
+            else:
+                end, last = record.end, max(last, step)
         with self._writing():
             os.truncate(path, end)
         if dropped:
@@ -114,57 +107,37 @@ class TrainingLog:
         if last < done:
             self._note(f"{path} has no records of steps {last + 1:,} to {done:,}")
 
-    def _refuse_another_run(self, path: Path, record: dict[str, Any]) -> None:
+    def _refuse_another_run(self, record: LogRecord) -> None:
         """The first record of a log names its run; an older one tells at least how it trained."""
-        if record["schema"] != LOG_SCHEMA:
-            raise ValueError
-        own = self._identity()
-        keys = ["run_id"] if record.get("run_id") else ["data", "schedule"]
-        said = {key: record[key] for key in keys} | {"config": record["model"]["config"]}
-        for key, value in said.items():
-            if value != own[key]:
+        trainer, values = self._trainer, record.values
+        config = asdict(trainer.params.config), record.part("model").values.get("config")
+        identity = {"run_id": (trainer.run_id, values.get("run_id")), "config": config}
+        if not values.get("run_id"):
+            fingerprint, schedule = trainer.documents.fingerprint, vars(trainer.schedule)
+            said = {"data": (fingerprint, values.get("data")), "schedule": (schedule, values.get("schedule"))}
+            identity = said | {"config": config}
+        for key, (own, found) in identity.items():
+            if own != found:
                 raise InputError(
-                    f"--log {path}: the log of another run, {key} {value!s:.60}; this one is {own[key]!s:.60}"
+                    f"--log {record.path}: the log of another run, {key} {found!s:.60}; this one is "
+                    f"{own!s:.60}"
                 )
-
-    def _identity(self) -> dict[str, Any]:
-        trainer = self._trainer
-        return {
-            "run_id": trainer.run_id,
-            "data": trainer.documents.fingerprint,
-            "schedule": vars(trainer.schedule),
-            "config": asdict(trainer.params.config),
-        }
 
     def _begin(self) -> None:
         trainer = self._trainer
         self._write(
-            {
-                "record": "run",
-                "schema": LOG_SCHEMA,
-                "run_id": trainer.run_id,
-                "model": trainer.model("this run").describe(),
-                "data": trainer.documents.fingerprint,
-                "schedule": vars(trainer.schedule),
-                "start": trainer.done,
-                "watched": self.watched,
-                "held_out_loss": trainer.held_out_loss(),
-            }
-        )
+            "run", schema=LOG_SCHEMA, run_id=trainer.run_id, model=trainer.model("this run").describe(),
+            data=trainer.documents.fingerprint, schedule=vars(trainer.schedule), start=trainer.done,
+            watched=self.watched, held_out_loss=trainer.held_out_loss(),
+        )  # fmt: skip
         if self._every and trainer.done == 0:
             self._add_trace(0)
 
     def add(self, record: StepRecord) -> None:
         """Write down a step, and a trace where one is due."""
         adam = self._trainer.adam
-        self._write(
-            {
-                "record": "step",
-                **record._asdict(),
-                "gradient_norm": adam.gradient_norm(),
-                "update_ratio": adam.update_ratio(),
-            }
-        )
+        norm, ratio = adam.gradient_norm(), adam.update_ratio()
+        self._write("step", **record._asdict(), gradient_norm=norm, update_ratio=ratio)
         if self._every and record.step % self._every == 0:
             self._add_trace(record.step)
 
@@ -175,39 +148,27 @@ class TrainingLog:
         result = trace(model, self.watched, values=weights, top_k=TOP, backward=True)
         updates = update_events(trainer.adam, len(result.events)) if step else []
         for event in [*result.events, *updates]:
-            self._write({"record": "event", "step": step, **event_record(event)})
+            self._write("event", step=step, **event_record(event))
         for check in result.checks:
             if check.holds is False:
-                self._write({"record": "check", "step": step, "id": check.id, "detail": check.detail})
+                self._write("check", step=step, id=check.id, detail=check.detail)
         self._add_predictions(step, result)
         for name in weights:
-            self._add_attention(step, name, result.arrays["forward", name])
+            seen = _in_digits(result.arrays["forward", name])
+            self._write("attention", step=step, name=name, weights=seen)
         self._add_parameters(step, result, trainer.adam)
-        self._add_dead_units(step)
+        dead = trainer.dead_units()
+        for layer in range(model.config.n_layer):
+            units = None if dead is None else dead[layer]
+            self._write("relu", step=step, layer=layer, units=model.config.n_inner, dead=units)
 
     def _add_predictions(self, step: int, result: Trace) -> None:
-        for prediction, target in zip(result.predictions, result.targets, strict=True):
+        for found, target in zip(result.predictions, result.targets, strict=True):
             self._write(
-                {
-                    "record": "prediction",
-                    "step": step,
-                    "position": prediction.position,
-                    "target": target.label,
-                    "p": target.p,
-                    "loss": prediction.loss,
-                    "rank": prediction.rank,
-                    "predicted": prediction.predicted.label if prediction.predicted else None,
-                    "top": [[candidate.label, candidate.p] for candidate in prediction.top],
-                }
-            )
-
-    def _add_attention(self, step: int, name: str, weights: Array) -> None:
-        """The weights of every head, of each query those of the keys that it sees, in DIGITS digits."""
-        seen = [
-            [[float(f"{w:.{DIGITS}g}") for w in row[: n + 1]] for n, row in enumerate(head)]
-            for head in weights.tolist()
-        ]
-        self._write({"record": "attention", "step": step, "name": name, "weights": seen})
+                "prediction", step=step, position=found.position, target=target.label, p=target.p,
+                loss=found.loss, rank=found.rank, predicted=found.predicted and found.predicted.label,
+                top=[[candidate.label, candidate.p] for candidate in found.top],
+            )  # fmt: skip
 
     def _add_parameters(self, step: int, result: Trace, adam: Adam) -> None:
         """`update_ratio` is |update| / |parameter before it|, as that of a "step" record."""
@@ -215,28 +176,19 @@ class TrainingLog:
         for row in result.parameters:
             update_l2, update_ratio = ratios.get(row.name, (None, None))
             self._write(
-                {
-                    "record": "parameter",
-                    "step": step,
-                    "name": row.name,
-                    "l2_norm": row.l2_norm,
-                    "gradient_l2": row.gradient_l2,
-                    "update_l2": update_l2,
-                    "update_ratio": update_ratio,
-                }
-            )
+                "parameter", step=step, name=row.name, l2_norm=row.l2_norm, gradient_l2=row.gradient_l2,
+                update_l2=update_l2, update_ratio=update_ratio,
+            )  # fmt: skip
 
-    def _add_dead_units(self, step: int) -> None:
-        """The ReLU units that are zero on all that is held out; null where nothing is."""
-        trainer = self._trainer
-        config, dead = trainer.params.config, trainer.dead_units()
-        for layer in range(config.n_layer):
-            units = None if dead is None else dead[layer]
-            self._write(
-                {"record": "relu", "step": step, "layer": layer, "units": config.n_inner, "dead": units}
-            )
-
-    def _write(self, record: dict[str, Any]) -> None:
+    def _write(self, record: str, **fields: Any) -> None:
         assert self._file is not None
         with self._writing():
-            self._file.write(dump(record) + "\n")
+            self._file.write(dump({"record": record, **fields}) + "\n")
+
+
+def _in_digits(weights: Array) -> list[list[list[float]]]:
+    """The weights of every head, of each query those of the keys that it sees, in DIGITS digits."""
+    return [
+        [[float(f"{w:.{DIGITS}g}") for w in row[: n + 1]] for n, row in enumerate(head)]
+        for head in weights.tolist()
+    ]

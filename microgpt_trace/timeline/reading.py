@@ -3,7 +3,7 @@ and knows no screen."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,18 @@ from .curves import (
     Timeline,
     TrainingPlan,
 )
-from .log import LogRecord, log_records
+from .log import (
+    LogRecord,
+    a_count,
+    a_number,
+    a_number_or_null,
+    a_text,
+    causal_weights,
+    counts_below,
+    labelled_numbers,
+    log_records,
+    one_of,
+)
 
 EARLIER = "not logged; the log is of an earlier version"
 
@@ -61,41 +72,34 @@ class _Story:
         self._said: tuple[Any, ...] = ()  # of model, data and schedule, by the first run
         self._targets: dict[int, str] = {}
         self._units: dict[int, int] = {}
-        self._takers = {
-            "run": self._take_run,
-            "step": self._take_step,
-            "event": self._take_event,
-            "prediction": self._take_prediction,
-            "attention": self._take_attention,
-            "parameter": self._take_parameter,
-            "relu": self._take_relu,
-            "check": self._take_check,
-        }
+        self._steps: list[int] = []  # that were traced
 
     def take(self, record: LogRecord) -> None:
         """Add a record. Kinds that a later version may write are passed over."""
-        take = self._takers.get(record.text("record"))
+        take = getattr(self, f"_take_{record.get('record', a_text)}", None)
         if take is not None:
             take(record)
 
     def _put(self, record: LogRecord, kind: str, name: Any, **values: Any) -> None:
-        step = record.count("step")
+        step = record.get("step", a_count)
         for field, value in values.items():
             self._facts.setdefault((kind, name, field), {})[step] = value
 
     def _take_run(self, record: LogRecord) -> None:
-        start, schedule = record.count("start"), record.part("schedule")
-        plan = TrainingPlan(
-            schedule.count("steps"), schedule.count("batch_size"), schedule.real("lr"), schedule.count("seed")
-        )
+        start, schedule = record.get("start", a_count), record.part("schedule")
+        steps, size, seed = (schedule.get(field, a_count) for field in ("steps", "batch_size", "seed"))
+        plan = TrainingPlan(steps, size, schedule.get("lr", a_number), seed)
         dimensions = record.part("model").part("config")
-        config = dimensions.checked(lambda: Config(**dimensions.values))
-        said = (config, plan, record.text("watched"), record.text("data"))
+        try:
+            config = Config(**dimensions.values)
+        except (InputError, TypeError) as error:
+            raise dimensions.error(f"{error!s:.200}") from error
+        said = (config, plan, record.get("watched", a_text), record.get("data", a_text))
         if self._runs and said != self._said:
             raise record.error("expected the run above to go on, found another model, schedule or data")
         self._said = said
         self._forget_after(start)
-        self._runs.append(RunStart(start, record.number("held_out_loss")))
+        self._runs.append(RunStart(start, record.get("held_out_loss", a_number_or_null)))
 
     def _forget_after(self, start: int) -> None:
         """What a run that went on did again counts once."""
@@ -106,81 +110,82 @@ class _Story:
         self._runs = [run for run in self._runs if run.step < start]
 
     def _take_step(self, record: LogRecord) -> None:
-        step, last = record.count("step"), max(self._runs[-1].step, next(reversed(self._losses), 0))
+        step = record.get("step", a_count)
+        last = max(self._runs[-1].step, next(reversed(self._losses), 0))
         if step <= last:
             raise record.error(f"expected a step after {last:,}, found {step:,}")
-        self._losses[step] = record.real("loss")
+        self._losses[step] = record.get("loss", a_number)
 
     def _take_event(self, record: LogRecord) -> None:
-        phase, stats = record.choice("phase", PHASES), record.part("stats")
-        count, zeros = stats.count("count"), stats.count("zero_count")
+        phase, stats = record.get("phase", one_of(PHASES)), record.part("stats")
+        counted_fields = ("count", "zero_count", "nan_count", "inf_count")
+        count, zeros, nans, infinities = (stats.get(field, a_count) for field in counted_fields)
         self._put(
-            record, phase, record.text("name"), l2=stats.number("l2_norm"),
-            zeros=zeros / count if count else None,
-            nonfinite=stats.count("nan_count") + stats.count("inf_count"),
+            record, phase, record.get("name", a_text), l2=stats.get("l2_norm", a_number_or_null),
+            zeros=zeros / count if count else None, nonfinite=nans + infinities,
         )  # fmt: skip
 
     def _take_prediction(self, record: LogRecord) -> None:
-        position = record.count("position")
-        self._targets[position] = record.text("target")
-        self._put(record, "position", position, p=record.number("p"), loss=record.number("loss"))
+        position = record.get("position", a_count)
+        self._targets[position] = record.get("target", a_text)
+        facts: dict[str, Any] = {name: record.get(name, a_number_or_null) for name in ("p", "loss")}
         if "rank" in record.values:
-            rank = None if record.values["rank"] is None else record.count("rank")
-            label = None if rank is None else record.text("predicted")
-            self._put(record, "position", position, rank=rank, predicted=label)
+            known = record.values["rank"] is not None
+            facts["rank"] = record.get("rank", a_count) if known else None
+            facts["predicted"] = record.get("predicted", a_text) if known else None
         if "top" in record.values:
-            top = tuple(LikelyToken(label, p) for label, p in record.labelled("top"))
-            self._put(record, "position", position, top=top)
+            facts["top"] = tuple(LikelyToken(*pair) for pair in record.get("top", labelled_numbers))
+        self._put(record, "position", position, **facts)
 
     def _take_attention(self, record: LogRecord) -> None:
-        weights = record.causal_weights("weights", self._said[0].n_head)
-        name = record.text("name")
-        if any(
-            len(known[0]) != len(weights[0]) for known in self._logged("attention", name, "seen").values()
-        ):
+        weights = record.get("weights", causal_weights(self._said[0].n_head))
+        name = record.get("name", a_text)
+        logged = self._logged("attention", name, "seen").values()
+        if any(len(known[0]) != len(weights[0]) for known in logged):
             raise record.error("weights: expected as many queries as in the traces before")
         self._put(record, "attention", name, seen=weights)
 
     def _take_parameter(self, record: LogRecord) -> None:
-        self._put(
-            record, "parameter", record.text("name"), l2=record.number("l2_norm"),
-            gradient=record.number("gradient_l2"), update=record.number("update_l2"),
-            update_ratio=record.number("update_ratio"),
-        )  # fmt: skip
+        fields = ("l2_norm", "gradient_l2", "update_l2", "update_ratio")
+        l2, gradient, update, ratio = (record.get(field, a_number_or_null) for field in fields)
+        name = record.get("name", a_text)
+        self._put(record, "parameter", name, l2=l2, gradient=gradient, update=update, update_ratio=ratio)
 
     def _take_relu(self, record: LogRecord) -> None:
-        layer, units = record.count("layer"), record.count("units")
+        layer, units = record.get("layer", a_count), record.get("units", a_count)
         self._units[layer] = units
-        silent = "dead" in record.values and record.values["dead"] is None
-        dead = None if silent else frozenset(record.counts("dead", units))
-        self._put(record, "relu", layer, dead=dead)
+        self._put(record, "relu", layer, dead=record.get("dead", counts_below(units)))
 
     def _take_check(self, record: LogRecord) -> None:
-        self._checks.append(FailedCheck(record.count("step"), record.text("id"), record.text("detail")))
+        identifier, detail = record.get("id", a_text), record.get("detail", a_text)
+        self._checks.append(FailedCheck(record.get("step", a_count), identifier, detail))
 
     def told(self, path: Path, notes: list[str]) -> Timeline:
         """The timeline of all records taken."""
-        traced = sorted({step for curve in self._facts.values() for step in curve})
-        if not traced:
+        self._steps = sorted({step for curve in self._facts.values() for step in curve})
+        if not self._steps:
             steps = counted(len(self._losses), "training step")
             raise InputError(
                 f"{path}: holds {steps} and no trace; `microgpt train --log FILE.jsonl --trace-every 250` "
                 "writes a log with traces"
             )
         config, plan, watched, _ = self._said
-        notes += [f"{path}: {text}" for text in (*self._cut_traces(traced), *self._gaps())]
+        notes += [f"{path}: {text}" for text in (*self._cut_traces(), *self._gaps())]
         return Timeline(
             log=str(path),
             watched=watched,
             config=config,
             plan=plan,
             runs=tuple(self._runs),
-            steps=tuple(traced),
-            positions=tuple(self._position(p, watched, traced) for p in sorted(self._targets)),
-            attention=tuple(self._attention(name, traced) for name in self._names("attention")),
-            layers=tuple(self._layer(layer, traced) for layer in sorted(self._units)),
-            events=tuple(self._event(name, traced) for name in self._names("forward")),
-            parameters=tuple(self._parameter(name, traced) for name in self._parameter_names()),
+            steps=tuple(self._steps),
+            positions=tuple(self._position(p, watched) for p in sorted(self._targets)),
+            attention=tuple(
+                AttentionCurve(name, self._course("attention", name, "seen"))
+                for name in self._names("attention")
+            ),
+            layers=tuple(self._layer(layer) for layer in sorted(self._units)),
+            events=tuple(self._event(name) for name in self._names("forward")),
+            parameters=tuple(self._parameter(name) for name in self._parameter_names()),
             failed_checks=tuple(self._checks),
             loss=LossCurve(tuple(self._losses), tuple(self._losses.values())),
             absent=tuple(self._absent()),
@@ -199,40 +204,37 @@ class _Story:
     def _logged(self, kind: str, name: Any, field: str) -> dict[int, Any]:
         return self._facts.get((kind, name, field), {})
 
-    def _event(self, name: str, steps: Sequence[int]) -> EventCurve:
-        l2, zeros, nonfinite = (self._logged("forward", name, f) for f in ("l2", "zeros", "nonfinite"))
-        gradient = self._logged("backward", name, "l2")
-        return EventCurve(name, *(_course(c, steps) for c in (l2, zeros, nonfinite, gradient)))
+    def _course(self, kind: str, name: Any, field: str) -> tuple[Any, ...]:
+        """What was logged at every traced step, None where nothing was."""
+        return tuple(map(self._logged(kind, name, field).get, self._steps))
 
-    def _parameter(self, name: str, steps: Sequence[int]) -> ParameterCurve:
-        said = {f: self._logged("parameter", name, f) for f in ("l2", "gradient", "update", "update_ratio")}
-        said["gradient"] = self._logged("backward", name, "l2") | said["gradient"]
-        said["update"] = self._logged("update", name, "l2") | said["update"]
-        return ParameterCurve(name, *(_course(curve, steps) for curve in said.values()))
+    def _event(self, name: str) -> EventCurve:
+        l2, zeros, nonfinite = (self._course("forward", name, f) for f in ("l2", "zeros", "nonfinite"))
+        return EventCurve(name, l2, zeros, nonfinite, self._course("backward", name, "l2"))
 
-    def _position(self, position: int, watched: str, steps: Sequence[int]) -> PositionCurve:
-        fields = ("p", "loss", "rank", "predicted")
-        p, loss, rank, predicted = (self._logged("position", position, field) for field in fields)
+    def _parameter(self, name: str) -> ParameterCurve:
+        said = {f: self._course("parameter", name, f) for f in ("l2", "gradient", "update", "update_ratio")}
+        for field, phase in (("gradient", "backward"), ("update", "update")):
+            if not any(value is not None for value in said[field]):
+                said[field] = self._course(phase, name, "l2")
+        return ParameterCurve(name, *said.values())
+
+    def _position(self, position: int, watched: str) -> PositionCurve:
+        p, rank = (self._logged("position", position, field) for field in ("p", "rank"))
+        curves = {f: self._course("position", position, f) for f in ("p", "loss", "rank", "predicted", "top")}
         return PositionCurve(
             position=position,
             seen=watched[:position] or "BOS",
             target=self._targets[position],
-            p=_course(p, steps),
-            loss=_course(loss, steps),
-            rank=_course(rank, steps),
-            predicted=_course(predicted, steps),
-            top=_course(self._logged("position", position, "top"), steps),
+            **curves,
             learned=since_when({step: value == 1 for step, value in rank.items()}),
             halfway=_half_the_way(p),
         )
 
-    def _attention(self, name: str, steps: Sequence[int]) -> AttentionCurve:
-        return AttentionCurve(name, _course(self._logged("attention", name, "seen"), steps))
-
-    def _layer(self, layer: int, steps: Sequence[int]) -> LayerUnits:
+    def _layer(self, layer: int) -> LayerUnits:
         logged = self._logged("relu", layer, "dead")
         measured = {step: logged[step] for step in sorted(logged) if logged[step] is not None}
-        counts = _course({step: len(dead) for step, dead in measured.items()}, steps)
+        counts = tuple(len(measured[step]) if step in measured else None for step in self._steps)
         dead, returned = list[DeadUnit](), list[ReturnedUnit]()
         for unit in sorted(frozenset().union(*measured.values())):
             last = max(step for step, units in measured.items() if unit in units)
@@ -261,10 +263,10 @@ class _Story:
         elif all(d is None for layer in self._units for d in self._logged("relu", layer, "dead").values()):
             yield "dead ReLU units: not measured, for no name is held out"
 
-    def _cut_traces(self, traced: Sequence[int]) -> Iterator[str]:
+    def _cut_traces(self) -> Iterator[str]:
         """Traces that hold less than the others: the run was stopped while they were written."""
         kinds = (("forward", "l2"), ("backward", "l2"), ("position", "p"))
-        sizes = dict.fromkeys(traced, 0)
+        sizes = dict.fromkeys(self._steps, 0)
         for (kind, _, field), curve in self._facts.items():
             if (kind, field) in kinds:
                 for step in curve:
@@ -280,10 +282,6 @@ class _Story:
             if step > last + 1:
                 yield f"steps {last + 1:,} to {step - 1:,} were not logged"
             last = step
-
-
-def _course(logged: Mapping[int, Any], steps: Sequence[int]) -> tuple[Any, ...]:
-    return tuple(logged.get(step) for step in steps)
 
 
 def _half_the_way(p: Mapping[int, float | None]) -> int | None:

@@ -14,7 +14,7 @@ from support.documents import valid
 from support.judges import agree, scalar_forward, softmax_of, torch_run
 
 from microgpt_trace import Config, Tokenizer, init, load, save
-from microgpt_trace.errors import InputError
+from microgpt_trace.errors import FileFormatError
 from microgpt_trace.microgpt.documents import Documents, default_data, held_out, read_lines
 from microgpt_trace.microgpt.model import Schedule
 from microgpt_trace.microgpt.training import Trainer
@@ -460,9 +460,9 @@ PREDICTION = {"record": "prediction", "step": 0, "position": 0, "target": "a", "
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        ([], ["empty file"]),
+        ([], ["0 training steps and no trace"]),
         (["hello\n"], ["line 1", "JSON record", "'hello'"]),
-        (['{"record": "run", "sch'], ["line 1", "JSON record"]),
+        (['{"record": "run", "sch'], ["0 training steps and no trace"]),
         (["[1]\n"], ["line 1", "JSON object", "list"]),
         ([RUN | {"schema": "microgpt.trace/1"}], ["line 1", "microgpt.log/1", "microgpt.trace/1"]),
         ([STEP], ["line 1", "'step'"]),
@@ -473,7 +473,7 @@ PREDICTION = {"record": "prediction", "step": 0, "position": 0, "target": "a", "
         ([RUN, {}], ["line 2", "'record'"]),
         ([RUN, STEP | {"step": -1}], ["line 2", "step", "-1"]),
         ([RUN, STEP | {"step": True}], ["line 2", "step", "True"]),
-        ([RUN, STEP | {"loss": None}], ["line 2", "loss", "null"]),
+        ([RUN, STEP | {"loss": None}], ["line 2", "loss", "None"]),
         ([RUN, STEP | {"loss": 10**400}], ["line 2", "an integer of 401 digits"]),
         ([RUN, STEP, STEP], ["line 3", "a step after 1, found 1"]),
         ([RUN, EVENT | {"phase": "sideways"}], ["line 2", "phase", "sideways"]),
@@ -484,9 +484,10 @@ PREDICTION = {"record": "prediction", "step": 0, "position": 0, "target": "a", "
         ([RUN, PREDICTION], ["line 2", "p:", "'high'"]),
         ([RUN, PREDICTION | {"p": 0.5, "top": [["a"]]}], ["line 2", "top", "a text and a number", "['a']"]),
         ([RUN, PREDICTION | {"p": 0.5, "top": [["a", "b"]]}], ["line 2", "top", "a number", "'b'"]),
-        ([RUN, ATTENTION | {"weights": 1}], ["line 2", "weights", "a list"]),
-        ([RUN, ATTENTION | {"weights": [[[1.0]]] * 2}], ["line 2", "weights", "1 lists of rows"]),
-        ([RUN, ATTENTION | {"weights": [[[1.0], [1.0]]]}], ["line 2", "2 numbers in row 1", "[1.0]"]),
+        ([RUN, ATTENTION | {"weights": 1}], ["line 2", "weights", "a list of rows"]),
+        ([RUN, ATTENTION | {"weights": [1]}], ["line 2", "weights", "a list of rows"]),
+        ([RUN, ATTENTION | {"weights": [[[1.0]]] * 2}], ["line 2", "weights", "each of 1 heads"]),
+        ([RUN, ATTENTION | {"weights": [[[1.0], [1.0]]]}], ["line 2", "rows of 1, 2, 3", "[[[1.0], [1.0]]]"]),
         ([RUN, ATTENTION | {"weights": [[["x"]]]}], ["line 2", "weights", "a number", "'x'"]),
         ([RUN, ATTENTION, ATTENTION | {"weights": [[[1.0]]]}], ["line 3", "as many queries"]),
         ([RUN | {"model": {"config": {"n_head": 3}}}], ["line 1", "n_head 3"]),
@@ -539,7 +540,7 @@ def test_a_log_that_speaks_of_a_million_layers_takes_no_more_than_it_holds(by_ha
 def test_a_file_that_is_no_log_is_not_gone_on_with(tmp_path):
     path = tmp_path / "keep"
     path.write_text("keep me")
-    with pytest.raises(InputError, match="log of a training run"):
+    with pytest.raises(FileFormatError, match="log of a training run"):
         write_log(path, new_trainer(), append=True)
     assert path.read_text() == "keep me"
 
