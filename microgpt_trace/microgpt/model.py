@@ -26,7 +26,6 @@ from .batch import Batch, Packer
 from .documents import LONG_LINE, Documents, held_out
 from .forward_backward import event_specs, forward
 from .parameters import Config, Parameters, check_whole
-from .prompt import read_name, read_names
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -153,7 +152,24 @@ class Model:
             if text is not None:
                 raise InputError("a text and tokens: give one of them")
             text = self.tokenizer.name_of(tokens)
-        return read_name(self.tokenizer, self.config.block_size, "emma" if text is None else text)
+        return self._read_name("emma" if text is None else text)
+
+    def _read_name(self, text: str) -> TraceInput:
+        block, tokenizer = self.config.block_size, self.tokenizer
+        if len(text) >= block:
+            raise InputError(
+                f"text {brief(text)}: expected at most {block - 1} characters (block_size {block}), "
+                f"found {len(text):,}"
+            )
+        lowered, ids = tokenizer.normalize(text), tokenizer.encode_name(text)
+        return TraceInput(
+            lowered,
+            tuple(ids[:-1]),
+            tuple(ids[1:]),
+            tuple(tokenizer.label(i) for i in ids[:-1]),
+            tuple(tokenizer.label(i, target=True) for i in ids[1:]),
+            (f"{text!r} was lowered to {lowered!r}",) if lowered != text else (),
+        )
 
     @property
     def pack_size(self) -> int:
@@ -171,7 +187,19 @@ class Model:
                 raise InputError(
                     f"{option} is for a production model, and this is {self.kind} ({self.origin})"
                 )
-        return read_names(self.tokenizer, self.config.block_size, texts)
+        tokenizer, block = self.tokenizer, self.config.block_size
+        ids = {char: tokenizer.chars.find(tokenizer.normalize(char)) for char in set().union(*texts)}
+        unknown = {char for char, index in ids.items() if index < 0}
+        read: list[ReadText | str] = []
+        for text in texts:
+            if not unknown.isdisjoint(text):
+                read.append(f"with a character outside {tokenizer.describe_chars()}")
+            elif len(text) >= block:
+                read.append(f"longer than {block - 1} characters")
+            else:
+                own = [ids[char] + tokenizer.first_id for char in text]
+                read.append(ReadText(np.array([self.bos, *own, self.bos])))
+        return read
 
     @property
     def trained_on(self) -> str:

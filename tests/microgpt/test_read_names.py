@@ -4,10 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from microgpt_trace import Tokenizer
+from microgpt_trace import Config, Tokenizer, init
 from microgpt_trace.architecture.packs import ReadText
 from microgpt_trace.errors import InputError
-from microgpt_trace.microgpt.prompt import read_name, read_names
 
 ALPHABETS = ["abcdefghijklmnopqrstuvwxyz", "aAbz", "αβσς", "i̇I", "日本語 x", "\U0001f680k", "ß"]
 CHARS = "abzABZ αΣσς İiIK\u212a日本\U0001f680ß\u0307\x00\udc80"
@@ -18,9 +17,10 @@ CHARS = "abzABZ αΣσς İiIK\u212a日本\U0001f680ß\u0307\x00\udc80"
 @given(texts=st.lists(st.text(CHARS, max_size=7), min_size=1, max_size=6))
 def test_as_one_after_another(alphabet, bos, texts):
     tokenizer = Tokenizer(alphabet, bos=bos)
-    for text, found in zip(texts, read_names(tokenizer, 6, texts), strict=True):
+    model = init(Config(tokenizer.vocab_size, n_embd=4, block_size=6), tokenizer=tokenizer)
+    for text, found in zip(texts, model.read_many(texts), strict=True):
         try:
-            one = read_name(tokenizer, 6, text)
+            one = model.read(text)
         except InputError:
             assert isinstance(found, str), f"{text!r} was read as {found}"
             continue
