@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from ..architecture.plan import Operation
 from ..hooks.event import EventSpec, TraceEvent
-from ..tracing.intervention_effects import mean_of
-from ..tracing.result import Candidate, EventChange, Intervened, LayerRow, Prediction
+from ..tracing.result import Candidate, EventChange, Intervened, LayerRow, Prediction, mean_of
 from .numbers import figure, probability
 from .sections import Block, Column, Section, Table, Words, words
 from .token_labels import token_label

@@ -72,7 +72,7 @@ def trace_decoder(
     with one_blas_thread(), np.errstate(all="ignore"):
         if not interventions:
             return _run(model, inputs, rows, observers, set(shown), sampling, top_k or TOP, time, recheck)
-        from .baseline import Baseline
+        from .intervention_effects import Baseline
 
         head = partial(head_forward, model)
         with Baseline(model, inputs, rows, interventions, shown, top_k or TOP, head) as baseline:

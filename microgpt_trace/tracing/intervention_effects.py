@@ -1,46 +1,138 @@
-"""What interventions change: the distance of events and predictions from a run without them."""
+"""What interventions change: events and predictions beside those of a pass without interventions.
+
+The untouched pass runs in step with the traced one, so that two events are in memory at a time.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 
-from ..arrays.logits import kl_divergence, log_softmax
+from ..architecture.model import LanguageModel, TraceInput
+from ..architecture.plan import HEAD_EVENTS
+from ..architecture.run import what_the_head_reads
+from ..arrays.logits import in_parts, kl_divergence, log_softmax, softmax
 from ..arrays.stats import PIECE, Array, causal_mask
+from ..hooks.bus import HookBus, Subscription
 from ..hooks.event import TraceEvent
-from .result import EventChange, Prediction
+from ..running.event_stream import EventStream, Piece
+from ..running.interventions import Editor, Intervention
+from .predictions import predictions_of
+from .result import EventChange, Intervened, Prediction, mean_of
+
+_ENDS = (*HEAD_EVENTS, "loss")
 
 
-class Comparer:
-    """A hook that measures how far forward events lie from those of the run without interventions.
+class Baseline:
+    """The interventions of a trace, and what they change of the events in `names`.
 
-    `before` gives that run's value of an event, and is asked in order of computation.
+    `head` makes logits of rows of final.norm, for a model whose pass need not go so far. A context manager:
+    the untouched pass starts with it, in a thread of its own and under no hook.
     """
 
-    def __init__(self, before: Callable[[str], Array]) -> None:
-        self._before, self._distances = before, dict[str, Distance]()
+    def __init__(
+        self, model: LanguageModel, inputs: TraceInput, rows: Sequence[int],
+        interventions: Sequence[Intervention], names: Collection[str], top_k: int,
+        head: Callable[[Array], Array] | None = None,
+    ) -> None:  # fmt: skip
+        self.editor = Editor(model, inputs, rows, interventions)
+        self._model, self._inputs, self._top_k, self._head = model, inputs, top_k, head
+        self._last = what_the_head_reads(model)
+        self._kept_names = _ENDS if head is None else (self._last,)
+        known = list(model.plan)
+        self._names = [n for n in known if (n in names and n not in _ENDS) or n in self._kept_names]
+        self._distances: dict[str, Distance] = {}
+        self._kept: dict[str, Array] = {}
+        self._before: list[Prediction] = []
+        self._kl: list[float | None] = []
+        self._p_after: list[float | None] = []
 
-    def __call__(self, event: TraceEvent, value: Array) -> None:
-        before = self._before(event.name)
+    def __enter__(self) -> Baseline:
+        self._stream = EventStream(self._model, self._inputs, self._names, bus=self._model.hooks.alone())
+        self._pieces: Iterator[Piece] = iter(self._stream)
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self._stream.close()
+
+    def subscriptions(self, bus: HookBus) -> tuple[list[Subscription], list[Subscription]]:
+        """The interventions, and who looks at what they led to."""
+        compared = [name for name in self._names if name not in _ENDS]
+        comparing = [bus.subscription(self._compare, *compared)] if compared else []
+        return self.editor.subscriptions(bus), comparing
+
+    def _compare(self, event: TraceEvent, value: Array) -> None:
+        before = self._next(event.name)
         if value.ndim == 3:
             below = causal_mask(*value.shape[-2:])
             value, before = np.where(below, value, 0), np.where(below, before, 0)
-        self.add(event.name, value, before)
+        self._add(event.name, value, before)
 
-    def add(self, name: str, after: Array, before: Array) -> None:
+    def _add(self, name: str, after: Array, before: Array) -> None:
         """Take values of an event, or some rows of them."""
         self._distances.setdefault(name, Distance()).add(after, before)
 
-    def changes(self, shown: Collection[str], replaced: Iterable[str]) -> tuple[EventChange, ...]:
-        """The measured changes of the events shown, in order of computation."""
-        put = set(replaced)
-        return tuple(
-            EventChange(name, name in put, distance.relative())
+    def _next(self, name: str) -> Array:
+        piece = next(self._pieces)
+        assert piece.name == name, (piece.name, name)  # both passes compute in one order
+        if name in self._kept_names:
+            self._kept[name] = piece.value.copy()
+        return piece.value
+
+    def take(self, positions: Sequence[int], logits: Array, probs: Array, replaced: bool) -> None:
+        """Hold predictions [n, V] of some positions against those without interventions."""
+        for own in in_parts(len(positions), self._model.config.vocab_size):
+            self._take(positions[own], logits[own], probs[own], replaced)
+
+    def _take(self, positions: Sequence[int], logits: Array, probs: Array, replaced: bool) -> None:
+        before, likely = self._without(positions)
+        self._add("logits", logits, before)
+        self._add("probs", probs, likely)
+        rows = range(len(positions))  # one at a time: float64 takes twice the room
+        self._kl += [_divergence(before[i], logits[i], probs[i] if replaced else None) for i in rows]
+        model, inputs = self._model, self._inputs
+        seen, targets = [model.seen(inputs, p) for p in positions], [inputs.targets[p] for p in positions]
+        predicted = list(
+            predictions_of(
+                positions, seen, targets, before, likely, False,
+                lambda token: model.label(token, target=True), self._top_k,
+            )
+        )  # fmt: skip
+        self._before += predicted
+        of_same = [prediction.predicted for prediction in predicted]
+        pairs = zip(of_same, probs, strict=True)
+        self._p_after += [None if own is None else float(row[own.token]) for own, row in pairs]
+
+    def _without(self, positions: Sequence[int]) -> tuple[Array, Array]:
+        """Logits and probabilities [n, V] of the untouched pass."""
+        if self._head is not None:
+            logits = self._head(self._kept[self._last][list(positions)])
+            return logits, softmax(logits)
+        for name in HEAD_EVENTS:
+            if name not in self._kept:
+                self._next(name)
+        return self._kept["logits"][list(positions)], self._kept["probs"][list(positions)]
+
+    def result(self, shown: Collection[str], loss: float | None) -> Intervened:
+        """What was found, beside the loss of the traced run."""
+        before = self._loss()
+        if loss is not None and before is not None:
+            self._add("loss", np.asarray(loss), np.asarray(before))
+        changes = tuple(
+            EventChange(name, name in self.editor.names, distance.relative())
             for name, distance in self._distances.items()
             if name in shown
         )
+        applied, predicted = self.editor.applied, tuple(self._before)
+        return Intervened(applied, changes, predicted, before, tuple(self._p_after), tuple(self._kl))
+
+    def _loss(self) -> float | None:
+        if self._head is None:
+            return float(self._next("loss"))
+        mean = mean_of([p.loss for p in self._before if p.target is not None])
+        return None if mean is None else float(np.float32(mean))  # as the traced run has it
 
 
 class Distance:
@@ -72,30 +164,11 @@ def distance(after: Array, before: Array) -> float:
     return math.sqrt(found.squares / (found.size or 1.0))
 
 
-def divergences(before: Array, after: Array, probs: Array | None = None) -> list[float | None]:
-    """KL(before || after) of every row, in nats, from logits; `probs` stand in place of those after.
-
-    [N, V], [N, V] -> N numbers, None where one is not finite
-    """
-    rows = range(len(before))  # one at a time: float64 takes twice the room
-    return [_divergence(before[i], after[i], None if probs is None else probs[i]) for i in rows]
-
-
 @np.errstate(all="ignore")
 def _divergence(before: Array, after: Array, probs: Array | None) -> float | None:
+    """KL(before || after) in nats, from rows of logits [V]; `probs` stand in place of those after. None where
+    it is not finite."""
     log_p = log_softmax(before)
     log_q = log_softmax(after) if probs is None else np.log(probs.astype(np.float64))
     kl = float(kl_divergence(log_p, log_q))
     return max(0.0, kl) if math.isfinite(kl) else None
-
-
-def p_after(before: Sequence[Prediction], probs: Array) -> list[float | None]:
-    """The P that each prediction of a run has in probs [N, V] of another; None where there was none."""
-    pairs = zip(before, probs, strict=True)
-    return [None if p.predicted is None else float(row[p.predicted.token]) for p, row in pairs]
-
-
-def mean_of(values: Sequence[float | None]) -> float | None:
-    """The mean; None where one is missing, or there are none."""
-    known = [value for value in values if value is not None]
-    return math.fsum(known) / len(known) if known and len(known) == len(values) else None

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from ..architecture.model import TraceInput
     from ..microgpt.training import Adam
     from ..running.interventions import Editor, Intervention
-    from .baseline import Baseline
     from .findings import Check
+    from .intervention_effects import Baseline
 
 
 def trace_microgpt(
@@ -98,7 +98,7 @@ def _baseline(
     """The interventions and the pass without them, where there are any."""
     if not interventions:
         return nullcontext()
-    from .baseline import Baseline
+    from .intervention_effects import Baseline
 
     return Baseline(model, inputs, range(len(inputs.tokens)), interventions, names, top_k)
 

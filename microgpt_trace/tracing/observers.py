@@ -17,7 +17,7 @@ from .collector import Collector
 from .layer_measures import Overview
 
 if TYPE_CHECKING:
-    from .baseline import Baseline
+    from .intervention_effects import Baseline
     from .lens import Lens
 
 

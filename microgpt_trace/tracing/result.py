@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -323,3 +324,9 @@ class Trace:
     def ok(self) -> bool:
         """No check failed."""
         return all(check.holds is not False for check in self.checks)
+
+
+def mean_of(values: Sequence[float | None]) -> float | None:
+    """The mean; None where one is missing, or there are none."""
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known and len(known) == len(values) else None
