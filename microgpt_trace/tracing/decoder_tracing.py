@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -40,25 +41,11 @@ TOP, RUNNERS_UP = 5, 3  # candidates unless asked otherwise
 
 
 def trace_decoder(
-    model: Decoder,
-    text: str | None = None,
-    *,
-    names: Sequence[str] | None = None,
-    values: bool | Sequence[str] = False,
-    top_k: int | None = None,
-    time: bool = False,
-    tokens: Sequence[int] | None = None,
-    special: bool = False,
-    chat: bool = False,
-    positions: str | Sequence[int] | None = None,
-    lens: bool = False,
-    target: str | int | None = None,
-    generate: int = 0,
-    temperature: float = 0.0,
-    seed: int = 42,
-    recheck: bool = False,
-    interventions: Sequence[Intervention] = (),
-) -> Trace:
+    model: Decoder, text: str | None, *, names: Sequence[str] | None, values: bool | Sequence[str],
+    top_k: int | None, time: bool, tokens: Sequence[int] | None, special: bool, chat: bool,
+    positions: str | Sequence[int] | None, lens: bool, target: str | int | None, generate: int,
+    temperature: float, seed: int, recheck: bool, interventions: Sequence[Intervention],
+) -> Trace:  # fmt: skip
     """Trace a prompt through a decoder, as `trace` does with these options. By default the Trace holds all
     events but those that cost a computation of their own."""
     sampling = Sampling(generate, temperature, seed, top_k or RUNNERS_UP)
@@ -67,17 +54,19 @@ def trace_decoder(
     inputs = prepare(model, text, tokens, special, chat, generate)
     rows = chosen_positions("all" if positions is None else positions, len(inputs.tokens))
     kept = shown if values is True else kept_events(model, values, inputs, rows)
-    looked = _lens(model, rows, top_k or 1, target, rows if positions is not None else rows[-1:], lens)
+    if target is not None and not lens:
+        raise InputError("target: the token that the lens follows, and there is none without lens=True")
+    targeted = rows if positions is not None else rows[-1:]
+    looked = Lens(model, rows, top_k or 1, target, targeted) if lens else None
     observers = Observers(model, sorted({*everything, *shown}), kept, inputs.tokens, looked)
-    with one_blas_thread(), np.errstate(all="ignore"):
-        if not interventions:
-            return _run(model, inputs, rows, observers, set(shown), sampling, top_k or TOP, time, recheck)
-        from .intervention_effects import Baseline
+    with one_blas_thread(), np.errstate(all="ignore"), ExitStack() as stack:
+        if interventions:
+            from .intervention_effects import Baseline
 
-        head = partial(head_forward, model)
-        with Baseline(model, inputs, rows, interventions, shown, top_k or TOP, head) as baseline:
-            observers.let_in(baseline, len(inputs.tokens))
-            return _run(model, inputs, rows, observers, set(shown), sampling, top_k or TOP, time, recheck)
+            head = partial(head_forward, model)
+            baseline = Baseline(model, inputs, rows, interventions, shown, top_k or TOP, head)
+            observers.let_in(stack.enter_context(baseline), len(inputs.tokens))
+        return _run(model, inputs, rows, observers, set(shown), sampling, top_k or TOP, time, recheck)
 
 
 def _run(
@@ -125,18 +114,6 @@ def _run(
         intervened=observers.baseline.result(shown, predicted.loss) if observers.baseline else None,
         traced_model=model,
     )
-
-
-def _lens(
-    model: Decoder, rows: Sequence[int], depth: int, target: str | int | None, targeted: Sequence[int],
-    wanted: bool,
-) -> Lens | None:  # fmt: skip
-    """The logit lens, where it is wanted. Raises InputError for a target that is no token or stands alone."""
-    if not wanted:
-        if target is not None:
-            raise InputError("target: the token that the lens follows, and there is none without lens=True")
-        return None
-    return Lens(model, rows, depth, target, targeted)
 
 
 def usual_names(model: Decoder) -> list[str]:

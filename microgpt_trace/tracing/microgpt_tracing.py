@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,8 +42,8 @@ def trace_microgpt(
     bus, known = model.hooks, list(model.hooks.specs)
     shown = select_names(names, known)
     inputs = model.read(text)
-    kept = shown if values is True else kept_events(model, values, inputs, range(len(inputs.tokens)))
-    batch = model.batch(inputs)
+    positions, batch = range(len(inputs.tokens)), model.batch(inputs)
+    kept = shown if values is True else kept_events(model, values, inputs, positions)
     collector, checker = Collector(kept), Checker(model.plan, model.parameter)
     norms = NormMeter(model.plan, model.parameter)
     summary: StepSummary | None = None
@@ -52,28 +52,30 @@ def trace_microgpt(
     measuring = bus.subscription(norms, *norms.names)
     chosen = set(shown)
     with ExitStack() as stack, np.errstate(all="ignore"):
-        baseline = stack.enter_context(_baseline(model, inputs, interventions, chosen, top_k))
-        edited = _Edited(model, baseline.editor) if baseline else None
+        baseline: Baseline | None = None
+        if interventions:
+            from .intervention_effects import Baseline
+
+            baseline = stack.enter_context(Baseline(model, inputs, positions, interventions, chosen, top_k))
         editing, comparing = baseline.subscriptions(bus) if baseline else ([], [])
         run = bus.begin(time, [before, *editing], [after, *comparing, measuring, collecting])
         done = forward(model.params, batch, run.tap("forward"))
         if baseline is not None:
-            replaced = differs(done.probs, done.softmax)
-            baseline.take(range(len(inputs.tokens)), done.logits, done.probs, replaced)
+            baseline.take(positions, done.logits, done.probs, differs(done.probs, done.softmax))
         checks = [untraced_check(done.logits, _untraced_logits(model, batch, run)), *checker.checks()]
         if backward or step:
             checker.vanishing = _vanishing(done, run)
+            edited = _Edited(model, baseline.editor) if baseline else None
             check, summary = _backward_and_step(model, done, run, edited, step)
             checks.append(check)
         intervened = baseline.result(chosen, float(done.loss)) if baseline is not None else None
-    visible = _visible(collector.events, chosen, names)
     predictions = _predictions(model, inputs, done, top_k)
     losses = [p.loss for p in predictions if p.loss is not None]
     forward_events = [event for event in collector.events if event.phase == "forward"]
     return Trace(
         model=model.describe(),
         input=inputs,
-        events=visible,
+        events=_visible(collector.events, chosen, names),
         predictions=predictions,
         loss=float(done.loss),
         chance_loss=math.log(model.config.vocab_size),
@@ -88,41 +90,24 @@ def trace_microgpt(
     )
 
 
-def _baseline(
-    model: Model,
-    inputs: TraceInput,
-    interventions: Sequence[Intervention],
-    names: Collection[str],
-    top_k: int,
-) -> AbstractContextManager[Baseline | None]:
-    """The interventions and the pass without them, where there are any."""
-    if not interventions:
-        return nullcontext()
-    from .intervention_effects import Baseline
-
-    return Baseline(model, inputs, range(len(inputs.tokens)), interventions, names, top_k)
-
-
 def _backward_and_step(
     model: Model, done: Pass, run: Run, edited: _Edited | None, step: bool
 ) -> tuple[Check, StepSummary | None]:
-    """The gradients' check, and what a step of the optimizer did, if one is wanted."""
-    adam = _adam_of(model)
-    check = _gradients(adam, done, run, edited)
+    """Run backward into an optimizer's gradients and check them against the loss. Return the check, and what
+    a step of the optimizer did, if one is wanted."""
+    from ..microgpt.training import Adam
+    from .gradient_check import gradient_agreement  # 6 ms of a plain trace's start
+
+    moments = model.training.moments if model.training else None
+    adam = Adam(model.params.copy(), None if moments is None else moments.copy())
+    run_backward(adam.params, done, adam.grads, run.tap("backward"))
+    taps = edited.taps if edited else lambda: (SILENT, SILENT)
+    by_others = bool(run.replaced) and (edited is None or not edited.explains(done))
+    check = gradient_agreement(done, adam.params, adam.grads, run.altered or by_others, taps)
     if not step:
         return check, None
     changed = edited.afresh() if edited else SILENT
     return check, _one_step(model, adam, done, run.tap("update"), changed)
-
-
-def _gradients(adam: Adam, done: Pass, run: Run, edited: _Edited | None) -> Check:
-    """Run backward into the optimizer's gradients, and hold them against the loss."""
-    from .gradient_check import gradient_agreement  # 6 ms of a plain trace's start
-
-    run_backward(adam.params, done, adam.grads, run.tap("backward"))
-    taps = edited.taps if edited else lambda: (SILENT, SILENT)
-    by_others = bool(run.replaced) and (edited is None or not edited.explains(done))
-    return gradient_agreement(done, adam.params, adam.grads, run.altered or by_others, taps)
 
 
 def _visible(events: Sequence[TraceEvent], chosen: set[str], names: Sequence[str]) -> tuple[TraceEvent, ...]:
@@ -188,14 +173,6 @@ def _vanishing(done: Pass, run: Run) -> Array:
     if "probs" in run.replaced:  # by way of which the gradient of the logits is worked out then
         found &= np.broadcast_to(run.slopes["probs"], found.shape) == 0
     return found & np.isfinite(done.loss)
-
-
-def _adam_of(model: Model) -> Adam:
-    """An optimizer on a copy of the parameters, with the moments that the model came with."""
-    from ..microgpt.training import Adam
-
-    moments = model.training.moments if model.training else None
-    return Adam(model.params.copy(), None if moments is None else moments.copy())
 
 
 def _one_step(model: Model, adam: Adam, done: Pass, tap: Tap, changed: Tap) -> StepSummary:
