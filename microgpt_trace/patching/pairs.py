@@ -14,8 +14,7 @@ from ..architecture.model import LanguageModel, TraceInput
 from ..errors import FileFormatError, InputError
 from ..text.brief import frozen
 from ..untrusted_files import read_text
-from .patch import Text, Token, patch_read, read_pair
-from .patch_points import places_of
+from .patch import Text, Token, patch_read, places_of, read_pair
 from .results import MeanPatched, PairsResult, Patched, PatchedPair
 
 Inputs = tuple[TraceInput, TraceInput]
@@ -106,8 +105,6 @@ def _refuse_another_length(
 
 def _mean(cells: Sequence[Patched]) -> MeanPatched:
     """Over the values that are finite; None where there is none."""
-    spot, known = cells[0], [cell.restored for cell in cells if math.isfinite(cell.restored)]
-    return MeanPatched(
-        spot.site, spot.name, spot.layer, spot.head, spot.position,
-        float(np.mean(known)) if known else None, float(np.std(known)) if known else None, len(known),
-    )  # fmt: skip
+    known = [cell.restored for cell in cells if math.isfinite(cell.restored)]
+    mean, spread = (float(np.mean(known)), float(np.std(known))) if known else (None, None)
+    return MeanPatched(*cells[0].place, mean, spread, len(known))

@@ -8,32 +8,39 @@ logit difference as its measure (Wang et al., "Interpretability in the Wild", 20
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..architecture.edits import Edit, Report, unreported
+from ..architecture.plan import kind_of, layer_of
+from ..architecture.sites import Part, Site, parse_site
 from ..arrays.logit_difference import LogitDifference
 from ..arrays.logits import best_tokens, softmax
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..errors import InputError
 from ..hooks.event import TraceEvent
+from ..hooks.names import ALIASES
 from ..rounding.invariants import OF_SUMS
 from ..running.token_names import blank_notes, token_argument, token_label, token_of
 from ..text.printable import shown_token
 from ..tracing.findings import Check
-from .patch_points import WHOLE, PatchPoint, places_of
 from .results import Patched, PatchResult, Spot, Unpatched
 
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel, TraceInput
+    from ..architecture.plan import Plan
 
 Text = str | Sequence[int]  # or its token ids
 Token = str | int | None
 CLAIM = "with the clean embedding at all positions the corrupted run is the clean one"
 MOST = 40  # tokens of a text that an error shows
+AFTER_LOGITS = ("probs", "loss")
+WHOLE = Part()
 
 
 def patch(
@@ -112,8 +119,11 @@ def patch_read(
     }
     check = _check((differences[0] - low) / span, noise / abs(span))
     by_site = {p.spot.site: differences[number] for number, p in enumerate(changing, 1)}
-    cells = tuple(_cell(place.spot, by_site.get(place.spot.site, low), low, span) for place in places)
-    return PatchResult(contrast, runs[0], runs[1], check, model.origin, cells)
+    cells = []
+    for place in places:  # where both runs have the same bits the difference stays that of the corrupted run
+        difference = by_site.get(place.spot.site, low)
+        cells.append(Patched(*place.spot.place, (difference - low) / span, difference))
+    return PatchResult(contrast, runs[0], runs[1], check, model.origin, tuple(cells))
 
 
 def _noise(logits: Array) -> float:
@@ -136,12 +146,6 @@ def _recorded(
     with one_blas_thread(), np.errstate(all="ignore"):
         logits = model.logits(inputs, rows, tap)
     return logits[rows.index(row)], kept
-
-
-def _cell(spot: Spot, difference: float, low: float, span: float) -> Patched:
-    """Where both runs have the same bits the difference stays that of the corrupted run."""
-    restored = (difference - low) / span
-    return Patched(spot.site, spot.name, spot.layer, spot.head, spot.position, restored, difference)
 
 
 def _contrast(
@@ -170,18 +174,12 @@ def _same_token(
         same = "differ by rounding alone" if np.isfinite(logits).all() else "are not finite"
         return f"position {row}: the logits of the runs {same}: nothing to explain"
     moved = np.subtract(*softmax(logits).astype(np.float64))
-    if target is None and against is None:
-        more, less = (token_argument(model, int(t)) for t in (moved.argmax(), moved.argmin()))
-        return (
-            f"both runs predict {label} at position {row}: name the two tokens to tell apart; most is gained "
-            f"and lost between the runs by --target {more} --against {less}"
-        )
-    given = token_of(model, target if target is not None else against or 0)
-    rises, moved[given] = moved[given] > 0, np.nan
-    other = token_argument(model, int(np.nanargmin(moved) if rises else np.nanargmax(moved)))
-    missing, run = ("--against", "corrupted") if against is None else ("--target", "clean")
+    moved[[token_of(model, said) for said in (target, against) if said is not None]] = np.nan
+    best = [("--target", target, np.nanargmax(moved)), ("--against", against, np.nanargmin(moved))]
+    others = [f"{option} {token_argument(model, int(token))}" for option, said, token in best if said is None]
     return (
-        f"the {run} run predicts {label} itself at position {row}: name another token, as {missing} {other}"
+        f"target and against are both {label} at position {row}: name another token; most is gained or lost "
+        f"between the runs by {' '.join(others)}"
     )
 
 
@@ -211,3 +209,86 @@ def _check(restored: float, tolerance: float) -> Check:
     """The built-in check: the whole embedding restores everything."""
     deviation = abs(restored - 1)
     return Check("embedding", CLAIM, deviation <= tolerance, deviation, tolerance)
+
+
+@dataclass(frozen=True, slots=True)
+class PatchPoint:
+    """A part of an event, and what is said of it."""
+
+    spot: Spot
+    part: Part
+
+    def change(self, clean: Array) -> Callable[[Array], Array]:
+        """What puts the clean value [T, W] or [H, T, T] there."""
+
+        return lambda value: np.where(self._mask(value), clean, value)
+
+    def same(self, clean: Array, corrupt: Array) -> bool:
+        """Whether both runs have the same there, bit for bit: then nothing changes."""
+        mask = self._mask(clean)
+        return np.array_equal(clean[mask], corrupt[mask])
+
+    def _mask(self, value: Array) -> Array:
+        return self.part.mask(value.shape, range(value.shape[-2]))
+
+
+def places_of(model: LanguageModel, sites: Sequence[str] | None, length: int) -> list[PatchPoint]:
+    """What is patched in prompts of that length: each position of an event, each head as a whole, and
+    parts that a site names. Raises InputError for a site that the model does not have."""
+    shapes, (entered, *left) = model.plan.shapes(length), model.plan.streams
+    streams = (entered, *dict.fromkeys(f"layer*.{kind_of(name)}" for name in left))
+    whole, parts = set[str](), dict[str, PatchPoint]()
+    for site in map(parse_site, streams if sites is None else sites):
+        for name in _patchable(site, model):
+            said = site.text.strip()[len(site.selector) :]
+            part = site.part(name, shapes[name], partial(token_of, model) if name == "logits" else None)
+            if said:
+                parts[name + said] = PatchPoint(_spot_of(name + said, name, part, model.plan), part)
+            else:
+                whole.add(name)
+    if not whole and not parts:
+        raise InputError("sites: expected at least one")
+    places: list[PatchPoint] = []
+    for name in list(model.plan):
+        if name in whole:
+            places += _of_event(model.plan, name, length)
+    return [*places, *parts.values()]
+
+
+def _patchable(site: Site, model: LanguageModel) -> list[str]:
+    """The events that a site names. Raises InputError, with the reason, for what cannot be patched."""
+    names, exact = list(model.plan), site.selector
+    parameters = [name for name in model.config.shapes() if name in model.hooks.specs or name not in ALIASES]
+    if exact in parameters:
+        event = f" (the event is {ALIASES[exact][0]})" if exact in ALIASES else ""
+        raise InputError(f"{exact} is a parameter, which both runs share: nothing to patch{event}")
+    found = site.names(names)
+    patchable = [name for name in found if name not in AFTER_LOGITS]
+    if not patchable:
+        raise InputError(f"{' and '.join(found)}: computed after the logits that are compared")
+    return patchable
+
+
+def _spot_of(site: str, name: str, part: Part, plan: Plan) -> Spot:
+    """A part of an event; of a head with the head, and the position where the site names one of it."""
+    head = _head_of(name, plan) if part.heads is None else _only(part.heads)
+    return Spot(site, name, layer_of(name), head, None if head is None else _only(part.positions))
+
+
+def _head_of(name: str, plan: Plan) -> int | None:
+    return plan.sums_of[name].parts.index(name) if name in plan.sums_of else None
+
+
+def _only(places: Sequence[int] | None) -> int | None:
+    return places[0] if places is not None and len(places) == 1 else None
+
+
+def _of_event(plan: Plan, name: str, length: int) -> list[PatchPoint]:
+    if (head := _head_of(name, plan)) is not None:
+        return [PatchPoint(Spot(name, name, layer_of(name), head, None), WHOLE)]
+    return [
+        PatchPoint(
+            Spot(f"{name}@{position}", name, layer_of(name), None, position), Part(positions=(position,))
+        )
+        for position in range(length)
+    ]

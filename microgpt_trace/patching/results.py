@@ -37,6 +37,11 @@ class Spot:
     position: int | None
 
     @property
+    def place(self) -> tuple[str, str, int | None, int | None, int | None]:
+        """All of its fields."""
+        return self.site, self.name, self.layer, self.head, self.position
+
+    @property
     def is_part(self) -> bool:
         """Whether it stands for itself, and not in a table of positions or heads."""
         return self.position is None if self.head is None else self.site != self.name

@@ -181,11 +181,11 @@ def test_requests_that_do_not_fit(deep, texts, options, words):
 
 def test_runs_that_predict_the_same_ask_for_tokens(deep):
     model = deep.model
-    with pytest.raises(InputError, match=r"both runs predict (\S+) at position 2: .*--target \S+ --against"):
+    with pytest.raises(InputError, match=r"are both (\S+) at position 2: .*--target \S+ --against"):
         patch(model, "ab", "ac")
     # where only one is named the other one's default may be the same
     best = trace(model, "ac", top_k=1).predictions[-1].predicted.label
-    with pytest.raises(InputError, match=f"predicts {best} itself .* name another token, as --against"):
+    with pytest.raises(InputError, match=f"are both {best} .* name another token; .* by --against"):
         patch(model, "ab", "ac", target=best)
 
 
