@@ -5,7 +5,7 @@ A logit is linear in the stream once the scales of the norms that it passes are 
     decoder    logit(v) = sum over writes w of w . (g * W_U[v] / rms),  rms of the stream at the end
     microGPT   logit(v) = sum over writes w of w . W_U[v], the embeddings divided by their norm's rms
 
-Which norms a write passes follows from the plan; components.py has the walk.
+Which norms a write passes follows from the plan; observed_writes.py has the walk.
 
 Shape letters as in microgpt/operations.py, and: n positions, 2 tokens for each. All sums are float64.
 """
@@ -21,8 +21,7 @@ from ..architecture.operations import norm
 from ..architecture.plan import layer_of
 from ..arrays.encodings import CHUNK
 from ..arrays.stats import Array
-from .components import Component, components_of, passes_on
-from .observed_writes import Observed
+from .observed_writes import Component, Observed, components_of, passes_on
 
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel

@@ -1,27 +1,71 @@
-"""One run of a model, of which the asked positions of every write are kept. Knows no text.
+"""The components that write into a model's residual stream, and a run of which their writes are kept. Knows
+no text.
 
-Values are kept as they were used. Where a hook replaced an event that is no write of its own (attn.out,
-a residual), the difference that it made is kept: it is a write into the stream as well.
+The components follow from a walk over the plan, from the logits back along the stream: a sum passes on both
+of its parts, a norm what it reads, until a row of another kind, which writes.
+
+Values are kept at the asked positions, as they were used. Where a hook replaced an event that is no write of
+its own (attn.out, a residual), the difference that it made is kept: it is a write into the stream as well.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..architecture.kinds import Norm, Softmax
+from ..architecture.kinds import Add, Lookup, Norm, Softmax
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..hooks.event import TraceEvent
-from .components import passes_on, way_to_logits
 from .head_roles import RoleMeter
-from .results import HeadRole
+from .results import HeadRole, Kind
 
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel, TraceInput
+    from ..architecture.plan import Operation, Plan
     from ..hooks.bus import Subscription
+
+
+class Component(NamedTuple):
+    """A writer: the name of its event, of a bias that of the parameter, and the row that it is of."""
+
+    name: str
+    kind: Kind
+    row: Operation
+    layer: int | None = None
+    head: int | None = None
+
+
+def passes_on(row: Operation) -> bool:
+    """Whether a row on the way to the logits hands on what is written, in place of writing itself."""
+    kind = row.kind
+    return row.name == "logits" or isinstance(kind, Add) or (isinstance(kind, Norm) and not kind.head_dim)
+
+
+def way_to_logits(plan: Plan) -> list[Operation]:
+    """The rows that write into the stream, and those that pass it on up to the logits."""
+    found = {"logits"}
+    for row in reversed(list(plan.values())):
+        if row.name in found and passes_on(row):
+            found.update(row.inputs)
+    return [row for row in plan.values() if row.name in found]
+
+
+def components_of(model: LanguageModel) -> list[Component]:
+    """All that write: their writes add up to the logits."""
+    found: list[Component] = []
+    for row in way_to_logits(model.plan):
+        if isinstance(row.kind, Lookup):
+            found.append(Component(row.name, "embedding", row, row.layer))
+        elif row.parts:  # heads
+            found += [Component(head, "head", row, row.layer, h) for h, head in enumerate(row.parts)]
+        elif not passes_on(row):
+            found.append(Component(row.name, "mlp", row, row.layer))
+        if row.bias is not None:
+            found.append(Component(row.bias, "bias", row, row.layer))
+    return found
 
 
 class Observed:

@@ -21,7 +21,7 @@ from ..hooks.event import TraceEvent
 from ..text.wording import counted
 from .batch import Batch, Packer
 from .documents import Documents, Encoded, default_data, read_lines
-from .forward_backward import backward, event_specs, forward
+from .forward_backward import Pass, backward, event_specs, forward
 from .model import Model, Schedule, TrainingState, check_microgpt, init
 from .parameters import Parameters, aligned
 from .tokenizer import Tokenizer
@@ -185,18 +185,41 @@ class Trainer:
 
     def held_out_loss(self) -> float | None:
         """Mean over the held-out names of the mean cross-entropy over their positions."""
-        return mean_loss(self.params, self._encoded, self.documents.held_out)
+        return self._mean_loss(self.documents.held_out)
 
     def train_loss(self) -> float | None:
         """The same over as many names spread evenly over the training set, at least 1,000 if it has them."""
         train = self.documents.train
         count = min(max(len(self.documents.held_out), 1000), len(train))
-        return mean_loss(self.params, self._encoded, train[np.arange(count) * len(train) // count])
+        return self._mean_loss(train[np.arange(count) * len(train) // count])
+
+    @np.errstate(all="ignore")
+    def _mean_loss(self, indices: Array) -> float | None:
+        total = 0.0
+        for done in self._passes(indices):
+            losses = losses_of(done.logits, done.batch.targets.argmax(axis=1))
+            total += sum(float(losses[g.rows].sum()) / g.length for g in done.batch.rows.groups)
+        return total / len(indices) if len(indices) else None
+
+    def _passes(self, indices: Array) -> Iterator[Pass]:
+        """Forward passes over some names, a batch at a time."""
+        for start in range(0, len(indices), EVALUATION_BATCH):
+            batch = self._encoded.several(indices[start : start + EVALUATION_BATCH])
+            with np.errstate(all="ignore"):
+                done = forward(self.params, batch)
+            yield done
 
     def dead_units(self) -> list[list[int]] | None:
         """Of each layer the ReLU units that are zero at every position of every held-out name; None
         where no name is held out."""
-        return silent_units(self.params, self._encoded, self.documents.held_out)
+        if not len(self.documents.held_out):
+            return None
+        config = self.params.config
+        alive = np.zeros((config.n_layer, config.n_inner), bool)
+        for done in self._passes(self.documents.held_out):
+            for layer, relu in enumerate(done.relus):  # [N, F]
+                alive[layer] |= (relu != 0).any(axis=0)
+        return [np.flatnonzero(~row).tolist() for row in alive]
 
     def _diagnosis(self, step: int, loss: float, batch: Batch) -> str:
         """Which event of which name first holds a number that is not finite."""
@@ -256,29 +279,3 @@ def train(
             if on_step is not None:
                 on_step(record)
     return trainer.model(f"trained for {counted(steps, 'step')}")
-
-
-def mean_loss(params: Parameters, encoded: Encoded, indices: Array) -> float | None:
-    """Mean over names of their mean cross-entropy per position; None without names."""
-    total = 0.0
-    for start in range(0, len(indices), EVALUATION_BATCH):
-        batch = encoded.several(indices[start : start + EVALUATION_BATCH])
-        with np.errstate(all="ignore"):
-            losses = losses_of(forward(params, batch).logits, batch.targets.argmax(axis=1))
-        total += sum(float(losses[g.rows].sum()) / g.length for g in batch.rows.groups)
-    return total / len(indices) if len(indices) else None
-
-
-def silent_units(params: Parameters, encoded: Encoded, indices: Array) -> list[list[int]] | None:
-    """Of each layer the ReLU units that are zero wherever the names are read; None without names."""
-    if not len(indices):
-        return None
-    config = params.config
-    alive = np.zeros((config.n_layer, config.n_inner), bool)
-    for start in range(0, len(indices), EVALUATION_BATCH):
-        batch = encoded.several(indices[start : start + EVALUATION_BATCH])
-        with np.errstate(all="ignore"):
-            relus = forward(params, batch).relus
-        for layer, relu in enumerate(relus):  # [N, F]
-            alive[layer] |= (relu != 0).any(axis=0)
-    return [np.flatnonzero(~row).tolist() for row in alive]

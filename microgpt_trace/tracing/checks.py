@@ -7,27 +7,18 @@ an operation is taken as used (a hook may have replaced it), what comes out as c
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
 from ..architecture.kinds import Probabilities, Softmax
-from ..architecture.plan import Operation, Plan
+from ..architecture.plan import Plan
 from ..arrays.stats import Array
 from ..hooks.bus import HookBus, Subscription
 from ..hooks.event import PHASES, TraceEvent
 from ..rounding.invariants import OF_SUMS
 from ..text.wording import unnumbered
 from .findings import Check
-
-
-@dataclass
-class _Worst:
-    deviation: float = 0.0
-    where: str = ""
-    checked: bool = False
-
 
 UNTRACED = "traced logits equal untraced ones"
 CLAIMS = {
@@ -55,7 +46,7 @@ class Checker:
         self._parts: Array | None = None  # the sum of a row's parts so far: the heads
         self._parts_seen = 0
         self._parts_magnitude = 0.0  # the sum of their largest elements
-        self._worst = {name: _Worst() for name in CLAIMS}
+        self._worst: dict[str, tuple[float, str]] = {}  # by claim: the deviation, and of which event
         self._dtype = "float32"
 
     def observers(self, bus: HookBus, *names: str) -> tuple[Subscription, Subscription]:
@@ -74,7 +65,10 @@ class Checker:
             return
         row = self._plan[event.name]
         if row.parts:
-            self._compare_parts(row, event, value)
+            parts, self._parts = self._parts, None
+            if parts is not None and self._parts_seen == len(row.parts):
+                parts = parts if row.bias is None else parts + self._parameter(row.bias)
+                self._compare("heads", event, parts, value, self._parts_magnitude)
         elif event.name in self._plan.residuals:
             self._compare_residual(event, value)
         elif isinstance(row.kind, Softmax | Probabilities):
@@ -82,12 +76,6 @@ class Checker:
         if isinstance(row.kind, Softmax):
             above = value * _above_diagonal(*value.shape[-2:], str(value.dtype))
             self._record("causal", event.name, max(float(above.max()), -float(above.min())))
-
-    def _compare_parts(self, row: Operation, event: TraceEvent, value: Array) -> None:
-        parts, self._parts = self._parts, None
-        if parts is not None and self._parts_seen == len(row.parts):
-            parts = parts if row.bias is None else parts + self._parameter(row.bias)
-            self._compare("heads", event, parts, value, self._parts_magnitude)
 
     def _compare_residual(self, event: TraceEvent, value: Array) -> None:
         read = self._plan.residuals[event.name]
@@ -132,10 +120,9 @@ class Checker:
         self._record(claim, event.name, float(np.abs(found - expected).max(initial=0.0)) / (magnitude or 1.0))
 
     def _record(self, claim: str, where: str, deviation: float) -> None:
-        worst = self._worst[claim]
-        worst.checked = True
-        if np.isfinite(worst.deviation) and not deviation <= worst.deviation:  # NaN is the worst and stays
-            worst.deviation, worst.where = deviation, where
+        worst, _ = self._worst.setdefault(claim, (0.0, ""))
+        if np.isfinite(worst) and not deviation <= worst:  # NaN is the worst and stays
+            self._worst[claim] = deviation, where
 
     def finite(self) -> Check:
         """Whether every value of every phase so far is finite, and where the first is not."""
@@ -148,18 +135,14 @@ class Checker:
 
     def checks(self) -> list[Check]:
         """The verdicts on what was seen of the forward pass."""
-        rounding, result = OF_SUMS[self._dtype], []
-        tolerances = {"heads": rounding, "residual": 0.0, "softmax": rounding, "causal": 0.0}
-        for name, tolerance in tolerances.items():
-            worst = self._worst[name]
-            if not worst.checked:
-                result.append(Check(name, CLAIMS[name], None, None, tolerance, "no such event in this run"))
-            elif not np.isfinite(worst.deviation):
-                reason = f"{worst.where} is not finite"
-                result.append(Check(name, CLAIMS[name], None, None, tolerance, reason))
-            else:
-                holds = worst.deviation <= tolerance
-                result.append(Check(name, CLAIMS[name], holds, worst.deviation, tolerance, worst.where))
+        result = []
+        for name, claim in CLAIMS.items():
+            tolerance = OF_SUMS[self._dtype] if name in ("heads", "softmax") else 0.0
+            deviation, where = self._worst.get(name, (None, "no such event in this run"))
+            if deviation is not None and not np.isfinite(deviation):
+                deviation, where = None, f"{where} is not finite"
+            holds = None if deviation is None else deviation <= tolerance
+            result.append(Check(name, claim, holds, deviation, tolerance, where))
         return result
 
 

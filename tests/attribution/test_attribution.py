@@ -15,8 +15,8 @@ from microgpt_trace import load, trace
 from microgpt_trace.attribution import attribute as attributing
 from microgpt_trace.attribution import direct
 from microgpt_trace.attribution.attribute import attribute
-from microgpt_trace.attribution.components import components_of
 from microgpt_trace.attribution.head_roles import attention_of, role_of, uniform_attention
+from microgpt_trace.attribution.observed_writes import components_of
 from microgpt_trace.attribution.results import Attention
 from microgpt_trace.errors import InputError
 

@@ -7,8 +7,8 @@ import pytest
 from support.judges import agree
 from support.other_plans import T, V, drawn, normed_behind, values_of
 
-from microgpt_trace.attribution.components import components_of, way_to_logits
 from microgpt_trace.attribution.direct import direct_writes
+from microgpt_trace.attribution.observed_writes import components_of, way_to_logits
 
 
 @pytest.mark.parametrize("parallel", [False, True])
