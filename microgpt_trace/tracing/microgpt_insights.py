@@ -1,14 +1,13 @@
 """What the trace reveals: sentences, each the outcome of a predicate on measured numbers.
 
-Every function takes the forward events and returns an Insight worded by what was found; a
-predicate that is false, or could not be evaluated, says so. Nothing here is a fixed text.
+Every function returns an outcome worded by what was found; a predicate that is false, or could not be
+evaluated, says so. Nothing here is a fixed text.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,40 +32,30 @@ SPARSELY = "leaves a sparse representation"
 ENOUGH = 20.0  # times as likely, or less, as under a uniform guess: as rare by chance as 1 in so many
 LARGE = math.log(1e6)
 
-
 Stats = dict[str, TensorStats]
+Numbers = dict[str, float | None]
+Found = tuple[bool | None, str, Numbers]  # whether the predicate holds, in words, and by which numbers
 
 
 def insights_of(
     events: Sequence[TraceEvent], norms: NormRows, losses: Sequence[float], probs: Array, model: Model
-) -> list[Insight]:
+) -> Iterator[Insight]:
     """Evaluate every predicate on the forward events of a run, its norms, and what it predicts: `probs`
     [N, V] as used, with the losses of the N targets."""
     stats = {event.name: event.stats for event in events if event.stats is not None}
-    plan = model.plan
-    makers: list[tuple[str, str, Callable[[], Insight]]] = [
-        ("rmsnorm", "RMSNorm normalization", lambda: _rmsnorm(stats, norms, len(losses), model)),
-        ("attention", "Attention against the residual stream", lambda: _attention(stats, plan)),
-        ("relu", "ReLU sparsity", lambda: _relu(stats, plan)),
-        ("predictions", "Predictions", lambda: _predictions(losses, probs, model.untrained)),
-        ("pattern", "Comparison with Llama and Qwen", lambda: _pattern([e.name for e in events], plan)),
-    ]
-    insights = []
-    for identifier, title, make in makers:
-        needed = stats.values() if identifier != "pattern" else ()
-        if any(s.nonfinite_count for s in needed):
-            text = "Not evaluated: the run holds values that are not finite."
-            found = Insight(identifier, title, None, text)
-        else:
+    finite, plan = not any(s.nonfinite_count for s in stats.values()), model.plan
+    makers: dict[str, tuple[str, type | None, Callable[[], Found]]] = {  # with the kind of event it is about
+        "rmsnorm": ("RMSNorm normalization", Norm, lambda: _rmsnorm(stats, norms, len(losses), model)),
+        "attention": ("Attention against the residual stream", Softmax, lambda: _attention(stats, plan)),
+        "relu": ("ReLU sparsity", Activation, lambda: _relu(stats, plan)),
+        "predictions": ("Predictions", Probabilities, lambda: _predictions(losses, probs, model.untrained)),
+        "pattern": ("Comparison with Llama and Qwen", None, lambda: _pattern([e.name for e in events], plan)),
+    }
+    for identifier, (title, kind, make) in makers.items():
+        found: Found = None, "Not evaluated: the run holds values that are not finite.", {}
+        if finite or kind is None:
             found = make()
-        insights.append(replace(found, about=_event_of(identifier, plan)))
-    return insights
-
-
-def _event_of(identifier: str, plan: Plan) -> str:
-    """The first event that an insight is about."""
-    kinds = {"rmsnorm": Norm, "attention": Softmax, "relu": Activation, "predictions": Probabilities}
-    return plan.of_kind(kinds[identifier])[0].name if identifier in kinds else ""
+        yield Insight(identifier, title, *found, plan.of_kind(kind)[0].name if kind else "")
 
 
 def _l2(stats: Stats, name: str) -> float:
@@ -75,19 +64,19 @@ def _l2(stats: Stats, name: str) -> float:
     return value
 
 
-def _rmsnorm(stats: Stats, norms: NormRows, rows: int, model: Model) -> Insight:
-    title, off, least = "RMSNorm normalization", norms.off, norms.least
+def _rmsnorm(stats: Stats, norms: NormRows, rows: int, model: Model) -> Found:
+    off, least = norms.off, norms.least
     worst = max(off, key=lambda name: off[name] if math.isfinite(off[name]) else math.inf)
     before = _l2(stats, model.plan.of_kind(Norm)[0].inputs[0])
     found, width = [_l2(stats, name) for name in off], model.config.n_embd
     expected = math.sqrt(rows * width)
-    numbers: dict[str, float | None] = {"expected": expected, "before": before}
+    numbers: Numbers = {"expected": expected, "before": before}
     if not off[worst] <= OF_NORMS:
         why = f"a row is off by {off[worst]:.1e}: a value was replaced"
         if not math.isfinite(off[worst]):
             why = "the squares of what went in leave the range of the numbers"
         text = f"The invariant does not hold: rows after {worst} are not what RMSNorm gives; {why}."
-        return Insight("rmsnorm", title, False, text, numbers)
+        return False, text, numbers
     numbers |= {"farthest": off[worst], "least_rms": min(least.values())}
     tightest = min(least, key=lambda name: least[name])
     if least[tightest] < WHOLE:
@@ -96,7 +85,7 @@ def _rmsnorm(stats: Stats, norms: NormRows, rows: int, model: Model) -> Insight:
             f"in so small that eps = {norms.eps:g} counts. L2 = {span(found)} after the {len(off)} norms "
             f"({decimals(before)} before the first), where rows of RMS 1 would have {expected:.2f}."
         )
-        return Insight("rmsnorm", title, False, text, numbers)
+        return False, text, numbers
     text = (
         f"L2 = {span(found)} after each of the {len(off)} norms, whatever went in ({decimals(before)} before "
         f"the first). This is a structural invariant: RMSNorm scales every row to RMS 1, so a row of width "
@@ -104,11 +93,10 @@ def _rmsnorm(stats: Stats, norms: NormRows, rows: int, model: Model) -> Insight:
         f"{'has' if rows == 1 else 'have'} √({rows}·{width}) = {expected:.2f}; eps takes "
         f"at most {at_most(1 - least[tightest])} of a row."
     )
-    return Insight("rmsnorm", title, True, text, numbers)
+    return True, text, numbers
 
 
-def _attention(stats: Stats, plan: Plan) -> Insight:
-    title = "Attention against the residual stream"
+def _attention(stats: Stats, plan: Plan) -> Found:
     sums = [own for own in plan.residuals if plan[own].stage == "attention"]  # one a layer
     read = [plan.residuals[own] for own in sums]
     before, written = ([_l2(stats, name) for name in names] for names in zip(*read, strict=True))
@@ -117,17 +105,13 @@ def _attention(stats: Stats, plan: Plan) -> Insight:
     pairs = enumerate(zip(written, before, strict=True))
     shares = {layer: w / b if b else math.inf for layer, (w, b) in pairs if w or b}  # of 0/0 none
     if not shares:
-        text = "Not evaluated: attention writes zeros into a residual stream of zeros."
-        return Insight("attention", title, None, text)
+        return None, "Not evaluated: attention writes zeros into a residual stream of zeros.", {}
     layer, top = max(shares.items(), key=lambda share: share[1])
     finite = math.isfinite(top)
-    numbers: dict[str, float | None] = {
-        "largest_share": top if finite else None,
-        "heads_min": min(heads),
-        "heads_max": max(heads),
-        "stream_before": before[-1],
-        "stream_after": after[-1],
-    }
+    numbers: Numbers = {
+        "largest_share": top if finite else None, "heads_min": min(heads), "heads_max": max(heads),
+        "stream_before": before[-1], "stream_after": after[-1],
+    }  # fmt: skip
     wrote = f"the heads write L2 {span(heads)} each, together {span(written)},"
     if len(heads) == len(sums):
         wrote = f"the head writes L2 {span(written)}"
@@ -145,10 +129,10 @@ def _attention(stats: Stats, plan: Plan) -> Insight:
         said = f"{share} of the stream's own L2 (small would be {limit} or less)"
         said = said if finite else "into a stream of zeros"
         text = f"Attention is no small perturbation here: {measured}. In layer {layer} it writes {said}."
-    return Insight("attention", title, top <= SMALL_BRANCH, text, numbers)
+    return top <= SMALL_BRANCH, text, numbers
 
 
-def _relu(stats: Stats, plan: Plan) -> Insight:
+def _relu(stats: Stats, plan: Plan) -> Found:
     shares, sentences = [], []
     kinds: dict[str, list[str]] = {}
     shapes = plan.shapes(1)
@@ -167,8 +151,7 @@ def _relu(stats: Stats, plan: Plan) -> Insight:
     else:
         lead = "; ".join(f"{kind} in {listed(where)}" for kind, where in kinds.items())
         text = " ".join([f"ReLU {lead}.", *(f"Layer {i}: {said}" for i, said in enumerate(sentences))])
-    holds = list(kinds) == [SPARSELY]
-    return Insight("relu", "ReLU sparsity", holds, text, {"share_min": min(shares), "share_max": max(shares)})
+    return list(kinds) == [SPARSELY], text, {"share_min": min(shares), "share_max": max(shares)}
 
 
 def _sparsity(share: float) -> tuple[str, str]:
@@ -185,25 +168,25 @@ def _range(stats: TensorStats) -> str:
     return f"{decimals(stats.min or 0.0)}, {decimals(stats.max or 0.0)}"
 
 
-def _predictions(losses: Sequence[float], probs: Array, untrained: bool) -> Insight:
+def _predictions(losses: Sequence[float], probs: Array, untrained: bool) -> Found:
     """Whether this text tells the model from a uniform guess, by how many times as likely it makes it.
 
     Of characters drawn evenly at most one text in K comes out K times as likely as under a uniform guess,
     and of characters drawn by the model at most one in K as many times less likely: the ratio's mean is 1
     under the one or the other, and Markov's inequality does the rest, however short the text.
     """
-    title, count, size = "Predictions", len(losses), probs.shape[1]
+    count, size = len(losses), probs.shape[1]
     wide = probs.astype(np.float64)
     if wide.min() < 0 or np.abs(wide.sum(axis=1) - 1).max() > 1e-3:
         text = "Not evaluated: the probabilities used are none: a row does not sum to 1, or one is negative."
-        return Insight("predictions", title, None, text)
+        return None, text, {}
     surprise = -np.log(np.where(wide > 0, wide, 1.0))
     expected = (wide * surprise).sum(axis=1)
     variance = (wide * np.square(surprise - expected[:, None])).sum(axis=1)
     own, spread = float(expected.mean()), math.sqrt(float(variance.sum())) / count
     mean, chance = math.fsum(losses) / count, math.log(size)
     gain = count * (chance - mean)
-    numbers: dict[str, float | None] = {
+    numbers: Numbers = {
         "mean_loss": mean, "chance_loss": chance, "typical_p": math.exp(-mean),
         "own_loss": own, "own_spread": spread, "log_likelihood_ratio": gain,
     }  # fmt: skip
@@ -215,8 +198,7 @@ def _predictions(losses: Sequence[float], probs: Array, untrained: bool) -> Insi
         f"{decimals(own)} ± {decimals(spread)} (standard deviation over {count} position{several})"
     )
     if untrained:
-        text = f"{measured}. The model is untrained: it has learned nothing."
-        return Insight("predictions", title, None, text, numbers)
+        return None, f"{measured}. The model is untrained: it has learned nothing.", numbers
     ratio, _ = told_apart(math.exp(min(abs(gain), 700.0)), ENOUGH, fixed, 1)
     likely = ratio if abs(gain) < LARGE else f"10^{abs(gain) / math.log(10):.1f}"
     likely += " times as likely" if gain >= 0 else " times less likely"
@@ -224,10 +206,10 @@ def _predictions(losses: Sequence[float], probs: Array, untrained: bool) -> Insi
         lead = (
             f"This text does not tell the model from a uniform guess: it is {likely}, {ENOUGH:g} would count"
         )
-        return Insight("predictions", title, None, f"{lead}. {measured}.", numbers)
+        return None, f"{lead}. {measured}.", numbers
     lead = "Better" if gain > 0 else "Worse"
     text = f"{lead} than a uniform guess: the model makes this text {likely}. {measured}."
-    return Insight("predictions", title, gain > 0, text, numbers)
+    return gain > 0, text, numbers
 
 
 # A layer of microGPT in the words that `apr trace` uses for Llama and Qwen.
@@ -237,19 +219,18 @@ _CHAIN = (
 )  # fmt: skip
 
 
-def _pattern(names: Sequence[str], plan: Plan) -> Insight:
+def _pattern(names: Sequence[str], plan: Plan) -> Found:
     seen = set(names)
     chains = [steps_of(row for row in rows if row.name in seen) for rows in plan.layers]
     holds = all(chain == _CHAIN for chain in chains)
     layers = counted(len(chains), "layer")
-    numbers: dict[str, float | None] = {"layers": float(len(chains))}
-    title = "Comparison with Llama and Qwen"
+    numbers: Numbers = {"layers": float(len(chains))}
     if not holds:
         text = f"The events seen do not follow the pattern of a Llama layer: {' → '.join(chains[0])}."
-        return Insight("pattern", title, False, text, numbers)
+        return False, text, numbers
     text = (
         f"Layer 0: {' → '.join(chains[0])} (same pattern × {layers}). Llama and Qwen run the same "
         "norm → attn → residual → norm → ffn → residual, with a gate_proj beside up_proj and SiLU(gate)·up "
         "in place of ReLU, a gain in every norm, RoPE in place of wpe, and a norm before the head."
     )
-    return Insight("pattern", title, True, text, numbers)
+    return True, text, numbers

@@ -173,7 +173,7 @@ def test_the_pattern_is_that_of_the_events(emma, deep):
 def test_another_order_of_events_is_not_the_pattern(emma):
     traced, norms = trace(emma, values=["probs"]), NormRows(1e-5, {"embed.norm": 0.0}, {"embed.norm": 1.0})
     events = [e for e in traced if e.name != "layer0.attn.q"]
-    found = insights_of(events, norms, [3.0] * 5, traced["probs"], emma)[-1]
+    *_, found = insights_of(events, norms, [3.0] * 5, traced["probs"], emma)
     assert found.holds is False
     assert "attn_norm → k_proj" in found.text
 
