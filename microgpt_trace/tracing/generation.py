@@ -15,7 +15,7 @@ from ..arrays.logits import best_tokens, softmax
 from ..arrays.stats import Array
 from ..decoder.model import Decoder
 from ..errors import InputError
-from ..hooks.bus import Run
+from ..hooks.bus import Tap
 from ..hooks.event import TraceEvent
 from ..rounding.invariants import OF_SHAPES
 from .findings import Check
@@ -59,42 +59,39 @@ def continue_prompt(
     """Continue a prompt whose final stream [T, C] and last logits and probs [V] are given, and check
     each step's stream against a pass over everything, unless hooks have `replaced` values.
 
-    A token carries the `shown` events of the pass that predicted it (the first: the prompt's own, not
-    repeated).
+    A token carries the `shown` events of the pass that predicted it, but for what the prompt's own pass has.
     """
     rng, label = np.random.default_rng(sampling.seed), model.label
     done, streams, events = Continuation(), list[Array](), tuple[TraceEvent, ...]()
     ids, altered, chosen_by_probs = list(inputs.tokens), bool(replaced), "probs" in replaced
-    if last is None:  # the last position was not among those predicted
-        last, run = _head(model, final[-1:], observers.begin_step(1))
-        altered, chosen_by_probs = altered or bool(run.replaced), "probs" in run.replaced
     while len(done.tokens) < sampling.count and not done.end:
-        if done.tokens:
-            run = observers.begin_step(len(done.tokens) + 1)
-            streams.append(forward(model, np.array(ids[-1:]), run.tap("forward"), cache))
-            last, run = _head(model, streams[-1], run)
+        step = len(done.tokens) + 1
+        if step > 1 or last is None:  # None: the last position was not among those predicted
+            run = observers.begin_step(step)
+            if step > 1:
+                streams.append(forward(model, np.array(ids[-1:]), run.tap("forward"), cache))
+            last = _head(model, streams[-1] if streams else final[-1:], run.tap("forward"))
             altered, chosen_by_probs = altered or bool(run.replaced), "probs" in run.replaced
             events = observers.end_step(shown)
         if not math.isfinite(last[0].max()):  # -inf alone leaves a token out
-            done.end = f"the logits of step {len(done.tokens) + 1} are not finite"
+            done.end = f"the logits of step {step} are not finite"
             break
-        row = _log_odds(last[1], len(done.tokens) + 1) if chosen_by_probs else last[0]
+        row = _log_odds(last[1], step) if chosen_by_probs else last[0]
         ids.append(_draw(row, sampling.temperature, rng))
         best = [t for t in best_tokens(row, sampling.runners_up + 1) if t != ids[-1]]
         chosen, *others = (
             Candidate(t, label(t), float(last[1][t])) for t in (ids[-1], *best[: sampling.runners_up])
         )
-        done.tokens.append(GeneratedToken(len(done.tokens) + 1, len(ids) - 1, chosen, tuple(others), events))
+        done.tokens.append(GeneratedToken(step, len(ids) - 1, chosen, tuple(others), events))
         if model.vocabulary is not None and model.vocabulary.ends_text(ids[-1]):
             done.end = f"the model ended its text with {chosen.label}"
     return done, _cache_check(model, ids[: len(inputs.tokens) + len(streams)], streams, altered)
 
 
-def _head(model: Decoder, stream: Array, run: Run) -> tuple[tuple[Array, Array], Run]:
-    """Logits and probs [V] after a stream [1, C], as the hooks of the run leave them."""
-    tap = run.tap("forward")
+def _head(model: Decoder, stream: Array, tap: Tap) -> tuple[Array, Array]:
+    """Logits and probs [V] after a stream [1, C], as hooks leave them."""
     logits = tap.emit("logits", head_forward(model, stream, tap))
-    return (logits[0], tap.emit("probs", softmax(logits))[0]), run
+    return logits[0], tap.emit("probs", softmax(logits))[0]
 
 
 @np.errstate(divide="ignore")  # what cannot be drawn has P 0
@@ -116,13 +113,12 @@ def _draw(logits: Array, temperature: float, rng: np.random.Generator) -> int:
 
 
 def _cache_check(model: Decoder, ids: list[int], streams: list[Array], replaced: bool) -> Check:
-    if not streams or replaced:
-        why = "hooks replaced values" if replaced else "one token needs no decode step"
-        return Check("cache", CLAIM, None, None, OF_SHAPES, why)
-    full = forward(model, np.array(ids))[-len(streams) :]
-    decoded = np.concatenate(streams)
-    norms = np.linalg.norm(full, axis=1)
-    worst = float((np.linalg.norm(decoded - full, axis=1) / np.where(norms > 0, norms, 1)).max())
-    if not np.isfinite(worst):
-        return Check("cache", CLAIM, None, None, OF_SHAPES, "the stream is not finite")
-    return Check("cache", CLAIM, worst <= OF_SHAPES, worst, OF_SHAPES, what_the_head_reads(model))
+    reason = "hooks replaced values" if replaced else "one token needs no decode step"
+    if streams and not replaced:
+        full = forward(model, np.array(ids))[-len(streams) :]
+        norms = np.linalg.norm(full, axis=1)
+        off = np.linalg.norm(np.concatenate(streams) - full, axis=1)
+        worst, reason = float((off / np.where(norms > 0, norms, 1)).max()), "the stream is not finite"
+        if np.isfinite(worst):
+            return Check("cache", CLAIM, worst <= OF_SHAPES, worst, OF_SHAPES, what_the_head_reads(model))
+    return Check("cache", CLAIM, None, None, OF_SHAPES, reason)
