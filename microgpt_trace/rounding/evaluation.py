@@ -12,8 +12,7 @@ from ..architecture.operations.spread import Spread
 from ..architecture.plan import Plan, layer_of
 from ..architecture.reference import reference, spread_of
 from ..arrays.stats import Array
-from .precision import Precision, chain_error, row_error
-from .product_inputs import ProductInputs
+from .precision import Precision, ProductInputs, chain_error, row_error
 
 NOISE = 1 / 3  # of an operation's own error is what its inputs are moved by, at the most
 CARRIED = 3**0.5 / NOISE  # an error over the rms of what errors evenly spread within NOISE of it move

@@ -14,8 +14,7 @@ from ..architecture.plan import Operation, layer_of
 from ..arrays.stats import Array
 from .evaluation import Evaluation
 from .judging import Judge, OperationResult
-from .precision import PRECISIONS, Precision
-from .product_inputs import ProductInputs
+from .precision import PRECISIONS, Precision, ProductInputs
 
 DRAWS = 24  # of roundings at random, to see how far they carry
 

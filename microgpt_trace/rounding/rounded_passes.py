@@ -20,8 +20,7 @@ from ..arrays.stats import Array
 from ..hooks.bus import Run, Tap
 from ..running.event_stream import EventStream, Piece, Put
 from .bands import DRAWS
-from .precision import Precision
-from .product_inputs import block_of
+from .precision import Precision, block_of
 
 FEWEST = 3  # passes of a long text
 ROWS = 256  # of all passes together, beyond which they become fewer
