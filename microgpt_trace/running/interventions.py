@@ -116,7 +116,17 @@ class Editor:
         self._inputs, self._length = inputs, len(inputs.tokens)
         self._shapes = model.plan.shapes(self._length)
         self._hooks: list[tuple[str, Hook]] = []
-        self.applied = tuple(self._resolve(intervention) for intervention in interventions)
+        applied: list[Applied] = []
+        for intervention in interventions:
+            site = parse_site(intervention.target)
+            if site.selector in model.config.shapes() and site.selector != "lm_head":
+                raise InputError(f"{intervention.target} is a parameter: interventions change events")
+            parts = {name: self._part(site, name) for name in site.names(list(model.plan))}
+            try:
+                applied.append(self._resolve(intervention, site, parts))
+            except InputError as error:
+                raise InputError(f"{intervention.kind} {intervention.target}: {error}") from error
+        self.applied = tuple(applied)
 
     def afresh(self) -> Editor:
         """The same for another pass: means are those of the pass."""
@@ -131,45 +141,27 @@ class Editor:
         """The events that are changed."""
         return {name for name, _ in self._hooks}
 
-    def _resolve(self, intervention: Intervention) -> Applied:
-        site = parse_site(intervention.target)
-        if site.selector in self._model.config.shapes() and site.selector != "lm_head":
-            raise InputError(f"{intervention.target} is a parameter: interventions change events")
-        names, elements = self._computed(site.names(list(self._model.plan)), intervention), 0
-        for name in names:
-            words = partial(token_of, self._model) if name in HEAD_EVENTS else None
-            part = site.part(name, self._shapes[name], words)
-            _check(intervention, self._model.plan[name], part, self._rows, self._length)
+    def _part(self, site: Site, name: str) -> Part:
+        words = partial(token_of, self._model) if name in HEAD_EVENTS else None
+        return site.part(name, self._shapes[name], words)
+
+    def _resolve(self, intervention: Intervention, site: Site, parts: dict[str, Part]) -> Applied:
+        if all(self._inputs.targets[row] is None for row in self._rows):
+            parts.pop("loss", None)
+        if not parts:
+            raise InputError("no loss is computed here")
+        elements = 0
+        for name, part in parts.items():
+            _check(intervention.kind, self._model.plan[name], part, self._rows, self._length)
             change = self._change(intervention, site, name, part)
             self._hooks.append((name, self._hook(part, change)))
             rows = self._rows if name in HEAD_EVENTS else range(self._length)
             shape = (len(rows), *self._shapes[name][1:]) if name in HEAD_EVENTS else self._shapes[name]
             elements += int(np.count_nonzero(_seen(part, shape, rows)))
         if not elements:
-            raise InputError(f"{intervention.kind} {intervention.target}: the mask hides all of it")
+            raise InputError("the mask hides all of it")
         text = intervention.describe() + self._of_other_tokens(intervention.source)
-        return Applied(intervention.kind, intervention.target, text, tuple(names), elements)
-
-    def _refuse_other_length(
-        self, intervention: Intervention, site: Site, name: str, known: Sequence[int] | None
-    ) -> None:
-        """Positions of a text of another length are not those of this one, unless they are named."""
-        named = site.position != "" and not site.position.startswith("-") and ",-" not in site.position
-        if name in HEAD_EVENTS or known is None or named or len(known) == self._length:
-            return
-        raise InputError(
-            f"{intervention.kind} {intervention.target}: {intervention.origin or 'the source'} has "
-            f"{len(known):,} positions of {name} and this text {self._length:,}; name one from the front, as "
-            f"{site.selector}@3"
-        )
-
-    def _computed(self, names: list[str], intervention: Intervention) -> list[str]:
-        """Those of the events that this run computes: no loss where no position has a target."""
-        has_loss = any(self._inputs.targets[row] is not None for row in self._rows)
-        found = [name for name in names if name != "loss" or has_loss]
-        if not found:
-            raise InputError(f"{intervention.kind} {intervention.target}: no loss is computed here")
-        return found
+        return Applied(intervention.kind, intervention.target, text, tuple(parts), elements)
 
     def _of_other_tokens(self, source: Source | None) -> str:
         """A remark where a source is known to have read something else."""
@@ -203,14 +195,17 @@ class Editor:
         if intervention.kind == "ablate-mean":
             return _mean_of_prompt()
         array, known = _values(intervention, name, self._model, self._length)
-        self._refuse_other_length(intervention, site, name, known)
+        source = intervention.origin or "the source"
+        named = site.position != "" and not site.position.startswith("-") and ",-" not in site.position
+        if name not in HEAD_EVENTS and known is not None and not named and len(known) != self._length:
+            raise InputError(
+                f"{source} has {len(known):,} positions of {name} and this text {self._length:,}; name one "
+                f"from the front, as {site.selector}@3"
+            )
         positions = part.positions or (self._rows if name in HEAD_EVENTS else range(self._length))
         missing = [] if known is None else [p for p in positions if p not in known]
         if missing:
-            raise InputError(
-                f"{intervention.kind} {intervention.target}: {intervention.origin or 'the source'} has no "
-                f"position {missing[0]} of {name}"
-            )
+            raise InputError(f"{source} has no position {missing[0]} of {name}")
         rows = _rows_of(array, known)
         if intervention.kind == "patch":
             return lambda value, positions: Changed(rows(positions)[0], 0, rows(positions)[1])
@@ -226,20 +221,20 @@ def _seen(part: Part, shape: Sequence[int], rows: Sequence[int]) -> Array:
     return mask & causal_mask(shape[1], shape[2]) if len(shape) == 3 else mask
 
 
-def _check(intervention: Intervention, row: Operation, part: Part, rows: Sequence[int], length: int) -> None:
+def _check(kind: Kind, row: Operation, part: Part, rows: Sequence[int], length: int) -> None:
     """Raises InputError for what would do nothing, or look ahead."""
-    name, of_all = row.name, isinstance(row.kind, Loss)
-    if intervention.kind == "ablate-mean" and length == 1:
-        raise InputError(f"ablate-mean {intervention.target}: a single position is its own mean")
-    if intervention.kind == "ablate-mean" and name in HEAD_EVENTS and len(rows) < length:
-        why = f"not all positions get {name} here (--positions)"
-        raise InputError(f"ablate-mean {intervention.target}: {why}")
-    if intervention.kind == "ablate-mean" and (row.causal or of_all):
-        why = "has no positions" if of_all else "would let a query attend to later positions"
-        raise InputError(f"ablate-mean {intervention.target}: the mean of {name} over the positions {why}")
-    lacking = [p for p in part.positions or () if p not in rows] if name in HEAD_EVENTS else []
+    of_head = row.name in HEAD_EVENTS
+    if kind == "ablate-mean":
+        if length == 1:
+            raise InputError("a single position is its own mean")
+        if of_head and len(rows) < length:
+            raise InputError(f"not all positions get {row.name} here (--positions)")
+        if row.causal or isinstance(row.kind, Loss):
+            why = "would let a query attend to later positions" if row.causal else "has no positions"
+            raise InputError(f"the mean of {row.name} over the positions {why}")
+    lacking = [position for position in part.positions or () if of_head and position not in rows]
     if lacking:
-        raise InputError(f"{intervention.target}: position {lacking[0]} gets no {name} here (--positions)")
+        raise InputError(f"position {lacking[0]} gets no {row.name} here (--positions)")
 
 
 def _mean_of_prompt() -> Change:
@@ -259,22 +254,16 @@ def _values(
 ) -> tuple[Array, Sequence[int] | None]:
     """What a source has for an event, [T, W] or [H, T, T], and the positions of its rows (None: one row
     for every position)."""
-    source, what = intervention.source, f"{intervention.kind} {intervention.target}"
-    shape = model.plan.shapes(length)[name]
+    source, shape = intervention.source, model.plan.shapes(length)[name]
     known: Sequence[int] | None = None
     if isinstance(source, SavedRun):
-        try:
-            array, known = source.values_of(name, model, length, alone=intervention.kind == "add")
-        except InputError as error:
-            raise InputError(f"{what}: {error}") from error
+        array, known = source.values_of(name, model, length, alone=intervention.kind == "add")
+    elif isinstance(source, Mapping) and name not in source:
+        raise InputError(f"the source has no {name}")
     else:
-        if isinstance(source, Mapping):
-            if name not in source:
-                raise InputError(f"{what}: the source has no {name}")
-            source = source[name]
-        array = np.asarray(source)
+        array = np.asarray(source[name] if isinstance(source, Mapping) else source)
     if not np.issubdtype(array.dtype, np.floating):
-        raise InputError(f"{what}: expected floating-point values, found {array.dtype}")
+        raise InputError(f"expected floating-point values, found {array.dtype}")
     if not shape and array.size == 1:
         return array.reshape(()), None
     vector = intervention.kind == "add" and len(shape) == 2
@@ -283,7 +272,7 @@ def _values(
     square = array.ndim == len(shape) > 1
     if not square or array.shape[-1] != shape[-1] or array.shape[:-2] != shape[:-2]:
         either = f" or [{shape[-1]}]" if vector else ""
-        raise InputError(f"{what}: {name} is {list(shape)}{either}, found {list(array.shape)}")
+        raise InputError(f"{name} is {list(shape)}{either}, found {list(array.shape)}")
     return array, range(array.shape[-2]) if known is None else known
 
 
