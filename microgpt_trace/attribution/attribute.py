@@ -95,21 +95,14 @@ def _contrast(
     """Which two tokens are told apart at a position. Raises InputError where that is left open."""
     label = token_label(model, inputs.tokens[row])
     seen = label if "prompts" in model.abilities or not row else model.seen(inputs, row)
-    finite = bool(np.isfinite(logits).all())
-    if target is None:
-        target = inputs.targets[row]
-    if target is None and not finite:
+    target = inputs.targets[row] if target is None else target
+    if None in (target, against) and not np.isfinite(logits).all():
+        option = "--target" if target is None else "--against"
         raise InputError(
-            f"nothing follows position {row} ({label}), and the logits are not finite, so that nothing is "
-            "predicted: name a token with --target"
+            f"position {row} ({label}): the logits are not finite, so that nothing is predicted; name a "
+            f"token with {option}"
         )
-    if target is None:
-        target = best_tokens(logits, 1)[0]
-    if against is None and not finite:
-        raise InputError(
-            f"position {row} ({label}): the logits are not finite, so there is no runner-up: name a token "
-            "with --against"
-        )
+    target = best_tokens(logits, 1)[0] if target is None else target
     against = runner_up(logits, target) if against is None else against
     if against == target:
         raise InputError(

@@ -7,13 +7,12 @@ an operation is taken as used (a hook may have replaced it), what comes out as c
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 
 import numpy as np
 
 from ..architecture.kinds import Probabilities, Softmax
 from ..architecture.plan import Plan
-from ..arrays.stats import Array
+from ..arrays.stats import Array, causal_mask
 from ..hooks.bus import HookBus, Subscription
 from ..hooks.event import PHASES, TraceEvent
 from ..rounding.invariants import OF_SUMS
@@ -74,7 +73,7 @@ class Checker:
         elif isinstance(row.kind, Softmax | Probabilities):
             self.rows_sum_to_1(event.name, value)
         if isinstance(row.kind, Softmax):
-            above = value * _above_diagonal(*value.shape[-2:], str(value.dtype))
+            above = np.where(causal_mask(*value.shape[-2:]), 0, value)
             self._record("causal", event.name, max(float(above.max()), -float(above.min())))
 
     def _compare_residual(self, event: TraceEvent, value: Array) -> None:
@@ -144,12 +143,6 @@ class Checker:
             holds = None if deviation is None else deviation <= tolerance
             result.append(Check(name, claim, holds, deviation, tolerance, where))
         return result
-
-
-@lru_cache(maxsize=4)
-def _above_diagonal(queries: int, keys: int, dtype: str) -> Array:
-    """1 where a key [.., S] is later than its query, one of the last T: [T, S]"""
-    return 1 - np.tri(queries, keys, keys - queries, dtype=dtype)
 
 
 def untraced_check(traced: Array, untraced: Array) -> Check:

@@ -365,9 +365,9 @@ def test_logits_that_are_not_finite(decoder_folder):
         weights["model.layers.1.mlp.down_proj.weight"][3, 4] = np.nan
 
     model = load(decoder_folder("llama_gqa", spoil))
-    with pytest.raises(InputError, match=r"nothing follows position 6 .* not finite, so that"):
+    with pytest.raises(InputError, match=r"position 6 .* not finite, .* token with --target"):
         attribute(model, tokens=TOKENS)
-    with pytest.raises(InputError, match="not finite, so there is no runner-up"):
+    with pytest.raises(InputError, match=r"not finite, .* token with --against"):
         attribute(model, tokens=TOKENS, target=4)
     result = attribute(model, tokens=TOKENS, target=4, against=5)
     assert not result.ok  # what cannot be compared is no sum
