@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +14,7 @@ from ..untrusted_files import check_regular, reading
 LOG_SCHEMA = "microgpt.log/1"
 LONGEST = 1 << 24  # bytes of a line: a log's have a few hundred
 BEGINNING = b'{"record": "run", "schema": "microgpt.log/'
-_NONFINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+_NONFINITE = ("NaN", "Infinity", "-Infinity")  # as float() reads them
 T = TypeVar("T")
 Weights = tuple[tuple[tuple[float, ...], ...], ...]
 
@@ -113,31 +112,29 @@ class LogRecord:
         return LogRecord(self.path, f"{self.where}, {field}", self.get(field, an_object))
 
 
-def _held(holds: bool, expected: str) -> None:
-    if not holds:
-        raise ValueError(expected)
+def _reader(expected: str, holds: Callable[[Any], bool], made: Callable[[Any], T]) -> Callable[[Any], T]:
+    """Reads what `holds` accepts. It raises ValueError with what was expected for all else."""
+
+    def read(value: Any) -> T:
+        if not holds(value):
+            raise ValueError(expected)
+        return made(value)
+
+    return read
 
 
-def a_text(value: Any) -> str:
-    _held(isinstance(value, str), "a text")
-    return str(value)
+def _is_number(value: Any) -> bool:
+    return (isinstance(value, int | float) and not isinstance(value, bool)) or value in _NONFINITE
 
 
-def an_object(value: Any) -> dict[str, Any]:
-    _held(isinstance(value, dict), "an object")
-    return dict(value)
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63
 
 
-def a_count(value: Any) -> int:
-    _held(type(value) is int and 0 <= value < 1 << 63, "a whole number from 0 on")
-    return int(value)
-
-
-def a_number(value: Any) -> float:
-    """A number, which may be NaN or infinite."""
-    value = _NONFINITE.get(value, value) if isinstance(value, str) else value
-    _held(isinstance(value, int | float) and not isinstance(value, bool), "a number")
-    return float(value)
+a_text = _reader("a text", lambda value: isinstance(value, str), str)
+an_object: Callable[[Any], dict[str, Any]] = _reader("an object", lambda v: isinstance(v, dict), dict)
+a_count = _reader("a whole number from 0 on", _is_count, int)
+a_number = _reader("a number", _is_number, float)  # which may be NaN or infinite
 
 
 def a_number_or_null(value: Any) -> float | None:
@@ -145,41 +142,39 @@ def a_number_or_null(value: Any) -> float | None:
 
 
 def one_of(among: Sequence[str]) -> Callable[[Any], str]:
-    def read(value: Any) -> str:
-        _held(value in among, f"one of {', '.join(among)}")
-        return str(value)
-
-    return read
+    """One of some texts."""
+    return _reader(f"one of {', '.join(among)}", lambda value: value in among, str)
 
 
 def counts_below(most: int) -> Callable[[Any], frozenset[int] | None]:
     """Whole numbers, or null."""
 
-    def read(value: Any) -> frozenset[int] | None:
-        known = [] if value is None else value
-        valid = isinstance(known, list) and all(type(n) is int and 0 <= n < most for n in known)
-        _held(valid, f"whole numbers below {most:,}")
-        return None if value is None else frozenset(value)
+    def are_counts(value: Any) -> bool:
+        return value is None or (isinstance(value, list) and all(_is_count(n) and n < most for n in value))
 
-    return read
+    return _reader(
+        f"whole numbers below {most:,}", are_counts, lambda value: None if value is None else frozenset(value)
+    )
 
 
 def labelled_numbers(value: Any) -> list[tuple[str, float]]:
     """Texts with a number each."""
     pairs: list[Any] = value if isinstance(value, list) else [None]
-    _held(all(isinstance(p, list) and len(p) == 2 for p in pairs), "pairs of a text and a number")
+    if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+        raise ValueError("pairs of a text and a number")
     return [(a_text(label), a_number(number)) for label, number in pairs]
 
 
 def causal_weights(heads: int) -> Callable[[Any], Weights]:
     """Of so many heads the numbers of each row, one more in every row: [H][T][1..T]"""
 
-    def read(value: Any) -> Weights:
+    def are_weights(value: Any) -> bool:
         planes = value if isinstance(value, list) and all(isinstance(p, list) for p in value) else [[]]
         rows = [row for plane in planes for row in enumerate(plane, 1)]
-        valid = len(planes) == heads and len({*map(len, planes)}) == 1 and len(rows) > 0
-        valid = valid and all(isinstance(row, list) and len(row) == n for n, row in rows)
-        _held(valid, f"a list of rows of 1, 2, 3 and more numbers for each of {heads:,} heads")
-        return tuple(tuple(tuple(map(a_number, row)) for row in plane) for plane in planes)
+        alike = len(planes) == heads and len({*map(len, planes)}) == 1 and len(rows) > 0
+        return alike and all(isinstance(row, list) and len(row) == n for n, row in rows)
 
-    return read
+    return _reader(
+        f"a list of rows of 1, 2, 3 and more numbers for each of {heads:,} heads", are_weights,
+        lambda planes: tuple(tuple(tuple(map(a_number, row)) for row in plane) for plane in planes),
+    )  # fmt: skip
