@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..architecture.edits import Edit, Report, unreported
+from ..architecture.model import LanguageModel, TraceInput
 from ..arrays.logit_difference import LogitDifference, runner_up
 from ..arrays.logits import best_tokens, losses_of, softmax
 from ..arrays.stats import Array
@@ -21,9 +21,6 @@ from ..text.printable import shown_token
 from .direct import direct_writes
 from .observed_writes import Component, Observed, observe
 from .results import AttributionResult, Contribution, LogitSum, PositionAttribution, Removal
-
-if TYPE_CHECKING:
-    from ..architecture.model import LanguageModel, TraceInput
 
 
 def attribute(

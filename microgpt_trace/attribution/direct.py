@@ -12,20 +12,15 @@ Shape letters as in microgpt/operations.py, and: n positions, 2 tokens for each.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from ..architecture.kinds import Linear, Norm
+from ..architecture.model import LanguageModel
 from ..architecture.operations import norm
-from ..architecture.plan import layer_of
+from ..architecture.plan import Operation, layer_of
 from ..arrays.encodings import CHUNK
 from ..arrays.stats import Array
 from .observed_writes import Component, Observed, components_of, passes_on
-
-if TYPE_CHECKING:
-    from ..architecture.model import LanguageModel
-    from ..architecture.plan import Operation
 
 
 def direct_writes(

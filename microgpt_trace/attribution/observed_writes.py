@@ -11,21 +11,19 @@ its own (attn.out, a residual), the difference that it made is kept: it is a wri
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from ..architecture.kinds import Add, Lookup, Norm, Softmax
+from ..architecture.model import LanguageModel, TraceInput
+from ..architecture.plan import Operation, Plan
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
+from ..hooks.bus import Subscription
 from ..hooks.event import TraceEvent
 from .head_roles import RoleMeter
 from .results import HeadRole, Kind
-
-if TYPE_CHECKING:
-    from ..architecture.model import LanguageModel, TraceInput
-    from ..architecture.plan import Operation, Plan
-    from ..hooks.bus import Subscription
 
 
 class Component(NamedTuple):

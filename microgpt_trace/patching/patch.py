@@ -11,12 +11,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..architecture.edits import Edit, Report, unreported
-from ..architecture.plan import kind_of, layer_of
+from ..architecture.model import LanguageModel, TraceInput
+from ..architecture.plan import Plan, kind_of, layer_of
 from ..architecture.sites import Part, Site, parse_site
 from ..arrays.logit_difference import LogitDifference
 from ..arrays.logits import best_tokens, softmax
@@ -30,10 +30,6 @@ from ..running.token_names import blank_notes, token_argument, token_label, toke
 from ..text.printable import shown_token
 from ..tracing.findings import Check
 from .results import Patched, PatchResult, Spot, Unpatched
-
-if TYPE_CHECKING:
-    from ..architecture.model import LanguageModel, TraceInput
-    from ..architecture.plan import Plan
 
 Text = str | Sequence[int]  # or its token ids
 Token = str | int | None

@@ -78,7 +78,7 @@ class Unpatched:
     p_against: float
 
 
-@dataclass(frozen=True, repr=False)
+@frozen(slots=False)
 class PatchedPair:
     """A clean and a corrupted run, what tells them apart, and whether patching all of it ends clean."""
 
@@ -86,9 +86,6 @@ class PatchedPair:
     clean: Unpatched
     corrupt: Unpatched
     check: Check
-
-    def __repr__(self) -> str:
-        return one_line(self)
 
     @property
     def differing(self) -> tuple[int, ...]:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
+from ..architecture.model import LanguageModel, TraceInput
 from ..arrays.stats import Array
 from ..hooks.event import Phase, TraceEvent
-
-if TYPE_CHECKING:
-    from ..architecture.model import LanguageModel, TraceInput
 
 
 class Collector:

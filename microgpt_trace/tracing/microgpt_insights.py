@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..architecture.event_words import steps_of
 from ..architecture.kinds import Activation, Norm, Probabilities, Softmax
+from ..architecture.plan import Plan
 from ..arrays.norm_rows import NormRows
 from ..arrays.stats import Array, TensorStats
 from ..hooks.event import TraceEvent
+from ..microgpt.model import Model
 from ..rounding.invariants import OF_NORMS
 from ..text.wording import at_most, counted, decimals, fixed, listed, percent, span, told_apart
 from .findings import Insight
-
-if TYPE_CHECKING:
-    from ..architecture.plan import Plan
-    from ..microgpt.model import Model
 
 WHOLE = 0.99  # a row of this RMS still counts as one of RMS 1: eps takes the rest
 SMALL_BRANCH = 0.25  # a branch below this share of the stream is a small perturbation
