@@ -36,6 +36,7 @@ from .result import Prediction, Predictions, Trace
 if TYPE_CHECKING:
     from ..architecture.model import TraceInput
     from ..running.interventions import Intervention
+    from .intervention_effects import Baseline
 
 TOP, RUNNERS_UP = 5, 3  # candidates unless asked otherwise
 
@@ -58,14 +59,16 @@ def trace_decoder(
         raise InputError("target: the token that the lens follows, and there is none without lens=True")
     targeted = rows if positions is not None else rows[-1:]
     looked = Lens(model, rows, top_k or 1, target, targeted) if lens else None
-    observers = Observers(model, sorted({*everything, *shown}), kept, inputs.tokens, looked)
     with one_blas_thread(), np.errstate(all="ignore"), ExitStack() as stack:
+        baseline: Baseline | None = None
         if interventions:
             from .intervention_effects import Baseline
 
             head = partial(head_forward, model)
             baseline = Baseline(model, inputs, rows, interventions, shown, top_k or TOP, head)
-            observers.let_in(stack.enter_context(baseline), len(inputs.tokens))
+            stack.enter_context(baseline)
+        names = sorted({*everything, *shown})
+        observers = Observers(model, names, kept, inputs.tokens, looked, baseline)
         return _run(model, inputs, rows, observers, set(shown), sampling, top_k or TOP, time, recheck)
 
 

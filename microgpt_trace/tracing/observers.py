@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from ..decoder.model import Decoder
-from ..hooks.bus import Run, Subscription
+from ..hooks.bus import Run
 from ..hooks.event import TraceEvent
 from .anomalies import Steps
 from .checks import Checker
@@ -22,23 +22,21 @@ if TYPE_CHECKING:
 
 
 class Observers:
-    """Who observes a pass of the model, and what of it."""
+    """Who observes a pass of the model, and what of it. The interventions of a `baseline` take part in every
+    pass."""
 
     def __init__(
         self, model: Decoder, names: Sequence[str], kept: Sequence[str], tokens: Sequence[int],
-        lens: Lens | None,
+        lens: Lens | None, baseline: Baseline | None,
     ) -> None:  # fmt: skip
         self.collector, self.lens = Collector(kept), lens
         self.steps = Collector(())  # of the step of a continuation that goes on
         self.stepped = Steps()
         self.checker = Checker(model.plan, model.parameter)
         self.overview = Overview(model.plan, model.parameter, tokens)
-        bus = model.hooks
-        self._bus = bus
-        self.baseline: Baseline | None = None
-        self._editing: list[Subscription] = []
-        self._comparing: list[Subscription] = []
-        self._length = 0
+        self._bus = bus = model.hooks
+        self.baseline, self._length = baseline, len(tokens)
+        self._editing, self._comparing = baseline.subscriptions(bus) if baseline is not None else ([], [])
         self._first, self._last = self.checker.observers(bus, *names)
         self._overviewing = bus.subscription(self.overview, *self.overview.names, stats=True)
         self._through_lens = [bus.subscription(lens, *lens.names)] if lens is not None else []
@@ -49,11 +47,6 @@ class Observers:
             for chosen, parts in ((in_parts, True), (whole, False))
             if chosen
         ]
-
-    def let_in(self, baseline: Baseline, length: int) -> None:
-        """Have interventions take part in every pass; the prompt has so many positions."""
-        self.baseline, self._length = baseline, length
-        self._editing, self._comparing = baseline.subscriptions(self._bus)
 
     def begin(self, time: bool, keep: bool) -> Run:
         """Start the pass over the prompt; only a run that is checked again must keep replacements."""
