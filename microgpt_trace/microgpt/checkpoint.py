@@ -11,7 +11,7 @@ import json
 from dataclasses import asdict, replace
 from os.path import lexists
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -69,11 +69,16 @@ def load(
     else:
         config, tokenizer, training = _declared(path, metadata)
         assumed = ()
-        _refuse_contradiction(path, "--n-head", n_head, config.n_head)
-        _refuse_contradiction(path, "--bos", bos, tokenizer.bos)
+        asked = (("--n-head", n_head, config.n_head), ("--bos", bos, tokenizer.bos))
+        for option, said, stored in asked:
+            if said not in (None, stored):
+                raise InputError(f"{option} {said} contradicts {path}, which says {stored}")
     if config.n_layer > len(tensors):
         raise FileFormatError(f"{path}: the metadata name {config.n_layer} layers, which are not there")
-    _refuse_strangers(path, tensors, config)
+    if unknown := sorted(tensors.keys() - config.shapes().keys() - set(MOMENTS)):
+        raise FileFormatError(
+            f"{path}: expected the tensors of a microGPT, found {brief(unknown[0])} as well"
+        )
     found = {tensors[name].dtype for name in config.shapes() if name in tensors}
     dtype = np.float64 if found == {np.dtype(np.float64)} else np.float32
     if not found <= {np.dtype(np.float32), np.dtype(np.float64)} or len(found) > 1:
@@ -168,14 +173,6 @@ def _infer(
     return config, plain, tuple(assumed)
 
 
-def _refuse_strangers(path: Path, tensors: dict[str, Array], config: Config) -> None:
-    unknown = sorted(tensors.keys() - config.shapes().keys() - set(MOMENTS))
-    if unknown:
-        raise FileFormatError(
-            f"{path}: expected the tensors of a microGPT, found {brief(unknown[0])} as well"
-        )
-
-
 def _fitting(path: Path, tensors: dict[str, Array], name: str, shape: tuple[int, ...], dtype: DType) -> Array:
     if name not in tensors:
         raise FileFormatError(f"{path}: tensor {name!r} is missing")
@@ -186,8 +183,3 @@ def _fitting(path: Path, tensors: dict[str, Array], name: str, shape: tuple[int,
             f"found {found.dtype} {list(found.shape)}"
         )
     return found.astype(dtype).ravel()
-
-
-def _refuse_contradiction(path: Path, option: str, said: Any, stored: Any) -> None:
-    if said is not None and said != stored:
-        raise InputError(f"{option} {said} contradicts {path}, which says {stored}")

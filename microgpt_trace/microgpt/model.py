@@ -86,6 +86,7 @@ class Model:
     names_tokens: ClassVar[bool] = True
     corpus_parts: ClassVar[tuple[str, ...]] = ("train", "held out")
     ends_with_bos: ClassVar[bool] = True
+    pack_size: ClassVar[int] = PACK
     params: Parameters
     tokenizer: Tokenizer
     origin: str  # "untrained, seed 42" or the file
@@ -170,10 +171,6 @@ class Model:
             tuple(tokenizer.label(i, target=True) for i in ids[1:]),
             (f"{text!r} was lowered to {lowered!r}",) if lowered != text else (),
         )
-
-    @property
-    def pack_size(self) -> int:
-        return PACK
 
     @property
     def longest_text(self) -> int:

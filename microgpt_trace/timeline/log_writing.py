@@ -44,10 +44,9 @@ class TrainingLog:
         note: Callable[[str], object] = lambda text: None, overwrite: bool = False,
     ) -> None:  # fmt: skip
         self.watched, self._path, self._trainer, self._every = watched, path, trainer, every
-        self._append, self._file, self._note = append, None, note
+        self._append, self._note = append, note
+        self._file: IO[str] | None = None
         self._mode = "a" if append else "w" if overwrite else "x"
-
-    _file: IO[str] | None
 
     def __bool__(self) -> bool:
         return self._path is not None
