@@ -2,11 +2,10 @@
 
 `PYTHONPATH=tests python tests/support/cause_search.py 40` prints for each family of faults, over 40 draws and
 each precision, how often the right cause is named alone, is among those that fit as well, or another is
-named.
+named. The names of families, parted by commas, may follow.
 """
 
 import math
-import re
 import sys
 import tempfile
 from collections import Counter
@@ -50,72 +49,53 @@ def usual(rng, values, low, high, spread=log_uniform):
     return float(rng.choice(values)) if rng.random() < 0.5 else spread(rng, low, high)
 
 
-# --- Where a fault may be: the events that it changes, of which the first is seen first -----------------
+# --- Families of faults: a function of a generator and a config gives one, or None -----------------------
+
+# Where a fault may be: the events that it changes, of which the first is seen first
+ROPE = ("layer0.attn.q_rope layer0.attn.k_rope",)
+NORMS = ("layer0.attn.norm", "layer0.mlp.norm", "layer1.attn.norm", "final.norm", "layer0.attn.q_norm")
+RESIDUALS = ("layer0.attn.residual", "layer0.mlp.residual")
+SCORES, ATTN_WEIGHTS, ACT = ("layer0.attn.scores",), ("layer0.attn.weights",), ("layer0.mlp.act",)
+EMBEDDING, Q, LOGITS = ("embed.tok",), ("layer0.attn.q",), ("logits",)
 
 
-def at(*events):
-    return lambda rng, config: events
-
-
-def one_of(*events):
-    return lambda rng, config: [str(rng.choice(events))]
-
-
-def a_norm(rng, config):
-    names = ["layer0.attn.norm", "layer0.mlp.norm", "layer1.attn.norm", "final.norm"]
-    return [str(rng.choice(names + ["layer0.attn.q_norm"] * (config["model_type"] == "qwen3")))]
+def one_of(rng, config, places):
+    """The events of one of the places that the model has."""
+    known = [place for place in places if "q_norm" not in place or config["model_type"] == "qwen3"]
+    return (known[0] if len(known) == 1 else str(rng.choice(known))).split()
 
 
 def changing(events, options):
     return {event[7:] if event.startswith("layer") else event: options for event in events}
 
 
-ROPE = at("layer0.attn.q_rope", "layer0.attn.k_rope")
-SCORES, ATTN_WEIGHTS, ACT = at("layer0.attn.scores"), at("layer0.attn.weights"), at("layer0.mlp.act")
-RESIDUAL = one_of("layer0.attn.residual", "layer0.mlp.residual")
-
-
-# --- Families of faults: a function of a generator and a config gives one, or None -----------------------
-
-
-def fixed(where, id, **options):
-    """A fault without a number."""
-
-    def drawn(rng, config):
-        events = where(rng, config)
-        return Drawn(events[0], changing(events, options), (id,))
-
-    return drawn
-
-
-def numbered(where, ids, option, values, low, high, spread=log_uniform, words="", has=lambda config: True):
-    """A fault of one number, which `option` makes options of, for configs that `has` it."""
+def fault(
+    places, ids, option=None, values=(), low=0, high=0, spread=log_uniform, *, words="",
+    has=lambda config: True, **others,
+):  # fmt: skip
+    """A family of faults of one number, which is an option or a setting of RoPE, for configs that `has` it;
+    `others` are options beside it, or all that a fault without a number has."""
 
     def drawn(rng, config):
         if not has(config):
             return None
-        events, number = where(rng, config), usual(rng, values, low, high, spread)
-        return Drawn(events[0], changing(events, option(number)), ids.split(), words, number)
+        events = one_of(rng, config, places)
+        number = usual(rng, values, low, high, spread) if option else None
+        own = {option: number} if option else {}
+        own = {"settings": own} if option in ("rope_theta", "factor") else own
+        return Drawn(events[0], changing(events, own | others), ids.split(), words, number)
 
     return drawn
 
 
-def named(option, **others):
-    return lambda number: {option: number} | others
-
-
-def setting(name, **others):
-    return lambda number: {"settings": {name: number}} | others
-
-
 def rope_size(rng, config):
     own, size = config["rope_parameters"].get("attention_factor", 1.0), log_uniform(rng, 0.5, 2)
-    changes = changing(ROPE(rng, config), {"size": size})
+    changes = changing(ROPE[0].split(), {"size": size})
     return Drawn("layer0.attn.q_rope", changes, ("rope-attention-factor",), number=size * own)
 
 
 def post_norm(rng, config):
-    events, of_branch = RESIDUAL(rng, config), rng.random() < 0.5
+    events, of_branch = one_of(rng, config, RESIDUALS), rng.random() < 0.5
     gain = str(rng.choice(["input_layernorm", "post_attention_layernorm"]))
 
     def instead(s, options, right):
@@ -129,12 +109,9 @@ def post_norm(rng, config):
 
 
 WORDS = {
-    "relu": "is ReLU",
-    "gelu": "is GELU,",
-    "gelu_tanh": "is GELU by tanh",
-    "gelu_quick": "is GELU by 1.702",
+    "relu": "is ReLU", "gelu": "is GELU,", "gelu_tanh": "is GELU by tanh", "gelu_quick": "is GELU by 1.702",
     "relu2": "squared ReLU",
-}
+}  # fmt: skip
 
 
 def activation(rng, config):
@@ -151,50 +128,46 @@ FACTORS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 EPS = (0.0, 1e-3, 1e-4, 1e-5, 1e-6, 1e-8)
 
 FAMILIES = {
-    "rope_base": numbered(ROPE, "rope-base", setting("rope_theta"), BASES, 5e2, 1e7),
-    "rope_stretch": numbered(
-        ROPE, "rope-positions-scaled rope-twice", named("stretch"), (0.5, 0.25, 2.0, 4.0), 0.05, 3,
+    "rope_base": fault(ROPE, "rope-base", "rope_theta", BASES, 5e2, 1e7),
+    "rope_stretch": fault(
+        ROPE, "rope-positions-scaled rope-twice", "stretch", (0.5, 0.25, 2.0, 4.0), 0.05, 3,
         has=lambda config: rope_type(config) != "linear",  # where it is another factor of the scaling
     ),
-    "rope_offset": numbered(ROPE, "rope-offset", named("offset"), (1, -1, 2, 3, 7, 100), 0.2, 5, uniform),
+    "rope_offset": fault(ROPE, "rope-offset", "offset", (1, -1, 2, 3, 7, 100), 0.2, 5, uniform),
     "rope_size": rope_size,
-    "rope_factor": numbered(
-        ROPE, "rope-scaling-factor rope-scaling-missing", setting("factor"), FACTORS, 1.2, 40,
+    "rope_factor": fault(
+        ROPE, "rope-scaling-factor rope-scaling-missing", "factor", FACTORS, 1.2, 40,
         has=lambda config: rope_type(config) != "default",
     ),
-    "pairing": fixed(ROPE, "rope-interleaved", interleaved=True),
-    "base_and_pairing": numbered(
-        ROPE, "rope-base", setting("rope_theta", interleaved=True), BASES, 5e2, 1e7, words="interleaved"
+    "pairing": fault(ROPE, "rope-interleaved", interleaved=True),
+    "base_and_pairing": fault(
+        ROPE, "rope-base", "rope_theta", BASES, 5e2, 1e7, words="interleaved", interleaved=True
     ),
-    "eps": numbered(a_norm, "eps", named("eps"), EPS, 1e-9, 1e-1),
-    "eps_outside": fixed(a_norm, "eps-outside", inside=False),
-    "norm_power": numbered(
-        a_norm, "norm-power norm-skipped", named("power"), (1.0, 0.25, 2.0), -0.5, 2, uniform
-    ),
-    "norm_exponent": numbered(a_norm, "norm-exponent", named("exponent"), (1.0, 3.0, 4.0), 0.7, 6, uniform),
-    "norm_summed": fixed(a_norm, "norm-summed", summed=True),
-    "gain_plus": numbered(a_norm, "gain-plus gain-plus-one", named("plus"), (1.0,), -1, 2, uniform),
-    "scale": numbered(SCORES, "scale scale-missing", named("scale"), (1, 0.5, 0.25, 0.125, 0.0625), 0.02, 3),
-    "scores_cap": numbered(SCORES, "scores-capped", named("cap"), (50.0, 30.0, 20.0), 1, 60),
-    "temperature": numbered(
-        ATTN_WEIGHTS, "softmax-scaled softmax-base", named("times"), (math.log(2), 0.5, 2.0), 0.1, 5
+    "eps": fault(NORMS, "eps", "eps", EPS, 1e-9, 1e-1),
+    "eps_outside": fault(NORMS, "eps-outside", inside=False),
+    "norm_power": fault(NORMS, "norm-power norm-skipped", "power", (1.0, 0.25, 2.0), -0.5, 2, uniform),
+    "norm_exponent": fault(NORMS, "norm-exponent", "exponent", (1.0, 3.0, 4.0), 0.7, 6, uniform),
+    "norm_summed": fault(NORMS, "norm-summed", summed=True),
+    "gain_plus": fault(NORMS, "gain-plus gain-plus-one", "plus", (1.0,), -1, 2, uniform),
+    "scale": fault(SCORES, "scale scale-missing", "scale", (1, 0.5, 0.25, 0.125, 0.0625), 0.02, 3),
+    "scores_cap": fault(SCORES, "scores-capped", "cap", (50.0, 30.0, 20.0), 1, 60),
+    "temperature": fault(
+        ATTN_WEIGHTS, "softmax-scaled softmax-base", "times", (math.log(2), 0.5, 2.0), 0.1, 5
     ),
     "post_norm": post_norm,
-    "embedding_scale": numbered(
-        at("embed.tok"), "embedding-scaled times", named("scale"), (math.sqrt(32), 8.0, 12.0, 2.0), 0.05, 40
+    "embedding_scale": fault(
+        EMBEDDING, "embedding-scaled times", "scale", (math.sqrt(32), 8.0, 12.0, 2.0), 0.05, 40
     ),
-    "branch": numbered(RESIDUAL, "part-scaled part-twice", named("added"), (0.5, 2.0, 0.22, 0.1), 0.02, 4),
-    "bias": numbered(
-        at("layer0.attn.q"), "bias-scaled bias-twice bias-negated", named("bias"), (2, 0.5, -1), -3, 3,
-        uniform, has=lambda config: config["model_type"] == "qwen2",
+    "branch": fault(RESIDUALS, "part-scaled part-twice", "added", (0.5, 2.0, 0.22, 0.1), 0.02, 4),
+    "bias": fault(
+        Q, "bias-scaled bias-twice bias-negated", "bias", (2, 0.5, -1), -3, 3, uniform,
+        has=lambda config: config["model_type"] == "qwen2",
     ),
     "activation": activation,
-    "slope": numbered(
-        ACT, "activation", named("slope", kind="leaky"), (0.01, 0.1, 0.2), 0.003, 0.5, words="leaky"
-    ),
-    "swish": numbered(ACT, "activation", named("slope", kind="swish"), (1.702, 2.0, 0.5), 0.2, 5),
-    "logits_cap": numbered(at("logits"), "logits-capped", named("cap"), (50.0, 30.0), 1, 60),
-    "logits_times": numbered(at("logits"), "times", named("times"), (0.5, 2.0), 0.05, 8),
+    "slope": fault(ACT, "activation", "slope", (0.01, 0.1, 0.2), 0.003, 0.5, words="leaky", kind="leaky"),
+    "swish": fault(ACT, "activation", "slope", (1.702, 2.0, 0.5), 0.2, 5, kind="swish"),
+    "logits_cap": fault(LOGITS, "logits-capped", "cap", (50.0, 30.0), 1, 60),
+    "logits_times": fault(LOGITS, "times", "times", (0.5, 2.0), 0.05, 8),
 }  # fmt: skip
 
 
@@ -218,7 +191,7 @@ ODD_SIZES = (
 
 def odd_norm(rng, config):
     """An RMSNorm that divides by another size of the row."""
-    event, size = one_of("layer0.attn.norm", "layer0.mlp.norm")(rng, config), rng.choice(ODD_SIZES)
+    event, size = one_of(rng, config, NORMS[:2]), rng.choice(ODD_SIZES)
 
     def instead(s, options, right):
         x = s[options["of"]]
@@ -260,7 +233,7 @@ def odd_rope(rng, config):
         z = (heads[:, :, 0] + 1j * heads[:, :, 1]) * np.exp(1j * angles)[:, None]
         return np.stack([z.real, z.imag], 2).reshape(x.shape)
 
-    return unknown(instead, *ROPE(rng, config))
+    return unknown(instead, *ROPE[0].split())
 
 
 def odd_scores(rng, config):
@@ -290,26 +263,21 @@ FAMILIES |= UNKNOWN
 # --- Draws and their verdicts ----------------------------------------------------------------------------
 
 
-def random_config(rng):
-    kind = str(rng.choice(["llama", "qwen2", "qwen3"]))
-    theta = usual(rng, BASES, 5e2, 5e6)
-    shapes = (32, 4, 2, 8), (48, 4, 4, 12), (64, 8, 2, 16), (64, 4, 1, 32)
-    width, heads, kv_heads, dim = map(int, rng.choice(shapes))
-    scalings = (
-        LONG | rope_5(theta, "yarn", attention_factor=1.2, **BETAS),
-        LONG | rope_5(theta, "llama3", **LLAMA3),
-        rope_5(theta, "linear", factor=4.0),
-    )
-    return tiny_config(
-        kind, hidden_size=width, intermediate_size=int(rng.choice([48, 96])), num_attention_heads=heads,
-        num_key_value_heads=kv_heads, head_dim=dim, rms_norm_eps=float(rng.choice([1e-5, 1e-6, 1e-3])),
-        **dict(enumerate(scalings)).get(rng.integers(10), rope_5(theta)),
-    )  # fmt: skip
-
-
 def random_model(rng, seed):
     """A config and weights whose sizes differ from draw to draw."""
-    config = random_config(rng)
+    kind, theta = str(rng.choice(["llama", "qwen2", "qwen3"])), usual(rng, BASES, 5e2, 5e6)
+    shapes = (32, 4, 2, 8), (48, 4, 4, 12), (64, 8, 2, 16), (64, 4, 1, 32)
+    width, heads, kv_heads, dim = map(int, rng.choice(shapes))
+    inner, eps = int(rng.choice([48, 96])), float(rng.choice([1e-5, 1e-6, 1e-3]))
+    scalings = {
+        0: LONG | rope_5(theta, "yarn", attention_factor=1.2, **BETAS),
+        1: LONG | rope_5(theta, "llama3", **LLAMA3),
+        2: rope_5(theta, "linear", factor=4.0),
+    }
+    config = tiny_config(
+        kind, hidden_size=width, intermediate_size=inner, num_attention_heads=heads, rms_norm_eps=eps,
+        num_key_value_heads=kv_heads, head_dim=dim, **scalings.get(rng.integers(10), rope_5(theta)),
+    )  # fmt: skip
     weights = random_weights(config, seed)
     weights["model.embed_tokens.weight"] *= np.float32(log_uniform(rng, 0.02, 3))
     for name in weights:
@@ -318,11 +286,11 @@ def random_model(rng, seed):
     return config, weights
 
 
-def verdict(drawn, found, event):
+def verdict(drawn, found):
     """How the findings speak of a fault: invisible, elsewhere, right, among, none, wrong."""
     if found.first_wrong is None:
         return "invisible"
-    if found.first_wrong.partition(".")[2] != event.partition(".")[2]:
+    if found.first_wrong.partition(".")[2] != drawn.event.partition(".")[2]:
         return "elsewhere"
     explaining = [f for f in found.findings if f.explains]
     if not explaining or (not drawn.ids and all(f.id in DESCRIBED for f in explaining)):
@@ -336,55 +304,36 @@ def verdict(drawn, found, event):
     return "among" if far or len(explaining) > 1 else "right"
 
 
-def draw(family, seed, rounding, gap=None):
-    """(the fault, its diagnosis, the verdict) of one draw, or None where the model cannot have it.
-
-    Of a dump with a `gap` those events are left that fit the pattern.
-    """
+def draw(family, seed, rounding):
+    """(the fault, its diagnosis, the verdict) of one draw, or None where the model cannot have it."""
     rng = np.random.default_rng([seed, *family.encode()])
     config, weights = random_model(rng, f"{family}{seed}")
     drawn = FAMILIES[family](rng, config)
     tokens = [int(t) for t in rng.integers(0, 61, rng.integers(4, 41))]
     if drawn is None:
         return None
-    event = drawn.event
-    every_layer = "rope" in event or not event.startswith("layer")
-    fault = Fault(family, event, (), None if every_layer else int(event[5]), drawn.changes)
+    every_layer = "rope" in drawn.event or not drawn.event.startswith("layer")
+    made = Fault(family, drawn.event, (), None if every_layer else int(drawn.event[5]), drawn.changes)
     with tempfile.TemporaryDirectory() as folder:
         model = load(write_folder(Path(folder) / "m", config, weights))
-        events = decoder_run(config, weights, tokens, fault, rounding=rounding)
-        kept = [name for name in events if gap is None or re.fullmatch(gap, name)]
-        order = list(events)
-        event = next((name for name in kept if order.index(name) >= order.index(event)), None)
-        if event is None:
-            return None
-        found = diagnose_values(model, tokens, {name: events[name] for name in kept})
-        return drawn, found, verdict(drawn, found, event)
+        found = diagnose_values(model, tokens, decoder_run(config, weights, tokens, made, rounding=rounding))
+        return drawn, found, verdict(drawn, found)
 
 
-def main(count, families, roundings, gap):
-    total = Counter()
-    for family, rounding in product(families, roundings):
+def main(count, families=FAMILIES):
+    for family, rounding in product(families, ROUNDINGS):
         counts = Counter()
         for seed in range(count):
-            if done := draw(family, seed, rounding, gap):
-                counts[done[2]] += 1
-                tell(family, seed, rounding, *done)
-        total += counts
+            if done := draw(family, seed, rounding):
+                drawn, found, word = done
+                counts[word] += 1
+                if word in ("wrong", "elsewhere") or (word == "none" and drawn.ids):
+                    said = [(f.claim, f.residual, f.low, f.high) for f in found.findings[:4]]
+                    print(
+                        f"  {family} {seed} {word}: {drawn}\n    {found.first_wrong}: {said}", file=sys.stderr
+                    )
         print(f"{family:17} {rounding or 'f32':5} {dict(counts)}", flush=True)
-    print(dict(total))
-
-
-def tell(family, seed, rounding, drawn, found, word):
-    """What was said where that is wrong."""
-    if word in ("wrong", "elsewhere") or (word == "none" and drawn.ids):
-        said = [(f.id, f.claim, f"{f.residual:.2g}", f.low, f.high) for f in found.findings[:4]]
-        fault = f"{drawn.event} {drawn.number} {drawn.words}"
-        print(f"  {family} {seed} {rounding} {word}: {fault}", file=sys.stderr)
-        print(f"    {found.first_wrong}: {said}", file=sys.stderr)
 
 
 if __name__ == "__main__":
-    names = sys.argv[2].split(",") if len(sys.argv) > 2 and sys.argv[2] != "all" else list(FAMILIES)
-    kinds = [None if r == "f32" else r for r in sys.argv[3].split(",")] if len(sys.argv) > 3 else ROUNDINGS
-    main(int(sys.argv[1]), names, kinds, sys.argv[4] if len(sys.argv) > 4 else None)
+    main(int(sys.argv[1]), *[names.split(",") for names in sys.argv[2:]])

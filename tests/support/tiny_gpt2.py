@@ -206,94 +206,65 @@ def norm_with(name, source, **options):
     return value
 
 
-def product_with(name, source, change=lambda w, b: (w, b), columns=slice(None)):
-    """x @ W + b with another W and b, of which some columns count."""
-
-    def value(s):
-        matrix, bias = change(s.w[f"{name}.weight"][:, columns], s.w[f"{name}.bias"][columns])
-        return s.e[source] @ matrix + bias
-
-    return value
+def first_norm(own):
+    """The first norm: its gain and bias are right, `own` makes the rest of its input."""
+    return lambda s: own(s.e["embed.sum"]) * s.w["ln_1.weight"] + s.w["ln_1.bias"]
 
 
-def _outside(x, eps):
-    """What eps outside the root multiplies a LayerNorm by."""
-    squares = np.square(centred(x)).mean(-1, keepdims=True)
-    return np.sqrt(squares + eps) / (np.sqrt(squares) + eps)
+def query_with(wrong):
+    """q from its input, and from the matrix and the bias that stand for q, k and v together."""
+    return lambda s: wrong(s.e["layer0.attn.norm"], s.w["attn.c_attn.weight"], s.w["attn.c_attn.bias"])
 
 
-def _third(i):
-    return slice(32 * i, 32 * i + 32)
+def _outside(x):
+    """Divided by the root, and eps added to that."""
+    x = centred(x)
+    return x / (np.sqrt(np.square(x).mean(-1, keepdims=True)) + 1e-5)
 
 
-LAST = "layer1.mlp.residual"
-UP, QKV = ("mlp.c_fc", "layer0.mlp.norm"), ("attn.c_attn", "layer0.attn.norm")
-OUT, DOWN = ("attn.c_proj", "layer0.attn.context"), ("mlp.c_proj", "layer0.mlp.act")
-Q = {"columns": _third(0)}
+FIRST, MIDDLE, LAST = "layer0.attn.norm", "layer0.attn.residual", "layer1.mlp.residual"
 GPT2_FAULTS = {  # those that support/faults.py cannot have: its decoders lack LayerNorm and learned positions
-    "eps": ("layer0.attn.norm", norm_with("ln_1", "embed.sum", eps=1e-2), ("eps is",)),
-    "mean kept": ("layer0.attn.norm", norm_with("ln_1", "embed.sum", mean=False), ("RMSNorm",)),
+    "eps": (FIRST, norm_with("ln_1", "embed.sum", eps=1e-2), ("eps is",)),
+    "mean kept": (FIRST, norm_with("ln_1", "embed.sum", mean=False), ("RMSNorm",)),
     "last mean kept": ("final.norm", norm_with("ln_f", LAST, mean=False), ("RMSNorm",)),
     "bias of a norm missing": (
-        "layer0.attn.norm", norm_with("ln_1", "embed.sum", bias=0.0), ("attn_bnorm is missing",),
+        FIRST, norm_with("ln_1", "embed.sum", bias=0.0), ("attn_bnorm is missing",),
     ),
     "bias of the last norm missing": (
         "final.norm", norm_with("ln_f", LAST, bias=0.0), ("final_bnorm is missing",),
     ),
     "bias of a norm twice": (
-        "layer0.attn.norm",
-        lambda s: s.right + s.w["ln_1.bias"],
-        ("bias attn_bnorm is added twice",),
+        FIRST, lambda s: s.right + s.w["ln_1.bias"], ("bias attn_bnorm is added twice",),
     ),
     "neither gain nor bias": (
-        "layer0.mlp.norm", norm_with("ln_2", "layer0.attn.residual", gain=1.0, bias=0.0), ("gain and bias",),
+        "layer0.mlp.norm", norm_with("ln_2", MIDDLE, gain=1.0, bias=0.0), ("gain and bias",),
     ),
     "another norm's gain and bias": (
-        "layer0.attn.norm",
-        lambda s: layer_norm(s.e["embed.sum"], s.w["ln_2.weight"], s.w["ln_2.bias"], 1e-5),
-        ("gain and bias are those of mlp_norm",),
+        FIRST, norm_with("ln_2", "embed.sum"), ("gain and bias are those of mlp_norm",),
     ),
     "another norm's bias": (
         "final.norm", lambda s: s.right - s.w["ln_f.bias"] + s.w["h.1.ln_2.bias"], ("bias",),
     ),
-    "unbiased variance": (
-        "final.norm", norm_with("ln_f", LAST, divisor=31), ("unbiased variance",),
-    ),
-    "eps outside the root": (
-        "layer0.attn.norm",
-        lambda s: (s.right - s.w["ln_1.bias"]) * _outside(s.e["embed.sum"], 1e-5) + s.w["ln_1.bias"],
-        ("outside",),
-    ),
-    "norm skipped but for gain and bias": (
-        "layer0.attn.norm",
-        lambda s: s.e["embed.sum"] * s.w["ln_1.weight"] + s.w["ln_1.bias"],
-        ("gain and bias kept",),
-    ),
-    "only centred": (
-        "layer0.attn.norm",
-        lambda s: centred(s.e["embed.sum"]) * s.w["ln_1.weight"] + s.w["ln_1.bias"],
-        ("nothing divides",),
-    ),
-    "bias twice": ("layer0.mlp.up", product_with(*UP, lambda w, b: (w, 2 * b)), ("bias", "twice")),
+    "unbiased variance": ("final.norm", norm_with("ln_f", LAST, divisor=31), ("unbiased variance",)),
+    "eps outside the root": (FIRST, first_norm(_outside), ("outside",)),
+    "norm skipped but for gain and bias": (FIRST, first_norm(lambda x: x), ("gain and bias kept",)),
+    "only centred": (FIRST, first_norm(centred), ("nothing divides",)),
+    "bias twice": ("layer0.mlp.up", lambda s: s.right + s.w["mlp.c_fc.bias"], ("bias", "twice")),
     "positions one late": ("embed.pos", lambda s: s.w["wpe.weight"][1 : 1 + len(s.right)], ("position",)),
     "positions missing": ("embed.sum", lambda s: s.e["embed.tok"], ("embed.pos", "position", "missing")),
     "erf": ("layer0.mlp.act", lambda s: gelu(s.e["layer0.mlp.up"]), ("is GELU,",)),
     "relu": ("layer0.mlp.act", lambda s: np.maximum(s.e["layer0.mlp.up"], 0), ("is ReLU",)),
     "scale by layer": ("layer1.attn.scores", lambda s: s.right / 2, ("not multiplied by 1/sqrt(8)",)),
-    "k for q": ("layer0.attn.q", product_with(*QKV, columns=_third(1)), ("attn_wk",)),
-    "q for k": ("layer0.attn.k", product_with(*QKV, columns=_third(0)), ("attn_wq",)),
-    "q transposed": ("layer0.attn.q", product_with(*QKV, lambda w, b: (w.T, b), **Q), ("transposed",)),
+    "k for q": ("layer0.attn.q", query_with(lambda x, w, b: x @ w[:, 32:64] + b[32:64]), ("attn_wk",)),
+    "q for k": ("layer0.attn.k", query_with(lambda x, w, b: x @ w[:, :32] + b[:32]), ("attn_wq",)),
+    "q transposed": (
+        "layer0.attn.q", query_with(lambda x, w, b: x @ w[:, :32].T + b[:32]), ("transposed",),
+    ),
     "bias of the other matrix": (
-        "layer0.mlp.down",
-        lambda s: s.right - s.w["mlp.c_proj.bias"] + s.w["attn.c_proj.bias"],
-        ("bias",),
+        "layer0.mlp.down", lambda s: s.right - s.w["mlp.c_proj.bias"] + s.w["attn.c_proj.bias"], ("bias",),
     ),
-    "stream twice": (
-        "layer0.attn.residual", lambda s: s.right + s.e["embed.sum"], ("twice", "2 times", "residual"),
-    ),
+    "stream twice": (MIDDLE, lambda s: s.right + s.e["embed.sum"], ("twice", "2 times", "residual")),
     "norm of the stream added": (
-        "layer0.attn.residual",
-        lambda s: s.e["layer0.attn.norm"] + s.e["layer0.attn.out"],
-        ("norm of the stream",),
+        MIDDLE, lambda s: s.e["layer0.attn.norm"] + s.e["layer0.attn.out"], ("norm of the stream",),
     ),
 }  # fmt: skip
