@@ -2,7 +2,7 @@
 
 import numpy as np
 
-_HUGGINGFACE = {
+HUGGINGFACE = {
     "embed.tok": "model.embed_tokens", "attn.norm": "input_layernorm", "attn.q": "self_attn.q_proj",
     "attn.k": "self_attn.k_proj", "attn.v": "self_attn.v_proj", "attn.q_norm": "self_attn.q_norm",
     "attn.k_norm": "self_attn.k_norm", "attn.context": "self_attn.o_proj.input",
@@ -32,7 +32,7 @@ _HEADED = {
     "llama.cpp": ("attn.v", "attn.q_norm", "attn.k_norm", "attn.q_rope", "attn.k_rope"),
     "transformerlens": ("attn.q", "attn.k", "attn.v", "attn.q_rope", "attn.k_rope", "attn.context"),
 }
-_NAMES = {"huggingface": _HUGGINGFACE, "llama.cpp": _LLAMA_CPP, "transformerlens": _TRANSFORMERLENS}
+_NAMES = {"huggingface": HUGGINGFACE, "llama.cpp": _LLAMA_CPP, "transformerlens": _TRANSFORMERLENS}
 STYLES = ("ours", "numbers", *_NAMES)
 
 

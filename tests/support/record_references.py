@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from support.foreign_dumps import HUGGINGFACE
 from support.judges_decoder import decoder_events
 from support.tiny_gpt2 import GPT2S, gpt2_events, tiny_gpt2
 from support.tiny_models import CASES, TOKENS, tiny_model, write_folder
@@ -22,39 +23,11 @@ from transformers.models.llama import modeling_llama
 
 REFERENCES = Path(__file__).parents[1] / "references"
 
-# a module's output, as an event of its layer
-OUTPUTS = {
-    "input_layernorm": "attn.norm",
-    "self_attn.q_proj": "attn.q",
-    "self_attn.k_proj": "attn.k",
-    "self_attn.v_proj": "attn.v",
-    "self_attn.q_norm": "attn.q_norm",
-    "self_attn.k_norm": "attn.k_norm",
-    "self_attn.o_proj": "attn.out",
-    "post_attention_layernorm": "mlp.norm",
-    "mlp.gate_proj": "mlp.gate",
-    "mlp.act_fn": "mlp.act",
-    "mlp.up_proj": "mlp.up",
-    "mlp.down_proj": "mlp.down",
-    "": "mlp.residual",
-    "ln_1": "attn.norm",
-    "attn.c_attn": ("attn.q", "attn.k", "attn.v"),
-    "attn.c_proj": "attn.out",
-    "ln_2": "mlp.norm",
-    "mlp.c_fc": "mlp.up",
-    "mlp.act": "mlp.act",
-    "mlp.c_proj": "mlp.down",
-}
-# a module's input
-INPUTS = {
-    "self_attn.o_proj": "attn.context",
-    "post_attention_layernorm": "attn.residual",
-    "mlp.down_proj": "mlp.hidden",
-    "attn.c_proj": "attn.context",
-    "ln_2": "attn.residual",
-}
-WHOLE = {
-    "model.embed_tokens": "embed.tok", "model.norm": "final.norm", "lm_head": "logits",
+# a module's output, or its input, as an event of its layer, and what stands in no layer
+PLACES = {module: event for event, module in HUGGINGFACE.items()} | {
+    "ln_1": "attn.norm", "attn.c_attn": ("attn.q", "attn.k", "attn.v"), "attn.c_proj": "attn.out",
+    "attn.c_proj.input": "attn.context", "ln_2": "mlp.norm", "ln_2.input": "attn.residual",
+    "mlp.c_fc": "mlp.up", "mlp.act": "mlp.act", "mlp.c_proj": "mlp.down",
     "transformer.wte": "embed.tok", "transformer.wpe": "embed.pos", "transformer.drop": "embed.sum",
     "transformer.ln_f": "final.norm",
 }  # fmt: skip
@@ -69,16 +42,14 @@ def hook_modules(model, keep):
     """Hook every module whose output or input is an event: `keep` is given names and what holds them."""
     for name, module in model.named_modules():
         layer = re.fullmatch(r"(?:model\.layers|transformer\.h)\.(\d+)\.?(.*)", name)
-        found = OUTPUTS.get(layer[2]) if layer else WHOLE.get(name)
-        outputs = (found,) if isinstance(found, str) else found
-        if outputs:
-            whole = [f"layer{layer[1]}.{output}" if layer else output for output in outputs]
+        place, prefix = (layer[2], f"layer{layer[1]}.") if layer else (name or None, "")
+        if found := PLACES.get(place):
+            whole = [prefix + output for output in ((found,) if isinstance(found, str) else found)]
             module.register_forward_hook(
                 lambda _m, _x, y, whole=whole: keep(whole, y[0] if isinstance(y, tuple) else y)
             )
-        if layer and layer[2] in INPUTS:
-            event = f"layer{layer[1]}.{INPUTS[layer[2]]}"
-            module.register_forward_pre_hook(lambda _m, x, event=event: keep([event], x[0]))
+        if event := PLACES.get(f"{place}.input"):
+            module.register_forward_pre_hook(lambda _m, x, event=prefix + event: keep([event], x[0]))
 
 
 def record_attention(events):
