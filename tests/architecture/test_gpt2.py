@@ -92,7 +92,7 @@ SCALED = [("gpt2", 1.0), ("gpt2_by_layer", 8**-0.5), ("gpt2_by_layer", 0.25), ("
 def test_another_scale_of_the_scores(gpt2, case, scale):
     _, model, config, weights = gpt2(case)
     own = scale_of(config, 1)
-    fault = {"layer1.attn.scores": lambda s: s.right * scale / own}
+    fault = {"layer1.attn.scores": {"scale": scale}}
     found = diagnose_values(model, TOKENS, gpt2_events(config, weights, TOKENS, fault))
     print(own, scale, [finding.claim for finding in found.findings])
     assert found.clean == np.isclose(own, scale)

@@ -147,7 +147,7 @@ FAMILIES = {
     "eps_outside": fault(NORMS, "eps-outside", inside=False),
     "norm_power": fault(NORMS, "norm-power norm-skipped", "power", (1.0, 0.25, 2.0), -0.5, 2, uniform),
     "norm_exponent": fault(NORMS, "norm-exponent", "exponent", (1.0, 3.0, 4.0), 0.7, 6, uniform),
-    "norm_summed": fault(NORMS, "norm-summed", summed=True),
+    "norm_summed": fault(NORMS, "norm-summed", divisor=1),
     "gain_plus": fault(NORMS, "gain-plus gain-plus-one", "plus", (1.0,), -1, 2, uniform),
     "scale": fault(SCORES, "scale scale-missing", "scale", (1, 0.5, 0.25, 0.125, 0.0625), 0.02, 3),
     "scores_cap": fault(SCORES, "scores-capped", "cap", (50.0, 30.0, 20.0), 1, 60),

@@ -50,7 +50,11 @@ class Step:
 
     def key(self, name, shift=0):
         layer = (self.layer or 0) + shift
-        return name if name in self.weights else f"model.layers.{layer % self.config['n_layer']}.{name}"
+        return (
+            name
+            if name in self.weights
+            else f"model.layers.{layer % self.config['num_hidden_layers']}.{name}"
+        )
 
     def weight(self, name, shift=0):
         return self.weights[self.key(name, shift)]
@@ -75,7 +79,7 @@ def embed(s, table, positions=False, offset=0, scale=1.0, misread=False):
 
 def norm(
     s, of, gain="", eps=None, inside=True, centred=False, plus=0.0, skip=False, per_head=False, turned=False,
-    power=0.5, exponent=2.0, summed=False,
+    power=0.5, exponent=2.0, divisor=None, bias=1.0, bias_of="",
 ):  # fmt: skip
     x = rope(s, of) if turned else s[of]
     if skip:
@@ -83,15 +87,18 @@ def norm(
     shape, eps = x.shape, s.config["rms_norm_eps"] if eps is None else eps
     x = s.heads(x) if per_head else x
     x = x - x.mean(-1, keepdims=True) if centred else x
-    square = (np.abs(x) ** exponent).mean(-1, keepdims=True) * (x.shape[-1] if summed else 1)
+    square = (np.abs(x) ** exponent).sum(-1, keepdims=True) / (divisor or x.shape[-1])
     power = power if exponent == 2 else 1 / exponent
     rms = (square + eps) ** power if inside else square**power + eps
-    return (x / rms * ((s.weight(f"{gain}.weight") if gain else 1.0) + plus)).reshape(shape)
+    y = x / rms * ((s.weight(f"{gain}.weight") if gain else 1.0) + plus)
+    if s.key(f"{gain}.bias") in s.weights:
+        y = y + bias * s.weight(f"{bias_of or gain}.bias")
+    return y.reshape(shape)
 
 
 def product(
-    s, of, by, weight="", shift=0, transposed=False, permuted=False, bias=1.0, bias_shift=0, columns=None,
-    times=1.0, cap=None,
+    s, of, by, weight="", shift=0, transposed=False, permuted=False, bias=1.0, bias_of="", bias_shift=0,
+    columns=None, times=1.0, cap=None,
 ):  # fmt: skip
     """x @ W.T + bias; `permuted` rows are GGUF's, channel i of a head next to i + D/2."""
     w = s.weight(f"{weight or by}.weight", shift)
@@ -99,7 +106,7 @@ def product(
     x, w = (s[of], w) if columns is None else (s[of][:, columns], w[:, columns])
     y = s.times(x, w, "" if transposed else s.key(f"{weight or by}.weight", shift))
     if s.key(f"{by}.bias") in s.weights:
-        y = y + bias * s.weight(f"{by}.bias", bias_shift)
+        y = y + bias * s.weight(f"{bias_of or by}.bias", bias_shift)
     if permuted:
         halves = s.heads(y)
         y = np.stack(np.split(halves, 2, -1), -1).reshape(y.shape)

@@ -12,7 +12,6 @@ from support.tiny_models import SCALES, Blocks, tensor_shapes
 def decoder_faults(config, layer=None) -> list[Fault]:
     """Every fault that this config can have, in every layer, or in `layer` alone."""
     plan, shapes = decoder_plan(config), tensor_shapes(config)
-    config = config | {"n_layer": config["num_hidden_layers"]}
     found = [*_common(plan, shapes, config), *_rope_faults(config), *_decoder_faults(plan, config)]
     return _placed(found, plan, layer)
 
@@ -91,7 +90,7 @@ def _norm_faults(name, own, config):
     yield f"eps_outside@{name}", ("eps-outside",), {name: {"inside": False}}
     yield f"mean_subtracted@{name}", ("layernorm",), {name: {"centred": True}}
     if gain := own.get("gain"):
-        last = f"model.layers.{config['n_layer'] - 1}.post_attention_layernorm"
+        last = f"model.layers.{config['num_hidden_layers'] - 1}.post_attention_layernorm"
         yield f"gain_missing@{name}", ("gain-missing",), {name: {"gain": ""}}
         yield f"gain_other@{name}", ("gain-of-another-norm",), {name: {"gain": _OTHER_GAIN.get(gain, last)}}
         yield f"gain_plus_one@{name}", ("gain-plus-one",), {name: {"plus": 1.0}}
@@ -109,7 +108,7 @@ def _product_faults(name, sharing, op, shapes, config):
     rows, columns = shapes[f"{by}.weight"]
     if rows == columns:
         yield f"transposed@{name}", ("weight-transposed",), every(transposed=True)
-    if config["n_layer"] > 1:
+    if config["num_hidden_layers"] > 1:
         yield f"other_layer@{name}", ("another-layer",), every(shift=1)
     if f"{by}.bias" not in shapes:
         return

@@ -1,4 +1,4 @@
-"""An independent engine with faults to order: decoders and microGPT in float64, every event by name.
+"""An independent engine with faults to order: decoders, GPT-2 and microGPT in float64, every event by name.
 
 It imports nothing of the package. A model is a plan: operations in order of computation, each with
 options. A fault is data: options that stand in place of an operation's own (RoPE with
@@ -36,8 +36,8 @@ from support.tiny_models import Blocks
 class Fault:
     """What is wrong, and where the first wrong value appears.
 
-    `changes` are options by operation, of `layer` alone, or of every layer where it is None (`instead`
-    is a function of the step, the options and the right value that gives another value); `weights`
+    `changes` are options by operation, of `layer` alone, or of every layer where it is None, or by event
+    (`instead` is a function of the step, the options and the right value that gives another value); `weights`
     stand in place of the model's; `alter` is applied to the value of `event`. `cause` are words, any
     of which names the fault.
     """
@@ -64,78 +64,91 @@ class Operation(NamedTuple):
 
 # --- Plans -----------------------------------------------------------------------------------
 
+GAINS = {"gain": "input_layernorm"}, {"gain": "post_attention_layernorm"}
+TOKENS = ("embed.tok", embed, {"table": "model.embed_tokens"})
+OUT = ("attn.out", product, {"of": "attn.context", "by": "self_attn.o_proj"})
+UP = ("mlp.up", product, {"of": "mlp.norm", "by": "mlp.up_proj"})
+PROBS, LOSS = ("probs", probabilities, {}), ("loss", cross_entropy, {})
 
-def decoder_plan(config):
-    plan, stream = [Operation("embed.tok", None, embed, {"table": "model.embed_tokens"})], "embed.tok"
+
+def _plan(config, start, mlp, end, norms=GAINS, between=(), scored=("attn.q", "attn.k"), out=(OUT,)):
+    """The operations of `start`, of every layer, and of `end`, which reads the stream. In a layer `norms` are
+    the options of the two norms, `between` the operations from q and k to what is scored, `out` those that
+    give attn.out, and `mlp` those between the second norm and the last product."""
+    rows, stream = [(None, *row) for row in start], start[-1][0]
     for i in range(config["num_hidden_layers"]):
-        rows = [("attn.norm", norm, {"of": stream, "gain": "input_layernorm"})]
-        rows += [(f"attn.{n}", product, {"of": "attn.norm", "by": f"self_attn.{n}_proj"}) for n in "qkv"]
-        normed = config["model_type"] == "qwen3"
-        for n in "qk" if normed else "":
-            own = {"of": f"attn.{n}", "gain": f"self_attn.{n}_norm", "per_head": True}
-            rows.append((f"attn.{n}_norm", norm, own))
-        rows += [(f"attn.{n}_rope", rope, {"of": f"attn.{n}" + "_norm" * normed}) for n in "qk"]
-        rows += [
-            ("attn.scores", scores, {"q": "attn.q_rope", "k": "attn.k_rope"}),
+        layer = [
+            ("attn.norm", norm, {"of": stream} | norms[0]),
+            *((f"attn.{n}", product, {"of": "attn.norm", "by": f"self_attn.{n}_proj"}) for n in "qkv"),
+            *between,
+            ("attn.scores", scores, {"q": scored[0], "k": scored[1]}),
             ("attn.weights", attention_weights, {"window": window_of(config, i)}),
             ("attn.context", context, {}),
-            ("attn.out", product, {"of": "attn.context", "by": "self_attn.o_proj"}),
+            *out,
             ("attn.residual", residual, {"stream": stream, "branch": "attn.out"}),
-            ("mlp.norm", norm, {"of": "attn.residual", "gain": "post_attention_layernorm"}),
-            ("mlp.gate", product, {"of": "mlp.norm", "by": "mlp.gate_proj"}),
-            ("mlp.up", product, {"of": "mlp.norm", "by": "mlp.up_proj"}),
-            ("mlp.act", activation, {"of": "mlp.gate", "kind": "silu"}),
-            ("mlp.hidden", times, {"a": "mlp.act", "b": "mlp.up"}),
-            ("mlp.down", product, {"of": "mlp.hidden", "by": "mlp.down_proj"}),
+            ("mlp.norm", norm, {"of": "attn.residual"} | norms[1]),
+            *mlp,
+            ("mlp.down", product, {"of": mlp[-1][0], "by": "mlp.down_proj"}),
             ("mlp.residual", residual, {"stream": "attn.residual", "branch": "mlp.down"}),
         ]
-        plan += [Operation(name, i, function, options) for name, function, options in rows]
+        rows += [(i, *row) for row in layer]
         stream = f"layer{i}.mlp.residual"
+    rows += [(None, name, function, {"of": stream} | options) for name, function, options in end[:1]]
+    rows += [(None, *row) for row in end[1:]]
+    return [Operation(name, layer, function, options) for layer, name, function, options in rows]
+
+
+def _final(config, **options):
+    """The last norm and the product that makes logits of it."""
     head = "model.embed_tokens" if config.get("tie_word_embeddings") else "lm_head"
-    return [
-        *plan,
-        Operation("final.norm", None, norm, {"of": stream, "gain": "model.norm"}),
-        Operation("logits", None, product, {"of": "final.norm", "by": head}),
-        Operation("probs", None, probabilities, {}),
+    last = ("final.norm", norm, {"gain": "model.norm"} | options)
+    return last, ("logits", product, {"of": "final.norm", "by": head}), PROBS
+
+
+def _heads(config, **options):
+    """The share of attn.out that each head has."""
+    dim, (_, _, own) = head_dim_of(config), OUT
+    columns = [slice(h * dim, h * dim + dim) for h in range(config["num_attention_heads"])]
+    return [(f"attn.head{h}", product, own | {"columns": c} | options) for h, c in enumerate(columns)]
+
+
+def decoder_plan(config):
+    normed = "_norm" if config["model_type"] == "qwen3" else ""
+    gains = {n: {"gain": f"self_attn.{n}_norm", "per_head": True} for n in ("qk" if normed else "")}
+    between = [(f"attn.{n}_norm", norm, {"of": f"attn.{n}"} | own) for n, own in gains.items()]
+    between += [(f"attn.{n}_rope", rope, {"of": f"attn.{n}{normed}"}) for n in "qk"]
+    mlp = [
+        ("mlp.gate", product, {"of": "mlp.norm", "by": "mlp.gate_proj"}),
+        UP,
+        ("mlp.act", activation, {"of": "mlp.gate", "kind": "silu"}),
+        ("mlp.hidden", times, {"a": "mlp.act", "b": "mlp.up"}),
     ]
+    scored = ("attn.q_rope", "attn.k_rope")
+    return _plan(config, [TOKENS], mlp, _final(config), between=between, scored=scored)
+
+
+POSITIONED = [
+    TOKENS,
+    ("embed.pos", embed, {"table": "wpe", "positions": True}),
+    ("embed.sum", residual, {"stream": "embed.tok", "branch": "embed.pos"}),
+]
 
 
 def microgpt_plan(config):
-    plan = [
-        Operation("embed.tok", None, embed, {"table": "model.embed_tokens"}),
-        Operation("embed.pos", None, embed, {"table": "wpe", "positions": True}),
-        Operation("embed.sum", None, residual, {"stream": "embed.tok", "branch": "embed.pos"}),
-        Operation("embed.norm", None, norm, {"of": "embed.sum"}),
-    ]
-    dim, heads, stream = head_dim_of(config), range(config["num_attention_heads"]), "embed.norm"
-    share = [{"columns": slice(h * dim, (h + 1) * dim)} for h in heads]
-    for i in range(config["n_layer"]):
-        rows = [("attn.norm", norm, {"of": stream})]
-        rows += [(f"attn.{n}", product, {"of": "attn.norm", "by": f"self_attn.{n}_proj"}) for n in "qkv"]
-        rows += [
-            ("attn.scores", scores, {"q": "attn.q", "k": "attn.k"}),
-            ("attn.weights", attention_weights, {"window": None}),
-            ("attn.context", context, {}),
-        ]
-        own = {"of": "attn.context", "by": "self_attn.o_proj"}
-        rows += [(f"attn.head{h}", product, own | share[h]) for h in heads]
-        rows += [
-            ("attn.out", total, {"parts": [f"attn.head{h}" for h in heads]}),
-            ("attn.residual", residual, {"stream": stream, "branch": "attn.out"}),
-            ("mlp.norm", norm, {"of": "attn.residual"}),
-            ("mlp.up", product, {"of": "mlp.norm", "by": "mlp.up_proj"}),
-            ("mlp.act", activation, {"of": "mlp.up", "kind": "relu"}),
-            ("mlp.down", product, {"of": "mlp.act", "by": "mlp.down_proj"}),
-            ("mlp.residual", residual, {"stream": "attn.residual", "branch": "mlp.down"}),
-        ]
-        plan += [Operation(name, i, function, options) for name, function, options in rows]
-        stream = f"layer{i}.mlp.residual"
-    return [
-        *plan,
-        Operation("logits", None, product, {"of": stream, "by": "lm_head"}),
-        Operation("probs", None, probabilities, {}),
-        Operation("loss", None, cross_entropy, {}),
-    ]
+    start = [*POSITIONED, ("embed.norm", norm, {"of": "embed.sum"})]
+    heads = _heads(config)
+    out = [*heads, ("attn.out", total, {"parts": [name for name, *_ in heads]})]
+    mlp = [UP, ("mlp.act", activation, {"of": "mlp.up", "kind": "relu"})]
+    end = [("logits", product, {"by": "lm_head"}), PROBS, LOSS]
+    return _plan(config, start, mlp, end, norms=({}, {}), out=out)
+
+
+def gpt2_plan(config, kind):
+    """Of a config in the terms of the other decoders; `kind` is its activation."""
+    centred = {"centred": True}
+    mlp = [UP, ("mlp.act", activation, {"of": "mlp.up", "kind": kind})]
+    out, end = [*_heads(config, bias=0.0), OUT], [*_final(config, **centred), LOSS]
+    return _plan(config, POSITIONED, mlp, end, norms=[own | centred for own in GAINS], out=out)
 
 
 # --- Runs ------------------------------------------------------------------------------------
@@ -163,9 +176,8 @@ def decoder_run(
     `inputs` ("Q8_0", "Q8_1", "Q8_K") products are those of ggml's 8-bit blocks, and q, k, v and the
     attention weights are float16 where they meet, as its key-value cache has them.
     """
-    config = config | {"n_layer": config["num_hidden_layers"]}
     precision = rounding, rounding if round_weights else None
-    return _run(decoder_plan(config), config, weights, list(tokens), [], fault, alter, precision, inputs)
+    return run_plan(decoder_plan(config), config, weights, tokens, [], fault, alter, precision, inputs)
 
 
 def microgpt_run(
@@ -175,19 +187,20 @@ def microgpt_run(
     config, weights = microgpt_config(params, n_head), renamed(params)
     plan = microgpt_plan(config)[: None if len(targets) else -1]
     precision = rounding, rounding if round_weights else None
-    return _run(plan, config, weights, list(tokens), list(targets), fault, alter, precision)
+    return run_plan(plan, config, weights, tokens, targets, fault, alter, precision)
 
 
-def _run(plan, config, weights, tokens, targets, fault, alter, precision, inputs=None):
+def run_plan(plan, config, weights, tokens, targets, fault, alter=None, precision=(None, None), inputs=None):
+    """The events of a plan; `precision` is that of events and that of weights."""
     fault = fault or Fault("none", "", ())
     eight_bit = EightBit(inputs, weights) if inputs else None
     weights = {n: w.values() if isinstance(w, Blocks) else w for n, w in (weights | fault.weights).items()}
     with np.errstate(all="ignore"):
         weights = {n: rounded_to(w, precision[1]).astype(np.float64) for n, w in weights.items()}
-        tokens, targets = _spelled(tokens, targets, **fault.changes.get("tokens", {}))
+        tokens, targets = _spelled(list(tokens), list(targets), **fault.changes.get("tokens", {}))
         events = {}
         for op in plan:
-            options = op.options | (fault.changes[op.name] if hits(fault.changes, fault.layer, op) else {})
+            options = op.options | (hits(fault.changes, fault.layer, op) or {})
             step = Step(config, weights, tokens, targets, events, op.layer, eight_bit)
             instead = options.pop("instead", None)
             value = op.function(step, **options)
@@ -200,10 +213,10 @@ def _run(plan, config, weights, tokens, targets, fault, alter, precision, inputs
 
 
 def hits(changes, layer, op):
-    """Whether changes concern an operation; a window that is not there cannot be missing."""
-    if op.name not in changes or layer not in (None, op.layer):
-        return False
-    return "window" not in changes[op.name] or op.options["window"] is not None
+    """What changes say of an operation, by its event, or by its name in a layer or in all of them. A window
+    that is not there cannot be missing."""
+    own = (changes.get(op.event) or changes.get(op.name)) if layer in (None, op.layer) else None
+    return None if own and "window" in own and op.options["window"] is None else own
 
 
 def _spelled(tokens, targets, prepend=None, skip=0):
@@ -232,4 +245,7 @@ def renamed(params):
 def microgpt_config(params, n_head):
     layers = 1 + max(int(n.split(".")[0].removeprefix("layer")) for n in params if n.startswith("layer"))
     width = params["wte"].shape[1]
-    return {"n_layer": layers, "hidden_size": width, "num_attention_heads": n_head, "rms_norm_eps": 1e-5}
+    return {
+        "model_type": "microgpt", "num_hidden_layers": layers, "hidden_size": width,
+        "num_attention_heads": n_head, "rms_norm_eps": 1e-5,
+    }  # fmt: skip

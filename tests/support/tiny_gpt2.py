@@ -1,15 +1,14 @@
-"""Tiny GPT-2s for tests: configs, seeded random weights, files, and an independent judge in float64.
+"""Tiny GPT-2s for tests: configs, seeded random weights, files, and the independent engine's run of them.
 
 Configs and names are Hugging Face's, whose Conv1D stores matrices as [in, out]. It imports nothing of the
 package; the references that transformers recorded judge it in turn.
 """
 
 import math
-from types import SimpleNamespace
+import re
 
 import numpy as np
-from support.faulty_engine import rounded_to
-from support.judges_decoder import gelu, gelu_by_tanh, softmax
+from support.faulty_engine import Fault, gpt2_plan, run_plan
 from support.tiny_models import _random_tensor, random_blocks, write_tensors
 
 EXACT = {"activation_function": "gelu"}
@@ -117,59 +116,26 @@ def write_gpt2_gguf(path, config, weights):
 
 # --- The judge --------------------------------------------------------------------------------
 
-
-def centred(x):
-    return x - x.mean(-1, keepdims=True)
-
-
-def layer_norm(x, gain, bias, eps, mean=True, divisor=None):
-    x = centred(x) if mean else x
-    return x / np.sqrt((x * x).sum(-1, keepdims=True) / (divisor or x.shape[-1]) + eps) * gain + bias
+MODULES = {
+    "wte": "model.embed_tokens", "ln_f": "model.norm", "ln_1": "input_layernorm",
+    "ln_2": "post_attention_layernorm", "attn.c_proj": "self_attn.o_proj", "mlp.c_fc": "mlp.up_proj",
+    "mlp.c_proj": "mlp.down_proj",
+}  # fmt: skip
 
 
-ACTIVATIONS = {"gelu": gelu, "gelu_new": gelu_by_tanh, "relu": lambda x: np.maximum(x, 0)}
-
-
-def scores_of(q, k, heads, scale):
-    """[T, C], [T, C] -> [H, T, T]"""
-    q, k = (a.reshape(len(a), heads, -1) for a in (q, k))
-    return np.einsum("qhd,khd->hqk", q, k) * scale
-
-
-def gpt2_events(config, weights, tokens, instead=None, rounding=None):
-    """Every forward event by its name, float64, or with `rounding` ("f32", "bf16", "f16") rounded. `instead`
-    gives for an event a function of what was computed so far (`e`), the layer's weights (`w`), its right
-    value (`right`) and the row of it that it has."""
-    events, instead, T = {}, instead or {}, len(tokens)
-    every = {n.removeprefix("transformer."): np.asarray(a, np.float64) for n, a in weights.items()}
-
-    def put(name, value, w=every):
-        if name in instead:
-            value = instead[name](SimpleNamespace(e=events, w=w, right=value))
-        if rounding is not None:
-            value = rounded_to(value, rounding if rounding != "f32" else None)
-        events[name] = value
-        return value
-
-    put("embed.tok", every["wte.weight"][list(tokens)])
-    put("embed.pos", every["wpe.weight"][:T])
-    x = put("embed.sum", events["embed.tok"] + events["embed.pos"])
-    for i in range(config["n_layer"]):
-        w = {n.removeprefix(f"h.{i}."): a for n, a in every.items()}
-        x = _layer(config, w, x, i, lambda name, value, i=i, w=w: put(f"layer{i}.{name}", value, w))
-    x = put("final.norm", _norm(config, every, "ln_f", x))
-    head = every["wte.weight" if config["tie_word_embeddings"] else "lm_head.weight"]
-    put("probs", softmax(put("logits", x @ head.T)))
-    put("loss", -np.log(events["probs"][range(T - 1), list(tokens[1:])]).mean())
-    return events
-
-
-def _norm(config, w, name, x):
-    return layer_norm(x, w[f"{name}.weight"], w[f"{name}.bias"], config["layer_norm_epsilon"])
-
-
-def _linear(w, name, x):
-    return x @ w[f"{name}.weight"] + w[f"{name}.bias"]
+def renamed(weights):
+    """The weights as the engine has them: by the names of a llama, matrices [out, in], q, k and v apart."""
+    found = {}
+    for name, array in weights.items():
+        *layer, module, kind = re.fullmatch(r"(?:transformer\.)?(?:h\.(\d+)\.)?(.*)\.(\w+)", name).groups()
+        prefix = f"model.layers.{layer[0]}." if layer[0] else ""
+        array = array.T if layer[0] else array
+        if module == "attn.c_attn":
+            parts = zip("qkv", np.split(array, 3), strict=True)
+            found |= {f"{prefix}self_attn.{n}_proj.{kind}": part for n, part in parts}
+        else:
+            found[f"{prefix}{MODULES.get(module, module)}.{kind}"] = array
+    return found
 
 
 def scale_of(config, layer):
@@ -177,94 +143,49 @@ def scale_of(config, layer):
     return scale / (layer + 1) if config["scale_attn_by_inverse_layer_idx"] else scale
 
 
-def _layer(config, w, x, i, put):
-    T, heads = len(x), config["n_head"]
-    q, k, v = np.split(_linear(w, "attn.c_attn", put("attn.norm", _norm(config, w, "ln_1", x))), 3, -1)
-    q, k, v = put("attn.q", q), put("attn.k", k), put("attn.v", v)
-    scores = put("attn.scores", scores_of(q, k, heads, scale_of(config, i)))
-    weights = put("attn.weights", softmax(np.where(np.tri(T, dtype=bool), scores, -np.inf)))
-    context = put("attn.context", np.einsum("hqk,khd->qhd", weights, v.reshape(T, heads, -1)).reshape(T, -1))
-    columns = np.split(np.arange(context.shape[1]), heads)
-    for h, own in enumerate(columns):
-        put(f"attn.head{h}", context[:, own] @ w["attn.c_proj.weight"][own])
-    x = put("attn.residual", x + put("attn.out", _linear(w, "attn.c_proj", context)))
-    up = put("mlp.up", _linear(w, "mlp.c_fc", put("mlp.norm", _norm(config, w, "ln_2", x))))
-    act = put("mlp.act", ACTIVATIONS[config["activation_function"]](up))
-    return put("mlp.residual", x + put("mlp.down", _linear(w, "mlp.c_proj", act)))
+def gpt2_events(config, weights, tokens, changes=None, rounding=None):
+    """Every forward event by its name, of the independent engine, rounded to "f32", "bf16" or "f16".
+    `changes` gives an event's operation other options."""
+    own = {f"layer{i}.attn.scores": {"scale": scale_of(config, i)} for i in range(config["n_layer"])}
+    fault = Fault("changes", "", (), changes=own | (changes or {}))
+    terms = config | {
+        "num_hidden_layers": config["n_layer"], "hidden_size": config["n_embd"],
+        "num_attention_heads": config["n_head"], "rms_norm_eps": config["layer_norm_epsilon"],
+    }  # fmt: skip
+    plan = gpt2_plan(terms, config["activation_function"].replace("gelu_new", "gelu_tanh"))
+    precision = rounding if rounding != "f32" else None, None
+    return run_plan(plan, terms, renamed(weights), tokens, tokens[1:], fault, precision=precision)
 
 
-# --- The judge with faults --------------------------------------------------------------------
-
-
-def norm_with(name, source, **options):
-    """A norm that reads `source`, with another eps, gain, bias or mean than its own."""
-
-    def value(s):
-        own = {"gain": s.w[f"{name}.weight"], "bias": s.w[f"{name}.bias"], "eps": 1e-5} | options
-        return layer_norm(s.e[source], **own)
-
-    return value
-
-
-def first_norm(own):
-    """The first norm: its gain and bias are right, `own` makes the rest of its input."""
-    return lambda s: own(s.e["embed.sum"]) * s.w["ln_1.weight"] + s.w["ln_1.bias"]
-
-
-def query_with(wrong):
-    """q from its input, and from the matrix and the bias that stand for q, k and v together."""
-    return lambda s: wrong(s.e["layer0.attn.norm"], s.w["attn.c_attn.weight"], s.w["attn.c_attn.bias"])
-
-
-def _outside(x):
-    """Divided by the root, and eps added to that."""
-    x = centred(x)
-    return x / (np.sqrt(np.square(x).mean(-1, keepdims=True)) + 1e-5)
-
-
-FIRST, MIDDLE, LAST = "layer0.attn.norm", "layer0.attn.residual", "layer1.mlp.residual"
+FIRST, MIDDLE = "layer0.attn.norm", "layer0.attn.residual"
 GPT2_FAULTS = {  # those that support/faults.py cannot have: its decoders lack LayerNorm and learned positions
-    "eps": (FIRST, norm_with("ln_1", "embed.sum", eps=1e-2), ("eps is",)),
-    "mean kept": (FIRST, norm_with("ln_1", "embed.sum", mean=False), ("RMSNorm",)),
-    "last mean kept": ("final.norm", norm_with("ln_f", LAST, mean=False), ("RMSNorm",)),
-    "bias of a norm missing": (
-        FIRST, norm_with("ln_1", "embed.sum", bias=0.0), ("attn_bnorm is missing",),
-    ),
-    "bias of the last norm missing": (
-        "final.norm", norm_with("ln_f", LAST, bias=0.0), ("final_bnorm is missing",),
-    ),
-    "bias of a norm twice": (
-        FIRST, lambda s: s.right + s.w["ln_1.bias"], ("bias attn_bnorm is added twice",),
-    ),
-    "neither gain nor bias": (
-        "layer0.mlp.norm", norm_with("ln_2", MIDDLE, gain=1.0, bias=0.0), ("gain and bias",),
-    ),
+    "eps": (FIRST, {"eps": 1e-2}, ("eps is",)),
+    "mean kept": (FIRST, {"centred": False}, ("RMSNorm",)),
+    "last mean kept": ("final.norm", {"centred": False}, ("RMSNorm",)),
+    "bias of a norm missing": (FIRST, {"bias": 0.0}, ("attn_bnorm is missing",)),
+    "bias of the last norm missing": ("final.norm", {"bias": 0.0}, ("final_bnorm is missing",)),
+    "bias of a norm twice": (FIRST, {"bias": 2.0}, ("bias attn_bnorm is added twice",)),
+    "neither gain nor bias": ("layer0.mlp.norm", {"gain": ""}, ("gain and bias",)),
     "another norm's gain and bias": (
-        FIRST, norm_with("ln_2", "embed.sum"), ("gain and bias are those of mlp_norm",),
+        FIRST, {"gain": "post_attention_layernorm"}, ("gain and bias are those of mlp_norm",),
     ),
     "another norm's bias": (
-        "final.norm", lambda s: s.right - s.w["ln_f.bias"] + s.w["h.1.ln_2.bias"], ("bias",),
+        "final.norm", {"bias_of": "model.layers.1.post_attention_layernorm"}, ("bias",),
     ),
-    "unbiased variance": ("final.norm", norm_with("ln_f", LAST, divisor=31), ("unbiased variance",)),
-    "eps outside the root": (FIRST, first_norm(_outside), ("outside",)),
-    "norm skipped but for gain and bias": (FIRST, first_norm(lambda x: x), ("gain and bias kept",)),
-    "only centred": (FIRST, first_norm(centred), ("nothing divides",)),
-    "bias twice": ("layer0.mlp.up", lambda s: s.right + s.w["mlp.c_fc.bias"], ("bias", "twice")),
-    "positions one late": ("embed.pos", lambda s: s.w["wpe.weight"][1 : 1 + len(s.right)], ("position",)),
-    "positions missing": ("embed.sum", lambda s: s.e["embed.tok"], ("embed.pos", "position", "missing")),
-    "erf": ("layer0.mlp.act", lambda s: gelu(s.e["layer0.mlp.up"]), ("is GELU,",)),
-    "relu": ("layer0.mlp.act", lambda s: np.maximum(s.e["layer0.mlp.up"], 0), ("is ReLU",)),
-    "scale by layer": ("layer1.attn.scores", lambda s: s.right / 2, ("not multiplied by 1/sqrt(8)",)),
-    "k for q": ("layer0.attn.q", query_with(lambda x, w, b: x @ w[:, 32:64] + b[32:64]), ("attn_wk",)),
-    "q for k": ("layer0.attn.k", query_with(lambda x, w, b: x @ w[:, :32] + b[:32]), ("attn_wq",)),
-    "q transposed": (
-        "layer0.attn.q", query_with(lambda x, w, b: x @ w[:, :32].T + b[:32]), ("transposed",),
-    ),
-    "bias of the other matrix": (
-        "layer0.mlp.down", lambda s: s.right - s.w["mlp.c_proj.bias"] + s.w["attn.c_proj.bias"], ("bias",),
-    ),
-    "stream twice": (MIDDLE, lambda s: s.right + s.e["embed.sum"], ("twice", "2 times", "residual")),
-    "norm of the stream added": (
-        MIDDLE, lambda s: s.e["layer0.attn.norm"] + s.e["layer0.attn.out"], ("norm of the stream",),
-    ),
+    "unbiased variance": ("final.norm", {"divisor": 31}, ("unbiased variance",)),
+    "eps outside the root": (FIRST, {"inside": False}, ("outside",)),
+    "norm skipped but for gain and bias": (FIRST, {"power": 0.0, "centred": False}, ("gain and bias kept",)),
+    "only centred": (FIRST, {"power": 0.0}, ("nothing divides",)),
+    "bias twice": ("layer0.mlp.up", {"bias": 2.0}, ("bias", "twice")),
+    "positions one late": ("embed.pos", {"offset": 1}, ("position",)),
+    "positions missing": ("embed.sum", {"added": 0.0}, ("embed.pos", "position", "missing")),
+    "erf": ("layer0.mlp.act", {"kind": "gelu"}, ("is GELU,",)),
+    "relu": ("layer0.mlp.act", {"kind": "relu"}, ("is ReLU",)),
+    "scale by layer": ("layer1.attn.scores", {"scale": 8**-0.5 / 2}, ("not multiplied by 1/sqrt(8)",)),
+    "k for q": ("layer0.attn.q", {"by": "self_attn.k_proj"}, ("attn_wk",)),
+    "q for k": ("layer0.attn.k", {"by": "self_attn.q_proj"}, ("attn_wq",)),
+    "q transposed": ("layer0.attn.q", {"transposed": True}, ("transposed",)),
+    "bias of the other matrix": ("layer0.mlp.down", {"bias_of": "self_attn.o_proj"}, ("bias",)),
+    "stream twice": (MIDDLE, {"kept": 2.0}, ("twice", "2 times", "residual")),
+    "norm of the stream added": (MIDDLE, {"stream": "attn.norm"}, ("norm of the stream",)),
 }  # fmt: skip
