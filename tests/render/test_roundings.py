@@ -5,7 +5,7 @@ from base64 import b64encode
 
 import numpy as np
 import pytest
-from support.page_content import content_of
+from support.result_pages import packed_in
 from support.script_engine import needs_node, run_script
 
 from microgpt_trace import Config, init, trace
@@ -35,7 +35,7 @@ def page_and_trace(model, text="emma"):
 
 
 def restored(page, keys, **more):
-    return run_script(RESTORE, {"content": b64encode(content_of(page)).decode(), "keys": keys, **more})
+    return run_script(RESTORE, {"content": b64encode(packed_in(page)).decode(), "keys": keys, **more})
 
 
 @needs_node
@@ -61,7 +61,7 @@ def test_most_numbers_are_steps():
     """A tenth of what the numbers take."""
     run, page = page_and_trace(MODELS["default"], "abcdefghijklmno")
     numbers = sum(array.nbytes for array in run.arrays.values())
-    packed = len(zlib.compress(content_of(page), 9))
+    packed = len(zlib.compress(packed_in(page), 9))
     print(numbers, packed)
     assert packed < 0.6 * numbers
 

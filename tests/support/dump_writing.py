@@ -21,13 +21,8 @@ def write_folder(folder, arrays):
     return folder
 
 
-def write_npz(path, arrays):
-    np.savez(path, **arrays)
-    return path
-
-
-def write_compressed(path, arrays):
-    np.savez_compressed(path, **arrays)
+def write_npz(path, arrays, save=np.savez):
+    save(path, **arrays)
     return path
 
 
@@ -39,7 +34,7 @@ def write_safetensors(path, arrays, metadata=None):
 WRITERS = {
     "folder": lambda base, arrays: write_folder(base / "dump", arrays),
     "npz": lambda base, arrays: write_npz(base / "dump.npz", arrays),
-    "compressed": lambda base, arrays: write_compressed(base / "dump.npz", arrays),
+    "compressed": lambda base, arrays: write_npz(base / "dump.npz", arrays, np.savez_compressed),
     "safetensors": lambda base, arrays: write_safetensors(base / "dump.safetensors", arrays),
 }
 

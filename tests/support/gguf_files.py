@@ -44,13 +44,8 @@ def typed(value):
     if isinstance(value, bool):
         return 7, struct.pack("<?", value)
     if isinstance(value, int):
-        return (
-            (11, struct.pack("<q", value))
-            if value < 0
-            else (10, u64(value))
-            if value >> 32
-            else (4, u32(value))
-        )
+        kind, code = (11, "q") if value < 0 else (10, "Q") if value >> 32 else (4, "I")
+        return kind, struct.pack(f"<{code}", value)
     if isinstance(value, float):
         return 12, struct.pack("<d", value)
     if isinstance(value, str | bytes):

@@ -9,14 +9,6 @@ from microgpt_trace.errors import InputError
 CALLS = []
 
 
-def echo(value):
-    return value
-
-
-def pid():
-    return os.getpid()
-
-
 def count():
     """How many calls this process has had."""
     CALLS.append(1)
@@ -28,17 +20,8 @@ def slowly(value, seconds):
     return value
 
 
-def endless():
-    while True:
-        pass
-
-
 def much(size):
     return len(bytearray(size))
-
-
-def answer(size):
-    return "a" * size
 
 
 def noisy(size):
@@ -51,10 +34,6 @@ def noisy(size):
 def abort(said):
     os.write(2, said.encode())
     os.abort()
-
-
-def leave():
-    os._exit(3)
 
 
 def fail(message):

@@ -1,16 +1,24 @@
 """What stands in a page, read by code of its own: the document and the arrays that its script unpacks."""
 
 import json
+import re
+import zlib
+from base64 import b64decode
 from html.parser import HTMLParser
 from typing import NamedTuple
 
 import numpy as np
-from support.page_content import content_of as packed_in
 
 
 class Content(NamedTuple):
     document: dict
     arrays: dict
+
+
+def packed_in(page):
+    """What the script of a page is given, behind the script itself."""
+    whole = zlib.decompress(b64decode(re.search(r'id="packed">([^<]*)<', page)[1]))
+    return whole[4 + int.from_bytes(whole[:4], "little") :]
 
 
 def content_of(page):

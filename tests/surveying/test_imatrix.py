@@ -7,13 +7,14 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
-from support.gguf_files import NUMBERS, entry, pair, raw
+from support.gguf_files import gguf_bytes
 from support.real_model import SMOLLM2
 from support.sweeps import in_sweep
 from support.tiny_gpt2 import IN_GGUF, tiny_gpt2, write_gpt2_gguf
 from support.tiny_models import tiny_model, write_gguf
 
 from microgpt_trace import load, read_survey, survey
+from microgpt_trace.arrays.encodings import ENCODINGS, StoredTensor
 from microgpt_trace.errors import FileFormatError, RunError
 from microgpt_trace.surveying.imatrix import (
     Imatrix,
@@ -135,18 +136,14 @@ def made(said=(), tensors=()):
     """The bytes of a small imatrix with some metadata and tensors changed, None taking one away; a tensor is
     of numbers, or the name of a type of 32."""
     metadata = {key: value for key, value in (SAID | dict(said)).items() if value is not None}
-    index, data, count = b"", b"", 0
+    stored = []
     for name, values in (TENSORS | dict(tensors)).items():
-        if values is None:
-            continue
-        kind = values if isinstance(values, str) else "F32"
-        array = np.ones((1, 32)) if isinstance(values, str) else np.asarray(values, np.float32)
-        index += entry(name, array.shape[::-1], NUMBERS[kind], len(data))
-        data += bytes(64) if kind != "F32" else array.astype("<f4").tobytes()
-        data += bytes(-len(data) % 32)
-        count += 1
-    pairs = b"".join(pair(key, value) for key, value in metadata.items())
-    return raw(pairs, index, data, tensors=count, metadata=len(metadata))
+        if isinstance(values, str):
+            stored.append(StoredTensor(name, ENCODINGS[values], (1, 32), np.zeros(64, np.uint8)))
+        elif values is not None:
+            array = np.asarray(values, "<f4")
+            stored.append(StoredTensor(name, ENCODINGS["F32"], array.shape, array.reshape(-1).view(np.uint8)))
+    return gguf_bytes(metadata, stored)
 
 
 SIGNALLING = np.full((1, 4), 0x7F800001, np.uint32).view(np.float32)

@@ -23,9 +23,13 @@ posix = pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
 bounded = pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds the memory of a process")
 
 
+OWN = "support.isolated_functions"
+
+
 def isolated(function, **limits):
-    chosen = Limits(**{**vars(AMPLE), **limits})
-    return Isolated(f"support.isolated_functions:{function}", "its program", chosen)
+    """A function of the tests, or "module:name" of the standard library, in a process."""
+    name = function if ":" in function else f"{OWN}:{function}"
+    return Isolated(name, "its program", Limits(**{**vars(AMPLE), **limits}))
 
 
 def failure(function, *arguments, **limits):
@@ -53,12 +57,12 @@ def gone(pid, seconds=5):
 
 def test_values_come_back_as_they_were():
     values = [None, [1, 2.5, "é\n\x00"], "\udcff日", {"a": [True]}, "a" * 300_000]
-    assert isolated("echo")(FILE, values) == values
+    assert isolated("copy:copy")(FILE, values) == values
 
 
 def test_what_does_not_end_is_ended():
     start = time.monotonic()
-    assert failure("endless", seconds=0.2) == "is not done after 0.2 seconds"
+    assert failure("time:sleep", 60, seconds=0.2) == "is not done after 0.2 seconds"
     took = time.monotonic() - start
     print(took, 0.2)
     assert 0.2 <= took < 5
@@ -71,8 +75,8 @@ def test_memory_is_bounded():
 
 
 def test_an_answer_is_bounded():
-    assert failure("answer", 2 * MIB, answer=MIB) == "answers with more than 1 MiB"
-    assert len(isolated("answer", answer=MIB)(FILE, MIB // 2)) == MIB // 2
+    assert failure("operator:mul", "a", 2 * MIB, answer=MIB) == "answers with more than 1 MiB"
+    assert len(isolated("operator:mul", answer=MIB)(FILE, "a", MIB // 2)) == MIB // 2
 
 
 @posix
@@ -92,7 +96,7 @@ def test_a_crash_is_one_line_and_silent(capfd, said, expected):
 
 
 def test_an_exit_and_a_module_that_cannot_be_imported_are_failures():
-    assert failure("leave") == "crashes (exit status 3)"
+    assert failure("os:_exit", 3) == "crashes (exit status 3)"
     with pytest.raises(FileFormatError, match="its program fails: No module named 'nothing'"):
         Isolated("nothing:at_all", "its program", AMPLE)(FILE)
 
@@ -110,20 +114,20 @@ def test_errors_keep_their_kind_or_become_a_line():
     assert len(found) < 320
 
 
-@pytest.mark.parametrize("how", ["refuse", "endless"])
-def test_a_failure_costs_the_process_and_not_the_next_call(how):
+@pytest.mark.parametrize(("how", "given"), [(f"{OWN}:refuse", "no"), ("time:sleep", 60)])
+def test_a_failure_costs_the_process_and_not_the_next_call(how, given):
     function = isolated("count")
     assert [function(FILE), function(FILE)] == [1, 2]  # it stays for the next call
-    function.function, function.limits = f"support.isolated_functions:{how}", Limits(0.2, AMPLE.memory)
+    function.function, function.limits = how, Limits(0.2, AMPLE.memory)
     with pytest.raises((FileFormatError, InputError)):
-        function(FILE, *["no"] * (how == "refuse"))
-    function.function, function.limits = "support.isolated_functions:count", AMPLE
+        function(FILE, given)
+    function.function, function.limits = f"{OWN}:count", AMPLE
     assert function(FILE) == 1
 
 
 @posix
 def test_a_process_that_died_meanwhile_is_replaced():
-    function = isolated("pid")
+    function = isolated("os:getpid")
     first = function(FILE)
     os.kill(first, signal.SIGKILL)
     assert gone(first)
@@ -139,16 +143,16 @@ def test_threads_get_their_own_answers():
 
 @posix
 def test_ctrl_c_is_for_us_and_ends_it(default_signals):
-    function = isolated("pid")
+    function = isolated("os:getpid")
     pid = function(FILE)
     assert os.getsid(pid) != os.getsid(0)
     os.kill(pid, signal.SIGINT)
     assert function(FILE) == pid
-    function.function = "support.isolated_functions:endless"
+    function.function = "time:sleep"
     main = threading.main_thread().ident
     threading.Timer(0.1, signal.pthread_kill, (main, signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
-        function(FILE)
+        function(FILE, 60)
     assert gone(pid, 0.1)
 
 
@@ -157,7 +161,7 @@ import os, sys
 from pathlib import Path
 from microgpt_trace.vocabulary.sandbox import Isolated, Limits
 print("main", flush=True)
-call = Isolated("support.isolated_functions:pid", "its program", Limits(30, 1 << 29))
+call = Isolated("os:getpid", "its program", Limits(30, 1 << 29))
 print(call(Path("f")), flush=True)
 {then}
 """
@@ -165,9 +169,9 @@ print(call(Path("f")), flush=True)
 
 BUSY = """
 import threading
-call.function, call.limits = "support.isolated_functions:endless", Limits(0.4, 1 << 29)
+call.function, call.limits = "time:sleep", Limits(0.4, 1 << 29)
 threading.Timer(0.1, os.kill, (os.getpid(), 9)).start()
-call(Path("f"))"""
+call(Path("f"), 60)"""
 
 
 @posix
@@ -185,13 +189,13 @@ def test_nobody_is_left_behind(tmp_path, then):
 
 
 def test_a_copy_has_a_process_of_its_own():
-    function = isolated("pid")
+    function = isolated("os:getpid")
     copies = [function, copy.deepcopy(function), pickle.loads(pickle.dumps(function))]
     assert len({one(FILE) for one in copies}) == 3
 
 
 def test_a_forked_process_starts_its_own_and_leaves_ours(monkeypatch):
-    function = isolated("pid")
+    function = isolated("os:getpid")
     first, ours = function(FILE), function._running
     with monkeypatch.context() as patch:
         patch.setattr(os, "getpid", lambda: -1)  # as after a fork
@@ -206,7 +210,7 @@ def test_a_forked_process_starts_its_own_and_leaves_ours(monkeypatch):
 def test_without_python_no_process_starts(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     with pytest.raises(RunError, match=r"^model\.gguf: cannot start Python for its program"):
-        isolated("pid")(FILE)
+        isolated("os:getpid")(FILE)
 
 
 def test_it_loads_next_to_nothing():
