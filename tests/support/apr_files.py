@@ -61,22 +61,14 @@ def up64(size):
 def header(*, magic=b"APR\0", version=(2, 0), flags=ROW_MAJOR, count, metadata, index, data, checksum=None):
     """`metadata` is (offset, size); a checksum of None is worked out."""
     front = struct.pack("<4s2BHIQIQQ", magic, *version, flags, count, *metadata, index, data)
-    reserved = bytes(20)
-    return (
-        front + struct.pack("<I", zlib.crc32(front + reserved) if checksum is None else checksum) + reserved
-    )
+    own = zlib.crc32(front + bytes(20)) if checksum is None else checksum
+    return front + struct.pack("<I", own) + bytes(20)
 
 
 def entry(name, dtype, shape, offset, size):
     name = name.encode() if isinstance(name, str) else name
-    dims = struct.pack(f"<{len(shape)}Q", *shape)
-    return (
-        struct.pack("<H", len(name))
-        + name
-        + bytes([dtype, len(shape)])
-        + dims
-        + struct.pack("<2Q", offset, size)
-    )
+    place = struct.pack(f"<{len(shape)}Q2Q", *shape, offset, size)
+    return struct.pack("<H", len(name)) + name + bytes([dtype, len(shape)]) + place
 
 
 def apr_bytes(metadata, tensors, *, checksum=None, footer=None, order=sorted, text=None, **fields):
@@ -89,14 +81,8 @@ def apr_bytes(metadata, tensors, *, checksum=None, footer=None, order=sorted, te
         data += content.ljust(up64(len(content)), b"\0")
     index_at = 64 + up64(len(text))
     data_at = index_at + up64(len(index))
-    head = header(
-        count=len(tensors),
-        metadata=(64, len(text)),
-        index=index_at,
-        data=data_at,
-        checksum=checksum,
-        **fields,
-    )
+    places = {"metadata": (64, len(text)), "index": index_at, "data": data_at}
+    head = header(count=len(tensors), checksum=checksum, **places, **fields)
     body = head + text.ljust(index_at - 64, b"\0") + index.ljust(data_at - index_at, b"\0") + data
     return body + struct.pack("<I", zlib.crc32(body) if footer is None else footer)
 

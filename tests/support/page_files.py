@@ -4,6 +4,7 @@ import re
 from functools import cache
 from pathlib import Path
 
+from support.apr_files import HF
 from support.faults import decoder_faults
 from support.faulty_engine import decoder_run
 from support.foreign_dumps import write_dump
@@ -39,12 +40,7 @@ def smollm2_of_wrong_pairs():
 
 def hf_name(name: str) -> str:
     layer, _, rest = name.rpartition(".")
-    whole = {"wte": "model.embed_tokens", "final_norm": "model.norm"}
-    within = {"attn_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
-    within |= {f"attn_w{n}": f"self_attn.{n}_proj" for n in "qkvo"}
-    within |= {f"mlp_w{n}": f"mlp.{n}_proj" for n in ("gate", "up", "down")}
-    at = f"model.layers.{layer.removeprefix('layer')}."
-    return (at + within[rest] if layer else whole[rest]) + ".weight"
+    return f"model.layers.{layer.removeprefix('layer')}.{HF[rest]}" if layer else HF[rest]
 
 
 def smollm2_config(config) -> dict:

@@ -35,13 +35,7 @@ const load = (name) => import({json.dumps(SCRIPTS.as_uri())} + `/${{name}}.js`);
 const plainly = (key, value) => typeof value === "number" && !Number.isFinite(value) ? String(value) : value;
 console.log(JSON.stringify(await (async () => {{ {program} }})(), plainly));
 """
-    done = subprocess.run(
-        [NODE, "--input-type=module", "-e", text],
-        input=json.dumps(given),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    words = [NODE, "--input-type=module", "-e", text]
+    done = subprocess.run(words, input=json.dumps(given), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

@@ -9,7 +9,7 @@ import re
 
 import numpy as np
 from support.faulty_engine import Fault, gpt2_plan, run_plan
-from support.tiny_models import _random_tensor, random_blocks, write_tensors
+from support.tiny_models import _random_tensor, random_blocks, write_parts
 
 EXACT = {"activation_function": "gelu"}
 BY_LAYER = {"scale_attn_by_inverse_layer_idx": True}
@@ -103,15 +103,13 @@ def write_gpt2_gguf(path, config, weights):
     """Write a GGUF file, matrices [out, in], as Blocks are already; returns the path."""
     import gguf
 
-    writer = gguf.GGUFWriter(path, "gpt2")
-    writer.add_context_length(config["n_positions"])
-    writer.add_embedding_length(config["n_embd"])
-    writer.add_block_count(config["n_layer"])
-    writer.add_feed_forward_length(inner_of(config))
-    writer.add_head_count(config["n_head"])
-    writer.add_layer_norm_eps(config["layer_norm_epsilon"])
+    said = {
+        "context_length": config["n_positions"], "embedding_length": config["n_embd"],
+        "block_count": config["n_layer"], "feed_forward_length": inner_of(config),
+        "head_count": config["n_head"], "layer_norm_eps": config["layer_norm_epsilon"],
+    }  # fmt: skip
     rows = {name: array.T if _is_conv1d(name, array) else array for name, array in weights.items()}
-    return write_tensors(writer, path, config["n_layer"], rows)
+    return write_parts(gguf.GGUFWriter(path, "gpt2"), path, said, rows)
 
 
 # --- The judge --------------------------------------------------------------------------------

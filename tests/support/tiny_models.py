@@ -264,7 +264,6 @@ def write_gguf(path, config, weights, *, permute=True, split=0):
 
     architecture = {"mistral": "llama"}.get(config["model_type"], config["model_type"])
     writer = gguf.GGUFWriter(path, architecture, split_max_tensors=split)
-    _write_metadata(writer, config)
     rows, heads = dict(weights), {"q": config["num_attention_heads"], "k": kv_heads_of(config)}
     for name, weight in weights.items():
         projection = re.search(r"\.([qk])_proj\.", name)
@@ -274,15 +273,19 @@ def write_gguf(path, config, weights, *, permute=True, split=0):
         theta = rope_of(config)["rope_theta"]
         plain, _ = rope_frequencies({"head_dim": head_dim_of(config), "rope_theta": theta})
         rows["rope_freqs.weight"] = (plain / rope_frequencies(config)[0]).astype(np.float32)
-    first = write_tensors(writer, path, config["num_hidden_layers"], rows)
+    first = write_parts(writer, path, _said(config), rows)
     return min(path.parent.glob(f"{path.stem}*.gguf")) if split else first
 
 
-def write_tensors(writer, path, layers, weights):
-    """Write weights by their Hugging Face names, arrays or Blocks [out, in], and close; returns the path."""
+def write_parts(writer, path, said, weights):
+    """Write what is said of a model (all but None), and weights by their Hugging Face names, arrays or Blocks
+    [out, in], and close; returns the path."""
     import gguf
 
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[writer.arch.upper()], layers)
+    for key, value in said.items():
+        if value is not None:
+            getattr(writer, f"add_{key}")(value)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[writer.arch.upper()], said["block_count"])
     for name, weight in weights.items():
         kind, rows = weight if isinstance(weight, Blocks) else ("F32", np.ascontiguousarray(weight))
         gguf_name = names.get_name(name, try_suffixes=(".weight", ".bias"))
@@ -294,41 +297,31 @@ def write_tensors(writer, path, layers, weights):
     return path
 
 
-def _write_metadata(writer, config):
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(config["num_attention_heads"])
-    writer.add_head_count_kv(kv_heads_of(config))
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_vocab_size(config["vocab_size"])
-    writer.add_rope_dimension_count(head_dim_of(config))
-    if config.get("head_dim"):
-        writer.add_key_length(config["head_dim"])
-        writer.add_value_length(config["head_dim"])
-    if config["model_type"] == "mistral" and config["sliding_window"]:
-        writer.add_sliding_window(config["sliding_window"])
-    _write_rope(writer, rope_of(config))
-
-
-def _write_rope(writer, rope):
+def _said(config):
+    """What GGUF says of a config, by what the package gguf calls it."""
     import gguf
 
-    writer.add_rope_freq_base(rope["rope_theta"])
+    rope, dim = rope_of(config), config.get("head_dim")
+    said = {
+        "context_length": config["max_position_embeddings"], "embedding_length": config["hidden_size"],
+        "block_count": config["num_hidden_layers"], "feed_forward_length": config["intermediate_size"],
+        "head_count": config["num_attention_heads"], "head_count_kv": kv_heads_of(config),
+        "layer_norm_rms_eps": config["rms_norm_eps"], "vocab_size": config["vocab_size"],
+        "rope_dimension_count": head_dim_of(config), "key_length": dim, "value_length": dim,
+        "rope_freq_base": rope["rope_theta"],
+        "sliding_window": config["sliding_window"] if config["model_type"] == "mistral" else None,
+    }  # fmt: skip
     if rope["rope_type"] not in ("linear", "yarn"):  # llama3 is a tensor of factors
-        return
-    writer.add_rope_scaling_type(gguf.RopeScalingType(rope["rope_type"]))
-    writer.add_rope_scaling_factor(rope["factor"])
-    if rope["rope_type"] == "linear":
-        return
-    writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
-    if "beta_fast" in rope:
-        writer.add_rope_scaling_yarn_beta_fast(rope["beta_fast"])
-        writer.add_rope_scaling_yarn_beta_slow(rope["beta_slow"])
-    if "attention_factor" in rope:  # GGUF's multiplies yarn's own, Hugging Face's takes its place
-        own = 0.1 * math.log(rope["factor"]) + 1
-        writer.add_rope_scaling_attn_factors(rope["attention_factor"] / own)
+        return said
+    said["rope_scaling_type"] = gguf.RopeScalingType(rope["rope_type"])
+    said["rope_scaling_factor"] = rope["factor"]
+    if rope["rope_type"] == "yarn":
+        said["rope_scaling_orig_ctx_len"] = rope["original_max_position_embeddings"]
+        said |= {f"rope_scaling_yarn_{beta}": rope.get(beta) for beta in ("beta_fast", "beta_slow")}
+        if "attention_factor" in rope:  # GGUF's multiplies yarn's own, Hugging Face's takes its place
+            own = 0.1 * math.log(rope["factor"]) + 1
+            said["rope_scaling_attn_factors"] = rope["attention_factor"] / own
+    return said
 
 
 def wide(tmp_path, type):
