@@ -11,23 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-from support.engine_operations import (
-    EightBit,
-    Step,
-    activation,
-    attention_weights,
-    context,
-    cross_entropy,
-    embed,
-    norm,
-    probabilities,
-    product,
-    residual,
-    rope,
-    scores,
-    times,
-    total,
-)
+from support import engine_operations as ops
+from support.engine_operations import EightBit, Step
 from support.judges_decoder import head_dim_of, window_of
 from support.tiny_models import Blocks
 
@@ -65,10 +50,10 @@ class Operation(NamedTuple):
 # --- Plans -----------------------------------------------------------------------------------
 
 GAINS = {"gain": "input_layernorm"}, {"gain": "post_attention_layernorm"}
-TOKENS = ("embed.tok", embed, {"table": "model.embed_tokens"})
-OUT = ("attn.out", product, {"of": "attn.context", "by": "self_attn.o_proj"})
-UP = ("mlp.up", product, {"of": "mlp.norm", "by": "mlp.up_proj"})
-PROBS, LOSS = ("probs", probabilities, {}), ("loss", cross_entropy, {})
+TOKENS = ("embed.tok", ops.embed, {"table": "model.embed_tokens"})
+OUT = ("attn.out", ops.product, {"of": "attn.context", "by": "self_attn.o_proj"})
+UP = ("mlp.up", ops.product, {"of": "mlp.norm", "by": "mlp.up_proj"})
+PROBS, LOSS = ("probs", ops.probabilities, {}), ("loss", ops.cross_entropy, {})
 
 
 def _plan(config, start, mlp, end, norms=GAINS, between=(), scored=("attn.q", "attn.k"), out=(OUT,)):
@@ -78,18 +63,18 @@ def _plan(config, start, mlp, end, norms=GAINS, between=(), scored=("attn.q", "a
     rows, stream = [(None, *row) for row in start], start[-1][0]
     for i in range(config["num_hidden_layers"]):
         layer = [
-            ("attn.norm", norm, {"of": stream} | norms[0]),
-            *((f"attn.{n}", product, {"of": "attn.norm", "by": f"self_attn.{n}_proj"}) for n in "qkv"),
+            ("attn.norm", ops.norm, {"of": stream} | norms[0]),
+            *((f"attn.{n}", ops.product, {"of": "attn.norm", "by": f"self_attn.{n}_proj"}) for n in "qkv"),
             *between,
-            ("attn.scores", scores, {"q": scored[0], "k": scored[1]}),
-            ("attn.weights", attention_weights, {"window": window_of(config, i)}),
-            ("attn.context", context, {}),
+            ("attn.scores", ops.scores, {"q": scored[0], "k": scored[1]}),
+            ("attn.weights", ops.attention_weights, {"window": window_of(config, i)}),
+            ("attn.context", ops.context, {}),
             *out,
-            ("attn.residual", residual, {"stream": stream, "branch": "attn.out"}),
-            ("mlp.norm", norm, {"of": "attn.residual"} | norms[1]),
+            ("attn.residual", ops.residual, {"stream": stream, "branch": "attn.out"}),
+            ("mlp.norm", ops.norm, {"of": "attn.residual"} | norms[1]),
             *mlp,
-            ("mlp.down", product, {"of": mlp[-1][0], "by": "mlp.down_proj"}),
-            ("mlp.residual", residual, {"stream": "attn.residual", "branch": "mlp.down"}),
+            ("mlp.down", ops.product, {"of": mlp[-1][0], "by": "mlp.down_proj"}),
+            ("mlp.residual", ops.residual, {"stream": "attn.residual", "branch": "mlp.down"}),
         ]
         rows += [(i, *row) for row in layer]
         stream = f"layer{i}.mlp.residual"
@@ -101,27 +86,27 @@ def _plan(config, start, mlp, end, norms=GAINS, between=(), scored=("attn.q", "a
 def _final(config, **options):
     """The last norm and the product that makes logits of it."""
     head = "model.embed_tokens" if config.get("tie_word_embeddings") else "lm_head"
-    last = ("final.norm", norm, {"gain": "model.norm"} | options)
-    return last, ("logits", product, {"of": "final.norm", "by": head}), PROBS
+    last = ("final.norm", ops.norm, {"gain": "model.norm"} | options)
+    return last, ("logits", ops.product, {"of": "final.norm", "by": head}), PROBS
 
 
 def _heads(config, **options):
     """The share of attn.out that each head has."""
     dim, (_, _, own) = head_dim_of(config), OUT
     columns = [slice(h * dim, h * dim + dim) for h in range(config["num_attention_heads"])]
-    return [(f"attn.head{h}", product, own | {"columns": c} | options) for h, c in enumerate(columns)]
+    return [(f"attn.head{h}", ops.product, own | {"columns": c} | options) for h, c in enumerate(columns)]
 
 
 def decoder_plan(config):
     normed = "_norm" if config["model_type"] == "qwen3" else ""
     gains = {n: {"gain": f"self_attn.{n}_norm", "per_head": True} for n in ("qk" if normed else "")}
-    between = [(f"attn.{n}_norm", norm, {"of": f"attn.{n}"} | own) for n, own in gains.items()]
-    between += [(f"attn.{n}_rope", rope, {"of": f"attn.{n}{normed}"}) for n in "qk"]
+    between = [(f"attn.{n}_norm", ops.norm, {"of": f"attn.{n}"} | own) for n, own in gains.items()]
+    between += [(f"attn.{n}_rope", ops.rope, {"of": f"attn.{n}{normed}"}) for n in "qk"]
     mlp = [
-        ("mlp.gate", product, {"of": "mlp.norm", "by": "mlp.gate_proj"}),
+        ("mlp.gate", ops.product, {"of": "mlp.norm", "by": "mlp.gate_proj"}),
         UP,
-        ("mlp.act", activation, {"of": "mlp.gate", "kind": "silu"}),
-        ("mlp.hidden", times, {"a": "mlp.act", "b": "mlp.up"}),
+        ("mlp.act", ops.activation, {"of": "mlp.gate", "kind": "silu"}),
+        ("mlp.hidden", ops.times, {"a": "mlp.act", "b": "mlp.up"}),
     ]
     scored = ("attn.q_rope", "attn.k_rope")
     return _plan(config, [TOKENS], mlp, _final(config), between=between, scored=scored)
@@ -129,24 +114,24 @@ def decoder_plan(config):
 
 POSITIONED = [
     TOKENS,
-    ("embed.pos", embed, {"table": "wpe", "positions": True}),
-    ("embed.sum", residual, {"stream": "embed.tok", "branch": "embed.pos"}),
+    ("embed.pos", ops.embed, {"table": "wpe", "positions": True}),
+    ("embed.sum", ops.residual, {"stream": "embed.tok", "branch": "embed.pos"}),
 ]
 
 
 def microgpt_plan(config):
-    start = [*POSITIONED, ("embed.norm", norm, {"of": "embed.sum"})]
+    start = [*POSITIONED, ("embed.norm", ops.norm, {"of": "embed.sum"})]
     heads = _heads(config)
-    out = [*heads, ("attn.out", total, {"parts": [name for name, *_ in heads]})]
-    mlp = [UP, ("mlp.act", activation, {"of": "mlp.up", "kind": "relu"})]
-    end = [("logits", product, {"by": "lm_head"}), PROBS, LOSS]
+    out = [*heads, ("attn.out", ops.total, {"parts": [name for name, *_ in heads]})]
+    mlp = [UP, ("mlp.act", ops.activation, {"of": "mlp.up", "kind": "relu"})]
+    end = [("logits", ops.product, {"by": "lm_head"}), PROBS, LOSS]
     return _plan(config, start, mlp, end, norms=({}, {}), out=out)
 
 
 def gpt2_plan(config, kind):
     """Of a config in the terms of the other decoders; `kind` is its activation."""
     centred = {"centred": True}
-    mlp = [UP, ("mlp.act", activation, {"of": "mlp.up", "kind": kind})]
+    mlp = [UP, ("mlp.act", ops.activation, {"of": "mlp.up", "kind": kind})]
     out, end = [*_heads(config, bias=0.0), OUT], [*_final(config, **centred), LOSS]
     return _plan(config, POSITIONED, mlp, end, norms=[own | centred for own in GAINS], out=out)
 

@@ -6,29 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import engine_operations, faulty_engine
-from support.faults import decoder_faults, microgpt_faults, misread
+from support.faults import changed, decoder_faults, microgpt_faults, misread
 from support.faulty_engine import decoder_run, microgpt_run, rounded_to
-from support.judges import torch_run
-from support.judges_decoder import decoder_events
+from support.judges import agree, torch_run
 from support.sweeps import some_of
 from support.tiny_models import CASES, TOKENS, as_bf16, random_blocks, tiny_model
 
-SIZE = 1e-3  # relative L2 distance above which a fault must lie
-
-
-def distance(found, expected):
-    """Relative L2, endless where one side is not finite or the shapes differ."""
-    if found.shape != expected.shape:
-        return np.inf
-    off = np.linalg.norm(found.astype(np.float64) - expected) / np.linalg.norm(expected)
-    return off if np.isfinite(off) else np.inf
-
-
-def assert_same(found, expected, tolerance=1e-5):
-    gaps = {name: distance(found[name], expected[name]) for name in expected}
-    worst = max(gaps, key=gaps.get)
-    print(f"worst {gaps[worst]:.1e} of {tolerance:.0e} in {worst}")
-    assert gaps[worst] < tolerance, worst
+SIZE = 1e-3  # relative L2 by which a fault must change a row
 
 
 def assert_seen(faults, run):
@@ -39,9 +23,10 @@ def assert_seen(faults, run):
         found = run(fault)
         first = next((n for n in right if not np.array_equal(found[n], right[n], equal_nan=True)), None)
         assert first == fault.event, f"{fault.id}: first seen in {first}, expected in {fault.event}"
-        off = distance(found[first], right[first])
-        print(f"{fault.id:32} {first:24} {off:.1e}")
-        assert off > SIZE or fault.id.startswith("eps"), fault.id
+        if not fault.id.startswith(
+            ("eps", "bos")
+        ):  # of which many a row has little, or another number of rows
+            assert changed(found[first], right[first]) > SIZE, fault.id
         assert fault.cause
 
 
@@ -60,7 +45,8 @@ def test_microgpt_equals_torch(case):
     judged, _ = torch_run(params, [int(n) for n in case.ids[:-1]], case.ids[1:], case.model.config)
     found = run(None)
     assert set(found) == set(judged)
-    assert_same(found, {name: judged[name].detach().numpy() for name in judged})
+    for name, value in judged.items():
+        agree(found[name], value.detach().numpy(), rtol=1e-5, atol=1e-5, what=name)
 
 
 @pytest.mark.parametrize("module", [engine_operations, faulty_engine])
@@ -92,23 +78,6 @@ def test_each_decoder_fault_is_first_seen_where_it_says(case):
 def test_each_microgpt_fault_is_first_seen_where_it_says(deep):
     params, run = microgpt(deep, drop=1)
     assert_seen(microgpt_faults(params, deep.model.config.n_head), run)
-
-
-@pytest.mark.parametrize(
-    ("id", "case", "changes"),
-    [
-        ("rope_scaling_missing", "llama_llama3", {"rope_scaling": None}),
-        ("rope_base", "llama_gqa", {"rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}}),
-        ("window_missing", "mistral_window", {"sliding_window": None}),
-        ("window_longer", "mistral_window", {"sliding_window": 4}),
-        ("wte_for_head", "llama_gqa", {"tie_word_embeddings": True}),
-    ],
-)
-def test_a_fault_is_what_the_judge_says_of_the_wrong_config(id, case, changes):
-    config, weights = tiny_model(case)
-    fault = next(f for f in decoder_faults(config) if f.id == id)
-    judged = decoder_events(config | changes, weights, TOKENS)
-    assert_same(decoder_run(config, weights, TOKENS, fault), judged)
 
 
 # --- Quantised weights ----------------------------------------------------------------------
