@@ -3,6 +3,7 @@
 import os
 import signal
 from collections import Counter
+from functools import cache
 
 from microgpt_trace.arrays.threads import VARIABLES
 
@@ -106,14 +107,12 @@ def decoder_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def gpt2(tmp_path_factory):
     """A function that gives (folder, model, config, weights) of a GPT-2."""
-    known = {}
 
+    @cache
     def model(case="gpt2"):
-        if case not in known:
-            folder = write_folder(tmp_path_factory.mktemp(case), *tiny_gpt2(case))
-            write_tokenizer(folder)
-            known[case] = folder, load(folder), *tiny_gpt2(case)
-        return known[case]
+        folder = write_folder(tmp_path_factory.mktemp(case), *tiny_gpt2(case))
+        write_tokenizer(folder)
+        return folder, load(folder), *tiny_gpt2(case)
 
     return model
 
@@ -144,12 +143,10 @@ def llama(pairs):
 @pytest.fixture(scope="session")
 def decoders(tmp_path_factory):
     """A function that gives (model, config, weights) of a case."""
-    known = {}
 
+    @cache
     def model(case):
-        if case not in known:
-            config, weights = tiny_model(case)
-            known[case] = load(write_folder(tmp_path_factory.mktemp(case), config, weights)), config, weights
-        return known[case]
+        config, weights = tiny_model(case)
+        return load(write_folder(tmp_path_factory.mktemp(case), config, weights)), config, weights
 
     return model

@@ -1,9 +1,12 @@
-"""What the benchmarks do without the peers: names of a recording, figures of a table."""
+"""What the benchmarks do: a peer is timed only if it computes what we do, names of a recording, figures of a
+table, and docs/benchmarks.md has what the scripts print."""
 
 import ast
 import ctypes
+import re
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,19 +15,29 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from microgpt_trace import Config
 from microgpt_trace.dumps.formats import open_recording
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "benchmarks"))
+import contenders  # noqa: E402
+import models  # noqa: E402
+import peers  # noqa: E402
+import speed  # noqa: E402
+from contenders import Contender  # noqa: E402
+from file_types import PAGE_HEADER, cell  # noqa: E402
+from processes import Usage  # noqa: E402
+from record_llama import Node, Tensor, described, dump  # noqa: E402
+from table import print_markdown  # noqa: E402
+
+PAGE = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
 
 
-@pytest.fixture(autouse=True)
-def importable(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+# --- Models of files ---------------------------------------------------------------------------
 
 
 def nodes_of_llama_cpp(bias: bool) -> list:
     """Layer 0's q and attention of 3 tokens and 2 heads of width 4; the keys are padded to 8."""
-    from record_llama import Node
 
     def node(name, operation, *shape):
         return Node(name, operation, np.full(shape, len(operation), np.float32))
@@ -41,8 +54,6 @@ def nodes_of_llama_cpp(bias: bool) -> list:
 
 @pytest.mark.parametrize("bias", [False, True])
 def test_a_name_that_llama_cpp_uses_again_stays_one_tensor_each_and_is_read(tmp_path, bias):
-    from record_llama import dump
-
     np.savez(tmp_path / "dump.npz", **dump(nodes_of_llama_cpp(bias), 3))
     found = open_recording(tmp_path / "dump.npz")
     assert found.tensors["layer0.attn.q"].read().flat[0] == len("ADD" if bias else "MUL_MAT")
@@ -54,8 +65,6 @@ def test_a_name_that_llama_cpp_uses_again_stays_one_tensor_each_and_is_read(tmp_
 
 
 def test_products_of_one_name_and_operation_are_numbered():
-    from record_llama import Node, dump
-
     nodes = [Node("x", "ADD", np.full(1, i, np.float32)) for i in range(4)]
     arrays = dump(nodes, 1)
     assert {name: array[0] for name, array in arrays.items()} == {
@@ -72,8 +81,6 @@ def test_products_of_one_name_and_operation_are_numbered():
     ],
 )
 def test_the_slowest_axis_of_a_ggml_tensor_comes_first(lengths, strides, elements, found):
-    from record_llama import Tensor, described
-
     tensor = Tensor(type=0, lengths=lengths, strides=strides)
     ggml = SimpleNamespace(ggml_nelements=lambda _: elements, ggml_element_size=lambda _: 4)
     with pytest.raises(RuntimeError, match=found) if isinstance(found, str) else nullcontext():
@@ -81,16 +88,11 @@ def test_the_slowest_axis_of_a_ggml_tensor_comes_first(lengths, strides, element
 
 
 def usages_of(*walls):
-    from processes import Usage
-
     return [Usage(wall, 2 * wall, 100) for wall in walls]
 
 
 @pytest.mark.parametrize(("single", "ratios"), [(2.0, "1.50, 0.50"), (0.25, "3.00, 4.00")])
 def test_a_cell_has_our_best_time_and_the_ratios_to_llama_cpp_at_its_best(single, ratios):
-    from contenders import Contender
-    from file_types import cell
-
     entrants = [
         Contender(f"{name}{where}", [], f"peer{where}" if name == "ours" else "")
         for where in ("", ", one core")
@@ -105,8 +107,6 @@ def test_a_cell_has_our_best_time_and_the_ratios_to_llama_cpp_at_its_best(single
 
 @pytest.mark.parametrize(("seconds", "turns"), [(-1, 1), (1e9, 3)])
 def test_no_turn_begins_after_the_time_is_up(monkeypatch, seconds, turns):
-    import contenders
-
     monkeypatch.setattr(contenders, "measure", lambda command, to_terminal: usages_of(1)[0])
     both = [contenders.Contender(name, []) for name in "ab"]
     assert {name: len(each) for name, each in contenders.take_turns(both, 3, seconds).items()} == {
@@ -115,14 +115,9 @@ def test_no_turn_begins_after_the_time_is_up(monkeypatch, seconds, turns):
 
 
 def test_the_page_has_the_table_that_the_benchmark_prints(capsys, monkeypatch):
-    import models
-    from file_types import PAGE_HEADER
-    from table import print_markdown
-
     print_markdown(PAGE_HEADER, [["a model", *["0.30 s: 1.20"] * 4]])
     header, rule, row = capsys.readouterr().out.strip().splitlines()
-    page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
-    assert f"{header}\n{rule}\n| SmolLM2-135M" in page
+    assert f"{header}\n{rule}\n| SmolLM2-135M" in PAGE
     assert row == "| a model | 0.30 s: 1.20 | 0.30 s: 1.20 | 0.30 s: 1.20 | 0.30 s: 1.20 |"
     monkeypatch.setattr(sys, "argv", ["models.py", "--help"])  # which needs no peer
     with pytest.raises(SystemExit, match="0"):
@@ -138,3 +133,64 @@ def test_what_benchmarks_import_of_the_package_is_there():
                 module = import_module(node.module)
                 missing = [a.name for a in node.names if not hasattr(module, a.name)]
                 assert all(find_spec(f"{node.module}.{name}") for name in missing), (path.name, missing)
+
+
+# --- Training ----------------------------------------------------------------------------------
+
+SMALL = Config(n_embd=8, n_head=2)
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch):
+    monkeypatch.setattr(speed, "COMPARED", 5)
+
+
+def workload(batch_size=1, **changes):
+    return speed.Workload("small", replace(SMALL, **changes), batch_size, speed.COMPARED)
+
+
+def entered(name, given):
+    """The contender that a peer becomes, or SystemExit."""
+    beginning = speed.Beginning.of(given)
+    peer = peers.installed(name)[name](given.config, beginning.values, speed.SCHEDULE_STEPS, given.lr)
+    return speed.enter(name, peer, beginning)
+
+
+def test_plain_python_computes_the_same():
+    contender = entered("plain Python", workload())
+    print(contender.loss_gap, contender.update_gap)
+    contender.take_turn(iter((1.0, 3.0)).__next__)
+    assert contender.seconds == [2 / speed.COMPARED]
+
+
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_pytorch_computes_the_same(batch_size):
+    pytest.importorskip("torch").set_num_threads(1)
+    contender = entered("PyTorch eager", workload(batch_size, n_layer=2))
+    print(contender.loss_gap, contender.update_gap)
+
+
+@pytest.mark.parametrize("change", [{"lr": 0.01002}, {"batch_size": 2}, {"config": replace(SMALL, n_head=4)}])
+def test_what_computes_something_else_is_refused(change):
+    given = workload()
+    with pytest.raises(SystemExit, match="computes something else"):
+        speed.enter("another", speed.Ours(replace(given, **change)), speed.Beginning.of(given))
+
+
+def test_who_is_faster_than_ours_is_said():
+    results = {"one": {"ours": 2.0, "a": 1.0, "b": 2.5}, "two": {"ours": 2.0, "a": 3.0, "b": 1.5}}
+    contenders = {
+        name: [speed.Contender(who, None, None, 1, 1, 0, 0, 0, [s]) for who, s in each.items()]
+        for name, each in results.items()
+    }
+    assert speed.faster(contenders) == "one: a (0.50); two: b (0.75)"
+
+
+def test_the_page_has_columns_and_rows_that_the_script_prints():
+    tables = re.findall(r"^\| (?:CPU|wall) time, .*?\n\n", PAGE, re.MULTILINE | re.DOTALL)
+    assert tables
+    for table in tables:
+        lines = [line.split("|")[1:-1] for line in table.splitlines() if line]
+        header, _, *rows = [[cell.strip() for cell in line] for line in lines]
+        assert header[1:] == [speed.OURS, *peers.PEERS]
+        assert {row[0] for row in rows} <= {work.name for work in speed.WORKLOADS}

@@ -78,12 +78,13 @@ def modules(root):
 
 def nodes(tree, late=True):
     """The nodes of a tree; if not `late` those alone that are run when the module is imported."""
-    if not late and isinstance(tree, ast.FunctionDef):
-        return
-    yield tree
-    checked = not late and isinstance(tree, ast.If) and "TYPE_CHECKING" in ast.unparse(tree.test)
-    for child in tree.orelse if checked else ast.iter_child_nodes(tree):
-        yield from nodes(child, late)
+    if late:
+        yield from ast.walk(tree)
+    elif not isinstance(tree, ast.FunctionDef):
+        yield tree
+        checked = isinstance(tree, ast.If) and "TYPE_CHECKING" in ast.unparse(tree.test)
+        for child in tree.orelse if checked else ast.iter_child_nodes(tree):
+            yield from nodes(child, late)
 
 
 def imports(name, trees, package="microgpt_trace", late=True):

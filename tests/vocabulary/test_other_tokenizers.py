@@ -6,6 +6,7 @@ import shlex
 
 import pytest
 from support.commands import microgpt, refusal
+from support.sweeps import in_sweep
 from support.tiny_models import tiny_model, write_folder
 from support.tiny_tokenizer import write_tokenizer
 
@@ -41,7 +42,8 @@ def put_sentencepiece(folder):
 
 
 @pytest.mark.parametrize(
-    ("found", "put"), [("vocab.json and merges.txt", put_bpe), ("tokenizer.model", put_sentencepiece)]
+    ("found", "put"),
+    [("vocab.json and merges.txt", put_bpe), in_sweep(("tokenizer.model", put_sentencepiece))],
 )
 def test_the_printed_command_makes_a_tokenizer_that_is_read(folder, found, put, monkeypatch):
     """In this process, as transformers takes seconds to import."""
