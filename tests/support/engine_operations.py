@@ -6,7 +6,7 @@ It imports nothing of the package.
 from dataclasses import dataclass
 
 import numpy as np
-from support import ggml_inputs
+from support.ggml_inputs import EightBit
 from support.judges_decoder import (
     gelu,
     gelu_by_tanh,
@@ -16,20 +16,6 @@ from support.judges_decoder import (
     rope_of,
     softmax,
 )
-from support.tiny_models import Blocks
-
-
-class EightBit:
-    """Products and attention as ggml computes them: inputs of the products in 8-bit blocks of a kind."""
-
-    def __init__(self, kind, weights):
-        self.kind = kind
-        self.minima = {n: ggml_inputs.minima_of(w) for n, w in weights.items() if isinstance(w, Blocks)}
-
-    def product(self, x, matrix, name):
-        minima = self.minima.get(name)
-        minima = None if minima is None or len(minima) != len(matrix) else minima
-        return ggml_inputs.product(x, matrix, self.kind, minima)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from support import engine_operations as ops
-from support.engine_operations import EightBit, Step
+from support.engine_operations import Step
+from support.ggml_inputs import EightBit
 from support.judges_decoder import head_dim_of, window_of
 from support.tiny_models import Blocks
 

@@ -6,6 +6,7 @@ which the minima of Q4_1 and Q5_1 are multiplied by.
 """
 
 import numpy as np
+from support.tiny_models import Blocks
 
 SIZES = {"Q8_0": 32, "Q8_1": 32, "Q8_K": 256, "divided": 32}
 _MINIMA = {"Q4_1": 20, "Q5_1": 24}  # bytes of a block, whose second float16 is the minimum
@@ -38,20 +39,27 @@ def quantised(x, kind):
     return d, np.copysign(np.floor(np.abs(scaled) + np.float32(0.5)), scaled)  # half away from zero
 
 
-def product(x, matrix, kind, minima=None):
-    """x @ matrix.T with quantised inputs, [T, K], [out, K] -> [T, out] float64; `minima` [out, n] are
-    those of the matrix' blocks, which go with the sums of Q8_1."""
-    d, q = quantised(x.astype(np.float32), kind)
-    stored = d if kind == "Q8_K" else _half(d)
-    back = (stored[..., None] * q).reshape(len(x), -1)[:, : x.shape[1]].astype(np.float64)
-    if minima is None or kind != "Q8_1":
-        return back @ matrix.T
-    sums = _half(d * q.sum(-1).astype(np.float32)).astype(np.float64)
-    return back @ (matrix - np.repeat(minima, SIZES[kind], 1)).T + sums @ minima.T
+class EightBit:
+    """Products as ggml computes them: inputs in 8-bit blocks of a kind. The minima of a matrix go with
+    the sums of Q8_1."""
+
+    def __init__(self, kind, weights):
+        self.kind = kind
+        self.minima = {n: minima_of(w) for n, w in weights.items() if isinstance(w, Blocks)}
+
+    def product(self, x, matrix, name):  # [T, K], [out, K] -> [T, out] float64
+        d, q = quantised(x.astype(np.float32), self.kind)
+        stored = d if self.kind == "Q8_K" else _half(d)
+        back = (stored[..., None] * q).reshape(len(x), -1)[:, : x.shape[1]].astype(np.float64)
+        minima = self.minima.get(name)
+        if self.kind != "Q8_1" or minima is None or len(minima) != len(matrix):
+            return back @ matrix.T
+        sums = _half(d * q.sum(-1).astype(np.float32)).astype(np.float64)
+        return back @ (matrix - np.repeat(minima, SIZES[self.kind], 1)).T + sums @ minima.T
 
 
 def minima_of(blocks):
-    """The minimum of each block of 32 of a matrix of Q4_1 or Q5_1 (tiny_models.Blocks): [out, n]; or None"""
+    """The minimum of each block of 32 of a matrix of Q4_1 or Q5_1: [out, n]; or None"""
     size = _MINIMA.get(blocks.type)
     if size is None:
         return None
