@@ -21,7 +21,7 @@ def write_files(examples: list[Example], folder: Path) -> None:
     """Write to a folder each of the files that examples name, as far as this machine can."""
     named = {word for example in examples for word in re.findall(r"[\w.-]+", example.text)}
     for name, write in FILES.items():
-        if name in named and (SMOLLM2 is not None or write not in OF_SMOLLM2):
+        if name in named and (SMOLLM2 is not None or name not in OF_SMOLLM2):
             write(folder / name)
 
 
@@ -52,55 +52,33 @@ def smollm2_config(config) -> dict:
     )  # fmt: skip
 
 
-def write_model(folder: Path) -> None:
-    write_folder(folder, *tiny_model("qwen2"))
-
-
-def write_converted(folder: Path) -> None:
-    """The same model by a converter that takes one matrix of the MLP for the other."""
-    config, weights = tiny_model("qwen2")
-    gate, up = MLP.format("gate"), MLP.format("up")
-    write_folder(folder, config, weights | {gate: weights[up], up: weights[gate]})
-
-
-def write_smollm2(path: Path) -> None:
-    path.symlink_to(SMOLLM2)
-
-
-def write_port(folder: Path) -> None:
-    write_dump(folder, smollm2_of_wrong_pairs(), "numbers")  # names that say nothing
-
-
-def write_named_port(folder: Path) -> None:
-    write_dump(folder, smollm2_of_wrong_pairs(), "transformerlens")
+def write_dump_of_smollm2(style):
+    """What writes the tensors of SmolLM2 by an engine of wrong pairs in a style."""
+    return lambda folder: write_dump(folder, smollm2_of_wrong_pairs(), style)
 
 
 def write_small_port(folder: Path) -> None:
     write_dump(folder, of_wrong_pairs(*tiny_model("qwen2"), TOKENS), "huggingface")
 
 
-def write_prompts(path: Path) -> None:
-    path.write_text("The capital of Italy is\n[504, 3575, 282]\n", encoding="utf-8")
+def write_converted(folder: Path) -> None:
+    """The model by a converter that takes one matrix of the MLP for the other."""
+    config, weights = tiny_model("qwen2")
+    gate, up = MLP.format("gate"), MLP.format("up")
+    write_folder(folder, config, weights | {gate: weights[up], up: weights[gate]})
 
 
-def write_facts(path: Path) -> None:
-    facts = ("Paris is the capital of France.", "Water boils at 100 degrees.", "The cat sat on the mat.")
-    path.write_text("".join(f"{fact}\n" for fact in (*facts, "Two and two make four.")), encoding="utf-8")
-
-
-def write_names(path: Path) -> None:
-    path.symlink_to(ROOT / "names.txt")
-
-
-OF_SMOLLM2 = (write_smollm2, write_port, write_named_port)
-FILES = {
-    "smollm2.gguf": write_smollm2,
-    "port": write_port,
-    "my-port": write_named_port,
+FACTS = "Paris is the capital of France.\nWater boils at 100 degrees.\nThe cat sat on the mat.\n"
+OF_SMOLLM2 = {
+    "smollm2.gguf": lambda path: path.symlink_to(SMOLLM2),
+    "port": write_dump_of_smollm2("numbers"),  # names that say nothing
+    "my-port": write_dump_of_smollm2("transformerlens"),
+}
+FILES = OF_SMOLLM2 | {
     "small-port": write_small_port,
-    "model": write_model,
+    "model": lambda folder: write_folder(folder, *tiny_model("qwen2")),
     "converted": write_converted,
-    "prompts.txt": write_prompts,
-    "facts.txt": write_facts,
-    "names.txt": write_names,
+    "prompts.txt": lambda path: path.write_text("The capital of Italy is\n[504, 3575, 282]\n"),
+    "facts.txt": lambda path: path.write_text(f"{FACTS}Two and two make four.\n"),
+    "names.txt": lambda path: path.symlink_to(ROOT / "names.txt"),
 }
