@@ -3,13 +3,11 @@
 import builtins
 import inspect
 import re
-import subprocess
-import sys
 import typing
 from pathlib import Path
 
 import pytest
-from support.commands import microgpt
+from support.commands import microgpt, process
 
 import microgpt_trace
 from microgpt_trace.cli import COMMANDS, build
@@ -17,16 +15,11 @@ from microgpt_trace.cli import COMMANDS, build
 PACKAGE = Path(microgpt_trace.__file__).parent
 
 
-def python(code):
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split()
-
-
 def test_importing_the_package_loads_no_numpy():
     assert (PACKAGE / "py.typed").exists()
     heavy = ("numpy", "rich", "typer", "safetensors", "torch", "matplotlib")
-    assert python(f"import sys, microgpt_trace; print(*[m for m in {heavy} if m in sys.modules])") == []
+    done = process(code=f"import sys, microgpt_trace; print(*[m for m in {heavy} if m in sys.modules])")
+    assert done == (0, "\n", "")
 
 
 def loaded(*args):
@@ -37,8 +30,7 @@ def loaded(*args):
         "atexit.register(lambda: print(*sys.modules, file=sys.stderr))\n"
         "main()"
     )
-    done = subprocess.run([sys.executable, "-c", program, *args], capture_output=True, text=True, timeout=60)
-    return {m.removeprefix("microgpt_trace.") for m in done.stderr.split()}
+    return {m.removeprefix("microgpt_trace.") for m in process(*args, code=program).err.split()}
 
 
 def test_a_trace_of_microgpt_loads_nothing_of_other_models():

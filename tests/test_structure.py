@@ -7,14 +7,13 @@ first.
 import ast
 import os
 import re
-import subprocess
-import sys
 from collections import Counter
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+from support.commands import process
 from support.sweeps import in_sweep
 
 import microgpt_trace
@@ -243,9 +242,7 @@ for name in sys.argv[1:]:
 def test_every_module_imports_in_a_process_of_its_own(part):
     """Which finds what only the modules before it had loaded: a part of another package, say."""
     names = [f"microgpt_trace.{name}" for name in house() if name not in ("__main__", "microgpt_trace")]
-    words = [sys.executable, "-c", ALONE, *names[part::6]]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    assert process(*names[part::6], code=ALONE) == (0, "", "")
 
 
 def test_a_late_import_is_one_that_was_measured():
