@@ -20,6 +20,11 @@ def slowly(value, seconds):
     return value
 
 
+def endless(*given):
+    while True:
+        pass
+
+
 def much(size):
     return len(bytearray(size))
 

@@ -62,7 +62,7 @@ def test_values_come_back_as_they_were():
 
 def test_what_does_not_end_is_ended():
     start = time.monotonic()
-    assert failure("time:sleep", 60, seconds=0.2) == "is not done after 0.2 seconds"
+    assert failure("endless", seconds=0.2) == "is not done after 0.2 seconds"
     took = time.monotonic() - start
     print(took, 0.2)
     assert 0.2 <= took < 5
@@ -114,13 +114,13 @@ def test_errors_keep_their_kind_or_become_a_line():
     assert len(found) < 320
 
 
-@pytest.mark.parametrize(("how", "given"), [(f"{OWN}:refuse", "no"), ("time:sleep", 60)])
-def test_a_failure_costs_the_process_and_not_the_next_call(how, given):
+@pytest.mark.parametrize("how", ["refuse", "endless"])
+def test_a_failure_costs_the_process_and_not_the_next_call(how):
     function = isolated("count")
     assert [function(FILE), function(FILE)] == [1, 2]  # it stays for the next call
-    function.function, function.limits = how, Limits(0.2, AMPLE.memory)
+    function.function, function.limits = f"{OWN}:{how}", Limits(0.2, AMPLE.memory)
     with pytest.raises((FileFormatError, InputError)):
-        function(FILE, given)
+        function(FILE, "no")
     function.function, function.limits = f"{OWN}:count", AMPLE
     assert function(FILE) == 1
 
@@ -148,11 +148,11 @@ def test_ctrl_c_is_for_us_and_ends_it(default_signals):
     assert os.getsid(pid) != os.getsid(0)
     os.kill(pid, signal.SIGINT)
     assert function(FILE) == pid
-    function.function = "time:sleep"
+    function.function = f"{OWN}:endless"
     main = threading.main_thread().ident
     threading.Timer(0.1, signal.pthread_kill, (main, signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
-        function(FILE, 60)
+        function(FILE)
     assert gone(pid, 0.1)
 
 
@@ -169,9 +169,9 @@ print(call(Path("f")), flush=True)
 
 BUSY = """
 import threading
-call.function, call.limits = "time:sleep", Limits(0.4, 1 << 29)
+call.function, call.limits = "support.isolated_functions:endless", Limits(0.4, 1 << 29)
 threading.Timer(0.1, os.kill, (os.getpid(), 9)).start()
-call(Path("f"), 60)"""
+call(Path("f"))"""
 
 
 @posix
