@@ -195,7 +195,6 @@ ESCAPES = (
     "{% macro m() %}{% endmacro %}{{ m._func.__globals__ }}",
     "{{ (messages|map('upper')).gi_frame.f_globals }}",
     "{{ request }}{{ get_flashed_messages.__globals__ }}{{ __builtins__ }}",
-    "{{ messages.append(1) }}",
     "{{ messages[0].update(role='system') }}",
     "{% set messages[0].role = 'system' %}",
     "{% include '/etc/passwd' %}",
