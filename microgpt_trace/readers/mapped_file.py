@@ -40,6 +40,10 @@ class MappedFile:
         if self.mapping.size() < len(self.bytes):
             raise FileFormatError(f"{self.path}: the file became shorter while it was read")
 
+    def __deepcopy__(self, memo: object) -> MappedFile:
+        """Return itself: copies of what is read from a file share the file."""
+        return self
+
     def part(self, start: int, stop: int) -> Array:
         """A view of these bytes, which cannot be written to."""
         self.check()

@@ -106,6 +106,13 @@ def check_equal(folder: Path, whole: Path) -> None:
     assert records(folder / "log.jsonl") == records(whole / "log.jsonl")
 
 
+def uninterrupted_run(folder: Path, steps: int) -> None:
+    """What the others are held against."""
+    process = start(folder, "--out", "run.safetensors", "--steps", steps)
+    _, said = process.communicate(timeout=600)
+    assert process.returncode == 0, said
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
@@ -114,8 +121,7 @@ def main() -> None:
     wanted = parser.parse_args()
     with tempfile.TemporaryDirectory() as base:
         whole = Path(base)
-        _, said = (process := start(whole, "--out", "run.safetensors", "--steps", wanted.steps)).communicate()
-        assert process.returncode == 0, said
+        uninterrupted_run(whole, wanted.steps)
         total = Counter[str]()
         for run in range(wanted.kills):
             (folder := whole / str(run)).mkdir()

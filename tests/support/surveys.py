@@ -10,7 +10,7 @@ from support.surveyed_texts import written
 from microgpt_trace.architecture.packs import UNKNOWN, Pack, ReadText
 from microgpt_trace.decoder import model as decoder_model
 from microgpt_trace.errors import InputError
-from microgpt_trace.microgpt import model as microgpt_model
+from microgpt_trace.microgpt.model import Model
 from microgpt_trace.surveying.survey import survey
 
 MANY = [
@@ -93,5 +93,5 @@ def surveyed(model, texts, folder, **options):
 
 def in_packs_of(monkeypatch, size):
     """Few texts in several packs, of 8 or more: a block of 8 is read as a whole or not at all."""
-    for family in (microgpt_model, decoder_model):
-        monkeypatch.setattr(family, "PACK", size)
+    monkeypatch.setattr(Model, "pack_size", size)
+    monkeypatch.setattr(decoder_model, "PACK", size)
