@@ -1,25 +1,35 @@
-"""SurveyComparison: two surveys over the same texts, of two models or of two quantisations of one.
+"""SurveyComparison: two surveys of the same texts, of two models or of two quantisations of one.
 
-A is what B is held against. Nothing is run, and no value is compared with one: a survey keeps what channels,
-heads and losses add up to.
+The rows of both reports are paired, each pair with a distance. Nothing is run, and no value is compared with
+one: a survey keeps what channels, heads and losses add up to. Two models whose values differ at every token
+may have the same statistics.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from ..errors import InputError
 from ..hooks.names import select_names
 from ..notebook import in_notebook
-from ..text.brief import frozen
+from ..text.brief import brief, frozen
 from ..text.document_fields import in_document
 from ..text.wording import counted
-from .channel_shifts import EventShift, differing, event_shift
-from .comparable import NotCompared, check_comparable, comparable_events
-from .layer_shifts import HeadShift, LayerShift, entering_kl, head_shifts, layer_shifts
-from .prediction_shifts import PartShift, part_shifts
+from .predictions import surveyed_parts
+from .report_pairs import (
+    EventPair,
+    HeadPair,
+    LayerPair,
+    PartPair,
+    event_pair,
+    head_pair,
+    layer_pair,
+    paired,
+    part_pair,
+)
 from .state import Survey
-from .summary import read_counts
+from .summary import SurveyedEvent, read_counts, surveyed_events, surveyed_heads, surveyed_layers
 
 
 @frozen
@@ -35,17 +45,24 @@ class ComparedSurvey:
     arithmetic: tuple[str, ...]
 
 
+@frozen
+class NotCompared:
+    """Events that one or both of the surveys have and that were not compared, and why."""
+
+    reason: str
+    names: tuple[str, ...]
+
+
 @frozen(slots=False)
 class SurveyComparison:
-    """How two surveys differ.
+    """How survey B differs from survey A.
 
     `same` says that all sums and counts that both have of what is compared are the same, bit for bit; with
-    `rtol` they agree too where no distance of an event, a layer, a head or a part is above it. `first` is the
-    first event in order of computation that does not agree. `entering_kl` is the mean KL(A || B) over the
-    channels of the stream that enters the first layer. `documents` is None of an unfinished survey.
+    `rtol` they agree too where no distance is above it. `first` is the first event in order of computation
+    that does not agree. `documents` is None of an unfinished survey.
     """
 
-    SCHEMA = "microgpt.survey-diff/1"
+    SCHEMA = "microgpt.survey-diff/2"
 
     a: ComparedSurvey
     b: ComparedSurvey
@@ -54,18 +71,17 @@ class SurveyComparison:
     rtol: float | None
     same: bool
     first: str | None
-    entering_kl: float | None
-    events: tuple[EventShift, ...]
-    layers: tuple[LayerShift, ...]
-    heads: tuple[HeadShift, ...]
-    parts: tuple[PartShift, ...]
+    parts: tuple[PartPair, ...]
+    layers: tuple[LayerPair, ...]
+    heads: tuple[HeadPair, ...]
+    events: tuple[EventPair, ...]
     not_compared: tuple[NotCompared, ...]
     notes: tuple[str, ...]
 
     _repr_html_ = in_notebook
 
     @property
-    def measured(self) -> list[EventShift | LayerShift | HeadShift | PartShift]:
+    def measured(self) -> list[EventPair | LayerPair | HeadPair | PartPair]:
         """All that has a distance."""
         return [*self.events, *self.layers, *self.heads, *self.parts]
 
@@ -74,7 +90,7 @@ class SurveyComparison:
     def agree(self) -> bool:
         """Whether nothing differs by more than is allowed, which is nothing without `rtol`."""
         return self.same or (
-            self.rtol is not None and all(own.distance <= self.rtol for own in self.measured)
+            self.rtol is not None and all(pair.distance <= self.rtol for pair in self.measured)
         )
 
 
@@ -82,29 +98,92 @@ def compare_surveys(
     a: Survey, b: Survey, *, names: Sequence[str] = (), rtol: float | None = None,
     called: tuple[str, str] = ("A", "B"),
 ) -> SurveyComparison:  # fmt: skip
-    """Hold survey B against survey A: all that both have, or the events that names and globs choose, with
-    the layers and heads that these are of. `called` is what errors call the two.
+    """Compare survey B with survey A: all that both have, or the events that names and globs choose, with
+    their layers and heads. `called` is what errors call the two.
 
     Raises InputError where the surveys did not read the same texts alike, where nothing can be compared, or
     where a name means nothing that can.
     """
-    check_comparable(a, b, called)
-    known, not_compared = comparable_events(a, b)
+    _check_comparable(a, b, called)
+    events_a, events_b = surveyed_events(a), surveyed_events(b)
+    not_compared = _not_compared(events_a, events_b)
+    left = {name for own in not_compared for name in own.names}
+    known = [event.name for event in events_a if event.name not in left]
+    chosen = set(select_names(names, known) if names else known)
+    changed = differing(a.tallies, b.tallies)
+    events = {
+        one.name: event_pair(one, two, a, b, one.name not in changed)
+        for one, two in paired(events_a, events_b, lambda event: event.name)
+        if one.name in chosen
+    }
     alike = a.model.labels == b.model.labels
-    chosen = select_names(names, known) if names else known
-    other = differing(a.tallies, b.tallies)
-    shifts = [event_shift(a, b, name, name not in other) for name in chosen]
-    layers, heads = layer_shifts(a, b, shifts), head_shifts(a, b, set(chosen))
-    parts = part_shifts(a, b) if alike and not names else []
-    if not (shifts or parts):
+    parts = [] if names or not alike else paired(surveyed_parts(a), surveyed_parts(b), lambda own: own.part)
+    if not (events or parts):
         raise InputError(f"{called[1]}: nothing in it has the name and the size of something in {called[0]}")
-    same = not (other & set(chosen) if names else other)
+    layers = paired(surveyed_layers(a), surveyed_layers(b), lambda layer: (layer.layer, layer.event))
+    heads = paired(surveyed_heads(a), surveyed_heads(b), lambda head: (head.event, head.head))
     one, two = (_side(survey, name) for survey, name in zip((a, b), called, strict=True))
     return SurveyComparison(
-        one, two, a.corpus.sources, a.corpus.documents, rtol, same, _first(shifts, rtol),
-        entering_kl(a, b, shifts), tuple(shifts), tuple(layers), tuple(heads), tuple(parts),
-        tuple(not_compared), tuple(_notes(a, b, alike)),
+        one, two, a.corpus.sources, a.corpus.documents, rtol,
+        not (changed & chosen if names else changed), _first(events.values(), rtol),
+        tuple(part_pair(*pair) for pair in parts),
+        tuple(layer_pair(*pair, _entering(a, b, pair[0].layer), events) for pair in layers
+              if pair[0].event in events),
+        tuple(head_pair(*pair) for pair in heads if pair[0].event in events),
+        tuple(events.values()), tuple(not_compared), tuple(_notes(a, b, alike)),
     )  # fmt: skip
+
+
+def _first(events: Iterable[EventPair], rtol: float | None) -> str | None:
+    for event in events:
+        if not event.same and (rtol is None or event.distance > rtol):
+            return event.a.name
+    return None
+
+
+# --- What can be compared ---------------------------------------------------------------------
+
+_READ: Mapping[str, Callable[[Survey], Any]] = {
+    "number of documents": lambda survey: survey.corpus.documents,
+    "fingerprint of the texts": lambda survey: survey.corpus.fingerprint,
+    "part of the corpus, block by block,": lambda survey: None if survey.whole else survey.blocks,
+    "--max-tokens": lambda survey: survey.order.max_tokens,
+    "--chat": lambda survey: survey.order.chat,
+}
+
+
+def _check_comparable(a: Survey, b: Survey, called: tuple[str, str]) -> None:
+    """Raises InputError, naming what differs, where two surveys did not read the same texts alike."""
+    for what, of in _READ.items():
+        if of(a) != of(b):
+            raise InputError(
+                f"{called[1]}: its {what} is {brief(of(b))}, where {called[0]} has {brief(of(a))}; surveys "
+                "are compared over the same texts, read alike"
+            )
+
+
+def _not_compared(a: Sequence[SurveyedEvent], b: Sequence[SurveyedEvent]) -> list[NotCompared]:
+    """The events that cannot be compared, by the reason."""
+    of_a, of_b = ({event.name: event for event in events} for events in (a, b))
+    reasons: dict[str, list[str]] = {}
+    for name in of_a | of_b:
+        one, two = of_a.get(name), of_b.get(name)
+        if one is None or two is None:
+            reasons.setdefault(f"{'B' if one else 'A'} has not measured it", []).append(name)
+        elif one.kind != two.kind:
+            reasons.setdefault(f"{one.kind} in A, {two.kind} in B", []).append(name)
+        elif one.channels != two.channels:
+            reasons.setdefault(f"{one.channels:,} channels in A, {two.channels:,} in B", []).append(name)
+    return [NotCompared(reason, tuple(names)) for reason, names in reasons.items()]
+
+
+def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> set[str]:
+    """The events, or what else is measured, of which tallies that both have are not the same, bit for bit."""
+
+    def content(tally: Any) -> Any:
+        return {part: (array.shape, array.tobytes()) for part, array in tally.arrays().items()}
+
+    return {name.rpartition("/")[0] for name in a.keys() & b.keys() if content(a[name]) != content(b[name])}
 
 
 def _side(survey: Survey, name: str) -> ComparedSurvey:
@@ -114,25 +193,23 @@ def _side(survey: Survey, name: str) -> ComparedSurvey:
     )
 
 
-def _first(shifts: Sequence[EventShift], rtol: float | None) -> str | None:
-    for shift in shifts:
-        if not shift.same and (rtol is None or shift.distance > rtol):
-            return shift.name
-    return None
-
-
-def _notes(a: Survey, b: Survey, alike: bool) -> list[str]:
+def _notes(a: Survey, b: Survey, alike: bool) -> Iterator[str]:
     """What one has to know to read the figures."""
-    notes = []
-    (texts_a, tokens_a), (texts_b, tokens_b) = read_counts(a), read_counts(b)
     if not alike:
-        notes.append("other vocabularies: predictions are not compared, and events are of other tokens")
-    if (texts_a, tokens_a) != (texts_b, tokens_b):
-        ran_a = f"{counted(texts_a, 'text')} of {counted(tokens_a, 'token')}"
-        ran_b = f"{counted(texts_b, 'text')} of {counted(tokens_b, 'token')}"
-        notes.append(f"not the same was run: {ran_a} in all in A, {ran_b} in B")
+        yield "other vocabularies: predictions are not compared, and events are of other tokens"
+    ran_a, ran_b = (
+        f"{counted(texts, 'text')} of {counted(tokens, 'token')}"
+        for texts, tokens in map(read_counts, (a, b))
+    )
+    if ran_a != ran_b:
+        yield f"not the same was run: {ran_a} in all in A, {ran_b} in B"
     if a.model.fingerprint == b.model.fingerprint:
-        notes.append("one model: the parameters have the same fingerprint")
+        yield "one model: the parameters have the same fingerprint"
     if a.arithmetic != b.arithmetic:
-        notes.append(f"computed by {', '.join(a.arithmetic)} in A, by {', '.join(b.arithmetic)} in B")
-    return notes
+        yield f"computed by {', '.join(a.arithmetic)} in A, by {', '.join(b.arithmetic)} in B"
+
+
+def _entering(a: Survey, b: Survey, layer: int) -> str | None:
+    """The stream that enters a layer, where both models call it the same."""
+    one, two = (survey.model.streams[layer] for survey in (a, b))
+    return one if one == two else None

@@ -66,7 +66,7 @@ def test_exit_codes_and_verdicts(place, words, code, title):
     assert re.search(f"(?m)^{title}", result.out)
     files = [place / f"{name}.survey.safetensors" for name in (a, b)]
     found = valid(diff(place, a, b, *more, "--json").out, "diff", *files)
-    assert (found["schema"], found["agree"]) == ("microgpt.survey-diff/1", code == 0)
+    assert (found["schema"], found["agree"]) == ("microgpt.survey-diff/2", code == 0)
 
 
 @pytest.mark.parametrize("words", ["m1 m2", "m1 m2 -v", "d1 d2", "d1 d2 -v", "m1 m1", "d2 d1 --rtol 9"])
@@ -83,8 +83,8 @@ def test_what_is_said_of_layers_stands_in_the_document(place):
     document = json.loads(diff(place, "d1", "d2", "--json").out)
     shown = diff(place, "d1", "d2").out
     most = max(document["layers"], key=lambda layer: layer["added"])
-    assert f"Layer {most['layer']} adds most of 2 layers" in shown
-    assert f"nats before layer {most['layer']}, " in shown
+    assert f"Layer {most['a']['layer']} adds most of 2 layers" in shown
+    assert f"nats before layer {most['a']['layer']}, " in shown
     assert f"farthest in it: {most['farthest']}," in shown
     assert f"first event that differs: {document['first']}" in shown
     assert document["first"] == "layer0.mlp.down"
