@@ -25,8 +25,8 @@ PACKAGE = Path(microgpt_trace.__file__).parent
 
 FLOORS = [
     *("text", "ground", "corpus", "arrays", "hooks", "architecture", "vocabulary", "microgpt", "decoder"),
-    *("readers", "running", "rounding", "tracing", "timeline", "dumps", "comparison", "diagnosis"),
-    *("explaining", "attribution", "patching", "surveying", "render", "package", "cli"),
+    *("readers", "running", "measuring", "rounding", "tracing", "timeline", "dumps", "comparison"),
+    *("diagnosis", "explaining", "attribution", "patching", "surveying", "render", "package", "cli"),
 ]
 
 # The floors of the modules that stand in no folder.

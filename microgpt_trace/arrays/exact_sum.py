@@ -21,38 +21,6 @@ import numpy as np
 from ..text.brief import one_line
 from .stats import Array
 
-SIGNIFICANT, HELD = 24, 53  # bits of a float32 and of a float64
-LOWEST = -126  # the least exponent of a float32 that has all of its bits
-
-
-def least_above_0(values: Array) -> tuple[float, bool]:
-    """The least magnitude that is not 0, and whether one is 0; of finite numbers. Inf where all are 0."""
-    sizes = np.abs(values)
-    least = float(sizes.min(initial=np.inf))
-    if least > 0:
-        return least, False
-    order = sizes.view(f"u{sizes.itemsize}")  # that of the numbers
-    order -= 1  # 0 is beyond all others now
-    least_order = order.reshape(-1).min(keepdims=True) + 1
-    return float(least_order.view(sizes.dtype)[0]) or np.inf, True
-
-
-def summable(largest: float, least: float) -> int:
-    """How many float32 numbers of magnitudes from `least`, which is above 0, to `largest` float64 adds up
-    without rounding: as many as leave all bits within 53, from the first of the largest to the last of the
-    least."""
-    span = math.frexp(largest)[1] - max(math.frexp(least)[1] - 1, LOWEST) + SIGNIFICANT - 1
-    return 1 << HELD - span if span <= HELD else 0
-
-
-def added_up(wide: Array, most: int) -> Array:
-    """A few rows with the sums of these, of which `most` are added up without rounding: [N, C] -> [k, C]"""
-    sums = -(-len(wide) // most)
-    each = len(wide) // sums
-    found = np.matmul(np.ones(each), wide[: sums * each].reshape(sums, each, -1))
-    return np.concatenate((found, wide[sums * each :]))
-
-
 WIDTH = 42  # bits of a piece
 OFFSET = 34  # place 0 has multiples of 2^-34 up to 2^8: with the one below what activations come to
 MOST = 1 << 10  # numbers that are added up between two carries: 2^10 * 2^42 < 2^53
@@ -183,7 +151,7 @@ def _pieces(values: Array, most: int) -> Iterator[Array]:
     What all numbers have in common of leading bits is cut off, so often that the rest has no bits that a sum
     of so many could lose: of 1,024 once, where the least of them is not below 2^-33 of the largest.
     """
-    largest, least = max(float(values.max()), -float(values.min())), least_above_0(values)[0]
+    largest, least = max(float(values.max()), -float(values.min())), _least_above_0(values)
     top, last = math.frexp(largest)[1], max(math.frexp(least)[1] - 53, -1074)  # bits that there are
     held = 53 - (most - 1).bit_length()
     while largest and top - last > held:
@@ -194,6 +162,12 @@ def _pieces(values: Array, most: int) -> Iterator[Array]:
         yield piece
         top -= held
     yield values
+
+
+def _least_above_0(values: Array) -> float:
+    """The least magnitude that is not 0; inf where all are 0."""
+    sizes = np.abs(values)
+    return float(sizes.min(initial=np.inf, where=sizes > 0))
 
 
 def _cut(values: Array) -> list[tuple[int, Array]]:

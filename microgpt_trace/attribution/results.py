@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..arrays.logit_difference import LogitDifference
+from ..measuring.definitions import Attention, RoleName
 from ..notebook import in_notebook
 from ..text.brief import frozen, one_line
 from ..text.document_fields import in_document
 
 Kind = Literal["embedding", "head", "mlp", "bias", "hook"]
-RoleName = Literal["itself", "previous", "first", "repeat", "none"]
 
 
 def size(value: float | None) -> float:
@@ -77,22 +77,6 @@ class Removal:
     kind: Kind
     layer: int | None
     loss_change: float
-
-
-@dataclass(frozen=True, slots=True)
-class Attention:
-    """Mean shares of a head's attention, over the queries from position 1 on.
-
-    On the query's own position, on the one before it, on position 0, and, over queries whose token
-    occurred before, on these earlier occurrences (None where no token did). `repeat_apart` counts only
-    occurrences that are neither the previous position nor position 0, which have shares of their own.
-    """
-
-    itself: float
-    previous: float
-    first: float
-    repeat: float | None
-    repeat_apart: float | None
 
 
 @frozen

@@ -6,9 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from ..attribution.head_roles import ROLES, SHARE, TIMES
 from ..attribution.results import (
-    Attention,
     AttributionResult,
     Contribution,
     HeadRole,
@@ -16,6 +14,7 @@ from ..attribution.results import (
     PositionAttribution,
     size,
 )
+from ..measuring.definitions import ROLES, SHARE, TIMES, Attention
 from ..text.printable import shown_token
 from ..text.wording import counted
 from .comparison import tokens_line

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..attribution.head_roles import ROLES
+from ..measuring.definitions import ROLES
 from ..surveying.predictions import SurveyedPart, SurveyedToken
 from ..surveying.report import SurveyReport, report_of
 from ..surveying.shard import CUT

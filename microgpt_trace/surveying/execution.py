@@ -24,12 +24,12 @@ from ..architecture.model import LanguageModel
 from ..arrays.threads import one_core
 from ..corpus.corpus import Document
 from ..errors import InputError, MicrogptError, RunError
+from ..measuring.tallies import merge_all
 from ..microgpt.model import init
 from ..readers.loading import load
 from .order import SurveyOrder
 from .shard import Measured, Unfit, add_unfit, survey_shard
 from .state import fingerprint_of
-from .tallies import merge_all
 
 TRIES = 3  # of a task whose workers are lost
 PATIENCE = 1.0  # seconds between two looks at who is there

@@ -6,10 +6,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ..measuring.predictions import PREDICTIONS, RANKS, PredictionTallies
 from ..microgpt.model import NOTHING
 from ..text.brief import frozen
 from ..text.wording import fixed, told_apart
-from .prediction_meter import PREDICTIONS, RANKS, PredictionTallies
 from .state import Survey
 from .summary import Origins, SurveyExample
 

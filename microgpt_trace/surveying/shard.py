@@ -18,13 +18,13 @@ from ..architecture.model import LanguageModel
 from ..architecture.packs import ReadText, passes
 from ..arrays.linear import keep_freed_memory
 from ..arrays.stats import Array
-from .attention_meter import AttentionMeter
-from .meters import ChannelMeter, HistogramMeter, Meter, TopMeter
+from ..measuring.channels import ChannelMeter, HistogramMeter, TopMeter
+from ..measuring.heads import AttentionMeter
+from ..measuring.meter import Meter, PackLayout
+from ..measuring.predictions import PredictionMeter
+from ..measuring.streams import StreamMeter
+from ..measuring.tallies import Counts
 from .order import SurveyOrder, channels_of
-from .pack_layout import PackLayout
-from .prediction_meter import PredictionMeter
-from .stream_meter import StreamMeter
-from .tallies import Counts
 
 if TYPE_CHECKING:
     from ..corpus.corpus import Document

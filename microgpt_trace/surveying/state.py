@@ -12,14 +12,14 @@ import numpy as np
 from ..architecture.model import LanguageModel
 from ..arrays.encodings import StoredTensor
 from ..errors import InputError
+from ..measuring.channels import ChannelStatistics, channel_statistics
+from ..measuring.tallies import merge_all
 from ..notebook import in_notebook
 from ..text.brief import brief, frozen, one_line
 from ..text.json_reading import from_json
 from ..text.json_writing import dump
-from .channels import ChannelStatistics, channel_statistics
 from .order import SurveyOrder
 from .shard import Measured, Unfit, add_unfit
-from .tallies import merge_all
 from .weight_inputs import inputs_of_weights
 
 if TYPE_CHECKING:

@@ -11,17 +11,15 @@ import numpy as np
 
 from ..architecture.plan import layer_of
 from ..arrays.stats import Array
-from ..attribution.head_roles import role_of
-from ..attribution.results import Attention, RoleName
+from ..measuring.channels import ChannelStatistics, bin_edges, quantiles
+from ..measuring.definitions import Attention, RoleName, role_of
+from ..measuring.heads import EVENLY, AttentionSums, QueryCounts, mean_shares
+from ..measuring.meter import MARK
+from ..measuring.streams import STREAMS
+from ..measuring.tallies import NOBODY, TopList
 from ..text.brief import frozen
-from .attention_meter import EVENLY, AttentionSums
-from .channels import ChannelStatistics, quantiles
-from .meters import bin_edges
-from .pack_layout import MARK
 from .shard import READ
 from .state import Survey
-from .stream_meter import STREAMS
-from .top_list import NOBODY, TopList
 
 MOST_CHANNELS = 10  # of an event that are named
 
@@ -132,15 +130,15 @@ class Origins:
     def examples(self, top: TopList, unit: int, sign: float = 1.0) -> tuple[SurveyExample, ...]:
         """The entries of a unit's list."""
         found = []
-        for at in np.flatnonzero(top.document[unit] != NOBODY).tolist():
-            document, row = int(top.document[unit, at]), int(top.row[unit, at])
-            text = top.excerpt[unit, at].tobytes().rstrip(b"\0").decode()
-            before, mark, token = text.partition(MARK)
-            value, position = sign * float(top.value[unit, at]), int(top.position[unit, at])
+        for own, excerpt in zip(top.entries[unit], top.excerpt[unit], strict=True):
+            if own["document"] == NOBODY:
+                break
+            document, row = int(own["document"]), int(own["row"])
+            before, mark, token = excerpt.tobytes().rstrip(b"\0").decode().partition(MARK)
             found.append(
                 SurveyExample(
-                    value, self.place(document, row), document, position, int(top.channel[unit, at]),
-                    before, token if mark else "",
+                    sign * float(own["value"]), self.place(document, row), document, int(own["position"]),
+                    int(own["channel"]), before, token if mark else "",
                 )
             )  # fmt: skip
         return tuple(found)
@@ -228,21 +226,9 @@ def surveyed_heads(survey: Survey) -> list[SurveyedHead]:
 
 def _shares(survey: Survey, name: str, counted: str) -> list[tuple[Attention, float]]:
     """The mean shares of each head, and its mean entropy, over the queries that were counted."""
-    count = {
-        key: int(survey.tallies[f"{counted}/{key}"].values()[0])
-        for key in ("queries", "repeats", "repeats_apart")
-    }
-    of = {"repeat": count["repeats"], "repeat_apart": count["repeats_apart"]}
+    counts = [int(survey.tallies[f"{counted}/{key}"].values()[0]) for key in QueryCounts.__dataclass_fields__]
     sums = {key: survey.tallies[f"{name}/{key}"].values() for key in AttentionSums.__dataclass_fields__}
-    found = []
-    for head in range(len(sums["entropy"])):
-        mean: dict[str, Any] = {
-            key: float(values[head]) / of.get(key, count["queries"]) if of.get(key, 1) else None
-            for key, values in sums.items()
-        }
-        entropy = mean.pop("entropy")
-        found.append((Attention(**mean), entropy))
-    return found
+    return mean_shares(sums, *counts)
 
 
 def unit_examples(survey: Survey) -> list[UnitExamples]:

@@ -15,15 +15,14 @@ import numpy as np
 from ..architecture.plan import layer_of
 from ..arrays.exact_sum import LARGEST
 from ..arrays.stats import Array
+from ..measuring.heads import EVENLY, QueryCounts
+from ..measuring.predictions import PREDICTIONS
+from ..measuring.streams import STREAMS
+from ..measuring.tallies import NOBODY, Counts, Ranges, Sums, Tally, TopList
 from ..text.brief import brief
-from .attention_meter import EVENLY, QueryCounts
 from .order import SurveyOrder
-from .prediction_meter import PREDICTIONS
 from .shard import Measurable, Unfit, meters_of, tallies_of
 from .state import Survey, SurveyedCorpus, SurveyedModel
-from .stream_meter import STREAMS
-from .tallies import Counts, Ranges, Sums, Tally
-from .top_list import NOBODY, TopList
 
 KINDS: dict[str, type[Any]] = {kind.KIND: kind for kind in (Sums, Counts, Ranges, TopList)}
 PARTS = (("",), ("train", "held out"))  # of a corpus

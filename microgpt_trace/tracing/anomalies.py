@@ -11,9 +11,9 @@ from itertools import combinations, takewhile
 from ..architecture.catalogue import kind_named
 from ..architecture.kinds import Softmax
 from ..architecture.plan import layer_of
-from ..arrays.norm_rows import NormRows
 from ..arrays.stats import median
 from ..hooks.event import TraceEvent
+from ..measuring.norms import NormRows
 from ..rounding.invariants import OF_NORMS
 from ..text.brief import one_line
 from ..text.wording import counted

@@ -9,13 +9,13 @@ from itertools import pairwise
 
 from ..architecture.kinds import Multiply, Norm, Rotation, Softmax
 from ..architecture.model import TraceInput
-from ..arrays.norm_rows import NormRows
 from ..decoder.model import Decoder
+from ..measuring.definitions import MASSIVE
+from ..measuring.norms import NormRows
 from ..rounding.invariants import OF_NORMS
 from ..text.printable import shown_token
 from ..text.wording import counted, fixed, number, percent, told_apart
 from .findings import Insight
-from .layer_measures import MASSIVE
 from .microgpt_insights import WHOLE
 from .result import LayerRow
 

@@ -13,18 +13,17 @@ import numpy as np
 from ..architecture.kinds import Activation, Softmax
 from ..arrays.stats import Array, median, row_medians
 from ..hooks.event import TraceEvent
+from ..measuring.definitions import NEAR_ZERO
+from ..measuring.norms import NormMeter
 from .findings import FEWEST_TOKENS
-from .norms import NormMeter
 from .result import Compared, LayerRow
 
 if TYPE_CHECKING:
     from ..architecture.plan import Plan
-    from ..arrays.norm_rows import NormRows
+    from ..measuring.norms import NormRows
 
 MOST = 16  # positions that the rules compare: more tell no more
 RULING = 150  # times the median magnitude of its row: SmolLM2 has up to 140 and, where massive, 200 to 750
-MASSIVE = 1000.0  # times the median magnitude: massive. Sun et al., "Massive Activations" (2024)
-NEAR_ZERO = 0.01  # an activation within +-0.01 passes on at most a hundredth of what it gates
 SQUARED_SAFELY = 1e-15  # a norm from which on its largest squares have their full precision in float32
 
 

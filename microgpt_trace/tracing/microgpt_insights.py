@@ -14,9 +14,9 @@ import numpy as np
 from ..architecture.event_words import steps_of
 from ..architecture.kinds import Activation, Norm, Probabilities, Softmax
 from ..architecture.plan import Plan
-from ..arrays.norm_rows import NormRows
 from ..arrays.stats import Array, TensorStats
 from ..hooks.event import TraceEvent
+from ..measuring.norms import NormRows
 from ..microgpt.model import Model
 from ..rounding.invariants import OF_NORMS
 from ..text.wording import at_most, counted, decimals, fixed, listed, percent, span, told_apart

@@ -15,6 +15,7 @@ from ..hooks.bus import SILENT, Run, Tap
 from ..hooks.event import PHASES, TraceEvent
 from ..hooks.names import select_names
 from ..hooks.replacements import differs
+from ..measuring.norms import NormMeter
 from ..microgpt.batch import Batch
 from ..microgpt.forward_backward import Pass, forward, parameter_spec
 from ..microgpt.forward_backward import backward as run_backward
@@ -23,7 +24,6 @@ from ..microgpt.parameters import Parameters
 from .checks import Checker, untraced_check
 from .collector import Collector, kept_events
 from .microgpt_insights import insights_of
-from .norms import NormMeter
 from .predictions import predictions_of
 from .result import ParameterRow, Predictions, StepSummary, Trace
 

@@ -15,10 +15,10 @@ from microgpt_trace import load, trace
 from microgpt_trace.attribution import attribute as attributing
 from microgpt_trace.attribution import direct
 from microgpt_trace.attribution.attribute import attribute
-from microgpt_trace.attribution.head_roles import attention_of, role_of, uniform_attention
 from microgpt_trace.attribution.observed_writes import components_of
-from microgpt_trace.attribution.results import Attention
 from microgpt_trace.errors import InputError
+from microgpt_trace.measuring.definitions import Attention, role_of
+from microgpt_trace.measuring.heads import Queries
 
 TARGET, AGAINST = 7, 19
 BIASED = "llama_mha_bias"
@@ -251,7 +251,7 @@ WEIGHTS = np.array([
 
 
 def test_shares_of_a_hand_worked_map():
-    found = attention_of(WEIGHTS[None], np.array([5, 6, 5, 5]))[0]
+    found = Queries(np.array([[5, 6, 5, 5]])).attention(WEIGHTS[None])[0]
     expected = Attention(
         itself=(0.7 + 0.2 + 0.4) / 3,
         previous=(0.3 + 0.3 + 0.3) / 3,
@@ -260,21 +260,27 @@ def test_shares_of_a_hand_worked_map():
         repeat_apart=None,  # position 0 for the one, position 0 and the previous one for the other
     )
     assert_attention(found, expected)
-    apart = attention_of(WEIGHTS[None], np.array([6, 6, 5, 6]))[0]
-    assert_attention(apart, replace(expected, repeat=(0.3 + (0.1 + 0.2)) / 2, repeat_apart=0.2))
-    without = attention_of(WEIGHTS[None], np.array([5, 6, 7, 8]))[0]
-    assert_attention(without, replace(expected, repeat=None))
+
+
+def test_repeats_apart_from_position_0_and_the_previous_one():
+    found = Queries(np.array([[6, 6, 5, 6]])).attention(WEIGHTS[None])[0]
+    agree([found.repeat, found.repeat_apart], [(0.3 + (0.1 + 0.2)) / 2, 0.2])
+
+
+def test_without_a_repeat_there_is_no_share():
+    found = Queries(np.array([[5, 6, 7, 8]])).attention(WEIGHTS[None])[0]
+    assert (found.repeat, found.repeat_apart) == (None, None)
 
 
 def test_uniform_attention_by_hand():
-    tokens = np.array([5, 6, 5, 5])
+    queries = Queries(np.array([[5, 6, 5, 5]]))
     each = (1 / 2 + 1 / 3 + 1 / 4) / 3
     expected = Attention(each, each, each, (1 / 3 + 2 / 4) / 2, None)
-    assert_attention(uniform_attention(tokens, None), expected)
+    assert_attention(queries.even_attention(None), expected)
     half = (1 / 2 + 1 / 2 + 1 / 2) / 3  # in a window of two: itself and the previous one
     expected = Attention(half, half, (1 / 2 + 0 + 0) / 3, (0 + 1 / 2) / 2, None)
-    assert_attention(uniform_attention(tokens, 2), expected)
-    assert_attention(uniform_attention(tokens, 1), Attention(1.0, 0.0, 0.0, 0.0, None))
+    assert_attention(queries.even_attention(2), expected)
+    assert_attention(queries.even_attention(1), Attention(1.0, 0.0, 0.0, 0.0, None))
 
 
 def assert_attention(found, expected, **tolerance):
@@ -319,7 +325,7 @@ def test_roles_of_a_decoder_are_measured_on_its_weights(decoders, case):
         own = events[f"layer{head.layer}.attn.weights"]
         expected = [(t, own[head.head, t].argmax(), own[head.head, t].max()) for t in (2, 6)]
         agree([(look.position, look.most_at, look.share) for look in head.looks], expected, rtol=1e-4)
-        judged = attention_of(own, np.array(TOKENS))[head.head]
+        judged = Queries(np.array([TOKENS])).attention(own)[head.head]
         assert_attention(head.attention, judged, rtol=1e-4, atol=1e-6)
     windows = {head.layer: head.window for head in result.roles}
     assert windows == {0: None, 1: 3 if case == "qwen2_window" else None}

@@ -8,8 +8,7 @@ from support.surveys import LONG, MANY, columns, surveyed, values_of
 from support.sweeps import in_sweep
 
 from microgpt_trace import init
-from microgpt_trace.surveying.channels import QUANTILES, channel_statistics, quantiles
-from microgpt_trace.surveying.meters import bin_edges
+from microgpt_trace.measuring.channels import QUANTILES, bin_edges, channel_statistics, quantiles
 from microgpt_trace.surveying.report import report_of
 
 SWEPT = map(in_sweep, ("untrained", "trained", "qwen2"))

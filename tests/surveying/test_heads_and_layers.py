@@ -10,10 +10,10 @@ from support.sweeps import in_sweep
 
 from microgpt_trace import init
 from microgpt_trace.architecture.packs import ReadText
-from microgpt_trace.surveying.attention_meter import AttentionMeter
-from microgpt_trace.surveying.pack_layout import PackLayout
+from microgpt_trace.measuring.heads import AttentionMeter
+from microgpt_trace.measuring.meter import PackLayout
+from microgpt_trace.measuring.streams import FARTHEST
 from microgpt_trace.surveying.report import report_of
-from microgpt_trace.surveying.stream_meter import FARTHEST
 
 TEXTS = [*MANY, "abcabcabc", "d"]
 SWEPT = map(in_sweep, ("untrained", "llama_gqa", "qwen2_window"))
@@ -143,7 +143,7 @@ def test_of_equal_peaks_the_first_documents_are_kept(size, monkeypatch, tmp_path
     model.params["wte"][:] = model.params["wte"][0]
     texts = ["abcab", "abca", "ab", "a", "b", "abc", "ba", "c", "cba", "aa", "bb", "a"]
     top = surveyed(model, texts, tmp_path).tallies["streams/farthest"]
-    assert top.document.tolist() == [[*range(FARTHEST)]], f"{top.document} with {top.value}"
+    assert top.entries["document"].tolist() == [[*range(FARTHEST)]], f"{top.entries}"
 
 
 @pytest.mark.parametrize(("name", "row", "lost"), [("wpe", 5, "abcabca"), ("wte", 3, "cb")])

@@ -8,10 +8,10 @@ from support.real_model import needs_smollm2
 from support.surveys import MANY, surveyed, values_of
 
 from microgpt_trace import Config, Model, Tokenizer
+from microgpt_trace.measuring.meter import EXCERPT
+from microgpt_trace.measuring.tallies import ENTRY, NOBODY, TopList
 from microgpt_trace.microgpt.parameters import Parameters
-from microgpt_trace.surveying.pack_layout import EXCERPT
 from microgpt_trace.surveying.report import report_of
-from microgpt_trace.surveying.top_list import NOBODY, Entries, TopList
 
 entries = st.lists(
     st.tuples(
@@ -28,7 +28,8 @@ def listed(some, most=3):
     if some:
         unit, value, document, position = map(np.array, zip(*some, strict=True))
         texts = np.stack([unit, document, position, 7 * document], axis=1).astype(np.uint8)
-        own.add(Entries(unit, value, document, 10 * document, position, unit + 5), texts.__getitem__)
+        rows = zip(value, document, 10 * document, position, unit + 5, strict=True)
+        own.add(unit, np.array([*rows], ENTRY), texts.__getitem__)
     return own
 
 
@@ -39,9 +40,8 @@ def by_hand(some, most=3):
 
 
 def held(own):
-    there = own.document != NOBODY
-    rows = zip(own.value, own.document, own.position, there, strict=True)
-    return [list(zip(*(part[known].tolist() for part in (v, d, p)), strict=True)) for v, d, p, known in rows]
+    of_units = own.entries[["value", "document", "position"]]
+    return [unit[unit["document"] != NOBODY].tolist() for unit in of_units]
 
 
 @given(entries, st.integers(1, 5), st.randoms())
@@ -59,10 +59,10 @@ def test_merged_in_any_order_and_parts(some, count, random):
 @given(entries)
 def test_excerpts_and_rows_stay_with_their_entries(some):
     own = listed(some)
-    for unit, at in zip(*np.nonzero(own.document != NOBODY), strict=True):
-        document, position = own.document[unit, at], own.position[unit, at]
+    for unit, at in zip(*np.nonzero(own.entries["document"] != NOBODY), strict=True):
+        _, document, row, position, channel = own.entries[unit, at]
         assert own.excerpt[unit, at].tolist() == [unit, document, position, 7 * document]
-        assert (own.row[unit, at], own.channel[unit, at]) == (10 * document, unit + 5)
+        assert (row, channel) == (10 * document, unit + 5)
 
 
 @pytest.mark.parametrize(

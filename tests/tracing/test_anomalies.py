@@ -8,7 +8,7 @@ from support.tiny_models import TOKENS
 
 from microgpt_trace import Intervention, load, trace
 from microgpt_trace.architecture.operations import norm
-from microgpt_trace.arrays.norm_rows import NormRows
+from microgpt_trace.measuring.norms import NormRows
 from microgpt_trace.tracing.anomalies import FAR, FEWEST_LAYERS, FEWEST_TOKENS, Steps, anomalies_of, trend
 from microgpt_trace.tracing.layer_measures import MOST, compared_positions
 

@@ -1,69 +1,31 @@
-"""Meters: what is measured of each value of a pass, by event and channel. Knows no model.
+"""What is measured of the channels of events: statistics, magnitudes, and where units are most active.
 
-A meter is given the values of the events that it wants, pack after pack, and keeps tallies. Rows of a value
-are summed by document, in float64 and position after position; documents are put together exactly. A number
-that is not finite, or beyond LARGEST, is counted and nothing else.
+A number that is not finite, or beyond LARGEST, is counted and nothing else. Knows no model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Protocol
+from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 
-from ..arrays.exact_sum import added_up, least_above_0, summable
+from ..architecture.kinds import Activation, Multiply
 from ..arrays.folding import folded
-from ..arrays.stats import NOT_FINITE, Array
-from .pack_layout import EXCERPT, PackLayout, causal_places
-from .tallies import Counts, Ranges, Sums, Tally, named
-from .top_list import Entries, TopList
+from ..arrays.stats import NOT_FINITE, Array, median
+from ..text.brief import frozen
+from .definitions import NEAR_ZERO, OUTLIER
+from .meter import EXCERPT, Meter, PackLayout, causal_places
+from .tallies import Counts, Ranges, Sums, Tally, TopList, named
 
+UNITS = (Activation.__name__, Multiply.__name__)  # kinds of events whose channels are units of an MLP
 LARGEST = np.float64(1e130)  # in magnitude: an ExactSum holds sums of squares; as float32 it would be inf
-SHORT = 32  # rows of a document: not more, and all are summed at once; more on average, and one by one
-MANY = 512  # sums, at most, of all rows at once
+LARGEST_BIN = float(np.finfo(np.float32).max)  # beyond it no bin is counted
+QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99, 0.999)
 BINS = 1 << 11  # of magnitudes: 8 to an octave, by the leading bits of a float32
 SHIFT = 20  # bits of a float32 behind these
-
-
-class Meter(Protocol):
-    """What a pass is measured by."""
-
-    @property
-    def names(self) -> Collection[str]: ...
-
-    @property
-    def tallies(self) -> Mapping[str, Tally]: ...
-
-    def begin(self, layout: PackLayout) -> None:
-        """The rows of the pass that comes."""
-
-    def __call__(self, name: str, value: Array, /) -> None:
-        """An event's value, or rows or heads of it."""
-
-    def finish(self) -> None:
-        """All of the pass has come."""
-
-
-class Rows:
-    """Where the rows stand that come of each event."""
-
-    layout: PackLayout
-
-    def begin(self, layout: PackLayout) -> None:
-        self.layout = layout
-        self._seen: dict[str, int] = {}
-
-    def finish(self) -> None:
-        """Nothing is kept from pass to pass."""
-
-    def next(self, name: str, count: int) -> int:
-        """How many rows or groups of this event came before, and these come now."""
-        start = self._seen.get(name, 0)
-        self._seen[name] = start + count
-        return start
 
 
 @dataclass
@@ -84,7 +46,7 @@ class ChannelTallies:
         return cls(Counts(c), Sums(c), Sums(c), Ranges(c), Counts(c), Counts(c))
 
 
-class ChannelMeter(Rows):
+class ChannelMeter(Meter):
     """Measures the channels of events, and of scores and weights the heads."""
 
     def __init__(self, channels: Mapping[str, int], causal: Collection[str]) -> None:
@@ -100,27 +62,24 @@ class ChannelMeter(Rows):
     def __call__(self, name: str, value: Array) -> None:
         own, value = self._own[name], seen_by_heads(value) if name in self._causal else value
         low, high = _of_all(np.minimum, value), _of_all(np.maximum, value)
-        largest, kept = max(abs(low.min()), abs(high.max())), value
-        if not largest <= LARGEST:  # or NaN
+        kept = value
+        if not max(abs(low.min()), abs(high.max())) <= LARGEST:  # or NaN
             fine = np.abs(value) <= LARGEST
             kept = np.where(fine, value, 0)
             low = _of_all(np.minimum, np.where(fine, value, np.inf))
             high = _of_all(np.maximum, np.where(fine, value, -np.inf))
-            largest, lost = np.abs(kept).max(), _counted(~fine)
+            lost = _counted(~fine)
             own.nonfinite.numbers += lost
             own.values.numbers -= lost
-        short = name not in self._causal and self.layout.lengths[-1] <= SHORT and value.dtype == np.float32
-        least, has_zeros = least_above_0(kept) if short else (0.0, bool((kept == 0).any()))
         if name in self._causal:
             total, squares = _of_heads(kept)
         else:
-            most = summable(float(largest), least) if short else 0
-            total, squares = _of_rows(self.layout, self.next(name, len(value)), kept, most)
+            total, squares = _of_rows(self.layout, self.next(name, len(value)), kept)
         own.values.numbers += value.size // len(low)
         own.total.add(total)
         own.squares.add(squares)
         own.range.take(low, high)
-        if has_zeros:
+        if (kept == 0).any():
             own.zeros.numbers += _counted(value == 0)
 
 
@@ -130,20 +89,13 @@ def seen_by_heads(value: Array) -> Array:
     return value.reshape(-1, heads, length * length).take(causal_places(length), axis=2)
 
 
-def _of_rows(layout: PackLayout, start: int, value: Array, most: int) -> tuple[Array, Array]:
+def _of_rows(layout: PackLayout, start: int, value: Array) -> tuple[Array, Array]:
     """The sums of rows from `start` on and of their squares, by document: [N, C] -> [B, C] twice. Of rows
-    that come in parts these are of the documents in this part.
-
-    Where float64 adds up `most` numbers without rounding, as many as a document has at least, no sum of one
-    is rounded: a few sums of the rows of all of them will do.
-    """
+    that come in parts these are of the documents in this part."""
     whole = len(value) == layout.rows
-    if whole and layout.rows >= SHORT * len(layout.texts):
-        return layout.sums_of_long(value)
     wide = (layout.in_turn(value) if whole else value).astype(np.float64)
     sums = layout.sums if whole else partial(layout.sums_of_part, start)
-    total = added_up(wide, most) if most >= max(SHORT, len(value) // MANY) else sums(wide)
-    return total, sums(np.multiply(wide, wide, out=wide))
+    return sums(wide), sums(np.multiply(wide, wide, out=wide))
 
 
 def _of_heads(seen: Array) -> tuple[Array, Array]:
@@ -163,7 +115,7 @@ def _counted(chosen: Array) -> Array:
     return np.count_nonzero(chosen, axis=0 if chosen.ndim == 2 else (0, 2))
 
 
-class HistogramMeter(Rows):
+class HistogramMeter(Meter):
     """The magnitudes of events, in bins by their leading bits: BINS of them, 8 to an octave. A magnitude that
     is not finite is in the last ones."""
 
@@ -188,7 +140,7 @@ def bin_edges() -> Array:
     return (np.arange(BINS, dtype=np.uint32) << SHIFT).view(np.float32).astype(np.float64)
 
 
-class TopMeter(Rows):
+class TopMeter(Meter):
     """The documents and positions at which each channel of events has its largest values above 0."""
 
     def __init__(self, channels: Mapping[str, int], most: int) -> None:
@@ -209,7 +161,76 @@ class TopMeter(Rows):
             return
         found = value[rows, channels].astype(np.float64)
         rows = rows + start
-        own.add(
-            Entries(channels, found, *layout.origins(layout.text_at[rows]), layout.positions[rows], channels),
-            lambda chosen: layout.excerpts(rows[chosen]),
-        )
+        own.add(channels, layout.entries(rows, found, channels), lambda chosen: layout.excerpts(rows[chosen]))
+
+
+@frozen(slots=False, eq=False)
+class ChannelStatistics:
+    """Of every channel of an event, over a corpus, [C] each: how many finite values, mean, population
+    variance, mean of squares, least and largest value, how many are 0, and how many are not finite.
+
+    What has no finite value is NaN, never 0. A head is a channel of scores and weights, whose values are
+    those of keys that a query sees.
+    """
+
+    count: Array
+    mean: Array
+    variance: Array
+    mean_square: Array
+    least: Array
+    largest: Array
+    zeros: Array
+    nonfinite: Array
+    units: bool  # whether the channels are units of an MLP
+
+    @property
+    def rms(self) -> Array:
+        return np.sqrt(self.mean_square)
+
+    @cached_property
+    def dead(self) -> Array:
+        """The units that never leave +-NEAR_ZERO; of other channels those that are always 0."""
+        farthest = np.maximum(np.abs(self.least), np.abs(self.largest))
+        return np.flatnonzero((self.count > 0) & (farthest <= (NEAR_ZERO if self.units else 0.0)))
+
+    @cached_property
+    def outliers(self) -> Array:
+        """The channels whose RMS is OUTLIER times the median one or more, the largest first."""
+        times = self.times_median
+        return np.flatnonzero(times >= OUTLIER)[np.argsort(-times[times >= OUTLIER], kind="stable")]
+
+    @cached_property
+    def times_median(self) -> Array:
+        """How many times the median RMS that of each channel is; NaN where the median is 0."""
+        known = self.rms[self.count > 0]
+        middle = median(known) if known.size else np.nan
+        return self.rms / (middle if middle > 0 else np.nan)
+
+
+@NOT_FINITE
+def channel_statistics(tallies: Mapping[str, Any], event: str, kind: str = "") -> ChannelStatistics:
+    """The statistics of an event that was measured, of such a kind. Raises KeyError where it was not."""
+    own = ChannelTallies(**{name: tallies[f"{event}/{name}"] for name in ChannelTallies.__dataclass_fields__})
+    count = own.values.values()
+    known = np.where(count > 0, count, np.nan)
+    mean, mean_square = own.total.values() / known, own.squares.values() / known
+    there = count > 0
+    return ChannelStatistics(
+        count, mean, np.maximum(mean_square - mean * mean, 0), mean_square,
+        np.where(there, own.range.least, np.nan), np.where(there, own.range.largest, np.nan),
+        own.zeros.values(), own.nonfinite.values(), kind in UNITS,
+    )  # fmt: skip
+
+
+def quantiles(bins: Array, edges: Array) -> dict[float, float]:
+    """Magnitudes that so many shares of all do not exceed, each the upper edge of its bin: within an eighth
+    of an octave, 13 %, above the true one; 0 in the first, of what a float32 holds as 0 or nearly."""
+    finite = np.isfinite(edges)
+    counts, upper = bins[finite].cumsum(), edges[1:]
+    if not counts[-1]:
+        return {}
+    places = [int(np.searchsorted(counts, np.ceil(q * counts[-1]))) for q in QUANTILES]
+    return {
+        q: min(float(upper[place]), LARGEST_BIN) if place else 0.0
+        for q, place in zip(QUANTILES, places, strict=True)
+    }

@@ -1,4 +1,4 @@
-"""AttentionMeter: what heads look at, over a corpus. Knows no text.
+"""What heads look at, in one text and over a corpus. Knows no text.
 
 Of every query from position 1 on: the share of its attention on itself, on the position before it, on
 position 0 and, where its token occurred before, on these earlier occurrences, and the entropy of its
@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
 from ..architecture.operations.softmax import seen_keys
 from ..arrays.stats import NOT_FINITE, Array
-from ..attribution.head_roles import repeats_of
-from .meters import Rows
-from .pack_layout import PackLayout, first_rows
+from .definitions import Attention
+from .meter import Meter, PackLayout, first_rows
 from .tallies import Counts, Sums, Tally, named
 
 EVENLY = "attention"  # before the window, of what is spread evenly
@@ -56,15 +56,15 @@ class QueryCounts:
     def empty(cls) -> QueryCounts:
         return cls(*(Counts(1) for _ in fields(cls)))
 
-    def add(self, looks: _Looks, fine: Array) -> None:
+    def add(self, queries: Queries, fine: Array) -> None:
         """Count the queries of those documents of a group that are `fine`, [n]."""
-        self.queries.numbers += np.count_nonzero(fine) * (looks.length - 1)
-        any_earlier, any_apart = looks.repeated[fine].sum(axis=0)
+        self.queries.numbers += np.count_nonzero(fine) * (queries.length - 1)
+        any_earlier, any_apart = queries.repeated[fine].sum(axis=0)
         self.repeats.numbers += any_earlier
         self.repeats_apart.numbers += any_apart
 
 
-class AttentionMeter(Rows):
+class AttentionMeter(Meter):
     """Measures the weights of every head. `windows` are those of the events, None for no window."""
 
     def __init__(self, heads: Mapping[str, int], windows: Mapping[str, int | None]) -> None:
@@ -86,22 +86,24 @@ class AttentionMeter(Rows):
 
     def begin(self, layout: PackLayout) -> None:
         super().begin(layout)
-        self._looks = [_Looks(layout, group) for group in range(len(layout.groups))]
+        self._groups = [
+            Queries(layout.tokens[group.rows].reshape(group.texts, group.length)) for group in layout.groups
+        ]
         self._measured: dict[str, list[dict[str, Array]]] = {name: [] for name in self._own}
         for window, sums in self._even.items():
-            sums.add(_joined([looks.even(window) for looks in self._looks]))
-        for looks in self._looks:
-            self._counts[EVENLY].add(looks, np.ones(looks.texts, bool))
+            sums.add(_joined([queries.even(window) for queries in self._groups]))
+        for queries in self._groups:
+            self._counts[EVENLY].add(queries, np.ones(queries.texts, bool))
 
     @NOT_FINITE
     def __call__(self, name: str, value: Array) -> None:
         heads, length = value.shape[-3:-1]
-        looks = self._looks[self.next(name, 1)]
-        measured = looks.measured(value.reshape(-1, heads, length, length))
+        queries = self._groups[self.next(name, 1)]
+        measured = queries.measured(value.reshape(-1, heads, length, length))
         fine = np.isfinite(np.sum([*measured.values()], axis=0)).all(axis=1)
         if fine.any():
             self._measured[name].append({key: sums[fine] for key, sums in measured.items()})
-            self._counts[name].add(looks, fine)
+            self._counts[name].add(queries, fine)
 
     def finish(self) -> None:
         """Take in all groups at once, which are many where texts are short."""
@@ -115,31 +117,28 @@ def _joined(groups: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
     return {key: np.concatenate([group[key] for group in groups]) for key in groups[0]}
 
 
-class _Looks:
-    """Where the queries of one group of a pack look: at themselves, at the position before, at position 0
-    and at earlier occurrences of their tokens."""
+class Queries:
+    """Where the queries of texts of one length look: at themselves, at the position before, at position 0
+    and at earlier occurrences of their tokens, [n, T]."""
 
-    def __init__(self, layout: PackLayout, group: int) -> None:
-        own = layout.groups[group]
-        self.texts, self.length = own.texts, own.length
-        tokens = layout.tokens[own.rows].reshape(own.texts, own.length)
+    def __init__(self, tokens: Array) -> None:
+        self.texts, self.length = tokens.shape
         earlier, apart = repeats_of(tokens)  # [n, T, T]
         at = np.flatnonzero(earlier)
         is_apart = apart.ravel()[at]
-        self._text, self._place = np.divmod(at, own.length**2)  # of each such key, [R]
+        self._text, self._place = np.divmod(at, self.length**2)  # of each such key, [R]
         self._apart = is_apart[:, None]
         self._firsts = first_rows(self._text)
-        queries = at // own.length
+        queries = at // self.length
         counts = [
-            np.bincount(np.unique(some) // own.length, minlength=own.texts)
+            np.bincount(np.unique(some) // self.length, minlength=self.texts)
             for some in (queries, queries[is_apart])
         ]
         self.repeated = np.stack(counts, axis=1)  # how many queries of each text have such keys: [n, 2]
 
     def even(self, window: int | None) -> dict[str, Array]:
         """The sums over the queries of attention that is spread evenly over what they see: [n, 1] each"""
-        seen = seen_keys(self.length, self.length, window)
-        found = self.measured((seen / seen.sum(axis=1, keepdims=True))[None, None])
+        found = self.measured(even_weights(self.length, window)[None, None])
         return {name: np.broadcast_to(own, (self.texts, 1)) for name, own in found.items()}
 
     def measured(self, weights: Array) -> dict[str, Array]:
@@ -159,12 +158,52 @@ class _Looks:
             "entropy": entropy,
         }  # fmt: skip
 
+    def attention(self, weights: Array) -> list[Attention]:
+        """The mean shares of each head in one text of two tokens or more: [H, T, T] -> H of them"""
+        sums = {name: own[0] for name, own in self.measured(weights[None]).items()}
+        return [shares for shares, _ in mean_shares(sums, self.length - 1, *self.repeated[0])]
+
+    def even_attention(self, window: int | None) -> Attention:
+        """The mean shares in one text of a head that gives all that it can see the same weight."""
+        return self.attention(even_weights(self.length, window)[None])[0]
+
     def _of_texts(self, again: Array) -> Array:
         """The sums of what is at repeats: [R, H] -> [n, H]"""
         found = np.zeros((self.texts, again.shape[1]))
         if len(again):
             found[self._text[self._firsts]] = np.add.reduceat(again, self._firsts, axis=0)
         return found
+
+
+def mean_shares(
+    sums: Mapping[str, Array], queries: int, repeats: int, repeats_apart: int
+) -> list[tuple[Attention, float]]:
+    """The mean shares of each head and its mean entropy, of the sums over so many queries: [H] each."""
+    of = {"repeat": repeats, "repeat_apart": repeats_apart}
+    found = []
+    for head in range(len(sums["entropy"])):
+        mean: dict[str, Any] = {
+            name: float(own[head]) / of.get(name, queries) if of.get(name, 1) else None
+            for name, own in sums.items()
+        }
+        entropy = mean.pop("entropy")
+        found.append((Attention(**mean), entropy))
+    return found
+
+
+def even_weights(length: int, window: int | None) -> Array:
+    """The weights of a head that gives all that it can see the same weight: [T, T]"""
+    seen = seen_keys(length, length, window)
+    return seen / seen.sum(axis=1, keepdims=True)
+
+
+def repeats_of(tokens: Array) -> tuple[Array, Array]:
+    """Which keys are earlier occurrences of each query's token, and which of these are neither right before
+    it nor at position 0: [..., T] -> [..., T, T] twice"""
+    keys = np.arange(tokens.shape[-1])
+    back = keys[:, None] - keys
+    earlier = (back > 0) & (tokens[..., :, None] == tokens[..., None, :])
+    return earlier, earlier & (back > 1) & (keys > 0)
 
 
 def _summed(looked: Array) -> Array:

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 from support.other_plans import T, V, drawn, normed_behind, values_of
 
-from microgpt_trace.tracing.norms import NormMeter
+from microgpt_trace.measuring.norms import NormMeter
 
 
 def run(change=None):

@@ -12,11 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..arrays.stats import NOT_FINITE, Array, row_medians
-from ..tracing.layer_measures import MASSIVE
-from .meters import Rows
-from .pack_layout import EXCERPT, PackLayout
-from .tallies import Counts, Sums, Tally, named
-from .top_list import Entries, TopList
+from .definitions import MASSIVE
+from .meter import EXCERPT, Meter, PackLayout
+from .tallies import Counts, Sums, Tally, TopList, named
 
 STREAMS = "streams"
 FARTHEST = 3  # documents in which a layer's largest magnitude is most times the median
@@ -35,7 +33,7 @@ class StreamTallies:
     farthest: TopList
 
 
-class StreamMeter(Rows):
+class StreamMeter(Meter):
     """Measures the streams that enter the layers and leave the last one, which come in this order."""
 
     def __init__(self, streams: Sequence[str]) -> None:
@@ -99,11 +97,10 @@ class StreamMeter(Rows):
     def _enter(self, layer: int, documents: Array, times: Array, place: Array, width: int) -> None:
         position, channel = np.divmod(place, width)
         rows = self.layout.starts[documents] + position
-        units, origins = np.full(len(rows), layer), self.layout.origins(documents)
         self._own.farthest.add(
-            Entries(units, times.astype(np.float64), *origins, position, channel),
+            np.full(len(rows), layer), self.layout.entries(rows, times, channel),
             lambda chosen: self.layout.excerpts(rows[chosen]),
-        )
+        )  # fmt: skip
 
 
 def _dots(a: Array, b: Array) -> Array:

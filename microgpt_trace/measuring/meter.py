@@ -1,8 +1,12 @@
-"""PackLayout: which rows of a pass belong to which documents, and sums over them. Knows no model."""
+"""Meter: what a pass is measured by, and PackLayout: which rows of the pass belong to which documents.
+
+A meter is given the values of the events that it wants, pack after pack, and keeps tallies. Rows of a value
+are summed by document, in float64 and position after position; documents are put together exactly.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
@@ -11,6 +15,7 @@ import numpy as np
 from ..architecture.packs import Pack, ReadText
 from ..arrays.stats import Array, causal_mask
 from ..text.printable import on_one_line
+from .tallies import ENTRY, Tally
 
 if TYPE_CHECKING:
     from ..corpus.corpus import Document
@@ -68,23 +73,16 @@ class PackLayout(Pack):
             start += count
         return sums
 
-    def sums_of_long(self, values: Array) -> tuple[Array, Array]:
-        """The sums of every document's rows, and of their squares, position after position: [N, C] -> [B, C]
-        twice. One document at a time, which few long ones are worth."""
-        total, squares = np.empty((2, len(self.texts), values.shape[1]))
-        for own, (start, length) in enumerate(zip(self.starts.tolist(), self.lengths.tolist(), strict=True)):
-            wide = values[start : start + length].astype(np.float64)
-            np.add.reduce(wide, axis=0, out=total[own])
-            np.einsum("tc,tc->c", wide, wide, out=squares[own])
-        return total, squares
-
     def sums_of_part(self, start: int, wide: Array) -> Array:
         """The same of rows [n, C] from `start` on as they stand, of the documents that are among them."""
         return np.add.reduceat(wide, first_rows(self.text_at[start : start + len(wide)]), axis=0)
 
-    def origins(self, documents: Array) -> tuple[Array, Array]:
-        """The numbers of some of the B documents and their rows in a file: [n] -> [n], [n]"""
-        return self.numbers[documents], self._in_file[documents]
+    def entries(self, rows: Array, values: Array, channels: Array | int) -> Array:
+        """Numbers at some rows and channels with where they are from, for a TopList: [n] each -> [n]"""
+        found, documents = np.empty(len(rows), ENTRY), self.text_at[rows]
+        found["value"], found["channel"], found["position"] = values, channels, self.positions[rows]
+        found["document"], found["row"] = self.numbers[documents], self._in_file[documents]
+        return found
 
     def excerpts(self, rows: Array) -> Array:
         """What is read at some rows, with what stands before it: [n] -> [n, EXCERPT]"""
@@ -112,6 +110,36 @@ class PackLayout(Pack):
     def _read(self, tokens: Array) -> bytes:
         """Tokens as one reads them, the one that begins every text left out."""
         return self._spelled([token for token in tokens.tolist() if token != self._bos]).encode()
+
+
+class Meter:
+    """What a pass is measured by: begun with the rows of the pass, then called with each value, or with rows
+    or heads of it, of the events in `names`."""
+
+    names: Collection[str]
+    layout: PackLayout
+
+    @property
+    def tallies(self) -> dict[str, Tally]:
+        """All that it knows, by name."""
+        raise NotImplementedError
+
+    def begin(self, layout: PackLayout) -> None:
+        """The rows of the pass that comes."""
+        self.layout = layout
+        self._seen: dict[str, int] = {}
+
+    def __call__(self, name: str, value: Array) -> None:
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """All of the pass has come."""
+
+    def next(self, name: str, count: int) -> int:
+        """How many rows or groups of this event came before, and these come now."""
+        start = self._seen.get(name, 0)
+        self._seen[name] = start + count
+        return start
 
 
 def first_rows(texts: Array) -> Array:

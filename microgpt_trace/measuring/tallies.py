@@ -1,11 +1,11 @@
-"""Tallies: what is counted over a corpus, in a form of which parts can be put together in any order.
+"""Tallies: sums, counts, ranges and lists of the largest numbers, of which parts can be merged in any order.
 
 Merging is exact, so that the bits of a result do not depend on how a corpus was divided. Knows no model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
@@ -16,6 +16,13 @@ from ..text.brief import one_line
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+NOBODY = -1  # the document where a list has fewer entries than it may
+ENTRY = np.dtype([
+    ("value", np.float64), ("document", np.int64), ("row", np.int64), ("position", np.int32),
+    ("channel", np.int32),
+])  # fmt: skip
+Excerpts = Callable[[Array], Array]  # of some entries, by their indices: [n] -> [n, bytes]
 
 
 class Tally(Protocol):
@@ -124,6 +131,64 @@ class Ranges:
     def of(cls, arrays: Mapping[str, Array]) -> Ranges:
         own = cls()
         own.least, own.largest = (arrays[part].astype(np.float64) for part in ("least", "largest"))
+        return own
+
+
+class TopList:
+    """The `most` largest numbers of each of `units`, the largest first, each with where it is from and an
+    excerpt: so many bytes of UTF-8, filled up with zeros.
+
+    The order is total: the larger value, then the earlier document, then the earlier position.
+    """
+
+    KIND: ClassVar[str] = "top"
+
+    def __init__(self, units: int, most: int, excerpt: int, least: float = -np.inf) -> None:
+        self.units, self.most = units, most
+        self.entries = np.zeros((units, most), ENTRY)
+        self.entries["value"], self.entries["document"] = -np.inf, NOBODY
+        self.excerpt = np.zeros((units, most, excerpt), np.uint8)
+        self._least = least
+
+    def __repr__(self) -> str:
+        return one_line(self, units=self.units, most=self.most)
+
+    @property
+    def bar(self) -> Array:
+        """What a number of a later document must exceed to come into the list of each unit, [units]."""
+        return np.maximum(self.entries["value"][:, -1], self._least)
+
+    def add(self, unit: Array, entries: Array, excerpts: Excerpts) -> None:
+        """Take in entries [n] of some units [n], of documents that have not come yet; of what does not stay
+        no excerpt is asked."""
+        units, local = np.unique(unit, return_inverse=True)
+        held = len(units) * self.most
+        every = np.concatenate((self.entries[units].ravel(), entries))
+        unit = np.concatenate((np.repeat(np.arange(len(units)), self.most), local))
+        order = np.lexsort((every["position"], every["document"], -every["value"], unit))
+        first = np.searchsorted(unit[order], np.arange(len(units)))
+        kept = order[first[:, None] + np.arange(self.most)]  # [units, most]
+        self.entries[units] = every[kept]
+        texts = self.excerpt[units].reshape(held, -1)[np.minimum(kept, held - 1)]
+        texts[kept >= held] = excerpts(kept[kept >= held] - held)
+        self.excerpt[units] = texts
+
+    def merge(self, other: TopList) -> None:
+        there = other.entries["document"] != NOBODY
+        if there.any():
+            texts = other.excerpt[there]
+            self.add(np.nonzero(there)[0], other.entries[there], lambda chosen: texts[chosen])
+
+    def arrays(self) -> dict[str, Array]:
+        fields = {name: np.ascontiguousarray(self.entries[name]) for name in ENTRY.names or ()}
+        return fields | {"excerpt": self.excerpt}
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, Array]) -> TopList:
+        own = cls(*arrays["excerpt"].shape)
+        for name in ENTRY.names or ():
+            own.entries[name] = arrays[name]
+        own.excerpt[...] = arrays["excerpt"]
         return own
 
 

@@ -14,10 +14,8 @@ import numpy as np
 from ..architecture.packs import UNKNOWN
 from ..arrays.logits import rank_of
 from ..arrays.stats import NOT_FINITE, Array
-from .meters import Rows
-from .pack_layout import EXCERPT, PackLayout
-from .tallies import Counts, Sums, Tally, named
-from .top_list import Entries, TopList
+from .meter import EXCERPT, Meter, PackLayout
+from .tallies import Counts, Sums, Tally, TopList, named
 
 PREDICTIONS = "predictions"
 RANKS = (1, 2, 3, 5, 10, 30, 100, 1000)  # a rank is counted with the first of these that it does not exceed
@@ -56,7 +54,7 @@ class PredictionTallies:
         )  # fmt: skip
 
 
-class PredictionMeter(Rows):
+class PredictionMeter(Meter):
     """Measures logits, for each of the `parts` of a corpus."""
 
     def __init__(self, vocab_size: int, parts: Sequence[str]) -> None:
@@ -132,11 +130,10 @@ class PredictionMeter(Rows):
                 self._enter(examples, chosen[in_list], value[in_list])
 
     def _enter(self, examples: TopList, documents: Array, value: Array) -> None:
-        none = np.zeros(len(documents), np.int32)
         examples.add(
-            Entries(none, value, *self.layout.origins(documents), none, none),
+            np.zeros(len(documents), np.int32), self.layout.entries(self.layout.starts[documents], value, 0),
             lambda chosen: self.layout.beginnings(documents[chosen]),
-        )
+        )  # fmt: skip
 
 
 def _count_by_row(chosen: Array) -> Array:
