@@ -25,11 +25,16 @@ from ..render.imatrix import imatrix_sections
 from ..render.survey import survey_sections
 from ..signals import handled
 from ..surveying.execution import ModelSource
-from ..surveying.imatrix import is_imatrix, read_imatrix, write_imatrix
-from ..surveying.importance import check_inputs, imatrix_of, imatrix_report
+from ..surveying.imatrix import (
+    check_inputs,
+    imatrix_of,
+    imatrix_report,
+    is_imatrix,
+    read_imatrix,
+    write_imatrix,
+)
 from ..surveying.report import report_of
 from ..surveying.state import Survey, merged
-from ..surveying.summary import read_counts
 from ..surveying.survey import survey
 from ..surveying.survey_files import read_survey, survey_bytes
 from ..surveying.survey_mark import is_survey
@@ -208,7 +213,7 @@ def _kept_when_interrupted(out: Path | None, resume: bool) -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         if out is None or _written_at(out) == before or not is_survey(out):
             raise
-        done, _ = read_counts(read_survey(out))
+        done, _ = read_survey(out).read
         note(f"interrupted: {out} holds {counted(done, 'text')}; the same command with --resume goes on")
         raise SystemExit(EXIT_CODE) from None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..surveying.importance import ImatrixReport
+from ..surveying.imatrix import ImatrixReport
 from ..text.wording import counted
 from .numbers import ratio, significant
 from .sections import Column, Labelled, Section, Table, words

@@ -10,10 +10,16 @@ from typing import Any
 
 from ..measuring.definitions import ROLES
 from ..surveying.predictions import SurveyedPart, SurveyedToken
-from ..surveying.report import SurveyReport, report_of
+from ..surveying.report import (
+    SurveyedEvent,
+    SurveyedHead,
+    SurveyedLayer,
+    SurveyReport,
+    UnitExamples,
+    report_of,
+)
 from ..surveying.shard import CUT
-from ..surveying.state import Survey
-from ..surveying.summary import SurveyedEvent, SurveyedHead, SurveyedLayer, SurveyExample, UnitExamples
+from ..surveying.state import Survey, SurveyExample
 from ..text.printable import shown_token
 from ..text.wording import counted
 from .attribution import ROLE_WORDS

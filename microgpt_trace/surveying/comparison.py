@@ -17,6 +17,7 @@ from ..text.brief import brief, frozen
 from ..text.document_fields import in_document
 from ..text.wording import counted
 from .predictions import surveyed_parts
+from .report import SurveyedEvent, surveyed_events, surveyed_heads, surveyed_layers
 from .report_pairs import (
     EventPair,
     HeadPair,
@@ -29,7 +30,6 @@ from .report_pairs import (
     part_pair,
 )
 from .state import Survey
-from .summary import SurveyedEvent, read_counts, surveyed_events, surveyed_heads, surveyed_layers
 
 
 @frozen
@@ -189,7 +189,7 @@ def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> set[str]:
 def _side(survey: Survey, name: str) -> ComparedSurvey:
     model = survey.model
     return ComparedSurvey(
-        name, model.origin, model.family, model.fingerprint, *read_counts(survey), survey.arithmetic
+        name, model.origin, model.family, model.fingerprint, *survey.read, survey.arithmetic
     )
 
 
@@ -198,8 +198,7 @@ def _notes(a: Survey, b: Survey, alike: bool) -> Iterator[str]:
     if not alike:
         yield "other vocabularies: predictions are not compared, and events are of other tokens"
     ran_a, ran_b = (
-        f"{counted(texts, 'text')} of {counted(tokens, 'token')}"
-        for texts, tokens in map(read_counts, (a, b))
+        f"{counted(texts, 'text')} of {counted(tokens, 'token')}" for texts, tokens in (a.read, b.read)
     )
     if ran_a != ran_b:
         yield f"not the same was run: {ran_a} in all in A, {ran_b} in B"

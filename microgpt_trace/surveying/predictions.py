@@ -10,8 +10,7 @@ from ..measuring.predictions import PREDICTIONS, RANKS, PredictionTallies
 from ..microgpt.model import NOTHING
 from ..text.brief import frozen
 from ..text.wording import fixed, told_apart
-from .state import Survey
-from .summary import Origins, SurveyExample
+from .state import Survey, SurveyExample
 
 ENOUGH = 2  # documents that a spread is of, at least
 ERRORS = 2.0  # standard errors beyond which a difference is more than chance: 2 in 100 by chance
@@ -105,7 +104,6 @@ def _together(*parts: PredictionTallies) -> PredictionTallies:
 def _part(survey: Survey, part: str, own: Any) -> SurveyedPart:
     documents, tokens = int(own.documents.numbers[0]), int(own.token_count.numbers.sum())
     mean, spread = _mean_and_spread(own, documents)
-    origins = Origins(survey.corpus.files)
     total = math.fsum(own.token_loss.values().tolist())
     return SurveyedPart(
         part, documents, tokens, int(own.nonfinite.numbers[0]),
@@ -114,7 +112,8 @@ def _part(survey: Survey, part: str, own: Any) -> SurveyedPart:
         float(own.share_right.values()[0]) / documents if documents else None, int(own.all_right.numbers[0]),
         math.fsum(own.token_reciprocal_rank.values().tolist()) / tokens if tokens else None,
         dict(zip([*map(str, RANKS), f"above {RANKS[-1]}"], own.ranks.numbers.tolist(), strict=True)),
-        tuple(_tokens(survey, own)), origins.examples(own.worst, 0), origins.examples(own.best, 0, sign=-1.0),
+        tuple(_tokens(survey, own)),
+        survey.corpus.examples(own.worst, 0), survey.corpus.examples(own.best, 0, sign=-1.0),
     )  # fmt: skip
 
 

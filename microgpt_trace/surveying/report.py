@@ -1,23 +1,103 @@
-"""SurveyReport: all that is shown of a survey, and its document."""
+"""SurveyReport: all that a survey found, as plain data, and its document. Shows nothing."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
+from ..architecture.plan import layer_of
+from ..arrays.stats import Array
+from ..measuring.channels import ChannelStatistics, bin_edges, quantiles
+from ..measuring.definitions import Attention, RoleName, role_of
+from ..measuring.heads import EVENLY, AttentionSums, QueryCounts, mean_shares
+from ..measuring.streams import STREAMS
 from ..text.brief import frozen
 from .predictions import Overfitting, SurveyedPart, overfitting, surveyed_parts
-from .state import Survey
-from .summary import (
-    SurveyedEvent,
-    SurveyedHead,
-    SurveyedLayer,
-    UnitExamples,
-    read_counts,
-    surveyed_events,
-    surveyed_heads,
-    surveyed_layers,
-    unit_examples,
-)
+from .state import Survey, SurveyExample
+
+MOST_CHANNELS = 10  # of an event that are named
+
+
+@frozen
+class OutlierChannel:
+    """A channel whose RMS is many times the median one of its event."""
+
+    channel: int
+    rms: float
+    times_median: float
+
+
+@frozen
+class SurveyedEvent:
+    """An event over all channels, positions and documents, and the channels that stand out.
+
+    `count` is of finite values; `zeros` is the share of them that is 0. `dead` are the first of `dead_count`
+    channels that are always 0, or units of an MLP that never leave +-0.01, `outliers` the first of
+    `outlier_count` whose RMS is 6 times the median or more. `quantiles` are of magnitudes, where these were
+    counted.
+    """
+
+    name: str
+    kind: str
+    layer: int | None
+    channels: int
+    count: int
+    nonfinite: int
+    mean: float | None
+    std: float | None
+    rms: float | None
+    least: float | None
+    largest: float | None
+    zeros: float | None
+    dead_count: int
+    dead: tuple[int, ...]
+    outlier_count: int
+    outliers: tuple[OutlierChannel, ...]
+    quantiles: dict[str, float] | None
+
+
+@frozen
+class SurveyedLayer:
+    """A layer over all rows of the stream: how many times longer it leaves them, as a geometric mean, and the
+    mean cosine between before and after. `massive` of `documents` have an element 1,000 times the median
+    magnitude or more; `farthest` is the one that is most."""
+
+    layer: int
+    event: str
+    rows: int
+    growth: float | None
+    cosine: float | None
+    documents: int
+    massive: int
+    farthest: SurveyExample | None
+
+
+@frozen
+class SurveyedHead:
+    """A head over all queries from position 1 on: its shares of attention, those of attention spread evenly,
+    the mean entropies of both in nats, and the role that stands out."""
+
+    layer: int
+    head: int
+    event: str
+    window: int | None
+    attention: Attention
+    even: Attention
+    entropy: float
+    even_entropy: float
+    role: RoleName
+
+
+@frozen
+class UnitExamples:
+    """Where a unit is most active."""
+
+    event: str
+    unit: int
+    examples: tuple[SurveyExample, ...]
 
 
 @frozen
@@ -58,7 +138,7 @@ class SurveyReport:
 
 def report_of(survey: Survey) -> SurveyReport:
     """What a survey found so far."""
-    texts, tokens = read_counts(survey)
+    texts, tokens = survey.read
     parts = surveyed_parts(survey)
     skipped: list[Any] = [(reason, *found) for reason, found in survey.corpus.skipped.items()]
     unfit = [(reason, found.texts, found.place) for reason, found in sorted(survey.unfit.items())]
@@ -70,3 +150,101 @@ def report_of(survey: Survey) -> SurveyReport:
         tuple(surveyed_layers(survey)), tuple(surveyed_heads(survey)), tuple(surveyed_events(survey)),
         tuple(unit_examples(survey)),
     )  # fmt: skip
+
+
+def surveyed_events(survey: Survey) -> list[SurveyedEvent]:
+    """Every event that was measured."""
+    return [_event(survey, name, survey.channels(name)) for name in survey.order.events]
+
+
+def _event(survey: Survey, name: str, own: ChannelStatistics) -> SurveyedEvent:
+    count, bins = int(own.count.sum()), survey.tallies.get(f"{name}/magnitudes")
+    mean = _over_all(own.mean, own.count)
+    square = _over_all(own.mean_square, own.count)
+    std = None if mean is None or square is None else math.sqrt(max(square - mean * mean, 0.0))
+    most = max(map(abs, own.least.tolist() + own.largest.tolist()), default=0.0)
+    found = None if bins is None else quantiles(bins.values(), bin_edges())
+    return SurveyedEvent(
+        name, survey.model.kinds[name], layer_of(name), len(own.count), count, int(own.nonfinite.sum()),
+        mean, std, None if square is None else math.sqrt(square), _known(own.least, np.nanmin),
+        _known(own.largest, np.nanmax), own.zeros.sum() / count if count else None, len(own.dead),
+        tuple(own.dead[:MOST_CHANNELS].tolist()), len(own.outliers),
+        tuple(_outliers(own)),
+        None if found is None else {f"{100 * q:g}%": min(value, most) for q, value in found.items()},
+    )  # fmt: skip
+
+
+def _outliers(own: ChannelStatistics) -> Iterator[OutlierChannel]:
+    for channel in own.outliers[:MOST_CHANNELS].tolist():
+        yield OutlierChannel(channel, float(own.rms[channel]), float(own.times_median[channel]))
+
+
+def _over_all(of_channels: Array, count: Array) -> float | None:
+    """The mean over all channels, each with its weight."""
+    there = count > 0
+    total = int(count.sum())
+    return math.fsum((of_channels[there] * count[there]).tolist()) / total if total else None
+
+
+def _known(values: Array, of: Any) -> float | None:
+    return float(of(values)) if np.isfinite(values).any() else None
+
+
+def surveyed_layers(survey: Survey) -> list[SurveyedLayer]:
+    """Every layer, where the residual stream was measured."""
+    if f"{STREAMS}/rows" not in survey.tallies:
+        return []
+    of = {key: survey.tallies[f"{STREAMS}/{key}"] for key in ("rows", "growth", "cosine")}
+    documents, massive, top = (
+        survey.tallies[f"{STREAMS}/{key}"] for key in ("documents", "massive", "farthest")
+    )
+    rows, growth, cosine = (tally.values().tolist() for tally in of.values())
+    origins, found = survey.corpus, []
+    for layer, count in enumerate(rows):
+        examples = origins.examples(top, layer)
+        found.append(
+            SurveyedLayer(
+                layer, survey.model.streams[layer + 1], count,
+                math.exp(growth[layer] / count) if count else None, cosine[layer] / count if count else None,
+                int(documents.values()[layer]), int(massive.values()[layer]),
+                examples[0] if examples else None,
+            )
+        )  # fmt: skip
+    return found
+
+
+def surveyed_heads(survey: Survey) -> list[SurveyedHead]:
+    """Every head whose weights were measured, where a text has two tokens or more and they are numbers."""
+    found = []
+    for event in survey.order.events:
+        counts = survey.tallies.get(f"{event}/queries")
+        if counts is None or not counts.values()[0]:
+            continue
+        layer = layer_of(event)
+        assert layer is not None  # weights belong to a layer
+        window = survey.model.windows[layer]
+        (even, even_entropy), *_ = _shares(survey, f"{EVENLY}.{window or 'all'}", EVENLY)
+        for head, (attention, entropy) in enumerate(_shares(survey, event, event)):
+            role = role_of(attention, even)
+            found.append(
+                SurveyedHead(layer, head, event, window, attention, even, entropy, even_entropy, role)
+            )
+    return found
+
+
+def _shares(survey: Survey, name: str, counted: str) -> list[tuple[Attention, float]]:
+    """The mean shares of each head, and its mean entropy, over the queries that were counted."""
+    counts = [int(survey.tallies[f"{counted}/{key}"].values()[0]) for key in QueryCounts.__dataclass_fields__]
+    sums = {key: survey.tallies[f"{name}/{key}"].values() for key in AttentionSums.__dataclass_fields__}
+    return mean_shares(sums, *counts)
+
+
+def unit_examples(survey: Survey) -> list[UnitExamples]:
+    """The examples of every unit that was ever active, of the units that were asked for."""
+    origins, found = survey.corpus, []
+    for event in survey.order.units:
+        top = survey.tallies[f"{event}/top"]
+        for unit in range(top.units):
+            if examples := origins.examples(top, unit):
+                found.append(UnitExamples(event, unit, examples))
+    return found

@@ -13,8 +13,8 @@ from ..arrays.stats import NOT_FINITE, Array
 from ..text.brief import frozen
 from ..text.document_fields import in_document
 from .predictions import SurveyedPart, SurveyedToken
+from .report import SurveyedEvent, SurveyedHead, SurveyedLayer
 from .state import Survey
-from .summary import SurveyedEvent, SurveyedHead, SurveyedLayer
 
 FLAT = 1e-9  # a variance below this share of the mean square is what rounding leaves of sums in float64
 Row = TypeVar("Row")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from hashlib import blake2b
@@ -9,18 +10,20 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from ..architecture.kinds import Linear
 from ..architecture.model import LanguageModel
 from ..arrays.encodings import StoredTensor
 from ..errors import InputError
 from ..measuring.channels import ChannelStatistics, channel_statistics
-from ..measuring.tallies import merge_all
+from ..measuring.meter import MARK
+from ..measuring.tallies import NOBODY, TopList, merge_all
 from ..notebook import in_notebook
+from ..readers.file_terms import TERMS
 from ..text.brief import brief, frozen, one_line
 from ..text.json_reading import from_json
 from ..text.json_writing import dump
 from .order import SurveyOrder
-from .shard import Measured, Unfit, add_unfit
-from .weight_inputs import inputs_of_weights
+from .shard import READ, Measured, Unfit, add_unfit
 
 if TYPE_CHECKING:
     from ..decoder.model import Decoder
@@ -54,6 +57,20 @@ class SurveyedModel:
     labels: tuple[str, ...] = field(compare=False)
 
 
+@frozen
+class SurveyExample:
+    """A place in a corpus: the value there, the file with the row of the document, the document's number, the
+    position, and what is read there, up to the token."""
+
+    value: float
+    place: str
+    document: int
+    position: int
+    channel: int
+    before: str
+    token: str
+
+
 @frozen(slots=False)
 class SurveyedCorpus:
     """Which documents were read. `documents`, `fingerprint` and what follows are of all of them, and not
@@ -70,6 +87,25 @@ class SurveyedCorpus:
     skipped: Mapping[str, tuple[int, str]] = field(default_factory=dict)
     files: tuple[tuple[str, int], ...] = ()
     data: str = ""
+
+    def examples(self, top: TopList, unit: int, sign: float = 1.0) -> tuple[SurveyExample, ...]:
+        """The entries of a unit's list."""
+        found = []
+        for own, excerpt in zip(top.entries[unit], top.excerpt[unit], strict=True):
+            if own["document"] == NOBODY:
+                break
+            document, position, channel = (int(own[name]) for name in ("document", "position", "channel"))
+            before, mark, token = excerpt.tobytes().rstrip(b"\0").decode().partition(MARK)
+            value, place = sign * float(own["value"]), self._place(document, int(own["row"]))
+            found.append(
+                SurveyExample(value, place, document, position, channel, before, token if mark else "")
+            )
+        return tuple(found)
+
+    def _place(self, document: int, row: int) -> str:
+        """The file and the row of a document."""
+        at = bisect_right([first for _, first in self.files], document) - 1
+        return f"{self.files[at][0]}:{row}" if at >= 0 else f"row {row}"
 
 
 @dataclass(eq=False, repr=False)
@@ -100,6 +136,12 @@ class Survey:
         """Whether all documents of the corpus were read."""
         documents = self.corpus.documents
         return documents is not None and len(self.blocks) == -(-documents // self.block_size)
+
+    @property
+    def read(self) -> tuple[int, int]:
+        """How many texts were run, and how many tokens."""
+        texts, tokens = self.tallies[f"{READ}/read"].values().tolist()
+        return texts, tokens
 
     def channels(self, event: str) -> ChannelStatistics:
         """The statistics of every channel of an event, or of every head. Raises InputError where it was not
@@ -168,8 +210,20 @@ def surveyed_model(model: LanguageModel, order: SurveyOrder) -> SurveyedModel:
 
 
 def weights_of(model: LanguageModel) -> dict[str, str]:
-    """Which event each weight of a GGUF file of this model reads; a microGPT has no such file."""
-    return inputs_of_weights(cast("Decoder", model), True) if "prompts" in model.abilities else {}
+    """The event that each weight's matrix reads, by the weight's name in GGUF, in order of computation:
+    "blk.0.attn_q.weight" -> "layer0.attn.norm". Empty of a microGPT, which has no such file.
+
+    A weight that GGUF fuses of several has one name; the output may be the table of the embedding. Channels
+    are in the file's order: files permute rows, never columns.
+    """
+    if "prompts" not in model.abilities:
+        return {}
+    names, found = TERMS[cast("Decoder", model).config.architecture].names, dict[str, str]()
+    for row in model.plan.of_kind(Linear):
+        assert isinstance(row.kind, Linear)
+        if row.kind.columns is None:  # else a share of another's
+            found[names.gguf_name(row.kind.weight)] = row.inputs[0]
+    return found
 
 
 def fingerprint_of(model: LanguageModel) -> str:

@@ -20,7 +20,6 @@ from .execution import ModelSource, Note
 from .order import order_for
 from .run import Report, Share, Workers, begun, survey_into
 from .state import Survey, check_same
-from .summary import read_counts
 from .survey_files import read_survey, survey_bytes
 
 SAVING = 0.1  # of the time, at most, goes into saving what was measured so far
@@ -67,7 +66,7 @@ def survey(
         computed = opened if how == Workers() else source
         with one_blas_thread(), _saved_however_it_ends(found, file):
             survey_into(found, computed, texts, how, share, opened, keep, report, note)
-            if found.whole and not read_counts(found)[0]:
+            if found.whole and not found.read[0]:
                 raise InputError(_why_nothing(found))
     return found
 
@@ -122,7 +121,7 @@ def _saved_however_it_ends(survey: Survey, file: OwnFile | None) -> Iterator[Non
         yield
         whole = True
     finally:
-        if file is not None and (whole or (len(survey.blocks) > before and read_counts(survey)[0])):
+        if file is not None and (whole or (len(survey.blocks) > before and survey.read[0])):
             file.write(survey_bytes(survey))
             file.check()
 
@@ -133,7 +132,7 @@ def _saving(file: OwnFile) -> Callable[[Survey], None]:
 
     def keep(survey: Survey) -> None:
         nonlocal due, last
-        if (now := monotonic()) - last < due or not read_counts(survey)[0]:
+        if (now := monotonic()) - last < due or not survey.read[0]:
             return
         file.write(survey_bytes(survey))
         last = monotonic()

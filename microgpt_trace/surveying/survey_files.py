@@ -3,6 +3,9 @@
 A tensor is called by its tally, the kind of that, and its part: "layer0.mlp.act/total.sum" is the sum of
 each channel, rounded once, and "layer0.mlp.act/total.sum.rest" what that lacks, so that reading and merging
 lose nothing. The bytes are the same for the same survey.
+
+Whatever is made of a survey that was read relies on the checks here: records have the types of their fields,
+and tallies are those, of those shapes, that the order asks of such a model.
 """
 
 from __future__ import annotations
@@ -12,22 +15,41 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
 
+from ..architecture.plan import layer_of
+from ..arrays.exact_sum import LARGEST
 from ..arrays.stats import Array
 from ..errors import FileFormatError
+from ..measuring.heads import EVENLY, QueryCounts
+from ..measuring.predictions import PREDICTIONS
+from ..measuring.streams import STREAMS
+from ..measuring.tallies import NOBODY, Counts, Ranges, Sums, Tally, TopList
 from ..text.brief import brief
 from ..text.json_reading import from_json
 from ..untrusted_files import check_regular
-from .state import Survey
+from .order import SurveyOrder
+from .shard import Measurable, Unfit, meters_of, tallies_of
+from .state import Survey, SurveyedCorpus, SurveyedModel
 from .survey_mark import is_survey
-from .survey_reading import survey_of
 
 FORMAT = "microgpt.survey-file/2"
 OLDER = "microgpt.survey-file/1"  # whose digest is of the tensors alone
 ENTRIES = 1 << 22  # values of the metadata
+KINDS: dict[str, type[Any]] = {kind.KIND: kind for kind in (Sums, Counts, Ranges, TopList)}
+PARTS = (("",), ("train", "held out"))  # of a corpus
+MOST_BLOCKS = 1 << 22  # of a survey: each has a number in memory
+MOST = 2.0**62  # of what is counted, all together
+TOTAL = 1e150  # of values, whose squares are numbers
+GROWTH = 700.0  # the largest logarithm of a norm's growth: float64 has none of much more
+Arrays = dict[str, Array]
+Record = TypeVar("Record")
+
+
+# --- Writing ----------------------------------------------------------------------------------
 
 
 def survey_bytes(survey: Survey) -> bytes:
@@ -63,6 +85,9 @@ def _digest(tensors: Mapping[str, Array], said: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
+# --- Reading ----------------------------------------------------------------------------------
+
+
 def read_survey(path: str | Path) -> Survey:
     """The survey of a file. Raises FileFormatError, naming it, where it is none or damaged."""
     path = Path(path)
@@ -94,3 +119,147 @@ def _contents(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
     if said.pop("digest", None) != _digest(tensors, said):
         raise FileFormatError(f"{path}: expected a survey as it was written, found some of it changed")
     return tensors, said
+
+
+def survey_of(said: Mapping[str, Any], tensors: Mapping[str, Array]) -> Survey:
+    """The survey of metadata and tensors. Raises ValueError, or what looking for something raises, where they
+    are those of none."""
+    survey = Survey(
+        record_of(SurveyedModel, said["model"]), record_of(SurveyedCorpus, said["corpus"]),
+        record_of(SurveyOrder, said["order"]), _as(int, said["block_size"]),
+        unfit=_as(Mapping[str, Unfit], said["unfit"]), arithmetic=_as(tuple[str, ...], said["arithmetic"]),
+    )  # fmt: skip
+    survey.blocks = _blocks(survey, said["blocks"])
+    survey.tallies = _tallies(survey, _by_tally(tensors))
+    return survey
+
+
+def record_of(kind: type[Record], said: Any) -> Record:
+    """A record of a JSON object that has its fields and no others, each of its type."""
+    hints = get_type_hints(kind)
+    if not isinstance(said, dict) or said.keys() != hints.keys():
+        raise ValueError(f"expected {', '.join(hints)}, found {brief(said)}")
+    return kind(**{name: _as(hint, said[name]) for name, hint in hints.items()})
+
+
+def _as(hint: Any, said: Any) -> Any:
+    """A JSON value as a type has it: lists become tuples."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is tuple and isinstance(said, list):
+        hints = args[:1] * len(said) if args[-1] is ... else args
+        return tuple(_as(own, value) for own, value in zip(hints, said, strict=True))
+    if origin is Mapping and isinstance(said, dict):
+        return {key: _as(args[1], value) for key, value in said.items()}
+    if origin is UnionType:
+        return None if said is None else _as(args[0], said)
+    if hint is Unfit and isinstance(said, list):
+        return Unfit(*_as(tuple[int, int, str], said))
+    if hint is Any or (origin is None and type(said) is hint):
+        return said
+    raise ValueError(f"expected {getattr(hint, '__name__', hint)}, found {brief(said)}")
+
+
+def _blocks(survey: Survey, said: Any) -> dict[int, str]:
+    """Which blocks were read: where it does not say, all."""
+    size, documents = survey.block_size, survey.corpus.documents
+    if size < 1 or (documents is not None and documents < 1) or survey.order.examples < 0:
+        raise ValueError(f"blocks of {size}, {documents} documents, {survey.order.examples} examples")
+    count = MOST_BLOCKS if documents is None else -(-documents // size)
+    if count > MOST_BLOCKS:
+        raise ValueError(f"at most {MOST_BLOCKS:,} blocks are read, found {count:,}")
+    if said is None and documents is not None:
+        return dict.fromkeys(range(count), "")
+    blocks = {int(block): digest for block, digest in _as(Mapping[str, str], said).items()}
+    if not all(0 <= block < count for block in blocks):
+        raise ValueError(f"blocks {brief([*blocks])} of {count:,}")
+    return blocks
+
+
+def _by_tally(tensors: Mapping[str, Array]) -> dict[tuple[str, str], Arrays]:
+    """Arrays by the names of their tallies with their kinds, and by their parts."""
+    parts: dict[tuple[str, str], Arrays] = {}
+    for name, array in tensors.items():
+        event, _, measured = name.rpartition("/")
+        field, kind, *part = measured.split(".")
+        parts.setdefault((f"{event}/{field}", kind), {})[".".join(part)] = array
+    return parts
+
+
+def _tallies(survey: Survey, parts: Mapping[tuple[str, str], Arrays]) -> dict[str, Tally]:
+    """The tallies that the survey must have, and no others."""
+    order = survey.order
+    for name in order.units:  # before lists so long are made
+        shape = parts[f"{name}/top", TopList.KIND]["value"].shape
+        if shape[1:] != (order.examples,):
+            raise ValueError(
+                f"{name}: lists of shape {shape}, where {order.examples:,} examples were asked for"
+            )
+    expected = tallies_of(meters_of(_measurable(survey, parts), order), Counts(2))
+    if parts.keys() != {(name, tally.KIND) for name, tally in expected.items()}:
+        wrong = parts.keys() ^ {(name, tally.KIND) for name, tally in expected.items()}
+        raise ValueError(f"{'.'.join(min(wrong))} is missing, or one too many")
+    for name, tally in expected.items():
+        _check(name, tally, parts[name, tally.KIND])
+    found = {name: KINDS[kind].of(arrays) for (name, kind), arrays in parts.items()}
+    _check_values(found)
+    return found
+
+
+def _check_values(tallies: Mapping[str, Any]) -> None:
+    """Raises ValueError for numbers that nothing adds up to, of which no report can be made."""
+    for name, tally in tallies.items():
+        _, _, measured = name.rpartition("/")
+        if measured == "squares" and (tally.values() < 0).any():
+            raise ValueError(f"{name}: a sum of squares is below 0")
+        if measured == "total" and (np.abs(tally.values()) > TOTAL).any():
+            raise ValueError(f"{name}: a sum is too large")
+        counted = measured in QueryCounts.__dataclass_fields__
+        if counted and tally.values() > tallies[f"{EVENLY}/{measured}"].values():
+            raise ValueError(f"{name}: more than {EVENLY}/{measured}")
+    if f"{STREAMS}/rows" in tallies:
+        growth, rows = (tallies[f"{STREAMS}/{measured}"].values() for measured in ("growth", "rows"))
+        if (np.abs(growth) > GROWTH * rows).any():
+            raise ValueError(f"{STREAMS}/growth: more than {GROWTH:g} for each of {STREAMS}/rows")
+
+
+def _measurable(survey: Survey, parts: Mapping[tuple[str, str], Arrays]) -> Measurable:
+    """What there was to measure, by what the survey says of its model and how many channels were counted."""
+    model, events = survey.model, survey.order.events
+    channels = {name: len(parts[f"{name}/values", Counts.KIND][""]) for name in events}
+    weights = [name for name in events if model.kinds[name] == "Softmax"]
+    windows = {name: model.windows[layer_of(name)] for name in weights}  # type: ignore[index]
+    own = {name.rpartition("/")[0] for name, _ in parts if name.endswith("/token_loss")}
+    corpus_parts = [some for some in PARTS if own == {f"{PREDICTIONS}{'.' * bool(p)}{p}" for p in some}]
+    return Measurable(channels, (), windows, model.streams, len(model.labels), corpus_parts[0])
+
+
+def _check(name: str, tally: Tally, found: Arrays) -> None:
+    """Raises ValueError where arrays are not such as the tally has."""
+    for part, array in tally.arrays().items():
+        if (found[part].shape, found[part].dtype) != (array.shape, array.dtype):
+            raise ValueError(f"{name}: expected {array.shape} {array.dtype}, found {found[part].shape}")
+    more = found.keys() - tally.arrays().keys()
+    if isinstance(tally, Sums):
+        rest = found.get("rest", np.empty((0, *tally.shape)))
+        if more - {"rest"} or rest.shape[1:] != tally.shape or rest.dtype != np.float64:
+            raise ValueError(f"{name}: expected sums and what they lack, found {', '.join(sorted(found))}")
+        for sums in (found[""], rest):
+            if not (np.abs(sums) < LARGEST).all():
+                raise ValueError(f"{name}: a sum is not finite, or too large")
+    elif more:
+        raise ValueError(f"{name}: one part too many, {min(more)}")
+    elif isinstance(tally, Counts) and not ((found[""] >= 0).all() and found[""].sum(dtype=float) < MOST):
+        raise ValueError(f"{name}: a count is below 0, or too large")
+    elif isinstance(tally, Ranges) and any(np.isnan(ends).any() for ends in found.values()):
+        raise ValueError(f"{name}: an end of a range is no number")
+    elif isinstance(tally, TopList):
+        _check_list(name, found)
+
+
+def _check_list(name: str, found: Arrays) -> None:
+    if (found["document"] < NOBODY).any() or np.isnan(found["value"]).any():
+        raise ValueError(f"{name}: an entry of no document, or without a value")
+    if any((found[place] < 0).any() for place in ("row", "position", "channel")):
+        raise ValueError(f"{name}: an entry whose row, position or channel is below 0")
+    for excerpt in found["excerpt"].reshape(-1, found["excerpt"].shape[-1]):
+        excerpt.tobytes().decode()

@@ -19,13 +19,13 @@ from microgpt_trace.errors import FileFormatError, RunError
 from microgpt_trace.surveying.imatrix import (
     Imatrix,
     SquaredInputs,
+    imatrix_of,
     is_imatrix,
     read_imatrix,
     write_imatrix,
     written,
 )
-from microgpt_trace.surveying.importance import imatrix_of
-from microgpt_trace.surveying.weight_inputs import inputs_of_weights
+from microgpt_trace.surveying.state import weights_of
 
 # Two experts of three inputs, the second of which was given nothing, and a matrix of five inputs
 EXPERTS = SquaredInputs(np.array([[1.5, 2, 0.25], [0, 0, 0]]), np.array([7, 0]))
@@ -216,13 +216,12 @@ def test_every_matrix_of_a_file_and_no_other_tensor_has_an_event(case, path):
     gguf = pytest.importorskip("gguf")
     model = load(file_of(case, path))
     shapes = {t.name: t.shape.tolist() for t in gguf.GGUFReader(path).tensors if len(t.shape) == 2}
-    found = inputs_of_weights(model)
-    assert {*found} == {name for name in shapes if name.startswith("blk.")}
-    output = {"output.weight", "token_embd.weight"} & {*shapes}
-    with_output = inputs_of_weights(model, with_output=True)
-    assert with_output == found | {min(output): "final.norm"}
-    widths = {name: model.plan.shapes(1)[event][-1] for name, event in with_output.items()}
-    assert widths == {name: shapes[name][0] for name in with_output}
+    found = weights_of(model)
+    output = min({"output.weight", "token_embd.weight"} & {*shapes})
+    assert {*found} == {output, *(name for name in shapes if name.startswith("blk."))}
+    assert found[output] == "final.norm"
+    widths = {name: model.plan.shapes(1)[event][-1] for name, event in found.items()}
+    assert widths == {name: shapes[name][0] for name in found}
 
 
 def by_transformers(folder, architecture, tokens):

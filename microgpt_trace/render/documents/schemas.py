@@ -20,7 +20,7 @@ RESULTS = {
     "patch_pairs": ("Activation patching over pairs", "patching.results", "PairsResult"),
     "validation": ("Captured values validated", "tracing.validation", "Validation"),
     "survey": ("A model over a corpus", "surveying.report", "SurveyReport"),
-    "imatrix": ("An importance matrix", "surveying.importance", "ImatrixReport"),
+    "imatrix": ("An importance matrix", "surveying.imatrix", "ImatrixReport"),
     "survey_diff": ("Two surveys compared", "surveying.comparison", "SurveyComparison"),
     "timeline": ("A training run over its steps", "timeline.curves", "Timeline"),
     "attribution": ("Who wrote a model's predictions", "attribution.results", "AttributionResult"),
