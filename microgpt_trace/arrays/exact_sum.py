@@ -13,8 +13,6 @@ number, as in Demmel and Nguyen, "Parallel reproducible summation" (2015).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
@@ -24,10 +22,7 @@ from .stats import Array
 WIDTH = 42  # bits of a piece
 OFFSET = 34  # place 0 has multiples of 2^-34 up to 2^8: with the one below what activations come to
 MOST = 1 << 10  # numbers that are added up between two carries: 2^10 * 2^42 < 2^53
-MOST_AT = 1 << 14  # the same of those that are added to channels here and there
-MANY = 64  # rows that are not kept until there are enough
 LARGEST = 2.0**900  # of a number; cutting it must not overflow
-PENDING = 1 << 13  # numbers that wait until it is worth the calls to cut them
 BLOCK = 1 << 14  # numbers cut at a time, in the cache
 
 
@@ -38,38 +33,30 @@ class ExactSum:
         self.size = size
         self._pieces: dict[int, Array] = {}  # by place
         self._added = 0  # since the last carry
-        self._pending: list[Array] = []
-        self._waiting = 0
 
     def __repr__(self) -> str:
         return one_line(self, size=self.size)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Pieces alone, which are smaller than many numbers that wait to be cut."""
-        self._settle()
-        return self.__dict__
-
     def add(self, values: Array) -> None:
         """Add rows of float64 numbers, [n, C], below LARGEST in magnitude."""
-        for block in self._blocks(values):
-            few = _few_rows(block) if len(block) >= MANY else block
-            self._pending.append(few)
-            self._waiting += few.size
-        if self._waiting >= PENDING:
-            self._settle()
+        rows = max(1, min(MOST, BLOCK // max(1, self.size)))
+        for start in range(0, len(values), rows):
+            block = values[start : start + rows].astype(np.float64)
+            for place, pieces in _cut(block):
+                self._at(place)[...] += pieces.sum(axis=0)
+            self._count(len(block))
 
     def add_at(self, channels: Array, values: Array) -> None:
         """Add numbers [n] to the channels [n], which may repeat."""
-        for start in range(0, len(values), MOST_AT):
-            own = slice(start, start + MOST_AT)
-            pieces = _pieces(values[own].astype(np.float64), MOST_AT)
-            self.add(np.array([np.bincount(channels[own], piece, self.size) for piece in pieces]))
+        for start in range(0, len(values), MOST):
+            own = slice(start, start + MOST)
+            for place, pieces in _cut(values[own].astype(np.float64)):
+                self._at(place)[...] += np.bincount(channels[own], pieces, self.size)
+            self._count(len(values[own]))
 
     def merge(self, other: ExactSum) -> None:
         """Add what another one has summed."""
-        other._settle()
         other._carry()  # to pieces that are below 2^WIDTH again, as those of one number
-        self._settle()
         for place, pieces in other._pieces.items():
             self._at(place)[...] += pieces
         self._count(1)
@@ -90,29 +77,11 @@ class ExactSum:
 
     def _rounded(self, less: list[Array]) -> Array:
         """The sums less some numbers, by math.fsum, which rounds once."""
-        self._settle()
         pieces = [*self._pieces.values(), *(-own for own in less)]
         if not pieces:
             return np.zeros(self.size)
         sums = map(math.fsum, zip(*(own.tolist() for own in pieces), strict=True))
         return np.fromiter(sums, np.float64, self.size) + 0.0  # no -0.0
-
-    def _settle(self) -> None:
-        """Cut what is pending."""
-        pending, self._pending, self._waiting = self._pending, [], 0
-        if not pending:
-            return
-        values = pending[0] if len(pending) == 1 else np.concatenate(pending)
-        for block in self._blocks(values):
-            sums = _few_rows(block)
-            for place, pieces in _cut(sums):
-                self._at(place)[...] += pieces.sum(axis=0)
-            self._count(len(sums))
-
-    def _blocks(self, values: Array) -> Iterator[Array]:
-        """So many rows as are cut at a time."""
-        rows = max(1, min(MOST, BLOCK // max(1, self.size)))
-        return (values[start : start + rows] for start in range(0, len(values), rows))
 
     def _count(self, added: int) -> None:
         """Carry before a sum of pieces could leave 2^53."""
@@ -137,37 +106,6 @@ class ExactSum:
         if place not in self._pieces:
             self._pieces[place] = np.zeros(self.size)
         return self._pieces[place]
-
-
-def _few_rows(values: Array) -> Array:
-    """A few rows with the exact sums of at most MOST rows: [n, C] -> [k, C]"""
-    ones = np.ones(len(values))
-    return np.array([ones @ piece for piece in _pieces(values, MOST)])  # in whatever order
-
-
-def _pieces(values: Array, most: int) -> Iterator[Array]:
-    """Numbers as pieces that add up to them, of each of which float64 adds up `most` without rounding.
-
-    What all numbers have in common of leading bits is cut off, so often that the rest has no bits that a sum
-    of so many could lose: of 1,024 once, where the least of them is not below 2^-33 of the largest.
-    """
-    largest, least = max(float(values.max()), -float(values.min())), _least_above_0(values)
-    top, last = math.frexp(largest)[1], max(math.frexp(least)[1] - 53, -1074)  # bits that there are
-    held = 53 - (most - 1).bit_length()
-    while largest and top - last > held:
-        cutter = math.ldexp(1.5, 52 + top - held + 1)
-        piece = values + cutter
-        piece -= cutter
-        values = values - piece
-        yield piece
-        top -= held
-    yield values
-
-
-def _least_above_0(values: Array) -> float:
-    """The least magnitude that is not 0; inf where all are 0."""
-    sizes = np.abs(values)
-    return float(sizes.min(initial=np.inf, where=sizes > 0))
 
 
 def _cut(values: Array) -> list[tuple[int, Array]]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from microgpt_trace.arrays.exact_sum import BLOCK, MOST, PENDING, WIDTH, ExactSum
+from microgpt_trace.arrays.exact_sum import BLOCK, MOST, WIDTH, ExactSum
 
 numbers = st.one_of(
     st.floats(-1e150, 1e150),
@@ -53,7 +53,7 @@ def test_what_cancels_leaves_what_is_left(values, random):
 @pytest.mark.parametrize("spread", [(-1074, -1000), (-30, 30), (-1000, 498), (495, 498)])
 def test_any_magnitudes_and_widths(spread):
     wide = (2, BLOCK + 1) if spread == (-30, 30) else (40, 3)
-    for shape in ((40, 1), (40, PENDING // 100), wide):
+    for shape in ((40, 1), (40, 81), wide):
         rows = magnitudes(np.random.default_rng(shape[1]), shape, *spread)
         assert_bits(summed(rows), rows)
 
@@ -65,11 +65,11 @@ FULL = [2.0**18 - 2.0**-24, 2.0**18 - 2.0**-34, 2.0**19 - 2.0**-24, -(2.0**18 - 
 def test_many_of_the_most_that_a_place_holds(first):
     """Sums of full pieces come as near to 2^53 as they may: blocks of MOST after some without a carry."""
     for value in FULL:
-        found, counts = ExactSum(1), (first, 2 * MOST - 1, PENDING, 1, PENDING)
+        found, counts = ExactSum(1), (first, 2 * MOST - 1, 8 * MOST, 1, 8 * MOST)
         rows = [np.full((1, 1), 2.0**-500), *(np.full((count, 1), value) for count in counts)]
         for some in rows:
             found.add(some)
-            found.values()  # settles: blocks end here
+            found.values()
         assert_bits(found, np.concatenate(rows))
 
 
