@@ -88,8 +88,8 @@ class PredictionMeter(Meter):
         sums = np.exp(value - highest[:, None]).astype(np.float64) @ np.ones(value.shape[1])
         loss = np.log(sums) + highest.astype(np.float64) - of_target
         self._loss[own] = np.where(targets == UNKNOWN, np.nan, loss)
-        self._rank[own] = 1 + _count_by_row(value > of_target[:, None])
-        ties = np.flatnonzero(_count_by_row(value == of_target[:, None]) > 1)
+        self._rank[own] = 1 + np.count_nonzero(value > of_target[:, None], axis=1)
+        ties = np.flatnonzero(np.count_nonzero(value == of_target[:, None], axis=1) > 1)
         for row in ties:
             self._rank[own.start + row] = rank_of(value[row], at[1][row])
 
@@ -134,8 +134,3 @@ class PredictionMeter(Meter):
             np.zeros(len(documents), np.int32), self.layout.entries(self.layout.starts[documents], value, 0),
             lambda chosen: self.layout.beginnings(documents[chosen]),
         )  # fmt: skip
-
-
-def _count_by_row(chosen: Array) -> Array:
-    """How many are chosen in each row, by a product, which takes a tenth of the time: [N, V] -> [N]"""
-    return (chosen.astype(np.float32) @ np.ones(chosen.shape[1], np.float32)).astype(np.int64)
