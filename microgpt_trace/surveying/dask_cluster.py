@@ -21,12 +21,12 @@ from .execution import (
     Block,
     Crew,
     Note,
-    ShardResult,
     merged_results,
     program,
     run_in_worker,
     worker_lost,
 )
+from .shard import Measured
 
 CONNECT = 10.0  # seconds until a scheduler must have answered
 ALONE = 10.0  # seconds without a worker until that is said
@@ -75,13 +75,13 @@ class DaskCluster:
             self._said.add(text)
             self._note(text)
 
-    def submit(self, blocks: Sequence[Block]) -> Future[ShardResult]:
+    def submit(self, blocks: Sequence[Block]) -> Future[Measured]:
         size = -(-len(blocks) // FAN)
         parts = [blocks[start : start + size] for start in range(0, len(blocks), size)]
         own = [self._client.submit(self._run, part, retries=TRIES, pure=False) for part in parts]
         return self._executor.submit(merged_results, *own)
 
-    def result(self, future: Future[ShardResult]) -> ShardResult:
+    def result(self, future: Future[Measured]) -> Measured:
         return future.result()
 
     def renew(self) -> None:

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from itertools import chain
 from platform import node
 from threading import Lock
 from time import monotonic
@@ -24,11 +23,10 @@ from ..architecture.model import LanguageModel
 from ..arrays.threads import one_core
 from ..corpus.corpus import Document
 from ..errors import InputError, MicrogptError, RunError
-from ..measuring.tallies import merge_all
 from ..microgpt.model import init
 from ..readers.loading import load
 from .order import SurveyOrder
-from .shard import Measured, Unfit, add_unfit, survey_shard
+from .shard import Measured, survey_shard
 from .state import fingerprint_of
 
 TRIES = 3  # of a task whose workers are lost
@@ -66,16 +64,6 @@ class Block(NamedTuple):
         return sum(sys.getsizeof(document.text) for document in self.documents)
 
 
-class ShardResult(NamedTuple):
-    """What was measured of some blocks, their fingerprints by number, the libraries that computed it, and how
-    many seconds that took."""
-
-    measured: Measured
-    blocks: dict[int, str]
-    arithmetic: tuple[str, ...]
-    seconds: float
-
-
 @dataclass(frozen=True)
 class Assignment:
     """What all workers are to do, and what they must have for that: the same model and the same program."""
@@ -105,22 +93,23 @@ class Crew(Protocol):
     def submit(self, blocks: Sequence[Block]) -> Future[Any]:
         """Have blocks run."""
 
-    def result(self, future: Future[Any]) -> ShardResult:
+    def result(self, future: Future[Any]) -> Measured:
         """What came of them, once that is there."""
 
     def renew(self) -> None:
         """Go on with others where workers are lost."""
 
 
-def run_here(model: LanguageModel, order: SurveyOrder, blocks: Sequence[Block]) -> ShardResult:
+def run_here(model: LanguageModel, order: SurveyOrder, blocks: Sequence[Block]) -> Measured:
     """Run blocks in this process."""
     began = monotonic()
     measured = survey_shard(model, order, [document for block in blocks for document in block.documents])
-    known = {block.number: block.digest for block in blocks}
-    return ShardResult(measured, known, arithmetic(), monotonic() - began)
+    measured.blocks = {block.number: block.digest for block in blocks}
+    measured.arithmetic, measured.seconds = arithmetic(), monotonic() - began
+    return measured
 
 
-def run_in_worker(assignment: Assignment, blocks: Sequence[Block]) -> ShardResult:
+def run_in_worker(assignment: Assignment, blocks: Sequence[Block]) -> Measured:
     """Run blocks in a process that has one core. Raises InputError where the model or the program is not that
     of the process that asks for it."""
     with _one_at_a_time, one_core():
@@ -141,18 +130,13 @@ def _opened(assignment: Assignment) -> LanguageModel:
     return model.for_many_passes()
 
 
-def merged_results(*results: ShardResult) -> ShardResult:
+def merged_results(*results: Measured) -> Measured:
     """The results of several shards as one; these themselves stay what they are, for one that is lost is
     merged again."""
-    tallies, unfit = dict[str, Any](), dict[str, Unfit]()
-    for result in results:
-        merge_all(tallies, result.measured.tallies if tallies else deepcopy(result.measured.tallies))
-        for reason, more in result.measured.unfit.items():
-            add_unfit(unfit, reason, more)
-    known = dict(chain.from_iterable(result.blocks.items() for result in results))
-    libraries = sorted({library for result in results for library in result.arithmetic})
-    seconds = sum(result.seconds for result in results)
-    return ShardResult(Measured(tallies, unfit), known, tuple(libraries), seconds)
+    first = deepcopy(results[0])
+    for other in results[1:]:
+        first.take(other)
+    return first
 
 
 def program() -> str:
@@ -185,12 +169,12 @@ class InProcess:
     def size(self) -> int:
         return 1
 
-    def submit(self, blocks: Sequence[Block]) -> Future[ShardResult]:
-        done = Future[ShardResult]()
+    def submit(self, blocks: Sequence[Block]) -> Future[Measured]:
+        done = Future[Measured]()
         done.set_result(run_here(self.model, self.order, blocks))
         return done
 
-    def result(self, future: Future[ShardResult]) -> ShardResult:
+    def result(self, future: Future[Measured]) -> Measured:
         return future.result()
 
     def renew(self) -> None:
@@ -203,7 +187,7 @@ def in_process(model: LanguageModel, order: SurveyOrder) -> Iterator[Crew]:
     yield InProcess(model.for_many_passes(), order)
 
 
-def side_by_side(tasks: Iterator[list[Block]], crew: Crew, note: Note) -> Generator[ShardResult, None, None]:
+def side_by_side(tasks: Iterator[list[Block]], crew: Crew, note: Note) -> Generator[Measured, None, None]:
     """The results as they come; what lost workers had is run again.
 
     Raises RunError where the workers of a task are lost TRIES times.

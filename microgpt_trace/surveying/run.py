@@ -22,9 +22,9 @@ from ..errors import InputError, MicrogptError, RunError
 from ..signals import uninterrupted
 from ..text.wording import abridged
 from .dask_cluster import on_cluster
-from .execution import Assignment, Block, Crew, ModelSource, Note, ShardResult, in_process, side_by_side
+from .execution import Assignment, Block, Crew, ModelSource, Note, in_process, side_by_side
 from .order import SurveyOrder
-from .shard import survey_shard
+from .shard import Measured, survey_shard
 from .state import Survey, SurveyedCorpus, surveyed_model
 from .worker_processes import in_processes
 
@@ -58,8 +58,10 @@ def begun(model: LanguageModel, corpus: Corpus, order: SurveyOrder) -> Survey:
     read = SurveyedCorpus(
         tuple(map(_plain, asked.sources)), asked.field, asked.limit, asked.sample, asked.seed
     )
-    found = Survey(surveyed_model(model, order), read, order, max(BLOCK, model.pack_size))
-    found.take(survey_shard(model, order, []), {}, ())  # a share may have no document
+    found = Survey(
+        model=surveyed_model(model, order), corpus=read, order=order, block_size=max(BLOCK, model.pack_size)
+    )
+    found.take(survey_shard(model, order, []))  # a share may have no document
     return found
 
 
@@ -85,7 +87,7 @@ def survey_into(
             for result in results:
                 tasks.learn(result)
                 with uninterrupted():
-                    survey.take(result.measured, result.blocks, result.arithmetic)
+                    survey.take(result)
                     keep(survey)
                 run += len(result.blocks) * survey.block_size
                 report(before + run, run)
@@ -216,7 +218,7 @@ class Tasks:
         self._blocks, self._crew = blocks, crew
         self._seconds = SECONDS  # of a block, as far as is known
 
-    def learn(self, result: ShardResult) -> None:
+    def learn(self, result: Measured) -> None:
         """How long blocks take."""
         self._seconds = result.seconds / len(result.blocks)
 

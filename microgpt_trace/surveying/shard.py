@@ -23,7 +23,7 @@ from ..measuring.heads import AttentionMeter
 from ..measuring.meter import Meter, PackLayout
 from ..measuring.predictions import PredictionMeter
 from ..measuring.streams import StreamMeter
-from ..measuring.tallies import Counts
+from ..measuring.tallies import Counts, merge_all
 from .order import SurveyOrder, channels_of
 
 if TYPE_CHECKING:
@@ -41,12 +41,26 @@ class Unfit(NamedTuple):
     place: str
 
 
-@dataclass
+@dataclass(kw_only=True, repr=False, eq=False)
 class Measured:
-    """What was measured of some documents."""
+    """What was measured of some documents: `tallies` by the names of what they count, those of events like
+    "layer0.mlp.act/total", texts that did not fit, the fingerprints of the blocks that were read by their
+    numbers, the libraries that computed, and in how many seconds."""
 
-    tallies: dict[str, Any]
+    tallies: dict[str, Any] = field(default_factory=dict)
     unfit: dict[str, Unfit] = field(default_factory=dict)
+    blocks: dict[int, str] = field(default_factory=dict)
+    arithmetic: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    def take(self, other: Measured) -> None:
+        """Take in what was measured of other documents."""
+        merge_all(self.tallies, other.tallies)
+        for reason, unfit in other.unfit.items():
+            add_unfit(self.unfit, reason, unfit)
+        self.blocks |= other.blocks
+        self.arithmetic = tuple(sorted({*self.arithmetic, *other.arithmetic}))
+        self.seconds += other.seconds
 
 
 class MeterTap:
@@ -135,7 +149,7 @@ def survey_shard(model: LanguageModel, order: SurveyOrder, documents: Iterable[D
                 model.run_pack(layout, tap)
             for meter in meters:
                 meter.finish()
-    return Measured(tallies_of(meters, read), unfit)
+    return Measured(tallies=tallies_of(meters, read), unfit=unfit)
 
 
 def _read(

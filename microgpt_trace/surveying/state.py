@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, cast
@@ -16,14 +16,14 @@ from ..arrays.encodings import StoredTensor
 from ..errors import InputError
 from ..measuring.channels import ChannelStatistics, channel_statistics
 from ..measuring.meter import MARK
-from ..measuring.tallies import NOBODY, TopList, merge_all
+from ..measuring.tallies import NOBODY, TopList
 from ..notebook import in_notebook
 from ..readers.file_terms import TERMS
 from ..text.brief import brief, frozen, one_line
 from ..text.json_reading import from_json
 from ..text.json_writing import dump
 from .order import SurveyOrder
-from .shard import READ, Measured, Unfit, add_unfit
+from .shard import READ, Measured
 
 if TYPE_CHECKING:
     from ..decoder.model import Decoder
@@ -108,23 +108,15 @@ class SurveyedCorpus:
         return f"{self.files[at][0]}:{row}" if at >= 0 else f"row {row}"
 
 
-@dataclass(eq=False, repr=False)
-class Survey:
-    """Statistics of a model over a corpus, by the names of what was measured: `tallies` of events are
-    "layer0.mlp.act/total".
-
-    `blocks` are the parts of the corpus that were read, with the fingerprint of each; of a whole survey they
-    are all. `arithmetic` names the libraries that computed.
-    """
+@dataclass(kw_only=True, eq=False, repr=False)
+class Survey(Measured):
+    """Statistics of a model over a corpus: what was measured so far, of which model and which documents. The
+    blocks of a whole survey are all that the corpus has."""
 
     model: SurveyedModel
     corpus: SurveyedCorpus
     order: SurveyOrder
     block_size: int
-    tallies: dict[str, Any] = field(default_factory=dict)
-    unfit: dict[str, Unfit] = field(default_factory=dict)
-    blocks: dict[int, str] = field(default_factory=dict)
-    arithmetic: tuple[str, ...] = ()
 
     _repr_html_ = in_notebook
 
@@ -150,14 +142,6 @@ class Survey:
             raise InputError(f"{event!r}: this survey did not measure it")
         return channel_statistics(self.tallies, event, self.model.kinds[event])
 
-    def take(self, measured: Measured, blocks: Mapping[int, str], arithmetic: Iterable[str]) -> None:
-        """Take in what was measured of blocks that were not read before."""
-        merge_all(self.tallies, measured.tallies)
-        for reason, unfit in measured.unfit.items():
-            add_unfit(self.unfit, reason, unfit)
-        self.blocks |= blocks
-        self.arithmetic = tuple(sorted({*self.arithmetic, *arithmetic}))
-
 
 def merged(surveys: Mapping[str, Survey]) -> Survey:
     """One survey of parts of it, which are named by their files. Raises InputError where they are not of one
@@ -172,7 +156,7 @@ def merged(surveys: Mapping[str, Survey]) -> Survey:
         if twice:
             first_twice = min(twice) * whole.block_size + 1
             raise InputError(f"{name}: text {first_twice:,} of the corpus is in it, and in another part too")
-        whole.take(Measured(survey.tallies, survey.unfit), survey.blocks, survey.arithmetic)
+        whole.take(survey)
     return whole
 
 

@@ -125,8 +125,8 @@ def survey_of(said: Mapping[str, Any], tensors: Mapping[str, Array]) -> Survey:
     """The survey of metadata and tensors. Raises ValueError, or what looking for something raises, where they
     are those of none."""
     survey = Survey(
-        record_of(SurveyedModel, said["model"]), record_of(SurveyedCorpus, said["corpus"]),
-        record_of(SurveyOrder, said["order"]), _as(int, said["block_size"]),
+        model=record_of(SurveyedModel, said["model"]), corpus=record_of(SurveyedCorpus, said["corpus"]),
+        order=record_of(SurveyOrder, said["order"]), block_size=_as(int, said["block_size"]),
         unfit=_as(Mapping[str, Unfit], said["unfit"]), arithmetic=_as(tuple[str, ...], said["arithmetic"]),
     )  # fmt: skip
     survey.blocks = _blocks(survey, said["blocks"])

@@ -21,7 +21,8 @@ from threading import Thread
 from typing import Any
 
 from ..errors import InputError, RunError
-from .execution import Assignment, Block, Crew, ShardResult, run_in_worker
+from .execution import Assignment, Block, Crew, run_in_worker
+from .shard import Measured
 
 MOST = 1024
 
@@ -54,7 +55,7 @@ class WorkerProcesses:
             lost.set_exception(error)
             return lost
 
-    def result(self, future: Future[Path]) -> ShardResult:
+    def result(self, future: Future[Path]) -> Measured:
         return _taken(future.result())
 
     def renew(self) -> None:
@@ -93,7 +94,7 @@ def _run_file(assignment: Assignment, task: Path) -> Path:
     return path
 
 
-def _put(path: Path, content: Sequence[Block] | ShardResult) -> None:
+def _put(path: Path, content: Sequence[Block] | Measured) -> None:
     try:
         with path.open("wb") as file:
             pickle.dump(content, file, pickle.HIGHEST_PROTOCOL)

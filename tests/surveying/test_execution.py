@@ -81,9 +81,9 @@ def test_results_are_merged_in_any_order_and_are_not_changed_by_it(asked):
 
 
 def assert_same(one, other):
-    for name, tally in one.measured.tallies.items():
+    for name, tally in one.tallies.items():
         for part, array in tally.arrays().items():
-            expected = other.measured.tallies[name].arrays()[part]
+            expected = other.tallies[name].arrays()[part]
             np.testing.assert_array_equal(array, expected, err_msg=f"{name} {part}", strict=True)
 
 
