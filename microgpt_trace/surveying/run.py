@@ -45,13 +45,6 @@ class Workers(NamedTuple):
     scheduler: str | None = None
 
 
-class Share(NamedTuple):
-    """What is read here: of all blocks those of which `remainder` is the remainder by `parts`."""
-
-    remainder: int = 0
-    parts: int = 1
-
-
 def begun(model: LanguageModel, corpus: Corpus, order: SurveyOrder) -> Survey:
     """A survey of which nothing was read yet."""
     asked = corpus.selection
@@ -66,11 +59,11 @@ def begun(model: LanguageModel, corpus: Corpus, order: SurveyOrder) -> Survey:
 
 
 def survey_into(
-    survey: Survey, source: ModelSource | LanguageModel, corpus: Corpus, workers: Workers, share: Share,
-    model: LanguageModel, keep: Callable[[Survey], None], report: Report, note: Note,
+    survey: Survey, source: ModelSource | LanguageModel, corpus: Corpus, workers: Workers,
+    shard: tuple[int, int], model: LanguageModel, keep: Callable[[Survey], None], report: Report, note: Note,
 ) -> None:  # fmt: skip
-    """Read what a survey has not read yet of a share of its corpus; `keep` is given the survey as it grows,
-    and `model` is asked what it and its training would take of texts.
+    """Read what a survey has not read yet of the I-th of N parts of its corpus, `shard`. `keep` is given the
+    survey as it grows, and `model` is asked what it and its training would take of texts.
 
     What was read stays read where this ends early: by an exception, between two results. Raises InputError
     where a document that was read is now another one.
@@ -79,7 +72,7 @@ def survey_into(
         deque(corpus, maxlen=0)  # to its end
         _check_known(survey, corpus)
     noted = _Noted(model)
-    blocks = _unread(survey, noted.blocks(_blocks(corpus, survey.block_size, model)), share)
+    blocks = _unread(survey, noted.blocks(_blocks(corpus, survey.block_size, model)), shard)
     before, run = len(survey.blocks) * survey.block_size, 0
     with _crew(survey, source, workers, note) as crew:
         tasks = Tasks(blocks, crew)
@@ -196,12 +189,13 @@ class _Noted:
             yield block
 
 
-def _unread(survey: Survey, blocks: Iterator[Block], share: Share) -> Iterator[Block]:
-    """Those of a share that the survey has not read. Raises InputError where one is not what it was."""
+def _unread(survey: Survey, blocks: Iterator[Block], shard: tuple[int, int]) -> Iterator[Block]:
+    """The blocks of a part of the corpus that the survey has not read. Raises InputError where one is not
+    what it was."""
     for block in blocks:
         known = survey.blocks.get(block.number)
         if known is None:
-            if block.number % share.parts == share.remainder:
+            if block.number % shard[1] == shard[0] - 1:
                 yield block
         elif known not in ("", block.digest):
             first, last = block.documents[0], block.documents[-1]

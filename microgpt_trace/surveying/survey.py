@@ -18,7 +18,7 @@ from ..files import OwnFile, check_target, hold
 from ..text.wording import abridged, counted
 from .execution import ModelSource, Note
 from .order import order_for
-from .run import Report, Share, Workers, begun, survey_into
+from .run import Report, Workers, begun, survey_into
 from .state import Survey, check_same
 from .survey_files import read_survey, survey_bytes
 
@@ -52,7 +52,9 @@ def survey(
     path = None if out is None else Path(out)
     if resume and path is None:
         raise InputError("to resume is to go on with the file of out: name it")
-    how, share = Workers(workers, scheduler), _share(shard)
+    if not 1 <= shard[0] <= shard[1]:
+        raise InputError(f"shard: expected I/N with I from 1 to N, found {shard[0]}/{shard[1]}")
+    how = Workers(workers, scheduler)
     with nullcontext() if path is None else _held(path, resume, force) as file:
         source = ModelSource(str(model)) if isinstance(model, str | Path) else model
         opened = source.open() if isinstance(source, ModelSource) else source
@@ -65,7 +67,7 @@ def survey(
         keep = (lambda survey: None) if file is None else _saving(file)
         computed = opened if how == Workers() else source
         with one_blas_thread(), _saved_however_it_ends(found, file):
-            survey_into(found, computed, texts, how, share, opened, keep, report, note)
+            survey_into(found, computed, texts, how, shard, opened, keep, report, note)
             if found.whole and not found.read[0]:
                 raise InputError(_why_nothing(found))
     return found
@@ -85,13 +87,6 @@ def _selection(
         return replace(corpus, **selected)
     sources = (corpus,) if isinstance(corpus, str | Path) else corpus
     return CorpusSelection(tuple(map(str, sources)), **selected)
-
-
-def _share(shard: tuple[int, int]) -> Share:
-    index, of = shard
-    if not 1 <= index <= of:
-        raise InputError(f"shard: expected I/N with I from 1 to N, found {index}/{of}")
-    return Share(index - 1, of)
 
 
 @contextmanager
