@@ -1,5 +1,5 @@
-"""What is near zero, massive, an outlier, and which role a head has: each defined once, for one text and for
-many. Measures nothing.
+"""What is near zero, massive, an outlier, grown, a sink, still, and which role a head has: each defined once,
+for one text and for many. Measures nothing.
 
 A head has the role of which its share is at least SHARE and at least TIMES that of attention spread evenly,
 of several the one that is most times the even share. Where two are equal it has none: in a prompt of two
@@ -15,6 +15,9 @@ from typing import Literal
 NEAR_ZERO = 0.01  # an activation within +-0.01 passes on at most a hundredth of what it gates
 MASSIVE = 1000.0  # times the median magnitude: massive. Sun et al., "Massive Activations" (2024)
 OUTLIER = 6.0  # times the median RMS of an event's channels
+GROWN = 2.0  # a stream that ends this many times longer than it began has grown
+SINK = 0.3  # of what even attention leaves to the others, position 0 draws this share: a sink
+STILL = 0.98  # a layer whose output keeps this cosine to its input barely turns the stream
 SHARE, TIMES = 0.4, 2.0
 
 RoleName = Literal["itself", "previous", "first", "repeat", "none"]

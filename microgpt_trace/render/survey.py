@@ -22,9 +22,10 @@ from ..surveying.shard import CUT
 from ..surveying.state import Survey, SurveyExample
 from ..text.printable import shown_token
 from ..text.wording import counted
+from ..tracing.findings import Insight
 from .attribution import ROLE_WORDS
 from .numbers import figure, percent, ratio, significant
-from .sections import Block, Column, Labelled, Section, Table, words
+from .sections import Block, Column, Labelled, Section, Table, indented, words
 
 FEW_LAYERS = 2  # of a model whose events and heads are all shown
 HARDEST, OFTEN = 8, 20  # tokens that are shown, of those that follow so often or more
@@ -39,6 +40,8 @@ def survey_sections(
     """All that a survey found; without `verbose` of tokens, documents, heads, events and units those that
     tell most."""
     sections = [_header(report, file), *_predictions(report, verbose)]
+    if report.insights:
+        sections.append(_insights(report.insights))
     if report.layers:
         sections.append(_layers(report.layers))
     if report.heads:
@@ -131,6 +134,15 @@ def _token_columns() -> list[Column]:
         Column("right", of("accuracy", percent), right=True),
         Column("1/rank", of("reciprocal_rank", lambda share: figure(share, 3)), right=True),
     ]
+
+
+def _insights(insights: Sequence[Insight]) -> Section:
+    blocks = [
+        block
+        for insight in insights
+        for block in (words(insight.title, "bold")._replace(about=insight.about), indented(insight.text))
+    ]
+    return Section(blocks, "What the survey reveals")
 
 
 def _layers(layers: Sequence[SurveyedLayer]) -> Section:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import accumulate
+from operator import mul
 from typing import Any
 
 import numpy as np
@@ -11,13 +14,18 @@ import numpy as np
 from ..architecture.plan import layer_of
 from ..arrays.stats import Array
 from ..measuring.channels import ChannelStatistics, bin_edges, quantiles
-from ..measuring.definitions import Attention, RoleName, role_of
+from ..measuring.definitions import MASSIVE, Attention, RoleName, role_of
 from ..measuring.heads import EVENLY, AttentionSums, QueryCounts, mean_shares
 from ..measuring.streams import STREAMS
 from ..text.brief import frozen
+from ..text.printable import shown_token
+from ..text.wording import counted, fixed, told_apart
+from ..tracing.decoder_insights import growth, sinks, turn
+from ..tracing.findings import Insight
 from .predictions import Overfitting, SurveyedPart, overfitting, surveyed_parts
 from .state import Survey, SurveyExample
 
+NORM = "the norm of a row, as a multiple of that after layer 0 and in the geometric mean,"
 MOST_CHANNELS = 10  # of an event that are named
 
 
@@ -132,6 +140,7 @@ class SurveyReport:
     overfitting: Overfitting | None
     layers: tuple[SurveyedLayer, ...]
     heads: tuple[SurveyedHead, ...]
+    insights: tuple[Insight, ...]
     events: tuple[SurveyedEvent, ...]
     units: tuple[UnitExamples, ...]
 
@@ -139,7 +148,7 @@ class SurveyReport:
 def report_of(survey: Survey) -> SurveyReport:
     """What a survey found so far."""
     texts, tokens = survey.read
-    parts = surveyed_parts(survey)
+    parts, layers, heads = surveyed_parts(survey), surveyed_layers(survey), surveyed_heads(survey)
     skipped: list[Any] = [(reason, *found) for reason, found in survey.corpus.skipped.items()]
     unfit = [(reason, found.texts, found.place) for reason, found in sorted(survey.unfit.items())]
     model, corpus = survey.model, survey.corpus
@@ -147,7 +156,7 @@ def report_of(survey: Survey) -> SurveyReport:
         survey.whole, model.origin, model.family, model.fingerprint, corpus.sources, corpus.documents,
         corpus.fingerprint, texts, tokens, survey.arithmetic,
         tuple(LeftOut(*found) for found in [*skipped, *unfit]), tuple(parts), overfitting(survey, parts),
-        tuple(surveyed_layers(survey)), tuple(surveyed_heads(survey)), tuple(surveyed_events(survey)),
+        tuple(layers), tuple(heads), tuple(insights_of(layers, heads)), tuple(surveyed_events(survey)),
         tuple(unit_examples(survey)),
     )  # fmt: skip
 
@@ -248,3 +257,60 @@ def unit_examples(survey: Survey) -> list[UnitExamples]:
             if examples := origins.examples(top, unit):
                 found.append(UnitExamples(event, unit, examples))
     return found
+
+
+# --- What it reveals: the predicates of a trace, over all texts --------------------------------
+
+
+def insights_of(layers: Sequence[SurveyedLayer], heads: Sequence[SurveyedHead]) -> Iterator[Insight]:
+    """Evaluate what the layers and heads that were measured can tell."""
+    measured = bool(layers) and all(row.growth and row.cosine is not None for row in layers)
+    if measured:
+        growths = [row.growth or 1.0 for row in layers]
+        yield replace(growth([*accumulate([1.0, *growths[1:]], mul)], NORM), about=layers[-1].event)
+        yield _massive(layers)
+    if heads:
+        yield _sinks(heads)
+    if measured:
+        stillest = max(layers, key=lambda row: row.cosine or 0.0)
+        cosines = {row.layer: row.cosine or 0.0 for row in layers}
+        yield replace(turn(cosines, "mean cosine"), about=stillest.event)
+
+
+def _massive(layers: Sequence[SurveyedLayer]) -> Insight:
+    title, measured = "Massive activations", [row for row in layers if row.farthest is not None]
+    if not measured:
+        return Insight("massive", title, None, "Not evaluated: the median magnitude is 0.")
+    top = max(measured, key=lambda row: row.farthest.value if row.farthest else 0.0)
+    far, massive = top.farthest, [row for row in layers if row.massive]
+    assert far is not None
+    ratio, limit = told_apart(far.value, MASSIVE, fixed, 0 if far.value >= 100 else 1)
+    place = (
+        f"farthest out is an element of {ratio} times the median magnitude of its text, after layer "
+        f"{top.layer}, channel {far.channel} at position {far.position} "
+        f"({shown_token(far.token)}) of {far.place}"
+    )
+    numbers: dict[str, float | None] = {"times_median": far.value, "layers": float(len(massive))}
+    if not massive:
+        text = f"None: {place}; massive would be {limit} times or more."
+        return Insight("massive", title, False, text, numbers, top.event)
+    most = max(massive, key=lambda row: row.massive / row.documents)
+    text = (
+        f"After {len(massive)} of {counted(len(layers), 'layer')} texts have an element of {limit} times the "
+        f"median or more, most often after layer {most.layer} ({most.massive / most.documents:.0%} of the "
+        f"texts); {place}."
+    )
+    return Insight("massive", title, True, text, numbers, top.event)
+
+
+def _sinks(heads: Sequence[SurveyedHead]) -> Insight:
+    """By the mean over the heads of each layer without a window."""
+    of = dict[int, list[SurveyedHead]]()
+    for head in heads:
+        if head.window is None:
+            of.setdefault(head.layer, []).append(head)
+    shares = {layer: math.fsum(h.attention.first for h in own) / len(own) for layer, own in of.items()}
+    even = next((head.even.first for own in of.values() for head in own), 0.0)
+    top = of[max(shares, key=lambda layer: shares[layer])][0].event if shares else heads[0].event
+    windowed = any(head.window is not None for head in heads)
+    return replace(sinks(shares, even, windowed, "no head was measured"), about=top)

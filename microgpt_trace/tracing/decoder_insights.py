@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
 from ..architecture.kinds import Multiply, Norm, Rotation, Softmax
 from ..architecture.model import TraceInput
 from ..decoder.model import Decoder
-from ..measuring.definitions import MASSIVE
+from ..measuring.definitions import GROWN, MASSIVE, SINK, STILL
 from ..measuring.norms import NormRows
 from ..rounding.invariants import OF_NORMS
 from ..text.printable import shown_token
@@ -19,10 +19,6 @@ from .findings import Insight
 from .microgpt_insights import WHOLE
 from .result import LayerRow
 
-GROWN = 2.0  # a stream that ends this many times longer than it began has grown
-SINK = 0.3  # of what even attention leaves to the others, position 0 draws this share: a sink
-STILL = 0.98  # a layer whose output keeps this cosine to its input barely turns the stream
-
 
 def insights_of(
     model: Decoder, layers: Sequence[LayerRow], norms: NormRows, inputs: TraceInput
@@ -30,10 +26,10 @@ def insights_of(
     """Evaluate every predicate on the layers of a run."""
     makers: tuple[tuple[str, str, Callable[[], Insight]], ...] = (
         (norms.of.lower(), f"{norms.of} normalization", lambda: _normalization(norms)),
-        ("growth", "Growth of the residual stream", lambda: _growth(layers)),
+        ("growth", "Growth of the residual stream", lambda: growth([row.row_norm for row in layers])),
         ("massive", "Massive activations", lambda: _massive(layers, inputs)),
         ("sinks", "Attention sinks", lambda: _sinks(model, layers, inputs)),
-        ("turn", "Layers that barely turn the stream", lambda: _turn(layers)),
+        ("turn", "Layers that barely turn the stream", lambda: turn({row.layer: row.turn for row in layers})),
     )
     reason = _unfit(layers, norms)
     for identifier, title, make in makers:
@@ -101,12 +97,12 @@ def _normalization(norms: NormRows) -> Insight:
     return Insight(identifier, title, whole, text, numbers)
 
 
-def _growth(layers: Sequence[LayerRow]) -> Insight:
+def growth(sizes: Sequence[float], what: str = "the median row norm") -> Insight:
+    """Whether the stream grows, by its size after each layer, `what` in words."""
     title = "Growth of the residual stream"
-    sizes = [row.row_norm for row in layers]
     first, last = sizes[0], sizes[-1]
     numbers: dict[str, float | None] = {"first": first, "last": last}
-    if len(layers) < 2:
+    if len(sizes) < 2:
         return Insight("growth", title, None, "Not evaluated: the model has one layer.", numbers)
     factor, steps = last / first, [b / a for a, b in pairwise(sizes)]
     top = max(range(len(steps)), key=lambda i: abs(math.log(steps[i])))
@@ -123,7 +119,7 @@ def _growth(layers: Sequence[LayerRow]) -> Insight:
     else:
         lead = f"The stream leaves its size and comes back near it (× {grown})"
     text = (
-        f"{lead}: the median row norm goes from {number(first)} after layer 0 to {number(last)} after layer "
+        f"{lead}: {what} goes from {number(first)} after layer 0 to {number(last)} after layer "
         f"{len(sizes) - 1}{', ' * bool(between)}{' and '.join(between)}. The largest step is × "
         f"{number(steps[top])}, in layer {top + 1}."
     )
@@ -164,21 +160,27 @@ def _massive(layers: Sequence[LayerRow], inputs: TraceInput) -> Insight:
 
 
 def _sinks(model: Decoder, layers: Sequence[LayerRow], inputs: TraceInput) -> Insight:
-    title = "Attention sinks"
     windowed = model.config.windowed_layers
     shares = {row.layer: row.sink for row in layers if row.sink is not None and row.layer not in windowed}
     later = range(1, len(inputs.tokens))
+    even = math.fsum(1 / (position + 1) for position in later) / max(len(later), 1)
+    return sinks(shares, even, bool(windowed), "the prompt has one position")
+
+
+def sinks(shares: Mapping[int, float], even: float, windowed: bool, lacking: str) -> Insight:
+    """Whether position 0 is an attention sink, by each layer's mean share of attention on it. `windowed` says
+    that layers with a sliding window were left out, and `lacking` why there are no shares otherwise."""
+    title = "Attention sinks"
     if not shares:
-        reason = "every layer has a sliding window" if windowed else "the prompt has one position"
+        reason = "every layer has a sliding window" if windowed else lacking
         return Insight("sinks", title, None, f"Not evaluated: {reason}.")
     top = max(shares, key=lambda layer: shares[layer])
-    even = math.fsum(1 / (position + 1) for position in later) / max(len(later), 1)
     limit = even + SINK * (1 - even)
     mean = math.fsum(shares.values()) / len(shares)
     sinking = [layer for layer, share in shares.items() if share >= limit]
     numbers: dict[str, float | None] = {"mean": mean, "largest": shares[top], "layers": float(len(sinking))}
     largest, least = told_apart(shares[top], limit, percent)
-    judged = counted(len(shares), "layer") + " without a sliding window" * bool(windowed)
+    judged = counted(len(shares), "layer") + " without a sliding window" * windowed
     measured = (
         f"later positions spend {mean:.0%} of their attention on position 0 on average, most in layer {top} "
         f"({largest}); spread evenly it would be {even:.0%}"
@@ -189,16 +191,17 @@ def _sinks(model: Decoder, layers: Sequence[LayerRow], inputs: TraceInput) -> In
     return Insight("sinks", title, bool(sinking), text, numbers)
 
 
-def _turn(layers: Sequence[LayerRow]) -> Insight:
+def turn(cosines: Mapping[int, float], what: str = "median cosine") -> Insight:
+    """Which layers barely turn the stream, by the cosine of each layer's output and input."""
     title = "Layers that barely turn the stream"
-    still = [row.layer for row in layers if row.turn >= STILL]
-    most = min(layers, key=lambda row: row.turn)
-    numbers: dict[str, float | None] = {"layers": float(len(still)), "smallest_cosine": most.turn}
-    cosine, _ = told_apart(most.turn, STILL, fixed, 3)
-    measured = f"layer {most.layer} turns it most (median cosine of output and input {cosine})"
+    still = [layer for layer, cosine in cosines.items() if cosine >= STILL]
+    most = min(cosines, key=lambda layer: cosines[layer])
+    numbers: dict[str, float | None] = {"layers": float(len(still)), "smallest_cosine": cosines[most]}
+    cosine, _ = told_apart(cosines[most], STILL, fixed, 3)
+    measured = f"layer {most} turns it most ({what} of output and input {cosine})"
     if still:
         named = ", ".join(map(str, still[:12])) + (" …" if len(still) > 12 else "")
-        keep = f"{len(still)} of {counted(len(layers), 'layer')} keep{'s' * (len(still) == 1)}"
+        keep = f"{len(still)} of {counted(len(cosines), 'layer')} keep{'s' * (len(still) == 1)}"
         text = f"{keep} a cosine of {STILL} or more: {named}; {measured}."
     else:
         text = f"No layer keeps a cosine of {STILL} or more: {measured}."

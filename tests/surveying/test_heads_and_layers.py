@@ -133,6 +133,29 @@ def test_massive_activations_are_counted_by_document(monkeypatch, tmp_path):
     assert (own.growth, own.cosine) == (pytest.approx(1), pytest.approx(1))
 
 
+@pytest.mark.parametrize("model", ["llama_gqa", "qwen2_window", "trained"], indirect=True)
+def test_insights_are_those_of_the_rows(model, tmp_path):
+    found = report_of(surveyed(model, TEXTS, tmp_path))
+    growth, massive, sinks, turn = found.insights
+    assert [own.id for own in found.insights] == ["growth", "massive", "sinks", "turn"]
+    grown = math.prod(own.growth for own in found.layers[1:])
+    if len(found.layers) > 1:
+        assert growth.numbers["last"] == pytest.approx(grown)
+        assert growth.holds == (grown >= 2)
+    assert massive.holds == any(own.massive for own in found.layers)
+    assert massive.numbers["times_median"] == max(own.farthest.value for own in found.layers)
+    whole = [own for own in found.heads if not own.window]
+    shares = {
+        layer: np.mean([own.attention.first for own in whole if own.layer == layer])
+        for layer in {own.layer for own in whole}
+    }
+    assert sinks.numbers["largest"] == pytest.approx(max(shares.values()))
+    even = whole[0].even.first
+    assert sinks.holds == (max(shares.values()) >= even + 0.3 * (1 - even))
+    cosines = [own.cosine for own in found.layers]
+    assert turn.numbers == {"layers": sum(own >= 0.98 for own in cosines), "smallest_cosine": min(cosines)}
+
+
 @pytest.mark.parametrize("size", [8, 40])
 def test_of_equal_peaks_the_first_documents_are_kept(size, monkeypatch, tmp_path):
     """Every row alike: all documents have one peak, whatever their length and pack."""
