@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..architecture.kinds import Softmax
-from ..arrays.stats import NOT_FINITE, Array
+from ..arrays.stats import Array
 from ..hooks.event import TraceEvent
 from ..measuring.definitions import Attention, role_of
 from ..measuring.heads import Queries
@@ -28,7 +28,6 @@ class RoleMeter:
         self._queries, self._plan, self._rows = Queries(np.array([tokens])), plan, list(rows)
         self._uniform: dict[int | None, Attention] = {}
 
-    @NOT_FINITE
     def __call__(self, event: TraceEvent, value: Array) -> None:
         if self._queries.length < 2:
             return

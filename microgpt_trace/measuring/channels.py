@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from ..architecture.kinds import Activation, Multiply
-from ..arrays.folding import folded
 from ..arrays.stats import NOT_FINITE, Array, median
 from ..text.brief import frozen
 from .definitions import NEAR_ZERO, OUTLIER
@@ -26,6 +25,7 @@ LARGEST_BIN = float(np.finfo(np.float32).max)  # beyond it no bin is counted
 QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99, 0.999)
 BINS = 1 << 11  # of magnitudes: 8 to an octave, by the leading bits of a float32
 SHIFT = 20  # bits of a float32 behind these
+WIDE = 1 << 10  # elements of rows laid side by side
 
 
 @dataclass
@@ -103,6 +103,22 @@ def _of_heads(seen: Array) -> tuple[Array, Array]:
     wide = seen.astype(np.float64)
     total = wide.sum(axis=2)
     return total, np.multiply(wide, wide, out=wide).sum(axis=2)
+
+
+def folded(by: np.ufunc, rows: Array) -> Array:
+    """by.reduce(rows, axis=0) of an operation whose order does not matter: [N, C] -> [C]
+
+    Several rows side by side make one wide row: NumPy goes row by row, at 1.7 ns an element of rows of 16
+    where this takes 0.2.
+    """
+    count, width = rows.shape
+    beside = WIDE // max(width, 1)
+    whole = count // beside * beside if beside > 1 else 0
+    if not whole:
+        return by.reduce(rows, axis=0)
+    several = by.reduce(rows[:whole].reshape(-1, beside * width), axis=0)
+    found = by.reduce(several.reshape(beside, width), axis=0)
+    return found if whole == count else by(found, by.reduce(rows[whole:], axis=0))
 
 
 def _of_all(by: np.ufunc, value: Array) -> Array:

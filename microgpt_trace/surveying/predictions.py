@@ -4,6 +4,7 @@ overfitting. Shows nothing."""
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from typing import Any
 
 from ..measuring.predictions import PREDICTIONS, RANKS, PredictionTallies
@@ -91,14 +92,11 @@ def _tallies(survey: Survey, prefix: str) -> PredictionTallies:
 
 def _together(*parts: PredictionTallies) -> PredictionTallies:
     """The tallies of all parts, which stay as they are."""
-    first, *others = parts
-    whole: dict[str, Any] = {}
-    for name in PredictionTallies.__dataclass_fields__:
-        own = getattr(first, name)
-        whole[name] = type(own).of({part: array.copy() for part, array in own.arrays().items()})
-        for other in others:
-            whole[name].merge(getattr(other, name))
-    return PredictionTallies(**whole)
+    whole = deepcopy(parts[0])
+    for other in parts[1:]:
+        for name in PredictionTallies.__dataclass_fields__:
+            getattr(whole, name).merge(getattr(other, name))
+    return whole
 
 
 def _part(survey: Survey, part: str, own: Any) -> SurveyedPart:

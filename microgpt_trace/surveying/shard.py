@@ -68,7 +68,6 @@ class MeterTap:
 
     def __init__(self, meters: Mapping[str, Sequence[Meter]], prefix: str = "") -> None:
         self._meters, self._prefix = meters, prefix
-        self._below: dict[int, MeterTap] = {}
 
     def emit(self, name: str, value: Array) -> Array:
         whole = self._prefix + name
@@ -80,9 +79,7 @@ class MeterTap:
         return self._prefix + name in self._meters
 
     def layer(self, index: int) -> MeterTap:
-        if index not in self._below:
-            self._below[index] = MeterTap(self._meters, f"layer{index}.")
-        return self._below[index]
+        return MeterTap(self._meters, f"layer{index}.")
 
 
 class Measurable(NamedTuple):
