@@ -12,7 +12,7 @@ from support.sweeps import in_sweep
 from support.tiny_models import CASES, TOKENS, random_weights, scales, write_folder
 
 from microgpt_trace import Config, Model, Tokenizer, load, trace
-from microgpt_trace.arrays.norm_rows import NormRows
+from microgpt_trace.measuring.norms import NormRows
 from microgpt_trace.microgpt.parameters import Parameters
 from microgpt_trace.text.wording import fixed, told_apart
 from microgpt_trace.tracing.decoder_insights import insights_of
