@@ -13,10 +13,10 @@ import numpy as np
 from ...arrays.stats import Array
 
 THUMB = 64  # queries and keys of a picture of a longer text
-Form = Literal["exact", "shares", "thumbs", "signs", "last"]
+Form = Literal["exact", "shares", "thumbs", "last"]
 
 # Characters that an element takes in a page, as measured on SmolLM2: float32 and bytes, deflated, as base64.
-SIZES: dict[Form, float] = {"exact": 4.6, "shares": 1.05, "thumbs": 1.1, "signs": 1.35, "last": 0.0}
+SIZES = {"exact": 4.6, "shares": 1.05, "thumbs": 1.1}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -34,10 +34,10 @@ def cost(form: Form, shape: Sequence[int]) -> float:
     if form == "exact":
         return SIZES[form] * math.prod(shape)
     last = SIZES["exact"] * math.prod(shape) / shape[-2 if len(shape) == 3 else 0]
-    if form in ("shares", "thumbs"):
-        side = shape[-1] if form == "shares" else min(THUMB, shape[-1])
-        return last + SIZES[form] * shape[0] * side * (side + 1) / 2
-    return last + SIZES[form] * math.prod(shape)
+    if form == "last":
+        return last
+    side = shape[-1] if form == "shares" else min(THUMB, shape[-1])
+    return last + SIZES[form] * shape[0] * side * (side + 1) / 2
 
 
 def held(value: Array, form: Form) -> Held:
@@ -46,8 +46,6 @@ def held(value: Array, form: Form) -> Held:
         return Held(np.array(value, np.float32))
     if form == "last":
         return Held(np.zeros(0, np.uint8), {"form": "last"}, _last(value))
-    if form == "signs":
-        return _signs(value)
     return _shares(value, 1 if form == "shares" else -(-value.shape[-1] // THUMB))
 
 
@@ -71,17 +69,3 @@ def _shares(weights: Array, block: int) -> Held:
     steps[~finite] = 255
     below = np.tri(side, dtype=bool)
     return Held(steps[:, below].reshape(-1), {"form": "shares", "side": side, "block": block}, _last(weights))
-
-
-def _signs(value: Array) -> Held:
-    """The square root of each magnitude with its sign, in 127 steps to the largest of its row, for one of
-    them may be ten thousand times the others; -128 is what is not finite: [T, C]"""
-    rows = value.astype(np.float32)
-    finite = np.isfinite(rows)
-    known = np.where(finite, rows, 0)
-    ends = np.abs(known).max(axis=1, keepdims=True)
-    shares = np.abs(known) / np.where(ends > 0, ends, 1)
-    steps = np.round(np.sqrt(shares) * 127 * np.sign(known)).astype(np.int8)
-    steps[~finite] = -128
-    picture = {"form": "signs", "ends": [float(end) for end in ends[:, 0]]}
-    return Held(steps.view(np.uint8).reshape(-1), picture, _last(rows))

@@ -34,13 +34,6 @@ class PlanData:
     def shapes(self) -> Mapping[str, Shape]:
         return self._of.shapes
 
-    def ways_of(self, name: str, gradient: bool) -> list[Formula]:
-        """The formulas whose sum an array of the run is."""
-        if gradient:
-            return [formula for _, formula in self._backward_of(name)]
-        formula = self._forward(name) if name in self.model.plan else None
-        return [] if formula is None else [formula]
-
     def _forward(self, name: str) -> Formula | None:
         """None of what something else stands in the place of."""
         return None if name in self.replaced else self._of.forward(name)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from ...architecture.kinds import Context, Scores, Softmax
 from ...architecture.model import LanguageModel
@@ -17,8 +16,7 @@ from ...hooks.event import TraceEvent
 from .encodings import Form, Held, cost, held
 from .plan_data import of_a_page
 
-# Million characters of a page, unless asked otherwise, and up to where more is held beside pictures of heads.
-BUDGET, FILLED = 2.0, 1.0
+BUDGET = 2.0  # million characters of a page, unless asked otherwise
 AROUND = 200_000  # characters of what is not arrays: style, script, tables, statistics
 # Forms of all heads, and what share of the page they may take.
 AT_A_GLANCE: tuple[tuple[Form, float], ...] = (("exact", 0.25), ("shares", 0.6), ("thumbs", 1.0))
@@ -54,9 +52,7 @@ def forms_for(
 ) -> dict[str, Form]:
     """What fits into a page of so many million characters: first the attention of all heads, in the best form
     that leaves room; then layer by layer, those that were asked for and from the last one on, what is worked
-    out without a matrix; the stream; and the rest. What has no room in full is there of the last position.
-    Where the heads are pictures and no budget is given, half of the usual one is kept free of what was not
-    asked for, but for the first of these layers."""
+    out without a matrix; the stream; and the rest. What has no room in full is there of the last position."""
     shapes, plan = model.plan.shapes(length), model.plan
     left = (budget or BUDGET) * 1e6 - AROUND
     found: dict[str, Form] = {}
@@ -67,55 +63,36 @@ def forms_for(
             found |= dict.fromkeys(heads, form)
             left -= needed
             break
-    is_full = budget is not None or found.get(heads[0]) == "exact"
-    reserve = 0.0 if is_full else (BUDGET - FILLED) * 1e6
     whole = _read_whole(plan)
     for wish in _wishes(model, layers):
-        group = [name for name in wish.names if found.get(name) != "exact"]
+        group = [name for name in wish if found.get(name) != "exact"]
         in_full: dict[str, Form] = dict.fromkeys(group, "exact")
         of_last: dict[str, Form] = {
             name: "exact" if name in whole else "last" for name in group if name not in found
         }
-        for forms, kept in ((in_full, 0 if wish.asked else reserve), (of_last, wish.kept_free(reserve))):
+        for forms in (in_full, of_last):
             needed = sum(cost(form, shapes[name]) for name, form in forms.items())
-            if needed <= left - kept:
+            if needed <= left:
                 found |= forms
                 left -= needed
                 break
-    streams = [name for name in plan.streams if found.get(name) in (None, "last")]
-    if sum(cost("signs", shapes[name]) for name in streams) <= left - reserve:
-        found |= dict.fromkeys(streams, "signs")
     return found
 
 
-class Wish(NamedTuple):
-    """Events that are wanted together: whether they were asked for, and whether a page without their last
-    position would explain nothing."""
-
-    names: Sequence[str]
-    asked: bool = False
-    basic: bool = False
-
-    def kept_free(self, reserve: float) -> float:
-        """The characters that their last position must leave free."""
-        return 0 if self.asked or self.basic else reserve
-
-
-def _wishes(model: LanguageModel, layers: Sequence[int]) -> Iterator[Wish]:
-    """In the order in which they are wanted: what the head reads, a first layer whole, attention, its
-    outputs, the streams, what is added to these, and all the rest."""
+def _wishes(model: LanguageModel, layers: Sequence[int]) -> Iterator[list[str]]:
+    """Events that are wanted together, in the order in which they are wanted: what the head reads, a first
+    layer whole, attention, its outputs, the streams, what is added to these, and all the rest."""
     plan = model.plan
     order = [*layers, *(i for i in reversed(range(len(plan.layers))) if i not in layers)]
     of_layers = [plan.layers[i] for i in order]
-    asked = [i in layers for i in order]
     if plan.final:
-        yield Wish([plan.final[-1].name, plan.streams[-1]], basic=True)
-    yield Wish([plan.streams[order[0]], *_usual(of_layers[0])], asked[0], basic=True)
-    yield from map(Wish, map(_attention, of_layers), asked)
-    yield from map(Wish, map(_outputs, of_layers), asked)
-    yield from (Wish([name]) for name in reversed(plan.streams))
-    yield from map(Wish, map(_writes, of_layers), asked)
-    yield from map(Wish, map(_usual, of_layers), asked)
+        yield [plan.final[-1].name, plan.streams[-1]]
+    yield [plan.streams[order[0]], *_usual(of_layers[0])]
+    yield from map(_attention, of_layers)
+    yield from map(_outputs, of_layers)
+    yield from ([name] for name in reversed(plan.streams))
+    yield from map(_writes, of_layers)
+    yield from map(_usual, of_layers)
 
 
 def _usual(rows: Sequence[Operation]) -> list[str]:

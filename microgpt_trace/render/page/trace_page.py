@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from ...architecture.formulas.evaluate import FormulaInputs
 from ...architecture.kinds import Probabilities, Softmax
 from ...architecture.model import LanguageModel
 from ...architecture.plan import Plan
@@ -24,7 +23,6 @@ from .frame import cards, header, reading
 from .markup import Markup, element
 from .page import page
 from .plan_data import PlanData
-from .roundings import roundings
 from .terms import logit_terms
 
 PREFIX: dict[Phase, str] = {"forward": "", "backward": "d ", "update": "u "}
@@ -46,8 +44,6 @@ def trace_page(
         "predictions": list(map(_prediction, trace.predictions)),
         "lens": _lens(trace), "terms": logit_terms(trace, model, recorded or {}),
     }  # fmt: skip
-    if "gradients" in model.abilities:
-        document["worked"] = _with_roundings(arrays, trace, plan)
     title = f"{on_one_line(trace.input.text) or 'tokens'} · microgpt trace"
     return page(title, _body(trace, sections, line), document, arrays)
 
@@ -143,25 +139,6 @@ def _lens(trace: Trace) -> dict[str, Any] | None:
     target = [[own.event, own.position, own.target.p, own.rank] for own in trace.lens_target]
     label = shown_token(trace.lens_target[0].target.label) if trace.lens_target else ""
     return {"positions": trace.lens[0].positions, "rows": rows, "target": target, "label": label}
-
-
-def _with_roundings(arrays: dict[str, Array], trace: Trace, data: PlanData) -> dict[str, int]:
-    """Put into `arrays`, in the place of those that the page works out itself, how far these lie apart; the
-    sums by which it tells that it has restored them."""
-    whole = dict(arrays)
-    given = FormulaInputs(
-        trace.input.tokens, trace.input.targets, lambda name, phase: whole[PREFIX[phase] + name]
-    )
-    totals = {}
-    for key, array in whole.items():
-        gradient, name = key.startswith(PREFIX["backward"]), key.removeprefix(PREFIX["backward"])
-        ways = data.ways_of(name, gradient)
-        found = roundings(array, ways, given) if ways and not key.startswith(PREFIX["update"]) else None
-        if found is not None:
-            del arrays[key]
-            arrays |= {f"steps {key}": found.steps, f"numbers {key}": found.numbers}
-            totals[key] = found.total
-    return totals
 
 
 def _replaced(trace: Trace) -> list[str]:

@@ -1,7 +1,7 @@
 // Arrays of which a page holds a picture in bytes, good to look at, not to read numbers from, or the last
 // position alone.
 
-const FORMS = { shares, signs, last: (picture, bytes, shape) => new Float32Array(shape.reduce((a, b) => a * b)) };
+const FORMS = { shares, last: (picture, bytes, shape) => new Float32Array(shape.reduce((a, b) => a * b)) };
 
 /** The array that a picture stands for. Its `exact(flat)` says of which elements the number is known, and
     `isLacking` that of the others nothing is. */
@@ -28,15 +28,6 @@ function shares({ side, block }, bytes, [heads, length]) {
         values[to + key] = byte === 255 ? Number.NaN : (byte / 254) ** 2;
       }
     }
-  }
-  return values;
-}
-
-function signs({ ends }, bytes, [length, width]) {
-  const values = new Float32Array(length * width);
-  for (let flat = 0; flat < values.length; flat += 1) {
-    const step = (bytes[flat] << 24) >> 24;
-    values[flat] = step === -128 ? Number.NaN : Math.sign(step) * (step / 127) ** 2 * ends[Math.floor(flat / width)];
   }
   return values;
 }

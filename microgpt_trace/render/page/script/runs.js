@@ -4,7 +4,6 @@ import { lastOf, layerOf, withoutLayer } from "./elements.js";
 import { sizesOf } from "./formulas.js";
 import { forwardRun } from "./forward.js";
 import { unfolded } from "./pictures.js";
-import { restored } from "./restoring.js";
 
 const MOST_UNFOLDED = 12; // pictures that are kept as numbers
 const PREFIX = { value: "", gradient: "d ", update: "u " };
@@ -32,7 +31,6 @@ export class Page {
 
   /** An array of the traced run, or the picture of it that the page holds. */
   held(name) {
-    if (this.worked && name in this.worked) return this.workedOut(name);
     const picture = this.pictures[name];
     if (!picture) return this.stored.get(name);
     if (!this.unfoldings.has(name)) {
@@ -144,18 +142,6 @@ export class Page {
   waysOf(name) {
     const row = this.row(name);
     return row.ways.map(([number, way, layer]) => [way, this.formula(number, layer)]);
-  }
-
-  /** An array that the page works out itself, as the run had it. */
-  workedOut(key) {
-    if (!this.stored.has(key)) {
-      const gradient = key.startsWith(PREFIX.gradient);
-      const name = gradient ? key.slice(PREFIX.gradient.length) : key;
-      const ways = gradient ? this.waysOf(name).map(([, formula]) => formula) : [this.formulaOf(name)];
-      const held = { steps: this.stored.get(`steps ${key}`), numbers: this.stored.get(`numbers ${key}`), total: this.worked[key] };
-      this.stored.set(key, restored(ways, this.traced, held));
-    }
-    return this.stored.get(key);
   }
 
   /** The run that was traced. */
