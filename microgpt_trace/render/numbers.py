@@ -65,6 +65,14 @@ def distance(value: float) -> str:
     return "0" if value == 0 else f"{value:.1e}" if value < 1e-3 else f"{value:.2g}"
 
 
+def two_decimals(value: float | None) -> str:
+    """A share, without the sign of what is next to 0; a number far from it with an exponent."""
+    if value is None:
+        return "–"
+    text = f"{value:.2f}" if not abs(value) >= 1e4 else f"{value:.0e}"
+    return "0.00" if text == "-0.00" else _named(text)
+
+
 def finite_or_named(value: float) -> str:
     """Four significant digits, NaN or Infinity."""
     return significant(value).replace("inf", "Infinity")

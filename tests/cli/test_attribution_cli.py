@@ -9,8 +9,8 @@ import pytest
 from support.commands import microgpt, refused
 from support.documents import valid
 
+from microgpt_trace.render.characters import signed_bar
 from microgpt_trace.render.numbers import signed
-from microgpt_trace.render.terminal.screen import Screen
 
 attributing = import_module("microgpt_trace.attribution.attribute")
 
@@ -135,13 +135,10 @@ def test_a_prompt_without_a_target(decoder):
 
 
 def test_signed_bars():
-    screen = Screen(width=80)
-    screen.ascii_only = False
-    bars = [screen.signed_bar(value, 2.0, 10) for value in (2.0, 0.75, 0.0, -0.75, -2.0, -9.0, None)]
+    bars = [signed_bar(value, 2.0, 10) for value in (2.0, 0.75, 0.0, -0.75, -2.0, -9.0, None)]
     assert bars == ["    │████", "    │█▌", "    │", "  ▐█│", "████│", "████│", ""]
-    assert screen.signed_bar(float("nan"), 2.0, 10) == "    ?"
-    screen.ascii_only = True
-    assert [screen.signed_bar(value, 2.0, 9) for value in (1.0, -1.0)] == ["    |##", "  ##|"]
+    assert signed_bar(float("nan"), 2.0, 10) == "    ?"
+    assert [signed_bar(value, 2.0, 9, ascii_only=True) for value in (1.0, -1.0)] == ["    |##", "  ##|"]
 
 
 def test_signed_figures():

@@ -18,9 +18,8 @@ from microgpt_trace.errors import FileFormatError
 from microgpt_trace.microgpt.documents import Documents, default_data, held_out, read_lines
 from microgpt_trace.microgpt.model import Schedule
 from microgpt_trace.microgpt.training import Trainer
+from microgpt_trace.render.characters import dot_plot, sparkline
 from microgpt_trace.render.sections import DotPlot
-from microgpt_trace.render.terminal.dot_plot import dot_plot
-from microgpt_trace.render.terminal.screen import Screen, text_screen
 from microgpt_trace.text.json_writing import dump, plain
 from microgpt_trace.timeline.curves import selected
 from microgpt_trace.timeline.log import LOG_SCHEMA, watched_before
@@ -279,7 +278,7 @@ def test_what_a_run_did_again_counts_once(tmp_path):
     ids=["some", "all", "huge"],
 )
 def test_the_curve_of_losses_that_are_no_ordinary_numbers(losses, top, bottom):
-    lines = dot_plot(DotPlot(losses, 1, len(losses)), text_screen(40))
+    lines = dot_plot(DotPlot(losses, 1, len(losses)), 30)
     print(*lines, sep="\n")
     assert (lines[0], lines[7]) == (top, bottom)
 
@@ -383,21 +382,20 @@ def test_numbers_that_are_not_finite(tmp_path):
     ("values", "width", "shown"),
     [
         ([0, 1, 2, 3, 4, 5, 6, 7], 20, "▁▂▃▄▅▆▇█"),
-        ([0, 2, 3, 5, 6, 8], 3, "▂▅█"),  # means 1, 4, 7 between 0 and 8
+        ([0, 2, 3, 5, 6, 8], 3, "▁▅█"),  # means 1, 4, 7
         ([8.944, 8.945], 20, "▁▁"),
         ([None, 1, math.nan, 2, math.inf], 20, " ▁?█?"),
-        ([1, math.nan, 2, 3], 2, "?▇"),
+        ([1, math.nan, 2, 3, 4, 5], 3, "?▁█"),
         ([1e308, -1e308], 20, "█▁"),
         ([None, None], 20, "  "),
         ([], 20, ""),
         ([1, 2], 0, ""),
     ],
 )
-def test_sparkline(values, width, shown, monkeypatch):
-    assert text_screen().sparkline(values, width) == shown
-    monkeypatch.setattr(Screen, "ascii_only", True)
+def test_sparkline(values, width, shown):
+    assert sparkline(values, width) == shown
     in_ascii = shown.translate(str.maketrans("▁▂▃▄▅▆▇█", "_.-=+*#@"))
-    assert text_screen().sparkline(values, width) == in_ascii
+    assert sparkline(values, width, ascii_only=True) == in_ascii
 
 
 # --- What a log may lack, and what is no log ----------------------------------------------------

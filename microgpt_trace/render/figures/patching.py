@@ -18,7 +18,7 @@ from ...patching.results import (
     tables_of,
 )
 from ...text.wording import counted
-from ..numbers import figure
+from ..numbers import figure, two_decimals
 from ..patching import map_end
 from ..token_labels import token_label
 from .bars import BAR, SignedValue, draw_bars
@@ -109,17 +109,18 @@ def _draw_map(
     image = draw_heat(panel, values, scale, hidden=missing)
     width, height = panel.inches
     if width / values.shape[1] >= ROOM[0] * 0.75 and height / values.shape[0] >= ROOM[1] * 0.75:
-        write_cells(panel, values, [[_two_decimals(v) for v in row] for row in values], scale)
+        write_cells(
+            panel,
+            values,
+            [[two_decimals(v) if math.isfinite(v) else "" for v in row] for row in values],
+            scale,
+        )
     by_position = table.across == "position"
     panel.ticks("x", _columns(table, pairs))
     panel.ticks("y", [label for label, _ in table.rows])
     panel.names("position: clean / corrupted token" if by_position else "head")
     panel.title(_title(table))
     return image
-
-
-def _two_decimals(value: float) -> str:
-    return f"{round(value, 2) + 0.0:.2f}" if math.isfinite(value) else ""  # no -0.00
 
 
 def _columns(table: PatchTable[Any], pairs: Sequence[PatchedPair]) -> list[str]:

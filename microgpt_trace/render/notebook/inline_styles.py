@@ -14,7 +14,7 @@ from ..page.matrix_markup import SHADES
 MONO = "font-family: Menlo, Consolas, 'DejaVu Sans Mono', monospace"
 DIM = "opacity: .75"  # of the ink that the notebook has
 FAINT, LINE = "rgba(127, 127, 127, .18)", "rgba(127, 127, 127, .45)"
-OWN, OTHER = "rgb(74, 134, 216)", "rgb(200, 120, 30)"
+OWN = "rgb(74, 134, 216)"
 STRONGEST = 0.5  # opacity of the darkest shade, on which the notebook's ink can still be read
 SHADE = "rgba(74, 134, 216, {:.3f})"
 
@@ -48,14 +48,7 @@ STYLES = {
     ".is-dim": DIM,
     ".is-red": "background-color: rgba(220, 50, 40, .3)",
     ".is-green": "background-color: rgba(40, 160, 90, .3)",
-    ".bar": f"display: inline-block; height: 9px; vertical-align: middle; background-color: {FAINT}",
-    ".filled": "display: inline-block; height: 9px; vertical-align: top",
-    ".own": f"background-color: {OWN}",
-    ".other": f"background-color: {OTHER}",
-    ".spark": f"white-space: pre; color: {OWN}",
-    ".plot": "vertical-align: bottom; white-space: nowrap; line-height: 0",
-    ".column": "display: inline-block; width: 4px; vertical-align: bottom",
-    ".bottom": "vertical-align: bottom",
+    ".drawn": f"white-space: pre; {MONO}; color: {OWN}",
     **{f".shade-{n}": f"background-color: {SHADE.format(STRONGEST * n / SHADES)}" for n in range(SHADES + 1)},
 }
 _START = re.compile(r"<(\w+)((?: [\w-]+(?:=\"[^\"]*\")?)*)>")

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+from ..characters import Course, course, part_of
 from ..sections import DotPlot
 from .markup import Markup, element
 
 MOST_POINTS = 100  # of a sparkline
 MOST_DOTS = 400
-FLAT = 1e-3  # of the largest magnitude: what varies by less is flat, for a norm would show its rounding
 
 
 class Drawings(NamedTuple):
@@ -25,41 +25,6 @@ class Drawings(NamedTuple):
     sparkline: Callable[[Sequence[float | None]], Markup]
     dots: Callable[[DotPlot], Markup]
     reference: Callable[[str, str], Markup]
-
-
-class Course(NamedTuple):
-    """A series as means of so many runs of it: how far each lies from the lowest (0) to the highest (1), None
-    where there is none and NaN where one is not finite."""
-
-    shares: Sequence[float | None]
-    low: float
-    high: float
-
-
-def course(values: Sequence[float | None], most: int) -> Course:
-    """The course of a series, by `most` means or by all of its values."""
-    count = min(len(values), most)
-    edges = [i * len(values) // count for i in range(count + 1)] if count else []
-    means = [_mean([value for value in values[a:b] if value is not None]) for a, b in pairwise(edges)]
-    known = [mean for mean in means if mean is not None and math.isfinite(mean)]
-    low, high = min(known, default=0.0), max(known, default=0.0)
-    span = high / 2 - low / 2  # halves, for the whole may be too large for a float
-    if 2 * span <= FLAT * max(abs(low), abs(high)):
-        span = math.inf
-    shares = [mean if mean is None or mean != mean else (mean / 2 - low / 2) / span for mean in means]
-    return Course(shares, low, high)
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    """The mean; NaN where a value is not finite."""
-    if not values:
-        return None
-    return sum(value / len(values) for value in values) if all(map(math.isfinite, values)) else math.nan
-
-
-def part_of(share: float) -> float:
-    """As much of a bar as is filled."""
-    return min(1.0, max(0.0, share)) if math.isfinite(share) else 0.0
 
 
 def said_of(plot: DotPlot, found: Course) -> str:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from ...arrays.stats import Array
 from ...text.printable import shown_token
-from ...text.wording import unnumbered
+from ..characters import part_of
+from ..numbers import finite_or_named, two_decimals
 from ..sections import AttentionMatrices, Figures, Grid
-from .drawings import Drawings, part_of
+from .drawings import Drawings
 from .markup import Markup, element
 
 MOST_WEIGHTS = 2500  # of the heads that are shown
@@ -81,16 +82,9 @@ def grid_table(block: Grid, drawn: Drawings) -> Markup:
 
 def _share(block: Grid, row: int, column: int, drawn: Drawings) -> Markup:
     value = block.rows[row][1][column]
-    said = "–" if value is None else _two_decimals(value)
+    said = two_decimals(value)
     shown = drawn.reference(said, block.about[row][column]) if block.about else said
     return element("td", shown, class_="n" if value is None else f"n {shade(value)}", data_share=said)
-
-
-def _two_decimals(value: float) -> str:
-    """A share; what is next to 0 has no sign."""
-    if not math.isfinite(value):
-        return unnumbered(value)
-    return f"{value:.2f}".replace("-0.00", "0.00") if abs(value) < 1e4 else f"{value:.0e}"
 
 
 def figure_tables(block: Figures) -> Markup:
@@ -104,7 +98,10 @@ def figure_tables(block: Figures) -> Markup:
             element(
                 "tr",
                 element("th", label, scope="row"),
-                *(element("td", _figure(value), class_="n") for value in values[:MOST_COLUMNS].tolist()),
+                *(
+                    element("td", finite_or_named(value), class_="n")
+                    for value in values[:MOST_COLUMNS].tolist()
+                ),
             )
             for label, values in zip(block.rows, matrix, strict=False)
         ]
@@ -114,7 +111,3 @@ def figure_tables(block: Figures) -> Markup:
     said = " and ".join(f"{count:,} more {what}" for what, count in left.items() if count)
     more = [element("p", f"… {said}{block.more}")] if said else []
     return element("div", *tables, *more, class_="wide", tabindex="0", role="group", aria_label="numbers")
-
-
-def _figure(value: float) -> str:
-    return f"{value:.4g}" if math.isfinite(value) else unnumbered(value)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from rich.cells import cell_len, set_cell_size
 
 from ...text.printable import shown_token
+from ..characters import shade
 from ..sections import AttentionMatrices
 from ..token_labels import token_label
 from .heat import heat, heat_cell
@@ -71,7 +72,7 @@ def _unit(cell: int, screen: Screen) -> str:
         return " in percent"
     if screen.many_colors:
         return ", the lighter the larger"
-    steps = (f"{root * root:.0%} {screen.shade(root)}" for root in (0.2, 0.4, 0.6, 0.8))
+    steps = (f"{root * root:.0%} {shade(root, screen.ascii_only)}" for root in (0.2, 0.4, 0.6, 0.8))
     return f" (from {', '.join(steps)})"
 
 
@@ -120,7 +121,7 @@ def _row(weights: list[float], query: int, cell: int, screen: Screen) -> Iterato
             number = "NaN" if share is None else f"{share * 100:.0f}"
             yield from heat_cell(number, share, cell, screen)
         elif share is None or not screen.many_colors:
-            yield ("?" if share is None else screen.shade(sqrt(max(share, 0)))).rjust(cell), ""
+            yield ("?" if share is None else shade(sqrt(max(share, 0)), screen.ascii_only)).rjust(cell), ""
         else:
             yield " " * (cell - 1), ""
             yield " ", heat(sqrt(max(share, 0)))
@@ -140,6 +141,6 @@ def _left_out(
         cut.append(f"the first {len(keys)} of {length} keys")
     if cut:
         labels = list(map(token_label, block.labels))
-        whole = has_room(block.weights[block.order[0]], labels, labels, screen)
+        whole = has_room(block.weights[block.order[0]], labels, screen)
         said.append(" and ".join(cut) + (block.in_figures if whole else block.in_file))
     return said

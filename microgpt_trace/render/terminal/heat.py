@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..characters import shade
 from .screen import Screen
 
 Color = tuple[int, int, int]
@@ -28,7 +29,7 @@ def heat_cell(text: str, share: float | None, width: int, screen: Screen) -> lis
         return [(f"{text:>{width}}", "not dim")]
     if screen.many_colors:
         return [(" ", ""), (f"{text:>{width - 1}}", f"not dim {heat(share)}")]
-    return [(f"{screen.shade(share)}{text}".rjust(width), "not dim")]
+    return [(f"{shade(share, screen.ascii_only)}{text}".rjust(width), "not dim")]
 
 
 def _mixed(a: Color, b: Color, share: float) -> Color:

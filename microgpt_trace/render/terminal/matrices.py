@@ -1,73 +1,125 @@
-"""Matrices on a terminal: number by number under their labels."""
+"""Matrices on a terminal: numbers under their labels, in blocks of columns. Knows not what they mean."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
+import math
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from ...arrays.stats import Array
-from ..sections import Figures
+from ..numbers import two_decimals
+from ..sections import Figures, Grid
+from .heat import heat_cell
 from .screen import Screen, at_right
 
 MAX_BLOCKS = 8  # of columns, one below the other
+GAP = 2  # blanks between columns
+
+
+class _Matrix(NamedTuple):
+    """Lines above the columns, and rows of numbers with the shares that colour them, each behind its label."""
+
+    heads: Sequence[tuple[str, Sequence[str]]]
+    rows: Sequence[tuple[str, Sequence[tuple[str, float | None]]]]
+
+    def widths(self) -> list[int]:
+        """The width of each column; a number that a share colours has a shade before it."""
+        titles = zip(*(texts for _, texts in self.heads), strict=True)
+        columns = zip(*(cells for _, cells in self.rows), strict=True)
+        return [
+            GAP + max(*map(cell_len, own), *(len(text) + (share is not None) for text, share in cells))
+            for own, cells in zip(titles, columns, strict=True)
+        ]
+
+    def margin(self) -> int:
+        """The width of the labels."""
+        return max(cell_len(label) for label, _ in (*self.heads, *self.rows))
+
+
+def _blocks(matrix: _Matrix, screen: Screen, chosen: Sequence[int]) -> list[list[int]]:
+    """The chosen columns, as many side by side as there is room for."""
+    widths, room = matrix.widths(), screen.width - matrix.margin()
+    blocks, free = list[list[int]](), 0
+    for n in chosen:
+        if not blocks or widths[n] > free:
+            blocks.append([])
+            free = room
+        blocks[-1].append(n)
+        free -= widths[n]
+    return blocks
+
+
+def _print_blocks(matrix: _Matrix, blocks: Sequence[Sequence[int]], screen: Screen) -> int:
+    """Print the first blocks; how many columns are left out."""
+    widths, margin = matrix.widths(), matrix.margin()
+    for block in blocks[:MAX_BLOCKS]:
+        for label, texts in matrix.heads:
+            if any(texts[n] for n in block):
+                line = set_cell_size(label, margin) + "".join(at_right(texts[n], widths[n]) for n in block)
+                screen.print(Text(line.rstrip(), "dim", no_wrap=True), crop=False)
+        for label, cells in matrix.rows:
+            row = Text(set_cell_size(label, margin), "dim", no_wrap=True)
+            for n in block:
+                row.append_tokens(heat_cell(*cells[n], widths[n], screen))
+            screen.print(row, crop=False)
+    return sum(map(len, blocks[MAX_BLOCKS:]))
 
 
 def print_figures(block: Figures, screen: Screen) -> None:
     """In as many blocks of columns as the width asks for, the rows and columns left out counted below."""
     matrices = list(block.values) if block.heads else [block.values]
-    for number, matrix in enumerate(matrices):
+    for number, values in enumerate(matrices):
         if block.heads:
             screen.print(Text(f"head {block.heads[number]}", "dim"))
-        columns_left = _print_matrix(matrix, block.rows, block.columns, screen)
+        matrix = _of_figures(values, block.rows, block.columns, screen)
+        blocks = _blocks(matrix, screen, range(len(block.columns)))
+        columns_left = _print_blocks(matrix, blocks, screen)
     left = {"rows": block.row_count - len(matrices[0]), "columns": columns_left}
     said = " and ".join(f"{count:,} more {what}" for what, count in left.items() if count)
     if said:
         screen.print(Text(screen.words(f"… {said}{block.more}"), "dim"))
 
 
-def has_room(matrix: Array, rows: Sequence[str], columns: Sequence[str], screen: Screen) -> bool:
-    """Whether the blocks have all of its columns."""
-    return len(columns) <= MAX_BLOCKS * _in_blocks(matrix, rows, columns, screen).fitting
+def has_room(values: Array, labels: Sequence[str], screen: Screen) -> bool:
+    """Whether all columns of a square matrix are printed."""
+    matrix = _of_figures(values, labels, labels, screen)
+    return len(_blocks(matrix, screen, range(len(labels)))) <= MAX_BLOCKS
 
 
-class _Blocks(NamedTuple):
-    """The texts of a matrix, how many cells of the screen those of rows and columns take, and how many
-    columns stand side by side."""
-
-    cells: Sequence[Sequence[str]]
-    rows: Sequence[str]
-    columns: Sequence[str]
-    margin: int
-    width: int
-    fitting: int
+def _of_figures(values: Array, rows: Sequence[str], columns: Sequence[str], screen: Screen) -> _Matrix:
+    cells = ([(_figure(value), None) for value in row] for row in values.tolist())
+    labelled = list(zip(map(screen.words, rows), cells, strict=False))
+    return _Matrix([("", list(map(screen.words, columns)))], labelled)
 
 
-def _in_blocks(matrix: Array, rows: Sequence[str], columns: Sequence[str], screen: Screen) -> _Blocks:
-    cells = [[_cell(value) for value in row] for row in matrix.tolist()]
-    rows, columns = (list(map(screen.words, labels)) for labels in (rows, columns))
-    margin = max(map(cell_len, rows)) + 1
-    width = 2 + max(cell_len(text) for text in (*columns, *(cell for row in cells for cell in row)))
-    return _Blocks(cells, rows, columns, margin, width, max((screen.width - margin) // width, 1))
-
-
-def _print_matrix(matrix: Array, rows: Sequence[str], columns: Sequence[str], screen: Screen) -> int:
-    """Print the matrix in blocks of columns; how many columns are left out."""
-    cells, rows, columns, margin, width, fitting = _in_blocks(matrix, rows, columns, screen)
-    edges = [*range(0, len(columns), fitting), len(columns)]
-    for start, stop in list(pairwise(edges))[:MAX_BLOCKS]:
-        head = " " * margin + "".join(at_right(label, width) for label in columns[start:stop])
-        screen.print(Text(head, "dim", no_wrap=True))
-        for label, row in zip(rows, cells, strict=False):
-            text = Text(set_cell_size(label, margin), "dim", no_wrap=True)
-            screen.print(text.append("".join(f"{cell:>{width}}" for cell in row[start:stop]), "not dim"))
-    return len(columns) - min(len(columns), MAX_BLOCKS * fitting)
-
-
-def _cell(value: float) -> str:
-    if value != value or value in (float("inf"), float("-inf")):
+def _figure(value: float) -> str:
+    if not math.isfinite(value):
         return str(value)
     return f"{value:.0e}" if value and (abs(value) < 5e-4 or abs(value) >= 1e4) else f"{value:.3f}"
+
+
+def print_grid(grid: Grid, screen: Screen) -> None:
+    """The grid as far as it is wide, the rest of it below. Where that takes more than one block, columns that
+    are 0.00 throughout are left out."""
+    matrix = _Matrix(
+        [(head, list(map(screen.words, texts))) for head, texts in grid.heads],
+        [(label, list(_shares(row))) for label, row in grid.rows],
+    )
+    chosen = every = range(len(grid.numbers))
+    if len(_blocks(matrix, screen, every)) > 1:
+        chosen = [n for n in every if any(cells[n][0] != "0.00" for _, cells in matrix.rows)] or every
+    more = _print_blocks(matrix, _blocks(matrix, screen, chosen), screen)
+    if left_out := [str(grid.numbers[n]) for n in every if n not in chosen]:
+        what = f"left out, 0.00 throughout: {grid.heads[0][0]} {', '.join(left_out)}"
+        screen.tell(what, "dim", indent=0)
+    if more:
+        screen.tell(f"… {more:,} more columns; --json has them all", "dim", indent=0)
+
+
+def _shares(values: Sequence[float | None]) -> Iterator[tuple[str, float | None]]:
+    """Numbers and what colours them: what is not finite has no colour."""
+    for value in values:
+        yield two_decimals(value), value if value is not None and math.isfinite(value) else None

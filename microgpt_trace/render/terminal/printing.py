@@ -9,6 +9,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from ...text.printable import on_one_line
+from ..characters import dot_plot
 from ..sections import (
     AttentionMatrices,
     Block,
@@ -22,10 +23,10 @@ from ..sections import (
     Table,
     Words,
 )
-from .dot_plot import dot_plot
 from .screen import Screen
 from .tables import fits, print_table
 
+WIDEST_PLOT = 100  # columns of a plot
 NARROWEST = 4  # characters that a text beside a label needs
 
 
@@ -58,7 +59,7 @@ def _print_blocks(blocks: Sequence[Block], screen: Screen) -> None:
             label = (screen.words(block.label), "dim")
             screen.print(Text.assemble(label, screen.words(block.line)), soft_wrap=True)
         elif isinstance(block, DotPlot):
-            for line in dot_plot(block, screen):
+            for line in dot_plot(block, min(screen.width - 10, WIDEST_PLOT), screen.ascii_only):
                 screen.print(Text(line, no_wrap=True))
         elif isinstance(block, Listing):
             _print_listing(block, screen)
@@ -71,13 +72,12 @@ def _print_matrix(block: AttentionMatrices | Grid | Figures, screen: Screen) -> 
         from .attention import print_attention  # each loads what it needs alone
 
         print_attention(block, screen)
-    elif isinstance(block, Grid):
-        from .grids import print_grid
+        return
+    from .matrices import print_figures, print_grid
 
+    if isinstance(block, Grid):
         print_grid(block, screen)
     else:
-        from .matrices import print_figures
-
         print_figures(block, screen)
 
 

@@ -9,8 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from io import StringIO
-from itertools import groupby, pairwise
-from math import inf, isfinite
+from itertools import groupby
 from typing import Any
 
 from rich.cells import cell_len, chop_cells
@@ -69,63 +68,6 @@ class Screen(Console):
         """Print plain text, its further lines indented like the first one."""
         for line in wrapped(self.words(on_one_line(text)), max(self.width - indent, LEAST)):
             self.print(Text(" " * indent + line, style))
-
-    def bar(self, share: float, width: int) -> str:
-        """A bar of `share` of the width, in eighths of a character where these exist."""
-        share = min(max(share, 0.0), 1.0) if share == share else 0.0
-        if self.ascii_only:
-            return "#" * round(share * width)
-        whole, part = divmod(round(share * width * 8), 8)
-        return "█" * whole + (" ▏▎▍▌▋▊▉"[part] if part else "")
-
-    def sparkline(self, values: Sequence[float | None], width: int) -> str:
-        """The course of a series from its least to its largest value, a character for each value, or for
-        the mean of several where there are more than the width.
-
-        A blank stands for no value, "?" for one that is not finite. What varies by less than a thousandth
-        is flat: a norm that stays the same would show its rounding.
-        """
-        levels = "_.-=+*#@" if self.ascii_only else "▁▂▃▄▅▆▇█"
-        finite = [value for value in values if value is not None and isfinite(value)]
-        low, high = min(finite, default=0.0), max(finite, default=0.0)
-        span = high / 2 - low / 2  # halves, for the whole may be too large for a float
-        if span * 2 <= 1e-3 * max(abs(low), abs(high)):
-            span = inf
-        columns = max(min(width, len(values)), 0)
-        edges = [i * len(values) // columns for i in range(columns + 1)] if columns else []
-        return "".join(_mark(values[a:b], low, span, levels) for a, b in pairwise(edges))
-
-    def signed_bar(self, value: float | None, scale: float, width: int) -> str:
-        """A bar from the middle to the right for what is positive, to the left for what is negative, half the
-        width for `scale`; nothing where there is no value, ? for one that is not finite."""
-        if value is None:
-            return ""
-        half, middle = (width - 1) // 2, "|" if self.ascii_only else "│"
-        if not isfinite(value):
-            return " " * half + "?"
-        length = min(abs(value) / scale, 1.0) * half
-        if self.ascii_only:
-            bar = "#" * round(length)
-        else:
-            whole, rest = divmod(round(length * 2), 2)
-            bar = "█" * whole + ("▐" if value < 0 else "▌") * rest
-        return f"{bar[::-1]:>{half}}{middle}" if value < 0 else f"{' ' * half}{middle}{bar}"
-
-    def shade(self, share: float) -> str:
-        """One character, darker for a larger share of 1."""
-        shades = " .:+#" if self.ascii_only else " ░▒▓█"
-        return shades[min(int(share * 5), 4)] if share > 0 else " "
-
-
-def _mark(values: Sequence[float | None], low: float, span: float, levels: str) -> str:
-    """The character of a sparkline for the mean of these values."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return " "
-    if not all(map(isfinite, known)):
-        return "?"
-    half = sum(value / 2 / len(known) for value in known)
-    return levels[min(max(int((half - low / 2) / span * len(levels)), 0), len(levels) - 1)]
 
 
 class Lines:

@@ -11,6 +11,7 @@ from typing import Any
 from rich.cells import cell_len, set_cell_size
 
 from ...text.printable import on_one_line
+from ..characters import bar, signed_bar, sparkline
 from ..sections import Bar, Cell, Column, ElementCell, SignedBar, Sparkline
 from .screen import Lines, Piece, Screen, at_right, wrapped
 
@@ -88,11 +89,11 @@ def _texts(column: Column, rows: Sequence[Any], screen: Screen, room: int = 0) -
 
 def _text(cell: Cell, screen: Screen, room: int) -> str | ElementCell:
     if isinstance(cell, Bar):
-        return screen.bar(cell.share, cell.width).ljust(cell.width)
+        return bar(cell.share, cell.width, screen.ascii_only).ljust(cell.width)
     if isinstance(cell, SignedBar):
-        return screen.signed_bar(cell.value, cell.scale, min(room, WIDEST_SIGNED))
+        return signed_bar(cell.value, cell.scale, min(room, WIDEST_SIGNED), screen.ascii_only)
     if isinstance(cell, Sparkline):
-        return screen.sparkline(cell.values, room)
+        return sparkline(cell.values, room, screen.ascii_only)
     if isinstance(cell, ElementCell):
         return ElementCell(*(screen.words(on_one_line(text)) for text in (cell.place, cell.value)))
     return screen.words(on_one_line(cell))
