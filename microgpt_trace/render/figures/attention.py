@@ -59,9 +59,8 @@ def attention_picture(
         shown = [trace.specs[name].layer for name in names]
         return _tiles([f"layer {i}" for i in shown], np.stack(arrays), np.stack(hidden))
     where = f"layer {trace.specs[names[0]].layer}"
-    if head is not None or len(arrays[0]) == 1:
-        return _one(f"{where}, head {head or 0}", arrays[0][head or 0], hidden[0], labels)
-    return _heads(where, arrays[0], hidden[0], labels)
+    heads = range(len(arrays[0])) if head is None else [head]
+    return _heads(where, heads, arrays[0][heads], hidden[0], labels)
 
 
 def place_of(text: str) -> tuple[int | None, int | None]:
@@ -121,36 +120,23 @@ def _hidden(trace: Trace, name: str, length: int) -> Array:
     return ~visible(kind, length)
 
 
-def _one(title: str, weights: Array, hidden: Array, labels: list[str]) -> Picture:
-    def draw(panel: Panel) -> None:
-        image = draw_heat(panel, weights, WEIGHTS, hidden=hidden, square=True)
-        panel.title(title)
-        panel.names("key (position and token)", "query")
-        panel.ticks("x", labels)
-        panel.ticks("y", labels)
-        add_bar(panel, image, WEIGHTS, weights, _mean(panel, weights))
-
-    side = min(max(len(labels) * LINE, LARGEST - 0.6), PAGE - 1.8)
-    return Picture(side + 1.4 + room_for_crosses(weights), side + 0.9, draw)
-
-
-def _heads(where: str, weights: Array, hidden: Array, labels: list[str]) -> Picture:
+def _heads(where: str, heads: Sequence[int], weights: Array, hidden: Array, labels: list[str]) -> Picture:
     """Side by side, in about as many rows as columns."""
-    count = len(weights)
+    count = len(heads)
     columns = ceil(sqrt(count))
     rows = ceil(count / columns)
-    side = min(max(len(labels) * LINE, SMALLEST), LARGEST, (PAGE - 1.6) / columns)
+    least, most = (SMALLEST, LARGEST) if count > 1 else (LARGEST - 0.6, PAGE)
+    side = min(max(len(labels) * LINE, least), most, (PAGE - 1.6) / columns)
     across, down = side + 0.12, side + 0.25  # inches from one to the next
 
     def draw(panel: Panel) -> None:
         for i in range(count):
             row, column = divmod(i, columns)
             left, top = column * across / (columns * across), 1 - row * down / (rows * down)
-            own = panel.inset(
-                left, top - side / (rows * down), side / (columns * across), side / (rows * down)
-            )
+            size = side / (columns * across), side / (rows * down)
+            own = panel if count == 1 else panel.inset(left, top - size[1], *size)
             image = draw_heat(own, weights[i], WEIGHTS, hidden=hidden, square=True)
-            own.title(f"{where}, head {i}" if i == 0 else f"head {i}")
+            own.title(f"{where}, head {heads[0]}" if i == 0 else f"head {heads[i]}")
             own.ticks("x", labels if i + columns >= count else [])
             own.ticks("y", labels if column == 0 else [])
             own.names("key" * (i + columns >= count), "query" * (column == 0))

@@ -40,38 +40,30 @@ def course_picture(
     floor, ceiling = _bounds(errors, left)
 
     def height(size: float) -> float:
-        return floor if size <= 0 else min(size, ceiling)
+        return min(size, ceiling) if size > 0 else floor
 
     def draw(panel: Panel) -> None:
         ax = panel.ax
-        told = [(x, error) for x, error in enumerate(errors) if not math.isnan(error.size)]
-        untold = [(x, floor) for x, error in enumerate(errors) if math.isnan(error.size)]
         ax.set(yscale="log", ylim=(floor / 2, ceiling * 2), xlim=(-1, len(errors)))
         bands = [max(error.allowed, floor) for error in errors]
         ax.step(range(len(errors)), bands, where="mid", color=GREY, linewidth=1, label="allowed")
-        for holds, colour, marker, name in (
-            (True, BLUE, "o", words.within),
-            (False, ORANGE, "X", words.beyond),
-        ):
-            of = [(x, error) for x, error in told if error.holds is holds]
-            finite = [(x, error.size) for x, error in of if 0 < error.size < math.inf]
-            _points(panel, finite, marker, colour, name)
-            _points(
-                panel, [(x, floor) for x, error in of if error.size <= 0], "v", colour, "0, no difference"
+        alike: dict[_Mark, list[tuple[float, float]]] = {}
+        for x, error in enumerate(errors):
+            alike.setdefault(_mark(error, words), []).append((x, height(error.size)))
+        for mark, points in alike.items():
+            ax.plot(
+                *zip(*points, strict=True),
+                mark.shape,
+                color=mark.colour,
+                markersize=4,
+                linestyle="none",
+                label=mark.words,
             )
-            _points(
-                panel,
-                [(x, ceiling) for x, error in of if error.size == math.inf],
-                "^",
-                colour,
-                "NaN, infinite",
-            )
-        _points(panel, untold, "x", GREY, words.untold)
         if first is not None:
             at = next(x for x, error in enumerate(errors) if error.name == first)
             ax.axvline(at, color=ORANGE, linewidth=0.8, linestyle=":", label=f"first: {first}")
             if left is not None:
-                _points(panel, [(at, height(left[0]))], "D", DARK, left[1], hollow=True)
+                ax.plot(at, height(left[0]), "D", color=DARK, fillstyle="none", markersize=4, label=left[1])
         _name_events(panel, errors)
         panel.names(y=words.axis)
         panel.title(words.title, above=panel.legend(3))
@@ -88,17 +80,23 @@ def _bounds(errors: Sequence[Error], left: tuple[float, str] | None) -> tuple[fl
     return low / 10, high * (10 if math.inf in sizes else 1)
 
 
-def _points(
-    panel: Panel, points: Sequence[tuple[float, float]], marker: str, colour: str, name: str,
-    hollow: bool = False,
-) -> None:  # fmt: skip
-    if not points:
-        return
-    x, y = [x for x, _ in points], [y for _, y in points]
-    face = "none" if hollow else colour
-    panel.ax.plot(
-        x, y, marker, color=colour, markerfacecolor=face, markersize=4, linestyle="none", label=name
-    )
+class _Mark(NamedTuple):
+    """How a point is drawn, and what the legend says of it."""
+
+    shape: str
+    colour: str
+    words: str
+
+
+def _mark(error: Error, words: CourseWords) -> _Mark:
+    if math.isnan(error.size):
+        return _Mark("x", GREY, words.untold)
+    colour = BLUE if error.holds else ORANGE
+    if error.size <= 0:
+        return _Mark("v", colour, "0, no difference")
+    if error.size == math.inf:
+        return _Mark("^", colour, "NaN, infinite")
+    return _Mark("o", colour, words.within) if error.holds else _Mark("X", colour, words.beyond)
 
 
 def _name_events(panel: Panel, errors: Sequence[Error]) -> None:

@@ -7,8 +7,20 @@ from typing import TYPE_CHECKING
 
 from ...errors import InputError
 from ...tracing.result import Trace
-from .gaps import Series, draw_line, gaps, not_finite
-from .panel import BLUE, COLUMN, DARK, ORANGE, Panel, Picture, on_axes, stacked
+from .panel import (
+    BLUE,
+    COLUMN,
+    DARK,
+    ORANGE,
+    Panel,
+    Picture,
+    Series,
+    draw_line,
+    gaps,
+    not_finite,
+    on_axes,
+    stacked,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +49,7 @@ def stream_picture(trace: Trace) -> Picture:
     lacking = not_finite([row.row_norm + row.attention_share + row.mlp_share for row in rows], "layer")
 
     def draw(panel: Panel) -> None:
-        above, below = stacked(panel, 2, 0.14)
+        above, below = stacked(panel, [(1, 0.3)] * 2)
         draw_line(above, numbers, norms, "o-", color=DARK, markersize=3, linewidth=1)
         above.names(y="L2 norm of a row")
         above.title("residual stream after each layer" + f", {lacking}" * bool(lacking))

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, isfinite, isnan, nan
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ...packages import check_installed
+from ...text.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,6 +28,8 @@ LINES = (
     (DARK, "-."), (GREY, ":"),
 )  # fmt: skip
 MARKERS = "os^Dv<>P"
+
+Series = Sequence[float | None]  # None where nothing is known
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -128,10 +131,33 @@ def on_axes(picture: Picture, ax: Axes | None) -> Axes:
     return ax
 
 
-def stacked(panel: Panel, count: int, gap: float) -> list[Panel]:
-    """Panels one below the other, so much of the height between two, the first at the top."""
-    height = (1 - gap * (count - 1)) / count
-    return [panel.inset(0, 1 - height - i * (height + gap), 1, height) for i in range(count)]
+def stacked(panel: Panel, rooms: Sequence[tuple[float, float]]) -> list[Panel]:
+    """Panels one below the other, the first at the top; a room is the height of one and what stays free below
+    it, which the last does not need."""
+    if len(rooms) == 1:
+        return [panel]
+    whole, at, found = sum(map(sum, rooms)) - rooms[-1][1], 0.0, list[Panel]()
+    for height, below in rooms:
+        found.append(panel.inset(0, 1 - (at + height) / whole, 1, height / whole))
+        at += height + below
+    return found
+
+
+def gaps(values: Series) -> list[float]:
+    """The values, with a gap where there is none or one that is not finite."""
+    return [nan if value is None or not isfinite(value) else value for value in values]
+
+
+def not_finite(values: Series, of: str) -> str:
+    """ "not finite: 2 of 5 positions", or nothing where all are."""
+    count = sum(map(isnan, gaps(values)))
+    return f"not finite: {count:,} of {counted(len(values), of)}" if count else ""
+
+
+def draw_line(panel: Panel, places: Sequence[float], values: Series, *style: str, **more: Any) -> None:
+    """A line with its gaps, over all of the places even where nothing is left of it."""
+    panel.ax.plot(places, gaps(values), *style, **more)
+    panel.ax.dataLim.update_from_data_x(places, ignore=False)
 
 
 def thinned(count: int, inches: float) -> int:

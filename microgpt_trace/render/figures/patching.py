@@ -23,7 +23,7 @@ from ..patching import map_end
 from ..token_labels import token_label
 from .bars import BAR, SignedValue, draw_bars
 from .heat import Scale, add_bar, draw_heat, room_for_crosses, write_cells
-from .panel import CHARACTER, COLUMN, PAGE, Panel, Picture, on_axes
+from .panel import CHARACTER, COLUMN, PAGE, Panel, Picture, on_axes, stacked
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 LABEL = 8  # characters of a token
 ROOM = 0.36, 0.16  # inches of a cell that has a number in it
-BESIDE, ABOVE, BELOW = 2.0, 0.3, 0.35  # inches for what is said around the cells, but for their columns
+BESIDE, AROUND = 2.0, 0.65  # inches for what is said beside the cells, and above and below them
 
 
 def plot_patch(result: PatchResult | PairsResult, ax: Axes | None = None) -> Axes:
@@ -52,10 +52,10 @@ def patch_picture(result: PatchResult | PairsResult) -> Picture:
     end = map_end(result.cells, _value)
     scale = Scale(-end, end, words)
     rooms = [(len(each) * ROOM[1], _below(table, pairs)) for table, each in zip(tables, maps, strict=True)]
-    rooms += [(len(parts) * BAR + 0.1, BELOW + CHARACTER)] if parts else []
+    rooms += [(len(parts) * BAR + 0.1, AROUND + CHARACTER)] if parts else []
 
     def draw(panel: Panel) -> None:
-        places = _below_each_other(panel, rooms)
+        places = stacked(panel, rooms)
         drawn = zip(places, tables, maps, strict=False)
         images = [_draw_map(place, table, own, scale, pairs) for place, table, own in drawn]
         if parts:
@@ -66,7 +66,7 @@ def patch_picture(result: PatchResult | PairsResult) -> Picture:
     inches = [each.shape[1] * ROOM[0] for each in maps]
     inches += [len(_title(table)) * CHARACTER for table in tables]  # beside which the scale may stand
     width = min(max(COLUMN, max(inches, default=0.0) + BESIDE), PAGE) + room_for_crosses(values)
-    return Picture(width, _height(rooms), draw)
+    return Picture(width, sum(map(sum, rooms)), draw)
 
 
 def _title(table: PatchTable[Any]) -> str:
@@ -75,23 +75,8 @@ def _title(table: PatchTable[Any]) -> str:
 
 
 def _below(table: PatchTable[Any], pairs: Sequence[PatchedPair]) -> float:
-    """Inches for what stands below a map."""
-    return BELOW + CHARACTER * max(len(name) for name in _columns(table, pairs))
-
-
-def _height(rooms: Sequence[tuple[float, float]]) -> float:
-    return sum(ABOVE + own + below for own, below in rooms)
-
-
-def _below_each_other(panel: Panel, rooms: Sequence[tuple[float, float]]) -> list[Panel]:
-    """A panel for each of the rooms, which are inches of it and below it."""
-    if len(rooms) == 1:
-        return [panel]
-    whole, places = _height(rooms), list[Panel]()
-    for i, (own, below) in enumerate(rooms):
-        bottom = _height(rooms[: i + 1]) - below
-        places.append(panel.inset(0, 1 - bottom / whole, 1, own / whole))
-    return places
+    """Inches for what stands around a map."""
+    return AROUND + CHARACTER * max(len(name) for name in _columns(table, pairs))
 
 
 def _value(cell: Any) -> float:
@@ -109,12 +94,8 @@ def _draw_map(
     image = draw_heat(panel, values, scale, hidden=missing)
     width, height = panel.inches
     if width / values.shape[1] >= ROOM[0] * 0.75 and height / values.shape[0] >= ROOM[1] * 0.75:
-        write_cells(
-            panel,
-            values,
-            [[two_decimals(v) if math.isfinite(v) else "" for v in row] for row in values],
-            scale,
-        )
+        texts = [[two_decimals(v) if math.isfinite(v) else "" for v in row] for row in values]
+        write_cells(panel, values, texts, scale)
     by_position = table.across == "position"
     panel.ticks("x", _columns(table, pairs))
     panel.ticks("y", [label for label, _ in table.rows])

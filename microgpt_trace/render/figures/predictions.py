@@ -13,9 +13,8 @@ from ...text.wording import counted
 from ...tracing.result import Candidate, Trace
 from ..numbers import probability
 from ..token_labels import token_label
-from .gaps import gaps, not_finite
 from .heat import Scale, add_bar, draw_heat, write_cells
-from .panel import BLUE, COLUMN, DARK, LINE, PAGE, Panel, Picture, on_axes
+from .panel import BLUE, COLUMN, DARK, LINE, PAGE, Panel, Picture, gaps, not_finite, on_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

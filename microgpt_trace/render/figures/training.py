@@ -11,8 +11,20 @@ from ...text.printable import shown_token
 from ...text.wording import counted
 from ...timeline.curves import Curve, EventCurve, ParameterCurve, Timeline
 from ...tracing.result import Trace
-from .gaps import draw_line, gaps, not_finite
-from .panel import BLUE, COLUMN, LINES, MARKERS, PAGE, Panel, Picture, on_axes, stacked
+from .panel import (
+    BLUE,
+    COLUMN,
+    LINES,
+    MARKERS,
+    PAGE,
+    Panel,
+    Picture,
+    draw_line,
+    gaps,
+    not_finite,
+    on_axes,
+    stacked,
+)
 from .predictions import loss_by_position
 
 if TYPE_CHECKING:
@@ -59,8 +71,7 @@ def _overview(timeline: Timeline) -> Picture:
 
 def _stack(panels: Sequence[Callable[[Panel], None]], width: float) -> Picture:
     def draw(panel: Panel) -> None:
-        places = stacked(panel, len(panels), 0.2) if len(panels) > 1 else [panel]
-        for place, draw_one in zip(places, panels, strict=True):
+        for place, draw_one in zip(stacked(panel, [(1, 0.3)] * len(panels)), panels, strict=True):
             draw_one(place)
 
     return Picture(width, 2.2 * len(panels) + 0.4, draw)

@@ -14,7 +14,6 @@ from ...arrays.stats import Array, TensorStats
 from ...hooks.event import Phase
 from ...rounding.invariants import OF_SUMS
 from ...text.printable import on_one_line, shown_token
-from ...tracing.layer_measures import written_share
 from ...tracing.result import Prediction, Trace
 from ..sections import AttentionMatrices, Section, Words
 from ..trace_header import trained
@@ -39,7 +38,7 @@ def trace_page(
     arrays, pictures = _arrays(trace, model, recorded or {})
     plan = PlanData(model, _replaced(trace))
     document = {
-        **_run(trace, model), **_plan(trace, plan, arrays), **_layers(trace, model.plan), "command": again,
+        **_run(trace, model), **_plan(trace, plan, arrays), **_layers(trace), "command": again,
         "start": start, "pictures": pictures, "adds": more,
         "predictions": list(map(_prediction, trace.predictions)),
         "lens": _lens(trace), "terms": logit_terms(trace, model, recorded or {}),
@@ -186,23 +185,9 @@ def _heads_of(plan: Plan, weights: str) -> list[str]:
     return [head for out in outputs for head in plan[out].parts]
 
 
-@np.errstate(all="ignore")
-def _shares(trace: Trace, plan: Plan) -> dict[int, dict[str, float]]:
-    """How much of its stream each branch of a layer writes: the median of |write| / |stream|."""
-    found: dict[int, dict[str, float]] = {}
-    for name, stream in plan.branches.items():
-        row, arrays = plan[name], [trace.arrays.get(("forward", own)) for own in (name, stream)]
-        if row.layer is not None and arrays[0] is not None and arrays[1] is not None:
-            share = written_share(arrays[0], arrays[1])
-            found.setdefault(row.layer, {})[str(row.stage)] = share
-    return found
-
-
-def _layers(trace: Trace, plan: Plan) -> dict[str, Any]:
+def _layers(trace: Trace) -> dict[str, Any]:
     """Of each layer the shares of its branches, and what is odd in it."""
     shares = {row.layer: {"attention": row.attention_share, "mlp": row.mlp_share} for row in trace.layers}
-    if not shares:
-        shares = _shares(trace, plan)
     odd: dict[int, str] = {}
     for layer, words in _oddities(trace):
         odd[layer] = f"{odd[layer]}; {words}" if layer in odd else words

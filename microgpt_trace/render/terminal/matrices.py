@@ -20,7 +20,7 @@ GAP = 2  # blanks between columns
 
 
 class _Matrix(NamedTuple):
-    """Lines above the columns, and rows of numbers with the shares that colour them, each behind its label."""
+    """Lines above the columns, and rows of numbers with what colours them, each behind its label."""
 
     heads: Sequence[tuple[str, Sequence[str]]]
     rows: Sequence[tuple[str, Sequence[tuple[str, float | None]]]]
@@ -108,7 +108,7 @@ def print_grid(grid: Grid, screen: Screen) -> None:
         [(head, list(map(screen.words, texts))) for head, texts in grid.heads],
         [(label, list(_shares(row))) for label, row in grid.rows],
     )
-    chosen = every = range(len(grid.numbers))
+    chosen = every = list(range(len(grid.numbers)))
     if len(_blocks(matrix, screen, every)) > 1:
         chosen = [n for n in every if any(cells[n][0] != "0.00" for _, cells in matrix.rows)] or every
     more = _print_blocks(matrix, _blocks(matrix, screen, chosen), screen)

@@ -45,7 +45,7 @@ const matches = (name, wanted) => name.toLowerCase().includes(wanted.trim().repl
 /** How much of its stream each branch writes, with its layer and stage. */
 function sharesOf(page, run) {
   const branches = page.events.filter(({ stream }) => stream);
-  const found = branches.map((event) => ({ layer: event.layer, stage: event.stage, share: run.traced ? page.shares[event.layer]?.[event.stage] : page.shareOf(run, event) }));
+  const found = branches.map((event) => ({ layer: event.layer, stage: event.stage, share: (run.traced ? page.shares[event.layer]?.[event.stage] : undefined) ?? page.shareOf(run, event) }));
   return found.filter(({ share }) => Number.isFinite(share));
 }
 
@@ -99,8 +99,7 @@ function parametersView(page, run, at, go, wanted) {
 }
 
 function rowView(page, run, at, go, name) {
-  const isWaiting = run.traced && page.worked && name in page.worked && !page.stored.has(name);
-  const values = isWaiting ? null : run.of(name, "value");
+  const values = run.of(name, "value");
   const row = page.row(name);
   const known = values && !values.exact ? statisticsOf(values, (flat) => page.isCounted(name, run.shape(name), flat)) : null;
   const size = !known ? row.l2 : known.count ? known.l2 : Number.NaN;
