@@ -18,7 +18,7 @@ AGAIN = 0.1  # seconds between two reports
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """Gives a function to be told how many are done of how many."""
-    with _rewritten_line() as write:
+    with rewritten_line() as write:
 
         def report(done: int, total: int) -> None:
             if done < total:
@@ -48,7 +48,7 @@ def rated_progress(
         left = timedelta(seconds=round(max(total - done, 0) / rate)) if rate else "?"
         return f"{what} {done:,} of {total:,}, {rate:,.1f} a second, {left} left"
 
-    with _rewritten_line() as write:
+    with rewritten_line() as write:
 
         def report(of_all: int, of_this_run: int) -> None:
             nonlocal done, now
@@ -64,7 +64,7 @@ def rated_progress(
 
 
 @contextmanager
-def _rewritten_line() -> Iterator[Callable[[Callable[[], str]], None]]:
+def rewritten_line() -> Iterator[Callable[[Callable[[], str]], None]]:
     """Gives a function that writes a line, which it asks for, where it is time for one."""
     on_terminal, due, written = sys.stderr.isatty(), monotonic() + PATIENCE, 0
 

@@ -20,7 +20,6 @@ from ..microgpt.parameters import Config
 from ..microgpt.sampling import sample
 from ..microgpt.tokenizer import Tokenizer
 from ..microgpt.training import Trainer
-from ..render.terminal.training_progress import look_every, progress, stderr_screen
 from ..render.training import Summary, summary_sections
 from ..signals import handled, uninterrupted
 from ..text.command_lines import command
@@ -29,17 +28,19 @@ from ..timeline.log import watched_before
 from ..tracing.trace import trace
 from .options import Vocab
 from .output import note, show
+from .progress import rewritten_line
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
 
     from ..files import OwnFile
-    from ..render.terminal.training_progress import Report
     from ..timeline.log_writing import TrainingLog
     from ..tracing.result import Trace
 
 WATCHED = "emma"
 SAMPLES = 20
+SMOOTHED = 100  # losses whose mean is shown
 PATIENCE = 1.0  # seconds: a wrapper may forward the Ctrl-C that the terminal sends as well
 
 
@@ -136,7 +137,7 @@ def train_and_report(trainer: Trainer, file: OwnFile, records: TrainingLog, auto
             note(text)
         before = _measured(trainer, records.watched)
         began = monotonic()
-        report = stack.enter_context(progress(trainer.schedule.steps, start, stderr_screen()))
+        report = stack.enter_context(rewritten_line())
         try:
             _steps(trainer, file, records, report, losses, interrupts, autosave)
         except DivergedError:
@@ -155,12 +156,19 @@ def train_and_report(trainer: Trainer, file: OwnFile, records: TrainingLog, auto
 
 
 def _steps(
-    trainer: Trainer, file: OwnFile, records: TrainingLog, report: Report, losses: list[float],
-    interrupts: Interrupts, autosave: float,
+    trainer: Trainer, file: OwnFile, records: TrainingLog, report: Callable[[Callable[[], str]], None],
+    losses: list[float], interrupts: Interrupts, autosave: float,
 ) -> None:  # fmt: skip
     """Take the steps to the last one or the first signal; save when the clock says so."""
     total, saved, last = trainer.schedule.steps, 0, monotonic()
-    look, write = look_every(total - trainer.done), records.add if records else None
+    began, write = last, records.add if records else None
+
+    def line() -> str:
+        """How far the run has come: the mean of the last losses, and how fast it goes on."""
+        recent, speed = losses[-SMOOTHED:], len(losses) / (monotonic() - began)
+        told = f"loss {sum(recent) / len(recent):.3f}, lr {lr:.4g}, {speed:,.0f} steps a second"
+        return f"step {step:,} of {total:,}: {told}"
+
     try:
         for record in trainer.run():
             step, loss, lr = record
@@ -169,8 +177,7 @@ def _steps(
                 write(record)
             if interrupts.times:
                 break
-            if step % look == 0 or step == total:
-                report(step, lr, losses)
+            report(line)
             if monotonic() - last >= autosave and step < total:
                 trainer.check_finite()
                 saved = _autosave(trainer, file, records) or saved

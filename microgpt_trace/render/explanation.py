@@ -38,20 +38,19 @@ def explanation_sections(
 def _step(step: Step) -> Section:
     """One product on a line of its own, a sum of alike terms as a table, of others line by line."""
     if step.count == 1:
-        return Section([_product(step)])
+        return Section(_product(step))
     if max(len(term.factors) for term in step.terms) > 2:
         lines = [indented(" = ".join(_written_out(term))) for term in step.terms]
         return Section([*lines, indented(f"sum = {_number(step.value)}")], step.label)
     return Section([_terms(step)], step.label)
 
 
-def _product(step: Step) -> Words:
-    """One line, or a second one for the numbers, below the names."""
+def _product(step: Step) -> list[Words]:
+    """One line for the names, and one for the numbers below them."""
     names, *rest = _written_out(step.terms[0])
     margin = len(step.label) if len(step.label) < LONG else 1
-    below = words("= " + " = ".join(rest), indent=margin + 1)
-    whole = words(" = ".join([step.label, names, *rest]))
-    return whole._replace(instead=(words(f"{step.label} = {names}"), below))
+    numbers = [words("= " + " = ".join(rest), indent=margin + 1)] if rest else []
+    return [words(f"{step.label} = {names}"), *numbers]
 
 
 def _written_out(term: Term) -> list[str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ..architecture.plan import Operation
 from ..hooks.event import EventSpec, TraceEvent
 from ..tracing.result import Candidate, EventChange, Intervened, LayerRow, Prediction, mean_of
-from .numbers import figure, probability
+from .numbers import figure, probability, signed
 from .sections import Block, Column, Section, Table, Words, words
 from .token_labels import token_label
 
@@ -63,10 +63,10 @@ def _change(change: EventChange | None) -> str:
     if change is None or (change.change == 0 and not change.replaced):
         return ""
     mark = "*" if change.replaced else "→"
-    return f"{mark} {'–' if change.change is None else share(change.change)}"
+    return f"{mark} {'–' if change.change is None else _share(change.change)}"
 
 
-def share(value: float) -> str:
+def _share(value: float) -> str:
     """A share in percent, a small one with an exponent."""
     return f"{value:.1%}" if value == 0 or value >= 5e-4 else f"{value:.0e}"
 
@@ -108,21 +108,18 @@ def before_and_after_section(
         before, now = (_label(p.predicted) for p in (row.before, row.after))
         return before if before == now else f"{before} → {now}"
 
-    def columns(of_loss: Callable[[_EffectRow], str]) -> list[Column]:
-        return [
-            Column("pos", lambda r: str(r.after.position), right=True),
-            Column("seen", lambda r: token_label(r.after.seen) if r.after.seen else "BOS"),
-            Column("target", target),
-            Column("predicted", predicted),
-            Column("P(target)", lambda r: _arrow(*map(_p, r.told)), right=True),
-            Column("change", _gain, right=True, style=_gained),
-            Column("loss", of_loss, right=True),
-            Column("KL", lambda r: "–" if r.kl is None else kl(r.kl), right=True),
-        ]
-
-    narrow = (words("loss: by how much it changes", "dim"), Table(columns(_loss_change), rows))
+    columns = [
+        Column("pos", lambda r: str(r.after.position), right=True),
+        Column("seen", lambda r: token_label(r.after.seen) if r.after.seen else "BOS"),
+        Column("target", target),
+        Column("predicted", predicted),
+        Column("P(target)", lambda r: _arrow(*map(_p, r.told)), right=True),
+        Column("change", _gain, right=True, style=_gained),
+        Column("loss", lambda r: _arrow(_loss(r.before), _loss(r.after)), right=True),
+        Column("KL", lambda r: probability(r.kl), right=True),
+    ]
     aside = "without and with the interventions; KL(before, after) in nats"
-    blocks: list[Block] = [Table(columns(_losses), rows, narrow), *_means(intervened, rows, loss)]
+    blocks: list[Block] = [Table(columns, rows), *_means(intervened, rows, loss)]
     return Section(blocks, "Before and after", aside)
 
 
@@ -130,17 +127,12 @@ def _means(intervened: Intervened, rows: Sequence[_EffectRow], loss: float | Non
     if any(row.before.target is None for row in rows):
         yield words("in parentheses: nothing follows, so P is that of what was predicted before", "dim")
     mean = mean_of(intervened.kl)
-    said = [] if mean is None else [f"mean KL {kl(mean)}"]
+    said = [] if mean is None else [f"mean KL {probability(mean)}"]
     if loss is not None and intervened.loss_before is not None:
         gap = loss - intervened.loss_before
         said.insert(0, f"mean loss {intervened.loss_before:.4f} → {loss:.4f} ({gap:+.4f})")
     if said:
         yield words(", ".join(said))
-
-
-def kl(value: float) -> str:
-    """A divergence with four decimals; a small one with an exponent."""
-    return f"{value:.4f}" if value == 0 or value >= 5e-5 else f"{value:.0e}"
 
 
 def _arrow(before: str, after: str) -> str:
@@ -159,21 +151,11 @@ def _loss(prediction: Prediction) -> str:
     return "" if prediction.target is None else figure(prediction.loss)
 
 
-def _losses(row: _EffectRow) -> str:
-    return _arrow(_loss(row.before), _loss(row.after))
-
-
-def _loss_change(row: _EffectRow) -> str:
-    before, after = row.before.loss, row.after.loss
-    return "" if before is None or after is None else f"{after - before:+.2f}"
-
-
 def _gain(row: _EffectRow) -> str:
     before, after = row.told
     if before is None or after is None:
         return ""
-    gap = after - before
-    return f"{gap:+.3f}" if gap == 0 or abs(gap) >= 5e-4 else f"{gap:+.0e}"
+    return signed(after - before, 3)
 
 
 def _gained(row: _EffectRow) -> str:

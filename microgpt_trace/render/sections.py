@@ -65,12 +65,11 @@ class Column(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Rows of anything, shown by columns. `instead` is shown where it has no room, if there is any; `about`
-    names the event, the parameter or the element of one that a row is of, as that of an ElementCell."""
+    """Rows of anything, shown by columns. `about` names the event, the parameter or the element of one that a
+    row is of, as that of an ElementCell."""
 
     columns: Sequence[Column]
     rows: Sequence[Any]
-    instead: Sequence[Block] = ()
     about: Callable[[Any], str] | None = None
 
 
@@ -81,13 +80,11 @@ class Labelled(NamedTuple):
 
 
 class Words(NamedTuple):
-    """A line of text in pieces of a style each, wrapped where there is less room, indented alike; or
-    `instead` where it has no room on one line, if there is any. `about` names what it speaks of."""
+    """A line of text in pieces of a style each, wrapped where there is less room, indented alike. `about`
+    names what it speaks of."""
 
     spans: Sequence[tuple[str, str]]
     indent: int = 0
-    from_width: int = 0  # left out where there is less room
-    instead: Sequence[Block] = ()
     about: str = ""
 
 
@@ -147,12 +144,6 @@ class DotPlot(NamedTuple):
     last: int
 
 
-class Listing(NamedTuple):
-    """Short texts of a style each, in columns of one width."""
-
-    texts: Sequence[tuple[str, str]]
-
-
 class Copyable(NamedTuple):
     """A command line, never wrapped: it is there to be copied. The label stands right before it."""
 
@@ -160,7 +151,7 @@ class Copyable(NamedTuple):
     line: str
 
 
-Block = Table | Labelled | Words | AttentionMatrices | Grid | Figures | DotPlot | Listing | Copyable
+Block = Table | Labelled | Words | AttentionMatrices | Grid | Figures | DotPlot | Copyable
 
 
 class Section(NamedTuple):

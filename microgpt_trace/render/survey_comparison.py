@@ -232,7 +232,7 @@ def _layers(layers: Sequence[LayerPair]) -> Iterator[Section]:
     )
     wide = "growth: how many times longer a layer leaves a row; cosine: between before and after"
     table = Table(columns, layers, about=lambda pair: pair.a.event)
-    below = [words(said, "dim"), Words([(wide, "dim")], from_width=WIDE)]
+    below = [words(said, "dim"), words(wide, "dim")]
     yield Section([table, *below], "Layers", "the stream that leaves each")
 
 

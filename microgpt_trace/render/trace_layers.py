@@ -47,5 +47,5 @@ def _legend(trace: Trace) -> tuple[Words, Words]:
         "row L2: median of the rows; attn, mlp: |write| / |stream|, median of the rows; "
         f"~0: {activation} outputs within ±{threshold:g}"
     )
-    further = "cosine: of output and input; sink: attention on position 0"
-    return words(legend, "dim"), Words(((further, "dim"),), from_width=WIDE)
+    further = f"from {WIDE} columns on, cosine: of output and input; sink: attention on position 0"
+    return words(legend, "dim"), words(further, "dim")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..text.printable import shown_token
 from .curve_tables import loss_section
 from .numbers import probability
-from .sections import Bar, Block, Column, Copyable, Labelled, Listing, Section, Table
+from .sections import Bar, Block, Column, Copyable, Labelled, Section, Table, Words
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,18 @@ def summary_sections(summary: Summary) -> list[Section]:
     targets = map(shown_token, summary.targets)
     rows = list(zip(targets, summary.p_before, summary.p_after, strict=True))
     sections.append(Section([Table(columns, rows)], f'P(target) of "{summary.watched}"'))
+    ends = [*[", "] * (len(summary.samples) - 1), ""]
     new = sum(not known for _, known in summary.samples)
-    empty = '""'
-    names = [
-        (name or empty, "") if known else (f"{name or empty}*", "green") for name, known in summary.samples
-    ]
+    names = [_sample(name, known, end) for (name, known), end in zip(summary.samples, ends, strict=True)]
     aside = f"{new} of {len(summary.samples)} are not in the data (*)"
-    sections.append(Section([Listing(names)], "Samples", aside))
+    sections.append(Section([Words(names)], "Samples", aside))
     closing: list[Block] = [Labelled(summary.closing), Copyable("trace it    ", summary.trace_it)]
     return [*sections, Section(closing)]
+
+
+def _sample(name: str, known: bool, end: str) -> tuple[str, str]:
+    shown = name or '""'
+    return (f"{shown}{end}", "") if known else (f"{shown}*{end}", "green")
 
 
 def _change(before: float | None, after: float | None) -> str:

@@ -1,23 +1,6 @@
 """What somebody sees who runs a command for the first time, or with the wrong file."""
 
-import re
-from io import StringIO
-
 from support.commands import microgpt, refusal
-
-from microgpt_trace.render.terminal.screen import Screen
-from microgpt_trace.render.terminal.training_progress import progress
-
-
-def test_the_first_frame_of_progress_says_only_what_is_known():
-    screen = Screen(file=StringIO(), width=80, force_terminal=True, color_system=None, legacy_windows=False)
-    with progress(100, 0, screen) as report:
-        first = screen.file.getvalue()
-        report(100, 0.01, [3.0, 2.0])
-    assert "0/100" in first
-    assert not re.search("nan|loss|lr|steps/s", first)
-    assert "loss 2.500  lr 0.01" in screen.file.getvalue()
-
 
 HINT = "--vocab data takes the characters of the data"
 

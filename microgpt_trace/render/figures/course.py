@@ -9,6 +9,7 @@ from typing import NamedTuple
 from .panel import BLUE, DARK, GREY, ORANGE, PAGE, Panel, Picture
 
 NAMED = 42  # events whose names all have room
+COLOURS, SHAPES = (BLUE, ORANGE, GREY), "oXv^x"  # in the order of the legend
 
 
 class Error(NamedTuple):
@@ -48,17 +49,11 @@ def course_picture(
         bands = [max(error.allowed, floor) for error in errors]
         ax.step(range(len(errors)), bands, where="mid", color=GREY, linewidth=1, label="allowed")
         alike: dict[_Mark, list[tuple[float, float]]] = {}
-        for x, error in enumerate(errors):
-            alike.setdefault(_mark(error, words), []).append((x, height(error.size)))
-        for mark, points in alike.items():
-            ax.plot(
-                *zip(*points, strict=True),
-                mark.shape,
-                color=mark.colour,
-                markersize=4,
-                linestyle="none",
-                label=mark.words,
-            )
+        for at, error in enumerate(errors):
+            alike.setdefault(_mark(error, words), []).append((at, height(error.size)))
+        for mark in sorted(alike, key=lambda mark: (COLOURS.index(mark.colour), SHAPES.index(mark.shape))):
+            x, y = zip(*alike[mark], strict=True)
+            ax.plot(x, y, mark.shape, color=mark.colour, markersize=4, linestyle="none", label=mark.words)
         if first is not None:
             at = next(x for x, error in enumerate(errors) if error.name == first)
             ax.axvline(at, color=ORANGE, linewidth=0.8, linestyle=":", label=f"first: {first}")

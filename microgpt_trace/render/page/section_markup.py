@@ -17,7 +17,6 @@ from ..sections import (
     Figures,
     Grid,
     Labelled,
-    Listing,
     Section,
     SignedBar,
     Sparkline,
@@ -53,9 +52,6 @@ def block_markup(block: Block, drawn: Drawings = ON_PAGE) -> Markup:
         return element("dl", *_pairs(block.pairs), class_="facts")
     if isinstance(block, Copyable):
         return element("p", f"{block.label} ", element("code", block.line), class_="command")
-    if isinstance(block, Listing):
-        items = [element("li", said, class_=classes(style)) for said, style in block.texts]
-        return element("ul", *items, class_="listing")
     if isinstance(block, DotPlot):
         return drawn.dots(block)
     return _matrix(block, drawn)

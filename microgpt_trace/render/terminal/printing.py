@@ -18,13 +18,12 @@ from ..sections import (
     Figures,
     Grid,
     Labelled,
-    Listing,
     Section,
     Table,
     Words,
 )
 from .screen import Screen
-from .tables import fits, print_table
+from .tables import print_table
 
 WIDEST_PLOT = 100  # columns of a plot
 NARROWEST = 4  # characters that a text beside a label needs
@@ -44,15 +43,9 @@ def print_sections(sections: Sequence[Section], screen: Screen) -> None:
 def _print_blocks(blocks: Sequence[Block], screen: Screen) -> None:
     for block in blocks:
         if isinstance(block, Table):
-            if block.instead and not fits(block.columns, block.rows, screen):
-                _print_blocks(block.instead, screen)
-            else:
-                print_table(block.columns, block.rows, screen)
+            print_table(block.columns, block.rows, screen)
         elif isinstance(block, Words):
-            if block.instead and _length(block, screen) > screen.width:
-                _print_blocks(block.instead, screen)
-            elif block.from_width <= screen.width:
-                _print_words(block, screen)
+            _print_words(block, screen)
         elif isinstance(block, Labelled):
             _print_labelled(block, screen)
         elif isinstance(block, Copyable):
@@ -61,8 +54,6 @@ def _print_blocks(blocks: Sequence[Block], screen: Screen) -> None:
         elif isinstance(block, DotPlot):
             for line in dot_plot(block, min(screen.width - 10, WIDEST_PLOT), screen.ascii_only):
                 screen.print(Text(line, no_wrap=True))
-        elif isinstance(block, Listing):
-            _print_listing(block, screen)
         else:
             _print_matrix(block, screen)
 
@@ -94,17 +85,6 @@ def _print_labelled(block: Labelled, screen: Screen) -> None:
     for label, text in block.pairs:
         table.add_row(*(screen.words(on_one_line(cell)) for cell in (label, text)))
     screen.print(table)
-
-
-def _print_listing(block: Listing, screen: Screen) -> None:
-    from rich.columns import Columns  # what only this needs
-
-    texts = [Text(screen.words(on_one_line(text)), style) for text, style in block.texts]
-    screen.print(Columns(texts, equal=True, column_first=False, padding=(0, 2)))
-
-
-def _length(words: Words, screen: Screen) -> int:
-    return words.indent + sum(cell_len(screen.words(on_one_line(text))) for text, _ in words.spans)
 
 
 def _print_words(words: Words, screen: Screen) -> None:

@@ -60,11 +60,6 @@ def print_table(columns: Sequence[Column], rows: Sequence[Any], screen: Screen) 
         screen.print(Lines(lines), crop=False)
 
 
-def fits(columns: Sequence[Column], rows: Sequence[Any], screen: Screen) -> bool:
-    """Whether the table has room without a column that gives way."""
-    return _width(_table(columns, rows, screen).natural) <= screen.width
-
-
 def _table(columns: Sequence[Column], rows: Sequence[Any], screen: Screen) -> _LaidOut:
     columns = [column for column in columns if column.from_width <= screen.width]
     texts = [[] if column.elastic else _texts(column, rows, screen) for column in columns]
