@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..text.printable import shown_token
-from .curve_tables import loss_section
 from .numbers import probability
 from .sections import Bar, Block, Column, Copyable, Labelled, Section, Table, Words
+from .timeline import loss_section
 
 
 @dataclass(frozen=True)

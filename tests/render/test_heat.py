@@ -13,8 +13,7 @@ from support.terminal import contrast, luminance
 
 from microgpt_trace.render.sections import AttentionMatrices, Grid
 from microgpt_trace.render.terminal.attention import print_attention
-from microgpt_trace.render.terminal.heat import heat
-from microgpt_trace.render.terminal.matrices import print_grid
+from microgpt_trace.render.terminal.matrices import heat, print_grid
 from microgpt_trace.render.terminal.screen import Screen
 
 SHARES = np.linspace(-1.2, 1.2, 241)

@@ -66,12 +66,13 @@ def test_what_heads_look_at_is_a_map_of_the_results_shares():
     result = attribute(init(seed=1), "emma")
     document = content(result, attribution_sections, attribution_view).document
     [added] = document["added"]
-    [grid] = added["grids"]
-    assert grid["rows"] == [role.name for role in result.roles]
-    for role, row in zip(result.roles, grid["values"], strict=True):
-        own = role.attention
-        assert row == [own.itself, own.previous, own.first, own.repeat]
-    assert list(grid["columns"]) == ["self", "previous", "position 0", "repeat"]
+    shares = {"self": "itself", "previous": "previous", "position 0": "first", "repeat": "repeat"}
+    for grid in added["grids"]:
+        names = [role.name for role in result.roles]
+        assert (grid["rows"], grid["names"]) == (["layer 0"], [names])
+        own = shares.pop(grid["heading"])
+        assert grid["values"] == [[getattr(role.attention, own) for role in result.roles]]
+    assert not shares
 
 
 def test_of_several_layers_each_place_has_a_map(decoders):

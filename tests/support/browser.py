@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.commands import microgpt
 
-from microgpt_trace.render.page.script_text import script
+from microgpt_trace.render.page.page import script
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-# Documents with a model in them, and the functions of trace_schema.py that make their schemas.
+# Documents with a model in them, and the functions of schema.py that make their schemas.
 WITH_MODEL = {"trace": "document_schema", "trace_line": "line_schema", "inspect": "inspection_schema"}
 
 # Of each result's document its title, and the module and the class of the result.
@@ -31,11 +31,9 @@ DOCUMENTS = (*WITH_MODEL, *RESULTS)
 
 def schema_of_document(name: str) -> dict[str, Any]:
     """The schema of one of DOCUMENTS."""
+    from . import schema
+
     if name in WITH_MODEL:
-        from . import trace_schema
-
-        return getattr(trace_schema, WITH_MODEL[name])()
-    from .schema import result_schema
-
+        return getattr(schema, WITH_MODEL[name])()
     title, module, kind = RESULTS[name]
-    return result_schema(getattr(import_module(f"microgpt_trace.{module}"), kind), title)
+    return schema.result_schema(getattr(import_module(f"microgpt_trace.{module}"), kind), title)

@@ -1,4 +1,4 @@
-"""A Trace as JSON: one document, or one record a line; see trace_schema.py for the shape."""
+"""A Trace as JSON: one document, or one record a line; see schema.py for the shape."""
 
 from __future__ import annotations
 

@@ -11,8 +11,7 @@ from ...tracing.result import Trace
 from ..page.markup import Markup, element
 from ..page.section_markup import block_markup, classes
 from ..sections import Block, Labelled, Section, Table, Words, words
-from .blocks import IN_NOTEBOOK
-from .inline_styles import with_styles_inline
+from .markup import IN_NOTEBOOK, with_styles_inline
 from .trace_frame import about_page, framed_page
 
 WIDTH = 110  # characters of a line, or nearly so

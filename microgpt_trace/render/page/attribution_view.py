@@ -3,7 +3,7 @@ at as a map."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ...attribution.results import AttributionResult, HeadRole, PositionAttribution
@@ -38,39 +38,21 @@ def _facts(role: HeadRole) -> list[tuple[str, float | None]]:
 
 
 def _maps(roles: Sequence[HeadRole]) -> list[dict[str, Any]]:
-    """A row for each head and a column for each place that it may look at; or of several layers a map for
-    each place, with a row for each layer and a column for each head."""
-    places = [ROLE_WORDS[share] for share in SHARES]
-    if roles[-1].layer == 0:
-        rows = {role.name: [(role, share) for share in SHARES] for role in roles}
-        return [_map("", rows, places, places)]
-    known = [share for share in SHARES if any(getattr(role.attention, share) is not None for role in roles)]
-    heads = sorted({role.head for role in roles})
+    """For each place that heads may look at a map, with a row for each layer and a column for each head."""
+    heads, layers = (sorted({getattr(role, of) for role in roles}) for of in ("head", "layer"))
     by_place = {(role.layer, role.head): role for role in roles}
-    layers = sorted({role.layer for role in roles})
-    across = [f"head {head}" for head in heads]
+    grid = [[by_place[layer, head] for head in heads] for layer in layers]
     return [
-        _map(
-            ROLE_WORDS[share],
-            {f"layer {i}": [(by_place[i, head], share) for head in heads] for i in layers},
-            list(map(str, heads)),
-            across,
-        )
-        for share in known
+        {
+            "title": f"shares of attention, {ROLE_WORDS[share]}",
+            "heading": ROLE_WORDS[share],
+            "kind": "share",
+            "rows": [f"layer {layer}" for layer in layers],
+            "columns": list(map(str, heads)),
+            "across": [f"head {head}" for head in heads],
+            "values": [[getattr(role.attention, share) for role in row] for row in grid],
+            "names": [[role.name for role in row] for row in grid],
+        }
+        for share in SHARES
+        if any(getattr(role.attention, share) is not None for role in roles)
     ]
-
-
-def _map(
-    heading: str, rows: Mapping[str, Sequence[tuple[HeadRole, str]]], columns: Sequence[str],
-    across: Sequence[str],
-) -> dict[str, Any]:  # fmt: skip
-    return {
-        "title": f"shares of attention, {heading or 'every head'}",
-        "heading": heading,
-        "kind": "share",
-        "rows": list(rows),
-        "columns": columns,
-        "across": across,
-        "values": [[getattr(role.attention, share) for role, share in row] for row in rows.values()],
-        "names": [[role.name for role, _ in row] for row in rows.values()],
-    }

@@ -18,10 +18,10 @@ from ...tracing.result import Prediction, Trace
 from ..sections import AttentionMatrices, Section, Words
 from ..trace_header import trained
 from .encodings import Held
-from .frame import cards, header, reading
 from .markup import Markup, element
 from .page import page
 from .plan_data import PlanData
+from .section_page import cards, header, reading
 from .terms import logit_terms
 
 PREFIX: dict[Phase, str] = {"forward": "", "backward": "d ", "update": "u "}

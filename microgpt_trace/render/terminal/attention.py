@@ -12,8 +12,7 @@ from ...text.printable import shown_token
 from ..characters import shade
 from ..sections import AttentionMatrices
 from ..token_labels import token_label
-from .heat import heat, heat_cell
-from .matrices import has_room
+from .matrices import has_room, heat, heat_cell
 from .screen import Lines, Piece, Screen, at_right
 
 LINES = 24  # that such blocks take together

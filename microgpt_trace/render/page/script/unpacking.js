@@ -1,4 +1,4 @@
-// What packing.py packed, inflated: a document, and arrays by name.
+// What page.py packed, inflated: a document, and arrays by name.
 
 /** The document and a Map of Float32Array or Uint8Array by name. */
 export function unpacked(bytes) {
