@@ -34,8 +34,10 @@ from microgpt_trace.comparison.prompts import diff_prompts
 from microgpt_trace.comparison.weights import compare_weights
 from microgpt_trace.dumps.arrays_file import save_arrays
 from microgpt_trace.patching.pairs import patch_pairs, read_pairs
-from microgpt_trace.render.notebook.result_html import LONG, SECTIONS, sections_of
+from microgpt_trace.render.notebook.result_html import LONG
 from microgpt_trace.render.notebook.trace_frame import SAVE_IT
+from microgpt_trace.render.page.page_view import PageView
+from microgpt_trace.render.shown import SHOWN, picture_of, sections_of, view_of
 from microgpt_trace.surveying.comparison import compare_surveys
 from microgpt_trace.surveying.survey import survey
 from microgpt_trace.timeline.reading import read_timeline
@@ -186,9 +188,19 @@ def test_whatever_has_sections_shows_itself(plain):
     names = [m.name for m in walk_packages(microgpt_trace.__path__, "microgpt_trace.")]
     loaded = [import_module(name) for name in names if not name.endswith("__main__")]
     own = {c for m in loaded for c in vars(m).values() if isinstance(c, type) and "_repr_html_" in vars(c)}
-    assert {c.__name__ for c in own} == {type(result).__name__ for result in plain.values()} == {*SECTIONS}
-    for module, function in SECTIONS.values():
+    assert {c.__name__ for c in own} == {type(result).__name__ for result in plain.values()} == {*SHOWN}
+    for name in (name for shown in SHOWN.values() for name in shown if name):
+        module, _, function = name.rpartition(".")
         assert callable(getattr(import_module(f"microgpt_trace.render.{module}"), function))
+
+
+def test_what_has_a_figure_and_a_view_is_drawn_by_the_table(plain):
+    for kind, result in plain.items():
+        shown = SHOWN[next(own.__name__ for own in type(result).__mro__ if own.__name__ in SHOWN)]
+        if shown.picture:
+            assert picture_of(result).height > 0, kind
+        if shown.view and type(result).__name__ != "Comparison":  # which takes values that were kept
+            assert isinstance(view_of(result), PageView), kind
 
 
 def test_so_does_what_a_caller_derives():

@@ -36,7 +36,7 @@ def _sparkline(values: Sequence[float | None]) -> Markup:
 
 
 def _dots(plot: DotPlot) -> Markup:
-    return element("div", *(element("div", line) for line in dot_plot(plot, PLOT)), class_="drawn")
+    return element("div", *(element("div", line) for line in dot_plot(plot, PLOT)), class_="plot")
 
 
 def _titled(shown: str, name: str) -> Markup:
@@ -85,6 +85,7 @@ STYLES = {
     ".is-red": "background-color: rgba(220, 50, 40, .3)",
     ".is-green": "background-color: rgba(40, 160, 90, .3)",
     ".drawn": f"white-space: pre; {MONO}; color: {OWN}",
+    ".plot": f"white-space: pre; {MONO}; font-size: 12px",
     **{f".shade-{n}": f"background-color: {SHADE.format(STRONGEST * n / SHADES)}" for n in range(SHADES + 1)},
 }
 _START = re.compile(r"<(\w+)((?: [\w-]+(?:=\"[^\"]*\")?)*)>")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from importlib import import_module
 from typing import Any
 
 from ...errors import MicrogptError
@@ -11,34 +9,13 @@ from ...tracing.result import Trace
 from ..page.markup import Markup, element
 from ..page.section_markup import block_markup, classes
 from ..sections import Block, Labelled, Section, Table, Words, words
+from ..shown import sections_of
 from .markup import IN_NOTEBOOK, with_styles_inline
 from .trace_frame import about_page, framed_page
 
 WIDTH = 110  # characters of a line, or nearly so
 LONG = 40  # lines of a section that is folded until somebody opens it
 LONG_ABOVE_PAGE = 16  # the same where a page below has it too
-
-# What describes a result as sections: a module of render, and its function.
-SECTIONS = {
-    "AttributionResult": ("attribution", "attribution_sections"),
-    "Comparison": ("comparison", "comparison_sections"),
-    "Decoder": ("inspection", "decoder_sections"),
-    "DumpDiagnosis": ("diagnosis", "diagnosis_sections"),
-    "Explanation": ("explanation", "explanation_sections"),
-    "GradientCheck": ("gradient_check", "gradient_sections"),
-    "Model": ("inspection", "microgpt_sections"),
-    "PairsResult": ("patching", "pairs_sections"),
-    "PatchResult": ("patching", "patch_sections"),
-    "Prediction": ("trace_predictions", "candidates_sections"),
-    "Predictions": ("trace_predictions", "rows_of_predictions"),
-    "PromptsComparison": ("prompts", "prompts_sections"),
-    "Survey": ("survey", "sections_of_survey"),
-    "SurveyComparison": ("survey_comparison", "survey_comparison_sections"),
-    "Timeline": ("timeline", "timeline_sections"),
-    "Trace": ("trace", "trace_sections"),
-    "Validation": ("validation", "validation_sections"),
-    "WeightsComparison": ("weights", "weights_sections"),
-}
 
 
 def result_html(result: Any) -> str:
@@ -55,14 +32,6 @@ def result_html(result: Any) -> str:
     most = LONG_ABOVE_PAGE if page else LONG
     shown = (_section(section, most) for section in sections)
     return str(with_styles_inline(element("div", *shown, page, *said, class_="result")))
-
-
-def sections_of(result: Any) -> Sequence[Section]:
-    """What a result shows. The module of its kind alone is loaded: all of them take 0.2 s."""
-    own = next(kind.__name__ for kind in type(result).__mro__ if kind.__name__ in SECTIONS)
-    module, function = SECTIONS[own]
-    described = getattr(import_module(f"...{module}", __name__), function)(result)
-    return list(described)
 
 
 def _section(section: Section, most: int) -> Markup:
