@@ -280,20 +280,20 @@ def measure(what: str, curve: Curve, number: Callable[[float | None], str] = rat
 
 
 def curve_sections(tables: Sequence[tuple[str, Sequence[CurveColumn]]]) -> Iterator[Section]:
-    """A table for each name, all with columns of the same widths."""
-    measures = [measure for _, rows in tables for measure in rows]
-    longest = max(len(text) for name, rows in tables for text in (name, *(row.what for row in rows)))
-    widths = {
-        title: max(len(measure.figures[title]) for measure in measures) for title in measures[0].figures
-    }
+    """A row for each curve; the first of a name has it before it."""
+    rows = [(name if not n else "", own) for name, curves in tables for n, own in enumerate(curves)]
 
     def figure(title: str) -> Column:
-        return Column(title, lambda m: m.figures[title].rjust(widths[title]), right=True)
+        return Column(title, lambda row: row[1].figures[title], right=True)
 
-    for name, rows in tables:
-        first = Column(name.ljust(longest), lambda m: m.what, whole=True)
-        figures = [figure(title) for title in ("last", "min", "max")]
-        yield Section([Table([first, figure("first"), spark(lambda m: m.curve), *figures], rows)])
+    columns = [
+        Column("", lambda row: row[0], whole=True),
+        Column("", lambda row: row[1].what, whole=True),
+        figure("first"),
+        spark(lambda row: row[1].curve),
+        *map(figure, ("last", "min", "max")),
+    ]
+    yield Section([Table(columns, rows)])
 
 
 def loss_section(losses: Sequence[float], first: int, last: int) -> Section:

@@ -42,8 +42,7 @@ def stage_sections(trace: Trace, events: Sequence[TraceEvent], verbose: bool) ->
         if layered and layer is not None and layer != shown_layer:
             yield Section((), f"Layer {layer}", style="bold magenta")
             shown_layer = layer
-        said = columns if any(columns[-1].cell(event) for event in events) else columns[:-1]
-        yield Section([Table([*said, *times], events, about=name_of)], STAGES[stage])
+        yield Section([Table([*columns, *times], events, about=name_of)], STAGES[stage])
         if verbose:
             yield Section([Table(statistics, events, about=name_of)])
         yield from attention_sections(trace, events, whole=verbose)
@@ -55,12 +54,11 @@ def _event_columns(trace: Trace, layers: Mapping[int | None, LayerRow]) -> list[
     number = significant if trace.layers else figure
     changed = [] if trace.intervened is None else [change_column(trace.intervened)]
     return [
-        Column("operation", lambda e: e.expr, wrap=True),
+        Column("operation", lambda e: f"{e.expr}  {_note(e, trace, layers)}".rstrip(), wrap=True),
         Column("shape", lambda e: str(list(e.shape))),
         Column("L2", lambda e: number(_stats(e).l2_norm), right=True),
         Column("range", lambda e: _range(_stats(e), number), style=_alarm),
         *changed,
-        Column("note", lambda e: _note(e, trace, layers), remark=True),
     ]
 
 

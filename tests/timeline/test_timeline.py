@@ -342,7 +342,7 @@ def test_many_units_that_returned_are_only_counted(log, told, monkeypatch):
 
 def test_event_shows_exactly_those(log):
     output = microgpt("timeline", log, "--event", "layer1.mlp.*", "--event", "ffn_silu", "--event", "wte").out
-    titles = [line.split()[0] for line in output.splitlines() if line.endswith("max")]
+    titles = [words[0] for line in output.splitlines() if (words := line.split())[1:2] == ["L2"]]
     layer1 = [f"layer1.mlp.{part}" for part in ("norm", "up", "act", "down", "residual")]
     assert titles == ["layer0.mlp.act", *layer1, "wte"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ...architecture.formulas.derive import Formulas
@@ -11,20 +11,17 @@ from ...architecture.formulas.formula import Formula, as_data, size_as_data
 from ...architecture.kinds import Lookup, Loss, Probabilities, Shape, Softmax
 from ...architecture.model import LanguageModel
 from ...architecture.operations.linear import formula_of_parts
-from ...architecture.plan import HEAD_EVENTS, Operation, layer_of, prefix_of
+from ...architecture.plan import HEAD_EVENTS, Operation
 from ...architecture.traced_element import rows_with
 from ...explaining.elements import tables_of_tokens
-from ...text.json_writing import dump
 
 
 @dataclass
 class PlanData:
-    """A plan as data. Formulas that differ in their layer alone are there once, with "layer#." for it."""
+    """A plan as data."""
 
     model: LanguageModel
     replaced: Collection[str] = ()
-    formulas: list[Any] = field(default_factory=list)
-    _known: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._of = Formulas(self.model.plan, {("forward", name) for name in self.replaced})
@@ -37,11 +34,6 @@ class PlanData:
     def _forward(self, name: str) -> Formula | None:
         """None of what something else stands in the place of."""
         return None if name in self.replaced else self._of.forward(name)
-
-    def _backward_of(self, name: str) -> list[tuple[str, Formula]]:
-        """The ways that something comes by."""
-        ways = self._of.backward(name) or ()
-        return [(way.reader, way.formula) for way in ways if way.formula is not None]
 
     def events(self) -> list[dict[str, Any]]:
         """The rows, in order of computation."""
@@ -72,11 +64,11 @@ class PlanData:
             "name": row.name, "stage": row.stage, "layer": row.layer, "expr": row.expr,
             "shape": list(map(size_as_data, self.shapes[row.name])), "axes": axes_of(row, self.shapes),
             "inputs": row.inputs, "reads": row.kind.names, "readers": plan.readers[row.name],
-            "parts": row.parts, "formula": self._interned(self._forward(row.name), row.layer),
+            "parts": row.parts, "formula": _data(self._forward(row.name)),
             **self._ways(row.name),
         }  # fmt: skip
         if row.parts:
-            found["ofParts"] = self._interned(formula_of_parts(row, self._of), row.layer)
+            found["ofParts"] = _data(formula_of_parts(row, self._of))
         if not self._backward and not of_a_page(row):
             found["never"] = 1
         if row.name in plan.branches:
@@ -90,45 +82,19 @@ class PlanData:
         return found
 
     def _ways(self, name: str) -> dict[str, Any]:
-        """The formulas that a gradient is the sum of: number, way and layer of each."""
-        if not self._backward:
-            return {"ways": []}
-        return {
-            "ways": [
-                [self._interned(formula, self._layer(name, way)), way, self._layer(name, way)]
-                for way, formula in self._backward_of(name)
-            ]
-        }
+        """The formulas that a gradient is the sum of, each with the row that it comes by way of."""
+        ways = (self._of.backward(name) or ()) if self._backward else ()
+        return {"ways": [[as_data(way.formula), way.reader] for way in ways if way.formula is not None]}
 
-    def _layer(self, name: str, way: str) -> int | None:
-        return layer_of(way) if layer_of(way) is not None else layer_of(name)
 
-    def _interned(self, formula: Formula | None, layer: int | None) -> int | None:
-        if formula is None:
-            return None
-        prefix = "" if layer is None else prefix_of(f"layer{layer}.")
-        data = _without_layer(as_data(formula), prefix)
-        text = dump(data)
-        if text not in self._known:
-            self._known[text] = len(self.formulas)
-            self.formulas.append(data)
-        return self._known[text]
+def _data(formula: Formula | None) -> Any:
+    return None if formula is None else as_data(formula)
 
 
 def of_a_page(row: Operation) -> bool:
     """Whether a page of a production model may hold a row's array: the shares of heads take what an output
     takes each, and logits as many numbers as there are tokens."""
     return not row.extra and row.name not in (*HEAD_EVENTS, "loss")
-
-
-def _without_layer(data: Any, prefix: str) -> Any:
-    """The same with "layer#." for the layer of the names."""
-    if isinstance(data, dict):
-        return {key: _without_layer(value, prefix) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_without_layer(value, prefix) for value in data]
-    is_name = isinstance(data, str) and prefix and data.startswith(prefix)
-    return data.replace(prefix, "layer#.", 1) if is_name else data
 
 
 def axes_of(row: Operation, shapes: Mapping[str, Shape]) -> list[str]:

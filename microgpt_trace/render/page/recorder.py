@@ -17,7 +17,7 @@ from .encodings import Form, Held, cost, held
 from .plan_data import of_a_page
 
 BUDGET = 2.0  # million characters of a page, unless asked otherwise
-AROUND = 200_000  # characters of what is not arrays: style, script, tables, statistics
+AROUND = 220_000  # characters of what is not arrays: style, script, tables, statistics
 # Forms of all heads, and what share of the page they may take.
 AT_A_GLANCE: tuple[tuple[Form, float], ...] = (("exact", 0.25), ("shares", 0.6), ("thumbs", 1.0))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ...arrays.stats import Array
@@ -176,18 +176,11 @@ def attention_tables(block: AttentionMatrices) -> Markup:
 
 
 def _attention(head: int, weights: Array, labels: Sequence[str]) -> Markup:
-    rows = [
-        element(
-            "tr",
-            element("th", label, scope="row"),
-            *_attention_row(weights[query, : query + 1].tolist(), len(labels)),
-        )
-        for query, label in enumerate(labels)
-    ]
-    return _labelled_table(f"head {head}", labels, rows)
+    rows = [_seen(weights[query, : query + 1].tolist(), len(labels)) for query in range(len(labels))]
+    return _labelled_table(f"head {head}", labels, zip(labels, rows, strict=True))
 
 
-def _attention_row(weights: Sequence[float], length: int) -> list[Markup]:
+def _seen(weights: Sequence[float], length: int) -> list[Markup]:
     """What a query sees in percent, and one cell for the keys behind it."""
     seen = [element("td", _percent(weight), class_=f"n {shade(weight)}") for weight in weights]
     hidden = length - len(weights)
@@ -203,15 +196,13 @@ def shade(share: float) -> str:
     return f"shade-{round(SHADES * part_of(share))}"
 
 
-def _labelled_table(caption: str, labels: Sequence[str], rows: Sequence[Markup]) -> Markup:
+def _labelled_table(
+    caption: str, labels: Sequence[str], rows: Iterable[tuple[str, Iterable[Markup]]]
+) -> Markup:
     head = element("tr", element("td"), *(element("th", label, scope="col", class_="n") for label in labels))
-    return element(
-        "table",
-        element("caption", caption),
-        element("thead", head),
-        element("tbody", *rows),
-        class_="figures",
-    )
+    body = [element("tr", element("th", label, scope="row"), *cells) for label, cells in rows]
+    parts = (element("caption", caption), element("thead", head), element("tbody", *body))
+    return element("table", *parts, class_="figures")
 
 
 def grid_table(block: Grid, drawn: Drawings) -> Markup:
@@ -242,20 +233,14 @@ def figure_tables(block: Figures) -> Markup:
     tables = []
     heads = block.heads or range(len(matrices))
     for head, matrix in zip(heads, matrices, strict=True):
-        rows = [
-            element(
-                "tr",
-                element("th", label, scope="row"),
-                *(
-                    element("td", finite_or_named(value), class_="n")
-                    for value in values[:MOST_COLUMNS].tolist()
-                ),
-            )
-            for label, values in zip(block.rows, matrix, strict=False)
-        ]
+        cells = ([_number(value) for value in row[:MOST_COLUMNS].tolist()] for row in matrix)
         caption = f"head {head}" if block.values.ndim == 3 else "values"
-        tables.append(_labelled_table(caption, shown, rows))
+        tables.append(_labelled_table(caption, shown, zip(block.rows, cells, strict=False)))
     left = {"rows": block.row_count - len(matrices[0]), "columns": len(block.columns) - len(shown)}
     said = " and ".join(f"{count:,} more {what}" for what, count in left.items() if count)
     more = [element("p", f"… {said}{block.more}")] if said else []
     return element("div", *tables, *more, class_="wide", tabindex="0", role="group", aria_label="numbers")
+
+
+def _number(value: float) -> Markup:
+    return element("td", finite_or_named(value), class_="n")

@@ -148,21 +148,10 @@ def _replaced(trace: Trace) -> list[str]:
 def _plan(trace: Trace, data: PlanData, arrays: Mapping[str, Array]) -> dict[str, Any]:
     plan = data.model.plan
     forward = [event for event in trace.events if event.phase == "forward" and event.stats is not None]
-    sizes = {
-        event.name: {"l2": event.stats.l2_norm, "others": event.stats.nonfinite_count}
-        for event in forward
-        if event.stats is not None
-    }
-    events = [{**row, **sizes.get(row["name"], {})} for row in data.events()]
     return {
-        "statistics": {
-            event.name: _statistics(event.stats)
-            for event in forward
-            if event.stats is not None and f"picture {event.name}" in arrays
-        },
-        "events": events,
+        "statistics": {event.name: _statistics(event.stats) for event in forward if event.stats is not None},
+        "events": data.events(),
         "parameters": data.parameters(arrays),
-        "formulas": data.formulas,
         "replaced": data.replaced,
         "attention": [row.name for row in plan.of_kind(Softmax)],
         "probabilities": next((row.name for row in plan.of_kind(Probabilities)), None),
@@ -171,7 +160,7 @@ def _plan(trace: Trace, data: PlanData, arrays: Mapping[str, Array]) -> dict[str
 
 
 def _statistics(stats: TensorStats) -> dict[str, Any]:
-    """Of an array of which the page has not every number."""
+    """Of an array of which the page may not have every number."""
     return {
         "count": stats.finite_count, "l2": stats.l2_norm, "mean": stats.mean,
         "std": stats.std, "min": stats.min, "max": stats.max, "zeros": stats.zero_count,

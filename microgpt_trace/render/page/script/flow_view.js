@@ -100,12 +100,12 @@ function parametersView(page, run, at, go, wanted) {
 
 function rowView(page, run, at, go, name) {
   const values = run.of(name, "value");
-  const row = page.row(name);
   const known = values && !values.exact ? statisticsOf(values, (flat) => page.isCounted(name, run.shape(name), flat)) : null;
-  const size = !known ? row.l2 : known.count ? known.l2 : Number.NaN;
+  const own = known ?? (run.traced ? page.statistics[name] : null);
+  const size = own?.count ? own.l2 : Number.NaN;
   const chosen = at?.name === name;
   const isChanged = run.changed?.has(name);
   return make("li", {}, make("button", { type: "button", class: "row", "aria-current": chosen ? "true" : "false", "data-key": `flow ${name}`, onclick: () => go({ of: "value", name, index: [] }) },
-    make("span", {}, page.has(name) ? lastOf(name) : name, (known ?? row).others ? make("span", { class: "odd", title: "not finite" }, " ⚠") : null, isChanged ? " (changed)" : ""),
+    make("span", {}, page.has(name) ? lastOf(name) : name, own?.others ? make("span", { class: "odd", title: "not finite" }, " ⚠") : null, isChanged ? " (changed)" : ""),
     make("span", { class: "n dim" }, Number.isFinite(size) ? short(size, 3) : "–")));
 }

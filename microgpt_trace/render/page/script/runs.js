@@ -20,7 +20,6 @@ export class Page {
     this.stored = arrays;
     this.byName = new Map(this.events.map((event) => [event.name, event]));
     this.parametersByName = new Map(this.parameters.map((own) => [own.name, own]));
-    this.instances = new Map();
     this.stages = new Map();
     for (const { name } of this.events) {
       const last = lastOf(name);
@@ -122,26 +121,13 @@ export class Page {
     return sizesOf(this.row(name).shape, length);
   }
 
-  /** A formula that layers have alike, with the names of one of them. */
-  formula(number, layer) {
-    if (number === null || number === undefined) return null;
-    const key = `${number} ${layer}`;
-    if (!this.instances.has(key)) {
-      const text = JSON.stringify(this.formulas[number]).replaceAll('"layer#.', `"layer${layer}.`);
-      this.instances.set(key, JSON.parse(text));
-    }
-    return this.instances.get(key);
-  }
-
   formulaOf(name) {
-    const row = this.byName.get(name);
-    return row ? this.formula(row.formula, row.layer) : null;
+    return this.byName.get(name)?.formula;
   }
 
   /** The formulas whose sum a gradient is, each with the row by way of which it comes. */
   waysOf(name) {
-    const row = this.row(name);
-    return row.ways.map(([number, way, layer]) => [way, this.formula(number, layer)]);
+    return this.row(name).ways.map(([formula, way]) => [way, formula]);
   }
 
   /** The run that was traced. */
@@ -158,10 +144,7 @@ export class Page {
   /** A run of this page: of another text, or with parts taken out and parameters changed. */
   ownRun(tokens, targets, changes) {
     const plan = {
-      events: this.events.map((event) => ({
-        name: event.name, parts: event.parts,
-        formula: this.formula(event.formula, event.layer), ofParts: this.formula(event.ofParts, event.layer),
-      })),
+      events: this.events,
       parameter: (name) => this.stored.get(name),
       shapeOf: (name, length) => this.shapeOf(name, length),
     };
