@@ -58,7 +58,7 @@ LATE = {
     "readers.huggingface": "a vocabulary 15 ms, which many a folder does without",
     "notebook": "markup 19 ms where there is no notebook",
     "render.documents.schemas": "the schema of a trace 20 ms, which the others do without",
-    "render.notebook.trace_frame": "a page 55 ms, which only a trace has",
+    "render.notebook.result_html": "a page 55 ms, which only a trace has",
     "render.terminal.printing": "matrices 9 ms where none is shown",
     "tracing.result": "sites 4 ms where no part of an array is asked for",
     "tracing.trace": "a decoder's trace 22 ms of a microGPT",

@@ -15,6 +15,7 @@ from .sections import Block, Cell, Column, Copyable, ElementCell, Section, Table
 
 _X = re.compile(r"\bx\b")
 DIGITS = 6  # significant ones of the largest number of a column
+EXACT = 9  # significant digits that tell one float32 from the next
 LONG = 26  # characters of a name under which its second line does not begin
 
 
@@ -144,13 +145,8 @@ def _aligned(values: Sequence[float | None]) -> list[str]:
     ]
 
 
-def _number(value: float) -> str:
-    return _unnamed(value) or f"{value:.{DIGITS}g}"
-
-
-def _exact(value: float) -> str:
-    """As many digits as tell one float32 from the next."""
-    return _unnamed(value) or f"{value:.9g}"
+def _number(value: float, digits: int = DIGITS) -> str:
+    return _unnamed(value) or f"{value:.{digits}g}"
 
 
 def _unnamed(value: float) -> str:
@@ -161,7 +157,7 @@ def _unnamed(value: float) -> str:
 
 
 def _verdict(found: Explanation) -> Words:
-    worked, traced = _exact(found.value), _exact(found.traced)
+    worked, traced = _number(found.value, EXACT), _number(found.traced, EXACT)
     if not found.steps:
         return words(f"stored {traced}", "bold green")
     off = f"off by {found.deviation:.1e}, rounding explains up to {found.tolerance:.1e}"
@@ -178,12 +174,7 @@ def _sources(found: Explanation) -> Iterator[Section]:
             Column("value", lambda row: _number(row[0].value), right=True),
             Column("", lambda row: row[1], wrap=True),
         ]
-        yield Section([Table(_filled(columns, rows), rows, about=lambda row: _about(row[0]))], "Came from")
-
-
-def _filled(columns: Sequence[Column], rows: Sequence[Any]) -> list[Column]:
-    """The columns that have something to show."""
-    return [column for column in columns if any(map(column.cell, rows))]
+        yield Section([Table(columns, rows, about=lambda row: _about(row[0]))], "Came from")
 
 
 def sources_of(found: Explanation) -> list[tuple[Factor, str]]:
@@ -237,7 +228,7 @@ def _uses(found: Explanation) -> Section:
     ]
     uses, blocks = found.uses, list[Block]()
     if uses:
-        blocks.append(Table(_filled(columns, uses), uses, about=lambda use: _address(use.name, found.phase)))
+        blocks.append(Table(columns, uses, about=lambda use: _address(use.name, found.phase)))
     else:
         blocks.append(indented(_NO_USE[found.phase]))
     if any(factor.kind == "backward" for factor in found.factors()):

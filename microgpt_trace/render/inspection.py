@@ -15,7 +15,7 @@ from ..tracing.inspection import (
     inspect_decoder,
     inspect_microgpt,
 )
-from .numbers import figure, significant
+from .numbers import significant
 from .sections import Block, Column, Labelled, Section, Table, Words, name_of, words
 from .trace_header import model_facts
 
@@ -36,11 +36,7 @@ def microgpt_inspection_sections(model: Model, found: Inspection) -> list[Sectio
         Column("name", lambda row: row.name),
         Column("shape", lambda row: str(list(row.shape))),
         Column("count", lambda row: f"{row.stats.count:,}", right=True),
-        Column("mean", lambda row: figure(row.stats.mean, 3), right=True),
-        Column("std", lambda row: figure(row.stats.std, 3), right=True),
-        Column("min", lambda row: figure(row.stats.min, 3), right=True),
-        Column("max", lambda row: figure(row.stats.max, 3), right=True),
-        Column("L2", lambda row: figure(row.stats.l2_norm), right=True),
+        *_statistics(),
     ]
     table = Table(columns, found.parameters, about=name_of)
     return [Section([_microgpt_facts(model)]), Section([table, *_nonfinite(found.parameters)])]
@@ -82,13 +78,7 @@ def decoder_inspection_sections(model: Decoder, found: Inspection) -> list[Secti
         Column("bytes", lambda row: f"{row.bytes:,}", right=True),
     ]
     if rows and rows[0].stats is not None:
-        columns += [
-            Column("mean", lambda row: significant(row.stats.mean), right=True),
-            Column("std", lambda row: significant(row.stats.std), right=True),
-            Column("min", lambda row: significant(row.stats.min), right=True),
-            Column("max", lambda row: significant(row.stats.max), right=True),
-            Column("L2", lambda row: significant(row.stats.l2_norm), right=True),
-        ]
+        columns += _statistics()
     columns.append(Column("stored as", lambda row: row.stored_as, whole=True))
     total = sum(row.bytes for row in rows)
     below = words(f"{len(rows):,} of {len(model.tensors):,} tensors, {total:,} bytes", "dim")
@@ -98,6 +88,16 @@ def decoder_inspection_sections(model: Decoder, found: Inspection) -> list[Secti
         pairs = [(key, _one_line(value)) for key, value in found.metadata.items()]
         sections.append(Section([Labelled(pairs)], "Metadata"))
     return sections
+
+
+def _statistics() -> list[Column]:
+    return [
+        Column("mean", lambda row: significant(row.stats.mean), right=True),
+        Column("std", lambda row: significant(row.stats.std), right=True),
+        Column("min", lambda row: significant(row.stats.min), right=True),
+        Column("max", lambda row: significant(row.stats.max), right=True),
+        Column("L2", lambda row: significant(row.stats.l2_norm), right=True),
+    ]
 
 
 def _nonfinite(rows: Sequence[InspectedParameter | StoredParameter]) -> Iterator[Words]:

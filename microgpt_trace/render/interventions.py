@@ -91,6 +91,11 @@ class _EffectRow:
             return self.before.target.p, self.after.target.p
         return self.before.predicted.p if self.before.predicted else None, self.p_after
 
+    @property
+    def gain(self) -> float | None:
+        before, after = self.told
+        return None if before is None or after is None else after - before
+
 
 def before_and_after_section(
     intervened: Intervened, after: tuple[Prediction, ...], loss: float | None
@@ -152,14 +157,8 @@ def _loss(prediction: Prediction) -> str:
 
 
 def _gain(row: _EffectRow) -> str:
-    before, after = row.told
-    if before is None or after is None:
-        return ""
-    return signed(after - before, 3)
+    return "" if row.gain is None else signed(row.gain, 3)
 
 
 def _gained(row: _EffectRow) -> str:
-    before, after = row.told
-    if before is None or after is None or before == after:
-        return ""
-    return "green" if after > before else "red"
+    return "green" if (row.gain or 0.0) > 0 else "red" if row.gain else ""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from operator import attrgetter
 from typing import Any
 
 from ..architecture.catalogue import leaving_kinds
 from ..arrays.logit_difference import LogitDifference
 from ..patching.results import (
-    MeanPatched,
     PairsResult,
-    Patched,
     PatchedPair,
     PatchResult,
     PatchTable,
@@ -23,7 +22,7 @@ from ..patching.results import (
 )
 from ..text.printable import shown_token
 from ..text.wording import counted
-from .numbers import probability
+from .numbers import figure, probability
 from .sections import Bar, Column, Grid, Labelled, Section, Table, Words, words
 from .token_labels import token_label
 
@@ -37,6 +36,9 @@ RESTORED = (
 )
 
 Value = Callable[[Any], float | None]
+_restored: Value = attrgetter("restored")
+_mean: Value = attrgetter("mean")
+_spread: Value = attrgetter("spread")
 Heads = list[tuple[str, Callable[[int], str]]]  # lines over columns: what one tells, and its texts
 
 
@@ -55,18 +57,6 @@ def pairs_sections(result: PairsResult) -> list[Section]:
     if count > 1:
         sections += _tables(result.cells, "Spread over the pairs (std)", _spread, heads, told=False)
     return [*sections, *_parts(result.cells, _MEAN_PART), _check(result.pairs)]
-
-
-def _restored(cell: Patched) -> float | None:
-    return cell.restored
-
-
-def _mean(cell: MeanPatched) -> float | None:
-    return cell.mean
-
-
-def _spread(cell: MeanPatched) -> float | None:
-    return cell.spread
 
 
 def map_end(cells: Sequence[Any], value: Value) -> float:
@@ -198,22 +188,18 @@ def _parts(cells: Sequence[Any], columns: Sequence[Column]) -> Iterator[Section]
         yield Section([table], "Restored by the clean value of a part")
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
-
-
 def _bar(restored: Value) -> Column:
     return Column("", lambda cell: Bar(restored(cell) or 0.0, 20), bar=True, style=lambda cell: "cyan")
 
 
 _PART = (
-    Column("restored", lambda c: f"{c.restored:.4f}", right=True),
+    Column("restored", lambda c: figure(c.restored, 4), right=True),
     _bar(_restored),
-    Column("difference", lambda c: f"{c.difference:.4f}", right=True),
+    Column("difference", lambda c: figure(c.difference, 4), right=True),
 )
 _MEAN_PART = (
-    Column("mean", lambda c: _number(c.mean), right=True),
-    Column("std", lambda c: _number(c.spread), right=True),
+    Column("mean", lambda c: figure(c.mean, 4), right=True),
+    Column("std", lambda c: figure(c.spread, 4), right=True),
     _bar(_mean),
     Column("pairs", lambda c: f"{c.count:,}", right=True),
 )

@@ -34,15 +34,13 @@ def stage_sections(trace: Trace, events: Sequence[TraceEvent], verbose: bool) ->
         layers = {row.layer: row for row in trace.layers}
     number = significant if trace.layers else partial(figure, digits=3)
     columns, statistics = _event_columns(trace, layers), _statistics_columns(trace.specs, number)
-    timed = any(event.seconds is not None for event in forward)
-    times = [Column("time", _microseconds, right=True)] if timed else []
     shown_layer = None
     for (stage, layer), group in groupby(forward, key=lambda event: (event.stage, event.layer)):
         events = list(group)
         if layered and layer is not None and layer != shown_layer:
             yield Section((), f"Layer {layer}", style="bold magenta")
             shown_layer = layer
-        yield Section([Table([*columns, *times], events, about=name_of)], STAGES[stage])
+        yield Section([Table(columns, events, about=name_of)], STAGES[stage])
         if verbose:
             yield Section([Table(statistics, events, about=name_of)])
         yield from attention_sections(trace, events, whole=verbose)
@@ -59,6 +57,7 @@ def _event_columns(trace: Trace, layers: Mapping[int | None, LayerRow]) -> list[
         Column("L2", lambda e: number(_stats(e).l2_norm), right=True),
         Column("range", lambda e: _range(_stats(e), number), style=_alarm),
         *changed,
+        Column("time", _microseconds, right=True),
     ]
 
 
@@ -88,7 +87,7 @@ def _range(stats: TensorStats, number: Callable[[float | None], str] = figure) -
 
 
 def _microseconds(event: TraceEvent) -> str:
-    return "–" if event.seconds is None else f"{event.seconds * 1e6:,.0f} µs"
+    return "" if event.seconds is None else f"{event.seconds * 1e6:,.0f} µs"
 
 
 def _alarm(event: TraceEvent) -> str:
@@ -123,9 +122,8 @@ def backward_sections(trace: Trace) -> list[Section]:
         Column("range", lambda e: _range(activations[e.name])),
         Column("grad L2", lambda e: figure(_stats(e).l2_norm, 4), right=True),
         Column("grad range", lambda e: _range(_stats(e), lambda v: figure(v, 4)), style=_alarm),
+        Column("time", _microseconds, right=True),
     ]
-    if any(event.seconds is not None for event in gradients):
-        columns.append(Column("time", _microseconds, right=True))
     aside = "d loss / d tensor, beside the tensor"
     return [Section([Table(columns, gradients, about=name_of)], "Backward pass", aside), *_parameters(trace)]
 

@@ -44,7 +44,10 @@ def probabilities_picture(trace: Trace) -> Picture:
     _check_room("probs", len(rows))
     depth = max(1, *(len(row.top) for row in rows))
     targets = any(row.target for row in rows)
-    cells = [[*([row.target or NOTHING] if targets else []), *_filled(row.top, depth)] for row in rows]
+    cells = [
+        [*([row.target or NOTHING] if targets else []), *row.top, *[NOT_FINITE] * (depth - len(row.top))]
+        for row in rows
+    ]
     columns = [*(["target"] if targets else []), *(f"{n + 1}" for n in range(depth))]
 
     def draw(panel: Panel) -> None:
@@ -122,10 +125,6 @@ def _label(candidate: Candidate | None) -> str:
 
 def _place(trace: Trace, position: int) -> str:
     return f"{position} {token_label(trace.input.labels[position], LABEL)}"
-
-
-def _filled(top: Sequence[Candidate], depth: int) -> list[Candidate | str]:
-    return [*top, *[NOT_FINITE] * (depth - len(top))]
 
 
 def _check_room(name: str, count: int) -> None:

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from ..characters import bar, dot_plot, signed_bar, sparkline
-from ..page.drawings import Drawings
-from ..page.markup import Markup, element
+from ..page.markup import Drawings, Markup, element
 from ..page.section_markup import SHADES
 from ..sections import DotPlot
 

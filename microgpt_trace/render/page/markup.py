@@ -1,10 +1,17 @@
-"""Markup: elements of a page from text that comes from strangers. Knows no section."""
+"""Markup: elements of a page from text that comes from strangers, and small drawings of numbers as SVG, whose
+colours the page gives. Knows no section."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from html import escape
+from itertools import pairwise
+from typing import NamedTuple
 
 from ...text.printable import on_one_line
+from ..characters import Course, course, part_of
+from ..sections import DotPlot
 
 
 class Markup(str):
@@ -35,3 +42,95 @@ def _attribute(name: str, value: str | bool | None) -> str:
         return ""
     name = name.rstrip("_").replace("_", "-")
     return f" {name}" if value is True else f' {name}="{escape(on_one_line(str(value)))}"'
+
+
+MOST_POINTS = 100  # of a sparkline
+MOST_DOTS = 400
+
+
+class Drawings(NamedTuple):
+    """How markup shows what is more than text. `reference` is what shows an event, a parameter or an element
+    of one, with the name of that."""
+
+    share_bar: Callable[[float], Markup]
+    signed_bar: Callable[[float, float], Markup]
+    sparkline: Callable[[Sequence[float | None]], Markup]
+    dots: Callable[[DotPlot], Markup]
+    reference: Callable[[str, str], Markup]
+
+
+def said_of(plot: DotPlot, found: Course) -> str:
+    """What a plot shows, in words."""
+    steps = f"{len(plot.values):,} values from step {plot.first:,} to {plot.last:,}"
+    return f"{steps}, {found.low:.4g} to {found.high:.4g}"
+
+
+def _share_bar(share: float) -> Markup:
+    """A bar of a share between 0 and 1."""
+    return _bar(0, 100 * part_of(share), "own")
+
+
+def _signed_bar(value: float, scale: float) -> Markup:
+    """A bar from the middle, to the right where the value is positive."""
+    if not (math.isfinite(value) and scale > 0):
+        return Markup()
+    part = 50 * part_of(abs(value) / scale)
+    return _bar(50 - part if value < 0 else 50, part, "below" if value < 0 else "above")
+
+
+def _bar(x: float, width: float, kind: str) -> Markup:
+    rect = element("rect", x=f"{x:.1f}", y="0", width=f"{width:.1f}", height="10", class_=kind)
+    return element(
+        "svg", rect, class_="bar", viewBox="0 0 100 10", preserveAspectRatio="none", aria_hidden="true"
+    )
+
+
+def _sparkline(values: Sequence[float | None]) -> Markup:
+    """A line through a series, broken where there is no value."""
+    shares = course(values, MOST_POINTS).shares
+    places = _places(shares, 100 / max(1, len(shares) - 1))
+    if not any(places):
+        return Markup()
+    strokes = [
+        f"{'ML'[bool(before)]}{place[0]:.1f} {18 - 16 * place[1]:.1f}"
+        for before, place in pairwise([None, *places])
+        if place is not None
+    ]
+    path = element("path", d="".join(strokes))
+    return element(
+        "svg", path, class_="spark", viewBox="0 0 100 20", preserveAspectRatio="none", aria_hidden="true"
+    )
+
+
+def _dots(plot: DotPlot) -> Markup:
+    """A series as dots over its steps, one for the mean of a run of them."""
+    found = course(plot.values, MOST_DOTS)
+    places = _places(found.shares, 560 / max(1, len(found.shares) - 1))
+    circles = [
+        element("circle", cx=f"{60 + place[0]:.1f}", cy=f"{150 - 140 * place[1]:.1f}", r="2")
+        for place in places
+        if place is not None
+    ]
+    labels = [
+        element("text", f"{found.high:.4g}", x="54", y="14", text_anchor="end"),
+        element("text", f"{found.low:.4g}", x="54", y="154", text_anchor="end"),
+        element("text", f"{plot.first:,}", x="60", y="174"),
+        element("text", f"{plot.last:,}", x="620", y="174", text_anchor="end"),
+    ]
+    said = said_of(plot, found)
+    drawing = element(
+        "svg", *circles, *labels, viewBox="0 0 640 180", class_="dots", role="img", aria_label=said
+    )
+    return element("figure", drawing)
+
+
+def _places(shares: Sequence[float | None], step: float) -> list[tuple[float, float] | None]:
+    """Where each share lies, so far from each other; None for what has no place."""
+    return [None if share is None or share != share else (step * n, share) for n, share in enumerate(shares)]
+
+
+def _link(shown: str, name: str) -> Markup:
+    return element("a", shown, href=f"#{name}")
+
+
+ON_PAGE = Drawings(_share_bar, _signed_bar, _sparkline, _dots, _link)

@@ -28,8 +28,7 @@ from ..sections import (
     Table,
     Words,
 )
-from .drawings import ON_PAGE, Drawings
-from .markup import Markup, element, text
+from .markup import ON_PAGE, Drawings, Markup, element, text
 
 MOST_WEIGHTS = 2500  # of the heads that are shown
 MOST_COLUMNS = 64  # of a table of numbers

@@ -7,14 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from ...architecture.kinds import Probabilities, Softmax
+from ...architecture.arithmetic import elements, one_term, total
+from ...architecture.kinds import Linear, Probabilities, Softmax
 from ...architecture.model import LanguageModel
 from ...architecture.plan import Plan
+from ...architecture.steps import Factor, element_name
 from ...arrays.stats import Array, TensorStats
 from ...hooks.event import Phase
 from ...rounding.invariants import OF_SUMS
 from ...text.printable import on_one_line, shown_token
-from ...tracing.result import Prediction, Trace
+from ...tracing.result import Candidate, Prediction, Trace
 from ..sections import AttentionMatrices, Section, Words
 from ..trace_header import trained
 from .encodings import Held
@@ -22,7 +24,6 @@ from .markup import Markup, element
 from .page import page
 from .plan_data import PlanData
 from .section_page import cards, header, reading
-from .terms import logit_terms
 
 PREFIX: dict[Phase, str] = {"forward": "", "backward": "d ", "update": "u "}
 
@@ -231,3 +232,62 @@ def _body(trace: Trace, sections: Sequence[Section], line: str) -> list[Markup]:
         ),
         *reading(aria_live="off"),
     ]
+
+
+TERMS = 16  # that are written out of a sum
+MOST_SUMS = 64  # elements of which they are
+
+
+def logit_terms(trace: Trace, model: LanguageModel, recorded: Mapping[str, Held]) -> dict[str, Any]:
+    """By the names of the elements, as sums of products of what the head read and a row of its matrix: all
+    candidates and the target of the last position, and of others as far as there is room the target and the
+    two likeliest. Nothing of a position of which the head's input was not recorded."""
+    *_, row = model.plan.head
+    kind, (source,) = row.kind, row.inputs
+    if not isinstance(kind, Linear) or source not in recorded:
+        return {}
+    found: dict[str, Any] = {}
+    for prediction in reversed(trace.predictions):
+        x = _row_of(recorded[source], prediction.position, len(trace.input.tokens))
+        for candidate in _likeliest(prediction, len(prediction.top) if not found else 2):
+            if x is not None and len(found) < MOST_SUMS:
+                name = element_name(row.name, (prediction.position, candidate.token))
+                found[name] = [_product(name, x, source, prediction.position, model, kind, candidate.token)]
+    return found
+
+
+def _row_of(held: Held, position: int, length: int) -> Array | None:
+    """What is there in full of a position."""
+    if held.picture is None:
+        return held.numbers[position]
+    return held.last if position == length - 1 else None
+
+
+def _likeliest(prediction: Prediction, count: int) -> list[Candidate]:
+    """The first candidates and the target, each once."""
+    known = [c for c in (*prediction.top[:count], prediction.target) if c is not None]
+    return list({candidate.token: candidate for candidate in known}.values())
+
+
+def _product(
+    name: str, x: Array, source: str, position: int, model: LanguageModel, kind: Linear, token: int
+) -> dict[str, Any]:
+    weights = model.parameter(kind.weight, slice(token, token + 1))[0].astype(np.float64)
+    operands = [
+        elements(x.astype(np.float64), source, lambda column: (position, column)),
+        elements(weights, kind.weight, lambda column: (token, column)),
+    ]
+    extra = []
+    if kind.bias is not None:
+        bias = float(model.parameter(kind.bias)[token])
+        extra = [one_term([Factor(element_name(kind.bias, (token,)), bias, "forward")])]
+    step = total(name, operands, TERMS, extra=extra)
+    terms = [
+        {
+            "factors": [{"words": factor.name, "value": factor.value} for factor in term.factors],
+            "value": term.value,
+            "text": term.function,
+        }
+        for term in step.terms
+    ]
+    return {"label": step.label, "count": step.count, "rest": step.rest, "value": step.value, "terms": terms}

@@ -61,7 +61,11 @@ def print_table(columns: Sequence[Column], rows: Sequence[Any], screen: Screen) 
 
 
 def _table(columns: Sequence[Column], rows: Sequence[Any], screen: Screen) -> _LaidOut:
-    columns = [column for column in columns if column.from_width <= screen.width]
+    columns = [
+        column
+        for column in columns
+        if column.from_width <= screen.width and (not rows or any(column.cell(row) != "" for row in rows))
+    ]
     texts = [[] if column.elastic else _texts(column, rows, screen) for column in columns]
     if elastic := [i for i, column in enumerate(columns) if column.elastic]:
         taken = sum(max(map(cell_len, fixed)) for fixed in texts if fixed)
