@@ -58,6 +58,7 @@ class Column(NamedTuple):
     wrap: bool = False
     bar: bool = False  # what does not fit of it may be missing
     whole: bool = False  # never broken: a name that one searches for
+    remark: bool = False  # goes behind the text of the first column where it has no room of its own
     style: Callable[[Any], str] | None = None
     from_width: int = 0  # left out where there is less room than so many characters
     elastic: int = 0  # has the room that the rest leaves, or is left out where that is less

@@ -52,11 +52,12 @@ def _event_columns(trace: Trace, layers: Mapping[int | None, LayerRow]) -> list[
     number = significant if trace.layers else figure
     changed = [] if trace.intervened is None else [change_column(trace.intervened)]
     return [
-        Column("operation", lambda e: f"{e.expr}  {_note(e, trace, layers)}".rstrip(), wrap=True),
+        Column("operation", lambda e: e.expr, wrap=True),
         Column("shape", lambda e: str(list(e.shape))),
         Column("L2", lambda e: number(_stats(e).l2_norm), right=True),
         Column("range", lambda e: _range(_stats(e), number), style=_alarm),
         *changed,
+        Column("note", lambda e: _note(e, trace, layers), remark=True),
         Column("time", _microseconds, right=True),
     ]
 

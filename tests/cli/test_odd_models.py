@@ -50,7 +50,7 @@ def test_what_is_not_a_number_is_written_in_one_way(place, line):
 
 def test_a_small_probability_is_not_zero(place):
     done = microgpt("trace emma --model sharp.safetensors", cwd=place)
-    found = re.findall(r"^ +\d  \S+ +\w+ +\w+ +(\S+)", done.out, re.MULTILINE)
+    found = re.findall(r"^ +\d  \S+ +\w+ +\w+ +\S+ +(\S+)", done.out, re.MULTILINE)
     print(found)
     assert len(found) == 5
     assert all(float(p) > 0 for p in found)

@@ -46,7 +46,7 @@ def print_table(columns: Sequence[Column], rows: Sequence[Any], screen: Screen) 
     """A plain table in characters that the screen has. Laid out here because rich takes 4 ms for one,
     and a verbose trace of 30 layers has 120. No figure is ever cut: what does not fit beside the others
     comes below them, in a table of its own."""
-    table = _table(columns, rows, screen)
+    table = _remarks_joined(_table(columns, rows, screen), screen.width)
     for number, part in enumerate(_parts(table, screen.width)):
         if number:
             screen.print()
@@ -114,6 +114,17 @@ def _joined(cells: Sequence[str | ElementCell]) -> list[str]:
 
 def _width(widths: Sequence[int]) -> int:
     return sum(widths) + GAP * (len(widths) - 1)
+
+
+def _remarks_joined(table: _LaidOut, room: int) -> _LaidOut:
+    """A table that is too wide without its column of remarks: they stand behind the first column's texts."""
+    remark = next((i for i, column in enumerate(table.columns) if column.remark), None)
+    if remark is None or _width(table.natural) <= room:
+        return table
+    title, *rows = table.rows
+    joined = [[f"{row[0]}{' ' * GAP}{row[remark]}".rstrip(), *row[1:]] for row in rows]
+    others = [i for i in range(len(table.columns)) if i != remark]
+    return _LaidOut(table.columns, [title, *joined], table.styles).part(others)
 
 
 def _parts(table: _LaidOut, room: int) -> Iterator[_LaidOut]:
