@@ -167,7 +167,7 @@ def passed(model: Any, texts: Sequence[Sequence[int]]) -> None:
 
 def batches(texts: Sequence[Sequence[int]]) -> list[Sequence[Sequence[int]]]:
     """The texts that share a pass of a survey."""
-    from microgpt_trace.architecture.packed_runs import ROWS
+    from microgpt_trace.architecture.interpreter.logits_forward import ROWS
 
     size = ROWS // TOKENS
     return [texts[start : start + size] for start in range(0, len(texts), size)]

@@ -17,7 +17,7 @@ from support.commands import process
 from support.sweeps import in_sweep
 
 import microgpt_trace
-from microgpt_trace.architecture.catalogue import known_rows
+from microgpt_trace.architecture.plans.catalogue import known_rows
 from microgpt_trace.cli import COMMANDS
 from microgpt_trace.render.shown import SHOWN
 

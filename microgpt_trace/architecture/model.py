@@ -13,13 +13,13 @@ from ..arrays.stats import Array
 from ..hooks.bus import SILENT, HookBus, Tap
 from ..text.brief import frozen
 from .edits import Edit, Report, unreported
-from .kinds import Linear
 from .packs import Pack, ReadText
-from .plan import Plan
+from .plans.kinds import Linear
+from .plans.plan import Plan
 
 if TYPE_CHECKING:
     from ..arrays.encodings import StoredTensor
-    from .blocks import Dimensions
+    from .plans.blocks import Dimensions
 
 # "gradients": a backward pass, steps and training. "prompts": tokens in place of a text, chat templates, the
 # lens and continuations.

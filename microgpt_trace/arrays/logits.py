@@ -1,4 +1,5 @@
-"""What rows of logits say: the best tokens, a rank, losses, how far two rows lie apart. Knows no model."""
+"""What rows of logits say: the best tokens, a rank, losses, how far two rows or two tokens lie apart. Knows
+no model."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from ..text.brief import frozen
 from .stats import Array
 
 PART = 1 << 21  # logits worked out at a time: 8 MB
@@ -70,3 +72,25 @@ def losses_of(logits: Array, targets: npt.ArrayLike) -> Array:
 def used_losses(targets: Sequence[int], logits: Array, probs: Array, replaced: bool) -> Array:
     """-log P(target) of every row of logits [N, V], or of probs [N, V] where these were `replaced`."""
     return -np.log(probs[range(len(targets)), targets]) if replaced else losses_of(logits, targets)
+
+
+@frozen
+class LogitDifference:
+    """How much more a position says `target` than `against`: the difference of their logits."""
+
+    position: int
+    seen: str  # the token or text at that position
+    target: int
+    target_label: str
+    against: int
+    against_label: str
+
+    def difference(self, logits: Array) -> float:
+        """logit(target) - logit(against): [V] -> a number"""
+        return float(logits[self.target]) - float(logits[self.against])
+
+
+def runner_up(logits: Array, token: int) -> int:
+    """The most probable token of [V] other than this one."""
+    best = best_tokens(logits, 2)
+    return best[1] if best[0] == token else best[0]

@@ -9,8 +9,7 @@ import numpy as np
 
 from ..architecture.edits import Edit, Report, unreported
 from ..architecture.model import LanguageModel, TraceInput
-from ..arrays.logit_difference import LogitDifference, runner_up
-from ..arrays.logits import best_tokens, losses_of, softmax
+from ..arrays.logits import LogitDifference, best_tokens, losses_of, runner_up, softmax
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..decoder.prompt import chosen_positions

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..architecture.kinds import Linear, Norm
 from ..architecture.model import LanguageModel
 from ..architecture.operations import norm
-from ..architecture.plan import Operation, layer_of
+from ..architecture.plans.kinds import Linear, Norm
+from ..architecture.plans.plan import Operation, layer_of
 from ..arrays.encodings import CHUNK
 from ..arrays.stats import Array
 from .observed_writes import Component, Observed, components_of, passes_on

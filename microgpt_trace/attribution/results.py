@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from ..arrays.logit_difference import LogitDifference
+from ..arrays.logits import LogitDifference
 from ..measuring.definitions import Attention, RoleName
 from ..notebook import in_notebook
 from ..text.brief import frozen, one_line
-from ..text.document_fields import in_document
+from ..text.json_writing import in_document
 
 Kind = Literal["embedding", "head", "mlp", "bias", "hook"]
 

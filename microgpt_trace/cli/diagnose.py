@@ -59,7 +59,7 @@ def diagnose(
         raise InputError("a dump and a model are needed: microgpt diagnose DUMP MODEL")
     drawn.check("diagnose", {"--out": output.target}, [dumped.dump, dumped.model, naming.map_file])
     from ..diagnosis.dump import diagnose as diagnose_dump
-    from ..render.documents.diagnosis import diagnosis_document
+    from ..render.documents.diagnosis_as_json import diagnosis_document
 
     opener = Opener(bare, apr, naming.names())
     recorded, known = opener.dump(dumped.dump), opener.model(dumped.model)

@@ -19,7 +19,7 @@ from .progress import progress
 from .survey_diff import are_surveys, diff_surveys
 
 if TYPE_CHECKING:
-    from ..comparison.kept_pairs import PairKeeper
+    from ..comparison.comparers import PairKeeper
 
 
 @group()
@@ -182,7 +182,7 @@ def _event(context: typer.Context, name: str) -> str:
 
 def _keeper(sides: Sequence[Any]) -> "PairKeeper":
     """What keeps values of both sides while they are compared."""
-    from ..comparison.kept_pairs import PairKeeper
+    from ..comparison.comparers import PairKeeper
     from ..render.page.diff_view import ROOM
 
     plan = next((side.plan for side in sides if hasattr(side, "family")), None)

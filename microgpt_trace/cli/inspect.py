@@ -40,7 +40,7 @@ def inspect(
 ) -> None:
     """Show the architecture and every parameter: of a microGPT, or as a model file stores it."""
     output.check()
-    from ..render.inspection import decoder_inspection_sections, microgpt_inspection_sections
+    from ..render.results.inspection import decoder_inspection_sections, microgpt_inspection_sections
     from ..tracing.inspection import inspect_decoder, inspect_microgpt
 
     loaded = model_from(model if path is None else model_before([str(path)], model), seed, bare, apr)

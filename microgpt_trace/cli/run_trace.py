@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ..architecture.kinds import Softmax
+from ..architecture.plans.kinds import Softmax
 from ..render.shown import sections_of
 from ..tracing.trace import trace
 from .output import note, put, show
@@ -106,7 +106,7 @@ def _save(result: Trace, model: LanguageModel, request: Request, layers: list[in
 
 
 def _write_json(result: Trace, model: LanguageModel, request: Request, layers: list[int]) -> None:
-    from ..render.documents.trace import trace_json, trace_json_lines
+    from ..render.documents.trace_as_json import trace_json, trace_json_lines
 
     shown, written = request.shown, request.written
     for text in result.input.notes:
@@ -134,7 +134,7 @@ def _attention(
     if request.written.is_json or not weights:
         yield seen
         return
-    from ..render.trace_attention import MOST
+    from ..render.trace.attention import MOST
 
     def keep(event: TraceEvent, value: Array) -> None:
         if value.shape[-1] <= MOST and (event.phase, event.name) not in seen:  # a continuation has others

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..architecture.plan import HEAD_EVENTS
-from ..architecture.sites import Site, parse_site
+from ..architecture.plans.plan import HEAD_EVENTS
+from ..hooks.sites import Site, parse_site
 from ..render.arrays import MAX_ROWS, Taken, array_section
 from ..running.parts import part_of
 
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel
-    from ..architecture.sites import Part
     from ..arrays.stats import Array
     from ..hooks.event import Phase
+    from ..hooks.sites import Part
     from ..render.sections import Section
     from ..tracing.result import Trace
 

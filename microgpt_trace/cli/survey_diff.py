@@ -40,7 +40,7 @@ def diff_surveys(
     if "as_json" in asked:
         refuse(asked, ["verbose"], "--json")
     result = _compared(sides, layer, rtol)
-    from ..render.survey_comparison import survey_comparison_sections
+    from ..render.results.survey_comparison import survey_comparison_sections
 
     output.give(result, lambda: survey_comparison_sections(result, verbose=verbose))
     if not result.agree:

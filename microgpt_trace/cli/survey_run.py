@@ -21,8 +21,8 @@ from ..files import check_target, write_atomically
 from ..interrupt import EXIT_CODE
 from ..microgpt.documents import default_data
 from ..readers.loading import is_model
-from ..render.imatrix import imatrix_sections
-from ..render.survey import survey_sections
+from ..render.results.imatrix import imatrix_sections
+from ..render.results.survey import survey_sections
 from ..signals import handled
 from ..surveying.execution import ModelSource
 from ..surveying.imatrix import (

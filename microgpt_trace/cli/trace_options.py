@@ -149,8 +149,8 @@ def interventions_of(asked: Interventions, model: "LanguageModel") -> "list[Inte
     """The interventions in the order in which they are made: patch, add, scale, ablate. Raises InputError."""
     if not any(vars(asked).values()):
         return []
-    from ..architecture.sites import parse_site
     from ..dumps.formats import open_recording
+    from ..hooks.sites import parse_site
     from ..running.interventions import Intervention
 
     known = list(model.plan)

@@ -20,7 +20,7 @@ from ..microgpt.parameters import Config
 from ..microgpt.sampling import sample
 from ..microgpt.tokenizer import Tokenizer
 from ..microgpt.training import Trainer
-from ..render.training import Summary, summary_sections
+from ..render.results.training import Summary, summary_sections
 from ..signals import handled, uninterrupted
 from ..text.command_lines import command
 from ..text.wording import counted

@@ -11,13 +11,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..architecture.catalogue import kind_named
-from ..architecture.kinds import Softmax
 from ..architecture.model import file_order
-from ..architecture.plan import HEAD_EVENTS
+from ..architecture.plans.catalogue import kind_named
+from ..architecture.plans.kinds import Softmax
+from ..architecture.plans.plan import HEAD_EVENTS
 from ..arrays.stats import Array
-from ..dumps.layouts import fit
-from ..dumps.recorded import OWN, Fitted, Recorded
+from ..dumps.layouts import OWN, Fitted, Recorded, fit
 from ..dumps.recording import Recording
 from ..errors import InputError
 from ..hooks.event import TraceEvent

@@ -12,21 +12,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..architecture.catalogue import kind_named
 from ..architecture.edits import Report, unreported
-from ..architecture.kinds import Scores
 from ..architecture.model import LanguageModel
+from ..architecture.plans.catalogue import kind_named
+from ..architecture.plans.kinds import Scores
 from ..arrays.threads import one_blas_thread
 from ..decoder.prompt import chosen_positions
 from ..dumps.recording import Recording
 from ..errors import InputError
 from ..hooks.event import EventSpec
 from ..hooks.names import select_names
-from ..rounding.bands import ENOUGH, Bands, Tolerance, tolerance_of
-from ..rounding.judged_run import JudgedRun
-from ..rounding.judging import OperationResult, unseen
+from ..rounding.bands import ENOUGH, Bands, RoundedPasses, Tolerance, tolerance_of
+from ..rounding.judging import JudgedRun, OperationResult, unseen
 from ..rounding.precision import Precision, precision_named, precision_of
-from ..rounding.rounded_passes import RoundedPasses
 from ..running.event_stream import Piece
 from .compared_runs import ComparedRun, ModelRun, RecordedRun, Unpaired, first_model
 from .comparers import RowComparer, StatisticsComparer

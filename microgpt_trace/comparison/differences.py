@@ -16,7 +16,7 @@ from ..rounding.bands import BandMeasure, Tolerance
 from ..rounding.judging import Unseen
 from ..rounding.row_differences import RowDifferences
 from ..text.brief import frozen, one_line
-from ..text.document_fields import in_document
+from ..text.json_writing import in_document
 from .compared_runs import Unpaired
 
 GIVEN = "given its own inputs"

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from ..architecture.model import LanguageModel
-from ..architecture.plan import kind_of
+from ..architecture.plans.plan import kind_of
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
+from ..dumps.layouts import OWN
 from ..dumps.mapping import MapEntry, lines_for
 from ..dumps.name_suggestion import Suggestion, Unplaced, suggest
-from ..dumps.recorded import OWN
 from ..dumps.recording import Recording
 from ..errors import InputError
 from ..running.event_stream import EventStream

@@ -7,11 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..architecture.catalogue import known_row, place_of
-from ..architecture.kinds import Shape
-from ..architecture.plan import HEAD_EVENTS, layer_of
-from ..dumps.layouts import fits
-from ..dumps.recorded import OWN, Recorded
+from ..architecture.plans.catalogue import known_row, place_of
+from ..architecture.plans.kinds import Shape
+from ..architecture.plans.plan import HEAD_EVENTS, layer_of
+from ..dumps.layouts import OWN, Recorded, fits
 from ..dumps.recording import Recording, agreed, of_model
 from ..errors import InputError
 from ..hooks.event import EventSpec

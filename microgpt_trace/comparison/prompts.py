@@ -11,8 +11,8 @@ from ..architecture.model import LanguageModel
 from ..errors import FileFormatError, InputError
 from ..notebook import in_notebook
 from ..text.brief import frozen
-from ..text.document_fields import in_document
 from ..text.json_reading import OutOfBounds, from_json
+from ..text.json_writing import in_document
 from ..untrusted_files import read_text
 from .diff import diff
 

@@ -11,11 +11,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..architecture.kinds import Lookup
 from ..architecture.model import LanguageModel
+from ..architecture.plans.kinds import Lookup
 from ..arrays.stats import Array
-from ..dumps.layouts import fit
-from ..dumps.recorded import Leftover, Recorded
+from ..dumps.layouts import Leftover, Recorded, fit
 from ..dumps.recording import Recording
 from ..errors import InputError
 from ..text.wording import abridged

@@ -12,8 +12,8 @@ from functools import cache
 
 import numpy as np
 
-from ..architecture.catalogue import turned_names
-from ..architecture.plan import kind_of
+from ..architecture.plans.catalogue import turned_names
+from ..architecture.plans.plan import kind_of
 from ..arrays.stats import Array
 from ..rounding.stored_types import BLOCK, LIMIT, QuantisationDistance, Values, measure
 

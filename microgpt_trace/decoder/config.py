@@ -13,9 +13,9 @@ from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
-from ..architecture.catalogue import PLANS
-from ..architecture.plan import Plan
-from ..architecture.rope import Rope, check_positive, check_whole
+from ..architecture.plans.catalogue import PLANS
+from ..architecture.plans.plan import Plan
+from ..architecture.plans.rope import Rope, check_positive, check_whole
 from ..errors import InputError
 from ..text.brief import frozen
 

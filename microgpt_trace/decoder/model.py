@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from ..architecture.edited_runs import logits_of_edits
 from ..architecture.edits import Edit, Report, unreported
-from ..architecture.event_words import steps_of
-from ..architecture.logits_forward import logits_forward, run_together
+from ..architecture.interpreter.edited_runs import logits_of_edits
+from ..architecture.interpreter.logits_forward import ROWS, logits_forward, run_packed, run_together
 from ..architecture.model import Ability, TapOf, TraceInput
-from ..architecture.packed_runs import ROWS, run_packed
 from ..architecture.packs import Pack, ReadText
-from ..architecture.plan import Plan
+from ..architecture.plans.event_words import steps_of
+from ..architecture.plans.plan import Plan
 from ..arrays.encodings import StoredTensor, stored_column
 from ..arrays.linear import linear
 from ..arrays.stats import Array

@@ -14,11 +14,10 @@ from ..architecture.model import LanguageModel
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..errors import InputError
-from ..rounding.judged_run import JudgedRun, Partial
-from ..rounding.judging import OperationResult, Unseen, unseen
+from ..rounding.judging import JudgedRun, OperationResult, Partial, Unseen, unseen
 from ..rounding.precision import PRECISIONS, Found, precision_of
 from ..text.brief import frozen
-from ..text.document_fields import in_document
+from ..text.json_writing import in_document
 from .faults import attention, layers, norms, output, rope
 from .faults import input as entrance
 from .faults import quants as stored

@@ -17,10 +17,9 @@ from ..comparison.read_tokens import with_tokens
 from ..dumps.recording import Recording
 from ..errors import InputError
 from ..notebook import in_notebook
-from ..rounding.bands import tolerance_of
+from ..rounding.bands import RoundedPasses, tolerance_of
 from ..rounding.judging import OVER_THE_PASS
 from ..rounding.precision import precision_named
-from ..rounding.rounded_passes import RoundedPasses
 from ..text.brief import one_line
 from .diagnose import Diagnosis, diagnose_values
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from ..architecture.event_words import words_of
+from ..architecture.plans.event_words import words_of
 from .fitting import NUMBERED, PLAIN, Family, Named, Range, common
 from .hypothesis import Case, Finding, Generator, Hypothesis
 from .trying import AT_MOST, NOWHERE, Outcome, at_number, called, elsewhere, judged, proposed

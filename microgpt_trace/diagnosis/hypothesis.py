@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..architecture.kinds import Activation, Kind, Linear, Multiply, Norm, Probabilities, Softmax
 from ..architecture.operations.reference_inputs import ReferenceInputs
-from ..architecture.plan import K, Operation, Plan, kind_of, layer_of, prefix_of
+from ..architecture.plans.kinds import Activation, Kind, Linear, Multiply, Norm, Probabilities, Softmax
+from ..architecture.plans.plan import K, Operation, Plan, kind_of, layer_of, prefix_of
 from ..arrays.stats import Array
 from ..rounding.judging import Judge, compared_blocks, errors_of
 from ..text.brief import frozen

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..architecture.plan import Plan
+from ..architecture.plans.plan import Plan
 from ..arrays.stats import Array
 from ..rounding.evaluation import Evaluation
 from ..rounding.judging import Judge, JudgedRows

@@ -19,16 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from ..architecture.catalogue import turned_names
-from ..architecture.plan import kind_of
+from ..architecture.plans.catalogue import turned_names
+from ..architecture.plans.plan import kind_of
 from ..arrays.stats import Array
 from ..errors import FileFormatError
 from ..hooks.names import ALIASES
 from ..text.brief import brief
 from ..text.wording import abridged
 from ..untrusted_files import check_regular, read_json, reading
-from .layouts import LAST
-from .recorded import OWN, Leftover, Recorded, readable, sentences, whole_numbers
+from .layouts import LAST, OWN, Leftover, Recorded, readable, sentences, whole_numbers
 from .recording import Recording
 
 KIND = "APRT dumps"

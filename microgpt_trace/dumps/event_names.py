@@ -261,7 +261,7 @@ _APR_SECOND = ("qkv_matmul", "layer_output")  # where there is qkv_bias, or post
 @cache
 def _own_events() -> dict[str, None]:
     """The forward events of both families in order, with # for the numbers of layers and heads."""
-    from ..architecture.catalogue import examples
+    from ..architecture.plans.catalogue import examples
 
     names = [name for plan in examples() for name in plan]
     return dict.fromkeys(name.replace("layer0", "layer#").replace("head0", "head#") for name in names)

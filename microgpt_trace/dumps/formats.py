@@ -24,8 +24,8 @@ from ..text.wording import abridged
 from ..untrusted_files import check_regular, reading
 from .arrays_file import ARRAYS_FORMAT
 from .event_names import Meaning, meaning_of, without_suffix
+from .layouts import OWN, Leftover, Recorded, sentences, whole_numbers
 from .mapping import MapEntry, NameMap, sliced_shape
-from .recorded import OWN, Leftover, Recorded, sentences, whole_numbers
 from .recording import Recording, agreed
 from .stored_arrays import (
     NPY_MAGIC,

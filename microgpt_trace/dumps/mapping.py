@@ -22,8 +22,7 @@ from ..errors import FileFormatError, InputError
 from ..text.brief import brief, frozen
 from ..untrusted_files import read_text
 from .event_names import is_event, known_events, without_suffix
-from .layouts import LAYOUTS
-from .recorded import OWN, whole_numbers
+from .layouts import LAYOUTS, OWN, whole_numbers
 from .stored_arrays import MAX_NAME
 
 if sys.version_info >= (3, 11):

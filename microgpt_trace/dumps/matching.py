@@ -15,12 +15,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..architecture.catalogue import kinds_in_heads, known_row
-from ..architecture.kinds import Linear
-from ..architecture.plan import Plan, kind_of
+from ..architecture.plans.catalogue import kinds_in_heads, known_row
+from ..architecture.plans.kinds import Linear
+from ..architecture.plans.plan import Plan, kind_of
 from ..arrays.stats import Array
-from .layouts import fit, fits
-from .recorded import Recorded
+from .layouts import Recorded, fit, fits
 
 ROWS, ELEMENTS = 16, 512  # of a sketch, at most
 CLIP = np.float32(4)  # medians: a channel of huge values must not decide alone (SmolLM2's stream has such)

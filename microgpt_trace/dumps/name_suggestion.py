@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..architecture.catalogue import residual_kinds
 from ..architecture.model import LanguageModel
-from ..architecture.plan import kind_of, layer_of
+from ..architecture.plans.catalogue import residual_kinds
+from ..architecture.plans.plan import kind_of, layer_of
 from ..arrays.stats import Array
 from .matching import (
     ScoreTable,

@@ -10,14 +10,13 @@ from dataclasses import field, replace
 import numpy as np
 
 from ..architecture.model import LanguageModel, file_order
-from ..architecture.plan import HEAD_EVENTS
+from ..architecture.plans.plan import HEAD_EVENTS
 from ..arrays.stats import Array
 from ..errors import InputError
 from ..hooks.event import TraceEvent
 from ..text.brief import frozen, token_list
 from ..text.command_lines import quoted
-from .layouts import fit
-from .recorded import OWN, Leftover, Recorded
+from .layouts import OWN, Leftover, Recorded, fit
 
 
 @frozen(slots=False, eq=False)

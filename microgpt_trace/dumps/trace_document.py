@@ -20,7 +20,7 @@ from ..text.json_reading import MANY_VALUES
 from ..tracing.result import SCHEMA_ID
 from ..untrusted_files import read_json
 from .event_names import is_event
-from .recorded import OWN, Leftover, Recorded, readable, whole_numbers
+from .layouts import OWN, Leftover, Recorded, readable, whole_numbers
 from .recording import Recording
 from .stored_arrays import check_name
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from ..architecture.kinds import Linear, Lookup
+from ..architecture.formulas.steps import element_name
+from ..architecture.formulas.traced_element import Element, sharing
 from ..architecture.model import LanguageModel, TraceInput
-from ..architecture.plan import HEAD_EVENTS, Plan
-from ..architecture.sites import Site, describe_shape, parse_site
-from ..architecture.steps import element_name
-from ..architecture.traced_element import Element, sharing
+from ..architecture.plans.kinds import Linear, Lookup
+from ..architecture.plans.plan import HEAD_EVENTS, Plan
 from ..errors import InputError
+from ..hooks.sites import Site, describe_shape, parse_site
 from ..running.token_names import token_of, token_with_id
 from ..text.printable import shown_token
 

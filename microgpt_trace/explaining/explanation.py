@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..architecture.steps import Factor, Pass, Step, Use, element_name
+from ..architecture.formulas.steps import Factor, Pass, Step, Use, element_name
 from ..notebook import in_notebook
 from ..text.brief import one_line
-from ..text.document_fields import in_document
+from ..text.json_writing import in_document
 
 
 @dataclass(frozen=True, slots=True, repr=False)

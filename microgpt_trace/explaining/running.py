@@ -7,10 +7,9 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from ..architecture.formulas.traced_element import Element, KnownTarget, RunValues, rows_with
 from ..architecture.model import LanguageModel, TraceInput
-from ..architecture.plan import HEAD_EVENTS, Plan
-from ..architecture.run_values import KnownTarget, RunValues
-from ..architecture.traced_element import Element, rows_with
+from ..architecture.plans.plan import HEAD_EVENTS, Plan
 from ..arrays.logits import rows_of_a_part
 from ..arrays.stats import Array
 from ..hooks.event import Phase, TraceEvent

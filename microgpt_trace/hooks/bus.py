@@ -18,9 +18,8 @@ import numpy as np
 from ..arrays.stats import Array, TensorStats, causal_mask
 from ..errors import InputError
 from ..text.brief import frozen, one_line
-from .event import PHASES, EventSpec, Phase, TraceEvent
+from .event import PHASES, EventSpec, Phase, ReadOnly, Replacement, TraceEvent, checked_replacement
 from .names import select_names
-from .replacements import ReadOnly, Replacement, checked_replacement
 
 Hook = Callable[[TraceEvent, Array], Any]
 name_of = cache(str)  # of a dtype: NumPy takes 2 us each time

@@ -1,10 +1,14 @@
-"""What an event is: what is known of it before a run, and what a run tells of it. Knows no bus."""
+"""What an event is: what is known of it before a run, and what a run tells of it; and what a
+hook may put in its place. Knows no bus."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
-from ..arrays.stats import TensorStats
+import numpy as np
+
+from ..arrays.stats import Array, TensorStats
+from ..errors import InputError
 from ..text.brief import frozen
 
 Phase = Literal["forward", "backward", "update"]
@@ -44,3 +48,55 @@ class TraceEvent:
     dtype: str
     stats: TensorStats | None = None
     seconds: float | None = None
+
+
+class Replacement(NamedTuple):
+    """What a hook returns for a value that goes on depending on the one it replaces.
+
+    `slope` is d replacement / d value, element by element (or broadcast to them): 0 where the
+    replacement is a constant, 1 where the value stays as it is. A bare array is a constant.
+    """
+
+    value: Array
+    slope: Array
+
+
+def differs(used: Array, computed: Array) -> bool:
+    """Whether what a tap gave back is another value than it was given; a copy is none."""
+    return used is not computed and not np.array_equal(used, computed, equal_nan=True)
+
+
+class ReadOnly:
+    """A view that cannot be made writeable, because the array behind it is not for the time being."""
+
+    __slots__ = ("_before", "_owner", "_value")
+
+    def __init__(self, value: Array) -> None:
+        self._value = value
+        self._owner = value if not isinstance(value.base, np.ndarray) else value.base
+
+    def __enter__(self) -> Array:
+        self._before = self._owner.flags.writeable
+        self._owner.flags.writeable = False
+        view = self._value.view()
+        view.flags.writeable = False
+        return view
+
+    def __exit__(self, *unused: object) -> None:
+        self._owner.flags.writeable = self._before
+
+
+def checked_replacement(hook: object, event: TraceEvent, value: Array, result: Any) -> Array:
+    """A copy of what a hook returned, of the value's shape and dtype. Raises InputError, naming hook and
+    event, for anything else."""
+    if isinstance(result, np.generic):  # arithmetic on a 0-d array gives a scalar
+        result = np.asarray(result)
+    who = getattr(hook, "__name__", type(hook).__name__)
+    if not isinstance(result, np.ndarray):
+        found = type(result).__name__
+    elif result.shape != value.shape or result.dtype != value.dtype:
+        found = f"{result.dtype} {list(result.shape)}"
+    else:
+        return np.array(result)
+    wanted = f"{value.dtype} {list(value.shape)}"
+    raise InputError(f"hook {who!r} on {event.name}: expected None or an array {wanted}, found {found}")

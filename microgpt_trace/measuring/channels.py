@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..architecture.kinds import Activation, Multiply
+from ..architecture.plans.kinds import Activation, Multiply
 from ..arrays.stats import NOT_FINITE, Array, median
 from ..text.brief import frozen
 from .definitions import NEAR_ZERO, OUTLIER

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..architecture.kinds import Norm
+from ..architecture.plans.kinds import Norm
 from ..arrays.stats import Array
 from ..hooks.event import TraceEvent
 
 if TYPE_CHECKING:
-    from ..architecture.plan import Plan
+    from ..architecture.plans.plan import Plan
 
 
 @dataclass

@@ -10,13 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..architecture.microgpt import plan_of
-from ..architecture.plan import layer_of, stage_of
+from ..architecture.plans.microgpt import plan_of
+from ..architecture.plans.plan import layer_of, stage_of
 from ..arrays.stats import Array
 from ..errors import InputError
 from ..hooks.bus import SILENT, Tap
-from ..hooks.event import EventSpec
-from ..hooks.replacements import differs
+from ..hooks.event import EventSpec, differs
 from . import operations
 from .batch import Batch, PackedRows
 from .parameters import Config, LayerWeights, Parameters

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from ..architecture.edits import Edit, Report, editing, unreported
-from ..architecture.microgpt import plan_of
 from ..architecture.model import Ability, TapOf, TraceInput
 from ..architecture.packs import Pack, ReadText
-from ..architecture.plan import Plan
+from ..architecture.plans.microgpt import plan_of
+from ..architecture.plans.plan import Plan
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..errors import InputError

@@ -16,15 +16,14 @@ import numpy as np
 
 from ..architecture.edits import Edit, Report, unreported
 from ..architecture.model import LanguageModel, TraceInput
-from ..architecture.plan import Plan, kind_of, layer_of
-from ..architecture.sites import Part, Site, parse_site
-from ..arrays.logit_difference import LogitDifference
-from ..arrays.logits import best_tokens, softmax
+from ..architecture.plans.plan import Plan, kind_of, layer_of
+from ..arrays.logits import LogitDifference, best_tokens, softmax
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..errors import InputError
 from ..hooks.event import TraceEvent
 from ..hooks.names import ALIASES
+from ..hooks.sites import Part, Site, parse_site
 from ..rounding.invariants import OF_SUMS
 from ..running.token_names import blank_notes, token_argument, token_label, token_of
 from ..text.printable import shown_token

@@ -11,9 +11,9 @@ from typing import Generic, Literal, TypeVar
 
 import numpy as np
 
-from ..architecture.catalogue import leaving_kinds
-from ..architecture.plan import kind_of
-from ..arrays.logit_difference import LogitDifference
+from ..architecture.plans.catalogue import leaving_kinds
+from ..architecture.plans.plan import kind_of
+from ..arrays.logits import LogitDifference
 from ..arrays.stats import Array
 from ..errors import InputError
 from ..notebook import in_notebook

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from ..architecture.rope import Rope
+from ..architecture.plans.rope import Rope
 from ..arrays.encodings import StoredTensor
 from ..decoder.config import DecoderConfig
 from ..errors import InputError

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..architecture.rope import Rope
+from ..architecture.plans.rope import Rope
 from ..errors import InputError
 from ..text.brief import brief
 from .file_terms import TERMS

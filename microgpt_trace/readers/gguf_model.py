@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..architecture.rope import Rope, yarn_attention_factor
+from ..architecture.plans.rope import Rope, yarn_attention_factor
 from ..arrays.encodings import StoredTensor
 from ..decoder.config import DecoderConfig
 from ..errors import FileFormatError, InputError

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..architecture.rope import Rope
+from ..architecture.plans.rope import Rope
 from ..arrays.encodings import StoredTensor
 from ..decoder.config import DecoderConfig
 from ..errors import FileFormatError, InputError

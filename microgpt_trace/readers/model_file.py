@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..architecture.blocks import BIASES
+from ..architecture.plans.blocks import BIASES
 from ..arrays.encodings import StoredTensor
 from ..arrays.stats import Array
 from ..decoder.config import DecoderConfig

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..architecture.model import LanguageModel
-from ..architecture.plan import HEAD_EVENTS
+from ..architecture.plans.plan import HEAD_EVENTS
 from ..arrays.stats import Array
 from .numbers import figure
 from .sections import Block, Figures, Section, words

@@ -23,35 +23,41 @@ class HowShown(NamedTuple):
 
 SHOWN = {
     "AttributionResult": HowShown(
-        "attribution.attribution_sections",
+        "results.attribution.attribution_sections",
         "figures.attribution.attribution_picture",
         "page.attribution_view.attribution_view",
     ),
     "Comparison": HowShown(
-        "comparison.comparison_sections", "figures.comparison.diff_picture", "page.diff_view.diff_view"
+        "results.comparison.comparison_sections",
+        "figures.comparison.diff_picture",
+        "page.diff_view.diff_view",
     ),
-    "Decoder": HowShown("inspection.decoder_sections"),
-    "DumpDiagnosis": HowShown("diagnosis.diagnosis_sections", "figures.diagnosis.diagnosis_picture"),
-    "Explanation": HowShown("explanation.explanation_sections", "figures.explanation.explanation_picture"),
-    "GradientCheck": HowShown("gradient_check.gradient_sections"),
-    "Model": HowShown("inspection.microgpt_sections"),
+    "Decoder": HowShown("results.inspection.decoder_sections"),
+    "DumpDiagnosis": HowShown("results.diagnosis.diagnosis_sections", "figures.diagnosis.diagnosis_picture"),
+    "Explanation": HowShown(
+        "results.explanation.explanation_sections", "figures.explanation.explanation_picture"
+    ),
+    "GradientCheck": HowShown("results.gradient_check.gradient_sections"),
+    "Model": HowShown("results.inspection.microgpt_sections"),
     "PairsResult": HowShown(
-        "patching.pairs_sections", "figures.patching.patch_picture", "page.patch_view.patch_view"
+        "results.patching.pairs_sections", "figures.patching.patch_picture", "page.patch_view.patch_view"
     ),
     "PatchResult": HowShown(
-        "patching.patch_sections", "figures.patching.patch_picture", "page.patch_view.patch_view"
+        "results.patching.patch_sections", "figures.patching.patch_picture", "page.patch_view.patch_view"
     ),
-    "Prediction": HowShown("trace_predictions.candidates_sections"),
-    "Predictions": HowShown("trace_predictions.rows_of_predictions"),
-    "PromptsComparison": HowShown("prompts.prompts_sections"),
-    "Survey": HowShown("survey.sections_of_survey"),
-    "SurveyComparison": HowShown("survey_comparison.survey_comparison_sections"),
+    "Prediction": HowShown("trace.predictions.candidates_sections"),
+    "Predictions": HowShown("trace.predictions.rows_of_predictions"),
+    "PromptsComparison": HowShown("results.prompts.prompts_sections"),
+    "Survey": HowShown("results.survey.sections_of_survey"),
+    "SurveyComparison": HowShown("results.survey_comparison.survey_comparison_sections"),
     "Timeline": HowShown(
-        "timeline.timeline_sections", "figures.training.timeline_picture", "page.timeline_view.timeline_view"
+        "results.timeline.timeline_sections",
+        "figures.training.timeline_picture",
+        "page.timeline_view.timeline_view",
     ),
-    "Trace": HowShown("trace.trace_sections"),
-    "Validation": HowShown("validation.validation_sections"),
-    "WeightsComparison": HowShown("weights.weights_sections"),
+    "Trace": HowShown("trace.whole_trace.trace_sections"),
+    "Validation": HowShown("results.validation.validation_sections"),
+    "WeightsComparison": HowShown("results.weights.weights_sections"),
 }
 
 

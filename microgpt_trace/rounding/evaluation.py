@@ -6,11 +6,10 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from ..architecture.kinds import Linear
-from ..architecture.operations.reference_inputs import ReferenceInputs
-from ..architecture.operations.spread import Spread
-from ..architecture.plan import Plan, layer_of
-from ..architecture.reference import reference, spread_of
+from ..architecture.operations.by_kind import reference, spread_of
+from ..architecture.operations.reference_inputs import ReferenceInputs, Spread
+from ..architecture.plans.kinds import Linear
+from ..architecture.plans.plan import Plan, layer_of
 from ..arrays.stats import Array
 from .precision import Precision, ProductInputs, chain_error, row_error
 

@@ -17,11 +17,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..architecture.kinds import Linear
-from ..architecture.operations.reference_inputs import ReferenceInputs
-from ..architecture.operations.spread import Spread
-from ..architecture.plan import Operation, kind_of
-from ..architecture.reference import reference
+from ..architecture.operations.by_kind import reference
+from ..architecture.operations.reference_inputs import ReferenceInputs, Spread
+from ..architecture.plans.kinds import Linear
+from ..architecture.plans.plan import Operation, kind_of
 from ..arrays.encodings import StoredTensor
 from ..arrays.rounding import BLOCK, WIDE_BLOCK, q8_blocks, to_bf16, to_f16, to_q8
 from ..arrays.stats import Array

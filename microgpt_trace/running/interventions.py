@@ -21,15 +21,14 @@ from typing import Any, Literal, NamedTuple, Protocol, get_args, runtime_checkab
 import numpy as np
 
 from ..architecture.edits import Applied
-from ..architecture.kinds import Loss
 from ..architecture.model import LanguageModel, TraceInput
-from ..architecture.plan import HEAD_EVENTS, Operation
-from ..architecture.sites import Part, Site, parse_site
+from ..architecture.plans.kinds import Loss
+from ..architecture.plans.plan import HEAD_EVENTS, Operation
 from ..arrays.stats import Array, causal_mask
 from ..errors import InputError
 from ..hooks.bus import Hook, HookBus, Subscription
-from ..hooks.event import TraceEvent
-from ..hooks.replacements import Replacement
+from ..hooks.event import Replacement, TraceEvent
+from ..hooks.sites import Part, Site, parse_site
 from ..text.brief import frozen
 from .token_names import token_of
 

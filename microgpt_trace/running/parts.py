@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from functools import partial
 
 from ..architecture.model import LanguageModel
-from ..architecture.plan import HEAD_EVENTS
-from ..architecture.sites import Part, Site, parse_site
+from ..architecture.plans.plan import HEAD_EVENTS
 from ..errors import InputError
+from ..hooks.sites import Part, Site, parse_site
 from .token_names import token_of
 
 AXES = {1: ("index",), 2: ("row", "column")}  # of parameters

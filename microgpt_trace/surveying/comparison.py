@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..hooks.names import select_names
 from ..notebook import in_notebook
 from ..text.brief import brief, frozen
-from ..text.document_fields import in_document
+from ..text.json_writing import in_document
 from ..text.wording import counted
 from .predictions import surveyed_parts
 from .report import SurveyedEvent, surveyed_events, surveyed_heads, surveyed_layers

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..architecture.model import LanguageModel
-from ..architecture.plan import layer_of
+from ..architecture.plans.plan import layer_of
 from ..arrays.encodings import StoredTensor
 from ..arrays.stats import Array
 from ..errors import FileFormatError, InputError, RunError

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..architecture.kinds import Linear
 from ..architecture.model import LanguageModel
-from ..architecture.plan import HEAD_EVENTS, Plan
+from ..architecture.plans.kinds import Linear
+from ..architecture.plans.plan import HEAD_EVENTS, Plan
 from ..errors import InputError
 from ..hooks.names import select_names
 from ..text.brief import brief, frozen

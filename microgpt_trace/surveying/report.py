@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..architecture.plan import layer_of
+from ..architecture.plans.plan import layer_of
 from ..arrays.stats import Array
 from ..measuring.channels import ChannelStatistics, bin_edges, quantiles
 from ..measuring.definitions import MASSIVE, Attention, RoleName, role_of

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..arrays.stats import NOT_FINITE, Array
 from ..text.brief import frozen
-from ..text.document_fields import in_document
+from ..text.json_writing import in_document
 from .predictions import SurveyedPart, SurveyedToken
 from .report import SurveyedEvent, SurveyedHead, SurveyedLayer
 from .state import Survey

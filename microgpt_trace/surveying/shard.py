@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..architecture.kinds import Softmax
 from ..architecture.model import LanguageModel
 from ..architecture.packs import ReadText, passes
+from ..architecture.plans.kinds import Softmax
 from ..arrays.linear import keep_freed_memory
 from ..arrays.stats import Array
 from ..measuring.channels import ChannelMeter, HistogramMeter, TopMeter

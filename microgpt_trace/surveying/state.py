@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from ..architecture.kinds import Linear
 from ..architecture.model import LanguageModel
+from ..architecture.plans.kinds import Linear
 from ..arrays.encodings import StoredTensor
 from ..errors import InputError
 from ..measuring.channels import ChannelStatistics, channel_statistics

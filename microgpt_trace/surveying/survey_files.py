@@ -20,7 +20,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from ..architecture.plan import layer_of
+from ..architecture.plans.plan import layer_of
 from ..arrays.exact_sum import LARGEST
 from ..arrays.stats import Array
 from ..errors import FileFormatError

@@ -1,12 +1,12 @@
-"""Results as plain data and as JSON text (RFC 8259). Knows no result."""
+"""Results as plain data, fields and marked properties alike, and as JSON text (RFC 8259). Knows no result."""
 
 from __future__ import annotations
 
 import json
 import math
-from typing import Any
-
-from .document_fields import marked, members
+from collections.abc import Callable
+from functools import cache
+from typing import Any, TypeVar
 
 
 def result_json(result: Any) -> str:
@@ -56,3 +56,26 @@ def _spelled_out(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_spelled_out(item) for item in value]
     return value
+
+
+Getter = TypeVar("Getter", bound=Callable[..., object])
+_marked = set[object]()
+
+
+def in_document(getter: Getter) -> Getter:
+    """Marks a property, from beneath @property, to stand in JSON documents too."""
+    _marked.add(getter)
+    return getter
+
+
+@cache
+def marked(kind: type) -> tuple[str, ...]:
+    """The names of a class's properties that do."""
+    own = (item for base in reversed(kind.__mro__) for item in vars(base).items())
+    return tuple(name for name, value in own if isinstance(value, property) and value.fget in _marked)
+
+
+@cache
+def members(kind: type) -> tuple[str, ...]:
+    """The names of all that a document has of a dataclass."""
+    return *kind.__dataclass_fields__, *marked(kind)  # type: ignore[attr-defined]

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
-from ..architecture.kinds import Softmax
+from ..architecture.plans.kinds import Softmax
 from ..errors import InputError, RunError
 from ..text.json_writing import dump
 from ..tracing.event_record import event_record

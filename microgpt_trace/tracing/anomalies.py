@@ -8,9 +8,9 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations, takewhile
 
-from ..architecture.catalogue import kind_named
-from ..architecture.kinds import Softmax
-from ..architecture.plan import layer_of
+from ..architecture.plans.catalogue import kind_named
+from ..architecture.plans.kinds import Softmax
+from ..architecture.plans.plan import layer_of
 from ..arrays.stats import median
 from ..hooks.event import TraceEvent
 from ..measuring.norms import NormRows

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..architecture.kinds import Probabilities, Softmax
-from ..architecture.plan import Plan
+from ..architecture.plans.kinds import Probabilities, Softmax
+from ..architecture.plans.plan import Plan
 from ..arrays.stats import Array, causal_mask
 from ..hooks.bus import HookBus, Subscription
 from ..hooks.event import PHASES, TraceEvent

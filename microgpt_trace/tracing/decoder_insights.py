@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-from ..architecture.kinds import Multiply, Norm, Rotation, Softmax
 from ..architecture.model import TraceInput
+from ..architecture.plans.kinds import Multiply, Norm, Rotation, Softmax
 from ..decoder.model import Decoder
 from ..measuring.definitions import GROWN, MASSIVE, SINK, STILL
 from ..measuring.norms import NormRows

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..architecture.cache import Cache
-from ..architecture.run import forward, head_forward
+from ..architecture.interpreter.run import forward, head_forward
+from ..architecture.operations.kv_cache import Cache
 from ..arrays.logits import rows_of_a_part, softmax
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
@@ -20,8 +20,8 @@ from ..decoder.model import Decoder
 from ..decoder.prompt import chosen_positions, prepare
 from ..errors import InputError
 from ..hooks.bus import SILENT, Run, Tap
+from ..hooks.event import differs
 from ..hooks.names import select_names
-from ..hooks.replacements import differs
 from .anomalies import anomalies_of
 from .checks import UNTRACED, untraced_check
 from .collector import kept_events

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..architecture.cache import Cache
+from ..architecture.interpreter.run import forward, head_forward, what_the_head_reads
 from ..architecture.model import TraceInput
-from ..architecture.run import forward, head_forward, what_the_head_reads
+from ..architecture.operations.kv_cache import Cache
 from ..arrays.logits import best_tokens, softmax
 from ..arrays.stats import Array
 from ..decoder.model import Decoder

@@ -22,8 +22,7 @@ import numpy as np
 from ..architecture.edits import Edit, editing
 from ..arrays.stats import Array
 from ..hooks.bus import SILENT, HookBus, Tap
-from ..hooks.event import TraceEvent
-from ..hooks.replacements import Replacement
+from ..hooks.event import Replacement, TraceEvent
 from ..microgpt.batch import Batch, Packer
 from ..microgpt.forward_backward import Pass, backward, event_specs, forward
 from ..microgpt.model import Model, check_microgpt

@@ -10,9 +10,9 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 
+from ..architecture.interpreter.run import what_the_head_reads
 from ..architecture.model import LanguageModel, TraceInput
-from ..architecture.plan import HEAD_EVENTS
-from ..architecture.run import what_the_head_reads
+from ..architecture.plans.plan import HEAD_EVENTS
 from ..arrays.logits import in_parts, kl_divergence, log_softmax, softmax
 from ..arrays.stats import PIECE, Array, causal_mask
 from ..hooks.bus import HookBus, Subscription

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..architecture.kinds import Activation, Softmax
+from ..architecture.plans.kinds import Activation, Softmax
 from ..arrays.stats import Array, median, row_medians
 from ..hooks.event import TraceEvent
 from ..measuring.definitions import NEAR_ZERO
@@ -19,7 +19,7 @@ from .findings import FEWEST_TOKENS
 from .result import Compared, LayerRow
 
 if TYPE_CHECKING:
-    from ..architecture.plan import Plan
+    from ..architecture.plans.plan import Plan
     from ..measuring.norms import NormRows
 
 MOST = 16  # positions that the rules compare: more tell no more

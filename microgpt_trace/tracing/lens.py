@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ..architecture.plan import Plan
-from ..architecture.run import final_forward, head_forward
+from ..architecture.interpreter.run import final_forward, head_forward
+from ..architecture.plans.plan import Plan
 from ..arrays.logits import best_tokens, in_parts, rank_of, softmax
 from ..arrays.stats import Array
 from ..decoder.model import Decoder

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from ..architecture.event_words import steps_of
-from ..architecture.kinds import Activation, Norm, Probabilities, Softmax
-from ..architecture.plan import Plan
+from ..architecture.plans.event_words import steps_of
+from ..architecture.plans.kinds import Activation, Norm, Probabilities, Softmax
+from ..architecture.plans.plan import Plan
 from ..arrays.stats import Array, TensorStats
 from ..hooks.event import TraceEvent
 from ..measuring.norms import NormRows

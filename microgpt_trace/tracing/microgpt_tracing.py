@@ -12,9 +12,8 @@ import numpy as np
 from ..arrays.stats import Array, TensorStats
 from ..errors import InputError
 from ..hooks.bus import SILENT, Run, Tap
-from ..hooks.event import PHASES, TraceEvent
+from ..hooks.event import PHASES, TraceEvent, differs
 from ..hooks.names import select_names
-from ..hooks.replacements import differs
 from ..measuring.norms import NormMeter
 from ..microgpt.batch import Batch
 from ..microgpt.forward_backward import Pass, forward, parameter_spec

@@ -9,14 +9,14 @@ from typing import Any
 
 from ..architecture.edits import Applied
 from ..architecture.model import LanguageModel, TraceInput
-from ..architecture.plan import HEAD_EVENTS
+from ..architecture.plans.plan import HEAD_EVENTS
 from ..arrays.stats import Array, TensorStats
 from ..errors import InputError
 from ..hooks.event import EventSpec, Phase, TraceEvent
 from ..hooks.names import select_names
 from ..notebook import in_notebook
 from ..text.brief import frozen, one_line
-from ..text.document_fields import in_document
+from ..text.json_writing import in_document
 from ..text.wording import abridged
 from .findings import Anomaly, Check, Insight
 
@@ -291,7 +291,7 @@ class Trace:
     def _part(self, text: str, phase: Phase) -> Array:
         import numpy as np
 
-        from ..architecture.sites import parse_site  # which no other view of a trace needs
+        from ..hooks.sites import parse_site  # which no other view of a trace needs
 
         site = parse_site(text)
         name = self._kept(site.selector, phase)

@@ -16,12 +16,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from ..architecture.edits import Report, unreported
-from ..architecture.kinds import Linear
 from ..architecture.model import LanguageModel, TraceInput
-from ..architecture.operations.reference_inputs import ReferenceInputs
-from ..architecture.operations.spread import Spread
-from ..architecture.plan import Operation, layer_of
-from ..architecture.reference import reference, size_of, spread_of
+from ..architecture.operations.by_kind import reference, size_of, spread_of
+from ..architecture.operations.reference_inputs import ReferenceInputs, Spread
+from ..architecture.plans.kinds import Linear
+from ..architecture.plans.plan import Operation, layer_of
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..hooks.bus import Hook
@@ -31,7 +30,7 @@ from ..notebook import in_notebook
 from ..rounding.invariants import OF_SUMS
 from ..rounding.precision import element_bound
 from ..text.brief import frozen
-from ..text.document_fields import in_document
+from ..text.json_writing import in_document
 from .intervention_effects import distance
 from .result import Trace
 from .trace import trace

@@ -8,10 +8,10 @@ from support.judges_decoder import rope_frequencies
 from support.other_plans import drawn, in_float64, unlike_any
 from support.tiny_models import TOKENS
 
-from microgpt_trace.architecture import backward as generic
-from microgpt_trace.architecture import kinds
+from microgpt_trace.architecture.interpreter import backward as generic
+from microgpt_trace.architecture.plans import kinds
 from microgpt_trace.hooks.bus import HookBus
-from microgpt_trace.hooks.replacements import Replacement
+from microgpt_trace.hooks.event import Replacement
 from microgpt_trace.microgpt import forward_backward as own
 
 DECODERS = ("llama_gqa", "llama_mha_bias", "llama_tied", "mistral_window", "qwen2", "qwen3")

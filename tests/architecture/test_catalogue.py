@@ -2,8 +2,8 @@
 
 import random
 
-from microgpt_trace.architecture.catalogue import examples, kind_named, known_rows, place_of
-from microgpt_trace.architecture.plan import kind_of
+from microgpt_trace.architecture.plans.catalogue import examples, kind_named, known_rows, place_of
+from microgpt_trace.architecture.plans.plan import kind_of
 
 
 def test_the_merged_order_is_that_of_every_architecture():

@@ -8,8 +8,8 @@ from support.judges import agree
 from support.sweeps import some_of
 
 from microgpt_trace import trace
-from microgpt_trace.architecture import edited_runs
 from microgpt_trace.architecture.edits import Edit
+from microgpt_trace.architecture.interpreter import edited_runs
 
 TOKENS = [17, 3, 44, 3, 60, 0]
 

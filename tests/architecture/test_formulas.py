@@ -16,12 +16,11 @@ from support.tiny_gpt2 import GPT2S
 from support.tiny_models import CASES as DECODERS
 from support.tiny_models import TOKENS
 
-from microgpt_trace.architecture.formulas.derive import Formulas
 from microgpt_trace.architecture.formulas.evaluate import FormulaInputs, evaluated
 from microgpt_trace.architecture.formulas.formula import as_data
-from microgpt_trace.architecture.traced_element import Element, TracedElement
-from microgpt_trace.explaining.explain import keep_run
-from microgpt_trace.explaining.following import gradient_worked_out, worked_out
+from microgpt_trace.architecture.formulas.traced_element import Element, TracedElement
+from microgpt_trace.architecture.operations.plan_formulas import Formulas
+from microgpt_trace.explaining.explain import gradient_worked_out, keep_run, worked_out
 from microgpt_trace.rounding.invariants import OF_SUMS
 
 EVALUATE = """

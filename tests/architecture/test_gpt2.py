@@ -14,7 +14,7 @@ from support.tiny_gpt2 import GPT2_FAULTS, GPT2S, gpt2_events, random_gpt2, scal
 from support.tiny_models import TOKENS, scales, write_folder
 
 from microgpt_trace import load, trace
-from microgpt_trace.architecture.steps import element_name
+from microgpt_trace.architecture.formulas.steps import element_name
 from microgpt_trace.diagnosis.diagnose import diagnose_values
 from microgpt_trace.explaining.explain import explain_in, keep_run
 from microgpt_trace.tracing.validation import validate

@@ -17,12 +17,12 @@ from support.row_numbers import Numbers
 from support.sweeps import in_sweep
 from support.tiny_models import TOKENS
 
-from microgpt_trace.architecture.formulas.derive import Formulas
-from microgpt_trace.architecture.kinds import Loss, Scores
-from microgpt_trace.architecture.reference import reference
-from microgpt_trace.architecture.steps import element_name
-from microgpt_trace.architecture.traced_element import Element, TracedElement, rows_with
-from microgpt_trace.explaining.following import (
+from microgpt_trace.architecture.formulas.steps import element_name
+from microgpt_trace.architecture.formulas.traced_element import Element, TracedElement, rows_with
+from microgpt_trace.architecture.operations.by_kind import reference
+from microgpt_trace.architecture.operations.plan_formulas import Formulas
+from microgpt_trace.architecture.plans.kinds import Loss, Scores
+from microgpt_trace.explaining.explain import (
     gradient_uses,
     gradient_worked_out,
     uses_of,

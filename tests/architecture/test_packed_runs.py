@@ -8,9 +8,9 @@ from support.sweeps import in_sweep, some_of
 from support.tiny_gpt2 import GPT2S
 from support.tiny_models import CASES
 
-from microgpt_trace.architecture import packed_runs
-from microgpt_trace.architecture import run as interpreter
-from microgpt_trace.architecture.packed_runs import run_packed
+from microgpt_trace.architecture.interpreter import logits_forward as packed_runs
+from microgpt_trace.architecture.interpreter import run as interpreter
+from microgpt_trace.architecture.interpreter.logits_forward import run_packed
 from microgpt_trace.architecture.packs import Pack, ReadText, equal_lengths, passes
 
 LENGTHS = [1, 3, 3, 3, 7, 9, 9]  # with and without a group, below and above the windows

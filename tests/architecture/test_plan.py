@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 from support.other_plans import normed_behind
 
-from microgpt_trace.architecture import llama, microgpt
-from microgpt_trace.architecture.catalogue import turned_names
-from microgpt_trace.architecture.kinds import Add, Linear, Lookup, Norm
-from microgpt_trace.architecture.plan import Plan, layer_of
-from microgpt_trace.architecture.rope import Rope
-from microgpt_trace.architecture.row_builder import RowBuilder
+from microgpt_trace.architecture.plans import llama, microgpt
+from microgpt_trace.architecture.plans.blocks import RowBuilder
+from microgpt_trace.architecture.plans.catalogue import turned_names
+from microgpt_trace.architecture.plans.kinds import Add, Linear, Lookup, Norm
+from microgpt_trace.architecture.plans.plan import Plan, layer_of
+from microgpt_trace.architecture.plans.rope import Rope
 from microgpt_trace.decoder.config import DecoderConfig
 from microgpt_trace.microgpt.parameters import Config
 

@@ -8,9 +8,9 @@ from support.judges import agree
 from support.other_plans import drawn, unlike_any
 from support.tiny_models import TOKENS
 
-from microgpt_trace.architecture import run as interpreter
-from microgpt_trace.architecture.cache import Cache
+from microgpt_trace.architecture.interpreter import run as interpreter
 from microgpt_trace.architecture.operations import linear
+from microgpt_trace.architecture.operations.kv_cache import Cache
 from microgpt_trace.hooks.bus import HookBus
 
 IDS = np.array(TOKENS)

@@ -12,7 +12,7 @@ from support.tiny_gpt2 import GPT2_FAULTS, GPT2S, gpt2_events, tiny_gpt2, write_
 from support.tiny_models import TOKENS, write_folder
 from support.tiny_tokenizer import write_tokenizer
 
-from microgpt_trace.architecture.steps import element_name
+from microgpt_trace.architecture.formulas.steps import element_name
 
 IDS = "--tokens " + ",".join(map(str, TOKENS))
 LLAMAS_OWN = re.compile(r"(?i)\b(RMSNorm|SiLU|RoPE|gate)")

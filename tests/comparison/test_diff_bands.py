@@ -13,9 +13,8 @@ from microgpt_trace.comparison.differences import difference
 from microgpt_trace.comparison.pairing import prepare_sides
 from microgpt_trace.errors import InputError
 from microgpt_trace.hooks.event import EventSpec
-from microgpt_trace.rounding.bands import BandMeasure
+from microgpt_trace.rounding.bands import BandMeasure, RoundedPasses
 from microgpt_trace.rounding.precision import PRECISIONS
-from microgpt_trace.rounding.rounded_passes import RoundedPasses
 from microgpt_trace.rounding.row_differences import compare_rows
 from microgpt_trace.running.event_stream import Piece
 

@@ -9,7 +9,7 @@ from support.dump_writing import left, names_of, refused
 import microgpt_trace
 from microgpt_trace.dumps.formats import is_recording, open_recording
 from microgpt_trace.errors import InputError
-from microgpt_trace.render.documents.trace import trace_json, trace_json_lines
+from microgpt_trace.render.documents.trace_as_json import trace_json, trace_json_lines
 
 
 @pytest.fixture(scope="module")

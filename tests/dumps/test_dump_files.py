@@ -21,7 +21,7 @@ from support.dump_writing import (
 import microgpt_trace
 from microgpt_trace.dumps.arrays_file import save_arrays
 from microgpt_trace.dumps.formats import is_recording, open_recording
-from microgpt_trace.dumps.recorded import OWN
+from microgpt_trace.dumps.layouts import OWN
 from microgpt_trace.errors import InputError
 
 

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from microgpt_trace.architecture import llama, microgpt
-from microgpt_trace.architecture.rope import Rope
+from microgpt_trace.architecture.plans import llama, microgpt
+from microgpt_trace.architecture.plans.rope import Rope
 from microgpt_trace.decoder.config import DecoderConfig
 from microgpt_trace.dumps import event_names
 from microgpt_trace.dumps.event_names import is_event, meaning_of

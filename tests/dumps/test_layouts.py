@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.tiny_models import pair_neighbours
 
-from microgpt_trace.dumps.layouts import fit, fits
-from microgpt_trace.dumps.recorded import OWN, Recorded
+from microgpt_trace.dumps.layouts import OWN, Recorded, fit, fits
 from microgpt_trace.errors import InputError
 
 fast = settings(deadline=None, derandomize=True)

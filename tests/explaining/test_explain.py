@@ -9,7 +9,7 @@ from support.sweeps import some_of
 from support.tiny_microgpts import CASES
 
 from microgpt_trace import init
-from microgpt_trace.architecture.steps import element_name
+from microgpt_trace.architecture.formulas.steps import element_name
 from microgpt_trace.errors import InputError
 from microgpt_trace.explaining.explain import explain, explain_in, keep_run
 

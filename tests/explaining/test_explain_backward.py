@@ -9,10 +9,9 @@ from support.sweeps import some_of
 from support.tiny_microgpts import CASES
 
 from microgpt_trace import init
-from microgpt_trace.architecture.steps import element_name
-from microgpt_trace.architecture.traced_element import Element, TracedElement
-from microgpt_trace.explaining.explain import explain, explain_in, keep_run
-from microgpt_trace.explaining.following import gradient_worked_out, worked_out
+from microgpt_trace.architecture.formulas.steps import element_name
+from microgpt_trace.architecture.formulas.traced_element import Element, TracedElement
+from microgpt_trace.explaining.explain import explain, explain_in, gradient_worked_out, keep_run, worked_out
 from microgpt_trace.explaining.running import run_for
 
 DEEP = CASES["2 layers, 2 heads"].model

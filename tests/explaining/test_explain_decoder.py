@@ -12,7 +12,7 @@ from support.tiny_models import CASES as DECODERS
 from support.tiny_models import TOKENS, tiny_model, write_gguf
 
 from microgpt_trace import load
-from microgpt_trace.architecture.steps import element_name
+from microgpt_trace.architecture.formulas.steps import element_name
 from microgpt_trace.arrays.encodings import stored_column
 from microgpt_trace.errors import InputError
 from microgpt_trace.explaining.explain import explain, explain_in, keep_run

@@ -12,7 +12,7 @@ from support.terminal import printed
 
 from microgpt_trace import Config, init, load, save, trace
 from microgpt_trace.render.sections import AttentionMatrices, Section
-from microgpt_trace.render.trace import trace_sections
+from microgpt_trace.render.trace.whole_trace import trace_sections
 
 HEAD = re.compile(r"head (\d+)")
 CUT = re.compile(r"(?:queries|keys); (--.*?) (?:shows all of a head|keeps all)")  # and how to see the rest

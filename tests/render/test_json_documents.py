@@ -7,9 +7,8 @@ from typing import get_origin
 import pytest
 
 from microgpt_trace.render.documents.schema import member_types, result_schema
-from microgpt_trace.render.documents.trace import RECORDS
-from microgpt_trace.text.document_fields import in_document
-from microgpt_trace.text.json_writing import result_json
+from microgpt_trace.render.documents.trace_as_json import RECORDS
+from microgpt_trace.text.json_writing import in_document, result_json
 from microgpt_trace.tracing.result import Trace
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 from support.tiny_models import TOKENS
 
-from microgpt_trace.architecture import backward as generic
+from microgpt_trace.architecture.interpreter import backward as generic
 from microgpt_trace.hooks.bus import HookBus
 
 TARGETS = (*TOKENS[1:], None)

@@ -8,9 +8,9 @@ from support.tiny_models import TOKENS
 from microgpt_trace import trace
 from microgpt_trace.comparison.diff import diff
 from microgpt_trace.dumps.arrays_file import save_arrays
-from microgpt_trace.dumps.recorded import OWN, Recorded
+from microgpt_trace.dumps.layouts import OWN, Recorded
 from microgpt_trace.dumps.recording import Recording
-from microgpt_trace.render.documents.trace import trace_json
+from microgpt_trace.render.documents.trace_as_json import trace_json
 from microgpt_trace.running.event_stream import EventStream
 
 MODELS = ("microgpt", "llama_gqa", "qwen3")

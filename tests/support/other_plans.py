@@ -5,7 +5,10 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from microgpt_trace.architecture.kinds import (
+from microgpt_trace.architecture.operations.by_kind import reference
+from microgpt_trace.architecture.operations.reference_inputs import ReferenceInputs
+from microgpt_trace.architecture.plans.blocks import RowBuilder
+from microgpt_trace.architecture.plans.kinds import (
     Activation,
     Add,
     Context,
@@ -17,10 +20,7 @@ from microgpt_trace.architecture.kinds import (
     Scores,
     Softmax,
 )
-from microgpt_trace.architecture.operations.reference_inputs import ReferenceInputs
-from microgpt_trace.architecture.plan import Plan
-from microgpt_trace.architecture.reference import reference
-from microgpt_trace.architecture.row_builder import RowBuilder
+from microgpt_trace.architecture.plans.plan import Plan
 
 V, C, T, H = 7, 6, 4, 2
 

@@ -3,9 +3,9 @@
 import numpy as np
 from support.other_plans import values_of
 
+from microgpt_trace.architecture.formulas.traced_element import KnownTarget
 from microgpt_trace.architecture.model import TraceInput
 from microgpt_trace.architecture.operations.reference_inputs import ReferenceInputs
-from microgpt_trace.architecture.run_values import KnownTarget
 
 
 class Numbers:

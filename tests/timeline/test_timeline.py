@@ -332,7 +332,7 @@ def test_the_tables_fit_the_screen(log, width, encoding, more):
 
 
 def test_many_units_that_returned_are_only_counted(log, told, monkeypatch):
-    monkeypatch.setattr("microgpt_trace.render.timeline.MOST_RETURNS", 1)
+    monkeypatch.setattr("microgpt_trace.render.results.timeline.MOST_RETURNS", 1)
     output, returned = microgpt("timeline", log).out, sum(len(layer.returned) for layer in told.layers)
     print(returned, output)
     assert f"{returned} units were dead for a while and returned" in output

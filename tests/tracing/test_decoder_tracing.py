@@ -9,13 +9,13 @@ from support.judges_decoder import softmax
 from support.tiny_models import TOKENS
 
 from microgpt_trace import Intervention, load, trace
-from microgpt_trace.architecture import run as interpreter
+from microgpt_trace.architecture.interpreter import run as interpreter
 from microgpt_trace.architecture.operations import pass_state as shared
 from microgpt_trace.architecture.operations import softmax as weights
 from microgpt_trace.arrays import logits
 from microgpt_trace.errors import InputError
 from microgpt_trace.hooks.bus import HookBus
-from microgpt_trace.render.documents.trace import trace_json
+from microgpt_trace.render.documents.trace_as_json import trace_json
 from microgpt_trace.tracing import decoder_tracing
 
 VOCAB = 61

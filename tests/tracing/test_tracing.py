@@ -14,7 +14,7 @@ from support.judges import agree, scalar_forward, softmax_of
 
 from microgpt_trace import Config, Model, Tokenizer, init, trace, train
 from microgpt_trace.errors import InputError
-from microgpt_trace.render.documents.trace import trace_json
+from microgpt_trace.render.documents.trace_as_json import trace_json
 
 
 def test_the_input_is_told_with_its_characters(emma):

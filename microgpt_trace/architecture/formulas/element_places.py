@@ -10,10 +10,10 @@ import numpy as np
 
 from ...arrays.stats import Array
 from ...text.printable import shown_token
-from ..kinds import Length
-from ..run_values import KnownTarget, RunValues
+from ..plans.kinds import Length
 from .formula import ElementAt, Formula, Over, PlaceAlong, TermOf
 from .places import MASKED, At, ReadTokens
+from .traced_element import KnownTarget, RunValues
 
 
 @dataclass(frozen=True, eq=False)

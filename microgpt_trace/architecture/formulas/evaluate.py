@@ -9,9 +9,9 @@ from functools import reduce
 import numpy as np
 
 from ...arrays.stats import Array
-from ..steps import Pass
 from .formula import Constant, ElementAt, Formula, Part, Place, ResultOf, ShareOfKnown, Sign, StepOf, TermOf
 from .places import ReadTokens
+from .steps import Pass
 
 GUARDED = 300.0  # beyond which exp is taken of what is less the largest
 

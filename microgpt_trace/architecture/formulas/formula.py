@@ -1,4 +1,5 @@
-"""Formula: how the elements of one array are worked out, as plain data. Knows no kind and no values.
+"""Formula: how the elements of one array are worked out, as plain data; and Setting, what the formulas of
+rows depend on besides these. Knows no kind and no values.
 
 The index of an element is taken apart into axes (a channel of q into a head and a channel of it). What it is
 worked out from stands at places along these axes and along the ranges that a sum runs over, which are counted
@@ -8,13 +9,14 @@ These are the steps of steps.py, said once for all elements and for texts of any
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from ...text.brief import frozen
-from ..arithmetic import IDENTITY, Function
-from ..kinds import Length
-from ..steps import Pass
+from ..plans.kinds import Length, Shape
+from ..plans.plan import Plan
+from .steps import IDENTITY, Function, Pass
 
 Table = str | tuple[int, ...]  # "tokens", "targets", or the numbers themselves
 Of = Literal["all", "vocabulary", "keys", "queries", "tokens", "itself", "known"]
@@ -187,3 +189,24 @@ def size_as_data(size: int) -> int | str:
 def one_step(sizes: Sequence[int], *terms: TermOf) -> Formula:
     """A formula of a single step."""
     return Formula(tuple(sizes), (StepOf(terms),))
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """A plan, and what hooks put other values in the place of, by pass and name."""
+
+    plan: Plan
+    replaced: Collection[tuple[str, str]] = ()
+
+    @property
+    def shapes(self) -> Mapping[str, Shape]:
+        """Of the events, for texts of any length."""
+        return self.plan.open_shapes
+
+    def is_cut(self, name: str) -> bool:
+        """Whether a hook replaced an event, so that the loss no longer depends on what it had read."""
+        return ("forward", name) in self.replaced
+
+    def is_touched(self, name: str) -> bool:
+        """Whether a hook replaced an event or its gradient."""
+        return self.is_cut(name) or ("backward", name) in self.replaced

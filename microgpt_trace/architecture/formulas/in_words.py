@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ...arrays.stats import Array
-from ..arithmetic import in_place_of_x, is_joined
-from ..kinds import Length
-from ..plan import layer_of
-from ..traced_element import short
+from ..plans.kinds import Length
+from ..plans.plan import layer_of
 from .element_places import ElementPlaces
 from .formula import Constant, ElementAt, Over, Part, Place, PlaceAlong, ResultOf, ShareOfKnown, Sign, TermOf
 from .places import MASKED
+from .steps import in_place_of_x, is_joined
+from .traced_element import short
 
 MOST = 6  # terms of a sum that are all named
 

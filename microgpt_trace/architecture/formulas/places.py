@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from ...arrays.stats import Array
-from ..kinds import Length
+from ..plans.kinds import Length
 from .formula import ElementAt, Over, PlaceAlong, TermOf
 
 At = Sequence[int | Array]  # places along axes, behind them along ranges: arrays are broadcast together

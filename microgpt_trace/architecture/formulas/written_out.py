@@ -15,13 +15,24 @@ from typing import NamedTuple
 import numpy as np
 
 from ...arrays.stats import Array
-from ..arithmetic import Function, Operand, in_place_of_x, less, one_term, sum_of, total
-from ..run_values import KnownTarget
-from ..steps import Factor, Step, Term, element_name
 from .element_places import ElementPlaces
 from .evaluate import GUARDED
 from .formula import Constant, ElementAt, Part, Place, ResultOf, ShareOfKnown, Sign, StepOf, TermOf
 from .places import At
+from .steps import (
+    Factor,
+    Function,
+    Operand,
+    Step,
+    Term,
+    element_name,
+    in_place_of_x,
+    less,
+    one_term,
+    sum_of,
+    total,
+)
+from .traced_element import KnownTarget
 
 NUDGE = 1e-7  # of a magnitude, by which a slope is told
 

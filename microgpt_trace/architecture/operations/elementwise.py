@@ -10,13 +10,11 @@ import numpy as np
 
 from ...arrays.erf import erfc
 from ...arrays.stats import Array
-from ..arithmetic import ABOVE_ZERO, RELU, SIGMOID, Function, X
-from ..formulas.formula import ElementAt, Formula, ResultOf, StepOf, TermOf, one_step
-from ..formulas.setting import Setting
-from ..kinds import Activation, Add, Multiply
-from ..plan import Operation
-from ..steps import Use, element_name
-from ..traced_element import TracedElement
+from ..formulas.formula import ElementAt, Formula, ResultOf, Setting, StepOf, TermOf, one_step
+from ..formulas.steps import ABOVE_ZERO, RELU, SIGMOID, Function, Use, X, element_name
+from ..formulas.traced_element import TracedElement
+from ..plans.kinds import Activation, Add, Multiply
+from ..plans.plan import Operation
 from .pass_state import Gradients, PassState
 from .reference_inputs import ReferenceInputs
 

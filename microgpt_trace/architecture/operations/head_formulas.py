@@ -4,8 +4,8 @@ them. Axes: head, query and key, or position, head and its channel."""
 from __future__ import annotations
 
 from ..formulas.formula import ElementAt, Over, PlaceAlong, TermOf
-from ..kinds import Context, Scores
-from ..steps import Pass
+from ..formulas.steps import Pass
+from ..plans.kinds import Context, Scores
 
 QUERY, KEY, OVER = 1, 2, 3  # the axes of [H, T, T], and the range of a sum behind three axes
 Named = tuple[str, Pass]  # an event or its gradient

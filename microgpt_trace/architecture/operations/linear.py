@@ -7,15 +7,13 @@ from typing import Any
 import numpy as np
 
 from ...arrays.stats import Array
-from ..formulas.formula import ElementAt, Formula, Over, PlaceAlong, TermOf, one_step
-from ..formulas.setting import Setting
-from ..kinds import Linear
-from ..plan import Operation
-from ..steps import Use, element_name
-from ..traced_element import TracedElement, strongest
+from ..formulas.formula import ElementAt, Formula, Over, PlaceAlong, Setting, TermOf, one_step
+from ..formulas.steps import Use, element_name
+from ..formulas.traced_element import TracedElement, strongest
+from ..plans.kinds import Linear
+from ..plans.plan import Operation
 from .pass_state import Gradients, PassState
-from .reference_inputs import ReferenceInputs
-from .spread import Spread
+from .reference_inputs import ReferenceInputs, Spread
 
 OVER = 2  # the range of a sum behind two axes: position and channel, of parameters row and column
 

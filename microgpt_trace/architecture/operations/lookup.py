@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from ...arrays.stats import Array
-from ..formulas.formula import ElementAt, Formula, Over, PlaceAlong, TermOf, one_step
-from ..formulas.setting import Setting
-from ..kinds import Lookup
-from ..plan import Operation
-from ..steps import Use
-from ..traced_element import TracedElement
+from ..formulas.formula import ElementAt, Formula, Over, PlaceAlong, Setting, TermOf, one_step
+from ..formulas.steps import Use
+from ..formulas.traced_element import TracedElement
+from ..plans.kinds import Lookup
+from ..plans.plan import Operation
 from .pass_state import Gradients, PassState
 from .reference_inputs import ReferenceInputs
 

@@ -10,16 +10,23 @@ from typing import NamedTuple
 import numpy as np
 
 from ...arrays.stats import Array
-from ..arithmetic import Function, mean_of
-from ..formulas.formula import ElementAt, Formula, Over, PlaceAlong, ResultOf, StepOf, TermOf, one_step
-from ..formulas.setting import Setting
-from ..kinds import Norm, Shape
-from ..plan import Operation
-from ..steps import Use
-from ..traced_element import TracedElement, channels_of, short, strongest
+from ..formulas.formula import (
+    ElementAt,
+    Formula,
+    Over,
+    PlaceAlong,
+    ResultOf,
+    Setting,
+    StepOf,
+    TermOf,
+    one_step,
+)
+from ..formulas.steps import Function, Use, mean_of
+from ..formulas.traced_element import TracedElement, channels_of, short, strongest
+from ..plans.kinds import Norm, Shape
+from ..plans.plan import Operation
 from .pass_state import Gradients, PassState
-from .reference_inputs import ReferenceInputs
-from .spread import Spread
+from .reference_inputs import ReferenceInputs, Spread
 
 
 def forward(row: Operation[Norm], run: PassState, x: Array) -> Array:

@@ -12,13 +12,13 @@ from ...arrays.linear import PARALLEL, linear
 from ...arrays.stats import Array
 from ...arrays.threads import available_cores
 from ...hooks.bus import SILENT, Tap
-from ..kinds import Rotation
-from ..plan import NOTHING
-from ..rope import rope_turns
+from ..plans.kinds import Rotation
+from ..plans.plan import NOTHING
+from ..plans.rope import rope_turns
 
 if TYPE_CHECKING:
-    from ..cache import Cache
     from ..model import LanguageModel
+    from .kv_cache import Cache
 
 ELEMENTS = 1 << 20  # of a stored matrix that are decoded at a time
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from ...arrays.logits import losses_of, softmax
 from ...arrays.stats import Array
-from ..arithmetic import INVERSE, MINUS_LOG
 from ..formulas.formula import (
     Constant,
     ElementAt,
@@ -17,21 +16,20 @@ from ..formulas.formula import (
     Over,
     PlaceAlong,
     ResultOf,
+    Setting,
     ShareOfKnown,
     StepOf,
     TermOf,
     one_step,
 )
-from ..formulas.setting import Setting
-from ..kinds import Loss, Probabilities
-from ..plan import Operation, Plan
-from ..steps import Use
-from ..traced_element import TracedElement, strongest
+from ..formulas.steps import INVERSE, MINUS_LOG, Use
+from ..formulas.traced_element import TracedElement, strongest
+from ..plans.kinds import Loss, Probabilities
+from ..plans.plan import Operation, Plan
 from .pass_state import Gradients, PassState
-from .reference_inputs import ReferenceInputs
+from .reference_inputs import ReferenceInputs, Spread
 from .softmax import back_through, of_softmax, share_of_all
 from .softmax import backward as softmax_backward
-from .spread import Spread
 
 TINY_PROBABILITY = 1e-30  # below it float32 loses digits, and the loss is not that of P any more
 TARGET = (0, 1)  # the axes of position and token; the loss has none

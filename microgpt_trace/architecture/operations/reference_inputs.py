@@ -1,10 +1,11 @@
-"""ReferenceInputs: what a reference reads besides events: tokens, and a model's parameters."""
+"""ReferenceInputs: what a reference reads besides events: tokens, and a model's
+parameters; and Spread, what a kind tells of how rounding spreads through it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from ...arrays.stats import Array
 
 if TYPE_CHECKING:
     from ..model import LanguageModel
-    from ..plan import Operation
+    from ..plans.plan import Operation
 
 ELEMENTS = 1 << 16  # of a matrix that are wide at a time: those stay in the cache of a core
 
@@ -71,3 +72,17 @@ class ReferenceInputs:
         if self.model.ends_with_bos and bos is not None:
             return np.append(self.tokens[1:], bos)
         return self.tokens[1:]
+
+
+class Spread(NamedTuple):
+    """What an output errs by: `terms` products in each of its sums (1: none), `alike` where these may be
+    equal, so that their roundings add up; `angles` that grow with the position. `peaked`: a row may be two
+    numbers that stray alike. `halves`: engines for quantised weights keep what it reads as float16.
+    `factor`: each row is multiplied by a number that may be rounded."""
+
+    terms: int = 1
+    alike: bool = False
+    angles: bool = False
+    peaked: bool = False
+    halves: bool = False
+    factor: bool = False

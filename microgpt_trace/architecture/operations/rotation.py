@@ -12,18 +12,26 @@ from typing import NamedTuple
 import numpy as np
 
 from ...arrays.stats import Array
-from ..arithmetic import Function
-from ..formulas.formula import Constant, ElementAt, Formula, Place, PlaceAlong, ResultOf, Sign, StepOf, TermOf
-from ..formulas.setting import Setting
-from ..kinds import Rotation
-from ..plan import Operation
-from ..rope import Rope
-from ..rope import turn as turn_heads
-from ..steps import Pass, Use
-from ..traced_element import TracedElement
+from ..formulas.formula import (
+    Constant,
+    ElementAt,
+    Formula,
+    Place,
+    PlaceAlong,
+    ResultOf,
+    Setting,
+    Sign,
+    StepOf,
+    TermOf,
+)
+from ..formulas.steps import Function, Pass, Use
+from ..formulas.traced_element import TracedElement
+from ..plans.kinds import Rotation
+from ..plans.plan import Operation
+from ..plans.rope import Rope
+from ..plans.rope import turn as turn_heads
 from .pass_state import Gradients, PassState
-from .reference_inputs import ReferenceInputs
-from .spread import Spread
+from .reference_inputs import ReferenceInputs, Spread
 
 
 def forward(row: Operation[Rotation], run: PassState, x: Array) -> Array:

@@ -9,17 +9,15 @@ import numpy as np
 from ...arrays.heads import in_heads, out_of_heads, shares
 from ...arrays.linear import ignoring, share
 from ...arrays.stats import Array
-from ..formulas.formula import Constant, Formula, ResultOf, StepOf, TermOf
-from ..formulas.setting import Setting
-from ..kinds import Scores, Shape
-from ..plan import Operation
-from ..steps import Use, element_name
-from ..traced_element import TracedElement, channels_of, sharing, strongest
+from ..formulas.formula import Constant, Formula, ResultOf, Setting, StepOf, TermOf
+from ..formulas.steps import Use, element_name
+from ..formulas.traced_element import TracedElement, channels_of, sharing, strongest
+from ..plans.kinds import Scores, Shape
+from ..plans.plan import Operation
 from .head_formulas import BACKWARD, over_channels, over_keys, over_queries, own_heads
 from .pass_state import Gradients, PassState
-from .reference_inputs import ReferenceInputs
+from .reference_inputs import ReferenceInputs, Spread
 from .softmax import seen_by, window_of
-from .spread import Spread
 
 
 def forward(row: Operation[Scores], run: PassState, q: Array, k: Array) -> Array:

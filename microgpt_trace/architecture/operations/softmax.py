@@ -9,17 +9,14 @@ import numpy as np
 from ...arrays.heads import shares
 from ...arrays.linear import ignoring, share
 from ...arrays.stats import Array
-from ..arithmetic import EXP
-from ..formulas.formula import ElementAt, Formula, Over, ResultOf, StepOf, TermOf
-from ..formulas.setting import Setting
-from ..kinds import Softmax
-from ..plan import Operation, Plan
-from ..steps import Use
-from ..traced_element import TracedElement
+from ..formulas.formula import ElementAt, Formula, Over, ResultOf, Setting, StepOf, TermOf
+from ..formulas.steps import EXP, Use
+from ..formulas.traced_element import TracedElement
+from ..plans.kinds import Softmax
+from ..plans.plan import Operation, Plan
 from .head_formulas import KEY, OVER, QUERY
 from .pass_state import Gradients, PassState
-from .reference_inputs import ReferenceInputs
-from .spread import Spread
+from .reference_inputs import ReferenceInputs, Spread
 
 
 def forward(row: Operation[Softmax], run: PassState, scores: Array) -> Array:

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ...architecture.kinds import Context, Rotation, Scores, Softmax
+from ...architecture.operations.by_kind import reference
 from ...architecture.operations.reference_inputs import ReferenceInputs
-from ...architecture.plan import Operation, Plan
-from ...architecture.reference import reference
+from ...architecture.plans.kinds import Context, Rotation, Scores, Softmax
+from ...architecture.plans.plan import Operation, Plan
 from ...arrays.stats import Array
 from ..fitting import Family
 from ..hypothesis import Case, Hypothesis, first_of

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ...architecture.kinds import Kind, Linear, Norm
+from ...architecture.operations.by_kind import reference
 from ...architecture.operations.reference_inputs import ReferenceInputs
-from ...architecture.plan import Operation, Plan, kind_of, prefix_of
-from ...architecture.reference import reference
+from ...architecture.plans.kinds import Kind, Linear, Norm
+from ...architecture.plans.plan import Operation, Plan, kind_of, prefix_of
 from ...arrays.stats import Array
 
 Which = Callable[[Operation], bool]

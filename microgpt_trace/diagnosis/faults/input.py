@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from ...architecture.kinds import Lookup, Loss
 from ...architecture.model import LanguageModel
+from ...architecture.operations.by_kind import reference
 from ...architecture.operations.reference_inputs import ReferenceInputs
-from ...architecture.plan import Operation, Plan
-from ...architecture.reference import reference
+from ...architecture.plans.kinds import Lookup, Loss
+from ...architecture.plans.plan import Operation, Plan
 from ...arrays.stats import Array
 from ..fitting import Family
 from ..hypothesis import Case, Finding, Hypothesis, first_of

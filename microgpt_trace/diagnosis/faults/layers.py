@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...architecture.event_words import words_of_kind
-from ...architecture.kinds import Activation, Add, Linear, Multiply, Norm
+from ...architecture.operations.by_kind import reference
 from ...architecture.operations.elementwise import ACTIVATIONS
 from ...architecture.operations.reference_inputs import ReferenceInputs
-from ...architecture.plan import Operation, Plan, kind_of, prefix_of
-from ...architecture.reference import reference
+from ...architecture.plans.event_words import words_of_kind
+from ...architecture.plans.kinds import Activation, Add, Linear, Multiply, Norm
+from ...architecture.plans.plan import Operation, Plan, kind_of, prefix_of
 from ...arrays.stats import Array
 from ..fitting import COMBINED, Family
 from ..hypothesis import Case, Hypothesis

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from ...architecture.kinds import Kind, Linear, Norm, Rotation
+from ...architecture.operations.by_kind import reference
 from ...architecture.operations.reference_inputs import ReferenceInputs
-from ...architecture.plan import Operation, Plan, kind_of
-from ...architecture.reference import reference
+from ...architecture.plans.kinds import Kind, Linear, Norm, Rotation
+from ...architecture.plans.plan import Operation, Plan, kind_of
 from ...arrays.stats import Array
 from ..fitting import Family
 from ..hypothesis import Case, Hypothesis

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ...architecture.kinds import Lookup, Rotation, Scores
+from ...architecture.plans.kinds import Lookup, Rotation, Scores
 from ...arrays.stats import Array
 from ...rounding.precision import NARROW, PRECISIONS
 from ..fitting import COMBINED, DESCRIBED, NUMBERED, PLAIN, Family

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...architecture.kinds import Linear, Lookup
 from ...architecture.model import LanguageModel
 from ...architecture.operations.reference_inputs import ReferenceInputs
-from ...architecture.plan import Operation
+from ...architecture.plans.kinds import Linear, Lookup
+from ...architecture.plans.plan import Operation
 from ...arrays.dequantisation import Quants
 from ...arrays.encodings import ENCODINGS, StoredTensor
 from ...arrays.stats import Array

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from ...architecture.event_words import words_of_kind
-from ...architecture.kinds import Rotation
 from ...architecture.operations.reference_inputs import ReferenceInputs
 from ...architecture.operations.rotation import frequencies as right_frequencies
 from ...architecture.operations.rotation import turn
-from ...architecture.plan import Operation, Plan, kind_of
-from ...architecture.rope import Rope
+from ...architecture.plans.event_words import words_of_kind
+from ...architecture.plans.kinds import Rotation
+from ...architecture.plans.plan import Operation, Plan, kind_of
+from ...architecture.plans.rope import Rope
 from ...arrays.stats import Array
 from ...rounding.precision import NARROW, PRECISIONS
 from ..fitting import COMBINED, DESCRIBED, Family

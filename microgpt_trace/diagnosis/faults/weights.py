@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 
-from ...architecture.kinds import Linear, Norm
-from ...architecture.plan import Plan, kind_of, layer_of
+from ...architecture.plans.kinds import Linear, Norm
+from ...architecture.plans.plan import Plan, kind_of, layer_of
 from ...arrays.stats import Array
 from ..fitting import Family
 from ..hypothesis import Case, Hypothesis

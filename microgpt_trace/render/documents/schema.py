@@ -14,10 +14,10 @@ from ...arrays.stats import TensorStats
 from ...decoder.config import OF_SOME, DecoderConfig
 from ...hooks.event import TraceEvent
 from ...microgpt.parameters import Config
-from ...text.document_fields import marked
+from ...text.json_writing import marked
 from ...tracing.inspection import Inspection
 from ...tracing.result import SCHEMA_ID, Trace
-from .trace import RECORDS, required_and_optional
+from .trace_as_json import RECORDS, required_and_optional
 
 COUNT = {"type": "integer", "minimum": 0}
 NUMBER = {"anyOf": [{"type": "number"}, {"enum": ["NaN", "Infinity", "-Infinity"]}]}

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...architecture.kinds import Scores, Softmax
 from ...architecture.operations.softmax import visible
-from ...architecture.plan import Operation
+from ...architecture.plans.kinds import Scores, Softmax
+from ...architecture.plans.plan import Operation
 from ...errors import InputError
 from ...hooks.event import EventSpec
 from ...text.wording import counted
 from ...tracing.result import Trace
 from ..token_labels import token_label
-from ..trace_attention import kind_in
+from ..trace.attention import kind_in
 from .heat import Scale, add_bar, draw_heat, is_dense, room_for_crosses
 from .panel import LINE, PAGE, Panel, Picture, on_axes
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...arrays.logit_difference import LogitDifference
+from ...arrays.logits import LogitDifference
 from ...attribution.results import AttributionResult, PositionAttribution, size
 from ...errors import InputError
 from ...text.printable import shown_token

@@ -6,12 +6,12 @@ from dataclasses import replace
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from ...architecture.steps import Factor, Step, Term
+from ...architecture.formulas.steps import Factor, Step, Term
 from ...errors import InputError
 from ...explaining.explanation import Explanation
 from ...text.printable import shown_token
-from ..explanation import applied, called
 from ..numbers import finite_or_named
+from ..results.explanation import applied, called
 from .bars import BAR, SignedValue, draw_bars
 from .panel import PAGE, Panel, Picture, on_axes
 

@@ -19,7 +19,7 @@ from ...patching.results import (
 )
 from ...text.wording import counted
 from ..numbers import figure, two_decimals
-from ..patching import map_end
+from ..results.patching import map_end
 from ..token_labels import token_label
 from .bars import BAR, SignedValue, draw_bars
 from .heat import Scale, add_bar, draw_heat, room_for_crosses, write_cells

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...attribution.results import AttributionResult, HeadRole, PositionAttribution
 from ...text.printable import shown_token
-from ..attribution import ROLE_WORDS
+from ..results.attribution import ROLE_WORDS
 from .page_view import PageView
 
 SHARES = ("itself", "previous", "first", "repeat")

@@ -6,13 +6,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...architecture.formulas.derive import Formulas
 from ...architecture.formulas.formula import Formula, as_data, size_as_data
-from ...architecture.kinds import Lookup, Loss, Probabilities, Shape, Softmax
+from ...architecture.formulas.traced_element import rows_with
 from ...architecture.model import LanguageModel
 from ...architecture.operations.linear import formula_of_parts
-from ...architecture.plan import HEAD_EVENTS, Operation
-from ...architecture.traced_element import rows_with
+from ...architecture.operations.plan_formulas import Formulas
+from ...architecture.plans.kinds import Lookup, Loss, Probabilities, Shape, Softmax
+from ...architecture.plans.plan import HEAD_EVENTS, Operation
 from ...explaining.elements import tables_of_tokens
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ...architecture.kinds import Context, Scores, Softmax
 from ...architecture.model import LanguageModel
-from ...architecture.plan import Operation, Plan
+from ...architecture.plans.kinds import Context, Scores, Softmax
+from ...architecture.plans.plan import Operation, Plan
 from ...arrays.stats import Array
 from ...hooks.event import TraceEvent
 from .encodings import Form, Held, cost, held

@@ -7,18 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from ...architecture.arithmetic import elements, one_term, total
-from ...architecture.kinds import Linear, Probabilities, Softmax
+from ...architecture.formulas.steps import Factor, element_name, elements, one_term, total
 from ...architecture.model import LanguageModel
-from ...architecture.plan import Plan
-from ...architecture.steps import Factor, element_name
+from ...architecture.plans.kinds import Linear, Probabilities, Softmax
+from ...architecture.plans.plan import Plan
 from ...arrays.stats import Array, TensorStats
 from ...hooks.event import Phase
 from ...rounding.invariants import OF_SUMS
 from ...text.printable import on_one_line, shown_token
 from ...tracing.result import Candidate, Prediction, Trace
 from ..sections import AttentionMatrices, Section, Words
-from ..trace_header import trained
+from ..trace.header import trained
 from .encodings import Held
 from .markup import Markup, element
 from .page import page

@@ -1,0 +1,201 @@
+"""TracedElement: an element as the operations see it; RunValues: what an explanation reads of its run. Knows
+no kind's arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple
+
+import numpy as np
+
+from ...arrays.stats import Array
+from ...errors import InputError
+from ...hooks.event import Phase
+from ..model import LanguageModel, TraceInput
+from ..plans.kinds import Shape
+from ..plans.plan import HEAD_EVENTS, OfKind, Operation, Plan
+from .steps import Pass, Use, element_name
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """One element of an event or a parameter."""
+
+    name: str
+    index: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return element_name(self.name, self.index)
+
+
+@dataclass(frozen=True, eq=False)
+class TracedElement(Generic[OfKind]):
+    """An element of a run; `most` terms of each sum are written out."""
+
+    numbers: RunValues
+    element: Element
+    most: int
+
+    @property
+    def name(self) -> str:
+        return self.element.name
+
+    @property
+    def index(self) -> tuple[int, ...]:
+        return self.element.index
+
+    @property
+    def row(self) -> Operation[OfKind]:
+        """The row of the plan that the element's event is."""
+        row: Any = self.numbers.plan[self.name]
+        return row
+
+    @property
+    def own(self) -> str:
+        """The element as its formula names it: q[3,4]"""
+        return element_name(short(self.name), self.index)
+
+    @property
+    def gradient_name(self) -> str:
+        return f"d {self.element}"
+
+    @property
+    def value(self) -> float:
+        return self.numbers.value(self.name, self.index)
+
+    @property
+    def gradient(self) -> float:
+        return self.numbers.value(self.name, self.index, "backward")
+
+    def use(self, name: str, index: tuple[int, ...], adds: float | None, count: int, words: str) -> Use:
+        """Of an element of an event that reads this one, with its value where the run kept that."""
+        return Use(element_name(name, index), "forward", self.numbers.known(name, index), adds, count, words)
+
+    def gradient_use(
+        self, name: str, index: tuple[int, ...], adds: float | None, count: int, words: str
+    ) -> Use:
+        """Of the gradient of an element that the element's row had read."""
+        value = self.numbers.known(name, index, "backward")
+        return Use(element_name(name, index), "backward", value, adds, count, words)
+
+
+def rows_with(plan: Plan, parameter: str) -> tuple[Operation, ...]:
+    """The rows whose operation reads a parameter. A sum stands for its parts."""
+    rows = (row for row in plan.values() if row.name not in plan.sums_of)
+    return tuple(row for row in rows if parameter in row.kind.names)
+
+
+def short(name: str) -> str:
+    """An event's name as a formula has it, without its layer and stage: layer0.attn.q -> q"""
+    return name.rpartition(".")[2]
+
+
+def strongest(products: Array) -> int:
+    """Where the largest magnitude is, NaN aside."""
+    return int(np.argmax(np.where(np.isnan(products), -1.0, np.abs(products))))
+
+
+def channels_of(head: int, dim: int) -> slice:
+    """The columns of a head in [T, heads*D]"""
+    return slice(head * dim, (head + 1) * dim)
+
+
+def sharing(group: Sequence[int], own: int) -> list[int]:
+    """The heads that have the keys and values of one key-value head."""
+    return [head for head, of in enumerate(group) if of == own]
+
+
+class KnownTarget(NamedTuple):
+    """A token that is known to follow a position, its probability there and the loss."""
+
+    position: int
+    token: int
+    p: float
+    loss: float
+
+
+@dataclass(frozen=True, eq=False)
+class RunValues:
+    """The arrays of a run that were kept, and the model that ran. Rows and elements are float64; asking for
+    what the run did not keep raises InputError.
+
+    `rows` are the positions that logits and probs have, row by row, `known_targets` every token that is known
+    to follow.
+    """
+
+    model: LanguageModel
+    inputs: TraceInput
+    arrays: Mapping[tuple[Phase, str], Array]
+    rows: Sequence[int]
+    known_targets: Sequence[KnownTarget]
+    shapes: Mapping[str, Shape]  # of events and parameters
+    replaced: frozenset[tuple[Phase, str]]  # what hooks put other values in the place of
+
+    @property
+    def plan(self) -> Plan:
+        return self.model.plan
+
+    @property
+    def length(self) -> int:
+        """How many tokens were read."""
+        return len(self.inputs.tokens)
+
+    @property
+    def whole(self) -> bool:
+        """Whether the logits of all positions are there."""
+        return len(self.rows) == self.length
+
+    def label(self, token: int) -> str:
+        """The text of a token that may follow."""
+        return self.model.label(token, target=True)
+
+    def is_parameter(self, name: str) -> bool:
+        return name in self.model.config.shapes()
+
+    def has(self, name: str, kind: Pass = "forward") -> bool:
+        return (kind, name) in self.arrays
+
+    def array(self, name: str, kind: Pass = "forward") -> Array:
+        """An event or its gradient as the run had it."""
+        if (kind, name) not in self.arrays:
+            raise InputError(f"{name}: this run did not compute it")
+        return self.arrays[kind, name]
+
+    def row(self, name: str, *place: int, kind: Pass = "forward") -> Array:
+        """Of an event, its gradient or a parameter: a position of [T, C], a head and a query of [H, T, T]."""
+        if kind == "forward" and self.is_parameter(name):
+            return self.parameter_row(name, place[0])
+        if kind == "forward" and name in HEAD_EVENTS:
+            place = (self.rows.index(place[0]),)
+        return self.array(name, kind)[place].astype(np.float64)
+
+    def column(self, name: str, column: int, kind: Pass = "forward") -> Array:
+        """The same channel of every row: [T, C] -> [T], or of a matrix [out, in] -> [out]"""
+        if kind == "forward" and self.is_parameter(name):
+            return self.model.column(name, column).astype(np.float64)
+        return self.array(name, kind)[..., column].astype(np.float64)
+
+    def value(self, name: str, index: tuple[int, ...], kind: Pass = "forward") -> float:
+        """One element of an event, a gradient or a parameter."""
+        if not index:
+            return float(self.array(name, kind))
+        if len(index) == 1 and kind == "forward":
+            return float(self.parameter_row(name, index[0])[0])
+        return float(self.row(name, *index[:-1], kind=kind)[index[-1]])
+
+    def known(self, name: str, index: tuple[int, ...], kind: Pass = "forward") -> float | None:
+        """The same, or None where the run did not keep it."""
+        if not (self.has(name, kind) or self.is_parameter(name)):
+            return None
+        if name in HEAD_EVENTS and kind == "forward" and index[0] not in self.rows:
+            return None
+        return self.value(name, index, kind)
+
+    def vector(self, name: str) -> Array:
+        """A parameter that is one: [out]"""
+        return self.model.parameter(name).astype(np.float64)
+
+    def parameter_row(self, name: str, row: int) -> Array:
+        """A row of a parameter: [out, in] -> [in], [out] -> [1]"""
+        return self.model.parameter(name, slice(row, row + 1)).reshape(-1).astype(np.float64)

@@ -1,0 +1,1 @@
+"""How a model computes, as rows: kinds, plans, the architectures, and what their events are called."""

@@ -1,0 +1,108 @@
+"""Catalogue: the architectures that there are, and the events of all of them. Knows no model and no file.
+
+What a dump holds is told by events' names where no model stands beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from functools import cache
+from types import SimpleNamespace
+from typing import Any
+
+from ...hooks.event import EventSpec
+from . import gpt2, llama, microgpt
+from .blocks import BIASES
+from .kinds import Kind, Linear, Rotation
+from .plan import Operation, Plan, kind_of, layer_of
+from .rope import Rope
+
+PLANS: Mapping[str, Callable[[Any], Plan]] = {  # of production models
+    "llama": llama.plan_of,
+    "mistral": llama.plan_of,
+    "qwen2": llama.plan_of,
+    "qwen3": llama.plan_of,
+    "gpt2": gpt2.plan_of,
+}
+
+
+@cache
+def examples() -> tuple[Plan, ...]:
+    """The smallest plan of each architecture, with all that it may have: one layer, one head."""
+    config: Any = SimpleNamespace(
+        n_layer=1, n_embd=2, n_head=1, n_kv_head=1, head_dim=2, n_inner=2, vocab_size=2, context_length=2,
+        norm_eps=1e-5, activation="SiLU", rope=Rope(1e4), windows=(None,), tied=True, qk_norm=True,
+        score_scales=(), biases=BIASES,
+    )  # fmt: skip
+    unbiased: Any = SimpleNamespace(**vars(config) | {"biases": ()})
+    return (microgpt.plan_of(unbiased), *(plan_of(config) for plan_of in dict.fromkeys(PLANS.values())))
+
+
+@cache
+def known_rows() -> Mapping[str, Operation]:
+    """A row for every event by its name without layer and head, in an order that is that of each
+    architecture: what one has alone comes right after what stands before it there."""
+    order: list[str] = []
+    rows: dict[str, Operation] = {}
+    for plan in examples():
+        place = 0
+        for row in plan.values():
+            kind = kind_of(row.name)
+            if kind not in rows:
+                order.insert(place, kind)
+                rows[kind] = row
+            place = order.index(kind) + 1
+    return {kind: rows[kind] for kind in order}
+
+
+def known_row(name: str) -> Operation | None:
+    """What is known of an event by its name alone; None for what is none."""
+    return known_rows().get(kind_of(name))
+
+
+def kind_named(event: str | EventSpec) -> Kind | None:
+    """The kind of an event: of its own row, or else by its name."""
+    row = (
+        event if isinstance(event, Operation) else known_row(event if isinstance(event, str) else event.name)
+    )
+    return None if row is None else row.kind
+
+
+@cache
+def kinds_in_heads() -> frozenset[str]:
+    """The events whose rows are heads side by side, by their names without a layer."""
+    return frozenset(kind_of(name) for plan in examples() for name in plan.heads)
+
+
+@cache
+def turned_names() -> frozenset[str]:
+    """The events and parameters whose channels RoPE pairs, by their names without a layer."""
+    found: set[str] = set()
+    for plan in examples():
+        for row in (row for turned in plan.of_kind(Rotation) for row in plan.behind(turned.name)):
+            found |= {row.name, *(row.kind.names if isinstance(row.kind, Linear) else ())}
+    return frozenset(map(kind_of, found))
+
+
+@cache
+def residual_kinds() -> frozenset[str]:
+    """The sums by which layers write into the stream, by their names without a layer."""
+    return frozenset(kind_of(name) for plan in examples() for name in plan.residuals)
+
+
+@cache
+def leaving_kinds() -> tuple[str, ...]:
+    """The stream that leaves a layer, by its names without a layer."""
+    return tuple(dict.fromkeys(kind_of(plan.streams[-1]) for plan in examples()))
+
+
+def place_of(name: str) -> tuple[float, int, str]:
+    """Sorts events of several layers in order of computation. What is no event comes last."""
+    kinds, row = list(known_rows()), known_row(name)
+    if row is None:
+        return math.inf, len(kinds), name
+    place = kinds.index(kind_of(name))
+    before = place < next(i for i, own in enumerate(known_rows().values()) if own.layer is not None)
+    layer = layer_of(name)
+    return (layer if layer is not None else -1 if before else math.inf), place, name

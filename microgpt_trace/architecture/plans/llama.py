@@ -1,0 +1,45 @@
+"""The plan of llama's family (llama, mistral, qwen2, qwen3): RMSNorm, RoPE, grouped keys, a gated MLP."""
+
+from __future__ import annotations
+
+from .blocks import Options, RowBuilder, attention, norm, predictions, product, queries_keys_values
+from .kinds import Activation, Add, Lookup, Multiply, Norm, Rotation
+from .plan import Plan
+
+
+def plan_of(config: Options) -> Plan:
+    """The rows of a decoder; its config says which biases and windows it has, whether q and k are normed."""
+    rows, width, inner, act = RowBuilder(), config.n_embd, config.n_inner, config.activation
+    tokens = Lookup("wte", "tokens", config.vocab_size, width)
+    stream = rows.add("embed.tok", tokens, expr="x = wte[tokens]", behind="wte", overview=True)
+    for i in range(config.n_layer):
+        rows.begin_layer(i)
+        normed = norm(rows, config, "attn.norm", stream, "pre-attn")
+        q, k, v = queries_keys_values(rows, config, normed)
+        if config.qk_norm:
+            q, k = (_of_heads(rows, config, n) for n in "qk")
+        q, k = (_turned(rows, config, n, source) for n, source in (("q", q), ("k", k)))
+        out = attention(rows, config, i, q, k, v, config.score_scales)
+        stream = rows.add("attn.residual", Add(), stream, out, expr="x = x_res + attn_out [residual]")
+        normed = norm(rows, config, "mlp.norm", stream, "pre-FFN")
+        gate = product(rows, config, "mlp.gate", "wgate", normed, inner, "gate = x_n", "gate_proj")
+        up = product(rows, config, "mlp.up", "wup", normed, inner, "up = x_n", "up_proj")
+        rows.add("mlp.act", Activation(act), gate, expr=f"act = {act}(gate)")
+        hidden = rows.add("mlp.hidden", Multiply(), "mlp.act", up, expr="hidden = act * up")
+        down = product(rows, config, "mlp.down", "wdown", hidden, width, "mlp_out = hidden", "ffn_down")
+        expr = "x = x_res + mlp_out [residual]"
+        stream = rows.add("mlp.residual", Add(), stream, down, expr=expr, overview=True)
+    rows.begin_layer(None)
+    return predictions(rows, config, norm(rows, config, "final.norm", stream, "final"))
+
+
+def _of_heads(rows: RowBuilder, config: Options, n: str) -> str:
+    """Each head's q or k normed by itself."""
+    kind = Norm(config.norm_eps, rows.name(f"attn_{n}_norm"), config.head_dim)
+    expr = f"{n} = RMSNorm({n}) * g per head"
+    return rows.add(f"attn.{n}_norm", kind, f"attn.{n}", expr=expr, behind=f"g = {kind.gain}")
+
+
+def _turned(rows: RowBuilder, config: Options, n: str, source: str) -> str:
+    kind = Rotation(config.rope, config.head_dim)
+    return rows.add(f"attn.{n}_rope", kind, source, expr=f"{n} = RoPE({n}, position)")

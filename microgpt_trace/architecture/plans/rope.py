@@ -1,0 +1,139 @@
+"""RoPE: how q and k turn with the position. Knows no model.
+
+Rows of q and k come in Hugging Face order: channel j of a head turns with channel j + D/2.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+
+from ...arrays.stats import Array
+from ...errors import InputError
+from ...text.brief import frozen
+
+ROPE_KINDS = ("default", "linear", "llama3", "yarn")
+
+
+def check_whole(name: str, value: object) -> None:
+    """Raises InputError for what is no whole number of at least 1; true is none."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**31:
+        raise InputError(f"{name}: expected a whole number of at least 1, found {value!r}")
+
+
+def check_positive(name: str, value: object) -> None:
+    """Raises InputError for what is no positive, finite number."""
+    if not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
+        raise InputError(f"{name}: expected a positive number, found {value!r}")
+
+
+@frozen(slots=False)
+class Rope:
+    """Rotary position embedding: how fast each pair of channels turns with the position.
+
+    `kind` is "default", "linear", "llama3" or "yarn". `factors`, where a file brings them, divide the
+    frequencies pair by pair (GGUF's rope_freqs, the llama3 scaling worked out).
+    `attention_factor` multiplies cos and sin (yarn); None is the value that yarn derives from `factor`.
+    """
+
+    theta: float
+    kind: Literal["default", "linear", "llama3", "yarn"] = "default"
+    factor: float = 1.0
+    original_context: int = 0
+    low_freq_factor: float = 1.0  # llama3
+    high_freq_factor: float = 4.0  # llama3
+    beta_fast: float = 32.0  # yarn
+    beta_slow: float = 1.0  # yarn
+    attention_factor: float | None = None  # yarn
+    truncate: bool = True  # yarn: the ramp begins and ends at whole pairs
+    factors: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.kind not in ROPE_KINDS:
+            raise InputError(f"RoPE scaling {self.kind!r}: expected one of {', '.join(ROPE_KINDS)}")
+        for name in ("theta", "factor", "low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow"):
+            check_positive(f"RoPE {name}", getattr(self, name))
+        if self.kind in ("llama3", "yarn"):
+            check_whole("RoPE original context", self.original_context)
+        if self.kind == "llama3" and self.high_freq_factor <= self.low_freq_factor:
+            raise InputError(f"RoPE high_freq_factor {self.high_freq_factor} is not above low_freq_factor")
+        for factor in self.factors:
+            check_positive("RoPE factors", factor)
+
+
+def yarn_attention_factor(factor: float) -> float:
+    """0.1 ln(factor) + 1, by which yarn multiplies cos and sin.
+
+    Peng et al., "YaRN: Efficient Context Window Extension of Large Language Models" (2023), eq. 22.
+    """
+    return 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+
+def turn(x: Array, turns: tuple[Array, Array], head_dim: int) -> Array:
+    """Turn channel j of each head with channel j + D/2: [T, H*D] -> [T, H*D]
+
+    Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding" (2021).
+    """
+    cos, sin = turns
+    half = head_dim // 2
+    heads = x.reshape(len(x), -1, head_dim)
+    first, second = heads[..., :half], heads[..., half:]
+    turned = np.empty_like(heads)
+    turned[..., :half] = first * cos - second * sin
+    turned[..., half:] = second * cos + first * sin
+    return turned.reshape(x.shape)
+
+
+def rope_turns(
+    rope: Rope, head_dim: int, positions: Array, dtype: str = "float32"
+) -> tuple[Array, Array]:  # fmt: skip
+    """cos and sin of every position and pair, [T, 1, D/2] each; angles are worked out in float64."""
+    frequencies, factor = rope_frequencies(rope, head_dim)
+    angles = positions[:, None, None] * frequencies
+    return (np.cos(angles) * factor).astype(dtype), (np.sin(angles) * factor).astype(dtype)
+
+
+def rope_frequencies(rope: Rope, head_dim: int) -> tuple[Array, float]:
+    """Radians per position of each pair, [D/2], and what multiplies cos and sin."""
+    plain = rope.theta ** -(np.arange(0, head_dim, 2) / head_dim)
+    if rope.factors:
+        plain = plain / np.array(rope.factors)
+    if rope.kind == "linear":
+        return plain / rope.factor, 1.0
+    if rope.kind == "llama3":
+        return _llama3(plain, rope), 1.0
+    if rope.kind == "yarn":
+        derived = yarn_attention_factor(rope.factor)
+        return _yarn(plain, rope, head_dim), rope.attention_factor or derived
+    return plain, 1.0
+
+
+def _llama3(plain: Array, rope: Rope) -> Array:
+    """Slow pairs are slowed by `factor`, fast ones kept, those between blended.
+
+    Meta, Llama 3.1 reference code (2024): by wavelengths that fit into the original context.
+    """
+    turns = rope.original_context * plain / (2 * math.pi)
+    blend = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
+    kept = np.clip(blend, 0, 1)
+    return plain * (kept + (1 - kept) / rope.factor)
+
+
+def _yarn(plain: Array, rope: Rope, head_dim: int) -> Array:
+    """Pairs that turn often within the original context are kept, the slow ones interpolated.
+
+    Peng et al., "YaRN: Efficient Context Window Extension of Large Language Models" (2023), sec. 3.2.
+    """
+
+    def pair_turning(times: float) -> float:
+        wavelength = rope.original_context / (times * 2 * math.pi)
+        return head_dim * math.log(wavelength) / (2 * math.log(rope.theta))
+
+    low, high = pair_turning(rope.beta_fast), pair_turning(rope.beta_slow)
+    if rope.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, head_dim - 1)
+    ramp = np.clip((np.arange(head_dim // 2) - low) / max(high - low, 0.001), 0, 1)
+    return plain * (1 - ramp) + plain / rope.factor * ramp

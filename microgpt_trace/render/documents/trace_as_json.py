@@ -1,0 +1,54 @@
+"""A Trace as JSON: one document, or one record a line; see schema.py for the shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import MISSING, fields
+from typing import Any
+
+from ...text.json_writing import dump, marked, plain, to_text
+from ...tracing.event_record import event_record
+from ...tracing.result import SCHEMA_ID, Trace
+
+# What an item of a document's lists is called where it is a line of its own.
+RECORDS = {
+    "events": "event", "layers": "layer", "predictions": "prediction", "lens": "lens",
+    "lens_target": "lens_target", "generation": "token", "parameters": "parameter", "insights": "insight",
+    "anomalies": "anomaly", "checks": "check",
+}  # fmt: skip
+
+
+def required_and_optional() -> tuple[list[str], list[str]]:
+    """The members of every document, and those that are left out where there is nothing of them."""
+    shown = [field for field in fields(Trace) if field.repr]
+    required = [field.name for field in shown if field.default is MISSING]
+    return [*required, *marked(Trace)], [field.name for field in shown if field.name not in required]
+
+
+def trace_json(trace: Trace, values: bool = False) -> str:
+    """The document, with a line for each member and for each item of its lists."""
+    return to_text(document(trace, values))
+
+
+def trace_json_lines(trace: Trace, values: bool = False) -> Iterator[str]:
+    """The same facts, one record a line; `record` says which."""
+    whole = document(trace, values)
+    yield dump({"record": "trace", **{k: v for k, v in whole.items() if k not in RECORDS}}) + "\n"
+    for key, record in RECORDS.items():
+        for item in whole.get(key, ()):
+            yield dump({"record": record, **item}) + "\n"
+
+
+def document(trace: Trace, values: bool = False) -> dict[str, Any]:
+    """The trace as plain data; `values` adds the arrays that the trace kept."""
+    required, optional = required_and_optional()
+    result: dict[str, Any] = {"schema": SCHEMA_ID}
+    for name in [*required, *optional]:
+        value = getattr(trace, name)
+        if value or name in required or (name == "generation_end" and trace.generation):
+            result[name] = plain(value)
+    kept = trace.arrays if values else {}
+    result["events"] = [event_record(event, kept.get((event.phase, event.name))) for event in trace]
+    for record, token in zip(result.get("generation", ()), trace.generation, strict=False):
+        record["events"] = [event_record(event) for event in token.events]
+    return result

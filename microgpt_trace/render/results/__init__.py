@@ -1,0 +1,1 @@
+"""What every other result shows, as sections: a module for each."""

@@ -1,0 +1,247 @@
+"""An attribution as sections: who wrote each prediction, what is lost without them, what heads look at."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from ...attribution.results import (
+    AttributionResult,
+    Contribution,
+    HeadRole,
+    LogitSum,
+    PositionAttribution,
+    size,
+)
+from ...measuring.definitions import ROLES, SHARE, TIMES, Attention
+from ...text.printable import shown_token
+from ...text.wording import counted
+from ..numbers import figure, probability, signed
+from ..sections import Block, Column, Labelled, Section, SignedBar, Table, Words, words
+from ..token_labels import token_label
+from .comparison import tokens_line
+
+ROLE_WORDS = {
+    "itself": "self", "previous": "previous", "first": "position 0", "repeat": "repeat", "none": "–",
+}  # fmt: skip
+LABEL, LOOKED_AT = 10, 7  # characters of a token in the head of a column, and in a cell
+LEAST_BAR = 7  # characters from which on a bar says something
+MISSED = 3  # parts not shown that are named for what is lost without them
+OF_EACH_ROLE = 3  # heads of a large model that are shown for each role
+
+
+def attribution_sections(result: AttributionResult, *, top: int = 20) -> list[Section]:
+    """The whole attribution; `top` parts of each position, the others together."""
+    pairs = [
+        ("model", result.model),
+        ("tokens", tokens_line(result.tokens, result.labels)),
+        ("parts", "what each writes to a logit, the scale of the norm it passes frozen"),
+    ]
+    if result.ablation:
+        pairs.append(("without it", "change of -log P(target) when it writes zeros at every position"))
+    sections = [Section([Labelled([*pairs, *(("note", text) for text in result.notes)])])]
+    sections += [_position(position, result, top) for position in result.positions]
+    if len(result.positions) > 1:
+        sections.append(_means(result, top))
+    return [*sections, Section([*_roles(result, top)], "What the heads look at")]
+
+
+def _digits(result: AttributionResult) -> int:
+    """Decimals of a logit: those of a microGPT are small."""
+    return 3 if result.family == "microgpt" else 2
+
+
+class _ComponentRow(NamedTuple):
+    """A line of a table: a name, figures, and what its bar shows; a sum is no part."""
+
+    name: str
+    figures: tuple[str, ...]
+    bar: float | None
+    style: str = ""
+    part: str = ""
+
+
+def _position(found: PositionAttribution, result: AttributionResult, top: int) -> Section:
+    contrast, target, against = found.contrast, found.target, found.against
+    digits, ablation = _digits(result), result.ablation
+    ours, theirs = (shown_token(label) for label in (contrast.target_label, contrast.against_label))
+    seen = f'"{contrast.seen}"' if result.family == "microgpt" and contrast.position else contrast.seen
+    loss = figure(found.loss, digits)
+
+    def figures(target: float, against: float, difference: float, change: str = "") -> tuple[str, ...]:
+        return *(signed(x, digits) for x in (target, against, difference)), *([change] if ablation else [])
+
+    def row_of(part: Contribution) -> _ComponentRow:
+        change = "–" if part.loss_change is None else signed(part.loss_change, digits)
+        own = figures(part.target, part.against, part.difference, change)
+        return _ComponentRow(part.name, own, part.difference, part=part.name)
+
+    ranked = found.by_difference()
+    rows, more = list(map(row_of, ranked[:top])), ranked[top:]
+    if more:
+        name = counted(len(more), "more part")
+        left = [sum(getattr(part, of) for part in more) for of in ("target", "against", "difference")]
+        rows.append(_ComponentRow(name, figures(*left), None, "dim"))
+    sums = figures(target.total, against.total, target.total - against.total)
+    rows.append(_ComponentRow("sum of all", sums, None, "bold"))
+    to = [f"to {token_label(label, LABEL)}" for label in (contrast.target_label, contrast.against_label)]
+    titles = [*to, "difference"]
+    blocks: list[Block] = [
+        words(f"P {probability(target.p)} against {probability(against.p)}, loss {loss}"),
+        _table([*titles, *(["without it"] if ablation else [])], len(titles), rows),
+        *_lost(more, digits),
+        _check(found, digits),
+    ]
+    title = f"Position {contrast.position} after {shown_token(seen)}: {ours} against {theirs}"
+    return Section(blocks, title)
+
+
+def _lost(hidden: Sequence[Contribution], digits: int) -> Iterator[Words]:
+    """Parts that write little to these logits and are missed nevertheless."""
+    missed = [part for part in hidden if part.loss_change is not None and not part.loss_change <= 0]
+    missed.sort(key=lambda part: size(part.loss_change), reverse=True)
+    if missed:
+        said = ", ".join(f"{part.name} {signed(part.loss_change or 0.0, digits)}" for part in missed[:MISSED])
+        yield words(f"most missed of those not shown: {said}")
+
+
+def _check(found: PositionAttribution, digits: int) -> Words:
+    """Whether the parts sum to the logits, in red where they do not."""
+    sums = (found.target, found.against)
+    logits = " and ".join(figure(s.logit, digits) for s in sums)
+    worst = max(sums, key=_worse)
+    label = shown_token((found.contrast.target_label, found.contrast.against_label)[sums.index(worst)])
+    whole = f"{figure(worst.magnitude, digits)}, the sum of the magnitudes to {label}"
+    off = f"off by {worst.deviation:.0e} of {whole}, allowed {worst.tolerance:.0e}"
+    if worst.holds is None:
+        return words(f"not checked: the logits {logits} or the parts are not finite", "red")
+    if worst.holds:
+        return words(f"✓ the parts sum to the logits {logits}: {off}", "dim")
+    return words(f"✗ the parts do not sum to the logits {logits}: {off}", "bold red")
+
+
+def _worse(one: LogitSum) -> tuple[bool, bool, float]:
+    return one.holds is False, one.holds is None, one.deviation
+
+
+def _means(result: AttributionResult, top: int) -> Section:
+    """Each part over all the positions: how large its differences are, what is lost without it."""
+    count, digits = len(result.positions), _digits(result)
+    changes = {removal.name: removal.loss_change for removal in result.removals}
+    sizes = {
+        part.name: sum(abs(p.parts[i].difference) for p in result.positions) / count
+        for i, part in enumerate(result.positions[0].parts)
+    }
+    ranked = sorted(sizes, key=lambda name: size(changes.get(name, sizes[name])), reverse=True)
+    rows = []
+    for name in ranked[:top]:
+        change = [signed(changes[name], digits) if name in changes else "–"] if result.ablation else []
+        own = (figure(sizes[name], digits), *change)
+        rows.append(_ComponentRow(name, own, changes.get(name, sizes[name]), part=name))
+    titles = ["mean |difference|", *(["without it"] if result.ablation else [])]
+    loss = words(f"mean loss {figure(result.mean_loss, 4)}")
+    blocks: list[Block] = [loss, _table(titles, len(titles), rows)]
+    if len(ranked) > top:
+        blocks.append(words(f"{len(ranked) - top:,} more parts change less", "dim"))
+    return Section(blocks, f"Over the {count} positions")
+
+
+def _table(titles: Sequence[str], at: int, rows: Sequence[_ComponentRow]) -> Table:
+    """The rows, with a bar after `at` figures."""
+
+    def cell(i: int) -> Callable[[_ComponentRow], str]:
+        return lambda row: row.figures[i]
+
+    def style(row: _ComponentRow) -> str:
+        return row.style
+
+    columns = [Column("part", lambda row: row.name, whole=True, style=style)]
+    columns += [Column(title, cell(i), right=True, style=style) for i, title in enumerate(titles)]
+    scale = max((abs(r.bar) for r in rows if r.bar is not None and abs(r.bar) < float("inf")), default=0.0)
+    if scale:
+        bar = Column("", lambda row: SignedBar(row.bar, scale), whole=True, style=_side, elastic=LEAST_BAR)
+        columns.insert(1 + at, bar)
+    return Table(columns, rows, about=lambda row: row.part)
+
+
+def _side(row: _ComponentRow) -> str:
+    return "magenta" if row.bar is not None and row.bar < 0 else "cyan"
+
+
+def _roles(result: AttributionResult, top: int) -> Iterator[Block]:
+    """What the heads look at: of a microGPT all heads, else those shown above and the strongest."""
+    if not result.roles:
+        yield words("a single token has nothing to look back at: no roles")
+        return
+    judged = [position.contrast.position for position in result.positions]
+    alone = f"; seen from {judged[0]}: what position {judged[0]} looks at most" if len(judged) == 1 else ""
+    yield words(f"shares of attention, mean of the queries from position 1 on{alone}", "dim")
+    shown = list(result.roles) if result.family == "microgpt" else _telling(result, top)
+    windows = dict.fromkeys(role.window for role in shown)
+    uniform = {role.window: role.uniform for role in result.roles}
+    rows = [
+        _RoleRow(role.name, role.attention, ROLE_WORDS[role.role], role.name, _look(role, result))
+        for role in shown
+    ]
+    for window in windows:
+        name = "uniform attention" + (f", window {window}" if window else "")
+        rows.append(_RoleRow(name, uniform[window]))
+    columns = _role_columns()
+    if alone:
+        columns.append(Column(f"seen from {judged[0]}", lambda row: row.look))
+    yield Table(columns, rows, about=lambda row: row.head)
+    if len(shown) < len(result.roles):
+        counts = Counter(role.role for role in result.roles)
+        none = counts["none"]
+        of_each = ", ".join(f"{counts[role]:,} {ROLE_WORDS[role]}" for role in ROLES)
+        yield words(f"of all {len(result.roles):,} heads: {of_each}, {none:,} none")
+    rule = (
+        f"role: a share of at least {SHARE:g} and {TIMES:g} times the uniform one, of several the most "
+        "times; repeat: on earlier positions with the query's token, as a role without position 0 and the "
+        "one before"
+    )
+    yield words(rule, "dim")
+
+
+class _RoleRow(NamedTuple):
+    """A head, or attention that tells nothing apart, which no head is."""
+
+    name: str
+    attention: Attention
+    role: str = ""
+    head: str = ""
+    look: str = ""
+
+
+def _look(head: HeadRole, result: AttributionResult) -> str:
+    """What the first explained position looks at most: the share, and the token, or the number where several
+    positions have that token."""
+    look = head.looks[0]
+    label = result.labels[look.most_at]
+    alone = result.labels.count(label) == 1
+    return f"{_share(look.share)} {token_label(label, LOOKED_AT) if alone else f'@{look.most_at}'}"
+
+
+def _telling(result: AttributionResult, top: int) -> list[HeadRole]:
+    """The heads among the parts that were shown, and those that have a role most, in order."""
+    names = {part.name for position in result.positions for part in position.by_difference()[:top]}
+    for role in ROLES:
+        having = [head for head in result.roles if head.role == role]
+        having.sort(key=lambda head: -getattr(head.attention, ROLES[head.role]))
+        names |= {head.name for head in having[:OF_EACH_ROLE]}
+    return [head for head in result.roles if head.name in names]
+
+
+def _role_columns() -> list[Column]:
+    def share(name: str) -> Callable[[Any], str]:
+        return lambda row: _share(getattr(row.attention, name))
+
+    columns = [Column("head", lambda row: row.name, whole=True)]
+    columns += [Column(ROLE_WORDS[role], share(role), right=True) for role in ROLES]
+    return [*columns, Column("role", lambda row: row.role, whole=True, style=lambda row: "cyan")]
+
+
+def _share(value: float | None) -> str:
+    """A share of attention in two decimals, for which very little is nothing."""
+    return "–" if value is None else f"{value:.2f}".replace("nan", "NaN")

@@ -1,0 +1,220 @@
+"""Patching as sections: grids of how much of the clean run each site brings back, layer by position."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from operator import attrgetter
+from typing import Any
+
+from ...architecture.plans.catalogue import leaving_kinds
+from ...arrays.logits import LogitDifference
+from ...patching.results import (
+    PairsResult,
+    PatchedPair,
+    PatchResult,
+    PatchTable,
+    Spot,
+    moves,
+    parts_of,
+    runs_above,
+    tables_of,
+)
+from ...text.printable import shown_token
+from ...text.wording import counted
+from ..numbers import figure, probability
+from ..sections import Bar, Column, Grid, Labelled, Section, Table, Words, words
+from ..token_labels import token_label
+
+HALF = 0.5
+FEW, LEAST = 3, 0.005  # sites that are named as the largest, and from where on
+MAX_PAIRS = 20  # that are listed
+MAX_TOKENS = 60  # of a text
+RESTORED = (
+    "restored: how far a run's difference has come from the corrupted run's (0) to the clean run's (1); it "
+    "may go beyond"
+)
+
+Value = Callable[[Any], float | None]
+_restored: Value = attrgetter("restored")
+_mean: Value = attrgetter("mean")
+_spread: Value = attrgetter("spread")
+Heads = list[tuple[str, Callable[[int], str]]]  # lines over columns: what one tells, and its texts
+
+
+def patch_sections(result: PatchResult) -> list[Section]:
+    """Both runs, a table for each kind of site, what stands out, and the check."""
+    sections = [*_runs(result)]
+    sections += _tables(result.cells, "Restored by the clean value", _restored, _heads_of([result]))
+    return [*sections, *_parts(result.cells, _PART), _check([result])]
+
+
+def pairs_sections(result: PairsResult) -> list[Section]:
+    """The pairs, then mean and spread of every site."""
+    heads, count = _heads_of(result.pairs), len(result.pairs)
+    sections = [*_list_of_pairs(result)]
+    sections += _tables(result.cells, f"Restored, mean of {counted(count, 'pair')}", _mean, heads)
+    if count > 1:
+        sections += _tables(result.cells, "Spread over the pairs (std)", _spread, heads, told=False)
+    return [*sections, *_parts(result.cells, _MEAN_PART), _check(result.pairs)]
+
+
+def map_end(cells: Sequence[Any], value: Value) -> float:
+    """Where the colours of a map of these cells end, on a page as in a figure: at 1, or as far as they go."""
+    known = (value(cell) for cell in cells if not cell.is_part)
+    return max([1.0, *(abs(own) for own in known if own is not None and math.isfinite(own))])
+
+
+def _runs(result: PatchResult) -> Iterator[Section]:
+    contrast = result.contrast
+    runs = (("clean", result.clean), ("corrupted", result.corrupt))
+    pairs = [("model", result.model)]
+    for which, run in runs:
+        more = " …" * (len(run.labels) > MAX_TOKENS)
+        pairs.append((which, " ".join(map(shown_token, run.labels[:MAX_TOKENS])) + more))
+        pairs += [("", note) for note in run.notes]
+    pairs.append(
+        ("judged", f"{_question(contrast)} after position {contrast.position} {shown_token(contrast.seen)}")
+    )
+    yield Section([Labelled(pairs)])
+    columns = [
+        Column("run", lambda row: row[0]),
+        Column("difference", lambda row: f"{row[1].difference:.2f}", right=True),
+        Column("restored", lambda row: "1" if row[1] is result.clean else "0", right=True),
+        Column(f"P({token_label(contrast.target_label)})", lambda row: probability(row[1].p_target), True),
+        Column(f"P({token_label(contrast.against_label)})", lambda row: probability(row[1].p_against), True),
+    ]
+    yield Section([Table(columns, runs), words(RESTORED, "dim")])
+
+
+def _question(contrast: LogitDifference) -> str:
+    return f"logit({shown_token(contrast.target_label)}) - logit({shown_token(contrast.against_label)})"
+
+
+def _list_of_pairs(result: PairsResult) -> Iterator[Section]:
+    runs = (run for pair in result.pairs for run in (pair.clean, pair.corrupt))
+    notes = list(dict.fromkeys(note for run in runs for note in run.notes))
+    pairs = [("model", result.model), ("pairs", f"{len(result.pairs):,}")]
+    if notes:
+        more = f"; {len(notes) - 1:,} more notes in --json" * (len(notes) > 1)
+        pairs.append(("note", notes[0] + more))
+    yield Section([Labelled(pairs)])
+    columns = [
+        Column("clean", lambda p: p.clean.text, wrap=True),
+        Column("corrupted", lambda p: p.corrupt.text, wrap=True),
+        Column("target", lambda p: shown_token(p.contrast.target_label)),
+        Column("against", lambda p: shown_token(p.contrast.against_label)),
+        Column("clean", lambda p: f"{p.clean.difference:.2f}", right=True),
+        Column("corrupted", lambda p: f"{p.corrupt.difference:.2f}", right=True),
+    ]
+    left = len(result.pairs) - MAX_PAIRS
+    more = f"; {left:,} more pairs, --json has them all" if left > 0 else ""
+    said = f"on the right: each run's difference, logit(target) - logit(against){more}"
+    yield Section([Table(columns, result.pairs[:MAX_PAIRS]), words(f"{said}; {RESTORED}", "dim")])
+
+
+def _heads_of(pairs: Sequence[PatchedPair]) -> Heads:
+    """The lines over the columns of positions: the clean tokens, and the corrupted ones that differ;
+    tokens that not all the pairs have are left out."""
+    clean, corrupt = ([getattr(p, run).labels for p in pairs] for run in ("clean", "corrupt"))
+
+    def common(labels: Sequence[Sequence[str]], position: int) -> str:
+        own = {row[position] for row in labels if position < len(row)}
+        return token_label(own.pop()) if len(own) == 1 else ""
+
+    def corrupted(position: int) -> str:
+        said = common(corrupt, position)
+        return said if said != common(clean, position) else ""
+
+    return [("clean", lambda position: common(clean, position)), ("corrupted", corrupted)]
+
+
+def _tables(
+    cells: Sequence[Any], title: str, value: Value, heads: Heads, told: bool = True
+) -> Iterator[Section]:
+    """A grid for each kind of site, and what stands out in it."""
+    end = map_end(cells, value)
+    for table in tables_of(cells):
+        by_position = table.across == "position"
+        where = "at one position" if by_position else "of one head, at all positions"
+        lines: Heads = [(table.across, str), *(heads if by_position else [])]
+        grid = Grid(
+            heads=[(head, [text(column) for column in table.columns]) for head, text in lines],
+            numbers=table.columns,
+            rows=[(label, [None if c is None else value(c) for c in row]) for label, row in table.rows],
+            about=[["" if cell is None else cell.site for cell in row] for _, row in table.rows],
+            end=end,
+        )
+        yield Section([grid, *(_told(table, value, heads) if told else ())], title, f"{table.title} {where}")
+
+
+def _told(table: PatchTable[Any], value: Value, heads: Heads) -> Iterator[Words]:
+    """What stands out: where the stream restores more than half and which layer moves that to another
+    position, or the largest values."""
+    runs = list(runs_above(table, HALF, value)) if table.kind in leaving_kinds() else []
+    for column, of_column in runs:
+        rows = ", ".join(first if first == last else f"{first} to {last}" for first, last in of_column)
+        tokens = "/".join(text for _, token in heads if (text := token(column)))
+        place = f"position {column} {tokens}".rstrip()
+        yield words(f"{place} restores more than half: {rows}")
+    for here, there, before, after in moves(table, HALF, value) if runs else ():
+        moved = f"between {before} and {after} it moves from position {here} to {there}"
+        yield words(moved + _heads_hint(before, after))
+    if not runs:
+        yield words(_largest([cell for _, row in table.rows for cell in row if cell], value))
+
+
+def _heads_hint(before: str, after: str) -> str:
+    """Which sites tell more, where one layer lies between two rows: only its heads move anything."""
+    layer = after.removeprefix("layer ")
+    next_to = layer == "0" or (layer.isdigit() and before == f"layer {int(layer) - 1}")
+    return f"; --sites 'layer{layer}.attn.head*' tells by which heads" if next_to else ""
+
+
+def _largest(cells: Sequence[Spot], value: Value) -> str:
+    known = [(value(cell), cell) for cell in cells]
+    finite = [(number, cell) for number, cell in known if number is not None and math.isfinite(number)]
+    finite.sort(key=lambda pair: -abs(pair[0]))
+    shown = [pair for pair in finite[:FEW] if abs(pair[0]) >= LEAST] or finite[:1]
+    said = ", ".join(f"{cell.site} {number:.2f}" for number, cell in shown)
+    return f"largest: {said}" if said else "no value is finite"
+
+
+def _parts(cells: Sequence[Any], columns: Sequence[Column]) -> Iterator[Section]:
+    """The parts of events that a site named."""
+    if parts := parts_of(cells):
+        site = Column("site", lambda cell: cell.site, whole=True)
+        table = Table([site, *columns], parts, about=lambda cell: cell.site)
+        yield Section([table], "Restored by the clean value of a part")
+
+
+def _bar(restored: Value) -> Column:
+    return Column("", lambda cell: Bar(restored(cell) or 0.0, 20), bar=True, style=lambda cell: "cyan")
+
+
+_PART = (
+    Column("restored", lambda c: figure(c.restored, 4), right=True),
+    _bar(_restored),
+    Column("difference", lambda c: figure(c.difference, 4), right=True),
+)
+_MEAN_PART = (
+    Column("mean", lambda c: figure(c.mean, 4), right=True),
+    Column("std", lambda c: figure(c.spread, 4), right=True),
+    _bar(_mean),
+    Column("pairs", lambda c: f"{c.count:,}", right=True),
+)
+
+
+def _check(pairs: Sequence[PatchedPair]) -> Section:
+    """The one line of the built-in check, of the pair farthest off."""
+    worst = max((pair.check for pair in pairs), key=lambda c: _off(c.deviation) / c.tolerance)
+    held = sum(pair.check.holds is True for pair in pairs)
+    style = "green" if held == len(pairs) else "bold red"
+    head = "Self-check holds" if held == len(pairs) else "Self-check FAILED"
+    many = f" in {held:,} of {len(pairs):,} pairs" if len(pairs) > 1 else ""
+    off = f"off by {_off(worst.deviation):.1g}, rounding allows {worst.tolerance:.1g}"
+    return Section([words(f"{head}{many}: {worst.claim} ({off})", style)])
+
+
+def _off(deviation: float | None) -> float:
+    return math.inf if deviation is None or math.isnan(deviation) else deviation

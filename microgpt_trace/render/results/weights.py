@@ -1,0 +1,136 @@
+"""Two models' parameters as sections."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from ...comparison.weights import WeightRow, WeightsComparison
+from ...rounding.stored_types import BLOCK
+from ...text.wording import counted
+from ..numbers import distance, two_apart
+from ..sections import Column, Labelled, Section, Table, Words, indented, name_of, words
+from .comparison import WIDE
+
+FEW = 40  # rows that are all shown without --verbose
+
+
+def weights_sections(result: WeightsComparison, *, verbose: bool = False) -> list[Section]:
+    """The verdict, then a row per parameter: those that differ first to be seen."""
+    allowed = (
+        f"{result.factor:g} times what the rounding of the stored types leaves, more in {BLOCK} neighbours"
+        if result.rtol is None
+        else f"relative L2 of {result.rtol:g}"
+    )
+    facts = Labelled([("A", result.a), ("B", result.b), ("allowed", allowed)])
+    rows = result.rows if verbose or len(result.rows) <= FEW else _shown(result)
+    below = []
+    if left_out := len(result.rows) - len(rows):
+        below.append(words(f"{left_out:,} more that agree no worse: --verbose shows all", "dim"))
+    for letter, names in (("A", result.only_a), ("B", result.only_b)):
+        if names:
+            below.append(words(f"only in {letter}: {', '.join(names)}"))
+    return [Section([facts]), _verdict(result), Section([Table(_columns(), rows, about=name_of), *below])]
+
+
+def _verdict(result: WeightsComparison) -> Section:
+    if result.agree:
+        title, style, said = _agreement(result), "bold green", [*_unequal(result)]
+    else:
+        title, style, said = _difference(result), "bold red", [*_differing(result)]
+    alike = [
+        indented(f"{row.name}: {row.nowhere:,} of {row.count:,} elements are NaN or infinite on both sides")
+        for row in [row for row in result.rows if row.nowhere][:FEW]
+    ]
+    return Section([*said, *alike], title, style=style)
+
+
+def _agreement(result: WeightsComparison) -> str:
+    count = len(result.rows)
+    if result.same:
+        return f"The same, number for number: all {count:,} parameters"
+    named = f"{counted(count, 'parameter')} named (of {result.of:,})"
+    if all(row.equal for row in result.rows):
+        return f"The {named} {'is' if count == 1 else 'are'} equal, number for number"
+    which = f"{count:,} parameters" if count == result.of else f"the {named}"
+    equal = sum(row.equal for row in result.rows)
+    return f"None of {which} differs by more than is allowed; {equal:,} are equal, number for number"
+
+
+def _difference(result: WeightsComparison) -> str:
+    failed, lacking = sum(not row.holds for row in result.rows), len(result.only_a) + len(result.only_b)
+    lack = f", {lacking:,} more {'is' if lacking == 1 else 'are'} on one side alone" if lacking else ""
+    return f"{failed:,} of {len(result.rows):,} parameters differ{lack}"
+
+
+def _differing(result: WeightsComparison) -> Iterator[Words]:
+    failed = [row for row in result.rows if not row.holds]
+    for row in failed[:FEW]:
+        yield indented(f"{row.name}: {_what(row)}")
+    if len(failed) < len(result.rows):
+        equal = sum(row.equal for row in result.rows)
+        yield indented(f"of the others {equal:,} are equal, number for number")
+        yield from _unequal(result)
+
+
+def _unequal(result: WeightsComparison) -> Iterator[Words]:
+    """What is told of parameters that are not equal and yet hold, by the types of both sides."""
+    by_types: dict[tuple[str, str], list[WeightRow]] = {}
+    for row in result.rows:
+        if row.holds and not row.equal:
+            by_types.setdefault((row.type_a, row.type_b), []).append(row)
+    for (a, b), rows in by_types.items():
+        types = f"{a} on both sides" if a == b else f"{a} in A, {b} in B"
+        which = rows[0].name if len(rows) == 1 else f"{len(rows):,} parameters"
+        unequal, count = sum(row.unequal or 0 for row in rows), sum(row.count for row in rows)
+        farthest = max(rows, key=lambda row: row.relative_l2 or 0.0)
+        told = f"relative L2 {distance(farthest.relative_l2 or 0.0)}{' at most' * (len(rows) > 1)}"
+        if farthest.expected is not None:
+            told += f", where rounding leaves {distance(farthest.expected)}"
+        yield indented(f"{which}, {types}: {unequal:,} of {count:,} elements unequal, {told}")
+
+
+def _what(row: WeightRow) -> str:
+    """In what a row differs: what is known of the cause, else where it differs most."""
+    if row.shape_a != row.shape_b:
+        shapes = f"shape {list(row.shape_a)} in A, {list(row.shape_b)} in B"
+        return f"{shapes}; {row.cause}" if row.cause else shapes
+    if row.cause or row.index is None:
+        return row.cause or "differs"
+    a, b = two_apart(row.value_a or 0.0, row.value_b or 0.0)
+    return f"element {list(row.index)}: A has {a}, B has {b}"
+
+
+def _shown(result: WeightsComparison) -> list[WeightRow]:
+    """Those that differ, and of the others those nearest to what is allowed, in order of use."""
+    ranked = sorted(result.rows, key=lambda row: (row.holds, -_excess(row)))
+    chosen = {row.name for row in ranked[:FEW]}
+    return [row for row in result.rows if row.name in chosen]
+
+
+def _excess(row: WeightRow) -> float:
+    return (row.relative_l2 or 0.0) / (row.expected or 1.0)
+
+
+def _columns() -> list[Column]:
+    return [
+        Column("parameter", lambda r: r.name, whole=True, style=_alarm),
+        Column("shape", lambda r: str(list(r.shape_a)), from_width=WIDE),
+        Column("A", lambda r: r.type_a),
+        Column("B", lambda r: r.type_b),
+        Column("relative L2", _relative, right=True, style=_alarm),
+        Column("expected", lambda r: "exact" if r.expected is None else distance(r.expected), right=True),
+        Column("max |a-b|", lambda r: "–" if r.max_abs is None else distance(r.max_abs), right=True),
+        Column("at", lambda r: str(list(r.index)) if r.index is not None and r.max_abs else "–"),
+        Column("", lambda r: "" if r.holds else "NO", style=_alarm),
+    ]
+
+
+def _relative(row: WeightRow) -> str:
+    if row.max_abs == math.inf:  # one side alone is not finite; the rest may be equal
+        return "NaN/Inf"
+    return "–" if row.relative_l2 is None else distance(row.relative_l2)
+
+
+def _alarm(row: WeightRow) -> str:
+    return "" if row.holds else "red"

@@ -1,0 +1,164 @@
+"""What interventions were made and what they did, as sections. Every figure comes from the Trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from ...architecture.plans.plan import Operation
+from ...hooks.event import EventSpec, TraceEvent
+from ...tracing.result import Candidate, EventChange, Intervened, LayerRow, Prediction, mean_of
+from ..numbers import figure, probability, signed
+from ..sections import Block, Column, Section, Table, Words, words
+from ..token_labels import token_label
+
+LEGEND = (
+    "in the tables: * replaced by an intervention (a layer: inside it), → downstream of one, with |after − "
+    "before| / |before|, before being the run without interventions"
+)
+
+
+def interventions_section(intervened: Intervened) -> Section:
+    """What was changed, in the order in which it was."""
+    columns = [
+        Column("target", lambda a: a.target, whole=True),
+        Column("becomes", lambda a: a.text, wrap=True),
+        Column("events", lambda a: f"{len(a.events):,}", right=True),
+        Column("elements", lambda a: f"{a.elements:,}", right=True),
+    ]
+    table = Table(columns, intervened.interventions)
+    return Section([table, words(LEGEND, "dim")], "Interventions", style="bold yellow")
+
+
+def change_column(intervened: Intervened) -> Column:
+    """How far each event lies from the run without interventions."""
+    known = {change.name: change for change in intervened.changes}
+
+    def cell(event: TraceEvent) -> str:
+        return _change(known.get(event.name)) if event.phase == "forward" else ""
+
+    return Column("change", cell, right=True, style=lambda event: _style(known.get(event.name)))
+
+
+def layer_change_column(intervened: Intervened, specs: Iterable[EventSpec]) -> Column:
+    """The same for what leaves a layer; a star where an intervention was inside it."""
+    touched = {int(name[5:].partition(".")[0]) for a in intervened.interventions for name in a.events
+               if name.startswith("layer")}  # fmt: skip
+    last = last_of_layers(specs)
+
+    def cell(row: LayerRow) -> str:
+        change = intervened.change_of(last[row.layer])
+        text = _change(change)
+        return text.replace("→", "*") if row.layer in touched else text
+
+    return Column("change", cell, right=True)
+
+
+def last_of_layers(specs: Iterable[EventSpec]) -> dict[int | None, str]:
+    """What leaves each layer."""
+    return {spec.layer: spec.name for spec in specs if isinstance(spec, Operation)}
+
+
+def _change(change: EventChange | None) -> str:
+    if change is None or (change.change == 0 and not change.replaced):
+        return ""
+    mark = "*" if change.replaced else "→"
+    return f"{mark} {'–' if change.change is None else _share(change.change)}"
+
+
+def _share(value: float) -> str:
+    """A share in percent, a small one with an exponent."""
+    return f"{value:.1%}" if value == 0 or value >= 5e-4 else f"{value:.0e}"
+
+
+def _style(change: EventChange | None) -> str:
+    return "" if change is None or change.change == 0 else "yellow" if change.replaced else "cyan"
+
+
+@dataclass(frozen=True)
+class _EffectRow:
+    """A position without and with the interventions; its target, or else what it predicted without."""
+
+    before: Prediction
+    after: Prediction
+    p_after: float | None
+    kl: float | None
+
+    @property
+    def told(self) -> tuple[float | None, float | None]:
+        """The P of the target, or of the former prediction where nothing follows, before and after."""
+        if self.before.target is not None and self.after.target is not None:
+            return self.before.target.p, self.after.target.p
+        return self.before.predicted.p if self.before.predicted else None, self.p_after
+
+    @property
+    def gain(self) -> float | None:
+        before, after = self.told
+        return None if before is None or after is None else after - before
+
+
+def before_and_after_section(
+    intervened: Intervened, after: tuple[Prediction, ...], loss: float | None
+) -> Section:
+    """Every position's prediction without and with the interventions, then the means."""
+    whole = zip(intervened.before, after, intervened.p_after, intervened.kl, strict=True)
+    rows = [_EffectRow(*row) for row in whole]
+
+    def target(row: _EffectRow) -> str:
+        if row.before.target is not None:
+            return _label(row.before.target)
+        return f"({_label(row.before.predicted)})"
+
+    def predicted(row: _EffectRow) -> str:
+        before, now = (_label(p.predicted) for p in (row.before, row.after))
+        return before if before == now else f"{before} → {now}"
+
+    columns = [
+        Column("pos", lambda r: str(r.after.position), right=True),
+        Column("seen", lambda r: token_label(r.after.seen) if r.after.seen else "BOS"),
+        Column("target", target),
+        Column("predicted", predicted),
+        Column("P(target)", lambda r: _arrow(*map(_p, r.told)), right=True),
+        Column("change", _gain, right=True, style=_gained),
+        Column("loss", lambda r: _arrow(_loss(r.before), _loss(r.after)), right=True),
+        Column("KL", lambda r: probability(r.kl), right=True),
+    ]
+    aside = "without and with the interventions; KL(before, after) in nats"
+    blocks: list[Block] = [Table(columns, rows), *_means(intervened, rows, loss)]
+    return Section(blocks, "Before and after", aside)
+
+
+def _means(intervened: Intervened, rows: Sequence[_EffectRow], loss: float | None) -> Iterator[Words]:
+    if any(row.before.target is None for row in rows):
+        yield words("in parentheses: nothing follows, so P is that of what was predicted before", "dim")
+    mean = mean_of(intervened.kl)
+    said = [] if mean is None else [f"mean KL {probability(mean)}"]
+    if loss is not None and intervened.loss_before is not None:
+        gap = loss - intervened.loss_before
+        said.insert(0, f"mean loss {intervened.loss_before:.4f} → {loss:.4f} ({gap:+.4f})")
+    if said:
+        yield words(", ".join(said))
+
+
+def _arrow(before: str, after: str) -> str:
+    return f"{before} → {after}" if before or after else ""
+
+
+def _label(candidate: Candidate | None) -> str:
+    return "–" if candidate is None else token_label(candidate.label)
+
+
+def _p(p: float | None) -> str:
+    return "" if p is None else probability(p, 3)
+
+
+def _loss(prediction: Prediction) -> str:
+    return "" if prediction.target is None else figure(prediction.loss)
+
+
+def _gain(row: _EffectRow) -> str:
+    return "" if row.gain is None else signed(row.gain, 3)
+
+
+def _gained(row: _EffectRow) -> str:
+    return "green" if (row.gain or 0.0) > 0 else "red" if row.gain else ""

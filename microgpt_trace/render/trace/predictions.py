@@ -1,0 +1,181 @@
+"""What a trace predicts, as sections: position by position, after every layer (the logit lens), and as a
+continuation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import groupby
+from typing import Any
+
+from ...architecture.plans.plan import kind_of
+from ...text.printable import shown_token
+from ...tracing.result import Candidate, LensRow, Prediction, TargetRow, Trace
+from ..numbers import figure, probability
+from ..sections import Bar, Block, Column, Section, Table, Words, words
+from ..token_labels import token_label
+from .events import stage_sections
+
+MAX_ROWS = 64  # positions whose predictions are listed before some are left out
+
+
+def prediction_sections(trace: Trace) -> Iterator[Section]:
+    """One row per position, the mean and what chance would give, then further candidates: of a microGPT of
+    every position, else of the last."""
+    rows = trace.predictions
+    if not rows:
+        return
+    columns = _columns(_seen if trace.model["family"] == "microgpt" else _token)
+    left = len(rows) - MAX_ROWS
+    shown = rows if left <= 0 else [*rows[: MAX_ROWS // 2], *rows[-MAX_ROWS // 2 :]]
+    blocks: list[Block] = [Table(columns, shown, about=_logits)]
+    if left > 0:
+        blocks.append(words(f"{left:,} positions in the middle are left out; --json has them all", "dim"))
+    if trace.loss is not None:
+        chance = f", chance would give ln {trace.model['config']['vocab_size']} = {trace.chance_loss:.4f}"
+        blocks.append(Words((("mean loss ", ""), (figure(trace.loss, 4), "bold"), (chance, ""))))
+    yield Section(blocks, "Predictions")
+    depth = len(rows[-1].top)
+    if depth > 1 and trace.model["family"] == "microgpt":
+        candidates = Column("candidates", lambda p: _listed(p.top), wrap=True)
+        yield Section([Table([*columns[:2], candidates], rows, about=_logits)], f"Top {depth}")
+    elif depth > 1:
+        yield _last_candidates(rows[-1], _token(rows[-1]))
+
+
+def rows_of_predictions(rows: Sequence[Prediction]) -> list[Section]:
+    """Predictions without the trace that they are of."""
+    return [Section([Table(_columns(_seen), rows, about=_logits)])]
+
+
+def candidates_sections(prediction: Prediction) -> list[Section]:
+    """A prediction by itself."""
+    row = rows_of_predictions([prediction])
+    return [*row, _last_candidates(prediction, _seen(prediction))] if len(prediction.top) > 1 else row
+
+
+def _columns(seen: Any) -> list[Column]:
+    return [
+        Column("pos", lambda p: str(p.position), right=True),
+        Column("seen", seen),
+        Column("target", lambda p: shown_token(p.target.label) if p.target else ""),
+        Column("predicted", lambda p: shown_token(p.predicted.label) if p.predicted else "–"),
+        Column("P", lambda p: _p(p.predicted), right=True),
+        Column("P(target)", lambda p: _p(p.target), right=True),
+        Column("", lambda p: Bar(p.target.p if p.target else 0.0, 10), bar=True, style=_cyan),
+        Column("rank", lambda p: f"{p.rank:,}" if p.rank else "–" if p.target else "", right=True),
+        Column("loss", lambda p: "" if p.loss is None else figure(p.loss), right=True),
+    ]
+
+
+def _token(prediction: Prediction) -> str:
+    return shown_token(prediction.seen)
+
+
+def _seen(prediction: Prediction) -> str:
+    """The same, or of a name as far as it is read; before its first letter that is BOS alone."""
+    return _token(prediction) if prediction.seen or prediction.position else "BOS"
+
+
+def _last_candidates(prediction: Prediction, seen: str) -> Section:
+    columns = [
+        Column("token", lambda c: shown_token(c.label)),
+        Column("id", lambda c: str(c.token), right=True),
+        Column("P", _p, right=True),
+        Column("", lambda c: Bar(c.p, 20), bar=True, style=_cyan),
+    ]
+    place = f"after position {prediction.position} {seen}"
+    return Section([Table(columns, prediction.top)], f"Top {len(prediction.top)} {place}")
+
+
+def _logits(prediction: Prediction) -> str:
+    return f"logits[{prediction.position}]"
+
+
+def _cyan(row: Any) -> str:
+    return "cyan"
+
+
+def _p(candidate: Candidate | None) -> str:
+    return "" if candidate is None else probability(candidate.p)
+
+
+def _listed(candidates: Sequence[Candidate]) -> str:
+    """Candidates in a line: "a=0.071  e=0.050" """
+    return "  ".join(f"{shown_token(c.label)}={probability(c.p, 3)}" for c in candidates)
+
+
+def generation_sections(trace: Trace, verbose: bool) -> Iterator[Section]:
+    """The continuation, each token with P and its runners-up; if verbose, every step's events."""
+    columns = [
+        Column("step", lambda g: str(g.step), right=True),
+        Column("pos", lambda g: str(g.position), right=True),
+        Column("token", lambda g: shown_token(g.token.label)),
+        Column("P", lambda g: _p(g.token), right=True),
+        Column("runners-up", lambda g: _listed(g.runners_up), wrap=True),
+    ]
+    ended = [words(f"ended: {trace.generation_end}", "dim")] if trace.generation_end else []
+    yield Section([Table(columns, trace.generation), *ended], "Continuation")
+    for token in trace.generation if verbose else ():
+        if token.events:
+            title = f"Step {token.step}: {shown_token(token.token.label)}"
+            yield Section((), title, style="bold magenta")
+            yield from stage_sections(trace, token.events, verbose)
+
+
+def lens_sections(trace: Trace) -> Iterator[Section]:
+    """The top token of every layer and position, more candidates of the last one, and the target."""
+    if not trace.lens:
+        return
+    positions, after = trace.lens[0].positions, Column("after", lambda row: str(row.layer), right=True)
+    titles = [token_label(trace.input.labels[position]) for position in positions]
+    tops = [Column(title, partial(_top, at=at), right=True) for at, title in enumerate(titles)]
+    aside = "the top token if the model ended after the layer"
+    yield Section([Table([after, *tops], trace.lens)], "Logit lens", aside)
+    deepest = max(len(row.top[-1]) for row in trace.lens)
+    if deepest > 1:
+        candidates = Column("candidates", lambda row: _listed(row.top[-1]) or "–", wrap=True)
+        title = f"Logit lens, top {deepest} {_after(trace, positions[-1])}"
+        yield Section([Table([after, candidates], trace.lens)], title)
+    by_position = sorted(trace.lens_target, key=lambda row: row.position)
+    for position, rows in groupby(by_position, key=lambda row: row.position):
+        yield _target(trace, position, list(rows))
+
+
+def _top(row: LensRow, at: int) -> str:
+    candidate = row.predicted[at]
+    return token_label(candidate.label) if candidate else "–"
+
+
+def _target(trace: Trace, position: int, rows: Sequence[TargetRow]) -> Section:
+    """P and rank after each layer's attention and after the layer, and where it first is the top token."""
+    kinds = list(dict.fromkeys(kind_of(row.event) for row in rows))
+    layers = [
+        {kind_of(row.event): row for row in group} for _, group in groupby(rows, key=lambda row: row.layer)
+    ]
+    columns = [Column("layer", lambda by_kind: str(next(iter(by_kind.values())).layer), right=True)]
+    for kind in kinds:
+        where = "layer" if kind == kinds[-1] else kind.partition(".")[0]
+        columns += [
+            Column(f"P after {where}", partial(_p_of, kind=kind), right=True),
+            Column("rank", partial(_rank_of, kind=kind), right=True),
+        ]
+    blocks: list[Block] = [Table(columns, layers, about=lambda by_kind: by_kind[kinds[-1]].event)]
+    first = next((row for row in rows if row.rank == 1), None)
+    if first is not None:
+        where = "layer" if kind_of(first.event) == kinds[-1] else "the attention of layer"
+        blocks.append(words(f"rank 1 for the first time after {where} {first.layer}"))
+    return Section(blocks, f"Logit lens of {shown_token(rows[0].target.label)} {_after(trace, position)}")
+
+
+def _p_of(by_kind: dict[str, TargetRow], kind: str) -> str:
+    return _p(by_kind[kind].target) if kind in by_kind else ""
+
+
+def _rank_of(by_kind: dict[str, TargetRow], kind: str) -> str:
+    rank = by_kind[kind].rank if kind in by_kind else None
+    return "–" if rank is None else f"{rank:,}"
+
+
+def _after(trace: Trace, position: int) -> str:
+    return f"after position {position} {shown_token(trace.input.labels[position])}"
