@@ -1,5 +1,5 @@
-"""The components that write into a model's residual stream, a run of which their writes are kept, and what its heads look at. Knows
-no text.
+"""The components that write into a model's residual stream, a run of which their writes are kept, and what
+its heads look at. Knows no text.
 
 The components follow from a walk over the plan, from the logits back along the stream: a sum passes on both
 of its parts, a norm what it reads, until a row of another kind, which writes.
