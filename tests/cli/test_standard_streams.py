@@ -143,7 +143,9 @@ MOMENTS = [
 
 
 @pytest.mark.parametrize(("number", "words", "module"), some_of(MOMENTS, every=2))
-def test_a_signal_while_modules_load_leaves_neither_words_nor_files(number, words, module, tmp_path):
+def test_a_signal_while_modules_load_leaves_neither_words_nor_files(
+    number, words, module, tmp_path, default_signals
+):
     (tmp_path / "sitecustomize.py").write_text(AT_AN_IMPORT)
     place = tmp_path / "place"
     place.mkdir()
