@@ -13,7 +13,7 @@ import typer
 from ..errors import InputError
 from ..files import check_target, write_atomically
 from ..packages import check_installed
-from ..render.shown import SHOWN, picture_of, sections_of, view_of
+from ..render.shown import picture_of, sections_of, view_of
 from ..text.wording import listed
 from .option_checks import command_line
 from .option_groups import flag, group, option
@@ -127,11 +127,9 @@ def give(
     if drawn.html is not None and page is not None:
         drawn.put_page(page(sections()))
     elif drawn.html is not None:
-        from ..render.page.page_view import NOTHING
         from ..render.page.section_page import section_page
 
-        has_view = SHOWN[type(result).__name__].view
-        shown = view_of(result, **(beside or {})) if has_view else NOTHING
+        shown = view_of(result, **(beside or {}))
         drawn.put_page(section_page(title, command_line(context), sections(), again, shown))
     output.give(result if document is None else document, sections)
 

@@ -30,10 +30,8 @@ from .patterns import Series, find_series
 from .recording import Recording
 
 Columns = Mapping[int | None, int]  # of the table, by layer
-FITS, NAMED = (
-    1.0,
-    0.5,
-)  # what a shape speaks for a pair, and the words of a name, beside a cosine of at most 1
+FITS = 1.0  # what a shape speaks for a pair, beside a cosine of at most 1
+NAMED = 0.5  # what the words of a name speak for it
 EARLIER = 0.8  # what a layer counts of what the one before it counts: early ones agree before a fault
 
 

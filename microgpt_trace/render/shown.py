@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 class HowShown(NamedTuple):
-    """The functions that describe a result, as the names of a module of render and of the function; empty
-    where there is none."""
+    """The functions that describe a result, as the names of a module of render and of the function. The
+    picture is empty where there is none."""
 
     sections: str
     picture: str = ""
-    view: str = ""
+    view: str = "page.page_view.no_view"
 
 
 SHOWN = {
@@ -72,7 +72,7 @@ def picture_of(result: Any, **options: Any) -> Picture:
 
 
 def view_of(result: Any, **options: Any) -> PageView:
-    """What the page of a result that has such a view shows beside its sections."""
+    """What the page of a result shows beside its sections; nothing where it has no such view."""
     return _call(_shown(result).view, result, options)
 
 

@@ -275,8 +275,9 @@ def _along_directions(
             return run()
 
         size = float(np.linalg.norm(grad)) / math.sqrt(grad.size)
-        yield _compared(name, np.ones(1), [(grad * along).sum()], middle, moved, size)
+        row = _compared(name, np.ones(1), [(grad * along).sum()], middle, moved, size)
         values[...] = start
+        yield row
 
 
 def _compared(

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from support.backward_runs import TARGETS, Run
+from support.evaluated_formulas import FormulaInputs, evaluated
 from support.judges import agree
 from support.other_plans import drawn, in_float64, unlike_any
 from support.row_numbers import Numbers
@@ -16,7 +17,6 @@ from support.tiny_gpt2 import GPT2S
 from support.tiny_models import CASES as DECODERS
 from support.tiny_models import TOKENS
 
-from microgpt_trace.architecture.formulas.evaluate import FormulaInputs, evaluated
 from microgpt_trace.architecture.formulas.formula import as_data
 from microgpt_trace.architecture.formulas.traced_element import Element, TracedElement
 from microgpt_trace.architecture.operations.plan_formulas import Formulas

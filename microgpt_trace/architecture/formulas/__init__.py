@@ -1,1 +1,1 @@
-"""Formulas as data: how an element is written out and evaluated. Knows no kind."""
+"""Formulas as data: how an element is written out. Knows no kind."""

@@ -16,7 +16,6 @@ import numpy as np
 
 from ...arrays.stats import Array
 from .element_places import ElementPlaces
-from .evaluate import GUARDED
 from .formula import Constant, ElementAt, Part, Place, ResultOf, ShareOfKnown, Sign, StepOf, TermOf
 from .places import At
 from .steps import (
@@ -34,6 +33,7 @@ from .steps import (
 )
 from .traced_element import KnownTarget
 
+GUARDED = 300.0  # beyond which exp is taken of what is less the largest
 NUDGE = 1e-7  # of a magnitude, by which a slope is told
 
 

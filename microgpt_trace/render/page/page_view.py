@@ -28,3 +28,8 @@ class PageView:
 
 
 NOTHING = PageView()
+
+
+def no_view(result: Any) -> PageView:
+    """Return the view of a result whose page has its sections alone."""
+    return NOTHING

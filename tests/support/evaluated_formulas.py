@@ -1,4 +1,4 @@
-"""Evaluates formulas for all elements of an array at once, in float64. Knows no kind."""
+"""Evaluates formulas for all elements of an array at once, in float64: what tests hold against a run."""
 
 from __future__ import annotations
 
@@ -8,12 +8,22 @@ from functools import reduce
 
 import numpy as np
 
-from ...arrays.stats import Array
-from .formula import Constant, ElementAt, Formula, Part, Place, ResultOf, ShareOfKnown, Sign, StepOf, TermOf
-from .places import ReadTokens
-from .steps import Pass
-
-GUARDED = 300.0  # beyond which exp is taken of what is less the largest
+from microgpt_trace.architecture.formulas.formula import (
+    Constant,
+    ElementAt,
+    Formula,
+    Part,
+    Place,
+    ResultOf,
+    ShareOfKnown,
+    Sign,
+    StepOf,
+    TermOf,
+)
+from microgpt_trace.architecture.formulas.places import ReadTokens
+from microgpt_trace.architecture.formulas.steps import Pass
+from microgpt_trace.architecture.formulas.written_out import GUARDED
+from microgpt_trace.arrays.stats import Array
 
 
 @dataclass(frozen=True, eq=False)
