@@ -6,40 +6,43 @@ The public names are resolved when first used: importing the package loads no Nu
 __version__ = "0.1.0"
 TYPE_CHECKING = False  # as in typing, which takes 7 ms to load; Ctrl-C would be Python's own until then
 
-if TYPE_CHECKING:
-    from .arrays.stats import TensorStats
-    from .attribution.attribute import attribute
-    from .comparison.diff import diff
-    from .diagnosis.dump import diagnose
-    from .dumps.recorder import record
-    from .errors import MicrogptError
-    from .explaining.explain import explain
-    from .hooks.bus import HookBus
-    from .hooks.event import TraceEvent
-    from .microgpt.checkpoint import save
-    from .microgpt.model import Model, init
-    from .microgpt.parameters import Config
-    from .microgpt.sampling import sample
-    from .microgpt.tokenizer import Tokenizer
-    from .microgpt.training import train
-    from .patching.patch import patch
-    from .readers.loading import load
-    from .render.figures.attention import plot_attention
-    from .render.figures.attribution import plot_attribution
-    from .render.figures.comparison import plot_diff
-    from .render.figures.diagnosis import plot_diagnosis
-    from .render.figures.explanation import plot_explanation
-    from .render.figures.layers import plot_stream
-    from .render.figures.patching import plot_patch
-    from .render.figures.predictions import plot_lens, plot_probabilities
-    from .render.figures.training import plot_loss, plot_timeline
-    from .running.interventions import Intervention
-    from .surveying.survey import survey
-    from .surveying.survey_files import read_survey
-    from .tracing.gradient_check import gradcheck
-    from .tracing.result import Trace
-    from .tracing.trace import trace
-    from .tracing.validation import validate
+if TYPE_CHECKING:  # "as" tells checkers of types that a name is public
+    from .arrays.stats import TensorStats as TensorStats
+    from .attribution.attribute import attribute as attribute
+    from .comparison.diff import diff as diff
+    from .diagnosis.dump import diagnose as diagnose
+    from .dumps.recorder import record as record
+    from .errors import MicrogptError as MicrogptError
+    from .explaining.explain import explain as explain
+    from .hooks.bus import HookBus as HookBus
+    from .hooks.event import TraceEvent as TraceEvent
+    from .microgpt.checkpoint import save as save
+    from .microgpt.model import Model as Model
+    from .microgpt.model import init as init
+    from .microgpt.parameters import Config as Config
+    from .microgpt.sampling import sample as sample
+    from .microgpt.tokenizer import Tokenizer as Tokenizer
+    from .microgpt.training import train as train
+    from .patching.patch import patch as patch
+    from .readers.loading import load as load
+    from .render.figures.attention import plot_attention as plot_attention
+    from .render.figures.attribution import plot_attribution as plot_attribution
+    from .render.figures.comparison import plot_diff as plot_diff
+    from .render.figures.diagnosis import plot_diagnosis as plot_diagnosis
+    from .render.figures.explanation import plot_explanation as plot_explanation
+    from .render.figures.layers import plot_stream as plot_stream
+    from .render.figures.patching import plot_patch as plot_patch
+    from .render.figures.predictions import plot_lens as plot_lens
+    from .render.figures.predictions import plot_probabilities as plot_probabilities
+    from .render.figures.training import plot_loss as plot_loss
+    from .render.figures.training import plot_timeline as plot_timeline
+    from .running.interventions import Intervention as Intervention
+    from .surveying.survey import survey as survey
+    from .surveying.survey_files import read_survey as read_survey
+    from .tracing.gradient_check import gradcheck as gradcheck
+    from .tracing.result import Trace as Trace
+    from .tracing.trace import trace as trace
+    from .tracing.validation import validate as validate
 
 _HOME = {
     "Config": "microgpt.parameters",
@@ -80,44 +83,7 @@ _HOME = {
     "validate": "tracing.validation",
 }
 
-__all__ = [
-    "Config",
-    "HookBus",
-    "Intervention",
-    "MicrogptError",
-    "Model",
-    "TensorStats",
-    "Tokenizer",
-    "Trace",
-    "TraceEvent",
-    "attribute",
-    "diagnose",
-    "diff",
-    "explain",
-    "gradcheck",
-    "init",
-    "load",
-    "patch",
-    "plot_attention",
-    "plot_attribution",
-    "plot_diagnosis",
-    "plot_diff",
-    "plot_explanation",
-    "plot_lens",
-    "plot_loss",
-    "plot_patch",
-    "plot_probabilities",
-    "plot_stream",
-    "plot_timeline",
-    "read_survey",
-    "record",
-    "sample",
-    "save",
-    "survey",
-    "trace",
-    "train",
-    "validate",
-]
+__all__ = [*_HOME]
 
 
 def __getattr__(name: str) -> object:

@@ -1,4 +1,5 @@
-"""What can go wrong, in the few kinds a caller can act upon. Knows no wording of its own."""
+"""What can go wrong, in the few kinds a caller can act upon, and what to say where a package is not installed
+that some commands need and the program does not."""
 
 from .text.printable import as_message
 
@@ -36,3 +37,17 @@ class DivergedError(RunError):
 
 class ReaderGone(Exception):
     """The reader of our output has closed its end; there is nobody left to write for."""
+
+
+def check_installed(package: str, what_needs: str) -> None:
+    """Raises InputError with the command that installs the package, without loading it."""
+    from importlib.util import find_spec  # which loads threading: foreign code in the sandbox does without
+
+    if find_spec(package) is None:
+        raise missing(package, what_needs)
+
+
+def missing(package: str, what_needs: str) -> InputError:
+    """The same as an error to raise. The command names the package alone: that works wherever the program was
+    installed from."""
+    return InputError(f"{what_needs} the package {package}: python -m pip install {package}")

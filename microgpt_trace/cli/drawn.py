@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 
-from ..errors import InputError
+from ..errors import InputError, check_installed
 from ..files import check_target, write_atomically
-from ..packages import check_installed
 from ..render.shown import picture_of, sections_of, view_of
 from ..text.wording import listed
 from .option_checks import command_line

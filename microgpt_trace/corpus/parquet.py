@@ -8,8 +8,7 @@ from functools import partial
 from tempfile import TemporaryFile
 from typing import IO, Any
 
-from ..errors import FileFormatError, RunError
-from ..packages import check_installed
+from ..errors import FileFormatError, RunError, check_installed
 from ..text.brief import brief
 from ..text.wording import abridged
 from .rows import Row, decoded, text_of

@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 
-from ..errors import FileFormatError, InputError, MicrogptError, RunError
-from ..packages import check_installed, missing
+from ..errors import FileFormatError, InputError, MicrogptError, RunError, check_installed, missing
 from .sources import LocalFile, chunks_of, local_files, nothing_matches
 
 SILENCE = 60  # seconds without a byte until a transfer is given up; all of it may take as long as it takes

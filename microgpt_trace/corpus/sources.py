@@ -17,8 +17,7 @@ from glob import glob
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from ..errors import FileFormatError, InputError
-from ..packages import check_installed
+from ..errors import FileFormatError, InputError, check_installed
 from ..untrusted_files import check_regular, reading
 from .selection import STDIN
 

@@ -12,8 +12,7 @@ from threading import Thread
 from time import monotonic
 from typing import Any, cast
 
-from ..errors import InputError, RunError
-from ..packages import check_installed
+from ..errors import InputError, RunError, check_installed
 from ..text.brief import brief
 from .execution import (
     TRIES,

@@ -16,8 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..errors import FileFormatError, InputError
-from ..packages import missing
+from ..errors import FileFormatError, InputError, missing
 from ..text.brief import frozen
 
 SPACE_MARK = "\u2581"  # SentencePiece's space

@@ -13,8 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..errors import FileFormatError
-from ..packages import check_installed
+from ..errors import FileFormatError, check_installed
 from ..text.brief import brief, frozen
 from ..text.json_reading import MANY_VALUES
 from ..untrusted_files import read_json, read_text

@@ -12,8 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from ..errors import InputError
-from ..packages import check_installed
+from ..errors import InputError, check_installed
 from ..text.brief import one_line
 from ..text.printable import on_one_line
 from .bpe import Encoder, literal_bytes

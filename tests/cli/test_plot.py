@@ -1,6 +1,5 @@
 """--plot: which figures a command draws, into which file, and what is refused before it runs."""
 
-import importlib.util
 import re
 import sys
 import xml.etree.ElementTree as ET
@@ -135,9 +134,7 @@ def test_force_overwrites_a_figure(tmp_path):
 
 
 def test_without_matplotlib_one_line_says_what_to_install(monkeypatch, tmp_path):
-    found = importlib.util.find_spec
-    lacking = lambda name, *more: None if name == "matplotlib" else found(name, *more)  # noqa: E731
-    monkeypatch.setattr("microgpt_trace.packages.find_spec", lacking)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     said = refusal("patch emma emmy --plot a.svg", cwd=tmp_path)
     assert said == ("--plot draws with the package matplotlib: python -m pip install matplotlib")
     assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,7 @@
 """Which documents are taken: the first, a sample, and none of what is no document."""
 
 import random
+import sys
 from contextlib import suppress
 
 import pytest
@@ -234,7 +235,7 @@ def test_what_is_no_file_is_refused_before_anything_is_read(tmp_path):
     ("package", "name"), [("pyarrow", "b.parquet"), ("zstandard", "b.zst"), ("fsspec", "memory://b")]
 )
 def test_a_package_that_is_missing_is_named_before_anything_is_read(tmp_path, package, name, monkeypatch):
-    monkeypatch.setattr("microgpt_trace.packages.find_spec", lambda wanted: None if wanted == package else 1)
+    monkeypatch.setitem(sys.modules, package, None)
     source = name if "://" in name else written(tmp_path, name, b"")
     said = rf"{name}.* the package {package}: python -m pip install {package}$"
     with pytest.raises(InputError, match=said):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import ceil, isfinite, isnan, nan
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from ...packages import check_installed
+from ...errors import check_installed
 from ...text.wording import counted
 
 if TYPE_CHECKING:
