@@ -140,7 +140,7 @@ def production(turns: int, count: int) -> None:
 
 def usual_events(model: object) -> list[str]:
     """Those that a survey measures by default."""
-    from microgpt_trace.surveying.order import order_for
+    from microgpt_trace.surveying.shard import order_for
 
     return list(order_for(model).events)  # type: ignore[arg-type]
 

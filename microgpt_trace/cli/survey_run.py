@@ -14,8 +14,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, NoReturn
 
-from ..corpus.corpus import Corpus
-from ..corpus.selection import CorpusSelection
+from ..corpus.corpus import Corpus, CorpusSelection
 from ..errors import InputError, MicrogptError, RunError
 from ..files import check_target, write_atomically
 from ..interrupt import EXIT_CODE

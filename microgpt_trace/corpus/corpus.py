@@ -1,23 +1,69 @@
-"""A corpus: the documents of a selection, one after another, and what was passed over. Keeps none of them."""
+"""A corpus: what is asked for, its sources as files, these as rows, each by what its name ends in, and the
+documents of all of them, one after another, with what was passed over. Keeps none of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from hashlib import blake2b
 from itertools import compress, count, islice
+from pathlib import PurePosixPath
 from random import Random
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
-from ..errors import FileFormatError, InputError, RunError
-from ..text.brief import one_line
+from ..errors import FileFormatError, InputError, RunError, check_installed
+from ..text.brief import brief, one_line
 from ..text.wording import abridged, counted
-from .reading import found_files, rows_of
-from .rows import BLANK, NoText, Row
-from .selection import CorpusSelection
-from .sources import CHUNK, CorpusFile
+from .parquet import parquet_rows
+from .remote import remote_files
+from .rows import BLANK, NoText, Row, json_rows, text_rows
+from .sources import STDIN, CorpusFile, StandardInput, local_files, unpacked
 
+MOST = (1 << 63) - 1  # of a number of texts, and of a seed
+_PACKED = (".gz", ".zst")
+_JSON = (".jsonl", ".ndjson")
+_PARQUET = ".parquet"
+_NEEDS = {_PARQUET: "pyarrow", ".zst": "zstandard"}
 Told = Callable[[int], object]  # of bytes that were read
+
+
+@dataclass(frozen=True)
+class CorpusSelection:
+    """Sources in their order, and the documents to take from them: all, the first so many, or a sample.
+
+    A source is the path of a file, a glob, a URL that fsspec opens, or "-" for the standard input, which is
+    text whatever is in it. `field` names what is read of the records of .jsonl, .ndjson and .parquet. A
+    `sample` is chosen uniformly, without replacement and by the seed, and keeps the order of the corpus; of
+    a smaller corpus it is all. With `skip_bad` what is no document is counted instead of refused.
+    """
+
+    sources: tuple[str, ...]
+    field: str = "text"
+    limit: int | None = None
+    sample: int | None = None
+    seed: int = 0
+    skip_bad: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises InputError where it asks for nothing, or for what contradicts itself."""
+        if not self.sources or not all(self.sources):
+            raise InputError(f"sources of a corpus: expected names of files, found {brief(self.sources)}")
+        if self.sources.count(STDIN) > 1:
+            raise InputError("sources of a corpus: - is the standard input, which can be read once")
+        if not self.field:
+            raise InputError("field: expected the name of a field, found an empty one")
+        for name, least in (("limit", 1), ("sample", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(f"{name}: expected at least {least}, found {value:,}")
+            if value is not None and value > MOST:
+                raise InputError(f"{name}: expected at most {MOST:,}, found a larger number")
+        if self.sample and self.limit:
+            raise InputError("a limit takes the first documents, a sample any of them: give one of the two")
+        if self.sample and STDIN in self.sources:
+            raise InputError("a sample is read twice, and - can be read once: write it to a file first")
 
 
 class Document(NamedTuple):
@@ -86,8 +132,9 @@ class Corpus:
 
     def _document(self, found: tuple[str, str, int]) -> Document:
         text = found[0]
-        self._hash.update((len(text) if text.isascii() else len(text.encode())).to_bytes(8, "little"))
-        add_text(self._hash, text)
+        content = text.encode()
+        self._hash.update(len(content).to_bytes(8, "little"))
+        self._hash.update(content)
         self.documents += 1
         return Document(self.documents - 1, *found)
 
@@ -136,12 +183,6 @@ class Corpus:
         return f" ({', '.join(what)})" if what else ""
 
 
-def add_text(digest: blake2b, text: str) -> None:
-    """Take in the UTF-8 of a text, of a long one piece by piece."""
-    for start in range(0, len(text), CHUNK):
-        digest.update(text[start : start + CHUNK].encode())
-
-
 def _chosen(total: int, size: int, seed: int) -> Iterator[bool]:
     """Which of so many are in a sample, each set of that size equally likely: selection sampling (Knuth, The
     Art of Computer Programming 2, 3.4.2, algorithm S). Of Python's generator only random() is used, whose
@@ -153,3 +194,47 @@ def _chosen(total: int, size: int, seed: int) -> Iterator[bool]:
         taken = draw() * left < size
         size -= taken
         yield taken
+
+
+# --- Files and their rows ---------------------------------------------------------------------
+
+
+def found_files(sources: Sequence[str]) -> list[CorpusFile]:
+    """The files of all sources, in their order, none of which is opened.
+
+    Raises InputError or FileFormatError where one is not there or cannot be read for want of a package.
+    """
+    files = [file for source in sources for file in _files_of(source)]
+    for file in files:
+        for ending in endings_of(file.path):
+            if ending in _NEEDS:
+                check_installed(_NEEDS[ending], f"{file.name}: {ending} needs")
+    return files
+
+
+def _files_of(source: str) -> Sequence[CorpusFile]:
+    if source == STDIN:
+        return [StandardInput(STDIN, STDIN)]
+    return remote_files(source) if "://" in source else local_files(source)
+
+
+def rows_of(file: CorpusFile, field: str, count: Callable[[int], None]) -> Iterator[Row]:
+    """The rows of a file in order; their numbers count from 1. `count` is told how many bytes come."""
+    kind, packed = endings_of(file.path)
+    if kind == _PARQUET:
+        return parquet_rows(file, packed, field, count)
+    chunks = _counted(unpacked(file, packed), count)
+    return json_rows(chunks, field) if kind in _JSON else text_rows(chunks)
+
+
+def _counted(chunks: Iterable[bytes], count: Callable[[int], None]) -> Iterator[bytes]:
+    for chunk in chunks:
+        count(len(chunk))
+        yield chunk
+
+
+def endings_of(path: str) -> tuple[str, str]:
+    """What kind of file this is, and how it is packed: (".jsonl", ".gz"). Of a URL its path counts."""
+    name = urlsplit(path).path if "://" in path else path
+    *_, kind, last = ["", "", *PurePosixPath(name.lower()).suffixes]
+    return (kind, last) if last in _PACKED else (last, "")

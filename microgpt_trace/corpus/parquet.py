@@ -8,18 +8,13 @@ from functools import partial
 from tempfile import TemporaryFile
 from typing import IO, Any
 
-from ..errors import FileFormatError, RunError, check_installed
+from ..errors import FileFormatError, RunError
 from ..text.brief import brief
 from ..text.wording import abridged
 from .rows import Row, decoded, text_of
 from .sources import CHUNK, CorpusFile, unpacked
 
 LARGEST_COPY = 1 << 34  # bytes of a temporary file
-
-
-def check_parquet(name: str) -> None:
-    """Raises InputError where the package is missing that reads it."""
-    check_installed("pyarrow", f"{name}: Parquet needs")
 
 
 def parquet_rows(file: CorpusFile, ending: str, field: str, count: Callable[[int], None]) -> Iterator[Row]:
@@ -61,9 +56,11 @@ def _seekable(file: CorpusFile, ending: str) -> Iterator[IO[bytes]]:
                 yield content
                 return
     with ExitStack() as stack:
-        with _copying(file.name):
+        try:
             copy = stack.enter_context(TemporaryFile())
             _copy(unpacked(file, ending), copy, file.name)
+        except OSError as error:
+            raise RunError(f"{file.name}: cannot copy it to a temporary file ({error.strerror})") from error
         yield copy
 
 
@@ -76,30 +73,17 @@ def _copy(chunks: Iterable[bytes], copy: IO[bytes], name: str) -> None:
 
 
 @contextmanager
-def _copying(name: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise RunError(f"{name}: cannot copy it to a temporary file ({error.strerror})") from error
-
-
-@contextmanager
 def _failing(name: str) -> Iterator[None]:
     """What pyarrow finds wrong with a file, as a FileFormatError."""
     import pyarrow
 
     try:
         yield
-    except (pyarrow.ArrowException, UnicodeDecodeError) as error:  # of a column's name
-        raise FileFormatError(f"{name}: expected a Parquet file ({_first_line(error)})") from error
-    except OSError as error:
-        if type(error) is not OSError or error.errno is not None:  # of the file's own reading
-            raise
-        raise FileFormatError(f"{name}: expected a Parquet file ({_first_line(error)})") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
+    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:  # the second of a column's name
+        if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
+            raise  # of the file's own reading
+        said = str(error).partition("\n")[0]
+        raise FileFormatError(f"{name}: expected a Parquet file ({said})") from error
 
 
 def _check_column(schema: Any, field: str, name: str) -> None:

@@ -7,32 +7,30 @@ to end.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
 from ..errors import FileFormatError, InputError, MicrogptError, RunError, check_installed, missing
-from .sources import LocalFile, chunks_of, local_files, nothing_matches
+from .sources import CHUNK, CorpusFile, local_files, nothing_matches
 
 SILENCE = 60  # seconds without a byte until a transfer is given up; all of it may take as long as it takes
 _GONE = (404, 410)
 _PAGE = 1 << 24  # bytes of a page that lists files
 
 
-@dataclass(frozen=True)
-class RemoteFile:
+@dataclass
+class RemoteFile(CorpusFile):
     """A file of a file system of fsspec, and its bytes where that knows how many."""
 
-    name: str
     files: Any
-    path: str
     size: int | None
 
     def chunks(self) -> Iterator[bytes]:
         found = 0
         with self.opened() as file:
-            for chunk in chunks_of(file):
+            while chunk := file.read(CHUNK):
                 found += len(chunk)
                 yield chunk
         if self.size is not None and found < self.size:
@@ -41,7 +39,7 @@ class RemoteFile:
             )
 
     @contextmanager
-    def opened(self) -> Iterator[IO[bytes]]:
+    def opened(self) -> Iterator[Any]:
         """What cannot be sought in has no size."""
         with _transfer(self.name), self.files.open(self.path, "rb", **self._how()) as file:
             yield file
@@ -58,7 +56,7 @@ class RemoteFile:
             return bool(file.r.status == 206)
 
 
-def remote_files(url: str) -> list[RemoteFile] | list[LocalFile]:
+def remote_files(url: str) -> Sequence[CorpusFile]:
     """The file at this URL, or those that match a glob, sorted. A URL of this machine is a path.
 
     Raises InputError where a package is missing that opens it, and for a glob that nothing matches,
@@ -86,7 +84,7 @@ def remote_files(url: str) -> list[RemoteFile] | list[LocalFile]:
 def _checked(name: str, files: Any, path: str, info: dict[str, Any]) -> RemoteFile:
     if info["type"] == "directory":
         raise FileFormatError(f"{name}: expected a file of documents, found a folder")
-    return RemoteFile(name, files, path, info.get("size"))
+    return RemoteFile(name, path, files, info.get("size"))
 
 
 def _speaks(files: Any, protocol: str) -> bool:

@@ -11,83 +11,59 @@ import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any
 
-from ..errors import FileFormatError, InputError, check_installed
+from ..errors import FileFormatError, InputError
 from ..untrusted_files import check_regular, reading
-from .selection import STDIN
 
+STDIN = "-"
 CHUNK = 1 << 20  # bytes that are read at once
 _MAGIC = re.compile(r"[*?[]")
 
 
-class CorpusFile(Protocol):
-    """What documents are read from. Its errors name it; what its path ends in tells what is in it."""
+@dataclass
+class CorpusFile:
+    """What documents are read from: a file of this machine, if it is none of the other kinds. Its errors name
+    it; what its path ends in tells what is in it."""
 
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def path(self) -> str: ...
+    name: str
+    path: str
 
     def chunks(self) -> Iterator[bytes]:
         """Its bytes in pieces of at most CHUNK."""
-
-    def opened(self) -> AbstractContextManager[IO[bytes]]:
-        """For those who read it here and there."""
-
-
-@dataclass(frozen=True)
-class LocalFile:
-    path: str
-
-    @property
-    def name(self) -> str:
-        return self.path
-
-    def chunks(self) -> Iterator[bytes]:
         with self.opened() as file:
-            yield from chunks_of(file)
+            while chunk := file.read1(CHUNK):  # what is there, without waiting
+                yield chunk
 
     @contextmanager
-    def opened(self) -> Iterator[IO[bytes]]:
+    def opened(self) -> Iterator[Any]:
+        """For those who read it here and there."""
         path = Path(self.path)
         with reading(path), path.open("rb") as file:
             yield file
 
 
-@dataclass
-class StandardInput:
-    name: str = STDIN
-    path: str = STDIN
-    taken: bool = False
+class StandardInput(CorpusFile):
+    """The standard input, which can be read once."""
 
-    def chunks(self) -> Iterator[bytes]:
-        if self.taken:
-            raise InputError("-: the standard input can be read once")
-        self.taken = True
-        with self.opened() as file:
-            while chunk := file.read1(CHUNK):  # type: ignore[attr-defined]  # what is there, without waiting
-                yield chunk
+    taken = False
 
     @contextmanager
-    def opened(self) -> Iterator[IO[bytes]]:
+    def opened(self) -> Iterator[Any]:
+        if self.taken:
+            raise InputError("-: the standard input can be read once")
         if sys.stdin is None:  # as where the shell has closed it
             raise InputError("-: there is no standard input")
+        self.taken = True
         with reading(Path(self.name)):
             yield sys.stdin.buffer
 
 
-def chunks_of(file: IO[bytes]) -> Iterator[bytes]:
-    while chunk := file.read(CHUNK):
-        yield chunk
-
-
-def local_files(source: str) -> list[LocalFile]:
+def local_files(source: str) -> list[CorpusFile]:
     """The file of this path, or those that match a glob, sorted; folders among these are passed over.
 
     A path that is there beats a glob. Raises FileFormatError where it is no regular file, and InputError for
@@ -101,7 +77,7 @@ def local_files(source: str) -> list[LocalFile]:
         raise nothing_matches(source)
     for name in names:
         check_regular(Path(name), "a file of documents")
-    return [LocalFile(name) for name in names]
+    return [CorpusFile(name, name) for name in names]
 
 
 def nothing_matches(source: str) -> InputError:
@@ -110,12 +86,6 @@ def nothing_matches(source: str) -> InputError:
 
 PIECE = 1 << 8  # bytes unpacked at once: at most 256 KB by gzip, 8 MB by Zstandard
 _GZIP = 16 + zlib.MAX_WBITS
-
-
-def check_unpackable(name: str, ending: str) -> None:
-    """Raises InputError where the package is missing that unpacks it."""
-    if ending == ".zst":
-        check_installed("zstandard", f"{name}: .zst needs")
 
 
 def unpacked(file: CorpusFile, ending: str) -> Iterator[bytes]:

@@ -25,7 +25,7 @@ from .execution import (
     run_in_worker,
     worker_lost,
 )
-from .shard import Measured
+from .state import Measured
 
 CONNECT = 10.0  # seconds until a scheduler must have answered
 ALONE = 10.0  # seconds without a worker until that is said
@@ -33,13 +33,14 @@ FAN = 8  # shards that are merged to one result
 _OURS = run_in_worker.__module__
 
 
-class DaskCluster:
-    """The workers of a scheduler, which come and go; it runs again itself what a lost one had."""
+class DaskCluster(Crew):
+    """The workers of a scheduler, which come and go; it runs again itself what a lost one had, so that there is
+    nothing to renew."""
 
     parts = FAN
 
     def __init__(self, assignment: Assignment, client: Any, address: str, note: Note) -> None:
-        self._run = partial(run_in_worker, assignment)
+        super().__init__(partial(run_in_worker, assignment))
         self._client, self._executor = client, client.get_executor(retries=TRIES, pure=False)
         self._address, self._note = address, note
         self._known, self._seen, self._said = set[str](), monotonic(), set[str]()
@@ -79,12 +80,6 @@ class DaskCluster:
         parts = [blocks[start : start + size] for start in range(0, len(blocks), size)]
         own = [self._client.submit(self._run, part, retries=TRIES, pure=False) for part in parts]
         return self._executor.submit(merged_results, *own)
-
-    def result(self, future: Future[Measured]) -> Measured:
-        return future.result()
-
-    def renew(self) -> None:
-        """The scheduler does that."""
 
     def end(self) -> None:
         """Nobody needs any more what is running."""

@@ -10,14 +10,13 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
-from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from platform import node
 from threading import Lock
 from time import monotonic
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from ..architecture.model import LanguageModel
 from ..arrays.threads import one_core
@@ -25,13 +24,11 @@ from ..corpus.corpus import Document
 from ..errors import InputError, MicrogptError, RunError
 from ..microgpt.model import init
 from ..readers.loading import load
-from .order import SurveyOrder
-from .shard import Measured, survey_shard
-from .state import fingerprint_of
+from .shard import survey_shard
+from .state import Measured, SurveyOrder, fingerprint_of
 
 TRIES = 3  # of a task whose workers are lost
 PATIENCE = 1.0  # seconds between two looks at who is there
-Note = Callable[[str], None]
 _one_at_a_time = Lock()  # a worker of several threads has one model, and one core for it
 
 
@@ -64,6 +61,10 @@ class Block(NamedTuple):
         return sum(sys.getsizeof(document.text) for document in self.documents)
 
 
+Note = Callable[[str], None]
+Run = Callable[[Sequence[Block]], Measured]
+
+
 @dataclass(frozen=True)
 class Assignment:
     """What all workers are to do, and what they must have for that: the same model and the same program."""
@@ -80,24 +81,31 @@ class Assignment:
         return cls(replace(source, path=path), fingerprint, order, program())
 
 
-class Crew(Protocol):
-    """Who computes."""
+class Crew:
+    """Who computes: this process alone, if it is none of the other kinds."""
 
-    @property
-    def parts(self) -> int:
-        """In how many shards a task is divided, which are merged before it comes back."""
+    parts = 1  # in how many shards a task is divided, which are merged before it comes back
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
 
     def size(self) -> int:
         """How many there are now."""
+        return 1
 
     def submit(self, blocks: Sequence[Block]) -> Future[Any]:
         """Have blocks run."""
+        done = Future[Measured]()
+        done.set_result(self._run(blocks))
+        return done
 
     def result(self, future: Future[Any]) -> Measured:
         """What came of them, once that is there."""
+        found: Measured = future.result()
+        return found
 
     def renew(self) -> None:
-        """Go on with others where workers are lost."""
+        """Go on with others where workers are lost, as this process cannot be."""
 
 
 def run_here(model: LanguageModel, order: SurveyOrder, blocks: Sequence[Block]) -> Measured:
@@ -156,35 +164,6 @@ def arithmetic() -> tuple[str, ...]:
         f"{lib['internal_api']} {lib['version']} {lib.get('architecture', '')}".strip() for lib in blas
     }
     return (f"numpy {np.__version__}", *sorted(kernels))
-
-
-@dataclass
-class InProcess:
-    """This process alone."""
-
-    model: LanguageModel
-    order: SurveyOrder
-    parts: int = 1
-
-    def size(self) -> int:
-        return 1
-
-    def submit(self, blocks: Sequence[Block]) -> Future[Measured]:
-        done = Future[Measured]()
-        done.set_result(run_here(self.model, self.order, blocks))
-        return done
-
-    def result(self, future: Future[Measured]) -> Measured:
-        return future.result()
-
-    def renew(self) -> None:
-        """It cannot be lost."""
-
-
-@contextmanager
-def in_process(model: LanguageModel, order: SurveyOrder) -> Iterator[Crew]:
-    """A crew of this process."""
-    yield InProcess(model.for_many_passes(), order)
 
 
 def side_by_side(tasks: Iterator[list[Block]], crew: Crew, note: Note) -> Generator[Measured, None, None]:

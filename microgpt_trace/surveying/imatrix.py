@@ -27,7 +27,7 @@ from ..readers.gguf import MAGIC, Strings, read_gguf_header
 from ..readers.model_file import blaming
 from ..text.brief import brief, frozen
 from ..text.wording import counted
-from .order import order_for
+from .shard import order_for
 from .state import Survey, weights_of
 
 SUMS, COUNTS = ".in_sum2", ".counts"

@@ -6,26 +6,23 @@ import re
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, suppress
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 from ..architecture.model import LanguageModel
-from ..corpus.corpus import Corpus, Document, add_text
-from ..corpus.selection import STDIN, CorpusSelection
-from ..corpus.sources import CHUNK
+from ..corpus.corpus import Corpus, CorpusSelection, Document
+from ..corpus.sources import CHUNK, STDIN
 from ..errors import InputError, MicrogptError, RunError
 from ..signals import uninterrupted
 from ..text.wording import abridged
 from .dask_cluster import on_cluster
-from .execution import Assignment, Block, Crew, ModelSource, Note, in_process, side_by_side
-from .order import SurveyOrder
-from .shard import Measured, survey_shard
-from .state import Survey, SurveyedCorpus, surveyed_model
+from .execution import Assignment, Block, Crew, ModelSource, Note, run_here, side_by_side
+from .shard import survey_shard
+from .state import Measured, Survey, SurveyedCorpus, SurveyOrder, surveyed_model
 from .worker_processes import in_processes
 
 BLOCK = 8  # documents, at least: what is read as a whole or not at all
@@ -36,13 +33,6 @@ AHEAD = SHARES * MOST_BLOCKS  # blocks for each worker that are read before they
 HELD = 1 << 25  # bytes of texts after which no more are read ahead
 MOST_OF_A_NAME = 256  # bytes of training data in the mean, the line that holds it included
 Report = Callable[[int, int], None]  # how many documents are done, and how many of them by this run
-
-
-class Workers(NamedTuple):
-    """Who computes: this process, so many of this machine, or a cluster by the address of its scheduler."""
-
-    processes: int = 0
-    scheduler: str | None = None
 
 
 def begun(model: LanguageModel, corpus: Corpus, order: SurveyOrder) -> Survey:
@@ -59,11 +49,12 @@ def begun(model: LanguageModel, corpus: Corpus, order: SurveyOrder) -> Survey:
 
 
 def survey_into(
-    survey: Survey, source: ModelSource | LanguageModel, corpus: Corpus, workers: Workers,
-    shard: tuple[int, int], model: LanguageModel, keep: Callable[[Survey], None], report: Report, note: Note,
+    survey: Survey, corpus: Corpus, shard: tuple[int, int], model: LanguageModel,
+    crew: AbstractContextManager[Crew], keep: Callable[[], None], report: Report, note: Note,
 ) -> None:  # fmt: skip
-    """Read what a survey has not read yet of the I-th of N parts of its corpus, `shard`. `keep` is given the
-    survey as it grows, and `model` is asked what it and its training would take of texts.
+    """Read what a survey has not read yet of the I-th of N parts of its corpus, `shard`. The crew computes,
+    `keep` is called whenever the survey has grown, and `model` is asked what it and its training would take
+    of texts.
 
     What was read stays read where this ends early: by an exception, between two results. Raises InputError
     where a document that was read is now another one.
@@ -74,14 +65,14 @@ def survey_into(
     noted = _Noted(model)
     blocks = _unread(survey, noted.blocks(_blocks(corpus, survey.block_size, model)), shard)
     before, run = len(survey.blocks) * survey.block_size, 0
-    with _crew(survey, source, workers, note) as crew:
-        tasks = Tasks(blocks, crew)
-        with closing(side_by_side(iter(tasks), crew, note)) as results:
+    with crew as workers:
+        tasks = Tasks(blocks, workers)
+        with closing(side_by_side(iter(tasks), workers, note)) as results:
             for result in results:
                 tasks.learn(result)
                 with uninterrupted():
                     survey.take(result)
-                    keep(survey)
+                    keep()
                 run += len(result.blocks) * survey.block_size
                 report(before + run, run)
     _check_known(survey, corpus)
@@ -123,20 +114,24 @@ def _check_known(survey: Survey, corpus: Corpus) -> None:
         )
 
 
-def _crew(
-    survey: Survey, source: ModelSource | LanguageModel, workers: Workers, note: Note
-) -> AbstractContextManager[Crew]:
-    """Raises InputError where a model that stands in the memory of this process is to be opened by others."""
-    if workers == Workers():
-        return in_process(source.open() if isinstance(source, ModelSource) else source, survey.order)
+def crew_for(
+    survey: Survey, source: ModelSource | LanguageModel, model: LanguageModel, processes: int,
+    scheduler: str | None, note: Note,
+) -> AbstractContextManager[Crew]:  # fmt: skip
+    """Who computes: this process, so many of this machine, or a cluster by the address of its scheduler.
+
+    Raises InputError where a model that stands in the memory of this process is to be opened by others.
+    """
+    if not processes and scheduler is None:
+        return nullcontext(Crew(partial(run_here, model.for_many_passes(), survey.order)))
     if not isinstance(source, ModelSource):
         raise InputError("workers open the model for themselves: give the path of its file")
-    if workers.processes and workers.scheduler is not None:
+    if processes and scheduler is not None:
         raise InputError("workers of this machine and a scheduler: give one of the two")
     assignment = Assignment.of(source, survey.model.fingerprint, survey.order)
-    if workers.scheduler is not None:
-        return on_cluster(assignment, workers.scheduler, note)
-    return in_processes(assignment, workers.processes)
+    if scheduler is not None:
+        return on_cluster(assignment, scheduler, note)
+    return in_processes(assignment, processes)
 
 
 def _blocks(corpus: Corpus, size: int, model: LanguageModel) -> Iterator[Block]:
@@ -153,7 +148,7 @@ def _blocks(corpus: Corpus, size: int, model: LanguageModel) -> Iterator[Block]:
 
 def _held(model: LanguageModel, digest: blake2b, document: Document) -> Document:
     digest.update(f"{len(document.text)} ".encode())
-    add_text(digest, document.text)
+    digest.update(document.text.encode())
     if len(document.text) <= model.longest_text:
         return document
     (reason,) = model.read_many([document.text])

@@ -1,4 +1,4 @@
-"""A shard: some documents of a corpus through a model, and what is measured there. Merges nothing.
+"""What a survey measures of a model, and a shard: some documents of a corpus through it. Merges nothing.
 
 Documents are packed by their numbers alone, so that each meets the same neighbours, and has the same values,
 in whatever shard it is read.
@@ -7,60 +7,105 @@ in whatever shard it is read.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..architecture.model import LanguageModel
 from ..architecture.packs import ReadText, passes
-from ..architecture.plans.kinds import Softmax
+from ..architecture.plans.kinds import Linear, Softmax
+from ..architecture.plans.plan import HEAD_EVENTS, Plan
 from ..arrays.linear import keep_freed_memory
 from ..arrays.stats import Array
+from ..errors import InputError
+from ..hooks.names import select_names
 from ..measuring.channels import ChannelMeter, HistogramMeter, TopMeter
 from ..measuring.heads import AttentionMeter
 from ..measuring.meter import Meter, PackLayout
 from ..measuring.predictions import PredictionMeter
 from ..measuring.streams import StreamMeter
-from ..measuring.tallies import Counts, merge_all
-from .order import SurveyOrder, channels_of
+from ..measuring.tallies import Counts
+from ..text.brief import brief
+from .state import CUT, READ, Measured, SurveyOrder, Unfit, add_unfit
 
 if TYPE_CHECKING:
     from ..corpus.corpus import Document
 
-READ = "corpus"
-CUT = "cut to the tokens allowed"
+MOST_EXAMPLES = 10_000  # of a unit, each of which takes some 100 bytes
 
 
-class Unfit(NamedTuple):
-    """How many texts could not be read for one reason, or were cut, and the first of them."""
+def order_for(
+    model: LanguageModel, events: Sequence[str] = (), histograms: Sequence[str] = (), top: int = 0,
+    max_tokens: int | None = None, chat: bool = False,
+) -> SurveyOrder:  # fmt: skip
+    """What names and globs ask for. Without any, events are all that cost nothing extra and have no channel
+    for each token; those whose magnitudes are counted come too. Units are what the last product of an MLP
+    reads, of the events asked for.
 
-    texts: int
-    number: int
-    place: str
+    Raises InputError where a name means no event of the model.
+    """
+    plan = model.plan
+    names = [name for name in plan if plan.open_shapes[name]]  # the loss has no channels
+    usual = [name for name in names if not plan[name].extra and name not in HEAD_EVENTS]
+    asked = select_names(histograms, names) if histograms else []
+    chosen = select_names([*events, *asked], names) if events else [n for n in names if n in {*usual, *asked}]
+    if not 0 <= top <= MOST_EXAMPLES:
+        raise InputError(f"top: expected 0 to {MOST_EXAMPLES:,} examples of each unit, found {brief(top)}")
+    if max_tokens is not None and max_tokens < 1:
+        raise InputError(f"max_tokens: expected 1 or more, found {max_tokens}")
+    units = [name for name in units_of(plan) if name in chosen] if top else []
+    if top and not units:
+        raise InputError(
+            f"no unit of an MLP is among the events, which are {', '.join(units_of(plan)[:3])} ..."
+        )
+    return SurveyOrder(tuple(chosen), tuple(asked), tuple(units), top, max_tokens, chat)
 
 
-@dataclass(kw_only=True, repr=False, eq=False)
-class Measured:
-    """What was measured of some documents: `tallies` by the names of what they count, those of events like
-    "layer0.mlp.act/total", texts that did not fit, the fingerprints of the blocks that were read by their
-    numbers, the libraries that computed, and in how many seconds."""
+def units_of(plan: Plan) -> list[str]:
+    """What MLPs write from: the input of the last product of every layer's."""
+    products = (row for rows in plan.layers for row in rows if isinstance(row.kind, Linear))
+    return list({row.layer: row.inputs[0] for row in products if row.stage == "mlp"}.values())
 
-    tallies: dict[str, Any] = field(default_factory=dict)
-    unfit: dict[str, Unfit] = field(default_factory=dict)
-    blocks: dict[int, str] = field(default_factory=dict)
-    arithmetic: tuple[str, ...] = ()
-    seconds: float = 0.0
 
-    def take(self, other: Measured) -> None:
-        """Take in what was measured of other documents."""
-        merge_all(self.tallies, other.tallies)
-        for reason, unfit in other.unfit.items():
-            add_unfit(self.unfit, reason, unfit)
-        self.blocks |= other.blocks
-        self.arithmetic = tuple(sorted({*self.arithmetic, *other.arithmetic}))
-        self.seconds += other.seconds
+def meters_of(
+    order: SurveyOrder, channels: Mapping[str, int], windows: Mapping[str, int | None],
+    streams: Sequence[str], vocab_size: int, parts: Sequence[str], causal: Collection[str] = (),
+) -> list[Meter]:  # fmt: skip
+    """What measures all that was ordered, by how many channels or heads each event has, the windows of
+    attention weights, the streams, the tokens of the vocabulary, the parts of a corpus and the events that
+    are of heads."""
+    meters: list[Meter] = [ChannelMeter(channels, causal)]
+    if order.histograms:
+        meters.append(HistogramMeter(order.histograms, causal))
+    if order.units:
+        meters.append(TopMeter({name: channels[name] for name in order.units}, order.examples))
+    if windows:
+        meters.append(AttentionMeter({name: channels[name] for name in windows}, windows))
+    if set(streams) <= set(order.events):
+        meters.append(StreamMeter(streams))
+    meters.append(PredictionMeter(vocab_size, parts))
+    return meters
+
+
+def _meters(model: LanguageModel, order: SurveyOrder) -> list[Meter]:
+    """What measures all that was ordered of a model."""
+    plan, shapes = model.plan, model.plan.shapes(1)
+    causal = {name for name in order.events if plan[name].kind.causal}
+    channels = {name: shapes[name][0 if name in causal else -1] for name in order.events}
+    rows = [row for row in plan.of_kind(Softmax) if row.name in order.events]
+    windows = {row.name: row.kind.window for row in rows if isinstance(row.kind, Softmax)}
+    return meters_of(
+        order, channels, windows, plan.streams, model.config.vocab_size, model.corpus_parts, causal
+    )
+
+
+def tallies_of(meters: Iterable[Meter], read: Counts) -> dict[str, Any]:
+    """All that meters know, with how many texts and tokens were read."""
+    tallies: dict[str, Any] = {f"{READ}/read": read}
+    for meter in meters:
+        tallies |= meter.tallies
+    return tallies
 
 
 class MeterTap:
@@ -82,56 +127,10 @@ class MeterTap:
         return MeterTap(self._meters, f"layer{index}.")
 
 
-class Measurable(NamedTuple):
-    """What there is to measure: how many channels or heads each event has, which are of heads, the windows of
-    attention weights, the streams, the tokens of the vocabulary and the parts of a corpus."""
-
-    channels: Mapping[str, int]
-    causal: Collection[str]
-    windows: Mapping[str, int | None]
-    streams: Sequence[str]
-    vocab_size: int
-    parts: Sequence[str]
-
-
-def measurable(model: LanguageModel, order: SurveyOrder) -> Measurable:
-    """What there is to measure of a model."""
-    plan, asked = model.plan, {*order.events, *order.histograms}
-    rows = [row for row in plan.of_kind(Softmax) if row.name in order.events]
-    windows = {row.name: row.kind.window for row in rows if isinstance(row.kind, Softmax)}
-    causal = {name for name in asked if plan[name].kind.causal}
-    channels = channels_of(plan, order.events)
-    return Measurable(channels, causal, windows, plan.streams, model.config.vocab_size, model.corpus_parts)
-
-
-def meters_of(found: Measurable, order: SurveyOrder) -> list[Meter]:
-    """What measures all that was ordered."""
-    channels = found.channels
-    meters: list[Meter] = [ChannelMeter(channels, found.causal)]
-    if order.histograms:
-        meters.append(HistogramMeter(order.histograms, found.causal))
-    if order.units:
-        meters.append(TopMeter({name: channels[name] for name in order.units}, order.examples))
-    if found.windows:
-        meters.append(AttentionMeter({name: channels[name] for name in found.windows}, found.windows))
-    if set(found.streams) <= set(order.events):
-        meters.append(StreamMeter(found.streams))
-    meters.append(PredictionMeter(found.vocab_size, found.parts))
-    return meters
-
-
-def tallies_of(meters: Iterable[Meter], read: Counts) -> dict[str, Any]:
-    """All that meters know, with how many texts and tokens were read."""
-    tallies: dict[str, Any] = {f"{READ}/read": read}
-    for meter in meters:
-        tallies |= meter.tallies
-    return tallies
-
-
 def survey_shard(model: LanguageModel, order: SurveyOrder, documents: Iterable[Document]) -> Measured:
     """Run the documents, which come in order of their numbers and in whole packs."""
     keep_freed_memory()
-    meters = meters_of(measurable(model, order), order)
+    meters = _meters(model, order)
     wanted: dict[str, list[Meter]] = {}
     for meter in meters:
         for name in meter.names:
@@ -174,10 +173,3 @@ def _passes(model: LanguageModel, pack: Sequence[tuple[ReadText, Document]]) -> 
     for own in passes(texts, model.pass_rows):
         parts = [model.corpus_part(document.text) for document in documents[own]]
         yield PackLayout(texts[own], documents[own], parts, model.label, model.spelled, model.bos)
-
-
-def add_unfit(into: dict[str, Unfit], reason: str, more: Unfit) -> None:
-    """Count more texts, of which the first of all is kept."""
-    known = into.get(reason, Unfit(0, more.number, more.place))
-    first = min(known, more, key=lambda unfit: unfit.number)
-    into[reason] = Unfit(known.texts + more.texts, first.number, first.place)

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -16,24 +16,37 @@ from ..arrays.encodings import StoredTensor
 from ..errors import InputError
 from ..measuring.channels import ChannelStatistics, channel_statistics
 from ..measuring.meter import MARK
-from ..measuring.tallies import NOBODY, TopList
+from ..measuring.tallies import NOBODY, TopList, merge_all
 from ..notebook import in_notebook
 from ..readers.file_terms import TERMS
 from ..text.brief import brief, frozen, one_line
 from ..text.json_reading import from_json
 from ..text.json_writing import dump
-from .order import SurveyOrder
-from .shard import READ, Measured
 
 if TYPE_CHECKING:
     from ..decoder.model import Decoder
 
+READ = "corpus"
+CUT = "cut to the tokens allowed"
 OPTIONS = {  # by the fields that they are for
     "events": "--events", "histograms": "--histograms", "units": "--top, for", "examples": "--top",
     "max_tokens": "--max-tokens", "chat": "--chat", "text_field": "--field", "limit": "--limit",
     "sample": "--sample", "seed": "--seed",
 }  # fmt: skip
 SAMPLED = 1 << 12  # bytes of a stored tensor, at its beginning, middle and end, that tell it from others
+
+
+@frozen(slots=False)
+class SurveyOrder:
+    """Whose channels are measured, of which events magnitudes are counted and units listed, how many examples
+    a unit has; how texts are read."""
+
+    events: tuple[str, ...]
+    histograms: tuple[str, ...] = ()
+    units: tuple[str, ...] = ()
+    examples: int = 0
+    max_tokens: int | None = None
+    chat: bool = False
 
 
 @frozen(slots=False)
@@ -106,6 +119,43 @@ class SurveyedCorpus:
         """The file and the row of a document."""
         at = bisect_right([first for _, first in self.files], document) - 1
         return f"{self.files[at][0]}:{row}" if at >= 0 else f"row {row}"
+
+
+class Unfit(NamedTuple):
+    """How many texts could not be read for one reason, or were cut, and the first of them."""
+
+    texts: int
+    number: int
+    place: str
+
+
+@dataclass(kw_only=True, repr=False, eq=False)
+class Measured:
+    """What was measured of some documents: `tallies` by the names of what they count, those of events like
+    "layer0.mlp.act/total", texts that did not fit, the fingerprints of the blocks that were read by their
+    numbers, the libraries that computed, and in how many seconds."""
+
+    tallies: dict[str, Any] = field(default_factory=dict)
+    unfit: dict[str, Unfit] = field(default_factory=dict)
+    blocks: dict[int, str] = field(default_factory=dict)
+    arithmetic: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    def take(self, other: Measured) -> None:
+        """Take in what was measured of other documents."""
+        merge_all(self.tallies, other.tallies)
+        for reason, unfit in other.unfit.items():
+            add_unfit(self.unfit, reason, unfit)
+        self.blocks |= other.blocks
+        self.arithmetic = tuple(sorted({*self.arithmetic, *other.arithmetic}))
+        self.seconds += other.seconds
+
+
+def add_unfit(into: dict[str, Unfit], reason: str, more: Unfit) -> None:
+    """Count more texts, of which the first of all is kept."""
+    known = into.get(reason, Unfit(0, more.number, more.place))
+    first = min(known, more, key=lambda unfit: unfit.number)
+    into[reason] = Unfit(known.texts + more.texts, first.number, first.place)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -223,7 +273,5 @@ def fingerprint_of(model: LanguageModel) -> str:
 
 def _sample(tensor: StoredTensor) -> bytes:
     data = tensor.data
-    middle = len(data) // 2
-    return b"".join(
-        part.tobytes() for part in (data[:SAMPLED], data[middle : middle + SAMPLED], data[-SAMPLED:])
-    )
+    places = (0, len(data) // 2, max(0, len(data) - SAMPLED))
+    return b"".join(data[place : place + SAMPLED].tobytes() for place in places)

@@ -11,14 +11,13 @@ from typing import Any
 
 from ..architecture.model import LanguageModel
 from ..arrays.threads import one_blas_thread
-from ..corpus.corpus import Corpus, Told
-from ..corpus.selection import CorpusSelection
+from ..corpus.corpus import Corpus, CorpusSelection, Told
 from ..errors import InputError
 from ..files import OwnFile, check_target, hold
 from ..text.wording import abridged, counted
 from .execution import ModelSource, Note
-from .order import order_for
-from .run import Report, Workers, begun, survey_into
+from .run import Report, begun, crew_for, survey_into
+from .shard import order_for
 from .state import Survey, check_same
 from .survey_files import read_survey, survey_bytes
 
@@ -54,7 +53,6 @@ def survey(
         raise InputError("to resume is to go on with the file of out: name it")
     if not 1 <= shard[0] <= shard[1]:
         raise InputError(f"shard: expected I/N with I from 1 to N, found {shard[0]}/{shard[1]}")
-    how = Workers(workers, scheduler)
     with nullcontext() if path is None else _held(path, resume, force) as file:
         source = ModelSource(str(model)) if isinstance(model, str | Path) else model
         opened = source.open() if isinstance(source, ModelSource) else source
@@ -64,10 +62,9 @@ def survey(
         found = begun(opened, texts, order_for(opened, events, histograms, top, max_tokens, chat))
         if path is not None and path.exists() and resume:
             found = _resumed(path, found)
-        keep = (lambda survey: None) if file is None else _saving(file)
-        computed = opened if how == Workers() else source
-        with one_blas_thread(), _saved_however_it_ends(found, file):
-            survey_into(found, computed, texts, how, shard, opened, keep, report, note)
+        crew = crew_for(found, source, opened, workers, scheduler, note)
+        with one_blas_thread(), _saved(found, file) as keep:
+            survey_into(found, texts, shard, opened, crew, keep, report, note)
             if found.whole and not found.read[0]:
                 raise InputError(_why_nothing(found))
     return found
@@ -109,28 +106,23 @@ def _resumed(path: Path, begun: Survey) -> Survey:
 
 
 @contextmanager
-def _saved_however_it_ends(survey: Survey, file: OwnFile | None) -> Iterator[None]:
-    """Write the file in the end, or where something was read before an exception."""
-    before, whole = len(survey.blocks), False
-    try:
-        yield
-        whole = True
-    finally:
-        if file is not None and (whole or (len(survey.blocks) > before and survey.read[0])):
-            file.write(survey_bytes(survey))
-            file.check()
+def _saved(survey: Survey, file: OwnFile | None) -> Iterator[Callable[[], None]]:
+    """Write the file in the end, or where something was read before an exception. What it gives saves what
+    was measured so far, as often as that costs little of the time."""
+    before, whole, due, last = len(survey.blocks), False, 0.0, monotonic()
 
-
-def _saving(file: OwnFile) -> Callable[[Survey], None]:
-    """Saves what was measured, as often as that costs little of the time."""
-    due, last = 0.0, monotonic()
-
-    def keep(survey: Survey) -> None:
+    def keep() -> None:
         nonlocal due, last
-        if (now := monotonic()) - last < due or not survey.read[0]:
+        if file is None or (now := monotonic()) - last < due or not survey.read[0]:
             return
         file.write(survey_bytes(survey))
         last = monotonic()
         due = (last - now) / SAVING
 
-    return keep
+    try:
+        yield keep
+        whole = True
+    finally:
+        if file is not None and (whole or (len(survey.blocks) > before and survey.read[0])):
+            file.write(survey_bytes(survey))
+            file.check()

@@ -25,15 +25,15 @@ from ..arrays.exact_sum import LARGEST
 from ..arrays.stats import Array
 from ..errors import FileFormatError
 from ..measuring.heads import EVENLY, QueryCounts
+from ..measuring.meter import Meter
 from ..measuring.predictions import PREDICTIONS
 from ..measuring.streams import STREAMS
 from ..measuring.tallies import NOBODY, Counts, Ranges, Sums, Tally, TopList
 from ..text.brief import brief
 from ..text.json_reading import from_json
 from ..untrusted_files import check_regular
-from .order import SurveyOrder
-from .shard import Measurable, Unfit, meters_of, tallies_of
-from .state import Survey, SurveyedCorpus, SurveyedModel
+from .shard import meters_of, tallies_of
+from .state import Survey, SurveyedCorpus, SurveyedModel, SurveyOrder, Unfit
 from .survey_mark import is_survey
 
 FORMAT = "microgpt.survey-file/2"
@@ -194,7 +194,7 @@ def _tallies(survey: Survey, parts: Mapping[tuple[str, str], Arrays]) -> dict[st
             raise ValueError(
                 f"{name}: lists of shape {shape}, where {order.examples:,} examples were asked for"
             )
-    expected = tallies_of(meters_of(_measurable(survey, parts), order), Counts(2))
+    expected = tallies_of(_meters(survey, parts), Counts(2))
     if parts.keys() != {(name, tally.KIND) for name, tally in expected.items()}:
         wrong = parts.keys() ^ {(name, tally.KIND) for name, tally in expected.items()}
         raise ValueError(f"{'.'.join(min(wrong))} is missing, or one too many")
@@ -222,15 +222,15 @@ def _check_values(tallies: Mapping[str, Any]) -> None:
             raise ValueError(f"{STREAMS}/growth: more than {GROWTH:g} for each of {STREAMS}/rows")
 
 
-def _measurable(survey: Survey, parts: Mapping[tuple[str, str], Arrays]) -> Measurable:
-    """What there was to measure, by what the survey says of its model and how many channels were counted."""
+def _meters(survey: Survey, parts: Mapping[tuple[str, str], Arrays]) -> list[Meter]:
+    """What measured it, by what the survey says of its model and how many channels were counted."""
     model, events = survey.model, survey.order.events
     channels = {name: len(parts[f"{name}/values", Counts.KIND][""]) for name in events}
     weights = [name for name in events if model.kinds[name] == "Softmax"]
     windows = {name: model.windows[layer_of(name)] for name in weights}  # type: ignore[index]
     own = {name.rpartition("/")[0] for name, _ in parts if name.endswith("/token_loss")}
     corpus_parts = [some for some in PARTS if own == {f"{PREDICTIONS}{'.' * bool(p)}{p}" for p in some}]
-    return Measurable(channels, (), windows, model.streams, len(model.labels), corpus_parts[0])
+    return meters_of(survey.order, channels, windows, model.streams, len(model.labels), corpus_parts[0])
 
 
 def _check(name: str, tally: Tally, found: Arrays) -> None:

@@ -22,19 +22,17 @@ from typing import Any
 
 from ..errors import InputError, RunError
 from .execution import Assignment, Block, Crew, run_in_worker
-from .shard import Measured
+from .state import Measured
 
 MOST = 1024
 
 
-class WorkerProcesses:
+class WorkerProcesses(Crew):
     """So many processes, each of which has a core. Tasks and results are files: pipes have their names alone,
     for one that is half written or half read when a worker is killed would keep everybody waiting."""
 
-    parts = 1
-
     def __init__(self, assignment: Assignment, workers: int, folder: Path) -> None:
-        self._run, self._workers, self._folder = partial(_run_file, assignment), workers, folder
+        self._run_file, self._workers, self._folder = partial(_run_file, assignment), workers, folder
         self._others = active_children()
         self._pool = self._new()
 
@@ -49,7 +47,7 @@ class WorkerProcesses:
         _put(task, blocks)
         try:
             with _no_interrupts():
-                return self._pool.submit(self._run, task)
+                return self._pool.submit(self._run_file, task)
         except BrokenExecutor as error:
             lost = Future[Path]()
             lost.set_exception(error)

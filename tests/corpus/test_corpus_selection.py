@@ -7,8 +7,7 @@ from contextlib import suppress
 import pytest
 from support.corpora import TEXTS, corpus, corpus_bytes, packed, records, table, texts, written
 
-from microgpt_trace.corpus.corpus import Corpus
-from microgpt_trace.corpus.selection import CorpusSelection
+from microgpt_trace.corpus.corpus import Corpus, CorpusSelection
 from microgpt_trace.errors import FileFormatError, InputError, MicrogptError, RunError
 
 MANY = [f"text {i}" for i in range(1000)]

@@ -3,8 +3,7 @@
 import gzip
 import json
 
-from microgpt_trace.corpus.corpus import Corpus
-from microgpt_trace.corpus.selection import CorpusSelection
+from microgpt_trace.corpus.corpus import Corpus, CorpusSelection
 
 TEXTS = ["emma", "olivia was here", "Zoë 日本 👩‍🚀", "  two  ", 'a "quoted" \\ text', "x" * 5000, "emma"]
 NAMES = ["a.v1.txt", "a.text", "a", "a.v1.jsonl", "a.NDJSON", "a.parquet"]

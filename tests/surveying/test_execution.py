@@ -10,19 +10,17 @@ import pytest
 from support.surveyed_texts import MEASURED, lines, measured, written
 
 from microgpt_trace import init, load
-from microgpt_trace.corpus.corpus import Corpus, Document
-from microgpt_trace.corpus.selection import CorpusSelection
+from microgpt_trace.corpus.corpus import Corpus, CorpusSelection, Document
 from microgpt_trace.errors import InputError, RunError
 from microgpt_trace.surveying.execution import (
     Assignment,
     Block,
     ModelSource,
-    in_process,
     merged_results,
     run_here,
     run_in_worker,
 )
-from microgpt_trace.surveying.order import order_for
+from microgpt_trace.surveying.shard import order_for
 from microgpt_trace.surveying.state import fingerprint_of
 from microgpt_trace.surveying.survey_files import survey_bytes
 
@@ -60,8 +58,7 @@ def test_a_worker_computes_as_this_process_does(gpt2):
     folder, model, *_ = gpt2()
     order, texts = order_for(model), ["abcabca", "bca", "cab", "a"]
     blocks = [Block(0, [Document(i, text, "x", i + 1) for i, text in enumerate(texts)], "")]
-    with in_process(model, order) as crew:
-        here = crew.result(crew.submit(blocks))
+    here = run_here(model.for_many_passes(), order, blocks)
     assignment = Assignment.of(ModelSource(str(folder)), fingerprint_of(model), order)
     assert_same(here, run_in_worker(assignment, blocks))
 

@@ -7,12 +7,10 @@ import pytest
 from support.surveys import MANY, in_packs_of, surveyed
 
 from microgpt_trace import init, survey
-from microgpt_trace.corpus.corpus import Document
-from microgpt_trace.corpus.selection import CorpusSelection
+from microgpt_trace.corpus.corpus import CorpusSelection, Document
 from microgpt_trace.errors import InputError
-from microgpt_trace.surveying.order import order_for
 from microgpt_trace.surveying.report import report_of
-from microgpt_trace.surveying.shard import survey_shard
+from microgpt_trace.surveying.shard import order_for, survey_shard
 from microgpt_trace.surveying.state import merged
 from microgpt_trace.surveying.survey_files import read_survey, survey_bytes
 

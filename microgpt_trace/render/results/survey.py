@@ -18,8 +18,7 @@ from ...surveying.report import (
     UnitExamples,
     report_of,
 )
-from ...surveying.shard import CUT
-from ...surveying.state import Survey, SurveyExample
+from ...surveying.state import CUT, Survey, SurveyExample
 from ...text.printable import shown_token
 from ...text.wording import counted
 from ...tracing.findings import Insight
