@@ -45,6 +45,17 @@ def check_regular(path: Path, expected: str = "a regular file") -> int:
     raise FileFormatError(f"{path}: expected {expected}, found {kind}")
 
 
+def beginning(path: Path, size: int) -> bytes:
+    """The first bytes of a file; none of what is no file or cannot be read. A pipe is not opened."""
+    try:
+        if not path.is_file():
+            return b""
+        with path.open("rb") as file:
+            return file.read(size)
+    except (OSError, ValueError):  # a NUL in the name
+        return b""
+
+
 def read_bytes(path: Path, expected: str = "a regular file", most: int = MAX_BYTES) -> bytes:
     """All bytes of a file of at most `most`. Raises FileFormatError naming file, size and limit."""
     size = check_regular(path, expected)

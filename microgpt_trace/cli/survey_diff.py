@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from ..errors import InputError
-from ..surveying.survey_mark import is_survey
+from ..surveying import is_survey
 from .option_rules import refuse
 from .output import Output
 

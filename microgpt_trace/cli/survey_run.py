@@ -23,6 +23,7 @@ from ..readers.loading import is_model
 from ..render.results.imatrix import imatrix_sections
 from ..render.results.survey import survey_sections
 from ..signals import handled
+from ..surveying import is_survey
 from ..surveying.execution import ModelSource
 from ..surveying.imatrix import (
     check_inputs,
@@ -36,7 +37,6 @@ from ..surveying.report import report_of
 from ..surveying.state import Survey, merged
 from ..surveying.survey import survey
 from ..surveying.survey_files import read_survey, survey_bytes
-from ..surveying.survey_mark import is_survey
 from ..text.brief import brief
 from ..text.json_writing import result_json
 from ..text.wording import counted

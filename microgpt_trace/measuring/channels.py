@@ -17,7 +17,7 @@ from ..arrays.stats import NOT_FINITE, Array, median
 from ..text.brief import frozen
 from .definitions import NEAR_ZERO, OUTLIER
 from .meter import EXCERPT, Meter, PackLayout, causal_places
-from .tallies import Counts, Ranges, Sums, Tally, TopList, named
+from .tallies import Counts, Ranges, Sums, Tally, TopList, gathered, named
 
 UNITS = (Activation.__name__, Multiply.__name__)  # kinds of events whose channels are units of an MLP
 LARGEST = np.float64(1e130)  # in magnitude: an ExactSum holds sums of squares; as float32 it would be inf
@@ -226,7 +226,7 @@ class ChannelStatistics:
 @NOT_FINITE
 def channel_statistics(tallies: Mapping[str, Any], event: str, kind: str = "") -> ChannelStatistics:
     """The statistics of an event that was measured, of such a kind. Raises KeyError where it was not."""
-    own = ChannelTallies(**{name: tallies[f"{event}/{name}"] for name in ChannelTallies.__dataclass_fields__})
+    own = gathered(ChannelTallies, event, tallies)
     count = own.values.values()
     known = np.where(count > 0, count, np.nan)
     mean, mean_square = own.total.values() / known, own.squares.values() / known

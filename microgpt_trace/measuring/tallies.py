@@ -6,7 +6,7 @@ Merging is exact, so that the bits of a result do not depend on how a corpus was
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,7 @@ ENTRY = np.dtype([
     ("value", np.float64), ("document", np.int64), ("row", np.int64), ("position", np.int32),
     ("channel", np.int32),
 ])  # fmt: skip
+Record = TypeVar("Record")
 Excerpts = Callable[[Array], Array]  # of some entries, by their indices: [n] -> [n, bytes]
 
 
@@ -195,6 +196,11 @@ class TopList:
 def named(prefix: str, record: object) -> dict[str, Tally]:
     """The tallies that are the fields of a dataclass, each by the prefix and its field's name."""
     return {f"{prefix}/{name}": getattr(record, name) for name in record.__dataclass_fields__}  # type: ignore[attr-defined]
+
+
+def gathered(kind: type[Record], prefix: str, tallies: Mapping[str, Any]) -> Record:
+    """The dataclass whose fields are the tallies of such names: what `named` was given."""
+    return kind(**{name: tallies[f"{prefix}/{name}"] for name in kind.__dataclass_fields__})  # type: ignore[attr-defined]
 
 
 def merge_all(into: dict[str, Tally], other: Mapping[str, Tally]) -> None:

@@ -101,7 +101,7 @@ def read_apr(
     tensors = in_halves(config, tensors) if config.adjacent_pairs else tensors
 
     def vocabulary() -> Vocabulary | None:
-        from ..vocabulary.apr import from_apr
+        from ..vocabulary.metadata import from_apr
 
         return from_apr(file.metadata, path)
 

@@ -54,7 +54,7 @@ def read_gguf(path: Path) -> ModelFile:
         tensors = in_halves(config, tensors)
 
     def vocabulary() -> Vocabulary | None:
-        from ..vocabulary.gguf import from_gguf
+        from ..vocabulary.metadata import from_gguf
 
         _check_vocabulary(path, header.metadata, config.vocab_size)
         return from_gguf(header.metadata, path)

@@ -7,7 +7,7 @@ may have the same statistics.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import InputError
@@ -122,23 +122,19 @@ def compare_surveys(
         raise InputError(f"{called[1]}: nothing in it has the name and the size of something in {called[0]}")
     layers = paired(surveyed_layers(a), surveyed_layers(b), lambda layer: (layer.layer, layer.event))
     heads = paired(surveyed_heads(a), surveyed_heads(b), lambda head: (head.event, head.head))
+    differ = (own for own in events.values() if not own.same)
+    departed = (own.name for own in differ if rtol is None or own.distance > rtol)
     one, two = (_side(survey, name) for survey, name in zip((a, b), called, strict=True))
     return SurveyComparison(
         one, two, a.corpus.sources, a.corpus.documents, rtol,
-        not (changed & chosen if names else changed), _first(events.values(), rtol),
+        not (changed & chosen if names else changed),
+        next(departed, None),
         tuple(part_pair(*pair) for pair in parts),
         tuple(layer_pair(*pair, _entering(a, b, pair[0].layer), events) for pair in layers
               if pair[0].event in events),
         tuple(head_pair(*pair) for pair in heads if pair[0].event in events),
         tuple(events.values()), tuple(not_compared), tuple(_notes(a, b, alike)),
     )  # fmt: skip
-
-
-def _first(events: Iterable[EventPair], rtol: float | None) -> str | None:
-    for event in events:
-        if not event.same and (rtol is None or event.distance > rtol):
-            return event.a.name
-    return None
 
 
 # --- What can be compared ---------------------------------------------------------------------

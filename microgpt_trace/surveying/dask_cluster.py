@@ -34,8 +34,8 @@ _OURS = run_in_worker.__module__
 
 
 class DaskCluster(Crew):
-    """The workers of a scheduler, which come and go; it runs again itself what a lost one had, so that there is
-    nothing to renew."""
+    """The workers of a scheduler, which come and go. It runs again itself what a lost one had: nothing has to
+    be renewed."""
 
     parts = FAN
 

@@ -10,6 +10,7 @@ tools/imatrix/imatrix.cpp of llama.cpp.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from struct import Struct
 from typing import Any
@@ -27,6 +28,7 @@ from ..readers.gguf import MAGIC, Strings, read_gguf_header
 from ..readers.model_file import blaming
 from ..text.brief import brief, frozen
 from ..text.wording import counted
+from ..untrusted_files import beginning
 from .shard import order_for
 from .state import Survey, weights_of
 
@@ -120,14 +122,11 @@ def _float32(entries: Mapping[str, SquaredInputs]) -> Iterator[tuple[str, Array]
 
 def is_imatrix(path: Path) -> bool:
     """Whether a file says of itself that it is one; a pipe is none, and not opened."""
-    try:
-        if not path.is_file():
-            return False
-        with path.open("rb") as file:
-            head = file.read(4)
-        return head == MAGIC and str(read_gguf_header(path).metadata.get("general.type")) == "imatrix"
-    except (OSError, ValueError, FileFormatError):
+    if beginning(path, len(MAGIC)) != MAGIC:
         return False
+    with suppress(OSError, ValueError, FileFormatError):
+        return str(read_gguf_header(path).metadata.get("general.type")) == "imatrix"
+    return False
 
 
 def read_imatrix(path: Path) -> Imatrix:

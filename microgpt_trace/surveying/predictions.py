@@ -8,6 +8,7 @@ from copy import deepcopy
 from typing import Any
 
 from ..measuring.predictions import PREDICTIONS, RANKS, PredictionTallies
+from ..measuring.tallies import gathered, merge_all
 from ..microgpt.model import NOTHING
 from ..text.brief import frozen
 from ..text.wording import fixed, told_apart
@@ -74,7 +75,10 @@ def surveyed_parts(survey: Survey) -> list[SurveyedPart]:
     """The parts of the corpus, those to train on first; one may have no documents. A corpus that is not the
     data that the model was trained on is one part."""
     names = [name.rpartition("/")[0] for name in survey.tallies if name.endswith("/token_loss")]
-    parts = {name.removeprefix(PREDICTIONS).removeprefix("."): _tallies(survey, name) for name in names}
+    parts = {
+        name.removeprefix(PREDICTIONS).removeprefix("."): gathered(PredictionTallies, name, survey.tallies)
+        for name in names
+    }
     if len(parts) > 1 and not _is_training_data(survey):
         parts = {"": _together(*parts.values())}
     return [_part(survey, part, parts[part]) for part in sorted(parts, reverse=True)]
@@ -85,17 +89,11 @@ def _is_training_data(survey: Survey) -> bool:
     return survey.model.trained_on in (NOTHING, survey.corpus.data)
 
 
-def _tallies(survey: Survey, prefix: str) -> PredictionTallies:
-    fields = PredictionTallies.__dataclass_fields__
-    return PredictionTallies(**{name: survey.tallies[f"{prefix}/{name}"] for name in fields})
-
-
 def _together(*parts: PredictionTallies) -> PredictionTallies:
     """The tallies of all parts, which stay as they are."""
     whole = deepcopy(parts[0])
     for other in parts[1:]:
-        for name in PredictionTallies.__dataclass_fields__:
-            getattr(whole, name).merge(getattr(other, name))
+        merge_all(vars(whole), vars(other))
     return whole
 
 

@@ -16,7 +16,8 @@ from ..arrays.stats import Array
 from ..measuring.channels import ChannelStatistics, bin_edges, quantiles
 from ..measuring.definitions import MASSIVE, Attention, RoleName, role_of
 from ..measuring.heads import EVENLY, AttentionSums, QueryCounts, mean_shares
-from ..measuring.streams import STREAMS
+from ..measuring.streams import STREAMS, StreamTallies
+from ..measuring.tallies import gathered
 from ..text.brief import frozen
 from ..text.printable import shown_token
 from ..text.wording import counted, fixed, told_apart
@@ -178,14 +179,12 @@ def _event(survey: Survey, name: str, own: ChannelStatistics) -> SurveyedEvent:
         mean, std, None if square is None else math.sqrt(square), _known(own.least, np.nanmin),
         _known(own.largest, np.nanmax), own.zeros.sum() / count if count else None, len(own.dead),
         tuple(own.dead[:MOST_CHANNELS].tolist()), len(own.outliers),
-        tuple(_outliers(own)),
+        tuple(
+            OutlierChannel(channel, float(own.rms[channel]), float(own.times_median[channel]))
+            for channel in own.outliers[:MOST_CHANNELS].tolist()
+        ),
         None if found is None else {f"{100 * q:g}%": min(value, most) for q, value in found.items()},
     )  # fmt: skip
-
-
-def _outliers(own: ChannelStatistics) -> Iterator[OutlierChannel]:
-    for channel in own.outliers[:MOST_CHANNELS].tolist():
-        yield OutlierChannel(channel, float(own.rms[channel]), float(own.times_median[channel]))
 
 
 def _over_all(of_channels: Array, count: Array) -> float | None:
@@ -203,22 +202,16 @@ def surveyed_layers(survey: Survey) -> list[SurveyedLayer]:
     """Every layer, where the residual stream was measured."""
     if f"{STREAMS}/rows" not in survey.tallies:
         return []
-    of = {key: survey.tallies[f"{STREAMS}/{key}"] for key in ("rows", "growth", "cosine")}
-    documents, massive, top = (
-        survey.tallies[f"{STREAMS}/{key}"] for key in ("documents", "massive", "farthest")
-    )
-    rows, growth, cosine = (tally.values().tolist() for tally in of.values())
-    origins, found = survey.corpus, []
-    for layer, count in enumerate(rows):
-        examples = origins.examples(top, layer)
-        found.append(
-            SurveyedLayer(
-                layer, survey.model.streams[layer + 1], count,
-                math.exp(growth[layer] / count) if count else None, cosine[layer] / count if count else None,
-                int(documents.values()[layer]), int(massive.values()[layer]),
-                examples[0] if examples else None,
-            )
-        )  # fmt: skip
+    own = gathered(StreamTallies, STREAMS, survey.tallies)
+    sums = (own.rows, own.growth, own.cosine, own.documents, own.massive)
+    found = []
+    for layer, (rows, grown, cosines, documents, massive) in enumerate(
+        zip(*(tally.values().tolist() for tally in sums), strict=True)
+    ):
+        mean_growth, cosine = (math.exp(grown / rows), cosines / rows) if rows else (None, None)
+        farthest = next(iter(survey.corpus.examples(own.farthest, layer)), None)
+        event = survey.model.streams[layer + 1]
+        found.append(SurveyedLayer(layer, event, rows, mean_growth, cosine, documents, massive, farthest))
     return found
 
 
@@ -243,20 +236,22 @@ def surveyed_heads(survey: Survey) -> list[SurveyedHead]:
 
 def _shares(survey: Survey, name: str, counted: str) -> list[tuple[Attention, float]]:
     """The mean shares of each head, and its mean entropy, over the queries that were counted."""
-    counts = [int(survey.tallies[f"{counted}/{key}"].values()[0]) for key in QueryCounts.__dataclass_fields__]
-    sums = {key: survey.tallies[f"{name}/{key}"].values() for key in AttentionSums.__dataclass_fields__}
-    return mean_shares(sums, *counts)
+    counts = vars(gathered(QueryCounts, counted, survey.tallies)).values()
+    sums = vars(gathered(AttentionSums, name, survey.tallies))
+    return mean_shares(
+        {key: tally.values() for key, tally in sums.items()}, *(int(tally.values()[0]) for tally in counts)
+    )
 
 
 def unit_examples(survey: Survey) -> list[UnitExamples]:
     """The examples of every unit that was ever active, of the units that were asked for."""
-    origins, found = survey.corpus, []
-    for event in survey.order.units:
-        top = survey.tallies[f"{event}/top"]
-        for unit in range(top.units):
-            if examples := origins.examples(top, unit):
-                found.append(UnitExamples(event, unit, examples))
-    return found
+    tops = {event: survey.tallies[f"{event}/top"] for event in survey.order.units}
+    return [
+        UnitExamples(event, unit, examples)
+        for event, top in tops.items()
+        for unit in range(top.units)
+        if (examples := survey.corpus.examples(top, unit))
+    ]
 
 
 # --- What it reveals: the predicates of a trace, over all texts --------------------------------

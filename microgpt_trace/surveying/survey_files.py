@@ -32,9 +32,9 @@ from ..measuring.tallies import NOBODY, Counts, Ranges, Sums, Tally, TopList
 from ..text.brief import brief
 from ..text.json_reading import from_json
 from ..untrusted_files import check_regular
+from . import is_survey
 from .shard import meters_of, tallies_of
 from .state import Survey, SurveyedCorpus, SurveyedModel, SurveyOrder, Unfit
-from .survey_mark import is_survey
 
 FORMAT = "microgpt.survey-file/2"
 OLDER = "microgpt.survey-file/1"  # whose digest is of the tensors alone

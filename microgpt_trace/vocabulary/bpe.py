@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from ..errors import FileFormatError, InputError, missing
+from ..errors import FileFormatError, InputError, check_installed
 from ..text.brief import frozen
 
 SPACE_MARK = "\u2581"  # SentencePiece's space
@@ -39,18 +39,15 @@ PATTERNS: Mapping[str, tuple[str, ...]] = {
 ALIASES = {"gpt2": "gpt-2", "llama3": "llama-bpe", "llama-v3": "llama-bpe", "deepseek-r1-qwen": "qwen2"}
 
 
-class Encoder(Protocol):
-    """Text -> ids, without BOS and EOS. Special tokens in the text are parsed where `special` says so."""
-
-    def __call__(self, text: str, special: bool) -> list[int]: ...
+# Text -> ids, without BOS and EOS. Special tokens in the text are parsed where the second argument says so.
+Encoder = Callable[[str, bool], list[int]]
 
 
 def tokenizers_package() -> Any:
     """The `tokenizers` package, loaded when text is first encoded. Raises InputError where it is missing."""
-    try:
-        import tokenizers
-    except ImportError as error:
-        raise missing("tokenizers", "turning text into tokens needs") from error
+    check_installed("tokenizers", "turning text into tokens needs")
+    import tokenizers
+
     return tokenizers
 
 
@@ -72,7 +69,6 @@ def byte_alphabet() -> dict[str, int]:
 
 
 _BYTES = byte_alphabet()
-_CHARS = {byte: char for char, byte in _BYTES.items()}
 _BYTE_TOKEN = re.compile("<0x([0-9A-Fa-f]{2})>")
 
 
@@ -183,26 +179,21 @@ class ByteLevelBpe(_Bpe):
 
     def _merges(self, pieces: Mapping[str, int]) -> list[tuple[str, str]]:
         """The merges that make one of the pieces, in their order."""
-        makers, others = self._makers
-        numbers = [makers[piece] for piece in pieces if piece in makers]
-        numbers += [number for number, token in others if token in pieces]
-        halves = [self.merges[number].split(" ") for number in sorted(numbers)]
+        made = zip(self.merges, self._made, strict=True)
+        halves = [merge.split(" ") for merge, token in made if token in pieces]
         for merge in halves:
             if len(merge) != 2 or not all(half in self._ids for half in merge):
                 raise FileFormatError(f"{self.path}: the merge {' '.join(merge)!r:.60} joins no two tokens")
         return [(left, right) for left, right in halves if left in pieces and right in pieces]
 
     @cached_property
-    def _makers(self) -> tuple[dict[str, int], list[tuple[int, str]]]:
-        """By token the number of the last merge that makes it, and other merges with the tokens that they
-        make. Raises FileFormatError for one that makes none."""
+    def _made(self) -> list[str]:
+        """The token that each merge makes. Raises FileFormatError for one that makes none."""
         made = [merge.replace(" ", "", 1) for merge in self.merges]
         if not all(map(self._ids.__contains__, made)):
             wrong = next(i for i, token in enumerate(made) if token not in self._ids)
             raise FileFormatError(f"{self.path}: the merge {self.merges[wrong]!r:.60} makes no token")
-        makers = dict(zip(made, range(len(made)), strict=True))
-        others = enumerate(made) if len(makers) < len(made) else ()
-        return makers, [(number, token) for number, token in others if makers[token] != number]
+        return made
 
     def _check_bytes(self, words: set[str], pieces: Mapping[str, int]) -> None:
         """`tokenizers` would leave out in silence what the vocabulary has no token for."""
@@ -260,16 +251,22 @@ class SentencePieceBpe(_Bpe):
 
 
 def byte_level_encoder(
-    path: Path,
-    tokens: Sequence[str],
-    user_defined: Collection[int],
-    control: Collection[int],
-    merges: Sequence[str] | None,
-    pre_tokenizer: str,
-) -> Encoder:
+    path: Path, tokens: Sequence[str], user_defined: Collection[int], control: Collection[int],
+    merges: Sequence[str] | None, pre_tokenizer: str,
+) -> Encoder:  # fmt: skip
     """The encoder of a file, or the refusal of one whose words cannot be cut or merged."""
     if pre_tokenizer not in PATTERNS:
         return refusal(path, f"its pre-tokenizer {pre_tokenizer!r:.60} is not one of {', '.join(PATTERNS)}")
     if merges is None:
         return refusal(path, "it has no merges")
     return ByteLevelBpe(path, tokens, user_defined, control, merges, pre_tokenizer)
+
+
+def sentencepiece_encoder(
+    path: Path, tokens: Sequence[str], user_defined: Collection[int], control: Collection[int],
+    scores: Sequence[float] | None, add_space_prefix: bool, unknown: int | None,
+) -> Encoder:  # fmt: skip
+    """The encoder of a file, or the refusal of one whose words cannot be merged."""
+    if scores is None:
+        return refusal(path, "it has no scores")
+    return SentencePieceBpe(path, tokens, user_defined, control, scores, add_space_prefix, unknown)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..errors import FileFormatError, check_installed
-from ..text.brief import brief, frozen
+from ..text.brief import brief
 from ..text.json_reading import MANY_VALUES
 from ..untrusted_files import read_json, read_text
 from .bpe import byte_level_bytes, literal_bytes, sentencepiece_bytes
@@ -37,12 +37,13 @@ def from_huggingface(folder: Path) -> Vocabulary | None:
     stops = _configured_stops(folder, max(ids.values()) + 1)
     if ends.get("eos_id") is None and stops:
         ends["eos_id"] = stops[0]
+    process = Isolated(f"{__package__}.tokenizer_json:encode", "its tokenizer", _LIMITS)
     return Vocabulary(
         path,
         _by_id(ids, path),
         f"{kind} (tokenizer.json)",
         spell,
-        _TokenizerJson(path, str(path.absolute())),
+        partial(_encode, process, path, str(path.absolute())),  # whatever folder is the current one
         literal=frozenset(_added(tokenizer, path).values()),
         stop_ids=frozenset(stops),
         templates=_templates(folder, config, config_path),
@@ -130,11 +131,10 @@ def _nested(part: Any, path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _named_ends(config: Mapping[str, Any], ids: Mapping[str, int], path: Path) -> dict[str, Any]:
-    """bos_id and eos_id, from tokens that tokenizer_config.json gives as text or as {"content": text}."""
+    """bos_id and eos_id, from the tokens that tokenizer_config.json gives."""
     ends = {}
     for name in ("bos", "eos"):
-        token = config.get(f"{name}_token")
-        token = token.get("content") if isinstance(token, dict) else token
+        token = _content(config.get(f"{name}_token"))
         if token is not None and (not isinstance(token, str) or token not in ids):
             raise FileFormatError(
                 f"{path}: {name}_token: expected a token of the vocabulary, found {brief(token)}"
@@ -148,10 +148,13 @@ def _named_tokens(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
     older versions of transformers left beside it."""
     path = folder / "special_tokens_map.json"
     said = (read_json(path) if path.exists() else {}) | dict(config)
-    contents = {
-        name: token.get("content") if isinstance(token, dict) else token for name, token in said.items()
-    }
-    return {n: token for n, token in contents.items() if n.endswith("_token") and isinstance(token, str)}
+    contents = {name: _content(token) for name, token in said.items() if name.endswith("_token")}
+    return {name: token for name, token in contents.items() if isinstance(token, str)}
+
+
+def _content(token: Any) -> Any:
+    """A token that is given as text or as {"content": text}."""
+    return token.get("content") if isinstance(token, dict) else token
 
 
 def _added_ends(
@@ -221,19 +224,8 @@ def _templates(folder: Path, config: Mapping[str, Any], path: Path) -> dict[str,
 _LIMITS = Limits(seconds=30, memory=2048 * MIB)
 
 
-@frozen(slots=False, eq=False)
-class _TokenizerJson:
-    """The tokenizer that the file describes, as `tokenizers` builds it in a process of its own."""
-
-    path: Path
-    location: str  # the same, whatever folder is the current one
-    limits: Limits = _LIMITS
-
-    def __call__(self, text: str, special: bool) -> list[int]:
-        check_installed("tokenizers", "turning text into tokens needs")
-        ids: list[int] = self._process(self.path, self.location, text, special)
-        return ids
-
-    @cached_property
-    def _process(self) -> Isolated:
-        return Isolated(f"{__package__}.tokenizer_json:encode", "its tokenizer", self.limits)
+def _encode(process: Isolated, path: Path, location: str, text: str, special: bool) -> list[int]:
+    """The ids by the tokenizer that the file describes, as `tokenizers` builds it in a process of its own."""
+    check_installed("tokenizers", "turning text into tokens needs")
+    ids: list[int] = process(path, location, text, special)
+    return ids

@@ -23,7 +23,7 @@ from support.apr_files import tiny_model as apr_model
 from support.gguf_files import gguf_bytes
 
 from microgpt_trace.readers.gguf import TYPES, read_gguf_header
-from microgpt_trace.surveying.survey_mark import is_survey
+from microgpt_trace.surveying import is_survey
 
 from .formats import surveys
 from .formats.places import PLACES

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from dataclasses import replace
 
 import pytest
 from support.sweeps import in_sweep
@@ -24,8 +23,9 @@ def folder(path, **said):
 
 def limited(path, seconds, memory=200 * MIB, **said):
     vocabulary = folder(path, **said)
-    encoder = replace(vocabulary.encoder, limits=Limits(seconds, memory))
-    return replace(vocabulary, encoder=encoder)
+    process, *_ = vocabulary.encoder.args
+    process.limits = Limits(seconds, memory)
+    return vocabulary
 
 
 def grown(pattern, times):

@@ -12,10 +12,9 @@ from support.real_model import needs_smollm2
 
 from microgpt_trace.errors import FileFormatError, InputError
 from microgpt_trace.vocabulary import bpe
-from microgpt_trace.vocabulary.apr import from_apr
 from microgpt_trace.vocabulary.bpe import PATTERNS, ByteLevelBpe, byte_alphabet, split_fixed, substrings
-from microgpt_trace.vocabulary.gguf import from_gguf
 from microgpt_trace.vocabulary.huggingface import from_huggingface
+from microgpt_trace.vocabulary.metadata import from_apr, from_gguf
 
 tokenizers = pytest.importorskip("tokenizers", reason="text is encoded by the package tokenizers")
 PATH = Path("model.gguf")
