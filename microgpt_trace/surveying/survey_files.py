@@ -39,7 +39,6 @@ from .state import Survey, SurveyedCorpus, SurveyedModel, SurveyOrder, Unfit
 FORMAT = "microgpt.survey-file/2"
 OLDER = "microgpt.survey-file/1"  # whose digest is of the tensors alone
 ENTRIES = 1 << 22  # values of the metadata
-KINDS: dict[str, type[Any]] = {kind.KIND: kind for kind in (Sums, Counts, Ranges, TopList)}
 PARTS = (("",), ("train", "held out"))  # of a corpus
 MOST_BLOCKS = 1 << 22  # of a survey: each has a number in memory
 MOST = 2.0**62  # of what is counted, all together
@@ -90,35 +89,25 @@ def _digest(tensors: Mapping[str, Array], said: Mapping[str, Any]) -> str:
 
 def read_survey(path: str | Path) -> Survey:
     """The survey of a file. Raises FileFormatError, naming it, where it is none or damaged."""
-    path = Path(path)
-    check_regular(path, "a survey")
-    tensors, said = _contents(path)
-    try:
-        return survey_of(said, tensors)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise FileFormatError(
-            f"{path}: expected a whole survey, found it damaged ({brief(str(error))})"
-        ) from error
-
-
-def _contents(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
     from safetensors import SafetensorError, safe_open
 
+    path = Path(path)
+    check_regular(path, "a survey")
     if not is_survey(path):
         raise FileFormatError(f"{path}: expected a survey, as `microgpt survey --out` writes it")
     try:
         with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        said = from_json(metadata.get("survey", ""), most=ENTRIES)
-    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
-        raise FileFormatError(f"{path}: expected a survey, found it damaged ({brief(str(error))})") from error
-    if not isinstance(said, dict) or said.get("format") not in (FORMAT, OLDER):
-        found = said.get("format") if isinstance(said, dict) else said
-        raise FileFormatError(f"{path}: expected {FORMAT}, found {brief(found)}")
-    if said.pop("digest", None) != _digest(tensors, said):
-        raise FileFormatError(f"{path}: expected a survey as it was written, found some of it changed")
-    return tensors, said
+            said = from_json(file.metadata()["survey"], most=ENTRIES)
+        if said["format"] not in (FORMAT, OLDER):
+            raise FileFormatError(f"{path}: expected {FORMAT}, found {brief(said['format'])}")
+        if said.pop("digest") != _digest(tensors, said):
+            raise FileFormatError(f"{path}: expected a survey as it was written, found some of it changed")
+        return survey_of(said, tensors)
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise FileFormatError(
+            f"{path}: expected a survey, found it damaged ({brief(str(error))})"
+        ) from error
 
 
 def survey_of(said: Mapping[str, Any], tensors: Mapping[str, Array]) -> Survey:
@@ -195,12 +184,12 @@ def _tallies(survey: Survey, parts: Mapping[tuple[str, str], Arrays]) -> dict[st
                 f"{name}: lists of shape {shape}, where {order.examples:,} examples were asked for"
             )
     expected = tallies_of(_meters(survey, parts), Counts(2))
-    if parts.keys() != {(name, tally.KIND) for name, tally in expected.items()}:
-        wrong = parts.keys() ^ {(name, tally.KIND) for name, tally in expected.items()}
+    if wrong := parts.keys() ^ {(name, tally.KIND) for name, tally in expected.items()}:
         raise ValueError(f"{'.'.join(min(wrong))} is missing, or one too many")
-    for name, tally in expected.items():
-        _check(name, tally, parts[name, tally.KIND])
-    found = {name: KINDS[kind].of(arrays) for (name, kind), arrays in parts.items()}
+    found = {}
+    for (name, _), arrays in parts.items():
+        _check(name, expected[name], arrays)
+        found[name] = expected[name].of(arrays)
     _check_values(found)
     return found
 

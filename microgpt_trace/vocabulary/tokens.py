@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -34,22 +34,14 @@ def pick_template(templates: Mapping[str, str], path: Path) -> str:
     return next(iter(templates.values()))
 
 
-def template_process(limits: Limits = LIMITS) -> Isolated:
-    """What renders templates."""
-    return Isolated(f"{__package__}.templates:render", "its chat template", limits)
-
-
-def render_chat(
-    template: str, text: str, tokens: Mapping[str, str], path: Path, process: Isolated | None = None
-) -> str:
+def render_chat(template: str, text: str, tokens: Mapping[str, str], path: Path, process: Isolated) -> str:
     """The template with one message of the user, up to where the model's answer begins. `tokens` are the
-    special tokens by the names that templates have for them ("bos_token").
+    special tokens by the names that templates have for them ("bos_token"), `process` is what renders.
 
     Raises InputError where jinja2 is missing or the template refuses the message, FileFormatError
     where the template is no template, fails, or takes too much time or memory.
     """
     check_installed("jinja2", "chat templates need")
-    process = process or template_process()
     rendered: str = process(path, template, text, dict(tokens))
     return rendered
 
@@ -80,6 +72,9 @@ class Vocabulary:
     templates: Mapping[str, str] = field(default_factory=dict)
     named: Mapping[str, str] | None = None
     chat_adds_bos: bool = True
+    template_process: Isolated = field(
+        default_factory=partial(Isolated, f"{__package__}.templates:render", "its chat template", LIMITS)
+    )
 
     def __repr__(self) -> str:
         return one_line(self, path=str(self.path), size=self.size, kind=self.kind)
@@ -144,11 +139,7 @@ class Vocabulary:
         }
         template = pick_template(self.templates, self.path)
         tokens = spelled if self.named is None else self.named
-        return render_chat(template, text, tokens, self.path, self._template_process)
-
-    @cached_property
-    def _template_process(self) -> Isolated:
-        return template_process()
+        return render_chat(template, text, tokens, self.path, self.template_process)
 
     def describe(self) -> str:
         """In words: "49,152 tokens, byte-level BPE (smollm), no BOS added"."""

@@ -18,10 +18,16 @@ from microgpt_trace.errors import FileFormatError, InputError
 from microgpt_trace.vocabulary import templates
 from microgpt_trace.vocabulary.huggingface import _templates, from_huggingface
 from microgpt_trace.vocabulary.metadata import from_apr, from_gguf
-from microgpt_trace.vocabulary.sandbox import MIB, Limits
-from microgpt_trace.vocabulary.tokens import LIMITS, pick_template, render_chat, template_process
+from microgpt_trace.vocabulary.sandbox import MIB, Isolated, Limits
+from microgpt_trace.vocabulary.tokens import LIMITS, pick_template, render_chat
 
 PATH = Path("model.gguf")
+
+
+def template_process(limits=LIMITS):
+    return Isolated("microgpt_trace.vocabulary.templates:render", "its chat template", limits)
+
+
 PROCESS = template_process()  # one for all of them
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 
@@ -102,9 +108,9 @@ def test_apr_files_carry_one_template_and_one_process_renders_all_texts():
     metadata = {"tokenizer.vocabulary": ["a"], "chat_template": "{{ messages[0].content }}!"}
     vocabulary = from_apr(metadata, PATH)
     assert [vocabulary.chat(text) for text in "ab"] == ["a!", "b!"]
-    process = vocabulary._template_process._running
+    process = vocabulary.template_process._running
     assert vocabulary.chat("c") == "c!"
-    assert vocabulary._template_process._running is process
+    assert vocabulary.template_process._running is process
 
 
 def test_folders_carry_a_file_a_text_or_named_templates(tmp_path):
