@@ -105,9 +105,7 @@ def read_survey(path: str | Path) -> Survey:
             raise FileFormatError(f"{path}: expected a survey as it was written, found some of it changed")
         return survey_of(said, tensors)
     except (SafetensorError, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
-        raise FileFormatError(
-            f"{path}: expected a survey, found it damaged ({brief(str(error))})"
-        ) from error
+        raise FileFormatError(f"{path}: expected a survey, found it damaged ({brief(str(error))})") from error
 
 
 def survey_of(said: Mapping[str, Any], tensors: Mapping[str, Array]) -> Survey:

@@ -248,25 +248,3 @@ class SentencePieceBpe(_Bpe):
                     raise InputError(
                         f"{self.path}: the vocabulary has no token for {char!r} and none for its bytes"
                     )
-
-
-def byte_level_encoder(
-    path: Path, tokens: Sequence[str], user_defined: Collection[int], control: Collection[int],
-    merges: Sequence[str] | None, pre_tokenizer: str,
-) -> Encoder:  # fmt: skip
-    """The encoder of a file, or the refusal of one whose words cannot be cut or merged."""
-    if pre_tokenizer not in PATTERNS:
-        return refusal(path, f"its pre-tokenizer {pre_tokenizer!r:.60} is not one of {', '.join(PATTERNS)}")
-    if merges is None:
-        return refusal(path, "it has no merges")
-    return ByteLevelBpe(path, tokens, user_defined, control, merges, pre_tokenizer)
-
-
-def sentencepiece_encoder(
-    path: Path, tokens: Sequence[str], user_defined: Collection[int], control: Collection[int],
-    scores: Sequence[float] | None, add_space_prefix: bool, unknown: int | None,
-) -> Encoder:  # fmt: skip
-    """The encoder of a file, or the refusal of one whose words cannot be merged."""
-    if scores is None:
-        return refusal(path, "it has no scores")
-    return SentencePieceBpe(path, tokens, user_defined, control, scores, add_space_prefix, unknown)

@@ -4,8 +4,7 @@ neither its pre-tokenizer nor its special tokens."""
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +12,21 @@ from ..errors import FileFormatError
 from ..text.brief import frozen
 from .bpe import (
     ALIASES,
+    PATTERNS,
     SPACE_MARK,
+    ByteLevelBpe,
     Encoder,
+    SentencePieceBpe,
     byte_level_bytes,
-    byte_level_encoder,
     literal_bytes,
     refusal,
     sentencepiece_bytes,
-    sentencepiece_encoder,
 )
 from .tokens import Vocabulary
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 1, 2, 3, 4, 5  # types of tokens; 6 is a byte
 NOT_SAID = "the file does not say, llama.cpp does so"
+Fixed = tuple[Collection[int], Collection[int]]  # tokens found in every text, and where special ones are
 ASSUMED = "assumed, .apr files do not say"
 _SPECIAL = re.compile(r"<\|.*\|>", re.DOTALL)
 _SIZES = {128256: "llama-bpe", 49152: "smollm"}  # what llama's architecture carries besides SentencePiece
@@ -96,6 +97,29 @@ def check_tokens(tokens: Sequence[str], path: Path) -> None:
         ) from error
 
 
+def _byte_level(
+    path: Path, tokens: Sequence[str], fixed: Fixed, merges: Sequence[str] | None, pre: str | None
+) -> Encoder:
+    """The encoder of a file, or the refusal of one whose words cannot be cut or merged."""
+    if pre is None:
+        reason = "the file does not name its pre-tokenizer, and its architecture does not tell"
+        return refusal(path, reason)
+    if pre not in PATTERNS:
+        return refusal(path, f"its pre-tokenizer {pre!r:.60} is not one of {', '.join(PATTERNS)}")
+    if merges is None:
+        return refusal(path, "it has no merges")
+    return ByteLevelBpe(path, tokens, *fixed, merges, pre)
+
+
+def _sentencepiece(
+    path: Path, tokens: Sequence[str], fixed: Fixed, scores: Sequence[float] | None, prefix: bool,
+    unknown: int | None,
+) -> Encoder:  # fmt: skip
+    if scores is None:
+        return refusal(path, "it has no scores")
+    return SentencePieceBpe(path, tokens, *fixed, scores, prefix, unknown)
+
+
 # --- GGUF -------------------------------------------------------------------------------------
 
 
@@ -113,74 +137,56 @@ def from_gguf(metadata: Mapping[str, Any], path: Path) -> Vocabulary | None:
     size = len(tokens)
     types = said.numbers("tokenizer.ggml.token_type", size) or ()
     marked = {i: kind for i, kind in enumerate(types) if kind != NORMAL}
-    ends = (said.token(f"tokenizer.ggml.{end}_token_id", size) for end in ("eot", "eom"))
-    vocabulary = Vocabulary(
+    bos_id, eos_id, *ends = (
+        said.token(f"tokenizer.ggml.{end}_token_id", size) for end in ("bos", "eos", "eot", "eom")
+    )
+    fixed = _of_types(marked, USER_DEFINED), _of_types(marked, UNKNOWN, CONTROL)
+    if model == "gpt2":
+        named = said.text("tokenizer.ggml.pre")
+        pre, note = ALIASES.get(named or "default", named or "default"), "" if named else f", {NOT_SAID}"
+        encoder = _byte_level(path, tokens, fixed, said.strings("tokenizer.ggml.merges"), pre)
+        kind, spell, usual = f"byte-level BPE ({pre:.60}{note})", byte_level_bytes, pre == "llama-bpe"
+    elif model == "llama":
+        unknown = said.token("tokenizer.ggml.unknown_token_id", size)
+        if unknown is None:
+            unknown = min(_of_types(marked, UNKNOWN), default=None)
+        scores = said.numbers("tokenizer.ggml.scores", size)
+        prefix = said.flag("tokenizer.ggml.add_space_prefix") is not False
+        encoder = _sentencepiece(path, tokens, fixed, scores, prefix, unknown)
+        kind, spell, usual = "SentencePiece BPE", sentencepiece_bytes, True
+        if size > 2:
+            bos_id, eos_id = 1 if bos_id is None else bos_id, 2 if eos_id is None else eos_id
+    else:
+        encoder = refusal(path, f"its tokenizer {model!r:.60} is not supported; gpt2 and llama are")
+        kind, spell, usual = f"the tokenizer {model!r:.60}", literal_bytes, False
+    return Vocabulary(
         path,
         tokens,
-        f"the tokenizer {model!r:.60}",
-        literal_bytes,
-        refusal(path, f"its tokenizer {model!r:.60} is not supported; gpt2 and llama are"),
+        kind,
+        spell,
+        encoder,
         literal=_of_types(marked, UNKNOWN, CONTROL, USER_DEFINED, UNUSED),
-        bos_id=said.token("tokenizer.ggml.bos_token_id", size),
-        eos_id=said.token("tokenizer.ggml.eos_token_id", size),
+        bos_id=bos_id,
+        eos_id=eos_id,
         stop_ids=frozenset(end for end in ends if end is not None),
         templates=_templates(said),
+        **_flags(said, bos_id, eos_id, usual),
     )
-    if model == "gpt2":
-        vocabulary = _byte_level(said, vocabulary, marked)
-    elif model == "llama":
-        vocabulary = _sentencepiece(said, vocabulary, marked)
-    return _with_flags(said, vocabulary)
 
 
 def _of_types(marked: Mapping[int, int], *wanted: int) -> frozenset[int]:
     return frozenset(i for i, kind in marked.items() if kind in wanted)
 
 
-def _byte_level(said: Metadata, vocabulary: Vocabulary, marked: Mapping[int, int]) -> Vocabulary:
-    named = said.text("tokenizer.ggml.pre")
-    pre = ALIASES.get(named or "default", named or "default")
-    merges = said.strings("tokenizer.ggml.merges")
-    fixed = _of_types(marked, USER_DEFINED), _of_types(marked, UNKNOWN, CONTROL)
-    return replace(
-        vocabulary,
-        kind=f"byte-level BPE ({pre:.60}{'' if named else ', ' + NOT_SAID})",
-        spell=byte_level_bytes,
-        encoder=byte_level_encoder(vocabulary.path, vocabulary.tokens, *fixed, merges, pre),
-        add_bos=pre == "llama-bpe",
-    )
-
-
-def _sentencepiece(said: Metadata, vocabulary: Vocabulary, marked: Mapping[int, int]) -> Vocabulary:
-    size = vocabulary.size
-    scores = said.numbers("tokenizer.ggml.scores", size)
-    unknown = said.token("tokenizer.ggml.unknown_token_id", size)
-    if unknown is None:
-        unknown = min(_of_types(marked, UNKNOWN), default=None)
-    prefix = said.flag("tokenizer.ggml.add_space_prefix")
-    fixed = _of_types(marked, USER_DEFINED), _of_types(marked, UNKNOWN, CONTROL)
-    return replace(
-        vocabulary,
-        kind="SentencePiece BPE",
-        spell=sentencepiece_bytes,
-        encoder=sentencepiece_encoder(
-            vocabulary.path, vocabulary.tokens, *fixed, scores, prefix is not False, unknown
-        ),
-        bos_id=1 if vocabulary.bos_id is None and size > 2 else vocabulary.bos_id,
-        eos_id=2 if vocabulary.eos_id is None and size > 2 else vocabulary.eos_id,
-        add_bos=True,
-    )
-
-
-def _with_flags(said: Metadata, vocabulary: Vocabulary) -> Vocabulary:
+def _flags(said: Metadata, bos_id: int | None, eos_id: int | None, usual: bool) -> dict[str, Any]:
+    """Whether BOS and EOS are added, BOS as `usual` where the file does not say."""
     add_bos, add_eos = (said.flag(f"tokenizer.ggml.add_{name}_token") for name in ("bos", "eos"))
-    for name, add, token in (("bos", add_bos, vocabulary.bos_id), ("eos", add_eos, vocabulary.eos_id)):
+    for name, add, token in (("bos", add_bos, bos_id), ("eos", add_eos, eos_id)):
         if add and token is None:
             raise FileFormatError(f"{said.path}: add_{name}_token is true, but no {name}_token_id is named")
-    note = NOT_SAID if add_bos is None else ""
     if add_bos is None:
-        add_bos = vocabulary.add_bos and vocabulary.bos_id is not None
-    return replace(vocabulary, add_bos=add_bos, add_eos=bool(add_eos), bos_note=note)
+        return {"add_bos": usual and bos_id is not None, "add_eos": bool(add_eos), "bos_note": NOT_SAID}
+    return {"add_bos": add_bos, "add_eos": bool(add_eos)}
 
 
 def _templates(said: Metadata) -> dict[str, str]:
@@ -208,21 +214,28 @@ def from_apr(metadata: Mapping[str, Any], path: Path) -> Vocabulary | None:
     bos_id, eos_id = (said.token(f"tokenizer.{end}_token_id", size) for end in ("bos", "eos"))
     control = {i for i, token in enumerate(tokens) if _SPECIAL.fullmatch(token)}
     control |= {i for i in (bos_id, eos_id) if i is not None}
-    sentencepiece = any(token.startswith(SPACE_MARK) for token in tokens)
-    pre = None if sentencepiece else _pre_tokenizer(metadata, size)
+    if any(token.startswith(SPACE_MARK) for token in tokens):
+        unknown = tokens.index("<unk>") if "<unk>" in tokens else None
+        fixed = (), control if unknown is None else control | {unknown}
+        scores = said.numbers("tokenizer.scores", size)
+        encoder = _sentencepiece(path, tokens, fixed, scores, True, unknown)
+        kind, spell, usual = "SentencePiece BPE", sentencepiece_bytes, True
+    else:
+        pre, merges = _pre_tokenizer(metadata, size), said.strings("tokenizer.merges") or None
+        encoder = _byte_level(path, tokens, ((), control), merges, pre)
+        kind = f"byte-level BPE ({pre or 'unknown pre-tokenizer'}, {ASSUMED})"
+        spell, usual = byte_level_bytes, pre == "llama-bpe"
     template = said.text("chat_template")
     return Vocabulary(
         path,
         tokens,
-        "SentencePiece BPE"
-        if sentencepiece
-        else f"byte-level BPE ({pre or 'unknown pre-tokenizer'}, {ASSUMED})",
-        sentencepiece_bytes if sentencepiece else byte_level_bytes,
-        _assumed_encoder(said, tokens, control, pre, sentencepiece),
+        kind,
+        spell,
+        encoder,
         literal=control,
         bos_id=bos_id,
         eos_id=eos_id,
-        add_bos=bos_id is not None and (sentencepiece or pre == "llama-bpe"),
+        add_bos=usual and bos_id is not None,
         bos_note=ASSUMED,
         templates={"default": template} if template else {},
     )
@@ -235,18 +248,3 @@ def _pre_tokenizer(metadata: Mapping[str, Any], size: int) -> str | None:
     if re.match(r"qwen[23]($|forcausallm)", architecture):
         return "qwen2"
     return _SIZES.get(size) if architecture.startswith("llama") else None
-
-
-def _assumed_encoder(
-    said: Metadata, tokens: Sequence[str], control: set[int], pre: str | None, sentencepiece: bool
-) -> Encoder:
-    if sentencepiece:
-        scores = said.numbers("tokenizer.scores", len(tokens))
-        unknown = tokens.index("<unk>") if "<unk>" in tokens else None
-        fixed = control if unknown is None else control | {unknown}
-        return sentencepiece_encoder(said.path, tokens, (), fixed, scores, True, unknown)
-    if pre is None:
-        return refusal(
-            said.path, "the file does not name its pre-tokenizer, and its architecture does not tell"
-        )
-    return byte_level_encoder(said.path, tokens, (), control, said.strings("tokenizer.merges") or None, pre)
