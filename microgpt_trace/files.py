@@ -194,8 +194,9 @@ def _locked(path: Path) -> Any:
             if not held.acquire(blocking=False):
                 held.lockfile.close()
                 break
-            if _is_open_file(held.lockfile.fileno(), lock):
-                return held
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(held.lockfile.fileno()), lock.stat()):
+                    return held
             held.release()
     except RuntimeError:  # so fasteners says that there are no locks
         held.lockfile.close()
@@ -203,13 +204,6 @@ def _locked(path: Path) -> Any:
     except OSError as error:
         raise InputError(f"{path}: cannot lock it ({_reason(error)})") from error
     raise InputError(f"{path}: another run is writing it")
-
-
-def _is_open_file(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _remove_leftovers(path: Path) -> None:

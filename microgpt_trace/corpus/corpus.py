@@ -128,7 +128,9 @@ class Corpus:
         self._begin()
         yield from map(self._document, self._selected())  # and nothing here keeps the text
         if not self.documents:
-            raise InputError(f"{self._sources}: expected documents, found none{self._why_none()}")
+            what = [f"{counted(found.rows, 'row')} {reason}" for reason, found in self.skipped.items()]
+            why = f" ({', '.join(what)})" if what else ""
+            raise InputError(f"{self._sources}: expected documents, found none{why}")
 
     def _document(self, found: tuple[str, str, int]) -> Document:
         text = found[0]
@@ -177,10 +179,6 @@ class Corpus:
     @property
     def _sources(self) -> str:
         return abridged(self.selection.sources)
-
-    def _why_none(self) -> str:
-        what = [f"{counted(found.rows, 'row')} {reason}" for reason, found in self.skipped.items()]
-        return f" ({', '.join(what)})" if what else ""
 
 
 def _chosen(total: int, size: int, seed: int) -> Iterator[bool]:

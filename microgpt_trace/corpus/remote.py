@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import FileFormatError, InputError, MicrogptError, RunError, check_installed, missing
-from .sources import CHUNK, CorpusFile, local_files, nothing_matches
+from .sources import CHUNK, CorpusFile, local_files
 
 SILENCE = 60  # seconds without a byte until a transfer is given up; all of it may take as long as it takes
 _GONE = (404, 410)
@@ -77,7 +77,7 @@ def remote_files(url: str) -> Sequence[CorpusFile]:
             if info["type"] != "directory"
         ]
     if not matching:
-        raise nothing_matches(url)
+        raise InputError(f"{url}: no file matches")
     return matching
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from ..text.brief import brief
 from ..text.json_reading import from_json
@@ -12,15 +12,14 @@ from ..text.wording import abridged
 
 LONGEST = 1 << 26  # bytes of a line, and of a text
 _MARK = b"\xef\xbb\xbf"
-Made = TypeVar("Made")
 
 
-def lines_of(chunks: Iterable[bytes], made: Callable[[bytes | None], Made]) -> Iterator[Made]:
-    """What is made of each line's bytes, without the \\n or \\r\\n that ends it and without a byte order mark
+def lines_of(chunks: Iterable[bytes]) -> Iterator[bytes | None]:
+    """Each line's bytes, without the \\n or \\r\\n that ends it and without a byte order mark
     at the beginning.
 
-    None stands in the place of a line longer than LONGEST. A line is not kept while what was made of it is
-    looked at, nor is that kept while the next line is read: each may take 64 MB.
+    None stands in the place of a line longer than LONGEST. A line, which may take 64 MB, is not kept while
+    the next one is read.
     """
     begun, length, mark = bytearray(), 0, _MARK
     for chunk in chunks:
@@ -30,11 +29,11 @@ def lines_of(chunks: Iterable[bytes], made: Callable[[bytes | None], Made]) -> I
         if length > LONGEST + 1:  # it may end in \r
             begun.clear()
         if others:
-            yield made(_line(_taken(begun).removeprefix(mark), length))
-            yield from (made(_line(line, len(line))) for line in others[:-1])
+            yield _line(_taken(begun).removeprefix(mark), length)
+            yield from (_line(line, len(line)) for line in others[:-1])
             begun, length, mark = bytearray(others[-1]), len(others[-1]), b""
     if length:
-        yield made(_line(_taken(begun).removeprefix(mark), length))
+        yield _line(_taken(begun).removeprefix(mark), length)
 
 
 def _taken(begun: bytearray) -> bytes:
@@ -65,12 +64,12 @@ BLANK = NoText("blank", "expected a text, found a blank one")
 
 def text_rows(chunks: Iterable[bytes]) -> Iterator[Row]:
     """Each line of a text."""
-    return lines_of(chunks, decoded)
+    return map(decoded, lines_of(chunks))
 
 
 def json_rows(chunks: Iterable[bytes], field: str) -> Iterator[Row]:
     """The field of each record, which is a JSON object in a line of its own."""
-    return lines_of(chunks, partial(_field_of_record, field=field))
+    return map(partial(_field_of_record, field=field), lines_of(chunks))
 
 
 def decoded(content: Any) -> Row:
@@ -110,14 +109,11 @@ def _field_of_record(line: bytes | None, field: str) -> Row:
     except UnicodeDecodeError:
         return decoded(line)
     except ValueError as error:
-        return NoText("no JSON", f"expected a JSON object ({error}), found {_beginning(line)}")
+        found = brief(line[:400].decode("utf-8", "replace"))
+        return NoText("no JSON", f"expected a JSON object ({error}), found {found}")
     if not isinstance(record, dict):
         return NoText("no JSON object", f"expected a JSON object, found {brief(record)}")
     if field not in record:
         fields = abridged([brief(name) for name in record], 8) or "none"
         return NoText(f"no field {field!r}", f"expected a field {brief(field)}, found {fields}")
     return text_of(record[field], field)
-
-
-def _beginning(line: bytes) -> str:
-    return brief(line[:400].decode("utf-8", "replace"))

@@ -74,14 +74,10 @@ def local_files(source: str) -> list[CorpusFile]:
         if _MAGIC.search(source) and not path.exists():
             names = sorted(name for name in glob(source, recursive=True) if not Path(name).is_dir())  # noqa: PTH207
     if not names:
-        raise nothing_matches(source)
+        raise InputError(f"{source}: no file matches")
     for name in names:
         check_regular(Path(name), "a file of documents")
     return [CorpusFile(name, name) for name in names]
-
-
-def nothing_matches(source: str) -> InputError:
-    return InputError(f"{source}: no file matches")
 
 
 PIECE = 1 << 8  # bytes unpacked at once: at most 256 KB by gzip, 8 MB by Zstandard

@@ -79,14 +79,9 @@ def surveyed_parts(survey: Survey) -> list[SurveyedPart]:
         name.removeprefix(PREDICTIONS).removeprefix("."): gathered(PredictionTallies, name, survey.tallies)
         for name in names
     }
-    if len(parts) > 1 and not _is_training_data(survey):
+    if len(parts) > 1 and survey.model.trained_on not in (NOTHING, survey.corpus.data):
         parts = {"": _together(*parts.values())}
     return [_part(survey, part, parts[part]) for part in sorted(parts, reverse=True)]
-
-
-def _is_training_data(survey: Survey) -> bool:
-    """Whether the parts mean something for the model, or would if it were trained."""
-    return survey.model.trained_on in (NOTHING, survey.corpus.data)
 
 
 def _together(*parts: PredictionTallies) -> PredictionTallies:

@@ -104,21 +104,15 @@ class SurveyedCorpus:
     def examples(self, top: TopList, unit: int, sign: float = 1.0) -> tuple[SurveyExample, ...]:
         """The entries of a unit's list."""
         found = []
-        for own, excerpt in zip(top.entries[unit], top.excerpt[unit], strict=True):
-            if own["document"] == NOBODY:
+        for own, excerpt in zip(top.entries[unit].tolist(), top.excerpt[unit], strict=True):
+            value, document, row, position, channel = own
+            if document == NOBODY:
                 break
-            document, position, channel = (int(own[name]) for name in ("document", "position", "channel"))
-            before, mark, token = excerpt.tobytes().rstrip(b"\0").decode().partition(MARK)
-            value, place = sign * float(own["value"]), self._place(document, int(own["row"]))
-            found.append(
-                SurveyExample(value, place, document, position, channel, before, token if mark else "")
-            )
+            before, _, token = excerpt.tobytes().rstrip(b"\0").decode().partition(MARK)
+            at = bisect_right(self.files, document, key=lambda file: file[1]) - 1
+            place = f"{self.files[at][0]}:{row}" if at >= 0 else f"row {row}"
+            found.append(SurveyExample(sign * value, place, document, position, channel, before, token))
         return tuple(found)
-
-    def _place(self, document: int, row: int) -> str:
-        """The file and the row of a document."""
-        at = bisect_right([first for _, first in self.files], document) - 1
-        return f"{self.files[at][0]}:{row}" if at >= 0 else f"row {row}"
 
 
 class Unfit(NamedTuple):

@@ -98,8 +98,12 @@ class Vocabulary:
         """
         if len(text) > self.longest_text:
             raise InputError(f"a text of {len(text):,} characters; at most {self.longest_text:,} are read")
-        if not text.isascii():
-            _check_text(text)
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"character {text[error.start]!a} at position {error.start} of the text is no valid Unicode"
+            ) from error
         ids = self.encoder(text, special or chat)
         begun = chat and (not self.chat_adds_bos or ids[:1] == [self.bos_id])
         if self.add_bos and self.bos_id is not None and not begun:
@@ -158,12 +162,3 @@ def _printable(char: str) -> str:
     if 0x7F < code < 0x100 and not char.isprintable():
         return f"\\u{code:04x}"  # \xa0 is the byte, \u00a0 the character
     return char if char.isprintable() and char != "\\" else char.encode("unicode_escape").decode()
-
-
-def _check_text(text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"character {text[error.start]!a} at position {error.start} of the text is no valid Unicode"
-        ) from error

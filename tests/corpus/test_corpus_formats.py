@@ -70,7 +70,7 @@ def test_lines_are_lines_however_they_are_cut(content, size):
     chunks = [whole[i : i + size] for i in range(0, len(whole), size)]
     ended = whole if whole.endswith(b"\n") or not whole else whole + b"\n"
     expected = ended.replace(b"\r\n", b"\n").split(b"\n")[:-1]
-    assert [*lines_of(chunks, lambda line: line)] == expected
+    assert [*lines_of(chunks)] == expected
 
 
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
@@ -96,7 +96,7 @@ def test_a_line_of_so_many_bytes_and_no_more(monkeypatch, end):
     whole = b"12345678\n123456789\nab\n" + b"x" * 50 + b"\r\n12345678\r\n123456789\r\n12345678" + end
     for size in (1, 3, 100):
         chunks = [whole[i : i + size] for i in range(0, len(whole), size)]
-        found = [*lines_of(chunks, lambda line: line)]
+        found = [*lines_of(chunks)]
         assert found == [b"12345678", None, b"ab", None, b"12345678", None, b"12345678"]
 
 
