@@ -38,6 +38,7 @@ from .state import Survey, SurveyedCorpus, SurveyedModel, SurveyOrder, Unfit
 
 FORMAT = "microgpt.survey-file/2"
 OLDER = "microgpt.survey-file/1"  # whose digest is of the tensors alone
+REST = "rest"  # the part that sums may have besides
 ENTRIES = 1 << 22  # values of the metadata
 PARTS = (("",), ("train", "held out"))  # of a corpus
 MOST_BLOCKS = 1 << 22  # of a survey: each has a number in memory
@@ -55,10 +56,11 @@ def survey_bytes(survey: Survey) -> bytes:
     """The bytes of a survey's file."""
     from safetensors.numpy import save
 
-    tensors: dict[str, Array] = {}
-    for name, tally in survey.tallies.items():
-        for part, array in tally.arrays().items():
-            tensors[f"{name}.{tally.KIND}{'.' * bool(part)}{part}"] = np.ascontiguousarray(array)
+    tensors = {
+        _tensor(name, tally, part): np.ascontiguousarray(array)
+        for name, tally in survey.tallies.items()
+        for part, array in tally.arrays().items()
+    }
     said: dict[str, Any] = {
         "format": FORMAT,
         "model": asdict(survey.model),
@@ -72,6 +74,11 @@ def survey_bytes(survey: Survey) -> bytes:
         "arithmetic": survey.arithmetic,
     }
     return save(tensors, {"survey": json.dumps(said | {"digest": _digest(tensors, said)})})
+
+
+def _tensor(name: str, tally: Tally, part: str) -> str:
+    """What a part of a tally is called."""
+    return f"{name}.{tally.KIND}{'.' * bool(part)}{part}"
 
 
 def _digest(tensors: Mapping[str, Array], said: Mapping[str, Any]) -> str:
@@ -117,7 +124,7 @@ def survey_of(said: Mapping[str, Any], tensors: Mapping[str, Array]) -> Survey:
         unfit=_as(Mapping[str, Unfit], said["unfit"]), arithmetic=_as(tuple[str, ...], said["arithmetic"]),
     )  # fmt: skip
     survey.blocks = _blocks(survey, said["blocks"])
-    survey.tallies = _tallies(survey, _by_tally(tensors))
+    survey.tallies = _tallies(survey, tensors)
     return survey
 
 
@@ -162,32 +169,24 @@ def _blocks(survey: Survey, said: Any) -> dict[int, str]:
     return blocks
 
 
-def _by_tally(tensors: Mapping[str, Array]) -> dict[tuple[str, str], Arrays]:
-    """Arrays by the names of their tallies with their kinds, and by their parts."""
-    parts: dict[tuple[str, str], Arrays] = {}
-    for name, array in tensors.items():
-        event, _, measured = name.rpartition("/")
-        field, kind, *part = measured.split(".")
-        parts.setdefault((f"{event}/{field}", kind), {})[".".join(part)] = array
-    return parts
-
-
-def _tallies(survey: Survey, parts: Mapping[tuple[str, str], Arrays]) -> dict[str, Tally]:
+def _tallies(survey: Survey, tensors: Mapping[str, Array]) -> dict[str, Tally]:
     """The tallies that the survey must have, and no others."""
-    order = survey.order
+    order, found, left = survey.order, dict[str, Tally](), {*tensors}
     for name in order.units:  # before lists so long are made
-        shape = parts[f"{name}/top", TopList.KIND]["value"].shape
+        shape = tensors[f"{name}/top.top.value"].shape
         if shape[1:] != (order.examples,):
             raise ValueError(
                 f"{name}: lists of shape {shape}, where {order.examples:,} examples were asked for"
             )
-    expected = tallies_of(_meters(survey, parts), Counts(2))
-    if wrong := parts.keys() ^ {(name, tally.KIND) for name, tally in expected.items()}:
-        raise ValueError(f"{'.'.join(min(wrong))} is missing, or one too many")
-    found = {}
-    for (name, _), arrays in parts.items():
-        _check(name, expected[name], arrays)
-        found[name] = expected[name].of(arrays)
+    for name, tally in tallies_of(_meters(survey, tensors), Counts(2)).items():
+        parts = (*tally.arrays(), *[REST] * isinstance(tally, Sums))
+        names = {part: _tensor(name, tally, part) for part in parts}
+        arrays = {part: tensors[own] for part, own in names.items() if part != REST or own in tensors}
+        _check(name, tally, arrays)
+        found[name] = tally.of(arrays)
+        left -= {*names.values()}
+    if left:
+        raise ValueError(f"{min(left)} is one too many")
     _check_values(found)
     return found
 
@@ -209,32 +208,28 @@ def _check_values(tallies: Mapping[str, Any]) -> None:
             raise ValueError(f"{STREAMS}/growth: more than {GROWTH:g} for each of {STREAMS}/rows")
 
 
-def _meters(survey: Survey, parts: Mapping[tuple[str, str], Arrays]) -> list[Meter]:
+def _meters(survey: Survey, tensors: Mapping[str, Array]) -> list[Meter]:
     """What measured it, by what the survey says of its model and how many channels were counted."""
     model, events = survey.model, survey.order.events
-    channels = {name: len(parts[f"{name}/values", Counts.KIND][""]) for name in events}
+    channels = {name: len(tensors[f"{name}/values.count"]) for name in events}
     weights = [name for name in events if model.kinds[name] == "Softmax"]
     windows = {name: model.windows[layer_of(name)] for name in weights}  # type: ignore[index]
-    own = {name.rpartition("/")[0] for name, _ in parts if name.endswith("/token_loss")}
+    own = {name.rpartition("/")[0] for name in tensors if name.endswith("/token_loss.sum")}
     corpus_parts = [some for some in PARTS if own == {f"{PREDICTIONS}{'.' * bool(p)}{p}" for p in some}]
     return meters_of(survey.order, channels, windows, model.streams, len(model.labels), corpus_parts[0])
 
 
 def _check(name: str, tally: Tally, found: Arrays) -> None:
-    """Raises ValueError where arrays are not such as the tally has."""
+    """Raises ValueError where arrays are not such as the tally has, of sums with what these lack."""
     for part, array in tally.arrays().items():
         if (found[part].shape, found[part].dtype) != (array.shape, array.dtype):
             raise ValueError(f"{name}: expected {array.shape} {array.dtype}, found {found[part].shape}")
-    more = found.keys() - tally.arrays().keys()
     if isinstance(tally, Sums):
-        rest = found.get("rest", np.empty((0, *tally.shape)))
-        if more - {"rest"} or rest.shape[1:] != tally.shape or rest.dtype != np.float64:
-            raise ValueError(f"{name}: expected sums and what they lack, found {', '.join(sorted(found))}")
-        for sums in (found[""], rest):
-            if not (np.abs(sums) < LARGEST).all():
-                raise ValueError(f"{name}: a sum is not finite, or too large")
-    elif more:
-        raise ValueError(f"{name}: one part too many, {min(more)}")
+        rest = found.get(REST, np.empty((0, *tally.shape)))
+        if rest.shape[1:] != tally.shape or rest.dtype != np.float64:
+            raise ValueError(f"{name}: expected what sums of {tally.shape} lack, found {rest.shape}")
+        if not all((np.abs(sums) < LARGEST).all() for sums in (found[""], rest)):
+            raise ValueError(f"{name}: a sum is not finite, or too large")
     elif isinstance(tally, Counts) and not ((found[""] >= 0).all() and found[""].sum(dtype=float) < MOST):
         raise ValueError(f"{name}: a count is below 0, or too large")
     elif isinstance(tally, Ranges) and any(np.isnan(ends).any() for ends in found.values()):
