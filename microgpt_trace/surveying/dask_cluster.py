@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Executor, Future
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from importlib.util import find_spec
 from logging import CRITICAL, getLogger
 from threading import Thread
@@ -39,11 +39,13 @@ class DaskCluster(Crew):
 
     parts = FAN
 
-    def __init__(self, assignment: Assignment, client: Any, address: str, note: Note) -> None:
+    def __init__(
+        self, assignment: Assignment, client: Any, executor: Executor, address: str, note: Note
+    ) -> None:
         super().__init__(partial(run_in_worker, assignment))
-        self._client, self._executor = client, client.get_executor(retries=TRIES, pure=False)
-        self._address, self._note = address, note
-        self._known, self._seen, self._said = set[str](), monotonic(), set[str]()
+        self._client, self._executor, self._address = client, executor, address
+        self._note_once = lru_cache(maxsize=None)(note)
+        self._known, self._seen = set[str](), monotonic()
 
     def size(self) -> int:
         try:
@@ -54,9 +56,9 @@ class DaskCluster(Crew):
         if threads:
             self._seen = monotonic()
         elif monotonic() - self._seen > ALONE:
-            self._say(f"{self._address} has no workers: waiting for some to join")
+            self._note_once(f"{self._address} has no workers: waiting for some to join")
         if max(threads.values(), default=1) > 1:
-            self._say("workers compute on one core each: start them with --nthreads 1")
+            self._note_once("workers compute on one core each: start them with --nthreads 1")
         return len(threads)
 
     def _check(self, workers: set[str]) -> None:
@@ -70,20 +72,11 @@ class DaskCluster(Crew):
                     )
             self._known |= workers
 
-    def _say(self, text: str) -> None:
-        if text not in self._said:
-            self._said.add(text)
-            self._note(text)
-
     def submit(self, blocks: Sequence[Block]) -> Future[Measured]:
         size = -(-len(blocks) // FAN)
         parts = [blocks[start : start + size] for start in range(0, len(blocks), size)]
         own = [self._client.submit(self._run, part, retries=TRIES, pure=False) for part in parts]
         return self._executor.submit(merged_results, *own)
-
-    def end(self) -> None:
-        """Nobody needs any more what is running."""
-        self._executor.shutdown(wait=False)
 
 
 @contextmanager
@@ -97,15 +90,15 @@ def on_cluster(assignment: Assignment, address: str, note: Note) -> Iterator[Cre
     from distributed import KilledWorker
 
     with _silent(), _connected(address) as client:
-        crew = DaskCluster(assignment, client, address, note)
+        executor = client.get_executor(retries=TRIES, pure=False)
         try:
-            yield crew
+            yield DaskCluster(assignment, client, executor, address, note)
         except KilledWorker as error:
             raise worker_lost(str(error)) from error
         except CancelledError as error:
             raise _gone(address) from error
         finally:
-            crew.end()
+            executor.shutdown(wait=False)  # nobody needs any more what is running
 
 
 def _connected(address: str) -> Any:

@@ -15,17 +15,8 @@ from microgpt_trace.corpus.rows import lines_of
 from microgpt_trace.errors import FileFormatError, InputError
 
 
-def needs(name):
-    """Skip where the package is missing that reads it."""
-    if ".parquet" in name:
-        pytest.importorskip("pyarrow")
-    if ".zst" in name:
-        pytest.importorskip("zstandard")
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_what_was_written_is_read(tmp_path, name):
-    needs(name)
     source = written(tmp_path, name, TEXTS)
     read = corpus(source)
     assert [*read] == [(i, text, str(source), i + 1, "") for i, text in enumerate(TEXTS)]
@@ -33,7 +24,6 @@ def test_what_was_written_is_read(tmp_path, name):
 
 
 def test_the_fingerprint_is_of_the_texts_alone(tmp_path):
-    pytest.importorskip("pyarrow")
     sources = [(written(tmp_path, name, TEXTS),) for name in ("a.txt", "b.jsonl", "c.txt.gz", "d.parquet")]
     halves = written(tmp_path, "1.txt", TEXTS[:3]), written(tmp_path, "2.jsonl", TEXTS[3:])
     assert len({fingerprint(*source) for source in (*sources, halves)}) == 1
@@ -54,7 +44,6 @@ def test_another_text_has_another_fingerprint(tmp_path, other):
 
 
 def test_another_field_is_read(tmp_path):
-    pytest.importorskip("pyarrow")
     for name, content in (("a.jsonl", records(TEXTS, "prompt")), ("a.parquet", table(TEXTS, "prompt"))):
         assert texts(written(tmp_path, name, content), field="prompt") == TEXTS
 
@@ -102,7 +91,6 @@ def test_a_line_of_so_many_bytes_and_no_more(monkeypatch, end):
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.parquet"])
 def test_a_text_that_is_too_long_is_refused_by_its_line(tmp_path, monkeypatch, name):
-    needs(name)
     monkeypatch.setattr("microgpt_trace.corpus.rows.LONGEST", 1000)
     with pytest.raises(FileFormatError, match=rf"{name}:3: expected a text of at most 67,108,864 bytes, "):
         texts(written(tmp_path, name, ["x" * 20, "é" * 20, "x" * 2000]))
@@ -129,7 +117,6 @@ NUMBERS = [f"text {i * i}" for i in range(3000)]
 
 @pytest.mark.parametrize("name", ["a.txt.gz", "a.jsonl.zst", "a.parquet.gz"])
 def test_what_ends_early_is_no_shorter_corpus(tmp_path, name):
-    needs(name)
     whole = corpus_bytes(NUMBERS, name)
     for end in (0, len(whole) // 100, len(whole) // 2, -1):
         source = written(tmp_path, name, whole[:end])
@@ -140,7 +127,6 @@ def test_what_ends_early_is_no_shorter_corpus(tmp_path, name):
 @pytest.mark.parametrize("name", ["a.txt.gz", "a.txt.zst"])
 def test_what_is_damaged_is_refused(tmp_path, name):
     """Another file, bytes behind the last one, damage within, and a later member that ends early."""
-    needs(name)
     whole = corpus_bytes(NUMBERS, name)
     damaged = bytearray(whole)
     middle = slice(len(whole) // 2, len(whole) // 2 + 40)
@@ -164,6 +150,7 @@ def within(limit):
 
 def zst_bomb(size):
     """Blocks of one byte, 128 KB long each (RFC 8878, 3.1.1.2): 4 bytes of file for them."""
+    pytest.importorskip("zstandard")
     header = b"\x28\xb5\x2f\xfd" + b"\x00" + b"\x38"  # a window of 128 KB, no size
     block = (1 << 1 | (1 << 17) << 3).to_bytes(3, "little") + b"x"
     return header + block * (size >> 17) + (1).to_bytes(3, "little")
@@ -171,7 +158,6 @@ def zst_bomb(size):
 
 @pytest.mark.parametrize("name", ["bomb.gz", "bomb.zst"])
 def test_a_bomb_takes_no_more_than_a_line_may(tmp_path, name, monkeypatch):
-    needs(name)
     monkeypatch.setattr("microgpt_trace.corpus.rows.LONGEST", 1 << 20)
     size = 1 << 25
     content = zst_bomb(size) if name.endswith("zst") else gzip.compress(bytes(size), 6)
@@ -195,10 +181,9 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path, name):
 
 
 def test_a_table_is_read_a_piece_at_a_time(tmp_path):
-    pa = pytest.importorskip("pyarrow")
     content = table([f"{i} " * 1000 for i in range(1600)], compression="none")  # 8 MB, a row group
     source = written(tmp_path, "long.parquet", content)
-    pool = pa.system_memory_pool()
+    pool = pytest.importorskip("pyarrow").system_memory_pool()
     before = pool.bytes_allocated()
     with within(3 << 20):  # a file in Python's hands gives Python's bytes
         peak = max(pool.bytes_allocated() - before for _ in corpus(source))

@@ -135,7 +135,6 @@ def test_columns_of_text_of_every_type(tmp_path):
 
 
 def test_a_column_of_something_else_is_refused(tmp_path):
-    pytest.importorskip("pyarrow")
     source = written(tmp_path, "a.parquet", table([1, 2]))
     with pytest.raises(FileFormatError, match="expected text in the column 'text', found int64"):
         texts(source, skip_bad=True)
@@ -144,7 +143,6 @@ def test_a_column_of_something_else_is_refused(tmp_path):
 
 
 def test_a_table_that_is_damaged_is_refused(tmp_path):
-    pytest.importorskip("pyarrow")
     whole = table(MANY)
     for cut in (0, 3, 400, -1):
         with pytest.raises(FileFormatError, match=r"a\.parquet: expected a Parquet file \("):
@@ -152,7 +150,6 @@ def test_a_table_that_is_damaged_is_refused(tmp_path):
 
 
 def test_a_packed_table_is_copied_within_bounds(tmp_path, monkeypatch):
-    pytest.importorskip("pyarrow")
     source = written(tmp_path, "a.parquet.gz", MANY)
     monkeypatch.setattr("microgpt_trace.corpus.parquet.LARGEST_COPY", 1000)
     with pytest.raises(FileFormatError, match="expected Parquet of at most 1,000 bytes, found more"):
@@ -163,7 +160,6 @@ def test_a_packed_table_is_copied_within_bounds(tmp_path, monkeypatch):
 
 
 def test_a_name_of_a_column_that_is_no_utf8(tmp_path):
-    pytest.importorskip("pyarrow")
     content = table(["a"], "prompt", store_schema=False).replace(b"prompt", b"p\xf9ompt")
     with pytest.raises(FileFormatError, match=r"a\.parquet: expected a Parquet file \('utf-8'"):
         texts(written(tmp_path, "a.parquet", content), field="n")
@@ -173,8 +169,6 @@ def test_a_name_of_a_column_that_is_no_utf8(tmp_path):
 @pytest.mark.parametrize("name", ["a.parquet", "a.parquet.zst", "a.txt.zst", "a.jsonl.gz", "a.jsonl"])
 @pytest.mark.parametrize("seed", range(20))
 def test_damaged_bytes_are_read_or_refused(tmp_path, name, seed):
-    pytest.importorskip("pyarrow")
-    pytest.importorskip("zstandard")
     rng, whole = random.Random(seed), corpus_bytes(MANY[:60], name)
     for _ in range(20):
         content = bytearray(whole)

@@ -25,8 +25,6 @@ def memory():
 @pytest.fixture(scope="module")
 def server():
     pytest.importorskip("aiohttp")
-    for package in ("pyarrow", "zstandard"):
-        pytest.importorskip(package)
     listing = b'<a href="/plain/b.txt">b</a> <a href="/plain/a.txt">a</a> <a href="/plain/c.csv">c</a>'
     files = {name: corpus_bytes(held, name) for name, held in LONG.items()}
     files |= {"": listing, "a.txt": b"a\n", "b.txt": b"b\n"}
@@ -37,8 +35,6 @@ def server():
 
 
 def test_files_of_a_file_system_of_fsspec(memory):
-    for package in ("pyarrow", "zstandard"):
-        pytest.importorskip(package)
     for name in NAMES:
         memory(name, corpus_bytes(TEXTS, name))
         url = f"memory://corpus/{name}"

@@ -1,7 +1,10 @@
-"""Corpora written by other programs' hands: of which texts they are made is known."""
+"""Corpora written by other programs' hands: of which texts they are made is known. A test that needs one of a
+package that is not installed is skipped."""
 
 import gzip
 import json
+
+import pytest
 
 from microgpt_trace.corpus.corpus import Corpus, CorpusSelection
 
@@ -15,9 +18,7 @@ def packed(content, name):
     if name.endswith(".gz"):
         return gzip.compress(content)
     if name.endswith(".zst"):
-        import zstandard
-
-        return zstandard.compress(content)
+        return pytest.importorskip("zstandard").compress(content)
     return content
 
 
@@ -27,9 +28,7 @@ def records(texts, field="text"):
 
 def table(texts, field="text", **options):
     """The bytes of a Parquet file."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     out = pa.BufferOutputStream()
     pq.write_table(pa.table({"n": list(range(len(texts))), field: texts}), out, **options)
     return out.getvalue().to_pybytes()

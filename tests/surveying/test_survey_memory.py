@@ -42,7 +42,6 @@ def test_four_times_as_many_texts_take_as_much():
 def test_long_texts_are_not_held(tmp_path, monkeypatch, decoder_folder, family, name):
     """Twenty of a megabyte, of a file of some KB."""
     pytest.importorskip("tokenizers")
-    pytest.importorskip("pyarrow")
     monkeypatch.setattr(Vocabulary, "longest_text", LONG >> 2)
     model = init() if family == "microgpt" else load(decoder_folder())
     texts = ["emma", *["x" * LONG] * 20]
