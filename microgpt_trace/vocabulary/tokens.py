@@ -34,18 +34,6 @@ def pick_template(templates: Mapping[str, str], path: Path) -> str:
     return next(iter(templates.values()))
 
 
-def render_chat(template: str, text: str, tokens: Mapping[str, str], path: Path, process: Isolated) -> str:
-    """The template with one message of the user, up to where the model's answer begins. `tokens` are the
-    special tokens by the names that templates have for them ("bos_token"), `process` is what renders.
-
-    Raises InputError where jinja2 is missing or the template refuses the message, FileFormatError
-    where the template is no template, fails, or takes too much time or memory.
-    """
-    check_installed("jinja2", "chat templates need")
-    rendered: str = process(path, template, text, dict(tokens))
-    return rendered
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class Vocabulary:
     """The tokens of a model by id, what they stand for, and how text becomes ids.
@@ -135,15 +123,18 @@ class Vocabulary:
     def chat(self, text: str) -> str:
         """The file's chat template around one message of the user, up to where the answer begins.
 
-        Raises InputError where the file has no template.
+        Raises InputError where the file has no template, jinja2 is missing or the template refuses the
+        message, FileFormatError where it is no template, fails, or takes too much time or memory.
         """
+        template = pick_template(self.templates, self.path)
+        check_installed("jinja2", "chat templates need")
         ends = {"bos_token": self.bos_id, "eos_token": self.eos_id}
         spelled = {
             name: "" if i is None else self.piece(i).decode("utf-8", "replace") for name, i in ends.items()
         }
-        template = pick_template(self.templates, self.path)
-        tokens = spelled if self.named is None else self.named
-        return render_chat(template, text, tokens, self.path, self.template_process)
+        tokens = spelled if self.named is None else dict(self.named)
+        rendered: str = self.template_process(self.path, template, text, tokens)
+        return rendered
 
     def describe(self) -> str:
         """In words: "49,152 tokens, byte-level BPE (smollm), no BOS added"."""

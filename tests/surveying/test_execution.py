@@ -119,11 +119,6 @@ def test_another_program_is_refused():
         run_in_worker(replace(ours, program="microgpt-trace 0.0.1"), [])
 
 
-def test_a_model_in_memory_is_not_sent(asked):
-    with pytest.raises(InputError, match="give the path of its file"):
-        measured(load(asked[0]), asked[1], workers=2)
-
-
 def test_what_contradicts_itself_is_refused(asked):
     for how, message in (
         ({"workers": -1}, "workers: expected 1 to 1,024, found -1"),

@@ -5,6 +5,8 @@ import json
 import os
 import re
 import sys
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,22 +20,23 @@ from microgpt_trace.errors import FileFormatError, InputError
 from microgpt_trace.vocabulary import templates
 from microgpt_trace.vocabulary.huggingface import _templates, from_huggingface
 from microgpt_trace.vocabulary.metadata import from_apr, from_gguf
-from microgpt_trace.vocabulary.sandbox import MIB, Isolated, Limits
-from microgpt_trace.vocabulary.tokens import LIMITS, pick_template, render_chat
+from microgpt_trace.vocabulary.sandbox import MIB, Limits
+from microgpt_trace.vocabulary.tokens import LIMITS, pick_template
 
 PATH = Path("model.gguf")
 
 
-def template_process(limits=LIMITS):
-    return Isolated("microgpt_trace.vocabulary.templates:render", "its chat template", limits)
-
-
-PROCESS = template_process()  # one for all of them
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
+MODEL = from_gguf({"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": ["a"]}, PATH)
 
 
-def render(template, text="Hi"):
-    return render_chat(template, text, TOKENS, PATH, PROCESS)
+def render(template, text="Hi", limits=None):
+    """By the process of MODEL, or within limits by one of its own."""
+    model = replace(MODEL, templates={"default": template}, named=TOKENS)
+    if limits:
+        model = replace(model, template_process=copy(model.template_process))
+        model.template_process.limits = limits
+    return model.chat(text)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +145,7 @@ LATE, MUCH = "is not done after 0.4 seconds", "takes more than 120 MiB of memory
 def bounded(template, seconds, memory=120 * MIB):
     """What is said of a template that takes more than that."""
     with pytest.raises(FileFormatError, match=r"^model\.gguf: its chat template ") as caught:
-        render_chat(template, "Hi", {}, PATH, template_process(Limits(seconds, memory, MIB)))
+        render(template, limits=Limits(seconds, memory, MIB))
     print(caught.value)
     return str(caught.value).removeprefix("model.gguf: its chat template ")
 
@@ -165,17 +168,16 @@ def test_a_template_that_wants_all_time_or_memory_gets_a_little(template, said):
 
 
 def test_a_long_refusal_is_one_short_line():
-    process = template_process(Limits(20, 120 * MIB))
     said = r"^model\.gguf: its chat template refuses the message: x x x"
     with pytest.raises(InputError, match=said) as caught:
-        render_chat("{{ raise_exception('x ' * 10**7) }}", "Hi", {}, PATH, process)
+        render("{{ raise_exception('x ' * 10**7) }}", limits=Limits(20, 120 * MIB))
     assert len(str(caught.value)) < 400
 
 
 def test_a_usual_template_needs_a_small_part_of_what_it_may_take():
     few = Limits(LIMITS.seconds, LIMITS.memory // 6)
     many = "{% for m in messages %}{{ bos_token }}{{ m.role }}\n{{ m.content | trim }}{% endfor %}" * 200
-    written = render_chat(many, "Hi", {"bos_token": "<s>"}, PATH, template_process(few))
+    written = render(many, limits=few)
     assert written == "<s>user\nHi" * 200
 
 
