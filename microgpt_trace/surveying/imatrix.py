@@ -181,9 +181,9 @@ def _numbers(tensor: StoredTensor) -> Array:
         values = tensor.read().astype(np.float64).ravel()
     if not values.size:
         raise InputError(f"tensor {tensor.name!r} is empty")
-    if not (np.isfinite(values) & (values >= 0)).all():
-        wrong = values[~(np.isfinite(values) & (values >= 0))][0]
-        raise InputError(f"tensor {tensor.name!r}: expected numbers of at least 0, found {wrong:g}")
+    wrong = values[~(np.isfinite(values) & (values >= 0))]
+    if wrong.size:
+        raise InputError(f"tensor {tensor.name!r}: expected numbers of at least 0, found {wrong[0]:g}")
     return values
 
 

@@ -138,10 +138,10 @@ def overfitting(survey: Survey, parts: list[SurveyedPart]) -> Overfitting | None
         return None
     why = _why_not_judged(survey)
     of = {part.part: part for part in parts}
-    train, held = of.get("train"), of.get("held out")
-    if train is None or held is None:
+    if not {"train", "held out"} <= of.keys():
         return Overfitting(None, None, None, f"Overfitting is not judged, for {why}.")
-    if train.spread is None or held.spread is None or None in (train.document_loss, held.document_loss):
+    train, held = of["train"], of["held out"]
+    if train.spread is None or held.spread is None:
         few = "Overfitting is not judged, for there are too few names of one of the two parts."
         return Overfitting(None, None, None, few)
     gap = (held.document_loss or 0.0) - (train.document_loss or 0.0)

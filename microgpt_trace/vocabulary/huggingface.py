@@ -199,8 +199,9 @@ def _configured_stops(folder: Path, size: int) -> list[int]:
         named = config.get("eos_token_id")
         stops = named if isinstance(named, list) else [named]
         if stops and all(isinstance(stop, int) for stop in stops):
-            found = [Metadata(path, {"eos_token_id": stop}).token("eos_token_id", size) for stop in stops]
-            return [stop for stop in found if stop is not None]
+            for stop in stops:
+                Metadata(path, {"eos_token_id": stop}).token("eos_token_id", size)
+            return stops
     return []
 
 

@@ -63,7 +63,12 @@ class Isolated:
         """
         request = {"function": self.function, "arguments": arguments, **vars(self.limits)}
         with self._lock:
-            running = self._ready(origin)
+            try:
+                if self._running is None or not self._running.alive():
+                    self._running = _Running()
+            except OSError as error:
+                raise RunError(f"{origin}: cannot start Python for {self.what} ({error})") from error
+            running = self._running
             try:
                 answer = running.ask(json.dumps(request).encode(), self.limits)
             except BaseException:  # Ctrl-C: the answer may still come, and must not meet the next question
@@ -76,14 +81,6 @@ class Isolated:
             kind, message = answer["refusal"]
             raise getattr(errors, kind)(f"{origin}: {message}")
         raise FileFormatError(f"{origin}: {self.what} {answer['failure']}")
-
-    def _ready(self, origin: Path) -> _Running:
-        if self._running is None or not self._running.alive():
-            try:
-                self._running = _Running()
-            except OSError as error:
-                raise RunError(f"{origin}: cannot start Python for {self.what} ({error})") from error
-        return self._running
 
 
 class _Running:
