@@ -8,6 +8,7 @@ from contextlib import suppress
 import numpy as np
 import pytest
 from support.gguf_files import gguf_bytes
+from support.hostile import refuses
 from support.real_model import SMOLLM2
 from support.sweeps import in_sweep
 from support.tiny_gpt2 import IN_GGUF, tiny_gpt2, write_gpt2_gguf
@@ -175,12 +176,9 @@ BAD = {
 @pytest.mark.parametrize(("said", "tensors", "expected"), BAD.values(), ids=BAD)
 def test_what_is_wrong_is_said_in_one_line(path, said, tensors, expected):
     path.write_bytes(made(said, tensors))
-    with pytest.raises(FileFormatError) as caught:
-        read_imatrix(path)
-    print(caught.value)
-    assert expected in str(caught.value)
-    assert str(caught.value).startswith(f"{path}: ")
-    assert str(caught.value).isprintable()
+    message = refuses(path, read_imatrix)
+    assert expected in message
+    assert message.startswith(f"{path}: ")
     assert is_imatrix(path) == (said.get("general.type", "imatrix") == "imatrix")
 
 
