@@ -16,9 +16,8 @@ from urllib.parse import urlsplit
 from ..errors import FileFormatError, InputError, RunError, check_installed
 from ..text.brief import brief, one_line
 from ..text.wording import abridged, counted
-from .parquet import parquet_rows
 from .remote import remote_files
-from .rows import BLANK, NoText, Row, json_rows, text_rows
+from .rows import BLANK, NoText, Row, json_rows, parquet_rows, text_rows
 from .sources import STDIN, CorpusFile, StandardInput, local_files, unpacked
 
 MOST = (1 << 63) - 1  # of a number of texts, and of a seed

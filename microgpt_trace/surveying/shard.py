@@ -102,10 +102,7 @@ def _meters(model: LanguageModel, order: SurveyOrder) -> list[Meter]:
 
 def tallies_of(meters: Iterable[Meter], read: Counts) -> dict[str, Any]:
     """All that meters know, with how many texts and tokens were read."""
-    tallies: dict[str, Any] = {f"{READ}/read": read}
-    for meter in meters:
-        tallies |= meter.tallies
-    return tallies
+    return {f"{READ}/read": read} | {name: own for meter in meters for name, own in meter.tallies.items()}
 
 
 class MeterTap:

@@ -197,7 +197,7 @@ def _configured_stops(folder: Path, size: int) -> list[int]:
     for path in (folder / "generation_config.json", folder / "config.json"):
         config = read_json(path) if path.exists() else {}
         named = config.get("eos_token_id")
-        stops = named if isinstance(named, list) else [named]
+        stops: list[Any] = named if isinstance(named, list) else [named]
         if stops and all(isinstance(stop, int) for stop in stops):
             for stop in stops:
                 Metadata(path, {"eos_token_id": stop}).token("eos_token_id", size)

@@ -151,7 +151,7 @@ def test_a_table_that_is_damaged_is_refused(tmp_path):
 
 def test_a_packed_table_is_copied_within_bounds(tmp_path, monkeypatch):
     source = written(tmp_path, "a.parquet.gz", MANY)
-    monkeypatch.setattr("microgpt_trace.corpus.parquet.LARGEST_COPY", 1000)
+    monkeypatch.setattr("microgpt_trace.corpus.rows.LARGEST_COPY", 1000)
     with pytest.raises(FileFormatError, match="expected Parquet of at most 1,000 bytes, found more"):
         texts(source)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
