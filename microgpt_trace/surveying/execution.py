@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from copy import deepcopy
@@ -28,6 +28,11 @@ from .shard import survey_shard
 from .state import Measured, SurveyOrder, fingerprint_of
 
 TRIES = 3  # of a task whose workers are lost
+MOST_BLOCKS = 16  # of a shard
+SECONDS = 10.0  # of computing for each result, at least, where a shard may be so large: it costs a merge
+SHARES = 2  # shards that each worker should have left, so that all end together
+AHEAD = SHARES * MOST_BLOCKS  # blocks for each worker that are read before they are run
+HELD = 1 << 25  # bytes of texts after which no more are read ahead
 PATIENCE = 1.0  # seconds between two looks at who is there
 _one_at_a_time = Lock()  # a worker of several threads has one model, and one core for it
 
@@ -166,15 +171,44 @@ def arithmetic() -> tuple[str, ...]:
     return (f"numpy {np.__version__}", *sorted(kernels))
 
 
-def side_by_side(tasks: Iterator[list[Block]], crew: Crew, note: Note) -> Generator[Measured, None, None]:
-    """The results as they come; what lost workers had is run again.
+class Tasks:
+    """Blocks joined to what a crew is given at a time: the more the faster they are, and the fewer the fewer
+    are left, so that workers end together."""
+
+    def __init__(self, blocks: Iterator[Block], crew: Crew) -> None:
+        self._blocks, self._crew = blocks, crew
+        self._seconds = SECONDS  # of a block, as far as is known
+
+    def learn(self, result: Measured) -> None:
+        """How long blocks take."""
+        self._seconds = result.seconds / len(result.blocks)
+
+    def __iter__(self) -> Iterator[list[Block]]:
+        ahead, held = deque[Block](), 0
+        while True:
+            count = max(1, self._crew.size())
+            while len(ahead) < AHEAD * count and held < HELD and (block := next(self._blocks, None)):
+                ahead.append(block)
+                held += block.held
+            if not ahead:
+                return
+            worth = int(SECONDS * count / max(self._seconds, 1e-9))
+            size = max(1, min(MOST_BLOCKS, worth, len(ahead) // (SHARES * count)))
+            task = [ahead.popleft() for _ in range(min(len(ahead), size * self._crew.parts))]
+            held -= sum(block.held for block in task)
+            yield task
+
+
+def side_by_side(blocks: Iterator[Block], crew: Crew, note: Note) -> Generator[Measured, None, None]:
+    """The results of blocks as they come; what lost workers had is run again.
 
     Raises RunError where the workers of a task are lost TRIES times.
     """
-    running: dict[Future[Any], list[Block]] = {}
+    tasks = Tasks(blocks, crew)
+    left, running = iter(tasks), dict[Future[Any], list[Block]]()
     again, losses = list[list[Block]](), Counter[int]()
     while True:
-        while len(running) < _at_a_time(crew) and (task := again.pop() if again else next(tasks, None)):
+        while len(running) < _at_a_time(crew) and (task := again.pop() if again else next(left, None)):
             running[crew.submit(task)] = task
         if not running:
             return
@@ -189,6 +223,7 @@ def side_by_side(tasks: Iterator[list[Block]], crew: Crew, note: Note) -> Genera
                 crew.renew()
                 break
             del running[future]
+            tasks.learn(result)
             yield result
 
 

@@ -7,7 +7,7 @@ from support.surveyed_texts import lines, measured, written
 from microgpt_trace import load
 from microgpt_trace.decoder import model as decoder
 from microgpt_trace.errors import InputError
-from microgpt_trace.surveying import run
+from microgpt_trace.surveying import execution
 from microgpt_trace.surveying.survey_files import read_survey, survey_bytes
 
 pytest.importorskip("tokenizers", reason="text is encoded by the package tokenizers")
@@ -21,7 +21,7 @@ def model(decoder_folder):
 @pytest.fixture(autouse=True)
 def block_by_block(monkeypatch):
     """Of 8 texts, however fast they are."""
-    monkeypatch.setattr(run, "MOST_BLOCKS", 1)
+    monkeypatch.setattr(execution, "MOST_BLOCKS", 1)
     monkeypatch.setattr(decoder, "PACK", 8)
 
 

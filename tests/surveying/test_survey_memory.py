@@ -10,8 +10,7 @@ from support.sweeps import in_sweep
 from microgpt_trace import init, load, survey
 from microgpt_trace.corpus.corpus import Document
 from microgpt_trace.microgpt.documents import default_data
-from microgpt_trace.surveying.execution import Block
-from microgpt_trace.surveying.run import Tasks
+from microgpt_trace.surveying.execution import Block, Tasks
 from microgpt_trace.vocabulary.tokens import Vocabulary
 
 LONG = 1 << 20
@@ -56,7 +55,7 @@ def test_long_texts_are_not_held(tmp_path, monkeypatch, decoder_folder, family, 
 
 def test_reading_ahead_stops_at_so_many_bytes(monkeypatch):
     """However few the blocks are."""
-    monkeypatch.setattr("microgpt_trace.surveying.run.HELD", 4 * LONG)
+    monkeypatch.setattr("microgpt_trace.surveying.execution.HELD", 4 * LONG)
     blocks = iter([Block(n, [Document(n, "x" * LONG, "a", 1)], "") for n in range(90)])
     tasks = iter(Tasks(blocks, type("Crew", (), {"size": lambda self: 2, "parts": 1})()))
     first = next(tasks)
