@@ -1,5 +1,7 @@
-"""survey: what holds over a corpus. It goes through a model block by block, with the same result however it is
-run."""
+"""survey: what holds over a corpus.
+
+The corpus goes through the model block by block, with the same result however it is run.
+"""
 
 from __future__ import annotations
 
