@@ -179,21 +179,26 @@ class ByteLevelBpe(_Bpe):
 
     def _merges(self, pieces: Mapping[str, int]) -> list[tuple[str, str]]:
         """The merges that make one of the pieces, in their order."""
-        made = zip(self.merges, self._made, strict=True)
-        halves = [merge.split(" ") for merge, token in made if token in pieces]
+        makers, others = self._makers
+        numbers = [makers[piece] for piece in pieces if piece in makers]
+        numbers += [number for number, token in others if token in pieces]
+        halves = [self.merges[number].split(" ") for number in sorted(numbers)]
         for merge in halves:
             if len(merge) != 2 or not all(half in self._ids for half in merge):
                 raise FileFormatError(f"{self.path}: the merge {' '.join(merge)!r:.60} joins no two tokens")
         return [(left, right) for left, right in halves if left in pieces and right in pieces]
 
     @cached_property
-    def _made(self) -> list[str]:
-        """The token that each merge makes. Raises FileFormatError for one that makes none."""
+    def _makers(self) -> tuple[dict[str, int], list[tuple[int, str]]]:
+        """By token the number of the last merge that makes it, and other merges with the tokens that they
+        make. Raises FileFormatError for one that makes none."""
         made = [merge.replace(" ", "", 1) for merge in self.merges]
         if not all(map(self._ids.__contains__, made)):
             wrong = next(i for i, token in enumerate(made) if token not in self._ids)
             raise FileFormatError(f"{self.path}: the merge {self.merges[wrong]!r:.60} makes no token")
-        return made
+        makers = dict(zip(made, range(len(made)), strict=True))
+        others = enumerate(made) if len(makers) < len(made) else ()
+        return makers, [(number, token) for number, token in others if makers[token] != number]
 
     def _check_bytes(self, words: set[str], pieces: Mapping[str, int]) -> None:
         """`tokenizers` would leave out in silence what the vocabulary has no token for."""
