@@ -20,7 +20,7 @@ from ..microgpt.parameters import Config
 from ..microgpt.sampling import sample
 from ..microgpt.tokenizer import Tokenizer
 from ..microgpt.training import Trainer
-from ..render.results.training import Summary, summary_sections
+from ..render.results.timeline import summary_sections
 from ..signals import handled, uninterrupted
 from ..text.command_lines import command
 from ..text.wording import counted
@@ -233,23 +233,13 @@ def _print_summary(
     before: tuple[float | None, float | None, Trace], seconds: float,
 ) -> None:  # fmt: skip
     after, steps = _measured(trainer, watched), trainer.schedule.steps - start
-    summary = Summary(
-        facts=_facts(trainer, start),
-        losses=losses,
-        train_loss=(before[0], after[0]),
-        held_out_loss=(before[1], after[1]),
-        watched=watched,
-        targets=[target.label for target in after[2].targets],
-        p_before=[target.p for target in before[2].targets],
-        p_after=[target.p for target in after[2].targets],
-        samples=_samples(trainer),
-        closing=[
-            ("time", f"{seconds:.2f} s for {counted(steps, 'step')}, {seconds / steps * 1e6:,.0f} µs a step"),
-            ("checkpoint", str(target)),
-        ],
-        trace_it=command("trace", [watched], ["--model", str(target)]),
-    )
-    show(summary_sections(summary), None)
+    closing = [
+        ("time", f"{seconds:.2f} s for {counted(steps, 'step')}, {seconds / steps * 1e6:,.0f} µs a step"),
+        ("checkpoint", str(target)),
+    ]
+    trace_it = command("trace", [watched], ["--model", str(target)])
+    facts, samples = _facts(trainer, start), _samples(trainer)
+    show(summary_sections(facts, losses, before, after, samples, closing, trace_it), None)
 
 
 def _trace(trainer: Trainer, name: str) -> Trace:

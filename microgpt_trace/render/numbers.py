@@ -12,7 +12,7 @@ def figure(value: float | None, digits: int = 2) -> str:
     if value == 0 or 0.5 * 10**-digits <= abs(value) < 1e5:
         text = f"{value:.{digits}f}"
         return text.lstrip("-") if float(text) == 0 else text
-    return _named(f"{value:.1e}")
+    return exponent(value)
 
 
 def significant(value: float | None) -> str:
@@ -29,16 +29,14 @@ def signed(value: float, digits: int) -> str:
     return f"+{text}" if value > 0 and text.strip("0.") else text
 
 
-def probability(p: float | None, digits: int = 4) -> str:
+def probability(p: float | None) -> str:
     """A probability; a small one with an exponent, for it is not zero."""
-    if p is None:
-        return "–"
-    return f"{p:.{digits}f}" if p == 0 or p >= 0.5 * 10**-digits else _named(f"{p:.1e}")
+    return figure(p, 4)
 
 
-def exponent(value: float, digits: int = 1) -> str:
+def exponent(value: float) -> str:
     """A number with an exponent."""
-    return _named(f"{value:.{digits}e}")
+    return _named(f"{value:.1e}")
 
 
 def _named(text: str) -> str:

@@ -6,7 +6,8 @@ Styles are rich's words for them ("bold red", "dim").
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -59,9 +60,13 @@ class Column(NamedTuple):
     bar: bool = False  # what does not fit of it may be missing
     whole: bool = False  # never broken: a name that one searches for
     remark: bool = False  # goes behind the text of the first column where it has no room of its own
-    style: Callable[[Any], str] | None = None
+    style: Callable[[Any], str] | str = ""
     from_width: int = 0  # left out where there is less room than so many characters
     elastic: int = 0  # has the room that the rest leaves, or is left out where that is less
+
+    def style_of(self, row: Any) -> str:
+        """The style of what it shows of a row."""
+        return self.style if isinstance(self.style, str) else self.style(row)
 
 
 class Table(NamedTuple):
@@ -166,6 +171,20 @@ class Section(NamedTuple):
 def name_of(row: Any) -> str:
     """What a row of an event or a parameter is about."""
     return row.name
+
+
+def fields(form: Callable[[Any], str], paths: Mapping[str, str], **options: Any) -> list[Column]:
+    """Columns of figures that `form` writes: by title the attribute that it is, "name" or "stats.mean"."""
+
+    def column(title: str, value: Callable[[Any], Any]) -> Column:
+        return Column(title, lambda row: form(value(row)), right=True, **options)
+
+    return [column(title, attrgetter(path)) for title, path in paths.items()]
+
+
+def alarm(row: Any) -> str:
+    """The style of a row that has to hold."""
+    return "" if row.holds else "red"
 
 
 def words(text: str, style: str = "", indent: int = 0) -> Words:

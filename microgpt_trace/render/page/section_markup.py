@@ -120,7 +120,7 @@ def _row(
     cells = []
     for place, (column, span) in enumerate(zip(columns, spans, strict=True)):
         cell = column.cell(row)
-        style = " ".join(filter(None, (_side(column), classes(column.style(row)) if column.style else "")))
+        style = " ".join(filter(None, (_side(column), classes(column.style_of(row)))))
         if span and isinstance(cell, ElementCell):
             cells.append(element("td", _element(cell, drawn), class_=style or None))
             cells.append(element("td", cell.value, class_="n"))

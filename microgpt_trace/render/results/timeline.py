@@ -1,18 +1,21 @@
-"""A Timeline as sections: tables of sparklines."""
+"""How a model was trained, as sections: what a run came to, and a Timeline as tables of sparklines."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from math import isfinite
-from typing import Any, NamedTuple
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...text.printable import shown_token
 from ...text.wording import counted
-from ...timeline.curves import LayerUnits, PositionCurve, Timeline
-from ..numbers import percent, probability, ratio
+from ..numbers import figure, percent, ratio
 from ..sections import (
+    Bar,
     Block,
     Column,
+    Copyable,
     DotPlot,
     Labelled,
     Section,
@@ -24,20 +27,58 @@ from ..sections import (
     words,
 )
 
+if TYPE_CHECKING:
+    from ...timeline.curves import Counts, Curve, LayerUnits, PositionCurve, Timeline
+    from ...tracing.result import Trace
+
+    # the loss of the names to train on and of those held out, and a trace of the watched one
+    Measured = tuple[float | None, float | None, Trace]
+
 MOST_RETURNS = 12  # rows of units that were dead for a while, before these are only counted
+
+
+def summary_sections(
+    facts: Sequence[tuple[str, str]], losses: Sequence[float], before: Measured, after: Measured,
+    samples: Sequence[tuple[str, bool]], closing: Sequence[tuple[str, str]], trace_it: str,
+) -> list[Section]:  # fmt: skip
+    """What a run came to: its facts, the loss of each step, the predictions of the watched name before and
+    after, samples with whether the data has them, where the model is kept, and a command line."""
+    sections = [Section([Labelled(facts)])]
+    if len(losses) > 1:
+        sections.append(_loss_section(losses, 1, len(losses)))
+    change = Labelled([("train", _change(before[0], after[0])), ("held out", _change(before[1], after[1]))])
+    sections.append(Section([change], "Mean loss per name"))
+    columns = [
+        Column("", lambda row: shown_token(row[1].label), right=True),
+        Column("", lambda row: f"{_p(row[0].p)} → {_p(row[1].p)}"),
+        Column("", lambda row: Bar(row[1].p, 20), bar=True, style="cyan"),
+    ]
+    rows = list(zip(before[2].targets, after[2].targets, strict=True))
+    sections.append(Section([Table(columns, rows)], f'P(target) of "{after[2].input.text}"'))
+    drawn = [((name or '""') + "*" * (not known), "" if known else "green") for name, known in samples]
+    names = [*((f"{name}, ", style) for name, style in drawn[:-1]), *drawn[-1:]]
+    new = sum(not known for _, known in samples)
+    aside = f"{new} of {len(samples)} are not in the data (*)"
+    sections.append(Section([Words(names)], "Samples", aside))
+    return [*sections, Section([Labelled(closing), Copyable("trace it    ", trace_it)])]
+
+
+def _change(before: float | None, after: float | None) -> str:
+    if before is None or after is None:
+        return "no name is held out"
+    return f"{before:.4f} → {after:.4f}"
 
 
 def timeline_sections(shown: Timeline, *, curves: bool = False) -> list[Section]:
     """The overview, or the curves of each event and parameter alone."""
-    sections = [_head(shown)]
-    if curves:
-        sections += curve_sections(list(_measures(shown)))
-    else:
-        parts = (_predictions, _dead_units, _events, _sparsity, _parameters, _loss)
-        sections += [section for part in parts for section in part(shown)]
+    parts = (_curves,) if curves else (_predictions, _dead_units, _norms, _loss)
+    sections = [_head(shown), *(section for part in parts for section in part(shown))]
     if shown.absent:
         sections.append(Section([*map(indented, shown.absent)], "Not in this log"))
     return sections
+
+
+_p = partial(figure, digits=3)
 
 
 def _head(timeline: Timeline) -> Section:
@@ -69,14 +110,6 @@ def _warnings(timeline: Timeline) -> Iterator[Words]:
             yield words(f"{event.name} holds values that are not finite at {at}", "bold red")
 
 
-def _p(value: float | None) -> str:
-    return probability(value, 3)
-
-
-def _step(value: int | None) -> str:
-    return "–" if value is None else f"{value:,}"
-
-
 def _predictions(timeline: Timeline) -> Iterator[Section]:
     if not timeline.positions:
         return
@@ -84,9 +117,9 @@ def _predictions(timeline: Timeline) -> Iterator[Section]:
         Column("pos", lambda c: str(c.position), right=True),
         Column("seen", lambda c: shown_token(c.seen), whole=True),
         Column("target", lambda c: shown_token(c.target), whole=True),
-        *ends("first", lambda c: c.p, _p),
+        *ends("first", "p", _p),
         Column("rank", _last_rank, right=True),
-        Column("half way", lambda c: _step(c.halfway), right=True),
+        Column("half way", lambda c: "–" if c.halfway is None else f"{c.halfway:,}", right=True),
         Column("learned", _learned, right=True, style=_learned_style),
     ]
     legend = (
@@ -98,16 +131,12 @@ def _predictions(timeline: Timeline) -> Iterator[Section]:
         for position in timeline.positions
         if timeline.watched[position.position - 1 :][:1] == position.target and position.position
     ]
-    blocks: list[Block] = [
-        Table(columns, timeline.positions),
-        *(words(text, "dim") for text in legend),
-        *doubled,
-    ]
-    yield Section(blocks, f'P(target) of "{timeline.watched}"')
+    told = [*(words(text, "dim") for text in legend), *doubled]
+    yield Section([Table(columns, timeline.positions), *told], f'P(target) of "{timeline.watched}"')
 
 
 def _last_rank(position: PositionCurve) -> str:
-    return f"{first_of(position.rank[::-1]) or '–'}"
+    return f"{_last(position.rank) or '–'}"
 
 
 def _learned_style(position: PositionCurve) -> str:
@@ -135,8 +164,8 @@ def _double_letter(position: PositionCurve, steps: Sequence[int]) -> str:
         return f"{what} is the first choice {start}."
     firsts = [f"{step:,}" for step, rank in zip(steps, position.rank, strict=True) if rank == 1]
     briefly = f"first choice only at step{'s' * (len(firsts) > 1)} {', '.join(firsts)}; " if firsts else ""
-    p = _p(first_of(position.p[::-1]))
-    return f"{what} was not learned: {briefly}in the end rank {_last_rank(position)} with P {p}."
+    ended = f"in the end rank {_last_rank(position)} with P {_p(_last(position.p))}"
+    return f"{what} was not learned: {briefly}{ended}."
 
 
 def _dead_units(timeline: Timeline) -> Iterator[Section]:
@@ -151,7 +180,7 @@ def _dead_units(timeline: Timeline) -> Iterator[Section]:
     columns = [
         Column("layer", lambda layer: str(layer.layer), right=True),
         Column("units", lambda layer: f"{layer.units:,}", right=True),
-        *ends("first", lambda layer: layer.dead_count, ratio),
+        *ends("first", "dead_count", ratio),
     ]
     blocks: list[Block] = [Table(columns, layers)]
     spells = [spell for layer in layers for spell in _spells(layer)]
@@ -183,119 +212,98 @@ def _spells(layer: LayerUnits) -> Iterator[tuple[int, int, int | None, list[int]
         yield layer.layer, died, returned, units
 
 
-def _events(timeline: Timeline) -> Iterator[Section]:
-    columns = [
-        Column("event", lambda event: event.name, whole=True),
-        *ends("L2", lambda event: event.l2, ratio),
-        *ends("gradient", lambda event: event.gradient, ratio),
-    ]
-    if timeline.events:
-        yield Section(
-            [Table(columns, timeline.events, about=name_of)], "Events", "L2 norm, and that of the gradient"
-        )
-
-
-def _sparsity(timeline: Timeline) -> Iterator[Section]:
-    if not timeline.events:
-        return
-    sparse, blocks = [event for event in timeline.events if any(event.zeros)], list[Block]()
-    if sparse:
-        names = Column("event", lambda event: event.name, whole=True)
-        blocks.append(Table([names, *ends("first", lambda e: e.zeros, percent)], sparse, about=name_of))
-    if left := len(timeline.events) - len(sparse):
-        blocks.append(words(f"none in the {'other ' * bool(sparse)}{left}", "dim"))
-    yield Section(blocks, "Sparsity", "share of an event's elements that are zero")
-
-
-def _parameters(timeline: Timeline) -> Iterator[Section]:
-    rows = [row for row in timeline.parameters if any(row.l2) or any(row.update_ratio)]
-    columns = [
-        Column("parameter", lambda row: row.name, whole=True),
-        *ends("L2", lambda row: row.l2, ratio),
-        *ends("update/weight", lambda row: row.update_ratio, ratio),
-    ]
-    if rows:
+def _norms(timeline: Timeline) -> Iterator[Section]:
+    """The norms of events, how sparse these are, and the norms of parameters."""
+    events, names = timeline.events, Column("event", name_of, whole=True)
+    if events:
+        columns = [names, *ends("L2", "l2", ratio), *ends("gradient", "gradient", ratio)]
+        yield Section([Table(columns, events, about=name_of)], "Events", "L2 norm, and that of the gradient")
+        sparse, blocks = [event for event in events if any(event.zeros)], list[Block]()
+        if sparse:
+            blocks.append(Table([names, *ends("first", "zeros", percent)], sparse, about=name_of))
+        if left := len(events) - len(sparse):
+            blocks.append(words(f"none in the {'other ' * bool(sparse)}{left}", "dim"))
+        yield Section(blocks, "Sparsity", "share of an event's elements that are zero")
+    if rows := [row for row in timeline.parameters if any(row.l2) or any(row.update_ratio)]:
+        columns = [Column("parameter", name_of, whole=True)]
+        columns += [*ends("L2", "l2", ratio), *ends("update/weight", "update_ratio", ratio)]
         yield Section([Table(columns, rows, about=name_of)], "Parameters", "L2 norm, and |update| / |weight|")
-
-
-def _measures(timeline: Timeline) -> Iterator[tuple[str, list[CurveColumn]]]:
-    for event in timeline.events:
-        l2, gradient = measure("L2", event.l2), measure("gradient", event.gradient)
-        yield event.name, [l2, measure("zeros", event.zeros, percent), gradient]
-    for row in timeline.parameters:
-        curves = {"L2": row.l2, "gradient": row.gradient, "update": row.update}
-        ratios = measure("update/weight", row.update_ratio)
-        yield row.name, [*(measure(what, curve) for what, curve in curves.items()), ratios]
 
 
 def _loss(timeline: Timeline) -> Iterator[Section]:
     loss = timeline.loss
     known = [(s, value) for s, value in zip(loss.steps, loss.loss, strict=True) if isfinite(value)]
     if len(known) >= 2:
-        yield loss_section([value for _, value in known], known[0][0], known[-1][0])
+        yield _loss_section([value for _, value in known], known[0][0], known[-1][0])
 
 
-Curve = Sequence[float | None]
+def _loss_section(losses: Sequence[float], first: int, last: int) -> Section:
+    """The curve of the loss from step `first` to `last`."""
+    return Section([DotPlot(losses, first, last)], "Loss", "per step, averaged over each column")
+
+
 LEAST_SPARK = 3  # characters from which on a sparkline says something
+Form = Callable[[float | None], str]
 
 
-def spark(curve: Callable[[Any], Curve]) -> Column:
+def _spark(curve: Callable[[Any], Curve]) -> Column:
     """A column that shows curves."""
-    return Column("", lambda row: Sparkline(curve(row)), elastic=LEAST_SPARK, whole=True, style=_cyan)
+    return Column("", lambda row: Sparkline(curve(row)), elastic=LEAST_SPARK, whole=True, style="cyan")
 
 
-def _cyan(row: Any) -> str:
-    return "cyan"
-
-
-def ends(title: str, curve: Callable[[Any], Curve], number: Callable[[float | None], str]) -> list[Column]:
-    """A curve between its first and its last value."""
+def ends(title: str, path: str, number: Form) -> list[Column]:
+    """A curve, the attribute of a row, between its first and its last value."""
+    curve = attrgetter(path)
     return [
-        Column(title, lambda row: number(first_of(curve(row))), right=True),
-        spark(curve),
-        Column("last", lambda row: number(first_of(curve(row)[::-1])), right=True),
+        Column(title, lambda row: number(_first(curve(row))), right=True),
+        _spark(curve),
+        Column("last", lambda row: number(_last(curve(row))), right=True),
     ]
 
 
-def first_of(curve: Curve) -> float | None:
+def _first(curve: Curve | Counts) -> float | None:
     return next((value for value in curve if value is not None), None)
 
 
-class CurveColumn(NamedTuple):
-    """One curve of an event or a parameter, with the figures beside it as text."""
+def _last(curve: Curve | Counts) -> float | None:
+    return _first(curve[::-1])
 
+
+def _least(curve: Curve) -> float | None:
+    return min((value for value in curve if value is not None and isfinite(value)), default=None)
+
+
+def _largest(curve: Curve) -> float | None:
+    return max((value for value in curve if value is not None and isfinite(value)), default=None)
+
+
+class _CurveRow(NamedTuple):
+    """One curve of an event or a parameter, of which the first has the name before it."""
+
+    name: str
     what: str
     curve: Curve
-    figures: dict[str, str]
+    number: Form = ratio
 
 
-def measure(what: str, curve: Curve, number: Callable[[float | None], str] = ratio) -> CurveColumn:
-    """The ends of a curve and the extremes of its finite values."""
-    finite = [value for value in curve if value is not None and isfinite(value)]
-    found = {
-        "first": first_of(curve), "last": first_of(curve[::-1]),
-        "min": min(finite, default=None), "max": max(finite, default=None),
-    }  # fmt: skip
-    return CurveColumn(what, curve, {title: number(value) for title, value in found.items()})
+def _curves(timeline: Timeline) -> Iterator[Section]:
+    """A row for each curve, with its ends and the extremes of its finite values."""
+    rows = []
+    for event in timeline.events:
+        rows += [_CurveRow(event.name, "L2", event.l2), _CurveRow("", "zeros", event.zeros, percent)]
+        rows.append(_CurveRow("", "gradient", event.gradient))
+    for own in timeline.parameters:
+        rows += [_CurveRow(own.name, "L2", own.l2), _CurveRow("", "gradient", own.gradient)]
+        rows += [_CurveRow("", "update", own.update), _CurveRow("", "update/weight", own.update_ratio)]
 
-
-def curve_sections(tables: Sequence[tuple[str, Sequence[CurveColumn]]]) -> Iterator[Section]:
-    """A row for each curve; the first of a name has it before it."""
-    rows = [(name if not n else "", own) for name, curves in tables for n, own in enumerate(curves)]
-
-    def figure(title: str) -> Column:
-        return Column(title, lambda row: row[1].figures[title], right=True)
+    def at(title: str, of: Callable[[Curve], float | None]) -> Column:
+        return Column(title, lambda row: row.number(of(row.curve)), right=True)
 
     columns = [
-        Column("", lambda row: row[0], whole=True),
-        Column("", lambda row: row[1].what, whole=True),
-        figure("first"),
-        spark(lambda row: row[1].curve),
-        *map(figure, ("last", "min", "max")),
+        Column("", name_of, whole=True),
+        Column("", lambda row: row.what, whole=True),
+        at("first", _first),
+        _spark(lambda row: row.curve),
+        *(at("last", _last), at("min", _least), at("max", _largest)),
     ]
     yield Section([Table(columns, rows)])
-
-
-def loss_section(losses: Sequence[float], first: int, last: int) -> Section:
-    """The curve of the loss from step `first` to `last`."""
-    return Section([DotPlot(losses, first, last)], "Loss", "per step, averaged over each column")

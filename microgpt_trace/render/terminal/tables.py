@@ -75,7 +75,7 @@ def _table(columns: Sequence[Column], rows: Sequence[Any], screen: Screen) -> _L
         columns = [column for column, own in zip(columns, texts, strict=True) if own]
         texts = [own for own in texts if own]
     styles = [["dim"] * len(columns)]
-    styles += [[column.style(row) if column.style else "" for column in columns] for row in rows]
+    styles += [[column.style_of(row) for column in columns] for row in rows]
     return _LaidOut(columns, [list(line) for line in zip(*texts, strict=True)], styles)
 
 

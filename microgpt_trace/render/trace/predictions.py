@@ -25,7 +25,8 @@ def prediction_sections(trace: Trace) -> Iterator[Section]:
     rows = trace.predictions
     if not rows:
         return
-    columns = _columns(_seen if trace.model["family"] == "microgpt" else _token)
+    of_names = trace.model["family"] == "microgpt"
+    columns = _columns(_seen if of_names else _token)
     left = len(rows) - MAX_ROWS
     shown = rows if left <= 0 else [*rows[: MAX_ROWS // 2], *rows[-MAX_ROWS // 2 :]]
     blocks: list[Block] = [Table(columns, shown, about=_logits)]
@@ -36,7 +37,7 @@ def prediction_sections(trace: Trace) -> Iterator[Section]:
         blocks.append(Words((("mean loss ", ""), (figure(trace.loss, 4), "bold"), (chance, ""))))
     yield Section(blocks, "Predictions")
     depth = len(rows[-1].top)
-    if depth > 1 and trace.model["family"] == "microgpt":
+    if depth > 1 and of_names:
         candidates = Column("candidates", lambda p: _listed(p.top), wrap=True)
         yield Section([Table([*columns[:2], candidates], rows, about=_logits)], f"Top {depth}")
     elif depth > 1:
@@ -62,7 +63,7 @@ def _columns(seen: Any) -> list[Column]:
         Column("predicted", lambda p: shown_token(p.predicted.label) if p.predicted else "–"),
         Column("P", lambda p: _p(p.predicted), right=True),
         Column("P(target)", lambda p: _p(p.target), right=True),
-        Column("", lambda p: Bar(p.target.p if p.target else 0.0, 10), bar=True, style=_cyan),
+        Column("", lambda p: Bar(p.target.p if p.target else 0.0, 10), bar=True, style="cyan"),
         Column("rank", lambda p: f"{p.rank:,}" if p.rank else "–" if p.target else "", right=True),
         Column("loss", lambda p: "" if p.loss is None else figure(p.loss), right=True),
     ]
@@ -82,7 +83,7 @@ def _last_candidates(prediction: Prediction, seen: str) -> Section:
         Column("token", lambda c: shown_token(c.label)),
         Column("id", lambda c: str(c.token), right=True),
         Column("P", _p, right=True),
-        Column("", lambda c: Bar(c.p, 20), bar=True, style=_cyan),
+        Column("", lambda c: Bar(c.p, 20), bar=True, style="cyan"),
     ]
     place = f"after position {prediction.position} {seen}"
     return Section([Table(columns, prediction.top)], f"Top {len(prediction.top)} {place}")
@@ -92,17 +93,13 @@ def _logits(prediction: Prediction) -> str:
     return f"logits[{prediction.position}]"
 
 
-def _cyan(row: Any) -> str:
-    return "cyan"
-
-
 def _p(candidate: Candidate | None) -> str:
     return "" if candidate is None else probability(candidate.p)
 
 
 def _listed(candidates: Sequence[Candidate]) -> str:
     """Candidates in a line: "a=0.071  e=0.050" """
-    return "  ".join(f"{shown_token(c.label)}={probability(c.p, 3)}" for c in candidates)
+    return "  ".join(f"{shown_token(c.label)}={figure(c.p, 3)}" for c in candidates)
 
 
 def generation_sections(trace: Trace, verbose: bool) -> Iterator[Section]:
