@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 
 def figure(value: float | None, digits: int = 2) -> str:
@@ -29,9 +30,8 @@ def signed(value: float, digits: int) -> str:
     return f"+{text}" if value > 0 and text.strip("0.") else text
 
 
-def probability(p: float | None) -> str:
-    """A probability; a small one with an exponent, for it is not zero."""
-    return figure(p, 4)
+# Of probabilities, losses and gradients; a small one has an exponent, for it is not zero
+three_decimals, four_decimals = partial(figure, digits=3), partial(figure, digits=4)
 
 
 def exponent(value: float) -> str:
@@ -53,10 +53,10 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{value:.1%}"
 
 
-def distance(value: float) -> str:
+def distance(value: float | None) -> str:
     """A relative error: 2.1e-07, 0.013, 1.2; 0 where the bits are the same, NaN/Inf where one side alone
     is not finite, – where there was nothing to compare."""
-    if math.isnan(value):
+    if value is None or math.isnan(value):
         return "–"
     if not math.isfinite(value):
         return "NaN/Inf"

@@ -6,7 +6,7 @@ Styles are rich's words for them ("bold red", "dim").
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -173,11 +173,22 @@ def name_of(row: Any) -> str:
     return row.name
 
 
+def table_section(
+    title: str, columns: Sequence[Column], rows: Sequence[Any], *legend: str,
+    about: Callable[[Any], str] | None = None, aside: str = "", more: Iterable[Block] = (),
+) -> list[Section]:  # fmt: skip
+    """A table under its title, then `more` of it and a legend in lines; nothing where there is no row."""
+    if not rows:
+        return []
+    below = (words(line, "dim") for line in legend)
+    return [Section([Table(columns, rows, about), *more, *below], title, aside)]
+
+
 def fields(form: Callable[[Any], str], paths: Mapping[str, str], **options: Any) -> list[Column]:
     """Columns of figures that `form` writes: by title the attribute that it is, "name" or "stats.mean"."""
 
     def column(title: str, value: Callable[[Any], Any]) -> Column:
-        return Column(title, lambda row: form(value(row)), right=True, **options)
+        return Column(title, lambda row: form(value(row)), **{"right": True, **options})
 
     return [column(title, attrgetter(path)) for title, path in paths.items()]
 

@@ -11,7 +11,7 @@ import numpy as np
 from ...errors import InputError
 from ...text.wording import counted
 from ...tracing.result import Candidate, Trace
-from ..numbers import figure
+from ..numbers import three_decimals
 from ..token_labels import token_label
 from .heat import Scale, add_bar, draw_heat, write_cells
 from .panel import BLUE, COLUMN, DARK, LINE, PAGE, Panel, Picture, gaps, not_finite, on_axes
@@ -116,7 +116,7 @@ def _draw_cells(panel: Panel, cells: Sequence[Sequence[Candidate | str]], two_li
 def _cell(candidate: Candidate | str, two_lines: bool) -> str:
     if isinstance(candidate, str):
         return candidate
-    return _label(candidate) + (f"\n{figure(candidate.p, 3)}" if two_lines else "")
+    return _label(candidate) + (f"\n{three_decimals(candidate.p)}" if two_lines else "")
 
 
 def _label(candidate: Candidate | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ...attribution.results import (
     AttributionResult,
@@ -17,14 +17,19 @@ from ...attribution.results import (
 from ...measuring.definitions import ROLES, SHARE, TIMES, Attention
 from ...text.printable import shown_token
 from ...text.wording import counted
-from ..numbers import figure, probability, signed
-from ..sections import Block, Column, Labelled, Section, SignedBar, Table, Words, words
+from ..numbers import figure, four_decimals, signed, two_decimals
+from ..sections import Block, Column, Labelled, Section, SignedBar, Table, Words, fields, name_of, words
 from ..token_labels import token_label
 from .comparison import tokens_line
+
+if TYPE_CHECKING:
+    from ...surveying.report import SurveyedHead
 
 ROLE_WORDS = {
     "itself": "self", "previous": "previous", "first": "position 0", "repeat": "repeat", "none": "–",
 }  # fmt: skip
+SHARES = {ROLE_WORDS[role]: f"attention.{role}" for role in ROLES}  # columns of any rows of heads
+Head = TypeVar("Head", HeadRole, "SurveyedHead")
 LABEL, LOOKED_AT = 10, 7  # characters of a token in the head of a column, and in a cell
 LEAST_BAR = 7  # characters from which on a bar says something
 MISSED = 3  # parts not shown that are named for what is lost without them
@@ -88,7 +93,7 @@ def _position(found: PositionAttribution, result: AttributionResult, top: int) -
     to = [f"to {token_label(label, LABEL)}" for label in (contrast.target_label, contrast.against_label)]
     titles = [*to, "difference"]
     blocks: list[Block] = [
-        words(f"P {probability(target.p)} against {probability(against.p)}, loss {loss}"),
+        words(f"P {four_decimals(target.p)} against {four_decimals(against.p)}, loss {loss}"),
         _table([*titles, *(["without it"] if ablation else [])], len(titles), rows),
         *_lost(more, digits),
         _check(found, digits),
@@ -140,7 +145,7 @@ def _means(result: AttributionResult, top: int) -> Section:
         own = (figure(sizes[name], digits), *change)
         rows.append(_ComponentRow(name, own, changes.get(name, sizes[name]), part=name))
     titles = ["mean |difference|", *(["without it"] if result.ablation else [])]
-    loss = words(f"mean loss {figure(result.mean_loss, 4)}")
+    loss = words(f"mean loss {four_decimals(result.mean_loss)}")
     blocks: list[Block] = [loss, _table(titles, len(titles), rows)]
     if len(ranked) > top:
         blocks.append(words(f"{len(ranked) - top:,} more parts change less", "dim"))
@@ -177,7 +182,7 @@ def _roles(result: AttributionResult, top: int) -> Iterator[Block]:
     judged = [position.contrast.position for position in result.positions]
     alone = f"; seen from {judged[0]}: what position {judged[0]} looks at most" if len(judged) == 1 else ""
     yield words(f"shares of attention, mean of the queries from position 1 on{alone}", "dim")
-    shown = list(result.roles) if result.family == "microgpt" else _telling(result, top)
+    shown = result.roles if result.family == "microgpt" else _telling(result, top)
     windows = dict.fromkeys(role.window for role in shown)
     uniform = {role.window: role.uniform for role in result.roles}
     rows = [
@@ -187,15 +192,12 @@ def _roles(result: AttributionResult, top: int) -> Iterator[Block]:
     for window in windows:
         name = "uniform attention" + (f", window {window}" if window else "")
         rows.append(_RoleRow(name, uniform[window]))
-    columns = _role_columns()
+    columns = [Column("head", name_of, whole=True), *fields(two_decimals, SHARES)]
+    columns.append(Column("role", lambda row: row.role, whole=True, style="cyan"))
     if alone:
         columns.append(Column(f"seen from {judged[0]}", lambda row: row.look))
     yield Table(columns, rows, about=lambda row: row.head)
-    if len(shown) < len(result.roles):
-        counts = Counter(role.role for role in result.roles)
-        none = counts["none"]
-        of_each = ", ".join(f"{counts[role]:,} {ROLE_WORDS[role]}" for role in ROLES)
-        yield words(f"of all {len(result.roles):,} heads: {of_each}, {none:,} none")
+    yield from roles_of_all(result.roles, shown)
     rule = (
         f"role: a share of at least {SHARE:g} and {TIMES:g} times the uniform one, of several the most "
         "times; repeat: on earlier positions with the query's token, as a role without position 0 and the "
@@ -220,28 +222,29 @@ def _look(head: HeadRole, result: AttributionResult) -> str:
     look = head.looks[0]
     label = result.labels[look.most_at]
     alone = result.labels.count(label) == 1
-    return f"{_share(look.share)} {token_label(label, LOOKED_AT) if alone else f'@{look.most_at}'}"
+    return f"{two_decimals(look.share)} {token_label(label, LOOKED_AT) if alone else f'@{look.most_at}'}"
 
 
 def _telling(result: AttributionResult, top: int) -> list[HeadRole]:
     """The heads among the parts that were shown, and those that have a role most, in order."""
-    names = {part.name for position in result.positions for part in position.by_difference()[:top]}
-    for role in ROLES:
-        having = [head for head in result.roles if head.role == role]
-        having.sort(key=lambda head: -getattr(head.attention, ROLES[head.role]))
-        names |= {head.name for head in having[:OF_EACH_ROLE]}
-    return [head for head in result.roles if head.name in names]
+    parts = {part.name for position in result.positions for part in position.by_difference()[:top]}
+    telling = most_of_each_role(result.roles)
+    return [head for head in result.roles if head.name in parts or head in telling]
 
 
-def _role_columns() -> list[Column]:
-    def share(name: str) -> Callable[[Any], str]:
-        return lambda row: _share(getattr(row.attention, name))
+def most_of_each_role(heads: Sequence[Head]) -> list[Head]:
+    """The heads that have each role most."""
+    chosen = list[Head]()
+    for role, share in ROLES.items():
+        having = [head for head in heads if head.role == role]
+        having.sort(key=lambda head: -(getattr(head.attention, share) or 0.0))
+        chosen += having[:OF_EACH_ROLE]
+    return chosen
 
-    columns = [Column("head", lambda row: row.name, whole=True)]
-    columns += [Column(ROLE_WORDS[role], share(role), right=True) for role in ROLES]
-    return [*columns, Column("role", lambda row: row.role, whole=True, style=lambda row: "cyan")]
 
-
-def _share(value: float | None) -> str:
-    """A share of attention in two decimals, for which very little is nothing."""
-    return "–" if value is None else f"{value:.2f}".replace("nan", "NaN")
+def roles_of_all(heads: Sequence[Head], shown: Sequence[Head]) -> Iterator[Words]:
+    """How many heads have each role, where not all of them are shown."""
+    if len(shown) < len(heads):
+        counts = Counter(head.role for head in heads)
+        of_each = ", ".join(f"{counts[role]:,} {ROLE_WORDS[role]}" for role in ROLES)
+        yield words(f"of all {len(heads):,} heads: {of_each}, {counts['none']:,} none")

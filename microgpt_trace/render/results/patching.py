@@ -8,7 +8,6 @@ from operator import attrgetter
 from typing import Any
 
 from ...architecture.plans.catalogue import leaving_kinds
-from ...arrays.logits import LogitDifference
 from ...patching.results import (
     PairsResult,
     PatchedPair,
@@ -22,8 +21,8 @@ from ...patching.results import (
 )
 from ...text.printable import shown_token
 from ...text.wording import counted
-from ..numbers import figure, probability
-from ..sections import Bar, Column, Grid, Labelled, Section, Table, Words, words
+from ..numbers import four_decimals
+from ..sections import Bar, Column, Grid, Labelled, Section, Words, fields, table_section, words
 from ..token_labels import token_label
 
 HALF = 0.5
@@ -36,27 +35,29 @@ RESTORED = (
 )
 
 Value = Callable[[Any], float | None]
-_restored: Value = attrgetter("restored")
-_mean: Value = attrgetter("mean")
-_spread: Value = attrgetter("spread")
 Heads = list[tuple[str, Callable[[int], str]]]  # lines over columns: what one tells, and its texts
 
 
 def patch_sections(result: PatchResult) -> list[Section]:
     """Both runs, a table for each kind of site, what stands out, and the check."""
-    sections = [*_runs(result)]
-    sections += _tables(result.cells, "Restored by the clean value", _restored, _heads_of([result]))
-    return [*sections, *_parts(result.cells, _PART), _check([result])]
+    restored = attrgetter("restored")
+    tables = _tables(result.cells, "Restored by the clean value", restored, _heads_of([result]))
+    figures = [*fields(four_decimals, {"restored": "restored"}), _bar(restored)]
+    figures += fields(four_decimals, {"difference": "difference"})
+    return [*_runs(result), *tables, *_parts(result.cells, figures), _check([result])]
 
 
 def pairs_sections(result: PairsResult) -> list[Section]:
     """The pairs, then mean and spread of every site."""
-    heads, count = _heads_of(result.pairs), len(result.pairs)
+    heads, count, mean = _heads_of(result.pairs), len(result.pairs), attrgetter("mean")
     sections = [*_list_of_pairs(result)]
-    sections += _tables(result.cells, f"Restored, mean of {counted(count, 'pair')}", _mean, heads)
+    sections += _tables(result.cells, f"Restored, mean of {counted(count, 'pair')}", mean, heads)
     if count > 1:
-        sections += _tables(result.cells, "Spread over the pairs (std)", _spread, heads, told=False)
-    return [*sections, *_parts(result.cells, _MEAN_PART), _check(result.pairs)]
+        spread = "Spread over the pairs (std)"
+        sections += _tables(result.cells, spread, attrgetter("spread"), heads, told=False)
+    figures = [*fields(four_decimals, {"mean": "mean", "std": "spread"}), _bar(mean)]
+    figures += fields("{:,}".format, {"pairs": "count"})
+    return [*sections, *_parts(result.cells, figures), _check(result.pairs)]
 
 
 def map_end(cells: Sequence[Any], value: Value) -> float:
@@ -67,28 +68,23 @@ def map_end(cells: Sequence[Any], value: Value) -> float:
 
 def _runs(result: PatchResult) -> Iterator[Section]:
     contrast = result.contrast
-    runs = (("clean", result.clean), ("corrupted", result.corrupt))
     pairs = [("model", result.model)]
-    for which, run in runs:
+    for which, run in (("clean", result.clean), ("corrupted", result.corrupt)):
         more = " …" * (len(run.labels) > MAX_TOKENS)
         pairs.append((which, " ".join(map(shown_token, run.labels[:MAX_TOKENS])) + more))
         pairs += [("", note) for note in run.notes]
-    pairs.append(
-        ("judged", f"{_question(contrast)} after position {contrast.position} {shown_token(contrast.seen)}")
-    )
-    yield Section([Labelled(pairs)])
+    target, against = contrast.target_label, contrast.against_label
+    question = f"logit({shown_token(target)}) - logit({shown_token(against)})"
+    place = f"after position {contrast.position} {shown_token(contrast.seen)}"
+    yield Section([Labelled([*pairs, ("judged", f"{question} {place}")])])
     columns = [
-        Column("run", lambda row: row[0]),
-        Column("difference", lambda row: f"{row[1].difference:.2f}", right=True),
-        Column("restored", lambda row: "1" if row[1] is result.clean else "0", right=True),
-        Column(f"P({token_label(contrast.target_label)})", lambda row: probability(row[1].p_target), True),
-        Column(f"P({token_label(contrast.against_label)})", lambda row: probability(row[1].p_against), True),
+        Column("run", lambda run: "clean" if run is result.clean else "corrupted"),
+        *fields("{:.2f}".format, {"difference": "difference"}),
+        Column("restored", lambda run: "1" if run is result.clean else "0", right=True),
+        *fields(four_decimals, {f"P({token_label(target)})": "p_target"}),
+        *fields(four_decimals, {f"P({token_label(against)})": "p_against"}),
     ]
-    yield Section([Table(columns, runs), words(RESTORED, "dim")])
-
-
-def _question(contrast: LogitDifference) -> str:
-    return f"logit({shown_token(contrast.target_label)}) - logit({shown_token(contrast.against_label)})"
+    yield from table_section("", columns, [result.clean, result.corrupt], RESTORED)
 
 
 def _list_of_pairs(result: PairsResult) -> Iterator[Section]:
@@ -104,13 +100,12 @@ def _list_of_pairs(result: PairsResult) -> Iterator[Section]:
         Column("corrupted", lambda p: p.corrupt.text, wrap=True),
         Column("target", lambda p: shown_token(p.contrast.target_label)),
         Column("against", lambda p: shown_token(p.contrast.against_label)),
-        Column("clean", lambda p: f"{p.clean.difference:.2f}", right=True),
-        Column("corrupted", lambda p: f"{p.corrupt.difference:.2f}", right=True),
+        *fields("{:.2f}".format, {"clean": "clean.difference", "corrupted": "corrupt.difference"}),
     ]
     left = len(result.pairs) - MAX_PAIRS
     more = f"; {left:,} more pairs, --json has them all" if left > 0 else ""
-    said = f"on the right: each run's difference, logit(target) - logit(against){more}"
-    yield Section([Table(columns, result.pairs[:MAX_PAIRS]), words(f"{said}; {RESTORED}", "dim")])
+    said = f"on the right: each run's difference, logit(target) - logit(against){more}; {RESTORED}"
+    yield from table_section("", columns, result.pairs[:MAX_PAIRS], said)
 
 
 def _heads_of(pairs: Sequence[PatchedPair]) -> Heads:
@@ -180,29 +175,15 @@ def _largest(cells: Sequence[Spot], value: Value) -> str:
     return f"largest: {said}" if said else "no value is finite"
 
 
-def _parts(cells: Sequence[Any], columns: Sequence[Column]) -> Iterator[Section]:
+def _parts(cells: Sequence[Any], figures: Sequence[Column]) -> list[Section]:
     """The parts of events that a site named."""
-    if parts := parts_of(cells):
-        site = Column("site", lambda cell: cell.site, whole=True)
-        table = Table([site, *columns], parts, about=lambda cell: cell.site)
-        yield Section([table], "Restored by the clean value of a part")
+    site = attrgetter("site")
+    columns = [Column("site", site, whole=True), *figures]
+    return table_section("Restored by the clean value of a part", columns, parts_of(cells), about=site)
 
 
 def _bar(restored: Value) -> Column:
-    return Column("", lambda cell: Bar(restored(cell) or 0.0, 20), bar=True, style=lambda cell: "cyan")
-
-
-_PART = (
-    Column("restored", lambda c: figure(c.restored, 4), right=True),
-    _bar(_restored),
-    Column("difference", lambda c: figure(c.difference, 4), right=True),
-)
-_MEAN_PART = (
-    Column("mean", lambda c: figure(c.mean, 4), right=True),
-    Column("std", lambda c: figure(c.spread, 4), right=True),
-    _bar(_mean),
-    Column("pairs", lambda c: f"{c.count:,}", right=True),
-)
+    return Column("", lambda cell: Bar(restored(cell) or 0.0, 20), bar=True, style="cyan")
 
 
 def _check(pairs: Sequence[PatchedPair]) -> Section:

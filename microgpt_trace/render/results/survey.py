@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ...measuring.definitions import ROLES
-from ...surveying.predictions import SurveyedPart, SurveyedToken
+from ...surveying.predictions import SurveyedPart
 from ...surveying.report import (
     SurveyedEvent,
     SurveyedHead,
@@ -21,14 +20,14 @@ from ...surveying.report import (
 from ...surveying.state import CUT, Survey, SurveyExample
 from ...text.printable import shown_token
 from ...text.wording import counted
-from ...tracing.findings import Insight
-from ..numbers import figure, percent, ratio, significant
-from ..sections import Block, Column, Labelled, Section, Table, indented, words
-from .attribution import ROLE_WORDS
+from ..numbers import figure, four_decimals, percent, ratio, significant, three_decimals
+from ..sections import Column, Labelled, Section, Table, fields, name_of, table_section, words
+from ..trace.whole_trace import insights_section
+from .attribution import ROLE_WORDS, SHARES, most_of_each_role, roles_of_all
 
 FEW_LAYERS = 2  # of a model whose events and heads are all shown
 HARDEST, OFTEN = 8, 20  # tokens that are shown, of those that follow so often or more
-EXAMPLES, OF_EACH_ROLE, UNITS = 5, 3, 8  # that are shown without --verbose
+EXAMPLES, UNITS = 5, 8  # that are shown without --verbose
 ODDEST = 10  # events of a deep model that are shown
 NAMED = 4  # channels that a table names
 
@@ -40,13 +39,9 @@ def survey_sections(
     tell most."""
     sections = [_header(report, file), *_predictions(report, verbose)]
     if report.insights:
-        sections.append(_insights(report.insights))
-    if report.layers:
-        sections.append(_layers(report.layers))
-    if report.heads:
-        sections.append(_heads(report.heads, verbose))
-    sections += _events(report, verbose)
-    return [*sections, *_units(report.units, verbose)]
+        sections.append(insights_section(report.insights, "What the survey reveals"))
+    sections += [*_layers(report.layers), *_heads(report.heads, verbose)]
+    return [*sections, *_events(report, verbose), *_units(report.units, verbose)]
 
 
 def sections_of_survey(survey: Survey) -> list[Section]:
@@ -77,28 +72,22 @@ def _of_what(report: SurveyReport) -> str:
 
 
 def _predictions(report: SurveyReport, verbose: bool) -> Iterator[Section]:
-    if not report.parts:
-        return
     columns = [
         Column("", lambda part: part.part or "all", whole=True),
-        Column("texts", lambda part: f"{part.documents:,}", right=True),
-        Column("tokens", lambda part: f"{part.tokens:,}", right=True),
-        Column("loss", lambda part: figure(part.loss, 4), right=True),
-        Column("by text", lambda part: figure(part.document_loss, 4), right=True),
-        Column("spread", lambda part: figure(part.spread, 4), right=True),
-        Column("right", lambda part: percent(part.accuracy), right=True),
-        Column("by text", lambda part: percent(part.document_accuracy), right=True, from_width=100),
-        Column("all right", lambda part: f"{part.all_right:,}", right=True, from_width=90),
-        Column("1/rank", lambda part: figure(part.reciprocal_rank, 3), right=True, from_width=90),
+        *fields("{:,}".format, {"texts": "documents", "tokens": "tokens"}),
+        *fields(four_decimals, {"loss": "loss", "by text": "document_loss", "spread": "spread"}),
+        *fields(percent, {"right": "accuracy"}),
+        *fields(percent, {"by text": "document_accuracy"}, from_width=100),
+        *fields("{:,}".format, {"all right": "all_right"}, from_width=90),
+        *fields(three_decimals, {"1/rank": "reciprocal_rank"}, from_width=90),
     ]
-    blocks: list[Block] = [Table(columns, report.parts)]
-    lost = sum(part.nonfinite for part in report.parts)
-    if lost:
-        blocks.append(words(f"{counted(lost, 'token')} more whose loss is not finite", "bold red"))
+    more = []
+    if lost := sum(part.nonfinite for part in report.parts):
+        more.append(words(f"{counted(lost, 'token')} more whose loss is not finite", "bold red"))
     if report.overfitting is not None:
-        blocks.append(words(report.overfitting.text, "bold red" if report.overfitting.holds else ""))
+        more.append(words(report.overfitting.text, "bold red" if report.overfitting.holds else ""))
     said = "loss: -log P of what follows, in nats; by text: mean of the texts' means, with their spread"
-    yield Section([*blocks, words(said, "dim")], "Predictions")
+    yield from table_section("Predictions", columns, report.parts, said, more=more)
     for part in report.parts:
         yield from _of_part(part, verbose)
 
@@ -108,47 +97,30 @@ def _of_part(part: SurveyedPart, verbose: bool) -> Iterator[Section]:
     often = [token for token in part.by_token if token.count >= OFTEN or verbose]
     hardest = sorted(often, key=lambda token: -token.loss)
     shown = hardest if verbose else hardest[:HARDEST]
-    if shown:
-        yield Section([Table(_token_columns(), shown)], "Hardest to predict", aside)
+    columns = [
+        Column("token", lambda token: shown_token(token.label), right=True),
+        *fields("{:,}".format, {"times": "count"}),
+        *fields(four_decimals, {"loss": "loss"}),
+        *fields(percent, {"right": "accuracy"}),
+        *fields(three_decimals, {"1/rank": "reciprocal_rank"}),
+    ]
+    yield from table_section("Hardest to predict", columns, shown, aside=aside)
     most = None if verbose else EXAMPLES
     columns = [
-        Column("loss", lambda example: figure(example.value, 4), right=True),
+        *fields(four_decimals, {"loss": "value"}),
         Column("where", lambda example: example.place, whole=True),
         Column("text", lambda example: example.before, elastic=10),
     ]
-    if part.worst:
-        yield Section([Table(columns, part.worst[:most])], "Texts predicted worst", aside)
+    yield from table_section("Texts predicted worst", columns, part.worst[:most], aside=aside)
     if part.documents > EXAMPLES:
-        yield Section([Table(columns, part.best[:most])], "Texts predicted best", aside)
+        yield from table_section("Texts predicted best", columns, part.best[:most], aside=aside)
 
 
-def _token_columns() -> list[Column]:
-    def of(name: str, form: Callable[[Any], str]) -> Callable[[SurveyedToken], str]:
-        return lambda token: form(getattr(token, name))
-
-    return [
-        Column("token", of("label", shown_token), right=True),
-        Column("times", of("count", lambda count: f"{count:,}"), right=True),
-        Column("loss", of("loss", lambda loss: figure(loss, 4)), right=True),
-        Column("right", of("accuracy", percent), right=True),
-        Column("1/rank", of("reciprocal_rank", lambda share: figure(share, 3)), right=True),
-    ]
-
-
-def _insights(insights: Sequence[Insight]) -> Section:
-    blocks = [
-        block
-        for insight in insights
-        for block in (words(insight.title, "bold")._replace(about=insight.about), indented(insight.text))
-    ]
-    return Section(blocks, "What the survey reveals")
-
-
-def _layers(layers: Sequence[SurveyedLayer]) -> Section:
+def _layers(layers: Sequence[SurveyedLayer]) -> list[Section]:
     columns = [
-        Column("layer", lambda row: str(row.layer), right=True),
+        *fields(str, {"layer": "layer"}),
         Column("growth", lambda row: f"× {ratio(row.growth)}", right=True),
-        Column("cosine", lambda row: figure(row.cosine, 3), right=True),
+        *fields(three_decimals, {"cosine": "cosine"}),
         Column("massive", lambda row: _share(row.massive, row.documents), right=True),
         Column("farthest", lambda row: _farthest(row.farthest), wrap=True),
     ]
@@ -157,8 +129,11 @@ def _layers(layers: Sequence[SurveyedLayer]) -> Section:
         "before and after; massive: texts with an element 1,000 times the median or more; farthest: the "
         "most, with channel, @position, token and text"
     )
-    table = Table(columns, layers, about=lambda row: row.event)
-    return Section([table, words(said, "dim")], "Residual stream")
+    return table_section("Residual stream", columns, layers, said, about=_event_of)
+
+
+def _event_of(row: Any) -> str:
+    return row.event
 
 
 def _share(count: int, of: int) -> str:
@@ -173,31 +148,21 @@ def _farthest(example: SurveyExample | None) -> str:
     return f"× {example.value:,.0f} {where}"
 
 
-def _heads(heads: Sequence[SurveyedHead], verbose: bool) -> Section:
-    few = max(head.layer for head in heads) < FEW_LAYERS
-    shown = heads if verbose or few else _telling(heads)
-
-    def share(of: str, name: str) -> Callable[[SurveyedHead], str]:
-        return lambda head: figure(getattr(getattr(head, of), name))
-
+def _heads(heads: Sequence[SurveyedHead], verbose: bool) -> list[Section]:
+    few = all(head.layer < FEW_LAYERS for head in heads)
+    telling = most_of_each_role(heads)
+    shown = heads if verbose or few else [head for head in heads if head in telling]
     columns = [
         Column("head", lambda head: f"layer{head.layer} head {head.head}", whole=True),
-        Column("entropy", lambda head: figure(head.entropy), right=True),
-        *(Column(ROLE_WORDS[role], share("attention", role), right=True) for role in ROLES),
-        Column("role", lambda head: ROLE_WORDS[head.role], style=lambda head: "cyan"),
+        *fields(figure, {"entropy": "entropy", **SHARES}),
+        Column("role", lambda head: ROLE_WORDS[head.role], style="cyan"),
     ]
-    blocks: list[Block] = [Table(columns, shown, about=lambda head: head.event)]
-    if len(shown) < len(heads):
-        counts = Counter(head.role for head in heads)
-        of_each = ", ".join(f"{counts[role]:,} {ROLE_WORDS[role]}" for role in ROLES)
-        blocks.append(words(f"of all {len(heads):,} heads: {of_each}, {counts['none']:,} none"))
     said = (
         f"spread evenly it would be: {_spread_evenly(shown)}; repeat: of the queries whose token occurred "
         "before, on these occurrences"
     )
-    return Section(
-        [*blocks, words(said, "dim")], "What heads look at", "mean of all queries from position 1 on"
-    )
+    aside, more = "mean of all queries from position 1 on", roles_of_all(heads, shown)
+    return table_section("What heads look at", columns, shown, said, about=_event_of, aside=aside, more=more)
 
 
 def _spread_evenly(heads: Sequence[SurveyedHead]) -> str:
@@ -211,37 +176,24 @@ def _spread_evenly(heads: Sequence[SurveyedHead]) -> str:
     return "; ".join(said)
 
 
-def _telling(heads: Sequence[SurveyedHead]) -> list[SurveyedHead]:
-    """Those that have each role most, in order."""
-    chosen = set[int]()
-    for role in ROLES:
-        having = [at for at, head in enumerate(heads) if head.role == role]
-        having.sort(key=lambda at: -(getattr(heads[at].attention, ROLES[heads[at].role]) or 0.0))
-        chosen.update(having[:OF_EACH_ROLE])
-    return [heads[at] for at in sorted(chosen)]
-
-
 def _events(report: SurveyReport, verbose: bool) -> Iterator[Section]:
     few = len(report.layers) <= FEW_LAYERS
     shown = list(report.events) if verbose or few else _oddest(report.events)
     if not shown:
         return
     columns = [
-        Column("event", lambda event: event.name, whole=True),
-        Column("mean", lambda event: significant(event.mean), right=True),
-        Column("std", lambda event: significant(event.std), right=True),
-        Column("least", lambda event: significant(event.least), right=True),
-        Column("largest", lambda event: significant(event.largest), right=True),
-        Column("zeros", lambda event: _zeros(event), right=True),
+        Column("event", name_of, whole=True),
+        *fields(significant, {"mean": "mean", "std": "std", "least": "least", "largest": "largest"}),
+        *fields(_zeros, {"zeros": "zeros"}),
     ]
-    blocks: list[Block] = [Table(columns, shown, about=lambda event: event.name)]
+    more = []
     if len(shown) < len(report.events):
         which = "those with dead channels, or whose channels stand out most; --verbose: all"
-        blocks.append(words(f"of {counted(len(report.events), 'event')} {which}"))
-    yield Section(blocks, "Channels")
-    yield _odd_channels([event for event in shown if _standing_out(event)])
-    if any(event.quantiles for event in report.events):
-        yield _quantiles([event for event in report.events if event.quantiles])
+        more.append(words(f"of {counted(len(report.events), 'event')} {which}"))
+    yield from table_section("Channels", columns, shown, about=name_of, more=more)
+    if shown:
+        yield _odd_channels([event for event in shown if _standing_out(event)])
+    yield from _quantiles([event for event in report.events if event.quantiles])
 
 
 def _odd_channels(events: Sequence[SurveyedEvent]) -> Section:
@@ -251,12 +203,9 @@ def _odd_channels(events: Sequence[SurveyedEvent]) -> Section:
         "dead: a unit of an MLP that is never beyond ±0.01, another channel that is always 0; outlier: RMS 6 "
         "times the median one of the event's channels or more, with how many times"
     )
-    columns = [
-        Column("event", lambda event: event.name, whole=True),
-        Column("channels", _standing_out, wrap=True),
-    ]
+    columns = [Column("event", name_of, whole=True), Column("channels", _standing_out, wrap=True)]
     none = words("none: no unit or channel is dead, and none is an outlier")
-    found = Table(columns, events, about=lambda event: event.name) if events else none
+    found = Table(columns, events, about=name_of) if events else none
     return Section([found, words(said, "dim")], title)
 
 
@@ -270,8 +219,8 @@ def _oddest(events: Sequence[SurveyedEvent]) -> list[SurveyedEvent]:
     return [event for event in events if event.name in chosen]
 
 
-def _zeros(event: SurveyedEvent) -> str:
-    return "–" if event.zeros is None else "0" if not event.zeros else percent(event.zeros)
+def _zeros(share: float | None) -> str:
+    return "0" if share == 0 else percent(share)
 
 
 def _standing_out(event: SurveyedEvent) -> str:
@@ -288,21 +237,17 @@ def _standing_out(event: SurveyedEvent) -> str:
     return "; ".join(said)
 
 
-def _quantiles(events: Sequence[SurveyedEvent]) -> Section:
+def _quantiles(events: Sequence[SurveyedEvent]) -> list[Section]:
     def cell(name: str) -> Callable[[SurveyedEvent], str]:
         return lambda event: significant((event.quantiles or {}).get(name))
 
-    names = list(events[0].quantiles or {})
-    columns = [Column("event", lambda event: event.name, whole=True)]
-    columns += [Column(name, cell(name), right=True) for name in names]
+    names = events[0].quantiles or {} if events else {}
+    columns = [Column("event", name_of, whole=True), *(Column(name, cell(name), True) for name in names)]
     said = "so many of the magnitudes are not larger; at most 13 % above the true one"
-    table = Table(columns, events, about=lambda event: event.name)
-    return Section([table, words(said, "dim")], "Magnitudes")
+    return table_section("Magnitudes", columns, events, said, about=name_of)
 
 
-def _units(units: Sequence[UnitExamples], verbose: bool) -> Iterator[Section]:
-    if not units:
-        return
+def _units(units: Sequence[UnitExamples], verbose: bool) -> list[Section]:
     shown = units if verbose else sorted(units, key=lambda unit: -unit.examples[0].value)[:UNITS]
     rows = [(unit, example) for unit in shown for example in unit.examples[: None if verbose else EXAMPLES]]
     columns = [
@@ -311,8 +256,7 @@ def _units(units: Sequence[UnitExamples], verbose: bool) -> Iterator[Section]:
         Column("where", lambda row: f"{row[1].place} @{row[1].position}", whole=True),
         Column("text up to there", lambda row: f"{row[1].before}[{row[1].token}]", elastic=10),
     ]
-    blocks: list[Block] = [Table(columns, rows, about=lambda row: row[0].event)]
-    if len(shown) < len(units):
-        which = f"the {len(shown)} units with the largest values of {len(units):,} ever above 0"
-        blocks.append(words(f"{which}; --verbose: all"))
-    yield Section(blocks, "Where units are most active")
+    which = f"the {len(shown)} units with the largest values of {len(units):,} ever above 0; --verbose: all"
+    more = [words(which)] if len(shown) < len(units) else []
+    title = "Where units are most active"
+    return table_section(title, columns, rows, about=lambda row: row[0].event, more=more)

@@ -3,15 +3,38 @@ layers, events, channels, heads."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from ...surveying.comparison import SurveyComparison
 from ...surveying.report_pairs import ChangedChannels, EventPair, HeadPair, LayerPair, PartPair
 from ...text.printable import shown_token
 from ...text.wording import abridged, counted
-from ..numbers import distance, figure, percent, ratio, signed, significant, two_apart
-from ..sections import Block, Column, Labelled, Section, Table, Words, indented, name_of, words
+from ..numbers import (
+    distance,
+    figure,
+    four_decimals,
+    percent,
+    ratio,
+    signed,
+    significant,
+    three_decimals,
+    two_apart,
+)
+from ..sections import (
+    Block,
+    Column,
+    Labelled,
+    Section,
+    Table,
+    Words,
+    fields,
+    indented,
+    name_of,
+    table_section,
+    words,
+)
 from .attribution import ROLE_WORDS
 
 WIDE = 100  # columns of a terminal from which on tables have all columns
@@ -99,10 +122,10 @@ def _departure(result: SurveyComparison) -> Iterator[Words]:
     if _entering(result):
         yield indented(f"KL of the stream that enters the first layer: {distance(_entering(result))} nats")
     if most:
-        before, after = _distance(most.kl_before), _distance(most.kl)
+        before, after = distance(most.kl_before), distance(most.kl)
         yield indented(f"KL of the stream: {before} nats before layer {most.a.layer}, {after} after it")
         if most.farthest is not None:
-            yield indented(f"farthest in it: {most.farthest}, KL {_distance(most.farthest_kl)}")
+            yield indented(f"farthest in it: {most.farthest}, KL {distance(most.farthest_kl)}")
     for part in result.parts:
         yield indented(_loss_course(part))
     if result.first is not None:
@@ -135,18 +158,17 @@ def _farthest(result: SurveyComparison) -> Iterator[Words]:
 # --- Cells and rows ---------------------------------------------------------------------------
 
 
-def _both(of: Callable[[Any], Any], form: Callable[[Any], str]) -> Callable[[Any], str]:
-    """A cell of what both rows of a pair have, or of the one that both are as printed."""
+def _both(form: Callable[[Any], str], paths: Mapping[str, str], **options: Any) -> list[Column]:
+    """Columns of what both rows of a pair have, or of the one that both are as printed."""
 
-    def cell(pair: Any) -> str:
-        one, two = form(of(pair.a)), form(of(pair.b))
-        return one if one == two else f"{one} → {two}"
+    def column(title: str, value: Callable[[Any], Any]) -> Column:
+        def cell(pair: Any) -> str:
+            one, two = form(value(pair.a)), form(value(pair.b))
+            return one if one == two else f"{one} → {two}"
 
-    return cell
+        return Column(title, cell, **{"right": True, **options})
 
-
-def _distance(value: float | None) -> str:
-    return "–" if value is None else distance(value)
+    return [column(title, attrgetter(path)) for title, path in paths.items()]
 
 
 def _shown(
@@ -165,22 +187,19 @@ def _shown(
 
 def _predictions(parts: Sequence[PartPair], verbose: bool) -> Iterator[Section]:
     """The losses of every part, how sure that is, and the tokens on which B loses most."""
-    if not parts:
-        return
     columns = [
         Column("", name_of, whole=True),
-        Column("texts", _both(lambda part: part.documents, "{:,}".format), right=True),
-        Column("tokens", _both(lambda part: part.tokens, "{:,}".format), right=True),
-        Column("loss", _both(lambda part: part.loss, lambda loss: figure(loss, 4)), right=True),
-        Column("right", _both(lambda part: part.accuracy, percent), right=True),
+        *_both("{:,}".format, {"texts": "documents", "tokens": "tokens"}),
+        *_both(four_decimals, {"loss": "loss"}),
+        *_both(percent, {"right": "accuracy"}),
         Column("by text", _by_text, right=True),
     ]
     said = (
         "by text: change of the mean of the texts' losses ± its standard error, as if the texts of the two "
         "sides were unrelated: surveys keep no differences text by text"
     )
-    blocks: list[Block] = [Table(columns, parts), words(said, "dim")]
-    yield Section(blocks, "Predictions", "loss: mean -log P of what follows, in nats")
+    aside = "loss: mean -log P of what follows, in nats"
+    yield from table_section("Predictions", columns, parts, said, aside=aside)
     for part in parts:
         yield from _tokens(part, verbose)
 
@@ -188,72 +207,63 @@ def _predictions(parts: Sequence[PartPair], verbose: bool) -> Iterator[Section]:
 def _by_text(pair: PartPair) -> str:
     if pair.difference is None:
         return "–"
-    return f"{signed(pair.difference, 4)} ± {'?' if pair.error is None else figure(pair.error, 4)}"
+    return f"{signed(pair.difference, 4)} ± {'?' if pair.error is None else four_decimals(pair.error)}"
 
 
-def _tokens(part: PartPair, verbose: bool) -> Iterator[Section]:
+def _tokens(part: PartPair, verbose: bool) -> list[Section]:
     every = part.tokens
     worse = [pair for pair in every if pair.lost > 0]
     shown = every if verbose else worse[:MOST]
-    if not shown:
-        return
     columns = [
         Column("token", lambda pair: shown_token(pair.a.label), right=True),
-        Column("times", lambda pair: f"{pair.a.count:,}", right=True),
-        Column("loss", _both(lambda token: token.loss, lambda loss: figure(loss, 4)), right=True),
-        Column("right", _both(lambda token: token.accuracy, percent), right=True),
+        *fields("{:,}".format, {"times": "a.count"}),
+        *_both(four_decimals, {"loss": "loss"}),
+        *_both(percent, {"right": "accuracy"}),
         Column("in all", lambda pair: signed(pair.lost, 2), right=True),
     ]
     said = f"in all: times × change of the loss; worse: {len(worse):,} of {counted(len(every), 'token')}"
-    blocks: list[Block] = [Table(columns, shown), words(said, "dim")]
-    yield Section(blocks, "Tokens" if verbose else "Tokens on which B loses most", part.a.part)
+    title = "Tokens" if verbose else "Tokens on which B loses most"
+    return table_section(title, columns, shown, said, aside=part.a.part)
 
 
 # --- Layers, events, channels and heads -------------------------------------------------------
 
 
-def _layers(layers: Sequence[LayerPair]) -> Iterator[Section]:
-    if not layers:
-        return
+def _layers(layers: Sequence[LayerPair]) -> list[Section]:
     columns = [
-        Column("layer", lambda pair: str(pair.a.layer), right=True),
-        Column("KL", lambda pair: _distance(pair.kl), right=True),
+        *fields(str, {"layer": "a.layer"}),
+        *fields(distance, {"KL": "kl"}),
         Column("added", lambda pair: "–" if pair.added is None else f"{pair.added:+.2g}", right=True),
-        Column("RMS", lambda pair: _distance(pair.rms_change), right=True),
+        *fields(distance, {"RMS": "rms_change"}),
         Column("farthest event", lambda pair: pair.farthest or "–", whole=True),
-        Column("its KL", lambda pair: _distance(pair.farthest_kl), right=True),
-        Column("massive", _both(lambda row: row.massive, "{:,}".format), right=True),
-        Column("growth", _both(lambda row: row.growth, ratio), right=True, from_width=WIDE),
-        Column("cosine", _both(lambda row: row.cosine, _cosine), right=True, from_width=WIDE),
+        *fields(distance, {"its KL": "farthest_kl"}),
+        *_both("{:,}".format, {"massive": "massive"}),
+        *_both(ratio, {"growth": "growth"}, from_width=WIDE),
+        *_both(three_decimals, {"cosine": "cosine"}, from_width=WIDE),
     ]
     said = (
         f"{KL_IS}; added: to that of the stream that enters; RMS: ||rms_B - rms_A|| / ||rms_A|| over "
         "channels; massive: texts with an element 1,000 times the median or more"
     )
     wide = "growth: how many times longer a layer leaves a row; cosine: between before and after"
-    table = Table(columns, layers, about=lambda pair: pair.a.event)
-    below = [words(said, "dim"), words(wide, "dim")]
-    yield Section([table, *below], "Layers", "the stream that leaves each")
+    aside = "the stream that leaves each"
+    return table_section("Layers", columns, layers, said, wide, about=_event_of, aside=aside)
 
 
-def _cosine(value: float | None) -> str:
-    return figure(value, 3)
+def _event_of(pair: LayerPair | HeadPair) -> str:
+    return pair.a.event
 
 
-def _events(events: Sequence[EventPair], verbose: bool) -> Iterator[Section]:
+def _events(events: Sequence[EventPair], verbose: bool) -> list[Section]:
     differing = [pair for pair in events if not pair.same]
-    if not differing:
-        return
     shown, more = _shown(differing, verbose, lambda pair: pair.kl or 0.0)
     columns = [
         Column("event", name_of, whole=True),
-        Column("mean", lambda pair: _distance(pair.mean_change), right=True),
-        Column("RMS", lambda pair: _distance(pair.rms_change), right=True),
-        Column("KL", lambda pair: _distance(pair.kl), right=True),
+        *fields(distance, {"mean": "mean_change", "RMS": "rms_change", "KL": "kl"}),
         Column("most", _most, right=True),
     ]
     said = "mean, RMS: ||B - A|| / ||rms_A|| over channels; most: the largest KL of a channel"
-    yield Section([Table(columns, shown, about=name_of), *more, words(said, "dim")], "Events that differ")
+    return table_section("Events that differ", columns, shown, said, about=name_of, more=more)
 
 
 def _most(pair: EventPair) -> str:
@@ -271,8 +281,6 @@ def _channels(events: Sequence[EventPair], verbose: bool) -> Iterator[Section]:
     other = [
         pair.a.name for pair in events if (pair.a.count, pair.a.nonfinite) != (pair.b.count, pair.b.nonfinite)
     ]
-    if not (changed or other):
-        return
     shown, more = _shown(changed, verbose, count)
     columns = [
         Column("event", name_of, whole=True),
@@ -286,7 +294,8 @@ def _channels(events: Sequence[EventPair], verbose: bool) -> Iterator[Section]:
         "+ in B alone, - in A alone; dead: a unit never beyond ±0.01, another channel always 0; outliers: "
         "RMS 6 times the median one or more"
     )
-    yield Section([*blocks, words(said, "dim")], "Dead and outlier channels that changed")
+    if blocks:
+        yield Section([*blocks, words(said, "dim")], "Dead and outlier channels that changed")
 
 
 def _channel_names(changed: ChangedChannels) -> str:
@@ -298,21 +307,16 @@ def _channel_names(changed: ChangedChannels) -> str:
     return "; ".join(said)
 
 
-def _heads(heads: Sequence[HeadPair], verbose: bool) -> Iterator[Section]:
-    if not heads:
-        return
+def _heads(heads: Sequence[HeadPair], verbose: bool) -> list[Section]:
     shown, more = _shown(heads, verbose, lambda pair: pair.distance)
     columns = [
         Column("head", name_of, whole=True),
-        Column("change", lambda pair: distance(pair.distance), right=True),
-        Column("entropy", _both(lambda head: head.entropy, figure), right=True),
-        Column("position 0", _both(lambda head: head.attention.first, figure), right=True),
-        Column("previous", _both(lambda head: head.attention.previous, figure), right=True, from_width=WIDE),
-        Column("repeat", _both(lambda head: head.attention.repeat, figure), right=True, from_width=WIDE),
-        Column("role", _both(lambda head: head.role, ROLE_WORDS.__getitem__)),
+        *fields(distance, {"change": "distance"}),
+        *_both(figure, {"entropy": "entropy", "position 0": "attention.first"}),
+        *_both(figure, {"previous": "attention.previous", "repeat": "attention.repeat"}, from_width=WIDE),
+        *_both(ROLE_WORDS.__getitem__, {"role": "role"}, right=False),
     ]
     turned = sum(pair.a.role != pair.b.role for pair in heads)
     said = "change: the largest of a share, or of the entropy as a share of that of attention spread evenly"
-    blocks: list[Block] = [Table(columns, shown, about=lambda pair: pair.a.event), *more]
-    blocks.append(words(f"another role: {turned:,} of {counted(len(heads), 'head')}"))
-    yield Section([*blocks, words(said, "dim")], "Heads")
+    roles = words(f"another role: {turned:,} of {counted(len(heads), 'head')}")
+    return table_section("Heads", columns, shown, said, about=_event_of, more=[*more, roles])

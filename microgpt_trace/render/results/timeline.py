@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from math import isfinite
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...text.printable import shown_token
 from ...text.wording import counted
-from ..numbers import figure, percent, ratio
+from ..numbers import percent, ratio, three_decimals
 from ..sections import (
     Bar,
     Block,
@@ -50,7 +49,7 @@ def summary_sections(
     sections.append(Section([change], "Mean loss per name"))
     columns = [
         Column("", lambda row: shown_token(row[1].label), right=True),
-        Column("", lambda row: f"{_p(row[0].p)} → {_p(row[1].p)}"),
+        Column("", lambda row: f"{three_decimals(row[0].p)} → {three_decimals(row[1].p)}"),
         Column("", lambda row: Bar(row[1].p, 20), bar=True, style="cyan"),
     ]
     rows = list(zip(before[2].targets, after[2].targets, strict=True))
@@ -76,9 +75,6 @@ def timeline_sections(shown: Timeline, *, curves: bool = False) -> list[Section]
     if shown.absent:
         sections.append(Section([*map(indented, shown.absent)], "Not in this log"))
     return sections
-
-
-_p = partial(figure, digits=3)
 
 
 def _head(timeline: Timeline) -> Section:
@@ -117,7 +113,7 @@ def _predictions(timeline: Timeline) -> Iterator[Section]:
         Column("pos", lambda c: str(c.position), right=True),
         Column("seen", lambda c: shown_token(c.seen), whole=True),
         Column("target", lambda c: shown_token(c.target), whole=True),
-        *ends("first", "p", _p),
+        *ends("first", "p", three_decimals),
         Column("rank", _last_rank, right=True),
         Column("half way", lambda c: "–" if c.halfway is None else f"{c.halfway:,}", right=True),
         Column("learned", _learned, right=True, style=_learned_style),
@@ -164,7 +160,7 @@ def _double_letter(position: PositionCurve, steps: Sequence[int]) -> str:
         return f"{what} is the first choice {start}."
     firsts = [f"{step:,}" for step, rank in zip(steps, position.rank, strict=True) if rank == 1]
     briefly = f"first choice only at step{'s' * (len(firsts) > 1)} {', '.join(firsts)}; " if firsts else ""
-    ended = f"in the end rank {_last_rank(position)} with P {_p(_last(position.p))}"
+    ended = f"in the end rank {_last_rank(position)} with P {three_decimals(_last(position.p))}"
     return f"{what} was not learned: {briefly}{ended}."
 
 

@@ -12,8 +12,8 @@ from ...architecture.plans.kinds import Activation, Norm
 from ...arrays.stats import TensorStats
 from ...hooks.event import EventSpec, TraceEvent
 from ...tracing.result import LayerRow, ParameterRow, Trace
-from ..numbers import figure, ratio, significant
-from ..sections import Block, Column, Section, Table, Words, name_of, words
+from ..numbers import figure, four_decimals, ratio, significant
+from ..sections import Column, Section, Table, Words, fields, name_of, table_section, words
 from .attention import attention_sections, kind_in
 from .interventions import change_column, last_of_layers, layer_change_column
 
@@ -67,9 +67,8 @@ def _statistics_columns(
 ) -> list[Column]:
     return [
         Column("event", lambda e: e.name),
-        Column("mean", lambda e: number(_stats(e).mean), right=True),
-        Column("std", lambda e: number(_stats(e).std), right=True),
-        Column("zeros", lambda e: f"{_stats(e).zero_count:,}", right=True),
+        *fields(number, {"mean": "stats.mean", "std": "stats.std"}),
+        *fields("{:,}".format, {"zeros": "stats.zero_count"}),
         Column("NaN/Inf", lambda e: f"{_stats(e).nan_count}/{_stats(e).inf_count}", right=True),
         Column("parameter", lambda e: specs[e.name].parameter, wrap=True),
     ]
@@ -115,42 +114,35 @@ def backward_sections(trace: Trace) -> list[Section]:
     """The gradients in the order of the backward pass, each beside the activation of its name."""
     activations = {e.name: _stats(e) for e in trace.events if e.phase == "forward"}
     gradients = [e for e in trace.events if e.phase == "backward" and e.name in activations]
-    if not gradients:
-        return []
     columns = [
         Column("tensor", lambda e: e.name),
         Column("L2", lambda e: figure(activations[e.name].l2_norm), right=True),
         Column("range", lambda e: _range(activations[e.name])),
-        Column("grad L2", lambda e: figure(_stats(e).l2_norm, 4), right=True),
-        Column("grad range", lambda e: _range(_stats(e), lambda v: figure(v, 4)), style=_alarm),
+        *fields(four_decimals, {"grad L2": "stats.l2_norm"}),
+        Column("grad range", lambda e: _range(_stats(e), four_decimals), style=_alarm),
         Column("time", _microseconds, right=True),
     ]
     aside = "d loss / d tensor, beside the tensor"
-    return [Section([Table(columns, gradients, about=name_of)], "Backward pass", aside), *_parameters(trace)]
+    backward = table_section("Backward pass", columns, gradients, about=name_of, aside=aside)
+    return [*backward, *_parameters(trace)]
 
 
 def _parameters(trace: Trace) -> list[Section]:
     """Every parameter with its gradient, and its update where a step was taken."""
-    if not trace.parameters:
-        return []
     columns = [
-        Column("parameter", lambda p: p.name),
+        Column("parameter", name_of),
         Column("shape", lambda p: str(list(p.shape))),
-        Column("L2", lambda p: figure(p.l2_norm), right=True),
-        Column("grad L2", lambda p: figure(p.gradient_l2, 4), right=True),
-        Column("grad/weight", lambda p: ratio(p.gradient_ratio), right=True),
+        *fields(figure, {"L2": "l2_norm"}),
+        *fields(four_decimals, {"grad L2": "gradient_l2"}),
+        *fields(ratio, {"grad/weight": "gradient_ratio"}),
     ]
-    if trace.step is not None:
-        columns += [
-            Column("update L2", lambda p: figure(p.update_l2, 4), right=True),
-            Column("update/weight", lambda p: ratio(p.update_ratio), right=True),
-        ]
-    blocks: list[Block] = [Table(columns, trace.parameters, about=name_of), *_not_finite(trace.parameters)]
-    if trace.step is not None:
-        step = trace.step
+    more = [*_not_finite(trace.parameters)]
+    if step := trace.step:
+        columns += fields(four_decimals, {"update L2": "update_l2"})
+        columns += fields(ratio, {"update/weight": "update_ratio"})
         said = f"Adam step {step.number:,} (lr {step.lr:g}, {step.note}): "
-        blocks.append(words(f"{said}loss {step.loss_before:.4f} → {step.loss_after:.4f}"))
-    return [Section(blocks, "Parameters")]
+        more.append(words(f"{said}loss {step.loss_before:.4f} → {step.loss_after:.4f}"))
+    return table_section("Parameters", columns, trace.parameters, about=name_of, more=more)
 
 
 def _not_finite(rows: Sequence[ParameterRow]) -> Iterator[Words]:
@@ -168,40 +160,36 @@ def _not_finite(rows: Sequence[ParameterRow]) -> Iterator[Words]:
 WIDE = 92  # characters from which on the table has all its columns
 
 
-def layers_section(trace: Trace, brief: bool = False) -> Section:
+def layers_section(trace: Trace, brief: bool) -> Section:
     """The residual stream after each layer, and what the layer's branches wrote into it; if not `brief`, what
     the columns are."""
-    layers, intervened = trace.layers, trace.intervened
     columns = [
-        Column("layer", lambda r: str(r.layer), right=True),
-        Column("L2", lambda r: significant(r.stream.l2_norm), right=True),
-        Column("row L2", lambda r: significant(r.row_norm), right=True),
-        Column("min", lambda r: significant(r.stream.min), right=True),
-        Column("max", lambda r: significant(r.stream.max), right=True),
-        Column("attn", lambda r: ratio(r.attention_share), right=True),
-        Column("mlp", lambda r: ratio(r.mlp_share), right=True),
-        Column("~0", lambda r: f"{r.near_zero:.1%}", right=True),
-        Column("cosine", lambda r: f"{r.turn:.3f}", right=True, from_width=WIDE),
+        *fields(str, {"layer": "layer"}),
+        *fields(significant, {"L2": "stream.l2_norm", "row L2": "row_norm"}),
+        *fields(significant, {"min": "stream.min", "max": "stream.max"}),
+        *fields(ratio, {"attn": "attention_share", "mlp": "mlp_share"}),
+        *fields("{:.1%}".format, {"~0": "near_zero"}),
+        *fields("{:.3f}".format, {"cosine": "turn"}, from_width=WIDE),
         Column("sink", lambda r: "–" if r.sink is None else f"{r.sink:.0%}", right=True, from_width=WIDE),
         Column("NaN/Inf", lambda r: f"{r.nan_count}/{r.inf_count}" if r.nan_count or r.inf_count else "0"),
     ]
-    if intervened is not None:
-        columns.append(layer_change_column(intervened, trace.specs.values()))
     last = last_of_layers(trace.specs.values())
-    table = Table(columns, layers, about=lambda row: last[row.layer])
-    legend = () if brief else _legend(trace)
-    return Section([table, *legend], "Residual stream after each layer")
+    if trace.intervened is not None:
+        columns.append(layer_change_column(trace.intervened, last))
+    table = Table(columns, trace.layers, about=lambda row: last[row.layer])
+    return Section([table, *_legend(trace, brief)], "Residual stream after each layer")
 
 
-def _legend(trace: Trace) -> tuple[Words, Words]:
+def _legend(trace: Trace, brief: bool) -> Iterator[Words]:
     """What the columns are."""
-    layers = trace.layers
-    threshold = layers[0].near_zero_threshold if layers else 0
+    if brief:
+        return
+    threshold = trace.layers[0].near_zero_threshold
     kinds = (kind_in(trace.specs, event.name) for event in trace.specs.values())
     activation = next(kind.function for kind in kinds if isinstance(kind, Activation))
-    legend = (
+    yield words(
         "row L2: median of the rows; attn, mlp: |write| / |stream|, median of the rows; "
-        f"~0: {activation} outputs within ±{threshold:g}"
+        f"~0: {activation} outputs within ±{threshold:g}",
+        "dim",
     )
-    further = f"from {WIDE} columns on, cosine: of output and input; sink: attention on position 0"
-    return words(legend, "dim"), words(further, "dim")
+    yield words(f"from {WIDE} columns on, cosine: of output and input; sink: attention on position 0", "dim")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ...architecture.plans.plan import Operation
 from ...hooks.event import EventSpec, TraceEvent
 from ...tracing.result import Candidate, EventChange, Intervened, LayerRow, Prediction, mean_of
-from ..numbers import figure, probability, signed
+from ..numbers import figure, four_decimals, signed, three_decimals
 from ..sections import Block, Column, Section, Table, Words, words
 from ..token_labels import token_label
 
@@ -40,11 +40,10 @@ def change_column(intervened: Intervened) -> Column:
     return Column("change", cell, right=True, style=lambda event: _style(known.get(event.name)))
 
 
-def layer_change_column(intervened: Intervened, specs: Iterable[EventSpec]) -> Column:
+def layer_change_column(intervened: Intervened, last: Mapping[int | None, str]) -> Column:
     """The same for what leaves a layer; a star where an intervention was inside it."""
     touched = {int(name[5:].partition(".")[0]) for a in intervened.interventions for name in a.events
                if name.startswith("layer")}  # fmt: skip
-    last = last_of_layers(specs)
 
     def cell(row: LayerRow) -> str:
         change = intervened.change_of(last[row.layer])
@@ -121,7 +120,7 @@ def before_and_after_section(
         Column("P(target)", lambda r: _arrow(*map(_p, r.told)), right=True),
         Column("change", _gain, right=True, style=_gained),
         Column("loss", lambda r: _arrow(_loss(r.before), _loss(r.after)), right=True),
-        Column("KL", lambda r: probability(r.kl), right=True),
+        Column("KL", lambda r: four_decimals(r.kl), right=True),
     ]
     aside = "without and with the interventions; KL(before, after) in nats"
     blocks: list[Block] = [Table(columns, rows), *_means(intervened, rows, loss)]
@@ -132,7 +131,7 @@ def _means(intervened: Intervened, rows: Sequence[_EffectRow], loss: float | Non
     if any(row.before.target is None for row in rows):
         yield words("in parentheses: nothing follows, so P is that of what was predicted before", "dim")
     mean = mean_of(intervened.kl)
-    said = [] if mean is None else [f"mean KL {probability(mean)}"]
+    said = [] if mean is None else [f"mean KL {four_decimals(mean)}"]
     if loss is not None and intervened.loss_before is not None:
         gap = loss - intervened.loss_before
         said.insert(0, f"mean loss {intervened.loss_before:.4f} → {loss:.4f} ({gap:+.4f})")
@@ -149,7 +148,7 @@ def _label(candidate: Candidate | None) -> str:
 
 
 def _p(p: float | None) -> str:
-    return "" if p is None else probability(p, 3)
+    return "" if p is None else three_decimals(p)
 
 
 def _loss(prediction: Prediction) -> str:

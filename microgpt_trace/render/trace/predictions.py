@@ -11,7 +11,7 @@ from typing import Any
 from ...architecture.plans.plan import kind_of
 from ...text.printable import shown_token
 from ...tracing.result import Candidate, LensRow, Prediction, TargetRow, Trace
-from ..numbers import figure, probability
+from ..numbers import figure, four_decimals, three_decimals
 from ..sections import Bar, Block, Column, Section, Table, Words, words
 from ..token_labels import token_label
 from .events import stage_sections
@@ -34,7 +34,7 @@ def prediction_sections(trace: Trace) -> Iterator[Section]:
         blocks.append(words(f"{left:,} positions in the middle are left out; --json has them all", "dim"))
     if trace.loss is not None:
         chance = f", chance would give ln {trace.model['config']['vocab_size']} = {trace.chance_loss:.4f}"
-        blocks.append(Words((("mean loss ", ""), (figure(trace.loss, 4), "bold"), (chance, ""))))
+        blocks.append(Words((("mean loss ", ""), (four_decimals(trace.loss), "bold"), (chance, ""))))
     yield Section(blocks, "Predictions")
     depth = len(rows[-1].top)
     if depth > 1 and of_names:
@@ -94,12 +94,12 @@ def _logits(prediction: Prediction) -> str:
 
 
 def _p(candidate: Candidate | None) -> str:
-    return "" if candidate is None else probability(candidate.p)
+    return "" if candidate is None else four_decimals(candidate.p)
 
 
 def _listed(candidates: Sequence[Candidate]) -> str:
     """Candidates in a line: "a=0.071  e=0.050" """
-    return "  ".join(f"{shown_token(c.label)}={figure(c.p, 3)}" for c in candidates)
+    return "  ".join(f"{shown_token(c.label)}={three_decimals(c.p)}" for c in candidates)
 
 
 def generation_sections(trace: Trace, verbose: bool) -> Iterator[Section]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from ...tracing.findings import TOO_FEW, Anomaly, Check
+from ...tracing.findings import TOO_FEW, Anomaly, Check, Insight
 from ...tracing.result import Trace
 from ..numbers import exponent
 from ..sections import Section, Words, indented, words
@@ -43,7 +43,7 @@ def _body(trace: Trace, verbose: bool, overview: bool, brief: bool) -> Iterator[
     if trace.generation or trace.generation_end:
         yield from generation_sections(trace, verbose)
     if not brief:
-        yield insights_section(trace)
+        yield insights_section(trace.insights, "What the trace reveals")
     if trace.anomalies:
         yield anomalies_section(trace.anomalies, brief)
     yield from backward_sections(trace)
@@ -66,13 +66,14 @@ def headline_sections(trace: Trace) -> Iterator[Section]:
             yield Section([words(exact, "dim")], f"Not finite: {check.detail}", style="bold red")
 
 
-def insights_section(trace: Trace) -> Section:
+def insights_section(insights: Sequence[Insight], title: str) -> Section:
+    """What predicates found, each under its title."""
     blocks = [
         block
-        for insight in trace.insights
+        for insight in insights
         for block in (words(insight.title, "bold")._replace(about=insight.about), indented(insight.text))
     ]
-    return Section(blocks, "What the trace reveals")
+    return Section(blocks, title)
 
 
 def anomalies_section(anomalies: Sequence[Anomaly], brief: bool = False) -> Section:
