@@ -4,19 +4,34 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
+from operator import itemgetter
+from typing import Any
 
 from ...architecture.plans.catalogue import kind_named
 from ...architecture.plans.kinds import Scores
 from ...comparison.compared_runs import Unpaired
 from ...comparison.differences import GIVEN, Agreement, Comparison, EventDifference
-from ...rounding.judging import IN_LENGTH
+from ...rounding.judging import IN_LENGTH, OperationResult
 from ...text.printable import shown_token, with_ids
 from ...text.wording import abridged, counted
 from ..numbers import distance, two_apart
-from ..sections import Column, Labelled, Section, Table, Words, indented, name_of, words
+from ..sections import (
+    Column,
+    Labelled,
+    Section,
+    Table,
+    Words,
+    alarm,
+    fields,
+    grouped,
+    indented,
+    name_of,
+    table_section,
+    words,
+)
 
 WIDE = 100  # columns of a terminal from which on tables have all columns
 FEW = 64  # events that are all shown without --verbose
@@ -29,11 +44,10 @@ def comparison_sections(
 ) -> list[Section]:
     """The whole comparison: sides, verdict, first divergence, tables, what was not compared."""
     sections = [Section([_sides(result)]), _verdict(result)]
-    if not verbose and all(event.max_abs == 0 for event in result.events if event.told):
-        pass  # there is nothing to tell apart
-    elif verbose or len(result.events) <= FEW:
+    differ = any(event.max_abs != 0 for event in result.events if event.told)
+    if verbose or (differ and len(result.events) <= FEW):
         sections.append(_table_of("Events in order of computation", result.events))
-    else:
+    elif differ:
         sections += _overview(result)
     if by_position:
         sections.append(_positions(result))
@@ -43,15 +57,18 @@ def comparison_sections(
 
 
 def _sides(result: Comparison) -> Labelled:
-    pairs = []
-    for side, letter in ((result.a, "A"), (result.b, "B")):
-        pairs.append((letter, f"{side.origin} ({side.kind})"))
-        pairs += [("", note) for note in of_all_layers(side.notes)]
+    pairs = [*facts_of("A", result.a), *facts_of("B", result.b)]
     if result.tokens is not None:
         pairs.append(("tokens", tokens_line(result.tokens, result.labels)))
     pairs.append(("band", result.tolerance.reason))
     pairs += [("", str(result.unseen))] if result.unseen else []
     return Labelled(pairs)
+
+
+def facts_of(label: str, side: Any) -> list[tuple[str, str]]:
+    """Where a dump or a side is from, and what is odd about it."""
+    notes = (("", note) for note in of_all_layers(side.notes))
+    return [(label, f"{side.origin} ({side.kind})"), *notes]
 
 
 def tokens_line(tokens: Sequence[int], labels: Sequence[str]) -> str:
@@ -66,7 +83,8 @@ def _verdict(result: Comparison) -> Section:
         title, style, said = _agreement(result), "bold green", _agreeing(result)
     else:
         first = result.event(result.first or "")
-        title, style = f"First divergence: {_place(first)}{_at(result, first)}", "bold red"
+        head = "" if first.head is None else f", head {first.head}"
+        title, style = f"First divergence: {place_of(first, result.labels)}{head}", "bold red"
         said = _divergence(result, first)
     blocks = [*said]
     if result.agreement is not None:
@@ -113,14 +131,13 @@ def _not_compared(result: Comparison) -> Iterator[Words]:
     names = of_all_layers([name for name in result.left_out if name not in lacking])
     if names:
         yield indented(f"not asked for: {abridged(names, MAX_LISTED)}")
-    by_rows: dict[str, list[str]] = {}
+    told = []
     for event in result.in_part:
         if (rows := result.rows_of(event)) < result.length:
-            by_rows.setdefault(f"at {rows:,} of {result.length:,} positions alone", []).append(event.name)
+            told.append((event.name, f"at {rows:,} of {result.length:,} positions alone"))
         if event.alike:
-            by_rows.setdefault(_alike(event), []).append(event.name)
-    for what, of in by_rows.items():
-        yield indented(f"{abridged(of_all_layers(of), MAX_LISTED)}: {what}")
+            told.append((event.name, _alike(event)))
+    yield from map(indented, by_reason(told))
     if any(isinstance(kind_named(event.name), Scores) for event in result.events):
         yield indented("attention scores of later keys, which the mask hides, are not compared", "dim")
 
@@ -175,17 +192,13 @@ def _up_to(result: Comparison) -> str:
     return f"up to {result.since} {which} agree{'s' * (agree == 1)}"
 
 
-def _place(event: EventDifference) -> str:
-    return event.name if event.layer is None else f"layer {event.layer}, {event.name}"
-
-
-def _at(result: Comparison, event: EventDifference) -> str:
-    if event.position is None:
-        return ""
-    labels = result.labels
-    known = f" ({shown_token(labels[event.position])})" if event.position < len(labels) else ""
-    head = f", head {event.head}" if event.head is not None else ""
-    return f", position {event.position}{known}{head}"
+def place_of(event: EventDifference | OperationResult, labels: Sequence[str]) -> str:
+    """An event with its layer, and the position where it is farthest off, if it is known."""
+    layer, position = "" if event.layer is None else f"layer {event.layer}, ", event.position
+    if position is None:
+        return f"{layer}{event.name}"
+    token = f" ({shown_token(labels[position])})" if position < len(labels) else ""
+    return f"{layer}{event.name}, position {position}{token}"
 
 
 def _of(event: EventDifference) -> str:
@@ -198,16 +211,12 @@ def _of(event: EventDifference) -> str:
 
 def _columns() -> list[Column]:
     return [
-        Column("", _mark, style=_alarm, whole=True),
-        Column("event", lambda e: e.name, whole=True, style=_alarm),
+        Column("", lambda e: "" if e.holds else "✗", style=alarm, whole=True),
+        Column("event", name_of, whole=True, style=alarm),
         Column("shape", lambda e: str(list(e.shape)), from_width=WIDE),
-        Column("worst", lambda e: distance(e.relative), right=True, style=_alarm),
-        Column(
-            "band",
-            lambda e: f"{e.tolerance:.0e}" if e.tolerance < 1e-3 else distance(e.tolerance),
-            right=True,
-        ),
-        Column("median", lambda e: "–" if e.median is None else distance(e.median), right=True),
+        *fields(distance, {"worst": "relative"}, style=alarm),
+        *fields(lambda band: f"{band:.0e}" if band < 1e-3 else distance(band), {"band": "tolerance"}),
+        *fields(distance, {"median": "median"}),
         Column("cosine", lambda e: "–" if e.cosine is None else f"{e.cosine:.4f}", right=True),
         Column("max |d|", _max_abs, right=True),
         Column("at", lambda e: str(list(e.max_index)) if e.max_index and e.told else "–", whole=True),
@@ -220,44 +229,24 @@ def _max_abs(event: EventDifference) -> str:
     return f"{event.max_abs:.2g}" if event.max_abs < math.inf else "NaN/Inf"
 
 
-def _mark(event: EventDifference) -> str:
-    return "" if event.holds else "✗"
-
-
-def _alarm(event: EventDifference) -> str:
-    return "" if event.holds else "red"
-
-
 def _table_of(title: str, events: Sequence[EventDifference]) -> Section:
-    return Section([Table(_columns(), events, about=name_of), _legend(events)], title)
-
-
-def _legend(events: Sequence[EventDifference]) -> Words:
     legend = "worst, median: |a - b| of a row over the larger of |a| and |b|"
     hidden = sorted({event.measured for event in events if event.measured and event.by_position})
     legend += f", or {' or '.join(hidden)} where that is larger" if hidden else ""
-    return words(f"{legend}; max |d|: the largest |a - b|", "dim")
+    legend += "; max |d|: the largest |a - b|"
+    return Section([Table(_columns(), events, about=name_of), words(legend, "dim")], title)
 
 
 def _overview(result: Comparison) -> Iterator[Section]:
     """The worst event of every layer; and all events of the layer where the runs part."""
-    rows = [_worst_of(events) for _, events in groupby(result.events, key=_part)]
+    parts = groupby(result.events, key=lambda e: e.stage if e.layer is None else e.layer)
+    rows = [max(events, key=lambda e: (not e.holds, e.excess)) for _, events in parts]
     yield _table_of("The worst event of each layer (--verbose shows all)", rows)
-    if result.first is None:
-        return
-    first = result.event(result.first)
-    around = [event for event in result.events if event.layer == first.layer]
-    where = f"layer {first.layer}" if first.layer is not None else "the events outside of layers"
-    yield Section([Table(_columns(), around, about=name_of)], f"All of {where}")
-
-
-def _part(event: EventDifference) -> str:
-    """A layer, or what comes before them all or after."""
-    return event.stage if event.layer is None else str(event.layer)
-
-
-def _worst_of(events: Iterator[EventDifference]) -> EventDifference:
-    return max(events, key=lambda e: (not e.holds, e.excess))
+    if result.first is not None:
+        first = result.event(result.first)
+        around = [event for event in result.events if event.layer == first.layer]
+        where = f"layer {first.layer}" if first.layer is not None else "the events outside of layers"
+        yield from table_section(f"All of {where}", _columns(), around, about=name_of)
 
 
 def _positions(result: Comparison) -> Section:
@@ -266,7 +255,7 @@ def _positions(result: Comparison) -> Section:
     if not events:
         return Section([words("Statistics alone have no view by position.")])
     cells = [Column(_title(result, p), partial(_error_at, position=p), right=True) for p in result.positions]
-    names = Column("event", lambda e: e.name, whole=True, style=_alarm)
+    names = Column("event", name_of, whole=True, style=alarm)
     return Section([Table([names, *cells], events, about=name_of)], "Worst row by position")
 
 
@@ -289,24 +278,22 @@ def of_all_layers(texts: Sequence[str]) -> list[str]:
 
 def _said_once(texts: Sequence[str], pattern: str, instead: str, unit: str) -> list[str]:
     """Texts that are alike but for what the pattern matches, once each with how many there are."""
-    grouped: dict[str, list[str]] = {}
-    for text in texts:
-        grouped.setdefault(re.sub(pattern, instead, text), []).append(text)
-    return [same[0] if len(same) == 1 else f"{like} ({len(same)}{unit})" for like, same in grouped.items()]
+    alike = grouped(texts, lambda text: re.sub(pattern, instead, text))
+    return [same[0] if len(same) == 1 else f"{like} ({len(same)}{unit})" for like, same in alike.items()]
 
 
 def unpaired_sections(left_over: Sequence[Unpaired], title: str) -> list[Section]:
     """What one side has and the other lacks, by the reason; nothing where there is none."""
-    by_reason: dict[str, list[Unpaired]] = {}
-    for unpaired in left_over:
-        by_reason.setdefault(_without_numbers(unpaired.reason), []).append(unpaired)
     lines = []
-    for pattern, same in by_reason.items():
+    reasons = grouped(left_over, lambda unpaired: re.sub(r"\d+", "*", unpaired.reason))
+    for pattern, same in reasons.items():
         names = _said_once([unpaired.name for unpaired in same], r"\d+", "*", "")
         alike = all(unpaired.reason == same[0].reason for unpaired in same)
         lines.append(words(f"{abridged(names, MAX_LISTED)}: {same[0].reason if alike else pattern}"))
     return [Section(lines, f"Only in {title}")] if lines else []
 
 
-def _without_numbers(text: str) -> str:
-    return re.sub(r"\d+", "*", text)
+def by_reason(pairs: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Names with a reason each, together where the reason is the same."""
+    for reason, same in grouped(pairs, itemgetter(1)).items():
+        yield f"{abridged(of_all_layers([name for name, _ in same]), MAX_LISTED)}: {reason}"

@@ -10,19 +10,17 @@ from ...diagnosis.diagnose import Diagnosis, Offer
 from ...diagnosis.dump import DumpDiagnosis
 from ...diagnosis.hypothesis import Finding
 from ...rounding.judging import OVER_THE_PASS, OperationResult
-from ...text.printable import shown_token
 from ...text.wording import abridged, counted
 from ..numbers import distance, two_apart
-from ..sections import Column, Labelled, Section, Table, Words, indented, words
-from .comparison import MAX_LISTED, of_all_layers, tokens_line, unpaired_sections
+from ..sections import Column, Labelled, Section, Words, alarm, grouped, indented, table_section, words
+from .comparison import MAX_LISTED, by_reason, facts_of, place_of, tokens_line, unpaired_sections
 
 
 def diagnosis_sections(found: DumpDiagnosis, *, verbose: bool = False) -> list[Section]:
     """The whole diagnosis: sources, verdict, cause, operations, what could not be judged."""
     diagnosis, dump = found.diagnosis, found.dump
-    pairs = [("dump", f"{dump.origin} ({dump.kind})")]
-    pairs += [("", note) for note in of_all_layers(dump.notes)]
-    pairs += [
+    pairs = [
+        *facts_of("dump", dump),
         ("model", found.model),
         ("tokens", tokens_line(diagnosis.tokens, found.labels)),
         ("computes", f"{diagnosis.compute}: {diagnosis.compute_how}"),
@@ -30,12 +28,13 @@ def diagnosis_sections(found: DumpDiagnosis, *, verbose: bool = False) -> list[S
     pairs += [("", str(diagnosis.unseen))] if diagnosis.unseen else []
     sections = [Section([Labelled(pairs)]), _verdict(found), *_findings(diagnosis)]
     if verbose:
-        table = Table(_columns(), [[operation] for operation in diagnosis.operations], about=_first)
-        sections.append(Section([table], "Operations in order of computation"))
-    elif diagnosis.wrong:
+        title = "Operations in order of computation"
+        rows = [[operation] for operation in diagnosis.operations]
+    else:
         what = "beyond float32 rounding" if diagnosis.offer else "that are wrong"
-        table = Table(_columns(), _of_all_layers(diagnosis.wrong), about=_first)
-        sections.append(Section([table], f"Operations {what} (--verbose shows all)"))
+        title = f"Operations {what} (--verbose shows all)"
+        rows = list(grouped(diagnosis.wrong, _of_all_layers).values())
+    sections += table_section(title, _columns(), rows, about=lambda operations: operations[0].name)
     return [*sections, *_untested(diagnosis), *unpaired_sections(dump.unpaired, "the dump, not judged")]
 
 
@@ -51,11 +50,10 @@ def _verdict(found: DumpDiagnosis) -> Section:
             title = f"The {counted(count, 'operation')} judged (of {diagnosis.of:,}) {follow} own inputs"
         return Section((), title, style="bold red" if diagnosis.findings else "bold green")
     first = next(o for o in diagnosis.operations if o.name == diagnosis.first_wrong)
-    place = first.name if first.layer is None else f"layer {first.layer}, {first.name}"
     wrong = len(diagnosis.wrong)
     adds = "add errors of their own" if wrong > 1 else "adds an error of its own"
     others = f"{wrong:,} of {count:,} operations judged {adds}; the others pass on what they were given"
-    title = f"First wrong operation: {place}{_at(first, found.labels)}"
+    title = f"First wrong operation: {place_of(first, found.labels)}"
     return Section([*_wrongness(first), indented(others)], title, style="bold red")
 
 
@@ -94,14 +92,6 @@ def _offer(offer: Offer) -> Section:
     return Section([judged], title, style="bold yellow")
 
 
-def _at(operation: OperationResult, labels: Sequence[str]) -> str:
-    position = operation.position
-    if position is None:
-        return ""
-    known = f" ({shown_token(labels[position])})" if position < len(labels) else ""
-    return f", position {position}{known}"
-
-
 def _findings(diagnosis: Diagnosis) -> Iterator[Section]:
     explaining = [finding for finding in diagnosis.findings if finding.explains]
     for finding in explaining:
@@ -126,36 +116,29 @@ def _reach(finding: Finding, diagnosis: Diagnosis) -> str:
     return text
 
 
-def _of_all_layers(operations: Sequence[OperationResult]) -> list[list[OperationResult]]:
-    """The same operation of several layers together."""
-    grouped: dict[str, list[OperationResult]] = {}
-    for operation in operations:
-        grouped.setdefault(operation.name.replace(f"layer{operation.layer}.", "layer*."), []).append(
-            operation
-        )
-    return list(grouped.values())
-
-
-def _first(operations: Sequence[OperationResult]) -> str:
-    return operations[0].name
+def _of_all_layers(operation: OperationResult) -> str:
+    """What it is called together with the same operation of other layers."""
+    return operation.name.replace(f"layer{operation.layer}.", "layer*.")
 
 
 def _columns() -> list[Column]:
     """Of rows that are an operation, or the same one of several layers."""
+
+    def style(operations: Sequence[OperationResult]) -> str:
+        return alarm(operations[0])
+
     return [
-        Column("", lambda ops: "" if ops[0].holds else "✗", style=_alarm, whole=True),
-        Column("operation", _name, whole=True, style=_alarm),
+        Column("", lambda ops: "" if ops[0].holds else "✗", style=style, whole=True),
+        Column("operation", _name, whole=True, style=style),
         Column("layers", lambda ops: "" if ops[0].layer is None else _layers(ops)),
         Column("from", lambda ops: ", ".join(_short(name, ops[0]) for name in ops[0].inputs), wrap=True),
-        Column("error", lambda ops: _worst(ops, "error"), right=True, style=_alarm),
+        Column("error", lambda ops: _worst(ops, "error"), right=True, style=style),
         Column("allowed", lambda ops: _worst(ops, "tolerance"), right=True),
     ]
 
 
 def _name(operations: Sequence[OperationResult]) -> str:
-    first = operations[0]
-    many = len(operations) > 1
-    return first.name.replace(f"layer{first.layer}.", "layer*.") if many else first.name
+    return _of_all_layers(operations[0]) if len(operations) > 1 else operations[0].name
 
 
 def _layers(operations: Sequence[OperationResult]) -> str:
@@ -174,19 +157,8 @@ def _short(name: str, operation: OperationResult) -> str:
     return name.removeprefix(f"layer{operation.layer}.")
 
 
-def _alarm(operations: Sequence[OperationResult]) -> str:
-    return "" if operations[0].holds else "red"
-
-
 def _untested(diagnosis: Diagnosis) -> list[Section]:
-    by_reason: dict[str, list[str]] = {}
-    for name, reason in diagnosis.untested:
-        by_reason.setdefault(reason, []).append(name)
-    for operation in diagnosis.operations:
-        if isinstance(kind_named(operation.name), Scores):
-            by_reason.setdefault("keys that the mask hides", []).append(operation.name)
-    lines = [
-        words(f"{abridged(of_all_layers(names), MAX_LISTED)}: {reason}")
-        for reason, names in by_reason.items()
-    ]
+    scores = (own.name for own in diagnosis.operations if isinstance(kind_named(own.name), Scores))
+    hidden = ((name, "keys that the mask hides") for name in scores)
+    lines = list(map(words, by_reason([*diagnosis.untested, *hidden])))
     return [Section(lines, "Not judged")] if lines else []

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from ...text.wording import counted
 from ...tracing.gradient_check import GradientCheck
 from ..numbers import exponent, figure, ratio
-from ..sections import Column, Section, Table, Words, name_of, words
+from ..sections import Column, Section, Table, Words, alarm, fields, name_of, words
 
 
 def _verdict(row: GradientCheck) -> str:
@@ -28,13 +29,12 @@ def gradient_sections(row: GradientCheck) -> list[Section]:
 
 def _table(rows: Sequence[GradientCheck]) -> Table:
     columns = [
-        Column("tensor", lambda r: r.name, whole=True),
-        Column("elements", lambda r: f"{r.count:,}", right=True),
+        Column("tensor", name_of, whole=True),
+        *fields("{:,}".format, {"elements": "count"}),
         Column("worst at", lambda r: ",".join(map(str, r.worst_index))),
-        Column("analytic", lambda r: figure(r.analytic, 8), right=True),
-        Column("numeric", lambda r: figure(r.numeric, 8), right=True),
-        Column("error", lambda r: ratio(r.relative_error), right=True),
-        Column("", _verdict, style=lambda r: "" if r.holds else "red"),
+        *fields(partial(figure, digits=8), {"analytic": "analytic", "numeric": "numeric"}),
+        *fields(ratio, {"error": "relative_error"}),
+        Column("", _verdict, style=alarm),
     ]
     return Table(columns, rows, about=name_of)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ...comparison.prompts import PromptComparison, PromptsComparison
 from ...text.wording import counted
 from ..numbers import distance, exponent
-from ..sections import Column, Section, Table, Words, words
+from ..sections import Column, Section, Table, Words, fields, words
 from .comparison import WIDE
 
 
@@ -16,14 +16,12 @@ def prompts_sections(found: PromptsComparison) -> list[Section]:
     """A row per prompt, then the verdict over all."""
     results = found.prompts
     columns = [
-        Column("", lambda r: "" if r.agree else "✗", style=lambda r: "red", whole=True),
+        Column("", lambda r: "" if r.agree else "✗", style="red", whole=True),
         Column("prompt", lambda r: r.text, wrap=True),
         Column("same token", lambda r: f"{r.same_argmax}/{r.positions}", right=True),
-        Column("KL", lambda r: exponent(r.mean_kl), right=True),
-        Column("max KL", lambda r: exponent(r.max_kl), right=True),
+        *fields(exponent, {"KL": "mean_kl", "max KL": "max_kl"}),
         Column("worst event", lambda r: r.worst, whole=True),
-        Column("error", lambda r: distance(r.relative), right=True, from_width=WIDE),
-        Column("band", lambda r: distance(r.tolerance), right=True, from_width=WIDE),
+        *fields(distance, {"error": "relative", "band": "tolerance"}, from_width=WIDE),
         Column("of band", _of_band, right=True),
     ]
     agreed, positions = sum(r.same_argmax for r in results), sum(r.positions for r in results)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from math import isfinite
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...text.printable import shown_token
@@ -21,6 +21,7 @@ from ..sections import (
     Sparkline,
     Table,
     Words,
+    grouped,
     indented,
     name_of,
     words,
@@ -199,13 +200,11 @@ _SPELL_COLUMNS = (
 
 def _spells(layer: LayerUnits) -> Iterator[tuple[int, int, int | None, list[int]]]:
     """Units by the steps between which they were dead last: (layer, died, returned, units)"""
-    spells = dict[tuple[int, int | None], list[int]]()
-    for dead in layer.dead:
-        spells.setdefault((dead.since, None), []).append(dead.unit)
-    for back in layer.returned:
-        spells.setdefault((back.died, back.returned), []).append(back.unit)
-    for (died, returned), units in sorted(spells.items(), key=lambda item: (item[0][0], item[0][1] or 0)):
-        yield layer.layer, died, returned, units
+    dead: list[tuple[int, int | None, int]] = [(own.since, None, own.unit) for own in layer.dead]
+    dead += [(own.died, own.returned, own.unit) for own in layer.returned]
+    spells = grouped(dead, itemgetter(0, 1))
+    for died, returned in sorted(spells, key=lambda spell: (spell[0], spell[1] or 0)):
+        yield layer.layer, died, returned, [unit for *_, unit in spells[died, returned]]
 
 
 def _norms(timeline: Timeline) -> Iterator[Section]:

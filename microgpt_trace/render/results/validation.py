@@ -3,42 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from ...architecture.plans.plan import kind_of
 from ...text.wording import counted
 from ...tracing.validation import Validation, Verdict
 from ..numbers import ratio
-from ..sections import Column, Section, Table, Words, words
+from ..sections import Column, Section, Table, Words, grouped, words
 
 _STYLES = {"used": "green", "dead": "yellow", "failed": "bold red"}
-
-
-@dataclass(frozen=True)
-class _VerdictRow:
-    """An event, or the events of one kind in several layers that have one verdict."""
-
-    event: str
-    verdicts: Sequence[Verdict]
-
-    @property
-    def by_itself(self) -> float:
-        return max(verdict.by_itself for verdict in self.verdicts)
-
-    @property
-    def perturbed(self) -> float | None:
-        return min((v.perturbed for v in self.verdicts if v.perturbed is not None), default=None)
 
 
 def validation_sections(found: Validation, *, verbose: bool = False) -> list[Section]:
     """A row per event, or per kind of event where many layers have it and `verbose` is not wanted."""
     tokens = ", ".join(map(str, found.tokens))
     columns = [
-        Column("event", lambda r: r.event),
-        Column("by itself", lambda r: "nothing" if r.by_itself == 0 else f"{r.by_itself:.1e}", right=True),
-        Column("perturbed", lambda r: ratio(r.perturbed), right=True),
-        Column("verdict", _verdict, style=lambda r: _STYLES[r.verdicts[0].verdict]),
+        Column("event", _name),
+        Column("by itself", _by_itself, right=True),
+        Column("perturbed", _perturbed, right=True),
+        Column("verdict", _verdict, style=lambda group: _STYLES[group[0].verdict]),
     ]
     legend = (
         "by itself: largest difference of a logit; perturbed: how far some 10 % more or less in every "
@@ -49,8 +31,8 @@ def validation_sections(found: Validation, *, verbose: bool = False) -> list[Sec
         "Each event was replaced by itself, which may change nothing, and all were by perturbed copies: "
         "each must be what a second computation in float64 makes of the copies before it."
     )
-    rows = _rows(found.verdicts, grouped=not verbose)
-    table = Table(columns, rows, about=lambda row: row.verdicts[0].name)
+    rows = [*grouped(found.verdicts, lambda verdict: _row_of(verdict, verbose)).values()]
+    table = Table(columns, rows, about=lambda group: group[0].name)
     return [
         Section([words(f"{found.model}: {found.text!r} → tokens [{tokens}]", "bold"), words(how)]),
         Section([table, words(legend, "dim"), *_exceptions(found)]),
@@ -67,17 +49,23 @@ def _summary(found: Validation) -> Words:
     return words(text, "green" if found.ok else "bold red")
 
 
-def _verdict(row: _VerdictRow) -> str:
-    return row.verdicts[0].verdict if row.verdicts[0].verdict != "failed" else "FAILED"
+def _row_of(verdict: Verdict, verbose: bool) -> tuple[str, str]:
+    """What it has in common with those that share its row: none where layers are told apart."""
+    alone = verbose or not verdict.name.startswith("layer") or verdict.verdict == "failed"
+    return verdict.name if alone else kind_of(verdict.name), verdict.verdict
 
 
-def _rows(verdicts: Sequence[Verdict], grouped: bool) -> list[_VerdictRow]:
-    rows: dict[Any, list[Verdict]] = {}
-    for verdict in verdicts:
-        layered = grouped and verdict.name.startswith("layer") and verdict.verdict != "failed"
-        key = (kind_of(verdict.name), verdict.verdict) if layered else verdict.name
-        rows.setdefault(key, []).append(verdict)
-    return [_VerdictRow(_name(group), group) for group in rows.values()]
+def _by_itself(group: Sequence[Verdict]) -> str:
+    largest = max(verdict.by_itself for verdict in group)
+    return "nothing" if largest == 0 else f"{largest:.1e}"
+
+
+def _perturbed(group: Sequence[Verdict]) -> str:
+    return ratio(min((v.perturbed for v in group if v.perturbed is not None), default=None))
+
+
+def _verdict(group: Sequence[Verdict]) -> str:
+    return group[0].verdict if group[0].verdict != "failed" else "FAILED"
 
 
 def _name(group: Sequence[Verdict]) -> str:
@@ -92,10 +80,7 @@ def _name(group: Sequence[Verdict]) -> str:
 
 def _exceptions(found: Validation) -> Iterator[Words]:
     """Why events are dead or failed, once for all events of a kind."""
-    said: dict[tuple[str, str], list[Verdict]] = {}
-    for verdict in found.verdicts:
-        if verdict.verdict != "used":
-            said.setdefault((kind_of(verdict.name), verdict.verdict), []).append(verdict)
-    for (_, kind), verdicts in said.items():
+    odd = (verdict for verdict in found.verdicts if verdict.verdict != "used")
+    for (_, kind), verdicts in grouped(odd, lambda own: (kind_of(own.name), own.verdict)).items():
         more = f" (and {len(verdicts) - 1} more of its kind)" if len(verdicts) > 1 else ""
         yield words(f"{kind}: {verdicts[0].name}{more}: {verdicts[0].reason}", _STYLES[kind])

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from operator import attrgetter
 
 from ...comparison.weights import WeightRow, WeightsComparison
 from ...rounding.stored_types import BLOCK
 from ...text.wording import counted
 from ..numbers import distance, two_apart
-from ..sections import Column, Labelled, Section, Table, Words, indented, name_of, words
+from ..sections import (
+    Column,
+    Labelled,
+    Section,
+    Table,
+    Words,
+    alarm,
+    fields,
+    grouped,
+    indented,
+    name_of,
+    words,
+)
 from .comparison import WIDE
 
 FEW = 40  # rows that are all shown without --verbose
@@ -75,19 +88,16 @@ def _differing(result: WeightsComparison) -> Iterator[Words]:
 
 def _unequal(result: WeightsComparison) -> Iterator[Words]:
     """What is told of parameters that are not equal and yet hold, by the types of both sides."""
-    by_types: dict[tuple[str, str], list[WeightRow]] = {}
-    for row in result.rows:
-        if row.holds and not row.equal:
-            by_types.setdefault((row.type_a, row.type_b), []).append(row)
-    for (a, b), rows in by_types.items():
+    unequal = (row for row in result.rows if row.holds and not row.equal)
+    for (a, b), rows in grouped(unequal, attrgetter("type_a", "type_b")).items():
         types = f"{a} on both sides" if a == b else f"{a} in A, {b} in B"
         which = rows[0].name if len(rows) == 1 else f"{len(rows):,} parameters"
-        unequal, count = sum(row.unequal or 0 for row in rows), sum(row.count for row in rows)
+        elements = f"{sum(row.unequal or 0 for row in rows):,} of {sum(row.count for row in rows):,} elements"
         farthest = max(rows, key=lambda row: row.relative_l2 or 0.0)
         told = f"relative L2 {distance(farthest.relative_l2 or 0.0)}{' at most' * (len(rows) > 1)}"
         if farthest.expected is not None:
             told += f", where rounding leaves {distance(farthest.expected)}"
-        yield indented(f"{which}, {types}: {unequal:,} of {count:,} elements unequal, {told}")
+        yield indented(f"{which}, {types}: {elements} unequal, {told}")
 
 
 def _what(row: WeightRow) -> str:
@@ -103,34 +113,29 @@ def _what(row: WeightRow) -> str:
 
 def _shown(result: WeightsComparison) -> list[WeightRow]:
     """Those that differ, and of the others those nearest to what is allowed, in order of use."""
-    ranked = sorted(result.rows, key=lambda row: (row.holds, -_excess(row)))
-    chosen = {row.name for row in ranked[:FEW]}
+
+    def rank(row: WeightRow) -> tuple[bool, float]:
+        return row.holds, -(row.relative_l2 or 0.0) / (row.expected or 1.0)
+
+    chosen = {row.name for row in sorted(result.rows, key=rank)[:FEW]}
     return [row for row in result.rows if row.name in chosen]
-
-
-def _excess(row: WeightRow) -> float:
-    return (row.relative_l2 or 0.0) / (row.expected or 1.0)
 
 
 def _columns() -> list[Column]:
     return [
-        Column("parameter", lambda r: r.name, whole=True, style=_alarm),
+        Column("parameter", name_of, whole=True, style=alarm),
         Column("shape", lambda r: str(list(r.shape_a)), from_width=WIDE),
         Column("A", lambda r: r.type_a),
         Column("B", lambda r: r.type_b),
-        Column("relative L2", _relative, right=True, style=_alarm),
+        Column("relative L2", _relative, right=True, style=alarm),
         Column("expected", lambda r: "exact" if r.expected is None else distance(r.expected), right=True),
-        Column("max |a-b|", lambda r: "–" if r.max_abs is None else distance(r.max_abs), right=True),
+        *fields(distance, {"max |a-b|": "max_abs"}),
         Column("at", lambda r: str(list(r.index)) if r.index is not None and r.max_abs else "–"),
-        Column("", lambda r: "" if r.holds else "NO", style=_alarm),
+        Column("", lambda r: "" if r.holds else "NO", style=alarm),
     ]
 
 
 def _relative(row: WeightRow) -> str:
     if row.max_abs == math.inf:  # one side alone is not finite; the rest may be equal
         return "NaN/Inf"
-    return "–" if row.relative_l2 is None else distance(row.relative_l2)
-
-
-def _alarm(row: WeightRow) -> str:
-    return "" if row.holds else "red"
+    return distance(row.relative_l2)
