@@ -259,7 +259,7 @@ def test_a_command_imports_late_what_loads_numpy_or_the_screen():
 # Tokens are cut to what a terminal has for them.
 SCREEN = {
     "typer": {"cli"},
-    "rich": {"render.terminal", "render.token_labels"},
+    "rich": {"render.terminal", "render.characters"},
     "matplotlib": {"render.figures"},
 }
 

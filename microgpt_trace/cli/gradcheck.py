@@ -17,7 +17,7 @@ def gradcheck(
     bare: BareWeights,
 ) -> None:
     """Hold every gradient against central differences in float64; exit 1 if one disagrees."""
-    from ..render.results.gradient_check import gradcheck_sections
+    from ..render.results.checking import gradcheck_sections
     from ..tracing.gradient_check import gradcheck as check
 
     loaded = microgpt_from(model, seed, bare)

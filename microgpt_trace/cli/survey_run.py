@@ -20,8 +20,7 @@ from ..files import check_target, write_atomically
 from ..interrupt import EXIT_CODE
 from ..microgpt.documents import default_data
 from ..readers.loading import is_model
-from ..render.results.imatrix import imatrix_sections
-from ..render.results.survey import survey_sections
+from ..render.results.survey import imatrix_sections, survey_sections
 from ..signals import handled
 from ..surveying import is_survey
 from ..surveying.execution import ModelSource

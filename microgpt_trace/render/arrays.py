@@ -10,9 +10,9 @@ import numpy as np
 from ..architecture.model import LanguageModel
 from ..architecture.plans.plan import HEAD_EVENTS
 from ..arrays.stats import Array
+from .characters import token_label
 from .numbers import figure
 from .sections import Block, Figures, Section, words
-from .token_labels import token_label
 
 MAX_ROWS = 128  # of a matrix that are shown
 

@@ -1,4 +1,5 @@
-"""Small drawings of numbers in characters: bars, curves and shades. Knows no screen and no page."""
+"""Numbers drawn in characters, as bars, curves and shades, and tokens as far as there is room for them. Knows
+no screen and no page."""
 
 from __future__ import annotations
 
@@ -7,9 +8,19 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+from rich.cells import cell_len, set_cell_size
+
+from ..text.printable import shown_token
 from .sections import DotPlot
 
+TOKEN = 12  # characters of a terminal that a token has
 FLAT = 1e-3  # of the largest magnitude: what varies by less is flat, for a norm would show its rounding
+
+
+def token_label(text: str, width: int = TOKEN) -> str:
+    """A token, its blanks to be seen, as far as a table has room for it."""
+    label = shown_token(text)
+    return label if cell_len(label) <= width else f"{set_cell_size(label, width - 1).rstrip()}…"
 
 
 class Course(NamedTuple):

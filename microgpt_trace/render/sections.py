@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ..arrays.stats import Array
 
 TITLE = "bold cyan"
+WIDE = 100  # columns of a terminal from which on tables have all columns
 Row = TypeVar("Row")
 Key = TypeVar("Key")
 

@@ -37,7 +37,7 @@ SHOWN = {
     "Explanation": HowShown(
         "results.explanation.explanation_sections", "figures.explanation.explanation_picture"
     ),
-    "GradientCheck": HowShown("results.gradient_check.gradient_sections"),
+    "GradientCheck": HowShown("results.checking.gradient_sections"),
     "Model": HowShown("results.inspection.microgpt_sections"),
     "PairsResult": HowShown(
         "results.patching.pairs_sections", "figures.patching.patch_picture", "page.patch_view.patch_view"
@@ -47,7 +47,7 @@ SHOWN = {
     ),
     "Prediction": HowShown("trace.predictions.candidates_sections"),
     "Predictions": HowShown("trace.predictions.rows_of_predictions"),
-    "PromptsComparison": HowShown("results.prompts.prompts_sections"),
+    "PromptsComparison": HowShown("results.models.prompts_sections"),
     "Survey": HowShown("results.survey.sections_of_survey"),
     "SurveyComparison": HowShown("results.survey_comparison.survey_comparison_sections"),
     "Timeline": HowShown(
@@ -56,8 +56,8 @@ SHOWN = {
         "page.timeline_view.timeline_view",
     ),
     "Trace": HowShown("trace.whole_trace.trace_sections"),
-    "Validation": HowShown("results.validation.validation_sections"),
-    "WeightsComparison": HowShown("results.weights.weights_sections"),
+    "Validation": HowShown("results.checking.validation_sections"),
+    "WeightsComparison": HowShown("results.models.weights_sections"),
 }
 
 

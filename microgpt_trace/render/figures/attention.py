@@ -16,7 +16,7 @@ from ...errors import InputError
 from ...hooks.event import EventSpec
 from ...text.wording import counted
 from ...tracing.result import Trace
-from ..token_labels import token_label
+from ..characters import token_label
 from ..trace.attention import kind_in
 from .heat import Scale, add_bar, draw_heat, is_dense, room_for_crosses
 from .panel import LINE, PAGE, Panel, Picture, on_axes

@@ -12,8 +12,8 @@ from ...attribution.results import AttributionResult, PositionAttribution, size
 from ...errors import InputError
 from ...text.printable import shown_token
 from ...text.wording import counted
+from ..characters import token_label
 from ..numbers import signed
-from ..token_labels import token_label
 from .bars import BAR, SignedValue, draw_bars
 from .heat import add_bar, draw_heat, room_for_crosses, symmetric
 from .panel import CHARACTER, COLUMN, LINE, PAGE, Panel, Picture, on_axes

@@ -18,9 +18,9 @@ from ...patching.results import (
     tables_of,
 )
 from ...text.wording import counted
+from ..characters import token_label
 from ..numbers import figure, two_decimals
 from ..results.patching import map_end
-from ..token_labels import token_label
 from .bars import BAR, SignedValue, draw_bars
 from .heat import Scale, add_bar, draw_heat, room_for_crosses, write_cells
 from .panel import CHARACTER, COLUMN, PAGE, Panel, Picture, on_axes, stacked

@@ -11,8 +11,8 @@ import numpy as np
 from ...errors import InputError
 from ...text.wording import counted
 from ...tracing.result import Candidate, Trace
+from ..characters import token_label
 from ..numbers import three_decimals
-from ..token_labels import token_label
 from .heat import Scale, add_bar, draw_heat, write_cells
 from .panel import BLUE, COLUMN, DARK, LINE, PAGE, Panel, Picture, gaps, not_finite, on_axes
 

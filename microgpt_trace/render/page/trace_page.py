@@ -17,7 +17,7 @@ from ...rounding.invariants import OF_SUMS
 from ...text.printable import on_one_line, shown_token
 from ...tracing.result import Candidate, Prediction, Trace
 from ..sections import AttentionMatrices, Section, Words
-from ..trace.header import trained
+from ..trace.whole_trace import trained
 from .encodings import Held
 from .markup import Markup, element
 from .page import page

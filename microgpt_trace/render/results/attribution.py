@@ -17,9 +17,9 @@ from ...attribution.results import (
 from ...measuring.definitions import ROLES, SHARE, TIMES, Attention
 from ...text.printable import shown_token
 from ...text.wording import counted
+from ..characters import token_label
 from ..numbers import figure, four_decimals, signed, two_decimals
 from ..sections import Block, Column, Labelled, Section, SignedBar, Table, Words, fields, name_of, words
-from ..token_labels import token_label
 from .comparison import tokens_line
 
 if TYPE_CHECKING:

@@ -19,6 +19,7 @@ from ...text.printable import shown_token, with_ids
 from ...text.wording import abridged, counted
 from ..numbers import distance, two_apart
 from ..sections import (
+    WIDE,
     Column,
     Labelled,
     Section,
@@ -33,7 +34,6 @@ from ..sections import (
     words,
 )
 
-WIDE = 100  # columns of a terminal from which on tables have all columns
 FEW = 64  # events that are all shown without --verbose
 MAX_TOKENS = 40  # that a header spells out
 MAX_LISTED = 8  # names of a list before some are left out

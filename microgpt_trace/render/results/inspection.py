@@ -17,7 +17,7 @@ from ...tracing.inspection import (
 )
 from ..numbers import significant
 from ..sections import Block, Column, Labelled, Section, Table, Words, name_of, words
-from ..trace.header import model_facts
+from ..trace.whole_trace import model_facts
 
 
 def microgpt_sections(model: Model) -> list[Section]:

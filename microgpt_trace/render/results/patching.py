@@ -21,9 +21,9 @@ from ...patching.results import (
 )
 from ...text.printable import shown_token
 from ...text.wording import counted
+from ..characters import token_label
 from ..numbers import four_decimals
 from ..sections import Bar, Column, Grid, Labelled, Section, Words, fields, table_section, words
-from ..token_labels import token_label
 
 HALF = 0.5
 FEW, LEAST = 3, 0.005  # sites that are named as the largest, and from where on

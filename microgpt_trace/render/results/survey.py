@@ -1,4 +1,4 @@
-"""A survey as sections: predictions, layers, heads, channels, examples."""
+"""A survey as sections: predictions, layers, heads, channels, examples; and an importance matrix."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...measuring.definitions import ROLES
+from ...surveying.imatrix import ImatrixReport
 from ...surveying.predictions import SurveyedPart
 from ...surveying.report import (
     SurveyedEvent,
@@ -260,3 +261,22 @@ def _units(units: Sequence[UnitExamples], verbose: bool) -> list[Section]:
     more = [words(which)] if len(shown) < len(units) else []
     title = "Where units are most active"
     return table_section(title, columns, rows, about=lambda row: row[0].event, more=more)
+
+
+def imatrix_sections(report: ImatrixReport) -> list[Section]:
+    """Each weight of an importance matrix."""
+    pairs = [
+        ("imatrix", report.file),
+        ("of", ", ".join(report.datasets)),
+        ("read", f"{counted(report.chunk_count, 'chunk')} of {report.chunk_size:,} tokens"),
+    ]
+    columns = [
+        Column("weight", name_of, whole=True),
+        *fields("{:,}".format, {"matrices": "matrices"}, from_width=90),
+        *fields("{:,}".format, {"channels": "channels", "rows": "rows"}),
+        *fields(significant, {"RMS": "rms"}),
+        Column("largest channel", lambda row: "–" if row.channel is None else str(row.channel), right=True),
+        *fields(ratio, {"× median": "times_median"}),
+    ]
+    said = "RMS: of what a weight reads; largest channel: by RMS, with how many times the median one that is"
+    return [Section([Labelled(pairs)]), *table_section("Inputs", columns, report.weights, said)]

@@ -23,6 +23,7 @@ from ..numbers import (
     two_apart,
 )
 from ..sections import (
+    WIDE,
     Block,
     Column,
     Labelled,
@@ -37,7 +38,6 @@ from ..sections import (
 )
 from .attribution import ROLE_WORDS
 
-WIDE = 100  # columns of a terminal from which on tables have all columns
 FEW = 40  # rows that are all shown without --verbose
 MOST = 8  # rows that are shown of more
 NAMED = 4  # channels that a table names

@@ -9,9 +9,8 @@ from typing import NamedTuple
 from rich.cells import cell_len, set_cell_size
 
 from ...text.printable import shown_token
-from ..characters import shade
+from ..characters import shade, token_label
 from ..sections import AttentionMatrices
-from ..token_labels import token_label
 from .matrices import has_room, heat, heat_cell
 from .screen import Lines, Piece, Screen, at_right
 

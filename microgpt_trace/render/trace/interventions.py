@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from ...architecture.plans.plan import Operation
 from ...hooks.event import EventSpec, TraceEvent
 from ...tracing.result import Candidate, EventChange, Intervened, LayerRow, Prediction, mean_of
+from ..characters import token_label
 from ..numbers import figure, four_decimals, signed, three_decimals
 from ..sections import Block, Column, Section, Table, Words, words
-from ..token_labels import token_label
 
 LEGEND = (
     "in the tables: * replaced by an intervention (a layer: inside it), → downstream of one, with |after − "

@@ -11,9 +11,9 @@ from typing import Any
 from ...architecture.plans.plan import kind_of
 from ...text.printable import shown_token
 from ...tracing.result import Candidate, LensRow, Prediction, TargetRow, Trace
+from ..characters import token_label
 from ..numbers import figure, four_decimals, three_decimals
 from ..sections import Bar, Block, Column, Section, Table, Words, words
-from ..token_labels import token_label
 from .events import stage_sections
 
 MAX_ROWS = 64  # positions whose predictions are listed before some are left out

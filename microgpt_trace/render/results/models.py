@@ -1,16 +1,18 @@
-"""Two models' parameters as sections."""
+"""Two models as sections: parameter by parameter, and over many prompts, the gate of a CI job."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from operator import attrgetter
 
+from ...comparison.prompts import PromptComparison, PromptsComparison
 from ...comparison.weights import WeightRow, WeightsComparison
 from ...rounding.stored_types import BLOCK
 from ...text.wording import counted
-from ..numbers import distance, two_apart
+from ..numbers import distance, exponent, two_apart
 from ..sections import (
+    WIDE,
     Column,
     Labelled,
     Section,
@@ -23,7 +25,6 @@ from ..sections import (
     name_of,
     words,
 )
-from .comparison import WIDE
 
 FEW = 40  # rows that are all shown without --verbose
 
@@ -139,3 +140,38 @@ def _relative(row: WeightRow) -> str:
     if row.max_abs == math.inf:  # one side alone is not finite; the rest may be equal
         return "NaN/Inf"
     return distance(row.relative_l2)
+
+
+def prompts_sections(found: PromptsComparison) -> list[Section]:
+    """A row per prompt, then the verdict over all."""
+    results = found.prompts
+    columns = [
+        Column("", lambda r: "" if r.agree else "✗", style="red", whole=True),
+        Column("prompt", lambda r: r.text, wrap=True),
+        Column("same token", lambda r: f"{r.same_argmax}/{r.positions}", right=True),
+        *fields(exponent, {"KL": "mean_kl", "max KL": "max_kl"}),
+        Column("worst event", lambda r: r.worst, whole=True),
+        *fields(distance, {"error": "relative", "band": "tolerance"}, from_width=WIDE),
+        Column("of band", _of_band, right=True),
+    ]
+    agreed, positions = sum(r.same_argmax for r in results), sum(r.positions for r in results)
+    same = words(f"the same token at {agreed:,} of {counted(positions, 'position')}")
+    return [Section([Table(columns, results)]), Section([same, _gate(results)])]
+
+
+def _gate(results: Sequence[PromptComparison]) -> Words:
+    failed = [r for r in results if not r.agree]
+    if failed:
+        part = f"{len(failed)} of {len(results)} prompts part"
+        return Words(((part, "bold red"), (f", the first at {failed[0].first}", "")))
+    least = min(results, key=lambda r: r.events)
+    which = f" in the {counted(least.events, 'event')} named (of {least.of:,})"
+    named = "" if least.events == least.of else which
+    lie = f"All {len(results)} prompts lie" if len(results) > 1 else "The one prompt lies"
+    return words(f"{lie} within their bands{named}", "bold green")
+
+
+def _of_band(result: PromptComparison) -> str:
+    """The error as a share of its band."""
+    share = result.relative / result.tolerance if result.tolerance else math.inf * result.relative
+    return f"{share:.2g}" if math.isfinite(share) else "–"
