@@ -40,20 +40,18 @@ def inspect(
 ) -> None:
     """Show the architecture and every parameter: of a microGPT, or as a model file stores it."""
     output.check()
-    from ..render.results.inspection import decoder_inspection_sections, microgpt_inspection_sections
+    from ..render.shown import sections_of
     from ..tracing.inspection import inspect_decoder, inspect_microgpt
 
     loaded = model_from(model if path is None else model_before([str(path)], model), seed, bare, apr)
     refuse_other_family(context, loaded)
     if "prompts" not in loaded.abilities:
-        own = cast("Model", loaded)
-        found = inspect_microgpt(own)
-        output.give(found, lambda: microgpt_inspection_sections(own, found))
+        found = inspect_microgpt(cast("Model", loaded))
     else:
-        decoder = cast("Decoder", loaded)
         with progress("tensor") as report:
-            found = inspect_decoder(decoder, stored.filters or [], stored.stats, stored.metadata, report)
-        output.give(found, lambda: decoder_inspection_sections(decoder, found))
+            decoder, filters = cast("Decoder", loaded), stored.filters or []
+            found = inspect_decoder(decoder, filters, stored.stats, stored.metadata, report)
+    output.give(found, lambda: sections_of(loaded, found=found))
 
 
 EXAMPLES = "microgpt inspect microgpt.safetensors · microgpt inspect qwen.gguf --filter '*attn_q*' --stats"

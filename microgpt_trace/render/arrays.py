@@ -11,8 +11,8 @@ from ..architecture.model import LanguageModel
 from ..architecture.plans.plan import HEAD_EVENTS
 from ..arrays.stats import Array
 from .characters import token_label
-from .numbers import figure
-from .sections import Block, Figures, Section, words
+from .numbers import four_decimals
+from .sections import Figures, Section, words
 
 MAX_ROWS = 128  # of a matrix that are shown
 
@@ -30,26 +30,21 @@ def array_section(
     name: str, taken: Taken, model: LanguageModel, labels: Sequence[str], title: str = ""
 ) -> Section:
     """An event or parameter in full, or the first rows of one; `labels` are the tokens of its rows."""
-    aside = f"{'×'.join(map(str, taken.shape)) or 'scalar'} {taken.values.dtype}"
+    array, heading = taken.values, f"{title or name}{taken.place}"
+    aside = f"{'×'.join(map(str, taken.shape)) or 'scalar'} {array.dtype}"
     if taken.place:
         aside = f"{'×'.join(str(len(axis)) for axis in taken.indices)} of {aside}"
-    return Section([_block(name, taken, model, labels, title)], f"{title or name}{taken.place}", aside)
-
-
-def _block(name: str, taken: Taken, model: LanguageModel, labels: Sequence[str], title: str) -> Block:
-    array = taken.values
     if array.ndim == 0:
-        return words(figure(float(array), 4))
-    rows, columns = axis_labels(name, taken, model, labels)
+        return Section([words(four_decimals(float(array)))], heading, aside)
+    rows, columns = _axis_labels(name, taken, model, labels)
     whole = name in model.config.shapes() and not title
     more = "" if whole else f"; --layer {name} --save FILE keeps all of it"
-    values = array if array.ndim == 3 else np.atleast_2d(array)
-    count = len(taken.indices[-2]) if array.ndim > 1 else 1
+    values = np.atleast_2d(array)[..., :MAX_ROWS, :]
     heads = taken.indices[0] if array.ndim == 3 else ()
-    return Figures(values[..., :MAX_ROWS, :], rows[:MAX_ROWS], columns, count, more, heads)
+    return Section([Figures(values, rows[:MAX_ROWS], columns, len(rows), more, heads)], heading, aside)
 
 
-def axis_labels(
+def _axis_labels(
     name: str, taken: Taken, model: LanguageModel, labels: Sequence[str]
 ) -> tuple[list[str], list[str]]:
     """What the rows and the columns of an event or parameter stand for: tokens, channels, or head.channel."""

@@ -63,23 +63,20 @@ SHOWN = {
 
 def sections_of(result: Any, **options: Any) -> list[Section]:
     """What a result shows. The module of its kind alone is loaded: all of them take 0.2 s."""
-    return list(_call(_shown(result).sections, result, options))
+    return list(_call("sections", result, options))
 
 
 def picture_of(result: Any, **options: Any) -> Picture:
     """The figure of a result that has one."""
-    return _call(_shown(result).picture, result, options)
+    return _call("picture", result, options)
 
 
 def view_of(result: Any, **options: Any) -> PageView:
     """What the page of a result shows beside its sections; nothing where it has no such view."""
-    return _call(_shown(result).view, result, options)
+    return _call("view", result, options)
 
 
-def _shown(result: Any) -> HowShown:
-    return next(SHOWN[kind.__name__] for kind in type(result).__mro__ if kind.__name__ in SHOWN)
-
-
-def _call(name: str, result: Any, options: dict[str, Any]) -> Any:
-    module, _, function = name.rpartition(".")
+def _call(what: str, result: Any, options: dict[str, Any]) -> Any:
+    shown = next(SHOWN[kind.__name__] for kind in type(result).__mro__ if kind.__name__ in SHOWN)
+    module, _, function = getattr(shown, what).rpartition(".")
     return getattr(import_module(f"..{module}", __name__), function)(result, **options)

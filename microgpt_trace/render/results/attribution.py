@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ...attribution.results import (
@@ -69,37 +70,41 @@ class _ComponentRow(NamedTuple):
 
 def _position(found: PositionAttribution, result: AttributionResult, top: int) -> Section:
     contrast, target, against = found.contrast, found.target, found.against
-    digits, ablation = _digits(result), result.ablation
+    digits = _digits(result)
     ours, theirs = (shown_token(label) for label in (contrast.target_label, contrast.against_label))
     seen = f'"{contrast.seen}"' if result.family == "microgpt" and contrast.position else contrast.seen
     loss = figure(found.loss, digits)
 
-    def figures(target: float, against: float, difference: float, change: str = "") -> tuple[str, ...]:
-        return *(signed(x, digits) for x in (target, against, difference)), *([change] if ablation else [])
+    def figures(*written: float, change: str = "") -> tuple[str, ...]:
+        return *(signed(value, digits) for value in written), change
 
-    def row_of(part: Contribution) -> _ComponentRow:
-        change = "–" if part.loss_change is None else signed(part.loss_change, digits)
-        own = figures(part.target, part.against, part.difference, change)
-        return _ComponentRow(part.name, own, part.difference, part=part.name)
-
+    written = attrgetter("target", "against", "difference")
     ranked = found.by_difference()
-    rows, more = list(map(row_of, ranked[:top])), ranked[top:]
+    rows, more = [], ranked[top:]
+    for part in ranked[:top]:
+        own = figures(*written(part), change=_change(part.loss_change, result))
+        rows.append(_ComponentRow(part.name, own, part.difference, part=part.name))
     if more:
-        name = counted(len(more), "more part")
-        left = [sum(getattr(part, of) for part in more) for of in ("target", "against", "difference")]
-        rows.append(_ComponentRow(name, figures(*left), None, "dim"))
+        left = figures(*map(sum, zip(*map(written, more), strict=True)))
+        rows.append(_ComponentRow(counted(len(more), "more part"), left, None, "dim"))
     sums = figures(target.total, against.total, target.total - against.total)
     rows.append(_ComponentRow("sum of all", sums, None, "bold"))
     to = [f"to {token_label(label, LABEL)}" for label in (contrast.target_label, contrast.against_label)]
-    titles = [*to, "difference"]
     blocks: list[Block] = [
         words(f"P {four_decimals(target.p)} against {four_decimals(against.p)}, loss {loss}"),
-        _table([*titles, *(["without it"] if ablation else [])], len(titles), rows),
+        _table([*to, "difference", "without it"], 3, rows),
         *_lost(more, digits),
         _check(found, digits),
     ]
     title = f"Position {contrast.position} after {shown_token(seen)}: {ours} against {theirs}"
     return Section(blocks, title)
+
+
+def _change(loss_change: float | None, result: AttributionResult) -> str:
+    """How the loss changes without a part; nothing where no part was removed."""
+    if loss_change is None:
+        return "–" * result.ablation
+    return signed(loss_change, _digits(result))
 
 
 def _lost(hidden: Sequence[Contribution], digits: int) -> Iterator[Words]:
@@ -141,12 +146,10 @@ def _means(result: AttributionResult, top: int) -> Section:
     ranked = sorted(sizes, key=lambda name: size(changes.get(name, sizes[name])), reverse=True)
     rows = []
     for name in ranked[:top]:
-        change = [signed(changes[name], digits) if name in changes else "–"] if result.ablation else []
-        own = (figure(sizes[name], digits), *change)
+        own = figure(sizes[name], digits), _change(changes.get(name), result)
         rows.append(_ComponentRow(name, own, changes.get(name, sizes[name]), part=name))
-    titles = ["mean |difference|", *(["without it"] if result.ablation else [])]
     loss = words(f"mean loss {four_decimals(result.mean_loss)}")
-    blocks: list[Block] = [loss, _table(titles, len(titles), rows)]
+    blocks: list[Block] = [loss, _table(["mean |difference|", "without it"], 2, rows)]
     if len(ranked) > top:
         blocks.append(words(f"{len(ranked) - top:,} more parts change less", "dim"))
     return Section(blocks, f"Over the {count} positions")
@@ -158,16 +161,14 @@ def _table(titles: Sequence[str], at: int, rows: Sequence[_ComponentRow]) -> Tab
     def cell(i: int) -> Callable[[_ComponentRow], str]:
         return lambda row: row.figures[i]
 
-    def style(row: _ComponentRow) -> str:
-        return row.style
-
-    columns = [Column("part", lambda row: row.name, whole=True, style=style)]
+    style = attrgetter("style")
+    columns = [Column("part", name_of, whole=True, style=style)]
     columns += [Column(title, cell(i), right=True, style=style) for i, title in enumerate(titles)]
     scale = max((abs(r.bar) for r in rows if r.bar is not None and abs(r.bar) < float("inf")), default=0.0)
     if scale:
         bar = Column("", lambda row: SignedBar(row.bar, scale), whole=True, style=_side, elastic=LEAST_BAR)
         columns.insert(1 + at, bar)
-    return Table(columns, rows, about=lambda row: row.part)
+    return Table(columns, rows, about=attrgetter("part"))
 
 
 def _side(row: _ComponentRow) -> str:
@@ -183,20 +184,18 @@ def _roles(result: AttributionResult, top: int) -> Iterator[Block]:
     alone = f"; seen from {judged[0]}: what position {judged[0]} looks at most" if len(judged) == 1 else ""
     yield words(f"shares of attention, mean of the queries from position 1 on{alone}", "dim")
     shown = result.roles if result.family == "microgpt" else _telling(result, top)
-    windows = dict.fromkeys(role.window for role in shown)
-    uniform = {role.window: role.uniform for role in result.roles}
     rows = [
-        _RoleRow(role.name, role.attention, ROLE_WORDS[role.role], role.name, _look(role, result))
-        for role in shown
+        _RoleRow(own.name, own.attention, ROLE_WORDS[own.role], own.name, _look(own, result)) for own in shown
     ]
-    for window in windows:
-        name = "uniform attention" + (f", window {window}" if window else "")
-        rows.append(_RoleRow(name, uniform[window]))
-    columns = [Column("head", name_of, whole=True), *fields(two_decimals, SHARES)]
-    columns.append(Column("role", lambda row: row.role, whole=True, style="cyan"))
-    if alone:
-        columns.append(Column(f"seen from {judged[0]}", lambda row: row.look))
-    yield Table(columns, rows, about=lambda row: row.head)
+    for window, uniform in {role.window: role.uniform for role in shown}.items():
+        rows.append(_RoleRow("uniform attention" + (f", window {window}" if window else ""), uniform))
+    columns = [
+        Column("head", name_of, whole=True),
+        *fields(two_decimals, SHARES),
+        Column("role", attrgetter("role"), whole=True, style="cyan"),
+        Column(f"seen from {judged[0]}", attrgetter("look")),
+    ]
+    yield Table(columns, rows, about=attrgetter("head"))
     yield from roles_of_all(result.roles, shown)
     rule = (
         f"role: a share of at least {SHARE:g} and {TIMES:g} times the uniform one, of several the most "
@@ -217,8 +216,10 @@ class _RoleRow(NamedTuple):
 
 
 def _look(head: HeadRole, result: AttributionResult) -> str:
-    """What the first explained position looks at most: the share, and the token, or the number where several
-    positions have that token."""
+    """What the only explained position looks at most: the share, and the token, or the number where several
+    positions have that token. Nothing where several are explained."""
+    if len(result.positions) > 1:
+        return ""
     look = head.looks[0]
     label = result.labels[look.most_at]
     alone = result.labels.count(label) == 1

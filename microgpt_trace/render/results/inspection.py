@@ -16,30 +16,27 @@ from ...tracing.inspection import (
     inspect_microgpt,
 )
 from ..numbers import significant
-from ..sections import Block, Column, Labelled, Section, Table, Words, name_of, words
+from ..sections import Block, Column, Labelled, Section, Table, Words, fields, name_of, table_section, words
 from ..trace.whole_trace import model_facts
 
-
-def microgpt_sections(model: Model) -> list[Section]:
-    """A microGPT by itself."""
-    return microgpt_inspection_sections(model, inspect_microgpt(model))
-
-
-def decoder_sections(model: Decoder) -> list[Section]:
-    """A production model by itself, its tensors as they are stored."""
-    return decoder_inspection_sections(model, inspect_decoder(model, [], False, False, unreported))
+STATISTICS = {
+    "mean": "stats.mean", "std": "stats.std", "min": "stats.min", "max": "stats.max", "L2": "stats.l2_norm",
+}  # fmt: skip
 
 
-def microgpt_inspection_sections(model: Model, found: Inspection) -> list[Section]:
-    """The architecture, then a row per parameter."""
+def microgpt_sections(model: Model, *, found: Inspection | None = None) -> list[Section]:
+    """The architecture of a microGPT, then a row per parameter."""
+    rows = (found or inspect_microgpt(model)).parameters
     columns = [
-        Column("name", lambda row: row.name),
+        Column("name", name_of),
         Column("shape", lambda row: str(list(row.shape))),
-        Column("count", lambda row: f"{row.stats.count:,}", right=True),
-        *_statistics(),
+        *fields("{:,}".format, {"count": "stats.count"}),
+        *fields(significant, STATISTICS),
     ]
-    table = Table(columns, found.parameters, about=name_of)
-    return [Section([_microgpt_facts(model)]), Section([table, *_nonfinite(found.parameters)])]
+    return [
+        Section([_microgpt_facts(model)]),
+        *table_section("", columns, rows, about=name_of, more=_nonfinite(rows)),
+    ]
 
 
 def _microgpt_facts(model: Model) -> Labelled:
@@ -47,38 +44,30 @@ def _microgpt_facts(model: Model) -> Labelled:
     config = model.config
     pairs = [
         ("model", f"{model.origin}, {config.parameter_count:,} parameters ({model.dtype})"),
-        (
-            "architecture",
-            f"{config.n_layer} × [RMSNorm → {config.n_head} heads of {config.head_dim} → residual → "
-            f"RMSNorm → MLP {config.n_inner} with ReLU → residual]",
-        ),
+        ("architecture", f"{config.n_layer} × [RMSNorm → {config.n_head} heads of {config.head_dim} → "
+            f"residual → RMSNorm → MLP {config.n_inner} with ReLU → residual]"),
         ("stream", f"width {config.n_embd}, {config.block_size} positions, {config.vocab_size} tokens"),
         ("vocabulary", model.tokenizer.describe()),
-    ]
-    state = model.training
-    if state is not None:
-        schedule = state.schedule
-        pairs.append(
-            (
-                "training",
-                f"step {state.step:,} of {schedule.steps:,}, batch {schedule.batch_size}, "
-                f"lr {schedule.lr:g}, seed {schedule.seed}, on {state.data}",
-            )
-        )
+    ]  # fmt: skip
+    if state := model.training:
+        plan = state.schedule
+        went = f"step {state.step:,} of {plan.steps:,}, batch {plan.batch_size}, lr {plan.lr:g}"
+        pairs.append(("training", f"{went}, seed {plan.seed}, on {state.data}"))
     return Labelled([*pairs, *(("assumed", text) for text in model.assumed)])
 
 
-def decoder_inspection_sections(model: Decoder, found: Inspection) -> list[Section]:
-    """The architecture, then a row per tensor as the file has it, then its metadata."""
+def decoder_sections(model: Decoder, *, found: Inspection | None = None) -> list[Section]:
+    """The architecture of a production model, then a row per tensor as its file has it, then its metadata."""
+    found = found or inspect_decoder(model, [], False, False, unreported)
     rows: Any = found.parameters
     columns = [
-        Column("tensor", lambda row: row.name, whole=True),
+        Column("tensor", name_of, whole=True),
         Column("type", lambda row: row.type, whole=True),
         Column("shape", lambda row: str(list(row.shape)), whole=True),
-        Column("bytes", lambda row: f"{row.bytes:,}", right=True),
+        *fields("{:,}".format, {"bytes": "bytes"}),
     ]
     if rows and rows[0].stats is not None:
-        columns += _statistics()
+        columns += fields(significant, STATISTICS)
     columns.append(Column("stored as", lambda row: row.stored_as, whole=True))
     total = sum(row.bytes for row in rows)
     below = words(f"{len(rows):,} of {len(model.tensors):,} tensors, {total:,} bytes", "dim")
@@ -88,16 +77,6 @@ def decoder_inspection_sections(model: Decoder, found: Inspection) -> list[Secti
         pairs = [(key, _one_line(value)) for key, value in found.metadata.items()]
         sections.append(Section([Labelled(pairs)], "Metadata"))
     return sections
-
-
-def _statistics() -> list[Column]:
-    return [
-        Column("mean", lambda row: significant(row.stats.mean), right=True),
-        Column("std", lambda row: significant(row.stats.std), right=True),
-        Column("min", lambda row: significant(row.stats.min), right=True),
-        Column("max", lambda row: significant(row.stats.max), right=True),
-        Column("L2", lambda row: significant(row.stats.l2_norm), right=True),
-    ]
 
 
 def _nonfinite(rows: Sequence[InspectedParameter | StoredParameter]) -> Iterator[Words]:

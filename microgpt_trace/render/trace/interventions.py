@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ...architecture.plans.plan import Operation
 from ...hooks.event import EventSpec, TraceEvent
 from ...tracing.result import Candidate, EventChange, Intervened, LayerRow, Prediction, mean_of
 from ..characters import token_label
 from ..numbers import figure, four_decimals, signed, three_decimals
-from ..sections import Block, Column, Section, Table, Words, words
+from ..sections import Block, Column, Section, Table, Words, fields, words
 
 LEGEND = (
     "in the tables: * replaced by an intervention (a layer: inside it), → downstream of one, with |after − "
@@ -24,7 +24,7 @@ def interventions_section(intervened: Intervened) -> Section:
         Column("target", lambda a: a.target, whole=True),
         Column("becomes", lambda a: a.text, wrap=True),
         Column("events", lambda a: f"{len(a.events):,}", right=True),
-        Column("elements", lambda a: f"{a.elements:,}", right=True),
+        *fields("{:,}".format, {"elements": "elements"}),
     ]
     table = Table(columns, intervened.interventions)
     return Section([table, words(LEGEND, "dim")], "Interventions", style="bold yellow")
@@ -74,8 +74,7 @@ def _style(change: EventChange | None) -> str:
     return "" if change is None or change.change == 0 else "yellow" if change.replaced else "cyan"
 
 
-@dataclass(frozen=True)
-class _EffectRow:
+class _EffectRow(NamedTuple):
     """A position without and with the interventions; its target, or else what it predicted without."""
 
     before: Prediction
@@ -100,27 +99,16 @@ def before_and_after_section(
     intervened: Intervened, after: tuple[Prediction, ...], loss: float | None
 ) -> Section:
     """Every position's prediction without and with the interventions, then the means."""
-    whole = zip(intervened.before, after, intervened.p_after, intervened.kl, strict=True)
-    rows = [_EffectRow(*row) for row in whole]
-
-    def target(row: _EffectRow) -> str:
-        if row.before.target is not None:
-            return _label(row.before.target)
-        return f"({_label(row.before.predicted)})"
-
-    def predicted(row: _EffectRow) -> str:
-        before, now = (_label(p.predicted) for p in (row.before, row.after))
-        return before if before == now else f"{before} → {now}"
-
+    rows = list(map(_EffectRow, intervened.before, after, intervened.p_after, intervened.kl))
     columns = [
-        Column("pos", lambda r: str(r.after.position), right=True),
+        *fields(str, {"pos": "after.position"}),
         Column("seen", lambda r: token_label(r.after.seen) if r.after.seen else "BOS"),
-        Column("target", target),
-        Column("predicted", predicted),
+        Column("target", _target),
+        Column("predicted", _predicted),
         Column("P(target)", lambda r: _arrow(*map(_p, r.told)), right=True),
-        Column("change", _gain, right=True, style=_gained),
+        *fields(lambda gain: "" if gain is None else signed(gain, 3), {"change": "gain"}, style=_gained),
         Column("loss", lambda r: _arrow(_loss(r.before), _loss(r.after)), right=True),
-        Column("KL", lambda r: four_decimals(r.kl), right=True),
+        *fields(four_decimals, {"KL": "kl"}),
     ]
     aside = "without and with the interventions; KL(before, after) in nats"
     blocks: list[Block] = [Table(columns, rows), *_means(intervened, rows, loss)]
@@ -139,6 +127,16 @@ def _means(intervened: Intervened, rows: Sequence[_EffectRow], loss: float | Non
         yield words(", ".join(said))
 
 
+def _target(row: _EffectRow) -> str:
+    target = row.before.target
+    return f"({_label(row.before.predicted)})" if target is None else _label(target)
+
+
+def _predicted(row: _EffectRow) -> str:
+    before, now = _label(row.before.predicted), _label(row.after.predicted)
+    return before if before == now else f"{before} → {now}"
+
+
 def _arrow(before: str, after: str) -> str:
     return f"{before} → {after}" if before or after else ""
 
@@ -153,10 +151,6 @@ def _p(p: float | None) -> str:
 
 def _loss(prediction: Prediction) -> str:
     return "" if prediction.target is None else figure(prediction.loss)
-
-
-def _gain(row: _EffectRow) -> str:
-    return "" if row.gain is None else signed(row.gain, 3)
 
 
 def _gained(row: _EffectRow) -> str:

@@ -13,7 +13,7 @@ from ...text.printable import shown_token
 from ...tracing.result import Candidate, LensRow, Prediction, TargetRow, Trace
 from ..characters import token_label
 from ..numbers import figure, four_decimals, three_decimals
-from ..sections import Bar, Block, Column, Section, Table, Words, words
+from ..sections import Bar, Block, Column, Section, Table, Words, fields, words
 from .events import stage_sections
 
 MAX_ROWS = 64  # positions whose predictions are listed before some are left out
@@ -57,12 +57,11 @@ def candidates_sections(prediction: Prediction) -> list[Section]:
 
 def _columns(seen: Any) -> list[Column]:
     return [
-        Column("pos", lambda p: str(p.position), right=True),
+        *fields(str, {"pos": "position"}),
         Column("seen", seen),
         Column("target", lambda p: shown_token(p.target.label) if p.target else ""),
         Column("predicted", lambda p: shown_token(p.predicted.label) if p.predicted else "–"),
-        Column("P", lambda p: _p(p.predicted), right=True),
-        Column("P(target)", lambda p: _p(p.target), right=True),
+        *fields(_p, {"P": "predicted", "P(target)": "target"}),
         Column("", lambda p: Bar(p.target.p if p.target else 0.0, 10), bar=True, style="cyan"),
         Column("rank", lambda p: f"{p.rank:,}" if p.rank else "–" if p.target else "", right=True),
         Column("loss", lambda p: "" if p.loss is None else figure(p.loss), right=True),
@@ -81,7 +80,7 @@ def _seen(prediction: Prediction) -> str:
 def _last_candidates(prediction: Prediction, seen: str) -> Section:
     columns = [
         Column("token", lambda c: shown_token(c.label)),
-        Column("id", lambda c: str(c.token), right=True),
+        *fields(str, {"id": "token"}),
         Column("P", _p, right=True),
         Column("", lambda c: Bar(c.p, 20), bar=True, style="cyan"),
     ]
@@ -105,8 +104,7 @@ def _listed(candidates: Sequence[Candidate]) -> str:
 def generation_sections(trace: Trace, verbose: bool) -> Iterator[Section]:
     """The continuation, each token with P and its runners-up; if verbose, every step's events."""
     columns = [
-        Column("step", lambda g: str(g.step), right=True),
-        Column("pos", lambda g: str(g.position), right=True),
+        *fields(str, {"step": "step", "pos": "position"}),
         Column("token", lambda g: shown_token(g.token.label)),
         Column("P", lambda g: _p(g.token), right=True),
         Column("runners-up", lambda g: _listed(g.runners_up), wrap=True),
