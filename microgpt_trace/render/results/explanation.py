@@ -11,7 +11,21 @@ from ...architecture.formulas.steps import Factor, Step, Term, Use
 from ...architecture.plans.plan import kind_of
 from ...explaining.explanation import Explanation
 from ...text.wording import unnumbered
-from ..sections import Block, Cell, Column, Copyable, ElementCell, Section, Table, Words, indented, words
+from ..sections import (
+    Block,
+    Cell,
+    Column,
+    Copyable,
+    ElementCell,
+    Section,
+    Table,
+    Words,
+    fields,
+    grouped,
+    indented,
+    table_section,
+    words,
+)
 
 _X = re.compile(r"\bx\b")
 DIGITS = 6  # significant ones of the largest number of a column
@@ -97,9 +111,7 @@ def _terms(step: Step) -> Table:
     values = [term.value for term in step.terms] + [value for _, value in ends]
     title = function or ("product" if slots > 1 else "value")
     columns.append(_column(title, _aligned(values), right=True))
-    labels = [term.label for term in step.terms]
-    if any(labels):
-        columns.append(_column("", labels, bar=True))
+    columns.append(_column("", [term.label for term in step.terms], bar=True))
     return Table(columns, range(len(values)))
 
 
@@ -108,23 +120,23 @@ def _factors(factors: Sequence[Factor | None], event: str, numbers: bool) -> lis
     places = [called(factor).removeprefix(event) if factor else "" for factor in factors]
     values = _aligned([factor.value if factor and numbers else None for factor in factors])
     return [
-        ElementCell(place, value, _about(factor)) if factor else ""
+        ElementCell(place, value, _about(factor.name, factor.kind)) if factor else ""
         for factor, place, value in zip(factors, places, values, strict=True)
     ]
 
 
-def _about(factor: Factor) -> str:
+def _about(element: str, kind: str) -> str:
     """The element that a factor is, if it is one."""
-    return "" if factor.kind == "constant" else _address(factor.name, factor.kind)
+    return {"constant": "", "backward": f"gradient {element}"}.get(kind, element)
 
 
-def _address(element: str, phase: str) -> str:
-    return f"gradient {element}" if phase == "backward" else element
+def _event_of(factor: Factor) -> str:
+    return called(factor).partition("[")[0]
 
 
 def _event_of_all(factors: Sequence[Factor]) -> str:
     """The event that all factors are elements of, or nothing."""
-    events = {called(factor).partition("[")[0] for factor in factors}
+    events = set(map(_event_of, factors))
     return events.pop() if len(events) == 1 and factors[0].kind != "constant" else ""
 
 
@@ -145,8 +157,8 @@ def _aligned(values: Sequence[float | None]) -> list[str]:
     ]
 
 
-def _number(value: float, digits: int = DIGITS) -> str:
-    return _unnamed(value) or f"{value:.{digits}g}"
+def _number(value: float | None, digits: int = DIGITS) -> str:
+    return "" if value is None else _unnamed(value) or f"{value:.{digits}g}"
 
 
 def _unnamed(value: float) -> str:
@@ -166,34 +178,33 @@ def _verdict(found: Explanation) -> Words:
     return words(f"traced {traced}: equal" + (f" ({off})" if found.deviation else ""), "bold green")
 
 
-def _sources(found: Explanation) -> Iterator[Section]:
+def _sources(found: Explanation) -> list[Section]:
     """For each event that was read the element of the largest term."""
-    if rows := sources_of(found):
-        columns = [
-            Column("element", lambda row: called(row[0]), whole=True),
-            Column("value", lambda row: _number(row[0].value), right=True),
-            Column("", lambda row: row[1], wrap=True),
-        ]
-        yield Section([Table(columns, rows, about=lambda row: _about(row[0]))], "Came from")
+    columns = [
+        Column("element", lambda row: called(row[0]), whole=True),
+        Column("value", lambda row: _number(row[0].value), right=True),
+        Column("", lambda row: row[1], wrap=True),
+    ]
+    return table_section(
+        "Came from", columns, sources_of(found), about=lambda row: _about(row[0].name, row[0].kind)
+    )
 
 
 def sources_of(found: Explanation) -> list[tuple[Factor, str]]:
     """What the element came from: of each event that was read the factor of its own, which stands in the
     shortest sum, or of the largest term, with words for that."""
-    best: dict[str, tuple[tuple[int, float], Factor, int]] = {}
-    counts: dict[str, int] = {}
+    read = []
     for step in found.steps:
         most = max((len(term.factors) for term in step.terms), default=0)
         for term in step.terms:
             count = step.count if len(term.factors) == most else 1  # a bias is added once
             size = abs(term.value) if math.isfinite(term.value) else math.inf
-            for factor in (factor for factor in term.factors if factor.kind != "constant"):
-                event = called(factor).partition("[")[0]
-                counts[event] = max(count, counts.get(event, 0))
-                rank = (-count, size)
-                if event not in best or rank > best[event][0]:
-                    best[event] = rank, factor, count
-    return [(factor, _of_many(counts[event], own)) for event, (_, factor, own) in best.items()]
+            read += [(count, size, factor) for factor in term.factors if factor.kind != "constant"]
+    sources = []
+    for same in grouped(read, lambda own: _event_of(own[2])).values():
+        count, _, factor = max(same, key=lambda own: (-own[0], own[1]))
+        sources.append((factor, _of_many(max(own[0] for own in same), count)))
+    return sources
 
 
 def _next(found: Explanation, command: Callable[[str, bool], str]) -> Iterator[Section]:
@@ -222,15 +233,12 @@ def _uses(found: Explanation) -> Section:
     mark = "d " if found.phase == "backward" else ""
     columns = [
         Column("element", lambda use: mark + use.name, whole=True),
-        Column("value", lambda use: "" if use.value is None else _number(use.value), right=True),
-        Column("adds", lambda use: "" if use.adds is None else _number(use.adds), right=True),
+        *fields(_number, {"value": "value", "adds": "adds"}),
         Column("", _how, wrap=True),
     ]
-    uses, blocks = found.uses, list[Block]()
-    if uses:
-        blocks.append(Table(columns, uses, about=lambda use: _address(use.name, found.phase)))
-    else:
-        blocks.append(indented(_NO_USE[found.phase]))
+    blocks: list[Block] = [indented(_NO_USE[found.phase])]
+    if found.uses:
+        blocks = [Table(columns, found.uses, about=lambda use: _about(use.name, found.phase))]
     if any(factor.kind == "backward" for factor in found.factors()):
         blocks.append(words("d NAME is d loss / d NAME, which --backward explains", "dim"))
     return Section(blocks, "Goes to")
