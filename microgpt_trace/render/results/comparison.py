@@ -254,21 +254,17 @@ def _positions(result: Comparison) -> Section:
     events = [event for event in result.events if event.positions]
     if not events:
         return Section([words("Statistics alone have no view by position.")])
-    cells = [Column(_title(result, p), partial(_error_at, position=p), right=True) for p in result.positions]
-    names = Column("event", name_of, whole=True, style=alarm)
-    return Section([Table([names, *cells], events, about=name_of)], "Worst row by position")
+
+    def column(position: int) -> Column:
+        token = f" {shown_token(result.labels[position])[:6]}" if position < len(result.labels) else ""
+        return Column(f"{position}{token}", partial(_error_at, position=position), right=True)
+
+    columns = [Column("event", name_of, whole=True, style=alarm), *map(column, result.positions)]
+    return Section([Table(columns, events, about=name_of)], "Worst row by position")
 
 
 def _error_at(event: EventDifference, position: int) -> str:
-    if position not in event.positions:
-        return "–"
-    return distance(event.by_position[event.positions.index(position)])
-
-
-def _title(result: Comparison, position: int) -> str:
-    if position >= len(result.labels):
-        return str(position)
-    return f"{position} {shown_token(result.labels[position])[:6]}"
+    return distance(dict(zip(event.positions, event.by_position, strict=True)).get(position))
 
 
 def of_all_layers(texts: Sequence[str]) -> list[str]:

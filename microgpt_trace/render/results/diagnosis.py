@@ -27,15 +27,8 @@ def diagnosis_sections(found: DumpDiagnosis, *, verbose: bool = False) -> list[S
     ]
     pairs += [("", str(diagnosis.unseen))] if diagnosis.unseen else []
     sections = [Section([Labelled(pairs)]), _verdict(found), *_findings(diagnosis)]
-    if verbose:
-        title = "Operations in order of computation"
-        rows = [[operation] for operation in diagnosis.operations]
-    else:
-        what = "beyond float32 rounding" if diagnosis.offer else "that are wrong"
-        title = f"Operations {what} (--verbose shows all)"
-        rows = list(grouped(diagnosis.wrong, _of_all_layers).values())
-    sections += table_section(title, _columns(), rows, about=lambda operations: operations[0].name)
-    return [*sections, *_untested(diagnosis), *unpaired_sections(dump.unpaired, "the dump, not judged")]
+    sections += [*_operations(diagnosis, verbose), *_untested(diagnosis)]
+    return [*sections, *unpaired_sections(dump.unpaired, "the dump, not judged")]
 
 
 def _verdict(found: DumpDiagnosis) -> Section:
@@ -121,13 +114,19 @@ def _of_all_layers(operation: OperationResult) -> str:
     return operation.name.replace(f"layer{operation.layer}.", "layer*.")
 
 
-def _columns() -> list[Column]:
-    """Of rows that are an operation, or the same one of several layers."""
+def _operations(diagnosis: Diagnosis, verbose: bool) -> list[Section]:
+    """All operations, or those that are wrong, the same one of several layers in one row."""
+    title = "Operations in order of computation"
+    rows = [[operation] for operation in diagnosis.operations]
+    if not verbose:
+        what = "beyond float32 rounding" if diagnosis.offer else "that are wrong"
+        title = f"Operations {what} (--verbose shows all)"
+        rows = list(grouped(diagnosis.wrong, _of_all_layers).values())
 
     def style(operations: Sequence[OperationResult]) -> str:
         return alarm(operations[0])
 
-    return [
+    columns = [
         Column("", lambda ops: "" if ops[0].holds else "✗", style=style, whole=True),
         Column("operation", _name, whole=True, style=style),
         Column("layers", lambda ops: "" if ops[0].layer is None else _layers(ops)),
@@ -135,6 +134,7 @@ def _columns() -> list[Column]:
         Column("error", lambda ops: _worst(ops, "error"), right=True, style=style),
         Column("allowed", lambda ops: _worst(ops, "tolerance"), right=True),
     ]
+    return table_section(title, columns, rows, about=lambda operations: operations[0].name)
 
 
 def _name(operations: Sequence[OperationResult]) -> str:

@@ -44,7 +44,18 @@ def weights_sections(result: WeightsComparison, *, verbose: bool = False) -> lis
     for letter, names in (("A", result.only_a), ("B", result.only_b)):
         if names:
             below.append(words(f"only in {letter}: {', '.join(names)}"))
-    return [Section([facts]), _verdict(result), Section([Table(_columns(), rows, about=name_of), *below])]
+    columns = [
+        Column("parameter", name_of, whole=True, style=alarm),
+        Column("shape", lambda r: str(list(r.shape_a)), from_width=WIDE),
+        Column("A", lambda r: r.type_a),
+        Column("B", lambda r: r.type_b),
+        Column("relative L2", _relative, right=True, style=alarm),
+        Column("expected", lambda r: "exact" if r.expected is None else distance(r.expected), right=True),
+        *fields(distance, {"max |a-b|": "max_abs"}),
+        Column("at", lambda r: str(list(r.index)) if r.index is not None and r.max_abs else "–"),
+        Column("", lambda r: "" if r.holds else "NO", style=alarm),
+    ]
+    return [Section([facts]), _verdict(result), Section([Table(columns, rows, about=name_of), *below])]
 
 
 def _verdict(result: WeightsComparison) -> Section:
@@ -120,20 +131,6 @@ def _shown(result: WeightsComparison) -> list[WeightRow]:
 
     chosen = {row.name for row in sorted(result.rows, key=rank)[:FEW]}
     return [row for row in result.rows if row.name in chosen]
-
-
-def _columns() -> list[Column]:
-    return [
-        Column("parameter", name_of, whole=True, style=alarm),
-        Column("shape", lambda r: str(list(r.shape_a)), from_width=WIDE),
-        Column("A", lambda r: r.type_a),
-        Column("B", lambda r: r.type_b),
-        Column("relative L2", _relative, right=True, style=alarm),
-        Column("expected", lambda r: "exact" if r.expected is None else distance(r.expected), right=True),
-        *fields(distance, {"max |a-b|": "max_abs"}),
-        Column("at", lambda r: str(list(r.index)) if r.index is not None and r.max_abs else "–"),
-        Column("", lambda r: "" if r.holds else "NO", style=alarm),
-    ]
 
 
 def _relative(row: WeightRow) -> str:

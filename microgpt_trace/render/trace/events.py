@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby
+from typing import Any
 
 from ...architecture.plans.kinds import Activation, Norm
 from ...arrays.stats import TensorStats
@@ -54,8 +55,8 @@ def _event_columns(trace: Trace, layers: Mapping[int | None, LayerRow]) -> list[
     return [
         Column("operation", lambda e: e.expr, wrap=True),
         Column("shape", lambda e: str(list(e.shape))),
-        Column("L2", lambda e: number(_stats(e).l2_norm), right=True),
-        Column("range", lambda e: _range(_stats(e), number), style=_alarm),
+        *fields(number, {"L2": "stats.l2_norm"}),
+        Column("range", lambda e: _range(e.stats, number), style=_alarm),
         *changed,
         Column("note", lambda e: _note(e, trace, layers), remark=True),
         Column("time", _microseconds, right=True),
@@ -66,17 +67,12 @@ def _statistics_columns(
     specs: Mapping[str, EventSpec], number: Callable[[float | None], str]
 ) -> list[Column]:
     return [
-        Column("event", lambda e: e.name),
+        Column("event", name_of),
         *fields(number, {"mean": "stats.mean", "std": "stats.std"}),
         *fields("{:,}".format, {"zeros": "stats.zero_count"}),
-        Column("NaN/Inf", lambda e: f"{_stats(e).nan_count}/{_stats(e).inf_count}", right=True),
+        Column("NaN/Inf", lambda e: f"{e.stats.nan_count}/{e.stats.inf_count}", right=True),
         Column("parameter", lambda e: specs[e.name].parameter, wrap=True),
     ]
-
-
-def _stats(event: TraceEvent) -> TensorStats:
-    assert event.stats is not None  # a Trace's events carry statistics
-    return event.stats
 
 
 def _range(stats: TensorStats, number: Callable[[float | None], str] = figure) -> str:
@@ -90,13 +86,13 @@ def _microseconds(event: TraceEvent) -> str:
     return "" if event.seconds is None else f"{event.seconds * 1e6:,.0f} µs"
 
 
-def _alarm(event: TraceEvent) -> str:
-    return "red" if _stats(event).nonfinite_count else ""
+def _alarm(event: Any) -> str:
+    return "red" if event.stats.nonfinite_count else ""
 
 
-def _note(event: TraceEvent, trace: Trace, layers: Mapping[int | None, LayerRow]) -> str:
+def _note(event: Any, trace: Trace, layers: Mapping[int | None, LayerRow]) -> str:
     """What is worth saying about a tensor, from its own statistics and its layer's."""
-    stats, kind = _stats(event), kind_in(trace.specs, event.name)
+    stats, kind = event.stats, kind_in(trace.specs, event.name)
     if isinstance(kind, Activation) and event.layer in layers:
         layer = layers[event.layer]
         return f"← {layer.near_zero:.0%} within ±{layer.near_zero_threshold:g}"
@@ -112,14 +108,14 @@ def _note(event: TraceEvent, trace: Trace, layers: Mapping[int | None, LayerRow]
 
 def backward_sections(trace: Trace) -> list[Section]:
     """The gradients in the order of the backward pass, each beside the activation of its name."""
-    activations = {e.name: _stats(e) for e in trace.events if e.phase == "forward"}
+    activations: dict[str, Any] = {e.name: e.stats for e in trace.events if e.phase == "forward"}
     gradients = [e for e in trace.events if e.phase == "backward" and e.name in activations]
     columns = [
-        Column("tensor", lambda e: e.name),
+        Column("tensor", name_of),
         Column("L2", lambda e: figure(activations[e.name].l2_norm), right=True),
         Column("range", lambda e: _range(activations[e.name])),
         *fields(four_decimals, {"grad L2": "stats.l2_norm"}),
-        Column("grad range", lambda e: _range(_stats(e), four_decimals), style=_alarm),
+        Column("grad range", lambda e: _range(e.stats, four_decimals), style=_alarm),
         Column("time", _microseconds, right=True),
     ]
     aside = "d loss / d tensor, beside the tensor"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 from ...text.printable import on_one_line, shown_token, with_ids
@@ -11,7 +12,7 @@ from ...text.wording import counted
 from ...tracing.findings import TOO_FEW, Anomaly, Check, Insight
 from ...tracing.result import Trace
 from ..numbers import exponent
-from ..sections import Labelled, Section, Words, indented, words
+from ..sections import Labelled, Section, Words, grouped, indented, words
 from .events import backward_sections, layers_section, stage_sections
 from .interventions import before_and_after_section, interventions_section
 from .predictions import generation_sections, lens_sections, prediction_sections
@@ -185,13 +186,12 @@ def anomalies_section(anomalies: Sequence[Anomaly], brief: bool = False) -> Sect
     """Each rule that fired; if not `brief`, what the others measured, and of what, and all that was not
     evaluated, and why."""
     found = [a for a in anomalies if a.found]
-    style = "red" if found else "green"
     in_part = any(a.found is None or TOO_FEW in a.unseen for a in anomalies)
     none = f"none{' in what was evaluated' * in_part}"
     lines = [*_found(found)]
     if not brief:
         lines += [*_quiet(anomalies), *_not_evaluated(anomalies)]
-    return Section(lines, f"Anomalies: {len(found) or none}", style=f"bold {style}")
+    return Section(lines, f"Anomalies: {len(found) or none}", style="bold red" if found else "bold green")
 
 
 def _found(found: Sequence[Anomaly]) -> Iterator[Words]:
@@ -229,19 +229,16 @@ def _value(rule: Anomaly) -> str:
 def checks_section(checks: Sequence[Check], brief: bool = False) -> Section:
     """What holds, and what was not checked and why; if `brief` counted. A violation gets a red line of its
     own in any case."""
-    held = [check for check in checks if check.holds]
-    failed = [check for check in checks if check.holds is False]
-    skipped = [check for check in checks if check.holds is None]
-    style = "red" if failed else "green"
-    made = len(held) + len(failed)
+    outcomes = grouped(checks, attrgetter("holds"))
+    held, failed, skipped = (outcomes.get(holds, []) for holds in (True, False, None))
     rest = f", {len(skipped)} not checked" if skipped else ""
     lines = [words("; ".join(map(_measured, held)), "dim")] if held and not brief else []
     lines += [words(f"note: {check.detail}") for check in held if check.id == "finite" and check.detail]
     lines += [words(f"violated: {_measured(check)}: {check.detail}", "bold red") for check in failed]
     if not brief:
         lines += [words(f"not checked: {check.claim} ({check.detail})") for check in skipped]
-    title = f"Self-check: {len(held)} of {made} hold{rest}"
-    return Section(lines, title, style=f"bold {style}")
+    title = f"Self-check: {len(held)} of {len(held) + len(failed)} hold{rest}"
+    return Section(lines, title, style="bold red" if failed else "bold green")
 
 
 def _measured(check: Check) -> str:
