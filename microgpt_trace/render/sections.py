@@ -176,6 +176,11 @@ def name_of(row: Any) -> str:
     return row.name
 
 
+def facts(label: str, texts: Iterable[str]) -> list[tuple[str, str]]:
+    """What is said of one label, a text below the other."""
+    return [("" if number else label, text) for number, text in enumerate(texts)]
+
+
 def table_section(
     title: str, columns: Sequence[Column], rows: Sequence[Any], *legend: str,
     about: Callable[[Any], str] | None = None, aside: str = "", more: Iterable[Block] = (),

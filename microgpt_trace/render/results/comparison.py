@@ -8,12 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
-from typing import Any
 
 from ...architecture.plans.catalogue import kind_named
 from ...architecture.plans.kinds import Scores
-from ...comparison.compared_runs import Unpaired
-from ...comparison.differences import GIVEN, Agreement, Comparison, EventDifference
+from ...comparison.compared_runs import RecordedRun, Unpaired
+from ...comparison.differences import GIVEN, Agreement, Comparison, EventDifference, SideSummary
 from ...rounding.judging import IN_LENGTH, OperationResult
 from ...text.printable import shown_token, with_ids
 from ...text.wording import abridged, counted
@@ -26,6 +25,7 @@ from ..sections import (
     Table,
     Words,
     alarm,
+    facts,
     fields,
     grouped,
     indented,
@@ -57,18 +57,16 @@ def comparison_sections(
 
 
 def _sides(result: Comparison) -> Labelled:
-    pairs = [*facts_of("A", result.a), *facts_of("B", result.b)]
+    unseen = str(result.unseen or "")
+    pairs = [*facts("A", origin_of(result.a)), *facts("B", origin_of(result.b))]
     if result.tokens is not None:
         pairs.append(("tokens", tokens_line(result.tokens, result.labels)))
-    pairs.append(("band", result.tolerance.reason))
-    pairs += [("", str(result.unseen))] if result.unseen else []
-    return Labelled(pairs)
+    return Labelled([*pairs, *facts("band", [result.tolerance.reason, *filter(None, [unseen])])])
 
 
-def facts_of(label: str, side: Any) -> list[tuple[str, str]]:
+def origin_of(side: SideSummary | RecordedRun) -> list[str]:
     """Where a dump or a side is from, and what is odd about it."""
-    notes = (("", note) for note in of_all_layers(side.notes))
-    return [(label, f"{side.origin} ({side.kind})"), *notes]
+    return [f"{side.origin} ({side.kind})", *of_all_layers(side.notes)]
 
 
 def tokens_line(tokens: Sequence[int], labels: Sequence[str]) -> str:

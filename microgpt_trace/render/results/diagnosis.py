@@ -12,20 +12,20 @@ from ...diagnosis.hypothesis import Finding
 from ...rounding.judging import OVER_THE_PASS, OperationResult
 from ...text.wording import abridged, counted
 from ..numbers import distance, two_apart
-from ..sections import Column, Labelled, Section, Words, alarm, grouped, indented, table_section, words
-from .comparison import MAX_LISTED, by_reason, facts_of, place_of, tokens_line, unpaired_sections
+from ..sections import Column, Labelled, Section, Words, alarm, facts, grouped, indented, table_section, words
+from .comparison import MAX_LISTED, by_reason, origin_of, place_of, tokens_line, unpaired_sections
 
 
 def diagnosis_sections(found: DumpDiagnosis, *, verbose: bool = False) -> list[Section]:
     """The whole diagnosis: sources, verdict, cause, operations, what could not be judged."""
     diagnosis, dump = found.diagnosis, found.dump
+    unseen = str(diagnosis.unseen or "")
     pairs = [
-        *facts_of("dump", dump),
+        *facts("dump", origin_of(dump)),
         ("model", found.model),
         ("tokens", tokens_line(diagnosis.tokens, found.labels)),
-        ("computes", f"{diagnosis.compute}: {diagnosis.compute_how}"),
+        *facts("computes", [f"{diagnosis.compute}: {diagnosis.compute_how}", *filter(None, [unseen])]),
     ]
-    pairs += [("", str(diagnosis.unseen))] if diagnosis.unseen else []
     sections = [Section([Labelled(pairs)]), _verdict(found), *_findings(diagnosis)]
     sections += [*_operations(diagnosis, verbose), *_untested(diagnosis)]
     return [*sections, *unpaired_sections(dump.unpaired, "the dump, not judged")]

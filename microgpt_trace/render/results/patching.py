@@ -23,7 +23,7 @@ from ...text.printable import shown_token
 from ...text.wording import counted
 from ..characters import token_label
 from ..numbers import four_decimals
-from ..sections import Bar, Column, Grid, Labelled, Section, Words, fields, table_section, words
+from ..sections import Bar, Column, Grid, Labelled, Section, Words, facts, fields, table_section, words
 
 HALF = 0.5
 FEW, LEAST = 3, 0.005  # sites that are named as the largest, and from where on
@@ -71,8 +71,7 @@ def _runs(result: PatchResult) -> Iterator[Section]:
     pairs = [("model", result.model)]
     for which, run in (("clean", result.clean), ("corrupted", result.corrupt)):
         more = " …" * (len(run.labels) > MAX_TOKENS)
-        pairs.append((which, " ".join(map(shown_token, run.labels[:MAX_TOKENS])) + more))
-        pairs += [("", note) for note in run.notes]
+        pairs += facts(which, [" ".join(map(shown_token, run.labels[:MAX_TOKENS])) + more, *run.notes])
     target, against = contrast.target_label, contrast.against_label
     question = f"logit({shown_token(target)}) - logit({shown_token(against)})"
     place = f"after position {contrast.position} {shown_token(contrast.seen)}"

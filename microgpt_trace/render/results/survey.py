@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
 from ...measuring.definitions import ROLES
 from ...surveying.imatrix import ImatrixReport
@@ -22,7 +22,7 @@ from ...surveying.state import CUT, Survey, SurveyExample
 from ...text.printable import shown_token
 from ...text.wording import counted
 from ..numbers import figure, four_decimals, percent, ratio, significant, three_decimals
-from ..sections import Column, Labelled, Section, Table, fields, name_of, table_section, words
+from ..sections import Column, Labelled, Section, Table, facts, fields, name_of, table_section, words
 from ..trace.whole_trace import insights_section
 from .attribution import ROLE_WORDS, SHARES, most_of_each_role, roles_of_all
 
@@ -51,15 +51,11 @@ def sections_of_survey(survey: Survey) -> list[Section]:
 
 
 def _header(report: SurveyReport, file: Path | None) -> Section:
-    pairs = [("model", report.model), ("corpus", ", ".join(report.sources))]
-    run = f"{counted(report.texts, 'text')}, {counted(report.tokens, 'token')}"
-    pairs.append(("run", run + _of_what(report)))
+    run = f"{counted(report.texts, 'text')}, {counted(report.tokens, 'token')}{_of_what(report)}"
+    pairs = [("model", report.model), ("corpus", ", ".join(report.sources)), ("run", run)]
     for title, cut in (("left out", False), ("in part", True)):
-        found = [left for left in report.left_out if (left.reason == CUT) == cut]
-        pairs += [
-            ("" if i else title, f"{left.count:,} {left.reason} (first: {left.first})")
-            for i, left in enumerate(found)
-        ]
+        found = (left for left in report.left_out if (left.reason == CUT) == cut)
+        pairs += facts(title, (f"{left.count:,} {left.reason} (first: {left.first})" for left in found))
     if file is not None:
         pairs.append(("kept in", str(file)))
     return Section([Labelled(pairs)])
@@ -130,11 +126,7 @@ def _layers(layers: Sequence[SurveyedLayer]) -> list[Section]:
         "before and after; massive: texts with an element 1,000 times the median or more; farthest: the "
         "most, with channel, @position, token and text"
     )
-    return table_section("Residual stream", columns, layers, said, about=_event_of)
-
-
-def _event_of(row: Any) -> str:
-    return row.event
+    return table_section("Residual stream", columns, layers, said, about=attrgetter("event"))
 
 
 def _share(count: int, of: int) -> str:
@@ -162,8 +154,9 @@ def _heads(heads: Sequence[SurveyedHead], verbose: bool) -> list[Section]:
         f"spread evenly it would be: {_spread_evenly(shown)}; repeat: of the queries whose token occurred "
         "before, on these occurrences"
     )
-    aside, more = "mean of all queries from position 1 on", roles_of_all(heads, shown)
-    return table_section("What heads look at", columns, shown, said, about=_event_of, aside=aside, more=more)
+    title, aside = "What heads look at", "mean of all queries from position 1 on"
+    more, event = roles_of_all(heads, shown), attrgetter("event")
+    return table_section(title, columns, shown, said, about=event, aside=aside, more=more)
 
 
 def _spread_evenly(heads: Sequence[SurveyedHead]) -> str:

@@ -30,6 +30,7 @@ from ..sections import (
     Section,
     Table,
     Words,
+    facts,
     fields,
     indented,
     name_of,
@@ -70,7 +71,7 @@ def _header(result: SurveyComparison) -> Section:
         ("A", f"{result.a.file}, of {result.a.model}"),
         ("B", f"{result.b.file}, of {result.b.model}"),
         ("corpus", f"{', '.join(result.sources)}: {run}"),
-        *[("" if i else "note", note) for i, note in enumerate(result.notes)],
+        *facts("note", result.notes),
         ("allowed", allowed),
     ]
     return Section([Labelled(pairs)])
@@ -247,11 +248,7 @@ def _layers(layers: Sequence[LayerPair]) -> list[Section]:
     )
     wide = "growth: how many times longer a layer leaves a row; cosine: between before and after"
     aside = "the stream that leaves each"
-    return table_section("Layers", columns, layers, said, wide, about=_event_of, aside=aside)
-
-
-def _event_of(pair: LayerPair | HeadPair) -> str:
-    return pair.a.event
+    return table_section("Layers", columns, layers, said, wide, about=attrgetter("a.event"), aside=aside)
 
 
 def _events(events: Sequence[EventPair], verbose: bool) -> list[Section]:
@@ -319,4 +316,4 @@ def _heads(heads: Sequence[HeadPair], verbose: bool) -> list[Section]:
     turned = sum(pair.a.role != pair.b.role for pair in heads)
     said = "change: the largest of a share, or of the entropy as a share of that of attention spread evenly"
     roles = words(f"another role: {turned:,} of {counted(len(heads), 'head')}")
-    return table_section("Heads", columns, shown, said, about=_event_of, more=[*more, roles])
+    return table_section("Heads", columns, shown, said, about=attrgetter("a.event"), more=[*more, roles])

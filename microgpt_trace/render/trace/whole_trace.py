@@ -12,7 +12,7 @@ from ...text.wording import counted
 from ...tracing.findings import TOO_FEW, Anomaly, Check, Insight
 from ...tracing.result import Trace
 from ..numbers import exponent
-from ..sections import Labelled, Section, Words, grouped, indented, words
+from ..sections import Labelled, Section, Words, facts, grouped, indented, words
 from .events import backward_sections, layers_section, stage_sections
 from .interventions import before_and_after_section, interventions_section
 from .predictions import generation_sections, lens_sections, prediction_sections
@@ -54,15 +54,14 @@ def header_sections(trace: Trace, whole: bool = True) -> list[Section]:
 def _microgpt_facts(model: dict[str, Any]) -> list[tuple[str, str]]:
     config = model["config"]
     layers = counted(config["n_layer"], "layer")
+    whole = f"{model['origin']}, {model['parameters']:,} parameters ({model['dtype']})"
     dimensions = (
         f"{layers}, {config['n_head']} heads, width {config['n_embd']}, MLP {config['n_inner']}, "
         f"block {config['block_size']}"
     )
     return [
         ("vocabulary", model["vocabulary"]["convention"]),
-        ("model", f"{model['origin']}, {model['parameters']:,} parameters ({model['dtype']})"),
-        *(("", text) for text in trained(model)),
-        ("", dimensions),
+        *facts("model", [whole, *trained(model), dimensions]),
         *(("assumed", text) for text in model["assumed"]),
     ]
 
