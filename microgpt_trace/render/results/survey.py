@@ -185,8 +185,7 @@ def _events(report: SurveyReport, verbose: bool) -> Iterator[Section]:
         which = "those with dead channels, or whose channels stand out most; --verbose: all"
         more.append(words(f"of {counted(len(report.events), 'event')} {which}"))
     yield from table_section("Channels", columns, shown, about=name_of, more=more)
-    if shown:
-        yield _odd_channels([event for event in shown if _standing_out(event)])
+    yield _odd_channels([event for event in shown if _standing_out(event)])
     yield from _quantiles([event for event in report.events if event.quantiles])
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ...architecture.plans.plan import Operation
-from ...hooks.event import EventSpec, TraceEvent
+from ...hooks.event import EventSpec
 from ...tracing.result import Candidate, EventChange, Intervened, LayerRow, Prediction, mean_of
 from ..characters import token_label
 from ..numbers import figure, four_decimals, signed, three_decimals
@@ -33,11 +33,9 @@ def interventions_section(intervened: Intervened) -> Section:
 def change_column(intervened: Intervened) -> Column:
     """How far each event lies from the run without interventions."""
     known = {change.name: change for change in intervened.changes}
-
-    def cell(event: TraceEvent) -> str:
-        return _change(known.get(event.name)) if event.phase == "forward" else ""
-
-    return Column("change", cell, right=True, style=lambda event: _style(known.get(event.name)))
+    return Column(
+        "change", lambda e: _change(known.get(e.name)), right=True, style=lambda e: _style(known.get(e.name))
+    )
 
 
 def layer_change_column(intervened: Intervened, last: Mapping[int | None, str]) -> Column:
@@ -46,8 +44,7 @@ def layer_change_column(intervened: Intervened, last: Mapping[int | None, str]) 
                if name.startswith("layer")}  # fmt: skip
 
     def cell(row: LayerRow) -> str:
-        change = intervened.change_of(last[row.layer])
-        text = _change(change)
+        text = _change(intervened.change_of(last[row.layer]))
         return text.replace("→", "*") if row.layer in touched else text
 
     return Column("change", cell, right=True)

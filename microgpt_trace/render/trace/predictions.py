@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 from ...architecture.plans.plan import kind_of
@@ -13,7 +13,7 @@ from ...text.printable import shown_token
 from ...tracing.result import Candidate, LensRow, Prediction, TargetRow, Trace
 from ..characters import token_label
 from ..numbers import figure, four_decimals, three_decimals
-from ..sections import Bar, Block, Column, Section, Table, Words, fields, words
+from ..sections import Bar, Block, Column, Section, Table, Words, fields, grouped, words
 from .events import stage_sections
 
 MAX_ROWS = 64  # positions whose predictions are listed before some are left out
@@ -132,9 +132,8 @@ def lens_sections(trace: Trace) -> Iterator[Section]:
         candidates = Column("candidates", lambda row: _listed(row.top[-1]) or "–", wrap=True)
         title = f"Logit lens, top {deepest} {_after(trace, positions[-1])}"
         yield Section([Table([after, candidates], trace.lens)], title)
-    by_position = sorted(trace.lens_target, key=lambda row: row.position)
-    for position, rows in groupby(by_position, key=lambda row: row.position):
-        yield _target(trace, position, list(rows))
+    for position, rows in sorted(grouped(trace.lens_target, attrgetter("position")).items()):
+        yield _target(trace, position, rows)
 
 
 def _top(row: LensRow, at: int) -> str:
@@ -145,17 +144,15 @@ def _top(row: LensRow, at: int) -> str:
 def _target(trace: Trace, position: int, rows: Sequence[TargetRow]) -> Section:
     """P and rank after each layer's attention and after the layer, and where it first is the top token."""
     kinds = list(dict.fromkeys(kind_of(row.event) for row in rows))
-    layers = [
-        {kind_of(row.event): row for row in group} for _, group in groupby(rows, key=lambda row: row.layer)
-    ]
-    columns = [Column("layer", lambda by_kind: str(next(iter(by_kind.values())).layer), right=True)]
-    for kind in kinds:
+    layers = list(grouped(rows, attrgetter("layer")).values())
+    columns = [Column("layer", lambda layer: str(layer[0].layer), right=True)]
+    for at, kind in enumerate(kinds):
         where = "layer" if kind == kinds[-1] else kind.partition(".")[0]
         columns += [
-            Column(f"P after {where}", partial(_p_of, kind=kind), right=True),
-            Column("rank", partial(_rank_of, kind=kind), right=True),
+            Column(f"P after {where}", partial(_p_of, at=at), right=True),
+            Column("rank", partial(_rank_of, at=at), right=True),
         ]
-    blocks: list[Block] = [Table(columns, layers, about=lambda by_kind: by_kind[kinds[-1]].event)]
+    blocks: list[Block] = [Table(columns, layers, about=lambda layer: layer[-1].event)]
     first = next((row for row in rows if row.rank == 1), None)
     if first is not None:
         where = "layer" if kind_of(first.event) == kinds[-1] else "the attention of layer"
@@ -163,13 +160,12 @@ def _target(trace: Trace, position: int, rows: Sequence[TargetRow]) -> Section:
     return Section(blocks, f"Logit lens of {shown_token(rows[0].target.label)} {_after(trace, position)}")
 
 
-def _p_of(by_kind: dict[str, TargetRow], kind: str) -> str:
-    return _p(by_kind[kind].target) if kind in by_kind else ""
+def _p_of(layer: Sequence[TargetRow], at: int) -> str:
+    return _p(layer[at].target)
 
 
-def _rank_of(by_kind: dict[str, TargetRow], kind: str) -> str:
-    rank = by_kind[kind].rank if kind in by_kind else None
-    return "–" if rank is None else f"{rank:,}"
+def _rank_of(layer: Sequence[TargetRow], at: int) -> str:
+    return "–" if layer[at].rank is None else f"{layer[at].rank:,}"
 
 
 def _after(trace: Trace, position: int) -> str:
