@@ -16,7 +16,7 @@ from ...tracing.inspection import (
     inspect_microgpt,
 )
 from ..numbers import significant
-from ..sections import Block, Column, Labelled, Section, Table, Words, fields, name_of, table_section, words
+from ..sections import Column, Labelled, Section, Words, fields, name_of, table_section, words
 from ..trace.whole_trace import model_facts
 
 STATISTICS = {
@@ -71,8 +71,8 @@ def decoder_sections(model: Decoder, *, found: Inspection | None = None) -> list
     columns.append(Column("stored as", lambda row: row.stored_as, whole=True))
     total = sum(row.bytes for row in rows)
     below = words(f"{len(rows):,} of {len(model.tensors):,} tensors, {total:,} bytes", "dim")
-    blocks: list[Block] = [Table(columns, rows, about=name_of), below, *_nonfinite(rows)]
-    sections = [Section([Labelled(model_facts(found.model))]), Section(blocks)]
+    table = table_section("", columns, rows, about=name_of, more=[below, *_nonfinite(rows)])
+    sections = [Section([Labelled(model_facts(found.model))]), *table]
     if found.metadata is not None:
         pairs = [(key, _one_line(value)) for key, value in found.metadata.items()]
         sections.append(Section([Labelled(pairs)], "Metadata"))

@@ -21,9 +21,11 @@ from ..sections import (
     Sparkline,
     Table,
     Words,
+    fields,
     grouped,
     indented,
     name_of,
+    table_section,
     words,
 )
 
@@ -107,11 +109,9 @@ def _warnings(timeline: Timeline) -> Iterator[Words]:
             yield words(f"{event.name} holds values that are not finite at {at}", "bold red")
 
 
-def _predictions(timeline: Timeline) -> Iterator[Section]:
-    if not timeline.positions:
-        return
+def _predictions(timeline: Timeline) -> list[Section]:
     columns = [
-        Column("pos", lambda c: str(c.position), right=True),
+        *fields(str, {"pos": "position"}),
         Column("seen", lambda c: shown_token(c.seen), whole=True),
         Column("target", lambda c: shown_token(c.target), whole=True),
         *ends("first", "p", three_decimals),
@@ -129,7 +129,7 @@ def _predictions(timeline: Timeline) -> Iterator[Section]:
         if timeline.watched[position.position - 1 :][:1] == position.target and position.position
     ]
     told = [*(words(text, "dim") for text in legend), *doubled]
-    yield Section([Table(columns, timeline.positions), *told], f'P(target) of "{timeline.watched}"')
+    return table_section(f'P(target) of "{timeline.watched}"', columns, timeline.positions, more=told)
 
 
 def _last_rank(position: PositionCurve) -> str:
@@ -175,8 +175,7 @@ def _dead_units(timeline: Timeline) -> Iterator[Section]:
         yield Section([words(none)], title, aside)
         return
     columns = [
-        Column("layer", lambda layer: str(layer.layer), right=True),
-        Column("units", lambda layer: f"{layer.units:,}", right=True),
+        *fields("{:,}".format, {"layer": "layer", "units": "units"}),
         *ends("first", "dead_count", ratio),
     ]
     blocks: list[Block] = [Table(columns, layers)]
@@ -186,16 +185,13 @@ def _dead_units(timeline: Timeline) -> Iterator[Section]:
         spells = [spell for spell in spells if spell[2] is None]
         blocks.append(words(f"{returned:,} units were dead for a while and returned; --json tells when"))
     yield Section(blocks, title, aside)
-    if spells:
-        yield Section([Table(_SPELL_COLUMNS, spells)])
-
-
-_SPELL_COLUMNS = (
-    Column("layer", lambda row: str(row[0]), right=True),
-    Column("dead from", lambda row: f"{row[1]:,}", right=True),
-    Column("until", lambda row: "the end" if row[2] is None else f"{row[2]:,}", right=True),
-    Column("units", lambda row: ", ".join(map(str, row[3])), wrap=True),
-)
+    columns = [
+        Column("layer", lambda row: str(row[0]), right=True),
+        Column("dead from", lambda row: f"{row[1]:,}", right=True),
+        Column("until", lambda row: "the end" if row[2] is None else f"{row[2]:,}", right=True),
+        Column("units", lambda row: ", ".join(map(str, row[3])), wrap=True),
+    ]
+    yield from table_section("", columns, spells)
 
 
 def _spells(layer: LayerUnits) -> Iterator[tuple[int, int, int | None, list[int]]]:
@@ -210,19 +206,21 @@ def _spells(layer: LayerUnits) -> Iterator[tuple[int, int, int | None, list[int]
 def _norms(timeline: Timeline) -> Iterator[Section]:
     """The norms of events, how sparse these are, and the norms of parameters."""
     events, names = timeline.events, Column("event", name_of, whole=True)
+    columns = [names, *ends("L2", "l2", ratio), *ends("gradient", "gradient", ratio)]
+    aside = "L2 norm, and that of the gradient"
+    yield from table_section("Events", columns, events, about=name_of, aside=aside)
     if events:
-        columns = [names, *ends("L2", "l2", ratio), *ends("gradient", "gradient", ratio)]
-        yield Section([Table(columns, events, about=name_of)], "Events", "L2 norm, and that of the gradient")
         sparse, blocks = [event for event in events if any(event.zeros)], list[Block]()
         if sparse:
             blocks.append(Table([names, *ends("first", "zeros", percent)], sparse, about=name_of))
         if left := len(events) - len(sparse):
             blocks.append(words(f"none in the {'other ' * bool(sparse)}{left}", "dim"))
         yield Section(blocks, "Sparsity", "share of an event's elements that are zero")
-    if rows := [row for row in timeline.parameters if any(row.l2) or any(row.update_ratio)]:
-        columns = [Column("parameter", name_of, whole=True)]
-        columns += [*ends("L2", "l2", ratio), *ends("update/weight", "update_ratio", ratio)]
-        yield Section([Table(columns, rows, about=name_of)], "Parameters", "L2 norm, and |update| / |weight|")
+    rows = [row for row in timeline.parameters if any(row.l2) or any(row.update_ratio)]
+    columns = [Column("parameter", name_of, whole=True)]
+    columns += [*ends("L2", "l2", ratio), *ends("update/weight", "update_ratio", ratio)]
+    aside = "L2 norm, and |update| / |weight|"
+    yield from table_section("Parameters", columns, rows, about=name_of, aside=aside)
 
 
 def _loss(timeline: Timeline) -> Iterator[Section]:
@@ -264,12 +262,8 @@ def _last(curve: Curve | Counts) -> float | None:
     return _first(curve[::-1])
 
 
-def _least(curve: Curve) -> float | None:
-    return min((value for value in curve if value is not None and isfinite(value)), default=None)
-
-
-def _largest(curve: Curve) -> float | None:
-    return max((value for value in curve if value is not None and isfinite(value)), default=None)
+def _finite(curve: Curve) -> Iterator[float]:
+    return (value for value in curve if value is not None and isfinite(value))
 
 
 class _CurveRow(NamedTuple):
@@ -299,6 +293,8 @@ def _curves(timeline: Timeline) -> Iterator[Section]:
         Column("", lambda row: row.what, whole=True),
         at("first", _first),
         _spark(lambda row: row.curve),
-        *(at("last", _last), at("min", _least), at("max", _largest)),
+        at("last", _last),
+        at("min", lambda curve: min(_finite(curve), default=None)),
+        at("max", lambda curve: max(_finite(curve), default=None)),
     ]
     yield Section([Table(columns, rows)])

@@ -10,7 +10,7 @@ from ...hooks.event import EventSpec
 from ...tracing.result import Candidate, EventChange, Intervened, LayerRow, Prediction, mean_of
 from ..characters import token_label
 from ..numbers import figure, four_decimals, signed, three_decimals
-from ..sections import Block, Column, Section, Table, Words, fields, words
+from ..sections import Column, Section, Table, Words, fields, table_section, words
 
 LEGEND = (
     "in the tables: * replaced by an intervention (a layer: inside it), → downstream of one, with |after − "
@@ -94,7 +94,7 @@ class _EffectRow(NamedTuple):
 
 def before_and_after_section(
     intervened: Intervened, after: tuple[Prediction, ...], loss: float | None
-) -> Section:
+) -> list[Section]:
     """Every position's prediction without and with the interventions, then the means."""
     rows = list(map(_EffectRow, intervened.before, after, intervened.p_after, intervened.kl))
     columns = [
@@ -108,8 +108,8 @@ def before_and_after_section(
         *fields(four_decimals, {"KL": "kl"}),
     ]
     aside = "without and with the interventions; KL(before, after) in nats"
-    blocks: list[Block] = [Table(columns, rows), *_means(intervened, rows, loss)]
-    return Section(blocks, "Before and after", aside)
+    means = _means(intervened, rows, loss)
+    return table_section("Before and after", columns, rows, aside=aside, more=means)
 
 
 def _means(intervened: Intervened, rows: Sequence[_EffectRow], loss: float | None) -> Iterator[Words]:

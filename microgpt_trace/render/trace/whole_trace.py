@@ -143,7 +143,7 @@ def _body(trace: Trace, verbose: bool, overview: bool, brief: bool) -> Iterator[
         yield from stage_sections(trace, trace.events, verbose)
     yield from prediction_sections(trace)
     if trace.intervened is not None:
-        yield before_and_after_section(trace.intervened, trace.predictions, trace.loss)
+        yield from before_and_after_section(trace.intervened, trace.predictions, trace.loss)
     yield from lens_sections(trace)
     if trace.generation or trace.generation_end:
         yield from generation_sections(trace, verbose)
