@@ -120,7 +120,7 @@ def backward_sections(trace: Trace) -> list[Section]:
     ]
     aside = "d loss / d tensor, beside the tensor"
     backward = table_section("Backward pass", columns, gradients, about=name_of, aside=aside)
-    return [*backward, *_parameters(trace)]
+    return [*backward, *_parameters(trace)] if backward else []
 
 
 def _parameters(trace: Trace) -> list[Section]:
@@ -143,14 +143,11 @@ def _parameters(trace: Trace) -> list[Section]:
 
 def _not_finite(rows: Sequence[ParameterRow]) -> Iterator[Words]:
     for row in rows:
-        for what, count in (
-            (row.name, row.nonfinite),
-            (f"gradient of {row.name}", row.gradient_nonfinite),
-            (f"update of {row.name}", row.update_nonfinite),
-        ):
+        counts = row.nonfinite, row.gradient_nonfinite, row.update_nonfinite
+        for what, count in zip(("", "gradient of ", "update of "), counts, strict=True):
             if count:
                 said = "1 value is" if count == 1 else f"{count:,} values are"
-                yield words(f"{what}: {said} not finite, and not in its L2", "bold red")
+                yield words(f"{what}{row.name}: {said} not finite, and not in its L2", "bold red")
 
 
 WIDE = 92  # characters from which on the table has all its columns
