@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from ..render.shown import sections_of
 from .named_model import model_before, model_from, refuse_other_family
 from .option_groups import flag, group, option
 from .options import DECODER, AprSettings, BareWeights, ModelFile, Seed
@@ -40,7 +41,6 @@ def inspect(
 ) -> None:
     """Show the architecture and every parameter: of a microGPT, or as a model file stores it."""
     output.check()
-    from ..render.shown import sections_of
     from ..tracing.inspection import inspect_decoder, inspect_microgpt
 
     loaded = model_from(model if path is None else model_before([str(path)], model), seed, bare, apr)
