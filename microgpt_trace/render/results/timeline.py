@@ -175,7 +175,8 @@ def _dead_units(timeline: Timeline) -> Iterator[Section]:
         yield Section([words(none)], title, aside)
         return
     columns = [
-        *fields("{:,}".format, {"layer": "layer", "units": "units"}),
+        *fields(str, {"layer": "layer"}),
+        *fields("{:,}".format, {"units": "units"}),
         *ends("first", "dead_count", ratio),
     ]
     blocks: list[Block] = [Table(columns, layers)]
