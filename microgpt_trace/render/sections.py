@@ -193,7 +193,7 @@ def table_section(
 
 
 def fields(form: Callable[[Any], str], paths: Mapping[str, str], **options: Any) -> list[Column]:
-    """Columns of figures that `form` writes: by title the attribute that it is, "name" or "stats.mean"."""
+    """A column for each title: what `form` writes of an attribute of the rows ("count", "stats.mean")."""
 
     def column(title: str, value: Callable[[Any], Any]) -> Column:
         return Column(title, lambda row: form(value(row)), **{"right": True, **options})

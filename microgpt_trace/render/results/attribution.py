@@ -75,8 +75,8 @@ def _position(found: PositionAttribution, result: AttributionResult, top: int) -
     seen = f'"{contrast.seen}"' if result.family == "microgpt" and contrast.position else contrast.seen
     loss = figure(found.loss, digits)
 
-    def figures(*written: float, change: str = "") -> tuple[str, ...]:
-        return *(signed(value, digits) for value in written), change
+    def figures(*logits: float, change: str = "") -> tuple[str, ...]:
+        return *(signed(logit, digits) for logit in logits), change
 
     written = attrgetter("target", "against", "difference")
     ranked = found.by_difference()

@@ -57,11 +57,11 @@ def comparison_sections(
 
 
 def _sides(result: Comparison) -> Labelled:
-    unseen = str(result.unseen or "")
     pairs = [*facts("A", origin_of(result.a)), *facts("B", origin_of(result.b))]
     if result.tokens is not None:
         pairs.append(("tokens", tokens_line(result.tokens, result.labels)))
-    return Labelled([*pairs, *facts("band", [result.tolerance.reason, *filter(None, [unseen])])])
+    band = filter(None, [result.tolerance.reason, str(result.unseen or "")])
+    return Labelled([*pairs, *facts("band", band)])
 
 
 def origin_of(side: SideSummary | RecordedRun) -> list[str]:

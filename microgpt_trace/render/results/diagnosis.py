@@ -19,12 +19,12 @@ from .comparison import MAX_LISTED, by_reason, origin_of, place_of, tokens_line,
 def diagnosis_sections(found: DumpDiagnosis, *, verbose: bool = False) -> list[Section]:
     """The whole diagnosis: sources, verdict, cause, operations, what could not be judged."""
     diagnosis, dump = found.diagnosis, found.dump
-    unseen = str(diagnosis.unseen or "")
+    how = filter(None, [f"{diagnosis.compute}: {diagnosis.compute_how}", str(diagnosis.unseen or "")])
     pairs = [
         *facts("dump", origin_of(dump)),
         ("model", found.model),
         ("tokens", tokens_line(diagnosis.tokens, found.labels)),
-        *facts("computes", [f"{diagnosis.compute}: {diagnosis.compute_how}", *filter(None, [unseen])]),
+        *facts("computes", how),
     ]
     sections = [Section([Labelled(pairs)]), _verdict(found), *_findings(diagnosis)]
     sections += [*_operations(diagnosis, verbose), *_untested(diagnosis)]
