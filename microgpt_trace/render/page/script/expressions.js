@@ -2,8 +2,18 @@
 // Python's operators with its precedence; nothing of a page's own language is run.
 
 const CONSTANTS = { pi: Math.PI };
-const FUNCTIONS = { exp: Math.exp, log: Math.log, sqrt: Math.sqrt, tanh: Math.tanh, cos: Math.cos, sin: Math.sin, erf };
+const FUNCTIONS = { exp: Math.exp, log: Math.log, sqrt: Math.sqrt, tanh: Math.tanh, cos: Math.cos, sin: Math.sin, max: Math.max, erf };
 const TOKEN = /\s*(?:(\d+(?:\.\d*)?(?:e[-+]?\d+)?)|([a-z]+)|(\*\*|[-+*/(),>]))/gy;
+const SIGN = 4; // how tightly a sign before a number binds
+// Of each operator between two numbers how tightly it binds, what stands to its right, and what it does.
+const OPERATORS = {
+  ">": [1, 2, (a, b) => (a > b ? 1 : 0)],
+  "+": [2, 3, (a, b) => a + b],
+  "-": [2, 3, (a, b) => a - b],
+  "*": [3, 4, (a, b) => a * b],
+  "/": [3, 4, (a, b) => a / b],
+  "**": [5, SIGN, (a, b) => a ** b],
+};
 const known = new Map([["", (x) => x]]);
 
 /** The function of x that a text writes. Throws SyntaxError where it is none. */
@@ -14,92 +24,63 @@ export function functionOf(text) {
 
 function parsed(text) {
   const tokens = [];
+  const wrong = () => new SyntaxError(`no function of x: ${text}`);
   TOKEN.lastIndex = 0;
   while (TOKEN.lastIndex < text.trimEnd().length) {
     const found = TOKEN.exec(text);
-    if (!found) throw new SyntaxError(`no function of x: ${text}`);
+    if (!found) throw wrong();
     tokens.push(found);
   }
   let at = 0;
   const next = () => tokens[at]?.[3];
   const take = (operator) => {
-    if (next() !== operator) throw new SyntaxError(`no function of x: ${text}`);
+    if (next() !== operator) throw wrong();
     at += 1;
   };
 
-  function compared() {
-    const left = added();
-    if (next() !== ">") return left;
-    take(">");
-    const right = added();
-    return (x) => (left(x) > right(x) ? 1 : 0);
-  }
-  function added() {
-    let left = multiplied();
-    while (next() === "+" || next() === "-") {
-      const [before, plus] = [left, next() === "+"];
+  /** What binds at least so tightly. */
+  function expression(least) {
+    let value = next() === "-" ? negative() : single();
+    for (let found = OPERATORS[next()]; found?.[0] >= least; found = OPERATORS[next()]) {
       at += 1;
-      const right = multiplied();
-      left = plus ? (x) => before(x) + right(x) : (x) => before(x) - right(x);
+      const [left, right, of] = [value, expression(found[1]), found[2]];
+      value = (x) => of(left(x), right(x));
     }
-    return left;
+    return value;
   }
-  function multiplied() {
-    let left = signed();
-    while (next() === "*" || next() === "/") {
-      const [before, times] = [left, next() === "*"];
-      at += 1;
-      const right = signed();
-      left = times ? (x) => before(x) * right(x) : (x) => before(x) / right(x);
-    }
-    return left;
-  }
-  function signed() {
-    if (next() !== "-") return raised();
+  function negative() {
     take("-");
-    const of = signed();
+    const of = expression(SIGN);
     return (x) => -of(x);
-  }
-  function raised() {
-    const base = single();
-    if (next() !== "**") return base;
-    take("**");
-    const power = signed();
-    return (x) => base(x) ** power(x);
   }
   function single() {
     const [, number, name] = tokens[at] ?? [];
-    if (number !== undefined) {
-      at += 1;
-      return () => Number(number);
-    }
-    if (name === undefined) {
-      take("(");
-      const inner = compared();
-      take(")");
+    if (number === undefined && name === undefined) {
+      const [inner, ...others] = inParentheses();
+      if (others.length) throw wrong();
       return inner;
     }
     at += 1;
+    if (number !== undefined) return () => Number(number);
     if (name === "x") return (x) => x;
     if (name in CONSTANTS) return () => CONSTANTS[name];
-    return called(name);
+    if (!(name in FUNCTIONS)) throw wrong();
+    const given = inParentheses();
+    return (x) => FUNCTIONS[name](...given.map((own) => own(x)));
   }
-  function called(name) {
+  function inParentheses() {
     take("(");
-    const first = compared();
-    if (name === "max") {
+    const found = [expression(1)];
+    while (next() === ",") {
       take(",");
-      const second = compared();
-      take(")");
-      return (x) => Math.max(first(x), second(x));
+      found.push(expression(1));
     }
     take(")");
-    if (!(name in FUNCTIONS)) throw new SyntaxError(`no function of x: ${text}`);
-    return (x) => FUNCTIONS[name](first(x));
+    return found;
   }
 
-  const whole = compared();
-  if (at !== tokens.length) throw new SyntaxError(`no function of x: ${text}`);
+  const whole = expression(1);
+  if (at !== tokens.length) throw wrong();
   return whole;
 }
 
