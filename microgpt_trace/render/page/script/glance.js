@@ -2,6 +2,7 @@
 
 import { colorOf } from "./colors.js";
 import { make } from "./dom.js";
+import { walkable } from "./walkable.js";
 
 const ROOM = 300; // pixels
 const LARGEST = 72;
@@ -17,47 +18,30 @@ export function glance(data) {
   const canvas = make("canvas", {});
   const said = make("output", { class: "visually-hidden", "aria-live": "polite" });
   const label = make("p", { class: "dim", "aria-hidden": "true" });
-  const box = make("div", {
-    class: "glance", tabindex: 0, role: "application", "aria-roledescription": "heads", "data-key": "glance",
-    "aria-label": `${data.rows * data.columns} heads: ${data.nameOf(...data.chosen)} is shown. Arrow keys move, Enter shows.`,
-  }, canvas);
-  let cursor = data.chosen;
+  const view = { data, cursor: data.chosen };
   let painted = null;
   const look = (at, aloud) => {
-    cursor = at;
+    if (!at) return;
+    view.cursor = at;
     label.textContent = data.nameOf(...at);
-    if (aloud) said.textContent = data.nameOf(...at);
+    if (aloud) said.textContent = label.textContent;
     if (aloud) reveal();
     paint();
   };
   /** Scroll to where the cursor is, if it is out of sight. */
   const reveal = () => {
     const scrolled = (at, from, room) => (at >= from && at + size <= from + room ? from : at - room / 2);
-    whole.scrollTop = scrolled(cursor[0] * (size + GAP), whole.scrollTop, whole.clientHeight - RULED);
-    whole.scrollLeft = scrolled(cursor[1] * (size + GAP), whole.scrollLeft, whole.clientWidth - RULED);
+    whole.scrollTop = scrolled(view.cursor[0] * (size + GAP), whole.scrollTop, whole.clientHeight - RULED);
+    whole.scrollLeft = scrolled(view.cursor[1] * (size + GAP), whole.scrollLeft, whole.clientWidth - RULED);
   };
   const cellAt = (event) => {
     const bounds = canvas.getBoundingClientRect();
     const at = [event.clientY - bounds.top, event.clientX - bounds.left].map((place) => Math.floor(place / (size + GAP)));
     return at[0] >= 0 && at[1] >= 0 && at[0] < data.rows && at[1] < data.columns ? at : null;
   };
-  box.addEventListener("pointermove", (event) => {
-    const at = cellAt(event);
-    if (at && String(at) !== String(cursor)) look(at, false);
-  });
-  box.addEventListener("pointerleave", () => look(data.chosen, false));
-  box.addEventListener("click", (event) => {
-    const at = cellAt(event);
-    if (at) data.onpick(...at);
-  });
-  box.addEventListener("focus", () => look(cursor, true));
-  box.addEventListener("keydown", (event) => {
-    const steps = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
-    if (event.key === "Enter") data.onpick(...cursor);
-    else if (event.key in steps) look([0, 1].map((axis) => Math.max(0, Math.min([data.rows, data.columns][axis] - 1, cursor[axis] + steps[event.key][axis]))), true);
-    else return;
-    event.preventDefault();
-    event.stopPropagation();
+  const box = walkable(canvas, view, {
+    kind: "glance", called: "heads", key: "glance", cellAt, look,
+    label: `${data.rows * data.columns} heads: ${data.nameOf(...data.chosen)} is shown. Arrow keys move, Enter shows.`,
   });
 
   function paint() {
@@ -75,7 +59,7 @@ export function glance(data) {
       context.lineWidth = width;
       context.strokeRect(at[1] * (size + GAP) + 1, at[0] * (size + GAP) + 1, size, size);
     };
-    if (String(cursor) !== String(data.chosen)) outlined(cursor, style.color, 1);
+    if (String(view.cursor) !== String(data.chosen)) outlined(view.cursor, style.color, 1);
     outlined(data.chosen, style.getPropertyValue("--mark"), 2);
   }
   const note = make("p", { class: "dim" });
@@ -89,7 +73,7 @@ export function glance(data) {
     canvas.height = data.rows * (size + GAP) + 2;
     const isFirst = !painted;
     painted ??= pictures(data, size, () => { note.textContent = "red: not finite"; });
-    look(cursor, false);
+    look(view.cursor, false);
     if (!isFirst) return;
     whole.scrollTo(...data.scrolled);
     reveal();

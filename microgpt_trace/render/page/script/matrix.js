@@ -3,6 +3,7 @@
 import { colorOf, inkOn, placeOn } from "./colors.js";
 import { make } from "./dom.js";
 import { full, short } from "./numbers.js";
+import { walkable } from "./walkable.js";
 
 const LARGEST_CELL = 34;
 const WITH_NUMBERS = 30; // pixels of a cell from which on a number stands in it
@@ -15,35 +16,16 @@ const MOST_IN_TABLE = 4096; // elements
 export function matrix(data) {
   const canvas = make("canvas", {});
   const said = make("output", { class: "visually-hidden", "aria-live": "polite" });
-  const box = make("div", {
-    class: "matrix", tabindex: 0, role: "application", "aria-roledescription": "matrix", "data-key": data.key,
-    "aria-label": `${data.title}: ${data.rows} rows, ${data.columns} columns. Arrow keys move, Enter explains.`,
-  }, canvas);
   const view = { data, canvas, cursor: data.chosen ?? null, marked: null };
   const look = (at, aloud) => {
     view.cursor = at;
     paint(view);
-    const text = at ? data.describe(...at) : "";
     if (at) data.onlook?.(...at);
-    if (aloud) said.textContent = text;
+    if (aloud) said.textContent = data.describe(...at);
   };
-  box.addEventListener("pointermove", (event) => {
-    const at = cellAt(view, event);
-    if (String(at) !== String(view.cursor)) look(at, false);
-  });
-  box.addEventListener("pointerleave", () => look(data.chosen ?? null, false));
-  box.addEventListener("click", (event) => {
-    const at = cellAt(view, event);
-    if (at) data.onpick(...at);
-  });
-  box.addEventListener("focus", () => look(view.cursor ?? [0, 0], true));
-  box.addEventListener("keydown", (event) => {
-    const at = moved(event.key, view.cursor ?? [0, 0], data);
-    if (event.key === "Enter") data.onpick(...(view.cursor ?? [0, 0]));
-    else if (at) look(at, true);
-    else return;
-    event.preventDefault();
-    event.stopPropagation();
+  const box = walkable(canvas, view, {
+    kind: "matrix", called: "matrix", key: data.key, cellAt: (event) => cellAt(view, event), look,
+    label: `${data.title}: ${data.rows} rows, ${data.columns} columns. Arrow keys move, Enter explains.`,
   });
   const shown = make("figure", {}, box, data.legend === false ? null : legend(data), said, data.table === false ? null : tableBehind(data));
   shown.mark = (position) => {
@@ -62,17 +44,6 @@ export function matrix(data) {
     paint(view);
   };
   return shown;
-}
-
-function moved(key, [row, column], { rows, columns }) {
-  const steps = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
-  if (key === "Home") return [row, 0];
-  if (key === "End") return [row, columns - 1];
-  if (key === "PageUp") return [0, column];
-  if (key === "PageDown") return [rows - 1, column];
-  if (!(key in steps)) return null;
-  const bounded = (at, size) => Math.max(0, Math.min(size - 1, at));
-  return [bounded(row + steps[key][0], rows), bounded(column + steps[key][1], columns)];
 }
 
 function layOut(view, width) {

@@ -1,0 +1,39 @@
+// A picture of cells that is walked through by pointer and keys. Knows not what the cells are.
+
+import { make } from "./dom.js";
+
+const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+
+/** A canvas in a box of a `kind` that takes the focus. `view` has its `data` (rows, columns, the cell that is
+    chosen, onpick) and its `cursor`, a cell or null; `cellAt(event)` is the cell under the pointer, and `look(at,
+    aloud)` moves the cursor. */
+export function walkable(canvas, view, { kind, called, key, label, cellAt, look }) {
+  const { data } = view;
+  const here = () => view.cursor ?? [0, 0];
+  const keydown = (event) => {
+    const at = moved(event.key, here(), data);
+    if (event.key === "Enter") data.onpick(...here());
+    else if (at) look(at, true);
+    else return;
+    event.preventDefault();
+    event.stopPropagation();
+  };
+  return make("div", {
+    class: kind, tabindex: 0, role: "application", "aria-roledescription": called, "data-key": key, "aria-label": label,
+    onpointermove: (event) => String(cellAt(event)) !== String(view.cursor) && look(cellAt(event), false),
+    onpointerleave: () => look(data.chosen ?? null, false),
+    onclick: (event) => cellAt(event) && data.onpick(...cellAt(event)),
+    onfocus: () => look(here(), true),
+    onkeydown: keydown,
+  }, canvas);
+}
+
+function moved(key, [row, column], { rows, columns }) {
+  if (key === "Home") return [row, 0];
+  if (key === "End") return [row, columns - 1];
+  if (key === "PageUp") return [0, column];
+  if (key === "PageDown") return [rows - 1, column];
+  if (!(key in STEPS)) return null;
+  const bounded = (at, size) => Math.max(0, Math.min(size - 1, at));
+  return [bounded(row + STEPS[key][0], rows), bounded(column + STEPS[key][1], columns)];
+}
