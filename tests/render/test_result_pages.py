@@ -20,6 +20,7 @@ from microgpt_trace.render.results.attribution import attribution_sections
 from microgpt_trace.render.results.comparison import comparison_sections
 from microgpt_trace.render.results.patching import patch_sections
 from microgpt_trace.render.results.timeline import timeline_sections
+from microgpt_trace.text.printable import on_one_line
 from microgpt_trace.timeline.reading import read_timeline
 
 
@@ -94,14 +95,15 @@ def test_an_address_says_where_a_reader_is_and_what_has_no_shape_is_spelled_out(
         {"name": "a&b=c #%+ü␣", "settings": {"x=&": "&+ "}},
     ]
     program = """
-const { read, written, split, visible } = await load("place");
+const { read, written, split } = await load("place");
 const found = given.places.map((place) => [written(place), read("#" + written(place)), split(place.name)]);
-return [found, given.texts.map(visible)];
+const { onOneLine } = await load("printable");
+return [found, given.texts.map(onOneLine)];
 """
     texts = ["a\u202eb", "\x1b[31m", "é␣ 中", "\u2028"]
     found, spelled = run_script(program, {"places": places, "texts": texts})
     print(json.dumps(found, ensure_ascii=False))
-    assert spelled == ["a\\u{202e}b", "\\u{1b}[31m", "é␣ 中", "\\u{2028}"]
+    assert spelled == [on_one_line(text) for text in texts] != texts
     assert [place for _, place, _ in found] == places
     assert found[0][0] == "layer0.attn.q[3,5]"
     assert found[0][2] == ["layer0.attn.q", [3, 5]]

@@ -39,7 +39,7 @@ def diff_view(
     for name, pair in held.items():
         arrays |= {f"a {name}": _as_float32(pair.a), f"b {name}": _as_float32(pair.b)}
     names = [event.name for event in result.events]
-    return PageView(script="diff_page", content=content, arrays=arrays, names=names, before=3)
+    return PageView(script="diff_view", content=content, arrays=arrays, names=names, before=3)
 
 
 def _chosen(

@@ -35,7 +35,7 @@ def timeline_view(shown: Timeline) -> PageView:
         "logged": shown.loss.steps,
     }
     arrays = {"loss": np.array(shown.loss.loss, np.float32)}
-    return PageView(script="timeline_page", content=content, arrays=arrays, before=2)
+    return PageView(script="timeline_view", content=content, arrays=arrays, before=2)
 
 
 def _kept(count: int) -> list[int]:

@@ -1,38 +1,27 @@
 // What a page shows, as the part of its address behind #: a link to it shows the same.
 
 import { addressOf, parsed, partOf } from "./elements.js";
+import { escaped, partsOf } from "./place.js";
 
-/** layer0.attn.scores[1,3,2]&text=olivia&off=layer0.attn.head2&wte[1,2]=0.5&position=3 */
+/** layer0.attn.scores[1,3,2]&text=olivia&off=layer0.attn.head2&set=wte[1,2]=0.5&position=3 */
 export function written(state) {
-  const parts = [state.at ? encoded(addressOf(state.at)) : ""];
+  const parts = [state.at ? escaped(addressOf(state.at)) : ""];
   if (state.text !== null) parts.push(`text=${encodeURIComponent(state.text)}`);
-  for (const own of state.off) parts.push(`off=${encoded(own)}`);
-  for (const [own, value] of Object.entries(state.parameters)) parts.push(`set=${encoded(own)}=${value}`);
+  for (const own of state.off) parts.push(`off=${escaped(own)}`);
+  for (const [own, value] of Object.entries(state.parameters)) parts.push(`set=${escaped(own)}=${value}`);
   if (state.position !== null) parts.push(`position=${state.position}`);
   return parts.join("&");
 }
 
-const encoded = (text) => encodeURIComponent(text).replace(/%5B/g, "[").replace(/%5D/g, "]").replace(/%2C/g, ",").replace(/%3A/g, ":").replace(/%20/g, "+");
-
 /** The state that an address tells; `unknown` is the place in it that the page does not have. */
 export function read(hash, page) {
   const state = { at: null, text: null, off: [], parameters: {}, position: null, unknown: null };
-  const decode = (text) => {
-    try {
-      return decodeURIComponent(text.replace(/\+/g, " "));
-    } catch {
-      return text;
-    }
-  };
-  const [first, ...rest] = hash.replace(/^#/, "").split("&");
-  if (first && !first.includes("=")) {
-    const asked = decode(first);
-    state.at = located(asked, page);
-    if (!state.at || state.at.index.length !== parsed(asked, page).index.length) state.unknown = asked;
+  const { name, pairs } = partsOf(hash);
+  if (name) {
+    state.at = located(name, page);
+    if (!state.at || state.at.index.length !== parsed(name, page).index.length) state.unknown = name;
   }
-  for (const part of first.includes("=") ? [first, ...rest] : rest) {
-    const [key, ...values] = part.split("=");
-    const value = decode(values.join("="));
+  for (const [key, value] of pairs) {
     if (key === "text") state.text = value;
     if (key === "off" && !state.off.includes(value)) {
       if (canBeOff(value, page)) state.off.push(value);

@@ -33,7 +33,7 @@ export function planeOf({ page, run, at, head, go, onlook, chosen, end, key, ski
     kind: isShare(page, at) ? "share" : "signed", end,
     rowLabels: (shape.length > 1 && labels(axes[last - 1], length)?.slice(first)) || null,
     columnLabels: columns <= 64 || axes[last] === "key" ? labels(axes[last], columns) : null,
-    ruled: axes[last] === "channel" ? page.headWidth(at.name) : 0,
+    ruled: axes[last] === "channel" ? page.row(at.name).dim : 0,
     title: nameOf(addressOf({ ...at, index: [] }), before), chosen: chosen && chosen[0] >= first ? [chosen[0] - first, chosen[1]] : null,
     brief: values.exact && !values.isLacking ? null : isShare(page, at) ? percent : (value) => short(value, 2), isPicture: Boolean(values.exact) && !values.isLacking,
     describe: (row, column) => `${nameOf(at.name, indexOf(row, column))} ${numberAt(row, column)}, ${placeInWords(page, run, at.name, indexOf(row, column))}`,
@@ -69,7 +69,7 @@ export function endOf(page, run, at, skipFirst = false) {
 export function arrayView(context) {
   const { page, run, at, go } = context;
   const of = ["value", "gradient", "update"].filter((each) => run.of(at.name, each));
-  if (!of.length) return make("section", { class: "array", "aria-label": at.name }, make("h2", {}, at.name), make("p", {}, page.leftOut(at.name)));
+  if (!of.length) return make("section", { class: "array", "aria-label": at.name }, make("h2", {}, at.name), make("p", {}, `${at.name} is not in this page${page.adds ? `; ${page.adds} adds it` : ""}.`));
   const row = page.row(at.name);
   const shape = run.shape(at.name);
   const part = run.of(at.name, "value")?.isLacking ? ", of which the page holds the last position" : "";

@@ -1,25 +1,28 @@
-// A list of events with how far two runs lie apart in each, and A, B and B - A of one of them side by side.
+// The page of a comparison: a list of events with how far two runs lie apart in each, and A, B and B - A of one of
+// them side by side.
 
 import { make } from "./dom.js";
+import { nameOf } from "./elements.js";
 import { matrix } from "./matrix.js";
 import { full, percent, short } from "./numbers.js";
-import { split, visible } from "./place.js";
+import { split } from "./place.js";
+import { start } from "./result_page.js";
 import { indexOf, placeIn, sidesOf } from "./sides.js";
 
 const NAMES = { a: "A", b: "B", d: "B − A" };
 const FEW = 64; // columns up to which three pictures stand side by side
 
 /** The view of a comparison; null where it compared no events. */
-export function diffView({ content, arrays, go, place }) {
+function diffView({ content, arrays, go, place }) {
   if (!content.events?.length) return null;
   const events = new Map(content.events.map((event) => [event.name, event]));
   const shownFirst = content.events.filter(({ name }) => content.held[name]);
   const opened = content.first ?? (shownFirst.length ? shownFirst : content.events).reduce((a, b) => (excess(b) > excess(a) ? b : a)).name;
-  const list = listOf(content, (name) => go({ ...place(), name: nameAt(name, events.get(name).index) }));
+  const list = listOf(content, (name) => go({ ...place(), name: nameOf(name, events.get(name).index) }));
   const shown = make("div", { class: "sides" });
   let pictures = [];
   document.getElementById("views").append(make("section", { "aria-label": "Both sides" },
-    make("h2", {}, "Both sides", make("small", {}, ` A is ${visible(content.sides[0])}, B is ${visible(content.sides[1])}`)), make("div", { class: "compared" }, list.element, shown)));
+    make("h2", {}, "Both sides", make("small", {}, ` A is ${content.sides[0]}, B is ${content.sides[1]}`)), make("div", { class: "compared" }, list.element, shown)));
 
   function show({ name }) {
     const [asked, index] = split(name);
@@ -28,10 +31,10 @@ export function diffView({ content, arrays, go, place }) {
     const at = placeIn(found, events.has(asked) && index.length ? index : event.index) ?? (found && { head: found.heads?.[0] ?? null, row: 0, column: 0 });
     const focused = document.activeElement?.dataset?.key;
     list.mark(event.name);
-    const pick = (row, column) => go({ ...place(), name: nameAt(event.name, indexOf(found, { ...at, row, column })) });
+    const pick = (row, column) => go({ ...place(), name: nameOf(event.name, indexOf(found, { ...at, row, column })) });
     const parts = found ? bothSides({ content, event, found, at, pick }) : { pictures: [], elements: [make("p", {}, leftOut(content, event))] };
     pictures = parts.pictures;
-    const heads = found?.heads?.length > 1 ? headsOf(found, at, (head) => go({ ...place(), name: nameAt(event.name, indexOf(found, { ...at, head })) })) : null;
+    const heads = found?.heads?.length > 1 ? headsOf(found, at, (head) => go({ ...place(), name: nameOf(event.name, indexOf(found, { ...at, head })) })) : null;
     shown.replaceChildren(...[...headingOf(event), heads, ...parts.elements].filter(Boolean));
     resized();
     document.querySelector(`[data-key="${CSS.escape(focused ?? "")}"]`)?.focus({ preventScroll: true });
@@ -43,7 +46,6 @@ export function diffView({ content, arrays, go, place }) {
   return { show, resized, keys: [["arrow keys, Home, End", "move in a matrix"], ["Enter", "choose the number"], ["/", "search an event"]] };
 }
 
-const nameAt = (name, index) => (index.length ? `${name}[${index.join(",")}]` : name);
 const excess = ({ told, relative, tolerance }) => (!told ? -1 : Number(relative) / Number(tolerance) || 0);
 
 function leftOut(content, event) {
@@ -71,7 +73,7 @@ function bothSides({ content, event, found, at, pick }) {
   const ends = found.ends(at.head);
   const line = make("p", { class: "looked n" });
   const told = (row, column) => ["a", "b", "d"].map((side) => `${NAMES[side]} ${full(found.at(side, at.head, row, column))}`).join(" · ");
-  const named = (row, column) => `${nameAt("", indexOf(found, { ...at, row, column }))} ${positionIn(content, found, row)}`;
+  const named = (row, column) => `${nameOf("", indexOf(found, { ...at, row, column }))} ${positionIn(content, found, row)}`;
   const say = (row, column) => line.replaceChildren(found.isMasked?.(row, column) ? `${named(row, column)}: masked, not compared` : `${named(row, column)}: ${told(row, column)}`);
   const labels = found.positions.map((position) => content.labels[position] ?? String(position));
   const pictures = [];
@@ -127,3 +129,5 @@ function listOf(content, choose) {
     },
   };
 }
+
+start(diffView);

@@ -33,11 +33,6 @@ export function bar(share, other) {
   return whole;
 }
 
-/** Let the command that made a page be copied. */
-export function copyCommand() {
-  for (const line of document.querySelectorAll("p.command code")) line.replaceWith(copyable(line.textContent));
-}
-
 /** A line to copy, with a button that does it. */
 export function copyable(line) {
   const button = make("button", { type: "button", class: "copy", "aria-label": "copy the command" }, "copy");

@@ -45,6 +45,6 @@ export function placeInWords(page, run, name, index) {
 }
 
 function inHead(page, name, channel) {
-  const dim = page.headWidth(name);
+  const { dim } = page.row(name);
   return dim ? ` (head ${Math.floor(channel / dim)}, its channel ${channel % dim})` : "";
 }

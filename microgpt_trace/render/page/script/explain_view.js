@@ -56,9 +56,9 @@ function arithmetic({ page, run, at, flat, gradient, value, isMasked, link }) {
   if (!gradient && !page.has(at.name)) return [make("p", {}, run.altered?.has(nameOf(at.name, at.index)) ? "A parameter, changed in this page." : "A parameter: stored, not computed.")];
   const replaced = page.replaced.includes(at.name) && run.traced;
   if (!gradient && (replaced || run.changed?.has(at.name))) return [make("p", {}, "An intervention put this value in the place of what the model computes.")];
-  const ways = gradient ? page.waysOf(at.name) : [["", page.formulaOf(at.name)]];
+  const ways = gradient ? page.waysOf(at.name) : [["", page.row(at.name).formula]];
   const left = [make("p", {}, "What it is worked out from is not in this page: the command below writes it out.")];
-  if (!ways.length || !ways[0][1]) return gradient ? [make("p", {}, page.gradientless(at.name))] : left;
+  if (!ways.length || !ways[0][1]) return gradient ? [make("p", {}, page.replaced.length ? "An intervention changed what it comes by way of." : `The command below works out the gradient of ${at.name}.`)] : left;
   const found = [];
   let [sum, magnitude] = [0, 0];
   try {

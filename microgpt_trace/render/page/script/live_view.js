@@ -2,7 +2,8 @@
 // runs the forward pass itself.
 
 import { make } from "./dom.js";
-import { partOf } from "./elements.js";
+import { nameOf, parsed, partOf } from "./elements.js";
+import { flatOf } from "./formulas.js";
 import { full } from "./numbers.js";
 
 /** A field for a text, and what is taken out. */
@@ -32,7 +33,7 @@ export function takeHeads({ page, state, set, name }) {
 /** A button that takes a channel out of the run, or what writes it: null where nothing is to be had. */
 export function takeUnit({ page, state, set, at }) {
   if (!page.has(at.name) || at.of !== "value" || page.axesOf(at.name).at(-1) !== "channel") return null;
-  const own = page.isPart(at.name) ? at.name : at.index.length === 2 ? `${at.name}[:,${at.index[1]}]` : null;
+  const own = page.events.some(({ parts }) => parts.includes(at.name)) ? at.name : at.index.length === 2 ? `${at.name}[:,${at.index[1]}]` : null;
   return make("p", { class: "buttons" }, own ? ["take out ", toggle(state, set, own, own)] : make("small", {}, "A unit can be taken out when one of its numbers is chosen."));
 }
 
@@ -45,7 +46,7 @@ function toggle(state, set, own, words) {
 /** A slider that changes one parameter, and the run with it. */
 export function parameterSlider({ state, set, stored }) {
   return (at, flat) => {
-    const key = `${at.name}[${at.index.join(",")}]`;
+    const key = nameOf(at.name, at.index);
     const value = state.parameters[key] ?? stored(at.name)[flat];
     if (!Number.isFinite(stored(at.name)[flat])) return null;
     const span = Math.max(1, 3 * Math.abs(stored(at.name)[flat]));
@@ -63,7 +64,6 @@ export function changesOf(page, state) {
   const events = new Map();
   for (const own of state.off) {
     const { name, channel } = partOf(own);
-    if (!page.has(name)) continue;
     const before = events.get(name);
     events.set(name, (values, shape) => {
       before?.(values, shape);
@@ -74,12 +74,9 @@ export function changesOf(page, state) {
   }
   const parameters = new Map();
   for (const [own, value] of Object.entries(state.parameters)) {
-    const [, name, index] = /^(.*)\[([\d,]+)\]$/.exec(own) ?? [];
-    const stored = page.stored.get(name);
-    if (!stored || page.has(name)) continue;
-    const values = parameters.get(name) ?? Float64Array.from(stored);
-    const shape = page.shapeOf(name, 1);
-    values[index.split(",").map(Number).reduce((flat, at, axis) => flat * shape[axis] + at, 0)] = value;
+    const { name, index } = parsed(own, page);
+    const values = parameters.get(name) ?? Float64Array.from(page.stored.get(name));
+    values[flatOf(index, page.shapeOf(name, 1))] = value;
     parameters.set(name, values);
   }
   return { events, parameters };

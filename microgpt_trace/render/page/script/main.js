@@ -3,6 +3,7 @@
 import { read, written } from "./address.js";
 import { arrayView } from "./array_view.js";
 import { attentionView } from "./attention_view.js";
+import { listen, switchTheme } from "./controls.js";
 import { copyable, make } from "./dom.js";
 import { addressOf, nameOf, placeInWords } from "./elements.js";
 import { explainView } from "./explain_view.js";
@@ -12,7 +13,6 @@ import { changesOf, liveView, parameterSlider, takeHeads, takeUnit } from "./liv
 import { predictionView } from "./prediction_view.js";
 import { onOneLine, quoted } from "./printable.js";
 import { Page } from "./runs.js";
-import { switchTheme } from "./theme.js";
 import { unpacked } from "./unpacking.js";
 import { WORDS } from "./words.js";
 
@@ -32,7 +32,7 @@ function start() {
   const addressed = () => read(location.hash || `#${page.start ?? ""}`, page);
   let state = addressed();
   let options = { skipFirst: false, head: 0, layer: null, expanded: false };
-  let trail = trailOf(history.state);
+  let trail = history.state?.trail ?? [];
   let edited = ""; // what the last entry of the history changed, if it was typed or dragged
   let filter = "";
   let widgets = [];
@@ -56,21 +56,20 @@ function start() {
       // a page in a sandboxed frame has no history
     }
   }
-  function go(at) {
-    if (state.at && addressOf(state.at) !== addressOf(at)) trail = [...trail, state.at];
+  function move(at) {
     state = { ...state, at };
     remember();
     show();
     reveal();
   }
+  function go(at) {
+    if (state.at && addressOf(state.at) !== addressOf(at)) trail = [...trail, state.at];
+    move(at);
+  }
   function back() {
     const at = trail.at(-1);
-    if (!at) return;
     trail = trail.slice(0, -1);
-    state = { ...state, at };
-    remember();
-    show();
-    reveal();
+    if (at) move(at);
   }
   /** Scroll to a view of what is chosen where none of it is to be seen. */
   function reveal() {
@@ -198,26 +197,10 @@ function start() {
     return ["microgpt", isTrace ? "trace" : "explain", ...rest].join(" ");
   };
 
-  document.addEventListener("keydown", (event) => {
-    const typing = event.target.closest?.("input, select, textarea") && event.target.type !== "range";
-    if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.key === "/") slot("search").focus();
-    else if (event.key === "Backspace") back();
-    else if (event.key === "?") help();
-    else return;
-    event.preventDefault();
-  });
-
-  function help() {
-    const listed = (pairs) => make("dl", {}, pairs.flatMap(([term, words]) => [make("dt", {}, term), make("dd", {}, words)]));
-    slot("keys").replaceChildren(make("h2", {}, "Keys"), listed(KEYS), make("h2", {}, "Words"), listed(WORDS), make("form", { method: "dialog" }, make("button", {}, "close")));
-    slot("keys").showModal();
-  }
-
-  slot("help").addEventListener("click", help);
+  listen(back, { Keys: KEYS, Words: WORDS });
   window.addEventListener("popstate", (event) => {
     state = addressed();
-    trail = trailOf(event.state);
+    trail = event.state?.trail ?? [];
     edited = "";
     show();
     reveal();
@@ -230,8 +213,6 @@ function start() {
   if (state.unknown) reading.textContent = onOneLine(`This page has no ${state.unknown}, which its address asks for.`);
   document.body.dataset.ready = "yes";
 }
-
-const trailOf = (remembered) => remembered?.trail ?? [];
 
 /** Put what stands around a part of an element's fresh copy around that part of the element itself. */
 function replaceAround(kept, fresh) {

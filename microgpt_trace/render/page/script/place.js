@@ -1,6 +1,9 @@
-// Where a reader of a result's page is, as the part of its address behind #: a link to it shows the same.
+// Where a reader of a page is, as the part of its address behind #: a link to it shows the same.
 
-const escaped = (text) => encodeURIComponent(text).replace(/%5B/g, "[").replace(/%5D/g, "]").replace(/%2C/g, ",").replace(/%3A/g, ":").replace(/%40/g, "@").replace(/%20/g, "+").replace(/%2F/g, "/");
+const KEPT = ["[", "]", ",", ":", "@", "/"]; // what an address has as it is
+
+/** Text as an address has it: a blank is a +. */
+export const escaped = (text) => KEPT.reduce((found, char) => found.replaceAll(encodeURIComponent(char), char), encodeURIComponent(text)).replaceAll("%20", "+");
 
 function decoded(text) {
   try {
@@ -15,19 +18,18 @@ export function written({ name, settings = {} }) {
   return [escaped(name), ...Object.entries(settings).map(([key, value]) => `${escaped(key)}=${escaped(String(value))}`)].filter(Boolean).join("&");
 }
 
-/** The place that an address tells. */
-export function read(hash) {
-  const place = { name: "", settings: {} };
-  for (const part of hash.replace(/^#/, "").split("&")) {
-    const at = part.indexOf("=");
-    if (at < 0) place.name ||= decoded(part);
-    else place.settings[decoded(part.slice(0, at))] = decoded(part.slice(at + 1));
-  }
-  return place;
+/** The name that an address begins with, if it does, and its keys with their values, in order. */
+export function partsOf(hash) {
+  const parts = hash.replace(/^#/, "").split("&").map((part) => [part, part.indexOf("=")]);
+  const pairs = parts.filter(([, at]) => at >= 0).map(([part, at]) => [decoded(part.slice(0, at)), decoded(part.slice(at + 1))]);
+  return { name: decoded(parts.find(([part, at]) => part && at < 0)?.[0] ?? ""), pairs };
 }
 
-/** Text of strangers with what has no shape of its own spelled out. */
-export const visible = (text) => text.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, (char) => `\\u{${char.codePointAt(0).toString(16)}}`);
+/** The place that an address tells. */
+export function read(hash) {
+  const { name, pairs } = partsOf(hash);
+  return { name, settings: Object.fromEntries(pairs) };
+}
 
 /** A name without its index, and the index: "layer0.attn.q[3,5]" is ["layer0.attn.q", [3, 5]]. */
 export function split(name) {

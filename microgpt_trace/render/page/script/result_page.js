@@ -1,10 +1,10 @@
 // The page of a result: sections whose names lead to commands, maps, and the views that a command adds.
 
-import { copyable, copyCommand, make } from "./dom.js";
+import { listen, switchTheme } from "./controls.js";
+import { copyable, make } from "./dom.js";
 import { gridView } from "./grid_view.js";
-import { read, split, visible, written } from "./place.js";
+import { read, split, written } from "./place.js";
 import { switchTabs } from "./tabs.js";
-import { switchTheme } from "./theme.js";
 import { unpacked } from "./unpacking.js";
 
 const slot = (name) => document.getElementById(name);
@@ -17,17 +17,21 @@ export function start(viewOf = () => null) {
   let place = read(location.hash);
   const trail = [];
 
-  function go(next, again = false) {
-    if (written(next) === written(place)) return;
-    if (!again) trail.push(place);
+  function move(next, how) {
     place = next;
     try {
-      history[again ? "replaceState" : "pushState"](null, "", `#${written(place)}`);
+      history[how](null, "", `#${written(place)}`);
     } catch {
       // a page in a sandboxed frame has no history
     }
     show();
   }
+  function go(next, again = false) {
+    if (written(next) === written(place)) return;
+    if (!again) trail.push(place);
+    move(next, again ? "replaceState" : "pushState");
+  }
+  const back = () => trail.length && move(trail.pop(), "replaceState");
 
   const choose = (name) => go({ ...place, name });
   const said = (name) => (facts.get(name) ?? []).map(([what, value]) => `, ${what} ${value}`).join("");
@@ -38,45 +42,17 @@ export function start(viewOf = () => null) {
     for (const view of views) view.show(place);
     for (const link of links()) link.toggleAttribute("aria-current", Boolean(place.name) && nameOf(link) === place.name);
     const command = commandOf(commands, place.name);
-    const words = command ? [make("strong", {}, visible(place.name)), ` ${said(place.name).replace(/^, /, "")} `, copyable(command)] : [HINT[Number(commands.size > 0)]];
+    const words = command ? [make("strong", {}, place.name), ` ${said(place.name).replace(/^, /, "")} `, copyable(command)] : [HINT[Number(commands.size > 0)]];
     slot("reading").replaceChildren(...words);
   }
 
-  function back() {
-    if (!trail.length) return;
-    place = trail.pop();
-    try {
-      history.replaceState(null, "", `#${written(place)}`);
-    } catch {
-      // see above
-    }
-    show();
-  }
-
-  const keys = [...views.flatMap((view) => view.keys ?? []), ["Backspace", "back to what was shown before"], ["?", "this list"]];
-  function help() {
-    const list = make("dl", {}, keys.flatMap(([key, words]) => [make("dt", {}, key), make("dd", {}, words)]));
-    slot("keys").replaceChildren(make("h2", {}, "Keys"), list, make("form", { method: "dialog" }, make("button", {}, "close")));
-    slot("keys").showModal();
-  }
-
-  document.addEventListener("keydown", (event) => {
-    const typing = event.target.closest?.("input, select, textarea") && event.target.type !== "range";
-    if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
-    const search = document.querySelector("input[type=search]");
-    if (event.key === "Backspace") back();
-    else if (event.key === "?") help();
-    else if (event.key === "/" && search) search.focus();
-    else return;
-    event.preventDefault();
-  });
+  listen(back, { Keys: [...views.flatMap((view) => view.keys ?? []), ["Backspace", "back to what was shown before"], ["?", "this list"]] });
   document.addEventListener("click", (event) => {
     const link = event.target.closest("a");
     if (!link || !commandOf(commands, nameOf(link))) return;
     event.preventDefault();
     choose(nameOf(link));
   });
-  slot("help").addEventListener("click", help);
   for (const event of ["popstate", "hashchange"]) {
     window.addEventListener(event, () => {
       if (location.hash === `#${written(place)}`) return;
@@ -85,7 +61,7 @@ export function start(viewOf = () => null) {
     });
   }
   window.addEventListener("resize", () => views.forEach((view) => view.resized()));
-  copyCommand();
+  for (const line of document.querySelectorAll("p.command code")) line.replaceWith(copyable(line.textContent));
   switchTheme();
   document.body.classList.add("alive", "plain");
   show();

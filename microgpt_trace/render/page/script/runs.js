@@ -1,8 +1,7 @@
 // What a page holds of a run: the plan, arrays by name, and the forward pass that it can run itself.
 
 import { lastOf, layerOf, withoutLayer } from "./elements.js";
-import { sizesOf } from "./formulas.js";
-import { forwardRun } from "./forward.js";
+import { allOf, isHidden, sizesOf } from "./formulas.js";
 import { unfolded } from "./pictures.js";
 
 const MOST_UNFOLDED = 12; // pictures that are kept as numbers
@@ -56,20 +55,10 @@ export class Page {
     return this.row(name).axes;
   }
 
-  headWidth(name) {
-    return this.row(name)?.dim ?? 0;
-  }
-
-  /** How many positions an attention's queries see; null: all. */
-  windowOf(name) {
-    return this.row(name).window ?? null;
-  }
-
   /** Whether an element belongs to a query and a key that it does not see. */
   isMasked(name, index) {
     if (this.axesOf(name).at(-1) !== "key") return false;
-    const back = index.at(-2) - index.at(-1);
-    return back < 0 || (this.windowOf(name) !== null && back >= this.windowOf(name));
+    return isHidden([0, 1, this.row(name).window ?? null], index.slice(-2));
   }
 
   /** Whether an element counts in what is said of its array: what the mask hides does not. */
@@ -80,21 +69,6 @@ export class Page {
   /** How the rows of an array that has one for each token name them: as they are read, or as they follow. */
   tokensOf(name) {
     return this.row(name).read && this.seen ? this.seen : this.vocabulary;
-  }
-
-  /** Whether an event is one of those that add up to another. */
-  isPart(name) {
-    return this.events.some((event) => event.parts.includes(name));
-  }
-
-  /** Why a gradient has no arithmetic here. */
-  gradientless(name) {
-    return this.replaced.length ? "An intervention changed what it comes by way of." : `The command below works out the gradient of ${name}.`;
-  }
-
-  /** What is said of an array that the page does not hold. */
-  leftOut(name) {
-    return `${name} is not in this page${this.adds ? `; ${this.adds} adds it` : ""}.`;
   }
 
   /** The name of an array beside those of a layer, or of none: "q", but "attn.norm" where other stages have
@@ -121,10 +95,6 @@ export class Page {
     return sizesOf(this.row(name).shape, length);
   }
 
-  formulaOf(name) {
-    return this.byName.get(name)?.formula;
-  }
-
   /** The formulas whose sum a gradient is, each with the row by way of which it comes. */
   waysOf(name) {
     return this.row(name).ways.map(([formula, way]) => [way, formula]);
@@ -141,19 +111,23 @@ export class Page {
     };
   }
 
-  /** A run of this page: of another text, or with parts taken out and parameters changed. */
-  ownRun(tokens, targets, changes) {
-    const plan = {
-      events: this.events,
-      parameter: (name) => this.stored.get(name),
-      shapeOf: (name, length) => this.shapeOf(name, length),
-    };
-    const run = forwardRun(plan, tokens, targets, changes);
-    return Object.assign(run, {
-      traced: false,
-      labels: tokens.map((token) => this.seen[token]),
+  /** The forward pass in float64: of another text, or with changes. Its `events` take a name to a function that
+      changes its array in place, `parameters` a name to an array in its place. */
+  ownRun(tokens, targets, changes = { events: new Map(), parameters: new Map() }) {
+    const arrays = new Map();
+    const run = {
+      traced: false, tokens, targets, labels: tokens.map((token) => this.seen[token]), length: tokens.length,
+      shape: (name) => this.shapeOf(name, tokens.length),
+      array: (name, gradient = false) => (gradient ? undefined : arrays.get(name) ?? changes.parameters.get(name) ?? this.stored.get(name)),
       of: (name, of) => (of === "value" ? run.array(name) : undefined),
-    });
+    };
+    for (const { name, parts, formula, ofParts } of this.events) {
+      const isChanged = parts.some((part) => changes.events.has(part));
+      const value = allOf(isChanged ? ofParts : formula, run);
+      changes.events.get(name)?.(value, run.shape(name));
+      arrays.set(name, value);
+    }
+    return run;
   }
 
   /** Tokens and targets of a text. Throws RangeError that says what does not fit. */

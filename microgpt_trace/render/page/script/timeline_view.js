@@ -1,15 +1,19 @@
-// A slider over the traced steps of a training run, and what the log has of the one that it stands on.
+// The page of a timeline: a slider over the traced steps of a training run, and what the log has of the one that it
+// stands on.
 
+import { isTaken } from "./controls.js";
 import { bar, draw, make } from "./dom.js";
 import { matrix } from "./matrix.js";
 import { full, percent, probability, short } from "./numbers.js";
-import { visible, written } from "./place.js";
+import { written } from "./place.js";
+import { onOneLine } from "./printable.js";
+import { start } from "./result_page.js";
 import { known, meansOf, peakOf, placeOf } from "./steps.js";
 
 const DOTS = 400;
 const PAUSE = 350; // milliseconds between steps that are played
 
-export function timelineView({ content, arrays, go, place }) {
+function timelineView({ content, arrays, go, place }) {
   const { steps } = content;
   const shown = make("div", {});
   const said = make("output", { class: "at-step", "aria-live": "off" });
@@ -25,7 +29,7 @@ export function timelineView({ content, arrays, go, place }) {
   const play = button("▶ play", "play the steps", () => (playing ? stop() : run()));
   const still = window.matchMedia("(prefers-reduced-motion: reduce)");
   document.getElementById("views").append(make("section", { "aria-label": "One step" },
-    make("h2", {}, "One step", make("small", {}, ` what the log has of "${visible(content.watched)}" after it`)),
+    make("h2", {}, "One step", make("small", {}, ` what the log has of "${content.watched}" after it`)),
     make("p", { class: "stepper" }, button("‹", "the step before", () => move(at() - 1)), slider, button("›", "the next step", () => move(at() + 1)), play, said),
     steps.length < content.traced ? make("p", { class: "dim" }, `${steps.length} of the log's ${content.traced.toLocaleString("en")} traced steps; timeline --json has them all`) : null,
     curve.element, shown));
@@ -60,7 +64,7 @@ export function timelineView({ content, arrays, go, place }) {
   }
   document.addEventListener("keydown", (event) => {
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (!step || event.target.closest?.("input, [role=application], .wide, dialog") || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (!step || isTaken(event) || event.target.closest?.("input, [role=application], .wide, dialog")) return;
     move(at() + step);
     event.preventDefault();
   });
@@ -84,18 +88,18 @@ function predictions(content, n, chosen, choose) {
 function attention(content, n, pictures) {
   const layers = content.attention.filter(({ weights }) => weights[n] !== null);
   if (!layers.length) return null;
-  const labels = ["BOS", ...content.watched].map(visible);
+  const labels = ["BOS", ...content.watched].map(onOneLine);
   const planes = layers.flatMap(({ name, weights }) => weights[n].map((rows, head) => {
     const valueAt = (row, column) => known(rows[row][column]);
-    const where = (row, column) => `${visible(name)}[${head},${row},${column}] from ${labels[row]} to ${labels[column]}: ${full(valueAt(row, column))}`;
+    const where = (row, column) => `${onOneLine(name)}[${head},${row},${column}] from ${labels[row]} to ${labels[column]}: ${full(valueAt(row, column))}`;
     const picture = matrix({
-      rows: rows.length, columns: rows.length, key: `${name} ${head}`, title: `${visible(name)}[${head}]`, valueAt, isMasked: (row, column) => column > row,
+      rows: rows.length, columns: rows.length, key: `${name} ${head}`, title: `${name}[${head}]`, valueAt, isMasked: (row, column) => column > row,
       kind: "share", end: 1, rowLabels: labels.slice(0, rows.length), columnLabels: labels.slice(0, rows.length), chosen: null, square: true, largest: 30, brief: percent,
       legend: pictures.length === 0, describe: (row, column) => (column > row ? "masked" : where(row, column)), numberAt: (row, column) => (column > row ? "masked" : full(valueAt(row, column))),
       onlook: (row, column) => line.replaceChildren(column > row ? "masked" : where(row, column)), onpick() {},
     });
     pictures.push(picture);
-    return make("div", { class: "plane" }, make("h4", {}, layers.length > 1 ? `${visible(name)}, head ${head}` : `head ${head}`), picture);
+    return make("div", { class: "plane" }, make("h4", {}, layers.length > 1 ? `${name}, head ${head}` : `head ${head}`), picture);
   }));
   const line = make("p", { class: "looked n" }, "\u00a0");
   return make("div", { class: "attention" }, make("h3", {}, "Attention", make("small", {}, " in percent, rows are queries")), make("div", { class: "planes" }, planes), line);
@@ -105,7 +109,7 @@ function attention(content, n, pictures) {
 function norms({ title, rows }, n) {
   const whats = Object.keys(rows[0].curves);
   const head = make("tr", {}, make("th", { scope: "col" }, title), whats.flatMap((what) => [make("th", { scope: "col", class: "n" }, what), make("td", {})]));
-  const body = rows.map(({ name, curves }) => make("tr", {}, make("th", { scope: "row" }, make("a", { href: `#${written({ name })}` }, visible(name))), whats.flatMap((what) => {
+  const body = rows.map(({ name, curves }) => make("tr", {}, make("th", { scope: "row" }, make("a", { href: `#${written({ name })}` }, name)), whats.flatMap((what) => {
     const value = known(curves[what][n]);
     return [make("td", { class: "n" }, value === null ? "–" : short(value)), make("td", {}, value === null ? null : bar(value / (peakOf(curves[what]) || 1)))];
   })));
@@ -140,3 +144,5 @@ function lossCurve(content, losses) {
   };
   return { element: make("figure", {}, picture), mark };
 }
+
+start(timelineView);

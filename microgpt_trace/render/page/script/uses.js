@@ -10,7 +10,7 @@ export function readersOf(page, name, gradient) {
   const reads = (formula) => formula.steps.some((step) => step.t.some((term) => term.x.some((x) => x.of === name && (x.d === 1) === gradient)));
   for (const row of [...page.events, ...page.parameters]) {
     const isEvent = page.has(row.name);
-    const own = isEvent && row.parts.includes(name) ? row.ofParts : page.formulaOf(row.name);
+    const own = isEvent && row.parts.includes(name) ? row.ofParts : row.formula;
     const isMasked = (place) => page.isMasked(row.name, place);
     if (!gradient && isEvent && own && reads(own)) found.push({ name: row.name, gradient: false, formula: own, isMasked });
     if (!gradient) continue;
