@@ -59,7 +59,6 @@ LATE = {
     "notebook": "markup 19 ms where there is no notebook",
     "render.documents.schemas": "the schema of a trace 20 ms, which the others do without",
     "render.notebook.result_html": "a page 55 ms, which only a trace has",
-    "render.terminal.printing": "matrices 9 ms where none is shown",
     "tracing.result": "sites 4 ms where no part of an array is asked for",
     "tracing.trace": "a decoder's trace 22 ms of a microGPT",
 }

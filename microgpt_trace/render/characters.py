@@ -1,5 +1,5 @@
-"""Numbers drawn in characters, as bars, curves and shades, and tokens as far as there is room for them. Knows
-no screen and no page."""
+"""Numbers drawn in characters, as bars, curves and shades; which ink stands out from a colour; and tokens as far
+as there is room for them. Knows no screen and no page."""
 
 from __future__ import annotations
 
@@ -97,6 +97,13 @@ def sparkline(values: Sequence[float | None], width: int, ascii_only: bool = Fal
 def shade(share: float, ascii_only: bool = False) -> str:
     """One character, darker for a larger share of 1."""
     return (" .:+#" if ascii_only else " ░▒▓█")[min(int(part_of(share) * 5), 4)]
+
+
+def is_dark(color: Sequence[float]) -> bool:
+    """Whether white stands out more than black from a colour, red, green and blue from 0 to 1: by its
+    luminance, as WCAG 2 defines that."""
+    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in color)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.179
 
 
 def dot_plot(plot: DotPlot, width: int, ascii_only: bool = False, height: int = 8) -> list[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
+from ..characters import is_dark
 from .panel import SMALL, TEXT, Panel
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from ...arrays.stats import Array
 
 DOTS = 200  # an inch of a file
-EVEN = 0.179  # the luminance of which black and white stand out alike
 HATCHED = "0.85"  # a grey
 # From -1 by grey at 0 to 1. It grows lighter all the way, as cividis does, so that no eye and no printer
 # mixes up what is negative and what is positive.
@@ -117,12 +117,6 @@ def write_cells(panel: Panel, values: Array, texts: Sequence[Sequence[str]], sca
             value = values[row, column]
             share = (value - scale.low) / (scale.high - scale.low) if np.isfinite(value) else 0.5
             if text:
-                light = _luminance(colours(float(np.sqrt(share) if scale.rooted else share)))
-                ink = "white" if light < EVEN and np.isfinite(value) else "black"
+                colour = colours(float(np.sqrt(share) if scale.rooted else share))
+                ink = "white" if np.isfinite(value) and is_dark(colour[:3]) else "black"
                 panel.write(column, row, text, ha="center", va="center", color=ink)
-
-
-def _luminance(colour: tuple[float, float, float, float]) -> float:
-    """How light a colour is, as WCAG 2 defines it, between 0 and 1."""
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour[:3]]
-    return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))

@@ -8,10 +8,12 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from rich.cells import cell_len, set_cell_size
+from rich.color import blend_rgb
+from rich.color_triplet import ColorTriplet
 from rich.text import Text
 
 from ...arrays.stats import Array
-from ..characters import shade
+from ..characters import is_dark, shade
 from ..numbers import two_decimals
 from ..sections import Figures, Grid
 from .screen import Screen, at_right
@@ -126,11 +128,10 @@ def _shares(values: Sequence[float | None]) -> Iterator[tuple[str, float | None]
         yield two_decimals(value), value if value is not None and math.isfinite(value) else None
 
 
-Color = tuple[int, int, int]
 # The lighter, the farther from 0, whatever the terminal's own colours: blue above, red below.
-_NOTHING: Color = (38, 38, 40)
-_ABOVE: tuple[Color, Color] = ((25, 85, 190), (165, 220, 255))
-_BELOW: tuple[Color, Color] = ((185, 55, 35), (255, 195, 150))
+_NOTHING = ColorTriplet(38, 38, 40)
+_ABOVE = ColorTriplet(25, 85, 190), ColorTriplet(165, 220, 255)
+_BELOW = ColorTriplet(185, 55, 35), ColorTriplet(255, 195, 150)
 
 
 def heat(share: float) -> str:
@@ -138,9 +139,9 @@ def heat(share: float) -> str:
     read (by a contrast of 4.5 at least)."""
     middle, end = _ABOVE if share >= 0 else _BELOW
     twice = min(abs(share), 1.0) * 2
-    color = _mixed(_NOTHING, middle, twice) if twice <= 1 else _mixed(middle, end, twice - 1)
-    text = "255,255,255" if _luminance(color) < 0.179 else "0,0,0"
-    return f"rgb({text}) on rgb({','.join(map(str, color))})"
+    color = blend_rgb(_NOTHING, middle, twice) if twice <= 1 else blend_rgb(middle, end, twice - 1)
+    text = "rgb(255,255,255)" if is_dark(color.normalized) else "rgb(0,0,0)"
+    return f"{text} on {color.rgb}"
 
 
 def heat_cell(text: str, share: float | None, width: int, screen: Screen) -> list[tuple[str, str]]:
@@ -151,16 +152,3 @@ def heat_cell(text: str, share: float | None, width: int, screen: Screen) -> lis
     if screen.many_colors:
         return [(" ", ""), (f"{text:>{width - 1}}", f"not dim {heat(share)}")]
     return [(f"{shade(share, screen.ascii_only)}{text}".rjust(width), "not dim")]
-
-
-def _mixed(a: Color, b: Color, share: float) -> Color:
-    red, green, blue = (round(x + (y - x) * share) for x, y in zip(a, b, strict=True))
-    return red, green, blue
-
-
-def _luminance(color: Color) -> float:
-    """As WCAG 2 defines it; at 0.179 black and white stand out equally."""
-    red, green, blue = (
-        part / 255 / 12.92 if part <= 10 else ((part / 255 + 0.055) / 1.055) ** 2.4 for part in color
-    )
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue

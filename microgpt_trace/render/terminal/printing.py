@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from rich.cells import cell_len
 from rich.table import Table as RichTable
@@ -22,6 +23,8 @@ from ..sections import (
     Table,
     Words,
 )
+from .attention import print_attention
+from .matrices import print_figures, print_grid
 from .screen import Screen
 from .tables import print_table
 
@@ -37,39 +40,18 @@ def print_sections(sections: Sequence[Section], screen: Screen) -> None:
         if section.title:
             aside = [(f"  {section.aside}", "dim")] * bool(section.aside)
             screen.print(_text([(section.title, section.style), *aside], screen))
-        _print_blocks(section.blocks, screen)
+        for block in section.blocks:
+            _PRINT[type(block)](block, screen)
 
 
-def _print_blocks(blocks: Sequence[Block], screen: Screen) -> None:
-    for block in blocks:
-        if isinstance(block, Table):
-            print_table(block.columns, block.rows, screen)
-        elif isinstance(block, Words):
-            _print_words(block, screen)
-        elif isinstance(block, Labelled):
-            _print_labelled(block, screen)
-        elif isinstance(block, Copyable):
-            label = (screen.words(block.label), "dim")
-            screen.print(Text.assemble(label, screen.words(block.line)), soft_wrap=True)
-        elif isinstance(block, DotPlot):
-            for line in dot_plot(block, min(screen.width - 10, WIDEST_PLOT), screen.ascii_only):
-                screen.print(Text(line, no_wrap=True))
-        else:
-            _print_matrix(block, screen)
+def _print_copyable(block: Copyable, screen: Screen) -> None:
+    label = (screen.words(block.label), "dim")
+    screen.print(Text.assemble(label, screen.words(block.line)), soft_wrap=True)
 
 
-def _print_matrix(block: AttentionMatrices | Grid | Figures, screen: Screen) -> None:
-    if isinstance(block, AttentionMatrices):
-        from .attention import print_attention  # each loads what it needs alone
-
-        print_attention(block, screen)
-        return
-    from .matrices import print_figures, print_grid
-
-    if isinstance(block, Grid):
-        print_grid(block, screen)
-    else:
-        print_figures(block, screen)
+def _print_plot(block: DotPlot, screen: Screen) -> None:
+    for line in dot_plot(block, min(screen.width - 10, WIDEST_PLOT), screen.ascii_only):
+        screen.print(Text(line, no_wrap=True))
 
 
 def _print_labelled(block: Labelled, screen: Screen) -> None:
@@ -97,3 +79,9 @@ def _print_words(words: Words, screen: Screen) -> None:
 
 def _text(spans: Sequence[tuple[str, str]], screen: Screen) -> Text:
     return Text.assemble(*((screen.words(on_one_line(text)), style) for text, style in spans))
+
+
+_PRINT: dict[type[Block], Callable[[Any, Screen], None]] = {
+    Table: print_table, Words: _print_words, Labelled: _print_labelled, Copyable: _print_copyable,
+    DotPlot: _print_plot, AttentionMatrices: print_attention, Grid: print_grid, Figures: print_figures,
+}  # fmt: skip

@@ -12,7 +12,7 @@ from rich.cells import cell_len, set_cell_size
 
 from ...text.printable import on_one_line
 from ..characters import bar, signed_bar, sparkline
-from ..sections import Bar, Cell, Column, ElementCell, SignedBar, Sparkline
+from ..sections import Bar, Cell, Column, ElementCell, SignedBar, Sparkline, Table
 from .screen import Lines, Piece, Screen, at_right, wrapped
 
 GAP = 2  # blanks between columns
@@ -42,11 +42,11 @@ class _LaidOut:
         return [max(map(cell_len, column)) for column in zip(*self.rows, strict=True)]
 
 
-def print_table(columns: Sequence[Column], rows: Sequence[Any], screen: Screen) -> None:
+def print_table(block: Table, screen: Screen) -> None:
     """A plain table in characters that the screen has. Laid out here because rich takes 4 ms for one,
     and a verbose trace of 30 layers has 120. No figure is ever cut: what does not fit beside the others
     comes below them, in a table of its own."""
-    table = _remarks_joined(_table(columns, rows, screen), screen.width)
+    table = _remarks_joined(_table(block, screen), screen.width)
     for number, part in enumerate(_parts(table, screen.width)):
         if number:
             screen.print()
@@ -60,10 +60,11 @@ def print_table(columns: Sequence[Column], rows: Sequence[Any], screen: Screen) 
         screen.print(Lines(lines), crop=False)
 
 
-def _table(columns: Sequence[Column], rows: Sequence[Any], screen: Screen) -> _LaidOut:
+def _table(block: Table, screen: Screen) -> _LaidOut:
+    rows = block.rows
     columns = [
         column
-        for column in columns
+        for column in block.columns
         if column.from_width <= screen.width and (not rows or any(column.cell(row) != "" for row in rows))
     ]
     texts = [[] if column.elastic else _texts(column, rows, screen) for column in columns]
