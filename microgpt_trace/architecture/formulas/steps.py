@@ -127,11 +127,6 @@ class Operand(NamedTuple):
         return Factor(self.name(i), float(self.values[i]), self.kind)
 
 
-def elements(values: Array, name: str, place: Callable[[int], tuple[int, ...]]) -> Operand:
-    """An operand of elements of an event or a parameter, `place` giving the index of each."""
-    return Operand(values, lambda i: element_name(name, place(i)))
-
-
 IDENTITY = Function("", lambda x: x)
 
 

@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from ...architecture.formulas.steps import Factor, element_name, elements, one_term, total
+from ...architecture.formulas.steps import Step
+from ...architecture.formulas.traced_element import Element, RunValues, TracedElement
 from ...architecture.model import LanguageModel
-from ...architecture.plans.kinds import Linear, Probabilities, Softmax
+from ...architecture.operations.plan_formulas import Formulas
+from ...architecture.plans.kinds import Probabilities, Softmax
 from ...architecture.plans.plan import Plan
 from ...arrays.stats import Array, TensorStats
+from ...explaining.explain import worked_out
 from ...hooks.event import Phase
 from ...rounding.invariants import OF_SUMS
 from ...text.printable import on_one_line, shown_token
@@ -21,7 +24,7 @@ from ..trace.whole_trace import trained
 from .encodings import Held
 from .markup import Markup, element
 from .page import page
-from .plan_data import PlanData
+from .plan_data import events_of, parameters_of
 from .section_page import cards, header, reading
 
 PREFIX: dict[Phase, str] = {"forward": "", "backward": "d ", "update": "u "}
@@ -36,9 +39,8 @@ def trace_page(
     for the arrays that the trace did not keep; `more` says what adds to it, and `start` is the
     element that the page is opened at."""
     arrays, pictures = _arrays(trace, model, recorded or {})
-    plan = PlanData(model, _replaced(trace))
     document = {
-        **_run(trace, model), **_plan(trace, plan, arrays), **_layers(trace), "command": again,
+        **_run(trace, model), **_plan(trace, model, arrays), **_layers(trace), "command": again,
         "start": start, "pictures": pictures, "adds": more,
         "predictions": list(map(_prediction, trace.predictions)),
         "lens": _lens(trace), "terms": logit_terms(trace, model, recorded or {}),
@@ -145,14 +147,15 @@ def _replaced(trace: Trace) -> list[str]:
     return [] if trace.intervened is None else [c.name for c in trace.intervened.changes if c.replaced]
 
 
-def _plan(trace: Trace, data: PlanData, arrays: Mapping[str, Array]) -> dict[str, Any]:
-    plan = data.model.plan
-    forward = [event for event in trace.events if event.phase == "forward" and event.stats is not None]
+def _plan(trace: Trace, model: LanguageModel, arrays: Mapping[str, Array]) -> dict[str, Any]:
+    plan, replaced = model.plan, _replaced(trace)
+    formulas = Formulas(plan, {("forward", name) for name in replaced})
+    forward = (event for event in trace.events if event.phase == "forward")
     return {
         "statistics": {event.name: _statistics(event.stats) for event in forward if event.stats is not None},
-        "events": data.events(),
-        "parameters": data.parameters(arrays),
-        "replaced": data.replaced,
+        "events": events_of(model, formulas),
+        "parameters": parameters_of(model, formulas, arrays),
+        "replaced": replaced,
         "attention": [row.name for row in plan.of_kind(Softmax)],
         "probabilities": next((row.name for row in plan.of_kind(Probabilities)), None),
         "headEvents": {row.name: _heads_of(plan, row.name) for row in plan.of_kind(Softmax)},
@@ -177,10 +180,10 @@ def _heads_of(plan: Plan, weights: str) -> list[str]:
 def _layers(trace: Trace) -> dict[str, Any]:
     """Of each layer the shares of its branches, and what is odd in it."""
     shares = {row.layer: {"attention": row.attention_share, "mlp": row.mlp_share} for row in trace.layers}
-    odd: dict[int, str] = {}
+    odd: dict[int, list[str]] = {}
     for layer, words in _oddities(trace):
-        odd[layer] = f"{odd[layer]}; {words}" if layer in odd else words
-    return {"shares": shares, "odd": odd}
+        odd.setdefault(layer, []).append(words)
+    return {"shares": shares, "odd": {layer: "; ".join(words) for layer, words in odd.items()}}
 
 
 def _oddities(trace: Trace) -> Iterator[tuple[int, str]]:
@@ -238,28 +241,29 @@ MOST_SUMS = 64  # elements of which they are
 
 
 def logit_terms(trace: Trace, model: LanguageModel, recorded: Mapping[str, Held]) -> dict[str, Any]:
-    """By the names of the elements, as sums of products of what the head read and a row of its matrix: all
-    candidates and the target of the last position, and of others as far as there is room the target and the
-    two likeliest. Nothing of a position of which the head's input was not recorded."""
+    """By the names of the elements, worked out from what the head read: all candidates and the target of the
+    last position, and of others as far as there is room the target and the two likeliest. Nothing of a
+    position of which the head's input was not recorded."""
     *_, row = model.plan.head
-    kind, (source,) = row.kind, row.inputs
-    if not isinstance(kind, Linear) or source not in recorded:
+    (source, *others), inputs = row.inputs, trace.input
+    if others or source not in recorded:
         return {}
+    held, last = recorded[source], len(inputs.tokens) - 1
+    shapes = {**model.plan.shapes(last + 1), **model.config.shapes()}
+    array = held.numbers
+    if held.last is not None:
+        array = np.zeros(shapes[source], np.float32)
+        array[last] = held.last
+    run = RunValues(model, inputs, {("forward", source): array}, range(last + 1), (), shapes, frozenset())
     found: dict[str, Any] = {}
     for prediction in reversed(trace.predictions):
-        x = _row_of(recorded[source], prediction.position, len(trace.input.tokens))
+        if held.last is not None and prediction.position < last:
+            continue
         for candidate in _likeliest(prediction, len(prediction.top) if not found else 2):
-            if x is not None and len(found) < MOST_SUMS:
-                name = element_name(row.name, (prediction.position, candidate.token))
-                found[name] = [_product(name, x, source, prediction.position, model, kind, candidate.token)]
+            if len(found) < MOST_SUMS:
+                at = TracedElement(run, Element(row.name, (prediction.position, candidate.token)), TERMS)
+                found[str(at.element)] = list(map(_step, worked_out(at).steps))
     return found
-
-
-def _row_of(held: Held, position: int, length: int) -> Array | None:
-    """What is there in full of a position."""
-    if held.picture is None:
-        return held.numbers[position]
-    return held.last if position == length - 1 else None
 
 
 def _likeliest(prediction: Prediction, count: int) -> list[Candidate]:
@@ -268,19 +272,7 @@ def _likeliest(prediction: Prediction, count: int) -> list[Candidate]:
     return list({candidate.token: candidate for candidate in known}.values())
 
 
-def _product(
-    name: str, x: Array, source: str, position: int, model: LanguageModel, kind: Linear, token: int
-) -> dict[str, Any]:
-    weights = model.parameter(kind.weight, slice(token, token + 1))[0].astype(np.float64)
-    operands = [
-        elements(x.astype(np.float64), source, lambda column: (position, column)),
-        elements(weights, kind.weight, lambda column: (token, column)),
-    ]
-    extra = []
-    if kind.bias is not None:
-        bias = float(model.parameter(kind.bias)[token])
-        extra = [one_term([Factor(element_name(kind.bias, (token,)), bias, "forward")])]
-    step = total(name, operands, TERMS, extra=extra)
+def _step(step: Step) -> dict[str, Any]:
     terms = [
         {
             "factors": [{"words": factor.name, "value": factor.value} for factor in term.factors],
