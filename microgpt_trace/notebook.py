@@ -7,6 +7,6 @@ from typing import Any
 
 def in_notebook(result: Any) -> str:
     """The `_repr_html_` of a result."""
-    from .render.notebook.result_html import result_html
+    from .render.notebook_html import result_html
 
     return result_html(result)

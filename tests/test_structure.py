@@ -38,7 +38,7 @@ FLAT = {
 FLOOR_OF = {module: floor for floor, modules in FLAT.items() for module in modules.split()}
 
 # Results show themselves in a notebook: the one import that goes up to stay, when it is asked for.
-SHOWS_ITSELF = ("notebook", "render.notebook.result_html")
+SHOWS_ITSELF = ("notebook", "render.notebook_html")
 
 # Files that import our own code inside a function, and the CPU time that this keeps from a start which does
 # without it (`trace emma` takes 190 ms): `import_module` of what is imported late, beside what is loaded by
@@ -58,7 +58,7 @@ LATE = {
     "readers.huggingface": "a vocabulary 15 ms, which many a folder does without",
     "notebook": "markup 19 ms where there is no notebook",
     "render.documents.schemas": "the schema of a trace 20 ms, which the others do without",
-    "render.notebook.result_html": "a page 55 ms, which only a trace has",
+    "render.notebook_html": "a page 55 ms, which only a trace has",
     "tracing.result": "sites 4 ms where no part of an array is asked for",
     "tracing.trace": "a decoder's trace 22 ms of a microGPT",
 }

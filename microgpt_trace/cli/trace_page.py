@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..architecture.model import LanguageModel
     from ..hooks.event import Phase
     from ..render.figures.panel import Picture
-    from ..render.page.encodings import Held
+    from ..render.page.recorder import Held
     from ..tracing.result import Trace
     from .selection import Request
 

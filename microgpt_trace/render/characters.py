@@ -1,5 +1,5 @@
-"""Numbers drawn in characters, as bars, curves and shades; which ink stands out from a colour; and tokens as far
-as there is room for them. Knows no screen and no page."""
+"""Numbers drawn in characters, as bars, curves and shades; which ink stands out from a colour; and tokens as
+far as there is room for them. Knows no screen and no page."""
 
 from __future__ import annotations
 

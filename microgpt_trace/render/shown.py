@@ -25,7 +25,7 @@ SHOWN = {
     "AttributionResult": HowShown(
         "results.attribution.attribution_sections",
         "figures.attribution.attribution_picture",
-        "page.attribution_view.attribution_view",
+        "page.page_view.attribution_view",
     ),
     "Comparison": HowShown(
         "results.comparison.comparison_sections",
@@ -40,10 +40,10 @@ SHOWN = {
     "GradientCheck": HowShown("results.checking.gradient_sections"),
     "Model": HowShown("results.inspection.microgpt_sections"),
     "PairsResult": HowShown(
-        "results.patching.pairs_sections", "figures.patching.patch_picture", "page.patch_view.patch_view"
+        "results.patching.pairs_sections", "figures.patching.patch_picture", "page.page_view.pairs_view"
     ),
     "PatchResult": HowShown(
-        "results.patching.patch_sections", "figures.patching.patch_picture", "page.patch_view.patch_view"
+        "results.patching.patch_sections", "figures.patching.patch_picture", "page.page_view.patch_view"
     ),
     "Prediction": HowShown("trace.predictions.candidates_sections"),
     "Predictions": HowShown("trace.predictions.rows_of_predictions"),

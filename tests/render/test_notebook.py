@@ -34,7 +34,7 @@ from microgpt_trace.comparison.prompts import diff_prompts
 from microgpt_trace.comparison.weights import compare_weights
 from microgpt_trace.dumps.arrays_file import save_arrays
 from microgpt_trace.patching.pairs import patch_pairs, read_pairs
-from microgpt_trace.render.notebook.result_html import LONG, SAVE_IT
+from microgpt_trace.render.notebook_html import LONG, SAVE_IT
 from microgpt_trace.render.page.page_view import PageView
 from microgpt_trace.render.shown import SHOWN, picture_of, sections_of, view_of
 from microgpt_trace.surveying.comparison import compare_surveys
@@ -250,7 +250,7 @@ def test_a_trace_without_a_page_says_how_to_get_it(plain, monkeypatch):
     run = plain["decoder's trace"]
     line = f"microgpt trace {run.traced_model.origin} --tokens 1,5,9,5 --html trace.html"
     assert line in tables_of(run).text()
-    monkeypatch.setattr("microgpt_trace.render.notebook.result_html.MOST", 60_000)
+    monkeypatch.setattr("microgpt_trace.render.notebook_html.MOST", 60_000)
     shown = Parsed(trace(init(), "emma")._repr_html_())
     assert shown.of("iframe") == []
     assert "microgpt trace MODEL emma --html trace.html" in shown.text()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from support.notebook_pages import Parsed, color_of, styles
 
-from microgpt_trace.render.notebook.markup import IN_NOTEBOOK, with_styles_inline
+from microgpt_trace.render.notebook_html import IN_NOTEBOOK, with_styles_inline
 from microgpt_trace.render.page.section_markup import block_markup
 from microgpt_trace.render.sections import (
     AttentionMatrices,

@@ -11,9 +11,8 @@ from support.script_engine import needs_node, run_script
 
 from microgpt_trace import attribute, diff, init, patch, plot_patch, trace
 from microgpt_trace.comparison.comparers import KeptPair, PairKeeper
-from microgpt_trace.render.page.attribution_view import attribution_view
 from microgpt_trace.render.page.diff_view import ROOM, diff_view
-from microgpt_trace.render.page.patch_view import patch_view
+from microgpt_trace.render.page.page_view import attribution_view, patch_view
 from microgpt_trace.render.page.section_page import section_page
 from microgpt_trace.render.page.timeline_view import MOST_STEPS, timeline_view
 from microgpt_trace.render.results.attribution import attribution_sections

@@ -9,7 +9,7 @@ from ...text.printable import on_one_line
 from ..sections import ElementCell, Grid, Section, Table
 from .markup import Markup, element
 from .page import page
-from .page_view import NOTHING, PageView
+from .page_view import PageView
 from .section_markup import section_markup
 
 LONG, LONG_LINE = 60, 240  # characters of a title and a command from which on it is small, or a box
@@ -17,7 +17,7 @@ LONG, LONG_LINE = 60, 240  # characters of a title and a command from which on i
 
 def section_page(
     title: str, line: str, sections: Sequence[Section],
-    command: Callable[[str], str] | None = None, view: PageView = NOTHING,
+    command: Callable[[str], str], view: PageView,
 ) -> str:  # fmt: skip
     """One file. `line` is the command that made it, `command` gives what shows more of a name."""
     anchors = {number: anchor for number, (anchor, _) in view.tabs.items()}
@@ -29,7 +29,7 @@ def section_page(
     names = dict.fromkeys([*names_in(sections), *view.names])
     content = {
         **view.content,
-        "commands": {} if command is None else {name: command(name) for name in names},
+        "commands": {name: command(name) for name in names},
         "grids": list(maps_in(sections)),
         "added": [
             {"section": anchors.get(number, f"section-{number}"), "grids": grids}

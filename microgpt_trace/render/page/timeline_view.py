@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from ...timeline.curves import EventCurve, ParameterCurve, PositionCurve, Timeli
 from .page_view import PageView
 
 MOST_STEPS = 250  # traced ones that a page has: a log with more is thinned out
+OF_EVENTS = {"L2": "l2", "gradient": "gradient"}
+OF_PARAMETERS = {**OF_EVENTS, "update": "update", "update/weight": "update_ratio"}
 
 
 def timeline_view(shown: Timeline) -> PageView:
@@ -25,8 +27,8 @@ def timeline_view(shown: Timeline) -> PageView:
         "positions": [_position(position, kept) for position in shown.positions],
         "attention": [{"name": layer.name, "weights": _at(layer.weights, kept)} for layer in shown.attention],
         "norms": [
-            {"title": "events", "rows": [_event(event, kept) for event in shown.events]},
-            {"title": "parameters", "rows": [_parameter(row, kept) for row in shown.parameters]},
+            {"title": "events", "rows": [_norms(event, OF_EVENTS, kept) for event in shown.events]},
+            {"title": "parameters", "rows": [_norms(own, OF_PARAMETERS, kept) for own in shown.parameters]},
         ],
         "dead": [
             {"layer": layer.layer, "units": layer.units, "count": _at(layer.dead_count, kept)}
@@ -61,14 +63,6 @@ def _position(found: PositionCurve, kept: Sequence[int]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _event(found: EventCurve, kept: Sequence[int]) -> dict[str, Any]:
-    curves = {"L2": found.l2, "gradient": found.gradient}
-    return {"name": found.name, "curves": {what: _at(curve, kept) for what, curve in curves.items()}}
-
-
-def _parameter(found: ParameterCurve, kept: Sequence[int]) -> dict[str, Any]:
-    curves = {
-        "L2": found.l2, "gradient": found.gradient, "update": found.update,
-        "update/weight": found.update_ratio,
-    }  # fmt: skip
-    return {"name": found.name, "curves": {what: _at(curve, kept) for what, curve in curves.items()}}
+def _norms(found: EventCurve | ParameterCurve, of: Mapping[str, str], kept: Sequence[int]) -> dict[str, Any]:
+    """The curves of an event or a parameter, by what they are called."""
+    return {"name": found.name, "curves": {what: _at(getattr(found, own), kept) for what, own in of.items()}}

@@ -21,10 +21,10 @@ from ...text.printable import on_one_line, shown_token
 from ...tracing.result import Candidate, Prediction, Trace
 from ..sections import AttentionMatrices, Section, Words
 from ..trace.whole_trace import trained
-from .encodings import Held
 from .markup import Markup, element
 from .page import page
 from .plan_data import events_of, parameters_of
+from .recorder import Held
 from .section_page import cards, header, reading
 
 PREFIX: dict[Phase, str] = {"forward": "", "backward": "d ", "update": "u "}
