@@ -27,15 +27,15 @@ if TYPE_CHECKING:  # "as" tells checkers of types that a name is public
     from .readers.loading import load as load
     from .render.figures.attention import plot_attention as plot_attention
     from .render.figures.attribution import plot_attribution as plot_attribution
-    from .render.figures.comparison import plot_diff as plot_diff
-    from .render.figures.diagnosis import plot_diagnosis as plot_diagnosis
+    from .render.figures.course import plot_diagnosis as plot_diagnosis
+    from .render.figures.course import plot_diff as plot_diff
+    from .render.figures.curves import plot_loss as plot_loss
+    from .render.figures.curves import plot_stream as plot_stream
+    from .render.figures.curves import plot_timeline as plot_timeline
     from .render.figures.explanation import plot_explanation as plot_explanation
-    from .render.figures.layers import plot_stream as plot_stream
     from .render.figures.patching import plot_patch as plot_patch
     from .render.figures.predictions import plot_lens as plot_lens
     from .render.figures.predictions import plot_probabilities as plot_probabilities
-    from .render.figures.training import plot_loss as plot_loss
-    from .render.figures.training import plot_timeline as plot_timeline
     from .running.interventions import Intervention as Intervention
     from .surveying.survey import survey as survey
     from .surveying.survey_files import read_survey as read_survey
@@ -64,15 +64,15 @@ _HOME = {
     "patch": "patching.patch",
     "plot_attention": "render.figures.attention",
     "plot_attribution": "render.figures.attribution",
-    "plot_diagnosis": "render.figures.diagnosis",
-    "plot_diff": "render.figures.comparison",
+    "plot_diagnosis": "render.figures.course",
+    "plot_diff": "render.figures.course",
     "plot_explanation": "render.figures.explanation",
     "plot_lens": "render.figures.predictions",
-    "plot_loss": "render.figures.training",
+    "plot_loss": "render.figures.curves",
     "plot_patch": "render.figures.patching",
     "plot_probabilities": "render.figures.predictions",
-    "plot_stream": "render.figures.layers",
-    "plot_timeline": "render.figures.training",
+    "plot_stream": "render.figures.curves",
+    "plot_timeline": "render.figures.curves",
     "read_survey": "surveying.survey_files",
     "record": "dumps.recorder",
     "sample": "microgpt.sampling",

@@ -35,10 +35,10 @@ FIGURES = {
 # What draws the figures that are not a result's own: a module of render.figures, and its function.
 DRAWS = {
     "attention": ("attention", "attention_picture"),
-    "stream": ("layers", "stream_picture"),
+    "stream": ("curves", "stream_picture"),
     "lens": ("predictions", "lens_picture"),
     "probs": ("predictions", "probabilities_picture"),
-    "loss": ("training", "loss_picture"),
+    "loss": ("curves", "loss_picture"),
 }
 WITH_PLACE = {"attention": "attention:layer3.head0"}  # what may stand behind a name, by an example
 SUFFIXES = {"--plot": (".svg", ".png", ".pdf"), "--html": (".html", ".htm")}

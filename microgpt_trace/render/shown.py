@@ -29,11 +29,11 @@ SHOWN = {
     ),
     "Comparison": HowShown(
         "results.comparison.comparison_sections",
-        "figures.comparison.diff_picture",
+        "figures.course.diff_picture",
         "page.diff_view.diff_view",
     ),
     "Decoder": HowShown("results.inspection.decoder_sections"),
-    "DumpDiagnosis": HowShown("results.diagnosis.diagnosis_sections", "figures.diagnosis.diagnosis_picture"),
+    "DumpDiagnosis": HowShown("results.diagnosis.diagnosis_sections", "figures.course.diagnosis_picture"),
     "Explanation": HowShown(
         "results.explanation.explanation_sections", "figures.explanation.explanation_picture"
     ),
@@ -52,7 +52,7 @@ SHOWN = {
     "SurveyComparison": HowShown("results.survey_comparison.survey_comparison_sections"),
     "Timeline": HowShown(
         "results.timeline.timeline_sections",
-        "figures.training.timeline_picture",
+        "figures.curves.timeline_picture",
         "page.timeline_view.timeline_view",
     ),
     "Trace": HowShown("trace.whole_trace.trace_sections"),

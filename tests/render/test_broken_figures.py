@@ -15,13 +15,11 @@ from microgpt_trace import attribute, diagnose, diff, explain, init, load, patch
 from microgpt_trace.dumps.arrays_file import save_arrays
 from microgpt_trace.render.figures.attention import attention_picture
 from microgpt_trace.render.figures.attribution import attribution_picture
-from microgpt_trace.render.figures.comparison import diff_picture
-from microgpt_trace.render.figures.diagnosis import diagnosis_picture
+from microgpt_trace.render.figures.course import diagnosis_picture, diff_picture
+from microgpt_trace.render.figures.curves import loss_picture, stream_picture, timeline_picture
 from microgpt_trace.render.figures.explanation import explanation_picture
-from microgpt_trace.render.figures.layers import stream_picture
 from microgpt_trace.render.figures.patching import patch_picture
 from microgpt_trace.render.figures.predictions import lens_picture, probabilities_picture
-from microgpt_trace.render.figures.training import loss_picture, timeline_picture
 from microgpt_trace.timeline.reading import read_timeline
 
 CROSS = "× not finite"

@@ -25,13 +25,13 @@ from microgpt_trace import (
 )
 from microgpt_trace.render.figures.attention import attention_picture
 from microgpt_trace.render.figures.attribution import attribution_picture
-from microgpt_trace.render.figures.comparison import diff_picture
+from microgpt_trace.render.figures.course import diff_picture
+from microgpt_trace.render.figures.curves import loss_picture
 from microgpt_trace.render.figures.explanation import explanation_picture
 from microgpt_trace.render.figures.panel import Panel, spelled_out, thinned
 from microgpt_trace.render.figures.patching import patch_picture
 from microgpt_trace.render.figures.predictions import probabilities_picture
 from microgpt_trace.render.figures.saving import content_of, save_picture
-from microgpt_trace.render.figures.training import loss_picture
 
 HOSTILE = ["$x_2$", "中国", "\x1b[31m", "\u202eabc", "<b>&amp;", "_private", "$", "\\$a$", "\ud800"]
 HOSTILE += [" is", ""]

@@ -136,10 +136,12 @@ def _heads(where: str, heads: Sequence[int], weights: Array, hidden: Array, labe
             size = side / (columns * across), side / (rows * down)
             own = panel if count == 1 else panel.inset(left, top - size[1], *size)
             image = draw_heat(own, weights[i], WEIGHTS, hidden=hidden, square=True)
-            own.title(f"{where}, head {heads[0]}" if i == 0 else f"head {heads[i]}")
-            own.ticks("x", labels if i + columns >= count else [])
-            own.ticks("y", labels if column == 0 else [])
-            own.names("key" * (i + columns >= count), "query" * (column == 0))
+            is_first, is_last = column == 0, i + columns >= count  # of its row, of its column
+            own.label(
+                f"{where}, head {heads[0]}" if i == 0 else f"head {heads[i]}",
+                x="key" * is_last, y="query" * is_first,
+                columns=labels if is_last else [], rows=labels if is_first else [],
+            )  # fmt: skip
         add_bar(panel, image, WEIGHTS, weights, _mean(own, weights[0]))
 
     return Picture(columns * across + 1.5 + room_for_crosses(weights), rows * down + 0.7, draw)
@@ -161,8 +163,8 @@ def _tiles(names: list[str], weights: Array, hidden: Array) -> Picture:
 
     def draw(panel: Panel) -> None:
         image = draw_heat(panel, whole, WEIGHTS, hidden=between, hatched=False, square=True)
-        panel.title(f"{counted(heads, 'head')} of {counted(layers, 'layer')}, {length} x {length} positions")
-        panel.names("head (in each tile: key)", "(in each tile: query)")
+        title = f"{counted(heads, 'head')} of {counted(layers, 'layer')}, {length} x {length} positions"
+        panel.label(title, x="head (in each tile: key)", y="(in each tile: query)")
         panel.ticks("x", list(map(str, range(heads))), [middle + pitch * i for i in range(heads)])
         panel.ticks("y", names, [middle + pitch * i for i in range(layers)])
         add_bar(panel, image, WEIGHTS, weights, _mean(panel, whole))

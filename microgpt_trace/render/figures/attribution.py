@@ -14,9 +14,8 @@ from ...text.printable import shown_token
 from ...text.wording import counted
 from ..characters import token_label
 from ..numbers import signed
-from .bars import BAR, SignedValue, draw_bars
 from .heat import add_bar, draw_heat, room_for_crosses, symmetric
-from .panel import CHARACTER, COLUMN, LINE, PAGE, Panel, Picture, on_axes
+from .panel import BAR, CHARACTER, COLUMN, LINE, PAGE, Panel, Picture, SignedValue, draw_bars, on_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,8 +56,8 @@ def _at_position(found: PositionAttribution, result: AttributionResult, top: int
 
     def draw(panel: Panel) -> None:
         draw_bars(panel, rows, partial(signed, digits=digits))
-        panel.title(f"position {contrast.position}, after {shown_token(contrast.seen)}")
-        panel.names(f"written to {_question(contrast)}", at_right=True)
+        title = f"position {contrast.position}, after {shown_token(contrast.seen)}"
+        panel.label(title, x=f"written to {_question(contrast)}", at_right=True)
 
     return Picture(COLUMN + 0.6, len(rows) * BAR + 0.8, draw)
 
@@ -80,11 +79,8 @@ def _over_positions(result: AttributionResult, top: int) -> Picture:
 
     def draw(panel: Panel) -> None:
         image = draw_heat(panel, values, scale)
-        panel.ticks("x", columns)
-        panel.ticks("y", names)
-        panel.names("position: target / against")
-        if left:
-            panel.title(f"the {len(chosen):,} parts of largest mean; {left:,} more are left out")
+        title = f"the {len(chosen):,} parts of largest mean; {left:,} more are left out" if left else ""
+        panel.label(title, x="position: target / against", columns=columns, rows=names)
         add_bar(panel, image, scale, values)
 
     width = min(max(COLUMN, len(values[0]) * 0.3 + 2.4), PAGE) + room_for_crosses(values)

@@ -12,8 +12,7 @@ from ...explaining.explanation import Explanation
 from ...text.printable import shown_token
 from ..numbers import finite_or_named
 from ..results.explanation import applied, called
-from .bars import BAR, SignedValue, draw_bars
-from .panel import PAGE, Panel, Picture, on_axes
+from .panel import BAR, PAGE, Panel, Picture, SignedValue, draw_bars, on_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,8 +39,8 @@ def explanation_picture(found: Explanation) -> Picture:
 
     def draw(panel: Panel) -> None:
         draw_bars(panel, rows, finite_or_named)
-        panel.title(f"{gradient}{found.element} = {finite_or_named(found.traced)}")
-        panel.names(f"terms of {step.label}" + f" (names begin with {prefix})" * bool(prefix), at_right=True)
+        x = f"terms of {step.label}" + f" (names begin with {prefix})" * bool(prefix)
+        panel.label(f"{gradient}{found.element} = {finite_or_named(found.traced)}", x=x, at_right=True)
 
     return Picture(PAGE * 0.75, len(rows) * BAR + 0.8, draw)
 

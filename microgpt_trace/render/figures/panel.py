@@ -1,4 +1,5 @@
-"""Axes with text on them as it is, and pictures that are still to be drawn. Knows no result.
+"""Axes with text on them as it is, what several figures draw there, and pictures that are still to be drawn.
+Knows no result.
 
 A token's dollars are no mathematics here. Characters that the font lacks are spelled out, as \\u4e2d, unless
 whoever shows the text has fonts of its own, as a viewer of SVG has.
@@ -22,6 +23,7 @@ COLUMN, PAGE = 3.4, 7.0  # inches: a column of a page, and both
 TEXT, SMALL = 8, 7  # points
 LINE = 8.5 / 72  # inches from one line of small text to the next
 CHARACTER = 0.062  # inches of one of its letters
+BAR = 0.19  # inches from one bar to the next
 BLUE, ORANGE, GREY, DARK = "#0072b2", "#d55e00", "#999999", "#333333"  # told apart by colour-blind readers
 LINES = (
     (BLUE, "-"), (ORANGE, "--"), ("#009e73", "-."), ("#cc79a7", ":"), ("#e69f00", "-"), ("#56b4e9", "--"),
@@ -48,13 +50,22 @@ class Panel:
             self.said(text), loc="left", fontsize=TEXT, pad=4 + 12 * above, parse_math=False, wrap=True
         )
 
-    def names(self, x: str = "", y: str = "", at_right: bool = False) -> None:
-        """What the axes count; x ends at the right where it may be longer than its axis."""
+    def label(
+        self, title: str = "", *, x: str = "", y: str = "", columns: Sequence[str] | None = None,
+        rows: Sequence[str] | None = None, above: int = 0, at_right: bool = False,
+    ) -> None:  # fmt: skip
+        """What the figure is called, what its axes count, and what places 0, 1, 2... along them are called. x
+        ends at the right where it may be longer than its axis."""
+        if columns is not None:
+            self.ticks("x", columns)
+        if rows is not None:
+            self.ticks("y", rows)
         loc: Literal["right", "center"] = "right" if at_right else "center"
         self.ax.set_xlabel(self.said(x), fontsize=TEXT, parse_math=False, loc=loc)
         self.ax.set_ylabel(self.said(y), fontsize=TEXT, parse_math=False)
         self.ax.tick_params(which="both", labelsize=SMALL)
         self._spell_powers()
+        self.title(title, above)
 
     def _spell_powers(self) -> None:
         """Very large and very small numbers with their exponents, which else stand apart, on other text."""
@@ -158,6 +169,38 @@ def draw_line(panel: Panel, places: Sequence[float], values: Series, *style: str
     """A line with its gaps, over all of the places even where nothing is left of it."""
     panel.ax.plot(places, gaps(values), *style, **more)
     panel.ax.dataLim.update_from_data_x(places, ignore=False)
+
+
+class SignedValue(NamedTuple):
+    """A bar: what it is called and how long it is. A sum of others is none of them."""
+
+    name: str
+    value: float
+    is_sum: bool = False
+
+
+def draw_bars(panel: Panel, rows: Sequence[SignedValue], number: Callable[[float], str]) -> None:
+    """To the right what is positive, to the left what is negative; what is not finite is a number alone."""
+    values = [row.value if isfinite(row.value) else 0.0 for row in rows]
+    colours = [
+        (DARK if row.is_sum else BLUE if value >= 0 else ORANGE)
+        for row, value in zip(rows, values, strict=True)
+    ]
+    ax = panel.ax
+    ax.barh(range(len(rows)), values, color=colours, height=0.72)
+    ax.axvline(0, color=GREY, linewidth=0.8)
+    numbers = [number(row.value) for row in rows]
+    share = max(0.28, 0.04 * max(map(len, numbers)))
+    room = share * (max([0.0, *values]) - min([0.0, *values])) or 1.0  # for the numbers
+    ax.set_xlim(min([0.0, *values]) - room * any(v < 0 for v in values), max([0.0, *values]) + room)
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    for place, (value, text) in enumerate(zip(values, numbers, strict=True)):
+        side = "right" if value < 0 else "left"
+        gap = room * 0.05 * (-1 if value < 0 else 1)
+        panel.write(value + gap, place, text, ha=side, va="center")
+    panel.ticks("y", [row.name for row in rows])
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
 
 
 def thinned(count: int, inches: float) -> int:

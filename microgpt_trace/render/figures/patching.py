@@ -21,9 +21,19 @@ from ...text.wording import counted
 from ..characters import token_label
 from ..numbers import figure, two_decimals
 from ..results.patching import map_end
-from .bars import BAR, SignedValue, draw_bars
 from .heat import Scale, add_bar, draw_heat, room_for_crosses, write_cells
-from .panel import CHARACTER, COLUMN, PAGE, Panel, Picture, on_axes, stacked
+from .panel import (
+    BAR,
+    CHARACTER,
+    COLUMN,
+    PAGE,
+    Panel,
+    Picture,
+    SignedValue,
+    draw_bars,
+    on_axes,
+    stacked,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -97,10 +107,10 @@ def _draw_map(
         texts = [[two_decimals(v) if math.isfinite(v) else "" for v in row] for row in values]
         write_cells(panel, values, texts, scale)
     by_position = table.across == "position"
-    panel.ticks("x", _columns(table, pairs))
-    panel.ticks("y", [label for label, _ in table.rows])
-    panel.names("position: clean / corrupted token" if by_position else "head")
-    panel.title(_title(table))
+    panel.label(
+        _title(table), x="position: clean / corrupted token" if by_position else "head",
+        columns=_columns(table, pairs), rows=[label for label, _ in table.rows],
+    )  # fmt: skip
     return image
 
 
@@ -126,4 +136,4 @@ def _token(labels: Sequence[str], position: int) -> str:
 
 def _draw_parts(panel: Panel, parts: Sequence[Any], words: str) -> None:
     draw_bars(panel, [SignedValue(cell.site, _value(cell)) for cell in parts], figure)
-    panel.names(words)
+    panel.label(x=words)

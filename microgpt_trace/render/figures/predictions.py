@@ -52,10 +52,9 @@ def probabilities_picture(trace: Trace) -> Picture:
 
     def draw(panel: Panel) -> None:
         _draw_cells(panel, cells, two_lines=True)
-        panel.ticks("x", columns)
+        places = [_place(trace, row.position) for row in rows]
+        panel.label(x="most probable next tokens", y="after position", columns=columns, rows=places)
         panel.ax.tick_params(axis="x", rotation=0)
-        panel.ticks("y", [_place(trace, row.position) for row in rows])
-        panel.names("most probable next tokens", "after position")
         if targets:
             panel.ax.axvline(0.5, color="white", linewidth=3)
 
@@ -73,10 +72,10 @@ def lens_picture(trace: Trace) -> Picture:
 
     def draw(panel: Panel) -> None:
         _draw_cells(panel, cells, two_lines=False)
-        panel.ticks("x", [_place(trace, position) for position in positions])
-        panel.ticks("y", [str(row.layer) for row in rows])
-        panel.names("position and token read", "after layer")
-        panel.title("top token if the model ended after the layer")
+        panel.label(
+            "top token if the model ended after the layer", x="position and token read", y="after layer",
+            columns=[_place(trace, at) for at in positions], rows=[str(row.layer) for row in rows],
+        )  # fmt: skip
 
     return Picture(max(COLUMN, len(positions) * CELL + 1.5), len(rows) * LINE * 1.4 + 1.2, draw)
 
@@ -95,9 +94,11 @@ def loss_by_position(trace: Trace) -> Picture:
         panel.ax.bar(places, heights, color=BLUE, width=0.75)
         panel.ax.set(xlim=(-0.6, len(rows) - 0.4), ylim=(0, 1.05 * max(chance, *heights)))
         panel.ax.axhline(chance, color=DARK, linestyle="--", linewidth=1, label=f"chance, {chance:.2f}")
-        panel.ticks("x", [f"{_place(trace, row.position)} → {_label(row.target)}" for row in rows])
-        panel.names("position, token and target", "loss, -log P(target)")
-        panel.title(not_finite(losses, "position"), above=panel.legend(1))
+        panel.label(
+            not_finite(losses, "position"), above=panel.legend(1),
+            x="position, token and target", y="loss, -log P(target)",
+            columns=[f"{_place(trace, row.position)} → {_label(row.target)}" for row in rows],
+        )  # fmt: skip
         for place, value in zip(places, gaps(losses), strict=True):
             if math.isnan(value):
                 panel.write(place, chance / 50, "not finite", rotation=90, ha="center", va="bottom")

@@ -1,4 +1,4 @@
-"""What a page shows beside its sections, as data: that of an attribution and of a patching. Knows no markup."""
+"""What a page shows beside its sections, as data: of an attribution and of a patching. Knows no markup."""
 
 from __future__ import annotations
 

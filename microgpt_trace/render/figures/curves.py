@@ -1,4 +1,5 @@
-"""A training run as figures: its loss, what it predicted while it learned, how its events changed."""
+"""Curves as figures: of a training run its loss, what it predicted while it learned and how its events
+changed; of a production model how large the residual stream is after each layer, and what that wrote."""
 
 from __future__ import annotations
 
@@ -14,11 +15,14 @@ from ...tracing.result import Trace
 from .panel import (
     BLUE,
     COLUMN,
+    DARK,
     LINES,
     MARKERS,
+    ORANGE,
     PAGE,
     Panel,
     Picture,
+    Series,
     draw_line,
     gaps,
     not_finite,
@@ -31,6 +35,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST = len(LINES)  # curves that can be told apart
+FAR = 20  # times the smallest: from there on an axis is logarithmic
+
+Draw = Callable[[Panel], None]
 
 
 def plot_loss(result: Trace | Timeline, ax: Axes | None = None) -> Axes:
@@ -45,41 +52,42 @@ def plot_timeline(timeline: Timeline, curves: bool = False, ax: Axes | None = No
     return on_axes(timeline_picture(timeline, curves), ax)
 
 
+def plot_stream(trace: Trace, ax: Axes | None = None) -> Axes:
+    """The L2 norm of the residual stream after each layer, and beside it what attention and MLP wrote; of all
+    the median over the positions. The two have Axes of their own within the one returned."""
+    return on_axes(stream_picture(trace), ax)
+
+
 def loss_picture(result: Trace | Timeline) -> Picture:
     """Raises InputError where there is no loss."""
     if isinstance(result, Trace):
         return loss_by_position(result)
-    _check_losses(result)
+    steps = result.loss.steps
+    if len(steps) < 2:
+        raise InputError(f"loss: {result.log} has {counted(len(steps), 'step')}, no curve")
     return Picture(COLUMN, 2.4, lambda panel: _draw_loss(panel, result))
 
 
 def timeline_picture(timeline: Timeline, curves: bool = False) -> Picture:
     """Raises InputError where the log tells nothing of what is drawn, or of too much."""
-    return _of_events(timeline) if curves else _overview(timeline)
+    panels = _norms(timeline) if curves else _overview(timeline)
+
+    def draw(panel: Panel) -> None:
+        for place, draw_one in zip(stacked(panel, [(1, 0.3)] * len(panels)), panels, strict=True):
+            draw_one(place)
+
+    return Picture(PAGE * 0.75, 2.2 * len(panels) + 0.4, draw)
 
 
-def _overview(timeline: Timeline) -> Picture:
-    panels: list[Callable[[Panel], None]] = []
+def _overview(timeline: Timeline) -> Sequence[Draw]:
+    panels: list[Draw] = []
     if timeline.positions:
         panels.append(lambda panel: _draw_predictions(panel, timeline))
     if len(timeline.loss.steps) > 1:
         panels.append(lambda panel: _draw_loss(panel, timeline))
     if not panels:
         raise InputError(f"timeline: {timeline.log} has neither predictions nor losses to draw")
-    return _stack(panels, PAGE * 0.75)
-
-
-def _stack(panels: Sequence[Callable[[Panel], None]], width: float) -> Picture:
-    def draw(panel: Panel) -> None:
-        for place, draw_one in zip(stacked(panel, [(1, 0.3)] * len(panels)), panels, strict=True):
-            draw_one(place)
-
-    return Picture(width, 2.2 * len(panels) + 0.4, draw)
-
-
-def _check_losses(timeline: Timeline) -> None:
-    if len(timeline.loss.steps) < 2:
-        raise InputError(f"loss: {timeline.log} has {counted(len(timeline.loss.steps), 'step')}, no curve")
+    return panels
 
 
 def _draw_loss(panel: Panel, timeline: Timeline) -> None:
@@ -88,9 +96,9 @@ def _draw_loss(panel: Panel, timeline: Timeline) -> None:
     draw_line(panel, timeline.loss.steps, loss, color=BLUE, linewidth=0.6)
     chance = math.log(timeline.config.vocab_size)
     panel.ax.axhline(chance, color="black", linestyle="--", linewidth=0.8, label=f"chance, {chance:.2f}")
-    panel.names("training step", "loss of the batch")
-    panel.title(not_finite(loss, "step"), above=panel.legend(1))
-    _finish(panel)
+    title = not_finite(loss, "step")
+    panel.label(title, x="training step", y="loss of the batch", above=panel.legend(1))
+    _rule(panel)
 
 
 def _draw_predictions(panel: Panel, timeline: Timeline) -> None:
@@ -99,7 +107,7 @@ def _draw_predictions(panel: Panel, timeline: Timeline) -> None:
     _draw_curves(panel, timeline.steps, names, "P(target)", [p.p for p in timeline.positions], title)
 
 
-def _of_events(timeline: Timeline) -> Picture:
+def _norms(timeline: Timeline) -> Sequence[Draw]:
     rows: list[EventCurve | ParameterCurve] = [*timeline.events, *timeline.parameters]
     if len(rows) > MOST:
         raise InputError(
@@ -118,7 +126,7 @@ def _of_events(timeline: Timeline) -> Picture:
     ]
     if not panels:
         raise InputError(f"timeline: {timeline.log} tells no norm of {', '.join(names) or 'any event'}")
-    return _stack(panels, PAGE * 0.75)
+    return panels
 
 
 def _draw_curves(
@@ -133,11 +141,54 @@ def _draw_curves(
         )  # fmt: skip
     panel.ax.set_ylim(0, None)
     broken = any(math.isnan(value) for curve in curves for value in gaps(curve))
-    panel.title(", ".join(filter(None, [title, "a gap: not finite, or not in the log" * broken])))
-    panel.names("training step", what)
+    title = ", ".join(filter(None, [title, "a gap: not finite, or not in the log" * broken]))
+    panel.label(title, x="training step", y=what)
     panel.legend_beside()
-    _finish(panel)
+    _rule(panel)
 
 
-def _finish(panel: Panel) -> None:
+def stream_picture(trace: Trace) -> Picture:
+    """Raises InputError for a trace without rows of layers."""
+    rows = trace.layers
+    if not rows:
+        raise InputError("stream: this trace measured no layers; that of a production model does")
+    numbers = [row.layer for row in rows]
+    norms = [row.row_norm for row in rows]
+
+    shares = (
+        ("attention", [row.attention_share for row in rows], BLUE, "o-"),
+        ("MLP", [row.mlp_share for row in rows], ORANGE, "s--"),
+    )
+    lacking = not_finite([row.row_norm + row.attention_share + row.mlp_share for row in rows], "layer")
+
+    def draw(panel: Panel) -> None:
+        above, below = stacked(panel, [(1, 0.3)] * 2)
+        draw_line(above, numbers, norms, "o-", color=DARK, markersize=3, linewidth=1)
+        title = "residual stream after each layer" + f", {lacking}" * bool(lacking)
+        above.label(title, y="L2 norm of a row")
+        above.ax.tick_params(labelbottom=False)
+        for name, values, colour, line in shares:
+            draw_line(below, numbers, values, line, color=colour, label=name, markersize=3, linewidth=1)
+        below.label(x="layer", y="|write| / |stream|")
+        below.legend(2)
+        _scale(above, norms)
+        _scale(below, [value for _, values, *_ in shares for value in values])
+
+    return Picture(COLUMN, 3.6, draw)
+
+
+def _scale(panel: Panel, values: Series) -> None:
+    """A scale from 0, or a logarithmic one where the values lie far apart."""
+    finite = [value for value in gaps(values) if not math.isnan(value)] or [0.0]
+    if min(finite) > 0 and max(finite) > FAR * min(finite):
+        panel.ax.set_yscale("log")
+        panel.ax.tick_params(axis="y", which="minor", labelleft=False)
+    else:
+        panel.ax.set_ylim(0, None)
+    panel.ax.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
+    _rule(panel)
+    panel.ax.margins(x=0.03)
+
+
+def _rule(panel: Panel) -> None:
     panel.ax.grid(alpha=0.3, linewidth=0.5)
