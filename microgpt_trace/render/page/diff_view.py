@@ -12,13 +12,16 @@ from ...architecture.plans.catalogue import kind_named, known_row
 from ...architecture.plans.kinds import Probabilities, Softmax
 from ...arrays.stats import Array
 from ...comparison.comparers import KeptPair
-from ...comparison.differences import Comparison, EventDifference
+from ...comparison.differences import Comparison
 from ...text.printable import shown_token
 from .page_view import PageView
 from .recorder import AROUND, BUDGET
 
 PER_NUMBER = 4.6  # characters
 ROOM = int((BUDGET * 1e6 - AROUND) / PER_NUMBER)  # numbers of both sides together
+TOLD = (  # of an event
+    "name", "layer", "expr", "shape", "holds", "told", "relative", "tolerance", "measured", "index",
+)  # fmt: skip
 WIDEST = 16384  # columns of a picture that every browser draws
 
 
@@ -31,7 +34,7 @@ def diff_view(
         "sides": [result.a.origin, result.b.origin],
         "first": result.first,
         "labels": [shown_token(label) for label in result.labels] or list(map(str, result.tokens or ())),
-        "events": [_event(event) for event in result.events],
+        "events": [{name: getattr(event, name) for name in TOLD} for event in result.events],
         "held": {name: _held(name, pair) for name, pair in held.items()},
         "ofStatistics": result.of_statistics,
     }
@@ -61,14 +64,6 @@ def _chosen(
         if whole.size <= left:
             left -= whole.size
             yield name, whole
-
-
-def _event(event: EventDifference) -> dict[str, Any]:
-    return {
-        "name": event.name, "layer": event.layer, "expr": event.expr, "shape": event.shape,
-        "holds": event.holds, "told": event.told, "relative": event.relative, "tolerance": event.tolerance,
-        "measured": event.measured, "index": event.index,
-    }  # fmt: skip
 
 
 def _held(name: str, pair: KeptPair) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from ...text.printable import on_one_line
-from ..characters import Course, course, part_of
+from ..characters import course, part_of
 from ..sections import DotPlot
 
 
@@ -29,12 +29,8 @@ def element(tag: str, *children: str, **attributes: str | bool | None) -> Markup
     """An element. Children that are no Markup are text; an attribute of None or False is left out, one of
     True has no value, and an underscore in its name is a dash (class_ is class)."""
     said = "".join(_attribute(name, value) for name, value in attributes.items())
-    return Markup(f"<{tag}{said}>{inner(children)}</{tag}>")
-
-
-def inner(children: tuple[str, ...] | list[str]) -> Markup:
-    """Children one behind the other."""
-    return Markup("".join(own if isinstance(own, Markup) else text(own) for own in children))
+    inner = "".join(own if isinstance(own, Markup) else text(own) for own in children)
+    return Markup(f"<{tag}{said}>{inner}</{tag}>")
 
 
 def _attribute(name: str, value: str | bool | None) -> str:
@@ -59,12 +55,6 @@ class Drawings(NamedTuple):
     reference: Callable[[str, str], Markup]
 
 
-def said_of(plot: DotPlot, found: Course) -> str:
-    """What a plot shows, in words."""
-    steps = f"{len(plot.values):,} values from step {plot.first:,} to {plot.last:,}"
-    return f"{steps}, {found.low:.4g} to {found.high:.4g}"
-
-
 def _share_bar(share: float) -> Markup:
     """A bar of a share between 0 and 1."""
     return _bar(0, 100 * part_of(share), "own")
@@ -80,9 +70,7 @@ def _signed_bar(value: float, scale: float) -> Markup:
 
 def _bar(x: float, width: float, kind: str) -> Markup:
     rect = element("rect", x=f"{x:.1f}", y="0", width=f"{width:.1f}", height="10", class_=kind)
-    return element(
-        "svg", rect, class_="bar", viewBox="0 0 100 10", preserveAspectRatio="none", aria_hidden="true"
-    )
+    return _drawing("bar", "0 0 100 10", rect)
 
 
 def _sparkline(values: Sequence[float | None]) -> Markup:
@@ -96,10 +84,12 @@ def _sparkline(values: Sequence[float | None]) -> Markup:
         for before, place in pairwise([None, *places])
         if place is not None
     ]
-    path = element("path", d="".join(strokes))
-    return element(
-        "svg", path, class_="spark", viewBox="0 0 100 20", preserveAspectRatio="none", aria_hidden="true"
-    )
+    return _drawing("spark", "0 0 100 20", element("path", d="".join(strokes)))
+
+
+def _drawing(kind: str, box: str, shape: Markup) -> Markup:
+    """A shape that fills its room. What it shows is said beside it."""
+    return element("svg", shape, class_=kind, viewBox=box, preserveAspectRatio="none", aria_hidden="true")
 
 
 def _dots(plot: DotPlot) -> Markup:
@@ -117,7 +107,8 @@ def _dots(plot: DotPlot) -> Markup:
         element("text", f"{plot.first:,}", x="60", y="174"),
         element("text", f"{plot.last:,}", x="620", y="174", text_anchor="end"),
     ]
-    said = said_of(plot, found)
+    steps = f"{len(plot.values):,} values from step {plot.first:,} to {plot.last:,}"
+    said = f"{steps}, {found.low:.4g} to {found.high:.4g}"
     drawing = element(
         "svg", *circles, *labels, viewBox="0 0 640 180", class_="dots", role="img", aria_label=said
     )

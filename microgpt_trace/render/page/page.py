@@ -11,8 +11,6 @@ import re
 import zlib
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from functools import cache
-from graphlib import TopologicalSorter
 from hashlib import sha256
 from importlib.resources import files
 from typing import Any
@@ -25,23 +23,18 @@ from .markup import Markup, element
 
 
 def page(
-    title: str, body: Sequence[Markup], document: dict[str, Any] | None = None,
-    arrays: Mapping[str, Array] | None = None, main: str = "main",
-) -> str:  # fmt: skip
-    """The file: a body of markup, and what a script shows of a document and its arrays where there is one."""
-    scripts: list[Markup] = []
-    hashes: list[str] = []
-    if document is not None:
-        code = script(main)
-        hashes = [_hash(starter()), _hash(code)]
-        data = packed(document, arrays or {}, code)
-        scripts = [
-            Markup(f'<script type="application/octet-stream" id="packed">{data}</script>'),
-            Markup(f"<script>{starter()}</script>"),
-        ]
+    title: str, body: Sequence[Markup], document: dict[str, Any], arrays: Mapping[str, Array], main: str
+) -> str:
+    """The file: a body of markup, and what the script `main` shows of a document and its arrays."""
+    code, starter, style = script(main), _source("script/starter.js"), _source("style.css")
+    data = packed(document, arrays, code)
+    scripts = [
+        Markup(f'<script type="application/octet-stream" id="packed">{data}</script>'),
+        Markup(f"<script>{starter}</script>"),
+    ]
     policy = "; ".join([
-        "default-src 'none'", f"script-src {' '.join(hashes) or chr(39) + 'none' + chr(39)}",
-        f"style-src {_hash(style())}", "img-src data:", "base-uri 'none'", "form-action 'none'",
+        "default-src 'none'", f"script-src {_hash(starter)} {_hash(code)}", f"style-src {_hash(style)}",
+        "img-src data:", "base-uri 'none'", "form-action 'none'",
     ])  # fmt: skip
     head = element(
         "head",
@@ -50,7 +43,7 @@ def page(
         Markup('<meta name="viewport" content="width=device-width, initial-scale=1">'),
         Markup('<meta name="color-scheme" content="light dark">'),
         element("title", title),
-        Markup(f"<style>{style()}</style>"),
+        Markup(f"<style>{style}</style>"),
     )
     whole = element("html", head, element("body", *body, *scripts), lang="en")
     return f"<!doctype html>\n{whole}\n"
@@ -90,34 +83,23 @@ _IMPORT = re.compile(r'^import \{ ([^}]+) \} from "\./([a-z_]+)\.js";$', re.MULT
 _EXPORT = re.compile(r"^export (?=(?:async )?(?:function|const|class) (\w+))", re.MULTILINE)
 
 
-@cache
-def style() -> str:
-    """The style sheet."""
-    return FOLDER.joinpath("style.css").read_text("utf-8")
-
-
-@cache
-def starter() -> str:
-    """What unpacks a script and runs it."""
-    return _source("starter")
-
-
 def _source(name: str) -> str:
-    return FOLDER.joinpath("script", f"{name}.js").read_text("utf-8")
+    return FOLDER.joinpath(name).read_text("utf-8")
 
 
-@cache
 def script(main: str) -> str:
-    """A module and all that it imports as one script: each in a function of its own."""
-    sources, names = dict[str, str](), [main]
-    for name in names:
-        if name not in sources:
-            sources[name] = _source(name)
-            names += [own for _, own in _IMPORT.findall(sources[name])]
-    order = TopologicalSorter(
-        {name: [own for _, own in _IMPORT.findall(text)] for name, text in sources.items()}
-    )
-    modules = "\n".join(_as_function(name, sources[name]) for name in order.static_order())
+    """A module and all that it imports as one script: each in a function of its own, behind its imports."""
+    sources = dict[str, str]()
+
+    def add(name: str) -> None:
+        text = _source(f"script/{name}.js")
+        for _, imported in _IMPORT.findall(text):
+            if imported not in sources:
+                add(imported)
+        sources[name] = text
+
+    add(main)
+    modules = "\n".join(_as_function(name, text) for name, text in sources.items())
     return f'"use strict";\n(() => {{\nconst M = {{}};\n{modules}\n}})();\n'
 
 

@@ -46,7 +46,7 @@ def trace_page(
         "lens": _lens(trace), "terms": logit_terms(trace, model, recorded or {}),
     }  # fmt: skip
     title = f"{on_one_line(trace.input.text) or 'tokens'} · microgpt trace"
-    return page(title, _body(trace, sections, line), document, arrays)
+    return page(title, _body(trace, sections, line), document, arrays, "main")
 
 
 def _arrays(

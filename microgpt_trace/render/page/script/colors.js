@@ -1,26 +1,18 @@
 // Colours of numbers. Both maps grow lighter all the way, so that they can be read in shades of gray and by
 // those who see no red or green.
 
-const SHARES = ["#00224e", "#123570", "#3b496c", "#575d6d", "#707173", "#8a8678", "#a59c74", "#c3b369", "#e1cc55", "#fee838"];
-const SIGNED = ["#08184f", "#1d4495", "#4a77bd", "#7f9fc0", "#a3a6a8", "#c9a97c", "#e3b65c", "#f5d472", "#fff3b8"];
-
 const channels = (color) => [1, 3, 5].map((at) => Number.parseInt(color.slice(at, at + 2), 16));
-
-function table(colors) {
-  const stops = colors.map(channels);
-  return Array.from({ length: 256 }, (_, n) => {
-    const at = (n / 255) * (stops.length - 1);
-    const left = Math.min(Math.floor(at), stops.length - 2);
-    return stops[left].map((part, channel) => Math.round(part + (stops[left + 1][channel] - part) * (at - left)));
-  });
-}
-
-const TABLES = { share: table(SHARES), signed: table(SIGNED) };
+const STOPS = {
+  share: ["#00224e", "#123570", "#3b496c", "#575d6d", "#707173", "#8a8678", "#a59c74", "#c3b369", "#e1cc55", "#fee838"].map(channels),
+  signed: ["#08184f", "#1d4495", "#4a77bd", "#7f9fc0", "#a3a6a8", "#c9a97c", "#e3b65c", "#f5d472", "#fff3b8"].map(channels),
+};
 
 /** Red, green and blue of a share: from 0 to 1 of a "share", from -1 to 1 of what is "signed". */
 export function colorOf(kind, share) {
-  const place = kind === "share" ? share : (share + 1) / 2;
-  return TABLES[kind][Math.max(0, Math.min(255, Math.round(place * 255)))];
+  const stops = STOPS[kind];
+  const at = Math.max(0, Math.min(1, kind === "share" ? share : (share + 1) / 2)) * (stops.length - 1);
+  const left = Math.min(Math.floor(at), stops.length - 2);
+  return stops[left].map((part, channel) => Math.round(part + (stops[left + 1][channel] - part) * (at - left)));
 }
 
 /** Black or white, whichever stands out from the colour. */

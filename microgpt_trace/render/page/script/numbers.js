@@ -18,26 +18,14 @@ export const probability = (p) => (!Number.isFinite(p) ? full(p) : p >= 0.0005 |
 export const percent = (share) => (Number.isFinite(share) ? `${Math.round(100 * share)}` : full(share));
 
 /** Statistics of an array: those of what is finite, the others counted. */
-export function statisticsOf(values, isCounted = () => true) {
-  let [count, sum, squares, min, max, zeros, others] = [0, 0, 0, Infinity, -Infinity, 0, 0];
-  values.forEach((value, n) => {
-    if (!isCounted(n)) return;
-    if (!Number.isFinite(value)) {
-      others += 1;
-      return;
-    }
-    count += 1;
-    sum += value;
-    squares += value * value;
-    min = Math.min(min, value);
-    max = Math.max(max, value);
-    if (value === 0) zeros += 1;
-  });
-  if (!count) return { count, others, l2: Number.NaN, mean: Number.NaN, std: Number.NaN, min: Number.NaN, max: Number.NaN, zeros };
-  const mean = sum / count;
-  let spread = 0;
-  values.forEach((value, n) => {
-    if (isCounted(n) && Number.isFinite(value)) spread += (value - mean) ** 2;
-  });
-  return { count, mean, std: Math.sqrt(spread / count), l2: Math.sqrt(squares), min, max, zeros, others };
+export function statisticsOf(values, isCounted) {
+  const counted = values.filter((_, n) => isCounted(n));
+  const finite = counted.filter(Number.isFinite);
+  const sumOf = (part) => finite.reduce((sum, value) => sum + part(value), 0);
+  const mean = sumOf((value) => value) / finite.length;
+  return {
+    count: finite.length, others: counted.length - finite.length, zeros: finite.filter((value) => value === 0).length,
+    l2: Math.sqrt(sumOf((value) => value * value)), mean, std: Math.sqrt(sumOf((value) => (value - mean) ** 2) / finite.length),
+    min: finite.reduce((least, value) => Math.min(least, value), Infinity), max: finite.reduce((most, value) => Math.max(most, value), -Infinity),
+  };
 }
