@@ -6,7 +6,6 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from support.result_files import write_results_and_port
 from support.terminal import contrast, luminance
 
 pytest.importorskip("matplotlib", reason="figures are drawn by matplotlib, which is not installed")
@@ -58,16 +57,9 @@ def ann(decoder_folder):
     return trace(model, tokens=list(range(3, 12)), lens=True, values=True)
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory, decoder_folder):
-    folder = tmp_path_factory.mktemp("place")
-    write_results_and_port(folder, decoder_folder("qwen2"))
-    return folder
-
-
 @pytest.fixture
-def log(place):
-    return read_timeline(place / "t.jsonl")
+def log(results):
+    return read_timeline(results / "t.jsonl")
 
 
 def image(ax):
@@ -215,8 +207,8 @@ def test_kinds_of_sites_are_maps_below_each_other_and_parts_bars(ax):
     same(lengths(parts), [c.restored for c in result.cells if c.site.startswith("embed")])
 
 
-def test_of_several_pairs_the_mean_is_drawn(ax, place):
-    result = patch_pairs(init(seed=42), read_pairs(place / "pairs.txt"))
+def test_of_several_pairs_the_mean_is_drawn(ax, results):
+    result = patch_pairs(init(seed=42), read_pairs(results / "pairs.txt"))
     plot_patch(result, ax=ax)
     same(image(ax).ravel(), [cell.mean for cell in result.cells])
     assert labels(ax.xaxis) == ["0: BOS", "1", "2", "3", "4: a / y"]
@@ -262,8 +254,8 @@ def test_what_is_not_finite_on_one_side_stands_at_the_top(ax):
     assert len(odd.get_xdata()) == sum(event.relative == math.inf for event in result.events)
 
 
-def test_a_diagnosis_marks_the_first_wrong_operation_and_what_is_left(ax, place):
-    found = diagnose(place / "port", place / "qwen2")
+def test_a_diagnosis_marks_the_first_wrong_operation_and_what_is_left(ax, results):
+    found = diagnose(results / "port", results / "qwen2")
     plot_diagnosis(found, ax=ax)
     wrong = [o.error for o in found.diagnosis.operations if not o.holds]
     beyond = next(line for line in ax.lines if line.get_marker() == "X")

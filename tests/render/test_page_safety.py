@@ -1,4 +1,5 @@
-"""What a trace's page makes of texts that come from strangers, and what its policy lets run, in a browser."""
+"""What a trace's page makes of texts that come from strangers, and what its policy lets run, in a browser and
+in the frame of a notebook."""
 
 import json
 import os
@@ -10,7 +11,7 @@ from support.browser import go, needs_browser, wait_for
 from support.commands import microgpt
 from support.terminal import obeyed
 
-from microgpt_trace import Config, Tokenizer, init, save
+from microgpt_trace import Config, Tokenizer, init, save, trace
 
 pytestmark = needs_browser
 
@@ -167,3 +168,36 @@ def test_a_script_of_another_hash_does_not_run(page_of, page_file, tmp_path):
     assert page.evaluate("globalThis.ran") is None
     assert page.locator("body[data-ready]").count() == 0
     assert "Predictions" in page.inner_text("body")
+
+
+# What stands for the notebook: text of its own, and a body that says it is there.
+NOTEBOOK = '<!doctype html><meta charset="utf-8"><body data-ready="yes" style="color-scheme: {}">{}</body>'
+
+
+@pytest.mark.parametrize(("theme", "values"), [("light", False), ("dark", True)])
+def test_in_the_frame_of_a_notebook_it_runs_and_asks_for_nothing(page_of, tmp_path, values, theme):
+    """Without storage, history or an address of its own, which a sandboxed frame lacks, and in the notebook's
+    colours."""
+    run = trace(init(), "emma", values=values)
+    path = tmp_path / "notebook.html"
+    path.write_text(NOTEBOOK.format(theme, run._repr_html_()), encoding="utf-8")
+    blocked = "The Clipboard API has been blocked"
+    page = page_of(path, color_scheme="null", faults=[blocked])  # as the body says
+    frame = page.frame_locator("iframe")
+    frame.locator("body[data-ready]").wait_for()
+    assert page.frames[1].evaluate("() => location.origin") == "null"
+    paper = page.frames[1].evaluate("() => getComputedStyle(document.body).backgroundColor")
+    assert (paper == "rgb(20, 23, 26)") == (theme == "dark"), paper
+    frame.get_by_role("button", name="scores").first.click()
+    assert "layer0.attn.scores" in frame.locator("#views").inner_text()
+    frame.locator(".row:has-text('q')").first.click()
+    frame.locator('[data-key="layer0.attn.q null"] canvas').click(position={"x": 60, "y": 40})
+    assert ": equal" in frame.locator(".verdict").inner_text()
+    frame.locator("button.link", has_text="norm[").first.click()
+    frame.locator("#text").fill("olivia")
+    assert frame.locator("#origin").inner_text().startswith("Numbers: run in this page")
+    frame.locator(".command .copy").first.click()
+    assert frame.locator(".command .copy").first.inner_text() == "selected"
+    frame.locator("h2").first.click()
+    frame.locator("body").press("Backspace")
+    assert frame.locator("#explained").inner_text().startswith("layer0.attn.q[")

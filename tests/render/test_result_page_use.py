@@ -6,7 +6,6 @@ import json
 import pytest
 from support.browser import axe_finds_nothing, follow, needs_browser
 from support.commands import microgpt
-from support.result_files import write_results_and_port
 from support.sweeps import in_sweep
 from support.tiny_models import TOKENS
 
@@ -37,11 +36,9 @@ OTHERS = [in_sweep(name) for name in list(PLACES)[5:]]
 
 
 @pytest.fixture(scope="module")
-def words(tmp_path_factory, decoder_folder):
+def words(results):
     """A function that gives the command of a page by name."""
-    folder = tmp_path_factory.mktemp("place")
-    write_results_and_port(folder, decoder_folder("qwen2"))
-    files = {path.name: path for path in folder.iterdir()}
+    files = {path.name: path for path in results.iterdir()}
     return lambda name: [files.get(word, word) for word in WORDS[name].split()]
 
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from support.result_files import write_result_files
 from support.result_pages import content_of, markup_of
 from support.script_engine import needs_node, run_script
 
@@ -181,11 +180,9 @@ return {
     assert found["ends"]["sides"] == 1.0
 
 
-@pytest.fixture(scope="module")
-def log(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("log")
-    write_result_files(folder)
-    return folder / "t.jsonl"
+@pytest.fixture
+def log(results):
+    return results / "t.jsonl"
 
 
 def test_the_page_of_a_timeline_has_what_the_log_has(log):

@@ -2,10 +2,8 @@
 
 import pytest
 from support.commands import microgpt
-from support.foreign_dumps import write_dump
-from support.result_files import write_result_files
 
-from microgpt_trace import init, load, trace
+from microgpt_trace import init, load
 from microgpt_trace.render.sections import ElementCell, Figures, Grid, Table, Words
 from microgpt_trace.render.terminal import printing
 
@@ -35,16 +33,6 @@ DECODER = (
 )
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory, decoder_folder):
-    folder = tmp_path_factory.mktemp("place")
-    write_result_files(folder)
-    (folder / "qwen3").symlink_to(decoder_folder("qwen3"))
-    run = trace(load(folder / "qwen3"), "Ann ran", values=True)
-    write_dump(folder / "dump", {name: array * 1.01 for (_, name), array in run.arrays.items()}, "ours")
-    return folder
-
-
 def blocks_of(sections):
     """Every block, those that stand in for another where there is little room included."""
     for section in sections:
@@ -66,21 +54,21 @@ def named(block):
 
 
 @pytest.fixture
-def shown(place, monkeypatch):
+def shown(results, monkeypatch):
     """The blocks that a command describes."""
 
     def run(line):
         found = []
         monkeypatch.setattr(printing, "print_sections", lambda sections, screen: found.extend(sections))
-        assert microgpt(line, cwd=place).code in (0, 1)
+        assert microgpt(line, cwd=results).code in (0, 1)
         return list(blocks_of(found))
 
     return run
 
 
 @pytest.mark.parametrize("line", [*MICROGPT, *DECODER])
-def test_what_a_row_is_of_is_known(place, shown, line):
-    model = init() if line in MICROGPT else load(place / "qwen3")
+def test_what_a_row_is_of_is_known(results, shown, line):
+    model = init() if line in MICROGPT else load(results / "qwen3")
     known = {*model.hooks.specs, *model.config.shapes()}
     names = {name for block in shown(line) for name in named(block) if name}
     print(*sorted(names)[:12], sep="\n")
