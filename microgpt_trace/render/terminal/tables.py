@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from itertools import zip_longest
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.cells import cell_len, set_cell_size
 
@@ -20,71 +18,54 @@ WIDEST_SIGNED = 29  # characters of a bar to both sides
 NARROW, NARROWEST = 12, 5  # how far a column that wraps gives way, and one that should not
 
 
-@dataclass(frozen=True)
-class _LaidOut:
-    """Columns with the texts of their titles and cells, as the screen shows them."""
+class _LaidOut(NamedTuple):
+    """A column with the texts of its title and its cells, their styles, and its width where there is room."""
 
-    columns: list[Column]
-    rows: list[list[str]]  # of which the first is the titles
-    styles: list[list[str]]
-
-    def part(self, chosen: Sequence[int]) -> _LaidOut:
-        """Some of the columns."""
-        columns, rows, styles = (
-            [[line[i] for i in chosen] for line in lines]
-            for lines in ([self.columns], self.rows, self.styles)
-        )
-        return _LaidOut(columns[0], rows, styles)  # type: ignore[arg-type]
-
-    @cached_property
-    def natural(self) -> list[int]:
-        """The widths of the columns where there is room for all."""
-        return [max(map(cell_len, column)) for column in zip(*self.rows, strict=True)]
+    column: Column
+    texts: list[str]
+    styles: list[str]
+    width: int
 
 
 def print_table(block: Table, screen: Screen) -> None:
     """A plain table in characters that the screen has. Laid out here because rich takes 4 ms for one,
     and a verbose trace of 30 layers has 120. No figure is ever cut: what does not fit beside the others
     comes below them, in a table of its own."""
-    table = _remarks_joined(_table(block, screen), screen.width)
-    for number, part in enumerate(_parts(table, screen.width)):
+    columns = _remarks_joined(_columns(block, screen), screen.width)
+    for number, part in enumerate(_parts(columns, screen.width)):
         if number:
             screen.print()
         widths = _fitting_widths(part, screen.width)
-        lines = [
-            line
-            for row, styles in zip(part.rows, part.styles, strict=True)
-            if row is not part.rows[0] or any(row)  # a table may do without titles
-            for line in _lines_of(row, styles, widths, part.columns)
-        ]
+        titles, *rows = zip(*(zip(own.texts, own.styles, strict=True) for own in part), strict=True)
+        shown = [titles, *rows] if any(text for text, _ in titles) else rows  # a table may do without titles
+        lines = [line for row in shown for line in _lines_of(row, widths, part)]
         screen.print(Lines(lines), crop=False)
 
 
-def _table(block: Table, screen: Screen) -> _LaidOut:
+def _columns(block: Table, screen: Screen) -> list[_LaidOut]:
+    """Those that say something and have room."""
     rows = block.rows
     columns = [
         column
         for column in block.columns
         if column.from_width <= screen.width and (not rows or any(column.cell(row) != "" for row in rows))
     ]
-    texts = [[] if column.elastic else _texts(column, rows, screen) for column in columns]
-    if elastic := [i for i, column in enumerate(columns) if column.elastic]:
-        taken = sum(max(map(cell_len, fixed)) for fixed in texts if fixed)
-        room = (screen.width - taken - GAP * (len(columns) - 1)) // len(elastic)
-        for i in elastic:
-            texts[i] = _texts(columns[i], rows, screen, room) if room >= columns[i].elastic else []
-        columns = [column for column, own in zip(columns, texts, strict=True) if own]
-        texts = [own for own in texts if own]
-    styles = [["dim"] * len(columns)]
-    styles += [[column.style_of(row) for column in columns] for row in rows]
-    return _LaidOut(columns, [list(line) for line in zip(*texts, strict=True)], styles)
+    fixed = [None if column.elastic else _laid_out(column, rows, screen) for column in columns]
+    taken = sum(own.width for own in fixed if own) + GAP * (len(columns) - 1)
+    room = (screen.width - taken) // max(1, fixed.count(None))
+    return [
+        own or _laid_out(column, rows, screen, room)
+        for own, column in zip(fixed, columns, strict=True)
+        if own or room >= column.elastic
+    ]
 
 
-def _texts(column: Column, rows: Sequence[Any], screen: Screen, room: int = 0) -> list[str]:
-    """The title of a column and its cells, as the screen shows them."""
+def _laid_out(column: Column, rows: Sequence[Any], screen: Screen, room: int = 0) -> _LaidOut:
+    """A column as the screen shows it."""
     title = screen.words(on_one_line(column.title))
-    cells = [_text(column.cell(row), screen, room) for row in rows]
-    return _joined([title, *cells])
+    texts = _joined([title, *(_text(column.cell(row), screen, room) for row in rows)])
+    styles = ["dim", *(column.style_of(row) for row in rows)]
+    return _LaidOut(column, texts, styles, max(map(cell_len, texts)))
 
 
 def _text(cell: Cell, screen: Screen, room: int) -> str | ElementCell:
@@ -117,28 +98,28 @@ def _width(widths: Sequence[int]) -> int:
     return sum(widths) + GAP * (len(widths) - 1)
 
 
-def _remarks_joined(table: _LaidOut, room: int) -> _LaidOut:
-    """A table that is too wide without its column of remarks: they stand behind the first column's texts."""
-    remark = next((i for i, column in enumerate(table.columns) if column.remark), None)
-    if remark is None or _width(table.natural) <= room:
-        return table
-    title, *rows = table.rows
-    joined = [[f"{row[0]}{' ' * GAP}{row[remark]}".rstrip(), *row[1:]] for row in rows]
-    others = [i for i in range(len(table.columns)) if i != remark]
-    return _LaidOut(table.columns, [title, *joined], table.styles).part(others)
+def _remarks_joined(columns: list[_LaidOut], room: int) -> list[_LaidOut]:
+    """Where the columns are too wide, without that of remarks, which stand behind the texts of the first."""
+    remark = next((own for own in columns if own.column.remark), None)
+    if remark is None or _width([own.width for own in columns]) <= room:
+        return columns
+    first = columns[0]
+    pairs = zip(first.texts[1:], remark.texts[1:], strict=True)
+    texts = [first.texts[0], *(f"{text}{' ' * GAP}{said}".rstrip() for text, said in pairs)]
+    joined = first._replace(texts=texts, width=max(map(cell_len, texts)))
+    return [joined, *(own for own in columns[1:] if own is not remark)]
 
 
-def _parts(table: _LaidOut, room: int) -> Iterator[_LaidOut]:
+def _parts(columns: list[_LaidOut], room: int) -> Iterator[list[_LaidOut]]:
     """The table, or several of which each begins with the column that names the rows."""
-    least = list(map(_narrowest, table.natural, table.columns))
-    key = next((i for i, column in enumerate(table.columns) if column.title), 0) + 1
-    chosen = list(range(key))
-    for i in range(key, len(table.columns)):
-        if len(chosen) > key and _width([least[j] for j in (*chosen, i)]) > room:
-            yield table.part(chosen)
-            chosen = list(range(key))
-        chosen.append(i)
-    yield table.part(chosen)
+    key = next((i for i, own in enumerate(columns) if own.column.title), 0) + 1
+    part = columns[:key]
+    for own in columns[key:]:
+        if len(part) > key and _width(list(map(_narrowest, [*part, own]))) > room:
+            yield part
+            part = columns[:key]
+        part = [*part, own]
+    yield part
 
 
 _GIVE_WAY: Sequence[tuple[Callable[[Column], bool], int]] = (
@@ -153,18 +134,18 @@ def _least(column: Column, least: int) -> int:
     return max(least, cell_len(column.title)) if least else 0
 
 
-def _narrowest(width: int, column: Column) -> int:
-    return min([width, *(_least(column, least) for rule, least in _GIVE_WAY if rule(column))])
+def _narrowest(own: _LaidOut) -> int:
+    return min([own.width, *(_least(own.column, least) for rule, least in _GIVE_WAY if rule(own.column))])
 
 
-def _fitting_widths(table: _LaidOut, room: int) -> list[int]:
+def _fitting_widths(columns: Sequence[_LaidOut], room: int) -> list[int]:
     """The widths of the columns, narrowed to fit: bars first, then what may wrap, then other texts.
     Figures, which stand on the right, and names keep theirs."""
-    widths = [*table.natural]
+    widths = [own.width for own in columns]
     for rule, narrow in _GIVE_WAY:
         least = [
-            _least(column, narrow) if rule(column) else width
-            for column, width in zip(table.columns, widths, strict=True)
+            _least(own.column, narrow) if rule(own.column) else width
+            for own, width in zip(columns, widths, strict=True)
         ]
         while (excess := _width(widths) - room) > 0:
             flexible = [i for i, width in enumerate(widths) if width > least[i]]
@@ -176,21 +157,21 @@ def _fitting_widths(table: _LaidOut, room: int) -> list[int]:
 
 
 def _lines_of(
-    row: Sequence[str], styles: Sequence[str], widths: Sequence[int], columns: Sequence[Column]
+    row: Sequence[tuple[str, str]], widths: Sequence[int], columns: Sequence[_LaidOut]
 ) -> Iterator[list[Piece]]:
     """The lines of one row: more than one where a cell wraps."""
     cells = [
         [cell]
         if cell_len(cell) <= width
         else [set_cell_size(cell, width)]
-        if column.bar
+        if own.column.bar
         else wrapped(cell, width)
-        for cell, width, column in zip(row, widths, columns, strict=True)
+        for (cell, _), width, own in zip(row, widths, columns, strict=True)
     ]
     for parts in zip_longest(*cells, fillvalue=""):
         line: list[Piece] = []
-        for part, style, width, column in zip(parts, styles, widths, columns, strict=True):
+        for part, (_, style), width, own in zip(parts, row, widths, columns, strict=True):
             blank = " " * (width - cell_len(part))
-            line.append((blank + part if column.right else part + blank, style))
+            line.append((blank + part if own.column.right else part + blank, style))
             line.append((" " * GAP, style if style == "dim" else ""))
         yield line[:-1]

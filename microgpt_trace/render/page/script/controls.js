@@ -25,9 +25,10 @@ export function switchTheme() {
 /** Whether a key is for a field, the browser or the system. */
 export const isTaken = (event) => (event.target.closest?.("input, select, textarea") && event.target.type !== "range") || event.ctrlKey || event.metaKey || event.altKey;
 
-/** Let keys act: "/" finds the search, if there is one, Backspace goes `back`, and ? shows the `lists`, pairs of a
-    term and words by their titles. */
-export function listen(back, lists) {
+/** Let keys act: "/" finds the search, if there is one, Backspace goes `back`, and ? lists them and the `keys` of
+    views, and other lists by their titles, all as pairs of a term and words. */
+export function listen(back, keys, others = {}) {
+  const lists = { Keys: [...keys, ["Backspace", "back to what was shown before"], ["?", "this list"]], ...others };
   const help = () => {
     const listed = ([title, pairs]) => [make("h2", {}, title), make("dl", {}, pairs.flatMap(([term, words]) => [make("dt", {}, term), make("dd", {}, words)]))];
     const dialog = document.getElementById("keys");

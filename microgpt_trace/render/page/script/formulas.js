@@ -183,7 +183,7 @@ function elementReader(factor, before, run, axes) {
 }
 
 /** A place along an axis of an array: along one of the element's axes, or put together from several. */
-function spotOf(spot, at, run) {
+export function spotOf(spot, at, run) {
   if (typeof spot === "number") return at[spot];
   let place = spot[0];
   for (const [axis, stride, table] of spot.slice(1)) {

@@ -17,14 +17,6 @@ import { unpacked } from "./unpacking.js";
 import { WORDS } from "./words.js";
 
 const FEW = 16; // tokens whose attention fits beside their predictions
-const KEYS = [
-  ["arrow keys, Home, End", "move in a matrix"],
-  ["Enter", "explain the number"],
-  ["Backspace", "back to what was shown before"],
-  ["/", "search"],
-  ["?", "this list"],
-];
-
 function start() {
   const { document: content, arrays } = unpacked(globalThis.microgptContent);
   const page = new Page(content, arrays);
@@ -197,7 +189,7 @@ function start() {
     return ["microgpt", isTrace ? "trace" : "explain", ...rest].join(" ");
   };
 
-  listen(back, { Keys: KEYS, Words: WORDS });
+  listen(back, [["arrow keys, Home, End", "move in a matrix"], ["Enter", "explain the number"], ["/", "search"]], { Words: WORDS });
   window.addEventListener("popstate", (event) => {
     state = addressed();
     trail = event.state?.trail ?? [];

@@ -164,12 +164,11 @@ function paintCells({ data, left, top, cell, height, font, allFinite }, context,
 
 function outline({ left, top, cell, height }, context, at, ink, width) {
   if (!at) return;
-  context.strokeStyle = ink;
-  context.lineWidth = width + 2;
-  context.strokeRect(left + at[1] * cell, top + at[0] * height, cell, height);
-  context.strokeStyle = "#fff";
-  context.lineWidth = 1;
-  context.strokeRect(left + at[1] * cell, top + at[0] * height, cell, height);
+  for (const [color, line] of [[ink, width + 2], ["#fff", 1]]) {
+    context.strokeStyle = color;
+    context.lineWidth = line;
+    context.strokeRect(left + at[1] * cell, top + at[0] * height, cell, height);
+  }
 }
 
 function hatch(context, x, y, width, height, ink) {

@@ -46,7 +46,7 @@ export function start(viewOf = () => null) {
     slot("reading").replaceChildren(...words);
   }
 
-  listen(back, { Keys: [...views.flatMap((view) => view.keys ?? []), ["Backspace", "back to what was shown before"], ["?", "this list"]] });
+  listen(back, views.flatMap((view) => view.keys ?? []));
   document.addEventListener("click", (event) => {
     const link = event.target.closest("a");
     if (!link || !commandOf(commands, nameOf(link))) return;

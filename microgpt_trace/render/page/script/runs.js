@@ -19,11 +19,6 @@ export class Page {
     this.stored = arrays;
     this.byName = new Map(this.events.map((event) => [event.name, event]));
     this.parametersByName = new Map(this.parameters.map((own) => [own.name, own]));
-    this.stages = new Map();
-    for (const { name } of this.events) {
-      const last = lastOf(name);
-      this.stages.set(last, (this.stages.get(last) ?? new Set()).add(withoutLayer(name)));
-    }
     this.unfoldings = new Map();
   }
 
@@ -76,7 +71,8 @@ export class Page {
   shortName(name, layer = null) {
     if (this.layers > 1 && layerOf(name) !== null && layerOf(name) !== layer) return name;
     const last = lastOf(name);
-    return this.stages.get(last)?.size > 1 ? withoutLayer(name) : last;
+    const alike = this.events.filter((event) => lastOf(event.name) === last).map((event) => withoutLayer(event.name));
+    return new Set(alike).size > 1 ? withoutLayer(name) : last;
   }
 
   /** How much of the stream that a branch is added to it writes: the median of |write| / |stream| over the

@@ -1,6 +1,6 @@
 // Where a number goes: of each array that is worked out from it, the element in which it weighs most.
 
-import { placeOf, sizesOf, workedOut } from "./formulas.js";
+import { placeOf, sizesOf, spotOf, workedOut } from "./formulas.js";
 
 const MOST = 3e6; // terms that are looked through
 
@@ -65,15 +65,8 @@ function scaleOf(formula, worked, at) {
 
 /** Whether an element's index fits what a formula reads for an output, the ranges of sums left open. */
 function mayRead(formula, place, name, gradient, own, run) {
-  const fits = (spot, at) => {
-    if (typeof spot === "number") return spot >= place.length || place[spot] === at;
-    let fixed = spot[0];
-    for (const [axis, stride, table] of spot.slice(1)) {
-      if (axis >= place.length) return true;
-      fixed += (table === undefined ? place[axis] : (run[table] ?? table)[place[axis]]) * stride;
-    }
-    return fixed === at;
-  };
+  const axesOf = (spot) => (typeof spot === "number" ? [spot] : spot.slice(1).map(([axis]) => axis));
+  const fits = (spot, at) => axesOf(spot).some((axis) => axis >= place.length) || spotOf(spot, place, run) === at;
   return formula.steps.some((step) => step.t.some((term) => term.x.some((x) => x.of === name && (x.d === 1) === gradient && x.at.every((spot, axis) => fits(spot, own[axis])))));
 }
 
