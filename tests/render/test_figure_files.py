@@ -95,7 +95,7 @@ def test_dollars_are_drawn_as_dollars():
     figure = Figure()
     panel = Panel(figure.add_subplot())
     panel.write(0, 0, "$x$")
-    panel.title("$x$")
+    panel.label("$x$")
     panel.ax.plot([0], [0], label="$x$")
     panel.legend_beside()
     written = [panel.ax.texts[0], panel.ax._left_title, panel.ax.get_legend().get_texts()[0]]

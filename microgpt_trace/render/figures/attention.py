@@ -11,7 +11,6 @@ import numpy as np
 
 from ...architecture.operations.softmax import visible
 from ...architecture.plans.kinds import Scores, Softmax
-from ...architecture.plans.plan import Operation
 from ...errors import InputError
 from ...hooks.event import EventSpec
 from ...text.wording import counted
@@ -78,8 +77,9 @@ def weights_of(
 ) -> list[str]:
     """The events whose arrays the figure needs, without any run. Raises InputError for a layer or a head that
     there is not, and where a figure has no room for all."""
-    known = {specs[name].layer: name for name in specs if isinstance(kind_in(specs, name), Softmax)}
-    heads = {spec.layer: len(kind.group) for spec in specs.values() if (kind := _scores_kind(spec))}
+    kinds = {name: kind_in(specs, name) for name in specs}
+    known = {specs[name].layer: name for name, kind in kinds.items() if isinstance(kind, Softmax)}
+    heads = {specs[name].layer: len(kind.group) for name, kind in kinds.items() if isinstance(kind, Scores)}
     if layer is None:
         known = {layer: name for layer, name in known.items() if not layers or layer in layers}
     if layer is None and len(known) == 1:
@@ -87,25 +87,17 @@ def weights_of(
     if layer is None:
         if head is not None:
             raise InputError(f"attention of head {head}: say of which layer, as in layer0.head{head}")
-        _check_room(len(known), max(heads.values()))
+        most = max(heads.values())
+        if _tile(most) < SMALLEST_TILE or len(known) * _tile(most) > TALLEST:
+            raise InputError(
+                f"attention of {len(known) * most:,} heads has no room in one figure: name a layer, as layer0"
+            )
         return list(known.values())
     if layer not in known:
         raise InputError(f"attention of layer {layer}: the layers are 0 to {len(known) - 1}")
     if head is not None and not 0 <= head < heads[layer]:
         raise InputError(f"attention of head {head}: layer {layer} has heads 0 to {heads[layer] - 1}")
     return [known[layer]]
-
-
-def _scores_kind(spec: EventSpec) -> Scores | None:
-    return spec.kind if isinstance(spec, Operation) and isinstance(spec.kind, Scores) else None
-
-
-def _check_room(layers: int, heads: int) -> None:
-    tile = _tile(heads)
-    if tile < SMALLEST_TILE or layers * tile > TALLEST:
-        raise InputError(
-            f"attention of {layers * heads:,} heads has no room in one figure: name a layer, as layer0"
-        )
 
 
 def _tile(heads: int) -> float:

@@ -44,18 +44,12 @@ class Panel:
     def said(self, text: str) -> str:
         return spelled_out(text) if self.spelled else text
 
-    def title(self, text: str, above: int = 0) -> None:
-        """At the left, so many lines of a legend above the Axes."""
-        self.ax.set_title(
-            self.said(text), loc="left", fontsize=TEXT, pad=4 + 12 * above, parse_math=False, wrap=True
-        )
-
     def label(
         self, title: str = "", *, x: str = "", y: str = "", columns: Sequence[str] | None = None,
         rows: Sequence[str] | None = None, above: int = 0, at_right: bool = False,
     ) -> None:  # fmt: skip
-        """What the figure is called, what its axes count, and what places 0, 1, 2... along them are called. x
-        ends at the right where it may be longer than its axis."""
+        """What the figure is called, so many lines of a legend above the Axes, what its axes count, and what
+        places 0, 1, 2... along them are called. x ends at the right where it may be longer than its axis."""
         if columns is not None:
             self.ticks("x", columns)
         if rows is not None:
@@ -65,7 +59,8 @@ class Panel:
         self.ax.set_ylabel(self.said(y), fontsize=TEXT, parse_math=False)
         self.ax.tick_params(which="both", labelsize=SMALL)
         self._spell_powers()
-        self.title(title, above)
+        style: dict[str, Any] = {"loc": "left", "fontsize": TEXT, "parse_math": False, "wrap": True}
+        self.ax.set_title(self.said(title), pad=4 + 12 * above, **style)
 
     def _spell_powers(self) -> None:
         """Very large and very small numbers with their exponents, which else stand apart, on other text."""

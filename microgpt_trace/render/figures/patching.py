@@ -61,7 +61,10 @@ def patch_picture(result: PatchResult | PairsResult) -> Picture:
     values = np.array([_value(cell) for cell in result.cells if not cell.is_part])
     end = map_end(result.cells, _value)
     scale = Scale(-end, end, words)
-    rooms = [(len(each) * ROOM[1], _below(table, pairs)) for table, each in zip(tables, maps, strict=True)]
+    names = [max(map(len, _columns(table, pairs))) for table in tables]
+    rooms = [
+        (len(each) * ROOM[1], AROUND + CHARACTER * longest) for each, longest in zip(maps, names, strict=True)
+    ]
     rooms += [(len(parts) * BAR + 0.1, AROUND + CHARACTER)] if parts else []
 
     def draw(panel: Panel) -> None:
@@ -69,7 +72,8 @@ def patch_picture(result: PatchResult | PairsResult) -> Picture:
         drawn = zip(places, tables, maps, strict=False)
         images = [_draw_map(place, table, own, scale, pairs) for place, table, own in drawn]
         if parts:
-            _draw_parts(places[-1], parts, words)
+            draw_bars(places[-1], [SignedValue(cell.site, _value(cell)) for cell in parts], figure)
+            places[-1].label(x=words)
         if images:
             add_bar(panel, images[-1], scale, values)
 
@@ -82,11 +86,6 @@ def patch_picture(result: PatchResult | PairsResult) -> Picture:
 def _title(table: PatchTable[Any]) -> str:
     where = "at one position" if table.across == "position" else "of one head, at all positions"
     return f"{table.title} {where}"
-
-
-def _below(table: PatchTable[Any], pairs: Sequence[PatchedPair]) -> float:
-    """Inches for what stands around a map."""
-    return AROUND + CHARACTER * max(len(name) for name in _columns(table, pairs))
 
 
 def _value(cell: Any) -> float:
@@ -132,8 +131,3 @@ def _column(position: int, pairs: Sequence[PatchedPair]) -> str:
 
 def _token(labels: Sequence[str], position: int) -> str:
     return token_label(labels[position], LABEL) if position < len(labels) else ""
-
-
-def _draw_parts(panel: Panel, parts: Sequence[Any], words: str) -> None:
-    draw_bars(panel, [SignedValue(cell.site, _value(cell)) for cell in parts], figure)
-    panel.label(x=words)

@@ -40,7 +40,7 @@ def diff_view(
     }
     arrays: dict[str, Array] = {}
     for name, pair in held.items():
-        arrays |= {f"a {name}": _as_float32(pair.a), f"b {name}": _as_float32(pair.b)}
+        arrays |= {f"a {name}": pair.a, f"b {name}": pair.b}
     names = [event.name for event in result.events]
     return PageView(script="diff_view", content=content, arrays=arrays, names=names, before=3)
 
@@ -74,13 +74,8 @@ def _held(name: str, pair: KeptPair) -> dict[str, Any]:
         "heads": pair.heads,
         "causal": row is not None and row.causal,
         "share": isinstance(kind_named(name), Softmax | Probabilities),
-        "rounded": not all(_is_float32(values) for values in (pair.a, pair.b)),
+        "rounded": any(
+            not np.array_equal(values, values.astype(np.float32), equal_nan=True)
+            for values in (pair.a, pair.b)
+        ),
     }
-
-
-def _is_float32(values: Array) -> bool:
-    return bool(np.array_equal(values, values.astype(np.float32), equal_nan=True))
-
-
-def _as_float32(values: Array) -> Array:
-    return values.astype(np.float32).reshape(-1)

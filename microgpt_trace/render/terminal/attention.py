@@ -79,16 +79,14 @@ def _layout(block: AttentionMatrices, room: int) -> _Layout:
     count, length = len(block.order), len(block.labels)
     lines = LINES // (block.sharing or 1)
 
-    def layouts(free: int) -> list[_Layout]:
+    for enough, free in ((count, lines - 1), (min(FEW, count), lines - SAID)):
         below = count if block.sharing is None else max(1, (free + 1) // (length + HEADS + 1))
         found = [_Layout(cell, (room + GAP) // (_width(cell, length, count) + GAP), below) for cell in CELLS]
-        return [layout for layout in found if layout.beside > 0] or [_Layout(CELLS[-1], 1, below)]
-
-    for enough, free in ((count, lines - 1), (min(FEW, count), lines - SAID)):
-        for layout in layouts(free):
+        layouts = [layout for layout in found if layout.beside > 0] or [_Layout(CELLS[-1], 1, below)]
+        for layout in layouts:
             if layout.heads >= enough:
                 return layout
-    return max(layouts(lines - SAID), key=lambda layout: layout.heads)
+    return max(layouts, key=lambda layout: layout.heads)
 
 
 def _width(cell: int, length: int, count: int) -> int:
