@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from ..architecture.formulas.steps import element_name
-from ..architecture.formulas.traced_element import Element, sharing
+from ..architecture.formulas.traced_element import Element
 from ..architecture.model import LanguageModel, TraceInput
 from ..architecture.plans.kinds import Linear, Lookup
 from ..architecture.plans.plan import HEAD_EVENTS, Plan
@@ -108,7 +108,7 @@ def _in_head(plan: Plan, name: str, channel: int) -> str:
     head, own = divmod(channel, dim)
     if len(set(group)) == len(group):
         return f": head {head}, its channel {own}"
-    users = ", ".join(map(str, sharing(group, head)))
+    users = ", ".join(str(query) for query, of in enumerate(group) if of == head)
     return f": key-value head {head} (of heads {users}), its channel {own}"
 
 

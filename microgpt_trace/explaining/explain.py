@@ -10,20 +10,20 @@ import numpy as np
 
 from ..architecture.formulas.element_places import ElementPlaces
 from ..architecture.formulas.in_words import in_words
-from ..architecture.formulas.steps import Factor, Pass, Use, Worked, one_term, sum_of
-from ..architecture.formulas.traced_element import Element, RunValues, TracedElement, rows_with, short
+from ..architecture.formulas.steps import Factor, Pass, Worked, one_term, sum_of
+from ..architecture.formulas.traced_element import Element, RunValues, TracedElement, short
 from ..architecture.formulas.written_out import nothing, written_out
 from ..architecture.model import LanguageModel, TraceInput
 from ..architecture.operations import prediction
 from ..architecture.operations.by_kind import arithmetic_of
 from ..architecture.operations.plan_formulas import Formulas, GradientWay
-from ..architecture.plans.kinds import Probabilities
 from ..architecture.plans.plan import kind_of
 from ..errors import InputError
 from ..rounding.invariants import sum_bound
 from .elements import Shapes, find_element, place_of
 from .explanation import Explanation
 from .running import run_for
+from .uses import gradient_uses, uses_of
 
 
 def explain(
@@ -187,27 +187,12 @@ def worked_out(at: TracedElement) -> Worked:
     formula = _formulas(at).forward(at.name)
     places = ElementPlaces(at.numbers, at.name, at.index, formula)
     steps, magnitude = written_out(places, str(at.element), at.most)
-    notes = arithmetic_of(at.row.kind).notes(at)
-    return Worked(f"{at.own} = {in_words(places)}", steps, magnitude, notes)
+    told = getattr(arithmetic_of(at.row.kind), "notes", None)
+    return Worked(f"{at.own} = {in_words(places)}", steps, magnitude, told(at) if told else ())
 
 
 def _formulas(at: TracedElement) -> Formulas:
     return Formulas(at.numbers.plan, at.numbers.replaced)
-
-
-def uses_of(at: TracedElement) -> list[Use]:
-    """What reads the element of a forward event or of a parameter, in order of computation; of a parameter at
-    the position at which it weighs most."""
-    plan = at.numbers.plan
-    if at.name not in plan:
-        rows = rows_with(plan, at.name)
-        found = [arithmetic_of(row.kind).parameter_used(at, row) for row in rows]
-    elif isinstance(at.row.kind, Probabilities):
-        return prediction.after_probabilities(at)
-    else:
-        readers = [plan[name] for name in plan.readers[at.name]]
-        found = [arithmetic_of(reader.kind).goes_to(at, reader) for reader in readers]
-    return [use for use in found if use is not None]
 
 
 def gradient_worked_out(at: TracedElement) -> Worked:
@@ -247,11 +232,3 @@ def _of_gradient(at: TracedElement, reached: bool) -> tuple[str, ...]:
         return found
     source, whole = short(at.row.inputs[0]), kind_of(plan.sums_of[at.name].name)
     return (*found, f"{source} gets its gradient from that of {whole}, which every head has too")
-
-
-def gradient_uses(at: TracedElement) -> list[Use]:
-    """The gradients of what the element's event had read, and of the parameters behind it."""
-    if at.name not in at.numbers.plan:
-        return []
-    found: list[Use] = arithmetic_of(at.row.kind).gradient_goes_to(at)
-    return found

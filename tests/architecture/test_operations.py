@@ -22,12 +22,8 @@ from microgpt_trace.architecture.formulas.traced_element import Element, TracedE
 from microgpt_trace.architecture.operations.by_kind import reference
 from microgpt_trace.architecture.operations.plan_formulas import Formulas
 from microgpt_trace.architecture.plans.kinds import Loss, Scores
-from microgpt_trace.explaining.explain import (
-    gradient_uses,
-    gradient_worked_out,
-    uses_of,
-    worked_out,
-)
+from microgpt_trace.explaining.explain import gradient_worked_out, worked_out
+from microgpt_trace.explaining.uses import gradient_uses, uses_of
 
 CASES = ["unlike any", "llama_yarn_attention", *map(in_sweep, ["qwen3", "llama_mha_bias", "mistral_window"])]
 

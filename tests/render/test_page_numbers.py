@@ -146,8 +146,7 @@ def test_an_element_is_worked_out_and_goes_where_explain_says(page_at, backward)
         agree(float(verdict[1]), said["value"], rtol=1e-12, what=element)
         assert float(verdict[2]) == said["traced"]
         check_steps(page.evaluate(STEPS), said["steps"], element)
-        if element != "loss":
-            check_uses(page.locator(".uses li").all_inner_texts(), said["uses"], element)
+        check_uses(page.locator(".uses li").all_inner_texts(), said["uses"], element)
 
 
 def test_a_masked_score_is_worked_out_and_said_to_be_masked(page_at):

@@ -59,15 +59,17 @@ def check_uses(found, explained):
     for use in found.uses:
         steps = explained(use.name, use.kind).steps
         terms = [t for step in steps for t in step.terms if (found.element, found.phase) in named(t)]
-        if not terms and (use.name == "loss" or ".attn.head" in found.name):
-            continue  # the loss names the probabilities, attn.out is one product where no hook is
+        if not terms and ".attn.head" in found.name:
+            continue  # attn.out is one product where no hook is
         assert terms, (found.element, use)
         if use.adds is not None:
-            scale = steps[1].terms[0].factors[1].value if steps[0].label == "sum of products" else 1.0
+            is_scaled = steps[0].label in ("sum of products", "sum of losses")
+            scale = steps[1].terms[0].factors[1].value if is_scaled else 1.0
             added = [term for term in terms if term.value * scale == pytest.approx(use.adds, rel=1e-6)]
             assert added, (found.element, use, [term.value for term in terms])
             others = re.findall(r"[a-z0-9_.]+\[[0-9,]+\]", use.words)
-            assert set(others) <= {factor.name for term in added for factor in term.factors}, use
+            names = " ".join(factor.name for term in added for factor in term.factors)
+            assert all(name in names for name in others), use
 
 
 def named(term):

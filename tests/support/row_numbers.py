@@ -11,7 +11,7 @@ from microgpt_trace.architecture.operations.reference_inputs import ReferenceInp
 class Numbers:
     """A run of the references of a plan, with random gradients: the rows are judged one by one."""
 
-    replaced, whole = frozenset(), True
+    replaced = frozenset()
 
     def __init__(self, model, tokens):
         self.model, self.plan, self.length = model, model.plan, len(tokens)

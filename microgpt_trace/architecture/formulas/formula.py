@@ -32,6 +32,11 @@ class PlaceAlong:
     table: Table = ()
     by: tuple[int, int] = (0, 1)  # axis and stride of the table
 
+    @property
+    def along(self) -> set[int]:
+        """The axes that it depends on."""
+        return {axis for axis, _ in self.axes} | ({self.by[0]} if self.table else set())
+
 
 @frozen
 class ElementAt:

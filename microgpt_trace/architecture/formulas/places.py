@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,6 +13,7 @@ from ..plans.kinds import Length
 from .formula import ElementAt, Over, PlaceAlong, TermOf
 
 At = Sequence[int | Array]  # places along axes, behind them along ranges: arrays are broadcast together
+SomeAt = At | Mapping[int, Array]  # some of them, by number
 MASKED = ("keys", "queries")
 
 
@@ -39,9 +40,12 @@ class ReadTokens:
 
     def index(self, part: ElementAt, at: At) -> tuple[int | Array, ...]:
         """Of an element, in its own array."""
-        return tuple(at[own] if isinstance(own, int) else self._spot(own, at) for own in part.index)
+        return tuple(self.spot(own, at) for own in part.index)
 
-    def _spot(self, own: PlaceAlong, at: At) -> int | Array:
+    def spot(self, own: int | PlaceAlong, at: SomeAt) -> int | Array:
+        """A place along one axis of its array."""
+        if isinstance(own, int):
+            return at[own]
         place: int | Array = own.offset
         for axis, stride in own.axes:
             place = place + at[axis] * stride
@@ -52,7 +56,7 @@ class ReadTokens:
         found = table[at[axis]]
         return place + (found if isinstance(found, np.ndarray) else int(found)) * stride
 
-    def counted(self, own: Over, at: At, places: Array) -> Array:
+    def counted(self, own: Over, at: SomeAt, places: Array) -> Array:
         """Which places along a range count."""
         if own.of == "known":
             return np.asarray(self._tables["targets"][places] >= 0)
@@ -69,7 +73,7 @@ class ReadTokens:
         """Whether a query sees a key that lies so far back."""
         return np.asarray((back >= 0) & (back < (window or len(self.tokens))))
 
-    def has(self, term: TermOf, at: At) -> Array:
+    def has(self, term: TermOf, at: SomeAt) -> Array:
         """Where there is such a term: everywhere, at known targets, or at the tokens that are targets."""
         if not term.where:
             return np.asarray(True)

@@ -15,7 +15,7 @@ from ...hooks.event import Phase
 from ..model import LanguageModel, TraceInput
 from ..plans.kinds import Shape
 from ..plans.plan import HEAD_EVENTS, OfKind, Operation, Plan
-from .steps import Pass, Use, element_name
+from .steps import Pass, element_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,25 +60,6 @@ class TracedElement(Generic[OfKind]):
     def gradient_name(self) -> str:
         return f"d {self.element}"
 
-    @property
-    def value(self) -> float:
-        return self.numbers.value(self.name, self.index)
-
-    @property
-    def gradient(self) -> float:
-        return self.numbers.value(self.name, self.index, "backward")
-
-    def use(self, name: str, index: tuple[int, ...], adds: float | None, count: int, words: str) -> Use:
-        """Of an element of an event that reads this one, with its value where the run kept that."""
-        return Use(element_name(name, index), "forward", self.numbers.known(name, index), adds, count, words)
-
-    def gradient_use(
-        self, name: str, index: tuple[int, ...], adds: float | None, count: int, words: str
-    ) -> Use:
-        """Of the gradient of an element that the element's row had read."""
-        value = self.numbers.known(name, index, "backward")
-        return Use(element_name(name, index), "backward", value, adds, count, words)
-
 
 def rows_with(plan: Plan, parameter: str) -> tuple[Operation, ...]:
     """The rows whose operation reads a parameter. A sum stands for its parts."""
@@ -89,21 +70,6 @@ def rows_with(plan: Plan, parameter: str) -> tuple[Operation, ...]:
 def short(name: str) -> str:
     """An event's name as a formula has it, without its layer and stage: layer0.attn.q -> q"""
     return name.rpartition(".")[2]
-
-
-def strongest(products: Array) -> int:
-    """Where the largest magnitude is, NaN aside."""
-    return int(np.argmax(np.where(np.isnan(products), -1.0, np.abs(products))))
-
-
-def channels_of(head: int, dim: int) -> slice:
-    """The columns of a head in [T, heads*D]"""
-    return slice(head * dim, (head + 1) * dim)
-
-
-def sharing(group: Sequence[int], own: int) -> list[int]:
-    """The heads that have the keys and values of one key-value head."""
-    return [head for head, of in enumerate(group) if of == own]
 
 
 class KnownTarget(NamedTuple):
@@ -135,16 +101,6 @@ class RunValues:
     @property
     def plan(self) -> Plan:
         return self.model.plan
-
-    @property
-    def length(self) -> int:
-        """How many tokens were read."""
-        return len(self.inputs.tokens)
-
-    @property
-    def whole(self) -> bool:
-        """Whether the logits of all positions are there."""
-        return len(self.rows) == self.length
 
     def label(self, token: int) -> str:
         """The text of a token that may follow."""

@@ -8,14 +8,13 @@ from ...arrays.heads import in_heads, out_of_heads, shares
 from ...arrays.linear import ignoring, share
 from ...arrays.stats import Array
 from ..formulas.formula import Formula, Setting, one_step
-from ..formulas.steps import Use, element_name
-from ..formulas.traced_element import TracedElement, channels_of, sharing, strongest
+from ..formulas.traced_element import TracedElement
 from ..plans.kinds import Context
 from ..plans.plan import Operation
 from .head_formulas import BACKWARD, over_channels, over_keys, over_queries, own_heads
 from .pass_state import Gradients, PassState
 from .reference_inputs import ReferenceInputs, Spread
-from .softmax import seen_by, window_of
+from .softmax import window_of
 
 
 def forward(row: Operation[Context], run: PassState, weights: Array, v: Array) -> Array:
@@ -97,50 +96,3 @@ def notes(at: TracedElement[Context]) -> tuple[str, ...]:
     head = at.index[1] // kind.head_dim
     of = kind.group[head]
     return () if of == head else (f"head {head} reads the values of key-value head {of}",)
-
-
-def goes_to(at: TracedElement, reader: Operation[Context]) -> Use | None:
-    """The channel of the query's context that the element weighs most in."""
-    kind = reader.kind
-    weights, v = reader.inputs
-    seen, dim = seen_by(at, reader), kind.head_dim
-    if at.name == weights:
-        head, query, key = at.index
-        if seen.hidden(query, key):
-            return None
-        values = channels_of(kind.group[head], dim)
-        products = at.value * at.numbers.row(v, key)[values]
-        best = strongest(products)
-        times = element_name(v, (key, values.start + best))
-        index = (query, head * dim + best)
-        return at.use(reader.name, index, float(products[best]), dim, f"times {times}")
-    position, channel = at.index
-    own, within = divmod(channel, dim)
-    queries, heads = seen.queries_of(position), sharing(kind.group, own)
-    shares = at.numbers.array(weights)[heads, queries, position].astype(np.float64)
-    products = (at.value * shares).reshape(-1)
-    best = strongest(products)
-    which, query = divmod(best, queries.stop - queries.start)
-    query += queries.start
-    times = element_name(weights, (heads[which], query, position))
-    index = (query, heads[which] * dim + within)
-    return at.use(reader.name, index, float(products[best]), len(products), f"times {times}")
-
-
-def gradient_goes_to(at: TracedElement[Context]) -> list[Use]:
-    """To the weights and to the values, at the key where it weighs most."""
-    kind = at.row.kind
-    position, channel = at.index
-    weights, v = at.row.inputs
-    head, own = divmod(channel, kind.head_dim)
-    column, keys = kind.group[head] * kind.head_dim + own, seen_by(at, at.row).keys_of(position)
-    to_weights = at.gradient * at.numbers.column(v, column)[keys]
-    to_v = at.gradient * at.numbers.row(weights, head, position)[keys]
-    key, other = keys.start + strongest(to_weights), keys.start + strongest(to_v)
-    n = len(to_v)
-    return [
-        at.gradient_use(weights, (head, position, key), float(to_weights[key - keys.start]), n,
-                        f"times {element_name(v, (key, column))}"),
-        at.gradient_use(v, (other, column), float(to_v[other - keys.start]), n,
-                        f"times {element_name(weights, (head, position, other))}"),
-    ]  # fmt: skip

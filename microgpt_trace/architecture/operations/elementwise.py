@@ -11,7 +11,7 @@ import numpy as np
 from ...arrays.erf import erfc
 from ...arrays.stats import Array
 from ..formulas.formula import ElementAt, Formula, ResultOf, Setting, StepOf, TermOf, one_step
-from ..formulas.steps import ABOVE_ZERO, RELU, SIGMOID, Function, Use, X, element_name
+from ..formulas.steps import ABOVE_ZERO, RELU, SIGMOID, Function, X, element_name
 from ..formulas.traced_element import TracedElement
 from ..plans.kinds import Activation, Add, Multiply
 from ..plans.plan import Operation
@@ -218,36 +218,7 @@ def notes(at: TracedElement) -> tuple[str, ...]:
     return (f"{element_name(first, at.index)} is not above 0: switched off, and no gradient passes",)
 
 
-def goes_to(at: TracedElement, reader: Operation) -> Use | None:
-    """The same element of the output."""
-    kind = reader.kind
-    if isinstance(kind, Add):
-        return at.use(reader.name, at.index, at.value, 1, "added to the other part of the sum")
-    if isinstance(kind, Activation):
-        return at.use(reader.name, at.index, None, 1, f"through {kind.function}")
-    words = f"times {element_name(_other(reader, at.name), at.index)}"
-    return at.use(reader.name, at.index, None, 1, words)
-
-
 def _other(row: Operation, name: str) -> str:
     """What a product has besides one of its inputs."""
     first, second = row.inputs
     return second if name == first else first
-
-
-def gradient_goes_to(at: TracedElement) -> list[Use]:
-    """To the same element of each input."""
-    kind, inputs = at.row.kind, at.row.inputs
-    if isinstance(kind, Add):
-        return [at.gradient_use(name, at.index, at.gradient, 1, "passed on as it is") for name in inputs]
-    if isinstance(kind, Multiply):
-        names = [element_name(_other(at.row, name), at.index) for name in inputs]
-        return [
-            at.gradient_use(name, at.index, None, 1, f"times {other}")
-            for name, other in zip(inputs, names, strict=True)
-        ]
-    assert isinstance(kind, Activation)
-    if kind.function != "ReLU":
-        return [at.gradient_use(inputs[0], at.index, None, 1, f"times the slope of {kind.function}")]
-    slope = "passed on" if at.numbers.value(inputs[0], at.index) > 0 else "stopped"
-    return [at.gradient_use(inputs[0], at.index, None, 1, f"{slope} by ReLU")]

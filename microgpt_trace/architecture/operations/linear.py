@@ -8,8 +8,8 @@ import numpy as np
 
 from ...arrays.stats import Array
 from ..formulas.formula import ElementAt, Formula, Over, PlaceAlong, Setting, TermOf, one_step
-from ..formulas.steps import Use, element_name
-from ..formulas.traced_element import TracedElement, strongest
+from ..formulas.steps import element_name
+from ..formulas.traced_element import TracedElement
 from ..plans.kinds import Linear
 from ..plans.plan import Operation
 from .pass_state import Gradients, PassState
@@ -128,58 +128,3 @@ def notes(at: TracedElement[Linear]) -> tuple[str, ...]:
         return ()
     first, last = (element_name(parts[i], at.index) for i in (0, -1))
     return (f"{first} to {last}{' and the bias' * bool(kind.bias)} add up to the same",)
-
-
-def goes_to(at: TracedElement, reader: Operation[Linear]) -> Use | None:
-    """The output that the element weighs most in; of a part the same element of the sum."""
-    kind = reader.kind
-    if at.name in reader.parts:
-        words = "one of the heads, which add up to it"
-        return at.use(reader.name, at.index, at.value, 1, words)
-    position, channel = at.index
-    if not kind.reads(channel):
-        return None
-    products = at.value * at.numbers.column(kind.weight, channel)
-    best = strongest(products)
-    words = f"times {element_name(kind.weight, (best, channel))}"
-    return at.use(reader.name, (position, best), float(products[best]), len(products), words)
-
-
-def gradient_goes_to(at: TracedElement[Linear]) -> list[Use]:
-    """To the input and the parameters. A sum is worked out from its input too; the parts, which add up to
-    it, have its gradient."""
-    kind, parts = at.row.kind, at.row.parts
-    if kind.columns:
-        return []
-    position, output = at.index
-    (source,) = at.row.inputs
-    found = []
-    if parts:
-        words = "each head has the same gradient"
-        found = [at.gradient_use(parts[0], at.index, at.gradient, len(parts), words)]
-    of_input = at.gradient * at.numbers.row(kind.weight, output)
-    best, n = strongest(of_input), len(of_input)
-    words = f"times {element_name(kind.weight, (output, best))}"
-    found.append(at.gradient_use(source, (position, best), float(of_input[best]), n, words))
-    of_weight = at.gradient * at.numbers.row(source, position)
-    best = strongest(of_weight)
-    words = f"times {element_name(source, (position, best))}"
-    found.append(at.gradient_use(kind.weight, (output, best), float(of_weight[best]), n, words))
-    if kind.bias:
-        words = f"one of {at.numbers.length} positions"
-        found.append(at.gradient_use(kind.bias, (output,), at.gradient, 1, words))
-    return found
-
-
-def parameter_used(at: TracedElement, reader: Operation) -> Use | None:
-    """The position at which an element of the matrix weighs most; of the bias the last position."""
-    (source,) = reader.inputs
-    if len(at.index) == 1:
-        index = (at.numbers.length - 1, at.index[0])
-        words = f"added at each of the {at.numbers.length} positions"
-        return at.use(reader.name, index, at.value, 1, words)
-    output, channel = at.index
-    products = at.value * at.numbers.column(source, channel)
-    best = strongest(products)
-    words = f"times {element_name(source, (best, channel))}"
-    return at.use(reader.name, (best, output), float(products[best]), len(products), words)

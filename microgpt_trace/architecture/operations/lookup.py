@@ -6,7 +6,6 @@ import numpy as np
 
 from ...arrays.stats import Array
 from ..formulas.formula import ElementAt, Formula, Over, PlaceAlong, Setting, TermOf, one_step
-from ..formulas.steps import Use
 from ..formulas.traced_element import TracedElement
 from ..plans.kinds import Lookup
 from ..plans.plan import Operation
@@ -58,33 +57,3 @@ def notes(at: TracedElement[Lookup]) -> tuple[str, ...]:
     of_token = f"the token at position {position} is #{at.numbers.inputs.tokens[position]}"
     note = of_token if kind.by == "tokens" else f"the row of {kind.table} is that of position {position}"
     return (f"looked up, not computed: {note}",)
-
-
-def gradient_goes_to(at: TracedElement[Lookup]) -> list[Use]:
-    """To the row of the table."""
-    kind = at.row.kind
-    position, channel = at.index
-    row, count = position, 1
-    if kind.by == "tokens":
-        row = at.numbers.inputs.tokens[position]
-        count = at.numbers.inputs.tokens.count(row)
-    words = "one of its positions" if count > 1 else "its only position"
-    return [at.gradient_use(kind.table, (row, channel), at.gradient, 1, words)]
-
-
-def parameter_used(at: TracedElement, reader: Operation[Lookup]) -> Use | None:
-    """Where a row of the table is looked up first."""
-    positions = _positions(at, reader)
-    if not positions:
-        return None
-    index, many = (positions[0], at.index[1]), len(positions)
-    words = "looked up" if many == 1 else f"looked up at {many} positions, of which this is the first"
-    return at.use(reader.name, index, None, many, words)
-
-
-def _positions(at: TracedElement, reader: Operation[Lookup]) -> list[int]:
-    """Where a row of the table is read."""
-    kind, row = reader.kind, at.index[0]
-    if kind.by == "positions":
-        return [row] if row < at.numbers.length else []
-    return [position for position, token in enumerate(at.numbers.inputs.tokens) if token == row]

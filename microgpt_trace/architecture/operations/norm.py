@@ -21,8 +21,7 @@ from ..formulas.formula import (
     TermOf,
     one_step,
 )
-from ..formulas.steps import Function, Use, mean_of
-from ..formulas.traced_element import TracedElement, channels_of, short, strongest
+from ..formulas.steps import Function, mean_of
 from ..plans.kinds import Norm, Shape
 from ..plans.plan import Operation
 from .pass_state import Gradients, PassState
@@ -210,56 +209,3 @@ def parameter_formula(name: str, row: Operation[Norm], setting: Setting) -> Form
     x = ElementAt(source, (1, own), less=0 if kind.centred else None)
     last = TermOf((gradient, x, ResultOf(len(steps) - 1, "1/")), rows)
     return Formula((dim,), (*steps, StepOf((last,))))
-
-
-def notes(at: TracedElement) -> tuple[str, ...]:
-    return ()
-
-
-def _within(at: TracedElement, kind: Norm, source: str, channel: int) -> slice:
-    """The channels that are normed with one: its row's, or its head's."""
-    if kind.head_dim is None:
-        return slice(0, at.numbers.shapes[source][-1])
-    return channels_of(channel // kind.head_dim, kind.head_dim)
-
-
-def goes_to(at: TracedElement, reader: Operation[Norm]) -> Use | None:
-    """The same element, besides all those that are normed with it."""
-    kind = reader.kind
-    size, whole = kind.head_dim or at.numbers.shapes[at.name][-1], "head" if kind.head_dim else "row"
-    words = f"divided by the rms of the {whole}, of {size} squares its own is one"
-    words = "less the mean, " * kind.centred + words
-    return at.use(reader.name, at.index, None, size, words)
-
-
-def gradient_goes_to(at: TracedElement[Norm]) -> list[Use]:
-    """Back to the row, and to gain and bias."""
-    kind = at.row.kind
-    (source,) = at.row.inputs
-    within = _within(at, kind, source, at.index[1])
-    size, own = within.stop - within.start, (at.index[1] - within.start,)
-    whole = "head" if kind.head_dim else "row"
-    found = [at.gradient_use(source, at.index, None, size, f"back through the norm of the {whole}")]
-    words = f"one of {at.numbers.length * at.numbers.shapes[source][-1] // size} {whole}s"
-    if kind.gain:
-        found.append(at.gradient_use(kind.gain, own, None, 1, f"times x / rms, {words}"))
-    if kind.bias:
-        found.append(at.gradient_use(kind.bias, own, at.gradient, 1, words))
-    return found
-
-
-def parameter_used(at: TracedElement, reader: Operation[Norm]) -> Use | None:
-    """Where an element of the gain weighs most; of the bias the last position."""
-    kind, (own,) = reader.kind, at.index
-    if at.name == kind.bias:
-        words = f"added at each of the {at.numbers.length} positions"
-        return at.use(reader.name, (at.numbers.length - 1, own), at.value, 1, words)
-    size = at.numbers.shapes[at.name][0]
-    of_all_heads = at.numbers.array(reader.name)[:, own::size]
-    values = of_all_heads.astype(np.float64)
-    if kind.bias:
-        values = values - at.numbers.value(kind.bias, at.index)
-    position, head = np.unravel_index(strongest(values), values.shape)
-    index = (int(position), int(head) * size + own)
-    words = f"times {short(reader.inputs[0])} / rms"
-    return at.use(reader.name, index, float(values[position, head]), values.size, words)

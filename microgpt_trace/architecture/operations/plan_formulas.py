@@ -42,7 +42,7 @@ class Formulas(Setting):
             row = self._event(name, reader, index)
             if row is None:
                 return None
-            found.append(GradientWay(reader.name, row.name, self._by_way_of(row, name)))
+            found.append(GradientWay(reader.name, row.name, self.by_way_of(row, name)))
         return found
 
     def readers(self, name: str) -> list[Operation]:
@@ -75,7 +75,8 @@ class Formulas(Setting):
             return None
         return next((part for part in parts if part.kind.reads(index[-1])), reader)
 
-    def _by_way_of(self, row: Operation, name: str) -> Formula | None:
+    def by_way_of(self, row: Operation, name: str) -> Formula | None:
+        """What comes by way of a row of the gradient of what it reads; None where a hook replaced the row."""
         if self.is_cut(row.name) and row.name != name:
             return None
         arithmetic = arithmetic_of(row.kind)

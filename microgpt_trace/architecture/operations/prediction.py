@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -22,8 +21,8 @@ from ..formulas.formula import (
     TermOf,
     one_step,
 )
-from ..formulas.steps import INVERSE, MINUS_LOG, Use
-from ..formulas.traced_element import TracedElement, strongest
+from ..formulas.steps import INVERSE, MINUS_LOG
+from ..formulas.traced_element import TracedElement
 from ..plans.kinds import Loss, Probabilities
 from ..plans.plan import Operation, Plan
 from .pass_state import Gradients, PassState
@@ -130,10 +129,6 @@ def loss_of(plan: Plan, probabilities: Operation) -> Operation:
     return next(row for row in plan.of_kind(Loss) if row.inputs == probabilities.inputs)
 
 
-def notes(at: TracedElement) -> tuple[str, ...]:
-    return ()
-
-
 def gradient_notes(at: TracedElement) -> tuple[str, ...]:
     """Where gradients begin: what is said of that of the loss, of a target's probability and of its logit."""
     kind, plan = at.row.kind, at.numbers.plan
@@ -146,53 +141,3 @@ def gradient_notes(at: TracedElement) -> tuple[str, ...]:
         return ()
     is_target = at.index[1] == at.numbers.inputs.targets[at.index[0]]
     return ("the target: the loss falls as its logit rises",) if is_target else ()
-
-
-def goes_to(at: TracedElement, reader: Operation) -> Use | None:
-    """The probability of the same token, or the loss, which looks at the target."""
-    kind = reader.kind
-    if isinstance(kind, Loss):
-        return _into_loss(at, reader)
-    size = at.numbers.shapes[at.name][-1]
-    return at.use(reader.name, at.index, None, size, f"softmax over the {size:,} tokens")
-
-
-def after_probabilities(at: TracedElement) -> list[Use]:
-    """What probabilities go into, though the loss is worked out from the logits at once."""
-    use = _into_loss(at, loss_of(at.numbers.plan, at.row))
-    return [] if use is None else [use]
-
-
-def _into_loss(at: TracedElement, reader: Operation) -> Use | None:
-    position, token = at.index
-    target = at.numbers.inputs.targets[position]
-    chances = at.name not in reader.inputs
-    if target is None or (chances and token != target):
-        return None
-    n = _predictions(at)
-    part, adds = "the target, whose -log P counts", None
-    if token != target:
-        part = "in the denominator of P(target)"
-    elif chances:
-        with np.errstate(divide="ignore"):
-            adds = float(-np.log(at.value) / n)
-    use = at.use(reader.name, (), adds, 1, f"{part}, one of {n} positions")
-    return use if at.numbers.whole else replace(use, value=None)
-
-
-def _predictions(at: TracedElement) -> int:
-    """At how many positions it is known what follows."""
-    return sum(target is not None for target in at.numbers.inputs.targets)
-
-
-def gradient_goes_to(at: TracedElement) -> list[Use]:
-    """From the loss to the logits, at once."""
-    if isinstance(at.row.kind, Probabilities):
-        return []
-    (logits,) = at.row.inputs
-    shape = at.numbers.shapes[logits]
-    gradients = at.numbers.array(logits, "backward")
-    place = np.unravel_index(strongest(gradients), shape)
-    index = (int(place[0]), int(place[1]))
-    words = f"the largest of {gradients.size:,}: P, less 1 at the target, / {_predictions(at)}"
-    return [at.gradient_use(logits, index, None, gradients.size, words)]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 
@@ -24,7 +23,7 @@ from ..formulas.formula import (
     StepOf,
     TermOf,
 )
-from ..formulas.steps import Function, Pass, Use
+from ..formulas.steps import Function, Pass
 from ..formulas.traced_element import TracedElement
 from ..plans.kinds import Rotation
 from ..plans.plan import Operation
@@ -107,26 +106,6 @@ def size(row: Operation[Rotation], given: ReferenceInputs, value: Array, x: Arra
     return np.broadcast_to(length, halves.shape).reshape(value.shape)
 
 
-class TurningPair(NamedTuple):
-    """What turns a channel at a position: the other of its pair, and the factors of both."""
-
-    other: int
-    first: bool
-    frequency: float
-    cos: float
-    sin: float
-
-
-def pair_of(kind: Rotation, position: int, channel: int) -> TurningPair:
-    """The pair that a channel is one of."""
-    of_pairs, factor = frequencies(kind.rope, kind.head_dim)
-    half, own = kind.head_dim // 2, channel % kind.head_dim
-    frequency, first = float(of_pairs[own % half]), own < half
-    angle = position * frequency
-    cos, sin = (float(of(angle)) * factor for of in (np.cos, np.sin))
-    return TurningPair(channel + half if first else channel - half, first, frequency, cos, sin)
-
-
 def formula(row: Operation[Rotation], setting: Setting) -> Formula:
     """Both channels of the pair, one times the cosine and one times the sine."""
     kind, (source,) = row.kind, row.inputs
@@ -164,28 +143,8 @@ def _turned(
 
 def notes(at: TracedElement[Rotation]) -> tuple[str, ...]:
     """Which channels are a pair."""
-    kind, (position, channel) = at.row.kind, at.index
-    pair = pair_of(kind, position, channel)
-    low, high = sorted((channel, pair.other))
-    return (f"channels {low} and {high} turn together, by {pair.frequency:.6g} radians a position",)
-
-
-def goes_to(at: TracedElement, reader: Operation[Rotation]) -> Use | None:
-    """That channel of the pair which the element weighs more in."""
-    return _turned_use(at, reader.kind, reader.name, "forward")
-
-
-def gradient_goes_to(at: TracedElement[Rotation]) -> list[Use]:
-    """Back to that channel of the pair which the gradient weighs more in."""
-    return [_turned_use(at, at.row.kind, at.row.inputs[0], "backward")]
-
-
-def _turned_use(at: TracedElement, kind: Rotation, name: str, phase: Pass) -> Use:
-    position, channel = at.index
-    pair, back = pair_of(kind, position, channel), phase == "backward"
-    share = pair.sin if pair.first != back else -pair.sin
-    best, factor = (channel, pair.cos) if abs(pair.cos) >= abs(pair.sin) else (pair.other, share)
-    words = f"turned {'back ' * back}together with the other channel of its pair"
-    if back:
-        return at.gradient_use(name, (position, best), at.gradient * factor, 2, words)
-    return at.use(name, (position, best), at.value * factor, 2, words)
+    dim, (frequencies_of_pairs, _) = at.row.kind.head_dim, frequencies(at.row.kind.rope, at.row.kind.head_dim)
+    head, own = divmod(at.index[1], dim)
+    pair = own % (dim // 2)
+    low, frequency = head * dim + pair, frequencies_of_pairs[pair]
+    return (f"channels {low} and {low + dim // 2} turn together, by {frequency:.6g} radians a position",)

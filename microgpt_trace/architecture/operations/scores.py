@@ -10,14 +10,13 @@ from ...arrays.heads import in_heads, out_of_heads, shares
 from ...arrays.linear import ignoring, share
 from ...arrays.stats import Array
 from ..formulas.formula import Constant, Formula, ResultOf, Setting, StepOf, TermOf
-from ..formulas.steps import Use, element_name
-from ..formulas.traced_element import TracedElement, channels_of, sharing, strongest
+from ..formulas.traced_element import TracedElement
 from ..plans.kinds import Scores, Shape
 from ..plans.plan import Operation
 from .head_formulas import BACKWARD, over_channels, over_keys, over_queries, own_heads
 from .pass_state import Gradients, PassState
 from .reference_inputs import ReferenceInputs, Spread
-from .softmax import seen_by, window_of
+from .softmax import masked, window_of
 
 
 def forward(row: Operation[Scores], run: PassState, q: Array, k: Array) -> Array:
@@ -76,11 +75,6 @@ def _is_root(kind: Scores) -> bool:
     return kind.scale == 1 / math.sqrt(kind.head_dim)
 
 
-def _scaled(kind: Scores) -> str:
-    """The same behind a formula."""
-    return f" / sqrt({kind.head_dim})" if _is_root(kind) else f" × {kind.scale:.6g}"
-
-
 def formula(row: Operation[Scores], setting: Setting) -> Formula:
     """The query times the key, scaled."""
     kind, (q, k) = row.kind, row.inputs
@@ -108,52 +102,10 @@ def _of_products(sizes: Shape, kind: Scores, products: TermOf) -> Formula:
 
 def notes(at: TracedElement[Scores]) -> tuple[str, ...]:
     """Whose keys a head reads, where these are not its own, and what masks the score."""
-    kind, (head, query, key) = at.row.kind, at.index
+    kind, head = at.row.kind, at.index[0]
     found, of = list[str](), kind.group[head]
     if of != head:
         found.append(f"head {head} reads the keys of key-value head {of}")
-    if why := seen_by(at, at.row).hidden(query, key):
-        found.append(f"masked: {why}; the score is computed, but no weight comes from it")
+    if why := masked(at):
+        found.append(f"{why}; the score is computed, but no weight comes from it")
     return tuple(found)
-
-
-def goes_to(at: TracedElement, reader: Operation[Scores]) -> Use | None:
-    """A query meets the keys that it sees, a key the queries that see it."""
-    kind = reader.kind
-    position, channel = at.index
-    q, k = reader.inputs
-    own, within = divmod(channel, kind.head_dim)
-    seen = seen_by(at, reader)
-    if at.name == q:
-        keys, column = seen.keys_of(position), kind.group[own] * kind.head_dim + within
-        products = at.value * at.numbers.column(k, column)[keys] * kind.scale
-        key = keys.start + strongest(products)
-        index, times = (own, position, key), element_name(k, (key, column))
-    else:
-        queries, heads = seen.queries_of(position), sharing(kind.group, own)
-        rows = [at.numbers.column(q, h * kind.head_dim + within)[queries] for h in heads]
-        products = (at.value * np.stack(rows) * kind.scale).reshape(-1)
-        which, query = divmod(strongest(products), queries.stop - queries.start)
-        head, query = heads[which], queries.start + query
-        index, times = (head, query, position), element_name(q, (query, head * kind.head_dim + within))
-    adds = float(products[strongest(products)])
-    return at.use(reader.name, index, adds, len(products), f"times {times},{_scaled(kind)}")
-
-
-def gradient_goes_to(at: TracedElement[Scores]) -> list[Use]:
-    """To the query and to the key, unless the mask is there."""
-    kind = at.row.kind
-    head, query, key = at.index
-    if seen_by(at, at.row).hidden(query, key):
-        return []
-    of_q, of_k = channels_of(head, kind.head_dim), channels_of(kind.group[head], kind.head_dim)
-    q, k = at.row.inputs
-
-    def part(name: str, place: tuple[int, slice], other: str, of: tuple[int, slice]) -> Use:
-        products = at.gradient * at.numbers.row(other, of[0])[of[1]] * kind.scale
-        best = strongest(products)
-        words = f"times {element_name(other, (of[0], of[1].start + best))},{_scaled(kind)}"
-        index = (place[0], place[1].start + best)
-        return at.gradient_use(name, index, float(products[best]), len(products), words)
-
-    return [part(q, (query, of_q), k, (key, of_k)), part(k, (key, of_k), q, (query, of_q))]

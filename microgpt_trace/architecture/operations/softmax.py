@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from ...arrays.heads import shares
 from ...arrays.linear import ignoring, share
 from ...arrays.stats import Array
 from ..formulas.formula import ElementAt, Formula, Over, ResultOf, Setting, StepOf, TermOf
-from ..formulas.steps import EXP, Use
+from ..formulas.steps import EXP
 from ..formulas.traced_element import TracedElement
 from ..plans.kinds import Softmax
 from ..plans.plan import Operation, Plan
@@ -83,33 +81,15 @@ def of_softmax(value: Array) -> Array:
     return value * (1 - np.log(np.where(value > 0, value, 1)))
 
 
-class Sight(NamedTuple):
-    """Which of so many keys each query sees: itself and those before it, within the window."""
-
-    window: int | None
-    length: int
-
-    def keys_of(self, query: int) -> slice:
-        return slice(max(0, query - self.window + 1) if self.window else 0, query + 1)
-
-    def queries_of(self, key: int) -> slice:
-        """The queries that see a key."""
-        return slice(key, min(self.length, key + self.window) if self.window else self.length)
-
-    def hidden(self, query: int, key: int) -> str:
-        """Why a query does not see a key, or nothing where it does."""
-        if key > query:
-            return f"key {key} comes after query {query}, which may not look ahead"
-        if key < self.keys_of(query).start:
-            back, window = query - key, self.window
-            return f"key {key} lies {back} positions back, and the window of this layer is {window}"
-        return ""
-
-
-def seen_by(at: TracedElement, row: Operation) -> Sight:
-    """What the queries of a row see: of scores those of the softmax that they go into, of a context those of
-    the weights that it reads."""
-    return Sight(window_of(at.numbers.plan, row), at.numbers.length)
+def masked(at: TracedElement) -> str:
+    """Why the element's query does not see its key, or nothing where it does."""
+    _, query, key = at.index
+    back, window = query - key, window_of(at.numbers.plan, at.row)
+    if back < 0:
+        return f"masked: key {key} comes after query {query}, which may not look ahead"
+    if window is not None and back >= window:
+        return f"masked: key {key} lies {back} positions back, and the window of this layer is {window}"
+    return ""
 
 
 def window_of(plan: Plan, row: Operation) -> int | None:
@@ -157,27 +137,4 @@ def back_through(
 
 def notes(at: TracedElement) -> tuple[str, ...]:
     """Why there is no weight."""
-    why = seen_by(at, at.row).hidden(*at.index[1:])
-    return (f"masked: {why}",) if why else ()
-
-
-def goes_to(at: TracedElement, reader: Operation) -> Use | None:
-    """The weight of the same query and key; nowhere where the mask is."""
-    _, query, key = at.index
-    seen = seen_by(at, reader)
-    if seen.hidden(query, key):
-        return None
-    keys = seen.keys_of(query)
-    words = f"softmax over the keys {keys.start} to {keys.stop - 1} of the query"
-    return at.use(reader.name, at.index, None, keys.stop - keys.start, words)
-
-
-def gradient_goes_to(at: TracedElement) -> list[Use]:
-    """To the scores of the query, of which this is the key's own."""
-    _, query, key = at.index
-    seen = seen_by(at, at.row)
-    if seen.hidden(query, key):
-        return []
-    keys = seen.keys_of(query)
-    words = f"back through the softmax over the keys {keys.start} to {keys.stop - 1}"
-    return [at.gradient_use(at.row.inputs[0], at.index, None, keys.stop - keys.start, words)]
+    return tuple(filter(None, [masked(at)]))

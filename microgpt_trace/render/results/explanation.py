@@ -244,9 +244,10 @@ def _uses(found: Explanation) -> Section:
     return Section(blocks, "Goes to")
 
 
-_NO_USE = {"forward": "nothing reads it in this run", "backward": "no other gradient is worked out from it"}
+_NO_USE = {"forward": "nothing reads it in this run", "backward": "no formula of another gradient reads it"}
 
 
 def _how(use: Use) -> str:
-    many = use.count > 1 and use.adds is not None
-    return f"largest of {use.count:,}: {use.words}" if many else use.words
+    if use.count == 1:
+        return use.words
+    return f"{'one' if use.adds is None else 'largest'} of {use.count:,}: {use.words}"
