@@ -47,8 +47,8 @@ class _Workspace(threading.local):
 _workspace = _Workspace()
 
 
-def linear(x: Array, weight: StoredTensor, bias: Array | None = None, workers: int = 1) -> Array:
-    """x @ weight.T + bias: [T, K], [out, K], [out] -> [T, out] float32
+def linear(x: Array, weight: StoredTensor, workers: int = 1) -> Array:
+    """x @ weight.T: [T, K], [out, K] -> [T, out] float32
 
     The result is the same for any number of workers. Of a weight whose rows come in another order than they
     are stored in, the columns of the result are put into that order: the weight is not copied, nor is one of
@@ -59,10 +59,7 @@ def linear(x: Array, weight: StoredTensor, bias: Array | None = None, workers: i
     fill = _quantised_product(x, stored, y) if _in_whole_blocks(stored) else _plain_product(x, stored, y)
     chunks = _chunks(stored, len(x))
     share(fill, chunks, workers if len(x) > PARALLEL or len(chunks) >= MANY else 1)
-    y = weight.ordered(y, axis=1)
-    if bias is not None:
-        y += bias
-    return y
+    return weight.ordered(y, axis=1)
 
 
 def share(fill: Callable[[Item], None], items: Iterable[Item], workers: int) -> None:

@@ -102,12 +102,7 @@ def _pairs(a: TensorStats, b: TensorStats, field: str) -> tuple[float, float]:
 def median(values: npt.ArrayLike) -> float:
     """The median, NaN where one is among the values. (np.median and the module statistics would load
     5 ms of modules.)"""
-    flat = np.asarray(values).ravel()
-    middle, even = len(flat) // 2, len(flat) % 2 == 0
-    parted = np.partition(flat, middle)  # NaN comes last
-    upper, last = parted[middle], parted[middle:].max()
-    lower = parted[:middle].max() if even else upper
-    return float(lower) / 2 + float(upper) / 2 if last == last else float(last)
+    return float(row_medians(np.asarray(values, np.float64).reshape(1, -1))[0])
 
 
 def row_medians(values: Array) -> Array:

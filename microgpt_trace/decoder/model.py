@@ -195,7 +195,7 @@ class Decoder:
         return stored_column(self.tensors[name], column)
 
     def product(self, x: Array, name: str) -> Array:
-        return linear(x, self.tensors[name], workers=min(2, available_cores()))
+        return linear(x, self.tensors[name], min(2, available_cores()))
 
     def logits(self, inputs: TraceInput, rows: Sequence[int], tap: Tap = SILENT) -> Array:
         return logits_forward(self, inputs, rows, tap)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..architecture.formulas.element_places import ElementPlaces
 from ..architecture.formulas.in_words import in_words
+from ..architecture.formulas.places import ElementPlaces
 from ..architecture.formulas.steps import Factor, Pass, Worked, one_term, sum_of
 from ..architecture.formulas.traced_element import Element, RunValues, TracedElement, short
 from ..architecture.formulas.written_out import nothing, written_out

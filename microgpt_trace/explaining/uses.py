@@ -15,12 +15,12 @@ from functools import cached_property, reduce
 
 import numpy as np
 
-from ..architecture.formulas.element_places import ElementPlaces
 from ..architecture.formulas.formula import Constant, ElementAt, Formula, TermOf
+from ..architecture.formulas.places import ElementPlaces
 from ..architecture.formulas.steps import Factor, Pass, Step, Term, Use, element_name
 from ..architecture.formulas.traced_element import TracedElement, rows_with
 from ..architecture.formulas.written_out import written_out
-from ..architecture.operations.head_formulas import KEY, QUERY
+from ..architecture.operations.heads import KEY, QUERY
 from ..architecture.operations.linear import formula_of_parts
 from ..architecture.operations.plan_formulas import Formulas
 from ..architecture.operations.prediction import loss_of

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..architecture.interpreter.run import forward, head_forward, what_the_head_reads
 from ..architecture.model import TraceInput
-from ..architecture.operations.kv_cache import Cache
+from ..architecture.operations.pass_state import Cache
 from ..arrays.logits import best_tokens, softmax
 from ..arrays.stats import Array
 from ..decoder.model import Decoder

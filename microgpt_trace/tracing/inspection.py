@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
 
 from ..architecture.edits import Report
+from ..arrays.encodings import StoredTensor
 from ..arrays.stats import TensorStats
 from ..decoder.model import Decoder
-from ..decoder.stored_weights import stored_tensors
+from ..hooks.names import select_spelled
 from ..microgpt.model import Model
 from ..text.brief import frozen
 
+DECODED = 1 << 20  # elements of a tensor that are decoded at a time
 LISTED, FIRST = 64, 3  # items of a list in the metadata that are all shown, and of a longer one
 
 
@@ -61,13 +64,29 @@ def inspect_microgpt(model: Model) -> Inspection:
 def inspect_decoder(
     model: Decoder, globs: Sequence[str], stats: bool, metadata: bool, report: Report
 ) -> Inspection:
-    """The tensors that match a glob (all without any). Raises InputError where a glob matches none."""
-    rows = (
-        StoredParameter(name, tensor.name, tensor.encoding.name, tensor.shape, tensor.data.size, found)
-        for name, tensor, found in stored_tensors(model, globs, stats, report)
-    )
+    """The tensors whose name, ours or the file's, matches a glob (all without any); `report` is told how many
+    are done. Raises InputError where a glob matches none."""
+    spellings = {name: (name, tensor.name) for name, tensor in model.tensors.items()}
+    wanted = select_spelled(globs or ("*",), spellings, f"tensor of {model.origin}", "--filter ")
+    rows: list[StoredParameter] = []
+    for name in wanted:
+        report(len(rows), len(wanted))
+        tensor = model.tensors[name]
+        size, found = tensor.data.size, tensor_stats(tensor) if stats else None
+        rows.append(StoredParameter(name, tensor.name, tensor.encoding.name, tensor.shape, size, found))
     said = {key: _brief(value) for key, value in model.metadata.items()} if metadata else None
     return Inspection(model.describe(), tuple(rows), said)
+
+
+def tensor_stats(tensor: StoredTensor) -> TensorStats:
+    """The statistics of a stored tensor, a few rows of which are decoded at a time, as they lie."""
+    tensor = tensor.in_file_order()
+    rows = max(1, DECODED // max(1, tensor.row_length))
+    parts = (
+        TensorStats.of(tensor.rows(start, min(start + rows, tensor.shape[0])))
+        for start in range(0, tensor.shape[0], rows)
+    )
+    return reduce(TensorStats.merge, parts)
 
 
 def _brief(value: Any) -> Any:

@@ -11,8 +11,8 @@ from support.stored_tensors import ONE_BY_ONE, PARTS, counted, permutation, rand
 from microgpt_trace.arrays.dequantisation import widen_f16
 from microgpt_trace.arrays.encodings import CHUNK, ENCODINGS, StoredTensor, stored_column
 from microgpt_trace.arrays.stats import TensorStats
-from microgpt_trace.decoder.stored_weights import tensor_stats
 from microgpt_trace.errors import FileFormatError, InputError
+from microgpt_trace.tracing.inspection import tensor_stats
 
 IN_AN_ORDER = ("an order", "an order of a part", "a part of an order", "repeats")
 GGML = [name for name in ENCODINGS if name not in ("F32", "F16", "AprQ4", "AprQ8")]

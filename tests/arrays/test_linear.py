@@ -23,9 +23,9 @@ def activations(positions, width, seed=1):
     return np.random.default_rng(seed).normal(size=(positions, width)).astype(np.float32)
 
 
-def agree(found, x, weight, bias=0.0, limit=1e-6):
+def agree(found, x, weight, limit=1e-6):
     """Every row of `found` within `limit` relative L2 of the float64 product."""
-    expected = x.astype(np.float64) @ weight.read().T.astype(np.float64) + bias
+    expected = x.astype(np.float64) @ weight.read().T.astype(np.float64)
     assert found.dtype == np.float32
     error = np.linalg.norm(found - expected, axis=1) / np.linalg.norm(expected, axis=1)
     print(f"{weight.encoding.name} {weight.shape}: worst row {error.max():.1e}, allowed {limit:.0e}")
@@ -92,10 +92,10 @@ def test_minima_are_no_difference_of_large_sums(name):
 def test_rows_in_an_order_are_columns_of_the_result_to_the_last_bit(name):
     order = np.random.default_rng(3).permutation(1601)
     for positions, workers in ((1, 1), (40, 2)):
-        weight, x, bias = stored(name, 1601, 256), activations(positions, 256), activations(1, 1601)[0]
-        found = linear(x, weight.of_rows(order), bias, workers)
-        np.testing.assert_array_equal(found, linear(x, weight)[:, order] + bias)
-        agree(found, x, weight.of_rows(order), bias)
+        weight, x = stored(name, 1601, 256), activations(positions, 256)
+        found = linear(x, weight.of_rows(order), workers)
+        np.testing.assert_array_equal(found, linear(x, weight)[:, order])
+        agree(found, x, weight.of_rows(order))
         assert found.flags.c_contiguous
 
 
@@ -136,9 +136,8 @@ def test_no_positions_give_no_rows():
 def test_products_with_a_transposed_matrix(name):
     for parts, positions in product(PARTS, (1, 40)):
         (weight, plain), x = transposed(name, parts), activations(positions, 50)
-        bias = activations(1, len(plain))[0]
         np.testing.assert_array_equal(weight.read(), plain)
-        agree(linear(x, weight, bias), x, weight, bias, limit=3e-6)
+        agree(linear(x, weight), x, weight, limit=3e-6)
 
 
 # --- Workers and memory ---------------------------------------------------------------------------

@@ -21,10 +21,10 @@ from microgpt_trace import load, trace
 from microgpt_trace.architecture.model import file_order
 from microgpt_trace.arrays.encodings import ENCODINGS, StoredTensor
 from microgpt_trace.arrays.stats import TensorStats
-from microgpt_trace.decoder.stored_weights import tensor_stats
 from microgpt_trace.errors import FileFormatError
 from microgpt_trace.readers.file_terms import LLAMA
 from microgpt_trace.readers.gguf import read_gguf_header
+from microgpt_trace.tracing.inspection import tensor_stats
 
 gguf = pytest.importorskip("gguf", reason="the judge of GGUF files is the package gguf")
 

@@ -92,8 +92,11 @@ def of_arrays(plan, parameters):
     def parameter(name, rows=None):
         return arrays[name] if rows is None else arrays[name][rows]
 
+    def product(x, name):
+        return x @ arrays[name].T
+
     return SimpleNamespace(
-        plan=plan, tensors={}, dtype="float64", parameter=parameter, arrays=arrays,
+        plan=plan, tensors={}, dtype="float64", parameter=parameter, product=product, arrays=arrays,
         config=SimpleNamespace(vocab_size=61), bos=None, ends_with_bos=False,
     )  # fmt: skip
 

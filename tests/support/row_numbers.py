@@ -32,18 +32,12 @@ class Numbers:
     def array(self, name, kind="forward"):
         return self.arrays[kind, name]
 
-    def row(self, name, *place, kind="forward"):
+    def at(self, name, spots, kind="forward"):
         stored = kind == "forward" and name in self.plan.parameters
-        return self.parameter(name)[place] if stored else self.array(name, kind)[place]
-
-    def column(self, name, column, kind="forward"):
-        return self.row(name, ..., column, kind=kind)
-
-    def vector(self, name):
-        return self.parameter(name)
+        return (self.parameter(name) if stored else self.array(name, kind))[spots]
 
     def value(self, name, index, kind="forward"):
-        return float(self.row(name, *index, kind=kind))
+        return float(self.at(name, index, kind))
 
     def known(self, name, index, kind="forward"):
         stored = kind == "forward" and name in self.plan.parameters

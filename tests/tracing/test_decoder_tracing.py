@@ -10,9 +10,10 @@ from support.tiny_models import TOKENS
 
 from microgpt_trace import Intervention, load, trace
 from microgpt_trace.architecture.interpreter import run as interpreter
-from microgpt_trace.architecture.operations import pass_state as shared
+from microgpt_trace.architecture.operations import pass_state as of_heads
 from microgpt_trace.architecture.operations import softmax as weights
 from microgpt_trace.arrays import logits
+from microgpt_trace.decoder import model as of_products
 from microgpt_trace.errors import InputError
 from microgpt_trace.hooks.bus import HookBus
 from microgpt_trace.render.documents.trace_as_json import trace_json
@@ -166,7 +167,8 @@ def test_two_workers_give_the_bits_that_one_gives(decoder_folder, monkeypatch, c
     model, tokens = load(decoder_folder(case)), [*range(1, 41)]
     runs = []
     for cores in (1, 2):
-        monkeypatch.setattr(shared, "available_cores", lambda cores=cores: cores)
+        for module in (of_heads, of_products):
+            monkeypatch.setattr(module, "available_cores", lambda cores=cores: cores)
         runs.append(trace(model, tokens=tokens, names=["*"], values=True))
     one, two = runs
     different = [e.name for e in one if not np.array_equal(one[e.name], two[e.name])]

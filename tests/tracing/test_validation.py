@@ -10,8 +10,8 @@ from support.real_model import needs_smollm2
 from microgpt_trace import load, save
 from microgpt_trace.architecture.interpreter import run as interpreter
 from microgpt_trace.architecture.operations import context, norm, rotation, scores, softmax
-from microgpt_trace.architecture.operations import pass_state as shared
 from microgpt_trace.architecture.plans import rope
+from microgpt_trace.decoder import model as shared
 from microgpt_trace.errors import InputError
 from microgpt_trace.tracing import decoder_tracing, microgpt_tracing
 from microgpt_trace.tracing.validation import validate

@@ -12,9 +12,8 @@ from typing import NamedTuple
 from ...arrays.stats import Array
 from ..plans.kinds import Length
 from ..plans.plan import layer_of
-from .element_places import ElementPlaces
 from .formula import Constant, ElementAt, Over, Part, Place, PlaceAlong, ResultOf, ShareOfKnown, Sign, TermOf
-from .places import MASKED
+from .places import MASKED, ElementPlaces
 from .steps import in_place_of_x, is_joined
 from .traced_element import short
 

@@ -117,11 +117,19 @@ class Function(NamedTuple):
 
 
 class Operand(NamedTuple):
-    """One factor of every term of a sum: its values [n], and how each is called."""
+    """One factor of every term of a sum: its values [n], what rounding each is relative to, and how each is
+    called. What is worked out from constants alone is `exact`."""
 
     values: Array
+    magnitudes: Array
     name: Callable[[int], str]
-    kind: Origin = "forward"
+    kind: Origin = "constant"
+    exact: bool = False
+
+    @property
+    def opposite(self) -> Operand:
+        """The same below 0."""
+        return self._replace(values=-self.values, name=lambda i: f"-{self.name(i)}")
 
     def factor(self, i: int) -> Factor:
         return Factor(self.name(i), float(self.values[i]), self.kind)

@@ -118,27 +118,24 @@ class RunValues:
             raise InputError(f"{name}: this run did not compute it")
         return self.arrays[kind, name]
 
-    def row(self, name: str, *place: int, kind: Pass = "forward") -> Array:
-        """Of an event, its gradient or a parameter: a position of [T, C], a head and a query of [H, T, T]."""
-        if kind == "forward" and self.is_parameter(name):
-            return self.parameter_row(name, place[0])
-        if kind == "forward" and name in HEAD_EVENTS:
-            place = (self.rows.index(place[0]),)
-        return self.array(name, kind)[place].astype(np.float64)
-
-    def column(self, name: str, column: int, kind: Pass = "forward") -> Array:
-        """The same channel of every row: [T, C] -> [T], or of a matrix [out, in] -> [out]"""
-        if kind == "forward" and self.is_parameter(name):
-            return self.model.column(name, column).astype(np.float64)
-        return self.array(name, kind)[..., column].astype(np.float64)
+    def at(self, name: str, spots: Sequence[Any], kind: Pass = "forward") -> Any:
+        """What stands at some places of an event, its gradient or a parameter, of which no more than a row, a
+        column or a vector is read: a float64, or an array where some of the places are one."""
+        if kind == "backward" or not self.is_parameter(name):
+            if name in HEAD_EVENTS and kind == "forward":
+                spots = (self.rows.index(spots[0]), *spots[1:])
+            found = self.array(name, kind)
+        elif isinstance(spots[0], int):
+            found, spots = self.model.parameter(name, slice(spots[0], spots[0] + 1))[0], spots[1:]
+        elif len(spots) == 1:
+            found = self.model.parameter(name)
+        else:
+            found, spots = self.model.column(name, spots[1]), spots[:1]
+        return found[tuple(spots)].astype(np.float64)
 
     def value(self, name: str, index: tuple[int, ...], kind: Pass = "forward") -> float:
         """One element of an event, a gradient or a parameter."""
-        if not index:
-            return float(self.array(name, kind))
-        if len(index) == 1 and kind == "forward":
-            return float(self.parameter_row(name, index[0])[0])
-        return float(self.row(name, *index[:-1], kind=kind)[index[-1]])
+        return float(self.at(name, index, kind))
 
     def known(self, name: str, index: tuple[int, ...], kind: Pass = "forward") -> float | None:
         """The same, or None where the run did not keep it."""
@@ -147,11 +144,3 @@ class RunValues:
         if name in HEAD_EVENTS and kind == "forward" and index[0] not in self.rows:
             return None
         return self.value(name, index, kind)
-
-    def vector(self, name: str) -> Array:
-        """A parameter that is one: [out]"""
-        return self.model.parameter(name).astype(np.float64)
-
-    def parameter_row(self, name: str, row: int) -> Array:
-        """A row of a parameter: [out, in] -> [in], [out] -> [1]"""
-        return self.model.parameter(name, slice(row, row + 1)).reshape(-1).astype(np.float64)

@@ -15,16 +15,15 @@ from typing import NamedTuple
 import numpy as np
 
 from ...arrays.stats import Array
-from .element_places import ElementPlaces
 from .formula import Constant, ElementAt, Part, Place, ResultOf, ShareOfKnown, Sign, StepOf, TermOf
-from .places import At
+from .places import At, ElementPlaces
 from .steps import (
     Factor,
     Function,
     Operand,
     Step,
     Term,
-    element_name,
+    elements,
     in_place_of_x,
     less,
     one_term,
@@ -47,19 +46,6 @@ class Result(NamedTuple):
     exact: bool = False
 
 
-class Read(NamedTuple):
-    """A factor of one term or of all of a range: its operand, and of its values the magnitudes."""
-
-    operand: Operand
-    magnitudes: Array
-    exact: bool = False
-
-    @property
-    def opposite(self) -> Read:
-        values, name, kind = self.operand
-        return self._replace(operand=Operand(-values, lambda i: f"-{name(i)}", kind))
-
-
 @dataclass(frozen=True, eq=False)
 class FactorReader:
     """Reads factors at the places of one term, or of all of a range, after the steps with these results."""
@@ -72,9 +58,9 @@ class FactorReader:
     def count(self) -> int:
         return 1 if isinstance(last := (*self.places, 0)[len(self.places) - 1], int) else len(last)
 
-    def factors(self, parts: Sequence[Part]) -> list[Read]:
+    def factors(self, parts: Sequence[Part]) -> list[Operand]:
         """Each factor; a sign goes with the factor before it."""
-        found = list[Read]()
+        found = list[Operand]()
         for part in parts:
             if not isinstance(part, Sign):
                 found.append(self._factor(part))
@@ -91,29 +77,26 @@ class FactorReader:
         places = self.places[first : first + own.value.ndim]
         return own._replace(value=own.value[places], magnitude=own.magnitude[places])  # type: ignore[index]
 
-    def _factor(self, part: Part) -> Read:
+    def _factor(self, part: Part) -> Operand:
         if isinstance(part, ElementAt):
             return self._element(part)
-        if isinstance(part, ResultOf):
-            own = self._taken(part)
-            values, magnitudes = (np.broadcast_to(of, self.count) for of in (own.value, own.magnitude))
-            return Read(Operand(values, lambda i: own.name, "constant"), magnitudes, own.exact)
-        name, value = self._number(part)
-        values = np.full(self.count, value)
-        return Read(Operand(values, lambda i: name, "constant"), np.abs(values), exact=True)
+        own = self._taken(part) if isinstance(part, ResultOf) else self._number(part)
+        values, magnitudes = (np.broadcast_to(of, self.count) for of in (own.value, own.magnitude))
+        return Operand(values, magnitudes, lambda i: own.name, exact=own.exact)
 
-    def _element(self, part: ElementAt) -> Read:
+    def _element(self, part: ElementAt) -> Operand:
         spots = self.at.read.index(part, self.places)
         values = np.broadcast_to(np.asarray(self.at.values(part, self.places), np.float64), self.count)
 
-        def name(i: int) -> str:
-            return element_name(part.name, tuple(s if isinstance(s, int) else int(s[i]) for s in spots))
+        def place(i: int) -> tuple[int, ...]:
+            return tuple(spot if isinstance(spot, int) else int(spot[i]) for spot in spots)
 
+        own = elements(values, part.name, place, part.phase)
         if part.less is None:
-            return Read(Operand(values, name, part.phase), np.abs(values))
+            return own
         less = self.result(part.less)
-        operand = Operand(values - less.value, lambda i: f"({name(i)} - {less.name})", "constant")
-        return Read(operand, np.abs(operand.values) + less.magnitude)
+        left = values - less.value
+        return Operand(left, np.abs(left) + less.magnitude, lambda i: f"({own.name(i)} - {less.name})")
 
     def _taken(self, part: ResultOf) -> Result:
         """An earlier step, 1 over it, or the same below 0."""
@@ -125,19 +108,20 @@ class FactorReader:
             return Result(f"-({own.name})", -own.value, own.magnitude, own.exact)
         return own
 
-    def _number(self, part: Part) -> tuple[str, float]:
-        """What is no element of the run: its name and value."""
+    def _number(self, part: Constant | Sign | Place | ShareOfKnown) -> Result:
+        """What is no element of the run."""
         if isinstance(part, Place):
-            place = self.at.axes[part.axis]
-            return str(place), float(place)
-        if isinstance(part, ShareOfKnown):
+            value = float(self.at.axes[part.axis])
+            words = f"{value:.0f}"
+        elif isinstance(part, ShareOfKnown):
             known = self.at.read.known
-            return f"{'-' if part.sign < 0 else ''}1/{known}", part.sign / known
-        assert isinstance(part, Constant)
-        if part.axis is None:
-            return part.words, part.values[0]
-        value = part.values[self.at.axes[part.axis]]
-        return f"{value:.6g}", value
+            words, value = f"{'-' if part.sign < 0 else ''}1/{known}", part.sign / known
+        elif part.axis is None:
+            words, value = part.words, part.values[0]
+        else:
+            value = part.values[self.at.axes[part.axis]]
+            words = f"{value:.6g}"
+        return Result(words, value, abs(value), exact=True)
 
 
 class _Terms(NamedTuple):
@@ -232,9 +216,8 @@ def _along(at: ElementPlaces, own: StepOf, results: Sequence[Result]) -> Result:
 
 def _terms(at: ElementPlaces, term: TermOf, results: Sequence[Result], places: At) -> _Terms:
     reader = FactorReader(at, results, places)
-    factors, function = reader.factors(term.factors), term.function
-    operands, exact = [own.operand for own in factors], all(own.exact for own in factors)
-    magnitudes = _of_product(factors)
+    operands, function = reader.factors(term.factors), term.function
+    magnitudes, exact = _of_product(operands), all(own.exact for own in operands)
     if term.less is None and not function.text:
         return _Terms(operands, function, magnitudes, exact)
     x = np.prod([own.values for own in operands], axis=0)
@@ -245,11 +228,11 @@ def _terms(at: ElementPlaces, term: TermOf, results: Sequence[Result], places: A
     return _Terms(operands, function, _of_function(function, x, magnitudes), exact)
 
 
-def _of_product(factors: Sequence[Read]) -> Array:
+def _of_product(factors: Sequence[Operand]) -> Array:
     """What rounding a product is relative to: itself, and how far each factor that is off takes it."""
     size, magnitude = np.ones(1), np.ones(1)
     for own in factors:
-        sizes = np.abs(own.operand.values)
+        sizes = np.abs(own.values)
         size, magnitude = size * sizes, magnitude * sizes + size * (own.magnitudes - sizes)
     return magnitude
 

@@ -130,7 +130,6 @@ class _Walk:
             if row.name in self.gradients:
                 dy = self._tap.emit(row.name, self.gradients.pop(row.name))
                 self._through(row, dy, values, again.computed)
-        self._run.forget()
 
     def _through(
         self, row: Operation, dy: Array, values: Mapping[str, Array], computed: Mapping[str, Array]

@@ -16,8 +16,7 @@ from ...arrays.stats import Array
 from ...hooks.bus import SILENT, Tap
 from ..model import LanguageModel
 from ..operations.by_kind import arithmetic_of
-from ..operations.kv_cache import Cache
-from ..operations.pass_state import PassState
+from ..operations.pass_state import Cache, PassState
 from ..plans.plan import Operation
 
 
@@ -52,9 +51,7 @@ def before_forward(run: PassState) -> Array:
 def layer_forward(x: Array, index: int, run: PassState) -> Array:
     """The stream after a layer from that before it: [N, C] -> [N, C]"""
     plan = run.model.plan
-    y = run_rows(plan.layers[index], {plan.streams[index]: x}, run)
-    run.forget()
-    return y
+    return run_rows(plan.layers[index], {plan.streams[index]: x}, run)
 
 
 def final_forward(model: LanguageModel, x: Array, tap: Tap = SILENT) -> Array:

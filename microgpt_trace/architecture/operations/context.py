@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...arrays.heads import in_heads, out_of_heads, shares
-from ...arrays.linear import ignoring, share
 from ...arrays.stats import Array
 from ..formulas.formula import Formula, Setting, one_step
 from ..formulas.traced_element import TracedElement
 from ..plans.kinds import Context
 from ..plans.plan import Operation
-from .head_formulas import BACKWARD, over_channels, over_keys, over_queries, own_heads
+from .heads import (
+    BACKWARD,
+    in_heads,
+    out_of_heads,
+    over_channels,
+    over_keys,
+    over_queries,
+    own_heads,
+    share_heads,
+)
 from .pass_state import Gradients, PassState
 from .reference_inputs import ReferenceInputs, Spread
 from .softmax import window_of
@@ -43,10 +50,9 @@ def context_forward(weights: Array, values: Array, group: Array, workers: int) -
     context = np.empty((*weights.shape[:2], values.shape[2]), weights.dtype)
 
     def fill(own: slice) -> None:
-        with ignoring():
-            np.matmul(weights[own], values[group[own]], out=context[own])
+        np.matmul(weights[own], values[group[own]], out=context[own])
 
-    share(fill, shares(len(weights), workers), workers)
+    share_heads(fill, len(weights), workers)
     return context
 
 

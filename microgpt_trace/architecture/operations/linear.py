@@ -22,7 +22,8 @@ def forward(row: Operation[Linear], run: PassState, x: Array) -> Array:
     """y = x @ W.T + b: [N, in] -> [N, out]"""
     kind = row.kind
     if kind.columns is None:
-        return run.product(x, kind.weight, kind.bias)
+        y = run.model.product(x, kind.weight)
+        return y if kind.bias is None else y + run.model.parameter(kind.bias)
     return columns_forward(x, run.matrix(kind.weight), slice(*kind.columns))
 
 
@@ -35,7 +36,7 @@ def backward(row: Operation[Linear], run: PassState, dy: Array, y: Array, x: Arr
     if kind.columns is None:
         if kind.weight in run.wanted:
             found[kind.weight] = dy.T @ x
-        return Gradients((run.product_back(dy, kind.weight),), found)
+        return Gradients((dy @ run.model.parameter(kind.weight),), found)
     own, dx = slice(*kind.columns), np.zeros_like(x)
     dx[:, own] = dy @ run.matrix(kind.weight)[:, own]
     if kind.weight in run.wanted:

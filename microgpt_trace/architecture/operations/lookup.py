@@ -16,7 +16,7 @@ from .reference_inputs import ReferenceInputs
 def forward(row: Operation[Lookup], run: PassState) -> Array:
     """The rows of the table: -> [N, C]"""
     kind = row.kind
-    return run.rows(kind.table, run.positions if kind.by == "positions" else run.tokens)
+    return run.model.parameter(kind.table, run.positions if kind.by == "positions" else run.tokens)
 
 
 def backward(row: Operation[Lookup], run: PassState, dy: Array, y: Array) -> Gradients:

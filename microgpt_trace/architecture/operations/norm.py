@@ -34,8 +34,8 @@ def forward(row: Operation[Norm], run: PassState, x: Array) -> Array:
     heads = x if kind.head_dim is None else x.reshape(len(x), -1, kind.head_dim)
     if kind.centred:
         heads = heads - heads.mean(axis=-1, keepdims=True)
-    y = rmsnorm(heads, None if kind.gain is None else run.vector(kind.gain), kind.eps)
-    return (y if kind.bias is None else y + run.vector(kind.bias)).reshape(x.shape)
+    y = rmsnorm(heads, None if kind.gain is None else run.model.parameter(kind.gain), kind.eps)
+    return (y if kind.bias is None else y + run.model.parameter(kind.bias)).reshape(x.shape)
 
 
 def backward(row: Operation[Norm], run: PassState, dy: Array, y: Array, x: Array) -> Gradients:
@@ -49,7 +49,7 @@ def backward(row: Operation[Norm], run: PassState, dy: Array, y: Array, x: Array
         heads = heads - heads.mean(axis=-1, keepdims=True)
     rms = root_mean_square(heads, kind.eps)
     unit = heads / rms
-    g = dheads if kind.gain is None else dheads * run.vector(kind.gain)
+    g = dheads if kind.gain is None else dheads * run.model.parameter(kind.gain)
     dx = g - unit * (g * unit).mean(axis=-1, keepdims=True)
     if kind.centred:
         dx -= g.mean(axis=-1, keepdims=True)

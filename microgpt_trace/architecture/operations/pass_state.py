@@ -1,4 +1,5 @@
-"""PassState: what the rows of a pass share: parameters, tokens, positions, cache."""
+"""PassState: what the rows of a pass share: parameters, tokens, positions; Cache: keys and values of the
+positions that a model has seen."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ...arrays.linear import PARALLEL, linear
+from ...arrays.linear import PARALLEL
 from ...arrays.stats import Array
 from ...arrays.threads import available_cores
 from ...hooks.bus import SILENT, Tap
@@ -18,9 +19,6 @@ from ..plans.rope import rope_turns
 
 if TYPE_CHECKING:
     from ..model import LanguageModel
-    from .kv_cache import Cache
-
-ELEMENTS = 1 << 20  # of a stored matrix that are decoded at a time
 
 
 class Gradients(NamedTuple):
@@ -28,6 +26,23 @@ class Gradients(NamedTuple):
 
     inputs: tuple[Array, ...]
     parameters: Mapping[str, Array] = NOTHING
+
+
+@dataclass
+class Cache:
+    """What the rows of a plan have read of the positions so far, by the name of the row that reads it."""
+
+    capacity: int
+    length: int = 0
+    rows: dict[str, Array] = field(default_factory=dict)  # [G, capacity, D] each
+
+    def extend(self, name: str, new: Array) -> Array:
+        """Append [G, T, D]; what all positions have: [G, S, D]. `length` moves on after a pass."""
+        if name not in self.rows:
+            self.rows[name] = np.empty((new.shape[0], self.capacity, new.shape[2]), new.dtype)
+        stop = self.length + new.shape[1]
+        self.rows[name][:, self.length : stop] = new
+        return self.rows[name][:, :stop]
 
 
 @dataclass
@@ -54,7 +69,6 @@ class PassState:
         return other
 
     def __post_init__(self) -> None:
-        self.workers = min(2, available_cores())
         self._once: dict[Hashable, Any] = {}
         self._last: tuple[str, Array] | None = None
 
@@ -73,46 +87,13 @@ class PassState:
     @property
     def attention_workers(self) -> int:
         """How many threads share the heads."""
-        return self.workers if len(self.tokens) > PARALLEL else 1
-
-    def rows(self, table: str, indices: Array) -> Array:
-        """Rows of a table: [N] -> [N, C]"""
-        tensor = self.model.tensors.get(table)
-        return tensor.take(indices) if tensor else self.model.parameter(table, indices)
-
-    def vector(self, name: str) -> Array:
-        """A gain or a bias, [C]"""
-        tensor = self.model.tensors.get(name)
-        return tensor.read() if tensor else self.model.parameter(name)
+        return min(2, available_cores()) if len(self.tokens) > PARALLEL else 1
 
     def matrix(self, name: str) -> Array:
-        """A whole matrix, [out, in]: all heads of a layer have their shares of one."""
+        """A whole matrix, [out, in], kept until another is asked for: heads have their shares of one."""
         if self._last is None or self._last[0] != name:
-            self._last = name, self.vector(name)
+            self._last = name, self.model.parameter(name)
         return self._last[1]
-
-    def forget(self) -> None:
-        """Let go of the matrix that was read last."""
-        self._last = None
-
-    def product(self, x: Array, weight: str, bias: str | None) -> Array:
-        """x @ W.T + b: [N, in] -> [N, out]"""
-        known = None if bias is None else self.vector(bias)
-        if (tensor := self.model.tensors.get(weight)) is not None:
-            return linear(x, tensor, known, self.workers)
-        y = x @ self.model.parameter(weight).T
-        return y if known is None else y + known
-
-    def product_back(self, dy: Array, weight: str) -> Array:
-        """dy @ W, of a stored matrix a block of rows at a time: [N, out] -> [N, in]"""
-        if (tensor := self.model.tensors.get(weight)) is None:
-            return dy @ self.model.parameter(weight)
-        out, width = tensor.shape
-        dx, size = np.zeros((len(dy), width), dy.dtype), max(1, ELEMENTS // width)
-        for start in range(0, out, size):
-            own = slice(start, min(start + size, out))
-            dx += dy[:, own] @ tensor.rows(own.start, own.stop)
-        return dx
 
     def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """What is worked out once for all layers."""

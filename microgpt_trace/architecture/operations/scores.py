@@ -6,14 +6,21 @@ import math
 
 import numpy as np
 
-from ...arrays.heads import in_heads, out_of_heads, shares
-from ...arrays.linear import ignoring, share
 from ...arrays.stats import Array
 from ..formulas.formula import Constant, Formula, ResultOf, Setting, StepOf, TermOf
 from ..formulas.traced_element import TracedElement
 from ..plans.kinds import Scores, Shape
 from ..plans.plan import Operation
-from .head_formulas import BACKWARD, over_channels, over_keys, over_queries, own_heads
+from .heads import (
+    BACKWARD,
+    in_heads,
+    out_of_heads,
+    over_channels,
+    over_keys,
+    over_queries,
+    own_heads,
+    share_heads,
+)
 from .pass_state import Gradients, PassState
 from .reference_inputs import ReferenceInputs, Spread
 from .softmax import masked, window_of
@@ -44,11 +51,10 @@ def scores_forward(queries: Array, keys: Array, group: Array, scale: float, work
     scores = np.empty((*queries.shape[:2], keys.shape[1]), queries.dtype)
 
     def fill(own: slice) -> None:
-        with ignoring():
-            np.matmul(queries[own], keys[group[own]].swapaxes(1, 2), out=scores[own])
-            scores[own] *= scale
+        np.matmul(queries[own], keys[group[own]].swapaxes(1, 2), out=scores[own])
+        scores[own] *= scale
 
-    share(fill, shares(len(queries), workers), workers)
+    share_heads(fill, len(queries), workers)
     return scores
 
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...arrays.heads import shares
-from ...arrays.linear import ignoring, share
 from ...arrays.stats import Array
 from ..formulas.formula import ElementAt, Formula, Over, ResultOf, Setting, StepOf, TermOf
 from ..formulas.steps import EXP
 from ..formulas.traced_element import TracedElement
 from ..plans.kinds import Softmax
 from ..plans.plan import Operation, Plan
-from .head_formulas import KEY, OVER, QUERY
+from .heads import KEY, OVER, QUERY, share_heads
 from .pass_state import Gradients, PassState
 from .reference_inputs import ReferenceInputs, Spread
 
@@ -36,13 +34,12 @@ def softmax_forward(scores: Array, seen: Array, workers: int) -> Array:
     weights, lowest = np.empty_like(scores), scores.dtype.type(-np.inf)
 
     def fill(own: slice) -> None:
-        with ignoring():
-            z = np.where(seen, scores[own], lowest)
-            z -= z.max(axis=-1, keepdims=True)
-            np.exp(z, out=z)
-            np.divide(z, z.sum(axis=-1, keepdims=True), out=weights[own])
+        z = np.where(seen, scores[own], lowest)
+        z -= z.max(axis=-1, keepdims=True)
+        np.exp(z, out=z)
+        np.divide(z, z.sum(axis=-1, keepdims=True), out=weights[own])
 
-    share(fill, shares(len(scores), workers), workers)
+    share_heads(fill, len(scores), workers)
     return weights
 
 

@@ -102,7 +102,5 @@ def place_of(name: str) -> tuple[float, int, str]:
     kinds, row = list(known_rows()), known_row(name)
     if row is None:
         return math.inf, len(kinds), name
-    place = kinds.index(kind_of(name))
-    before = place < next(i for i, own in enumerate(known_rows().values()) if own.layer is not None)
-    layer = layer_of(name)
-    return (layer if layer is not None else -1 if before else math.inf), place, name
+    layer, outside = layer_of(name), -1 if row.stage == "embedding" else math.inf
+    return (outside if layer is None else layer), kinds.index(kind_of(name)), name

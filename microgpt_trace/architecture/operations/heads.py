@@ -1,8 +1,15 @@
-"""Sums over keys, over queries and over the channels of a head, as the formulas of scores and contexts have
-them. Axes: head, query and key, or position, head and its channel."""
+"""Attention's heads: side by side in the channels of rows or one after another; shared among workers; and
+the sums over keys, over queries and over channels that the formulas of scores and contexts have.
+
+The axes of a formula are head, query and key, or position, head and its channel.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from ...arrays.linear import ignoring, share
+from ...arrays.stats import Array
 from ..formulas.formula import ElementAt, Over, PlaceAlong, TermOf
 from ..formulas.steps import Pass
 from ..plans.kinds import Context, Scores
@@ -10,6 +17,29 @@ from ..plans.kinds import Context, Scores
 QUERY, KEY, OVER = 1, 2, 3  # the axes of [H, T, T], and the range of a sum behind three axes
 Named = tuple[str, Pass]  # an event or its gradient
 BACKWARD: Pass = "backward"
+
+
+def in_heads(x: Array, n: int, head_dim: int) -> Array:
+    """The heads of n sequences: [n*T, H*D] -> [n*H, T, D]"""
+    heads = x.reshape(n, len(x) // n, -1, head_dim).swapaxes(1, 2)
+    return heads.reshape(-1, *heads.shape[2:])
+
+
+def out_of_heads(x: Array, n: int) -> Array:
+    """The way back: [n*H, T, D] -> [n*T, H*D]"""
+    heads = x.reshape(n, -1, *x.shape[1:]).swapaxes(1, 2)
+    return heads.reshape(n * x.shape[1], -1)
+
+
+def share_heads(fill: Callable[[slice], None], heads: int, workers: int) -> None:
+    """Call `fill` with the heads that each worker has."""
+
+    def fill_ignoring(own: slice) -> None:
+        with ignoring():
+            fill(own)
+
+    bounds = [heads * n // workers for n in range(workers + 1)]
+    share(fill_ignoring, map(slice, bounds, bounds[1:]), workers)
 
 
 def over_channels(kind: Scores | Context, of_query: Named, of_key: str) -> TermOf:
