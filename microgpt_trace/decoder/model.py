@@ -32,30 +32,6 @@ if TYPE_CHECKING:
     from ..vocabulary.tokens import Vocabulary
 
 MOST = 1 << 28  # weights that are kept, of 4 bytes each: 1 GB
-
-
-class UnpackedWeights(Mapping[str, StoredTensor]):
-    """The tensors of a model as float32 in memory, each from when it is first asked for."""
-
-    def __init__(self, stored: Mapping[str, StoredTensor]) -> None:
-        self._stored = stored
-        self._unpacked: dict[str, StoredTensor] = {}
-
-    def __repr__(self) -> str:
-        return one_line(self, tensors=len(self), unpacked=len(self._unpacked))
-
-    def __getitem__(self, name: str) -> StoredTensor:
-        if name not in self._unpacked:
-            self._unpacked[name] = self._stored[name].unpacked()
-        return self._unpacked[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._stored)
-
-    def __len__(self) -> int:
-        return len(self._stored)
-
-
 PACK = 8  # texts run together: more gain little, and what is read as a whole should be small
 
 
@@ -138,7 +114,8 @@ class Decoder:
     def for_many_passes(self) -> Decoder:
         if self.config.parameter_count > MOST:
             return self
-        return replace(self, tensors=UnpackedWeights(self.tensors), load_vocabulary=lambda: self.vocabulary)
+        tensors = {name: tensor.unpacked() for name, tensor in self.tensors.items()}
+        return replace(self, tensors=tensors, load_vocabulary=lambda: self.vocabulary)
 
     def read(self, text: str | None = None, tokens: Sequence[int] | None = None) -> TraceInput:
         found = prepare(self, text, tokens)

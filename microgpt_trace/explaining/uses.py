@@ -97,7 +97,7 @@ class _ReadingArray:
 
     @cached_property
     def _sizes(self) -> tuple[int, ...]:
-        return tuple(map(self._any.read.size, self.formula.sizes))
+        return tuple(map(self._any.size, self.formula.sizes))
 
     def _results(self, at: Places) -> Array:
         """The results at these places, by their numbers in a flat array."""
@@ -121,19 +121,19 @@ class _ReadingArray:
 
     def _places(self, term: TermOf, part: ElementAt) -> Places:
         """Where a factor of a term is the element."""
-        read, axes = self._any.read, len(self._sizes)
-        sizes = dict(enumerate((*self._sizes, *(read.size(own.size) for own in term.over))))
+        places, axes = self._any, len(self._sizes)
+        sizes = dict(enumerate((*self._sizes, *(places.size(own.size) for own in term.over))))
         at: Places = {}
         for spot, wanted in zip(part.index, self.at.index, strict=True):
             at = _crossed(at, sizes, {spot} if isinstance(spot, int) else spot.along)
-            at = _where(at, np.equal(read.spot(spot, at), wanted))
+            at = _where(at, np.equal(places.spot(spot, at), wanted))
         at = _crossed(at, sizes, sizes)
         for n, over in enumerate(term.over, axes):
-            at = _where(at, read.counted(over, at, at[n]))
+            at = _where(at, places.counted(over, at, at[n]))
         plan = self.at.numbers.plan
         if self.name in plan and plan[self.name].kind.causal:
-            at = _where(at, read.sees(at[QUERY] - at[KEY], window_of(plan, plan[self.name])))
-        return _where(at, read.has(term, at))
+            at = _where(at, places.sees(at[QUERY] - at[KEY], window_of(plan, plan[self.name])))
+        return _where(at, places.has(term, at))
 
     def _weights(self, term: TermOf, at: Places) -> Array:
         """How much the element weighs in each result, but for what the term has alike in all of them."""

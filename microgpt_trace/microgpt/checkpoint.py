@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 
+from ..architecture.plans.rope import check_whole
 from ..arrays.stats import Array, DType
 from ..errors import FileFormatError, InputError
 from ..files import OwnFile
@@ -22,7 +23,7 @@ from ..text.brief import brief
 from ..text.json_reading import from_json
 from ..untrusted_files import check_regular
 from .model import Model, Schedule, TrainingState, check_microgpt
-from .parameters import LAYER_PARAMETERS, Config, Parameters, aligned, check_whole
+from .parameters import LAYER_PARAMETERS, Config, Parameters, aligned
 from .tokenizer import Tokenizer
 
 FORMAT = "microgpt.checkpoint/1"

@@ -16,6 +16,7 @@ from ..architecture.model import Ability, TapOf, TraceInput
 from ..architecture.packs import Pack, ReadText
 from ..architecture.plans.microgpt import plan_of
 from ..architecture.plans.plan import Plan
+from ..architecture.plans.rope import check_whole
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..errors import InputError
@@ -25,7 +26,7 @@ from ..text.brief import brief, frozen, one_line
 from .batch import Batch, Packer
 from .documents import LONG_LINE, Documents, held_out
 from .forward_backward import event_specs, forward
-from .parameters import Config, Parameters, check_whole
+from .parameters import Config, Parameters
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:

@@ -8,23 +8,16 @@ from typing import cast
 
 import numpy as np
 
+from ..architecture.plans.rope import check_whole
 from ..arrays.stats import NOT_FINITE, Array, DType
 from ..errors import InputError
-from ..text.brief import brief, frozen, one_line
+from ..text.brief import frozen, one_line
 from . import operations
 
 INIT_STD = 0.08
 CACHE_LINE = 64  # bytes
 MAX_LENGTHS = 64  # whose constants are kept
 LAYER_PARAMETERS = ("attn_wq", "attn_wk", "attn_wv", "attn_wo", "mlp_fc1", "mlp_fc2")
-
-
-def check_whole(name: str, value: object, least: int, below: int = 1 << 31) -> None:
-    """Raises InputError for what is no whole number of that range; true is none."""
-    if type(value) is not int or value < least:
-        raise InputError(f"{name}: expected a whole number of at least {least}, found {brief(value)}")
-    if value >= below:
-        raise InputError(f"{name}: expected a whole number below {below:,}, found {brief(value)}")
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,10 @@
-"""Formulas as data: all elements at once against what forward and backward passes have there, and a page's
-script against what `explain` writes out."""
+"""Formulas as data: a page's script against what `explain` writes out and what the passes have."""
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from support.backward_runs import TARGETS, Run
-from support.evaluated_formulas import FormulaInputs, evaluated
+from support.backward_runs import Run
 from support.judges import agree
 from support.other_plans import drawn, in_float64, unlike_any
 from support.row_numbers import Numbers
@@ -133,49 +130,6 @@ def test_a_script_works_out_whatever_a_plan_has(wide):
     for backward in (False, True):
         names = numbers.shapes if backward else numbers.plan
         check(numbers, list(some_places({name: numbers.shapes[name] for name in names}, 1)), backward, False)
-
-
-def at_once(model, inputs, array, name, backward):
-    """All elements of an event, or of a gradient, from the arrays that a run had."""
-    given, formulas = FormulaInputs(inputs.tokens, inputs.targets, array), formulas_of(model, name, backward)
-    return sum(evaluated(way, given).reshape(-1) for way in formulas)
-
-
-def _counted(array, shape):
-    """Of attention what the mask lets through."""
-    return np.tril(np.reshape(array, shape)) if len(shape) == 3 else np.reshape(array, shape)
-
-
-def test_all_elements_of_a_microgpt_are_what_its_passes_have(case):
-    """Every event and gradient, by passes that are written by hand."""
-    run = keep_run(case.model, case.text, backward=True)
-
-    def array(name, phase):
-        return run.array(name, phase) if run.has(name, phase) else run.model.parameter(name)
-
-    for name, shape in run.shapes.items():
-        if name in run.plan:
-            found = at_once(run, run.inputs, array, name, backward=False)
-            agree(_counted(found, shape), _counted(run.array(name), shape), atol=1e-10, what=name)
-        found = at_once(run, run.inputs, array, name, backward=True)
-        agree(found, run.array(name, "backward").reshape(-1), rtol=1e-8, atol=1e-10, what=f"d {name}")
-
-
-def test_all_elements_of_any_plan_are_what_its_passes_have(wide):
-    """Every event and gradient, by the forward and backward of each row."""
-    run, shapes = Run(wide), wide.plan.shapes(len(TOKENS))
-    inputs = SimpleNamespace(tokens=TOKENS, targets=TARGETS)
-
-    def array(name, phase):
-        known = run.gradients if phase == "backward" else run.values
-        return known[name] if name in known else wide.arrays[name]
-
-    for name, expected in run.values.items():
-        found = _counted(at_once(wide, inputs, array, name, backward=False), shapes[name])
-        agree(found, _counted(expected, shapes[name]), rtol=1e-8, atol=1e-10, what=name)
-    for name, expected in (run.gradients | run.parameters).items():
-        found = at_once(wide, inputs, array, name, backward=True)
-        agree(found, expected.reshape(-1), rtol=1e-8, atol=1e-10, what=f"d {name}")
 
 
 FUNCTIONS = {

@@ -18,7 +18,7 @@ DEEP = CASES["2 layers, 2 heads"].model
 EVENTS = DEEP.plan.shapes(9)
 
 
-def places(shape, most=60):
+def places(shape, most=120):
     """The indices of about so many elements, of all rows and columns."""
     every = list(product(*map(range, shape)))
     return every[:: len(every) // most | 1]

@@ -83,7 +83,7 @@ class _Writer:
         words = term.function.words or term.function.text
         runs = any(isinstance(place, _Letter) for place in places[len(self._at.axes) + along :])
         how = "sum of " if runs else ""
-        if runs and words.endswith(f"/{self._at.read.size(term.over[-1].size)}"):
+        if runs and words.endswith(f"/{self._at.size(term.over[-1].size)}"):
             how, words = "mean of ", words.rpartition("/")[0]
         text = in_place_of_x(words, text) if words else text
         return f"{'-' if sign < 0 else ''}{how}{text}"
@@ -115,7 +115,7 @@ class _Writer:
             text = self._name(part.step) if own.label.isalpha() and not own.inside else self._step(part.step)
             return _Said(text, part.taken == "1/", -1 if part.taken == "-" else 1)
         if isinstance(part, ShareOfKnown):
-            return _Said(str(self._at.read.known), True, part.sign)
+            return _Said(str(self._at.known), True, part.sign)
         if isinstance(part, Place):
             return _Said(str(places[part.axis]))
         assert isinstance(part, Constant)

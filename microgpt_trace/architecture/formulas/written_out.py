@@ -85,7 +85,7 @@ class FactorReader:
         return Operand(values, magnitudes, lambda i: own.name, exact=own.exact)
 
     def _element(self, part: ElementAt) -> Operand:
-        spots = self.at.read.index(part, self.places)
+        spots = self.at.spots(part, self.places)
         values = np.broadcast_to(np.asarray(self.at.values(part, self.places), np.float64), self.count)
 
         def place(i: int) -> tuple[int, ...]:
@@ -114,7 +114,7 @@ class FactorReader:
             value = float(self.at.axes[part.axis])
             words = f"{value:.0f}"
         elif isinstance(part, ShareOfKnown):
-            known = self.at.read.known
+            known = self.at.known
             words, value = f"{'-' if part.sign < 0 else ''}1/{known}", part.sign / known
         elif part.axis is None:
             words, value = part.words, part.values[0]

@@ -124,7 +124,7 @@ class _Walk:
         """From the gradient of what the last of these rows gives to those of what they read `before`. All but
         the last are computed again."""
         again = _Again(self._replaced)
-        compute(rows[:-1], dict(before), self._run.under(again))
+        compute(rows[:-1], dict(before), replace(self._run, tap=again))
         values = before | again.used
         for row in reversed(rows):
             if row.name in self.gradients:

@@ -67,22 +67,17 @@ PART = 1 << 23  # logits worked out at a time, 32 MB: the head is unpacked for e
 
 def run_packed(model: LanguageModel, pack: Pack, tap: Tap) -> None:
     """One pass over texts up to the logits and probabilities; these in parts, where somebody wants them."""
-    final = pass_forward(pass_over(model, pack, tap))
+    groups = [
+        (own.rows, PassState(model, pack.tokens[own.rows], own.texts, _TapOfTexts(tap, own.texts)))
+        for own in pack.groups
+    ]
+    final = pass_forward(PassState(model, pack.tokens, tap=tap, groups=groups))
     if not any(tap.wants(name) for name in (*(row.name for row in model.plan.head), "probs")):
         return
     for own in in_parts(len(final), model.config.vocab_size, PART):
         logits = tap.emit("logits", head_forward(model, final[own], tap))
         if tap.wants("probs"):
             tap.emit("probs", softmax(logits))
-
-
-def pass_over(model: LanguageModel, pack: Pack, tap: Tap) -> PassState:
-    """One pass over all these texts."""
-    groups = [
-        (own.rows, PassState(model, pack.tokens[own.rows], own.texts, _TapOfTexts(tap, own.texts)))
-        for own in pack.groups
-    ]
-    return PassState(model, pack.tokens, tap=tap, groups=groups)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ positions that a model has seen."""
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -61,16 +61,8 @@ class PassState:
     targets: Sequence[int | None] = ()  # what follows each position, as far as that is known
     wanted: frozenset[str] = frozenset()  # the parameters whose gradients are
     groups: Sequence[tuple[slice, PassState]] = ()
-
-    def under(self, tap: Tap) -> PassState:
-        """The same pass under another tap, with what was worked out once."""
-        other = replace(self, tap=tap)
-        other._once = self._once
-        return other
-
-    def __post_init__(self) -> None:
-        self._once: dict[Hashable, Any] = {}
-        self._last: tuple[str, Array] | None = None
+    _once: dict[Hashable, Any] = field(default_factory=dict)  # which a copy of the pass shares
+    _last: tuple[str, Array] | None = None  # the matrix that was asked for last
 
     @property
     def positions(self) -> Array:

@@ -216,11 +216,8 @@ class Plan(Mapping[str, Operation]):
         """Which events read each event, in order of computation. A part is read by its sum."""
         found: dict[str, list[str]] = {name: [] for name in self}
         for own in self.values():
-            for source in own.inputs:
+            for source in (*own.inputs, *own.parts):
                 found[source].append(own.name)
-        for own in self.values():
-            for part in own.parts:
-                found[part].append(own.name)
         return {name: tuple(names) for name, names in found.items()}
 
     @cached_property
@@ -270,27 +267,8 @@ class Plan(Mapping[str, Operation]):
         return [own.kind for own in self.of_kind(kind)]
 
     def changed(self, change: Change) -> Plan:
-        """The plan with each row changed, which is done when the row is asked for."""
-        return _ChangedPlan(self, change)
-
-
-class _ChangedPlan(Plan):
-    """Rows of another plan as a change makes them."""
-
-    def __init__(self, plan: Plan, change: Change) -> None:
-        self._plan, self._change = plan, change
-        self._rows = {}
-
-    def __getitem__(self, name: str) -> Operation:
-        if name not in self._rows:
-            self._rows[name] = self._change(self._plan[name])
-        return self._rows[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._plan)
-
-    def __len__(self) -> int:
-        return len(self._plan)
+        """The plan with each row changed."""
+        return Plan([change(row) for row in self.values()])
 
 
 def _place(own: Operation, name: str) -> int:

@@ -12,15 +12,17 @@ import numpy as np
 
 from ...arrays.stats import Array
 from ...errors import InputError
-from ...text.brief import frozen
+from ...text.brief import brief, frozen
 
 ROPE_KINDS = ("default", "linear", "llama3", "yarn")
 
 
-def check_whole(name: str, value: object) -> None:
-    """Raises InputError for what is no whole number of at least 1; true is none."""
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**31:
-        raise InputError(f"{name}: expected a whole number of at least 1, found {value!r}")
+def check_whole(name: str, value: object, least: int = 1, below: int = 1 << 31) -> None:
+    """Raises InputError for what is no whole number of that range; true is none."""
+    if type(value) is not int or value < least:
+        raise InputError(f"{name}: expected a whole number of at least {least}, found {brief(value)}")
+    if value >= below:
+        raise InputError(f"{name}: expected a whole number below {below:,}, found {brief(value)}")
 
 
 def check_positive(name: str, value: object) -> None:
