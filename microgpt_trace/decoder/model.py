@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from ..vocabulary.tokens import Vocabulary
 
 MOST = 1 << 28  # weights that are kept, of 4 bytes each: 1 GB
-PACK = 8  # texts run together: more gain little, and what is read as a whole should be small
 
 
 @dataclass(frozen=True, repr=False)
@@ -46,6 +45,8 @@ class Decoder:
     corpus_parts: ClassVar[tuple[str, ...]] = ("",)
     trained_on: ClassVar[str] = ""
     ends_with_bos: ClassVar[bool] = False
+    pack_size: ClassVar[int] = 8  # more gain little, and what is read as a whole should be small
+    pass_rows: ClassVar[int] = ROWS
     config: DecoderConfig
     tensors: Mapping[str, StoredTensor] = field(repr=False)
     origin: str  # the file
@@ -122,10 +123,6 @@ class Decoder:
         return found if tokens is None else replace(found, notes=())  # which would say "tokens as given"
 
     @property
-    def pack_size(self) -> int:
-        return PACK
-
-    @property
     def longest_text(self) -> int:
         return self.vocabulary.longest_text if self.vocabulary else 0
 
@@ -139,10 +136,6 @@ class Decoder:
 
     def training_texts(self, texts: Sequence[str]) -> list[str]:
         return []
-
-    @property
-    def pass_rows(self) -> int:
-        return ROWS
 
     def run_pack(self, pack: Pack, tap: Tap) -> None:
         run_packed(self, pack, tap)

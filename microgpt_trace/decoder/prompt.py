@@ -64,9 +64,12 @@ def prepare(
         known = _known(model, "give the prompt as --tokens 1,2,3")
         text = known.chat(text) if chat else text
         ids = known.encode(text, special=special, chat=chat)
-        notes += _what_was_parsed(special, chat)
-        if chat and any("strftime_now" in template for template in known.templates.values()):
-            notes.append("the chat template may ask for today's date")
+        if chat:
+            notes.append("rendered with the file's chat template, special tokens parsed")
+            if any("strftime_now" in template for template in known.templates.values()):
+                notes.append("the chat template may ask for today's date")
+        elif special:
+            notes.append("special tokens in the text parsed")
     _check(model, ids, room)
     labels = tuple(map(model.label, ids))
     return TraceInput(text, tuple(ids), (*ids[1:], None), labels, (*labels[1:], None), tuple(notes))
@@ -106,12 +109,6 @@ def _how_it_gets_one(model: Prompted, otherwise: str) -> str:
     needs = " (with sentencepiece and protobuf)" if found == "tokenizer.model" else ""
     makes = f"of which transformers{needs} makes one: python -c {quoted(code)}"
     return f".json but {found}, {makes}" + (f"; or {otherwise}" if otherwise else "")
-
-
-def _what_was_parsed(special: bool, chat: bool) -> list[str]:
-    if chat:
-        return ["rendered with the file's chat template, special tokens parsed"]
-    return ["special tokens in the text parsed"] if special else []
 
 
 def _check(model: Prompted, ids: Sequence[int], room: int) -> None:

@@ -5,6 +5,7 @@ A plan that no model has (parallel layers, LayerNorm of heads, shared keys, scor
 explained like those that models have.
 """
 
+import math
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from support.tiny_models import TOKENS
 from microgpt_trace.architecture.formulas.steps import element_name
 from microgpt_trace.architecture.formulas.traced_element import Element, TracedElement, rows_with
 from microgpt_trace.architecture.operations.by_kind import reference
+from microgpt_trace.architecture.operations.elementwise import erfc
 from microgpt_trace.architecture.operations.plan_formulas import Formulas
 from microgpt_trace.architecture.plans.kinds import Loss, Scores
 from microgpt_trace.explaining.explain import gradient_worked_out, worked_out
@@ -134,3 +136,11 @@ def test_a_tied_table_has_the_gradients_of_both_its_uses():
     last = gradient_worked_out(at).steps[-1]
     assert [term.factors[0].name for term in last.terms] == ["by way of embed.tok", "by way of logits"]
     assert last.label == f"d {element_name('wte', at.index)}"
+
+
+@pytest.mark.parametrize("shape", [(), (6,), (2, 3), (1, 3, 2), (0, 4)])
+def test_erfc_is_that_of_math_whatever_the_shape(shape):
+    x = np.resize(np.array([0.5, -2, np.inf, -np.inf, np.nan, 28], np.float32), shape)
+    found = erfc(x)
+    assert (found.dtype, found.shape) == (np.float64, shape)
+    np.testing.assert_array_equal(found.ravel(), [math.erfc(value) for value in x.ravel()])

@@ -1,5 +1,6 @@
 """The plan of an architecture: its rows, and what is derived from them."""
 
+import random
 from dataclasses import replace
 
 import pytest
@@ -7,9 +8,15 @@ from support.other_plans import normed_behind
 
 from microgpt_trace.architecture.plans import llama, microgpt
 from microgpt_trace.architecture.plans.blocks import RowBuilder
-from microgpt_trace.architecture.plans.catalogue import turned_names
+from microgpt_trace.architecture.plans.catalogue import (
+    examples,
+    kind_named,
+    known_rows,
+    place_of,
+    turned_names,
+)
 from microgpt_trace.architecture.plans.kinds import Add, Linear, Lookup, Norm
-from microgpt_trace.architecture.plans.plan import Plan, layer_of
+from microgpt_trace.architecture.plans.plan import Plan, kind_of, layer_of
 from microgpt_trace.architecture.plans.rope import Rope
 from microgpt_trace.decoder.config import DecoderConfig
 from microgpt_trace.microgpt.parameters import Config
@@ -118,3 +125,25 @@ def test_rows_are_the_same_only_where_they_are_one_row():
 def test_what_only_looks_like_a_layer_is_none():
     names = ("layerx.q", "layer-1.q", "layer1_0.q", "layer٣.q", "layer.q", "layernorm")
     assert [layer_of(name) for name in names] == [None] * 6
+
+
+# --- The events of all architectures, for what stands beside no model ---------------------------------
+
+
+def test_the_merged_order_is_that_of_every_architecture():
+    for plan in examples():
+        own = list(dict.fromkeys(map(kind_of, plan)))
+        assert [kind for kind in known_rows() if kind in own] == own
+
+
+def test_events_of_several_layers_are_sorted_as_they_are_computed():
+    layer = ["attn.norm", "attn.v", "attn.q_rope", "attn.head1", "attn.out", "mlp.gate", "mlp.residual"]
+    layers = [f"layer{i}.{name}" for i in (0, 2, 10) for name in layer]
+    sequence = ["embed.tok", "embed.norm", *layers, "final.norm", "logits", "loss"]
+    shuffled = random.Random(3).sample(sequence, len(sequence))
+    assert sorted(shuffled, key=place_of) == sequence
+
+
+def test_what_is_no_event_has_no_kind():
+    assert kind_named("layer0.attn.something") is None
+    assert type(kind_named("layer3.attn.head2")).__name__ == "Linear"

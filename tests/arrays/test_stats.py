@@ -144,16 +144,6 @@ def test_nothing_merges_to_the_same(values):
     assert stats.merge(empty) == empty.merge(stats) == stats
 
 
-def test_many_parts_merge_to_the_whole():
-    values = np.random.default_rng(1).normal(3, 2, 1000)
-    merged = TensorStats.of([])
-    for part in np.split(values, [1, 10, 400, 999]):
-        merged = merged.merge(TensorStats.of(part))
-    whole = TensorStats.of(values)
-    for name in MOMENTS:
-        agree(getattr(merged, name), getattr(whole, name), rtol=1e-12, what=name)
-
-
 @pytest.mark.parametrize("count", [1, 2, 3, 10, 5001])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_median_is_exact(count, dtype):

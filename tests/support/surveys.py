@@ -8,7 +8,7 @@ import numpy as np
 from support.surveyed_texts import written
 
 from microgpt_trace.architecture.packs import UNKNOWN, Pack, ReadText
-from microgpt_trace.decoder import model as decoder_model
+from microgpt_trace.decoder.model import Decoder
 from microgpt_trace.errors import InputError
 from microgpt_trace.microgpt.model import Model
 from microgpt_trace.surveying.survey import survey
@@ -94,4 +94,4 @@ def surveyed(model, texts, folder, **options):
 def in_packs_of(monkeypatch, size):
     """Few texts in several packs, of 8 or more: a block of 8 is read as a whole or not at all."""
     monkeypatch.setattr(Model, "pack_size", size)
-    monkeypatch.setattr(decoder_model, "PACK", size)
+    monkeypatch.setattr(Decoder, "pack_size", size)

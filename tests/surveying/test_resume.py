@@ -5,7 +5,6 @@ from support.commands import process
 from support.surveyed_texts import lines, measured, written
 
 from microgpt_trace import load
-from microgpt_trace.decoder import model as decoder
 from microgpt_trace.errors import InputError
 from microgpt_trace.surveying import execution
 from microgpt_trace.surveying.survey_files import read_survey, survey_bytes
@@ -22,7 +21,6 @@ def model(decoder_folder):
 def block_by_block(monkeypatch):
     """Of 8 texts, however fast they are."""
     monkeypatch.setattr(execution, "MOST_BLOCKS", 1)
-    monkeypatch.setattr(decoder, "PACK", 8)
 
 
 @pytest.fixture

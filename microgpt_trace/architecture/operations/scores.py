@@ -77,10 +77,6 @@ def size(row: Operation[Scores], given: ReferenceInputs, value: Array, q: Array,
     return of_q[:, :, None] * of_k[list(kind.group)][:, None] * abs(kind.scale) + np.abs(value)
 
 
-def _is_root(kind: Scores) -> bool:
-    return kind.scale == 1 / math.sqrt(kind.head_dim)
-
-
 def formula(row: Operation[Scores], setting: Setting) -> Formula:
     """The query times the key, scaled."""
     kind, (q, k) = row.kind, row.inputs
@@ -101,7 +97,8 @@ def gradient_formula(name: str, reader: Operation[Scores], setting: Setting) -> 
 
 def _of_products(sizes: Shape, kind: Scores, products: TermOf) -> Formula:
     """A sum of products, scaled."""
-    words = f"1/sqrt({kind.head_dim})" if _is_root(kind) else f"{kind.scale:.6g}"
+    is_root = kind.scale == 1 / math.sqrt(kind.head_dim)
+    words = f"1/sqrt({kind.head_dim})" if is_root else f"{kind.scale:.6g}"
     scaled = TermOf((ResultOf(0), Constant(words, (kind.scale,))))
     return Formula(sizes, (StepOf((products,), "sum of products"), StepOf((scaled,))))
 
