@@ -196,23 +196,17 @@ def _formulas(at: TracedElement) -> Formulas:
 
 
 def gradient_worked_out(at: TracedElement) -> Worked:
-    """The arithmetic of d loss / d the element: a sum over what reads it."""
-    ways = ways_worked_out(at)
+    """The arithmetic of d loss / d the element: the sum of what comes by way of each reader, its gradient
+    times the local derivative."""
+    name, found = f"d {at.element}", _formulas(at).backward(at.name, at.index) or ()
+    ways = [_by_way_of(at, way, name if len(found) == 1 else f"by way of {way.reader}") for way in found]
     steps = [step for way in ways for step in way.steps]
     if len(ways) > 1:
         last = (way.steps[-1] for way in ways)
-        steps.append(sum_of(at.gradient_name, [one_term([Factor(own.label, own.value)]) for own in last]))
+        steps.append(sum_of(name, [one_term([Factor(own.label, own.value)]) for own in last]))
     formula = f"d {at.own} = {' + '.join(way.formula for way in ways)}"
     magnitude, reached = sum(way.magnitude for way in ways), any(way.steps[-1].count for way in ways)
     return Worked(formula, tuple(steps), magnitude, _of_gradient(at, reached))
-
-
-def ways_worked_out(at: TracedElement) -> list[Worked]:
-    """What comes by way of each reader: its gradient times the local derivative."""
-    ways = _formulas(at).backward(at.name, at.index) or ()
-    return [
-        _by_way_of(at, way, at.gradient_name if len(ways) == 1 else f"by way of {way.reader}") for way in ways
-    ]
 
 
 def _by_way_of(at: TracedElement, way: GradientWay, label: str) -> Worked:

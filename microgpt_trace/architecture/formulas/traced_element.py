@@ -56,10 +56,6 @@ class TracedElement(Generic[OfKind]):
         """The element as its formula names it: q[3,4]"""
         return element_name(short(self.name), self.index)
 
-    @property
-    def gradient_name(self) -> str:
-        return f"d {self.element}"
-
 
 def rows_with(plan: Plan, parameter: str) -> tuple[Operation, ...]:
     """The rows whose operation reads a parameter. A sum stands for its parts."""

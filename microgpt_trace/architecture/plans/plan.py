@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from operator import itemgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
@@ -111,8 +112,7 @@ class Plan(Mapping[str, Operation]):
     @cached_property
     def before(self) -> tuple[Operation, ...]:
         """The rows before the first layer."""
-        rows = list(self.values())
-        return tuple(rows[: rows.index(self.layers[0][0])])
+        return tuple(takewhile(lambda own: own.layer is None, self.values()))
 
     @cached_property
     def after(self) -> tuple[Operation, ...]:
@@ -127,12 +127,12 @@ class Plan(Mapping[str, Operation]):
         row = self[self.after[stop].inputs[0]]
         while not isinstance(row.kind, Linear):
             row = self[row.inputs[0]]
-        return self.after[[own.name for own in self.after].index(row.name) : stop]
+        return self.after[self.after.index(row) : stop]
 
     @cached_property
     def final(self) -> tuple[Operation, ...]:
         """The rows between the layers and the head."""
-        return self.after[: [own.name for own in self.after].index(self.head[0].name)]
+        return self.after[: self.after.index(self.head[0])]
 
     @cached_property
     def tasks(self) -> Mapping[str, Task]:
