@@ -23,7 +23,7 @@ from .steps import (
     Operand,
     Step,
     Term,
-    elements,
+    element_name,
     in_place_of_x,
     less,
     one_term,
@@ -91,7 +91,7 @@ class FactorReader:
         def place(i: int) -> tuple[int, ...]:
             return tuple(spot if isinstance(spot, int) else int(spot[i]) for spot in spots)
 
-        own = elements(values, part.name, place, part.phase)
+        own = Operand(values, np.abs(values), lambda i: element_name(part.name, place(i)), part.phase)
         if part.less is None:
             return own
         less = self.result(part.less)
