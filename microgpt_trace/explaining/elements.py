@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 
 from ..architecture.formulas.steps import element_name
 from ..architecture.formulas.traced_element import Element
@@ -12,8 +14,10 @@ from ..architecture.plans.kinds import Linear, Lookup
 from ..architecture.plans.plan import HEAD_EVENTS, Plan
 from ..errors import InputError
 from ..hooks.sites import Site, describe_shape, parse_site
+from ..running.parts import AXES
 from ..running.token_names import token_of, token_with_id
 from ..text.printable import shown_token
+from ..text.wording import abridged
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -23,53 +27,32 @@ def find_element(model: LanguageModel, text: str, shapes: Shapes) -> Element:
     site = parse_site(text)
     names = site.names(list(shapes))
     if len(names) > 1:
-        some = ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
-        raise InputError(f"{text}: {site.selector} means {len(names)} events ({some}): name one of them")
-    name = names[0]
-    shape = shapes[name]
-    parameter = name in model.config.shapes()
-    if len(site.index or ((site.position, site.channel) if site.position else ())) not in (0, len(shape)):
-        raise InputError(f"{text}: {_asked_for(name, shape, parameter)}")
-    if parameter:
-        index = _of_parameter(model, site, name, shape)
-    else:
-        part = site.part(name, shape, (lambda t: token_of(model, t)) if name in HEAD_EVENTS else None)
-        index = part.element(shape)
+        raise InputError(
+            f"{text}: {site.selector} means {len(names)} events ({abridged(names)}): name one of them"
+        )
+    name, shape, words, token = names[0], shapes[names[0]], (), None
+    if name in model.config.shapes():
+        site, words = _of_parameter(model, site, name), AXES[len(shape)]
+    elif name in HEAD_EVENTS:
+        token = partial(token_of, model)
+    index = site.part(name, shape, token, words).element(shape)
     if index is None:
-        raise InputError(f"{text}: {_asked_for(name, shape, parameter)}")
+        example = tuple(min(size - 1, i) for size, i in zip(shape, (1, 2, 0), strict=False))
+        if len(shape) == 3:
+            example = min(1, shape[0] - 1), shape[1] - 1, max(0, shape[2] - 2)
+        raise InputError(
+            f"{text}: {describe_shape(name, shape, words)}; one element of it is for example "
+            f"{element_name(name, example)}"
+        )
     return Element(name, index)
 
 
-def _asked_for(name: str, shape: tuple[int, ...], parameter: bool) -> str:
-    example = element_name(name, tuple(min(size - 1, i) for size, i in zip(shape, (1, 2, 0), strict=False)))
-    if len(shape) == 3:
-        example = element_name(name, (min(1, shape[0] - 1), shape[1] - 1, max(0, shape[2] - 2)))
-    if parameter and len(shape) == 2:
-        described = f"{name} is {list(shape)}, row and column"
-    else:
-        described = describe_shape(name, shape)
-    return f"{described}; one element of it is for example {example}"
-
-
-def _of_parameter(
-    model: LanguageModel, site: Site, name: str, shape: tuple[int, ...]
-) -> tuple[int, ...] | None:
-    """Row and column, or the one index of a vector; a row of an embedding may be a token."""
+def _of_parameter(model: LanguageModel, site: Site, name: str) -> Site:
+    """The site with its numbers axis by axis; a row of an embedding may be a token."""
     texts = site.index or tuple(filter(None, (site.position, site.channel)))
-    if len(texts) != len(shape):
-        return None
-    if name in tables_of_tokens(model.plan) and not re.fullmatch("-?[0-9]{1,9}", texts[0]):
+    if texts and name in tables_of_tokens(model.plan) and not re.fullmatch("-?[0-9]{1,9}", texts[0]):
         texts = (str(token_of(model, texts[0])), *texts[1:])
-    found = []
-    for text, size, axis in zip(
-        texts, shape, ("row", "column") if len(shape) > 1 else ("index",), strict=True
-    ):
-        if not re.fullmatch("-?[0-9]{1,9}", text):
-            raise InputError(f"{site.text}: expected a {axis} of {name} like 3 or -1, found {text!r}")
-        if not -size <= int(text) < size:
-            raise InputError(f"{site.text}: {axis} {text} of {name}, which has {size:,}: 0 to {size - 1:,}")
-        found.append(int(text) % size)
-    return tuple(found)
+    return replace(site, index=texts)
 
 
 def tables_of_tokens(plan: Plan) -> dict[str, bool]:

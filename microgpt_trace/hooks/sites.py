@@ -19,6 +19,7 @@ import numpy as np
 from ..arrays.stats import Array
 from ..errors import InputError
 from ..text.brief import frozen
+from ..text.wording import listed
 from .names import select_names
 
 _SITE = re.compile(r"(?P<name>[^@\[\]]+)(?:@(?P<position>[^:]*)(?::(?P<channel>.*))?|\[(?P<index>.+)\])?")
@@ -56,7 +57,7 @@ class Site:
         where there is no such place."""
         chosen = [
             None if text in ("", ":") else self._numbers(text, axis, name, shape, token_of, words)
-            for axis, text in enumerate(self._axes(name, shape))
+            for axis, text in enumerate(self._axes(name, shape, words))
         ]
         heads = chosen.pop(0) if len(shape) == 3 else None
         positions = chosen.pop(0) if len(shape) > 1 else None
@@ -68,15 +69,15 @@ class Site:
         texts = self._axes(self.selector, shape)
         return tuple(axis for axis, text in enumerate(texts) if not several.fullmatch(text))
 
-    def _axes(self, name: str, shape: Sequence[int]) -> list[str]:
+    def _axes(self, name: str, shape: Sequence[int], words: Sequence[str] = ()) -> list[str]:
         """The text for each axis of the event."""
-        words = AXES[len(shape)]
+        described = f"{self.text}: {describe_shape(name, shape, words)}"
         if len(self.index) > len(shape):
-            raise InputError(f"{self.text}: {describe_shape(name, shape)}; found {len(self.index)} indices")
+            raise InputError(f"{described}; found {len(self.index)} indices")
         if self.index:
             return [*self.index, *[""] * (len(shape) - len(self.index))]
-        if (self.position and len(words) < 2) or (self.channel and not words):
-            raise InputError(f"{self.text}: {describe_shape(name, shape)}: it has no such places")
+        if (self.position and len(shape) < 2) or (self.channel and not shape):
+            raise InputError(f"{described}: it has no such places")
         return ["", "", self.position, self.channel][-len(shape) :] if shape else []
 
     def _numbers(
@@ -119,11 +120,12 @@ def _span(what: str, size: int) -> str:
     return f"one {what}, 0" if size == 1 else f"{plural} 0 to {size - 1:,}"
 
 
-def describe_shape(name: str, shape: Sequence[int]) -> str:
-    """In words: "layer0.mlp.act is [5, 64], position and channel" """
-    words = AXES[len(shape)]
-    said = "one number" if not words else f"{list(shape)}, {', '.join(words[:-1])} and {words[-1]}"
-    return f"{name} is {said}" if len(words) != 1 else f"{name} is {list(shape)}"
+def describe_shape(name: str, shape: Sequence[int], words: Sequence[str] = ()) -> str:
+    """In words: "layer0.mlp.act is [5, 64], position and channel". Axes of a parameter have other `words`."""
+    if not shape:
+        return f"{name} is one number"
+    said = f", {listed(words or AXES[len(shape)])}" * (len(shape) > 1)
+    return f"{name} is {list(shape)}{said}"
 
 
 @frozen

@@ -106,7 +106,7 @@ def test_elements_are_written_in_several_ways(written, meant):
     [
         ("layer0.attn.q", "layer0.attn.q is [5, 16], position and channel; one element of it is for example"),
         ("layer0.attn.scores[1,3]", "head, query and key; one element of it is for example"),
-        ("layer0.attn.scores@3:5", "[4, 5, 5]"),
+        ("layer0.attn.scores@3:2", "[4, 5, 5]"),
         ("layer0.attn.q[0-2,5]", "one element"),
         ("layer0.attn.q[5,1]", "positions 0 to 4"),
         ("layer0.attn_wq[16,1]", "row 16"),
