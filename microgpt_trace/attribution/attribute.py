@@ -17,11 +17,11 @@ from ..errors import InputError
 from ..rounding.invariants import OF_SUMS
 from ..running.token_names import blank_notes, token_label, token_of
 from ..text.printable import shown_token
-from .direct import direct_writes
-from .observed_writes import Component, Observed, observe
 from .results import AttributionResult, Contribution, LogitSum, PositionAttribution, Removal
+from .writes import Component, direct_writes, observe
 
 
+@np.errstate(all="ignore")
 def attribute(
     model: LanguageModel,
     text: str | None = None,
@@ -52,19 +52,19 @@ def attribute(
         positions = "last" if "prompts" in model.abilities else "all"
     rows = chosen_positions(positions, len(inputs.tokens))
     seen = observe(model, inputs, rows)
+    logits = seen.used["logits"]
     contrasts = [
-        _contrast(model, inputs, row, logits, named, other)
-        for row, logits in zip(rows, seen.logits, strict=True)
+        _contrast(model, inputs, row, own, named, other) for row, own in zip(rows, logits, strict=True)
     ]
     components, writes = direct_writes(model, seen, np.array([(c.target, c.against) for c in contrasts]))
     targets = [contrast.target for contrast in contrasts]
-    losses, changes = losses_by_row(seen.logits, targets), {}
+    losses, changes = losses_by_row(logits, targets), {}
     if ablation:
         removed = [component for component in components if component.kind != "hook"]
         without = losses_without(model, inputs, removed, rows, targets, seen.hooked, report)
         changes = {name: loss - losses for name, loss in without.items()}
     of_positions = tuple(
-        _position(i, contrast, seen, components, writes, changes, float(losses[i]))
+        _position(i, contrast, logits[i], components, writes, changes, float(losses[i]))
         for i, contrast in enumerate(contrasts)
     )
     removals = tuple(
@@ -73,14 +73,13 @@ def attribute(
         if c.name in changes
     )
     labels = tuple(token_label(model, token) for token in inputs.tokens)
-    with np.errstate(all="ignore"):
-        chances = [softmax(row).item for row in seen.logits]
-        notes = [note for token in (target, against) for note in blank_notes(model, token, chances)]
+    chances = [softmax(row).item for row in logits]
+    notes = [note for token in (target, against) for note in blank_notes(model, token, chances)]
     if named is None and inputs.targets[rows[-1]] is None:
         notes.append(_predicted_note(contrasts[-1], against))
     return AttributionResult(
         model.origin, model.family, inputs.text, inputs.tokens, labels, (*inputs.notes, *notes), ablation,
-        float(losses.mean()), of_positions, removals, seen.roles,
+        float(losses.mean()), of_positions, removals, tuple(seen.roles),
     )  # fmt: skip
 
 
@@ -120,24 +119,19 @@ def _label(model: LanguageModel, token: int) -> str:
 
 
 def _position(
-    i: int, contrast: LogitDifference, seen: Observed, components: Sequence[Component],
+    i: int, contrast: LogitDifference, logits: Array, components: Sequence[Component],
     writes: dict[str, Array], changes: dict[str, Array], loss: float,
 ) -> PositionAttribution:  # fmt: skip
-    """The i-th of the asked positions."""
+    """The i-th of the asked positions, with its logits [V]."""
     parts = []
     for component in components:
-        target, against = writes[component.name][i].tolist()
-        change = float(changes[component.name][i]) if component.name in changes else None
-        kind, layer = component.kind, component.layer
-        parts.append(Contribution(component.name, kind, layer, target, against, target - against, change))
-    logits = seen.logits[i]
-    return PositionAttribution(
-        contrast,
-        loss,
-        logit_sum(logits, contrast.target, [part.target for part in parts]),
-        logit_sum(logits, contrast.against, [part.against for part in parts]),
-        tuple(parts),
-    )
+        name, (target, against) = component.name, writes[component.name][i].tolist()
+        change = float(changes[name][i]) if name in changes else None
+        difference = target - against
+        parts.append(Contribution(name, component.kind, component.layer, target, against, difference, change))
+    target_sum = logit_sum(logits, contrast.target, [part.target for part in parts])
+    against_sum = logit_sum(logits, contrast.against, [part.against for part in parts])
+    return PositionAttribution(contrast, loss, target_sum, against_sum, tuple(parts))
 
 
 def logit_sum(logits: Array, token: int, parts: Sequence[float]) -> LogitSum:
@@ -168,21 +162,19 @@ def losses_without(
     """-log P(target) at the asked positions without each component: by name [n].
 
     The runs share the work before their edits, unless the model is `hooked`: then each is a run under
-    its hooks.
+    its hooks, with the edit after them.
     """
     edits = [removal(model, component) for component in components]
+
+    def under_hooks(edit: Edit) -> Array:
+        last = model.hooks.subscription(lambda event, value: edit.change(value), edit.name)
+        with one_blas_thread():
+            return model.logits(inputs, rows, model.hooks.begin(after=[last]).tap("forward"))
+
     logits: Iterable[tuple[int, Array]] = model.edited_logits(inputs, edits, rows, report)
     if hooked:
-        logits = ((i, _under_hooks(model, inputs, edit, rows)) for i, edit in enumerate(edits))
-    with np.errstate(all="ignore"):
-        return {components[number].name: losses_by_row(edited, targets) for number, edited in logits}
-
-
-def _under_hooks(model: LanguageModel, inputs: TraceInput, edit: Edit, rows: Sequence[int]) -> Array:
-    """The logits [n, V] of a run under the model's hooks, with the edit after them."""
-    last = model.hooks.subscription(lambda event, value: edit.change(value), edit.name)
-    with one_blas_thread(), np.errstate(all="ignore"):
-        return model.logits(inputs, rows, model.hooks.begin(after=[last]).tap("forward"))
+        logits = enumerate(map(under_hooks, edits))
+    return {components[number].name: losses_by_row(edited, targets) for number, edited in logits}
 
 
 def losses_by_row(logits: Array, targets: Sequence[int]) -> Array:

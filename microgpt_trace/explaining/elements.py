@@ -30,7 +30,8 @@ def find_element(model: LanguageModel, text: str, shapes: Shapes) -> Element:
         raise InputError(
             f"{text}: {site.selector} means {len(names)} events ({abridged(names)}): name one of them"
         )
-    name, shape, words, token = names[0], shapes[names[0]], (), None
+    name, shape, token = names[0], shapes[names[0]], None
+    words: tuple[str, ...] = ()
     if name in model.config.shapes():
         site, words = _of_parameter(model, site, name), AXES[len(shape)]
     elif name in HEAD_EVENTS:

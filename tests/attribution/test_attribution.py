@@ -13,9 +13,9 @@ from support.tiny_models import CASES, TOKENS
 
 from microgpt_trace import load, trace
 from microgpt_trace.attribution import attribute as attributing
-from microgpt_trace.attribution import direct
+from microgpt_trace.attribution import writes
 from microgpt_trace.attribution.attribute import attribute
-from microgpt_trace.attribution.observed_writes import components_of
+from microgpt_trace.attribution.writes import components_of
 from microgpt_trace.errors import InputError
 from microgpt_trace.measuring.definitions import Attention, role_of
 from microgpt_trace.measuring.heads import Queries
@@ -81,7 +81,7 @@ def test_a_matrix_that_is_decoded_in_pieces(decoders, monkeypatch):
     model = decoders("qwen3")[0]
     whole = attribute(model, tokens=TOKENS, target=TARGET, ablation=False)
     for elements in (1, 100):
-        monkeypatch.setattr(direct, "CHUNK", elements)
+        monkeypatch.setattr(writes, "CHUNK", elements)
         pieces = attribute(model, tokens=TOKENS, target=TARGET, ablation=False)
         agree_by_name(parts_of(pieces), parts_of(whole))
 

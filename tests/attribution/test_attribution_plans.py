@@ -7,15 +7,14 @@ import pytest
 from support.judges import agree
 from support.other_plans import T, V, drawn, normed_behind, values_of
 
-from microgpt_trace.attribution.direct import direct_writes
-from microgpt_trace.attribution.observed_writes import components_of, way_to_logits
+from microgpt_trace.attribution.writes import components_of, direct_writes, way_to_logits
 
 
 @pytest.mark.parametrize("parallel", [False, True])
 def test_the_writes_of_a_plan_add_up_to_its_logits(parallel):
     model, rng = drawn(normed_behind(parallel)), np.random.default_rng(6)
     values = values_of(model, rng.integers(V, size=T))
-    seen = SimpleNamespace(way=way_to_logits(model.plan), writes=values, normed=values, changes={})
+    seen = SimpleNamespace(way=way_to_logits(model.plan), used=values, changes={})
     chosen = rng.integers(V, size=(T, 2))
     components, writes = direct_writes(model, seen, chosen)
     assert [c.name for c in components] == [
