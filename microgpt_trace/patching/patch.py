@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 
 import numpy as np
 
@@ -104,15 +105,15 @@ def patch_read(
     _refuse_nothing_to_explain(contrast, runs, noise)
     low, span = runs[1].difference, runs[0].difference - runs[1].difference
 
-    entering = model.plan.streams[0]
-    whole = PatchPoint(Spot(entering, entering, None, None, None), WHOLE)  # what is checked
+    whole = _point(model.plan, model.plan.streams[0], WHOLE)  # what is checked
     changing = [p for p in places if not p.same(clean[p.spot.name], corrupt[p.spot.name])]
     edits = [Edit(p.spot.name, p.change(clean[p.spot.name])) for p in (whole, *changing)]
     differences = {
         number: contrast.difference(edited[0])
         for number, edited in model.edited_logits(pair[1], edits, [row], report)
     }
-    check = _check((differences[0] - low) / span, noise / abs(span))
+    deviation, tolerance = abs((differences[0] - low) / span - 1), noise / abs(span)
+    check = Check("embedding", CLAIM, deviation <= tolerance, deviation, tolerance)
     by_site = {p.spot.site: differences[number] for number, p in enumerate(changing, 1)}
     cells = []
     for place in places:  # where both runs have the same bits the difference stays that of the corrupted run
@@ -200,12 +201,6 @@ def _refuse_nothing_to_explain(contrast: LogitDifference, runs: Sequence[Unpatch
         raise InputError(f"{said} is {clean.difference:.6g} in both runs: nothing to explain")
 
 
-def _check(restored: float, tolerance: float) -> Check:
-    """The built-in check: the whole embedding restores everything."""
-    deviation = abs(restored - 1)
-    return Check("embedding", CLAIM, deviation <= tolerance, deviation, tolerance)
-
-
 @dataclass(frozen=True, slots=True)
 class PatchPoint:
     """A part of an event, and what is said of it."""
@@ -235,19 +230,15 @@ def places_of(model: LanguageModel, sites: Sequence[str] | None, length: int) ->
     whole, parts = set[str](), dict[str, PatchPoint]()
     for site in map(parse_site, streams if sites is None else sites):
         for name in _patchable(site, model):
-            said = site.text.strip()[len(site.selector) :]
             part = site.part(name, shapes[name], partial(token_of, model) if name == "logits" else None)
-            if said:
-                parts[name + said] = PatchPoint(_spot_of(name + said, name, part, model.plan), part)
+            if site.place:
+                parts[name + site.place] = _point(model.plan, name, part, site.place)
             else:
                 whole.add(name)
     if not whole and not parts:
         raise InputError("sites: expected at least one")
-    places: list[PatchPoint] = []
-    for name in list(model.plan):
-        if name in whole:
-            places += _of_event(model.plan, name, length)
-    return [*places, *parts.values()]
+    events = [_of_event(model.plan, name, length) for name in model.plan if name in whole]
+    return [*chain.from_iterable(events), *parts.values()]
 
 
 def _patchable(site: Site, model: LanguageModel) -> list[str]:
@@ -264,14 +255,14 @@ def _patchable(site: Site, model: LanguageModel) -> list[str]:
     return patchable
 
 
-def _spot_of(site: str, name: str, part: Part, plan: Plan) -> Spot:
+def _point(plan: Plan, name: str, part: Part, place: str = "") -> PatchPoint:
     """A part of an event; of a head with the head, and the position where the site names one of it."""
-    head = _head_of(name, plan) if part.heads is None else _only(part.heads)
-    return Spot(site, name, layer_of(name), head, None if head is None else _only(part.positions))
-
-
-def _head_of(name: str, plan: Plan) -> int | None:
-    return plan.sums_of[name].parts.index(name) if name in plan.sums_of else None
+    if part.heads is not None:
+        head = _only(part.heads)
+    else:
+        head = plan.sums_of[name].parts.index(name) if name in plan.sums_of else None
+    position = None if head is None else _only(part.positions)
+    return PatchPoint(Spot(name + place, name, layer_of(name), head, position), part)
 
 
 def _only(places: Sequence[int] | None) -> int | None:
@@ -279,11 +270,10 @@ def _only(places: Sequence[int] | None) -> int | None:
 
 
 def _of_event(plan: Plan, name: str, length: int) -> list[PatchPoint]:
-    if (head := _head_of(name, plan)) is not None:
-        return [PatchPoint(Spot(name, name, layer_of(name), head, None), WHOLE)]
+    whole = _point(plan, name, WHOLE)
+    if whole.spot.head is not None:
+        return [whole]
     return [
-        PatchPoint(
-            Spot(f"{name}@{position}", name, layer_of(name), None, position), Part(positions=(position,))
-        )
+        PatchPoint(replace(whole.spot, site=f"{name}@{position}", position=position), Part(None, (position,)))
         for position in range(length)
     ]

@@ -174,12 +174,11 @@ def parts_of(cells: Sequence[Cell]) -> list[Cell]:
 
 def _table(kind: str, cells: Sequence[Cell]) -> PatchTable[Cell]:
     across: Literal["position", "head"] = "position" if cells[0].head is None else "head"
-    placed = [(cell.position if cell.head is None else cell.head, cell) for cell in cells]
-    columns = tuple(sorted({column for column, _ in placed if column is not None}))
-    rows: dict[str, dict[int | None, Cell]] = {}
-    for column, cell in placed:
+    rows: dict[str, dict[int, Cell]] = {}
+    for cell in cells:
         label = cell.name if cell.layer is None else f"layer {cell.layer}"
-        rows.setdefault(label, {})[column] = cell
+        rows.setdefault(label, {})[getattr(cell, across)] = cell
+    columns = tuple(sorted(set().union(*rows.values())))
     named = list(dict.fromkeys(cell.name for cell in cells if cell.layer is None))
     layers = sorted({cell.layer for cell in cells if cell.layer is not None})
     layer = f"layer{layers[0]}" if len(layers) == 1 else "layer*"
