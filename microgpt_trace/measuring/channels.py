@@ -56,7 +56,7 @@ class ChannelMeter(Meter):
 
     @property
     def tallies(self) -> dict[str, Tally]:
-        return {key: tally for name, own in self._own.items() for key, tally in named(name, own).items()}
+        return named({name: vars(own) for name, own in self._own.items()})
 
     @NOT_FINITE
     def __call__(self, name: str, value: Array) -> None:

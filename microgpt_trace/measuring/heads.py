@@ -9,7 +9,6 @@ A document in which a weight is no number is left out of what is known of that l
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -23,45 +22,11 @@ from .tallies import Counts, Sums, Tally, named
 EVENLY = "attention"  # before the window, of what is spread evenly
 
 
-@dataclass
-class AttentionSums:
-    """Sums over queries, of each head: [H]; of evenly spread attention of one."""
-
-    itself: Sums
-    previous: Sums
-    first: Sums
-    repeat: Sums
-    repeat_apart: Sums
-    entropy: Sums
-
-    @classmethod
-    def empty(cls, heads: int) -> AttentionSums:
-        return cls(*(Sums(heads) for _ in fields(cls)))
-
-    def add(self, measured: Mapping[str, Array]) -> None:
-        for name, sums in measured.items():
-            getattr(self, name).add(sums)
-
-
-@dataclass
-class QueryCounts:
-    """How many queries were measured, how many of them have a token that occurred before, and how many one
-    that occurred neither at position 0 alone nor right before it."""
-
-    queries: Counts
-    repeats: Counts
-    repeats_apart: Counts
-
-    @classmethod
-    def empty(cls) -> QueryCounts:
-        return cls(*(Counts(1) for _ in fields(cls)))
-
-    def add(self, queries: Queries, fine: Array) -> None:
-        """Count the queries of those documents of a group that are `fine`, [n]."""
-        self.queries.numbers += np.count_nonzero(fine) * (queries.length - 1)
-        any_earlier, any_apart = queries.repeated[fine].sum(axis=0)
-        self.repeats.numbers += any_earlier
-        self.repeats_apart.numbers += any_apart
+# Sums over queries, of each head; of evenly spread attention of one.
+SUMS = ("itself", "previous", "first", "repeat", "repeat_apart", "entropy")
+# How many queries were measured, how many of them have a token that occurred before, and how many one that
+# occurred neither at position 0 alone nor right before it.
+COUNTS = ("queries", "repeats", "repeats_apart")
 
 
 class AttentionMeter(Meter):
@@ -69,20 +34,14 @@ class AttentionMeter(Meter):
 
     def __init__(self, heads: Mapping[str, int], windows: Mapping[str, int | None]) -> None:
         self.names = list(heads)
-        self._own = {name: AttentionSums.empty(count) for name, count in heads.items()}
-        self._even = {window: AttentionSums.empty(1) for window in dict.fromkeys(windows.values())}
-        self._counts = {name: QueryCounts.empty() for name in (EVENLY, *heads)}
+        self._own = {name: _sums(count) for name, count in heads.items()}
+        self._even = {window: _sums(1) for window in windows.values()}
+        self._counts = {name: {key: Counts(1) for key in COUNTS} for name in (EVENLY, *heads)}
 
     @property
     def tallies(self) -> dict[str, Tally]:
-        found: dict[str, Tally] = {}
-        for name, counts in self._counts.items():
-            found |= named(name, counts)
-        for window, sums in self._even.items():
-            found |= named(f"{EVENLY}.{window or 'all'}", sums)
-        for name, sums in self._own.items():
-            found |= named(name, sums)
-        return found
+        even = {f"{EVENLY}.{window or 'all'}": sums for window, sums in self._even.items()}
+        return named(self._counts) | named(even) | named(self._own)
 
     def begin(self, layout: PackLayout) -> None:
         super().begin(layout)
@@ -91,9 +50,9 @@ class AttentionMeter(Meter):
         ]
         self._measured: dict[str, list[dict[str, Array]]] = {name: [] for name in self._own}
         for window, sums in self._even.items():
-            sums.add(_joined([queries.even(window) for queries in self._groups]))
+            _add(sums, [queries.even(window) for queries in self._groups])
         for queries in self._groups:
-            self._counts[EVENLY].add(queries, np.ones(queries.texts, bool))
+            self._count(EVENLY, queries, np.ones(queries.texts, bool))
 
     @NOT_FINITE
     def __call__(self, name: str, value: Array) -> None:
@@ -103,18 +62,29 @@ class AttentionMeter(Meter):
         fine = np.isfinite(np.sum([*measured.values()], axis=0)).all(axis=1)
         if fine.any():
             self._measured[name].append({key: sums[fine] for key, sums in measured.items()})
-            self._counts[name].add(queries, fine)
+            self._count(name, queries, fine)
+
+    def _count(self, name: str, queries: Queries, fine: Array) -> None:
+        """Count the queries of those documents of a group that are `fine`, [n]."""
+        numbers = np.count_nonzero(fine) * (queries.length - 1), *queries.repeated[fine].sum(axis=0)
+        for tally, number in zip(self._counts[name].values(), numbers, strict=True):
+            tally.numbers += number
 
     def finish(self) -> None:
         """Take in all groups at once, which are many where texts are short."""
         for name, measured in self._measured.items():
             if measured:
-                self._own[name].add(_joined(measured))
+                _add(self._own[name], measured)
 
 
-def _joined(groups: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-    """The sums of all groups: [n, H] each -> [B, H] each"""
-    return {key: np.concatenate([group[key] for group in groups]) for key in groups[0]}
+def _sums(heads: int) -> dict[str, Sums]:
+    return {key: Sums(heads) for key in SUMS}
+
+
+def _add(sums: Mapping[str, Sums], groups: Sequence[Mapping[str, Array]]) -> None:
+    """Add what was measured of the documents of all groups: [n, H] each"""
+    for key, own in sums.items():
+        own.add(np.concatenate([group[key] for group in groups]))
 
 
 class Queries:

@@ -43,20 +43,6 @@ class NormRows:
         """What is undone before rows are measured, in words."""
         return "bias subtracted and the gain divided out" if self.centred else "gain divided out"
 
-    def measure(self, name: str, stream: Array, value: Array, gain: Array | None = None) -> None:
-        """Take what goes into a norm and what comes out, [T, C] each."""
-        mean = np.square(stream).mean(axis=1)
-        used = slice(None) if gain is None or gain.all() else gain != 0
-        if isinstance(used, np.ndarray):  # nothing can be divided out of channels without gain
-            self.without_gain += 1
-            if not used.any():
-                return
-        part = value[:, used] if gain is None else value[:, used] / gain[used]
-        found = np.sqrt(np.square(part).mean(axis=1))
-        expected = np.sqrt(np.square(stream[:, used]).mean(axis=1) / (mean + self.eps))
-        self.off[name] = float(np.abs(found - expected).max(initial=0.0))
-        self.least[name] = float(np.sqrt(mean / (mean + self.eps)).min(initial=math.inf))
-
 
 class NormMeter:
     """A hook that measures the norms of whole rows; subscribe it to `names`.
@@ -98,9 +84,21 @@ class NormMeter:
             self.read[event.name] = value.copy()
 
     def _measure(self, name: str, kind: Norm, stream: Array, value: Array) -> None:
+        """Take what goes into a norm and what comes out, [T, C] each."""
+        rows = self.rows
         if kind.centred:
             stream = stream - stream.mean(axis=-1, keepdims=True)
         if kind.bias is not None:
             value = value - self._parameter(kind.bias)
-        gain = None if kind.gain is None else self._parameter(kind.gain)
-        self.rows.measure(name, stream, value, gain)
+        mean = np.square(stream).mean(axis=1)
+        gain = np.ones(1, value.dtype) if kind.gain is None else self._parameter(kind.gain)
+        if not gain.all():  # nothing can be divided out of channels without gain
+            rows.without_gain += 1
+            used = gain != 0
+            if not used.any():
+                return
+            stream, value, gain = stream[:, used], value[:, used], gain[used]
+        found = np.sqrt(np.square(value / gain).mean(axis=1))
+        expected = np.sqrt(np.square(stream).mean(axis=1) / (mean + rows.eps))
+        rows.off[name] = float(np.abs(found - expected).max(initial=0.0))
+        rows.least[name] = float(np.sqrt(mean / (mean + rows.eps)).min(initial=math.inf))

@@ -64,10 +64,8 @@ class PredictionMeter(Meter):
 
     @property
     def tallies(self) -> dict[str, Tally]:
-        found: dict[str, Tally] = {}
-        for part, own in zip(self._parts, self._own, strict=True):
-            found |= named(f"{PREDICTIONS}{'.' * bool(part)}{part}", own)
-        return found
+        names = (f"{PREDICTIONS}{'.' * bool(part)}{part}" for part in self._parts)
+        return named({name: vars(own) for name, own in zip(names, self._own, strict=True)})
 
     def begin(self, layout: PackLayout) -> None:
         super().begin(layout)

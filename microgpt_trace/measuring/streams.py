@@ -7,7 +7,6 @@ after. Of every document: how many times the median magnitude the largest one of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,33 +19,27 @@ STREAMS = "streams"
 FARTHEST = 3  # documents in which a layer's largest magnitude is most times the median
 
 
-@dataclass
-class StreamTallies:
-    """Of each layer: rows that could be measured, what they add up to, documents with a massive activation,
-    and those in which the largest magnitude is most times the median."""
-
-    rows: Counts
-    growth: Sums
-    cosine: Sums
-    documents: Counts
-    massive: Counts
-    farthest: TopList
-
-
 class StreamMeter(Meter):
-    """Measures the streams that enter the layers and leave the last one, which come in this order."""
+    """Measures the streams that enter the layers and leave the last one, which come in this order.
+
+    Tallies have of each layer: rows that could be measured, what they add up to, documents with a massive
+    activation, and those in which the largest magnitude is most times the median.
+    """
 
     def __init__(self, streams: Sequence[str]) -> None:
         layers = len(streams) - 1
         self.names = list(streams)
-        top = TopList(layers, FARTHEST, EXCERPT)
-        self._own = StreamTallies(
-            Counts(layers), Sums(layers), Sums(layers), Counts(layers), Counts(layers), top
-        )
+        self._rows, self._documents, self._massive = Counts(layers), Counts(layers), Counts(layers)
+        self._growths, self._cosines = Sums(layers), Sums(layers)
+        self._farthest = TopList(layers, FARTHEST, EXCERPT)
 
     @property
     def tallies(self) -> dict[str, Tally]:
-        return named(STREAMS, self._own)
+        own: dict[str, Tally] = {
+            "rows": self._rows, "growth": self._growths, "cosine": self._cosines,
+            "documents": self._documents, "massive": self._massive, "farthest": self._farthest,
+        }  # fmt: skip
+        return named({STREAMS: own})
 
     def begin(self, layout: PackLayout) -> None:
         super().begin(layout)
@@ -68,25 +61,25 @@ class StreamMeter(Meter):
 
     def _take(self, layer: int, growth: Array, cosine: Array) -> None:
         fine = np.isfinite(growth) & np.isfinite(cosine)
-        self._own.rows.numbers[layer] += np.count_nonzero(fine)
+        self._rows.numbers[layer] += np.count_nonzero(fine)
         self._growth.append(np.where(fine, growth, 0))
         self._cosine.append(np.where(fine, cosine, 0))
 
     def finish(self) -> None:
         """Sum the rows of all layers by document."""
-        for measured, tally in ((self._growth, self._own.growth), (self._cosine, self._own.cosine)):
+        for measured, tally in ((self._growth, self._growths), (self._cosine, self._cosines)):
             tally.add(self.layout.sums(self.layout.in_turn(np.stack(measured, axis=1))))
 
     def _measure_peaks(self, layer: int, value: Array) -> None:
-        size, own = np.abs(value), self._own
+        size = np.abs(value)
         for group, start in zip(self.layout.groups, self._firsts(), strict=True):
             magnitudes = size[group.rows].reshape(group.texts, -1)
             place = magnitudes.argmax(axis=1)
             times = magnitudes[np.arange(group.texts), place] / row_medians(magnitudes)
             fine = np.flatnonzero(np.isfinite(times))
-            own.documents.numbers[layer] += len(fine)
-            own.massive.numbers[layer] += np.count_nonzero(times[fine] >= MASSIVE)
-            fine = fine[times[fine] >= own.farthest.bar[layer]]  # one of an earlier document may come later
+            self._documents.numbers[layer] += len(fine)
+            self._massive.numbers[layer] += np.count_nonzero(times[fine] >= MASSIVE)
+            fine = fine[times[fine] >= self._farthest.bar[layer]]  # one of an earlier document may come later
             if fine.size:
                 self._enter(layer, start + fine, times[fine], place[fine], value.shape[1])
 
@@ -97,7 +90,7 @@ class StreamMeter(Meter):
     def _enter(self, layer: int, documents: Array, times: Array, place: Array, width: int) -> None:
         position, channel = np.divmod(place, width)
         rows = self.layout.starts[documents] + position
-        self._own.farthest.add(
+        self._farthest.add(
             np.full(len(rows), layer), self.layout.entries(rows, times, channel),
             lambda chosen: self.layout.excerpts(rows[chosen]),
         )  # fmt: skip

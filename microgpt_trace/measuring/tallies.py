@@ -193,9 +193,9 @@ class TopList:
         return own
 
 
-def named(prefix: str, record: object) -> dict[str, Tally]:
-    """The tallies that are the fields of a dataclass, each by the prefix and its field's name."""
-    return {f"{prefix}/{name}": getattr(record, name) for name in record.__dataclass_fields__}  # type: ignore[attr-defined]
+def named(records: Mapping[str, Mapping[str, Tally]]) -> dict[str, Tally]:
+    """The tallies of several records, each by the record's name and its own."""
+    return {f"{record}/{name}": tally for record, own in records.items() for name, tally in own.items()}
 
 
 def gathered(kind: type[Record], prefix: str, tallies: Mapping[str, Any]) -> Record:

@@ -15,9 +15,8 @@ from ..architecture.plans.plan import layer_of
 from ..arrays.stats import Array
 from ..measuring.channels import ChannelStatistics, bin_edges, quantiles
 from ..measuring.definitions import MASSIVE, Attention, RoleName, role_of
-from ..measuring.heads import EVENLY, AttentionSums, QueryCounts, mean_shares
-from ..measuring.streams import STREAMS, StreamTallies
-from ..measuring.tallies import gathered
+from ..measuring.heads import COUNTS, EVENLY, SUMS, mean_shares
+from ..measuring.streams import STREAMS
 from ..text.brief import frozen
 from ..text.printable import shown_token
 from ..text.wording import counted, fixed, told_apart
@@ -202,14 +201,12 @@ def surveyed_layers(survey: Survey) -> list[SurveyedLayer]:
     """Every layer, where the residual stream was measured."""
     if f"{STREAMS}/rows" not in survey.tallies:
         return []
-    own = gathered(StreamTallies, STREAMS, survey.tallies)
-    sums = (own.rows, own.growth, own.cosine, own.documents, own.massive)
-    found = []
-    for layer, (rows, grown, cosines, documents, massive) in enumerate(
-        zip(*(tally.values().tolist() for tally in sums), strict=True)
-    ):
+    keys = ("rows", "growth", "cosine", "documents", "massive")
+    sums = [survey.tallies[f"{STREAMS}/{key}"].values().tolist() for key in keys]
+    top, found = survey.tallies[f"{STREAMS}/farthest"], []
+    for layer, (rows, grown, cosines, documents, massive) in enumerate(zip(*sums, strict=True)):
         mean_growth, cosine = (math.exp(grown / rows), cosines / rows) if rows else (None, None)
-        farthest = next(iter(survey.corpus.examples(own.farthest, layer)), None)
+        farthest = next(iter(survey.corpus.examples(top, layer)), None)
         event = survey.model.streams[layer + 1]
         found.append(SurveyedLayer(layer, event, rows, mean_growth, cosine, documents, massive, farthest))
     return found
@@ -236,11 +233,9 @@ def surveyed_heads(survey: Survey) -> list[SurveyedHead]:
 
 def _shares(survey: Survey, name: str, counted: str) -> list[tuple[Attention, float]]:
     """The mean shares of each head, and its mean entropy, over the queries that were counted."""
-    counts = vars(gathered(QueryCounts, counted, survey.tallies)).values()
-    sums = vars(gathered(AttentionSums, name, survey.tallies))
-    return mean_shares(
-        {key: tally.values() for key, tally in sums.items()}, *(int(tally.values()[0]) for tally in counts)
-    )
+    counts = [int(survey.tallies[f"{counted}/{key}"].values()[0]) for key in COUNTS]
+    sums = {key: survey.tallies[f"{name}/{key}"].values() for key in SUMS}
+    return mean_shares(sums, *counts)
 
 
 def unit_examples(survey: Survey) -> list[UnitExamples]:

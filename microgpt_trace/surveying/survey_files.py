@@ -24,7 +24,7 @@ from ..architecture.plans.plan import layer_of
 from ..arrays.exact_sum import LARGEST
 from ..arrays.stats import Array
 from ..errors import FileFormatError
-from ..measuring.heads import EVENLY, QueryCounts
+from ..measuring.heads import COUNTS, EVENLY
 from ..measuring.meter import Meter
 from ..measuring.predictions import PREDICTIONS
 from ..measuring.streams import STREAMS
@@ -199,8 +199,7 @@ def _check_values(tallies: Mapping[str, Any]) -> None:
             raise ValueError(f"{name}: a sum of squares is below 0")
         if measured == "total" and (np.abs(tally.values()) > TOTAL).any():
             raise ValueError(f"{name}: a sum is too large")
-        counted = measured in QueryCounts.__dataclass_fields__
-        if counted and tally.values() > tallies[f"{EVENLY}/{measured}"].values():
+        if measured in COUNTS and tally.values() > tallies[f"{EVENLY}/{measured}"].values():
             raise ValueError(f"{name}: more than {EVENLY}/{measured}")
     if f"{STREAMS}/rows" in tallies:
         growth, rows = (tallies[f"{STREAMS}/{measured}"].values() for measured in ("growth", "rows"))
