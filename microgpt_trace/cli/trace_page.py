@@ -34,7 +34,7 @@ def traced_for_page(
     """The trace that the page shows, what was recorded for it, and the trace that was asked for: a microGPT's
     with all its gradients, of a production model what the page has room for."""
     from ..render.page.recorder import PageRecorder
-    from ..tracing.narrowing import narrowed
+    from ..tracing.collector import narrowed
 
     phases: tuple[Phase, ...] = ("forward", "backward", "update")
     recorded: Mapping[str, Held] = {}

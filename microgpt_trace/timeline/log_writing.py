@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 from ..architecture.plans.kinds import Softmax
 from ..errors import InputError, RunError
 from ..text.json_writing import dump
-from ..tracing.event_record import event_record
+from ..tracing.collector import event_record
 from ..tracing.microgpt_tracing import update_events
 from ..tracing.trace import trace
 from .log import LOG_SCHEMA, LogRecord, a_count, log_records

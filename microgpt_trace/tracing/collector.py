@@ -1,12 +1,17 @@
-"""Collector: a hook that keeps what a Trace shows of a run. Knows no model."""
+"""What a Trace shows of a run: the hook that collects it, an event as documents and logs have it, and a part
+of a trace."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
 
 from ..architecture.model import LanguageModel, TraceInput
 from ..arrays.stats import Array
-from ..hooks.event import Phase, TraceEvent
+from ..hooks.event import PHASES, Phase, TraceEvent
+from ..text.json_writing import plain
+from .result import Trace
 
 
 class Collector:
@@ -33,3 +38,43 @@ def kept_events(
     from ..running.parts import events_named
 
     return events_named(model, names, len(inputs.tokens), rows)
+
+
+def event_record(event: TraceEvent, values: Array | None = None) -> dict[str, Any]:
+    """An event as plain data. Times are left out where none were taken, values where none were kept."""
+    record = plain(event)
+    if event.seconds is None:
+        del record["seconds"]
+    if values is not None:
+        record["values"] = values.tolist()
+    return record
+
+
+def narrowed(
+    trace: Trace, names: Collection[str], kept: Collection[str], phases: Collection[Phase] = PHASES
+) -> Trace:
+    """The trace with these events of these phases alone, and the arrays of what is to be kept."""
+    events = [e for e in trace.events if e.name in names and e.phase in phases]
+    steps = [
+        replace(step, events=tuple(e for e in step.events if e.name in names)) for step in trace.generation
+    ]
+    intervened = trace.intervened
+    if intervened is not None:
+        changes = tuple(change for change in intervened.changes if change.name in names)
+        intervened = replace(intervened, changes=changes)
+    rows = [row for row in trace.parameters if row.name in names and "backward" in phases]
+    if "update" not in phases:
+        rows = [replace(row, update_l2=None, update_nonfinite=0) for row in rows]
+    return replace(
+        trace,
+        events=tuple(events),
+        generation=tuple(steps),
+        intervened=intervened,
+        parameters=tuple(rows),
+        step=trace.step if "update" in phases else None,
+        arrays={
+            (phase, name): array
+            for (phase, name), array in trace.arrays.items()
+            if name in kept and phase in phases
+        },
+    )

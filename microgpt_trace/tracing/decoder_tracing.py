@@ -145,7 +145,7 @@ def predict(
     tap: Tap = SILENT if is_parted else run.tap("forward")
     if not is_parted:
         size, emit = len(rows), tap.emit
-    label, predictions = model.label, list[Prediction]()
+    predictions: list[Prediction] = []
     for start in range(0, len(rows), size):
         group = rows[start : start + size]
         run.resume()
@@ -155,9 +155,8 @@ def predict(
         if is_parted:  # else the checker sees them as an event
             observers.checker.rows_sum_to_1("probs", likely)
         probs = emit("probs", likely)
-        seen, targets = [inputs.labels[p] for p in group], [inputs.targets[p] for p in group]
         replaced = differs(probs, likely)
-        predictions += predictions_of(group, seen, targets, logits, probs, replaced, label, top_k)
+        predictions += predictions_of(model, inputs, group, logits, probs, replaced, top_k)
         if observers.baseline is not None:
             observers.baseline.take(group, logits, probs, replaced)
     run.announce_parts()

@@ -92,17 +92,12 @@ class Baseline:
         self._add("probs", probs, likely)
         rows = range(len(positions))  # one at a time: float64 takes twice the room
         self._kl += [_divergence(before[i], logits[i], probs[i] if replaced else None) for i in rows]
-        model, inputs = self._model, self._inputs
-        seen, targets = [model.seen(inputs, p) for p in positions], [inputs.targets[p] for p in positions]
         predicted = list(
-            predictions_of(
-                positions, seen, targets, before, likely, False,
-                lambda token: model.label(token, target=True), self._top_k,
-            )
-        )  # fmt: skip
+            predictions_of(self._model, self._inputs, positions, before, likely, False, self._top_k)
+        )
         self._before += predicted
-        of_same = [prediction.predicted for prediction in predicted]
-        pairs = zip(of_same, probs, strict=True)
+        best = [prediction.predicted for prediction in predicted]
+        pairs = zip(best, probs, strict=True)
         self._p_after += [None if own is None else float(row[own.token]) for own, row in pairs]
 
     def _without(self, positions: Sequence[int]) -> tuple[Array, Array]:

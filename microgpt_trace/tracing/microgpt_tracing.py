@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,7 +28,6 @@ from .predictions import predictions_of
 from .result import ParameterRow, Predictions, StepSummary, Trace
 
 if TYPE_CHECKING:
-    from ..architecture.model import TraceInput
     from ..microgpt.training import Adam
     from ..running.interventions import Editor, Intervention
     from .findings import Check
@@ -59,16 +59,17 @@ def trace_microgpt(
         editing, comparing = baseline.subscriptions(bus) if baseline else ([], [])
         run = bus.begin(time, [before, *editing], [after, *comparing, measuring, collecting])
         done = forward(model.params, batch, run.tap("forward"))
+        replaced = differs(done.probs, done.softmax)
         if baseline is not None:
-            baseline.take(positions, done.logits, done.probs, differs(done.probs, done.softmax))
+            baseline.take(positions, done.logits, done.probs, replaced)
         checks = [untraced_check(done.logits, _untraced_logits(model, batch, run)), *checker.checks()]
         if backward or step:
             checker.vanishing = _vanishing(done, run)
-            edited = _Edited(model, baseline.editor) if baseline else None
-            check, summary = _backward_and_step(model, done, run, edited, step)
+            check, summary = _backward_and_step(model, done, run, baseline.editor if baseline else None, step)
             checks.append(check)
         intervened = baseline.result(chosen, float(done.loss)) if baseline is not None else None
-    predictions = _predictions(model, inputs, done, top_k)
+    predicted = predictions_of(model, inputs, positions, done.logits, done.probs, replaced, top_k)
+    predictions = Predictions(predicted)
     losses = [p.loss for p in predictions if p.loss is not None]
     forward_events = [event for event in collector.events if event.phase == "forward"]
     return Trace(
@@ -90,7 +91,7 @@ def trace_microgpt(
 
 
 def _backward_and_step(
-    model: Model, done: Pass, run: Run, edited: _Edited | None, step: bool
+    model: Model, done: Pass, run: Run, editor: Editor | None, step: bool
 ) -> tuple[Check, StepSummary | None]:
     """Run backward into an optimizer's gradients and check them against the loss. Return the check, and what
     a step of the optimizer did, if one is wanted."""
@@ -100,13 +101,25 @@ def _backward_and_step(
     moments = model.training.moments if model.training else None
     adam = Adam(model.params.copy(), None if moments is None else moments.copy())
     run_backward(adam.params, done, adam.grads, run.tap("backward"))
-    taps = edited.taps if edited else lambda: (SILENT, SILENT)
-    by_others = bool(run.replaced) and (edited is None or not edited.explains(done))
+    taps = partial(_edited, model, editor)
+    by_others = bool(run.replaced)
+    if by_others and editor is not None:  # unless the interventions alone give these logits
+        alone = forward(model.params, done.batch, taps()[0])
+        by_others = not np.array_equal(alone.logits, done.logits, equal_nan=True)
     check = gradient_agreement(done, adam.params, adam.grads, run.altered or by_others, taps)
     if not step:
         return check, None
-    changed = edited.afresh() if edited else SILENT
+    changed, _ = _edited(model, editor and editor.afresh())  # with other parameters means are others
     return check, _one_step(model, adam, done, run.tap("update"), changed)
+
+
+def _edited(model: Model, editor: Editor | None) -> tuple[Tap, Tap]:
+    """What a pass and its backward pass run under that have the interventions and nothing else."""
+    if editor is None:
+        return SILENT, SILENT
+    bus = model.hooks.alone()
+    run = bus.begin(before=editor.subscriptions(bus))
+    return run.tap("forward"), run.tap("backward")
 
 
 def _visible(events: Sequence[TraceEvent], chosen: set[str], names: Sequence[str]) -> tuple[TraceEvent, ...]:
@@ -117,42 +130,6 @@ def _visible(events: Sequence[TraceEvent], chosen: set[str], names: Sequence[str
             f"{', '.join(names)}: parameters have no forward event, only a gradient (--backward)"
         )
     return visible
-
-
-def _predictions(model: Model, inputs: TraceInput, done: Pass, top_k: int) -> Predictions:
-    positions = range(len(inputs.targets))
-    return Predictions(
-        predictions_of(
-            positions, [inputs.text[:i] for i in positions], inputs.targets, done.logits, done.probs,
-            differs(done.probs, done.softmax), lambda token: model.tokenizer.label(token, target=True), top_k,
-        )
-    )  # fmt: skip
-
-
-class _Edited:
-    """Passes that have the interventions and nothing else, for the gradient's check and the loss after a
-    step."""
-
-    def __init__(self, model: Model, editor: Editor) -> None:
-        self.model, self.editor = model, editor
-
-    def explains(self, done: Pass) -> bool:
-        """Whether the interventions alone give these logits, or other hooks took part."""
-        alone = forward(self.model.params, done.batch, self.taps()[0])
-        return np.array_equal(alone.logits, done.logits, equal_nan=True)
-
-    def taps(self) -> tuple[Tap, Tap]:
-        """What a pass and its backward pass run under, means as they were."""
-        return self._taps(self.editor)
-
-    def afresh(self) -> Tap:
-        """The same for a pass with other parameters: means are those of the pass."""
-        return self._taps(self.editor.afresh())[0]
-
-    def _taps(self, editor: Editor) -> tuple[Tap, Tap]:
-        bus = self.model.hooks.alone()
-        run = bus.begin(before=editor.subscriptions(bus))
-        return run.tap("forward"), run.tap("backward")
 
 
 def _untraced_logits(model: Model, batch: Batch, traced: Run) -> Array:

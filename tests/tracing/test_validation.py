@@ -163,8 +163,8 @@ def test_a_wrong_rotation_fails(decoders, case, change, monkeypatch):
 def test_probabilities_that_the_trace_does_not_tell_of_fail(decoders, monkeypatch):
     plain = decoder_tracing.predictions_of
 
-    def told(rows, seen, targets, logits, probs, *rest):
-        return plain(rows, seen, targets, logits, decoder_tracing.softmax(logits), *rest)
+    def told(model, inputs, rows, logits, probs, *rest):
+        return plain(model, inputs, rows, logits, decoder_tracing.softmax(logits), *rest)
 
     monkeypatch.setattr(decoder_tracing, "predictions_of", told)
     assert "probs" in those(validate(decoders("llama_gqa")[0], tokens=TOKENS), "failed")

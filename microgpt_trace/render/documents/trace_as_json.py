@@ -7,7 +7,7 @@ from dataclasses import MISSING, fields
 from typing import Any
 
 from ...text.json_writing import dump, marked, plain, to_text
-from ...tracing.event_record import event_record
+from ...tracing.collector import event_record
 from ...tracing.result import SCHEMA_ID, Trace
 
 # What an item of a document's lists is called where it is a line of its own.
