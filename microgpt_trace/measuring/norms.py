@@ -39,6 +39,16 @@ class NormRows:
         return "LayerNorm" if self.centred else "RMSNorm"
 
     @property
+    def worst(self) -> str:
+        """The norm that is farthest off."""
+        return max(self.off, key=lambda name: self.off[name] if math.isfinite(self.off[name]) else math.inf)
+
+    @property
+    def tightest(self) -> str:
+        """The norm of which eps takes the most."""
+        return min(self.least, key=self.least.__getitem__)
+
+    @property
     def undone(self) -> str:
         """What is undone before rows are measured, in words."""
         return "bias subtracted and the gain divided out" if self.centred else "gain divided out"

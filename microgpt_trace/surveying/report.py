@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import accumulate
 from operator import mul
 from typing import Any
@@ -20,7 +19,7 @@ from ..measuring.streams import STREAMS
 from ..text.brief import frozen
 from ..text.printable import shown_token
 from ..text.wording import counted, fixed, told_apart
-from ..tracing.decoder_insights import growth, sinks, turn
+from ..tracing.decoder_insights import TITLES, growth, sinks, turn
 from ..tracing.findings import Insight
 from .predictions import Overfitting, SurveyedPart, overfitting, surveyed_parts
 from .state import Survey, SurveyExample
@@ -257,14 +256,15 @@ def insights_of(layers: Sequence[SurveyedLayer], heads: Sequence[SurveyedHead]) 
     measured = bool(layers) and all(row.growth and row.cosine is not None for row in layers)
     if measured:
         growths = [row.growth or 1.0 for row in layers]
-        yield replace(growth([*accumulate([1.0, *growths[1:]], mul)], NORM), about=layers[-1].event)
+        found = growth([*accumulate([1.0, *growths[1:]], mul)], NORM)
+        yield Insight("growth", TITLES["growth"], *found, layers[-1].event)
         yield _massive(layers)
     if heads:
         yield _sinks(heads)
     if measured:
         stillest = max(layers, key=lambda row: row.cosine or 0.0)
         cosines = {row.layer: row.cosine or 0.0 for row in layers}
-        yield replace(turn(cosines, "mean cosine"), about=stillest.event)
+        yield Insight("turn", TITLES["turn"], *turn(cosines, "mean cosine"), stillest.event)
 
 
 def _massive(layers: Sequence[SurveyedLayer]) -> Insight:
@@ -303,4 +303,4 @@ def _sinks(heads: Sequence[SurveyedHead]) -> Insight:
     even = next((head.even.first for own in of.values() for head in own), 0.0)
     top = of[max(shares, key=lambda layer: shares[layer])][0].event if shares else heads[0].event
     windowed = any(head.window is not None for head in heads)
-    return replace(sinks(shares, even, windowed, "no head was measured"), about=top)
+    return Insight("sinks", TITLES["sinks"], *sinks(shares, even, windowed, "no head was measured"), top)

@@ -35,7 +35,7 @@ class Steps:
 
     def add(self, events: Sequence[TraceEvent]) -> None:
         self.count += len(events)
-        self.broken += [e for e in events if e.stats is not None and e.stats.nonfinite_count]
+        self.broken += _broken(events)
 
     __repr__ = one_line
 
@@ -52,20 +52,23 @@ def anomalies_of(
     own = [event for event in events if event.name not in put]
     left = len(events) - len(own)
     unseen = f"{counted(left, 'event')} that an intervention changed" if left else ""
-    yield _nonfinite([*own, *(e for e in steps.broken if e.name not in put)], len(own) + steps.count, unseen)
+    broken = [*_broken(own), *(e for e in steps.broken if e.name not in put)]
+    yield _nonfinite(broken, len(own) + steps.count, unseen)
     yield _constant(own, ", ".join(filter(None, [unseen, "steps of the continuation" * bool(steps.count)])))
     yield _norms(norms)
     for rule in _LAYER_RULES:
         yield _odd_layer(replace(rule, title=rule.title.format(activation)), layers)
 
 
-def _nonfinite(events: Sequence[TraceEvent], count: int, unseen: str) -> Anomaly:
-    bad = [e for e in events if e.stats is not None and e.stats.nonfinite_count]
-    detail = f"first in {bad[0].name}" if bad else ""
+def _broken(events: Sequence[TraceEvent]) -> list[TraceEvent]:
+    return [e for e in events if e.stats is not None and e.stats.nonfinite_count]
+
+
+def _nonfinite(bad: Sequence[TraceEvent], count: int, unseen: str) -> Anomaly:
+    first, layer = (f"first in {bad[0].name}", bad[0].layer) if bad else ("", None)
     found = float(sum(e.stats.nonfinite_count for e in bad if e.stats is not None))
     title, seen = "values that are not finite", f"{count:,} events"
-    layer = bad[0].layer if bad else None
-    return Anomaly("nonfinite", title, bool(bad), found, 0.0, "invariant", detail, seen, unseen, layer)
+    return Anomaly("nonfinite", title, bool(bad), found, 0.0, "invariant", first, seen, unseen, layer)
 
 
 def _constant(events: Sequence[TraceEvent], unseen: str) -> Anomaly:
@@ -81,17 +84,15 @@ def _constant(events: Sequence[TraceEvent], unseen: str) -> Anomaly:
 
 
 def _norms(norms: NormRows) -> Anomaly:
-    title, off = f"{norms.of} rows, {norms.undone}, away from RMS 1", norms.off
-    bad = next((name for name in off if not math.isfinite(off[name])), None)
-    if not off or bad is not None:
-        reason = f"{bad}, or what went in, is not finite or too large to be squared"
-        if not off:
-            reason = "no norm has a gain"
-        return Anomaly(norms.of.lower(), title, None, None, OF_NORMS, "invariant", reason)
-    name = max(off, key=lambda n: off[n])
-    found, seen = off[name] > OF_NORMS, f"{len(off)} norms"
-    identifier, layer = norms.of.lower(), layer_of(name)
-    return Anomaly(identifier, title, found, off[name], OF_NORMS, "invariant", name, seen, layer=layer)
+    identifier, title = norms.of.lower(), f"{norms.of} rows, {norms.undone}, away from RMS 1"
+    if not norms.off:
+        return Anomaly(identifier, title, None, None, OF_NORMS, "invariant", "no norm has a gain")
+    name, off = norms.worst, norms.off[norms.worst]
+    if not math.isfinite(off):
+        reason = f"{name}, or what went in, is not finite or too large to be squared"
+        return Anomaly(identifier, title, None, None, OF_NORMS, "invariant", reason)
+    found, seen, layer = off > OF_NORMS, f"{len(norms.off)} norms", layer_of(name)
+    return Anomaly(identifier, title, found, off, OF_NORMS, "invariant", name, seen, layer=layer)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import pairwise
 
 from ..architecture.model import TraceInput
@@ -15,41 +14,42 @@ from ..measuring.norms import NormRows
 from ..rounding.invariants import OF_NORMS
 from ..text.printable import shown_token
 from ..text.wording import counted, fixed, number, percent, told_apart
-from .findings import Insight
+from .findings import Found, Insight, Numbers, unknown
 from .microgpt_insights import WHOLE
 from .result import LayerRow
+
+TITLES = {
+    "growth": "Growth of the residual stream",
+    "sinks": "Attention sinks",
+    "turn": "Layers that barely turn the stream",
+}
 
 
 def insights_of(
     model: Decoder, layers: Sequence[LayerRow], norms: NormRows, inputs: TraceInput
 ) -> Iterator[Insight]:
     """Evaluate every predicate on the layers of a run."""
-    makers: tuple[tuple[str, str, Callable[[], Insight]], ...] = (
-        (norms.of.lower(), f"{norms.of} normalization", lambda: _normalization(norms)),
-        ("growth", "Growth of the residual stream", lambda: growth([row.row_norm for row in layers])),
-        ("massive", "Massive activations", lambda: _massive(layers, inputs)),
-        ("sinks", "Attention sinks", lambda: _sinks(model, layers, inputs)),
-        ("turn", "Layers that barely turn the stream", lambda: turn({row.layer: row.turn for row in layers})),
-    )
+    plan, (_, *left) = model.plan, model.plan.streams
+    weights = plan.of_kind(Softmax)[max(layers, key=lambda row: row.sink or 0.0).layer].name
+    makers: dict[str, tuple[str, str, Callable[[], Found]]] = {  # with the event that shows most of it
+        norms.of.lower(): (
+            f"{norms.of} normalization", plan.of_kind(Norm)[0].name, lambda: _normalization(norms)
+        ),
+        "growth": (TITLES["growth"], left[-1], lambda: growth([row.row_norm for row in layers])),
+        "massive": (
+            "Massive activations", left[max(layers, key=lambda row: abs(row.peak)).layer],
+            lambda: _massive(layers, inputs),
+        ),
+        "sinks": (TITLES["sinks"], weights, lambda: _sinks(model, layers, inputs)),
+        "turn": (
+            TITLES["turn"], left[max(layers, key=lambda row: row.turn).layer],
+            lambda: turn({row.layer: row.turn for row in layers}),
+        ),
+    }  # fmt: skip
     reason = _unfit(layers, norms)
-    for identifier, title, make in makers:
-        found = Insight(identifier, title, None, f"Not evaluated: {reason}.") if reason else make()
-        yield replace(found, about=_event_of(identifier, model, layers))
-    yield _pattern(model)
-
-
-def _event_of(identifier: str, model: Decoder, layers: Sequence[LayerRow]) -> str:
-    """The event that shows most of what an insight is about."""
-    plan, streams = model.plan, model.plan.streams
-    if identifier == "growth":
-        return streams[-1]
-    if identifier == "massive":
-        return streams[1 + max(layers, key=lambda row: abs(row.peak)).layer]
-    if identifier == "sinks":
-        return plan.of_kind(Softmax)[max(layers, key=lambda row: row.sink or 0.0).layer].name
-    if identifier == "turn":
-        return streams[1 + max(layers, key=lambda row: row.turn).layer]
-    return plan.of_kind(Norm)[0].name
+    for identifier, (title, about, make) in makers.items():
+        yield Insight(identifier, title, *(unknown(reason) if reason else make()), about)
+    yield Insight("pattern", "Comparison with microGPT", *_pattern(model))
 
 
 def _unfit(layers: Sequence[LayerRow], norms: NormRows) -> str:
@@ -57,53 +57,46 @@ def _unfit(layers: Sequence[LayerRow], norms: NormRows) -> str:
     if any(row.nan_count or row.inf_count for row in layers):
         return "the run holds values that are not finite"
     figures = [*norms.off.values(), *(v for row in layers for v in (row.row_norm, row.turn, row.peak))]
-    if all(map(math.isfinite, figures)):
-        return ""
-    return "a row of the stream is zero, or too large to be squared"
-
-
-def _normalization(norms: NormRows) -> Insight:
-    title, off = f"{norms.of} normalization", norms.off
-    identifier = norms.of.lower()
-    if not off:
-        return Insight(identifier, title, None, "Not evaluated: no norm has a gain.")
-    worst, tightest = (
-        max(off, key=lambda name: off[name]),
-        min(norms.least, key=lambda name: norms.least[name]),
+    return (
+        "" if all(map(math.isfinite, figures)) else "a row of the stream is zero, or too large to be squared"
     )
-    numbers: dict[str, float | None] = {"farthest": off[worst], "least_rms": norms.least[tightest]}
+
+
+def _normalization(norms: NormRows) -> Found:
+    off, least = norms.off, norms.least
+    if not off:
+        return unknown("no norm has a gain")
+    worst, tightest = norms.worst, norms.tightest
+    numbers: Numbers = {"farthest": off[worst], "least_rms": least[tightest]}
     measured = f"off by {off[worst]:.1e} at worst, after {worst}"
     if norms.without_gain:
         measured += "; channels whose gain is 0 left out"
     if off[worst] > OF_NORMS:
         text = f"The invariant does not hold: with the {norms.undone} a row's RMS is not 1 ({measured})."
-        return Insight(identifier, title, False, text, numbers)
-    whole = norms.least[tightest] >= WHOLE
+        return False, text, numbers
     text = (
         f"With the {norms.undone}, every row has RMS 1 after each of the {len(off)} norms, less what eps "
         f"takes ({measured}). "
     )
-    if whole:
-        own = "gain and bias" if norms.centred else "gain"
+    if least[tightest] < WHOLE:
         text += (
-            f"This is a structural invariant: a norm's L2 tells of its {own}, not of what went in (of which "
-            f"eps takes {1 - norms.least[tightest]:.1e} at most)."
-        )
-    else:
-        text += (
-            f"That is much: a row after {tightest} has RMS {number(norms.least[tightest])}, for it came in "
+            f"That is much: a row after {tightest} has RMS {number(least[tightest])}, for it came in "
             "small beside the root of eps. There a norm's L2 tells of what went in."
         )
-    return Insight(identifier, title, whole, text, numbers)
+        return False, text, numbers
+    text += (
+        f"This is a structural invariant: a norm's L2 tells of its gain{' and bias' * norms.centred}, not of "
+        f"what went in (of which eps takes {1 - least[tightest]:.1e} at most)."
+    )
+    return True, text, numbers
 
 
-def growth(sizes: Sequence[float], what: str = "the median row norm") -> Insight:
+def growth(sizes: Sequence[float], what: str = "the median row norm") -> Found:
     """Whether the stream grows, by its size after each layer, `what` in words."""
-    title = "Growth of the residual stream"
     first, last = sizes[0], sizes[-1]
-    numbers: dict[str, float | None] = {"first": first, "last": last}
+    numbers: Numbers = {"first": first, "last": last}
     if len(sizes) < 2:
-        return Insight("growth", title, None, "Not evaluated: the model has one layer.", numbers)
+        return None, "Not evaluated: the model has one layer.", numbers
     factor, steps = last / first, [b / a for a, b in pairwise(sizes)]
     top = max(range(len(steps)), key=lambda i: abs(math.log(steps[i])))
     high, low = max(sizes), min(sizes)
@@ -123,12 +116,10 @@ def growth(sizes: Sequence[float], what: str = "the median row norm") -> Insight
         f"{len(sizes) - 1}{', ' * bool(between)}{' and '.join(between)}. The largest step is × "
         f"{number(steps[top])}, in layer {top + 1}."
     )
-    return Insight("growth", title, factor >= GROWN, text, numbers | {"largest_step": steps[top]})
+    return factor >= GROWN, text, numbers | {"largest_step": steps[top]}
 
 
-def _massive(layers: Sequence[LayerRow], inputs: TraceInput) -> Insight:
-    title = "Massive activations"
-
+def _massive(layers: Sequence[LayerRow], inputs: TraceInput) -> Found:
     def times(row: LayerRow) -> float:
         return abs(row.peak) / row.typical if row.typical else math.inf
 
@@ -139,16 +130,13 @@ def _massive(layers: Sequence[LayerRow], inputs: TraceInput) -> Insight:
         f"{number(row.peak)} at position {row.peak_position} ({token}), "
         f"channel {row.peak_channel}, after layer {row.layer}"
     )
-    measured = (
-        f"{ratio} times the median magnitude there" if row.typical else "where the median magnitude is 0"
-    )
-    numbers: dict[str, float | None] = {
-        "peak": row.peak,
-        "times_typical": times(row) if row.typical else None,
-    }
+    measured = f"{ratio} times the median magnitude there"
+    if not row.typical:
+        measured = "where the median magnitude is 0"
+    numbers: Numbers = {"peak": row.peak, "times_typical": times(row) if row.typical else None}
     if times(row) < MASSIVE:
         text = f"None: farthest out is {place}, {measured}; massive would be {limit} times or more."
-        return Insight("massive", title, False, text, numbers)
+        return False, text, numbers
     massive = [r for r in layers if times(r) >= MASSIVE]
     same = [r for r in massive if (r.peak_position, r.peak_channel) == (row.peak_position, row.peak_channel)]
     here = f", {'all' if len(same) == len(massive) else f'{len(same)} of them'} at this position and channel"
@@ -156,10 +144,10 @@ def _massive(layers: Sequence[LayerRow], inputs: TraceInput) -> Insight:
         f"Farthest out is {place}, {measured}. After {len(massive)} of {counted(len(layers), 'layer')} the "
         f"largest element is {limit} times the median or more{here * (len(massive) > 1)}."
     )
-    return Insight("massive", title, True, text, numbers)
+    return True, text, numbers
 
 
-def _sinks(model: Decoder, layers: Sequence[LayerRow], inputs: TraceInput) -> Insight:
+def _sinks(model: Decoder, layers: Sequence[LayerRow], inputs: TraceInput) -> Found:
     windowed = model.config.windowed_layers
     shares = {row.layer: row.sink for row in layers if row.sink is not None and row.layer not in windowed}
     later = range(1, len(inputs.tokens))
@@ -167,18 +155,16 @@ def _sinks(model: Decoder, layers: Sequence[LayerRow], inputs: TraceInput) -> In
     return sinks(shares, even, bool(windowed), "the prompt has one position")
 
 
-def sinks(shares: Mapping[int, float], even: float, windowed: bool, lacking: str) -> Insight:
+def sinks(shares: Mapping[int, float], even: float, windowed: bool, lacking: str) -> Found:
     """Whether position 0 is an attention sink, by each layer's mean share of attention on it. `windowed` says
     that layers with a sliding window were left out, and `lacking` why there are no shares otherwise."""
-    title = "Attention sinks"
     if not shares:
-        reason = "every layer has a sliding window" if windowed else lacking
-        return Insight("sinks", title, None, f"Not evaluated: {reason}.")
+        return unknown("every layer has a sliding window" if windowed else lacking)
     top = max(shares, key=lambda layer: shares[layer])
     limit = even + SINK * (1 - even)
     mean = math.fsum(shares.values()) / len(shares)
     sinking = [layer for layer, share in shares.items() if share >= limit]
-    numbers: dict[str, float | None] = {"mean": mean, "largest": shares[top], "layers": float(len(sinking))}
+    numbers: Numbers = {"mean": mean, "largest": shares[top], "layers": float(len(sinking))}
     largest, least = told_apart(shares[top], limit, percent)
     judged = counted(len(shares), "layer") + " without a sliding window" * windowed
     measured = (
@@ -188,15 +174,14 @@ def sinks(shares: Mapping[int, float], even: float, windowed: bool, lacking: str
     none = f"No layer of {judged} puts" if windowed else "No layer puts"
     lead = f"{len(sinking)} of {judged} put{'s' * (len(sinking) == 1)}" if sinking else none
     text = f"{lead} {least} or more on position 0: {measured}."
-    return Insight("sinks", title, bool(sinking), text, numbers)
+    return bool(sinking), text, numbers
 
 
-def turn(cosines: Mapping[int, float], what: str = "median cosine") -> Insight:
+def turn(cosines: Mapping[int, float], what: str = "median cosine") -> Found:
     """Which layers barely turn the stream, by the cosine of each layer's output and input."""
-    title = "Layers that barely turn the stream"
     still = [layer for layer, cosine in cosines.items() if cosine >= STILL]
     most = min(cosines, key=lambda layer: cosines[layer])
-    numbers: dict[str, float | None] = {"layers": float(len(still)), "smallest_cosine": cosines[most]}
+    numbers: Numbers = {"layers": float(len(still)), "smallest_cosine": cosines[most]}
     cosine, _ = told_apart(cosines[most], STILL, fixed, 3)
     measured = f"layer {most} turns it most ({what} of output and input {cosine})"
     if still:
@@ -205,10 +190,10 @@ def turn(cosines: Mapping[int, float], what: str = "median cosine") -> Insight:
         text = f"{keep} a cosine of {STILL} or more: {named}; {measured}."
     else:
         text = f"No layer keeps a cosine of {STILL} or more: {measured}."
-    return Insight("turn", title, bool(still), text, numbers)
+    return bool(still), text, numbers
 
 
-def _pattern(model: Decoder) -> Insight:
+def _pattern(model: Decoder) -> Found:
     """What a layer has that microGPT's has not, as the config and the events say."""
     config, plan, chain = model.config, model.plan, " → ".join(model.chain)
     act, gated = config.activation, bool(plan.of_kind(Multiply))
@@ -227,10 +212,7 @@ def _pattern(model: Decoder) -> Insight:
     said = ", ".join(difference for difference in differences if difference)
     branches = [step for step in model.chain if step in ("attn", "ffn_down", "residual")]
     holds = branches == ["attn", "residual", "ffn_down", "residual"]
-    lead = (
-        "microGPT runs the same norm → attn → residual → norm → ffn → residual; this model has"
-        if holds
-        else f"A layer does not follow microGPT's pattern ({chain}); it has"
-    )
-    numbers: dict[str, float | None] = {"layers": float(config.n_layer)}
-    return Insight("pattern", "Comparison with microGPT", holds, f"{lead} {said}.", numbers)
+    lead = f"A layer does not follow microGPT's pattern ({chain}); it has"
+    if holds:
+        lead = "microGPT runs the same norm → attn → residual → norm → ffn → residual; this model has"
+    return holds, f"{lead} {said}.", {"layers": float(config.n_layer)}

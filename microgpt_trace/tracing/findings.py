@@ -39,6 +39,15 @@ class Insight:
     about: str = ""
 
 
+Numbers = dict[str, float | None]
+Found = tuple[bool | None, str, Numbers]  # whether a predicate holds, in words, and by which numbers
+
+
+def unknown(reason: str) -> Found:
+    """What is found where a predicate could not be evaluated."""
+    return None, f"Not evaluated: {reason}.", {}
+
+
 @frozen
 class Anomaly:
     """A rule and its outcome: `found` is None where it could not be evaluated, `detail` says why.

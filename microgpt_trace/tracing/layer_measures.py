@@ -4,6 +4,7 @@ need, as the values pass. Keeps a few numbers a layer."""
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
@@ -61,7 +62,9 @@ class Overview:
         self._meter(event, value)
         kind = self._plan[event.name].kind
         if event.name in self._plan.branches:
-            self._measure_write(event, value)
+            stream = self._meter.read[self._plan.branches[event.name]]
+            self._measured[f"{event.stage}_share"] = median(row_norms(value) / row_norms(stream))
+            self._compared[event.stage] = typical_of_rows(value[self._witnesses])
         if event.name == self._plan.streams[0]:
             self._enter(value)
         elif event.name in self._plan.streams:
@@ -69,20 +72,16 @@ class Overview:
         elif isinstance(kind, Softmax):
             self._measured["sink"] = float(value[:, 1:, 0].mean()) if value.shape[1] > 1 else None
         elif isinstance(kind, Activation):
-            self._measured |= {"near_zero": near_zero(value), "near_zero_threshold": NEAR_ZERO}
-            self._compared["passing"] = 1 - (np.abs(value[self._witnesses]) <= NEAR_ZERO).mean(axis=1)
+            small = np.abs(value) <= NEAR_ZERO
+            share = float(np.count_nonzero(small) / small.size)
+            self._measured |= {"near_zero": share, "near_zero_threshold": NEAR_ZERO}
+            self._compared["passing"] = 1 - small[self._witnesses].mean(axis=1)
 
     def _enter(self, stream: Array) -> None:
         """Begin a layer that reads this stream."""
         self._entered = stream.copy()
         self._measured, self._compared = {}, {}
         self._usual = self._usual & ~ruled_by_one(stream[self._witnesses])
-
-    def _measure_write(self, event: TraceEvent, write: Array) -> None:
-        """What it writes: the median over the positions of |write| / |stream|, and a typical element."""
-        stream = self._meter.read[self._plan.branches[event.name]]
-        self._measured[f"{event.stage}_share"] = written_share(write, stream)
-        self._compared[event.stage] = typical_of_rows(write[self._witnesses])
 
     def _finish(self, event: TraceEvent, value: Array) -> None:
         place = int(np.abs(value).argmax())
@@ -96,7 +95,7 @@ class Overview:
             "layer": event.layer,
             "stream": event.stats,
             "row_norm": median(norms),
-            "typical": typical(value),
+            "typical": median(np.abs(value)),
             "turn": median(cosines),
             "peak": float(value.flat[place]),
             "peak_position": place // value.shape[1],
@@ -108,14 +107,13 @@ class Overview:
 
     def rows(self, events: Iterable[TraceEvent]) -> tuple[LayerRow, ...]:
         """A row per layer, with what is not finite in any of the events."""
-        bad: dict[int | None, list[int]] = {}
+        nans, infs = Counter[int | None](), Counter[int | None]()
         for event in events:
             assert event.stats is not None
-            counts = bad.setdefault(event.layer, [0, 0])
-            counts[0] += event.stats.nan_count
-            counts[1] += event.stats.inf_count
+            nans[event.layer] += event.stats.nan_count
+            infs[event.layer] += event.stats.inf_count
         return tuple(
-            LayerRow(**row, compared=compared, nan_count=bad[row["layer"]][0], inf_count=bad[row["layer"]][1])
+            LayerRow(**row, compared=compared, nan_count=nans[row["layer"]], inf_count=infs[row["layer"]])
             for row, compared in zip(self._rows, self._comparable(), strict=True)
         )
 
@@ -150,11 +148,6 @@ def ruled_by_one(rows: Array) -> Array:
     return size.max(axis=1) > RULING * np.partition(size, size.shape[1] // 2, axis=1)[:, size.shape[1] // 2]
 
 
-def written_share(write: Array, stream: Array) -> float:
-    """How much of a stream is written to it: the median over the positions of |write| / |stream|."""
-    return median(row_norms(write) / row_norms(stream))
-
-
 def row_norms(x: Array) -> Array:
     """The L2 norm of every row: [T, C] -> [T]"""
     norms = np.sqrt(np.einsum("tc,tc->t", x, x))
@@ -163,16 +156,7 @@ def row_norms(x: Array) -> Array:
     return norms
 
 
-def near_zero(x: Array) -> float:
-    """The share of elements within NEAR_ZERO."""
-    return float(np.count_nonzero(np.abs(x) <= NEAR_ZERO) / x.size)
-
-
-def typical(x: Array) -> float:
-    """The median magnitude of the elements, which the few massive ones of sound models do not move."""
-    return median(np.abs(x))
-
-
 def typical_of_rows(x: Array) -> Array:
-    """The same of every row: [n, C] -> [n]"""
+    """The median magnitude of each row, which the few massive elements of sound models do not move:
+    [n, C] -> [n]"""
     return row_medians(np.abs(x))

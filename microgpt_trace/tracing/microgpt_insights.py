@@ -20,7 +20,7 @@ from ..measuring.norms import NormRows
 from ..microgpt.model import Model
 from ..rounding.invariants import OF_NORMS
 from ..text.wording import at_most, counted, decimals, fixed, listed, percent, span, told_apart
-from .findings import Insight
+from .findings import Found, Insight, Numbers, unknown
 
 WHOLE = 0.99  # a row of this RMS still counts as one of RMS 1: eps takes the rest
 SMALL_BRANCH = 0.25  # a branch below this share of the stream is a small perturbation
@@ -30,8 +30,6 @@ ENOUGH = 20.0  # times as likely, or less, as under a uniform guess: as rare by 
 LARGE = math.log(1e6)
 
 Stats = dict[str, TensorStats]
-Numbers = dict[str, float | None]
-Found = tuple[bool | None, str, Numbers]  # whether the predicate holds, in words, and by which numbers
 
 
 def insights_of(
@@ -49,9 +47,8 @@ def insights_of(
         "pattern": ("Comparison with Llama and Qwen", None, lambda: _pattern([e.name for e in events], plan)),
     }
     for identifier, (title, kind, make) in makers.items():
-        found: Found = None, "Not evaluated: the run holds values that are not finite.", {}
-        if finite or kind is None:
-            found = make()
+        judged = finite or kind is None
+        found = make() if judged else unknown("the run holds values that are not finite")
         yield Insight(identifier, title, *found, plan.of_kind(kind)[0].name if kind else "")
 
 
@@ -63,7 +60,7 @@ def _l2(stats: Stats, name: str) -> float:
 
 def _rmsnorm(stats: Stats, norms: NormRows, rows: int, model: Model) -> Found:
     off, least = norms.off, norms.least
-    worst = max(off, key=lambda name: off[name] if math.isfinite(off[name]) else math.inf)
+    worst, tightest = norms.worst, norms.tightest
     before = _l2(stats, model.plan.of_kind(Norm)[0].inputs[0])
     found, width = [_l2(stats, name) for name in off], model.config.n_embd
     expected = math.sqrt(rows * width)
@@ -75,7 +72,6 @@ def _rmsnorm(stats: Stats, norms: NormRows, rows: int, model: Model) -> Found:
         text = f"The invariant does not hold: rows after {worst} are not what RMSNorm gives; {why}."
         return False, text, numbers
     numbers |= {"farthest": off[worst], "least_rms": min(least.values())}
-    tightest = min(least, key=lambda name: least[name])
     if least[tightest] < WHOLE:
         text = (
             f"Not every row has RMS 1: one after {tightest} has RMS {decimals(least[tightest])}, for it came "
@@ -102,7 +98,7 @@ def _attention(stats: Stats, plan: Plan) -> Found:
     pairs = enumerate(zip(written, before, strict=True))
     shares = {layer: w / b if b else math.inf for layer, (w, b) in pairs if w or b}  # of 0/0 none
     if not shares:
-        return None, "Not evaluated: attention writes zeros into a residual stream of zeros.", {}
+        return unknown("attention writes zeros into a residual stream of zeros")
     layer, top = max(shares.items(), key=lambda share: share[1])
     finite = math.isfinite(top)
     numbers: Numbers = {
@@ -175,8 +171,7 @@ def _predictions(losses: Sequence[float], probs: Array, untrained: bool) -> Foun
     count, size = len(losses), probs.shape[1]
     wide = probs.astype(np.float64)
     if wide.min() < 0 or np.abs(wide.sum(axis=1) - 1).max() > 1e-3:
-        text = "Not evaluated: the probabilities used are none: a row does not sum to 1, or one is negative."
-        return None, text, {}
+        return unknown("the probabilities used are none: a row does not sum to 1, or one is negative")
     surprise = -np.log(np.where(wide > 0, wide, 1.0))
     expected = (wide * surprise).sum(axis=1)
     variance = (wide * np.square(surprise - expected[:, None])).sum(axis=1)
@@ -219,15 +214,13 @@ _CHAIN = (
 def _pattern(names: Sequence[str], plan: Plan) -> Found:
     seen = set(names)
     chains = [steps_of(row for row in rows if row.name in seen) for rows in plan.layers]
-    holds = all(chain == _CHAIN for chain in chains)
-    layers = counted(len(chains), "layer")
     numbers: Numbers = {"layers": float(len(chains))}
-    if not holds:
+    if any(chain != _CHAIN for chain in chains):
         text = f"The events seen do not follow the pattern of a Llama layer: {' → '.join(chains[0])}."
         return False, text, numbers
     text = (
-        f"Layer 0: {' → '.join(chains[0])} (same pattern × {layers}). Llama and Qwen run the same "
-        "norm → attn → residual → norm → ffn → residual, with a gate_proj beside up_proj and SiLU(gate)·up "
-        "in place of ReLU, a gain in every norm, RoPE in place of wpe, and a norm before the head."
+        f"Layer 0: {' → '.join(chains[0])} (same pattern × {counted(len(chains), 'layer')}). Llama and Qwen "
+        "run the same norm → attn → residual → norm → ffn → residual, with a gate_proj beside up_proj and "
+        "SiLU(gate)·up in place of ReLU, a gain in every norm, RoPE in place of wpe, and a norm before the head."
     )
     return True, text, numbers
