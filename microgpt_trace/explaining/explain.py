@@ -108,7 +108,6 @@ def _explained(run: RunValues, element: Element, terms: int, backward: bool) -> 
     deviation = _deviation(worked.value, value, dtype)
     magnitude = worked.magnitude if math.isfinite(worked.magnitude) else 0.0  # else nothing is rounded
     tolerance = sum_bound(magnitude, dtype)
-    place = place_of(run.model, at.element, run.inputs)
     spec = run.model.hooks.specs.get(at.name)
     return Explanation(
         name=at.name,
@@ -117,7 +116,7 @@ def _explained(run: RunValues, element: Element, terms: int, backward: bool) -> 
         model=run.model.origin,
         text=run.inputs.text,
         tokens=run.inputs.tokens,
-        place=place,
+        place=place_of(run.model, at.element, run.inputs),
         expr=f"d loss / d {at.name}" if backward else spec.expr if spec else at.name,
         formula=worked.formula,
         steps=worked.steps,
@@ -171,11 +170,10 @@ def _of_nan(worked: Worked, traced: float, dtype: str) -> tuple[str, ...]:
 def _of_replaced(at: TracedElement) -> list[str]:
     """What hooks put in the place of what the model computed, here or where it was read from."""
     read = at.row.inputs if at.name in at.numbers.plan else ()
-    found = [(phase, name) for phase, name in at.numbers.replaced if name in (at.name, *read)]
-    gradient = {"backward": "the gradient of "}
     return [
-        f"a hook put other values in the place of {gradient.get(phase, '')}{name}"
-        for phase, name in sorted(found)
+        f"a hook put other values in the place of {'the gradient of ' * (phase == 'backward')}{name}"
+        for phase, name in sorted(at.numbers.replaced)
+        if name in (at.name, *read)
     ]
 
 
@@ -184,21 +182,18 @@ UPDATED = "Adam turns it into the update of this parameter"
 
 def worked_out(at: TracedElement) -> Worked:
     """The arithmetic of the element of a forward event."""
-    formula = _formulas(at).forward(at.name)
+    formula = Formulas(at.numbers.plan, at.numbers.replaced).forward(at.name)
     places = ElementPlaces(at.numbers, at.name, at.index, formula)
     steps, magnitude = written_out(places, str(at.element), at.most)
     told = getattr(arithmetic_of(at.row.kind), "notes", None)
     return Worked(f"{at.own} = {in_words(places)}", steps, magnitude, told(at) if told else ())
 
 
-def _formulas(at: TracedElement) -> Formulas:
-    return Formulas(at.numbers.plan, at.numbers.replaced)
-
-
 def gradient_worked_out(at: TracedElement) -> Worked:
     """The arithmetic of d loss / d the element: the sum of what comes by way of each reader, its gradient
     times the local derivative."""
-    name, found = f"d {at.element}", _formulas(at).backward(at.name, at.index) or ()
+    name = f"d {at.element}"
+    found = Formulas(at.numbers.plan, at.numbers.replaced).backward(at.name, at.index) or ()
     ways = [_by_way_of(at, way, name if len(found) == 1 else f"by way of {way.reader}") for way in found]
     steps = [step for way in ways for step in way.steps]
     if len(ways) > 1:

@@ -6,14 +6,15 @@ an operation is taken as used (a hook may have replaced it), what comes out as c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from ..architecture.edits import Edit, editing
 from ..architecture.plans.kinds import Probabilities, Softmax
 from ..architecture.plans.plan import Plan
 from ..arrays.stats import Array, causal_mask
-from ..hooks.bus import HookBus, Subscription
+from ..hooks.bus import SILENT, HookBus, Subscription, Tap
 from ..hooks.event import PHASES, TraceEvent
 from ..rounding.invariants import OF_SUMS
 from ..text.wording import unnumbered
@@ -143,6 +144,12 @@ class Checker:
             holds = None if deviation is None else deviation <= tolerance
             result.append(Check(name, claim, holds, deviation, tolerance, where))
         return result
+
+
+def untraced(replaced: Mapping[str, Array]) -> Tap:
+    """The tap of a run that nobody observes, with what hooks had replaced put in place again."""
+    again = [Edit(name, lambda value, new=new: new) for name, new in replaced.items()]  # type: ignore[misc]
+    return editing(*again) if again else SILENT
 
 
 def untraced_check(traced: Array, untraced: Array) -> Check:

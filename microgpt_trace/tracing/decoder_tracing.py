@@ -23,7 +23,7 @@ from ..hooks.bus import SILENT, Run, Tap
 from ..hooks.event import differs
 from ..hooks.names import select_names
 from .anomalies import anomalies_of
-from .checks import UNTRACED, untraced_check
+from .checks import UNTRACED, untraced, untraced_check
 from .collector import kept_events
 from .decoder_insights import insights_of
 from .findings import Check
@@ -174,8 +174,6 @@ def _untraced(
     """Whether a run without observers, with what hooks replaced put in place again, gives the same."""
     if not wanted:
         return Check("untraced", UNTRACED, None, None, 0.0, "on request: --recheck runs the model again")
-    bus, replaced = model.hooks.alone(), run.replaced
-    again = [bus.subscription(lambda event, value: replaced[event.name], *replaced)] if replaced else []
-    untraced = forward(model, np.array(inputs.tokens), bus.begin(after=again).tap("forward"))
-    check = untraced_check(predicted.computed, head_forward(model, untraced[list(predicted.compared)]))
-    return check if check.holds is False else untraced_check(final, untraced)
+    again = forward(model, np.array(inputs.tokens), untraced(run.replaced))
+    check = untraced_check(predicted.computed, head_forward(model, again[list(predicted.compared)]))
+    return check if check.holds is False else untraced_check(final, again)

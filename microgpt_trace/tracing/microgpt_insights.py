@@ -221,6 +221,7 @@ def _pattern(names: Sequence[str], plan: Plan) -> Found:
     text = (
         f"Layer 0: {' → '.join(chains[0])} (same pattern × {counted(len(chains), 'layer')}). Llama and Qwen "
         "run the same norm → attn → residual → norm → ffn → residual, with a gate_proj beside up_proj and "
-        "SiLU(gate)·up in place of ReLU, a gain in every norm, RoPE in place of wpe, and a norm before the head."
+        "SiLU(gate)·up in place of ReLU, a gain in every norm, RoPE in place of wpe, and a norm before the "
+        "head."
     )
     return True, text, numbers

@@ -16,12 +16,11 @@ from ..hooks.bus import SILENT, Run, Tap
 from ..hooks.event import PHASES, TraceEvent, differs
 from ..hooks.names import select_names
 from ..measuring.norms import NormMeter
-from ..microgpt.batch import Batch
 from ..microgpt.forward_backward import Pass, forward, parameter_spec
 from ..microgpt.forward_backward import backward as run_backward
 from ..microgpt.model import Model, Schedule
 from ..microgpt.parameters import Parameters
-from .checks import Checker, untraced_check
+from .checks import Checker, untraced, untraced_check
 from .collector import Collector, kept_events
 from .microgpt_insights import insights_of
 from .predictions import predictions_of
@@ -38,14 +37,12 @@ def trace_microgpt(
     model: Model, text: str, names: Sequence[str], values: bool | Sequence[str], top_k: int,
     backward: bool, step: bool, time: bool, interventions: Sequence[Intervention] = (),
 ) -> Trace:  # fmt: skip
-    bus, known = model.hooks, list(model.hooks.specs)
-    shown = select_names(names, known)
-    inputs = model.read(text)
+    bus, inputs = model.hooks, model.read(text)
+    shown = select_names(names, list(bus.specs))
     positions, batch = range(len(inputs.tokens)), model.batch(inputs)
     kept = shown if values is True else kept_events(model, values, inputs, positions)
     collector, checker = Collector(kept), Checker(model.plan, model.parameter)
-    norms = NormMeter(model.plan, model.parameter)
-    summary: StepSummary | None = None
+    norms, summary = NormMeter(model.plan, model.parameter), None
     before, after = checker.observers(bus)
     collecting = bus.subscription(collector, phases=PHASES, stats=True)
     measuring = bus.subscription(norms, *norms.names)
@@ -62,21 +59,21 @@ def trace_microgpt(
         replaced = differs(done.probs, done.softmax)
         if baseline is not None:
             baseline.take(positions, done.logits, done.probs, replaced)
-        checks = [untraced_check(done.logits, _untraced_logits(model, batch, run)), *checker.checks()]
+        again = forward(model.params, batch, untraced(run.replaced))
+        checks = [untraced_check(done.logits, again.logits), *checker.checks()]
         if backward or step:
             checker.vanishing = _vanishing(done, run)
             check, summary = _backward_and_step(model, done, run, baseline.editor if baseline else None, step)
             checks.append(check)
         intervened = baseline.result(chosen, float(done.loss)) if baseline is not None else None
-    predicted = predictions_of(model, inputs, positions, done.logits, done.probs, replaced, top_k)
-    predictions = Predictions(predicted)
+    predictions = tuple(predictions_of(model, inputs, positions, done.logits, done.probs, replaced, top_k))
     losses = [p.loss for p in predictions if p.loss is not None]
     forward_events = [event for event in collector.events if event.phase == "forward"]
     return Trace(
         model=model.describe(),
         input=inputs,
         events=_visible(collector.events, chosen, names),
-        predictions=predictions,
+        predictions=Predictions(predictions),
         loss=float(done.loss),
         chance_loss=math.log(model.config.vocab_size),
         checks=(checker.finite(), *checks),
@@ -130,15 +127,6 @@ def _visible(events: Sequence[TraceEvent], chosen: set[str], names: Sequence[str
             f"{', '.join(names)}: parameters have no forward event, only a gradient (--backward)"
         )
     return visible
-
-
-def _untraced_logits(model: Model, batch: Batch, traced: Run) -> Array:
-    """The logits of a run that nobody observes, with what hooks had replaced put in place again."""
-    if not traced.replaced:
-        return forward(model.params, batch).logits
-    bus = model.hooks.alone()
-    with bus.subscribe(lambda event, value: traced.replaced[event.name], *traced.replaced):
-        return forward(model.params, batch, bus.begin().tap("forward")).logits
 
 
 def _vanishing(done: Pass, run: Run) -> Array:
