@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-import numpy as np
-
 from ..architecture.formulas.traced_element import Element, KnownTarget, RunValues, rows_with
 from ..architecture.model import LanguageModel, TraceInput
 from ..architecture.plans.plan import HEAD_EVENTS, Plan
 from ..arrays.logits import rows_of_a_part
 from ..arrays.stats import Array
-from ..hooks.event import Phase, TraceEvent
+from ..hooks.event import Phase, TraceEvent, differs
 from ..tracing.trace import trace
 from .elements import Shapes
 
@@ -36,17 +34,14 @@ def run_for(
             result = trace(model, tokens=inputs.tokens, values=names, positions=rows)
         else:
             result = trace(model, inputs.text, backward=backward)
-    replaced = frozenset(
-        place
-        for place, array in computed.items()
-        if place in result.arrays and not np.array_equal(array, result.arrays[place], equal_nan=True)
-    )
+    kept = result.arrays
+    replaced = frozenset(at for at, array in computed.items() if at in kept and differs(kept[at], array))
     known = tuple(
         KnownTarget(p.position, p.target.token, p.target.p, p.loss or 0.0)
         for p in result.predictions
         if p.target is not None
     )
-    return RunValues(model, inputs, result.arrays, rows, known, shapes, replaced)
+    return RunValues(model, inputs, kept, rows, known, shapes, replaced)
 
 
 def _rows(model: LanguageModel, element: Element, length: int) -> list[int]:

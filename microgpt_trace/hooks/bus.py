@@ -156,7 +156,7 @@ class Run:
     slopes: dict[str, Array] = field(default_factory=dict)  # d what they put / d what was computed
     altered: bool = False  # a hook replaced a gradient or an update
     resumed: float = field(default_factory=perf_counter)  # when the model last went on computing
-    parts: dict[str, _Parts] = field(default_factory=dict)
+    parts: dict[str, TraceEvent] = field(default_factory=dict)  # what is known of values that come in parts
 
     __repr__ = one_line
 
@@ -177,20 +177,24 @@ class Run:
 
     def take_part(self, name: str, part: Array) -> Array:
         """Note rows of a forward value that is worked out in parts, [n, ...] each."""
-        seconds = perf_counter() - self.resumed
-        self.parts.setdefault(name, _Parts()).add(part, seconds)
+        seconds, stats = perf_counter() - self.resumed, TensorStats.of(part)
+        shape, known = part.shape, self.parts.get(name)
+        if known is None:
+            known = self._event("forward", name, shape, name_of(part.dtype), None)
+        else:
+            assert known.stats is not None  # of every part
+            shape = (known.shape[0] + len(part), *shape[1:])
+            seconds, stats = seconds + (known.seconds or 0.0), known.stats.merge(stats)
+        self.parts[name] = replace(known, shape=shape, stats=stats, seconds=seconds)
         self.resumed = perf_counter()
         return part
 
     def announce_parts(self) -> None:
         """Tell of the values that came in parts, to hooks that are content with that."""
-        for name, parts in self.parts.items():
-            seconds = parts.seconds if self.timed else None
-            event = replace(
-                self._event("forward", name, parts.shape, parts.dtype, seconds), stats=parts.stats
-            )
+        for name, event in self.parts.items():
+            told = event if self.timed else replace(event, seconds=None)
             for subscription in self.listeners("forward", name):
-                subscription.hook(event, np.empty(0, parts.dtype))
+                subscription.hook(told, np.empty(0, event.dtype))
         self.resumed = perf_counter()
 
     def _event(
@@ -213,53 +217,26 @@ class Run:
         return value
 
     def _through_hooks(self, phase: Phase, name: str, value: Array, seconds: float | None) -> Array:
-        event = self._event(phase, name, value.shape, name_of(value.dtype), seconds)
-        hooks = iter(self.listeners(phase, name))
-        while True:
+        event = told = self._event(phase, name, value.shape, name_of(value.dtype), seconds)
+        for subscription in self.listeners(phase, name):
             with ReadOnly(value) as view:
-                hook, result = self._first_replacement(event, view, hooks)
-            if hook is None:
-                return value
+                if subscription.stats and told is event:
+                    mask = causal_mask(*view.shape[-2:]) if self.specs[name].causal else None
+                    told = replace(event, stats=TensorStats.of(view, mask))
+                result = subscription.hook(told if subscription.stats else event, view)
+            if result is None or result is view:
+                continue
             slope = np.zeros((), value.dtype)
             if isinstance(result, Replacement):
                 result, slope = result
-            value = checked_replacement(hook, event, value, result)
+            value, told = checked_replacement(subscription.hook, event, value, result), event
             if phase == "forward":
                 if self.keep:
                     self.slopes[name] = self.slopes[name] * slope if name in self.replaced else slope
                 self.replaced[name] = value if self.keep else np.empty(0)
             else:
                 self.altered = True
-
-    def _first_replacement(
-        self, event: TraceEvent, view: Array, hooks: Iterator[Subscription]
-    ) -> tuple[Hook | None, Any]:
-        """Call one hook after the other until one gives something to stand in the value's place."""
-        told = event
-        for subscription in hooks:
-            if subscription.stats and told is event:
-                mask = causal_mask(*view.shape[-2:]) if self.specs[event.name].causal else None
-                told = replace(event, stats=TensorStats.of(view, mask))
-            result = subscription.hook(told if subscription.stats else event, view)
-            if result is not None and result is not view:
-                return subscription.hook, result
-        return None, None
-
-
-@dataclass
-class _Parts:
-    """What is known of a value of which rows come and go."""
-
-    shape: tuple[int, ...] = ()
-    dtype: str = ""
-    stats: TensorStats | None = None
-    seconds: float = 0.0
-
-    def add(self, part: Array, seconds: float) -> None:
-        own = TensorStats.of(part)
-        self.stats = own if self.stats is None else self.stats.merge(own)
-        self.shape = (len(part) + (self.shape[0] if self.shape else 0), *part.shape[1:])
-        self.dtype, self.seconds = str(part.dtype), self.seconds + seconds
+        return value
 
 
 _SYMBOL = {"backward": "d loss / d ", "update": "update of "}

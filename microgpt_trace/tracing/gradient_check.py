@@ -78,18 +78,15 @@ def gradcheck(model: Model, text: str = "emma") -> Iterator[GradientCheck]:
         traced, shown = _traced(params, batch)
         hooked = list(_hooked(params, batch))
     for name, array in params.items():
-        with np.errstate(all="ignore"):
-            moved = partial(_moving_parameter, params, batch, array.reshape(-1))
-            row = _compared(name, np.ones_like(array), [trained[name], traced[name]], done, moved)
+        moved = partial(_moving_parameter, params, batch, array.reshape(-1))
+        row = _compared(name, np.ones_like(array), [trained[name], traced[name]], done, moved)
         found = [check for check in hooked if check.name == name]
         told = [check.relative_error for check in found if not (check.kinks or check.unsettled)]
         holds = row.holds and all(check.holds for check in found)
         yield replace(row, hooked=max(told, default=None), holds=holds)
     for name, (value, gradient) in shown.items():
-        with np.errstate(all="ignore"):
-            unit = _unit(name, value, batch.targets)
-            moved = partial(_moving_event, params, batch, name, unit)
-            yield _compared(name, unit, [gradient], done, moved)
+        unit = _unit(name, value, batch.targets)
+        yield _compared(name, unit, [gradient], done, partial(_moving_event, params, batch, name, unit))
 
 
 def _gradients(params: Parameters, batch: Batch, taps: Taps = (SILENT, SILENT)) -> tuple[Pass, Parameters]:
@@ -142,6 +139,7 @@ def _bent(params: Parameters, batch: Batch, names: Sequence[str]) -> Iterator[Gr
     return _along_directions(params, grads, lambda: forward(params, batch, editing(*edits)), done)
 
 
+@np.errstate(all="ignore")
 def _unit(name: str, value: Array, targets: Array) -> Array:
     """What t is multiplied by. A target's P, which is above 0, moves by a part of itself. Where the P of one
     is next to 0 none moves, for the loss that is worked out from them would be infinite."""
@@ -280,6 +278,7 @@ def _along_directions(
         yield row
 
 
+@np.errstate(all="ignore")
 def _compared(
     name: str, unit: Array, gradients: Sequence[Array], middle: Pass, moved: Moved, least: float | None = None
 ) -> GradientCheck:

@@ -83,22 +83,17 @@ class Baseline:
 
     def take(self, positions: Sequence[int], logits: Array, probs: Array, replaced: bool) -> None:
         """Hold predictions [n, V] of some positions against those without interventions."""
-        for own in in_parts(len(positions), self._model.config.vocab_size):
-            self._take(positions[own], logits[own], probs[own], replaced)
-
-    def _take(self, positions: Sequence[int], logits: Array, probs: Array, replaced: bool) -> None:
-        before, likely = self._without(positions)
-        self._add("logits", logits, before)
-        self._add("probs", probs, likely)
-        rows = range(len(positions))  # one at a time: float64 takes twice the room
-        self._kl += [_divergence(before[i], logits[i], probs[i] if replaced else None) for i in rows]
-        predicted = list(
-            predictions_of(self._model, self._inputs, positions, before, likely, False, self._top_k)
-        )
-        self._before += predicted
-        best = [prediction.predicted for prediction in predicted]
-        pairs = zip(best, probs, strict=True)
-        self._p_after += [None if own is None else float(row[own.token]) for own, row in pairs]
+        model, inputs = self._model, self._inputs
+        for own in in_parts(len(positions), model.config.vocab_size):
+            before, likely = self._without(positions[own])
+            self._add("logits", logits[own], before)
+            self._add("probs", probs[own], likely)
+            predicted = predictions_of(model, inputs, positions[own], before, likely, False, self._top_k)
+            for i, prediction in enumerate(predicted):  # one at a time: float64 takes twice the room
+                row, best = probs[own][i], prediction.predicted
+                self._before.append(prediction)
+                self._kl.append(_divergence(before[i], logits[own][i], row if replaced else None))
+                self._p_after.append(None if best is None else float(row[best.token]))
 
     def _without(self, positions: Sequence[int]) -> tuple[Array, Array]:
         """Logits and probabilities [n, V] of the untouched pass."""
