@@ -31,13 +31,9 @@ class Lens:
     attention too, and `notes` say where another token may be meant."""
 
     def __init__(
-        self,
-        model: Decoder,
-        positions: Sequence[int],
-        depth: int,
-        target: str | int | None,
+        self, model: Decoder, positions: Sequence[int], depth: int, target: str | int | None,
         targeted: Sequence[int],
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.notes: list[str] = []
         self._model, self._depth, self._named = model, depth, target
         self._target = None if target is None else token_of(model, target)
@@ -60,33 +56,34 @@ class Lens:
         """A row for each layer, and one for each stream of the target."""
         tops: dict[int, list[tuple[Candidate, ...]]] = {}
         targets, targeted = list[TargetRow](), set(self._targeted)
-        for name, position, logits, probs in self._predictions():
-            layer, finite = self._layer_of[name], math.isfinite(float(probs.sum()))
+        for name, position, logits in self._logits():
+            layer, probs = self._layer_of[name], softmax(logits)
+            finite = math.isfinite(float(probs.sum()))
+
+            def candidate(token: int, probs: Array = probs) -> Candidate:
+                return Candidate(token, self._model.label(token), float(probs[token]))
+
             if name in self._leaving:
                 best = best_tokens(logits, self._depth) if finite else []
-                tops.setdefault(layer, []).append(tuple(self._candidate(token, probs) for token in best))
+                tops.setdefault(layer, []).append(tuple(map(candidate, best)))
             if self._target is not None and position in targeted:
                 rank = rank_of(logits, self._target) if finite else None
-                targets.append(TargetRow(layer, name, position, self._candidate(self._target, probs), rank))
+                targets.append(TargetRow(layer, name, position, candidate(self._target), rank))
                 if name == self._last and not self.notes:
                     self.notes = blank_notes(self._model, self._named, [probs.item])
-        return tuple(self._row(layer, found) for layer, found in tops.items()), tuple(targets)
-
-    def _row(self, layer: int, tops: Sequence[tuple[Candidate, ...]]) -> LensRow:
-        predicted = tuple(top[0] if top else None for top in tops)
-        return LensRow(layer, tuple(self._positions), predicted, tuple(tops))
+        rows = (
+            LensRow(layer, tuple(self._positions), tuple(top[0] if top else None for top in own), tuple(own))
+            for layer, own in tops.items()
+        )
+        return tuple(rows), tuple(targets)
 
     def _positions_of(self, name: str) -> Sequence[int]:
         return self._positions if name in self._leaving else self._targeted
 
-    def _candidate(self, token: int, probs: Array) -> Candidate:
-        return Candidate(token, self._model.label(token), float(probs[token]))
-
-    def _predictions(self) -> Iterator[tuple[str, int, Array, Array]]:
-        """Of every row that was kept its stream, its position, and logits and probabilities [V]."""
+    def _logits(self) -> Iterator[tuple[str, int, Array]]:
+        """Of every row that was kept its stream, its position, and its logits [V]."""
         places = [(name, position) for name in self._kept for position in self._positions_of(name)]
         stacked = final_forward(self._model, np.concatenate(list(self._kept.values())))
         for part in in_parts(len(stacked), self._model.config.vocab_size):
-            logits = head_forward(self._model, stacked[part])
-            for place, row in zip(places[part], logits, strict=True):
-                yield (*place, row, softmax(row))
+            for place, row in zip(places[part], head_forward(self._model, stacked[part]), strict=True):
+                yield (*place, row)

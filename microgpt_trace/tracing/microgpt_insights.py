@@ -100,10 +100,9 @@ def _attention(stats: Stats, plan: Plan) -> Found:
     if not shares:
         return unknown("attention writes zeros into a residual stream of zeros")
     layer, top = max(shares.items(), key=lambda share: share[1])
-    finite = math.isfinite(top)
     numbers: Numbers = {
-        "largest_share": top if finite else None, "heads_min": min(heads), "heads_max": max(heads),
-        "stream_before": before[-1], "stream_after": after[-1],
+        "largest_share": top if math.isfinite(top) else None, "heads_min": min(heads),
+        "heads_max": max(heads), "stream_before": before[-1], "stream_after": after[-1],
     }  # fmt: skip
     wrote = f"the heads write L2 {span(heads)} each, together {span(written)},"
     if len(heads) == len(sums):
@@ -112,36 +111,38 @@ def _attention(stats: Stats, plan: Plan) -> Found:
     measured = (
         f"{wrote} into a residual stream of L2 {span(before)}; the residual connection takes it {moves}"
     )
-    share, limit = told_apart(top, SMALL_BRANCH, percent) if finite else ("", "")
-    if top <= SMALL_BRANCH:
-        if top <= SMALL_BRANCH / 10:
-            share = at_most(top) if len(sums) > 1 else f"{100 * top:.2g}%"
-        text = f"Attention is a small perturbation: {measured}. It adds {share} of the stream's L2"
-        text += f" at most, in layer {layer}." if len(sums) > 1 else "."
-    else:
-        said = f"{share} of the stream's own L2 (small would be {limit} or less)"
-        said = said if finite else "into a stream of zeros"
+    if top > SMALL_BRANCH:
+        said = "into a stream of zeros"
+        if math.isfinite(top):
+            share, limit = told_apart(top, SMALL_BRANCH, percent)
+            said = f"{share} of the stream's own L2 (small would be {limit} or less)"
         text = f"Attention is no small perturbation here: {measured}. In layer {layer} it writes {said}."
-    return top <= SMALL_BRANCH, text, numbers
+        return False, text, numbers
+    share, _ = told_apart(top, SMALL_BRANCH, percent)
+    if top <= SMALL_BRANCH / 10:
+        share = at_most(top) if len(sums) > 1 else f"{100 * top:.2g}%"
+    most = f" at most, in layer {layer}" * (len(sums) > 1)
+    text = f"Attention is a small perturbation: {measured}. It adds {share} of the stream's L2{most}."
+    return True, text, numbers
 
 
 def _relu(stats: Stats, plan: Plan) -> Found:
-    shares, sentences = [], []
+    shares, sentences, shapes = [], [], plan.shapes(1)
     kinds: dict[str, list[str]] = {}
-    shapes = plan.shapes(1)
     for i, row in enumerate(plan.of_kind(Activation)):
         up, act = stats[row.inputs[0]], stats[row.name]
         shares.append(act.zero_count / act.count)
         zero, kind = _sparsity(shares[-1])
         kinds.setdefault(kind, []).append(f"layer {i} ({zero})")
+        (l2_up, range_up), (l2_act, range_act) = (
+            (decimals(s.l2_norm or 0), f"[{decimals(s.min or 0)}, {decimals(s.max or 0)}]") for s in (up, act)
+        )
         sentences.append(
             f"{zero} of the {shapes[row.name][1]} hidden units are zero, averaged over the positions; "
-            f"L2 {decimals(up.l2_norm or 0)} → {decimals(act.l2_norm or 0)}, "
-            f"range [{_range(up)}] → [{_range(act)}]."
+            f"L2 {l2_up} → {l2_act}, range {range_up} → {range_act}."
         )
-    if len(sentences) == 1:
-        text = f"ReLU {next(iter(kinds))}: {sentences[0]}"
-    else:
+    text = f"ReLU {next(iter(kinds))}: {sentences[0]}"
+    if len(sentences) > 1:
         lead = "; ".join(f"{kind} in {listed(where)}" for kind, where in kinds.items())
         text = " ".join([f"ReLU {lead}.", *(f"Layer {i}: {said}" for i, said in enumerate(sentences))])
     return list(kinds) == [SPARSELY], text, {"share_min": min(shares), "share_max": max(shares)}
@@ -155,10 +156,6 @@ def _sparsity(share: float) -> tuple[str, str]:
     if share > high:
         return told_apart(-share, -high, percent)[0].removeprefix("-"), "silences most units"
     return percent(share), SPARSELY
-
-
-def _range(stats: TensorStats) -> str:
-    return f"{decimals(stats.min or 0.0)}, {decimals(stats.max or 0.0)}"
 
 
 def _predictions(losses: Sequence[float], probs: Array, untrained: bool) -> Found:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -97,8 +98,7 @@ def _verdicts(
 ) -> Iterator[Verdict]:
     untouched = _trace(model, inputs)
     if not np.isfinite(untouched["logits"]).all():
-        for name in chosen:
-            yield Verdict(name, 0.0, None, "failed", "the logits are not finite")
+        yield from (Verdict(name, 0.0, None, "failed", "the logits are not finite") for name in chosen)
         return
     own = _replaced_by_itself(model, inputs, chosen, untouched)
     wrong, edges = _perturbed(model, inputs, known, report)
@@ -121,12 +121,11 @@ def _verdict(name: str, own: float, wrong: str, edges: Sequence[Edge], later: di
     if any(edge.reader not in later or later[edge.reader].verdict != "dead" for edge in felt):
         return Verdict(name, own, moved, "used")
     edge = max(felt or edges, key=lambda edge: edge.moved)
-    said = f"recomputed from the perturbed value, {edge.reader} "
-    if felt:
-        why = f"moves by {edge.moved:.0e}, and that is dead"
-    else:
-        why = f"moves by {edge.moved:.0e}, which may be rounding" if edge.moved else "is the same"
-    return Verdict(name, own, moved, "dead", said + why)
+    why = "is the same"
+    if edge.moved:
+        why = f"moves by {edge.moved:.0e}, {'and that is dead' if felt else 'which may be rounding'}"
+    reason = f"recomputed from the perturbed value, {edge.reader} {why}"
+    return Verdict(name, own, moved, "dead", reason)
 
 
 def _perturbed(
@@ -137,16 +136,16 @@ def _perturbed(
     wrong, edges = dict[str, str](), list[Edge]()
     layers = model.config.n_layer
     for number, (left_out, kept) in enumerate([(model.plan.sums_of, ["probs"]), ({}, [])]):
-
-        def done(layer: int, before: int = number * layers) -> None:
-            report(before + layer, 2 * layers)
-
-        watch = Watch(model, inputs, kept, done)
+        watch = Watch(model, inputs, kept, partial(_reported, report, number * layers, 2 * layers))
         told = _trace(model, inputs, watch, [name for name in known if name not in left_out])
         watch.hold_told(told)
         wrong = watch.wrong | wrong
         edges += watch.edges
     return wrong, edges
+
+
+def _reported(report: Report, before: int, total: int, layer: int) -> None:
+    report(before + layer, total)
 
 
 def _trace(
@@ -165,11 +164,8 @@ def _replaced_by_itself(
 ) -> dict[str, float]:
     """How far the head's values move, for each event. All at once where that moves nothing at all."""
 
-    def copy(event: TraceEvent, value: Array) -> Array:
-        return np.array(value)
-
     def moved(names: Sequence[str]) -> float:
-        found = _trace(model, inputs, copy, names)
+        found = _trace(model, inputs, lambda event, value: np.array(value), names)
         pairs = [(array, untouched.arrays[place]) for place, array in found.arrays.items()]
         if all(np.array_equal(after, before, equal_nan=True) for after, before in pairs):
             return 0.0
@@ -248,13 +244,11 @@ class Watch:
 
     def _blame(self, name: str, value: Array, right: Array, without: Mapping[str, Array]) -> None:
         """Say which event is not read, or that this is not what any of them gives."""
-        deaf = [
-            source
-            for source, other in without.items()
-            if beyond(value, other, self._bound(name, list(without), other, value.dtype)) <= 1
-        ]
-        for source in deaf:
-            self.wrong.setdefault(source, f"{name} is computed from another value, not from this")
+        deaf = False
+        for source, other in without.items():
+            if beyond(value, other, self._bound(name, list(without), other, value.dtype)) <= 1:
+                deaf = True
+                self.wrong.setdefault(source, f"{name} is computed from another value, not from this")
         if not deaf:
             read = " and ".join(without) if len(without) < 3 else f"the {len(without)} heads"
             off = distance(value.astype(np.float64), right)
