@@ -84,35 +84,29 @@ class Site:
         self, text: str, axis: int, name: str, shape: Sequence[int], token_of: TokenOf | None,
         words: Sequence[str],
     ) -> tuple[int, ...]:  # fmt: skip
-        """ "0,3-5,-1" as indices of the axis."""
+        """ "0,3-5,-1" as indices of the axis, or "0:8" in brackets; the axis must have all of them."""
         size, what = shape[axis], (words or AXES[len(shape)])[axis]
-        if self.index and (bounds := _SLICE.fullmatch(text)):
-            return self._slice(bounds, size, f"{what} {{}} of {name}, which has {_span(what, size)}")
-        if token_of is not None and axis == len(shape) - 1 and not _RANGE.fullmatch(text.partition(",")[0]):
-            return (token_of(text),)
         found: list[int] = []
-        for part in text.split(","):
-            bounds = _RANGE.fullmatch(part.strip())
+        for part in map(str.strip, text.split(",")):
+            sliced = _SLICE.fullmatch(part) if self.index else None
+            bounds = sliced or _RANGE.fullmatch(part)
             if bounds is None:
+                if token_of is not None and axis == len(shape) - 1 and not found:
+                    return (token_of(text),)
                 raise InputError(f"{self.text}: expected a {what} like 3, -1, 0-2 or 0,4, found {text!r}")
-            first, last = int(bounds[1]), int(bounds[2] or bounds[1])
-            if not -size <= first < size or not -size <= last < size:
-                wrong = last if -size <= first < size else first
+            first, end = int(bounds[1] or 0), int(bounds[2] or size)
+            start = first + size * (first < 0)
+            stop = end + size * (end < 0)
+            if not sliced:
+                stop = end + 1 if bounds[2] else start + 1
+            inside = 0 <= start < size
+            if not inside or not 0 <= stop <= size:
+                wrong = stop - 1 if inside else first
                 raise InputError(f"{self.text}: {what} {wrong} of {name}, which has {_span(what, size)}")
-            if bounds[2] and last < first % size:
+            if stop <= start:
                 raise InputError(f"{self.text}: {part} ends before it begins")
-            found += range(first % size, last % size + 1)
+            found += range(start, stop)
         return tuple(dict.fromkeys(found))
-
-    def _slice(self, bounds: re.Match[str], size: int, wrong: str) -> tuple[int, ...]:
-        """ "0:8" as indices of an axis, which must have the first and the last of them."""
-        first, end = int(bounds[1] or 0), int(bounds[2] or size)
-        start, stop = (number + size if number < 0 else number for number in (first, end))
-        if not 0 <= start < size or not 0 <= stop <= size:
-            raise InputError(f"{self.text}: {wrong.format(end - 1 if 0 <= start < size else first)}")
-        if stop <= start:
-            raise InputError(f"{self.text}: {bounds[0]} ends before it begins")
-        return tuple(range(start, stop))
 
 
 def _span(what: str, size: int) -> str:

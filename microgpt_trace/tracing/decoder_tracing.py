@@ -24,13 +24,12 @@ from ..hooks.event import differs
 from ..hooks.names import select_names
 from .anomalies import anomalies_of
 from .checks import UNTRACED, untraced, untraced_check
-from .collector import kept_events
+from .collector import kept_events, predictions_of
 from .decoder_insights import insights_of
 from .findings import Check
 from .generation import Continuation, Sampling, continue_prompt
 from .lens import Lens
 from .observers import Observers
-from .predictions import predictions_of
 from .result import Prediction, Predictions, Trace
 
 if TYPE_CHECKING:

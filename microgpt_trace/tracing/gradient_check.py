@@ -180,35 +180,33 @@ def gradient_agreement(
     values that it does not, nothing is judged.
     """
     if replaced:
-        return _not_judged("values were replaced")
+        return _judged("values were replaced")
     if not np.isfinite(grads.flat).all():
-        return _not_judged("a gradient is not finite")
+        return _judged("a gradient is not finite")
     if not np.isfinite(done.loss):
-        return _not_judged("the loss is not finite")
+        return _judged("the loss is not finite")
     ids = np.append(done.batch.tokens, done.batch.targets[-1].argmax())
     wide = params.copy(np.float64)
     batch = Packer(params.config, np.float64).one(ids)
     middle, exact = _gradients(wide, batch, _moving(taps(), np.zeros))
     if not same_relus(done, middle):
-        return _not_judged("a ReLU is at its kink, on another side in float64")
+        return _judged("a ReLU is at its kink, on another side in float64")
     found = list(_against_float64(grads, exact, []))
     if not all(check.holds for check in found):
         moved = list(islice(_moved(params, done, taps), PASSES))
         if not moved:
-            return _not_judged("a ReLU is at its kink, on another side after other roundings")
+            return _judged("a ReLU is at its kink, on another side after other roundings")
         found = list(_against_float64(grads, exact, moved))
     for row in _along_directions(wide, exact, lambda: forward(wide, batch, taps()[0]), middle):
-        found.append(_gradient_check(row.name, row.analytic, row.numeric, row.relative_error, OF_SLOPES))
+        detail = f"{row.name}: {row.analytic:.7g} against {row.numeric:.7g}"
+        found.append(_judged(detail, row.relative_error, OF_SLOPES))
     return max(found, key=lambda check: (check.deviation or 0.0) / check.tolerance)
 
 
-def _gradient_check(where: str, analytic: float, numeric: float, relative: float, allowed: float) -> Check:
-    detail = f"{where}: {analytic:.7g} against {numeric:.7g}"
-    return Check("gradient", CLAIM, relative <= allowed, relative, allowed, detail)
-
-
-def _not_judged(reason: str) -> Check:
-    return Check("gradient", CLAIM, None, None, LEAST, reason)
+def _judged(detail: str, deviation: float | None = None, allowed: float = LEAST) -> Check:
+    """The check of a gradient; without a deviation one that could not be made, for the reason in `detail`."""
+    holds = None if deviation is None else deviation <= allowed
+    return Check("gradient", CLAIM, holds, deviation, allowed, detail)
 
 
 def _moving(taps: Taps, noise: Noise) -> Taps:
@@ -253,10 +251,8 @@ def _against_float64(traced: Parameters, exact: Parameters, moved: list[Paramete
         spread = max((float(np.abs(grads[name] - right).max()) for grads in moved), default=0.0)
         at = np.unravel_index(off.argmax(), off.shape)
         size = float(np.abs(right).max()) or 1.0
-        where = f"{name}[{','.join(map(str, at))}]"
-        allowed = max(LEAST, MARGIN * spread / size)
-        found, wanted = float(traced[name][at]), float(right[at])
-        yield _gradient_check(where, found, wanted, float(off[at]) / size, allowed)
+        detail = f"{name}[{','.join(map(str, at))}]: {traced[name][at]:.7g} against {right[at]:.7g}"
+        yield _judged(detail, float(off[at]) / size, max(LEAST, MARGIN * spread / size))
 
 
 def _along_directions(

@@ -19,7 +19,7 @@ from ..hooks.bus import HookBus, Subscription
 from ..hooks.event import TraceEvent
 from ..running.event_stream import EventStream, Piece
 from ..running.interventions import Editor, Intervention
-from .predictions import predictions_of
+from .collector import predictions_of
 from .result import EventChange, Intervened, Prediction, mean_of
 
 _ENDS = (*HEAD_EVENTS, "loss")

@@ -21,9 +21,8 @@ from ..microgpt.forward_backward import backward as run_backward
 from ..microgpt.model import Model, Schedule
 from ..microgpt.parameters import Parameters
 from .checks import Checker, untraced, untraced_check
-from .collector import Collector, kept_events
+from .collector import Collector, kept_events, predictions_of
 from .microgpt_insights import insights_of
-from .predictions import predictions_of
 from .result import ParameterRow, Predictions, StepSummary, Trace
 
 if TYPE_CHECKING:

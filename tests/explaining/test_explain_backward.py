@@ -11,8 +11,14 @@ from support.tiny_microgpts import CASES
 from microgpt_trace import init
 from microgpt_trace.architecture.formulas.steps import element_name
 from microgpt_trace.architecture.formulas.traced_element import Element, TracedElement
-from microgpt_trace.explaining.explain import explain, explain_in, gradient_worked_out, keep_run, worked_out
-from microgpt_trace.explaining.running import run_for
+from microgpt_trace.explaining.explain import (
+    explain,
+    explain_in,
+    gradient_worked_out,
+    keep_run,
+    run_for,
+    worked_out,
+)
 
 DEEP = CASES["2 layers, 2 heads"].model
 EVENTS = DEEP.plan.shapes(9)
