@@ -150,12 +150,6 @@ class HistogramMeter(Meter):
         self._bins[name].numbers += np.bincount((bits >> SHIFT) & (BINS - 1), minlength=BINS)
 
 
-@NOT_FINITE
-def bin_edges() -> Array:
-    """The least magnitude of every bin: [BINS]; inf and NaN where these lie."""
-    return (np.arange(BINS, dtype=np.uint32) << SHIFT).view(np.float32).astype(np.float64)
-
-
 class TopMeter(Meter):
     """The documents and positions at which each channel of events has its largest values above 0."""
 
@@ -173,11 +167,8 @@ class TopMeter(Meter):
         start = self.next(name, len(value))
         above = (value > 0) & (value >= own.bar.astype(value.dtype))  # an earlier text may come later
         rows, channels = np.nonzero(above & (value < np.inf))
-        if not rows.size:
-            return
-        found = value[rows, channels].astype(np.float64)
-        rows = rows + start
-        own.add(channels, layout.entries(rows, found, channels), lambda chosen: layout.excerpts(rows[chosen]))
+        if rows.size:
+            layout.enter(own, channels, rows + start, value[rows, channels].astype(np.float64), channels)
 
 
 @frozen(slots=False, eq=False)
@@ -238,10 +229,12 @@ def channel_statistics(tallies: Mapping[str, Any], event: str, kind: str = "") -
     )  # fmt: skip
 
 
-def quantiles(bins: Array, edges: Array) -> dict[float, float]:
+@NOT_FINITE
+def quantiles(bins: Array) -> dict[float, float]:
     """Magnitudes that so many shares of all do not exceed, each the upper edge of its bin: within an eighth
     of an octave, 13 %, above the true one; 0 in the first, of what a float32 holds as 0 or nearly."""
-    finite = np.isfinite(edges)
+    edges = (np.arange(BINS, dtype=np.uint32) << SHIFT).view(np.float32).astype(np.float64)
+    finite = np.isfinite(edges)  # the last bins have what is not
     counts, upper = bins[finite].cumsum(), edges[1:]
     if not counts[-1]:
         return {}

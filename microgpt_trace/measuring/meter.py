@@ -7,7 +7,7 @@ are summed by document, in float64 and position after position; documents are pu
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from ..architecture.packs import Pack, ReadText
 from ..arrays.stats import Array, causal_mask
 from ..text.printable import on_one_line
-from .tallies import ENTRY, Tally
+from .tallies import ENTRY, Tally, TopList
 
 if TYPE_CHECKING:
     from ..corpus.corpus import Document
@@ -39,36 +39,21 @@ class PackLayout(Pack):
         self._label, self._spelled, self._bos = label, spelled, bos
         self._documents, self.parts = documents, np.array(parts)
         self._excerpt_at: dict[int, bytes] = {}  # by row: many units are most active at the same
-
-    @cached_property
-    def numbers(self) -> Array:
-        """Of the documents: [B]"""
-        return np.array([document.number for document in self._documents], np.int64)
-
-    @cached_property
-    def _in_file(self) -> Array:
-        return np.array([document.row for document in self._documents], np.int64)
-
-    @cached_property
-    def by_position(self) -> Array:
-        """The rows in order of their positions, for each those of all documents that have it: [N]"""
-        return np.argsort(self.positions, kind="stable")
-
-    @cached_property
-    def reach(self) -> list[int]:
-        """How many documents have each position: the last so many."""
-        return np.bincount(self.positions).tolist()
+        self._numbers = np.array([document.number for document in documents], np.int64)
+        self._in_file = np.array([document.row for document in documents], np.int64)
+        self._by_position = np.argsort(self.positions, kind="stable")  # [N], of each those of all documents
+        self._reach = np.bincount(self.positions).tolist()  # how many documents have each: the last so many
 
     def in_turn(self, values: Array) -> Array:
         """Rows in order of their positions: [N, C] -> [N, C]"""
-        return values if len(self.texts) == 1 else values.take(self.by_position, 0)
+        return values if len(self.texts) == 1 else values.take(self._by_position, 0)
 
     def sums(self, wide: Array) -> Array:
         """The sum of every document's rows, position after position: [N, C] float64 in turn -> [B, C]"""
         if len(self.texts) == 1:
             return wide.sum(axis=0, keepdims=True)  # row after row
         sums, start = wide[: len(self.texts)].copy(), len(self.texts)
-        for count in self.reach[1:]:
+        for count in self._reach[1:]:
             sums[-count:] += wide[start : start + count]
             start += count
         return sums
@@ -81,8 +66,12 @@ class PackLayout(Pack):
         """Numbers at some rows and channels with where they are from, for a TopList: [n] each -> [n]"""
         found, documents = np.empty(len(rows), ENTRY), self.text_at[rows]
         found["value"], found["channel"], found["position"] = values, channels, self.positions[rows]
-        found["document"], found["row"] = self.numbers[documents], self._in_file[documents]
+        found["document"], found["row"] = self._numbers[documents], self._in_file[documents]
         return found
+
+    def enter(self, top: TopList, units: Array, rows: Array, values: Array, channels: Array) -> None:
+        """Offer numbers at some rows and channels to the lists of units: [n] each"""
+        top.add(units, self.entries(rows, values, channels), lambda chosen: self.excerpts(rows[chosen]))
 
     def excerpts(self, rows: Array) -> Array:
         """What is read at some rows, with what stands before it: [n] -> [n, EXCERPT]"""

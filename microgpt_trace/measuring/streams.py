@@ -71,8 +71,9 @@ class StreamMeter(Meter):
             tally.add(self.layout.sums(self.layout.in_turn(np.stack(measured, axis=1))))
 
     def _measure_peaks(self, layer: int, value: Array) -> None:
-        size = np.abs(value)
-        for group, start in zip(self.layout.groups, self._firsts(), strict=True):
+        size, layout = np.abs(value), self.layout
+        for group in layout.groups:
+            first = int(layout.text_at[group.rows.start])  # document
             magnitudes = size[group.rows].reshape(group.texts, -1)
             place = magnitudes.argmax(axis=1)
             times = magnitudes[np.arange(group.texts), place] / row_medians(magnitudes)
@@ -81,19 +82,9 @@ class StreamMeter(Meter):
             self._massive.numbers[layer] += np.count_nonzero(times[fine] >= MASSIVE)
             fine = fine[times[fine] >= self._farthest.bar[layer]]  # one of an earlier document may come later
             if fine.size:
-                self._enter(layer, start + fine, times[fine], place[fine], value.shape[1])
-
-    def _firsts(self) -> list[int]:
-        """The first document of every group."""
-        return [int(self.layout.text_at[group.rows.start]) for group in self.layout.groups]
-
-    def _enter(self, layer: int, documents: Array, times: Array, place: Array, width: int) -> None:
-        position, channel = np.divmod(place, width)
-        rows = self.layout.starts[documents] + position
-        self._farthest.add(
-            np.full(len(rows), layer), self.layout.entries(rows, times, channel),
-            lambda chosen: self.layout.excerpts(rows[chosen]),
-        )  # fmt: skip
+                position, channel = np.divmod(place[fine], value.shape[1])
+                rows = layout.starts[first + fine] + position
+                layout.enter(self._farthest, np.full(len(rows), layer), rows, times[fine], channel)
 
 
 def _dots(a: Array, b: Array) -> Array:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..architecture.plans.plan import layer_of
 from ..arrays.stats import Array
-from ..measuring.channels import ChannelStatistics, bin_edges, quantiles
+from ..measuring.channels import ChannelStatistics, quantiles
 from ..measuring.definitions import MASSIVE, Attention, RoleName, role_of
 from ..measuring.heads import COUNTS, EVENLY, SUMS, mean_shares
 from ..measuring.streams import STREAMS
@@ -171,7 +171,7 @@ def _event(survey: Survey, name: str, own: ChannelStatistics) -> SurveyedEvent:
     square = _over_all(own.mean_square, own.count)
     std = None if mean is None or square is None else math.sqrt(max(square - mean * mean, 0.0))
     most = max(map(abs, own.least.tolist() + own.largest.tolist()), default=0.0)
-    found = None if bins is None else quantiles(bins.values(), bin_edges())
+    found = None if bins is None else quantiles(bins.values())
     return SurveyedEvent(
         name, survey.model.kinds[name], layer_of(name), len(own.count), count, int(own.nonfinite.sum()),
         mean, std, None if square is None else math.sqrt(square), _known(own.least, np.nanmin),

@@ -8,7 +8,7 @@ from support.surveys import LONG, MANY, columns, surveyed, values_of
 from support.sweeps import in_sweep
 
 from microgpt_trace import init
-from microgpt_trace.measuring.channels import QUANTILES, bin_edges, channel_statistics, quantiles
+from microgpt_trace.measuring.channels import QUANTILES, channel_statistics, quantiles
 from microgpt_trace.surveying.report import report_of
 
 SWEPT = map(in_sweep, ("untrained", "trained", "qwen2"))
@@ -77,7 +77,7 @@ def test_magnitudes_that_shares_of_all_do_not_exceed(model, tmp_path):
         sizes = sizes[np.isfinite(sizes)]
         bins = found.tallies[f"{name}/magnitudes"].values()
         assert bins.sum() == np.concatenate(parts).size
-        got = quantiles(bins, bin_edges())
+        got = quantiles(bins)
         assert set(got) == (set(QUANTILES) if sizes.size else set())
         for q in got:
             true = np.quantile(sizes, q, method="inverted_cdf")
@@ -93,7 +93,7 @@ def test_magnitudes_at_the_ends(values, at_half):
     """Zeros; what is no number, of all bits ones too; and the largest that float32 holds."""
     bits = np.array(values, np.float32).view(np.uint32)
     bins = np.bincount((bits >> 20) & 2047, minlength=2048)
-    got = quantiles(bins, bin_edges())
+    got = quantiles(bins)
     assert (at_half[0] <= got[0.5] <= at_half[1]) if at_half else got == {}, got
 
 

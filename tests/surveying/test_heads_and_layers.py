@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict, astuple
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -188,7 +189,7 @@ def test_weights_that_are_no_numbers_leave_their_documents_out(name, row, lost, 
 def test_a_text_with_a_weight_that_is_no_number_is_left_out(place):
     texts = [ReadText(np.array([1, 2, 1, 3]))] * 2
     meter = AttentionMeter({"w": 2}, {"w": None})
-    meter.begin(PackLayout(texts, [None] * 2, [0, 0], str, str, None))
+    meter.begin(PackLayout(texts, [SimpleNamespace(number=0, row=0)] * 2, [0, 0], str, str, None))
     weights = np.tile(np.tri(3, dtype=np.float32) / [[1], [2], [3]], (2, 2, 1, 1)).astype(np.float32)
     weights[0, 1][place] = np.nan
     meter("w", weights)
