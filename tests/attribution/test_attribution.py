@@ -263,13 +263,11 @@ def test_shares_of_a_hand_worked_map():
 
 
 def test_repeats_apart_from_position_0_and_the_previous_one():
-    found = Queries(np.array([[6, 6, 5, 6]])).attention(WEIGHTS[None])[0]
-    agree([found.repeat, found.repeat_apart], [(0.3 + (0.1 + 0.2)) / 2, 0.2])
-
-
-def test_without_a_repeat_there_is_no_share():
-    found = Queries(np.array([[5, 6, 7, 8]])).attention(WEIGHTS[None])[0]
-    assert (found.repeat, found.repeat_apart) == (None, None)
+    apart, none = (
+        Queries(np.array([own])).attention(WEIGHTS[None])[0] for own in ([6, 6, 5, 6], [5, 6, 7, 8])
+    )
+    agree([apart.repeat, apart.repeat_apart], [(0.3 + (0.1 + 0.2)) / 2, 0.2])
+    assert (none.repeat, none.repeat_apart) == (None, None)
 
 
 def test_uniform_attention_by_hand():

@@ -29,11 +29,6 @@ def faulty(decoder_folder):
     return run
 
 
-@pytest.fixture(scope="module")
-def ten(decoder_folder):
-    return load(decoder_folder(num_hidden_layers=10))
-
-
 def traced(model, tokens=TOKENS, **options):
     return trace(model, tokens=list(tokens), **options)
 

@@ -302,12 +302,6 @@ def test_any_plan_is_checked(parallel, bent, check):
     assert None not in (found["heads"].holds, found["residual"].holds)
 
 
-def test_a_run_without_such_events_says_so(emma):
-    checks = Checker(emma.plan, emma.parameter).checks()
-    assert {c.id: c.holds for c in checks} == dict.fromkeys(("heads", "residual", "softmax", "causal"))
-    assert {c.detail for c in checks} == {"no such event in this run"}
-
-
 def test_a_parameter_that_holds_a_nan_says_so(emma, tmp_path):
     emma.params.wte[22, 3] = np.nan  # of a letter that is not read
     save(emma, tmp_path / "nan.safetensors")

@@ -18,11 +18,6 @@ COUNT = 12
 KINDS = ["llama_mha_bias", "llama_yarn", "mistral_window", "qwen2_window", "qwen3"]
 
 
-@pytest.fixture(scope="module")
-def tiny(decoder_folder):
-    return load(decoder_folder())
-
-
 def run(model, generate=COUNT, **options):
     return trace(model, tokens=list(TOKENS), generate=generate, **options)
 

@@ -23,11 +23,6 @@ from microgpt_trace.tracing.lens import streams_within
 VOCAB = 61
 
 
-@pytest.fixture(scope="module")
-def tiny(decoder_folder):
-    return load(decoder_folder())
-
-
 def run(model, **options):
     return trace(model, tokens=list(TOKENS), lens=True, names=["*"], values=True, **options)
 

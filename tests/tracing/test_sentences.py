@@ -118,11 +118,6 @@ def test_no_decoder_makes_a_sentence_false(seed, tmp_path):
 # --- Each outcome of a predicate ------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def ten(decoder_folder):
-    return load(decoder_folder(num_hidden_layers=10))
-
-
 def insight(traced, identifier):
     return next(found for found in traced.insights if found.id == identifier)
 
