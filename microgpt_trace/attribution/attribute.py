@@ -76,7 +76,11 @@ def attribute(
     chances = [softmax(row).item for row in logits]
     notes = [note for token in (target, against) for note in blank_notes(model, token, chances)]
     if named is None and inputs.targets[rows[-1]] is None:
-        notes.append(_predicted_note(contrasts[-1], against))
+        last, runner = contrasts[-1], "the runner-up " * (against is None)
+        notes.append(
+            f"nothing follows position {last.position}: the prediction {shown_token(last.target_label)} is "
+            f"explained, against {runner}{shown_token(last.against_label)}"
+        )
     return AttributionResult(
         model.origin, model.family, inputs.text, inputs.tokens, labels, (*inputs.notes, *notes), ablation,
         float(losses.mean()), of_positions, removals, tuple(seen.roles),
@@ -104,14 +108,6 @@ def _contrast(
             f"position {row} ({label}): {_label(model, target)!r} is explained, so --against needs another"
         )
     return LogitDifference(row, seen, target, _label(model, target), against, _label(model, against))
-
-
-def _predicted_note(contrast: LogitDifference, against: str | int | None) -> str:
-    other = f"{'the runner-up ' * (against is None)}{shown_token(contrast.against_label)}"
-    target = shown_token(contrast.target_label)
-    return (
-        f"nothing follows position {contrast.position}: the prediction {target} is explained, against {other}"
-    )
 
 
 def _label(model: LanguageModel, token: int) -> str:

@@ -49,8 +49,8 @@ def trace_decoder(
     """Trace a prompt through a decoder, as `trace` does with these options. By default the Trace holds all
     events but those that cost a computation of their own."""
     sampling = Sampling(generate, temperature, seed, top_k or RUNNERS_UP)
-    known, everything = list(model.hooks.specs), usual_names(model)
-    shown = select_names(names, known) if names else everything
+    everything = [name for name, spec in model.hooks.specs.items() if not spec.extra]
+    shown = select_names(names, list(model.hooks.specs)) if names else everything
     inputs = prepare(model, text, tokens, special, chat, generate)
     rows = chosen_positions("all" if positions is None else positions, len(inputs.tokens))
     kept = shown if values is True else kept_events(model, values, inputs, rows)
@@ -90,7 +90,8 @@ def _run(
             model, inputs, final, predicted.last, cache, sampling, observers, shown, set(run.replaced)
         )
         checks.append(check)
-    layers = overview.rows(prompted)
+    layers, of_mlp = overview.rows(prompted), model.config.activation
+    anomalies = anomalies_of(prompted, observers.stepped, observers.put, layers, overview.norms, of_mlp)
     rows_of_lens, target_rows = observers.lens.results() if observers.lens is not None else ((), ())
     return Trace(
         model=model.describe(),
@@ -102,11 +103,7 @@ def _run(
         checks=(checker.finite(), *checker.checks(), *checks),
         insights=tuple(insights_of(model, layers, overview.norms, inputs)),
         layers=layers,
-        anomalies=tuple(
-            anomalies_of(
-                prompted, observers.stepped, observers.put, layers, overview.norms, model.config.activation
-            )
-        ),
+        anomalies=tuple(anomalies),
         lens=rows_of_lens,
         lens_target=target_rows,
         generation=tuple(continued.tokens),
@@ -116,11 +113,6 @@ def _run(
         intervened=observers.baseline.result(shown, predicted.loss) if observers.baseline else None,
         traced_model=model,
     )
-
-
-def usual_names(model: Decoder) -> list[str]:
-    """All events but those that cost a computation of their own."""
-    return [name for name, spec in model.hooks.specs.items() if not spec.extra]
 
 
 class Predicted(NamedTuple):

@@ -43,7 +43,7 @@ class Baseline:
         self._kept_names = _ENDS if head is None else (self._last,)
         known = list(model.plan)
         self._names = [n for n in known if (n in names and n not in _ENDS) or n in self._kept_names]
-        self._distances: dict[str, Distance] = {}
+        self._squares: dict[str, Array] = {}  # of |after - before| and |before|
         self._kept: dict[str, Array] = {}
         self._before: list[Prediction] = []
         self._kl: list[float | None] = []
@@ -72,7 +72,7 @@ class Baseline:
 
     def _add(self, name: str, after: Array, before: Array) -> None:
         """Take values of an event, or some rows of them."""
-        self._distances.setdefault(name, Distance()).add(after, before)
+        self._squares[name] = self._squares.get(name, 0.0) + squares_of(after, before)
 
     def _next(self, name: str) -> Array:
         piece = next(self._pieces)
@@ -111,8 +111,8 @@ class Baseline:
         if loss is not None and before is not None:
             self._add("loss", np.asarray(loss), np.asarray(before))
         changes = tuple(
-            EventChange(name, name in self.editor.names, distance.relative())
-            for name, distance in self._distances.items()
+            EventChange(name, name in self.editor.names, _relative(*squares.tolist()))
+            for name, squares in self._squares.items()
             if name in shown
         )
         applied, predicted = self.editor.applied, tuple(self._before)
@@ -125,33 +125,26 @@ class Baseline:
         return None if mean is None else float(np.float32(mean))  # as the traced run has it
 
 
-class Distance:
-    """|after - before| / |before| of values that come piece by piece."""
-
-    def __init__(self) -> None:
-        self.squares = self.size = 0.0
-
-    def add(self, after: Array, before: Array) -> None:
-        a, b = np.ravel(after), np.ravel(before)
-        for start in range(0, a.size, PIECE):
-            wide = b[start : start + PIECE].astype(np.float64)
-            off = a[start : start + PIECE].astype(np.float64) - wide
-            self.squares += float(off.dot(off))
-            self.size += float(wide.dot(wide))
-
-    def relative(self) -> float | None:
-        """|after - before| / |before|"""
-        if self.squares == 0:
-            return 0.0
-        ratio = math.sqrt(self.squares / self.size) if self.size else math.inf
-        return ratio if math.isfinite(ratio) else None
+def squares_of(after: Array, before: Array) -> Array:
+    """|after - before|² and |before|²: [2], in float64, piece by piece"""
+    a, b, found = np.ravel(after), np.ravel(before), np.zeros(2)
+    for start in range(0, a.size, PIECE):
+        wide = b[start : start + PIECE].astype(np.float64)
+        off = a[start : start + PIECE].astype(np.float64) - wide
+        found += off.dot(off), wide.dot(wide)
+    return found
 
 
 def distance(after: Array, before: Array) -> float:
     """|after - before| / |before|; |after| where that is zero"""
-    found = Distance()
-    found.add(after, before)
-    return math.sqrt(found.squares / (found.size or 1.0))
+    off, size = squares_of(after, before).tolist()
+    return math.sqrt(off / (size or 1.0))
+
+
+def _relative(off: float, size: float) -> float | None:
+    """|after - before| / |before| by their squares; None where that is not finite"""
+    ratio = math.sqrt(off / size) if size else math.inf
+    return 0.0 if off == 0 else ratio if math.isfinite(ratio) else None
 
 
 @np.errstate(all="ignore")

@@ -41,10 +41,9 @@ class Observers:
         self._overviewing = bus.subscription(self.overview, *self.overview.names, stats=True)
         self._through_lens = [bus.subscription(lens, *lens.names)] if lens is not None else []
         self._stepping = bus.subscription(self.steps, *names, stats=True, parts=True)
-        in_parts, whole = [name for name in names if name not in kept], kept
         self._collecting = [
             bus.subscription(self.collector, *chosen, stats=True, parts=parts)
-            for chosen, parts in ((in_parts, True), (whole, False))
+            for chosen, parts in (([name for name in names if name not in kept], True), (kept, False))
             if chosen
         ]
 
