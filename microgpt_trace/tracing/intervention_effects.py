@@ -41,8 +41,7 @@ class Baseline:
         self._model, self._inputs, self._top_k, self._head = model, inputs, top_k, head
         self._last = what_the_head_reads(model)
         self._kept_names = _ENDS if head is None else (self._last,)
-        known = list(model.plan)
-        self._names = [n for n in known if (n in names and n not in _ENDS) or n in self._kept_names]
+        self._names = [n for n in model.plan if (n in names and n not in _ENDS) or n in self._kept_names]
         self._squares: dict[str, Array] = {}  # of |after - before| and |before|
         self._kept: dict[str, Array] = {}
         self._before: list[Prediction] = []

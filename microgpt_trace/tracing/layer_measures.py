@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
@@ -42,9 +42,8 @@ class Overview:
         self._entered = np.empty((0, 0))  # the stream before the layer
         self._measured: dict[str, Any] = {}
         self._compared: dict[str, Array] = {}  # by witness
-        self._rows: list[dict[str, Any]] = []
-        # of every layer: which witnesses are usual up to there, and what each says
-        self._testimony: list[tuple[Array, dict[str, Array]]] = []
+        # of every layer: what its row has, which witnesses are usual up to there, and what each says
+        self._layers: list[tuple[dict[str, Any], Array, dict[str, Array]]] = []
 
     @property
     def norms(self) -> NormRows:
@@ -101,9 +100,8 @@ class Overview:
             "peak_position": place // value.shape[1],
             "peak_channel": place % value.shape[1],
         }
-        self._rows.append(row)
         self._enter(value)  # which tells who carries a massive activation from here on
-        self._testimony.append((self._usual, compared))
+        self._layers.append((row, self._usual, compared))
 
     def rows(self, events: Iterable[TraceEvent]) -> tuple[LayerRow, ...]:
         """A row per layer, with what is not finite in any of the events."""
@@ -112,22 +110,23 @@ class Overview:
             assert event.stats is not None
             nans[event.layer] += event.stats.nan_count
             infs[event.layer] += event.stats.inf_count
+        several = takewhile(lambda layer: layer[1].sum() >= FEWEST_TOKENS, self._layers)
+        enough = [usual for _, usual, _ in several]
         return tuple(
-            LayerRow(**row, compared=compared, nan_count=nans[row["layer"]], inf_count=infs[row["layer"]])
-            for row, compared in zip(self._rows, self._comparable(), strict=True)
-        )
+            LayerRow(
+                **row, compared=_compared(enough[-1] if i < len(enough) else usual, found),
+                nan_count=nans[row["layer"]], inf_count=infs[row["layer"]],
+            )
+            for i, (row, usual, found) in enumerate(self._layers)
+        )  # fmt: skip
 
-    def _comparable(self) -> Iterator[Compared | None]:
-        """What the rules compare of every layer: the same positions in all, up to where too few are left. A
-        position whose massive activation a layer writes is none of its witnesses."""
-        enough = list(takewhile(lambda usual: usual.sum() >= FEWEST_TOKENS, (u for u, _ in self._testimony)))
-        for i, (usual, found) in enumerate(self._testimony):
-            chosen = enough[-1] if i < len(enough) else usual
-            if not chosen.any():
-                yield None
-            else:
-                medians = {name: median(values[chosen]) for name, values in found.items()}
-                yield Compared(int(chosen.sum()), **medians)
+
+def _compared(chosen: Array, found: Mapping[str, Array]) -> Compared | None:
+    """What the rules compare of a layer: the same positions in all, up to where too few are left. A position
+    whose massive activation a layer writes is none of its witnesses."""
+    if not chosen.any():
+        return None
+    return Compared(int(chosen.sum()), **{name: median(values[chosen]) for name, values in found.items()})
 
 
 def compared_positions(tokens: Sequence[int]) -> Array:
