@@ -39,8 +39,6 @@ def find_element(model: LanguageModel, text: str, shapes: Shapes) -> Element:
     index = site.part(name, shape, token, words).element(shape)
     if index is None:
         example = tuple(min(size - 1, i) for size, i in zip(shape, (1, 2, 0), strict=False))
-        if len(shape) == 3:
-            example = min(1, shape[0] - 1), shape[1] - 1, max(0, shape[2] - 2)
         raise InputError(
             f"{text}: {describe_shape(name, shape, words)}; one element of it is for example "
             f"{element_name(name, example)}"

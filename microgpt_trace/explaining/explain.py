@@ -12,7 +12,14 @@ import numpy as np
 from ..architecture.formulas.in_words import in_words
 from ..architecture.formulas.places import ElementPlaces
 from ..architecture.formulas.steps import Factor, Pass, Worked, one_term, sum_of
-from ..architecture.formulas.traced_element import Element, KnownTarget, RunValues, TracedElement, short
+from ..architecture.formulas.traced_element import (
+    Element,
+    KnownTarget,
+    RunValues,
+    TracedElement,
+    rows_with,
+    short,
+)
 from ..architecture.formulas.written_out import nothing, written_out
 from ..architecture.model import LanguageModel, TraceInput
 from ..architecture.operations import prediction
