@@ -335,7 +335,7 @@ def test_no_two_classes_have_one_name():
 # and the tables of foreign names.
 NAMES_EVENTS = (
     *("architecture.", "microgpt.forward_backward", "hooks.names"),
-    *("dumps.event_names", "dumps.module_names", "dumps.torch_modules"),
+    *("dumps.event_names", "dumps.engine_names", "dumps.torch_modules"),
 )
 OF_THE_OUTPUT = {"logits", "probs", "loss"}  # words of what is printed too
 

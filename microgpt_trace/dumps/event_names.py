@@ -8,25 +8,29 @@ where # stands for the number of the layer.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
 from ..hooks.names import ALIASES
-from .module_names import (
+from .engine_names import (
+    ADJACENT_NAMES,
     ENTERS,
     ENTERS_LAYER,
     ENTRANCES,
-    GPT2,
-    GPT2_SECOND,
-    HUGGING_FACE,
-    HUGGING_FACE_SECOND,
+    MORE_NAMES,
+    NAMES,
+    REFUSED,
+    SECOND_NAMES,
+    SPELLINGS,
 )
 
 _SUFFIXES = (".npy", ".bin")
 _ALLOWED = re.compile(r"[A-Za-z0-9 ._/\\():-]+")
 _WORDS = re.compile(r"[a-z]+|[0-9]+|#")
 _MAX_DIGITS, _MAX_NUMBERS = 4, 8
-_TOLD_BY_ITSELF = re.compile(r"h\.#\.(ln|attn|mlp).*|ln_f")  # wte is a microGPT's matrix, h0 any hidden state
+# Below GPT-2's stack wte is a microGPT's matrix, and h0 any hidden state.
+_TOLD_BY_ITSELF = re.compile(r"model\.transformer\.(h\.#\.(ln|attn|mlp).*|ln_f)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,125 +140,6 @@ def numbered(event: str, layer: int) -> str:
     return event.replace("#", str(layer), 1)
 
 
-_NO_GAIN = "norm before its gain, which our events include"
-
-_HIDDEN_STATES = "the last of transformers' hidden_states is the final norm's output and no name tells: --map"
-_REFUSED = {
-    "hidden_states": _HIDDEN_STATES,
-    "hidden_states.#": _HIDDEN_STATES,
-    "norm": f"Hugging Face's final norm, or llama.cpp's {_NO_GAIN}: --map says which",
-    **dict.fromkeys(
-        ("model.norm.input", "model.ln_f.input", "model.transformer.ln_f.input"),
-        "the last layer's output, whose number no name tells: --map",
-    ),
-    # llama.cpp. graph_get_cb (src/llama-context.cpp) names a tensor "NAME-LAYER", or "NAME".
-    "norm-#": f"a {_NO_GAIN}",  # build_norm (src/llama-graph.cpp)
-    **dict.fromkeys(("norm_w", "norm_w-#"), "LayerNorm before its bias, which our events include"),
-    "wqkv-#": "q, k and v before their biases, which our events include",  # build_qkv
-    "kq-#": "q @ k.T before 1/sqrt(d), which our scores include",  # build_attn_mha: soft_max_ext scales
-    # Until 2025 llm_build_kqv's caller gave that name to the product with wo; since src/llama-graph.cpp
-    # is there, build_attn gives it to what enters that product. Both are [T, C].
-    "kqv_out-#": "o_proj's output in llama.cpp before April 2025, its input since: --map says which",
-    "ffn_down-#": "the MLP's output before the bias, which our events include",  # build_ffn
-    # TransformerLens: components/rms_norm.py
-    **{
-        f"{norm}.hook_{hook}": reason
-        for norm in ("ln_final", *(f"blocks.#.{n}" for n in ("ln1", "ln2", "attn.q_norm", "attn.k_norm")))
-        for hook, reason in {"normalized": f"a {_NO_GAIN}", "scale": "the denominator of a norm"}.items()
-    },
-    "unembed.hook_in": f"a {_NO_GAIN}, where TransformerLens has folded it into the weights, as by default",
-    "blocks.#.attn.hook_result": "every head's share in one array: --map with a slice for each head",
-}
-
-# build_qkv, build_ffn, build_attn_mha in src/llama-graph.cpp, and src/models/llama.cpp. Qcur and Kcur name
-# the product, that with the bias, the same by heads and what RoPE makes of it: a dump that writes a
-# file for each name keeps the last, after RoPE. The one that RoPE reads was called "Qcur-0 (reshaped)" until
-# 2025 (ggml_reshape_3d). Vcur's last has the bias. In Llama files rows of q and k are in GGUF's order.
-_LLAMA_CPP = {
-    "embd": "embed.tok",  # build_inp_embd
-    "pos_embd": "embed.pos",  # src/models/gpt2.cpp
-    "inpL": "embed.sum",
-    "attn_norm-#": "layer#.attn.norm",
-    "Vcur-#": "layer#.attn.v",
-    "Qcur_normed-#": "layer#.attn.q_norm",  # src/models/qwen3.cpp: with the gain
-    "Kcur_normed-#": "layer#.attn.k_norm",
-    "kq_soft_max-#": "layer#.attn.weights",
-    "kqv_merged_cont-#": "layer#.attn.context",  # until 2025
-    "attn_out-#": "layer#.attn.out",
-    "ffn_inp-#": "layer#.attn.residual",
-    "ffn_norm-#": "layer#.mlp.norm",
-    "ffn_gate_b-#": "layer#.mlp.gate",
-    "ffn_up_b-#": "layer#.mlp.up",
-    "ffn_silu-#": "layer#.mlp.act",
-    "ffn_gelu-#": "layer#.mlp.act",
-    "ffn_swiglu-#": "layer#.mlp.hidden",
-    "ffn_out-#": "layer#.mlp.down",
-    "l_out-#": "layer#.mlp.residual",
-    "result_norm": "final.norm",
-    "result_output": "logits",
-}
-_LLAMA_CPP_ADJACENT = {
-    "Qcur-#": "layer#.attn.q_rope | layer#.attn.q",
-    "Kcur-#": "layer#.attn.k_rope | layer#.attn.k",
-    "Qcur-# (reshaped)": "layer#.attn.q",
-    "Kcur-# (reshaped)": "layer#.attn.k",
-}
-_LLAMA_CPP_SECOND = {
-    "inp_embd": "embed.tok",  # now the input of batches that come as embeddings
-    "wqkv_b-#": "layer#.attn.q layer#.attn.k layer#.attn.v",
-    "bqkv-#": "layer#.attn.q layer#.attn.k layer#.attn.v",  # its older name
-    "Vcur-# (reshaped)": "layer#.attn.v",
-    "kq_soft_max_ext-#": "layer#.attn.weights",  # until 2025
-    "ffn_gate-#": "layer#.mlp.gate",
-    "ffn_up-#": "layer#.mlp.up",
-    "ffn_gate_par-#": "layer#.mlp.hidden",  # where SiLU and the product are two steps
-}
-
-# transformer_lens/components/{transformer_block,abstract_attention,mlps/gated_mlp,unembed}.py. Scores are
-# masked. Where weights were folded (fold_value_biases, the default) v is without its bias.
-_TRANSFORMER_LENS = {
-    "hook_embed": "embed.tok",
-    "hook_pos_embed": "embed.pos",
-    "blocks.#.attn.hook_q": "layer#.attn.q",
-    "blocks.#.attn.hook_k": "layer#.attn.k",
-    "blocks.#.attn.hook_v": "layer#.attn.v",
-    "blocks.#.attn.hook_rot_q": "layer#.attn.q_rope",
-    "blocks.#.attn.hook_rot_k": "layer#.attn.k_rope",
-    "blocks.#.attn.hook_attn_scores": "layer#.attn.scores",
-    "blocks.#.attn.hook_pattern": "layer#.attn.weights",
-    "blocks.#.attn.hook_z": "layer#.attn.context",
-    "blocks.#.hook_attn_out": "layer#.attn.out",
-    "blocks.#.hook_resid_mid": "layer#.attn.residual",
-    "blocks.#.mlp.hook_pre": "layer#.mlp.gate | layer#.mlp.up",
-    "blocks.#.mlp.hook_pre_linear": "layer#.mlp.up",
-    "blocks.#.mlp.hook_post": "layer#.mlp.hidden | layer#.mlp.act",
-    "blocks.#.hook_mlp_out": "layer#.mlp.down",
-    "blocks.#.hook_resid_post": "layer#.mlp.residual",
-    "unembed.hook_out": "logits",
-}
-
-# What transformers' attention shows that is no module's output: what its function for RoPE gives of q and k,
-# and what eager attention returns beside its output.
-TURNED = ("layer#.attn.q_rope", "layer#.attn.k_rope")
-RETURNED_SECOND = "layer#.attn.weights"
-
-# The reference arrays of test models: transformers' values under short keys.
-_REFERENCE = {
-    "embed": "embed.tok",
-    "L#__attn_norm": "layer#.attn.norm",
-    "L#__q_proj": "layer#.attn.q",
-    "L#__k_proj": "layer#.attn.k",
-    "L#__v_proj": "layer#.attn.v",
-    "L#__attn": "layer#.attn.context",
-    "L#__o_proj": "layer#.attn.out",
-    "L#__attn_residual": "layer#.attn.residual",
-    "L#__ffn_norm": "layer#.mlp.norm",
-    "L#__gate_proj": "layer#.mlp.gate",
-    "L#__up_proj": "layer#.mlp.up",
-    "L#__silu_mul": "layer#.mlp.hidden",
-    "L#__ffn_down": "layer#.mlp.down",
-    "L#__out": "layer#.mlp.residual",
-}
 _APR_SECOND = ("qkv_matmul", "layer_output")  # where there is qkv_bias, or post_ffn_residual
 
 
@@ -263,50 +148,78 @@ def _own_events() -> dict[str, None]:
     """The forward events of both families in order, with # for the numbers of layers and heads."""
     from ..architecture.plans.catalogue import examples
 
-    names = [name for plan in examples() for name in plan]
-    return dict.fromkeys(name.replace("layer0", "layer#").replace("head0", "head#") for name in names)
+    names = [_of_any_layer(name) for plan in examples() for name in plan]
+    return dict.fromkeys(name.replace("head0", "head#") for name in names)
+
+
+def _of_any_layer(name: str) -> str:
+    return name.replace("layer0", "layer#")
+
+
+@cache
+def names_of(engine: str) -> dict[str, tuple[str, ...]]:
+    """The events of each name that an engine has in the table, in order of computation, names as in the table
+    and events with # for the layer: {"attn.c_attn": ("layer#.attn.q", "layer#.attn.k", "layer#.attn.v")}"""
+    engines, *rows = (line.split() for line in NAMES.strip().split("\n"))
+    column = engines.index(engine)
+    return {
+        row[column]: tuple(f"layer#.{e}" if e[:3] in ("att", "mlp") else e for e in row[0].split("+"))
+        for row in rows
+        if row[column] != "-"
+    }
+
+
+def _spelled(engine: str, name: str, events: Sequence[str]) -> str:
+    in_layer, in_model, after = SPELLINGS[engine]
+    return f"{in_layer}{name}{after}" if "#" in events[0] else in_model + name
+
+
+def _read_by(engine: str) -> Iterator[tuple[str, Meaning]]:
+    """The inputs of the modules that read one event, as the plan with all events of the engine has it. The
+    name of an input is a second one where a module gives that event."""
+    from ..architecture.plans.catalogue import examples
+
+    named = names_of(engine)
+    given = {event for events in named.values() for event in events}
+    plans = ({_of_any_layer(name): row for name, row in plan.items()} for plan in examples())
+    rows = next(rows for rows in plans if given <= rows.keys())
+    entered = {first: entering for entering, first in ENTERS.items()}
+    for name, events in named.items():
+        inputs = rows[events[0]].inputs
+        if len(inputs) == 1 and events != ("final.norm",):  # what that reads is the last layer's
+            read = _of_any_layer(inputs[0])
+            meaning = Meaning((entered.get(read, read),), second=read in given)
+            yield f"{_spelled(engine, name, events)}.input", meaning
 
 
 @cache
 def _table() -> dict[str, Meaning]:
     """Every known name, normalised, and what it means."""
-    rows = {_key(name): Meaning((name,)) for name in _own_events()}
-    rows |= {_key(name): Meaning(reason=reason) for name, reason in _REFUSED.items()}
-    rows |= _rows({f"model.{name}": events for name, events in HUGGING_FACE.items()})
-    rows |= _rows({f"model.{name}": events for name, events in HUGGING_FACE_SECOND.items()}, second=True)
-    rows |= _rows({"model.norm": "final.norm", "lm_head": "logits"})
-    rows |= _rows(_gpt2(GPT2)) | _rows(_gpt2(GPT2_SECOND), second=True)
-    rows |= _rows({"hidden_states.0": "embed.tok"}, second=True)
-    rows |= _rows(_LLAMA_CPP) | _rows(_LLAMA_CPP_SECOND, second=True)
-    rows |= _rows(_LLAMA_CPP_ADJACENT, adjacent=True)
-    rows[_key("kqv-#")] = Meaning(("layer#.attn.context",), layout="HTD", second=True)  # build_attn_mha
-    rows |= _rows(_TRANSFORMER_LENS) | _rows({"blocks.#.hook_resid_pre": ENTERS_LAYER}, second=True)
-    rows |= _rows(_REFERENCE)
+    named = {name: Meaning((name,)) for name in _own_events()}
+    named |= {name: Meaning(reason=reason) for name, reason in REFUSED.items()}
+    named |= {
+        _spelled(engine, name, events): Meaning(events)
+        for engine in SPELLINGS
+        for name, events in names_of(engine).items()
+    }
+    for engine in ("transformers", "GPT-2"):
+        named |= dict(_read_by(engine))
+    named |= {name: _meaning(said) for name, said in MORE_NAMES.items()}
+    named |= {name: replace(_meaning(said), second=True) for name, said in SECOND_NAMES.items()}
+    named |= {name: replace(_meaning(said), adjacent=True) for name, said in ADJACENT_NAMES.items()}
+    named["kqv-#"] = Meaning(("layer#.attn.context",), layout="HTD", second=True)  # build_attn_mha
+    below = [name for name in named if _TOLD_BY_ITSELF.fullmatch(name)]
+    named |= {name.replace("transformer.", ""): named[name] for name in below}
     for stage in ALIASES:
-        rows |= _apr(stage)
-    return rows
+        named |= _apr(stage)
+    return {".".join(_WORDS.findall(name.lower())): meaning for name, meaning in named.items()}
 
 
-def _key(name: str) -> str:
-    return ".".join(_WORDS.findall(name.lower()))
-
-
-def _rows(names: dict[str, str], adjacent: bool = False, second: bool = False) -> dict[str, Meaning]:
-    """Rows of the table; several events of one name stand with a space between them, candidates with a |."""
-    rows = {}
-    for name, said in names.items():
-        first, *others = said.split(" | ")
-        events = (first,) if first in ENTERS else tuple(first.split())
-        candidates = (first, *others) if others else ()
-        rows[_key(name)] = Meaning(events, adjacent=adjacent, second=second, candidates=candidates)
-    return rows
-
-
-def _gpt2(names: dict[str, str]) -> dict[str, str]:
-    """Paths of a GPT-2 whole, and below its stack where nothing else is called so."""
-    below = {name: events for name, events in names.items() if _TOLD_BY_ITSELF.fullmatch(name)}
-    whole = {f"model.transformer.{name}": events for name, events in names.items()}
-    return whole | {f"model.{name}": events for name, events in below.items()}
+def _meaning(said: str) -> Meaning:
+    """Several events of one name stand with a space between them, candidates with a |."""
+    first, *others = said.split(" | ")
+    events = (first,) if first in ENTERS else tuple(first.split())
+    return Meaning(events, candidates=(first, *others) if others else ())
 
 
 def _apr(stage: str) -> dict[str, Meaning]:
@@ -315,13 +228,13 @@ def _apr(stage: str) -> dict[str, Meaning]:
     aliased = ALIASES["qkv_matmul" if stage == "qkv_bias" else stage]
     events = tuple(event.replace("*", "#") for event in aliased)
     if stage == "embedding":  # per layer for apr: the file lies in layer-0
-        return dict.fromkeys((_key("embedding"), _key("layer-#/embedding")), Meaning(events[:1]))
+        return dict.fromkeys(("embedding", "layer-#/embedding"), Meaning(events[:1]))
     if not events:
-        return dict.fromkeys((_key(stage), _key(f"layer-#/{stage}")), Meaning(reason=_NO_COUNTERPART))
+        return dict.fromkeys((stage, f"layer-#/{stage}"), Meaning(reason=_NO_COUNTERPART))
     if "#" not in events[0]:
-        return {_key(stage): Meaning(events)}
-    whole = {_key(stage): Meaning(reason="a stage of apr trace without its layer: --map says which")}
-    return whole | {_key(f"layer-#/{stage}"): Meaning(events, second=stage in _APR_SECOND)}
+        return {stage: Meaning(events)}
+    whole = {stage: Meaning(reason="a stage of apr trace without its layer: --map says which")}
+    return whole | {f"layer-#/{stage}": Meaning(events, second=stage in _APR_SECOND)}
 
 
 _NO_COUNTERPART = "a stage of apr trace that has no counterpart here"

@@ -21,7 +21,8 @@ from ..arrays.stats import Array
 from ..errors import InputError
 from ..files import check_target
 from .arrays_file import write_arrays
-from .event_names import RETURNED_SECOND, TURNED, numbered
+from .engine_names import RETURNED_SECOND, TURNED
+from .event_names import numbered
 from .torch_modules import TorchDecoder, expected_events, find_decoder, module_at
 
 _CACHES = ("cache", "past_key_values", "past_key_value")  # what versions of transformers call it

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from ..errors import InputError
-from .event_names import meaning_of, numbered
+from .event_names import Meaning, meaning_of, names_of, numbered
 
 
 @dataclass(frozen=True)
@@ -19,20 +20,19 @@ class Modules:
     """The modules of a family: those of the stack (embedding, layers, norm), and in a layer by their paths.
 
     `embedding` are the modules that make what enters the first layer: the first is asked for tokens, and
-    `positions` is the one that is asked for positions. `outputs` and `inputs` are the modules of a layer
-    whose outputs and whose inputs are events, in order of computation; `optional` of them need not be there.
+    `positions` is the one that is asked for positions. `engine` is the family's column in the table of names,
+    which has the modules of a layer whose outputs are events; `optional` of them need not be there.
     `rotary` is the function that turns q and k, a global of the attention's Python module. An attention that
     has the attribute `unlike` splits its product otherwise.
     """
 
     having: str  # in sentences: as they have it
     none_of: str  # in sentences: is none of theirs
+    engine: str
     prefix: str  # before the names of the stack's modules
     embedding: tuple[str, ...]
     layers: str
     norm: str
-    outputs: tuple[str, ...]
-    inputs: tuple[str, ...]
     optional: tuple[str, ...]
     attention: str
     activation: str = ""  # where it need be no module
@@ -51,34 +51,40 @@ class Modules:
         """The paths of what holds the modules of a layer, the layer itself first: ""."""
         return tuple(dict.fromkeys(path.rpartition(".")[0] for path in self.outputs))
 
+    @cached_property
+    def outputs(self) -> tuple[str, ...]:
+        """The paths of the modules of a layer whose outputs are events, in order of computation."""
+        return tuple(path for path, events in names_of(self.engine).items() if "#" in events[0])
+
+    @cached_property
+    def inputs(self) -> tuple[str, ...]:
+        """Those of them whose inputs are events that no module gives."""
+        return tuple(path for path in self.outputs if not self._meaning(f"{path}.input").second)
+
     def event(self, name: str) -> str:
         """The event of what a module of the stack gives."""
-        meaning = meaning_of(self.prefix + name)
-        assert meaning is not None
-        return meaning.events[0]
+        return names_of(self.engine)[name][0]
 
     def in_layer(self, path: str = "") -> tuple[str, ...]:
         """The events, with # for the layer, of what a layer or a module of it gives: several of a product
         whose rows have them side by side, equally wide; of its input with ".input" behind the path."""
+        return tuple(event.replace("layer0.", "layer#.") for event in self._meaning(path).events)
+
+    def _meaning(self, path: str) -> Meaning:
         meaning = meaning_of(f"{self.prefix}{self.layers}.0.{path}".rstrip("."))
         assert meaning is not None
-        return tuple(event.replace("layer0.", "layer#.") for event in meaning.events)
+        return meaning
 
 
 FAMILIES = (
     Modules(
         having="Llama, Mistral, Qwen2 and Qwen3 have",
         none_of="Llama's, Mistral's or Qwen's",
+        engine="transformers",
         prefix="model.",
         embedding=("embed_tokens",),
         layers="layers",
         norm="norm",
-        outputs=(
-            "input_layernorm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.q_norm",
-            "self_attn.k_norm", "self_attn.o_proj", "post_attention_layernorm", "mlp.gate_proj",
-            "mlp.up_proj", "mlp.act_fn", "mlp.down_proj",
-        ),
-        inputs=("self_attn.o_proj", "post_attention_layernorm", "mlp.down_proj"),
         optional=("self_attn.q_norm", "self_attn.k_norm", "mlp.act_fn"),
         attention="self_attn",
         activation="mlp.act_fn",
@@ -87,14 +93,11 @@ FAMILIES = (
     Modules(
         having="GPT-2 has",
         none_of="GPT-2's",
+        engine="GPT-2",
         prefix="transformer.",
         embedding=("wte", "wpe", "drop"),
         layers="h",
         norm="ln_f",
-        outputs=(
-            "ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.act", "mlp.c_proj",
-        ),
-        inputs=("attn.c_proj", "ln_2"),
         optional=(),
         attention="attn",
         positions="wpe",
