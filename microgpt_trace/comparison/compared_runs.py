@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -14,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 from ..architecture.model import file_order
 from ..architecture.plans.catalogue import kind_named
 from ..architecture.plans.kinds import Softmax
-from ..architecture.plans.plan import HEAD_EVENTS
 from ..arrays.stats import Array
-from ..dumps.layouts import OWN, Fitted, Recorded, fit
+from ..dumps.layouts import Fitted, Recorded, fit
 from ..dumps.recording import Recording
 from ..errors import InputError
 from ..hooks.event import TraceEvent
@@ -50,7 +48,6 @@ class ModelRun:
 
     kind = "model, run now"
     statistics: Mapping[str, TraceEvent] = {}  # it has values
-    logit_positions: Sequence[int] | None = None  # all
 
     def __init__(self, model: LanguageModel, inputs: TraceInput) -> None:
         self.model, self.inputs, self.origin = model, inputs, model.origin
@@ -95,35 +92,27 @@ class RecordedRun:
     def __post_init__(self) -> None:
         self.origin, self.kind = self.recording.origin, self.recording.kind
         self.statistics = {} if self.recording.tensors else self.recording.statistics
-        self.logit_positions = self.recording.positions
         self.notes += self.recording.notes
         self.unpaired += [Unpaired(left.recorded.source, left.reason) for left in self.recording.leftovers]
         known = self.recording.tensors or self.statistics
-        self.names = [name for name in known if self._has_shape(name) and not self._unbiased(name)]
+        refused = {name: reason for name in known if (reason := self._refused(name))}
+        self.unpaired += refused.values()
+        self.names = [name for name in known if name not in refused]
 
-    def _has_shape(self, name: str) -> bool:
-        """Whether it is known where the event begins and ends, or another side's business."""
+    def _refused(self, name: str) -> Unpaired | None:
+        """Why an event cannot be compared: where it begins and ends is not known, or the tensor has a name
+        that is before the bias, which our event is after."""
         recorded = self.recording.tensors.get(name)
-        if name in self.shapes or recorded is None or not recorded.beside:
-            return True
-        others = ", ".join(event for event in recorded.beside if event != name)
-        self.unpaired.append(Unpaired(name, f"side by side with {others}, and no model tells their widths"))
-        return False
-
-    def _unbiased(self, name: str) -> bool:
-        """Whether a tensor is known by a name that is before the bias, which our event is after."""
-        recorded = self.recording.tensors.get(name)
+        if recorded is None:
+            return None
+        if recorded.beside and name not in self.shapes:
+            others = ", ".join(event for event in recorded.beside if event != name)
+            return Unpaired(name, f"side by side with {others}, and no model tells their widths")
         biases = set(self.model.config.biases) if self.model is not None else set()
-        if recorded is None or not any(
-            before.fullmatch(Path(recorded.source).stem) and biases & of for before, of in BEFORE_BIASES
-        ):
-            return False
-        reason = "before the bias, which our event is after"
-        self.unpaired.append(Unpaired(f"{name} in {recorded.source}", reason))
-        return True
-
-    def run(self, names: Sequence[str]) -> AbstractContextManager[Any]:
-        return nullcontext()
+        stem = Path(recorded.source).stem
+        if any(before.fullmatch(stem) and biases & of for before, of in BEFORE_BIASES):
+            return Unpaired(f"{name} in {recorded.source}", "before the bias, which our event is after")
+        return None
 
     def pieces(self, names: Sequence[str]) -> Iterator[Piece]:
         for name in names:
@@ -140,7 +129,15 @@ class RecordedRun:
 
     def fitted(self, name: str) -> Fitted:
         """The event's array in our shape. Raises InputError where its layout cannot be told."""
-        found = self._fit(name, self.recording.tensors[name])
+        recorded = _without_padding(name, self.recording.tensors[name], self.shapes[name])
+        found = fit(
+            name,
+            replace(recorded, layout=self.layouts.get(name, recorded.layout)),
+            self.shapes,
+            head_dim=None if self.model is None else self.model.config.head_dim,
+            order=file_order(self.model, name),
+            positions=self.recording.positions,
+        )
         if found.note and (said := f"{name}: {found.note}") not in self.notes:
             self.notes.append(said)
         return found
@@ -157,20 +154,6 @@ class RecordedRun:
                 fitted = self.fitted(name)
                 partial[name] = fitted.array, fitted.positions
         return RecordedEvents(self, [name for name in known if name not in partial]), partial
-
-    def _fit(self, name: str, recorded: Recorded) -> Fitted:
-        recorded = _without_padding(name, recorded, self.shapes[name])
-        layout = self.layouts.get(name, recorded.layout)
-        config = self.model.config if self.model is not None else None
-        logits = name in HEAD_EVENTS
-        return fit(
-            name,
-            replace(recorded, layout=layout),
-            self.shapes,
-            head_dim=config.head_dim if config is not None else None,
-            order=file_order(self.model, name),
-            positions=self.recording.positions if logits and layout == OWN else None,
-        )
 
 
 def _without_padding(name: str, recorded: Recorded, shape: tuple[int, ...]) -> Recorded:

@@ -21,7 +21,7 @@ from ..hooks.event import EventSpec
 from ..rounding.bands import Bands, is_peaked
 from ..rounding.row_differences import RowDifferences, compare_rows, join, with_predictions
 from ..running.event_stream import Piece
-from .compared_runs import ComparedRun
+from .compared_runs import ComparedRun, RecordedRun
 from .differences import Agreeing, EventDifference, difference
 
 
@@ -54,9 +54,8 @@ class RowComparer:
         if not rest or (a.value.ndim and not common):
             return
         if self._model is None and len(common) < min(len(a.positions), len(rest[0].positions)):
-            raise InputError(
-                f"{a.name}: the two sides hold different positions of it, {_positions(a, rest[0])}"
-            )
+            held = f"A {list(a.positions)}, B {list(rest[0].positions)}"
+            raise InputError(f"{a.name}: the two sides hold different positions of it, {held}")
         at = [piece.at(common) for piece in (a, *rest)]
         bias = self._bias(spec, common)
         options: dict[str, Any] = {"bias": bias, "outliers": not is_peaked(spec)}
@@ -105,10 +104,6 @@ class RowComparer:
             yield difference(spec, shape, rows, bands, positions, self._bands.atol)
 
 
-def _positions(a: Piece, b: Piece) -> str:
-    return f"A {list(a.positions)}, B {list(b.positions)}"
-
-
 # --- Statistics alone -------------------------------------------------------------------------------
 
 
@@ -123,46 +118,47 @@ class StatisticsComparer:
     ) -> None:
         self.agreeing = Agreeing()  # of statistics nothing is known of single predictions
         self._sides, self._specs, self._bands, self._base = sides, specs, bands, base
-        saved = [side.statistics for side in sides]
-        self._stats = [{name: e.stats for name, e in events.items()} for events in saved]
-        self._shapes = [{name: e.shape for name, e in events.items()} for events in saved]
-        self._positions = next((s.logit_positions for s in sides if s.statistics), None)
+        self._held: list[dict[str, tuple[TensorStats, tuple[int, ...]]]] = [
+            {name: (e.stats, e.shape) for name, e in side.statistics.items() if e.stats is not None}
+            for side in sides
+        ]
+        saved = (s.recording for s in sides if isinstance(s, RecordedRun) and s.statistics)
+        self._positions = next((recording.positions for recording in saved), None)
 
     def add(self, pieces: Sequence[Piece | None]) -> None:
         """Take values into account, the logits at the positions that the statistics have."""
         there = [piece for piece in pieces if piece is not None]
         self._bands.note(self._specs[there[0].name], [piece.value for piece in there])
-        more = len(pieces) - len(self._stats)  # runs that bring values alone
-        self._stats += [{} for _ in range(more)]
-        self._shapes += [{} for _ in range(more)]
-        for piece, stats, shapes in zip(pieces, self._stats, self._shapes, strict=False):
+        self._held += [{} for _ in pieces[len(self._held) :]]  # runs that bring values alone
+        for piece, held in zip(pieces, self._held, strict=False):
             if piece is None:
                 continue
             name, value, spec = piece.name, piece.value, self._specs[piece.name]
             if name in HEAD_EVENTS and self._positions is not None:
                 value = piece.at([p for p in piece.positions if p in self._positions])
-            own = TensorStats.of(value, causal_mask(*value.shape[-2:]) if spec.causal else None)
-            known, shape = stats.get(name), shapes.get(name)
-            stats[name] = own if known is None else known.merge(own)
-            shapes[name] = value.shape if shape is None else (shape[0] + len(value), *value.shape[1:])
+            seen, shape = causal_mask(*value.shape[-2:]) if spec.causal else None, value.shape
+            own = TensorStats.of(value, seen)
+            if name in held:
+                before, earlier = held[name]
+                own, shape = before.merge(own), (earlier[0] + len(value), *shape[1:])
+            held[name] = own, shape
 
     def finish(self, names: Sequence[str]) -> Iterator[EventDifference]:
         """The differences in order of computation. Raises InputError for other shapes: then these are
         statistics of other positions, or of another tensor."""
         for name in names:
-            a, b, *others = (stats.get(name) for stats in self._stats)
-            shape, other = (shapes.get(name) for shapes in self._shapes[:2])
-            if a is None or b is None or shape is None:
-                origin = self._sides[0 if a is None else 1].origin
-                raise InputError(f"{name}: {origin} has no statistics of it")
+            for side, held in zip(self._sides[:2], self._held, strict=False):
+                if name not in held:
+                    raise InputError(f"{name}: {side.origin} has no statistics of it")
+            (a, shape), (b, other), *others = (held[name] for held in self._held if name in held)
             if shape != other:
                 raise InputError(
-                    f"{name}: statistics of {list(shape)} in {self._sides[0].origin}, of {list(other or ())} "
+                    f"{name}: statistics of {list(shape)} in {self._sides[0].origin}, of {list(other)} "
                     f"in {self._sides[1].origin}: of other positions, or of another tensor"
                 )
             rows, statistic = statistics_rows(a, b)
             base = (a, b)[self._base]
-            thirds = [statistics_rows(base, other)[0] for other in others if other is not None]
+            thirds = [statistics_rows(base, third)[0] for third, _ in others]
             bands = self._bands.of(self._specs[name], rows, thirds)
             yield difference(self._specs[name], shape, rows, bands, (), self._bands.atol, statistic)
 
@@ -238,7 +234,6 @@ class PairKeeper:
         self._room, self.inputs_of = room, inputs_of
         self._excess: dict[str, float] = {}
         self._first: str | None = None
-        self._order: dict[str, int] = {}
 
     def __call__(self, pieces: Sequence[Piece | None], judge: Judge) -> None:
         """Take what was compared of an event."""
@@ -249,7 +244,6 @@ class PairKeeper:
         if a.value.ndim and not common:
             return
         difference = judge(a.name)
-        self._order.setdefault(a.name, len(self._order))
         self._excess[a.name] = difference.excess if not math.isnan(difference.excess) else math.inf
         if self._first is None and not difference.holds:
             self._first = a.name
@@ -268,7 +262,7 @@ class PairKeeper:
 
     def _worth(self, name: str) -> tuple[bool, float]:
         if self._first is None:
-            return False, self._order[name]
+            return False, 0.0  # of equals the earliest goes
         return name in (self._first, *self.inputs_of(self._first)), self._excess[name]
 
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,7 +29,7 @@ from ..running.event_stream import Piece
 from .compared_runs import ComparedRun, ModelRun, RecordedRun, Unpaired, first_model
 from .comparers import RowComparer, StatisticsComparer
 from .differences import GIVEN, Comparison, EventDifference, SideSummary, jump_of
-from .pairing import event_specs_of, labels_of, paired_names, prepare_sides, unpaired_of
+from .pairing import event_specs_of, labels_of, paired_names, prepare_sides
 
 if TYPE_CHECKING:
     from ..dumps.mapping import NameMap
@@ -95,18 +95,19 @@ def compare(
     """Compare two sides that were prepared; a third one gives the band, as do rounded `passes`. Without
     `judge` a recording is not judged by its own inputs."""
     a, b, *third = sides
-    specs = event_specs_of(sides)
-    paired = paired_names([a, b], specs)
+    specs, model = event_specs_of(sides), first_model(sides)
+    paired = paired_names(a, b, specs)
     known = [name for name in paired if all(name in side.names for side in third)]
-    for name in paired:
-        if name not in known:
-            a.unpaired.append(Unpaired(name, f"not in {third[0].origin}, which gives the band"))
+    lacking = [name for name in paired if name not in known]
+    a.unpaired += [Unpaired(name, f"not in {third[0].origin}, which gives the band") for name in lacking]
     usual = [name for name in known if not specs[name].extra or _kept(name, sides)]
     chosen = select_names(names, known) if names else usual
     if not chosen:
         raise InputError(f"{third[0].origin}, which gives the band, has none of the events that are compared")
-    comparer = _comparer(sides, specs, tolerance, passes)
-    for pieces in _reported(_side_by_side(sides, chosen, passes), chosen, report):
+    comparer, left = _comparer(sides, specs, tolerance, passes), set(chosen)
+    for pieces in _side_by_side(sides, chosen, passes):
+        left.difference_update(piece.name for piece in pieces if piece is not None)
+        report(len(chosen) - len(left), len(chosen))
         comparer.add(pieces)
         if watch is not None:
             watch(pieces, lambda name: next(iter(comparer.finish([name]))))
@@ -119,9 +120,10 @@ def compare(
             "that was to be compared: nothing was"
         )
     first = next((event.name for event in events if not event.holds), None)
-    left_out = tuple(_left_out(sides, specs, chosen))
+    whole = [name for name, spec in specs.items() if not spec.extra and (not model or name in model.names)]
+    left_out = tuple(name for name in whole if name not in chosen)
     since, between, missed = _gap(events, first, list(specs), left_out)
-    length, model = len(a.tokens or b.tokens or ()), first_model(sides)
+    length = len(a.tokens or b.tokens or ())
     return Comparison(
         a=_summary(a, b, paired, specs),
         b=_summary(b, a, paired, specs),
@@ -158,14 +160,15 @@ def _side_by_side(
         return
     chosen, observed = set(names), [*names, *_other_scores(models, names)]
     with ExitStack() as stack:
-        for side in sides:
-            stack.enter_context(side.run(observed))
+        for model in models:
+            stack.enter_context(model.run(observed))
         if passes is not None:
             stack.enter_context(passes.run(names))
         for piece in driver.pieces(names):
+            # a model goes on only when its piece is taken, whatever the piece
+            giving = models if piece.name not in chosen else [side for side in sides if not side.statistics]
             taken = [
-                piece if side is driver else side.take(piece) if _has(side, piece.name, chosen) else None
-                for side in sides
+                piece if side is driver else side.take(piece) if side in giving else None for side in sides
             ]
             if piece.name not in chosen:
                 yield [piece]
@@ -173,36 +176,10 @@ def _side_by_side(
                 yield [*taken, *(passes.take_all(piece) if passes is not None else ())]
 
 
-def _has(side: ComparedRun, name: str, chosen: set[str]) -> bool:
-    """Whether the side must give its part now: a model goes on only when it is taken."""
-    return isinstance(side, ModelRun) or (name in chosen and not side.statistics)
-
-
 def _other_scores(models: Sequence[ModelRun], names: Sequence[str]) -> list[str]:
     """Events of attention scores that all models have and that are not among the names."""
     common = [n for n in models[0].names if all(n in side.names for side in models)] if models else []
     return [name for name in common if isinstance(kind_named(name), Scores) and name not in names]
-
-
-def _reported(
-    taken: Iterator[list[Piece | None]], names: Sequence[str], report: Report
-) -> Iterator[list[Piece | None]]:
-    """The same; of how many of these events something was taken is reported."""
-    left = set(names)
-    for pieces in taken:
-        left.difference_update(piece.name for piece in pieces if piece is not None)
-        report(len(names) - len(left), len(names))
-        yield pieces
-
-
-def _left_out(
-    sides: Sequence[ComparedRun], specs: Mapping[str, EventSpec], chosen: Sequence[str]
-) -> Iterator[str]:
-    """The events of the pass, in order, that are not compared; those that cost extra are no part of it."""
-    model = first_model(sides)
-    for name, spec in specs.items():
-        if name not in chosen and not spec.extra and (model is None or name in model.names):
-            yield name
 
 
 def _hint(sides: Sequence[ComparedRun], tolerance: Tolerance) -> str:
@@ -239,9 +216,8 @@ def _comparer(
     passes: RoundedPasses | None,
 ) -> RowComparer | StatisticsComparer:
     layers = 1 + max((s.layer for s in specs.values() if s.layer is not None), default=-1)
-    bands = Bands(tolerance, layers)
-    if passes is not None:
-        bands = Bands(tolerance, layers, passes.compute, len(set(passes.inputs.tokens)) >= ENOUGH)
+    varied = passes is None or len(set(passes.inputs.tokens)) >= ENOUGH
+    bands = Bands(tolerance, layers, passes and passes.compute, varied)
     models = [i for i, side in enumerate(sides[:2]) if isinstance(side, ModelRun)]
     base = models[0] if models and passes is not None else 0  # a rounded run strays from its own model
     if any(side.statistics for side in sides):
@@ -270,30 +246,20 @@ def _with_judgement(
     events: Sequence[EventDifference], operations: Sequence[OperationResult]
 ) -> Iterator[EventDifference]:
     """Mark the events that lie within their band but do not follow from the recording's own inputs of them:
-    what earlier events passed on may hide that."""
+    what earlier events passed on may hide that. Such an event gets the error, the place and the values of the
+    wrong operation."""
     wrong = {own.name: own for own in operations if not own.holds}
     for event in events:
-        own = wrong.get(event.name)
-        yield _given_inputs(event, own) if event.holds and own is not None else event
-
-
-def _given_inputs(event: EventDifference, own: OperationResult) -> EventDifference:
-    """Return the event with the error, the place and the values of a wrong operation."""
-    assert own.error is not None
-    assert own.expected is not None
-    assert own.found is not None
-    return replace(
-        event,
-        holds=False,
-        relative=own.error,
-        tolerance=own.tolerance,
-        measured=f"{own.measured} {GIVEN}".strip(),
-        position=own.position,
-        head=own.element[0] if len(own.element) == 3 else None,
-        index=own.element,
-        a=own.expected,
-        b=own.found,
-    )
+        own = wrong.get(event.name) if event.holds else None
+        if own is None:
+            yield event
+            continue
+        head = own.element[0] if len(own.element) == 3 else None
+        values: dict[str, Any] = {"relative": own.error, "a": own.expected, "b": own.found}
+        yield replace(
+            event, holds=False, tolerance=own.tolerance, measured=f"{own.measured} {GIVEN}".strip(),
+            position=own.position, head=head, index=own.element, **values,
+        )  # fmt: skip
 
 
 def _gap(
@@ -303,17 +269,18 @@ def _gap(
     many events before."""
     if first is None:
         return None, (), 0
-    compared = [event.name for event in events if event.told]
-    before = compared[: compared.index(first)]
-    since = before[-1] if before else None
-    start = order.index(since) + 1 if since else 0
+    before, told = order[: order.index(first)], {event.name for event in events if event.told}
     unknown = {*left_out, *(event.name for event in events if not event.told)}
-    missed = sum(name in unknown for name in order[:start])
-    return since, tuple(name for name in order[start : order.index(first)] if name in unknown), missed
+    since = next((name for name in reversed(before) if name in told), None)
+    start = before.index(since) + 1 if since else 0
+    missed = sum(name in unknown for name in before[:start])
+    return since, tuple(name for name in before[start:] if name in unknown), missed
 
 
 def _summary(
-    side: ComparedRun, other: ComparedRun, known: Sequence[str], specs: Mapping[str, EventSpec]
+    side: ComparedRun, other: ComparedRun, paired: Sequence[str], specs: Mapping[str, EventSpec]
 ) -> SideSummary:
-    unpaired = (*unpaired_of(side, other, known, specs), *side.unpaired)
+    known = {*paired, *(name for name, spec in specs.items() if spec.extra)}
+    alone = [name for name in side.names if name not in known]
+    unpaired = (*(Unpaired(name, f"not in {other.origin}") for name in alone), *side.unpaired)
     return SideSummary(side.origin, side.kind, tuple(side.notes), unpaired)

@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..hooks.event import EventSpec
 from ..hooks.names import select_names
 from ..text.brief import token_list
-from .compared_runs import ComparedRun, ModelRun, RecordedRun, Shapes, Unpaired, first_model, opened
+from .compared_runs import ComparedRun, ModelRun, RecordedRun, Shapes, first_model, opened
 from .read_tokens import tokens_said, with_tokens
 
 if TYPE_CHECKING:
@@ -42,20 +42,18 @@ def prepare_sides(
     recordings = [source for source in found if isinstance(source, Recording)]
     if models:
         inputs = _read_by(models, text, tokens)
-        _refuse_other_tokens(models, inputs)
         _refuse_other_tokens_of(recordings, models[0], inputs[0].tokens)
         tokens = inputs[0].tokens
     else:
         inputs, tokens = [], _tokens_between(recordings, text, tokens)
-    reading = {id(model): inputs[i] for i, model in enumerate(models)}
     agreed("positions of logits", [(r.origin, r.positions) for r in recordings if "logits" in r.statistics])
     layouts = _by_names(layouts, recordings)
     shapes = _shapes_of(models, recordings, tokens)
-    model = models[0] if models else None
+    model, reading = models[0] if models else None, iter(inputs)
     return [
         RecordedRun(source, shapes, tokens, layouts, model)
         if isinstance(source, Recording)
-        else ModelRun(source, reading[id(source)])
+        else ModelRun(source, next(reading))
         for source in found
     ]
 
@@ -72,11 +70,19 @@ def open_all(sources: Sequence[Any], names: NameMap | None) -> list[Any]:
 def _read_by(
     models: Sequence[LanguageModel], text: str | None, tokens: Sequence[int] | None
 ) -> list[TraceInput]:
-    """What each model reads; one that names no tokens reads those that another makes of the text."""
+    """What each model reads; one that names no tokens reads those that another makes of the text. Raises
+    InputError where they make other tokens of it."""
     speaking = [model for model in models if model.names_tokens]
     if tokens is None and speaking and len(speaking) < len(models):
         tokens = speaking[0].read(text).tokens
-    return [model.read(text if tokens is None else None, tokens) for model in models]
+    inputs = [model.read(text if tokens is None else None, tokens) for model in models]
+    for model, read in zip(models, inputs, strict=True):
+        if read.tokens != inputs[0].tokens:
+            raise InputError(
+                f"the same text is other tokens: {token_list(inputs[0].tokens)} for {models[0].origin}, "
+                f"{token_list(read.tokens)} for {model.origin}; --tokens gives both the same"
+            )
+    return inputs
 
 
 def labels_of(inputs: TraceInput) -> tuple[str, ...]:
@@ -90,19 +96,10 @@ def _refuse_other_models(models: Sequence[LanguageModel]) -> None:
     for model in models[1:]:
         if model.family != first.family:
             raise InputError(f"{first.origin} is a {first.family} and {model.origin} a {model.family}")
-        if model.config.n_layer != first.config.n_layer:
+        layers, others = first.config.n_layer, model.config.n_layer
+        if layers != others:
             raise InputError(
-                f"{first.config.n_layer} layers in {first.origin}, {model.config.n_layer} in {model.origin}: "
-                "not the same model"
-            )
-
-
-def _refuse_other_tokens(models: Sequence[LanguageModel], inputs: Sequence[TraceInput]) -> None:
-    for model, read in zip(models[1:], inputs[1:], strict=True):
-        if read.tokens != inputs[0].tokens:
-            raise InputError(
-                f"the same text is other tokens: {token_list(inputs[0].tokens)} for {models[0].origin}, "
-                f"{token_list(read.tokens)} for {model.origin}; --tokens gives both the same"
+                f"{layers} layers in {first.origin}, {others} in {model.origin}: not the same model"
             )
 
 
@@ -168,20 +165,17 @@ def _shapes_of(
 ) -> Shapes:
     """The shapes of our events: of the models, which must have the same, or else of the recordings."""
     length = len(tokens or ())
-    if models:
-        shapes = models[0].plan.shapes(length)
-        for model in models[1:]:
-            _refuse_other_shapes(shapes, model.plan.shapes(length), models[0].origin, model.origin)
-        return shapes
-    return shapes_between(recordings, length)
-
-
-def _refuse_other_shapes(a: Shapes, b: Shapes, origin_a: str, origin_b: str) -> None:
-    for name in a:
-        if name in b and a[name] != b[name]:
-            raise InputError(
-                f"{name}: {list(a[name])} in {origin_a}, {list(b[name])} in {origin_b}: not the same model"
-            )
+    if not models:
+        return _shapes_between(recordings, length)
+    shapes = models[0].plan.shapes(length)
+    for model in models[1:]:
+        for name, other in model.plan.shapes(length).items():
+            if shapes.get(name, other) != other:
+                raise InputError(
+                    f"{name}: {list(shapes[name])} in {models[0].origin}, {list(other)} in {model.origin}: "
+                    "not the same model"
+                )
+    return shapes
 
 
 def event_specs_of(sides: Sequence[ComparedRun]) -> dict[str, EventSpec]:
@@ -200,43 +194,26 @@ def _spec_of(name: str) -> EventSpec:
     return EventSpec(name, row.stage, layer_of(name), "", causal=row.causal)
 
 
-def paired_names(sides: Sequence[ComparedRun], specs: Mapping[str, EventSpec]) -> list[str]:
-    """The events that all sides have, in order of computation. Raises InputError where there is none."""
-    have = [set(side.names) for side in sides]
-    common = [name for name in specs if all(name in names for names in have)]
-    if not common:
-        a, b = sides[:2]
+def paired_names(a: ComparedRun, b: ComparedRun, specs: Mapping[str, EventSpec]) -> list[str]:
+    """The events that both sides have, in order of computation. Raises InputError where there is none."""
+    common = {*a.names} & {*b.names}
+    if not common & specs.keys():
         raise InputError(
             f"{a.origin} and {b.origin} have no event in common{_hint(a)}{_hint(b)}; --suggest-map drafts a "
             "map of the names"
         )
-    return common
+    return [name for name in specs if name in common]
 
 
 def _hint(side: ComparedRun) -> str:
-    if isinstance(side, ModelRun):
-        return ""
     names = [unpaired.name for unpaired in side.unpaired[:3]] or side.names[:3]
-    return f"; {side.origin} has {', '.join(names)}" if names else ""
-
-
-def unpaired_of(
-    side: ComparedRun, other: ComparedRun, paired: Sequence[str], specs: Mapping[str, EventSpec]
-) -> list[Unpaired]:
-    """The events that this side has and the other does not."""
-    common = set(paired)
-    missing = [name for name in side.names if name not in common]
-    return [
-        Unpaired(name, f"not in {other.origin}")
-        for name in missing
-        if name not in specs or not specs[name].extra
-    ]
+    return f"; {side.origin} has {', '.join(names)}" if names and isinstance(side, RecordedRun) else ""
 
 
 # --- Shapes where no model tells them ---------------------------------------------------------------
 
 
-def shapes_between(recordings: Sequence[Recording], length: int) -> dict[str, Shape]:
+def _shapes_between(recordings: Sequence[Recording], length: int) -> dict[str, Shape]:
     """The shape that every event must have for all recordings to hold it, for `length` tokens.
 
     Events that lie side by side in a tensor are left out: nothing tells where one ends. Raises
