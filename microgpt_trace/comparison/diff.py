@@ -217,7 +217,7 @@ def _comparer(
 ) -> RowComparer | StatisticsComparer:
     layers = 1 + max((s.layer for s in specs.values() if s.layer is not None), default=-1)
     varied = passes is None or len(set(passes.inputs.tokens)) >= ENOUGH
-    bands = Bands(tolerance, layers, passes and passes.compute, varied)
+    bands = Bands(tolerance, layers, None if passes is None else passes.compute, varied)
     models = [i for i, side in enumerate(sides[:2]) if isinstance(side, ModelRun)]
     base = models[0] if models and passes is not None else 0  # a rounded run strays from its own model
     if any(side.statistics for side in sides):

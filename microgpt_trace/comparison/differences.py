@@ -280,24 +280,21 @@ class Agreeing:
     """Takes logits of both runs, rows at a time, and tells how the predictions agree."""
 
     def __init__(self) -> None:
-        self._same: list[Array] = []
-        self._known: list[Array] = []
-        self._kl: list[Array] = []
+        self._parts: list[tuple[Array, Array, Array]] = []  # KL, where both predict, where they do the same
         self._positions: list[int] = []
 
     def add(self, a: Array, b: Array, positions: Sequence[int]) -> None:
         """Logits [n, V] of both."""
         with np.errstate(all="ignore"):
-            self._kl.append(kl_divergence(log_softmax(a), log_softmax(b)))
+            kl = kl_divergence(log_softmax(a), log_softmax(b))
         known = np.asarray(~(np.isnan(a) | np.isnan(b)).any(axis=1))
-        self._known.append(known)
-        self._same.append(known & (a.argmax(axis=1) == b.argmax(axis=1)))
+        self._parts.append((kl, known, known & (a.argmax(axis=1) == b.argmax(axis=1))))
         self._positions += positions
 
     def result(self) -> Agreement | None:
         if not self._positions:
             return None
-        same, known, kl = map(np.concatenate, (self._same, self._known, self._kl))
+        kl, known, same = map(np.concatenate, zip(*self._parts, strict=True))
         kl = np.maximum(kl, 0.0)  # NaN stays
         other, found = known & ~same, ~np.isnan(kl)
         worst = int(np.where(found, kl, -1.0).argmax())

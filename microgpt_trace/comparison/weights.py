@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from ..arrays.stats import Array
 from ..errors import InputError
 from ..hooks.names import select_spelled
 from ..notebook import in_notebook
-from ..rounding.stored_types import FACTOR, QuantisationDistance, Values, float_steps, measure, step_tensor
+from ..rounding.stored_types import FACTOR, Values, float_steps, measure, step_tensor
 from ..text.brief import frozen
 from .weight_relations import find_cause
 
@@ -183,28 +184,17 @@ def _row(name: str, a: _Side, b: _Side, rtol: float | None) -> WeightRow:
         return WeightRow(*told, holds=True, relative_l2=0.0, unequal=0, nowhere=0, max_abs=0.0, scale=1.0)
     found = measure(left, right)
     holds = found.holds(0.0, rtol)
-    dims = (a.head_dim, b.head_dim)
-    cause = "" if holds else find_cause(name_a, a.values, right, found, dims)
-    return _measured(told, holds, cause, found)
-
-
-def _measured(
-    told: tuple[str, str, Index, Index, str, str], holds: bool, cause: str, found: QuantisationDistance
-) -> WeightRow:
-    differs, blocks = found.unequal > 0, found.worst_block > 0
-    measures = ("relative_l2", "expected", "unequal", "nowhere", "max_abs", "scale")
-    return WeightRow(
-        *told,
-        holds=holds,
-        cause=cause,
-        **{name: getattr(found, name) for name in measures},
-        index=found.index(found.at) if differs else None,
-        value_a=found.values[0] if differs else None,
-        value_b=found.values[1] if differs else None,
-        blocks_off=None if found.exact else found.blocks_off,
-        worst_block=None if found.exact else found.worst_block,
-        block=found.index(found.block_at) if blocks else None,
-    )
+    cause = "" if holds else find_cause(name_a, a.values, right, found, (a.head_dim, b.head_dim))
+    fields = ["relative_l2", "expected", "unequal", "nowhere", "max_abs", "scale"]
+    if not found.exact:
+        fields += ["blocks_off", "worst_block"]
+    measures: dict[str, Any] = {field: getattr(found, field) for field in fields}
+    if found.unequal:
+        value_a, value_b = found.values
+        measures |= {"index": found.index(found.at), "value_a": value_a, "value_b": value_b}
+    if found.worst_block > 0:
+        measures["block"] = found.index(found.block_at)
+    return WeightRow(*told, holds, cause, **measures)
 
 
 def _same_bytes(name_a: str, name_b: str, a: _Side, b: _Side) -> bool:
