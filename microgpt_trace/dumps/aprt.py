@@ -49,19 +49,6 @@ def events_of(stage: str, layer: int | None) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class StageFile:
-    """A file of a dump as the manifest has it."""
-
-    file: str
-    stage: str
-    layer: int | None
-    events: tuple[str, ...]
-    shape: tuple[int, ...]
-    positions: tuple[int, ...] | None = None  # of its rows; None: all
-    dtype: str = "float32"
-
-
-@dataclass(frozen=True, slots=True)
 class _StageArrays:
     """A file of a dump as its name and its header have it."""
 
@@ -154,27 +141,24 @@ def _bare(folder: Path, found: Sequence[_StageArrays]) -> Recording:
     biased = {one.layer for one in found if one.stage == "qkv_bias"}
     for one in found:
         events = events_of(one.stage, one.layer)[: 1 if one.stage == "embedding" else None]  # a decoder's
-        reason = _no_event(one, events)
         if one.stage == "qkv_matmul" and one.layer in biased:
             reason = "it is before the biases; q, k and v are taken from qkv_bias"
-        elif events and events[0] in tensors:
+        elif not events:
+            reason = _no_event(one)
+        elif events[0] in tensors:
             reason = f"{events[0]} is taken from {tensors[events[0]].source}"
-        if reason:
-            leftovers.append(Leftover(one.recorded(), reason))
+        else:
+            layout = LAST if one.stage == "lm_head" else ""
+            tensors |= {e: one.recorded(events, (), layout, kind_of(e) in turned_names()) for e in events}
             continue
-        layout = LAST if one.stage == "lm_head" else ""
-        for event in events:
-            adjacent = kind_of(event) in turned_names()
-            tensors[event] = one.recorded(events, layout=layout, adjacent=adjacent)
+        leftovers.append(Leftover(one.recorded(), reason))
     before = {one.layer for one in found if one.stage == "qkv_matmul"} - biased
     note = "q, k and v are taken from qkv_matmul, which is before the biases, if the model has some"
     return Recording(str(folder), KIND, tensors, leftovers=tuple(leftovers), notes=(note,) if before else ())
 
 
-def _no_event(one: _StageArrays, events: Sequence[str]) -> str:
-    """Why a file stands for no event, if it does not."""
-    if events:
-        return ""
+def _no_event(one: _StageArrays) -> str:
+    """Why a file stands for no event."""
     if one.stage not in ALIASES:
         return "apr has no such stage"
     if not ALIASES[one.stage] and one.stage != "qkv_bias":
@@ -202,22 +186,19 @@ def _described(folder: Path, found: Sequence[_StageArrays], manifest: Mapping[st
     path = folder / MANIFEST
     tokens = whole_numbers(f"{path}: tokens", manifest.get("tokens"), some=True)
     entries = _entries(path, manifest.get("files"))
-    there = {one.file for one in found}
-    for file in entries:
-        if file not in there:
-            raise FileFormatError(f"{folder}: {brief(file)} is missing, which {MANIFEST} names")
-    tensors, leftovers, positions = dict[str, Recorded](), list[Leftover](), None
+    for file in sorted(entries.keys() - {one.file for one in found}):
+        raise FileFormatError(f"{folder}: {brief(file)} is missing, which {MANIFEST} names")
+    tensors, leftovers = dict[str, Recorded](), list[Leftover]()
     for one in found:
         if one.file not in entries:
             leftovers.append(Leftover(one.recorded(), f"{MANIFEST} does not name it"))
             continue
-        entry = _checked(path, one, entries[one.file], len(tokens))
-        positions = entry.positions or positions
-        for event in entry.events:
+        events, recorded = _checked(path, one, entries[one.file], len(tokens))
+        for event in events:
             if event in tensors:
                 raise FileFormatError(f"{path}: {event} is in {tensors[event].source} and in {one.file}")
-            layout = OWN if entry.positions is None else LAST
-            tensors[event] = one.recorded(entry.events, entry.shape, layout)
+            tensors[event] = recorded
+    positions = (len(tokens) - 1,) if "logits" in tensors else None
     return Recording(
         str(folder), KIND, tensors, tokens, positions, leftovers=tuple(leftovers), notes=_said(path, manifest)
     )
@@ -251,13 +232,16 @@ def _entries(path: Path, files: Any) -> dict[str, Mapping[str, Any]]:
     return entries
 
 
-def _checked(path: Path, one: _StageArrays, entry: Mapping[str, Any], length: int) -> StageFile:
-    """An entry that agrees with its file and with the tokens."""
+def _checked(
+    path: Path, one: _StageArrays, entry: Mapping[str, Any], length: int
+) -> tuple[tuple[str, ...], Recorded]:
+    """The events of an entry that agrees with its file and with the tokens, and their tensor."""
 
     def fail(key: str, expected: object) -> FileFormatError:
         found = brief(entry.get(key))
         return FileFormatError(f"{path}: {one.file}: {key}: expected {expected}, found {found}")
 
+    rows = [length - 1] if one.stage == "lm_head" else None
     for key, expected in (("stage", one.stage), ("layer", one.layer), ("dtype", "float32")):
         if entry.get(key) != expected:
             raise fail(key, expected)
@@ -268,7 +252,6 @@ def _checked(path: Path, one: _StageArrays, entry: Mapping[str, Any], length: in
     shape = whole_numbers(f"{path}: {one.file}: shape", entry.get("shape"), some=True)
     if math.prod(shape) != one.count:
         raise fail("shape", f"{one.count:,} elements, which the file has")
-    rows = (length - 1,) if one.stage == "lm_head" else None
-    if entry.get("positions") != (None if rows is None else [*rows]):
-        raise fail("positions", "null, all of them" if rows is None else [*rows])
-    return StageFile(one.file, one.stage, one.layer, tuple(events), shape, rows)
+    if entry.get("positions") != rows:
+        raise fail("positions", rows or "null, all of them")
+    return tuple(events), one.recorded(tuple(events), shape, LAST if rows else OWN)

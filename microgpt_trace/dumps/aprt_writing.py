@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +19,22 @@ from ..errors import InputError
 from ..files import check_new_folder, write_folder
 from ..hooks.names import ALIASES
 from ..tracing.result import Trace
-from .aprt import HEADER, MAGIC, MANIFEST, MANIFEST_FORMAT, WHOLE_MODEL, StageFile, events_of
+from .aprt import HEADER, MAGIC, MANIFEST, MANIFEST_FORMAT, WHOLE_MODEL, events_of
 
 _BIASED = {"attn_bq", "attn_bk", "attn_bv"}
+
+
+@dataclass(frozen=True, slots=True)
+class StageFile:
+    """A file of a dump as the manifest has it."""
+
+    file: str
+    stage: str
+    layer: int | None
+    events: tuple[str, ...]
+    shape: tuple[int, ...]
+    positions: tuple[int, ...] | None = None  # of its rows; None: all
+    dtype: str = "float32"
 
 
 def write_aprt(trace: Trace, folder: Path) -> int:

@@ -145,30 +145,17 @@ def _open_safetensors(path: Path, names: NameMap | None) -> Recording:
     arrays, metadata = safetensors_arrays(path)
     if metadata.get("format") != ARRAYS_FORMAT:
         return _recording(path, "safetensors file", arrays, names)
-    arrays = [_as_number(array) if array.name == "loss" else array for array in arrays]
     said = {  # older files have no positions
         key: whole_numbers(f"{path}: metadata {key}", _from_json(metadata[key]))
         for key in ("tokens", "positions")
         if key in metadata
     }
     found = _recording(path, "arrays of a trace", arrays, names, layout=OWN, tokens=said.get("tokens"))
-    left_out = _left_out(path, metadata.get("model", "null"))
+    model = _from_json(metadata.get("model", "null"))
+    left_out = model.get("left_out", []) if isinstance(model, dict) else []  # what `record` could not give
+    missing = [f"left out: {s}" for s in sentences(f"{path}: metadata model: left_out", left_out)]
     notes = sentences(f"{path}: metadata notes", _from_json(metadata.get("notes", "[]")))
-    return replace(found, positions=said.get("positions"), notes=(*left_out, *notes))
-
-
-def _left_out(path: Path, text: str) -> tuple[str, ...]:
-    """What `record` says that it could not give, from what a file of arrays tells about the model."""
-    model = _from_json(text)
-    said = model.get("left_out", []) if isinstance(model, dict) else []
-    return tuple(f"left out: {line}" for line in sentences(f"{path}: metadata model: left_out", said))
-
-
-def _as_number(array: StoredArray) -> StoredArray:
-    """A number, which older files have as an array of one."""
-    if array.shape != (1,):
-        return array
-    return replace(array, shape=(), read=lambda: array.read().reshape(()))
+    return replace(found, positions=said.get("positions"), notes=(*missing, *notes))
 
 
 def _from_json(text: str) -> Any:
@@ -257,8 +244,7 @@ def _named(
 
 def _recorded(array: StoredArray, meaning: Meaning | None = None, layout: str = "") -> Recorded:
     """An array as a tensor of a recording; one that is no event's can be read all the same."""
-    if meaning is None:
-        return Recorded(array.name, array.shape, partial(_floats, array))
+    meaning = meaning or Meaning()
     beside = meaning.events if len(meaning.events) > 1 else ()
     own = layout if meaning.events == (array.name,) else meaning.layout
     return Recorded(
