@@ -11,10 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from ..architecture.plans.catalogue import kinds_in_heads
-from ..architecture.plans.plan import kind_of
+from ..architecture.plans.plan import HEAD_EVENTS, kind_of
 from ..arrays.stats import Array
 from ..errors import FileFormatError, InputError
 from ..readers.conventions import is_count
@@ -32,7 +33,6 @@ LAYOUTS: tuple[str, ...] = (
     "THS",  # the same, a query after the other
     LAST,  # the last position's row alone
 )
-_OF_POSITIONS = ("logits", "probs")  # which may have rows of some positions alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +108,13 @@ def _candidates(expected: Shape, head_dims: Collection[int]) -> Iterator[Reading
         length, width = expected
         yield Reading("TC", expected, (0, 1), expected)
         yield Reading("CT", (width, length), (1, 0), expected)
-        yield Reading(LAST, (1, width), (0, 1), (1, width), length)
         for dim in head_dims:
             heads = width // dim
             yield Reading("HTD", (heads, length, dim), (1, 0, 2), expected)
             yield Reading("THD", (length, heads, dim), (0, 1, 2), expected)
-            yield Reading(LAST, (heads, 1, dim), (0, 1, 2), (1, width), length)
+        yield Reading(LAST, (1, width), (0, 1), (1, width), length)
+        for dim in head_dims:
+            yield Reading(LAST, (width // dim, 1, dim), (0, 1, 2), (1, width), length)
 
 
 def _without_ones(shape: Shape) -> Shape:
@@ -129,9 +130,7 @@ def fits(
     """
     expected = _expected(name, recorded, shapes)
     if recorded.layout == OWN:
-        some = (
-            name in _OF_POSITIONS and recorded.shape[1:] == expected[1:] and recorded.shape[0] <= expected[0]
-        )
+        some = name in HEAD_EVENTS and recorded.shape[1:] == expected[1:] and recorded.shape[0] <= expected[0]
         return [OWN] if some or recorded.shape == expected or _is_number(recorded, expected) else []
     dims = _head_dims(name, recorded, expected, head_dim)
     found = readings_of(recorded.shape, expected, layout=recorded.layout, head_dims=dims)
@@ -162,8 +161,10 @@ def fit(
         rows = (reading.last_of - 1,) if reading.last_of > 1 else None
     array, notes = reading.apply(recorded.read()), _taken(recorded.shape, reading)
     if recorded.beside:
-        array, columns = _columns(array, name, recorded, shapes)
-        notes.append(columns)
+        ends = [0, *accumulate(shapes[event][1] for event in recorded.beside)]
+        start, stop = ends[recorded.beside.index(name) :][:2]
+        array = array[:, start:stop]
+        notes.append(f"columns {start} to {stop - 1} of {ends[-1]}")
     if order is not None and recorded.adjacent:
         array = array.take(order, axis=-1)
         notes.append("rows put from GGUF's order into Hugging Face order")
@@ -199,7 +200,7 @@ def _own(
     name: str, recorded: Recorded, expected: Shape, positions: tuple[int, ...] | None
 ) -> tuple[Reading, tuple[int, ...] | None]:
     """The tensor as it is, and the positions of its rows, None where it has all of them."""
-    if positions is not None and name in _OF_POSITIONS and positions != tuple(range(expected[0])):
+    if positions is not None and name in HEAD_EVENTS and positions != tuple(range(expected[0])):
         wrong = [position for position in positions if not 0 <= position < expected[0]]
         if wrong:
             raise InputError(f"{recorded.source}: position {wrong[0]} is none of {expected[0]} tokens")
@@ -228,20 +229,13 @@ def _the_reading(name: str, recorded: Recorded, expected: Shape, head_dims: Coll
             f"{' or as '.join(f'{reading.written} ({reading.letters})' for reading in found)}; "
             f"--layout {name}=LETTERS, or layout in a map, decides"
         )
-    letters = _letters(name, recorded, expected)
+    letters = [reading.letters for reading in _candidates(expected, (1,) * _has_heads(name, recorded))]
     if recorded.layout and recorded.layout not in letters:
-        works = f"these are: {', '.join(letters)}" if letters else "a number has none"
+        works = f"these are: {', '.join(dict.fromkeys(letters))}" if expected else "a number has none"
         raise InputError(f"{recorded.source}: {recorded.layout!r} is no layout of {name}; {works}")
     wanted = [r for r in _candidates(expected, head_dims) if recorded.layout in ("", r.letters)]
     expectation = _listed(wanted) or f"{recorded.layout} of {list(expected)}"
     raise InputError(f"{recorded.source}: {list(recorded.shape)} does not fit {name}; expected {expectation}")
-
-
-def _letters(name: str, recorded: Recorded, expected: Shape) -> tuple[str, ...]:
-    """The layouts that the tensor of an event may have."""
-    if len(expected) != 2:
-        return ("HTS", "THS", LAST) if expected else ()
-    return ("TC", "CT", *(("HTD", "THD") if _has_heads(name, recorded) else ()), LAST)
 
 
 def _listed(readings: Sequence[Reading]) -> str:
@@ -260,14 +254,6 @@ def _taken(stored: Shape, reading: Reading) -> list[str]:
         return []
     cut = _without_ones(stored) != _without_ones(reading.axes) and not reading.last_of
     return [f"{list(stored)} taken as {reading.written}" + f" = {list(reading.axes)}" * cut]
-
-
-def _columns(array: Array, name: str, recorded: Recorded, shapes: Mapping[str, Shape]) -> tuple[Array, str]:
-    """The columns of an event among those of all whose rows lie side by side."""
-    before = recorded.beside[: recorded.beside.index(name)]
-    start = sum(shapes[event][1] for event in before)
-    stop = start + shapes[name][1]
-    return array[:, start:stop], f"columns {start} to {stop - 1} of {array.shape[1]}"
 
 
 OWN = "own"  # a layout: shape and order are those of our events

@@ -18,6 +18,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import FileFormatError, InputError
 from ..text.brief import brief, frozen
 from ..untrusted_files import read_text
@@ -62,18 +64,16 @@ class NameMap:
         for entry in self.entries:
             matches = list(lines_for(entry, found))
             if not matches:
-                raise InputError(self._nothing(entry, found, dump))
+                close = _close(entry.source, found, 4)
+                hint = f"close: {', '.join(map(brief, close))}" if close else "it has none"
+                missing = f"{dump} has no tensor {brief(entry.source)} ({hint})"
+                raise InputError(f"{self.origin}: {entry.event}: {missing}")
             for match in matches:
                 if match.event in chosen:
                     both = f"{chosen[match.event].source!r} and {match.source!r}"
                     raise InputError(f"{self.origin}: {match.event} of {dump} is both {both}")
                 chosen[match.event] = match
         return list(chosen.values())
-
-    def _nothing(self, entry: MapEntry, found: Sequence[str], dump: str) -> str:
-        close = _close(entry.source, found, 4)
-        hint = f"close: {', '.join(map(brief, close))}" if close else "it has none"
-        return f"{self.origin}: {entry.event}: {dump} has no tensor {brief(entry.source)} ({hint})"
 
 
 def read_map(path: Path) -> NameMap:
@@ -96,18 +96,13 @@ def sliced_shape(index: Index, shape: Sequence[int], what: str) -> tuple[int, ..
     such part; unlike Python's, slices may not reach past the end."""
     if len(index) > len(shape):
         raise InputError(f"{what}: {len(index)} indices for the {len(shape)} axes of {list(shape)}")
-    kept = []
     for axis, (part, size) in enumerate(zip(index, shape, strict=False)):
-        bounds = [part] if isinstance(part, int) else [part.start, part.stop]
-        room = size if isinstance(part, int) else size + 1
+        bounds, room = ([part], size) if isinstance(part, int) else ([part.start, part.stop], size + 1)
         outside = [b for b in bounds if b is not None and not -size <= b < room]
-        length = 1 if isinstance(part, int) else len(range(*part.indices(size)))
-        if outside or not length:
+        if outside or (isinstance(part, slice) and not range(size)[part]):
             asked = f"{outside[0]} is outside" if outside else "the slice is empty"
             raise InputError(f"{what}: axis {axis} of {list(shape)} has {size} places: {asked}")
-        if isinstance(part, slice):
-            kept.append(length)
-    return (*kept, *shape[len(index) :])
+    return np.broadcast_to(np.uint8(), tuple(shape))[index].shape
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -137,11 +132,8 @@ def _entry(path: Path, event: str, line: Any) -> MapEntry:
         raise FileFormatError(f"{where}: no event has that name (close: {', '.join(close)})")
     if isinstance(line, str):
         line = {"from": line}
-    if (
-        not isinstance(line, Mapping)
-        or not isinstance(line.get("from"), str)
-        or line.keys() - {"from", "layout"}
-    ):
+    named = isinstance(line, Mapping) and isinstance(line.get("from"), str)
+    if not named or line.keys() - {"from", "layout"}:
         raise FileFormatError(
             f'{where}: expected a name or {{ from = "name", layout = "HTD" }}, found {brief(line)}'
         )
