@@ -1,4 +1,5 @@
-"""Matching: how well each tensor of a recording goes with each event, by shape and a sketch of values.
+"""Matching: how well each tensor of a recording goes with each event, by shape and a sketch of values; and
+which pairs of such a table go together.
 
 Every tensor is read once, and of tensors and events only sketches stay in memory. Letters: F recorded
 tensors, E events; N elements of a sketch, R rows of it.
@@ -236,9 +237,94 @@ def _slice(whole: Recorded, axis: int, start: int, stop: int, way: int) -> Tenso
     index[axis] = slice(start, stop)
     words[axis] = f"{start or ''}:{'' if stop == whole.shape[axis] else stop}"
     shape = (*whole.shape[:axis], stop - start, *whole.shape[axis + 1 :])
-    part = replace(whole, shape=shape, read=partial(_read_slice, whole, tuple(index)))
+    part = replace(whole, shape=shape, read=lambda: whole.read()[tuple(index)])
     return TensorPart(part, source_name(whole), f"{source_name(whole)}[{', '.join(words)}]", way)
 
 
-def _read_slice(whole: Recorded, index: tuple[slice, ...]) -> Array:
-    return whole.read()[index]
+# --- Pairs of a table of scores ---------------------------------------------------------------------
+
+UNDECIDED = 0.15  # another column that scores so little less would do as well
+IN_ORDER, FEW = 0.8, 2  # share of the anchors in order, and more than how many, for the order to tell
+ANCHOR = 100.0  # outweighs all that else speaks for a pair
+
+
+def place(scores: Array, strength: Array) -> dict[int, int]:
+    """The column of every row that has one: [R, C] twice -> row: column
+
+    `strength` is positive where values agree: those pairs go first, and their rows get no other column.
+    Where they are in order the order tells about the rest, else a clear winner does.
+    """
+    anchors = _strongest(strength)
+    mask = np.zeros(strength.shape, bool)
+    mask[list(anchors), list(anchors.values())] = True
+    in_order = {row: column for row, column, _ in align(np.where(mask, strength, 0))}
+    rest = np.where((strength > 0).any(axis=1, keepdims=True) | mask.any(axis=0), 0, scores)
+    if len(anchors) > FEW and len(in_order) >= IN_ORDER * len(anchors):
+        rest[list(in_order), list(in_order.values())] = ANCHOR
+        decided = {row: column for row, column, loss in align(rest) if loss >= UNDECIDED}
+    else:
+        decided = _clear_winners(rest)
+    return decided | anchors
+
+
+def _strongest(strength: Array) -> dict[int, int]:
+    """The strongest pairs first, no row and no column twice."""
+    rows, columns = strength.nonzero()
+    found: dict[int, int] = {}
+    taken: set[int] = set()
+    for at in np.argsort(-strength[rows, columns], kind="stable").tolist():
+        row, column = int(rows[at]), int(columns[at])
+        if row not in found and column not in taken:
+            found[row] = column
+            taken.add(column)
+    return found
+
+
+def _clear_winners(scores: Array) -> dict[int, int]:
+    """Rows whose best column is better than the others that are left, and of those with the same one the
+    best. No row gets a column that is not its best."""
+    free, found = scores.copy(), dict[int, int]()
+    best: list[int] = scores.argmax(axis=1).tolist() if scores.size else []
+
+    def margin(row: int) -> float:
+        return float(free[row, best[row]] - np.delete(free[row], best[row]).max(initial=0))
+
+    while True:
+        clear = [row for row in range(len(best)) if row not in found and margin(row) >= UNDECIDED]
+        if not clear:
+            return found
+        winners = {best[row]: row for row in sorted(clear, key=lambda row: float(scores[row, best[row]]))}
+        found |= {row: column for column, row in winners.items()}
+        free[:, list(winners)] = 0
+
+
+def align(scores: Array) -> list[tuple[int, int, float]]:
+    """The pairs, rows and columns both increasing, that score most together: [R, C] -> row, column, and
+    what the sum loses where the row has its next best column.
+
+    Needleman and Wunsch, "A general method applicable to the search for similarities in the amino acid
+    sequence of two proteins" (1970); a gap costs nothing.
+    """
+    before, after = _best_sums(scores), _best_sums(scores[::-1, ::-1])[::-1, ::-1]
+    through = np.where(scores > 0, before[:-1, :-1] + scores + after[1:, 1:], -np.inf)
+    row, column = scores.shape
+    found = []
+    while row and column:
+        if before[row, column] == before[row, column - 1]:
+            column -= 1
+        elif before[row, column] == before[row - 1, column]:
+            row -= 1
+        else:
+            row, column = row - 1, column - 1
+            others = np.delete(through[row], column).max(initial=-np.inf)
+            found.append((row, column, float(through[row, column] - others)))
+    return found[::-1]
+
+
+def _best_sums(scores: Array) -> Array:
+    """What the first rows and columns score at most: [R, C] -> [R + 1, C + 1]"""
+    sums = np.zeros((scores.shape[0] + 1, scores.shape[1] + 1))
+    for row, gains in enumerate(scores):
+        paired = np.maximum(sums[row, 1:], sums[row, :-1] + gains)
+        np.maximum.accumulate(paired, out=sums[row + 1, 1:])
+    return sums

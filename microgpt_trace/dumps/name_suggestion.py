@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from ..architecture.model import LanguageModel
 from ..architecture.plans.catalogue import residual_kinds
 from ..architecture.plans.plan import kind_of, layer_of
 from ..arrays.stats import Array
+from ..text.brief import frozen
 from .matching import (
     ScoreTable,
     Shapes,
@@ -23,16 +25,28 @@ from .matching import (
     compare,
     grouped_events,
     parts_of,
+    place,
     products_side_by_side,
     source_name,
 )
-from .patterns import Series, find_series
 from .recording import Recording
 
 Columns = Mapping[int | None, int]  # of the table, by layer
+Votes = Mapping[str, set[int | None]]  # the layers of the events that a tensor agrees with, by its name
+_NUMBER = re.compile("(?<![0-9])[0-9]{1,4}(?![0-9])")
+_MAX_NUMBERS = 16  # in a name, of which one may be that of a layer
 FITS = 1.0  # what a shape speaks for a pair, beside a cosine of at most 1
 NAMED = 0.5  # what the words of a name speak for it
 EARLIER = 0.8  # what a layer counts of what the one before it counts: early ones agree before a fault
+
+
+@frozen(eq=False)
+class Series:
+    """Tensors that are one kind of event, each in its layer; or one that stands alone, in layer None."""
+
+    name: str  # "blk{i}_ffu"; with its slice "blk{i}_qkv[:, :896]"
+    rows: Mapping[int | None, int]  # of the table, by layer
+    ahead: int = 0  # by how much the number in the name is ahead of the layer
 
 
 class Suggestion(NamedTuple):
@@ -102,11 +116,9 @@ def suggest(
     return found, unplaced
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
+def _natural(name: str) -> list[str]:
     """A key that sorts t2 before t10."""
-    return [
-        (int(word), "") if word.isdecimal() else (-1, word) for word in re.findall(r"[0-9]+|[^0-9]+", name)
-    ]
+    return [word.zfill(12) if word.isdecimal() else word for word in re.split("([0-9]+)", name)]
 
 
 def _scores(table: ScoreTable, names: Sequence[str], known: Container[str]) -> Array:
@@ -194,90 +206,81 @@ def _reason(row: int, names: Sequence[str], table: ScoreTable) -> str:
     return "values, names and order do not decide"
 
 
-# --- Pairs of a table of scores ---------------------------------------------------------------------
-
-UNDECIDED = 0.15  # another column that scores so little less would do as well
-IN_ORDER, FEW = 0.8, 2  # share of the anchors in order, and more than how many, for the order to tell
-ANCHOR = 100.0  # outweighs all that else speaks for a pair
+# --- Patterns: names that differ in one number, which counts layers, and so are one kind of event ---
 
 
-def place(scores: Array, strength: Array) -> dict[int, int]:
-    """The column of every row that has one: [R, C] twice -> row: column
-
-    `strength` is positive where values agree: those pairs go first, and their rows get no other column.
-    Where they are in order the order tells about the rest, else a clear winner does.
-    """
-    anchors = _strongest(strength)
-    mask = np.zeros(strength.shape, bool)
-    mask[list(anchors), list(anchors.values())] = True
-    in_order = {row: column for row, column, _ in align(np.where(mask, strength, 0))}
-    rest = np.where((strength > 0).any(axis=1, keepdims=True) | mask.any(axis=0), 0, scores)
-    if len(anchors) > FEW and len(in_order) >= IN_ORDER * len(anchors):
-        rest[list(in_order), list(in_order.values())] = ANCHOR
-        decided = {row: column for row, column, loss in align(rest) if loss >= UNDECIDED}
-    else:
-        decided = _clear_winners(rest)
-    return decided | anchors
-
-
-def _strongest(strength: Array) -> dict[int, int]:
-    """The strongest pairs first, no row and no column twice."""
-    rows, columns = strength.nonzero()
-    found: dict[int, int] = {}
-    taken: set[int] = set()
-    for at in np.argsort(-strength[rows, columns], kind="stable").tolist():
-        row, column = int(rows[at]), int(columns[at])
-        if row not in found and column not in taken:
-            found[row] = column
-            taken.add(column)
-    return found
+def find_series(
+    parts: Sequence[TensorPart], table: ScoreTable, layers: Sequence[int | None]
+) -> Iterator[Series]:
+    """Every tensor in one series, cut in one way in all layers; `layers` are those of the events. A name with
+    several numbers counts by that which most tensors share."""
+    rows: dict[str, list[int]] = {}
+    for row, part in enumerate(parts):
+        rows.setdefault(part.source, []).append(row)
+    votes: dict[str, set[int | None]] = {source: set() for source in rows}
+    for row, column in zip(*table.agreeing.nonzero(), strict=True):
+        votes[parts[row].source].add(layers[column])
+    count = 1 + max((layer for layer in layers if layer is not None), default=-1)
+    candidates = _candidates({source: parts[some[0]].recorded.shape for source, some in rows.items()})
+    taken: set[str] = set()
+    for name, numbered in sorted(candidates, key=lambda pair: -len(pair[1])):
+        free = {number: source for number, source in numbered.items() if source not in taken}
+        sources, ahead = _by_layer(name, free, votes, count)
+        if len(sources) > 1:
+            taken.update(sources.values())
+            for own, members in _cut({layer: rows[one] for layer, one in sources.items()}, parts, table):
+                yield Series(name + own, members, ahead)
+    for source in rows:
+        if source not in taken:
+            for own, members in _cut({None: rows[source]}, parts, table):
+                yield Series(source + own, members)
 
 
-def _clear_winners(scores: Array) -> dict[int, int]:
-    """Rows whose best column is better than the others that are left, and of those with the same one the
-    best. No row gets a column that is not its best."""
-    free, found = scores.copy(), dict[int, int]()
-    best: list[int] = scores.argmax(axis=1).tolist() if scores.size else []
-
-    def margin(row: int) -> float:
-        return float(free[row, best[row]] - np.delete(free[row], best[row]).max(initial=0))
-
-    while True:
-        clear = [row for row in range(len(best)) if row not in found and margin(row) >= UNDECIDED]
-        if not clear:
-            return found
-        winners = {best[row]: row for row in sorted(clear, key=lambda row: float(scores[row, best[row]]))}
-        found |= {row: column for column, row in winners.items()}
-        free[:, list(winners)] = 0
+def _candidates(shapes: Mapping[str, tuple[int, ...]]) -> list[tuple[str, dict[int, str]]]:
+    """Tensors of one shape by what is left of their names without one number, at one place or wherever it
+    stands."""
+    found: dict[tuple[str, tuple[int, ...]], dict[int, str]] = {}
+    for source, shape in shapes.items():
+        for number in islice(_NUMBER.finditer(source), 0 if "{i}" in source else _MAX_NUMBERS):
+            everywhere = re.sub(rf"(?<![0-9]){number[0]}(?![0-9])", "{i}", source)
+            for name in {everywhere, f"{source[: number.start()]}{{i}}{source[number.end() :]}"}:
+                found.setdefault((name, shape), {}).setdefault(int(number[0]), source)
+    return [(name, sources) for (name, _), sources in found.items()]
 
 
-def align(scores: Array) -> list[tuple[int, int, float]]:
-    """The pairs, rows and columns both increasing, that score most together: [R, C] -> row, column, and
-    what the sum loses where the row has its next best column.
+def _by_layer(
+    name: str, numbered: Mapping[int, str], votes: Votes, layers: int
+) -> tuple[dict[int, str], int]:
+    """The tensors by layer, counted from 0 or from 1, and by how much the number is ahead; none where it
+    counts something else: where more than one is no layer, or most of the agreeing ones are in others."""
 
-    Needleman and Wunsch, "A general method applicable to the search for similarities in the amino acid
-    sequence of two proteins" (1970); a gap costs nothing.
-    """
-    before, after = _best_sums(scores), _best_sums(scores[::-1, ::-1])[::-1, ::-1]
-    through = np.where(scores > 0, before[:-1, :-1] + scores + after[1:, 1:], -np.inf)
-    row, column = scores.shape
-    found = []
-    while row and column:
-        if before[row, column] == before[row, column - 1]:
-            column -= 1
-        elif before[row, column] == before[row - 1, column]:
-            row -= 1
-        else:
-            row, column = row - 1, column - 1
-            others = np.delete(through[row], column).max(initial=-np.inf)
-            found.append((row, column, float(through[row, column] - others)))
-    return found[::-1]
+    def within(ahead: int) -> dict[int, str]:
+        return {n - ahead: source for n, source in numbered.items() if 0 <= n - ahead < layers}
+
+    def support(ahead: int) -> int:
+        return sum(layer in votes[source] for layer, source in within(ahead).items())
+
+    ahead = max((0, 1), key=lambda ahead: (support(ahead), len(within(ahead))))
+    voters = sum(bool(votes[source]) for source in numbered.values())
+    says_little = not voters and len(re.findall("[a-zA-Z]", name)) < 3  # "t{i}"
+    wrong = 2 * support(ahead) < voters or len(within(ahead)) < len(numbered) - 1
+    return ({}, 0) if wrong or says_little else (within(ahead), ahead)
 
 
-def _best_sums(scores: Array) -> Array:
-    """What the first rows and columns score at most: [R, C] -> [R + 1, C + 1]"""
-    sums = np.zeros((scores.shape[0] + 1, scores.shape[1] + 1))
-    for row, gains in enumerate(scores):
-        paired = np.maximum(sums[row, 1:], sums[row, :-1] + gains)
-        np.maximum.accumulate(paired, out=sums[row + 1, 1:])
-    return sums
+def _cut(
+    rows: Mapping[int | None, list[int]], parts: Sequence[TensorPart], table: ScoreTable
+) -> list[tuple[str, dict[int | None, int]]]:
+    """Whole tensors, or their slices in one way, with what that adds to the name. What agrees with events
+    goes first, then what fits events, then the whole."""
+    ways: dict[int, dict[str, dict[int | None, int]]] = {}
+    for layer, some in rows.items():
+        for row in some:
+            own = parts[row].name.removeprefix(parts[row].source)
+            ways.setdefault(parts[row].way, {}).setdefault(own, {})[layer] = row
+
+    def rank(way: int) -> tuple[bool, bool, bool, int]:
+        every = [row for members in ways[way].values() for row in members.values()]
+        agreeing = int(table.agreeing[every].any(axis=1).sum())
+        return agreeing > 0, bool((table.layout[every] != "").any(axis=1).all()), way == 0, agreeing
+
+    return list(ways[max(ways, key=rank)].items())
