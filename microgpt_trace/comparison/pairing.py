@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..architecture.plans.catalogue import known_row, place_of
 from ..architecture.plans.kinds import Shape
 from ..architecture.plans.plan import HEAD_EVENTS, layer_of
-from ..dumps.layouts import OWN, Recorded, fits
+from ..dumps.layouts import LAST, OWN, Recorded, fits
 from ..dumps.recording import Recording, agreed, of_model
 from ..errors import InputError
 from ..hooks.event import EventSpec
@@ -33,10 +34,9 @@ def prepare_sides(
         raise InputError("--tokens takes the place of a text: give one of the two")
     found = open_all(sources, names)
     models = [source for source in found if not isinstance(source, Recording)]
+    _refuse_other_models(models)
     if tokens is None and text is None and names is not None:
         tokens = names.tokens
-    if models:
-        _refuse_other_models(models)
     if models and tokens is None and text is None:
         found, tokens = _telling(found, models[0])
     recordings = [source for source in found if isinstance(source, Recording)]
@@ -92,8 +92,7 @@ def labels_of(inputs: TraceInput) -> tuple[str, ...]:
 
 def _refuse_other_models(models: Sequence[LanguageModel]) -> None:
     """Models that are compared are of one family and have as many layers."""
-    first = models[0]
-    for model in models[1:]:
+    for first, model in pairwise(models):
         if model.family != first.family:
             raise InputError(f"{first.origin} is a {first.family} and {model.origin} a {model.family}")
         layers, others = first.config.n_layer, model.config.n_layer
@@ -240,25 +239,25 @@ def _common_shape(name: str, stored: Sequence[Recorded], length: int) -> Shape:
     return candidates[0]
 
 
-def _candidates(name: str, recorded: Recorded, length: int) -> Iterator[Shape]:
-    total, stored = math.prod(recorded.shape), recorded.shape
+def _candidates(name: str, recorded: Recorded, length: int) -> list[Shape]:
+    total, stored, layout = math.prod(recorded.shape), recorded.shape, recorded.layout
     if name == "loss":
-        yield ()
-        return
+        return [()]
     if not total:
         raise InputError(f"{recorded.source}: {list(stored)} holds nothing")
-    if recorded.layout == OWN and name in HEAD_EVENTS:
-        yield length, stored[-1]
-        return
+    if layout == OWN and name in HEAD_EVENTS:
+        return [(length, stored[-1])]
     row = known_row(name)
-    rows = length * length if row is not None and row.causal else length
-    square = (length, length) if rows > length else ()
+    square = (length, length) if row is not None and row.causal and length > 1 else ()
     single = math.prod(stored[:-1]) == 1 and len(stored) > 1  # one row, and length of it is not known
-    if not total % rows and not (single and length > 1) and recorded.layout != "last":
-        yield (total // rows, *square) if square else (length, total // length)
+    many, rest = divmod(total, length * length if square else length)
+    found: list[Shape] = []
+    if not rest and not (single and length > 1) and layout != LAST:
+        found.append((many, *square) if square else (length, many))
     if square and not total % length:
-        yield (total // length, *square)
-    elif not square and recorded.layout != OWN and (single or len(stored) == 1 or recorded.layout == "last"):
-        yield length, total
-    elif total % rows:
+        found.append((total // length, *square))
+    elif not square and layout != OWN and (single or len(stored) == 1 or layout == LAST):
+        found.append((length, total))
+    if not found:
         raise InputError(f"{recorded.source}: {list(stored)} is no {name} of {length} tokens")
+    return found

@@ -206,16 +206,15 @@ def compare(
 def products_side_by_side(plan: Plan) -> list[tuple[str, ...]]:
     """Products with one input that an engine may make at once, without their layer: q, k and v, some of
     these, gate and up."""
+    products: dict[str, list[str]] = {}
+    for row in plan.values():
+        if isinstance(row.kind, Linear) and row.kind.columns is None:
+            products.setdefault(row.inputs[0], []).append(kind_of(row.name))
     found: dict[tuple[str, ...], None] = {}
-    for rows in plan.layers:
-        products: dict[str, list[str]] = {}
-        for row in rows:
-            if isinstance(row.kind, Linear) and row.kind.columns is None:
-                products.setdefault(row.inputs[0], []).append(kind_of(row.name))
-        for kinds in products.values():
-            for count in range(len(kinds), 1, -1):
-                runs = (tuple(kinds[start : start + count]) for start in range(len(kinds) - count + 1))
-                found |= dict.fromkeys(runs)
+    for kinds in products.values():
+        for count in range(len(kinds), 1, -1):
+            runs = (tuple(kinds[start : start + count]) for start in range(len(kinds) - count + 1))
+            found |= dict.fromkeys(runs)
     return list(found)
 
 

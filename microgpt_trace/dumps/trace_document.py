@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,22 +41,21 @@ def open_document(path: Path) -> Recording:
         raise FileFormatError(
             f"{path}: expected the schema {SCHEMA_ID}, found {brief(document.get('schema'))}"
         )
-    statistics: dict[str, TraceEvent] = {}
-    tensors: dict[str, Recorded] = {}
-    leftovers: dict[str, Leftover] = {}
+    statistics, tensors, leftovers = dict[str, TraceEvent](), dict[str, Recorded](), dict[str, Leftover]()
     for i, record in enumerate(_list(path, document, "events")):
         event = _event(f"{path}: event {i}", record)
         if event.phase != "forward":
             continue
         if event.name in statistics or event.name in leftovers:
             raise FileFormatError(f"{path}: {brief(event.name)} is there twice")
-        recorded = _recorded(path, event, record)
+        there = "values" in record
+        recorded = Recorded(event.name, event.shape, _reading(path, event, record), OWN)
         if not is_event(event.name):
-            leftovers[event.name] = Leftover(recorded, "no event has that name", "values" in record)
+            leftovers[event.name] = Leftover(recorded, "no event has that name", there)
             continue
         statistics[event.name] = event
-        if "values" in record:
-            tensors[event.name] = replace(recorded, layout=OWN)
+        if there:
+            tensors[event.name] = recorded
     kind = "statistics and arrays of a trace" if tensors else "statistics of a trace"
     said, predictions = document.get("input"), _list(path, document, "predictions")
     tokens = whole_numbers(f"{path}: input: tokens", said.get("tokens") if isinstance(said, dict) else None)
@@ -65,16 +64,16 @@ def open_document(path: Path) -> Recording:
     return Recording(str(path), kind, tensors, tokens, positions, statistics, tuple(leftovers.values()))
 
 
-def _recorded(path: Path, event: TraceEvent, record: Mapping[str, Any]) -> Recorded:
-    """The array of an event; one that cannot be read where the document has its statistics alone."""
+def _reading(path: Path, event: TraceEvent, record: Mapping[str, Any]) -> Callable[[], Array]:
+    """What gives the array of an event; it refuses where the document has its statistics alone."""
+    where = f"{path}: {readable(event.name)}"
     if "values" in record:
-        values = _values(f"{path}: {readable(event.name)}", record["values"], event)
-        return Recorded(event.name, event.shape, partial(np.asarray, values))
+        return partial(np.asarray, _values(where, record["values"], event))
 
     def refuse() -> Array:
-        raise InputError(f"{path}: {readable(event.name)}: there are statistics and no values of it")
+        raise InputError(f"{where}: there are statistics and no values of it")
 
-    return Recorded(event.name, event.shape, refuse)
+    return refuse
 
 
 def _list(path: Path, document: dict[str, Any], key: str) -> list[Any]:
@@ -115,29 +114,25 @@ def _stats(where: str, record: Any, size: int) -> TensorStats:
     def fail(name: str, expected: str) -> FileFormatError:
         return FileFormatError(f"{where}: {name}: expected {expected}, found {brief(record[name])}")
 
-    count = record["count"]
+    most = {"count": size}
     for name in _COUNTS:
-        most = size if name == "count" else count
-        if type(record[name]) is not int or not 0 <= record[name] <= most:
-            raise fail(name, f"a whole number up to {most:,}")
+        if type(record[name]) is not int or not 0 <= record[name] <= most.get(name, record["count"]):
+            raise fail(name, f"a whole number up to {most.get(name, record['count']):,}")
+    count = record["count"]
     finite = count - record["nan_count"] - record["inf_count"]
     if record["zero_count"] > finite:
         raise fail("nan_count", f"with zero_count and inf_count at most {count:,}")
-    values: dict[str, Any] = {name: _statistic(record[name]) for name in _MOMENTS}
-    for name, value in values.items():
-        if not finite and record[name] is not None:
+    said = dict(record)
+    for name in _MOMENTS:
+        value = record[name]
+        known = type(value) in (int, float) or value in _INFINITE
+        number = float(value) if known else math.nan  # of finite elements it is no NaN
+        if not finite and value is not None:
             raise fail(name, "null, as no element is finite")
-        if finite and (value is None or (value < 0 and name in ("std", "l2_norm", "max_abs"))):
+        if finite and not number >= (0 if name in ("std", "l2_norm", "max_abs") else -math.inf):
             raise fail(name, f"a number, as {finite:,} elements are finite")
-    return TensorStats(**values, **{name: record[name] for name in _COUNTS})
-
-
-def _statistic(value: Any) -> float | None:
-    """A statistic as a number, None where it is none; it is no NaN, as it covers finite elements."""
-    if type(value) not in (int, float) and value not in _INFINITE:
-        return None
-    number = float(value)
-    return None if math.isnan(number) else number
+        said[name] = number if finite else None
+    return TensorStats(**said)
 
 
 def _values(where: str, nested: Any, event: TraceEvent) -> Array:
