@@ -22,7 +22,7 @@ from ..dumps.recording import Recording
 from ..errors import InputError
 from ..hooks.event import EventSpec
 from ..hooks.names import select_names
-from ..rounding.bands import ENOUGH, Bands, RoundedPasses, Tolerance, tolerance_of
+from ..rounding.bands import DRAWS, ENOUGH, Bands, RoundedPasses, Tolerance, tolerance_of
 from ..rounding.judging import JudgedRun, OperationResult, unseen
 from ..rounding.precision import Precision, precision_named, precision_of
 from ..running.event_stream import Piece
@@ -81,8 +81,7 @@ def diff(
     rounded = precision_named(compute) if compute not in (None, "f32") else None
     origin = sides[2].origin if calibrate is not None else None
     passes = _rounded_passes(sides, rounded) if rounded is not None else None
-    count = (passes.count,) if passes is not None else ()
-    tolerance = tolerance_of(rounded, origin, factor, rtol, atol, *count)
+    tolerance = tolerance_of(rounded, origin, factor, rtol, atol, passes.count if passes else DRAWS)
     with one_blas_thread(), np.errstate(all="ignore"):
         return compare(sides, names, tolerance, passes, positions, report, watch, judge=factor is None)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,13 +105,7 @@ def diff_prompts(
 ) -> PromptsComparison:
     """Compare two models on every prompt; `options` are those of `diff`. Raises InputError, saying which
     prompt it is that does not fit."""
-    return PromptsComparison(a.origin, b.origin, tuple(_compared(a, b, prompts, report, options)))
-
-
-def _compared(
-    a: LanguageModel, b: LanguageModel, prompts: Sequence[str | list[int]], report: Report,
-    options: dict[str, Any],
-) -> Iterator[PromptComparison]:  # fmt: skip
+    found = []
     for number, prompt in enumerate(prompts):
         report(number, len(prompts))
         said: dict[str, Any] = {"text": prompt} if isinstance(prompt, str) else {"tokens": prompt}
@@ -123,9 +117,10 @@ def _compared(
         if agreement is None:
             raise InputError("prompts are judged by their logits, which --layer leaves out")
         told = sum(event.told for event in result.events)
-        yield PromptComparison(
-            prompt if isinstance(prompt, str) else str(prompt), len(result.tokens or ()), result.agree,
-            result.same, told, len(result.events) + len(result.left_out), result.first, worst.name,
-            worst.relative, worst.tolerance, agreement.positions, agreement.same_argmax, agreement.mean_kl,
-            agreement.max_kl,
+        one = PromptComparison(
+            str(prompt), len(result.tokens or ()), result.agree, result.same, told,
+            len(result.events) + len(result.left_out), result.first, worst.name, worst.relative,
+            worst.tolerance, agreement.positions, agreement.same_argmax, agreement.mean_kl, agreement.max_kl,
         )  # fmt: skip
+        found.append(one)
+    return PromptsComparison(a.origin, b.origin, tuple(found))

@@ -11,8 +11,8 @@ from __future__ import annotations
 import math
 import re
 import struct
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,30 +48,6 @@ def events_of(stage: str, layer: int | None) -> tuple[str, ...]:
     return tuple(glob.replace("*", str(layer)) for glob in globs)
 
 
-@dataclass(frozen=True, slots=True)
-class _StageArrays:
-    """A file of a dump as its name and its header have it."""
-
-    path: Path
-    file: str
-    stage: str
-    layer: int | None
-    count: int
-
-    def recorded(
-        self,
-        events: tuple[str, ...] = (),
-        shape: tuple[int, ...] = (),
-        layout: str = "",
-        adjacent: bool = False,
-    ) -> Recorded:
-        """The tensor, whose rows are those of one event or of several side by side."""
-        shape, beside = shape or (self.count,), events if len(events) > 1 else ()
-        return Recorded(
-            readable(self.file), shape, partial(_read, self.path, shape), layout, beside, adjacent
-        )
-
-
 def is_aprt(folder: Path) -> bool:
     """Whether a folder holds APRT dumps: one of its files begins like one. Raises FileFormatError, naming
     the file, where it cannot be read."""
@@ -83,13 +59,24 @@ def open_aprt(folder: Path) -> Recording:
     """The dumps of a folder, none of which is read yet. Without a manifest of ours, as apr leaves them,
     shapes and tokens are not known. Raises FileFormatError, naming the file."""
     with reading(folder):
-        found = [_stored(path, folder) for path in _bin_files(folder)]
+        found = {path.relative_to(folder).as_posix(): _stored(path, folder) for path in _bin_files(folder)}
     if not found:
         raise FileFormatError(f"{folder}: expected APRT dumps (layer-N/STAGE.bin), found none")
-    order = {stage: rank for rank, stage in enumerate(ALIASES)}
-    found.sort(key=lambda one: (one.layer is None, one.layer, order.get(one.stage, len(order))))
     manifest = _manifest(folder / MANIFEST)
     return _bare(folder, found) if manifest is None else _described(folder, found, manifest)
+
+
+def _stage_of(file: str) -> tuple[str, int | None]:
+    """The stage and the layer of "layer-3/ffn_up.bin", None for the whole model."""
+    layer, _, name = file.rpartition("/")
+    return name.removesuffix(".bin"), int(layer.removeprefix("layer-")) if layer else None
+
+
+def _in_order(file: str) -> tuple[bool, int, int]:
+    """Sorts files by layer, those of the whole model last, and by stage as apr has them."""
+    stage, layer = _stage_of(file)
+    rank = [*ALIASES].index(stage) if stage in ALIASES else len(ALIASES)
+    return layer is None, layer or 0, rank
 
 
 def _bin_files(folder: Path) -> list[Path]:
@@ -101,8 +88,8 @@ def _head(path: Path) -> bytes:
         return file.read(HEADER.size)
 
 
-def _stored(path: Path, folder: Path) -> _StageArrays:
-    """A file whose header agrees with its place and its size."""
+def _stored(path: Path, folder: Path) -> Recorded:
+    """The elements of a file whose header agrees with its place and its size."""
     layer = None
     if path.parent != folder:
         number = _LAYER.fullmatch(path.parent.name)
@@ -122,48 +109,54 @@ def _stored(path: Path, folder: Path) -> _StageArrays:
         raise FileFormatError(
             f"{path}: expected {HEADER.size + 4 * count:,} bytes for {count:,} elements, found {size:,}"
         )
-    return _StageArrays(path, path.relative_to(folder).as_posix(), path.stem, layer, count)
+    file = path.relative_to(folder).as_posix()
+    return Recorded(readable(file), (count,), partial(_read, path, count))
 
 
-def _read(path: Path, shape: tuple[int, ...]) -> Array:
+def _read(path: Path, count: int) -> Array:
     """The elements of a file, float32, bit for bit."""
-    count = math.prod(shape)
     with reading(path):
         values = np.fromfile(path, "<f4", count, offset=HEADER.size)
     if values.size != count:
         raise FileFormatError(f"{path}: expected {count:,} elements, found {values.size:,}")
-    return values.astype(np.float32, copy=False).reshape(shape)
+    return values.astype(np.float32, copy=False)
 
 
-def _bare(folder: Path, found: Sequence[_StageArrays]) -> Recording:
+def _bare(folder: Path, found: Mapping[str, Recorded]) -> Recording:
     """What apr leaves: neither shapes nor tokens."""
     tensors, leftovers = dict[str, Recorded](), list[Leftover]()
-    biased = {one.layer for one in found if one.stage == "qkv_bias"}
-    for one in found:
-        events = events_of(one.stage, one.layer)[: 1 if one.stage == "embedding" else None]  # a decoder's
-        if one.stage == "qkv_matmul" and one.layer in biased:
+    biased = {layer for stage, layer in map(_stage_of, found) if stage == "qkv_bias"}
+    for file in sorted(found, key=_in_order):
+        stage, layer = _stage_of(file)
+        events = events_of(stage, layer)[: 1 if stage == "embedding" else None]  # a decoder's
+        if stage == "qkv_matmul" and layer in biased:
             reason = "it is before the biases; q, k and v are taken from qkv_bias"
         elif not events:
-            reason = _no_event(one)
+            reason = _no_event(stage, layer)
         elif events[0] in tensors:
             reason = f"{events[0]} is taken from {tensors[events[0]].source}"
         else:
-            layout = LAST if one.stage == "lm_head" else ""
-            tensors |= {e: one.recorded(events, (), layout, kind_of(e) in turned_names()) for e in events}
+            told = replace(found[file], layout=LAST if stage == "lm_head" else "", beside=_beside(events))
+            tensors |= {event: replace(told, adjacent=kind_of(event) in turned_names()) for event in events}
             continue
-        leftovers.append(Leftover(one.recorded(), reason))
-    before = {one.layer for one in found if one.stage == "qkv_matmul"} - biased
+        leftovers.append(Leftover(found[file], reason))
     note = "q, k and v are taken from qkv_matmul, which is before the biases, if the model has some"
-    return Recording(str(folder), KIND, tensors, leftovers=tuple(leftovers), notes=(note,) if before else ())
+    plain = [layer for stage, layer in map(_stage_of, found) if stage == "qkv_matmul"]
+    notes = (note,) if {*plain} - biased else ()
+    return Recording(str(folder), KIND, tensors, leftovers=tuple(leftovers), notes=notes)
 
 
-def _no_event(one: _StageArrays) -> str:
+def _beside(events: tuple[str, ...]) -> tuple[str, ...]:
+    return events if len(events) > 1 else ()
+
+
+def _no_event(stage: str, layer: int | None) -> str:
     """Why a file stands for no event."""
-    if one.stage not in ALIASES:
+    if stage not in ALIASES:
         return "apr has no such stage"
-    if not ALIASES[one.stage] and one.stage != "qkv_bias":
+    if not ALIASES[stage] and stage != "qkv_bias":
         return "there is no such event"
-    return f"the stage does not belong to {_place(one.layer)}"
+    return f"the stage does not belong to {_place(layer)}"
 
 
 def _place(layer: int | None) -> str:
@@ -181,22 +174,22 @@ def _manifest(path: Path) -> dict[str, Any] | None:
     return manifest if schema == MANIFEST_FORMAT else None
 
 
-def _described(folder: Path, found: Sequence[_StageArrays], manifest: Mapping[str, Any]) -> Recording:
+def _described(folder: Path, found: Mapping[str, Recorded], manifest: Mapping[str, Any]) -> Recording:
     """What we wrote: the manifest must agree with the files."""
     path = folder / MANIFEST
     tokens = whole_numbers(f"{path}: tokens", manifest.get("tokens"), some=True)
     entries = _entries(path, manifest.get("files"))
-    for file in sorted(entries.keys() - {one.file for one in found}):
+    for file in sorted(entries.keys() - found.keys()):
         raise FileFormatError(f"{folder}: {brief(file)} is missing, which {MANIFEST} names")
     tensors, leftovers = dict[str, Recorded](), list[Leftover]()
-    for one in found:
-        if one.file not in entries:
-            leftovers.append(Leftover(one.recorded(), f"{MANIFEST} does not name it"))
+    for file in sorted(found, key=_in_order):
+        if file not in entries:
+            leftovers.append(Leftover(found[file], f"{MANIFEST} does not name it"))
             continue
-        events, recorded = _checked(path, one, entries[one.file], len(tokens))
+        events, recorded = _checked(path, file, found[file], entries[file], len(tokens))
         for event in events:
             if event in tensors:
-                raise FileFormatError(f"{path}: {event} is in {tensors[event].source} and in {one.file}")
+                raise FileFormatError(f"{path}: {event} is in {tensors[event].source} and in {file}")
             tensors[event] = recorded
     positions = (len(tokens) - 1,) if "logits" in tensors else None
     return Recording(
@@ -233,25 +226,30 @@ def _entries(path: Path, files: Any) -> dict[str, Mapping[str, Any]]:
 
 
 def _checked(
-    path: Path, one: _StageArrays, entry: Mapping[str, Any], length: int
+    path: Path, file: str, stored: Recorded, entry: Mapping[str, Any], length: int
 ) -> tuple[tuple[str, ...], Recorded]:
     """The events of an entry that agrees with its file and with the tokens, and their tensor."""
 
     def fail(key: str, expected: object) -> FileFormatError:
         found = brief(entry.get(key))
-        return FileFormatError(f"{path}: {one.file}: {key}: expected {expected}, found {found}")
+        return FileFormatError(f"{path}: {file}: {key}: expected {expected}, found {found}")
 
-    rows = [length - 1] if one.stage == "lm_head" else None
-    for key, expected in (("stage", one.stage), ("layer", one.layer), ("dtype", "float32")):
+    stage, layer = _stage_of(file)
+    rows = [length - 1] if stage == "lm_head" else None
+    for key, expected in (("stage", stage), ("layer", layer), ("dtype", "float32")):
         if entry.get(key) != expected:
             raise fail(key, expected)
-    known, events = events_of(one.stage, one.layer), entry.get("events")
-    ways = [[event] for event in known] if one.stage == "embedding" else [list(known)]
+    known, events = events_of(stage, layer), entry.get("events")
+    ways = [[event] for event in known] if stage == "embedding" else [list(known)]
     if not known or events not in ways:
         raise fail("events", " or ".join(", ".join(way) for way in ways) or "none of ours")
-    shape = whole_numbers(f"{path}: {one.file}: shape", entry.get("shape"), some=True)
-    if math.prod(shape) != one.count:
-        raise fail("shape", f"{one.count:,} elements, which the file has")
+    shape = whole_numbers(f"{path}: {file}: shape", entry.get("shape"), some=True)
+    if math.prod(shape) != stored.shape[0]:
+        raise fail("shape", f"{stored.shape[0]:,} elements, which the file has")
     if entry.get("positions") != rows:
         raise fail("positions", rows or "null, all of them")
-    return tuple(events), one.recorded(tuple(events), shape, LAST if rows else OWN)
+    recorded = replace(
+        stored, shape=shape, read=lambda: stored.read().reshape(shape), layout=LAST if rows else OWN,
+        beside=_beside(tuple(events)),
+    )  # fmt: skip
+    return tuple(events), recorded

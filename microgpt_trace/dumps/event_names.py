@@ -169,6 +169,12 @@ def names_of(engine: str) -> dict[str, tuple[str, ...]]:
     }
 
 
+def module_meaning(engine: str, path: str) -> Meaning:
+    """The meaning of what a module of any layer gives, "" for the layer itself; with ".input" behind the path,
+    of what it reads. Its events have # for the layer."""
+    return _table()[_key(SPELLINGS[engine][0] + path)]
+
+
 def _spelled(engine: str, name: str, events: Sequence[str]) -> str:
     in_layer, in_model, after = SPELLINGS[engine]
     return f"{in_layer}{name}{after}" if "#" in events[0] else in_model + name
@@ -212,7 +218,11 @@ def _table() -> dict[str, Meaning]:
     named |= {name.replace("transformer.", ""): named[name] for name in below}
     for stage in ALIASES:
         named |= _apr(stage)
-    return {".".join(_WORDS.findall(name.lower())): meaning for name, meaning in named.items()}
+    return {_key(name): meaning for name, meaning in named.items()}
+
+
+def _key(name: str) -> str:
+    return ".".join(_WORDS.findall(name.lower()))
 
 
 def _meaning(said: str) -> Meaning:

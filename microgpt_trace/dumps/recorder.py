@@ -299,14 +299,12 @@ def _dtype(tensor: Any) -> str:
 def _describe(model: Any) -> dict[str, Any]:
     """What identifies the model that was recorded, as plain data."""
     config = getattr(model, "config", None)
-    versions = {
-        name: getattr(sys.modules.get(name), "__version__", None) for name in ("torch", "transformers")
-    }
     return {
         "family": "recorded",
         "class": type(model).__name__,
         "origin": str(getattr(config, "_name_or_path", "") or type(model).__name__),
         "dtype": ", ".join(sorted({_dtype(parameter) for parameter in model.parameters()})),
         "attention": getattr(config, "_attn_implementation", None),
-        **versions,
+        "torch": getattr(sys.modules.get("torch"), "__version__", None),
+        "transformers": getattr(sys.modules.get("transformers"), "__version__", None),
     }

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from ..errors import InputError
-from .event_names import Meaning, meaning_of, names_of, numbered
+from .event_names import module_meaning, names_of, numbered
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,6 @@ class Modules:
     having: str  # in sentences: as they have it
     none_of: str  # in sentences: is none of theirs
     engine: str
-    prefix: str  # before the names of the stack's modules
     embedding: tuple[str, ...]
     layers: str
     norm: str
@@ -59,7 +58,8 @@ class Modules:
     @cached_property
     def inputs(self) -> tuple[str, ...]:
         """Those of them whose inputs are events that no module gives."""
-        return tuple(path for path in self.outputs if not self._meaning(f"{path}.input").second)
+        paths = (path for path in self.outputs if not module_meaning(self.engine, f"{path}.input").second)
+        return tuple(paths)
 
     def event(self, name: str) -> str:
         """The event of what a module of the stack gives."""
@@ -68,12 +68,7 @@ class Modules:
     def in_layer(self, path: str = "") -> tuple[str, ...]:
         """The events, with # for the layer, of what a layer or a module of it gives: several of a product
         whose rows have them side by side, equally wide; of its input with ".input" behind the path."""
-        return tuple(event.replace("layer0.", "layer#.") for event in self._meaning(path).events)
-
-    def _meaning(self, path: str) -> Meaning:
-        meaning = meaning_of(f"{self.prefix}{self.layers}.0.{path}".rstrip("."))
-        assert meaning is not None
-        return meaning
+        return module_meaning(self.engine, path).events
 
 
 FAMILIES = (
@@ -81,7 +76,6 @@ FAMILIES = (
         having="Llama, Mistral, Qwen2 and Qwen3 have",
         none_of="Llama's, Mistral's or Qwen's",
         engine="transformers",
-        prefix="model.",
         embedding=("embed_tokens",),
         layers="layers",
         norm="norm",
@@ -94,7 +88,6 @@ FAMILIES = (
         having="GPT-2 has",
         none_of="GPT-2's",
         engine="GPT-2",
-        prefix="transformer.",
         embedding=("wte", "wpe", "drop"),
         layers="h",
         norm="ln_f",
