@@ -26,7 +26,7 @@ from microgpt_trace import (
     validate,
 )
 from microgpt_trace.comparison.weights import compare_weights
-from microgpt_trace.dumps.arrays_file import save_arrays
+from microgpt_trace.dumps.stored_arrays import save_arrays
 from microgpt_trace.patching.pairs import Pair, patch_pairs
 from microgpt_trace.timeline.reading import read_timeline
 

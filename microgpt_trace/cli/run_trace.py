@@ -95,7 +95,7 @@ def _needed(model: LanguageModel, request: Request, names: list[str], layers: li
 def _save(result: Trace, model: LanguageModel, request: Request, layers: list[int]) -> None:
     save, save_aprt = request.written.save, request.written.save_aprt
     if save is not None:
-        from ..dumps.arrays_file import save_arrays
+        from ..dumps.stored_arrays import save_arrays
 
         save_arrays(result, save, request.drawn.force)
         note(f"saved {kept(result, model, request, layers, 'saves', f' to {save}')}")

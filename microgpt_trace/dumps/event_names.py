@@ -170,8 +170,8 @@ def names_of(engine: str) -> dict[str, tuple[str, ...]]:
 
 
 def module_meaning(engine: str, path: str) -> Meaning:
-    """The meaning of what a module of any layer gives, "" for the layer itself; with ".input" behind the path,
-    of what it reads. Its events have # for the layer."""
+    """The meaning of what a module of any layer gives, "" for the layer itself; ".input" behind the path asks
+    for what it reads. Its events have # for the layer."""
     return _table()[_key(SPELLINGS[engine][0] + path)]
 
 

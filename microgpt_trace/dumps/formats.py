@@ -22,12 +22,12 @@ from ..text.brief import brief
 from ..text.json_reading import from_json
 from ..text.wording import abridged
 from ..untrusted_files import check_regular, reading
-from .arrays_file import ARRAYS_FORMAT
 from .event_names import Meaning, meaning_of, without_suffix
 from .layouts import OWN, Leftover, Recorded, sentences, whole_numbers
 from .mapping import MapEntry, NameMap, sliced_shape
 from .recording import Recording, agreed
 from .stored_arrays import (
+    ARRAYS_FORMAT,
     NPY_MAGIC,
     ZIP_MAGIC,
     StoredArray,

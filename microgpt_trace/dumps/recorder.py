@@ -20,9 +20,9 @@ import numpy as np
 from ..arrays.stats import Array
 from ..errors import InputError
 from ..files import check_target
-from .arrays_file import write_arrays
 from .engine_names import RETURNED_SECOND, TURNED
 from .event_names import numbered
+from .stored_arrays import write_arrays
 from .torch_modules import TorchDecoder, expected_events, find_decoder, module_at
 
 _CACHES = ("cache", "past_key_values", "past_key_value")  # what versions of transformers call it

@@ -27,7 +27,7 @@ from pathlib import Path
 from safetensors import safe_open
 
 from microgpt_trace import init, save, trace
-from microgpt_trace.dumps.arrays_file import save_arrays
+from microgpt_trace.dumps.stored_arrays import save_arrays
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = (

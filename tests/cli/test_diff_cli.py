@@ -12,7 +12,7 @@ from support.documents import valid
 from support.tiny_models import TOKENS
 
 from microgpt_trace import init, load, save, trace
-from microgpt_trace.dumps.arrays_file import save_arrays
+from microgpt_trace.dumps.stored_arrays import save_arrays
 
 IDS = ",".join(map(str, TOKENS))
 

@@ -9,7 +9,7 @@ from support.commands import microgpt, refusal, refused
 from support.tiny_models import CASES, TOKENS, random_weights, write_folder
 
 from microgpt_trace import load, trace
-from microgpt_trace.dumps.arrays_file import save_arrays
+from microgpt_trace.dumps.stored_arrays import save_arrays
 
 PAIRS = {
     "pairs": "# names\nanna\talma\te\tk\nemma\temmy\n",

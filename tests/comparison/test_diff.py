@@ -8,7 +8,7 @@ from support.tiny_models import TOKENS
 
 from microgpt_trace import Config, Model, Tokenizer, init, load, trace
 from microgpt_trace.comparison.diff import diff
-from microgpt_trace.dumps.arrays_file import save_arrays
+from microgpt_trace.dumps.stored_arrays import save_arrays
 from microgpt_trace.errors import InputError
 
 

@@ -19,9 +19,9 @@ from support.dump_writing import (
 )
 
 import microgpt_trace
-from microgpt_trace.dumps.arrays_file import save_arrays
 from microgpt_trace.dumps.formats import is_recording, open_recording
 from microgpt_trace.dumps.layouts import OWN, fit
+from microgpt_trace.dumps.stored_arrays import save_arrays
 from microgpt_trace.errors import InputError
 
 

@@ -29,7 +29,7 @@ from microgpt_trace import (
     save,
     trace,
 )
-from microgpt_trace.dumps.arrays_file import save_arrays
+from microgpt_trace.dumps.stored_arrays import save_arrays
 from microgpt_trace.render.figures.attention import attention_picture
 from microgpt_trace.render.figures.curves import loss_picture, stream_picture
 from microgpt_trace.render.figures.panel import Panel, spelled_out, thinned

@@ -32,7 +32,7 @@ from microgpt_trace import (
 from microgpt_trace.cli import COMMANDS, build
 from microgpt_trace.comparison.prompts import diff_prompts
 from microgpt_trace.comparison.weights import compare_weights
-from microgpt_trace.dumps.arrays_file import save_arrays
+from microgpt_trace.dumps.stored_arrays import save_arrays
 from microgpt_trace.patching.pairs import patch_pairs, read_pairs
 from microgpt_trace.render.notebook_html import LONG, SAVE_IT
 from microgpt_trace.render.page.page_view import PageView

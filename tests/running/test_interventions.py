@@ -13,8 +13,8 @@ from support.tiny_microgpts import CASES
 from support.tiny_models import tiny_model, write_gguf
 
 from microgpt_trace import Model, load, trace
-from microgpt_trace.dumps.arrays_file import save_arrays
 from microgpt_trace.dumps.formats import open_recording
+from microgpt_trace.dumps.stored_arrays import save_arrays
 from microgpt_trace.errors import InputError
 from microgpt_trace.hooks.bus import Run
 from microgpt_trace.hooks.sites import parse_site

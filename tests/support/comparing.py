@@ -7,9 +7,9 @@ from support.tiny_models import TOKENS
 
 from microgpt_trace import trace
 from microgpt_trace.comparison.diff import diff
-from microgpt_trace.dumps.arrays_file import save_arrays
 from microgpt_trace.dumps.layouts import OWN, Recorded
 from microgpt_trace.dumps.recording import Recording
+from microgpt_trace.dumps.stored_arrays import save_arrays
 from microgpt_trace.render.documents.trace_as_json import trace_json
 from microgpt_trace.running.event_stream import EventStream
 
