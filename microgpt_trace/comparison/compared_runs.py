@@ -10,11 +10,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..architecture.model import file_order
 from ..architecture.plans.catalogue import kind_named
 from ..architecture.plans.kinds import Softmax
 from ..arrays.stats import Array
-from ..dumps.layouts import Fitted, Recorded, fit
+from ..dumps.layouts import Fitted, Recorded
 from ..dumps.recording import Recording
 from ..errors import InputError
 from ..hooks.event import TraceEvent
@@ -130,14 +129,8 @@ class RecordedRun:
     def fitted(self, name: str) -> Fitted:
         """The event's array in our shape. Raises InputError where its layout cannot be told."""
         recorded = _without_padding(name, self.recording.tensors[name], self.shapes[name])
-        found = fit(
-            name,
-            replace(recorded, layout=self.layouts.get(name, recorded.layout)),
-            self.shapes,
-            head_dim=None if self.model is None else self.model.config.head_dim,
-            order=file_order(self.model, name),
-            positions=self.recording.positions,
-        )
+        recorded = replace(recorded, layout=self.layouts.get(name, recorded.layout))
+        found = self.recording.fitted(name, recorded, self.model, self.shapes)
         if found.note and (said := f"{name}: {found.note}") not in self.notes:
             self.notes.append(said)
         return found

@@ -183,14 +183,9 @@ def event_specs_of(sides: Sequence[ComparedRun]) -> dict[str, EventSpec]:
     if model is not None:
         specs = model.model.hooks.specs
         return {name: spec for name, spec in specs.items() if name in model.shapes}
-    names = {name for side in sides for name in side.names}
-    return {name: _spec_of(name) for name in sorted(names, key=place_of)}
-
-
-def _spec_of(name: str) -> EventSpec:
-    row = known_row(name)
-    assert row is not None  # what no architecture has is left over where a dump is opened
-    return EventSpec(name, row.stage, layer_of(name), "", causal=row.causal)
+    names = sorted({name for side in sides for name in side.names}, key=place_of)
+    rows = ((name, known_row(name)) for name in names)
+    return {n: EventSpec(n, row.stage, layer_of(n), "", causal=row.causal) for n, row in rows if row}
 
 
 def paired_names(a: ComparedRun, b: ComparedRun, specs: Mapping[str, EventSpec]) -> list[str]:

@@ -88,27 +88,19 @@ def _candidates(
 ) -> Iterator[Candidate]:
     """Relations in the order in which they are tried: a sentence, and two parameters that are then equal."""
     own = a[name]
-    if len(own.shape) == 1 or found.relative_l2 > _OWN:
-        yield from _other_places(name, a, b, head_dims)
+    if len(own.shape) == 1 or found.relative_l2 > _OWN:  # the same numbers in another order, or elsewhere
+        if len(own.shape) == 2 and min(own.shape) > 1 and math.prod(own.shape) <= _MOST_TRANSPOSED:
+            yield "transposed: B holds A's columns as its rows", own, transposed(b)
+        if kind_of(name) in turned_names():
+            yield from _rope_orders(own, b, head_dims)
+        for other in _namesakes(name, a):
+            yield f"B holds A's {other}", a[other], b
     if found.scale is not None:
         factor = -1.0 if abs(found.scale + 1) < LIMIT else found.scale
         yield "negated: B is -A", scaled(own, -1.0), b
         yield f"scaled: B is {factor:.6g} times A", scaled(own, factor), b
     yield "B is A + 1", shifted(own, 1.0), b
     yield "B is A - 1", shifted(own, -1.0), b
-
-
-def _other_places(
-    name: str, a: Mapping[str, Values], b: Values, head_dims: tuple[int, ...]
-) -> Iterator[Candidate]:
-    """The same numbers in another order, or under another name."""
-    own = a[name]
-    if len(own.shape) == 2 and min(own.shape) > 1 and math.prod(own.shape) <= _MOST_TRANSPOSED:
-        yield "transposed: B holds A's columns as its rows", own, transposed(b)
-    if kind_of(name) in turned_names():
-        yield from _rope_orders(own, b, head_dims)
-    for other in _namesakes(name, a):
-        yield f"B holds A's {other}", a[other], b
 
 
 def _rope_orders(own: Values, b: Values, head_dims: tuple[int, ...]) -> Iterator[Candidate]:

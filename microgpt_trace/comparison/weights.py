@@ -6,7 +6,7 @@ Knows no screen. What may differ is measured from the stored blocks: see quantis
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,7 +137,8 @@ def compare_weights(
         raise InputError(f"rtol: expected a number of at least 0, found {rtol}")
     left, right = _side(a), _side(b)
     every = list(left.values) + [name for name in right.values if name not in left.values]
-    chosen = _chosen(every, names, left, right)
+    spellings = {name: (name, left.file_name(name), right.file_name(name)) for name in every}
+    chosen = select_spelled(names or ("*",), spellings, f"parameter of {left.origin} or {right.origin}")
     both = [n for n in chosen if left.counterpart(n) in left.values and right.counterpart(n) in right.values]
     rows: list[WeightRow] = []
     for name in both:
@@ -160,11 +161,6 @@ def compare_weights(
         only_a=tuple(name for name in lacking if name in left.values),
         only_b=tuple(name for name in lacking if name in right.values),
     )
-
-
-def _chosen(every: Iterable[str], globs: Sequence[str], a: _Side, b: _Side) -> list[str]:
-    spellings = {name: (name, a.file_name(name), b.file_name(name)) for name in every}
-    return select_spelled(globs or ("*",), spellings, f"parameter of {a.origin} or {b.origin}")
 
 
 def _badness(row: WeightRow) -> float:

@@ -61,7 +61,7 @@ def write_aprt(trace: Trace, folder: Path) -> int:
     }
     with write_folder(folder) as temporary:
         for entry in entries:
-            _write_entry(temporary, entry, _array_of(entry, trace, kept))
+            _write_entry(temporary, entry, trace, kept)
         text = json.dumps(manifest, indent=1)
         (temporary / MANIFEST).write_text(text + "\n", encoding="utf-8")
     return len(entries)
@@ -122,12 +122,6 @@ def _positions(trace: Trace) -> list[int]:
     return [prediction.position for prediction in trace.predictions]
 
 
-def _array_of(entry: StageFile, trace: Trace, kept: Mapping[str, Array]) -> Array:
-    if entry.positions is not None:
-        return kept[entry.events[0]][[_positions(trace).index(position) for position in entry.positions]]
-    return np.concatenate([kept[event] for event in entry.events], axis=-1)
-
-
 def _notes(trace: Trace, kept: Mapping[str, Array], entries: Sequence[StageFile]) -> Iterator[str]:
     stages = {entry.stage for entry in entries}
     if "qkv_bias" in stages:
@@ -142,7 +136,10 @@ def _notes(trace: Trace, kept: Mapping[str, Array], entries: Sequence[StageFile]
         yield f"{', '.join(sorted(rounded))} was rounded to float32"
 
 
-def _write_entry(folder: Path, entry: StageFile, array: Array) -> None:
+def _write_entry(folder: Path, entry: StageFile, trace: Trace, kept: Mapping[str, Array]) -> None:
+    array = np.concatenate([kept[event] for event in entry.events], axis=-1)
+    if entry.positions is not None:
+        array = array[[_positions(trace).index(position) for position in entry.positions]]
     path = folder / entry.file
     path.parent.mkdir(exist_ok=True)
     with np.errstate(all="ignore"):

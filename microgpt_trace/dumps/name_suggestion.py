@@ -104,9 +104,10 @@ def suggest(
     ]  # fmt: skip
     found.sort(key=lambda one: names.index(one.event))
     taken = {one.source for one in found}
-    unreadable = [left for left in recording.leftovers if not left.readable]
     unplaced = [
-        Unplaced(source_name(left.recorded), left.recorded.shape, 1, left.reason) for left in unreadable
+        Unplaced(source_name(left.recorded), left.recorded.shape, 1, left.reason)
+        for left in recording.leftovers
+        if not left.readable
     ]
     for one in series:
         rest = [row for row in one.rows.values() if parts[row].name not in taken]

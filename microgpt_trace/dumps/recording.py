@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..hooks.event import TraceEvent
 from ..text.brief import frozen, token_list
 from ..text.command_lines import quoted
-from .layouts import OWN, Leftover, Recorded, fit
+from .layouts import OWN, Fitted, Leftover, Recorded, Shape, fit
 
 
 @frozen(slots=False, eq=False)
@@ -57,15 +57,19 @@ class Recording:
             return np.asarray(recorded.read()), None
         own = recorded.layout == OWN and len(recorded.shape) > 1
         rows = recorded.shape[-2] if own and name not in HEAD_EVENTS else len(self.tokens or ()) or length
-        positions = self.positions if own and name in HEAD_EVENTS else None
         try:
-            fitted = fit(
-                name, recorded, model.plan.shapes(rows), head_dim=model.config.head_dim,
-                order=file_order(model, name), positions=positions,
-            )  # fmt: skip
+            fitted = self.fitted(name, recorded, model, model.plan.shapes(rows))
         except InputError as error:
             raise InputError(f"{self.origin}: {error}") from error
         return fitted.array, fitted.positions or range(rows) if fitted.array.ndim else None
+
+    def fitted(
+        self, name: str, recorded: Recorded, model: LanguageModel | None, shapes: Mapping[str, Shape]
+    ) -> Fitted:
+        """A tensor of this dump as the event `name` of the model has it. Raises InputError where it does not
+        fit."""
+        dim, order = None if model is None else model.config.head_dim, file_order(model, name)
+        return fit(name, recorded, shapes, head_dim=dim, order=order, positions=self.positions)
 
     def _how_to_save(self, name: str) -> str:
         """What saves an event that a trace of ours left out."""
