@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 from weakref import finalize
@@ -103,17 +104,12 @@ class StoredArray:
 def npy_array(path: Path, name: str) -> StoredArray:
     """The array of a .npy file. Raises FileFormatError."""
     size = check_regular(path, "a .npy file")
-    with reading(path), path.open("rb") as file:
-        header = _header(file, str(path), size)
 
-    def read() -> Array:
-        with reading(path), _refusing(str(path), "the array that was there"):
-            with path.open("rb") as file:
-                if read_header(file) != header:
-                    raise ValueError("changed meanwhile")
-            return _widened(header.array(MappedFile.open(path).part(header.offset, header.size)))
+    def rest(_: IO[bytes], header: NpyHeader) -> Array:
+        return MappedFile.open(path).part(header.offset, header.size)
 
-    return _stored(path, name, header, read)
+    with reading(path):
+        return _array(path, name, str(path), size, lambda: path.open("rb"), rest)
 
 
 def npz_arrays(path: Path) -> tuple[list[StoredArray], list[str]]:
@@ -142,30 +138,23 @@ def _member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> St
         raise FileFormatError(f"{where}: {member.compress_size:,} bytes, more than the file has")
     if member.file_size > max(_BOMB_BYTES, _BOMB_TIMES * member.compress_size):
         raise FileFormatError(f"{where}: {member.compress_size:,} bytes would become {member.file_size:,}")
-    with _refusing(where, "a .npy array"), archive.open(member) as file:
-        header = _header(file, where, member.file_size)
 
-    def read() -> Array:
-        with reading(path), _refusing(where, "the array that its header describes"):
-            with archive.open(member) as file:
-                if read_header(file) != header:
-                    raise ValueError("changed meanwhile")
-                data = np.frombuffer(file.read(header.size - header.offset), np.uint8)
-                if file.read(1):  # and the checksum is looked at
-                    raise ValueError("longer than it was")
-            return _widened(header.array(data))
+    def rest(file: IO[bytes], header: NpyHeader) -> Array:
+        data = np.frombuffer(file.read(header.size - header.offset), np.uint8)
+        if file.read(1):  # and the checksum is looked at
+            raise ValueError("longer than it was")
+        return data
 
-    return _stored(path, member.filename.removesuffix(".npy"), header, read)
+    name, opened = member.filename.removesuffix(".npy"), partial(archive.open, member)
+    return _array(path, name, where, member.file_size, opened, rest)
 
 
-def _stored(path: Path, name: str, header: NpyHeader, read: Callable[[], Array]) -> StoredArray:
-    check_name(path, name)
-    return StoredArray(name, header.shape, str(header.dtype), _kind(header.dtype), read)
-
-
-def _header(file: IO[bytes], where: str, size: int) -> NpyHeader:
-    """The header of a .npy array of `size` bytes in all."""
-    with _refusing(where, "a .npy array"):
+def _array(
+    path: Path, name: str, where: str, size: int, opened: Callable[[], IO[bytes]],
+    rest: Callable[[IO[bytes], NpyHeader], Array],
+) -> StoredArray:  # fmt: skip
+    """The .npy array of `size` bytes in what is `opened`; `rest` gives the bytes behind the header."""
+    with _refusing(where, "a .npy array"), opened() as file:
         header = read_header(file)
     if header.dtype.hasobject:
         raise FileFormatError(f"{where}: holds Python objects, which are not read")
@@ -173,7 +162,15 @@ def _header(file: IO[bytes], where: str, size: int) -> NpyHeader:
         raise FileFormatError(
             f"{where}: {header.dtype} {brief(list(header.shape))} takes {header.size:,} bytes, found {size:,}"
         )
-    return header
+
+    def read() -> Array:
+        with reading(path), _refusing(where, "the array that its header describes"), opened() as file:
+            if read_header(file) != header:
+                raise ValueError("changed meanwhile")
+            return _widened(header.array(rest(file, header)))
+
+    check_name(path, name)
+    return StoredArray(name, header.shape, str(header.dtype), _kind(header.dtype), read)
 
 
 def check_name(where: Path | str, name: str) -> None:
