@@ -39,6 +39,7 @@ from .stored_arrays import (
 
 _TOKENS = ("tokens", "ids", "input_ids", "token_ids")
 _MAX_TOKENS = 1 << 20
+_UNKNOWN = Meaning(reason="no event has that name")
 _HEAD = 1 << 12  # bytes that tell what a file is
 _PARAMETER = re.compile(r"wte|wpe|.*\.(weight|bias)|layer[0-9]+\.(attn_w|mlp_fc|mlp_w).*", re.DOTALL)
 _DOCUMENT = re.compile(rb'\s*\{\s*("schema"\s*:\s*"microgpt\.trace/|"record"\s*:\s*"trace")')
@@ -196,7 +197,7 @@ def _recording(
             said.append((f"{path}: {array.name}", ids))
         else:
             reason = f"numbers of type {array.dtype}, which no event has"
-            leftovers.append(Leftover(_recorded(array), reason, readable=array.kind != "other"))
+            leftovers.append(Leftover(_recorded(array, _UNKNOWN), reason, readable=array.kind != "other"))
     tensors, unnamed = _named(path, named, lines, layout)
     return Recording(
         str(path), kind, tensors, agreed("tokens", said), leftovers=(*unnamed, *leftovers), notes=tuple(notes)
@@ -223,14 +224,13 @@ def _named(
     tensors = {line.event: _mapped(path, by_name[line.source], line) for line in lines}
     mapped, leftovers = set(tensors), []
     chosen = {line.source for line in lines}
-    meant = [(array, meaning_of(array.name)) for array in arrays if array.name not in chosen]
-    for array, meaning in sorted(meant, key=lambda pair: pair[1] is not None and pair[1].second):
+    meant = [(array, meaning_of(array.name) or _UNKNOWN) for array in arrays if array.name not in chosen]
+    for array, meaning in sorted(meant, key=lambda pair: pair[1].second):
         recorded = _recorded(array, meaning, layout)
-        reason = "no event has that name" if meaning is None else meaning.reason
-        events = meaning.events if meaning else ()
+        reason, events = meaning.reason, meaning.events
         taken = [event for event in events if event in tensors]
         by_names = [event for event in taken if event not in mapped]
-        if meaning and by_names and not meaning.second:
+        if by_names and not meaning.second:
             both = f"{tensors[by_names[0]].source!r} and {array.name!r}"
             raise FileFormatError(f"{path}: {both} are both {by_names[0]}; a map says which is meant")
         if taken and len(taken) == len(events):
@@ -242,9 +242,8 @@ def _named(
     return tensors, leftovers
 
 
-def _recorded(array: StoredArray, meaning: Meaning | None = None, layout: str = "") -> Recorded:
+def _recorded(array: StoredArray, meaning: Meaning, layout: str = "") -> Recorded:
     """An array as a tensor of a recording; one that is no event's can be read all the same."""
-    meaning = meaning or Meaning()
     beside = meaning.events if len(meaning.events) > 1 else ()
     own = layout if meaning.events == (array.name,) else meaning.layout
     return Recorded(
@@ -265,10 +264,5 @@ def _mapped(path: Path, array: StoredArray, line: MapEntry) -> Recorded:
     if array.kind != "floating":
         raise InputError(f"{where}: expected floating-point numbers, found {array.dtype}")
     shape = sliced_shape(line.index, array.shape, where)
-    meaning = meaning_of(array.name)
-    adjacent = meaning is not None and meaning.adjacent
-
-    def read() -> Any:
-        return array.read()[line.index]
-
-    return Recorded(array.name, shape, read, line.layout, adjacent=adjacent)
+    adjacent = (meaning_of(array.name) or _UNKNOWN).adjacent
+    return Recorded(array.name, shape, lambda: array.read()[line.index], line.layout, adjacent=adjacent)

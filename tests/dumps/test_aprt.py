@@ -11,7 +11,7 @@ from support.aprt_folders import FINAL_NORM, bare, manifest_of, reasons_of
 from support.tiny_models import TOKENS
 
 from microgpt_trace import load, trace
-from microgpt_trace.dumps.aprt import events_of, open_aprt
+from microgpt_trace.dumps.aprt import open_aprt
 from microgpt_trace.dumps.aprt_writing import write_aprt
 from microgpt_trace.dumps.layouts import LAST, fit
 from microgpt_trace.errors import InputError, MicrogptError, RunError
@@ -278,10 +278,3 @@ def test_somebody_elses_manifest_is_not_ours(tmp_path):
     bare(tmp_path, final_norm=[1, 2])
     (tmp_path / "manifest.json").write_text('{"run": 7}')
     assert open_aprt(tmp_path).tokens is None
-
-
-def test_stages_stand_for_events_of_their_layer():
-    for stage in ALIASES:
-        per_layer, whole = events_of(stage, 3), events_of(stage, None)
-        assert not (per_layer and whole)
-        assert all(event.startswith("layer3.") for event in per_layer)
