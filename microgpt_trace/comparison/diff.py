@@ -164,15 +164,15 @@ def _side_by_side(
         if passes is not None:
             stack.enter_context(passes.run(names))
         for piece in driver.pieces(names):
-            # a model goes on only when its piece is taken, whatever the piece
-            giving = models if piece.name not in chosen else [side for side in sides if not side.statistics]
-            taken = [
-                piece if side is driver else side.take(piece) if side in giving else None for side in sides
-            ]
             if piece.name not in chosen:
+                for model in models[1:]:  # which go on only when their pieces are taken
+                    model.take(piece)
                 yield [piece]
-            else:
-                yield [*taken, *(passes.take_all(piece) if passes is not None else ())]
+                continue
+            taken = [
+                piece if side is driver else None if side.statistics else side.take(piece) for side in sides
+            ]
+            yield [*taken, *(passes.take_all(piece) if passes is not None else ())]
 
 
 def _other_scores(models: Sequence[ModelRun], names: Sequence[str]) -> list[str]:

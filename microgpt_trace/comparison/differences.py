@@ -190,8 +190,8 @@ def difference(
     spec: EventSpec, shape: tuple[int, ...], rows: RowDifferences, measures: Sequence[BandMeasure],
     positions: Sequence[int], atol: float, statistic: str = "",
 ) -> EventDifference:  # fmt: skip
-    """The difference of an event from its rows [n], or [H * n], at these positions; of several measures that
-    counts which a row lies farthest in, or beyond, its band by."""
+    """The difference of an event from its rows [n], or [H * n], at these positions, none of one number or of a
+    `statistic`; of several measures that counts which a row lies farthest in, or beyond, its band by."""
     plain, strict = rows.relative(), rows.strict()
     by = np.argmax([_share(measure.found, measure.band) for measure in measures], axis=0)
     found = np.choose(by, [measure.found for measure in measures])
@@ -204,7 +204,6 @@ def difference(
     count = max(1, len(positions))
     worst = int(_share(found, bands).argmax())
     row = _first(beyond, count) if beyond.any() else worst
-    placed = bool(positions) and not statistic
     grid = np.where(told, strict, np.nan).reshape(-1, count)
     left_out = _what_was_left_out(rows, worst, float(plain[worst]), float(strict[worst]))
     measured = measures[by[worst]].words or left_out
@@ -219,17 +218,17 @@ def difference(
         median=None if statistic or not finite.any() else median(plain[finite]),
         cosine=None if statistic or not finite.any() else float(rows.cosine[finite].min()),
         max_abs=float(rows.largest[largest]),
-        max_index=_index(largest, int(rows.column[largest]), shape, positions, statistic),
+        max_index=_index(largest, int(rows.column[largest]), shape, positions),
         tolerance=float(bands[worst]),
         holds=not beyond.any(),
-        position=positions[row % count] if placed else None,
-        head=row // count if len(shape) == 3 and placed else None,
-        index=_index(row, int(rows.column[row]), shape, positions, statistic),
+        position=positions[row % count] if positions else None,
+        head=row // count if len(shape) == 3 and positions else None,
+        index=_index(row, int(rows.column[row]), shape, positions),
         a=float(rows.of_a[row]),
         b=float(rows.of_b[row]),
         measured=statistic or measured,
-        positions=tuple(positions) if placed else (),
-        by_position=tuple(np.fmax.reduce(grid).tolist()) if placed else (),
+        positions=tuple(positions),
+        by_position=tuple(np.fmax.reduce(grid).tolist()) if positions else (),
         count=int(rows.count.sum()),
         alike=int(rows.alike.sum()),
     )
@@ -247,13 +246,11 @@ def _first(beyond: Array, count: int) -> int:
     return int(grid[:, position].argmax()) * count + position
 
 
-def _index(
-    row: int, column: int, shape: tuple[int, ...], positions: Sequence[int], statistic: str
-) -> tuple[int, ...]:
-    """Where an element stands in the whole tensor."""
-    if not shape or statistic:
+def _index(row: int, column: int, shape: tuple[int, ...], positions: Sequence[int]) -> tuple[int, ...]:
+    """Where an element stands in the whole tensor; of one number, and of statistics, nowhere."""
+    if not positions:
         return ()
-    head, position = divmod(row, max(1, len(positions)))
+    head, position = divmod(row, len(positions))
     return (head, positions[position], column) if len(shape) == 3 else (positions[position], column)
 
 

@@ -54,11 +54,10 @@ def with_tokens(recording: Recording, model: LanguageModel, asked: Sequence[int]
     notes = () if asked is not None and tokens == tuple(asked) else ambiguous(model, tokens)
     if not notes:
         return told
-    tensors = dict(recording.tensors)
-    loss = [
-        Leftover(tensors.pop(n), "which tokens come next is not known") for n in ("loss",) if n in tensors
-    ]
-    return replace(told, notes=(*told.notes, *notes), tensors=tensors, leftovers=(*told.leftovers, *loss))
+    tensors, left = dict(recording.tensors), told.leftovers
+    if loss := tensors.pop("loss", None):
+        left = (*left, Leftover(loss, "which tokens come next is not known"))
+    return replace(told, notes=(*told.notes, *notes), tensors=tensors, leftovers=left)
 
 
 def recognise(
