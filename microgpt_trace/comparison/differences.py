@@ -190,8 +190,8 @@ def difference(
     spec: EventSpec, shape: tuple[int, ...], rows: RowDifferences, measures: Sequence[BandMeasure],
     positions: Sequence[int], atol: float, statistic: str = "",
 ) -> EventDifference:  # fmt: skip
-    """The difference of an event from its rows [n], or [H * n], at these positions, none of one number or of a
-    `statistic`; of several measures that counts which a row lies farthest in, or beyond, its band by."""
+    """The difference of an event from its rows [n], or [H * n], at these positions (none of one number, or of
+    a `statistic`); of several measures that counts which a row lies farthest in, or beyond, its band by."""
     plain, strict = rows.relative(), rows.strict()
     by = np.argmax([_share(measure.found, measure.band) for measure in measures], axis=0)
     found = np.choose(by, [measure.found for measure in measures])

@@ -16,6 +16,7 @@ from support.tiny_models import (
     CASES,
     Blocks,
     pair_neighbours,
+    quantised,
     random_blocks,
     random_quantised_weights,
     random_weights,
@@ -46,16 +47,6 @@ def folder(tmp_path, name="a", config=WIDE, edit=None, dtype="F32", seed="weight
     if edit:
         edit(weights)
     return load(write_folder(tmp_path / name, config, weights, dtype))
-
-
-def quantised(weights, type):
-    """The same weights with every matrix rounded by gguf's own quantiser."""
-    quants = pytest.importorskip("gguf").quants
-    kind = pytest.importorskip("gguf").GGMLQuantizationType[type]
-    return {
-        name: Blocks(type, quants.quantize(array, kind).view(np.uint8)) if array.ndim == 2 else array
-        for name, array in weights.items()
-    }
 
 
 def gguf_file(tmp_path, type="Q8_0", edit=None, damage=None, name="b"):

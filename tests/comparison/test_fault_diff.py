@@ -19,7 +19,7 @@ from support.tiny_microgpts import CASES as MICROGPT
 from support.tiny_models import (
     CASES,
     TOKENS,
-    Blocks,
+    quantised,
     random_weights,
     rope_4,
     tiny_config,
@@ -223,17 +223,12 @@ IDS = ",".join(map(str, TOKENS))
 
 
 @pytest.fixture(scope="module")
-def quantised(tmp_path_factory):
+def files(tmp_path_factory):
     """Paths of one model: in float32, and by quantisation type."""
-    quants = pytest.importorskip("gguf.quants")
     home, weights = tmp_path_factory.mktemp("quantised"), random_weights(SMALL, "quantised")
     found = {"F32": write_folder(home / "F32", SMALL, weights)}
     for kind in ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"):
-        type_, blocks = quants.GGMLQuantizationType[kind], dict(weights)
-        for name, w in weights.items():
-            if w.ndim == 2:
-                blocks[name] = Blocks(kind, quants.quantize(w, type_))
-        found[kind] = write_gguf(home / f"{kind}.gguf", SMALL, blocks)
+        found[kind] = write_gguf(home / f"{kind}.gguf", SMALL, quantised(weights, kind))
     return found
 
 
@@ -241,19 +236,19 @@ PAIRS = [("Q8_0", "Q5_1"), ("Q4_0", "Q4_1"), ("Q4_1", "Q4_0"), ("Q5_0", "Q5_1"),
 
 
 @pytest.mark.parametrize(("kind", "third"), some_of(PAIRS, every=3))
-def test_quantisations_part_and_agree_when_calibrated_by_one_as_coarse(quantised, kind, third):
-    paths = quantised["F32"], quantised[kind]
+def test_quantisations_part_and_agree_when_calibrated_by_one_as_coarse(files, kind, third):
+    paths = files["F32"], files[kind]
     assert diff(*paths, tokens=TOKENS).first == "embed.tok"
-    found = diff(*paths, tokens=TOKENS, calibrate=quantised[third])
+    found = diff(*paths, tokens=TOKENS, calibrate=files[third])
     print(f"{found.worst.name} {found.worst.relative:.1e} of {found.worst.tolerance:.1e}")
     assert found.agree
     if kind.startswith("Q4"):
-        assert not diff(*paths, tokens=TOKENS, calibrate=quantised["Q8_0"]).agree
+        assert not diff(*paths, tokens=TOKENS, calibrate=files["Q8_0"]).agree
 
 
-def test_quantisations_from_the_shell(quantised):
-    command = ["diff", quantised["F32"], quantised["Q8_0"], "--tokens", IDS]
-    plain, calibrated = microgpt(*command), microgpt(*command, "--calibrate", quantised["Q5_1"])
+def test_quantisations_from_the_shell(files):
+    command = ["diff", files["F32"], files["Q8_0"], "--tokens", IDS]
+    plain, calibrated = microgpt(*command), microgpt(*command, "--calibrate", files["Q5_1"])
     assert (plain.code, calibrated.code) == (1, 0)
     assert "First divergence: embed.tok" in plain.out
     assert "The same" in calibrated.out

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from support.comparing import reads, values_of
+from support.dump_writing import numbers
 from support.faulty_engine import rounded_to
 from support.tiny_models import TOKENS
 
@@ -51,10 +52,6 @@ def found_in(lines):
     return {line.source.removesuffix(".npy"): line.event for line in lines}
 
 
-def noise(shape, seed=0, scale=1.0):
-    return (scale * np.random.default_rng(seed).standard_normal(shape)).astype(np.float32)
-
-
 def run_with(model, name, change):
     with model.hooks.subscribe(lambda event, value: change(value), name):
         return values_of(model)
@@ -89,7 +86,7 @@ def with_strangers(own):
     rng = np.random.default_rng(1)
     arrays = [item for item in own.items() if rng.random() > 0.3]
     for i, shape in enumerate([(7, 32), (7, 48), (7, 32), (7, 16), (4, 7, 7), (5, 9), (3,)]):
-        arrays.insert(rng.integers(len(arrays)), (None, noise(shape, i)))
+        arrays.insert(rng.integers(len(arrays)), (None, numbers(*shape, seed=i)))
     return arrays
 
 
@@ -116,7 +113,9 @@ def crossed(own):
 
 def noise_from_the_fifth_on(own):
     items = list(own.items())
-    return items[:4] + [(event, noise(a.shape, i, a.std())) for i, (event, a) in enumerate(items[4:])]
+    return items[:4] + [
+        (event, a.std() * numbers(*a.shape, seed=i)) for i, (event, a) in enumerate(items[4:])
+    ]
 
 
 def mostly_nan(own):
@@ -168,7 +167,7 @@ def test_copies_and_events_that_are_known_by_name_are_not_suggested(drafted, mod
 
 
 def test_what_nothing_decides_is_listed(drafted, model, own):
-    text, lines = drafted(model, {"t0": own["embed.tok"], "t1": noise((7, 48), 1)})
+    text, lines = drafted(model, {"t0": own["embed.tok"], "t1": numbers(7, 48, seed=1)})
     assert found_in(lines) == {"t0": "embed.tok"}
     assert '# not placed: "t1" [7, 48]: values, names and order do not decide' in text
     assert "events: 1 placed; tensors not placed: 1" in text
@@ -288,7 +287,7 @@ def inputs_of_layers(model):
 def with_a_number_that_is_no_layer(model):
     truth = {f"blk{i}_up": f"layer{i}.mlp.up" for i in LAYERS}
     files = {name: values_of(model)[event] for name, event in truth.items()}
-    return files | {"blk77_up": noise((7, 48))}, truth
+    return files | {"blk77_up": numbers(7, 48)}, truth
 
 
 def with_noise_in_a_layer(model):
@@ -296,7 +295,7 @@ def with_noise_in_a_layer(model):
     kinds = {"zz": "attn.norm", "mm": "attn.out", "aa": "mlp.down"}
     truth = {f"{name}_x{1 + i}": f"layer{i}.{kind}" for i in LAYERS for name, kind in kinds.items()}
     files = {name: values_of(model)[event] for name, event in truth.items()}
-    return files | {"mm_x2": noise((7, 32))}, truth
+    return files | {"mm_x2": numbers(7, 32)}, truth
 
 
 def with_telling_names(model):
@@ -364,7 +363,7 @@ def test_fused_names_are_sliced_alike_in_all_layers(drafted, deeper):
 
 def test_the_draft_is_read_back_whatever_names_there_are(drafted, model, own):
     odd = {'a "b"\\\x7f\n': "embed.tok", "odd[1]": "layer0.attn.norm", "q": "layer0.attn.q_rope"}
-    files = {name: own[event] for name, event in odd.items()} | {"x": noise((5, 7))}
+    files = {name: own[event] for name, event in odd.items()} | {"x": numbers(5, 7)}
     text, lines = drafted(model, files)
     assert found_in(lines) == odd
     assert f"tokens = {list(TOKENS)}\n" in text

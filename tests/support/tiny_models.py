@@ -11,6 +11,7 @@ import zlib
 from typing import NamedTuple
 
 import numpy as np
+import pytest
 from support.judges_decoder import head_dim_of, kv_heads_of, rope_frequencies, rope_of
 
 from microgpt_trace import load
@@ -240,6 +241,16 @@ def random_quantised_weights(config, type_of, seed):
         if len(shape) == 2
         else _random_tensor(name, shape, seed)
         for name, shape in tensor_shapes(config).items()
+    }
+
+
+def quantised(weights, type):
+    """The same weights with every matrix rounded by gguf's own quantiser."""
+    gguf = pytest.importorskip("gguf")
+    kind = gguf.GGMLQuantizationType[type]
+    return {
+        name: Blocks(type, gguf.quants.quantize(array, kind).view(np.uint8)) if array.ndim == 2 else array
+        for name, array in weights.items()
     }
 
 
