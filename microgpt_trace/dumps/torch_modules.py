@@ -38,7 +38,6 @@ class Modules:
     rotary: str = ""
     positions: str = ""
     unlike: str = ""
-    head: str = "lm_head"
 
     @property
     def stack(self) -> tuple[str, ...]:
@@ -135,7 +134,7 @@ def find_decoder(model: Any) -> TorchDecoder:
     layers = list(getattr(modules[name], family.layers))
     for i, layer in enumerate(layers):
         _check_layer(family, f"{name}.{family.layers}.{i}".lstrip("."), layer)
-    head = modules[name.rpartition(".")[0]]._modules.get(family.head) if name else None
+    head = modules[name.rpartition(".")[0]]._modules.get("lm_head") if name else None
     return TorchDecoder(family, modules[name], layers, head)
 
 
