@@ -114,15 +114,15 @@ class TorchRecording:
             before(getattr(decoder.stack, family.positions), self._note_positions)
         for name in family.embedding:
             after(getattr(decoder.stack, name), partial(self._take, family.event(name)))
+        for path, of_input, events in family.taps:
+            for module in self._distinct(path):
+                if of_input:
+                    before(module, partial(self._take_input, events))
+                else:
+                    after(module, partial(self._take_output, events))
         for index, layer in enumerate(decoder.layers):
             before(layer, partial(self._enter_layer, index))
             after(layer, self._leave_layer)
-        for path in family.inputs:
-            for module in self._distinct(path):
-                before(module, partial(self._take_input, family.in_layer(f"{path}.input")))
-        for path in family.outputs:
-            for module in self._distinct(path):
-                after(module, partial(self._take_output, family.in_layer(path)))
         for module in self._distinct(family.attention):
             after(module, self._take_weights)
         after(getattr(decoder.stack, family.norm), partial(self._take, family.event(family.norm)))
@@ -191,7 +191,6 @@ class TorchRecording:
             _check_start(args, kwargs, self._asked, len(self.tokens))
 
     def _leave_layer(self, module: Any, args: Any, output: Any) -> None:
-        self._take_output(self._decoder.family.in_layer(), module, args, output)
         self._layer = None
 
     def _take_input(self, events: Sequence[str], module: Any, args: Any, kwargs: Any) -> None:

@@ -55,10 +55,15 @@ class Modules:
         return tuple(path for path, events in names_of(self.engine).items() if "#" in events[0])
 
     @cached_property
-    def inputs(self) -> tuple[str, ...]:
-        """Those of them whose inputs are events that no module gives."""
-        paths = (path for path in self.outputs if not module_meaning(self.engine, f"{path}.input").second)
-        return tuple(paths)
+    def taps(self) -> tuple[tuple[str, bool, tuple[str, ...]], ...]:
+        """Where a layer has its events: the path of a module, whether what it reads is meant, and the events
+        with # for the layer. What it reads counts where no module gives it."""
+        read = ((path, module_meaning(self.engine, f"{path}.input")) for path in self.outputs)
+        return (
+            *((path, False, self.in_layer(path)) for path in self.outputs),
+            *((path, True, meaning.events) for path, meaning in read if not meaning.second),
+            ("", False, self.in_layer()),
+        )
 
     def event(self, name: str) -> str:
         """The event of what a module of the stack gives."""
@@ -66,7 +71,7 @@ class Modules:
 
     def in_layer(self, path: str = "") -> tuple[str, ...]:
         """The events, with # for the layer, of what a layer or a module of it gives: several of a product
-        whose rows have them side by side, equally wide; of its input with ".input" behind the path."""
+        whose rows have them side by side, equally wide."""
         return module_meaning(self.engine, path).events
 
 
@@ -144,12 +149,9 @@ def expected_events(decoder: TorchDecoder) -> list[str]:
     layers = [
         numbered(event, i)
         for i, layer in enumerate(decoder.layers)
-        for path in (
-            *(path for path in family.outputs if module_at(layer, path) is not None),
-            *(f"{path}.input" for path in family.inputs),
-            "",
-        )
-        for event in family.in_layer(path)
+        for path, _, events in family.taps
+        if module_at(layer, path) is not None
+        for event in events
     ]
     return [*map(family.event, family.embedding), *layers, family.event(family.norm)]
 
