@@ -117,12 +117,9 @@ def _looked_up(words: list[str]) -> Meaning | None:
             return _for_layer(found, int(words[i]))
     if len(numbers) == 2 and words[-2:-1] == ["head"] and numbers[-1] == len(words) - 1:
         found = table.get(".".join([*words[:1], "#", *words[2:-1], "#"]))
-        return found and _for_layer(replace(found, events=(_head(found, int(words[-1])),)), int(words[1]))
+        layer, head = int(words[1]), int(words[-1])
+        return found and Meaning((numbered(found.events[0], layer).replace("#", str(head)),))
     return None
-
-
-def _head(found: Meaning, head: int) -> str:
-    return found.events[0].removesuffix("#") + str(head)
 
 
 def _for_layer(meaning: Meaning, layer: int) -> Meaning:

@@ -69,8 +69,8 @@ def _holds_values(header: Mapping[str, Any], metadata: Mapping[str, str]) -> boo
     no parameters."""
     if metadata.get("format") == ARRAYS_FORMAT:
         return True
-    meanings = {name: meaning_of(name) for name in header if name != "lm_head"}  # a microGPT's matrix
-    if any(meaning is not None and meaning.events for meaning in meanings.values()):
+    names = [name for name in header if name != "lm_head"]  # a microGPT's matrix
+    if any((meaning_of(name) or _UNKNOWN).events for name in names):
         return True
     return bool(header) and not any(map(_PARAMETER.fullmatch, header))
 
