@@ -114,8 +114,7 @@ class RecordedRun:
         return None
 
     def pieces(self, names: Sequence[str]) -> Iterator[Piece]:
-        for name in names:
-            yield self._piece(name)
+        return map(self._piece, names)
 
     def take(self, piece: Piece) -> Piece:
         """What this side has beside another side's piece."""

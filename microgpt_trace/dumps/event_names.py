@@ -160,7 +160,7 @@ def names_of(engine: str) -> dict[str, tuple[str, ...]]:
     engines, *rows = (line.split() for line in NAMES.strip().split("\n"))
     column = engines.index(engine)
     return {
-        row[column]: tuple(f"layer#.{e}" if e[:3] in ("att", "mlp") else e for e in row[0].split("+"))
+        row[column]: tuple(f"layer#.{e}" if e.startswith(("attn.", "mlp.")) else e for e in row[0].split("+"))
         for row in rows
         if row[column] != "-"
     }

@@ -1,7 +1,7 @@
 """What PyTorch decoders call their modules: a row for each family, and where a model has them.
 
-Knows no torch; a model is known by the names of its modules. Which event a module's output or input is stands
-in event_names.py.
+Knows no torch; a model is known by the names of its modules. Which event a module's output is stands in
+engine_names.py, and the plan tells what it reads.
 """
 
 from __future__ import annotations
