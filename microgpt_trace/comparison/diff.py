@@ -95,6 +95,7 @@ def compare(
     `judge` a recording is not judged by its own inputs."""
     a, b, *third = sides
     specs, model = event_specs_of(sides), first_model(sides)
+    dump = next((s for s in sides if isinstance(s, RecordedRun) and not s.statistics), None)
     paired = paired_names(a, b, specs)
     known = [name for name in paired if all(name in side.names for side in third)]
     lacking = [name for name in paired if name not in known]
@@ -111,7 +112,7 @@ def compare(
         if watch is not None:
             watch(pieces, lambda name: next(iter(comparer.finish([name]))))
     by_bands = list(comparer.finish(chosen))
-    operations = _judged(sides, tolerance, by_bands) if judge else []
+    operations = _judged(model, dump, tolerance, by_bands) if judge and model and dump and not third else []
     events = tuple(_with_judgement(by_bands, operations))
     if not any(event.told for event in events):
         raise InputError(
@@ -139,7 +140,7 @@ def compare(
         positions=tuple(chosen_positions(positions, length)) if length else (),
         left_out=left_out,
         of_statistics=isinstance(comparer, StatisticsComparer),
-        hint=_hint(sides, tolerance) if first else "",
+        hint=_hint(dump, tolerance) if first and model and dump else "",
         unseen=unseen(operations, tolerance.precision),
     )
 
@@ -181,13 +182,10 @@ def _other_scores(models: Sequence[ModelRun], names: Sequence[str]) -> list[str]
     return [name for name in common if isinstance(kind_named(name), Scores) and name not in names]
 
 
-def _hint(sides: Sequence[ComparedRun], tolerance: Tolerance) -> str:
+def _hint(dump: RecordedRun, tolerance: Tolerance) -> str:
     """What a run that was rounded should have been compared with."""
-    dump = next((s for s in sides if isinstance(s, RecordedRun) and not s.statistics), None)
-    if tolerance.kind != "float32" or dump is None or first_model(sides) is None:
-        return ""
-    found = precision_of(None, dump.whole_and_partial(dump.names)[0])
-    if not found.precision.narrow:
+    found = precision_of(None, dump.whole_and_partial(dump.names)[0]) if tolerance.kind == "float32" else None
+    if found is None or not found.precision.narrow:
         return ""
     return f"{dump.origin}: {found.how}; --compute {found.precision.name} judges by that"
 
@@ -226,14 +224,13 @@ def _comparer(
 
 
 def _judged(
-    sides: Sequence[ComparedRun], tolerance: Tolerance, events: Sequence[EventDifference]
+    model: ModelRun, dump: RecordedRun, tolerance: Tolerance, events: Sequence[EventDifference]
 ) -> list[OperationResult]:
     """Judge the operations of these events by the recording's own inputs, as `diagnose` does. Return none
-    where no recording stands beside a model, where the precision is not known, or where hooks alter the
-    model. In float32, stop at the first event beyond its band."""
-    model, dump = first_model(sides), next((s for s in sides if isinstance(s, RecordedRun)), None)
-    precision = tolerance.precision if len(sides) == 2 else None
-    if precision is None or model is None or len(model.model.hooks) or dump is None or dump.statistics:
+    where the precision is not known, or where hooks alter the model. In float32, stop at the first event
+    beyond its band."""
+    precision = tolerance.precision
+    if precision is None or len(model.model.hooks):
         return []
     run = JudgedRun(model.model, model.inputs.tokens, *dump.whole_and_partial(model.names))
     first = next((event.name for event in events if not event.holds), None)
