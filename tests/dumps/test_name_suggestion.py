@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from support.comparing import reads, values_of
+from support.comparing import reads, values_of, with_nan
 from support.dump_writing import numbers
 from support.faulty_engine import rounded_to
 from support.tiny_models import TOKENS
@@ -96,12 +96,6 @@ def shuffled(own):
     return arrays
 
 
-def put_nan(value):
-    broken = value.copy()
-    broken[2, 3] = np.nan
-    return broken
-
-
 def in_gguf_order(value):
     return value.reshape(7, 4, 2, 4).swapaxes(2, 3).reshape(value.shape)
 
@@ -126,7 +120,7 @@ DUMPS = {  # what becomes of the values, and what the draft says of it
     "strangers": (with_strangers, "tensors not placed: 7"),
     "names in no order": (shuffled, "# values agree, 0.0e+00"),
     "bf16": (lambda own: [(event, rounded_to(a, "bf16")) for event, a in own.items()], "# values agree, 1."),
-    "one NaN": (lambda own: changed(own, "layer1.mlp.gate", put_nan), "0.0e+00; 0% of them not finite"),
+    "one NaN": (lambda own: changed(own, "layer1.mlp.gate", with_nan), "0.0e+00; 0% of them not finite"),
     "most is NaN": (mostly_nan, "# values agree, 0.0e+00; 71% of them not finite"),
     "GGUF's order": (lambda own: changed(own, "layer0.attn.q", in_gguf_order), "by order; values differ"),
     "k and v crossed": (crossed, "values agree, 0.0e+00"),
