@@ -20,7 +20,6 @@ from ..text.brief import frozen
 from ..text.json_writing import in_document
 from .faults import attention, layers, norms, output, rope
 from .faults import input as entrance
-from .faults import quants as stored
 from .faults import weights as matrices
 from .finding import findings_of
 from .hypothesis import Case, Finding, Generator
@@ -39,7 +38,7 @@ STAGES: tuple[tuple[Generator, ...], ...] = (
         layers.activations, layers.gates, layers.sums,
         matrices.matrices,
     ),
-    (stored.quants, matrices.layers),
+    (matrices.quants, matrices.layers),
     (rope.frequencies, output.whole, output.heads, output.places),
 )  # fmt: skip
 

@@ -16,12 +16,12 @@ from support.real_model import SMOLLM2, needs_smollm2
 from support.stored_tensors import transposed
 from support.sweeps import some_of
 from support.tiny_microgpts import CASES as MICROGPTS
-from support.tiny_models import CASES, TOKENS, tiny_model, write_folder
+from support.tiny_models import CASES, TOKENS
 
 from microgpt_trace import load, trace
 from microgpt_trace.arrays.encodings import ENCODINGS
 from microgpt_trace.diagnosis.diagnose import diagnose_values
-from microgpt_trace.diagnosis.faults import quants as hypotheses_quants
+from microgpt_trace.diagnosis.faults.weights import _matrix, misreadings
 from microgpt_trace.errors import InputError
 
 
@@ -299,15 +299,12 @@ def test_tokens_that_are_not_those_of_the_text(decoders, id, text):
 @pytest.mark.parametrize(
     ("type", "other", "parts"), [("F16", "BF16", "the whole"), ("BF16", "F16", "a part of an order")]
 )
-def test_halves_of_a_transposed_matrix_are_read_as_the_other_format(type, other, parts, tmp_path):
-    plan = load(write_folder(tmp_path, *tiny_model("llama_gqa"))).plan
-    tensor, name = transposed(type, parts)[0], "layer0.attn_wq"
-    case = SimpleNamespace(given=SimpleNamespace(model=SimpleNamespace(tensors={name: tensor})), plan=plan)
-    (found,) = hypotheses_quants._half_formats(case, "attn_wq", tensor)
-    read = found.change["layer0.attn.q"].instead[name]
-    expected = replace(tensor, encoding=ENCODINGS[other]).read()
-    np.testing.assert_array_equal(read(name), expected)
-    assert not np.array_equal(read(name), tensor.read())
+def test_halves_of_a_transposed_matrix_are_read_as_the_other_format(type, other, parts):
+    tensor = transposed(type, parts)[0]
+    (wrong,) = misreadings(type)
+    read = _matrix(SimpleNamespace(tensors={"wq": tensor}), wrong, "wq")
+    np.testing.assert_array_equal(read, replace(tensor, encoding=ENCODINGS[other]).read())
+    assert not np.array_equal(read, tensor.read())
 
 
 # --- The real model -------------------------------------------------------------------------------

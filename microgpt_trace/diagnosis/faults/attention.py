@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial as bind
 from typing import Any
 
@@ -16,7 +16,7 @@ from ...architecture.plans.plan import Operation, Plan
 from ...arrays.stats import Array
 from ..fitting import Family
 from ..hypothesis import Case, Hypothesis, first_of
-from .changes import after, beside, called, computed, of_kind, reading, with_attributes
+from .changes import after, called, computed, fed, of_kind, reading, with_attributes
 
 CAPS = (50.0, 30.0, 20.0)  # usual ones
 TIMES = (0.125, 0.25, 0.5, 2.0, 4.0, 8.0)  # of scores
@@ -27,36 +27,31 @@ def scale(case: Case) -> Iterator[Family]:
     kind = case.kind(Scores)
     if kind is None:
         return
-    usual = 1 / math.sqrt(kind.head_dim)
-    own = f"1/sqrt({kind.head_dim})" if kind.scale == usual else f"{kind.scale:.6g}"
-    special, right = _scales(case, kind), f"not multiplied by {own}"
+    dim, width = kind.head_dim, case.given.shapes[case.plan.streams[0]][1]
+    usual = {
+        1 / math.sqrt(dim): f"your scores are multiplied by 1/sqrt({dim})",
+        math.sqrt(dim): f"your scores are multiplied by sqrt({dim})",
+        1 / math.sqrt(width): f"your scores are multiplied by 1/sqrt({width}), the width",
+        1 / dim: f"your scores are multiplied by 1/{dim} (scaled twice)",
+        1.0: "your scores are not scaled",
+    }
+    own = f"1/sqrt({dim})" if kind.scale == 1 / math.sqrt(dim) else f"{kind.scale:.6g}"
     yield Family(
         "scale", lambda scale: with_attributes(case.plan, Scores, scale=scale),
-        f"your scores are multiplied by {{}}, {right}".replace("not multiplied", "not").format,
-        own=kind.scale, pivot=None, unit=kind.scale,
-        special={v: (id, f"{words}, {right}") for v, (id, words) in special.items()},
-        usual=(0.5, 0.25, 0.125, 0.0625),
+        f"your scores are multiplied by {{}}, not by {own}".format,
+        own=kind.scale, pivot=None, unit=kind.scale, usual=(0.5, 0.25, 0.125, 0.0625),
+        special={
+            scale: ("scale-missing" if scale == 1 else "scale", f"{words}, not multiplied by {own}")
+            for scale, words in usual.items() if scale != kind.scale
+        },
     )  # fmt: skip
     yield capped(case, "scores")
-
-
-def _scales(case: Case, kind: Scores) -> dict[float, tuple[str, str]]:
-    """What scores are often multiplied by, but for the model's own."""
-    dim, width = kind.head_dim, case.given.shapes[case.plan.streams[0]][1]
-    found = {
-        1 / math.sqrt(dim): ("scale", f"your scores are multiplied by 1/sqrt({dim})"),
-        math.sqrt(dim): ("scale", f"your scores are multiplied by sqrt({dim})"),
-        1 / math.sqrt(width): ("scale", f"your scores are multiplied by 1/sqrt({width}), the width"),
-        1 / dim: ("scale", f"your scores are multiplied by 1/{dim} (scaled twice)"),
-        1.0: ("scale-missing", "your scores are not scaled"),
-    }
-    return {scale: words for scale, words in found.items() if scale != kind.scale}
 
 
 def capped(case: Case, words: str) -> Family:
     """Values that a tanh keeps below a cap: scores or logits."""
     which = of_kind(Scores) if words == "scores" else called("logits")
-    most = float(np.nanmax(np.abs(np.where(np.isfinite(case.found), case.found, np.nan)), initial=0.0))
+    most = float(np.max(np.abs(case.found), where=np.isfinite(case.found), initial=0.0))
     starts = sorted({cap for cap in (*CAPS, 2 * most, 4 * most) if 0 < cap < math.inf})
     return Family(
         f"{words}-capped", lambda cap: after(case.plan, which, lambda x: cap * np.tanh(x / cap)),
@@ -69,56 +64,47 @@ def unturned(case: Case) -> Iterator[Hypothesis]:
     """Scores of q or k as they were before RoPE or before their norm."""
     if not isinstance(case.row.kind, Scores) or not case.plan.of_kind(Rotation):
         return
-    for id, chosen, words in (
-        ("scores-of-unturned", (0, 1), "q and k before RoPE"),
-        ("scores-of-unturned-q", (0,), "q before RoPE"),
-        ("scores-of-unturned-k", (1,), "k before RoPE"),
+    source = case.plan.source
+    for id, words, inputs in (
+        ("scores-of-unturned", "q and k before RoPE", lambda q, k: (source(q), source(k))),
+        ("scores-of-unturned-q", "q before RoPE", lambda q, k: (source(q), k)),
+        ("scores-of-unturned-k", "k before RoPE", lambda q, k: (q, source(k))),
     ):
-
-        def inputs(row: Operation, chosen: tuple[int, ...] = chosen) -> tuple[str, ...]:
-            sides = enumerate(row.inputs)
-            return tuple(case.plan.source(name) if side in chosen else name for side, name in sides)
-
-        plan = reading(case.plan, of_kind(Scores), inputs)
+        plan = reading(case.plan, of_kind(Scores), lambda row, of=inputs: of(*row.inputs))  # type: ignore[misc]
         yield Hypothesis(id, f"your scores are those of {words}", plan)
 
 
 def grouping(case: Case) -> Iterator[Hypothesis]:
     """Query heads with the keys or values of other heads."""
-    kinds: list[Scores | Context] = []
+    of_both, found = case.plan, 0
+    kinds: Sequence[Scores | Context]
     for of, what in ((Scores, "keys"), (Context, "values")):
-        rows = case.of(of)
-        if not rows:
+        kinds = case.kinds(of)
+        if not kinds:
             continue
-        kind = rows[-1].kind
-        assert isinstance(kind, Scores | Context)
-        kinds.append(kind)
-        heads, count = kind.group, max(kind.group) + 1
+        heads, count = kinds[-1].group, max(kinds[-1].group) + 1
         wrapped = tuple(h % count for h in range(len(heads)))
+        usual = f"of head h % {count}, not of h // {len(heads) // count}"
         if 1 < count < len(heads):
-            claim = f"head h has the {what} of head h % {count}, not of h // {len(heads) // count}"
-            yield Hypothesis(f"grouping-{what}", claim, with_attributes(case.plan, of, group=wrapped))
+            plan, of_both = (with_attributes(plan, of, group=wrapped) for plan in (case.plan, of_both))
+            yield Hypothesis(f"grouping-{what}", f"head h has the {what} {usual}", plan)
+            found += 1
         if isinstance(case.row.kind, of) and case.alone and count > 1:
             measured = nearest_groups(case, of, count)
             if measured not in (heads, wrapped):
                 whose, right = (f"[{first_of(group, 16)}]" for group in (measured, heads))
                 claim = f"heads have the {what} of heads {whose}, not of {right}"
                 yield Hypothesis(f"other-{what}", claim, with_attributes(case.plan, of, group=measured))
-    if len(kinds) == 2 and 1 < count < len(heads):
-        claim = f"head h has keys and values of head h % {count}, not of h // {len(heads) // count}"
-        of_keys = with_attributes(case.plan, Scores, group=wrapped)
-        yield Hypothesis("grouping", claim, with_attributes(of_keys, Context, group=wrapped))
+    if found == 2:
+        yield Hypothesis("grouping", f"head h has keys and values {usual}", of_both)
 
 
 def nearest_groups(case: Case, kind: type[Scores] | type[Context], count: int) -> tuple[int, ...]:
     """Whose keys or values the dump's heads are nearest to."""
-    own = case.row.kind
-    assert isinstance(own, Scores | Context)
-    heads, errors = len(own.group), []
+    heads, errors, shown = len(case.by_head(case.found)), [], case.judge.compared(case.name)
     for g in range(count):
         row = with_attributes(case.plan, kind, group=(g,) * heads)[case.name]
         apart = np.abs(case.found - reference(row, case.given, *case.inputs))
-        shown = case.judge.compared(case.name)
         apart = apart if shown is None else np.where(shown, apart, 0)
         errors.append(case.by_head(np.nan_to_num(apart)).sum(axis=1))
     return tuple(int(g) for g in np.argmin(errors, axis=0))
@@ -126,31 +112,22 @@ def nearest_groups(case: Case, kind: type[Scores] | type[Context], count: int) -
 
 def mask(case: Case) -> Iterator[Hypothesis]:
     """A causal mask or window that shows other positions."""
-    kind, length = case.kind(Softmax), len(case.given.tokens)
-    if kind is None:
+    if not case.of(Softmax):
         return
-    windows = {own.window for own in case.plan.kinds(Softmax) if own.window is not None}
-    yield Hypothesis("mask-missing", "there is no causal mask", _softmax(case, ahead=length))
+    length, other = len(case.given.tokens), bind(_other_softmax, case)
+    own = next(row.kind.window for row in case.plan.layers[case.layer or 0] if isinstance(row.kind, Softmax))
+    windows = {kind.window for kind in case.plan.kinds(Softmax) if kind.window is not None}
+    yield other("mask-missing", "there is no causal mask", ahead=length)
     if windows:
-        plan = _softmax(case, ahead=length, window=None)
-        yield Hypothesis("mask-missing", "there is no mask, neither causal nor of a window", plan)
-    yield Hypothesis("mask-shifted", "every query sees one position ahead", _softmax(case, ahead=1))
-    yield Hypothesis("mask-shifted", "no query sees itself", _softmax(case, ahead=-1))
-    own = _own_window(case, kind)
+        claim = "there is no mask, neither causal nor of a window"
+        yield other("mask-missing", claim, ahead=length, window=None)
+    yield other("mask-shifted", "every query sees one position ahead", ahead=1)
+    yield other("mask-shifted", "no query sees itself", ahead=-1)
     if own is not None:
-        claim = f"the sliding window of {own} positions is missing"
-        yield Hypothesis("window-missing", claim, _softmax(case, window=None))
+        yield other("window-missing", f"the sliding window of {own} positions is missing", window=None)
+    said = f"the model says {own}" if own else "the model has none here"
     for window in _windows(case, own, windows):
-        claim = f"the sliding window has {window} positions, " + (
-            f"the model says {own}" if own else "the model has none here"
-        )
-        yield Hypothesis("window", claim, _softmax(case, window=window))
-
-
-def _own_window(case: Case, kind: Softmax) -> int | None:
-    """That of the layer."""
-    of_layer = (row.kind for row in case.plan.layers[case.layer or 0])
-    return next((own.window for own in of_layer if isinstance(own, Softmax)), kind.window)
+        yield other("window", f"the sliding window has {window} positions, {said}", window=window)
 
 
 def _shares(scores: Array, axis: int = -1) -> Array:
@@ -181,33 +158,38 @@ def _windows(case: Case, own: int | None, others: set[int]) -> list[int]:
     return sorted(w for w in (others | near) - {own} if 0 < w < len(case.given.tokens))
 
 
+def _other_softmax(case: Case, id: str, claim: str, **how: Any) -> Hypothesis:
+    return Hypothesis(id, claim, _softmax(case, **how))
+
+
 def softmax(case: Case) -> Iterator[Hypothesis | Family]:
     """Another base, axis or temperature; rows that are not divided by their sums."""
     if not case.of(Softmax):
         return
-    yield Hypothesis(
-        "softmax-axis", "softmax sums over queries, not keys", _softmax(case, bind(_shares, axis=-2))
-    )
-    yield Hypothesis(
-        "softmax-axis", "softmax sums over heads, not keys", _softmax(case, bind(_shares, axis=0))
-    )
-    alone = isinstance(case.row.kind, Softmax) and case.alone
+    other, alone = bind(_other_softmax, case), isinstance(case.row.kind, Softmax) and case.alone
+    yield other("softmax-axis", "softmax sums over queries, not keys", shares=bind(_shares, axis=-2))
+    yield other("softmax-axis", "softmax sums over heads, not keys", shares=bind(_shares, axis=0))
     yield Family(
         "softmax-scaled", lambda times: _softmax(case, times=times),
         f"your weights are the softmax of {{}} times {'your own' if alone else 'the'} scores".format,
         own=1.0, starts=TIMES, usual=(0.5, 2.0),
         special={math.log(2): ("softmax-base", "softmax has base 2, not e")},
     )  # fmt: skip
-    if not alone:
-        return
-    claim = "exp(scores) is not divided by the sum of its row"
-    yield Hypothesis("softmax-unnormalised", claim, _softmax(case, np.exp))
-    claim = "exp(scores - max) is not divided by the sum of its row"
-    shifted = _softmax(case, lambda x: np.exp(x - x.max(axis=-1, keepdims=True)))
-    yield Hypothesis("softmax-unnormalised", claim, shifted)
-    claim = "1 is added to the sum of every row (softmax off by one)"
-    plus_one = _softmax(case, lambda x: np.exp(x) / (1 + np.exp(x).sum(axis=-1, keepdims=True)))
-    yield Hypothesis("softmax-plus-one", claim, plus_one)
+    for id, claim, shares in UNDIVIDED if alone else ():
+        yield other(id, claim, shares=shares)
+
+
+UNDIVIDED: tuple[tuple[str, str, Callable[[Array], Array]], ...] = (
+    ("softmax-unnormalised", "exp(scores) is not divided by the sum of its row", np.exp),
+    (
+        "softmax-unnormalised", "exp(scores - max) is not divided by the sum of its row",
+        lambda x: np.exp(x - x.max(axis=-1, keepdims=True)),
+    ),
+    (
+        "softmax-plus-one", "1 is added to the sum of every row (softmax off by one)",
+        lambda x: np.exp(x) / (1 + np.exp(x).sum(axis=-1, keepdims=True)),
+    ),
+)  # fmt: skip
 
 
 def context(case: Case) -> Iterator[Hypothesis]:
@@ -224,8 +206,7 @@ def context(case: Case) -> Iterator[Hypothesis]:
         weights = case.row.inputs[0]
         for name in _like_values(case, weights):
             claim = f"your context is that of {name.rpartition('.')[2]}, not of v"
-            plan = reading(case.plan, of_kind(Context), beside(weights, name))
-            yield Hypothesis("other-values", claim, plan)
+            yield Hypothesis("other-values", claim, fed(case.plan, case.name, weights, name))
 
 
 def _like_values(case: Case, weights: str) -> list[str]:

@@ -34,7 +34,6 @@ def called(name: str) -> Which:
 
 def with_attributes(plan: Plan, kind: type[Kind], **attributes: Any) -> Plan:
     """The plan where all rows of a kind have other attributes."""
-
     which = of_kind(kind)
 
     def change(row: Any) -> Operation:
@@ -62,9 +61,10 @@ def reading(plan: Plan, which: Which, inputs: Callable[[Operation], tuple[str, .
     return plan.changed(lambda row: replace(row, inputs=inputs(row)) if which(row) else row)
 
 
-def beside(*names: str) -> Callable[[Operation], tuple[str, ...]]:
-    """Reads the events of those names in the row's own layer."""
-    return lambda row: tuple(prefix_of(row.name) + kind_of(name) for name in names)
+def fed(plan: Plan, name: str, *inputs: str) -> Plan:
+    """The plan where the rows that have an event's name read these events, each of its own layer."""
+    own = [kind_of(source) for source in inputs]
+    return reading(plan, called(name), lambda row: tuple(prefix_of(row.name) + source for source in own))
 
 
 def with_instead(plan: Plan, instead: Instead) -> Plan:

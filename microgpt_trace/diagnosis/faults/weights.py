@@ -1,41 +1,67 @@
-"""Mistakes of matrices and biases: missing, doubled, another's, transposed, in another order."""
+"""Mistakes of matrices and biases: missing, doubled, another's, transposed, in another order; and of how
+stored ones are read: the order in a block, zero points, minima, scales, half formats."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial as bind
+from typing import NamedTuple
 
-from ...architecture.plans.kinds import Linear, Norm
-from ...architecture.plans.plan import Plan, kind_of, layer_of
+import numpy as np
+
+from ...architecture.model import LanguageModel
+from ...architecture.operations.reference_inputs import ReferenceInputs
+from ...architecture.plans.kinds import Linear, Lookup, Norm
+from ...architecture.plans.plan import Operation, Plan, kind_of, layer_of
+from ...arrays.dequantisation import Quants
+from ...arrays.encodings import ENCODINGS, StoredTensor
 from ...arrays.stats import Array
 from ..fitting import Family
-from ..hypothesis import Case, Hypothesis
-from .changes import with_instead
+from ..hypothesis import Case, Change, Hypothesis
+from .changes import computed, with_instead
+from .input import looking_up
 from .layers import gated
 from .rope import in_halves, in_pairs
 
+NIBBLES = {  # at which bytes of a block they lie, and how many elements take the low ones first
+    "Q4_0": (2, 18, 16), "Q4_1": (4, 20, 16), "Q5_0": (6, 22, 16), "Q5_1": (8, 24, 16),
+    "Q4_K": (16, 144, 32), "Q5_K": (48, 176, 32),
+}  # fmt: skip
+SCALES = {  # at which bytes a block's half-precision factors lie: of the scales, of the minima
+    "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,), "AprQ4": (0,),
+    "Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,),
+}  # fmt: skip
+ONE_SCALE = ("Q4_0", "Q5_0", "Q8_0", "AprQ4")  # a block is one run, and has nothing else
+OF_HALVES = (*ONE_SCALE, "Q4_1", "Q5_1")  # the scales are float16 themselves
+ZEROS = {"Q4_0": 8, "AprQ4": 8, "Q5_0": 16, "Q3_K": 4, "Q6_K": 32}
+HALVES = {"F16": ("BF16", "bfloat16"), "BF16": ("F16", "float16")}  # and what each may be taken for
+LARGEST = 1 << 27  # elements decoded at once
+ORDERS = (
+    ("rows-in-pairs", "in GGUF's order (pairs side by side), not halves", in_pairs),
+    ("rows-in-halves", "put from pairs into halves once too often", in_halves),
+)
 
-def biases(case: Case) -> Iterator[Hypothesis | Family]:
+
+def biases(case: Case) -> Iterator[Family]:
     """A bias that is missing, added twice or times another number."""
     own = case.biases(Linear, Norm)
     for chosen in (*([bias] for bias in own), *([own] if len(own) > 1 else [])):
-        yield _scaled(case, chosen)
 
+        def at(factor: float, chosen: list[str] = chosen) -> Plan:
+            return with_instead(case.plan, case.changed(chosen, lambda b: factor * b))
 
-def _scaled(case: Case, chosen: Sequence[str]) -> Family:
-    def at(factor: float) -> Plan:
-        return with_instead(case.plan, case.changed(chosen, lambda b: factor * b))
-
-    words = f"the bias {', '.join(chosen)}"
-    special = {
-        0.0: ("bias-missing", f"{words} is missing"),
-        2.0: ("bias-twice", f"{words} is added twice"),
-        -1.0: ("bias-negated", f"{words} is subtracted"),
-    }
-    return Family(
-        "bias-scaled", at, f"{words} is multiplied by {{}}".format,
-        own=1.0, special=special, low=-math.inf, pivot=None, unit=1.0,
-    )  # fmt: skip
+        words = f"the bias {', '.join(chosen)}"
+        yield Family(
+            "bias-scaled", at, f"{words} is multiplied by {{}}".format,
+            own=1.0, low=-math.inf, pivot=None, unit=1.0,
+            special={
+                0.0: ("bias-missing", f"{words} is missing"),
+                2.0: ("bias-twice", f"{words} is added twice"),
+                -1.0: ("bias-negated", f"{words} is subtracted"),
+            },
+        )  # fmt: skip
 
 
 def _others(case: Case) -> Iterator[Hypothesis]:
@@ -82,15 +108,13 @@ def _alike(case: Case, parameter: str) -> Iterator[str]:
 
 def matrices(case: Case) -> Iterator[Hypothesis]:
     """A matrix that is transposed, another parameter of the layer, rows that come in another order."""
-    for product in case.parameters(Linear):
-        out, width = case.shapes[case.whole_name(product.weight)]
-        if product.row.name == "logits" and out > 8 * width:
-            words = ""  # a vocabulary of rows read as columns: seldom, and large
-        else:
-            words = "is transposed" if out == width else f"[{out}, {width}] is read as [{width}, {out}]"
-        if words:
-            plan = with_instead(case.plan, case.changed([product.weight], _transposed))
-            yield Hypothesis("weight-transposed", f"{product.weight} {words}", plan)
+    for row, weight, _ in case.parameters(Linear):
+        out, width = case.shapes[case.whole_name(weight)]
+        if row.name == "logits" and out > 8 * width:
+            continue  # a vocabulary of rows read as columns: seldom, and large
+        words = "is transposed" if out == width else f"[{out}, {width}] is read as [{width}, {out}]"
+        plan = with_instead(case.plan, case.changed([weight], _transposed))
+        yield Hypothesis("weight-transposed", f"{weight} {words}", plan)
     yield from _others(case)
     yield from _swapped_gate(case)
     yield from _orders(case)
@@ -98,24 +122,16 @@ def matrices(case: Case) -> Iterator[Hypothesis]:
 
 def _orders(case: Case) -> Iterator[Hypothesis]:
     """Rows of q, k and v in the order of pairs side by side, or put into halves once too often."""
-    orders = (
-        (
-            "rows-in-pairs",
-            "rows of {} are permuted: in GGUF's order (pairs side by side), not halves",
-            in_pairs,
-        ),
-        ("rows-in-halves", "rows of {} are permuted: put from pairs into halves once too often", in_halves),
-    )
-    heads = case.plan.heads
-    of_heads = [(own, heads[own.row.name].dim) for own in case.parameters(Linear) if own.row.name in heads]
-    for id, claim, order in orders:
+    of_heads = [own for own in case.parameters(Linear) if own.row.name in case.plan.heads]
+    for id, words, order in ORDERS:
         for chosen in (*([one] for one in of_heads), *([of_heads[:2]] if len(of_heads) > 1 else [])):
             instead: dict[str, Callable[[str], Array]] = {}
-            for product, dim in chosen:
-                names = filter(None, (product.weight, product.bias))
-                instead |= case.changed(names, lambda w, order=order, dim=dim: order(w.T, dim).T)  # type: ignore[misc]
-            words = " and ".join(product.weight for product, _ in chosen)
-            yield Hypothesis(id, claim.format(words), with_instead(case.plan, instead))
+            for row, *names in chosen:
+                dim = case.plan.heads[row.name].dim
+                change = lambda w, order=order, dim=dim: order(w.T, dim).T  # noqa: E731
+                instead |= case.changed(filter(None, names), change)
+            claim = f"rows of {' and '.join(own.weight for own in chosen)} are permuted: {words}"
+            yield Hypothesis(id, claim, with_instead(case.plan, instead))
 
 
 def _transposed(weight: Array) -> Array:
@@ -125,24 +141,165 @@ def _transposed(weight: Array) -> Array:
 
 def layers(case: Case) -> Iterator[Hypothesis]:
     """The same matrix, gain or bias of another layer."""
-    if case.layer is None or case.judge.plain.between(case.name):
-        return
     own, count = case.layer, len(case.plan.layers)
-    for parameters in case.parameters(Linear, Norm):
-        weight, bias = parameters[1:]
+    if own is None or case.judge.plain.between(case.name):
+        return
+    for _, weight, bias in case.parameters(Linear, Norm):
         for names in ((weight,), (weight, bias), (bias,)) if bias else ((weight,),):
             words = " and ".join(f"the bias {name}" if name == bias else name for name in names)
-            verb = "are those" if len(names) > 1 else "is that"
+            words += " are those" if len(names) > 1 else " is that"
             for other in sorted(set(range(count)) - {own}, key=lambda i: abs(i - own)):
-                instead = {name: _of_layer(case, other - own, count) for name in names}
-                claim = f"{words} {verb} of layer {other}"
+                instead = dict.fromkeys(names, bind(_of_layer, case, other - own))
+                claim = f"{words} of layer {other}"
                 yield Hypothesis("another-layer", claim, with_instead(case.plan, instead))
 
 
-def _of_layer(case: Case, away: int, count: int) -> Callable[[str], Array]:
-    def instead(name: str) -> Array:
-        own = layer_of(name)
-        assert own is not None
-        return case.parameter(f"layer{(own + away) % count}.{kind_of(name)}")
+def _of_layer(case: Case, away: int, name: str) -> Array:
+    """The parameter of that name, so many layers away."""
+    other = ((layer_of(name) or 0) + away) % len(case.plan.layers)
+    return case.parameter(f"layer{other}.{kind_of(name)}")
 
-    return instead
+
+class Misreading(NamedTuple):
+    """What is done to a block's bytes [N, B], to what they are unpacked to, and to the values [N, S]; or the
+    type that is taken for theirs."""
+
+    id: str
+    claim: str
+    raw: Change | None = None
+    quants: Callable[[Quants], Quants] | None = None
+    values: Change | None = None
+    type: str | None = None
+
+
+def quants(case: Case) -> Iterator[Hypothesis]:
+    """A quantised matrix (or the token embedding) unpacked in another way."""
+    model = case.given.model
+    if not model.tensors:
+        return
+    for table in (kind.table for kind in case.kinds(Lookup) if kind.by == "tokens"):
+        tensor = model.tensors[table]
+        for wrong in misreadings(tensor.encoding.name) if tensor.encoding.unpack else ():
+            plan = computed(case.plan, looking_up("tokens"), bind(_rows, tensor, wrong))
+            yield Hypothesis(wrong.id, wrong.claim.format(table), plan)
+    for weight in (own.weight for own in case.parameters(Linear)):
+        tensor = model.tensors[case.whole_name(weight)]
+        if tensor.row_length * tensor.shape[0] <= LARGEST:
+            for wrong in misreadings(tensor.encoding.name):
+                plan = with_instead(case.plan, {weight: bind(_matrix, model, wrong)})
+                yield Hypothesis(wrong.id, wrong.claim.format(weight), plan)
+
+
+def misreadings(name: str) -> Iterator[Misreading]:
+    """What can go wrong in reading matrices of a type; a claim has {} for the matrix's name."""
+    if name in HALVES:
+        type, words = HALVES[name]
+        yield Misreading("half-format", f"{{}} ({name}) is read as {words}", type=type)
+    for wrong in _of_blocks(name) if ENCODINGS[name].unpack else ():
+        yield wrong._replace(
+            id=f"dequantisation-{wrong.id}", claim=f"dequantisation of {{}} ({name}): {wrong.claim}"
+        )
+
+
+def _of_blocks(name: str) -> Iterator[Misreading]:
+    """What can go wrong in unpacking blocks of a type."""
+    if name in NIBBLES:
+        start, stop, size = NIBBLES[name]
+        claim = f"low and high nibbles are taken as neighbours, not as {size} and {size} elements"
+        yield Misreading("order", claim, values=bind(_turned, (2, size)))
+        yield Misreading("order", "high nibbles come before low ones", raw=bind(_swapped, start, stop))
+    if name == "AprQ4":
+        claim = "low nibbles are taken as the first 16 elements, high ones as the next"
+        yield Misreading("order", claim, values=bind(_turned, (16, 2)))
+    if zero := ZEROS.get(name):
+        yield Misreading("zero-point", f"the zero point {zero} is not subtracted", quants=bind(_moved, zero))
+    for step in (1, -1):
+        yield Misreading("zero-point", f"the zero point is off by {-step:+d}", quants=bind(_moved, step))
+    if name == "Q8_0":
+        yield Misreading("sign", "integers are read without a sign", quants=_unsigned)
+    if ENCODINGS[name].minima:
+        yield Misreading("minimum", "the minima are ignored", quants=lambda q: q._replace(m=None))
+        yield Misreading("minimum", "the minima have the wrong sign", quants=_minus_minima)
+    for step, which in ((-1, "next"), (1, "previous")):
+        if name in SCALES:
+            claim = f"every block has the scale of the {which} block"
+            yield Misreading("scale", claim, raw=bind(_rolled, SCALES[name], step))
+        if name not in ONE_SCALE:
+            claim = f"every run of elements has the scale of the {which} run"
+            yield Misreading("scale", claim, quants=bind(_neighbour, step))
+    if name in OF_HALVES:
+        yield Misreading(
+            "scale-format", "scales are read as bfloat16, not as float16", quants=_scales_as_bf16
+        )
+
+
+def _turned(shape: tuple[int, int], values: Array) -> Array:
+    """The values of each run of that shape, column by column."""
+    return values.reshape(len(values), -1, *shape).swapaxes(2, 3).reshape(values.shape)
+
+
+def _swapped(start: int, stop: int, raw: Array) -> Array:
+    raw = raw.copy()
+    raw[:, start:stop] = raw[:, start:stop] >> 4 | raw[:, start:stop] << 4
+    return raw
+
+
+def _rolled(places: tuple[int, ...], step: int, raw: Array) -> Array:
+    raw = raw.copy()
+    for at in places:
+        raw[:, at : at + 2] = np.roll(raw[:, at : at + 2], step, axis=0)
+    return raw
+
+
+def _moved(step: int, quants: Quants) -> Quants:
+    return quants._replace(q=quants.q.astype(np.int16) + step)
+
+
+def _unsigned(quants: Quants) -> Quants:
+    return quants._replace(q=quants.q.view(np.uint8).astype(np.int16))
+
+
+def _minus_minima(quants: Quants) -> Quants:
+    return quants._replace(m=None if quants.m is None else -quants.m)
+
+
+def _neighbour(step: int, quants: Quants) -> Quants:
+    d = quants.d
+    return quants._replace(d=np.roll(d.reshape(-1, d.shape[2]), step, axis=0).reshape(d.shape))
+
+
+def _scales_as_bf16(quants: Quants) -> Quants:
+    halves = quants.d.astype(np.float16).view(np.uint16)
+    return quants._replace(d=(halves.astype(np.uint32) << 16).view(np.float32))
+
+
+def _decoded(tensor: StoredTensor, wrong: Misreading, raw: Array) -> Array:
+    """Bytes of whole rows [n, bytes] as the misreading decodes them: [n, in] float32"""
+    unpack = tensor.encoding.unpack
+    assert unpack is not None
+    blocks = raw.reshape(-1, tensor.encoding.block_bytes)
+    blocks = wrong.raw(blocks) if wrong.raw else blocks
+    quants = unpack(blocks[:, :, None])
+    values = (wrong.quants(quants) if wrong.quants else quants).values()[:, :, 0].astype(np.float32)
+    values = wrong.values(values) if wrong.values else values
+    return values.reshape(len(raw), -1)[:, : tensor.row_length] * np.float32(tensor.scale)
+
+
+def _rows(tensor: StoredTensor, wrong: Misreading, row: Operation, given: ReferenceInputs) -> Array:
+    """The rows of the tokens, [T, C]; those before and after are decoded too, for their scales."""
+    tokens = given.tokens
+    around = np.unique(np.clip([tokens - 1, tokens, tokens + 1], 0, tensor.shape[0] - 1))
+    raw = tensor.data.reshape(tensor.shape[0], -1)[around]
+    return _decoded(tensor, wrong, raw)[np.searchsorted(around, tokens)].astype(np.float64)
+
+
+def _matrix(model: LanguageModel, wrong: Misreading, name: str) -> Array:
+    """What the misreading makes of a matrix, with rows in the tensor's order, laid out by columns: products
+    of these are shown to the last bit."""
+    tensor = model.tensors[name]
+    stored = tensor.as_stored()
+    if wrong.type:
+        matrix = replace(stored, encoding=ENCODINGS[wrong.type]).read()
+    else:
+        matrix = _decoded(stored, wrong, stored.data.reshape(stored.shape[0], -1))
+    return tensor.ordered(matrix.T, axis=1).T
