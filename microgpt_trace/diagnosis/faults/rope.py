@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial as bind
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,16 +19,15 @@ from ...architecture.plans.plan import Operation, Plan, kind_of
 from ...architecture.plans.rope import Rope
 from ...arrays.stats import Array
 from ...rounding.precision import NARROW, PRECISIONS
-from ..fitting import COMBINED, DESCRIBED, Family
-from ..hypothesis import Case, Hypothesis
-from ..rope_angles import Turns, common_factor, measure, nearest, offset_of
-from .changes import computed, of_kind
+from ..fitting import COMBINED, DESCRIBED, NUMBERED, PLAIN, Family
+from ..hypothesis import Case, Change, Hypothesis
 
 BASES = (1e2, 5e2, 1e3, 1e4, 1e5, 1.5e5, 2.5e5, 5e5, 1e6, 5e6, 1e7)  # usual ones
 FACTORS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 40.0)  # usual ones of scaling
 PARTS = (0.5, 0.25, 0.75)  # shares of a head that some architectures turn
 WHOLE, NEAR = np.arange(-512.0, 4096.0), np.arange(-8.0, 8.0, 0.125)  # offsets looked for
 STRETCHES = (0.125, 0.25, 0.5, 4.0, 8.0)  # usual ones of positions
+GRID = np.geomspace(1e-4, 1e4, 241)  # a number is looked for around the model's own
 PART_LEFT = 0.1  # of a pair's error is left at its own frequency, where that is another
 PAIRED = " (and pairs are interleaved: neighbours, not halves)"
 
@@ -67,25 +67,18 @@ def in_pairs(x: Array, dim: int) -> Array:
     return halves.swapaxes(-1, -2).reshape(x.shape)
 
 
-def turning_of(row: Operation[Rotation]) -> Turning:
-    """How a row turns."""
-    if isinstance(row.otherwise, Turning):
-        return row.otherwise
-    return Turning(*right_frequencies(row.kind.rope, row.kind.head_dim))
+def turning_by(plan: Plan, round: Change | None = None, **changes: Any) -> Plan:
+    """The plan where some attributes of how q and k turn are others, and the frequencies are rounded."""
 
+    def change(row: Operation[Any]) -> Operation:
+        if not isinstance(row.kind, Rotation):
+            return row
+        turning = replace(Turning(*right_frequencies(row.kind.rope, row.kind.head_dim)), **changes)
+        if round is not None:
+            turning = replace(turning, frequencies=round(turning.frequencies).astype(np.float64))
+        return replace(row, otherwise=turning)
 
-def turning(plan: Plan, change: Callable[[Turning], Turning]) -> Plan:
-    """The plan where q and k turn otherwise."""
-
-    def changed(row: Operation[Any]) -> Operation:
-        return replace(row, otherwise=change(turning_of(row))) if isinstance(row.kind, Rotation) else row
-
-    return plan.changed(changed)
-
-
-def turning_by(plan: Plan, **changes: Any) -> Plan:
-    """The plan where some attributes of the turning are others."""
-    return turning(plan, lambda own: replace(own, **changes))
+    return plan.changed(change)
 
 
 def rope(case: Case) -> Iterator[Hypothesis | Family]:
@@ -93,51 +86,41 @@ def rope(case: Case) -> Iterator[Hypothesis | Family]:
     kind = case.kind(Rotation)
     if kind is None:
         return
-    own, said = Turning(*right_frequencies(kind.rope, kind.head_dim)), kind.rope
-    yield from _plain(case, own, said)
-    yield from _scalings(case, own, said)
+    own = Turning(*right_frequencies(kind.rope, kind.head_dim))
+    for id, claim, changes, rank in (*_directions(case, own), *_scalings(kind, own)):
+        yield Hypothesis(id, claim, turning_by(case.plan, **changes), rank)
     for adjacent in (False, True):
-        for family in _numbers(case, own, said, _turns(case, adjacent)):
-            yield _coarse(case, _interleaved(family) if adjacent else family)
+        measured, family = _turns(case, kind, adjacent), bind(_family, case, adjacent)
+        yield from _said(family, kind, measured)
+        yield from _numbers(family, kind, own, measured)
 
 
-def _head_dim(case: Case) -> int:
-    kind = case.kind(Rotation)
-    assert kind is not None
-    return kind.head_dim
-
-
-def _coarse(case: Case, family: Family) -> Family:
-    """The same with frequencies that an engine may round as it rounds everything."""
-    precision = case.judge.plain.precision
-    if not precision.narrow:
-        return family
-    return replace(family, coarse=lambda value: _rounded(family.at(value), precision.round))
-
-
-def _rounded(plan: Plan, rounding: Callable[[Array], Array]) -> Plan:
-    def rounded(own: Turning) -> Turning:
-        return replace(own, frequencies=rounding(own.frequencies).astype(np.float64))
-
-    return turning(plan, rounded)
-
-
-def _turns(case: Case, adjacent: bool) -> Turns | None:
+def _turns(case: Case, kind: Rotation, adjacent: bool) -> Turns | None:
     """What turns the input into the output, where the dump has both."""
     if not case.alone or len(case.found) < 2:
         return None
-    return measure(case.inputs[0], case.found.astype(np.float64), _head_dim(case), adjacent)
+    return measure(case.inputs[0], case.found.astype(np.float64), kind.head_dim, adjacent)
 
 
-def _interleaved(family: Family) -> Family:
-    """The same with pairs that are neighbours."""
+Mistake = tuple[str, str, dict[str, Any], int]  # its id, claim, what it changes of a Turning, and its rank
 
-    def at(value: float) -> Plan:
-        return turning_by(family.at(value), adjacent=True)
 
-    special = {value: (id, claim + PAIRED) for value, (id, claim) in family.special.items()}
-    claim = lambda value: family.claim(value) + PAIRED  # noqa: E731
-    return replace(family, at=at, claim=claim, special=special, rank=COMBINED)
+def _directions(case: Case, own: Turning) -> Iterator[Mistake]:
+    """Other pairs or directions, rounded frequencies, values turned not at all or twice."""
+    (begin, source), f = _subject(case), own.frequencies
+    paired = f"{begin} the interleaved pairing of {source}"
+    yield "rope-interleaved", paired, {"adjacent": True}, PLAIN
+    claim = f"{paired}, turned in the other direction"
+    yield "rope-interleaved-direction", claim, {"adjacent": True, "frequencies": -f}, COMBINED
+    for name, words in NARROW.items():
+        claim = f"the frequencies of RoPE are rounded to {words}"
+        yield "rope-frequencies-rounded", claim, {"round": PRECISIONS[name].round}, PLAIN
+    missing = {"frequencies": f * 0, "factor": 1.0}
+    yield "rope-missing", f"{begin} {source}, not turned at all", missing, PLAIN
+    twice = {"frequencies": f * 2, "factor": own.factor**2}
+    yield "rope-twice", f"{begin} {source} turned twice", twice, PLAIN
+    claim = f"{begin} {source} turned in the other direction (sin negated)"
+    yield "rope-direction", claim, {"frequencies": -f}, PLAIN
 
 
 def _subject(case: Case) -> tuple[str, str]:
@@ -149,124 +132,110 @@ def _subject(case: Case) -> tuple[str, str]:
     return "your values are", f"your own {words}" if case.alone else words
 
 
-def _plain(case: Case, own: Turning, said: Rope) -> Iterator[Hypothesis]:
-    """Mistakes without a number."""
-    plan, (begin, source) = case.plan, _subject(case)
-    claim = f"{begin} the interleaved pairing of {source}"
-    yield Hypothesis("rope-interleaved", claim, turning_by(plan, adjacent=True))
-    claim += ", turned in the other direction"
-    back = turning_by(plan, adjacent=True, frequencies=-own.frequencies)
-    yield Hypothesis("rope-interleaved-direction", claim, back, rank=COMBINED)
-    for name, words in NARROW.items():
-        claim = f"the frequencies of RoPE are rounded to {words}"
-        yield Hypothesis("rope-frequencies-rounded", claim, _rounded(plan, PRECISIONS[name].round))
-    f = own.frequencies
-    missing = computed(plan, of_kind(Rotation), Turning(f * 0))
-    yield Hypothesis("rope-missing", f"{begin} {source}, not turned at all", missing)
-    twice = turning_by(plan, frequencies=f * 2, factor=own.factor**2)
-    yield Hypothesis("rope-twice", f"{begin} {source} turned twice", twice)
-    back = turning_by(plan, frequencies=-f)
-    claim = f"{begin} {source} turned in the other direction (sin negated)"
-    yield Hypothesis("rope-direction", claim, back)
-
-
-def _scalings(case: Case, own: Turning, said: Rope) -> Iterator[Hypothesis]:
+def _scalings(kind: Rotation, own: Turning) -> Iterator[Mistake]:
     """Scaling left out or of another kind, a part of the head turned."""
-    rows, dim = case.plan, _head_dim(case)
+    said, dim = kind.rope, kind.head_dim
     if said.kind != "default" or said.factors:
-        kind = said.kind if said.kind != "default" else "factors"
+        words = said.kind if said.kind != "default" else "factors"
         plain, _ = right_frequencies(Rope(said.theta), dim)
-        missing = computed(rows, of_kind(Rotation), Turning(plain))
-        yield Hypothesis("rope-scaling-missing", f"the scaling ({kind}) is missing", missing)
-        if said.factor != 1 and kind != "linear":
-            claim = f"all frequencies are divided by {said.factor:g} (linear scaling), not as {kind} says"
-            linear = computed(rows, of_kind(Rotation), Turning(plain / said.factor))
-            yield Hypothesis("rope-scaling-linear", claim, linear)
-    for share in PARTS:
-        count = int(dim * share) // 2
-        if not count:
-            continue
+        missing = {"frequencies": plain, "factor": 1.0}
+        yield "rope-scaling-missing", f"the scaling ({words}) is missing", missing, PLAIN
+        if said.factor != 1 and words != "linear":
+            claim = f"all frequencies are divided by {said.factor:g} (linear scaling), not as {words} says"
+            linear = {"frequencies": plain / said.factor, "factor": 1.0}
+            yield "rope-scaling-linear", claim, linear, PLAIN
+    for count in filter(None, (int(dim * share) // 2 for share in PARTS)):
         claim = f"only the first {2 * count} of {dim} channels of a head are turned"
         turned, _ = right_frequencies(replace(said, factors=()), 2 * count)
-        yield Hypothesis("rope-partial", claim, turning_by(rows, frequencies=turned))
+        yield "rope-partial", claim, {"frequencies": turned}, PLAIN
         claim += " by the first frequencies of the whole"
-        yield Hypothesis("rope-partial", claim, turning_by(rows, frequencies=own.frequencies[:count]))
+        yield "rope-partial", claim, {"frequencies": own.frequencies[:count]}, PLAIN
 
 
-def _numbers(case: Case, own: Turning, said: Rope, measured: Turns | None) -> Iterator[Family]:
-    """Mistakes with a number: base, factor, positions scaled or moved, cos and sin times a constant."""
-    base = f"the base is {{}}, the model says {said.theta:,.6g}"
-    yield _said(case, "rope-base", said, "theta", BASES, measured, base, low=1.01, high=1e15)
+def _family(
+    case: Case, adjacent: bool, id: str, words: str, changes: Callable[[float], dict[str, Any]],
+    special: Mapping[float, tuple[str, str]] | None = None, rank: int = NUMBERED, **options: Any,
+) -> Family:  # fmt: skip
+    """A mistake with a number that changes a Turning; where pairs are `adjacent`, neighbours, that besides.
+    An engine may round the frequencies as it rounds everything."""
+    precision, paired = case.judge.plain.precision, PAIRED * adjacent
+
+    def at(number: float, round: Change | None = None) -> Plan:
+        return turning_by(case.plan, round, adjacent=adjacent, **changes(number))
+
+    return Family(
+        id, at, lambda number: words.format(number) + paired, rank=COMBINED if adjacent else rank,
+        coarse=(lambda number: at(number, precision.round)) if precision.narrow else None,
+        special={number: (id, claim + paired) for number, (id, claim) in (special or {}).items()},
+        **options,
+    )  # fmt: skip
+
+
+def _said(family: Callable[..., Family], kind: Rotation, measured: Turns | None) -> Iterator[Family]:
+    """Another number in what the config says of RoPE: base, factor of the scaling."""
+    said = kind.rope
+    words = f"the base is {{}}, the model says {said.theta:,.6g}"
+    bases = bind(_other, family, "rope-base", kind, measured, "theta", BASES, low=1.01, high=1e15)
+    yield bases(words, said)
     if said.kind != "default" or said.factors:
-        unscaled = f"{base}, and its scaling is missing"
-        yield _said(
-            case, "rope-base", Rope(said.theta), "theta", BASES, measured, unscaled,
-            low=1.01, high=1e15, rank=COMBINED,
-        )  # fmt: skip
+        yield bases(f"{words}, and its scaling is missing", Rope(said.theta), rank=COMBINED)
     if said.kind != "default":
         words = f"the factor of the {said.kind} scaling is {{}}, the model says {said.factor:.6g}"
-        yield _said(
-            case, "rope-scaling-factor", said, "factor", FACTORS, measured, words,
+        yield _other(
+            family, "rope-scaling-factor", kind, measured, "factor", FACTORS, words, said,
             low=0.01, high=1e4, silent=(1.0,),
         )  # fmt: skip
-    if said.kind != "linear":
-        yield _stretched(case, own, measured)
-    yield _offset(case, own, measured)
-    missing = f"the factor {own.factor:.4g} of cos and sin (attention scaling) is missing"
-    yield Family(
-        "rope-attention-factor", lambda factor: turning_by(case.plan, factor=factor),
-        f"cos and sin are multiplied by {{}}, the model says {own.factor:.5g}".format,
-        own=own.factor, starts=[measured.factor] if measured else [],
-        special={1.0: ("rope-attention-factor", missing)} if own.factor != 1 else {},
-    )  # fmt: skip
 
 
-def _said(
-    case: Case, id: str, said: Rope, field: str, usual: Sequence[float], measured: Turns | None, words: str,
-    **options: Any,
+def _other(
+    family: Callable[..., Family], id: str, kind: Rotation, measured: Turns | None, field: str,
+    usual: Sequence[float], words: str, said: Rope, **options: Any,
 ) -> Family:  # fmt: skip
-    """Another number in what the config says of RoPE."""
-    own, dim = getattr(said, field), _head_dim(case)
+    """Another number in a field of what is said."""
 
-    def frequencies(value: float) -> tuple[Array, float]:
-        return right_frequencies(replace(said, **{field: value}), dim)  # type: ignore[arg-type]
+    def changes(number: float) -> dict[str, Any]:
+        turns, size = right_frequencies(replace(said, **{field: number}), kind.head_dim)  # type: ignore[arg-type]
+        return {"frequencies": turns, "factor": size}
 
-    def at(value: float) -> Plan:
-        turns, size = frequencies(value)
-        return turning_by(case.plan, frequencies=turns, factor=size)
-
-    starts = usual if measured is None else [nearest(measured.frequencies, own, lambda v: frequencies(v)[0])]
-    return Family(id, at, words.format, own=own, starts=starts, usual=usual, **options)
-
-
-def _stretched(case: Case, own: Turning, measured: Turns | None) -> Family:
-    """All frequencies times a number: positions scaled."""
-    starts = list(STRETCHES)
+    own, starts = getattr(said, field), usual
     if measured is not None:
-        starts.append(common_factor(measured.frequencies, own.frequencies))
-    return Family(
-        "rope-positions-scaled", lambda by: turning_by(case.plan, frequencies=own.frequencies * by),
-        "all frequencies are those of the model times {} (positions scaled)".format,
-        own=1.0, starts=starts, usual=STRETCHES, silent=(-1.0, 0.0, 2.0), low=-math.inf, pivot=None, unit=1.0,
+        starts = [nearest(measured.frequencies, own, lambda number: changes(number)["frequencies"])]
+    return family(id, words, changes, own=own, starts=starts, usual=usual, **options)
+
+
+def _numbers(
+    family: Callable[..., Family], kind: Rotation, own: Turning, measured: Turns | None
+) -> Iterator[Family]:
+    """Positions scaled or moved, cos and sin times a constant."""
+    linear = {"low": -math.inf, "pivot": None, "unit": 1.0}
+    offsets, factors, sizes = [1.0, -1.0], list(STRETCHES), list[float]()
+    if measured is not None:
+        offsets += [offset_of(measured, own.frequencies, where) for where in (WHOLE, NEAR)]
+        factors.append(common_factor(measured.frequencies, own.frequencies))
+        sizes.append(measured.factor)
+    if kind.rope.kind != "linear":
+        yield family(
+            "rope-positions-scaled", "all frequencies are those of the model times {} (positions scaled)",
+            lambda by: {"frequencies": own.frequencies * by},
+            own=1.0, starts=factors, usual=STRETCHES, silent=(-1.0, 0.0, 2.0), **linear,
+        )  # fmt: skip
+    yield family(
+        "rope-offset", "your positions begin at {}, not at 0", lambda offset: {"offset": offset},
+        own=0.0, starts=offsets, usual=(*WHOLE[504:521],), **linear,
     )  # fmt: skip
-
-
-def _offset(case: Case, own: Turning, measured: Turns | None) -> Family:
-    starts = [1.0, -1.0]
-    if measured is not None:
-        starts += [offset_of(measured, own.frequencies, where) for where in (WHOLE, NEAR)]
-    return Family(
-        "rope-offset", lambda offset: turning_by(case.plan, offset=offset),
-        "your positions begin at {}, not at 0".format,
-        own=0.0, starts=starts, usual=(*WHOLE[504:521],), low=-math.inf, pivot=None, unit=1.0,
+    missing = f"the factor {own.factor:.4g} of cos and sin (attention scaling) is missing"
+    yield family(
+        "rope-attention-factor", f"cos and sin are multiplied by {{}}, the model says {own.factor:.5g}",
+        lambda factor: {"factor": factor}, own=own.factor, starts=sizes,
+        special={1.0: ("rope-attention-factor", missing)} if own.factor != 1 else {},
     )  # fmt: skip
 
 
 def frequencies(case: Case) -> Iterator[Hypothesis]:
     """Pairs that turn otherwise, each as it does."""
     kind = case.kind(Rotation)
-    for adjacent in (False, True) if kind is not None else ():
-        turns = _turns(case, adjacent)
+    for adjacent in (False, True):
+        turns = None if kind is None else _turns(case, kind, adjacent)
         if kind is None or turns is None:
             continue
         right, _ = right_frequencies(kind.rope, kind.head_dim)
@@ -276,5 +245,65 @@ def frequencies(case: Case) -> Iterator[Hypothesis]:
             first = other[0]
             claim = f"{len(other)} of {len(right)} pairs turn at other frequencies than the model says; "
             claim += f"pair {first} at {found[first]:.6g} a position, not {right[first]:.6g}"
-            plan = computed(case.plan, of_kind(Rotation), Turning(found, turns.factor, adjacent))
+            plan = turning_by(case.plan, frequencies=found, factor=turns.factor, adjacent=adjacent)
             yield Hypothesis("rope-frequencies", claim + PAIRED * adjacent, plan, rank=DESCRIBED)
+
+
+class Turns(NamedTuple):
+    """What turns the input into the output: radians per position of each pair, at position 0, and size."""
+
+    turns: Array  # [T, D/2] complex
+    frequencies: Array  # [D/2]
+    start: Array  # [D/2]
+    factor: float
+
+    def left(self, frequencies: Array) -> Array:
+        """What turns at these frequencies leave of each pair's."""
+        angles = np.arange(len(self.turns))[:, None] * frequencies
+        return np.square(np.abs(self.turns - self.factor * np.exp(1j * angles))).sum(axis=0)
+
+
+def measure(x: Array, y: Array, dim: int, adjacent: bool) -> Turns:
+    """The turns between x and y, [T, H*D] each, where T > 1."""
+    a, b = _pairs(x, dim, adjacent), _pairs(y, dim, adjacent)
+    turns = (b * a.conj()).sum(axis=1) / np.maximum((np.abs(a) ** 2).sum(axis=1), 1e-300)  # [T, D/2]
+    turns = np.nan_to_num(turns)
+    steps = np.angle((turns[1:] * turns[:-1].conj()).sum(axis=0))
+    lag = 2
+    while lag < len(turns):  # the farther apart two positions, the finer the angle per position
+        left = turns[lag:] * turns[:-lag].conj() * np.exp(-1j * steps * lag)
+        steps = steps + np.angle(left.sum(axis=0)) / lag
+        lag *= 2
+    back = turns * np.exp(-1j * steps * np.arange(len(turns))[:, None])
+    return Turns(turns, steps, np.angle(back.sum(axis=0)), float(np.median(np.abs(turns))))
+
+
+def _pairs(x: Array, dim: int, adjacent: bool) -> Array:
+    """[T, H*D] -> [T, H, D/2] of complex numbers"""
+    heads = x.reshape(len(x), -1, dim)
+    if adjacent:
+        return heads[..., ::2] + 1j * heads[..., 1::2]
+    return heads[..., : dim // 2] + 1j * heads[..., dim // 2 :]
+
+
+def nearest(found: Array, own: float, frequencies: Callable[[float], Array]) -> float:
+    """The number of a grid around the model's own that gives frequencies nearest to those found."""
+    values = [own * step for step in GRID if own * step > 1 and step != 1]
+
+    def apart(value: float) -> float:
+        with np.errstate(all="ignore"):
+            return float(np.nan_to_num(np.square(frequencies(value) - found).sum(), nan=math.inf))
+
+    return min(values, key=apart, default=own)
+
+
+def common_factor(found: Array, own: Array) -> float:
+    """What the slow frequencies are times the model's: those of less than half a turn in two positions."""
+    slow = (np.abs(own) > 0) & (np.abs(found) < 1)
+    return float(np.median(found[slow] / own[slow])) if slow.any() else 1.0
+
+
+def offset_of(turns: Turns, own: Array, where: Array) -> float:
+    """The offset whose turns are nearest to those at position 0."""
+    apart = np.abs(np.exp(1j * where[:, None] * own) - np.exp(1j * turns.start)).sum(axis=1)
+    return float(where[apart.argmin()])
