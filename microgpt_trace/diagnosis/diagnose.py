@@ -18,12 +18,11 @@ from ..rounding.judging import JudgedRun, OperationResult, Partial, Unseen, unse
 from ..rounding.precision import PRECISIONS, Found, precision_of
 from ..text.brief import frozen
 from ..text.json_writing import in_document
+from .case import Case, Generator
 from .faults import attention, layers, norms, output, rope
 from .faults import input as entrance
 from .faults import weights as matrices
-from .finding import findings_of
-from .hypothesis import Case, Finding, Generator
-from .trying import try_all
+from .finding import Finding, findings_of, try_all
 
 NONE: Partial = MappingProxyType({})
 MOST_PRODUCTS = 0.8  # of them err where an engine rounds what goes into them

@@ -1,24 +1,192 @@
-"""Finding: of the hypotheses that explain an operation, those that the dump's values do not speak against."""
+"""Finding: every hypothesis about a wrong operation is held against the dump; of those that explain it, those
+that the dump's values do not speak against. Knows none by itself."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial as bind
+from itertools import chain
+
+import numpy as np
 
 from ..architecture.plans.event_words import words_of
-from .fitting import NUMBERED, PLAIN, Family, Named, Range, common
-from .hypothesis import Case, Finding, Generator, Hypothesis
-from .trying import AT_MOST, NOWHERE, Outcome, at_number, called, elsewhere, judged, proposed
+from ..architecture.plans.plan import Plan
+from ..arrays.stats import Array
+from ..rounding.evaluation import Evaluation
+from ..rounding.judging import Judge, JudgedRows
+from ..text.brief import frozen
+from .case import Case, Generator, Transform
+from .evidence import ALL_ALIKE
+from .fitting import best_of, common, range_of
+from .hypothesis import NUMBERED, PLAIN, Family, Hypothesis, Range, named
 
+AT_MOST = 0.5  # of the error is left by a hypothesis worth naming
+CLEARLY = 0.5  # of the tolerance is left by one that lets nothing else be looked for
+NOWHERE = (KeyError, ValueError, IndexError)  # the mistake cannot be made here
 FEW = 8  # operations
 NEAREST = 3  # are named where none explains
 
+Stages = Sequence[Sequence[Generator]]
 Others = Mapping[str, Callable[[], Case]]
 
 
-def findings_of(
-    case: Case, outcomes: Sequence[Outcome], others: Others, stages: Sequence[Sequence[Generator]]
-) -> list[Finding]:
+@frozen(slots=False)
+class Finding:
+    """A hypothesis about an operation that was tried, or a fact about the tokens.
+
+    `residual` is the error that it leaves (relative L2 of the worst row), `also_explains` the other
+    wrong operations that the same mistake explains, `cannot_be_told_from` the claims that fit this
+    operation as well. `value` is the number of a mistake that has one, and all from `low` to `high` fit
+    as well as it.
+    """
+
+    operation: str
+    id: str
+    claim: str
+    residual: float
+    explains: bool
+    also_explains: tuple[str, ...] = ()
+    cannot_be_told_from: tuple[str, ...] = ()
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+@frozen(slots=False, eq=False)
+class Outcome:
+    """What is left of the error under a hypothesis.
+
+    Of one that explains `evidence` are the rows that follow and their tolerances; `range` are the numbers
+    that fit, of a `family`.
+    """
+
+    hypothesis: Hypothesis
+    residual: float
+    evidence: tuple[Array, Array] | None = None
+    clearly: bool = False
+    family: Family | None = None
+    range: Range | None = None
+
+    @property
+    def explains(self) -> bool:
+        return self.evidence is not None
+
+
+# --- Trying ---------------------------------------------------------------------------------------
+
+
+def try_all(case: Case, stages: Stages) -> tuple[list[Outcome], list[str]]:
+    """The outcomes of one stage after the other until one explains clearly, and the ids of what was tried."""
+    outcomes, tried = list[Outcome](), list[str]()
+    described = len(stages) - 1  # what only describes the values is for those that nothing explains
+    for number, stage in enumerate(stages, 1):
+        for proposal in proposed(case, stage):
+            tried += proposal.ids if isinstance(proposal, Family) else [proposal.id]
+            outcome = _fitted(case, proposal) if isinstance(proposal, Family) else judged(case, proposal)
+            outcomes += [outcome] if outcome else []
+        if any(o.clearly or (o.explains and number == described) for o in outcomes):
+            break
+    return outcomes, list(dict.fromkeys(tried))
+
+
+def proposed(case: Case, stage: Sequence[Generator]) -> Iterator[Hypothesis | Family]:
+    for generator in stage:
+        with np.errstate(all="ignore"):
+            yield from generator(case)
+
+
+def judged(case: Case, hypothesis: Hypothesis) -> Outcome:
+    """What a hypothesis leaves, and whether all rows are within their tolerances."""
+    change, judge, of_noisy = hypothesis.change, case.judge, None
+    with np.errstate(all="ignore"):
+        expected = _expected(case, change)
+        if isinstance(change, Plan):
+            judge = Judge(judge.plain.under(change), bind(_noisy_under, case, change))
+        else:
+            of_noisy = bind(change, case)
+        most = AT_MOST * case.largest
+        rows = judge.rows(case.name, case.found, expected, case.positions, of_noisy, most, ALL_ALIKE)
+    residual, holds = residual_of(rows, hypothesis.of_no_number, case.measured)
+    # A small row beside a large one errs by more than all of itself.
+    if not holds or residual > AT_MOST * min(case.error, 1.0):
+        return Outcome(hypothesis, residual)
+    clearly = not bool((rows.errors / rows.tolerances > CLEARLY).any())
+    evidence = case.seen.rows_of(expected), case.seen.of_rows(rows.tolerances)
+    return Outcome(hypothesis, residual, evidence, clearly)
+
+
+def _noisy_under(case: Case, plan: Plan) -> Iterator[Evaluation]:
+    """The noisy evaluations by another plan; what does not change by that is worked out once."""
+    for noisy in case.judge.noisy():
+        noisy.output(case.name, case.positions)
+        yield noisy.under(plan)
+
+
+def _fitted(case: Case, family: Family) -> Outcome | None:
+    """What a family leaves at its best number; None where it has none."""
+    predicts = [bind(_rows_at, case, at) for at in (family.at, family.coarse) if at]
+    best = best_of(family, predicts[0], case.seen, case.seen.rows_of(case.expected))
+    if best is None:
+        return None
+    outcome = judged(case, family.hypothesis(best))
+    if outcome.evidence is None:
+        return outcome
+    known = range_of(family, predicts, case.seen, best, outcome.evidence[1])
+    silent = (*family.silent, *([] if family.own is None else [family.own]))
+    return None if any(known.low <= own <= known.high for own in silent) else _in_range(case, family, known)
+
+
+def _in_range(case: Case, family: Family, known: Range) -> Outcome:
+    """The outcome of a family under the name that its numbers have."""
+    return replace(judged(case, named(family, known)), family=family, range=known)
+
+
+def elsewhere(case: Case, hypothesis: Hypothesis, family: Family | None = None) -> Outcome | None:
+    """What the hypothesis of another operation leaves here, of a family with the number that is best here;
+    None where the mistake cannot be made."""
+    try:
+        if family is None or hypothesis.value is None:
+            return judged(case, hypothesis)
+        return _fitted(case, replace(family, starts=(hypothesis.value,)))
+    except NOWHERE:
+        return None
+
+
+def _rows_at(case: Case, at: Callable[[float], Plan | Transform], value: float) -> Array | None:
+    """What follows at a number of a family; None where it cannot be or is not finite."""
+    try:
+        with np.errstate(all="ignore"):
+            follows = _expected(case, at(value))
+    except NOWHERE:
+        return None
+    unknown = np.isfinite(case.expected) & ~np.isfinite(follows)
+    return None if unknown.any() else case.seen.rows_of(follows)
+
+
+def _expected(case: Case, change: Plan | Transform) -> Array:
+    """What follows for the operation with a mistake."""
+    if isinstance(change, Plan):
+        return case.judge.plain.under(change).output(case.name, case.positions)
+    return change(case, case.expected)
+
+
+def residual_of(rows: JudgedRows, of_no_number: bool, measured: str = "") -> tuple[float, bool]:
+    """The residual of the worst row, or what is left of the factor where that was wrong, and whether all
+    hold; infinite where most rows cannot be judged, unless that is what is claimed of them."""
+    unknown = np.isnan(rows.errors)
+    if of_no_number and unknown.all():
+        return 0.0, True
+    if not of_no_number and 2 * np.count_nonzero(unknown) > len(unknown):
+        return math.inf, False
+    return abs(rows.factor) if measured and rows.holds else rows.error, rows.holds
+
+
+# --- Choosing -------------------------------------------------------------------------------------
+
+
+def findings_of(case: Case, outcomes: Sequence[Outcome], others: Others, stages: Stages) -> list[Finding]:
     """The findings: those that explain and that no other explains better, first what explains most of the
     others too, then what is plainest; else the nearest, that leave at most half.
 
@@ -48,7 +216,7 @@ def unbeaten(case: Case, explaining: Sequence[Outcome]) -> list[Outcome]:
     return list(by_claim.values())
 
 
-def _not_beaten(case: Case, outcomes: Sequence[Outcome]) -> list[Outcome]:
+def _not_beaten(case: Case, outcomes: Collection[Outcome]) -> list[Outcome]:
     return [o for o in outcomes if not any(_beats(case, other, o) for other in outcomes if other is not o)]
 
 
@@ -61,14 +229,16 @@ def _beats(case: Case, one: Outcome, other: Outcome) -> bool:
 
 def _narrowed(case: Case, best: Sequence[Outcome], others: Others) -> list[Outcome]:
     """What is left of the best, and of their numbers, where the next wrong operations speak too."""
-    if len(best) == 1 and _exact(best[0]):
+    family, known = best[0].family, best[0].range
+    if len(best) == 1 and (family is None or known is None or family.tells(known)):
         return list(best)
     ranges = {i: [o.range] for i, o in enumerate(best)}
     left = dict(enumerate(best))
     for open_case in list(others.values())[:FEW]:
         other = open_case()
-        there = {i: found for i, o in left.items() if (found := elsewhere(other, o)) and found.explains}
-        kept = {id(outcome) for outcome in _not_beaten(other, list(there.values()))}
+        found = {i: elsewhere(other, o.hypothesis, o.family) for i, o in left.items()}
+        there = {i: outcome for i, outcome in found.items() if outcome and outcome.explains}
+        kept = {id(outcome) for outcome in _not_beaten(other, there.values())}
         for i, outcome in there.items():
             ranges[i].append(outcome.range)
             if kept and id(outcome) not in kept:
@@ -76,23 +246,16 @@ def _narrowed(case: Case, best: Sequence[Outcome], others: Others) -> list[Outco
     return [_at_all(case, outcome, ranges[i]) for i, outcome in left.items()]
 
 
-def _exact(outcome: Outcome) -> bool:
-    family, known = outcome.family, outcome.range
-    return family is None or known is None or family.tells(known)
-
-
 def _at_all(case: Case, outcome: Outcome, ranges: Sequence[Range | None]) -> Outcome:
     """The outcome at the numbers that fit all operations."""
     known = common([own for own in ranges if own is not None])
     if outcome.family is None or known is None:
         return outcome
-    at_all = called(case, outcome.family, known)
+    at_all = _in_range(case, outcome.family, known)
     return at_all if at_all.explains else outcome
 
 
-def _also_explained(
-    explaining: Sequence[Hypothesis], others: Others, stages: Sequence[Sequence[Generator]]
-) -> list[list[str]]:
+def _also_explained(explaining: Sequence[Hypothesis], others: Others, stages: Stages) -> list[list[str]]:
     """For each hypothesis the other operations that it explains, or its like of the same id (a gain that
     is missing in every norm is another gain in each); each operation is read once."""
     found: list[list[str]] = [[] for _ in explaining]
@@ -100,30 +263,22 @@ def _also_explained(
     for name, open_case in others.items():
         case = open_case()
         for own, known in zip(found, explaining, strict=True):
-            if _explains(case, known) or any(_explains(case, like) for like in _alike(case, known, stages)):
-                own.append(name)
+            outcomes = (elsewhere(case, like) for like in chain([known], _alike(case, known, stages)))
+            own += [name] if any(outcome and outcome.explains for outcome in outcomes) else []
     return found
 
 
-def _alike(case: Case, known: Hypothesis, stages: Sequence[Sequence[Generator]]) -> Iterator[Hypothesis]:
+def _alike(case: Case, known: Hypothesis, stages: Stages) -> Iterator[Hypothesis]:
     """What is proposed for this operation under the same id, with the same number."""
     try:
-        for stage in stages:
-            for like in proposed(case, stage):
-                if isinstance(like, Family):
-                    if known.value is not None and known.id in like.ids:
-                        yield at_number(like, Named(like.id, known.value))
-                elif like.id == known.id:
-                    yield like
+        for like in (proposal for stage in stages for proposal in proposed(case, stage)):
+            if isinstance(like, Family):
+                if known.value is not None and known.id in like.ids:
+                    yield like.hypothesis(known.value)
+            elif like.id == known.id:
+                yield like
     except NOWHERE:
         return
-
-
-def _explains(case: Case, hypothesis: Hypothesis) -> bool:
-    try:
-        return judged(case, hypothesis).explains
-    except NOWHERE:
-        return False
 
 
 def _finding(case: Case, outcome: Outcome, also: tuple[str, ...] = ()) -> Finding:

@@ -1,32 +1,24 @@
-"""Hypotheses: what a mistake would make of an operation, and what is said of it.
-
-Knows no mistake by itself; they are in faults/. They are tried in trying.py.
-"""
+"""Hypotheses: a mistake that an engine may have made, or a family of them that have a number; and what it is
+called. Knows no mistake by itself; they are in faults/."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import NamedTuple
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
-import numpy as np
-
-from ..architecture.operations.reference_inputs import ReferenceInputs
-from ..architecture.plans.kinds import Activation, Kind, Linear, Multiply, Norm, Probabilities, Softmax
-from ..architecture.plans.plan import K, Operation, Plan, kind_of, layer_of, prefix_of
-from ..arrays.stats import Array
-from ..rounding.judging import Judge, compared_blocks, errors_of
 from ..text.brief import frozen
-from .evidence import Seen
-from .fitting import PLAIN, Family
 
-ELEMENTWISE = (Activation, Multiply, Softmax, Probabilities)  # operations in which nothing cancels
+TIGHT = 0.01  # a number known within 1 % is said without "about"
+DIGITS = range(1, 10)
+PLAIN, NUMBERED, ODD, COMBINED, DESCRIBED = range(5)  # how plain an explanation is
 
 
 @frozen(slots=False, eq=False)
 class Hypothesis:
-    """A mistake: the plan by which the engine would have computed, or what it did to the right value.
+    """A mistake: the plan by which the engine would have computed, or what it did to the right value (a
+    function of a Case and that value).
 
     `claim` goes on after "layer 0, q after RoPE: ". `rank` is PLAIN for one mistake, NUMBERED where it
     has a number (`value`) taken from the dump, ODD where that is none that people choose, COMBINED for two at
@@ -36,200 +28,118 @@ class Hypothesis:
 
     id: str
     claim: str
-    change: Plan | Transform
+    change: Any
     rank: int = PLAIN
     value: float | None = None
     of_no_number: bool = False
 
 
-@frozen(slots=False)
-class Finding:
-    """A hypothesis about an operation that was tried, or a fact about the tokens.
+class Range(NamedTuple):
+    """The best number, and those around it that fit as well."""
 
-    `residual` is the error that it leaves (relative L2 of the worst row), `also_explains` the other
-    wrong operations that the same mistake explains, `cannot_be_told_from` the claims that fit this
-    operation as well. `value` is the number of a mistake that has one, and all from `low` to `high` fit
-    as well as it.
-    """
-
-    operation: str
-    id: str
-    claim: str
-    residual: float
-    explains: bool
-    also_explains: tuple[str, ...] = ()
-    cannot_be_told_from: tuple[str, ...] = ()
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
-
-
-class OwnParameters(NamedTuple):
-    """A product with its matrix and bias, or a norm with its gain and bias, named without their layers."""
-
-    row: Operation
-    weight: str
-    bias: str | None
+    low: float
+    best: float
+    high: float
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
-    """A wrong operation: the dump's values beside what follows from the dump's own inputs.
+class Family:
+    """A mistake that has a number, looked for between `low` and `high`, from `starts` and `special` ones on.
 
-    `positions` are those of the rows of `found`, None where it has all; `expected` is float32 or float64.
+    `at` gives a plan or a transform (as of a Hypothesis), `claim` the claim from the number in words.
+    `coarse` gives the same where the engine has what it computes of the number with few digits.
+    `own` is the model's number, at which nothing is wrong; at those in `silent` it is what another
+    hypothesis says. `usual` are numbers that people choose, `special` those with an id and a claim of
+    their own. Steps are relative to the number plus `pivot`; None: absolute. A number is told within a
+    share of itself, or of `unit` where that is larger.
     """
 
-    name: str
-    found: Array
-    expected: Array
-    positions: Sequence[int] | None
-    judge: Judge
-    error: float
-    measured: str = ""  # "in length": all rows are wrong by one factor, and by no more than that
+    id: str
+    at: Callable[[float], Any]
+    claim: Callable[[str], str]
+    coarse: Callable[[float], Any] | None = None
+    own: float | None = None
+    starts: Sequence[float] = ()
+    usual: Sequence[float] = ()
+    special: Mapping[float, tuple[str, str]] = field(default_factory=dict)
+    low: float = 0.0
+    high: float = math.inf
+    pivot: float | None = 0.0
+    unit: float = 0.0
+    silent: Sequence[float] = ()
+    rank: int = NUMBERED
+
+    def step(self, value: float) -> float:
+        """The number on the scale on which steps are equal."""
+        if self.pivot is None or math.isinf(value):
+            return value
+        return math.log(value + self.pivot) if value + self.pivot > 0 else -math.inf
+
+    def value(self, step: float) -> float:
+        """The way back, within the bounds."""
+        value = step if self.pivot is None else math.exp(min(step, 700.0)) - self.pivot
+        return min(max(value, self.low), self.high)
 
     @property
-    def plan(self) -> Plan:
-        """The model's own."""
-        return self.judge.plain.plan
+    def ids(self) -> tuple[str, ...]:
+        """What it may be called, by its number."""
+        return (self.id, *(id for id, _ in self.special.values()))
 
-    @property
-    def given(self) -> ReferenceInputs:
-        return self.judge.plain.given
+    def tells(self, known: Range) -> bool:
+        """Whether the numbers of the range are as good as one."""
+        size = max(abs(known.best), self.unit)
+        return known.high - known.low <= 2 * TIGHT * size and known.low != self.low
 
-    @property
-    def row(self) -> Operation:
-        return self.plan[self.name]
+    def hypothesis(self, value: float, id: str | None = None, claim: str | None = None) -> Hypothesis:
+        """The mistake at a number, under its usual name or another."""
+        few_digits = value == float(f"{value:.2e}") and abs(value) >= 1e-3 * self.unit
+        rank = self.rank if few_digits or value in self.usual else max(self.rank, ODD)
+        rank = PLAIN if value in self.special and self.rank == NUMBERED else rank
+        claim = self.claim(in_words(value)) if claim is None else claim
+        return Hypothesis(id or self.id, claim, self.at(value), rank, value)
 
-    @property
-    def layer(self) -> int | None:
-        return layer_of(self.name)
 
-    @property
-    def prefix(self) -> str:
-        return prefix_of(self.name)
-
-    @cached_property
-    def rows(self) -> tuple[Operation, ...]:
-        """The operations since the dump's own inputs, this one last."""
-        return tuple(self.plan[name] for name in (*self.judge.plain.between(self.name), self.name))
-
-    def of(self, *kinds: type[Kind]) -> list[Operation]:
-        """Those of these kinds."""
-        return [row for row in self.rows if isinstance(row.kind, kinds)]
-
-    def kinds(self, kind: type[K]) -> list[K]:
-        """The same as kinds."""
-        return [row.kind for row in self.rows if isinstance(row.kind, kind)]
-
-    def kind(self, kind: type[K]) -> K | None:
-        """The first of them, if there is one."""
-        return next(iter(self.kinds(kind)), None)
-
-    @property
-    def alone(self) -> bool:
-        """The dump has all the operation's inputs, and all rows of its output: numbers can be measured."""
-        return len(self.rows) == 1 and self.positions is None
-
-    @cached_property
-    def inputs(self) -> tuple[Array, ...]:
-        """The dump's own inputs, float64; only where the operation stands alone."""
-        values = self.judge.plain.values
-        return tuple(np.asarray(values[name], np.float64) for name in self.row.inputs)
-
-    @property
-    def heads_axis(self) -> int | None:
-        """Where the heads are among the axes of `in_heads`; None of an event without heads."""
-        return 0 if self.found.ndim == 3 else 1 if self.name in self.plan.heads else None
-
-    @property
-    def in_heads(self) -> tuple[int, ...]:
-        """The shape of the values, [H, T, T] or [T, H, D]."""
-        return (
-            self.found.shape
-            if self.found.ndim == 3
-            else (len(self.found), -1, self.plan.heads[self.name].dim)
+def named(family: Family, known: Range) -> Hypothesis:
+    """The mistake at all numbers of the range, called by a special number in it, by the usual ones, or by the
+    roundest."""
+    special, usual = (_inside(family, known, values) for values in (family.special, family.usual))
+    value = special[0] if special else usual[0] if usual else next(_rounded(known), known.best)
+    around = "" if family.tells(known) else f" ({_ends(family, known)})"
+    if special:
+        id, claim = family.special[value]
+        return family.hypothesis(
+            value, id, claim + around.replace(" fit", f" in place of {in_words(value)} fit")
         )
-
-    def by_head(self, values: Array) -> Array:
-        """Values, head by head: [H, n]"""
-        assert self.heads_axis is not None
-        heads = np.moveaxis(values.reshape(self.in_heads), self.heads_axis, 0)
-        return heads.reshape(len(heads), -1)
-
-    @cached_property
-    def largest(self) -> float:
-        """The largest error of a row, infinite where one is not finite."""
-        rows, _ = compared_blocks(self.found, self.expected, self.judge.compared(self.name))
-        return float(np.nanmax(errors_of(rows), initial=0))
-
-    def parameters(self, *kinds: type[Linear] | type[Norm]) -> list[OwnParameters]:
-        """What the products and norms that take part read, each matrix and gain once."""
-        found: dict[str, OwnParameters] = {}
-        for row in self.of(*kinds):
-            names = map(kind_of, row.kind.names)
-            for weight in names:
-                found.setdefault(weight, OwnParameters(row, weight, next(names, None)))
-        return list(found.values())
-
-    def biases(self, *kinds: type[Linear] | type[Norm]) -> list[str]:
-        """The biases of these, without their layers."""
-        return list(dict.fromkeys(own.bias for own in self.parameters(*kinds) if own.bias is not None))
-
-    def bias_beside(self, parameter: str) -> str | None:
-        """The bias that goes with a matrix or a gain, with its layer where that is named so."""
-        for row in self.plan.of_kind(Linear, Norm):
-            if row.bias and parameter == row.kind.names[0]:
-                return row.bias
-            if row.bias and parameter == kind_of(row.kind.names[0]):
-                return kind_of(row.bias)
-        return None
-
-    def changed(self, names: Iterable[str], change: Change) -> dict[str, Callable[[str], Array]]:
-        """What stands in the place of those parameters: a function of their own values."""
-        return dict.fromkeys(names, lambda name: change(self.parameter(name)))
-
-    def another(self, parameter: str) -> Callable[[str], Array]:
-        """What stands in the place of one: the parameter of that name of the same layer, or of the model's
-        end."""
-
-        def instead(name: str) -> Array:
-            own = prefix_of(name) + parameter
-            return self.parameter(own if own in self.shapes else parameter)
-
-        return instead
-
-    def value(self, name: str) -> Array:
-        """An event: the dump's, or what follows for it."""
-        return self.judge.plain.value(name)
-
-    def parameter(self, name: str) -> Array:
-        """A parameter of the model."""
-        return self.given.model.parameter(name)
-
-    @cached_property
-    def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """The shape of every parameter, in the model's order."""
-        return self.given.model.config.shapes()
-
-    def whole_name(self, parameter: str) -> str:
-        """A parameter of this layer; at the model's ends its own, or else the first layer's."""
-        own = self.prefix + parameter
-        return own if self.layer is not None or own in self.shapes else f"layer0.{parameter}"
-
-    @cached_property
-    def seen(self) -> Seen:
-        """What predictions are held against."""
-        judge, alone = self.judge, len(self.rows) == 1
-        elements = alone and isinstance(self.row.kind, ELEMENTWISE)
-        compared, precision = judge.compared(self.name), judge.plain.precision.name
-        return Seen(self.found, self.expected, compared, precision, elements)
+    several = len(usual) > 1 and around
+    words = " or ".join(map(in_words, sorted(usual[:4]))) if several else in_words(value)
+    return family.hypothesis(value, claim=family.claim(words) + around)
 
 
-def first_of(values: Sequence[object] | Array, most: int) -> str:
-    """Numbers in words, of many the first."""
-    return ", ".join(map(str, values[:most])) + (", ..." if len(values) > most else "")
+def _inside(family: Family, known: Range, values: Iterable[float]) -> list[float]:
+    """Those of the numbers that lie in the range, the nearest to the best first."""
+    best = family.step(known.best)
+    found = [value for value in values if known.low <= value <= known.high]
+    return sorted(found, key=lambda value: abs(family.step(value) - best) if value != known.best else -1.0)
 
 
-Change = Callable[[Array], Array]
-Transform = Callable[[Case, Array], Array]
-Generator = Callable[[Case], Iterable["Hypothesis | Family"]]
+def _ends(family: Family, known: Range) -> str:
+    """420,000 to 610,000 fit as well"""
+    low, high = (in_words(float(f"{end:.3g}")) for end in (known.low, known.high))
+    if known.high == family.high:
+        return f"{low} and more fit as well"
+    if known.low == family.low:
+        return f"anything up to {high} fits as well"
+    return f"{low} to {high} fit as well"
+
+
+def _rounded(known: Range) -> Iterator[float]:
+    """The best number with ever more digits, as far as that still fits."""
+    for digits in DIGITS:
+        value = float(f"{known.best:.{digits - 1}e}")
+        if known.low <= value <= known.high:
+            yield value
+
+
+def in_words(value: float) -> str:
+    """500,000 or 1e-06"""
+    return f"{value:,.6g}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
@@ -24,7 +24,8 @@ from .row_differences import FactorMeter, RowDifferences, compare_rows, join
 
 BLOCK = 1 << 21  # elements compared at a time
 SHARED = 0.15  # of a row's tolerance may be a factor that all rows share; right engines: at most 0.07
-FEW_DRAWS, NEAR = 4, 4.0  # draws; times its tolerance, within which an error gets all draws
+DRAWS, FEW_DRAWS = 24, 4  # of roundings at random, to see how far they carry
+NEAR = 4.0  # times its tolerance, within which an error gets all draws
 IN_LENGTH, OVER_THE_PASS = "in length of all rows", "over the whole pass"
 
 
@@ -127,9 +128,9 @@ class JudgedRows:
 
 
 class Judge:
-    """Compares arrays of a dump with what an evaluation makes of its inputs."""
+    """Compares arrays of a dump with what an evaluation makes of its inputs; `noisy` gives DRAWS others."""
 
-    def __init__(self, plain: Evaluation, noisy: Sequence[Evaluation]) -> None:
+    def __init__(self, plain: Evaluation, noisy: Callable[[], Iterable[Evaluation]]) -> None:
         self.plain, self.noisy = plain, noisy
 
     def compared(self, name: str) -> Array | None:
@@ -158,7 +159,7 @@ class Judge:
             of_keys = self.plain.given.model.plan[name].kind.causal  # which err alike where they are equal
             chance = beyond_usual(np.ones(len(errors)) if of_keys else concentration)
         tolerances = chance * self.plain.chain_floor(name)
-        for draws, near in ((FEW_DRAWS, math.inf), (len(self.noisy), NEAR)):
+        for draws, near in ((FEW_DRAWS, math.inf), (DRAWS, NEAR)):
             ratio = np.nan_to_num(errors / tolerances, posinf=0.0)
             if ratio.max() <= 1 or ratio.max() > near or np.nanmax(np.where(ratio > 1, errors, 0)) > most:
                 break
@@ -176,7 +177,7 @@ class Judge:
         """What the output moves with inputs that are off by the operation's own error: the root of the
         mean square over so many draws, for in a row of few elements one may move next to nothing."""
         moved, seen = np.zeros(()), self.compared(name)
-        for noisy in islice(self.noisy, draws):
+        for noisy in islice(self.noisy(), draws):
             value = noisy.output(name, positions)
             value = value if change is None else change(value)
             moved = moved + np.square(errors_of(compared_blocks(value, expected, seen)[0]))
@@ -262,8 +263,6 @@ def _index(row: int, column: int, expected: Array, positions: Sequence[int] | No
     return (*map(int, leading), int(own) if positions is None else positions[int(own)], column)
 
 
-DRAWS = 24  # of roundings at random, to see how far they carry
-
 Partial = Mapping[str, tuple[Array, tuple[int, ...] | None]]  # the rows of an event at some positions
 
 
@@ -286,7 +285,8 @@ class JudgedRun:
         def evaluation(noise: int | None) -> Evaluation:
             return Evaluation(self.given, self.plan, self.values, precision, noise, rounding)
 
-        return Judge(evaluation(None), [evaluation(seed) for seed in range(DRAWS)])
+        draws = [evaluation(seed) for seed in range(DRAWS)]
+        return Judge(evaluation(None), lambda: draws)
 
     def operations(
         self, precision: Precision, names: Container[str] | None = None
@@ -298,7 +298,7 @@ class JudgedRun:
             if own is not None:
                 yield judge.judge(name, *own)
             layer = layer_of(name)
-            for evaluation in (judge.plain, *judge.noisy) if layer is not None else ():
+            for evaluation in (judge.plain, *judge.noisy()) if layer is not None else ():
                 evaluation.forget_before(layer or 0)
 
     def own(self, name: str) -> tuple[Array, tuple[int, ...] | None] | None:

@@ -14,7 +14,8 @@ from support.tiny_models import TOKENS, tiny_model, write_folder
 from microgpt_trace import load
 from microgpt_trace.diagnosis.diagnose import diagnose_values
 from microgpt_trace.diagnosis.evidence import Seen
-from microgpt_trace.diagnosis.fitting import Family, Range, best_of, common, named, range_of
+from microgpt_trace.diagnosis.fitting import best_of, common, range_of
+from microgpt_trace.diagnosis.hypothesis import Family, Range, named
 from microgpt_trace.rounding import evaluation
 
 UNIT = {"bf16": 2.0**-8, "f16": 2.0**-11}
@@ -202,7 +203,7 @@ def test_ranges_that_have_nothing_in_common():
     assert common([]) is None
 
 
-base = partial(Family, "base", None, "the base is {}".format, own=1e4, usual=(1e5, 2.5e5, 5e5))
+base = partial(Family, "base", lambda value: None, "the base is {}".format, own=1e4, usual=(1e5, 2.5e5, 5e5))
 CALLED = [
     (base(), (499_990, 500_001, 500_010), 5e5, "the base is 500,000"),
     (base(), (123_400, 123_456, 123_500), 123_500, "the base is 123,500"),

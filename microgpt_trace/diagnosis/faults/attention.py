@@ -14,8 +14,8 @@ from ...architecture.operations.reference_inputs import ReferenceInputs
 from ...architecture.plans.kinds import Context, Rotation, Scores, Softmax
 from ...architecture.plans.plan import Operation, Plan
 from ...arrays.stats import Array
-from ..fitting import Family
-from ..hypothesis import Case, Hypothesis, first_of
+from ..case import Case, first_of
+from ..hypothesis import Family, Hypothesis
 from .changes import after, called, computed, fed, of_kind, reading, with_attributes
 
 CAPS = (50.0, 30.0, 20.0)  # usual ones
@@ -215,7 +215,7 @@ def _like_values(case: Case, weights: str) -> list[str]:
     (scores,) = case.plan[weights].inputs
     q, k = case.plan[scores].inputs
     names = dict.fromkeys(name for side in (k, q) for name in (case.plan.source(side), side))
-    return [name for name in names if case.value(name).shape == case.inputs[1].shape]
+    return [name for name in names if case.judge.plain.value(name).shape == case.inputs[1].shape]
 
 
 def _swapped(axis: int, case: Case, expected: Array) -> Array:

@@ -14,8 +14,9 @@ from ...architecture.operations.reference_inputs import ReferenceInputs
 from ...architecture.plans.kinds import Lookup, Loss
 from ...architecture.plans.plan import Operation, Plan
 from ...arrays.stats import Array
-from ..fitting import Family
-from ..hypothesis import Case, Finding, Hypothesis, first_of
+from ..case import Case, first_of
+from ..finding import Finding
+from ..hypothesis import Family, Hypothesis
 from .changes import Which, after, computed
 
 PART = 4096  # rows of the vocabulary looked at together

@@ -17,8 +17,8 @@ from ...architecture.plans.event_words import words_of_kind
 from ...architecture.plans.kinds import Activation, Add, Linear, Multiply, Norm
 from ...architecture.plans.plan import Operation, Plan, kind_of, prefix_of
 from ...arrays.stats import Array
-from ..fitting import COMBINED, Family
-from ..hypothesis import Case, Hypothesis
+from ..case import Case
+from ..hypothesis import COMBINED, Family, Hypothesis
 from .changes import called, computed, fed, of_kind, reading
 
 ALIKE = 1e-4  # factors of a sum's parts no farther apart are one factor of the whole

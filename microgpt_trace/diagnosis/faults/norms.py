@@ -13,8 +13,8 @@ from ...architecture.operations.reference_inputs import ReferenceInputs
 from ...architecture.plans.kinds import Kind, Linear, Norm, Rotation
 from ...architecture.plans.plan import Operation, Plan, kind_of, layer_of
 from ...arrays.stats import Array
-from ..fitting import Family
-from ..hypothesis import Case, Change, Hypothesis
+from ..case import Case, Change
+from ..hypothesis import Family, Hypothesis
 from .changes import Compute, computed, of_kind, reading, with_attributes, with_instead
 
 USUAL_EPS = (1e-3, 1e-4, 1e-5, 1e-6, 0.0)

@@ -11,8 +11,8 @@ import numpy as np
 from ...architecture.plans.kinds import Lookup, Rotation, Scores
 from ...arrays.stats import Array
 from ...rounding.precision import NARROW, PRECISIONS
-from ..fitting import COMBINED, DESCRIBED, NUMBERED, PLAIN, Family
-from ..hypothesis import Case, Hypothesis, first_of
+from ..case import Case, first_of
+from ..hypothesis import COMBINED, DESCRIBED, NUMBERED, PLAIN, Family, Hypothesis
 from .attention import capped
 
 SHARE = 4  # at most one row (head, channel, element) in so many is called an exception
@@ -48,11 +48,11 @@ def whole(case: Case) -> Iterator[Hypothesis]:
     if case.expected.ndim == 2 and case.positions is None and len(found) > 1:
         for step, words in ((1, "late"), (-1, "early")):
             claim = f"your rows come one position {words}"
-            yield Hypothesis("rows-shifted", claim, lambda own, e, s=step: _shifted(own, e, s))  # type: ignore[misc]
+            yield Hypothesis("rows-shifted", claim, lambda own, e, s=step: _shifted(own, e, s))
         yield Hypothesis("rows-reversed", "your rows come in reverse order", lambda own, e: e[::-1])
     for name, words in NARROW.items():
         claim, rounded = f"your values are rounded to {words}", PRECISIONS[name].round
-        yield Hypothesis(f"rounded-{name}", claim, lambda own, e, f=rounded: f(e.astype(np.float32)))  # type: ignore[misc]
+        yield Hypothesis(f"rounded-{name}", claim, lambda own, e, f=rounded: f(e.astype(np.float32)))
     most = _clip_limit(case)
     if most is not None:
         claim = f"your values are clipped at +-{most:.6g}"

@@ -19,8 +19,8 @@ from ...architecture.plans.plan import Operation, Plan, kind_of
 from ...architecture.plans.rope import Rope
 from ...arrays.stats import Array
 from ...rounding.precision import NARROW, PRECISIONS
-from ..fitting import COMBINED, DESCRIBED, NUMBERED, PLAIN, Family
-from ..hypothesis import Case, Change, Hypothesis
+from ..case import Case, Change
+from ..hypothesis import COMBINED, DESCRIBED, NUMBERED, PLAIN, Family, Hypothesis
 
 BASES = (1e2, 5e2, 1e3, 1e4, 1e5, 1.5e5, 2.5e5, 5e5, 1e6, 5e6, 1e7)  # usual ones
 FACTORS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 40.0)  # usual ones of scaling

@@ -18,8 +18,8 @@ from ...architecture.plans.plan import Operation, Plan, kind_of, layer_of
 from ...arrays.dequantisation import Quants
 from ...arrays.encodings import ENCODINGS, StoredTensor
 from ...arrays.stats import Array
-from ..fitting import Family
-from ..hypothesis import Case, Change, Hypothesis
+from ..case import Case, Change
+from ..hypothesis import Family, Hypothesis
 from .changes import computed, with_instead
 from .input import looking_up
 from .layers import gated

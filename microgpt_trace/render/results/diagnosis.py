@@ -8,7 +8,7 @@ from ...architecture.plans.catalogue import kind_named
 from ...architecture.plans.kinds import Scores
 from ...diagnosis.diagnose import Diagnosis, Offer
 from ...diagnosis.dump import DumpDiagnosis
-from ...diagnosis.hypothesis import Finding
+from ...diagnosis.finding import Finding
 from ...rounding.judging import OVER_THE_PASS, OperationResult
 from ...text.wording import abridged, counted
 from ..numbers import distance, two_apart
