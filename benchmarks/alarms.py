@@ -27,7 +27,7 @@ from safetensors.numpy import load_file, save_file
 
 from microgpt_trace import Intervention, diff, load, record, trace
 from microgpt_trace.decoder.model import Decoder
-from microgpt_trace.diagnosis.dump import diagnose
+from microgpt_trace.diagnosis.diagnose import diagnose
 
 TEXTS = json.loads((Path(__file__).parent / "texts.json").read_text(encoding="utf-8"))
 RECORDED, FUSED = 35, 4  # texts that are recorded, and of so many one with fused attention as well

@@ -10,7 +10,7 @@ if TYPE_CHECKING:  # "as" tells checkers of types that a name is public
     from .arrays.stats import TensorStats as TensorStats
     from .attribution.attribute import attribute as attribute
     from .comparison.diff import diff as diff
-    from .diagnosis.dump import diagnose as diagnose
+    from .diagnosis.diagnose import diagnose as diagnose
     from .dumps.recorder import record as record
     from .errors import MicrogptError as MicrogptError
     from .explaining.explain import explain as explain
@@ -55,7 +55,7 @@ _HOME = {
     "Trace": "tracing.result",
     "TraceEvent": "hooks.event",
     "attribute": "attribution.attribute",
-    "diagnose": "diagnosis.dump",
+    "diagnose": "diagnosis.diagnose",
     "diff": "comparison.diff",
     "explain": "explaining.explain",
     "gradcheck": "tracing.gradient_check",

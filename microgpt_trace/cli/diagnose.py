@@ -58,7 +58,7 @@ def diagnose(
     if dumped.dump is None or dumped.model is None:
         raise InputError("a dump and a model are needed: microgpt diagnose DUMP MODEL")
     drawn.check("diagnose", {"--out": output.target}, [dumped.dump, dumped.model, naming.map_file])
-    from ..diagnosis.dump import diagnose as diagnose_dump
+    from ..diagnosis.diagnose import diagnose as diagnose_dump
     from ..render.documents.diagnosis_as_json import diagnosis_document
 
     opener = Opener(bare, apr, naming.names())

@@ -18,8 +18,7 @@ from ..rounding.evaluation import Evaluation
 from ..rounding.judging import Judge, JudgedRows
 from ..text.brief import frozen
 from .case import Case, Generator, Transform
-from .evidence import ALL_ALIKE
-from .fitting import best_of, common, range_of
+from .evidence import ALL_ALIKE, best_of, common, range_of
 from .hypothesis import NUMBERED, PLAIN, Family, Hypothesis, Range, named
 
 AT_MOST = 0.5  # of the error is left by a hypothesis worth naming

@@ -12,7 +12,7 @@ from support.tiny_models import TOKENS, tiny_model, write_folder
 
 from microgpt_trace import load
 from microgpt_trace.comparison.diff import diff
-from microgpt_trace.diagnosis.dump import diagnose
+from microgpt_trace.diagnosis.diagnose import diagnose
 from microgpt_trace.errors import InputError
 
 IDS = ",".join(map(str, TOKENS))

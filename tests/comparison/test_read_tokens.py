@@ -11,7 +11,7 @@ from microgpt_trace import load
 from microgpt_trace.arrays.rounding import to_bf16
 from microgpt_trace.comparison.diff import diff
 from microgpt_trace.comparison.read_tokens import ambiguous, recognise
-from microgpt_trace.diagnosis.dump import diagnose
+from microgpt_trace.diagnosis.diagnose import diagnose
 from microgpt_trace.dumps.layouts import Recorded
 from microgpt_trace.dumps.mapping import read_map
 from microgpt_trace.errors import InputError

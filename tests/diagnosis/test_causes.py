@@ -13,8 +13,7 @@ from support.tiny_models import TOKENS, tiny_model, write_folder
 
 from microgpt_trace import load
 from microgpt_trace.diagnosis.diagnose import diagnose_values
-from microgpt_trace.diagnosis.evidence import Seen
-from microgpt_trace.diagnosis.fitting import best_of, common, range_of
+from microgpt_trace.diagnosis.evidence import Seen, best_of, common, range_of
 from microgpt_trace.diagnosis.hypothesis import Family, Range, named
 from microgpt_trace.rounding import evaluation
 

@@ -25,8 +25,7 @@ from support.tiny_microgpts import CASES as MICROGPTS
 from support.tiny_models import CASES, SCALES, TOKENS, random_quantised_weights, write_gguf
 
 from microgpt_trace import load
-from microgpt_trace.diagnosis.diagnose import diagnose_values
-from microgpt_trace.diagnosis.dump import diagnose
+from microgpt_trace.diagnosis.diagnose import diagnose, diagnose_values
 from microgpt_trace.dumps.formats import open_recording
 
 FAMILIES = (

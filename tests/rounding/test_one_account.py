@@ -25,7 +25,7 @@ from support.tiny_models import (
 
 from microgpt_trace import load
 from microgpt_trace.comparison.diff import diff
-from microgpt_trace.diagnosis.dump import diagnose
+from microgpt_trace.diagnosis.diagnose import diagnose
 from microgpt_trace.dumps.layouts import OWN, Recorded
 from microgpt_trace.dumps.recording import Recording
 from microgpt_trace.rounding.judging import OVER_THE_PASS

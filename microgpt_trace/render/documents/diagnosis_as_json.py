@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from ...comparison.compared_runs import Unpaired
-from ...diagnosis.diagnose import Diagnosis
-from ...diagnosis.dump import DumpDiagnosis
+from ...diagnosis.diagnose import Diagnosis, DumpDiagnosis
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...comparison.differences import Comparison
-from ...diagnosis.diagnose import Diagnosis
-from ...diagnosis.dump import DumpDiagnosis
+from ...diagnosis.diagnose import Diagnosis, DumpDiagnosis
 from ...errors import InputError
 from ...text.wording import counted
 from .panel import BLUE, DARK, GREY, ORANGE, PAGE, Panel, Picture, on_axes

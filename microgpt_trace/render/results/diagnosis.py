@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from ...architecture.plans.catalogue import kind_named
 from ...architecture.plans.kinds import Scores
-from ...diagnosis.diagnose import Diagnosis, Offer
-from ...diagnosis.dump import DumpDiagnosis
+from ...diagnosis.diagnose import Diagnosis, DumpDiagnosis, Offer
 from ...diagnosis.finding import Finding
 from ...rounding.judging import OVER_THE_PASS, OperationResult
 from ...text.wording import abridged, counted
