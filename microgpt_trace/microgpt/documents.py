@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Sequence
 from functools import cached_property
 from hashlib import blake2b
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -49,31 +50,30 @@ class Documents:
     def fit(cls, lines: Sequence[str], tokenizer: Tokenizer, block_size: int, hint: str = "") -> Documents:
         """Keep the lines that the vocabulary can write and the block can hold; note the others. The `hint`
         tells what to do about those that it cannot write."""
-        names, notes = [], []
-        left_out: dict[str, list[str]] = {}
-        outside = f"with a character outside {tokenizer.describe_chars()}"
-        lowered: list[str] = []
+        names: list[str] = []
+        found: dict[str, list[str]] = {"lowered": []}
+        outside = f"left out, with a character outside {tokenizer.describe_chars()}"
         for number, line in enumerate(lines, 1):
             written = line.strip()
             looked_at = len(written) < max(block_size, LONG_LINE)
             name = tokenizer.normalize(written) if looked_at else written
             if not name:
-                reason = "blank"
+                reason = "left out, blank"
             elif looked_at and name.strip(tokenizer.chars):  # nothing is left of one that it can write
                 reason = outside
             elif len(name) >= block_size:
-                reason = f"longer than {block_size - 1} characters"
+                reason = f"left out, longer than {block_size - 1} characters"
             else:
                 names.append(name)
-                if name != written:
-                    lowered.append(f"line {number}: {brief(written)}")
-                continue
-            left_out.setdefault(reason, []).append(f"line {number}: {brief(written)}")
-        if lowered:
-            notes.append(f"{counted(len(lowered), 'line')} lowered (first: {lowered[0]})")
-        for reason, found in left_out.items():
-            more = f"; {hint}" if hint and reason == outside else ""
-            notes.append(f"{counted(len(found), 'line')} left out, {reason} (first: {found[0]}){more}")
+                reason = "lowered" if name != written else ""
+            if reason:
+                found.setdefault(reason, []).append(f"line {number}: {brief(written)}")
+        hints = {outside: f"; {hint}"} if hint else {}
+        notes = (
+            f"{counted(len(own), 'line')} {reason} (first: {own[0]}){hints.get(reason, '')}"
+            for reason, own in found.items()
+            if own
+        )
         return cls(names, tuple(notes))
 
     @cached_property
@@ -107,31 +107,31 @@ def held_out(name: str) -> bool:
     return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big") % HELD_OUT_SHARE == 0
 
 
+def encoded_names(names: Sequence[str], tokenizer: Tokenizer) -> Array:
+    """Names that the vocabulary can write as one stream of ids, BOS name BOS name BOS."""
+    chars = set[str]().union(*names)
+    ids = {ord(c): tokenizer.chars.index(tokenizer.normalize(c)) + tokenizer.first_id for c in chars}
+    between = next(point for point in count() if point not in ids)
+    ids[between] = tokenizer.bos_id
+    # As characters the ids are translated and decoded at once: 0.1 s less of 32,000 names.
+    stream = chr(between).join(["", *names, ""]).translate(ids)
+    return np.frombuffer(stream.encode("utf-32-le", "surrogatepass"), "<u4").astype(np.intp)
+
+
 class Encoded:
-    """Documents as one stream of ids, BOS name BOS name BOS: a name with both its BOS is a slice."""
+    """Documents as one stream of ids: a name with both its BOS is a slice."""
 
     def __init__(
-        self,
-        names: Sequence[str],
-        tokenizer: Tokenizer,
-        config: Config,
-        dtype: DType = np.float32,
+        self, names: Sequence[str], tokenizer: Tokenizer, config: Config, dtype: DType = np.float32
     ) -> None:
-        text = "\n".join(["", *names, ""])
-        points = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
-        ids = np.full(int(points.max()) + 1, tokenizer.bos_id, dtype=np.intp)
-        for index, char in enumerate(tokenizer.chars):
-            if ord(char) < len(ids):
-                ids[ord(char)] = index + tokenizer.first_id
-        self.stream = ids[points]
+        self.stream = encoded_names(names, tokenizer)
         self.lengths = np.fromiter((len(name) + 1 for name in names), np.intp, len(names))
         self.starts = np.concatenate(([0], self.lengths.cumsum()))
         self._packer, self._reach = Packer(config, dtype), np.arange(config.block_size + 1)
         self._starts = self.starts.tolist()  # a list's integers are quicker to slice with
 
     def one(self, index: int) -> Batch:
-        start, stop = self._starts[index], self._starts[index + 1]
-        return self._packer.one(self.stream[start : stop + 1])
+        return self._packer.one(self.stream[self._starts[index] : self._starts[index + 1] + 1])
 
     def several(self, indices: Array) -> Batch:
         reach = self.starts[indices][:, None] + self._reach

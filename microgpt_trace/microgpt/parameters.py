@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, cast
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from . import operations
 
 INIT_STD = 0.08
 CACHE_LINE = 64  # bytes
-MAX_LENGTHS = 64  # whose constants are kept
 LAYER_PARAMETERS = ("attn_wq", "attn_wk", "attn_wv", "attn_wo", "mlp_fc1", "mlp_fc2")
 
 
@@ -24,6 +23,10 @@ LAYER_PARAMETERS = ("attn_wq", "attn_wk", "attn_wv", "attn_wo", "mlp_fc1", "mlp_
 class Config:
     """Dimensions of a microGPT. `n_inner`, the width of the MLP, is 4 * n_embd where it is 0."""
 
+    norm_eps: ClassVar[float] = operations.RMSNORM_EPS
+    activation: ClassVar[str] = "ReLU"
+    rope: ClassVar[None] = None  # positions are learned
+    biases: ClassVar[tuple[str, ...]] = ()
     vocab_size: int = 27
     n_embd: int = 16
     n_head: int = 4
@@ -53,23 +56,6 @@ class Config:
         return self.block_size
 
     @property
-    def norm_eps(self) -> float:
-        return operations.RMSNORM_EPS
-
-    @property
-    def activation(self) -> str:
-        return "ReLU"
-
-    @property
-    def rope(self) -> None:
-        """Positions are learned."""
-        return None
-
-    @property
-    def biases(self) -> tuple[str, ...]:
-        return ()
-
-    @property
     def windows(self) -> tuple[int | None, ...]:
         """Every query sees all positions before it."""
         return (None,) * self.n_layer
@@ -77,16 +63,13 @@ class Config:
     def shapes(self) -> dict[str, tuple[int, int]]:
         """Name and shape of every parameter, [out, in], in the order of microgpt.py."""
         width, inner = self.n_embd, self.n_inner
-        shapes = {
-            "wte": (self.vocab_size, width),
-            "wpe": (self.block_size, width),
-            "lm_head": (self.vocab_size, width),
+        ends = {"wte": self.vocab_size, "wpe": self.block_size, "lm_head": self.vocab_size}
+        of_layer = (*[(width, width)] * 4, (inner, width), (width, inner))
+        return {name: (rows, width) for name, rows in ends.items()} | {
+            f"layer{i}.{name}": shape
+            for i in range(self.n_layer)
+            for name, shape in zip(LAYER_PARAMETERS, of_layer, strict=True)
         }
-        square, up, down = (width, width), (inner, width), (width, inner)
-        for i in range(self.n_layer):
-            of_layer = (square, square, square, square, up, down)
-            shapes |= {f"layer{i}.{n}": s for n, s in zip(LAYER_PARAMETERS, of_layer, strict=True)}
-        return shapes
 
     @property
     def parameter_count(self) -> int:
@@ -134,7 +117,6 @@ class Parameters:
         self.lm_head_t = self.lm_head.T
         self.layers = tuple(self._layer(i) for i in range(config.n_layer))
         self.norm = operations.NormConstants.of(config.n_embd, self.dtype)
-        self._heads: dict[int, operations.HeadConstants] = {}
         self.zero = np.zeros((), self.dtype)
         self.ones = operations.all_ones(config.vocab_size, self.dtype)
 
@@ -154,14 +136,7 @@ class Parameters:
 
     def heads(self, length: int) -> operations.HeadConstants:
         """The constants of attention over names of this length."""
-        known = self._heads.get(length)
-        if known is None:
-            config = self.config
-            if len(self._heads) >= MAX_LENGTHS:
-                self._heads.clear()
-            known = operations.HeadConstants.of(length, config.n_head, config.n_embd, self.dtype)
-            self._heads[length] = known
-        return known
+        return operations.HeadConstants.of(length, self.config.n_head, self.config.n_embd, self.dtype)
 
     def __repr__(self) -> str:
         return one_line(self, config=self.config, flat=self.flat)

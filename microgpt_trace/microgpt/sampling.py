@@ -41,20 +41,17 @@ def _names(model: Model, start: list[int], count: int, temperature: float, seed:
     for _ in range(count):
         ids = list(start)
         while len(ids) <= block:
-            token = _draw(_next_logits(model, packer, ids), temperature, rng)
+            batch = packer.one(np.array([*ids, tokenizer.bos_id]))
+            with np.errstate(all="ignore"):
+                logits = forward(model.params, batch).logits[-1].astype(np.float64)
+            if not np.isfinite(logits).all():
+                said = f"{model.origin}: the predictions are not finite; `microgpt trace` shows where"
+                raise InputError(said)
+            token = _draw(logits, temperature, rng)
             if token == tokenizer.bos_id:
                 break
             ids.append(token)
         yield tokenizer.decode(ids)
-
-
-def _next_logits(model: Model, packer: Packer, ids: list[int]) -> np.ndarray:
-    batch = packer.one(np.array([*ids, model.tokenizer.bos_id]))
-    with np.errstate(all="ignore"):
-        logits = forward(model.params, batch).logits[-1].astype(np.float64)
-    if not np.isfinite(logits).all():
-        raise InputError(f"{model.origin}: the predictions are not finite; `microgpt trace` shows where")
-    return logits
 
 
 def _draw(logits: np.ndarray, temperature: float, rng: np.random.Generator) -> int:
