@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -11,7 +12,7 @@ from ..architecture.operations.reference_inputs import ReferenceInputs, Spread
 from ..architecture.plans.kinds import Linear
 from ..architecture.plans.plan import Plan, layer_of
 from ..arrays.stats import Array
-from .precision import Precision, ProductInputs, chain_error, row_error
+from .precision import Precision, ProductInputs, row_error
 
 NOISE = 1 / 3  # of an operation's own error is what its inputs are moved by, at the most
 CARRIED = 3**0.5 / NOISE  # an error over the rms of what errors evenly spread within NOISE of it move
@@ -31,8 +32,7 @@ class Evaluation:
         noise: int | None = None, rounding: ProductInputs | None = None,
     ) -> None:  # fmt: skip
         self.given, self.plan, self.values = given, plan, values
-        self.precision, self.rounding, self._seed = precision, rounding, noise
-        self._own = given.model.plan
+        self.precision, self.rounding, self._seed, self._own = precision, rounding, noise, given.model.plan
         self._noise = None if noise is None else np.random.default_rng(noise)
         self._nudge = -FLOAT32 if noise and noise % 2 else FLOAT32  # both ways, for a tie falls on one side
         self._recomputed: dict[str, Array] = {}
@@ -44,16 +44,13 @@ class Evaluation:
         other._recomputed = {name: self._recomputed[name] for name in same}
         return other
 
-    def between(self, name: str) -> list[str]:
-        """The events before `name` that the dump lacks, back to those that it has, in order."""
-        return self._missing(name, self.values)
-
-    def _missing(self, name: str, *known: Container[str]) -> list[str]:
-        """The events before `name` that nobody knows, back to those that are known, in order."""
+    def between(self, name: str, *known: Container[str]) -> list[str]:
+        """The events before `name` that the dump lacks, back to those that it has or that are known besides,
+        in order."""
         found, open_ = set[str](), [name]
         while open_:
             for own in self.plan[open_.pop()].inputs:
-                if own not in found and not any(own in place for place in known):
+                if own not in found and not any(own in place for place in (self.values, *known)):
                     found.add(own)
                     open_.append(own)
         return sorted(found, key=self._own.order.__getitem__)
@@ -69,8 +66,8 @@ class Evaluation:
 
     def output(self, name: str, rows: Sequence[int] | None = None) -> Array:
         """What follows for `name`, or for some rows of it where each row follows from the same row."""
-        for missing in self._missing(name, self.values, self._recomputed):
-            self._recomputed[missing] = self._moved(self._apply(missing), self.floor(missing) * NOISE)
+        for missing in self.between(name, self._recomputed):
+            (self._recomputed[missing],) = self._moved(missing, [self._apply(missing)])
         return self._apply(name, rows)
 
     def _apply(self, name: str, rows: Sequence[int] | None = None) -> Array:
@@ -79,10 +76,10 @@ class Evaluation:
         if rows is not None:
             inputs = [own[list(rows)] for own in inputs]
         if self.rounding is None or not isinstance(row.kind, Linear):
-            value = reference(row, self.given, *self._all_moved(name, inputs))
+            value = reference(row, self.given, *self._moved(name, inputs))
             return value if inputs or rows is None else value[list(rows)]
         nudge = 0.0 if self._noise is None else self._nudge
-        rounded = self._all_moved(name, [self.rounding.round(row, inputs[0], nudge)])
+        rounded = self._moved(name, [self.rounding.round(row, inputs[0], nudge)])
         return reference(row, self.given, *rounded) + self._of_sums(name, inputs[0])
 
     def _of_sums(self, name: str, x: Array) -> Array | float:
@@ -102,13 +99,12 @@ class Evaluation:
             self._recomputed[name] if name in self._recomputed else np.asarray(self.values[name], np.float64)
         )
 
-    def _all_moved(self, name: str, inputs: list[Array]) -> list[Array]:
-        return inputs if self._noise is None else [self._moved(x, self.floor(name) * NOISE) for x in inputs]
-
-    def _moved(self, value: Array, by: float) -> Array:
+    def _moved(self, name: str, values: list[Array]) -> list[Array]:
+        """Values moved at random by a share of the error that an operation may have."""
         if self._noise is None:
-            return value
-        return value * (1 + by * self._noise.uniform(-1, 1, value.shape))
+            return values
+        by = self.floor(name) * NOISE
+        return [value * (1 + by * self._noise.uniform(-1, 1, value.shape)) for value in values]
 
     def forget_before(self, layer: int) -> None:
         """Drop what was recomputed in earlier layers but their output."""
@@ -127,7 +123,7 @@ class Evaluation:
 
     def chain_floor(self, name: str) -> float:
         """The error that the operation and those recomputed before it may have together."""
-        return chain_error([self.floor(own) for own in (*self.between(name), name)])
+        return math.hypot(*(self.floor(own) for own in (*self.between(name), name)))
 
 
 def alike(one: Plan, other: Plan, names: Iterable[str], given: Container[str]) -> set[str]:

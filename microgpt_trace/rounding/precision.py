@@ -140,11 +140,6 @@ def beyond_usual(concentration: Array) -> Array:
     return np.sqrt(1 + CHANCE * np.sqrt(2 * concentration))
 
 
-def chain_error(errors: Sequence[float]) -> float:
-    """The errors of several operations one after the other, which are independent."""
-    return math.sqrt(math.fsum(error * error for error in errors))
-
-
 def element_bound(size: Array, spread: Spread, length: int, dtype: np.dtype[np.floating]) -> Array:
     """How far the roundings of a computation in that type may move elements, whose roundings are relative to
     `size`."""
@@ -221,13 +216,10 @@ class ProductInputs:
         """What goes into this product, nudged up or down by a share of it: [T, K] -> [T, K] float32"""
         return self.way(row).round(np.asarray(x, np.float32), nudge)
 
-    def of_sums(self, row: Operation, x: Array) -> Array | float:
+    def of_sums(self, row: Operation, x: Array, way: Way | None = None) -> Array | float:
         """What rounding of the blocks' sums adds to this product, of which the minima are a factor: [T, K] ->
         [T, out]; 0 where they take no part."""
-        return self._of_sums(self.way(row), row, x)
-
-    def _of_sums(self, way: Way, row: Operation, x: Array) -> Array | float:
-        if not way.sums or self.key(row)[1] not in WITH_MINIMA:
+        if not (way or self.way(row)).sums or self.key(row)[1] not in WITH_MINIMA:
             return 0.0
         quants, scale = q8_blocks(np.asarray(x, np.float32))
         total = quants.sum(axis=-1, keepdims=True)
@@ -270,7 +262,7 @@ class ProductInputs:
     def _error(self, row: Operation, way: Way, x: Array, y: Array) -> tuple[float, float]:
         """The median relative L2 error that a way leaves of the rows of y, and the mean: [T, K], [T, out]"""
         rounded = way.round(x, 0.0).astype(np.float64)
-        expected = reference(row, self._given, rounded) + self._of_sums(way, row, x)
+        expected = reference(row, self._given, rounded) + self.of_sums(row, x, way)
         size = np.linalg.norm(expected, axis=1)
         errors = np.nan_to_num(np.linalg.norm(y - expected, axis=1) / np.where(size > 0, size, 1), nan=np.inf)
         return float(np.median(errors)), float(errors.mean())

@@ -106,31 +106,28 @@ def compare_rows(
     leading axes) are left out, unless they are to be 0 (`zero_elsewhere`). `bias`, [K] or [T, K], is what
     both were given in the same way. Without `outliers` large elements may hide small ones: of probabilities,
     the small ones do not count."""
-    if seen is not None:
-        if not zero_elsewhere:
-            a, b = np.where(seen, a, 0), np.where(seen, b, 0)
-        counts = np.broadcast_to(seen.sum(axis=-1), a.shape[:-1]).reshape(-1)
+    leading = a.shape[:-1]
+    if seen is not None and not zero_elsewhere:
+        a, b = np.where(seen, a, 0), np.where(seen, b, 0)
     a = a.reshape(-1, a.shape[-1]) if a.ndim else a.reshape(1, 1)
     b = b.reshape(a.shape)
-    width = np.full(len(a), a.shape[1])
-    if seen is None:
-        counts = width
-    rows = _measured(a, b, counts, np.full(len(a), -1), bias, outliers)
-    if np.isfinite(rows.a + rows.b).all():
-        return replace(rows, count=width) if zero_elsewhere else rows
+    every, width, nothing = np.arange(len(a)), np.full(len(a), a.shape[1]), np.full(len(a), np.nan)
+    counts = width if seen is None else np.broadcast_to(seen.sum(axis=-1), leading).reshape(-1)
     finite_a, finite_b, odd, alike = _finite_in_both(a, b)
-    rows = _measured(finite_a, finite_b, counts, odd, bias, outliers)
-    unlike, every = odd >= 0, np.arange(len(a))
-    column = np.where(unlike, odd, rows.column)
-    return replace(
-        rows,
-        alike=alike,
-        count=width if zero_elsewhere else rows.count,
-        largest=np.where(unlike, np.inf, rows.largest),
-        column=column,
-        of_a=a[every, column],
-        of_b=b[every, column],
-    )
+    d = finite_a - finite_b
+    rms_a, rms_b, rms_d = (_rms(x, counts) for x in (finite_a, finite_b, d))
+    rest_a, rest_d = _without_outliers(finite_a, d, rms_a, counts) if outliers else (nothing, nothing)
+    column = np.where(odd >= 0, odd, np.abs(d).argmax(axis=1))
+    dot, both = np.einsum("nk,nk->n", finite_a, finite_b), rms_a * rms_b * counts
+    cosine = np.divide(dot, both, out=np.zeros(len(a)), where=both > 0)
+    return RowDifferences(
+        rms_a, rms_b, rms_d, rest_a, rest_d,
+        plain_a=nothing if bias is None else _rms(finite_a - bias, counts),
+        cosine=np.where(rms_d == 0, 1.0, cosine),
+        largest=np.where(odd >= 0, np.inf, np.abs(d[every, column])),
+        column=column, of_a=a[every, column], of_b=b[every, column], odd=odd,
+        count=width if zero_elsewhere else counts, alike=alike, kl=nothing,
+    )  # fmt: skip
 
 
 class SharedFactor(NamedTuple):
@@ -191,41 +188,17 @@ def with_predictions(
 
 
 def _finite_in_both(a: Array, b: Array) -> tuple[Array, Array, Array, Array]:
-    """Both with 0 where one is not finite, the first column of each row where they differ in that, and
-    in how many they do not."""
-    same = (np.isnan(a) & np.isnan(b)) | (a == b)
+    """Both in float64 with 0 where one is not finite, the first column of each row where they differ in that,
+    and in how many they do not."""
+    wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
     bad = ~(np.isfinite(a) & np.isfinite(b))
+    if not bad.any():
+        return wide_a, wide_b, np.full(len(a), -1), np.zeros(len(a), np.intp)
+    same = (np.isnan(a) & np.isnan(b)) | (a == b)
     unlike = bad & ~same
+    wide_a[bad] = wide_b[bad] = 0
     odd = np.where(unlike.any(axis=1), unlike.argmax(axis=1), -1)
-    return np.where(bad, 0, a), np.where(bad, 0, b), odd, (bad & same).sum(axis=1)
-
-
-def _measured(
-    a: Array, b: Array, counts: Array, odd: Array, bias: Array | None, outliers: bool
-) -> RowDifferences:  # fmt: skip
-    nothing = np.full(len(a), np.nan)
-    none_alike = np.zeros(len(a), np.intp)
-    wide_a = a.astype(np.float64)
-    rms_a = _rms(wide_a, counts)
-    plain_a = nothing if bias is None else _rms(wide_a - bias, counts)
-    if np.array_equal(a, b):
-        zero, first = np.zeros(len(a)), a[:, 0]
-        return RowDifferences(
-            rms_a, rms_a, zero, nothing, zero, plain_a, zero + 1, zero, none_alike, first, first, odd,
-            counts, none_alike, nothing,
-        )  # fmt: skip
-    wide_b = b.astype(np.float64)
-    d = wide_a - wide_b
-    rms_b, rms_d = _rms(wide_b, counts), _rms(d, counts)
-    column, row = np.abs(d).argmax(axis=1), np.arange(len(a))
-    rest_a, rest_d = _without_outliers(wide_a, d, rms_a, counts) if outliers else (nothing, nothing)
-    both = rms_a * rms_b * counts
-    dot = np.einsum("nk,nk->n", wide_a, wide_b)
-    cosine = np.divide(dot, both, out=(rms_a == rms_b).astype(np.float64), where=both > 0)
-    return RowDifferences(
-        rms_a, rms_b, rms_d, rest_a, rest_d, plain_a, cosine, np.abs(d[row, column]), column,
-        a[row, column], b[row, column], odd, counts, none_alike, nothing,
-    )  # fmt: skip
+    return wide_a, wide_b, odd, (bad & same).sum(axis=1)
 
 
 def _rms(x: Array, counts: Array) -> Array:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial as bind
+from itertools import zip_longest
 
 import numpy as np
 
@@ -36,17 +38,11 @@ def token_finding(
         id = "bos-added"
         claim = f"begin with {_named(model, own[0])}, which the model's tokenizer does not put first"
     else:
-        pairs = zip(own, text, strict=False)
-        at = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(own), len(text)))
+        pairs = enumerate(zip_longest(own, text, fillvalue="none"))
+        at, one, other = next((at, a, b) for at, (a, b) in pairs if a != b)
         id = "other-tokens"
-        claim = (
-            f"part from those of the text at position {at}: {_at(own, at)}, where it gives {_at(text, at)}"
-        )
+        claim = f"part from those of the text at position {at}: {one}, where it gives {other}"
     return Finding("tokens", id, f"tokens: the dump's {claim}", 0.0, True)
-
-
-def _at(tokens: Sequence[int], position: int) -> str:
-    return str(tokens[position]) if position < len(tokens) else "none"
 
 
 def _named(model: LanguageModel, token: int) -> str:
@@ -58,26 +54,25 @@ def embedding(case: Case) -> Iterator[Hypothesis | Family]:
     kind = _table(case, "tokens")
     if kind is None:
         return
-    tokens, width = case.given.tokens, kind.width
-    special = {
-        math.sqrt(width): ("embedding-scaled", f"your rows are multiplied by sqrt({width}), as Gemma's are"),
-        -1.0: ("negated", "your values have the wrong sign: minus the right ones"),
-    }
+    root = f"your rows are multiplied by sqrt({kind.width}), as Gemma's are"
     yield Family(
         "embedding-scaled", lambda scale: after(case.plan, looking_up("tokens"), lambda x: scale * x),
         "your rows are multiplied by {}".format, own=1.0, usual=(12.0,),
-        special=special, low=-math.inf, pivot=None, silent=(0.0,),
+        special={
+            math.sqrt(kind.width): ("embedding-scaled", root),
+            -1.0: ("negated", "your values have the wrong sign: minus the right ones"),
+        },
+        low=-math.inf, pivot=None, silent=(0.0,),
     )  # fmt: skip
     if case.row.kind is kind and case.alone:
         yield from _other_tokens(case, nearest_tokens(case))
         return
-    bos = case.given.model.bos
-    first = tokens[0] if bos is None else bos
-    for id, moved, words in (
-        ("bos-added", np.r_[first, tokens[:-1]], "one position late, after a BOS"),
-        ("bos-missing", np.r_[tokens[1:], tokens[-1:]], "one position early, without the first one"),
-    ):
-        yield Hypothesis(id, f"your tokens come {words}", _of_tokens(case, moved))
+    tokens, bos = case.given.tokens, case.given.model.bos
+    late = np.r_[tokens[0] if bos is None else bos, tokens[:-1]]
+    claim = "your tokens come one position late, after a BOS"
+    yield Hypothesis("bos-added", claim, _of_tokens(case, late))
+    claim = "your tokens come one position early, without the first one"
+    yield Hypothesis("bos-missing", claim, _of_tokens(case, np.r_[tokens[1:], tokens[-1:]]))
 
 
 def _table(case: Case, by: str) -> Lookup | None:
@@ -126,10 +121,8 @@ def _other_tokens(case: Case, own: Array) -> Iterator[Hypothesis]:
     if not len(wrong):
         return
     if len(tokens) > 1 and (own[1:] == tokens[:-1]).all():
-        id, claim = (
-            "bos-added",
-            f"your rows are those of {_named(model, own[0])} and then of the tokens, one late",
-        )
+        id = "bos-added"
+        claim = f"your rows are those of {_named(model, own[0])} and then of the tokens, one late"
     elif len(tokens) > 1 and (own[:-1] == tokens[1:]).all():
         id, claim = "bos-missing", f"your rows lack that of {_named(model, tokens[0])} and come one early"
     elif len(wrong) * FEW <= len(tokens) or len(wrong) == 1:
@@ -143,14 +136,11 @@ def _other_tokens(case: Case, own: Array) -> Iterator[Hypothesis]:
 
 def positions(case: Case) -> Iterator[Hypothesis]:
     """Learned positions that begin elsewhere."""
-    if _table(case, "positions") is None:
-        return
-    for offset in (1, -1, 2):
+    for offset in (1, -1, 2) if _table(case, "positions") else ():
+        plan = computed(case.plan, looking_up("positions"), bind(_moved_positions, offset))
+        yield Hypothesis("position-offset", f"your positions begin at {offset}, not at 0", plan)
 
-        def compute(row: Operation[Lookup], given: ReferenceInputs, by: int = offset) -> Array:
-            places = (np.arange(len(given.tokens)) + by) % row.kind.rows
-            return given.rows(row, row.kind.table, places).astype(np.float64)
 
-        claim = f"your positions begin at {offset}, not at 0"
-        plan = computed(case.plan, looking_up("positions"), compute)
-        yield Hypothesis("position-offset", claim, plan)
+def _moved_positions(by: int, row: Operation[Lookup], given: ReferenceInputs) -> Array:
+    places = (np.arange(len(given.tokens)) + by) % row.kind.rows
+    return given.rows(row, row.kind.table, places).astype(np.float64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial as bind
 
 import numpy as np
 
@@ -23,12 +24,11 @@ def nonfinite(case: Case) -> Iterator[Hypothesis]:
     broken = ~np.isfinite(case.found) & np.isfinite(case.expected)
     if not broken.any():
         return
-    nans = np.isnan(case.found[broken]).all()
-    at = [int(i) for i in np.argwhere(broken)[0]]
-    count = int(np.count_nonzero(broken))
-    where = f"at {at}" if count == 1 else f"at {count} of {broken.size} places, the first {at}"
-    claim = f"your values are {'NaN' if nans else 'infinite or NaN'} {where}, though the inputs are finite"
-    found = _but("nan" if nans else "infinite", claim, broken, PLAIN)
+    id, words = ("nan", "NaN") if np.isnan(case.found[broken]).all() else ("infinite", "infinite or NaN")
+    places = np.argwhere(broken).tolist()
+    where = f"at {len(places)} of {broken.size} places, the first {places[0]}"
+    where = where if len(places) > 1 else f"at {places[0]}"
+    found = _but(id, f"your values are {words} {where}, though the inputs are finite", broken, PLAIN)
     yield replace(found, of_no_number=True)
 
 
@@ -40,24 +40,23 @@ def zeros(case: Case) -> Iterator[Hypothesis]:
 
 def whole(case: Case) -> Iterator[Hypothesis]:
     """All values: times a constant, moved by a row, rounded, clipped."""
-    found = case.found.astype(np.float64)
-    if not case.expected.ndim:
+    if not case.expected.ndim or not case.found.any():
         return
-    if not found.any():
-        return
-    if case.expected.ndim == 2 and case.positions is None and len(found) > 1:
-        for step, words in ((1, "late"), (-1, "early")):
-            claim = f"your rows come one position {words}"
-            yield Hypothesis("rows-shifted", claim, lambda own, e, s=step: _shifted(own, e, s))
+    rows = len(case.found) if case.expected.ndim == 2 and case.positions is None else 0
+    if rows > 1:
+        yield Hypothesis("rows-shifted", "your rows come one position late", bind(_shifted, 1))
+        yield Hypothesis("rows-shifted", "your rows come one position early", bind(_shifted, -1))
         yield Hypothesis("rows-reversed", "your rows come in reverse order", lambda own, e: e[::-1])
     for name, words in NARROW.items():
-        claim, rounded = f"your values are rounded to {words}", PRECISIONS[name].round
-        yield Hypothesis(f"rounded-{name}", claim, lambda own, e, f=rounded: f(e.astype(np.float32)))
+        yield Hypothesis(f"rounded-{name}", f"your values are rounded to {words}", bind(_rounded, name))
     most = _clip_limit(case)
     if most is not None:
         claim = f"your values are clipped at +-{most:.6g}"
         yield Hypothesis("clipped", claim, lambda own, e: np.clip(e, -most, most), rank=NUMBERED)
-    yield from _constant_row(case, found)
+    vector = np.median(case.found.astype(np.float64) - case.expected, axis=0) if rows > 2 else np.nan
+    if np.isfinite(vector).all():
+        claim = f"the same vector (norm {np.linalg.norm(vector):.4g}) is added to every row, like a bias"
+        yield Hypothesis("vector-added", claim, lambda own, e: e + vector, rank=NUMBERED)
 
 
 def _clip_limit(case: Case) -> float | None:
@@ -94,22 +93,15 @@ def numbers(case: Case) -> Iterator[Hypothesis | Family]:
     )  # fmt: skip
 
 
-def _shifted(case: Case, expected: Array, step: int) -> Array:
+def _shifted(step: int, case: Case, expected: Array) -> Array:
     """Rows one later or earlier; the one that is new is taken as the dump has it."""
-    moved = np.roll(expected, step, axis=0)
-    moved[0 if step == 1 else -1] = case.found[0 if step == 1 else -1]
+    moved, new = np.roll(expected, step, axis=0), 0 if step == 1 else -1
+    moved[new] = case.found[new]
     return moved
 
 
-def _constant_row(case: Case, found: Array) -> Iterator[Hypothesis]:
-    """The same vector (a bias that the model has not) added to every row."""
-    if case.expected.ndim != 2 or case.positions is not None or len(found) < 3:
-        return
-    with np.errstate(all="ignore"):
-        vector = np.median(found - case.expected, axis=0)
-    if np.isfinite(vector).all():
-        claim = f"the same vector (norm {np.linalg.norm(vector):.4g}) is added to every row, like a bias"
-        yield Hypothesis("vector-added", claim, lambda own, e: e + vector, rank=NUMBERED)
+def _rounded(precision: str, case: Case, expected: Array) -> Array:
+    return PRECISIONS[precision].round(expected.astype(np.float32))
 
 
 def heads(case: Case) -> Iterator[Hypothesis]:
@@ -117,7 +109,7 @@ def heads(case: Case) -> Iterator[Hypothesis]:
     order = head_order(case)
     if order is not None:
         claim = f"your heads are the right heads [{first_of(order, 16)}]"
-        yield Hypothesis("heads-permuted", claim, lambda own, e: _ordered(own, e, order))
+        yield Hypothesis("heads-permuted", claim, bind(_ordered, order))
 
 
 def head_order(case: Case) -> list[int] | None:
@@ -133,8 +125,7 @@ def head_order(case: Case) -> list[int] | None:
     return order if order != list(range(len(order))) and len(set(order)) > 1 else None
 
 
-def _ordered(case: Case, expected: Array, order: list[int]) -> Array:
-    assert case.heads_axis is not None
+def _ordered(order: list[int], case: Case, expected: Array) -> Array:
     return np.take(expected.reshape(case.in_heads), order, case.heads_axis).reshape(expected.shape)
 
 
@@ -219,11 +210,8 @@ def _elements(case: Case) -> Iterator[Hypothesis]:
     place = [int(i) for i in at]
     if case.positions is not None:
         place[0] = case.positions[place[0]]
-    claim = (
-        f"only {count} of {apart.size} elements are wrong, most of all {place}"
-        if count > 1
-        else f"only the element {place} is wrong"
-    )
+    many = f"only {count} of {apart.size} elements are wrong, most of all {place}"
+    claim = many if count > 1 else f"only the element {place} is wrong"
     claim += f" (yours {case.found[at]:.6g}, follows {case.expected[at]:.6g})"
     id, rank = ("one-element", PLAIN) if count == 1 else ("few-elements", DESCRIBED)
     yield _but(id, claim, wrong, rank)
