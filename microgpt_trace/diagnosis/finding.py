@@ -98,15 +98,16 @@ def proposed(case: Case, stage: Sequence[Generator]) -> Iterator[Hypothesis | Fa
 
 def judged(case: Case, hypothesis: Hypothesis) -> Outcome:
     """What a hypothesis leaves, and whether all rows are within their tolerances."""
-    change, judge, of_noisy = hypothesis.change, case.judge, None
+    change, judge = hypothesis.change, case.judge
+
+    def noisy(draw: Evaluation) -> Array:  # what does not change is worked out once
+        return _follows(case, change, draw, draw.output(case.name, case.positions))
+
     with np.errstate(all="ignore"):
-        expected = _expected(case, change)
-        if isinstance(change, Plan):
-            judge = Judge(judge.plain.under(change), bind(_noisy_under, case, change))
-        else:
-            of_noisy = bind(change, case)
+        expected = _follows(case, change, judge.plain, case.expected)
+        judge = Judge(judge.plain.under(change), judge.draws) if isinstance(change, Plan) else judge
         most = AT_MOST * case.largest
-        rows = judge.rows(case.name, case.found, expected, case.positions, of_noisy, most, ALL_ALIKE)
+        rows = judge.rows(case.name, case.found, expected, case.positions, noisy, most, ALL_ALIKE)
     residual, holds = residual_of(rows, hypothesis.of_no_number, case.measured)
     # A small row beside a large one errs by more than all of itself.
     if not holds or residual > AT_MOST * min(case.error, 1.0):
@@ -114,13 +115,6 @@ def judged(case: Case, hypothesis: Hypothesis) -> Outcome:
     clearly = not bool((rows.errors / rows.tolerances > CLEARLY).any())
     evidence = case.seen.rows_of(expected), case.seen.of_rows(rows.tolerances)
     return Outcome(hypothesis, residual, evidence, clearly)
-
-
-def _noisy_under(case: Case, plan: Plan) -> Iterator[Evaluation]:
-    """The noisy evaluations by another plan; what does not change by that is worked out once."""
-    for noisy in case.judge.noisy():
-        noisy.output(case.name, case.positions)
-        yield noisy.under(plan)
 
 
 def _fitted(case: Case, family: Family) -> Outcome | None:
@@ -157,18 +151,18 @@ def _rows_at(case: Case, at: Callable[[float], Plan | Transform], value: float) 
     """What follows at a number of a family; None where it cannot be or is not finite."""
     try:
         with np.errstate(all="ignore"):
-            follows = _expected(case, at(value))
+            follows = _follows(case, at(value), case.judge.plain, case.expected)
     except NOWHERE:
         return None
     unknown = np.isfinite(case.expected) & ~np.isfinite(follows)
     return None if unknown.any() else case.seen.rows_of(follows)
 
 
-def _expected(case: Case, change: Plan | Transform) -> Array:
-    """What follows for the operation with a mistake."""
+def _follows(case: Case, change: Plan | Transform, evaluation: Evaluation, right: Array) -> Array:
+    """What follows for the operation with a mistake, where without it what is right does."""
     if isinstance(change, Plan):
-        return case.judge.plain.under(change).output(case.name, case.positions)
-    return change(case, case.expected)
+        return evaluation.under(change).output(case.name, case.positions)
+    return change(case, right)
 
 
 def residual_of(rows: JudgedRows, of_no_number: bool, measured: str = "") -> tuple[float, bool]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
+from itertools import count
 from os.path import lexists
 from pathlib import Path
 from typing import Literal
@@ -70,8 +71,7 @@ def load(
     else:
         config, tokenizer, training = _declared(path, metadata)
         assumed = ()
-        asked = (("--n-head", n_head, config.n_head), ("--bos", bos, tokenizer.bos))
-        for option, said, stored in asked:
+        for option, said, stored in (("--n-head", n_head, config.n_head), ("--bos", bos, tokenizer.bos)):
             if said not in (None, stored):
                 raise InputError(f"{option} {said} contradicts {path}, which says {stored}")
     if config.n_layer > len(tensors):
@@ -162,13 +162,10 @@ def _infer(
             raise FileFormatError(f"{path}: width {width} is not a multiple of 4 heads; say --n-head")
     if bos is None:
         assumed.append("BOS first, a = 1 (--bos first|last)")
-    layers = 0
-    while f"layer{layers}.{LAYER_PARAMETERS[0]}" in tensors:
-        layers += 1
+    layers = next(i for i in count() if f"layer{i}.{LAYER_PARAMETERS[0]}" not in tensors) or 1
     try:
-        config = Config(
-            vocab_size, width, n_head, max(layers, 1), len(tensors["wpe"]), len(tensors["layer0.mlp_fc1"])
-        )
+        sizes = len(tensors["wpe"]), len(tensors["layer0.mlp_fc1"])
+        config = Config(vocab_size, width, n_head, layers, *sizes)
     except InputError as error:
         raise FileFormatError(f"{path}: the shapes are not those of a microGPT ({error})") from error
     return config, plain, tuple(assumed)

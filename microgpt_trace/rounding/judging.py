@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from itertools import islice
 
 import numpy as np
 
@@ -128,10 +127,10 @@ class JudgedRows:
 
 
 class Judge:
-    """Compares arrays of a dump with what an evaluation makes of its inputs; `noisy` gives DRAWS others."""
+    """Compares arrays of a dump with what an evaluation makes of its inputs; `draws` are DRAWS noisy ones."""
 
-    def __init__(self, plain: Evaluation, noisy: Callable[[], Iterable[Evaluation]]) -> None:
-        self.plain, self.noisy = plain, noisy
+    def __init__(self, plain: Evaluation, draws: Sequence[Evaluation]) -> None:
+        self.plain, self.draws = plain, draws
 
     def compared(self, name: str) -> Array | None:
         """The entries that count, None for all: of scores [H, T, T], those that the layer's mask shows, which
@@ -144,14 +143,18 @@ class Judge:
 
     def rows(
         self, name: str, found: Array, expected: Array, positions: Sequence[int] | None,
-        change: Callable[[Array], Array] | None = None, most: float = math.inf, alike: float = SHARED,
+        noisy: Callable[[Evaluation], Array] | None = None, most: float = math.inf, alike: float = SHARED,
     ) -> JudgedRows:  # fmt: skip
-        """Return the rows' errors beside their tolerances. `change` made `expected` of what follows; `alike`
-        is the share of a row's tolerance that may be one factor of all rows.
+        """Return the rows' errors beside their tolerances. `noisy` gives what follows for a draw, where that
+        is not its output; `alike` is the share of a row's tolerance that may be one factor of all rows.
 
         What the roundings of the inputs carry on is measured only where an error exceeds its plain tolerance,
         and over all draws only where it is near that. It is not measured where an error exceeds `most`.
         """
+
+        def output(draw: Evaluation) -> Array:
+            return draw.output(name, positions)
+
         seen, meter = self.compared(name), FactorMeter()
         differences, concentration = compared_blocks(found, expected, seen, meter)
         errors, chance = errors_of(differences), np.ones(len(differences.d))
@@ -163,25 +166,19 @@ class Judge:
             ratio = np.nan_to_num(errors / tolerances, posinf=0.0)
             if ratio.max() <= 1 or ratio.max() > near or np.nanmax(np.where(ratio > 1, errors, 0)) > most:
                 break
-            carried = self._carried(name, expected, positions, change, draws)
+            carried = self._carried(name, expected, noisy or output, draws)
             tolerances = np.maximum(tolerances, chance * carried)
         factor = meter.result()
         allowed = alike * float(np.nanmedian(tolerances)) + CHANCE * factor.error
         allowed += factor_error(self.plain.precision, self.plain.spread(name), len(errors))
         return JudgedRows(errors, tolerances, factor.value, allowed, differences)
 
-    def _carried(
-        self, name: str, expected: Array, positions: Sequence[int] | None,
-        change: Callable[[Array], Array] | None, draws: int,
-    ) -> Array:  # fmt: skip
+    def _carried(self, name: str, expected: Array, noisy: Callable[[Evaluation], Array], draws: int) -> Array:
         """What the output moves with inputs that are off by the operation's own error: the root of the
         mean square over so many draws, for in a row of few elements one may move next to nothing."""
-        moved, seen = np.zeros(()), self.compared(name)
-        for noisy in islice(self.noisy(), draws):
-            value = noisy.output(name, positions)
-            value = value if change is None else change(value)
-            moved = moved + np.square(errors_of(compared_blocks(value, expected, seen)[0]))
-        moved = np.sqrt(moved / draws)
+        seen = self.compared(name)
+        errors = (errors_of(compared_blocks(noisy(own), expected, seen)[0]) for own in self.draws[:draws])
+        moved = np.sqrt(sum(map(np.square, errors)) / draws)
         if self.plain.rounding is not None and self.plain.between(name):
             moved = np.fmax(moved, np.sqrt(np.nanmean(np.square(moved))))  # which integers tip is chance
         return np.asarray(np.nan_to_num(CARRIED * moved, nan=0.0, posinf=0.0))
@@ -285,8 +282,7 @@ class JudgedRun:
         def evaluation(noise: int | None) -> Evaluation:
             return Evaluation(self.given, self.plan, self.values, precision, noise, rounding)
 
-        draws = [evaluation(seed) for seed in range(DRAWS)]
-        return Judge(evaluation(None), lambda: draws)
+        return Judge(evaluation(None), [evaluation(seed) for seed in range(DRAWS)])
 
     def operations(
         self, precision: Precision, names: Container[str] | None = None
@@ -298,7 +294,7 @@ class JudgedRun:
             if own is not None:
                 yield judge.judge(name, *own)
             layer = layer_of(name)
-            for evaluation in (judge.plain, *judge.noisy()) if layer is not None else ():
+            for evaluation in (judge.plain, *judge.draws) if layer is not None else ():
                 evaluation.forget_before(layer or 0)
 
     def own(self, name: str) -> tuple[Array, tuple[int, ...] | None] | None:
