@@ -141,14 +141,14 @@ def diagnose_values(
             offer = None  # roundings over many products could bring any error of that size
         elif offer:
             findings, tried = [], []
-    of_tokens = entrance.token_finding(model, tokens, text_tokens)
+    wrong = [operation.name for operation in operations if not operation.holds]
     return Diagnosis(
         tuple(int(token) for token in tokens),
         found.precision.name,
         run.how(found, operations),
         tuple(operations),
-        (*([of_tokens] if of_tokens else []), *findings),
-        None if offer else next((operation.name for operation in operations if not operation.holds), None),
+        (*entrance.token_findings(model, tokens, text_tokens), *findings),
+        wrong[0] if wrong and not offer else None,
         tuple(run.untested(operations)),
         tuple(tried),
         run.count(operations),

@@ -1,5 +1,5 @@
 """Finding: every hypothesis about a wrong operation is held against the dump; of those that explain it, those
-that the dump's values do not speak against. Knows none by itself."""
+that the dump's values do not speak against. Knows none by itself. NumPy's warnings are to be off."""
 
 from __future__ import annotations
 
@@ -91,9 +91,7 @@ def try_all(case: Case, stages: Stages) -> tuple[list[Outcome], list[str]]:
 
 
 def proposed(case: Case, stage: Sequence[Generator]) -> Iterator[Hypothesis | Family]:
-    for generator in stage:
-        with np.errstate(all="ignore"):
-            yield from generator(case)
+    return chain.from_iterable(generator(case) for generator in stage)
 
 
 def judged(case: Case, hypothesis: Hypothesis) -> Outcome:
@@ -103,11 +101,10 @@ def judged(case: Case, hypothesis: Hypothesis) -> Outcome:
     def noisy(draw: Evaluation) -> Array:  # what does not change is worked out once
         return _follows(case, change, draw, draw.output(case.name, case.positions))
 
-    with np.errstate(all="ignore"):
-        expected = _follows(case, change, judge.plain, case.expected)
-        judge = Judge(judge.plain.under(change), judge.draws) if isinstance(change, Plan) else judge
-        most = AT_MOST * case.largest
-        rows = judge.rows(case.name, case.found, expected, case.positions, noisy, most, ALL_ALIKE)
+    expected = _follows(case, change, judge.plain, case.expected)
+    judge = Judge(judge.plain.under(change), judge.draws) if isinstance(change, Plan) else judge
+    most = AT_MOST * case.largest
+    rows = judge.rows(case.name, case.found, expected, case.positions, noisy, most, ALL_ALIKE)
     residual, holds = residual_of(rows, hypothesis.of_no_number, case.measured)
     # A small row beside a large one errs by more than all of itself.
     if not holds or residual > AT_MOST * min(case.error, 1.0):
@@ -150,8 +147,7 @@ def elsewhere(case: Case, hypothesis: Hypothesis, family: Family | None = None) 
 def _rows_at(case: Case, at: Callable[[float], Plan | Transform], value: float) -> Array | None:
     """What follows at a number of a family; None where it cannot be or is not finite."""
     try:
-        with np.errstate(all="ignore"):
-            follows = _follows(case, at(value), case.judge.plain, case.expected)
+        follows = _follows(case, at(value), case.judge.plain, case.expected)
     except NOWHERE:
         return None
     unknown = np.isfinite(case.expected) & ~np.isfinite(follows)

@@ -4,14 +4,14 @@ called. Knows no mistake by itself; they are in faults/."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ..text.brief import frozen
 
 TIGHT = 0.01  # a number known within 1 % is said without "about"
-DIGITS = range(1, 10)
+DIGITS = range(1, 10)  # that a number is told with, the fewest that fit
 PLAIN, NUMBERED, ODD, COMBINED, DESCRIBED = range(5)  # how plain an explanation is
 
 
@@ -103,7 +103,9 @@ def named(family: Family, known: Range) -> Hypothesis:
     """The mistake at all numbers of the range, called by a special number in it, by the usual ones, or by the
     roundest."""
     special, usual = (_inside(family, known, values) for values in (family.special, family.usual))
-    value = special[0] if special else usual[0] if usual else next(_rounded(known), known.best)
+    rounded = (float(f"{known.best:.{digits - 1}e}") for digits in DIGITS)
+    round = next((value for value in rounded if known.low <= value <= known.high), known.best)
+    value = next(iter((*special, *usual)), round)
     around = "" if family.tells(known) else f" ({_ends(family, known)})"
     if special:
         id, claim = family.special[value]
@@ -130,14 +132,6 @@ def _ends(family: Family, known: Range) -> str:
     if known.low == family.low:
         return f"anything up to {high} fits as well"
     return f"{low} to {high} fit as well"
-
-
-def _rounded(known: Range) -> Iterator[float]:
-    """The best number with ever more digits, as far as that still fits."""
-    for digits in DIGITS:
-        value = float(f"{known.best:.{digits - 1}e}")
-        if known.low <= value <= known.high:
-            yield value
 
 
 def in_words(value: float) -> str:

@@ -199,18 +199,13 @@ class Judge:
         element = _index(worst, int(differences.column[worst]), expected, positions)
         has = float(differences.of_b[worst])
         return replace(
-            result,
-            error=rows.error,
-            tolerance=rows.tolerance,
-            holds=rows.holds,
-            position=element[-2] if element else None,
-            element=element,
-            found=has,
-            expected=float(differences.of_a[worst]),
+            result, error=rows.error, tolerance=rows.tolerance, holds=rows.holds,
+            position=element[-2] if element else None, element=element,
+            found=has, expected=float(differences.of_a[worst]),
             nonfinite="" if math.isfinite(has) else f"{unnumbered(has)} though the inputs are finite",
             measured=IN_LENGTH if rows.in_length else "",
             factor_tolerance=rows.factor_tolerance if math.isfinite(rows.factor_tolerance) else None,
-        )
+        )  # fmt: skip
 
 
 def compared_blocks(

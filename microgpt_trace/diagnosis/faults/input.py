@@ -25,12 +25,12 @@ PART = 4096  # rows of the vocabulary looked at together
 FEW = 4  # one row in so many, at most, is called wrong rather than all of them other
 
 
-def token_finding(
+def token_findings(
     model: LanguageModel, tokens: Sequence[int], text_tokens: Sequence[int] | None
-) -> Finding | None:
+) -> Iterator[Finding]:
     """What is different about the dump's tokens where the text gives others."""
     if text_tokens is None or tuple(tokens) == tuple(text_tokens):
-        return None
+        return
     own, text = list(tokens), list(text_tokens)
     if own == text[1:]:
         id, claim = "bos-missing", f"lack {_named(model, text[0])}, which the model's tokenizer puts first"
@@ -42,7 +42,7 @@ def token_finding(
         at, one, other = next((at, a, b) for at, (a, b) in pairs if a != b)
         id = "other-tokens"
         claim = f"part from those of the text at position {at}: {one}, where it gives {other}"
-    return Finding("tokens", id, f"tokens: the dump's {claim}", 0.0, True)
+    yield Finding("tokens", id, f"tokens: the dump's {claim}", 0.0, True)
 
 
 def _named(model: LanguageModel, token: int) -> str:

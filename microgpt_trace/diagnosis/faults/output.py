@@ -169,8 +169,7 @@ def _but(id: str, claim: str, wrong: Array, rank: int) -> Hypothesis:
 
 
 def _apart(case: Case) -> Array:
-    with np.errstate(all="ignore"):
-        return np.where(_shown(case), case.found - case.expected, 0)
+    return np.where(_shown(case), case.found - case.expected, 0)
 
 
 def _limit(case: Case) -> float:
@@ -190,8 +189,7 @@ def _what(case: Case, wrong: Array) -> str:
     if math.isfinite(factor) and np.linalg.norm(found - factor * expected) < 1e-3 * np.linalg.norm(found):
         return f" ({factor:.5g} times the right values)"
     if case.expected.ndim == 2 and len(found) == case.expected.shape[1]:
-        with np.errstate(all="ignore"):
-            apart = np.linalg.norm(case.expected - found, axis=1)
+        apart = np.linalg.norm(case.expected - found, axis=1)
         row = int(np.where(np.isnan(apart), np.inf, apart).argmin())
         if apart[row] < 1e-3 * np.linalg.norm(found):
             at = row if case.positions is None else case.positions[row]

@@ -291,8 +291,7 @@ def nearest(found: Array, own: float, frequencies: Callable[[float], Array]) -> 
     values = [own * step for step in GRID if own * step > 1 and step != 1]
 
     def apart(value: float) -> float:
-        with np.errstate(all="ignore"):
-            return float(np.nan_to_num(np.square(frequencies(value) - found).sum(), nan=math.inf))
+        return float(np.nan_to_num(np.square(frequencies(value) - found).sum(), nan=math.inf))
 
     return min(values, key=apart, default=own)
 
