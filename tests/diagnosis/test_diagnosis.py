@@ -16,6 +16,7 @@ from support.real_model import SMOLLM2, needs_smollm2
 from support.stored_tensors import transposed
 from support.sweeps import some_of
 from support.tiny_microgpts import CASES as MICROGPTS
+from support.tiny_microgpts import Case
 from support.tiny_models import CASES, TOKENS
 
 from microgpt_trace import load, trace
@@ -34,13 +35,17 @@ def only(event, change):
 
 
 def run_of(made, fault=None):
-    """Every event of the engine's run of a model (it, its config and weights)."""
-    return decoder_run(*made[1:], TOKENS, fault)
+    """Every event of the engine's run of a model (it, its config and weights), or of a microGPT's case."""
+    if not isinstance(made, Case):
+        return decoder_run(*made[1:], TOKENS, fault)
+    params = {name: np.asarray(array) for name, array in made.model.params.items()}
+    return microgpt_run(params, made.ids[:-1], made.model.config.n_head, fault, targets=made.ids[1:])
 
 
 def found_for(made, event, change):
     """The diagnosis of a run whose only wrong operation must be `event`."""
-    found = diagnose_values(made[0], TOKENS, run_of(made, only(event, change)))
+    model, tokens = (made.model, made.ids[:-1]) if isinstance(made, Case) else (made[0], TOKENS)
+    found = diagnose_values(model, tokens, run_of(made, only(event, change)))
     print([(f.id, f.claim, f.residual, f.explains) for f in found.findings])
     assert [o.name for o in found.wrong] == [found.first_wrong] == [event]
     assert not found.clean
@@ -66,13 +71,8 @@ def test_a_right_run_is_clean(decoders, case):
     assert found.compute == "f32"
 
 
-def run_of_microgpt(case, fault=None):
-    params = {name: np.asarray(array) for name, array in case.model.params.items()}
-    return microgpt_run(params, case.ids[:-1], case.model.config.n_head, fault, targets=case.ids[1:])
-
-
 def test_a_right_microgpt_is_clean(case):
-    assert diagnose_values(case.model, case.ids[:-1], run_of_microgpt(case)).clean
+    assert diagnose_values(case.model, case.ids[:-1], run_of(case)).clean
 
 
 def test_a_precision_it_does_not_know(decoders):
@@ -149,6 +149,11 @@ MISTAKES = [
     ("bos-added", "llama_gqa", "embed.tok", of_tokens(1, *TOKENS[:-1])),
     ("bos-missing", "llama_gqa", "embed.tok", of_tokens(*TOKENS[1:], 5)),
     ("another-token", "llama_gqa", "embed.tok", of_tokens(17, 3, 44, 9, 60, 0, 29)),
+    ("sum-of-unnormed", "2 layers, 2 heads", "layer0.attn.residual", {"stream": "embed.sum"}),
+    (
+        "weight-transposed", "2 layers, 2 heads", "layer0.mlp.up",
+        lambda s, x: s["mlp.norm"] @ s.weight("mlp.up_proj.weight").reshape(12, 20),
+    ),
 ]  # fmt: skip
 
 
@@ -156,25 +161,8 @@ MISTAKES = [
     ("id", "case", "event", "change"), MISTAKES, ids=[f"{i}-{m[0]}" for i, m in enumerate(MISTAKES)]
 )
 def test_a_mistake_is_named(decoders, id, case, event, change):
-    assert id in explained(found_for(decoders(case), event, change))
-
-
-@pytest.mark.parametrize(
-    ("id", "event", "change"),
-    [
-        ("sum-of-unnormed", "layer0.attn.residual", {"stream": "embed.sum"}),
-        (
-            "weight-transposed", "layer0.mlp.up",
-            lambda s, x: s["mlp.norm"] @ s.weight("mlp.up_proj.weight").reshape(12, 20),
-        ),
-    ],
-)  # fmt: skip
-def test_a_mistake_in_a_microgpt_is_named(id, event, change):
-    case = MICROGPTS["2 layers, 2 heads"]
-    found = diagnose_values(case.model, case.ids[:-1], run_of_microgpt(case, only(event, change)))
-    print([(f.id, f.claim, f.residual) for f in found.findings])
-    assert [o.name for o in found.wrong] == [event]
-    assert id in explained(found)
+    made = MICROGPTS[case] if case in MICROGPTS else decoders(case)
+    assert id in explained(found_for(made, event, change))
 
 
 def heads(x):

@@ -54,32 +54,26 @@ def judged(model, tokens, events, compute):
     return compared, diagnosis
 
 
-def assert_alike(model, runs):
-    """Both clear a right engine and condemn a wrong one: (name, whether right, tokens, events, precision)."""
-    order = list(model.plan)
-    for name, right, tokens, events, compute in runs:
-        print(name)
-        compared, diagnosis = judged(model, tokens, events, compute)
-        first = next((o.name for o in diagnosis.operations if not o.holds), None)
-        assert (compared.first is None, first is None) == (right, right)
-        assert right or order.index(first) <= order.index(compared.first)
-        assert str(compared.unseen) == str(diagnosis.unseen)
+def assert_alike(model, right, tokens, events, compute):
+    """Both clear the events of a right engine and condemn those of a wrong one."""
+    compared, diagnosis = judged(model, tokens, events, compute)
+    first, order = next((o.name for o in diagnosis.operations if not o.holds), None), list(model.plan)
+    assert (compared.first is None, first is None) == (right, right)
+    assert right or order.index(first) <= order.index(compared.first)
+    assert str(compared.unseen) == str(diagnosis.unseen)
 
 
 @pytest.mark.parametrize("case", some_of(["llama_gqa", "mistral_window", "qwen3", "qwen2"], every=4))
 def test_decoders(decoders, case):
     model, config, weights = decoders(case)
     matrix = Fault("matrix", "", (), weights={UP: weights[UP] * np.float32(1.05)})
-
-    def runs():
-        for compute, (text, tokens) in product(("f32", "bf16", "f16"), TEXTS.items()):
+    for compute, (text, tokens) in product(("f32", "bf16", "f16"), TEXTS.items()):
+        wrong = [matrix] if text == "repeated" else map(scaled, FACTORS[compute])
+        for fault in (None, *wrong):
+            print(text, fault)
             rounding = None if compute == "f32" else compute
-            wrong = [matrix] if text == "repeated" else map(scaled, FACTORS[compute])
-            for fault in (None, *wrong):
-                events = decoder_run(config, weights, tokens, fault, rounding=rounding)
-                yield f"{fault}, {text}", fault is None, tokens, events, compute
-
-    assert_alike(model, runs())
+            events = decoder_run(config, weights, tokens, fault, rounding=rounding)
+            assert_alike(model, fault is None, tokens, events, compute)
 
 
 HIDDEN, MODULES = r"embed\.tok|.*mlp\.residual|logits", r"(?!.*(rope|scores|weights|probs)).*"
@@ -89,16 +83,11 @@ HIDDEN, MODULES = r"embed\.tok|.*mlp\.residual|logits", r"(?!.*(rope|scores|weig
 def test_dumps_with_gaps(decoders, kept):
     """What the roundings of the operations that a dump lacks hide, those passed on over the pass may show."""
     model, config, weights = decoders("qwen2")
-    name = UP.replace(".1.", ".0.")
-    matrix = Fault("matrix", "", (), weights={name: weights[name] * np.float32(1.05)})
-
-    def runs():
-        for fault in (None, matrix):
-            events = decoder_run(config, weights, TEXTS["plain"], fault, rounding="bf16")
-            shown = {name: x for name, x in events.items() if re.fullmatch(kept, name)}
-            yield kept, fault is None, TEXTS["plain"], shown, "bf16"
-
-    assert_alike(model, runs())
+    name, tokens = UP.replace(".1.", ".0."), TEXTS["plain"]
+    for fault in (None, Fault("matrix", "", (), weights={name: weights[name] * np.float32(1.05)})):
+        events = decoder_run(config, weights, tokens, fault, rounding="bf16")
+        shown = {name: x for name, x in events.items() if re.fullmatch(kept, name)}
+        assert_alike(model, fault is None, tokens, shown, "bf16")
 
 
 def test_gpt2(tmp_path):
@@ -109,14 +98,10 @@ def test_gpt2(tmp_path):
         "plain": {"layer0.mlp.act": {"kind": "gelu_quick"}},
         "repeated": {"layer0.attn.norm": {"divisor": config["n_embd"] - 1}},  # an unbiased variance
     }
-
-    def runs():
-        for compute, (text, tokens) in product(("f32", "bf16", "f16"), TEXTS.items()):
-            for instead in (None, wrong[text]):
-                events = gpt2_events(config, weights, tokens, instead, rounding=compute)
-                yield text, instead is None, tokens, events, compute
-
-    assert_alike(model, runs())
+    for compute, (text, tokens) in product(("f32", "bf16", "f16"), TEXTS.items()):
+        for instead in (None, wrong[text]):
+            events = gpt2_events(config, weights, tokens, instead, rounding=compute)
+            assert_alike(model, instead is None, tokens, events, compute)
 
 
 @pytest.mark.parametrize(
@@ -126,13 +111,9 @@ def test_products_of_8_bit(tmp_path, type, inputs):
     config = CASES["qwen2"] | {"hidden_size": 256, "intermediate_size": 256}
     weights = random_quantised_weights(config, lambda name: type, "one account")
     model = load(write_gguf(tmp_path / "m.gguf", config, weights))
-
-    def runs():
-        for (text, tokens), fault in product(TEXTS.items(), (None, scaled(1.004))):
-            events = decoder_run(config, weights, tokens, fault, inputs=inputs)
-            yield text, fault is None, tokens, events, "q8"
-
-    assert_alike(model, runs())
+    for tokens, fault in product(TEXTS.values(), (None, scaled(1.004))):
+        events = decoder_run(config, weights, tokens, fault, inputs=inputs)
+        assert_alike(model, fault is None, tokens, events, "q8")
 
 
 def test_a_factor_is_named_as_the_cause_and_told_as_a_length(decoders):
