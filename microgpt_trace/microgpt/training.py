@@ -79,15 +79,15 @@ class Adam:
         before = self.params.flat - self.update.flat
         return float(np.linalg.norm(self.update.flat) / np.linalg.norm(before))
 
+    @np.errstate(all="ignore")
     def update_ratios(self) -> dict[str, tuple[float, float | None]]:
         """Of each parameter the L2 norm of its last update, and that over the norm it had before; None
         where it was zero."""
         found = {}
-        with np.errstate(all="ignore"):
-            for name, view in self.update.items():
-                update, after = view.astype(np.float64), self.params[name].astype(np.float64)
-                size, before = float(np.linalg.norm(update)), float(np.linalg.norm(after - update))
-                found[name] = size, size / before if before else None
+        for name, view in self.update.items():
+            update, after = view.astype(np.float64), self.params[name].astype(np.float64)
+            size, before = float(np.linalg.norm(update)), float(np.linalg.norm(after - update))
+            found[name] = size, size / before if before else None
         return found
 
 
@@ -176,11 +176,8 @@ class Trainer:
         """Raise DivergedError where the last update left parameters, moments or predictions of the
         training set's first names that are not finite: the loss shows it a step later at the earliest."""
         finite = np.isfinite(self.params.flat).all() and np.isfinite(self.adam.moments).all()
-        if finite:
-            batch = self._encoded.several(self.documents.train[:EVALUATION_BATCH])
-            with np.errstate(all="ignore"):
-                finite = np.isfinite(forward(self.params, batch).logits).all()
-        if not finite:
+        first = self._passes(self.documents.train[:EVALUATION_BATCH])
+        if not (finite and np.isfinite(next(first).logits).all()):
             raise DivergedError(f"step {self.done}: the update left a model that is not finite")
 
     def held_out_loss(self) -> float | None:
