@@ -42,8 +42,7 @@ class Packer:
     def one(self, ids: Array) -> Batch:
         """A batch of one name from its [T+1] ids, both BOS included."""
         tokens = ids[:-1]
-        known = self._of_length.get(len(tokens)) or self._know(len(tokens))
-        rows, targets = known
+        rows, targets = self._of_length.get(len(tokens)) or self._know(len(tokens))
         return Batch(tokens, self._tokens.take(tokens, 0), targets.take(ids[1:], 0), rows)
 
     def _know(self, length: int) -> tuple[PackedRows, Array]:

@@ -113,11 +113,6 @@ def test_bare_weights_in_another_precision_become_float32(path):
     assert np.allclose(model.params.flat, init().params.flat, atol=1e-3)
 
 
-def test_a_missing_file_and_a_folder_are_refused(path, tmp_path):
-    assert refused(path) == f"{path}: no such file"
-    assert refused(tmp_path) == f"{tmp_path}: expected a model, found a folder without config.json"
-
-
 @pytest.mark.parametrize("n_head", [3, 5, 0, -4])
 def test_heads_that_do_not_divide_bare_weights_are_refused(n_head, path):
     save_file(tensors_of(init()), path)
