@@ -275,7 +275,6 @@ def _rounded(model: LanguageModel, compute: Precision) -> dict[str, int]:
         return dict.fromkeys(model.plan, BLOCK)
     found: dict[str, int] = {}
     for row in model.plan.of_kind(Linear):
-        assert isinstance(row.kind, Linear)
         name = row.inputs[0]
         if row.kind.columns is not None or name in model.plan.streams:
             continue  # what reads the stream itself takes it as it is

@@ -23,7 +23,6 @@ EXPONENTS = (1.0, 1.5, 3.0, 4.0, 8.0)  # of the mean, 2 being right
 Size = Callable[[Array, float], Array]  # from rows and eps what divides each row
 LATE = "the norm of q and k comes after RoPE, not before"
 UNBIASED = "the sum of squares is divided by one less than there are (an unbiased variance)"
-OF_ROW = "the norm goes over the whole row, not over each head"
 
 
 def norms(case: Case) -> Iterator[Hypothesis | Family]:
@@ -37,20 +36,22 @@ def norms(case: Case) -> Iterator[Hypothesis | Family]:
     kept = _divided(with_attributes(case.plan, Norm, centred=False), _mean_of(power=0.0))
     what, centred = "gain and bias" if biases else "gain", kinds[0].centred
     yield Hypothesis("norm-missing", f"the norm is skipped, its {what} too", with_instead(kept, without))
-    words = "the mean is subtracted (LayerNorm, not RMSNorm)"
-    words = "the mean is not subtracted (RMSNorm, not LayerNorm)" if centred else words
-    yield Hypothesis("layernorm", words, with_attributes(case.plan, Norm, centred=not centred))
+    words = "not subtracted (RMSNorm, not LayerNorm)" if centred else "subtracted (LayerNorm, not RMSNorm)"
+    other = with_attributes(case.plan, Norm, centred=not centred)
+    yield Hypothesis("layernorm", f"the mean is {words}", other)
+
+    def divided(id: str, claim: str, size: Size, per_head: bool = True) -> Hypothesis:
+        return Hypothesis(id, claim, _divided(case.plan, size, per_head))
+
     if centred:
         yield Hypothesis("norm-skipped", f"the norm is skipped, its {what} kept", kept)
-    outside = f"eps {kinds[0].eps:g} is added outside the root"
-    for id, claim, size, here in (
-        ("norm-unbiased", UNBIASED, _sum_over(lambda n: max(1, n - 1)), centred),
-        ("norm-summed", "the squares are summed, their mean is not taken", _sum_over(lambda n: 1), True),
-        ("norm-of-row", OF_ROW, _mean_of(), any(kind.head_dim for kind in kinds)),
-        ("eps-outside", outside, lambda x, eps: _mean_of()(x, 0.0) + eps, True),
-    ):
-        if here:
-            yield Hypothesis(id, claim, _divided(case.plan, size, per_head=id != "norm-of-row"))
+        yield divided("norm-unbiased", UNBIASED, _sum_over(lambda n: max(1, n - 1)))
+    yield divided("norm-summed", "the squares are summed, their mean is not taken", _sum_over(lambda n: 1))
+    if any(kind.head_dim for kind in kinds):
+        claim = "the norm goes over the whole row, not over each head"
+        yield divided("norm-of-row", claim, _mean_of(), per_head=False)
+    claim = f"eps {kinds[0].eps:g} is added outside the root"
+    yield divided("eps-outside", claim, lambda x, eps: _mean_of()(x, 0.0) + eps)
 
 
 def _divided(plan: Plan, size: Size, per_head: bool = True) -> Plan:
