@@ -107,9 +107,8 @@ class Bands:
         return self._noise[known] + (layer - 1 - known)
 
     def _noise_in(self, spec: EventSpec) -> float:
-        if spec.layer is not None:
-            return self._noise.get(spec.layer, self._before(spec.layer) + 1)
-        return 1.0 if spec.stage == "embedding" else self._before(self._layers) + 1
+        layer = -1 if spec.stage == "embedding" else self._layers if spec.layer is None else spec.layer
+        return self._noise.get(layer) or self._before(layer) + 1
 
     def of(
         self, spec: EventSpec, rows: RowDifferences, thirds: Sequence[RowDifferences]

@@ -62,6 +62,8 @@ class Evaluation:
 
     def value(self, name: str) -> Array:
         """The dump's own value, or what follows for one that it lacks; float64."""
+        if name in self._recomputed:
+            return self._recomputed[name]
         return np.asarray(self.values[name], np.float64) if name in self.values else self.output(name)
 
     def output(self, name: str, rows: Sequence[int] | None = None) -> Array:
@@ -72,7 +74,7 @@ class Evaluation:
 
     def _apply(self, name: str, rows: Sequence[int] | None = None) -> Array:
         row = self.plan[name]
-        inputs = [self._value(own) for own in row.inputs]
+        inputs = [self.value(own) for own in row.inputs]
         if rows is not None:
             inputs = [own[list(rows)] for own in inputs]
         if self.rounding is None or not isinstance(row.kind, Linear):
@@ -93,11 +95,6 @@ class Evaluation:
         if self._noise is None:
             return 0.0
         return self.rounding.of_sums(row, x) * self._noise.uniform(-1, 1, (len(x), 1))
-
-    def _value(self, name: str) -> Array:
-        return (
-            self._recomputed[name] if name in self._recomputed else np.asarray(self.values[name], np.float64)
-        )
 
     def _moved(self, name: str, values: list[Array]) -> list[Array]:
         """Values moved at random by a share of the error that an operation may have."""
