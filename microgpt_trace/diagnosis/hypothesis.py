@@ -99,6 +99,18 @@ class Family:
         return Hypothesis(id or self.id, claim, self.at(value), rank, value)
 
 
+def multiplied(id: str, at: Callable[[float], Any], words: str, *told: str, **options: Any) -> Family:
+    """What is added is multiplied by a number: `words` name it, and what is told of it at any number, at 0, 2
+    and -1 goes on after them."""
+    scaled, *of_special = (f"{words} {said}" for said in told)
+    ids = (f"{id}-{how}" for how in ("missing", "twice", "negated"))
+    special = dict(zip((0.0, 2.0, -1.0), zip(ids, of_special, strict=True), strict=True))
+    return Family(
+        f"{id}-scaled", at, scaled.format, own=1.0, special=special,
+        low=-math.inf, pivot=None, unit=1.0, **options,
+    )  # fmt: skip
+
+
 def named(family: Family, known: Range) -> Hypothesis:
     """The mistake at all numbers of the range, called by a special number in it, by the usual ones, or by the
     roundest."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial as bind
@@ -18,7 +17,7 @@ from ...architecture.plans.kinds import Activation, Add, Linear, Multiply, Norm
 from ...architecture.plans.plan import Operation, Plan, kind_of, prefix_of
 from ...arrays.stats import Array
 from ..case import Case
-from ..hypothesis import COMBINED, Family, Hypothesis
+from ..hypothesis import COMBINED, Family, Hypothesis, multiplied
 from .changes import called, computed, fed, of_kind, reading
 
 ALIKE = 1e-4  # factors of a sum's parts no farther apart are one factor of the whole
@@ -194,14 +193,10 @@ def _scaled_parts(case: Case, row: Operation) -> Iterator[Family]:
     """One of the parts times a number."""
     ways = (lambda factor: _scaled(case, row, factor, 1.0), lambda factor: _scaled(case, row, 1.0, factor))
     for part, at in zip(_parts(case, row), ways, strict=True):
-        yield Family(
-            "part-scaled", at, f"the {part} is multiplied by {{}} in the residual sum".format,
-            own=1.0, usual=(0.5, 0.25), low=-math.inf, pivot=None, unit=1.0,
-            special={
-                0.0: ("part-missing", f"the {part} is missing from the residual sum"),
-                2.0: ("part-twice", f"the {part} is added twice (residual)"),
-                -1.0: ("part-negated", f"the {part} is subtracted"),
-            },
+        yield multiplied(
+            "part", at, f"the {part}", "is multiplied by {} in the residual sum",
+            "is missing from the residual sum", "is added twice (residual)", "is subtracted",
+            usual=(0.5, 0.25),
         )  # fmt: skip
 
 

@@ -3,7 +3,6 @@ stored ones are read: the order in a block, zero points, minima, scales, half fo
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial as bind
@@ -19,7 +18,7 @@ from ...arrays.dequantisation import Quants
 from ...arrays.encodings import ENCODINGS, StoredTensor
 from ...arrays.stats import Array
 from ..case import Case, Change
-from ..hypothesis import Family, Hypothesis
+from ..hypothesis import Family, Hypothesis, multiplied
 from .changes import computed, with_instead
 from .input import looking_up
 from .layers import gated
@@ -52,15 +51,9 @@ def biases(case: Case) -> Iterator[Family]:
         def at(factor: float, chosen: list[str] = chosen) -> Plan:
             return with_instead(case.plan, case.changed(chosen, lambda b: factor * b))
 
-        words = f"the bias {', '.join(chosen)}"
-        yield Family(
-            "bias-scaled", at, f"{words} is multiplied by {{}}".format,
-            own=1.0, low=-math.inf, pivot=None, unit=1.0,
-            special={
-                0.0: ("bias-missing", f"{words} is missing"),
-                2.0: ("bias-twice", f"{words} is added twice"),
-                -1.0: ("bias-negated", f"{words} is subtracted"),
-            },
+        yield multiplied(
+            "bias", at, f"the bias {', '.join(chosen)}",
+            "is multiplied by {}", "is missing", "is added twice", "is subtracted",
         )  # fmt: skip
 
 
