@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
 from ..errors import InputError
+from ..surveying.survey_mark import is_survey
 from .drawn import Drawn, give
 from .named_model import Naming, Opener, Tokens, refuse_idle
 from .option_checks import given, same_command
@@ -16,10 +17,11 @@ from .option_rules import refuse
 from .options import AprSettings, BareWeights, Layer, positions_of, token_ids
 from .output import Output, put, put_schema
 from .progress import progress
-from .survey_diff import are_surveys, diff_surveys
 
 if TYPE_CHECKING:
     from ..comparison.comparers import PairKeeper
+
+OF_SURVEYS = ("a", "b", "layer", "verbose", "rtol", "as_json", "schema", "out")  # which mean something there
 
 
 @group()
@@ -43,6 +45,13 @@ class View:
     layer: Layer = None
     verbose: bool = flag("--verbose", "-v", help="Every event of every layer.")
     positions: str | None = option(help="Add a view by position: all, last or 0,3,-1.", metavar="LIST")
+
+
+@group()
+class NamingOfDiff(Naming):
+    """What the arrays of a dump are called, and a draft of that."""
+
+    suggest_map: bool = flag("--suggest-map", help="Draft a --map of the dump's names, compare nothing.")
 
 
 @group("How far apart is the same")
@@ -80,10 +89,7 @@ def diff(
     *,
     sides: Sides,
     view: View,
-    naming: Naming,
-    suggest_map: Annotated[
-        bool, typer.Option("--suggest-map", help="Draft a --map of the dump's names, compare nothing.")
-    ] = False,
+    naming: NamingOfDiff,
     band: Band,
     other: Other,
     output: Output,
@@ -96,20 +102,21 @@ def diff(
     Exit code 0: all that was compared agrees. 1: they differ. 2: they cannot be compared.
     """
     output.check()
-    asked, surveys = given(context), are_surveys([sides.a, sides.b])
-    if output.schema:
-        return _put_schema_of_surveys(asked, surveys, output)
+    asked, surveys = given(context), _are_surveys([sides.a, sides.b])
+    if output.schema and not surveys:
+        refuse(asked, "--schema", ())
     if sides.a is None or sides.b is None:
         raise InputError("two sides are needed: microgpt diff A B")
     if surveys:
-        return diff_surveys((sides.a, sides.b), asked, view.layer or [], band.rtol, view.verbose, output)
+        refuse(asked, "two surveys", OF_SURVEYS)
+        return _diff_surveys(sides.a, sides.b, view, band.rtol, output)
     drawn.check("diff", {"--out": output.target}, [sides.a, sides.b, naming.map_file])
     opener = Opener(bare, apr, naming.names())
     both = [opener.open(sides.a), opener.open(sides.b)]
     refuse_idle(both, bare, apr, naming)
     options = {"names": view.layer or [], **band.options(opener)}
     tokens = token_ids(sides.tokens)
-    if suggest_map:
+    if naming.suggest_map:
         from ..comparison.map_suggestion import drafted_map
 
         return put([drafted_map(both, sides.text, tokens)], output.target)
@@ -137,10 +144,30 @@ EXAMPLES = (
 )
 
 
-def _put_schema_of_surveys(asked: dict[str, str], surveys: bool, output: Output) -> None:
-    """Print the schema of the comparison of two surveys, which alone are named beside --schema."""
-    refuse(asked, ["weights", "prompts"] if surveys else ["a", "b"], "two surveys" if surveys else "--schema")
-    put_schema("survey_diff", output.out)
+def _are_surveys(sides: Sequence[Path | None]) -> bool:
+    """Whether both sides are surveys. Raises InputError where one alone is."""
+    found = [side is not None and is_survey(side) for side in sides]
+    if any(found) and not all(found):
+        survey, other = (sides[found.index(answer)] for answer in (True, False))
+        if other is None:
+            raise InputError(f"{survey} is a survey: microgpt diff compares it with another one")
+        raise InputError(f"{survey} is a survey and {other} is none: `microgpt survey` makes one of a model")
+    return all(found)
+
+
+def _diff_surveys(a: Path, b: Path, view: View, rtol: float | None, output: Output) -> None:
+    """Compare what two surveys found, and run nothing; exit 1 where they differ."""
+    if output.schema:
+        return put_schema("survey_diff", output.out)
+    from ..render.results.survey_comparison import survey_comparison_sections
+    from ..surveying.comparison import compare_surveys
+    from ..surveying.survey_files import read_survey
+
+    called = (str(a), str(b))
+    result = compare_surveys(read_survey(a), read_survey(b), names=view.layer or (), rtol=rtol, called=called)
+    output.give(result, partial(survey_comparison_sections, result, verbose=view.verbose))
+    if not result.agree:
+        raise typer.Exit(1)
 
 
 # Each gives a result, and what showing it takes.

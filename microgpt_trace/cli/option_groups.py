@@ -22,14 +22,15 @@ Class = TypeVar("Class")
 
 
 def group(panel: str | None = None) -> Callable[[type[Class]], type[Class]]:
-    """Make a class a group of options, for which --help has a panel of this name."""
+    """Make a class a group of options, for which --help has a panel of this name, but for those that name
+    another one."""
 
     def made(cls: type[Class]) -> type[Class]:
         dataclass(frozen=True, eq=False, repr=False)(cls)
         for each in fields(cls):  # type: ignore[arg-type]
             told = each.metadata.get("told")
-            if told is not None and panel is not None:
-                told.rich_help_panel = panel
+            if told is not None:
+                told.rich_help_panel = told.rich_help_panel or panel
         return cls
 
     return made

@@ -4,7 +4,7 @@ was given before a command runs. What only one family of models can do is told b
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from ..errors import InputError
@@ -98,6 +98,11 @@ RULES: dict[str, tuple[Idle | Alone | Needs, ...]] = {
     "patch": (_FORCE,),
     "timeline": (_FORCE,),
     "train": (Needs("--trace-every", ("--log",), "it adds traces to that log"),),
+    "survey": (
+        Needs("--resume", ("--out",), "it goes on with that file"),
+        Idle(("--force",), ("--resume",), "a survey that goes on replaces its file in any case"),
+        Needs("--imatrix-output", ("--imatrix",), "it adds to that file"),
+    ),
 }  # fmt: skip
 
 # The document whose schema a command prints, and options that choose another one.
@@ -141,11 +146,12 @@ def check_combination(command: str, asked: Sequence[str]) -> None:
             raise InputError(f"{broken}: {rule.reason}" if rule.reason else broken)
 
 
-def refuse(asked: Mapping[str, str], idle: Iterable[str], beside: str) -> None:
-    """Raises InputError for a parameter given that means nothing beside what is not an option."""
-    for name in idle:
-        if name in asked:
-            raise InputError(f"{_written(asked[name])} means nothing with {beside}")
+def refuse(asked: Mapping[str, str], beside: str, but_for: Collection[str]) -> None:
+    """Raises InputError for a parameter given that means nothing beside what is not an option: all but a
+    few."""
+    for name, written in asked.items():
+        if name not in but_for:
+            raise InputError(f"{_written(written)} means nothing with {beside}")
 
 
 def schema_asked(command: str, asked: Sequence[str]) -> str:

@@ -37,15 +37,14 @@ from ..surveying.state import Survey, merged
 from ..surveying.survey import survey
 from ..surveying.survey_files import read_survey, survey_bytes
 from ..text.brief import brief
-from ..text.json_writing import result_json
 from ..text.wording import counted
 from .named_model import MODEL_SUFFIXES, is_there, model_from, names_a_model
 from .options import AprSettings, BareWeights, of_the_file
-from .output import note, put, refuse_over_model, show
+from .output import Output, check_apart, note, refuse_over_model
 from .progress import rated_progress
 
 if TYPE_CHECKING:
-    from .survey_options import SurveyExecution, SurveyScope, SurveyTargets, SurveyTexts
+    from .survey_options import SurveyExecution, SurveyScope, SurveySource, SurveyTargets, SurveyTexts
 
 COUNTING = 1.0  # seconds for the number of documents, which the progress shows
 LONG = 1 << 22  # bytes of a text in the mean, from which on they are not counted: another one is in memory
@@ -73,10 +72,7 @@ def named_imatrix(arguments: Sequence[str]) -> Path | None:
 def show_imatrix(path: Path, output: SurveyTargets) -> None:
     """Show an importance matrix that was made, of whatever program."""
     report = imatrix_report(str(path), read_imatrix(path))
-    if output.as_json:
-        put([result_json(report)], None)
-    else:
-        show(imatrix_sections(report), None)
+    Output(output.as_json).give(report, partial(imatrix_sections, report))
 
 
 def show_made(paths: Sequence[Path], output: SurveyTargets) -> None:
@@ -92,28 +88,22 @@ def show_made(paths: Sequence[Path], output: SurveyTargets) -> None:
 
 
 def run_survey(
-    texts: SurveyTexts, measured: SurveyScope, running: SurveyExecution, output: SurveyTargets,
-    bare: BareWeights, apr: AprSettings,
+    source: SurveySource, texts: SurveyTexts, measured: SurveyScope, running: SurveyExecution,
+    output: SurveyTargets, bare: BareWeights, apr: AprSettings,
 ) -> None:  # fmt: skip
     """Run a model over a corpus and show what holds there."""
     shard = _shard(running.shard)
-    if running.resume and output.out is None:
-        raise InputError("--resume goes on with the file of --out: name it")
-    if running.resume and output.force:
-        raise InputError("--resume goes on with the file and --force writes over it: give one of them")
     _check_targets(output, running.resume)
-    path, sources = _model_and_sources(texts)
+    path, corpus = _model_and_corpus(source)
     seed = None if texts.sample is not None else texts.seed
     if path is not None and seed is not None:
         raise InputError(f"--seed is for an untrained model or for --sample, but {path} was named")
     model = model_from(path, seed, bare, apr)
-    if not sources:
+    if not corpus:
         if "gradients" not in model.abilities:
             raise InputError(f"a corpus is needed beside {model.origin}: files, globs or URLs of texts, or -")
-        sources = (str(default_data()),)
-    chosen = CorpusSelection(
-        tuple(sources), texts.field, texts.limit, texts.sample, texts.seed or 0, texts.skip_bad
-    )
+        corpus = (str(default_data()),)
+    chosen = CorpusSelection(corpus, texts.field, texts.limit, texts.sample, texts.seed or 0, texts.skip_bad)
     if output.imatrix is not None:
         check_inputs(model, measured.events or (), output.imatrix_output)
     options = tuple(of_the_file(bare, apr).items()) if path is not None else ()
@@ -133,20 +123,21 @@ def run_survey(
     _give(found, output)
 
 
-def _model_and_sources(texts: SurveyTexts) -> tuple[Path | None, tuple[str, ...]]:
-    """The model's path, if one is named, and the sources of the corpus."""
-    first, *others = texts.arguments or [""]
+def _model_and_corpus(source: SurveySource) -> tuple[Path | None, tuple[str, ...]]:
+    """The model's path, if one is named, and the files of the corpus."""
+    first, *others = source.arguments or [""]
     is_one = Path(first).suffix in MODEL_SUFFIXES or (is_there(first) and is_model(Path(first)))
-    named = texts.model_file is None and is_one and names_a_model(first)
-    model, sources = (Path(first), others) if named else (texts.model_file, texts.arguments or [])
-    for source in sources:
-        if is_there(source) and is_model(Path(source)):
-            raise InputError(f"{source} is a model, no corpus: a model is named first, and one alone")
-    return model, tuple(sources)
+    if source.model_file is None and is_one and names_a_model(first):
+        model, corpus = Path(first), others
+    else:
+        model, corpus = source.model_file, source.arguments or []
+    for each in corpus:
+        if is_there(each) and is_model(Path(each)):
+            raise InputError(f"{each} is a model, no corpus: a model is named first, and one alone")
+    return model, tuple(corpus)
 
 
-def _shard(text: str | None) -> tuple[int, int]:
-    text = "1/1" if text is None else text
+def _shard(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"0*([1-9][0-9]{0,8})/0*([1-9][0-9]{0,8})", text)
     if found is None or int(found[1]) > int(found[2]):
         raise InputError(f"--shard: expected I/N with I from 1 to N, like 3/32, found {brief(text)}")
@@ -173,11 +164,8 @@ def _counted(selection: CorpusSelection, parts: int) -> int | None:
 
 def _check_targets(output: SurveyTargets, resume: bool = False) -> None:
     """Raises InputError where a file could not be written."""
-    if output.imatrix_output and output.imatrix is None:
-        raise InputError("--imatrix-output means nothing without --imatrix")
     out, imatrix = output.out, output.imatrix
-    if out is not None and imatrix is not None and out.resolve() == imatrix.resolve():
-        raise InputError(f"--out and --imatrix: {imatrix} cannot be both")
+    check_apart([("--out", out), ("--imatrix", imatrix)])
     if out is not None:
         hint = "--force overwrites it, --resume goes on with it"
         check_target(out, output.force or resume, hint)
@@ -227,7 +215,5 @@ def _give(found: Survey, output: SurveyTargets) -> None:
         if not found.whole:
             note(f"{output.imatrix} is of a part of the corpus, as the survey is")
     report = report_of(found)
-    if output.as_json:
-        put([result_json(report)], None)
-    else:
-        show(survey_sections(report, verbose=output.verbose, file=output.out), None)
+    sections = partial(survey_sections, report, verbose=output.verbose, file=output.out)
+    Output(output.as_json).give(report, sections)
