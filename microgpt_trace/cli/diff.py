@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 
 from ..errors import InputError
-from ..surveying.survey_mark import is_survey
+from ..surveying import is_survey
 from .drawn import Drawn, give
 from .named_model import Naming, Opener, Tokens, refuse_idle
 from .option_checks import given, same_command

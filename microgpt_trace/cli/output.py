@@ -44,10 +44,18 @@ class Output:
 
     def give(self, result: Any, sections: Callable[[], Sequence["Section"]], overwrite: bool = False) -> None:
         """Write the document of a result or show its sections, as was asked for."""
-        if self.as_json:
-            put([result_json(result)], self.target, overwrite)
-        else:
-            show(sections(), self.target, overwrite)
+        give_result(result, sections, self.as_json, self.target, overwrite)
+
+
+def give_result(
+    result: Any, sections: Callable[[], Sequence["Section"]], as_json: bool, out: Path | None = None,
+    overwrite: bool = False,
+) -> None:  # fmt: skip
+    """Write the document of a result, or show its sections."""
+    if as_json:
+        put([result_json(result)], out, overwrite)
+    else:
+        show(sections(), out, overwrite)
 
 
 def show(sections: Sequence["Section"], out: Path | None, overwrite: bool = False) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,52 +19,49 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """What is shown of a trace, and where it goes."""
+    """What is shown of a model's trace, and where it goes."""
 
+    model: LanguageModel
     shown: Shown
     written: Written
     drawn: DrawnOfTrace
-    layers: str | None
-    fail_on: bool
+    layers: Sequence[int]  # those of --layers, none without it
 
+    def selected(self, verbose: bool = False) -> list[str]:
+        """The events asked for by name, else those of the overview or, if `verbose`, all but those that cost
+        a computation of their own; and of these the chosen layers'."""
+        verbose = verbose or self.shown.verbose
+        specs = self.model.hooks.specs
+        asked = self.shown.layer and select_names(self.shown.layer, list(specs))
+        names = asked or [n for n, s in specs.items() if (verbose and not s.extra) or s.overview]
+        if not self.layers:
+            return names
+        found = [
+            name for name in names if specs[name].layer in (self.layers if asked else [None, *self.layers])
+        ]
+        if not found:
+            raise InputError("--layers has none of the events that --layer names")
+        return found
 
-def selected(model: LanguageModel, request: Request, layers: list[int], verbose: bool = False) -> list[str]:
-    """The events asked for by name, else those of the overview or, if `verbose`, all but those that cost a
-    computation of their own; and of these the chosen layers'."""
-    verbose = verbose or request.shown.verbose
-    specs = model.hooks.specs
-    asked = request.shown.layer and select_names(request.shown.layer, list(specs))
-    names = asked or [n for n, s in specs.items() if (verbose and not s.extra) or s.overview]
-    if not layers:
-        return names
-    found = [name for name in names if specs[name].layer in (layers if asked else [None, *layers])]
-    if not found:
-        raise InputError(f"--layers {request.layers} has none of the events that --layer names")
-    return found
+    def kept(self, result: Trace, verb: str, where: str = "") -> str:
+        """How many arrays were kept, and where that is not all which options keep others."""
+        count = len(result)
+        if self.shown.layer:
+            return f"{counted(count, 'array')}{where}"
+        total = self._of_all(result)
+        heads = any(spec.extra for spec in self.model.hooks.specs.values()) and "--layer '*.head*'"
+        if count == total:
+            return f"{counted(count, 'array')}{where}" + (f"; {heads} {verb} the heads" if heads else "")
+        more = f"; --verbose {verb} {total:,}" + (f", {heads} the heads" if heads else "")
+        return f"{count:,} of {counted(total, 'array')}{where}{more}"
 
-
-def kept(
-    result: Trace, model: LanguageModel, request: Request, layers: list[int], verb: str, where: str = ""
-) -> str:
-    """How many arrays were kept, and where that is not all which options keep others."""
-    count = len(result)
-    if request.shown.layer:
-        return f"{counted(count, 'array')}{where}"
-    total = _of_all(result, model, request, layers)
-    heads = any(spec.extra for spec in model.hooks.specs.values()) and "--layer '*.head*'"
-    if count == total:
-        return f"{counted(count, 'array')}{where}" + (f"; {heads} {verb} the heads" if heads else "")
-    more = f"; --verbose {verb} {total:,}" + (f", {heads} the heads" if heads else "")
-    return f"{count:,} of {counted(total, 'array')}{where}{more}"
-
-
-def _of_all(result: Trace, model: LanguageModel, request: Request, layers: list[int]) -> int:
-    """How many arrays the same request with --verbose keeps."""
-    names = selected(model, request, layers, verbose=True)
-    parameters = [name for name in names if model.hooks.specs[name].parameter == name]
-    computed = len(names) - len(parameters) - ("loss" in names and result.loss is None)
-    of_phase = {"forward": computed, "backward": len(names), "update": len(parameters)}
-    return sum(of_phase[phase] for phase in {event.phase for event in result})
+    def _of_all(self, result: Trace) -> int:
+        """How many arrays the same request with --verbose keeps."""
+        names = self.selected(verbose=True)
+        parameters = [name for name in names if self.model.hooks.specs[name].parameter == name]
+        computed = len(names) - len(parameters) - ("loss" in names and result.loss is None)
+        of_phase = {"forward": computed, "backward": len(names), "update": len(parameters)}
+        return sum(of_phase[phase] for phase in {event.phase for event in result})
 
 
 def with_stages(model: LanguageModel, names: list[str]) -> list[str]:

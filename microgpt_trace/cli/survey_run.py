@@ -40,7 +40,7 @@ from ..text.brief import brief
 from ..text.wording import counted
 from .named_model import MODEL_SUFFIXES, is_there, model_from, names_a_model
 from .options import AprSettings, BareWeights, of_the_file
-from .output import Output, check_apart, note, refuse_over_model
+from .output import check_apart, give_result, note, refuse_over_model
 from .progress import rated_progress
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def named_imatrix(arguments: Sequence[str]) -> Path | None:
 def show_imatrix(path: Path, output: SurveyTargets) -> None:
     """Show an importance matrix that was made, of whatever program."""
     report = imatrix_report(str(path), read_imatrix(path))
-    Output(output.as_json).give(report, partial(imatrix_sections, report))
+    give_result(report, partial(imatrix_sections, report), output.as_json)
 
 
 def show_made(paths: Sequence[Path], output: SurveyTargets) -> None:
@@ -127,10 +127,8 @@ def _model_and_corpus(source: SurveySource) -> tuple[Path | None, tuple[str, ...
     """The model's path, if one is named, and the files of the corpus."""
     first, *others = source.arguments or [""]
     is_one = Path(first).suffix in MODEL_SUFFIXES or (is_there(first) and is_model(Path(first)))
-    if source.model_file is None and is_one and names_a_model(first):
-        model, corpus = Path(first), others
-    else:
-        model, corpus = source.model_file, source.arguments or []
+    named = source.model_file is None and is_one and names_a_model(first)
+    model, corpus = (Path(first), others) if named else (source.model_file, source.arguments or [])
     for each in corpus:
         if is_there(each) and is_model(Path(each)):
             raise InputError(f"{each} is a model, no corpus: a model is named first, and one alone")
@@ -216,4 +214,4 @@ def _give(found: Survey, output: SurveyTargets) -> None:
             note(f"{output.imatrix} is of a part of the corpus, as the survey is")
     report = report_of(found)
     sections = partial(survey_sections, report, verbose=output.verbose, file=output.out)
-    Output(output.as_json).give(report, sections)
+    give_result(report, sections, output.as_json)

@@ -28,14 +28,14 @@ OF_PRODUCTION = ("stream", "lens")  # what a microGPT's trace does not measure
 
 
 def traced_for_page(
-    model: LanguageModel, names: list[str], kept: list[str], options: dict[str, Any], request: Request,
-    layers: Sequence[int],
-) -> tuple[Trace, Mapping[str, Held], Trace]:  # fmt: skip
+    request: Request, names: list[str], kept: list[str], options: dict[str, Any]
+) -> tuple[Trace, Mapping[str, Held], Trace]:
     """The trace that the page shows, what was recorded for it, and the trace that was asked for: a microGPT's
     with all its gradients, of a production model what the page has room for."""
     from ..render.page.recorder import PageRecorder
     from ..tracing.collector import narrowed
 
+    model = request.model
     phases: tuple[Phase, ...] = ("forward", "backward", "update")
     recorded: Mapping[str, Held] = {}
     if "gradients" in model.abilities:
@@ -43,7 +43,7 @@ def traced_for_page(
             phases = ("forward", "backward") if options["backward"] else ("forward",)
         whole = trace(model, values=True, **{**options, "step": True})
     else:
-        recorder = PageRecorder(model, request.drawn.html_budget, layers)
+        recorder = PageRecorder(model, request.drawn.html_budget, request.layers)
         extra = [name for name in names if model.hooks.specs[name].extra]
         usual = [name for name, spec in model.hooks.specs.items() if not spec.extra]
         with model.hooks.subscribe(recorder, *recorder.names):
@@ -53,13 +53,13 @@ def traced_for_page(
 
 
 def write_page(
-    context: typer.Context, path: Path | None, model: LanguageModel, whole: Trace,
-    recorded: Mapping[str, Held], asked: Trace, request: Request,
+    context: typer.Context, path: Path | None, request: Request, whole: Trace,
+    recorded: Mapping[str, Held], asked: Trace,
 ) -> None:  # fmt: skip
     """Write the page: in words what was asked for, and to look at all that it holds."""
     from ..render.page.trace_page import trace_page
 
-    shown = request.shown
+    model, shown = request.model, request.shown
     more = "" if "gradients" in model.abilities else "--html-budget or --layers"
     sections = sections_of(asked, verbose=shown.verbose, overview=not shown.layer)
     again = explaining(context, path, model, whole)
