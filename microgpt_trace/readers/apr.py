@@ -21,8 +21,7 @@ from ..arrays.encodings import ENCODINGS, StoredTensor
 from ..arrays.stats import Array
 from ..errors import FileFormatError
 from ..text.json_reading import MANY_VALUES, from_json
-from .apr_config import decoder_config
-from .apr_facts import Facts
+from .apr_config import Facts, apr_config
 from .mapped_file import MappedFile
 from .model_file import ModelFile, by_our_names, check_tensors, in_halves
 
@@ -96,7 +95,7 @@ def read_apr(
     asides = {tensor.name for tensor in file.tensors if _is_aside(tensor.name)}
     tensors = by_our_names(path, (tensor for tensor in file.tensors if tensor.name not in asides))
     frequencies = next((tensor for tensor in file.tensors if tensor.name == "rope_freqs.weight"), None)
-    config = decoder_config(facts, tensors, frequencies, rope_pairs)
+    config = apr_config(facts, tensors, frequencies, rope_pairs)
     check_tensors(path, config, tensors)
     tensors = in_halves(config, tensors) if config.adjacent_pairs else tensors
 

@@ -1,19 +1,41 @@
-"""A decoder's config from the facts of an .apr file and the shapes of its tensors."""
+"""A decoder's config from what the metadata of an .apr file say, joined by what one is told, and from the
+shapes of its tensors.
+
+Metadata have several names for one thing; what they leave open is taken from shapes, with a note,
+or asked for. Nothing has a default.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, NoReturn
 
-from ..architecture.plans.rope import Rope
 from ..arrays.encodings import StoredTensor
 from ..decoder.config import DecoderConfig
-from ..errors import InputError
+from ..errors import FileFormatError, InputError
 from ..text.brief import brief
-from .apr_facts import Facts
-from .conventions import Settings, scaled_rope, scaling_kind, windowed_layers, yarn_defaults
+from .conventions import OBJECT, POSITIVE, TEXT, WHOLE, Settings, check_value, decoder_config
 from .file_terms import TERMS
-from .model_file import biases_of, blaming, check_biases, nearest, rope_factors
+from .model_file import blaming, nearest, rope_factors
+
+ARCHITECTURES = tuple(name for name, terms in TERMS.items() if terms.in_apr)
+FIELDS: dict[str, tuple[str, str]] = {  # name in the metadata: (other names for it, what it is)
+    "architecture": ("", TEXT),
+    "hidden_size": ("hidden_dim d_model n_embd", WHOLE),
+    "num_layers": ("num_hidden_layers n_layers n_layer", WHOLE),
+    "num_heads": ("num_attention_heads n_heads n_head", WHOLE),
+    "num_kv_heads": ("num_key_value_heads n_kv_heads", WHOLE),
+    "head_dim": ("", WHOLE),
+    "vocab_size": ("n_vocab", WHOLE),
+    "intermediate_size": ("ffn_dim intermediate_dim n_inner", WHOLE),
+    "max_position_embeddings": ("max_seq_len context_length n_ctx", WHOLE),
+    "rope_theta": ("", POSITIVE),
+    "rms_norm_eps": ("layer_norm_eps norm_eps", POSITIVE),
+    "rope_scaling": ("", OBJECT),
+    "sliding_window": ("", WHOLE),
+}
 
 Pairs = Literal["adjacent", "halves"]
 
@@ -21,7 +43,7 @@ _UNROTATED = ("safetensors", "hf", "huggingface", "hugging_face", "pytorch", "tr
 _STATED: dict[Any, Pairs] = {0: "adjacent", 2: "halves"}
 
 
-def decoder_config(
+def apr_config(
     facts: Facts,
     tensors: Mapping[str, StoredTensor],
     frequencies: StoredTensor | None,
@@ -34,63 +56,63 @@ def decoder_config(
     naming the option where it leaves something open.
     """
     architecture = facts.architecture()
-    _refuse_variants(facts)
-    is_gguf = _note_names(facts, tensors)
-    sizes = _sizes(facts, tensors)
-    context, eps, theta = map(facts.needed, ("max_position_embeddings", "rms_norm_eps", "rope_theta"))
-    facts.ask()
-    pairs = _pairs(facts, architecture, is_gguf, rope_pairs)
-    with blaming(facts.path):
-        biases = biases_of(tensors)
-        check_biases(architecture, biases)
-        window, windowed = _window(facts, architecture, sizes["n_layer"])
-        return DecoderConfig(
-            architecture=architecture,
-            **sizes,
-            context_length=context,
-            norm_eps=eps,
-            rope=_rope(facts, theta, context, sizes["head_dim"], frequencies),
-            tied=_tied(facts, tensors),
-            biases=biases,
-            qk_norm=TERMS[architecture].qk_norm,
-            window=window,
-            windowed_layers=windowed,
-            adjacent_pairs=pairs == "adjacent",
-        )
-
-
-def _note_names(facts: Facts, tensors: Mapping[str, StoredTensor]) -> bool:
-    """Note whose names the tensors have; whether they are GGUF's."""
+    experts = facts.metadata.get("num_experts")
+    if experts not in (None, 0):
+        facts.fail(f"a mixture of {brief(experts)} experts (num_experts) is not supported")
     is_gguf = any(tensor.name.startswith(("blk.", "token_embd.", "output")) for tensor in tensors.values())
     facts.notes.append(f"tensors have the names of {'GGUF' if is_gguf else 'Hugging Face'}")
-    return is_gguf
+    sizes = _sizes(facts, tensors)
+    sizes |= {key: facts.needed(key) for key in ("max_position_embeddings", "rms_norm_eps", "rope_theta")}
+    facts.ask()
+    pairs = _pairs(facts, architecture, is_gguf, rope_pairs)
+    said = {"hidden_act": "silu", **{key: v for key, v in facts.metadata.items() if v is not None}, **sizes}
+    said |= {"tie_word_embeddings": _tied(facts, tensors), "rope_scaling": facts.said("rope_scaling")}
+    said["sliding_window"] = _window(facts, architecture)
+    if frequencies is None and said["rope_scaling"] is None and "rope_scaling" not in facts.metadata:
+        facts.notes.append("rope_scaling: the file does not say; none is applied")
+    with blaming(facts.path):
+        settings, factors = Settings(said, facts.notes), rope_factors(frequencies, sizes["head_dim"])
+        config, _ = decoder_config(architecture, settings, tensors, factors, pairs == "adjacent")
+    if frequencies is not None and config.rope is not None and config.rope.kind != "default":
+        facts.fail(f"RoPE scaling {config.rope.kind!r} and tensor {frequencies.name!r} contradict each other")
+    return config
 
 
 def _sizes(facts: Facts, tensors: Mapping[str, StoredTensor]) -> dict[str, Any]:
-    """The dimensions that shapes can tell."""
+    """The dimensions that shapes can tell, in the words of config.json."""
     wte, gate = (_matrix(facts, tensors, name) for name in ("wte", "layer0.mlp_wgate"))
     deepest = max((name for name in tensors if name.startswith("layer")), key=_layer_of)
     n_head, n_kv_head, head_dim = _heads(facts, tensors)
     return {
-        "n_layer": facts.measured("num_layers", _layer_of(deepest) + 1, "the numbering of the tensors"),
-        "n_embd": facts.measured("hidden_size", wte.shape[1], _shape(wte)),
-        "n_head": n_head,
-        "n_kv_head": n_kv_head,
+        "num_hidden_layers": facts.measured(
+            "num_layers", _layer_of(deepest) + 1, "the numbering of the tensors"
+        ),
+        "hidden_size": facts.measured("hidden_size", wte.shape[1], _shape(wte)),
+        "num_attention_heads": n_head,
+        "num_key_value_heads": n_kv_head,
         "head_dim": head_dim,
-        "n_inner": facts.measured("intermediate_size", gate.shape[0], _shape(gate)),
+        "intermediate_size": facts.measured("intermediate_size", gate.shape[0], _shape(gate)),
         "vocab_size": facts.measured("vocab_size", wte.shape[0], _shape(wte)),
     }
 
 
-def _refuse_variants(facts: Facts) -> None:
-    """Decoders that compute something else, as far as their metadata say so."""
-    experts = facts.metadata.get("num_experts")
-    if experts not in (None, 0):
-        facts.fail(f"a mixture of {brief(experts)} experts (num_experts) is not supported")
-    for key, allowed in {"hidden_act": ("silu", "swish"), "partial_rotary_factor": (1,)}.items():
-        value = facts.metadata.get(key)
-        if value is not None and value not in allowed:
-            facts.fail(f"{key} {brief(value)} is not supported, only {allowed[0]}")
+def _tied(facts: Facts, tensors: Mapping[str, StoredTensor]) -> bool:
+    """Whether there is no matrix of the head, which the file must not contradict."""
+    tied = "lm_head" not in tensors
+    if facts.metadata.get("tie_word_embeddings") not in (None, tied):
+        found = "is missing" if tied else "is there, a matrix of its own"
+        facts.fail(f"tie_word_embeddings is {str(not tied).lower()}, but tensor 'lm_head' {found}")
+    return tied
+
+
+def _window(facts: Facts, architecture: str) -> int | None:
+    """The sliding window; none where the file says none, for which transformers would take one of its own."""
+    window, windows = facts.said("sliding_window"), TERMS[architecture].windows
+    if window is None and windows == "last" and facts.metadata.get("use_sliding_window"):
+        facts.fail("sliding_window is missing, of which use_sliding_window speaks")
+    if windows == "all" and window is None and "sliding_window" not in facts.metadata:
+        facts.notes.append("sliding_window: the file does not say; none is applied")
+    return window
 
 
 def _shape(tensor: StoredTensor) -> str:
@@ -118,12 +140,10 @@ def _heads(facts: Facts, tensors: Mapping[str, StoredTensor]) -> tuple[int, int,
     gain = tensors.get("layer0.attn_q_norm")
     if gain is not None:
         head_dim = facts.measured("head_dim", gain.shape[0], _shape(gain))
-    elif head_dim is None and n_head is not None:
-        head_dim = _share(facts, "num_heads", n_head, q)
-        facts.notes.append(f"head_dim {head_dim}, from num_heads and {_shape(q)}")
-    elif head_dim is None and n_kv_head is not None:
-        head_dim = _share(facts, "num_kv_heads", n_kv_head, k)
-        facts.notes.append(f"head_dim {head_dim}, from num_kv_heads and {_shape(k)}")
+    for name, count, tensor in (("num_heads", n_head, q), ("num_kv_heads", n_kv_head, k)):
+        if head_dim is None and count is not None:
+            head_dim = _share(facts, name, count, tensor)
+            facts.notes.append(f"head_dim {head_dim}, from {name} and {_shape(tensor)}")
     if head_dim is None:
         facts.missing.append("num_heads")
         return 0, 0, 0
@@ -140,50 +160,6 @@ def _share(facts: Facts, name: str, count: int, tensor: StoredTensor) -> int:
     if rest:
         facts.fail(f"{name} {count} does not divide the {tensor.shape[0]} rows of {tensor.name!r}")
     return share
-
-
-def _tied(facts: Facts, tensors: Mapping[str, StoredTensor]) -> bool:
-    tied = "lm_head" not in tensors
-    if tied and facts.metadata.get("tie_word_embeddings") is False:
-        facts.fail("tie_word_embeddings is false, but tensor 'lm_head' is missing")
-    if not tied and facts.metadata.get("tie_word_embeddings") is True:
-        facts.fail("tie_word_embeddings is true, but there is a tensor 'lm_head' of its own")
-    return tied
-
-
-def _window(facts: Facts, architecture: str, n_layer: int) -> tuple[int | None, tuple[int, ...]]:
-    """The sliding window and the layers that have it."""
-    window = facts.said("sliding_window")
-    spoken = any(facts.metadata.get(key) for key in ("layer_types", "use_sliding_window"))
-    if window is None and not spoken:
-        if TERMS[architecture].windows == "all" and "sliding_window" not in facts.metadata:
-            facts.notes.append("sliding_window: the file does not say; none is applied")
-        return None, ()
-    said = Settings({**facts.metadata, "sliding_window": window}, facts.notes)
-    layers = windowed_layers(said, architecture, n_layer)
-    if layers and window is None:
-        facts.fail("sliding_window is missing, of which use_sliding_window speaks")
-    if window and not layers:
-        none = TERMS[architecture].windows == "none"
-        why = f"a {architecture} has none" if none else "no layer is said to have it"
-        facts.notes.append(f"sliding_window {window} is not used: {why}")
-    return (window, layers) if layers else (None, ())
-
-
-def _rope(facts: Facts, theta: float, context: int, head_dim: int, frequencies: StoredTensor | None) -> Rope:
-    if facts.metadata.get("rope_parameters") is not None:
-        facts.fail("rope_parameters are not supported: rope_theta and rope_scaling are")
-    scaling = facts.said("rope_scaling")
-    if frequencies is not None:
-        if scaling:
-            facts.fail(f"rope_scaling and tensor {frequencies.name!r} contradict each other")
-        return Rope(theta, factors=rope_factors(frequencies, head_dim))
-    if scaling is None and "rope_scaling" not in facts.metadata:
-        facts.notes.append("rope_scaling: the file does not say; none is applied")
-    scaling = dict(scaling or {})
-    if scaling_kind(scaling) == "yarn":
-        scaling |= yarn_defaults(context, Settings(scaling, facts.notes), "what yarn's authors recommend")
-    return scaled_rope(theta, scaling)
 
 
 def _pairs(facts: Facts, architecture: str, is_gguf: bool, option: Pairs | None) -> Pairs:
@@ -214,3 +190,100 @@ def _pairs(facts: Facts, architecture: str, is_gguf: bool, option: Pairs | None)
         f"says rope_type {kind} ({said}), but {why} has its rows in {expected}"
     )  # fmt: skip
     raise InputError(f"{facts.path} {doubt}; --rope-pairs adjacent|halves does")
+
+
+class Facts:
+    """What a file's metadata say, joined by overrides; and what was concluded, in `notes`."""
+
+    def __init__(self, path: Path, metadata: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
+        self.path, self.metadata = path, metadata
+        self.notes: list[str] = []
+        self.missing: list[str] = []
+        names = {other: name for name in FIELDS for other in _names(name)}
+        for key in overrides:
+            if key not in names:
+                raise InputError(f"--set {key}: expected one of {', '.join(FIELDS)}")
+        self.overrides = {names[key]: value for key, value in overrides.items() if value is not None}
+
+    def fail(self, what: str) -> NoReturn:
+        raise FileFormatError(f"{self.path}: {what}")
+
+    def said(self, name: str) -> Any | None:
+        """A value under any of its names, or None; all that is said must agree."""
+        found = {key: self.metadata[key] for key in _names(name) if self.metadata.get(key) is not None}
+        with blaming(self.path):
+            for key, value in found.items():
+                check_value(key, value, FIELDS[name][1])
+        return self._joined(name, found)
+
+    def _joined(self, name: str, found: Mapping[str, Any]) -> Any | None:
+        """What the metadata say under several names, and an override; they must agree."""
+        first = next(iter(found), "")
+        for key, value in found.items():
+            if not _agree(value, found[first]):
+                self.fail(f"{first} {brief(found[first])} and {key} {brief(value)} contradict each other")
+        override = self.overrides.get(name)
+        check_value(f"--set {name}", override, FIELDS[name][1])
+        if override is not None and found and not _agree(found[first], override):
+            raise InputError(
+                f"--set {name}={brief(override)} contradicts {self.path}, which says {brief(found[first])}"
+            )
+        return found.get(first) if override is None else override
+
+    def needed(self, name: str) -> Any:
+        """A value that only the metadata or an override can tell; `ask` asks for it."""
+        value = self.said(name)
+        if value is None:
+            self.missing.append(name)
+        return value
+
+    def ask(self) -> None:
+        if self.missing:
+            options = " ".join(f"--set {name}=N" for name in self.missing)
+            raise InputError(f"{self.path} does not say {', '.join(self.missing)}; {options} does")
+
+    def measured(self, name: str, value: int, where: str) -> int:
+        """A value as the tensors tell it, which what is said must not contradict."""
+        said = self.said(name)
+        if said is None:
+            self.notes.append(f"{name} {value}, from {where}")
+        elif said != value and name in self.overrides:
+            raise InputError(f"--set {name}={said} contradicts {self.path}: {where} says {value}")
+        elif said != value:
+            self.fail(f"{name} {said} contradicts {where}, which says {value}")
+        return value
+
+    def architecture(self) -> str:
+        """The architecture, by whichever key names it. Raises for one that is not supported."""
+        names = {}
+        for key in ("architecture", "hf_model_type", "hf_architecture"):
+            value = self.metadata.get(key)
+            with blaming(self.path):
+                check_value(key, value, TEXT)
+            if value and value.lower() not in ("auto", "unknown"):
+                names[key] = value.lower().removesuffix("forcausallm")
+        kind = self.metadata.get("model_type")
+        if not names and isinstance(kind, str) and kind in ARCHITECTURES:
+            names["model_type"] = kind
+        value = self._joined("architecture", names)
+        if value is None:
+            hint = f" (its model_type is {brief(kind)})" if kind else ""
+            raise InputError(
+                f"{self.path} does not say its architecture{hint}; "
+                f"--set architecture=NAME does, one of {', '.join(ARCHITECTURES)}"
+            )
+        if value not in ARCHITECTURES:
+            self.fail(f"architecture {brief(value)} is not supported; these are: {', '.join(ARCHITECTURES)}")
+        return str(value)
+
+
+def _names(name: str) -> tuple[str, ...]:
+    """All names of a field, its own first."""
+    return (name, *FIELDS[name][0].split())
+
+
+def _agree(a: Any, b: Any) -> bool:
+    """Whether two values are the same; numbers may have gone through float32."""
+    if isinstance(a, float) or isinstance(b, float):
+        return math.isclose(a, b, rel_tol=1e-6)
+    return bool(a == b)

@@ -1,17 +1,24 @@
-"""What files of every format say of a decoder in the same terms: typed values, RoPE, sliding windows."""
+"""What files of every format say of a decoder in the same terms: typed values, and the config that they
+describe in the words of Hugging Face's config.json."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from ..architecture.plans.rope import Rope
+from ..arrays.encodings import StoredTensor
+from ..decoder.config import DecoderConfig
 from ..errors import InputError
 from ..text.brief import brief
-from .file_terms import TERMS
+from ..text.wording import listed
+from .file_terms import TERMS, FileTerms
+from .model_file import biases_of, check_biases, check_depth, unfused
 
+_TRANSFORMERS = "what transformers takes where the config does not say"
 WHOLE, COUNT, POSITIVE = "a whole number above 0", "a whole number", "a positive number"
 MAX_LAYERS = 10_000  # as the names of tensors count them
 FLAG, TEXT, OBJECT = "true or false", "text", "an object"
@@ -81,6 +88,130 @@ class Settings:
         return value
 
 
+def decoder_config(
+    architecture: str, said: Settings, tensors: Mapping[str, StoredTensor], factors: tuple[float, ...] = (),
+    adjacent_pairs: bool = False,
+) -> tuple[DecoderConfig, dict[str, StoredTensor]]:  # fmt: skip
+    """The config that settings describe in the words of Hugging Face's config.json, and the tensors with what
+    lies fused apart. `factors` are those of a GGUF's RoPE, and `adjacent_pairs` is how its rows lie.
+
+    Raises InputError for a setting that is missing or not supported.
+    """
+    terms = TERMS[architecture]
+
+    def size(name: str, kind: str = WHOLE, times: int = 1) -> Any:
+        key = terms.keys[name]
+        if name in terms.defaults:
+            return said.assume(key, kind, terms.defaults[name] * times, _TRANSFORMERS)
+        return said.need(key, kind)
+
+    n_layer, n_head, width = size("n_layer"), size("n_head"), size("n_embd")
+    check_depth(n_layer, tensors)
+    activation = _activation(said, terms)
+    get_head_dim = said.need if terms.explicit_head_dim else said.get
+    head_dim = (get_head_dim("head_dim", WHOLE) if "head_dim" in terms.keys else None) or width // n_head
+    n_kv_head = (said.get(terms.keys["n_kv_head"], WHOLE) if "n_kv_head" in terms.keys else None) or n_head
+    tensors = unfused(tensors, n_head * head_dim, n_kv_head * head_dim)
+    biases = biases_of(tensors)
+    check_biases(architecture, biases)
+    window, windowed = _window(said, architecture, n_layer)
+    config = DecoderConfig(
+        architecture=architecture,
+        n_layer=n_layer,
+        n_embd=width,
+        n_head=n_head,
+        n_kv_head=n_kv_head,
+        head_dim=head_dim,
+        n_inner=size("n_inner", times=width),
+        vocab_size=size("vocab_size"),
+        context_length=size("context_length"),
+        norm_eps=size("norm_eps", POSITIVE),
+        rope=_rope(said, factors) if terms.rope else None,
+        tied=_is_tied(said, terms, "lm_head" in tensors),
+        biases=biases,
+        qk_norm=terms.qk_norm,
+        window=window,
+        windowed_layers=windowed,
+        adjacent_pairs=adjacent_pairs,
+        activation=activation,
+        score_scales=_score_scales(said, terms, n_layer, head_dim),
+    )
+    return config, tensors
+
+
+def _activation(said: Settings, terms: FileTerms) -> str:
+    key = terms.keys["activation"]
+    found = said.values.get(key)
+    if found is None:
+        said.notes.append(f"{key} = {terms.activation} ({_TRANSFORMERS})")
+        return terms.activations[terms.activation]
+    if not isinstance(found, str) or found not in terms.activations:
+        first = {function: name for name, function in reversed([*terms.activations.items()])}
+        works = listed([f"'{name}'" for name in reversed(first.values())])
+        verb = "is" if len(first) == 1 else "are"
+        raise InputError(f"{key} {brief(found)}: only {works} {verb} supported")
+    return terms.activations[found]
+
+
+def _score_scales(said: Settings, terms: FileTerms, n_layer: int, head_dim: int) -> tuple[float, ...]:
+    """What the scores of each layer are multiplied by, where flags of the config say another number than
+    1/sqrt(head_dim)."""
+    scaled, by_layer = (said.get(key, FLAG) if key else None for key in terms.score_flags)
+    if scaled is not False and not by_layer:
+        return ()
+    whole = 1.0 if scaled is False else 1 / math.sqrt(head_dim)
+    return tuple(whole / (i + 1) if by_layer else whole for i in range(n_layer))
+
+
+def _is_tied(said: Settings, terms: FileTerms, has_head: bool) -> bool:
+    """What the config says; where it says nothing, transformers' own default or the tensors do."""
+    if terms.tied is not None:
+        return bool(said.assume("tie_word_embeddings", FLAG, terms.tied, _TRANSFORMERS))
+    why = f"lm_head.weight is {'' if has_head else 'not '}there"
+    return bool(said.assume("tie_word_embeddings", FLAG, not has_head, why))
+
+
+def _window(said: Settings, architecture: str, n_layer: int) -> tuple[int | None, tuple[int, ...]]:
+    """The sliding window and the layers that have it: as `layer_types` says, or the older settings."""
+    given = said.values.get("sliding_window") is not None
+    if given and TERMS[architecture].windows == "none":
+        said.notes.append(f"sliding_window is not used: a {architecture} has none")
+    if given and TERMS[architecture].windows == "last":
+        said.assume("use_sliding_window", FLAG, False, _TRANSFORMERS)
+    layers = _windowed_layers(said, architecture, n_layer)
+    if not layers:
+        return None, ()
+    size = said.get("sliding_window", WHOLE)
+    if "sliding_window" not in said.values:
+        size = said.assume("sliding_window", WHOLE, 4096, _TRANSFORMERS)
+    return (size, layers) if size else (None, ())
+
+
+def _rope(said: Settings, factors: tuple[float, ...]) -> Rope:
+    """From `rope_theta` and `rope_scaling`, or from `rope_parameters`, which has both in one."""
+    old, new = (said.get(key, OBJECT) or {} for key in ("rope_scaling", "rope_parameters"))
+    if old and new and old != new:
+        raise InputError("rope_scaling and rope_parameters contradict each other")
+    scaling = {key: value for key, value in (new or old).items() if value is not None}
+    for key in ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings"):
+        outer = said.values.get(key)
+        if outer is not None and scaling.setdefault(key, outer) != outer:
+            raise InputError(f"{key}: {brief(scaling[key])} and {brief(outer)} contradict each other")
+    inner = Settings(scaling, said.notes)
+    theta = inner.assume("rope_theta", POSITIVE, 10000.0, _TRANSFORMERS)
+    partial = inner.get("partial_rotary_factor", POSITIVE)
+    if partial not in (None, 1):
+        raise InputError(f"partial_rotary_factor {partial}: RoPE over a part of the head is not supported")
+    taken = {}
+    if _scaling_kind(scaling) == "yarn":
+        context = said.need("max_position_embeddings", WHOLE)
+        usual = {"original_max_position_embeddings": context, "beta_fast": 32.0, "beta_slow": 1.0}
+        taken = {key: inner.assume(key, POSITIVE, value, _TRANSFORMERS) for key, value in usual.items()}
+    outside = ("rope_theta", "partial_rotary_factor")
+    settings = {key: value for key, value in (scaling | taken).items() if key not in outside}
+    return _scaled_rope(theta, settings, factors)
+
+
 _SCALING = {  # Hugging Face's names of what scales RoPE: ours
     "factor": "factor",
     "original_max_position_embeddings": "original_context",
@@ -99,17 +230,17 @@ _SCALING_NEEDS = {
 }
 
 
-def scaling_kind(scaling: Mapping[str, Any]) -> Any:
+def _scaling_kind(scaling: Mapping[str, Any]) -> Any:
     """The kind of RoPE scaling, by its new name or its old one."""
     return scaling.get("rope_type", scaling.get("type", "default"))
 
 
-def scaled_rope(theta: float, scaling: Mapping[str, Any], factors: tuple[float, ...] = ()) -> Rope:
+def _scaled_rope(theta: float, scaling: Mapping[str, Any], factors: tuple[float, ...]) -> Rope:
     """RoPE from its base and what scales it, in the words of Hugging Face's `rope_scaling`.
 
     Raises InputError for a kind or a setting that is not supported, and for one that is missing.
     """
-    kind = scaling_kind(scaling)
+    kind = _scaling_kind(scaling)
     needs = _SCALING_NEEDS.get(kind) if isinstance(kind, str) else None
     if needs is None:
         works = ", ".join(_SCALING_NEEDS)
@@ -124,13 +255,7 @@ def scaled_rope(theta: float, scaling: Mapping[str, Any], factors: tuple[float, 
     return Rope(theta, kind, factors=factors, **{_SCALING[key]: value for key, value in said.items()})
 
 
-def yarn_defaults(context: int, scaling: Settings, why: str) -> dict[str, Any]:
-    """What yarn's settings lack, noted."""
-    usual = {"original_max_position_embeddings": context, "beta_fast": 32.0, "beta_slow": 1.0}
-    return {key: scaling.assume(key, POSITIVE, value, why) for key, value in usual.items()}
-
-
-def windowed_layers(said: Settings, architecture: str, n_layer: int) -> tuple[int, ...]:
+def _windowed_layers(said: Settings, architecture: str, n_layer: int) -> tuple[int, ...]:
     """The layers that have a sliding window where a file names one: those that `layer_types` says; else
     all of a mistral, none of a llama, of a qwen those from max_window_layers on, where
     use_sliding_window says so (`windows` of the architecture's terms)."""

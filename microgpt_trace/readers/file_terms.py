@@ -154,9 +154,9 @@ class FileTerms:
     """How Hugging Face's config.json and GGUF's metadata describe an architecture.
 
     `keys` are config.json's for our dimensions, `defaults` what transformers takes where one is missing (of
-    `n_inner`: how many times the width). `activations` are the functions by config.json's names; GGUF says
-    none, and it is `gguf_activation`. `biases` every file has, those of `said_biases` one whose config has
-    such a flag. `windows` tells which layers have a sliding window where a file names none.
+    `n_inner`: how many times the width). `activations` are the functions by config.json's names; where it
+    says none, as GGUF never does, it is `activation`. `biases` every file has, those of `said_biases` one
+    whose config has such a flag. `windows` tells which layers have a sliding window where a file names none.
     """
 
     names: Names = LLAMA
@@ -164,8 +164,7 @@ class FileTerms:
     gguf_eps: str = "attention.layer_norm_rms_epsilon"
     defaults: Mapping[str, Any] = field(default_factory=dict)
     activations: Mapping[str, str] = field(default_factory=lambda: {"silu": "SiLU", "swish": "SiLU"})
-    activation: str = "silu"  # where config.json says none
-    gguf_activation: str = "SiLU"
+    activation: str = "silu"
     rope: bool = True
     tied: bool | None = None  # what transformers takes where config.json does not say; None: as the tensors
     biases: tuple[str, ...] = ()
@@ -206,7 +205,6 @@ TERMS: dict[str, FileTerms] = {
             "gelu": "GELU", "relu": "ReLU", "silu": "SiLU", "swish": "SiLU",
         },
         activation="gelu_new",
-        gguf_activation="GELU by tanh",
         rope=False,
         tied=True,
         biases=(*QKV, "attn_bo", "mlp_bup", "mlp_bdown", "attn_bnorm", "mlp_bnorm"),

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..architecture.plans.rope import Rope, yarn_attention_factor
+from ..architecture.plans.rope import yarn_attention_factor
 from ..arrays.encodings import StoredTensor
 from ..decoder.config import DecoderConfig
 from ..errors import FileFormatError, InputError
 from ..text.brief import brief
-from .conventions import COUNT, POSITIVE, TEXT, WHOLE, Settings, scaled_rope
+from .conventions import COUNT, POSITIVE, TEXT, WHOLE, Settings, decoder_config
 from .file_terms import TERMS
 from .gguf import Strings, read_gguf_header
 from .model_file import (
     ModelFile,
-    biases_of,
     blaming,
     by_our_names,
-    check_biases,
-    check_depth,
     check_tensors,
     in_halves,
     rope_factors,
-    unfused,
 )
 
 if TYPE_CHECKING:
@@ -126,37 +123,29 @@ def _config(
         if found != head_dim:
             raise InputError(f"{key} {found} differs from the head's {head_dim} channels")
     n_layer, window = keys.need("block_count", WHOLE), keys.get("attention.sliding_window", COUNT) or None
-    check_depth(n_layer, tensors)
+    sizes = {
+        "n_layer": n_layer, "n_embd": width, "n_head": n_head, "head_dim": head_dim,
+        "n_kv_head": keys.get("attention.head_count_kv", WHOLE) or n_head,
+        "n_inner": keys.need("feed_forward_length", WHOLE), "vocab_size": vocab_size,
+        "context_length": keys.need("context_length", WHOLE),
+        "norm_eps": keys.need(terms.gguf_eps, POSITIVE), "activation": terms.activation,
+    }  # fmt: skip
+    in_hf_words = {theirs: sizes[own] for own, theirs in terms.keys.items()}
+    in_hf_words["tie_word_embeddings"] = "lm_head" not in tensors
+    if terms.rope:
+        in_hf_words |= _rope(keys)
+    config, tensors = decoder_config(
+        architecture, Settings(in_hf_words, keys.notes), tensors, rope_factors(factors, head_dim),
+        terms.permuted,
+    )  # fmt: skip
     if window:
         keys.notes.append(f"a sliding window of {window:,} in every layer (attention.sliding_window)")
-    n_kv_head = keys.get("attention.head_count_kv", WHOLE) or n_head
-    tensors = unfused(tensors, n_head * head_dim, n_kv_head * head_dim)
-    biases = biases_of(tensors)
-    check_biases(architecture, biases)
-    config = DecoderConfig(
-        architecture=architecture,
-        n_layer=n_layer,
-        n_embd=width,
-        n_head=n_head,
-        n_kv_head=n_kv_head,
-        head_dim=head_dim,
-        n_inner=keys.need("feed_forward_length", WHOLE),
-        vocab_size=vocab_size,
-        context_length=keys.need("context_length", WHOLE),
-        norm_eps=keys.need(terms.gguf_eps, POSITIVE),
-        rope=_rope(keys, rope_factors(factors, head_dim)) if terms.rope else None,
-        tied="lm_head" not in tensors,
-        biases=biases,
-        qk_norm=terms.qk_norm,
-        window=window,
-        windowed_layers=tuple(range(n_layer)) if window else (),
-        adjacent_pairs=terms.permuted,
-        activation=terms.gguf_activation,
-    )
+        config = replace(config, window=window, windowed_layers=tuple(range(n_layer)))
     return config, tensors
 
 
-def _rope(keys: Settings, factors: tuple[float, ...]) -> Rope:
+def _rope(keys: Settings) -> dict[str, Any]:
+    """RoPE's base and what scales it, in Hugging Face's words."""
     theta = keys.assume("rope.freq_base", POSITIVE, 10000.0, "what llama.cpp takes")
     kind = keys.get("rope.scaling.type", TEXT)
     factor = keys.get("rope.scaling.factor", POSITIVE) or keys.get("rope.scale_linear", POSITIVE)
@@ -173,7 +162,7 @@ def _rope(keys: Settings, factors: tuple[float, ...]) -> Rope:
         scaling = {"type": kind, "factor": factor} | _yarn(keys, factor)
     elif kind not in (None, "none"):
         raise InputError(f"RoPE scaling {brief(kind)} is not supported; these are: none, linear, yarn")
-    return scaled_rope(theta, scaling, factors)
+    return {"rope_theta": theta, "rope_scaling": scaling}
 
 
 def _yarn(keys: Settings, factor: float | None) -> dict[str, float]:

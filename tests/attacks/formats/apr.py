@@ -104,7 +104,7 @@ SHARDING = {"shard_count": 3, "shard_index": 0, "total_size": 9, "pattern": "mod
 MODELS = [
     ("one shard of 3", {"sharding": SHARDING}),
     ("'lm_head' is missing", {"tie_word_embeddings": False}, {HF["lm_head"]: GONE}),
-    ("is true, but there is a tensor 'lm_head' of its own", {"tie_word_embeddings": True}),
+    ("is true, but tensor 'lm_head' is there", {"tie_word_embeddings": True}),
     ("attn_q_norm' is missing", {"architecture": "qwen3"}),
     ("num_heads 3 does not divide the 16 rows of", {"head_dim": GONE, "num_heads": 3}),
     ("--set max_position_embeddings=N", {"max_position_embeddings": GONE}),
@@ -119,7 +119,7 @@ MODELS = [
     ("partial_rotary_factor", {"partial_rotary_factor": 0.5}),
     ("rope_type 8", {"rope_type": 8}),
     ("says rope_type 0 (adjacent), but qwen2 has its rows in halves", {"rope_type": 0}),
-    ("rope_parameters are not supported", {"rope_parameters": {"rope_theta": 1e4, "rope_type": "default"}}),
+    ("rope_theta: 5 and 10000.0 contradict each other", {"rope_parameters": {"rope_theta": 5}}),
     *(("RoPE scaling", {"rope_scaling": scaling}) for scaling in SCALINGS),
     ("max_window_layers", WINDOW | {"max_window_layers": None}),
     ("layer_types: expected 2 of full_attention and sliding", WINDOW | {"layer_types": [SLIDING]}),
