@@ -24,10 +24,6 @@ class Lessons:
     lr: float | None = option(help="First learning rate.", show_default="0.01")
     seed: int | None = option(help="Of weights and order.", min=0, show_default="42")
 
-    def schedule(self) -> dict[str, Any]:
-        """The fields of a Schedule, None where nothing is asked."""
-        return {"steps": self.steps, "batch_size": self.batch_size, "lr": self.lr, "seed": self.seed}
-
 
 @group()
 class Checkpoint:
@@ -55,10 +51,6 @@ class Shape:
     n_head: int | None = option(help="Attention heads.", min=1, show_default="4")
     block_size: int | None = option(help="Longest name + 1.", min=1, show_default="16")
 
-    def dimensions(self) -> dict[str, int | None]:
-        """The fields of a Config, None where nothing is asked."""
-        return {name: value for name, value in vars(self).items() if name != "vocab"}
-
 
 @group()
 class Record:
@@ -74,7 +66,7 @@ class Record:
 def train(*, lessons: Lessons, checkpoint: Checkpoint, shape: Shape, record: Record) -> None:
     """Train microGPT on a file of names and leave a checkpoint."""
     target, resume, log, data = checkpoint.target, checkpoint.resume, record.log, lessons.data
-    asked, dimensions = lessons.schedule(), shape.dimensions()
+    asked, dimensions = _given(lessons, but_for="data"), _given(shape, but_for="vocab")
     with ExitStack() as stack:
         _check_targets(target, log, data, resume, checkpoint.force)
         stack.enter_context(hold(target, *([] if log is None else [log])))
@@ -98,6 +90,11 @@ EXAMPLES = (
     "microgpt train · microgpt train --batch-size 32 --out big.safetensors --n-layer 2 · "
     "microgpt train --resume microgpt.safetensors · then: microgpt trace emma --model microgpt.safetensors"
 )
+
+
+def _given(options: Lessons | Shape, but_for: str) -> dict[str, Any]:
+    """What is asked of a Schedule, or of a Config, by the names of its fields."""
+    return {name: value for name, value in vars(options).items() if value is not None and name != but_for}
 
 
 def _check_targets(

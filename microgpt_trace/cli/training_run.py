@@ -25,6 +25,7 @@ from ..signals import handled, uninterrupted
 from ..text.command_lines import command
 from ..text.wording import counted
 from ..timeline.log import watched_before
+from ..timeline.log_writing import LogError
 from ..tracing.trace import trace
 from .options import Vocab
 from .output import note, show
@@ -45,14 +46,14 @@ PATIENCE = 1.0  # seconds: a wrapper may forward the Ctrl-C that the terminal se
 
 
 def new_trainer(
-    asked: dict[str, Any], dimensions: dict[str, int | None], vocab: Vocab | None, data: Path | None
+    asked: dict[str, Any], dimensions: dict[str, int], vocab: Vocab | None, data: Path | None
 ) -> Trainer:
     """One that begins with the names of the data. Raises FileFormatError where none fits the model."""
-    schedule = Schedule(**{key: value for key, value in asked.items() if value is not None})
+    schedule = Schedule(**asked)
     path = data or default_data()
     lines = read_lines(path)
     tokenizer = _tokenizer(vocab, lines)
-    config = Config(vocab_size=tokenizer.vocab_size, **{k: v for k, v in dimensions.items() if v is not None})
+    config = Config(vocab_size=tokenizer.vocab_size, **dimensions)
     hint = "" if vocab == "data" else "--vocab data takes the characters of the data"
     documents = Documents.fit(lines, tokenizer, config.block_size, hint)
     if not len(documents):
@@ -62,9 +63,8 @@ def new_trainer(
 
 
 def resumed_trainer(
-    path: Path, asked: dict[str, Any], dimensions: dict[str, int | None], vocab: Vocab | None,
-    data: Path | None,
-) -> Trainer:  # fmt: skip
+    path: Path, asked: dict[str, Any], dimensions: dict[str, int], vocab: Vocab | None, data: Path | None
+) -> Trainer:
     """One that goes on with a checkpoint. Raises InputError for what contradicts it."""
     model = load(path)
     state = model.training
@@ -72,7 +72,7 @@ def resumed_trainer(
         raise FileFormatError(f"{path}: holds weights but no training state to resume")
     stored = vars(state.schedule) | vars(model.config)
     for name, value in (asked | dimensions).items():
-        if value is not None and value != stored[name]:
+        if value != stored[name]:
             option = f"--{name.replace('_', '-')}"
             raise InputError(f"{option} {value} contradicts {path}, which says {stored[name]}")
     if state.step >= state.schedule.steps:
@@ -128,8 +128,8 @@ class Interrupts:
 def train_and_report(trainer: Trainer, file: OwnFile, records: TrainingLog, autosave: float) -> None:
     """Train to the end, or to a signal, save, and print what came of it. Raises DivergedError, and RunError
     where something could not be written."""
-    start, losses = trainer.done, list[float]()
-    interrupts, failed = Interrupts(), list[RunError]()
+    start, losses, interrupts = trainer.done, list[float](), Interrupts()
+    failed: LogError | None = None
     with ExitStack() as stack:
         stack.enter_context(handled(interrupts.remember))  # before there is a log
         stack.enter_context(records)
@@ -140,14 +140,12 @@ def train_and_report(trainer: Trainer, file: OwnFile, records: TrainingLog, auto
         report = stack.enter_context(rewritten_line())
         try:
             _steps(trainer, file, records, report, losses, interrupts, autosave)
-        except DivergedError:
-            raise
-        except RunError as error:  # the log cannot be written: between two steps, so the run is whole
-            failed.append(error)
+        except LogError as error:  # between two steps, so the run is whole
+            failed = error
         interrupts.held_back = True
-        _save(trainer, file, records, failed)
-    if failed:
-        raise failed[0]
+        _save(trainer, file, records)
+    if failed is not None:
+        raise failed
     if interrupts.times and trainer.done < trainer.schedule.steps:
         _end_interrupted(trainer, file.written)
     seconds = monotonic() - began
@@ -191,27 +189,24 @@ def _steps(
 
 def _autosave(trainer: Trainer, file: OwnFile, records: TrainingLog) -> int | None:
     """Save in the middle of the run, and the step if that went well: else there may be room again later."""
-    failed: list[RunError] = []
     try:
-        _save(trainer, file, records, failed)
+        _save(trainer, file, records)
+    except LogError:
+        raise
     except RunError as error:
-        failed.append(error)
         note(f"step {trainer.done:,} was not saved: {error}")
         return None
-    if failed:
-        raise failed[0]
     return trainer.done
 
 
-def _save(trainer: Trainer, file: OwnFile, records: TrainingLog, failed: list[RunError]) -> None:
+def _save(trainer: Trainer, file: OwnFile, records: TrainingLog) -> None:
     """The log first: a checkpoint goes on with a log that has all of its steps. Raises RunError for the
-    checkpoint; what keeps the log from the disk does not keep the checkpoint from it."""
+    checkpoint, else LogError: what keeps the log from the disk does not keep the checkpoint from it."""
     with uninterrupted():
         try:
             records.sync()
-        except RunError as error:
-            failed.append(error)
-        save(trainer.model(str(file.path)), file)
+        finally:
+            save(trainer.model(str(file.path)), file)
 
 
 def _end_interrupted(trainer: Trainer, target: Path) -> NoReturn:
@@ -225,7 +220,8 @@ def _end_interrupted(trainer: Trainer, target: Path) -> NoReturn:
 
 def _measured(trainer: Trainer, watched: str) -> tuple[float | None, float | None, Trace]:
     """Loss of training and held-out names, and a trace of the watched one."""
-    return trainer.train_loss(), trainer.held_out_loss(), _trace(trainer, watched)
+    traced = trace(trainer.model("this run"), watched, values=False)
+    return trainer.train_loss(), trainer.held_out_loss(), traced
 
 
 def _print_summary(
@@ -238,18 +234,10 @@ def _print_summary(
         ("checkpoint", str(target)),
     ]
     trace_it = command("trace", [watched], ["--model", str(target)])
-    facts, samples = _facts(trainer, start), _samples(trainer)
-    show(summary_sections(facts, losses, before, after, samples, closing, trace_it), None)
-
-
-def _trace(trainer: Trainer, name: str) -> Trace:
-    return trace(trainer.model("this run"), name, values=False)
-
-
-def _samples(trainer: Trainer) -> list[tuple[str, bool]]:
-    known = set(trainer.documents.names)
     drawn = sample(trainer.model("this run"), SAMPLES, seed=trainer.schedule.seed)
-    return [(name, name in known) for name in drawn]
+    known = set(trainer.documents.names)
+    samples = [(name, name in known) for name in drawn]
+    show(summary_sections(_facts(trainer, start), losses, before, after, samples, closing, trace_it), None)
 
 
 def _facts(trainer: Trainer, start: int) -> list[tuple[str, str]]:

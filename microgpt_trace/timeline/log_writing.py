@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from ..tracing.result import Trace
 
 
+class LogError(RunError):
+    """The log cannot be written."""
+
+
 class TrainingLog:
     """Falsy and idle without a file. Records: "run" first, then "step", and those of traces: "event",
     "check" (a failed one), "prediction", "attention", "parameter" and "relu", which tells of all held-out
@@ -67,12 +71,12 @@ class TrainingLog:
             try:
                 with self._writing():
                     self._file.close()
-            except RunError:
+            except LogError:
                 if error is None:  # else the same is under way already
                     raise
 
     def sync(self) -> None:
-        """See to it that all records so far are on the disk. Raises RunError."""
+        """See to it that all records so far are on the disk. Raises LogError."""
         if self._file is not None:
             with self._writing():
                 self._file.flush()
@@ -83,7 +87,7 @@ class TrainingLog:
         try:
             yield
         except OSError as error:
-            raise RunError(f"{self._path}: cannot write the log ({error.strerror})") from error
+            raise LogError(f"{self._path}: cannot write the log ({error.strerror})") from error
 
     def _forget_later_steps(self, path: Path) -> None:
         """A run that was killed has logged more than it saved: what comes again is dropped. Nothing is

@@ -3,7 +3,9 @@ and knows no screen."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,7 @@ from .log import (
     one_of,
 )
 
+OF_PARAMETERS = ("l2_norm", "gradient_l2", "update_l2", "update_ratio")
 EARLIER = "not logged; the log is of an earlier version"
 
 
@@ -62,16 +65,14 @@ def since_when(logged: Mapping[int, bool]) -> int | None:
 
 
 class _Story:
-    """What the records say, by kind, by name and by step: `_facts["forward", "logits", "l2"][250]`."""
+    """What the records say: `_rows["forward", "logits"][250]["l2"]`, by kind, by name and by step."""
 
     def __init__(self) -> None:
-        self._facts: dict[tuple[str, Any, str], dict[int, Any]] = {}
+        self._rows: dict[tuple[str, Any], dict[int, dict[str, Any]]] = {}
         self._losses: dict[int, float] = {}
         self._checks: list[FailedCheck] = []
         self._runs: list[RunStart] = []
         self._said: tuple[Any, ...] = ()  # of model, data and schedule, by the first run
-        self._targets: dict[int, str] = {}
-        self._units: dict[int, int] = {}
         self._steps: list[int] = []  # that were traced
 
     def take(self, record: LogRecord) -> None:
@@ -81,9 +82,7 @@ class _Story:
             take(record)
 
     def _put(self, record: LogRecord, kind: str, name: Any, **values: Any) -> None:
-        step = record.get("step", a_count)
-        for field, value in values.items():
-            self._facts.setdefault((kind, name, field), {})[step] = value
+        self._rows.setdefault((kind, name), {})[record.get("step", a_count)] = values
 
     def _take_run(self, record: LogRecord) -> None:
         start, schedule = record.get("start", a_count), record.part("schedule")
@@ -103,9 +102,10 @@ class _Story:
 
     def _forget_after(self, start: int) -> None:
         """What a run that went on did again counts once."""
-        for curve in (self._losses, *self._facts.values()):
-            for step in [step for step in curve if step > start]:
-                del curve[step]
+        by_step: tuple[dict[int, Any], ...] = (self._losses, *self._rows.values())
+        for rows in by_step:
+            for step in [step for step in rows if step > start]:
+                del rows[step]
         self._checks = [check for check in self._checks if check.step <= start]
         self._runs = [run for run in self._runs if run.step < start]
 
@@ -126,8 +126,6 @@ class _Story:
         )  # fmt: skip
 
     def _take_prediction(self, record: LogRecord) -> None:
-        position = record.get("position", a_count)
-        self._targets[position] = record.get("target", a_text)
         facts: dict[str, Any] = {name: record.get(name, a_number_or_null) for name in ("p", "loss")}
         if "rank" in record.values:
             known = record.values["rank"] is not None
@@ -135,26 +133,25 @@ class _Story:
             facts["predicted"] = record.get("predicted", a_text) if known else None
         if "top" in record.values:
             facts["top"] = tuple(LikelyToken(*pair) for pair in record.get("top", labelled_numbers))
-        self._put(record, "position", position, **facts)
+        target = record.get("target", a_text)
+        self._put(record, "position", record.get("position", a_count), target=target, **facts)
 
     def _take_attention(self, record: LogRecord) -> None:
         weights = record.get("weights", causal_weights(self._said[0].n_head))
         name = record.get("name", a_text)
-        logged = self._logged("attention", name, "seen").values()
-        if any(len(known[0]) != len(weights[0]) for known in logged):
+        logged = self._rows.get(("attention", name), {}).values()
+        if any(len(known["weights"][0]) != len(weights[0]) for known in logged):
             raise record.error("weights: expected as many queries as in the traces before")
-        self._put(record, "attention", name, seen=weights)
+        self._put(record, "attention", name, weights=weights)
 
     def _take_parameter(self, record: LogRecord) -> None:
-        fields = ("l2_norm", "gradient_l2", "update_l2", "update_ratio")
-        l2, gradient, update, ratio = (record.get(field, a_number_or_null) for field in fields)
-        name = record.get("name", a_text)
-        self._put(record, "parameter", name, l2=l2, gradient=gradient, update=update, update_ratio=ratio)
+        facts = {field: record.get(field, a_number_or_null) for field in OF_PARAMETERS}
+        self._put(record, "parameter", record.get("name", a_text), **facts)
 
     def _take_relu(self, record: LogRecord) -> None:
-        layer, units = record.get("layer", a_count), record.get("units", a_count)
-        self._units[layer] = units
-        self._put(record, "relu", layer, dead=record.get("dead", counts_below(units)))
+        units = record.get("units", a_count)
+        dead = record.get("dead", counts_below(units))
+        self._put(record, "relu", record.get("layer", a_count), units=units, dead=dead)
 
     def _take_check(self, record: LogRecord) -> None:
         identifier, detail = record.get("id", a_text), record.get("detail", a_text)
@@ -162,7 +159,7 @@ class _Story:
 
     def told(self, path: Path, notes: list[str]) -> Timeline:
         """The timeline of all records taken."""
-        self._steps = sorted({step for curve in self._facts.values() for step in curve})
+        self._steps = sorted({step for rows in self._rows.values() for step in rows})
         if not self._steps:
             steps = counted(len(self._losses), "training step")
             raise InputError(
@@ -178,12 +175,9 @@ class _Story:
             plan=plan,
             runs=tuple(self._runs),
             steps=tuple(self._steps),
-            positions=tuple(self._position(p, watched) for p in sorted(self._targets)),
-            attention=tuple(
-                AttentionCurve(name, self._course("attention", name, "seen"))
-                for name in self._names("attention")
-            ),
-            layers=tuple(self._layer(layer) for layer in sorted(self._units)),
+            positions=tuple(self._position(p, watched) for p in sorted(self._names("position"))),
+            attention=tuple(self._attention(name) for name in self._names("attention")),
+            layers=tuple(self._layer(layer) for layer in sorted(self._names("relu"))),
             events=tuple(self._event(name) for name in self._names("forward")),
             parameters=tuple(self._parameter(name) for name in self._parameter_names()),
             failed_checks=tuple(self._checks),
@@ -193,7 +187,7 @@ class _Story:
         )
 
     def _names(self, kind: str) -> list[Any]:
-        return list(dict.fromkeys(name for of, name, _ in self._facts if of == kind))
+        return [name for (of, name), rows in self._rows.items() if of == kind and rows]
 
     def _parameter_names(self) -> list[str]:
         """Those of parameter records; a log without them has gradients and updates of parameters."""
@@ -201,39 +195,42 @@ class _Story:
         names = [*self._names("parameter"), *self._names("update"), *self._names("backward")]
         return [name for name in dict.fromkeys(names) if name not in activations]
 
-    def _logged(self, kind: str, name: Any, field: str) -> dict[int, Any]:
-        return self._facts.get((kind, name, field), {})
+    def _curves(self, kind: str, name: Any, *fields: str) -> list[Any]:
+        """What was logged of each field at every traced step, None where nothing was."""
+        logged = self._rows.get((kind, name), {})
+        rows = [logged.get(step, {}) for step in self._steps]
+        return [tuple(row.get(field) for row in rows) for field in fields]
 
-    def _course(self, kind: str, name: Any, field: str) -> tuple[Any, ...]:
-        """What was logged at every traced step, None where nothing was."""
-        return tuple(map(self._logged(kind, name, field).get, self._steps))
+    def _attention(self, name: str) -> AttentionCurve:
+        return AttentionCurve(name, *self._curves("attention", name, "weights"))
 
     def _event(self, name: str) -> EventCurve:
-        l2, zeros, nonfinite = (self._course("forward", name, f) for f in ("l2", "zeros", "nonfinite"))
-        return EventCurve(name, l2, zeros, nonfinite, self._course("backward", name, "l2"))
+        forward = self._curves("forward", name, "l2", "zeros", "nonfinite")
+        return EventCurve(name, *forward, *self._curves("backward", name, "l2"))
 
     def _parameter(self, name: str) -> ParameterCurve:
-        said = {f: self._course("parameter", name, f) for f in ("l2", "gradient", "update", "update_ratio")}
-        for field, phase in (("gradient", "backward"), ("update", "update")):
-            if not any(value is not None for value in said[field]):
-                said[field] = self._course(phase, name, "l2")
-        return ParameterCurve(name, *said.values())
+        curves = self._curves("parameter", name, *OF_PARAMETERS)
+        for i, phase in ((1, "backward"), (2, "update")):
+            if not any(value is not None for value in curves[i]):
+                (curves[i],) = self._curves(phase, name, "l2")
+        return ParameterCurve(name, *curves)
 
     def _position(self, position: int, watched: str) -> PositionCurve:
-        p, rank = (self._logged("position", position, field) for field in ("p", "rank"))
-        curves = {f: self._course("position", position, f) for f in ("p", "loss", "rank", "predicted", "top")}
+        logged = self._rows["position", position]
+        fields = ("p", "loss", "rank", "predicted", "top")
+        p, loss, rank, predicted, top = self._curves("position", position, *fields)
         return PositionCurve(
             position=position,
             seen=watched[:position] or "BOS",
-            target=self._targets[position],
-            **curves,
-            learned=since_when({step: value == 1 for step, value in rank.items()}),
-            halfway=_half_the_way(p),
-        )
+            target=next(reversed(logged.values()))["target"],
+            p=p, loss=loss, rank=rank, predicted=predicted, top=top,
+            learned=since_when({step: row["rank"] == 1 for step, row in logged.items() if "rank" in row}),
+            halfway=_half_the_way({step: row["p"] for step, row in logged.items()}),
+        )  # fmt: skip
 
     def _layer(self, layer: int) -> LayerUnits:
-        logged = self._logged("relu", layer, "dead")
-        measured = {step: logged[step] for step in sorted(logged) if logged[step] is not None}
+        logged = self._rows["relu", layer]
+        measured = {step: row["dead"] for step, row in sorted(logged.items()) if row["dead"] is not None}
         counts = tuple(len(measured[step]) if step in measured else None for step in self._steps)
         dead, returned = list[DeadUnit](), list[ReturnedUnit]()
         for unit in sorted(frozenset().union(*measured.values())):
@@ -245,43 +242,42 @@ class _Story:
                 dead.append(DeadUnit(unit, since))
             else:
                 returned.append(ReturnedUnit(unit, since, back))
-        return LayerUnits(layer, self._units[layer], counts, tuple(dead), tuple(returned))
+        units = next(reversed(logged.values()))["units"]
+        return LayerUnits(layer, units, counts, tuple(dead), tuple(returned))
+
+    def _rows_of(self, kind: str) -> list[dict[str, Any]]:
+        return [row for (of, _), rows in self._rows.items() if of == kind for row in rows.values()]
 
     def _absent(self) -> Iterator[str]:
-        ranks = sum(len(self._logged("position", p, "rank")) for p in self._targets)
-        predictions = sum(len(self._logged("position", p, "p")) for p in self._targets)
+        predictions, units = self._rows_of("position"), self._rows_of("relu")
+        unranked = sum("rank" not in row for row in predictions)
         if not predictions:
             yield "predictions: not logged"
-        elif ranks < predictions:
-            yield f"the target's rank, in {predictions - ranks:,} of {predictions:,} predictions: {EARLIER}"
+        elif unranked:
+            yield f"the target's rank, in {unranked:,} of {len(predictions):,} predictions: {EARLIER}"
         if not self._names("attention"):
             yield f"attention weights: {EARLIER}"
         if not self._names("parameter"):
             yield f"L2 of the parameters and update/weight: {EARLIER}"
-        if not self._units:
+        if not units:
             yield f"dead ReLU units: {EARLIER}"
-        elif all(d is None for layer in self._units for d in self._logged("relu", layer, "dead").values()):
+        elif all(row["dead"] is None for row in units):
             yield "dead ReLU units: not measured, for no name is held out"
 
     def _cut_traces(self) -> Iterator[str]:
         """Traces that hold less than the others: the run was stopped while they were written."""
-        kinds = (("forward", "l2"), ("backward", "l2"), ("position", "p"))
-        sizes = dict.fromkeys(self._steps, 0)
-        for (kind, _, field), curve in self._facts.items():
-            if (kind, field) in kinds:
-                for step in curve:
-                    sizes[step] += 1
-        for step, size in sizes.items():
-            if size < max(sizes.values()):
+        kinds = ("forward", "backward", "position")
+        sizes = Counter(step for (kind, _), rows in self._rows.items() if kind in kinds for step in rows)
+        most = max(sizes.values(), default=0)
+        for step in self._steps:
+            if sizes[step] < most:
                 yield f"the trace of step {step:,} is incomplete"
 
     def _gaps(self) -> Iterator[str]:
         """Training steps between others that the log lacks."""
-        last = self._runs[0].step
-        for step in self._losses:
+        for last, step in pairwise([self._runs[0].step, *self._losses]):
             if step > last + 1:
                 yield f"steps {last + 1:,} to {step - 1:,} were not logged"
-            last = step
 
 
 def _half_the_way(p: Mapping[int, float | None]) -> int | None:
