@@ -8,7 +8,7 @@ from .drawn import Drawn, give
 from .named_model import model_and_text, model_from, refuse_other_family
 from .option_checks import OF_THE_RUN, same_command
 from .option_groups import flag, group, option
-from .options import AprSettings, BareWeights, Seed, Source, TokenIds, positions_of, token_ids
+from .options import OfFile, Seed, Source, TokenIds, positions_of, token_ids
 from .output import Output, note
 from .progress import progress
 
@@ -42,9 +42,8 @@ def attribute(
     output: Output,
     drawn: Drawn,
     seed: Seed = None,
-    bare: BareWeights,
     tokens: TokenIds = None,
-    apr: AprSettings,
+    of_file: OfFile,
 ) -> None:
     """Say which heads, MLPs, embeddings and biases made a prediction, and what heads look at.
 
@@ -54,7 +53,7 @@ def attribute(
     positions = positions_of(question.position, "--position", "a number, all, last or a list like 0,3,-1")
     path, text = model_and_text(source.first, source.second, source.model)
     drawn.check("attribute", {"--out": output.target}, [path])
-    model = model_from(path, seed, bare, apr)
+    model = model_from(path, seed, of_file)
     refuse_other_family(context, model)
     from ..attribution.attribute import attribute as attribute_text
 

@@ -11,7 +11,7 @@ from .drawn import Drawn, give
 from .named_model import Naming, Opener, Tokens
 from .option_checks import same_command
 from .option_groups import argument, flag, group, option
-from .options import AprSettings, BareWeights, token_ids
+from .options import OfFile, token_ids
 from .output import Output
 
 
@@ -46,8 +46,7 @@ def diagnose(
     judgement: Judgement,
     output: Output,
     drawn: Drawn,
-    bare: BareWeights,
-    apr: AprSettings,
+    of_file: OfFile,
 ) -> None:
     """Recompute each operation of a dump from the dump's own inputs, and name what went wrong.
 
@@ -61,7 +60,7 @@ def diagnose(
     from ..diagnosis.diagnose import diagnose as diagnose_dump
     from ..render.documents.diagnosis_as_json import diagnosis_document
 
-    opener = Opener(bare, apr, naming.names())
+    opener = Opener(of_file, naming.names())
     recorded, known = opener.dump(dumped.dump), opener.model(dumped.model)
     found = diagnose_dump(
         recorded, known, dumped.text, tokens=token_ids(dumped.tokens), map=opener.names,

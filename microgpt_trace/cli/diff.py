@@ -14,7 +14,7 @@ from .named_model import Naming, Opener, Tokens, refuse_idle
 from .option_checks import given, same_command
 from .option_groups import argument, flag, group, option
 from .option_rules import refuse
-from .options import AprSettings, BareWeights, Layer, positions_of, token_ids
+from .options import Layer, OfFile, positions_of, token_ids
 from .output import Output, put, put_schema
 from .progress import progress
 
@@ -94,8 +94,7 @@ def diff(
     other: Other,
     output: Output,
     drawn: Drawn,
-    bare: BareWeights,
-    apr: AprSettings,
+    of_file: OfFile,
 ) -> None:
     """Compare two runs event by event and name the first place where they part.
 
@@ -111,9 +110,9 @@ def diff(
         refuse(asked, "two surveys", OF_SURVEYS)
         return _diff_surveys(sides.a, sides.b, view, band.rtol, output)
     drawn.check("diff", {"--out": output.target}, [sides.a, sides.b, naming.map_file])
-    opener = Opener(bare, apr, naming.names())
+    opener = Opener(of_file, naming.names())
     both = [opener.open(sides.a), opener.open(sides.b)]
-    refuse_idle(both, bare, apr, naming)
+    refuse_idle(both, of_file, naming)
     options = {"names": view.layer or [], **band.options(opener)}
     tokens = token_ids(sides.tokens)
     if naming.suggest_map:

@@ -14,7 +14,7 @@ from .drawn import Drawn, give
 from .named_model import is_there, model_and_text, model_from, refuse_other_family
 from .option_checks import OF_THE_RUN, command_line, said
 from .option_groups import argument, flag, group, option
-from .options import MICROGPT, AprSettings, BareWeights, ModelFile, Seed, TextToRead, TokenIds, token_ids
+from .options import MICROGPT, ModelFile, OfFile, Seed, TextToRead, TokenIds, token_ids
 from .output import Output
 from .trace_page import explaining
 
@@ -51,9 +51,8 @@ def explain(
     output: Output,
     drawn: Drawn,
     seed: Seed = None,
-    bare: BareWeights,
     tokens: TokenIds = None,
-    apr: AprSettings,
+    of_file: OfFile,
 ) -> None:
     """Write out the arithmetic of one number: formula, terms, sum, what it came from and goes to.
 
@@ -65,7 +64,7 @@ def explain(
     from ..explaining.explain import explain as explain_element
 
     known = token_ids(tokens)
-    model = model_from(path, seed, bare, apr)
+    model = model_from(path, seed, of_file)
     refuse_other_family(context, model)
     found = explain_element(model, element, text, tokens=known, backward=asked.backward, terms=asked.terms)
     before = [asked.first] if asked.first not in (None, element) else []

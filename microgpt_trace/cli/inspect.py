@@ -8,7 +8,7 @@ import typer
 from ..render.shown import sections_of
 from .named_model import model_before, model_from, refuse_other_family
 from .option_groups import flag, group, option
-from .options import DECODER, AprSettings, BareWeights, ModelFile, Seed
+from .options import DECODER, ModelFile, OfFile, Seed
 from .output import Output
 from .progress import progress
 
@@ -35,15 +35,14 @@ def inspect(
     model: ModelFile = None,
     seed: Seed = None,
     output: Output,
-    bare: BareWeights,
     stored: Stored,
-    apr: AprSettings,
+    of_file: OfFile,
 ) -> None:
     """Show the architecture and every parameter: of a microGPT, or as a model file stores it."""
     output.check()
     from ..tracing.inspection import inspect_decoder, inspect_microgpt
 
-    loaded = model_from(model if path is None else model_before([str(path)], model), seed, bare, apr)
+    loaded = model_from(model if path is None else model_before([str(path)], model), seed, of_file)
     refuse_other_family(context, loaded)
     if "prompts" not in loaded.abilities:
         found = inspect_microgpt(cast("Model", loaded))

@@ -18,10 +18,9 @@ from .options import (
     DECODER,
     DEFAULT_CHECKPOINT,
     MICROGPT,
-    AprSettings,
     BareWeights,
+    OfFile,
     key_and_value,
-    of_the_file,
 )
 
 if TYPE_CHECKING:
@@ -77,21 +76,16 @@ def names_a_model(text: str) -> bool:
 
 
 def model_from(
-    path: Path | None,
-    seed: int | None,
-    bare: BareWeights,
-    apr: AprSettings | None = None,
-    draws: bool = False,
+    path: Path | None, seed: int | None, of_file: BareWeights, draws: bool = False
 ) -> "LanguageModel":
     """The model of the path, or an untrained microGPT of the seed. The seed of a run that draws tokens
     is not the model's."""
-    apr = apr or AprSettings()
     if path is not None:
         if seed is not None and not draws:
             raise InputError(f"--seed is for an untrained model or for --temperature, but {path} was named")
         _refuse_untrained(path)
-        return load(path, **of_the_file(bare, apr))
-    for said in _of_a_file(bare, apr):
+        return load(path, **of_file.settings_given())
+    for said in _given(of_file):
         raise InputError(f"{said} says what a model's file does not: name the file, by --model for example")
     from ..microgpt.model import init
 
@@ -115,13 +109,10 @@ def refuse_other_family(context: typer.Context, model: "LanguageModel") -> None:
             raise InputError(f"{written} is for {family}, and this is {model.kind} ({model.origin})")
 
 
-def _of_a_file(bare: BareWeights, apr: AprSettings) -> list[str]:
+def _given(of_file: BareWeights) -> list[str]:
     """The options given that say what a model's file does not."""
-    said = {
-        "--n-head": bare.n_head, "--bos": bare.bos, "--rope-pairs": apr.rope_pairs,
-        "--set": apr.settings or None,
-    }  # fmt: skip
-    return [option for option, value in said.items() if value is not None]
+    given = (name for name, value in vars(of_file).items() if value)
+    return ["--set" if name == "settings" else f"--{name.replace('_', '-')}" for name in given]
 
 
 def _refuse_untrained(path: Path) -> None:
@@ -172,8 +163,7 @@ class Naming:
 class Opener:
     """Opens models and recordings by their paths, each once."""
 
-    bare: BareWeights
-    apr: AprSettings
+    of_file: OfFile
     names: "NameMap | None" = None
     _known: dict[str, Any] = field(default_factory=dict)
 
@@ -183,7 +173,7 @@ class Opener:
         if key not in self._known:
             from ..comparison.compared_runs import opened
 
-            self._known[key] = opened(path, self.names, **of_the_file(self.bare, self.apr))
+            self._known[key] = opened(path, self.names, **self.of_file.settings_given())
         return self._known[key]
 
     def model(self, path: Path) -> "LanguageModel":
@@ -204,11 +194,11 @@ class Opener:
         return found
 
 
-def refuse_idle(sides: Sequence[Any], bare: BareWeights, apr: AprSettings, naming: Naming) -> None:
+def refuse_idle(sides: Sequence[Any], of_file: OfFile, naming: Naming) -> None:
     """Raises InputError for an option that concerns none of the sides."""
     models = [hasattr(side, "family") for side in sides]
     if not any(models):
-        for option in _of_a_file(bare, apr):
+        for option in _given(of_file):
             raise InputError(f"{option} is for a model, and neither side is one")
     if all(models) and (naming.map_file is not None or naming.layouts):
         option = "--layout" if naming.map_file is None else "--map"

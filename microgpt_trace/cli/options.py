@@ -81,22 +81,29 @@ class BareWeights:
         "--bos", help="Place of BOS, for weights that cannot tell.", show_default="first"
     )
 
+    def settings_given(self) -> dict[str, Any]:
+        """What is said of the file, as `load` takes it."""
+        return {**vars(self)}
 
-@group(DECODER)
-class AprSettings:
-    """What an .apr file may leave open."""
+
+@group()
+class OfFile(BareWeights):
+    """What one says of a model's file that it does not say itself; it may be an .apr file."""
 
     rope_pairs: RopePairs | None = option(
-        "--rope-pairs", help="How an .apr file pairs q and k, where it does not say."
+        "--rope-pairs",
+        help="How an .apr file pairs q and k, where it does not say.",
+        rich_help_panel=DECODER,
     )
     settings: list[str] | None = option(
-        "--set", help="What an .apr file does not say: num_heads=14.", metavar="KEY=VALUE"
+        "--set",
+        help="What an .apr file does not say: num_heads=14.",
+        metavar="KEY=VALUE",
+        rich_help_panel=DECODER,
     )
 
-
-def of_the_file(bare: BareWeights, apr: AprSettings) -> dict[str, Any]:
-    """What is said of a file that does not say it, as `load` takes it."""
-    return {**vars(bare), **vars(apr), "settings": settings_of(apr.settings or [])}
+    def settings_given(self) -> dict[str, Any]:
+        return {**vars(self), "settings": settings_of(self.settings or [])}
 
 
 def settings_of(pairs: list[str]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from .drawn import Drawn, give
 from .named_model import model_and_text, model_before, model_from, refuse_other_family
 from .option_checks import same_command
 from .option_groups import argument, group, option
-from .options import AprSettings, BareWeights, ModelFile, Seed
+from .options import ModelFile, OfFile, Seed
 from .output import Output
 from .progress import progress
 
@@ -57,8 +57,7 @@ def patch(
     output: Output,
     drawn: Drawn,
     seed: Seed = None,
-    bare: BareWeights,
-    apr: AprSettings,
+    of_file: OfFile,
 ) -> None:
     """Put a clean run's activations into a corrupted run, site by site: which bring the answer back?
 
@@ -69,7 +68,7 @@ def patch(
     output.check()
     path, texts = _model_and_texts(runs.arguments or [], runs.model_file, runs.pairs)
     drawn.check("patch", {"--out": output.target}, [path, runs.pairs])
-    model = model_from(path, seed, bare, apr)
+    model = model_from(path, seed, of_file)
     refuse_other_family(context, model)
     from ..patching.pairs import patch_pairs, read_pairs
     from ..patching.patch import patch as patch_texts

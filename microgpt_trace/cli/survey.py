@@ -4,7 +4,7 @@ import typer
 
 from .option_checks import given
 from .option_rules import refuse
-from .options import AprSettings, BareWeights
+from .options import OfFile
 from .output import put_schema
 from .survey_options import SurveyExecution, SurveyScope, SurveySource, SurveyTargets, SurveyTexts
 
@@ -20,8 +20,7 @@ def survey(
     measured: SurveyScope,
     running: SurveyExecution,
     output: SurveyTargets,
-    bare: BareWeights,
-    apr: AprSettings,
+    of_file: OfFile,
 ) -> None:
     """Measure a model over a corpus: channels, heads, layers, losses. The same result however it is run."""
     from .survey_run import made_before, named_imatrix, run_survey, show_imatrix, show_made
@@ -38,7 +37,7 @@ def survey(
         refuse(asked, "surveys that were made", (*MEANT, *OF_A_SURVEY))
         show_made(made, output)
     else:
-        run_survey(source, texts, measured, running, output, bare, apr)
+        run_survey(source, texts, measured, running, output, of_file)
 
 
 EXAMPLES = (

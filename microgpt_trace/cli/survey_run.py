@@ -39,7 +39,7 @@ from ..surveying.survey_files import read_survey, survey_bytes
 from ..text.brief import brief
 from ..text.wording import counted
 from .named_model import MODEL_SUFFIXES, is_there, model_from, names_a_model
-from .options import AprSettings, BareWeights, of_the_file
+from .options import OfFile
 from .output import check_apart, give_result, note, refuse_over_model
 from .progress import rated_progress
 
@@ -89,7 +89,7 @@ def show_made(paths: Sequence[Path], output: SurveyTargets) -> None:
 
 def run_survey(
     source: SurveySource, texts: SurveyTexts, measured: SurveyScope, running: SurveyExecution,
-    output: SurveyTargets, bare: BareWeights, apr: AprSettings,
+    output: SurveyTargets, of_file: OfFile,
 ) -> None:  # fmt: skip
     """Run a model over a corpus and show what holds there."""
     shard = _shard(running.shard)
@@ -98,7 +98,7 @@ def run_survey(
     seed = None if texts.sample is not None else texts.seed
     if path is not None and seed is not None:
         raise InputError(f"--seed is for an untrained model or for --sample, but {path} was named")
-    model = model_from(path, seed, bare, apr)
+    model = model_from(path, seed, of_file)
     if not corpus:
         if "gradients" not in model.abilities:
             raise InputError(f"a corpus is needed beside {model.origin}: files, globs or URLs of texts, or -")
@@ -106,7 +106,7 @@ def run_survey(
     chosen = CorpusSelection(corpus, texts.field, texts.limit, texts.sample, texts.seed or 0, texts.skip_bad)
     if output.imatrix is not None:
         check_inputs(model, measured.events or (), output.imatrix_output)
-    options = tuple(of_the_file(bare, apr).items()) if path is not None else ()
+    options = tuple(of_file.settings_given().items()) if path is not None else ()
     elsewhere = running.workers or running.scheduler is not None
     count = partial(_counted, chosen, shard[1])
     with (

@@ -15,7 +15,7 @@ from ..files import check_new_folder, check_target
 from ..render.shown import sections_of
 from ..tracing.trace import trace as trace_text
 from .named_model import model_and_text, model_from, refuse_other_family
-from .options import AprSettings, BareWeights, Seed, Source
+from .options import OfFile, Seed, Source
 from .output import note, put, refuse_over_model, show
 from .progress import progress
 from .selection import Request, layers_of, with_stages
@@ -47,16 +47,15 @@ def trace(
     drawn: DrawnOfTrace,
     seed: Seed = None,
     of_microgpt: OfMicroGPT,
-    bare: BareWeights,
     of_production: OfProduction,
-    apr: AprSettings,
+    of_file: OfFile,
     interventions: Interventions,
 ) -> None:
     """Trace a text through every stage: shapes, norms, ranges and predictions."""
     path, text = model_and_text(source.first, source.second, source.model)
     _check_files(written, drawn, path)
     theirs = of_production.options()
-    model = model_from(path, seed, bare, apr, draws=bool(of_production.temperature))
+    model = model_from(path, seed, of_file, draws=bool(of_production.temperature))
     refuse_other_family(context, model)
     changes = interventions_of(interventions, model)
     own = vars(of_microgpt)
