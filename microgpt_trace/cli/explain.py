@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from ..errors import InputError
-from ..text.command_lines import command, quoted
+from ..text.printable import command, quoted
 from ..tracing.trace import trace
 from .drawn import Drawn, give
 from .named_model import is_there, model_and_text, model_from, refuse_other_family

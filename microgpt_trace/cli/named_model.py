@@ -11,7 +11,7 @@ import typer
 
 from ..errors import FileFormatError, InputError
 from ..readers.loading import is_model, load
-from ..text.command_lines import command
+from ..text.printable import command
 from .option_checks import given
 from .option_groups import group, option
 from .options import (

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from ..errors import InputError
-from ..text.command_lines import command, quoted
+from ..text.printable import command, quoted
 from .option_rules import check_combination, schema_asked
 from .output import put_schema
 

@@ -18,15 +18,17 @@ from .named_model import model_and_text, model_from, refuse_other_family
 from .options import OfFile, Seed, Source
 from .output import note, put, refuse_over_model, show
 from .progress import progress
-from .selection import Request, layers_of, with_stages
 from .trace_options import (
     DrawnOfTrace,
     Interventions,
     OfMicroGPT,
     OfProduction,
+    Request,
     Shown,
     Written,
     interventions_of,
+    layers_of,
+    with_stages,
 )
 from .trace_page import arrays_of_figures, figures, traced_for_page, write_page
 

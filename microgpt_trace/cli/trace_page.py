@@ -11,7 +11,7 @@ import typer
 
 from ..errors import InputError
 from ..render.shown import sections_of
-from ..text.command_lines import quoted
+from ..text.printable import quoted
 from ..tracing.trace import trace
 from .drawn import Drawn, Plot, drawn_by_name
 from .option_checks import OF_THE_RUN, command_line, said
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..render.figures.panel import Picture
     from ..render.page.recorder import Held
     from ..tracing.result import Trace
-    from .selection import Request
+    from .trace_options import Request
 
 OF_PRODUCTION = ("stream", "lens")  # what a microGPT's trace does not measure
 

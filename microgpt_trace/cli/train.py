@@ -7,7 +7,7 @@ from typing import Any
 from ..errors import FileFormatError, InputError
 from ..files import OwnFile, check_target, hold
 from ..readers.loading import format_of, is_model
-from ..text.command_lines import quoted
+from ..text.printable import quoted
 from ..timeline.log import is_log
 from .option_groups import flag, group, option
 from .options import DEFAULT_CHECKPOINT, Vocab

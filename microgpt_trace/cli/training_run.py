@@ -22,7 +22,7 @@ from ..microgpt.tokenizer import Tokenizer
 from ..microgpt.training import Trainer
 from ..render.results.timeline import summary_sections
 from ..signals import handled, uninterrupted
-from ..text.command_lines import command
+from ..text.printable import command
 from ..text.wording import counted
 from ..timeline.log import watched_before
 from ..timeline.log_writing import LogError

@@ -13,8 +13,7 @@ import numpy as np
 from ..architecture.model import TraceInput
 from ..architecture.packs import UNKNOWN, ReadText
 from ..errors import InputError
-from ..text.command_lines import quoted
-from ..text.printable import shown_token
+from ..text.printable import quoted, shown_token
 from ..text.wording import counted
 from ..untrusted_files import folder_of
 

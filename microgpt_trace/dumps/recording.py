@@ -15,7 +15,7 @@ from ..arrays.stats import Array
 from ..errors import InputError
 from ..hooks.event import TraceEvent
 from ..text.brief import frozen, token_list
-from ..text.command_lines import quoted
+from ..text.printable import quoted
 from .layouts import OWN, Fitted, Leftover, Recorded, Shape, fit
 
 

@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     from ..vocabulary.tokens import Vocabulary
 
 MAGICS = (b"APR\0", b"APR2")  # the second one is written by some converters
-OLD_MAGICS = (b"APR1", b"APRN")
+FOREIGN = {
+    b"APR1": "version 1 (APR1)", b"APRN": "version 1 (APRN)",
+    b"APRT": "one tensor that apr trace saved (APRT)",
+}  # fmt: skip
 HEADER = struct.Struct("<4s2BHIQIQQI20s")
 CHECKSUM_AT = 40
 LZ4, ZSTD, ENCRYPTED, SIGNED, SHARDED, COLUMN_MAJOR = 0x1, 0x2, 0x4, 0x8, 0x10, 0x800
@@ -134,18 +137,17 @@ def read_apr_header(path: Path) -> AprFile:
         ambiguous += doubt
     _refuse_overlaps(path, extents)
     stop = max(stop for _, stop, _ in extents)
-    notes = (*_header_notes(header), *_index_notes(entries), *_footer_notes(path, data, stop), *ambiguous)
-    return AprFile(metadata, tuple(tensors), notes)
+    notes = [*_header_notes(header), *_footer_notes(path, data, stop), *ambiguous]
+    if entries != sorted(entries, key=lambda entry: entry.name.encode()):
+        notes.append("the tensor index is not sorted by name")
+    return AprFile(metadata, tuple(tensors), tuple(notes))
 
 
 def _header(path: Path, data: Array) -> _Header:
     magic = data[:4].tobytes()
-    if magic in OLD_MAGICS:
-        raise FileFormatError(f"{path}: an .apr file of version 1 ({magic.decode()}); only version 2 is read")
-    if magic == b"APRT":
-        raise FileFormatError(f"{path}: expected a model, found one tensor that apr trace saved (APRT)")
     if magic not in MAGICS:
-        raise FileFormatError(f"{path}: expected an .apr file, found {magic!r}")
+        is_one = FOREIGN.get(magic, repr(magic))
+        raise FileFormatError(f"{path}: expected an .apr file of version 2, found {is_one}")
     if len(data) < HEADER.size:
         raise FileFormatError(f"{path}: cut short: a header has {HEADER.size} bytes, found {len(data)}")
     header = _Header(*HEADER.unpack_from(data.data))
@@ -253,12 +255,6 @@ def _entry(path: Path, data: memoryview, at: int, what: str) -> tuple[_TensorEnt
     if 0 in shape:
         raise FileFormatError(f"{path}: tensor {name!r} of shape {list(shape)} has no elements")
     return _TensorEntry(name, dtype, shape, *take("<2Q")), at
-
-
-def _index_notes(entries: list[_TensorEntry]) -> Iterator[str]:
-    names = [entry.name for entry in entries]
-    if names != sorted(names, key=str.encode):
-        yield "the tensor index is not sorted by name"
 
 
 def _refuse_overlaps(path: Path, extents: Iterable[tuple[int, int, str]]) -> None:

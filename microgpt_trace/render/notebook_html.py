@@ -17,8 +17,7 @@ from typing import Any
 
 from ..architecture.model import LanguageModel
 from ..errors import MicrogptError
-from ..text.command_lines import command
-from ..text.printable import on_one_line
+from ..text.printable import command, on_one_line
 from ..tracing.result import Trace
 from .characters import bar, dot_plot, signed_bar, sparkline
 from .page.markup import Drawings, Markup, element

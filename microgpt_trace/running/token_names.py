@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable
 
 from ..architecture.model import LanguageModel
 from ..errors import InputError
-from ..text.command_lines import quoted
-from ..text.printable import named_token, shown_token
+from ..text.printable import named_token, quoted, shown_token
 
 LIKELIER, LIKELY = 10.0, 0.01  # how many times, and from which P on, a token is proposed for another
 

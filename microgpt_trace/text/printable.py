@@ -1,4 +1,5 @@
-"""Text as a terminal may be given it: whatever is in a file, nothing of it is obeyed. Knows no terminal.
+"""Text as a terminal may be given it: whatever is in a file, nothing of it is obeyed; and command lines that
+are printed to be copied, all of which are made here. Knows no terminal.
 
 Control characters (C0, C1), those that turn the reading direction, and all others without a shape of
 their own are spelled out: ESC as \\x1b, U+202E as \\u202e, half of a surrogate pair as \\udcff.
@@ -6,7 +7,8 @@ their own are spelled out: ESC as \\x1b, U+202E as \\u202e, half of a surrogate 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from shlex import quote
 
 LONGEST = 2000  # characters of a note or an error
 
@@ -52,3 +54,27 @@ def named_token(text: str, token: int) -> str:
 def with_ids(texts: Iterable[str], tokens: Iterable[int]) -> str:
     """Tokens and their ids in a line: "BOS=0 e=5 '7'=6" """
     return " ".join(f"{named_token(text, token)}={token}" for text, token in zip(texts, tokens, strict=False))
+
+
+def quoted(word: str) -> str:
+    """A word as a POSIX shell takes it, on one line; what is not printable as bash and zsh spell it."""
+    if word.isprintable():
+        return quote(word)
+    return "$'" + "".join(map(_spelled, word)) + "'"
+
+
+def _spelled(char: str) -> str:
+    if char.isprintable() and char not in "\\'":
+        return char
+    code = ord(char)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of the command line that is no UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def command(name: str, words: Sequence[str] = (), options: Sequence[str] = ()) -> str:
+    """`microgpt NAME` with these arguments and the options behind them, or before them where an argument
+    would be taken for an option."""
+    dashed = any(word.startswith("-") for word in words)
+    rest = [*options, "--", *words] if dashed else [*words, *options]
+    return " ".join(["microgpt", name, *map(quoted, rest)])

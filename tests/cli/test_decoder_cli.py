@@ -16,7 +16,7 @@ from support.documents import document_of, valid, valid_lines
 from support.tiny_models import CASES, random_weights, write_folder, write_gguf
 
 from microgpt_trace import init, load, save, trace
-from microgpt_trace.cli.selection import layers_of
+from microgpt_trace.cli.trace_options import layers_of
 from microgpt_trace.errors import InputError
 
 HELLO = [37, 8, 15, 15, 18]

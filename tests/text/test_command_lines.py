@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from support.commands import microgpt, refusal
 
-from microgpt_trace.text.command_lines import command, quoted
+from microgpt_trace.text.printable import command, quoted
 
 BASH = shutil.which("bash")
 AWKWARD = [
