@@ -1,7 +1,5 @@
 """microgpt attribute"""
 
-from functools import partial
-
 import typer
 
 from .drawn import Drawn, give
@@ -65,8 +63,11 @@ def attribute(
     if output.as_json:
         for remark in result.notes:
             note(remark)
-    top = {"top": question.top}
-    give(context, result, output, drawn, result.text, partial(_shown, context), view=top, figure=top)
+    top, only = {"top": question.top}, ("first", "second", *OF_THE_RUN)
+    give(
+        context, result, output, drawn, result.text,
+        lambda name: same_command(context, ["--show", name], only=only, of="trace"), view=top, figure=top,
+    )  # fmt: skip
     if not result.ok:
         raise typer.Exit(1)
 
@@ -76,8 +77,3 @@ EXAMPLES = (
     "microgpt attribute emma --position 2 --against n · "
     'microgpt attribute smollm2.gguf "The capital of France is"'
 )
-
-
-def _shown(context: typer.Context, name: str) -> str:
-    """What shows a part of the same run."""
-    return same_command(context, ["--show", name], only=("first", "second", *OF_THE_RUN), of="trace")

@@ -1,6 +1,5 @@
 """microgpt diagnose"""
 
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -66,9 +65,12 @@ def diagnose(
         recorded, known, dumped.text, tokens=token_ids(dumped.tokens), map=opener.names,
         layouts=naming.layouts_known(), compute=judgement.compute,
     )  # fmt: skip
-    title, again = f"{dumped.dump} by {dumped.model}", partial(_compared, context)
-    view, document = {"verbose": judgement.verbose}, diagnosis_document(found)
-    give(context, found, output, drawn, title, again, view=view, document=document)
+    without = ["verbose", *["compute"] * (judgement.compute in (None, "f32"))]
+    give(
+        context, found, output, drawn, f"{dumped.dump} by {dumped.model}",
+        lambda name: same_command(context, ["--layer", name, "--verbose"], without=without, of="diff"),
+        view={"verbose": judgement.verbose}, document=diagnosis_document(found),
+    )  # fmt: skip
     if not found.diagnosis.clean:
         raise typer.Exit(1)
 
@@ -77,10 +79,3 @@ EXAMPLES = (
     'microgpt diagnose dumps/ qwen.gguf "The capital of France is" · '
     "microgpt diagnose t/ model-folder --map names.toml"
 )
-
-
-def _compared(context: typer.Context, name: str) -> str:
-    """The same dump beside the model, at one event."""
-    full = context.params["compute"] in (None, "f32")
-    without = ["verbose", *["compute"] * full]
-    return same_command(context, ["--layer", name, "--verbose"], without=without, of="diff")

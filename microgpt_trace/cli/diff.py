@@ -127,8 +127,11 @@ def diff(
         options |= {"map": opener.names, "layouts": naming.layouts_known()}
         keeper = _keeper(both) if drawn.html is not None else None
         result, shown = _runs(both, sides.text, tokens, options | {"watch": keeper}, view)
-    title, again = f"{sides.a} and {sides.b}", partial(_event, context)
-    give(context, result, output, drawn, title, again, **shown)
+    give(
+        context, result, output, drawn, f"{sides.a} and {sides.b}",
+        lambda name: same_command(context, ["--layer", name, "--verbose"], without=["layer", "verbose"]),
+        **shown,
+    )  # fmt: skip
     if not result.agree:
         raise typer.Exit(1)
 
@@ -199,11 +202,6 @@ def _prompts(sides: Sequence[Any], path: Path, options: dict[str, Any]) -> tuple
     with progress("prompt") as report:
         result = diff_prompts(a, b, read_prompts(path), report, **options)
     return result, {}
-
-
-def _event(context: typer.Context, name: str) -> str:
-    """The same comparison of one event or parameter."""
-    return same_command(context, ["--layer", name, "--verbose"], without=["layer", "verbose"])
 
 
 def _keeper(sides: Sequence[Any]) -> "PairKeeper":

@@ -1,6 +1,6 @@
 """microgpt explain"""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,10 +74,10 @@ def explain(
     def again(name: str, gradient: bool) -> str:
         return command("explain", [*before, name, *after], [*options, *["--backward"] * gradient])
 
-    page = _page_of_trace(context, path, model, text, found) if "gradients" in model.abilities else None
+    page = partial(_page_of_trace, context, path, model, text, found)
     give(
         context, found, output, drawn, found.element, partial(again, gradient=asked.backward),
-        view={"command": again}, page=page,
+        view={"command": again}, page=page if "gradients" in model.abilities else None,
     )  # fmt: skip
     if not found.holds:
         raise typer.Exit(1)
@@ -90,19 +90,16 @@ EXAMPLES = (
 
 
 def _page_of_trace(
-    context: typer.Context, path: Path | None, model: "LanguageModel", text: str | None, found: "Explanation"
-) -> Callable[[Sequence["Section"]], str]:
+    context: typer.Context, path: Path | None, model: "LanguageModel", text: str | None,
+    found: "Explanation", sections: Sequence["Section"],
+) -> str:  # fmt: skip
     """The page of a model that a page can run itself: that of its trace, opened at the element."""
+    from ..render.page.trace_page import trace_page
 
-    def page(sections: Sequence["Section"]) -> str:
-        from ..render.page.trace_page import trace_page
-
-        whole = trace(model, text, values=True, step=True)
-        start = f"{'gradient ' * (found.phase == 'backward')}{found.element}"
-        again = explaining(context, path, model, whole)
-        return trace_page(whole, model, sections, command_line(context), again, start=start)
-
-    return page
+    whole = trace(model, text, values=True, step=True)
+    start = f"{'gradient ' * (found.phase == 'backward')}{found.element}"
+    again = explaining(context, path, model, whole)
+    return trace_page(whole, model, sections, command_line(context), again, start=start)
 
 
 def _request(asked: Asked) -> tuple[Path | None, str, str | None]:

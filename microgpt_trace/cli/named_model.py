@@ -83,7 +83,9 @@ def model_from(
     if path is not None:
         if seed is not None and not draws:
             raise InputError(f"--seed is for an untrained model or for --temperature, but {path} was named")
-        _refuse_untrained(path)
+        if path == DEFAULT_CHECKPOINT and not is_there(str(path)):
+            hint = "`microgpt train` makes one in a second, or name one with --model"
+            raise FileFormatError(f"no {DEFAULT_CHECKPOINT} here: {hint}")
         return load(path, **of_file.settings_given())
     for said in _given(of_file):
         raise InputError(f"{said} says what a model's file does not: name the file, by --model for example")
@@ -113,14 +115,6 @@ def _given(of_file: BareWeights) -> list[str]:
     """The options given that say what a model's file does not."""
     given = (name for name, value in vars(of_file).items() if value)
     return ["--set" if name == "settings" else f"--{name.replace('_', '-')}" for name in given]
-
-
-def _refuse_untrained(path: Path) -> None:
-    """Raises FileFormatError for the checkpoint that `microgpt train` makes, where it has not yet."""
-    if path == DEFAULT_CHECKPOINT and not is_there(str(path)):
-        raise FileFormatError(
-            f"no {DEFAULT_CHECKPOINT} here: `microgpt train` makes one in a second, or name one with --model"
-        )
 
 
 @group()

@@ -11,32 +11,21 @@ from ..errors import InputError
 
 
 class Idle(NamedTuple):
-    """Options that mean nothing beside any of some others. "--a --b" are two that stand together."""
+    """Options that mean nothing beside any of some others; without `options` all mean nothing but a few.
+    "--a --b" are two that stand together."""
 
     options: tuple[str, ...]
     beside: tuple[str, ...]
     reason: str = ""
+    but_for: tuple[str, ...] = ()
 
     def broken(self, asked: Sequence[str]) -> str:
         """What is wrong with the options that are `asked`, "" if nothing is."""
         for others in map(str.split, self.beside):
-            for option in self.options:
-                if option in asked and all(other in asked for other in others):
+            for option in self.options or asked:
+                if option in asked and option not in (*others, *self.but_for) and {*others} <= {*asked}:
                     return f"{_written(option)} means nothing with {' and '.join(others)}"
         return ""
-
-
-class Alone(NamedTuple):
-    """An option beside which all but a few mean nothing."""
-
-    option: str
-    but_for: tuple[str, ...]
-    reason: str = ""
-
-    def broken(self, asked: Sequence[str]) -> str:
-        """What is wrong with the options that are `asked`, "" if nothing is."""
-        others = tuple(option for option in asked if option not in (self.option, *self.but_for))
-        return Idle(others, (self.option,)).broken(asked)
 
 
 class Needs(NamedTuple):
@@ -63,10 +52,11 @@ _OF_EVENTS = ("TEXT", "--tokens", "--positions", "--map", "--layout", "--plot")
 _BANDS = ("--compute", "--calibrate", "--factor", "--atol")
 
 # By the names of commands; arguments by their names in the usage.
-RULES: dict[str, tuple[Idle | Alone | Needs, ...]] = {
+RULES: dict[str, tuple[Idle | Needs, ...]] = {
     "trace": (
-        Alone(
-            "--validate", ("--schema", "--layer", "--verbose", "--json", "--out", "--force", *_OF_THE_RUN)
+        Idle(
+            (), ("--validate",),
+            but_for=("--schema", "--layer", "--verbose", "--json", "--out", "--force", *_OF_THE_RUN),
         ),
         Idle(("--verbose",), ("--validate --json",)),
         Idle(("--jsonl",), ("--json",)),
@@ -140,7 +130,7 @@ COUNTERPARTS = {
 def check_combination(command: str, asked: Sequence[str]) -> None:
     """Raises InputError where the options that are given, as one writes them, break a rule of the command."""
     _, choices = SCHEMAS.get(command, ("", {}))
-    schema = Alone("--schema", ("--out", *choices, *FILES.get(command, ())))
+    schema = Idle((), ("--schema",), but_for=("--out", *choices, *FILES.get(command, ())))
     for rule in (schema, *RULES.get(command, ())):
         if broken := rule.broken(asked):
             raise InputError(f"{broken}: {rule.reason}" if rule.reason else broken)

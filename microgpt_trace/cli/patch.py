@@ -1,7 +1,6 @@
 """microgpt patch"""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +80,10 @@ def patch(
         else:
             result = patch_pairs(model, read_pairs(runs.pairs), **asked, report=report)
             title = str(runs.pairs)
-    give(context, result, output, drawn, title, partial(_at_site, context))
+    give(
+        context, result, output, drawn, title,
+        lambda site: same_command(context, ["--sites", site], without=["sites"]),
+    )  # fmt: skip
     if not result.ok:
         raise typer.Exit(1)
 
@@ -106,8 +108,3 @@ def _model_and_texts(
         return model, arguments
     needed = "two texts are needed, CLEAN and CORRUPT" if wanted else "no texts stand beside --pairs"
     raise InputError(f"{needed}, and before them a model if any: found {counted(len(arguments), 'argument')}")
-
-
-def _at_site(context: typer.Context, site: str) -> str:
-    """The same command at one site."""
-    return same_command(context, ["--sites", site], without=["sites"])

@@ -1,6 +1,5 @@
 """microgpt timeline"""
 
-from functools import partial
 from pathlib import Path
 
 import typer
@@ -53,7 +52,10 @@ def timeline(
 
     found = read_timeline(log)
     shown, curves = selected(found, event), {"curves": bool(event)}
-    give(context, shown, output, drawn, str(log), partial(_curves, context), view=curves, figure=curves)
+    give(
+        context, shown, output, drawn, str(log),
+        lambda name: same_command(context, ["--event", name], without=["event"]), view=curves, figure=curves,
+    )  # fmt: skip
     for text in found.notes:  # in the end: a refusal is one line
         note(text)
 
@@ -62,8 +64,3 @@ EXAMPLES = (
     "microgpt train --log run.jsonl --trace-every 250 · microgpt timeline run.jsonl · "
     "microgpt timeline run.jsonl --event 'layer0.mlp.*' --event wte"
 )
-
-
-def _curves(context: typer.Context, name: str) -> str:
-    """The curves of one event or parameter."""
-    return same_command(context, ["--event", name], without=["event"])

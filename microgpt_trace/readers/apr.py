@@ -22,6 +22,7 @@ from ..arrays.stats import Array
 from ..errors import FileFormatError
 from ..text.json_reading import MANY_VALUES, from_json
 from .apr_config import Facts, apr_config
+from .file_terms import LLAMA
 from .mapped_file import MappedFile
 from .model_file import ModelFile, by_our_names, check_tensors, in_halves
 
@@ -95,9 +96,9 @@ def read_apr(
     file = read_apr_header(path)
     facts = Facts(path, file.metadata, overrides)
     facts.architecture()  # before a stranger's tensors are complained about
-    asides = {tensor.name for tensor in file.tensors if _is_aside(tensor.name)}
-    tensors = by_our_names(path, (tensor for tensor in file.tensors if tensor.name not in asides))
-    frequencies = next((tensor for tensor in file.tensors if tensor.name == "rope_freqs.weight"), None)
+    stored = {t.name: t for t in file.tensors if not t.name.endswith(LLAMA.skipped)}  # rotary frequencies
+    frequencies = stored.pop("rope_freqs.weight", None)
+    tensors = by_our_names(path, stored.values())
     config = apr_config(facts, tensors, frequencies, rope_pairs)
     check_tensors(path, config, tensors)
     tensors = in_halves(config, tensors) if config.adjacent_pairs else tensors
@@ -108,11 +109,6 @@ def read_apr(
         return from_apr(file.metadata, path)
 
     return ModelFile(path, ".apr v2", config, tensors, file.metadata, vocabulary, (*file.notes, *facts.notes))
-
-
-def _is_aside(name: str) -> bool:
-    """Whether it is no parameter: rotary frequencies, as old files carry them along."""
-    return name == "rope_freqs.weight" or name.endswith(".rotary_emb.inv_freq")
 
 
 def read_apr_header(path: Path) -> AprFile:

@@ -24,10 +24,6 @@ MAX_LAYERS = 10_000  # as the names of tensors count them
 FLAG, TEXT, OBJECT = "true or false", "text", "an object"
 
 
-def is_whole(value: Any) -> bool:
-    return is_count(value) and value > 0
-
-
 def is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
 
@@ -37,7 +33,7 @@ def is_positive(value: Any) -> bool:
 
 
 _FITS: dict[str, Callable[[Any], bool]] = {
-    WHOLE: is_whole,
+    WHOLE: lambda value: is_count(value) and value > 0,
     COUNT: is_count,
     POSITIVE: is_positive,
     FLAG: lambda value: isinstance(value, bool),

@@ -61,7 +61,8 @@ def read_gguf_header(path: Path) -> GgufFile:
 
     Raises FileFormatError, naming file and place, for what is cut short, foreign or impossible.
     """
-    first = _first_part(path)
+    split = _SPLIT.fullmatch(path.name)
+    first = path.with_name(f"{split[1]}-00001-of-{split[3]}.gguf") if split else path
     whole = _SplitFile(first)
     count, _ = whole.place()
     parts = [whole] if count == 1 else _parts(first, whole, count)
@@ -93,11 +94,6 @@ def _parts(first: Path, whole: _SplitFile, count: int) -> list[_SplitFile]:
             raise FileFormatError(f"{path}: expected part {number} of {count}, found part {found} of {of}")
         parts.append(part)
     return parts
-
-
-def _first_part(path: Path) -> Path:
-    split = _SPLIT.fullmatch(path.name)
-    return path.with_name(f"{split[1]}-00001-of-{split[3]}.gguf") if split else path
 
 
 class Strings(Sequence[str]):

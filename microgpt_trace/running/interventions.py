@@ -80,13 +80,11 @@ class Intervention:
 
     def describe(self) -> str:
         """In words: "zero", "× 0.5", "+ 4 × happy.npy"."""
-        if self.kind == "scale":
-            return f"× {self.factor:g}"
-        if self.kind == "add":
-            return f"+ {self.factor:g} × {self.origin or 'values'}"
-        return {"ablate": "zero", "ablate-mean": "mean over the positions"}.get(
-            self.kind, f"from {self.origin or 'values'}"
-        )
+        source = self.origin or "values"
+        return {
+            "ablate": "zero", "ablate-mean": "mean over the positions", "scale": f"× {self.factor:g}",
+            "patch": f"from {source}", "add": f"+ {self.factor:g} × {source}",
+        }[self.kind]  # fmt: skip
 
 
 class Changed(NamedTuple):
