@@ -1,6 +1,5 @@
 """microgpt attribute from the shell: what it prints, its document, exit codes, requests that do not fit."""
 
-import json
 import re
 from importlib import import_module
 
@@ -102,12 +101,6 @@ def test_a_sum_that_does_not_hold_ends_with_1(monkeypatch):
     done = attribute("emma", FORCE_COLOR="1", TERM="xterm-256color")
     assert done.code == 1
     assert re.search("\x1b\\[1;31m✗ the parts do not sum to the logits", done.out)
-
-
-def test_out_is_a_new_file(tmp_path):
-    assert attribute("emma", "--json", "--out", "a.json", cwd=tmp_path).out == ""
-    assert json.loads((tmp_path / "a.json").read_text())["ok"]
-    refused(attribute("emma", "--out", "a.json", cwd=tmp_path), "a.json exists already")
 
 
 def test_values_that_are_not_finite(decoder_folder):

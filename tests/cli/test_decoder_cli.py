@@ -101,19 +101,6 @@ def test_a_file_in_the_folder_and_a_gguf_are_models(model, bare, tmp_path):
     assert read["loss"] == pytest.approx(document(bare, "--tokens", "3,5,8")["loss"], rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        ("nope/model.safetensors", ["nope/model.safetensors: no such"]),
-        ("nope Hello", ["nope: no such model", "'Hello'"]),
-        ("--model nope.gguf Hello", ["nope.gguf: no such"]),
-    ],
-)
-def test_a_missing_model_is_named(tmp_path, line, words):
-    said = refused(microgpt(f"trace {line}", cwd=tmp_path), *words)
-    assert "microgpt train" not in said  # which makes no production model
-
-
 # --- The prompt -----------------------------------------------------------------------------------
 
 

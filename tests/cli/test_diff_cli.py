@@ -1,6 +1,5 @@
 """`microgpt diff` from the shell: exit codes, documents, what a terminal can show, one line per error."""
 
-import json
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -108,14 +107,6 @@ def test_of_many_events_the_worst_of_each_layer_are_shown(decoder_folder):
     assert found.code == 1
     assert "The worst event of each layer (--verbose shows all)" in found.out
     assert "All of layer 4" in found.out
-
-
-def test_out_writes_a_file_and_never_over_one(sides, tmp_path):
-    target = tmp_path / "d.json"
-    result = diff(sides, "good", "bad", "--json", "--out", target)
-    assert (result.code, result.out) == (1, "")
-    assert json.loads(target.read_text(encoding="utf-8"))["first"] == "layer1.attn.v"
-    refused(diff(sides, "good", "bad", "--out", target), "d.json")
 
 
 def test_a_suggested_map_leads_from_strange_names_to_a_comparison(sides, tmp_path):

@@ -5,7 +5,7 @@ from dataclasses import replace
 from importlib import import_module
 
 import pytest
-from support.commands import microgpt, refused
+from support.commands import microgpt
 from support.documents import valid
 from support.terminal import printed
 
@@ -104,9 +104,3 @@ def test_a_model_may_stand_before_the_element_or_as_an_option(folder):
     args = ("layer0.attn.q[1,2]", "--tokens", "1,2")
     before, option = said(folder, *args, "--json"), said(*args, "--model", folder, "--json")
     assert before == option
-
-
-def test_out_writes_a_file(tmp_path):
-    said(SCORE, "emma", "--out", tmp_path / "e.txt")
-    assert "Came from" in (tmp_path / "e.txt").read_text(encoding="utf-8")
-    refused(microgpt("explain", SCORE, "--out", tmp_path / "e.txt"), "e.txt")

@@ -75,6 +75,8 @@ REFUSED = {
     "sample": "no microgpt.safetensors here: `microgpt train` makes one in a second",
     "trace emma --model microgpt.safetensors": "no microgpt.safetensors here: `microgpt train` makes one",
     # trace of a decoder
+    "trace nope Hello": "nope: no such model, to read 'Hello'",
+    "trace --model nope.gguf Hello": "nope.gguf: no such file",
     "trace llama ''": "empty … no BOS",
     "trace llama --tokens 1,x": "--tokens … '1,x'",
     "trace llama --tokens ''": "--tokens",
