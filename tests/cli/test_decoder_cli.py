@@ -381,19 +381,8 @@ def test_a_terminal_without_unicode_gets_ascii(plain, view):
 
 
 LABELS = [
-    "[/",
-    "[b]",
-    "[/INST]",
-    "[/bold]",
-    "[red]",
-    "[link=x]",
-    "[@",
-    "[#",
-    "]",
-    "[",
-    "[[b]]",
-    "[dim]x[/dim]",
-]
+    "[/", "[b]", "[/INST]", "[/bold]", "[red]", "[link=x]", "[@", "[#", "]", "[", "[[b]]", "[dim]x[/dim]",
+]  # fmt: skip
 
 
 def renamed(folder, names):
