@@ -166,24 +166,16 @@ def interventions_of(asked: Interventions, model: "LanguageModel") -> "list[Inte
         return tuple(site.names(known)), site.position, site.channel, site.index
 
     factors = {name: _number(name, text) for name, text in _pairs("--scale", asked.scale)}
-    strength = {meant(name): factor for name, factor in factors.items()}
     patches, additions = _pairs("--patch", asked.patch), _pairs("--add", asked.add)
     files = {path: open_recording(Path(path)) for _, path in (*patches, *additions)}
+    strength = {meant(name): factor for name, factor in factors.items()}
     added = {meant(name) for name, _ in additions}
-    return [
-        *(Intervention("patch", name, 1.0, files[path], path) for name, path in patches),
-        *(
-            Intervention("add", name, strength.get(meant(name), 1.0), files[path], path)
-            for name, path in additions
-        ),
-        *(
-            Intervention("scale", name, factor)
-            for name, factor in factors.items()
-            if meant(name) not in added
-        ),
-        *(Intervention("ablate-mean", name) for name in asked.ablate_mean or ()),
-        *(Intervention("ablate", name) for name in asked.ablate or ()),
-    ]
+    made = [Intervention("patch", name, 1.0, files[path], path) for name, path in patches]
+    for name, path in additions:
+        made.append(Intervention("add", name, strength.get(meant(name), 1.0), files[path], path))
+    made += [Intervention("scale", name, by) for name, by in factors.items() if meant(name) not in added]
+    made += [Intervention("ablate-mean", name) for name in asked.ablate_mean or ()]
+    return made + [Intervention("ablate", name) for name in asked.ablate or ()]
 
 
 def _pairs(option: str, texts: Sequence[str] | None) -> list[tuple[str, str]]:

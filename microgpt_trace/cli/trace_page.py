@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..render.shown import sections_of
 from ..text.printable import quoted
 from ..tracing.trace import trace
-from .drawn import Drawn, Plot, drawn_by_name
+from .drawn import Drawn, drawn_by_name
 from .option_checks import OF_THE_RUN, command_line, said
 
 if TYPE_CHECKING:
@@ -85,25 +85,23 @@ def arrays_of_figures(
 ) -> list[str]:
     """The events whose arrays the figures need. Raises InputError for what this model or this run cannot
     show."""
-    return [name for plot in drawn.plots("trace") for name in _arrays_of(plot, model, options, layers)]
+    found = []
+    for plot in drawn.plots("trace"):
+        name = plot.name or _own(model)
+        if name in OF_PRODUCTION and "prompts" not in model.abilities:
+            raise InputError(
+                f"--plot {name} is for a production model, and this is {model.kind} ({model.origin})"
+            )
+        if name == "lens" and not options.get("lens"):
+            raise InputError("--plot lens draws what --lens measures: give both")
+        if name == "attention":
+            from ..render.figures.attention import place_of, weights_of
 
-
-def _arrays_of(plot: Plot, model: LanguageModel, options: dict[str, Any], layers: Sequence[int]) -> list[str]:
-    name = plot.name or _own(model)
-    if name in OF_PRODUCTION and "prompts" not in model.abilities:
-        raise InputError(
-            f"--plot {name} is for a production model, and this is {model.kind} ({model.origin})"
-        )
-    if name == "lens" and not options.get("lens"):
-        raise InputError("--plot lens draws what --lens measures: give both")
-    if name != "attention":
-        return []
-    from ..render.figures.attention import place_of, weights_of
-
-    try:
-        return weights_of(model.hooks.specs, *place_of(plot.place), layers)
-    except InputError as error:
-        raise InputError(f"--plot {error}") from error
+            try:
+                found += weights_of(model.hooks.specs, *place_of(plot.place), layers)
+            except InputError as error:
+                raise InputError(f"--plot {error}") from error
+    return found
 
 
 def figures(

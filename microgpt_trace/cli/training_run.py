@@ -244,17 +244,14 @@ def _facts(trainer: Trainer, start: int) -> list[tuple[str, str]]:
     documents, schedule, config = trainer.documents, trainer.schedule, trainer.params.config
     layers, size = counted(config.n_layer, "layer"), counted(schedule.batch_size, "name")
     went = f"steps {start + 1:,} to {schedule.steps:,}" if start else counted(schedule.steps, "step")
-    return [
-        (
-            "data",
-            f"{counted(len(documents), 'name')}: {len(documents.train):,} to train on, "
-            f"{len(documents.held_out):,} held out by a hash of the name",
-        ),
-        ("vocabulary", trainer.tokenizer.describe()),
-        (
-            "model",
-            f"{config.parameter_count:,} parameters: {layers} of {config.n_head} heads, "
-            f"width {config.n_embd}, block {config.block_size}",
-        ),
-        ("training", f"{went} of {size}, Adam, lr {schedule.lr:g} falling to 0, seed {schedule.seed}"),
-    ]
+    data = (
+        f"{counted(len(documents), 'name')}: {len(documents.train):,} to train on, "
+        f"{len(documents.held_out):,} held out by a hash of the name"
+    )
+    shape = (
+        f"{config.parameter_count:,} parameters: {layers} of {config.n_head} heads, "
+        f"width {config.n_embd}, block {config.block_size}"
+    )
+    course = f"{went} of {size}, Adam, lr {schedule.lr:g} falling to 0, seed {schedule.seed}"
+    vocabulary = trainer.tokenizer.describe()
+    return [("data", data), ("vocabulary", vocabulary), ("model", shape), ("training", course)]

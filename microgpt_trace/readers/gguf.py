@@ -251,16 +251,12 @@ class _SplitFile:
 
     def _entry(self) -> tuple[str, tuple[int, ...], int, int]:
         name = self._string("a tensor's name", MAX_NAME)
-        n_dims = self._read_number(_U32, f"tensor {name!r}")
+        what = f"tensor {name!r}"
+        n_dims = self._read_number(_U32, what)
         if not 1 <= n_dims <= MAX_DIMS:
-            raise self._fail(f"tensor {name!r}: expected 1 to {MAX_DIMS} dimensions, found {n_dims}")
-        dims = tuple(self._read_number(_U64, f"tensor {name!r}") for _ in range(n_dims))
-        return (
-            name,
-            dims,
-            self._read_number(_U32, f"tensor {name!r}"),
-            self._read_number(_U64, f"tensor {name!r}"),
-        )
+            raise self._fail(f"{what}: expected 1 to {MAX_DIMS} dimensions, found {n_dims}")
+        dims = tuple(self._read_number(_U64, what) for _ in range(n_dims))
+        return name, dims, self._read_number(_U32, what), self._read_number(_U64, what)
 
     def _tensor(
         self, name: str, dims: tuple[int, ...], kind: int, start: int, offset: int

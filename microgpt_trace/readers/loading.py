@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from ..microgpt.model import Model
 
 RopePairs = Literal["adjacent", "halves"]
+_CALLED = {
+    "checkpoint": "a microGPT checkpoint", "apr": "an .apr model", "GGUF": "a GGUF model",
+    "Hugging Face": "a Hugging Face model",
+}  # fmt: skip
+_MEANT = {"checkpoint": ("--n-head", "--bos"), "apr": ("--rope-pairs", "--set")}
 
 
 def load(
@@ -32,37 +37,31 @@ def load(
     """
     path = Path(path)
     kind = format_of(path)
+    said = {"--n-head": n_head, "--bos": bos, "--rope-pairs": rope_pairs, "--set": settings}
+    for option, value in said.items():
+        if value and option not in _MEANT.get(kind, ()):
+            raise InputError(f"{option} is not for {_CALLED[kind]}, which {path} is")
     if kind == "checkpoint":
-        _refuse(path, "a microGPT checkpoint", {"--rope-pairs": rope_pairs, "--set": settings})
         from ..microgpt.checkpoint import load as load_checkpoint
 
         return load_checkpoint(path, n_head=n_head, bos=bos)
-    _refuse(path, "a decoder", {"--n-head": n_head, "--bos": bos})
     if kind == "apr":
         from .apr import read_apr
 
         file = read_apr(path, rope_pairs=rope_pairs, overrides=settings or {})
+    elif kind == "GGUF":
+        from .gguf_model import read_gguf
+
+        file = read_gguf(path)
     else:
-        _refuse(path, f"a {kind} model", {"--rope-pairs": rope_pairs, "--set": settings})
-        if kind == "GGUF":
-            from .gguf_model import read_gguf
+        from .huggingface import read_huggingface
 
-            file = read_gguf(path)
-        else:
-            from .huggingface import read_huggingface
-
-            file = read_huggingface(path)
+        file = read_huggingface(path)
     from ..decoder.model import Decoder
 
     return Decoder(
         file.config, file.tensors, str(path), file.format, file.vocabulary, file.metadata, file.notes
     )
-
-
-def _refuse(path: Path, what: str, options: Mapping[str, Any]) -> None:
-    for option, value in options.items():
-        if value:
-            raise InputError(f"{option} is not for {what}, which {path} is")
 
 
 def is_model(path: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,9 +43,7 @@ def log_records(path: Path, notes: list[str]) -> Iterator[LogRecord]:
     note. Raises FileFormatError naming the file and the line."""
     check_regular(path, "the log of a training run")
     with reading(path), path.open("rb") as file:
-        number = 0
-        while line := file.readline(LONGEST):
-            number += 1
+        for number, line in enumerate(iter(partial(file.readline, LONGEST), b""), 1):
             begun = number > 1 or BEGINNING.startswith(line[: len(BEGINNING)])
             if begun and not line.endswith(b"\n") and len(line) < LONGEST:
                 notes.append(
