@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ..arrays.encodings import ENCODINGS, StoredTensor
 from ..arrays.stats import Array
+from ..decoder.model import Decoder
 from ..errors import FileFormatError
 from ..text.json_reading import MANY_VALUES, from_json
 from .apr_config import Facts, apr_config
 from .file_terms import LLAMA
 from .mapped_file import MappedFile
-from .model_file import ModelFile, by_our_names, check_tensors, in_halves
+from .model_file import by_our_names, check_tensors, in_halves
 
 if TYPE_CHECKING:
     from ..vocabulary.tokens import Vocabulary
@@ -87,7 +88,7 @@ def read_apr(
     *,
     rope_pairs: Literal["adjacent", "halves"] | None = None,
     overrides: Mapping[str, Any] = {},
-) -> ModelFile:
+) -> Decoder:
     """The model of an .apr file. `overrides` says, by metadata name, what the file does not say.
 
     Raises FileFormatError for a file that is damaged, foreign or contradicts itself, and InputError
@@ -108,7 +109,8 @@ def read_apr(
 
         return from_apr(file.metadata, path)
 
-    return ModelFile(path, ".apr v2", config, tensors, file.metadata, vocabulary, (*file.notes, *facts.notes))
+    notes = (*file.notes, *facts.notes)
+    return Decoder(config, tensors, str(path), ".apr v2", vocabulary, file.metadata, notes)
 
 
 def read_apr_header(path: Path) -> AprFile:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from ..architecture.plans.rope import yarn_attention_factor
 from ..arrays.encodings import StoredTensor
 from ..decoder.config import DecoderConfig
+from ..decoder.model import Decoder
 from ..errors import FileFormatError, InputError
 from ..text.brief import brief
 from .conventions import COUNT, POSITIVE, TEXT, WHOLE, Settings, decoder_config
 from .file_terms import TERMS
 from .gguf import Strings, read_gguf_header
 from .model_file import (
-    ModelFile,
     blaming,
     by_our_names,
     check_tensors,
@@ -32,7 +32,7 @@ ROPE_FACTORS = "rope_freqs.weight"
 MAX_WAYS = 16  # in which a token is merged: two in Llama 3
 
 
-def read_gguf(path: Path) -> ModelFile:
+def read_gguf(path: Path) -> Decoder:
     """Describe the decoder in a GGUF file; its tensors stay in the file.
 
     Raises FileFormatError for a file that is damaged, of another architecture, or incomplete.
@@ -56,9 +56,8 @@ def read_gguf(path: Path) -> ModelFile:
         _check_vocabulary(path, header.metadata, config.vocab_size)
         return from_gguf(header.metadata, path)
 
-    return ModelFile(
-        path, f"GGUF v{header.version}", config, tensors, header.metadata, vocabulary, tuple(notes)
-    )
+    said = (f"GGUF v{header.version}", vocabulary, header.metadata, tuple(notes))
+    return Decoder(config, tensors, str(path), *said)
 
 
 def _architecture(metadata: Mapping[str, Any]) -> str:

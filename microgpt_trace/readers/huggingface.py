@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..arrays.encodings import StoredTensor
 from ..decoder.config import DecoderConfig
+from ..decoder.model import Decoder
 from ..errors import FileFormatError, InputError
 from ..text.brief import brief
 from ..untrusted_files import folder_of, read_json, reading
 from .conventions import FLAG, Settings, decoder_config
 from .file_terms import TERMS
 from .model_file import (
-    ModelFile,
     blaming,
     by_our_names,
     check_tensors,
@@ -28,7 +28,7 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 INDEX = WEIGHTS + ".index.json"
 
 
-def read_huggingface(path: Path) -> ModelFile:
+def read_huggingface(path: Path) -> Decoder:
     """Describe the decoder of a folder, named by itself or by a file of the model; tensors stay in the files.
 
     Raises FileFormatError for files that are damaged, of another architecture, or incomplete.
@@ -59,7 +59,7 @@ def read_huggingface(path: Path) -> ModelFile:
 
         return from_huggingface(folder)
 
-    return ModelFile(folder, "Hugging Face folder", config, tensors, metadata, vocabulary, tuple(notes))
+    return Decoder(config, tensors, str(path), "Hugging Face folder", vocabulary, metadata, tuple(notes))
 
 
 def _unread_tokenizer(folder: Path) -> list[str]:

@@ -48,20 +48,14 @@ def load(
     if kind == "apr":
         from .apr import read_apr
 
-        file = read_apr(path, rope_pairs=rope_pairs, overrides=settings or {})
-    elif kind == "GGUF":
+        return read_apr(path, rope_pairs=rope_pairs, overrides=settings or {})
+    if kind == "GGUF":
         from .gguf_model import read_gguf
 
-        file = read_gguf(path)
-    else:
-        from .huggingface import read_huggingface
+        return read_gguf(path)
+    from .huggingface import read_huggingface
 
-        file = read_huggingface(path)
-    from ..decoder.model import Decoder
-
-    return Decoder(
-        file.config, file.tensors, str(path), file.format, file.vocabulary, file.metadata, file.notes
-    )
+    return read_huggingface(path)
 
 
 def is_model(path: Path) -> bool:

@@ -1,12 +1,11 @@
-"""What every reader brings: a config, tensors under our names, and what the file says besides."""
+"""What every reader does: tensors under our names, in the order of Hugging Face, held against a config."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,22 +20,7 @@ from .file_terms import FUSED, LLAMA, TERMS, Names
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..vocabulary.tokens import Vocabulary
-
 _TURNED = ("attn_wq", "attn_wk", "attn_bq", "attn_bk")  # whose rows RoPE turns in pairs
-
-
-@dataclass(frozen=True)
-class ModelFile:
-    """A model as a file describes it; nothing of its tensors has been read."""
-
-    path: Path
-    format: str  # "GGUF v3", "Hugging Face folder", ".apr v2"
-    config: DecoderConfig
-    tensors: Mapping[str, StoredTensor]  # under our names
-    metadata: Mapping[str, Any]  # as the file has it
-    vocabulary: Callable[[], Vocabulary | None]
-    notes: tuple[str, ...] = ()  # what the file does not say, and what was taken for it
 
 
 @contextmanager

@@ -42,7 +42,7 @@ def test_a_model_is_read_under_either_naming(names, path):
     assert (config.head_dim, config.n_inner, config.vocab_size, config.context_length) == (4, 12, 10, 64)
     assert (config.norm_eps, config.rope.theta, config.tied) == (1e-6, 10000.0, False)
     assert (config.biases, config.adjacent_pairs) == (tuple(BIASES), False)
-    assert file.notes == (f"tensors have the names of {'GGUF' if names is GGUF else 'Hugging Face'}",)
+    assert file.assumed == (f"tensors have the names of {'GGUF' if names is GGUF else 'Hugging Face'}",)
     assert file.tensors.keys() == arrays.keys() == config.shapes().keys()
     for name, array in arrays.items():
         assert np.array_equal(file.tensors[name].read(), array)
@@ -60,7 +60,7 @@ def test_qwen3_has_gains_of_q_and_k(path):
     metadata = without("num_heads", "head_dim", "num_kv_heads", architecture="qwen3")
     file = read(path, metadata, tensors)
     assert (file.config.qk_norm, file.config.head_dim, file.config.n_head) == (True, 4, 4)
-    assert "head_dim 4, from the shape [4] of model.layers.0.self_attn.q_norm.weight" in file.notes
+    assert "head_dim 4, from the shape [4] of model.layers.0.self_attn.q_norm.weight" in file.assumed
 
 
 ALIASES = {
@@ -79,7 +79,7 @@ ALIASES = {
 def test_every_alias_is_known_and_may_not_contradict_another(name, path):
     for alias in ALIASES[name].split():
         file = read(path, without(name, **{alias: METADATA[name], name: None}))
-        assert (file.config, file.notes) == (read(path).config, QUIET)
+        assert (file.config, file.assumed) == (read(path).config, QUIET)
         message = refuses(path, METADATA | {alias: METADATA[name] * 2})
         assert name in message
         assert alias in message
@@ -110,7 +110,7 @@ def test_what_shapes_can_tell_is_taken_from_them_and_noted(name, path):
     for metadata in (without(name), METADATA | {name: None}):
         file = read(path, metadata)
         assert file.config == read(path).config
-        assert set(file.notes) - set(QUIET) == {SHAPED[name]}
+        assert set(file.assumed) - set(QUIET) == {SHAPED[name]}
     wrong = {name: METADATA[name] * 2}
     assert "contradicts" in refuses(path, METADATA | wrong)
     kind = FileFormatError if name == "head_dim" else InputError  # which shapes tell with num_heads only
@@ -122,7 +122,7 @@ def test_what_shapes_can_tell_is_taken_from_them_and_noted(name, path):
 def test_heads_are_told_by_key_value_heads_too(path):
     file = read(path, without("num_heads", "head_dim"))
     assert file.config == read(path).config
-    assert any(note.startswith("head_dim 4, from num_kv_heads") for note in file.notes)
+    assert any(note.startswith("head_dim 4, from num_kv_heads") for note in file.assumed)
 
 
 @pytest.mark.parametrize("name", ["max_position_embeddings", "rope_theta", "rms_norm_eps"])
@@ -185,10 +185,10 @@ def test_rope_type_and_origin_say_the_pairs(path):
     file = llama(path, without("architecture", "rope_type", original_format="SafeTensors"))
     assert not file.config.adjacent_pairs
     note = "RoPE pairs: halves, as in llama from 'SafeTensors'; the file has no rope_type"
-    assert file.notes[1:] == (note,)
+    assert file.assumed[1:] == (note,)
     file = read(path, without("rope_type", original_format="gguf"))
     assert not file.config.adjacent_pairs
-    assert file.notes[1:] == ("RoPE pairs: halves, as in qwen2; the file has no rope_type",)
+    assert file.assumed[1:] == ("RoPE pairs: halves, as in qwen2; the file has no rope_type",)
     assert not read(path, METADATA | {"rope_type": 2}, QWEN_OF_GGUF).config.adjacent_pairs
 
 
@@ -209,7 +209,7 @@ def test_a_rope_type_against_the_origin_is_asked_about(names, said, words, path)
     for pairs in ("adjacent", "halves"):
         file = read(path, metadata, tensors, rope_pairs=pairs)
         assert file.config.adjacent_pairs == (pairs == "adjacent")
-        assert f"RoPE pairs: {pairs}, as --rope-pairs says" in file.notes
+        assert f"RoPE pairs: {pairs}, as --rope-pairs says" in file.assumed
 
 
 def test_an_option_against_the_file_is_refused(path):
@@ -223,10 +223,10 @@ def test_scaling_is_read_where_a_file_has_it(path):
     assert (rope.kind, rope.factor, rope.original_context, rope.low_freq_factor) == ("llama3", 8.0, 32, 1.0)
     yarn = read(path, METADATA | {"rope_scaling": {"type": "yarn", "factor": 4.0, "beta_fast": 16.0}})
     assert (yarn.config.rope.kind, yarn.config.rope.beta_fast) == ("yarn", 16.0)
-    assert yarn.notes[1].startswith("original_max_position_embeddings = 64 (what transformers takes")
+    assert yarn.assumed[1].startswith("original_max_position_embeddings = 64 (what transformers takes")
     silent = read(path, without("rope_scaling"))
     assert silent.config.rope.kind == "default"
-    assert "rope_scaling: the file does not say; none is applied" in silent.notes
+    assert "rope_scaling: the file does not say; none is applied" in silent.assumed
 
 
 def test_frequency_factors_of_a_gguf_are_kept(path):
@@ -259,7 +259,7 @@ def test_which_layers_have_a_sliding_window(said, window, note, path):
     tensors = LLAMA if said.get("architecture") else None
     file = read(path, METADATA | said, tensors)
     assert (file.config.window, file.config.windowed_layers) == window
-    assert file.notes == (*QUIET, *([note] if note else []))
+    assert file.assumed == (*QUIET, *([note] if note else []))
 
 
 def test_frequencies_that_old_files_carry_are_left_out(path):

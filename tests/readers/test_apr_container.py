@@ -177,11 +177,11 @@ NOTED = [
 def test_what_the_header_says_and_does_not_forbid_reading(fields, note, path):
     file = read(path, **fields)
     assert file.config == read(path).config
-    assert file.notes == (*([note] if note else []), *QUIET)
+    assert file.assumed == (*([note] if note else []), *QUIET)
 
 
 def test_a_model_in_one_shard_is_whole(path):
-    assert read(path, METADATA | {"sharding": {"shard_count": 1, "shard_index": 0}}).notes == QUIET
+    assert read(path, METADATA | {"sharding": {"shard_count": 1, "shard_index": 0}}).assumed == QUIET
 
 
 def test_checksums_find_every_change_and_a_file_cut_short(path):
@@ -194,7 +194,7 @@ def test_checksums_find_every_change_and_a_file_cut_short(path):
         assert refused(path, lambda: read_apr(path))
     for size in (len(whole) - 36, len(whole) - 5, len(whole) - 4):
         path.write_bytes(whole[:size])
-        assert read_apr(path).notes[0] == "the file has no checksum at its end"
+        assert read_apr(path).assumed[0] == "the file has no checksum at its end"
 
 
 def test_a_last_tensor_at_the_very_end_is_no_checksum(path):
@@ -207,7 +207,7 @@ def test_a_last_tensor_at_the_very_end_is_no_checksum(path):
 
 def test_the_index_may_be_in_any_order(path):
     file = read(path, order=lambda names: sorted(names, reverse=True))
-    assert file.notes == ("the tensor index is not sorted by name", *QUIET)
+    assert file.assumed == ("the tensor index is not sorted by name", *QUIET)
     assert np.array_equal(file.tensors["wte"].read(), tiny_model()[1]["wte"])
 
 
@@ -223,4 +223,4 @@ def test_of_keys_that_are_there_twice_the_last_one_counts(path):
     text = json.dumps(METADATA)[:-1] + ', "num_layers": null, "rope_theta": 500.0}'
     file = read(path, text=text.encode())
     assert file.config.rope.theta == 500
-    assert file.notes[1:] == ("num_layers 2, from the numbering of the tensors",)
+    assert file.assumed[1:] == ("num_layers 2, from the numbering of the tensors",)
