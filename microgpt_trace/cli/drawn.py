@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import typer
 
 from ..errors import InputError, check_installed
-from ..files import check_target, write_atomically
+from ..files import write_atomically
 from ..render.shown import picture_of, sections_of, view_of
 from ..text.wording import listed
 from .option_checks import command_line
 from .option_groups import flag, group, option
-from .output import STDOUT, Output, check_apart, note, refuse_over_model
+from .output import STDOUT, Output, check_apart, check_file, note
 
 if TYPE_CHECKING:
     from ..render.figures.panel import Picture
@@ -74,8 +74,7 @@ class Drawn:
                 raise InputError(f"{name} {path}: expected a file name that ends in {endings}")
         check_apart([*others.items(), *targets], reads)
         for name, path in targets:
-            check_target(path, self.force)
-            refuse_over_model(name, path)
+            check_file(name, path, self.force)
         if self.html == STDOUT and others.get("--out") is None:
             raise InputError("--html - and the result both go to stdout: give --out FILE, or --html FILE")
         if self.plot:

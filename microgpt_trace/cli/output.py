@@ -40,7 +40,7 @@ class Output:
 
     def check(self) -> None:
         """Raises InputError where the file is there already, cannot be written, or would stand in a model."""
-        _check_new(self.target)
+        check_file("--out", self.target, False, "choose another name")
 
     def give(self, result: Any, sections: Callable[[], Sequence["Section"]], overwrite: bool = False) -> None:
         """Write the document of a result or show its sections, as was asked for."""
@@ -96,7 +96,23 @@ def check_apart(written: Iterable[tuple[str, Path | None]], reads: Iterable[Path
         found[place] = option
 
 
-def refuse_over_model(option: str, path: Path) -> None:
+def check_file(
+    option: str, path: Path | None, overwrite: bool, hint: str = "--force overwrites it", *,
+    is_own: Callable[[Path], bool] | None = None, own: str = "",
+) -> None:  # fmt: skip
+    """Raises InputError where the file of an option could not be written, is there already and is not to be
+    overwritten, or stands in a model; with `is_own` also where it is something else than what the option
+    writes, which `own` tells."""
+    if path is None:
+        return
+    check_target(path, overwrite, hint)
+    if is_own is None or not (path.exists() and is_own(path)):
+        _refuse_over_model(option, path)
+        if is_own is not None and path.exists():
+            raise InputError(f"{option} {path}: {own}, and this is none")
+
+
+def _refuse_over_model(option: str, path: Path) -> None:
     """Raises InputError for a target that is a production model, or in the folder of one: not even --force
     writes there."""
     is_model = any(map(_is_model_folder, {path.parent, Path(realpath(path)).parent}))
@@ -124,14 +140,8 @@ def put_schema(name: str, out: Path | None) -> None:
     """Write the JSON Schema of a kind of document, one of render.documents.schemas.DOCUMENTS. Raises
     InputError where `out` is there already, or cannot be written."""
     target = None if out == STDOUT else out
-    _check_new(target)
+    check_file("--out", target, False, "choose another name")
     put([dump(schema_of_document(name), indent=2) + "\n"], target)
-
-
-def _check_new(target: Path | None) -> None:
-    if target is not None:
-        check_target(target, overwrite=False, hint="choose another name")
-        refuse_over_model("--out", target)
 
 
 def note(text: str) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ..corpus.corpus import Corpus, CorpusSelection
 from ..errors import InputError, MicrogptError, RunError
-from ..files import check_target, write_atomically
+from ..files import write_atomically
 from ..interrupt import EXIT_CODE
 from ..microgpt.documents import default_data
 from ..readers.loading import is_model
@@ -40,7 +40,7 @@ from ..text.brief import brief
 from ..text.wording import counted
 from .named_model import MODEL_SUFFIXES, is_there, model_from, names_a_model
 from .options import OfFile
-from .output import check_apart, give_result, note, refuse_over_model
+from .output import check_apart, check_file, give_result, note
 from .progress import rated_progress
 
 if TYPE_CHECKING:
@@ -162,24 +162,15 @@ def _counted(selection: CorpusSelection, parts: int) -> int | None:
 
 def _check_targets(output: SurveyTargets, resume: bool = False) -> None:
     """Raises InputError where a file could not be written."""
-    out, imatrix = output.out, output.imatrix
-    check_apart([("--out", out), ("--imatrix", imatrix)])
-    if out is not None:
-        hint = "--force overwrites it, --resume goes on with it"
-        check_target(out, output.force or resume, hint)
-        _check_own("--out", out, is_survey, "--force and --resume are for surveys")
-    if imatrix is not None:
-        check_target(imatrix, output.force)
-        _check_own("--imatrix", imatrix, is_imatrix, "--force is for importance matrices")
-
-
-def _check_own(option: str, path: Path, is_own: Callable[[Path], bool], what: str) -> None:
-    """Raises InputError where a model, or something that this option does not write, would be overwritten."""
-    if path.exists() and is_own(path):
-        return
-    refuse_over_model(option, path)
-    if path.exists():
-        raise InputError(f"{option} {path}: {what}, and this is none")
+    check_apart([("--out", output.out), ("--imatrix", output.imatrix)])
+    check_file(
+        "--out", output.out, output.force or resume, "--force overwrites it, --resume goes on with it",
+        is_own=is_survey, own="--force and --resume are for surveys",
+    )  # fmt: skip
+    check_file(
+        "--imatrix", output.imatrix, output.force, is_own=is_imatrix,
+        own="--force is for importance matrices",
+    )  # fmt: skip
 
 
 @contextmanager

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ..architecture.plans.kinds import Softmax
-from ..files import check_new_folder, check_target
+from ..files import check_new_folder
 from ..render.shown import sections_of
 from ..tracing.trace import trace as trace_text
 from .named_model import model_and_text, model_from, refuse_other_family
 from .options import OfFile, Seed, Source
-from .output import note, put, refuse_over_model, show
+from .output import check_file, note, put, show
 from .progress import progress
 from .trace_options import (
     DrawnOfTrace,
@@ -85,10 +85,8 @@ def _check_files(written: Written, drawn: DrawnOfTrace, model: Path | None) -> N
     """Raises InputError where a file could not be written, which is known before anything is loaded."""
     targets = {"--save": written.save, "--out": written.target, "--save-aprt": written.save_aprt}
     drawn.check("trace", targets, [model])
-    for option, path in (("--save", written.save), ("--out", written.target)):
-        if path is not None:
-            check_target(path, drawn.force)
-            refuse_over_model(option, path)
+    check_file("--save", written.save, drawn.force)
+    check_file("--out", written.target, drawn.force)
     if written.save_aprt is not None:
         check_new_folder(written.save_aprt)
 

@@ -4,14 +4,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from ..errors import FileFormatError, InputError
-from ..files import OwnFile, check_target, hold
+from ..errors import FileFormatError
+from ..files import OwnFile, hold
 from ..readers.loading import format_of, is_model
 from ..text.printable import quoted
 from ..timeline.log import is_log
 from .option_groups import flag, group, option
 from .options import DEFAULT_CHECKPOINT, Vocab
-from .output import check_apart, note, refuse_over_model
+from .output import check_apart, check_file, note
 
 
 @group()
@@ -103,18 +103,14 @@ def _check_targets(
     """Raises InputError where the checkpoint or the log would replace something else."""
     resumes_target = resume is not None and resume.exists() and target.exists() and target.samefile(resume)
     goes_on = f"--resume {quoted(str(target))} goes on with it"
-    check_target(target, force or resumes_target, f"--force overwrites it, {goes_on}")
-    if log is not None:
-        check_target(log, force or resume is not None)
-    written = [("--out", target), ("--log", log)]
-    check_apart(written, [data])
-    for name, path in written:
-        if path is not None:
-            refuse_over_model(name, path)
-    if target.exists() and not _is_checkpoint(target):
-        raise InputError(f"--out {target}: --force overwrites checkpoints, and this is none")
-    if log is not None and log.exists() and not is_log(log):
-        raise InputError(f"--log {log}: expected the log of a training run, found something else")
+    check_apart([("--out", target), ("--log", log)], [data])
+    check_file(
+        "--out", target, force or resumes_target, f"--force overwrites it, {goes_on}", is_own=_is_checkpoint,
+        own="--force overwrites checkpoints",
+    )  # fmt: skip
+    check_file(
+        "--log", log, force or resume is not None, is_own=is_log, own="expected the log of a training run"
+    )
 
 
 def _is_checkpoint(path: Path) -> bool:
