@@ -44,7 +44,7 @@ class Notes(io.TextIOWrapper):
 def prepare() -> None:
     """Take hold of the three streams. Writing results to a stdout that the caller closed is an OSError."""
     _fill_closed()
-    sys.stdout = _over(sys.stdout, 1, Results, line_buffering=_is_terminal(sys.stdout))
+    sys.stdout = _over(sys.stdout, 1, Results, line_buffering=sys.stdout is not None and sys.stdout.isatty())
     sys.stderr = _over(sys.stderr, 2, Notes, line_buffering=True)
 
 
@@ -75,10 +75,6 @@ def _fill_closed() -> None:
             os.open(
                 os.devnull, os.O_WRONLY if descriptor == 2 else os.O_RDONLY
             )  # takes the lowest that is free
-
-
-def _is_terminal(stream: Any) -> bool:
-    return stream is not None and stream.isatty()
 
 
 def _over(stream: Any, descriptor: int, kind: type[io.TextIOWrapper], line_buffering: bool) -> Any:

@@ -161,10 +161,10 @@ def _score_scales(said: Settings, terms: FileTerms, n_layer: int, head_dim: int)
 
 def _is_tied(said: Settings, terms: FileTerms, has_head: bool) -> bool:
     """What the config says; where it says nothing, transformers' own default or the tensors do."""
-    if terms.tied is not None:
-        return bool(said.assume("tie_word_embeddings", FLAG, terms.tied, _TRANSFORMERS))
-    why = f"lm_head.weight is {'' if has_head else 'not '}there"
-    return bool(said.assume("tie_word_embeddings", FLAG, not has_head, why))
+    tied, why = terms.tied, _TRANSFORMERS
+    if tied is None:
+        tied, why = not has_head, f"lm_head.weight is {'' if has_head else 'not '}there"
+    return bool(said.assume("tie_word_embeddings", FLAG, tied, why))
 
 
 def _window(said: Settings, architecture: str, n_layer: int) -> tuple[int | None, tuple[int, ...]]:

@@ -16,7 +16,6 @@ import numpy as np
 from ..architecture.model import LanguageModel, TapOf, TraceInput
 from ..arrays.stats import Array
 from ..hooks.bus import HookBus
-from ..hooks.event import TraceEvent
 
 AHEAD = 2  # values
 
@@ -95,9 +94,6 @@ class EventStream:
         stop = self._starts[number, name] = start + (value.shape[-2] if value.ndim else 0)
         self._queue.put(Piece(name, value, range(start, stop)))
 
-    def _observe(self, event: TraceEvent, value: Array) -> None:
-        self._put(event.name, value)
-
     def _run(
         self, model: LanguageModel, inputs: TraceInput, names: Sequence[str], bus: HookBus,
         taps: Callable[[Put], TapOf] | None, count: int,
@@ -107,7 +103,7 @@ class EventStream:
                 if taps is not None:
                     model.run(inputs, taps(self._put), count)
                 else:
-                    observing = bus.subscription(self._observe, *names)
+                    observing = bus.subscription(lambda event, value: self._put(event.name, value), *names)
                     tap = bus.begin(after=[observing], keep=False).tap("forward")
                     model.run(inputs, lambda numbers: tap, 1)
         except _Stopped:
