@@ -4,7 +4,7 @@ describe in the words of Hugging Face's config.json."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,6 @@ from ..arrays.encodings import StoredTensor
 from ..decoder.config import DecoderConfig
 from ..errors import InputError
 from ..text.brief import brief
-from ..text.wording import listed
 from .file_terms import TERMS, FileTerms
 from .model_file import biases_of, check_biases, check_depth, unfused
 
@@ -46,6 +45,14 @@ def check_value(key: str, value: Any, kind: str) -> None:
     """Raises InputError for a value that is there and not of this kind."""
     if value is not None and not _FITS[kind](value):
         raise InputError(f"{key}: expected {kind}, found {brief(value)}")
+
+
+def one_of(what: str, value: Any, names: Iterable[str], hint: str = "") -> str:
+    """The value, which is one of some names. Raises InputError for another one."""
+    if not isinstance(value, str) or value not in names:
+        works = ", ".join(names)
+        raise InputError(f"{what} {brief(value)} is not supported; these are: {works}{hint}")
+    return value
 
 
 class Settings:
@@ -141,12 +148,7 @@ def _activation(said: Settings, terms: FileTerms) -> str:
     if found is None:
         said.notes.append(f"{key} = {terms.activation} ({_TRANSFORMERS})")
         return terms.activations[terms.activation]
-    if not isinstance(found, str) or found not in terms.activations:
-        first = {function: name for name, function in reversed([*terms.activations.items()])}
-        works = listed([f"'{name}'" for name in reversed(first.values())])
-        verb = "is" if len(first) == 1 else "are"
-        raise InputError(f"{key} {brief(found)}: only {works} {verb} supported")
-    return terms.activations[found]
+    return terms.activations[one_of(key, found, terms.activations)]
 
 
 def _score_scales(said: Settings, terms: FileTerms, n_layer: int, head_dim: int) -> tuple[float, ...]:

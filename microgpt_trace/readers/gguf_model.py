@@ -13,7 +13,7 @@ from ..decoder.config import DecoderConfig
 from ..decoder.model import Decoder
 from ..errors import FileFormatError, InputError
 from ..text.brief import brief
-from .conventions import COUNT, POSITIVE, TEXT, WHOLE, Settings, decoder_config
+from .conventions import COUNT, POSITIVE, TEXT, WHOLE, Settings, decoder_config, one_of
 from .file_terms import TERMS
 from .gguf import Strings, read_gguf_header
 from .model_file import (
@@ -41,7 +41,8 @@ def read_gguf(path: Path) -> Decoder:
     notes: list[str] = []
     stored = {tensor.name: tensor for tensor in header.tensors}
     with blaming(path):
-        architecture = _architecture(header.metadata)
+        said = header.metadata.get("general.architecture")
+        architecture = one_of("architecture", said, ARCHITECTURES, " (mistral as llama)")
         factors = stored.pop(ROPE_FACTORS, None) if TERMS[architecture].rope else None
         tensors = by_our_names(path, stored.values(), TERMS[architecture].names)
         keys = Settings(header.metadata, notes, f"{architecture}.")
@@ -56,18 +57,8 @@ def read_gguf(path: Path) -> Decoder:
         _check_vocabulary(path, header.metadata, config.vocab_size)
         return from_gguf(header.metadata, path)
 
-    said = (f"GGUF v{header.version}", vocabulary, header.metadata, tuple(notes))
-    return Decoder(config, tensors, str(path), *said)
-
-
-def _architecture(metadata: Mapping[str, Any]) -> str:
-    architecture = metadata.get("general.architecture")
-    if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
-        raise InputError(
-            f"architecture {brief(architecture)} is not supported; these are: "
-            f"{', '.join(ARCHITECTURES)} (mistral as llama)"
-        )
-    return architecture
+    kind = f"GGUF v{header.version}"
+    return Decoder(config, tensors, str(path), kind, vocabulary, header.metadata, tuple(notes))
 
 
 def _check_vocabulary(path: Path, metadata: Mapping[str, Any], rows: int) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..arrays.encodings import StoredTensor
 from ..decoder.config import DecoderConfig
@@ -12,7 +11,7 @@ from ..decoder.model import Decoder
 from ..errors import FileFormatError, InputError
 from ..text.brief import brief
 from ..untrusted_files import folder_of, read_json, reading
-from .conventions import FLAG, Settings, decoder_config
+from .conventions import FLAG, Settings, decoder_config, one_of
 from .file_terms import TERMS
 from .model_file import (
     blaming,
@@ -36,7 +35,7 @@ def read_huggingface(path: Path) -> Decoder:
     folder = folder_of(path)
     metadata = read_json(folder / CONFIG)
     with blaming(folder / CONFIG):
-        architecture = _architecture(metadata)
+        architecture = one_of("architecture", metadata.get("model_type"), TERMS)
     files, placed = _files(folder)
     if path != folder and path.name not in (CONFIG, INDEX, *files):
         raise FileFormatError(f"{path} is not a part of the model in its folder: {', '.join(files[:3])} is")
@@ -107,14 +106,6 @@ def _tensors(folder: Path, files: list[str], placed: dict[str, str] | None) -> l
         name = min(missing)
         raise FileFormatError(f"{folder / placed[name]}: tensor {brief(name)} of the index is not there")
     return tensors
-
-
-def _architecture(metadata: Mapping[str, Any]) -> str:
-    architecture = metadata.get("model_type")
-    if not isinstance(architecture, str) or architecture not in TERMS:
-        works = ", ".join(TERMS)
-        raise InputError(f"architecture {brief(architecture)} is not supported; these are: {works}")
-    return architecture
 
 
 def _check_said_biases(said: Settings, config: DecoderConfig) -> None:

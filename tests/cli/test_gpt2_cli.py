@@ -144,7 +144,7 @@ REFUSED = {
     "c_fc.bias": (None, {}, "a gpt2 has a bias 'layer0.mlp_bup', which is not there"),
     "h.0.mlp.c_fc.weight": (np.transpose, {}, "expected shape [32, 128], found [128, 32]"),
     "h.0.attn.c_attn.weight": (np.transpose, {}, "expected 32 rows of q and 32 each of k and v"),
-    "wte.weight": (np.copy, {"activation_function": "mish"}, "only 'gelu_new', 'gelu', 'relu' and 'silu'"),
+    "wte.weight": (np.copy, {"activation_function": "mish"}, "'mish' is not supported; these are: gelu_new,"),
     "ln_f.weight": (np.copy, {"tie_word_embeddings": False}, "'lm_head' is missing"),
     "h.0.attn.c_attn.bias": (np.sum, {}, "each of k and v, found a single number"),
     "h.0.ln_1.weight": (np.copy, {"n_positions": 32}, "expected shape [32, 32], found [16, 32]"),

@@ -38,7 +38,7 @@ CONFIGS = {
     "llama_gqa": [
         *((f"config.json: '{key}' is missing", {key: None}) for key in NEEDED),
         ("'gemma3' is not supported; these are: llama, mistral", {"model_type": "gemma3"}),
-        ("hidden_act 'gelu': only 'silu'", {"hidden_act": "gelu"}),
+        ("hidden_act 'gelu' is not supported; these are: silu, swish", {"hidden_act": "gelu"}),
         ("speaks of a bias 'layer0.attn_bk', which is not", {"attention_bias": True}),
         ("expected true or false, found 'false'", {"tie_word_embeddings": "false"}),
         ("'dynamic' is not supported; these are: default", rope_5(10.0, "dynamic", factor=2.0)),
