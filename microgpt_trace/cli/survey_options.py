@@ -60,9 +60,7 @@ class SurveyExecution:
     scheduler: str | None = option(
         help="A Dask cluster. It has to be trusted: its scheduler can run code here.", metavar="ADDRESS"
     )
-    shard: str = option(
-        default="1/1", help="The I-th of N parts of the corpus alone.", metavar="I/N", show_default=False
-    )
+    shard: str = option(default="1/1", help="The I-th of N parts of the corpus alone.", metavar="I/N")
     resume: bool = flag("--resume", help="Go on with the file of --out.")
 
 
