@@ -31,7 +31,7 @@ test: $(VENV)/installed-test $(if $(JUDGES),$(VENV)/installed-judges $(VENV)/ins
 	$(BIN)/python -m pytest -n auto --dist worksteal $(if $(SWEEPS),-m "$(if $(filter whole,$(SWEEPS)),,not rest)")
 
 attack: $(VENV)/installed-test
-	$(BIN)/python tests/attacks/campaign.py --seconds $(ATTACK_SECONDS) --seed $(ATTACK_SEED)
+	PYTHONPATH=tests $(BIN)/python -m attacks.campaign --seconds $(ATTACK_SECONDS) --seed $(ATTACK_SEED)
 
 behaviour: $(VENV)/installed-test
 	$(BIN)/python benchmarks/behaviour.py $(BASE)

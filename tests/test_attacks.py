@@ -23,7 +23,6 @@ from attacks.attack import Attack, Attacker, prepare
 from attacks.good_files import PLAIN, READERS
 
 SEED, SIZE = 1, 35
-CAMPAIGN = Path(__file__).parent / "attacks" / "campaign.py"
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +39,7 @@ def test_no_promise_is_broken(shard, base):
         for number in range(shard * SIZE, (shard + 1) * SIZE):
             attack = attacker(number)
             ends[attack.kind, attack.ended.code] += 1
-            again = f"python tests/attacks/campaign.py --seed {SEED} --only {number}"
+            again = f"PYTHONPATH=tests python -m attacks.campaign --seed {SEED} --only {number}"
             broken += [f"{again}: {attack.shell} {attack.done}\n{said}" for said in attack.ended.broken]
     print(ends)
     assert not broken, "\n\n".join(broken)
@@ -115,8 +114,10 @@ def test_a_promise_that_is_kept_is_no_finding(tmp_path, monkeypatch):
 
 
 def test_the_campaign_reports(tmp_path):
-    command = [sys.executable, CAMPAIGN, "--only", "1", "--seed", "1"]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=60)
+    command = [sys.executable, "-m", "attacks.campaign", "--only", "1", "--seed", "1"]
+    tests = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)])}
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=60, env=environment)
     print(done.stdout, done.stderr)
     assert done.returncode == 0
     assert done.stdout.startswith("1 attacks in ")
