@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import fields
 from functools import cache
 from typing import Any, TypeVar
 
@@ -78,4 +79,4 @@ def marked(kind: type) -> tuple[str, ...]:
 @cache
 def members(kind: type) -> tuple[str, ...]:
     """The names of all that a document has of a dataclass."""
-    return *kind.__dataclass_fields__, *marked(kind)  # type: ignore[attr-defined]
+    return *(field.name for field in fields(kind)), *marked(kind)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -54,8 +54,8 @@ def _dataclasses(kinds: Iterable[Any]) -> Iterator[type]:
 def member_types(kind: Any) -> dict[str, Any]:
     """The types of what a document has of a dataclass."""
     hints = get_type_hints(kind)
-    fields = {name: hints[name] for name in kind.__dataclass_fields__}
-    return fields | {name: get_type_hints(getattr(kind, name).fget)["return"] for name in marked(kind)}
+    own = {field.name: hints[field.name] for field in fields(kind)}
+    return own | {name: get_type_hints(getattr(kind, name).fget)["return"] for name in marked(kind)}
 
 
 def definition_name(kind: type) -> str:
