@@ -59,6 +59,7 @@ LATE = {
     "notebook": "markup 19 ms where there is no notebook",
     "render.documents.schemas": "the schema of a trace 20 ms, which the others do without",
     "render.notebook_html": "a page 55 ms, which only a trace has",
+    "render.terminal.printing": "matrices 6 ms where none is shown",
     "tracing.result": "sites 4 ms where no part of an array is asked for",
     "tracing.trace": "a decoder's trace 22 ms of a microGPT",
 }

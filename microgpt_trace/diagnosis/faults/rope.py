@@ -70,15 +70,13 @@ def in_pairs(x: Array, dim: int) -> Array:
 def turning_by(plan: Plan, round: Change | None = None, **changes: Any) -> Plan:
     """The plan where some attributes of how q and k turn are others, and the frequencies are rounded."""
 
-    def change(row: Operation[Any]) -> Operation:
-        if not isinstance(row.kind, Rotation):
-            return row
-        turning = replace(Turning(*right_frequencies(row.kind.rope, row.kind.head_dim)), **changes)
+    found = dict[Rotation, Turning]()
+    for kind in dict.fromkeys(plan.kinds(Rotation)):
+        turning = replace(Turning(*right_frequencies(kind.rope, kind.head_dim)), **changes)
         if round is not None:
             turning = replace(turning, frequencies=round(turning.frequencies).astype(np.float64))
-        return replace(row, otherwise=turning)
-
-    return plan.changed(change)
+        found[kind] = turning
+    return plan.changed(lambda row: replace(row, otherwise=found[row.kind]) if row.kind in found else row)
 
 
 def rope(case: Case) -> Iterator[Hypothesis | Family]:

@@ -23,8 +23,6 @@ from ..sections import (
     Table,
     Words,
 )
-from .attention import print_attention
-from .matrices import print_figures, print_grid
 from .screen import Screen
 from .tables import print_table
 
@@ -81,7 +79,19 @@ def _text(spans: Sequence[tuple[str, str]], screen: Screen) -> Text:
     return Text.assemble(*((screen.words(on_one_line(text)), style) for text, style in spans))
 
 
+def _print_matrix(block: AttentionMatrices | Figures | Grid, screen: Screen) -> None:
+    from .attention import print_attention
+    from .matrices import print_figures, print_grid
+
+    if isinstance(block, AttentionMatrices):
+        print_attention(block, screen)
+    elif isinstance(block, Grid):
+        print_grid(block, screen)
+    else:
+        print_figures(block, screen)
+
+
 _PRINT: dict[type[Block], Callable[[Any, Screen], None]] = {
     Table: print_table, Words: _print_words, Labelled: _print_labelled, Copyable: _print_copyable,
-    DotPlot: _print_plot, AttentionMatrices: print_attention, Grid: print_grid, Figures: print_figures,
+    DotPlot: _print_plot, AttentionMatrices: _print_matrix, Grid: _print_matrix, Figures: _print_matrix,
 }  # fmt: skip
