@@ -19,13 +19,15 @@ from ..measuring.streams import STREAMS
 from ..text.brief import frozen
 from ..text.printable import shown_token
 from ..text.wording import counted, fixed, told_apart
+from ..tracing.anomalies import FAR, FEWEST_LAYERS, GROWTH, TURN, constant, nonfinite, odd_layer
 from ..tracing.decoder_insights import TITLES, growth, sinks, turn
-from ..tracing.findings import Insight
+from ..tracing.findings import Anomaly, Insight
 from .predictions import Overfitting, SurveyedPart, overfitting, surveyed_parts
 from .state import Survey, SurveyExample
 
 NORM = "the norm of a row, as a multiple of that after layer 0 and in the geometric mean,"
 MOST_CHANNELS = 10  # of an event that are named
+LONG_TEXTS = 16  # rows of a text, on average: the massive activations of position 0 rule shorter ones
 
 
 @frozen
@@ -140,6 +142,7 @@ class SurveyReport:
     layers: tuple[SurveyedLayer, ...]
     heads: tuple[SurveyedHead, ...]
     insights: tuple[Insight, ...]
+    anomalies: tuple[Anomaly, ...]
     events: tuple[SurveyedEvent, ...]
     units: tuple[UnitExamples, ...]
 
@@ -148,6 +151,7 @@ def report_of(survey: Survey) -> SurveyReport:
     """What a survey found so far."""
     texts, tokens = survey.read
     parts, layers, heads = surveyed_parts(survey), surveyed_layers(survey), surveyed_heads(survey)
+    events = surveyed_events(survey)
     skipped: list[Any] = [(reason, *found) for reason, found in survey.corpus.skipped.items()]
     unfit = [(reason, found.texts, found.place) for reason, found in sorted(survey.unfit.items())]
     model, corpus = survey.model, survey.corpus
@@ -155,8 +159,8 @@ def report_of(survey: Survey) -> SurveyReport:
         survey.whole, model.origin, model.family, model.fingerprint, corpus.sources, corpus.documents,
         corpus.fingerprint, texts, tokens, survey.arithmetic,
         tuple(LeftOut(*found) for found in [*skipped, *unfit]), tuple(parts), overfitting(survey, parts),
-        tuple(layers), tuple(heads), tuple(insights_of(layers, heads)), tuple(surveyed_events(survey)),
-        tuple(unit_examples(survey)),
+        tuple(layers), tuple(heads), tuple(insights_of(layers, heads)),
+        tuple(anomalies_of(events, layers)), tuple(events), tuple(unit_examples(survey)),
     )  # fmt: skip
 
 
@@ -304,3 +308,33 @@ def _sinks(heads: Sequence[SurveyedHead]) -> Insight:
     top = of[max(shares, key=lambda layer: shares[layer])][0].event if shares else heads[0].event
     windowed = any(head.window is not None for head in heads)
     return Insight("sinks", TITLES["sinks"], *sinks(shares, even, windowed, "no head was measured"), top)
+
+
+# --- What is odd, by the rules of a trace ------------------------------------------------------
+
+
+def anomalies_of(events: Sequence[SurveyedEvent], layers: Sequence[SurveyedLayer]) -> Iterator[Anomaly]:
+    """Evaluate the rules of a trace that means over all texts can tell."""
+    if events:
+        yield nonfinite([(event.name, event.nonfinite) for event in events], len(events))
+        several = [event for event in events if event.count > 1]
+        yield constant([event.name for event in several if event.least == event.largest], len(several))
+    if not layers:
+        return
+    rows, texts = layers[0].rows, layers[0].documents
+    growths, turns = [row.growth for row in layers[1:]], [row.cosine for row in layers]
+    reason = ""
+    if len(layers) < FEWEST_LAYERS + 2:
+        reason = (
+            f"needs {FEWEST_LAYERS} layers between the first and the last, found {max(len(layers) - 2, 0)}"
+        )
+    elif rows < LONG_TEXTS * texts:
+        reason = f"needs {LONG_TEXTS} tokens a text on average, found {rows / texts:.1f}"
+    elif None in growths or None in turns:
+        reason = "a layer's stream is zero or not finite in every text"
+    for rule, values in ((GROWTH, growths), (TURN, [1 + (cosine or 0.0) for cosine in turns])):
+        if reason:
+            yield Anomaly(rule.id, rule.title, None, None, FAR, "other layers", reason)
+        else:
+            known = [value for value in values if value is not None]
+            yield odd_layer(rule, known, len(layers), f", the mean of {rows:,} rows of {texts:,} texts")

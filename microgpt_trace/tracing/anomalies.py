@@ -35,7 +35,7 @@ class Steps:
 
     def add(self, events: Sequence[TraceEvent]) -> None:
         self.count += len(events)
-        self.broken += _broken(events)
+        self.broken += [e for e in events if e.stats is not None and e.stats.nonfinite_count]
 
     __repr__ = one_line
 
@@ -52,22 +52,21 @@ def anomalies_of(
     own = [event for event in events if event.name not in put]
     left = len(events) - len(own)
     unseen = f"{counted(left, 'event')} that an intervention changed" if left else ""
-    broken = [*_broken(own), *(e for e in steps.broken if e.name not in put)]
-    yield _nonfinite(broken, len(own) + steps.count, unseen)
+    broken = [*own, *(event for event in steps.broken if event.name not in put)]
+    counts = [(event.name, event.stats.nonfinite_count) for event in broken if event.stats is not None]
+    yield nonfinite(counts, len(own) + steps.count, unseen)
     yield _constant(own, ", ".join(filter(None, [unseen, "steps of the continuation" * bool(steps.count)])))
     yield _norms(norms)
     for rule in _LAYER_RULES:
         yield _odd_layer(replace(rule, title=rule.title.format(activation)), layers)
 
 
-def _broken(events: Sequence[TraceEvent]) -> list[TraceEvent]:
-    return [e for e in events if e.stats is not None and e.stats.nonfinite_count]
-
-
-def _nonfinite(bad: Sequence[TraceEvent], count: int, unseen: str) -> Anomaly:
-    first, layer = (f"first in {bad[0].name}", bad[0].layer) if bad else ("", None)
-    found = float(sum(e.stats.nonfinite_count for e in bad if e.stats is not None))
-    title, seen = "values that are not finite", f"{count:,} events"
+def nonfinite(counts: Sequence[tuple[str, int]], events: int, unseen: str = "") -> Anomaly:
+    """How many values of so many events are not finite, each with the event's name."""
+    bad = [name for name, count in counts if count]
+    first, layer = (f"first in {bad[0]}", layer_of(bad[0])) if bad else ("", None)
+    found = float(sum(count for _, count in counts))
+    title, seen = "values that are not finite", f"{events:,} events"
     return Anomaly("nonfinite", title, bool(bad), found, 0.0, "invariant", first, seen, unseen, layer)
 
 
@@ -75,11 +74,15 @@ def _constant(events: Sequence[TraceEvent], unseen: str) -> Anomaly:
     """A tensor of one repeated value carries nothing, unless it has but one, as a position's attention."""
     several = [e for e in events if e.stats is not None and e.stats.count > 1
                and not (isinstance(kind_named(e.name), Softmax) and e.shape[-1] == 1)]  # fmt: skip
-    constant = [e for e in several if e.stats is not None and e.stats.std == 0]
-    layer, flat = constant[0].layer if constant else None, [e.name for e in constant]
+    flat = [e.name for e in several if e.stats is not None and e.stats.std == 0]
+    return constant(flat, len(several), unseen)
+
+
+def constant(flat: Sequence[str], events: int, unseen: str = "") -> Anomaly:
+    """Which of so many events have one value alone."""
     detail = ", ".join(flat[:3]) + (f" and {len(flat) - 3} more" if len(flat) > 3 else "")
-    title, seen = "tensors of one repeated value", f"{len(several):,} events of several values"
-    count = float(len(flat))
+    title, seen = "tensors of one repeated value", f"{events:,} events of several values"
+    layer, count = layer_of(flat[0]) if flat else None, float(len(flat))
     return Anomaly("constant", title, bool(flat), count, 0.0, "invariant", detail, seen, unseen, layer)
 
 
@@ -96,7 +99,9 @@ def _norms(norms: NormRows) -> Anomaly:
 
 
 @dataclass(frozen=True, slots=True)
-class _LayerRule:
+class LayerRule:
+    """Of which number the layers are held against each other."""
+
     id: str
     title: str
     measure: Callable[[Compared], float]
@@ -104,22 +109,24 @@ class _LayerRule:
     close: float = CLOSE
 
 
+GROWTH = LayerRule(
+    "growth", "a layer that scales the stream unlike the others", lambda layer: layer.growth,
+    "it reads the embedding, of a size of its own",
+)  # fmt: skip
+TURN = LayerRule("turn", "a layer that turns the stream unlike the others", lambda layer: 1 + layer.turn)
 _LAYER_RULES = (
-    _LayerRule(
-        "growth", "a layer that scales the stream unlike the others", lambda layer: layer.growth,
-        "it reads the embedding, of a size of its own",
-    ),
-    _LayerRule(
+    GROWTH,
+    LayerRule(
         "attention-write", "attention that writes unlike the others", lambda layer: layer.attention,
         "it reads the embedding, of a size of its own", close=0.35,  # what it reads of varies with the text
     ),
-    _LayerRule("mlp-write", "an MLP that writes unlike the others", lambda layer: layer.mlp),
-    _LayerRule("silence", "{} outputs near zero unlike the others", lambda layer: layer.passing),
-    _LayerRule("turn", "a layer that turns the stream unlike the others", lambda layer: 1 + layer.turn),
+    LayerRule("mlp-write", "an MLP that writes unlike the others", lambda layer: layer.mlp),
+    LayerRule("silence", "{} outputs near zero unlike the others", lambda layer: layer.passing),
+    TURN,
 )  # fmt: skip
 
 
-def _odd_layer(rule: _LayerRule, layers: Sequence[LayerRow]) -> Anomaly:
+def _odd_layer(rule: LayerRule, layers: Sequence[LayerRow]) -> Anomaly:
     """The layer whose logarithm lies farthest from the trend of all, in units of their spread.
 
     The spread is the median absolute deviation times 1.4826.
@@ -131,21 +138,27 @@ def _odd_layer(rule: _LayerRule, layers: Sequence[LayerRow]) -> Anomaly:
     reason = _not_judged(layers, len(witnessed), values)
     if reason:
         return Anomaly(rule.id, rule.title, None, None, FAR, "other layers", reason)
+    where = f" at {compared[0].positions} positions"
+    left = f"layers from {len(witnessed)} on: {TOO_FEW}" if len(witnessed) < len(layers) else ""
+    return odd_layer(rule, values, len(layers), where, left)
+
+
+def odd_layer(rule: LayerRule, values: Sequence[float], layers: int, where: str, unseen: str = "") -> Anomaly:
+    """The same of numbers, one for each layer that the rule judges, of so many in the model."""
+    first = int(bool(rule.first))
     logs = [math.log(max(v, 1e-12)) for v in values]
     usual = trend(logs)
     off = [abs(v - u) for v, u in zip(logs, usual, strict=True)]
     spread = 1.4826 * median(off)
-    ends = (0, len(layers) - 1)
-    far = [distance / max(spread, CLOSE_AT_ENDS if row.layer in ends else rule.close)
-           for row, distance in zip(judged, off, strict=True)]  # fmt: skip
+    far = [distance / max(spread, CLOSE_AT_ENDS if layer in (0, layers - 1) else rule.close)
+           for layer, distance in enumerate(off, first)]  # fmt: skip
     worst = max(range(len(far)), key=far.__getitem__)
-    where = f"layer {judged[worst].layer}: {values[worst]:.4g}, by the trend {math.exp(usual[worst]):.4g}"
-    seen = f"layers {judged[0].layer} to {judged[-1].layer} at {compared[0].positions} positions"
-    unseen = [f"layer 0: {rule.first}"] * bool(rule.first)
-    unseen += [f"layers from {len(witnessed)} on: {TOO_FEW}"] * (len(witnessed) < len(layers))
+    detail = f"layer {first + worst}: {values[worst]:.4g}, by the trend {math.exp(usual[worst]):.4g}"
+    seen = f"layers {first} to {first + len(values) - 1}{where}"
+    left = [*[f"layer 0: {rule.first}"] * first, *filter(None, [unseen])]
     return Anomaly(
-        rule.id, rule.title, far[worst] > FAR, far[worst], FAR, "other layers", where, seen,
-        "; ".join(unseen), judged[worst].layer,
+        rule.id, rule.title, far[worst] > FAR, far[worst], FAR, "other layers", detail, seen,
+        "; ".join(left), first + worst,
     )  # fmt: skip
 
 

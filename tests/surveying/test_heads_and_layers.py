@@ -9,7 +9,7 @@ import pytest
 from support.surveys import MANY, in_packs_of, surveyed, values_of
 from support.sweeps import in_sweep
 
-from microgpt_trace import init
+from microgpt_trace import Config, init
 from microgpt_trace.architecture.packs import ReadText
 from microgpt_trace.measuring.heads import AttentionMeter
 from microgpt_trace.measuring.meter import PackLayout
@@ -155,6 +155,33 @@ def test_insights_are_those_of_the_rows(model, tmp_path):
     assert sinks.holds == (max(shares.values()) >= even + 0.3 * (1 - even))
     cosines = [own.cosine for own in found.layers]
     assert turn.numbers == {"layers": sum(own >= 0.98 for own in cosines), "smallest_cosine": min(cosines)}
+
+
+def anomalies(texts, folder, **changed):
+    """What is odd in eight layers of which some parameters are multiplied."""
+    model = init(Config(n_layer=8, block_size=64))
+    for name, factor in changed.items():
+        model.params[name.replace("__", ".")][:] *= factor
+    return {own.id: own for own in report_of(surveyed(model, texts, folder)).anomalies}
+
+
+def test_anomalies_are_those_of_what_was_broken(tmp_path):
+    texts = ["abcab" * 6, "bca" * 9, "the" * 7]
+    sound = anomalies(texts, tmp_path)
+    assert {id: own.found for id, own in sound.items()} == dict.fromkeys(
+        ("nonfinite", "constant", "growth", "turn"), False
+    )
+    scaled = anomalies(texts, tmp_path, layer5__mlp_fc2=300)
+    print(sound["growth"], scaled["growth"])
+    assert (scaled["growth"].found, scaled["growth"].layer) == (True, 5)
+    turned = anomalies(texts, tmp_path, layer3__mlp_fc1=0, layer6__attn_wv=np.nan)
+    assert (turned["constant"].found, turned["constant"].layer) == (True, 3)
+    assert turned["nonfinite"].detail == "first in layer6.attn.v"
+    assert turned["growth"].detail.startswith("a layer's stream is")
+    short = anomalies(["ab", "bab"], tmp_path)
+    assert {short[id].detail for id in ("growth", "turn")} == {
+        "needs 16 tokens a text on average, found 3.5"  # with BOS
+    }
 
 
 @pytest.mark.parametrize("size", [8, 40])

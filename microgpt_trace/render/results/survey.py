@@ -23,7 +23,7 @@ from ...text.printable import shown_token
 from ...text.wording import counted
 from ..numbers import figure, four_decimals, percent, ratio, significant, three_decimals
 from ..sections import Column, Labelled, Section, Table, facts, fields, name_of, table_section, words
-from ..trace.whole_trace import insights_section
+from ..trace.whole_trace import anomalies_section, insights_section
 from .attribution import ROLE_WORDS, SHARES, most_of_each_role, roles_of_all
 
 FEW_LAYERS = 2  # of a model whose events and heads are all shown
@@ -41,6 +41,8 @@ def survey_sections(
     sections = [_header(report, file), *_predictions(report, verbose)]
     if report.insights:
         sections.append(insights_section(report.insights, "What the survey reveals"))
+    if report.anomalies:
+        sections.append(anomalies_section(report.anomalies))
     sections += [*_layers(report.layers), *_heads(report.heads, verbose)]
     return [*sections, *_events(report, verbose), *_units(report.units, verbose)]
 
