@@ -41,7 +41,7 @@ MARGIN = 16  # how many times as far off as they a right gradient may be; of 11,
 
 Taps = tuple[Tap, Tap]  # what a forward pass runs under, and its backward pass
 Noise = Callable[[tuple[int, ...]], Array]
-Moved = Callable[[int, float], Pass]  # the pass with element i moved by t
+Moved = Callable[[Array], Pass]  # the pass with a change added to a value
 
 
 @frozen
@@ -78,7 +78,7 @@ def gradcheck(model: Model, text: str = "emma") -> Iterator[GradientCheck]:
         traced, shown = _traced(params, batch)
         hooked = list(_hooked(params, batch))
     for name, array in params.items():
-        moved = partial(_moving_parameter, params, batch, array.reshape(-1))
+        moved = partial(_with_parameter, array, partial(forward, params, batch))
         row = _compared(name, np.ones_like(array), [trained[name], traced[name]], done, moved)
         found = [check for check in hooked if check.name == name]
         told = [check.relative_error for check in found if not (check.kinks or check.unsettled)]
@@ -86,7 +86,7 @@ def gradcheck(model: Model, text: str = "emma") -> Iterator[GradientCheck]:
         yield replace(row, hooked=max(told, default=None), holds=holds)
     for name, (value, gradient) in shown.items():
         unit = _unit(name, value, batch.targets)
-        yield _compared(name, unit, [gradient], done, partial(_moving_event, params, batch, name, unit))
+        yield _compared(name, unit, [gradient], done, partial(_with_event, params, batch, name))
 
 
 def _gradients(params: Parameters, batch: Batch, taps: Taps = (SILENT, SILENT)) -> tuple[Pass, Parameters]:
@@ -149,23 +149,16 @@ def _unit(name: str, value: Array, targets: Array) -> Array:
     return np.where(targets > 0, value, 1) if finite else np.zeros_like(value)
 
 
-def _moving_parameter(params: Parameters, batch: Batch, flat: Array, i: int, t: float) -> Pass:
-    before = flat[i]
-    flat[i] = before + t
-    done = forward(params, batch)
-    flat[i] = before
+def _with_parameter(values: Array, run: Callable[[], Pass], change: Array) -> Pass:
+    before = values.copy()
+    values += change
+    done = run()
+    values[...] = before
     return done
 
 
-def _moving_event(params: Parameters, batch: Batch, name: str, unit: Array, i: int, t: float) -> Pass:
-    """A pass with element i of an activation moved by t times its unit."""
-
-    def change(value: Array) -> Array:
-        moved = np.array(value)
-        moved.reshape(-1)[i] += t * unit.reshape(-1)[i]
-        return moved
-
-    return forward(params, batch, editing(Edit(name, change)))
+def _with_event(params: Parameters, batch: Batch, name: str, change: Array) -> Pass:
+    return forward(params, batch, editing(Edit(name, lambda value: value + change)))
 
 
 def gradient_agreement(
@@ -262,16 +255,13 @@ def _along_directions(
     rng = np.random.default_rng(0)
     for name, grad in grads.items():
         along = rng.standard_normal(grad.shape) / math.sqrt(grad.size)
-        values, start = params[name], params[name].copy()
-
-        def moved(i: int, t: float) -> Pass:
-            values[...] = start + t * along  # noqa: B023
-            return run()
-
         size = float(np.linalg.norm(grad)) / math.sqrt(grad.size)
-        row = _compared(name, np.ones(1), [(grad * along).sum()], middle, moved, size)
-        values[...] = start
-        yield row
+        moved = partial(_along, along, partial(_with_parameter, params[name], run))
+        yield _compared(name, np.ones(1), [(grad * along).sum()], middle, moved, size)
+
+
+def _along(direction: Array, moved: Moved, t: Array) -> Pass:
+    return moved(t * direction)
 
 
 @np.errstate(all="ignore")
@@ -290,11 +280,17 @@ def _compared(
     floor = 4 * rounding_of(middle, STEP) / OF_SLOPES if least is None else least
     scale = max(float(np.abs(expected).max()), floor)
     numeric, error, wrong = np.zeros(unit.size), np.zeros(unit.size), 0
+
+    def at(i: int, t: float) -> Pass:
+        change = np.zeros(unit.size)
+        change[i] = t * unit[i]
+        return moved(change.reshape(shape))
+
     for i in np.flatnonzero(~left_out).tolist():
-        numeric[i] = float(moved(i, STEP).loss - moved(i, -STEP).loss) / (2 * STEP)
+        numeric[i] = float(at(i, STEP).loss - at(i, -STEP).loss) / (2 * STEP)
         off = float(np.abs(expected[:, i] - numeric[i]).max())
         if not off <= OF_SLOPES * scale and wrong < MANY:
-            numeric[i], error[i] = slope_of(partial(moved, i), middle, OF_SLOPES * scale / 4)
+            numeric[i], error[i] = slope_of(partial(at, i), middle, OF_SLOPES * scale / 4)
             off = float(np.abs(expected[:, i] - numeric[i]).max())
             wrong += off > OF_SLOPES * scale + 4 * error[i]
     expected[:, left_out] = 0
