@@ -6,7 +6,6 @@ A number that is not finite, or beyond LARGEST, is counted and nothing else. Kno
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -17,7 +16,7 @@ from ..arrays.stats import NOT_FINITE, Array, median
 from ..text.brief import frozen
 from .definitions import NEAR_ZERO, OUTLIER
 from .meter import EXCERPT, Meter, PackLayout, causal_places
-from .tallies import Counts, Ranges, Sums, Tally, TopList, gathered, named
+from .tallies import Counts, Ranges, Sums, TopList, gathered, named
 
 UNITS = (Activation.__name__, Multiply.__name__)  # kinds of events whose channels are units of an MLP
 LARGEST = np.float64(1e130)  # in magnitude: an ExactSum holds sums of squares; as float32 it would be inf
@@ -28,35 +27,27 @@ SHIFT = 20  # bits of a float32 behind these
 WIDE = 1 << 10  # elements of rows laid side by side
 
 
-@dataclass
 class ChannelTallies:
     """Of each channel of an event: how many finite numbers, their sums, squares and range, how many zeros,
     and how many that are not finite."""
 
-    values: Counts
-    total: Sums
-    squares: Sums
-    range: Ranges
-    zeros: Counts
-    nonfinite: Counts
-
-    @classmethod
-    def empty(cls, channels: int) -> ChannelTallies:
-        c = channels
-        return cls(Counts(c), Sums(c), Sums(c), Ranges(c), Counts(c), Counts(c))
+    def __init__(self, channels: int) -> None:
+        self.values = Counts(channels)
+        self.total = Sums(channels)
+        self.squares = Sums(channels)
+        self.range = Ranges(channels)
+        self.zeros = Counts(channels)
+        self.nonfinite = Counts(channels)
 
 
 class ChannelMeter(Meter):
     """Measures the channels of events, and of scores and weights the heads."""
 
     def __init__(self, channels: Mapping[str, int], causal: Collection[str]) -> None:
-        self._own = {name: ChannelTallies.empty(count) for name, count in channels.items()}
+        self._own = {name: ChannelTallies(count) for name, count in channels.items()}
         self._causal = causal
         self.names = list(channels)
-
-    @property
-    def tallies(self) -> dict[str, Tally]:
-        return named({name: vars(own) for name, own in self._own.items()})
+        self.tallies = named({name: vars(own) for name, own in self._own.items()})
 
     @NOT_FINITE
     def __call__(self, name: str, value: Array) -> None:
@@ -138,10 +129,7 @@ class HistogramMeter(Meter):
     def __init__(self, names: Collection[str], causal: Collection[str]) -> None:
         self.names, self._causal = names, causal
         self._bins = {name: Counts(BINS) for name in names}
-
-    @property
-    def tallies(self) -> dict[str, Tally]:
-        return {f"{name}/magnitudes": bins for name, bins in self._bins.items()}
+        self.tallies = {f"{name}/magnitudes": bins for name, bins in self._bins.items()}
 
     def __call__(self, name: str, value: Array) -> None:
         if name in self._causal:
@@ -156,10 +144,7 @@ class TopMeter(Meter):
     def __init__(self, channels: Mapping[str, int], most: int) -> None:
         self.names = list(channels)
         self._lists = {name: TopList(count, most, EXCERPT, least=0.0) for name, count in channels.items()}
-
-    @property
-    def tallies(self) -> dict[str, Tally]:
-        return {f"{name}/top": own for name, own in self._lists.items()}
+        self.tallies = {f"{name}/top": own for name, own in self._lists.items()}
 
     @NOT_FINITE
     def __call__(self, name: str, value: Array) -> None:

@@ -17,7 +17,7 @@ from ..architecture.operations.softmax import seen_keys
 from ..arrays.stats import NOT_FINITE, Array
 from .definitions import Attention
 from .meter import Meter, PackLayout, first_rows
-from .tallies import Counts, Sums, Tally, named
+from .tallies import Counts, Sums, named
 
 EVENLY = "attention"  # before the window, of what is spread evenly
 
@@ -37,11 +37,8 @@ class AttentionMeter(Meter):
         self._own = {name: _sums(count) for name, count in heads.items()}
         self._even = {window: _sums(1) for window in windows.values()}
         self._counts = {name: {key: Counts(1) for key in COUNTS} for name in (EVENLY, *heads)}
-
-    @property
-    def tallies(self) -> dict[str, Tally]:
         even = {f"{EVENLY}.{window or 'all'}": sums for window, sums in self._even.items()}
-        return named(self._counts) | named(even) | named(self._own)
+        self.tallies = named(self._counts) | named(even) | named(self._own)
 
     def begin(self, layout: PackLayout) -> None:
         super().begin(layout)

@@ -6,7 +6,7 @@ are summed by document, in float64 and position after position; documents are pu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -106,12 +106,8 @@ class Meter:
     or heads of it, of the events in `names`."""
 
     names: Collection[str]
+    tallies: Mapping[str, Tally]  # all that it knows, by name
     layout: PackLayout
-
-    @property
-    def tallies(self) -> dict[str, Tally]:
-        """All that it knows, by name."""
-        raise NotImplementedError
 
     def begin(self, layout: PackLayout) -> None:
         """The rows of the pass that comes."""

@@ -7,7 +7,6 @@ document, and by the part of the corpus that a document belongs to.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from ..architecture.packs import UNKNOWN
 from ..arrays.logits import rank_of
 from ..arrays.stats import NOT_FINITE, Array
 from .meter import EXCERPT, Meter, PackLayout
-from .tallies import Counts, Sums, Tally, TopList, named
+from .tallies import Counts, Sums, TopList, named
 
 PREDICTIONS = "predictions"
 RANKS = (1, 2, 3, 5, 10, 30, 100, 1000)  # a rank is counted with the first of these that it does not exceed
@@ -23,7 +22,6 @@ AT_ONCE = 1 << 17  # logits that are measured at a time, in the cache
 EXAMPLES = 20  # documents that are predicted best and worst
 
 
-@dataclass
 class PredictionTallies:
     """Of one part of a corpus. Losses that are not finite are counted and nothing else.
 
@@ -31,27 +29,14 @@ class PredictionTallies:
     tokens that were the likeliest; `all_right` counts documents of which all were.
     """
 
-    documents: Counts
-    all_right: Counts
-    document_loss: Sums
-    document_loss_squares: Sums
-    share_right: Sums
-    nonfinite: Counts
-    ranks: Counts  # [len(RANKS) + 1]
-    token_count: Counts  # [V], of the tokens that follow
-    token_right: Counts
-    token_loss: Sums
-    token_reciprocal_rank: Sums
-    worst: TopList
-    best: TopList
-
-    @classmethod
-    def empty(cls, vocab_size: int) -> PredictionTallies:
-        v = vocab_size
-        return cls(
-            Counts(1), Counts(1), Sums(1), Sums(1), Sums(1), Counts(1), Counts(len(RANKS) + 1), Counts(v),
-            Counts(v), Sums(v), Sums(v), TopList(1, EXAMPLES, EXCERPT), TopList(1, EXAMPLES, EXCERPT),
-        )  # fmt: skip
+    def __init__(self, vocab_size: int) -> None:
+        self.documents, self.all_right = Counts(1), Counts(1)
+        self.document_loss, self.document_loss_squares, self.share_right = Sums(1), Sums(1), Sums(1)
+        self.nonfinite = Counts(1)
+        self.ranks = Counts(len(RANKS) + 1)
+        self.token_count, self.token_right = Counts(vocab_size), Counts(vocab_size)  # of those that follow
+        self.token_loss, self.token_reciprocal_rank = Sums(vocab_size), Sums(vocab_size)
+        self.worst, self.best = (TopList(1, EXAMPLES, EXCERPT) for _ in range(2))
 
 
 class PredictionMeter(Meter):
@@ -59,13 +44,9 @@ class PredictionMeter(Meter):
 
     def __init__(self, vocab_size: int, parts: Sequence[str]) -> None:
         self.names = ["logits"]
-        self._own = [PredictionTallies.empty(vocab_size) for _ in parts]
-        self._parts = parts
-
-    @property
-    def tallies(self) -> dict[str, Tally]:
-        names = (f"{PREDICTIONS}{'.' * bool(part)}{part}" for part in self._parts)
-        return named({name: vars(own) for name, own in zip(names, self._own, strict=True)})
+        self._own = [PredictionTallies(vocab_size) for _ in parts]
+        names = (f"{PREDICTIONS}{'.' * bool(part)}{part}" for part in parts)
+        self.tallies = named({name: vars(own) for name, own in zip(names, self._own, strict=True)})
 
     def begin(self, layout: PackLayout) -> None:
         super().begin(layout)

@@ -32,14 +32,11 @@ class StreamMeter(Meter):
         self._rows, self._documents, self._massive = Counts(layers), Counts(layers), Counts(layers)
         self._growths, self._cosines = Sums(layers), Sums(layers)
         self._farthest = TopList(layers, FARTHEST, EXCERPT)
-
-    @property
-    def tallies(self) -> dict[str, Tally]:
         own: dict[str, Tally] = {
             "rows": self._rows, "growth": self._growths, "cosine": self._cosines,
             "documents": self._documents, "massive": self._massive, "farthest": self._farthest,
         }  # fmt: skip
-        return named({STREAMS: own})
+        self.tallies = named({STREAMS: own})
 
     def begin(self, layout: PackLayout) -> None:
         super().begin(layout)

@@ -198,9 +198,11 @@ def named(records: Mapping[str, Mapping[str, Tally]]) -> dict[str, Tally]:
     return {f"{record}/{name}": tally for record, own in records.items() for name, tally in own.items()}
 
 
-def gathered(kind: type[Record], prefix: str, tallies: Mapping[str, Any]) -> Record:
-    """The dataclass whose fields are the tallies of such names: what `named` was given."""
-    return kind(**{name: tallies[f"{prefix}/{name}"] for name in kind.__dataclass_fields__})  # type: ignore[attr-defined]
+def gathered(kind: Callable[[int], Record], prefix: str, tallies: Mapping[str, Any]) -> Record:
+    """The record whose tallies have such names: what `named` was given."""
+    own = kind(1)
+    vars(own).update({name: tallies[f"{prefix}/{name}"] for name in vars(own)})
+    return own
 
 
 def merge_all(into: dict[str, Tally], other: Mapping[str, Tally]) -> None:

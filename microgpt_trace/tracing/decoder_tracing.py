@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -28,14 +27,14 @@ from .collector import kept_events, predictions_of
 from .decoder_insights import insights_of
 from .findings import Check
 from .generation import Continuation, Sampling, continue_prompt
+from .layer_measures import Overview
 from .lens import Lens
-from .observers import Observers
+from .observers import Observers, baseline_of
 from .result import Prediction, Predictions, Trace
 
 if TYPE_CHECKING:
     from ..architecture.model import TraceInput
     from ..running.interventions import Intervention
-    from .intervention_effects import Baseline
 
 TOP, RUNNERS_UP = 5, 3  # candidates unless asked otherwise
 
@@ -58,61 +57,45 @@ def trace_decoder(
         raise InputError("target: the token that the lens follows, and there is none without lens=True")
     targeted = rows if positions is not None else rows[-1:]
     looked = Lens(model, rows, top_k or 1, target, targeted) if lens else None
-    with one_blas_thread(), np.errstate(all="ignore"), ExitStack() as stack:
-        baseline: Baseline | None = None
-        if interventions:
-            from .intervention_effects import Baseline
+    head = partial(head_forward, model)
+    untouched = baseline_of(model, inputs, rows, interventions, shown, top_k or TOP, head)
+    with one_blas_thread(), np.errstate(all="ignore"), untouched as baseline:
+        overview = Overview(model.plan, model.parameter, inputs.tokens)
+        watchers = [overview, *filter(None, [looked])]
+        observers = Observers(model, {*everything, *shown}, shown, kept, watchers, baseline)
+        cache = Cache(len(inputs.tokens) + generate) if generate else None
+        run = observers.begin(time, keep=recheck)
+        final = forward(model, np.array(inputs.tokens), run.tap("forward"), cache)
+        predicted = predict(model, final, inputs, rows, top_k or TOP, run, observers)
+        checks = [*observers.checker.checks(), _untraced(model, inputs, final, predicted, run, recheck)]
+        continued = Continuation()
+        if cache is not None:
+            continued, check = continue_prompt(
+                model, inputs, final, predicted.last, cache, sampling, observers, run.replaced
+            )
+            checks.append(check)
+        return _traced(model, inputs, predicted, checks, continued, observers, overview, looked)
 
-            head = partial(head_forward, model)
-            baseline = Baseline(model, inputs, rows, interventions, shown, top_k or TOP, head)
-            stack.enter_context(baseline)
-        names = sorted({*everything, *shown})
-        observers = Observers(model, names, kept, inputs.tokens, looked, baseline)
-        return _run(model, inputs, rows, observers, set(shown), sampling, top_k or TOP, time, recheck)
 
-
-def _run(
-    model: Decoder, inputs: TraceInput, rows: Sequence[int], observers: Observers, shown: set[str],
-    sampling: Sampling, top_k: int, time: bool, recheck: bool,
+def _traced(
+    model: Decoder, inputs: TraceInput, predicted: Predicted, checks: Sequence[Check],
+    continued: Continuation, observers: Observers, overview: Overview, lens: Lens | None,
 ) -> Trace:  # fmt: skip
-    """The pass over the prompt, then what goes on from it."""
-    cache = Cache(len(inputs.tokens) + sampling.count) if sampling.count else None
-    run = observers.begin(time, keep=recheck)
-    final = forward(model, np.array(inputs.tokens), run.tap("forward"), cache)
-    predicted = predict(model, final, inputs, rows, top_k, run, observers)
-    overview, checker, prompted = observers.overview, observers.checker, observers.collector.events
-    if not any(event.name in shown for event in prompted):
-        raise InputError("none of the chosen events is computed here: the last position has no loss")
-    checks = [_untraced(model, inputs, final, predicted, run, recheck)]
-    continued = Continuation()
-    if cache is not None:
-        continued, check = continue_prompt(
-            model, inputs, final, predicted.last, cache, sampling, observers, shown, set(run.replaced)
-        )
-        checks.append(check)
-    layers, of_mlp = overview.rows(prompted), model.config.activation
-    anomalies = anomalies_of(prompted, observers.stepped, observers.put, layers, overview.norms, of_mlp)
-    rows_of_lens, target_rows = observers.lens.results() if observers.lens is not None else ((), ())
-    return Trace(
-        model=model.describe(),
-        input=replace(inputs, notes=(*inputs.notes, *(observers.lens.notes if observers.lens else ()))),
-        events=tuple(event for event in prompted if event.name in shown),
-        predictions=predicted.rows,
-        loss=predicted.loss,
-        chance_loss=math.log(model.config.vocab_size),
-        checks=(checker.finite(), *checker.checks(), *checks),
-        insights=tuple(insights_of(model, layers, overview.norms, inputs)),
+    prompted, baseline = observers.collector.events, observers.baseline
+    layers, put = overview.rows(prompted), baseline.editor.names if baseline is not None else ()
+    of_mlp, norms = model.config.activation, overview.norms
+    of_lens, of_target = lens.results() if lens is not None else ((), ())
+    noted = replace(inputs, notes=(*inputs.notes, *lens.notes)) if lens is not None else inputs
+    return observers.trace(
+        noted, predicted.rows, predicted.loss, checks, list(insights_of(model, layers, norms, inputs)),
+        "none of the chosen events is computed here: the last position has no loss",
         layers=layers,
-        anomalies=tuple(anomalies),
-        lens=rows_of_lens,
-        lens_target=target_rows,
+        anomalies=tuple(anomalies_of(prompted, continued.steps, put, layers, norms, of_mlp)),
+        lens=of_lens,
+        lens_target=of_target,
         generation=tuple(continued.tokens),
         generation_end=continued.end,
-        arrays=observers.collector.arrays,
-        specs=model.hooks.specs,
-        intervened=observers.baseline.result(shown, predicted.loss) if observers.baseline else None,
-        traced_model=model,
-    )
+    )  # fmt: skip
 
 
 class Predicted(NamedTuple):

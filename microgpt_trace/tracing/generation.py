@@ -18,6 +18,8 @@ from ..errors import InputError
 from ..hooks.bus import Tap
 from ..hooks.event import TraceEvent
 from ..rounding.invariants import OF_SHAPES
+from .anomalies import Steps
+from .collector import Collector
 from .findings import Check
 from .observers import Observers
 from .result import Candidate, GeneratedToken
@@ -46,20 +48,21 @@ class Sampling:
 
 @dataclass
 class Continuation:
-    """The tokens so far, and why there are no more."""
+    """The tokens so far, why there are no more, and what is known of the steps."""
 
     tokens: list[GeneratedToken] = field(default_factory=list)
     end: str = ""
+    steps: Steps = field(default_factory=Steps)
 
 
 def continue_prompt(
     model: Decoder, inputs: TraceInput, final: Array, last: tuple[Array, Array] | None, cache: Cache,
-    sampling: Sampling, observers: Observers, shown: Collection[str], replaced: Collection[str],
+    sampling: Sampling, observers: Observers, replaced: Collection[str],
 ) -> tuple[Continuation, Check]:  # fmt: skip
     """Continue a prompt whose final stream [T, C] and last logits and probs [V] are given, and check
     each step's stream against a pass over everything, unless hooks have `replaced` values.
 
-    A token carries the `shown` events of the pass that predicted it, but for what the prompt's own pass has.
+    A token carries those events to be shown of the pass that predicted it, but for what the prompt's own pass has.
     """
     rng, label = np.random.default_rng(sampling.seed), model.label
     done, streams, events = Continuation(), list[Array](), tuple[TraceEvent, ...]()
@@ -67,12 +70,14 @@ def continue_prompt(
     while len(done.tokens) < sampling.count and not done.end:
         step = len(done.tokens) + 1
         if step > 1 or last is None:  # None: the last position was not among those predicted
-            run = observers.begin_step(step)
+            collector = Collector(())
+            run = observers.begin_step(step, len(ids) - 1, collector)
             if step > 1:
                 streams.append(forward(model, np.array(ids[-1:]), run.tap("forward"), cache))
             last = _head(model, streams[-1] if streams else final[-1:], run.tap("forward"))
             altered, chosen_by_probs = altered or bool(run.replaced), "probs" in run.replaced
-            events = observers.end_step(shown)
+            done.steps.add(collector.events)
+            events = tuple(event for event in collector.events if event.name in observers.shown)
         if not math.isfinite(last[0].max()):  # -inf alone leaves a token out
             done.end = f"the logits of step {step} are not finite"
             break

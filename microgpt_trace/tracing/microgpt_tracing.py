@@ -2,88 +2,74 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..arrays.stats import Array, TensorStats
-from ..errors import InputError
 from ..hooks.bus import SILENT, Run, Tap
-from ..hooks.event import PHASES, TraceEvent, differs
+from ..hooks.event import TraceEvent, differs
 from ..hooks.names import select_names
 from ..measuring.norms import NormMeter
 from ..microgpt.forward_backward import Pass, forward, parameter_spec
 from ..microgpt.forward_backward import backward as run_backward
 from ..microgpt.model import Model, Schedule
 from ..microgpt.parameters import Parameters
-from .checks import Checker, untraced, untraced_check
-from .collector import Collector, kept_events, predictions_of
+from .checks import untraced, untraced_check
+from .collector import kept_events, predictions_of
 from .microgpt_insights import insights_of
+from .observers import Observers, baseline_of
 from .result import ParameterRow, Predictions, StepSummary, Trace
 
 if TYPE_CHECKING:
     from ..microgpt.training import Adam
     from ..running.interventions import Editor, Intervention
     from .findings import Check
-    from .intervention_effects import Baseline
 
 
 def trace_microgpt(
     model: Model, text: str, names: Sequence[str], values: bool | Sequence[str], top_k: int,
     backward: bool, step: bool, time: bool, interventions: Sequence[Intervention] = (),
 ) -> Trace:  # fmt: skip
-    bus, inputs = model.hooks, model.read(text)
-    shown = select_names(names, list(bus.specs))
+    inputs, every = model.read(text), list(model.hooks.specs)
+    shown = select_names(names, every)
     positions, batch = range(len(inputs.tokens)), model.batch(inputs)
     kept = shown if values is True else kept_events(model, values, inputs, positions)
-    collector, checker = Collector(kept), Checker(model.plan, model.parameter)
-    norms, summary = NormMeter(model.plan, model.parameter), None
-    before, after = checker.observers(bus)
-    collecting = bus.subscription(collector, phases=PHASES, stats=True)
-    measuring = bus.subscription(norms, *norms.names)
-    chosen = set(shown)
-    with ExitStack() as stack, np.errstate(all="ignore"):
-        baseline: Baseline | None = None
-        if interventions:
-            from .intervention_effects import Baseline
-
-            baseline = stack.enter_context(Baseline(model, inputs, positions, interventions, chosen, top_k))
-        editing, comparing = baseline.subscriptions(bus) if baseline else ([], [])
-        run = bus.begin(time, [before, *editing], [after, *comparing, measuring, collecting])
+    norms, rows, summary = NormMeter(model.plan, model.parameter), tuple[ParameterRow, ...](), None
+    untouched = baseline_of(model, inputs, positions, interventions, shown, top_k)
+    with untouched as baseline, np.errstate(all="ignore"):
+        observers = Observers(model, every, shown, kept, [norms], baseline)
+        run = observers.begin(time)
         done = forward(model.params, batch, run.tap("forward"))
         replaced = differs(done.probs, done.softmax)
         if baseline is not None:
             baseline.take(positions, done.logits, done.probs, replaced)
         again = forward(model.params, batch, untraced(run.replaced))
-        checks = [untraced_check(done.logits, again.logits), *checker.checks()]
+        checks = [untraced_check(done.logits, again.logits), *observers.checker.checks()]
+        events = observers.collector.events
+        forward_events = list(events)
         if backward or step:
-            checker.vanishing = _vanishing(done, run)
+            observers.checker.vanishing = _vanishing(done, run)
             check, summary = _backward_and_step(model, done, run, baseline.editor if baseline else None, step)
             checks.append(check)
-        intervened = baseline.result(chosen, float(done.loss)) if baseline is not None else None
-    predictions = tuple(predictions_of(model, inputs, positions, done.logits, done.probs, replaced, top_k))
-    losses = [p.loss for p in predictions if p.loss is not None]
-    forward_events = [event for event in collector.events if event.phase == "forward"]
-    return Trace(
-        model=model.describe(),
-        input=inputs,
-        events=_visible(collector.events, chosen, names),
-        predictions=Predictions(predictions),
-        loss=float(done.loss),
-        chance_loss=math.log(model.config.vocab_size),
-        checks=(checker.finite(), *checks),
-        insights=tuple(insights_of(forward_events, norms.rows, losses, done.probs, model)),
-        parameters=parameter_rows(model.params, collector.events, chosen) if backward or step else (),
-        step=summary,
-        arrays=collector.arrays,
-        specs=bus.specs,
-        intervened=intervened,
-        traced_model=model,
-    )
+            rows = parameter_rows(model.params, events, observers.shown)
+        predictions = predictions_of(model, inputs, positions, done.logits, done.probs, replaced, top_k)
+        predicted = Predictions(predictions)
+        losses = [p.loss for p in predicted if p.loss is not None]
+        insights = insights_of(forward_events, norms.rows, losses, done.probs, model)
+        nothing = f"{', '.join(names)}: parameters have no forward event, only a gradient (--backward)"
+        return observers.trace(
+            inputs,
+            predicted,
+            float(done.loss),
+            checks,
+            list(insights),
+            nothing,
+            parameters=rows,
+            step=summary,
+        )
 
 
 def _backward_and_step(
@@ -116,16 +102,6 @@ def _edited(model: Model, editor: Editor | None) -> tuple[Tap, Tap]:
     bus = model.hooks.alone()
     run = bus.begin(before=editor.subscriptions(bus))
     return run.tap("forward"), run.tap("backward")
-
-
-def _visible(events: Sequence[TraceEvent], chosen: set[str], names: Sequence[str]) -> tuple[TraceEvent, ...]:
-    """Those of the events that are to be shown. Raises InputError where these have none."""
-    visible = tuple(event for event in events if event.name in chosen)
-    if not visible:
-        raise InputError(
-            f"{', '.join(names)}: parameters have no forward event, only a gradient (--backward)"
-        )
-    return visible
 
 
 def _vanishing(done: Pass, run: Run) -> Array:
@@ -166,7 +142,7 @@ def update_events(adam: Adam, seq: int) -> list[TraceEvent]:
 
 
 def parameter_rows(
-    params: Parameters, events: Iterable[TraceEvent], chosen: set[str]
+    params: Parameters, events: Iterable[TraceEvent], chosen: Collection[str]
 ) -> tuple[ParameterRow, ...]:
     """The chosen parameters beside the gradient and the update that the events tell of."""
     known = {(e.phase, e.name): e.stats for e in events if e.stats is not None}

@@ -1,73 +1,110 @@
-"""Observers: who looks on while a decoder runs over a prompt and its continuation, and in which order.
+"""Observers: who looks on while a model runs, in which order, and the Trace of what they saw.
 
-Knows neither how the passes are run nor what a Trace makes of what was seen.
+Knows neither how the passes are run nor what a family alone has to tell of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
 
-from ..decoder.model import Decoder
-from ..hooks.bus import Run
-from ..hooks.event import TraceEvent
-from .anomalies import Steps
+from ..architecture.model import LanguageModel, TraceInput
+from ..arrays.stats import Array
+from ..errors import InputError
+from ..hooks.bus import Hook, Run, Subscription
+from ..hooks.event import PHASES, TraceEvent
 from .checks import Checker
 from .collector import Collector
-from .layer_measures import Overview
+from .findings import Check, Insight
+from .result import Predictions, Trace
 
 if TYPE_CHECKING:
+    from ..running.interventions import Intervention
     from .intervention_effects import Baseline
-    from .lens import Lens
+
+
+@contextmanager
+def baseline_of(
+    model: LanguageModel, inputs: TraceInput, rows: Sequence[int], interventions: Sequence[Intervention],
+    shown: Collection[str], top_k: int, head: Callable[[Array], Array] | None = None,
+) -> Iterator[Baseline | None]:  # fmt: skip
+    """The interventions with the untouched pass beside them; None where there are none."""
+    if not interventions:
+        yield None
+        return
+    from .intervention_effects import Baseline
+
+    with Baseline(model, inputs, rows, interventions, shown, top_k, head) as baseline:
+        yield baseline
+
+
+class Watcher(Protocol):
+    """A hook that knows which events it looks at."""
+
+    @property
+    def names(self) -> list[str]: ...
+
+    def __call__(self, event: TraceEvent, value: Array) -> None: ...
 
 
 class Observers:
-    """Who observes a pass of the model, and what of it. The interventions of a `baseline` take part in every
-    pass."""
+    """Who observes a pass of the model: of the events in `names`, whose arrays are `kept`, a trace is to have
+    those that are `shown`. The interventions of a `baseline` take part in every pass."""
 
     def __init__(
-        self, model: Decoder, names: Sequence[str], kept: Sequence[str], tokens: Sequence[int],
-        lens: Lens | None, baseline: Baseline | None,
+        self, model: LanguageModel, names: Collection[str], shown: Collection[str], kept: Sequence[str],
+        watchers: Sequence[Watcher], baseline: Baseline | None,
     ) -> None:  # fmt: skip
-        self.collector, self.lens = Collector(kept), lens
-        self.steps = Collector(())  # of the step of a continuation that goes on
-        self.stepped = Steps()
-        self.checker = Checker(model.plan, model.parameter)
-        self.overview = Overview(model.plan, model.parameter, tokens)
-        self._bus = bus = model.hooks
-        self.baseline, self._length = baseline, len(tokens)
-        self._editing, self._comparing = baseline.subscriptions(bus) if baseline is not None else ([], [])
+        self.baseline, self.shown = baseline, frozenset(shown)
+        self.collector, self.checker = Collector(kept), Checker(model.plan, model.parameter)
+        self._model, self._names = model, frozenset(names)
+        bus = model.hooks
+        self._editing, self._after = baseline.subscriptions(bus) if baseline is not None else ([], [])
         self._first, self._last = self.checker.observers(bus, *names)
-        self._overviewing = bus.subscription(self.overview, *self.overview.names, stats=True)
-        self._through_lens = [bus.subscription(lens, *lens.names)] if lens is not None else []
-        self._stepping = bus.subscription(self.steps, *names, stats=True, parts=True)
-        self._collecting = [
-            bus.subscription(self.collector, *chosen, stats=True, parts=parts)
-            for chosen, parts in (([name for name in names if name not in kept], True), (kept, False))
+        self._after += [bus.subscription(watcher, *watcher.names, stats=True) for watcher in watchers]
+        self._after += [
+            bus.subscription(self.collector, *chosen, phases=PHASES, stats=True, parts=parts)
+            for chosen, parts in ((self._names.difference(kept), True), (kept, False))
             if chosen
         ]
 
-    def begin(self, time: bool, keep: bool) -> Run:
-        """Start the pass over the prompt; only a run that is checked again must keep replacements."""
-        after = [
-            self._last, *self._comparing, self._overviewing, *self._through_lens, *self._collecting,
-        ]  # fmt: skip
-        return self._bus.begin(time, [self._first, *self._editing], after, keep)
+    def begin(self, time: bool, keep: bool = True) -> Run:
+        """Start the pass over the text; only a run that is checked again must keep replacements."""
+        return self._model.hooks.begin(time, [self._first, *self._editing], [self._last, *self._after], keep)
 
-    @property
-    def put(self) -> set[str]:
-        """The events that interventions change."""
-        return self.baseline.editor.names if self.baseline is not None else set()
-
-    def begin_step(self, number: int) -> Run:
-        """Start the pass that predicts token `number` of a continuation."""
+    def begin_step(self, number: int, position: int, hook: Hook) -> Run:
+        """Start the pass over the token at a position that predicts token `number` of a continuation; `hook`
+        is called for its events."""
         self.checker.where = f"step {number}: "
         if self.baseline is not None:
-            self.baseline.editor.start = self._length + number - 2
-        return self._bus.begin(False, [self._first, *self._editing], [self._last, self._stepping], False)
+            self.baseline.editor.start = position
+        stepping = Subscription(hook, self._names, ("forward",), stats=True, parts=True)
+        before, after = [self._first, *self._editing], [self._last, stepping]
+        return self._model.hooks.begin(False, before, after, keep=False)
 
-    def end_step(self, shown: Collection[str]) -> tuple[TraceEvent, ...]:
-        """The events of the step that are to be shown; of the others only what is not finite is kept."""
-        events, self.steps.events = self.steps.events, []
-        self.stepped.add(events)
-        return tuple(event for event in events if event.name in shown)
+    def trace(
+        self, inputs: TraceInput, predictions: Predictions, loss: float | None, checks: Sequence[Check],
+        insights: Sequence[Insight], nothing: str, **own: Any,
+    ) -> Trace:  # fmt: skip
+        """The Trace of the passes, with what a family alone has. Raises InputError, saying `nothing`, where no
+        event that was to be shown has come."""
+        events = tuple(event for event in self.collector.events if event.name in self.shown)
+        if not events:
+            raise InputError(nothing)
+        return Trace(
+            model=self._model.describe(),
+            input=inputs,
+            events=events,
+            predictions=predictions,
+            loss=loss,
+            chance_loss=math.log(self._model.config.vocab_size),
+            checks=(self.checker.finite(), *checks),
+            insights=tuple(insights),
+            arrays=self.collector.arrays,
+            specs=self._model.hooks.specs,
+            intervened=self.baseline.result(self.shown, loss) if self.baseline is not None else None,
+            traced_model=self._model,
+            **own,
+        )
