@@ -47,11 +47,11 @@ SHOWS_ITSELF = ("notebook", "render.notebook_html")
 LATE = {
     "comparison.compared_runs": "dumps 26 ms where two models are compared",
     "tracing.collector": "parts of events 4 ms where no array is asked for by name",
-    "tracing.decoder_tracing": "effects 13 ms where there are no interventions",
     "dumps.event_names": "both families 14 ms in a program that is recorded, which is not ours",
     "dumps.formats": "APRT 13 ms, JSON documents 22 ms",
     "readers.loading": "checkpoints 34 ms, .apr 30 ms, GGUF 28 ms, Hugging Face 27 ms: one is asked for",
-    "tracing.microgpt_tracing": "interventions 19 ms, gradients and the optimizer 6 ms",
+    "tracing.microgpt_tracing": "gradients and the optimizer 6 ms",
+    "tracing.observers": "effects 19 ms where there are no interventions",
     "decoder.prompt": "readers and vocabularies 19 ms, for one refusal",
     "readers.apr": "a vocabulary 13 ms, which many a file does without",
     "readers.gguf_model": "a vocabulary 15 ms, which many a file does without",

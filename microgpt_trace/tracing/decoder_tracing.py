@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,7 +18,7 @@ from ..arrays.threads import one_blas_thread
 from ..decoder.model import Decoder
 from ..decoder.prompt import chosen_positions, prepare
 from ..errors import InputError
-from ..hooks.bus import SILENT, Run, Tap
+from ..hooks.bus import SILENT, Hook, Run, Tap
 from ..hooks.event import differs
 from ..hooks.names import select_names
 from .anomalies import anomalies_of
@@ -61,13 +61,15 @@ def trace_decoder(
     untouched = baseline_of(model, inputs, rows, interventions, shown, top_k or TOP, head)
     with one_blas_thread(), np.errstate(all="ignore"), untouched as baseline:
         overview = Overview(model.plan, model.parameter, inputs.tokens)
-        watchers = [overview, *filter(None, [looked])]
-        observers = Observers(model, {*everything, *shown}, shown, kept, watchers, baseline)
+        watching: list[tuple[Hook, Collection[str]]] = [(overview, overview.names)]
+        if looked is not None:
+            watching.append((looked, looked.names))
+        observers = Observers(model, {*everything, *shown}, shown, kept, watching, baseline)
         cache = Cache(len(inputs.tokens) + generate) if generate else None
         run = observers.begin(time, keep=recheck)
         final = forward(model, np.array(inputs.tokens), run.tap("forward"), cache)
         predicted = predict(model, final, inputs, rows, top_k or TOP, run, observers)
-        checks = [*observers.checker.checks(), _untraced(model, inputs, final, predicted, run, recheck)]
+        checks = [_untraced(model, inputs, final, predicted, run, recheck)]
         continued = Continuation()
         if cache is not None:
             continued, check = continue_prompt(
@@ -87,7 +89,8 @@ def _traced(
     of_lens, of_target = lens.results() if lens is not None else ((), ())
     noted = replace(inputs, notes=(*inputs.notes, *lens.notes)) if lens is not None else inputs
     return observers.trace(
-        noted, predicted.rows, predicted.loss, checks, list(insights_of(model, layers, norms, inputs)),
+        noted, predicted.rows, predicted.loss, [*observers.checker.checks(), *checks],
+        insights_of(model, layers, norms, inputs),
         "none of the chosen events is computed here: the last position has no loss",
         layers=layers,
         anomalies=tuple(anomalies_of(prompted, continued.steps, put, layers, norms, of_mlp)),

@@ -62,7 +62,7 @@ def continue_prompt(
     """Continue a prompt whose final stream [T, C] and last logits and probs [V] are given, and check
     each step's stream against a pass over everything, unless hooks have `replaced` values.
 
-    A token carries those events to be shown of the pass that predicted it, but for what the prompt's own pass has.
+    A token carries the shown events of the pass that predicted it, but for what the prompt's own pass has.
     """
     rng, label = np.random.default_rng(sampling.seed), model.label
     done, streams, events = Continuation(), list[Array](), tuple[TraceEvent, ...]()

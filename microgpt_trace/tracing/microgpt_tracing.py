@@ -39,8 +39,8 @@ def trace_microgpt(
     kept = shown if values is True else kept_events(model, values, inputs, positions)
     norms, rows, summary = NormMeter(model.plan, model.parameter), tuple[ParameterRow, ...](), None
     untouched = baseline_of(model, inputs, positions, interventions, shown, top_k)
-    with untouched as baseline, np.errstate(all="ignore"):
-        observers = Observers(model, every, shown, kept, [norms], baseline)
+    with np.errstate(all="ignore"), untouched as baseline:
+        observers = Observers(model, every, shown, kept, [(norms, norms.names)], baseline)
         run = observers.begin(time)
         done = forward(model.params, batch, run.tap("forward"))
         replaced = differs(done.probs, done.softmax)
@@ -55,21 +55,14 @@ def trace_microgpt(
             check, summary = _backward_and_step(model, done, run, baseline.editor if baseline else None, step)
             checks.append(check)
             rows = parameter_rows(model.params, events, observers.shown)
-        predictions = predictions_of(model, inputs, positions, done.logits, done.probs, replaced, top_k)
-        predicted = Predictions(predictions)
+        likely = predictions_of(model, inputs, positions, done.logits, done.probs, replaced, top_k)
+        predicted = Predictions(likely)
         losses = [p.loss for p in predicted if p.loss is not None]
         insights = insights_of(forward_events, norms.rows, losses, done.probs, model)
         nothing = f"{', '.join(names)}: parameters have no forward event, only a gradient (--backward)"
         return observers.trace(
-            inputs,
-            predicted,
-            float(done.loss),
-            checks,
-            list(insights),
-            nothing,
-            parameters=rows,
-            step=summary,
-        )
+            inputs, predicted, float(done.loss), checks, insights, nothing, parameters=rows, step=summary,
+        )  # fmt: skip
 
 
 def _backward_and_step(

@@ -6,15 +6,15 @@ Knows neither how the passes are run nor what a family alone has to tell of them
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ..architecture.model import LanguageModel, TraceInput
 from ..arrays.stats import Array
 from ..errors import InputError
 from ..hooks.bus import Hook, Run, Subscription
-from ..hooks.event import PHASES, TraceEvent
+from ..hooks.event import PHASES
 from .checks import Checker
 from .collector import Collector
 from .findings import Check, Insight
@@ -40,22 +40,14 @@ def baseline_of(
         yield baseline
 
 
-class Watcher(Protocol):
-    """A hook that knows which events it looks at."""
-
-    @property
-    def names(self) -> list[str]: ...
-
-    def __call__(self, event: TraceEvent, value: Array) -> None: ...
-
-
 class Observers:
     """Who observes a pass of the model: of the events in `names`, whose arrays are `kept`, a trace is to have
-    those that are `shown`. The interventions of a `baseline` take part in every pass."""
+    those that are `shown`. Hooks that are `watching` some events as well come before what collects them. The
+    interventions of a `baseline` take part in every pass."""
 
     def __init__(
         self, model: LanguageModel, names: Collection[str], shown: Collection[str], kept: Sequence[str],
-        watchers: Sequence[Watcher], baseline: Baseline | None,
+        watching: Sequence[tuple[Hook, Collection[str]]], baseline: Baseline | None,
     ) -> None:  # fmt: skip
         self.baseline, self.shown = baseline, frozenset(shown)
         self.collector, self.checker = Collector(kept), Checker(model.plan, model.parameter)
@@ -63,7 +55,7 @@ class Observers:
         bus = model.hooks
         self._editing, self._after = baseline.subscriptions(bus) if baseline is not None else ([], [])
         self._first, self._last = self.checker.observers(bus, *names)
-        self._after += [bus.subscription(watcher, *watcher.names, stats=True) for watcher in watchers]
+        self._after += [bus.subscription(hook, *own, stats=True) for hook, own in watching]
         self._after += [
             bus.subscription(self.collector, *chosen, phases=PHASES, stats=True, parts=parts)
             for chosen, parts in ((self._names.difference(kept), True), (kept, False))
@@ -86,10 +78,10 @@ class Observers:
 
     def trace(
         self, inputs: TraceInput, predictions: Predictions, loss: float | None, checks: Sequence[Check],
-        insights: Sequence[Insight], nothing: str, **own: Any,
+        insights: Iterable[Insight], nothing: str, **own: Any,
     ) -> Trace:  # fmt: skip
-        """The Trace of the passes, with what a family alone has. Raises InputError, saying `nothing`, where no
-        event that was to be shown has come."""
+        """The Trace of the passes, with what a family alone has. Raises InputError, saying `nothing`, where
+        no event that was to be shown has come."""
         events = tuple(event for event in self.collector.events if event.name in self.shown)
         if not events:
             raise InputError(nothing)
