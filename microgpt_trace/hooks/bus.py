@@ -18,7 +18,7 @@ import numpy as np
 from ..arrays.stats import Array, TensorStats, causal_mask
 from ..errors import InputError
 from ..text.brief import frozen, one_line
-from .event import PHASES, EventSpec, Phase, ReadOnly, Replacement, TraceEvent, checked_replacement
+from .event import PHASES, EventSpec, Phase, Replacement, TraceEvent, checked_replacement, read_only
 from .names import select_names
 
 Hook = Callable[[TraceEvent, Array], Any]
@@ -219,7 +219,7 @@ class Run:
     def _through_hooks(self, phase: Phase, name: str, value: Array, seconds: float | None) -> Array:
         event = told = self._event(phase, name, value.shape, name_of(value.dtype), seconds)
         for subscription in self.listeners(phase, name):
-            with ReadOnly(value) as view:
+            with read_only(value) as view:
                 if subscription.stats and told is event:
                     mask = causal_mask(*view.shape[-2:]) if self.specs[name].causal else None
                     told = replace(event, stats=TensorStats.of(view, mask))

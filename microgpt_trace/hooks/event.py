@@ -3,6 +3,8 @@ hook may put in its place. Knows no bus."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -66,24 +68,18 @@ def differs(used: Array, computed: Array) -> bool:
     return used is not computed and not np.array_equal(used, computed, equal_nan=True)
 
 
-class ReadOnly:
+@contextmanager
+def read_only(value: Array) -> Iterator[Array]:
     """A view that cannot be made writeable, because the array behind it is not for the time being."""
-
-    __slots__ = ("_before", "_owner", "_value")
-
-    def __init__(self, value: Array) -> None:
-        self._value = value
-        self._owner = value if not isinstance(value.base, np.ndarray) else value.base
-
-    def __enter__(self) -> Array:
-        self._before = self._owner.flags.writeable
-        self._owner.flags.writeable = False
-        view = self._value.view()
-        view.flags.writeable = False
-        return view
-
-    def __exit__(self, *unused: object) -> None:
-        self._owner.flags.writeable = self._before
+    owner = value.base if isinstance(value.base, np.ndarray) else value
+    before = owner.flags.writeable
+    owner.flags.writeable = False
+    view = value.view()
+    view.flags.writeable = False
+    try:
+        yield view
+    finally:
+        owner.flags.writeable = before
 
 
 def checked_replacement(hook: object, event: TraceEvent, value: Array, result: Any) -> Array:

@@ -22,12 +22,12 @@ from ..arrays.logits import LogitDifference, best_tokens, softmax
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..errors import InputError
-from ..hooks.event import TraceEvent
 from ..hooks.names import ALIASES
 from ..hooks.sites import Part, Site, parse_site
 from ..rounding.invariants import OF_SUMS
 from ..running.token_names import blank_notes, token_argument, token_label, token_of
 from ..text.printable import shown_token
+from ..tracing.collector import Collector
 from ..tracing.findings import Check
 from .results import Patched, PatchResult, Spot, Unpatched
 
@@ -131,17 +131,12 @@ def _recorded(
     model: LanguageModel, inputs: TraceInput, names: Sequence[str], row: int
 ) -> tuple[Array, dict[str, Array]]:
     """The logits [V] of the position `row` of a run without anybody's hooks, and these events."""
-    kept: dict[str, Array] = {}
-
-    def keep(event: TraceEvent, value: Array) -> None:
-        kept[event.name] = value.copy()
-
-    bus = model.hooks.alone()
-    tap = bus.begin(after=[bus.subscription(keep, *names)]).tap("forward")
+    collector, bus = Collector(names), model.hooks.alone()
+    tap = bus.begin(after=[bus.subscription(collector, *names)]).tap("forward")
     rows = range(len(inputs.tokens)) if "logits" in names else [row]
     with one_blas_thread(), np.errstate(all="ignore"):
         logits = model.logits(inputs, rows, tap)
-    return logits[rows.index(row)], kept
+    return logits[rows.index(row)], {name: value for (_, name), value in collector.arrays.items()}
 
 
 def _contrast(

@@ -30,6 +30,7 @@ from ..microgpt.parameters import Parameters
 from ..notebook import in_notebook
 from ..rounding.invariants import OF_SLOPES
 from ..text.brief import frozen
+from .collector import Collector
 from .findings import Check
 
 STEP, STEPS = 1e-5, (1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
@@ -100,13 +101,10 @@ def _traced(params: Parameters, batch: Batch) -> tuple[Parameters, dict[str, tup
     """The parameters' gradients where hooks listen to everything, and every activation with its gradient, as
     they are shown."""
     bus = HookBus(event_specs(params.config))
-    seen: dict[tuple[str, str], Array] = {}
-
-    def look(event: TraceEvent, value: Array) -> None:
-        seen[event.phase, event.name] = value.copy()
-
-    run = bus.begin(after=[bus.subscription(look, phases=("forward", "backward"))])
+    collector = Collector(bus.specs)
+    run = bus.begin(after=[bus.subscription(collector, phases=("forward", "backward"))])
     _, grads = _gradients(params, batch, (run.tap("forward"), run.tap("backward")))
+    seen = collector.arrays
     names = [name for phase, name in seen if phase == "forward"]
     return grads, {name: (seen["forward", name], seen["backward", name]) for name in names}
 
@@ -162,9 +160,8 @@ def _with_event(params: Parameters, batch: Batch, name: str, change: Array) -> P
 
 
 def gradient_agreement(
-    done: Pass, params: Parameters, grads: Parameters, replaced: bool,
-    taps: Callable[[], Taps] = lambda: (SILENT, SILENT),
-) -> Check:  # fmt: skip
+    done: Pass, params: Parameters, grads: Parameters, replaced: bool, taps: Callable[[], Taps]
+) -> Check:
     """Whether the traced gradient of every parameter is that of the loss, up to rounding.
 
     float32 cannot be held against differences of the loss where it cancels. So the gradient is worked out in
