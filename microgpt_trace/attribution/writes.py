@@ -197,16 +197,11 @@ def _of_heads(model: LanguageModel, row: Operation, read: Array, along: Array) -
 
 
 def _times(model: LanguageModel, name: str, along: Array) -> Array:
-    """u @ W: [N, C] -> [N, in], a few rows of a stored W decoded at a time"""
-    tensor = model.tensors.get(name)
-    if tensor is None:
-        return along @ model.parameter(name)
-    size = max(1, CHUNK // tensor.row_length)
-    parts = (
-        along[:, start : start + size] @ tensor.rows(start, min(start + size, tensor.shape[0]))
-        for start in range(0, tensor.shape[0], size)
-    )
-    return np.sum(list(parts), axis=0)
+    """u @ W: [N, C] -> [N, in], a few rows of W at a time, which may have to be decoded"""
+    height, width = model.plan.parameters[name]
+    size = max(1, CHUNK // width)
+    parts = [slice(start, start + size) for start in range(0, height, size)]
+    return np.sum([along[:, own] @ model.parameter(name, own) for own in parts], axis=0)
 
 
 def _dot(along: Array, write: Array) -> Array:
