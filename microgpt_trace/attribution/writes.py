@@ -219,7 +219,8 @@ def roles_of(
     uniform = queries.even_attention(window)
     names = head_names(plan, row.name, len(weights))
     for head, attention in enumerate(queries.attention(weights)):
-        role, looks = role_of(attention, uniform), looks_of(weights[head], rows)
+        own, role = weights[head], role_of(attention, uniform)
+        looks = tuple(Look(i, at := int(own[i].argmax()), float(own[i, at])) for i in rows)
         yield HeadRole(names[head], row.layer, head, window, attention, uniform, role, looks)
 
 
@@ -229,8 +230,3 @@ def head_names(plan: Plan, weights: str, count: int) -> tuple[str, ...]:
     while not row.parts and plan.readers[row.name]:
         row = plan[plan.readers[row.name][0]]
     return row.parts or tuple(f"{weights}[{h}]" for h in range(count))
-
-
-def looks_of(weights: Array, rows: Sequence[int]) -> tuple[Look, ...]:
-    """Where the positions `rows` look most: [T, T] -> a Look for each"""
-    return tuple(Look(row, at := int(weights[row].argmax()), float(weights[row, at])) for row in rows)

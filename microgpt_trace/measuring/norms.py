@@ -72,16 +72,12 @@ class NormMeter:
         }
         needs = [*((plan[name].inputs[0], name) for name in self._norms), *also]
         self._last = dict(sorted(needs, key=lambda need: plan.order[need[1]]))  # by event who needs it last
+        wanted = {*self._norms, *self._last, *self._last.values()}
+        self.names = [name for name in plan if name in wanted]
         self._over: list[str] = []
         self.read: dict[str, Array] = {}
         first = next(iter(self._norms.values()), Norm(0.0))
         self.rows = NormRows(first.eps, centred=first.centred)
-
-    @property
-    def names(self) -> list[str]:
-        """The events that it looks at, in order of computation."""
-        wanted = {*self._norms, *self._last, *self._last.values()}
-        return [name for name in self._plan if name in wanted]
 
     def __call__(self, event: TraceEvent, value: Array) -> None:
         for name in self._over:

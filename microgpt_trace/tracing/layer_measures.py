@@ -21,7 +21,6 @@ from .result import Compared, LayerRow
 
 if TYPE_CHECKING:
     from ..architecture.plans.plan import Plan
-    from ..measuring.norms import NormRows
 
 MOST = 16  # positions that the rules compare: more tell no more
 RULING = 150  # times the median magnitude of its row: SmolLM2 has up to 140 and, where massive, 200 to 750
@@ -37,6 +36,10 @@ class Overview:
     def __init__(self, plan: Plan, parameter: Callable[[str], Array], tokens: Sequence[int]) -> None:
         self._plan = plan
         self._meter = NormMeter(plan, parameter, [(read, own) for own, read in plan.branches.items()])
+        self.norms = self._meter.rows  # what the norms made of every row
+        wanted = {*self._meter.names, *plan.streams, *plan.branches}
+        wanted.update(row.name for row in plan.of_kind(Softmax, Activation))
+        self.names = [name for name in plan if name in wanted]
         self._witnesses = compared_positions(tokens)
         self._usual = np.ones(len(self._witnesses), bool)  # those that carried no massive activation so far
         self._entered = np.empty((0, 0))  # the stream before the layer
@@ -44,18 +47,6 @@ class Overview:
         self._compared: dict[str, Array] = {}  # by witness
         # of every layer: what its row has, which witnesses are usual up to there, and what each says
         self._layers: list[tuple[dict[str, Any], Array, dict[str, Array]]] = []
-
-    @property
-    def norms(self) -> NormRows:
-        """What the norms made of every row."""
-        return self._meter.rows
-
-    @property
-    def names(self) -> list[str]:
-        """The events that it looks at, in order of computation."""
-        wanted = {*self._meter.names, *self._plan.streams, *self._plan.branches}
-        wanted.update(row.name for row in self._plan.of_kind(Softmax, Activation))
-        return [name for name in self._plan if name in wanted]
 
     def __call__(self, event: TraceEvent, value: Array) -> None:
         self._meter(event, value)

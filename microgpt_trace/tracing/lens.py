@@ -43,11 +43,7 @@ class Lens:
         self._last, self._leaving = model.plan.streams[-1], set(model.plan.streams[1:])
         self._positions, self._targeted = positions, targeted if target is not None else ()
         self._kept: dict[str, Array] = {}
-
-    @property
-    def names(self) -> list[str]:
-        """The events that it looks at."""
-        return [name for name in self._layer_of if self._positions_of(name)]
+        self.names = [name for name in self._layer_of if self._positions_of(name)]
 
     def __call__(self, event: TraceEvent, value: Array) -> None:
         self._kept[event.name] = value[list(self._positions_of(event.name))]
