@@ -6,7 +6,7 @@ The untouched pass runs in step with the traced one, so that two events are in m
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from ..arrays.logits import in_parts, kl_divergence, log_softmax, softmax
 from ..arrays.stats import PIECE, Array, causal_mask
 from ..hooks.bus import HookBus, Subscription
 from ..hooks.event import TraceEvent
-from ..running.event_stream import EventStream, Piece
+from ..running.event_stream import EventStream
 from ..running.interventions import Editor, Intervention
 from .collector import predictions_of
 from .result import EventChange, Intervened, Prediction, mean_of
@@ -28,8 +28,8 @@ _ENDS = (*HEAD_EVENTS, "loss")
 class Baseline:
     """The interventions of a trace, and what they change of the events in `names`.
 
-    `head` makes logits of rows of final.norm, for a model whose pass need not go so far. A context manager:
-    the untouched pass starts with it, in a thread of its own and under no hook.
+    `head` makes logits of rows of final.norm, for a model whose pass need not go so far. The untouched pass
+    starts at once, in a thread of its own and under no hook: close its `stream`.
     """
 
     def __init__(
@@ -47,14 +47,8 @@ class Baseline:
         self._before: list[Prediction] = []
         self._kl: list[float | None] = []
         self._p_after: list[float | None] = []
-
-    def __enter__(self) -> Baseline:
-        self._stream = EventStream(self._model, self._inputs, self._names, bus=self._model.hooks.alone())
-        self._pieces: Iterator[Piece] = iter(self._stream)
-        return self
-
-    def __exit__(self, *unused: object) -> None:
-        self._stream.close()
+        self.stream = EventStream(model, inputs, self._names, bus=model.hooks.alone())
+        self._pieces = iter(self.stream)
 
     def subscriptions(self, bus: HookBus) -> tuple[list[Subscription], list[Subscription]]:
         """The interventions, and who looks at what they led to."""

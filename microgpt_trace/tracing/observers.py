@@ -36,7 +36,8 @@ def baseline_of(
         return
     from .intervention_effects import Baseline
 
-    with Baseline(model, inputs, rows, interventions, shown, top_k, head) as baseline:
+    baseline = Baseline(model, inputs, rows, interventions, shown, top_k, head)
+    with baseline.stream:
         yield baseline
 
 
