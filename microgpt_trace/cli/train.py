@@ -82,8 +82,10 @@ def train(*, lessons: Lessons, checkpoint: Checkpoint, shape: Shape, record: Rec
             trainer = new_trainer(asked, dimensions, shape.vocab, data)
         watched = watched_name(trainer, record.watch, log if resume else None)
         every, goes_on = record.trace_every, resume is not None
-        records = TrainingLog(log, trainer, watched, every, goes_on, note, overwrite=checkpoint.force)
-        train_and_report(trainer, file, records, checkpoint.autosave)
+        records = None
+        if log is not None:
+            records = TrainingLog(log, trainer, watched, every, goes_on, note, overwrite=checkpoint.force)
+        train_and_report(trainer, file, watched, records, checkpoint.autosave)
 
 
 EXAMPLES = (

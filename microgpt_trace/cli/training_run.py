@@ -125,17 +125,20 @@ class Interrupts:
         self.times.append(now)
 
 
-def train_and_report(trainer: Trainer, file: OwnFile, records: TrainingLog, autosave: float) -> None:
+def train_and_report(
+    trainer: Trainer, file: OwnFile, watched: str, records: TrainingLog | None, autosave: float
+) -> None:
     """Train to the end, or to a signal, save, and print what came of it. Raises DivergedError, and RunError
     where something could not be written."""
     start, losses, interrupts = trainer.done, list[float](), Interrupts()
     failed: LogError | None = None
     with ExitStack() as stack:
         stack.enter_context(handled(interrupts.remember))  # before there is a log
-        stack.enter_context(records)
+        if records is not None:
+            stack.enter_context(records)
         for text in trainer.documents.notes:  # now that nothing is refused any more: a refusal is one line
             note(text)
-        before = _measured(trainer, records.watched)
+        before = _measured(trainer, watched)
         began = monotonic()
         report = stack.enter_context(rewritten_line())
         try:
@@ -149,17 +152,17 @@ def train_and_report(trainer: Trainer, file: OwnFile, records: TrainingLog, auto
     if interrupts.times and trainer.done < trainer.schedule.steps:
         _end_interrupted(trainer, file.written)
     seconds = monotonic() - began
-    _print_summary(trainer, file.written, start, losses, records.watched, before, seconds)
+    _print_summary(trainer, file.written, start, losses, watched, before, seconds)
     file.check()
 
 
 def _steps(
-    trainer: Trainer, file: OwnFile, records: TrainingLog, report: Callable[[Callable[[], str]], None],
+    trainer: Trainer, file: OwnFile, records: TrainingLog | None, report: Callable[[Callable[[], str]], None],
     losses: list[float], interrupts: Interrupts, autosave: float,
 ) -> None:  # fmt: skip
     """Take the steps to the last one or the first signal; save when the clock says so."""
     total, saved, last = trainer.schedule.steps, 0, monotonic()
-    began, write = last, records.add if records else None
+    began, write = last, None if records is None else records.add
 
     def line() -> str:
         """How far the run has come: the mean of the last losses, and how fast it goes on."""
@@ -187,7 +190,7 @@ def _steps(
         raise DivergedError(f"{error}; {left}") from error
 
 
-def _autosave(trainer: Trainer, file: OwnFile, records: TrainingLog) -> int | None:
+def _autosave(trainer: Trainer, file: OwnFile, records: TrainingLog | None) -> int | None:
     """Save in the middle of the run, and the step if that went well: else there may be room again later."""
     try:
         _save(trainer, file, records)
@@ -199,12 +202,13 @@ def _autosave(trainer: Trainer, file: OwnFile, records: TrainingLog) -> int | No
     return trainer.done
 
 
-def _save(trainer: Trainer, file: OwnFile, records: TrainingLog) -> None:
+def _save(trainer: Trainer, file: OwnFile, records: TrainingLog | None) -> None:
     """The log first: a checkpoint goes on with a log that has all of its steps. Raises RunError for the
     checkpoint, else LogError: what keeps the log from the disk does not keep the checkpoint from it."""
     with uninterrupted():
         try:
-            records.sync()
+            if records is not None:
+                records.sync()
         finally:
             save(trainer.model(str(file.path)), file)
 

@@ -32,7 +32,7 @@ class LogError(RunError):
 
 
 class TrainingLog:
-    """Falsy and idle without a file. Records: "run" first, then "step", and those of traces: "event",
+    """The file of a log, open within `with`. Records: "run" first, then "step", and those of traces: "event",
     "check" (a failed one), "prediction", "attention", "parameter" and "relu", which tells of all held-out
     names.
 
@@ -44,43 +44,36 @@ class TrainingLog:
     """
 
     def __init__(
-        self, path: Path | None, trainer: Trainer, watched: str, every: int | None, append: bool,
+        self, path: Path, trainer: Trainer, watched: str, every: int | None, append: bool,
         note: Callable[[str], object] = lambda text: None, overwrite: bool = False,
     ) -> None:  # fmt: skip
         self.watched, self._path, self._trainer, self._every = watched, path, trainer, every
         self._append, self._note = append, note
-        self._file: IO[str] | None = None
         self._mode = "a" if append else "w" if overwrite else "x"
 
-    def __bool__(self) -> bool:
-        return self._path is not None
-
     def __enter__(self) -> TrainingLog:
-        if self._path is not None:
-            if self._append and self._path.exists():
-                self._forget_later_steps(self._path)
-            with self._writing():
-                self._file = self._path.resolve().open(self._mode, encoding="utf-8")
-            self._begin()
+        if self._append and self._path.exists():
+            self._forget_later_steps()
+        with self._writing():
+            self._file: IO[str] = self._path.resolve().open(self._mode, encoding="utf-8")
+        self._begin()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._file is not None:
-            try:
-                with self._writing():
-                    self._file.close()
-            except LogError:
-                if error is None:  # else the same is under way already
-                    raise
+        try:
+            with self._writing():
+                self._file.close()
+        except LogError:
+            if error is None:  # else the same is under way already
+                raise
 
     def sync(self) -> None:
         """See to it that all records so far are on the disk. Raises LogError."""
-        if self._file is not None:
-            with self._writing():
-                self._file.flush()
-                os.fsync(self._file.fileno())
+        with self._writing():
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -89,10 +82,10 @@ class TrainingLog:
         except OSError as error:
             raise LogError(f"{self._path}: cannot write the log ({error.strerror})") from error
 
-    def _forget_later_steps(self, path: Path) -> None:
+    def _forget_later_steps(self) -> None:
         """A run that was killed has logged more than it saved: what comes again is dropped. Nothing is
         where the log is another run's."""
-        done, end, last, dropped = self._trainer.done, 0, 0, 0
+        path, done, end, last, dropped = self._path, self._trainer.done, 0, 0, 0
         for record in log_records(path, []):
             if not end:
                 self._refuse_another_run(record)
@@ -184,7 +177,6 @@ class TrainingLog:
             )  # fmt: skip
 
     def _write(self, record: str, **fields: Any) -> None:
-        assert self._file is not None
         with self._writing():
             self._file.write(dump({"record": record, **fields}) + "\n")
 
