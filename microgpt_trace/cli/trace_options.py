@@ -121,12 +121,8 @@ class OfProduction:
         """The options that tracing.trace takes, as far as they are given. Raises InputError for a list that
         is none."""
         read = {"tokens": token_ids(self.tokens), "positions": positions_of(self.positions)}
-        given = {
-            name: value for name, value in vars(self).items() if value is not None and value is not False
-        }
-        return {
-            name: read.get(name, value) for name, value in given.items() if name not in ("layers", "fail_on")
-        }
+        asked = {**vars(self), **read, "layers": None, "fail_on": None}  # not those of tracing.trace
+        return {name: value for name, value in asked.items() if value is not None and value is not False}
 
 
 @group("Interventions")

@@ -27,7 +27,7 @@ from ..hooks.names import ALIASES
 from ..text.brief import brief
 from ..text.wording import abridged
 from ..untrusted_files import check_regular, read_json, reading
-from .layouts import LAST, OWN, Leftover, Recorded, readable, sentences, whole_numbers
+from .layouts import LAST, OWN, Leftover, Recorded, a_list, readable, sentences, whole_numbers
 from .recording import Recording
 
 KIND = "APRT dumps"
@@ -178,7 +178,7 @@ def _described(folder: Path, found: Mapping[str, Recorded], manifest: Mapping[st
     """What we wrote: the manifest must agree with the files."""
     path = folder / MANIFEST
     tokens = whole_numbers(f"{path}: tokens", manifest.get("tokens"), some=True)
-    entries = _entries(path, manifest.get("files"))
+    entries = _entries(path, manifest)
     for file in sorted(entries.keys() - found.keys()):
         raise FileFormatError(f"{folder}: {brief(file)} is missing, which {MANIFEST} names")
     tensors, leftovers = dict[str, Recorded](), list[Leftover]()
@@ -200,10 +200,7 @@ def _described(folder: Path, found: Mapping[str, Recorded], manifest: Mapping[st
 def _said(path: Path, manifest: Mapping[str, Any]) -> tuple[str, ...]:
     """What the manifest says of the whole dump: its notes, then what was left out, by the reason."""
     notes, reasons = sentences(f"{path}: notes", manifest.get("notes", [])), dict[str, dict[str, None]]()
-    left_out = manifest.get("left_out", [])
-    if not isinstance(left_out, list):
-        raise FileFormatError(f"{path}: left_out: expected a list, found {brief(left_out)}")
-    for array in left_out:
+    for array in a_list(path, {"left_out": [], **manifest}, "left_out"):
         name, reason = (array.get("name"), array.get("reason")) if isinstance(array, dict) else (None, None)
         if not isinstance(name, str) or not isinstance(reason, str):
             raise FileFormatError(f"{path}: left_out: expected names and reasons, found {brief(array)}")
@@ -212,12 +209,10 @@ def _said(path: Path, manifest: Mapping[str, Any]) -> tuple[str, ...]:
     return (*notes, *map(readable, lines))
 
 
-def _entries(path: Path, files: Any) -> dict[str, Mapping[str, Any]]:
+def _entries(path: Path, manifest: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """The manifest's entries by file."""
-    if not isinstance(files, list):
-        raise FileFormatError(f"{path}: files: expected a list, found {brief(files)}")
     entries: dict[str, Mapping[str, Any]] = {}
-    for entry in files:
+    for entry in a_list(path, manifest, "files"):
         file = entry.get("file") if isinstance(entry, dict) else None
         if not isinstance(file, str) or file in entries:
             raise FileFormatError(f"{path}: files: expected one entry for each file, found {brief(entry)}")

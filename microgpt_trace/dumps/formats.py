@@ -21,7 +21,7 @@ from ..errors import FileFormatError, InputError
 from ..text.brief import brief
 from ..text.json_reading import from_json
 from ..text.wording import abridged
-from ..untrusted_files import check_regular, reading
+from ..untrusted_files import beginning, check_regular, reading
 from .event_names import Meaning, meaning_of, without_suffix
 from .layouts import OWN, Leftover, Recorded, sentences, whole_numbers
 from .mapping import MapEntry, NameMap, sliced_shape
@@ -53,10 +53,7 @@ def is_recording(path: Path) -> bool:
     try:
         if path.is_dir():
             return not (path / "config.json").exists()
-        if not path.is_file():
-            return False
-        with path.open("rb") as file:
-            head = file.read(_HEAD)
+        head = beginning(path, _HEAD)
         if head[8:9] == b"{" and not _DOCUMENT.match(head):
             return _holds_values(*named_header(path))
     except (OSError, FileFormatError):

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 from ..architecture.plans.catalogue import kinds_in_heads
@@ -303,6 +304,14 @@ class Fitted:
 def readable(text: str) -> str:
     """A file's own words, on one line whatever they are."""
     return text if text.isprintable() else brief(text)
+
+
+def a_list(path: Path, said: Mapping[str, Any], key: str) -> list[Any]:
+    """The list under a key of what a file says. Raises FileFormatError."""
+    value = said.get(key)
+    if not isinstance(value, list):
+        raise FileFormatError(f"{path}: {key}: expected a list, found {brief(value)}")
+    return value
 
 
 def whole_numbers(where: str, value: Any, some: bool = False) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from ..text.json_reading import MANY_VALUES
 from ..tracing.result import SCHEMA_ID
 from ..untrusted_files import read_json
 from .event_names import is_event
-from .layouts import OWN, Leftover, Recorded, readable, whole_numbers
+from .layouts import OWN, Leftover, Recorded, a_list, readable, whole_numbers
 from .recording import Recording
 from .stored_arrays import check_name
 
@@ -42,7 +42,7 @@ def open_document(path: Path) -> Recording:
             f"{path}: expected the schema {SCHEMA_ID}, found {brief(document.get('schema'))}"
         )
     statistics, tensors, leftovers = dict[str, TraceEvent](), dict[str, Recorded](), dict[str, Leftover]()
-    for i, record in enumerate(_list(path, document, "events")):
+    for i, record in enumerate(a_list(path, document, "events")):
         event = _event(f"{path}: event {i}", record)
         if event.phase != "forward":
             continue
@@ -57,7 +57,7 @@ def open_document(path: Path) -> Recording:
         if there:
             tensors[event.name] = recorded
     kind = "statistics and arrays of a trace" if tensors else "statistics of a trace"
-    said, predictions = document.get("input"), _list(path, document, "predictions")
+    said, predictions = document.get("input"), a_list(path, document, "predictions")
     tokens = whole_numbers(f"{path}: input: tokens", said.get("tokens") if isinstance(said, dict) else None)
     at = [one.get("position") if isinstance(one, dict) else one for one in predictions]
     positions = whole_numbers(f"{path}: predictions", at)
@@ -74,13 +74,6 @@ def _reading(path: Path, event: TraceEvent, record: Mapping[str, Any]) -> Callab
         raise InputError(f"{where}: there are statistics and no values of it")
 
     return refuse
-
-
-def _list(path: Path, document: dict[str, Any], key: str) -> list[Any]:
-    value = document.get(key)
-    if not isinstance(value, list):
-        raise FileFormatError(f"{path}: {key}: expected a list, found {brief(value)}")
-    return value
 
 
 def _event(where: str, record: Any) -> TraceEvent:

@@ -56,7 +56,7 @@ def apr_config(
     naming the option where it leaves something open.
     """
     architecture = facts.architecture()
-    experts = facts.metadata.get("num_experts")
+    experts = facts.values.get("num_experts")
     if experts not in (None, 0):
         facts.fail(f"a mixture of {brief(experts)} experts (num_experts) is not supported")
     is_gguf = any(tensor.name.startswith(("blk.", "token_embd.", "output")) for tensor in tensors.values())
@@ -65,10 +65,10 @@ def apr_config(
     sizes |= {key: facts.needed(key) for key in ("max_position_embeddings", "rms_norm_eps", "rope_theta")}
     facts.ask()
     pairs = _pairs(facts, architecture, is_gguf, rope_pairs)
-    said = {"hidden_act": "silu", **{key: v for key, v in facts.metadata.items() if v is not None}, **sizes}
+    said = {"hidden_act": "silu", **{key: v for key, v in facts.values.items() if v is not None}, **sizes}
     said |= {"tie_word_embeddings": _tied(facts, tensors), "rope_scaling": facts.said("rope_scaling")}
     said["sliding_window"] = _window(facts, architecture)
-    if frequencies is None and said["rope_scaling"] is None and "rope_scaling" not in facts.metadata:
+    if frequencies is None and said["rope_scaling"] is None and "rope_scaling" not in facts.values:
         facts.notes.append("rope_scaling: the file does not say; none is applied")
     with blaming(facts.path):
         settings, factors = Settings(said, facts.notes), rope_factors(frequencies, sizes["head_dim"])
@@ -99,7 +99,7 @@ def _sizes(facts: Facts, tensors: Mapping[str, StoredTensor]) -> dict[str, Any]:
 def _tied(facts: Facts, tensors: Mapping[str, StoredTensor]) -> bool:
     """Whether there is no matrix of the head, which the file must not contradict."""
     tied = "lm_head" not in tensors
-    if facts.metadata.get("tie_word_embeddings") not in (None, tied):
+    if facts.values.get("tie_word_embeddings") not in (None, tied):
         found = "is missing" if tied else "is there, a matrix of its own"
         facts.fail(f"tie_word_embeddings is {str(not tied).lower()}, but tensor 'lm_head' {found}")
     return tied
@@ -108,9 +108,9 @@ def _tied(facts: Facts, tensors: Mapping[str, StoredTensor]) -> bool:
 def _window(facts: Facts, architecture: str) -> int | None:
     """The sliding window; none where the file says none, for which transformers would take one of its own."""
     window, windows = facts.said("sliding_window"), TERMS[architecture].windows
-    if window is None and windows == "last" and facts.metadata.get("use_sliding_window"):
+    if window is None and windows == "last" and facts.values.get("use_sliding_window"):
         facts.fail("sliding_window is missing, of which use_sliding_window speaks")
-    if windows == "all" and window is None and "sliding_window" not in facts.metadata:
+    if windows == "all" and window is None and "sliding_window" not in facts.values:
         facts.notes.append("sliding_window: the file does not say; none is applied")
     return window
 
@@ -168,7 +168,7 @@ def _pairs(facts: Facts, architecture: str, is_gguf: bool, option: Pairs | None)
     Converters to GGUF permute the rows of llama, and rope_type is often set by the architecture's name
     alone: where the two do not agree, or neither is there, it must be asked for.
     """
-    kind, origin = facts.metadata.get("rope_type"), facts.metadata.get("original_format")
+    kind, origin = facts.values.get("rope_type"), facts.values.get("original_format")
     said = _STATED.get(kind) if not isinstance(kind, bool | float | list | dict) else None
     if kind is not None and said is None:
         facts.fail(f"rope_type {brief(kind)} is not supported; 0 (adjacent pairs) and 2 (halves) are")
@@ -192,13 +192,12 @@ def _pairs(facts: Facts, architecture: str, is_gguf: bool, option: Pairs | None)
     raise InputError(f"{facts.path} {doubt}; --rope-pairs adjacent|halves does")
 
 
-class Facts:
+class Facts(Settings):
     """What a file's metadata say, joined by overrides; and what was concluded, in `notes`."""
 
     def __init__(self, path: Path, metadata: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
-        self.path, self.metadata = path, metadata
-        self.notes: list[str] = []
-        self.missing: list[str] = []
+        super().__init__(metadata, [])
+        self.path, self.missing = path, list[str]()
         names = {other: name for name in FIELDS for other in _names(name)}
         for key in overrides:
             if key not in names:
@@ -210,11 +209,9 @@ class Facts:
 
     def said(self, name: str) -> Any | None:
         """A value under any of its names, or None; all that is said must agree."""
-        found = {key: self.metadata[key] for key in _names(name) if self.metadata.get(key) is not None}
         with blaming(self.path):
-            for key, value in found.items():
-                check_value(key, value, FIELDS[name][1])
-        return self._joined(name, found)
+            found = {key: self.get(key, FIELDS[name][1]) for key in _names(name)}
+        return self._joined(name, {key: value for key, value in found.items() if value is not None})
 
     def _joined(self, name: str, found: Mapping[str, Any]) -> Any | None:
         """What the metadata say under several names, and an override; they must agree."""
@@ -257,12 +254,11 @@ class Facts:
         """The architecture, by whichever key names it. Raises for one that is not supported."""
         names = {}
         for key in ("architecture", "hf_model_type", "hf_architecture"):
-            value = self.metadata.get(key)
             with blaming(self.path):
-                check_value(key, value, TEXT)
+                value = self.get(key, TEXT)
             if value and value.lower() not in ("auto", "unknown"):
                 names[key] = value.lower().removesuffix("forcausallm")
-        kind = self.metadata.get("model_type")
+        kind = self.values.get("model_type")
         if not names and isinstance(kind, str) and kind in ARCHITECTURES:
             names["model_type"] = kind
         value = self._joined("architecture", names)

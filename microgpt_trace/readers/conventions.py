@@ -211,14 +211,9 @@ def _rope(said: Settings, factors: tuple[float, ...]) -> Rope:
 
 
 _SCALING = {  # Hugging Face's names of what scales RoPE: ours
-    "factor": "factor",
     "original_max_position_embeddings": "original_context",
-    "low_freq_factor": "low_freq_factor",
-    "high_freq_factor": "high_freq_factor",
-    "beta_fast": "beta_fast",
-    "beta_slow": "beta_slow",
-    "attention_factor": "attention_factor",
-    "truncate": "truncate",
+    **{name: name for name in ("factor", "low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow")},
+    **{name: name for name in ("attention_factor", "truncate")},
 }
 _SCALING_NEEDS = {
     "default": (),

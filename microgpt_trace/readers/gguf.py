@@ -138,7 +138,6 @@ class _SplitFile:
         self.file = MappedFile.open(path)
         self.bytes = self.file.bytes
         self.buffer = self.bytes.data  # struct and slices work on it without a copy
-        self.at = 0
         if bytes(self.buffer[:4]) != MAGIC:
             raise FileFormatError(f"{path}: expected a GGUF file, found {bytes(self.buffer[:4])!r}")
         self.at = 4

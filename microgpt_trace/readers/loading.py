@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import FileFormatError, InputError
-from ..untrusted_files import check_regular
+from ..untrusted_files import beginning, check_regular
 
 if TYPE_CHECKING:
     from ..decoder.model import Decoder
@@ -67,8 +67,7 @@ def is_model(path: Path) -> bool:
             return True
     except FileFormatError:
         return False
-    with path.open("rb") as file:
-        head = file.read(9)
+    head = beginning(path, 9)
     return head[8:] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
 
 
