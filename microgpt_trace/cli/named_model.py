@@ -14,14 +14,7 @@ from ..readers.loading import is_model, load
 from ..text.printable import command
 from .option_checks import given
 from .option_groups import group, option
-from .options import (
-    DECODER,
-    DEFAULT_CHECKPOINT,
-    MICROGPT,
-    BareWeights,
-    OfFile,
-    key_and_value,
-)
+from .options import DECODER, DEFAULT_CHECKPOINT, MICROGPT, BareWeights, OfFile, key_and_value
 
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel

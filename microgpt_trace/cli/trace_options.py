@@ -12,15 +12,7 @@ from ..hooks.names import ALIASES, glob_pattern, select_names
 from ..text.wording import counted
 from .drawn import Drawn
 from .option_groups import flag, group, option
-from .options import (
-    DECODER,
-    MICROGPT,
-    Layer,
-    TokenIds,
-    key_and_value,
-    positions_of,
-    token_ids,
-)
+from .options import DECODER, MICROGPT, Layer, TokenIds, key_and_value, positions_of, token_ids
 from .output import Output
 
 if TYPE_CHECKING:

@@ -82,7 +82,7 @@ def _found_tokens(model: LanguageModel, dump: Recording) -> tuple[int, ...] | No
 
 def _to_toml(
     suggestions: Sequence[Suggestion], unplaced: Sequence[Unplaced], recording: Recording,
-    tokens: Sequence[int], said: Sequence[str] = (),
+    tokens: Sequence[int], said: Sequence[str],
 ) -> str:  # fmt: skip
     """The draft as a map in TOML, with what is to be `said` of the tokens. A pattern is one line with {i}.
     Tensors without a place are listed with the reason."""

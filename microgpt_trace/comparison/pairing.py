@@ -59,10 +59,8 @@ def prepare_sides(
 
 
 def open_all(sources: Sequence[Any], names: NameMap | None) -> list[Any]:
-    """Each opened, recordings as the first model has events; what is named twice only once."""
-    paths = {str(source): Path(source) for source in sources if isinstance(source, str | Path)}
-    known = {key: opened(path, names) for key, path in paths.items()}
-    found = [known[str(s)] if isinstance(s, str | Path) else s for s in sources]
+    """Each opened, recordings as the first model has events."""
+    found = [opened(Path(one), names) if isinstance(one, str | Path) else one for one in sources]
     plan = next((one.plan for one in found if not isinstance(one, Recording)), None)
     return [of_model(one, plan) if plan and isinstance(one, Recording) else one for one in found]
 

@@ -224,13 +224,11 @@ def safetensors_arrays(path: Path) -> tuple[list[StoredArray], dict[str, str]]:
     """The tensors of a safetensors file and its metadata. Raises FileFormatError."""
     header, metadata = named_header(path)
     file = MappedFile.open(path)
-    begin = 8 + int.from_bytes(file.bytes[:8].tobytes(), "little")
-    return [_tensor(file, name, entry, begin) for name, entry in header.items()], metadata
+    return [_tensor(file, name, entry) for name, entry in header.items()], metadata
 
 
-def _tensor(file: MappedFile, name: str, entry: dict[str, Any], begin: int) -> StoredArray:
-    start, stop = (begin + offset for offset in entry["data_offsets"])
-    shape, dtype = tuple(entry["shape"]), entry["dtype"]
+def _tensor(file: MappedFile, name: str, entry: dict[str, Any]) -> StoredArray:
+    (start, stop), shape, dtype = entry["data_offsets"], tuple(entry["shape"]), entry["dtype"]
     if dtype in ("F16", "BF16"):
         half = file.tensor(name, ENCODINGS[dtype], shape, start, stop)
         return StoredArray(name, shape, dtype, "floating", half.read)

@@ -35,7 +35,7 @@ FOREIGN = {
     b"APR1": "version 1 (APR1)", b"APRN": "version 1 (APRN)",
     b"APRT": "one tensor that apr trace saved (APRT)",
 }  # fmt: skip
-HEADER = struct.Struct("<4s2BHIQIQQI20s")
+HEADER = struct.Struct("<4x2BHIQIQQI20x")  # after the magic; at the end what is reserved
 CHECKSUM_AT = 40
 LZ4, ZSTD, ENCRYPTED, SIGNED, SHARDED, COLUMN_MAJOR = 0x1, 0x2, 0x4, 0x8, 0x10, 0x800
 MAX_NAME, MAX_DIMS = 256, 8
@@ -53,7 +53,6 @@ _UNREAD = {"F64": (1, 8), "I32": (1, 4), "I64": (1, 8), "I8": (1, 1), "U8": (1, 
 
 
 class _Header(NamedTuple):
-    magic: bytes
     major: int
     minor: int
     flags: int
@@ -63,7 +62,6 @@ class _Header(NamedTuple):
     index_offset: int
     data_offset: int
     checksum: int
-    reserved: bytes
 
 
 class _TensorEntry(NamedTuple):

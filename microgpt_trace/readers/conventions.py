@@ -210,16 +210,16 @@ def _rope(said: Settings, factors: tuple[float, ...]) -> Rope:
     return _scaled_rope(theta, settings, factors)
 
 
-_SCALING = {  # Hugging Face's names of what scales RoPE: ours
-    "original_max_position_embeddings": "original_context",
-    **{name: name for name in ("factor", "low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow")},
-    **{name: name for name in ("attention_factor", "truncate")},
-}
+_ORIGINAL = "original_max_position_embeddings"  # our original_context; all else that scales RoPE is called so
+_SCALING = (
+    "factor", _ORIGINAL, "low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow", "attention_factor",
+    "truncate",
+)  # fmt: skip
 _SCALING_NEEDS = {
     "default": (),
     "linear": ("factor",),
-    "llama3": ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
-    "yarn": ("factor", "original_max_position_embeddings"),
+    "llama3": ("factor", _ORIGINAL, "low_freq_factor", "high_freq_factor"),
+    "yarn": ("factor", _ORIGINAL),
 }
 
 
@@ -245,7 +245,8 @@ def _scaled_rope(theta: float, scaling: Mapping[str, Any], factors: tuple[float,
             raise InputError(f"RoPE scaling {kind!r}: cannot use {brief(key)[1:-1]} {brief(said.get(key))}")
     if kind == "yarn" and theta <= 1:
         raise InputError(f"RoPE scaling 'yarn' over a base of {theta}")
-    return Rope(theta, kind, factors=factors, **{_SCALING[key]: value for key, value in said.items()})
+    ours = {"original_context" if key == _ORIGINAL else key: value for key, value in said.items()}
+    return Rope(theta, kind, factors=factors, **ours)
 
 
 def _windowed_layers(said: Settings, architecture: str, n_layer: int) -> tuple[int, ...]:

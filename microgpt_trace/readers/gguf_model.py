@@ -16,13 +16,7 @@ from ..text.brief import brief
 from .conventions import COUNT, POSITIVE, TEXT, WHOLE, Settings, decoder_config, one_of
 from .file_terms import TERMS
 from .gguf import Strings, read_gguf_header
-from .model_file import (
-    blaming,
-    by_our_names,
-    check_tensors,
-    in_halves,
-    rope_factors,
-)
+from .model_file import blaming, by_our_names, check_tensors, in_halves, rope_factors
 
 if TYPE_CHECKING:
     from ..vocabulary.tokens import Vocabulary

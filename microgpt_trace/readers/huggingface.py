@@ -13,11 +13,7 @@ from ..text.brief import brief
 from ..untrusted_files import folder_of, read_json, reading
 from .conventions import FLAG, Settings, decoder_config, one_of
 from .file_terms import TERMS
-from .model_file import (
-    blaming,
-    by_our_names,
-    check_tensors,
-)
+from .model_file import blaming, by_our_names, check_tensors
 from .safetensors import read_safetensors
 
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ _MAX_DIMS = 8
 
 
 def safetensors_header(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """The tensors of a safetensors file as its header has them, and its metadata.
+    """The tensors of a safetensors file as its header has them, with offsets from the start of the file, and
+    its metadata.
 
     Raises FileFormatError where the safetensors package does not open the file.
     """
@@ -40,6 +41,8 @@ def safetensors_header(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
             content = raw.read(int.from_bytes(raw.read(8), "little"))
     header = json_object(path, content, "the header of a safetensors file")
     header.pop("__metadata__", None)
+    for entry in header.values():
+        entry["data_offsets"] = [8 + len(content) + offset for offset in entry["data_offsets"]]
     return header, metadata
 
 
@@ -47,17 +50,15 @@ def read_safetensors(path: Path) -> list[StoredTensor]:
     """The tensors of a file, in the order of their data."""
     header, _ = safetensors_header(path)
     file = MappedFile.open(path)
-    begin = 8 + int.from_bytes(file.bytes[:8].tobytes(), "little")
     in_order = sorted(header.items(), key=lambda item: item[1]["data_offsets"])
-    return [_tensor(file, begin, name, entry) for name, entry in in_order]
+    return [_tensor(file, name, entry) for name, entry in in_order]
 
 
-def _tensor(file: MappedFile, begin: int, name: str, entry: dict[str, Any]) -> StoredTensor:
+def _tensor(file: MappedFile, name: str, entry: dict[str, Any]) -> StoredTensor:
     dtype, shape = entry["dtype"], entry["shape"]
     if dtype not in _DTYPES or len(shape) > _MAX_DIMS:
         raise FileFormatError(
             f"{file.path}: tensor {brief(name)} has type {brief(dtype)} and shape {brief(shape)}; supported "
             f"are {', '.join(_DTYPES)} of up to {_MAX_DIMS} dimensions"
         )
-    start, stop = (begin + offset for offset in entry["data_offsets"])
-    return file.tensor(name, ENCODINGS[dtype], tuple(shape), start, stop)
+    return file.tensor(name, ENCODINGS[dtype], tuple(shape), *entry["data_offsets"])
