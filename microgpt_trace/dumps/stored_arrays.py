@@ -83,9 +83,9 @@ def read_header(file: IO[bytes]) -> NpyHeader:
 ZIP_MAGIC = b"PK\x03\x04"
 MAX_NAME = 512  # characters
 _BOMB_BYTES, _BOMB_TIMES = 1 << 26, 200  # activations shrink by a third, not to a hundredth
-_WHOLE = {
-    "BOOL": "?", "U8": "<u1", "I8": "<i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4",
-    "U64": "<u8", "I64": "<i8",
+_NUMBERS = {  # of safetensors, as NumPy has them
+    "F32": "<f4", "F64": "<f8", "BOOL": "?", "U8": "<u1", "I8": "<i1", "U16": "<u2", "I16": "<i2",
+    "U32": "<u4", "I32": "<i4", "U64": "<u8", "I64": "<i8",
 }  # fmt: skip
 
 
@@ -232,18 +232,14 @@ def _tensor(file: MappedFile, name: str, entry: dict[str, Any]) -> StoredArray:
     if dtype in ("F16", "BF16"):
         half = file.tensor(name, ENCODINGS[dtype], shape, start, stop)
         return StoredArray(name, shape, dtype, "floating", half.read)
-    kind = "floating" if dtype in ("F32", "F64") else "whole" if dtype in _WHOLE else "other"
+    numbers = _NUMBERS.get(dtype)
 
     def read() -> Array:
-        if kind == "other":
+        if numbers is None:
             raise FileFormatError(f"{file.path}: {brief(name)} has type {dtype}, which is not read")
-        return (
-            file.part(start, stop)
-            .view({"F32": "<f4", "F64": "<f8"}.get(dtype) or _WHOLE[dtype])
-            .reshape(shape)
-        )
+        return file.part(start, stop).view(numbers).reshape(shape)
 
-    return StoredArray(name, shape, dtype, kind, read)
+    return StoredArray(name, shape, dtype, _kind(np.dtype(numbers)) if numbers else "other", read)
 
 
 # --- Written ------------------------------------------------------------------------------------------
