@@ -347,6 +347,8 @@ def test_a_nan_of_a_decode_step_ends_with_1_and_is_named(model, decoder_folder):
     assert f"ended: {why}" in text
     read = valid(done.out, "trace")
     assert (len(read["generation"]), read["generation_end"]) == (1, why)
+    (anomaly,) = (anomaly for anomaly in read["anomalies"] if anomaly["id"] == "nonfinite")
+    assert (anomaly["found"], "embed.tok" in anomaly["detail"], anomaly["value"] > 61) == (True, True, True)
 
 
 def test_fail_on_anomaly_is_a_gate_that_says_what_it_could_not_look_at(decoder_folder, plain):

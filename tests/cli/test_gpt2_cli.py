@@ -272,12 +272,6 @@ def test_names_that_other_models_have_for_other_events(gpt2, tmp_path, more):
         assert {one["name"] for one in document[rows]} >= {*(LENS | more).values()}
 
 
-def test_weights_that_differ_are_named(gpt2, tmp_path):
-    name = "transformer.h.1.mlp.c_fc.weight"
-    other = variant(tmp_path, {name: tiny_gpt2("gpt2")[1][name] * 1.5})
-    assert "layer1.mlp_wup: scaled" in works(f"diff {gpt2()[0]} {other} --weights", code=1)
-
-
 # --- attribute -------------------------------------------------------------------------------------------
 
 

@@ -10,10 +10,7 @@ from support.commands import microgpt, refused
 from support.documents import valid
 
 from microgpt_trace import init, load, save
-from microgpt_trace.notebook import in_notebook
-from microgpt_trace.surveying.comparison import compare_surveys
 from microgpt_trace.surveying.survey import survey
-from microgpt_trace.surveying.survey_files import read_survey
 
 NAMES = ["emma", "olivia", "ava", "mia", "amelia", "ella", "aria", "noah"] * 4
 TEXTS = ["Ann ran", "a man", "\x1b[31mred\u202e", "rare"]
@@ -115,10 +112,3 @@ def test_what_cannot_be_compared_is_told_in_a_line(place):
     refused(microgpt("diff", "a", "b", "--schema", cwd=place), "an argument means nothing with --schema")
     (place / "cut.survey.safetensors").write_bytes((place / one).read_bytes()[:5000])
     refused(diff(place, "m1", "cut"), "cut.survey.safetensors: expected a survey, found it damaged")
-
-
-def test_a_notebook_shows_a_comparison(place):
-    one, two = (read_survey(place / f"d{i}.survey.safetensors") for i in (1, 2))
-    shown = in_notebook(compare_surveys(one, two))
-    assert "adds most of 2 layers" in shown
-    assert "Tokens on which B loses most" in shown

@@ -14,7 +14,6 @@ from support.documents import valid
 from support.judges import agree, scalar_forward, softmax_of, torch_run
 
 from microgpt_trace import Config, Tokenizer, init, load, save
-from microgpt_trace.errors import FileFormatError
 from microgpt_trace.microgpt.documents import Documents, default_data, held_out, read_lines
 from microgpt_trace.microgpt.model import Schedule
 from microgpt_trace.microgpt.training import Trainer
@@ -529,14 +528,6 @@ def test_a_log_that_speaks_of_a_million_layers_takes_no_more_than_it_holds(by_ha
     usual = plain(selected(read_timeline(by_hand), []))
     assert [row["name"] for row in document["events"]] == [row["name"] for row in usual["events"]]
     assert shown.config.parameter_count > 10**18
-
-
-def test_a_file_that_is_no_log_is_not_gone_on_with(tmp_path):
-    path = tmp_path / "keep"
-    path.write_text("keep me")
-    with pytest.raises(FileFormatError, match="log of a training run"):
-        write_log(path, new_trainer(), append=True)
-    assert path.read_text() == "keep me"
 
 
 def test_another_name_can_be_watched(tmp_path):

@@ -89,12 +89,6 @@ def test_the_default_or_only_template_is_taken():
     assert len(str(caught.value)) < 300
 
 
-def test_a_missing_package_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "jinja2", None)
-    with pytest.raises(InputError, match=r"jinja2: python -m pip install jinja2$"):
-        render("x")
-
-
 def test_gguf_files_name_templates_by_key():
     metadata = {
         "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": ["a", "<s>"],
@@ -157,9 +151,6 @@ def bounded(template, seconds, memory=120 * MIB):
         ("{% for a in range(9**5) %}{% for b in range(9**5) %}{% endfor %}{% endfor %}", LATE),
         in_sweep(("{{ 3**(10**8) }}", LATE)),  # while it is compiled
         ("{% set n = namespace(x=[1]) %}{% for i in range(99) %}{% set n.x = n.x + n.x %}{% endfor %}", MUCH),
-        in_sweep(("{{ 'a' | center(10**9) }}", MUCH)),
-        in_sweep(("{{ '{:1000000000}'.format(1) }}", MUCH)),
-        in_sweep(("{{ strftime_now('%Y' * 10**9) }}", MUCH)),
         ("{{ 'a' * (2 * 10**6) }}", "answers with more than 1 MiB"),
     ],
 )

@@ -63,11 +63,6 @@ def test_rules_that_grow_a_text_get_a_little_memory(tmp_path, capfd, pattern):
     assert capfd.readouterr().err == ""
 
 
-def test_rules_that_take_too_long_are_ended(tmp_path):
-    said = refusal(limited(tmp_path, 0.3, 4096 * MIB, normalizer=grown({"String": "a"}, 6)))
-    assert said == "its tokenizer is not done after 0.3 seconds"
-
-
 def test_a_pattern_that_backtracks_without_end_is_one_line(tmp_path, capfd):
     """And the next text is encoded as before."""
     vocabulary = limited(tmp_path, 20, pre_tokenizer=split("(a+)+$"))
@@ -98,12 +93,6 @@ def test_nothing_is_cut_or_filled_up(tmp_path):
     padding |= {"pad_id": 0, "pad_type_id": 0, "pad_token": "a"}
     vocabulary = folder(tmp_path, truncation=truncation, padding=padding)
     assert vocabulary.encode("cab") == [2, 0, 1]
-
-
-def test_a_missing_package_is_named(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(InputError, match=r"tokenizers: python -m pip install tokenizers$"):
-        folder(tmp_path).encode("a")
 
 
 LONG = "x" * 9999
