@@ -11,7 +11,6 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from support.commands import environment, microgpt, process, refused, started
 from support.documents import valid, valid_lines
-from support.result_files import write_result_files
 
 from microgpt_trace import Tokenizer, init, load, save
 from microgpt_trace.cli import COMMANDS
@@ -22,13 +21,6 @@ STAGES = [
     "Stage 3: MLP (FFN)",
     "Stage 4: Language Model Head",
 ]
-
-
-@pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("results")
-    write_result_files(folder)
-    return folder
 
 
 @pytest.mark.parametrize(("width", "encoding"), [(80, "utf-8"), (120, "ascii")])
@@ -57,6 +49,9 @@ def test_trace_prints_the_transcript(width, encoding):
         "patch --pairs pairs.txt",
         "diff one.safetensors two.safetensors --positions all",
         "timeline t.jsonl",
+        "trace qwen2 'Hello you'",
+        "trace qwen2 'Hello you' -v --lens --generate 3",
+        "trace qwen2 'Hello you' --layer layer1.* --time",
     ],
 )
 def test_a_terminal_without_unicode_gets_ascii_and_no_escapes(results, line):

@@ -373,15 +373,6 @@ def test_fail_on_anomaly_is_a_gate_that_says_what_it_could_not_look_at(decoder_f
 # --- Terminals ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("view", ["", "-v --lens --generate 3", "--layer layer1.* --time"])
-def test_a_terminal_without_unicode_gets_ascii(plain, view):
-    result = microgpt("trace", plain, "Hello you", *view.split(), encoding="ascii", TERM="xterm-256color")
-    assert result.code == 0, result.err
-    assert max(map(len, result.out.splitlines())) <= 80
-    assert result.out.isascii()
-    assert not re.search(r"\\u|\x1b", result.out)
-
-
 LABELS = [
     "[/", "[b]", "[/INST]", "[/bold]", "[red]", "[link=x]", "[@", "[#", "]", "[", "[[b]]", "[dim]x[/dim]",
 ]  # fmt: skip

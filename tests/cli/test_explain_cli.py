@@ -33,11 +33,6 @@ def said(*args, **options):
     return done.out
 
 
-@pytest.fixture(scope="module")
-def folder(compared_folders):
-    return compared_folders["llama_gqa"]
-
-
 def test_next_leads_back_and_never_round_in_circles():
     """Each step is one operation earlier, down to an embedding."""
     for options, last in (([], "embed.tok"), (["--backward"], "logits")):
@@ -60,9 +55,9 @@ def test_a_probability_came_from_its_own_logit():
 
 
 @pytest.mark.parametrize("args", [*OF_MICROGPT, *((element, None) for element in OF_DECODER)])
-def test_text_and_document_say_that_both_are_equal(folder, args):
+def test_text_and_document_say_that_both_are_equal(decoder, args):
     if None in args:
-        args = (folder, args[0], "--tokens", "17,3,44,3,60")
+        args = (decoder, args[0], "--tokens", "17,3,44,3,60")
     text = said(*args)
     assert "equal" in text or "stored" in text
     document = valid(said(*args, "--json", "--terms", "3"), "explain")
@@ -100,7 +95,7 @@ def test_a_result_that_is_not_equal_ends_with_1(monkeypatch):
     assert microgpt("explain", "layer0.attn.q[3,5]", "emma").code == 1
 
 
-def test_a_model_may_stand_before_the_element_or_as_an_option(folder):
+def test_a_model_may_stand_before_the_element_or_as_an_option(decoder):
     args = ("layer0.attn.q[1,2]", "--tokens", "1,2")
-    before, option = said(folder, *args, "--json"), said(*args, "--model", folder, "--json")
+    before, option = said(decoder, *args, "--json"), said(*args, "--model", decoder, "--json")
     assert before == option

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from support.commands import microgpt, process, started
-from support.result_files import write_results_and_port
 from support.sweeps import some_of
 from support.tiny_models import TOKENS
 
@@ -28,13 +27,6 @@ NEVER_OVER = (
     "trace emma --save-aprt new", f"diff qwen2 port --tokens {IDS} --suggest-map --out new.toml",
     "patch emma emmy --json --out new.json",
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def results(tmp_path_factory, decoder_folder):
-    folder = tmp_path_factory.mktemp("results")
-    write_results_and_port(folder, decoder_folder("qwen2"))
-    return folder
 
 
 @pytest.fixture

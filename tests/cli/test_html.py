@@ -3,7 +3,6 @@ refused before anything runs."""
 
 import pytest
 from support.commands import microgpt, refusal
-from support.result_files import write_results_and_port
 from support.result_pages import content_of, markup_of
 from support.tiny_models import TOKENS
 
@@ -24,26 +23,19 @@ LINES = {  # a command, and one of the names that its page leads on from
 }
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory, decoder_folder):
-    folder = tmp_path_factory.mktemp("place")
-    write_results_and_port(folder, decoder_folder("qwen2"))
-    return folder
-
-
-def page_of(line, place, tmp_path):
+def page_of(line, results, tmp_path):
     path = tmp_path / "page.html"
-    done = microgpt(f"{line} --html {path}", cwd=place)
+    done = microgpt(f"{line} --html {path}", cwd=results)
     print(done.err)
-    plain = microgpt(line, cwd=place)
+    plain = microgpt(line, cwd=results)
     assert (done.code, done.out) == (plain.code, plain.out)
     assert f"saved a page to {path}\n" in done.err
     return path.read_text("utf-8")
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_a_page_leads_to_commands_that_run_and_has_nothing_that_its_policy_forbids(line, place, tmp_path):
-    page = page_of(line, place, tmp_path)
+def test_a_page_leads_to_commands_that_run_and_has_nothing_that_its_policy_forbids(line, results, tmp_path):
+    page = page_of(line, results, tmp_path)
     tags = markup_of(page)
     assert not [(tag, own) for tag, own in tags if "style" in own or any(key.startswith("on") for key in own)]
     assert not [own for _, own in tags if "src" in own or own.get("href", "#")[0] != "#"]
@@ -56,16 +48,16 @@ def test_a_page_leads_to_commands_that_run_and_has_nothing_that_its_policy_forbi
     if not LINES[line]:
         assert commands == {}
         return
-    again = microgpt(commands[LINES[line]].removeprefix("microgpt "), cwd=place)
+    again = microgpt(commands[LINES[line]].removeprefix("microgpt "), cwd=results)
     print(again.err, again.out)
     assert again.code in (0, 1)
     assert LINES[line].partition("@")[0].partition("[")[0] in again.out
 
 
-def test_the_command_of_a_page_says_what_was_given_and_writes_nothing(place, tmp_path):
+def test_the_command_of_a_page_says_what_was_given_and_writes_nothing(results, tmp_path):
     path = tmp_path / "page.html"
     line = "patch emma emmy --model one.safetensors --position=-1 --target m --against y --sites embed.norm"
-    assert microgpt(f"{line} --json --out {tmp_path / 'a.json'} --html {path}", cwd=place).code == 0
+    assert microgpt(f"{line} --json --out {tmp_path / 'a.json'} --html {path}", cwd=results).code == 0
     wanted = (
         "microgpt patch emma emmy --target m --against y --position -1 --model one.safetensors "
         "--sites embed.norm@0"
@@ -92,17 +84,17 @@ COMMANDS = (
 
 
 @pytest.mark.parametrize(("command", "target"), [*zip(COMMANDS, REFUSED, strict=True)])
-def test_what_cannot_be_written_is_refused_before_the_run(command, target, place):
-    (place / "there.html").write_text("mine")
-    (place / "folder.html").mkdir(exist_ok=True)
-    said = refusal(f"{command} --html {target}", cwd=place)
+def test_what_cannot_be_written_is_refused_before_the_run(command, target, results):
+    (results / "there.html").write_text("mine")
+    (results / "folder.html").mkdir(exist_ok=True)
+    said = refusal(f"{command} --html {target}", cwd=results)
     assert [word for word in REFUSED[target] if word not in said] == []
-    assert (place / "there.html").read_text() == "mine"
+    assert (results / "there.html").read_text() == "mine"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_page_to_stdout_beside_a_document_in_a_file(command, place, tmp_path):
-    done = microgpt(f"{command} --html - --json --out {tmp_path / 'a.json'}", cwd=place)
+def test_a_page_to_stdout_beside_a_document_in_a_file(command, results, tmp_path):
+    done = microgpt(f"{command} --html - --json --out {tmp_path / 'a.json'}", cwd=results)
     assert done.code in (0, 1), done.err
     assert done.out.startswith("<!doctype html>")
     assert (tmp_path / "a.json").read_text().startswith("{")
@@ -117,8 +109,8 @@ EXPLAINED = {
 
 
 @pytest.mark.parametrize("element", EXPLAINED)
-def test_the_page_of_a_microgpts_explanation_is_that_of_its_trace_opened_there(element, place, tmp_path):
-    page = page_of(f"explain --model one.safetensors {element} emma", place, tmp_path)
+def test_the_page_of_a_microgpts_explanation_is_that_of_its_trace_opened_there(element, results, tmp_path):
+    page = page_of(f"explain --model one.safetensors {element} emma", results, tmp_path)
     document = content_of(page).document
     print(document["start"])
     assert document["start"] == EXPLAINED[element]

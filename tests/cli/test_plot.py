@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from support.commands import PARAMS, microgpt, process, refusal
-from support.result_files import write_results_and_port
 from support.tiny_models import TOKENS
 
 from microgpt_trace.cli.drawn import FIGURES, Plot, plot_of
@@ -39,24 +38,17 @@ LINES = {  # a command that draws each figure, and words that stand in it
 }
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory, decoder_folder):
-    folder = tmp_path_factory.mktemp("place")
-    write_results_and_port(folder, decoder_folder("qwen2"))
-    return folder
-
-
 def drawn(path):
     return [text.text for text in ET.parse(path).iter("{http://www.w3.org/2000/svg}text")]
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_a_figure_is_written_beside_what_is_printed(place, tmp_path, line):
+def test_a_figure_is_written_beside_what_is_printed(results, tmp_path, line):
     path = tmp_path / "a.svg"
-    done = microgpt(line.replace("F", str(path)), cwd=place)
+    done = microgpt(line.replace("F", str(path)), cwd=results)
     print(done.err, drawn(path))
     option = line[line.index(" --plot ") :].split(" ")[2]
-    plain = microgpt(line.replace(f" --plot {option}", ""), cwd=place)
+    plain = microgpt(line.replace(f" --plot {option}", ""), cwd=results)
     assert (done.code, done.out) == (plain.code, plain.out)
     assert done.code in (0, 1)
     assert f"saved a figure to {path}\n" in done.err
@@ -116,14 +108,14 @@ REFUSED = {
 }
 
 
-def test_what_cannot_be_drawn_is_one_line(place):
-    (place / "there.svg").write_text("mine")
-    (place / "log.svg").write_bytes((place / "t.jsonl").read_bytes())
-    (place / "one.png").write_bytes((place / "one.safetensors").read_bytes())
-    before = {path.name for path in place.iterdir()}
-    assert {line: refusal(line, cwd=place) for line in REFUSED} == REFUSED
-    assert {path.name for path in place.iterdir()} == before
-    assert (place / "there.svg").read_text() == "mine"
+def test_what_cannot_be_drawn_is_one_line(results):
+    (results / "there.svg").write_text("mine")
+    (results / "log.svg").write_bytes((results / "t.jsonl").read_bytes())
+    (results / "one.png").write_bytes((results / "one.safetensors").read_bytes())
+    before = {path.name for path in results.iterdir()}
+    assert {line: refusal(line, cwd=results) for line in REFUSED} == REFUSED
+    assert {path.name for path in results.iterdir()} == before
+    assert (results / "there.svg").read_text() == "mine"
 
 
 def test_force_overwrites_a_figure(tmp_path):

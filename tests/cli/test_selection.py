@@ -15,11 +15,6 @@ OPTIONS = {
 }
 
 
-@pytest.fixture(scope="module")
-def decoder(compared_folders):
-    return compared_folders["llama_gqa"]
-
-
 def saved(folder, line):
     """The names of the arrays that the command saves, and what it says of them."""
     file = folder / "x.safetensors"

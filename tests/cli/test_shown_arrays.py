@@ -11,11 +11,6 @@ from microgpt_trace.errors import InputError
 
 
 @pytest.fixture(scope="module")
-def decoder(compared_folders):
-    return compared_folders["llama_gqa"]
-
-
-@pytest.fixture(scope="module")
 def run():
     return trace(init(), "emma", backward=True)
 

@@ -21,7 +21,7 @@ UNIT = {"bf16": 2.0**-8, "f16": 2.0**-11}
 NORM, Q_ROPE, ACT = "layer0.attn.norm", "layer0.attn.q_rope", "layer0.mlp.act"
 
 
-# --- Drawn at random (cause_search.py draws more) ---------------------------------------------------
+# --- Drawn at random ----------------------------------------------------------------------------------
 
 
 def each_once(families):

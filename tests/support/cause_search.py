@@ -1,15 +1,7 @@
-"""Faults with a number or a variant, drawn at random: what `diagnose` must name, or say what fits as well.
-
-`PYTHONPATH=tests python tests/support/cause_search.py 40` prints for each family of faults, over 40 draws and
-each precision, how often the right cause is named alone, is among those that fit as well, or another is
-named. The names of families, parted by commas, may follow.
-"""
+"""Faults with a number or a variant, drawn at random: what `diagnose` must name, or say what fits as well."""
 
 import math
-import sys
 import tempfile
-from collections import Counter
-from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -318,22 +310,3 @@ def draw(family, seed, rounding):
         model = load(write_folder(Path(folder) / "m", config, weights))
         found = diagnose_values(model, tokens, decoder_run(config, weights, tokens, made, rounding=rounding))
         return drawn, found, verdict(drawn, found)
-
-
-def main(count, families=FAMILIES):
-    for family, rounding in product(families, ROUNDINGS):
-        counts = Counter()
-        for seed in range(count):
-            if done := draw(family, seed, rounding):
-                drawn, found, word = done
-                counts[word] += 1
-                if word in ("wrong", "elsewhere") or (word == "none" and drawn.ids):
-                    said = [(f.claim, f.residual, f.low, f.high) for f in found.findings[:4]]
-                    print(
-                        f"  {family} {seed} {word}: {drawn}\n    {found.first_wrong}: {said}", file=sys.stderr
-                    )
-        print(f"{family:17} {rounding or 'f32':5} {dict(counts)}", flush=True)
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), *[names.split(",") for names in sys.argv[2:]])
