@@ -108,11 +108,13 @@ def test_values_that_are_not_finite(decoder_folder):
         weights["model.layers.1.self_attn.o_proj.weight"][3, 4] = np.inf
 
     folder = decoder_folder("llama_gqa", spoil)
+    refused(attribute(folder, "abca"), "not finite", "--target")
     refused(attribute(folder, "abca", "--target", "c"), "not finite", "--against")
     done = attribute(folder, "abca", "--target", "c", "--against", "d", width=80)
     print(done.out)
     assert done.code == 1
     assert "not checked" in done.out
+    assert re.search(r"^\S+ +NaN", done.out, re.MULTILINE)
     document = validated(folder, "abca", "--target", "c", "--against", "d", code=1)
     assert document["positions"][0]["target"]["holds"] is None
 

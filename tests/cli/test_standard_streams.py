@@ -55,6 +55,7 @@ SAVED = "saved 17 of 25 arrays to a.safetensors; --verbose saves 25\n"
         ("trace José", "2>&-", 2, "", []),
         ("train --steps 3", ">&- 2>&-", 1, "", ["microgpt.safetensors"]),
         ("train --steps 3", "2>&-", 0, "", ["microgpt.safetensors"]),
+        ("train --steps 3", "2>/dev/full", 0, "", ["microgpt.safetensors"]),
         ("train --steps 3000", "2>&1 >out | head -1", 0, "", ["microgpt.safetensors", "out"]),
         ("trace emma", ">/dev/full 2>/dev/full", 1, "", []),
         ("trace José", "2>&1 | true", 2, "", []),

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from support.explanations import asking, check_names, check_steps, check_uses, same_but_for_more, sampled
+from support.explanations import asking, check_names, check_steps, check_uses, sampled
 from support.judges import agree
 from support.judges_decoder import decoder_events
 from support.real_model import needs_smollm2
@@ -95,14 +95,6 @@ def test_context_goes_to_its_own_head(decoders):
     assert head.name.startswith("layer0.attn.head2[3,")
     assert head.value is not None
     assert head.adds == out.adds
-
-
-def test_a_run_that_is_kept_tells_the_same_as_a_run_of_its_own(decoders):
-    model, _, _ = decoders("llama_mha_bias")
-    run = keep_run(model, tokens=TOKENS)
-    for name, index in sampled(model.plan.shapes(len(TOKENS)) | model.config.shapes(), seed=6):
-        written = element_name(name, index)
-        same_but_for_more(explain_in(run, written), explain(model, written, tokens=TOKENS))
 
 
 @pytest.mark.parametrize("case", ["qwen3", "gpt2", *map(in_sweep, CHOSEN)])

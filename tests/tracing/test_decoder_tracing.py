@@ -8,10 +8,9 @@ import pytest
 from support.judges_decoder import softmax
 from support.tiny_models import TOKENS
 
-from microgpt_trace import Intervention, load, trace
+from microgpt_trace import Intervention, init, load, trace
 from microgpt_trace.architecture.interpreter import run as interpreter
 from microgpt_trace.architecture.operations import pass_state as of_heads
-from microgpt_trace.architecture.operations import softmax as weights
 from microgpt_trace.arrays import logits
 from microgpt_trace.decoder import model as of_products
 from microgpt_trace.errors import InputError
@@ -150,13 +149,6 @@ def test_the_recheck_compares_positions_whose_logits_it_has_not(tiny, monkeypatc
     assert (found.holds, found.deviation) == (False, pytest.approx(0.25, abs=1e-5))
 
 
-weights_forward = weights.softmax_forward
-
-
-def leaky(length, seen, window):
-    return np.tri(length, seen, 1, dtype=bool)  # the next position as well
-
-
 @pytest.mark.parametrize("case", ["mistral_window", "qwen3"])
 def test_two_workers_give_the_bits_that_one_gives(decoder_folder, monkeypatch, case):
     model, tokens = load(decoder_folder(case)), [*range(1, 41)]
@@ -169,21 +161,6 @@ def test_two_workers_give_the_bits_that_one_gives(decoder_folder, monkeypatch, c
     different = [e.name for e in one if not np.array_equal(one[e.name], two[e.name])]
     print(len(one), different)
     assert not different
-
-
-@pytest.mark.parametrize(
-    ("identifier", "name", "broken"),
-    [
-        ("softmax", "softmax_forward", lambda *args: weights_forward(*args) * np.float32(1.01)),
-        ("causal", "seen_keys", leaky),
-    ],
-)
-def test_a_broken_model_violates_the_check(tiny, monkeypatch, identifier, name, broken):
-    monkeypatch.setattr(weights, name, broken)
-    traced = run(tiny, recheck=True)
-    print(check_of(traced, identifier))
-    assert check_of(traced, identifier).holds is False
-    assert not traced.ok
 
 
 @pytest.mark.parametrize("part", [2 * VOCAB, 7 * VOCAB])
@@ -276,22 +253,26 @@ def twins(weights):
     weights["lm_head.weight"][[10, 44]] = weights["lm_head.weight"][3]
 
 
-@pytest.mark.parametrize("edit", [None, twins])
+@pytest.mark.parametrize("edit", [None, twins, "microgpt"])
 def test_predictions_follow_from_the_logits(decoder_folder, edit):
-    traced = run(load(decoder_folder(edit=edit)), top_k=VOCAB, values=["logits"])
+    if edit == "microgpt":
+        traced, targets = trace(init(), "emma", top_k=27, values=["logits"]), (5, 13, 13, 1, 0)
+    else:
+        traced = run(load(decoder_folder(edit=edit)), top_k=VOCAB, values=["logits"])
+        targets = TOKENS[1:]
     for position, prediction in enumerate(traced.predictions):
         row = traced["logits"][position].astype(np.float64)
-        order = sorted(range(VOCAB), key=lambda t: (-row[t], t))
+        order = sorted(range(len(row)), key=lambda t: (-row[t], t))
         probs = softmax(row)
         assert [c.token for c in prediction.top] == order
         close([c.p for c in prediction.top], probs[order], rtol=2e-5)
         assert prediction.predicted == prediction.top[0]
-        if position < 6:
-            target = TOKENS[position + 1]
+        if position < len(targets):
+            target = targets[position]
             assert (prediction.target.token, prediction.rank) == (target, order.index(target) + 1)
             close([prediction.target.p, prediction.loss], [probs[target], -math.log(probs[target])], 2e-5)
-    close(traced.loss, np.mean([prediction.loss for prediction in traced.predictions[:-1]]), 1e-6)
-    assert traced.chance_loss == math.log(VOCAB)
+    close(traced.loss, np.mean([prediction.loss for prediction in traced.predictions[: len(targets)]]), 1e-6)
+    assert traced.chance_loss == math.log(len(row))
     assert traced.event("loss").stats.mean == traced.loss
 
 

@@ -10,7 +10,7 @@ from threading import Barrier
 
 import numpy as np
 import pytest
-from support.judges import agree, scalar_forward, softmax_of
+from support.judges import agree, scalar_forward
 
 from microgpt_trace import Config, Model, Tokenizer, init, trace, train
 from microgpt_trace.errors import InputError
@@ -28,20 +28,6 @@ def test_the_input_is_told_with_its_characters(emma):
     assert [p.seen for p in traced.predictions] == ["", "e", "em", "emm", "emma"]
     assert [p.target.label for p in traced.predictions] == list(told.target_labels)
     assert traced.chance_loss == math.log(27)
-
-
-def test_predictions_are_those_of_plain_python(emma):
-    traced = trace(emma, "emma", top_k=3)
-    rows = scalar_forward(dict(emma.params.items()), [0, 5, 13, 13, 1], 4, 1)
-    for prediction, row, target in zip(traced.predictions, rows, (5, 13, 13, 1, 0), strict=True):
-        probs = softmax_of(row)
-        order = sorted(range(27), key=lambda token: -probs[token])
-        agree(prediction.target.p, probs[target], rtol=1e-5)
-        agree(prediction.loss, -math.log(probs[target]), rtol=1e-5)
-        assert prediction.predicted.token == order[0]
-        assert [c.token for c in prediction.top] == order[:3]
-        assert prediction.rank == order.index(target) + 1
-    agree(traced.loss, np.mean([p.loss for p in traced.predictions]), rtol=1e-6)
 
 
 def test_predictions_use_one_and_the_same_distribution(emma):
