@@ -5,7 +5,7 @@ from functools import cached_property
 
 import numpy as np
 import pytest
-from support.commands import microgpt, process
+from support.commands import microgpt
 
 import microgpt_trace
 from microgpt_trace import (
@@ -150,12 +150,3 @@ def test_a_trace_says_what_it_is_of():
         "Trace(text='emma', model='untrained, seed 42', loss=3.16999, events=25, arrays=25)"
     )
     assert repr(init()).startswith("Model(origin='untrained, seed 42', parameters=4192, ")
-
-
-def test_dir_lists_each_public_name_once():
-    names = process(
-        code="import microgpt_trace; microgpt_trace.init; print(*dir(microgpt_trace))"
-    ).out.split()
-    assert len(names) == len(set(names))
-    assert [name for name in names if not name.startswith("__")] == microgpt_trace.__all__
-    assert "__version__" in names

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
-from support.commands import PARAMS, microgpt, process, refusal
+from support.commands import PARAMS, microgpt, refusal
 from support.tiny_models import TOKENS
 
 from microgpt_trace.cli.drawn import FIGURES, Plot, plot_of
@@ -140,15 +140,6 @@ def test_nothing_is_run_before_a_refusal(monkeypatch, tmp_path):
         monkeypatch.setattr(f"microgpt_trace.cli.{command}.model_from", no_model)
     for line in ("trace emma", "attribute emma", "patch emma emmy", "explain wte[0,0]"):
         refusal(f"{line} --plot a.gif", cwd=tmp_path)
-
-
-def test_matplotlib_is_not_loaded_without_a_figure():
-    code = (
-        "import sys; from support.commands import microgpt; microgpt('trace emma'); "
-        "print('matplotlib' in sys.modules, 'microgpt_trace.render.figures' in sys.modules)"
-    )
-    done = process(code=code, PYTHONPATH=":".join(p for p in sys.path if p))
-    assert done.out.split() == ["False", "False"], done.err
 
 
 # --- NAME=FILE ------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from attacks.formats.places import PLACES
 from safetensors.numpy import save_file
-from support.commands import microgpt, process, refused
+from support.commands import process
 from support.gguf_files import raw, string, u32, u64
 from support.hostile import SLACK, at_once, survives
 
@@ -146,13 +146,3 @@ def test_text_is_utf8_of_a_size(tmp_path):
     assert len(read_bytes(tmp_path / "x", most=6)) == 6
     with pytest.raises(FileFormatError, match="expected a map of at most 5 bytes, found 6"):
         read_bytes(tmp_path / "x", "a map", 5)
-
-
-@pytest.mark.parametrize(
-    "args", [("trace", "a", "--model"), ("diff",), ("diff", "names.txt"), ("timeline",), ("inspect",)]
-)
-def test_a_loop_of_links_on_the_command_line(tmp_path, args):
-    PLACES["loop"](tmp_path / "x")
-    (tmp_path / "names.txt").write_text("ava\n")
-    found = microgpt(*args, "x", *(["x"] if args == ("diff",) else []), cwd=tmp_path)
-    refused(found, "names.txt" if "names.txt" in args else "Too many levels of symbolic links")
