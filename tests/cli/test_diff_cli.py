@@ -56,8 +56,6 @@ def diff(sides, a, b, *more, **how):
         ("model", "good", 0, "The same"),
         ("model", "model", 0, None),
         ("good", "bad", 1, "First divergence: layer 1, layer1.attn.v"),
-        ("model", "bad", 1, "First divergence: layer 1, layer1.attn.v"),
-        ("bad", "model", 1, "First divergence: layer 1, layer1.attn.v"),
         ("model", "nan", 1, "element [3, 5]"),
         ("micro1", "micro2", 1, "First divergence: embed.tok"),
         ("micro1", "micro1", 0, "number for number"),

@@ -57,19 +57,10 @@ def test_every_option_is_carried_out_in_the_order_that_is_told(tmp_path):
     found = document(tmp_path, "emma", *given)
     made = [(applied["kind"], applied["target"][-1]) for applied in found["intervened"]["interventions"]]
     assert made == [("patch", "3"), ("add", "4"), ("scale", "2"), ("ablate-mean", "1"), ("ablate", "0")]
+    said = found["intervened"]["interventions"][0]["text"]
+    assert said == "from anna.safetensors, which read other tokens"
     assert None not in found["intervened"]["kl"]
     assert min(found["intervened"]["kl"]) > 0  # each changes its position
-
-
-def test_patching_with_a_saved_trace(tmp_path):
-    assert run(tmp_path, "anna", "--save", "anna.safetensors", "--verbose").code == 0
-    change = ["--patch", "layer0.mlp.residual=anna.safetensors"]
-    patched = document(tmp_path, "emma", *change, "--values", "--verbose")
-    wanted = document(tmp_path, "anna", "--values", "--verbose")
-    logits = [next(e["values"] for e in run["events"] if e["name"] == "logits") for run in (patched, wanted)]
-    np.testing.assert_allclose(*logits, rtol=1e-6)
-    (applied,) = patched["intervened"]["interventions"]
-    assert applied["text"] == "from anna.safetensors, which read other tokens"
 
 
 @pytest.mark.parametrize("spelled", ["layer0.attn.out", "attn_out"])
@@ -81,12 +72,6 @@ def test_scale_is_the_strength_of_what_is_added_however_the_event_is_spelled(tmp
     assert found["loss"] == expected.loss
     (applied,) = found["intervened"]["interventions"]
     assert applied["text"] == "+ -3 × happy.npy"
-
-
-def test_the_gradients_are_checked_under_interventions(tmp_path):
-    found = document(tmp_path, "emma", "--ablate", "layer0.attn.head2", "--backward", "--step")
-    check = next(check for check in found["checks"] if check["id"] == "gradient")
-    assert check["holds"] is True
 
 
 UNUSABLE = {

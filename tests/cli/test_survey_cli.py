@@ -95,12 +95,6 @@ def test_a_corpus_is_the_same_in_any_form(place, corpus):
     assert document["parts"][0]["loss"] == plain["parts"][0]["loss"]
 
 
-def test_the_standard_input_is_a_corpus(place, monkeypatch):
-    with (place / "texts.txt").open("rb") as file:
-        monkeypatch.setattr("sys.stdin", type("Stdin", (), {"buffer": file})())
-        assert "run     6 texts" in run(place, "decoder -")
-
-
 def test_a_survey_is_kept_shown_and_merged(place):
     whole = run(place, "--limit 3000 --out whole.survey.safetensors --force")
     for part in (1, 2):

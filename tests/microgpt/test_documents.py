@@ -27,7 +27,6 @@ UNREADABLE = {
     "empty": (b"", "expected one name a line, found an empty file"),
     "blank": (b"\n \n\t\n", "expected one name a line, found an empty file"),
     "Latin-1": (b"emma\njos\xe9\n", "expected UTF-8 text, found byte 0xe9 at offset 8"),
-    "after a BOM": (b"\xef\xbb\xbfab\xff", "expected UTF-8 text, found byte 0xff at offset 5"),
     "missing": (None, "no such file"),
 }
 

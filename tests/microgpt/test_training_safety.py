@@ -208,7 +208,6 @@ def files():
         ("--log notes.txt", "expected the log"),
         ("--log old.safetensors", "expected the log"),
         ("--out -", "expected the name of a file"),
-        ("--log -", "expected the name of a file"),
         ("--log microgpt.safetensors", "--out and --log both name"),
     ],
 )

@@ -140,18 +140,6 @@ def test_the_default_tokens_are_what_the_runs_predict(decoders):
     ]  # fmt: skip
 
 
-def test_a_check_that_fails_is_told(deep, monkeypatch):
-    plain = Model.edited_logits
-
-    def wrong(*args):
-        return ((number, logits * 1.001) for number, logits in plain(*args))
-
-    monkeypatch.setattr(Model, "edited_logits", wrong)
-    result = patch(deep.model, "abbacife", "abbacihe", target="f", against="a")
-    assert not result.ok
-    assert result.check.deviation > result.check.tolerance
-
-
 @pytest.mark.parametrize(
     ("texts", "options", "words"),
     [

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from support.commands import microgpt
 from support.figure_layout import assert_nothing_is_cut_off, words_in
 from support.sweeps import in_sweep
 
@@ -26,7 +25,6 @@ from microgpt_trace import (
     patch,
     plot_attention,
     plot_probabilities,
-    save,
     trace,
 )
 from microgpt_trace.dumps.stored_arrays import save_arrays
@@ -268,10 +266,3 @@ def test_numbers_beyond_all_measure_stand_beside_their_bars():
     model.params["layer0.mlp_fc1"][...] *= np.float32(1e20)
     shown = texts(picture_of(explain(model, "layer0.mlp.up[3,5]", "emma")))
     assert re.search(r"-\d\.\d+e\+1\d", shown)
-
-
-def test_nothing_but_the_names_of_the_files_is_said(tmp_path):
-    save(broken(), tmp_path / "m.safetensors")
-    plots = "--plot attention=a.png --plot probs=b.png --plot loss=c.png"
-    done = microgpt(f"trace emma --model m.safetensors {plots}", cwd=tmp_path)
-    assert done.lines == [f"saved a figure to {name}.png" for name in "abc"]
