@@ -93,9 +93,3 @@ def test_a_result_that_is_not_equal_ends_with_1(monkeypatch):
 
     monkeypatch.setattr(explaining, "worked_out", wrong)
     assert microgpt("explain", "layer0.attn.q[3,5]", "emma").code == 1
-
-
-def test_a_model_may_stand_before_the_element_or_as_an_option(decoder):
-    args = ("layer0.attn.q[1,2]", "--tokens", "1,2")
-    before, option = said(decoder, *args, "--json"), said(*args, "--model", decoder, "--json")
-    assert before == option

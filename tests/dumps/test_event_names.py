@@ -40,13 +40,6 @@ def test_no_event_is_called_so():
     assert [name for name in names if is_event(name)] == []
 
 
-def test_gradients_are_refused_with_the_reason():
-    for phase in ("backward", "update"):
-        meaning = meaning_of(f"{phase}/layer0.attn.q")
-        assert not meaning.events
-        assert "not compared" in meaning.reason
-
-
 # --- apr -------------------------------------------------------------------------------------
 
 

@@ -493,11 +493,6 @@ def test_what_is_no_log_is_one_line(tmp_path, lines, words):
     refused(microgpt("timeline", "bad.jsonl", cwd=tmp_path), "bad.jsonl", *words)
 
 
-def test_binary_is_no_log(tmp_path):
-    (tmp_path / "b").write_bytes(b"\xff\xfe\x00\x01" * 9)
-    refused(microgpt("timeline", tmp_path / "b"), "line 1", "JSON record")
-
-
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -176,15 +176,6 @@ def test_probabilities_that_do_not_sum_to_one_are_noticed_in_parts_too(tiny, mon
 # --- Selection ----------------------------------------------------------------------------------
 
 
-def test_names_choose_events_and_arrays(tiny):
-    traced, names = (
-        run(tiny, names=["layer?.attn.head0"], values=True),
-        [f"layer{i}.attn.head0" for i in (0, 1)],
-    )
-    assert [event.name for event in traced] == names
-    assert [name for _, name in traced.arrays] == names
-
-
 def test_arrays_are_kept_only_when_asked_for(tiny):
     assert run(tiny).arrays == {}
     assert list(run(tiny, values=["loss"]).arrays) == [("forward", "loss")]

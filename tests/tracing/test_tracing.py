@@ -47,19 +47,6 @@ def test_a_vanishing_probability_has_its_exact_loss(emma):
     agree([p.loss for p in traced.predictions], expected, rtol=1e-4, atol=0.7)
 
 
-@pytest.mark.parametrize("text", ["", "a", "abcdefghijklmno"])
-def test_texts_of_every_length(emma, text):
-    traced = trace(emma, text, backward=True)
-    assert traced["logits"].shape == (len(text) + 1, 27)
-    assert len(traced.predictions) == len(text) + 1
-    assert traced.ok
-
-
-def test_capitals_are_lowered_with_a_note(emma):
-    told = trace(emma, "Emma").input
-    assert (told.text, told.notes) == ("emma", ("'Emma' was lowered to 'emma'",))
-
-
 def test_arrays_are_found_by_name_and_alias(emma):
     traced = trace(emma, backward=True)
     assert traced["attn_softmax"] is traced["layer0.attn.weights"]
