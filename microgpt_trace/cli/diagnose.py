@@ -57,7 +57,6 @@ def diagnose(
         raise InputError("a dump and a model are needed: microgpt diagnose DUMP MODEL")
     drawn.check("diagnose", {"--out": output.target}, [dumped.dump, dumped.model, naming.map_file])
     from ..diagnosis.diagnose import diagnose as diagnose_dump
-    from ..render.documents.diagnosis_as_json import diagnosis_document
 
     opener = Opener(of_file, naming.names())
     recorded, known = opener.dump(dumped.dump), opener.model(dumped.model)
@@ -69,7 +68,7 @@ def diagnose(
     give(
         context, found, output, drawn, f"{dumped.dump} by {dumped.model}",
         lambda name: same_command(context, ["--layer", name, "--verbose"], without=without, of="diff"),
-        view={"verbose": judgement.verbose}, document=diagnosis_document(found),
+        view={"verbose": judgement.verbose},
     )  # fmt: skip
     if not found.diagnosis.clean:
         raise typer.Exit(1)

@@ -107,13 +107,13 @@ def give(
     context: typer.Context, result: Any, output: Output, drawn: Drawn, title: str,
     again: Callable[[str], str], *, view: Mapping[str, Any] | None = None,
     figure: Mapping[str, Any] | None = None, beside: Mapping[str, Any] | None = None,
-    page: Callable[[Sequence["Section"]], str] | None = None, document: Any = None,
+    page: Callable[[Sequence["Section"]], str] | None = None,
 ) -> None:  # fmt: skip
     """Draw each figure asked for, write the page, then show the result or write its document.
 
     `again` gives the command that shows more of a name. What shows a result takes options: its sections those
     of `view`, the command's own figure those of `figure`, and the view of its page what stands `beside`. A
-    `page` and a `document` of its own stand in the place of what is made of the sections and the result.
+    `page` of its own stands in the place of what is made of the sections.
     """
     sections = partial(sections_of, result, **(view or {}))
     command = str(context.info_name)
@@ -129,7 +129,7 @@ def give(
 
         shown = view_of(result, **(beside or {}))
         drawn.put_page(section_page(title, command_line(context), sections(), again, shown))
-    output.give(result if document is None else document, sections)
+    output.give(result, sections)
 
 
 def drawn_by_name(figure: str, result: Any, *place: Any) -> "Picture":

@@ -223,6 +223,26 @@ class _Diagnosing(JudgedRun):
                 yield name, "no event of a forward pass of this model"
 
 
+@dataclass(frozen=True)
+class DumpFacts:
+    """Where a dump comes from."""
+
+    origin: str
+    kind: str
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiagnosisDocument(Diagnosis):
+    """A diagnosis, with what was diagnosed."""
+
+    SCHEMA = "microgpt.diagnosis/1"
+
+    dump: DumpFacts
+    model: str
+    unpaired: tuple[Unpaired, ...]
+
+
 class DumpDiagnosis(NamedTuple):
     """A diagnosis with what it was made of: the dump's side and what the model calls its tokens."""
 
@@ -230,6 +250,13 @@ class DumpDiagnosis(NamedTuple):
     dump: RecordedRun
     labels: tuple[str, ...]
     model: str
+
+    @property
+    def document(self) -> DiagnosisDocument:
+        """What its JSON document has."""
+        dump = self.dump
+        facts, unpaired = DumpFacts(dump.origin, dump.kind, tuple(dump.notes)), tuple(dump.unpaired)
+        return DiagnosisDocument(**vars(self.diagnosis), dump=facts, model=self.model, unpaired=unpaired)
 
     def __repr__(self) -> str:
         return one_line(self)

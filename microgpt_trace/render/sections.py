@@ -193,12 +193,13 @@ def table_section(
 
 
 def fields(form: Callable[[Any], str], paths: Mapping[str, str], **options: Any) -> list[Column]:
-    """A column for each title: what `form` writes of an attribute of the rows ("count", "stats.mean")."""
+    """A column for each title: what `form` writes of an attribute of the rows ("count", "stats.mean"), or of
+    several together ("a.loss b.loss")."""
 
     def column(title: str, value: Callable[[Any], Any]) -> Column:
         return Column(title, lambda row: form(value(row)), **{"right": True, **options})
 
-    return [column(title, attrgetter(path)) for title, path in paths.items()]
+    return [column(title, attrgetter(*path.split())) for title, path in paths.items()]
 
 
 def grouped(rows: Iterable[Row], key: Callable[[Row], Key]) -> dict[Key, list[Row]]:

@@ -11,11 +11,12 @@ from typing import Any, TypeVar
 
 
 def result_json(result: Any) -> str:
-    """The document of a result: a dataclass that names its SCHEMA. What it says as a whole comes first."""
-    kind: Any = type(result)
-    whole = plain(result)
-    first = {name: whole[name] for name in marked(kind)}
-    return to_text({"schema": result.SCHEMA, **first, **whole})
+    """The document of a result: a dataclass that names its SCHEMA, or what has such a one as its `document`.
+    What it says as a whole comes first."""
+    own = getattr(result, "document", result)
+    whole = plain(own)
+    first = {name: whole[name] for name in marked(type(own))}
+    return to_text({"schema": own.SCHEMA, **first, **whole})
 
 
 def to_text(members: dict[str, Any]) -> str:

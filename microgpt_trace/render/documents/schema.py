@@ -64,7 +64,14 @@ def definition_name(kind: type) -> str:
 
 
 def schema_of(kind: Any) -> dict[str, Any]:
-    """The schema of a value of this type; dataclasses are referred to by their names."""
+    """The schema of a value of this type; dataclasses are referred to by their names. A dictionary of types
+    is a record without a class, [type] is a list of such, and a text stands for itself."""
+    if isinstance(kind, dict):
+        return closed_object({name: schema_of(member) for name, member in kind.items()})
+    if isinstance(kind, list):
+        return {"type": "array", "items": schema_of(kind[0])}
+    if isinstance(kind, str):
+        return {"const": kind}
     if kind in _PLAIN:
         return _PLAIN[kind]
     if is_dataclass(kind):
@@ -83,7 +90,7 @@ def schema_of(kind: Any) -> dict[str, Any]:
 
 def record(kind: type) -> dict[str, Any]:
     """The schema of a dataclass, with all its members."""
-    return closed_object({name: schema_of(member) for name, member in member_types(kind).items()})
+    return schema_of(member_types(kind))
 
 
 def closed_object(properties: dict[str, Any], optional: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -157,47 +164,28 @@ def _definitions() -> dict[str, Any]:
     return known
 
 
+# What models say of themselves, by the types of the members: all of them, and those of each family.
+_OF_ALL = {"origin": str, "parameters": int, "dtype": str, "assumed": tuple[str, ...]}
+_OF_FAMILIES: dict[str, dict[str, Any]] = {
+    "microgpt": {
+        "config": Config,
+        "vocabulary": {"chars": str, "bos": int, "convention": str},
+        "trained_steps": int,
+    },
+    "decoder": {
+        "format": str,
+        "config": DecoderConfig,
+        "encodings": [{"type": str, "tensors": int, "bytes": int}],
+        "layer": tuple[str, ...],
+        "vocabulary": str | None,
+    },
+}
+
+
 def _models() -> dict[str, Any]:
     """What models say of themselves."""
     known = definitions([Config, DecoderConfig])
     config = known[definition_name(DecoderConfig)]["properties"]
     known[definition_name(DecoderConfig)] = closed_object(config, optional=tuple(OF_SOME))
-    return known | {"model": {"oneOf": [_microgpt(), _decoder()]}}
-
-
-_OF_ALL = {
-    "origin": schema_of(str),
-    "parameters": COUNT,
-    "dtype": schema_of(str),
-    "assumed": schema_of(tuple[str, ...]),
-}
-
-
-def _microgpt() -> dict[str, Any]:
-    """What a microGPT says of itself."""
-    vocabulary = {"chars": schema_of(str), "bos": COUNT, "convention": schema_of(str)}
-    return closed_object(
-        {
-            **_OF_ALL,
-            "family": {"const": "microgpt"},
-            "config": schema_of(Config),
-            "vocabulary": closed_object(vocabulary),
-            "trained_steps": COUNT,
-        }
-    )
-
-
-def _decoder() -> dict[str, Any]:
-    """What a production model says of itself."""
-    stored = closed_object({"type": schema_of(str), "tensors": COUNT, "bytes": COUNT})
-    return closed_object(
-        {
-            **_OF_ALL,
-            "family": {"const": "decoder"},
-            "format": schema_of(str),
-            "config": schema_of(DecoderConfig),
-            "encodings": {"type": "array", "items": stored},
-            "layer": schema_of(tuple[str, ...]),
-            "vocabulary": schema_of(str | None),
-        }
-    )
+    models = [schema_of({**_OF_ALL, "family": family, **own}) for family, own in _OF_FAMILIES.items()]
+    return known | {"model": {"oneOf": models}}

@@ -14,7 +14,7 @@ RESULTS = {
     "diff": ("Two runs compared", "comparison.differences", "Comparison"),
     "weights": ("Two models' parameters", "comparison.weights", "WeightsComparison"),
     "prompts": ("Many prompts compared", "comparison.prompts", "PromptsComparison"),
-    "diagnosis": ("A dump diagnosed", "render.documents.diagnosis_as_json", "DiagnosisDocument"),
+    "diagnosis": ("A dump diagnosed", "diagnosis.diagnose", "DiagnosisDocument"),
     "explanation": ("One element explained", "explaining.explanation", "Explanation"),
     "patch": ("Activation patching", "patching.results", "PatchResult"),
     "patch_pairs": ("Activation patching over pairs", "patching.results", "PairsResult"),

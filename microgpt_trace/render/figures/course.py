@@ -81,8 +81,7 @@ def diagnosis_picture(found: DumpDiagnosis) -> Picture:
         raise InputError("diagnosis: no operation could be judged, so there is nothing to draw")
     words = CourseWords("follows from its inputs", "does not", "error of the worst row", _claim(diagnosis))
     best = next((f for f in diagnosis.findings if f.explains and f.operation == diagnosis.first_wrong), None)
-    left = None if best is None else (best.residual, "left by the explanation")
-    return _picture(errors, words, diagnosis.first_wrong, left)
+    return _picture(errors, words, diagnosis.first_wrong, [] if best is None else [best.residual])
 
 
 def _claim(diagnosis: Diagnosis) -> str:
@@ -97,10 +96,10 @@ def _claim(diagnosis: Diagnosis) -> str:
 
 
 def _picture(
-    errors: Sequence[Error], words: CourseWords, first: str | None, left: tuple[float, str] | None = None
+    errors: Sequence[Error], words: CourseWords, first: str | None, left: Sequence[float] = ()
 ) -> Picture:
-    """The errors by their order. At the `first` beyond its band a line, and what is `left` of it with words
-    for what leaves that."""
+    """The errors by their order. At the `first` beyond its band a line, and what is `left` of it by the
+    explanation, if there is one."""
     floor, ceiling = _bounds(errors, left)
 
     def height(size: float) -> float:
@@ -120,18 +119,18 @@ def _picture(
         if first is not None:
             at = next(x for x, error in enumerate(errors) if error.name == first)
             ax.axvline(at, color=ORANGE, linewidth=0.8, linestyle=":", label=f"first: {first}")
-            if left is not None:
-                ax.plot(at, height(left[0]), "D", color=DARK, fillstyle="none", markersize=4, label=left[1])
+            for size in left:
+                said = "left by the explanation"
+                ax.plot(at, height(size), "D", color=DARK, fillstyle="none", markersize=4, label=said)
         _name_events(panel, errors)
         panel.label(words.title, y=words.axis, above=panel.legend(3))
 
     return Picture(PAGE, 3.6 if len(errors) <= NAMED else 3.0, draw)
 
 
-def _bounds(errors: Sequence[Error], left: tuple[float, str] | None) -> tuple[float, float]:
+def _bounds(errors: Sequence[Error], left: Sequence[float]) -> tuple[float, float]:
     """Where zeros and where infinities are drawn: a tenth of the smallest, ten times the largest."""
-    sizes = [size for error in errors for size in (error.size, error.allowed)]
-    sizes += [left[0]] if left else []
+    sizes = [*left, *(size for error in errors for size in (error.size, error.allowed))]
     known = [size for size in sizes if 0 < size < math.inf]
     low, high = (min(known), max(known)) if known else (1e-8, 1.0)
     return low / 10, high * (10 if math.inf in sizes else 1)

@@ -20,7 +20,7 @@ from ...patching.results import (
 from ...text.wording import counted
 from ..characters import token_label
 from ..numbers import figure, two_decimals
-from ..results.patching import map_end
+from ..results.patching import map_end, title_of
 from .heat import Scale, add_bar, draw_heat, room_for_crosses, write_cells
 from .panel import (
     BAR,
@@ -78,14 +78,9 @@ def patch_picture(result: PatchResult | PairsResult) -> Picture:
             add_bar(panel, images[-1], scale, values)
 
     inches = [each.shape[1] * ROOM[0] for each in maps]
-    inches += [len(_title(table)) * CHARACTER for table in tables]  # beside which the scale may stand
+    inches += [len(title_of(table)) * CHARACTER for table in tables]  # beside which the scale may stand
     width = min(max(COLUMN, max(inches, default=0.0) + BESIDE), PAGE) + room_for_crosses(values)
     return Picture(width, sum(map(sum, rooms)), draw)
-
-
-def _title(table: PatchTable[Any]) -> str:
-    where = "at one position" if table.across == "position" else "of one head, at all positions"
-    return f"{table.title} {where}"
 
 
 def _value(cell: Any) -> float:
@@ -107,7 +102,7 @@ def _draw_map(
         write_cells(panel, values, texts, scale)
     by_position = table.across == "position"
     panel.label(
-        _title(table), x="position: clean / corrupted token" if by_position else "head",
+        title_of(table), x="position: clean / corrupted token" if by_position else "head",
         columns=_columns(table, pairs), rows=[label for label, _ in table.rows],
     )  # fmt: skip
     return image

@@ -66,6 +66,12 @@ def map_end(cells: Sequence[Any], value: Value) -> float:
     return max([1.0, *(abs(own) for own in known if own is not None and math.isfinite(own))])
 
 
+def title_of(table: PatchTable[Any]) -> str:
+    """What is restored where, on a page as in a figure."""
+    where = "at one position" if table.across == "position" else "of one head, at all positions"
+    return f"{table.title} {where}"
+
+
 def _runs(result: PatchResult) -> Iterator[Section]:
     contrast = result.contrast
     pairs = [("model", result.model)]
@@ -130,7 +136,6 @@ def _tables(
     end = map_end(cells, value)
     for table in tables_of(cells):
         by_position = table.across == "position"
-        where = "at one position" if by_position else "of one head, at all positions"
         lines: Heads = [(table.across, str), *(heads if by_position else [])]
         grid = Grid(
             heads=[(head, [text(column) for column in table.columns]) for head, text in lines],
@@ -139,7 +144,7 @@ def _tables(
             about=[["" if cell is None else cell.site for cell in row] for _, row in table.rows],
             end=end,
         )
-        yield Section([grid, *(_told(table, value, heads) if told else ())], title, f"{table.title} {where}")
+        yield Section([grid, *(_told(table, value, heads) if told else ())], title, title_of(table))
 
 
 def _told(table: PatchTable[Any], value: Value, heads: Heads) -> Iterator[Words]:

@@ -98,8 +98,7 @@ def _adding_most(result: SurveyComparison) -> LayerPair | None:
 
 def _entering(result: SurveyComparison) -> float:
     """The KL of the stream that enters the first layer."""
-    first = [layer.kl_before or 0.0 for layer in result.layers if layer.a.layer == 0]
-    return first[0] if first else 0.0
+    return next((layer.kl_before or 0.0 for layer in result.layers if layer.a.layer == 0), 0.0)
 
 
 def _title(result: SurveyComparison) -> str:
@@ -162,14 +161,11 @@ def _farthest(result: SurveyComparison) -> Iterator[Words]:
 def _both(form: Callable[[Any], str], paths: Mapping[str, str], **options: Any) -> list[Column]:
     """Columns of what both rows of a pair have, or of the one that both are as printed."""
 
-    def column(title: str, value: Callable[[Any], Any]) -> Column:
-        def cell(pair: Any) -> str:
-            one, two = form(value(pair.a)), form(value(pair.b))
-            return one if one == two else f"{one} → {two}"
+    def cell(both: tuple[Any, Any]) -> str:
+        one, two = map(form, both)
+        return one if one == two else f"{one} → {two}"
 
-        return Column(title, cell, **{"right": True, **options})
-
-    return [column(title, attrgetter(path)) for title, path in paths.items()]
+    return fields(cell, {title: f"a.{path} b.{path}" for title, path in paths.items()}, **options)
 
 
 def _shown(
