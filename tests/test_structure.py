@@ -31,7 +31,7 @@ FLOORS = [
 
 # The floors of the modules that stand in no folder.
 FLAT = {
-    "ground": "errors files interrupt notebook signals untrusted_files",
+    "ground": "errors files grouping interrupt notebook signals untrusted_files",
     "package": "microgpt_trace",
     "cli": "__main__",
 }

@@ -19,6 +19,7 @@ from ..dumps.mapping import MapEntry, lines_for
 from ..dumps.name_suggestion import Suggestion, Unplaced, suggest
 from ..dumps.recording import Recording
 from ..errors import InputError
+from ..grouping import grouped
 from ..running.event_stream import EventStream
 from .read_tokens import ambiguous, embedding_of, recognise
 
@@ -103,14 +104,14 @@ def _to_toml(
 
 def _lines(suggestions: Sequence[Suggestion], recording: Recording) -> list[list[Suggestion]]:
     """The suggestions of each line: those of a pattern together, if a line with {i} says just that."""
-    together: dict[tuple[str, str], list[Suggestion]] = {}
-    for one in suggestions:
-        key = (one.pattern, kind_of(one.event)) if one.pattern else (one.event, "")
-        together.setdefault(key, []).append(one)
+
+    def line_of(one: Suggestion) -> tuple[str, str]:
+        return (one.pattern, kind_of(one.event)) if one.pattern else (one.event, "")
+
     sources = [left.recorded.source for left in recording.leftovers]
     sources += [recorded.source for recorded in recording.tensors.values()]
     found: list[list[Suggestion]] = []
-    for (pattern, _), members in together.items():
+    for (pattern, _), members in grouped(suggestions, line_of).items():
         whole = pattern.rpartition("[")[0] if members[0].source.endswith("]") else pattern
         meant = len(list(lines_for(MapEntry("", whole), sources))) if len(members) > 1 else 0
         alone = meant != len(members) or len({one.layout for one in members}) > 1

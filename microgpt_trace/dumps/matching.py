@@ -20,6 +20,7 @@ from ..architecture.plans.catalogue import kinds_in_heads, known_row
 from ..architecture.plans.kinds import Linear
 from ..architecture.plans.plan import Plan, kind_of
 from ..arrays.stats import Array
+from ..grouping import grouped
 from .layouts import Recorded, fit, fits
 
 ROWS, ELEMENTS = 16, 512  # of a sketch, at most
@@ -206,12 +207,10 @@ def compare(
 def products_side_by_side(plan: Plan) -> list[tuple[str, ...]]:
     """Products with one input that an engine may make at once, without their layer: q, k and v, some of
     these, gate and up."""
-    products: dict[str, list[str]] = {}
-    for row in plan.values():
-        if isinstance(row.kind, Linear) and row.kind.columns is None:
-            products.setdefault(row.inputs[0], []).append(kind_of(row.name))
+    products = (row for row in plan.of_kind(Linear) if row.kind.columns is None)
     found: dict[tuple[str, ...], None] = {}
-    for kinds in products.values():
+    for rows in grouped(products, lambda row: row.inputs[0]).values():
+        kinds = [kind_of(row.name) for row in rows]
         for count in range(len(kinds), 1, -1):
             runs = (tuple(kinds[start : start + count]) for start in range(len(kinds) - count + 1))
             found |= dict.fromkeys(runs)

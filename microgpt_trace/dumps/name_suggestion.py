@@ -17,6 +17,7 @@ from ..architecture.model import LanguageModel
 from ..architecture.plans.catalogue import residual_kinds
 from ..architecture.plans.plan import kind_of, layer_of
 from ..arrays.stats import Array
+from ..grouping import grouped
 from ..text.brief import frozen
 from .matching import (
     ScoreTable,
@@ -215,9 +216,7 @@ def find_series(
 ) -> Iterator[Series]:
     """Every tensor in one series, cut in one way in all layers; `layers` are those of the events. A name with
     several numbers counts by that which most tensors share."""
-    rows: dict[str, list[int]] = {}
-    for row, part in enumerate(parts):
-        rows.setdefault(part.source, []).append(row)
+    rows = grouped(range(len(parts)), lambda row: parts[row].source)
     votes: dict[str, set[int | None]] = {source: set() for source in rows}
     for row, column in zip(*table.agreeing.nonzero(), strict=True):
         votes[parts[row].source].add(layers[column])

@@ -16,6 +16,7 @@ from ..architecture.plans.plan import kind_of
 from ..arrays.logits import LogitDifference
 from ..arrays.stats import Array
 from ..errors import InputError
+from ..grouping import grouped
 from ..notebook import in_notebook
 from ..text.brief import frozen, one_line
 from ..tracing.findings import Check
@@ -157,14 +158,11 @@ class PatchTable(Generic[Cell]):
 def tables_of(cells: Sequence[Cell]) -> list[PatchTable[Cell]]:
     """The cells that have a position or a head, a table for each kind of event. Events outside the
     layers stand above the residual stream that leaves the layers."""
-    grouped: dict[str, list[Cell]] = {}
     kinds = {kind_of(cell.name) for cell in cells}
     stream = next((kind for kind in leaving_kinds() if kind in kinds), leaving_kinds()[0])
-    for cell in cells:
-        if not cell.is_part:
-            kind = stream if cell.layer is None else kind_of(cell.name)
-            grouped.setdefault(kind, []).append(cell)
-    return [_table(kind, own) for kind, own in grouped.items()]
+    whole = (cell for cell in cells if not cell.is_part)
+    by_kind = grouped(whole, lambda cell: stream if cell.layer is None else kind_of(cell.name))
+    return [_table(kind, own) for kind, own in by_kind.items()]
 
 
 def parts_of(cells: Sequence[Cell]) -> list[Cell]:

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from ..arrays.stats import Array
 
 TITLE = "bold cyan"
 WIDE = 100  # columns of a terminal from which on tables have all columns
-Row = TypeVar("Row")
-Key = TypeVar("Key")
 
 
 class Bar(NamedTuple):
@@ -200,14 +198,6 @@ def fields(form: Callable[[Any], str], paths: Mapping[str, str], **options: Any)
         return Column(title, lambda row: form(value(row)), **{"right": True, **options})
 
     return [column(title, attrgetter(*path.split())) for title, path in paths.items()]
-
-
-def grouped(rows: Iterable[Row], key: Callable[[Row], Key]) -> dict[Key, list[Row]]:
-    """Rows by what they have in common, in the order of the first ones."""
-    found = dict[Key, list[Row]]()
-    for row in rows:
-        found.setdefault(key(row), []).append(row)
-    return found
 
 
 def alarm(row: Any) -> str:

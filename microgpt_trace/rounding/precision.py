@@ -25,6 +25,7 @@ from ..arrays.encodings import StoredTensor
 from ..arrays.rounding import BLOCK, WIDE_BLOCK, q8_blocks, to_bf16, to_f16, to_q8
 from ..arrays.stats import Array
 from ..errors import InputError
+from ..grouping import grouped
 
 # Roundings of an operation in float32, the engine's and ours, of exp and 1/sqrt by polynomials too. A sum of
 # K terms has 2 sqrt(K) more, and of terms that may be equal K, for equal roundings do not cancel.
@@ -231,10 +232,7 @@ class ProductInputs:
     def learn(self, rows: Sequence[Operation], read: Callable[[str], tuple[Array, Array]]) -> None:
         """Find the ways from products of which `read` gives input and output: a few of each kind. Where those
         show none, as where they are wrong, the ways of the other matrices of that type count."""
-        by_key: dict[tuple[str, str], list[Operation]] = {}
-        for row in rows:
-            by_key.setdefault(self.key(row), []).append(row)
-        votes = {key: self._votes(own, read) for key, own in by_key.items()}
+        votes = {key: self._votes(own, read) for key, own in grouped(rows, self.key).items()}
         usual = sum(votes.values(), Counter[str]())
         for key, own in votes.items():
             of_type = sum((found for (_, type), found in votes.items() if type == key[1]), Counter[str]())

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..architecture.plans.plan import layer_of
 from ..arrays.stats import Array
+from ..grouping import grouped
 from ..measuring.channels import ChannelStatistics, quantiles
 from ..measuring.definitions import MASSIVE, Attention, RoleName, role_of
 from ..measuring.heads import COUNTS, EVENLY, SUMS, mean_shares
@@ -299,10 +300,7 @@ def _massive(layers: Sequence[SurveyedLayer]) -> Insight:
 
 def _sinks(heads: Sequence[SurveyedHead]) -> Insight:
     """By the mean over the heads of each layer without a window."""
-    of = dict[int, list[SurveyedHead]]()
-    for head in heads:
-        if head.window is None:
-            of.setdefault(head.layer, []).append(head)
+    of = grouped((head for head in heads if head.window is None), lambda head: head.layer)
     shares = {layer: math.fsum(h.attention.first for h in own) / len(own) for layer, own in of.items()}
     even = next((head.even.first for own in of.values() for head in own), 0.0)
     top = of[max(shares, key=lambda layer: shares[layer])][0].event if shares else heads[0].event

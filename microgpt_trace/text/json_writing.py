@@ -14,8 +14,9 @@ def result_json(result: Any) -> str:
     """The document of a result: a dataclass that names its SCHEMA, or what has such a one as its `document`.
     What it says as a whole comes first."""
     own = getattr(result, "document", result)
+    kind: Any = type(own)
     whole = plain(own)
-    first = {name: whole[name] for name in marked(type(own))}
+    first = {name: whole[name] for name in marked(kind)}
     return to_text({"schema": own.SCHEMA, **first, **whole})
 
 

@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from ...arrays.stats import Array
+from ...grouping import grouped
 from ...hooks.event import EventSpec
 from ...text.brief import one_line
 from .kinds import Add, Context, Kind, Length, Linear, Norm, Probabilities, Rotation, Scores, Shape
@@ -103,11 +104,8 @@ class Plan(Mapping[str, Operation]):
     @cached_property
     def layers(self) -> tuple[tuple[Operation, ...], ...]:
         """The rows of each layer."""
-        found: dict[int, list[Operation]] = {}
-        for own in self.values():
-            if own.layer is not None:
-                found.setdefault(own.layer, []).append(own)
-        return tuple(map(tuple, found.values()))
+        rows = (own for own in self.values() if own.layer is not None)
+        return tuple(map(tuple, grouped(rows, attrgetter("layer")).values()))
 
     @cached_property
     def before(self) -> tuple[Operation, ...]:

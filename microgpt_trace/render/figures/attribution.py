@@ -57,14 +57,15 @@ def _at_position(found: PositionAttribution, result: AttributionResult, top: int
     def draw(panel: Panel) -> None:
         draw_bars(panel, rows, partial(signed, digits=digits))
         title = f"position {contrast.position}, after {shown_token(contrast.seen)}"
-        panel.label(title, x=f"written to {_question(contrast)}", at_right=True)
+        to = " - ".join(f"logit({token})" for token in _tokens(contrast, 12))
+        panel.label(title, x=f"written to {to}", at_right=True)
 
     return Picture(COLUMN + 0.6, len(rows) * BAR + 0.8, draw)
 
 
-def _question(contrast: LogitDifference) -> str:
-    target, against = (token_label(text, 12) for text in (contrast.target_label, contrast.against_label))
-    return f"logit({target}) - logit({against})"
+def _tokens(contrast: LogitDifference, width: int) -> list[str]:
+    """The target and what it is held against."""
+    return [token_label(text, width) for text in (contrast.target_label, contrast.against_label)]
 
 
 def _over_positions(result: AttributionResult, top: int) -> Picture:
@@ -74,7 +75,8 @@ def _over_positions(result: AttributionResult, top: int) -> Picture:
     values = whole[chosen]
     scale = symmetric(values, "logit(target) - logit(against)")
     names = [result.positions[0].parts[i].name for i in chosen]
-    columns = [_tried(found.contrast) for found in result.positions]
+    contrasts = [found.contrast for found in result.positions]
+    columns = [f"{own.position}: {' / '.join(_tokens(own, LABEL))}" for own in contrasts]
     left = len(whole) - len(chosen)
 
     def draw(panel: Panel) -> None:
@@ -86,8 +88,3 @@ def _over_positions(result: AttributionResult, top: int) -> Picture:
     width = min(max(COLUMN, len(values[0]) * 0.3 + 2.4), PAGE) + room_for_crosses(values)
     height = max(LEAST, len(values) * LINE * 1.4) + CHARACTER * max(map(len, columns)) + 0.8
     return Picture(width, height, draw)
-
-
-def _tried(contrast: LogitDifference) -> str:
-    target, against = (token_label(text, LABEL) for text in (contrast.target_label, contrast.against_label))
-    return f"{contrast.position}: {target} / {against}"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ...comparison.differences import Comparison
 from ...diagnosis.diagnose import Diagnosis, DumpDiagnosis
 from ...errors import InputError
+from ...grouping import grouped
 from ...text.wording import counted
 from .panel import BLUE, DARK, GREY, ORANGE, PAGE, Panel, Picture, on_axes
 
@@ -110,12 +111,10 @@ def _picture(
         ax.set(yscale="log", ylim=(floor / 2, ceiling * 2), xlim=(-1, len(errors)))
         bands = [max(error.allowed, floor) for error in errors]
         ax.step(range(len(errors)), bands, where="mid", color=GREY, linewidth=1, label="allowed")
-        alike: dict[tuple[int, int, str], list[tuple[float, float]]] = {}
-        for at, error in enumerate(errors):
-            alike.setdefault(_mark(error, words), []).append((at, height(error.size)))
+        alike = grouped(range(len(errors)), lambda at: _mark(errors[at], words))
         for (colour, shape, said), places in sorted(alike.items()):
-            x, y = zip(*places, strict=True)
-            ax.plot(x, y, SHAPES[shape], color=COLOURS[colour], markersize=4, linestyle="none", label=said)
+            y, mark = [height(errors[at].size) for at in places], SHAPES[shape]
+            ax.plot(places, y, mark, color=COLOURS[colour], markersize=4, linestyle="none", label=said)
         if first is not None:
             at = next(x for x, error in enumerate(errors) if error.name == first)
             ax.axvline(at, color=ORANGE, linewidth=0.8, linestyle=":", label=f"first: {first}")

@@ -39,22 +39,19 @@ def no_view(result: Any) -> PageView:
 def patch_view(result: PatchResult) -> PageView:
     """Of each site how much it restores, and from which logit difference that comes."""
     ends = [("corrupted", result.corrupt.difference), ("clean", result.clean.difference)]
-    return PageView(
-        facts={
-            cell.site: [("restored", cell.restored), ("logit difference", cell.difference), *ends]
-            for cell in result.cells
-        }
-    )
+    told = {"restored": "restored", "logit difference": "difference"}
+    return PageView(facts={cell.site: [*_facts(cell, told), *ends] for cell in result.cells})
 
 
 def pairs_view(result: PairsResult) -> PageView:
     """Of each site how much it restores on average."""
-    return PageView(
-        facts={
-            cell.site: [("mean", cell.mean), ("std", cell.spread), ("pairs", cell.count)]
-            for cell in result.cells
-        }
-    )
+    told = {"mean": "mean", "std": "spread", "pairs": "count"}
+    return PageView(facts={cell.site: _facts(cell, told) for cell in result.cells})
+
+
+def _facts(row: Any, told: Mapping[str, str]) -> list[tuple[str, float | None]]:
+    """Attributes of a row, by what they are called."""
+    return [(words, getattr(row, name)) for words, name in told.items()]
 
 
 SHARES = ("itself", "previous", "first", "repeat")
@@ -67,10 +64,8 @@ def attribution_view(result: AttributionResult) -> PageView:
     several = len(positions) > 1
     tabs = {FIRST + n: (f"position-{p.contrast.position}", _label(p)) for n, p in enumerate(positions)}
     roles = FIRST + len(positions) + several
-    facts = {
-        role.name: [(ROLE_WORDS[share], getattr(role.attention, share)) for share in SHARES]
-        for role in result.roles
-    }
+    told = {ROLE_WORDS[share]: share for share in SHARES}
+    facts = {role.name: _facts(role.attention, told) for role in result.roles}
     added = {roles: _maps(result.roles)} if result.roles else {}
     names = [role.name for role in result.roles]
     return PageView(facts=facts, tabs=tabs if several else {}, added=added, names=names)

@@ -86,9 +86,8 @@ def _span(column: Column, rows: Sequence[Any]) -> str | None:
 
 
 def _title(column: Column, span: str | None) -> Markup:
-    if not column.title:
-        return element("td", class_=_side(column), colspan=span)
-    return element("th", column.title, scope="col", class_=_side(column), colspan=span)
+    how = {"class_": _side(column), "colspan": span}
+    return element("th", column.title, scope="col", **how) if column.title else element("td", **how)
 
 
 def _row(

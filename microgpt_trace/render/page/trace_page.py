@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from ...architecture.plans.kinds import Probabilities, Softmax
 from ...architecture.plans.plan import Plan
 from ...arrays.stats import Array, TensorStats
 from ...explaining.explain import worked_out
+from ...grouping import grouped
 from ...hooks.event import Phase
 from ...rounding.invariants import OF_SUMS
 from ...text.printable import on_one_line, shown_token
@@ -180,10 +182,8 @@ def _heads_of(plan: Plan, weights: str) -> list[str]:
 def _layers(trace: Trace) -> dict[str, Any]:
     """Of each layer the shares of its branches, and what is odd in it."""
     shares = {row.layer: {"attention": row.attention_share, "mlp": row.mlp_share} for row in trace.layers}
-    odd: dict[int, list[str]] = {}
-    for layer, words in _oddities(trace):
-        odd.setdefault(layer, []).append(words)
-    return {"shares": shares, "odd": {layer: "; ".join(words) for layer, words in odd.items()}}
+    odd = grouped(_oddities(trace), itemgetter(0))
+    return {"shares": shares, "odd": {i: "; ".join(words for _, words in own) for i, own in odd.items()}}
 
 
 def _oddities(trace: Trace) -> Iterator[tuple[int, str]]:

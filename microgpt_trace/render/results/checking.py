@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from ...architecture.plans.plan import kind_of
+from ...grouping import grouped
 from ...text.wording import counted
 from ...tracing.gradient_check import GradientCheck
 from ...tracing.validation import Validation, Verdict
 from ..numbers import exponent, figure, ratio
-from ..sections import Column, Section, Table, Words, alarm, fields, grouped, name_of, words
+from ..sections import Column, Section, Table, Words, alarm, fields, name_of, words
 
 _STYLES = {"used": "green", "dead": "yellow", "failed": "bold red"}
 

@@ -13,6 +13,7 @@ from ...architecture.plans.catalogue import kind_named
 from ...architecture.plans.kinds import Scores
 from ...comparison.compared_runs import RecordedRun, Unpaired
 from ...comparison.differences import GIVEN, Agreement, Comparison, EventDifference, SideSummary
+from ...grouping import grouped
 from ...rounding.judging import IN_LENGTH, OperationResult
 from ...text.printable import shown_token, with_ids
 from ...text.wording import abridged, counted
@@ -27,7 +28,6 @@ from ..sections import (
     alarm,
     facts,
     fields,
-    grouped,
     indented,
     name_of,
     table_section,

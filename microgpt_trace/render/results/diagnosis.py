@@ -8,10 +8,11 @@ from ...architecture.plans.catalogue import kind_named
 from ...architecture.plans.kinds import Scores
 from ...diagnosis.diagnose import Diagnosis, DumpDiagnosis, Offer
 from ...diagnosis.finding import Finding
+from ...grouping import grouped
 from ...rounding.judging import OVER_THE_PASS, OperationResult
 from ...text.wording import abridged, counted
 from ..numbers import distance, two_apart
-from ..sections import Column, Labelled, Section, Words, alarm, facts, grouped, indented, table_section, words
+from ..sections import Column, Labelled, Section, Words, alarm, facts, indented, table_section, words
 from .comparison import MAX_LISTED, by_reason, origin_of, place_of, tokens_line, unpaired_sections
 
 

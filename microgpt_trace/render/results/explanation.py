@@ -10,6 +10,7 @@ from typing import Any
 from ...architecture.formulas.steps import Factor, Step, Term, Use
 from ...architecture.plans.plan import kind_of
 from ...explaining.explanation import Explanation
+from ...grouping import grouped
 from ...text.wording import unnumbered
 from ..sections import (
     Block,
@@ -21,7 +22,6 @@ from ..sections import (
     Table,
     Words,
     fields,
-    grouped,
     indented,
     table_section,
     words,

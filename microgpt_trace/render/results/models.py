@@ -8,6 +8,7 @@ from operator import attrgetter
 
 from ...comparison.prompts import PromptComparison, PromptsComparison
 from ...comparison.weights import WeightRow, WeightsComparison
+from ...grouping import grouped
 from ...rounding.stored_types import BLOCK
 from ...text.wording import counted
 from ..numbers import distance, exponent, two_apart
@@ -20,7 +21,6 @@ from ..sections import (
     Words,
     alarm,
     fields,
-    grouped,
     indented,
     name_of,
     words,

@@ -7,6 +7,7 @@ from math import isfinite
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ...grouping import grouped
 from ...text.printable import shown_token
 from ...text.wording import counted
 from ..numbers import percent, ratio, three_decimals
@@ -22,7 +23,6 @@ from ..sections import (
     Table,
     Words,
     fields,
-    grouped,
     indented,
     name_of,
     table_section,

@@ -9,11 +9,12 @@ from operator import attrgetter
 from typing import Any
 
 from ...architecture.plans.plan import kind_of
+from ...grouping import grouped
 from ...text.printable import shown_token
 from ...tracing.result import Candidate, LensRow, Prediction, TargetRow, Trace
 from ..characters import token_label
 from ..numbers import figure, four_decimals, three_decimals
-from ..sections import Bar, Block, Column, Section, Table, Words, fields, grouped, words
+from ..sections import Bar, Block, Column, Section, Table, Words, fields, words
 from .events import stage_sections
 
 MAX_ROWS = 64  # positions whose predictions are listed before some are left out

@@ -7,12 +7,13 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any
 
+from ...grouping import grouped
 from ...text.printable import on_one_line, shown_token, with_ids
 from ...text.wording import counted
 from ...tracing.findings import TOO_FEW, Anomaly, Check, Insight
 from ...tracing.result import Trace
 from ..numbers import exponent
-from ..sections import Labelled, Section, Words, facts, grouped, indented, words
+from ..sections import Labelled, Section, Words, facts, indented, words
 from .events import backward_sections, layers_section, stage_sections
 from .interventions import before_and_after_section, interventions_section
 from .predictions import generation_sections, lens_sections, prediction_sections
