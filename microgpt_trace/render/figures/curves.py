@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ...errors import InputError
@@ -80,14 +81,10 @@ def timeline_picture(timeline: Timeline, curves: bool = False) -> Picture:
 
 
 def _overview(timeline: Timeline) -> Sequence[Draw]:
-    panels: list[Draw] = []
-    if timeline.positions:
-        panels.append(lambda panel: _draw_predictions(panel, timeline))
-    if len(timeline.loss.steps) > 1:
-        panels.append(lambda panel: _draw_loss(panel, timeline))
-    if not panels:
+    draws = [_draw_predictions] * bool(timeline.positions) + [_draw_loss] * (len(timeline.loss.steps) > 1)
+    if not draws:
         raise InputError(f"timeline: {timeline.log} has neither predictions nor losses to draw")
-    return panels
+    return [partial(draw, timeline=timeline) for draw in draws]
 
 
 def _draw_loss(panel: Panel, timeline: Timeline) -> None:

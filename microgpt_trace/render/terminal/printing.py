@@ -26,6 +26,7 @@ from ..sections import (
 from .screen import Screen
 from .tables import print_table
 
+Prints = dict[type[Block], Callable[[Any, Screen], None]]
 WIDEST_PLOT = 100  # columns of a plot
 NARROWEST = 4  # characters that a text beside a label needs
 
@@ -83,15 +84,11 @@ def _print_matrix(block: AttentionMatrices | Figures | Grid, screen: Screen) -> 
     from .attention import print_attention
     from .matrices import print_figures, print_grid
 
-    if isinstance(block, AttentionMatrices):
-        print_attention(block, screen)
-    elif isinstance(block, Grid):
-        print_grid(block, screen)
-    else:
-        print_figures(block, screen)
+    prints: Prints = {AttentionMatrices: print_attention, Grid: print_grid, Figures: print_figures}
+    prints[type(block)](block, screen)
 
 
-_PRINT: dict[type[Block], Callable[[Any, Screen], None]] = {
+_PRINT: Prints = {
     Table: print_table, Words: _print_words, Labelled: _print_labelled, Copyable: _print_copyable,
     DotPlot: _print_plot, AttentionMatrices: _print_matrix, Grid: _print_matrix, Figures: _print_matrix,
 }  # fmt: skip

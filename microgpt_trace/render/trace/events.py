@@ -170,13 +170,12 @@ def layers_section(trace: Trace, brief: bool) -> Section:
     if trace.intervened is not None:
         columns.append(layer_change_column(trace.intervened, last))
     table = Table(columns, trace.layers, about=lambda row: last[row.layer])
-    return Section([table, *_legend(trace, brief)], "Residual stream after each layer")
+    legend = [] if brief else _legend(trace)
+    return Section([table, *legend], "Residual stream after each layer")
 
 
-def _legend(trace: Trace, brief: bool) -> Iterator[Words]:
+def _legend(trace: Trace) -> Iterator[Words]:
     """What the columns are."""
-    if brief:
-        return
     threshold = trace.layers[0].near_zero_threshold
     kinds = (kind_in(trace.specs, event.name) for event in trace.specs.values())
     activation = next(kind.function for kind in kinds if isinstance(kind, Activation))
