@@ -60,11 +60,6 @@ class Tolerance:
         """That of the engine; None where it is not known."""
         return PRECISIONS.get("f32" if self.kind == "float32" else self.kind)
 
-    @property
-    def typical(self) -> float:
-        """What the median row may stray, as a share of what any row may."""
-        return TYPICAL_OF_ONE if self.kind == "calibrated" else TYPICAL
-
 
 def _largest_seen(scores: Array) -> float:
     """The largest magnitude among scores [H, T, S] that a query may look at."""
@@ -125,7 +120,8 @@ class Bands:
             return [BandMeasure("", found, own * everywhere)]
         factor = given.factor * (PEAKED if peaked else 1.0)
         apart = _reach([third.strict() for third in thirds], self._floor * everywhere, self._floor)
-        band = own + self._band(found, apart, factor, given.typical)
+        typical = TYPICAL_OF_ONE if given.kind == "calibrated" else TYPICAL
+        band = own + self._band(found, apart, factor, typical)
         related = apart.rows < UNRELATED  # else rounding alone may bring anything
         band = np.where(related, np.minimum(band, UNRELATED), band)
         measures = [BandMeasure("", found, band)]

@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from ...architecture.formulas.steps import Factor, Step, Term
+from ...architecture.formulas.steps import Step, Term
 from ...errors import InputError
 from ...explaining.explanation import Explanation
 from ...text.printable import shown_token
@@ -55,10 +55,7 @@ def _prefix(step: Step) -> str:
 
 def _called(term: Term, prefix: str) -> str:
     """The names of the factors, and the token that the term is for."""
-    said = " × ".join(_short(factor, prefix) for factor in term.factors)
+    short = (replace(factor, name=factor.name.removeprefix(prefix)) for factor in term.factors)
+    said = " × ".join(map(called, short))
     said = applied(term.function, said) if term.function else said
     return f"{said} {shown_token(term.label)}" if term.label else said
-
-
-def _short(factor: Factor, prefix: str) -> str:
-    return called(replace(factor, name=factor.name.removeprefix(prefix)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from itertools import groupby
 from operator import itemgetter
 
@@ -254,15 +253,14 @@ def _positions(result: Comparison) -> Section:
         return Section([words("Statistics alone have no view by position.")])
 
     def column(position: int) -> Column:
+        def error(event: EventDifference) -> str:
+            return distance(dict(zip(event.positions, event.by_position, strict=True)).get(position))
+
         token = f" {shown_token(result.labels[position])[:6]}" if position < len(result.labels) else ""
-        return Column(f"{position}{token}", partial(_error_at, position=position), right=True)
+        return Column(f"{position}{token}", error, right=True)
 
     columns = [Column("event", name_of, whole=True, style=alarm), *map(column, result.positions)]
     return Section([Table(columns, events, about=name_of)], "Worst row by position")
-
-
-def _error_at(event: EventDifference, position: int) -> str:
-    return distance(dict(zip(event.positions, event.by_position, strict=True)).get(position))
 
 
 def of_all_layers(texts: Sequence[str]) -> list[str]:
