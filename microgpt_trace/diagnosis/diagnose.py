@@ -223,7 +223,7 @@ class _Diagnosing(JudgedRun):
                 yield name, "no event of a forward pass of this model"
 
 
-@dataclass(frozen=True)
+@frozen
 class DumpFacts:
     """Where a dump comes from."""
 
@@ -232,7 +232,7 @@ class DumpFacts:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class DiagnosisDocument(Diagnosis):
     """A diagnosis, with what was diagnosed."""
 
