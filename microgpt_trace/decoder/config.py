@@ -7,12 +7,12 @@ Parameters have names in the style of microgpt.py's state dict: `wte`, `layer0.a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
+from ..architecture.plans.blocks import Dimensions
 from ..architecture.plans.catalogue import PLANS
 from ..architecture.plans.plan import Plan
 from ..architecture.plans.rope import Rope, check_positive, check_whole
@@ -28,7 +28,7 @@ OF_SOME = {"activation": "SiLU", "score_scales": ()}  # what only some architect
 
 
 @frozen(slots=False)
-class DecoderConfig:
+class DecoderConfig(Dimensions):
     """Dimensions and conventions of a decoder."""
 
     architecture: str
@@ -78,10 +78,6 @@ class DecoderConfig:
     def windows(self) -> tuple[int | None, ...]:
         """How many positions each layer's queries see; None: all."""
         return tuple(self.window if i in self.windowed_layers else None for i in range(self.n_layer))
-
-    @property
-    def parameter_count(self) -> int:
-        return sum(math.prod(shape) for shape in self.shapes().values())
 
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Name and shape of every parameter, in order of use; a tied lm_head is not among them."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import cast
 
 import numpy as np
 
+from ..architecture.plans.blocks import Dimensions
 from ..architecture.plans.rope import check_whole
 from ..arrays.stats import NOT_FINITE, Array, DType
 from ..errors import InputError
@@ -20,13 +21,11 @@ LAYER_PARAMETERS = ("attn_wq", "attn_wk", "attn_wv", "attn_wo", "mlp_fc1", "mlp_
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Dimensions):
     """Dimensions of a microGPT. `n_inner`, the width of the MLP, is 4 * n_embd where it is 0."""
 
-    norm_eps: ClassVar[float] = operations.RMSNORM_EPS
-    activation: ClassVar[str] = "ReLU"
-    rope: ClassVar[None] = None  # positions are learned
-    biases: ClassVar[tuple[str, ...]] = ()
+    norm_eps = operations.RMSNORM_EPS
+    activation = "ReLU"
     vocab_size: int = 27
     n_embd: int = 16
     n_head: int = 4
@@ -37,28 +36,11 @@ class Config:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             check_whole(name, value, {"vocab_size": 2, "n_inner": 0}.get(name, 1))
-        object.__setattr__(self, "n_inner", self.n_inner or 4 * self.n_embd)
         if self.n_embd % self.n_head:
             raise InputError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
-
-    @property
-    def head_dim(self) -> int:
-        return self.n_embd // self.n_head
-
-    @property
-    def n_kv_head(self) -> int:
-        """Every head has keys and values of its own."""
-        return self.n_head
-
-    @property
-    def context_length(self) -> int:
-        """How many positions it has."""
-        return self.block_size
-
-    @property
-    def windows(self) -> tuple[int | None, ...]:
-        """Every query sees all positions before it."""
-        return (None,) * self.n_layer
+        # Every head has keys and values of its own.
+        derived = {"head_dim": self.n_embd // self.n_head, "n_kv_head": self.n_head}
+        vars(self).update(derived, context_length=self.block_size, n_inner=self.n_inner or 4 * self.n_embd)
 
     def shapes(self) -> dict[str, tuple[int, int]]:
         """Name and shape of every parameter, [out, in], in the order of microgpt.py."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from .kinds import Context, Kind, Linear, Loss, Norm, Probabilities, Scores, Softmax
 from .plan import Operation, Plan, stage_of
@@ -19,68 +19,43 @@ BIASES = (  # that layers may have, as their architecture or their file says
 )  # fmt: skip
 
 
-class Dimensions(Protocol):
-    """What the rest of the program asks of a config. Shape letters are those of microgpt/operations.py."""
+class Dimensions:
+    """What the rest of the program, and the rows of a plan, ask of a config. Shape letters are those of
+    microgpt/operations.py."""
 
-    @property
-    def n_layer(self) -> int: ...
-    @property
-    def n_embd(self) -> int: ...
-    @property
-    def n_head(self) -> int: ...
-    @property
-    def n_kv_head(self) -> int: ...
-    @property
-    def head_dim(self) -> int: ...
-    @property
-    def n_inner(self) -> int: ...
-    @property
-    def vocab_size(self) -> int: ...
-    @property
-    def context_length(self) -> int:
-        """How many positions the model reads at most, or was made for."""
+    n_layer: int
+    n_embd: int
+    n_head: int
+    n_kv_head: int
+    head_dim: int
+    n_inner: int
+    vocab_size: int
+    context_length: int  # how many positions the model reads at most, or was made for
+    norm_eps: float
+    activation: str  # the function of the MLP, as Activation names it
+    rope: Any = None  # how q and k turn with the position, a `Rope` of rope.py; None of learned positions
+    tied: bool = False  # whether the embedding makes the logits too
+    biases: tuple[str, ...] = ()  # those that every layer has, as "attn_bq"
+    qk_norm: bool = False  # whether each head's q and k are normed
+    score_scales: tuple[float, ...] = ()  # of each layer's scores; empty: 1/sqrt(head_dim) in all
 
-    @property
-    def norm_eps(self) -> float: ...
-    @property
-    def activation(self) -> str:
-        """The function of the MLP, as Activation names it."""
-
-    @property
-    def rope(self) -> Any:
-        """How q and k turn with the position, a `Rope` of rope.py; None of learned positions."""
-
-    @property
-    def biases(self) -> tuple[str, ...]:
-        """Those that every layer has, as "attn_bq"."""
-
-    @property
-    def parameter_count(self) -> int: ...
     @property
     def windows(self) -> tuple[int | None, ...]:
         """How many positions each layer's queries see; None: all."""
+        return (None,) * self.n_layer
+
+    @property
+    def parameter_count(self) -> int:
+        return sum(math.prod(shape) for shape in self.shapes().values())
 
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Name and shape of every parameter, in order of use."""
+        raise NotImplementedError
 
 
-class Options(Dimensions, Protocol):
-    """What besides the dimensions of a production model tells the rows."""
-
-    @property
-    def tied(self) -> bool:
-        """Whether the embedding makes the logits too."""
-
-    @property
-    def qk_norm(self) -> bool:
-        """Whether each head's q and k are normed."""
-
-    @property
-    def score_scales(self) -> tuple[float, ...]:
-        """Of each layer's scores; empty: 1/sqrt(head_dim) in all."""
-
-
-def norm(rows: RowBuilder, config: Options, name: str, stream: str, words: str, centred: bool = False) -> str:
+def norm(
+    rows: RowBuilder, config: Dimensions, name: str, stream: str, words: str, centred: bool = False
+) -> str:
     """RMSNorm with a gain, or LayerNorm with gain and bias, of what is read of the stream."""
     half = name.partition(".")[0]
     gain, bias = rows.name(f"{half}_norm"), rows.name(f"{half}_bnorm") if centred else None
@@ -119,13 +94,13 @@ def queries_keys_values(
 
 def attention(
     rows: RowBuilder, config: Dimensions, layer: int, q: str, k: str, v: str,
-    scales: Sequence[float] = (), overview: bool = False, words: Sequence[str] = (" [attn]", "o_proj"),
+    overview: bool = False, words: Sequence[str] = (" [attn]", "o_proj"),
 ) -> str:  # fmt: skip
     """From what meets in the scores, times the layer's scale, to what the heads together write."""
     dim, width, queries, keys = config.head_dim, config.n_embd, config.n_head, config.n_kv_head
     group = tuple(h * keys // queries for h in range(queries))  # whose keys and values a head has
     usual, window = 1 / math.sqrt(dim), config.windows[layer]
-    scale = scales[layer] if scales else usual
+    scale = config.score_scales[layer] if config.score_scales else usual
     by = f"/ sqrt({dim})" if scale == usual else f"* {scale:.6g}"
     rows.add("attn.scores", Scores(dim, group, scale), q, k, expr=f"scores = q @ k.T {by}")
     mask = "mask" if window is None else f"mask + window {window}"
@@ -145,10 +120,10 @@ def attention(
     return product(rows, config, "attn.out", "wo", context, width, "attn_out = context", words[1], heads)
 
 
-def predictions(rows: RowBuilder, config: Options, source: str) -> Plan:
+def predictions(rows: RowBuilder, config: Dimensions, source: str, read: str = "x_n") -> Plan:
     """From what the head reads to the loss, and the plan of all rows."""
     head = Linear("wte" if config.tied else "lm_head", config.vocab_size)
-    expr, behind = "logits = x_n @ w_lm", f"w_lm = {head.weight}.T"
+    expr, behind = f"logits = {read} @ w_lm", f"w_lm = {head.weight}.T"
     rows.add("logits", head, source, expr=expr, behind=behind, overview=True)
     rows.add("probs", Probabilities(), "logits", expr="probs = softmax(logits)")
     rows.add("loss", Loss(), "logits", expr="loss = mean(-log probs[target])")

@@ -35,7 +35,7 @@ def examples() -> tuple[Plan, ...]:
         norm_eps=1e-5, activation="SiLU", rope=Rope(1e4), windows=(None,), tied=True, qk_norm=True,
         score_scales=(), biases=BIASES,
     )  # fmt: skip
-    unbiased: Any = SimpleNamespace(**vars(config) | {"biases": ()})
+    unbiased: Any = SimpleNamespace(**vars(config) | {"biases": (), "tied": False})
     return (microgpt.plan_of(unbiased), *(plan_of(config) for plan_of in dict.fromkeys(PLANS.values())))
 
 

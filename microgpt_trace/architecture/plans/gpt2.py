@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from .blocks import Options, RowBuilder, attention, norm, predictions, product, queries_keys_values
+from .blocks import Dimensions, RowBuilder, attention, norm, predictions, product, queries_keys_values
 from .kinds import Activation, Add, Lookup
 from .plan import Plan
 
 
-def plan_of(config: Options) -> Plan:
+def plan_of(config: Dimensions) -> Plan:
     """The rows of a GPT-2; its config says which GELU it has, and what its scores are multiplied by."""
     rows, width, act = RowBuilder(), config.n_embd, config.activation
     tokens = Lookup("wte", "tokens", config.vocab_size, width)
@@ -20,7 +20,7 @@ def plan_of(config: Options) -> Plan:
         rows.begin_layer(i)
         normed = norm(rows, config, "attn.norm", stream, "pre-attn", centred=True)
         q, k, v = queries_keys_values(rows, config, normed)
-        out = attention(rows, config, i, q, k, v, config.score_scales)
+        out = attention(rows, config, i, q, k, v)
         stream = rows.add("attn.residual", Add(), stream, out, expr="x = x_res + attn_out [residual]")
         normed = norm(rows, config, "mlp.norm", stream, "pre-FFN", centred=True)
         up = product(rows, config, "mlp.up", "wup", normed, config.n_inner, "up = x_n", "up_proj")

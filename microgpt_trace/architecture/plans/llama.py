@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from .blocks import Options, RowBuilder, attention, norm, predictions, product, queries_keys_values
+from .blocks import Dimensions, RowBuilder, attention, norm, predictions, product, queries_keys_values
 from .kinds import Activation, Add, Lookup, Multiply, Norm, Rotation
 from .plan import Plan
 
 
-def plan_of(config: Options) -> Plan:
+def plan_of(config: Dimensions) -> Plan:
     """The rows of a decoder; its config says which biases and windows it has, whether q and k are normed."""
     rows, width, inner, act = RowBuilder(), config.n_embd, config.n_inner, config.activation
     tokens = Lookup("wte", "tokens", config.vocab_size, width)
@@ -19,7 +19,7 @@ def plan_of(config: Options) -> Plan:
         if config.qk_norm:
             q, k = (_of_heads(rows, config, n) for n in "qk")
         q, k = (_turned(rows, config, n, source) for n, source in (("q", q), ("k", k)))
-        out = attention(rows, config, i, q, k, v, config.score_scales)
+        out = attention(rows, config, i, q, k, v)
         stream = rows.add("attn.residual", Add(), stream, out, expr="x = x_res + attn_out [residual]")
         normed = norm(rows, config, "mlp.norm", stream, "pre-FFN")
         gate = product(rows, config, "mlp.gate", "wgate", normed, inner, "gate = x_n", "gate_proj")
@@ -33,13 +33,13 @@ def plan_of(config: Options) -> Plan:
     return predictions(rows, config, norm(rows, config, "final.norm", stream, "final"))
 
 
-def _of_heads(rows: RowBuilder, config: Options, n: str) -> str:
+def _of_heads(rows: RowBuilder, config: Dimensions, n: str) -> str:
     """Each head's q or k normed by itself."""
     kind = Norm(config.norm_eps, rows.name(f"attn_{n}_norm"), config.head_dim)
     expr = f"{n} = RMSNorm({n}) * g per head"
     return rows.add(f"attn.{n}_norm", kind, f"attn.{n}", expr=expr, behind=f"g = {kind.gain}")
 
 
-def _turned(rows: RowBuilder, config: Options, n: str, source: str) -> str:
+def _turned(rows: RowBuilder, config: Dimensions, n: str, source: str) -> str:
     kind = Rotation(config.rope, config.head_dim)
     return rows.add(f"attn.{n}_rope", kind, source, expr=f"{n} = RoPE({n}, position)")

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
 
-from .blocks import RowBuilder, attention, queries_keys_values
-from .kinds import Activation, Add, Linear, Lookup, Loss, Norm, Probabilities
+from .blocks import Dimensions, RowBuilder, attention, predictions, queries_keys_values
+from .kinds import Activation, Add, Linear, Lookup, Norm
 from .plan import Plan
-
-if TYPE_CHECKING:
-    from .blocks import Dimensions
 
 
 def plan_of(config: Dimensions) -> Plan:
@@ -37,8 +33,4 @@ def plan_of(config: Dimensions) -> Plan:
         add("mlp.down", down, "mlp.act", expr=expr, behind=f"w_fc2 = {down.weight}.T")
         stream = add("mlp.residual", Add(), stream, "mlp.down", expr="x = x_res + mlp_out [residual]")
     rows.begin_layer(None)
-    head = Linear("lm_head", config.vocab_size)
-    add("logits", head, stream, expr="logits = x @ w_lm", behind="w_lm = lm_head.T")
-    rows.add("probs", Probabilities(), "logits", expr="probs = softmax(logits)")
-    rows.add("loss", Loss(), "logits", expr="loss = mean(-log probs[target])")
-    return Plan(rows.rows)
+    return predictions(rows, config, stream, read="x")

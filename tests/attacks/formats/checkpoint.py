@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -113,7 +113,7 @@ def checkpoint() -> Format:
     model = init()
     metadata = {
         "format": "microgpt.checkpoint/1",
-        "config": json.dumps(vars(model.config)),
+        "config": json.dumps(asdict(model.config)),
         "vocabulary": json.dumps({"chars": model.tokenizer.chars, "bos": model.tokenizer.bos}),
     }
     tensors = {name: np.ascontiguousarray(array) for name, array in model.params.items()}
