@@ -52,7 +52,7 @@ LATE = {
     "readers.loading": "checkpoints 34 ms, .apr 30 ms, GGUF 28 ms, Hugging Face 27 ms: one is asked for",
     "tracing.microgpt_tracing": "gradients and the optimizer 6 ms",
     "tracing.observers": "effects 19 ms where there are no interventions",
-    "decoder.prompt": "readers and vocabularies 19 ms, for one refusal",
+    "decoder.model": "readers and vocabularies 19 ms, for one refusal",
     "readers.apr": "a vocabulary 13 ms, which many a file does without",
     "readers.gguf_model": "a vocabulary 15 ms, which many a file does without",
     "readers.huggingface": "a vocabulary 15 ms, which many a folder does without",

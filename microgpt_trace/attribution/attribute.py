@@ -12,10 +12,9 @@ from ..architecture.model import LanguageModel, TraceInput
 from ..arrays.logits import LogitDifference, best_tokens, losses_of, runner_up, softmax
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
-from ..decoder.prompt import chosen_positions
 from ..errors import InputError
 from ..rounding.invariants import OF_SUMS
-from ..running.token_names import blank_notes, token_label, token_of
+from ..running.token_names import blank_notes, chosen_positions, token_label, token_of
 from ..text.printable import shown_token
 from .results import AttributionResult, Contribution, LogitSum, PositionAttribution, Removal
 from .writes import Component, direct_writes, observe

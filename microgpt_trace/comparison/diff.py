@@ -17,7 +17,6 @@ from ..architecture.model import LanguageModel
 from ..architecture.plans.catalogue import kind_named
 from ..architecture.plans.kinds import Scores
 from ..arrays.threads import one_blas_thread
-from ..decoder.prompt import chosen_positions
 from ..dumps.recording import Recording
 from ..errors import InputError
 from ..hooks.event import EventSpec
@@ -26,6 +25,7 @@ from ..rounding.bands import DRAWS, ENOUGH, Bands, RoundedPasses, Tolerance, tol
 from ..rounding.judging import JudgedRun, OperationResult, unseen
 from ..rounding.precision import Precision, precision_named, precision_of
 from ..running.event_stream import Piece
+from ..running.token_names import chosen_positions
 from .compared_runs import ComparedRun, ModelRun, RecordedRun, Unpaired, first_model
 from .comparers import RowComparer, StatisticsComparer
 from .differences import GIVEN, Comparison, EventDifference, SideSummary, jump_of

@@ -1,11 +1,15 @@
-"""Decoder: a production model, its stored weights and its tokens. Knows no file format."""
+"""Decoder: a production model, its stored weights and its tokens, and what it reads of a prompt. Knows no
+file format."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from operator import index
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -14,7 +18,7 @@ from ..architecture.edits import Edit, Report, unreported
 from ..architecture.interpreter.edited_runs import logits_of_edits
 from ..architecture.interpreter.logits_forward import ROWS, logits_forward, run_packed, run_together
 from ..architecture.model import Ability, TapOf, TraceInput
-from ..architecture.packs import Pack, ReadText
+from ..architecture.packs import UNKNOWN, Pack, ReadText
 from ..architecture.plans.event_words import steps_of
 from ..architecture.plans.plan import Plan
 from ..arrays.encodings import StoredTensor, stored_column
@@ -25,12 +29,15 @@ from ..errors import InputError
 from ..hooks.bus import SILENT, HookBus, Tap
 from ..notebook import in_notebook
 from ..text.brief import one_line
+from ..text.printable import quoted, shown_token
+from ..text.wording import counted
+from ..untrusted_files import folder_of
 from .config import DecoderConfig
-from .prompt import named_token_of, prepare, read_text
 
 if TYPE_CHECKING:
     from ..vocabulary.tokens import Vocabulary
 
+DEFAULT = "The capital of France is"
 MOST = 1 << 28  # weights that are kept, of 4 bytes each: 1 GB
 
 
@@ -177,3 +184,102 @@ class Decoder:
         self, inputs: TraceInput, edits: Sequence[Edit], rows: Sequence[int], report: Report = unreported
     ) -> Iterator[tuple[int, Array]]:
         return logits_of_edits(self, inputs, edits, rows, report)
+
+
+def prepare(
+    model: Decoder,
+    text: str | None,
+    tokens: Sequence[int] | None = None,
+    special: bool = False,
+    chat: bool = False,
+    room: int = 0,
+) -> TraceInput:
+    """Encode a prompt that leaves room for so many tokens more.
+
+    Raises InputError for an empty prompt, one that is too long, and ids that the model does not have.
+    """
+    vocabulary, notes = model.vocabulary, []
+    if tokens is not None:
+        if text is not None or special or chat:
+            raise InputError("--tokens takes the place of a text: give no text, no --special and no --chat")
+        ids = list(map(index, tokens))
+        text = vocabulary.decode([i for i in ids if 0 <= i < vocabulary.size]) if vocabulary else ""
+        notes.append("tokens as given")
+    else:
+        text = DEFAULT if text is None else text
+        known = _known(model, "give the prompt as --tokens 1,2,3")
+        text = known.chat(text) if chat else text
+        ids = known.encode(text, special=special, chat=chat)
+        if chat:
+            notes.append("rendered with the file's chat template, special tokens parsed")
+            if any("strftime_now" in template for template in known.templates.values()):
+                notes.append("the chat template may ask for today's date")
+        elif special:
+            notes.append("special tokens in the text parsed")
+    _check(model, ids, room)
+    labels = tuple(map(model.label, ids))
+    return TraceInput(text, tuple(ids), (*ids[1:], None), labels, (*labels[1:], None), tuple(notes))
+
+
+def read_text(model: Decoder, text: str, most: int | None, chat: bool) -> ReadText | str:
+    """What is read of one of many texts, at most so many tokens of it, or why it cannot be."""
+    known = _known(model)
+    text = known.chat(text) if chat and len(text) <= known.longest_text else text
+    if len(text) > known.longest_text:
+        return f"longer than {known.longest_text:,} characters"
+    ids = known.encode(text, chat=chat)[:most]
+    if not ids:
+        return "without tokens"
+    limit = model.config.context_length
+    if len(ids) > limit + (most == limit + 1):  # one more than is wanted tells that there are more
+        return f"longer than the context of {limit:,} tokens"
+    return ReadText(np.array([*ids, UNKNOWN]))
+
+
+def _known(model: Decoder, otherwise: str = "") -> Vocabulary:
+    if model.vocabulary is None:
+        raise InputError(f"{model.origin} brings no tokenizer{_how_it_gets_one(model, otherwise)}")
+    return model.vocabulary
+
+
+def _how_it_gets_one(model: Decoder, otherwise: str) -> str:
+    """What can be done without one, and what a folder has that becomes a tokenizer.json."""
+    from ..vocabulary.huggingface import convertible
+
+    folder = folder_of(Path(model.origin))
+    found = convertible(folder) if model.format.startswith("Hugging Face") else ""
+    if not found:
+        return f": {otherwise or 'it reads no texts'}"
+    name = json.dumps(str(folder), ensure_ascii=False)
+    code = f"from transformers import AutoTokenizer as A; A.from_pretrained({name}).save_pretrained({name})"
+    needs = " (with sentencepiece and protobuf)" if found == "tokenizer.model" else ""
+    makes = f"of which transformers{needs} makes one: python -c {quoted(code)}"
+    return f".json but {found}, {makes}" + (f"; or {otherwise}" if otherwise else "")
+
+
+def _check(model: Decoder, ids: Sequence[int], room: int) -> None:
+    limit, size = model.config.context_length, model.config.vocab_size
+    if not ids:
+        raise InputError("the prompt is empty, and this model puts no BOS before it: nothing to read")
+    wrong = next((i for i in ids if not 0 <= i < size), None)
+    if wrong is not None:
+        raise InputError(f"token {wrong}: this model has tokens 0 to {size - 1:,}")
+    if len(ids) + room > limit:
+        more = f" and {room:,} to generate" if room else ""
+        raise InputError(f"{counted(len(ids), 'token')}{more}: this model's context holds {limit:,}")
+
+
+def named_token_of(vocabulary: Vocabulary, text: str) -> int:
+    """The token of a text. Raises InputError where it is none, with the one that it may mean."""
+
+    def spelled(text: str) -> int | None:
+        wanted = text.encode("utf-8", "surrogatepass")  # a byte of the command line that is no UTF-8
+        return next((i for i in range(vocabulary.size) if wanted and vocabulary.piece(i) == wanted), None)
+
+    found = spelled(text)
+    if found is not None:
+        return found
+    near = " " + text if not text.startswith(" ") else text.strip()
+    other = spelled(near)
+    hint = f"; '{shown_token(near)}' is #{other}" if other is not None else ""
+    raise InputError(f"token '{shown_token(text)}': this model has no such token{hint}")

@@ -23,7 +23,7 @@ from ..architecture.formulas.written_out import written_out
 from ..architecture.operations.heads import KEY, QUERY
 from ..architecture.operations.linear import formula_of_parts
 from ..architecture.operations.plan_formulas import Formulas
-from ..architecture.operations.prediction import loss_of
+from ..architecture.operations.prediction import other_of
 from ..architecture.operations.softmax import window_of
 from ..architecture.plans.kinds import Probabilities
 from ..arrays.stats import Array
@@ -37,7 +37,7 @@ def uses_of(at: TracedElement) -> list[Use]:
     if at.name not in plan:
         rows = rows_with(plan, at.name)
     elif isinstance(at.row.kind, Probabilities):
-        rows = (loss_of(plan, at.row),)
+        rows = (other_of(plan, at.row),)
     else:
         rows = tuple(plan[name] for name in plan.readers[at.name])
     found = []

@@ -1,9 +1,9 @@
-"""Tokens as a person names them: a text, with ␣ for a blank, or an id as #7042."""
+"""Tokens as a person names them: a text, with ␣ for a blank, or an id as #7042; and positions."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from ..architecture.model import LanguageModel
 from ..errors import InputError
@@ -60,3 +60,17 @@ def token_argument(model: LanguageModel, token: int) -> str:
         return quoted(text if token_of(model, text) == token else f"#{token}")
     except InputError:
         return quoted(f"#{token}")
+
+
+def chosen_positions(wanted: str | Sequence[int], length: int) -> list[int]:
+    """The positions that get logits: "all", "last" or indices, which may count from the end."""
+    if wanted == "all":
+        return list(range(length))
+    if wanted == "last":
+        return [length - 1]
+    if isinstance(wanted, str) or not wanted:
+        raise InputError(f"positions: expected all, last or a list like 0,3,-1, found {wanted!r}")
+    wrong = next((p for p in wanted if not -length <= p < length), None)
+    if wrong is not None:
+        raise InputError(f"position {wrong}: the prompt has positions 0 to {length - 1}")
+    return sorted({p % length for p in wanted})

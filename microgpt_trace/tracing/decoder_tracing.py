@@ -15,12 +15,12 @@ from ..architecture.operations.pass_state import Cache
 from ..arrays.logits import rows_of_a_part, softmax
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
-from ..decoder.model import Decoder
-from ..decoder.prompt import chosen_positions, prepare
+from ..decoder.model import Decoder, prepare
 from ..errors import InputError
 from ..hooks.bus import SILENT, Hook, Run, Tap
 from ..hooks.event import differs
 from ..hooks.names import select_names
+from ..running.token_names import chosen_positions
 from .anomalies import anomalies_of
 from .checks import UNTRACED, untraced, untraced_check
 from .collector import kept_events, predictions_of

@@ -34,7 +34,7 @@ def reference(row: Operation[Lookup], given: ReferenceInputs) -> Array:
     """The rows: -> [T, C]"""
     kind = row.kind
     indices = np.arange(len(given.tokens)) if kind.by == "positions" else given.tokens
-    return given.rows(row, kind.table, indices).astype(np.float64)
+    return given.parameter(row, kind.table, indices).astype(np.float64)
 
 
 def formula(row: Operation[Lookup], setting: Setting) -> Formula:

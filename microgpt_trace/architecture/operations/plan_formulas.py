@@ -11,7 +11,7 @@ from ..formulas.traced_element import rows_with
 from ..plans.kinds import Add, Loss, Probabilities
 from ..plans.plan import Operation
 from .by_kind import arithmetic_of
-from .prediction import loss_of, probabilities_of
+from .prediction import other_of
 
 
 class GradientWay(NamedTuple):
@@ -54,7 +54,7 @@ class Formulas(Setting):
         if isinstance(plan[name].kind, Loss):
             return [plan[name]]
         if isinstance(plan[name].kind, Probabilities):
-            return [loss_of(plan, plan[name])]
+            return [other_of(plan, plan[name])]
         rows = [plan[reader] for reader in plan.readers[name] if reader not in plan.sums_of]
         if any(isinstance(row.kind, Loss) for row in rows):
             rows = [row for row in rows if not isinstance(row.kind, Probabilities)]
@@ -66,7 +66,7 @@ class Formulas(Setting):
         if name == reader.name or self.is_cut(reader.name):
             return reader
         if isinstance(reader.kind, Loss) and name in reader.inputs:
-            probabilities = probabilities_of(self.plan, reader)
+            probabilities = other_of(self.plan, reader)
             return probabilities if self.is_touched(probabilities.name) else reader
         parts = [self.plan[part] for part in reader.parts if self.is_touched(part)]
         if not parts or name in (*reader.parts, reader.bias):

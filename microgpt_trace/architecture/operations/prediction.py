@@ -93,7 +93,7 @@ def formula(row: Operation, setting: Setting) -> Formula:
     if isinstance(row.kind, Probabilities):
         along, own, tokens = ElementAt(logits, (0, 2)), ElementAt(logits, (0, 1)), Over(size, "vocabulary")
         return Formula((length, size), share_of_all(along, own, tokens))
-    target = ElementAt(probabilities_of(setting.plan, row).name, (0, PlaceAlong((), table="targets")))
+    target = ElementAt(other_of(setting.plan, row).name, (0, PlaceAlong((), table="targets")))
     losses = TermOf((target,), (Over(length, "known"),), MINUS_LOG, least=TINY_PROBABILITY)
     share = StepOf((TermOf((ResultOf(0), ShareOfKnown())),))
     return Formula((), (StepOf((losses,), "sum of losses"), share))
@@ -111,7 +111,7 @@ def gradient_formula(name: str, reader: Operation, setting: Setting) -> Formula:
     if ("backward", reader.name) in setting.replaced:
         dloss = (ElementAt(reader.name, (), "backward"),)
     if name in reader.inputs:
-        chance = ElementAt(probabilities_of(setting.plan, reader).name, TARGET)
+        chance = ElementAt(other_of(setting.plan, reader).name, TARGET)
         wanted = TermOf((ShareOfKnown(-1), *dloss), where=TARGET)
         return one_step(shape, TermOf((chance, ShareOfKnown(), *dloss), where=TARGET[:1]), wanted)
     inverse = StepOf((TermOf((ElementAt(name, TARGET),), function=INVERSE),), "1/P")
@@ -119,14 +119,10 @@ def gradient_formula(name: str, reader: Operation, setting: Setting) -> Formula:
     return Formula(shape, (inverse, StepOf((last,))))
 
 
-def probabilities_of(plan: Plan, loss: Operation) -> Operation:
-    """The probabilities of the logits that a loss reads."""
-    return next(row for row in plan.of_kind(Probabilities) if row.inputs == loss.inputs)
-
-
-def loss_of(plan: Plan, probabilities: Operation) -> Operation:
-    """The loss of the logits that probabilities are worked out from."""
-    return next(row for row in plan.of_kind(Loss) if row.inputs == probabilities.inputs)
+def other_of(plan: Plan, row: Operation) -> Operation:
+    """The probabilities of the logits that a loss reads, or the loss of those that probabilities are of."""
+    ends = plan.of_kind(Probabilities, Loss)
+    return next(own for own in ends if own.inputs == row.inputs and own is not row)
 
 
 def gradient_notes(at: TracedElement) -> tuple[str, ...]:
@@ -137,7 +133,7 @@ def gradient_notes(at: TracedElement) -> tuple[str, ...]:
     if isinstance(kind, Probabilities):
         return ("the gradient of the logits is worked out at once, not by way of it",)
     losses = [row for row in plan.of_kind(Loss) if at.name in row.inputs]
-    if not losses or ("backward", probabilities_of(plan, losses[0]).name) in at.numbers.replaced:
+    if not losses or ("backward", other_of(plan, losses[0]).name) in at.numbers.replaced:
         return ()
     is_target = at.index[1] == at.numbers.inputs.targets[at.index[0]]
     return ("the target: the loss falls as its logit rises",) if is_target else ()

@@ -35,19 +35,15 @@ class ReferenceInputs:
         """The shape of every event over these tokens."""
         return self.model.plan.shapes(len(self.tokens))
 
-    def parameter(self, row: Operation, name: str) -> Array:
-        """A parameter of a row, [out, in] or [out], or what is read in its place."""
+    def parameter(self, row: Operation, name: str, rows: Array | None = None) -> Array:
+        """A parameter of a row, [out, in] or [out], or some rows of it, or what is read in its place."""
         if other := row.read(name):
-            return other(name)
+            return other(name) if rows is None else other(name)[rows]
+        if rows is not None:
+            return self.model.parameter(name, rows)
         if self._last is None or self._last[0] != name:  # all heads of a layer have slices of one
             self._last = name, self.model.parameter(name)
         return self._last[1]
-
-    def rows(self, row: Operation, name: str, indices: Array) -> Array:
-        """Rows of a table: [n] -> [n, C]"""
-        if other := row.read(name):
-            return other(name)[indices]
-        return self.model.parameter(name, indices)
 
     def product(self, row: Operation, x: Array, name: str) -> Array:
         """x @ W.T without a bias: [T, in] -> [T, out]"""

@@ -105,11 +105,11 @@ def nearest_tokens(case: Case) -> Array:
     best, nearest = np.full(len(rows), math.inf), np.zeros(len(rows), int)
     for start in range(0, kind.rows, PART):
         ids = np.arange(start, min(start + PART, kind.rows))
-        part = case.given.rows(case.row, kind.table, ids).astype(np.float64)
+        part = case.given.parameter(case.row, kind.table, ids).astype(np.float64)
         apart = np.square(part).sum(axis=1) - 2 * rows @ part.T
         closer = apart.min(axis=1) < best
         best[closer], nearest[closer] = apart.min(axis=1)[closer], start + apart.argmin(axis=1)[closer]
-    found, right = (case.given.rows(case.row, kind.table, ids) for ids in (nearest, own))
+    found, right = (case.given.parameter(case.row, kind.table, ids) for ids in (nearest, own))
     equal = (found == right).all(axis=1)
     return np.where(equal, own, nearest)
 
@@ -143,4 +143,4 @@ def positions(case: Case) -> Iterator[Hypothesis]:
 
 def _moved_positions(by: int, row: Operation[Lookup], given: ReferenceInputs) -> Array:
     places = (np.arange(len(given.tokens)) + by) % row.kind.rows
-    return given.rows(row, row.kind.table, places).astype(np.float64)
+    return given.parameter(row, row.kind.table, places).astype(np.float64)
