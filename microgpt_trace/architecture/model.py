@@ -7,7 +7,7 @@ array on the way. What only some do is an ability that they name.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from ..arrays.stats import Array
 from ..hooks.bus import SILENT, HookBus, Tap
@@ -45,16 +45,13 @@ class TraceInput:
 class LanguageModel(Protocol):
     """A model one can trace: microGPT, or a decoder whose weights stay in their file."""
 
-    @property
-    def family(self) -> str:
-        """ "microgpt" or "decoder", as documents name it."""
+    family: ClassVar[str]  # "microgpt" or "decoder", as documents name it
+    kind: ClassVar[str]  # what it is in words: "a microGPT"
+    abilities: ClassVar[frozenset[Ability]]
+    ends_with_bos: ClassVar[bool]  # whether what follows the last token is known: BOS, as after a name
+    pack_size: ClassVar[int]  # how many texts are run together where there are many
+    corpus_parts: ClassVar[tuple[str, ...]]  # whose predictions are measured apart
 
-    @property
-    def kind(self) -> str:
-        """What it is in words: "a microGPT"."""
-
-    @property
-    def abilities(self) -> frozenset[Ability]: ...
     @property
     def origin(self) -> str:
         """ "untrained, seed 42", or the file."""
@@ -89,10 +86,6 @@ class LanguageModel(Protocol):
     def names_tokens(self) -> bool:
         """Whether it brings a tokenizer."""
 
-    @property
-    def ends_with_bos(self) -> bool:
-        """Whether what follows the last token is known: BOS, as after a name."""
-
     def describe(self) -> dict[str, Any]:
         """What identifies the model, as plain data."""
 
@@ -111,10 +104,6 @@ class LanguageModel(Protocol):
         """How many rows a pass over several texts has at most."""
 
     @property
-    def pack_size(self) -> int:
-        """How many texts are run together where there are many."""
-
-    @property
     def longest_text(self) -> int:
         """No text of more characters fits it."""
 
@@ -128,12 +117,8 @@ class LanguageModel(Protocol):
     def trained_on(self) -> str:
         """Identifies the data that it was trained on, where that is known."""
 
-    @property
-    def corpus_parts(self) -> tuple[str, ...]:
-        """The parts of a corpus whose predictions are measured apart."""
-
     def corpus_part(self, text: str) -> int:
-        """Which of them a text belongs to."""
+        """Which of the corpus's parts a text belongs to."""
 
     def training_texts(self, texts: Sequence[str]) -> list[str]:
         """What training would take of texts, as it would have it; nothing where it knows no training."""

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 MAX_ROWS = 768  # rows whose bytes pass through the L1 cache side by side, a cache line each
-KEPT = 31 << 20  # bytes; glibc's limit is 32 MB
 PARALLEL, MANY = 32, 8  # more positions than the first, or this many chunks, are worth the workers
 # Activations and scales may be NaN or infinite. A block within what is shared: as a decorator it costs 3 us.
 ignoring = partial(np.errstate, over="ignore", invalid="ignore")
@@ -69,16 +68,6 @@ def share(fill: Callable[[Item], None], items: Iterable[Item], workers: int) -> 
     else:
         for item in items:
             fill(item)
-
-
-@cache
-def keep_freed_memory() -> None:
-    """Have the C library keep what NumPy frees for the arrays to come, instead of giving it back.
-
-    glibc takes blocks as large as the largest one freed so far from memory that it keeps; this one is
-    never touched. 256 tokens through SmolLM2 then take 0.88 s, not 1.05: half a million page faults.
-    """
-    np.empty(KEPT, np.uint8)
 
 
 @cache

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from operator import index
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -45,7 +45,7 @@ MOST = 1 << 28  # weights that are kept, of 4 bytes each: 1 GB
 class Decoder:
     """A decoder one can trace: its weights stay in their file until a computation needs them."""
 
-    family: ClassVar[Literal["decoder"]] = "decoder"
+    family: ClassVar[str] = "decoder"
     kind: ClassVar[str] = "a production model"
     abilities: ClassVar[frozenset[Ability]] = frozenset({"prompts"})
     dtype: ClassVar[str] = "float32"

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -80,7 +80,7 @@ class TrainingState:
 class Model:
     """A microGPT one can trace, train and sample: parameters and tokenizer, and where they are from."""
 
-    family: ClassVar[Literal["microgpt"]] = "microgpt"
+    family: ClassVar[str] = "microgpt"
     kind: ClassVar[str] = "a microGPT"
     abilities: ClassVar[frozenset[Ability]] = frozenset({"gradients"})
     tensors: ClassVar[Mapping[str, StoredTensor]] = MappingProxyType({})

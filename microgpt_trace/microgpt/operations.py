@@ -111,12 +111,6 @@ class HeadConstants:
         )
 
 
-@lru_cache(maxsize=8)
-def all_ones(size: int, dtype: DType) -> Array:
-    """[size, size] of ones, whose product with rows repeats their sums."""
-    return np.ones((size, size), dtype)
-
-
 def product_for(x: Array) -> Product:
     """The product for one name, the bound C method without the dispatch of np.dot, or for several."""
     return np.ndarray.dot if x.ndim == 2 else np.matmul

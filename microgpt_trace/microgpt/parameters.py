@@ -100,7 +100,8 @@ class Parameters:
         self.layers = tuple(self._layer(i) for i in range(config.n_layer))
         self.norm = operations.NormConstants.of(config.n_embd, self.dtype)
         self.zero = np.zeros((), self.dtype)
-        self.ones = operations.all_ones(config.vocab_size, self.dtype)
+        size = config.vocab_size
+        self.ones = np.ones((size, size), self.dtype)  # whose product with rows repeats their sums
 
     @classmethod
     def random(cls, config: Config, seed: int = 42, dtype: DType = np.float32) -> Parameters:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..arrays.logits import losses_of
 from ..arrays.stats import Array
-from ..arrays.threads import one_blas_thread
+from ..arrays.threads import keep_freed_memory, one_blas_thread
 from ..errors import DivergedError, InputError
 from ..hooks.bus import SILENT, HookBus, Tap
 from ..hooks.event import TraceEvent
@@ -114,23 +114,13 @@ class Trainer:
         self._encoded = Encoded(documents.names, model.tokenizer, model.config, model.params.dtype)
         self._epoch, self._order = -1, list[int]()
         self._order_of(self.done * schedule.batch_size // len(documents.train))
-        self._keep_freed_memory()
+        keep_freed_memory()
 
     def model(self, origin: str) -> Model:
         """The model as trained so far; its arrays are those of the run, not copies."""
         moments = self.adam.moments
         state = TrainingState(self.schedule, self.done, self.documents.fingerprint, moments, self.run_id)
         return Model(self.params, self.tokenizer, origin, state)
-
-    def _keep_freed_memory(self) -> None:
-        """Let the C allocator serve a large batch's arrays from memory it already has.
-
-        glibc maps every block above a threshold anew, which costs a page fault per 4 KB: half of
-        the time of a step at batch 256. Freeing one large block, never touched, raises that
-        threshold to its size. Elsewhere this does nothing.
-        """
-        if self.schedule.batch_size > 1:
-            np.empty(30_000_000, np.uint8)
 
     def run(self) -> Iterator[StepRecord]:
         """Train to the last step of the schedule. Raises DivergedError at a loss that is not finite."""

@@ -16,8 +16,8 @@ from ..architecture.model import LanguageModel
 from ..architecture.packs import ReadText, passes
 from ..architecture.plans.kinds import Linear, Softmax
 from ..architecture.plans.plan import HEAD_EVENTS, Plan
-from ..arrays.linear import keep_freed_memory
 from ..arrays.stats import Array
+from ..arrays.threads import keep_freed_memory
 from ..errors import InputError
 from ..hooks.names import select_names
 from ..measuring.channels import ChannelMeter, HistogramMeter, TopMeter

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from ...arrays.linear import keep_freed_memory
 from ...arrays.logits import used_losses
 from ...arrays.stats import Array
+from ...arrays.threads import keep_freed_memory
 from ...hooks.bus import SILENT, Tap
 from ...hooks.event import differs
 from ..model import LanguageModel

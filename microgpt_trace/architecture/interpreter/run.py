@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ...arrays.linear import keep_freed_memory
 from ...arrays.stats import Array
+from ...arrays.threads import keep_freed_memory
 from ...hooks.bus import SILENT, Tap
 from ..model import LanguageModel
 from ..operations.by_kind import arithmetic_of

@@ -63,9 +63,8 @@ def known_row(name: str) -> Operation | None:
 
 def kind_named(event: str | EventSpec) -> Kind | None:
     """The kind of an event: of its own row, or else by its name."""
-    row = (
-        event if isinstance(event, Operation) else known_row(event if isinstance(event, str) else event.name)
-    )
+    name = event if isinstance(event, str) else event.name
+    row = event if isinstance(event, Operation) else known_row(name)
     return None if row is None else row.kind
 
 

@@ -33,7 +33,8 @@ class Kind:
     @property
     def names(self) -> tuple[str, ...]:
         """The parameters."""
-        return ()
+        named = (getattr(self, attribute, None) for attribute in ("table", "weight", "gain", "bias"))
+        return tuple(name for name in named if name is not None)
 
     def parameters(self, inputs: Sequence[Shape]) -> dict[str, Shape]:
         """The parameters by name, with their shapes."""
@@ -53,10 +54,6 @@ class Lookup(Kind):
     rows: int
     width: int
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        return (self.table,)
-
     def shape(self, inputs: Sequence[Shape], length: int) -> Shape:
         return (length, self.width)
 
@@ -72,10 +69,6 @@ class Linear(Kind):
     width: int
     bias: str | None = None
     columns: tuple[int, int] | None = None
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return (self.weight,) if self.bias is None else (self.weight, self.bias)
 
     def shape(self, inputs: Sequence[Shape], length: int) -> Shape:
         return (length, self.width)
@@ -97,10 +90,6 @@ class Norm(Kind):
     head_dim: int | None = None  # None: the row as a whole
     centred: bool = False
     bias: str | None = None
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(name for name in (self.gain, self.bias) if name is not None)
 
     def parameters(self, inputs: Sequence[Shape]) -> dict[str, Shape]:
         return dict.fromkeys(self.names, (self.head_dim or inputs[0][-1],))

@@ -88,9 +88,7 @@ def turn(x: Array, turns: tuple[Array, Array], head_dim: int) -> Array:
     return turned.reshape(x.shape)
 
 
-def rope_turns(
-    rope: Rope, head_dim: int, positions: Array, dtype: str = "float32"
-) -> tuple[Array, Array]:  # fmt: skip
+def rope_turns(rope: Rope, head_dim: int, positions: Array, dtype: str = "float32") -> tuple[Array, Array]:
     """cos and sin of every position and pair, [T, 1, D/2] each; angles are worked out in float64."""
     frequencies, factor = rope_frequencies(rope, head_dim)
     angles = positions[:, None, None] * frequencies
