@@ -213,6 +213,16 @@ class StoredTensor:
         indices = np.asarray(ids, np.intp)
         return self._gather(indices if self.order is None else self.order[indices])
 
+    def column(self, column: int) -> Array:
+        """A column of a matrix, float32 [out]: of every row only the block that holds it is decoded."""
+        size, block_bytes = self.encoding.block_size, self.encoding.block_bytes
+        if self.stride % size:
+            return np.array([self.rows(i, i + 1)[0, column] for i in range(self.shape[0])])
+        at, within = divmod(column, size)
+        blocks = self.data.reshape(self.as_stored().shape[0], -1, block_bytes)[:, at]
+        values = self._values(np.ascontiguousarray(blocks)).reshape(len(blocks), -1)
+        return self.ordered(values[:, within])
+
     def _rows(self, start: int, stop: int) -> Array:
         return self._decode(start, stop) if self.order is None else self._gather(self.order[start:stop])
 
@@ -246,16 +256,3 @@ class StoredTensor:
         """The elements of whole blocks: [N, B] -> [N, S]"""
         values = self.encoding.decode(blocks)
         return values if self.scale == 1.0 else values * np.float32(self.scale)
-
-
-@np.errstate(over="ignore", invalid="ignore")
-def stored_column(tensor: StoredTensor, column: int) -> Array:
-    """A column of a stored matrix, float32 [out]: of every row only the block that holds it is decoded."""
-    encoding = tensor.encoding
-    if tensor.stride % encoding.block_size:
-        return np.array([tensor.rows(i, i + 1)[0, column] for i in range(tensor.shape[0])])
-    at, within = divmod(column, encoding.block_size)
-    blocks = tensor.data.reshape(tensor.as_stored().shape[0], -1, encoding.block_bytes)[:, at]
-    values = encoding.decode(np.ascontiguousarray(blocks)).reshape(len(blocks), -1)[:, within]
-    values = tensor.ordered(values)
-    return values if tensor.scale == 1.0 else values * np.float32(tensor.scale)

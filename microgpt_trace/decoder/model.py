@@ -21,7 +21,7 @@ from ..architecture.model import Ability, TapOf, TraceInput
 from ..architecture.packs import UNKNOWN, Pack, ReadText
 from ..architecture.plans.event_words import steps_of
 from ..architecture.plans.plan import Plan
-from ..arrays.encodings import StoredTensor, stored_column
+from ..arrays.encodings import StoredTensor
 from ..arrays.linear import linear
 from ..arrays.stats import Array
 from ..arrays.threads import available_cores
@@ -169,7 +169,7 @@ class Decoder:
         return tensor.rows(start, stop)[::step] if step > 0 else tensor.rows(0, tensor.shape[0])[rows]
 
     def column(self, name: str, column: int) -> Array:
-        return stored_column(self.tensors[name], column)
+        return self.tensors[name].column(column)
 
     def product(self, x: Array, name: str) -> Array:
         return linear(x, self.tensors[name], min(2, available_cores()))

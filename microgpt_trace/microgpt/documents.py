@@ -77,18 +77,14 @@ class Documents:
         return cls(names, tuple(notes))
 
     @cached_property
-    def _is_held_out(self) -> list[bool]:
-        return [held_out(name) for name in self.names]
-
-    @cached_property
     def held_out(self) -> Array:
         """Indices of the tenth that is never trained on."""
-        return np.flatnonzero(self._is_held_out)
+        return np.flatnonzero(list(map(held_out, self.names)))
 
     @cached_property
     def train(self) -> Array:
         """Indices of the other nine tenths."""
-        return np.flatnonzero(np.logical_not(self._is_held_out))
+        return np.delete(np.arange(len(self.names)), self.held_out)
 
     @cached_property
     def fingerprint(self) -> str:

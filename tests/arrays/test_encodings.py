@@ -9,7 +9,7 @@ import pytest
 from support.stored_tensors import ONE_BY_ONE, PARTS, counted, permutation, random_blocks, stored, transposed
 
 from microgpt_trace.arrays.dequantisation import widen_f16
-from microgpt_trace.arrays.encodings import CHUNK, ENCODINGS, StoredTensor, stored_column
+from microgpt_trace.arrays.encodings import CHUNK, ENCODINGS, StoredTensor
 from microgpt_trace.arrays.stats import TensorStats
 from microgpt_trace.errors import FileFormatError, InputError
 from microgpt_trace.tracing.inspection import tensor_stats
@@ -185,7 +185,7 @@ def test_a_transposed_matrix_is_that_of_numpy(name):
         tensor, plain = transposed(name, parts)
         assert (tensor.row_length, tensor.by_columns, tensor.permuted) == (50, True, parts in IN_AN_ORDER)
         check_rows(tensor, plain)
-        same_bits(stored_column(tensor, 7), plain[:, 7])
+        same_bits(tensor.column(7), plain[:, 7])
         assert asdict(tensor_stats(tensor)) == pytest.approx(asdict(TensorStats.of(plain)), rel=1e-12)
 
 
@@ -213,7 +213,7 @@ def test_of_a_few_transposed_rows_nothing_else_is_decoded(name):
     tensor = counted(transposed(name)[0], decoded)
     tensor.rows(10, 13)
     tensor.take([30, 2])
-    stored_column(tensor, 7)
+    tensor.column(7)
     tensor.of_rows(permutation(37)).rows(0, 4)
     tensor.of_rows(range(3, 8)).read()
     assert decoded == [3 * 50, 2 * 50, 37, 4 * 50, 5 * 50]
@@ -231,7 +231,7 @@ def test_a_transposed_matrix_is_checked_when_it_is_used():
         raise FileFormatError("shorter")
 
     tensor = replace(stored("F32", 4, 5), check=shortened).transposed().of_rows([2, 3])
-    for use in (tensor.read, lambda: tensor.take([1]), lambda: stored_column(tensor, 0)):
+    for use in (tensor.read, lambda: tensor.take([1]), lambda: tensor.column(0)):
         with pytest.raises(FileFormatError, match="shorter"):
             use()
 

@@ -13,7 +13,6 @@ from support.tiny_models import TOKENS, tiny_model, write_gguf
 
 from microgpt_trace import load
 from microgpt_trace.architecture.formulas.steps import element_name
-from microgpt_trace.arrays.encodings import stored_column
 from microgpt_trace.errors import InputError
 from microgpt_trace.explaining.explain import explain, explain_in, keep_run
 
@@ -68,7 +67,7 @@ def test_rows_and_columns_are_those_of_the_whole_parameter(tmp_path, case):
         ), name
         if len(index) == 2:
             stored = model.tensors[name]
-            assert np.array_equal(stored_column(stored, index[1]), stored.read()[:, index[1]])
+            assert np.array_equal(stored.column(index[1]), stored.read()[:, index[1]])
         assert explain_in(run, element_name(name, index)).traced == whole[index]
 
 

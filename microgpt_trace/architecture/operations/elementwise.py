@@ -35,25 +35,10 @@ def backward(row: Operation, run: PassState, dy: Array, y: Array, *inputs: Array
     return Gradients((dy * b, dy * a) if isinstance(row.kind, Multiply) else (dy, dy))
 
 
-def silu(x: Array) -> Array:
-    """x * sigmoid(x)"""
-    return x / (1 + np.exp(-x))
-
-
 def slope_of_silu(x: Array) -> Array:
     """s + x s (1 - s), with s the sigmoid"""
     s = 1 / (1 + np.exp(-x))
     return s * (1 + x * (1 - s))
-
-
-def relu(x: Array) -> Array:
-    """max(x, 0)"""
-    return np.maximum(x, 0)
-
-
-def gelu(x: Array) -> Array:
-    """x * P(a normal variable <= x). Hendrycks and Gimpel, "Gaussian Error Linear Units" (2016)."""
-    return x * below(x)
 
 
 def below(x: Array) -> Array:
@@ -69,11 +54,6 @@ def erfc(x: Array) -> Array:
     rows = np.asarray(x, np.float64).reshape(-1, *(x.shape[-1:] or (1,)))
     numbers = chain.from_iterable(map(np.ndarray.tolist, rows))
     return np.fromiter(map(math.erfc, numbers), np.float64, x.size).reshape(x.shape)
-
-
-def gelu_by_tanh(x: Array) -> Array:
-    """Its approximation by tanh, by the same authors."""
-    return x * (1 + np.tanh(bent(x))) / 2
 
 
 def slope_of_gelu(x: Array) -> Array:
@@ -98,10 +78,11 @@ def slope_of_gelu_by_tanh(x: Array) -> Array:
 
 
 FORWARD: dict[str, Callable[[Array], Array]] = {
-    "SiLU": silu,
-    "ReLU": relu,
-    "GELU": gelu,
-    "GELU by tanh": gelu_by_tanh,
+    "SiLU": lambda x: x / (1 + np.exp(-x)),  # x * sigmoid(x)
+    "ReLU": lambda x: np.maximum(x, 0),
+    # And its approximation: Hendrycks and Gimpel, "Gaussian Error Linear Units" (2016).
+    "GELU": lambda x: x * below(x),
+    "GELU by tanh": lambda x: x * (1 + np.tanh(bent(x))) / 2,
 }
 SLOPES: dict[str, Callable[[Array], Array]] = {
     "SiLU": slope_of_silu,
