@@ -73,10 +73,10 @@ def rows_of_a_layer(*layer):
     """The plan of one layer: each row is a name, a kind and what it reads."""
     rows = RowBuilder()
     rows.add("embed.tok", Lookup("wte", "tokens", 3, 2), expr="")
-    rows.begin_layer(0)
+    rows.layer = 0
     for name, kind, *reads in layer:
         rows.add(name, kind, *reads, expr="")
-    rows.begin_layer(None)
+    rows.layer = None
     rows.add("logits", Linear("wte", 3), "layer0.mlp.residual", expr="")
     return Plan(rows.rows)
 

@@ -35,7 +35,7 @@ def normed_behind(parallel=False):
 
     tokens = add("embed.tok", Lookup("wte", "tokens", V, C))
     stream = add("embed.sum", Add(), tokens, add("embed.pos", Lookup("wpe", "positions", T, C)))
-    rows.begin_layer(0)
+    rows.layer = 0
     normed, wo = add("attn.norm", norm("attn_norm"), stream), name("attn_wo")
     heads = [add(f"attn.head{h}", Linear(wo, C, columns=(3 * h, 3 * h + 3)), normed) for h in range(H)]
     out = add("attn.out", Linear(wo, C, name("attn_bo")), normed, parts=heads)
@@ -46,7 +46,7 @@ def normed_behind(parallel=False):
     )
     down = add("mlp.down", Linear(name("mlp_wdown"), C, name("mlp_bdown")), act)
     stream = add("mlp.residual", Add(), middle, down)
-    rows.begin_layer(None)
+    rows.layer = None
     final = add("final.norm", Norm(1e-5, "final_norm", centred=True, bias="final_bias"), stream)
     add("logits", Linear("lm_head", V, "lm_bias"), final)
     return Plan(rows.rows)
@@ -60,7 +60,7 @@ def unlike_any():
     positions = add("embed.pos", Lookup("wpe", "positions", 9, width))
     stream = add("embed.sum", Add(), tokens, positions)
     for i in range(2):
-        rows.begin_layer(i)
+        rows.layer = i
         normed = add("attn.norm", Norm(1e-3, rows.name("attn_g"), None, True, rows.name("attn_c")), stream)
         q = add("attn.q", Linear(rows.name("attn_wq"), 16, rows.name("attn_bq")), normed)
         q = add("attn.q_norm", Norm(1e-2, rows.name("attn_gq"), dim, True, rows.name("attn_cq")), q)
@@ -78,7 +78,7 @@ def unlike_any():
         act = add("mlp.act", Activation("GELU"), tanh)
         both = add("mlp.both", Add(), out, add("mlp.down", Linear(rows.name("mlp_down"), width), act))
         stream = add("mlp.residual", Add(), stream, add("mlp.post_norm", Norm(1e-3, centred=True), both))
-    rows.begin_layer(None)
+    rows.layer = None
     head = add("logits", Linear("wte", 61), add("final.norm", Norm(1e-3), stream))
     add("probs", Probabilities(), head)
     add("loss", Loss(), head)

@@ -46,9 +46,7 @@ def run_together(model: LanguageModel, inputs: TraceInput, tap_of: TapOf, n: int
             tap_of([number]).emit("loss", np.asarray(np.float32(math.fsum(own) / len(own))))
 
 
-def _losses(
-    model: LanguageModel, final: Array, targets: Sequence[int | None], tap: Tap
-) -> list[list[float]]:  # fmt: skip
+def _losses(model: LanguageModel, final: Array, targets: Sequence[int | None], tap: Tap) -> list[list[float]]:
     """What the head makes of some rows [n, T, C] of each sequence; the losses where somebody wants them."""
     n, length, width = final.shape
     logits = tap.emit("logits", head_forward(model, final.reshape(n * length, width), tap))

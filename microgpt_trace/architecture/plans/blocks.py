@@ -136,16 +136,11 @@ class RowBuilder:
 
     def __init__(self) -> None:
         self.rows: list[Operation] = []
-        self._prefix = ""
-        self._layer: int | None = None
-
-    def begin_layer(self, index: int | None) -> None:
-        """What follows is in this layer, or after them."""
-        self._prefix, self._layer = "" if index is None else f"layer{index}.", index
+        self.layer: int | None = None  # which what follows is in; None: before or after them
 
     def name(self, own: str) -> str:
         """The whole name of an event or a parameter of this layer."""
-        return self._prefix + own if own.startswith(("attn", "mlp")) else own
+        return f"layer{self.layer}.{own}" if own.startswith(("attn", "mlp")) else own
 
     def add(
         self, name: str, kind: Kind, *inputs: str, expr: str, behind: str = "", overview: bool = False,
@@ -155,7 +150,7 @@ class RowBuilder:
         whole = self.name(name)
         self.rows.append(
             Operation(
-                whole, stage_of(name), self._layer, expr, behind, kind.causal, overview, extra, kind,
+                whole, stage_of(name), self.layer, expr, behind, kind.causal, overview, extra, kind,
                 tuple(map(self.name, inputs)), tuple(parts),
             )
         )  # fmt: skip

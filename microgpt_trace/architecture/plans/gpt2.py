@@ -17,7 +17,7 @@ def plan_of(config: Dimensions) -> Plan:
     expr = "x = tok_emb + pos_emb"
     stream = rows.add("embed.sum", Add(), "embed.tok", "embed.pos", expr=expr, overview=True)
     for i in range(config.n_layer):
-        rows.begin_layer(i)
+        rows.layer = i
         normed = norm(rows, config, "attn.norm", stream, "pre-attn", centred=True)
         q, k, v = queries_keys_values(rows, config, normed)
         out = attention(rows, config, i, q, k, v)
@@ -28,5 +28,5 @@ def plan_of(config: Dimensions) -> Plan:
         down = product(rows, config, "mlp.down", "wdown", hidden, width, "mlp_out = act", "ffn_down")
         expr = "x = x_res + mlp_out [residual]"
         stream = rows.add("mlp.residual", Add(), stream, down, expr=expr, overview=True)
-    rows.begin_layer(None)
+    rows.layer = None
     return predictions(rows, config, norm(rows, config, "final.norm", stream, "final", centred=True))

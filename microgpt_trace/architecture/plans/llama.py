@@ -13,7 +13,7 @@ def plan_of(config: Dimensions) -> Plan:
     tokens = Lookup("wte", "tokens", config.vocab_size, width)
     stream = rows.add("embed.tok", tokens, expr="x = wte[tokens]", behind="wte", overview=True)
     for i in range(config.n_layer):
-        rows.begin_layer(i)
+        rows.layer = i
         normed = norm(rows, config, "attn.norm", stream, "pre-attn")
         q, k, v = queries_keys_values(rows, config, normed)
         if config.qk_norm:
@@ -29,7 +29,7 @@ def plan_of(config: Dimensions) -> Plan:
         down = product(rows, config, "mlp.down", "wdown", hidden, width, "mlp_out = hidden", "ffn_down")
         expr = "x = x_res + mlp_out [residual]"
         stream = rows.add("mlp.residual", Add(), stream, down, expr=expr, overview=True)
-    rows.begin_layer(None)
+    rows.layer = None
     return predictions(rows, config, norm(rows, config, "final.norm", stream, "final"))
 
 

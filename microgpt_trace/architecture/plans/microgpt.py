@@ -20,7 +20,7 @@ def plan_of(config: Dimensions) -> Plan:
     add("embed.sum", Add(), "embed.tok", "embed.pos", expr="x = tok_emb + pos_emb")
     stream = add("embed.norm", norm, "embed.sum", expr="x = RMSNorm(x)")
     for i in range(config.n_layer):
-        rows.begin_layer(i)
+        rows.layer = i
         normed = add("attn.norm", norm, stream, expr="x_n = RMSNorm(x) [pre-attn]")
         q, k, v = queries_keys_values(rows, config, normed, "")
         out = attention(rows, config, i, q, k, v, overview=True, words=("", ""))
@@ -32,5 +32,5 @@ def plan_of(config: Dimensions) -> Plan:
         expr = "mlp_out = h @ w_fc2 [down project]"
         add("mlp.down", down, "mlp.act", expr=expr, behind=f"w_fc2 = {down.weight}.T")
         stream = add("mlp.residual", Add(), stream, "mlp.down", expr="x = x_res + mlp_out [residual]")
-    rows.begin_layer(None)
+    rows.layer = None
     return predictions(rows, config, stream, read="x")
