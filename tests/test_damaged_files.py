@@ -8,11 +8,10 @@ from random import Random
 
 import pytest
 from attacks.formats import apr, checkpoint, dumps, gguf, huggingface, surveys
-from attacks.good_files import CORPORA, make
+from attacks.good_files import make
 from attacks.mutations import mutate_again
 from attacks.promise import snapshot
 from support.commands import microgpt, refused
-from support.corpora import texts
 from support.hostile import survives
 from support.sweeps import some_of
 
@@ -94,7 +93,6 @@ OPENED = {
     "prompts.txt": read_prompts,
     "pairs.txt": read_pairs,
     "names.txt": read_lines,
-    **dict.fromkeys(CORPORA, lambda path: texts(str(path), skip_bad=True)),
 }
 MEMORY = 60 << 20  # bytes: the numbers that say how much may be damaged
 

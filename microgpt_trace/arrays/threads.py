@@ -9,8 +9,6 @@ from contextvars import ContextVar
 from functools import cache
 from typing import Any
 
-import numpy as np
-
 VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 KEPT = 31 << 20  # bytes; glibc's limit is 32 MB
 _alone = ContextVar("alone", default=False)
@@ -57,4 +55,6 @@ def keep_freed_memory() -> None:
     never touched. 256 tokens through SmolLM2 then take 0.88 s, not 1.05: half a million page faults; a
     training step at batch 256 takes half the time.
     """
+    import numpy as np  # which --help does without
+
     np.empty(KEPT, np.uint8)

@@ -2,9 +2,10 @@
 
 import random
 import sys
+from contextlib import suppress
 
 import pytest
-from support.corpora import TEXTS, corpus, packed, records, table, texts, written
+from support.corpora import TEXTS, corpus, corpus_bytes, packed, records, table, texts, written
 
 from microgpt_trace.corpus.corpus import Corpus, CorpusSelection
 from microgpt_trace.errors import FileFormatError, InputError, MicrogptError, RunError
@@ -162,6 +163,19 @@ def test_a_name_of_a_column_that_is_no_utf8(tmp_path):
     content = table(["a"], "prompt", store_schema=False).replace(b"prompt", b"p\xf9ompt")
     with pytest.raises(FileFormatError, match=r"a\.parquet: expected a Parquet file \('utf-8'"):
         texts(written(tmp_path, "a.parquet", content), field="n")
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("name", ["a.parquet", "a.parquet.zst", "a.txt.zst", "a.jsonl.gz", "a.jsonl"])
+@pytest.mark.parametrize("seed", range(20))
+def test_damaged_bytes_are_read_or_refused(tmp_path, name, seed):
+    rng, whole = random.Random(seed), corpus_bytes(MANY[:60], name)
+    for _ in range(20):
+        content = bytearray(whole)
+        for _ in range(rng.randint(1, 6)):
+            content[rng.randrange(len(content))] = rng.randrange(256)
+        with suppress(MicrogptError):
+            texts(written(tmp_path, name, bytes(content)), skip_bad=True)
 
 
 def test_a_long_text_of_a_table_is_not_copied_for_each_of_its_rows(tmp_path):
