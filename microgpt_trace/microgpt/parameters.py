@@ -17,6 +17,7 @@ from . import operations
 
 INIT_STD = 0.08
 CACHE_LINE = 64  # bytes
+MAX_LENGTHS = 64  # whose constants are kept
 LAYER_PARAMETERS = ("attn_wq", "attn_wk", "attn_wv", "attn_wo", "mlp_fc1", "mlp_fc2")
 
 
@@ -100,6 +101,7 @@ class Parameters:
         self.layers = tuple(self._layer(i) for i in range(config.n_layer))
         self.norm = operations.NormConstants.of(config.n_embd, self.dtype)
         self.zero = np.zeros((), self.dtype)
+        self._heads: dict[int, operations.HeadConstants] = {}
         size = config.vocab_size
         self.ones = np.ones((size, size), self.dtype)  # whose product with rows repeats their sums
 
@@ -119,7 +121,13 @@ class Parameters:
 
     def heads(self, length: int) -> operations.HeadConstants:
         """The constants of attention over names of this length."""
-        return operations.HeadConstants.of(length, self.config.n_head, self.config.n_embd, self.dtype)
+        known = self._heads.get(length)
+        if known is None:
+            if len(self._heads) >= MAX_LENGTHS:
+                self._heads.clear()
+            known = operations.HeadConstants.of(length, self.config.n_head, self.config.n_embd, self.dtype)
+            self._heads[length] = known
+        return known
 
     def __repr__(self) -> str:
         return one_line(self, config=self.config, flat=self.flat)
