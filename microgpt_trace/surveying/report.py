@@ -20,7 +20,7 @@ from ..measuring.streams import STREAMS
 from ..text.brief import frozen
 from ..text.printable import shown_token
 from ..text.wording import counted, fixed, told_apart
-from ..tracing.anomalies import FAR, FEWEST_LAYERS, GROWTH, TURN, constant, nonfinite, odd_layer
+from ..tracing.anomalies import FAR, GROWTH, TURN, constant, nonfinite, odd_layer, too_few_layers
 from ..tracing.decoder_insights import TITLES, growth, sinks, turn
 from ..tracing.findings import Anomaly, Insight
 from .predictions import Overfitting, SurveyedPart, overfitting, surveyed_parts
@@ -28,7 +28,7 @@ from .state import Survey, SurveyExample
 
 NORM = "the norm of a row, as a multiple of that after layer 0 and in the geometric mean,"
 MOST_CHANNELS = 10  # of an event that are named
-LONG_TEXTS = 16  # rows of a text, on average: the massive activations of position 0 rule shorter ones
+LONG_TEXTS = 16  # tokens on average: the massive activations of position 0 rule the means of shorter texts
 
 
 @frozen
@@ -312,7 +312,7 @@ def _sinks(heads: Sequence[SurveyedHead]) -> Insight:
 
 
 def anomalies_of(events: Sequence[SurveyedEvent], layers: Sequence[SurveyedLayer]) -> Iterator[Anomaly]:
-    """Evaluate the rules of a trace that means over all texts can tell."""
+    """Evaluate those rules of a trace for which a survey has the numbers: means over all texts."""
     if events:
         yield nonfinite([(event.name, event.nonfinite) for event in events], len(events))
         several = [event for event in events if event.count > 1]
@@ -320,19 +320,16 @@ def anomalies_of(events: Sequence[SurveyedEvent], layers: Sequence[SurveyedLayer
     if not layers:
         return
     rows, texts = layers[0].rows, layers[0].documents
-    growths, turns = [row.growth for row in layers[1:]], [row.cosine for row in layers]
-    reason = ""
-    if len(layers) < FEWEST_LAYERS + 2:
-        reason = (
-            f"needs {FEWEST_LAYERS} layers between the first and the last, found {max(len(layers) - 2, 0)}"
-        )
-    elif rows < LONG_TEXTS * texts:
+    growths = [row.growth for row in layers[1:] if row.growth is not None]
+    turns = [1 + row.cosine for row in layers if row.cosine is not None]
+    reason = too_few_layers(len(layers))
+    if not reason and rows < LONG_TEXTS * texts:
         reason = f"needs {LONG_TEXTS} tokens a text on average, found {rows / texts:.1f}"
-    elif None in growths or None in turns:
+    if not reason and (len(growths), len(turns)) != (len(layers) - 1, len(layers)):
         reason = "a layer's stream is zero or not finite in every text"
-    for rule, values in ((GROWTH, growths), (TURN, [1 + (cosine or 0.0) for cosine in turns])):
+    where = f", the mean of {rows:,} rows of {texts:,} texts"
+    for rule, values in ((GROWTH, growths), (TURN, turns)):
         if reason:
             yield Anomaly(rule.id, rule.title, None, None, FAR, "other layers", reason)
         else:
-            known = [value for value in values if value is not None]
-            yield odd_layer(rule, known, len(layers), f", the mean of {rows:,} rows of {texts:,} texts")
+            yield odd_layer(rule, values, len(layers), where)

@@ -127,10 +127,7 @@ _LAYER_RULES = (
 
 
 def _odd_layer(rule: LayerRule, layers: Sequence[LayerRow]) -> Anomaly:
-    """The layer whose logarithm lies farthest from the trend of all, in units of their spread.
-
-    The spread is the median absolute deviation times 1.4826.
-    """
+    """Evaluate a rule on the layers of a trace, where enough of them have witnesses."""
     witnessed = list(takewhile(_has_witnesses, layers))
     judged = witnessed[1:] if rule.first else witnessed
     compared = [row.compared for row in judged if row.compared is not None]
@@ -144,7 +141,12 @@ def _odd_layer(rule: LayerRule, layers: Sequence[LayerRow]) -> Anomaly:
 
 
 def odd_layer(rule: LayerRule, values: Sequence[float], layers: int, where: str, unseen: str = "") -> Anomaly:
-    """The same of numbers, one for each layer that the rule judges, of so many in the model."""
+    """The layer whose logarithm lies farthest from the trend of all, in units of their spread, which is the
+    median absolute deviation times 1.4826.
+
+    `values` has a number for each layer that the rule judges, and the model has so many `layers`; `where` and
+    `unseen` say what was measured and what was left out.
+    """
     first = int(bool(rule.first))
     logs = [math.log(max(v, 1e-12)) for v in values]
     usual = trend(logs)
@@ -168,20 +170,25 @@ def _has_witnesses(row: LayerRow) -> bool:
 
 def _not_judged(layers: Sequence[LayerRow], witnessed: int, values: Sequence[float]) -> str:
     """Why a rule that holds layers against each other cannot be evaluated, if so."""
-    inner, first = max(len(layers) - 2, 0), layers[0].compared
-    if inner < FEWEST_LAYERS:
-        return f"needs {FEWEST_LAYERS} layers between the first and the last, found {inner}"
+    if reason := too_few_layers(len(layers)):
+        return reason
     if not witnessed:
-        return (
-            f"needs {FEWEST_TOKENS} different tokens after position 0 without massive activations, found "
-            f"{first.positions if first else 0}"
-        )
+        found = layers[0].compared.positions if layers[0].compared else 0
+        kind = "different tokens after position 0 without massive activations"
+        return f"needs {FEWEST_TOKENS} {kind}, found {found}"
     if witnessed < FEWEST_LAYERS + 2:
         return f"from layer {witnessed} on {TOO_FEW}"
     if all(math.isfinite(value) and value >= 0 for value in values):
         return ""
     bad = any(row.nan_count or row.inf_count for row in layers)
     return "a layer is not finite" if bad else "a layer's stream is zero, or too large to be squared"
+
+
+def too_few_layers(layers: int) -> str:
+    """Why a model of so many layers cannot be judged by its other layers, if so."""
+    inner = max(layers - 2, 0)
+    few = f"needs {FEWEST_LAYERS} layers between the first and the last, found {inner}"
+    return few if inner < FEWEST_LAYERS else ""
 
 
 def trend(values: Sequence[float]) -> list[float]:

@@ -69,7 +69,6 @@ def in_pairs(x: Array, dim: int) -> Array:
 
 def turning_by(plan: Plan, round: Change | None = None, **changes: Any) -> Plan:
     """The plan where some attributes of how q and k turn are others, and the frequencies are rounded."""
-
     found = dict[Rotation, Turning]()
     for kind in dict.fromkeys(plan.kinds(Rotation)):
         turning = replace(Turning(*right_frequencies(kind.rope, kind.head_dim)), **changes)

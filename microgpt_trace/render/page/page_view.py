@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 from ...arrays.stats import Array
 from ...attribution.results import AttributionResult, HeadRole, PositionAttribution
+from ...measuring.definitions import ROLES
 from ...patching.results import PairsResult, PatchResult
 from ...text.printable import shown_token
-from ..results.attribution import ROLE_WORDS
+from ..results.attribution import ROLE_WORDS, SHARES
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -50,11 +52,10 @@ def pairs_view(result: PairsResult) -> PageView:
 
 
 def _facts(row: Any, told: Mapping[str, str]) -> list[tuple[str, float | None]]:
-    """Attributes of a row, by what they are called."""
-    return [(words, getattr(row, name)) for words, name in told.items()]
+    """Attributes of a row, or of what it holds, by what they are called."""
+    return [(words, attrgetter(path)(row)) for words, path in told.items()]
 
 
-SHARES = ("itself", "previous", "first", "repeat")
 FIRST = 2  # the number of the first position's section, behind the header's
 
 
@@ -64,8 +65,7 @@ def attribution_view(result: AttributionResult) -> PageView:
     several = len(positions) > 1
     tabs = {FIRST + n: (f"position-{p.contrast.position}", _label(p)) for n, p in enumerate(positions)}
     roles = FIRST + len(positions) + several
-    told = {ROLE_WORDS[share]: share for share in SHARES}
-    facts = {role.name: _facts(role.attention, told) for role in result.roles}
+    facts = {role.name: _facts(role, SHARES) for role in result.roles}
     added = {roles: _maps(result.roles)} if result.roles else {}
     names = [role.name for role in result.roles]
     return PageView(facts=facts, tabs=tabs if several else {}, added=added, names=names)
@@ -93,6 +93,6 @@ def _maps(roles: Sequence[HeadRole]) -> list[dict[str, Any]]:
             "values": [[getattr(role.attention, share) for role in row] for row in grid],
             "names": [[role.name for role in row] for row in grid],
         }
-        for share in SHARES
+        for share in ROLES
         if any(getattr(role.attention, share) is not None for role in roles)
     ]
