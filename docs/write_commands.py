@@ -15,9 +15,34 @@ from microgpt_trace.cli import COMMANDS, build
 TARGET = Path(__file__).with_name("commands.md")
 HEAD = """# Commands
 
-All that `microgpt COMMAND --help` says, written by `make docs`. Examples that run are in the [other
-pages](README.md); exit codes, errors and limits in [when something is wrong](when-something-is-wrong.md).
-An option that is marked + may be given several times."""
+Every command with its options, as `microgpt COMMAND --help` shows them. An option marked + may be given several
+times. The [other pages](README.md) have examples. Exit codes, errors and limits are in
+[when something is wrong](when-something-is-wrong.md).
+
+```console
+$ microgpt --help
+...
+```
+
+## Names of values
+
+Every value of a run has one name, in all commands and in the library. `microgpt trace emma --verbose --json` lists the names.
+
+| name | value |
+|---|---|
+| `layer0.attn.weights` | an event |
+| `layer0.attn_wq` | a parameter |
+| `'layer*.attn.q'`, `'*.head?'` | all events that match the glob |
+| `layer0.attn.head2` | what one attention head writes |
+| `3`, `blk.3`, `model.layers.3` | all events of layer 3 |
+| `ffn_up`, `attn_scores` | a stage of apr trace |
+| `'NAME[3,0:8]'` | a part by its indices; a range is written as in Python |
+| `NAME@3`, `NAME@-1`, `NAME@0-2,4` | some positions of it |
+| `NAME@3:5` | channel 5 of position 3 |
+| `'logits[-1,a]'`, `'probs[4,␣Paris]'` | a token as a channel |
+
+`--layer` selects whole events, by name, glob, layer or stage. `--show` also prints parameters, and parts by their indices.
+`explain` takes one number. [Interventions](interpret.md#what-does-head-2-do) take all of these names except parameters."""
 NUMBERS = {int: "N", float: "X"}
 ESCAPED = "\\["  # a bracket where rich reads markup
 
