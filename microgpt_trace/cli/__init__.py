@@ -1,4 +1,4 @@
-"""The command line. Typer only: parse, call the library, render. Loads no NumPy before a command."""
+"""The command line: parses with Typer, calls the library, and renders. --help loads no NumPy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .option_groups import flat
 from .output import exit_code_of
 from .standard_streams import prepare, release
 
-UNCOLLECTED = 1_000_000  # objects before Python looks for circles of them, which costs 10 ms of a start
+UNCOLLECTED = 1_000_000  # new objects before Python collects garbage, which costs a start 10 ms
 COMMANDS = (
     "trace", "diff", "diagnose", "explain", "attribute", "patch", "survey", "train", "timeline", "sample",
     "inspect", "gradcheck",
@@ -28,28 +28,27 @@ COMMANDS = (
 
 
 def build(names: Iterable[str]) -> typer.Typer:
-    """The program with these commands; each is loaded from the module of its name only now."""
+    """Return the program with these commands, each loaded from the module of its name."""
     app = typer.Typer(
         name="microgpt",
         cls=Program,
-        help="Shows every number a transformer computes.",
-        epilog=(
-            'Try: microgpt trace emma · microgpt trace model.gguf "Paris is" · '
-            "microgpt diff model.gguf dumps/"
-        ),
+        help="Show every number that a transformer computes.",
+        epilog='Try: microgpt trace emma · microgpt trace model.gguf "Paris is" · microgpt trace --help',
         rich_markup_mode="rich",
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     for name in names:
         module = import_module(f".{name}", __name__)
-        app.command(cls=Command, epilog=f"Examples: {module.EXAMPLES}")(flat(getattr(module, name)))
+        app.command(cls=Command, epilog="\n\n".join(["Examples:", *module.EXAMPLES]))(
+            flat(getattr(module, name))
+        )
     app.callback(invoke_without_command=True)(_root)
     return app
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"microgpt {__version__}")
         raise typer.Exit
 
@@ -65,22 +64,22 @@ def _root(
 
 
 def main() -> None:
-    """Entry point of `microgpt`: one BLAS thread unless the user says otherwise, one line per error."""
+    """Run the command of this process, with one BLAS thread unless the user chose another number."""
     gc.set_threshold(UNCOLLECTED)
-    for name in VARIABLES:  # read by the BLAS when NumPy loads; more threads only wait at this size
+    for name in VARIABLES:  # the BLAS reads them when NumPy loads; more threads do not pay at this size
         os.environ.setdefault(name, "1")
     prepare()
     first = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
-    app = build([first] if first in COMMANDS else COMMANDS)  # typer takes 2 ms to look at a command
+    app = build([first] if first in COMMANDS else COMMANDS)  # Typer takes 2 ms per command
     code = exit_code_of(lambda: app(standalone_mode=False, prog_name="microgpt"))
-    _prepare_to_leave()
+    _prepare_exit()
     sys.exit(code)
 
 
-def _prepare_to_leave() -> None:
-    """What is left is Python's own end and what others have asked to be called there. Of its 40 ms after a
-    trace 30 are spent on circles among 50,000 objects that end with the process anyway."""
+def _prepare_exit() -> None:
+    """Flush the output and make the exit fast: after a trace, 30 of its 40 ms would go into collecting 50,000
+    objects that end with the process anyway. Functions that others registered with atexit still run."""
     with suppress(ValueError):  # not in the main thread
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # one more Ctrl-C changes nothing of how this ended
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # another Ctrl-C must not change the exit code
     release()
     gc.freeze()

@@ -6,64 +6,65 @@ from .drawn import Drawn, give
 from .named_model import model_and_text, model_from, refuse_other_family
 from .option_checks import OF_THE_RUN, same_command
 from .option_groups import flag, group, option
-from .options import OfFile, Seed, Source, TokenIds, positions_of, token_ids
+from .options import PREDICTIONS, SHOWN, OfFile, Source, positions_of, token_ids
 from .output import Output, note
 from .progress import progress
 
 
-@group()
-class Question:
-    """Which prediction is taken apart, and how far."""
+@group(SHOWN)
+class Attributed:
+    """The contributions that are measured and shown, and the prediction that they are for."""
 
+    top: int = option(default=20, help="Number of contributions to show per position.", min=1)
+    no_ablation: bool = flag(
+        "--no-ablation", help="Show only what each component writes; do not ablate each component in turn."
+    )
     target: str | None = option(
-        help="Whose logit is explained: a token's text, ␣ for a blank, or #ID.",
+        help="Token whose logit is attributed: its text, ␣ for a space, or #ID.",
         metavar="TOKEN",
-        show_default="the token that follows, or the prediction where none does",
+        show_default="the next token of the text, or the predicted token at its end",
+        rich_help_panel=PREDICTIONS,
     )
     against: str | None = option(
-        help="The token that it is told apart from.", metavar="TOKEN", show_default="the most probable other"
+        help="Token to compare the target with.",
+        metavar="TOKEN",
+        show_default="the most probable other token",
+        rich_help_panel=PREDICTIONS,
     )
     position: str | None = option(
-        help="Where: a number (-1 is the last), a list, all or last.",
-        metavar="N",
-        show_default="all; of a production model: last",
+        help='Positions of the predictions: "all", "last", or a list such as 0,3,-1 (-1 is the last).',
+        metavar="LIST",
+        show_default="all, or last for a production model",
+        rich_help_panel=PREDICTIONS,
     )
-    no_ablation: bool = flag("--no-ablation", help="Only what parts write, remove none of them.")
-    top: int = option(default=20, help="Parts shown of each position.", min=1)
 
 
 def attribute(
-    context: typer.Context,
-    *,
-    source: Source,
-    question: Question,
-    output: Output,
-    drawn: Drawn,
-    seed: Seed = None,
-    tokens: TokenIds = None,
+    context: typer.Context, *, source: Source, attributed: Attributed, output: Output, drawn: Drawn,
     of_file: OfFile,
-) -> None:
-    """Say which heads, MLPs, embeddings and biases made a prediction, and what heads look at.
+) -> None:  # fmt: skip
+    """Show what each head, MLP, embedding and bias adds to a prediction, and what the heads attend to.
 
-    Exit code 0: the parts sum to the logits. 1: they do not. 2: the request does not fit.
+    Exit code 0: the contributions sum to the logits. 1: they do not. 2: the request does not fit the model.
     """
     output.check()
-    positions = positions_of(question.position, "--position", "a number, all, last or a list like 0,3,-1")
+    positions = positions_of(attributed.position, "--position")
     path, text = model_and_text(source.first, source.second, source.model)
     drawn.check("attribute", {"--out": output.target}, [path])
-    model = model_from(path, seed, of_file)
+    model = model_from(path, source.seed, of_file)
     refuse_other_family(context, model)
     from ..attribution.attribute import attribute as attribute_text
 
-    with progress("removing each part: layer") as report:
+    with progress("ablating each component: layer") as report:
         result = attribute_text(
-            model, text, tokens=token_ids(tokens), target=question.target, against=question.against,
-            positions=positions, ablation=not question.no_ablation, report=report,
+            model, text, tokens=token_ids(source.tokens), target=attributed.target,
+            against=attributed.against, positions=positions, ablation=not attributed.no_ablation,
+            report=report,
         )  # fmt: skip
     if output.as_json:
         for remark in result.notes:
             note(remark)
-    top, only = {"top": question.top}, ("first", "second", *OF_THE_RUN)
+    top, only = {"top": attributed.top}, ("first", "second", *OF_THE_RUN)
     give(
         context, result, output, drawn, result.text,
         lambda name: same_command(context, ["--show", name], only=only, of="trace"), view=top, figure=top,
@@ -73,7 +74,7 @@ def attribute(
 
 
 EXAMPLES = (
-    "microgpt attribute emma --model microgpt.safetensors · "
-    "microgpt attribute emma --position 2 --against n · "
-    'microgpt attribute smollm2.gguf "The capital of France is"'
+    "microgpt attribute emma --model microgpt.safetensors",
+    "microgpt attribute emma --position 2 --against n",
+    'microgpt attribute smollm2.gguf "The capital of France is"',
 )

@@ -10,71 +10,67 @@ from .drawn import Drawn, give
 from .named_model import Naming, Opener, Tokens
 from .option_checks import same_command
 from .option_groups import argument, flag, group, option
-from .options import OfFile, token_ids
+from .options import SHOWN, TOLERANCE, OfFile, token_ids
 from .output import Output
 
 
 @group()
-class Dumped:
-    """A dump, the model that it is of, and what was read."""
+class Dumped(Tokens):
+    """A dump, its model and its input."""
 
-    dump: Path | None = argument(metavar="DUMP", help="What the engine computed.", show_default=False)
-    model: Path | None = argument(metavar="MODEL", help="What it should compute.", show_default=False)
+    dump: Path | None = argument(metavar="DUMP", help="Dump: the values that the engine computed.")
+    model: Path | None = argument(metavar="MODEL", help="Model that the engine ran.")
     text: str | None = argument(
-        metavar="[TEXT]", help="What it read.", show_default="as the dump's embedding says"
+        metavar="[TEXT]",
+        help="Text that the engine read.",
+        show_default="found by the embeddings in the dump",
     )
-    tokens: Tokens = None
 
 
-@group()
+@group(SHOWN)
 class Judgement:
-    """How operations are judged, and which are shown."""
+    """The operations that are shown, and the precision that they are judged by."""
 
+    verbose: bool = flag("--verbose", "-v", help="Show every operation, also the correct ones.")
     compute: Literal["f32", "bf16", "f16", "q8"] | None = option(
-        help="The engine's precision; q8: 8-bit inputs of products.",
-        show_default="f32, or bf16 or f16 where the values show it",
+        help="Precision of the engine. q8: products take 8-bit inputs.",
+        show_default="f32, or bf16 or f16 if the values are rounded so",
+        rich_help_panel=TOLERANCE,
     )
-    verbose: bool = flag("--verbose", "-v", help="Every operation, also the right ones.")
 
 
 def diagnose(
-    context: typer.Context,
-    *,
-    dumped: Dumped,
-    naming: Naming,
-    judgement: Judgement,
-    output: Output,
-    drawn: Drawn,
-    of_file: OfFile,
-) -> None:
+    context: typer.Context, *, dumped: Dumped, judgement: Judgement, naming: Naming, output: Output,
+    drawn: Drawn, of_file: OfFile,
+) -> None:  # fmt: skip
     """Recompute each operation of a dump from the dump's own inputs, and name what went wrong.
 
-    Exit code 0: every operation judged is right. 1: a fault was found, or another precision is offered,
-    which the errors look like. 2: nothing could be judged.
+    Exit code 0: every operation that could be judged is correct. 1: a fault was found, or the errors look
+    like those of another precision, which is suggested. 2: nothing could be judged.
     """
     output.check()
     if dumped.dump is None or dumped.model is None:
-        raise InputError("a dump and a model are needed: microgpt diagnose DUMP MODEL")
+        raise InputError("expected a dump and a model: microgpt diagnose DUMP MODEL")
     drawn.check("diagnose", {"--out": output.target}, [dumped.dump, dumped.model, naming.map_file])
     from ..diagnosis.diagnose import diagnose as diagnose_dump
 
     opener = Opener(of_file, naming.names())
-    recorded, known = opener.dump(dumped.dump), opener.model(dumped.model)
-    found = diagnose_dump(
-        recorded, known, dumped.text, tokens=token_ids(dumped.tokens), map=opener.names,
-        layouts=naming.layouts_known(), compute=judgement.compute,
+    recording, model = opener.dump(dumped.dump), opener.model(dumped.model)
+    result = diagnose_dump(
+        recording, model, dumped.text, tokens=token_ids(dumped.tokens), map=opener.names,
+        layouts=naming.layouts_by_glob(), compute=judgement.compute,
     )  # fmt: skip
     without = ["verbose", *["compute"] * (judgement.compute in (None, "f32"))]
     give(
-        context, found, output, drawn, f"{dumped.dump} by {dumped.model}",
+        context, result, output, drawn, f"{dumped.dump} by {dumped.model}",
         lambda name: same_command(context, ["--layer", name, "--verbose"], without=without, of="diff"),
         view={"verbose": judgement.verbose},
     )  # fmt: skip
-    if not found.diagnosis.clean:
+    if not result.diagnosis.clean:
         raise typer.Exit(1)
 
 
 EXAMPLES = (
-    'microgpt diagnose dumps/ qwen.gguf "The capital of France is" · '
-    "microgpt diagnose t/ model-folder --map names.toml"
+    'microgpt diagnose dumps/ qwen.gguf "The capital of France is"',
+    "microgpt diagnose t/ model-folder --map names.toml",
 )

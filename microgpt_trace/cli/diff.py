@@ -14,100 +14,97 @@ from .named_model import Naming, Opener, Tokens, refuse_idle
 from .option_checks import given, same_command
 from .option_groups import argument, flag, group, option
 from .option_rules import refuse
-from .options import Layer, OfFile, positions_of, token_ids
+from .options import DUMP, SHOWN, TOLERANCE, EventChoice, OfFile, positions_of, token_ids
 from .output import Output, put, put_schema
 from .progress import progress
 
 if TYPE_CHECKING:
     from ..comparison.comparers import PairKeeper
 
-OF_SURVEYS = ("a", "b", "layer", "verbose", "rtol", "as_json", "schema", "out")  # which mean something there
+OF_SURVEYS = ("a", "b", "layer", "verbose", "rtol", "as_json", "schema", "out")  # parameters for two surveys
 
 
 @group()
-class Sides:
-    """The two runs, and what models read."""
+class Sides(Tokens):
+    """The two runs, and the input of models."""
 
-    a: Path | None = argument(
-        metavar="A", help="A model, a saved trace, another engine's dump, or a survey.", show_default=False
-    )
-    b: Path | None = argument(metavar="B", help="The other one.", show_default=False)
+    a: Path | None = argument(metavar="A", help="Model, saved trace, dump of another engine, or survey.")
+    b: Path | None = argument(metavar="B", help="The same, to compare with A.")
     text: str | None = argument(
-        metavar="[TEXT]", help="What models read.", show_default="what a dump was made of, else as trace"
+        metavar="[TEXT]",
+        help="Text that models read.",
+        show_default="the input of the dump, or the default text of `microgpt trace`",
     )
-    tokens: Tokens = None
 
 
-@group()
-class View:
-    """What is compared and shown."""
+@group(SHOWN)
+class View(EventChoice):
+    """The events that are compared and shown."""
 
-    layer: Layer = None
-    verbose: bool = flag("--verbose", "-v", help="Every event of every layer.")
-    positions: str | None = option(help="Add a view by position: all, last or 0,3,-1.", metavar="LIST")
+    positions: str | None = option(
+        help='Add a table by position: "all", "last", or a list such as 0,3,-1.', metavar="LIST"
+    )
 
 
-@group()
+@group(DUMP)
 class NamingOfDiff(Naming):
-    """What the arrays of a dump are called, and a draft of that."""
+    """The names and layouts of the arrays of a dump."""
 
-    suggest_map: bool = flag("--suggest-map", help="Draft a --map of the dump's names, compare nothing.")
+    suggest_map: bool = flag(
+        "--suggest-map", help="Print a draft of a --map file for this dump, and compare nothing."
+    )
 
 
-@group("How far apart is the same")
+@group(TOLERANCE)
 class Band:
-    """How far apart is the same."""
+    """The largest difference at which two runs agree."""
 
     compute: Literal["bf16", "f16", "q8"] | None = option(
-        help="The other engine computes so: measure what that does."
+        help="Precision of the other engine; its effect on the values is measured.", show_default="float32"
     )
-    calibrate: Path | None = option(help="A third run, whose distance from A is right.", metavar="REF")
+    calibrate: Path | None = option(
+        help="Third run, whose distance from A sets the tolerance.", metavar="REF"
+    )
     factor: float | None = option(
-        help="Times the distance that --compute or --calibrate measures.",
+        help="Factor on the distance that --compute or --calibrate measures.",
         min=0.0,
-        show_default="8; 12 for --calibrate",
+        show_default="8, or 12 for --calibrate",
     )
-    rtol: float | None = option(help="Share of a row that may differ.", min=0.0)
-    atol: float | None = option(help="Difference of an element that does not count.", min=0.0)
+    rtol: float | None = option(
+        help="Largest relative difference that counts as equal, such as 0.01.", min=0.0
+    )
+    atol: float | None = option(help="Difference of an element to ignore, such as 1e-6.", min=0.0)
 
     def options(self, opener: Opener) -> dict[str, Any]:
-        """As the comparisons take them."""
+        """Return the options as the comparisons take them."""
         third = None if self.calibrate is None else opener.open(self.calibrate)
         return {**vars(self), "calibrate": third}
 
 
 @group("Other comparisons")
 class Other:
-    """Comparisons of two models that are none of one run."""
+    """Comparisons of two models that are not of one run each."""
 
-    prompts: Path | None = option(help="A prompt a line, through both models.", metavar="FILE")
-    weights: bool = flag("--weights", help="Compare the parameters, run nothing.")
+    prompts: Path | None = option(help="Compare two models on each prompt of this file, one per line.")
+    weights: bool = flag("--weights", help="Compare the parameters of two models, and run nothing.")
 
 
 def diff(
-    context: typer.Context,
-    *,
-    sides: Sides,
-    view: View,
-    naming: NamingOfDiff,
-    band: Band,
-    other: Other,
-    output: Output,
-    drawn: Drawn,
-    of_file: OfFile,
-) -> None:
-    """Compare two runs event by event and name the first place where they part.
+    context: typer.Context, *, sides: Sides, view: View, band: Band, naming: NamingOfDiff, other: Other,
+    output: Output, drawn: Drawn, of_file: OfFile,
+) -> None:  # fmt: skip
+    """Compare two runs event by event and name the first event that differs.
 
-    Exit code 0: all that was compared agrees. 1: they differ. 2: they cannot be compared.
+    Exit code 0: everything that was compared agrees. 1: the runs differ. 2: they cannot be compared.
     """
     output.check()
-    asked, surveys = given(context), _are_surveys([sides.a, sides.b])
+    options_given, surveys = given(context), _are_surveys([sides.a, sides.b])
     if output.schema and not surveys:
-        refuse(asked, "--schema", ())
+        refuse(options_given, "--schema", ())
     if sides.a is None or sides.b is None:
-        raise InputError("two sides are needed: microgpt diff A B")
+        raise InputError("expected two runs: microgpt diff A B")
     if surveys:
-        refuse(asked, "two surveys", OF_SURVEYS)
+        refuse(options_given, "two surveys", OF_SURVEYS)
         return _diff_surveys(sides.a, sides.b, view, band.rtol, output)
     drawn.check("diff", {"--out": output.target}, [sides.a, sides.b, naming.map_file])
     opener = Opener(of_file, naming.names())
@@ -124,7 +121,7 @@ def diff(
     elif other.prompts is not None:
         result, shown = _prompts(both, other.prompts, options)
     else:
-        options |= {"map": opener.names, "layouts": naming.layouts_known()}
+        options |= {"map": opener.names, "layouts": naming.layouts_by_glob()}
         keeper = _keeper(both) if drawn.html is not None else None
         result, shown = _runs(both, sides.text, tokens, options | {"watch": keeper}, view)
     give(
@@ -137,28 +134,28 @@ def diff(
 
 
 EXAMPLES = (
-    "microgpt diff model.gguf dumps/ · "
-    "microgpt diff model.gguf dumps/ --suggest-map --out map.toml · "
-    "microgpt diff a.safetensors b.safetensors emma · "
-    "microgpt diff qwen.gguf qwen-folder --calibrate qwen-q8.gguf · "
-    "microgpt diff old.gguf new.gguf --prompts prompts.txt · "
-    "microgpt diff q8.survey.safetensors q4.survey.safetensors"
+    "microgpt diff model.gguf dumps/",
+    "microgpt diff model.gguf dumps/ --suggest-map --out map.toml",
+    "microgpt diff a.safetensors b.safetensors emma",
+    "microgpt diff qwen.gguf qwen-folder --calibrate qwen-q8.gguf",
+    "microgpt diff old.gguf new.gguf --prompts prompts.txt",
+    "microgpt diff q8.survey.safetensors q4.survey.safetensors",
 )
 
 
 def _are_surveys(sides: Sequence[Path | None]) -> bool:
-    """Whether both sides are surveys. Raises InputError where one alone is."""
-    found = [side is not None and is_survey(side) for side in sides]
-    if any(found) and not all(found):
-        survey, other = (sides[found.index(answer)] for answer in (True, False))
+    """Return True if both sides are surveys. Raises InputError if only one is a survey."""
+    answers = [side is not None and is_survey(side) for side in sides]
+    if any(answers) and not all(answers):
+        survey, other = (sides[answers.index(answer)] for answer in (True, False))
         if other is None:
-            raise InputError(f"{survey} is a survey: microgpt diff compares it with another one")
-        raise InputError(f"{survey} is a survey and {other} is none: `microgpt survey` makes one of a model")
-    return all(found)
+            raise InputError(f"{survey} is a survey: expected a second survey to compare it with")
+        raise InputError(f"{survey} is a survey, but {other} is not: `microgpt survey` makes one of a model")
+    return all(answers)
 
 
 def _diff_surveys(a: Path, b: Path, view: View, rtol: float | None, output: Output) -> None:
-    """Compare what two surveys found, and run nothing; exit 1 where they differ."""
+    """Compare two surveys without running a model; exit with code 1 if they differ."""
     if output.schema:
         return put_schema("survey_diff", output.out)
     from ..render.results.survey_comparison import survey_comparison_sections
@@ -172,7 +169,7 @@ def _diff_surveys(a: Path, b: Path, view: View, rtol: float | None, output: Outp
         raise typer.Exit(1)
 
 
-# Each gives a result, and what showing it takes.
+# Each of these functions returns a result and the keyword arguments for showing it.
 def _runs(
     sides: Sequence[Any], text: str | None, tokens: list[int] | None, options: dict[str, Any], view: View
 ) -> tuple[Any, dict[str, Any]]:
@@ -205,7 +202,7 @@ def _prompts(sides: Sequence[Any], path: Path, options: dict[str, Any]) -> tuple
 
 
 def _keeper(sides: Sequence[Any]) -> "PairKeeper":
-    """What keeps values of both sides while they are compared."""
+    """Return a keeper of the values of both sides, which the page shows."""
     from ..comparison.comparers import PairKeeper
     from ..render.page.diff_view import ROOM
 
@@ -216,5 +213,5 @@ def _keeper(sides: Sequence[Any]) -> "PairKeeper":
 def _two_models(sides: Sequence[Any], option: str) -> tuple[Any, Any]:
     for side in sides:
         if not hasattr(side, "family"):
-            raise InputError(f"{option} is for two models, and {side.origin} is none ({side.kind})")
+            raise InputError(f"{option} is for two models, and {side.origin} is not one ({side.kind})")
     return sides[0], sides[1]

@@ -1,5 +1,4 @@
-"""Pages and figures on the command line: what --html and --plot name, and that a file can be written, before
-anything runs."""
+"""Pages and figures: reads --html and --plot, checks their files before anything runs, and writes them."""
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,13 +15,14 @@ from ..render.shown import picture_of, sections_of, view_of
 from ..text.wording import listed
 from .option_checks import command_line
 from .option_groups import flag, group, option
+from .options import SAVING
 from .output import STDOUT, Output, check_apart, check_file, note
 
 if TYPE_CHECKING:
     from ..render.figures.panel import Picture
     from ..render.sections import Section
 
-# The figures of every command, its own first; trace's own is `stream` where it has no attention to show.
+# The figures of each command. Its default figure comes first; for a trace without attention it is `stream`.
 FIGURES = {
     "trace": ("attention", "stream", "lens", "probs", "loss"),
     "explain": ("explanation",),
@@ -32,7 +32,7 @@ FIGURES = {
     "diagnose": ("diagnosis",),
     "timeline": ("timeline", "loss"),
 }
-# What draws the figures that are not a result's own: a module of render.figures, and its function.
+# The figures that any trace or timeline may have: a module of render.figures, and its function.
 DRAWS = {
     "attention": ("attention", "attention_picture"),
     "stream": ("curves", "stream_picture"),
@@ -40,31 +40,31 @@ DRAWS = {
     "probs": ("predictions", "probabilities_picture"),
     "loss": ("curves", "loss_picture"),
 }
-WITH_PLACE = {"attention": "attention:layer3.head0"}  # what may stand behind a name, by an example
+WITH_PLACE = ("attention",)  # figures that take a place after a colon, as in attention:layer3.head0
 SUFFIXES = {"--plot": (".svg", ".png", ".pdf"), "--html": (".html", ".htm")}
 
 
 class Plot(NamedTuple):
-    """A figure that was asked for: its name, empty for the command's own, what stands behind it, the file."""
+    """A figure to draw: its name (empty for the default figure), its place (after a colon) and its file."""
 
     name: str
     place: str
     path: Path
 
 
-@group()
+@group(SAVING)
 class Drawn:
-    """What is drawn beside the result."""
+    """The page and the figures of a result."""
 
+    html: Path | None = option(help="Write the result as a web page, complete in one file.")
     plot: list[str] | None = option(help="Draw the result as .svg, .png or .pdf.", metavar="[NAME=]FILE")
-    html: Path | None = option(help="Write a page that a browser shows, whole in one file.", metavar="FILE")
-    force: bool = flag("--force", help="Let --html and --plot overwrite.")
+    force: bool = flag("--force", help="Let --html and --plot overwrite files.")
 
     def check(
         self, command: str, others: Mapping[str, Path | None], reads: Iterable[Path | None] = ()
     ) -> None:
-        """Raises InputError for what could not be drawn or written. `others` are files that are written too,
-        by their options, and what the command `reads` is never written."""
+        """Raise InputError for a figure that cannot be drawn or a file that cannot be written. `others` maps
+        options to the other files that are written; `reads` are the files that the command reads."""
         targets = [("--plot", plot.path) for plot in self.plots(command)]
         if self.html is not None and self.html != STDOUT:
             targets.append(("--html", self.html))
@@ -76,29 +76,29 @@ class Drawn:
         for name, path in targets:
             check_file(name, path, self.force)
         if self.html == STDOUT and others.get("--out") is None:
-            raise InputError("--html - and the result both go to stdout: give --out FILE, or --html FILE")
+            raise InputError("--html - and the result both go to standard output: add --out FILE")
         if self.plot:
             check_installed("matplotlib", "--plot draws with")
 
     def plots(self, command: str) -> list[Plot]:
-        """What --plot asks for. Raises InputError for a name that is no figure, or another command's."""
+        """Read --plot. Raises InputError for a name that is no figure of the command."""
         return [plot_of(text, command) for text in self.plot or ()]
 
     def put_page(self, text: str) -> None:
-        """Write the page into its file, or to stdout."""
+        """Write the page to its file, or to standard output."""
         if self.html == STDOUT:
             sys.stdout.write(text)
         elif self.html is not None:
             write_atomically(self.html, text.encode(), self.force)
             note(f"saved a page to {self.html}")
 
-    def write(self, drawn: Sequence[tuple[Path, "Picture"]]) -> None:
-        """Write the files, once all figures are known to be possible."""
-        if not drawn:
+    def write(self, pictures: Sequence[tuple[Path, "Picture"]]) -> None:
+        """Write the figures. All of them are ready by now, so that none is written if one is impossible."""
+        if not pictures:
             return
         from ..render.figures.saving import save_picture
 
-        for path, picture in drawn:
+        for path, picture in pictures:
             save_picture(picture, path, self.force)
             note(f"saved a figure to {path}")
 
@@ -109,46 +109,45 @@ def give(
     figure: Mapping[str, Any] | None = None, beside: Mapping[str, Any] | None = None,
     page: Callable[[Sequence["Section"]], str] | None = None,
 ) -> None:  # fmt: skip
-    """Draw each figure asked for, write the page, then show the result or write its document.
+    """Draw the figures, write the page, then show the result or write its document.
 
-    `again` gives the command that shows more of a name. What shows a result takes options: its sections those
-    of `view`, the command's own figure those of `figure`, and the view of its page what stands `beside`. A
-    `page` of its own stands in the place of what is made of the sections.
+    `again` returns the command that shows more of a name. `view` holds options for the sections of the
+    result, `figure` for its default figure, and `beside` for the view of its page. `page` makes the page from
+    the sections, in place of the common function.
     """
     sections = partial(sections_of, result, **(view or {}))
-    command = str(context.info_name)
-    figures = []
-    for name, _, path in drawn.plots(command):
-        other = name in DRAWS
-        figures.append((path, drawn_by_name(name, result) if other else picture_of(result, **(figure or {}))))
-    drawn.write(figures)
+    pictures = []
+    for name, _, path in drawn.plots(str(context.info_name)):
+        picture = drawn_by_name(name, result) if name in DRAWS else picture_of(result, **(figure or {}))
+        pictures.append((path, picture))
+    drawn.write(pictures)
     if drawn.html is not None and page is not None:
         drawn.put_page(page(sections()))
     elif drawn.html is not None:
         from ..render.page.section_page import section_page
 
-        shown = view_of(result, **(beside or {}))
-        drawn.put_page(section_page(title, command_line(context), sections(), again, shown))
+        page_view = view_of(result, **(beside or {}))
+        drawn.put_page(section_page(title, command_line(context), sections(), again, page_view))
     output.give(result, sections)
 
 
 def drawn_by_name(figure: str, result: Any, *place: Any) -> "Picture":
-    """A figure of DRAWS."""
+    """Draw a figure of DRAWS."""
     module, function = DRAWS[figure]
     return getattr(import_module(f"..render.figures.{module}", __package__), function)(result, *place)
 
 
 def plot_of(text: str, command: str) -> Plot:
-    """NAME=FILE, NAME:PLACE=FILE or a file, which may have an = of its own."""
+    """Read NAME=FILE, NAME:PLACE=FILE or FILE; the name of the file may contain an = too."""
     before, equals, after = text.partition("=")
     name, colon, place = before.partition(":")
-    known = {known for names in FIGURES.values() for known in names}
-    if not equals or (name not in known and _is_path(before)):
+    names = {name for figures in FIGURES.values() for name in figures}
+    if not equals or (name not in names and _is_path(before)):
         name, colon, place, after = "", "", "", text
     elif name not in FIGURES[command]:
-        which = f"{command} draws {listed([*FIGURES[command]])}"
-        other = f"; other commands {listed(sorted(known - {*FIGURES[command]}))}"
-        raise InputError(f"--plot {name}: {which}{other if name not in known else ''}")
+        own = f"{command} draws {listed([*FIGURES[command]])}"
+        others = f"; other commands draw {listed(sorted(names - {*FIGURES[command]}))}"
+        raise InputError(f"--plot {name}: {own}{others if name not in names else ''}")
     elif colon and name not in WITH_PLACE:
         raise InputError(f"--plot {before}: {name} takes nothing after a colon")
     if after == "":
@@ -157,5 +156,5 @@ def plot_of(text: str, command: str) -> Plot:
 
 
 def _is_path(text: str) -> bool:
-    """Whether a text before an = is the beginning of a file's name, which no figure's is like."""
+    """Return True if a text before an = begins the name of a file rather than names a figure."""
     return any(mark in text for mark in "/\\") or "." in text.partition(":")[0]

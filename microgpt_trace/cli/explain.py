@@ -12,11 +12,11 @@ from ..text.printable import command, quoted
 from ..tracing.trace import trace
 from .drawn import Drawn, give
 from .named_model import is_there, model_and_text, model_from, refuse_other_family
-from .option_checks import OF_THE_RUN, command_line, said
+from .option_checks import OF_THE_RUN, command_line, words_given
 from .option_groups import argument, flag, group, option
-from .options import MICROGPT, ModelFile, OfFile, Seed, TextToRead, TokenIds, token_ids
+from .options import MICROGPT, SHOWN, OfFile, Source, text_argument, token_ids
 from .output import Output
-from .trace_page import explaining
+from .trace_page import explain_command
 
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel
@@ -26,100 +26,94 @@ if TYPE_CHECKING:
 EXAMPLE = "microgpt explain 'layer0.attn.scores[1,3,2]' emma"
 
 
-@group()
-class Asked:
-    """Which element of which model, and what is read: the words tell themselves apart."""
+@group(SHOWN)
+class ElementChoice(Source):
+    """A model, one of its elements and the input: arguments whose form tells which is which."""
 
     first: str | None = argument(
-        metavar="[MODEL]", help="A model file or folder.", show_default="an untrained microGPT"
+        metavar="[MODEL]", help="Model file or folder.", show_default="an untrained microGPT"
     )
     second: str | None = argument(
         metavar="ELEMENT",
-        help="An event or parameter with an index: 'layer0.attn.q\\[3,5]', 'logits\\[-1,a]'.",
-        show_default=False,
+        help="Event or parameter with an index: 'layer0.attn.q\\[3,5]', 'logits\\[-1,a]'.",
     )
-    third: TextToRead = None
-    model: ModelFile = None
-    backward: bool = flag("--backward", help="Its gradient: the chain rule.", rich_help_panel=MICROGPT)
-    terms: int = option(default=16, help="How many terms of a sum are listed.", min=1)
+    third: str | None = text_argument()
+    terms: int = option(default=16, help="Number of terms of each sum to list.", min=1)
+    backward: bool = flag(
+        "--backward", help="Explain the gradient of the element, by the chain rule.", family=MICROGPT
+    )
 
 
 def explain(
-    context: typer.Context,
-    *,
-    asked: Asked,
-    output: Output,
-    drawn: Drawn,
-    seed: Seed = None,
-    tokens: TokenIds = None,
-    of_file: OfFile,
+    context: typer.Context, *, choice: ElementChoice, output: Output, drawn: Drawn, of_file: OfFile
 ) -> None:
-    """Write out the arithmetic of one number: formula, terms, sum, what it came from and goes to.
+    """Write out the arithmetic of one number: its formula, terms, sum and inputs, and where it is used.
 
-    Exit code 0: it equals the traced value. 1: it does not. 2: there is no such element.
+    Exit code 0: the result equals the traced value. 1: it does not. 2: there is no such element.
     """
     output.check()
-    path, element, text = _request(asked)
+    path, element, text = _request(choice)
     drawn.check("explain", {"--out": output.target}, [path])
     from ..explaining.explain import explain as explain_element
 
-    known = token_ids(tokens)
-    model = model_from(path, seed, of_file)
+    tokens, backward = token_ids(choice.tokens), choice.backward
+    model = model_from(path, choice.seed, of_file)
     refuse_other_family(context, model)
-    found = explain_element(model, element, text, tokens=known, backward=asked.backward, terms=asked.terms)
-    before = [asked.first] if asked.first not in (None, element) else []
+    result = explain_element(model, element, text, tokens=tokens, backward=backward, terms=choice.terms)
+    before = [choice.first] if choice.first not in (None, element) else []
     after = [] if text is None else [text]
-    options = said(context, only=OF_THE_RUN)[1]
+    options = words_given(context, only=OF_THE_RUN)[1]
 
     def again(name: str, gradient: bool) -> str:
         return command("explain", [*before, name, *after], [*options, *["--backward"] * gradient])
 
-    page = partial(_page_of_trace, context, path, model, text, found)
+    page = partial(_page_of_trace, context, path, model, text, result)
     give(
-        context, found, output, drawn, found.element, partial(again, gradient=asked.backward),
+        context, result, output, drawn, result.element, partial(again, gradient=backward),
         view={"command": again}, page=page if "gradients" in model.abilities else None,
     )  # fmt: skip
-    if not found.holds:
+    if not result.holds:
         raise typer.Exit(1)
 
 
 EXAMPLES = (
-    f"{EXAMPLE} · microgpt explain 'logits\\[-1,a]' emma --backward · "
-    "microgpt explain qwen.gguf 'layer3.attn.head2\\[4,100]' \"The capital of France is\""
+    EXAMPLE,
+    "microgpt explain 'logits\\[-1,a]' emma --backward",
+    "microgpt explain qwen.gguf 'layer3.attn.head2\\[4,100]' \"The capital of France is\"",
 )
 
 
 def _page_of_trace(
     context: typer.Context, path: Path | None, model: "LanguageModel", text: str | None,
-    found: "Explanation", sections: Sequence["Section"],
+    result: "Explanation", sections: Sequence["Section"],
 ) -> str:  # fmt: skip
-    """The page of a model that a page can run itself: that of its trace, opened at the element."""
+    """Return the page of the whole trace, opened at the element. The page runs such a model itself."""
     from ..render.page.trace_page import trace_page
 
     whole = trace(model, text, values=True, step=True)
-    start = f"{'gradient ' * (found.phase == 'backward')}{found.element}"
-    again = explaining(context, path, model, whole)
+    start = f"{'gradient ' * (result.phase == 'backward')}{result.element}"
+    again = explain_command(context, path, model, whole)
     return trace_page(whole, model, sections, command_line(context), again, start=start)
 
 
-def _request(asked: Asked) -> tuple[Path | None, str, str | None]:
-    """Which model, which element and what text: a first word that is no element names the model."""
-    path, rest = asked.model, [w for w in (asked.first, asked.second, asked.third) if w is not None]
+def _request(choice: ElementChoice) -> tuple[Path | None, str, str | None]:
+    """Return the model's path, the element and the text. A first word that is no element names the model."""
+    path, rest = choice.model, [w for w in (choice.first, choice.second, choice.third) if w is not None]
     if rest and not _is_element(rest[0]):
-        path, no_model = model_and_text(rest[0], None, asked.model)
+        path, no_model = model_and_text(rest[0], None, choice.model)
         if no_model is None:
             rest = rest[1:]
         elif len(rest) == 3 or (len(rest) == 2 and _is_element(rest[1])):
-            raise InputError(f"{rest[0] or repr('')}: no such model, to explain {rest[1]!r}")
+            raise InputError(f"{rest[0] or repr('')}: no such model, in which to explain {rest[1]!r}")
     if rest and rest[0].startswith("d "):
         raise InputError(f"{rest[0]!r} is a gradient: name {quoted(rest[0][2:])} and add --backward")
     if not rest:
-        raise InputError(f"an element is needed, like {EXAMPLE}")
+        raise InputError(f"expected an element, for example {EXAMPLE}")
     if len(rest) > 2:
-        raise InputError(f"expected [MODEL] ELEMENT [TEXT], found a third word after {rest[0]}: {rest[2]!r}")
+        raise InputError(f"expected [MODEL] ELEMENT [TEXT], found another argument: {rest[2]!r}")
     return path, rest[0], rest[1] if len(rest) == 2 else None
 
 
 def _is_element(text: str) -> bool:
-    """Whether a word has brackets or an @, as an element has and no file that is here."""
+    """Return True if a word has an index or an @, as an element has, and is not the name of a file."""
     return not is_there(text) and ("@" in text or text.endswith("]"))

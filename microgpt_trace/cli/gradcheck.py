@@ -1,30 +1,37 @@
 """microgpt gradcheck"""
 
-from typing import Annotated
-
 import typer
 
 from .named_model import microgpt_from
-from .options import BareWeights, ModelFile, Seed
+from .option_groups import argument, group
+from .options import BareWeights, ModelChoice
 from .output import show
 
 
-def gradcheck(
-    *,
-    text: Annotated[str, typer.Argument(help="The name to look at.", show_default=True)] = "emma",
-    model: ModelFile = None,
-    seed: Seed = None,
-    bare: BareWeights,
-) -> None:
-    """Hold every gradient against central differences in float64; exit 1 if one disagrees."""
+@group()
+class Checked(ModelChoice):
+    """A model and the name whose gradients are checked."""
+
+    text: str | None = argument(metavar="[TEXT]", help="Name to compute the loss of.", show_default="emma")
+
+
+def gradcheck(*, checked: Checked, bare: BareWeights) -> None:
+    """Check every gradient of a microGPT against central differences in float64.
+
+    Exit code 1: a gradient disagrees.
+    """
     from ..render.results.checking import gradcheck_sections
     from ..tracing.gradient_check import gradcheck as check
 
-    loaded = microgpt_from(model, seed, bare)
-    rows = list(check(loaded, text))
+    model, text = microgpt_from(checked.model, checked.seed, bare), checked.text
+    text = "emma" if text is None else text
+    rows = list(check(model, text))
     show(gradcheck_sections(rows, text), None)
     if not all(row.holds for row in rows):
         raise typer.Exit(1)
 
 
-EXAMPLES = "microgpt gradcheck olivia · microgpt gradcheck --model microgpt.safetensors"
+EXAMPLES = (
+    "microgpt gradcheck olivia",
+    "microgpt gradcheck --model microgpt.safetensors",
+)

@@ -1,14 +1,14 @@
 """microgpt inspect"""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, cast
 
 import typer
 
 from ..render.shown import sections_of
 from .named_model import model_before, model_from, refuse_other_family
-from .option_groups import flag, group, option
-from .options import DECODER, ModelFile, OfFile, Seed
+from .option_groups import argument, flag, group, option
+from .options import PRODUCTION, SHOWN, ModelChoice, OfFile
 from .output import Output
 from .progress import progress
 
@@ -17,40 +17,41 @@ if TYPE_CHECKING:
     from ..microgpt.model import Model
 
 
-@group(DECODER)
-class Stored:
-    """What is shown of the tensors of a production model."""
+@group(SHOWN)
+class Inspected(ModelChoice):
+    """A model, and what is shown of its tensors."""
 
-    stats: bool = flag("--stats", help="Decode stored tensors for their statistics.")
-    filters: list[str] | None = option("--filter", help="Only tensors of this name or glob.", metavar="GLOB")
-    metadata: bool = flag("--metadata", help="What the file says besides.")
+    path: Path | None = argument(metavar="[MODEL]", help="Model file or folder; the same as --model.")
+    filters: list[str] | None = option(
+        "--filter",
+        help="Show only tensors with this name or glob, such as '*attn_q*'.",
+        metavar="GLOB",
+        family=PRODUCTION,
+    )
+    stats: bool = flag(
+        "--stats", help="Decode the stored tensors and show their statistics.", family=PRODUCTION
+    )
+    metadata: bool = flag("--metadata", help="Show the other metadata of the file.", family=PRODUCTION)
 
 
-def inspect(
-    context: typer.Context,
-    *,
-    path: Annotated[
-        Path | None, typer.Argument(metavar="[MODEL]", help="A model file or folder.", show_default=False)
-    ] = None,
-    model: ModelFile = None,
-    seed: Seed = None,
-    output: Output,
-    stored: Stored,
-    of_file: OfFile,
-) -> None:
-    """Show the architecture and every parameter: of a microGPT, or as a model file stores it."""
+def inspect(context: typer.Context, *, inspected: Inspected, output: Output, of_file: OfFile) -> None:
+    """Show the architecture of a model and every parameter; a production model's as its file stores them."""
     output.check()
     from ..tracing.inspection import inspect_decoder, inspect_microgpt
 
-    loaded = model_from(model if path is None else model_before([str(path)], model), seed, of_file)
-    refuse_other_family(context, loaded)
-    if "prompts" not in loaded.abilities:
-        found = inspect_microgpt(cast("Model", loaded))
+    path = inspected.model if inspected.path is None else model_before([str(inspected.path)], inspected.model)
+    model = model_from(path, inspected.seed, of_file)
+    refuse_other_family(context, model)
+    if "prompts" not in model.abilities:
+        result = inspect_microgpt(cast("Model", model))
     else:
         with progress("tensor") as report:
-            decoder, filters = cast("Decoder", loaded), stored.filters or []
-            found = inspect_decoder(decoder, filters, stored.stats, stored.metadata, report)
-    output.give(found, lambda: sections_of(loaded, found=found))
+            decoder, filters = cast("Decoder", model), inspected.filters or []
+            result = inspect_decoder(decoder, filters, inspected.stats, inspected.metadata, report)
+    output.give(result, lambda: sections_of(model, found=result))
 
 
-EXAMPLES = "microgpt inspect microgpt.safetensors · microgpt inspect qwen.gguf --filter '*attn_q*' --stats"
+EXAMPLES = (
+    "microgpt inspect microgpt.safetensors",
+    "microgpt inspect qwen.gguf --filter '*attn_q*' --stats",
+)

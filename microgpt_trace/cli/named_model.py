@@ -1,11 +1,11 @@
-"""What a command line names: models, and what other runs left."""
+"""Opens the models and the dumps that a command line names."""
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from os.path import realpath
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import typer
 
@@ -14,7 +14,16 @@ from ..readers.loading import is_model, load
 from ..text.printable import command
 from .option_checks import given
 from .option_groups import group, option
-from .options import DECODER, DEFAULT_CHECKPOINT, MICROGPT, BareWeights, OfFile, key_and_value
+from .options import (
+    DEFAULT_CHECKPOINT,
+    DUMP,
+    INPUT,
+    MICROGPT,
+    PRODUCTION,
+    BareWeights,
+    OfFile,
+    key_and_value,
+)
 
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel
@@ -22,16 +31,23 @@ if TYPE_CHECKING:
     from ..dumps.recording import Recording
     from ..microgpt.model import Model
 
-Tokens = Annotated[str | None, typer.Option(help="The token ids, in place of a text.", metavar="ID,ID...")]
-# The ability that a panel of options asks of a model, and what has it.
-ABILITIES = {DECODER: ("prompts", "a production model"), MICROGPT: ("gradients", "a microGPT")}
+ABILITIES = {PRODUCTION: "prompts", MICROGPT: "gradients"}  # the ability that tells a family of models
 MODEL_SUFFIXES = (".gguf", ".apr", ".safetensors")
+
+
+@group(INPUT)
+class Tokens:
+    """The input of the models that run, as token ids."""
+
+    tokens: str | None = option(
+        help="Token ids that models read in place of a text, such as 504,3575.", metavar="ID,ID..."
+    )
 
 
 def model_and_text(
     first: str | None, second: str | None, model: Path | None
 ) -> tuple[Path | None, str | None]:
-    """Which model was named and what text: a first argument that is a model is not the text."""
+    """Return the named model and the text. A single argument that names no model is the text."""
     if second is not None:
         return model_before([first or "", second], model), second
     if first is None or not names_a_model(first):
@@ -40,8 +56,8 @@ def model_and_text(
 
 
 def model_before(words: Sequence[str], model: Path | None) -> Path:
-    """The model that the first word names. Raises InputError where none is there, or --model
-    names one too."""
+    """Return the model that the first word names. Raises InputError if no such file exists although texts
+    follow, or if --model names a model too."""
     first, *texts = words
     if model is not None:
         raise InputError(f"two models, {first} and --model {model}{', or two texts' * bool(texts)}")
@@ -52,8 +68,7 @@ def model_before(words: Sequence[str], model: Path | None) -> Path:
 
 
 def is_there(text: str) -> bool:
-    """Whether a word of the command line names a file or folder that is there. (pathlib takes an empty one
-    for the current folder.)"""
+    """Return True if a word names a file or folder that exists. (pathlib takes "" for the current folder.)"""
     try:
         return text != "" and Path(text).exists()
     except (OSError, ValueError):  # too long for a file's name
@@ -61,34 +76,34 @@ def is_there(text: str) -> bool:
 
 
 def names_a_model(text: str) -> bool:
-    """Whether a lone argument is a model: one that is there, or a name that only files have."""
-    path, there = Path(text), is_there(text)
+    """Return True if a single argument is a model: one that exists, or a name that only files have."""
+    path, exists = Path(text), is_there(text)
     if path.suffix or os.sep in text:
-        return there or path.suffix in MODEL_SUFFIXES
-    return there and is_model(path)  # a bare word, which a file or folder may have for its name by chance
+        return exists or path.suffix in MODEL_SUFFIXES
+    return exists and is_model(path)  # a file or folder may have a bare word as its name by chance
 
 
 def model_from(
-    path: Path | None, seed: int | None, of_file: BareWeights, draws: bool = False
+    path: Path | None, seed: int | None, of_file: BareWeights, samples: bool = False
 ) -> "LanguageModel":
-    """The model of the path, or an untrained microGPT of the seed. The seed of a run that draws tokens
-    is not the model's."""
+    """Return the model of the path, or an untrained microGPT with this seed. If the run `samples` tokens, the
+    seed is for them."""
     if path is not None:
-        if seed is not None and not draws:
+        if seed is not None and not samples:
             raise InputError(f"--seed is for an untrained model or for --temperature, but {path} was named")
         if path == DEFAULT_CHECKPOINT and not is_there(str(path)):
-            hint = "`microgpt train` makes one in a second, or name one with --model"
-            raise FileFormatError(f"no {DEFAULT_CHECKPOINT} here: {hint}")
-        return load(path, **of_file.settings_given())
-    for said in _given(of_file):
-        raise InputError(f"{said} says what a model's file does not: name the file, by --model for example")
+            hint = "`microgpt train` makes one in a second, or --model names another"
+            raise FileFormatError(f"{DEFAULT_CHECKPOINT}: no such file in this folder; {hint}")
+        return load(path, **of_file.load_settings())
+    for name in _given(of_file):
+        raise InputError(f"{name} describes a model file: name the file, for example with --model")
     from ..microgpt.model import init
 
     return init(seed=42 if seed is None else seed)
 
 
 def microgpt_from(path: Path | None, seed: int | None, bare: BareWeights) -> "Model":
-    """As `model_from`, for what a production model cannot do."""
+    """Return a model as `model_from` does. Raises InputError for a production model."""
     model = model_from(path, seed, bare)
     if "gradients" not in model.abilities:
         raise InputError(f"{model.origin} is {model.kind}: this command is for a microGPT")
@@ -96,54 +111,54 @@ def microgpt_from(path: Path | None, seed: int | None, bare: BareWeights) -> "Mo
 
 
 def refuse_other_family(context: typer.Context, model: "LanguageModel") -> None:
-    """Raises InputError for an option in a panel of what this model cannot do."""
+    """Raise InputError for an option that is for the other family of models."""
     kinds = context.command.kinds  # type: ignore[attr-defined]
-    for name, written in given(context).items():
-        ability, family = ABILITIES.get(kinds[name][1].rich_help_panel or "", ("", ""))
-        if ability and ability not in model.abilities:
-            raise InputError(f"{written} is for {family}, and this is {model.kind} ({model.origin})")
+    for name, spelling in given(context).items():
+        family = getattr(kinds[name][1], "family", "")
+        if family and ABILITIES[family] not in model.abilities:
+            raise InputError(f"{spelling} is for {family}, and this is {model.kind} ({model.origin})")
 
 
 def _given(of_file: BareWeights) -> list[str]:
-    """The options given that say what a model's file does not."""
+    """Return the given options that describe a model file."""
     given = (name for name, value in vars(of_file).items() if value)
     return ["--set" if name == "settings" else f"--{name.replace('_', '-')}" for name in given]
 
 
-@group()
+@group(DUMP)
 class Naming:
-    """What the arrays of a dump are called, and how they lie."""
+    """The names and layouts of the arrays of a dump."""
 
     map_file: Path | None = option(
         "--map",
-        help='TOML of a dump\'s names: lines below \\[events] like "layer{i}.mlp.up" = "up_{i}".',
-        metavar="FILE",
+        help="TOML file that maps our events to the names in the dump: under \\[events], lines such as "
+        '"layer{i}.mlp.up" = "up_{i}".',
     )
     layouts: list[str] | None = option(
         "--layout",
-        help="How arrays lie, where their shape leaves that open: '*.attn.q=HTD'.",
+        help="Order of the axes of some arrays, where their shape does not show it: '*.attn.q=HTD'.",
         metavar="GLOB=LETTERS",
     )
 
     def names(self) -> "NameMap | None":
-        """What --map says. Raises FileFormatError."""
+        """Read the file of --map. Raises FileFormatError."""
         if self.map_file is None:
             return None
         from ..dumps.mapping import read_map
 
         return read_map(self.map_file)
 
-    def layouts_known(self) -> dict[str, str]:
-        """GLOB=LETTERS, the letters known. Raises InputError."""
+    def layouts_by_glob(self) -> dict[str, str]:
+        """Read --layout. Raises InputError for unknown letters."""
         from ..dumps.layouts import LAYOUTS
 
-        found = {}
+        result = {}
         for pair in self.layouts or []:
             name, letters = key_and_value("--layout", "GLOB=LETTERS", pair)
             if letters not in LAYOUTS:
                 raise InputError(f"--layout {pair}: expected one of {', '.join(LAYOUTS)}, found {letters!r}")
-            found[name] = letters
-        return found
+            result[name] = letters
+        return result
 
 
 @dataclass
@@ -152,41 +167,41 @@ class Opener:
 
     of_file: OfFile
     names: "NameMap | None" = None
-    _known: dict[str, Any] = field(default_factory=dict)
+    _opened: dict[str, Any] = field(default_factory=dict)
 
     def open(self, path: Path) -> "LanguageModel | Recording":
-        """What lies under the path. Raises FileFormatError where that is nothing to compare."""
-        key = realpath(path)  # Path.resolve raises RuntimeError of a loop of links
-        if key not in self._known:
+        """Open a model or a recording. Raises FileFormatError for anything else."""
+        key = realpath(path)  # Path.resolve raises RuntimeError for a loop of links
+        if key not in self._opened:
             from ..comparison.compared_runs import opened
 
-            self._known[key] = opened(path, self.names, **self.of_file.settings_given())
-        return self._known[key]
+            self._opened[key] = opened(path, self.names, **self.of_file.load_settings())
+        return self._opened[key]
 
     def model(self, path: Path) -> "LanguageModel":
-        """The model under the path. Raises InputError where a dump is."""
-        found = self.open(path)
-        if not hasattr(found, "family"):
-            raise InputError(f"{path}: expected a model, found {found.kind}")
-        return cast("LanguageModel", found)
+        """Open a model. Raises InputError for a dump."""
+        result = self.open(path)
+        if not hasattr(result, "family"):
+            raise InputError(f"{path}: expected a model, found {result.kind}")
+        return cast("LanguageModel", result)
 
     def dump(self, path: Path) -> "Recording":
-        """The dump under the path. Raises InputError where a model is."""
-        found = self.open(path)
-        if hasattr(found, "family"):
+        """Open a dump. Raises InputError for a model."""
+        result = self.open(path)
+        if hasattr(result, "family"):
             again = command("trace", [str(path)], ["--save", "FILE"])
             raise InputError(
-                f"{path}: expected a dump, found a {found.family} model; `{again}` makes a dump of its run"
+                f"{path}: expected a dump, found a {result.family} model; `{again}` makes a dump of its run"
             )
-        return found
+        return result
 
 
 def refuse_idle(sides: Sequence[Any], of_file: OfFile, naming: Naming) -> None:
-    """Raises InputError for an option that concerns none of the sides."""
+    """Raise InputError for an option that is for a model or a dump if neither side is one."""
     models = [hasattr(side, "family") for side in sides]
     if not any(models):
-        for option in _given(of_file):
-            raise InputError(f"{option} is for a model, and neither side is one")
+        for name in _given(of_file):
+            raise InputError(f"{name} is for a model, and neither side is one")
     if all(models) and (naming.map_file is not None or naming.layouts):
-        option = "--layout" if naming.map_file is None else "--map"
-        raise InputError(f"{option} is for a dump, and neither side is one")
+        name = "--layout" if naming.map_file is None else "--map"
+        raise InputError(f"{name} is for a dump, and neither side is one")

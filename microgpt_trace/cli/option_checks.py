@@ -1,5 +1,4 @@
-"""A command as Click parses it: how its values are read, what is asked of them before it runs, and how it was
-typed."""
+"""A command as Click parses it: how its values are read and checked before it runs, and how it was typed."""
 
 from __future__ import annotations
 
@@ -14,64 +13,80 @@ from typer.core import TyperCommand, TyperGroup
 
 from ..errors import InputError
 from ..text.printable import command, quoted
-from .option_rules import check_combination, schema_asked
+from .option_rules import check_combination, requested_schema
 from .output import put_schema
 
 _WORDS = "microgpt_trace.words"
 _WRITES = ("out", "as_json", "plot", "html", "force", "schema")
-OF_THE_RUN = ("model", "seed", "n_head", "bos", "tokens", "rope_pairs", "settings")  # which model reads what
+OF_THE_RUN = (
+    "model",
+    "seed",
+    "n_head",
+    "bos",
+    "tokens",
+    "rope_pairs",
+    "settings",
+)  # parameters: model, input
 
 
 class Program(TyperGroup):
     """The commands together; its own options are flags."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        return [_read_by(param, param.process_value) for param in super().get_params(ctx)]
+        return [_read_with(param, param.process_value) for param in super().get_params(ctx)]
 
 
 class Command(TyperCommand):
-    """A command whose options are held against each other before it is called."""
+    """A command whose options are checked against each other before it is called."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        return [_read_by(param, partial(self._read, param)) for param in super().get_params(ctx)]
+        return [_read_with(param, partial(self._read, param)) for param in super().get_params(ctx)]
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """Return --help in the last panel; without a panel of its own it would stand alone in the first."""
+        option: Any = super().get_help_option(ctx)
+        option.rich_help_panel = "Help"
+        return option
 
     def _read(self, param: Any, ctx: Any, value: str) -> Any:
-        """The value of a parameter, of the kind that its command says. Raises InputError for another.
+        """Return the value of a parameter, in the type of its field. Raises InputError for any other value.
         (Typer's own conversion loads pydantic, which takes longer than a trace.)"""
         kind, info = self.kinds[param.name]
         if kind is Path and value == "":  # pathlib takes it for the current folder
-            raise InputError(f"{_spelled(param)}: expected a file name, found nothing")
-        wanted, read = _reader(kind, getattr(info, "min", None))
+            raise InputError(f"{_spelling(param)}: expected a file name, found nothing")
+        expected, read = _reader(kind, getattr(info, "min", None))
         try:
             return read(value)
         except ValueError as error:
-            raise InputError(f"{_spelled(param)}: expected {wanted}, found {value!r:.80}") from error
+            raise InputError(f"{_spelling(param)}: expected {expected}, found {value!r:.80}") from error
 
     @property
     def kinds(self) -> dict[str, tuple[Any, Any]]:
-        """The type of each parameter's value, and what Typer is told of it."""
-        found: dict[str, tuple[Any, Any]] = self.callback.kinds  # type: ignore[union-attr]
-        return found
+        """The type of each parameter's value, and its Typer info."""
+        kinds: dict[str, tuple[Any, Any]] = self.callback.kinds  # type: ignore[union-attr]
+        return kinds
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         ctx.meta[_WORDS] = list(args)
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
-        asked = list(given(ctx).values())
-        check_combination(str(self.name), asked)
-        if document := schema_asked(str(self.name), asked):
+        options = list(given(ctx).values())
+        check_combination(str(self.name), options)
+        if document := requested_schema(str(self.name), options):
             return put_schema(document, ctx.params["out"])
         return super().invoke(ctx)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """One that may be missing has its brackets already, around which Typer 0.29 puts some more."""
-        pieces = super().collect_usage_pieces(ctx)
-        return [each.removesuffix("...")[1:-1] if each.startswith("[[") else each for each in pieces]
+        """Return the usage without the brackets that Typer 0.29 adds: metavars have them where needed."""
+        return [
+            "[OPTIONS]",
+            *(str(param.metavar) for param in self.params if param.param_type_name == "argument"),
+        ]
 
 
 def command_line(context: typer.Context) -> str:
-    """The command as it was typed, quoted for a shell."""
+    """Return the command as it was typed, quoted for a shell."""
     return " ".join(["microgpt", str(context.info_name), *map(quoted, context.meta[_WORDS])])
 
 
@@ -79,20 +94,20 @@ def same_command(
     context: typer.Context, more: Sequence[str], *, without: Collection[str] = (), of: str = "",
     only: Collection[str] | None = None,
 ) -> str:  # fmt: skip
-    """The command with what was given but for some parameters, or only some of them, and more options; or
-    another one `of` the same. Where it writes is left to who copies it."""
-    words, options = said(context, without=without, only=only)
+    """Return this command, or the command `of`, with the given parameters and the options `more`. `without`
+    leaves parameters out, and `only` keeps just these; output files are always left out."""
+    words, options = words_given(context, without=without, only=only)
     return command(of or str(context.info_name), words, [*options, *more])
 
 
-def said(
+def words_given(
     context: typer.Context, *, without: Collection[str] = (), only: Collection[str] | None = None
 ) -> tuple[list[str], list[str]]:
-    """The arguments that were given, and the options, but for some parameters or only some of them."""
+    """Return the words of the given arguments and of the given options, chosen as in `same_command`."""
     params = {param.name: param for param in context.command.params}
     words: list[str] = []
     options: list[str] = []
-    for name, spelled in given(context).items():
+    for name, spelling in given(context).items():
         if name in (*without, *_WRITES) or (only is not None and name not in only):
             continue
         value = context.params[name]
@@ -100,25 +115,23 @@ def said(
         if params[name].param_type_name == "argument":
             words += values
         else:
-            options += [spelled] if value is True else [part for each in values for part in (spelled, each)]
+            options += [spelling] if value is True else [part for each in values for part in (spelling, each)]
     return words, options
 
 
 def given(context: typer.Context) -> dict[str, str]:
-    """The parameters that stand on the command line, be their values empty, 0 or the defaults, and how
-    one writes each."""
-    asked = {}
+    """Return the parameters on the command line, whatever their values, and how each is spelled."""
+    result = {}
     for param in context.command.params:
         source = context.get_parameter_source(param.name or "")
         empty = context.params.get(param.name or "") in (None, (), [])  # older Clicks say so of no arguments
         if param.name and source is not None and source.name == "COMMANDLINE" and not empty:
-            asked[param.name] = _spelled(param)
-    return asked
+            result[param.name] = _spelling(param)
+    return result
 
 
-def _read_by(param: Any, read: Callable[[Any, str], Any]) -> Any:
-    """The parameter, whose text goes to `read`; there is nothing to be read of a flag, a list or what is not
-    there."""
+def _read_with(param: Any, read: Callable[[Any, str], Any]) -> Any:
+    """Make a parameter read its text with `read`. Flags, lists and missing values need no reading."""
 
     def process_value(ctx: Any, value: Any) -> Any:
         if isinstance(value, str):
@@ -129,15 +142,17 @@ def _read_by(param: Any, read: Callable[[Any, str], Any]) -> Any:
 
     if "process_value" not in vars(param):  # once: Click asks for its parameters several times
         param.process_value = process_value
+        if param.param_type_name == "argument":
+            param.display_type_rich = lambda ctx: None  # Typer 0.29 would show <str> or <list[str]>
     return param
 
 
 def _reader(kind: Any, least: float | None) -> tuple[str, Callable[[str], Any]]:
-    """What values of a kind are called, and what reads one or raises ValueError."""
+    """Return a description of the values of a type, and a function that reads one or raises ValueError."""
 
     def number(text: str) -> Any:
         value = kind(text)
-        if least is not None and not value >= least:  # nor is NaN
+        if least is not None and not value >= least:  # NaN fails too
             raise ValueError
         return value
 
@@ -150,8 +165,8 @@ def _reader(kind: Any, least: float | None) -> tuple[str, Callable[[str], Any]]:
     return "a text", Path if kind is Path else str
 
 
-def _spelled(param: Any) -> str:
-    """How one writes a parameter: --out, or the word for an argument in the usage."""
+def _spelling(param: Any) -> str:
+    """Return how a parameter is typed: --out, or the word for an argument in the usage."""
     if param.param_type_name == "option":
         return max(param.opts, key=len)
     return re.sub(r"[][]|[.]{3}", "", param.metavar or param.name.upper())

@@ -1,113 +1,106 @@
-"""Options that several commands share, in groups, and how their values are read."""
+"""Options that several commands share, in groups, and functions that read their values."""
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-import typer
+from typing import Any, Literal
 
 from ..errors import InputError
 from ..readers.loading import RopePairs
 from ..text.json_reading import OutOfBounds, from_json
-from .option_groups import argument, group, option
+from .option_groups import argument, flag, group, option
 
 DEFAULT_CHECKPOINT = Path("microgpt.safetensors")
 
-MICROGPT, DECODER = "For a microGPT", "For a production model"  # panels of --help
+# Panels of --help, which have the same names in all commands.
+INPUT, SHOWN, PREDICTIONS = "Model and input", "What to show", "Predictions"
+SAVING, INTERVENTIONS, METADATA = "Save and export", "Interventions", "Files without metadata"
+DUMP, TOLERANCE = "Names and layouts of the dump", "Tolerance"
 
+PRODUCTION, MICROGPT = "a production model", "a microGPT"  # families of models
 
 Bos = Literal["first", "last"]
 Vocab = Literal["a-z", "data"]
-ModelFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--model",
-        help="A checkpoint, a model file or folder.",
-        metavar="PATH",
-        show_default="an untrained microGPT",
-    ),
-]
-Layer = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--layer", help="Only the events of this name, glob, layer (3, blk.3) or apr stage.", metavar="GLOB"
-    ),
-]
-TextToRead = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="[TEXT]",
-        help="What it reads.",
-        show_default="emma; of a production model: The capital of France is",
-    ),
-]
-TokenIds = Annotated[
-    str | None,
-    typer.Option(
-        "--tokens", help="Token ids in place of a text.", metavar="ID,ID...", rich_help_panel=DECODER
-    ),
-]
-Seed = Annotated[
-    int | None,
-    typer.Option(help="Seed of an untrained model, or of --temperature.", min=0, show_default="42"),
-]
-Out = Annotated[Path | None, typer.Option("--out", help="Write to this file, not stdout.", metavar="FILE")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document.")]
-Schema = Annotated[
-    bool, typer.Option("--schema", help="Print the JSON Schema of the output, and do nothing else.")
-]
+
+text_argument = partial(
+    argument, metavar="[TEXT]", help="Input text.",
+    show_default='"emma", or "The capital of France is" for a production model',
+)  # fmt: skip
 
 
-@group()
-class Source:
-    """Which model reads what."""
+@group(INPUT)
+class ModelChoice:
+    """The model that a command runs."""
+
+    model: Path | None = option(
+        help="Model file, checkpoint or model folder.", metavar="PATH", show_default="an untrained microGPT"
+    )
+    seed: int | None = option(help="Seed of the untrained microGPT.", min=0, show_default="42")
+
+
+@group(INPUT)
+class Source(ModelChoice):
+    """A model and its input."""
 
     first: str | None = argument(
         metavar="[MODEL]",
-        help="A GGUF, .apr or checkpoint file, or a folder; or at once the text, for a microGPT.",
+        help="Model: a GGUF, .apr or checkpoint file, or a model folder. A single argument that names no "
+        "model is the text.",
         show_default="an untrained microGPT",
     )
-    second: TextToRead = None
-    model: ModelFile = None
+    second: str | None = text_argument()
+    tokens: str | None = option(
+        help="Token ids to read in place of a text, such as 504,3575.", metavar="ID,ID...", family=PRODUCTION
+    )
 
 
-@group()
+@group(SHOWN)
+class EventChoice:
+    """The events that a command shows."""
+
+    verbose: bool = flag("--verbose", "-v", help="Show every event of every layer.")
+    layer: list[str] | None = option(
+        help="Show only these events: a name, a glob such as 'layer*.mlp.*', a layer such as 3 or blk.3, or "
+        "an apr stage.",
+        metavar="GLOB",
+    )
+
+
+@group(METADATA)
 class BareWeights:
-    """What a file of weights without metadata cannot tell."""
+    """Settings of weights without metadata."""
 
     n_head: int | None = option(
-        "--n-head", help="Heads of weights that cannot tell.", min=1, show_default="4"
+        help="Number of attention heads of a microGPT without metadata.", min=1, show_default="4"
     )
     bos: Bos | None = option(
-        "--bos", help="Place of BOS, for weights that cannot tell.", show_default="first"
+        help="Place of BOS in the vocabulary of a microGPT without metadata.", show_default="first"
     )
 
-    def settings_given(self) -> dict[str, Any]:
-        """What is said of the file, as `load` takes it."""
+    def load_settings(self) -> dict[str, Any]:
+        """Return the settings as `load` takes them."""
         return {**vars(self)}
 
 
-@group()
+@group(METADATA)
 class OfFile(BareWeights):
-    """What one says of a model's file that it does not say itself; it may be an .apr file."""
+    """Settings that the model file does not state; it may be an .apr file."""
 
     rope_pairs: RopePairs | None = option(
-        "--rope-pairs",
-        help="How an .apr file pairs q and k, where it does not say.",
-        rich_help_panel=DECODER,
+        help="How RoPE pairs the channels of q and k, if an .apr file does not say.", family=PRODUCTION
     )
     settings: list[str] | None = option(
         "--set",
-        help="What an .apr file does not say: num_heads=14.",
+        help="Setting that an .apr file does not state, such as num_heads=14.",
         metavar="KEY=VALUE",
-        rich_help_panel=DECODER,
+        family=PRODUCTION,
     )
 
-    def settings_given(self) -> dict[str, Any]:
+    def load_settings(self) -> dict[str, Any]:
         return {**vars(self), "settings": settings_of(self.settings or [])}
 
 
 def settings_of(pairs: list[str]) -> dict[str, Any]:
-    """KEY=VALUE, the values as JSON has them: numbers, true, null; else text."""
+    """Read KEY=VALUE pairs. A value that is JSON (a number, true, null) is read as JSON, else it is text."""
     settings = {}
     for pair in pairs:
         key, value = key_and_value("--set", "KEY=VALUE", pair)
@@ -120,29 +113,26 @@ def settings_of(pairs: list[str]) -> dict[str, Any]:
     return settings
 
 
-def key_and_value(option: str, wanted: str, text: str) -> tuple[str, str]:
-    """What stands before and behind an =. Raises InputError where nothing does; a value may be empty."""
+def key_and_value(option: str, expected: str, text: str) -> tuple[str, str]:
+    """Split KEY=VALUE; the value may be empty. Raises InputError if the key or the = is missing."""
     key, equals, value = text.partition("=")
     if not key or not equals:
-        raise InputError(f"{option}: expected {wanted}, found {text!r}")
+        raise InputError(f"{option}: expected {expected}, found {text!r}")
     return key, value
 
 
 def token_ids(text: str | None) -> list[int] | None:
-    """The ids of --tokens, None where it is not there."""
-    return None if text is None else numbers(text, "--tokens")
+    """Return the ids of --tokens, or None without the option."""
+    return None if text is None else numbers(text, "--tokens", "token ids such as 504,3575")
 
 
-def numbers(text: str, option: str, wanted: str = "numbers like 504,3575") -> list[int]:
+def numbers(text: str, option: str, expected: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
-        raise InputError(f"{option}: expected {wanted}, found {text!r}") from error
+        raise InputError(f"{option}: expected {expected}, found {text!r}") from error
 
 
-def positions_of(
-    text: str | None, option: str = "--positions", wanted: str = "all, last or a list like 0,3,-1"
-) -> str | list[int] | None:
-    if text is None or text in ("all", "last"):
-        return text
-    return numbers(text, option, wanted)
+def positions_of(text: str | None, option: str = "--positions") -> str | list[int] | None:
+    expected = "all, last or a list such as 0,3,-1"
+    return text if text is None or text in ("all", "last") else numbers(text, option, expected)

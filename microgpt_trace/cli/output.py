@@ -1,4 +1,4 @@
-"""Where results, notes and errors go: stdout or --out, stderr, and one line with an exit code."""
+"""Writes results to stdout or --out, notes to stderr, and each error as one line with an exit code."""
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -13,9 +13,9 @@ from ..render.documents.schemas import schema_of_document
 from ..text.json_writing import dump, result_json
 from ..text.printable import as_message, in_lines
 from ..untrusted_files import read_json
-from .option_groups import group
+from .option_groups import flag, group, option
 from .option_rules import counterpart
-from .options import Json, Out, Schema
+from .options import SAVING
 from .standard_streams import drop_output
 
 if TYPE_CHECKING:
@@ -25,41 +25,33 @@ STDOUT = Path("-")
 _OF_A_MODEL = ("model.safetensors", "model.safetensors.index.json", "tokenizer.json")
 
 
-@group()
+@group(SAVING)
 class Output:
-    """A result as a document or on a screen, in a file or on stdout, or what such a document looks like."""
+    """The form of a result, and the file that it is written to."""
 
-    as_json: Json = False
-    schema: Schema = False
-    out: Out = None
+    as_json: bool = flag("--json", help="Print one JSON document.")
+    out: Path | None = option("--out", help="Write the result to this file; - is standard output.")
+    schema: bool = flag("--schema", help="Print the JSON Schema of the JSON document, and do nothing else.")
 
     @property
     def target(self) -> Path | None:
-        """The file to write; None is stdout."""
+        """The file to write; None is standard output."""
         return None if self.out == STDOUT else self.out
 
     def check(self) -> None:
-        """Raises InputError where the file is there already, cannot be written, or would stand in a model."""
+        """Raise InputError if the file exists, cannot be written, or is in the folder of a model."""
         check_file("--out", self.target, False, "choose another name")
 
     def give(self, result: Any, sections: Callable[[], Sequence["Section"]], overwrite: bool = False) -> None:
-        """Write the document of a result or show its sections, as was asked for."""
-        give_result(result, sections, self.as_json, self.target, overwrite)
-
-
-def give_result(
-    result: Any, sections: Callable[[], Sequence["Section"]], as_json: bool, out: Path | None = None,
-    overwrite: bool = False,
-) -> None:  # fmt: skip
-    """Write the document of a result, or show its sections."""
-    if as_json:
-        put([result_json(result)], out, overwrite)
-    else:
-        show(sections(), out, overwrite)
+        """Write the result as a JSON document, or show its sections."""
+        if self.as_json:
+            put([result_json(result)], self.target, overwrite)
+        else:
+            show(sections(), self.target, overwrite)
 
 
 def show(sections: Sequence["Section"], out: Path | None, overwrite: bool = False) -> None:
-    """Print on the terminal; what goes to a pipe or a file gets no trailing blanks."""
+    """Print the sections on the terminal. A pipe or a file gets them without trailing blanks."""
     from ..render.terminal.printing import print_sections
     from ..render.terminal.screen import Screen, text_screen
 
@@ -73,7 +65,7 @@ def show(sections: Sequence["Section"], out: Path | None, overwrite: bool = Fals
 
 
 def put(pieces: Iterable[str], out: Path | None, overwrite: bool = False) -> None:
-    """Write lines of text to stdout, or to the file, in UTF-8."""
+    """Write lines of text to standard output, or to the file as UTF-8."""
     if out is not None:
         write_atomically(out, "".join(map(in_lines, pieces)).encode(), overwrite)
         return
@@ -82,49 +74,48 @@ def put(pieces: Iterable[str], out: Path | None, overwrite: bool = False) -> Non
 
 
 def check_apart(written: Iterable[tuple[str, Path | None]], reads: Iterable[Path | None] = ()) -> None:
-    """Raises InputError where two files that options name are the same one, or one that the command reads."""
-    read, found = {realpath(path) for path in reads if path is not None}, dict[str, str]()
-    for option, path in written:
+    """Raise InputError if two options name the same file, or one names a file that the command reads."""
+    read, names = {realpath(path) for path in reads if path is not None}, dict[str, str]()
+    for name, path in written:
         if path is None:
             continue
         place = realpath(path)
         if place in read:
-            raise InputError(f"{option} {path}: the command reads it")
-        if place in found:
-            both = f"{found[place]} and {option} both name {path}"
-            raise InputError(f"{option} names {path} twice" if found[place] == option else both)
-        found[place] = option
+            raise InputError(f"{name} {path}: this command reads the file; choose another name")
+        if place in names:
+            both = f"{names[place]} and {name} both name {path}"
+            raise InputError(f"{name} names {path} twice" if names[place] == name else both)
+        names[place] = name
 
 
 def check_file(
     option: str, path: Path | None, overwrite: bool, hint: str = "--force overwrites it", *,
     is_own: Callable[[Path], bool] | None = None, own: str = "",
 ) -> None:  # fmt: skip
-    """Raises InputError where the file of an option could not be written, is there already and is not to be
-    overwritten, or stands in a model; with `is_own` also where it is something else than what the option
-    writes, which `own` tells."""
+    """Raise InputError if the file of an option cannot be written, exists and `overwrite` is not set, or is
+    in the folder of a model. With `is_own`, a file is only overwritten if it is of the kind that `own` names.
+    """
     if path is None:
         return
     check_target(path, overwrite, hint)
     if is_own is None or not (path.exists() and is_own(path)):
         _refuse_over_model(option, path)
         if is_own is not None and path.exists():
-            raise InputError(f"{option} {path}: {own}, and this is none")
+            raise InputError(f"{option} {path}: expected {own} to overwrite, found another kind of file")
 
 
 def _refuse_over_model(option: str, path: Path) -> None:
-    """Raises InputError for a target that is a production model, or in the folder of one: not even --force
-    writes there."""
+    """Raise InputError if the target is a production model or in the folder of one. --force has no say."""
     is_model = any(map(_is_model_folder, {path.parent, Path(realpath(path)).parent}))
     if path.is_file():
         with path.open("rb") as file:
             is_model = is_model or file.read(3) in (b"GGU", b"APR")
     if is_model:
-        raise InputError(f"{option} {path}: a model is there")
+        raise InputError(f"{option} {path}: this would write into a model; choose another place")
 
 
 def _is_model_folder(folder: Path) -> bool:
-    """Whether a config.json is there that a Hugging Face model has, and not that of some other program."""
+    """Return True if the folder has the config.json of a Hugging Face model, not of some other program."""
     if not (folder / "config.json").is_file():
         return False
     if any((folder / name).exists() for name in _OF_A_MODEL):
@@ -138,19 +129,19 @@ def _is_model_folder(folder: Path) -> bool:
 
 def put_schema(name: str, out: Path | None) -> None:
     """Write the JSON Schema of a kind of document, one of render.documents.schemas.DOCUMENTS. Raises
-    InputError where `out` is there already, or cannot be written."""
+    InputError if `out` exists or cannot be written."""
     target = None if out == STDOUT else out
     check_file("--out", target, False, "choose another name")
     put([dump(schema_of_document(name), indent=2) + "\n"], target)
 
 
 def note(text: str) -> None:
-    """A remark that is no result, on one line."""
+    """Write a remark to stderr, on one line."""
     sys.stderr.write(f"{as_message(text)}\n")
 
 
 def exit_code_of(command: Callable[[], Any]) -> int:
-    """Call the command and turn every way it can end into an exit code and at most one line."""
+    """Call the command and return its exit code. However it ends, at most one line is printed."""
     try:
         code = command()
         sys.stdout.flush()
@@ -176,14 +167,14 @@ def exit_code_of(command: Callable[[], Any]) -> int:
 
 
 def _fail_or_raise(error: Exception) -> int:
-    """Click's own errors (Typer carries a copy of them) become one line; any other is a bug of ours."""
+    """Print an error of Click as one line, also of the copy in Typer. Raise any other error: it is a bug."""
     if type(error).__name__ == "Abort":
         return EXIT_CODE
     message = getattr(error, "format_message", None)
     if message is None:
         raise error
-    said = " ".join(message().split()).rstrip(".")
-    return _fail(counterpart(said) or said, InputError.exit_code)
+    text = " ".join(message().split()).rstrip(".")
+    return _fail(counterpart(text) or text, InputError.exit_code)
 
 
 def _fail(message: str, code: int) -> int:

@@ -4,38 +4,37 @@ from pathlib import Path
 
 from .named_model import microgpt_from
 from .option_groups import group, option
-from .options import DEFAULT_CHECKPOINT, BareWeights
+from .options import DEFAULT_CHECKPOINT, INPUT, PREDICTIONS, BareWeights
 from .output import note, put
 
 
-@group()
-class Drawing:
-    """How many names are drawn, and how."""
+@group(PREDICTIONS)
+class NamesToSample:
+    """The model, and how names are sampled from it."""
 
-    count: int = option("-n", "--count", default=20, help="How many names.", min=1)
+    model: Path = option(default=DEFAULT_CHECKPOINT, help="Checkpoint to sample from.", rich_help_panel=INPUT)
+    count: int = option("-n", "--count", default=20, help="Number of names.", min=1)
     temperature: float = option(
-        default=0.5, help="0 takes the most probable letter each time; 1 the model's own odds.", min=0.0
+        default=0.5, help="NamesToSample temperature. 0 always picks the most likely letter.", min=0.0
     )
-    seed: int = option(default=42, help="The same names for the same seed.", min=0)
-    prefix: str = option(default="", help="What the names begin with.")
-    model: Path = option(default=DEFAULT_CHECKPOINT, help="A checkpoint.", metavar="FILE")
+    prefix: str = option(default="", help="Letters that every name begins with.")
+    seed: int = option(default=42, help="Random seed. The same seed gives the same names.", min=0)
 
 
-def sample(
-    *,
-    drawing: Drawing,
-    bare: BareWeights,
-) -> None:
-    """Draw new names from a trained model, one a line."""
-    from ..microgpt.sampling import sample as draw
+def sample(*, sampling: NamesToSample, bare: BareWeights) -> None:
+    """Sample new names from a trained model and print one per line."""
+    from ..microgpt.sampling import sample as sample_names
 
-    loaded = microgpt_from(drawing.model, None, bare)
-    names = draw(
-        loaded, drawing.count, temperature=drawing.temperature, seed=drawing.seed, prefix=drawing.prefix
+    model = microgpt_from(sampling.model, None, bare)
+    names = sample_names(
+        model, sampling.count, temperature=sampling.temperature, seed=sampling.seed, prefix=sampling.prefix
     )
     put((f"{name}\n" for name in names), None)
-    for text in loaded.assumed:  # in the end: a refusal is one line
+    for text in model.assumed:  # at the end, since a refusal is one line
         note(f"assumed: {text}")
 
 
-EXAMPLES = "microgpt sample -n 5 --prefix em · microgpt sample --temperature 0"
+EXAMPLES = (
+    "microgpt sample -n 5 --prefix em",
+    "microgpt sample --temperature 0",
+)

@@ -8,42 +8,38 @@ from .options import OfFile
 from .output import put_schema
 from .survey_options import SurveyExecution, SurveyScope, SurveySource, SurveyTargets, SurveyTexts
 
-MEANT = ("arguments", "as_json", "schema")  # parameters that mean something beside files that were made
-OF_A_SURVEY = ("out", "imatrix", "imatrix_output", "force", "verbose")
+OF_FILES = ("arguments", "as_json", "schema")  # parameters for finished surveys and importance matrices
+OF_SURVEYS = ("out", "imatrix", "imatrix_output", "force", "verbose")  # and further ones for surveys
 
 
 def survey(
-    context: typer.Context,
-    *,
-    source: SurveySource,
-    texts: SurveyTexts,
-    measured: SurveyScope,
-    running: SurveyExecution,
-    output: SurveyTargets,
-    of_file: OfFile,
-) -> None:
-    """Measure a model over a corpus: channels, heads, layers, losses. The same result however it is run."""
-    from .survey_run import made_before, named_imatrix, run_survey, show_imatrix, show_made
+    context: typer.Context, *, source: SurveySource, texts: SurveyTexts, scope: SurveyScope,
+    output: SurveyTargets, execution: SurveyExecution, of_file: OfFile,
+) -> None:  # fmt: skip
+    """Measure a model over a corpus: channels, heads, layers and losses.
 
-    asked, arguments = given(context), source.arguments or []
-    made, imatrix = made_before(arguments), named_imatrix(arguments)
+    The result does not depend on how the survey is run: in one process or many, whole or in shards.
+    """
+    from .survey_run import finished_surveys, named_imatrix, run_survey, show_imatrix, show_surveys
+
+    options, arguments = given(context), source.arguments or []
+    surveys, imatrix = finished_surveys(arguments), named_imatrix(arguments)
     if output.schema:
-        refuse(asked, "--schema", ("schema", *(["arguments"] if made or imatrix else [])))
+        refuse(options, "--schema", ("schema", *(["arguments"] if surveys or imatrix else [])))
         put_schema("survey" if imatrix is None else "imatrix", None)
     elif imatrix is not None:
-        refuse(asked, "an importance matrix", MEANT)
+        refuse(options, "an importance matrix", OF_FILES)
         show_imatrix(imatrix, output)
-    elif made:
-        refuse(asked, "surveys that were made", (*MEANT, *OF_A_SURVEY))
-        show_made(made, output)
+    elif surveys:
+        refuse(options, "finished surveys", (*OF_FILES, *OF_SURVEYS))
+        show_surveys(surveys, output)
     else:
-        run_survey(source, texts, measured, running, output, of_file)
+        run_survey(source, texts, scope, execution, output, of_file)
 
 
 EXAMPLES = (
-    "microgpt survey --model microgpt.safetensors · "
-    "microgpt survey smollm2.gguf texts.jsonl.zst --max-tokens 256 --workers 8 "
-    "--out smollm2.survey.safetensors · "
-    "microgpt survey smollm2.survey.safetensors --verbose · "
-    "microgpt survey smollm2.gguf texts.txt --imatrix smollm2.imatrix.gguf"
+    "microgpt survey --model microgpt.safetensors",
+    "microgpt survey smollm2.gguf texts.jsonl --max-tokens 256 --workers 8 --out smollm2.survey.safetensors",
+    "microgpt survey smollm2.survey.safetensors --verbose",
+    "microgpt survey smollm2.gguf texts.txt --imatrix smollm2.imatrix.gguf",
 )

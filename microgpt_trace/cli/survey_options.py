@@ -3,75 +3,93 @@
 from pathlib import Path
 
 from .option_groups import argument, flag, group, option
-from .options import DECODER, Json, ModelFile, Schema
+from .options import INPUT, PRODUCTION, SAVING, SHOWN
+from .output import Output
 
-CORPUS = "What is read"
 
-
-@group()
+@group(INPUT)
 class SurveySource:
-    """The model and the corpus, or surveys that were made."""
+    """The model and the corpus, or finished surveys."""
 
     arguments: list[str] | None = argument(
         metavar="[MODEL] [CORPUS]...",
-        help="A model, and files, globs or URLs of texts (a line each, .jsonl, .parquet; .gz, .zst), "
-        "or -; or surveys to show or to merge.",
+        help="A model, then its corpus: files, globs or URLs of text (one per line), .jsonl or .parquet, "
+        "also as .gz or .zst; - is standard input. Or finished surveys, to show or to merge.",
         show_default="an untrained microGPT, and the names that it trains on",
     )
-    model_file: ModelFile = None
-
-
-@group(CORPUS)
-class SurveyTexts:
-    """Which texts of the corpus are read, and how."""
-
-    field: str = option(default="text", help="The text in .jsonl and .parquet.", metavar="NAME")
-    limit: int | None = option(help="The first so many texts.", min=1, metavar="N")
-    sample: int | None = option(help="So many, chosen by --seed.", min=1, metavar="N")
-    seed: int | None = option(help="Of --sample, else of an untrained model.", min=0, show_default="0, 42")
-    max_tokens: int | None = option(
-        help="At most so many tokens of each text.", min=1, metavar="N", rich_help_panel=DECODER
+    model: Path | None = option(
+        help="Model file, checkpoint or model folder.", metavar="PATH", show_default="an untrained microGPT"
     )
-    chat: bool = flag("--chat", help="Each text as a message of a chat.", rich_help_panel=DECODER)
-    skip_bad: bool = flag("--skip-bad", help="Count bad lines, do not refuse them.")
 
 
-@group("What is measured")
+@group("Corpus")
+class SurveyTexts:
+    """The texts of the corpus that are read."""
+
+    limit: int | None = option(help="Read only the first N texts.", min=1)
+    sample: int | None = option(help="Read a random sample of N texts.", min=1)
+    seed: int | None = option(
+        help="Seed of --sample, or of an untrained microGPT.", min=0, show_default="0 for --sample, else 42"
+    )
+    max_tokens: int | None = option(
+        help="Read only the first N tokens of each text.", min=1, family=PRODUCTION
+    )
+    chat: bool = flag("--chat", help="Read each text as the message of a chat.", family=PRODUCTION)
+    field: str = option(
+        default="text", help="Field of .jsonl and .parquet that has the text.", metavar="NAME"
+    )
+    skip_bad: bool = flag("--skip-bad", help="Count malformed lines and skip them, in place of stopping.")
+
+
+@group("What to measure")
 class SurveyScope:
-    """What is measured."""
+    """The events that are measured."""
 
     events: list[str] | None = option(
         "--events",
-        help="Channels of these events alone.",
+        help="Measure the channels of these events only.",
         metavar="GLOB",
-        show_default="all but logits, probs and what costs extra",
+        show_default="all but logits, probs and events with a cost of their own",
     )
     histograms: list[str] | None = option(
-        "--histograms", help="Quantiles of the magnitudes of these.", metavar="GLOB"
+        "--histograms", help="Measure quantiles of the magnitudes of these events.", metavar="GLOB"
     )
-    top: int = option(default=0, help="Keep N examples for each unit of an MLP.", min=0, metavar="N")
+    top: int = option(default=0, help="Keep the N strongest examples for each unit of an MLP.", min=0)
 
 
-@group("How it is run")
+@group("Execution")
 class SurveyExecution:
-    """How it is run."""
+    """The processes and machines that run the survey."""
 
-    workers: int = option(default=0, help="Processes of this machine.", min=0, metavar="N")
+    workers: int = option(default=0, help="Number of worker processes; 0 computes in this process.", min=0)
     scheduler: str | None = option(
-        help="A Dask cluster. It has to be trusted: its scheduler can run code here.", metavar="ADDRESS"
+        help="Address of a Dask cluster. Use only one that you trust: its scheduler can run code here.",
+        metavar="ADDRESS",
     )
-    shard: str = option(default="1/1", help="The I-th of N parts of the corpus alone.", metavar="I/N")
-    resume: bool = flag("--resume", help="Go on with the file of --out.")
+    shard: str = option(
+        default="1/1", help="Read only the I-th of N shards of the corpus, such as 3/32.", metavar="I/N"
+    )
+    resume: bool = flag("--resume", help="Continue the survey in the file of --out.")
 
 
-@group()
-class SurveyTargets:
-    """Where the survey goes."""
+@group(SAVING)
+class SurveyTargets(Output):
+    """The files that are written, and what is shown."""
 
-    out: Path | None = option("--out", help="Keep all of it in this file.", metavar="FILE.survey.safetensors")
-    imatrix: Path | None = option(help="Write llama.cpp's importance matrix.", metavar="FILE.gguf")
-    imatrix_output: bool = flag("--imatrix-output", help="With the matrix that makes logits in it.")
-    force: bool = flag("--force", help="Write over files that are there.")
-    verbose: bool = flag("--verbose", "-v", help="Every event, head, token and unit.")
-    as_json: Json = False
-    schema: Schema = False
+    verbose: bool = flag(
+        "--verbose", "-v", help="Show every event, head, token and unit.", rich_help_panel=SHOWN
+    )
+    out: Path | None = option(
+        "--out", help="Save the survey in this file, to show, merge or resume.",
+        metavar="FILE.survey.safetensors",
+    )  # fmt: skip
+    imatrix: Path | None = option(help="Write an importance matrix for llama.cpp.", metavar="FILE.gguf")
+    imatrix_output: bool = flag(
+        "--imatrix-output", help="Include the output matrix (lm_head) in the importance matrix."
+    )
+    force: bool = flag("--force", help="Overwrite existing files.")
+
+    @property
+    def target(self) -> None:
+        """The report goes to standard output: --out is the file of the survey itself."""
+        return None

@@ -15,19 +15,21 @@ from ..files import check_new_folder
 from ..render.shown import sections_of
 from ..tracing.trace import trace as trace_text
 from .named_model import model_and_text, model_from, refuse_other_family
-from .options import OfFile, Seed, Source
+from .options import OfFile
 from .output import check_file, note, put, show
 from .progress import progress
 from .trace_options import (
+    Backward,
+    Checks,
     DrawnOfTrace,
     Interventions,
-    OfMicroGPT,
-    OfProduction,
     Request,
     Shown,
+    ShownPredictions,
+    SourceOfTrace,
     Written,
     interventions_of,
-    layers_of,
+    run_options,
     with_stages,
 )
 from .trace_page import arrays_of_figures, figures, traced_for_page, write_page
@@ -41,48 +43,41 @@ if TYPE_CHECKING:
 
 
 def trace(
-    context: typer.Context,
-    *,
-    source: Source,
-    shown: Shown,
-    written: Written,
-    drawn: DrawnOfTrace,
-    seed: Seed = None,
-    of_microgpt: OfMicroGPT,
-    of_production: OfProduction,
+    context: typer.Context, *, source: SourceOfTrace, shown: Shown, predictions: ShownPredictions,
+    backward: Backward, written: Written, drawn: DrawnOfTrace, interventions: Interventions, checks: Checks,
     of_file: OfFile,
-    interventions: Interventions,
-) -> None:
-    """Trace a text through every stage: shapes, norms, ranges and predictions."""
+) -> None:  # fmt: skip
+    """Trace a text through every stage of a model: shapes, norms, ranges and predictions.
+
+    Exit code 1: a check failed, or --fail-on found an anomaly.
+    """
     path, text = model_and_text(source.first, source.second, source.model)
     _check_files(written, drawn, path)
-    theirs = of_production.options()
-    model = model_from(path, seed, of_file, draws=bool(of_production.temperature))
+    model = model_from(path, source.seed, of_file, samples=bool(predictions.temperature))
     refuse_other_family(context, model)
     changes = interventions_of(interventions, model)
-    own = vars(of_microgpt)
-    if "prompts" in model.abilities:
-        own = theirs if seed is None else theirs | {"seed": seed}
-    if shown.validate:
-        _validate(model, shown, written, drawn.force, text, own.get("tokens"))
+    options = run_options(model, source, predictions, backward, checks)
+    if checks.validate:
+        _validate(model, shown, written, drawn.force, text, options.get("tokens"))
     else:
-        request = Request(model, shown, written, drawn, layers_of(of_production.layers, model.config.n_layer))
-        shared = {"text": text, "top_k": shown.top_k, "time": written.time, "interventions": changes}
-        result = _run(context, path, request, shared | own)
-        _exit_if_wrong(result, of_production.fail_on is not None)
-    if shown.payload:  # said in the end, for a refusal is one line
-        note("--payload: every trace here runs the forward pass; the flag changes nothing")
+        options |= {"text": text, "time": shown.time, "interventions": changes}
+        result = _run(context, path, Request(model, shown, written, drawn), options)
+        _exit_if_wrong(result, checks.fail_on is not None)
+    if shown.payload:  # at the end, since a refusal is one line
+        note("--payload has no effect: every trace runs the forward pass.")
 
 
 EXAMPLES = (
-    "microgpt trace olivia --verbose · microgpt trace emma --backward --step · "
-    'microgpt trace qwen2.5-0.5b-q4_k_m.gguf "The capital of France is" --verbose · '
-    "microgpt trace emma --ablate layer0.attn.head2 · microgpt trace emma --json | jq .loss"
+    "microgpt trace emma",
+    "microgpt trace emma --backward --step",
+    'microgpt trace qwen2.5-0.5b-q4_k_m.gguf "The capital of France is" --verbose',
+    "microgpt trace emma --ablate layer0.attn.head2",
+    "microgpt trace emma --json | jq .loss",
 )
 
 
 def _check_files(written: Written, drawn: DrawnOfTrace, model: Path | None) -> None:
-    """Raises InputError where a file could not be written, which is known before anything is loaded."""
+    """Raise InputError for a file that cannot be written, before anything is loaded."""
     targets = {"--save": written.save, "--out": written.target, "--save-aprt": written.save_aprt}
     drawn.check("trace", targets, [model])
     check_file("--save", written.save, drawn.force)
@@ -92,16 +87,16 @@ def _check_files(written: Written, drawn: DrawnOfTrace, model: Path | None) -> N
 
 
 def _run(context: typer.Context, path: Path | None, request: Request, options: dict[str, Any]) -> "Trace":
-    """Trace the model of this path, and write what the request names."""
+    """Trace the model of this path, show the result and write the requested files."""
     model, written, drawn = request.model, request.written, request.drawn
     layers, names = request.layers, request.selected()
     needed = [*_needed(request, names), *arrays_of_figures(drawn, model, options, layers)]
-    with _following(model, options.get("generate") or 1), _attention(request, names) as seen:
+    with _layer_progress(model, options.get("generate") or 1), _attention_weights(request, names) as weights:
         if drawn.html is None:
             result = trace_text(model, names=names, values=needed, **options)
         else:
             whole, recorded, result = traced_for_page(request, names, needed, options)
-    result.arrays.update(seen)
+    result.arrays.update(weights)
     if layers:
         result = replace(result, layers=tuple(row for row in result.layers if row.layer in layers))
     sections = [] if written.is_json else _sections(result, request)
@@ -117,14 +112,14 @@ def _run(context: typer.Context, path: Path | None, request: Request, options: d
 
 
 def _exit_if_wrong(result: "Trace", fail_on_anomaly: bool) -> None:
-    """Exit 1 where a check failed or a gate says no. What the gate could not look at passes all the same, and
-    must not do so in silence."""
+    """Exit with code 1 if a check failed or the gate found an anomaly. Note the rules that the gate could not
+    evaluate, since they do not fail the gate."""
     if fail_on_anomaly:
         unjudged = (anomaly for anomaly in result.anomalies if anomaly.found is None)
         for reason, rules in groupby(unjudged, key=lambda anomaly: anomaly.detail):
             note(f"--fail-on anomaly: {', '.join(rule.id for rule in rules)} not evaluated, {reason}")
-    found = any(anomaly.found for anomaly in result.anomalies)
-    if not result.ok or (fail_on_anomaly and found):
+    has_anomaly = any(anomaly.found for anomaly in result.anomalies)
+    if not result.ok or (fail_on_anomaly and has_anomaly):
         raise typer.Exit(1)
 
 
@@ -132,27 +127,27 @@ def _validate(
     model: "LanguageModel", shown: Shown, written: Written, overwrite: bool, text: str | None,
     tokens: list[int] | None,
 ) -> None:  # fmt: skip
-    """Show whether each captured value is the one that the computation uses; exit 1 where one is not."""
+    """Show for each event whether the computation uses it; exit with code 1 if it does not use one."""
     from ..tracing.validation import validate
 
     with progress("layer") as report:
-        found = validate(model, text, tokens=tokens, names=shown.layer or [], report=report)
-    written.give(found, partial(sections_of, found, verbose=shown.verbose), overwrite)
-    if not found.ok:
+        result = validate(model, text, tokens=tokens, names=shown.layer or [], report=report)
+    written.give(result, partial(sections_of, result, verbose=shown.verbose), overwrite)
+    if not result.ok:
         raise typer.Exit(1)
 
 
 def _needed(request: Request, names: list[str]) -> list[str]:
-    """The events whose arrays the request needs."""
+    """Return the events whose arrays the request needs."""
     model, shown, written = request.model, request.shown, request.written
-    wanted = [*(names if written.values or written.save else [])]
+    needed = [*(names if written.values or written.save else [])]
     if shown.show_names:
         from .shown_arrays import shown_events
 
-        wanted += shown_events(model, shown.show_names)
+        needed += shown_events(model, shown.show_names)
     if written.save_aprt is not None:
-        wanted += with_stages(model, names if shown.layer or request.layers else list(model.hooks.specs))
-    return wanted
+        needed += with_stages(model, names if shown.layer or request.layers else list(model.hooks.specs))
+    return needed
 
 
 def _save(result: "Trace", request: Request) -> None:
@@ -182,36 +177,36 @@ def _write_json(result: "Trace", request: Request) -> None:
 
 
 @contextmanager
-def _attention(request: Request, names: list[str]) -> "Iterator[dict[tuple[Phase, str], Array]]":
-    """Those attention weights among the events that have room on a screen, which a long text's do not."""
-    seen: dict[tuple[Phase, str], Array] = {}
-    weights = [row.name for row in request.model.plan.of_kind(Softmax) if row.name in names]
-    if request.written.is_json or not weights:
-        yield seen
+def _attention_weights(request: Request, names: list[str]) -> "Iterator[dict[tuple[Phase, str], Array]]":
+    """Keep the attention weights that are small enough to be shown on a screen."""
+    kept: dict[tuple[Phase, str], Array] = {}
+    events = [row.name for row in request.model.plan.of_kind(Softmax) if row.name in names]
+    if request.written.is_json or not events:
+        yield kept
         return
     from ..render.trace.attention import MOST
 
     def keep(event: "TraceEvent", value: "Array") -> None:
-        if value.shape[-1] <= MOST and (event.phase, event.name) not in seen:  # a continuation has others
-            seen[event.phase, event.name] = value.copy()
+        if value.shape[-1] <= MOST and (event.phase, event.name) not in kept:  # not those of a continuation
+            kept[event.phase, event.name] = value.copy()
 
-    with request.model.hooks.subscribe(keep, *weights):
-        yield seen
+    with request.model.hooks.subscribe(keep, *events):
+        yield kept
 
 
 @contextmanager
-def _following(model: "LanguageModel", passes: int) -> Iterator[None]:
-    """Report each layer on stderr where the run takes long, or each of several passes, one a token."""
+def _layer_progress(model: "LanguageModel", passes: int) -> Iterator[None]:
+    """Report progress on stderr: each layer of one pass, or each pass of several, one per token."""
     done, layers = 0, model.config.n_layer
-    what, total, each = ("layer", layers, 1) if passes == 1 else ("token", passes, layers)
-    with progress(what) as report:
+    noun, total, each = ("layer", layers, 1) if passes == 1 else ("token", passes, layers)
+    with progress(noun) as report:
 
-        def told(event: "TraceEvent", value: "Array") -> None:
+        def count(event: "TraceEvent", value: "Array") -> None:
             nonlocal done
             done += 1
             report(done // each, total)
 
-        with model.hooks.subscribe(told, *model.plan.streams[1:]):
+        with model.hooks.subscribe(count, *model.plan.streams[1:]):
             yield
 
 

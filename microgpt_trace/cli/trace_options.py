@@ -1,9 +1,9 @@
-"""The options of `trace`: what is shown, what is saved, what is changed in the run, and what one family of
-models adds; and the events that they choose, one selection for all that is shown, serialised and saved."""
+"""The options of `trace`, and the one selection of events that is shown, written as JSON and saved."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,7 +12,20 @@ from ..hooks.names import ALIASES, glob_pattern, select_names
 from ..text.wording import counted
 from .drawn import Drawn
 from .option_groups import flag, group, option
-from .options import DECODER, MICROGPT, Layer, TokenIds, key_and_value, positions_of, token_ids
+from .options import (
+    INPUT,
+    INTERVENTIONS,
+    MICROGPT,
+    PREDICTIONS,
+    PRODUCTION,
+    SAVING,
+    SHOWN,
+    EventChoice,
+    Source,
+    key_and_value,
+    positions_of,
+    token_ids,
+)
 from .output import Output
 
 if TYPE_CHECKING:
@@ -21,157 +34,203 @@ if TYPE_CHECKING:
     from ..tracing.result import Trace
 
 
-@group()
-class Shown:
-    """Which events and arrays are looked at."""
+@group(INPUT)
+class SourceOfTrace(Source):
+    """The model, and how its input is read."""
 
-    verbose: bool = flag("--verbose", "-v", help="Every event with full statistics, layer by layer.")
-    layer: Layer = None
+    seed: int | None = option(
+        help="Seed of the untrained microGPT, or of --temperature.", min=0, show_default="42"
+    )
+    chat: bool = flag(
+        "--chat", help="Format the text with the chat template of the model file.", family=PRODUCTION
+    )
+    special: bool = flag("--special", help="Parse special tokens in the text.", family=PRODUCTION)
+
+
+@group(SHOWN)
+class Shown(EventChoice):
+    """The events and arrays that are shown."""
+
+    verbose: bool = flag("--verbose", "-v", help="Show every event with its full statistics, layer by layer.")
+    layers: str | None = option(
+        help="Show only these layers, such as 3-5 or 0,7.", metavar="LIST", family=PRODUCTION
+    )
     show_names: list[str] | None = option(
         "--show",
-        help="Print this tensor or parameter in full, or a part: NAME[1], NAME[3,0:8].",
+        help="Print this tensor or parameter in full, or a part of it: NAME[1], NAME[3,0:8].",
         metavar="NAME",
     )
-    brief: bool = flag("--brief", help="No prose: tables, and the self-check in one line.")
-    top_k: int | None = option(help="Candidates per position.", min=1, show_default="1, production 5")
-    validate: bool = flag(
-        "--validate", help="Show of each event that the computation uses it: replace it, see what changes."
-    )
+    brief: bool = flag("--brief", help="Print tables without explanations, and the self-check on one line.")
+    time: bool = flag("--time", help="Add the time that each event took.")
     payload: bool = flag("--payload", hidden=True)
 
 
-@group()
-class Written(Output):
-    """What is written of them, and where."""
+@group(PREDICTIONS)
+class ShownPredictions:
+    """The predictions that are computed and shown."""
 
-    as_jsonl: bool = flag("--jsonl", help="One JSON record a line.")
-    values: bool = flag("--values", help="Add the arrays of what is shown to the JSON; as for --save.")
+    top_k: int | None = option(
+        help="Number of predicted tokens to show per position.", min=1,
+        show_default="1, or 5 for a production model",
+    )  # fmt: skip
+    positions: str | None = option(
+        help='Compute logits and predictions only at these positions: "all", "last", or a list such as '
+        "0,3,-1.",
+        metavar="LIST",
+        show_default="all",
+        family=PRODUCTION,
+    )
+    lens: bool = flag("--lens", help="Show the top tokens after every layer (logit lens).", family=PRODUCTION)
+    target: str | None = option(
+        help="Follow this token through --lens, also after each attention: its text, ␣ for a space, or #ID.",
+        metavar="TOKEN",
+        family=PRODUCTION,
+    )
+    generate: int | None = option(help="Continue the text by this many tokens.", min=1, family=PRODUCTION)
+    temperature: float | None = option(
+        help="Sampling temperature for --generate. 0 always picks the most likely token.",
+        min=0.0,
+        show_default="0",
+        family=PRODUCTION,
+    )
+
+
+@group("Backward pass")
+class Backward:
+    """The backward pass and the optimizer step."""
+
+    backward: bool = flag("--backward", help="Add the gradients of the loss.", family=MICROGPT)
+    step: bool = flag("--step", help="Add the gradients and one step of Adam.", family=MICROGPT)
+
+
+@group(SAVING)
+class Written(Output):
+    """The files and documents that are written."""
+
+    as_jsonl: bool = flag("--jsonl", help="Print one JSON record per line.")
+    values: bool = flag("--values", help="Add arrays to the JSON: those that --save would save.")
     save: Path | None = option(
-        help="Save the arrays of what is shown as safetensors: a few; of all events with --verbose, of "
-        "any with --layer.",
-        metavar="FILE",
+        help="Save arrays as safetensors: those of the overview, of all events with --verbose, or of the "
+        "events that --layer names.",
     )
     save_aprt: Path | None = option(
-        help="Save the stages of apr as APRT dumps, to a new folder.", metavar="DIR"
+        help="Save the events that are apr stages as APRT dumps in a new folder.", metavar="DIR"
     )
-    time: bool = flag("--time", help="Add the time of each event.")
 
     @property
     def is_json(self) -> bool:
         return self.as_json or self.as_jsonl
 
 
-@group()
+@group(SAVING)
 class DrawnOfTrace(Drawn):
-    """What is drawn beside a trace."""
+    """The page and the figures of a trace."""
 
     plot: list[str] | None = option(
-        help="Draw attention, attention:layer3.head0, stream, lens, probs or loss as .svg, .png or .pdf.",
+        help="Draw attention, attention:layer3.head0, stream, lens, probs or loss as .svg, .png or .pdf: "
+        "lens=lens.svg.",
         metavar="[NAME=]FILE",
-        show_default="attention; of a production model: stream",
+        show_default="attention, or stream for a production model",
     )
     html_budget: float | None = option(
-        help="Megabytes that the page may fill.",
-        min=0.5,
-        metavar="MB",
-        rich_help_panel=DECODER,
-        show_default="2",
-    )
-    force: bool = flag("--force", help="Let --save, --out, --html and --plot overwrite.")
+        help="Largest size of the --html page in megabytes.",
+        min=0.5, metavar="MB", show_default="2", family=PRODUCTION,
+    )  # fmt: skip
+    force: bool = flag("--force", help="Let --save, --out, --html and --plot overwrite files.")
 
 
-@group(MICROGPT)
-class OfMicroGPT:
-    """What only a microGPT can do."""
-
-    backward: bool = flag("--backward", help="Add the gradients of the loss.")
-    step: bool = flag("--step", help="Go on to one Adam step.")
-
-
-@group(DECODER)
-class OfProduction:
-    """What only a production model can do."""
-
-    tokens: TokenIds = None
-    chat: bool = flag("--chat", help="Render the text by the file's template.")
-    special: bool = flag("--special", help="Parse special tokens in the text.")
-    layers: str | None = option(help="Only these layers (3-5: three of them).", metavar="A-B")
-    positions: str | None = option(
-        help="Which get logits and predictions: all, last or 0,3,-1.", metavar="LIST", show_default="all"
-    )
-    lens: bool = flag("--lens", help="The top tokens after every layer.")
-    target: str | None = option(
-        help="Follow this token through --lens, after attention too: its text, ␣ for a blank, or #ID.",
-        metavar="TOKEN",
-    )
-    generate: int | None = option(help="Continue for so many tokens.", min=1)
-    temperature: float | None = option(help="Draw the tokens.", min=0.0, show_default="0: greedy")
-    fail_on: Literal["anomaly"] | None = option(help="Exit 1 where this is found.")
-    recheck: bool = flag("--recheck", help="Compare with a run unobserved.")
-
-    def options(self) -> dict[str, Any]:
-        """The options that tracing.trace takes, as far as they are given. Raises InputError for a list that
-        is none."""
-        read = {"tokens": token_ids(self.tokens), "positions": positions_of(self.positions)}
-        asked = {**vars(self), **read, "layers": None, "fail_on": None}  # not those of tracing.trace
-        return {name: value for name, value in asked.items() if value is not None and value is not False}
-
-
-@group("Interventions")
+@group(INTERVENTIONS)
 class Interventions:
-    """What stands in the place of which values."""
+    """Values that are replaced while the model runs."""
 
     ablate: list[str] | None = option(
-        help="Put zeros in the place of an event or head; NAME@3 is its position 3, NAME@3:5 of "
-        "it channel 5.",
+        help="Replace an event or a head by zeros. NAME@3 is its position 3, NAME@3:5 is channel 5 of that "
+        "position.",
         metavar="NAME",
     )
     ablate_mean: list[str] | None = option(
-        help="Put its mean over the positions in its place.", metavar="NAME"
+        help="Replace an event or a head by its mean over the positions.", metavar="NAME"
     )
     scale: list[str] | None = option(
-        help="Multiply it; of a NAME that --add names too, multiply what is added.", metavar="NAME=NUMBER"
+        help="Multiply an event by a number. If --add names the event too, multiply what is added.",
+        metavar="NAME=NUMBER",
     )
     patch: list[str] | None = option(
-        help="Put there what a saved trace or another dump has.", metavar="NAME=FILE"
+        help="Replace an event by its value in a saved trace or another dump.", metavar="NAME=FILE"
     )
-    add: list[str] | None = option(help="Add an array, or one row to every position.", metavar="NAME=FILE")
+    add: list[str] | None = option(
+        help="Add an array to an event, or one row to each of its positions.", metavar="NAME=FILE"
+    )
 
 
-def interventions_of(asked: Interventions, model: "LanguageModel") -> "list[Intervention]":
-    """The interventions in the order in which they are made: patch, add, scale, ablate. Raises InputError."""
-    if not any(vars(asked).values()):
+@group("Checks")
+class Checks:
+    """Checks that are run on request, and the exit code."""
+
+    validate: bool = flag(
+        "--validate",
+        help="Check that the computation uses each event: replace its value and measure what changes.",
+    )
+    fail_on: Literal["anomaly"] | None = option(
+        help="Exit with code 1 if an anomaly is found.", family=PRODUCTION
+    )
+    recheck: bool = flag(
+        "--recheck", help="Run the model again without observers and compare the results.", family=PRODUCTION
+    )
+
+
+def run_options(
+    model: "LanguageModel",
+    source: SourceOfTrace,
+    predictions: ShownPredictions,
+    backward: Backward,
+    checks: Checks,
+) -> dict[str, Any]:
+    """Return the options for `tracing.trace` that the user set. Raises InputError for a malformed list."""
+    if "prompts" not in model.abilities:
+        return {"top_k": predictions.top_k, **vars(backward)}
+    options = vars(predictions) | {
+        "tokens": token_ids(source.tokens), "positions": positions_of(predictions.positions),
+        "chat": source.chat, "special": source.special, "seed": source.seed, "recheck": checks.recheck,
+    }  # fmt: skip
+    return {name: value for name, value in options.items() if value is not None and value is not False}
+
+
+def interventions_of(options: Interventions, model: "LanguageModel") -> "list[Intervention]":
+    """Return the interventions in the order in which they are made: patch, add, scale, ablate. Raises
+    InputError for a malformed option or file."""
+    if not any(vars(options).values()):
         return []
     from ..dumps.formats import open_recording
     from ..hooks.sites import parse_site
     from ..running.interventions import Intervention
 
-    known = list(model.plan)
+    names = list(model.plan)
 
-    def meant(target: str) -> tuple[object, ...]:
-        """What a target stands for, however it is spelled."""
+    def place_of(target: str) -> tuple[object, ...]:
+        """Return the place that a target names, which is equal for all spellings of the place."""
         site = parse_site(target)
-        return tuple(site.names(known)), site.position, site.channel, site.index
+        return tuple(site.names(names)), site.position, site.channel, site.index
 
-    factors = {name: _number(name, text) for name, text in _pairs("--scale", asked.scale)}
-    patches, additions = _pairs("--patch", asked.patch), _pairs("--add", asked.add)
+    factors = {name: _number(name, text) for name, text in _pairs("--scale", options.scale)}
+    patches, additions = _pairs("--patch", options.patch), _pairs("--add", options.add)
     files = {path: open_recording(Path(path)) for _, path in (*patches, *additions)}
-    strength = {meant(name): factor for name, factor in factors.items()}
-    added = {meant(name) for name, _ in additions}
-    made = [Intervention("patch", name, 1.0, files[path], path) for name, path in patches]
+    strengths = {place_of(name): factor for name, factor in factors.items()}
+    added = {place_of(name) for name, _ in additions}
+    result = [Intervention("patch", name, 1.0, files[path], path) for name, path in patches]
     for name, path in additions:
-        made.append(Intervention("add", name, strength.get(meant(name), 1.0), files[path], path))
-    made += [Intervention("scale", name, by) for name, by in factors.items() if meant(name) not in added]
-    made += [Intervention("ablate-mean", name) for name in asked.ablate_mean or ()]
-    return made + [Intervention("ablate", name) for name in asked.ablate or ()]
+        result.append(Intervention("add", name, strengths.get(place_of(name), 1.0), files[path], path))
+    result += [Intervention("scale", name, by) for name, by in factors.items() if place_of(name) not in added]
+    result += [Intervention("ablate-mean", name) for name in options.ablate_mean or ()]
+    return result + [Intervention("ablate", name) for name in options.ablate or ()]
 
 
 def _pairs(option: str, texts: Sequence[str] | None) -> list[tuple[str, str]]:
-    wanted = "NAME=NUMBER" if option == "--scale" else "NAME=FILE"
-    pairs = [key_and_value(option, wanted, text) for text in texts or ()]
+    expected = "NAME=NUMBER" if option == "--scale" else "NAME=FILE"
+    pairs = [key_and_value(option, expected, text) for text in texts or ()]
     for name, value in pairs:
         if not value:
-            raise InputError(f"{option}: expected {wanted}, found {name + '='!r}")
+            raise InputError(f"{option}: expected {expected}, found {name + '='!r}")
         if option == "--scale" and sum(name == other for other, _ in pairs) > 1:
             raise InputError(f"--scale: {name} is scaled twice")
     return pairs
@@ -186,32 +245,35 @@ def _number(name: str, text: str) -> float:
 
 @dataclass(frozen=True)
 class Request:
-    """What is shown of a model's trace, and where it goes."""
+    """The model, and what the user asked to see and to write."""
 
     model: "LanguageModel"
     shown: Shown
     written: Written
     drawn: DrawnOfTrace
-    layers: Sequence[int]  # those of --layers, none without it
+
+    @cached_property
+    def layers(self) -> list[int]:
+        """The layers of --layers; without the option, none."""
+        return layers_of(self.shown.layers, self.model.config.n_layer)
 
     def selected(self, verbose: bool = False) -> list[str]:
-        """The events asked for by name, else those of the overview or, if `verbose`, all but those that cost
-        a computation of their own; and of these the chosen layers'."""
+        """Return the events that --layer names, else the events of the overview. With --verbose or `verbose`,
+        return all events but those that cost a computation of their own. --layers limits the result to its
+        layers."""
         verbose = verbose or self.shown.verbose
         specs = self.model.hooks.specs
-        asked = self.shown.layer and select_names(self.shown.layer, list(specs))
-        names = asked or [n for n, s in specs.items() if (verbose and not s.extra) or s.overview]
+        by_name = self.shown.layer and select_names(self.shown.layer, list(specs))
+        names = by_name or [n for n, s in specs.items() if (verbose and not s.extra) or s.overview]
         if not self.layers:
             return names
-        found = [
-            name for name in names if specs[name].layer in (self.layers if asked else [None, *self.layers])
-        ]
-        if not found:
-            raise InputError("--layers has none of the events that --layer names")
-        return found
+        layers = self.layers if by_name else [None, *self.layers]
+        if result := [name for name in names if specs[name].layer in layers]:
+            return result
+        raise InputError("--layers: these layers have none of the events that --layer names")
 
     def kept(self, result: "Trace", verb: str, where: str = "") -> str:
-        """How many arrays were kept, and where that is not all which options keep others."""
+        """Say how many arrays were kept, and which options keep more."""
         count = len(result)
         if self.shown.layer:
             return f"{counted(count, 'array')}{where}"
@@ -223,7 +285,7 @@ class Request:
         return f"{count:,} of {counted(total, 'array')}{where}{more}"
 
     def _of_all(self, result: "Trace") -> int:
-        """How many arrays the same request with --verbose keeps."""
+        """Count the arrays that the same request keeps with --verbose."""
         names = self.selected(verbose=True)
         parameters = [name for name in names if self.model.hooks.specs[name].parameter == name]
         computed = len(names) - len(parameters) - ("loss" in names and result.loss is None)
@@ -232,27 +294,24 @@ class Request:
 
 
 def with_stages(model: "LanguageModel", names: list[str]) -> list[str]:
-    """Those of the names that a stage of apr stands for."""
+    """Return the names that are stages of apr. Raises InputError if there is none."""
     stages = [glob_pattern(glob) for globs in ALIASES.values() for glob in globs]
-    found = [name for name in names if any(stage.fullmatch(name) for stage in stages)]
-    if not found:
-        raise InputError("--save-aprt: none of the chosen events is a stage of apr")
-    return found
+    if result := [name for name in names if any(stage.fullmatch(name) for stage in stages)]:
+        return result
+    raise InputError("--save-aprt: none of the selected events is a stage of apr")
 
 
 def layers_of(text: str | None, count: int) -> list[int]:
-    """ "3-5" is three layers, "3,7" two."""
-    if text is None:
-        return []
-    chosen: list[int] = []
-    for part in text.split(","):
+    """Return the layers of a list such as "3-5" (three layers) or "3,7" (two layers)."""
+    layers: list[int] = []
+    for part in [] if text is None else text.split(","):
         bounds = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", part)
         if bounds is None:
-            raise InputError(f"--layers: expected something like 3-5 or 0,7, found {text!r}")
+            raise InputError(f"--layers: expected a list such as 3-5 or 0,7, found {text!r}")
         first, last = int(bounds[1]), int(bounds[2] or bounds[1])
         if last < first:
-            raise InputError(f"--layers {text}: {part} ends before it begins")
+            raise InputError(f"--layers {text}: expected a first and a last layer, found {part}")
         if last >= count:
             raise InputError(f"--layers {text}: this model has layers 0 to {count - 1}")
-        chosen += range(first, last + 1)
-    return chosen
+        layers += range(first, last + 1)
+    return layers

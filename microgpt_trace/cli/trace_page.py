@@ -1,5 +1,4 @@
-"""What is drawn of a trace: its page, with what that holds of the run beside what was asked for, and its
-figures."""
+"""The page of a trace, which holds more of the run than the user asked to see, and the figures of a trace."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ from ..render.shown import sections_of
 from ..text.printable import quoted
 from ..tracing.trace import trace
 from .drawn import Drawn, drawn_by_name
-from .option_checks import OF_THE_RUN, command_line, said
+from .option_checks import OF_THE_RUN, command_line, words_given
 
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel
@@ -24,14 +23,15 @@ if TYPE_CHECKING:
     from ..tracing.result import Trace
     from .trace_options import Request
 
-OF_PRODUCTION = ("stream", "lens")  # what a microGPT's trace does not measure
+OF_PRODUCTION = ("stream", "lens")  # figures that the trace of a microGPT cannot draw
 
 
 def traced_for_page(
     request: Request, names: list[str], kept: list[str], options: dict[str, Any]
 ) -> tuple[Trace, Mapping[str, Held], Trace]:
-    """The trace that the page shows, what was recorded for it, and the trace that was asked for: a microGPT's
-    with all its gradients, of a production model what the page has room for."""
+    """Return the trace that the page shows, the arrays recorded for the page, and the requested trace.
+
+    The page of a microGPT shows all gradients; that of a production model shows what it has room for."""
     from ..render.page.recorder import PageRecorder
     from ..tracing.collector import narrowed
 
@@ -54,26 +54,28 @@ def traced_for_page(
 
 def write_page(
     context: typer.Context, path: Path | None, request: Request, whole: Trace,
-    recorded: Mapping[str, Held], asked: Trace,
+    recorded: Mapping[str, Held], requested: Trace,
 ) -> None:  # fmt: skip
-    """Write the page: in words what was asked for, and to look at all that it holds."""
+    """Write the page: the requested sections as text, and everything that was recorded to look at."""
     from ..render.page.trace_page import trace_page
 
     model, shown = request.model, request.shown
     more = "" if "gradients" in model.abilities else "--html-budget or --layers"
-    sections = sections_of(asked, verbose=shown.verbose, overview=not shown.layer)
-    again = explaining(context, path, model, whole)
+    sections = sections_of(requested, verbose=shown.verbose, overview=not shown.layer)
+    again = explain_command(context, path, model, whole)
     request.drawn.put_page(trace_page(whole, model, sections, command_line(context), again, recorded, more))
 
 
-def explaining(
+def explain_command(
     context: typer.Context, path: Path | None, model: LanguageModel, whole: Trace
 ) -> dict[str, Any]:
-    """The words before and behind the element in a command that explains it."""
+    """Return the parts of a command that explains an element: the words before and after the element."""
     prompted = "prompts" in model.abilities
-    other = ("model", "tokens") if path is None else ("model", "tokens", "seed")  # which then is of the draws
+    other = (
+        ("model", "tokens") if path is None else ("model", "tokens", "seed")
+    )  # the seed is for sampling then
     only = [name for name in OF_THE_RUN if name not in other]
-    after = list(map(quoted, said(context, only=only)[1]))
+    after = list(map(quoted, words_given(context, only=only)[1]))
     if prompted:
         after += ["--tokens", ",".join(map(str, whole.input.tokens))]
     before = [] if path is None else [str(path)]
@@ -83,33 +85,33 @@ def explaining(
 def arrays_of_figures(
     drawn: Drawn, model: LanguageModel, options: dict[str, Any], layers: Sequence[int]
 ) -> list[str]:
-    """The events whose arrays the figures need. Raises InputError for what this model or this run cannot
-    show."""
-    found = []
+    """Return the events whose arrays the figures need. Raises InputError for a figure that this model or this
+    run does not have."""
+    needed = []
     for plot in drawn.plots("trace"):
-        name = plot.name or _own(model)
+        name = plot.name or _default_figure(model)
         if name in OF_PRODUCTION and "prompts" not in model.abilities:
             raise InputError(
                 f"--plot {name} is for a production model, and this is {model.kind} ({model.origin})"
             )
         if name == "lens" and not options.get("lens"):
-            raise InputError("--plot lens draws what --lens measures: give both")
+            raise InputError("--plot lens needs --lens: it draws what --lens measures")
         if name == "attention":
             from ..render.figures.attention import place_of, weights_of
 
             try:
-                found += weights_of(model.hooks.specs, *place_of(plot.place), layers)
+                needed += weights_of(model.hooks.specs, *place_of(plot.place), layers)
             except InputError as error:
                 raise InputError(f"--plot {error}") from error
-    return found
+    return needed
 
 
 def figures(
     drawn: Drawn, model: LanguageModel, result: Trace, layers: Sequence[int]
 ) -> Iterator[tuple[Path, Picture]]:
-    """The figures asked for, and their files; --layers chooses of attention as well."""
+    """Draw the figures and yield them with their files. --layers limits the figure of attention too."""
     for plot in drawn.plots("trace"):
-        name, place = plot.name or _own(model), tuple[Any, ...]()
+        name, place = plot.name or _default_figure(model), tuple[Any, ...]()
         if name == "attention":
             from ..render.figures.attention import place_of
 
@@ -117,6 +119,5 @@ def figures(
         yield plot.path, drawn_by_name(name, result, *place)
 
 
-def _own(model: LanguageModel) -> str:
-    """The figure that a trace of the model is about."""
+def _default_figure(model: LanguageModel) -> str:
     return "stream" if "prompts" in model.abilities else "attention"

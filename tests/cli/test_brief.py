@@ -73,4 +73,4 @@ def test_what_was_changed_is_told_and_documents_are_whole():
     assert out.splitlines()[1] == "note  'Emma' was lowered to 'emma'"
     for other in ("--json", "--jsonl"):
         assert "--brief" in refusal(f"trace emma --brief {other}")
-    assert "--brief means nothing with --validate" in refusal("trace emma --brief --validate")
+    assert "--brief cannot be combined with --validate" in refusal("trace emma --brief --validate")

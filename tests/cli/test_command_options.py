@@ -16,7 +16,7 @@ from microgpt_trace.cli.option_rules import RULES, SCHEMAS
 def kind(command, param):
     """The type of a parameter's value, by the signature of the command."""
     options = inspect.signature(PROGRAM.commands[command].callback).parameters
-    return value_type(options[param.name])[0] if param.name in options else bool  # --help
+    return value_type(options[param.name].annotation)[0] if param.name in options else bool  # --help
 
 
 PATHS = [
@@ -58,7 +58,7 @@ def test_nothing_stands_beside_a_schema():
         of = kind(command, param)
         given = words(param, get_args(of)[0] if get_origin(of) is Literal else "1")
         written = given[0] if param.param_type_name == "option" else "an argument"
-        assert refusal(command, "--schema", *given) == f"{written} means nothing with --schema"
+        assert refusal(command, "--schema", *given) == f"{written} cannot be combined with --schema"
 
 
 @pytest.mark.parametrize("command", SCHEMA_BY)
@@ -72,7 +72,7 @@ def test_but_what_chooses_the_schema(command, tmp_path):
     assert (tmp_path / "schema.json").read_text() == printed[0]
     if len(params) > 1:
         both = [word for choice in choices for word in choice]
-        assert " means nothing with --" in refusal(command, "--schema", *both)
+        assert " cannot be combined with --" in refusal(command, "--schema", *both)
 
 
 def test_rules_name_options_that_their_command_has():

@@ -275,7 +275,9 @@ def test_nothing_is_written_over_or_into_a_model(written, model, target):
     for option in ("--save", "--out"):
         result = microgpt("trace", "--model", model, *text, option, target, "--force", cwd=written)
         said = (
-            "a model is there" if model.startswith(("folder", "cached", "split")) else "the command reads it"
+            "this would write into a model"
+            if model.startswith(("folder", "cached", "split"))
+            else "this command reads the file"
         )
         refused(result, f"{option} {target}: {said}")
         assert (path.read_bytes() if path.exists() else None) == before

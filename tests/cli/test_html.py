@@ -59,7 +59,7 @@ def test_the_command_of_a_page_says_what_was_given_and_writes_nothing(results, t
     line = "patch emma emmy --model one.safetensors --position=-1 --target m --against y --sites embed.norm"
     assert microgpt(f"{line} --json --out {tmp_path / 'a.json'} --html {path}", cwd=results).code == 0
     wanted = (
-        "microgpt patch emma emmy --target m --against y --position -1 --model one.safetensors "
+        "microgpt patch emma emmy --model one.safetensors --target m --against y --position -1 "
         "--sites embed.norm@0"
     )
     assert content_of(path.read_text("utf-8")).document["commands"]["embed.norm@0"] == wanted
@@ -70,7 +70,7 @@ REFUSED = {
     "there.html": ["there.html", "exists", "--force"],
     "folder.html": ["folder.html", "folder"],
     "no/a.html": ["no"],
-    "-": ["--html - and the result both go to stdout"],
+    "-": ["--html - and the result both go to standard output"],
     "''": ["--html: expected a file name"],
 }
 COMMANDS = (

@@ -61,5 +61,7 @@ def test_no_command_writes_into_a_model(place):
     both = "plain.safetensors plain.safetensors emma"
     for line in ("attribute emma", "explain loss emma", "inspect", "patch emma emmy", f"diff {both}",
                  "trace emma", "trace --schema"):  # fmt: skip
-        refused(microgpt(f"{line} --out model/generation_config.json", cwd=place), "a model is there")
+        refused(
+            microgpt(f"{line} --out model/generation_config.json", cwd=place), "this would write into a model"
+        )
     assert not (place / "model" / "generation_config.json").exists()

@@ -71,7 +71,7 @@ REFUSED = {
     "trace emma --plot ''": "--plot: expected a file name, found nothing",
     "trace emma --plot probs=": "--plot: expected a file name, found nothing",
     "trace emma --plot heat=a.svg": (
-        f"--plot heat: {OF_TRACE}; other commands attribution, diagnosis, diff, explanation, patch and "
+        f"--plot heat: {OF_TRACE}; other commands draw attribution, diagnosis, diff, explanation, patch and "
         "timeline"
     ),
     "trace emma --plot patch=a.svg": f"--plot patch: {OF_TRACE}",
@@ -79,7 +79,9 @@ REFUSED = {
     "trace emma --plot stream=a.svg": (
         "--plot stream is for a production model, and this is a microGPT (untrained, seed 42)"
     ),
-    f"trace qwen2 --tokens {IDS} --plot lens=a.svg": "--plot lens draws what --lens measures: give both",
+    f"trace qwen2 --tokens {IDS} --plot lens=a.svg": (
+        "--plot lens needs --lens: it draws what --lens measures"
+    ),
     "trace emma --plot probs:layer0=a.svg": "--plot probs:layer0: probs takes nothing after a colon",
     "trace emma --plot attention:layer1=a.svg": "--plot attention of layer 1: the layers are 0 to 0",
     "trace emma --plot attention:layer0.head4=a.svg": "--plot attention of head 4: layer 0 has heads 0 to 3",
@@ -91,14 +93,24 @@ REFUSED = {
     "attribute emma --plot a.svg --plot a.svg": "--plot names a.svg twice",
     "attribute emma --plot a.svg --out a.svg": "--out and --plot both name a.svg",
     "trace emma --plot a.svg --save a.svg": "--save and --plot both name a.svg",
-    "trace emma --plot qwen2/a.svg": "--plot qwen2/a.svg: a model is there",
-    "timeline log.svg --plot log.svg --force": "--plot log.svg: the command reads it",
-    "trace emma --model one.png --plot one.png --force": "--plot one.png: the command reads it",
-    "attribute emma --force": "--force needs --html or --plot: it lets them overwrite",
-    "diff one.safetensors two.safetensors --weights --plot a.svg": "--plot means nothing with --weights",
-    "diff one.safetensors two.safetensors --prompts p --plot a.svg": "--plot means nothing with --prompts",
-    "diff one.safetensors two.safetensors --suggest-map --force": "--force means nothing with --suggest-map",
-    "trace emma --validate --plot a.svg": "--plot means nothing with --validate",
+    "trace emma --plot qwen2/a.svg": (
+        "--plot qwen2/a.svg: this would write into a model; choose another place"
+    ),
+    "timeline log.svg --plot log.svg --force": (
+        "--plot log.svg: this command reads the file; choose another name"
+    ),
+    "trace emma --model one.png --plot one.png --force": (
+        "--plot one.png: this command reads the file; choose another name"
+    ),
+    "attribute emma --force": "--force needs --html or --plot: it lets them overwrite files",
+    "diff one.safetensors two.safetensors --weights --plot a.svg": "--plot cannot be combined with --weights",
+    "diff one.safetensors two.safetensors --prompts p --plot a.svg": (
+        "--plot cannot be combined with --prompts"
+    ),
+    "diff one.safetensors two.safetensors --suggest-map --force": (
+        "--force cannot be combined with --suggest-map"
+    ),
+    "trace emma --validate --plot a.svg": "--plot cannot be combined with --validate",
     "explain wte[0,0] emma --plot a.svg": (
         "explanation of wte[0,0]: nothing is summed, so there are no terms to draw"
     ),

@@ -97,16 +97,16 @@ IDLE = [
 def test_options_that_mean_nothing_are_refused(place):
     for more in IDLE:
         said = refused(diff(place, "m1", "m2", *more))
-        assert said == f"{'a text' if more == ['hello'] else more[0]} means nothing with two surveys"
+        assert said == f"{'a text' if more == ['hello'] else more[0]} cannot be combined with two surveys"
 
 
 def test_what_cannot_be_compared_is_told_in_a_line(place):
     one, two = "m1.survey.safetensors", "d1.survey.safetensors"
     for a, b in ((one, "model.safetensors"), ("model.safetensors", one)):
-        refused(microgpt("diff", a, b, cwd=place), f"{one} is a survey and model.safetensors is none")
-    refused(microgpt("diff", one, cwd=place), "compares it with another one")
+        refused(microgpt("diff", a, b, cwd=place), f"{one} is a survey, but model.safetensors is not")
+    refused(microgpt("diff", one, cwd=place), "expected a second survey to compare it with")
     refused(microgpt("diff", one, two, cwd=place), "d1.survey.safetensors: its number of documents is 4")
     refused(microgpt("diff", one, one, "--layer", "x", cwd=place), "'x' matches no event")
-    refused(diff(place, "m1", "m2", "--json", "-v"), "--verbose means nothing with --json")
-    refused(diff(place, "m1", "m2", "--schema", "--weights"), "--weights means nothing with two surveys")
-    refused(microgpt("diff", "a", "b", "--schema", cwd=place), "an argument means nothing with --schema")
+    refused(diff(place, "m1", "m2", "--json", "-v"), "--verbose cannot be combined with --json")
+    refused(diff(place, "m1", "m2", "--schema", "--weights"), "--weights cannot be combined with two surveys")
+    refused(microgpt("diff", "a", "b", "--schema", cwd=place), "an argument cannot be combined with --schema")

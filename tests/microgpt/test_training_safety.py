@@ -197,14 +197,14 @@ def files():
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        ("--out data.txt", "the command reads it"),
-        ("--log data.txt", "the command reads it"),
-        ("--out model.gguf", "a model is there"),
-        ("--log model.gguf", "a model is there"),
-        ("--out model/model.safetensors", "a model is there"),
-        ("--out model/new.safetensors", "a model is there"),
-        ("--log model/config.json", "a model is there"),
-        ("--out notes.txt", "this is none"),
+        ("--out data.txt", "this command reads the file"),
+        ("--log data.txt", "this command reads the file"),
+        ("--out model.gguf", "this would write into a model"),
+        ("--log model.gguf", "this would write into a model"),
+        ("--out model/model.safetensors", "this would write into a model"),
+        ("--out model/new.safetensors", "this would write into a model"),
+        ("--log model/config.json", "this would write into a model"),
+        ("--out notes.txt", "expected a checkpoint to overwrite"),
         ("--log notes.txt", "expected the log"),
         ("--log old.safetensors", "expected the log"),
         ("--out -", "expected the name of a file"),
@@ -348,7 +348,7 @@ def test_a_log_that_another_program_wrote_anew_is_gone_on_with():
 @pytest.mark.parametrize("content", ['{"model_type": "llama"}', '{"architectures": []}', "{cut"])
 def test_the_folder_of_a_model_gets_no_checkpoint(content):
     Path("config.json").write_text(content)
-    refused(training("--steps 2"), "a model is there")
+    refused(training("--steps 2"), "this would write into a model")
     Path("config.json").write_text('{"name": "my web app"}')  # of another program
     assert training("--steps 2").code == 0
 

@@ -496,7 +496,7 @@ def test_what_is_no_log_is_one_line(tmp_path, lines, words):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("", "a log is needed"),
+        ("", "expected a training log"),
         ("nope.jsonl", "nope.jsonl: no such file"),
         (".", "folder"),
         ("hand.jsonl --event layer7.*", "hand.jsonl: 'layer7.*' matches no event"),
