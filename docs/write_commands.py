@@ -21,11 +21,11 @@ times. The [other pages](README.md) have examples. Exit codes, errors and limits
 ```console
 $ microgpt --help
 ...
-```
+```"""
+NAMES = """## Names of values
 
-## Names of values
-
-Every value of a run has one name, in all commands and in the library. `microgpt trace emma --verbose --json` lists the names.
+Every value of a run has one name, in all commands and in the library. `microgpt trace emma --verbose --json`
+lists the names.
 
 | name | value |
 |---|---|
@@ -40,8 +40,9 @@ Every value of a run has one name, in all commands and in the library. `microgpt
 | `NAME@3:5` | channel 5 of position 3 |
 | `'logits[-1,a]'`, `'probs[4,␣Paris]'` | a token as a channel |
 
-`--layer` selects whole events, by name, glob, layer or stage. `--show` also prints parameters, and parts by their indices.
-`explain` takes one number. [Interventions](interpret.md#what-does-head-2-do) take all of these names except parameters."""
+`--layer` selects whole events, by name, glob, layer or stage. `--show` also prints parameters, and parts by their
+indices. `explain` takes one number. [Interventions](interpret.md#what-does-head-2-do) take all of these names
+except parameters."""
 ESCAPED = "\\["  # a bracket where rich reads markup
 
 
@@ -50,7 +51,7 @@ def page() -> str:
     commands = typer.main.get_command(build(COMMANDS)).commands  # type: ignore[attr-defined]
     summaries = {name: _plain(command.help.partition("\n")[0]) for name, command in commands.items()}
     listed = "\n".join(f"- [{name}](#{name}): {text}" for name, text in summaries.items())
-    parts = [HEAD, listed, *(part for item in commands.items() for part in _command(*item))]
+    parts = [HEAD, listed, NAMES, *(part for item in commands.items() for part in _command(*item))]
     return "\n\n".join(parts) + "\n"
 
 
