@@ -14,8 +14,9 @@ from typing import Any
 
 from ..architecture.plans.blocks import Dimensions
 from ..architecture.plans.catalogue import PLANS
+from ..architecture.plans.config_checks import check_positive, check_whole_number
 from ..architecture.plans.plan import Plan
-from ..architecture.plans.rope import Rope, check_positive, check_whole
+from ..architecture.plans.rope import Rope
 from ..errors import InputError
 from ..text.brief import frozen
 
@@ -56,7 +57,7 @@ class DecoderConfig(Dimensions):
             works = ", ".join(PLANS)
             raise InputError(f"architecture {self.architecture!r} is not supported; these are: {works}")
         for name in _DIMENSIONS:
-            check_whole(name, getattr(self, name))
+            check_whole_number(name, getattr(self, name))
         check_positive("norm_eps", self.norm_eps)
         if self.n_head % self.n_kv_head:
             raise InputError(f"{self.n_head} heads do not divide among {self.n_kv_head} key-value heads")
@@ -67,7 +68,7 @@ class DecoderConfig(Dimensions):
             pairs, found = self.head_dim // 2, len(factors)
             raise InputError(f"RoPE factors: expected one for each of {pairs} pairs, found {found}")
         if self.window is not None:
-            check_whole("sliding window", self.window)
+            check_whole_number("sliding window", self.window)
 
     @cached_property
     def plan(self) -> Plan:

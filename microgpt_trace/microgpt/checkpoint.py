@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from ..architecture.plans.rope import check_whole
+from ..architecture.plans.config_checks import check_whole_number
 from ..arrays.stats import Array, DType
 from ..errors import FileFormatError, InputError
 from ..files import OwnFile
@@ -125,7 +125,7 @@ def _declared(path: Path, metadata: dict[str, str]) -> tuple[Config, Tokenizer, 
             state = from_json(metadata["training"])
             schedule = Schedule(**state["schedule"])
             step, data = state["step"], state["data"]
-            check_whole("step", step, 0, schedule.steps + 1)
+            check_whole_number("step", step, 0, schedule.steps + 1)
             for key in ("data", "run_id"):  # older ones have no id
                 if not isinstance(state.get(key, ""), str):
                     raise InputError(f"{key}: expected text, found {brief(state[key])}")

@@ -14,9 +14,9 @@ import numpy as np
 from ..architecture.edits import Edit, Report, editing, unreported
 from ..architecture.model import Ability, TapOf, TraceInput
 from ..architecture.packs import Pack, ReadText
+from ..architecture.plans.config_checks import check_whole_number
 from ..architecture.plans.microgpt import plan_of
 from ..architecture.plans.plan import Plan
-from ..architecture.plans.rope import check_whole
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..errors import InputError
@@ -40,7 +40,7 @@ MAX_BATCH = 1 << 16  # names, twice the packaged data: 1.5 GB with the default m
 
 
 def check_seed(seed: int) -> None:
-    check_whole("seed", seed, 0, MAX_COUNT)
+    check_whole_number("seed", seed, 0, MAX_COUNT)
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class Schedule:
     seed: int = 42
 
     def __post_init__(self) -> None:
-        check_whole("steps", self.steps, 1, MAX_COUNT)
-        check_whole("batch_size", self.batch_size, 1, MAX_BATCH + 1)
+        check_whole_number("steps", self.steps, 1, MAX_COUNT)
+        check_whole_number("batch_size", self.batch_size, 1, MAX_BATCH + 1)
         check_seed(self.seed)
         number = isinstance(self.lr, float | int) and not isinstance(self.lr, bool)
         if not (number and 0 < self.lr <= sys.float_info.max):

@@ -9,7 +9,7 @@ from typing import cast
 import numpy as np
 
 from ..architecture.plans.blocks import Dimensions
-from ..architecture.plans.rope import check_whole
+from ..architecture.plans.config_checks import check_whole_number
 from ..arrays.stats import NOT_FINITE, Array, DType
 from ..errors import InputError
 from ..text.brief import frozen, one_line
@@ -36,7 +36,7 @@ class Config(Dimensions):
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            check_whole(name, value, {"vocab_size": 2, "n_inner": 0}.get(name, 1))
+            check_whole_number(name, value, {"vocab_size": 2, "n_inner": 0}.get(name, 1))
         if self.n_embd % self.n_head:
             raise InputError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
         # Every head has keys and values of its own.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..architecture.interpreter.run import forward, head_forward
-from ..architecture.operations.pass_state import Cache
+from ..architecture.operations.kv_cache import KVCache
 from ..arrays.logits import rows_of_a_part, softmax
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
@@ -65,7 +65,7 @@ def trace_decoder(
         if looked is not None:
             watching.append((looked, looked.names))
         observers = Observers(model, {*everything, *shown}, shown, kept, watching, baseline)
-        cache = Cache(len(inputs.tokens) + generate) if generate else None
+        cache = KVCache(len(inputs.tokens) + generate) if generate else None
         run = observers.begin(time, keep=recheck)
         final = forward(model, np.array(inputs.tokens), run.tap("forward"), cache)
         predicted = predict(model, final, inputs, rows, top_k or TOP, run, observers)

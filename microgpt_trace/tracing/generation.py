@@ -10,7 +10,7 @@ import numpy as np
 
 from ..architecture.interpreter.run import forward, head_forward, what_the_head_reads
 from ..architecture.model import TraceInput
-from ..architecture.operations.pass_state import Cache
+from ..architecture.operations.kv_cache import KVCache
 from ..arrays.logits import best_tokens, softmax
 from ..arrays.stats import Array
 from ..decoder.model import Decoder
@@ -56,7 +56,7 @@ class Continuation:
 
 
 def continue_prompt(
-    model: Decoder, inputs: TraceInput, final: Array, last: tuple[Array, Array] | None, cache: Cache,
+    model: Decoder, inputs: TraceInput, final: Array, last: tuple[Array, Array] | None, cache: KVCache,
     sampling: Sampling, observers: Observers, replaced: Collection[str],
 ) -> tuple[Continuation, Check]:  # fmt: skip
     """Continue a prompt whose final stream [T, C] and last logits and probs [V] are given, and check

@@ -10,7 +10,7 @@ from support.tiny_models import TOKENS
 
 from microgpt_trace.architecture.interpreter import run as interpreter
 from microgpt_trace.architecture.operations import linear
-from microgpt_trace.architecture.operations.pass_state import Cache
+from microgpt_trace.architecture.operations.kv_cache import KVCache
 from microgpt_trace.hooks.bus import HookBus
 
 IDS = np.array(TOKENS)
@@ -20,7 +20,7 @@ MODEL = drawn(unlike_any())
 @pytest.mark.parametrize("first", [1, 3, 6])
 def test_a_continuation_is_at_the_positions_after_those_in_the_cache(first):
     """Learned positions too."""
-    cache, whole = Cache(len(IDS)), interpreter.forward(MODEL, IDS)
+    cache, whole = KVCache(len(IDS)), interpreter.forward(MODEL, IDS)
     parts = [interpreter.forward(MODEL, part, cache=cache) for part in (IDS[:first], IDS[first:])]
     agree(np.concatenate(parts), whole, rtol=1e-12, what="stream")
     assert cache.length == len(IDS)

@@ -10,7 +10,7 @@ from support.tiny_tokenizer import TINY_TOKENS
 from microgpt_trace import load, trace
 from microgpt_trace.architecture.operations import pass_state as shared
 from microgpt_trace.architecture.operations import softmax
-from microgpt_trace.architecture.operations.pass_state import Cache
+from microgpt_trace.architecture.operations.kv_cache import KVCache
 from microgpt_trace.errors import InputError
 from microgpt_trace.tracing import generation
 
@@ -69,13 +69,13 @@ def test_one_token_needs_no_decode_step(tiny):
 
 @pytest.mark.parametrize("case", ["llama_gqa", "qwen3"])
 def test_a_cache_that_forgets_one_layer_is_noticed(decoder_folder, monkeypatch, case):
-    sound = Cache.extend
+    sound = KVCache.extend
 
     def extend(self, name, new):
         seen = sound(self, name, new)
         return seen * 0 if self.length and name == "layer1.attn.scores" else seen
 
-    monkeypatch.setattr(Cache, "extend", extend)
+    monkeypatch.setattr(KVCache, "extend", extend)
     traced = run(load(decoder_folder(case)), generate=3)
     print(cache_check(traced))
     assert cache_check(traced).holds is False

@@ -16,12 +16,13 @@ from ...arrays.threads import keep_freed_memory
 from ...hooks.bus import SILENT, Tap
 from ..model import LanguageModel
 from ..operations.by_kind import arithmetic_of
-from ..operations.pass_state import Cache, PassState
+from ..operations.kv_cache import KVCache
+from ..operations.pass_state import PassState
 from ..plans.plan import Operation
 
 
 def forward(
-    model: LanguageModel, tokens: Array, tap: Tap = SILENT, cache: Cache | None = None, n: int = 1
+    model: LanguageModel, tokens: Array, tap: Tap = SILENT, cache: KVCache | None = None, n: int = 1
 ) -> Array:
     """What the head reads, up to which everything is computed: tokens [T] -> [n*T, C].
 

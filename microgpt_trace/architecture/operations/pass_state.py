@@ -1,5 +1,4 @@
-"""PassState: what the rows of a pass share: parameters, tokens, positions; Cache: keys and values of the
-positions that a model has seen."""
+"""PassState: what the rows of one forward or backward pass share. The KV cache is in kv_cache.py."""
 
 from __future__ import annotations
 
@@ -16,6 +15,7 @@ from ...hooks.bus import SILENT, Tap
 from ..plans.kinds import Rotation
 from ..plans.plan import NOTHING
 from ..plans.rope import rope_turns
+from .kv_cache import KVCache
 
 if TYPE_CHECKING:
     from ..model import LanguageModel
@@ -26,23 +26,6 @@ class Gradients(NamedTuple):
 
     inputs: tuple[Array, ...]
     parameters: Mapping[str, Array] = NOTHING
-
-
-@dataclass
-class Cache:
-    """What the rows of a plan have read of the positions so far, by the name of the row that reads it."""
-
-    capacity: int
-    length: int = 0
-    rows: dict[str, Array] = field(default_factory=dict)  # [G, capacity, D] each
-
-    def extend(self, name: str, new: Array) -> Array:
-        """Append [G, T, D]; what all positions have: [G, S, D]. `length` moves on after a pass."""
-        if name not in self.rows:
-            self.rows[name] = np.empty((new.shape[0], self.capacity, new.shape[2]), new.dtype)
-        stop = self.length + new.shape[1]
-        self.rows[name][:, self.length : stop] = new
-        return self.rows[name][:, :stop]
 
 
 @dataclass
@@ -57,7 +40,7 @@ class PassState:
     tokens: Array = field(default_factory=lambda: np.empty(0, np.intp))  # [N]
     n: int = 1
     tap: Tap = SILENT
-    cache: Cache | None = None
+    cache: KVCache | None = None
     targets: Sequence[int | None] = ()  # what follows each position, as far as that is known
     wanted: frozenset[str] = frozenset()  # the parameters whose gradients are
     groups: Sequence[tuple[slice, PassState]] = ()

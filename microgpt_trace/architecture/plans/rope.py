@@ -12,23 +12,10 @@ import numpy as np
 
 from ...arrays.stats import Array
 from ...errors import InputError
-from ...text.brief import brief, frozen
+from ...text.brief import frozen
+from .config_checks import check_positive, check_whole_number
 
 ROPE_KINDS = ("default", "linear", "llama3", "yarn")
-
-
-def check_whole(name: str, value: object, least: int = 1, below: int = 1 << 31) -> None:
-    """Raises InputError for what is no whole number of that range; true is none."""
-    if type(value) is not int or value < least:
-        raise InputError(f"{name}: expected a whole number of at least {least}, found {brief(value)}")
-    if value >= below:
-        raise InputError(f"{name}: expected a whole number below {below:,}, found {brief(value)}")
-
-
-def check_positive(name: str, value: object) -> None:
-    """Raises InputError for what is no positive, finite number."""
-    if not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
-        raise InputError(f"{name}: expected a positive number, found {value!r}")
 
 
 @frozen(slots=False)
@@ -58,7 +45,7 @@ class Rope:
         for name in ("theta", "factor", "low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow"):
             check_positive(f"RoPE {name}", getattr(self, name))
         if self.kind in ("llama3", "yarn"):
-            check_whole("RoPE original context", self.original_context)
+            check_whole_number("RoPE original context", self.original_context)
         if self.kind == "llama3" and self.high_freq_factor <= self.low_freq_factor:
             raise InputError(f"RoPE high_freq_factor {self.high_freq_factor} is not above low_freq_factor")
         for factor in self.factors:

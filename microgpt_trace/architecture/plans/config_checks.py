@@ -1,0 +1,20 @@
+"""Checks of the numbers in a config. Knows no config."""
+
+import math
+
+from ...errors import InputError
+from ...text.brief import brief
+
+
+def check_whole_number(name: str, value: object, least: int = 1, below: int = 1 << 31) -> None:
+    """Raise InputError unless the value is an int, no bool, with least <= value < below."""
+    if type(value) is not int or value < least:
+        raise InputError(f"{name}: expected a whole number of at least {least}, found {brief(value)}")
+    if value >= below:
+        raise InputError(f"{name}: expected a whole number below {below:,}, found {brief(value)}")
+
+
+def check_positive(name: str, value: object) -> None:
+    """Raise InputError unless the value is a positive, finite number."""
+    if not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
+        raise InputError(f"{name}: expected a positive number, found {value!r}")
