@@ -1,1 +1,1 @@
-"""How models compute: plans as rows, kinds of operation, what runs them forward and back. Knows no file."""
+"""How models compute: plans, kinds of operations, formulas and the interpreter. Knows no file."""

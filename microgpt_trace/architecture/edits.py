@@ -1,4 +1,4 @@
-"""Edits: changes of one event each, and the tap under which they are made. Knows no model."""
+"""Edits: each changes one event, and an EditTap applies them. Knows no model."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from ..arrays.stats import Array
 from ..hooks.bus import Tap
 from ..text.brief import frozen
 
-Report = Callable[[int, int], None]  # so much is done (of layers, events, pairs), of so much
+Report = Callable[[int, int], None]  # is told how many layers, events or pairs are done, and the total
 
 
 def unreported(done: int, total: int) -> None:
-    """Nobody is told."""
+    """Ignore the progress."""
 
 
 class Edit(NamedTuple):
-    """A change of one event: from its value [T, W] or [H, T, T] as computed to what stands in its place."""
+    """A change of one event: `change` takes its computed value [T, W] or [H, T, T] and returns a new one."""
 
     name: str
     change: Callable[[Array], Array]
@@ -27,22 +27,22 @@ class Edit(NamedTuple):
 
 @frozen
 class Applied:
-    """An intervention as it was carried out: what stands in how many elements of which events."""
+    """An intervention that was applied, and the number of elements that it set."""
 
     kind: str  # ablate, ablate-mean, scale, patch, add
-    target: str  # as it was asked for
+    target: str  # as the user wrote it
     text: str  # "zero", "× 0.5", "from clean.safetensors"
     events: tuple[str, ...]
     elements: int
 
 
 def editing(*edits: Edit) -> EditTap:
-    """The tap of a single sequence with these edits, of an event each."""
+    """Return a tap that applies these edits to a single sequence; each edits another event."""
     return EditTap({edit.name: [(0, edit)] for edit in edits}, 1)
 
 
 class EditTap:
-    """A tap that edits sequences of a pass of n: by event, which sequence and how."""
+    """A tap that edits some sequences of a pass of n: for each event, pairs of a sequence and its edit."""
 
     def __init__(self, edits: dict[str, list[tuple[int, Edit]]], n: int, prefix: str = "") -> None:
         self._edits, self._n, self._prefix = edits, n, prefix
@@ -52,9 +52,9 @@ class EditTap:
         if not edits:
             return value
         edited = np.array(value)
-        each = edited.reshape(self._n, -1, *edited.shape[1:]) if edited.ndim else edited[None]
+        sequences = edited.reshape(self._n, -1, *edited.shape[1:]) if edited.ndim else edited[None]
         for number, edit in edits:
-            each[number] = edit.change(each[number])
+            sequences[number] = edit.change(sequences[number])
         return edited
 
     def wants(self, name: str) -> bool:

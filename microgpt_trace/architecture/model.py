@@ -1,7 +1,8 @@
-"""What every model is to the rest of the program, and what it reads. Knows no implementation.
+"""LanguageModel: the interface of a model for the rest of the program; TraceInput: the tokens of a run. Knows
+no implementation.
 
-A model reads a text, has parameters, labels tokens, computes logits under hooks and emits an event for every
-array on the way. What only some do is an ability that they name.
+A model encodes a text, has parameters, labels tokens, computes logits under hooks and emits an event for each
+array on the way. What only some models can do is an ability that a model lists.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ if TYPE_CHECKING:
     from ..arrays.encodings import StoredTensor
     from .plans.blocks import Dimensions
 
-# "gradients": a backward pass, steps and training. "prompts": tokens in place of a text, chat templates, the
-# lens and continuations.
+# "gradients": a backward pass, steps and training. "prompts": token ids instead of a text, chat templates,
+# the lens and continuations.
 Ability = Literal["gradients", "prompts"]
-TapOf = Callable[[Sequence[int]], Tap]  # the tap of some of several sequences, by their numbers
+TapOf = Callable[[Sequence[int]], Tap]  # returns the tap of some sequences of a pass, given their numbers
 
 
 @frozen
 class TraceInput:
-    """What was traced: tokens, and what follows each of them. A prompt's last token has no target.
+    """The tokens of a traced text and the token that follows each. A prompt's last token has no target.
 
-    `notes` say what was changed before (capitals lowered) or taken (special tokens parsed).
+    `notes` tell the user how the text was changed or parsed: capitals lowered, special tokens parsed.
     """
 
     text: str
@@ -43,128 +44,127 @@ class TraceInput:
 
 
 class LanguageModel(Protocol):
-    """A model one can trace: microGPT, or a decoder whose weights stay in their file."""
+    """A model that can be traced: a microGPT, or a decoder whose weights stay in their file."""
 
-    family: ClassVar[str]  # "microgpt" or "decoder", as documents name it
-    kind: ClassVar[str]  # what it is in words: "a microGPT"
+    family: ClassVar[str]  # "microgpt" or "decoder", as in JSON documents
+    kind: ClassVar[str]  # the family in words: "a microGPT"
     abilities: ClassVar[frozenset[Ability]]
-    ends_with_bos: ClassVar[bool]  # whether what follows the last token is known: BOS, as after a name
-    pack_size: ClassVar[int]  # how many texts are run together where there are many
-    corpus_parts: ClassVar[tuple[str, ...]]  # whose predictions are measured apart
+    ends_with_bos: ClassVar[bool]  # True if BOS follows the last token, as after a name
+    pack_size: ClassVar[int]  # texts that share a pass where there are many
+    corpus_parts: ClassVar[tuple[str, ...]]  # parts of the corpus whose predictions are measured separately
 
     @property
     def origin(self) -> str:
-        """ "untrained, seed 42", or the file."""
+        """Where the model comes from: "untrained, seed 42", or its file."""
 
     @property
     def assumed(self) -> tuple[str, ...]:
-        """What the file does not say, and what was taken for it."""
+        """The assumptions made where the file does not say something."""
 
     @property
     def config(self) -> Dimensions: ...
     @property
     def hooks(self) -> HookBus:
-        """The bus of this model's events; a trace runs under it."""
+        """The bus of this model's events; a trace runs under its hooks."""
 
     @property
     def plan(self) -> Plan:
-        """How it computes, row by row."""
+        """The rows of operations by which the model computes."""
 
     @property
     def dtype(self) -> str:
-        """Of the computation: "float32"."""
+        """The dtype of the computation: "float32"."""
 
     @property
     def tensors(self) -> Mapping[str, StoredTensor]:
-        """The parameters that stay in a file, as it stores them; none of a microGPT's."""
+        """The parameters that stay in a file, as the file stores them; empty for a microGPT."""
 
     @property
     def bos(self) -> int | None:
-        """The token that begins a text, where the model knows one."""
+        """The token that begins a text, or None if the model has none."""
 
     @property
     def names_tokens(self) -> bool:
-        """Whether it brings a tokenizer."""
+        """True if the model has a tokenizer."""
 
     def describe(self) -> dict[str, Any]:
-        """What identifies the model, as plain data."""
+        """Return what identifies the model, as plain data."""
 
     def alone(self) -> LanguageModel:
-        """The same model with a bus of its own, which no hook is subscribed to."""
+        """Return the same model with a new bus, which has no hooks."""
 
     def for_many_passes(self) -> LanguageModel:
-        """This model as it is best run over and over: a small one may keep its weights unpacked."""
+        """Return this model prepared for many passes: a small one may keep its weights unpacked."""
 
     def read(self, text: str | None = None, tokens: Sequence[int] | None = None) -> TraceInput:
-        """What it reads of a text (None: its usual one), or of token ids in place of one. Raises InputError
-        for what does not fit it."""
+        """Encode a text (None: the default text), or take token ids instead of a text. Raises InputError if
+        the text or an id does not fit the model."""
 
     @property
     def pass_rows(self) -> int:
-        """How many rows a pass over several texts has at most."""
+        """The largest number of rows in a pass over several texts."""
 
     @property
     def longest_text(self) -> int:
-        """No text of more characters fits it."""
+        """The largest number of characters that a text may have."""
 
     def read_many(
         self, texts: Sequence[str], most: int | None = None, chat: bool = False
     ) -> list[ReadText | str]:
-        """What it reads of many texts, of each at most so many tokens, or as a message of a chat; of one
-        that does not fit it the reason. Raises InputError for what it cannot do."""
+        """Encode many texts, at most `most` tokens of each, as chat messages if `chat`. A text that does not
+        fit gives the reason instead. Raises InputError if the model cannot encode texts."""
 
     @property
     def trained_on(self) -> str:
-        """Identifies the data that it was trained on, where that is known."""
+        """An identifier of the training data, or "" where it is not known."""
 
     def corpus_part(self, text: str) -> int:
-        """Which of the corpus's parts a text belongs to."""
+        """Return the number of the corpus part that a text belongs to."""
 
     def training_texts(self, texts: Sequence[str]) -> list[str]:
-        """What training would take of texts, as it would have it; nothing where it knows no training."""
+        """Return the texts as training would read them; empty if the model cannot be trained."""
 
     def run_pack(self, pack: Pack, tap: Tap) -> None:
-        """One forward pass over texts that were read, up to the logits at least. The rows of all texts come
-        together, scores and weights once for each group of equal lengths, [n, H, T, T], logits in parts where
-        they are many."""
+        """Run one forward pass over texts, up to the logits at least. Rows of all texts are emitted together,
+        scores and weights once for each group of equal lengths, [n, H, T, T], many logits in parts."""
 
     def seen(self, inputs: TraceInput, position: int) -> str:
-        """What it has read when it predicts the token after a position, in short; "" for nothing."""
+        """Return a short label of what the model has read when it predicts the token after a position."""
 
     def label(self, token: int, target: bool = False) -> str:
-        """A token's text. `target`: as what follows, which may be EOS."""
+        """Return a token's text; with `target`, as a token that follows, which may be EOS."""
 
     def spelled(self, tokens: Sequence[int]) -> str:
-        """The text of tokens that follow one another, which may make one character together."""
+        """Return the text of consecutive tokens; several tokens may make one character."""
 
     def token(self, text: str) -> int:
-        """The token of a text, with ␣ for blanks. Raises InputError where it is none."""
+        """Return the token with a text, where ␣ stands for a blank. Raises InputError if there is none."""
 
     def parameter(self, name: str, rows: slice | Array | None = None) -> Array:
-        """A parameter [out, in] or [out] in Hugging Face order, or some of its rows."""
+        """Return a parameter [out, in] or [out] in Hugging Face order, or some of its rows."""
 
     def column(self, name: str, column: int) -> Array:
-        """A column of a matrix: [out, in] -> [out]"""
+        """Return a column of a matrix: [out, in] -> [out]"""
 
     def product(self, x: Array, name: str) -> Array:
-        """x @ W.T without a bias: [T, in] -> [T, out]"""
+        """Return x @ W.T without a bias: [T, in] -> [T, out]"""
 
     def logits(self, inputs: TraceInput, rows: Sequence[int], tap: Tap = SILENT) -> Array:
-        """One forward pass; the logits [n, V] of these positions, as used."""
+        """Run one forward pass and return the logits [n, V] of the positions `rows`, as hooks left them."""
 
     def run(self, inputs: TraceInput, tap_of: TapOf, n: int) -> None:
-        """n forward passes over the same tokens up to the loss, each under its tap; what nobody listens to
-        is left out where that saves work."""
+        """Run n forward passes over the same tokens up to the loss, each under its own tap. Work that no
+        listener needs may be skipped."""
 
     def edited_logits(
         self, inputs: TraceInput, edits: Sequence[Edit], rows: Sequence[int], report: Report = unreported
     ) -> Iterator[tuple[int, Array]]:
-        """The logits [n, V] of these positions under each edit, with the edit's number, in any order."""
+        """Yield, for each edit, its number and the logits [n, V] of the positions `rows`, in any order."""
 
 
 def file_order(model: LanguageModel | None, name: str) -> Array | None:
-    """For each channel of q or k where an engine has it that computes with rows as the model's file has them;
-    None for other events, and where the file has them in our order."""
+    """Return the channels of q or k in the order of the model's file, which an engine may compute in; None if
+    the file has them in our order, and for other events."""
     if model is None or name not in model.plan:
         return None
     kind = model.plan[model.plan.source(name)].kind

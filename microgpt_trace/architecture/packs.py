@@ -1,4 +1,4 @@
-"""Packs: several texts for one pass, row after row without padding, shorter ones first. Knows no model."""
+"""Packs: several texts that share a pass without padding, shorter ones first. Knows no model."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 
 from ..arrays.stats import Array
 
-UNKNOWN = -1  # in the place of a target
+UNKNOWN = -1  # stands for a target that is not known
 
 
 class ReadText(NamedTuple):
-    """The tokens of a text and what follows the last, UNKNOWN where that is not known: [T + 1]"""
+    """The tokens of a text and the token after the last, which may be UNKNOWN: [T + 1]"""
 
     ids: Array
 
@@ -25,7 +25,7 @@ class ReadText(NamedTuple):
 
     @property
     def targets(self) -> Array:
-        """What follows each: [T]"""
+        """The token after each: [T]"""
         return self.ids[1:]
 
 
@@ -38,7 +38,7 @@ class EqualLengths(NamedTuple):
 
 
 def equal_lengths(lengths: Sequence[int] | Array) -> tuple[EqualLengths, ...]:
-    """The groups of a pack whose texts have these lengths, shorter ones first."""
+    """Group the texts of a pack by their lengths, shorter ones first."""
     groups, start = [], 0
     for length, count in zip(*np.unique(lengths, return_counts=True), strict=True):
         stop = start + int(length) * int(count)
@@ -48,7 +48,7 @@ def equal_lengths(lengths: Sequence[int] | Array) -> tuple[EqualLengths, ...]:
 
 
 class Pack:
-    """The texts of one pass, shorter ones first. Shape letters: B texts, N rows of all of them."""
+    """The texts of one pass, shorter ones first. Shape letters: B texts, N rows of all texts."""
 
     def __init__(self, texts: Sequence[ReadText]) -> None:
         self.texts = texts
@@ -72,7 +72,7 @@ class Pack:
 
     @cached_property
     def text_at(self) -> Array:
-        """Which of the B texts each row belongs to: [N]"""
+        """The number of the text that each row belongs to: [N]"""
         return np.repeat(np.arange(len(self.texts)), self.lengths)
 
     @cached_property
@@ -82,13 +82,15 @@ class Pack:
 
     @cached_property
     def positions(self) -> Array:
-        """Of each row within its text: [N]"""
+        """The position of each row within its text: [N]"""
         return np.arange(self.rows) - self.starts[self.text_at]
 
 
 def passes(texts: Sequence[ReadText], most: int) -> Iterator[slice]:
-    """Which texts, shorter ones first, share a pass of at most so many rows, or have one to themselves. The
-    texts of a pass are one pass by themselves too."""
+    """Divide texts, shorter ones first, into passes of at most `most` rows; a longer text gets its own pass.
+
+    Divided again, the texts of a pass stay together.
+    """
     start = rows = 0
     for at, text in enumerate(texts):
         rows += len(text.ids) - 1

@@ -1,1 +1,1 @@
-"""How a model computes, as rows: kinds, plans, the architectures, and what their events are called."""
+"""Plans: kinds of operations, rows, the architectures and the words for their events."""

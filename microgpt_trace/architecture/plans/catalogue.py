@@ -1,6 +1,6 @@
-"""Catalogue: the architectures that there are, and the events of all of them. Knows no model and no file.
+"""Catalogue: all supported architectures and the events of all of them. Knows no model and no file.
 
-What a dump holds is told by events' names where no model stands beside it.
+The names of events identify the arrays of a dump when there is no model to ask.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .kinds import Kind, Linear, Rotation
 from .plan import Operation, Plan, kind_of, layer_of
 from .rope import Rope
 
-PLANS: Mapping[str, Callable[[Any], Plan]] = {  # of production models
+PLANS: Mapping[str, Callable[[Any], Plan]] = {  # production models, by architecture
     "llama": llama.plan_of,
     "mistral": llama.plan_of,
     "qwen2": llama.plan_of,
@@ -29,7 +29,7 @@ PLANS: Mapping[str, Callable[[Any], Plan]] = {  # of production models
 
 @cache
 def examples() -> tuple[Plan, ...]:
-    """The smallest plan of each architecture, with all that it may have: one layer, one head."""
+    """Return a plan of each architecture with one layer, one head and every optional row."""
     config: Any = SimpleNamespace(
         n_layer=1, n_embd=2, n_head=1, n_kv_head=1, head_dim=2, n_inner=2, vocab_size=2, context_length=2,
         norm_eps=1e-5, activation="SiLU", rope=Rope(1e4), windows=(None,), tied=True, qk_norm=True,
@@ -41,8 +41,8 @@ def examples() -> tuple[Plan, ...]:
 
 @cache
 def known_rows() -> Mapping[str, Operation]:
-    """A row for every event by its name without layer and head, in an order that is that of each
-    architecture: what one has alone comes right after what stands before it there."""
+    """Return a row for every event, by its name without layer and head, in an order of computation that holds
+    for each architecture: an event that only one has comes right after the event before it there."""
     order: list[str] = []
     rows: dict[str, Operation] = {}
     for plan in examples():
@@ -57,12 +57,12 @@ def known_rows() -> Mapping[str, Operation]:
 
 
 def known_row(name: str) -> Operation | None:
-    """What is known of an event by its name alone; None for what is none."""
+    """Return the row of an event, given its name alone; None if no architecture has such an event."""
     return known_rows().get(kind_of(name))
 
 
 def kind_named(event: str | EventSpec) -> Kind | None:
-    """The kind of an event: of its own row, or else by its name."""
+    """Return the kind of an event, from its row or else from its name; None if it is not known."""
     name = event if isinstance(event, str) else event.name
     row = event if isinstance(event, Operation) else known_row(name)
     return None if row is None else row.kind
@@ -70,34 +70,34 @@ def kind_named(event: str | EventSpec) -> Kind | None:
 
 @cache
 def kinds_in_heads() -> frozenset[str]:
-    """The events whose rows are heads side by side, by their names without a layer."""
+    """Return the events whose channels are heads side by side, by their names without a layer."""
     return frozenset(kind_of(name) for plan in examples() for name in plan.heads)
 
 
 @cache
 def turned_names() -> frozenset[str]:
-    """The events and parameters whose channels RoPE pairs, by their names without a layer."""
-    found: set[str] = set()
+    """Return the events and parameters whose channels RoPE pairs, by their names without a layer."""
+    names: set[str] = set()
     for plan in examples():
-        for row in (row for turned in plan.of_kind(Rotation) for row in plan.behind(turned.name)):
-            found |= {row.name, *(row.kind.names if isinstance(row.kind, Linear) else ())}
-    return frozenset(map(kind_of, found))
+        for row in (row for rotation in plan.of_kind(Rotation) for row in plan.behind(rotation.name)):
+            names |= {row.name, *(row.kind.names if isinstance(row.kind, Linear) else ())}
+    return frozenset(map(kind_of, names))
 
 
 @cache
 def residual_kinds() -> frozenset[str]:
-    """The sums by which layers write into the stream, by their names without a layer."""
+    """Return the sums that add to the residual stream, by their names without a layer."""
     return frozenset(kind_of(name) for plan in examples() for name in plan.residuals)
 
 
 @cache
 def leaving_kinds() -> tuple[str, ...]:
-    """The stream that leaves a layer, by its names without a layer."""
+    """Return the events of the residual stream at the end of a layer, by their names without a layer."""
     return tuple(dict.fromkeys(kind_of(plan.streams[-1]) for plan in examples()))
 
 
 def place_of(name: str) -> tuple[float, int, str]:
-    """Sorts events of several layers in order of computation. What is no event comes last."""
+    """Return a key that sorts events in order of computation; a name that is no event comes last."""
     kinds, row = list(known_rows()), known_row(name)
     if row is None:
         return math.inf, len(kinds), name

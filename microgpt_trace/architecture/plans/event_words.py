@@ -1,4 +1,4 @@
-"""What events are called, by their names without layer and head. Knows names alone."""
+"""The words for events, by their names without layer and head. Knows only names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from .kinds import Activation
 from .plan import Operation, kind_of, layer_of
 
-_NAMED = {  # in words, and as a step of a layer where `apr trace` has a word for it
+_WORDS = {  # the words for an event, and the word of `apr trace` for it, if it has one
     "embed.tok": ("token embedding", ""),
     "embed.pos": ("position embedding", ""),
     "embed.sum": ("sum of the embeddings", ""),
@@ -40,7 +40,7 @@ _NAMED = {  # in words, and as a step of a layer where `apr trace` has a word fo
 
 
 def words_of(name: str) -> str:
-    """An event as an engineer calls it: "layer 0, q after RoPE"."""
+    """Return the words for an event: "layer 0, q after RoPE"."""
     layer, kind = layer_of(name), kind_of(name)
     words = words_of_kind(kind)
     if kind == "attn.head":
@@ -49,14 +49,14 @@ def words_of(name: str) -> str:
 
 
 def words_of_kind(kind: str) -> str:
-    """An event without its layer, in words: "q after RoPE" of attn.q_rope"""
-    return _NAMED[kind][0] if kind in _NAMED else kind
+    """Return the words for an event without its layer: "q after RoPE" for attn.q_rope."""
+    return _WORDS[kind][0] if kind in _WORDS else kind
 
 
 def steps_of(rows: Iterable[Operation]) -> tuple[str, ...]:
-    """Events of a layer in the words that `apr trace` has for them: attn_norm, q_proj ..."""
+    """Return the steps of a layer in the words of `apr trace`: attn_norm, q_proj ..."""
     steps = (
-        row.kind.function if isinstance(row.kind, Activation) else _NAMED.get(kind_of(row.name), ("", ""))[1]
+        row.kind.function if isinstance(row.kind, Activation) else _WORDS.get(kind_of(row.name), ("", ""))[1]
         for row in rows
     )
     return tuple(filter(None, steps))

@@ -8,12 +8,12 @@ from .plan import Plan
 
 
 def plan_of(config: Dimensions) -> Plan:
-    """The rows of a GPT-2; its config says which GELU it has, and what its scores are multiplied by."""
+    """Return the plan of a GPT-2. The config says which GELU it has and the scale of its scores."""
     rows, width, act = RowBuilder(), config.n_embd, config.activation
     tokens = Lookup("wte", "tokens", config.vocab_size, width)
     positions = Lookup("wpe", "positions", config.context_length, width)
-    rows.add("embed.tok", tokens, expr="tok_emb = wte[tokens]", behind="wte", overview=True)
-    rows.add("embed.pos", positions, expr="pos_emb = wpe[positions]", behind="wpe", overview=True)
+    rows.add("embed.tok", tokens, expr="tok_emb = wte[tokens]", parameter="wte", overview=True)
+    rows.add("embed.pos", positions, expr="pos_emb = wpe[positions]", parameter="wpe", overview=True)
     expr = "x = tok_emb + pos_emb"
     stream = rows.add("embed.sum", Add(), "embed.tok", "embed.pos", expr=expr, overview=True)
     for i in range(config.n_layer):

@@ -1,7 +1,7 @@
-"""Kinds of operations, as plain data: what a row of a plan says of its arithmetic.
+"""Kinds of operations, as plain data: the class of a plan's row.
 
-A kind names its parameters and has its attributes; it knows the shape of what it gives and of its parameters.
-The arithmetic itself is in operations/, one module a kind. Shape letters are those of microgpt/operations.py.
+A kind has attributes and names of parameters, and knows the shapes of its output and of its parameters. The
+arithmetic is in operations/, one module per kind. Shape letters are those of microgpt/operations.py.
 """
 
 from __future__ import annotations
@@ -17,37 +17,37 @@ Shape = tuple[int, ...]
 
 
 class Length(int):
-    """The number of positions, to be told from other sizes of the same value."""
+    """The number of positions, as a type of its own: other sizes may have the same value."""
 
 
 class Kind:
-    """What all kinds have. By default an output has the shape of the first input, and no parameters."""
+    """The base of all kinds. By default the output has the shape of the first input, without parameters."""
 
-    causal: ClassVar[bool] = False  # [H, T, T], of which what the causal mask hides does not count
-    mixes_positions: ClassVar[bool] = False  # a row of the output may come from several positions
+    causal: ClassVar[bool] = False  # True for [H, T, T] where the causal mask hides entries
+    mixes_positions: ClassVar[bool] = False  # True if a row of the output may depend on several positions
 
     def shape(self, inputs: Sequence[Shape], length: int) -> Shape:
-        """The shape of the output over `length` positions, from those of the inputs."""
+        """Return the shape of the output over `length` positions, given the shapes of the inputs."""
         return inputs[0]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The parameters."""
-        named = (getattr(self, attribute, None) for attribute in ("table", "weight", "gain", "bias"))
-        return tuple(name for name in named if name is not None)
+        """The names of the parameters."""
+        names = (getattr(self, attribute, None) for attribute in ("table", "weight", "gain", "bias"))
+        return tuple(name for name in names if name is not None)
 
     def parameters(self, inputs: Sequence[Shape]) -> dict[str, Shape]:
-        """The parameters by name, with their shapes."""
+        """Return the shapes of the parameters by name."""
         return {}
 
     def reads(self, channel: int) -> bool:
-        """Whether a channel of an input counts."""
+        """Return True if the operation reads this channel of its input."""
         return True
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Lookup(Kind):
-    """Rows of a table [rows, width], by the tokens or by the positions."""
+    """Rows of a table [rows, width], chosen by tokens or by positions."""
 
     table: str
     by: Literal["tokens", "positions"]
@@ -63,7 +63,7 @@ class Lookup(Kind):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Linear(Kind):
-    """y = x @ W.T + b, W [width, in]; of `columns` (first, end) only these of x and of W count."""
+    """y = x @ W.T + b, W [width, in]; with `columns` (first, end) only these columns of x and W are read."""
 
     weight: str
     width: int
@@ -77,17 +77,17 @@ class Linear(Kind):
         return self.columns is None or self.columns[0] <= channel < self.columns[1]
 
     def parameters(self, inputs: Sequence[Shape]) -> dict[str, Shape]:
-        found: dict[str, Shape] = {self.weight: (self.width, inputs[0][-1])}
-        return found if self.bias is None else {**found, self.bias: (self.width,)}
+        shapes: dict[str, Shape] = {self.weight: (self.width, inputs[0][-1])}
+        return shapes if self.bias is None else {**shapes, self.bias: (self.width,)}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Norm(Kind):
-    """RMSNorm of every row, or of each head of it; `centred`: LayerNorm, which subtracts the mean first."""
+    """RMSNorm of each row or head; with `centred` LayerNorm, which subtracts the mean first."""
 
     eps: float
     gain: str | None = None
-    head_dim: int | None = None  # None: the row as a whole
+    head_dim: int | None = None  # None: the whole row is normalised at once
     centred: bool = False
     bias: str | None = None
 
@@ -97,7 +97,7 @@ class Norm(Kind):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Rotation(Kind):
-    """RoPE: channel j of each head turns with channel j + D/2 by an angle that grows with the position."""
+    """RoPE: turns channels j and j + D/2 of each head by an angle that grows with the position."""
 
     rope: Rope
     head_dim: int
@@ -105,7 +105,7 @@ class Rotation(Kind):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Scores(Kind):
-    """scores = q @ k.T * scale, head h with the keys of key-value head group[h], before the mask."""
+    """scores = q @ k.T * scale before the mask; head h uses the keys of key-value head group[h]."""
 
     causal: ClassVar[bool] = True
     mixes_positions: ClassVar[bool] = True
@@ -119,16 +119,16 @@ class Scores(Kind):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Softmax(Kind):
-    """The softmax of scores over the keys that a query sees: itself and those before it, in a window."""
+    """The softmax of scores over the keys that a query sees: its own and earlier ones, within a window."""
 
     causal: ClassVar[bool] = True
     mixes_positions: ClassVar[bool] = True
-    window: int | None = None  # positions, itself included; None: all
+    window: int | None = None  # positions, the query's own included; None: all
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Context(Kind):
-    """context = weights @ v, head h with the values of key-value head group[h], heads side by side."""
+    """context = weights @ v, heads side by side; head h uses the values of key-value head group[h]."""
 
     mixes_positions: ClassVar[bool] = True
     head_dim: int
@@ -140,7 +140,7 @@ class Context(Kind):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Activation(Kind):
-    """A function of each element, by its name: ReLU, SiLU, GELU, GELU by tanh."""
+    """A function of each element, given by its name: ReLU, SiLU, GELU, GELU by tanh."""
 
     function: str
 
@@ -150,7 +150,7 @@ class Multiply(Kind):
 
 
 class Add(Kind):
-    """The sum of two inputs."""
+    """The sum of two inputs, element by element."""
 
 
 class Probabilities(Kind):

@@ -8,17 +8,18 @@ from .plan import Plan
 
 
 def plan_of(config: Dimensions) -> Plan:
-    """The rows of a decoder; its config says which biases and windows it has, whether q and k are normed."""
+    """Return the plan of a decoder. The config says which biases and windows it has and if q and k are
+    normalised."""
     rows, width, inner, act = RowBuilder(), config.n_embd, config.n_inner, config.activation
     tokens = Lookup("wte", "tokens", config.vocab_size, width)
-    stream = rows.add("embed.tok", tokens, expr="x = wte[tokens]", behind="wte", overview=True)
+    stream = rows.add("embed.tok", tokens, expr="x = wte[tokens]", parameter="wte", overview=True)
     for i in range(config.n_layer):
         rows.layer = i
         normed = norm(rows, config, "attn.norm", stream, "pre-attn")
         q, k, v = queries_keys_values(rows, config, normed)
         if config.qk_norm:
-            q, k = (_of_heads(rows, config, n) for n in "qk")
-        q, k = (_turned(rows, config, n, source) for n, source in (("q", q), ("k", k)))
+            q, k = (_head_norm(rows, config, n) for n in "qk")
+        q, k = (_rotation(rows, config, n, source) for n, source in (("q", q), ("k", k)))
         out = attention(rows, config, i, q, k, v)
         stream = rows.add("attn.residual", Add(), stream, out, expr="x = x_res + attn_out [residual]")
         normed = norm(rows, config, "mlp.norm", stream, "pre-FFN")
@@ -33,13 +34,13 @@ def plan_of(config: Dimensions) -> Plan:
     return predictions(rows, config, norm(rows, config, "final.norm", stream, "final"))
 
 
-def _of_heads(rows: RowBuilder, config: Dimensions, n: str) -> str:
-    """Each head's q or k normed by itself."""
+def _head_norm(rows: RowBuilder, config: Dimensions, n: str) -> str:
+    """Add a row that normalises q or k of each head."""
     kind = Norm(config.norm_eps, rows.name(f"attn_{n}_norm"), config.head_dim)
     expr = f"{n} = RMSNorm({n}) * g per head"
-    return rows.add(f"attn.{n}_norm", kind, f"attn.{n}", expr=expr, behind=f"g = {kind.gain}")
+    return rows.add(f"attn.{n}_norm", kind, f"attn.{n}", expr=expr, parameter=f"g = {kind.gain}")
 
 
-def _turned(rows: RowBuilder, config: Dimensions, n: str, source: str) -> str:
+def _rotation(rows: RowBuilder, config: Dimensions, n: str, source: str) -> str:
     kind = Rotation(config.rope, config.head_dim)
     return rows.add(f"attn.{n}_rope", kind, source, expr=f"{n} = RoPE({n}, position)")

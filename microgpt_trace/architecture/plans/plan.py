@@ -1,7 +1,7 @@
 """Plan: how a model computes, as rows in order of computation. Knows no values and no model.
 
-A row says what an event is: its kind, the events that it reads, its parameters by way of the kind. All that
-depends on the structure of a model follows from its rows. An event's stage and layer are in its name:
+A row describes an event: its kind, which names its parameters, and the events that it reads. Everything that
+depends on a model's structure is derived from its rows. The name of an event has its stage and layer:
 layer3.attn.q.
 """
 
@@ -24,7 +24,7 @@ from .kinds import Add, Context, Kind, Length, Linear, Norm, Probabilities, Rota
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 _LAYER = re.compile(r"layer([0-9]+)\.")
-HEAD_EVENTS = ("logits", "probs")  # may have rows of some positions alone; their columns are tokens
+HEAD_EVENTS = ("logits", "probs")  # may be computed at some positions only; their columns are tokens
 Change = Callable[["Operation"], "Operation"]
 K = TypeVar("K", bound=Kind)
 if TYPE_CHECKING:  # typing.TypeVar has defaults from Python 3.13 on
@@ -37,12 +37,11 @@ else:
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Operation(EventSpec, Generic[OfKind]):
-    """A row of a plan: what is known of an event before a run, and how it is computed.
+    """A row of a plan: an event as known before a run, and how it is computed.
 
-    `parts` are events that add up to it (but for its bias): where a hook replaces one of them, their sum
-    stands in its place. In a faulty plan `instead` gives what is read in the place of a parameter, from its
-    name, and `otherwise` computes the row in the place of its kind's reference. Rows are the same only where
-    they are one row.
+    `parts` are events whose sum is this event without its bias; if a hook replaces a part, the sum is used.
+    In a faulty plan, `instead` maps a parameter's name to a function that returns other values for it, and
+    `otherwise` computes the row instead of its kind's reference. Rows are compared by identity.
     """
 
     kind: OfKind = Kind()  # type: ignore[assignment]  # noqa: RUF009
@@ -56,38 +55,37 @@ class Operation(EventSpec, Generic[OfKind]):
 
     @property
     def bias(self) -> str | None:
-        """The parameter that is added last, where one is."""
+        """The name of the bias, or None."""
         return self.kind.bias if isinstance(self.kind, Linear | Norm) else None
 
     def read(self, name: str) -> Callable[[str], Array] | None:
-        """What is read in the place of a parameter, if anything is."""
+        """Return the function that gives other values for a parameter, or None."""
         return None if self.instead is None else self.instead.get(name)
 
 
 class Task(NamedTuple):
-    """What running a row among others asks: whether one of them reads it (or what follows them, the last
-    one), which row it is a part of, and what no row after it reads."""
+    """What the interpreter has to know to run a row within a group of rows."""
 
-    read: bool
-    whole: Operation | None
-    done: tuple[str, ...]
+    read: bool  # True if a row of the group reads it, and for the last row of the group
+    whole: Operation | None  # the row that it is a part of
+    done: tuple[str, ...]  # its inputs that no later row of the group reads
 
     def __repr__(self) -> str:
         return one_line(self, read=self.read, done=self.done)
 
 
 class Heads(NamedTuple):
-    """The heads that an event's channels are: the width of one, and which of them each query's head has."""
+    """The heads in an event's channels: the width of a head, and the head that each query head uses."""
 
     dim: int
     group: tuple[int, ...]
 
 
 class Plan(Mapping[str, Operation]):
-    """The rows of a model by the names of their events, in order of computation."""
+    """The rows of a model, by the names of their events, in order of computation."""
 
     def __init__(self, rows: Sequence[Operation]) -> None:
-        self._rows = {own.name: own for own in rows}
+        self._rows = {row.name: row for row in rows}
 
     def __repr__(self) -> str:
         return one_line(self, events=len(self), layers=len(self.layers))
@@ -104,13 +102,13 @@ class Plan(Mapping[str, Operation]):
     @cached_property
     def layers(self) -> tuple[tuple[Operation, ...], ...]:
         """The rows of each layer."""
-        rows = (own for own in self.values() if own.layer is not None)
+        rows = (row for row in self.values() if row.layer is not None)
         return tuple(map(tuple, grouped(rows, attrgetter("layer")).values()))
 
     @cached_property
     def before(self) -> tuple[Operation, ...]:
         """The rows before the first layer."""
-        return tuple(takewhile(lambda own: own.layer is None, self.values()))
+        return tuple(takewhile(lambda row: row.layer is None, self.values()))
 
     @cached_property
     def after(self) -> tuple[Operation, ...]:
@@ -120,8 +118,8 @@ class Plan(Mapping[str, Operation]):
 
     @cached_property
     def head(self) -> tuple[Operation, ...]:
-        """The rows from the matrix that makes logits up to the logits."""
-        stop = next(at for at, own in enumerate(self.after) if isinstance(own.kind, Probabilities))
+        """The rows from the product that computes logits up to the logits."""
+        stop = next(at for at, row in enumerate(self.after) if isinstance(row.kind, Probabilities))
         row = self[self.after[stop].inputs[0]]
         while not isinstance(row.kind, Linear):
             row = self[row.inputs[0]]
@@ -134,58 +132,57 @@ class Plan(Mapping[str, Operation]):
 
     @cached_property
     def tasks(self) -> Mapping[str, Task]:
-        """What running each row up to the logits asks, among those that it runs with."""
-        found: dict[str, Task] = {}
+        """The task of each row up to the logits, within the group that it runs in."""
+        result: dict[str, Task] = {}
         for rows in (self.before, *self.layers, self.final, self.head):
-            last = {name: at for at, own in enumerate(rows) for name in own.inputs}
-            for at, own in enumerate(rows):
-                done = tuple(name for name in dict.fromkeys(own.inputs) if last[name] == at)
-                read = own.name in last or own is rows[-1]
-                found[own.name] = Task(read, self.sums_of.get(own.name), done)
-        return found
+            last = {name: at for at, row in enumerate(rows) for name in row.inputs}
+            for at, row in enumerate(rows):
+                done = tuple(name for name in dict.fromkeys(row.inputs) if last[name] == at)
+                read = row.name in last or row is rows[-1]
+                result[row.name] = Task(read, self.sums_of.get(row.name), done)
+        return result
 
     @cached_property
     def streams(self) -> tuple[str, ...]:
-        """The event that enters each layer, and the one that leaves the last."""
+        """The events of the residual stream: the input of each layer, then the output of the last."""
         return (*(rows[0].inputs[0] for rows in self.layers), self.after[0].inputs[0])
 
     @cached_property
     def residuals(self) -> Mapping[str, tuple[str, str]]:
-        """The sums by which layers write into the stream, each with what it reads of the stream and the
-        branch that it adds."""
-        found: dict[str, tuple[str, str]] = {}
+        """The sums that add to the residual stream; for each the event of the stream and the branch added."""
+        result: dict[str, tuple[str, str]] = {}
         for rows in self.layers:
-            stream, normed = {rows[0].inputs[0]}, set[str]()  # a norm behind a sum goes on with the stream
-            for own in rows:
-                if isinstance(own.kind, Norm) and stream.intersection(own.inputs):
-                    normed.add(own.name)
-                if not isinstance(own.kind, Add):
+            stream, normed = {rows[0].inputs[0]}, set[str]()  # a norm after a sum continues the stream
+            for row in rows:
+                if isinstance(row.kind, Norm) and stream.intersection(row.inputs):
+                    normed.add(row.name)
+                if not isinstance(row.kind, Add):
                     continue
-                for known in (stream, normed):
-                    read = [name for name in own.inputs if name in known]
+                for names in (stream, normed):
+                    read = [name for name in row.inputs if name in names]
                     if len(read) == 1:
-                        (branch,) = (name for name in own.inputs if name not in read)
-                        found[own.name] = read[0], branch
-                        stream.add(own.name)
+                        (branch,) = (name for name in row.inputs if name not in read)
+                        result[row.name] = read[0], branch
+                        stream.add(row.name)
                         break
-        return found
+        return result
 
     @cached_property
     def branches(self) -> Mapping[str, str]:
-        """What the branches of layers write, and of each the event of the stream that it is added to."""
-        found: dict[str, str] = {}
+        """For each event that a branch writes, the event of the residual stream that it is added to."""
+        result: dict[str, str] = {}
         for stream, branch in self.residuals.values():
             parts = [branch]
-            for name in parts:  # branches side by side may be added up first
+            for name in parts:  # parallel branches may be added to each other first
                 if isinstance(self[name].kind, Add):
                     parts += self[name].inputs
                 else:
-                    found[name] = stream
-        return found
+                    result[name] = stream
+        return result
 
     def behind(self, name: str) -> Iterator[Operation]:
-        """The rows that an event's values come from: itself, and back through norms and RoPE up to the first
-        of another kind. Of q_rope: q_rope, q_norm, q."""
+        """Yield an event's row and the rows before it, back through norms and RoPE to the first of another
+        kind. For q_rope: q_rope, q_norm, q."""
         row = self[name]
         yield row
         while isinstance(row.kind, Norm | Rotation):
@@ -194,108 +191,109 @@ class Plan(Mapping[str, Operation]):
 
     @cached_property
     def heads(self) -> Mapping[str, Heads]:
-        """The events whose rows are heads side by side: contexts, and what these and scores are made of."""
-        found: dict[str, Heads] = {}
-        for own in self.of_kind(Scores, Context):
-            assert isinstance(own.kind, Scores | Context)
-            group, of_queries = own.kind.group, own.inputs[0] if isinstance(own.kind, Scores) else own.name
-            for name, which in ((of_queries, tuple(range(len(group)))), (own.inputs[1], group)):
-                for row in self.behind(name):
-                    found.setdefault(row.name, Heads(own.kind.head_dim, which))
-        return found
+        """The events whose channels are heads side by side: contexts and the inputs of these and scores."""
+        result: dict[str, Heads] = {}
+        for row in self.of_kind(Scores, Context):
+            assert isinstance(row.kind, Scores | Context)
+            dim, group = row.kind.head_dim, row.kind.group
+            queries = row.inputs[0] if isinstance(row.kind, Scores) else row.name
+            for name, used in ((queries, tuple(range(len(group)))), (row.inputs[1], group)):
+                for source in self.behind(name):
+                    result.setdefault(source.name, Heads(dim, used))
+        return result
 
     @cached_property
     def sums_of(self) -> Mapping[str, Operation]:
-        """The row that each part of one adds up to."""
-        return {part: own for own in self.values() for part in own.parts}
+        """For each part, the row whose sum it belongs to."""
+        return {part: row for row in self.values() for part in row.parts}
 
     @cached_property
     def readers(self) -> Mapping[str, tuple[str, ...]]:
-        """Which events read each event, in order of computation. A part is read by its sum."""
-        found: dict[str, list[str]] = {name: [] for name in self}
-        for own in self.values():
-            for source in (*own.inputs, *own.parts):
-                found[source].append(own.name)
-        return {name: tuple(names) for name, names in found.items()}
+        """The events that read each event, in order of computation. A part is read by its sum."""
+        lists: dict[str, list[str]] = {name: [] for name in self}
+        for row in self.values():
+            for source in (*row.inputs, *row.parts):
+                lists[source].append(row.name)
+        return {name: tuple(names) for name, names in lists.items()}
 
     @cached_property
     def order(self) -> Mapping[str, int]:
-        """The place of each event."""
+        """The place of each event in the order of computation."""
         return {name: place for place, name in enumerate(self)}
 
     def source(self, name: str) -> str:
-        """Where the values of an event come from, before norms and RoPE: the q that q_rope is of."""
+        """Return the event that an event is computed from by norms and RoPE alone: attn.q for attn.q_rope."""
         *_, first = self.behind(name)
         return first.name
 
     def shapes(self, length: int) -> dict[str, Shape]:
-        """Name and shape of every event for `length` tokens, all positions of the logits included."""
-        found: dict[str, Shape] = {}
-        for own in self.values():
-            found[own.name] = own.kind.shape([found[name] for name in own.inputs], length)
-        return found
+        """Return the name and shape of every event for `length` tokens, with logits at all positions."""
+        result: dict[str, Shape] = {}
+        for row in self.values():
+            result[row.name] = row.kind.shape([result[name] for name in row.inputs], length)
+        return result
 
     @cached_property
     def open_shapes(self) -> Mapping[str, Shape]:
-        """Those of a text of any length, the number of positions told from other sizes."""
+        """The shapes for a text of any length: a `Length` stands for the number of positions."""
         return self.shapes(Length(1))
 
     @cached_property
     def parameters(self) -> Mapping[str, Shape]:
-        """Name and shape of every parameter, in order of use; a layer's gains of heads and biases last."""
-        shapes, found = self.shapes(1), dict[str, Shape]()
+        """Name and shape of every parameter, in order of use; in a layer, head gains and then biases last."""
+        shapes, result = self.shapes(1), dict[str, Shape]()
         for rows in (self.before, *self.layers, self.after):
             read: list[tuple[int, str, Shape]] = []
-            for own in rows:
-                if isinstance(own.kind, Linear) and own.kind.columns:  # a share of what another row has
+            for row in rows:
+                if isinstance(row.kind, Linear) and row.kind.columns:  # another row has the whole matrix
                     continue
-                named = own.kind.parameters([shapes[source] for source in own.inputs])
-                read += [(_place(own, name), name, shape) for name, shape in named.items()]
+                parameters = row.kind.parameters([shapes[source] for source in row.inputs])
+                read += [(_place(row, name), name, shape) for name, shape in parameters.items()]
             for _, name, shape in sorted(read, key=itemgetter(0)):
-                found.setdefault(name, shape)
-        return found
+                result.setdefault(name, shape)
+        return result
 
     def of_kind(self, *kinds: type[K]) -> list[Operation[K]]:
-        """The rows of these kinds."""
+        """Return the rows of these kinds."""
         rows: Iterable[Any] = self.values()
-        return [own for own in rows if isinstance(own.kind, kinds)]
+        return [row for row in rows if isinstance(row.kind, kinds)]
 
     def kinds(self, kind: type[K]) -> list[K]:
-        """The kinds of the rows of one kind."""
-        return [own.kind for own in self.of_kind(kind)]
+        """Return the kinds, with their attributes, of all rows of one kind."""
+        return [row.kind for row in self.of_kind(kind)]
 
     def changed(self, change: Change) -> Plan:
-        """The plan with each row changed."""
+        """Return a plan in which `change` has been applied to each row."""
         return Plan([change(row) for row in self.values()])
 
 
-def _place(own: Operation, name: str) -> int:
-    """Where a row's parameter is listed among those of its layer."""
-    if own.layer is None:
+def _place(row: Operation, name: str) -> int:
+    """Return a key that sorts the parameters of a layer: head gains come after the others, then biases."""
+    if row.layer is None:
         return 0
-    return 2 if name == own.bias else int(isinstance(own.kind, Norm) and own.kind.head_dim is not None)
+    return 2 if name == row.bias else int(isinstance(row.kind, Norm) and row.kind.head_dim is not None)
 
 
 def kind_of(name: str) -> str:
-    """An event's or parameter's name without its layer (and its head): layer3.attn.q -> attn.q"""
+    """Return a name without its layer and without the number of its head: layer3.attn.q -> attn.q"""
     kind = name.partition(".")[2] if name.startswith("layer") else name
     return "attn.head" if kind.startswith("attn.head") else kind
 
 
 def layer_of(name: str) -> int | None:
-    """3 of layer3.attn.q, None of logits, or of what only looks like a layer's"""
-    found = _LAYER.match(name)
-    return int(found[1]) if found else None
+    """Return the layer in a name: 3 for layer3.attn.q, None for logits."""
+    match = _LAYER.match(name)
+    return int(match[1]) if match else None
 
 
 def prefix_of(name: str) -> str:
-    """ "layer3." of layer3.attn.q, nothing of logits"""
+    """Return the prefix of a name: "layer3." for layer3.attn.q, "" for logits."""
     layer = layer_of(name)
     return "" if layer is None else f"layer{layer}."
 
 
 def stage_of(name: str) -> str:
-    """The stage that an event or a parameter belongs to, by its name with or without a layer."""
+    """Return the stage of an event or a parameter, given its name with or without a layer."""
     kind = kind_of(name)
     if kind.startswith(("attn", "mlp")):
         return "attention" if kind.startswith("attn") else "mlp"

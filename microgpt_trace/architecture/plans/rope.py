@@ -1,6 +1,6 @@
-"""RoPE: how q and k turn with the position. Knows no model.
+"""RoPE: the frequencies by which pairs of channels turn, and the rotation. Knows no model.
 
-Rows of q and k come in Hugging Face order: channel j of a head turns with channel j + D/2.
+Channels of q and k are in Hugging Face order: channel j of a head turns with channel j + D/2.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ ROPE_KINDS = ("default", "linear", "llama3", "yarn")
 
 @frozen(slots=False)
 class Rope:
-    """Rotary position embedding: how fast each pair of channels turns with the position.
+    """The settings of rotary position embedding: how fast each pair of channels turns with the position.
 
-    `kind` is "default", "linear", "llama3" or "yarn". `factors`, where a file brings them, divide the
-    frequencies pair by pair (GGUF's rope_freqs, the llama3 scaling worked out).
-    `attention_factor` multiplies cos and sin (yarn); None is the value that yarn derives from `factor`.
+    `kind` is "default", "linear", "llama3" or "yarn". `factors` divide the frequencies pair by pair (GGUF's
+    rope_freqs, the precomputed llama3 scaling). `attention_factor` multiplies cos and sin (yarn); None stands
+    for the value that yarn derives from `factor`.
     """
 
     theta: float
@@ -36,7 +36,7 @@ class Rope:
     beta_fast: float = 32.0  # yarn
     beta_slow: float = 1.0  # yarn
     attention_factor: float | None = None  # yarn
-    truncate: bool = True  # yarn: the ramp begins and ends at whole pairs
+    truncate: bool = True  # yarn: the bounds of the ramp are rounded to whole pairs
     factors: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
@@ -47,13 +47,14 @@ class Rope:
         if self.kind in ("llama3", "yarn"):
             check_whole_number("RoPE original context", self.original_context)
         if self.kind == "llama3" and self.high_freq_factor <= self.low_freq_factor:
-            raise InputError(f"RoPE high_freq_factor {self.high_freq_factor} is not above low_freq_factor")
+            high, low = self.high_freq_factor, self.low_freq_factor
+            raise InputError(f"RoPE high_freq_factor: expected more than low_freq_factor {low}, found {high}")
         for factor in self.factors:
             check_positive("RoPE factors", factor)
 
 
 def yarn_attention_factor(factor: float) -> float:
-    """0.1 ln(factor) + 1, by which yarn multiplies cos and sin.
+    """Return 0.1 ln(factor) + 1, by which yarn multiplies cos and sin.
 
     Peng et al., "YaRN: Efficient Context Window Extension of Large Language Models" (2023), eq. 22.
     """
@@ -61,7 +62,7 @@ def yarn_attention_factor(factor: float) -> float:
 
 
 def turn(x: Array, turns: tuple[Array, Array], head_dim: int) -> Array:
-    """Turn channel j of each head with channel j + D/2: [T, H*D] -> [T, H*D]
+    """Turn channels j and j + D/2 of each head: [T, H*D] -> [T, H*D]
 
     Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding" (2021).
     """
@@ -76,14 +77,14 @@ def turn(x: Array, turns: tuple[Array, Array], head_dim: int) -> Array:
 
 
 def rope_turns(rope: Rope, head_dim: int, positions: Array, dtype: str = "float32") -> tuple[Array, Array]:
-    """cos and sin of every position and pair, [T, 1, D/2] each; angles are worked out in float64."""
+    """Return cos and sin for every position and pair, [T, 1, D/2] each; angles are computed in float64."""
     frequencies, factor = rope_frequencies(rope, head_dim)
     angles = positions[:, None, None] * frequencies
     return (np.cos(angles) * factor).astype(dtype), (np.sin(angles) * factor).astype(dtype)
 
 
 def rope_frequencies(rope: Rope, head_dim: int) -> tuple[Array, float]:
-    """Radians per position of each pair, [D/2], and what multiplies cos and sin."""
+    """Return the radians per position of each pair, [D/2], and the factor of cos and sin."""
     plain = rope.theta ** -(np.arange(0, head_dim, 2) / head_dim)
     if rope.factors:
         plain = plain / np.array(rope.factors)
@@ -98,9 +99,9 @@ def rope_frequencies(rope: Rope, head_dim: int) -> tuple[Array, float]:
 
 
 def _llama3(plain: Array, rope: Rope) -> Array:
-    """Slow pairs are slowed by `factor`, fast ones kept, those between blended.
+    """Divide the frequencies of slow pairs by `factor`, keep fast pairs, and blend those between.
 
-    Meta, Llama 3.1 reference code (2024): by wavelengths that fit into the original context.
+    Meta, Llama 3.1 reference code (2024): a pair is slow if it turns seldom within the original context.
     """
     turns = rope.original_context * plain / (2 * math.pi)
     blend = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
@@ -109,7 +110,7 @@ def _llama3(plain: Array, rope: Rope) -> Array:
 
 
 def _yarn(plain: Array, rope: Rope, head_dim: int) -> Array:
-    """Pairs that turn often within the original context are kept, the slow ones interpolated.
+    """Keep pairs that turn often within the original context, and divide slow frequencies by `factor`.
 
     Peng et al., "YaRN: Efficient Context Window Extension of Large Language Models" (2023), sec. 3.2.
     """
