@@ -57,7 +57,7 @@ def gradient_uses(at: TracedElement) -> list[Use]:
         return []  # the sum's gradient stands for those of its parts, the loss's for that of probabilities
     found = []
     for name in dict.fromkeys((*row.parts, *row.inputs, *row.kind.names)):
-        if (formula := formulas.by_way_of(row, name)) is not None:
+        if (formula := formulas.part_from(row, name)) is not None:
             found.append(_ReadingArray(at, "backward", name, formula, f"back through {row.expr}").use())
     return [use for use in found if use is not None]
 

@@ -1,5 +1,5 @@
-"""Which module knows the arithmetic of a kind; the reference of a row in float64, by code that shares nothing
-with the kernels that it is held against."""
+"""The module with the arithmetic of each kind, and the float64 reference of a row, which shares no code with
+the kernels that it judges."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..plans.plan import Operation
 from . import context, elementwise, linear, lookup, norm, prediction, rotation, scores, softmax
 from .reference_inputs import ReferenceInputs, Spread
 
-ARITHMETIC: dict[type[Kind], Any] = {  # the module of each kind
+ARITHMETIC: dict[type[Kind], Any] = {
     kinds.Lookup: lookup,
     kinds.Linear: linear,
     kinds.Norm: norm,
@@ -31,28 +31,30 @@ ARITHMETIC: dict[type[Kind], Any] = {  # the module of each kind
 
 
 def arithmetic_of(kind: Kind) -> Any:
-    """The module that knows a kind's arithmetic."""
+    """Return the module with a kind's arithmetic."""
     return ARITHMETIC[type(kind)]
 
 
-def reference(row: Operation, given: ReferenceInputs, *inputs: Array) -> Array:
-    """The value of a row's event from its inputs, float64 each."""
+def reference(row: Operation, ref: ReferenceInputs, *inputs: Array) -> Array:
+    """Return the value of a row's event, given its inputs, in float64."""
     with np.errstate(all="ignore"):
         compute = row.otherwise or arithmetic_of(row.kind).reference
-        value: Array = compute(row, given, *inputs)
+        value: Array = compute(row, ref, *inputs)
         return value
 
 
-def spread_of(row: Operation, given: ReferenceInputs) -> Spread:
-    """How rounding spreads through a row of a model's own plan; without a word of its kind, not at all."""
-    told = getattr(arithmetic_of(row.kind), "spread", None)
-    spread: Spread = told(row, given) if told else Spread()
-    return spread
+def spread_of(row: Operation, ref: ReferenceInputs) -> Spread:
+    """Return how rounding spreads through a row of a model's own plan; by default one rounding an element."""
+    spread = getattr(arithmetic_of(row.kind), "spread", lambda row, ref: Spread())
+    result: Spread = spread(row, ref)
+    return result
 
 
-def size_of(row: Operation, given: ReferenceInputs, value: Array, *inputs: Array) -> Array:
-    """What the roundings of each element are relative to, of a value that follows from these inputs: by
-    default its own size."""
-    told = getattr(arithmetic_of(row.kind), "size", None)
-    size: Array = told(row, given, value, *inputs) if told else np.abs(value)
-    return size
+def size_of(row: Operation, ref: ReferenceInputs, value: Array, *inputs: Array) -> Array:
+    """Return the size that the rounding of each element is relative to; by default the element's magnitude.
+
+    `value` is the row's value for these inputs.
+    """
+    size = getattr(arithmetic_of(row.kind), "size", lambda row, ref, value, *inputs: np.abs(value))
+    result: Array = size(row, ref, value, *inputs)
+    return result

@@ -1,4 +1,4 @@
-"""Context: the values of the keys, each by its weight."""
+"""Context: the sum of the values, each times its attention weight."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ..plans.plan import Operation
 from .heads import (
     BACKWARD,
     in_heads,
+    key_value_heads,
     out_of_heads,
     over_channels,
     over_keys,
     over_queries,
-    own_heads,
     share_heads,
 )
 from .pass_state import Gradients, PassState
@@ -25,7 +25,7 @@ from .softmax import window_of
 
 
 def forward(row: Operation[Context], run: PassState, weights: Array, v: Array) -> Array:
-    """context = weights @ v of n sequences, heads side by side: [n*H, T, S], [n*T, G*D] -> [n*T, H*D]"""
+    """Compute weights @ v for n sequences, heads side by side: [n*H, T, S], [n*T, G*D] -> [n*T, H*D]"""
     kind = row.kind
     values = in_heads(v, run.n, kind.head_dim)
     group = run.keys_of_heads(kind.group, len(values) // run.n)
@@ -37,7 +37,7 @@ def forward(row: Operation[Context], run: PassState, weights: Array, v: Array) -
 def backward(
     row: Operation[Context], run: PassState, dy: Array, y: Array, weights: Array, v: Array
 ) -> Gradients:
-    """dweights = dcontext @ v.T, dv = weights.T @ dcontext, of all heads that share a value"""
+    """dweights = dcontext @ v.T, dv = weights.T @ dcontext, summed over the heads that share a value"""
     kind = row.kind
     dcontext, values = (in_heads(x, run.n, kind.head_dim) for x in (dy, v))
     group, dvalues = run.keys_of_heads(kind.group, len(values) // run.n), np.zeros_like(values)
@@ -46,38 +46,35 @@ def backward(
 
 
 def context_forward(weights: Array, values: Array, group: Array, workers: int) -> Array:
-    """context = weights @ v, head h with the values group[h]: [H, T, S], [G, S, D] -> [H, T, D]"""
+    """Compute weights @ v; head h uses the values group[h]: [H, T, S], [G, S, D] -> [H, T, D]"""
     context = np.empty((*weights.shape[:2], values.shape[2]), weights.dtype)
 
-    def fill(own: slice) -> None:
-        np.matmul(weights[own], values[group[own]], out=context[own])
+    def fill(part: slice) -> None:
+        np.matmul(weights[part], values[group[part]], out=context[part])
 
     share_heads(fill, len(weights), workers)
     return context
 
 
-def reference(row: Operation[Context], given: ReferenceInputs, weights: Array, v: Array) -> Array:
-    """context = weights @ v, head by head, side by side: [H, T, T], [T, G*D] -> [T, H*D]"""
+def reference(row: Operation[Context], ref: ReferenceInputs, weights: Array, v: Array) -> Array:
+    """Compute weights @ v, heads side by side: [H, T, T], [T, G*D] -> [T, H*D]"""
     kind = row.kind
     values = v.reshape(len(v), -1, kind.head_dim).swapaxes(0, 1)[list(kind.group)]
     return (weights @ values).swapaxes(0, 1).reshape(len(v), -1)
 
 
-def spread(row: Operation, given: ReferenceInputs) -> Spread:
+def spread(row: Operation, ref: ReferenceInputs) -> Spread:
     """A sum over the keys."""
-    return Spread(len(given.tokens), alike=True, halves=True)
+    return Spread(len(ref.tokens), alike=True, halves=True)
 
 
-def size(row: Operation[Context], given: ReferenceInputs, value: Array, weights: Array, v: Array) -> Array:
-    """The sum of the magnitudes."""
-    kind = row.kind
-    length = len(v)
-    of_v = np.abs(v).reshape(length, -1, kind.head_dim).swapaxes(0, 1)[list(kind.group)]  # [H, T, D]
-    return (np.abs(weights) @ of_v).swapaxes(0, 1).reshape(length, -1)
+def size(row: Operation[Context], ref: ReferenceInputs, value: Array, weights: Array, v: Array) -> Array:
+    """The sum of the magnitudes of the terms."""
+    return reference(row, ref, np.abs(weights), np.abs(v))
 
 
 def formula(row: Operation[Context], setting: Setting) -> Formula:
-    """The same channel of the values of all keys, each by its weight."""
+    """The sum over the keys of a weight times the same channel of a value."""
     kind, (weights, v) = row.kind, row.inputs
     length, window = setting.shapes[v][0], window_of(setting.plan, row)
     sizes = (length, len(kind.group), kind.head_dim)
@@ -85,20 +82,20 @@ def formula(row: Operation[Context], setting: Setting) -> Formula:
 
 
 def gradient_formula(name: str, reader: Operation[Context], setting: Setting) -> Formula:
-    """dweights = dcontext @ v.T, dv = weights.T @ dcontext, over the queries that see it, of all heads that
-    share it"""
+    """dweights = dcontext @ v.T; dv = weights.T @ dcontext, summed over the queries that see the key and the
+    heads that share it"""
     kind, (weights, v) = reader.kind, reader.inputs
     length, gradient = setting.shapes[v][0], (reader.name, BACKWARD)
     if name == weights:
         return one_step((len(kind.group), length, length), over_channels(kind, gradient, v))
     window = window_of(setting.plan, reader)
     terms = over_queries(kind, (weights, "forward"), gradient, length, window)
-    return one_step((length, own_heads(kind), kind.head_dim), terms)
+    return one_step((length, key_value_heads(kind), kind.head_dim), terms)
 
 
 def notes(at: TracedElement[Context]) -> tuple[str, ...]:
-    """Whose values a head reads, where these are not its own."""
+    """Name the key-value head whose values a head reads, if its number differs."""
     kind = at.row.kind
     head = at.index[1] // kind.head_dim
-    of = kind.group[head]
-    return () if of == head else (f"head {head} reads the values of key-value head {of}",)
+    values = kind.group[head]
+    return () if values == head else (f"head {head} reads the values of key-value head {values}",)

@@ -1,4 +1,4 @@
-"""Activation, Multiply and Add: what is done to each element by itself."""
+"""Activation, Multiply and Add: operations on each element by itself."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .reference_inputs import ReferenceInputs
 
 
 def forward(row: Operation, run: PassState, *inputs: Array) -> Array:
-    """The function, product or sum of each element: [...] -> [...]"""
+    """Compute the function, product or sum of each element: [...] -> [...]"""
     if isinstance(row.kind, Activation):
         return FORWARD[row.kind.function](*inputs)
     a, b = inputs
@@ -28,72 +28,72 @@ def forward(row: Operation, run: PassState, *inputs: Array) -> Array:
 
 
 def backward(row: Operation, run: PassState, dy: Array, y: Array, *inputs: Array) -> Gradients:
-    """dy times the slope, the other factor or 1: [...] -> [...]"""
+    """Multiply dy by the slope, the other factor or 1: [...] -> [...]"""
     if isinstance(row.kind, Activation):
         return Gradients((dy * SLOPES[row.kind.function](*inputs),))
     a, b = inputs
     return Gradients((dy * b, dy * a) if isinstance(row.kind, Multiply) else (dy, dy))
 
 
-def slope_of_silu(x: Array) -> Array:
-    """s + x s (1 - s), with s the sigmoid"""
+def silu_slope(x: Array) -> Array:
+    """Return s + x s (1 - s), where s is the sigmoid."""
     s = 1 / (1 + np.exp(-x))
     return s * (1 + x * (1 - s))
 
 
-def below(x: Array) -> Array:
-    """P(a normal variable <= x), worked out in float64"""
+def normal_cdf(x: Array) -> Array:
+    """Return P(standard normal variable <= x), computed in float64, in the dtype of x."""
     return (erfc(x / -math.sqrt(2)) / 2).astype(x.dtype, copy=False)
 
 
 def erfc(x: Array) -> Array:
-    """Return 1 - erf(x) by math.erfc: [...] -> [...] float64
+    """Return 1 - erf(x), computed by math.erfc: [...] -> [...] float64
 
-    A row at a time becomes Python's numbers, of which each takes 24 bytes.
+    Only one row at a time becomes Python numbers, which take 24 bytes each.
     """
     rows = np.asarray(x, np.float64).reshape(-1, *(x.shape[-1:] or (1,)))
     numbers = chain.from_iterable(map(np.ndarray.tolist, rows))
     return np.fromiter(map(math.erfc, numbers), np.float64, x.size).reshape(x.shape)
 
 
-def slope_of_gelu(x: Array) -> Array:
-    """P(a normal variable <= x) and x times its density"""
-    return below(x) + x * np.exp(np.square(x) / -2) / math.sqrt(2 * math.pi)
+def gelu_slope(x: Array) -> Array:
+    """Return P(standard normal variable <= x) + x times the density at x."""
+    return normal_cdf(x) + x * np.exp(np.square(x) / -2) / math.sqrt(2 * math.pi)
 
 
-FLAT = 1e3  # from there on either slope is that of 0 or x, and no square is infinite
+FLAT = 1e3  # beyond it the slope is 0 or 1; clipping keeps squares finite
 
 
-def bent(x: Array) -> Array:
-    """Of which GELU's approximation takes the tanh."""
+def tanh_argument(x: Array) -> Array:
+    """Return the argument of tanh in GELU's approximation."""
     return math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x))
 
 
-def slope_of_gelu_by_tanh(x: Array) -> Array:
-    """(1 + t) / 2 + x (1 - t^2) / 2 * d bent / dx, with t = tanh(bent(x))"""
+def gelu_by_tanh_slope(x: Array) -> Array:
+    """Return (1 + t) / 2 + x (1 - t^2) / 2 * du/dx, where t = tanh(u) and u = tanh_argument(x)."""
     x = np.clip(x, -FLAT, FLAT)
-    t = np.tanh(bent(x))
-    bending = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * np.square(x))
-    return (1 + t + x * (1 - np.square(t)) * bending) / 2
+    t = np.tanh(tanh_argument(x))
+    slope = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * np.square(x))
+    return (1 + t + x * (1 - np.square(t)) * slope) / 2
 
 
 FORWARD: dict[str, Callable[[Array], Array]] = {
     "SiLU": lambda x: x / (1 + np.exp(-x)),  # x * sigmoid(x)
     "ReLU": lambda x: np.maximum(x, 0),
-    # And its approximation: Hendrycks and Gimpel, "Gaussian Error Linear Units" (2016).
-    "GELU": lambda x: x * below(x),
-    "GELU by tanh": lambda x: x * (1 + np.tanh(bent(x))) / 2,
+    # GELU and its approximation: Hendrycks and Gimpel, "Gaussian Error Linear Units" (2016).
+    "GELU": lambda x: x * normal_cdf(x),
+    "GELU by tanh": lambda x: x * (1 + np.tanh(tanh_argument(x))) / 2,
 }
 SLOPES: dict[str, Callable[[Array], Array]] = {
-    "SiLU": slope_of_silu,
+    "SiLU": silu_slope,
     "ReLU": lambda x: (x > 0).astype(x.dtype),
-    "GELU": slope_of_gelu,
-    "GELU by tanh": slope_of_gelu_by_tanh,
+    "GELU": gelu_slope,
+    "GELU by tanh": gelu_by_tanh_slope,
 }
 
 
-def reference(row: Operation, given: ReferenceInputs, *inputs: Array) -> Array:
-    """The function, product or sum of each element: [...] -> [...]"""
+def reference(row: Operation, ref: ReferenceInputs, *inputs: Array) -> Array:
+    """Compute the function, product or sum of each element: [...] -> [...]"""
     if isinstance(row.kind, Activation):
         return ACTIVATIONS[row.kind.function](*inputs)
     a, b = inputs
@@ -101,7 +101,7 @@ def reference(row: Operation, given: ReferenceInputs, *inputs: Array) -> Array:
 
 
 def _sigmoid(x: Array) -> Array:
-    """e^x / (1 + e^x), of which neither is large"""
+    """Return e^x / (1 + e^x), computed from numbers of at most 2."""
     return np.exp(np.minimum(x, 0)) / (1 + np.exp(-np.abs(x)))
 
 
@@ -117,16 +117,16 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def size(row: Operation, given: ReferenceInputs, value: Array, *inputs: Array) -> Array:
-    """Nothing cancels that is not in the value, or in its parts, but in a GELU 1 and what is next to -1."""
+def size(row: Operation, ref: ReferenceInputs, value: Array, *inputs: Array) -> Array:
+    """|x| for a GELU, where 1 + erf or 1 + tanh may cancel; otherwise the magnitude of the value."""
     if isinstance(row.kind, Activation) and row.kind.function.startswith("GELU"):
         return np.abs(inputs[0])
     return np.abs(value)
 
 
 class Form(NamedTuple):
-    """A function of x and its slope, as they are written and worked out in one step each. With a `gate`,
-    which that is called, x is multiplied by the function."""
+    """An activation for formulas: a function of x and the slope. With a `gate`, the name of the function's
+    result, the activation is x times the function."""
 
     function: Function
     slope: Function
@@ -134,27 +134,19 @@ class Form(NamedTuple):
 
 
 _U = "sqrt(2/pi)*(x + 0.044715*x**3)"
-_ONE_AND_X = Function("1 + max(x, -x)", lambda x: 1 + np.abs(x))  # 1 and nearly -1 cancel
+_ONE_AND_X = Function("1 + max(x, -x)", lambda x: 1 + np.abs(x))  # 1 cancels with numbers near -1
 FORMS = {
     "ReLU": Form(RELU, ABOVE_ZERO),
-    "SiLU": Form(
-        SIGMOID,
-        Function("(1 + x/(1 + exp(x)))/(1 + exp(-x))", slope_of_silu),
-        gate="sigmoid",
-    ),
+    "SiLU": Form(SIGMOID, Function("(1 + x/(1 + exp(x)))/(1 + exp(-x))", silu_slope), gate="sigmoid"),
     "GELU": Form(
         Function("x*(1 + erf(x/sqrt(2)))/2", ACTIVATIONS["GELU"], beside=X),
-        Function(
-            "(1 + erf(x/sqrt(2)))/2 + x*exp(-x*x/2)/sqrt(2*pi)",
-            slope_of_gelu,
-            beside=_ONE_AND_X,
-        ),
+        Function("(1 + erf(x/sqrt(2)))/2 + x*exp(-x*x/2)/sqrt(2*pi)", gelu_slope, beside=_ONE_AND_X),
     ),
     "GELU by tanh": Form(
         Function(f"x*(1 + tanh({_U}))/2", ACTIVATIONS["GELU by tanh"], beside=X),
         Function(
             f"(1 + tanh({_U}))/2 + x*(1 - tanh({_U})**2)/2*sqrt(2/pi)*(1 + 0.134145*x**2)",
-            slope_of_gelu_by_tanh,
+            gelu_by_tanh_slope,
             beside=_ONE_AND_X,
         ),
     ),
@@ -162,9 +154,9 @@ FORMS = {
 
 
 def formula(row: Operation, setting: Setting) -> Formula:
-    """The function, product or sum of the element of each input."""
+    """The function, product or sum of the same element of each input."""
     kind, sizes = row.kind, setting.shapes[row.name]
-    inputs = tuple(ElementAt(name, _own(sizes)) for name in row.inputs)
+    inputs = tuple(ElementAt(name, _same_place(sizes)) for name in row.inputs)
     if isinstance(kind, Multiply):
         return one_step(sizes, TermOf(inputs))
     if isinstance(kind, Add):
@@ -178,32 +170,28 @@ def formula(row: Operation, setting: Setting) -> Formula:
 
 
 def gradient_formula(name: str, reader: Operation, setting: Setting) -> Formula:
-    """A sum hands its gradient on, a product times the other factor, a function times its slope."""
+    """The gradient of the sum, of the product times the other factor, or of the function times its slope."""
     kind, sizes = reader.kind, setting.shapes[name]
-    gradient = ElementAt(reader.name, _own(sizes), "backward")
+    gradient = ElementAt(reader.name, _same_place(sizes), "backward")
     if isinstance(kind, Add):
         return one_step(sizes, TermOf((gradient,)))
     if isinstance(kind, Multiply):
-        return one_step(sizes, TermOf((gradient, ElementAt(_other(reader, name), _own(sizes)))))
+        first, second = reader.inputs
+        other = second if name == first else first
+        return one_step(sizes, TermOf((gradient, ElementAt(other, _same_place(sizes)))))
     assert isinstance(kind, Activation)
-    slope = TermOf((ElementAt(name, _own(sizes)),), function=FORMS[kind.function].slope)
+    slope = TermOf((ElementAt(name, _same_place(sizes)),), function=FORMS[kind.function].slope)
     return Formula(sizes, (StepOf((slope,), "slope"), StepOf((TermOf((gradient, ResultOf(0))),))))
 
 
-def _own(sizes: tuple[int, ...]) -> tuple[int, ...]:
-    """The place of the same element."""
+def _same_place(sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the index of the same element in another array of this shape."""
     return tuple(range(len(sizes)))
 
 
 def notes(at: TracedElement) -> tuple[str, ...]:
-    """Whether ReLU switched it off."""
+    """Say if ReLU switched the element off."""
     kind, (first, *_) = at.row.kind, at.row.inputs
     if not isinstance(kind, Activation) or kind.function != "ReLU" or at.numbers.value(first, at.index) > 0:
         return ()
     return (f"{element_name(first, at.index)} is not above 0: switched off, and no gradient passes",)
-
-
-def _other(row: Operation, name: str) -> str:
-    """What a product has besides one of its inputs."""
-    first, second = row.inputs
-    return second if name == first else first

@@ -1,4 +1,4 @@
-"""Linear: y = x @ W.T + b, or the share of some columns of it."""
+"""Linear: y = x @ W.T + b, or the product with some columns of x and W only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..plans.plan import Operation
 from .pass_state import Gradients, PassState
 from .reference_inputs import ReferenceInputs, Spread
 
-OVER = 2  # the range of a sum behind two axes: position and channel, of parameters row and column
+OVER = 2  # the range of a sum comes after two axes: position and channel, or row and column of a parameter
 
 
 def forward(row: Operation[Linear], run: PassState, x: Array) -> Array:
@@ -30,55 +30,55 @@ def forward(row: Operation[Linear], run: PassState, x: Array) -> Array:
 def backward(row: Operation[Linear], run: PassState, dy: Array, y: Array, x: Array) -> Gradients:
     """dx = dy @ W, dW = dy.T @ x, db = sum(dy): [N, out] -> [N, in]"""
     kind = row.kind
-    found: dict[str, Array] = {}
+    parameters: dict[str, Array] = {}
     if kind.bias in run.wanted:
-        found[str(kind.bias)] = dy.sum(axis=0)
+        parameters[str(kind.bias)] = dy.sum(axis=0)
     if kind.columns is None:
         if kind.weight in run.wanted:
-            found[kind.weight] = dy.T @ x
-        return Gradients((dy @ run.model.parameter(kind.weight),), found)
-    own, dx = slice(*kind.columns), np.zeros_like(x)
-    dx[:, own] = dy @ run.matrix(kind.weight)[:, own]
+            parameters[kind.weight] = dy.T @ x
+        return Gradients((dy @ run.model.parameter(kind.weight),), parameters)
+    columns, dx = slice(*kind.columns), np.zeros_like(x)
+    dx[:, columns] = dy @ run.matrix(kind.weight)[:, columns]
     if kind.weight in run.wanted:
-        found[kind.weight] = np.zeros((kind.width, x.shape[1]), dy.dtype)
-        found[kind.weight][:, own] = dy.T @ x[:, own]
-    return Gradients((dx,), found)
+        parameters[kind.weight] = np.zeros((kind.width, x.shape[1]), dy.dtype)
+        parameters[kind.weight][:, columns] = dy.T @ x[:, columns]
+    return Gradients((dx,), parameters)
 
 
-def columns_forward(x: Array, weight: Array, own: slice) -> Array:
-    """The share of some columns: [N, in], [out, in] -> [N, out]"""
-    return x[:, own] @ weight[:, own].T
+def columns_forward(x: Array, weight: Array, columns: slice) -> Array:
+    """Compute the product with some columns of x and W: [N, in], [out, in] -> [N, out]"""
+    return x[:, columns] @ weight[:, columns].T
 
 
-def reference(row: Operation[Linear], given: ReferenceInputs, x: Array) -> Array:
+def reference(row: Operation[Linear], ref: ReferenceInputs, x: Array) -> Array:
     """y = x @ W.T + b in float64: [T, in] -> [T, out]"""
     kind = row.kind
     if kind.columns is not None:
-        own = slice(*kind.columns)
-        return x[:, own] @ given.parameter(row, kind.weight)[:, own].T.astype(np.float64)
-    y = given.product(row, x, kind.weight)
-    return y if kind.bias is None else y + given.parameter(row, kind.bias)
+        columns = slice(*kind.columns)
+        return x[:, columns] @ ref.parameter(row, kind.weight)[:, columns].T.astype(np.float64)
+    y = ref.product(row, x, kind.weight)
+    return y if kind.bias is None else y + ref.parameter(row, kind.bias)
 
 
-def spread(row: Operation[Linear], given: ReferenceInputs) -> Spread:
+def spread(row: Operation[Linear], ref: ReferenceInputs) -> Spread:
     """A sum over the width of the input."""
-    first, end = row.kind.columns or (0, given.shapes[row.inputs[0]][-1])
+    first, end = row.kind.columns or (0, ref.shapes[row.inputs[0]][-1])
     return Spread(end - first)
 
 
-def size(row: Operation[Linear], given: ReferenceInputs, value: Array, x: Array) -> Array:
-    """|x| |w|, of which the terms may cancel."""
+def size(row: Operation[Linear], ref: ReferenceInputs, value: Array, x: Array) -> Array:
+    """|x| |w|, since the terms may cancel."""
     kind = row.kind
     if kind.columns is None:
-        norms = given.norms[kind.weight]
+        norms = ref.norms[kind.weight]
         return np.linalg.norm(x, axis=-1, keepdims=True) * norms + np.abs(value)
-    own = slice(*kind.columns)
-    norms = np.linalg.norm(given.parameter(row, kind.weight)[:, own].astype(np.float64), axis=1)
-    return np.linalg.norm(x[:, own], axis=1, keepdims=True) * norms
+    columns = slice(*kind.columns)
+    norms = np.linalg.norm(ref.parameter(row, kind.weight)[:, columns].astype(np.float64), axis=1)
+    return np.linalg.norm(x[:, columns], axis=1, keepdims=True) * norms
 
 
 def formula(row: Operation[Linear], setting: Setting) -> Formula:
-    """A sum of products and the bias; where a hook replaced one of the parts, the sum of the parts."""
+    """A sum of products plus the bias; if a hook replaced one of the parts, the sum of the parts."""
     if any(map(setting.is_cut, row.parts)):
         return formula_of_parts(row, setting)
     kind, (source,) = row.kind, row.inputs
@@ -86,17 +86,17 @@ def formula(row: Operation[Linear], setting: Setting) -> Formula:
     first, end = kind.columns or (0, width)
     column = PlaceAlong(((OVER, 1),), first) if first else OVER
     x, weight = ElementAt(source, (0, column)), ElementAt(kind.weight, (1, column))
-    return one_step((length, kind.width), TermOf((x, weight), (Over(end - first),)), *_of_bias(kind))
+    return one_step((length, kind.width), TermOf((x, weight), (Over(end - first),)), *_bias_terms(kind))
 
 
 def formula_of_parts(row: Operation[Any], setting: Setting) -> Formula:
-    """The sum of the parts and the bias."""
+    """The sum of the parts plus the bias."""
     kind = row.kind
     parts = (TermOf((ElementAt(part, (0, 1)),)) for part in row.parts)
-    return one_step(setting.shapes[row.name], *parts, *_of_bias(kind))
+    return one_step(setting.shapes[row.name], *parts, *_bias_terms(kind))
 
 
-def _of_bias(kind: Linear) -> list[TermOf]:
+def _bias_terms(kind: Linear) -> list[TermOf]:
     return [TermOf((ElementAt(kind.bias, (1,)),))] if kind.bias and not kind.columns else []
 
 
@@ -121,10 +121,10 @@ def parameter_formula(name: str, row: Operation[Linear], setting: Setting) -> Fo
 
 
 def notes(at: TracedElement[Linear]) -> tuple[str, ...]:
-    """What its parts are to it."""
+    """Say that the parts add up to the element, or that it is their sum because a hook replaced one."""
     kind, parts = at.row.kind, at.row.parts
     if any(("forward", part) in at.numbers.replaced for part in parts):
-        return ("the sum of the heads, of which a hook replaced some",)
+        return ("computed as the sum of the heads, because a hook replaced some of them",)
     if not parts or (len(parts) == 1 and not kind.bias):
         return ()
     first, last = (element_name(parts[i], at.index) for i in (0, -1))

@@ -1,4 +1,4 @@
-"""Lookup: rows of a table by tokens or positions."""
+"""Lookup: rows of a table, chosen by tokens or by positions."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .reference_inputs import ReferenceInputs
 
 
 def forward(row: Operation[Lookup], run: PassState) -> Array:
-    """The rows of the table: -> [N, C]"""
+    """Return the rows of the table: -> [N, C]"""
     kind = row.kind
     return run.model.parameter(kind.table, run.positions if kind.by == "positions" else run.tokens)
 
 
 def backward(row: Operation[Lookup], run: PassState, dy: Array, y: Array) -> Gradients:
-    """The gradients of a row of the table add up: [N, C] -> [rows, C]"""
+    """Add up the gradients of each row of the table: [N, C] -> [rows, C]"""
     kind = row.kind
     if kind.table not in run.wanted:
         return Gradients(())
@@ -30,30 +30,30 @@ def backward(row: Operation[Lookup], run: PassState, dy: Array, y: Array) -> Gra
     return Gradients((), {kind.table: dtable})
 
 
-def reference(row: Operation[Lookup], given: ReferenceInputs) -> Array:
-    """The rows: -> [T, C]"""
+def reference(row: Operation[Lookup], ref: ReferenceInputs) -> Array:
+    """Return the rows of the table: -> [T, C]"""
     kind = row.kind
-    indices = np.arange(len(given.tokens)) if kind.by == "positions" else given.tokens
-    return given.parameter(row, kind.table, indices).astype(np.float64)
+    indices = np.arange(len(ref.tokens)) if kind.by == "positions" else ref.tokens
+    return ref.parameter(row, kind.table, indices).astype(np.float64)
 
 
 def formula(row: Operation[Lookup], setting: Setting) -> Formula:
-    """The element of the table that was looked up."""
+    """The element of the table."""
     kind = row.kind
     place = 0 if kind.by == "positions" else PlaceAlong((), table="tokens")
     return one_step(setting.shapes[row.name], TermOf((ElementAt(kind.table, (place, 1)),)))
 
 
 def parameter_formula(name: str, row: Operation[Lookup], setting: Setting) -> Formula:
-    """The gradients of a row of the table add up where it was looked up."""
+    """The sum of the gradients at the positions that read this row of the table."""
     kind = row.kind
     over = Over(setting.shapes[row.name][0], "tokens" if kind.by == "tokens" else "itself")
     return one_step((kind.rows, kind.width), TermOf((ElementAt(row.name, (2, 1), "backward"),), (over,)))
 
 
 def notes(at: TracedElement[Lookup]) -> tuple[str, ...]:
-    """Which row it is."""
+    """Say which row of the table was read."""
     kind, position = at.row.kind, at.index[0]
-    of_token = f"the token at position {position} is #{at.numbers.inputs.tokens[position]}"
-    note = of_token if kind.by == "tokens" else f"the row of {kind.table} is that of position {position}"
+    token = f"the token at position {position} is #{at.numbers.inputs.tokens[position]}"
+    note = token if kind.by == "tokens" else f"row {position} of {kind.table} belongs to position {position}"
     return (f"looked up, not computed: {note}",)

@@ -1,4 +1,4 @@
-"""Norm: RMSNorm or LayerNorm of every row, or of each head of it.
+"""Norm: RMSNorm or LayerNorm of each row, or of each head of a row.
 
 Zhang and Sennrich, "Root Mean Square Layer Normalization" (2019).
 """
@@ -29,7 +29,7 @@ from .reference_inputs import ReferenceInputs, Spread
 
 
 def forward(row: Operation[Norm], run: PassState, x: Array) -> Array:
-    """y = x / sqrt(mean(x^2) + eps) * gain + bias of each row, or head of it: [N, C] -> [N, C]"""
+    """Compute x / sqrt(mean(x^2) + eps) * gain + bias for each row or head: [N, C] -> [N, C]"""
     kind = row.kind
     heads = x if kind.head_dim is None else x.reshape(len(x), -1, kind.head_dim)
     if kind.centred:
@@ -39,8 +39,8 @@ def forward(row: Operation[Norm], run: PassState, x: Array) -> Array:
 
 
 def backward(row: Operation[Norm], run: PassState, dy: Array, y: Array, x: Array) -> Gradients:
-    """dx = (g - u * mean(g * u)) / rms with u = x / rms and g = dy * gain, which where x was centred is
-    centred too; dgain = sum(dy * u), dbias = sum(dy): [N, C] -> [N, C]"""
+    """dx = (g - u * mean(g * u)) / rms, where u = x / rms and g = dy * gain; LayerNorm subtracts mean(g) from
+    the bracket too. dgain = sum(dy * u), dbias = sum(dy): [N, C] -> [N, C]"""
     kind = row.kind
     heads, dheads = x, dy
     if kind.head_dim is not None:
@@ -54,59 +54,59 @@ def backward(row: Operation[Norm], run: PassState, dy: Array, y: Array, x: Array
     if kind.centred:
         dx -= g.mean(axis=-1, keepdims=True)
     rows = tuple(range(heads.ndim - 1))
-    found = {kind.gain: (dheads * unit).sum(axis=rows)} if kind.gain in run.wanted else {}
+    parameters = {kind.gain: (dheads * unit).sum(axis=rows)} if kind.gain in run.wanted else {}
     if kind.bias in run.wanted:
-        found[kind.bias] = dheads.sum(axis=rows)
-    return Gradients(((dx / rms).reshape(x.shape),), {str(name): value for name, value in found.items()})
+        parameters[kind.bias] = dheads.sum(axis=rows)
+    return Gradients(((dx / rms).reshape(x.shape),), {str(name): value for name, value in parameters.items()})
 
 
 def rmsnorm(x: Array, gain: Array | None, eps: float) -> Array:
-    """y = x / sqrt(mean(x^2) + eps) * gain, row by row: [..., C] -> [..., C]"""
+    """Compute x / sqrt(mean(x^2) + eps) * gain, row by row: [..., C] -> [..., C]"""
     y = x / root_mean_square(x, eps)
     return y if gain is None else y * gain
 
 
 def root_mean_square(x: Array, eps: float) -> Array:
-    """sqrt(mean(x^2) + eps): [..., C] -> [..., 1]"""
+    """Return sqrt(mean(x^2) + eps): [..., C] -> [..., 1]"""
     rms: Array = np.sqrt(np.square(x).mean(axis=-1, keepdims=True) + eps)
     return rms
 
 
-def reference(row: Operation[Norm], given: ReferenceInputs, x: Array) -> Array:
-    """y = x / sqrt(mean(x^2) + eps) * gain + bias, row by row: [..., C] -> [..., C]"""
+def reference(row: Operation[Norm], ref: ReferenceInputs, x: Array) -> Array:
+    """Compute x / sqrt(mean(x^2) + eps) * gain + bias, row by row: [..., C] -> [..., C]"""
     kind = row.kind
     heads = x.reshape(len(x), -1, kind.head_dim or x.shape[-1])
     if kind.centred:
         heads = heads - heads.mean(axis=-1, keepdims=True)
     mean = np.einsum("...c,...c->...", heads, heads)[..., None] / heads.shape[-1]
-    gain = 1.0 if kind.gain is None else given.parameter(row, kind.gain)
-    bias = 0.0 if kind.bias is None else given.parameter(row, kind.bias)
+    gain = 1.0 if kind.gain is None else ref.parameter(row, kind.gain)
+    bias = 0.0 if kind.bias is None else ref.parameter(row, kind.bias)
     return (heads * gain * (mean + kind.eps) ** -0.5 + bias).reshape(x.shape)
 
 
-def spread(row: Operation, given: ReferenceInputs) -> Spread:
-    """A sum of squares, whose root halves their error."""
-    return Spread(given.shapes[row.inputs[0]][-1] // 4, factor=True)
+def spread(row: Operation, ref: ReferenceInputs) -> Spread:
+    """A sum of squares; the square root halves the relative error."""
+    return Spread(ref.shapes[row.inputs[0]][-1] // 4, factor=True)
 
 
-def size(row: Operation[Norm], given: ReferenceInputs, value: Array, x: Array) -> Array:
-    """A mean of C squares; where the mean is subtracted, or a bias added, that may cancel. The mean's own
-    rounding is relative to what is summed up."""
+def size(row: Operation[Norm], ref: ReferenceInputs, value: Array, x: Array) -> Array:
+    """The magnitude of the value; if a mean is subtracted or a bias added, which may cancel, also of the
+    terms. The rounding of the mean is relative to the mean of |x|."""
     kind = row.kind
     if not kind.centred and kind.bias is None:
         return np.abs(value)
     heads = x.reshape(*x.shape[:-1], -1, kind.head_dim or x.shape[-1])
     mean = heads.mean(axis=-1, keepdims=True) if kind.centred else np.zeros(1)
     scale = np.sqrt(np.square(heads - mean).mean(axis=-1, keepdims=True) + kind.eps)
-    gain = np.ones(1) if kind.gain is None else np.abs(given.parameter(row, kind.gain))
+    gain = np.ones(1) if kind.gain is None else np.abs(ref.parameter(row, kind.gain))
     summed = np.abs(heads).mean(axis=-1, keepdims=True) if kind.centred else np.zeros(1)
     normed = ((np.abs(heads) + summed) / scale * gain).reshape(x.shape)
     return normed + np.abs(value)
 
 
 def frozen(kind: Norm, along: Array, x: Array, gain: Array | None) -> Array:
-    """The direction in which what a norm read moves a product with its output, its scale taken as it was for
-    each row: [n, K, C] along which the output counts, [n, C] that it read -> [n, K, C]"""
+    """Return the gradient of `along` . output with respect to a norm's input, with the scale of each row kept
+    constant: `along` [n, K, C], the norm's input `x` [n, C] -> [n, K, C]"""
     x = x.astype(np.float64)
     x = x - x.mean(axis=1, keepdims=True) if kind.centred else x
     scale = np.sqrt(np.square(x).mean(axis=1) + kind.eps)[:, None, None]
@@ -115,46 +115,47 @@ def frozen(kind: Norm, along: Array, x: Array, gain: Array | None) -> Array:
 
 
 class _Places(NamedTuple):
-    """The axes, and where an element stands, all that are normed with it, and the gain of both."""
+    """The sizes of a formula's axes, and the indices of an element and of all elements normalised with it."""
 
     sizes: Shape
-    own: tuple[int | PlaceAlong, ...]
-    along: tuple[int | PlaceAlong, ...]
-    own_gain: tuple[int, ...]
-    gain: tuple[int, ...]
+    one: tuple[int | PlaceAlong, ...]
+    each: tuple[int | PlaceAlong, ...]
+    one_gain: tuple[int, ...]  # indices in the gain
+    each_gain: tuple[int, ...]
 
 
 def _places(kind: Norm, shape: Shape) -> _Places:
-    """Axes: position and channel, or position, head and its channel; behind them what is normed together."""
+    """Axes: position and channel, or position, head and channel of the head; then the range of a row or
+    head."""
     length, width = shape
     if kind.head_dim is None:
         return _Places((length, width), (0, 1), (0, 2), (1,), (2,))
     dim = kind.head_dim
-    own, along = PlaceAlong(((1, dim), (2, 1))), PlaceAlong(((1, dim), (3, 1)))
-    return _Places((length, width // dim, dim), (0, own), (0, along), (2,), (3,))
+    one, each = PlaceAlong(((1, dim), (2, 1))), PlaceAlong(((1, dim), (3, 1)))
+    return _Places((length, width // dim, dim), (0, one), (0, each), (2,), (3,))
 
 
 def formula(row: Operation[Norm], setting: Setting) -> Formula:
-    """y = x / sqrt(mean(x^2) + eps) * gain + bias, of x less its mean where that is subtracted"""
+    """y = x / sqrt(mean(x^2) + eps) * gain + bias; for LayerNorm, x stands for x - mean(x)"""
     kind, (source,) = row.kind, row.inputs
     at = _places(kind, setting.shapes[source])
-    steps = _root(kind, ElementAt(source, at.along), at.sizes[-1])
-    root, x = ResultOf(len(steps) - 1, "1/"), ElementAt(source, at.own)
-    parts: list[ElementAt | ResultOf] = [x, root]
+    steps = _root(kind, ElementAt(source, at.each), at.sizes[-1])
+    root, x = ResultOf(len(steps) - 1, "1/"), ElementAt(source, at.one)
+    factors: list[ElementAt | ResultOf] = [x, root]
     if kind.centred:
         steps.append(StepOf((TermOf((x,)), TermOf((ResultOf(0, "-"),))), "(x - mean)"))
-        parts[0] = ResultOf(len(steps) - 1)
+        factors[0] = ResultOf(len(steps) - 1)
     if kind.gain:
-        parts.append(ElementAt(kind.gain, at.own_gain))
-    terms = [TermOf(tuple(parts))]
+        factors.append(ElementAt(kind.gain, at.one_gain))
+    terms = [TermOf(tuple(factors))]
     if kind.bias:
-        terms.append(TermOf((ElementAt(kind.bias, at.own_gain),)))
+        terms.append(TermOf((ElementAt(kind.bias, at.one_gain),)))
     return Formula(at.sizes, (*steps, StepOf(tuple(terms))))
 
 
 def _root(kind: Norm, x: ElementAt, n: int, along: tuple[Over, ...] = ()) -> list[StepOf]:
-    """The steps to what a row is divided by, the last one; the first one is the mean where that is
-    subtracted. `along` there is a root for each of several rows."""
+    """Return the steps up to the root mean square, which is the last; for LayerNorm the first is the mean.
+    With `along` each step has a result for each of several rows."""
     steps, less, over = list[StepOf](), None, (*along, Over(n))
     square = Function(f"x*x/{n}", lambda x: x * x / n, f"x^2/{n}")
     if kind.centred:
@@ -167,45 +168,45 @@ def _root(kind: Norm, x: ElementAt, n: int, along: tuple[Over, ...] = ()) -> lis
 
 
 def gradient_formula(name: str, reader: Operation[Norm], setting: Setting) -> Formula:
-    """y = x / rms * g: dx = (dy * g - x * mean(dy * g * x) / rms^2) / rms; where the mean is subtracted,
-    x stands for what is left of it, and the mean of dy * g is subtracted too"""
+    """y = x / rms * g: dx = (dy * g - x * mean(dy * g * x) / rms^2) / rms; for LayerNorm x stands for
+    x - mean(x), and mean(dy * g) is subtracted too"""
     kind, y = reader.kind, reader.name
     at = _places(kind, setting.shapes[name])
     n, less = at.sizes[-1], 0 if kind.centred else None
-    steps, over = _root(kind, ElementAt(name, at.along), n), (Over(n),)
+    steps, over = _root(kind, ElementAt(name, at.each), n), (Over(n),)
     root = ResultOf(len(steps) - 1, "1/")
-    along, own = [ElementAt(y, at.along, "backward")], [ElementAt(y, at.own, "backward")]
+    each, one = [ElementAt(y, at.each, "backward")], [ElementAt(y, at.one, "backward")]
     if not kind.names and not kind.centred:  # x / rms is y
-        steps.append(StepOf((TermOf((*along, ElementAt(y, at.along)), over, mean_of(n)),), "mean of dy × y"))
-        last = TermOf((ElementAt(y, at.own), ResultOf(len(steps) - 1, "-"), root))
-        return Formula(at.sizes, (*steps, StepOf((TermOf((*own, root)), last))))
+        steps.append(StepOf((TermOf((*each, ElementAt(y, at.each)), over, mean_of(n)),), "mean of dy × y"))
+        last = TermOf((ElementAt(y, at.one), ResultOf(len(steps) - 1, "-"), root))
+        return Formula(at.sizes, (*steps, StepOf((TermOf((*one, root)), last))))
     if kind.gain:
-        along.append(ElementAt(kind.gain, at.gain))
-        own.append(ElementAt(kind.gain, at.own_gain))
-    x, g = ElementAt(name, at.along, less=less), " × g" * bool(kind.gain)
-    steps.append(StepOf((TermOf((*along, x), over, mean_of(n)),), f"mean of dy{g} × x"))
-    minus, x = ResultOf(len(steps) - 1, "-"), ElementAt(name, at.own, less=less)
-    terms = [TermOf((*own, root)), TermOf((x, minus, root, root, root))]
+        each.append(ElementAt(kind.gain, at.each_gain))
+        one.append(ElementAt(kind.gain, at.one_gain))
+    x, g = ElementAt(name, at.each, less=less), " × g" * bool(kind.gain)
+    steps.append(StepOf((TermOf((*each, x), over, mean_of(n)),), f"mean of dy{g} × x"))
+    minus, x = ResultOf(len(steps) - 1, "-"), ElementAt(name, at.one, less=less)
+    terms = [TermOf((*one, root)), TermOf((x, minus, root, root, root))]
     if kind.centred:
-        steps.append(StepOf((TermOf(tuple(along), over, mean_of(n)),), f"mean of dy{g}"))
+        steps.append(StepOf((TermOf(tuple(each), over, mean_of(n)),), f"mean of dy{g}"))
         terms.append(TermOf((ResultOf(len(steps) - 1, "-"), root)))
     return Formula(at.sizes, (*steps, StepOf(tuple(terms))))
 
 
 def parameter_formula(name: str, row: Operation[Norm], setting: Setting) -> Formula:
-    """The sum over all rows (or heads) of dy times x / rms; of the bias, of dy."""
+    """The sum over all rows or heads of dy * x / rms for the gain, and of dy for the bias."""
     kind, (source,) = row.kind, row.inputs
     length, width = setting.shapes[source]
     dim = kind.head_dim or width
     rows: tuple[Over, ...] = (Over(length),)
-    own, along = PlaceAlong(((0, 1),)), PlaceAlong(((2, 1),))  # axes: the channel, positions, what is normed
+    one, each = PlaceAlong(((0, 1),)), PlaceAlong(((2, 1),))  # axis: channel; ranges: positions, (heads,) row
     if kind.head_dim:
         rows = (*rows, Over(width // dim))
-        own, along = PlaceAlong(((2, dim), (0, 1))), PlaceAlong(((2, dim), (3, 1)))
-    gradient = ElementAt(row.name, (1, own), "backward")
+        one, each = PlaceAlong(((2, dim), (0, 1))), PlaceAlong(((2, dim), (3, 1)))
+    gradient = ElementAt(row.name, (1, one), "backward")
     if name == kind.bias:
         return one_step((dim,), TermOf((gradient,), rows))
-    steps = _root(kind, ElementAt(source, (1, along)), dim, rows)
-    x = ElementAt(source, (1, own), less=0 if kind.centred else None)
+    steps = _root(kind, ElementAt(source, (1, each)), dim, rows)
+    x = ElementAt(source, (1, one), less=0 if kind.centred else None)
     last = TermOf((gradient, x, ResultOf(len(steps) - 1, "1/")), rows)
     return Formula((dim,), (*steps, StepOf((last,))))

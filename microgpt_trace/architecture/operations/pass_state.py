@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Gradients(NamedTuple):
-    """d loss / d what an operation reads: its inputs in their order, its parameters by name where wanted."""
+    """d loss / d an operation's inputs, in their order, and d loss / d its requested parameters, by name."""
 
     inputs: tuple[Array, ...]
     parameters: Mapping[str, Array] = NOTHING
@@ -30,10 +30,10 @@ class Gradients(NamedTuple):
 
 @dataclass
 class PassState:
-    """A pass of n sequences of T tokens each, one after another: [N], N = n*T.
+    """A pass over n sequences of T tokens each, one after another: N = n*T rows.
 
-    With a cache, which is for one sequence, the tokens follow those that it has seen. A pack has sequences of
-    several lengths: `groups` are passes of those of equal length, each with its rows of all N.
+    With a KV cache, n is 1 and the tokens follow those in the cache. A pack has sequences of several lengths:
+    `groups` has, for each length, the rows of its sequences and a pass over them.
     """
 
     model: LanguageModel
@@ -41,43 +41,43 @@ class PassState:
     n: int = 1
     tap: Tap = SILENT
     cache: KVCache | None = None
-    targets: Sequence[int | None] = ()  # what follows each position, as far as that is known
-    wanted: frozenset[str] = frozenset()  # the parameters whose gradients are
+    targets: Sequence[int | None] = ()  # the token after each position, or None
+    wanted: frozenset[str] = frozenset()  # the parameters whose gradients are requested
     groups: Sequence[tuple[slice, PassState]] = ()
-    _once: dict[Hashable, Any] = field(default_factory=dict)  # which a copy of the pass shares
-    _last: tuple[str, Array] | None = None  # the matrix that was asked for last
+    _once: dict[Hashable, Any] = field(default_factory=dict)  # shared by copies of the pass
+    _last: tuple[str, Array] | None = None  # the matrix requested last, and its name
 
     @property
     def positions(self) -> Array:
-        """Where each row stands in its sequence: [N]"""
-        found: Array = self.once("positions", self._positions)
-        return found
+        """The position of each row in its sequence: [N]"""
+        positions: Array = self.once("positions", self._positions)
+        return positions
 
     def _positions(self) -> Array:
         if self.groups:
-            return np.concatenate([own.positions for _, own in self.groups])
+            return np.concatenate([group.positions for _, group in self.groups])
         start = self.cache.length if self.cache else 0
         return np.tile(np.arange(start, start + len(self.tokens) // self.n), self.n)
 
     @property
     def attention_workers(self) -> int:
-        """How many threads share the heads."""
+        """The number of threads that share the heads."""
         return min(2, available_cores()) if len(self.tokens) > PARALLEL else 1
 
     def matrix(self, name: str) -> Array:
-        """A whole matrix, [out, in], kept until another is asked for: heads have their shares of one."""
+        """Return a whole matrix [out, in], and keep it until another is requested: heads share one."""
         if self._last is None or self._last[0] != name:
             self._last = name, self.model.parameter(name)
         return self._last[1]
 
     def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """What is worked out once for all layers."""
+        """Return the result of `make`, called once per key in a pass."""
         if key not in self._once:
             self._once[key] = make()
         return self._once[key]
 
     def turns(self, kind: Rotation) -> tuple[Array, Array]:
-        """cos and sin of every row's position, [N, 1, D/2] each."""
+        """Return cos and sin for the position of every row, [N, 1, D/2] each."""
         turns: tuple[Array, Array] = self.once(
             (kind.rope, kind.head_dim),
             lambda: rope_turns(kind.rope, kind.head_dim, self.positions, self.model.dtype),
@@ -85,7 +85,7 @@ class PassState:
         return turns
 
     def keys_of_heads(self, group: tuple[int, ...], count: int) -> Array:
-        """Whose keys and values each head has, `count` of them in a sequence: [n*H]"""
+        """Return the key-value head of each head, if a sequence has `count` key-value heads: [n*H]"""
         keys: Array = self.once(
             (group, count), lambda: np.add.outer(np.arange(self.n) * count, group).ravel()
         )

@@ -1,5 +1,5 @@
-"""The formulas of a plan: of every event, of its gradient by way of each reader, and of parameters'. Knows no
-kind's arithmetic."""
+"""The formulas of a plan: for each event, and for each gradient the part that comes from each reader. Knows
+no kind's arithmetic."""
 
 from __future__ import annotations
 
@@ -15,39 +15,40 @@ from .prediction import other_of
 
 
 class GradientWay(NamedTuple):
-    """What a gradient gets by way of a reader: from the gradient of which event (the reader's, or that of
-    what stands for it because a hook replaced something there), and by which formula; None where a hook
-    replaced that event, so that nothing comes of it."""
+    """The part of a gradient that comes from one reader."""
 
     reader: str
-    event: str
-    formula: Formula | None
+    event: str  # whose gradient is read: the reader, or another event because a hook replaced something
+    formula: Formula | None  # None: a hook replaced the event, so that the part is 0
 
 
 @dataclass(frozen=True, eq=False)
 class Formulas(Setting):
-    """The formulas of a plan where hooks replaced this and that."""
+    """The formulas of a plan in a run where hooks may have replaced values."""
 
     def forward(self, name: str) -> Formula:
-        """Of an event."""
+        """Return the formula of an event."""
         row = self.plan[name]
-        found: Formula = arithmetic_of(row.kind).formula(row, self)
-        return found
+        formula: Formula = arithmetic_of(row.kind).formula(row, self)
+        return formula
 
     def backward(self, name: str, index: tuple[int, ...] | None = None) -> list[GradientWay] | None:
-        """The ways whose sum the gradient of an event or a parameter is, of one element or of all. None of
-        all where a hook replaced parts of a sum, by way of which channels get their gradients each."""
-        found = []
+        """Return the parts that add up to the gradient of an event or a parameter, for one element or,
+        without an index, for all. None if one formula does not hold for all, because a hook replaced parts
+        of a sum."""
+        ways = []
         for reader in self.readers(name):
             row = self._event(name, reader, index)
             if row is None:
                 return None
-            found.append(GradientWay(reader.name, row.name, self.by_way_of(row, name)))
-        return found
+            ways.append(GradientWay(reader.name, row.name, self.part_from(row, name)))
+        return ways
 
     def readers(self, name: str) -> list[Operation]:
-        """The rows by way of which an event or a parameter gets its gradient, what adds it as it is first.
-        Sums stand for their parts, the loss for the probabilities; with its own gradient all begins."""
+        """Return the rows that pass a gradient to an event or a parameter, Add rows first.
+
+        A sum stands for its parts, and the loss for the probabilities. The loss passes a gradient to itself.
+        """
         plan = self.plan
         if name not in plan:
             return list(rows_with(plan, name))
@@ -61,8 +62,9 @@ class Formulas(Setting):
         return sorted(rows, key=lambda row: not isinstance(row.kind, Add))
 
     def _event(self, name: str, reader: Operation, index: tuple[int, ...] | None) -> Operation | None:
-        """The row of the event that a gradient comes by way of: the reader, or where a hook replaced these or
-        their gradients the probabilities of a loss, the part of a sum that a channel goes into."""
+        """Return the row whose gradient the part of a reader reads: the reader itself, unless a hook
+        replaced the probabilities of a loss or a part of a sum, or their gradients. None if that depends on
+        the index."""
         if name == reader.name or self.is_cut(reader.name):
             return reader
         if isinstance(reader.kind, Loss) and name in reader.inputs:
@@ -75,11 +77,12 @@ class Formulas(Setting):
             return None
         return next((part for part in parts if part.kind.reads(index[-1])), reader)
 
-    def by_way_of(self, row: Operation, name: str) -> Formula | None:
-        """What comes by way of a row of the gradient of what it reads; None where a hook replaced the row."""
+    def part_from(self, row: Operation, name: str) -> Formula | None:
+        """Return the formula for the part of a gradient that comes from a row; None if a hook replaced the
+        row."""
         if self.is_cut(row.name) and row.name != name:
             return None
         arithmetic = arithmetic_of(row.kind)
-        of = arithmetic.gradient_formula if name in self.plan else arithmetic.parameter_formula
-        found: Formula = of(name, row, self)
-        return found
+        make = arithmetic.gradient_formula if name in self.plan else arithmetic.parameter_formula
+        formula: Formula = make(name, row, self)
+        return formula

@@ -1,4 +1,4 @@
-"""Probabilities and Loss: what the logits predict, and how surprising what follows is."""
+"""Probabilities and Loss: the softmax of the logits, and the mean of -log P(target)."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from ..plans.kinds import Loss, Probabilities
 from ..plans.plan import Operation, Plan
 from .pass_state import Gradients, PassState
 from .reference_inputs import ReferenceInputs, Spread
-from .softmax import back_through, of_softmax, share_of_all
 from .softmax import backward as softmax_backward
+from .softmax import softmax_gradient_steps, softmax_size, softmax_steps
 
-TINY_PROBABILITY = 1e-30  # below it float32 loses digits, and the loss is not that of P any more
-TARGET = (0, 1)  # the axes of position and token; the loss has none
+TINY_PROBABILITY = 1e-30  # below it float32 loses digits, so that -log P is no longer the loss
+TARGET = (0, 1)  # the axes of position and token
 
 
 def forward(row: Operation, run: PassState, logits: Array) -> Array:
-    """The softmax over the tokens: [T, V] -> [T, V]; or the mean of -log P(target) over the positions whose
-    next token is known: [T, V] -> []"""
+    """Compute the softmax over the tokens, [T, V] -> [T, V], or the mean of -log P(target) over the positions
+    whose next token is known, [T, V] -> []"""
     if isinstance(row.kind, Probabilities):
         return softmax(logits)
     rows, targets = known_targets(run.targets)
@@ -45,8 +45,8 @@ def forward(row: Operation, run: PassState, logits: Array) -> Array:
 
 
 def backward(row: Operation, run: PassState, dy: Array, y: Array, logits: Array) -> Gradients:
-    """dlogits = p * (dp - sum(p * dp)) of the softmax, dloss * (p - one_hot(target)) / n of the loss, 0 where
-    no target is known: [T, V] or [] -> [T, V]"""
+    """dlogits = p * (dp - sum(p * dp)) for the softmax; dloss * (p - one_hot(target)) / n for the loss, 0
+    where no target is known: [T, V] or [] -> [T, V]"""
     if isinstance(row.kind, Probabilities):
         return softmax_backward(row, run, dy, y, logits)
     (rows, targets), dlogits = known_targets(run.targets), np.zeros_like(logits)
@@ -58,32 +58,32 @@ def backward(row: Operation, run: PassState, dy: Array, y: Array, logits: Array)
 
 
 def known_targets(targets: Sequence[int | None]) -> tuple[Array, Array]:
-    """The positions whose next token is known, and which it is: [n] each"""
+    """Return the positions whose next token is known, and these tokens: [n] each"""
     known = [(at, target) for at, target in enumerate(targets) if target is not None]
     rows, tokens = np.array(known, np.intp).reshape(-1, 2).T
     return rows, tokens
 
 
-def reference(row: Operation, given: ReferenceInputs, logits: Array) -> Array:
-    """The softmax over the tokens: [T, V] -> [T, V]; or the mean of log(sum(exp(logits))) - logits[target]
-    over the positions whose next token is known: [T, V] -> []"""
+def reference(row: Operation, ref: ReferenceInputs, logits: Array) -> Array:
+    """Compute the softmax over the tokens, [T, V] -> [T, V], or the mean of log(sum(exp(logits))) -
+    logits[target] over the positions whose next token is known, [T, V] -> []"""
     if isinstance(row.kind, Probabilities):
         exp = np.exp(logits - logits.max(axis=-1, keepdims=True))
         return exp / exp.sum(axis=-1, keepdims=True)
-    targets = given.targets
+    targets = ref.targets
     logits = logits[: len(targets)] - logits[: len(targets)].max(axis=1, keepdims=True)
-    own = logits[np.arange(len(targets)), targets]
-    return np.asarray((np.log(np.exp(logits).sum(axis=1)) - own).mean())
+    target_logits = logits[np.arange(len(targets)), targets]
+    return np.asarray((np.log(np.exp(logits).sum(axis=1)) - target_logits).mean())
 
 
-def spread(row: Operation, given: ReferenceInputs) -> Spread:
+def spread(row: Operation, ref: ReferenceInputs) -> Spread:
     """A sum over the tokens."""
-    return Spread(given.shapes[row.inputs[0]][-1], peaked=isinstance(row.kind, Probabilities))
+    return Spread(ref.shapes[row.inputs[0]][-1], peaked=isinstance(row.kind, Probabilities))
 
 
-def size(row: Operation, given: ReferenceInputs, value: Array, *inputs: Array) -> Array:
-    """What the roundings of each element are relative to."""
-    return of_softmax(value) if isinstance(row.kind, Probabilities) else np.abs(value)
+def size(row: Operation, ref: ReferenceInputs, value: Array, *inputs: Array) -> Array:
+    """The size of a softmax, or the magnitude of the loss."""
+    return softmax_size(value) if isinstance(row.kind, Probabilities) else np.abs(value)
 
 
 def formula(row: Operation, setting: Setting) -> Formula:
@@ -91,8 +91,8 @@ def formula(row: Operation, setting: Setting) -> Formula:
     (logits,) = row.inputs
     length, size = setting.shapes[logits]
     if isinstance(row.kind, Probabilities):
-        along, own, tokens = ElementAt(logits, (0, 2)), ElementAt(logits, (0, 1)), Over(size, "vocabulary")
-        return Formula((length, size), share_of_all(along, own, tokens))
+        each, one, tokens = ElementAt(logits, (0, 2)), ElementAt(logits, (0, 1)), Over(size, "vocabulary")
+        return Formula((length, size), softmax_steps(each, one, tokens))
     target = ElementAt(other_of(setting.plan, row).name, (0, PlaceAlong((), table="targets")))
     losses = TermOf((target,), (Over(length, "known"),), MINUS_LOG, least=TINY_PROBABILITY)
     share = StepOf((TermOf((ResultOf(0), ShareOfKnown())),))
@@ -100,38 +100,40 @@ def formula(row: Operation, setting: Setting) -> Formula:
 
 
 def gradient_formula(name: str, reader: Operation, setting: Setting) -> Formula:
-    """Of the loss itself 1. By way of it of probabilities -1/(T * P) at the target, 0 elsewhere; of logits
-    (P - 1 at the target, else P) / T, and by way of probabilities P * (dP - sum of P * dP)"""
+    """The gradient of the loss is 1. The loss gives probabilities -1/(n * P) at the target, 0 elsewhere, and
+    logits (P - 1 at the target, else P) / n; probabilities give logits P * (dP - sum of P * dP)."""
     shape, dloss = setting.shapes[name], tuple[ElementAt, ...]()
     if name == reader.name:
         return one_step((), TermOf((Constant("1", (1.0,)),)))
     if isinstance(reader.kind, Probabilities):
         tokens = Over(shape[1], "vocabulary")
-        return Formula(shape, back_through(reader.name, (0, 2), (0, 1), tokens, "sum of P × dP"))
+        return Formula(shape, softmax_gradient_steps(reader.name, (0, 2), (0, 1), tokens, "sum of P × dP"))
     if ("backward", reader.name) in setting.replaced:
         dloss = (ElementAt(reader.name, (), "backward"),)
     if name in reader.inputs:
-        chance = ElementAt(other_of(setting.plan, reader).name, TARGET)
-        wanted = TermOf((ShareOfKnown(-1), *dloss), where=TARGET)
-        return one_step(shape, TermOf((chance, ShareOfKnown(), *dloss), where=TARGET[:1]), wanted)
+        probability = ElementAt(other_of(setting.plan, reader).name, TARGET)
+        minus_one = TermOf((ShareOfKnown(-1), *dloss), where=TARGET)
+        return one_step(shape, TermOf((probability, ShareOfKnown(), *dloss), where=TARGET[:1]), minus_one)
     inverse = StepOf((TermOf((ElementAt(name, TARGET),), function=INVERSE),), "1/P")
     last = TermOf((ShareOfKnown(-1), ResultOf(0), *dloss), where=TARGET)
     return Formula(shape, (inverse, StepOf((last,))))
 
 
 def other_of(plan: Plan, row: Operation) -> Operation:
-    """The probabilities of the logits that a loss reads, or the loss of those that probabilities are of."""
-    ends = plan.of_kind(Probabilities, Loss)
-    return next(own for own in ends if own.inputs == row.inputs and own is not row)
+    """Return the probabilities that read the same logits as a loss, or the loss for probabilities."""
+    rows = plan.of_kind(Probabilities, Loss)
+    return next(other for other in rows if other.inputs == row.inputs and other is not row)
 
 
 def gradient_notes(at: TracedElement) -> tuple[str, ...]:
-    """Where gradients begin: what is said of that of the loss, of a target's probability and of its logit."""
+    """Return notes on the gradients of the loss, of probabilities and of a target's logit."""
     kind, plan = at.row.kind, at.numbers.plan
     if isinstance(kind, Loss):
-        return ("this is where the backward pass begins",)
+        return ("the backward pass begins here",)
     if isinstance(kind, Probabilities):
-        return ("the gradient of the logits is worked out at once, not by way of it",)
+        if {("forward", at.name), ("backward", at.name)} & at.numbers.replaced:
+            return ()
+        return ("the gradient of the logits is computed directly from the loss, not from this gradient",)
     losses = [row for row in plan.of_kind(Loss) if at.name in row.inputs]
     if not losses or ("backward", other_of(plan, losses[0]).name) in at.numbers.replaced:
         return ()

@@ -1,5 +1,5 @@
-"""ReferenceInputs: what a reference reads besides events: tokens, and a model's
-parameters; and Spread, what a kind tells of how rounding spreads through it."""
+"""ReferenceInputs: the tokens and parameters that a reference reads; Spread: how rounding spreads through a
+kind of operation."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from ..model import LanguageModel
     from ..plans.plan import Operation
 
-ELEMENTS = 1 << 16  # of a matrix that are wide at a time: those stay in the cache of a core
+ELEMENTS = 1 << 16  # of a matrix that become float64 at a time: they fit in the cache of a core
 
 
 class ReferenceInputs:
     """A model's parameters, and the tokens that it reads.
 
-    Products are float64, a block of rows of a matrix at a time. Where they are to be `bounded`, `norms` are
-    those of the rows of the matrices that were used.
+    Products are computed in float64, a block of rows of a matrix at a time. If `bounded`, `norms` has the L2
+    norm of each row of the matrices used so far.
     """
 
     def __init__(self, model: LanguageModel, tokens: Sequence[int] | Array, bounded: bool = False) -> None:
@@ -36,34 +36,35 @@ class ReferenceInputs:
         return self.model.plan.shapes(len(self.tokens))
 
     def parameter(self, row: Operation, name: str, rows: Array | None = None) -> Array:
-        """A parameter of a row, [out, in] or [out], or some rows of it, or what is read in its place."""
+        """Return a row's parameter [out, in] or [out], or some of its rows, or the values that stand for
+        it."""
         if other := row.read(name):
             return other(name) if rows is None else other(name)[rows]
         if rows is not None:
             return self.model.parameter(name, rows)
-        if self._last is None or self._last[0] != name:  # all heads of a layer have slices of one
+        if self._last is None or self._last[0] != name:  # the heads of a layer share one matrix
             self._last = name, self.model.parameter(name)
         return self._last[1]
 
     def product(self, row: Operation, x: Array, name: str) -> Array:
-        """x @ W.T without a bias: [T, in] -> [T, out]"""
+        """Return x @ W.T without a bias: [T, in] -> [T, out]"""
         if other := row.read(name):
             return x @ other(name).T
         out, width = self.model.plan.parameters[name]
         y, norms = np.empty((len(x), out)), np.empty(out)
         size = max(1, ELEMENTS // width)
         for start in range(0, out, size):
-            own = slice(start, min(start + size, out))
-            block = self.model.parameter(name, own).astype(np.float64)
-            np.matmul(x, block.T, out=y[:, own])
+            part = slice(start, min(start + size, out))
+            block = self.model.parameter(name, part).astype(np.float64)
+            np.matmul(x, block.T, out=y[:, part])
             if self._bounded:
-                norms[own] = np.sqrt(np.square(block).sum(axis=1))
+                norms[part] = np.sqrt(np.square(block).sum(axis=1))
         self.norms[name] = norms
         return y
 
     @property
     def targets(self) -> Array:
-        """What follows each position, as far as that is known; a microGPT's name ends with BOS."""
+        """The token after each position, where it is known; BOS follows the name that a microGPT reads."""
         bos = self.model.bos
         if self.model.ends_with_bos and bos is not None:
             return np.append(self.tokens[1:], bos)
@@ -71,14 +72,11 @@ class ReferenceInputs:
 
 
 class Spread(NamedTuple):
-    """What an output errs by: `terms` products in each of its sums (1: none), `alike` where these may be
-    equal, so that their roundings add up; `angles` that grow with the position. `peaked`: a row may be two
-    numbers that stray alike. `halves`: engines for quantised weights keep what it reads as float16.
-    `factor`: each row is multiplied by a number that may be rounded."""
+    """The sources of rounding errors in an operation's output."""
 
-    terms: int = 1
-    alike: bool = False
-    angles: bool = False
-    peaked: bool = False
-    halves: bool = False
-    factor: bool = False
+    terms: int = 1  # products in each sum; 1: no sum
+    alike: bool = False  # the terms may be equal, so that their roundings add up
+    angles: bool = False  # angles grow with the position
+    peaked: bool = False  # a row may consist of two numbers that err alike
+    halves: bool = False  # engines for quantised weights keep the inputs as float16
+    factor: bool = False  # each row is multiplied by a number that may be rounded

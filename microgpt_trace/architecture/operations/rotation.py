@@ -34,29 +34,29 @@ from .reference_inputs import ReferenceInputs, Spread
 
 
 def forward(row: Operation[Rotation], run: PassState, x: Array) -> Array:
-    """Each head turned by the angles of its position: [N, H*D] -> [N, H*D]"""
+    """Turn each head by the angles of its position: [N, H*D] -> [N, H*D]"""
     kind = row.kind
     return turn_heads(x, run.turns(kind), kind.head_dim)
 
 
 def backward(row: Operation[Rotation], run: PassState, dy: Array, y: Array, x: Array) -> Gradients:
-    """Turned back: [N, H*D] -> [N, H*D]"""
+    """Turn the gradient by the opposite angles: [N, H*D] -> [N, H*D]"""
     kind = row.kind
     cos, sin = run.turns(kind)
     return Gradients((turn_heads(dy, (cos, -sin), kind.head_dim),))
 
 
-def reference(row: Operation[Rotation], given: ReferenceInputs, x: Array) -> Array:
-    """Each head turned: [T, H*D] -> [T, H*D]"""
+def reference(row: Operation[Rotation], ref: ReferenceInputs, x: Array) -> Array:
+    """Turn each head by the angles of its position: [T, H*D] -> [T, H*D]"""
     kind = row.kind
-    of_pairs, factor = frequencies(kind.rope, kind.head_dim)
-    angles = np.arange(len(x))[:, None] * of_pairs
+    speeds, factor = frequencies(kind.rope, kind.head_dim)
+    angles = np.arange(len(x))[:, None] * speeds
     heads = x.reshape(len(x), -1, kind.head_dim)
     return turn(heads, np.cos(angles) * factor, np.sin(angles) * factor).reshape(x.shape)
 
 
 def turn(x: Array, cos: Array, sin: Array) -> Array:
-    """Each pair (x_j, x_(j+n/2)) of a head as a complex number times e^(i*angle), cos and sin being
+    """Multiply each pair (x_j, x_(j+n/2)) of a head, as a complex number, by e^(i*angle). cos and sin are
     [T, n/2]: [T, H, n] -> [T, H, n]"""
     half = x.shape[-1] // 2
     turned = (x[..., :half] + 1j * x[..., half:]) * (cos + 1j * sin)[:, None]
@@ -65,8 +65,8 @@ def turn(x: Array, cos: Array, sin: Array) -> Array:
 
 @lru_cache(maxsize=64)
 def frequencies(rope: Rope, head_dim: int) -> tuple[Array, float]:
-    """Radians per position of each pair, [D/2], and what multiplies cos and sin: by the wavelength of each
-    pair (positions for a whole turn), as the authors of the scalings give them."""
+    """Return the radians per position of each pair, [D/2], and the factor of cos and sin. They are computed
+    from wavelengths (positions per full turn), as the authors of the scalings define them."""
     waves = 2 * math.pi * rope.theta ** (np.arange(head_dim // 2) * 2 / head_dim)
     if rope.factors:
         waves = waves * np.array(rope.factors)
@@ -75,31 +75,33 @@ def frequencies(rope: Rope, head_dim: int) -> tuple[Array, float]:
         waves = waves * rope.factor
     elif rope.kind == "llama3":
         short, long = (rope.original_context / f for f in (rope.high_freq_factor, rope.low_freq_factor))
-        part = np.interp(1 / waves, [1 / long, 1 / short], [0, 1])  # of the frequency that is kept
+        part = np.interp(1 / waves, [1 / long, 1 / short], [0, 1])  # the share of the frequency kept
         waves = 1 / ((1 - part) / (waves * rope.factor) + part / waves)
     elif rope.kind == "yarn":
         fast, slow = (_pair_of(rope, head_dim, turns) for turns in (rope.beta_fast, rope.beta_slow))
         if rope.truncate:
             fast, slow = math.floor(fast), math.ceil(slow)
         fast, slow = max(fast, 0), min(slow, head_dim - 1)
-        part = np.interp(np.arange(head_dim // 2), [fast, max(slow, fast + 1e-3)], [0, 1])  # slowed
+        part = np.interp(
+            np.arange(head_dim // 2), [fast, max(slow, fast + 1e-3)], [0, 1]
+        )  # the share divided
         waves = 1 / (part / (waves * rope.factor) + (1 - part) / waves)
         factor = rope.attention_factor or (0.1 * math.log(rope.factor) + 1 if rope.factor > 1 else 1.0)
     return 2 * math.pi / waves, factor
 
 
 def _pair_of(rope: Rope, head_dim: int, turns: float) -> float:
-    """The pair, a fraction of one perhaps, that turns so many times within the original context."""
+    """Return the pair, possibly fractional, that turns `turns` times within the original context."""
     return head_dim / 2 * math.log(rope.original_context / (2 * math.pi * turns), rope.theta)
 
 
-def spread(row: Operation, given: ReferenceInputs) -> Spread:
-    """The angle, position times frequency, is rounded to a unit of itself."""
+def spread(row: Operation, ref: ReferenceInputs) -> Spread:
+    """The rounding of the angle, which is position times frequency."""
     return Spread(angles=True)
 
 
-def size(row: Operation[Rotation], given: ReferenceInputs, value: Array, x: Array) -> Array:
-    """Of a pair of channels the length."""
+def size(row: Operation[Rotation], ref: ReferenceInputs, value: Array, x: Array) -> Array:
+    """The length of each pair of channels."""
     kind = row.kind
     halves = value.reshape(len(value), -1, 2, kind.head_dim // 2)
     length = np.linalg.norm(halves, axis=2, keepdims=True)
@@ -107,44 +109,43 @@ def size(row: Operation[Rotation], given: ReferenceInputs, value: Array, x: Arra
 
 
 def formula(row: Operation[Rotation], setting: Setting) -> Formula:
-    """Both channels of the pair, one times the cosine and one times the sine."""
+    """One channel of the pair times the cosine, plus or minus the other times the sine."""
     kind, (source,) = row.kind, row.inputs
     sign = Sign("-1 in the first half of a head", (-1.0, 1.0), 2)
-    return _turned(kind, setting.shapes[source], source, sign)
+    return _rotation(kind, setting.shapes[source], source, sign)
 
 
 def gradient_formula(name: str, reader: Operation[Rotation], setting: Setting) -> Formula:
-    """The gradients of both channels of the pair, turned back."""
-    kind = reader.kind
+    """The gradients of the pair, turned by the opposite angle."""
     sign = Sign("-1 in the second half of a head", (1.0, -1.0), 2)
-    return _turned(kind, setting.shapes[name], reader.name, sign, "backward")
+    return _rotation(reader.kind, setting.shapes[name], reader.name, sign, "backward")
 
 
-def _turned(
+def _rotation(
     kind: Rotation, shape: tuple[int, ...], source: str, sign: Sign, phase: Pass = "forward"
 ) -> Formula:
-    """Axes: position, head, which half of it, and the pair."""
-    of_pairs, factor = frequencies(kind.rope, kind.head_dim)
+    """Axes: position, head, half of the head, and pair."""
+    speeds, factor = frequencies(kind.rope, kind.head_dim)
     dim, half, (length, width) = kind.head_dim, kind.head_dim // 2, shape
     text, words = ("", "") if factor == 1 else (f"{factor!r}*", f"{factor:.6g} × ")
     cos = Function(f"{text}cos(x)", lambda x: factor * np.cos(x), f"{words}cos(x)")
     sin = Function(f"{text}sin(x)", lambda x: factor * np.sin(x), f"{words}sin(x)")
-    frequency = Constant("radians a position", tuple(map(float, of_pairs)), 3)
-    own = ElementAt(source, (0, PlaceAlong(((1, dim), (2, half), (3, 1)))), phase)
+    frequency = Constant("radians per position", tuple(map(float, speeds)), 3)
+    this = ElementAt(source, (0, PlaceAlong(((1, dim), (2, half), (3, 1)))), phase)
     other = ElementAt(source, (0, PlaceAlong(((1, dim), (2, -half), (3, 1)), half)), phase)
     steps = (
         StepOf((TermOf((Place(0), frequency)),), "angle", inside=True),
         StepOf((TermOf((ResultOf(0),), function=cos),), "cos", inside=True),
         StepOf((TermOf((ResultOf(0),), function=sin),), "sin", inside=True),
-        StepOf((TermOf((own, ResultOf(1))), TermOf((other, ResultOf(2), sign)))),
+        StepOf((TermOf((this, ResultOf(1))), TermOf((other, ResultOf(2), sign)))),
     )
     return Formula((length, width // dim, 2, half), steps)
 
 
 def notes(at: TracedElement[Rotation]) -> tuple[str, ...]:
-    """Which channels are a pair."""
-    dim, (frequencies_of_pairs, _) = at.row.kind.head_dim, frequencies(at.row.kind.rope, at.row.kind.head_dim)
-    head, own = divmod(at.index[1], dim)
-    pair = own % (dim // 2)
-    low, frequency = head * dim + pair, frequencies_of_pairs[pair]
-    return (f"channels {low} and {low + dim // 2} turn together, by {frequency:.6g} radians a position",)
+    """Name the pair of channels and its frequency."""
+    dim, (speeds, _) = at.row.kind.head_dim, frequencies(at.row.kind.rope, at.row.kind.head_dim)
+    head, channel = divmod(at.index[1], dim)
+    pair = channel % (dim // 2)
+    low = head * dim + pair
+    return (f"channels {low} and {low + dim // 2} turn together, by {speeds[pair]:.6g} radians per position",)

@@ -1,4 +1,4 @@
-"""Scores: how well each query goes with each key, before the mask."""
+"""Scores: the product of each query with each key, before the mask."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ..plans.plan import Operation
 from .heads import (
     BACKWARD,
     in_heads,
+    key_value_heads,
     out_of_heads,
     over_channels,
     over_keys,
     over_queries,
-    own_heads,
     share_heads,
 )
 from .pass_state import Gradients, PassState
@@ -27,7 +27,7 @@ from .softmax import masked, window_of
 
 
 def forward(row: Operation[Scores], run: PassState, q: Array, k: Array) -> Array:
-    """scores = q @ k.T * scale of n sequences: [n*T, H*D], [n*T, G*D] -> [n*H, T, S]"""
+    """Compute q @ k.T * scale for n sequences: [n*T, H*D], [n*T, G*D] -> [n*H, T, S]"""
     kind = row.kind
     queries, keys = (in_heads(x, run.n, kind.head_dim) for x in (q, k))
     group = run.keys_of_heads(kind.group, len(keys) // run.n)
@@ -37,7 +37,7 @@ def forward(row: Operation[Scores], run: PassState, q: Array, k: Array) -> Array
 
 
 def backward(row: Operation[Scores], run: PassState, dy: Array, y: Array, q: Array, k: Array) -> Gradients:
-    """dq = dscores @ k * scale, dk = dscores.T @ q * scale, of all heads that share a key"""
+    """dq = dscores @ k * scale; dk = dscores.T @ q * scale, summed over the heads that share a key"""
     kind = row.kind
     queries, keys = (in_heads(x, run.n, kind.head_dim) for x in (q, k))
     group = run.keys_of_heads(kind.group, len(keys) // run.n)
@@ -47,56 +47,56 @@ def backward(row: Operation[Scores], run: PassState, dy: Array, y: Array, q: Arr
 
 
 def scores_forward(queries: Array, keys: Array, group: Array, scale: float, workers: int) -> Array:
-    """scores = q @ k.T * scale, head h with the keys group[h]: [H, T, D], [G, S, D] -> [H, T, S]"""
+    """Compute q @ k.T * scale; head h uses the keys group[h]: [H, T, D], [G, S, D] -> [H, T, S]"""
     scores = np.empty((*queries.shape[:2], keys.shape[1]), queries.dtype)
 
-    def fill(own: slice) -> None:
-        np.matmul(queries[own], keys[group[own]].swapaxes(1, 2), out=scores[own])
-        scores[own] *= scale
+    def fill(part: slice) -> None:
+        np.matmul(queries[part], keys[group[part]].swapaxes(1, 2), out=scores[part])
+        scores[part] *= scale
 
     share_heads(fill, len(queries), workers)
     return scores
 
 
-def reference(row: Operation[Scores], given: ReferenceInputs, q: Array, k: Array) -> Array:
-    """scores = q @ k.T * scale: [T, H*D], [T, G*D] -> [H, T, T]"""
+def reference(row: Operation[Scores], ref: ReferenceInputs, q: Array, k: Array) -> Array:
+    """Compute q @ k.T * scale: [T, H*D], [T, G*D] -> [H, T, T]"""
     kind = row.kind
     queries, keys = (x.reshape(len(x), -1, kind.head_dim).swapaxes(0, 1) for x in (q, k))
     return queries @ keys[list(kind.group)].swapaxes(1, 2) * kind.scale
 
 
-def spread(row: Operation[Scores], given: ReferenceInputs) -> Spread:
+def spread(row: Operation[Scores], ref: ReferenceInputs) -> Spread:
     """A sum over the width of a head."""
     return Spread(row.kind.head_dim, halves=True, factor=True)
 
 
-def size(row: Operation[Scores], given: ReferenceInputs, value: Array, q: Array, k: Array) -> Array:
-    """|q| |k|, of which the terms may cancel."""
+def size(row: Operation[Scores], ref: ReferenceInputs, value: Array, q: Array, k: Array) -> Array:
+    """|q| |k|, since the terms may cancel."""
     kind = row.kind
-    of_q, of_k = (np.linalg.norm(x.reshape(len(x), -1, kind.head_dim), axis=-1).T for x in (q, k))  # [H, T]
-    return of_q[:, :, None] * of_k[list(kind.group)][:, None] * abs(kind.scale) + np.abs(value)
+    queries, keys = (np.linalg.norm(x.reshape(len(x), -1, kind.head_dim), axis=-1).T for x in (q, k))
+    return queries[:, :, None] * keys[list(kind.group)][:, None] * abs(kind.scale) + np.abs(value)
 
 
 def formula(row: Operation[Scores], setting: Setting) -> Formula:
-    """The query times the key, scaled."""
+    """The product of the query and the key, times the scale."""
     kind, (q, k) = row.kind, row.inputs
     length = setting.shapes[k][0]
     return _of_products((len(kind.group), length, length), kind, over_channels(kind, (q, "forward"), k))
 
 
 def gradient_formula(name: str, reader: Operation[Scores], setting: Setting) -> Formula:
-    """dq = dscores @ k * scale, dk = dscores.T @ q * scale, of all heads that share a key"""
+    """dq = dscores @ k * scale; dk = dscores.T @ q * scale, summed over the heads that share a key"""
     kind, (q, k) = reader.kind, reader.inputs
     length, window, gradient = setting.shapes[k][0], window_of(setting.plan, reader), (reader.name, BACKWARD)
     if name == q:
         sizes = (length, len(kind.group), kind.head_dim)
         return _of_products(sizes, kind, over_keys(kind, gradient, k, length, window))
-    sizes = (length, own_heads(kind), kind.head_dim)
+    sizes = (length, key_value_heads(kind), kind.head_dim)
     return _of_products(sizes, kind, over_queries(kind, gradient, (q, "forward"), length, window))
 
 
 def _of_products(sizes: Shape, kind: Scores, products: TermOf) -> Formula:
-    """A sum of products, scaled."""
+    """A sum of products, times the scale."""
     is_root = kind.scale == 1 / math.sqrt(kind.head_dim)
     words = f"1/sqrt({kind.head_dim})" if is_root else f"{kind.scale:.6g}"
     scaled = TermOf((ResultOf(0), Constant(words, (kind.scale,))))
@@ -104,11 +104,7 @@ def _of_products(sizes: Shape, kind: Scores, products: TermOf) -> Formula:
 
 
 def notes(at: TracedElement[Scores]) -> tuple[str, ...]:
-    """Whose keys a head reads, where these are not its own, and what masks the score."""
-    kind, head = at.row.kind, at.index[0]
-    found, of = list[str](), kind.group[head]
-    if of != head:
-        found.append(f"head {head} reads the keys of key-value head {of}")
-    if why := masked(at):
-        found.append(f"{why}; the score is computed, but no weight comes from it")
-    return tuple(found)
+    """Name the key-value head whose keys a head reads, if its number differs; say if the score is masked."""
+    head, keys = at.index[0], at.row.kind.group[at.index[0]]
+    group = [f"head {head} reads the keys of key-value head {keys}"] * (keys != head)
+    return (*group, *(f"{reason}; the score is computed, but not used" for reason in masked(at)))

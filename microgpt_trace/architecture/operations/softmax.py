@@ -1,4 +1,4 @@
-"""Softmax: what part of its attention each query gives to each key that it sees."""
+"""Softmax: the attention weights of each query over the keys that it sees."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .reference_inputs import ReferenceInputs, Spread
 
 
 def forward(row: Operation[Softmax], run: PassState, scores: Array) -> Array:
-    """exp(x) over its sum along the keys that are seen, 0 elsewhere: [n*H, T, S] -> [n*H, T, S]"""
+    """Compute the softmax over the visible keys, 0 elsewhere: [n*H, T, S] -> [n*H, T, S]"""
     kind = row.kind
     length, keys = scores.shape[1:]
     seen = run.once(("seen", kind.window), lambda: seen_keys(length, keys, kind.window))
@@ -24,33 +24,33 @@ def forward(row: Operation[Softmax], run: PassState, scores: Array) -> Array:
 
 
 def backward(row: Operation, run: PassState, dy: Array, y: Array, scores: Array) -> Gradients:
-    """dscores = w * (dw - sum(w * dw)) over the keys, 0 where they are not seen: [n*H, T, T] -> same"""
+    """dscores = w * (dw - sum(w * dw)) over the keys, 0 for keys that are not visible: [n*H, T, T] -> same"""
     weighted = y * dy
     return Gradients((weighted - y * weighted.sum(axis=-1, keepdims=True),))
 
 
 def softmax_forward(scores: Array, seen: Array, workers: int) -> Array:
-    """softmax over the keys that are seen, 0 elsewhere: [H, T, S], [T, S] -> [H, T, S]"""
+    """Compute the softmax over the keys that are seen, 0 elsewhere: [H, T, S], [T, S] -> [H, T, S]"""
     weights, lowest = np.empty_like(scores), scores.dtype.type(-np.inf)
 
-    def fill(own: slice) -> None:
-        z = np.where(seen, scores[own], lowest)
+    def fill(part: slice) -> None:
+        z = np.where(seen, scores[part], lowest)
         z -= z.max(axis=-1, keepdims=True)
         np.exp(z, out=z)
-        np.divide(z, z.sum(axis=-1, keepdims=True), out=weights[own])
+        np.divide(z, z.sum(axis=-1, keepdims=True), out=weights[part])
 
     share_heads(fill, len(scores), workers)
     return weights
 
 
 def seen_keys(length: int, seen: int, window: int | None) -> Array:
-    """Which positions a query may look at: [T, S] of booleans, the last T rows of a causal mask."""
-    back = np.arange(seen - length, seen)[:, None] - np.arange(seen)  # how far back the key lies
+    """Return the positions that each query sees, the last T rows of a causal mask: [T, S] of booleans"""
+    back = np.arange(seen - length, seen)[:, None] - np.arange(seen)  # positions from the key to the query
     return (back >= 0) if window is None else (back >= 0) & (back < window)
 
 
-def reference(row: Operation[Softmax], given: ReferenceInputs, scores: Array) -> Array:
-    """exp(x) over its sum along the keys that are seen, 0 elsewhere: [H, T, T] -> [H, T, T]"""
+def reference(row: Operation[Softmax], ref: ReferenceInputs, scores: Array) -> Array:
+    """Compute the softmax over the visible keys, 0 elsewhere: [H, T, T] -> [H, T, T]"""
     kind = row.kind
     masked = np.where(visible(kind, scores.shape[-1]), scores, -np.inf)
     exp = np.exp(masked - masked.max(axis=-1, keepdims=True))
@@ -58,58 +58,58 @@ def reference(row: Operation[Softmax], given: ReferenceInputs, scores: Array) ->
 
 
 def visible(kind: Softmax, length: int) -> Array:
-    """Which keys each query sees, itself and those before it within the window: [T, T] of booleans"""
+    """Return the keys that each query sees, its own and earlier ones in the window: [T, T] of booleans"""
     below = np.tri(length, dtype=bool)
     return below if kind.window is None else below & ~np.tri(length, k=-kind.window, dtype=bool)
 
 
-def spread(row: Operation, given: ReferenceInputs) -> Spread:
+def spread(row: Operation, ref: ReferenceInputs) -> Spread:
     """A sum over the keys."""
-    return Spread(len(given.tokens), peaked=True)
+    return Spread(len(ref.tokens), peaked=True)
 
 
-def size(row: Operation, given: ReferenceInputs, value: Array, scores: Array) -> Array:
-    """exp(z) is off by itself times what z is off by, its sum by roundings of its own."""
-    return of_softmax(value)
+def size(row: Operation, ref: ReferenceInputs, value: Array, scores: Array) -> Array:
+    """exp(z) moves by itself times the error of z; the sum of exponentials has roundings of its own."""
+    return softmax_size(value)
 
 
-def of_softmax(value: Array) -> Array:
-    """The same of any softmax along its last axis."""
+def softmax_size(value: Array) -> Array:
+    """Return the size that rounding is relative to, for any softmax along the last axis."""
     return value * (1 - np.log(np.where(value > 0, value, 1)))
 
 
-def masked(at: TracedElement) -> str:
-    """Why the element's query does not see its key, or nothing where it does."""
+def masked(at: TracedElement) -> tuple[str, ...]:
+    """Say why the element's query does not see its key; empty if it does."""
     _, query, key = at.index
     back, window = query - key, window_of(at.numbers.plan, at.row)
     if back < 0:
-        return f"masked: key {key} comes after query {query}, which may not look ahead"
+        return (f"masked: key {key} comes after query {query}, which may not look ahead",)
     if window is not None and back >= window:
-        return f"masked: key {key} lies {back} positions back, and the window of this layer is {window}"
-    return ""
+        return (f"masked: key {key} lies {back} positions back, and the window of this layer is {window}",)
+    return ()
 
 
 def window_of(plan: Plan, row: Operation) -> int | None:
-    """The window of the softmax that scores go into, or that a context comes from."""
+    """Return the window of the softmax that scores enter or that a context reads."""
     while not isinstance(row.kind, Softmax):
         row = plan[(plan.readers[row.name] if row.kind.causal else row.inputs)[0]]
     return row.kind.window
 
 
 def formula(row: Operation, setting: Setting) -> Formula:
-    """One exponential divided by the sum of those of all keys that are seen."""
+    """The exponential of the score, divided by the sum of exponentials over the keys that the query sees."""
     (scores,), shape, window = row.inputs, setting.shapes[row.name], window_of(setting.plan, row)
     keys = Over(shape[2], "keys", QUERY, window)
-    along, own = ElementAt(scores, (0, QUERY, OVER)), ElementAt(scores, (0, QUERY, KEY))
-    return Formula(shape, share_of_all(along, own, keys), (QUERY, KEY, window))
+    each, one = ElementAt(scores, (0, QUERY, OVER)), ElementAt(scores, (0, QUERY, KEY))
+    return Formula(shape, softmax_steps(each, one, keys), (QUERY, KEY, window))
 
 
-def share_of_all(along: ElementAt, own: ElementAt, over: Over) -> tuple[StepOf, ...]:
-    """exp(own) over the sum of exp, of what is less the largest where that would overflow."""
+def softmax_steps(each: ElementAt, one: ElementAt, over: Over) -> tuple[StepOf, ...]:
+    """exp(one) / sum of exp(each); the largest is subtracted first where exp would overflow."""
     return (
-        StepOf((TermOf((along,), (over,)),), "largest", guard=True),
-        StepOf((TermOf((along,), (over,), EXP, less=0),), "sum of exponentials"),
-        StepOf((TermOf((own,), (), EXP, less=0),), "own exponential"),
+        StepOf((TermOf((each,), (over,)),), "largest", guard=True),
+        StepOf((TermOf((each,), (over,), EXP, less=0),), "sum of exponentials"),
+        StepOf((TermOf((one,), (), EXP, less=0),), "own exponential"),
         StepOf((TermOf((ResultOf(2), ResultOf(1, "1/"))),)),
     )
 
@@ -118,20 +118,18 @@ def gradient_formula(name: str, reader: Operation, setting: Setting) -> Formula:
     """w = softmax(s): ds = w * (dw - sum of w * dw)"""
     shape, window = setting.shapes[reader.name], window_of(setting.plan, reader)
     keys = Over(shape[2], "keys", QUERY, window)
-    steps = back_through(reader.name, (0, QUERY, OVER), (0, QUERY, KEY), keys, "sum of w × dw")
+    steps = softmax_gradient_steps(reader.name, (0, QUERY, OVER), (0, QUERY, KEY), keys, "sum of w × dw")
     return Formula(shape, steps, (QUERY, KEY, window))
 
 
-def back_through(
-    name: str, along: tuple[int, ...], own: tuple[int, ...], over: Over, label: str
+def softmax_gradient_steps(
+    name: str, each: tuple[int, ...], one: tuple[int, ...], over: Over, label: str
 ) -> tuple[StepOf, ...]:
-    """Of shares the gradient of what they are shares of: w * (dw - sum of w * dw)"""
-    weight, gradient = (ElementAt(name, own), ElementAt(name, own, "backward"))
-    mean = TermOf((ElementAt(name, along), ElementAt(name, along, "backward")), (over,))
+    """The gradient of the input of a softmax with the output `name`: w * (dw - sum of w * dw)"""
+    weight, gradient = (ElementAt(name, one), ElementAt(name, one, "backward"))
+    mean = TermOf((ElementAt(name, each), ElementAt(name, each, "backward")), (over,))
     last = (TermOf((weight, gradient)), TermOf((weight, ResultOf(0, "-"))))
     return (StepOf((mean,), label), StepOf(last))
 
 
-def notes(at: TracedElement) -> tuple[str, ...]:
-    """Why there is no weight."""
-    return tuple(filter(None, [masked(at)]))
+notes = masked

@@ -109,15 +109,12 @@ def attention(
     context = rows.add("attn.context", Context(dim, group), "attn.weights", v, expr=expr)
     weight, heads = rows.name("attn_wo"), []
     for h in range(queries):
-        columns = (h * dim, (h + 1) * dim)
-        kind, expr = Linear(weight, width, columns=columns), f"head_{h}_out @ wo[{h}]"
-        parameter = f"{weight}[:, {columns[0]}:{columns[1]}]"
-        name = f"attn.head{h}"
-        heads.append(
-            rows.add(
-                name, kind, context, expr=expr, parameter=parameter, overview=overview, extra=not overview
-            )
-        )
+        first, end = h * dim, (h + 1) * dim
+        head = rows.add(
+            f"attn.head{h}", Linear(weight, width, columns=(first, end)), context, overview=overview,
+            expr=f"head_{h}_out @ wo[{h}]", parameter=f"{weight}[:, {first}:{end}]", extra=not overview,
+        )  # fmt: skip
+        heads.append(head)
     return product(rows, config, "attn.out", "wo", context, width, "attn_out = context", words[1], heads)
 
 

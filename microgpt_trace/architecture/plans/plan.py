@@ -191,7 +191,7 @@ class Plan(Mapping[str, Operation]):
 
     @cached_property
     def heads(self) -> Mapping[str, Heads]:
-        """The events whose channels are heads side by side: contexts and the inputs of these and scores."""
+        """The events whose channels are heads side by side: contexts, and q, k and v at each stage."""
         result: dict[str, Heads] = {}
         for row in self.of_kind(Scores, Context):
             assert isinstance(row.kind, Scores | Context)
