@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..architecture.interpreter.run import forward, head_forward, what_the_head_reads
+from ..architecture.interpreter.run import forward, head_forward, head_input
 from ..architecture.model import TraceInput
 from ..architecture.operations.kv_cache import KVCache
 from ..arrays.logits import best_tokens, softmax
@@ -125,5 +125,5 @@ def _cache_check(model: Decoder, ids: list[int], streams: list[Array], replaced:
         off = np.linalg.norm(np.concatenate(streams) - full, axis=1)
         worst, reason = float((off / np.where(norms > 0, norms, 1)).max()), "the stream is not finite"
         if np.isfinite(worst):
-            return Check("cache", CLAIM, worst <= OF_SHAPES, worst, OF_SHAPES, what_the_head_reads(model))
+            return Check("cache", CLAIM, worst <= OF_SHAPES, worst, OF_SHAPES, head_input(model))
     return Check("cache", CLAIM, None, None, OF_SHAPES, reason)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
-from ..architecture.interpreter.run import what_the_head_reads
+from ..architecture.interpreter.run import head_input
 from ..architecture.model import LanguageModel, TraceInput
 from ..architecture.plans.plan import HEAD_EVENTS
 from ..arrays.logits import in_parts, kl_divergence, log_softmax, softmax
@@ -39,7 +39,7 @@ class Baseline:
     ) -> None:  # fmt: skip
         self.editor = Editor(model, inputs, rows, interventions)
         self._model, self._inputs, self._top_k, self._head = model, inputs, top_k, head
-        self._last = what_the_head_reads(model)
+        self._last = head_input(model)
         self._kept_names = _ENDS if head is None else (self._last,)
         self._names = [n for n in model.plan if (n in names and n not in _ENDS) or n in self._kept_names]
         self._squares: dict[str, Array] = {}  # of |after - before| and |before|

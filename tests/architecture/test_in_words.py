@@ -29,7 +29,7 @@ MICROGPT = {
 GRADIENTS = {
     "loss": "d loss = 1",
     "probs[3,1]": "d probs[3,1] = -1/5 × 1/probs[3,1]",
-    "probs[3,2]": "d probs[3,2] = 0: the loss looks at the target alone",
+    "probs[3,2]": "d probs[3,2] = 0: the loss reads only the probability of the target",
     "logits[3,1]": "d logits[3,1] = probs[3,1] / 5 - 1/5",
     "logits[3,2]": "d logits[3,2] = probs[3,2] / 5",
     "layer0.mlp.up[3,5]": (

@@ -1,10 +1,11 @@
-"""Formula: how the elements of one array are worked out, as plain data; and Setting, what the formulas of
-rows depend on besides these. Knows no kind and no values.
+"""Formula: how each element of an array is computed, as plain data; Setting: the plan and the replaced events
+that formulas depend on. Knows no kind and no values.
 
-The index of an element is taken apart into axes (a channel of q into a head and a channel of it). What it is
-worked out from stands at places along these axes and along the ranges that a sum runs over, which are counted
-behind them. A value comes in steps, each a sum of terms; a term is a product of factors, or a function of it.
-These are the steps of steps.py, said once for all elements and for texts of any length.
+The index of an element is split into axes: a channel of q into a head and a channel of the head. The inputs
+of an element are at places along these axes and along the ranges of sums; ranges are numbered after the
+axes. An element is computed in steps. A step is a sum of terms, and a term is a product of factors or a
+function of the product. These are the steps of steps.py, written once for all elements and for texts of any
+length.
 """
 
 from __future__ import annotations
@@ -20,28 +21,35 @@ from .steps import IDENTITY, Function, Pass
 
 Table = str | tuple[int, ...]  # "tokens", "targets", or the numbers themselves
 Of = Literal["all", "vocabulary", "keys", "queries", "tokens", "itself", "known"]
+Taken = Literal["", "-", "1/", "-1/"]
+
+
+class FactorOf:
+    """A factor of a product. `taken`: as it is, negated, inverted or both."""
+
+    taken: Taken = ""
 
 
 @frozen
 class PlaceAlong:
-    """A place along an axis of an array: an offset, and so many steps for each along other axes; or what a
-    table has at the place along one, times a stride."""
+    """A place along an axis of an array: an offset, plus a stride times the place along each of other axes,
+    plus a stride times the entry of a table."""
 
     axes: tuple[tuple[int, int], ...]  # axis and stride
     offset: int = 0
     table: Table = ()
-    by: tuple[int, int] = (0, 1)  # axis and stride of the table
+    by: tuple[int, int] = (0, 1)  # the axis whose place chooses the entry, and the stride
 
     @property
     def along(self) -> set[int]:
-        """The axes that it depends on."""
+        """The axes that the place depends on."""
         return {axis for axis, _ in self.axes} | ({self.by[0]} if self.table else set())
 
 
 @frozen
-class ElementAt:
-    """An element of an event, a gradient or a parameter, an axis or a spot for each of its own axes; or this
-    less the result of a step."""
+class ElementAt(FactorOf):
+    """An element of an event, a gradient or a parameter, minus the result of the step `less` if there is one.
+    `index` has, for each axis of that array, an axis of the formula or a place."""
 
     name: str
     index: tuple[int | PlaceAlong, ...]
@@ -50,17 +58,19 @@ class ElementAt:
 
 
 @frozen
-class Constant:
-    """A number in words, or one of several by the place along an axis."""
+class Constant(FactorOf):
+    """A number, or one of several numbers chosen by the place along an axis. `words` describe it before it is
+    `taken`; `values` are the numbers as taken."""
 
     words: str
     values: tuple[float, ...]
     axis: int | None = None
+    taken: Taken = ""
 
 
 @frozen
 class Sign:
-    """-1 or 1 by the place along an axis: the sign of the factor before it."""
+    """The sign of the factor before it: -1 or 1, chosen by the place along an axis."""
 
     words: str
     values: tuple[float, ...]
@@ -68,36 +78,38 @@ class Sign:
 
 
 @frozen
-class Place:
-    """The place along an axis as a number: a position that turns channels."""
+class Place(FactorOf):
+    """The place along an axis as a number, such as the position that turns channels."""
 
     axis: int
 
 
 @frozen
-class ShareOfKnown:
-    """1 over the number of positions whose target is known, or the same below 0."""
+class ShareOfKnown(FactorOf):
+    """1 or -1 divided by the number of positions whose target is known."""
 
-    sign: Literal[1, -1] = 1
+    taken: Taken = "1/"
 
 
 @frozen
-class ResultOf:
-    """An earlier step: as it is, with the other sign, or 1 over it."""
+class ResultOf(FactorOf):
+    """The result of an earlier step."""
 
     step: int
-    taken: Literal["", "-", "1/"] = ""
+    taken: Taken = ""
 
 
-Part = ElementAt | Constant | Sign | Place | ShareOfKnown | ResultOf
+Part = FactorOf | Sign
 
 
 @frozen
 class Over:
-    """What a sum runs over: all of a size (of a "vocabulary" the tokens that may follow), or of these what
-    its place along `axis` lets an element: the keys that it sees as a query, in a window of positions, the
-    queries that see it as a key, the positions that have it as their token, itself alone; or the positions
-    whose target is known."""
+    """The range of a sum: all places of a size, or some of them. `of`:
+
+    "vocabulary" are all tokens that may follow, "known" the positions whose target is known. The others
+    depend on the place along `axis`: "keys" that it sees as a query, "queries" that see it as a key (both
+    within a window of positions), positions whose "tokens" it is, or "itself" alone.
+    """
 
     size: int
     of: Of = "all"
@@ -107,11 +119,11 @@ class Over:
 
 @frozen
 class TermOf:
-    """A product x of factors, less the result of a step, of which a function in x is taken.
+    """A function of x, which is a product of factors, minus the result of the step `less` if there is one.
 
-    `where` names the axis of a position, whose target must be known for there to be such a term, or those of
-    position and token, which must be its target. Where the x of a target is not above `least` it has lost its
-    digits, and the loss that the run had there stands for the term.
+    With `where` the term exists only where the target of the position on that axis is known, or where the
+    token on a second axis is the target. Where the x of a target is not above `least`, its digits are lost,
+    and the loss of the run is used as the term.
     """
 
     factors: tuple[Part, ...]
@@ -124,11 +136,11 @@ class TermOf:
 
 @frozen
 class StepOf:
-    """The sum of the terms. A "guard" is the largest of them where exp would overflow, else 0. The last step
-    of a formula has no label: it is the element.
+    """The sum of terms. The last step of a formula has no label: it is the element.
 
-    `along` ranges there is a result for each place of them, which terms of later steps read whose own first
-    ranges these are. A step that is `inside` is written out where its result is read.
+    A `guard` is the largest term if exp would overflow, else 0. A step with `along` has a result for each
+    place along these ranges, read by terms of later steps that begin with the same ranges. A step that is
+    `inside` is written where its result is read.
     """
 
     terms: tuple[TermOf, ...]
@@ -140,78 +152,79 @@ class StepOf:
 
 @frozen
 class Formula:
-    """How each element of an array is worked out. `sizes` are those of the axes; `hidden` names those of a
-    query and a key, and the window outside of which the element is 0."""
+    """How each element of an array is computed. `sizes` are the sizes of the axes. `hidden` has the axes of
+    query and key and the window: the element is 0 where the query does not see the key."""
 
     sizes: tuple[int, ...]
     steps: tuple[StepOf, ...]
     hidden: tuple[int, int, int | None] | None = None
 
 
-def as_data(own: Any) -> Any:
-    """A formula, or a part of one, as lists and objects of short keys; None and what is empty is left out."""
-    match own:
+def as_data(part: Any) -> Any:
+    """Return a formula, or a part of one, as lists and objects with short keys, without empty values."""
+    match part:
         case PlaceAlong(axes, offset, table, by):
             return [offset, *map(list, axes), *([[*by, table]] if table else [])]
         case ElementAt(name, index, phase, less):
             backward = 1 if phase == "backward" else None
-            return {"of": name, "at": list(map(as_data, index)), **_known(d=backward, less=less)}
-        case Constant(words, values, None):
-            return {"say": words, "is": values[0]}
+            return {"of": name, "at": list(map(as_data, index)), **_filled(d=backward, less=less)}
+        case Constant(words, values, None, taken):
+            return {"say": taken + words, "is": values[0]}
         case Constant(words, values, axis) | Sign(words, values, axis):
             return {"say": words, "is": values, "along": axis}
         case Place(axis):
             return {"place": axis}
-        case ShareOfKnown(sign):
-            return {"share": sign}
+        case ShareOfKnown(taken):
+            return {"share": -1 if taken == "-1/" else 1}
         case ResultOf(step, taken):
-            return {"step": step, **_known(taken=taken)}
+            return {"step": step, **_filled(taken=taken)}
         case Over(size, of, axis, window):
             return [size_as_data(size)] if of == "all" else [size_as_data(size), of, axis, window]
         case TermOf(factors, over, function, less, where):
             beside = function.beside and function.beside.text
             ranges = list(map(as_data, over))
-            known = _known(over=ranges, f=function.text, beside=beside, less=less, where=where)
-            return {"x": list(map(as_data, factors)), **known}
+            keys = _filled(over=ranges, f=function.text, beside=beside, less=less, where=where)
+            return {"x": list(map(as_data, factors)), **keys}
         case StepOf(terms, label, guard, along):
-            known = _known(label=label, along=list(map(as_data, along)), guard=int(guard) or None)
-            return {"t": list(map(as_data, terms)), **known}
+            keys = _filled(label=label, along=list(map(as_data, along)), guard=int(guard) or None)
+            return {"t": list(map(as_data, terms)), **keys}
         case Formula(sizes, steps, hidden):
             shape = list(map(size_as_data, sizes))
-            return {"sizes": shape, "steps": list(map(as_data, steps)), **_known(hidden=hidden)}
-    return own
+            return {"sizes": shape, "steps": list(map(as_data, steps)), **_filled(hidden=hidden)}
+    return part
 
 
-def _known(**of: Any) -> dict[str, Any]:
-    return {key: value for key, value in of.items() if value not in (None, "", (), [])}
+def _filled(**keys: Any) -> dict[str, Any]:
+    return {key: value for key, value in keys.items() if value not in (None, "", (), [])}
 
 
 def size_as_data(size: int) -> int | str:
-    """A size, or "T" for the number of positions."""
+    """Return a size, or "T" for the number of positions."""
     return "T" if isinstance(size, Length) else size
 
 
 def one_step(sizes: Sequence[int], *terms: TermOf) -> Formula:
-    """A formula of a single step."""
+    """Return a formula of a single step."""
     return Formula(tuple(sizes), (StepOf(terms),))
 
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """A plan, and what hooks put other values in the place of, by pass and name."""
+    """A plan, and the events and gradients that hooks replaced, as pairs of pass and name."""
 
     plan: Plan
     replaced: Collection[tuple[str, str]] = ()
 
     @property
     def shapes(self) -> Mapping[str, Shape]:
-        """Of the events, for texts of any length."""
+        """The shapes of events for texts of any length."""
         return self.plan.open_shapes
 
     def is_cut(self, name: str) -> bool:
-        """Whether a hook replaced an event, so that the loss no longer depends on what it had read."""
+        """Return True if a hook replaced an event, so that the loss no longer depends on the event's
+        inputs."""
         return ("forward", name) in self.replaced
 
     def is_touched(self, name: str) -> bool:
-        """Whether a hook replaced an event or its gradient."""
+        """Return True if a hook replaced an event or its gradient."""
         return self.is_cut(name) or ("backward", name) in self.replaced

@@ -1,7 +1,8 @@
-"""A formula of one element on one line: "sum of norm[3,c] × attn_wq[4,c], c=0..15". Knows no kind.
+"""in_words: the formula of one element on one line, "sum of norm[3,c] × attn_wq[4,c], c=0..15". Knows no
+kind.
 
-A step stands where its result is read, or if its label is a word behind the rest: "rms = sqrt(...)". Ranges
-have letters; channels are counted as the first array that is read has them.
+The formula of a step stands where its result is read, or behind the rest if the step's label is a word:
+"rms = sqrt(...)". Letters stand for ranges. Channels are counted as in the first array that the range reads.
 """
 
 from __future__ import annotations
@@ -12,196 +13,201 @@ from typing import NamedTuple
 from ...arrays.stats import Array
 from ..plans.kinds import Length
 from ..plans.plan import layer_of
-from .formula import Constant, ElementAt, Over, Part, Place, PlaceAlong, ResultOf, ShareOfKnown, Sign, TermOf
+from .formula import (
+    Constant,
+    ElementAt,
+    FactorOf,
+    Over,
+    Place,
+    PlaceAlong,
+    ResultOf,
+    ShareOfKnown,
+    Sign,
+    TermOf,
+)
 from .places import MASKED, ElementPlaces
 from .steps import in_place_of_x, is_joined
 from .traced_element import short
 
-MOST = 6  # terms of a sum that are all named
+MOST = 6  # a sum of more terms names only the first two and the last
 
 
 def in_words(at: ElementPlaces) -> str:
-    """The formula behind the sign of equality."""
+    """Return the right-hand side of the element's formula."""
     if at.hidden:
         return "0: the query does not see the key"
     terms = [term for term in at.formula.steps[-1].terms if at.counts(term)]
     if not terms:
         known = at.numbers.inputs.targets[at.axes[0]] is not None
-        return f"0: {'the loss looks at the target alone' if known else 'it is not known what follows'}"
-    if any(own.of in ("tokens", "itself") for own in terms[0].over) and not len(at.ranges(terms[0])[0]):
+        reason = "loss reads only the probability of the target" if known else "next token is not known"
+        return f"0: the {reason}"
+    if any(over.of in ("tokens", "itself") for over in terms[0].over) and not len(at.ranges(terms[0])[0]):
         return "0: the text does not read it"
-    return _Writer(at).whole()
+    return _Writer(at).formula()
 
 
 class _Letter(NamedTuple):
-    """What stands for the places along a range: a letter that is `start` at the first of them."""
+    """A letter that stands for the places along a range; at the first place it is `start`."""
 
     letter: str
     start: int
 
 
-class _Said(NamedTuple):
-    """A factor in words: with a sign, and whether it is divided by it."""
-
-    text: str
-    divided: bool = False
-    sign: int = 1
+Places = Sequence[int | _Letter]  # along the axes of the formula, then along the ranges of a term
 
 
 class _Writer:
-    """Writes one formula, and notes which letters and which steps stand in it."""
+    """Writes one formula, and remembers its letters and the steps that it names."""
 
     def __init__(self, at: ElementPlaces) -> None:
         self._at, self._steps = at, at.formula.steps
-        self._said: dict[str, str] = {}  # of each letter, what it runs over
-        self._named: list[int] = []  # the steps that stand behind the rest
+        self._ranges: dict[str, str] = {}  # for each letter, the words for its range
+        self._named: list[int] = []  # steps that are written behind the rest
         terms = [term for step in self._steps for term in step.terms]
         read = {part.name for term in terms for part in term.factors if isinstance(part, ElementAt)}
-        self._whole_names = len(read) > 1 and not any(term.over for term in terms)
+        self._full_names = len(read) > 1 and not any(term.over for term in terms)
 
-    def whole(self) -> str:
+    def formula(self) -> str:
         text = self._step(len(self._steps) - 1)
-        for step in self._named:  # which may grow meanwhile
+        for step in self._named:  # writing a step may add to the list
             text += f", {self._steps[step].label} = {self._step(step)}"
-        return text + "".join(self._said.values())
+        return text + "".join(self._ranges.values())
 
-    def _step(self, step: int) -> str:
-        own = self._steps[step]
-        texts = [self._term(term, len(own.along)) for term in own.terms if self._at.counts(term)]
+    def _step(self, number: int) -> str:
+        step = self._steps[number]
+        texts = [self._term(term, len(step.along)) for term in step.terms if self._at.counts(term)]
         if len(texts) > MOST:
             texts = [*texts[:2], "...", texts[-1]]
         return " + ".join(texts).replace(" + -", " - ")
 
     def _term(self, term: TermOf, along: int) -> str:
-        """A product, or a function of it, or the sum or mean of all of a range."""
+        """Write a product, or a function of it, or the sum or mean over a range."""
         places: list[int | _Letter] = list(self._at.axes)
-        for n, own in enumerate(term.over):
-            places.append(self._along(term, own, n))
+        for n, over in enumerate(term.over):
+            places.append(self._along(term, over, n))
         text, sign = self._product(term, places)
         if term.less is not None and not self._steps[term.less].guard:
             text = f"({text} - {self._name(term.less)})"
-        words = term.function.words or term.function.text
-        runs = any(isinstance(place, _Letter) for place in places[len(self._at.axes) + along :])
-        how = "sum of " if runs else ""
-        if runs and words.endswith(f"/{self._at.size(term.over[-1].size)}"):
-            how, words = "mean of ", words.rpartition("/")[0]
-        text = in_place_of_x(words, text) if words else text
-        return f"{'-' if sign < 0 else ''}{how}{text}"
+        words, prefix = term.function.words or term.function.text, ""
+        if any(isinstance(place, _Letter) for place in places[len(self._at.axes) + along :]):
+            is_mean = words.endswith(f"/{self._at.size(term.over[-1].size)}")
+            prefix, words = ("mean of ", words.rpartition("/")[0]) if is_mean else ("sum of ", words)
+        return f"{'-' if sign < 0 else ''}{prefix}{in_place_of_x(words, text) if words else text}"
 
-    def _product(self, term: TermOf, places: Sequence[int | _Letter]) -> tuple[str, int]:
+    def _product(self, term: TermOf, places: Places) -> tuple[str, int]:
+        """Write the factors of a term; the sign is returned by itself."""
         text, sign = "", 1
         parts = [part for part in term.factors if not isinstance(part, Sign)]
         for part in term.factors:
             if isinstance(part, Sign):
                 sign *= int(part.values[self._at.axes[part.axis]])
                 continue
-            piece = self._piece(part, places)
-            sign *= piece.sign
-            if not text:
-                own = f"({piece.text})" if is_joined(piece.text, "+-") and len(parts) > 1 else piece.text
-                text = f"1/{own}" if piece.divided else own
-                continue
-            is_last = piece.divided and part is parts[-1]
-            own = f"({piece.text})" if is_joined(piece.text, "+-" if is_last else "+-×/") else piece.text
-            text += f" / {own}" if piece.divided else f" × {own}"
+            word, divides = self._factor(part, places), part.taken.endswith("/")
+            sign *= -1 if part.taken.startswith("-") else 1
+            signs = "+-" if not text or (divides and part is parts[-1]) else "+-×/"
+            if len(parts) > 1 and is_joined(word, signs):
+                word = f"({word})"
+            if text:
+                text += f" / {word}" if divides else f" × {word}"
+            else:
+                text = f"1/{word}" if divides else word
         return text, sign
 
-    def _piece(self, part: Part, places: Sequence[int | _Letter]) -> _Said:
-        if isinstance(part, ElementAt):
-            name = self._element(part, places)
-            return _Said(name if part.less is None else f"({name} - {self._name(part.less)})")
-        if isinstance(part, ResultOf):
-            own = self._steps[part.step]
-            text = self._name(part.step) if own.label.isalpha() and not own.inside else self._step(part.step)
-            return _Said(text, part.taken == "1/", -1 if part.taken == "-" else 1)
-        if isinstance(part, ShareOfKnown):
-            return _Said(str(self._at.known), True, part.sign)
-        if isinstance(part, Place):
-            return _Said(str(places[part.axis]))
-        assert isinstance(part, Constant)
-        if part.axis is not None:
-            return _Said(f"{part.values[self._at.axes[part.axis]]:.6g}")
-        return _Said(part.words.removeprefix("1/"), part.words.startswith("1/"))
+    def _factor(self, part: FactorOf, places: Places) -> str:
+        """Write a factor without its sign, or what a term is divided by."""
+        match part:
+            case ElementAt(less=None):
+                return self._element(part, places)
+            case ElementAt(less=int(number)):
+                return f"({self._element(part, places)} - {self._name(number)})"
+            case ResultOf(number):
+                step = self._steps[number]
+                return self._name(number) if step.label.isalpha() and not step.inside else self._step(number)
+            case ShareOfKnown():
+                return str(self._at.known)
+            case Place(axis):
+                return str(places[axis])
+            case Constant(words, values, axis):
+                return words if axis is None else f"{values[self._at.axes[axis]]:.6g}"
+        raise TypeError(part)
 
     def _name(self, step: int) -> str:
-        """A step by its label, which is then written out behind the rest."""
+        """Return the label of a step, which is then written behind the rest."""
         if step not in self._named:
             self._named.append(step)
         return self._steps[step].label
 
-    def _element(self, part: ElementAt, places: Sequence[int | _Letter]) -> str:
-        own = part.name if layer_of(part.name) is None else short(part.name)
-        gradient = "d " * (part.phase == "backward")
-        alike = own == short(self._at.name) and part.name != self._at.name
-        name = part.name if self._whole_names or alike else own
+    def _element(self, part: ElementAt, places: Places) -> str:
+        name = part.name if layer_of(part.name) is None else short(part.name)
+        if self._full_names or (name == short(self._at.name) and part.name != self._at.name):
+            name = part.name
         index = ",".join(self._spot(spot, places) for spot in part.index)
-        return f"{gradient}{name}[{index}]" if index else f"{gradient}{name}"
+        return "d " * (part.phase == "backward") + name + (f"[{index}]" if index else "")
 
-    def _spot(self, own: int | PlaceAlong, places: Sequence[int | _Letter]) -> str:
-        """A place along an axis of an array: a number, or letters and what is added to them."""
-        own = PlaceAlong(((own, 1),)) if isinstance(own, int) else own
-        by = places[own.by[0]] if own.table else 0
-        if isinstance(by, _Letter):
-            return f"target at {by.letter}"
-        at, letters = self._start(own, places), list[str]()
-        for axis, stride in own.axes:
+    def _spot(self, spot: int | PlaceAlong, places: Places) -> str:
+        """Write a place along an axis of an array: a number, or letters plus a number."""
+        spot = PlaceAlong(((spot, 1),)) if isinstance(spot, int) else spot
+        row = places[spot.by[0]] if spot.table else 0
+        if isinstance(row, _Letter):
+            return f"target at {row.letter}"
+        start, letters = self._start(spot, places), list[str]()
+        for axis, stride in spot.axes:
             place = places[axis]
             if isinstance(place, _Letter):
-                at -= place.start * stride
+                start -= place.start * stride
                 letters.append(f"{stride if stride != 1 else ''}{place.letter}")
         if not letters:
-            return str(at)
-        return " + ".join(letters) + (f" {'+' if at > 0 else '-'} {abs(at)}" if at else "")
+            return str(start)
+        return " + ".join(letters) + (f" {'+' if start > 0 else '-'} {abs(start)}" if start else "")
 
-    def _start(self, own: PlaceAlong, places: Sequence[int | _Letter]) -> int:
-        """The place without what letters add."""
-        fixed = ((places[axis], stride) for axis, stride in own.axes)
-        at = own.offset + sum(place * stride for place, stride in fixed if isinstance(place, int))
-        by = places[own.by[0]]
-        if not own.table or isinstance(by, _Letter):
-            return at
-        table = self._at.numbers.inputs.tokens if isinstance(own.table, str) else own.table
-        return at + table[by] * own.by[1]
+    def _start(self, spot: PlaceAlong, places: Places) -> int:
+        """Return the place where all letters add nothing."""
+        numbers = ((places[axis], stride) for axis, stride in spot.axes)
+        start = spot.offset + sum(place * stride for place, stride in numbers if isinstance(place, int))
+        row = places[spot.by[0]]
+        if not spot.table or isinstance(row, _Letter):
+            return start
+        table = self._at.numbers.inputs.tokens if isinstance(spot.table, str) else spot.table
+        return start + table[row] * spot.by[1]
 
-    def _along(self, term: TermOf, own: Over, n: int) -> int | _Letter:
-        """The letter of a range, of which it is said what it runs over; a place where there is only one."""
+    def _along(self, term: TermOf, over: Over, n: int) -> int | _Letter:
+        """Return the letter of a range and remember its words; the place if there is only one."""
         axis, run = len(self._at.axes) + n, self._at.ranges(term)[n]
-        is_plain = own.of == "all" and not isinstance(own.size, Length)
-        if own.of == "itself" or (is_plain and len(run) == 1):
+        is_plain = over.of == "all" and not isinstance(over.size, Length)
+        if over.of == "itself" or (is_plain and len(run) == 1):
             return int(run[0])
         if not is_plain:
-            letter, said = _of_tokens(own, run)
-            return _Letter(self._lettered(letter, said), 0)
+            letter, words = _of_tokens(over, run)
+            return _Letter(self._free_letter(letter, words), 0)
         is_channel, start = self._first_read(term, axis)
-        letter = "c" if is_channel else "h"
-        return _Letter(self._lettered(letter, f", *={start + run[0]}..{start + run[-1]}"), start)
+        words = f", *={start + run[0]}..{start + run[-1]}"
+        return _Letter(self._free_letter("c" if is_channel else "h", words), start)
 
     def _first_read(self, term: TermOf, axis: int) -> tuple[bool, int]:
-        """Of the first array that is read along a range, place by place: whether it is so along its last
-        axis, and where that starts."""
+        """Return, for the first array that a range reads place by place: True if the range is its last axis,
+        and the place where the range starts."""
         for part in (part for part in term.factors if isinstance(part, ElementAt)):
             for n, spot in enumerate(part.index):
-                own = PlaceAlong(((spot, 1),)) if isinstance(spot, int) else spot
-                if (axis, 1) in own.axes:
+                spot = PlaceAlong(((spot, 1),)) if isinstance(spot, int) else spot
+                if (axis, 1) in spot.axes:
                     places = [*self._at.axes, *[0] * (axis + 1)]
-                    return n == len(part.index) - 1, self._start(own, places)
+                    return n == len(part.index) - 1, self._start(spot, places)
         return False, 0
 
-    def _lettered(self, letter: str, said: str) -> str:
-        """The letter, or the next one that is free where it runs over something else already."""
-        while self._said.get(letter, said.replace("*", letter)) != said.replace("*", letter):
+    def _free_letter(self, letter: str, words: str) -> str:
+        """Return the letter, or the next one if it stands for another range; in `words` * is the letter."""
+        while self._ranges.setdefault(letter, words.replace("*", letter)) != words.replace("*", letter):
             letter = chr(ord(letter) + 1)
-        self._said[letter] = said.replace("*", letter)
         return letter
 
 
-def _of_tokens(own: Over, run: Array) -> tuple[str, str]:
-    """The letter of a range of positions or tokens, and what is said of it."""
-    if own.of == "known":
+def _of_tokens(over: Over, run: Array) -> tuple[str, str]:
+    """Return the letter of a range of positions or tokens, and the words for it."""
+    if over.of == "known":
         return "p", " for the positions * whose next token is known"
-    if own.of == "tokens":
+    if over.of == "tokens":
         return "p", " for the positions * that have the token"
-    if own.of == "vocabulary":
+    if over.of == "vocabulary":
         return "j", f" for all {len(run):,} tokens *"
-    letter, of = ("j", own.of) if own.of in MASKED else ("p", "positions")
-    return letter, f" for the {of} *={run[0]}..{run[-1]}"
+    letter, places = ("j", over.of) if over.of in MASKED else ("p", "positions")
+    return letter, f" for the {places} *={run[0]}..{run[-1]}"

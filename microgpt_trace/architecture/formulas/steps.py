@@ -1,8 +1,8 @@
-"""Steps: how a number is worked out, as plain data, and sums of products of which the largest terms are
-written out. Knows no model and no events.
+"""Steps: how a number is computed, as plain data, and sums of products with their largest terms. Knows no
+model and no events.
 
-A value is worked out in steps; each step is a sum of terms, and a term is a product of factors, or a
-function of one. What a factor is called can be explained in turn, or says in words what it is.
+A value is computed in steps. A step is a sum of terms; a term is a product of factors or a function of the
+product. The name of a factor is an element that can be explained in turn, or describes a constant.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ Origin = Literal["forward", "backward", "constant"]
 
 @frozen
 class Factor:
-    """A number and where it comes from.
+    """A number and its source.
 
-    `kind` "forward": `name` is an element of an event or a parameter ("layer0.attn.q[3,4]"); "backward":
-    its gradient; "constant": words for a constant ("1/sqrt(4)") or the label of an earlier step.
+    `kind` "forward": `name` is an element of an event or a parameter ("layer0.attn.q[3,4]"). "backward": the
+    gradient of this element. "constant": words for a constant ("1/sqrt(4)") or the label of an earlier step.
     """
 
     name: str
@@ -37,10 +37,10 @@ class Factor:
 
 @frozen
 class Term:
-    """One of the numbers that a step adds up: the product x of the factors, or a function of it.
+    """A number that a step adds: the product x of the factors, or a function of x.
 
-    `function` is an expression in x ("exp(x)"), empty where the value is x itself. `label` is the token
-    that the term stands for, where it stands for one.
+    `function` is an expression in x ("exp(x)"), or empty if the value is x. `label` is the token that the
+    term belongs to, if any.
     """
 
     factors: tuple[Factor, ...]
@@ -53,8 +53,8 @@ class Term:
 class Step:
     """An intermediate result, or the last one: a sum of `count` terms.
 
-    `terms` are those of largest magnitude, and `rest` is the sum of the others; `magnitude` is the sum
-    of all their magnitudes, which rounding errors are relative to.
+    `terms` are the terms of largest magnitude, `rest` is the sum of the others, and `magnitude` is the sum of
+    the magnitudes of all terms, which rounding errors are relative to.
     """
 
     label: str
@@ -67,11 +67,11 @@ class Step:
 
 @frozen
 class Use:
-    """An element that this one goes into, one of `count` of its event.
+    """An element that reads the explained element, one of `count` elements of its event that do.
 
-    Where there are many, it is the one that this element weighs most in; `adds` is the term that it
-    adds there, None where that is no term of a sum. `value` is what the element is, None where the run
-    did not keep it. `words` say what happens there.
+    Among many it is the one in which the explained element weighs most. `adds` is the term that the
+    explained element adds there, or None if it adds no term. `value` is None if the run did not keep the
+    element. `words` describe the operation.
     """
 
     name: str
@@ -83,20 +83,19 @@ class Use:
 
 
 def element_name(name: str, index: tuple[int, ...]) -> str:
-    """ "layer0.attn.q[3,4]", or the name alone of what has no axes."""
+    """Return "layer0.attn.q[3,4]", or the name alone if there are no axes."""
     return f"{name}[{','.join(map(str, index))}]" if index else name
 
 
 @dataclass(frozen=True, slots=True)
 class Worked:
-    """How an element is worked out, or what its gradient gets by way of one reader: a formula for it, the
-    steps, and what rounding is relative to."""
+    """How an element, or the part of its gradient from one reader, is computed."""
 
     formula: str
     steps: tuple[Step, ...]
-    magnitude: float
+    magnitude: float  # that rounding is relative to
     notes: tuple[str, ...] = ()
-    stored: float | None = None  # the value of what is not computed
+    stored: float | None = None  # the value if it is stored, not computed
 
     @property
     def value(self) -> float:
@@ -104,10 +103,10 @@ class Worked:
 
 
 class Function(NamedTuple):
-    """What is done with a product of factors, as an expression in x and as it is worked out.
+    """A function of a product of factors: an expression in x, and the computation.
 
-    `words` are the expression as one reads it, where they say more. Where it cancels inside, roundings are
-    relative to `beside` too.
+    `words` replace the expression in sentences, if they are clearer. If terms inside the function cancel,
+    rounding is relative to `beside` too.
     """
 
     text: str
@@ -117,18 +116,17 @@ class Function(NamedTuple):
 
 
 class Operand(NamedTuple):
-    """One factor of every term of a sum: its values [n], what rounding each is relative to, and how each is
-    called. What is worked out from constants alone is `exact`."""
+    """One factor of every term of a sum."""
 
-    values: Array
-    magnitudes: Array
+    values: Array  # [n]
+    magnitudes: Array  # [n] that rounding is relative to
     name: Callable[[int], str]
     kind: Origin = "constant"
-    exact: bool = False
+    exact: bool = False  # computed from constants alone
 
     @property
     def opposite(self) -> Operand:
-        """The same below 0."""
+        """The same factor with the opposite sign."""
         return self._replace(values=-self.values, name=lambda i: f"-{self.name(i)}")
 
     def factor(self, i: int) -> Factor:
@@ -143,12 +141,12 @@ def total(
     label: str, operands: Sequence[Operand], most: int, function: Function = IDENTITY,
     extra: Sequence[Term] = (), label_of: Callable[[int], str] = lambda i: "",
 ) -> Step:  # fmt: skip
-    """The sum of the products of the operands, or of a function of each, and of further terms; its `most`
-    largest terms are written out, in their own order where that is all of them. `label_of` gives the token
-    that a term stands for."""
+    """Return the sum of the operands' products, or of a function of each, and of `extra` terms. The step has
+    the `most` largest terms, or all in their order. `label_of` returns the token that a term belongs to."""
     products = np.prod([operand.values for operand in operands], axis=0)
     values = np.append(function.of(products), [term.value for term in extra])
-    order: list[int] = np.argsort(-_magnitudes(values), kind="stable")[:most].tolist()
+    sizes = np.where(np.isfinite(values), np.abs(values), np.inf)  # values that are not finite come first
+    order: list[int] = np.argsort(-sizes, kind="stable")[:most].tolist()
     shown = sorted(order) if len(order) == len(values) else order
     others = np.delete(values, shown)
 
@@ -162,44 +160,37 @@ def total(
     return Step(label, tuple(map(term, shown)), len(values), _sum(others), _sum(values), _sum(np.abs(values)))
 
 
-def _magnitudes(values: Array) -> Array:
-    """Magnitudes to order terms by: what is not finite comes first."""
-    return np.where(np.isfinite(values), np.abs(values), np.inf)
-
-
 def _sum(values: Array) -> float:
-    if not np.isfinite(values).all():
-        return float(values.sum())
     try:
-        return math.fsum(values)
+        return math.fsum(values) if np.isfinite(values).all() else float(values.sum())
     except OverflowError:
         return float(values.sum())
 
 
 @np.errstate(all="ignore")
 def sum_of(label: str, terms: Sequence[Term]) -> Step:
-    """A few terms of their own, added up and all written out. Of none the sum is 0."""
+    """Return the sum of a few terms, all of them written out; without terms it is 0."""
     values = np.array([term.value for term in terms])
     return Step(label, tuple(terms), len(terms), 0.0, _sum(values), _sum(np.abs(values)))
 
 
 def one_term(factors: Sequence[Factor], function: Function = IDENTITY) -> Term:
-    """A product of its own, or a function of it."""
+    """Return a term that is a product of single factors, or a function of the product."""
     with np.errstate(all="ignore"):
         value = float(function.of(np.prod([factor.value for factor in factors])))
     return Term(tuple(factors), value, function.text)
 
 
 def in_place_of_x(expression: str, text: str) -> str:
-    """An expression in x with a text in the place of x, in parentheses where it needs them."""
+    """Replace x in an expression by a text, in parentheses where they are needed."""
     if expression == "x":
         return text
     inner = f"({text})" if is_joined(text) else text
-    return _X.sub(lambda found: f"({text})" if found[0] == "(x)" else inner, expression)
+    return _X.sub(lambda match: f"({text})" if match[0] == "(x)" else inner, expression)
 
 
 def is_joined(text: str, signs: str = "+-×/") -> bool:
-    """Whether one of the signs stands between parts of a text, outside of parentheses."""
+    """Return True if one of the signs joins parts of a text, outside of parentheses."""
     while (bare := _INNERMOST.sub("", text)) != text:
         text = bare
     return any(f" {sign} " in text for sign in signs)
@@ -209,7 +200,7 @@ _X, _INNERMOST = re.compile(r"\(x\)|\bx\b"), re.compile(r"\([^()]*\)|\[[^]]*\]")
 
 
 def less(function: Function, value: float | Array) -> Function:
-    """The same of x less a number, or less one for each x."""
+    """Return the function of x - value, where `value` may have one number for each x."""
     if isinstance(value, np.ndarray):
         return function._replace(of=lambda x: function.of(x - value))
     if value == 0:
@@ -228,5 +219,5 @@ INVERSE = Function("1/x", lambda x: 1 / x)
 
 
 def mean_of(n: int) -> Function:
-    """What a term adds to a mean."""
+    """Return the function x/n, by which terms add up to a mean."""
     return Function(f"x/{n}", lambda x: x / n)

@@ -1,5 +1,5 @@
-"""TracedElement: an element as the operations see it; RunValues: what an explanation reads of its run. Knows
-no kind's arithmetic."""
+"""TracedElement: an element of a run; RunValues: the arrays of a run that an explanation reads. Knows no
+kind's arithmetic."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Element:
 
 @dataclass(frozen=True, eq=False)
 class TracedElement(Generic[OfKind]):
-    """An element of a run; `most` terms of each sum are written out."""
+    """An element of a run, of which the `most` largest terms of each sum are written out."""
 
     numbers: RunValues
     element: Element
@@ -47,29 +47,29 @@ class TracedElement(Generic[OfKind]):
 
     @property
     def row(self) -> Operation[OfKind]:
-        """The row of the plan that the element's event is."""
+        """The plan's row for the element's event."""
         row: Any = self.numbers.plan[self.name]
         return row
 
     @property
     def own(self) -> str:
-        """The element as its formula names it: q[3,4]"""
+        """The element's name in its formula: q[3,4]"""
         return element_name(short(self.name), self.index)
 
 
 def rows_with(plan: Plan, parameter: str) -> tuple[Operation, ...]:
-    """The rows whose operation reads a parameter. A sum stands for its parts."""
+    """Return the rows that read a parameter; the sum stands for its parts."""
     rows = (row for row in plan.values() if row.name not in plan.sums_of)
     return tuple(row for row in rows if parameter in row.kind.names)
 
 
 def short(name: str) -> str:
-    """An event's name as a formula has it, without its layer and stage: layer0.attn.q -> q"""
+    """Return an event's name without its layer and stage: layer0.attn.q -> q"""
     return name.rpartition(".")[2]
 
 
 class KnownTarget(NamedTuple):
-    """A token that is known to follow a position, its probability there and the loss."""
+    """The token that follows a position, its probability there and the loss."""
 
     position: int
     token: int
@@ -79,11 +79,11 @@ class KnownTarget(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class RunValues:
-    """The arrays of a run that were kept, and the model that ran. Rows and elements are float64; asking for
-    what the run did not keep raises InputError.
+    """The arrays that a run kept, and its model. Elements are returned as float64; reading an array that the
+    run did not keep raises InputError.
 
-    `rows` are the positions that logits and probs have, row by row, `known_targets` every token that is known
-    to follow.
+    `rows` are the positions of the rows of logits and probs. `known_targets` has every position whose next
+    token is known.
     """
 
     model: LanguageModel
@@ -92,14 +92,14 @@ class RunValues:
     rows: Sequence[int]
     known_targets: Sequence[KnownTarget]
     shapes: Mapping[str, Shape]  # of events and parameters
-    replaced: frozenset[tuple[Phase, str]]  # what hooks put other values in the place of
+    replaced: frozenset[tuple[Phase, str]]  # the events and gradients that hooks replaced
 
     @property
     def plan(self) -> Plan:
         return self.model.plan
 
     def label(self, token: int) -> str:
-        """The text of a token that may follow."""
+        """Return the text of a token that may follow."""
         return self.model.label(token, target=True)
 
     def is_parameter(self, name: str) -> bool:
@@ -109,32 +109,32 @@ class RunValues:
         return (kind, name) in self.arrays
 
     def array(self, name: str, kind: Pass = "forward") -> Array:
-        """An event or its gradient as the run had it."""
+        """Return an event or its gradient. Raises InputError if the run did not keep it."""
         if (kind, name) not in self.arrays:
             raise InputError(f"{name}: this run did not compute it")
         return self.arrays[kind, name]
 
     def at(self, name: str, spots: Sequence[Any], kind: Pass = "forward") -> Any:
-        """What stands at some places of an event, its gradient or a parameter, of which no more than a row, a
-        column or a vector is read: a float64, or an array where some of the places are one."""
+        """Return an element of an event, a gradient or a parameter, or an array of elements if one of the
+        places is an array. Of a stored matrix only one row or column is read."""
         if kind == "backward" or not self.is_parameter(name):
             if name in HEAD_EVENTS and kind == "forward":
                 spots = (self.rows.index(spots[0]), *spots[1:])
-            found = self.array(name, kind)
+            array = self.array(name, kind)
         elif isinstance(spots[0], int):
-            found, spots = self.model.parameter(name, slice(spots[0], spots[0] + 1))[0], spots[1:]
+            array, spots = self.model.parameter(name, slice(spots[0], spots[0] + 1))[0], spots[1:]
         elif len(spots) == 1:
-            found = self.model.parameter(name)
+            array = self.model.parameter(name)
         else:
-            found, spots = self.model.column(name, spots[1]), spots[:1]
-        return found[tuple(spots)].astype(np.float64)
+            array, spots = self.model.column(name, spots[1]), spots[:1]
+        return array[tuple(spots)].astype(np.float64)
 
     def value(self, name: str, index: tuple[int, ...], kind: Pass = "forward") -> float:
-        """One element of an event, a gradient or a parameter."""
+        """Return one element of an event, a gradient or a parameter."""
         return float(self.at(name, index, kind))
 
     def known(self, name: str, index: tuple[int, ...], kind: Pass = "forward") -> float | None:
-        """The same, or None where the run did not keep it."""
+        """Return one element, or None if the run did not keep it."""
         if not (self.has(name, kind) or self.is_parameter(name)):
             return None
         if name in HEAD_EVENTS and kind == "forward" and index[0] not in self.rows:

@@ -1,1 +1,1 @@
-"""Runs the rows of any plan forward and back: one text, many texts, many edits of one."""
+"""The interpreter: runs the rows of any plan, forward and backward."""

@@ -1,8 +1,9 @@
 """The backward pass of any plan: d loss / d every event and parameter. Knows no kind's arithmetic.
 
-Of the forward pass the streams between the layers stay, [T, C] a layer; each layer is computed again from its
-own, with what hooks had replaced put in place again. What several rows read has the sum of their gradients:
-the residual stream needs no rule. Where a value was replaced the tap stops or scales its gradient.
+The forward pass keeps the residual stream before each layer, [T, C]. The backward pass computes each layer
+again from it, with the values that hooks had replaced. The gradient of a value that several rows read is the
+sum of their gradients, so that the residual stream needs no rule. The tap stops or scales the gradient of a
+replaced value.
 """
 
 from __future__ import annotations
@@ -29,20 +30,20 @@ from .run import before_forward, compute, final_forward, head_forward, layer_for
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ForwardPass:
-    """The results of a forward pass and what its backward pass needs."""
+    """The results of a forward pass that its backward pass needs."""
 
     run: PassState
-    streams: Sequence[Array]  # [T, C] that enter each layer, and the one that leaves the last
+    streams: Sequence[Array]  # [T, C] the residual stream before each layer, and after the last
     logits: Array  # [T, V]
-    probs: Array  # [T, V] as used
+    probs: Array  # [T, V] as hooks left them
     softmax: Array  # [T, V] as computed
-    loss: Array  # [] the mean of -log P(target) where it is known
+    loss: Array  # [] the mean of -log P(target) over known targets
 
 
 def forward(
     model: LanguageModel, tokens: Array, targets: Sequence[int | None], tap: Tap = SILENT
 ) -> ForwardPass:
-    """One pass over the tokens up to the loss, all at once: no part of it is left out."""
+    """Run one pass over the tokens up to the loss; every event is computed."""
     keep_freed_memory()
     run = PassState(model, tokens, tap=tap, targets=targets)
     streams = [before_forward(run)]
@@ -68,13 +69,13 @@ def backward(
     replaced: Mapping[str, Array] = NOTHING,
     wanted: Collection[str] = (),
 ) -> dict[str, Array]:
-    """d loss / d of each `wanted` parameter by name; the tap is given d loss / d event on the way.
+    """Return d loss / d each parameter of `wanted`, by name. The tap gets d loss / d each event on the way.
 
-    `replaced` are the values that hooks had put in place of events in the forward pass.
+    `replaced` has the values of events that hooks replaced in the forward pass.
     """
     plan, streams = done.run.model.plan, done.streams
     walk = _Walk(replace(done.run, wanted=frozenset(wanted)), tap, replaced)
-    walk.gradients[plan.head[-1].name] = _by_way_of_probs(done, tap)
+    walk.gradients[plan.head[-1].name] = _logits_gradient(done, tap)
     walk.back((*plan.final, *plan.head), {plan.streams[-1]: streams[-1]})
     for i in reversed(range(len(plan.layers))):
         walk.back(plan.layers[i], {plan.streams[i]: streams[i]})
@@ -83,13 +84,13 @@ def backward(
 
 
 def _ends(plan: Plan) -> tuple[Operation, Operation, Operation]:
-    """The rows of the logits, the probabilities and the loss."""
+    """Return the rows of the logits, the probabilities and the loss."""
     (probs,), (loss,) = plan.of_kind(Probabilities), plan.of_kind(Loss)
     return plan.head[-1], probs, loss
 
 
-def _by_way_of_probs(done: ForwardPass, tap: Tap) -> Array:
-    """The gradient of the logits, by way of the loss and the probabilities where a tap wants these."""
+def _logits_gradient(done: ForwardPass, tap: Tap) -> Array:
+    """Return the gradient of the logits. The gradients of loss and probabilities are emitted if requested."""
     _, probs_row, loss_row = _ends(done.run.model.plan)
     dloss = one = np.ones((), done.logits.dtype)
     if tap.wants(loss_row.name):
@@ -98,7 +99,7 @@ def _by_way_of_probs(done: ForwardPass, tap: Tap) -> Array:
     if tap.wants(probs_row.name):
         rows, targets = known_targets(done.run.targets)
         computed = np.zeros_like(done.probs)
-        if rows.size and dloss != 0:  # else 0, whatever P is
+        if rows.size and dloss != 0:  # a loss without gradient gives 0, even where P is 0
             computed[rows, targets] = -dloss / len(rows) / done.probs[rows, targets]
         dprobs = tap.emit(probs_row.name, computed)
         if dprobs is not computed:
@@ -108,53 +109,51 @@ def _by_way_of_probs(done: ForwardPass, tap: Tap) -> Array:
 
 def _backward(row: Operation, run: PassState, dy: Array, y: Array | None, *inputs: Array) -> Gradients:
     kernels: Any = arithmetic_of(row.kind)
-    found: Gradients = kernels.backward(row, run, dy, y, *inputs)
-    return found
+    gradients: Gradients = kernels.backward(row, run, dy, y, *inputs)
+    return gradients
 
 
 class _Walk:
-    """The way back through a plan, a group of its rows at a time."""
+    """A walk back through a plan, one group of rows at a time."""
 
     def __init__(self, run: PassState, tap: Tap, replaced: Mapping[str, Array]) -> None:
         self._run, self._tap, self._replaced = run, tap, replaced
-        self.gradients: dict[str, Array] = {}  # of events, of those that are still to be passed on
+        self.gradients: dict[str, Array] = {}  # of events, until their rows pass them on
         self.parameters: dict[str, Array] = {}
 
     def back(self, rows: Sequence[Operation], before: dict[str, Array]) -> None:
-        """From the gradient of what the last of these rows gives to those of what they read `before`. All but
-        the last are computed again."""
-        again = _Again(self._replaced)
-        compute(rows[:-1], dict(before), replace(self._run, tap=again))
-        values = before | again.used
+        """Go back through rows, from the gradient of the last one to the gradients of their inputs `before`.
+        All rows but the last are computed again."""
+        tap = _RecomputingTap(self._replaced)
+        compute(rows[:-1], dict(before), replace(self._run, tap=tap))
+        values = before | tap.used
         for row in reversed(rows):
             if row.name in self.gradients:
                 dy = self._tap.emit(row.name, self.gradients.pop(row.name))
-                self._through(row, dy, values, again.computed)
+                self._through(row, dy, values, tap.computed)
 
     def _through(
         self, row: Operation, dy: Array, values: Mapping[str, Array], computed: Mapping[str, Array]
     ) -> None:
-        """Add to the gradients of what a row reads. Where a tap changed that of a part, its parts make them,
-        and the row itself only those of the parameters that are none of theirs, its bias."""
+        """Add the gradients of a row's inputs and parameters. If a tap changed the gradient of a part, the
+        parts give these gradients, and the row itself only gives the gradient of its bias."""
 
-        def gradients(own: Operation, gradient: Array) -> Gradients:
-            inputs = [values[name] for name in own.inputs]
-            return _backward(own, self._run, gradient, computed.get(own.name), *inputs)
+        def gradients(reader: Operation, dy: Array) -> Gradients:
+            inputs = [values[name] for name in reader.inputs]
+            return _backward(reader, self._run, dy, computed.get(reader.name), *inputs)
 
-        parts = self._changed_parts(row, dy)
-        found = [(own, gradients(own, gradient)) for own, gradient in parts]
-        given = {name for _, of_part in found for name in of_part.parameters}
+        parts = [(part, gradients(part, dpart)) for part, dpart in self._changed_parts(row, dy)]
+        shared = {name for _, part in parts for name in part.parameters}
         inputs, parameters = gradients(row, dy)
-        rest = {name: gradient for name, gradient in parameters.items() if name not in given}
-        found.append((row, Gradients(() if parts else inputs, rest)))
-        for own, (of_inputs, of_parameters) in found:
-            for name, gradient in zip(own.inputs, of_inputs, strict=False):
+        rest = {name: gradient for name, gradient in parameters.items() if name not in shared}
+        for reader, (dinputs, dparameters) in (*parts, (row, Gradients(() if parts else inputs, rest))):
+            for name, gradient in zip(reader.inputs, dinputs, strict=False):
                 _add(self.gradients, name, gradient)
-            for name, gradient in of_parameters.items():
+            for name, gradient in dparameters.items():
                 _add(self.parameters, name, gradient)
 
     def _changed_parts(self, row: Operation, dy: Array) -> list[tuple[Operation, Array]]:
-        """The parts of a row with their gradients; none where each has the row's own."""
+        """Return the parts of a row with their gradients; empty if all have the gradient of the row."""
         changed: dict[str, Array] = {}
         for name in row.parts:
             if self._tap.wants(name):
@@ -165,8 +164,8 @@ class _Walk:
         return [(plan[name], changed.get(name, dy)) for name in row.parts] if changed else []
 
 
-class _Again:
-    """The tap of rows that are computed again: what hooks had replaced stands in its place again."""
+class _RecomputingTap:
+    """The tap of rows that are computed again: it puts in the values that hooks had replaced."""
 
     def __init__(self, replaced: Mapping[str, Array]) -> None:
         self._replaced = replaced
@@ -182,7 +181,7 @@ class _Again:
         return name in self._replaced
 
     def layer(self, index: int) -> Tap:
-        raise NotImplementedError("a plan's rows are emitted by their whole names")
+        raise NotImplementedError("rows of a plan are emitted by their full names")
 
 
 def _add(sums: dict[str, Array], name: str, gradient: Array) -> None:

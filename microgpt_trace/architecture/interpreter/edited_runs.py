@@ -1,8 +1,8 @@
-"""Many runs of one prompt that differ in one edit each, with the work before the edit shared.
+"""Many runs of one prompt with one edit each, which share the work before their edits.
 
-They are sequences of one pass: each joins as a copy of the unedited stream where its
-edit takes place. 150 of them cost about as much as one prompt of 375 tokens, where 150 passes would
-unpack the weights 150 times.
+The runs are sequences of one pass. Each joins the pass at its edit, as a copy of the unedited residual
+stream. 150 runs cost about as much as one prompt of 375 tokens, while 150 passes would unpack the weights
+150 times.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from ..operations.pass_state import PassState
 from ..plans.plan import Plan
 from .run import before_forward, final_forward, head_forward, layer_forward
 
-ELEMENTS = 1 << 23  # of the widest array of a pass: 32 MB
-BEFORE = -1  # in the place of a layer's number: before all of them
+ELEMENTS = 1 << 23  # in the largest array of a pass: 32 MB
+BEFORE = -1  # stands for a layer's number: before all layers
 
 
 def logits_of_edits(
     model: LanguageModel, inputs: TraceInput, edits: Sequence[Edit], rows: Sequence[int], report: Report
 ) -> Iterator[tuple[int, Array]]:
-    """The logits [n, V] of some positions under each edit, with the number of the edit, in any order."""
+    """Yield, for each edit, its number and the logits [n, V] of the positions `rows`, in any order."""
     with one_blas_thread(), np.errstate(all="ignore"):
         plan, depth, tokens = model.plan, len(model.plan.layers), np.array(inputs.tokens)
         size = max(1, ELEMENTS // _widest(plan, len(tokens)) - 1)
@@ -54,23 +54,24 @@ def logits_of_edits(
 
 
 def _widest(plan: Plan, length: int) -> int:
-    """How many elements the largest event of a layer has."""
+    """Return the number of elements of the largest event in a layer."""
     shapes = plan.shapes(length)
-    return max(math.prod(shapes[own.name]) for rows in plan.layers for own in rows)
+    return max(math.prod(shapes[row.name]) for rows in plan.layers for row in rows)
 
 
 def _joins(name: str, plan: Plan) -> int:
-    """The layer before which a variant with an edit of that event joins."""
+    """Return the layer at which a sequence with an edit of this event joins."""
     row = plan[name]
     if row.layer is not None:
         return row.layer
-    return BEFORE if any(own is row for own in plan.before) else len(plan.layers)
+    return BEFORE if row in plan.before else len(plan.layers)
 
 
 class Growing:
-    """A pass whose first sequence is unedited; the variants join it one after another.
+    """A pass whose first sequence is unedited. Edited sequences join it one after another.
 
-    `edits` are in the order in which they join; the unedited stream [T, C] enters layer `start`.
+    `edits` are in the order in which their sequences join. The unedited residual stream [T, C] enters layer
+    `start`.
     """
 
     def __init__(self, unedited: PassState, stream: Array, edits: Sequence[Edit], start: int) -> None:
@@ -79,12 +80,12 @@ class Growing:
             self.stream = before_forward(self._run)
 
     def advance(self, layer: int) -> None:
-        """Let those join whose edit is in this layer, and go through it."""
+        """Add the sequences whose edit is in this layer, and run the layer."""
         self._copy(self._join(layer))
         self.stream = layer_forward(self.stream, layer, self._run)
 
     def _join(self, layer: int) -> int:
-        """How many more sequences there are from this layer on."""
+        """Make room for the sequences that join at this layer, and return their number."""
         model, n = self._run.model, self._run.n
         joining = sum(_joins(edit.name, model.plan) == layer for edit in self._edits[n - 1 :])
         if joining:
@@ -93,13 +94,13 @@ class Growing:
         return joining
 
     def _copy(self, joining: int) -> None:
-        """Add so many copies of the unedited stream."""
+        """Append `joining` copies of the unedited residual stream."""
         if joining:
             copies = np.tile(self.stream[: len(self._unedited.tokens)], (joining, 1))
             self.stream = np.concatenate([self.stream, copies])
 
     def _tap(self, sequences: range) -> EditTap:
-        """The tap of some of the sequences, of which the first is unedited."""
+        """Return the tap of these sequences; sequence 0 is unedited."""
         edits: dict[str, list[tuple[int, Edit]]] = {}
         for number in sequences:
             if number:
@@ -108,7 +109,7 @@ class Growing:
         return EditTap(edits, len(sequences))
 
     def logits(self, rows: Sequence[int]) -> Iterator[Array]:
-        """The logits of these positions of every variant, [n, V] each."""
+        """Yield the logits [n, V] of the positions `rows` for every edited sequence."""
         model, length = self._run.model, len(self._unedited.tokens)
         self._copy(self._join(len(model.plan.layers)))
         final = final_forward(model, self.stream, self._run.tap)
@@ -122,4 +123,4 @@ class Growing:
             tap = self._tap(range(start + 1, start + 1 + len(part))) if edited else SILENT
             logits = head_forward(model, part.reshape(-1, part.shape[2]), tap)
             logits = tap.emit("logits", logits).reshape(*part.shape[:2], -1)
-            yield from (own[list(rows)] if edited else own for own in logits)
+            yield from logits[:, list(rows)] if edited else logits

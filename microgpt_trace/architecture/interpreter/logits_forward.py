@@ -1,5 +1,5 @@
-"""Forward passes up to the logits and the loss: over one prompt, and over many texts packed in one pass
-without padding. Knows no vocabulary."""
+"""Forward passes up to the logits and the loss: over one prompt, or over many texts in one pass without
+padding. Knows no vocabulary."""
 
 from __future__ import annotations
 
@@ -20,34 +20,38 @@ from .run import forward, head_forward, pass_forward
 
 
 def logits_forward(model: LanguageModel, inputs: TraceInput, rows: Sequence[int], tap: Tap) -> Array:
-    """The logits [n, V] of these positions, as used; no others are computed and emitted."""
+    """Run a pass and return the logits [n, V] of the positions `rows`, as hooks left them. Only these logits
+    are computed and emitted."""
     final = forward(model, np.array(inputs.tokens), tap)
     return tap.emit("logits", head_forward(model, final[list(rows)], tap))
 
 
 def run_together(model: LanguageModel, inputs: TraceInput, tap_of: TapOf, n: int) -> None:
-    """n times forward through the whole model with all sequences in each product, the logits in parts where
-    they are many and somebody listens."""
+    """Run n passes over the same tokens at once. Logits, probabilities and loss are computed in parts, and
+    only if a listener requests one of them."""
     final = forward(model, np.array(inputs.tokens), tap_of(range(n)), n=n).reshape(n, len(inputs.tokens), -1)
     if not any(tap_of([0]).wants(name) for name in ("logits", "probs", "loss")):
         return
     most = rows_of_a_part(model.config.vocab_size)  # rows of logits at a time
     size = min(most, final.shape[1])
+    sequences = max(1, most // size)  # at a time
     losses: list[list[float]] = [[] for _ in range(n)]
     for start in range(0, final.shape[1], size):
-        for first in range(0, n, max(1, most // size)):
-            numbers = range(first, min(n, first + max(1, most // size)))
+        for first in range(0, n, sequences):
+            numbers = range(first, min(n, first + sequences))
             rows = final[numbers.start : numbers.stop, start : start + size]
-            found = _losses(model, rows, inputs.targets[start : start + size], tap_of(numbers))
-            for number, own in zip(numbers, found, strict=True):
-                losses[number] += own
-    for number, own in enumerate(losses):
-        if own:
-            tap_of([number]).emit("loss", np.asarray(np.float32(math.fsum(own) / len(own))))
+            part = _losses(model, rows, inputs.targets[start : start + size], tap_of(numbers))
+            for number, of_sequence in zip(numbers, part, strict=True):
+                losses[number] += of_sequence
+    for number, of_sequence in enumerate(losses):
+        if of_sequence:
+            mean = math.fsum(of_sequence) / len(of_sequence)
+            tap_of([number]).emit("loss", np.asarray(np.float32(mean)))
 
 
 def _losses(model: LanguageModel, final: Array, targets: Sequence[int | None], tap: Tap) -> list[list[float]]:
-    """What the head makes of some rows [n, T, C] of each sequence; the losses where somebody wants them."""
+    """Run the head on rows [n, T, C] of n sequences, and return the losses of each; without losses if no
+    listener requests probabilities or the loss."""
     n, length, width = final.shape
     logits = tap.emit("logits", head_forward(model, final.reshape(n * length, width), tap))
     if not tap.wants("probs") and not tap.wants("loss"):
@@ -55,32 +59,33 @@ def _losses(model: LanguageModel, final: Array, targets: Sequence[int | None], t
     computed = softmax(logits)
     probs = tap.emit("probs", computed)
     known = [target or 0 for target in targets] * n
-    of_rows = used_losses(known, logits, probs, differs(probs, computed)).reshape(n, length)
-    return [[float(x) for x, t in zip(row, targets, strict=True) if t is not None] for row in of_rows]
+    losses = used_losses(known, logits, probs, differs(probs, computed)).reshape(n, length)
+    return [[float(x) for x, t in zip(row, targets, strict=True) if t is not None] for row in losses]
 
 
-ROWS = 512  # of a pass of several texts: more gain nothing
-PART = 1 << 23  # logits worked out at a time, 32 MB: the head is unpacked for each part
+ROWS = 512  # in a pass over several texts; larger passes are no faster
+PART = 1 << 23  # logits computed at a time, 32 MB: the head is unpacked again for each part
 
 
 def run_packed(model: LanguageModel, pack: Pack, tap: Tap) -> None:
-    """One pass over texts up to the logits and probabilities; these in parts, where somebody wants them."""
+    """Run one pass over texts. Logits and probabilities are computed in parts, if a listener requests
+    them."""
     groups = [
-        (own.rows, PassState(model, pack.tokens[own.rows], own.texts, _TapOfTexts(tap, own.texts)))
-        for own in pack.groups
+        (group.rows, PassState(model, pack.tokens[group.rows], group.texts, _TapOfTexts(tap, group.texts)))
+        for group in pack.groups
     ]
     final = pass_forward(PassState(model, pack.tokens, tap=tap, groups=groups))
     if not any(tap.wants(name) for name in (*(row.name for row in model.plan.head), "probs")):
         return
-    for own in in_parts(len(final), model.config.vocab_size, PART):
-        logits = tap.emit("logits", head_forward(model, final[own], tap))
+    for part in in_parts(len(final), model.config.vocab_size, PART):
+        logits = tap.emit("logits", head_forward(model, final[part], tap))
         if tap.wants("probs"):
             tap.emit("probs", softmax(logits))
 
 
 @dataclass(frozen=True, slots=True)
 class _TapOfTexts:
-    """Emits what n texts of equal length have for each head, [n*H, T, T], as [n, H, T, T]."""
+    """A tap of n texts of equal length: it emits scores and weights [n*H, T, T] as [n, H, T, T]."""
 
     tap: Tap
     n: int

@@ -1,7 +1,7 @@
 """The interpreter: runs the rows of any plan, layer by layer. Knows no kind's arithmetic.
 
-A value is dropped once no row of its layer reads it any more, so that memory does not grow with the depth.
-What no row reads, the share of a head, is computed only where somebody wants it.
+A value is dropped after the last row that reads it, so that memory does not grow with the number of layers.
+A value that no row reads, such as a head's output, is computed only if a listener requests it.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from ..plans.plan import Operation
 def forward(
     model: LanguageModel, tokens: Array, tap: Tap = SILENT, cache: KVCache | None = None, n: int = 1
 ) -> Array:
-    """What the head reads, up to which everything is computed: tokens [T] -> [n*T, C].
+    """Run tokens up to the input of the head: [T] -> [n*T, C]
 
-    With a cache the tokens follow those that it has seen, and are added to it. The n sequences of the
-    same tokens, one after another, differ by what the tap makes of them.
+    With a KV cache the tokens follow those in the cache, and their keys and values are added to it. The n
+    sequences have the same tokens, one after another; the tap may change each of them.
     """
     x = pass_forward(PassState(model, np.tile(tokens, n), n, tap, cache))
     if cache is not None:
@@ -36,7 +36,7 @@ def forward(
 
 
 def pass_forward(run: PassState) -> Array:
-    """What the head reads of a pass: -> [N, C]"""
+    """Run a pass up to the input of the head: -> [N, C]"""
     keep_freed_memory()
     x = before_forward(run)
     for i in range(len(run.model.plan.layers)):
@@ -45,44 +45,44 @@ def pass_forward(run: PassState) -> Array:
 
 
 def before_forward(run: PassState) -> Array:
-    """The stream that enters the first layer: -> [N, C]"""
+    """Compute the residual stream that enters the first layer: -> [N, C]"""
     return run_rows(run.model.plan.before, {}, run)
 
 
 def layer_forward(x: Array, index: int, run: PassState) -> Array:
-    """The stream after a layer from that before it: [N, C] -> [N, C]"""
+    """Run a layer on the residual stream: [N, C] -> [N, C]"""
     plan = run.model.plan
     return run_rows(plan.layers[index], {plan.streams[index]: x}, run)
 
 
 def final_forward(model: LanguageModel, x: Array, tap: Tap = SILENT) -> Array:
-    """What the head reads, from the stream after the last layer: [N, C] -> [N, C]"""
+    """Compute the input of the head from the residual stream after the last layer: [N, C] -> [N, C]"""
     rows = model.plan.final
     return run_rows(rows, {model.plan.streams[-1]: x}, PassState(model, tap=tap)) if rows else x
 
 
 def head_forward(model: LanguageModel, x: Array, tap: Tap = SILENT) -> Array:
-    """The logits, not yet emitted, of what the head reads: [N, C] -> [N, V]"""
+    """Compute logits from the input of the head, without emitting them: [N, C] -> [N, V]"""
     *within, last = model.plan.head
     run = PassState(model, tap=tap)
     if within:
-        x = run_rows(within, {what_the_head_reads(model): x}, run)
+        x = run_rows(within, {head_input(model): x}, run)
     return row_forward(last, {last.inputs[0]: x}, run)
 
 
-def what_the_head_reads(model: LanguageModel) -> str:
-    """The event that `forward` gives."""
+def head_input(model: LanguageModel) -> str:
+    """Return the name of the event that is the input of the head."""
     return model.plan.head[0].inputs[0]
 
 
 def run_rows(rows: Sequence[Operation], values: dict[str, Array], run: PassState) -> Array:
-    """Run some rows in order, given what they read of others; the value of the last."""
+    """Run rows in order, given the values of their inputs, and return the value of the last."""
     compute(rows, values, run)
     return values[rows[-1].name]
 
 
 def compute(rows: Sequence[Operation], values: dict[str, Array], run: PassState) -> None:
-    """Put into `values` what some rows give, in order, and take out what is not read any more."""
+    """Run rows in order: add their values to `values`, and remove those that no later row reads."""
     mixing = [at for at, row in enumerate(rows) if row.kind.mixes_positions] if run.groups else []
     if mixing:
         start, stop = mixing[0], mixing[-1] + 1
@@ -94,15 +94,15 @@ def compute(rows: Sequence[Operation], values: dict[str, Array], run: PassState)
 
 
 def _compute_by_group(rows: Sequence[Operation], values: dict[str, Array], run: PassState) -> None:
-    """Run rows for the texts of each length apart; the last one, which has a row for each of theirs, is
-    emitted as a whole."""
+    """Run rows for each group of texts of equal length. The value of the last row is emitted for all groups
+    together."""
     *within, last = rows
     read = {name for row in rows for name in row.inputs}.difference(row.name for row in rows)
     parts = []
-    for own, group in run.groups:
-        of_group = {name: values[name][own] for name in read}
-        _compute_together(within, of_group, group)
-        parts.append(row_forward(last, of_group, group))
+    for part, group in run.groups:
+        group_values = {name: values[name][part] for name in read}
+        _compute_together(within, group_values, group)
+        parts.append(row_forward(last, group_values, group))
     values[last.name] = run.tap.emit(last.name, np.concatenate(parts))
     for row in rows:
         for name in run.model.plan.tasks[row.name].done:
@@ -110,11 +110,11 @@ def _compute_by_group(rows: Sequence[Operation], values: dict[str, Array], run: 
 
 
 def _compute_together(rows: Sequence[Operation], values: dict[str, Array], run: PassState) -> None:
-    """The same for rows that are run for all sequences together.
+    """Run rows for all sequences together.
 
-    Where a part is replaced, what that changes is added to the whole, which reads what its parts read.
+    If a hook replaces a part of a row, such as a head's output, the change is added to the row.
     """
-    ahead: dict[str, Array] = {}  # wholes of which a part was replaced
+    ahead: dict[str, Array] = {}  # rows computed early because a part was replaced
     emit, wants, tasks = run.tap.emit, run.tap.wants, run.model.plan.tasks
     for row in rows:
         read, whole, done = tasks[row.name]
@@ -133,7 +133,7 @@ def _compute_together(rows: Sequence[Operation], values: dict[str, Array], run: 
 
 
 def row_forward(row: Operation, values: Mapping[str, Array], run: PassState) -> Array:
-    """The value of a row from those that it reads."""
+    """Compute the value of a row, given the values of its inputs."""
     kernels: Any = arithmetic_of(row.kind)
     value: Array = kernels.forward(row, run, *[values[name] for name in row.inputs])
     return value

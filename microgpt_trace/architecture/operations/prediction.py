@@ -112,10 +112,10 @@ def gradient_formula(name: str, reader: Operation, setting: Setting) -> Formula:
         dloss = (ElementAt(reader.name, (), "backward"),)
     if name in reader.inputs:
         probability = ElementAt(other_of(setting.plan, reader).name, TARGET)
-        minus_one = TermOf((ShareOfKnown(-1), *dloss), where=TARGET)
+        minus_one = TermOf((ShareOfKnown("-1/"), *dloss), where=TARGET)
         return one_step(shape, TermOf((probability, ShareOfKnown(), *dloss), where=TARGET[:1]), minus_one)
     inverse = StepOf((TermOf((ElementAt(name, TARGET),), function=INVERSE),), "1/P")
-    last = TermOf((ShareOfKnown(-1), ResultOf(0), *dloss), where=TARGET)
+    last = TermOf((ShareOfKnown("-1/"), ResultOf(0), *dloss), where=TARGET)
     return Formula(shape, (inverse, StepOf((last,))))
 
 

@@ -97,9 +97,10 @@ def gradient_formula(name: str, reader: Operation[Scores], setting: Setting) -> 
 
 def _of_products(sizes: Shape, kind: Scores, products: TermOf) -> Formula:
     """A sum of products, times the scale."""
-    is_root = kind.scale == 1 / math.sqrt(kind.head_dim)
-    words = f"1/sqrt({kind.head_dim})" if is_root else f"{kind.scale:.6g}"
-    scaled = TermOf((ResultOf(0), Constant(words, (kind.scale,))))
+    scale = Constant(f"{kind.scale:.6g}", (kind.scale,))
+    if kind.scale == 1 / math.sqrt(kind.head_dim):
+        scale = Constant(f"sqrt({kind.head_dim})", (kind.scale,), taken="1/")
+    scaled = TermOf((ResultOf(0), scale))
     return Formula(sizes, (StepOf((products,), "sum of products"), StepOf((scaled,))))
 
 
