@@ -1,1 +1,1 @@
-"""The arithmetic of one element of an event, a gradient or a parameter, written out."""
+"""explain: the arithmetic of one element of an event, a gradient or a parameter."""

@@ -1,4 +1,4 @@
-"""Which element is meant, and where it stands, in words. Knows shapes, no values."""
+"""Find the element that a text names, and describe its place in words. Knows shapes, no values."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def find_element(model: LanguageModel, text: str, shapes: Shapes) -> Element:
-    """The element that a text names. Raises InputError where that is none, or several."""
+    """Return the element that a text names. Raises InputError if it names no element, or several."""
     site = parse_site(text)
     names = site.names(list(shapes))
     if len(names) > 1:
         raise InputError(
-            f"{text}: {site.selector} means {len(names)} events ({abridged(names)}): name one of them"
+            f"{text}: expected one event, found {len(names)} for {site.selector} ({abridged(names)})"
         )
     name, shape, token = names[0], shapes[names[0]], None
     words: tuple[str, ...] = ()
@@ -40,14 +40,14 @@ def find_element(model: LanguageModel, text: str, shapes: Shapes) -> Element:
     if index is None:
         example = tuple(min(size - 1, i) for size, i in zip(shape, (1, 2, 0), strict=False))
         raise InputError(
-            f"{text}: {describe_shape(name, shape, words)}; one element of it is for example "
+            f"{text}: {describe_shape(name, shape, words)}; name one element, such as "
             f"{element_name(name, example)}"
         )
     return Element(name, index)
 
 
 def _of_parameter(model: LanguageModel, site: Site, name: str) -> Site:
-    """The site with its numbers axis by axis; a row of an embedding may be a token."""
+    """Return the site with an index for each axis; the row of an embedding may be given as a token."""
     texts = site.index or tuple(filter(None, (site.position, site.channel)))
     if texts and name in tables_of_tokens(model.plan) and not re.fullmatch("-?[0-9]{1,9}", texts[0]):
         texts = (str(token_of(model, texts[0])), *texts[1:])
@@ -55,14 +55,14 @@ def _of_parameter(model: LanguageModel, site: Site, name: str) -> Site:
 
 
 def tables_of_tokens(plan: Plan) -> dict[str, bool]:
-    """The parameters whose rows are tokens, and whether these are such as may follow."""
+    """Return the parameters whose rows are tokens; True if these are tokens that may follow."""
     head = plan["logits"].kind
     assert isinstance(head, Linear)
     return {head.weight: True} | {kind.table: False for kind in plan.kinds(Lookup) if kind.by == "tokens"}
 
 
 def place_of(model: LanguageModel, element: Element, inputs: TraceInput) -> str:
-    """In words: "head 1, query at position 3 (m), key at position 2 (m)" """
+    """Describe an element's place: "head 1, query at position 3 (m), key at position 2 (m)" """
     index = element.index
     if not index:
         return f"the mean over {sum(target is not None for target in inputs.targets)} predictions"
@@ -78,27 +78,27 @@ def place_of(model: LanguageModel, element: Element, inputs: TraceInput) -> str:
     kind = model.plan[element.name].kind
     if isinstance(kind, Linear) and kind.columns:
         first, end = kind.columns
-        return f"the share of head {first // (end - first)}, {where}, channel {channel}"
+        return f"output of head {first // (end - first)}, {where}, channel {channel}"
     return f"{where}, channel {channel}{_in_head(model.plan, element.name, channel)}"
 
 
 def _in_head(plan: Plan, name: str, channel: int) -> str:
-    """Which head a channel belongs to, of what has heads side by side."""
+    """Name the head of a channel, if the event's channels are heads side by side."""
     if name not in plan.heads:
         return ""
     dim, group = plan.heads[name]
-    head, own = divmod(channel, dim)
+    head, head_channel = divmod(channel, dim)
     if len(set(group)) == len(group):
-        return f": head {head}, its channel {own}"
-    users = ", ".join(str(query) for query, of in enumerate(group) if of == head)
-    return f": key-value head {head} (of heads {users}), its channel {own}"
+        return f": head {head}, its channel {head_channel}"
+    users = ", ".join(str(query) for query, used in enumerate(group) if used == head)
+    return f": key-value head {head} (used by heads {users}), its channel {head_channel}"
 
 
 def _place_of_parameter(model: LanguageModel, element: Element) -> str:
     tables, index = tables_of_tokens(model.plan), element.index
     if element.name in tables:
-        named = token_with_id(model, index[0], target=tables[element.name])
-        return f"a parameter: {named}, channel {index[1]}"
+        token = token_with_id(model, index[0], target=tables[element.name])
+        return f"a parameter: {token}, channel {index[1]}"
     if any(kind.table == element.name for kind in model.plan.kinds(Lookup)):
         return f"a parameter: position {index[0]}, channel {index[1]}"
     if len(index) == 2:
@@ -107,5 +107,5 @@ def _place_of_parameter(model: LanguageModel, element: Element) -> str:
 
 
 def position_of(inputs: TraceInput, position: int) -> str:
-    """ "position 3 (m)" """
+    """Return "position 3 (m)"."""
     return f"position {position} ({shown_token(inputs.labels[position])})"

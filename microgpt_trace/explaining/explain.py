@@ -1,5 +1,5 @@
-"""explain: the arithmetic of one element, held against what a run had there, and from which elements it comes
-and into which it goes."""
+"""explain: the arithmetic of one element, checked against its value in a run, with the elements that it reads
+and those that read it."""
 
 from __future__ import annotations
 
@@ -48,16 +48,16 @@ def explain(
     backward: bool = False,
     terms: int = 16,
 ) -> Explanation:
-    """Write out the arithmetic of one element of a text's run, under the hooks subscribed to `model.hooks`.
+    """Write out the arithmetic of one element in a run over a text, under the hooks of `model.hooks`.
 
-    `element` is an event or a parameter with an index ("layer0.attn.scores[1,3,2]", "logits[-1,a]"); with
-    `backward`, for a microGPT, its gradient is explained. `tokens` take the place of a text. `terms` of
-    each sum are written out, the largest. Raises InputError for what does not fit.
+    `element` is an event or a parameter with an index ("layer0.attn.scores[1,3,2]", "logits[-1,a]"). With
+    `backward`, which only a microGPT supports, its gradient is explained. `tokens` replace the text. The
+    largest `terms` terms of each sum are listed. Raises InputError if an argument does not fit the model.
     """
     _check(model, terms, backward)
     inputs, shapes = _read(model, text, tokens)
-    found = _found(model, element, inputs, shapes)
-    return _explained(run_for(model, inputs, found, shapes, backward), found, terms, backward)
+    target = _find(model, element, inputs, shapes)
+    return _explanation(run_for(model, inputs, target, shapes, backward), target, terms, backward)
 
 
 def keep_run(
@@ -67,9 +67,9 @@ def keep_run(
     tokens: Sequence[int] | None = None,
     backward: bool = False,
 ) -> RunValues:
-    """A run of which everything is kept, under the hooks subscribed now: for `explain_in`.
+    """Run the model under its current hooks and keep every event, for `explain_in`.
 
-    It takes the memory of all events at once. Arguments and errors are those of `explain`.
+    This needs memory for all events at once. Arguments and errors are those of `explain`.
     """
     _check(model, 1, backward)
     inputs, shapes = _read(model, text, tokens)
@@ -77,46 +77,46 @@ def keep_run(
 
 
 def explain_in(run: RunValues, element: str, *, backward: bool = False, terms: int = 16) -> Explanation:
-    """The same as `explain`, of a run that is kept: the model does not run again, and more of it is known
-    (values of all uses, replacements by hooks in events that the element's own run leaves out).
+    """Explain an element as `explain` does, in a run of `keep_run`: the model does not run again.
 
-    Raises InputError for what does not fit, and for a gradient in a run without a backward pass.
+    The explanation may have more than that of `explain`: the values of all uses, and replacements by hooks in
+    events that `explain` does not keep. Raises InputError as `explain` does, and for a gradient in a run
+    without a backward pass.
     """
     _check(run.model, terms, backward)
     if backward and not run.has("logits", "backward"):
-        raise InputError("this run was kept without its backward pass")
-    found = _found(run.model, element, run.inputs, run.shapes)
-    return _explained(run, found, terms, backward)
+        raise InputError("backward: this run has no backward pass; keep it with keep_run(..., backward=True)")
+    return _explanation(run, _find(run.model, element, run.inputs, run.shapes), terms, backward)
 
 
 def _check(model: LanguageModel, terms: int, backward: bool) -> None:
     if not isinstance(terms, int) or terms < 1:
         raise InputError(f"terms: expected at least 1, found {terms}")
     if backward and "gradients" not in model.abilities:
-        raise InputError("--backward is for a microGPT: a production model is traced forward only")
+        raise InputError("--backward: expected a microGPT; a production model is traced forward only")
 
 
 def _read(
     model: LanguageModel, text: str | None, tokens: Sequence[int] | None
 ) -> tuple[TraceInput, dict[str, tuple[int, ...]]]:
-    """What the model reads, and the shapes of its events and parameters."""
+    """Return the encoded text, and the shapes of all events and parameters."""
     inputs = model.read(text, tokens)
     return inputs, {**model.plan.shapes(len(inputs.tokens)), **model.config.shapes()}
 
 
-def _found(model: LanguageModel, element: str, inputs: TraceInput, shapes: Shapes) -> Element:
-    found = find_element(model, element, shapes)
-    if found.name == "loss" and not any(target is not None for target in inputs.targets):
-        raise InputError("loss: nothing follows the only token, so there is no loss")
-    return found
+def _find(model: LanguageModel, element: str, inputs: TraceInput, shapes: Shapes) -> Element:
+    target = find_element(model, element, shapes)
+    if target.name == "loss" and not any(token is not None for token in inputs.targets):
+        raise InputError("loss: no token follows the only token of the text, so there is no loss")
+    return target
 
 
 def run_for(
     model: LanguageModel, inputs: TraceInput, element: Element | None, shapes: Shapes, backward: bool
 ) -> RunValues:
-    """Run the model and keep what the element needs, or everything where there is none.
+    """Run the model and keep the arrays that explain the element, or all arrays if there is no element.
 
-    A microGPT's arrays are all kept; of a decoder those of a few events, and logits of one position.
+    A microGPT keeps all arrays. A decoder keeps a few events, and may compute logits at one position only.
     """
     rows, names = list(range(len(inputs.tokens))), list(model.hooks.specs)
     prompted = "prompts" in model.abilities
@@ -128,52 +128,51 @@ def run_for(
             result = trace(model, tokens=inputs.tokens, values=names, positions=rows)
         else:
             result = trace(model, inputs.text, backward=backward)
-    kept = result.arrays
-    replaced = frozenset(at for at, array in computed.items() if at in kept and differs(kept[at], array))
-    known = tuple(
+    arrays = result.arrays
+    replaced = frozenset(at for at, array in computed.items() if at in arrays and differs(arrays[at], array))
+    targets = tuple(
         KnownTarget(p.position, p.target.token, p.target.p, p.loss or 0.0)
         for p in result.predictions
         if p.target is not None
     )
-    return RunValues(model, inputs, kept, rows, known, shapes, replaced)
+    return RunValues(model, inputs, arrays, rows, targets, shapes, replaced)
 
 
 def _rows(model: LanguageModel, element: Element, length: int) -> list[int]:
-    """The positions whose logits are worked out: all, as a trace has them, where these are not too many
-    to keep (then one more or less may round differently), else those that are needed."""
+    """Return the positions at which logits are computed: all, if they fit in memory, and else one. A trace
+    also computes all; another number of positions may round differently."""
     if element.name == "loss" or length <= rows_of_a_part(model.config.vocab_size):
         return list(range(length))
     return [element.index[0]] if element.name in _with_logits(model.plan) else [length - 1]
 
 
 def _needed(model: LanguageModel, element: Element, whole: bool) -> list[str]:
-    """The events that an element is worked out from, those that it goes into, and what else they read;
-    `whole` where logits are there for all positions."""
+    """Return the events that an element reads, those that read it, and their other inputs. `whole` is True if
+    logits are computed at all positions."""
     if element.name == "loss":
-        return ["loss"]  # the predictions tell the rest
+        return ["loss"]  # the predictions have the rest
     plan = model.plan
     if element.name in plan:
-        readers = plan.readers[element.name]
-        own = (reader for reader in readers if plan[reader].kind.reads(element.index[-1]))
-        events = [element.name, *own]
-        if len(model.hooks):  # which may replace a part
+        readers = (name for name in plan.readers[element.name] if plan[name].kind.reads(element.index[-1]))
+        events = [element.name, *readers]
+        if len(model.hooks):  # a hook may replace a part
             events += plan[element.name].parts
     else:
         events = [row.name for row in rows_with(plan, element.name)]
     sources = [source for name in events for source in plan[name].inputs]
-    of_one = ("loss",) if element.name in _with_logits(plan) else ("loss", *HEAD_EVENTS)
-    unused = () if whole else of_one
+    at_one_position = ("loss",) if element.name in _with_logits(plan) else ("loss", *HEAD_EVENTS)
+    unused = () if whole else at_one_position
     return [name for name in dict.fromkeys([*events, *sources]) if name not in unused]
 
 
 def _with_logits(plan: Plan) -> tuple[str, ...]:
-    """What takes the logits of its own position to explain."""
+    """Return the events that need the logits of their own position to be explained."""
     return (*HEAD_EVENTS, *plan["logits"].inputs)
 
 
 @contextmanager
 def _as_computed(model: LanguageModel, names: Iterable[str]) -> Iterator[Computed]:
-    """Note what is computed before hooks may replace it, where there are hooks."""
+    """Collect the values as computed, before hooks replace them; nothing if there are no hooks."""
     computed: Computed = {}
     if not len(model.hooks):
         yield computed
@@ -186,15 +185,15 @@ def _as_computed(model: LanguageModel, names: Iterable[str]) -> Iterator[Compute
         yield computed
 
 
-@np.errstate(all="ignore")  # what is not finite in a model is shown as it is
-def _explained(run: RunValues, element: Element, terms: int, backward: bool) -> Explanation:
+@np.errstate(all="ignore")  # values that are not finite are shown as they are
+def _explanation(run: RunValues, element: Element, terms: int, backward: bool) -> Explanation:
     at = TracedElement(run, element, terms)
     phase: Pass = "backward" if backward else "forward"
     value = run.value(at.name, at.index, phase)
     worked = _worked(at, phase, value)
     dtype = run.model.dtype
     deviation = _deviation(worked.value, value, dtype)
-    magnitude = worked.magnitude if math.isfinite(worked.magnitude) else 0.0  # else nothing is rounded
+    magnitude = worked.magnitude if math.isfinite(worked.magnitude) else 0.0  # infinite values do not round
     tolerance = sum_bound(magnitude, dtype)
     spec = run.model.hooks.specs.get(at.name)
     return Explanation(
@@ -214,7 +213,7 @@ def _explained(run: RunValues, element: Element, terms: int, backward: bool) -> 
         tolerance=tolerance,
         holds=deviation <= tolerance,
         uses=tuple(gradient_uses(at) if backward else uses_of(at)),
-        notes=(*worked.notes, *_of_nan(worked, value, dtype), *_of_replaced(at), *run.inputs.notes),
+        notes=(*worked.notes, *_nan_note(worked, value, dtype), *_replacement_notes(at), *run.inputs.notes),
     )
 
 
@@ -223,22 +222,21 @@ def _worked(at: TracedElement, phase: Pass, value: float) -> Worked:
         return gradient_worked_out(at)
     if at.name in at.numbers.plan:
         return worked_out(at)
-    formula, notes = f"{at.element} is stored, not computed", _of_stored(at.numbers.model, at.name)
-    return Worked(formula, (), abs(value), notes, value)
+    formula = f"{at.element} is stored, not computed"
+    return Worked(formula, (), abs(value), (_storage_note(at.numbers.model, at.name),), value)
 
 
-def _of_stored(model: LanguageModel, name: str) -> tuple[str, ...]:
-    """How a parameter's element lies in its file, or where its gradient is explained."""
+def _storage_note(model: LanguageModel, name: str) -> str:
+    """Describe how a file stores a parameter, or point to --backward for a microGPT."""
     tensor = model.tensors.get(name)
     if tensor is None:
-        return ("a parameter, which training sets; --backward explains its gradient",)
-    note = f"read from {tensor.name}, stored as {tensor.encoding.name}"
-    order = ", whose rows the file has in another order" * tensor.permuted
-    return (note + ", whose rows the file has as columns" * tensor.by_columns + order,)
+        return "a parameter, which training sets; --backward explains its gradient"
+    layout = ", transposed" * tensor.by_columns + ", with rows in another order" * tensor.permuted
+    return f"read from {tensor.name}, stored as {tensor.encoding.name}{layout}"
 
 
 def _deviation(value: float, traced: float, dtype: str) -> float:
-    """How far the two are apart; 0 where both are NaN, or the same beyond what the type holds."""
+    """Return the distance of two values; 0 if both are NaN, or equal after rounding to the dtype."""
     if math.isfinite(value) and math.isfinite(traced):
         return abs(value - traced)
     with np.errstate(over="ignore"):
@@ -246,66 +244,65 @@ def _deviation(value: float, traced: float, dtype: str) -> float:
     return 0.0 if same else math.inf
 
 
-def _of_nan(worked: Worked, traced: float, dtype: str) -> tuple[str, ...]:
-    """A NaN that is none of the terms'."""
+def _nan_note(worked: Worked, traced: float, dtype: str) -> tuple[str, ...]:
+    """Say where a NaN comes from that no term explains."""
     if not math.isnan(traced) or not math.isfinite(worked.value):
         return ()
     if worked.magnitude > np.finfo(dtype).max:
-        return (f"on the way it passes what {dtype} holds",)
-    return ("a NaN of another head or position has spread, for zero times NaN is NaN",)
+        return (f"an intermediate result is larger than {dtype} can hold",)
+    return ("a NaN of another head or position has spread here: zero times NaN is NaN",)
 
 
-def _of_replaced(at: TracedElement) -> list[str]:
-    """What hooks put in the place of what the model computed, here or where it was read from."""
+def _replacement_notes(at: TracedElement) -> list[str]:
+    """Name the replaced events and gradients among the element's array and the inputs of its row."""
     read = at.row.inputs if at.name in at.numbers.plan else ()
     return [
-        f"a hook put other values in the place of {'the gradient of ' * (phase == 'backward')}{name}"
+        f"a hook replaced values of {'the gradient of ' * (phase == 'backward')}{name}"
         for phase, name in sorted(at.numbers.replaced)
         if name in (at.name, *read)
     ]
 
 
-UPDATED = "Adam turns it into the update of this parameter"
-
-
 def worked_out(at: TracedElement) -> Worked:
-    """The arithmetic of the element of a forward event."""
+    """Compute an element of a forward event, step by step."""
     formula = Formulas(at.numbers.plan, at.numbers.replaced).forward(at.name)
     places = ElementPlaces(at.numbers, at.name, at.index, formula)
-    steps, magnitude = written_out(places, str(at.element), at.most)
-    told = getattr(arithmetic_of(at.row.kind), "notes", None)
-    return Worked(f"{at.own} = {in_words(places)}", steps, magnitude, told(at) if told else ())
+    notes = getattr(arithmetic_of(at.row.kind), "notes", lambda at: ())
+    return Worked(f"{at.own} = {in_words(places)}", *written_out(places, str(at.element), at.most), notes(at))
 
 
 def gradient_worked_out(at: TracedElement) -> Worked:
-    """The arithmetic of d loss / d the element: the sum of what comes by way of each reader, its gradient
-    times the local derivative."""
+    """Compute d loss / d the element: the sum, over its readers, of their gradient times the local
+    derivative."""
     name = f"d {at.element}"
-    found = Formulas(at.numbers.plan, at.numbers.replaced).backward(at.name, at.index) or ()
-    ways = [_by_way_of(at, way, name if len(found) == 1 else f"by way of {way.reader}") for way in found]
-    steps = [step for way in ways for step in way.steps]
-    if len(ways) > 1:
-        last = (way.steps[-1] for way in ways)
-        steps.append(sum_of(name, [one_term([Factor(own.label, own.value)]) for own in last]))
-    formula = f"d {at.own} = {' + '.join(way.formula for way in ways)}"
-    magnitude, reached = sum(way.magnitude for way in ways), any(way.steps[-1].count for way in ways)
-    return Worked(formula, tuple(steps), magnitude, _of_gradient(at, reached))
+    ways = Formulas(at.numbers.plan, at.numbers.replaced).backward(at.name, at.index) or ()
+    parts = [_gradient_part(at, way, name if len(ways) == 1 else f"by way of {way.reader}") for way in ways]
+    steps = [step for part in parts for step in part.steps]
+    if len(parts) > 1:
+        last = (part.steps[-1] for part in parts)
+        steps.append(sum_of(name, [one_term([Factor(step.label, step.value)]) for step in last]))
+    formula = f"d {at.own} = {' + '.join(part.formula for part in parts)}"
+    magnitude, is_read = sum(part.magnitude for part in parts), any(part.steps[-1].count for part in parts)
+    return Worked(formula, tuple(steps), magnitude, _gradient_notes(at) if is_read else _head_note(at))
 
 
-def _by_way_of(at: TracedElement, way: GradientWay, label: str) -> Worked:
+def _gradient_part(at: TracedElement, way: GradientWay, label: str) -> Worked:
     if way.formula is None:
         return Worked(f"0 by way of {way.event}, which a hook replaced", (nothing(label),), 0.0)
     places = ElementPlaces(at.numbers, at.name, at.index, way.formula)
     return Worked(in_words(places), *written_out(places, label, at.most))
 
 
-def _of_gradient(at: TracedElement, reached: bool) -> tuple[str, ...]:
-    """What a gradient does, or by way of which others it is worked out."""
-    plan = at.numbers.plan
-    if at.name not in plan:
-        return (UPDATED,) if reached else ()
-    found = prediction.gradient_notes(at) if reached else ()
-    if at.name not in plan.sums_of:
-        return found
-    source, whole = short(at.row.inputs[0]), kind_of(plan.sums_of[at.name].name)
-    return (*found, f"{source} gets its gradient from that of {whole}, which every head has too")
+def _gradient_notes(at: TracedElement) -> tuple[str, ...]:
+    if at.name not in at.numbers.plan:
+        return ("Adam computes the update of this parameter from it",)
+    return (*prediction.gradient_notes(at), *_head_note(at))
+
+
+def _head_note(at: TracedElement) -> tuple[str, ...]:
+    """For a head's output, say that the gradient of the context does not come from it."""
+    whole = at.numbers.plan.sums_of.get(at.name)
+    if whole is None or {name for _, name in at.numbers.replaced} & {*whole.parts}:
+        return ()
+    source = short(at.row.inputs[0])
+    return (f"the gradient of {source} comes from that of {kind_of(whole.name)}, which all heads share",)

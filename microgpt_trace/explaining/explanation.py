@@ -1,4 +1,4 @@
-"""Explanation: the arithmetic of one element, and what a run had there, as plain data. Knows no model."""
+"""Explanation: the arithmetic of one element and its value in a run, as plain data. Knows no model."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ..text.json_writing import in_document
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Explanation:
-    """Where one number comes from and where it goes.
+    """The computation of one number, and the elements that read it.
 
-    `value` is the result of the last step, in float64 from the numbers that the operation had read;
-    `traced` is what the run had. They agree if `deviation` is at most `tolerance`, which is what
-    rounding explains.
+    `value` is the result of the last step, computed in float64 from the inputs that the operation read.
+    `traced` is the value in the run. `holds` is True if their distance, `deviation`, is at most `tolerance`,
+    which rounding can explain.
     """
 
     SCHEMA = "microgpt.explanation/1"
@@ -49,11 +49,11 @@ class Explanation:
     @property
     @in_document
     def element(self) -> str:
-        """As one asks for it: "layer0.attn.q[3,4]" """
+        """The element's name with its index: "layer0.attn.q[3,4]" """
         return element_name(self.name, self.index)
 
     def factors(self) -> Iterator[Factor]:
-        """The factors of all the steps that can be explained in turn, each once, step by step."""
+        """Yield the factors that can be explained in turn, each once, in the order of the steps."""
         seen = set()
         for factor in (f for step in self.steps for term in step.terms for f in term.factors):
             if factor.kind != "constant" and (factor.name, factor.kind) not in seen:

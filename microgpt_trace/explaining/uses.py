@@ -1,8 +1,7 @@
-"""Where an element goes: of each array that is worked out from it, the element in which it weighs most. Knows
-no kind.
+"""Uses of an element: for each array that reads it, the element in which it weighs most. Knows no kind.
 
-A formula says which elements one is worked out from. Solved for the place of what it reads, it says which
-ones read an element. A page's script looks for the same (uses.js).
+A formula says which elements an element reads. Solved for the places of its inputs, the formula says which
+elements read one element. The script of a page does the same (uses.js).
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ Places = dict[int, Array]  # by axis or range, [n] each
 
 
 def uses_of(at: TracedElement) -> list[Use]:
-    """What reads an element of a forward event or of a parameter, in order of computation."""
+    """Return the uses of an element of a forward event or a parameter, in order of computation."""
     plan, formulas = at.numbers.plan, Formulas(at.numbers.plan, at.numbers.replaced)
     if at.name not in plan:
         rows = rows_with(plan, at.name)
@@ -40,32 +39,32 @@ def uses_of(at: TracedElement) -> list[Use]:
         rows = (other_of(plan, at.row),)
     else:
         rows = tuple(plan[name] for name in plan.readers[at.name])
-    found = []
+    uses = []
     for row in rows:
         formula = formula_of_parts(row, formulas) if at.name in row.parts else formulas.forward(row.name)
-        found.append(_ReadingArray(at, "forward", row.name, formula, row.expr).use())
-    return [use for use in found if use is not None]
+        uses += _ReadingArray(at, "forward", row.name, formula, row.expr).uses()
+    return uses
 
 
 def gradient_uses(at: TracedElement) -> list[Use]:
-    """The gradients that are worked out from an element's: of what its event had read, and of parameters."""
+    """Return the gradients that read an element's gradient: of its event's inputs and parameters."""
     plan, formulas = at.numbers.plan, Formulas(at.numbers.plan, at.numbers.replaced)
     if at.name not in plan:
         return []
     row = at.row
     if (at.name in plan.sums_of or isinstance(row.kind, Probabilities)) and not formulas.is_touched(at.name):
-        return []  # the sum's gradient stands for those of its parts, the loss's for that of probabilities
-    found = []
+        return []  # other gradients read that of the sum, or of the loss, instead
+    uses = []
     for name in dict.fromkeys((*row.parts, *row.inputs, *row.kind.names)):
         if (formula := formulas.part_from(row, name)) is not None:
-            found.append(_ReadingArray(at, "backward", name, formula, f"back through {row.expr}").use())
-    return [use for use in found if use is not None]
+            uses += _ReadingArray(at, "backward", name, formula, f"back through {row.expr}").uses()
+    return uses
 
 
 @dataclass(frozen=True, eq=False)
 class _ReadingArray:
-    """An array, or its gradient, whose formula may read an element; `words` for what is done with the element
-    where that is more than to add it."""
+    """An array, or its gradient, whose formula may read an element. `words` describe a use that adds no
+    term."""
 
     at: TracedElement
     phase: Pass
@@ -73,13 +72,13 @@ class _ReadingArray:
     formula: Formula
     words: str
 
-    def use(self) -> Use | None:
-        """The result in which the element weighs most; None where it is read in none."""
+    def uses(self) -> list[Use]:
+        """Return the element of the array in which the element weighs most; empty if none reads it."""
         readings = [(step, term, at, self._results(at)) for step, term, at in self._readings()]
-        results = np.concatenate([own for *_, own in readings] or [np.zeros(0, int)])
+        results = np.concatenate([numbers for *_, numbers in readings] or [np.zeros(0, int)])
         count = len(np.unique(results))
         if not count:
-            return None
+            return []
         index, adds, words = self.at.index, None, self.words
         if count == 1 or len({step for step, *_ in readings}) == 1:
             best = 0
@@ -88,11 +87,11 @@ class _ReadingArray:
             index = self._index(results[best])
             adds, words = self._added(index)
         value = self.at.numbers.known(self.name, index, self.phase)
-        return Use(element_name(self.name, index), self.phase, value, adds, count, words)
+        return [Use(element_name(self.name, index), self.phase, value, adds, count, words)]
 
     @cached_property
     def _any(self) -> ElementPlaces:
-        """For what does not depend on which result it is."""
+        """The array's places, for questions that do not depend on the element of the array."""
         return ElementPlaces(self.at.numbers, self.name, (), self.formula)
 
     @cached_property
@@ -100,7 +99,7 @@ class _ReadingArray:
         return tuple(map(self._any.size, self.formula.sizes))
 
     def _results(self, at: Places) -> Array:
-        """The results at these places, by their numbers in a flat array."""
+        """Return the flat indices of the array's elements at these places."""
         axes = [at[axis] for axis in range(len(self._sizes))]
         return np.ravel_multi_index(axes, self._sizes) if axes else np.zeros(len(at[0]), int)
 
@@ -108,25 +107,25 @@ class _ReadingArray:
         return tuple(map(int, np.unravel_index(result, self.at.numbers.shapes[self.name])))
 
     def _read_in(self, term: TermOf) -> list[ElementAt]:
-        """The factors of a term that are elements of the same array."""
-        of, elements = (self.at.name, self.phase), (own for own in term.factors if isinstance(own, ElementAt))
-        return [own for own in elements if (own.name, own.phase) == of]
+        """Return the factors of a term that are elements of the explained element's array."""
+        elements = [factor for factor in term.factors if isinstance(factor, ElementAt)]
+        return [factor for factor in elements if (factor.name, factor.phase) == (self.at.name, self.phase)]
 
     def _readings(self) -> Iterator[tuple[int, TermOf, Places]]:
-        """The terms that read the element: the step of each, and the places along its axes and ranges."""
+        """Yield the terms that read the element, with the number of the step and the places of the term."""
         for n, step in enumerate(self.formula.steps):
             for term in step.terms:
                 for part in self._read_in(term):
                     yield n, term, self._places(term, part)
 
     def _places(self, term: TermOf, part: ElementAt) -> Places:
-        """Where a factor of a term is the element."""
+        """Return the places at which a factor of a term is the element."""
         places, axes = self._any, len(self._sizes)
-        sizes = dict(enumerate((*self._sizes, *(places.size(own.size) for own in term.over))))
+        sizes = dict(enumerate((*self._sizes, *(places.size(over.size) for over in term.over))))
         at: Places = {}
-        for spot, wanted in zip(part.index, self.at.index, strict=True):
+        for spot, index in zip(part.index, self.at.index, strict=True):
             at = _crossed(at, sizes, {spot} if isinstance(spot, int) else spot.along)
-            at = _where(at, np.equal(places.spot(spot, at), wanted))
+            at = _where(at, np.equal(places.spot(spot, at), index))
         at = _crossed(at, sizes, sizes)
         for n, over in enumerate(term.over, axes):
             at = _where(at, places.counted(over, at, at[n]))
@@ -136,60 +135,61 @@ class _ReadingArray:
         return _where(at, places.has(term, at))
 
     def _weights(self, term: TermOf, at: Places) -> Array:
-        """How much the element weighs in each result, but for what the term has alike in all of them."""
+        """Return the weight of the element in each result, without constant factors of the term."""
         parts = [part for part in term.factors if not isinstance(part, Constant)]
         if not all(isinstance(part, ElementAt) and part.less is None for part in parts):
             return np.array([self._added(self._index(result))[0] or 0.0 for result in self._results(at)])
-        places = [int(own[0]) if np.ptp(own) == 0 else own for _, own in sorted(at.items())]
+        places = [int(along[0]) if np.ptp(along) == 0 else along for _, along in sorted(at.items())]
         values = [self._any.values(part, places) for part in parts]  # type: ignore[arg-type]
         return np.broadcast_to(reduce(np.multiply, values), len(at[0]))
 
     def _added(self, index: tuple[int, ...]) -> tuple[float | None, str]:
-        """What the element adds to a result, and times what; None where it does more than that. Terms beside
-        its own are left out: a run may not have what they read."""
+        """Return the term that the element adds to a result, None if it adds none, and words for it. Terms
+        that do not read the element are left out: the run may not have kept their factors."""
         *before, last = self.formula.steps
         read = tuple(filter(self._read_in, last.terms)) or last.terms
         formula = replace(self.formula, steps=(*before, replace(last, terms=read)))
         places = ElementPlaces(self.at.numbers, self.name, index, formula)
-        own, (steps, _) = str(self.at.element), written_out(places, "", sys.maxsize)
-        found = [(step, term) for step in steps for term in step.terms if self._is_in(term)]
-        if len(found) != 1:
+        element, (steps, _) = str(self.at.element), written_out(places, "", sys.maxsize)
+        terms = [(step, term) for step in steps for term in step.terms if self._is_in(term)]
+        if len(terms) != 1:
             return None, self.words
-        ((step, term),) = found
+        ((step, term),) = terms
         scales = [] if step is steps[-1] else _scales(step, steps[-1])
         if scales is None or (term.function and step.count == 1):
             return None, self.words
-        factors = [*(factor for factor in term.factors if factor.name != own), *scales]
+        factors = [*(factor for factor in term.factors if factor.name != element), *scales]
         times = "times " + " × ".join(factor.name for factor in factors) if factors else "passed on as it is"
         adds = term.value * math.prod(factor.value for factor in scales)
         return adds, f"{term.function} {times}".strip()
 
     def _is_in(self, term: Term) -> bool:
-        own = str(self.at.element), self.phase
-        return any((factor.name, factor.kind) == own for factor in term.factors)
+        element = str(self.at.element), self.phase
+        return any((factor.name, factor.kind) == element for factor in term.factors)
 
 
 def _scales(step: Step, last: Step) -> list[Factor] | None:
-    """What the last step multiplies the result of a step by; None where it does something else with it."""
+    """Return the factors by which the last step multiplies the result of a step; None if it is not a
+    product."""
     factors = last.terms[0].factors
     others = [factor for factor in factors if factor.name != step.label]
     return others if last.count == 1 and len(others) < len(factors) and not last.terms[0].function else None
 
 
 def _crossed(at: Places, sizes: Mapping[int, int], axes: Iterable[int]) -> Places:
-    """These places with each place along further axes."""
+    """Combine these places with every place along further axes."""
     for axis in axes:
         if axis not in at:
             count = len(next(iter(at.values()), [0]))
-            at = {known: np.repeat(own, sizes[axis]) for known, own in at.items()}
+            at = {other: np.repeat(along, sizes[axis]) for other, along in at.items()}
             at[axis] = np.tile(np.arange(sizes[axis]), count)
     return at
 
 
 def _where(at: Places, chosen: Array) -> Places:
-    return {axis: own[np.broadcast_to(chosen, own.shape)] for axis, own in at.items()}
+    return {axis: along[np.broadcast_to(chosen, along.shape)] for axis, along in at.items()}
 
 
 def _strongest(weights: Array) -> int:
-    """Where the largest magnitude is, NaN aside."""
+    """Return the index of the largest magnitude, NaN ignored."""
     return int(np.argmax(np.where(np.isnan(weights), -1.0, np.abs(weights))))

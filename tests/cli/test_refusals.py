@@ -104,7 +104,7 @@ REFUSED = {
     "explain 'layer0.attn.scores[1,3,2]' emma anna": "anna",
     "explain 'layer0.attn.scores[1,3,2]' --tokens 1,2": "for a production model",
     "explain 'layer0.attn.scores[1,3,2]' --set a=1": "--set",
-    "explain bare 'ffn_up[1,2]' --tokens 1,2": "ffn_up means 2 events",
+    "explain bare 'ffn_up[1,2]' --tokens 1,2": "expected one event, found 2 for ffn_up",
     "explain bare 'logits[0,1]' text --tokens 1,2": "--tokens",
     "explain bare 'logits[0,1]' --tokens 1,99": "token 99",
     "explain bare 'logits[0,␣Paris]' --tokens 1,2": "#7042",

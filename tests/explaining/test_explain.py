@@ -42,7 +42,7 @@ def test_a_run_that_is_kept_tells_the_same_as_a_run_of_its_own(deep):
 
 
 def test_a_run_that_is_kept_has_no_gradients_unless_asked(emma):
-    with pytest.raises(InputError, match="kept without its backward pass"):
+    with pytest.raises(InputError, match="this run has no backward pass"):
         explain_in(keep_run(emma, "emma"), "logits[1,2]", backward=True)
     with pytest.raises(InputError, match="terms: expected at least 1"):
         explain_in(keep_run(emma, "emma"), "logits[1,2]", terms=0)
@@ -104,13 +104,13 @@ def test_elements_are_written_in_several_ways(written, meant):
 @pytest.mark.parametrize(
     ("written", "words"),
     [
-        ("layer0.attn.q", "layer0.attn.q is [5, 16], position and channel; one element of it is for example"),
-        ("layer0.attn.scores[1,3]", "head, query and key; one element of it is for example"),
+        ("layer0.attn.q", "layer0.attn.q is [5, 16], position and channel; name one element, such as"),
+        ("layer0.attn.scores[1,3]", "head, query and key; name one element, such as"),
         ("layer0.attn.scores@3:2", "[4, 5, 5]"),
         ("layer0.attn.q[0-2,5]", "one element"),
         ("layer0.attn.q[5,1]", "positions 0 to 4"),
         ("layer0.attn_wq[16,1]", "row 16"),
-        ("layer0.attn.*[1,2]", "name one of them"),
+        ("layer0.attn.*[1,2]", "expected one event, found 13"),
         ("logits[0,ab]", "'ab'"),
         ("nothing[0]", "matches no event"),
     ],
@@ -155,7 +155,7 @@ def test_a_wrong_value_is_seen_where_it_is_and_nowhere_else(deep, victim):
             wanted = name != victim or found.traced == 0
             assert found.holds == wanted, (found.element, found.value, found.traced, found.tolerance)
             if name == victim:
-                assert f"a hook put other values in the place of {victim}" in found.notes
+                assert f"a hook replaced values of {victim}" in found.notes
 
 
 def test_values_that_are_not_finite_are_compared():
@@ -199,4 +199,4 @@ def test_a_nan_of_what_float32_does_not_hold_is_told_apart():
     print(found.value, found.traced, found.notes)
     assert np.isnan(found.traced)
     assert abs(found.value) < 1e38
-    assert found.notes == ("on the way it passes what float32 holds",)
+    assert found.notes == ("an intermediate result is larger than float32 can hold",)

@@ -86,7 +86,7 @@ def test_where_an_element_weighs_most_in_rows_that_a_gguf_permutes(tmp_path):
 def test_a_parameter_says_where_the_file_has_its_rows_in_another_order(tmp_path, name):
     model = load(write_gguf(tmp_path / "m.gguf", *tiny_model("llama_mha_bias")))
     (note,) = explain(model, f"layer0.{name}", tokens=TOKENS).notes
-    assert ("whose rows the file has in another order" in note) == ("_wv" not in name)
+    assert ("with rows in another order" in note) == ("_wv" not in name)
 
 
 def test_context_goes_to_its_own_head(decoders):
@@ -155,7 +155,7 @@ def test_what_rounding_explains_is_wide_enough_and_no_wider(judged, case):
 
 
 def test_a_decoder_has_no_gradients(decoders):
-    with pytest.raises(InputError, match="a production model is traced forward only"):
+    with pytest.raises(InputError, match="expected a microGPT; a production model is traced forward only"):
         explain(decoders("llama_gqa")[0], "logits[0,1]", tokens=TOKENS, backward=True)
 
 

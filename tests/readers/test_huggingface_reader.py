@@ -36,7 +36,7 @@ def loaded(folder, case="llama_gqa", tensors=(), **changes):
 @pytest.mark.parametrize(("name", "by_columns"), [("mlp_wdown[3,5]", True), ("attn_norm[3]", False)])
 def test_a_parameter_says_that_its_rows_are_columns_of_the_file(gpt2, name, by_columns):
     (note,) = explain(gpt2()[1], f"layer0.{name}", tokens=TOKENS).notes
-    assert ("whose rows the file has as columns" in note) == by_columns
+    assert (", transposed" in note) == by_columns
 
 
 def test_a_fused_matrix_may_have_fewer_rows_of_k_and_v():

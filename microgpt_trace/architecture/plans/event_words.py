@@ -24,14 +24,14 @@ _WORDS = {  # the words for an event, and the word of `apr trace` for it, if it 
     "attn.weights": ("attention weights", ""),
     "attn.context": ("attention context", "attn"),
     "attn.out": ("attention output", "o_proj"),
-    "attn.residual": ("stream after attention", "residual"),
+    "attn.residual": ("residual stream after attention", "residual"),
     "mlp.norm": ("norm before the MLP", "ffn_norm"),
     "mlp.gate": ("gate", "gate_proj"),
     "mlp.up": ("up", "up_proj"),
     "mlp.act": ("activation", ""),
     "mlp.hidden": ("activation times up", ""),
     "mlp.down": ("MLP output", "ffn_down"),
-    "mlp.residual": ("stream after the MLP", "residual"),
+    "mlp.residual": ("residual stream after the MLP", "residual"),
     "final.norm": ("final norm", ""),
     "logits": ("logits", ""),
     "probs": ("probabilities", ""),
@@ -44,7 +44,7 @@ def words_of(name: str) -> str:
     layer, kind = layer_of(name), kind_of(name)
     words = words_of_kind(kind)
     if kind == "attn.head":
-        words = f"share of head {name.rpartition('head')[2]}"
+        words = f"output of head {name.rpartition('head')[2]}"
     return words if layer is None else f"layer {layer}, {words}"
 
 

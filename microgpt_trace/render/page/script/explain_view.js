@@ -90,7 +90,7 @@ function verdict(page, run, worked, value, magnitude) {
   const where = run.traced ? "traced" : "in this run";
   const words = off === 0 || !Number.isFinite(off) ? "equal" : `equal (off by ${short(off, 2)}, rounding explains up to ${short(page.rounding * magnitude, 2)})`;
   const isBeyond = page.dtype === "float32" && magnitude > LARGEST;
-  const why = isBeyond ? "on the way it passes what float32 holds" : "a NaN of another head or position has spread, for zero times NaN is NaN";
+  const why = isBeyond ? "an intermediate result is larger than float32 can hold" : "a NaN of another head or position has spread here: zero times NaN is NaN";
   const spread = Number.isNaN(value) && Number.isFinite(worked) ? `; ${why}` : "";
   const said = `worked out here ${full(worked)}, ${where} ${full(value)}: ${holds ? words : `not equal${spread}`}`;
   return make("p", { class: holds ? "verdict good" : "verdict bad" }, said);
