@@ -1,1 +1,1 @@
-"""Who wrote a prediction: every part's direct write, what is lost without it, what the heads look at."""
+"""attribute: the direct write of every component, the loss without it, and the roles of heads."""

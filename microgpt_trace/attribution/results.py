@@ -1,4 +1,5 @@
-"""An attribution as plain data: parts, sums, roles. Knows no model."""
+"""AttributionResult: the parts and sums of predictions and the roles of heads, as plain data. Knows no
+model."""
 
 from __future__ import annotations
 
@@ -16,16 +17,16 @@ Kind = Literal["embedding", "head", "mlp", "bias", "hook"]
 
 
 def size(value: float | None) -> float:
-    """A magnitude to sort by: what is not a number comes before all, what there is none of after."""
+    """Return a magnitude to sort by, in descending order: NaN comes first, None last."""
     return -1.0 if value is None else abs(value) if value == value else math.inf
 
 
 @frozen
 class Contribution:
-    """What one component writes towards two logits, and the change of the loss without it.
+    """The write of one component to two logits, and the change of the loss without the component.
 
-    `name` is that of its event, of a bias that of the parameter. A part of kind "hook" is what a hook
-    added to that event; nobody removes it, so it has no `loss_change`.
+    `name` is the component's event, or the parameter of a bias. A part of kind "hook" is what a hook added to
+    an event; it is never removed, so it has no `loss_change`.
     """
 
     name: str
@@ -39,10 +40,10 @@ class Contribution:
 
 @dataclass(frozen=True, slots=True)
 class LogitSum:
-    """A logit as traced beside the sum of its parts.
+    """A traced logit and the sum of its parts.
 
-    `deviation` is their distance over `magnitude`, the sum of the parts' magnitudes; `holds` is None
-    where a number is not finite.
+    `deviation` is their distance divided by `magnitude`, the sum of the parts' magnitudes. `holds` is None if
+    a number is not finite.
     """
 
     p: float
@@ -65,13 +66,13 @@ class PositionAttribution:
     parts: tuple[Contribution, ...]
 
     def by_difference(self) -> list[Contribution]:
-        """The parts, the largest difference first (what is not finite before all)."""
+        """Return the parts, the largest difference first; NaN and infinite differences come before all."""
         return sorted(self.parts, key=lambda part: size(part.difference), reverse=True)
 
 
 @frozen
 class Removal:
-    """How the mean loss over the asked positions changes without a part."""
+    """The change of the mean loss over the requested positions when a part is removed."""
 
     name: str
     kind: Kind
@@ -81,7 +82,7 @@ class Removal:
 
 @frozen
 class Look:
-    """The position that an explained position looks at most, and the share of attention that it gives it."""
+    """The position with the largest attention weight of a head at an explained position, and the weight."""
 
     position: int
     most_at: int
@@ -90,8 +91,8 @@ class Look:
 
 @frozen
 class HeadRole:
-    """What a head looks at, beside uniform attention over all that it can see; `role` is what stands out, and
-    `looks` tells of each explained position by itself."""
+    """Where a head attends, compared with uniform attention over all that it sees. `role` is what stands out;
+    `looks` has the strongest attention weight of each explained position."""
 
     name: str
     layer: int
@@ -105,10 +106,10 @@ class HeadRole:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class AttributionResult:
-    """The attribution of a text's predictions, with the roles that its heads have over it.
+    """The attribution of a text's predictions, and the roles of the heads over the text.
 
-    `mean_loss` and `removals` are over the positions asked for; without ablation there are no removals.
-    `roles` are empty for a single token, which has nothing to look back at.
+    `mean_loss` and `removals` are means over the requested positions; without ablation there are no removals.
+    `roles` are empty for a single token, which has no earlier position to attend to.
     """
 
     SCHEMA = "microgpt.attribution/1"
@@ -134,5 +135,5 @@ class AttributionResult:
     @property
     @in_document
     def ok(self) -> bool:
-        """Every sum of parts is its logit; one that is not finite is not."""
+        """True if every sum of parts equals its logit within tolerance; False if a number is not finite."""
         return all(s.holds is True for p in self.positions for s in (p.target, p.against))

@@ -40,14 +40,9 @@ Computed = dict[tuple[Phase, str], Array]
 
 
 def explain(
-    model: LanguageModel,
-    element: str,
-    text: str | None = None,
-    *,
-    tokens: Sequence[int] | None = None,
-    backward: bool = False,
-    terms: int = 16,
-) -> Explanation:
+    model: LanguageModel, element: str, text: str | None = None, *, tokens: Sequence[int] | None = None,
+    backward: bool = False, terms: int = 16,
+) -> Explanation:  # fmt: skip
     """Write out the arithmetic of one element in a run over a text, under the hooks of `model.hooks`.
 
     `element` is an event or a parameter with an index ("layer0.attn.scores[1,3,2]", "logits[-1,a]"). With
@@ -55,25 +50,21 @@ def explain(
     largest `terms` terms of each sum are listed. Raises InputError if an argument does not fit the model.
     """
     _check(model, terms, backward)
-    inputs, shapes = _read(model, text, tokens)
-    target = _find(model, element, inputs, shapes)
-    return _explanation(run_for(model, inputs, target, shapes, backward), target, terms, backward)
+    inputs = model.read(text, tokens)
+    target = _find(model, element, inputs)
+    return _explanation(run_for(model, inputs, target, backward), target, terms, backward)
 
 
 def keep_run(
-    model: LanguageModel,
-    text: str | None = None,
-    *,
-    tokens: Sequence[int] | None = None,
+    model: LanguageModel, text: str | None = None, *, tokens: Sequence[int] | None = None,
     backward: bool = False,
-) -> RunValues:
+) -> RunValues:  # fmt: skip
     """Run the model under its current hooks and keep every event, for `explain_in`.
 
     This needs memory for all events at once. Arguments and errors are those of `explain`.
     """
     _check(model, 1, backward)
-    inputs, shapes = _read(model, text, tokens)
-    return run_for(model, inputs, None, shapes, backward)
+    return run_for(model, model.read(text, tokens), None, backward)
 
 
 def explain_in(run: RunValues, element: str, *, backward: bool = False, terms: int = 16) -> Explanation:
@@ -86,7 +77,7 @@ def explain_in(run: RunValues, element: str, *, backward: bool = False, terms: i
     _check(run.model, terms, backward)
     if backward and not run.has("logits", "backward"):
         raise InputError("backward: this run has no backward pass; keep it with keep_run(..., backward=True)")
-    return _explanation(run, _find(run.model, element, run.inputs, run.shapes), terms, backward)
+    return _explanation(run, _find(run.model, element, run.inputs), terms, backward)
 
 
 def _check(model: LanguageModel, terms: int, backward: bool) -> None:
@@ -96,24 +87,19 @@ def _check(model: LanguageModel, terms: int, backward: bool) -> None:
         raise InputError("--backward: expected a microGPT; a production model is traced forward only")
 
 
-def _read(
-    model: LanguageModel, text: str | None, tokens: Sequence[int] | None
-) -> tuple[TraceInput, dict[str, tuple[int, ...]]]:
-    """Return the encoded text, and the shapes of all events and parameters."""
-    inputs = model.read(text, tokens)
-    return inputs, {**model.plan.shapes(len(inputs.tokens)), **model.config.shapes()}
+def _shapes(model: LanguageModel, inputs: TraceInput) -> Shapes:
+    """Return the shapes of all events and parameters."""
+    return {**model.plan.shapes(len(inputs.tokens)), **model.config.shapes()}
 
 
-def _find(model: LanguageModel, element: str, inputs: TraceInput, shapes: Shapes) -> Element:
-    target = find_element(model, element, shapes)
+def _find(model: LanguageModel, element: str, inputs: TraceInput) -> Element:
+    target = find_element(model, element, _shapes(model, inputs))
     if target.name == "loss" and not any(token is not None for token in inputs.targets):
         raise InputError("loss: no token follows the only token of the text, so there is no loss")
     return target
 
 
-def run_for(
-    model: LanguageModel, inputs: TraceInput, element: Element | None, shapes: Shapes, backward: bool
-) -> RunValues:
+def run_for(model: LanguageModel, inputs: TraceInput, element: Element | None, backward: bool) -> RunValues:
     """Run the model and keep the arrays that explain the element, or all arrays if there is no element.
 
     A microGPT keeps all arrays. A decoder keeps a few events, and may compute logits at one position only.
@@ -135,7 +121,7 @@ def run_for(
         for p in result.predictions
         if p.target is not None
     )
-    return RunValues(model, inputs, arrays, rows, targets, shapes, replaced)
+    return RunValues(model, inputs, arrays, rows, targets, _shapes(model, inputs), replaced)
 
 
 def _rows(model: LanguageModel, element: Element, length: int) -> list[int]:

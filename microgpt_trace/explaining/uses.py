@@ -83,7 +83,8 @@ class _ReadingArray:
         if count == 1 or len({step for step, *_ in readings}) == 1:
             best = 0
             if count > 1:
-                best = _strongest(np.concatenate([self._weights(term, at) for _, term, at, _ in readings]))
+                weights = np.concatenate([self._weights(term, at) for _, term, at, _ in readings])
+                best = int(np.argmax(np.where(np.isnan(weights), -1.0, np.abs(weights))))
             index = self._index(results[best])
             adds, words = self._added(index)
         value = self.at.numbers.known(self.name, index, self.phase)
@@ -188,8 +189,3 @@ def _crossed(at: Places, sizes: Mapping[int, int], axes: Iterable[int]) -> Place
 
 def _where(at: Places, chosen: Array) -> Places:
     return {axis: along[np.broadcast_to(chosen, along.shape)] for axis, along in at.items()}
-
-
-def _strongest(weights: Array) -> int:
-    """Return the index of the largest magnitude, NaN ignored."""
-    return int(np.argmax(np.where(np.isnan(weights), -1.0, np.abs(weights))))

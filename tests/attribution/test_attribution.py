@@ -347,12 +347,12 @@ def test_by_default_the_token_that_follows_or_is_predicted_and_the_most_probable
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"target": 4, "against": "#4"}, "the same token"),
+        ({"target": 4, "against": "#4"}, "expected two tokens, found .* twice"),
         ({"target": 61}, "tokens #0 to #60"),
         ({"positions": [0], "against": TOKENS[1]}, "position 0"),
         ({"target": 4, "positions": [9]}, "position 9"),
         ({"target": "a"}, "names no tokens"),
-        ({"target": 4, "text": "a"}, "give one of them"),
+        ({"target": 4, "text": "a"}, "expected a text or tokens, found both"),
     ],
 )
 def test_requests_that_do_not_fit(decoders, given, words):

@@ -126,7 +126,7 @@ def test_a_prompt_without_a_target(decoder):
     assert note.format(*title.groups()) in " ".join(done.out.split())
     assert validated(decoder, "abca")["notes"] == [note.format(*title.groups())]
     refused(attribute(decoder, "abca", "--target", "abc"), "no such token")
-    refused(attribute(decoder, "abca", "--tokens", "4,5", "--target", "b"), "one of them")
+    refused(attribute(decoder, "abca", "--tokens", "4,5", "--target", "b"), "found both")
 
 
 def test_signed_bars():

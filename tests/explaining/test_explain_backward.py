@@ -33,9 +33,8 @@ def places(shape, most=120):
 def test_values_and_gradients_equal_pytorch(case):
     ids, model = case.ids, case.model
     events, parameters = torch_run(dict(model.params.items()), ids[:-1], ids[1:], model.config)
-    shapes = {**model.plan.shapes(len(ids) - 1), **model.config.shapes()}
-    traced = run_for(model, model.read(case.text), Element("loss", ()), shapes, True)
-    for name, shape in shapes.items():
+    traced = run_for(model, model.read(case.text), Element("loss", ()), True)
+    for name, shape in traced.shapes.items():
         tensor, chosen = (events | parameters)[name], places(shape)
         for phase, worked, judged in (
             ("forward", worked_out, tensor.detach().numpy()),
@@ -51,9 +50,8 @@ def test_float32_lies_well_within_the_tolerance():
     """In both passes of the model as the command line has it."""
     model = init()
     events = model.plan.shapes(5)
-    shapes = events | model.config.shapes()
-    traced, worst = run_for(model, model.read("emma"), Element("loss", ()), shapes, True), 0.0
-    for name, shape in shapes.items():
+    traced, worst = run_for(model, model.read("emma"), Element("loss", ()), True), 0.0
+    for name, shape in traced.shapes.items():
         for index in places(shape):
             at = TracedElement(traced, Element(name, index), 1)
             for phase, worked in (("forward", worked_out), ("backward", gradient_worked_out)):

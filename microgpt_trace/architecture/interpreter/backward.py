@@ -64,11 +64,9 @@ def forward(
 
 
 def backward(
-    done: ForwardPass,
-    tap: Tap = SILENT,
-    replaced: Mapping[str, Array] = NOTHING,
+    done: ForwardPass, tap: Tap = SILENT, replaced: Mapping[str, Array] = NOTHING,
     wanted: Collection[str] = (),
-) -> dict[str, Array]:
+) -> dict[str, Array]:  # fmt: skip
     """Return d loss / d each parameter of `wanted`, by name. The tap gets d loss / d each event on the way.
 
     `replaced` has the values of events that hooks replaced in the forward pass.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from .kv_cache import KVCache
 
 if TYPE_CHECKING:
     from ..model import LanguageModel
+
+T = TypeVar("T")
 
 
 class Gradients(NamedTuple):
@@ -50,8 +52,7 @@ class PassState:
     @property
     def positions(self) -> Array:
         """The position of each row in its sequence: [N]"""
-        positions: Array = self.once("positions", self._positions)
-        return positions
+        return self.once("positions", self._positions)
 
     def _positions(self) -> Array:
         if self.groups:
@@ -70,23 +71,18 @@ class PassState:
             self._last = name, self.model.parameter(name)
         return self._last[1]
 
-    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """Return the result of `make`, called once per key in a pass."""
         if key not in self._once:
             self._once[key] = make()
-        return self._once[key]
+        result: T = self._once[key]
+        return result
 
     def turns(self, kind: Rotation) -> tuple[Array, Array]:
         """Return cos and sin for the position of every row, [N, 1, D/2] each."""
-        turns: tuple[Array, Array] = self.once(
-            (kind.rope, kind.head_dim),
-            lambda: rope_turns(kind.rope, kind.head_dim, self.positions, self.model.dtype),
-        )
-        return turns
+        rope, dim = kind.rope, kind.head_dim
+        return self.once((rope, dim), lambda: rope_turns(rope, dim, self.positions, self.model.dtype))
 
     def keys_of_heads(self, group: tuple[int, ...], count: int) -> Array:
         """Return the key-value head of each head, if a sequence has `count` key-value heads: [n*H]"""
-        keys: Array = self.once(
-            (group, count), lambda: np.add.outer(np.arange(self.n) * count, group).ravel()
-        )
-        return keys
+        return self.once((group, count), lambda: np.add.outer(np.arange(self.n) * count, group).ravel())
