@@ -106,7 +106,7 @@ def npy_array(path: Path, name: str) -> StoredArray:
     size = check_regular(path, "a .npy file")
 
     def rest(_: IO[bytes], header: NpyHeader) -> Array:
-        return MappedFile.open(path).part(header.offset, header.size)
+        return MappedFile.open(path).view(header.offset, header.size)
 
     with reading(path):
         return _array(path, name, str(path), size, lambda: path.open("rb"), rest)
@@ -237,7 +237,7 @@ def _tensor(file: MappedFile, name: str, entry: dict[str, Any]) -> StoredArray:
     def read() -> Array:
         if numbers is None:
             raise FileFormatError(f"{file.path}: {brief(name)} has type {dtype}, which is not read")
-        return file.part(start, stop).view(numbers).reshape(shape)
+        return file.view(start, stop).view(numbers).reshape(shape)
 
     return StoredArray(name, shape, dtype, _kind(np.dtype(numbers)) if numbers else "other", read)
 

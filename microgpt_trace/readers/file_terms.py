@@ -1,6 +1,6 @@
-"""What files say of each architecture, and what is taken where they do not: names, keys and defaults.
+"""The names, keys and defaults by which files describe each architecture.
 
-An architecture is a row of TERMS, with the Names of its parameters; how it computes is its plan.
+Each architecture is a row of TERMS with the Names of its parameters. Its plan says how it computes.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ FUSED = {"attn_wqkv": ("attn_wq", "attn_wk", "attn_wv"), "attn_bqkv": ("attn_bq"
 
 @dataclass(frozen=True, eq=False)
 class Names:
-    """What files call the parameters of an architecture: ours -> (GGUF's, Hugging Face's), without ".weight"
-    or ".bias", those of a layer without its number.
+    """The names of an architecture's parameters: ours -> (GGUF's, Hugging Face's).
 
-    `blocks` is what Hugging Face puts before the number, `outer` what it may put before any name. A fused
-    matrix has a name of FUSED. `vectors` have a bias of the same name; else matrices have. The matrices in
-    `transposed` are stored [in, out] by Hugging Face; `skipped` are constants that old files store.
+    Names have no ".weight" or ".bias", and names of a `layer` do not have its number. Hugging Face puts
+    `blocks` before the number, and may put `outer` before any name. Fused matrices are named in FUSED.
+    If `vectors` is true, norms may have biases too. Hugging Face stores the matrices in `transposed` as
+    [in, out]. Old files store constants whose names end in one of `skipped`.
     """
 
-    of: str  # "a Llama or Qwen2-class decoder"
+    family: str  # "a Llama or Qwen2-class decoder"
     whole: Mapping[str, tuple[str, str]]
     layer: Mapping[str, tuple[str, str]]
     blocks: str = "model.layers"
@@ -35,23 +35,19 @@ class Names:
 
     @cached_property
     def ours(self) -> Mapping[str, str]:
-        """Our name of each of theirs, without the number of the layer."""
-        found: dict[str, str] = {}
-        for own, theirs in self.whole.items():
-            for name in theirs:
-                found |= self._named(name, own)
+        """Our name of each name in a file, without the number of the layer."""
+        named = [(name, own) for own, theirs in self.whole.items() for name in theirs]
         for own, (gguf, hf) in self.layer.items():
-            for prefix, name in (("blk", gguf), (self.blocks, hf)):
-                found |= self._named(f"{prefix}.{name}", own)
-        return found
-
-    def _named(self, name: str, own: str) -> dict[str, str]:
-        bias = bias_name(own)
-        has_bias = "." in name and "_w" in own if not self.vectors else bias is not None
-        return {f"{name}.weight": own} | ({f"{name}.bias": bias} if has_bias and bias else {})
+            named += [(f"blk.{gguf}", own), (f"{self.blocks}.{hf}", own)]
+        result = {f"{name}.weight": own for name, own in named}
+        for name, own in named:
+            bias = bias_name(own)
+            if bias and (self.vectors or ("." in name and "_w" in own)):
+                result[f"{name}.bias"] = bias
+        return result
 
     def our_name(self, name: str) -> str | None:
-        """Our name of a file's tensor, or None where it has none."""
+        """Return our name of a file's tensor, or None if the architecture has no such parameter."""
         name = name.removeprefix(self.outer)
         layered = re.fullmatch(rf"(blk|{re.escape(self.blocks)})\.(0|[1-9][0-9]{{0,3}})\.(.+)", name)
         if layered is None:
@@ -62,32 +58,34 @@ class Names:
         return f"layer{index}.{ours}" if ours else None
 
     def gguf_name(self, own: str) -> str:
-        """What GGUF calls the tensor of one of our matrices or gains, or the fused one that it is a part of.
-        Raises KeyError for what is none of them."""
+        """Return GGUF's name of one of our matrices or gains, or of the fused matrix that contains it.
+
+        Raises KeyError for any other name.
+        """
         layer, _, kind = own.rpartition(".")
         if not layer:
             return f"{self.whole[kind][0]}.weight"
-        fused = [whole for whole, parts in FUSED.items() if kind in parts and whole in self.layer]
-        return f"blk.{layer.removeprefix('layer')}.{self.layer[fused[0] if fused else kind][0]}.weight"
+        for fused, parts in FUSED.items():
+            kind = fused if kind in parts and fused in self.layer else kind
+        return f"blk.{layer.removeprefix('layer')}.{self.layer[kind][0]}.weight"
 
     def is_transposed(self, own: str) -> bool:
-        """Whether Hugging Face stores our matrix of that name as [in, out]."""
+        """Return True if Hugging Face stores the matrix that we call `own` as [in, out]."""
         return own.rpartition(".")[2] in self.transposed
 
-    def like(self, name: str) -> list[str]:
-        """The names of a file's tensors that exist, nearest first: up to three, for the layer of `name`."""
+    def closest(self, name: str) -> list[str]:
+        """Return up to three names of the architecture most similar to `name`, for the layer of `name`."""
         from difflib import get_close_matches
 
         number = re.search(r"\.([0-9]{1,4})\.", name)
         index = number[1] if number else "0"
         blocks = rf"^(blk|{re.escape(self.blocks)})\."
-        known = [re.sub(blocks, rf"\1.{index}.", pattern) for pattern in self.ours]
-        return get_close_matches(name[:200], known, 3)
+        names = [re.sub(blocks, rf"\1.{index}.", pattern) for pattern in self.ours]
+        return get_close_matches(name[:200], names, 3)
 
 
 def bias_name(own: str) -> str | None:
-    """The bias beside one of our matrices or gains: attn_bq of attn_wq, attn_bnorm of attn_norm; None beside
-    a table."""
+    """Return the bias of a matrix or gain, such as attn_bq for attn_wq, or None for an embedding table."""
     half, _, rest = own.partition("_")
     return f"{half}_b{rest.removeprefix('w')}" if rest.startswith(("w", "norm")) else None
 
@@ -137,10 +135,7 @@ GPT2 = Names(
     skipped=(".attn.bias", ".attn.masked_bias"),
 )
 
-
 QKV = ("attn_bq", "attn_bk", "attn_bv")
-
-
 LLAMA_KEYS = {
     "n_layer": "num_hidden_layers", "n_head": "num_attention_heads", "n_embd": "hidden_size",
     "n_kv_head": "num_key_value_heads", "head_dim": "head_dim", "n_inner": "intermediate_size",
@@ -153,10 +148,11 @@ LLAMA_KEYS = {
 class FileTerms:
     """How Hugging Face's config.json and GGUF's metadata describe an architecture.
 
-    `keys` are config.json's for our dimensions, `defaults` what transformers takes where one is missing (of
-    `n_inner`: how many times the width). `activations` are the functions by config.json's names; where it
-    says none, as GGUF never does, it is `activation`. `biases` every file has, those of `said_biases` one
-    whose config has such a flag. `windows` tells which layers have a sliding window where a file names none.
+    `keys` maps our dimensions to keys of config.json. `defaults` has the defaults of transformers; `n_inner`
+    is a multiple of the width. `activations` maps names in config.json to functions; `activation` is the
+    default, and the function of every GGUF. Every file has `biases`; a file whose config sets a flag of
+    `flagged_biases` has the biases of that flag too. `windows` says which layers have a sliding window if
+    the file does not list them: all, none, or the last ones, from max_window_layers on.
     """
 
     names: Names = LLAMA
@@ -166,29 +162,29 @@ class FileTerms:
     activations: Mapping[str, str] = field(default_factory=lambda: {"silu": "SiLU", "swish": "SiLU"})
     activation: str = "silu"
     rope: bool = True
-    tied: bool | None = None  # what transformers takes where config.json does not say; None: as the tensors
+    tied: bool | None = None  # the default of transformers; None: decided by the tensors
     biases: tuple[str, ...] = ()
-    said_biases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    flagged_biases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     qk_norm: bool = False
     explicit_head_dim: bool = False
     windows: Literal["all", "none", "last"] = "none"
-    score_flags: tuple[str, str] = ("", "")  # that scores are scaled at all, and by 1/(layer + 1) as well
+    score_flags: tuple[str, str] = ("", "")  # keys: scale the scores at all; divide them by layer + 1 too
     in_gguf: bool = True
     in_apr: bool = True
-    permuted: bool = False  # whether converters to GGUF put pairs of RoPE side by side
+    permuted: bool = False  # True if converters to GGUF put the rows of each RoPE pair side by side
 
 
 TERMS: dict[str, FileTerms] = {
     "llama": FileTerms(
-        said_biases={
+        flagged_biases={
             "attention_bias": (*QKV, "attn_bo"), "mlp_bias": ("mlp_bgate", "mlp_bup", "mlp_bdown"),
         },
         permuted=True,
     ),
-    "mistral": FileTerms(windows="all", in_gguf=False),  # in GGUF a llama
+    "mistral": FileTerms(windows="all", in_gguf=False),  # GGUF files call it llama
     "qwen2": FileTerms(biases=QKV, windows="last"),
     "qwen3": FileTerms(
-        said_biases={"attention_bias": (*QKV, "attn_bo")}, qk_norm=True, explicit_head_dim=True,
+        flagged_biases={"attention_bias": (*QKV, "attn_bo")}, qk_norm=True, explicit_head_dim=True,
         windows="last",
     ),
     "gpt2": FileTerms(

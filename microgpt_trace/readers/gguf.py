@@ -1,9 +1,9 @@
-"""GGUF v2 and v3, one file or split: header, metadata and tensor index; the tensors stay mapped.
+"""Read the header of a GGUF v2 or v3 file, whole or split. The tensors stay in the mapped file.
 
-Layout, little-endian: "GGUF", u32 version, u64 tensors, u64 metadata pairs; pairs (string key, u32
-type, value); tensors (string name, u32 dims, u64 each, fastest first, u32 type, u64 offset); data at
-the next multiple of general.alignment. A string is u64 length and its bytes. Source: the GGUF
-specification of the ggml project.
+Layout, little-endian: "GGUF", u32 version, u64 number of tensors, u64 number of metadata pairs. Then the
+pairs (string key, u32 type, value), and the tensor index (string name, u32 number of dims, a u64 each with
+the fastest first, u32 type, u64 offset). The data begin at the next multiple of general.alignment. A string
+is a u64 length and its bytes. Source: the GGUF specification of the ggml project.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ..errors import FileFormatError
 from ..text.brief import brief
 from .conventions import COUNT, Settings
 from .mapped_file import MappedFile
-from .model_file import blaming
+from .model_file import naming_file
 
 MAGIC = b"GGUF"
 TYPES = {
@@ -44,12 +44,12 @@ _STRING, _ARRAY = 8, 9
 _U32, _U64 = Struct("<I"), Struct("<Q")
 _SPLIT = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 MAX_DIMS, MAX_NAME, MAX_TEXT = 4, 256, 1 << 26
-_LONGEST = 1 << 16  # bytes of a string in an array
+_MAX_ITEM = 1 << 16  # bytes of a string in an array
 
 
 @dataclass(frozen=True)
 class GgufFile:
-    """The header of a GGUF file, or of the parts of a split one together."""
+    """The header of a GGUF file, or the joined headers of a split one."""
 
     version: int
     metadata: Mapping[str, Any]
@@ -57,50 +57,52 @@ class GgufFile:
 
 
 def read_gguf_header(path: Path) -> GgufFile:
-    """Read metadata and tensor index of a file, or of all parts where it is split.
+    """Read the metadata and the tensor index of a file. If it is split, read all its parts.
 
-    Raises FileFormatError, naming file and place, for what is cut short, foreign or impossible.
+    Raises FileFormatError, naming the file and the byte, if it is cut short, damaged or of another format.
     """
     split = _SPLIT.fullmatch(path.name)
     first = path.with_name(f"{split[1]}-00001-of-{split[3]}.gguf") if split else path
-    whole = _SplitFile(first)
-    count, _ = whole.place()
-    parts = [whole] if count == 1 else _parts(first, whole, count)
+    head = _GgufPart(first)
+    count, _ = head.number()
+    parts = [head] if count == 1 else _parts(first, head, count)
     tensors: dict[str, StoredTensor] = {}
     for part in parts:
         for tensor in part.tensors:
             if tensor.name in tensors:
-                raise FileFormatError(f"{part.path}: tensor {tensor.name!r} is in another part, too")
+                raise FileFormatError(f"{part.path}: tensor {tensor.name!r} is also in another part")
             tensors[tensor.name] = tensor
-    with blaming(first):
-        expected = whole.said.get("split.tensors.count", COUNT)
+    with naming_file(first):
+        expected = head.settings.get("split.tensors.count", COUNT)
     if expected not in (None, len(tensors)):
         raise FileFormatError(f"{first}: expected {expected:,} tensors in all parts, found {len(tensors):,}")
-    return GgufFile(whole.version, whole.metadata, tuple(tensors.values()))
+    return GgufFile(head.version, head.metadata, tuple(tensors.values()))
 
 
-def _parts(first: Path, whole: _SplitFile, count: int) -> list[_SplitFile]:
+def _parts(first: Path, head: _GgufPart, count: int) -> list[_GgufPart]:
     split = _SPLIT.fullmatch(first.name)
     if split is None or int(split[3]) != count:
         raise FileFormatError(
-            f"{first}: the file says it is part of {count}, but is not named NAME-00001-of-{count:05}.gguf"
+            f"{first}: the file is one of {count} parts; expected the name NAME-00001-of-{count:05}.gguf"
         )
     parts = []
     for number in range(1, count + 1):
         path = first.with_name(f"{split[1]}-{number:05}-of-{count:05}.gguf")
-        part = whole if number == 1 else _SplitFile(path)
-        if part.place() != (count, number):
-            of, found = part.place()
-            raise FileFormatError(f"{path}: expected part {number} of {count}, found part {found} of {of}")
+        part = head if number == 1 else _GgufPart(path)
+        if part.number() != (count, number):
+            other_count, other = part.number()
+            raise FileFormatError(
+                f"{path}: expected part {number} of {count}, found part {other} of {other_count}"
+            )
         parts.append(part)
     return parts
 
 
 class Strings(Sequence[str]):
-    """A list of strings, u64 length and bytes each, that is decoded when it is first looked at.
+    """A list of strings, each a u64 length and its bytes, decoded at the first access.
 
-    As Python's strings a vocabulary takes six times its bytes, and a foreign file may hold any number.
-    The lengths lie at `starts`, and the last string ends at `stop`. Bytes that are no UTF-8 come as lone
+    Python strings take six times the bytes in the file, and a hostile file may hold any number of them.
+    The lengths are at `starts`; the last string ends at `stop`. Bytes that are not UTF-8 become lone
     surrogates.
     """
 
@@ -117,7 +119,7 @@ class Strings(Sequence[str]):
         return brief(self._decoded)
 
     def tolist(self) -> list[str]:
-        """All the strings."""
+        """Return all the strings."""
         return self._decoded
 
     @cached_property
@@ -130,14 +132,14 @@ class Strings(Sequence[str]):
         ]
 
 
-class _SplitFile:
-    """One file of a model, read from the front."""
+class _GgufPart:
+    """One file of a model, read from the front; `at` is the next byte to read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.file = MappedFile.open(path)
         self.bytes = self.file.bytes
-        self.buffer = self.bytes.data  # struct and slices work on it without a copy
+        self.buffer = self.bytes.data  # allows struct and slices without a copy
         if bytes(self.buffer[:4]) != MAGIC:
             raise FileFormatError(f"{path}: expected a GGUF file, found {bytes(self.buffer[:4])!r}")
         self.at = 4
@@ -150,14 +152,14 @@ class _SplitFile:
         self._fits(tensor_count, 24, "tensors")
         self._fits(pair_count, 13, "metadata pairs")
         self.metadata = self._pairs(pair_count)
-        self.said = Settings(self.metadata, [])
+        self.settings = Settings(self.metadata, [])
         self.tensors = self._tensors(tensor_count)
 
-    def place(self) -> tuple[int, int]:
-        """Of how many parts this is one, and which, from 1."""
-        with blaming(self.path):
-            count = self.said.get("split.count", COUNT) or 1  # 0 where parts were merged
-            number = self.said.get("split.no", COUNT) or 0
+    def number(self) -> tuple[int, int]:
+        """Return how many parts the model has and the number of this part, from 1."""
+        with naming_file(self.path):
+            count = self.settings.get("split.count", COUNT) or 1  # tools that merge parts write 0
+            number = self.settings.get("split.no", COUNT) or 0
             return count, number + 1 if count > 1 else 1
 
     def _fail(self, what: str) -> FileFormatError:
@@ -171,7 +173,7 @@ class _SplitFile:
         return value
 
     def _fits(self, count: int, least: int, what: str) -> None:
-        """Nothing is made that the rest of the file cannot fill."""
+        """Raise FileFormatError if the rest of the file is too short, before anything is allocated."""
         if count * least > len(self.bytes) - self.at:
             raise self._fail(f"{count:,} {what} do not fit into the file")
 
@@ -180,7 +182,7 @@ class _SplitFile:
         if length > len(self.bytes) - self.at:
             raise self._fail(f"{what} of {length:,} bytes does not fit into the file")
         if most is not None and length > most:
-            raise self._fail(f"{what} of {length:,} bytes; at most {most:,} are expected")
+            raise self._fail(f"{what} of {length:,} bytes is too long (at most {most:,})")
         self.at += length
         return str(self.buffer[self.at - length : self.at], "utf-8", "surrogateescape")
 
@@ -189,7 +191,7 @@ class _SplitFile:
         for _ in range(count):
             key = self._string("a metadata key", MAX_NAME)
             if key in pairs:
-                raise self._fail(f"the metadata have {key!r} twice")
+                raise self._fail(f"the metadata contain {key!r} twice")
             pairs[key] = self._value(self._read_number(_U32, f"{key!r}"), key)
         return pairs
 
@@ -204,21 +206,21 @@ class _SplitFile:
         if kind == _STRING:
             self._fits(count, 8, f"values of {key!r}")
             return self._strings(count, key)
-        if kind not in _SCALARS:  # arrays of arrays included: no engine reads them
+        if kind not in _SCALARS:  # this includes arrays of arrays, which no engine reads
             raise self._fail(f"{key!r} is an array of unknown type {kind}")
         self._fits(count, _SCALARS[kind].size, f"values of {key!r}")
         start, self.at = self.at, self.at + count * _SCALARS[kind].size
         return np.frombuffer(self.buffer[start : self.at], _SCALARS[kind].format)
 
     def _strings(self, count: int, key: str) -> Strings:
-        """Where the strings lie; what is made of a string takes no more than the 8 bytes of its length."""
+        """Find the strings. The list takes 8 bytes a string, as the lengths in the file do."""
         starts, at, buffer, unpack = array("q", [0]) * count, self.at, self.buffer, _U64.unpack_from
         try:
             for i in range(count):
                 (length,) = unpack(buffer, at)
-                if length > _LONGEST:
+                if length > _MAX_ITEM:
                     raise self._fail(
-                        f"a string of {key!r} has {length:,} bytes; at most {_LONGEST:,} are expected"
+                        f"a string of {key!r} has {length:,} bytes, which is too long (at most {_MAX_ITEM:,})"
                     )
                 starts[i] = at
                 at += 8 + length
@@ -242,7 +244,7 @@ class _SplitFile:
             if offset < last_stop:
                 raise FileFormatError(f"{self.path}: tensors {last_name!r} and {name!r} overlap")
             if name in tensors:
-                raise FileFormatError(f"{self.path}: tensor {name!r} is there twice")
+                raise FileFormatError(f"{self.path}: tensor {name!r} occurs twice")
             if tensor.stored.size:
                 last_stop, last_name = stop, name
             tensors[name] = tensor
@@ -260,24 +262,25 @@ class _SplitFile:
     def _tensor(
         self, name: str, dims: tuple[int, ...], kind: int, start: int, offset: int
     ) -> tuple[StoredTensor, int]:
-        """The tensor and where it stops, counted from the start of the data."""
-        known = TYPES.get(kind, f"number {kind}")
-        encoding = ENCODINGS.get(known)
+        """Return the tensor and where it stops, counted from the start of the data."""
+        type_name = TYPES.get(kind, f"number {kind}")
+        encoding = ENCODINGS.get(type_name)
         if encoding is None:
             works = ", ".join(name for name in TYPES.values() if name in ENCODINGS)
             raise FileFormatError(
-                f"{self.path}: tensor {name!r} has type {known}, which is not supported; these are: {works}"
+                f"{self.path}: tensor {name!r} has type {type_name}, which is not supported; "
+                f"supported: {works}"
             )
         if dims[0] % encoding.block_size:
             raise FileFormatError(
-                f"{self.path}: tensor {name!r}: rows of {dims[0]} do not divide into blocks of "
-                f"{encoding.block_size} ({known})"
+                f"{self.path}: tensor {name!r}: rows of {dims[0]} elements do not divide into blocks of "
+                f"{encoding.block_size} ({type_name})"
             )
         size = math.prod(dims) // encoding.block_size * encoding.block_bytes
         if offset + size > len(self.bytes) - start:
             raise FileFormatError(
-                f"{self.path}: tensor {name!r} of {size:,} bytes at {start + offset:,} ends past the end of "
-                f"the file ({len(self.bytes):,} bytes): it is cut short"
+                f"{self.path}: the file is cut short: tensor {name!r} of {size:,} bytes at byte "
+                f"{start + offset:,} ends past the end of the file ({len(self.bytes):,} bytes)"
             )
         start += offset
         return self.file.tensor(name, encoding, dims[::-1], start, start + size), offset + size

@@ -1,4 +1,4 @@
-"""A decoder from a GGUF file: its metadata keys -> config, its tensors under our names."""
+"""Open a GGUF file as a decoder: translate its metadata to a config and its tensor names to ours."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from ..text.brief import brief
 from .conventions import COUNT, POSITIVE, TEXT, WHOLE, Settings, decoder_config, one_of
 from .file_terms import TERMS
 from .gguf import Strings, read_gguf_header
-from .model_file import blaming, by_our_names, check_tensors, in_halves, rope_factors
+from .model_file import check_tensors, in_halves, naming_file, rename_tensors, rope_factors
 
 if TYPE_CHECKING:
     from ..vocabulary.tokens import Vocabulary
 
-ARCHITECTURES = tuple(name for name, terms in TERMS.items() if terms.in_gguf)  # mistral is written as llama
+ARCHITECTURES = tuple(name for name, terms in TERMS.items() if terms.in_gguf)  # mistral is called llama
 ROPE_FACTORS = "rope_freqs.weight"
-MAX_WAYS = 16  # in which a token is merged: two in Llama 3
+MAX_MERGES = 16  # per token; Llama 3 has two
 
 
 def read_gguf(path: Path) -> Decoder:
-    """Describe the decoder in a GGUF file; its tensors stay in the file.
+    """Open the decoder in a GGUF file. Its tensors stay in the file.
 
-    Raises FileFormatError for a file that is damaged, of another architecture, or incomplete.
+    Raises FileFormatError if the file is damaged or incomplete, or its architecture is not supported.
     """
     header = read_gguf_header(path)
     notes: list[str] = []
     stored = {tensor.name: tensor for tensor in header.tensors}
-    with blaming(path):
-        said = header.metadata.get("general.architecture")
-        architecture = one_of("architecture", said, ARCHITECTURES, " (mistral as llama)")
+    with naming_file(path):
+        name = header.metadata.get("general.architecture")
+        architecture = one_of("architecture", name, ARCHITECTURES, " (which includes mistral)")
         factors = stored.pop(ROPE_FACTORS, None) if TERMS[architecture].rope else None
-        tensors = by_our_names(path, stored.values(), TERMS[architecture].names)
+        tensors = rename_tensors(path, stored.values(), TERMS[architecture].names)
         keys = Settings(header.metadata, notes, f"{architecture}.")
         config, tensors = _config(architecture, keys, tensors, factors)
     check_tensors(path, config, tensors)
@@ -56,16 +56,17 @@ def read_gguf(path: Path) -> Decoder:
 
 
 def _check_vocabulary(path: Path, metadata: Mapping[str, Any], rows: int) -> None:
-    """Nothing is made of more tokens than the model has, and of more merges than can make them."""
-    for key, most in (("tokens", rows), ("merges", MAX_WAYS * rows)):
-        found = metadata.get(f"tokenizer.ggml.{key}")
-        if isinstance(found, Strings) and len(found) > most:
+    """Raise FileFormatError if there are too many tokens or merges, before they are decoded."""
+    for key, most in (("tokens", rows), ("merges", MAX_MERGES * rows)):
+        texts = metadata.get(f"tokenizer.ggml.{key}")
+        if isinstance(texts, Strings) and len(texts) > most:
             raise FileFormatError(
-                f"{path}: tokenizer.ggml.{key}: {len(found):,}, for {rows:,} rows of token_embd.weight"
+                f"{path}: tokenizer.ggml.{key}: expected at most {most:,} for the {rows:,} rows of "
+                f"token_embd.weight, found {len(texts):,}"
             )
 
 
-_NEUTRAL: dict[str, tuple[Any, ...]] = {  # what changes the computation, and where it does not
+_NEUTRAL: dict[str, tuple[Any, ...]] = {  # the values of these keys that leave the computation as it is
     "attention.causal": (True,),
     "attention.scale": (0,),
     "attention.clamp_kqv": (0,),
@@ -79,7 +80,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {  # what changes the computation, and wh
 
 
 def _refuse_variants(keys: Settings) -> None:
-    """Decoders that compute something else, as far as their metadata say so."""
+    """Raise InputError if the metadata ask for a computation that we do not support."""
     for key, neutral in _NEUTRAL.items():
         value = keys.values.get(keys.prefix + key)
         if value is not None and not (type(value) in (int, float, bool) and value in neutral):
@@ -89,7 +90,7 @@ def _refuse_variants(keys: Settings) -> None:
 def _config(
     architecture: str, keys: Settings, tensors: Mapping[str, StoredTensor], factors: StoredTensor | None
 ) -> tuple[DecoderConfig, dict[str, StoredTensor]]:
-    """The config, and the tensors with what lies fused apart."""
+    """Return the config, and the tensors with q, k and v split."""
     terms, experts = TERMS[architecture], keys.get("expert_count", COUNT)
     if experts:
         raise InputError(f"a mixture of {experts} experts is not supported")
@@ -97,29 +98,29 @@ def _config(
         raise InputError("tensor 'token_embd.weight' is missing")
     _refuse_variants(keys)
     vocab_size = tensors["wte"].shape[0]
-    said = keys.get("vocab_size", WHOLE) or vocab_size
-    if said != vocab_size:
-        raise InputError(f"vocab_size {said:,} differs from the {vocab_size:,} rows of token_embd.weight")
-    width, n_head = keys.need("embedding_length", WHOLE), keys.need("attention.head_count", WHOLE)
+    stated = keys.get("vocab_size", WHOLE) or vocab_size
+    if stated != vocab_size:
+        raise InputError(f"vocab_size {stated:,} differs from the {vocab_size:,} rows of token_embd.weight")
+    width, n_head = keys.require("embedding_length", WHOLE), keys.require("attention.head_count", WHOLE)
     head_dim = keys.get("attention.key_length", WHOLE) or width // n_head
     for key in ("attention.value_length", *(("rope.dimension_count",) if terms.rope else ())):
-        found = keys.get(key, WHOLE) or head_dim
-        if found != head_dim:
-            raise InputError(f"{key} {found} differs from the head's {head_dim} channels")
-    n_layer, window = keys.need("block_count", WHOLE), keys.get("attention.sliding_window", COUNT) or None
+        size = keys.get(key, WHOLE) or head_dim
+        if size != head_dim:
+            raise InputError(f"{key} {size} differs from the {head_dim} channels of a head")
+    n_layer, window = keys.require("block_count", WHOLE), keys.get("attention.sliding_window", COUNT) or None
     sizes = {
         "n_layer": n_layer, "n_embd": width, "n_head": n_head, "head_dim": head_dim,
         "n_kv_head": keys.get("attention.head_count_kv", WHOLE) or n_head,
-        "n_inner": keys.need("feed_forward_length", WHOLE), "vocab_size": vocab_size,
-        "context_length": keys.need("context_length", WHOLE),
-        "norm_eps": keys.need(terms.gguf_eps, POSITIVE), "activation": terms.activation,
+        "n_inner": keys.require("feed_forward_length", WHOLE), "vocab_size": vocab_size,
+        "context_length": keys.require("context_length", WHOLE),
+        "norm_eps": keys.require(terms.gguf_eps, POSITIVE), "activation": terms.activation,
     }  # fmt: skip
-    in_hf_words = {theirs: sizes[own] for own, theirs in terms.keys.items()}
-    in_hf_words["tie_word_embeddings"] = "lm_head" not in tensors
+    hf_keys = {theirs: sizes[own] for own, theirs in terms.keys.items()}
+    hf_keys["tie_word_embeddings"] = "lm_head" not in tensors
     if terms.rope:
-        in_hf_words |= _rope(keys)
+        hf_keys |= _rope(keys)
     config, tensors = decoder_config(
-        architecture, Settings(in_hf_words, keys.notes), tensors, rope_factors(factors, head_dim),
+        architecture, Settings(hf_keys, keys.notes), tensors, rope_factors(factors, head_dim),
         terms.permuted,
     )  # fmt: skip
     if window:
@@ -129,36 +130,40 @@ def _config(
 
 
 def _rope(keys: Settings) -> dict[str, Any]:
-    """RoPE's base and what scales it, in Hugging Face's words."""
-    theta = keys.assume("rope.freq_base", POSITIVE, 10000.0, "what llama.cpp takes")
+    """Translate the base and the scaling of RoPE to the keys of Hugging Face."""
+    theta = keys.get_or_default("rope.freq_base", POSITIVE, 10000.0, "the default of llama.cpp")
     kind = keys.get("rope.scaling.type", TEXT)
     factor = keys.get("rope.scaling.factor", POSITIVE) or keys.get("rope.scale_linear", POSITIVE)
     if kind is None and factor not in (None, 1):
-        kind = keys.assume(
-            "rope.scaling.type", TEXT, "linear", "what llama.cpp takes where there is a factor"
-        )
+        why = "the default of llama.cpp if the file has a factor"
+        kind = keys.get_or_default("rope.scaling.type", TEXT, "linear", why)
     scaling: dict[str, Any] = {}
     if kind != "yarn" and (keys.get("rope.scaling.attn_factor", POSITIVE) or 1) != 1:
-        raise InputError("rope.scaling.attn_factor is supported with yarn alone")
+        raise InputError("rope.scaling.attn_factor is only supported with yarn")
     if kind == "linear":
         scaling = {"type": kind, "factor": factor}
     elif kind == "yarn":
         scaling = {"type": kind, "factor": factor} | _yarn(keys, factor)
     elif kind not in (None, "none"):
-        raise InputError(f"RoPE scaling {brief(kind)} is not supported; these are: none, linear, yarn")
+        raise InputError(f"RoPE scaling {brief(kind)} is not supported; supported: none, linear, yarn")
     return {"rope_theta": theta, "rope_scaling": scaling}
 
 
 def _yarn(keys: Settings, factor: float | None) -> dict[str, float]:
-    """What yarn has besides its factor. Engines read yarn_attn_factor in two ways, so it is refused."""
+    """Return the settings of yarn other than its factor.
+
+    Refuses yarn_attn_factor, because engines read it in two different ways.
+    """
     for key, neutral in (("yarn_log_multiplier", 0), ("yarn_ext_factor", 1), ("yarn_attn_factor", 1)):
         value = keys.values.get(f"{keys.prefix}rope.scaling.{key}", neutral)
         if type(value) not in (int, float) or value != neutral:
             raise InputError(f"RoPE yarn with {key} {brief(value)} is not supported")
-    original = keys.need("rope.scaling.original_context_length", WHOLE)
-    why = "what yarn's authors recommend"
-    betas = (("beta_fast", 32.0), ("beta_slow", 1.0))
-    named = {name: keys.assume(f"rope.scaling.yarn_{name}", POSITIVE, usual, why) for name, usual in betas}
+    original = keys.require("rope.scaling.original_context_length", WHOLE)
+    why = "the value that yarn's authors recommend"
+    betas = {
+        name: keys.get_or_default(f"rope.scaling.yarn_{name}", POSITIVE, default, why)
+        for name, default in (("beta_fast", 32.0), ("beta_slow", 1.0))
+    }
     extra = keys.get("rope.scaling.attn_factor", POSITIVE) or 1.0
     attention = extra * yarn_attention_factor(factor or 1.0)
-    return {"original_max_position_embeddings": original, "attention_factor": attention, **named}
+    return {"original_max_position_embeddings": original, "attention_factor": attention, **betas}

@@ -1,4 +1,4 @@
-"""A Hugging Face folder: config.json, safetensors files (one, or sharded by an index), tokenizer.json."""
+"""Open a Hugging Face folder: config.json, one safetensors file or shards with an index, tokenizer.json."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..text.brief import brief
 from ..untrusted_files import folder_of, read_json, reading
 from .conventions import FLAG, Settings, decoder_config, one_of
 from .file_terms import TERMS
-from .model_file import blaming, by_our_names, check_tensors
+from .model_file import check_tensors, naming_file, rename_tensors
 from .safetensors import read_safetensors
 
 if TYPE_CHECKING:
@@ -24,27 +24,30 @@ INDEX = WEIGHTS + ".index.json"
 
 
 def read_huggingface(path: Path) -> Decoder:
-    """Describe the decoder of a folder, named by itself or by a file of the model; tensors stay in the files.
+    """Open the decoder in a folder. Its tensors stay in the files.
 
-    Raises FileFormatError for files that are damaged, of another architecture, or incomplete.
+    `path` is the folder or a file of the model in it. Raises FileFormatError if a file is damaged or missing,
+    or the architecture is not supported.
     """
     folder = folder_of(path)
     metadata = read_json(folder / CONFIG)
-    with blaming(folder / CONFIG):
+    with naming_file(folder / CONFIG):
         architecture = one_of("architecture", metadata.get("model_type"), TERMS)
-    files, placed = _files(folder)
+    files, shards = _files(folder)
     if path != folder and path.name not in (CONFIG, INDEX, *files):
-        raise FileFormatError(f"{path} is not a part of the model in its folder: {', '.join(files[:3])} is")
+        raise FileFormatError(
+            f"{path}: the model in this folder does not use this file; give the folder or {files[0]}"
+        )
     notes = _unread_tokenizer(folder)
     names = TERMS[architecture].names
-    stored = (tensor for tensor in _tensors(folder, files, placed) if not tensor.name.endswith(names.skipped))
-    tensors = by_our_names(folder, stored, names)
-    with blaming(folder):
+    stored = (tensor for tensor in _tensors(folder, files, shards) if not tensor.name.endswith(names.skipped))
+    tensors = rename_tensors(folder, stored, names)
+    with naming_file(folder):
         tensors |= {name: tensors[name].transposed() for name in tensors if names.is_transposed(name)}
-    with blaming(folder / CONFIG):
-        said = Settings(metadata, notes)
-        config, tensors = decoder_config(architecture, said, tensors)
-        _check_said_biases(said, config)
+    with naming_file(folder / CONFIG):
+        settings = Settings(metadata, notes)
+        config, tensors = decoder_config(architecture, settings, tensors)
+        _check_biases(settings, config)
     if config.tied and "lm_head" in tensors:
         notes.append(f"{tensors.pop('lm_head').name} is not used: the config ties the head to the embedding")
     check_tensors(folder, config, tensors)
@@ -60,58 +63,57 @@ def read_huggingface(path: Path) -> Decoder:
 def _unread_tokenizer(folder: Path) -> list[str]:
     from ..vocabulary.huggingface import convertible
 
-    found = convertible(folder)
-    verb = "are" if " and " in found else "is"
-    return [f"{found} {verb} not read, only a tokenizer.json: tokens are numbers"] if found else []
+    files = convertible(folder)
+    verb = "are" if " and " in files else "is"
+    return [f"{files} {verb} not read, only a tokenizer.json: tokens are shown as numbers"] if files else []
 
 
 def _files(folder: Path) -> tuple[list[str], dict[str, str] | None]:
-    """The safetensors files of a model, and where its index places each tensor."""
+    """Return the safetensors files of a model, and the file of each tensor if there is an index."""
     if (folder / WEIGHTS).exists():
         return [WEIGHTS], None
     index = folder / INDEX
     if not index.exists():
         with reading(folder):
-            found = ", ".join(sorted(repr(p.name) for p in folder.iterdir())[:6])
-        raise FileFormatError(f"{folder}: expected {WEIGHTS} or {INDEX}, found {found}")
-    placed = read_json(index).get("weight_map")
-    if not isinstance(placed, dict) or not all(isinstance(name, str) for name in placed.values()):
-        raise FileFormatError(f"{index}: expected a weight_map from tensors to files, found {brief(placed)}")
-    files = sorted(set(placed.values()))
+            others = ", ".join(sorted(repr(p.name) for p in folder.iterdir())[:6])
+        raise FileFormatError(f"{folder}: expected {WEIGHTS} or {INDEX}, found {others}")
+    shards = read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+        raise FileFormatError(f"{index}: expected a weight_map from tensors to files, found {brief(shards)}")
+    files = sorted(set(shards.values()))
     for file in files:
         if Path(file).name != file or not file.endswith(".safetensors") or not file.isprintable():
-            raise FileFormatError(f"{index}: {brief(file)} is not a safetensors file of this folder")
+            raise FileFormatError(f"{index}: expected safetensors files of this folder, found {brief(file)}")
         with reading(folder / file):
             if not (folder / file).exists():
                 raise FileFormatError(f"{folder / file}: no such file, but {INDEX} names it")
-    return files, placed
+    return files, shards
 
 
-def _tensors(folder: Path, files: list[str], placed: dict[str, str] | None) -> list[StoredTensor]:
+def _tensors(folder: Path, files: list[str], shards: dict[str, str] | None) -> list[StoredTensor]:
+    """Return the tensors of all files. Raises FileFormatError if they do not match the index."""
     tensors = []
     for file in files:
         shard = read_safetensors(folder / file)
         for tensor in shard:
-            if placed is not None and placed.get(tensor.name) != file:
+            if shards is not None and shards.get(tensor.name) != file:
                 raise FileFormatError(
-                    f"{folder / INDEX}: tensor {brief(tensor.name)} of {file} is not placed there"
+                    f"{folder / INDEX}: the index does not place tensor {brief(tensor.name)} in {file}"
                 )
         tensors += shard
-    missing = (placed or {}).keys() - {tensor.name for tensor in tensors}
-    if placed and missing:
+    missing = (shards or {}).keys() - {tensor.name for tensor in tensors}
+    if shards and missing:
         name = min(missing)
-        raise FileFormatError(f"{folder / placed[name]}: tensor {brief(name)} of the index is not there")
+        raise FileFormatError(f"{folder / shards[name]}: tensor {brief(name)} of the index is missing")
     return tensors
 
 
-def _check_said_biases(said: Settings, config: DecoderConfig) -> None:
-    """Raises InputError where the file has other biases than those of its architecture and those that its
-    config speaks of."""
+def _check_biases(settings: Settings, config: DecoderConfig) -> None:
+    """Raise InputError unless the biases are exactly those of the architecture and of the config's flags."""
     terms = TERMS[config.architecture]
     expected = set(terms.biases)
-    for flag, biases in terms.said_biases.items():
-        expected |= set(biases) if said.get(flag, FLAG) else set()
+    for flag, biases in terms.flagged_biases.items():
+        expected |= set(biases) if settings.get(flag, FLAG) else set()
     for bias in sorted(expected ^ set(config.biases)):
-        verb = "speaks of" if bias in expected else "does not speak of"
-        seen = "is not there" if bias in expected else "is there"
-        raise InputError(f"the config {verb} a bias 'layer0.{bias}', which {seen}")
+        mention, finding = ("requires a", "none") if bias in expected else ("mentions no", "one")
+        raise InputError(f"the config {mention} bias 'layer0.{bias}', but the file has {finding}")

@@ -1,4 +1,4 @@
-"""load: any model file or folder, told apart by content."""
+"""load: open any model file or folder. The content decides the format, not the name."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from ..microgpt.model import Model
 
 RopePairs = Literal["adjacent", "halves"]
-_CALLED = {
+_MODEL_NAMES = {
     "checkpoint": "a microGPT checkpoint", "apr": "an .apr model", "GGUF": "a GGUF model",
     "Hugging Face": "a Hugging Face model",
 }  # fmt: skip
-_MEANT = {"checkpoint": ("--n-head", "--bos"), "apr": ("--rope-pairs", "--set")}
+_OPTIONS = {"checkpoint": ("--n-head", "--bos"), "apr": ("--rope-pairs", "--set")}
 
 
 def load(
@@ -29,18 +29,18 @@ def load(
     rope_pairs: RopePairs | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Model | Decoder:
-    """Open a microGPT checkpoint, or a decoder: a GGUF or .apr file, a Hugging Face folder.
+    """Open a microGPT checkpoint, a GGUF file, an .apr file or a Hugging Face folder.
 
-    `n_head` and `bos` are for bare weights of a microGPT, `rope_pairs` and `settings` for what an .apr
-    file does not say ({"num_heads": 14}); where the file does say it they must agree. Raises
-    FileFormatError, naming the file, where it is missing, damaged or of an unknown kind.
+    `n_head` and `bos` describe a microGPT whose weights have no metadata. `rope_pairs` and `settings`, such
+    as {"num_heads": 14}, add what the metadata of an .apr file lack. They must not contradict the file.
+    Raises FileFormatError, which names the file, if it is missing, damaged or of an unknown format.
     """
     path = Path(path)
     kind = format_of(path)
-    said = {"--n-head": n_head, "--bos": bos, "--rope-pairs": rope_pairs, "--set": settings}
-    for option, value in said.items():
-        if value and option not in _MEANT.get(kind, ()):
-            raise InputError(f"{option} is not for {_CALLED[kind]}, which {path} is")
+    options = {"--n-head": n_head, "--bos": bos, "--rope-pairs": rope_pairs, "--set": settings}
+    for option, value in options.items():
+        if value and option not in _OPTIONS.get(kind, ()):
+            raise InputError(f"{option} does not apply to {path}, which is {_MODEL_NAMES[kind]}")
     if kind == "checkpoint":
         from ..microgpt.checkpoint import load as load_checkpoint
 
@@ -59,7 +59,7 @@ def load(
 
 
 def is_model(path: Path) -> bool:
-    """Whether a file or folder that is there looks like a model of any kind."""
+    """Return True if an existing file or folder looks like a model of any format."""
     if path.is_dir():
         return (path / "config.json").exists()
     try:
@@ -72,9 +72,9 @@ def is_model(path: Path) -> bool:
 
 
 def format_of(path: Path) -> Literal["checkpoint", "GGUF", "apr", "Hugging Face"]:
-    """What a file or folder holds, by its content. A file of no other kind is taken for a checkpoint.
+    """Return the format of a model, by its content. A file that matches no other format is a checkpoint.
 
-    Raises FileFormatError where there is nothing, or a folder without a model.
+    Raises FileFormatError if the path does not exist or is a folder without a model.
     """
     try:
         if path.is_dir():

@@ -1,7 +1,7 @@
-"""A file whose bytes are read when they are looked at, and which may become shorter meanwhile.
+"""A memory-mapped file that may become shorter while we read it.
 
-The system ends a process that looks at a page which its file no longer has (SIGBUS), and no program can make
-a line of that. So before each use the file's size is asked for (0.6 us).
+If a program touches a page that the file no longer has, the system ends it (SIGBUS) before it can print an
+error. So we check the file's size before each use (0.6 us).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class MappedFile:
 
     @classmethod
     def open(cls, path: Path) -> MappedFile:
-        """Raises FileFormatError where there is no such file, or nothing in it."""
+        """Map a file. Raises FileFormatError if it does not exist or is empty."""
         if not check_regular(path):
             raise FileFormatError(f"{path}: the file is empty")
         with reading(path), path.open("rb") as file:
@@ -36,16 +36,16 @@ class MappedFile:
         return cls(path, np.frombuffer(mapping, np.uint8), mapping)
 
     def check(self) -> None:
-        """Raises FileFormatError where the file has become shorter."""
+        """Raise FileFormatError if the file has become shorter."""
         if self.mapping.size() < len(self.bytes):
             raise FileFormatError(f"{self.path}: the file became shorter while it was read")
 
     def __deepcopy__(self, memo: object) -> MappedFile:
-        """Return itself: copies of what is read from a file share the file."""
+        """Return this file itself: a copy of a model shares it."""
         return self
 
-    def part(self, start: int, stop: int) -> Array:
-        """A view of these bytes, which cannot be written to."""
+    def view(self, start: int, stop: int) -> Array:
+        """Return a read-only view of the bytes from start to stop."""
         self.check()
         return self.bytes[start:stop]
 
@@ -59,5 +59,5 @@ class MappedFile:
         row_size: int | None = None,
         scale: float = 1.0,
     ) -> StoredTensor:
-        """The tensor that these bytes are."""
-        return StoredTensor(name, encoding, shape, self.part(start, stop), row_size, scale, self.check)
+        """Return the bytes from start to stop as a stored tensor."""
+        return StoredTensor(name, encoding, shape, self.view(start, stop), row_size, scale, self.check)

@@ -1,7 +1,7 @@
 """Safetensors files: u64 length of the header, the header as JSON {name: {dtype, shape, data_offsets}}, then
-the data, to which the offsets refer.
+the data. The offsets count from the start of the data.
 
-The safetensors package checks the header. It would read tensors into memory; here they stay mapped.
+The safetensors package checks the header. It would read tensors into memory, so we map the file instead.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ _MAX_DIMS = 8
 
 
 def safetensors_header(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """The tensors of a safetensors file as its header has them, with offsets from the start of the file, and
-    its metadata.
+    """Return the tensors' entries of the header, and the metadata. Offsets count from the start of the file.
 
-    Raises FileFormatError where the safetensors package does not open the file.
+    Raises FileFormatError if the safetensors package does not accept the file.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -35,7 +34,7 @@ def safetensors_header(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         except SafetensorError as error:
             reason = brief(str(error).splitlines()[0])
             raise FileFormatError(
-                f"{path}: expected a whole safetensors file, found {size:,} bytes ({reason})"
+                f"{path}: expected a complete safetensors file, found {size:,} bytes ({reason})"
             ) from error
         with path.open("rb") as raw:
             content = raw.read(int.from_bytes(raw.read(8), "little"))
@@ -47,7 +46,7 @@ def safetensors_header(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def read_safetensors(path: Path) -> list[StoredTensor]:
-    """The tensors of a file, in the order of their data."""
+    """Return the tensors of a file, in the order of their data."""
     header, _ = safetensors_header(path)
     file = MappedFile.open(path)
     in_order = sorted(header.items(), key=lambda item: item[1]["data_offsets"])
@@ -58,7 +57,7 @@ def _tensor(file: MappedFile, name: str, entry: dict[str, Any]) -> StoredTensor:
     dtype, shape = entry["dtype"], entry["shape"]
     if dtype not in _DTYPES or len(shape) > _MAX_DIMS:
         raise FileFormatError(
-            f"{file.path}: tensor {brief(name)} has type {brief(dtype)} and shape {brief(shape)}; supported "
-            f"are {', '.join(_DTYPES)} of up to {_MAX_DIMS} dimensions"
+            f"{file.path}: tensor {brief(name)}: expected {', '.join(_DTYPES)} of up to {_MAX_DIMS} "
+            f"dimensions, found {brief(dtype)} of shape {brief(shape)}"
         )
     return file.tensor(name, ENCODINGS[dtype], tuple(shape), *entry["data_offsets"])

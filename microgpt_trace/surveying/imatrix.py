@@ -25,7 +25,7 @@ from ..errors import FileFormatError, InputError, RunError
 from ..files import write_atomically
 from ..readers.conventions import COUNT, Settings
 from ..readers.gguf import MAGIC, Strings, read_gguf_header
-from ..readers.model_file import blaming
+from ..readers.model_file import naming_file
 from ..text.brief import brief, frozen
 from ..text.wording import counted
 from ..untrusted_files import beginning
@@ -135,13 +135,13 @@ def read_imatrix(path: Path) -> Imatrix:
     Raises FileFormatError, naming what is missing or wrong, for a file that is none.
     """
     header = read_gguf_header(path)
-    with blaming(path):
-        said = Settings(header.metadata, [])
+    with naming_file(path):
+        settings = Settings(header.metadata, [])
         kind = header.metadata.get("general.type")
         if str(kind) != "imatrix":  # a list of numbers is an array, which compares element by element
             raise InputError(f"expected an importance matrix (general.type 'imatrix'), found {brief(kind)}")
         datasets = _datasets(header.metadata.get(DATASETS))
-        chunks, size = said.need(CHUNK_COUNT, COUNT), said.need(CHUNK_SIZE, COUNT)
+        chunks, size = settings.require(CHUNK_COUNT, COUNT), settings.require(CHUNK_SIZE, COUNT)
         return Imatrix(_entries(header.tensors), datasets, chunks, size)
 
 

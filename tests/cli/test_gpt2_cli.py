@@ -141,10 +141,10 @@ REFUSED = {
     "h.1.attn.c_attn.bias": (None, {}, "'layer1.attn_bq' is missing"),
     "ln_f.bias": (None, {}, "'final_bnorm' is missing"),
     "wpe.weight": (None, {}, "'wpe' is missing"),
-    "c_fc.bias": (None, {}, "a gpt2 has a bias 'layer0.mlp_bup', which is not there"),
+    "c_fc.bias": (None, {}, "expected a bias 'layer0.mlp_bup', as every gpt2 has, found none"),
     "h.0.mlp.c_fc.weight": (np.transpose, {}, "expected shape [32, 128], found [128, 32]"),
     "h.0.attn.c_attn.weight": (np.transpose, {}, "expected 32 rows of q and 32 each of k and v"),
-    "wte.weight": (np.copy, {"activation_function": "mish"}, "'mish' is not supported; these are: gelu_new,"),
+    "wte.weight": (np.copy, {"activation_function": "mish"}, "'mish' is not supported; supported: gelu_new,"),
     "ln_f.weight": (np.copy, {"tie_word_embeddings": False}, "'lm_head' is missing"),
     "h.0.attn.c_attn.bias": (np.sum, {}, "each of k and v, found a single number"),
     "h.0.ln_1.weight": (np.copy, {"n_positions": 32}, "expected shape [32, 32], found [16, 32]"),
@@ -172,7 +172,7 @@ def test_gguf_and_apr_files_that_are_no_gpt2_are_refused(tmp_path, monkeypatch):
     assert "gpt2" in refusal("trace", tmp_path / "m.apr", *IDS.split())
     gguf = pytest.importorskip("gguf")
     path = write_gpt2_gguf(tmp_path / "m.gguf", *spoiled("c_fc.bias"))
-    assert "a gpt2 has a bias 'layer0.mlp_bup', which is not there" in refusal("trace", path, *IDS.split())
+    assert "'layer0.mlp_bup', as every gpt2 has, found none" in refusal("trace", path, *IDS.split())
     write = gguf.GGUFWriter.write_header_to_file
 
     def with_factors(writer):
@@ -181,7 +181,7 @@ def test_gguf_and_apr_files_that_are_no_gpt2_are_refused(tmp_path, monkeypatch):
 
     monkeypatch.setattr(gguf.GGUFWriter, "write_header_to_file", with_factors)
     path = write_gpt2_gguf(tmp_path / "rope.gguf", *tiny_gpt2("gpt2"))
-    assert "'rope_freqs.weight' is none of a GPT-2" in refusal("trace", path, *IDS.split())
+    assert "'rope_freqs.weight' does not belong to a GPT-2" in refusal("trace", path, *IDS.split())
 
 
 # --- explain --------------------------------------------------------------------------------------

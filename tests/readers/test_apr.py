@@ -163,6 +163,8 @@ def test_the_architecture_is_named_by_several_keys(path):
 
 # --- RoPE -------------------------------------------------------------------------------------
 
+ADD_PAIRS = "add --rope-pairs adjacent or --rope-pairs halves"
+
 
 @pytest.mark.parametrize("pairs", ["adjacent", "halves"])
 def test_the_pairs_of_a_llama_of_unknown_origin_are_asked_for(pairs, path):
@@ -170,7 +172,7 @@ def test_the_pairs_of_a_llama_of_unknown_origin_are_asked_for(pairs, path):
     metadata = without("rope_type", architecture="llama")
     for origin in ("gguf", None, "mystery"):
         said = metadata | {"original_format": origin}
-        assert "--rope-pairs adjacent|halves" in refuses(path, said, tensors, error=InputError)
+        assert ADD_PAIRS in refuses(path, said, tensors, error=InputError)
         file = read(path, said, tensors, rope_pairs=pairs)
         assert file.config.adjacent_pairs == (pairs == "adjacent")
     for name, array in arrays.items():
@@ -184,11 +186,11 @@ def test_rope_type_and_origin_say_the_pairs(path):
     assert not llama(path, without("architecture", rope_type=2)).config.adjacent_pairs
     file = llama(path, without("architecture", "rope_type", original_format="SafeTensors"))
     assert not file.config.adjacent_pairs
-    note = "RoPE pairs: halves, as in llama from 'SafeTensors'; the file has no rope_type"
+    note = "RoPE pairs: halves, as in every llama from 'SafeTensors'; the file has no rope_type"
     assert file.assumed[1:] == (note,)
     file = read(path, without("rope_type", original_format="gguf"))
     assert not file.config.adjacent_pairs
-    assert file.assumed[1:] == ("RoPE pairs: halves, as in qwen2; the file has no rope_type",)
+    assert file.assumed[1:] == ("RoPE pairs: halves, as in every qwen2; the file has no rope_type",)
     assert not read(path, METADATA | {"rope_type": 2}, QWEN_OF_GGUF).config.adjacent_pairs
 
 
@@ -198,8 +200,8 @@ def test_rope_type_and_origin_say_the_pairs(path):
         (HF, {"rope_type": 0, "original_format": "safetensors"}, "'safetensors' has its rows in halves"),
         (HF, {"rope_type": 2, "original_format": "GGUF"}, "llama from 'GGUF' has its rows in adjacent"),
         # whatever rope_type says: it is often set by the architecture's name alone
-        (GGUF, {"rope_type": 2}, "says rope_type 2 (halves), but llama from None has its rows in adjacent"),
-        (GGUF, {"rope_type": None, "original_format": "safetensors"}, "--rope-pairs adjacent|halves"),
+        (GGUF, {"rope_type": 2}, "has rope_type 2 (halves), but a llama from None has its rows in adjacent"),
+        (GGUF, {"rope_type": None, "original_format": "safetensors"}, ADD_PAIRS),
     ],
 )
 def test_a_rope_type_against_the_origin_is_asked_about(names, said, words, path):
@@ -209,7 +211,7 @@ def test_a_rope_type_against_the_origin_is_asked_about(names, said, words, path)
     for pairs in ("adjacent", "halves"):
         file = read(path, metadata, tensors, rope_pairs=pairs)
         assert file.config.adjacent_pairs == (pairs == "adjacent")
-        assert f"RoPE pairs: {pairs}, as --rope-pairs says" in file.assumed
+        assert f"RoPE pairs: {pairs}, from --rope-pairs" in file.assumed
 
 
 def test_an_option_against_the_file_is_refused(path):
@@ -223,10 +225,10 @@ def test_scaling_is_read_where_a_file_has_it(path):
     assert (rope.kind, rope.factor, rope.original_context, rope.low_freq_factor) == ("llama3", 8.0, 32, 1.0)
     yarn = read(path, METADATA | {"rope_scaling": {"type": "yarn", "factor": 4.0, "beta_fast": 16.0}})
     assert (yarn.config.rope.kind, yarn.config.rope.beta_fast) == ("yarn", 16.0)
-    assert yarn.assumed[1].startswith("original_max_position_embeddings = 64 (what transformers takes")
+    assert yarn.assumed[1].startswith("original_max_position_embeddings = 64 (the default of transformers")
     silent = read(path, without("rope_scaling"))
     assert silent.config.rope.kind == "default"
-    assert "rope_scaling: the file does not say; none is applied" in silent.assumed
+    assert "rope_scaling is not in the file: no scaling is applied" in silent.assumed
 
 
 def test_frequency_factors_of_a_gguf_are_kept(path):
@@ -239,10 +241,10 @@ def test_frequency_factors_of_a_gguf_are_kept(path):
     assert "contradict" in refuses(path, METADATA | parameters, two)
 
 
-OF_NO_LAYER = "use_sliding_window = false (what transformers takes where the config does not say)"
+OF_NO_LAYER = "use_sliding_window = false (the default of transformers; the config does not set it)"
 WINDOWS = [
     ({"architecture": "mistral", "sliding_window": 4}, (4, (0, 1)), None),
-    ({"architecture": "mistral"}, (None, ()), "sliding_window: the file does not say; none is applied"),
+    ({"architecture": "mistral"}, (None, ()), "sliding_window is not in the file: no window is applied"),
     (
         {"architecture": "llama", "sliding_window": 4},
         (None, ()),

@@ -142,15 +142,15 @@ def test_a_size_that_leaves_it_open_is_noted(path):
     content, expected = ggml_blocks("Q4_K", 2)
     tensor, notes = stored(path, 12, (2, 200), content)
     assert np.array_equal(tensor.read(), expected[:, :200])
-    assert notes == ("tensor 't' is taken as Q4_K in padded rows; by its size it could be Q4_K",)
+    assert notes == ("tensor 't' is read as Q4_K in padded rows; by its size it could be Q4_K",)
     tensor, notes = stored(path, 9, (32,), struct.pack("<f", 2) + bytes(range(32)))
     assert tensor.read().tolist() == [2 * i for i in range(32)]
-    assert notes == ("tensor 't' is taken as AprQ8; by its size it could be Q8_1",)
+    assert notes == ("tensor 't' is read as AprQ8; by its size it could be Q8_1",)
 
 
 def test_the_types_that_are_read_are_listed(path):
     message = refuses_bytes(path, apr_bytes({}, {"t": (3, (64,), bytes(512))}))
-    assert set(message.partition("these are: ")[2].split(", ")) == set(ENCODINGS)
+    assert set(message.partition("supported: ")[2].split(", ")) == set(ENCODINGS)
 
 
 def test_nothing_and_folders_are_refused(path):
@@ -164,10 +164,10 @@ NOTED = [
     ({"magic": b"APR2"}, None),
     *(({"flags": flags}, None) for flags in (0, 0x20, 0x200, 0x400, 0x7E0)),  # they say nothing reliable
     ({"flags": 8}, "the file is signed; the signature was not verified"),
-    ({"flags": 0x8000}, "flags 0x8000 are unknown and were not heeded"),
-    ({"flags": 1}, "the file is flagged as compressed, but is not"),
-    ({"flags": 2}, "the file is flagged as compressed, but is not"),
-    ({"version": (2, 7)}, "the file says version 2.7; it is read as 2.0"),
+    ({"flags": 0x8000}, "flags 0x8000 are unknown and were ignored"),
+    ({"flags": 1}, "the file is flagged as compressed, but it is not"),
+    ({"flags": 2}, "the file is flagged as compressed, but it is not"),
+    ({"version": (2, 7)}, "the file has version 2.7; it is read as version 2.0"),
     ({"checksum": 0}, "the header has no checksum"),
     ({"footer": 0}, "the file has no checksum at its end"),
 ]

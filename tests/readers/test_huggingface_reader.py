@@ -20,9 +20,9 @@ from support.tiny_models import (
 from microgpt_trace import load, trace
 from microgpt_trace.arrays.encodings import ENCODINGS, StoredTensor
 from microgpt_trace.explaining.explain import explain
-from microgpt_trace.readers.model_file import unfused
+from microgpt_trace.readers.model_file import split_fused
 
-TAKEN = "(what transformers takes where the config does not say)"
+TAKEN = "(the default of transformers; the config does not set it)"
 
 
 def loaded(folder, case="llama_gqa", tensors=(), **changes):
@@ -42,7 +42,7 @@ def test_a_parameter_says_that_its_rows_are_columns_of_the_file(gpt2, name, by_c
 def test_a_fused_matrix_may_have_fewer_rows_of_k_and_v():
     rows = np.arange(256, dtype=np.float32).reshape(64, 4)
     fused = StoredTensor("qkv", ENCODINGS["F32"], rows.shape, rows.view(np.uint8).ravel())
-    found = unfused({"layer0.attn_wqkv": fused}, 32, 16)
+    found = split_fused({"layer0.attn_wqkv": fused}, 32, 16)
     parts = dict(zip(("q", "k", "v"), np.split(rows, (32, 48)), strict=True))
     assert {name[-1]: tensor.read().tolist() for name, tensor in found.items()} == {
         name: part.tolist() for name, part in parts.items()

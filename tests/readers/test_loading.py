@@ -56,7 +56,7 @@ def test_any_file_of_a_sharded_folder(tmp_path):
 
 def test_another_file_of_weights_in_the_folder_is_not_taken_for_the_model(folder):
     other = shutil.copy(folder / "model.safetensors", folder / "other.safetensors")
-    assert "is not a part of the model in its folder: model.safetensors is" in refuses(other)
+    assert "does not use this file; give the folder or model.safetensors" in refuses(other)
 
 
 def test_weights_of_a_decoder_without_config(folder):
@@ -88,7 +88,7 @@ def test_files_one_may_not_read(name, folder):
 
 def test_options_of_another_kind_of_model(folder):
     for option in ({"rope_pairs": "halves"}, {"settings": {"num_heads": 4}}, {"n_head": 4}, {"bos": "last"}):
-        with pytest.raises(InputError, match=r"^--.* is not for a .*, which .* is$"):
+        with pytest.raises(InputError, match=r"^--.* does not apply to .*, which is a .* model$"):
             load(folder, **option)
 
 

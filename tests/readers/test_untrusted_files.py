@@ -68,7 +68,7 @@ FILES = {
     "pairs": (read_pairs, b"", "found 1,099,511,627,776"),
     "a map": (read_map, b"", "at most 1,048,576 bytes, found 1,099"),
     "a document": (open_recording, b'{"schema"', "found 1,099,511,627,776"),
-    "GGUF": (load, LONG, "the value of 'k' of 4,294,967,296 bytes; at most"),
+    "GGUF": (load, LONG, "the value of 'k' of 4,294,967,296 bytes is too long (at most"),
 }
 
 

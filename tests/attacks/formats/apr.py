@@ -34,9 +34,9 @@ def one(name="t", dtype=0, shape=(4,), offset=0, size=16):
     return entry(name, dtype, shape, offset, size)
 
 
-def stored(dtype, shape, size):
-    """A file of one tensor of zeros."""
-    return apr_bytes({}, {"t": (dtype, shape, bytes(size))})
+def stored(dtype, shape, content):
+    """A file with one tensor."""
+    return apr_bytes({}, {"t": (dtype, shape, content)})
 
 
 def good(**fields):
@@ -54,8 +54,8 @@ PARTS = [
     ("bytes, found 16", raw(one(shape=(2**63, 2**63, 4)))),
     ("bytes, found 0", raw(one(shape=(2**32, 2**32), size=0))),
     ("no elements", raw(one(shape=(0, 5), size=0))),
-    ("1 to 8 dims, found 0", raw(one(shape=(), size=4))),
-    ("1 to 8 dims, found 9", raw(one(shape=(1,) * 9, size=4))),
+    ("1 to 8 dimensions, found 0", raw(one(shape=(), size=4))),
+    ("1 to 8 dimensions, found 9", raw(one(shape=(1,) * 9, size=4))),
     ("found 257", raw(one("t" * 257))),
     ("ends within", raw(one())[:128] + b"\xff\0" + b"t" * 60),
     ("not UTF-8", raw(one(b"\xff\xfe"))),
@@ -64,20 +64,27 @@ PARTS = [
     ("cut short", raw(one(), data_at=2**64 - 1)),
     ("overlap at byte 128", raw(one(), data_at=128)),
     ("tensor 't' and the header overlap", raw(one(), data_at=0)),
-    ("past the file's", raw(one(), metadata=(2**63, 2))),
-    ("past the file's", raw(one(), metadata=(64, 2**32 - 1))),
+    ("2 bytes at byte 9,223,372,036,854,775,808 of a file of", raw(one(), metadata=(2**63, 2))),
+    ("4,294,967,295 bytes at byte 64 of a file of", raw(one(), metadata=(64, 2**32 - 1))),
     ("tensor 'a' and tensor 'b' overlap", raw(one("a") + one("b", offset=12), count=2)),
     ("overlap", raw(one("a") + one("b", shape=(2,), size=8), count=2)),
-    ("is there twice", raw(one() + one(offset=16), count=2)),
-    ("tensor 't': the scale is", apr_bytes({}, {"t": (129, (3,), b"\0\0\xc0\x7f" + bytes(3))})),
-    ("tensor 't': the scale is", apr_bytes({}, {"t": (129, (3,), b"\0\0\x80\x7f" + bytes(3))})),
-    ("tensor 't' is stored as F64, which is not read", stored(3, (64,), 512)),
-    ("tensor 't' is stored as I32, which is not read", stored(4, (64,), 256)),
-    ("tensor 't' is stored as I64, which is not read", stored(5, (64,), 512)),
-    ("tensor 't' is stored as I8, which is not read", stored(6, (64,), 64)),
-    ("tensor 't' is stored as U8, which is not read", stored(7, (64,), 64)),
-    ("dtype 77", stored(77, (4,), 16)),
-    ("expected 576 (Q4_K) or 432 (Q4_K) bytes, found 288", stored(12, (2, 300), 288)),
+    ("occurs twice", raw(one() + one(offset=16), count=2)),
+    *(
+        ("tensor 't': expected a finite scale", stored(129, (3,), scale + bytes(3)))
+        for scale in (b"\0\0\xc0\x7f", b"\0\0\x80\x7f")  # NaN, Inf
+    ),
+    *(
+        (f"tensor 't' is stored as {name}, which is not supported", stored(dtype, (64,), bytes(size)))
+        for name, dtype, size in (
+            ("F64", 3, 512),
+            ("I32", 4, 256),
+            ("I64", 5, 512),
+            ("I8", 6, 64),
+            ("U8", 7, 64),
+        )
+    ),
+    ("dtype 77", stored(77, (4,), bytes(16))),
+    ("expected 576 (Q4_K) or 432 (Q4_K) bytes, found 288", stored(12, (2, 300), bytes(288))),
     ("version 1 (APR1)", b"APR1" + bytes(100)),
     ("version 1 (APRN)", b"APRN"),
     ("one tensor that apr trace saved", b"APRT" + bytes(20)),
@@ -88,11 +95,11 @@ PARTS = [
     ("encrypted", good(flags=0x404)),
     ("column-major", good(flags=0xC00)),
     ("shard", good(flags=0x410)),
-    ("needs LZ4", good(flags=1, text=b"\x04\x22\x4d\x18 blob")),
-    ("needs Zstd", good(flags=2, text=b"\x04\x22\x4d\x18 blob")),
-    ("needs Zstd", COMPRESSED),
-    ("the header's checksum says 0x00000001", good(checksum=1)),
-    ("the file's checksum says 0x00000001", good(footer=1)),
+    ("is compressed with LZ4", good(flags=1, text=b"\x04\x22\x4d\x18 blob")),
+    ("is compressed with Zstd", good(flags=2, text=b"\x04\x22\x4d\x18 blob")),
+    ("is compressed with Zstd", COMPRESSED),
+    ("the header is damaged: expected the checksum 0x00000001", good(checksum=1)),
+    ("the file is damaged: expected the checksum 0x00000001", good(footer=1)),
     *(
         ("the metadata", good(text=text))
         for text in (b"", b"{", b"[]", b"3", b'{"a": \xff}', b"[" * 100_000, b'{"a":' * 9999, b"9" * 9999)
@@ -102,23 +109,23 @@ SCALINGS = [{"type": "linear"}, {"type": "dynamic", "factor": 2}, {"type": [1]},
 SCALINGS += [LLAMA3 | {"mscale": 1}, LLAMA3 | {"low_freq_factor": None}]
 SHARDING = {"shard_count": 3, "shard_index": 0, "total_size": 9, "pattern": "model-{}"}
 MODELS = [
-    ("one shard of 3", {"sharding": SHARDING}),
+    ("the file is one shard of 3", {"sharding": SHARDING}),
     ("'lm_head' is missing", {"tie_word_embeddings": False}, {HF["lm_head"]: GONE}),
-    ("is true, but tensor 'lm_head' is there", {"tie_word_embeddings": True}),
+    ("is true, but tensor 'lm_head' is in the file", {"tie_word_embeddings": True}),
     ("attn_q_norm' is missing", {"architecture": "qwen3"}),
     ("num_heads 3 does not divide the 16 rows of", {"head_dim": GONE, "num_heads": 3}),
     ("--set max_position_embeddings=N", {"max_position_embeddings": GONE}),
     ("--set rope_theta=N", {"rope_theta": GONE}),
     ("--set rms_norm_eps=N", {"rms_norm_eps": GONE}),
     ("architecture 'qwen2' and hf_model_type 'llama' contradict each other", {"hf_model_type": "llama"}),
-    ("'gpt2' is not supported; these are: llama, mistral, qwen2, qwen3", {"architecture": "gpt2"}),
+    ("'gpt2' is not supported; supported: llama, mistral, qwen2, qwen3", {"architecture": "gpt2"}),
     ("--set architecture=", {"architecture": GONE, "model_type": "linear_regression"}),
     ("architecture: expected text", {"architecture": 3}),
     ("num_experts", {"num_experts": 8}),
     ("hidden_act", {"hidden_act": "gelu"}),
     ("partial_rotary_factor", {"partial_rotary_factor": 0.5}),
     ("rope_type 8", {"rope_type": 8}),
-    ("says rope_type 0 (adjacent), but qwen2 has its rows in halves", {"rope_type": 0}),
+    ("has rope_type 0 (adjacent), but a qwen2 has its rows in halves", {"rope_type": 0}),
     ("rope_theta: 5 and 10000.0 contradict each other", {"rope_parameters": {"rope_theta": 5}}),
     *(("RoPE scaling", {"rope_scaling": scaling}) for scaling in SCALINGS),
     ("max_window_layers", WINDOW | {"max_window_layers": None}),
@@ -139,7 +146,7 @@ TENSORS = [
     ("'layer1.mlp_wup' is missing (nearest: layer0.mlp_wup", {}, {f"{MLP.format(1)}.up_proj.weight": GONE}),
     ("'layer1.attn_bk' is missing", {}, {"model.layers.1.self_attn.k_proj.bias": GONE}),
     (
-        "a qwen2 has a bias 'layer0.attn_bk', which is not there",
+        "expected a bias 'layer0.attn_bk', as every qwen2 has, found none",
         {},
         {f"model.layers.{i}.self_attn.k_proj.bias": GONE for i in (0, 1)},
     ),
@@ -147,7 +154,7 @@ TENSORS = [
     ("q_norm", {}, {"model.layers.0.self_attn.q_norm.weight": f32([1] * 4)}),
     (f"'{HF['wte']}': expected a matrix, found shape [2]", {}, {HF["wte"]: f32([1, 2])}),
     (f"'{Q}': expected a matrix, found shape [2]", {}, {Q: f32([1, 2])}),
-    ("are the same", {}, {"token_embd.weight": WTE}),
+    ("are the same parameter", {}, {"token_embd.weight": WTE}),
     ("hidden_size 8 contradicts the shape [8, 10]", {}, {HF["wte"]: (WTE[0], WTE[1][::-1], WTE[2])}),
 ]
 WHOLE = ("8", 8.5, True, [8], 0, -1, 2**70)

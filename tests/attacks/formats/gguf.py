@@ -56,25 +56,25 @@ PARTS = [
     ("a string of 'k' has 4,611,686,018,427,387,904", listed(8, 2, string("a") + u64(2**62))),
     ("a string of 'k' does not fit into the file", listed(8, 2, string("a") + u64(999))),
     ("'k' is an array of unknown type 9", pairs(pair("k", [[1]]))),
-    ("the metadata have 'k' twice", raw(pair("k", 1) * 2, metadata=2, tensors=0)),
+    ("the metadata contain 'k' twice", raw(pair("k", 1) * 2, metadata=2, tensors=0)),
     ("general.alignment: expected a power of two, found 0", aligned(0)),
     ("expected a power of two, found 33", aligned(33)),
     ("expected a power of two, found True", aligned(True)),
     ("expected a power of two, found '32'", aligned("32")),
     ("ends past the end of the file", aligned(2**40)),
     (f"a tensor's name of {SIZE} bytes", raw(entries=u64(2**63) + bytes(40))),
-    ("a tensor's name of 300 bytes; at most 256", tensor(entry("t" * 300, (4,)))),
+    ("a tensor's name of 300 bytes is too long (at most 256)", tensor(entry("t" * 300, (4,)))),
     ("tensor 't': expected 1 to 4 dimensions, found 0", tensor(entry("t", ()))),
     ("1 to 4 dimensions, found 4294967295", tensor(string("t") + u32(2**32 - 1))),
     ("ends past the end of the file", tensor(entry("t", (2**63,) * 4))),
     ("ends past the end of the file", tensor(entry("t", (2**32, 2**32)))),
     ("ends past the end of the file", tensor(entry("t", (4,), 0, 2**63))),
-    ("of 16 bytes at 65 ends past the end", tensor(entry("t", (4,), 0, 1))),
-    ("it is cut short", tensor(ONE, data=b"")),
-    ("rows of 4 do not divide into blocks of 32", tensor(entry("t", (4,), 8))),
+    ("of 16 bytes at byte 65 ends past the end", tensor(entry("t", (4,), 0, 1))),
+    ("the file is cut short", tensor(ONE, data=b"")),
+    ("rows of 4 elements do not divide into blocks of 32", tensor(entry("t", (4,), 8))),
     ("tensors 'a' and 'b' overlap", tensor(entry("a", (4,)), entry("b", (4,), 0, 12), data=bytes(28))),
     ("tensors 't' and 'b' overlap", tensor(ONE, entry("b", (4,)))),
-    ("'t' is there twice", tensor(ONE, entry("t", (4,), 0, 16), data=bytes(32))),
+    ("'t' occurs twice", tensor(ONE, entry("t", (4,), 0, 16), data=bytes(32))),
     ("'t' has type IQ4_NL, which is not supported", tensor(entry("t", (32,), 20), data=bytes(64))),
     ("'t' has type number 4, which is not", tensor(entry("t", (32,), 4), data=bytes(64))),
     ("has type number 4294967295, which", tensor(entry("t", (32,), 2**32 - 1), data=bytes(64))),
@@ -85,20 +85,20 @@ LINEAR = {"qwen2.rope.scaling.type": "linear"}
 FACTOR = {"qwen2.rope.scaling.attn_factor": 1.2}
 MODELS = [
     ("a mixture of 8 experts", {"qwen2.expert_count": 8}),
-    ("'gemma3' is not supported; these are: llama, qwen2", {"general.architecture": "gemma3"}),
-    ("rope.dimension_count 4 differs from the head's 8", {"qwen2.rope.dimension_count": 4}),
-    ("attention.value_length 4 differs from the head's 8", {"qwen2.attention.value_length": 4}),
-    ("RoPE scaling 'longrope' is not supported; these are", {"qwen2.rope.scaling.type": "longrope"}),
+    ("'gemma3' is not supported; supported: llama, qwen2", {"general.architecture": "gemma3"}),
+    ("rope.dimension_count 4 differs from the 8 channels of a head", {"qwen2.rope.dimension_count": 4}),
+    ("attention.value_length 4 differs from the 8 channels of a head", {"qwen2.attention.value_length": 4}),
+    ("'longrope' is not supported; supported: none, linear", {"qwen2.rope.scaling.type": "longrope"}),
     ("RoPE scaling 'linear': cannot use factor None", LINEAR),
     ("yarn_log_multiplier 0.1 is not supported", YARN | {"qwen2.rope.scaling.yarn_log_multiplier": 0.1}),
-    ("over a base of 1.0", YARN | {"qwen2.rope.freq_base": 1.0}),
+    ("RoPE scaling 'yarn': expected a rope_theta above 1, found 1.0", YARN | {"qwen2.rope.freq_base": 1.0}),
     ("expected 3 layers, found tensors of 2", {"qwen2.block_count": 3}),
     ("expected 2,147,483,647 layers, found tensors of 2", {"qwen2.block_count": 2**31 - 1}),
     ("layers, found tensors of 2", {"qwen2.block_count": 2**30, "qwen2.attention.sliding_window": 4}),
     ("ffn_gate.weight': expected shape [49, 32], found [48, 32]", {"qwen2.feed_forward_length": 49}),
     ("vocab_size 62 differs from the 61 rows of token_embd.weight", {"qwen2.vocab_size": 62}),
-    ("rope.scaling.attn_factor is supported with yarn alone", FACTOR),
-    ("attn_factor is supported with yarn alone", LINEAR | FACTOR | {"qwen2.rope.scaling.factor": 2.0}),
+    ("rope.scaling.attn_factor is only supported with yarn", FACTOR),
+    ("attn_factor is only supported with yarn", LINEAR | FACTOR | {"qwen2.rope.scaling.factor": 2.0}),
     *(
         ("qwen2.attention.head_count differs from layer to layer", {"qwen2.attention.head_count": value})
         for value in ([4, 2], [], [4] * 20_000)
@@ -130,8 +130,8 @@ EXTRA = [
     ("(nearest: blk.0.ffn_gate.weight", "blk.0.ffn_gate_inp.weight"),
     ("(nearest: token_embd.weight", "token_embedding.weight"),
     ("(nearest: blk.01.attn_q.bias", "blk.01.attn_q.bias"),
-    ("is none of a Llama or Qwen2-class decoder", "blk.٣.attn_q.bias"),
-    (r"'a\nb\x1b[31m' is none of", "a\nb\x1b[31m"),
+    ("does not belong to a Llama or Qwen2-class decoder", "blk.٣.attn_q.bias"),
+    (r"'a\nb\x1b[31m' does not belong to", "a\nb\x1b[31m"),
     ("tensors of layer 9999, but none of layer 2", "blk.9999.attn_q.bias"),
 ]
 KEYS = [*NEEDED, "qwen2.attention.head_count_kv", "qwen2.attention.key_length", "qwen2.expert_count"]
@@ -154,7 +154,7 @@ def gguf() -> Format:
     named += [
         ("'layer1.mlp_wup' is missing (nearest: layer0.mlp_wup", {}, {"blk.1.ffn_up.weight": GONE}),
         ("tensor 'token_embd.weight' is missing", {}, {"token_embd.weight": GONE}),
-        ("one too many for 2 layers of qwen2 (nearest: ", {}, layer),
+        ("is not part of a qwen2 with 2 layers (nearest: ", {}, layer),
         ("'rope_freqs.weight': expected shape [4], found [61, 32]", {}, {"rope_freqs.weight": first}),
     ]
     wrong = dict.fromkeys(KEYS, TEXTS)
@@ -183,7 +183,7 @@ SPLIT = [
     ("split.count differs", {"2/split.count": [3, 4]}),
     ("split.no: expected a whole number, found '1'", {"2/split.no": "1"}),
     (
-        "part of 3, but is not named NAME-00001-of-00003.gguf",
+        "the file is one of 3 parts; expected the name NAME-00001-of-00003.gguf",
         lambda folder: (folder / PART.format(1)).rename(folder / "copy.gguf"),
     ),
 ]
@@ -208,7 +208,7 @@ def split() -> Format:
 
     first, name = next(iter(tensors.values())), next(key for key in tensors if key[0] == "2")
     moved = [
-        ("is in another part, too", {}, {f"3 {name[2:]}": first}),
+        ("is also in another part", {}, {f"3 {name[2:]}": first}),
         ("tensors in all parts, found", {}, {name: GONE}),
     ]
     return Format(said, tensors, write_parts, [*SPLIT, *moved], opened=opened)

@@ -18,12 +18,12 @@ NEEDED += ["max_position_embeddings", "rms_norm_eps"]
 UP = "model.layers.1.mlp.up_proj.weight"
 EXTRA = {
     "model.layers.1.self_attn.qq_proj.weight": "(nearest: model.layers.1.self_attn.q_proj.weight",
-    "model.layers.0.mlp.experts.0.up_proj.weight": "is none of a Llama or Qwen2-class decoder (nearest: ",
-    "output_norm.weight": "tensors 'model.norm.weight' and 'output_norm.weight' are the same",
+    "model.layers.0.mlp.experts.0.up_proj.weight": "not belong to a Llama or Qwen2-class decoder (nearest: ",
+    "output_norm.weight": "tensors 'model.norm.weight' and 'output_norm.weight' are the same parameter",
     "lm_head.bias": "(nearest: lm_head.weight",
-    UP.replace("1", "2"): "one too many for 2 layers of llama (nearest: layer1.mlp_wup",
+    UP.replace("1", "2"): "is not part of a llama with 2 layers (nearest: layer1.mlp_wup",
     UP.replace("1", "3"): "there are tensors of layer 3, but none of layer 2",
-    "x" * 10**4: "is none of",
+    "x" * 10**4: "does not belong to",
 }
 HEADS = {"num_attention_heads": 2 * 10**9, "head_dim": 2}
 LINEAR = {"rope_scaling": {"type": "linear", "factor": 2.0}}
@@ -37,20 +37,20 @@ def yarn(**changes: object) -> dict[str, Any]:
 CONFIGS = {
     "llama_gqa": [
         *((f"config.json: '{key}' is missing", {key: None}) for key in NEEDED),
-        ("'gemma3' is not supported; these are: llama, mistral", {"model_type": "gemma3"}),
-        ("hidden_act 'gelu' is not supported; these are: silu, swish", {"hidden_act": "gelu"}),
-        ("speaks of a bias 'layer0.attn_bk', which is not", {"attention_bias": True}),
+        ("'gemma3' is not supported; supported: llama, mistral", {"model_type": "gemma3"}),
+        ("hidden_act 'gelu' is not supported; supported: silu, swish", {"hidden_act": "gelu"}),
+        ("the config requires a bias 'layer0.attn_bk', but the file has none", {"attention_bias": True}),
         ("expected true or false, found 'false'", {"tie_word_embeddings": "false"}),
-        ("'dynamic' is not supported; these are: default", rope_5(10.0, "dynamic", factor=2.0)),
+        ("'dynamic' is not supported; supported: default", rope_5(10.0, "dynamic", factor=2.0)),
         ("RoPE scaling 'linear': cannot use factor None", rope_5(10.0, "linear")),
         ("cannot use mscale 0.7", yarn(mscale=0.7)),
         ("attention_factor '1'", yarn(attention_factor="1")),
         ("cannot use truncate 'no'", yarn(truncate="no")),
-        ("partial_rotary_factor 0.5: RoPE over a part", {"partial_rotary_factor": 0.5}),
+        ("partial_rotary_factor 0.5 is not supported: RoPE must", {"partial_rotary_factor": 0.5}),
         ("partial_rotary_factor 0.5", rope_5(10.0, partial_rotary_factor=0.5)),
         ("rope_theta: 10000.0 and 500.0 contradict each other", {"rope_theta": 500.0}),
         ("rope_scaling and rope_parameters contradict each other", LINEAR),
-        ("a llama's rules", {"layer_types": FIRST_WINDOWED, "sliding_window": 4}),
+        ("the llama rules", {"layer_types": FIRST_WINDOWED, "sliding_window": 4}),
         ("expected shape [32, 32], found [16, 32]", {"num_key_value_heads": GONE}),
         ("2,000,000,000 heads of 2 channels need 4,000,000,000 rows of q", HEADS),
         ("", {"rms_norm_eps": 10**400}),
@@ -58,10 +58,10 @@ CONFIGS = {
         *((words, {}, {name: np.zeros(32, np.float32)}) for name, words in EXTRA.items()),
     ],
     "llama_tied": [("tensor 'lm_head' is missing", {"tie_word_embeddings": False})],
-    "llama_mha_bias": [("does not speak of a bias 'layer0.mlp_bdown'", {"mlp_bias": False})],
+    "llama_mha_bias": [("mentions no bias 'layer0.mlp_bdown', but the file has one", {"mlp_bias": False})],
     "mistral_window": [
         ("layers, found tensors of 2", {"num_hidden_layers": 2**31 - 1}),
-        ("a mistral's rules", {"layer_types": FIRST_WINDOWED}),
+        ("the mistral rules", {"layer_types": FIRST_WINDOWED}),
         ("sliding_window: expected a whole number above 0", {"sliding_window": 0}),
     ],
     "qwen2": [("contradict sliding_window or", {"layer_types": FIRST_WINDOWED})],
@@ -145,7 +145,7 @@ def entry(dtype, shape, offsets):
 
 
 ENTRY = json.dumps(entry("F32", [4], [0, 16]))
-NO_HEADER = "expected a whole safetensors file, found"
+NO_HEADER = "expected a complete safetensors file, found"
 HEADERS = [
     *((NO_HEADER, content) for content in (
         b"", bytes(7), (2**63).to_bytes(8, "little") + b"{}", packed(b"{"), packed([1]), packed(b"[" * 10**5),
@@ -156,10 +156,10 @@ HEADERS = [
         packed({"t": {"dtype": "F32", "data_offsets": [0, 16]}}), one()[:-1],
     )),
     ("'t' is there twice", packed(f'{{"t":{ENTRY},"t":{ENTRY}}}'.encode())),
-    ("'t' has type 'F64' and shape [2]; supported are F32, F16", one("F64", [2])),
-    ("and shape [4, 1, 1, 1, 1, 1, ...]; supported", one(shape=[4, *[1] * 999])),
-    ("'t' has type 'F8_E4M3'", one("F8_E4M3", [16])),
-    (r"tensor 'a\nb\x1b' has type 'I8'", packed({"a\nb\x1b": entry("I8", [16], [0, 16])})),
+    ("'t': expected F32, F16, BF16 of up to 8 dimensions, found 'F64' of shape [2]", one("F64", [2])),
+    ("of shape [4, 1, 1, 1, 1, 1, ...]", one(shape=[4, *[1] * 999])),
+    ("dimensions, found 'F8_E4M3'", one("F8_E4M3", [16])),
+    (r"tensor 'a\nb\x1b': expected F32", packed({"a\nb\x1b": entry("I8", [16], [0, 16])})),
 ]  # fmt: skip
 FILES = "model.safetensors or model.safetensors.index.json, found 'config.json', 'pytorch_model.bin'"
 
@@ -181,13 +181,13 @@ NOWHERE = ["../model.safetensors", "/model.safetensors", "a/b.safetensors", "", 
 NOWHERE += ["a\nb.safetensors", "config.json"]
 NO_MAPS = [b'{"weight_map": []}', b'{"weight_map": {"a": 1}}', b'{"weight_map": null}', b'{"x": 1}']
 SHARDS = [
-    *((f"{name!r} is not a safetensors file of this folder", {"lm_head.weight": name}) for name in NOWHERE),
+    *((f"safetensors files of this folder, found {name!r}", {"lm_head.weight": name}) for name in NOWHERE),
     *((f"{name}: ", {"lm_head.weight": name}) for name in ("none.safetensors", "n" * 300 + ".safetensors")),
     (f"{SECOND}: no such file", lambda folder: (folder / SECOND).unlink()),
-    (f"of {SECOND} is not placed there", lambda folder: shutil.copy(folder / FIRST, folder / SECOND)),
-    (f"{THIRD}: tensor 'more' of the index is not there", {"more": THIRD}),
-    ("tensor 'lm_head.weight' of", {"lm_head.weight": GONE}),
-    ("is not placed there", {"lm_head.weight": FIRST}),
+    (f"in {SECOND}", lambda folder: shutil.copy(folder / FIRST, folder / SECOND)),
+    (f"{THIRD}: tensor 'more' of the index is missing", {"more": THIRD}),
+    ("does not place tensor 'lm_head.weight' in", {"lm_head.weight": GONE}),
+    ("the index does not place tensor 'lm_head.weight'", {"lm_head.weight": FIRST}),
     *(("expected a weight_map from tensors to files", content) for content in NO_MAPS),
     *(("", content) for content in (b"null", b"3", b'"a"', b"[1]", b'{"weight_map": {"a": [{}]}}')),
 ]
