@@ -89,7 +89,7 @@ OPENED = {
     **dict.fromkeys(("saved.safetensors", "doc.json", "aprt", "npy", "dump.npz"), dumps.everything),
     "s.survey.safetensors": surveys.opened,
     "log.jsonl": read_timeline,
-    "map.toml": lambda path: read_map(path).assigned(["layer0.up_proj", "layer0.attn.q", "logits"], "dump"),
+    "map.toml": lambda path: read_map(path).match(["layer0.up_proj", "layer0.attn.q", "logits"], "dump"),
     "prompts.txt": read_prompts,
     "pairs.txt": read_pairs,
     "names.txt": read_lines,

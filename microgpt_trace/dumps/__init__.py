@@ -1,1 +1,1 @@
-"""What other runs and other engines left of their tensors: read, named, laid out as our events."""
+"""Dumps: tensors saved by other engines or other runs, with the names and shapes of our events."""

@@ -1,9 +1,9 @@
-"""APRT directories: the tensor dumps of apr trace, written with a manifest and read with or without one.
+"""Read APRT directories, the tensor dumps of apr trace, with or without a manifest.
 
-`layer-N/STAGE.bin` and, for the whole model, `STAGE.bin`: the letters APRT, the layer as u32 LE (all
-ones: the whole model), the count of elements as u32 LE, then float32 LE. A file tells no shape, no
-tokens and no position; our manifest.json does. The embedding lies in layer-0, and lm_head is the row
-of the last position alone, as apr has them. Knows no model.
+The files are `layer-N/STAGE.bin`, and `STAGE.bin` for the whole model. A file has the letters APRT, the
+layer as u32 (all ones for the whole model), the number of elements as u32, and the elements as float32, all
+little-endian. Our manifest.json adds the shapes, tokens and positions. As in apr, the embedding is in
+layer-0, and lm_head has only the row of the last position. Knows no model.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ..hooks.names import ALIASES
 from ..text.brief import brief
 from ..text.wording import abridged
 from ..untrusted_files import check_regular, read_json, reading
-from .layouts import LAST, OWN, Leftover, Recorded, a_list, readable, sentences, whole_numbers
+from .layouts import LAST, OWN, Leftover, Recorded, list_at, readable, sentences, whole_numbers
 from .recording import Recording
 
 KIND = "APRT dumps"
@@ -37,10 +37,12 @@ _LAYER, _A_LAYER = re.compile(r"layer-(0|[1-9][0-9]{0,8})"), re.compile(r"layer[
 
 
 def events_of(stage: str, layer: int | None) -> tuple[str, ...]:
-    """The events that a stage of a layer, or of the whole model, stands for; none where it has no
-    counterpart, or does not belong there. Several lie side by side; those of the embedding are the
-    residual stream of a decoder and of a microGPT."""
-    globs = ALIASES.get("qkv_matmul" if stage == "qkv_bias" else stage, ())  # ours are after the bias
+    """Return the events of a stage in a layer, or in the whole model if the layer is None.
+
+    The values of several events are side by side, except for the embedding: its events are the residual
+    stream of a decoder and of a microGPT. There are none if the stage has no counterpart or the wrong layer.
+    """
+    globs = ALIASES.get("qkv_matmul" if stage == "qkv_bias" else stage, ())  # our q, k, v include the bias
     if stage == "embedding":
         return globs if layer == 0 else ()
     if any(glob.startswith("layer*") == (layer is None) for glob in globs):
@@ -49,31 +51,32 @@ def events_of(stage: str, layer: int | None) -> tuple[str, ...]:
 
 
 def is_aprt(folder: Path) -> bool:
-    """Whether a folder holds APRT dumps: one of its files begins like one. Raises FileFormatError, naming
-    the file, where it cannot be read."""
+    """Return True if a .bin file of the folder begins with APRT. Raises FileFormatError if unreadable."""
     with reading(folder):
         return any(_head(path)[:4] == MAGIC for path in _bin_files(folder) if path.is_file())
 
 
 def open_aprt(folder: Path) -> Recording:
-    """The dumps of a folder, none of which is read yet. Without a manifest of ours, as apr leaves them,
-    shapes and tokens are not known. Raises FileFormatError, naming the file."""
+    """Open the dumps of a folder without reading their elements. Raises FileFormatError, naming the file.
+
+    Folders of apr have no manifest, so shapes and tokens are not known.
+    """
     with reading(folder):
-        found = {path.relative_to(folder).as_posix(): _stored(path, folder) for path in _bin_files(folder)}
-    if not found:
+        files = {path.relative_to(folder).as_posix(): _stored(path, folder) for path in _bin_files(folder)}
+    if not files:
         raise FileFormatError(f"{folder}: expected APRT dumps (layer-N/STAGE.bin), found none")
     manifest = _manifest(folder / MANIFEST)
-    return _bare(folder, found) if manifest is None else _described(folder, found, manifest)
+    return _without_manifest(folder, files) if manifest is None else _with_manifest(folder, files, manifest)
 
 
 def _stage_of(file: str) -> tuple[str, int | None]:
-    """The stage and the layer of "layer-3/ffn_up.bin", None for the whole model."""
+    """Return the stage and the layer of a file such as "layer-3/ffn_up.bin"; None is the whole model."""
     layer, _, name = file.rpartition("/")
     return name.removesuffix(".bin"), int(layer.removeprefix("layer-")) if layer else None
 
 
 def _in_order(file: str) -> tuple[bool, int, int]:
-    """Sorts files by layer, those of the whole model last, and by stage as apr has them."""
+    """Return a sort key: layers first, then the whole model, each by the order of stages in apr."""
     stage, layer = _stage_of(file)
     rank = [*ALIASES].index(stage) if stage in ALIASES else len(ALIASES)
     return layer is None, layer or 0, rank
@@ -89,32 +92,31 @@ def _head(path: Path) -> bytes:
 
 
 def _stored(path: Path, folder: Path) -> Recorded:
-    """The elements of a file whose header agrees with its place and its size."""
+    """Return a file as a tensor. Raises FileFormatError unless its header matches its path and its size."""
     layer = None
     if path.parent != folder:
-        number = _LAYER.fullmatch(path.parent.name)
-        if number is None:
+        match = _LAYER.fullmatch(path.parent.name)
+        if match is None:
             raise FileFormatError(f"{folder}: expected layer-0, layer-1 ..., found {brief(path.parent.name)}")
-        layer = int(number[1])
+        layer = int(match[1])
     with reading(path):
         size = check_regular(path, "a file of APRT")
         head = _head(path)
     if len(head) < HEADER.size or head[:4] != MAGIC:
         raise FileFormatError(f"{path}: expected APRT and a header of 12 bytes, found {head!r}")
-    _, said, count = HEADER.unpack(head)
-    if said != (WHOLE_MODEL if layer is None else layer):
-        found = _place(None if said == WHOLE_MODEL else said)
-        raise FileFormatError(f"{path}: expected a header of {_place(layer)}, found that of {found}")
-    if size != HEADER.size + 4 * count:
-        raise FileFormatError(
-            f"{path}: expected {HEADER.size + 4 * count:,} bytes for {count:,} elements, found {size:,}"
-        )
+    _, number, count = HEADER.unpack(head)
+    if number != (WHOLE_MODEL if layer is None else layer):
+        found = _place(None if number == WHOLE_MODEL else number)
+        raise FileFormatError(f"{path}: expected a header of {_place(layer)}, found one of {found}")
+    expected = HEADER.size + 4 * count
+    if size != expected:
+        raise FileFormatError(f"{path}: expected {expected:,} bytes for {count:,} elements, found {size:,}")
     file = path.relative_to(folder).as_posix()
     return Recorded(readable(file), (count,), partial(_read, path, count))
 
 
 def _read(path: Path, count: int) -> Array:
-    """The elements of a file, float32, bit for bit."""
+    """Read the elements of a file, float32, bit for bit."""
     with reading(path):
         values = np.fromfile(path, "<f4", count, offset=HEADER.size)
     if values.size != count:
@@ -122,27 +124,27 @@ def _read(path: Path, count: int) -> Array:
     return values.astype(np.float32, copy=False)
 
 
-def _bare(folder: Path, found: Mapping[str, Recorded]) -> Recording:
-    """What apr leaves: neither shapes nor tokens."""
+def _without_manifest(folder: Path, files: Mapping[str, Recorded]) -> Recording:
+    """Build the recording of a folder of apr, whose shapes and tokens are not known."""
     tensors, leftovers = dict[str, Recorded](), list[Leftover]()
-    biased = {layer for stage, layer in map(_stage_of, found) if stage == "qkv_bias"}
-    for file in sorted(found, key=_in_order):
+    biased = {layer for stage, layer in map(_stage_of, files) if stage == "qkv_bias"}
+    for file in sorted(files, key=_in_order):
         stage, layer = _stage_of(file)
         events = events_of(stage, layer)[: 1 if stage == "embedding" else None]  # a decoder's
         if stage == "qkv_matmul" and layer in biased:
-            reason = "it is before the biases; q, k and v are taken from qkv_bias"
+            reason = "it is before the biases; q, k and v are read from qkv_bias"
         elif not events:
             reason = _no_event(stage, layer)
         elif events[0] in tensors:
-            reason = f"{events[0]} is taken from {tensors[events[0]].source}"
+            reason = f"{events[0]} is read from {tensors[events[0]].source}"
         else:
-            told = replace(found[file], layout=LAST if stage == "lm_head" else "", beside=_beside(events))
-            tensors |= {event: replace(told, adjacent=kind_of(event) in turned_names()) for event in events}
+            tensor = replace(files[file], layout=LAST if stage == "lm_head" else "", beside=_beside(events))
+            tensors |= {event: replace(tensor, adjacent=kind_of(event) in turned_names()) for event in events}
             continue
-        leftovers.append(Leftover(found[file], reason))
-    note = "q, k and v are taken from qkv_matmul, which is before the biases, if the model has some"
-    plain = [layer for stage, layer in map(_stage_of, found) if stage == "qkv_matmul"]
-    notes = (note,) if {*plain} - biased else ()
+        leftovers.append(Leftover(files[file], reason))
+    note = "q, k and v are read from qkv_matmul, which is before the biases if the model has any"
+    unbiased = {layer for stage, layer in map(_stage_of, files) if stage == "qkv_matmul"} - biased
+    notes = (note,) if unbiased else ()
     return Recording(str(folder), KIND, tensors, leftovers=tuple(leftovers), notes=notes)
 
 
@@ -151,11 +153,11 @@ def _beside(events: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _no_event(stage: str, layer: int | None) -> str:
-    """Why a file stands for no event."""
+    """Return the reason why a file is no event."""
     if stage not in ALIASES:
         return "apr has no such stage"
     if not ALIASES[stage] and stage != "qkv_bias":
-        return "there is no such event"
+        return "we have no such event"
     return f"the stage does not belong to {_place(layer)}"
 
 
@@ -164,7 +166,7 @@ def _place(layer: int | None) -> str:
 
 
 def _manifest(path: Path) -> dict[str, Any] | None:
-    """Our manifest, None where there is none, or somebody else's."""
+    """Return our manifest, or None if there is none or another program wrote it."""
     if not path.exists():
         return None
     manifest = read_json(path)
@@ -174,33 +176,32 @@ def _manifest(path: Path) -> dict[str, Any] | None:
     return manifest if schema == MANIFEST_FORMAT else None
 
 
-def _described(folder: Path, found: Mapping[str, Recorded], manifest: Mapping[str, Any]) -> Recording:
-    """What we wrote: the manifest must agree with the files."""
+def _with_manifest(folder: Path, files: Mapping[str, Recorded], manifest: Mapping[str, Any]) -> Recording:
+    """Build the recording of a folder that we wrote. Raises FileFormatError if files and manifest differ."""
     path = folder / MANIFEST
     tokens = whole_numbers(f"{path}: tokens", manifest.get("tokens"), some=True)
     entries = _entries(path, manifest)
-    for file in sorted(entries.keys() - found.keys()):
-        raise FileFormatError(f"{folder}: {brief(file)} is missing, which {MANIFEST} names")
+    for file in sorted(entries.keys() - files.keys()):
+        raise FileFormatError(f"{folder}: {brief(file)} is missing, but {MANIFEST} lists it")
     tensors, leftovers = dict[str, Recorded](), list[Leftover]()
-    for file in sorted(found, key=_in_order):
+    for file in sorted(files, key=_in_order):
         if file not in entries:
-            leftovers.append(Leftover(found[file], f"{MANIFEST} does not name it"))
+            leftovers.append(Leftover(files[file], f"{MANIFEST} does not list it"))
             continue
-        events, recorded = _checked(path, file, found[file], entries[file], len(tokens))
+        events, recorded = _check_entry(path, file, files[file], entries[file], len(tokens))
         for event in events:
             if event in tensors:
-                raise FileFormatError(f"{path}: {event} is in {tensors[event].source} and in {file}")
+                raise FileFormatError(f"{path}: {event} is both in {tensors[event].source} and in {file}")
             tensors[event] = recorded
     positions = (len(tokens) - 1,) if "logits" in tensors else None
-    return Recording(
-        str(folder), KIND, tensors, tokens, positions, leftovers=tuple(leftovers), notes=_said(path, manifest)
-    )
+    notes = _notes_of(path, manifest)
+    return Recording(str(folder), KIND, tensors, tokens, positions, leftovers=tuple(leftovers), notes=notes)
 
 
-def _said(path: Path, manifest: Mapping[str, Any]) -> tuple[str, ...]:
-    """What the manifest says of the whole dump: its notes, then what was left out, by the reason."""
+def _notes_of(path: Path, manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the notes of the manifest, then the arrays that were left out, grouped by reason."""
     notes, reasons = sentences(f"{path}: notes", manifest.get("notes", [])), dict[str, dict[str, None]]()
-    for array in a_list(path, {"left_out": [], **manifest}, "left_out"):
+    for array in list_at(path, {"left_out": [], **manifest}, "left_out"):
         name, reason = (array.get("name"), array.get("reason")) if isinstance(array, dict) else (None, None)
         if not isinstance(name, str) or not isinstance(reason, str):
             raise FileFormatError(f"{path}: left_out: expected names and reasons, found {brief(array)}")
@@ -210,9 +211,9 @@ def _said(path: Path, manifest: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _entries(path: Path, manifest: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The manifest's entries by file."""
+    """Return the entries of the manifest by file."""
     entries: dict[str, Mapping[str, Any]] = {}
-    for entry in a_list(path, manifest, "files"):
+    for entry in list_at(path, manifest, "files"):
         file = entry.get("file") if isinstance(entry, dict) else None
         if not isinstance(file, str) or file in entries:
             raise FileFormatError(f"{path}: files: expected one entry for each file, found {brief(entry)}")
@@ -220,29 +221,28 @@ def _entries(path: Path, manifest: Mapping[str, Any]) -> dict[str, Mapping[str, 
     return entries
 
 
-def _checked(
+def _check_entry(
     path: Path, file: str, stored: Recorded, entry: Mapping[str, Any], length: int
 ) -> tuple[tuple[str, ...], Recorded]:
-    """The events of an entry that agrees with its file and with the tokens, and their tensor."""
+    """Return the events and the tensor of an entry. Raises FileFormatError if file or tokens do not match."""
 
     def fail(key: str, expected: object) -> FileFormatError:
-        found = brief(entry.get(key))
-        return FileFormatError(f"{path}: {file}: {key}: expected {expected}, found {found}")
+        return FileFormatError(f"{path}: {file}: {key}: expected {expected}, found {brief(entry.get(key))}")
 
     stage, layer = _stage_of(file)
     rows = [length - 1] if stage == "lm_head" else None
     for key, expected in (("stage", stage), ("layer", layer), ("dtype", "float32")):
         if entry.get(key) != expected:
             raise fail(key, expected)
-    known, events = events_of(stage, layer), entry.get("events")
-    ways = [[event] for event in known] if stage == "embedding" else [list(known)]
-    if not known or events not in ways:
-        raise fail("events", " or ".join(", ".join(way) for way in ways) or "none of ours")
+    possible, events = events_of(stage, layer), entry.get("events")
+    choices = [[event] for event in possible] if stage == "embedding" else [list(possible)]
+    if not possible or events not in choices:
+        raise fail("events", " or ".join(", ".join(choice) for choice in choices) or "none of our events")
     shape = whole_numbers(f"{path}: {file}: shape", entry.get("shape"), some=True)
     if math.prod(shape) != stored.shape[0]:
-        raise fail("shape", f"{stored.shape[0]:,} elements, which the file has")
+        raise fail("shape", f"the {stored.shape[0]:,} elements of the file")
     if entry.get("positions") != rows:
-        raise fail("positions", rows or "null, all of them")
+        raise fail("positions", rows or "null, which means all positions")
     recorded = replace(
         stored, shape=shape, read=lambda: stored.read().reshape(shape), layout=LAST if rows else OWN,
         beside=_beside(tuple(events)),

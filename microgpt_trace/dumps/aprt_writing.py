@@ -1,7 +1,6 @@
-"""Writing APRT directories: the arrays of a trace as the stages of apr trace, and a manifest of ours.
+"""Write the arrays of a trace as an APRT directory, which has the stages of apr trace, and our manifest.
 
-A file of APRT tells no shape, no tokens and no position; manifest.json does. The embedding lies in
-layer-0, and lm_head is the row of the last position alone, as apr has them. Knows no model.
+See aprt.py for the format. Knows no model.
 """
 
 from __future__ import annotations
@@ -26,28 +25,28 @@ _BIASED = {"attn_bq", "attn_bk", "attn_bv"}
 
 @dataclass(frozen=True, slots=True)
 class StageFile:
-    """A file of a dump as the manifest has it."""
+    """The entry of a file in the manifest."""
 
     file: str
     stage: str
     layer: int | None
     events: tuple[str, ...]
     shape: tuple[int, ...]
-    positions: tuple[int, ...] | None = None  # of its rows; None: all
+    positions: tuple[int, ...] | None = None  # of its rows; None if it has all
     dtype: str = "float32"
 
 
 def write_aprt(trace: Trace, folder: Path) -> int:
-    """Write the forward arrays that a trace kept as stages of apr, and how many files that took.
+    """Write the forward arrays of a trace as stages of apr, and return the number of .bin files.
 
-    The manifest comes on top; it says what was left out. The folder must be new or empty, and is
-    written whole or not at all. Raises InputError where it is not, and where the trace kept nothing
-    to write; RunError where the disk does not let us.
+    The manifest also lists the arrays that were left out. The folder is written completely or not at all.
+    Raises InputError if it is neither new nor empty, or the trace has no array of a stage. Raises RunError if
+    the system cannot write it.
     """
-    kept = {name: array for (phase, name), array in trace.arrays.items() if phase == "forward"}
-    entries, left_out = _planned(trace, kept)
+    arrays = {name: array for (phase, name), array in trace.arrays.items() if phase == "forward"}
+    entries, left_out = _plan_files(trace, arrays)
     if not entries:
-        raise InputError(f"{folder}: the trace kept no array of a stage of apr; ask for some by `values`")
+        raise InputError(f"{folder}: the trace has no array of a stage of apr; choose arrays with `values`")
     check_new_folder(folder)
     manifest = {
         "schema": MANIFEST_FORMAT,
@@ -55,42 +54,42 @@ def write_aprt(trace: Trace, folder: Path) -> int:
         "tokens": [int(token) for token in trace.input.tokens],
         "positions": next((entry.positions for entry in entries if entry.stage == "lm_head"), None),
         "model": trace.model,
-        "notes": list(_notes(trace, kept, entries)),
+        "notes": list(_notes(arrays, entries)),
         "files": [asdict(entry) for entry in entries],
         "left_out": [{"name": name, "reason": reason} for name, reason in left_out.items()],
     }
     with write_folder(folder) as temporary:
         for entry in entries:
-            _write_entry(temporary, entry, trace, kept)
+            _write_entry(temporary, entry, trace, arrays)
         text = json.dumps(manifest, indent=1)
         (temporary / MANIFEST).write_text(text + "\n", encoding="utf-8")
     return len(entries)
 
 
-def _planned(trace: Trace, kept: Mapping[str, Array]) -> tuple[list[StageFile], dict[str, str]]:
-    """The files to write, and the arrays that are in none of them, with the reason."""
-    left_out = dict.fromkeys(kept, "apr has no such stage")
+def _plan_files(trace: Trace, arrays: Mapping[str, Array]) -> tuple[list[StageFile], dict[str, str]]:
+    """Return the files to write, and the arrays that are in no file, with the reason."""
+    left_out = dict.fromkeys(arrays, "apr has no such stage")
     entries = []
-    for stage, layer in _places(trace):
+    for stage, layer in _stages(trace):
         events = events_of(stage, layer)
         if stage == "embedding":
             events = tuple(event for event in events if event in trace.specs)[-1:]
-        missing = [event for event in events if event not in kept]
+        missing = [event for event in events if event not in arrays]
         if missing:
-            reason = f"{stage} is written together with {', '.join(missing)}"
-            left_out |= {event: reason for event in events if event in kept}
+            reason = f"{stage} also needs {', '.join(missing)}"
+            left_out |= {event: reason for event in events if event in arrays}
         elif stage == "lm_head" and len(trace.input.tokens) - 1 not in _positions(trace):
             left_out["logits"] = "lm_head is the row of the last position, which has no logits"
         elif events:
-            entries.append(_entry(stage, layer, events, trace, kept))
+            entries.append(_entry(stage, layer, events, trace, arrays))
             left_out = {name: reason for name, reason in left_out.items() if name not in events}
     others = [f"{phase}/{name}" for phase, name in trace.arrays if phase != "forward"]
-    return entries, left_out | dict.fromkeys(others, "apr has stages of the forward pass alone")
+    return entries, left_out | dict.fromkeys(others, "apr has only stages of the forward pass")
 
 
-def _places(trace: Trace) -> Iterator[tuple[str, int | None]]:
-    """Every stage and layer that apr has a file for, a layer after the other; one of those with the same
-    events."""
+def _stages(trace: Trace) -> Iterator[tuple[str, int | None]]:
+    """Yield the stages of apr layer by layer, then those of the whole model. Of stages with the same events,
+    only the first is yielded."""
     biased = _BIASED & {*trace.model["config"].get("biases", ())}
     stages = ["qkv_bias" if stage == "qkv_matmul" and biased else stage for stage in ALIASES]
     layers = sorted({spec.layer for spec in trace.specs.values() if spec.layer is not None})
@@ -104,40 +103,40 @@ def _places(trace: Trace) -> Iterator[tuple[str, int | None]]:
 
 
 def _entry(
-    stage: str, layer: int | None, events: tuple[str, ...], trace: Trace, kept: Mapping[str, Array]
+    stage: str, layer: int | None, events: tuple[str, ...], trace: Trace, arrays: Mapping[str, Array]
 ) -> StageFile:
     file = f"{stage}.bin" if layer is None else f"layer-{layer}/{stage}.bin"
-    shape, positions = kept[events[0]].shape, None
+    shape, positions = arrays[events[0]].shape, None
     if len(events) > 1:
-        shape = (*shape[:-1], sum(kept[event].shape[-1] for event in events))
+        shape = (*shape[:-1], sum(arrays[event].shape[-1] for event in events))
     if stage == "lm_head":
         shape, positions = (1, *shape[1:]), (len(trace.input.tokens) - 1,)
     if math.prod(shape) > WHOLE_MODEL:
-        raise InputError(f"{file}: {math.prod(shape):,} elements are more than APRT can count")
+        raise InputError(f"{file}: expected at most {WHOLE_MODEL:,} elements, found {math.prod(shape):,}")
     return StageFile(file, stage, layer, events, shape, positions)
 
 
 def _positions(trace: Trace) -> list[int]:
-    """Those of the rows of logits."""
+    """Return the positions of the rows of logits."""
     return [prediction.position for prediction in trace.predictions]
 
 
-def _notes(trace: Trace, kept: Mapping[str, Array], entries: Sequence[StageFile]) -> Iterator[str]:
+def _notes(arrays: Mapping[str, Array], entries: Sequence[StageFile]) -> Iterator[str]:
     stages = {entry.stage for entry in entries}
     if "qkv_bias" in stages:
         yield (
-            "q, k and v of this model are known after their biases only: they are written as qkv_bias, and "
-            "qkv_matmul, which is before them, is left out"
+            "q, k and v of this model include their biases: they are written as qkv_bias, and qkv_matmul, "
+            "which is before the biases, is left out"
         )
     if "lm_head" in stages:
-        yield "lm_head holds the last position only, as apr has it"
-    rounded = {str(kept[event].dtype) for entry in entries for event in entry.events} - {"float32"}
+        yield "lm_head has only the row of the last position, as in apr"
+    rounded = {str(arrays[event].dtype) for entry in entries for event in entry.events} - {"float32"}
     if rounded:
         yield f"{', '.join(sorted(rounded))} was rounded to float32"
 
 
-def _write_entry(folder: Path, entry: StageFile, trace: Trace, kept: Mapping[str, Array]) -> None:
-    array = np.concatenate([kept[event] for event in entry.events], axis=-1)
+def _write_entry(folder: Path, entry: StageFile, trace: Trace, arrays: Mapping[str, Array]) -> None:
+    array = np.concatenate([arrays[event] for event in entry.events], axis=-1)
     if entry.positions is not None:
         array = array[[_positions(trace).index(position) for position in entry.positions]]
     path = folder / entry.file

@@ -1,20 +1,19 @@
-"""What other engines call our events, and which of their names cannot be compared. Knows no file.
+"""The names of our events in other engines, and the names that cannot be compared. Knows no file.
 
-# stands for the number of the layer. Several events of one name, whose values lie side by side, stand with a
-+ or a space between them, candidates with a |. What a module reads is not written here: the plan tells it.
+# stands for the number of the layer. A name can hold several events side by side: they are joined by + or a
+space. Candidates are separated by |. The plan, not this table, says what a module reads.
 """
 
 from __future__ import annotations
 
-# What stands before an engine's name for an event of a layer, before one of the whole model, and behind
-# the former.
+# For each engine: the prefix of names in a layer, the prefix of other names, the suffix of names in a layer.
 # llama.cpp: graph_get_cb (src/llama-context.cpp) names a tensor "NAME-LAYER", or "NAME". The names are from
 # build_qkv, build_ffn and build_attn_mha in src/llama-graph.cpp and from src/models/{llama,gpt2,qwen3}.cpp.
-# Vcur's last has the bias.
+# The last tensor called Vcur includes the bias.
 # TransformerLens: {transformer_block,abstract_attention,mlps/gated_mlp,unembed}.py in
-# transformer_lens/components. Scores are masked. Where weights were folded (fold_value_biases, the default)
-# v is without its bias.
-# Reference: the arrays of test models, transformers' values under short keys.
+# transformer_lens/components. Scores are masked. If weights were folded (fold_value_biases, the default), v
+# does not include its bias.
+# reference: the arrays of test models, which are transformers' values under short keys.
 SPELLINGS = {
     "transformers": ("model.layers.#.", "model.", ""),  # Llama, Mistral, Qwen2 and Qwen3
     "GPT-2": ("model.transformer.h.#.", "model.transformer.", ""),
@@ -52,10 +51,10 @@ final.norm            norm                     ln_f        result_norm     -    
 logits                lm_head                  -           result_output   unembed.hook_out      -
 """
 
-# The residual stream before a layer, and what it is before the first.
+# The input of a layer, and the event that it is for the first layer.
 ENTERS_LAYER, ENTERS_SUMMED = "what enters layer #", "what enters layer #, positions added"
 ENTERS = {ENTERS_LAYER: "embed.tok", ENTERS_SUMMED: "embed.sum"}
-ENTRANCES = ("embed.norm", "embed.sum", "embed.tok")  # of these the first that a model has enters its layers
+ENTRANCES = ("embed.norm", "embed.sum", "embed.tok")  # the first one in a model is the input of its layers
 
 _QKV = "layer#.attn.q layer#.attn.k layer#.attn.v"
 MORE_NAMES = {
@@ -68,9 +67,9 @@ MORE_NAMES = {
     "blocks.#.mlp.hook_post": "layer#.mlp.hidden | layer#.mlp.act",
 }
 
-# llama.cpp's names of rows that are in GGUF's order in Llama files. Qcur and Kcur name the product, that
-# with the bias, the same by heads and what RoPE makes of it: a dump that writes a file for each name keeps
-# the last, after RoPE. The one that RoPE reads was called "Qcur-0 (reshaped)" until 2025 (ggml_reshape_3d).
+# Names of llama.cpp whose rows are in GGUF's order in Llama files. Qcur and Kcur are the names of the
+# product, the product with its bias, the same split into heads, and the result of RoPE. A dump with one file
+# per name keeps the last one. Until 2025 the input of RoPE was called "Qcur-0 (reshaped)" (ggml_reshape_3d).
 ADJACENT_NAMES = {
     "Qcur-#": "layer#.attn.q_rope | layer#.attn.q",
     "Kcur-#": "layer#.attn.k_rope | layer#.attn.k",
@@ -78,7 +77,7 @@ ADJACENT_NAMES = {
     "Kcur-# (reshaped)": "layer#.attn.k",
 }
 
-# What other names the same tensor has.
+# Other names of the same tensors.
 SECOND_NAMES = {
     "hidden_states.0": "embed.tok",
     "model.layers.#.input": ENTERS_LAYER,
@@ -96,37 +95,37 @@ SECOND_NAMES = {
     "model.transformer.h.#.mlp": "layer#.mlp.down",
     "model.transformer.h.#.mlp.dropout": "layer#.mlp.down",
     "model.transformer.h.#.mlp.dropout.input": "layer#.mlp.down",
-    "inp_embd": "embed.tok",  # now the input of batches that come as embeddings
+    "inp_embd": "embed.tok",  # today the input of batches of embeddings
     "wqkv_b-#": _QKV,
     "bqkv-#": _QKV,  # its older name
     "Vcur-# (reshaped)": "layer#.attn.v",
     "kq_soft_max_ext-#": "layer#.attn.weights",  # until 2025
     "ffn_gate-#": "layer#.mlp.gate",
     "ffn_up-#": "layer#.mlp.up",
-    "ffn_gate_par-#": "layer#.mlp.hidden",  # where SiLU and the product are two steps
+    "ffn_gate_par-#": "layer#.mlp.hidden",  # if SiLU and the product are two steps
     "blocks.#.hook_resid_pre": ENTERS_LAYER,
 }
 
-# What transformers' attention shows that is no module's output: what its function for RoPE gives of q and k,
-# and what eager attention returns beside its output.
+# Values of transformers' attention that no module returns first: q and k after its function for RoPE, and the
+# second output of eager attention.
 TURNED = ("layer#.attn.q_rope", "layer#.attn.k_rope")
 RETURNED_SECOND = "layer#.attn.weights"
 
 _NO_GAIN = "norm before its gain, which our events include"
-_HIDDEN_STATES = "the last of transformers' hidden_states is the final norm's output and no name tells: --map"
-_LAST_OUTPUT = "the last layer's output, whose number no name tells: --map"
+_HIDDEN_STATES = "the last hidden_states are the final norm's output, which no name shows; use --map"
+_LAST_OUTPUT = "the output of the last layer, whose number no name shows; use --map"
 REFUSED = {
     "hidden_states": _HIDDEN_STATES,
     "hidden_states.#": _HIDDEN_STATES,
-    "norm": f"Hugging Face's final norm, or llama.cpp's {_NO_GAIN}: --map says which",
+    "norm": f"Hugging Face's final norm, or llama.cpp's {_NO_GAIN}; choose one with --map",
     **dict.fromkeys(("model.norm.input", "model.ln_f.input", "model.transformer.ln_f.input"), _LAST_OUTPUT),
     "norm-#": f"a {_NO_GAIN}",  # build_norm (src/llama-graph.cpp)
     **dict.fromkeys(("norm_w", "norm_w-#"), "LayerNorm before its bias, which our events include"),
     "wqkv-#": "q, k and v before their biases, which our events include",  # build_qkv
     "kq-#": "q @ k.T before 1/sqrt(d), which our scores include",  # build_attn_mha: soft_max_ext scales
-    # Until 2025 llm_build_kqv's caller gave that name to the product with wo; since src/llama-graph.cpp
-    # is there, build_attn gives it to what enters that product. Both are [T, C].
-    "kqv_out-#": "o_proj's output in llama.cpp before April 2025, its input since: --map says which",
+    # Until 2025 the caller of llm_build_kqv gave this name to the product with wo. Since src/llama-graph.cpp
+    # exists, build_attn gives it to the input of that product. Both are [T, C].
+    "kqv_out-#": "output of o_proj in llama.cpp before April 2025, its input since; choose one with --map",
     "ffn_down-#": "the MLP's output before the bias, which our events include",  # build_ffn
     # TransformerLens: components/rms_norm.py
     **{
@@ -134,6 +133,6 @@ REFUSED = {
         for norm in ("ln_final", *(f"blocks.#.{n}" for n in ("ln1", "ln2", "attn.q_norm", "attn.k_norm")))
         for hook, reason in {"normalized": f"a {_NO_GAIN}", "scale": "the denominator of a norm"}.items()
     },
-    "unembed.hook_in": f"a {_NO_GAIN}, where TransformerLens has folded it into the weights, as by default",
-    "blocks.#.attn.hook_result": "every head's share in one array: --map with a slice for each head",
+    "unembed.hook_in": f"a {_NO_GAIN} if TransformerLens folded it into the weights, as it does by default",
+    "blocks.#.attn.hook_result": "the shares of all heads in one array; use --map with a slice for each head",
 }

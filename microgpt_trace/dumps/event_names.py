@@ -1,8 +1,8 @@
-"""What the tensors of other engines are called, and which events of ours they are. Knows no file.
+"""Find the event for the name of a tensor in another engine. Knows no file.
 
-A name is normalised once (words and numbers in lower case, separators gone: "model.layers.3.mlp.up_proj",
-"model_layers_3_mlp_up_proj.npy" and "model/layers/3/mlp/up-proj" are one name) and looked up in one table,
-where # stands for the number of the layer.
+A name is normalised to words and numbers in lower case, without separators. "model.layers.3.mlp.up_proj",
+"model_layers_3_mlp_up_proj.npy" and "model/layers/3/mlp/up-proj" become one name, which is looked up in one
+table, where # stands for the number of the layer.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ _SUFFIXES = (".npy", ".bin")
 _ALLOWED = re.compile(r"[A-Za-z0-9 ._/\\():-]+")
 _WORDS = re.compile(r"[a-z]+|[0-9]+|#")
 _MAX_DIGITS, _MAX_NUMBERS = 4, 8
-# Below GPT-2's stack wte is a microGPT's matrix, and h0 any hidden state.
-_TOLD_BY_ITSELF = re.compile(r"model\.transformer\.(h\.#\.(ln|attn|mlp).*|ln_f)")
+# Names that are clear without "transformer."; wte and h0 are not: they could be a matrix or a hidden state.
+_CLEAR_NAME = re.compile(r"model\.transformer\.(h\.#\.(ln|attn|mlp).*|ln_f)")
 
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """What a name stands for.
+    """The meaning of a name.
 
-    `events` are ours; of several the values lie side by side in the rows (fused products), in that
-    order. Without events `reason` says why a name that is known cannot be compared. `adjacent` says that
-    the rows may come in GGUF's order, pairs of RoPE next to each other. `layout` is one of Recorded's.
-    `second` says that the name gives way where another tensor has the event's first name: the output
-    of `mlp` is that of `mlp.down_proj`, and a dump of all modules holds both. Of several `candidates` the
-    first that a model has is meant.
+    The values of several `events` are side by side in the rows, in this order (fused products). Without
+    events, `reason` says why the name cannot be compared. `adjacent` is True if the rows may be in GGUF's
+    order, with RoPE pairs next to each other. `layout` is one of Recorded's. `second` is True if the name
+    only counts when no tensor has the event's first name: a dump of all modules has `mlp` and
+    `mlp.down_proj`, which have the same output. With `candidates`, the event is the first of them in the
+    model.
     """
 
     events: tuple[str, ...] = ()
@@ -54,15 +54,16 @@ class Meaning:
 
 
 def meaning_of(name: str) -> Meaning | None:
-    """The meaning of a name in a dump: ours, apr's stages with a layer ("layer-0/ffn_gate"), Hugging
-    Face's module paths, llama.cpp's graph names, TransformerLens's hooks, our reference files' keys.
-    None for a name that is none of these.
+    """Return the meaning of a name in a dump, or None for an unknown name.
 
-    Some names say less than they seem to. apr's `qkv_matmul` is taken before the biases: a model that has
-    them must refuse it. The last of transformers' `hidden_states` is the final norm's output, which no name
-    tells. TransformerLens's `blocks.0.hook_resid_pre`, `mlp.hook_pre` and `mlp.hook_post` and llama.cpp's
-    `Qcur` and `Kcur` are other events where there are positions, no gate or no RoPE: they have candidates.
-    llama.cpp's `ffn_gate` and `ffn_up` are taken before the biases.
+    Known names are our events, apr's stages with a layer ("layer-0/ffn_gate"), Hugging Face's module paths,
+    llama.cpp's graph names, TransformerLens's hooks, and the keys of our reference files.
+
+    Some names need care. apr's `qkv_matmul` and llama.cpp's `ffn_gate` and `ffn_up` are before the biases: a
+    model with biases must refuse `qkv_matmul`. The last of transformers' `hidden_states` is the final norm's
+    output, which no name shows. TransformerLens's `blocks.0.hook_resid_pre`, `mlp.hook_pre` and
+    `mlp.hook_post` and llama.cpp's `Qcur` and `Kcur` depend on positions, gate or RoPE of the model, so they
+    have candidates.
     """
     name = without_suffix(name)
     if name.endswith((".weight", ".bias")):
@@ -72,18 +73,18 @@ def meaning_of(name: str) -> Meaning | None:
     words = _WORDS.findall(name.lower())
     if words[:1] in (["backward"], ["update"]):
         return Meaning(reason="gradients and updates are not compared")
-    return _looked_up(words) or _looked_up(_without_wrapping(words))
+    return _look_up(words) or _look_up(_without_wrapping(words))
 
 
 def without_suffix(name: str) -> str:
-    """A tensor's name without the suffix of its file."""
+    """Return a tensor's name without the extension of its file."""
     for suffix in _SUFFIXES:
         name = name.removesuffix(suffix)
     return name
 
 
 def is_event(name: str) -> bool:
-    """Whether a forward event of either family has exactly this name, in a model of enough layers."""
+    """Return True if a forward event of microGPT or a decoder has exactly this name, in any layer."""
     if "#" in name:
         return False
     pattern = re.sub(r"^layer(0|[1-9][0-9]{0,3})\.", "layer#.", name)
@@ -91,21 +92,21 @@ def is_event(name: str) -> bool:
 
 
 def known_events() -> list[str]:
-    """The names of all events, with # for the numbers of layers and heads."""
+    """Return the names of all events, with # for the numbers of layers and heads."""
     return list(_own_events())
 
 
 def _without_wrapping(words: list[str]) -> list[str]:
-    """A module's path inside the model, without wrappers before it and "output" after it."""
+    """Return a module's path without the wrappers before it and "output" after it."""
     while words[:1] in (["base"], ["model"], ["module"]):
         words = words[1:]
-    if words[-2:-1] in (["output"], ["out"]) and words[-1] == "0":  # the first of a module's outputs
+    if words[-2:-1] in (["output"], ["out"]) and words[-1] == "0":  # the first output of a module
         words = words[:-1]
     return ["model", *(words[:-1] if words[-1:] in (["output"], ["out"]) else words)]
 
 
-def _looked_up(words: list[str]) -> Meaning | None:
-    """The row of the table that these words have, its events with their numbers."""
+def _look_up(words: list[str]) -> Meaning | None:
+    """Return the meaning of these words in the table, with numbers for #."""
     table = _table()
     if found := table.get(".".join(words)):
         return found
@@ -131,18 +132,18 @@ def _for_layer(meaning: Meaning, layer: int) -> Meaning:
 
 
 def numbered(event: str, layer: int) -> str:
-    """An event with the number of its layer: layer#.attn.q -> layer3.attn.q"""
+    """Return an event with the number of its layer: layer#.attn.q -> layer3.attn.q"""
     if event in ENTERS:
         return f"layer{layer - 1}.mlp.residual" if layer else ENTERS[event]
     return event.replace("#", str(layer), 1)
 
 
-_APR_SECOND = ("qkv_matmul", "layer_output")  # where there is qkv_bias, or post_ffn_residual
+_APR_SECOND = ("qkv_matmul", "layer_output")  # qkv_bias and post_ffn_residual go first
 
 
 @cache
 def _own_events() -> dict[str, None]:
-    """The forward events of both families in order, with # for the numbers of layers and heads."""
+    """Return the forward events of microGPT and all decoders in order, with # for layers and heads."""
     from ..architecture.plans.catalogue import examples
 
     names = [_of_any_layer(name) for plan in examples() for name in plan]
@@ -155,8 +156,10 @@ def _of_any_layer(name: str) -> str:
 
 @cache
 def names_of(engine: str) -> dict[str, tuple[str, ...]]:
-    """The events of each name that an engine has in the table, in order of computation, names as in the table
-    and events with # for the layer: {"attn.c_attn": ("layer#.attn.q", "layer#.attn.k", "layer#.attn.v")}"""
+    """Return the events of each name of an engine in the table, in order of computation.
+
+    Events have # for the layer: {"attn.c_attn": ("layer#.attn.q", "layer#.attn.k", "layer#.attn.v")}
+    """
     engines, *rows = (line.split() for line in NAMES.strip().split("\n"))
     column = engines.index(engine)
     return {
@@ -167,8 +170,10 @@ def names_of(engine: str) -> dict[str, tuple[str, ...]]:
 
 
 def module_meaning(engine: str, path: str) -> Meaning:
-    """The meaning of what a module of any layer gives, "" for the layer itself; ".input" behind the path asks
-    for what it reads. Its events have # for the layer."""
+    """Return the meaning of the output of a module in a layer, with # for the layer.
+
+    The path "" is the layer itself. A path that ends in ".input" means the input of the module.
+    """
     return _table()[_key(SPELLINGS[engine][0] + path)]
 
 
@@ -177,27 +182,29 @@ def _spelled(engine: str, name: str, events: Sequence[str]) -> str:
     return f"{in_layer}{name}{after}" if "#" in events[0] else in_model + name
 
 
-def _read_by(engine: str) -> Iterator[tuple[str, Meaning]]:
-    """The inputs of the modules that read one event, as the plan with all events of the engine has it. The
-    name of an input is a second one where a module gives that event."""
+def _input_names(engine: str) -> Iterator[tuple[str, Meaning]]:
+    """Yield the names of the inputs of modules that read one event, by the plan that has all the events.
+
+    The name of an input is a second name if a module returns that event.
+    """
     from ..architecture.plans.catalogue import examples
 
     named = names_of(engine)
-    given = {event for events in named.values() for event in events}
+    returned = {event for events in named.values() for event in events}
     plans = ({_of_any_layer(name): row for name, row in plan.items()} for plan in examples())
-    rows = next(rows for rows in plans if given <= rows.keys())
-    entered = {first: entering for entering, first in ENTERS.items()}
+    rows = next(rows for rows in plans if returned <= rows.keys())
+    layer_input = {first: entering for entering, first in ENTERS.items()}
     for name, events in named.items():
         inputs = rows[events[0]].inputs
-        if len(inputs) == 1 and events != ("final.norm",):  # what that reads is the last layer's
+        if len(inputs) == 1 and events != ("final.norm",):  # its input is the last layer's output
             read = _of_any_layer(inputs[0])
-            meaning = Meaning((entered.get(read, read),), second=read in given)
+            meaning = Meaning((layer_input.get(read, read),), second=read in returned)
             yield f"{_spelled(engine, name, events)}.input", meaning
 
 
 @cache
 def _table() -> dict[str, Meaning]:
-    """Every known name, normalised, and what it means."""
+    """Return the meaning of every known name, by its normalised form."""
     named = {name: Meaning((name,)) for name in _own_events()}
     named |= {name: Meaning(reason=reason) for name, reason in REFUSED.items()}
     named |= {
@@ -206,13 +213,13 @@ def _table() -> dict[str, Meaning]:
         for name, events in names_of(engine).items()
     }
     for engine in ("transformers", "GPT-2"):
-        named |= dict(_read_by(engine))
-    named |= {name: _meaning(said) for name, said in MORE_NAMES.items()}
-    named |= {name: replace(_meaning(said), second=True) for name, said in SECOND_NAMES.items()}
-    named |= {name: replace(_meaning(said), adjacent=True) for name, said in ADJACENT_NAMES.items()}
+        named |= dict(_input_names(engine))
+    named |= {name: _meaning(text) for name, text in MORE_NAMES.items()}
+    named |= {name: replace(_meaning(text), second=True) for name, text in SECOND_NAMES.items()}
+    named |= {name: replace(_meaning(text), adjacent=True) for name, text in ADJACENT_NAMES.items()}
     named["kqv-#"] = Meaning(("layer#.attn.context",), layout="HTD", second=True)  # build_attn_mha
-    below = [name for name in named if _TOLD_BY_ITSELF.fullmatch(name)]
-    named |= {name.replace("transformer.", ""): named[name] for name in below}
+    clear = [name for name in named if _CLEAR_NAME.fullmatch(name)]
+    named |= {name.replace("transformer.", ""): named[name] for name in clear}
     for stage in ALIASES:
         named |= _apr(stage)
     return {_key(name): meaning for name, meaning in named.items()}
@@ -222,25 +229,25 @@ def _key(name: str) -> str:
     return ".".join(_WORDS.findall(name.lower()))
 
 
-def _meaning(said: str) -> Meaning:
-    """Several events of one name stand with a space between them, candidates with a |."""
-    first, *others = said.split(" | ")
+def _meaning(text: str) -> Meaning:
+    """Parse the events of a name in engine_names.py, with spaces between them and | between candidates."""
+    first, *others = text.split(" | ")
     events = (first,) if first in ENTERS else tuple(first.split())
     return Meaning(events, candidates=(first, *others) if others else ())
 
 
 def _apr(stage: str) -> dict[str, Meaning]:
-    """A stage of apr trace as its files are called: below a layer's folder, or for the whole model."""
-    # The alias qkv_bias has no events, because it selects nothing that qkv_matmul does not.
+    """Return the names of a stage of apr trace in files: in a layer's folder, or for the whole model."""
+    # The alias qkv_bias has no events, because it would select the same ones as qkv_matmul.
     aliased = ALIASES["qkv_matmul" if stage == "qkv_bias" else stage]
     events = tuple(event.replace("*", "#") for event in aliased)
-    if stage == "embedding":  # per layer for apr: the file lies in layer-0
+    if stage == "embedding":  # a stage of a layer in apr: the file is in layer-0
         return dict.fromkeys(("embedding", "layer-#/embedding"), Meaning(events[:1]))
     if not events:
         return dict.fromkeys((stage, f"layer-#/{stage}"), Meaning(reason=_NO_COUNTERPART))
     if "#" not in events[0]:
         return {stage: Meaning(events)}
-    whole = {stage: Meaning(reason="a stage of apr trace without its layer: --map says which")}
+    whole = {stage: Meaning(reason="a stage of apr trace without its layer; choose one with --map")}
     return whole | {f"layer-#/{stage}": Meaning(events, second=stage in _APR_SECOND)}
 
 

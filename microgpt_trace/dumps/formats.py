@@ -1,7 +1,7 @@
-"""Dumps as files: told apart by content, opened, their tensors named. Reads no array before it is used.
+"""Open a dump of any format. The content of the file decides the format; arrays are read when they are used.
 
-A tensor is an event of ours by a map, which goes first, or by its name. Whatever is neither stays in the
-recording as a leftover with the reason.
+A map or the name of a tensor says which event it is; the map goes first. A tensor that is no event stays in
+the recording as a leftover, with the reason.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ from .stored_arrays import (
 _TOKENS = ("tokens", "ids", "input_ids", "token_ids")
 _MAX_TOKENS = 1 << 20
 _UNKNOWN = Meaning(reason="no event has that name")
-_HEAD = 1 << 12  # bytes that tell what a file is
+_HEAD = 1 << 12  # bytes that are enough to recognise a format
 _PARAMETER = re.compile(r"wte|wpe|.*\.(weight|bias)|layer[0-9]+\.(attn_w|mlp_fc|mlp_w).*", re.DOTALL)
 _DOCUMENT = re.compile(rb'\s*\{\s*("schema"\s*:\s*"microgpt\.trace/|"record"\s*:\s*"trace")')
 
 
 def is_recording(path: Path) -> bool:
-    """Whether a file or folder that is there is a dump of tensors, by its content; a model is none.
+    """Return True if an existing file or folder is a dump and not a model, by its content.
 
-    A folder without config.json counts as one, whatever it holds: `open_recording` says what it lacks.
+    Every folder without config.json counts as a dump: `open_recording` reports what it lacks.
     """
     try:
         if path.is_dir():
@@ -62,22 +62,24 @@ def is_recording(path: Path) -> bool:
 
 
 def _holds_values(header: Mapping[str, Any], metadata: Mapping[str, str]) -> bool:
-    """Whether a safetensors file holds values of a run: ours, some that an event is called like, or at least
-    no parameters."""
+    """Return True if a safetensors file holds values of a run.
+
+    It does if we wrote it, if a tensor has the name of an event, or if no tensor has the name of a parameter.
+    """
     if metadata.get("format") == ARRAYS_FORMAT:
         return True
-    names = [name for name in header if name != "lm_head"]  # a microGPT's matrix
+    names = [name for name in header if name != "lm_head"]  # which is also a matrix of microGPT
     if any((meaning_of(name) or _UNKNOWN).events for name in names):
         return True
     return bool(header) and not any(map(_PARAMETER.fullmatch, header))
 
 
 def open_recording(path: Path, names: NameMap | None = None) -> Recording:
-    """Open a dump: a file of `--save` or `--json`, a directory of APRT dumps, a folder of .npy files, a
-    .npy, .npz or safetensors file of another engine.
+    """Open a dump.
 
-    Raises FileFormatError, naming the file, where it is damaged or no dump, and InputError where the map
-    does not fit it.
+    It may be a file of `--save` or `--json`, a directory of APRT dumps, a folder of .npy files, or a .npy,
+    .npz or safetensors file of another engine. Raises FileFormatError, naming the file, if it is damaged or
+    not a dump. Raises InputError if the map does not fit the dump.
     """
     with reading(path):
         if path.is_dir():
@@ -93,7 +95,7 @@ def open_recording(path: Path, names: NameMap | None = None) -> Recording:
     if head[8:9] == b"{" and not _DOCUMENT.match(head):
         return _open_safetensors(path, names)
     if head.startswith(b'{"record"'):
-        raise FileFormatError(f"{path}: expected one document (--json), found its lines (--jsonl)")
+        raise FileFormatError(f"{path}: expected a --json document, found the lines of --jsonl")
     if head.lstrip()[:1] == b"{":
         from .trace_document import open_document
 
@@ -119,11 +121,11 @@ def _open_folder(path: Path, names: NameMap | None) -> Recording:
 
 
 def _npy_files(folder: Path) -> tuple[list[str], list[str]]:
-    """The .npy files of a folder and its subfolders, and the other files: their names from there.
+    """Return the .npy files of a folder and its subfolders, and the other files, as paths inside the folder.
 
-    Raises FileFormatError, naming the subfolder, where one cannot be read.
+    Raises FileFormatError, naming the subfolder, if one cannot be read.
     """
-    found: tuple[list[str], list[str]] = [], []
+    names: tuple[list[str], list[str]] = [], []
 
     def refuse(error: OSError) -> None:
         raise FileFormatError(f"{error.filename}: cannot read it ({error.strerror})") from error
@@ -131,8 +133,8 @@ def _npy_files(folder: Path) -> tuple[list[str], list[str]]:
     for base, folders, files in os.walk(folder, onerror=refuse):
         folders.sort()
         for name in sorted(files):
-            found[not name.endswith(".npy")].append((Path(base) / name).relative_to(folder).as_posix())
-    return found
+            names[not name.endswith(".npy")].append((Path(base) / name).relative_to(folder).as_posix())
+    return names
 
 
 def _unread(others: Sequence[str]) -> list[str]:
@@ -143,66 +145,69 @@ def _open_safetensors(path: Path, names: NameMap | None) -> Recording:
     arrays, metadata = safetensors_arrays(path)
     if metadata.get("format") != ARRAYS_FORMAT:
         return _recording(path, "safetensors file", arrays, names)
-    said = {  # older files have no positions
+    stored = {  # older files have no positions
         key: whole_numbers(f"{path}: metadata {key}", _from_json(metadata[key]))
         for key in ("tokens", "positions")
         if key in metadata
     }
-    found = _recording(path, "arrays of a trace", arrays, names, layout=OWN, tokens=said.get("tokens"))
+    recording = _recording(path, "arrays of a trace", arrays, names, layout=OWN, tokens=stored.get("tokens"))
     model = _from_json(metadata.get("model", "null"))
-    left_out = model.get("left_out", []) if isinstance(model, dict) else []  # what `record` could not give
+    left_out = (
+        model.get("left_out", []) if isinstance(model, dict) else []
+    )  # events that `record` could not save
     missing = [f"left out: {s}" for s in sentences(f"{path}: metadata model: left_out", left_out)]
     notes = sentences(f"{path}: metadata notes", _from_json(metadata.get("notes", "[]")))
-    return replace(found, positions=said.get("positions"), notes=(*missing, *notes))
+    return replace(recording, positions=stored.get("positions"), notes=(*missing, *notes))
 
 
 def _from_json(text: str) -> Any:
-    """What a text says, None where it is no JSON."""
+    """Return the value of a JSON text, or None if it is not JSON."""
     try:
         return from_json(text)
     except ValueError:
         return None
 
 
-def _with_tokens(found: Recording, names: NameMap | None, what: str) -> Recording:
-    """A recording whose names are known, of which a map can say the tokens alone."""
+def _with_tokens(recording: Recording, names: NameMap | None, what: str) -> Recording:
+    """Add the tokens of a map to a recording whose names need no map."""
     if names is None:
-        return found
+        return recording
     if names.entries:
-        raise InputError(f"{names.origin}: {found.origin} is {what}, whose names need no map")
-    said = [(found.origin, found.tokens), (names.origin, names.tokens)]
-    return replace(found, tokens=agreed("tokens", said))
+        raise InputError(
+            f"{names.origin}: expected tokens only, since {recording.origin} is {what}, found tensors"
+        )
+    sources = [(recording.origin, recording.tokens), (names.origin, names.tokens)]
+    return replace(recording, tokens=agreed("tokens", sources))
 
 
 def _recording(
     path: Path, kind: str, arrays: Sequence[StoredArray], names: NameMap | None, *, layout: str = "",
     tokens: tuple[int, ...] | None = None, notes: Sequence[str] = (),
 ) -> Recording:  # fmt: skip
-    """The arrays of a dump, each under the events that it stands for."""
+    """Build the recording: arrays by the events that they stand for, tokens, and leftovers."""
     if not arrays:
         raise FileFormatError(f"{path}: expected a dump of tensors, found none")
-    said: list[tuple[str, Sequence[int] | None]] = [(str(path), tokens)]
+    token_sources: list[tuple[str, Sequence[int] | None]] = [(str(path), tokens)]
     if names is not None:
-        said.append((names.origin, names.tokens))
-    lines = names.assigned([array.name for array in arrays], str(path)) if names else []
-    chosen = {line.source for line in lines}
-    named, leftovers = [], []
+        token_sources.append((names.origin, names.tokens))
+    lines = names.match([array.name for array in arrays], str(path)) if names else []
+    mapped = {line.source for line in lines}
+    candidates, others = [], []
     for array in arrays:
-        if array.kind == "floating" or array.name in chosen:
-            named.append(array)
+        if array.kind == "floating" or array.name in mapped:
+            candidates.append(array)
         elif (ids := _token_ids(array)) is not None:
-            said.append((f"{path}: {array.name}", ids))
+            token_sources.append((f"{path}: {array.name}", ids))
         else:
             reason = f"numbers of type {array.dtype}, which no event has"
-            leftovers.append(Leftover(_recorded(array, _UNKNOWN), reason, readable=array.kind != "other"))
-    tensors, unnamed = _named(path, named, lines, layout)
-    return Recording(
-        str(path), kind, tensors, agreed("tokens", said), leftovers=(*unnamed, *leftovers), notes=tuple(notes)
-    )
+            others.append(Leftover(_recorded(array, _UNKNOWN), reason, readable=array.kind != "other"))
+    tensors, leftovers = _by_event(path, candidates, lines, layout)
+    tokens = agreed("tokens", token_sources)
+    return Recording(str(path), kind, tensors, tokens, leftovers=(*leftovers, *others), notes=tuple(notes))
 
 
 def _token_ids(array: StoredArray) -> tuple[int, ...] | None:
-    """The ids of an array that is called so: [T] or [1, T] whole numbers."""
+    """Return the ids in an integer array [T] or [1, T] that is named like token ids, or None for others."""
     name = re.split(r"[./]", without_suffix(array.name).lower())[-1]
     length = array.shape[-1] if array.shape else 0
     if name not in _TOKENS or array.kind != "whole" or array.shape not in ((length,), (1, length)):
@@ -213,26 +218,25 @@ def _token_ids(array: StoredArray) -> tuple[int, ...] | None:
     return tuple(ids) if all(type(i) is int and 0 <= i < 2**31 for i in ids) else None
 
 
-def _named(
+def _by_event(
     path: Path, arrays: Sequence[StoredArray], lines: Sequence[MapEntry], layout: str
 ) -> tuple[dict[str, Recorded], list[Leftover]]:
-    """Events and their tensors, by the lines of a map, by names, by second names; and the rest."""
+    """Return the tensors by event and the leftovers. The map goes first, then names, then second names."""
     by_name = {array.name: array for array in arrays}
     tensors = {line.event: _mapped(path, by_name[line.source], line) for line in lines}
-    mapped, leftovers = set(tensors), []
-    chosen = {line.source for line in lines}
-    meant = [(array, meaning_of(array.name) or _UNKNOWN) for array in arrays if array.name not in chosen]
-    for array, meaning in sorted(meant, key=lambda pair: pair[1].second):
+    mapped, leftovers, sources = set(tensors), [], {line.source for line in lines}
+    meanings = [(array, meaning_of(array.name) or _UNKNOWN) for array in arrays if array.name not in sources]
+    for array, meaning in sorted(meanings, key=lambda pair: pair[1].second):
         recorded = _recorded(array, meaning, layout)
         reason, events = meaning.reason, meaning.events
-        taken = [event for event in events if event in tensors]
-        by_names = [event for event in taken if event not in mapped]
+        assigned = [event for event in events if event in tensors]
+        by_names = [event for event in assigned if event not in mapped]
         if by_names and not meaning.second:
             both = f"{tensors[by_names[0]].source!r} and {array.name!r}"
-            raise FileFormatError(f"{path}: {both} are both {by_names[0]}; a map says which is meant")
-        if taken and len(taken) == len(events):
-            how = "by the map" if taken[0] in mapped else "already"
-            reason = f"{taken[0]} is {tensors[taken[0]].source!r} {how}"
+            raise FileFormatError(f"{path}: {both} are both {by_names[0]}; choose one with --map")
+        if assigned and len(assigned) == len(events):
+            how = "by the map" if assigned[0] in mapped else "already"
+            reason = f"{assigned[0]} is {tensors[assigned[0]].source!r} {how}"
         if reason:
             leftovers.append(Leftover(recorded, reason))
         tensors |= {event: recorded for event in events if event not in tensors}
@@ -240,7 +244,7 @@ def _named(
 
 
 def _recorded(array: StoredArray, meaning: Meaning, layout: str = "") -> Recorded:
-    """An array as a tensor of a recording; one that is no event's can be read all the same."""
+    """Return an array as a tensor of a recording. An array that is no event can be read too."""
     beside = meaning.events if len(meaning.events) > 1 else ()
     own = layout if meaning.events == (array.name,) else meaning.layout
     return Recorded(
@@ -250,13 +254,13 @@ def _recorded(array: StoredArray, meaning: Meaning, layout: str = "") -> Recorde
 
 def _floats(array: StoredArray) -> Array:
     if array.kind == "other":
-        raise InputError(f"{array.name}: numbers of type {array.dtype} are not read")
+        raise InputError(f"{array.name}: numbers of type {array.dtype} are not supported")
     values = array.read()
     return values.astype(np.float64) if array.kind == "whole" else values
 
 
 def _mapped(path: Path, array: StoredArray, line: MapEntry) -> Recorded:
-    """What a line of a map makes of an array: the part of it that the event is."""
+    """Return the part of an array that a line of a map assigns to an event."""
     where = f"{path}: {array.name!r} for {line.event}"
     if array.kind != "floating":
         raise InputError(f"{where}: expected floating-point numbers, found {array.dtype}")

@@ -1,9 +1,8 @@
-"""Recorded: a tensor that another run left, as plain data. Layouts: how a stored shape relates to the shape
-of our event, found without a look at values.
+"""The tensors of a dump as plain data, and their layouts: how a stored shape becomes the shape of an event.
 
-Shape letters as in microgpt/operations.py and architecture/operations/; C stands for the width of any row,
-[T, C] for what these say of the stream and [T, H*D] for q, k, v and context. A length of 1 may stand anywhere
-or be missing. Knows no file format.
+Shapes alone decide on the layout, not values. Shape letters are those of microgpt/operations.py and
+architecture/operations/. C is the width of any row, so [T, C] includes q, k, v and context, [T, H*D]. Axes of
+length 1 may be added or missing anywhere. Knows no file format.
 """
 
 from __future__ import annotations
@@ -26,48 +25,46 @@ Shape = tuple[int, ...]
 
 LAST = "last"
 LAYOUTS: tuple[str, ...] = (
-    "TC",  # a row per position
-    "CT",  # a column per position
-    "HTD",  # of q, k, v and context: a head after the other
-    "THD",  # the same, a position after the other: the rows of TC cut into heads
-    "HTS",  # of scores and weights: a square of queries and keys for each head
-    "THS",  # the same, a query after the other
-    LAST,  # the last position's row alone
+    "TC",  # one row per position
+    "CT",  # one column per position
+    "HTD",  # q, k, v and context: one block per head
+    "THD",  # q, k, v and context: one block per position; equal to TC with rows split into heads
+    "HTS",  # scores and weights: one square of queries and keys per head
+    "THS",  # scores and weights: one block per query
+    LAST,  # only the row of the last position
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One way to take a stored tensor: cut into `axes`, put into `order`, as our event's `shape`."""
+    """One way to read a stored tensor: reshape it to `axes`, transpose by `order`, reshape to `shape`."""
 
     letters: str
-    axes: Shape  # as the letters name them
-    order: tuple[int, ...]  # which axis comes first, second ...
+    axes: Shape  # in the order of the letters
+    order: tuple[int, ...]
     shape: Shape
-    last_of: int = 0  # the number of positions, where the last one's row is all there is
+    last_of: int = 0  # the number of positions, if only the row of the last one is stored
 
     def takes(self, stored: Shape, flat: bool) -> bool:
-        """Whether a tensor of that shape can be read so; `flat` allows one axis for all of them."""
-        found = _without_ones(stored)
-        if found == _without_ones(self.axes):
-            return True
-        return flat and len(found) == 1 and found[0] == math.prod(self.axes)
+        """Return True if this reading fits a stored shape. `flat` allows a single axis for all elements."""
+        lengths = _without_ones(stored)
+        return lengths == _without_ones(self.axes) or (flat and lengths == (math.prod(self.axes),))
 
     def apply(self, array: Array) -> Array:
         return array.reshape(self.axes).transpose(self.order).reshape(self.shape)
 
     @property
-    def written(self) -> str:
-        """[T, H, D], or what else a person would call it."""
+    def in_words(self) -> str:
+        """The layout in words: "[T, H, D]", "the last row" or "one number"."""
         if self.letters in (OWN, LAST):
             return "one number" if self.letters == OWN else "the last row"
         return f"[{', '.join(self.letters)}]"
 
     @property
     def moves(self) -> tuple[tuple[int, int], ...]:
-        """Length and stride, in stored elements, of the axes in our order; as few axes as will do.
+        """Length and stride, in stored elements, of each axis in our order, with mergeable axes merged.
 
-        Two readings of one stored shape give the same values exactly if their moves are the same.
+        Two readings of one stored shape give the same values if and only if their moves are equal.
         """
         moves: list[tuple[int, int]] = []
         for axis in self.order:
@@ -83,16 +80,16 @@ class Reading:
 def readings_of(
     stored: Shape, expected: Shape, *, layout: str = "", head_dims: Collection[int] = ()
 ) -> list[Reading]:
-    """The readings of a stored shape that give [T, C], [H, T, S] or [], each with values of its own.
+    """Return the readings of a stored shape that result in [T, C], [H, T, S] or [] and differ in values.
 
-    `layout` leaves one reading. `head_dims` are the widths that a head may have: several where it is
-    not known, none where a row has no heads. One axis alone is taken in our order, unless told.
+    `layout` allows only one layout. `head_dims` has the possible widths of a head: several if the width is
+    unknown, none if rows have no heads. A single axis counts as our order, unless `layout` says otherwise.
     """
     distinct: dict[tuple[tuple[int, int], ...], Reading] = {}
     for reading in _candidates(expected, head_dims):
-        chosen = layout == reading.letters
-        flat = chosen or reading.letters in ("TC", "HTS", LAST)
-        if (chosen or not layout) and reading.takes(stored, flat):
+        requested = layout == reading.letters
+        flat = requested or reading.letters in ("TC", "HTS", LAST)
+        if (requested or not layout) and reading.takes(stored, flat):
             distinct.setdefault(reading.moves, reading)
     return list(distinct.values())
 
@@ -125,17 +122,19 @@ def _without_ones(shape: Shape) -> Shape:
 def fits(
     name: str, recorded: Recorded, shapes: Mapping[str, Shape], head_dim: int | None = None
 ) -> list[str]:
-    """The letters of the readings of a tensor as an event; none where it cannot be that event.
+    """Return the layouts in which a tensor can be an event; none if it cannot be that event.
 
-    The letters are OWN for a number alone, and for a tensor that is in our order.
+    The layout is OWN for a single number, and for a tensor in our order.
     """
     expected = _expected(name, recorded, shapes)
     if recorded.layout == OWN:
-        some = name in HEAD_EVENTS and recorded.shape[1:] == expected[1:] and recorded.shape[0] <= expected[0]
-        return [OWN] if some or recorded.shape == expected or _is_number(recorded, expected) else []
+        partial = (
+            name in HEAD_EVENTS and recorded.shape[1:] == expected[1:] and recorded.shape[0] <= expected[0]
+        )
+        return [OWN] if partial or recorded.shape == expected or _is_number(recorded, expected) else []
     dims = _head_dims(name, recorded, expected, head_dim)
-    found = readings_of(recorded.shape, expected, layout=recorded.layout, head_dims=dims)
-    return [reading.letters for reading in found]
+    readings = readings_of(recorded.shape, expected, layout=recorded.layout, head_dims=dims)
+    return [reading.letters for reading in readings]
 
 
 def fit(
@@ -147,11 +146,11 @@ def fit(
     order: Array | None = None,
     positions: tuple[int, ...] | None = None,
 ) -> Fitted:
-    """A recorded tensor as the event `name` has it; `shapes` are those of all events.
+    """Return a recorded tensor in the shape of the event `name`. `shapes` has the shapes of all events.
 
-    `positions` are those that the rows of logits and probs have in a tensor in our order.
-    `order` says for each channel where a tensor has it that follows the order of the model's file
-    (`file_order`). Raises InputError where the shape fits in no way or in several.
+    `positions` has the positions of the rows of logits and probs, if the tensor is in our order. `order` has
+    the place of each channel in the order of the model's file (`file_order`), for a tensor that follows it.
+    Raises InputError if the shape fits in no layout or in several.
     """
     expected = _expected(name, recorded, shapes)
     if recorded.layout == OWN:
@@ -160,7 +159,7 @@ def fit(
         dims = _head_dims(name, recorded, expected, head_dim)
         reading = _the_reading(name, recorded, expected, dims)
         rows = (reading.last_of - 1,) if reading.last_of > 1 else None
-    array, notes = reading.apply(recorded.read()), _taken(recorded.shape, reading)
+    array, notes = reading.apply(recorded.read()), _reading_notes(recorded.shape, reading)
     if recorded.beside:
         ends = [0, *accumulate(shapes[event][1] for event in recorded.beside)]
         start, stop = ends[recorded.beside.index(name) :][:2]
@@ -168,111 +167,111 @@ def fit(
         notes.append(f"columns {start} to {stop - 1} of {ends[-1]}")
     if order is not None and recorded.adjacent:
         array = array.take(order, axis=-1)
-        notes.append("rows put from GGUF's order into Hugging Face order")
+        notes.append("rows reordered from GGUF's order to Hugging Face order")
     return Fitted(array, rows, "; ".join(notes))
 
 
 def _expected(name: str, recorded: Recorded, shapes: Mapping[str, Shape]) -> Shape:
-    """The shape of the event, or of all events whose rows lie side by side."""
+    """Return the shape of the event, or of all events whose rows are stored side by side."""
     for event in (name, *recorded.beside):
         if event not in shapes:
-            raise InputError(f"{recorded.source}: {event!r} is no event of this model")
+            raise InputError(f"{recorded.source}: this model has no event {event!r}")
         if recorded.beside and len(shapes[event]) != 2:
-            raise InputError(f"{recorded.source}: {event} is no event whose rows lie beside others")
+            raise InputError(f"{recorded.source}: the rows of {event} cannot be stored beside others")
     if not recorded.beside:
         return shapes[name]
     return shapes[name][0], sum(shapes[event][1] for event in recorded.beside)
 
 
 def _head_dims(name: str, recorded: Recorded, expected: Shape, head_dim: int | None) -> Collection[int]:
-    """The widths of a head to try: those that the shape has, where the model's is not known."""
+    """Return the widths of a head to try: the model's, or the lengths of the stored axes if it is unknown."""
     if not _has_heads(name, recorded):
         return ()
-    tried = {*recorded.shape} - {0, 1} if head_dim is None else {head_dim}
-    return [dim for dim in sorted(tried) if expected[1] % dim == 0]
+    dims = {*recorded.shape} - {0, 1} if head_dim is None else {head_dim}
+    return [dim for dim in sorted(dims) if expected[1] % dim == 0]
 
 
 def _has_heads(name: str, recorded: Recorded) -> bool:
-    """Whether the rows are heads side by side."""
+    """Return True if each row is made of heads side by side."""
     return all(kind_of(event) in kinds_in_heads() for event in recorded.beside or (name,))
 
 
 def _own(
     name: str, recorded: Recorded, expected: Shape, positions: tuple[int, ...] | None
 ) -> tuple[Reading, tuple[int, ...] | None]:
-    """The tensor as it is, and the positions of its rows, None where it has all of them."""
+    """Return the reading of a tensor in our order, and the positions of its rows, or None if it has all."""
     if positions is not None and name in HEAD_EVENTS and positions != tuple(range(expected[0])):
         wrong = [position for position in positions if not 0 <= position < expected[0]]
         if wrong:
-            raise InputError(f"{recorded.source}: position {wrong[0]} is none of {expected[0]} tokens")
+            raise InputError(f"{recorded.source}: expected positions below {expected[0]}, found {wrong[0]}")
         expected = (len(positions), *expected[1:])
     else:
         positions = None
     if recorded.shape != expected and not _is_number(recorded, expected):
         raise InputError(
-            f"{recorded.source}: expected {list(expected)} for {name}, found {list(recorded.shape)}"
+            f"{recorded.source}: expected shape {list(expected)} for {name}, found {list(recorded.shape)}"
         )
     return Reading(OWN, expected, tuple(range(len(expected))), expected), positions
 
 
 def _is_number(recorded: Recorded, expected: Shape) -> bool:
-    """Whether it is the one number that the event is, on however many axes."""
+    """Return True if the event is a single number and the tensor has one element, on any number of axes."""
     return not expected and math.prod(recorded.shape) == 1
 
 
 def _the_reading(name: str, recorded: Recorded, expected: Shape, head_dims: Collection[int]) -> Reading:
-    found = readings_of(recorded.shape, expected, layout=recorded.layout, head_dims=head_dims)
-    if len(found) == 1:
-        return found[0]
-    if found:
+    """Return the only reading that fits. Raises InputError if there is none or more than one."""
+    readings = readings_of(recorded.shape, expected, layout=recorded.layout, head_dims=head_dims)
+    if len(readings) == 1:
+        return readings[0]
+    if readings:
+        layouts = " or ".join(f"{reading.in_words} ({reading.letters})" for reading in readings)
         raise InputError(
-            f"{recorded.source}: {list(recorded.shape)} is {name} as "
-            f"{' or as '.join(f'{reading.written} ({reading.letters})' for reading in found)}; "
-            f"--layout {name}=LETTERS, or layout in a map, decides"
+            f"{recorded.source}: {list(recorded.shape)} can be {name} as {layouts}; choose one with "
+            f"--layout {name}=LETTERS, or with layout in a map"
         )
     letters = [reading.letters for reading in _candidates(expected, (1,) * _has_heads(name, recorded))]
     if recorded.layout and recorded.layout not in letters:
-        works = f"these are: {', '.join(dict.fromkeys(letters))}" if expected else "a number has none"
-        raise InputError(f"{recorded.source}: {recorded.layout!r} is no layout of {name}; {works}")
-    wanted = [r for r in _candidates(expected, head_dims) if recorded.layout in ("", r.letters)]
-    expectation = _listed(wanted) or f"{recorded.layout} of {list(expected)}"
-    raise InputError(f"{recorded.source}: {list(recorded.shape)} does not fit {name}; expected {expectation}")
+        works = ", ".join(dict.fromkeys(letters)) if expected else "none, since it is a number"
+        raise InputError(f"{recorded.source}: layout of {name}: expected {works}, found {recorded.layout!r}")
+    possible = [r for r in _candidates(expected, head_dims) if recorded.layout in ("", r.letters)]
+    expectation = _in_words(possible) or f"{recorded.layout} of {list(expected)}"
+    raise InputError(f"{recorded.source}: {name}: expected {expectation}, found {list(recorded.shape)}")
 
 
-def _listed(readings: Sequence[Reading]) -> str:
-    """The shapes that would fit; of those of a last row the first."""
+def _in_words(readings: Sequence[Reading]) -> str:
+    """List the shapes that would fit, with only the first of the layouts of a last row."""
     last = [reading for reading in readings if reading.last_of][:1]
     shown = [*(reading for reading in readings if not reading.last_of), *last]
-    return ", ".join(f"{reading.written} {list(reading.axes)}" for reading in shown)
+    return ", ".join(f"{reading.in_words} {list(reading.axes)}" for reading in shown)
 
 
-def _taken(stored: Shape, reading: Reading) -> list[str]:
-    """What was done to a shape, unless it was ours but for ones in front."""
+def _reading_notes(stored: Shape, reading: Reading) -> list[str]:
+    """Describe how a stored shape was read, unless it is our shape with ones in front."""
     if reading.letters == OWN:
         return []
     plain = (1,) * (len(stored) - len(reading.shape)) + reading.shape == stored
     if plain and len(reading.moves) < 2 and not reading.last_of:
         return []
     cut = _without_ones(stored) != _without_ones(reading.axes) and not reading.last_of
-    return [f"{list(stored)} taken as {reading.written}" + f" = {list(reading.axes)}" * cut]
+    return [f"{list(stored)} read as {reading.in_words}" + f" = {list(reading.axes)}" * cut]
 
 
-OWN = "own"  # a layout: shape and order are those of our events
+OWN = "own"  # the layout of a tensor with the shape and order of our event
 
 
 @frozen(eq=False)
 class Recorded:
-    """A tensor of a recording, which nothing has been read of before `read()`.
+    """A tensor of a recording. Nothing is read from the file before `read()`.
 
-    `layout` is OWN, letters where a map says them ("HTD", "THD", "CT", "TC", "last"), or empty: to be
-    found out from the shapes. `beside` names the events whose rows lie side by side in the stored rows,
-    this one among them (apr's qkv). `adjacent` says that rows of q and k may come in GGUF's order. Of
-    several `candidates` it is the first that a model has.
+    `layout` is OWN, the letters of a map ("HTD", "THD", "CT", "TC", "last"), or empty if shapes decide.
+    `beside` names the events whose rows are stored side by side, this one included (apr's qkv). `adjacent` is
+    True if rows of q and k may be in GGUF's order. The tensor is the first of its `candidates` in the model.
     """
 
     source: str  # for messages: "Qcur-0.npy", "layer-0/ffn_up.bin"
     shape: tuple[int, ...]  # as stored
-    read: Callable[[], Array]  # float32 or float64, of that shape
+    read: Callable[[], Array]  # returns float32 or float64 of that shape
     layout: str = ""
     beside: tuple[str, ...] = ()
     adjacent: bool = False
@@ -281,8 +280,11 @@ class Recorded:
 
 @frozen(eq=False)
 class Leftover:
-    """A tensor that stands for no event of ours, and why. Of one that is not `readable` the dump has no
-    numbers, or some of a type that is not read: `read()` raises InputError."""
+    """A tensor that is no event, and the reason.
+
+    If it is not `readable`, the dump lacks its numbers or has a type that is not supported: `read()` raises
+    InputError.
+    """
 
     recorded: Recorded
     reason: str
@@ -291,9 +293,9 @@ class Leftover:
 
 @frozen(eq=False)
 class Fitted:
-    """A recorded tensor as our event has it: [T, W], [H, T, S] or [].
+    """A recorded tensor in the shape of our event: [T, W], [H, T, S] or [].
 
-    `positions` are those of its rows, None where it has all of them; `note` says what was done to it.
+    `positions` has the positions of its rows, or None if it has all. `note` says how it was read.
     """
 
     array: Array
@@ -302,27 +304,27 @@ class Fitted:
 
 
 def readable(text: str) -> str:
-    """A file's own words, on one line whatever they are."""
+    """Return a text of a file on one line, without control characters."""
     return text if text.isprintable() else brief(text)
 
 
-def a_list(path: Path, said: Mapping[str, Any], key: str) -> list[Any]:
-    """The list under a key of what a file says. Raises FileFormatError."""
-    value = said.get(key)
+def list_at(path: Path, values: Mapping[str, Any], key: str) -> list[Any]:
+    """Return the list under a key of a file. Raises FileFormatError if it is not a list."""
+    value = values.get(key)
     if not isinstance(value, list):
         raise FileFormatError(f"{path}: {key}: expected a list, found {brief(value)}")
     return value
 
 
 def whole_numbers(where: str, value: Any, some: bool = False) -> tuple[int, ...]:
-    """A file's list of token ids, positions or lengths; with `some`, at least one. Raises FileFormatError."""
+    """Return a list of whole numbers of a file; `some` requires at least one. Raises FileFormatError."""
     if not isinstance(value, list) or not all(map(is_count, value)) or (some and not value):
         raise FileFormatError(f"{where}: expected a list of whole numbers, found {brief(value)}")
     return tuple(value)
 
 
 def sentences(where: str, value: Any) -> tuple[str, ...]:
-    """A file's list of texts, each on one line. Raises FileFormatError."""
+    """Return a list of texts of a file, each on one line. Raises FileFormatError."""
     if not isinstance(value, list) or not all(isinstance(line, str) for line in value):
         raise FileFormatError(f"{where}: expected a list of sentences, found {brief(value)}")
     return tuple(map(readable, value))

@@ -1,4 +1,4 @@
-"""A map of names: which tensor of a dump is which event of ours, read from TOML. Knows no dump's files.
+"""A map of names, read from TOML: it says which tensor of a dump is which event. Knows no format of dumps.
 
     tokens = [1, 2, 3]
     [events]
@@ -6,8 +6,8 @@
     "layer0.attn.scores" = { from = "t010", layout = "HTS" }
     "layer{i}.mlp.gate" = "blk{i}_gate"
 
-A tensor's name is that in the dump, with or without the suffix of its file; {i} is the number of a layer,
-the same one on both sides.
+A tensor has its name in the dump, with or without the file extension. {i} stands for the number of a layer,
+which is the same on both sides.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Index = tuple[int | slice, ...]
 
 @frozen
 class MapEntry:
-    """A line of a map: an event, the tensor that it is, which part of it and in which layout."""
+    """A line of a map: an event, and the tensor, slice and layout that hold it."""
 
     event: str
     source: str
@@ -49,67 +49,69 @@ class MapEntry:
 
 @frozen
 class NameMap:
-    """The lines of a map, and the tokens of the dump where the map says them."""
+    """The lines of a map, and the tokens of the dump if the map has them."""
 
     origin: str
     entries: tuple[MapEntry, ...] = ()
     tokens: tuple[int, ...] | None = None
 
-    def assigned(self, found: Sequence[str], dump: str) -> list[MapEntry]:
-        """The lines for the tensors of a dump: names as they are there, layers as numbers.
+    def match(self, names: Sequence[str], dump: str) -> list[MapEntry]:
+        """Return the lines for the tensors of a dump, with the names in the dump and numbers for {i}.
 
-        Raises InputError, naming map and dump, where a tensor is not there or an event is said twice.
+        Raises InputError, naming the map and the dump, if a tensor is missing or two are the same event.
         """
-        chosen: dict[str, MapEntry] = {}
+        lines: dict[str, MapEntry] = {}
         for entry in self.entries:
-            matches = list(lines_for(entry, found))
+            matches = list(lines_for(entry, names))
             if not matches:
-                close = _close(entry.source, found, 4)
-                hint = f"close: {', '.join(map(brief, close))}" if close else "it has none"
+                close = _close(entry.source, names, 4)
+                hint = f"close: {', '.join(map(brief, close))}" if close else "it has no tensors"
                 missing = f"{dump} has no tensor {brief(entry.source)} ({hint})"
                 raise InputError(f"{self.origin}: {entry.event}: {missing}")
-            for match in matches:
-                if match.event in chosen:
-                    both = f"{chosen[match.event].source!r} and {match.source!r}"
-                    raise InputError(f"{self.origin}: {match.event} of {dump} is both {both}")
-                chosen[match.event] = match
-        return list(chosen.values())
+            for line in matches:
+                if line.event in lines:
+                    both = f"{lines[line.event].source!r} and {line.source!r}"
+                    raise InputError(f"{self.origin}: {line.event} of {dump} is both {both}")
+                lines[line.event] = line
+        return list(lines.values())
 
 
 def read_map(path: Path) -> NameMap:
-    """A map from a TOML file. Raises FileFormatError, naming the key of a line that is wrong."""
+    """Read a map from a TOML file. Raises FileFormatError, naming the key of a wrong line."""
     content = _read_toml(path)
     unknown = [key for key in content if key not in ("tokens", "events")]
     if unknown:
-        raise FileFormatError(f"{path}: expected tokens and [events], found {brief(unknown[0])} as well")
+        raise FileFormatError(f"{path}: expected only tokens and [events], found {brief(unknown[0])}")
     events = content.get("events", {})
     if not isinstance(events, dict):
         raise FileFormatError(f"{path}: events: expected a table [events], found {brief(events)}")
     entries = tuple(_entry(path, event, line) for event, line in events.items())
-    said = content.get("tokens")
-    tokens = None if said is None else whole_numbers(f"{path}: tokens", said, some=True)
-    return NameMap(str(path), entries, tokens)
+    tokens = content.get("tokens")
+    ids = None if tokens is None else whole_numbers(f"{path}: tokens", tokens, some=True)
+    return NameMap(str(path), entries, ids)
 
 
 def sliced_shape(index: Index, shape: Sequence[int], what: str) -> tuple[int, ...]:
-    """The shape of a part of an array. Raises InputError, beginning with `what`, where the array has no
-    such part; unlike Python's, slices may not reach past the end."""
+    """Return the shape of a slice of an array.
+
+    Raises InputError, beginning with `what`, if the slice is empty or reaches past the end.
+    """
     if len(index) > len(shape):
-        raise InputError(f"{what}: {len(index)} indices for the {len(shape)} axes of {list(shape)}")
+        raise InputError(f"{what}: expected at most {len(shape)} indices, found {len(index)}")
     for axis, (part, size) in enumerate(zip(index, shape, strict=False)):
         bounds, room = ([part], size) if isinstance(part, int) else ([part.start, part.stop], size + 1)
         outside = [b for b in bounds if b is not None and not -size <= b < room]
         if outside or (isinstance(part, slice) and not range(size)[part]):
-            asked = f"{outside[0]} is outside" if outside else "the slice is empty"
-            raise InputError(f"{what}: axis {axis} of {list(shape)} has {size} places: {asked}")
+            problem = f"index {outside[0]} is outside" if outside else "the slice is empty"
+            raise InputError(f"{what}: axis {axis} of {list(shape)} has {size} elements, and {problem}")
     return np.broadcast_to(np.uint8(), tuple(shape))[index].shape
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
     text = read_text(path, "a map of names", _MAX_BYTES)
     dots = max(line.count(".") for line in text.split("\n")) * text.count("\n")
-    if dots > _MAX_DOTS:  # tomllib walks the whole path of a table for each line below it
-        raise FileFormatError(f"{path}: expected a map of names, found keys of too many parts")
+    if dots > _MAX_DOTS:  # for each line, tomllib walks all parts of its table's key
+        raise FileFormatError(f"{path}: expected a map of names, found keys with too many dots")
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # not TOML, nested too deeply
@@ -117,37 +119,39 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise FileFormatError(f"{path}: expected a map of names in TOML ({reason})") from error
 
 
-def _close(asked: str, known: Sequence[str], count: int) -> list[str]:
-    """The names that are most like the one that was asked for, else the first."""
+def _close(name: str, names: Sequence[str], count: int) -> list[str]:
+    """Return the names most similar to this one, or the first names if none is similar."""
     from difflib import get_close_matches
 
-    return get_close_matches(asked[:MAX_NAME], known, count, 0.5) or list(known[:count])
+    return get_close_matches(name[:MAX_NAME], names, count, 0.5) or list(names[:count])
 
 
 def _entry(path: Path, event: str, line: Any) -> MapEntry:
     where = f"{path}: [events] {brief(event)}"
     if not is_event(event.replace("{i}", "0", 1)):
-        known = [name.replace("#", "{i}", 1).replace("#", "0") for name in known_events()]
-        close = _close(re.sub(r"^layer[0-9]+", "layer{i}", event), known, 3)
+        events = [name.replace("#", "{i}", 1).replace("#", "0") for name in known_events()]
+        close = _close(re.sub(r"^layer[0-9]+", "layer{i}", event), events, 3)
         raise FileFormatError(f"{where}: no event has that name (close: {', '.join(close)})")
     if isinstance(line, str):
         line = {"from": line}
-    named = isinstance(line, Mapping) and isinstance(line.get("from"), str)
-    if not named or line.keys() - {"from", "layout"}:
+    has_source = isinstance(line, Mapping) and isinstance(line.get("from"), str)
+    if not has_source or line.keys() - {"from", "layout"}:
         raise FileFormatError(
             f'{where}: expected a name or {{ from = "name", layout = "HTD" }}, found {brief(line)}'
         )
     layout = line.get("layout", "")
     if "layout" in line and layout not in (OWN, *LAYOUTS):
-        raise FileFormatError(f"{where}: layout {brief(layout)} is none of {', '.join((OWN, *LAYOUTS))}")
+        raise FileFormatError(
+            f"{where}: layout: expected {', '.join((OWN, *LAYOUTS))}, found {brief(layout)}"
+        )
     source, index = _source(where, line["from"])
     if ("{i}" in event) != ("{i}" in source):
-        raise FileFormatError(f"{where}: {{i}} must stand on both sides, found {brief(source)}")
+        raise FileFormatError(f"{where}: expected {{i}} on both sides or on neither, found {brief(source)}")
     return MapEntry(event, source, index, layout)
 
 
 def _source(where: str, text: str) -> tuple[str, Index]:
-    """The name and the slice of "qkv[:, :896]"."""
+    """Split a name and its slice: "qkv[:, :896]" is the tensor qkv and its first 896 columns."""
     before, bracket, inside = text.removesuffix("]").rpartition("[")
     is_sliced = text.endswith("]") and bracket and "]" not in inside
     source, axes = (before.rstrip(), inside.split(",")) if is_sliced else (text, [])
@@ -169,13 +173,13 @@ def _axis(where: str, text: str, axis: str) -> int | slice:
     raise FileFormatError(f"{where}: expected indices and slices such as [:, 0:64], found {brief(text)}")
 
 
-def lines_for(entry: MapEntry, found: Sequence[str]) -> Iterator[MapEntry]:
-    """The line once for each tensor that it names."""
+def lines_for(entry: MapEntry, names: Sequence[str]) -> Iterator[MapEntry]:
+    """Yield the line once for each tensor of the dump that it names, with numbers for {i}."""
     head, *rest = map(re.escape, entry.source.split("{i}"))
     number = r"(?P<i>[0-9]{1,4})"
     pattern = re.compile(head + "".join((r"(?P=i)" if n else number) + part for n, part in enumerate(rest)))
-    exact = [name for name in found if name == entry.source]
-    for name in exact or found:
+    exact = [name for name in names if name == entry.source]
+    for name in exact or names:
         match = pattern.fullmatch(name) or pattern.fullmatch(without_suffix(name))
         if match or exact:
             event = entry.event.replace("{i}", str(int(match["i"]))) if match and rest else entry.event

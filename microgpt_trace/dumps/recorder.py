@@ -1,7 +1,6 @@
-"""record: the forward pass of a PyTorch decoder, kept under the names of our events.
+"""record: save the forward pass of a PyTorch decoder under the names of our events.
 
-Knows the families of torch_modules.py. torch is the user's: it is reached by the model alone and imported
-nowhere.
+Knows the families of torch_modules.py. Does not import torch: the user's model brings it.
 """
 
 from __future__ import annotations
@@ -25,25 +24,23 @@ from .event_names import numbered
 from .stored_arrays import write_arrays
 from .torch_modules import TorchDecoder, expected_events, find_decoder, module_at
 
-_CACHES = ("cache", "past_key_values", "past_key_value")  # what versions of transformers call it
-_NOWHERE = "attn.scores, attn.head*, probs, loss: no module gives them"
+_CACHES = ("cache", "past_key_values", "past_key_value")  # names in different versions of transformers
+_NOWHERE = "attn.scores, attn.head*, probs, loss: no module returns them"
 
 
 @contextmanager
 def record(model: Any, path: str | os.PathLike[str], *, force: bool = False) -> Iterator[TorchRecording]:
-    """Record the one forward pass that `model` makes inside, and save it as safetensors at the end.
+    """Record the forward pass that `model` makes inside the with block, and save it as safetensors.
 
-    `model` is a decoder of Llama's, Mistral's, Qwen2's, Qwen3's or GPT-2's modules, with or without its
-    head, wrapped or not. The file has our names, float32 values [T, width] (narrower types are widened
-    exactly, float64 is rounded), the tokens and the positions of the logits. attn.scores are no value
-    that a hook could see and are left out, as are the events that follow from others (heads, probs,
-    loss); attn.weights are there where the attention returns them (eager; before transformers 4.48 only
-    with output_attentions=True). After an exception nothing is written; hooks are removed in any case.
-    All arrays stay in memory until then.
+    `model` has the modules of a Llama, Mistral, Qwen2, Qwen3 or GPT-2, with or without its head, wrapped or
+    not. The file has our event names, float32 values [T, width], the tokens, and the positions of the logits.
+    Narrower types are widened exactly, float64 is rounded. attn.scores are missing because no hook can see
+    them. Events that follow from others (heads, probs, loss) are not saved. attn.weights are saved if the
+    attention returns them (eager; before transformers 4.48 only with output_attentions=True).
 
-    Raises InputError for a model with other modules or with dropout at work, a file that exists (unless
-    `force`), and for a pass that a trace cannot be compared with: several texts, padding, cached tokens, a
-    second pass.
+    All arrays stay in memory until the end. After an exception nothing is written. Hooks are always removed.
+    Raises InputError if the model has other modules or active dropout, if the file exists (unless `force`),
+    or if a trace could not be compared: several texts, padding, cached tokens, or a second pass.
     """
     target = Path(path)
     check_target(target, force, "force=True overwrites it")
@@ -52,7 +49,7 @@ def record(model: Any, path: str | os.PathLike[str], *, force: bool = False) -> 
     with ExitStack() as hooks:
         recording.listen(hooks)
         yield recording
-    recording.check_whole()
+    recording.check_complete()
     write_arrays(
         target, recording.arrays, text="", tokens=recording.tokens, positions=recording.positions,
         model=_describe(model) | {"left_out": recording.left_out}, overwrite=force,
@@ -60,46 +57,48 @@ def record(model: Any, path: str | os.PathLike[str], *, force: bool = False) -> 
 
 
 class TorchRecording:
-    """What was recorded so far: `arrays` by event, the `tokens`, the `positions` of the logits."""
+    """The arrays recorded so far by event, the tokens, and the positions of the logits."""
 
     def __init__(self, decoder: TorchDecoder) -> None:
         self.arrays: dict[str, Array] = {}
         self.tokens: tuple[int, ...] = ()
         self.positions: tuple[int, ...] = ()
         self._decoder = decoder
-        self._layer: int | None = None  # the layer that is being computed
-        self._asked: Any = None  # the positions that a table of them was asked for
+        self._layer: int | None = None  # the layer that runs now
+        self._position_ids: Any = None  # the input of the position embedding, if the model has one
 
     @property
     def left_out(self) -> list[str]:
-        """The events that are missing, with the reason."""
+        """The missing events, each with the reason."""
         family = self._decoder.family
         reasons = {
-            TURNED: f"the attention calls no {family.rotary} of its module" if family.rotary else "",
-            (RETURNED_SECOND,): "not returned; eager attention does, asked for output_attentions",
-            family.in_layer(family.activation): "the activation is no module" if family.activation else "",
+            TURNED: f"the attention does not call {family.rotary} of its module" if family.rotary else "",
+            (
+                RETURNED_SECOND,
+            ): "the attention did not return them; eager attention does, with output_attentions=True",
+            family.in_layer(family.activation): "the activation is not a module" if family.activation else "",
         }
-        said = [
+        missing = [
             f"{', '.join(name.removeprefix('layer#.') for name in names)}: {reason}"
             for names, reason in reasons.items()
             if reason
             and any(numbered(names[0], i) not in self.arrays for i in range(len(self._decoder.layers)))
         ]
-        return [_NOWHERE, *said, *(["logits: the head did not run"] if not self.positions else [])]
+        return [_NOWHERE, *missing, *(["logits: the head did not run"] if not self.positions else [])]
 
-    def check_whole(self) -> None:
-        """Raises InputError where no pass was made, or one that did not call every module."""
+    def check_complete(self) -> None:
+        """Raise InputError if the model made no pass, or a pass that did not call every module."""
         if not self.tokens:
             raise InputError("nothing to save: the model made no forward pass inside record()")
         missing = [name for name in expected_events(self._decoder) if name not in self.arrays]
         if missing:
             raise InputError(
                 f"{missing[0]} and {len(missing) - 1} more events were not computed inside record(): the"
-                " pass did not end, or does not call the modules behind them"
+                " pass did not end, or it does not call their modules"
             )
 
     def listen(self, hooks: ExitStack) -> None:
-        """Hook the decoder until `hooks` closes."""
+        """Add hooks to the decoder until `hooks` closes."""
 
         def before(module: Any, hook: Callable[..., None]) -> None:
             hooks.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
@@ -109,7 +108,7 @@ class TorchRecording:
 
         decoder, family = self._decoder, self._decoder.family
         before(decoder.stack, _check_mask)
-        before(getattr(decoder.stack, family.embedding[0]), self._begin)
+        before(getattr(decoder.stack, family.embedding[0]), self._note_tokens)
         if family.positions:
             before(getattr(decoder.stack, family.positions), self._note_positions)
         for name in family.embedding:
@@ -132,63 +131,63 @@ class TorchRecording:
         self._wrap_rotary(hooks)
 
     def _distinct(self, path: str) -> list[Any]:
-        """The modules at a path of every layer, each once: an activation may be shared by all."""
-        found = [module_at(layer, path) for layer in self._decoder.layers]
-        return list({id(module): module for module in found if module is not None}.values())
+        """Return the modules at a path of all layers, each once: layers may share an activation."""
+        modules = [module_at(layer, path) for layer in self._decoder.layers]
+        return list({id(module): module for module in modules if module is not None}.values())
 
     def _wrap_rotary(self, hooks: ExitStack) -> None:
-        """Listen to the function that turns q and k, which is a global of the attention's module."""
+        """Wrap the function that rotates q and k, which is a global of the attention's Python module."""
         attentions, rotary = self._distinct(self._decoder.family.attention), self._decoder.family.rotary
         if not rotary:
             return
         for home in {id(home): home for home in map(_home_of, attentions)}.values():
             original = getattr(home, rotary, None)
             if original is not None:
-                setattr(home, rotary, self._listening(original))
+                setattr(home, rotary, self._saving(original))
                 hooks.callback(setattr, home, rotary, original)
 
-    def _listening(self, rotary: Callable[..., Any]) -> Callable[..., Any]:
+    def _saving(self, rotary: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(rotary)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
-            turned = rotary(*args, **kwargs)
-            if self._layer is not None:  # else another model of the same class is running
+            rotated = rotary(*args, **kwargs)
+            if self._layer is not None:  # otherwise another model of the same class runs
                 heads = kwargs.get("unsqueeze_dim", 1)  # [1, H, T, D], or 2: [1, T, H, D]
-                for name, tensor in zip(TURNED, turned, strict=True):
+                for name, tensor in zip(TURNED, rotated, strict=True):
                     rows = tensor.transpose(1, 2) if heads == 1 else tensor
                     self._take(numbered(name, self._layer), None, None, rows)
-            return turned
+            return rotated
 
         return wrapped
 
-    def _begin(self, module: Any, args: Any, kwargs: Any) -> None:
-        """The tokens: what the embedding is asked for."""
+    def _note_tokens(self, module: Any, args: Any, kwargs: Any) -> None:
+        """Keep the tokens, which are the input of the embedding."""
         if self.tokens:
             raise InputError(
-                "record() takes one forward pass, and a second began: record model(tokens) by itself,"
-                " or generate with max_new_tokens=1"
+                "record() expected one forward pass, found a second one: call model(tokens) once, or generate"
+                " with max_new_tokens=1"
             )
         ids = args[0] if args else kwargs["input"]
         if ids.ndim != 2 or ids.shape[0] != 1 or not ids.shape[1] or ids.is_floating_point():
             raise InputError(
-                f"input_ids: expected whole numbers of shape (1, T), one text, found {tuple(ids.shape)}"
-                f" of {_dtype(ids)}"
+                f"input_ids: expected one text, whole numbers of shape (1, T), found {_dtype(ids)} of shape"
+                f" {tuple(ids.shape)}"
             )
         self.tokens = tuple(ids[0].tolist())
 
     def _check_tokens(self) -> None:
-        """Raises InputError where the embedding was not asked for tokens."""
+        """Raise InputError if the embedding got no tokens."""
         if not self.tokens:
-            raise InputError("record() takes the tokens from input_ids, and the model was given embeddings")
+            raise InputError("record() expected input_ids as the model's input, found embeddings")
 
     def _note_positions(self, module: Any, args: Any, kwargs: Any) -> None:
         self._check_tokens()
-        self._asked = args[0] if args else kwargs["input"]
+        self._position_ids = args[0] if args else kwargs["input"]
 
     def _enter_layer(self, index: int, module: Any, args: Any, kwargs: Any) -> None:
         self._layer = index
         self._check_tokens()
         if index == 0:
-            _check_start(args, kwargs, self._asked, len(self.tokens))
+            _check_start(args, kwargs, self._position_ids, len(self.tokens))
 
     def _leave_layer(self, module: Any, args: Any, output: Any) -> None:
         self._layer = None
@@ -197,8 +196,8 @@ class TorchRecording:
         self._take_output(events, module, args, args[0])
 
     def _take_output(self, events: Sequence[str], module: Any, args: Any, output: Any) -> None:
-        """Keep what a module of the layer gave, [1, T, width]; of several events side by side, each."""
-        if self._layer is None:  # somebody uses the module by itself
+        """Keep the output of a module, [1, T, width], split into its events if they are side by side."""
+        if self._layer is None:  # the module runs outside its layer
             return
         tensor = _first(output)
         width = tensor.shape[-1] // len(events)
@@ -207,24 +206,24 @@ class TorchRecording:
             self._take(numbered(event, self._layer), module, args, part)
 
     def _take_weights(self, module: Any, args: Any, output: Any) -> None:
-        """What eager attention returns beside its output: [1, H, T, T]"""
+        """Keep the attention weights [1, H, T, T], which eager attention returns as its second output."""
         weights, length = (output[1] if isinstance(output, tuple) else None), len(self.tokens)
         shape = tuple(getattr(weights, "shape", ()))
         if self._layer is not None and shape[-2:] == (length, length):
             self._keep(numbered(RETURNED_SECOND, self._layer), _values(weights)[0])
 
     def _take_positions(self, module: Any, args: Any, kwargs: Any) -> None:
-        """Which positions the head is asked for: all of them or the last few (logits_to_keep)."""
+        """Find the positions of the logits from the head's input: all, or the last few (logits_to_keep)."""
         normed = self._decoder.family.event(self._decoder.family.norm)
         if normed not in self.arrays:
-            raise InputError("record() expected a pass of the decoder before the head, found none")
+            raise InputError("record() expected the decoder to run before the head")
         rows, stream = _values(args[0])[0], self.arrays[normed]
         if not np.array_equal(rows, stream[len(stream) - len(rows) :], equal_nan=True):
             raise InputError("logits_to_keep: expected all positions or the last few, found others")
         self.positions = tuple(range(len(stream) - len(rows), len(stream)))
 
     def _take(self, name: str, module: Any, args: Any, output: Any) -> None:
-        """Keep what a module gave, [1, T, ...] alone or first in a tuple, as rows [T, width]."""
+        """Keep the output of a module, [1, T, ...], alone or first in a tuple, as rows [T, width]."""
         tensor = _first(output)
         length = len(self.positions if name == "logits" else self.tokens)
         if tensor.shape[:2] != (1, length):
@@ -233,25 +232,25 @@ class TorchRecording:
 
     def _keep(self, name: str, array: Array) -> None:
         if name in self.arrays:
-            raise InputError(f"record() takes one forward pass, and {name} was computed again")
+            raise InputError(f"record() expected one forward pass, found {name} a second time")
         self.arrays[name] = array
 
 
 def _check_dropout(model: Any) -> None:
-    """Raises InputError where a module sets values to zero at random."""
+    """Raise InputError if dropout is active."""
     for name, module in model.named_modules():
         if type(module).__name__ == "Dropout" and module.training and module.p:
-            raise InputError(f"{name} drops {module.p:.0%} at random: call model.eval() first")
+            raise InputError(f"{name} is active dropout of {module.p:.0%}: call model.eval() first")
 
 
 def _home_of(attention: Any) -> Any:
-    """The Python module whose functions an attention's forward calls."""
+    """Return the Python module that defines an attention's forward."""
     owner = next(kind for kind in type(attention).__mro__ if "forward" in vars(kind))
     return sys.modules[owner.__module__]
 
 
 def _check_mask(module: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    """Raises InputError unless every token may be seen."""
+    """Raise InputError if the mask hides a token."""
     names = list(inspect.signature(module.forward).parameters)
     place = names.index("attention_mask") if "attention_mask" in names else 1
     mask = kwargs.get("attention_mask", args[place] if len(args) > place else None)
@@ -259,21 +258,23 @@ def _check_mask(module: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
         return
     if getattr(mask, "ndim", None) != 2:
         found = f"shape {tuple(mask.shape)}" if hasattr(mask, "shape") else f"a {type(mask).__name__}"
-        raise InputError(f"attention_mask: expected none, or ones of shape (1, T), found {found}")
+        raise InputError(f"attention_mask: expected None, or ones of shape (1, T), found {found}")
     padding = int((mask == 0).sum())
     if padding:
-        raise InputError(f"attention_mask: expected no padding, found {padding} zeros: leave the padding out")
+        raise InputError(f"attention_mask: expected no padding, found {padding} zeros; remove the padding")
 
 
-def _check_start(args: Sequence[Any], kwargs: Mapping[str, Any], asked: Any, length: int) -> None:
-    """Raises InputError where tokens came before, or positions are not 0, 1, 2 ...; asked of the first
-    layer, which is told both in every version, before it adds to the cache. `asked` are the positions that
-    a table of them was asked for, if there is one."""
+def _check_start(args: Sequence[Any], kwargs: Mapping[str, Any], position_ids: Any, length: int) -> None:
+    """Raise InputError if the cache holds earlier tokens, or positions are not 0, 1, 2 ...
+
+    `args` and `kwargs` are the first layer's, which gets both in every version, before it adds to the cache.
+    `position_ids` is the input of the position embedding, or None.
+    """
     caches = [kwargs[name] for name in _CACHES if kwargs.get(name) is not None]
-    for cache in [*caches, *(given for given in args if hasattr(given, "get_seq_length"))]:
+    for cache in [*caches, *(arg for arg in args if hasattr(arg, "get_seq_length"))]:
         if int(cache.get_seq_length() if hasattr(cache, "get_seq_length") else len(cache)):
-            raise InputError("record() takes a text from its first token, and the cache holds earlier ones")
-    for positions in (kwargs.get("position_ids"), asked):
+            raise InputError("record() expected an empty cache, found one with earlier tokens")
+    for positions in (kwargs.get("position_ids"), position_ids):
         if positions is None:
             continue
         found = positions.detach().cpu().numpy()
@@ -282,12 +283,12 @@ def _check_start(args: Sequence[Any], kwargs: Mapping[str, Any], asked: Any, len
 
 
 def _first(output: Any) -> Any:
-    """What a module gave, alone or first in a tuple."""
+    """Return the output of a module, or the first of its outputs."""
     return output[0] if isinstance(output, tuple) else output
 
 
 def _values(tensor: Any) -> Array:
-    """A float32 copy of a tensor, whatever its device and dtype."""
+    """Return a float32 copy of a tensor of any device and dtype."""
     return np.array(tensor.detach().cpu().float().numpy())
 
 
@@ -296,7 +297,7 @@ def _dtype(tensor: Any) -> str:
 
 
 def _describe(model: Any) -> dict[str, Any]:
-    """What identifies the model that was recorded, as plain data."""
+    """Return plain data that identify the recorded model."""
     config = getattr(model, "config", None)
     return {
         "family": "recorded",

@@ -1,4 +1,4 @@
-"""Recording: what another run left behind, under the names of our events. Knows no file format."""
+"""Recording: the tensors of a dump under the names of our events. Knows no file format."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from .layouts import OWN, Fitted, Leftover, Recorded, Shape, fit
 
 @frozen(slots=False, eq=False)
 class Recording:
-    """What a dump holds, under the names of our events (gradients and updates are left out).
+    """The contents of a dump under the names of our events, without gradients and updates.
 
-    `statistics` are the events of a JSON document, which has no arrays. `positions` are those that
-    logits and probs have, None where the dump does not say.
+    `statistics` has the events of a JSON document, which may lack arrays. `positions` has the positions of
+    the rows of logits and probs, or None if the dump does not say.
     """
 
     origin: str
@@ -39,19 +39,19 @@ class Recording:
     def values_of(
         self, name: str, model: LanguageModel, length: int, alone: bool = False
     ) -> tuple[Array, Sequence[int] | None]:
-        """An event's values, [T, W], [H, T, S] or [], in the order that the model has, and the positions of
-        its rows; None of one row, or one number, that stands for all of `length` positions.
+        """Return the values of an event, [T, W], [H, T, S] or [], in the model's order, and its positions.
 
-        Where it may stand `alone` the only array serves, whatever its name. Raises InputError where there is
-        none of the event, or none that fits.
+        The positions are None for one row, or one number, that counts for all `length` positions. `alone`
+        accepts the only array of a dump, whatever its name. Raises InputError if the event is missing or its
+        shape does not fit.
         """
         recorded = self.tensors.get(name)
         if recorded is None:
             every = [*self.tensors.values(), *(left.recorded for left in self.leftovers)]
             if alone and len(every) == 1:
                 return np.asarray(every[0].read()), None
-            held = f"has {len(self.tensors):,} events" if self.tensors else "has no array of an event"
-            raise InputError(f"{self.origin} {held}, not {name}{self._how_to_save(name)}")
+            contents = f"{len(self.tensors):,} other events" if self.tensors else "no array of any event"
+            raise InputError(f"{self.origin}: expected {name}, found {contents}{self._how_to_save(name)}")
         row = model.plan.shapes(1)[name]  # or one number, as the loss is
         if alone and len(row) < 3 and math.prod(recorded.shape) == math.prod(row):
             return np.asarray(recorded.read()), None
@@ -66,39 +66,41 @@ class Recording:
     def fitted(
         self, name: str, recorded: Recorded, model: LanguageModel | None, shapes: Mapping[str, Shape]
     ) -> Fitted:
-        """A tensor of this dump as the event `name` of the model has it. Raises InputError where it does not
-        fit."""
+        """Return a tensor in the shape of the model's event. Raises InputError if it does not fit."""
         dim, order = None if model is None else model.config.head_dim, file_order(model, name)
         return fit(name, recorded, shapes, head_dim=dim, order=order, positions=self.positions)
 
     def _how_to_save(self, name: str) -> str:
-        """What saves an event that a trace of ours left out."""
+        """Return the hint how to save the event, if a trace of ours left it out."""
         if not self.kind.endswith("of a trace"):
             return ""
         layer = quoted(re.sub("head[0-9]+$", "head*", name))
-        return f"; `microgpt trace` with --layer {layer} --save FILE saves it"
+        return f"; save it with `microgpt trace --layer {layer} --save FILE`"
 
 
-def agreed(what: str, said: Iterable[tuple[str, Sequence[int] | None]]) -> tuple[int, ...] | None:
-    """The tokens or positions of which all say the same who say any. Raises InputError where two differ."""
-    known = [(who, tuple(value)) for who, value in said if value is not None]
-    for who, value in known[1:]:
-        if value != known[0][1]:
-            first = f"{token_list(known[0][1])} in {known[0][0]}"
-            raise InputError(f"other {what}: {first}, {token_list(value)} in {who}")
-    return known[0][1] if known else None
+def agreed(what: str, sources: Iterable[tuple[str, Sequence[int] | None]]) -> tuple[int, ...] | None:
+    """Return the tokens or positions on which all sources agree, or None if no source has any.
+
+    Raises InputError if two sources differ.
+    """
+    values = [(source, tuple(value)) for source, value in sources if value is not None]
+    for source, value in values[1:]:
+        if value != values[0][1]:
+            first = f"{token_list(values[0][1])} in {values[0][0]}"
+            raise InputError(f"the {what} differ: {first}, {token_list(value)} in {source}")
+    return values[0][1] if values else None
 
 
 def of_model(recording: Recording, events: Container[str]) -> Recording:
-    """The same beside a model that has these events, which decide between candidates."""
+    """Return the recording for a model with these events: each tensor becomes its first candidate in it."""
 
-    def meant(recorded: Recorded) -> str:
+    def candidate(recorded: Recorded) -> str:
         return next((name for name in recorded.candidates if name in events), "")
 
-    own = {meant(recorded) or event: recorded for event, recorded in recording.tensors.items()}
-    if len(own) < len(recording.tensors):  # one of them is there by its own name too
-        own = dict(recording.tensors)
-    freed = [left for left in recording.leftovers if meant(left.recorded) not in {"", *own}]
-    own |= {meant(left.recorded): left.recorded for left in freed}
-    left = tuple(one for one in recording.leftovers if one not in freed)
-    return replace(recording, tensors=own, leftovers=left)
+    tensors = {candidate(recorded) or event: recorded for event, recorded in recording.tensors.items()}
+    if len(tensors) < len(recording.tensors):  # two became one event: keep the names as they were
+        tensors = dict(recording.tensors)
+    placed = [one for one in recording.leftovers if candidate(one.recorded) not in {"", *tensors}]
+    tensors |= {candidate(one.recorded): one.recorded for one in placed}
+    leftovers = tuple(one for one in recording.leftovers if one not in placed)
+    return replace(recording, tensors=tensors, leftovers=leftovers)

@@ -1,7 +1,7 @@
-"""What PyTorch decoders call their modules: a row for each family, and where a model has them.
+"""The names of modules in PyTorch decoders, by family, and how to find the decoder in a model.
 
-Knows no torch; a model is known by the names of its modules. Which event a module's output is stands in
-engine_names.py, and the plan tells what it reads.
+Does not import torch: the names of its modules show a model's family. engine_names.py says which event each
+module returns, and the plan says what the module reads.
 """
 
 from __future__ import annotations
@@ -17,47 +17,47 @@ from .event_names import module_meaning, names_of, numbered
 
 @dataclass(frozen=True)
 class Modules:
-    """The modules of a family: those of the stack (embedding, layers, norm), and in a layer by their paths.
+    """The modules of a family: those of the stack (embedding, layers, norm) and those in a layer, by path.
 
-    `embedding` are the modules that make what enters the first layer: the first is asked for tokens, and
-    `positions` is the one that is asked for positions. `engine` is the family's column in the table of names,
-    which has the modules of a layer whose outputs are events; `optional` of them need not be there.
-    `rotary` is the function that turns q and k, a global of the attention's Python module. An attention that
-    has the attribute `unlike` splits its product otherwise.
+    `embedding` names the modules before the first layer. The first one reads tokens; `positions` is the one
+    that reads positions. `engine` is the family's column in the table of names, which lists the modules of a
+    layer whose outputs are events; those in `optional` may be missing. `rotary` is the function that rotates
+    q and k, a global of the attention's Python module. An attention with the attribute `unlike` splits its
+    fused product in a way that we do not support.
     """
 
-    having: str  # in sentences: as they have it
-    none_of: str  # in sentences: is none of theirs
+    having: str  # for messages: "GPT-2 has"
+    family: str  # for messages: "GPT-2"
     engine: str
     embedding: tuple[str, ...]
     layers: str
     norm: str
     optional: tuple[str, ...]
     attention: str
-    activation: str = ""  # where it need be no module
+    activation: str = ""  # its path, if it may be a function and not a module
     rotary: str = ""
     positions: str = ""
     unlike: str = ""
 
     @property
     def stack(self) -> tuple[str, ...]:
-        """The modules that stand beside each other."""
+        """The modules of the stack, all children of one module."""
         return (*self.embedding, self.layers, self.norm)
 
     @property
     def parents(self) -> tuple[str, ...]:
-        """The paths of what holds the modules of a layer, the layer itself first: ""."""
+        """The paths of the parents of a layer's modules. The first is the layer itself: ""."""
         return tuple(dict.fromkeys(path.rpartition(".")[0] for path in self.outputs))
 
     @cached_property
     def outputs(self) -> tuple[str, ...]:
-        """The paths of the modules of a layer whose outputs are events, in order of computation."""
+        """The paths of the modules in a layer whose outputs are events, in order of computation."""
         return tuple(path for path, events in names_of(self.engine).items() if "#" in events[0])
 
     @cached_property
     def taps(self) -> tuple[tuple[str, bool, tuple[str, ...]], ...]:
-        """Where a layer has its events: the path of a module, whether what it reads is meant, and the events
-        with # for the layer. What it reads counts where no module gives it."""
+        """The events of a layer: the path of a module, True for its input or False for its output, and the
+        events with # for the layer. An input is listed if no module returns it."""
         read = ((path, module_meaning(self.engine, f"{path}.input")) for path in self.outputs)
         return (
             *((path, False, self.in_layer(path)) for path in self.outputs),
@@ -66,19 +66,21 @@ class Modules:
         )
 
     def event(self, name: str) -> str:
-        """The event of what a module of the stack gives."""
+        """Return the event that a module of the stack returns."""
         return names_of(self.engine)[name][0]
 
     def in_layer(self, path: str = "") -> tuple[str, ...]:
-        """The events, with # for the layer, of what a layer or a module of it gives: several of a product
-        whose rows have them side by side, equally wide."""
+        """Return the events, with # for the layer, that a layer or a module of it returns.
+
+        A fused product has several, side by side and equally wide.
+        """
         return module_meaning(self.engine, path).events
 
 
 FAMILIES = (
     Modules(
         having="Llama, Mistral, Qwen2 and Qwen3 have",
-        none_of="Llama's, Mistral's or Qwen's",
+        family="Llama, Mistral or Qwen",
         engine="transformers",
         embedding=("embed_tokens",),
         layers="layers",
@@ -90,7 +92,7 @@ FAMILIES = (
     ),
     Modules(
         having="GPT-2 has",
-        none_of="GPT-2's",
+        family="GPT-2",
         engine="GPT-2",
         embedding=("wte", "wpe", "drop"),
         layers="h",
@@ -105,37 +107,35 @@ FAMILIES = (
 
 @dataclass(frozen=True, eq=False)
 class TorchDecoder:
-    """Where a model has its decoder."""
+    """The decoder in a model."""
 
     family: Modules
     stack: Any  # the module with the embedding, layers and norm
     layers: Sequence[Any]
-    head: Any  # None: it has none
+    head: Any  # None if the model has no head
 
 
 def find_decoder(model: Any) -> TorchDecoder:
-    """The decoder in a model, by the names of its modules. Raises InputError where there is not one."""
+    """Find the decoder in a model by the names of its modules. Raises InputError for none or several."""
     kind = type(model).__name__
     if not hasattr(model, "named_modules"):
         raise InputError(f"record(): expected a PyTorch model, found {kind}")
     modules = dict(model.named_modules())
-    found = {
+    decoders = {
         name: family
         for name, module in modules.items()
         for family in FAMILIES
         if module._modules.keys() >= set(family.stack)
     }
-    if not found:
-        known = ", or ".join(
-            f"{', '.join(family.stack)} beside each other, as {family.having} them" for family in FAMILIES
-        )
+    if not decoders:
+        expected = ", or ".join(f"{', '.join(family.stack)}, as {family.having}" for family in FAMILIES)
         raise InputError(
-            f"{kind}: expected a decoder with the modules {known}; found"
+            f"{kind}: expected a module with the children {expected}; found"
             f" {', '.join(list(modules)[1:6]) or 'no modules'} ..."
         )
-    if len(found) > 1:
-        raise InputError(f"{kind} holds {len(found)} decoders ({', '.join(found)}): record one of them")
-    ((name, family),) = found.items()
+    if len(decoders) > 1:
+        raise InputError(f"{kind} holds {len(decoders)} decoders ({', '.join(decoders)}): record one of them")
+    ((name, family),) = decoders.items()
     layers = list(getattr(modules[name], family.layers))
     for i, layer in enumerate(layers):
         _check_layer(family, f"{name}.{family.layers}.{i}".lstrip("."), layer)
@@ -144,7 +144,7 @@ def find_decoder(model: Any) -> TorchDecoder:
 
 
 def expected_events(decoder: TorchDecoder) -> list[str]:
-    """The events that a whole pass gives, in the order of the modules."""
+    """Return the events that a complete pass computes, in the order of the modules."""
     family = decoder.family
     layers = [
         numbered(event, i)
@@ -157,23 +157,25 @@ def expected_events(decoder: TorchDecoder) -> list[str]:
 
 
 def _check_layer(family: Modules, name: str, layer: Any) -> None:
-    """Raises InputError unless the layer has every module that we know, and no other with weights: one
-    between those (Gemma's norms after the branches) would change what they mean."""
+    """Raise InputError unless the layer has every required module, and no other module with weights.
+
+    Another module, such as Gemma's norms after the branches, would change which events the outputs are.
+    """
     for path in family.outputs:
         if path not in family.optional and module_at(layer, path) is None:
-            raise InputError(f"{name}: expected a module {path}, as {family.having} it, found none")
+            raise InputError(f"{name}: expected a module {path}, as {family.having}, found none")
     if family.unlike and hasattr(module_at(layer, family.attention), family.unlike):
-        raise InputError(f"{name}: the attention splits its product otherwise than {family.none_of}")
+        raise InputError(f"{name}: the attention does not split q, k and v as {family.family} does")
     for parent in family.parents:
         for child, module in module_at(layer, parent)._modules.items():
             path = f"{parent}.{child}".lstrip(".")
             known = path in {*family.outputs, *family.parents}
             if not known and module is not None and any(True for _ in module.parameters()):
-                raise InputError(f"{name}: the module {path} is none of {family.none_of}")
+                raise InputError(f"{name}: the module {path} is not part of {family.family}")
 
 
 def module_at(layer: Any, path: str) -> Any:
-    """The module at a path below a layer, None where there is none."""
+    """Return the module at a path below a layer, or None if there is none."""
     for name in path.split(".") if path else ():
         layer = None if layer is None else layer._modules.get(name)
     return layer

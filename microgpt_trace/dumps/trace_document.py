@@ -1,4 +1,4 @@
-"""A trace that was written with --json: its events with their statistics, and arrays where it has them."""
+"""Read a trace written with --json: its events with their statistics, and their arrays if it has any."""
 
 from __future__ import annotations
 
@@ -20,21 +20,23 @@ from ..text.json_reading import MANY_VALUES
 from ..tracing.result import SCHEMA_ID
 from ..untrusted_files import read_json
 from .event_names import is_event
-from .layouts import OWN, Leftover, Recorded, a_list, readable, whole_numbers
+from .layouts import OWN, Leftover, Recorded, list_at, readable, whole_numbers
 from .recording import Recording
 from .stored_arrays import check_name
 
-_INFINITE = ("Infinity", "-Infinity")  # JSON lacks them; the norm of finite numbers may be so large
+_INFINITE = (
+    "Infinity",
+    "-Infinity",
+)  # strings, since JSON lacks them; the norm of finite numbers may overflow
 _COUNTS = ("count", "zero_count", "nan_count", "inf_count")
 _MOMENTS = ("mean", "std", "l2_norm", "min", "max", "max_abs")
 _MAX_DIMS = 8
 
 
 def open_document(path: Path) -> Recording:
-    """The forward events of a document, and the arrays that `--values` put there. What has a name that no
-    event has is left over.
+    """Read the forward events of a document, and the arrays that --values wrote.
 
-    Raises FileFormatError where the file is no such document.
+    A record whose name is no event becomes a leftover. Raises FileFormatError if the document is not valid.
     """
     document = read_json(path, MANY_VALUES)
     if document.get("schema") != SCHEMA_ID:
@@ -42,36 +44,37 @@ def open_document(path: Path) -> Recording:
             f"{path}: expected the schema {SCHEMA_ID}, found {brief(document.get('schema'))}"
         )
     statistics, tensors, leftovers = dict[str, TraceEvent](), dict[str, Recorded](), dict[str, Leftover]()
-    for i, record in enumerate(a_list(path, document, "events")):
+    for i, record in enumerate(list_at(path, document, "events")):
         event = _event(f"{path}: event {i}", record)
         if event.phase != "forward":
             continue
         if event.name in statistics or event.name in leftovers:
-            raise FileFormatError(f"{path}: {brief(event.name)} is there twice")
-        there = "values" in record
+            raise FileFormatError(f"{path}: {brief(event.name)} occurs twice")
+        has_values = "values" in record
         recorded = Recorded(event.name, event.shape, _reading(path, event, record), OWN)
         if not is_event(event.name):
-            leftovers[event.name] = Leftover(recorded, "no event has that name", there)
+            leftovers[event.name] = Leftover(recorded, "no event has that name", has_values)
             continue
         statistics[event.name] = event
-        if there:
+        if has_values:
             tensors[event.name] = recorded
     kind = "statistics and arrays of a trace" if tensors else "statistics of a trace"
-    said, predictions = document.get("input"), a_list(path, document, "predictions")
-    tokens = whole_numbers(f"{path}: input: tokens", said.get("tokens") if isinstance(said, dict) else None)
-    at = [one.get("position") if isinstance(one, dict) else one for one in predictions]
-    positions = whole_numbers(f"{path}: predictions", at)
+    inputs, predictions = document.get("input"), list_at(path, document, "predictions")
+    ids = inputs.get("tokens") if isinstance(inputs, dict) else None
+    tokens = whole_numbers(f"{path}: input: tokens", ids)
+    rows = [one.get("position") if isinstance(one, dict) else one for one in predictions]
+    positions = whole_numbers(f"{path}: predictions", rows)
     return Recording(str(path), kind, tensors, tokens, positions, statistics, tuple(leftovers.values()))
 
 
 def _reading(path: Path, event: TraceEvent, record: Mapping[str, Any]) -> Callable[[], Array]:
-    """What gives the array of an event; it refuses where the document has its statistics alone."""
+    """Return a function that reads the array of an event, or raises InputError if there is none."""
     where = f"{path}: {readable(event.name)}"
     if "values" in record:
         return partial(np.asarray, _values(where, record["values"], event))
 
     def refuse() -> Array:
-        raise InputError(f"{where}: there are statistics and no values of it")
+        raise InputError(f"{where}: expected values, found only statistics; write the document with --values")
 
     return refuse
 
@@ -79,27 +82,27 @@ def _reading(path: Path, event: TraceEvent, record: Mapping[str, Any]) -> Callab
 def _event(where: str, record: Any) -> TraceEvent:
     if not isinstance(record, dict):
         raise FileFormatError(f"{where}: expected an object, found {brief(record)}")
-    said: dict[str, Any] = {field.name: record.get(field.name) for field in fields(TraceEvent)}
-    shape, layer, seconds = said["shape"], said["layer"], said["seconds"]
+    values: dict[str, Any] = {field.name: record.get(field.name) for field in fields(TraceEvent)}
+    shape, layer, seconds = values["shape"], values["layer"], values["seconds"]
     fits = {
-        "seq": is_count(said["seq"]),
-        "phase": said["phase"] in PHASES,
+        "seq": is_count(values["seq"]),
+        "phase": values["phase"] in PHASES,
         "layer": layer is None or is_count(layer),
         "shape": isinstance(shape, list) and len(shape) <= _MAX_DIMS and all(map(is_count, shape)),
         "seconds": seconds is None or type(seconds) in (int, float),
-        **{key: isinstance(said[key], str) for key in ("stage", "name", "expr", "dtype")},
+        **{key: isinstance(values[key], str) for key in ("stage", "name", "expr", "dtype")},
     }
     for key, fit in fits.items():
         if not fit:
-            raise FileFormatError(f"{where}: {key} cannot be {brief(said[key])}")
-    check_name(where, said["name"])
-    if said["stats"] is not None:
-        said["stats"] = _stats(f"{where}, {readable(said['name'])}", said["stats"], math.prod(shape))
-    return TraceEvent(**said | {"shape": tuple(shape)})
+            raise FileFormatError(f"{where}: {key} cannot be {brief(values[key])}")
+    check_name(where, values["name"])
+    if values["stats"] is not None:
+        values["stats"] = _stats(f"{where}, {readable(values['name'])}", values["stats"], math.prod(shape))
+    return TraceEvent(**values | {"shape": tuple(shape)})
 
 
 def _stats(where: str, record: Any, size: int) -> TensorStats:
-    """The statistics of `size` elements, or of some of them (of the keys that a query may see)."""
+    """Return the statistics of up to `size` elements: attention counts only keys that a query may see."""
     names = [field.name for field in fields(TensorStats)]
     if not isinstance(record, dict) or record.keys() != set(names):
         raise FileFormatError(f"{where}: expected the statistics {', '.join(names)}, found {brief(record)}")
@@ -107,36 +110,38 @@ def _stats(where: str, record: Any, size: int) -> TensorStats:
     def fail(name: str, expected: str) -> FileFormatError:
         return FileFormatError(f"{where}: {name}: expected {expected}, found {brief(record[name])}")
 
-    most = {"count": size}
     for name in _COUNTS:
-        if type(record[name]) is not int or not 0 <= record[name] <= most.get(name, record["count"]):
-            raise fail(name, f"a whole number up to {most.get(name, record['count']):,}")
+        most = size if name == "count" else record["count"]
+        if type(record[name]) is not int or not 0 <= record[name] <= most:
+            raise fail(name, f"a whole number up to {most:,}")
     count = record["count"]
     finite = count - record["nan_count"] - record["inf_count"]
     if record["zero_count"] > finite:
-        raise fail("nan_count", f"with zero_count and inf_count at most {count:,}")
-    said = dict(record)
+        raise fail("nan_count", f"at most {count:,} together with zero_count and inf_count")
+    values = dict(record)
     for name in _MOMENTS:
         value = record[name]
-        known = type(value) in (int, float) or value in _INFINITE
-        number = float(value) if known else math.nan  # of finite elements it is no NaN
+        is_number = type(value) in (int, float) or value in _INFINITE
+        number = float(value) if is_number else math.nan  # statistics of finite elements are never NaN
         if not finite and value is not None:
-            raise fail(name, "null, as no element is finite")
+            raise fail(name, "null, since no element is finite")
         if finite and not number >= (0 if name in ("std", "l2_norm", "max_abs") else -math.inf):
-            raise fail(name, f"a number, as {finite:,} elements are finite")
-        said[name] = number if finite else None
-    return TensorStats(**said)
+            raise fail(name, f"a number, since {finite:,} elements are finite")
+        values[name] = number if finite else None
+    return TensorStats(**values)
 
 
 def _values(where: str, nested: Any, event: TraceEvent) -> Array:
-    """Nested lists as the array of that event."""
+    """Convert nested lists to the array of the event."""
     if event.dtype not in ("float32", "float64"):
-        raise FileFormatError(f"{where}: values of type {brief(event.dtype)}, which no event has")
+        raise FileFormatError(f"{where}: expected values of float32 or float64, found {brief(event.dtype)}")
     try:
         with np.errstate(over="ignore"):
             array = np.array(nested, np.float64).astype(event.dtype)
     except (ValueError, TypeError) as error:
         raise FileFormatError(f"{where}: expected numbers, found {brief(nested)}") from error
     if array.shape != event.shape:
-        raise FileFormatError(f"{where}: expected values {list(event.shape)}, found {list(array.shape)}")
+        raise FileFormatError(
+            f"{where}: expected values of shape {list(event.shape)}, found {list(array.shape)}"
+        )
     return array

@@ -45,7 +45,7 @@ def test_the_document_says_the_same_and_fits_its_schema(tmp_path):
     assert valid_lines(run(tmp_path, "emma", "--ablate", "logits", "--jsonl").out, "trace")
     run(tmp_path, "emma", "--ablate", "layer0.attn.head2", "--save", "changed.safetensors")
     source = open_recording(tmp_path / "changed.safetensors")
-    assert source.notes == ("of a run with an intervention: layer0.attn.head2 zero",)
+    assert source.notes == ("the run had an intervention: layer0.attn.head2 zero",)
 
 
 def test_every_option_is_carried_out_in_the_order_that_is_told(tmp_path):

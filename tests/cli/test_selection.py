@@ -96,7 +96,7 @@ def test_a_patch_that_a_file_lacks_says_how_to_save_it(tmp_path, decoder):
     file = tmp_path / "x.safetensors"
     saved(tmp_path, f"{decoder} Ann --verbose")
     line = refusal(f"trace {decoder} Ann --patch layer1.attn.head1={file}")
-    assert "with --layer 'layer1.attn.head*' --save FILE saves it" in line
+    assert "save it with `microgpt trace --layer 'layer1.attn.head*' --save FILE`" in line
     names, _ = saved(tmp_path, f"{decoder} Ann --layer 'layer1.attn.head*'")
     assert "layer1.attn.head1" in names
     assert microgpt(f"trace {decoder} Ann --patch layer1.attn.head1={file}").code == 0

@@ -175,7 +175,7 @@ def test_other_positions_are_refused(qwen2, tmp_path, positions):
         document(qwen2, tmp_path / f"{i}.json", False, positions=p) for i, p in enumerate(positions)
     )
     for sides in ((one, other), (other, one)):
-        with pytest.raises(InputError, match="other positions of logits"):
+        with pytest.raises(InputError, match="the positions of logits differ"):
             diff(*sides)
 
 

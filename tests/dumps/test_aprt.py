@@ -1,4 +1,4 @@
-"""APRT directories: golden bytes, our own with a manifest, and what apr leaves."""
+"""APRT directories: their bytes, those that we write with a manifest, and those of apr without one."""
 
 import json
 import struct
@@ -29,15 +29,15 @@ def traced(model, **options):
     return trace(model, tokens=TOKENS, values=True, **options)
 
 
-def replaced_arrays(done, **arrays):
+def with_arrays(done, **arrays):
     return replace(done, arrays={("forward", name.replace("__", ".")): a for name, a in arrays.items()})
 
 
 # --- Bytes -----------------------------------------------------------------------------------
 
 
-def test_the_bytes_of_a_file_written_and_read(models, tmp_path):
-    golden = replaced_arrays(
+def test_the_bytes_of_a_file_are_written_and_read(models, tmp_path):
+    golden = with_arrays(
         traced(models["llama_gqa"]),
         final__norm=np.array([[1.0, -2.5]], np.float32),
         layer1__mlp__up=np.array([[0.5]], np.float32),
@@ -54,10 +54,10 @@ def test_the_bytes_of_a_file_written_and_read(models, tmp_path):
     assert recorded.read().tolist() == [1.0, -2.5]
 
 
-def test_every_bit_stays(models, tmp_path):
+def test_every_bit_of_a_float_is_kept(models, tmp_path):
     bits = [0x7F800001, 0xFFC0ABCD, 0x7FC00000, 0x80000000, 0x00000001, 0xFF800000]
     values = np.array([bits], np.uint32).view(np.float32)
-    write_aprt(replaced_arrays(traced(models["llama_gqa"]), final__norm=values), tmp_path / "out")
+    write_aprt(with_arrays(traced(models["llama_gqa"]), final__norm=values), tmp_path / "out")
     assert (tmp_path / "out/final_norm.bin").read_bytes()[12:] == struct.pack("<6I", *bits)
     assert open_aprt(tmp_path / "out").tensors["final.norm"].read().view(np.uint32).tolist() == [bits]
 
@@ -66,8 +66,7 @@ def test_every_bit_stays(models, tmp_path):
 
 
 def agrees(done, model, folder):
-    """Every stage that has a counterpart among the trace's arrays comes back bit for bit; their names, and
-    what was left out."""
+    """Write and read a trace, check every array bit for bit, and return the names read and left out."""
     write_aprt(done, folder)
     recording = open_aprt(folder)
     assert recording.tokens == tuple(done.input.tokens)
@@ -91,7 +90,7 @@ def same_arrays(recording, done, model):
 
 
 @pytest.mark.parametrize("case", ["llama_gqa", "qwen2", "qwen3"])
-def test_a_decoder_comes_back_without_the_manifest_too(models, tmp_path, case):
+def test_reads_back_a_decoder_with_and_without_the_manifest(models, tmp_path, case):
     done = traced(models[case])
     names, left_out = agrees(done, models[case], tmp_path / "out")
     normed = {f"layer{i}.attn.{name}" for i in (0, 1) for name in ("q_norm", "k_norm")}
@@ -101,14 +100,14 @@ def test_a_decoder_comes_back_without_the_manifest_too(models, tmp_path, case):
         assert same_arrays(open_aprt(tmp_path / "out"), done, models[case]) == names
 
 
-def test_a_microgpt_comes_back(case, tmp_path):
+def test_reads_back_a_microgpt(case, tmp_path):
     names, left_out = agrees(trace(case.model, case.text), case.model, tmp_path / "out")
     assert {"embed.tok", "embed.pos", "embed.norm", "probs", "loss", "layer0.attn.head0"} <= left_out
     assert {"embed.sum", "layer0.attn.q", "layer0.mlp.act", "logits"} <= names
     assert "float64 was rounded to float32" in manifest_of(tmp_path / "out")["notes"]
 
 
-def test_every_stage_of_apr_has_a_file_or_no_counterpart(models, tmp_path):
+def test_writes_a_file_for_every_stage_of_apr_with_a_counterpart(models, tmp_path):
     write_aprt(traced(models["llama_gqa"]), tmp_path / "out")
     written = {path.stem for path in (tmp_path / "out").rglob("*.bin")}
     without = {"qkv_bias", "moe_router", "moe_ffn_out", "layer_output"}
@@ -119,7 +118,7 @@ def test_every_stage_of_apr_has_a_file_or_no_counterpart(models, tmp_path):
 
 
 @pytest.mark.parametrize(("case", "stage"), [("qwen2", "qkv_bias"), ("qwen3", "qkv_matmul")])
-def test_rows_after_a_bias_are_no_bare_product(models, tmp_path, case, stage):
+def test_writes_q_k_and_v_with_biases_as_qkv_bias(models, tmp_path, case, stage):
     done = traced(models[case])
     write_aprt(done, tmp_path / "out")
     (path,) = (tmp_path / "out/layer-0").glob("qkv_*.bin")
@@ -130,10 +129,10 @@ def test_rows_after_a_bias_are_no_bare_product(models, tmp_path, case, stage):
     assert any("qkv_bias" in note for note in notes) == (stage == "qkv_bias")
 
 
-# --- What is written -------------------------------------------------------------------------
+# --- The manifest ----------------------------------------------------------------------------
 
 
-def test_the_manifest_says_what_bytes_cannot(models, tmp_path):
+def test_the_manifest_has_shapes_tokens_and_positions(models, tmp_path):
     dump = tmp_path / "out"
     write_aprt(traced(models["qwen2"]), dump)
     manifest = manifest_of(dump)
@@ -141,16 +140,16 @@ def test_the_manifest_says_what_bytes_cannot(models, tmp_path):
     assert (manifest["tokens"], manifest["positions"]) == (list(TOKENS), [6])
     assert manifest["model"] == json.loads(json.dumps(models["qwen2"].describe()))
     files = {entry["file"]: entry for entry in manifest["files"]}
-    about = {"file": "layer-1/qkv_bias.bin", "stage": "qkv_bias", "layer": 1}
-    events = ["layer1.attn.q", "layer1.attn.k", "layer1.attn.v"]
-    held = {"events": events, "shape": [7, 64], "positions": None, "dtype": "float32"}
-    assert files["layer-1/qkv_bias.bin"] == about | held
+    assert files["layer-1/qkv_bias.bin"] == {
+        "file": "layer-1/qkv_bias.bin", "stage": "qkv_bias", "layer": 1, "shape": [7, 64], "positions": None,
+        "events": ["layer1.attn.q", "layer1.attn.k", "layer1.attn.v"], "dtype": "float32",
+    }  # fmt: skip
     assert (files["lm_head.bin"]["positions"], files["lm_head.bin"]["layer"]) == ([6], None)
     assert files.keys() == {path.relative_to(dump).as_posix() for path in dump.rglob("*.bin")}
 
 
 @pytest.mark.parametrize(("positions", "there"), [("last", True), ([0, 6], True), ([0, 2], False)])
-def test_lm_head_is_the_last_position(models, tmp_path, positions, there):
+def test_lm_head_has_only_the_last_position(models, tmp_path, positions, there):
     done = traced(models["qwen2"], positions=positions)
     write_aprt(done, tmp_path / "out")
     recording = open_aprt(tmp_path / "out")
@@ -165,32 +164,32 @@ def test_lm_head_is_the_last_position(models, tmp_path, positions, there):
 def test_a_fused_stage_needs_all_its_events(models, tmp_path):
     done = trace(models["qwen2"], tokens=TOKENS, values=["layer0.attn.q", "layer1.mlp.up"])
     assert write_aprt(done, tmp_path / "out") == 1
-    reason = "qkv_bias is written together with layer0.attn.k, layer0.attn.v"
+    reason = "qkv_bias also needs layer0.attn.k, layer0.attn.v"
     assert manifest_of(tmp_path / "out")["left_out"] == [{"name": "layer0.attn.q", "reason": reason}]
     assert open_aprt(tmp_path / "out").notes == (f"left out: layer*.attn.q: {reason}",)
 
 
-def test_what_the_manifest_says_is_noted(models, emma, tmp_path):
+def test_notes_come_from_the_manifest(models, emma, tmp_path):
     write_aprt(traced(models["qwen3"]), tmp_path / "out")
     *notes, of_layers = open_aprt(tmp_path / "out").notes
-    assert notes == ["lm_head holds the last position only, as apr has it"]
+    assert notes == ["lm_head has only the row of the last position, as in apr"]
     assert of_layers.startswith("left out: layer*.attn.q_norm, layer*.attn.k_norm, probs and 1 more: apr has")
     write_aprt(trace(emma, "emma", backward=True), tmp_path / "emma")
     reasons = {array["name"]: array["reason"] for array in manifest_of(tmp_path / "emma")["left_out"]}
-    assert reasons["backward/wte"] == "apr has stages of the forward pass alone"
+    assert reasons["backward/wte"] == "apr has only stages of the forward pass"
     assert reasons["embed.pos"] == "apr has no such stage"
 
 
-def test_what_no_file_can_hold_is_refused(models, tmp_path):
-    with pytest.raises(InputError, match="kept no array of a stage"):
+def test_rejects_arrays_that_no_file_can_hold(models, tmp_path):
+    with pytest.raises(InputError, match="has no array of a stage"):
         write_aprt(trace(models["qwen2"], tokens=TOKENS), tmp_path / "out")
     huge = np.broadcast_to(np.float32(0), (1 << 16, 1 << 16))
-    with pytest.raises(InputError, match="4,294,967,296 elements are more than APRT can count"):
-        write_aprt(replaced_arrays(traced(models["llama_gqa"]), final__norm=huge), tmp_path / "out")
+    with pytest.raises(InputError, match="expected at most 4,294,967,295 elements, found 4,294,967,296"):
+        write_aprt(with_arrays(traced(models["llama_gqa"]), final__norm=huge), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_empty_folder_is_taken_and_a_full_one_refused(emma, tmp_path):
+def test_writes_to_an_empty_folder_and_rejects_a_full_one(emma, tmp_path):
     done, folder = trace(emma, "emma"), tmp_path / "out"
     folder.mkdir()
     write_aprt(done, folder)
@@ -200,7 +199,7 @@ def test_an_empty_folder_is_taken_and_a_full_one_refused(emma, tmp_path):
     assert {path: path.read_bytes() for path in folder.rglob("*.*")} == before
 
 
-def test_no_place_for_a_folder(emma, tmp_path):
+def test_rejects_a_path_that_cannot_be_a_folder(emma, tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     for name, message in (("file", "found a file"), ("gone/out", "does not exist"), ("file/out", "file")):
@@ -220,10 +219,10 @@ def test_a_full_disk_leaves_nothing(emma, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-# --- What apr leaves -------------------------------------------------------------------------
+# --- Folders of apr --------------------------------------------------------------------------
 
 
-def test_what_apr_leaves(tmp_path):
+def test_reads_a_folder_of_apr(tmp_path):
     bare(
         tmp_path,
         layer0__embedding=np.zeros(6), layer0__ffn_up=np.zeros(9), layer2__q_post_rope=np.zeros(6),
@@ -243,38 +242,38 @@ def test_what_apr_leaves(tmp_path):
     assert {name for name, r in recording.tensors.items() if r.adjacent} == {*QKV[:2], "layer2.attn.q_rope"}
     assert {name: r.beside for name, r in recording.tensors.items() if r.beside} == dict.fromkeys(QKV, QKV)
     assert recording.notes == (
-        "q, k and v are taken from qkv_matmul, which is before the biases, if the model has some",
+        "q, k and v are read from qkv_matmul, which is before the biases if the model has any",
     )
 
 
-def test_rows_after_the_bias_win(tmp_path):
+def test_qkv_bias_goes_before_qkv_matmul(tmp_path):
     bare(tmp_path, layer0__qkv_matmul=[1, 2, 3], layer0__qkv_bias=[4, 5, 6], layer1__qkv_bias=[7])
     recording = open_aprt(tmp_path)
     assert recording.tensors["layer0.attn.q"].read().tolist() == [4, 5, 6]
     assert reasons_of(tmp_path) == {
-        "layer-0/qkv_matmul.bin": "it is before the biases; q, k and v are taken from qkv_bias"
+        "layer-0/qkv_matmul.bin": "it is before the biases; q, k and v are read from qkv_bias"
     }
     assert recording.notes == ()
 
 
-def test_what_stands_for_no_event(tmp_path):
+def test_stages_without_an_event_become_leftovers_with_a_reason(tmp_path):
     bare(
         tmp_path, layer0__moe_router=[1], layer0__final_norm=[1], layer1__embedding=[1], ffn_up=[1],
         layer0__strange=[1], layer0__post_ffn_residual=[1], layer0__layer_output=[2], embedding=[1],
     )  # fmt: skip
     assert reasons_of(tmp_path) == {
-        "layer-0/moe_router.bin": "there is no such event",
+        "layer-0/moe_router.bin": "we have no such event",
         "layer-0/final_norm.bin": "the stage does not belong to layer 0",
         "layer-1/embedding.bin": "the stage does not belong to layer 1",
         "ffn_up.bin": "the stage does not belong to the whole model",
         "embedding.bin": "the stage does not belong to the whole model",
         "layer-0/strange.bin": "apr has no such stage",
-        "layer-0/layer_output.bin": "layer0.mlp.residual is taken from layer-0/post_ffn_residual.bin",
+        "layer-0/layer_output.bin": "layer0.mlp.residual is read from layer-0/post_ffn_residual.bin",
     }
     assert open_aprt(tmp_path).tensors["layer0.mlp.residual"].read().tolist() == [1]
 
 
-def test_somebody_elses_manifest_is_not_ours(tmp_path):
+def test_ignores_a_manifest_of_another_program(tmp_path):
     bare(tmp_path, final_norm=[1, 2])
     (tmp_path / "manifest.json").write_text('{"run": 7}')
     assert open_aprt(tmp_path).tokens is None

@@ -1,4 +1,4 @@
-"""What is no dump, and dumps that are damaged while they are read or hold more than their size says."""
+"""Files that are not dumps, dumps that are damaged while they are read, and archives that expand too much."""
 
 import gc
 import os
@@ -29,35 +29,35 @@ from microgpt_trace.errors import FileFormatError
 # --- Arrays -----------------------------------------------------------------------------------
 
 
-def test_an_archive_that_would_fill_the_memory_is_refused(tmp_path):
+def test_rejects_an_archive_that_expands_too_much(tmp_path):
     path = tmp_path / "a.npz"
     write_npz(path, {"logits": np.zeros(20_000_000, np.float32)}, np.savez_compressed)
     refused(path, "logits", "80,000,128")
 
 
-def test_an_archive_with_an_array_twice_is_refused(tmp_path):
+def test_rejects_an_archive_that_contains_an_array_twice(tmp_path):
     path = write_npz(tmp_path / "a.npz", {"logits": numbers(1, 3)})
     with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(path, "a") as archive:
         archive.writestr("logits.npy", "x")
     refused(path, "twice")
 
 
-def test_an_archive_that_nobody_has_any_more_is_closed(tmp_path, monkeypatch):
-    """Whether or not it comes to that by itself, which in a circle it may be too late for."""
+def test_closes_an_archive_when_its_arrays_are_gone(tmp_path, monkeypatch):
+    """ZipFile.__del__ may run too late in a reference cycle, so the test switches it off."""
     path = write_npz(tmp_path / "a.npz", {"logits": numbers(1, 3)})
-    gc.freeze()  # what the tests before left is not looked at
+    gc.freeze()  # ignore objects of earlier tests
     monkeypatch.setattr(zipfile.ZipFile, "__del__", lambda archive: None)
     arrays, _ = npz_arrays(path)
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         del arrays
         gc.collect()
     gc.unfreeze()
-    assert said == []
+    assert caught == []
 
 
-def test_an_archive_whose_array_is_spoiled_is_refused_when_it_is_read(tmp_path):
-    # more than what is kept of the file in memory
+def test_rejects_an_array_that_was_damaged_after_its_archive_was_opened(tmp_path):
+    # larger than the buffer of the open file
     path = write_npz(tmp_path / "a.npz", {"logits": numbers(100, 300)})
     tensor = open_recording(path).tensors["logits"]
     content = bytearray(path.read_bytes())
@@ -67,16 +67,16 @@ def test_an_archive_whose_array_is_spoiled_is_refused_when_it_is_read(tmp_path):
         tensor.read()
 
 
-def test_a_header_of_python_2(tmp_path):
+def test_reads_a_header_of_python_2(tmp_path):
     header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (3L, 1L), }"
     (tmp_path / "x.npy").write_bytes(npy(header))
     assert open_recording(tmp_path / "x.npy").leftovers[0].recorded.shape == (3, 1)
 
 
-# --- What is no recording ---------------------------------------------------------------------
+# --- Files that are not dumps -----------------------------------------------------------------
 
 
-def test_models_are_no_recordings(decoder_folder, emma, tmp_path):
+def test_models_are_not_dumps(decoder_folder, emma, tmp_path):
     folder = decoder_folder("llama_gqa")
     microgpt_trace.save(emma, tmp_path / "run.safetensors")
     bare_weights = write_safetensors(tmp_path / "bare.safetensors", dict(emma.params.items()))
@@ -88,19 +88,19 @@ def test_models_are_no_recordings(decoder_folder, emma, tmp_path):
     assert not is_recording(folder)  # a model with dumps beside its weights
 
 
-def test_other_files_and_nothing_are_no_recordings(tmp_path):
+def test_other_files_and_missing_files_are_not_dumps(tmp_path):
     for content in NO_MODELS:
         (tmp_path / "x").write_bytes(content)
         assert not is_recording(tmp_path / "x")
         refused(tmp_path / "x")
     (tmp_path / "empty").mkdir()
-    assert is_recording(tmp_path / "empty")  # which opening it denies
+    assert is_recording(tmp_path / "empty")  # but opening it fails
     refused(tmp_path / "empty", "config.json", ".npy", "APRT", "found an empty folder")
     assert not is_recording(tmp_path / "missing")
-    refused(tmp_path / "missing", "nothing")
+    refused(tmp_path / "missing", "no such file")
 
 
-def test_a_subfolder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+def test_names_a_subfolder_that_cannot_be_read(tmp_path, monkeypatch):
     write_folder(tmp_path / "d", {"logits": numbers(1, 3), "locked/x": numbers(1)})
     scandir = os.scandir
 
@@ -115,7 +115,7 @@ def test_a_subfolder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
-def test_a_pipe_is_not_waited_for(tmp_path):
+def test_rejects_a_pipe_at_once(tmp_path):
     os.mkfifo(tmp_path / "y.npy")
     assert not is_recording(tmp_path / "y.npy")
     refused(tmp_path / "y.npy", "found a pipe")
@@ -124,7 +124,7 @@ def test_a_pipe_is_not_waited_for(tmp_path):
 # --- APRT -------------------------------------------------------------------------------------
 
 
-def test_is_aprt(tmp_path):
+def test_recognises_a_folder_of_aprt(tmp_path):
     assert is_aprt(aprt().damaged(tmp_path))
     assert is_aprt(bare(tmp_path / "bare", layer3__ffn_up=[1]))
     (tmp_path / "other").mkdir()
@@ -136,7 +136,7 @@ def test_is_aprt(tmp_path):
         assert "found none" in refuses(tmp_path / name, open_aprt)
 
 
-def test_nothing_is_read_before_it_is_wanted(tmp_path):
+def test_reads_a_file_only_when_it_is_used(tmp_path):
     recorded = open_aprt(bare(tmp_path, final_norm=[1, 2])).tensors["final.norm"]
     (tmp_path / "final_norm.bin").write_bytes(bytes.fromhex(FINAL_NORM)[:16])
     with pytest.raises(FileFormatError, match="expected 2 elements, found 1"):
@@ -146,18 +146,18 @@ def test_nothing_is_read_before_it_is_wanted(tmp_path):
         recorded.read()
 
 
-def test_what_a_manifest_says_of_files_and_does_not_say(tmp_path):
+def test_a_manifest_may_lack_notes_and_files(tmp_path):
     folder = aprt().damaged(tmp_path, {"notes": GONE, "left_out": GONE})
     assert open_aprt(folder).notes == ()
     bare(folder, layer0__moe_router=[1])
-    assert reasons_of(folder) == {"layer-0/moe_router.bin": "manifest.json does not name it"}
-    said = {"notes": ["a\nb"], "left_out": [{"name": "\x1b[31m", "reason": "c\nd"}]}
-    notes = open_aprt(aprt().damaged(tmp_path, said)).notes
+    assert reasons_of(folder) == {"layer-0/moe_router.bin": "manifest.json does not list it"}
+    changes = {"notes": ["a\nb"], "left_out": [{"name": "\x1b[31m", "reason": "c\nd"}]}
+    notes = open_aprt(aprt().damaged(tmp_path, changes)).notes
     assert notes[0] == r"'a\nb'"
     assert all(note.isprintable() for note in notes)
 
 
-def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+def test_names_a_file_that_cannot_be_read(tmp_path, monkeypatch):
     folder, opened = aprt().damaged(tmp_path), Path.open
 
     def guarded(path, *args, **kwargs):

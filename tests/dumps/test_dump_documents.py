@@ -1,4 +1,4 @@
-"""Documents of --json as dumps: statistics, arrays, and what is wrong in them."""
+"""Documents of --json as dumps: statistics, arrays, and errors in them."""
 
 import json
 
@@ -18,7 +18,7 @@ def trace(decoder_folder):
     return microgpt_trace.trace(model, tokens=[3, 1, 4, 1], values=True, positions="last")
 
 
-def test_a_document_has_statistics_and_arrays_where_it_was_asked_for_values(trace, tmp_path):
+def test_reads_statistics_and_with_values_also_arrays(trace, tmp_path):
     path = tmp_path / "a.json"
     path.write_text(trace_json(trace))
     recording = open_recording(path)
@@ -35,7 +35,7 @@ def test_a_document_has_statistics_and_arrays_where_it_was_asked_for_values(trac
         np.testing.assert_array_equal(found, trace[name])
 
 
-def test_numbers_that_json_lacks_come_back_and_gradients_do_not(emma, tmp_path):
+def test_reads_nan_and_infinity_and_skips_gradients(emma, tmp_path):
     def spoil(event, value):
         changed = value.copy()
         changed[0, :3] = np.nan, np.inf, -np.inf
@@ -53,7 +53,7 @@ def test_numbers_that_json_lacks_come_back_and_gradients_do_not(emma, tmp_path):
 
 
 def with_event(trace, path, change, values=False):
-    """A document whose second event is changed, and the event's name before that."""
+    """Write a document with its second event changed, and return the event's name before the change."""
     document = json.loads(trace_json(trace, values=values))
     name = document["events"][1]["name"]
     change(document["events"][1])
@@ -65,25 +65,27 @@ def with_event(trace, path, change, values=False):
     ("name", "values"),
     [("foo", True), ("layerX.attn.q", False), ("layer00.attn.q", True), ("", False), ("a\nb", True)],
 )
-def test_names_that_no_event_has_are_left_over(trace, tmp_path, name, values):
+def test_unknown_names_become_leftovers(trace, tmp_path, name, values):
     with_event(trace, tmp_path / "a.json", lambda event: event.update(name=name), values)
     recording = open_recording(tmp_path / "a.json")
     assert left(recording) == {name: "no event has that name"}
     assert name not in recording.statistics | recording.tensors
     assert recording.leftovers[0].readable == values
     if not values:
-        with pytest.raises(InputError, match="there are statistics and no values"):
+        with pytest.raises(
+            InputError, match="expected values, found only statistics; write the document with"
+        ):
             recording.leftovers[0].recorded.read()
     result = microgpt_trace.diff(recording, recording)
     assert (result.agree, len(result.events)) == (True, len(trace) - 1)
 
 
-def test_lines_are_refused_by_name_and_a_map_as_the_names_are_known(trace, tmp_path):
+def test_rejects_jsonl_and_a_map_of_names(trace, tmp_path):
     (tmp_path / "a.jsonl").write_text("".join(trace_json_lines(trace)))
     assert is_recording(tmp_path / "a.jsonl")
     refused(tmp_path / "a.jsonl", "--json", "--jsonl")
     (tmp_path / "a.json").write_text(trace_json(trace))
-    refused(tmp_path / "a.json", "no map", names=names_of(("logits", "x")), kind=InputError)
+    refused(tmp_path / "a.json", "expected tokens only", names=names_of(("logits", "x")), kind=InputError)
     refused(tmp_path / "a.json", "tokens", names=names_of(tokens=(1,)), kind=InputError)
     assert open_recording(tmp_path / "a.json", names_of(tokens=(3, 1, 4, 1))).tokens == (3, 1, 4, 1)
 
@@ -110,7 +112,7 @@ CHANGES = [
     ("statistics", lambda d: d["events"][1]["stats"].pop("mean")),
     ("numbers", lambda d: d["events"][1].update(values=[[1.0], [1.0, 2.0]])),
     ("numbers", lambda d: d["events"][1].update(values={})),
-    ("values [", lambda d: d["events"][1].update(values=[1.0])),
+    ("values of shape [", lambda d: d["events"][1].update(values=[1.0])),
     ("float99", lambda d: d["events"][1].update(dtype="float99", values=[])),
 ]
 
@@ -118,7 +120,7 @@ CHANGES = [
 @pytest.mark.parametrize(
     ("word", "change"), CHANGES, ids=[f"{i}-{word}" for i, (word, _) in enumerate(CHANGES)]
 )
-def test_a_document_that_is_wrong_is_refused(trace, tmp_path, word, change):
+def test_rejects_a_wrong_document(trace, tmp_path, word, change):
     document = json.loads(trace_json(trace))
     change(document)
     (tmp_path / "a.json").write_text(json.dumps(document))
@@ -130,8 +132,6 @@ def with_statistics(trace, path, **changed):
 
 
 MOMENTS = ("mean", "std", "l2_norm", "min", "max", "max_abs")
-
-
 WRONG_MOMENTS = [
     *((field, None) for field in MOMENTS),
     *(("mean", value) for value in ("NaN", "x", True, [])),
@@ -140,13 +140,13 @@ WRONG_MOMENTS = [
 
 
 @pytest.mark.parametrize(("field", "value"), WRONG_MOMENTS)
-def test_finite_elements_have_statistics_and_no_size_is_negative(trace, tmp_path, field, value):
+def test_rejects_missing_statistics_of_finite_elements_and_negative_sizes(trace, tmp_path, field, value):
     name = with_statistics(trace, tmp_path / "a.json", **{field: value})
     refused(tmp_path / "a.json", f"event 1, {name}: {field}: expected a number")
 
 
 @pytest.mark.parametrize(("field", "nan"), [*((field, 128) for field in MOMENTS), ("mean", 0)])
-def test_where_nothing_is_finite_there_are_none(trace, tmp_path, field, nan):
+def test_statistics_must_be_null_if_no_element_is_finite(trace, tmp_path, field, nan):
     nothing = dict.fromkeys(MOMENTS) | {"count": nan, "nan_count": nan, "inf_count": 0, "zero_count": 0}
     name = with_statistics(trace, tmp_path / "a.json", **nothing)
     assert open_recording(tmp_path / "a.json").statistics[name].stats.l2_norm is None
@@ -154,6 +154,6 @@ def test_where_nothing_is_finite_there_are_none(trace, tmp_path, field, nan):
     refused(tmp_path / "a.json", f"{field}: expected null")
 
 
-def test_a_norm_beyond_float64_comes_back(trace, tmp_path):
+def test_reads_a_norm_beyond_float64(trace, tmp_path):
     name = with_statistics(trace, tmp_path / "a.json", l2_norm="Infinity")
     assert open_recording(tmp_path / "a.json").statistics[name].stats.l2_norm == np.inf

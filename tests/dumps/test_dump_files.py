@@ -1,4 +1,4 @@
-"""Dumps of every kind, made by hand: opened, named and read."""
+"""Open hand-made dumps of every format, name their tensors and read them."""
 
 import json
 import struct
@@ -27,15 +27,15 @@ from microgpt_trace.errors import InputError
 
 @pytest.fixture
 def write(tmp_path):
-    """Writes a dump. All but reading the arrays is the same in every format."""
+    """A function that writes a .npz: only reading the arrays differs between formats."""
     return lambda arrays: write_npz(tmp_path / "dump.npz", arrays)
 
 
-# --- What every format has in common ---------------------------------------------------------
+# --- All formats -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", WRITERS)
-def test_tensors_have_the_names_of_events_and_their_numbers(how, tmp_path):
+def test_reads_tensors_under_the_names_of_events(how, tmp_path):
     arrays = {
         "model.layers.1.mlp.up_proj": numbers(1, 3, 8, dtype=np.float64),
         "Qcur-0": numbers(3, 2, 4),
@@ -66,35 +66,29 @@ def test_tensors_have_the_names_of_events_and_their_numbers(how, tmp_path):
         *(("npz", name, np.arange(5)[None]) for name in ("ids", "input_ids", "sub.token_ids")),
     ],
 )
-def test_whole_numbers_of_that_name_are_the_tokens(how, name, ids, tmp_path):
+def test_reads_tokens_from_an_array_of_whole_numbers(how, name, ids, tmp_path):
     recording = open_recording(WRITERS[how](tmp_path, {name: ids, "logits": numbers(5, 3)}))
     assert (recording.tokens, recording.leftovers) == ((0, 1, 2, 3, 4), ())
 
 
-NO_TOKENS = [
-    np.ones((2, 3), np.int32),
-    np.array([-1, 2]),
-    np.array([True]),
-    np.array(3),
-    np.zeros(0, np.int64),
-]
+NO_TOKENS = [np.ones((2, 3), np.int32), *map(np.array, ([-1, 2], [True], 3)), np.zeros(0, np.int64)]
 
 
 @pytest.mark.parametrize("ids", NO_TOKENS)
-def test_what_cannot_be_tokens_is_left_over(write, ids):
+def test_arrays_that_cannot_be_tokens_become_leftovers(write, ids):
     recording = open_recording(write({"tokens": ids, "logits": numbers(3, 3)}))
     assert recording.tokens is None
     assert "which no event has" in left(recording)["tokens"]
 
 
-def test_other_whole_numbers_are_left_over_with_the_reason(write):
+def test_other_whole_numbers_become_leftovers(write):
     recording = open_recording(write({"mask": np.ones((3, 3), bool), "logits": np.arange(3, dtype=np.int32)}))
     assert set(left(recording)) == {"mask", "logits"}
     assert all(leftover.readable for leftover in recording.leftovers)
     assert recording.leftovers[0].recorded.read().dtype == np.float64
 
 
-def test_tokens_or_names_that_disagree_are_an_error(write):
+def test_rejects_tokens_or_names_that_disagree(write):
     path = write({"ids": np.arange(3), "tokens": np.arange(4)})
     refused(path, "[0, 1, 2]", "[0, 1, 2, 3]", kind=InputError)
     refused(path, "map.toml", names=names_of(tokens=(7,)), kind=InputError)
@@ -102,7 +96,7 @@ def test_tokens_or_names_that_disagree_are_an_error(write):
     refused(path, "l_out-0", "layer0.mlp.residual", "both")
 
 
-def test_a_second_name_gives_way(write):
+def test_the_first_name_of_an_event_goes_before_a_second_one(write):
     names = ("model.layers.0.self_attn", "model.layers.0.self_attn.o_proj", "model.layers.1.input")
     recording = open_recording(write({name: numbers(3, 4) for name in names}))
     assert recording.tensors["layer0.attn.out"].source == names[1]
@@ -110,7 +104,7 @@ def test_a_second_name_gives_way(write):
     assert "already" in left(recording)[names[0]]
 
 
-def test_fused_rows_stand_beside_one_another(write):
+def test_a_fused_tensor_has_several_events_side_by_side(write):
     recording = open_recording(write({"model.layers.0.self_attn.qkv_proj": numbers(3, 16)}))
     events = ("layer0.attn.q", "layer0.attn.k", "layer0.attn.v")
     assert tuple(recording.tensors) == events
@@ -120,7 +114,7 @@ def test_fused_rows_stand_beside_one_another(write):
 # --- With a map ------------------------------------------------------------------------------
 
 
-def test_a_map_names_parts_of_tensors(write):
+def test_a_map_assigns_slices_of_tensors(write):
     qkv = numbers(3, 12)
     names = names_of(
         ("layer0.attn.q", "t1", (slice(None), slice(None, 8)), "TC"),
@@ -137,7 +131,7 @@ def test_a_map_names_parts_of_tensors(write):
     assert not recording.leftovers
 
 
-def test_a_map_goes_before_names_and_keeps_what_the_source_says_of_its_rows(write):
+def test_a_map_goes_before_names_and_keeps_the_order_of_rows(write):
     path = write({"l_out-0": numbers(3), "x": numbers(2), "Qcur-0": numbers(3, 4)})
     names = names_of(("layer0.mlp.residual", "x"), ("layer0.attn.q", "Qcur-0"))
     recording = open_recording(path, names)
@@ -150,11 +144,11 @@ def test_a_map_goes_before_names_and_keeps_what_the_source_says_of_its_rows(writ
     ("line", "words"),
     [
         (("logits", "t03"), ("t03", "t003")),
-        (("logits", "t003", (slice(None), slice(None, 9))), ("[3, 4]", "9 is outside")),
+        (("logits", "t003", (slice(None), slice(None, 9))), ("[3, 4]", "index 9 is outside")),
         (("logits", "ids"), ("expected floating-point",)),
     ],
 )
-def test_a_map_of_what_is_not_there(write, line, words):
+def test_rejects_a_map_of_missing_tensors(write, line, words):
     path = write({"t003": numbers(3, 4), "ids": np.arange(3)})
     refused(path, *words, names=names_of(line), kind=InputError)
 
@@ -168,7 +162,7 @@ def trace(decoder_folder):
     return microgpt_trace.trace(model, tokens=[3, 1, 4, 1], values=True, positions="last")
 
 
-def test_a_saved_trace(trace, tmp_path):
+def test_reads_a_saved_trace(trace, tmp_path):
     save_arrays(trace, tmp_path / "a.safetensors")
     recording = open_recording(tmp_path / "a.safetensors")
     assert is_recording(tmp_path / "a.safetensors")
@@ -179,7 +173,7 @@ def test_a_saved_trace(trace, tmp_path):
         np.testing.assert_array_equal(tensor.read(), trace[name])
 
 
-def test_a_saved_trace_of_a_microgpt_with_gradients(emma, tmp_path):
+def test_reads_a_saved_trace_of_a_microgpt_with_gradients(emma, tmp_path):
     trace = microgpt_trace.trace(emma, "emma", backward=True)
     save_arrays(trace, tmp_path / "a.safetensors")
     recording = open_recording(tmp_path / "a.safetensors")
@@ -189,13 +183,13 @@ def test_a_saved_trace_of_a_microgpt_with_gradients(emma, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "3", "[1.5]", "[-1]", "[true]", '["a"]', "[" * 100_000])
-def test_a_saved_trace_with_tokens_that_are_none(tmp_path, text):
+def test_rejects_a_saved_trace_with_wrong_tokens(tmp_path, text):
     metadata = {"format": "microgpt.arrays/1", "tokens": text}
     refused(write_safetensors(tmp_path / "a.safetensors", {"logits": numbers(1, 3)}, metadata), "tokens")
 
 
-def test_a_trace_that_an_older_version_saved(tmp_path):
-    """It has no positions, and its loss is an array of one."""
+def test_reads_a_trace_of_an_older_version(tmp_path):
+    """Such a file has no positions, and its loss is an array with one element."""
     metadata = {"format": "microgpt.arrays/1", "tokens": "[1, 2]"}
     path = write_safetensors(tmp_path / "a.safetensors", {"loss": np.full(1, 2.5, np.float32)}, metadata)
     recording = open_recording(path)
@@ -213,12 +207,12 @@ LEFT_OUT = [
         {"model": json.dumps({"left_out": ["logits: the head did not run", "a\nb"]})},
         ("left out: logits: the head did not run", r"left out: 'a\nb'"),
     ),
-    *(({"model": json.dumps({"left_out": said})}, None) for said in (3, {}, [1], None)),
+    *(({"model": json.dumps({"left_out": value})}, None) for value in (3, {}, [1], None)),
 ]
 
 
 @pytest.mark.parametrize(("model", "notes"), LEFT_OUT)
-def test_what_record_left_out_is_noted_and_must_be_sentences(tmp_path, model, notes):
+def test_notes_what_record_left_out_and_rejects_other_values(tmp_path, model, notes):
     metadata = {"format": "microgpt.arrays/1", "tokens": "[1]"} | model
     path = write_safetensors(tmp_path / "a.safetensors", {"embed.tok": numbers(1, 3)}, metadata)
     if notes is None:
@@ -230,7 +224,7 @@ def test_what_record_left_out_is_noted_and_must_be_sentences(tmp_path, model, no
 # --- One format at a time --------------------------------------------------------------------
 
 
-def test_folders_and_archives_tell_what_they_did_not_read(tmp_path):
+def test_notes_the_files_that_were_not_read(tmp_path):
     arrays = {"layer-0/ffn_up": numbers(3, 4), "deep/er/t": numbers(1), "logits": numbers(1, 3)}
     write_folder(tmp_path / "d", arrays)
     (tmp_path / "d" / "notes.txt").write_text("x")
@@ -245,7 +239,7 @@ def test_folders_and_archives_tell_what_they_did_not_read(tmp_path):
 
 
 @pytest.mark.parametrize(("dtype", "order"), [(">f4", "C"), ("<f4", "F"), (">f8", "F"), (">f2", "C")])
-def test_npy_files_of_either_byte_and_axis_order(tmp_path, dtype, order):
+def test_reads_npy_files_of_either_byte_and_axis_order(tmp_path, dtype, order):
     array = np.asarray(numbers(3, 4).astype(dtype), order=order)
     np.save(tmp_path / "logits.npy", array)
     found = open_recording(tmp_path / "logits.npy").tensors["logits"].read()
@@ -253,7 +247,7 @@ def test_npy_files_of_either_byte_and_axis_order(tmp_path, dtype, order):
     np.testing.assert_array_equal(found, array.astype(found.dtype))
 
 
-def test_one_npy_file_is_a_dump_and_mapped_not_read(tmp_path):
+def test_maps_a_npy_file_instead_of_reading_it(tmp_path):
     np.save(tmp_path / "logits.npy", numbers(300, 400))
     assert is_recording(tmp_path / "logits.npy")
     tracemalloc.start()
@@ -267,16 +261,16 @@ def test_one_npy_file_is_a_dump_and_mapped_not_read(tmp_path):
 @pytest.mark.parametrize(
     "array", [np.ones(3, complex), np.zeros(2, "i4,f4"), np.array(["a"]), np.ones(2, np.longdouble)]
 )
-def test_types_that_no_event_has_are_left_over(tmp_path, array):
+def test_arrays_of_other_types_become_leftovers(tmp_path, array):
     np.save(tmp_path / "logits.npy", array)
     recording = open_recording(tmp_path / "logits.npy")
     assert str(array.dtype) in left(recording)["logits"]
     assert not recording.leftovers[0].readable
-    with pytest.raises(InputError, match="not read"):
+    with pytest.raises(InputError, match=r"numbers of type .* are not supported"):
         recording.leftovers[0].recorded.read()
 
 
-def test_bfloat16_is_widened_and_eight_bit_floats_are_left_over(tmp_path):
+def test_widens_bfloat16_and_leaves_eight_bit_floats_over(tmp_path):
     torch, save = pytest.importorskip("torch"), pytest.importorskip("safetensors.torch").save_file
     narrow = torch.from_numpy(numbers(3, 4)).to(torch.bfloat16)
     arrays = {"layer0.attn.q": narrow, "logits": torch.ones(2, 3).to(torch.float8_e4m3fn)}
@@ -286,7 +280,7 @@ def test_bfloat16_is_widened_and_eight_bit_floats_are_left_over(tmp_path):
     assert "F8_E4M3" in left(recording)["logits"]
 
 
-def test_the_reference_arrays_of_a_test_model(tmp_path):
+def test_reads_the_reference_arrays_of_a_test_model(tmp_path):
     keys = "attn_norm q_proj k_proj v_proj attn o_proj attn_residual ffn_norm gate_proj up_proj silu_mul "
     keys += "ffn_down out"
     arrays = {f"L{i}__{key}": numbers(3, 4) for i in range(2) for key in keys.split()}
@@ -297,8 +291,8 @@ def test_the_reference_arrays_of_a_test_model(tmp_path):
     assert list(left(recording)) == ["hidden_states"]
 
 
-def test_a_directory_of_aprt_dumps(tmp_path):
-    """As apr trace writes it: magic, layer 0, how many numbers, the numbers."""
+def test_reads_a_directory_of_aprt_dumps(tmp_path):
+    """The file of apr trace has a magic, layer 0, the number of elements, and the elements."""
     folder, values = tmp_path / "d", numbers(12)
     (folder / "layer-0").mkdir(parents=True)
     (folder / "layer-0/ffn_up.bin").write_bytes(b"APRT" + struct.pack("<II", 0, 12) + values.tobytes())
@@ -306,15 +300,15 @@ def test_a_directory_of_aprt_dumps(tmp_path):
     recording = open_recording(folder, names_of(tokens=(1, 2, 3)))
     assert (list(recording.tensors), recording.tokens) == (["layer0.mlp.up"], (1, 2, 3))
     np.testing.assert_array_equal(recording.tensors["layer0.mlp.up"].read().ravel(), values)
-    refused(folder, "no map", names=names_of(("logits", "x")), kind=InputError)
+    refused(folder, "expected tokens only", names=names_of(("logits", "x")), kind=InputError)
 
 
 @pytest.mark.parametrize("event", ["layer0.attn.q", "model.layers.0.mlp.up_proj", "l_out-0"])
 @pytest.mark.parametrize("parameter", ["model.norm.weight", "wte", "lm_head", "layer0.attn_wq"])
-def test_a_parameter_among_events_is_left_over(tmp_path, event, parameter):
+def test_parameters_among_events_become_leftovers(tmp_path, event, parameter):
     path = write_safetensors(tmp_path / "a.safetensors", {event: numbers(3, 4), parameter: numbers(4, 4)})
     recording = open_recording(path)
     assert is_recording(path)
-    assert len(recording.tensors) == 1 + (parameter == "lm_head")  # transformers' module has that name too
+    assert len(recording.tensors) == 1 + (parameter == "lm_head")  # which is also a module of transformers
     assert left(recording).keys() == {parameter} - {"lm_head"}
     assert "" not in left(recording).values()

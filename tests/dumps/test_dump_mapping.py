@@ -1,4 +1,4 @@
-"""Maps of names in TOML: what they say of a dump's tensors, and what is refused."""
+"""Read maps of names in TOML, apply them to the names of a dump, and reject wrong ones."""
 
 import time
 
@@ -14,7 +14,7 @@ from microgpt_trace.errors import FileFormatError, InputError
 
 @pytest.fixture
 def mapped(tmp_path):
-    """A map from its text."""
+    """A function that reads a map from its text."""
 
     def read(text):
         path = tmp_path / "map.toml"
@@ -24,8 +24,8 @@ def mapped(tmp_path):
     return read
 
 
-def lines(names, *found):
-    return [(e.event, e.source, e.index, e.layout) for e in names.assigned(found, "dump")]
+def lines(name_map, *names):
+    return [(e.event, e.source, e.index, e.layout) for e in name_map.match(names, "dump")]
 
 
 def refused(read, text, *words):
@@ -36,7 +36,7 @@ def refused(read, text, *words):
     assert all(word in str(caught.value) for word in ("map.toml", *words))
 
 
-def test_a_whole_map(mapped):
+def test_reads_a_map_with_every_kind_of_line(mapped):
     names = mapped(
         """
         tokens = [1, 2, 3]
@@ -62,12 +62,12 @@ def test_a_whole_map(mapped):
     ]
 
 
-def test_an_empty_map_says_nothing_and_one_of_tokens_the_tokens_alone(mapped):
+def test_a_map_may_be_empty_or_have_only_tokens(mapped):
     assert mapped("") == NameMap(mapped("").origin)
     assert mapped("tokens = [5]") == NameMap(mapped("").origin, (), (5,))
 
 
-def test_slices_as_python_writes_them(mapped):
+def test_reads_slices_as_python_does(mapped):
     texts = ["[0]", "[-1]", "[0,]", "[:]", "[ 1 : 2 , :3]", "[::2]", "[1::2]", "[-4:-1:1]"]
     for text in texts:
         index = eval(f"np.s_{text}")
@@ -77,7 +77,7 @@ def test_slices_as_python_writes_them(mapped):
 
 
 @pytest.mark.parametrize("text", ["[]", "[a]", "[1 2]", "[:::]", "[::0]", "[1.5]", "[0,,1]"])
-def test_what_is_no_slice(mapped, text):
+def test_rejects_a_wrong_slice(mapped, text):
     refused(mapped, f'[events]\n"logits" = "t{text}"', "logits", "slices")
 
 
@@ -86,7 +86,7 @@ def test_what_is_no_slice(mapped, text):
     [
         ("events = 3", ["events"]),
         ("names = {}", ["names"]),
-        *((f"tokens = {said}", ["tokens"]) for said in ("3", "[]", "[true]", "[-1]", "[1.0]")),
+        *((f"tokens = {value}", ["tokens"]) for value in ("3", "[]", "[true]", "[-1]", "[1.0]")),
         ('[events]\n"layer0.attn.quack" = "t"', ["layer0.attn.quack", "layer{i}.attn.q"]),
         ('[events]\n"layer{j}.attn.q" = "t"', ["layer{j}.attn.q"]),
         ('[events]\n"attn_wq" = "t"', ["attn_wq"]),
@@ -105,11 +105,11 @@ def test_what_is_no_slice(mapped, text):
         ("x = " + "[" * 5000, ["TOML"]),
     ],
 )
-def test_a_line_that_is_wrong_is_named(mapped, text, words):
+def test_names_a_wrong_line(mapped, text, words):
     refused(mapped, text, *words)
 
 
-def test_a_file_that_cannot_be_read(tmp_path):
+def test_rejects_a_file_that_cannot_be_read(tmp_path):
     with pytest.raises(FileFormatError, match="no such file"):
         read_map(tmp_path / "map.toml")
     (tmp_path / "map.toml").write_bytes(b"\xff\xfe")
@@ -117,14 +117,14 @@ def test_a_file_that_cannot_be_read(tmp_path):
         read_map(tmp_path / "map.toml")
 
 
-def test_layouts(mapped):
+def test_reads_every_layout(mapped):
     for layout in ("own", "TC", "CT", "HTD", "THD", "HTS", "THS", "last"):
         names = mapped(f'[events]\n"logits" = {{ from = "t", layout = "{layout}" }}')
         assert names.entries[0].layout == layout
 
 
 @pytest.mark.parametrize(
-    ("text", "found", "message"),
+    ("text", "names", "message"),
     [
         ('"logits" = "t03"', "t003 x", r"logits: dump has no tensor 't03' \(close: 't003'\)"),
         ('"layer{i}.attn.q" = "q{i}"', "qx", r"no tensor 'q\{i\}'"),
@@ -134,12 +134,12 @@ def test_layouts(mapped):
         ('"logits" = "t"', "t.npy t.bin", r"'t\.npy' and 't\.bin'"),
     ],
 )
-def test_a_map_that_does_not_fit_a_dump_is_an_error(mapped, text, found, message):
+def test_rejects_a_map_that_does_not_fit_the_dump(mapped, text, names, message):
     with pytest.raises(InputError, match=message):
-        mapped(f"[events]\n{text}").assigned(found.split(), "dump")
+        mapped(f"[events]\n{text}").match(names.split(), "dump")
 
 
-def test_an_exact_name_beats_one_without_its_suffix(mapped):
+def test_an_exact_name_goes_before_one_without_its_extension(mapped):
     names = mapped('[events]\n"logits" = "t"')
     assert lines(names, "t.npy", "t") == [("logits", "t", (), "")]
 
@@ -148,23 +148,23 @@ MANY_PARTS = "\n".join([f"[{'.'.join('a' * 20_000)}]", *(f"k{i}=1" for i in rang
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "words"),
     [
         (f'[events]\n"logits" = "x[0{" " * 5000}z]"', "expected indices and slices"),
         (f'[events]\n"logits" = "x[{":" * 50_000}]"', "expected indices and slices"),
         (f'[events]\n"logits" = "x{" " * 50_000}z["', None),
-        (MANY_PARTS, "keys of too many parts"),
+        (MANY_PARTS, "keys with too many dots"),
     ],
     ids=["blanks in a slice", "colons", "blanks in a name", "many parts"],
 )
-def test_no_map_takes_long(mapped, text, said):
+def test_reads_no_map_slowly(mapped, text, words):
     """A slice of blanks took a minute, and tomllib walks all parts of a key again for every line."""
-    began = time.process_time()
-    if said is None:
+    start = time.process_time()
+    if words is None:
         mapped(text)
     else:
-        refused(mapped, text, said)
-    assert time.process_time() - began < 1
+        refused(mapped, text, words)
+    assert time.process_time() - start < 1
 
 
 places = st.integers(-6, 6)
@@ -175,7 +175,7 @@ parts = st.one_of(
 
 @fuzzing
 @given(st.lists(parts, max_size=4).map(tuple), st.lists(st.integers(0, 5), max_size=3).map(tuple))
-def test_a_sliced_shape_is_numpys_or_an_error(index, shape):
+def test_a_sliced_shape_is_the_shape_in_numpy_or_an_error(index, shape):
     try:
         found = sliced_shape(index, shape, "t")
     except InputError:
@@ -185,16 +185,16 @@ def test_a_sliced_shape_is_numpys_or_an_error(index, shape):
 
 
 OUTSIDE = [
-    ((slice(None), slice(None, 896)), "axis 1 of [3, 640] has 640 places: 896 is outside"),
-    ((3,), "axis 0 of [3, 640] has 3 places: 3 is outside"),
-    ((-4,), "-4 is outside"),
+    ((slice(None), slice(None, 896)), "axis 1 of [3, 640] has 640 elements, and index 896 is outside"),
+    ((3,), "axis 0 of [3, 640] has 3 elements, and index 3 is outside"),
+    ((-4,), "index -4 is outside"),
     ((slice(2, 1),), "the slice is empty"),
-    ((0, 0, 0), "3 indices for the 2 axes of [3, 640]"),
+    ((0, 0, 0), "expected at most 2 indices, found 3"),
 ]
 
 
 @pytest.mark.parametrize(("index", "words"), OUTSIDE)
-def test_a_slice_outside_is_an_error_with_the_shape(index, words):
+def test_rejects_a_slice_outside_the_shape(index, words):
     with pytest.raises(InputError) as caught:
         sliced_shape(index, (3, 640), "t003 for layer0.attn.q")
     assert "t003 for layer0.attn.q" in str(caught.value)

@@ -1,4 +1,4 @@
-"""Foreign names: what they mean, judged by the modules of transformers and by our own specs."""
+"""The meaning of names in other engines, judged by the modules of transformers and by our own plans."""
 
 import time
 
@@ -26,7 +26,7 @@ def own_names():
 
 
 @pytest.mark.parametrize("separator", [".", "_", "/", "-", "__"])
-def test_every_own_event_means_itself_whatever_separates_its_words(separator):
+def test_our_event_names_are_known_with_any_separator(separator):
     for name in own_names():
         assert is_event(name)
         assert (
@@ -34,7 +34,7 @@ def test_every_own_event_means_itself_whatever_separates_its_words(separator):
         )
 
 
-def test_no_event_is_called_so():
+def test_is_event_rejects_other_names():
     names = ["layer0.attn.z", "layer01.attn.q", "LAYER0.attn.q", "layer0", "wte", "layer0.attn_wq", ""]
     names += ["layer0.attn.q\n", "layer#.attn.q", "layer0.attn.head#"]
     assert [name for name in names if is_event(name)] == []
@@ -43,7 +43,7 @@ def test_no_event_is_called_so():
 # --- apr -------------------------------------------------------------------------------------
 
 
-def test_stages_below_a_layer_mean_what_the_aliases_say():
+def test_stages_of_apr_in_a_layer_are_the_events_of_their_aliases():
     for stage, globs in ALIASES.items():
         found = meaning_of(f"layer-3/{stage}.bin")
         if stage in ("embedding", "qkv_bias") or not globs or "*" not in globs[0]:
@@ -57,8 +57,8 @@ NO_EVENT = ("", "model", "model.layers", "model.rotary_emb", "transformer", "tra
 
 
 @pytest.mark.parametrize("case", ["llama_gqa", "qwen3", "gpt2"])
-def test_transformers_modules_hold_what_their_events_say(decoder_folder, gpt2, case):
-    """The inputs and outputs of every module, against our trace of the same folder."""
+def test_modules_of_transformers_have_the_values_of_their_events(decoder_folder, gpt2, case):
+    """Compare the inputs and outputs of every module with our trace of the same folder."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     import microgpt_trace
 
@@ -94,7 +94,7 @@ def test_transformers_modules_hold_what_their_events_say(decoder_folder, gpt2, c
     assert missing <= {"q_rope", "k_rope", "scores", "weights", "probs", "loss"}
 
 
-# --- What no test of whole dumps has ------------------------------------------------------------
+# --- Names that no test of a dump has -----------------------------------------------------------
 
 QKV = "layer3.attn.q layer3.attn.k layer3.attn.v"
 MEANS = {
@@ -143,22 +143,22 @@ REFUSED = (
     "layer-1/moe_router ffn_gate hidden_states hidden_states.1 norm model.layers.3.mlp.gate_proj.weight "
     "transformer.ln_f.input transformer.h.3.ln_1.weight wqkv-1 norm_w-0 kq-0 kqv_out-0 norm-0"
 )
-UNKNOWN = (  # a microGPT's checkpoint has wte and wpe, and h0 may be any hidden state
+UNKNOWN = (  # wte and wpe are also parameters of microGPT, and h0 can be any hidden state
     "model.layers.99999.mlp model.layers.three.mlp encoder.layers.3.mlp.gate_proj t003 qkv[0] \u00e9 "
     "wte wpe h.0 h3.npy"
 )
 
 
-def test_names_of_other_engines():
+def test_knows_the_names_of_other_engines():
     assert {name: " ".join(events(name) or ()) for name in MEANS} == MEANS
 
 
-def test_names_that_are_known_and_cannot_be_compared():
+def test_knows_names_that_cannot_be_compared():
     assert {name: events(name) for name in REFUSED.split()} == dict.fromkeys(REFUSED.split(), ())
     assert {name: events(name) for name in UNKNOWN.split()} == dict.fromkeys(UNKNOWN.split())
 
 
-def test_what_a_name_says_of_its_rows():
+def test_knows_rows_in_gguf_order_and_second_names():
     adjacent = {"Qcur-0", "Kcur-0", "Qcur-0 (reshaped)"}
     second = {"layer-0/qkv_matmul"}  # which gives way to qkv_bias
     for name in (*adjacent, *second, "Vcur-0", "Qcur_normed-0", "layer0.attn.q", "layer-0/qkv_bias"):
@@ -167,20 +167,20 @@ def test_what_a_name_says_of_its_rows():
 
 
 @pytest.mark.parametrize(("hook", "why"), [("hook_normalized", "gain"), ("hook_scale", "denominator")])
-def test_hooks_without_the_gain_are_refused_with_the_reason(hook, why):
+def test_rejects_hooks_without_the_gain_with_the_reason(hook, why):
     for norm in ("blocks.0.ln1", "blocks.3.ln2", "ln_final", "blocks.0.attn.q_norm"):
         meaning = meaning_of(f"{norm}.{hook}")
         assert not meaning.events
         assert why in meaning.reason
 
 
-def test_a_refusal_is_one_line_with_a_reason_and_a_meaning_has_events():
+def test_every_name_has_either_events_or_a_reason():
     for name, meaning in event_names._table().items():
         assert bool(meaning.events) != bool(meaning.reason), name
         assert meaning.reason.isprintable()
 
 
-def test_a_name_of_many_numbers_takes_no_time():
+def test_looks_up_a_name_of_many_numbers_quickly():
     """A dump may have 100,000 names, and each number could be the layer's."""
     began = time.process_time()
     assert not any(meaning_of(f"{i}." * 120) for i in range(100, 500))

@@ -1,4 +1,4 @@
-"""Dumps in the styles of other engines agree with the model under the names and in the shapes of each."""
+"""Dumps with the names and shapes of other engines agree with the model."""
 
 import pytest
 from support.faulty_engine import decoder_run
@@ -7,12 +7,12 @@ from support.tiny_models import TOKENS, tiny_model
 
 from microgpt_trace.comparison.diff import diff
 
-NOT_COMPARED = {"llama.cpp": {f"layer{i}.attn.context" for i in (0, 1)}}  # its kqv_out is one of two events
+NOT_COMPARED = {"llama.cpp": {f"layer{i}.attn.context" for i in (0, 1)}}  # kqv_out can be two events
 
 
 @pytest.mark.parametrize("style", [style for style in STYLES if style != "numbers"])
 @pytest.mark.parametrize("case", ["qwen3", "llama_head_dim"])
-def test_every_event_that_a_style_has_agrees(decoders, tmp_path, case, style):
+def test_every_event_of_a_style_agrees(decoders, tmp_path, case, style):
     files = write_dump(tmp_path / "dump", decoder_run(*tiny_model(case), TOKENS), style)
     found = diff(decoders(case)[0], tmp_path / "dump", tokens=TOKENS)
     assert found.agree

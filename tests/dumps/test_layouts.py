@@ -1,4 +1,4 @@
-"""Layouts: stored one way after another, a tensor comes back, or its shape is said to have two readings."""
+"""Layouts: a tensor stored in any layout is read correctly, or rejected if its shape has two readings."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def heads_first(a, dim):
 
 
 def row_stores(a, dims):
-    """Every way of storing all of [T, H*D]; (letters, stored)."""
+    """Yield every layout of [T, H*D]: (letters, stored)."""
     yield "TC", a
     yield "CT", a.T
     yield "TC", a.ravel()
@@ -50,24 +50,24 @@ def row_stores(a, dims):
 
 
 def square_stores(a):
-    """The same for [H, T, S]."""
+    """Yield every layout of [H, T, S]: (letters, stored)."""
     yield "HTS", a
     yield "THS", a.swapaxes(0, 1)
     yield "HTS", a.ravel()
 
 
-def rivals(stored, stores):
-    """How many arrangements of the elements have that shape, ones apart."""
+def count_readings(stored, stores):
+    """Count the different arrangements of the elements with this shape, ignoring axes of length 1."""
     shape = [n for n in stored.shape if n != 1]
     same = [other.ravel().tolist() for _, other in stores if [n for n in other.shape if n != 1] == shape]
     return len({tuple(order) for order in same})
 
 
-def comes_back(name, a, stored, stores, **options):
-    """Whether `fit` gives [.., ..] back, or refuses exactly where the shape has two readings."""
+def check_reading(name, a, stored, stores, **options):
+    """Check that `fit` returns the array, or rejects the shape if and only if it has two readings."""
     recorded = record(stored)
     letters = fits(name, recorded, {name: a.shape}, options.get("head_dim"))
-    assert len(letters) == rivals(stored, stores), (stored.shape, letters)
+    assert len(letters) == count_readings(stored, stores), (stored.shape, letters)
     if len(letters) > 1:
         message = refusal(name, recorded, {name: a.shape}, **options)
         assert f"--layout {name}=LETTERS" in message
@@ -79,7 +79,7 @@ def comes_back(name, a, stored, stores, **options):
 
 @fast
 @given(lengths, lengths, lengths, st.integers(0, 2), st.booleans(), st.data())
-def test_whatever_the_layout_values_come_back(length, heads, dim, ones, known, data):
+def test_reads_values_in_any_layout(length, heads, dim, ones, known, data):
     rows, square = numbers(length, heads * dim), numbers(heads, length, length)
     dims = [dim] if known else [d for d in range(1, heads * dim + 1) if heads * dim % d == 0]
     name, a, stores = data.draw(
@@ -93,7 +93,7 @@ def test_whatever_the_layout_values_come_back(length, heads, dim, ones, known, d
     )
     letters, stored = data.draw(st.sampled_from(stores))
     stored = stored.reshape((1,) * ones + stored.shape)
-    comes_back(name, a, stored, stores, head_dim=dim if known else None)
+    check_reading(name, a, stored, stores, head_dim=dim if known else None)
     if known:
         stored = stored.ravel() if data.draw(st.booleans()) else stored
         decided = fit(name, record(stored, letters), {name: a.shape}, head_dim=dim)
@@ -102,7 +102,7 @@ def test_whatever_the_layout_values_come_back(length, heads, dim, ones, known, d
 
 @fast
 @given(st.integers(2, 5), lengths, lengths, st.integers(0, 2), st.sampled_from(["", "last"]), st.data())
-def test_the_last_row_alone(length, heads, dim, ones, layout, data):
+def test_reads_a_single_last_row(length, heads, dim, ones, layout, data):
     rows, square = numbers(length, heads * dim)[-1:], numbers(heads, length, length)[:, -1:]
     of_rows = [(Q, rows, stored) for stored in (rows, rows[0], rows.reshape(heads, 1, dim))]
     of_squares = [(SCORES, square, stored) for stored in (square, square.ravel())]
@@ -117,78 +117,82 @@ def test_the_last_row_alone(length, heads, dim, ones, layout, data):
 # --- Notes and refusals ----------------------------------------------------------------------
 
 
-NOTES = {  # what is said of an array of this shape
+NOTES = {  # by the shape of the array
     (9, 64): "",
-    (9, 1, 64): "[9, 1, 64] taken as [T, C]",
-    (64, 9): "[64, 9] taken as [C, T]",
-    (1, 4, 9, 16): "[1, 4, 9, 16] taken as [H, T, D]",
-    (9, 4, 16): "[9, 4, 16] taken as [T, H, D]",
-    (576,): "[576] taken as [T, C] = [9, 64]",
-    (64,): "[64] taken as the last row",
+    (9, 1, 64): "[9, 1, 64] read as [T, C]",
+    (64, 9): "[64, 9] read as [C, T]",
+    (1, 4, 9, 16): "[1, 4, 9, 16] read as [H, T, D]",
+    (9, 4, 16): "[9, 4, 16] read as [T, H, D]",
+    (576,): "[576] read as [T, C] = [9, 64]",
+    (64,): "[64] read as the last row",
 }
 
 
-def test_what_was_done_is_noted():
+def test_notes_how_an_array_was_read():
     assert {shape: fit(Q, record(numbers(*shape)), SHAPES, head_dim=16).note for shape in NOTES} == NOTES
 
 
-def test_a_square_is_refused_with_the_choices_and_letters_choose():
+def test_rejects_a_square_with_the_choices_unless_a_layout_is_given():
     assert refusal("embed.tok", record(numbers(9, 9))) == (
-        "dump.npy: [9, 9] is embed.tok as [T, C] (TC) or as [C, T] (CT); --layout embed.tok=LETTERS, "
-        "or layout in a map, decides"
+        "dump.npy: [9, 9] can be embed.tok as [T, C] (TC) or [C, T] (CT); choose one with "
+        "--layout embed.tok=LETTERS, or with layout in a map"
     )
     fitted = fit("embed.tok", record(numbers(9, 9), "CT"), SHAPES)
-    assert fitted.note == "[9, 9] taken as [C, T]"
+    assert fitted.note == "[9, 9] read as [C, T]"
     assert fitted.array.tolist() == numbers(9, 9).T.tolist()
 
 
-def test_another_width_of_a_head_does_not_fit_and_nothing_is_read_to_know_it():
+def test_rejects_another_width_of_a_head_without_reading_values():
     def read():
         raise AssertionError("read")
 
     stored = Recorded("dump.npy", (8, 9, 8), read)
     assert fits(Q, stored, SHAPES, 16) == []
     assert refusal(Q, stored, head_dim=16) == (
-        f"dump.npy: [8, 9, 8] does not fit {Q}; expected [T, C] [9, 64], [C, T] [64, 9], "
-        "[H, T, D] [4, 9, 16], [T, H, D] [9, 4, 16], the last row [1, 64]"
+        f"dump.npy: {Q}: expected [T, C] [9, 64], [C, T] [64, 9], [H, T, D] [4, 9, 16], "
+        "[T, H, D] [9, 4, 16], the last row [1, 64], found [8, 9, 8]"
     )
-    assert fits(Q, stored, SHAPES) == ["HTD"]  # of an unknown width
-    assert fits(UP, record(np.zeros((4, 9, 12))), SHAPES) == []  # which has no heads
+    assert fits(Q, stored, SHAPES) == ["HTD"]  # if the width is unknown
+    assert fits(UP, record(np.zeros((4, 9, 12))), SHAPES) == []  # since it has no heads
     for shape in ((9, 63), (576,), (1, 576)):
-        assert refusal(Q, record(np.zeros(shape), "HTD")).endswith("expected HTD of [9, 64]")
+        assert refusal(Q, record(np.zeros(shape), "HTD")).endswith(
+            f"expected HTD of [9, 64], found {list(shape)}"
+        )
 
 
 @pytest.mark.parametrize("shape", [(8, 64), (9, 65), (2, 9, 64), (0,), (), (577,), (0, 9, 64)])
-def test_a_shape_that_fits_in_no_way(shape):
+def test_rejects_a_shape_that_fits_no_layout(shape):
     assert fits(Q, record(np.zeros(shape)), SHAPES, 16) == []
-    assert f"dump.npy: {list(shape)} does not fit {Q}" in refusal(Q, record(np.zeros(shape)), head_dim=16)
+    message = refusal(Q, record(np.zeros(shape)), head_dim=16)
+    assert message.startswith(f"dump.npy: {Q}: expected [T, C] ")
+    assert message.endswith(f"found {list(shape)}")
 
 
 @pytest.mark.parametrize(
     ("name", "layout", "message"),
     [
-        (Q, "HTS", f"'HTS' is no layout of {Q}; these are: TC, CT, HTD, THD, last"),
-        (UP, "HTD", f"'HTD' is no layout of {UP}; these are: TC, CT, last"),
-        (SCORES, "TC", f"'TC' is no layout of {SCORES}; these are: HTS, THS, last"),
-        (SCORES, "SHT", f"'SHT' is no layout of {SCORES}"),
-        ("loss", "TC", "'TC' is no layout of loss; a number has none"),
-        (Q, "CT", "[9, 64] does not fit layer0.attn.q; expected [C, T] [64, 9]"),
-        (Q, "last", "[9, 64] does not fit layer0.attn.q; expected the last row [1, 64]"),
-        ("lm_head", "", "'lm_head' is no event of this model"),
+        (Q, "HTS", f"layout of {Q}: expected TC, CT, HTD, THD, last, found 'HTS'"),
+        (UP, "HTD", f"layout of {UP}: expected TC, CT, last, found 'HTD'"),
+        (SCORES, "TC", f"layout of {SCORES}: expected HTS, THS, last, found 'TC'"),
+        (SCORES, "SHT", f"layout of {SCORES}: expected HTS, THS, last, found 'SHT'"),
+        ("loss", "TC", "layout of loss: expected none, since it is a number, found 'TC'"),
+        (Q, "CT", "layer0.attn.q: expected [C, T] [64, 9], found [9, 64]"),
+        (Q, "last", "layer0.attn.q: expected the last row [1, 64], found [9, 64]"),
+        ("lm_head", "", "this model has no event 'lm_head'"),
     ],
 )
-def test_letters_that_do_not_fit(name, layout, message):
+def test_rejects_letters_that_do_not_fit(name, layout, message):
     assert message in refusal(name, record(np.zeros((9, 64)), layout))
 
 
 @pytest.mark.parametrize("layout", ["", OWN])
-def test_a_number(layout):
+def test_reads_a_single_number(layout):
     for shape in [(), (1,), (1, 1)]:
         fitted = fit("loss", record(np.full(shape, 2.5), layout), SHAPES)
         assert (fitted.array.shape, float(fitted.array), fitted.note) == ((), 2.5, "")
 
 
-def test_one_position_keeps_its_axis():
+def test_keeps_the_axis_of_a_single_position():
     shapes = {UP: (1, 48), SCORES: (4, 1, 1)}
     for name, stored in ((UP, (48,)), (UP, (48, 1)), (SCORES, (4,)), (SCORES, (1, 4, 1, 1))):
         fitted = fit(name, record(np.zeros(stored)), shapes)
@@ -197,7 +201,7 @@ def test_one_position_keeps_its_axis():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_bits_and_dtype_stay(dtype):
+def test_keeps_bits_and_dtype(dtype):
     a = np.array([[np.nan, -0.0, 1e-45], [np.inf, -np.inf, 0.1]], dtype)
     fitted = fit(UP, record(a.T, dtype=dtype), {UP: (2, 3)})
     assert (fitted.array.dtype, fitted.array.tobytes()) == (dtype, a.tobytes())
@@ -206,17 +210,17 @@ def test_bits_and_dtype_stay(dtype):
 # --- Our own order ---------------------------------------------------------------------------
 
 
-def test_our_own_order_must_be_exact():
+def test_our_own_order_must_have_the_exact_shape():
     assert fit(Q, record(numbers(9, 64), OWN), SHAPES).note == ""
     assert fit("embed.tok", record(numbers(9, 9), OWN), SHAPES).array.tolist() == numbers(9, 9).tolist()
     message = refusal(Q, record(numbers(1, 9, 64), OWN))
-    assert message == "dump.npy: expected [9, 64] for layer0.attn.q, found [1, 9, 64]"
+    assert message == "dump.npy: expected shape [9, 64] for layer0.attn.q, found [1, 9, 64]"
     assert fits(Q, record(numbers(64, 9), OWN), SHAPES) == []
-    assert "expected [] for loss, found [2]" in refusal("loss", record(numbers(2), OWN))
+    assert "expected shape [] for loss, found [2]" in refusal("loss", record(numbers(2), OWN))
     assert fits("loss", record(numbers(2), OWN), SHAPES) == []
 
 
-def test_rows_of_some_positions():
+def test_reads_rows_of_some_positions():
     rows = record(numbers(2, 61), OWN)
     for name in ("logits", "probs"):
         fitted = fit(name, rows, SHAPES, positions=(3, 8))
@@ -225,16 +229,16 @@ def test_rows_of_some_positions():
     whole = fit("logits", record(numbers(9, 61), OWN), SHAPES, positions=tuple(range(9)))
     assert whole.positions is None
     assert fit(UP, record(numbers(9, 48), OWN), SHAPES, positions=(3, 8)).positions is None
-    assert "expected [9, 61] for logits, found [2, 61]" in refusal("logits", rows)
-    assert "expected [1, 61] for logits, found [2, 61]" in refusal("logits", rows, positions=(8,))
-    assert "position 9 is none of 9 tokens" in refusal("logits", rows, positions=(3, 9))
+    assert "expected shape [9, 61] for logits, found [2, 61]" in refusal("logits", rows)
+    assert "expected shape [1, 61] for logits, found [2, 61]" in refusal("logits", rows, positions=(8,))
+    assert "expected positions below 9, found 9" in refusal("logits", rows, positions=(3, 9))
 
 
 # --- Several events side by side, and GGUF's order -------------------------------------------
 
 
 @pytest.mark.parametrize("stored", [(9, 128), (1152,), (1, 9, 8, 16), (128, 9)])
-def test_rows_side_by_side(stored):
+def test_splits_rows_that_are_side_by_side(stored):
     whole = numbers(9, 128)
     recorded = record(whole.T if stored == (128, 9) else whole.reshape(stored), beside=QKV)
     for name, start, stop in zip(QKV, (0, 64, 96), (64, 96, 128), strict=True):
@@ -243,34 +247,34 @@ def test_rows_side_by_side(stored):
         assert f"columns {start} to {stop - 1} of 128" in fitted.note
 
 
-def test_what_cannot_lie_side_by_side():
-    assert "[9, 64] does not fit" in refusal(Q, record(numbers(9, 64), beside=QKV))
-    assert "no event whose rows" in refusal(Q, record(numbers(9, 64), beside=(Q, SCORES)))
-    assert "'gone' is no event" in refusal(Q, record(numbers(9, 64), beside=(Q, "gone")))
+def test_rejects_events_that_cannot_be_side_by_side():
+    assert "expected [T, C] [9, 128]" in refusal(Q, record(numbers(9, 64), beside=QKV))
+    assert f"the rows of {SCORES} cannot be" in refusal(Q, record(numbers(9, 64), beside=(Q, SCORES)))
+    assert "this model has no event 'gone'" in refusal(Q, record(numbers(9, 64), beside=(Q, "gone")))
 
 
 def gguf_order(channels, dim):
-    """Where GGUF's order has each channel: those of a head that RoPE turns together are neighbours there."""
+    """Return the place of each channel in GGUF's order, where the channels of a RoPE pair are neighbours."""
     return [at + 2 * (j % (dim // 2)) + j // (dim // 2) for at in range(0, channels, dim) for j in range(dim)]
 
 
 def in_gguf_order(a, heads):
-    return pair_neighbours(a.T, heads).T  # as GGUF stores the rows of a weight that makes these columns
+    return pair_neighbours(a.T, heads).T  # GGUF stores the rows of the weight in this order
 
 
 @pytest.mark.parametrize("kind", ["q", "k", "q_norm", "k_norm", "q_rope", "k_rope"])
-def test_rows_in_ggufs_order(kind):
+def test_reorders_rows_in_the_order_of_gguf(kind):
     name, a, order = f"layer0.attn.{kind}", numbers(5, 24), np.array(gguf_order(24, 8))
     theirs = record(in_gguf_order(a, 3), adjacent=True)
     fitted = fit(name, theirs, {name: (5, 24)}, head_dim=8, order=order)
     assert fitted.array.tolist() == a.tolist()
-    assert fitted.note == "rows put from GGUF's order into Hugging Face order"
+    assert fitted.note == "rows reordered from GGUF's order to Hugging Face order"
     for stored, known in ((record(a), order), (record(a, adjacent=True), None)):
         kept = fit(name, stored, {name: (5, 24)}, head_dim=8, order=known)
         assert (kept.array.tolist(), kept.note) == (a.tolist(), "")
 
 
-def test_a_fused_last_row_in_ggufs_order():
+def test_reorders_a_fused_last_row_in_the_order_of_gguf():
     whole = numbers(1, 128)
     stored = np.concatenate(
         [in_gguf_order(whole[:, :64], 4), in_gguf_order(whole[:, 64:96], 2), whole[:, 96:]], 1

@@ -1,4 +1,4 @@
-"""The map drafted for a dump of strange names, held against the names that its arrays had."""
+"""The map suggested for a dump with unknown names, checked against the events of its arrays."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def own(model):
 
 @pytest.fixture
 def drafted(tmp_path):
-    """A function that drafts the map of arrays by name: its text, and its lines when it is read."""
+    """A function that drafts a map for arrays by name, and returns its text and its lines."""
 
     def draft(model, arrays, known=()):
         recorded = {
@@ -43,7 +43,7 @@ def drafted(tmp_path):
         print(text)
         path = tmp_path / "map.toml"
         path.write_text(text, encoding="utf-8")
-        return text, read_map(path).assigned([f"{name}.npy" for name in arrays], "dump")
+        return text, read_map(path).match([f"{name}.npy" for name in arrays], "dump")
 
     return draft
 
@@ -57,19 +57,21 @@ def run_with(model, name, change):
         return values_of(model)
 
 
-# --- Arrays that are numbered ------------------------------------------------------------------
+# --- Arrays with numbers as names --------------------------------------------------------------
 
 
 def check(drafted, model, arrays):
-    """Pairs of an event, or None, and an array are named t0, t1 ... Each has its event in the draft, and
-    those of None have none. Returns the draft's text and lines."""
+    """Name pairs of (event or None, array) t0, t1 ..., and check that the draft has exactly these events.
+
+    Returns the draft's text and lines.
+    """
     text, lines = drafted(model, {f"t{i}": array for i, (_, array) in enumerate(arrays)})
     assert found_in(lines) == {f"t{i}": event for i, (event, _) in enumerate(arrays) if event}
     return text, lines
 
 
 @pytest.mark.parametrize("case", ["llama_mha_bias", "qwen2", "qwen3", "microgpt"])
-def test_a_clean_dump_is_placed_by_its_values(decoder_folder, emma, drafted, case):
+def test_places_a_clean_dump_by_its_values(decoder_folder, emma, drafted, case):
     model = emma if case == "microgpt" else load(decoder_folder(case))
     text, lines = check(drafted, model, list(values_of(model).items()))
     assert text.count("# values agree, 0.0e+00") == len(lines)
@@ -77,12 +79,12 @@ def test_a_clean_dump_is_placed_by_its_values(decoder_folder, emma, drafted, cas
 
 
 def changed(own, event, change):
-    """All events in order, one of them changed."""
+    """Return all events in order, with one of them changed."""
     return list((own | {event: change(own[event])}).items())
 
 
 def with_strangers(own):
-    """A third of the events is missing, and arrays that are none stand between the others."""
+    """Drop a third of the events, and insert arrays that are no events."""
     rng = np.random.default_rng(1)
     arrays = [item for item in own.items() if rng.random() > 0.3]
     for i, shape in enumerate([(7, 32), (7, 48), (7, 32), (7, 16), (4, 7, 7), (5, 9), (3,)]):
@@ -116,7 +118,7 @@ def mostly_nan(own):
     return [("embed.tok", np.where(np.arange(7)[:, None] > 1, np.nan, own["embed.tok"]))]
 
 
-DUMPS = {  # what becomes of the values, and what the draft says of it
+DUMPS = {  # a change of the values, and words of the draft
     "strangers": (with_strangers, "tensors not placed: 7"),
     "names in no order": (shuffled, "# values agree, 0.0e+00"),
     "bf16": (lambda own: [(event, rounded_to(a, "bf16")) for event, a in own.items()], "# values agree, 1."),
@@ -130,29 +132,29 @@ DUMPS = {  # what becomes of the values, and what the draft says of it
 
 
 @pytest.mark.parametrize("what", DUMPS)
-def test_whatever_became_of_values_they_are_placed(drafted, model, own, what):
-    arrays_of, said = DUMPS[what]
-    assert said in check(drafted, model, arrays_of(own))[0]
+def test_places_changed_values(drafted, model, own, what):
+    arrays_of, words = DUMPS[what]
+    assert words in check(drafted, model, arrays_of(own))[0]
 
 
 @pytest.mark.parametrize(("layout", "axes"), [("THD", (0, 1, 2)), ("HTD", (1, 0, 2))])
-def test_layouts_are_found(drafted, model, own, layout, axes):
+def test_finds_layouts(drafted, model, own, layout, axes):
     stored = {"embed.tok": own["embed.tok"].T, "logits": own["logits"][-1:], "probs": own["probs"][-1]}
-    wanted = {"embed.tok": "CT", "logits": "last", "probs": "last"}
+    expected = {"embed.tok": "CT", "logits": "last", "probs": "last"}
     for event, array in own.items():
         if event.rpartition(".")[2] in HEADS:
-            stored[event], wanted[event] = array.reshape(7, -1, 8).transpose(axes)[None], layout
+            stored[event], expected[event] = array.reshape(7, -1, 8).transpose(axes)[None], layout
     _, lines = check(drafted, model, [(event, stored.get(event, array)) for event, array in own.items()])
-    assert {line.event: line.layout for line in lines if line.layout} == wanted
+    assert {line.event: line.layout for line in lines if line.layout} == expected
 
 
-def test_a_square_array_is_written_with_its_layout(decoder_folder, drafted):
+def test_writes_the_layout_of_a_square_array(decoder_folder, drafted):
     model = load(decoder_folder("llama_gqa", intermediate_size=7))
     text, _ = check(drafted, model, [("layer0.mlp.up", values_of(model)["layer0.mlp.up"])])
     assert '"layer0.mlp.up" = { from = "t0", layout = "TC" }' in text
 
 
-def test_copies_and_events_that_are_known_by_name_are_not_suggested(drafted, model, own):
+def test_does_not_suggest_copies_and_known_events(drafted, model, own):
     files = {"embed.tok": own["embed.tok"], "t0": own["embed.tok"]}
     text, lines = drafted(model, files | dict.fromkeys(["a", "b"], own["layer0.attn.norm"]), ["embed.tok"])
     assert [line.event for line in lines] == ["layer0.attn.norm"]
@@ -160,7 +162,7 @@ def test_copies_and_events_that_are_known_by_name_are_not_suggested(drafted, mod
     assert "tensors not placed: 2" in text
 
 
-def test_what_nothing_decides_is_listed(drafted, model, own):
+def test_lists_undecided_tensors(drafted, model, own):
     text, lines = drafted(model, {"t0": own["embed.tok"], "t1": numbers(7, 48, seed=1)})
     assert found_in(lines) == {"t0": "embed.tok"}
     assert '# not placed: "t1" [7, 48]: values, names and order do not decide' in text
@@ -172,7 +174,7 @@ def line_of(text, event):
     return line
 
 
-def test_what_follows_a_fault_is_placed_by_order(drafted, model):
+def test_places_tensors_after_a_fault_by_order(drafted, model):
     def mixed(value):
         return np.random.default_rng(0).permutation(value.ravel()).reshape(value.shape)
 
@@ -185,7 +187,7 @@ def test_what_follows_a_fault_is_placed_by_order(drafted, model):
 
 
 @pytest.mark.parametrize("name", ["layer0.attn.scores", "layer1.attn.weights", "layer1.attn.q"])
-def test_nan_agrees_with_nothing(drafted, model, own, name):
+def test_nan_agrees_with_no_event(drafted, model, own, name):
     arrays = {"t0": own["embed.tok"], "t1": np.full_like(own[name], np.nan), "t2": own["logits"]}
     text, lines = drafted(model, arrays)
     found = found_in(lines)
@@ -194,8 +196,8 @@ def test_nan_agrees_with_nothing(drafted, model, own, name):
         assert line_of(text, found["t1"]).endswith("by order; values differ by inf; 100% of them not finite")
 
 
-@pytest.mark.parametrize("case", ["llama_gqa", "qwen3"])  # of qwen3's q, k and v are as wide as gate and up
-def test_fused_products_are_sliced(decoder_folder, drafted, case):
+@pytest.mark.parametrize("case", ["llama_gqa", "qwen3"])  # in qwen3, q, k and v are as wide as gate and up
+def test_slices_fused_products(decoder_folder, drafted, case):
     model = load(decoder_folder(case))
     own = values_of(model)
     whole = {
@@ -209,7 +211,7 @@ def test_fused_products_are_sliced(decoder_folder, drafted, case):
         assert np.array_equal(part.reshape(own[line.event].shape), own[line.event]), line.event
 
 
-# --- Names that count layers -------------------------------------------------------------------
+# --- Names with the number of a layer ----------------------------------------------------------
 
 OWN_NAMES = {
     "attn.norm": "ln1", "attn.q": "Q", "attn.k": "K", "attn.v": "V", "attn.out": "attnout", "mlp.norm": "ln2",
@@ -225,7 +227,7 @@ def deeper(decoder_folder):
 
 
 def engine_names(values, first=0):
-    """What an engine of other names leaves of these events, in the order of the alphabet; their events."""
+    """Return the files of an engine with other names, in alphabetic order, and their events."""
     files, truth = {}, {}
     for event, array in values.items():
         layer, _, kind = event.partition(".")
@@ -238,7 +240,7 @@ def engine_names(values, first=0):
 
 
 def faulty(model, event):
-    """The values where an operation gives its channels in another order."""
+    """Return the values of a run in which an operation returns its channels in another order."""
     return run_with(model, event, lambda value: np.roll(value, value.shape[-1] // 2, axis=-1))
 
 
@@ -254,7 +256,7 @@ def with_gate_and_up_swapped(model):
 
 
 def in_a_drifting_bf16(model):
-    """Each layer is further off than the one before, by 0.004 to 0.128."""
+    """Add noise that grows from layer to layer, from 0.004 to 0.128."""
     rng = np.random.default_rng(0)
 
     def drifted(event, array):
@@ -265,14 +267,14 @@ def in_a_drifting_bf16(model):
 
 
 def with_copies(model):
-    """A module and the last one in it are one event."""
+    """Add a second name of some events, as for a module and its last submodule."""
     values = faulty(model, "layer2.attn.context")
     files, truth = engine_names(values)
     return files | {f"blk{i}_mlp": values[f"layer{i}.mlp.down"] for i in (1, 3)}, truth
 
 
 def inputs_of_layers(model):
-    """They are the outputs of those before."""
+    """Name each output of a layer as the input of the next one."""
     truth = {f"stream{i + 1}": f"layer{i}.mlp.residual" for i in LAYERS[:-1]} | {"stream0": "embed.tok"}
     truth |= {f"up{i}": f"layer{i}.mlp.up" for i in LAYERS}
     return {name: values_of(model)[event] for name, event in truth.items()}, truth
@@ -285,7 +287,7 @@ def with_a_number_that_is_no_layer(model):
 
 
 def with_noise_in_a_layer(model):
-    """What values do not place, names that count layers do."""
+    """Replace one layer by noise, which only its name can place."""
     kinds = {"zz": "attn.norm", "mm": "attn.out", "aa": "mlp.down"}
     truth = {f"{name}_x{1 + i}": f"layer{i}.{kind}" for i in LAYERS for name, kind in kinds.items()}
     files = {name: values_of(model)[event] for name, event in truth.items()}
@@ -293,13 +295,13 @@ def with_noise_in_a_layer(model):
 
 
 def with_telling_names(model):
-    """Values agree in no layer, but names have the words of the events'."""
+    """Change values in every layer, and use names with the words of the events."""
     values = faulty(model, "*.attn.context")
     truth = {name.replace("layer", "blk").replace(".", "_") + "_tmp": name for name in values}
     return {name: values[event] for name, event in truth.items()}, truth
 
 
-ENGINES = {  # what an engine of other names leaves and the events of that, and what the draft says
+ENGINES = {  # a function that returns files and their events, and words of the draft
     "right": (
         lambda model: engine_names(values_of(model)),
         '"layer{i}.mlp.up" = "blk{i}_ffu" # values agree in 4 of 4 layers, 0.0e+00',
@@ -322,15 +324,15 @@ ENGINES = {  # what an engine of other names leaves and the events of that, and 
 
 
 @pytest.mark.parametrize("what", ENGINES)
-def test_names_of_ones_own_are_placed(drafted, deeper, what):
-    engine, said = ENGINES[what]
+def test_places_series_of_names(drafted, deeper, what):
+    engine, words = ENGINES[what]
     files, truth = engine(deeper)
     text, lines = drafted(deeper, files)
     assert found_in(lines) == truth
-    assert said in " ".join(text.split())
+    assert words in " ".join(text.split())
 
 
-def test_what_values_and_names_leave_open_is_listed(drafted, deeper):
+def test_lists_undecided_series(drafted, deeper):
     files, truth = engine_names(faulty(deeper, "*.attn.context"))
     text, lines = drafted(deeper, files)
     assert found_in(lines).items() <= truth.items()
@@ -343,7 +345,7 @@ def test_a_norm_that_does_nothing_is_a_copy(drafted, deeper):
     assert '# not placed: "lnf" [7, 32]: a copy of layer3.mlp.residual' in text
 
 
-def test_fused_names_are_sliced_alike_in_all_layers(drafted, deeper):
+def test_slices_fused_products_the_same_in_all_layers(drafted, deeper):
     values = faulty(deeper, "layer1.attn.context")
     fused = {f"blk{i}_qkv": np.hstack([values[f"layer{i}.attn.{n}"] for n in "qkv"]) for i in LAYERS}
     text, lines = drafted(deeper, fused)
@@ -355,7 +357,7 @@ def test_fused_names_are_sliced_alike_in_all_layers(drafted, deeper):
 # --- TOML ---------------------------------------------------------------------------------------
 
 
-def test_the_draft_is_read_back_whatever_names_there_are(drafted, model, own):
+def test_reads_back_a_draft_with_any_names(drafted, model, own):
     odd = {'a "b"\\\x7f\n': "embed.tok", "odd[1]": "layer0.attn.norm", "q": "layer0.attn.q_rope"}
     files = {name: own[event] for name, event in odd.items()} | {"x": numbers(5, 7)}
     text, lines = drafted(model, files)
@@ -364,7 +366,7 @@ def test_the_draft_is_read_back_whatever_names_there_are(drafted, model, own):
     assert '# not placed: "x" [5, 7]' in text
 
 
-def test_what_has_no_numbers_is_passed_over_and_named(model, own, tmp_path):
+def test_lists_arrays_of_other_types(model, own, tmp_path):
     for i, array in enumerate([own["embed.tok"], np.ones((7, 32), complex), np.ones((7, 32), bool)]):
         np.save(tmp_path / f"t{i}.npy", array)
     text = drafted_map([open_recording(tmp_path), model], None, TOKENS)
@@ -372,5 +374,5 @@ def test_what_has_no_numbers_is_passed_over_and_named(model, own, tmp_path):
     assert '# not placed: "t1" [7, 32]: numbers of type complex128, which no event has' in text
 
 
-def test_the_loss_of_a_pair_is_that_of_the_next_best_one():
+def test_the_loss_of_a_pair_is_the_distance_to_the_next_best_one():
     assert align(np.array([[1.0, 3.0, 2.5]])) == [(0, 1, 0.5)]

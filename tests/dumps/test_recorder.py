@@ -1,4 +1,4 @@
-"""Recording transformers: every array against our own trace of the same folder, and what is refused."""
+"""Record models of transformers: every array agrees with our trace of the same folder; and refusals."""
 
 import json
 from contextlib import suppress
@@ -18,7 +18,7 @@ from microgpt_trace.errors import InputError
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-# Its versions rename an argument now and then, and warn of the older name.
+# Versions of transformers rename arguments and warn about the old names.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")
 
 IDS = torch.tensor([TOKENS])
@@ -33,7 +33,7 @@ def torch_model(folder, attention="eager", dtype=torch.float32, **options):
 
 @pytest.fixture(scope="module")
 def folder_of(decoder_folder, gpt2):
-    """A function that gives the folder of a case."""
+    """A function that returns the folder of a case."""
     return lambda case: gpt2(case)[0] if case in GPT2S else decoder_folder(case)
 
 
@@ -53,7 +53,7 @@ def target(tmp_path):
 
 
 def recorded(model, target, *args, **kwargs):
-    """The saved arrays of one pass."""
+    """Record one pass and return the saved arrays."""
     with record(model, target), torch.no_grad():
         model(*(args or (IDS,)), **kwargs)
     return load_file(target)
@@ -65,7 +65,7 @@ def metadata(target):
 
 
 def own_events(folder, **options):
-    """What our trace says of the folder, all but what record() leaves out."""
+    """Return the events of our trace that record() saves."""
     ours = trace(load(folder), tokens=TOKENS, values=True, names=["*"], **options)
     left_out = (".scores", ".head", "probs", "loss")
     return {e.name: ours[e.name] for e in ours if not any(part in e.name for part in left_out)}
@@ -76,7 +76,7 @@ def distance(theirs, ours):
 
 
 def assert_same(theirs, ours, within=1e-5):
-    """The same events, shapes and values."""
+    """Check that events, shapes and values are the same."""
     assert theirs.keys() == ours.keys()
     for name, array in ours.items():
         assert (theirs[name].shape, theirs[name].dtype) == (array.shape, np.float32), name
@@ -86,7 +86,7 @@ def assert_same(theirs, ours, within=1e-5):
 
 
 def hooks_of(model):
-    """How many hooks the modules of a model have, and the function that turns q and k."""
+    """Return the number of hooks on the modules of a model, and the function that rotates q and k."""
     count = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
     return count, transformers.models.llama.modeling_llama.apply_rotary_pos_emb
 
@@ -96,15 +96,15 @@ def left_out(target):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_event_is_our_own_trace_of_the_folder(case, folder_of, target):
+def test_every_event_agrees_with_our_trace(case, folder_of, target):
     folder = folder_of(case)
     assert_same(recorded(torch_model(folder), target), own_events(folder))
-    assert left_out(target) == ["attn.scores, attn.head*, probs, loss: no module gives them"]
+    assert left_out(target) == ["attn.scores, attn.head*, probs, loss: no module returns them"]
     assert not open_recording(target).leftovers
 
 
 @both_families
-def test_sdpa_gives_all_but_the_attention_weights(case, folder_of, target):
+def test_records_all_but_the_attention_weights_from_sdpa(case, folder_of, target):
     folder = folder_of(case)
     ours = {name: array for name, array in own_events(folder).items() if not name.endswith(".weights")}
     assert_same(recorded(torch_model(folder, "sdpa"), target), ours)
@@ -114,19 +114,19 @@ def test_sdpa_gives_all_but_the_attention_weights(case, folder_of, target):
     assert [note.split(": ")[:2] for note in notes] == [["left out", name] for name in missing]
 
 
-def test_the_file_says_what_was_recorded(model, folder, target):
+def test_the_file_describes_the_model_and_the_run(model, folder, target):
     recorded(model, target)
-    said = metadata(target)
-    assert (said["format"], said["text"]) == ("microgpt.arrays/1", "")
-    assert json.loads(said["tokens"]) == list(TOKENS)
-    assert json.loads(said["positions"]) == list(range(len(TOKENS)))
-    about = json.loads(said["model"])
+    saved = metadata(target)
+    assert (saved["format"], saved["text"]) == ("microgpt.arrays/1", "")
+    assert json.loads(saved["tokens"]) == list(TOKENS)
+    assert json.loads(saved["positions"]) == list(range(len(TOKENS)))
+    about = json.loads(saved["model"])
     assert (about["class"], about["dtype"], about["attention"]) == ("LlamaForCausalLM", "float32", "eager")
     assert (about["torch"], about["transformers"]) == (torch.__version__, transformers.__version__)
     assert about["origin"] == str(folder)
 
 
-def test_the_arrays_are_copies_at_hand_inside_and_after(model, target):
+def test_the_arrays_are_copies_that_can_be_used_inside_and_after_the_block(model, target):
     with record(model, target) as recording, torch.no_grad():
         assert (recording.arrays, recording.tokens) == ({}, ())
         logits = model(input_ids=IDS).logits
@@ -137,7 +137,7 @@ def test_the_arrays_are_copies_at_hand_inside_and_after(model, target):
     assert recording.arrays.keys() == load_file(target).keys()
 
 
-def test_bf16_is_widened_exactly(folder, target):
+def test_widens_bf16_exactly(folder, target):
     model = torch_model(folder, dtype=torch.bfloat16)
     with record(model, target), torch.no_grad():
         logits = model(IDS).logits
@@ -149,7 +149,7 @@ def test_bf16_is_widened_exactly(folder, target):
     assert 1e-4 < distance(arrays["logits"], own_events(folder)["logits"]) < 0.1
 
 
-def test_observing_changes_nothing_and_hooks_are_gone_afterwards(model, target):
+def test_recording_changes_no_value_and_removes_its_hooks(model, target):
     original = hooks_of(model)
     with torch.no_grad():
         before = model(IDS).logits
@@ -163,7 +163,7 @@ def test_observing_changes_nothing_and_hooks_are_gone_afterwards(model, target):
 
 
 @both_families
-def test_logits_of_the_last_positions_only(case, folder_of, target):
+def test_records_logits_of_the_last_positions(case, folder_of, target):
     folder, length = folder_of(case), len(TOKENS)
     arrays = recorded(torch_model(folder), target, logits_to_keep=2)
     assert json.loads(metadata(target)["positions"]) == [length - 2, length - 1]
@@ -171,7 +171,7 @@ def test_logits_of_the_last_positions_only(case, folder_of, target):
 
 
 @both_families
-def test_a_bare_decoder_has_no_logits(case, folder_of, target):
+def test_records_a_decoder_without_a_head(case, folder_of, target):
     folder = folder_of(case)
     bare = torch_model(folder, auto=transformers.AutoModel)
     ours = own_events(folder)
@@ -182,7 +182,7 @@ def test_a_bare_decoder_has_no_logits(case, folder_of, target):
 
 
 class Wrapper(torch.nn.Module):
-    """A model below two names, as adapters have it: base_model.model."""
+    """A model inside two modules, as adapters have it: base_model.model."""
 
     def __init__(self, model):
         super().__init__()
@@ -193,31 +193,32 @@ class Wrapper(torch.nn.Module):
         return self.base_model.model(*args, **kwargs)
 
 
-def test_a_wrapped_model_whose_layers_share_an_activation_is_recorded_all_the_same(model, target, folder):
+def test_records_a_wrapped_model_whose_layers_share_an_activation(model, target, folder):
     for layer in model.model.layers:
         layer.mlp.act_fn = model.model.layers[0].mlp.act_fn
     assert_same(recorded(Wrapper(model), target), own_events(folder))
 
 
 class OwnAttention(transformers.models.llama.modeling_llama.LlamaAttention):
-    """An attention whose forward is not in the module of the function that turns q and k."""
+    """An attention whose forward is not in the Python module of the function that rotates q and k."""
 
     def forward(self, *args, **kwargs):
         return super().forward(*args, **kwargs)
 
 
-def test_what_is_no_module_or_function_that_we_know_is_left_out_with_the_reason(model, target):
+def test_leaves_out_unknown_modules_and_functions_with_the_reason(model, target):
     for layer in model.model.layers:
         del layer.mlp.act_fn
         layer.mlp.act_fn = torch.nn.functional.silu
         layer.self_attn.__class__ = OwnAttention
-    arrays, said = recorded(model, target), left_out(target)
+    arrays, reasons = recorded(model, target), left_out(target)
     assert not [name for name in arrays if name.endswith(("_rope", "mlp.act"))]
-    assert "mlp.act: the activation is no module" in said
-    assert "attn.q_rope, attn.k_rope: the attention calls no apply_rotary_pos_emb of its module" in said
+    assert "mlp.act: the activation is not a module" in reasons
+    reason = "the attention does not call apply_rotary_pos_emb of its module"
+    assert f"attn.q_rope, attn.k_rope: {reason}" in reasons
 
 
-def test_other_models_of_the_class_may_run_or_be_recorded_meanwhile(model, target, tmp_path, folder):
+def test_other_models_of_the_class_may_run_or_be_recorded_at_the_same_time(model, target, tmp_path, folder):
     theirs, idle, original = torch_model(folder), torch_model(folder), hooks_of(model)
     with record(model, target), record(theirs, tmp_path / "other.safetensors"), torch.no_grad():
         idle(IDS[:, :3])
@@ -240,7 +241,7 @@ def test_generating_one_token_is_one_pass(case, folder_of, target):
     assert distance(found, ours) < 1e-5
 
 
-def test_a_file_that_exists_is_kept_unless_forced(model, target):
+def test_keeps_an_existing_file_unless_forced(model, target):
     target.write_text("mine")
     with pytest.raises(InputError, match=r"exists already; force=True overwrites it"), record(model, target):
         model(IDS)
@@ -251,8 +252,9 @@ def test_a_file_that_exists_is_kept_unless_forced(model, target):
 
 
 REFUSED = {
-    "two texts": (lambda m: m(IDS.repeat(2, 1)), r"one text, found \(2, 7\) of int64"),
-    "embeddings": (lambda m: m(inputs_embeds=torch.zeros(1, 3, 32)), "was given embeddings"),
+    "two texts": (lambda m: m(IDS.repeat(2, 1)), r"expected one text, .* found int64 of shape \(2, 7\)"),
+    "embeddings": (
+        lambda m: m(inputs_embeds=torch.zeros(1, 3, 32)), "expected input_ids as the model's input, found"),
     "padding": (
         lambda m: m(IDS, attention_mask=torch.tensor([[0, 0, 1, 1, 1, 1, 1]])),
         "expected no padding, found 2 zeros",
@@ -260,23 +262,23 @@ REFUSED = {
     "padding by position": (lambda m: m.model(IDS, torch.tensor([[0, 1, 1, 1, 1, 1, 1]])), "found 1 zeros"),
     "own mask": (
         lambda m: m(IDS, attention_mask=torch.zeros(1, 1, 7, 7)),
-        r"expected none, or ones of shape \(1, T\), found shape \(1, 1, 7, 7\)",
+        r"expected None, or ones of shape \(1, T\), found shape \(1, 1, 7, 7\)",
     ),
     "shifted": (lambda m: m(IDS, position_ids=torch.arange(1, 8)[None]), r"expected 0 to 6, found \[1, 2"),
     "some logits": (
         lambda m: m(IDS, logits_to_keep=torch.tensor([0, 2])), "all positions or the last few"),
-    "earlier tokens": (lambda m: m(IDS, past_key_values=m.earlier), "the cache holds earlier ones"),
+    "earlier tokens": (lambda m: m(IDS, past_key_values=m.earlier), "found one with earlier tokens"),
     "earlier tokens, positions from 0": (
         lambda m: m(IDS, past_key_values=m.earlier, position_ids=torch.arange(7)[None]),
-        "the cache holds earlier ones",
+        "found one with earlier tokens",
     ),
-    "two passes": (lambda m: (m(IDS), m(IDS)), "takes one forward pass, and a second began"),
+    "two passes": (lambda m: (m(IDS), m(IDS)), "expected one forward pass, found a second one"),
     "generate": (
         lambda m: m.generate(IDS, max_new_tokens=2, do_sample=False, pad_token_id=1, eos_token_id=[]),
         "generate with max_new_tokens=1",
     ),
     "no pass": (lambda m: None, "made no forward pass inside record"),
-    "head alone": (lambda m: m.lm_head(torch.zeros(1, 1, 32)), "expected a pass of the decoder before"),
+    "head alone": (lambda m: m.lm_head(torch.zeros(1, 1, 32)), "expected the decoder to run before"),
 }  # fmt: skip
 
 
@@ -286,14 +288,14 @@ REFUSED_OF_GPT2 = {what: REFUSED[what] for what in OF_BOTH} | {
         lambda m: m.transformer(IDS, None, torch.tensor([[0, 1, 1, 1, 1, 1, 1]])),
         "found 1 zeros",
     ),
-    "token types": (lambda m: m(IDS, token_type_ids=IDS), "takes one forward pass"),
+    "token types": (lambda m: m(IDS, token_type_ids=IDS), "expected one forward pass"),
 }
 EVERY_REFUSED = [("llama_gqa", what, *it) for what, it in REFUSED.items()]
 EVERY_REFUSED += [("gpt2", what, *it) for what, it in REFUSED_OF_GPT2.items()]
 
 
 @pytest.mark.parametrize(("case", "what", "run", "message"), EVERY_REFUSED)
-def test_what_a_trace_cannot_be_compared_with_is_refused(case, what, run, message, folder_of, target):
+def test_rejects_passes_that_a_trace_cannot_be_compared_with(case, what, run, message, folder_of, target):
     model = torch_model(folder_of(case))
     model.earlier = model(IDS[:, :2], use_cache=True).past_key_values
     before = hooks_of(model)
@@ -303,7 +305,7 @@ def test_what_a_trace_cannot_be_compared_with_is_refused(case, what, run, messag
     assert not target.exists()
 
 
-def test_a_pass_that_broke_off_is_not_saved(model, target):
+def test_does_not_save_a_pass_that_failed(model, target):
     def stop(*_):
         raise KeyError("out of memory")
 
@@ -321,16 +323,16 @@ def test_a_pass_that_broke_off_is_not_saved(model, target):
     assert not target.exists()
 
 
-def test_layers_that_a_backward_pass_computes_again_are_recorded_once(model, target, folder):
+def test_records_layers_once_if_the_backward_pass_computes_them_again(model, target, folder):
     model.train().gradient_checkpointing_enable()
     with record(model, target):
         model(IDS, labels=IDS).loss.backward()
     assert_same(load_file(target), own_events(folder))
 
 
-def test_a_layer_that_is_run_again_is_refused(model, target):
+def test_rejects_a_layer_that_runs_a_second_time(model, target):
     turns = (torch.ones(1, 7, 8), torch.zeros(1, 7, 8))
-    with pytest.raises(InputError, match=r"layer1\.attn\.norm was computed again"), record(model, target):
+    with pytest.raises(InputError, match=r"found layer1\.attn\.norm a second time"), record(model, target):
         model.model.layers[1](
             model(IDS, output_hidden_states=True).hidden_states[1], position_embeddings=turns
         )
@@ -357,15 +359,15 @@ FOREIGN = {
     "a string": (lambda: "a string", "expected a PyTorch model, found str"),
     "a layer": (
         lambda: torch.nn.Linear(2, 2),
-        r"Linear: expected a decoder with the modules embed_tokens, layers, norm",
+        r"Linear: expected a module with the children embed_tokens, layers, norm, as Llama",
     ),
     "another stack": (
         lambda: of_transformers("OPT", **SMALL_OPT),
-        r"OPTForCausalLM: expected a decoder.*, or wte, wpe, drop, h, ln_f beside.*found model, model\.dec",
+        r"OPTForCausalLM: expected .*, or wte, wpe, drop, h, ln_f, as GPT-2 has; found model, model\.dec",
     ),
     "another norm": (
         lambda: of_transformers("Gemma2", **SMALL),
-        "model.layers.0: the module pre_feedforward_layernorm is none of Llama's",
+        "model.layers.0: the module pre_feedforward_layernorm is not part of Llama, Mistral or Qwen",
     ),
     "a fused product": (
         lambda: of_transformers("Phi3", **SMALL),
@@ -377,32 +379,32 @@ FOREIGN = {
     ),
     "another text": (
         lambda: of_transformers("GPT2", "LMHeadModel", **SMALL_GPT2, add_cross_attention=True),
-        r"transformer\.h\.0: the module \w+ is none of GPT-2's",
+        r"transformer\.h\.0: the module \w+ is not part of GPT-2",
     ),
     "another order of q, k and v": (
         lambda: of_transformers("GPTBigCode", **SMALL_GPT2),
-        r"transformer\.h\.0: the attention splits its product otherwise",
+        r"transformer\.h\.0: the attention does not split q, k and v as GPT-2 does",
     ),
     "dropout at work": (
         lambda: of_transformers("GPT2", "LMHeadModel", **SMALL_GPT2).train(),
-        r"transformer\.drop drops 10% .* model\.eval\(\)",
+        r"transformer\.drop is active dropout of 10%: call model\.eval\(\)",
     ),
 }
 
 
 @pytest.mark.parametrize("what", FOREIGN)
-def test_what_is_no_decoder_that_we_know_is_refused(what, target):
+def test_rejects_models_of_other_families(what, target):
     model, message = FOREIGN[what]
     with pytest.raises(InputError, match=message):
         record(model(), target).__enter__()
 
 
-def test_dropout_of_nothing_is_none(target):
+def test_dropout_with_probability_0_is_not_active(target):
     model = of_transformers("GPT2", "LMHeadModel", **SMALL_GPT2, embd_pdrop=0, attn_pdrop=0, resid_pdrop=0)
     assert "logits" in recorded(model.train(), target)
 
 
-def test_two_decoders_in_a_model_are_refused(model, target, folder):
+def test_rejects_a_model_with_two_decoders(model, target, folder):
     both = torch.nn.ModuleDict({"draft": torch_model(folder), "target": model})
     with pytest.raises(InputError, match=r"holds 2 decoders \(draft.model, target.model\)"):
         record(both, target).__enter__()

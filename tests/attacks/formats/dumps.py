@@ -79,7 +79,7 @@ def member(header: bytes) -> Callable[[Path], None]:
     return change
 
 
-LONG_NAME = "a name of 40,000 characters; at most 512"
+LONG_NAME = "expected a name of at most 512 characters, found 40,000"
 NPZ = [
     *OBJECTS,
     *(("expected a .npy array", member(header)) for header in SLOW),
@@ -147,8 +147,8 @@ BARE = [
     ("expected 20 bytes for 2 elements, found 19", bytes.fromhex(FINAL_NORM)[:-1]),
     ("expected 20 bytes for 2 elements, found 21", bytes.fromhex(FINAL_NORM) + b"\0"),
     ("expected 17,179,869,192 bytes for 4,294,967,295 elements", b"APRT" + b"\xff" * 8 + b"\0"),
-    ("a header of the whole model, found that of layer 3", b"APRT\3\0\0\0" + bytes(4)),
-    ("expected a header of layer 4, found that of layer 1", {}, {"layer-4/ffn_up.bin": TWO}),
+    ("a header of the whole model, found one of layer 3", b"APRT\3\0\0\0" + bytes(4)),
+    ("expected a header of layer 4, found one of layer 1", {}, {"layer-4/ffn_up.bin": TWO}),
     ("expected layer-0, layer-1 ..., found 'layer-x'", {}, {"layer-x/ffn_up.bin": TWO}),
     ("expected a file of APRT", lambda folder: (folder / "a.bin").mkdir()),
 ]
@@ -162,8 +162,8 @@ def bare_aprt() -> Format:
 
 UP, LAST, ALIAS = (f"layer-1/{name}.bin" for name in ("ffn_up", "post_ffn_residual", "layer_output"))
 APRT = [
-    (f"manifest.json: {UP}: shape: expected 2 elements", {}, {UP: TWO}),
-    (f"'{UP}' is missing, which manifest.json names", {}, {UP: GONE}),
+    (f"manifest.json: {UP}: shape: expected the 2 elements of the file", {}, {UP: TWO}),
+    (f"'{UP}' is missing, but manifest.json lists it", {}, {UP: GONE}),
     ("tokens: expected a list of whole numbers, found None", {"tokens": None}),
     ("tokens: expected a list of whole numbers, found [1, -1]", {"tokens": [1, -1]}),
     ("lm_head.bin: positions: expected [1], found [6]", {"tokens": [1, 2]}),
@@ -199,7 +199,7 @@ def aprt() -> Format:
     entries = {entry["file"].replace("/", " "): entry for entry in manifest["files"]}
     wrong = {f"files/{next(iter(entries))}/{key}": values for key, values in ENTRY.items()}
     twin = entries[LAST.replace("/", " ")] | {"file": ALIAS, "stage": "layer_output"}
-    twice = (f"layer1.mlp.residual is in {LAST} and in layer-1/", {"files/twin": twin}, {ALIAS: files[LAST]})
+    twice = (f"is both in {LAST} and in layer-1/", {"files/twin": twin}, {ALIAS: files[LAST]})
     said = manifest | {"files": entries}
     return Format(said, files, write_files, [*APRT, twice], wrong, name="dump", opened=open_aprt)
 
