@@ -1,4 +1,4 @@
-"""Hostile files and command lines against every command; tests/attacks/campaign.py makes more of them."""
+"""Attack every command with hostile files and command lines; tests/attacks/campaign.py makes more attacks."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from attacks import promise
-from attacks.promise import attacked
+from attacks.promise import run_command
 from attacks.surroundings import memory_limited
 from support.sweeps import some_of
 
@@ -33,21 +33,21 @@ def base(tmp_path_factory):
 
 
 @pytest.mark.parametrize("shard", some_of(range(12), every=6))
-def test_no_promise_is_broken(shard, base):
+def test_commands_keep_their_promises_under_attack(shard, base):
     attacker, ends, broken = Attacker(base, SEED, seconds=60), Counter(), []
     with memory_limited():
         for number in range(shard * SIZE, (shard + 1) * SIZE):
             attack = attacker(number)
             ends[attack.kind, attack.ended.code] += 1
             again = f"PYTHONPATH=tests python -m attacks.campaign --seed {SEED} --only {number}"
-            broken += [f"{again}: {attack.shell} {attack.done}\n{said}" for said in attack.ended.broken]
+            broken += [f"{again}: {attack.shell} {attack.damage}\n{line}" for line in attack.ended.broken]
     print(ends)
     assert not broken, "\n\n".join(broken)
 
 
 @pytest.mark.parametrize("item", some_of([*READERS, ""], every=10))
-def test_what_is_made_wrong_is_right(item, base):
-    """A command that is refused whatever it reads attacks nothing."""
+def test_the_commands_of_attacks_work_with_good_files(item, base):
+    """An attack would prove nothing if its command failed with good files too."""
     attacker = Attacker(base, SEED)
     for line in READERS.get(item, PLAIN):
         words = line.replace("FILE", item).split(" ")
@@ -57,20 +57,19 @@ def test_what_is_made_wrong_is_right(item, base):
         assert (ended.code in (0, 1), ended.broken) == (True, [])
 
 
-def test_a_seed_is_an_attack(base, tmp_path):
+def test_the_same_seed_makes_the_same_attack(base, tmp_path):
     one, other = Attacker(base, 3), Attacker(base, 3)
     other.folder = tmp_path / "work"
     for number in range(8):
-        attacks = [attacker.prepared(number) for attacker in (one, other)]
+        attacks = [attacker.prepare(number) for attacker in (one, other)]
         assert attacks[0] == attacks[1]
-        found = [
-            {path.relative_to(a.folder): path.lstat().st_size for path in a.folder.rglob("*")}
-            for a in (one, other)
+        sizes = [
+            {p.relative_to(a.folder): p.lstat().st_size for p in a.folder.rglob("*")} for a in (one, other)
         ]
-        assert found[0] == found[1], attacks[0].done
+        assert sizes[0] == sizes[1], attacks[0].damage
 
 
-# --- The judge ----------------------------------------------------------------------------------
+# --- The judge of promises ----------------------------------------------------------------------
 
 
 def leave(name):
@@ -79,18 +78,18 @@ def leave(name):
 
 
 @pytest.mark.parametrize(
-    ("act", "said"),
+    ("act", "words"),
     [
-        (lambda: 1 / 0, "an exception gets out"),
+        (lambda: 1 / 0, "an exception escapes"),
         (lambda: time.sleep(5), "Hung"),
         (lambda: print("\x1b[2J"), r"stdout has ['\x1b']"),
         (lambda: print("\x1b[8m"), r"stdout has ['\x1b']"),
         (lambda: print("\u202e", file=sys.stderr), "stderr has"),
         (lambda: print("x" * 3000, file=sys.stderr), "3,000 characters"),
         (lambda: os.write(2, b"panicked"), "written past stdout and stderr: 'panicked'"),
-        (lambda: print('{"a": NaN}'), "NaN is no JSON"),
-        (lambda: print('{"a": 1, "a": 1}'), "a name twice"),
-        (lambda: print('{"schema": "microgpt.patch/1"}'), "not as its schema says"),
+        (lambda: print('{"a": NaN}'), "NaN is not JSON"),
+        (lambda: print('{"a": 1, "a": 1}'), "a name occurs twice"),
+        (lambda: print('{"schema": "microgpt.patch/1"}'), "against its schema"),
         (lambda: sys.exit(3), "exit code 3"),
         (lambda: sys.exit(2), "0 lines on stderr"),
         (lambda: leave("new"), "changed files: ['new']"),
@@ -99,15 +98,15 @@ def leave(name):
         (lambda: bytes(1 << 40), "more memory than there is"),
     ],
 )
-def test_every_broken_promise_is_noticed(act, said, tmp_path, monkeypatch):
+def test_reports_every_broken_promise(act, words, tmp_path, monkeypatch):
     monkeypatch.setattr(promise, "click_command", lambda name: lambda **_: act())
     (tmp_path / "good").write_text("good")
-    ended = attacked(["trace", "--json"], tmp_path, environment={}, seconds=0.5)
+    ended = run_command(["trace", "--json"], tmp_path, environment={}, seconds=0.5)
     print(ended.broken)
-    assert any(said in broken for broken in ended.broken)
+    assert any(words in broken for broken in ended.broken)
 
 
-def test_the_campaign_reports(tmp_path):
+def test_the_campaign_prints_a_report(tmp_path):
     command = [sys.executable, "-m", "attacks.campaign", "--only", "1", "--seed", "1"]
     tests = Path(__file__).parent
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)])}

@@ -1,4 +1,4 @@
-"""Damaged files of every format: each opens, or is refused in one line that names it and what was found."""
+"""Damaged files of every format: each opens, or is rejected with one line that names it and the damage."""
 
 import shutil
 import sys
@@ -48,7 +48,7 @@ FORMATS = {
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_damage_is_refused_in_one_line(name, tmp_path):
+def test_rejects_damage_with_one_line(name, tmp_path):
     form = FORMATS[name]()
     assert survives(form.damaged(tmp_path), form.opened, form.memory) == ""
     wrong = [("", {key: value}) for key, values in form.wrong.items() for value in values]
@@ -72,7 +72,7 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_says_it_in_one_line_and_writes_nothing(name, tmp_path):
+def test_a_command_prints_one_line_and_writes_nothing(name, tmp_path):
     form = FORMATS[name]()
     save(init(), tmp_path / "m")
     for words, *change in (form.refused[3], form.refused[-1]):
@@ -94,7 +94,7 @@ OPENED = {
     "pairs.txt": read_pairs,
     "names.txt": read_lines,
 }
-MEMORY = 60 << 20  # bytes: the numbers that say how much may be damaged
+MEMORY = 60 << 20  # bytes: sizes in a file may be damaged too
 
 
 @pytest.fixture(scope="module")
@@ -108,18 +108,18 @@ def good(tmp_path_factory):
 
 @pytest.mark.parametrize("seed", some_of(range(12), every=12))
 @pytest.mark.parametrize("item", OPENED)
-def test_any_damage_opens_or_is_refused_in_one_line(item, seed, good, tmp_path):
-    """By the mutations of the attacks, without a command."""
+def test_opens_or_rejects_a_file_with_any_damage(item, seed, good, tmp_path):
+    """Apply the mutations of the attacks, and read the files without a command."""
     rng, others = Random(f"{item}/{seed}"), sorted(file for file in good.rglob("*") if file.is_file())
     for _ in range(8):
-        copy = restored(good / item, tmp_path / item)
+        copy = restore(good / item, tmp_path / item)
         files = sorted(file for file in copy.rglob("*") if file.is_file()) if copy.is_dir() else [copy]
         print(mutate_again(rng, rng.choice(files), rng.choice(others)))
         survives(copy, OPENED[item], room=MEMORY)
 
 
-def restored(good, copy):
-    """A copy of a good file or folder, anew."""
+def restore(good, copy):
+    """Copy a good file or folder over a damaged one, and return the copy."""
     if good.is_dir():
         shutil.rmtree(copy, ignore_errors=True)
         return shutil.copytree(good, copy)

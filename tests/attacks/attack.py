@@ -1,4 +1,4 @@
-"""One attack, the same for the same seed and number: what is done to the files, and the command line."""
+"""One attack: damaged files and a command line, which are always the same for a seed and a number."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from .command_lines import RISKY, command_line, option
 from .good_files import READERS, make, restore
 from .hostile_values import NAMES
 from .mutations import mutate_again, replace
-from .promise import Ended, Snapshot, attacked, snapshot
+from .promise import Ended, Snapshot, run_command, snapshot
 
 KINDS = ("content", "content", "content", "place", "name", "command", "command", "command")
 
 
 @dataclass
 class Attack:
-    """What was done and what came of it."""
+    """An attack and its result."""
 
     number: int
     kind: str
-    done: str
+    damage: str  # in words
     words: list[str]
     environment: dict[str, str]
     ended: Ended = field(default_factory=Ended)
 
     @property
     def shell(self) -> str:
-        """What one types in the folder of the attack."""
+        """The command line to type in the folder of the attack."""
         setting = " ".join(f"{name}={value}" for name, value in self.environment.items())
         words = " ".join(map(shlex.quote, self.words))
         printable = "".join(c if c.isprintable() else f"<{ord(c):x}>" for c in words)
@@ -40,7 +40,7 @@ class Attack:
 
 
 class Attacker:
-    """Attacks in a folder of its own below `base`, which holds the good files too."""
+    """Makes attacks in a folder of its own below `base`, which also has the good files."""
 
     def __init__(self, base: Path, seed: int, seconds: float = 20.0) -> None:
         self.good, self.folder = base / "good", base / f"work{os.getpid()}"
@@ -48,20 +48,20 @@ class Attacker:
         self._clean: Snapshot = {}
 
     def __call__(self, number: int) -> Attack:
-        """Make the attack of this number."""
-        attack = self.prepared(number)
+        """Prepare the attack with this number and run it."""
+        attack = self.prepare(number)
         attack.ended = self.run(attack)
         return attack
 
     def clean(self) -> None:
-        """Make the folder what it was before any attack."""
+        """Restore the folder to its state before any attack."""
         if not self._clean or snapshot(self.folder) != self._clean:
             restore(self.good, self.folder)
-            odd_places(self.folder)
+            make_odd_places(self.folder)
             self._clean = snapshot(self.folder)
 
-    def prepared(self, number: int) -> Attack:
-        """The attack of this number, its files lying in the folder."""
+    def prepare(self, number: int) -> Attack:
+        """Return the attack with this number, with its files in the folder."""
         self.clean()
         rng = Random(f"{self.seed}/{number}")
         kind = rng.choice(KINDS)
@@ -72,24 +72,20 @@ class Attacker:
             return Attack(number, kind, "", command_line(rng), environment)
         item = rng.choice(list(READERS))
         words = rng.choice(READERS[item]).split(" ")
-        done, name = self._damage(rng, kind, item)
+        damage, name = self._damage(rng, kind, item)
         words = [word.replace("FILE", name) for word in words]
         words += option(rng, words[0]) if rng.random() < 0.2 else []
-        return Attack(number, kind, done, words, environment)
+        return Attack(number, kind, damage, words, environment)
 
     def run(self, attack: Attack) -> Ended:
-        """Make it. Raises what the harness itself does wrong."""
-        own_fault = any(word in RISKY for word in attack.words)
-        return attacked(
-            attack.words,
-            self.folder,
-            environment=attack.environment,
-            seconds=self.seconds,
-            own_fault=own_fault,
-        )
+        """Run the command of the attack. Raises errors of the harness itself."""
+        return run_command(
+            attack.words, self.folder, environment=attack.environment, seconds=self.seconds,
+            may_need_memory=any(word in RISKY for word in attack.words),
+        )  # fmt: skip
 
     def _damage(self, rng: Random, kind: str, item: str) -> tuple[str, str]:
-        """What was done to the item, and its name from now on."""
+        """Damage the item, and return the damage in words and the item's name after it."""
         path, here = self.folder / item, Path.cwd()
         files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
         others = sorted(file for file in self.good.rglob("*") if file.is_file())
@@ -105,11 +101,11 @@ class Attacker:
         while len(os.fsencode(name)) > 255:
             name = name[1:]
         path.rename(self.folder / name)
-        return f"{item} is called {name!r}", rng.choice((name, f"./{name}"))
+        return f"{item} is renamed to {name!r}", rng.choice((name, f"./{name}"))
 
 
-def odd_places(folder: Path) -> None:
-    """What command lines may name besides good files."""
+def make_odd_places(folder: Path) -> None:
+    """Make the other files and folders that command lines may name."""
     (folder / "folder").mkdir()
     (folder / "empty").touch()
     if sys.platform != "win32":

@@ -1,9 +1,9 @@
-"""Attack the tool with hostile files and command lines, in processes of limited memory, and report each
-promise that it broke with what shows it again. With PYTHONPATH=tests:
+"""Attack the tool with hostile files and command lines, in processes with limited memory. Report each broken
+promise with the command that repeats it. Run with PYTHONPATH=tests:
 
     python -m attacks.campaign --seconds 600 --seed 7
-    python -m attacks.campaign --seed 7 --only 1234              make one attack of that run again
-    python -m attacks.campaign --seed 7 --only 1234 --keep DIR   leave its files in the folder instead
+    python -m attacks.campaign --seed 7 --only 1234              repeat one attack of that campaign
+    python -m attacks.campaign --seed 7 --only 1234 --keep DIR   only write its files to DIR
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from pathlib import Path
 from .attack import Attack, Attacker, prepare
 from .surroundings import memory_limited
 
-AT_ONCE = 50  # attacks a process makes before the time is looked at
+AT_ONCE = 50  # attacks per process between two looks at the clock
 
 
-def attacked(base: Path, seed: int, number: int) -> Attack:
-    """Make one attack; a process that hangs in it ends."""
+def run_attack(base: Path, seed: int, number: int) -> Attack:
+    """Run one attack. If it hangs, the process ends."""
     attacker = Attacker(base, seed)
     faulthandler.dump_traceback_later(3 * attacker.seconds, exit=True)
     try:
@@ -40,10 +40,10 @@ def attacked(base: Path, seed: int, number: int) -> Attack:
 
 
 def attacks(base: Path, seed: int, numbers: Sequence[int], jobs: int) -> Iterator[Attack]:
-    """Make these attacks; those that a process did not live to tell of once more, each in one of its own."""
+    """Run these attacks. Repeat those whose process ended, each in a process of its own."""
     lost = []
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-        futures = [pool.submit(attacked, base, seed, number) for number in numbers]
+        futures = [pool.submit(run_attack, base, seed, number) for number in numbers]
         for number, future in zip(numbers, futures, strict=True):
             try:
                 yield future.result()
@@ -53,13 +53,13 @@ def attacks(base: Path, seed: int, numbers: Sequence[int], jobs: int) -> Iterato
         for number in lost:
             yield from attacks(base, seed, [number], 1)
     elif lost:
-        attack = Attacker(base, seed).prepared(lost[0])
+        attack = Attacker(base, seed).prepare(lost[0])
         attack.ended.broken.append("it ends the process")
         yield attack
 
 
 def summary(promise: str) -> str:
-    """What is the same in two ways of breaking a promise: its first line, or where an exception came from."""
+    """Return what equal broken promises have in common: the first line, or the place of an exception."""
     lines = promise.rstrip().splitlines()
     places = [
         line.strip() for line in lines if line.lstrip().startswith("File ") and "microgpt_trace" in line
@@ -69,7 +69,7 @@ def summary(promise: str) -> str:
 
 
 def campaign(base: Path, seed: int, seconds: float, jobs: int) -> Iterator[Attack]:
-    """Attacks from the first on, while there is time."""
+    """Run attacks from number 0 on until the time is over."""
     until = time.monotonic() + seconds
     for first in count(0, AT_ONCE * jobs):
         yield from attacks(base, seed, range(first, first + AT_ONCE * jobs), jobs)
@@ -84,32 +84,37 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--only", type=int, metavar="N", help="This attack alone.")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="With --only: leave its files here.")
-    wanted = parser.parse_args()
+    parser.add_argument("--only", type=int, metavar="N", help="Run only the attack with this number.")
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        metavar="DIR",
+        help="With --only: only write the files of the attack to this folder.",
+    )
+    options = parser.parse_args()
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
     with tempfile.TemporaryDirectory() as folder:
-        base, began = wanted.keep or Path(folder), time.monotonic()
+        base, start = options.keep or Path(folder), time.monotonic()
         prepare(base)
-        if wanted.keep is not None:
-            attacker = Attacker(base, wanted.seed)
-            attack = attacker.prepared(wanted.only)
-            print(f"{attacker.folder}\n{attack.shell}  {attack.done}")
+        if options.keep is not None:
+            attacker = Attacker(base, options.seed)
+            attack = attacker.prepare(options.only)
+            print(f"{attacker.folder}\n{attack.shell}  {attack.damage}")
             return
-        if wanted.only is None:
-            made = campaign(base, wanted.seed, wanted.seconds, wanted.jobs)
+        if options.only is None:
+            results = campaign(base, options.seed, options.seconds, options.jobs)
         else:
-            made = attacks(base, wanted.seed, [wanted.only], 1)
+            results = attacks(base, options.seed, [options.only], 1)
         ends, broken = Counter[tuple[str, str]](), Counter[str]()
-        for attack in made:
+        for attack in results:
             ends[attack.kind, str(attack.ended.code)] += 1
             for promise in attack.ended.broken:
                 broken[summary(promise)] += 1
                 if broken[summary(promise)] == 1:
-                    print(f"\nattack {attack.number}: {attack.shell}  {attack.done}\n{promise}", flush=True)
-    taken = time.monotonic() - began
-    print(f"{ends.total():,} attacks in {taken:,.0f} s, {ends.total() / taken:.1f} a second")
+                    print(f"\nattack {attack.number}: {attack.shell}  {attack.damage}\n{promise}", flush=True)
+    seconds = time.monotonic() - start
+    print(f"{ends.total():,} attacks in {seconds:,.0f} s, {ends.total() / seconds:.1f} per second")
     for (kind, code), times in sorted(ends.items()):
         print(f"  {kind}: {times:,} ended with {code}")
     print(f"{len(broken):,} kinds of broken promises")

@@ -1,4 +1,4 @@
-"""Command lines made wrong, from what the commands themselves declare of their options."""
+"""Make wrong command lines from the options that the commands declare."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ KEYS = (
 )  # fmt: skip
 LETTERS = ("*.attn.q=HTD", "*=TC", "*.scores=HTS", "logits=VT", "=", "a", "a=", "=TC", "*=X", "[=TC")
 LETTERS += ("*.attn.q=THD",)
-WORKS = {"--steps", "--count", "-n", "--generate"}  # a huge one is a right and endless request
+WORKS = {"--steps", "--count", "-n", "--generate"}  # a huge value is valid and takes forever
 SIZES = {"--n-layer", "--n-embd", "--batch-size", "--block-size"}
 TARGETS = {"--out", "--save", "--save-aprt", "--log", "--imatrix", "--html"}
 BY_SITE = {"--layer", "--show", "--filter", "--event", "--sites", "--save-tensor"}
@@ -72,7 +72,7 @@ RIGHT = {
     "--watch": ("ava",), "--field": ("text",), "--shard": ("1/2", "2/2", "1/1"), "--workers": ("0", "1"),
     "--plot": ("new.svg", "new.png", "attention:new.svg"),
 }  # fmt: skip
-# What fits few models, or ends the command before there is anything to attack
+# Options that fit few models, or that end the command early
 SELDOM = {
     "--schema", "--set", "--rope-pairs", "--n-head", "--bos", "--seed", "--payload", "--reference", "--diff",
     "--save-tensor", "--weights", "--prompts", "--suggest-map", "--chat", "--backward", "--step",
@@ -82,16 +82,16 @@ RISKY = {*SIZES, "--top-k", "--seed"}
 
 
 class Option(NamedTuple):
-    """An option as a command declares it, whatever the Typer that is told of it."""
+    """An option of a command, in any version of Typer."""
 
     opts: tuple[str, ...]
     is_flag: bool
-    kind: Any  # of its value: Path, int, a Literal ...
+    kind: Any  # the type of its value: Path, int, a Literal ...
 
 
 @cache
 def options_of(name: str) -> tuple[Option, ...]:
-    """What a command declares, but for --help."""
+    """Return the options of a command."""
     command = click_command(name).commands[name]
     return tuple(
         Option(tuple(param.opts), param.is_flag, command.kinds[param.name][0])
@@ -100,37 +100,37 @@ def options_of(name: str) -> tuple[Option, ...]:
     )
 
 
-def drawn(rng: Random, pool: tuple[str, ...]) -> str:
-    """One of a pool, whose plausible values stand first."""
+def choose(rng: Random, pool: tuple[str, ...]) -> str:
+    """Choose a value from a pool whose first quarter is plausible, and mostly from that quarter."""
     return rng.choice(pool[: max(len(pool) // 4, 3)] if rng.random() < 0.75 else pool)
 
 
 def value_of(rng: Random, param: Option) -> str:
-    """A value for an option, plausible or hostile."""
+    """Choose a value for an option, plausible or hostile."""
     flag, kind = param.opts[0], param.kind
     if rng.random() < 0.05:
         return rng.choice(TEXTS)
     if flag in RIGHT and rng.random() < 0.5:
         return rng.choice(RIGHT[flag])
     if flag in BY_SITE:
-        return drawn(rng, SITES)
+        return choose(rng, SITES)
     if flag in BY_NAME:
-        return drawn(rng, BY_NAME[flag])
+        return choose(rng, BY_NAME[flag])
     if flag == "--scale":
-        return f"{drawn(rng, SITES)}={drawn(rng, FLOATS)}"
+        return f"{choose(rng, SITES)}={choose(rng, FLOATS)}"
     if flag in ("--patch", "--add"):
-        return f"{drawn(rng, SITES)}={drawn(rng, INPUTS)}"
+        return f"{choose(rng, SITES)}={choose(rng, INPUTS)}"
     if kind is Path:
-        return drawn(rng, OUTPUTS if flag in TARGETS else INPUTS)
+        return choose(rng, OUTPUTS if flag in TARGETS else INPUTS)
     if get_origin(kind) is Literal:
         return rng.choice(get_args(kind))
     if kind is int:
-        return drawn(rng, SMALL if flag in WORKS | SIZES else (*SMALL, *NUMBERS))
-    return drawn(rng, FLOATS if kind is float else TEXTS)
+        return choose(rng, SMALL if flag in WORKS | SIZES else (*SMALL, *NUMBERS))
+    return choose(rng, FLOATS if kind is float else TEXTS)
 
 
 def option(rng: Random, name: str) -> list[str]:
-    """An option of the command, with its value if it takes one."""
+    """Choose an option of the command, with its value if it takes one."""
     param = rng.choice(options_of(name))
     if SELDOM & set(param.opts) and rng.random() < 0.8:
         param = rng.choice(options_of(name))
@@ -139,14 +139,14 @@ def option(rng: Random, name: str) -> list[str]:
 
 
 def good_line(rng: Random) -> list[str]:
-    """A command line that works."""
+    """Choose a command line that works."""
     item = rng.choice([*READERS, *[""] * 8])
     lines = READERS[item] if item else PLAIN
     return [word.replace("FILE", item) for word in rng.choice(lines).split(" ")]
 
 
 def command_line(rng: Random) -> list[str]:
-    """A good one with a few options more, words replaced, taken out or doubled."""
+    """Change a good command line: add options, or replace, delete or repeat words."""
     words = good_line(rng)
     for _ in range(rng.choice((1, 1, 1, 2, 2, 3))):
         at = rng.randrange(1, len(words) + 1)

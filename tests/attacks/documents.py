@@ -1,4 +1,4 @@
-"""What JSON owes its reader: RFC 8259, no name twice in an object, and what its schema says."""
+"""Check JSON documents against RFC 8259, for repeated names, and against their schema."""
 
 from __future__ import annotations
 
@@ -12,37 +12,35 @@ from jsonschema.exceptions import best_match
 
 from microgpt_trace.render.documents.schemas import DOCUMENTS, schema_of_document
 
-LARGEST = 60_000  # characters of a document that is held against its schema: arrays take 5 s a megabyte
+LARGEST = 60_000  # characters of a document that is validated: arrays take 5 s per megabyte
 LINE = "microgpt.trace/1/line"
 
 
-def wrong_in(text: str, is_line: bool = False) -> Iterator[str]:
-    """What is wrong with a document, or with a line of --jsonl."""
+def problems_in(text: str, is_line: bool = False) -> Iterator[str]:
+    """Yield the problems of a document, or of a line of --jsonl."""
     try:
-        document = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_once)
+        document = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique_names)
     except ValueError as error:
-        yield f"no JSON: {error} in {text[:200]!r}"
+        yield f"not JSON: {error} in {text[:200]!r}"
         return
     name = document.get("schema", "") if isinstance(document, dict) else ""
-    known = validators().get(LINE if is_line else name)
-    error = best_match(known.iter_errors(document)) if known and len(text) < LARGEST else None
+    validator = validators().get(LINE if is_line else name)
+    error = best_match(validator.iter_errors(document)) if validator and len(text) < LARGEST else None
     if error is not None:
-        yield f"not as its schema says: {error.json_path}: {error.message[:300]}"
+        yield f"against its schema: {error.json_path}: {error.message[:300]}"
 
 
 @cache
 def validators() -> dict[str, Any]:
-    """Of each schema's id the validator."""
-    schemas = map(schema_of_document, DOCUMENTS)
-    return {known["$id"]: Draft202012Validator(known) for known in schemas}
+    """Return the validator of each schema by its id."""
+    return {schema["$id"]: Draft202012Validator(schema) for schema in map(schema_of_document, DOCUMENTS)}
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name twice in an object")
-    return found
+def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError("a name occurs twice in an object")
+    return dict(pairs)

@@ -1,4 +1,4 @@
-"""Small good files of every kind that the tool reads, made once, and the commands that read each of them."""
+"""Small valid files of every format that the tool reads, and the commands that read each of them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ DECODER = (
     "trace FILE --tokens 1,5,5 --generate 3 --lens --recheck", "trace FILE READ --save-aprt newfolder",
     "diff FILE FILE --tokens 1,5 --compute q8 --json",
 )  # fmt: skip
-# Beside others of the same shape
+# Need other files of the same shapes
 SHAPED = (
     "diff FILE hf --tokens 1,5,5", "diff hf FILE --weights --json", "diagnose aprt FILE --tokens 1,5,5",
     "trace FILE READ --patch layer0.mlp.act=saved.safetensors", "diff FILE npy --suggest-map --tokens 1,5,5",
@@ -75,13 +75,13 @@ CORPORA = ("texts.txt", "texts.jsonl", "texts.jsonl.gz", "texts.txt.zst", "texts
 
 
 def _of(lines: tuple[str, ...], read: str, token: str = "#5") -> tuple[str, ...]:
-    """The lines with what is read and the token that is asked about."""
+    """Fill in the input text and the target token of command lines."""
     element = token.removeprefix("#")
     filled = (line.replace("[-1,TOKEN]", f"[-1,{element}]").replace("TOKEN", token) for line in lines)
     return tuple(line.replace("READ", read) for line in filled)
 
 
-# Name -> the commands that read it
+# File -> the commands that read it
 READERS: dict[str, tuple[str, ...]] = {
     "m.gguf": _of((*DECODER, *SHAPED, *WORDY), "abc"),
     "q.gguf": _of((*DECODER, *SHAPED), "--tokens 1,5,5"),
@@ -144,27 +144,25 @@ PLAIN = (
 
 
 def make(folder: Path) -> None:
-    """Fill the working folder with all of them; the same each time."""
+    """Write all good files to the folder. They are the same each time."""
     metadata = {
         "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2", "tokenizer.ggml.merges": [],
         "tokenizer.ggml.token_type": [3] * 3 + [1] * 58, "tokenizer.chat_template": TEMPLATE,
         "tokenizer.ggml.tokens": [*TINY_TOKENS, *(f"x{i}" for i in range(61))][:61],
         "tokenizer.ggml.bos_token_id": 1, "tokenizer.ggml.eos_token_id": 2,
     }  # fmt: skip
-    config = CASES["llama_gqa"] | {"intermediate_size": 64}  # whole blocks of q.gguf
+    config = CASES["llama_gqa"] | {"intermediate_size": 64}  # so that rows of q.gguf are whole blocks
     weights = random_weights(config, "llama_gqa")
-    whole = read_gguf_header(write_gguf(folder / "m.gguf", config, weights))
-    content = gguf_bytes(whole.metadata | metadata, whole.tensors)
-    (folder / "m.gguf").write_bytes(content)
+    header = read_gguf_header(write_gguf(folder / "m.gguf", config, weights))
+    (folder / "m.gguf").write_bytes(gguf_bytes(header.metadata | metadata, header.tensors))
     write_gguf(folder / "q.gguf", config, random_quantised_weights(config, lambda name: "Q8_0", "q"))
     write_tokenizer(write_folder(folder / "hf", config, weights), TEMPLATE)
     write_folder(folder / "sharded", config, weights, "BF16", shards=2)
     (folder / "m.apr").write_bytes(apr_bytes(METADATA, apr_model()[0]))
     (folder / "prompts.txt").write_text("e\nab cd\nhello\n")
     (folder / "pairs.txt").write_text("e\ta\ni\to\nu\ta\te\ti\n")
-    (folder / "names.txt").write_text(
-        "emma\nolivia\nava\nisabella\nsophia\nmia\namelia\nharper\nevelyn\nabigail\n"
-    )
+    names = "emma\nolivia\nava\nisabella\nsophia\nmia\namelia\nharper\nevelyn\nabigail\n"
+    (folder / "names.txt").write_text(names)
     for name in CORPORA:
         (folder / name).write_bytes(corpus_bytes(TEXTS, name))
     _train(folder)
@@ -173,7 +171,7 @@ def make(folder: Path) -> None:
 
 
 def _train(folder: Path) -> None:
-    """A checkpoint in the middle of a run, with its log."""
+    """Write a checkpoint in the middle of a run, and the log."""
     fresh = init()
     names = (folder / "names.txt").read_text().split()
     trainer = Trainer(fresh, Documents.fit(names, fresh.tokenizer, 16), Schedule(12))
@@ -188,7 +186,7 @@ def _train(folder: Path) -> None:
 
 
 def _dump(folder: Path) -> None:
-    """What the tool itself saves of a run, and the same as another engine would leave it."""
+    """Write the dumps that the tool saves, and dumps as another engine would save them."""
     model, checkpoint = folder / "m.gguf", folder / "c.safetensors"
     read = ("trace", model, "--tokens", "1,5,5")
     chosen = ("layer*.mlp.*", "layer*.attn.q", "layer*.attn.out", "embed.*", "logits")
@@ -211,7 +209,7 @@ def _dump(folder: Path) -> None:
 
 
 def _survey(folder: Path) -> None:
-    """A survey with an example of each unit, and an importance matrix."""
+    """Write a survey with an example of each unit, and an importance matrix."""
     read = ("survey", folder / "c.safetensors", folder / "names.txt", "--top", 1)
     _do(*read, "--out", folder / "s.survey.safetensors")
     _do("survey", folder / "m.gguf", folder / "texts.txt", "--imatrix", folder / "imatrix.gguf")
@@ -223,6 +221,6 @@ def _do(*words: object) -> None:
 
 
 def restore(good: Path, folder: Path) -> None:
-    """Make the folder what it was."""
+    """Replace the folder by a copy of the good files."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(good, folder)

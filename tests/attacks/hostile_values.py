@@ -1,4 +1,4 @@
-"""Values that files and command lines are given in place of the right ones."""
+"""Hostile values for files and command lines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NUMBERS = (
     "2147483648", "4294967296", "9223372036854775807", "9223372036854775808", "18446744073709551616",
     "1" + "0" * 400, "1" + "0" * 5000,
 )  # fmt: skip
-# As text, because most are no values that json.dumps would write
+# As text, because json.dumps would not write most of them
 JSON = (
     *NUMBERS, "NaN", "Infinity", "-Infinity", "true", "false", "null", '""', '"4"', '"a"', "[]", "{}", "[[]]",
     "[0]", "[1,2,3]", '{"a":1}', '["x"]', "[" * 3000 + "]" * 3000, '{"a":' * 3000 + "1" + "}" * 3000,

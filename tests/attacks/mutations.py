@@ -1,4 +1,4 @@
-"""Files made wrong: bytes, numbers and structure of every format, and what stands in a file's place."""
+"""Damage files of every format in their bytes, numbers or structure, or replace them by something else."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TOKEN = re.compile(
     r'-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?|"(?:[^"\\]|\\.)*"|true|false|null|\[[^\[\]]*\]|\{[^{}]*\}'
 )
 DTYPES = ("<i8", "|O", "<U3", ">f8", "<c16", "|b1", "<f2", "|V4", "<M8[s]", "f", "", "<f3")
-FLOATS = {  # NaN, a signalling one, infinities, the largest, the smallest and zeros
+FLOATS = {  # by size: NaN, a signalling NaN, infinities, the largest, the smallest, zeros
     2: [struct.pack("<H", bits) for bits in (0x7E00, 0x7C01, 0x7C00, 0xFC00, 0x7BFF, 1, 0, 0x8000)],
     4: [struct.pack("<I", bits << 16) for bits in (0x7FC0, 0x7F81, 0x7F80, 0xFF80, 0x7F7F, 1, 0, 0x8000)],
 }
@@ -41,18 +41,18 @@ TEXT = (".json", ".jsonl", ".toml", ".txt")
 
 
 def mutate_bytes(rng: Random, content: bytes, other: bytes) -> bytes:
-    """One change: flipped, put in, taken out, doubled, cut off, or spliced with another file."""
+    """Flip, insert, delete, repeat or cut off bytes, or splice them with another file."""
     at = rng.randrange(min(len(content), rng.choice((64, 4096, 1 << 30))) + 1)
     length = rng.choice((1, 1, 2, 4, 8, 64, 1000))
-    front, taken, back = content[:at], content[at : at + length], content[at + length :]
+    front, middle, back = content[:at], content[at : at + length], content[at + length :]
     other_at = rng.randrange(len(other) + 1)
     number = rng.choice((struct.pack("<Q", rng.choice(INTS)), struct.pack("<I", rng.choice(INTS) % 2**32)))
     return rng.choice((
-        lambda: front + bytes(byte ^ 1 << rng.randrange(8) for byte in taken) + back,
-        lambda: front + rng.choice(PIECES) + taken + back,
+        lambda: front + bytes(byte ^ 1 << rng.randrange(8) for byte in middle) + back,
+        lambda: front + rng.choice(PIECES) + middle + back,
         lambda: front + rng.choice(PIECES) + back,
         lambda: front + back,
-        lambda: front + taken + taken + back,
+        lambda: front + middle + middle + back,
         lambda: front,
         lambda: front + other[other_at:],
         lambda: front + number + content[at + len(number) :],
@@ -61,33 +61,33 @@ def mutate_bytes(rng: Random, content: bytes, other: bytes) -> bytes:
 
 
 def mutate_text(rng: Random, text: str) -> str:
-    """A number, a string, a list or an object of a text replaced, doubled or taken out."""
-    found = list(TOKEN.finditer(text))
-    if not found:
+    """Replace, repeat or delete a number, string, list or object of a text."""
+    tokens = list(TOKEN.finditer(text))
+    if not tokens:
         return text + rng.choice(JSON)
-    token = rng.choice(found)
+    token = rng.choice(tokens)
     number = token.group()[0] in "-0123456789"
     new = rng.choice(NUMBERS if number and rng.random() < 0.5 else JSON)
-    new = rng.choice((new, new, new, f"{token.group()},{token.group()}", "", rng.choice(found).group()))
+    new = rng.choice((new, new, new, f"{token.group()},{token.group()}", "", rng.choice(tokens).group()))
     return text[: token.start()] + new + text[token.end() :]
 
 
 def _safetensors(rng: Random, path: Path) -> bytes:
-    """Another header before the same data, or other numbers of a survey with a right digest."""
+    """Change the header, or change numbers of a survey and correct its digest."""
     content = path.read_bytes()
     if is_survey(path) and rng.random() < 0.7:
         return _survey(rng, path)
     size = int.from_bytes(content[:8], "little")
     header = mutate_text(rng, content[8 : 8 + size].decode())
-    if rng.random() < 0.3:  # within the JSON that strings of the metadata hold
-        header = re.sub(r"\d+", lambda found: rng.choice((*NUMBERS, *[found.group()] * 40)), header)
+    if rng.random() < 0.3:  # also inside the JSON in strings of the metadata
+        header = re.sub(r"\d+", lambda match: rng.choice((*NUMBERS, *[match.group()] * 40)), header)
     text = header.encode("utf-8", "surrogatepass")
     return len(text).to_bytes(8, "little") + text + content[8 + size :]
 
 
 def _survey(rng: Random, path: Path) -> bytes:
     content = path.read_bytes()
-    said, tensors = surveys.parts(content)
+    values, tensors = surveys.parts(content)
     if rng.random() < 0.5:
         array = tensors[name := rng.choice([*tensors])].copy()
         if array.size and array.dtype.kind in "fiu":
@@ -96,29 +96,29 @@ def _survey(rng: Random, path: Path) -> bytes:
                 array.reshape(-1)[rng.randrange(array.size)] = np.float64(number).astype(array.dtype)
         tensors[name] = array
     else:
-        with contextlib.suppress(ValueError, RecursionError, TypeError):  # what is no object any more
-            said |= json.loads(mutate_text(rng, json.dumps(said)))
-    return surveys.whole(said, tensors)
+        with contextlib.suppress(ValueError, RecursionError, TypeError):  # it may no longer be an object
+            values |= json.loads(mutate_text(rng, json.dumps(values)))
+    return surveys.join(values, tensors)
 
 
 def _gguf(rng: Random, path: Path) -> bytes:
-    """Other metadata and tensors, rightly written."""
-    whole = read_gguf_header(path)
-    metadata, tensors = dict(whole.metadata), list(whole.tensors)
+    """Write other metadata and tensors in the right format."""
+    header = read_gguf_header(path)
+    metadata, tensors = dict(header.metadata), list(header.tensors)
     for _ in range(rng.choice((1, 1, 2))):
         metadata[rng.choice(list(metadata))] = rng.choice(METADATA)
     if rng.random() < 0.3:
         at = rng.randrange(len(tensors))
         tensors[at] = rng.choice(tensors)
     content = gguf_bytes(metadata, tensors)
-    if rng.random() < 0.2:  # a type of a tensor or value
+    if rng.random() < 0.2:  # the type of a tensor or a value
         at = rng.randrange(len(content))
         content = content[:at] + struct.pack("<I", rng.choice(list(TYPES))) + content[at + 4 :]
     return content
 
 
 def _apr(rng: Random, path: Path) -> bytes:
-    """Other metadata or tensors, or changed bytes, with right checksums."""
+    """Change metadata, tensors or bytes, and correct the checksums."""
     tensors = apr_model()[0]
     kind = rng.randrange(3)
     if kind == 0:
@@ -149,8 +149,7 @@ def _npy_bytes(rng: Random, content: bytes) -> bytes:
 
 
 def _npz(rng: Random, path: Path) -> bytes:
-    """A member changed, doubled or renamed."""
-    members = {}
+    """Change, repeat or rename a member."""
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     name = rng.choice(list(members))
@@ -158,11 +157,11 @@ def _npz(rng: Random, path: Path) -> bytes:
     content = _npy_bytes(rng, content) if rng.random() < 0.6 else mutate_bytes(rng, content, content)
     odd = rng.choice(NAMES).replace("\udcff", "?")
     name = rng.choice((name, name, "../x.npy", odd, "/x.npy", "a/b/c.npy"))
-    held = io.BytesIO()
-    with zipfile.ZipFile(held, "w", rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))) as archive:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))) as archive:
         for key, value in (*members.items(), (name, content)):
             archive.writestr(key, value)
-    return held.getvalue()
+    return buffer.getvalue()
 
 
 def _gz(rng: Random, path: Path) -> bytes:
@@ -176,7 +175,7 @@ def _zst(rng: Random, path: Path) -> bytes:
 
 
 def _unpacked(rng: Random, content: bytes) -> bytes:
-    """What a packed file holds, changed; seldom grown to lines that are long or many."""
+    """Change the content of a compressed file, or sometimes replace it by very long or many lines."""
     if rng.random() < 0.1:
         return rng.choice((b"a" * (40 << 20) + b"\n", b"a\n" * 1000, b"\n" * (1 << 20))) * 3
     return mutate_bytes(rng, content, content)
@@ -189,7 +188,7 @@ STRUCTURE: dict[str, Callable[[Random, Path], bytes]] = {
 
 
 def mutate_values(rng: Random, content: bytes) -> bytes:
-    """Numbers of the last three quarters, where arrays lie, set to what arithmetic does not expect."""
+    """Set numbers in the last three quarters of a file, which hold arrays, to unusual values."""
     changed, size = bytearray(content), rng.choice((2, 4))
     for _ in range(rng.choice((1, 1, 4, 100, 3000))):
         at = rng.randrange(len(content) // 4, len(content)) // size * size
@@ -198,7 +197,7 @@ def mutate_values(rng: Random, content: bytes) -> bytes:
 
 
 def mutate(rng: Random, path: Path, other: Path) -> str:
-    """Change a file in its place; `other` is one to splice it with. Returns what was done."""
+    """Change a file in place, maybe by splicing it with `other`. Return the change in words."""
     kind = rng.choice(("bytes", "structure", "structure", "values"))
     content = path.read_bytes()
     if kind == "values" and content and path.suffix not in TEXT:
@@ -220,19 +219,19 @@ def mutate(rng: Random, path: Path, other: Path) -> str:
 
 
 def mutate_again(rng: Random, path: Path, other: Path) -> str:
-    """The same, once more where there is something left to be changed."""
-    said = mutate(rng, path, other)
+    """Change a file once, and sometimes a second time if its format can still be read."""
+    change = mutate(rng, path, other)
     try:
-        return f"{said}, {mutate(rng, path, other)}" if rng.random() < 0.2 else said
-    except Exception:  # it cannot be read, let alone changed as its kind says
-        return said
+        return f"{change}, {mutate(rng, path, other)}" if rng.random() < 0.2 else change
+    except Exception:  # the first change broke the format
+        return change
 
 
 KINDS = ("folder", "loop", "dangling link", "empty", "sparse", "null", "zeros", "another", "link", "socket")
 
 
 def replace(rng: Random, path: Path, other: Path) -> str:
-    """Put something else in the place of a file or folder. Returns what."""
+    """Replace a file or folder by something else. Return the replacement in words."""
     kind = rng.choice([*KINDS, *["fifo"] * hasattr(os, "mkfifo")])
     if kind == "link":
         kept = path.rename(path.with_name(f"kept{path.suffix}"))
@@ -241,7 +240,7 @@ def replace(rng: Random, path: Path, other: Path) -> str:
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     if kind == "sparse":
         path.write_bytes(other.read_bytes()[: rng.choice((0, 100, 1 << 20))])
-        # A corpus is read from end to end, however large it is
+        # smaller for a corpus, which is read to its end
         os.truncate(path, 1 << 28 if path.name.startswith("texts.") else rng.choice((1 << 33, 1 << 40)))
     elif kind == "another":
         shutil.copyfile(other, path)

@@ -1,5 +1,7 @@
-"""What every command owes whoever calls it, whatever it is given: runs one in this process and says which
-promises it broke. Knows no attack."""
+"""Run a command in this process and report the promises that it broke. Knows no attack.
+
+The promises hold for any input: exit codes, one line per error, valid JSON, no files changed by an error.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +25,12 @@ from typer.main import get_command
 from microgpt_trace.cli import COMMANDS, build
 from microgpt_trace.cli.output import exit_code_of
 
-from .documents import wrong_in
+from .documents import problems_in
 from .surroundings import Stream, alarm, descriptors, peak, surroundings
 
 CODES = (0, 1, 2, 130)
-LONGEST = 2100  # characters of a line on stderr
-GROWTH = 512  # MiB that one attack on small files may take beyond the largest before it
+LONGEST = 2100  # maximum characters of a line on stderr
+GROWTH = 512  # MiB by which an attack on small files may exceed the peak memory before it
 NO_RUN = {"-h", "--help", "--version"}
 
 Snapshot = dict[str, tuple[int, ...]]
@@ -36,12 +38,12 @@ Snapshot = dict[str, tuple[int, ...]]
 
 @dataclass
 class Ended:
-    """How a command ended."""
+    """The end of a command."""
 
-    code: int | None = None  # None: it did not end by itself
+    code: int | None = None  # None if an exception escaped
     out: str = ""
     err: str = ""
-    past: str = ""  # what was written to the descriptors and not to sys.stdout or sys.stderr
+    direct: str = ""  # text written to the file descriptors and not to sys.stdout or sys.stderr
     trace: str = ""
     seconds: float = 0.0
     changed: list[str] = field(default_factory=list)
@@ -50,48 +52,50 @@ class Ended:
 
 @cache
 def click_command(name: str | None) -> Any:
-    """The program as click has it, with this command or with all."""
+    """Return the program as a click command, with one subcommand or with all."""
     return get_command(build(COMMANDS if name is None else [name]))
 
 
 def snapshot(folder: Path) -> Snapshot:
-    """Everything below the folder: what it is, and of files the size, the time and the inode."""
-    found = {}
+    """Return the mode of everything below the folder, and the size, time and inode of files."""
+    result: Snapshot = {}
     for base, folders, files in os.walk(folder):
         for name in (*folders, *files):
             status = Path(base, name).lstat()
             is_folder = stat.S_ISDIR(status.st_mode)
             rest = () if is_folder else (status.st_size, status.st_mtime_ns, status.st_ino)
-            found[os.path.relpath(os.path.join(base, name), folder)] = (status.st_mode, *rest)  # noqa: PTH118
-    return found
+            result[os.path.relpath(os.path.join(base, name), folder)] = (status.st_mode, *rest)  # noqa: PTH118
+    return result
 
 
-def attacked(
+def run_command(
     words: Sequence[str], folder: Path, *, environment: dict[str, str], seconds: float = 20.0,
-    own_fault: bool = False,
+    may_need_memory: bool = False,
 ) -> Ended:  # fmt: skip
-    """Run `microgpt` with the words. `own_fault`: they may ask for more memory than there is."""
+    """Run `microgpt` with these words, which `may_need_memory` that the machine does not have."""
     before, memory = snapshot(folder), peak()
     ended = _run(words, folder, environment, seconds)
     after = snapshot(folder)
     ended.changed = sorted(name for name in before.keys() | after if before.get(name) != after.get(name))
-    terminal = "FORCE_COLOR" in environment or bool(NO_RUN & set(words))  # Typer looks once, when it loads
+    terminal = "FORCE_COLOR" in environment or bool(
+        NO_RUN & set(words)
+    )  # Typer reads the environment only once
     ended.broken = [
-        *_of_the_end(words, ended, seconds, own_fault),
-        *_of_the_text(ended, terminal),
-        *_of_the_files(ended),
-        *_of_json(words, ended, folder),
+        *_check_end(words, ended, seconds, may_need_memory),
+        *_check_text(ended, terminal),
+        *_check_files(ended),
+        *_check_json(words, ended, folder),
     ]
-    if peak() - memory > GROWTH and not own_fault:
+    if peak() - memory > GROWTH and not may_need_memory:
         ended.broken.append(f"it took {peak() - memory:,} MiB more than any attack before it")
     return ended
 
 
 def _run(words: Sequence[str], folder: Path, environment: dict[str, str], seconds: float) -> Ended:
-    out, err, ended, began = Stream(1), Stream(2), Ended(), time.monotonic()
+    out, err, ended, start = Stream(1), Stream(2), Ended(), time.monotonic()
     command = click_command(words[0] if words and words[0] in COMMANDS else None)
     with ExitStack() as stack:
-        past = stack.enter_context(descriptors())
+        direct = stack.enter_context(descriptors())
         stack.enter_context(surroundings(folder, environment))
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("error")
@@ -102,20 +106,20 @@ def _run(words: Sequence[str], folder: Path, environment: dict[str, str], second
                 ended.code = exit_code_of(
                     lambda: command(args=list(words), standalone_mode=False, prog_name="microgpt")
                 )
-        except BaseException as error:  # a panic of a library in Rust is no Exception
+        except BaseException as error:  # a panic in Rust is not an Exception
             if isinstance(error, KeyboardInterrupt):
                 raise
             ended.trace = "".join(traceback.format_exception(error))
-        gc.collect(0)  # what a finalizer has to say is said here
-        past.seek(0)
-        ended.past = past.read().decode(errors="replace")
-    ended.out, ended.err, ended.seconds = out.getvalue(), err.getvalue(), time.monotonic() - began
+        gc.collect(0)  # finalizers write here, not later
+        direct.seek(0)
+        ended.direct = direct.read().decode(errors="replace")
+    ended.out, ended.err, ended.seconds = out.getvalue(), err.getvalue(), time.monotonic() - start
     return ended
 
 
-def _of_the_end(words: Sequence[str], ended: Ended, seconds: float, own_fault: bool) -> Iterator[str]:
+def _check_end(words: Sequence[str], ended: Ended, seconds: float, may_need_memory: bool) -> Iterator[str]:
     if ended.code is None:
-        yield f"an exception gets out\n{ended.trace}"
+        yield f"an exception escapes\n{ended.trace}"
         return
     if ended.code not in CODES:
         yield f"exit code {ended.code}"
@@ -125,21 +129,21 @@ def _of_the_end(words: Sequence[str], ended: Ended, seconds: float, own_fault: b
     if ended.code == 2:
         if len(lines) != 1:
             yield f"{len(lines)} lines on stderr beside exit code 2"
-        if ended.out and "sample" not in words:  # whose names are drawn and written one by one
+        if ended.out and "sample" not in words:  # it writes each name at once
             yield f"exit code 2, and results: {ended.out[:200]!r}"
     if ended.code == 2 and not (lines and "microgpt: " in lines[-1]):
         yield f"exit code {ended.code} without a reason"
     if ended.code == 1 and not (ended.out or ended.err or ended.changed):
         yield "exit code 1 without a word"
-    if "not enough memory" in ended.err and not own_fault:
-        yield "small files asked for more memory than there is"
+    if "not enough memory" in ended.err and not may_need_memory:
+        yield "small files requested more memory than there is"
     if "cannot write the output" in ended.err:
-        yield "it blames the output, which can be written"
+        yield "it blames the output, which is writable"
     if "Traceback" in ended.err:
         yield "a traceback on stderr"
 
 
-def _of_the_text(ended: Ended, terminal: bool) -> Iterator[str]:
+def _check_text(ended: Ended, terminal: bool) -> Iterator[str]:
     for name, text in (("stdout", ended.out), ("stderr", ended.err)):
         shown = BAR.sub("", text) if terminal else text
         bad = obeyed(shown, terminal)
@@ -148,11 +152,11 @@ def _of_the_text(ended: Ended, terminal: bool) -> Iterator[str]:
         longest = max(map(len, STYLE.sub("", shown).split("\n")))
         if name == "stderr" and longest > LONGEST:
             yield f"a line of {longest:,} characters on stderr"
-    if ended.past:
-        yield f"written past stdout and stderr: {ended.past[:1000]!r}"
+    if ended.direct:
+        yield f"written past stdout and stderr: {ended.direct[:1000]!r}"
 
 
-def _of_the_files(ended: Ended) -> Iterator[str]:
+def _check_files(ended: Ended) -> Iterator[str]:
     if ended.code == 2 and ended.changed:
         yield f"exit code 2, and changed files: {ended.changed}"
     left = [name for name in ended.changed if name.endswith((".tmp", ".lock"))]
@@ -161,23 +165,23 @@ def _of_the_files(ended: Ended) -> Iterator[str]:
 
 
 def _takes_a_value(word: str, command: str) -> bool:
-    """Whether the word after this one is its value, whatever it looks like."""
-    return command in COMMANDS and word in _with_values(command)
+    """Return True if the next word is the value of this option, whatever it looks like."""
+    return command in COMMANDS and word in _options_with_values(command)
 
 
 @cache
-def _with_values(command: str) -> set[str]:
+def _options_with_values(command: str) -> set[str]:
     params: Any = get_command(build([command])).commands[command].params
     return {opt for param in params if not getattr(param, "is_flag", False) for opt in param.opts}
 
 
-def _of_json(words: Sequence[str], ended: Ended, folder: Path) -> Iterator[str]:
-    asked = {"--json", "--jsonl", "--schema"} & {
+def _check_json(words: Sequence[str], ended: Ended, folder: Path) -> Iterator[str]:
+    requested = {"--json", "--jsonl", "--schema"} & {
         word for before, word in pairwise(("", *words)) if not _takes_a_value(before, words[0])
     }
-    if ended.code not in (0, 1) or not asked or NO_RUN & set(words):
+    if ended.code not in (0, 1) or not requested or NO_RUN & set(words):
         return
-    text = "" if ("--html", "-") in pairwise(words) else ended.out  # where a page goes
+    text = "" if ("--html", "-") in pairwise(words) else ended.out  # stdout has the page
     if "--out" in words:
         files = [folder / name for name in ended.changed if (folder / name).is_file()]
         text = text or (files[0].read_text(encoding="utf-8") if len(files) == 1 else "")
@@ -185,4 +189,4 @@ def _of_json(words: Sequence[str], ended: Ended, folder: Path) -> Iterator[str]:
         return
     in_lines = "--jsonl" in words and "--schema" not in words
     pieces = text.splitlines() if in_lines else [text]
-    yield from islice((said for piece in pieces for said in wrong_in(piece, in_lines)), 1)
+    yield from islice((problem for piece in pieces for problem in problems_in(piece, in_lines)), 1)

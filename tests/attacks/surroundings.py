@@ -1,4 +1,4 @@
-"""What a command that runs in this process is put into: streams, a folder, a clock and a limit of memory."""
+"""The surroundings of a command in this process: streams, a folder, a time limit and a memory limit."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ MEMORY = 3 << 30  # bytes
 
 
 class Hung(BaseException):
-    """The time is up. Not an Exception, which a command may catch."""
+    """The time is over. This is not an Exception, because a command may catch those."""
 
 
 class Stream(io.StringIO):
-    """A stream in memory with a descriptor, as the program's own have."""
+    """A stream in memory with a file descriptor, like sys.stdout."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Stream(io.StringIO):
 
 
 def peak() -> int:
-    """MiB that this process has held at most, 0 where the system does not say."""
+    """Return the peak memory of this process in MiB, or 0 if the system does not measure it."""
     try:
         import resource
     except ImportError:
@@ -42,8 +42,8 @@ def peak() -> int:
 
 @contextmanager
 def memory_limited(most: int = MEMORY) -> Iterator[None]:
-    """So many bytes of data at most, where the system can say so. Files that are mapped to be read are none:
-    a sparse one may be larger than any memory."""
+    """Limit the data of this process, if the system can. Mapped files do not count: a sparse file may be
+    larger than the memory."""
     try:
         import resource
     except ImportError:
@@ -59,22 +59,23 @@ def memory_limited(most: int = MEMORY) -> Iterator[None]:
 
 @contextmanager
 def descriptors() -> Iterator[Any]:
-    """A file in the place of descriptors 1 and 2."""
-    kept = [(number, os.dup(number)) for number in (1, 2)]
+    """Redirect file descriptors 1 and 2 to a file."""
+    copies = [(number, os.dup(number)) for number in (1, 2)]
     with tempfile.TemporaryFile() as file:
-        for number, _ in kept:
+        for number, _ in copies:
             os.dup2(file.fileno(), number)
         try:
             yield file
         finally:
-            for number, copy in kept:
+            for number, copy in copies:
                 os.dup2(copy, number)
                 os.close(copy)
 
 
 @contextmanager
 def surroundings(folder: Path, environment: dict[str, str]) -> Iterator[None]:
-    here, kept, stdin = Path.cwd(), dict(os.environ), sys.stdin
+    """Change the folder, the environment and standard input, and restore them at the end."""
+    here, variables, stdin = Path.cwd(), dict(os.environ), sys.stdin
     for name in ("FORCE_COLOR", "NO_COLOR"):
         os.environ.pop(name, None)
     os.environ.update(environment)
@@ -86,21 +87,21 @@ def surroundings(folder: Path, environment: dict[str, str]) -> Iterator[None]:
         sys.stdin = stdin
         os.chdir(here)
         os.environ.clear()
-        os.environ.update(kept)
+        os.environ.update(variables)
 
 
 @contextmanager
 def alarm(seconds: float) -> Iterator[None]:
-    """Raise Hung when the time is up, where the system has such a clock."""
+    """Raise Hung when the time is over, if the system has such a timer."""
     if not hasattr(signal, "setitimer"):
         yield
         return
 
-    def up(*_: object) -> None:
-        raise Hung(f"not ended after {seconds:g} s")
+    def stop(*_: object) -> None:
+        raise Hung(f"still running after {seconds:g} s")
 
-    before = signal.signal(signal.SIGALRM, up)
-    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again, if somebody swallows it
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again, in case the exception is swallowed
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-""".apr: a qwen2 whose metadata and tensors are damaged one by one, and headers and indices that lie."""
+""".apr: a qwen2 with damaged metadata or tensors, and false headers and indices."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Q = "model.layers.0.self_attn.q_proj.weight"
 
 
 def raw(index, *, count=1, metadata=(64, 2), index_at=128, data_at=None, data=bytes(64)):
-    """A file around an index, with checksums of zero."""
+    """Return a file with this index, without checksums."""
     at = up64(128 + len(index)) if data_at is None else data_at
     head = header(count=count, metadata=metadata, index=index_at, data=at, checksum=0)
     return head + b"{}".ljust(64) + index.ljust(up64(len(index)), b"\0") + data
@@ -35,12 +35,12 @@ def one(name="t", dtype=0, shape=(4,), offset=0, size=16):
 
 
 def stored(dtype, shape, content):
-    """A file with one tensor."""
+    """Return a file with one tensor."""
     return apr_bytes({}, {"t": (dtype, shape, content)})
 
 
 def good(**fields):
-    """The good file with other fields of its header, or other text in place of its metadata."""
+    """Return the good file with other fields of its header, or other text as its metadata."""
     return apr_bytes(METADATA, tiny_model()[0], **fields)
 
 
@@ -160,7 +160,7 @@ TENSORS = [
 WHOLE = ("8", 8.5, True, [8], 0, -1, 2**70)
 SHAPED = "hidden_size vocab_size intermediate_size num_layers num_heads num_kv_heads head_dim"
 WRONG = {
-    **{key: (*WHOLE, METADATA[key] * 2) for key in SHAPED.split()},  # twice: it contradicts the shapes
+    **{key: (*WHOLE, METADATA[key] * 2) for key in SHAPED.split()},  # the double contradicts the shapes
     "rope_theta": ("1", 0, -1.0, float("nan"), float("inf"), 10**60),
 }
 VALUES = [(key, {key: value}) for key, values in WRONG.items() for value in values]

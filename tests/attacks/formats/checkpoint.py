@@ -1,4 +1,4 @@
-"""Checkpoints of a microGPT and bare weights: tensors that do not fit, and metadata that describe none."""
+"""Checkpoints of a microGPT with wrong tensors or metadata, and weights without metadata."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ NO_FILE = "expected a safetensors checkpoint, found"
 
 
 def edited(change):
-    """The file with its bytes as a function of them."""
+    """Return a change that replaces the bytes of the file by a function of them."""
     return lambda path: path.write_bytes(change(path.read_bytes()))
 
 
@@ -96,10 +96,10 @@ BYTES = [
     (f"{NO_FILE} 0 bytes that are not one", b""),
     (f"{NO_FILE} 16 bytes that are not one", b"emma\nolivia\nava\n"),
     (f"{NO_FILE} 5,000 bytes that are not one", np.random.default_rng(0).bytes(5000)),
-    (NO_FILE, edited(lambda whole: whole[:100])),
-    (NO_FILE, edited(lambda whole: whole[:-1])),
-    (NO_FILE, edited(lambda whole: whole + b"\x00")),
-    (NO_FILE, edited(lambda whole: whole[:8] + b"X" + whole[9:])),
+    (NO_FILE, edited(lambda content: content[:100])),
+    (NO_FILE, edited(lambda content: content[:-1])),
+    (NO_FILE, edited(lambda content: content + b"\x00")),
+    (NO_FILE, edited(lambda content: content[:8] + b"X" + content[9:])),
     (NO_FILE, (100_008).to_bytes(8, "little") + b'{"a":"' + b"x" * 100_000 + b'"}'),  # safetensors repeats it
     (NO_FILE, b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00."),  # a pickle
 ]
@@ -121,5 +121,5 @@ def checkpoint() -> Format:
 
 
 def bare() -> Format:
-    """The weights without metadata."""
+    """Return the format of weights without metadata."""
     return replace(checkpoint(), metadata={}, refused=BARE_MISFITS)

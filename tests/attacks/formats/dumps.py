@@ -1,4 +1,4 @@
-"""Dumps: arrays of NumPy, archives of them, APRT folders, and the tool's own documents."""
+"""Dumps: .npy and .npz files, saved arrays, and APRT folders."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .places import PLACES
 
 
 def everything(path: Path) -> None:
-    """Open a dump and read all arrays of it."""
+    """Open a dump and read all its arrays."""
     is_recording(path)
     recording = open_recording(path)
     for tensor in (*recording.tensors.values(), *(left.recorded for left in recording.leftovers)):
@@ -34,7 +34,7 @@ def everything(path: Path) -> None:
 
 
 def npy(header: bytes | str, padded: int = 400) -> bytes:
-    """A .npy file of version 1 with this header."""
+    """Return a .npy file of version 1 with this header."""
     content = header if isinstance(header, bytes) else header.encode().ljust(padded) + b"\n"
     return b"\x93NUMPY\1\0" + struct.pack("<H", len(content)) + content + bytes(12)
 
@@ -52,7 +52,7 @@ OBJECTS = [
     ("Python objects", {}, {"logits": np.array([(1, 2.0)], "i4,O")}),
 ]
 TWO = b"APRT" + struct.pack("<IIff", 1, 2, 1.0, 1.0)  # elements of layer 1
-SLOW = [b" " * 9000 + b"\0", b"{" + b" " * 60_000 + b"}"]  # NumPy looks for Python 2 in them, for 15 s
+SLOW = [b" " * 9000 + b"\0", b"{" + b" " * 60_000 + b"}"]  # NumPy takes 15 s for each
 NPY = [
     *OBJECTS,
     ("found 177", appended(b"x")),
@@ -70,7 +70,7 @@ NPY = [
 
 
 def member(header: bytes) -> Callable[[Path], None]:
-    """An archive of an array with this header."""
+    """Return a change that writes an archive of an array with this header."""
 
     def change(path: Path) -> None:
         with zipfile.ZipFile(path, "w") as archive:
@@ -98,7 +98,7 @@ def written(save: Callable[..., object]) -> Callable[[Path, Any, Any], object]:
 
 
 def beside(place: str) -> Callable[[Path], object]:
-    """Something that is no file stands beside the arrays."""
+    """Return a change that puts something beside the arrays."""
     return lambda folder: PLACES[place](folder / "x.npy")
 
 
@@ -155,7 +155,7 @@ BARE = [
 
 
 def bare_aprt() -> Format:
-    """A folder of one file, without a manifest."""
+    """Return the format of a folder with one file and no manifest."""
     files = {"final_norm.bin": bytes.fromhex(FINAL_NORM)}
     return Format({}, files, write_files, BARE, name="dump", inside="final_norm.bin", opened=open_aprt)
 
@@ -189,7 +189,10 @@ EVENTS = ["embed.tok", "layer*.attn.out", "layer1.mlp.*", "final.norm", "logits"
 
 
 def aprt() -> Format:
-    """What the tool saved of seven tokens of a qwen2: a manifest, with its entries by file, and the files."""
+    """Return the format of a folder that the tool wrote for seven tokens of a qwen2.
+
+    The metadata are its manifest, with the entries by file.
+    """
     with TemporaryDirectory() as name:
         model = load(write_model(Path(name) / "model", *tiny_model("qwen2")))
         folder = Path(name) / "dump"
@@ -200,8 +203,8 @@ def aprt() -> Format:
     wrong = {f"files/{next(iter(entries))}/{key}": values for key, values in ENTRY.items()}
     twin = entries[LAST.replace("/", " ")] | {"file": ALIAS, "stage": "layer_output"}
     twice = (f"is both in {LAST} and in layer-1/", {"files/twin": twin}, {ALIAS: files[LAST]})
-    said = manifest | {"files": entries}
-    return Format(said, files, write_files, [*APRT, twice], wrong, name="dump", opened=open_aprt)
+    metadata = manifest | {"files": entries}
+    return Format(metadata, files, write_files, [*APRT, twice], wrong, name="dump", opened=open_aprt)
 
 
 def write_files(folder: Path, manifest: dict[str, Any], files: dict[str, bytes]) -> None:
@@ -210,5 +213,5 @@ def write_files(folder: Path, manifest: dict[str, Any], files: dict[str, bytes])
         (folder / name).write_bytes(content)
     if manifest:
         entries = manifest["files"]
-        said = manifest | {"files": list(entries.values()) if isinstance(entries, dict) else entries}
-        (folder / "manifest.json").write_text(json.dumps(said))
+        listed = list(entries.values()) if isinstance(entries, dict) else entries
+        (folder / "manifest.json").write_text(json.dumps(manifest | {"files": listed}))

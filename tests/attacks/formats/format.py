@@ -1,4 +1,4 @@
-"""A file format: a good file in parts, how the parts are written however wrong, and what opens it."""
+"""A file format: a good file in parts, a function that writes the parts, and one that opens a file."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 
 from microgpt_trace import load
 
-GONE = object()  # in the place of a value or a tensor: the file is written without it
-WRONG = ("4", "a\nb", [4], [[4]], True)  # what no number, and no name that is known, may be
+GONE = object()  # instead of a value or a tensor: it is left out of the file
+WRONG = ("4", "a\nb", [4], [[4]], True)  # neither numbers nor known names
 
 
 @dataclass(frozen=True)
 class Format:
-    """`refused` has rows of (words of the refusal, change, tensors): `damaged` says what these may be.
-    `wrong` has for keys of the metadata the values that are refused, in whatever words."""
+    """`refused` has rows of (words of the error, change, tensors), the latter as for `damaged`. `wrong` has
+    values of metadata keys that must be rejected, with any words."""
 
     metadata: Mapping[str, Any]
     tensors: dict[str, Any]
@@ -25,17 +25,20 @@ class Format:
     refused: Sequence[tuple[Any, ...]] = ()
     wrong: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     name: str = "model"
-    inside: str = ""  # the file that bytes stand in place of, where `name` is a folder
+    inside: str = ""  # if `name` is a folder: the file in it that bytes replace
     opened: Callable[[Path], object] = load
-    memory: int = 1  # how many times its size opening the file may take
+    memory: int = 1  # opening the file may take this multiple of its size
 
     def damaged(self, folder: Path, change: Any = (), tensors: Any = ()) -> Path:
-        """Write the good file with bytes in its place, with other values ("corpus/files" names the value
-        `files` of `corpus`), or with what a function of its path does to it; and with other tensors."""
+        """Write the good file with a change and with other tensors, and return its path.
+
+        The change can be bytes that replace the file, other values of the metadata ("corpus/files" is the
+        value `files` of `corpus`), or a function that changes the file at a path.
+        """
         path = folder / self.name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         values = change if isinstance(change, dict) else {}
-        self.write(path, replaced(self.metadata, values), present(self.tensors | dict(tensors)))
+        self.write(path, with_changes(self.metadata, values), without_gone(self.tensors | dict(tensors)))
         if isinstance(change, bytes):
             (path / self.inside).write_bytes(change)
         elif callable(change):
@@ -43,14 +46,14 @@ class Format:
         return path
 
 
-def replaced(whole: Mapping[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """The same with other values, in the values of it too."""
-    found = dict(whole)
+def with_changes(values: Mapping[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return the values with changes, also of nested values."""
+    result = dict(values)
     for key, value in changes.items():
         outer, _, inner = key.partition("/")
-        found[outer] = replaced(found[outer], {inner: value}) if inner else value
-    return present(found)
+        result[outer] = with_changes(result[outer], {inner: value}) if inner else value
+    return without_gone(result)
 
 
-def present(values: Mapping[str, Any]) -> dict[str, Any]:
+def without_gone(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not GONE}

@@ -1,4 +1,4 @@
-"""GGUF: a qwen2, whose parts and metadata are damaged one by one, and headers that lie."""
+"""GGUF: a qwen2 with damaged parts or metadata, and false headers."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ SIZE = "9,223,372,036,854,775,808"
 
 
 def pairs(content: bytes) -> bytes:
-    """A file of one pair of metadata, and no tensors."""
+    """Return a file with one metadata pair and no tensors."""
     return raw(content, metadata=1, tensors=0)
 
 
 def listed(kind: int, count: int, rest: bytes = b"") -> bytes:
-    """A file of a list that says its kind and how many elements it has."""
+    """Return a file with a list of this type and length, followed by other bytes."""
     return pairs(string("k") + u32(9) + u32(kind) + u64(count) + rest)
 
 
@@ -105,7 +105,7 @@ MODELS = [
     ),
     *((key.replace("general.architecture", "architecture None"), {key: GONE}) for key in NEEDED),
 ]
-# What makes another computation of it: values that do, and values that change nothing
+# Keys that can change the computation: values that do, and values that do not
 VARIANTS = {
     "attention.causal": ([False, 0, "yes"], [True]),
     "attention.scale": ([0.125, [0.125, 0.25]], [0.0]),
@@ -143,11 +143,11 @@ TEXTS = ("4", "", True, [], ["4"], [4, 5], [[4]], b"\xff\n")
 
 
 def gguf() -> Format:
-    """A qwen2, because it has biases."""
+    """Return the format of a qwen2, which has biases."""
     pytest.importorskip("gguf", reason="the good file is written by the package gguf")
     with tempfile.TemporaryDirectory() as folder:
-        whole = read_gguf_header(write_gguf(Path(folder) / "tiny.gguf", *tiny_model("qwen2")))
-        tensors = {tensor.name: tensor for tensor in whole.tensors}
+        header = read_gguf_header(write_gguf(Path(folder) / "tiny.gguf", *tiny_model("qwen2")))
+        tensors = {tensor.name: tensor for tensor in header.tensors}
     first = tensors["token_embd.weight"]
     layer = {n.replace("blk.1", "blk.2"): t for n, t in tensors.items() if n.startswith("blk.1.")}
     named = [(words, {}, {name: first}) for words, name in EXTRA]
@@ -158,11 +158,11 @@ def gguf() -> Format:
         ("'rope_freqs.weight': expected shape [4], found [61, 32]", {}, {"rope_freqs.weight": first}),
     ]
     wrong = dict.fromkeys(KEYS, TEXTS)
-    return Format(whole.metadata, tensors, write, [*PARTS, *MODELS, *named], wrong)
+    return Format(header.metadata, tensors, write, [*PARTS, *MODELS, *named], wrong)
 
 
 def scaled(plain: Format) -> Format:
-    """The same with a RoPE that yarn scales."""
+    """Return the same format with a RoPE that yarn scales."""
     return replace(plain, metadata=plain.metadata | YARN, refused=[], wrong=dict.fromkeys(SCALING, TEXTS))
 
 
@@ -190,18 +190,18 @@ SPLIT = [
 
 
 def split() -> Format:
-    """A qwen2 in three parts, of which the first that is there is opened."""
-    whole = gguf()
-    parts = {"split.count": 3, "split.tensors.count": len(whole.tensors)}
-    said = {number: parts | {"split.no": int(number) - 1} for number in "123"}
-    said["1"] |= whole.metadata
-    tensors = {f"{i % 3 + 1} {name}": tensor for i, (name, tensor) in enumerate(whole.tensors.items())}
+    """Return the format of a qwen2 in three parts. The first existing part is opened."""
+    single = gguf()
+    parts = {"split.count": 3, "split.tensors.count": len(single.tensors)}
+    headers = {number: parts | {"split.no": int(number) - 1} for number in "123"}
+    headers["1"] |= single.metadata
+    tensors = {f"{i % 3 + 1} {name}": tensor for i, (name, tensor) in enumerate(single.tensors.items())}
 
     def write_parts(folder: Path, metadata: dict, tensors: dict) -> None:
         folder.mkdir()
-        for number, own in metadata.items():
-            held = {name[2:]: tensor for name, tensor in tensors.items() if name[0] == number}
-            write(folder / PART.format(number), own, held)
+        for number, pairs in metadata.items():
+            own = {name[2:]: tensor for name, tensor in tensors.items() if name[0] == number}
+            write(folder / PART.format(number), pairs, own)
 
     def opened(folder: Path) -> object:
         return load(min(folder.glob("*.gguf")))
@@ -211,4 +211,4 @@ def split() -> Format:
         ("is also in another part", {}, {f"3 {name[2:]}": first}),
         ("tensors in all parts, found", {}, {name: GONE}),
     ]
-    return Format(said, tensors, write_parts, [*SPLIT, *moved], opened=opened)
+    return Format(headers, tensors, write_parts, [*SPLIT, *moved], opened=opened)

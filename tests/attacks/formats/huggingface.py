@@ -1,4 +1,4 @@
-"""Hugging Face folders: configs and tensors that are damaged, headers that lie, and an index of shards."""
+"""Hugging Face folders: damaged configs and tensors, false headers, and an index of shards."""
 
 from __future__ import annotations
 
@@ -78,11 +78,11 @@ CONFIGS = {
 }
 UNREAD = {"architectures", "bos_token_id", "eos_token_id"}
 FLAGS = {"tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window"}
-NO_VALUES = ({"a": 4}, -4, float("nan"), 10**400)  # of no key
+NO_VALUES = ({"a": 4}, -4, float("nan"), 10**400)  # wrong for every key
 
 
 def huggingface(case: str) -> Format:
-    """The folder of a case. The keys of two cases get values of a wrong type, those of both once."""
+    """Return the format of a case. Two cases try wrong values of their keys, and keys of both only once."""
     config, weights = tiny_model(case)
     read = {"qwen2_window": config.keys(), "qwen3": config.keys() - CASES["qwen2_window"].keys()}
     wrong = {
@@ -93,9 +93,9 @@ def huggingface(case: str) -> Format:
 
 
 def deep(key: str, depth: int) -> bytes:
-    """A config with a value that is nested nearly as deep as json reads."""
-    said = json.dumps(CASES["llama_gqa"] | {key: "DEEP"})
-    return said.replace('"DEEP"', "[" * depth + "]" * depth).encode()
+    """Return a config with a deeply nested value."""
+    text = json.dumps(CASES["llama_gqa"] | {key: "DEEP"})
+    return text.replace('"DEEP"', "[" * depth + "]" * depth).encode()
 
 
 NO_CONFIGS = [
@@ -118,11 +118,11 @@ def no_config() -> Format:
 
 
 def gpt2() -> Format:
-    """A model whose matrices are stored as [in, out]."""
+    """Return the format of a GPT-2, whose matrices are stored as [in, out]."""
     name = "transformer.h.1.attn.c_attn.weight"
-    said = f"'{name}': expected a matrix [in, out], found"
+    words = f"'{name}': expected a matrix [in, out], found"
     rows = [
-        (f"{said} {list(shape)}", {}, {name: np.ones(shape, np.float32)}) for shape in ((32,), (2, 4, 4), ())
+        (f"{words} {list(shape)}", {}, {name: np.ones(shape, np.float32)}) for shape in ((32,), (2, 4, 4), ())
     ]
     return Format(*tiny_gpt2("gpt2"), write_folder, rows)
 
@@ -136,7 +136,7 @@ def packed(header, data=bytes(16)):
 
 
 def one(dtype="F32", shape=(4,), offsets=(0, 16), **others):
-    """A file of a tensor t of 16 bytes, and of others."""
+    """Return a file with a tensor t of 16 bytes, and others."""
     return packed({"t": entry(dtype, shape, offsets)} | others)
 
 
@@ -194,7 +194,7 @@ SHARDS = [
 
 
 def sharded() -> Format:
-    """A folder of three shards; the metadata are its index."""
+    """Return the format of a folder of three shards, with its index as the metadata."""
     config, weights = tiny_model("llama_gqa")
     places = (FIRST, SECOND, THIRD) * len(weights)
 

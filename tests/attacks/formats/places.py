@@ -1,4 +1,4 @@
-"""What stands in the place of a file and is none."""
+"""Things that are not files, to put in place of a file."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 
 def _socket(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as held:  # its name may be short alone
-        held.bind(os.path.relpath(path))
+    with socket.socket(socket.AF_UNIX) as sock:  # the path of a socket must be short
+        sock.bind(os.path.relpath(path))
 
 
 PLACES: dict[str, Callable[[Path], object]] = {

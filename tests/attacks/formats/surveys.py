@@ -1,4 +1,4 @@
-"""Surveys: metadata and tensors that mean nothing, each with the digest that goes with it."""
+"""Surveys with wrong metadata or tensors, and with the matching digest."""
 
 from __future__ import annotations
 
@@ -45,14 +45,8 @@ WRONG = {
     "order/units": [["embed.tok"], [1]],
     "order/examples": [-1, "2"],
 }
-PARTS = (
-    "total.sum",
-    "values.count",
-    "range.range.least",
-    "top.top.value",
-    "top.top.excerpt",
-    "top.top.document",
-)
+PARTS = ("total.sum", "values.count", "range.range.least")
+PARTS += tuple(f"top.top.{name}" for name in ("value", "excerpt", "document"))
 TENSORS = [
     *(f"{EVENT}/{part}" for part in PARTS), "logits/magnitudes.count", "streams/rows.count",
     "streams/farthest.top.value", "attention/queries.count", "attention.all/first.sum",
@@ -64,8 +58,7 @@ MORE_MISFITS = [
     np.zeros((2, 2, 2)),
     np.zeros((0, 64)),
     np.array(1.0),
-    np.zeros(64, np.uint8),
-    np.zeros(64, bool),
+    *(np.zeros(64, t) for t in ("u1", bool)),
 ]
 VALUES = [np.full(64, np.nan), np.full(64, np.inf), np.full(64, 1e300)]
 NAMES = ["x", "x/y", "a/b.count.c.d", "a/b.sum.", "/.sum", "a/b.other", "a/b.top.value", "\n/\x1b.sum"]
@@ -78,35 +71,35 @@ UNFIT = {
 
 
 def opened(path: Path) -> None:
-    """Read a survey, and make all that is shown of it."""
-    found = read_survey(path)
-    report_of(found)
-    survey_bytes(found)
+    """Read a survey, and compute its report and its bytes."""
+    result = read_survey(path)
+    report_of(result)
+    survey_bytes(result)
 
 
 def parts(content: bytes) -> tuple[dict, dict]:
-    """What a survey says, and its tensors."""
+    """Return the metadata and the tensors of a survey."""
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     return json.loads(header["__metadata__"]["survey"]), load(content)
 
 
-def whole(said: dict, tensors: dict) -> bytes:
-    """A survey of these parts, with the digest that goes with them."""
-    says = {key: value for key, value in said.items() if key != "digest"}
-    return save(tensors, {"survey": json.dumps(says | {"digest": _digest(tensors, says)})})
+def join(metadata: dict, tensors: dict) -> bytes:
+    """Return the survey with these parts and the matching digest."""
+    values = {key: value for key, value in metadata.items() if key != "digest"}
+    return save(tensors, {"survey": json.dumps(values | {"digest": _digest(tensors, values)})})
 
 
-def write(path: Path, said: dict, tensors: dict) -> None:
-    path.write_bytes(whole(said, tensors))
+def write(path: Path, metadata: dict, tensors: dict) -> None:
+    path.write_bytes(join(metadata, tensors))
 
 
 def survey() -> Format:
-    """A survey of short texts."""
+    """Return the format of a survey of short texts."""
     with TemporaryDirectory() as folder:
         events = [EVENT, "layer0.attn.weights", "embed.*", "*.residual", "logits"]
-        found = surveyed(init(), MANY, Path(folder), events=events, histograms=["logits"], top=2)
-    content = survey_bytes(found)
-    said, held = parts(content)
+        result = surveyed(init(), MANY, Path(folder), events=events, histograms=["logits"], top=2)
+    content = survey_bytes(result)
+    metadata, good = parts(content)
     excerpt = f"{EVENT}/top.top.excerpt"
     tensors = [
         *({name: misfit} for name in TENSORS for misfit in MISFITS),
@@ -114,13 +107,15 @@ def survey() -> Format:
         *({f"{EVENT}/range.range.least": misfit} for misfit in (*MORE_MISFITS, VALUES[0])),
         *({name: np.zeros(64)} for name in NAMES),
         {excerpt: np.zeros((1 << 26, 1 << 10, 0), np.uint8)},  # no bytes, but many rows
-        {excerpt: np.full_like(held[excerpt], 0xFF)},  # no text
+        {excerpt: np.full_like(good[excerpt], 0xFF)},  # not text
     ]
     refused = [
         *(("", content[:at]) for at in (0, 1, 7, 8, 9, 100, 5000, -1, -8, -len(content) // 2)),
         *(("", text) for text in (b"\0" * 200, b"{}", b"microgpt.survey", b'\xff"survey"' * 9)),
         *(("", {}, changes) for changes in tensors),
-        *((name[:7], {}, {name: np.full_like(held[name], value)}) for name, value in UNFIT.items()),
+        *((name[:7], {}, {name: np.full_like(good[name], value)}) for name, value in UNFIT.items()),
         ("some of it changed", content.replace(b"survey-file/2", b"survey-file/1")),
     ]
-    return Format(said, held, write, refused, WRONG, name="a.survey.safetensors", opened=opened, memory=60)
+    return Format(
+        metadata, good, write, refused, WRONG, name="a.survey.safetensors", opened=opened, memory=60
+    )
