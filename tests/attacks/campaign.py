@@ -85,12 +85,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--only", type=int, metavar="N", help="Run only the attack with this number.")
-    parser.add_argument(
-        "--keep",
-        type=Path,
-        metavar="DIR",
-        help="With --only: only write the files of the attack to this folder.",
-    )
+    keep = "With --only: only write the files of the attack to this folder."
+    parser.add_argument("--keep", type=Path, metavar="DIR", help=keep)
     options = parser.parse_args()
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"

@@ -1,4 +1,4 @@
-"""Models in .apr format: what a file says, what it leaves open, and what is asked for."""
+"""Models in .apr format: their metadata, what follows from shapes, and what the user must give."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def llama(path, metadata, **options):
 
 
 @pytest.mark.parametrize("names", [HF, GGUF], ids=["Hugging Face", "GGUF"])
-def test_a_model_is_read_under_either_naming(names, path):
+def test_reads_a_model_with_either_names(names, path):
     tensors, arrays = tiny_model(names)
     file = read(path, tensors=tensors)
     config = file.config
@@ -48,14 +48,14 @@ def test_a_model_is_read_under_either_naming(names, path):
         assert np.array_equal(file.tensors[name].read(), array)
 
 
-def test_without_a_head_it_is_tied(path):
+def test_a_model_without_a_head_is_tied(path):
     tensors, _ = tiny_model(head=False)
     assert read(path, tensors=tensors).config.tied
     assert read(path, METADATA | {"tie_word_embeddings": True}, tensors).config.tied
     assert not read(path, METADATA | {"tie_word_embeddings": False}).config.tied
 
 
-def test_qwen3_has_gains_of_q_and_k(path):
+def test_reads_the_gains_of_q_and_k_of_a_qwen3(path):
     tensors, _ = tiny_model(layer=SHAPES | QK_NORMS)
     metadata = without("num_heads", "head_dim", "num_kv_heads", architecture="qwen3")
     file = read(path, metadata, tensors)
@@ -76,7 +76,7 @@ ALIASES = {
 
 
 @pytest.mark.parametrize("name", ALIASES)
-def test_every_alias_is_known_and_may_not_contradict_another(name, path):
+def test_reads_every_alias_and_rejects_contradictions(name, path):
     for alias in ALIASES[name].split():
         file = read(path, without(name, **{alias: METADATA[name], name: None}))
         assert (file.config, file.assumed) == (read(path).config, QUIET)
@@ -85,13 +85,13 @@ def test_every_alias_is_known_and_may_not_contradict_another(name, path):
         assert alias in message
 
 
-def test_numbers_that_went_through_float32_agree(path):
+def test_numbers_agree_after_rounding_to_float32(path):
     eps = float(np.float32(1e-6))
     assert read(path, METADATA | {"norm_eps": eps}).config.norm_eps == 1e-6
     assert read(path, overrides={"rms_norm_eps": eps}).config.norm_eps == eps
 
 
-# --- What the metadata leave open -------------------------------------------------------------
+# --- Missing metadata -------------------------------------------------------------------------
 
 K = Q.replace("q_proj", "k_proj")
 SHAPED = {
@@ -106,27 +106,27 @@ SHAPED = {
 
 
 @pytest.mark.parametrize("name", SHAPED)
-def test_what_shapes_can_tell_is_taken_from_them_and_noted(name, path):
+def test_reads_and_notes_missing_sizes_from_shapes(name, path):
     for metadata in (without(name), METADATA | {name: None}):
         file = read(path, metadata)
         assert file.config == read(path).config
         assert set(file.assumed) - set(QUIET) == {SHAPED[name]}
     wrong = {name: METADATA[name] * 2}
     assert "contradicts" in refuses(path, METADATA | wrong)
-    kind = FileFormatError if name == "head_dim" else InputError  # which shapes tell with num_heads only
+    kind = FileFormatError if name == "head_dim" else InputError  # it needs num_heads too
     message = refuses(path, without(name), overrides=wrong, error=kind)
     assert name in message
     assert "contradicts" in message
 
 
-def test_heads_are_told_by_key_value_heads_too(path):
+def test_reads_the_heads_from_key_value_heads(path):
     file = read(path, without("num_heads", "head_dim"))
     assert file.config == read(path).config
     assert any(note.startswith("head_dim 4, from num_kv_heads") for note in file.assumed)
 
 
 @pytest.mark.parametrize("name", ["max_position_embeddings", "rope_theta", "rms_norm_eps"])
-def test_what_shapes_cannot_tell_is_asked_for(name, path):
+def test_accepts_settings_that_shapes_do_not_show_from_the_user(name, path):
     config = read(path, without(name), overrides={name: METADATA[name]}).config
     assert config == read(path).config
     twice = refuses(path, overrides={name: METADATA[name] * 2}, error=InputError)
@@ -134,7 +134,7 @@ def test_what_shapes_cannot_tell_is_asked_for(name, path):
     assert "contradicts" in twice
 
 
-def test_all_that_is_open_is_asked_for_at_once(path):
+def test_asks_for_all_missing_settings_at_once(path):
     message = refuses(path, {"architecture": "qwen2"}, error=InputError)
     assert "--set num_heads=N --set max_position_embeddings=N" in message
     assert "--set rms_norm_eps=N --set rope_theta=N" in message
@@ -142,14 +142,14 @@ def test_all_that_is_open_is_asked_for_at_once(path):
     assert read(path, {"architecture": "qwen2"}, overrides=answers).config == read(path).config
 
 
-def test_an_override_must_be_known_and_of_its_kind(path):
+def test_rejects_an_unknown_or_wrong_override(path):
     with pytest.raises(InputError, match="--set colour: expected one of architecture, hidden_size"):
         read(path, overrides={"colour": 3})
     with pytest.raises(InputError, match="--set num_heads: expected a whole number above 0, found 'four'"):
         read(path, overrides={"num_heads": "four"})
 
 
-def test_the_architecture_is_named_by_several_keys(path):
+def test_reads_the_architecture_under_several_keys(path):
     for changes in (
         {"hf_model_type": "qwen2"},
         {"hf_architecture": "Qwen2ForCausalLM"},
@@ -167,13 +167,13 @@ ADD_PAIRS = "add --rope-pairs adjacent or --rope-pairs halves"
 
 
 @pytest.mark.parametrize("pairs", ["adjacent", "halves"])
-def test_the_pairs_of_a_llama_of_unknown_origin_are_asked_for(pairs, path):
+def test_asks_for_the_pairs_of_a_llama_of_unknown_origin(pairs, path):
     tensors, arrays = tiny_model(layer=SHAPES)
     metadata = without("rope_type", architecture="llama")
     for origin in ("gguf", None, "mystery"):
-        said = metadata | {"original_format": origin}
-        assert ADD_PAIRS in refuses(path, said, tensors, error=InputError)
-        file = read(path, said, tensors, rope_pairs=pairs)
+        changed = metadata | {"original_format": origin}
+        assert ADD_PAIRS in refuses(path, changed, tensors, error=InputError)
+        file = read(path, changed, tensors, rope_pairs=pairs)
         assert file.config.adjacent_pairs == (pairs == "adjacent")
     for name, array in arrays.items():
         if pairs == "adjacent" and name.endswith(("attn_wq", "attn_wk")):
@@ -181,7 +181,7 @@ def test_the_pairs_of_a_llama_of_unknown_origin_are_asked_for(pairs, path):
         assert np.array_equal(file.tensors[name].read(), array), name
 
 
-def test_rope_type_and_origin_say_the_pairs(path):
+def test_reads_the_pairs_from_rope_type_or_origin(path):
     assert llama(path, without("architecture", rope_type=0)).config.adjacent_pairs
     assert not llama(path, without("architecture", rope_type=2)).config.adjacent_pairs
     file = llama(path, without("architecture", "rope_type", original_format="SafeTensors"))
@@ -195,18 +195,18 @@ def test_rope_type_and_origin_say_the_pairs(path):
 
 
 @pytest.mark.parametrize(
-    ("names", "said", "words"),
+    ("names", "changes", "words"),
     [
         (HF, {"rope_type": 0, "original_format": "safetensors"}, "'safetensors' has its rows in halves"),
         (HF, {"rope_type": 2, "original_format": "GGUF"}, "llama from 'GGUF' has its rows in adjacent"),
-        # whatever rope_type says: it is often set by the architecture's name alone
+        # rope_type is often set by the name of the architecture alone
         (GGUF, {"rope_type": 2}, "has rope_type 2 (halves), but a llama from None has its rows in adjacent"),
         (GGUF, {"rope_type": None, "original_format": "safetensors"}, ADD_PAIRS),
     ],
 )
-def test_a_rope_type_against_the_origin_is_asked_about(names, said, words, path):
+def test_asks_if_rope_type_and_origin_disagree(names, changes, words, path):
     tensors, _ = tiny_model(names, layer=SHAPES)
-    metadata = METADATA | {"architecture": "llama"} | said
+    metadata = METADATA | {"architecture": "llama"} | changes
     assert words in refuses(path, metadata, tensors, error=InputError)
     for pairs in ("adjacent", "halves"):
         file = read(path, metadata, tensors, rope_pairs=pairs)
@@ -214,13 +214,13 @@ def test_a_rope_type_against_the_origin_is_asked_about(names, said, words, path)
         assert f"RoPE pairs: {pairs}, from --rope-pairs" in file.assumed
 
 
-def test_an_option_against_the_file_is_refused(path):
+def test_rejects_an_option_that_contradicts_the_file(path):
     message = refuses(path, rope_pairs="adjacent", error=InputError)
     assert "--rope-pairs adjacent contradicts" in message
     assert not read(path, rope_pairs="halves").config.adjacent_pairs
 
 
-def test_scaling_is_read_where_a_file_has_it(path):
+def test_reads_rope_scaling(path):
     rope = read(path, METADATA | {"rope_scaling": LLAMA3}).config.rope
     assert (rope.kind, rope.factor, rope.original_context, rope.low_freq_factor) == ("llama3", 8.0, 32, 1.0)
     yarn = read(path, METADATA | {"rope_scaling": {"type": "yarn", "factor": 4.0, "beta_fast": 16.0}})
@@ -231,7 +231,7 @@ def test_scaling_is_read_where_a_file_has_it(path):
     assert "rope_scaling is not in the file: no scaling is applied" in silent.assumed
 
 
-def test_frequency_factors_of_a_gguf_are_kept(path):
+def test_reads_the_frequency_factors_of_a_gguf(path):
     two = QWEN_OF_GGUF | {"rope_freqs.weight": f32([1, 8])}
     assert read(path, tensors=two).config.rope.factors == (1.0, 8.0)
     three = QWEN_OF_GGUF | {"rope_freqs.weight": f32([1, 8, 9])}
@@ -241,7 +241,7 @@ def test_frequency_factors_of_a_gguf_are_kept(path):
     assert "contradict" in refuses(path, METADATA | parameters, two)
 
 
-OF_NO_LAYER = "use_sliding_window = false (the default of transformers; the config does not set it)"
+UNUSED = "use_sliding_window = false (the default of transformers; the config does not set it)"
 WINDOWS = [
     ({"architecture": "mistral", "sliding_window": 4}, (4, (0, 1)), None),
     ({"architecture": "mistral"}, (None, ()), "sliding_window is not in the file: no window is applied"),
@@ -250,20 +250,20 @@ WINDOWS = [
         (None, ()),
         "sliding_window is not used: a llama has none",
     ),
-    ({"sliding_window": 4}, (None, ()), OF_NO_LAYER),
+    ({"sliding_window": 4}, (None, ()), UNUSED),
     (WINDOW, (4, (1,)), None),
     (WINDOW | {"layer_types": [SLIDING, FULL]}, (4, (0,)), None),
 ]
 
 
-@pytest.mark.parametrize(("said", "window", "note"), WINDOWS)
-def test_which_layers_have_a_sliding_window(said, window, note, path):
-    tensors = LLAMA if said.get("architecture") else None
-    file = read(path, METADATA | said, tensors)
+@pytest.mark.parametrize(("changes", "window", "note"), WINDOWS)
+def test_reads_which_layers_have_a_sliding_window(changes, window, note, path):
+    tensors = LLAMA if changes.get("architecture") else None
+    file = read(path, METADATA | changes, tensors)
     assert (file.config.window, file.config.windowed_layers) == window
     assert file.assumed == (*QUIET, *([note] if note else []))
 
 
-def test_frequencies_that_old_files_carry_are_left_out(path):
+def test_ignores_frequencies_of_old_files(path):
     old = tiny_model()[0] | {"model.layers.0.self_attn.rotary_emb.inv_freq": f32([1, 0.1])}
     assert read(path, tensors=old).tensors.keys() == read(path).tensors.keys()

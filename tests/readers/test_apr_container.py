@@ -1,4 +1,4 @@
-"""The .apr container: golden files, encodings told apart by size, flags, checksums and order."""
+"""The .apr container: golden files, encodings recognised by size, flags, checksums and order."""
 
 import json
 import struct
@@ -23,13 +23,10 @@ from microgpt_trace.readers.apr import read_apr, read_apr_header
 
 GOLDEN = {"bias": f32([0.125]), "weights": f32([1, 2, 0.5, -0.5, 4, -2, 0.25, 8])}
 GOLDEN_METADATA = {
-    "model_type": "linear_regression",
-    "name": "golden-v2",
-    "license": None,
-    "data_source": None,
-}
-GOLDEN_METADATA |= {"data_license": None, "version": "0.0.0-golden", "created_at": "1700000000"}
-GOLDEN_METADATA |= {"total_size": 0, "param_count": 8}
+    "model_type": "linear_regression", "name": "golden-v2", "license": None, "data_source": None,
+    "data_license": None, "version": "0.0.0-golden", "created_at": "1700000000", "total_size": 0,
+    "param_count": 8,
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -38,14 +35,14 @@ def path(tmp_path):
 
 
 def stored(path, dtype, shape, content):
-    """The one tensor of a file."""
+    """Write a file with one tensor, and return the tensor and the notes."""
     path.write_bytes(apr_bytes({}, {"t": (dtype, shape, content)}))
     file = read_apr_header(path)
     return file.tensors[0], file.notes
 
 
 @pytest.mark.parametrize(("nulls", "size"), [(False, 516), (True, 1092)])
-def test_the_writer_gives_the_sizes_of_the_golden_files(nulls, size, path):
+def test_our_writer_makes_files_of_the_golden_sizes(nulls, size, path):
     metadata = GOLDEN_METADATA | (dict.fromkeys(METADATA) if nulls else {})
     text = json.dumps(metadata, separators=(",", ":")).encode()
     text = text.ljust(715) if nulls else text  # the older one has 29 nulls, not all of them known
@@ -58,7 +55,7 @@ def test_the_writer_gives_the_sizes_of_the_golden_files(nulls, size, path):
     assert (file.notes, file.metadata) == ((), metadata)
 
 
-def test_plain_numbers_are_read(path):
+def test_reads_unquantised_numbers(path):
     values = np.array([[1.5, -2, 3e4], [0, 1e-5, -0.125]], np.float32)
     assert np.array_equal(stored(path, *f32(values))[0].read(), values)
     half = values.astype(np.float16)
@@ -84,7 +81,7 @@ def test_apr_q4_has_even_elements_in_low_nibbles(dtype, shape, path):
     assert tensor.rows(1, 2).ravel().tolist() == expected[count // shape[0] :][: count // shape[0]]
 
 
-def test_apr_q4_takes_impossible_scales_as_zero(path):
+def test_apr_q4_reads_impossible_scales_as_zero(path):
     for bits in (0x7E00, 0x7C00, 0xFC00, 0x0001, 0x83FF):
         tensor, _ = stored(path, 128, (32,), struct.pack("<H", bits) + bytes(range(16)))
         assert not tensor.read().any()
@@ -105,7 +102,7 @@ GGML |= {12: "Q4_K", 13: "Q5_K", 14: "Q6_K"}
 
 
 def ggml_blocks(name, count, seed=5):
-    """Random blocks whose scales are finite, as bytes and as another program decodes them."""
+    """Return random blocks with finite scales, as bytes and as the gguf package decodes them."""
     gguf = pytest.importorskip("gguf")
     kind = gguf.GGMLQuantizationType[name]
     size, width = gguf.GGML_QUANT_SIZES[kind]
@@ -116,7 +113,7 @@ def ggml_blocks(name, count, seed=5):
 
 
 @pytest.mark.parametrize(("dtype", "name"), GGML.items(), ids=GGML.values())
-def test_types_of_ggml_are_read_by_their_size(dtype, name, path):
+def test_recognises_types_of_ggml_by_their_size(dtype, name, path):
     content, expected = ggml_blocks(name, 6)
     shape = (3, 2 * expected.shape[1])
     tensor, notes = stored(path, dtype, shape, content)
@@ -126,7 +123,7 @@ def test_types_of_ggml_are_read_by_their_size(dtype, name, path):
 
 
 @pytest.mark.parametrize("dtype", [12, 14], ids=["Q4_K", "Q6_K"])
-def test_rows_may_be_padded_to_whole_blocks_or_run_on(dtype, path):
+def test_reads_rows_that_are_padded_to_whole_blocks_or_run_on(dtype, path):
     content, expected = ggml_blocks(GGML[dtype], 5 * 2)
     tensor, notes = stored(path, dtype, (5, 300), content)
     assert (tensor.row_size, notes) == (512, ())
@@ -138,7 +135,7 @@ def test_rows_may_be_padded_to_whole_blocks_or_run_on(dtype, path):
     assert np.array_equal(tensor.read(), expected.ravel()[:1500].reshape(5, 300))
 
 
-def test_a_size_that_leaves_it_open_is_noted(path):
+def test_notes_a_size_that_fits_several_encodings(path):
     content, expected = ggml_blocks("Q4_K", 2)
     tensor, notes = stored(path, 12, (2, 200), content)
     assert np.array_equal(tensor.read(), expected[:, :200])
@@ -148,12 +145,12 @@ def test_a_size_that_leaves_it_open_is_noted(path):
     assert notes == ("tensor 't' is read as AprQ8; by its size it could be Q8_1",)
 
 
-def test_the_types_that_are_read_are_listed(path):
+def test_lists_the_supported_types(path):
     message = refuses_bytes(path, apr_bytes({}, {"t": (3, (64,), bytes(512))}))
     assert set(message.partition("supported: ")[2].split(", ")) == set(ENCODINGS)
 
 
-def test_nothing_and_folders_are_refused(path):
+def test_rejects_an_empty_file_a_folder_and_a_missing_file(path):
     assert "the file is empty" in refuses_bytes(path, b"")
     assert "found a folder" in refused(path.parent, lambda: read_apr(path.parent))
     gone = path.with_name("gone.apr")
@@ -162,7 +159,7 @@ def test_nothing_and_folders_are_refused(path):
 
 NOTED = [
     ({"magic": b"APR2"}, None),
-    *(({"flags": flags}, None) for flags in (0, 0x20, 0x200, 0x400, 0x7E0)),  # they say nothing reliable
+    *(({"flags": flags}, None) for flags in (0, 0x20, 0x200, 0x400, 0x7E0)),  # these are not reliable
     ({"flags": 8}, "the file is signed; the signature was not verified"),
     ({"flags": 0x8000}, "flags 0x8000 are unknown and were ignored"),
     ({"flags": 1}, "the file is flagged as compressed, but it is not"),
@@ -174,17 +171,17 @@ NOTED = [
 
 
 @pytest.mark.parametrize(("fields", "note"), NOTED)
-def test_what_the_header_says_and_does_not_forbid_reading(fields, note, path):
+def test_notes_what_is_unusual_in_the_header(fields, note, path):
     file = read(path, **fields)
     assert file.config == read(path).config
     assert file.assumed == (*([note] if note else []), *QUIET)
 
 
-def test_a_model_in_one_shard_is_whole(path):
+def test_reads_a_model_in_one_shard(path):
     assert read(path, METADATA | {"sharding": {"shard_count": 1, "shard_index": 0}}).assumed == QUIET
 
 
-def test_checksums_find_every_change_and_a_file_cut_short(path):
+def test_checksums_detect_every_change_and_a_file_cut_short(path):
     whole, rng = apr_bytes(METADATA, tiny_model()[0]), np.random.default_rng(0)
     for at in rng.integers(0, len(whole) - 4, 100):
         changed = bytes([whole[at] ^ int(rng.integers(1, 256))])
@@ -197,7 +194,7 @@ def test_checksums_find_every_change_and_a_file_cut_short(path):
         assert read_apr(path).assumed[0] == "the file has no checksum at its end"
 
 
-def test_a_last_tensor_at_the_very_end_is_no_checksum(path):
+def test_does_not_read_the_last_tensor_as_a_checksum(path):
     tensors = {"t": f32(np.arange(1, 17))}
     path.write_bytes(apr_bytes({}, tensors)[:-4])
     file = read_apr_header(path)
@@ -205,13 +202,13 @@ def test_a_last_tensor_at_the_very_end_is_no_checksum(path):
     assert file.notes == ("the file has no checksum at its end",)
 
 
-def test_the_index_may_be_in_any_order(path):
+def test_reads_an_index_in_any_order(path):
     file = read(path, order=lambda names: sorted(names, reverse=True))
     assert file.assumed == ("the tensor index is not sorted by name", *QUIET)
     assert np.array_equal(file.tensors["wte"].read(), tiny_model()[1]["wte"])
 
 
-def test_data_may_be_in_another_order_than_the_index(path):
+def test_reads_data_in_another_order_than_the_index(path):
     index = entry("a", 0, (1,), 64, 4) + entry("b", 0, (1,), 0, 4)
     head = header(count=2, metadata=(64, 2), index=128, data=192, checksum=0)
     data = struct.pack("<f60xf", 2, 1)
@@ -219,7 +216,7 @@ def test_data_may_be_in_another_order_than_the_index(path):
     assert [tensor.read().tolist() for tensor in read_apr_header(path).tensors] == [[1], [2]]
 
 
-def test_of_keys_that_are_there_twice_the_last_one_counts(path):
+def test_the_last_of_repeated_keys_counts(path):
     text = json.dumps(METADATA)[:-1] + ', "num_layers": null, "rope_theta": 500.0}'
     file = read(path, text=text.encode())
     assert file.config.rope.theta == 500

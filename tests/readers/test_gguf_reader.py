@@ -1,4 +1,4 @@
-"""GGUF files: read as the gguf package reads them, and refused in one line where they are wrong."""
+"""GGUF files are read as the gguf package reads them."""
 
 import math
 
@@ -33,7 +33,7 @@ QUANTISED = tiny_config(hidden_size=256, intermediate_size=256, rope_theta=10000
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """Metadata and tensors of a right file (qwen2: it has biases)."""
+    """The header of a good file, of a qwen2 because it has biases."""
     return read_gguf_header(write_gguf(tmp_path_factory.mktemp("gguf") / "tiny.gguf", *tiny_model("qwen2")))
 
 
@@ -42,15 +42,15 @@ def path(tmp_path):
     return tmp_path / "model.gguf"
 
 
-# --- As the gguf package reads it -------------------------------------------------------------
+# --- Compared with the gguf package -----------------------------------------------------------
 
 
-def assert_as_judged(path):
+def assert_equal_to_judge(path):
     judge, header = gguf.GGUFReader(path), read_gguf_header(path)
-    judged = {key: f.contents() for key, f in judge.fields.items() if not key.startswith("GGUF.")}
+    expected = {key: f.contents() for key, f in judge.fields.items() if not key.startswith("GGUF.")}
     found = {k: v.tolist() if hasattr(v, "tolist") else v for k, v in header.metadata.items()}
-    print(f"{len(judged)} metadata, {len(judge.tensors)} tensors; found {len(found)}, {len(header.tensors)}")
-    assert found == judged
+    print(f"{len(expected)} keys, {len(judge.tensors)} tensors; found {len(found)}, {len(header.tensors)}")
+    assert found == expected
     assert [t.name for t in header.tensors] == [t.name for t in judge.tensors]
     for ours, theirs in zip(header.tensors, judge.tensors, strict=True):
         assert ours.encoding.name == theirs.tensor_type.name
@@ -59,53 +59,52 @@ def assert_as_judged(path):
 
 
 @pytest.mark.parametrize("case", [case for case, config in CASES.items() if says_gguf(config)])
-def test_tiny_models_as_the_judge_reads_them(case, path):
-    assert_as_judged(write_gguf(path, *tiny_model(case)))
+def test_reads_tiny_models_as_the_judge_does(case, path):
+    assert_equal_to_judge(write_gguf(path, *tiny_model(case)))
 
 
 @pytest.mark.parametrize("type", ["F16", "BF16", "Q4_0", "Q5_1", "Q8_0", "Q2_K", "Q4_K", "Q6_K"])
-def test_quantised_models_as_the_judge_reads_them(type, path):
+def test_reads_quantised_models_as_the_judge_does(type, path):
     weights = random_quantised_weights(QUANTISED, lambda name: type, type)
-    assert_as_judged(write_gguf(path, QUANTISED, weights))
+    assert_equal_to_judge(write_gguf(path, QUANTISED, weights))
 
 
-def test_the_writer_of_these_tests_as_the_judge_reads_it(path, whole):
+def test_the_judge_reads_files_of_our_test_writer(path, whole):
     values = {"a.list": [1, 2, 3], "a.text": ["x", "ü", ""], "a.real": 0.1}
-    assert_as_judged(changed(path, whole, values | {"a.flag": True, "a.small": -5, "a.huge": 2**63}))
+    assert_equal_to_judge(changed(path, whole, values | {"a.flag": True, "a.small": -5, "a.huge": 2**63}))
 
 
 @needs_smollm2
 @pytest.mark.sweep
-def test_smollm2_as_the_judge_reads_it():
-    assert_as_judged(SMOLLM2)
+def test_reads_smollm2_as_the_judge_does():
+    assert_equal_to_judge(SMOLLM2)
 
 
-# --- What the config says ---------------------------------------------------------------------
+# --- The config -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("case", [case for case, config in CASES.items() if says_gguf(config)])
-def test_nothing_is_assumed_that_a_file_says(case, path):
+def test_notes_only_values_that_the_file_lacks(case, path):
     config, model = CASES[case], load(write_gguf(path, *tiny_model(case)))
     assert model.config.adjacent_pairs == (model.config.architecture == "llama")
     yarn = "yarn" in str(config) and "beta" not in str(config)
-    assert len(model.assumed) == 2 * yarn + bool(
-        config["model_type"] == "mistral" and config["sliding_window"]
-    )
+    window = config["model_type"] == "mistral" and bool(config["sliding_window"])
+    assert len(model.assumed) == 2 * yarn + window
 
 
 @pytest.mark.parametrize("case", ["llama_gqa", "llama_mha_bias", "mistral", "qwen2"])
-def test_rows_that_a_converter_permuted_come_in_hugging_face_order(case, path):
+def test_returns_permuted_rows_in_hugging_face_order(case, path):
     config, weights = tiny_model(case)
     model = load(write_gguf(path, config, weights))
     ours = {LLAMA.our_name(name): array for name, array in weights.items()}
     assert model.tensors.keys() == ours.keys()
     for name, tensor in model.tensors.items():
-        turned = model.config.adjacent_pairs and name.endswith(("attn_wq", "attn_wk", "attn_bq", "attn_bk"))
-        assert tensor.permuted == turned, name
+        rotated = name.endswith(("attn_wq", "attn_wk", "attn_bq", "attn_bk"))
+        assert tensor.permuted == (model.config.adjacent_pairs and rotated), name
         np.testing.assert_array_equal(tensor.read(), ours[name])
 
 
-def test_the_order_that_an_engine_has_which_leaves_rows_as_they_are(path):
+def test_file_order_is_the_order_of_rows_in_the_file(path):
     model = load(write_gguf(path, *tiny_model("llama_gqa")))
     stored = {tensor.name: tensor.read() for tensor in read_gguf_header(path).tensors}
     for event in model.hooks.specs:
@@ -117,8 +116,8 @@ def test_the_order_that_an_engine_has_which_leaves_rows_as_they_are(path):
     assert file_order(load(write_gguf(path, *tiny_model("qwen2"))), "layer0.attn.q") is None
 
 
-def test_statistics_are_of_rows_as_they_lie():
-    """The last bits of a sum depend on the order: files of the same bytes have the same statistics."""
+def test_statistics_use_the_order_of_rows_in_the_file():
+    """The last bits of a sum depend on the order. Files with the same bytes have the same statistics."""
     rng = np.random.default_rng(4)
     values = (rng.normal(size=(64, 64)) * 10.0 ** rng.integers(-6, 6, (64, 64))).astype(np.float32)
     tensor = StoredTensor("w", ENCODINGS["F32"], values.shape, values.view(np.uint8).ravel())
@@ -136,7 +135,7 @@ ASSUMED = {
 
 
 @pytest.mark.parametrize("key", ASSUMED)
-def test_a_default_that_is_taken_is_noted(key, path, whole):
+def test_notes_a_default(key, path, whole):
     name, value, note = ASSUMED[key]
     model = load(changed(path, whole, YARN | {key: None}))
     assert getattr(model.config.rope, name) == value
@@ -154,41 +153,40 @@ ROPE = [
 
 
 @pytest.mark.parametrize(("keys", "expected"), ROPE)
-def test_rope_scaling_as_llama_cpp_reads_it(keys, expected, path, whole):
+def test_reads_rope_scaling_as_llama_cpp_does(keys, expected, path, whole):
     model = load(changed(path, whole, {f"qwen2.rope.{key}": value for key, value in keys.items()}))
     assert (model.config.rope.kind, model.config.rope.factor) == expected
-    guessed = expected[0] == "linear" and "scaling.type" not in keys
-    assert ("rope.scaling.type = linear" in str(model.assumed)) == guessed
+    is_default = expected[0] == "linear" and "scaling.type" not in keys
+    assert ("rope.scaling.type = linear" in str(model.assumed)) == is_default
 
 
-def test_yarn_with_an_attention_factor_multiplies_its_own(path, whole):
+def test_an_attention_factor_multiplies_the_factor_of_yarn(path, whole):
     rope = load(changed(path, whole, YARN | {"qwen2.rope.scaling.attn_factor": 1.5})).config.rope
     print(rope.attention_factor, 1.5 * (0.1 * math.log(8) + 1))
     assert rope.attention_factor == pytest.approx(1.5 * (0.1 * math.log(8) + 1), rel=1e-12)
     assert (rope.original_context, rope.beta_fast, rope.beta_slow) == (64, 16.0, 2.0)
 
 
-def test_a_sliding_window_is_noted(path):
+def test_notes_a_sliding_window(path):
     model = load(write_gguf(path, *tiny_model("mistral_window")))
     assert (model.config.window, model.config.windowed_layers) == (3, (0, 1))
     assert "a sliding window of 3 in every layer" in model.assumed[0]
 
 
-def test_one_value_for_all_layers_or_one_for_each(path, whole):
+def test_reads_one_value_or_equal_values_for_all_layers(path, whole):
     for heads in ([4, 4], [4] * 5):
         keys = {"qwen2.attention.head_count": heads, "qwen2.feed_forward_length": [48, 48]}
         assert load(changed(path, whole, keys)).config == load(changed(path, whole)).config
 
 
-# What makes another computation of it: values that do, and values that change nothing
 @pytest.mark.parametrize("key", VARIANTS)
-def test_what_changes_nothing_is_read(key, path, whole):
+def test_accepts_values_that_change_nothing(key, path, whole):
     for value in VARIANTS[key][1]:
         model = load(changed(path, whole, {f"qwen2.{key}": value}))
         assert (model.config, model.assumed) == (load(changed(path, whole)).config, ())
 
 
-def test_scales_that_are_nan_load_and_are_counted(path):
+def test_loads_scales_that_are_nan(path):
     weights = random_quantised_weights(QUANTISED, lambda name: "Q8_0", "nan")
     blocks = weights["model.layers.0.mlp.up_proj.weight"].rows
     blocks[3, :2] = np.array([np.nan], np.float16).view(np.uint8)
@@ -201,7 +199,7 @@ def test_scales_that_are_nan_load_and_are_counted(path):
 # --- Split files ------------------------------------------------------------------------------
 
 
-def test_any_part_opens_the_whole(tmp_path):
+def test_opens_a_split_model_by_any_part(tmp_path):
     single = load(write_gguf(tmp_path / "one.bin", *tiny_model("llama_gqa")))
     write_gguf(tmp_path / "split.gguf", *tiny_model("llama_gqa"), split=8)
     for part in sorted(tmp_path.glob("*.gguf")):
@@ -212,8 +210,8 @@ def test_any_part_opens_the_whole(tmp_path):
 
 
 @pytest.mark.parametrize("number", [0, 2, 65535])
-def test_parts_that_were_merged_are_one_file(number, path, whole):
-    """As tools that merge parts leave it: of no parts, and which one no longer counts."""
+def test_opens_a_file_of_merged_parts(number, path, whole):
+    """Tools that merge parts write a count of 0, and any part number."""
     keys = {"split.count": 0, "split.no": number, "split.tensors.count": len(whole.tensors)}
     model = load(changed(path, whole, keys))
     assert model.config == load(changed(path, whole)).config
@@ -225,7 +223,7 @@ def test_parts_that_were_merged_are_one_file(number, path, whole):
 
 @pytest.mark.parametrize("kind", [0, 8], ids=["numbers", "strings"])
 def test_a_list_may_end_with_the_file(path, kind):
-    """Not a byte stands behind the last of its three elements: the least room that three may have."""
+    """Its three elements have the smallest possible size, and no byte follows them."""
     elements = bytes([1, 2, 3]) if kind == 0 else u64(0) * 3
     pairs = string("list") + u32(9) + u32(kind) + u64(3) + elements
     path.write_bytes(raw(pairs, tensors=0, metadata=1, alignment=1))
@@ -235,7 +233,7 @@ def test_a_list_may_end_with_the_file(path, kind):
         read_gguf_header(path)
 
 
-def test_strings_are_decoded_when_they_are_looked_at(path):
+def test_decodes_strings_at_the_first_access(path):
     words = ["a", b"\xff", "", "\u2581é", b"b\xffc", b"\xc3", "\U0001f600"]
     path.write_bytes(raw(pair("k", words), metadata=1, tensors=0))
     expected = [str(w, "utf-8", "surrogateescape") if isinstance(w, bytes) else w for w in words]
@@ -246,7 +244,7 @@ def test_strings_are_decoded_when_they_are_looked_at(path):
 
 
 @pytest.mark.parametrize("key", ["tokens", "merges"])
-def test_more_tokens_than_rows_are_refused_before_they_are_made(path, whole, key):
+def test_rejects_too_many_tokens_before_decoding_them(path, whole, key):
     named = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": ["a"]}
     model = load(changed(path, whole, named | {f"tokenizer.ggml.{key}": ["a"] * 9000}))
     message = rf"tokenizer\.ggml\.{key}: expected at most [0-9]+ for the [0-9]+ rows of .*, found 9,000"

@@ -1,4 +1,4 @@
-"""Hugging Face folders: configs as transformers understands them, and what is taken where they are silent."""
+"""Hugging Face folders: configs are read as transformers reads them, and defaults are noted."""
 
 import numpy as np
 import pytest
@@ -22,34 +22,33 @@ from microgpt_trace.arrays.encodings import ENCODINGS, StoredTensor
 from microgpt_trace.explaining.explain import explain
 from microgpt_trace.readers.model_file import split_fused
 
-TAKEN = "(the default of transformers; the config does not set it)"
+DEFAULT = "(the default of transformers; the config does not set it)"
 
 
 def loaded(folder, case="llama_gqa", tensors=(), **changes):
-    """The model of a case with other settings and tensors; GONE takes one away."""
+    """Load the model of a case with other settings and tensors; GONE removes one."""
     return load(huggingface(case).damaged(folder, changes, tensors))
 
 
-# --- Matrices that files have as [in, out] -----------------------------------------------------
+# --- Matrices stored as [in, out] ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("name", "by_columns"), [("mlp_wdown[3,5]", True), ("attn_norm[3]", False)])
-def test_a_parameter_says_that_its_rows_are_columns_of_the_file(gpt2, name, by_columns):
+def test_notes_that_rows_of_a_parameter_are_columns_of_the_file(gpt2, name, by_columns):
     (note,) = explain(gpt2()[1], f"layer0.{name}", tokens=TOKENS).notes
     assert (", transposed" in note) == by_columns
 
 
-def test_a_fused_matrix_may_have_fewer_rows_of_k_and_v():
+def test_splits_a_fused_matrix_with_fewer_rows_of_k_and_v():
     rows = np.arange(256, dtype=np.float32).reshape(64, 4)
     fused = StoredTensor("qkv", ENCODINGS["F32"], rows.shape, rows.view(np.uint8).ravel())
-    found = split_fused({"layer0.attn_wqkv": fused}, 32, 16)
-    parts = dict(zip(("q", "k", "v"), np.split(rows, (32, 48)), strict=True))
-    assert {name[-1]: tensor.read().tolist() for name, tensor in found.items()} == {
-        name: part.tolist() for name, part in parts.items()
-    }
+    parts = split_fused({"layer0.attn_wqkv": fused}, 32, 16)
+    for name, expected in zip("qkv", np.split(rows, (32, 48)), strict=True):
+        np.testing.assert_array_equal(parts.pop(f"layer0.attn_w{name}").read(), expected)
+    assert not parts
 
 
-# --- What the config says ---------------------------------------------------------------------
+# --- The config -------------------------------------------------------------------------------
 
 BIASES = {
     "llama_mha_bias": ("attn_bq", "attn_bk", "attn_bv", "attn_bo", "mlp_bgate", "mlp_bup", "mlp_bdown"),
@@ -58,7 +57,7 @@ BIASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_configs_of_every_architecture_and_option(case, tmp_path):
+def test_reads_configs_of_every_architecture_and_option(case, tmp_path):
     said, model = CASES[case], load(write_folder(tmp_path, *tiny_model(case)))
     config, rope = model.config, rope_of(said)
     windows = [window_of(said, i) for i in range(2)]
@@ -79,7 +78,7 @@ def test_configs_of_every_architecture_and_option(case, tmp_path):
     assert (config.rope.theta, config.rope.kind) == (rope["rope_theta"], rope["rope_type"])
     assert config.rope.factor == rope.get("factor", 1.0)
     yarn = rope["rope_type"] == "yarn" and "beta_fast" not in rope
-    betas = (f"beta_fast = 32 {TAKEN}", f"beta_slow = 1 {TAKEN}")
+    betas = (f"beta_fast = 32 {DEFAULT}", f"beta_slow = 1 {DEFAULT}")
     assert model.assumed == (betas if yarn else ())
 
 
@@ -91,7 +90,7 @@ SCALED = {
 
 
 @pytest.mark.parametrize("kind", SCALED)
-def test_both_dialects_say_the_same(kind, tmp_path):
+def test_the_old_and_the_new_keys_of_rope_mean_the_same(kind, tmp_path):
     rope = loaded(tmp_path, **rope_5(500.0, kind, **SCALED[kind])).config.rope
     for key in ("rope_type", "type"):
         old = rope_4(500.0, **{key: kind}, **SCALED[kind])
@@ -102,30 +101,25 @@ def test_both_dialects_say_the_same(kind, tmp_path):
 
 OWN_THETA = {"rope_type": "linear", "factor": 2.0}
 CONTEXT = rope_5(10.0, "yarn", factor=8.0, beta_fast=2.0, beta_slow=1.0)
-# case, settings, what comes out, and the note of it
+# case, settings, the resulting value, the note
 DEFAULTS = [
-    ("llama_gqa", {"rope_parameters": GONE}, ("theta", 10000.0), f"rope_theta = 10,000 {TAKEN}"),
-    ("llama_gqa", {"rope_parameters": OWN_THETA}, ("theta", 10000.0), f"rope_theta = 10,000 {TAKEN}"),
+    ("llama_gqa", {"rope_parameters": GONE}, ("theta", 10000.0), f"rope_theta = 10,000 {DEFAULT}"),
+    ("llama_gqa", {"rope_parameters": OWN_THETA}, ("theta", 10000.0), f"rope_theta = 10,000 {DEFAULT}"),
     ("llama_gqa", WINDOW, ("windowed_layers", ()), "sliding_window is not used: a llama has none"),
-    ("llama_gqa", CONTEXT, ("original_context", 64), f"original_max_position_embeddings = 64 {TAKEN}"),
-    (
-        "llama_gqa",
-        {"tie_word_embeddings": True},
-        ("tied", True),
-        "lm_head.weight is not used",
-    ),
-    ("qwen3", {"hidden_act": GONE}, ("qk_norm", True), f"hidden_act = silu {TAKEN}"),
+    ("llama_gqa", CONTEXT, ("original_context", 64), f"original_max_position_embeddings = 64 {DEFAULT}"),
+    ("llama_gqa", {"tie_word_embeddings": True}, ("tied", True), "lm_head.weight is not used"),
+    ("qwen3", {"hidden_act": GONE}, ("qk_norm", True), f"hidden_act = silu {DEFAULT}"),
     ("qwen2", {"tie_word_embeddings": GONE}, ("tied", False), "tie_word_embeddings = false (lm_head.w"),
     ("qwen2_tied", {"tie_word_embeddings": GONE}, ("tied", True), "tie_word_embeddings = true (lm_head.w"),
     ("qwen2_tied", {"tie_word_embeddings": None}, ("tied", True), "tie_word_embeddings = true"),
-    ("mistral", {"sliding_window": GONE}, ("window", 4096), f"sliding_window = 4,096 {TAKEN}"),
-    ("qwen2_window", {"sliding_window": GONE}, ("window", 4096), f"sliding_window = 4,096 {TAKEN}"),
-    ("qwen2_window", {"use_sliding_window": GONE}, ("window", None), f"use_sliding_window = false {TAKEN}"),
+    ("mistral", {"sliding_window": GONE}, ("window", 4096), f"sliding_window = 4,096 {DEFAULT}"),
+    ("qwen2_window", {"sliding_window": GONE}, ("window", 4096), f"sliding_window = 4,096 {DEFAULT}"),
+    ("qwen2_window", {"use_sliding_window": GONE}, ("window", None), f"use_sliding_window = false {DEFAULT}"),
 ]
 
 
 @pytest.mark.parametrize(("case", "changes", "expected", "note"), DEFAULTS)
-def test_a_default_that_is_taken_is_noted(case, changes, expected, note, tmp_path):
+def test_notes_a_default(case, changes, expected, note, tmp_path):
     model = loaded(tmp_path, case, **changes)
     name, value = expected
     assert getattr(model.config, name, None) == value or getattr(model.config.rope, name) == value
@@ -133,34 +127,34 @@ def test_a_default_that_is_taken_is_noted(case, changes, expected, note, tmp_pat
     assert ("lm_head" in model.tensors) == (not model.config.tied)
 
 
-def test_what_shapes_prove_needs_no_note(tmp_path):
+def test_does_not_note_what_shapes_prove(tmp_path):
     model = loaded(tmp_path, "llama_mha_bias", num_key_value_heads=GONE, head_dim=GONE)
     assert (model.config.n_kv_head, model.config.head_dim, model.assumed) == (4, 8, ())
 
 
-def test_a_value_outside_of_rope_parameters(tmp_path):
+def test_reads_rope_theta_outside_of_rope_parameters(tmp_path):
     parameters = {"rope_parameters": {"rope_type": "llama3"} | SCALED["llama3"]}
     assert loaded(tmp_path, rope_theta=500.0, **parameters).config.rope.theta == 500.0
 
 
 @pytest.mark.parametrize("case", ["qwen2_window", "qwen3"])
-def test_the_layers_that_have_a_window(case, tmp_path):
+def test_reads_which_layers_have_a_window(case, tmp_path):
     for first, layers in {0: (0, 1), 1: (1,), 2: (), 28: (), 2**30: ()}.items():
         config = loaded(tmp_path, case, **WINDOW | {"max_window_layers": first}).config
         assert (config.window, config.windowed_layers) == (3 if layers else None, layers)
-    config = loaded(tmp_path, case, **WINDOW, layer_types=FIRST_WINDOWED).config  # which counts more
+    config = loaded(tmp_path, case, **WINDOW, layer_types=FIRST_WINDOWED).config  # layer_types goes first
     assert (config.window, config.windowed_layers) == (3, (0,))
 
 
 # --- Tensors ----------------------------------------------------------------------------------
 
 
-def test_constants_of_old_files_are_passed_over(tmp_path):
+def test_ignores_constants_of_old_files(tmp_path):
     old = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(4, np.float32)}
     assert loaded(tmp_path, tensors=old).tensors.keys() == loaded(tmp_path).tensors.keys()
 
 
-def test_weights_that_are_nan_load_and_are_counted(tmp_path):
+def test_loads_weights_with_nan(tmp_path):
     weights = tiny_model("llama_gqa")[1]["model.layers.1.mlp.up_proj.weight"].copy()
     weights[5, 7] = np.nan
     model = loaded(tmp_path, tensors={"model.layers.1.mlp.up_proj.weight": weights})

@@ -1,4 +1,4 @@
-"""`load`: any model, told apart by content, however it is named."""
+"""`load` recognises the format of any model by its content, whatever its name."""
 
 import os
 import shutil
@@ -28,7 +28,7 @@ def write_apr(path):
 NAMES = ["model.gguf", "model.apr", "model.safetensors", "config.json", "noext", "ü ß"]
 
 
-def test_content_decides_and_not_the_name(tmp_path):
+def test_the_content_decides_the_format_and_not_the_name(tmp_path):
     for name in NAMES:
         path = tmp_path / name
         assert load(write_gguf(path, *tiny_model("llama_gqa"))).format == "GGUF v3"
@@ -37,35 +37,35 @@ def test_content_decides_and_not_the_name(tmp_path):
         assert (name == "config.json") or load(path).family == "microgpt"
 
 
-def test_a_checkpoint_beside_a_config_is_a_checkpoint(folder):
+def test_opens_a_checkpoint_beside_a_config(folder):
     save(init(seed=3), folder / "mine.safetensors")
     assert load(folder / "mine.safetensors").family == "microgpt"
 
 
-def test_a_folder_or_a_file_of_it(folder):
+def test_opens_a_folder_or_a_file_in_it(folder):
     for path in (folder, *folder.iterdir()):
         model = load(str(path))
         assert (model.format, model.origin) == ("Hugging Face folder", str(path))
 
 
-def test_any_file_of_a_sharded_folder(tmp_path):
+def test_opens_any_file_of_a_sharded_folder(tmp_path):
     folder = write_folder(tmp_path, *tiny_model("llama_gqa"), shards=3)
     for path in sorted(folder.iterdir()):
         assert load(path).config == load(folder).config, path
 
 
-def test_another_file_of_weights_in_the_folder_is_not_taken_for_the_model(folder):
+def test_rejects_a_file_that_the_model_does_not_use(folder):
     other = shutil.copy(folder / "model.safetensors", folder / "other.safetensors")
     assert "does not use this file; give the folder or model.safetensors" in refuses(other)
 
 
-def test_weights_of_a_decoder_without_config(folder):
+def test_rejects_weights_of_a_decoder_without_a_config(folder):
     (folder / "config.json").unlink()
     assert "expected a config.json beside the weights" in refuses(folder / "model.safetensors")
     assert "found a folder without config.json" in refuses(folder)
 
 
-def test_links(folder, tmp_path):
+def test_follows_links(folder, tmp_path):
     (tmp_path / "link").symlink_to(folder, target_is_directory=True)
     (tmp_path / "blob").write_bytes(b"")
     (folder / "model.safetensors").rename(tmp_path / "blob")
@@ -80,19 +80,19 @@ def test_links(folder, tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
-def test_files_one_may_not_read(name, folder):
+def test_rejects_files_without_permission(name, folder):
     (folder / name).chmod(0)
     assert "cannot read it" in refuses(folder)
     assert "cannot read it" in refuses(folder / name)
 
 
-def test_options_of_another_kind_of_model(folder):
+def test_rejects_options_of_another_format(folder):
     for option in ({"rope_pairs": "halves"}, {"settings": {"num_heads": 4}}, {"n_head": 4}, {"bos": "last"}):
         with pytest.raises(InputError, match=r"^--.* does not apply to .*, which is a .* model$"):
             load(folder, **option)
 
 
-def test_kinds(folder, tmp_path):
+def test_format_of_returns_the_format(folder, tmp_path):
     (tmp_path / "text").write_text("hello")
     kinds = [format_of(path) for path in (folder, folder / "config.json", write_apr(tmp_path / "a"))]
     assert kinds == ["Hugging Face", "Hugging Face", "apr"]

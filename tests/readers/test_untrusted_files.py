@@ -1,4 +1,4 @@
-"""Paths that are no files, and files past all bounds: one line, at once, from little memory."""
+"""Paths that are not files, and huge files: rejected at once with one line, and with little memory."""
 
 import os
 
@@ -35,7 +35,7 @@ READERS = {
     "a dump": open_recording,
     "JSON": read_json,
 }
-SAID = {
+MESSAGES = {
     "fifo": "found a pipe",
     "zeros": "found a device",
     "loop": "cannot read it (Too many levels of symbolic links)",
@@ -44,10 +44,10 @@ SAID = {
 
 
 @pytest.mark.parametrize("read", READERS.values(), ids=READERS)
-def test_what_is_no_file_and_has_no_name(tmp_path, read):
-    for place, said in SAID.items():
+def test_rejects_what_is_not_a_file(tmp_path, read):
+    for place, words in MESSAGES.items():
         PLACES[place](tmp_path / place)
-        assert said in survives(tmp_path / place, read, room=SLACK)
+        assert words in survives(tmp_path / place, read, room=SLACK)
     (tmp_path / "file").write_bytes(b"x")
     for name in ("missing", "n" * 300, "n\0", "\udcff", "file/inside"):
         assert survives(tmp_path / name, read, room=SLACK)
@@ -72,19 +72,19 @@ FILES = {
 }
 
 
-@pytest.mark.parametrize(("read", "head", "said"), FILES.values(), ids=FILES)
-def test_files_past_all_bounds_are_not_read(tmp_path, read, head, said):
-    assert said in survives(sparse(tmp_path / "x", head), read, room=SLACK)
+@pytest.mark.parametrize(("read", "head", "words"), FILES.values(), ids=FILES)
+def test_rejects_huge_files_without_reading_them(tmp_path, read, head, words):
+    assert words in survives(sparse(tmp_path / "x", head), read, room=SLACK)
 
 
-def test_a_header_past_all_bounds_is_not_read(tmp_path):
+def test_rejects_a_huge_header_without_reading_it(tmp_path):
     sparse(tmp_path / "model.safetensors", (HUGE - 8).to_bytes(8, "little") + b"{")
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     assert "header too large" in survives(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "model.safetensors.index.json"])
-def test_a_pipe_in_the_folder_of_a_model(tmp_path, name):
+def test_rejects_a_pipe_in_the_folder_of_a_model(tmp_path, name):
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     (tmp_path / name).unlink(missing_ok=True)
     os.mkfifo(tmp_path / name)
@@ -92,18 +92,18 @@ def test_a_pipe_in_the_folder_of_a_model(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["x.npy", "embedding.bin", "manifest.json"])
-def test_a_pipe_in_the_folder_of_a_dump(tmp_path, name):
+def test_rejects_a_pipe_in_the_folder_of_a_dump(tmp_path, name):
     if name != "x.npy":
         (tmp_path / "attention.bin").write_bytes(b"APRT" + b"\xff" * 4 + bytes(4))
     os.mkfifo(tmp_path / name)
     with at_once():
         assert is_recording(tmp_path)
-    said = survives(tmp_path, open_recording, memory=2)
-    assert f"{name}: expected " in said
-    assert ", found a pipe" in said
+    message = survives(tmp_path, open_recording, memory=2)
+    assert f"{name}: expected " in message
+    assert ", found a pipe" in message
 
 
-def test_a_log_that_is_a_pipe_watches_nothing(tmp_path):
+def test_a_log_that_is_a_pipe_has_no_watched_name(tmp_path):
     os.mkfifo(tmp_path / "x")
     with at_once():
         assert watched_before(tmp_path / "x") is None
@@ -118,9 +118,9 @@ from microgpt_trace.readers.safetensors import read_safetensors
 
 path = Path(sys.argv[1])
 large, small = sorted(read_safetensors(path), key=lambda tensor: len(tensor.shape), reverse=True)
-dumped = open_recording(path).leftovers
+leftovers = open_recording(path).leftovers
 os.truncate(path, 4096)
-dumps = [one.recorded.read for one in dumped]
+dumps = [one.recorded.read for one in leftovers]
 for read in (small.read, large.read, lambda: large.rows(0, 9), lambda: large.take([7]), *dumps):
     try:
         print(read().size)
@@ -129,8 +129,8 @@ for read in (small.read, large.read, lambda: large.rows(0, 9), lambda: large.tak
 """
 
 
-def test_a_model_that_becomes_shorter_is_a_line(tmp_path):
-    """The system would end the process (SIGBUS)."""
+def test_reports_a_model_that_becomes_shorter(tmp_path):
+    """Without a check the system would end the process (SIGBUS)."""
     arrays = {"model.embed_tokens.weight": np.ones((300, 300), "f4"), "model.norm.weight": np.ones(300, "f4")}
     save_file(arrays, tmp_path / "x")
     done = process(tmp_path / "x", code=SHORTER)
@@ -139,7 +139,7 @@ def test_a_model_that_becomes_shorter_is_a_line(tmp_path):
     assert sorted(done.out.split("\n")) == sorted(["", *[shorter] * 6])
 
 
-def test_text_is_utf8_of_a_size(tmp_path):
+def test_rejects_text_that_is_not_utf8_or_too_long(tmp_path):
     (tmp_path / "x").write_bytes(b"\xef\xbb\xbfab\xff")
     with pytest.raises(FileFormatError, match="found byte 0xff at offset 5"):
         read_text(tmp_path / "x")

@@ -54,12 +54,7 @@ TENSORS = [
     "predictions.train/documents.count", "corpus/read.count",
 ]  # fmt: skip
 MISFITS = [GONE, np.zeros(3), np.zeros(64, np.float16)]
-MORE_MISFITS = [
-    np.zeros((2, 2, 2)),
-    np.zeros((0, 64)),
-    np.array(1.0),
-    *(np.zeros(64, t) for t in ("u1", bool)),
-]
+MORE_MISFITS = [*map(np.zeros, ((2, 2, 2), (0, 64), ())), np.zeros(64, np.uint8), np.zeros(64, bool)]
 VALUES = [np.full(64, np.nan), np.full(64, np.inf), np.full(64, 1e300)]
 NAMES = ["x", "x/y", "a/b.count.c.d", "a/b.sum.", "/.sum", "a/b.other", "a/b.top.value", "\n/\x1b.sum"]
 NAMES += [f"{EVENT}/total.count", f"{EVENT}/total.sum.more"]
