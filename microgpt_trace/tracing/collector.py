@@ -1,5 +1,4 @@
-"""What a Trace shows of a run: the hook that collects it, predictions, an event as documents have it, and a
-part of a trace."""
+"""Collect the events and predictions of a run, and narrow a Trace to a part of them."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ from .result import Candidate, Prediction, Trace
 
 
 class Collector:
-    """An observer that keeps events with statistics, and copies of the arrays that are wanted."""
+    """A hook that keeps every event it receives, and copies of the arrays of the events in `keep`."""
 
     def __init__(self, keep: Iterable[str]) -> None:
         self.events: list[TraceEvent] = []
@@ -33,8 +32,8 @@ class Collector:
 def kept_events(
     model: LanguageModel, names: bool | Sequence[str], inputs: TraceInput, rows: Sequence[int]
 ) -> list[str]:
-    """The events whose arrays are kept: those of the names, of which a part may be meant. `rows` are the
-    positions that have logits. Raises InputError where there is no such event or part."""
+    """Return the events whose arrays are kept. A name may select a part of an event. `rows` are the positions
+    with logits. Raises InputError if there is no such event or part."""
     if not names or names is True:
         return []
     from ..running.parts import events_named
@@ -46,12 +45,9 @@ def predictions_of(
     model: LanguageModel, inputs: TraceInput, positions: Sequence[int], logits: Array, probs: Array,
     replaced: bool, top_k: int,
 ) -> Iterator[Prediction]:  # fmt: skip
-    """The prediction of each position, by its row of logits and probs [N, V] as used, which a hook may have
-    replaced.
-
-    Losses and order come from the logits, which tell apart what vanishes as a probability, unless the
-    probabilities were `replaced` and the logits no longer count.
-    """
+    """Yield the prediction at each position, from its row of logits and probs [N, V] as used. Losses and
+    ranks come from the logits, which distinguish tokens whose probabilities vanish. If a hook `replaced` the
+    probabilities, they come from the probabilities."""
     targets = [inputs.targets[position] for position in positions]
     losses = used_losses([0 if target is None else target for target in targets], logits, probs, replaced)
     for i, (position, target) in enumerate(zip(positions, targets, strict=True)):
@@ -74,7 +70,7 @@ def predictions_of(
 
 
 def event_record(event: TraceEvent, values: Array | None = None) -> dict[str, Any]:
-    """An event as plain data. Times are left out where none were taken, values where none were kept."""
+    """Return an event as plain data, with its `values` if given and its seconds if measured."""
     record = plain(event)
     if event.seconds is None:
         del record["seconds"]
@@ -86,7 +82,7 @@ def event_record(event: TraceEvent, values: Array | None = None) -> dict[str, An
 def narrowed(
     trace: Trace, names: Collection[str], kept: Collection[str], phases: Collection[Phase] = PHASES
 ) -> Trace:
-    """The trace with these events of these phases alone, and the arrays of what is to be kept."""
+    """Return the trace with only the events `names` of some phases, and only the arrays `kept`."""
     events = [e for e in trace.events if e.name in names and e.phase in phases]
     steps = [
         replace(step, events=tuple(e for e in step.events if e.name in names)) for step in trace.generation

@@ -1,4 +1,4 @@
-"""trace_decoder: a prompt through a production model. Memory does not grow with its depth."""
+"""trace_decoder: trace a prompt through a production model. Memory does not grow with the model's depth."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ..architecture.model import TraceInput
     from ..running.interventions import Intervention
 
-TOP, RUNNERS_UP = 5, 3  # candidates unless asked otherwise
+TOP, RUNNERS_UP = 5, 3  # candidates by default, of a prediction and of a generated token
 
 
 def trace_decoder(
@@ -45,8 +45,8 @@ def trace_decoder(
     positions: str | Sequence[int] | None, lens: bool, target: str | int | None, generate: int,
     temperature: float, seed: int, recheck: bool, interventions: Sequence[Intervention],
 ) -> Trace:  # fmt: skip
-    """Trace a prompt through a decoder, as `trace` does with these options. By default the Trace holds all
-    events but those that cost a computation of their own."""
+    """Trace a prompt through a decoder with the options of `trace`. By default the Trace has all events
+    except those that cost a computation of their own."""
     sampling = Sampling(generate, temperature, seed, top_k or RUNNERS_UP)
     everything = [name for name, spec in model.hooks.specs.items() if not spec.extra]
     shown = select_names(names, list(model.hooks.specs)) if names else everything
@@ -54,55 +54,56 @@ def trace_decoder(
     rows = chosen_positions("all" if positions is None else positions, len(inputs.tokens))
     kept = shown if values is True else kept_events(model, values, inputs, rows)
     if target is not None and not lens:
-        raise InputError("target: the token that the lens follows, and there is none without lens=True")
+        raise InputError("target: needs lens=True, because it names the token that the lens follows")
     targeted = rows if positions is not None else rows[-1:]
-    looked = Lens(model, rows, top_k or 1, target, targeted) if lens else None
+    lens_hook = Lens(model, rows, top_k or 1, target, targeted) if lens else None
     head = partial(head_forward, model)
     untouched = baseline_of(model, inputs, rows, interventions, shown, top_k or TOP, head)
     with one_blas_thread(), np.errstate(all="ignore"), untouched as baseline:
         overview = Overview(model.plan, model.parameter, inputs.tokens)
         watching: list[tuple[Hook, Collection[str]]] = [(overview, overview.names)]
-        if looked is not None:
-            watching.append((looked, looked.names))
+        if lens_hook is not None:
+            watching.append((lens_hook, lens_hook.names))
         observers = Observers(model, {*everything, *shown}, shown, kept, watching, baseline)
         cache = KVCache(len(inputs.tokens) + generate) if generate else None
         run = observers.begin(time, keep=recheck)
         final = forward(model, np.array(inputs.tokens), run.tap("forward"), cache)
         predicted = predict(model, final, inputs, rows, top_k or TOP, run, observers)
         checks = [_untraced(model, inputs, final, predicted, run, recheck)]
-        continued = Continuation()
+        continuation = Continuation()
         if cache is not None:
-            continued, check = continue_prompt(
+            continuation, check = continue_prompt(
                 model, inputs, final, predicted.last, cache, sampling, observers, run.replaced
             )
             checks.append(check)
-        return _traced(model, inputs, predicted, checks, continued, observers, overview, looked)
+        return _traced(model, inputs, predicted, checks, continuation, observers, overview, lens_hook)
 
 
 def _traced(
     model: Decoder, inputs: TraceInput, predicted: Predicted, checks: Sequence[Check],
-    continued: Continuation, observers: Observers, overview: Overview, lens: Lens | None,
+    continuation: Continuation, observers: Observers, overview: Overview, lens: Lens | None,
 ) -> Trace:  # fmt: skip
-    prompted, baseline = observers.collector.events, observers.baseline
-    layers, put = overview.rows(prompted), baseline.editor.names if baseline is not None else ()
-    of_mlp, norms = model.config.activation, overview.norms
-    of_lens, of_target = lens.results() if lens is not None else ((), ())
-    noted = replace(inputs, notes=(*inputs.notes, *lens.notes)) if lens is not None else inputs
+    events, baseline = observers.collector.events, observers.baseline
+    layers, changed = overview.rows(events), baseline.editor.names if baseline is not None else ()
+    activation, norms = model.config.activation, overview.norms
+    lens_rows, target_rows = lens.results() if lens is not None else ((), ())
+    if lens is not None:
+        inputs = replace(inputs, notes=(*inputs.notes, *lens.notes))
     return observers.trace(
-        noted, predicted.rows, predicted.loss, [*observers.checker.checks(), *checks],
+        inputs, predicted.rows, predicted.loss, [*observers.checker.checks(), *checks],
         insights_of(model, layers, norms, inputs),
-        "none of the chosen events is computed here: the last position has no loss",
+        "none of the chosen events is computed in this run: the last position has no loss",
         layers=layers,
-        anomalies=tuple(anomalies_of(prompted, continued.steps, put, layers, norms, of_mlp)),
-        lens=of_lens,
-        lens_target=of_target,
-        generation=tuple(continued.tokens),
-        generation_end=continued.end,
+        anomalies=tuple(anomalies_of(events, continuation.steps, changed, layers, norms, activation)),
+        lens=lens_rows,
+        lens_target=target_rows,
+        generation=tuple(continuation.tokens),
+        generation_end=continuation.end,
     )  # fmt: skip
 
 
 class Predicted(NamedTuple):
-    """What the head gave: predictions, their mean loss, and logits to go on with and to compare."""
+    """The results of the head: predictions, their mean loss, and logits to continue with and to compare."""
 
     rows: Predictions
     loss: float | None
@@ -115,7 +116,7 @@ def predict(
     model: Decoder, final: Array, inputs: TraceInput, rows: Sequence[int], top_k: int, run: Run,
     observers: Observers,
 ) -> Predicted:  # fmt: skip
-    """Predictions of the rows and their mean loss; logits in parts where no hook needs them whole."""
+    """Compute the predictions at `rows` and their mean loss, in parts if no hook needs all logits at once."""
     emit: Callable[[str, Array], Array] = run.take_part
     size = rows_of_a_part(model.config.vocab_size)
     is_parted = len(rows) > size and not (run.wants_whole("logits") or run.wants_whole("probs"))
@@ -128,11 +129,11 @@ def predict(
         run.resume()
         computed = head_forward(model, final[list(group)], tap)
         logits = emit("logits", computed)
-        likely = softmax(logits)
-        if is_parted:  # else the checker sees them as an event
-            observers.checker.rows_sum_to_1("probs", likely)
-        probs = emit("probs", likely)
-        replaced = differs(probs, likely)
+        computed_probs = softmax(logits)
+        if is_parted:  # otherwise the checker receives them as an event
+            observers.checker.rows_sum_to_1("probs", computed_probs)
+        probs = emit("probs", computed_probs)
+        replaced = differs(probs, computed_probs)
         predictions += predictions_of(model, inputs, group, logits, probs, replaced, top_k)
         if observers.baseline is not None:
             observers.baseline.take(group, logits, probs, replaced)
@@ -146,11 +147,11 @@ def predict(
 
 
 def _untraced(
-    model: Decoder, inputs: TraceInput, final: Array, predicted: Predicted, run: Run, wanted: bool
+    model: Decoder, inputs: TraceInput, final: Array, predicted: Predicted, run: Run, recheck: bool
 ) -> Check:
-    """Whether a run without observers, with what hooks replaced put in place again, gives the same."""
-    if not wanted:
+    """Compare with a run without observers, in which the values that hooks replaced are replaced again."""
+    if not recheck:
         return Check("untraced", UNTRACED, None, None, 0.0, "on request: --recheck runs the model again")
-    again = forward(model, np.array(inputs.tokens), untraced(run.replaced))
-    check = untraced_check(predicted.computed, head_forward(model, again[list(predicted.compared)]))
-    return check if check.holds is False else untraced_check(final, again)
+    repeated = forward(model, np.array(inputs.tokens), untraced(run.replaced))
+    check = untraced_check(predicted.computed, head_forward(model, repeated[list(predicted.compared)]))
+    return check if check.holds is False else untraced_check(final, repeated)

@@ -1,4 +1,4 @@
-"""What a run says of itself: checks, insights and anomalies, as plain data. Knows no rule that finds them."""
+"""The findings of a run: checks, insights and anomalies, as plain data. Knows no rule that finds them."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ from typing import Literal
 
 from ..text.brief import frozen
 
-FEWEST_TOKENS = 4  # below, what one token draws (massive activations) rules the medians
+FEWEST_TOKENS = 4  # with fewer positions the massive activations of one token decide the medians
 TOO_FEW = f"fewer than {FEWEST_TOKENS} positions are without massive activations"
 
 
 @frozen
 class Check:
-    """An invariant and how far the run strayed from it.
-
-    `holds` is None where it could not be checked; `detail` says why, or where it was farthest off.
-    """
+    """An invariant, and how far the run deviates from it. `holds` is None if the invariant could not be
+    checked. `detail` gives the reason, or the place of the largest deviation."""
 
     id: str
     claim: str
@@ -28,8 +26,8 @@ class Check:
 
 @frozen
 class Insight:
-    """A predicate and its outcome: `holds` is None where it could not be evaluated. `about` names the event
-    to look at, where there is one."""
+    """A predicate and its outcome. `holds` is None if it could not be evaluated. `about` names the event that
+    shows it best, if there is one."""
 
     id: str
     title: str
@@ -40,20 +38,19 @@ class Insight:
 
 
 Numbers = dict[str, float | None]
-Found = tuple[bool | None, str, Numbers]  # whether a predicate holds, in words, and by which numbers
+Outcome = tuple[bool | None, str, Numbers]  # of a predicate: does it hold, in a sentence, and its numbers
 
 
-def unknown(reason: str) -> Found:
-    """What is found where a predicate could not be evaluated."""
+def unknown(reason: str) -> Outcome:
+    """Return the outcome of a predicate that could not be evaluated."""
     return None, f"Not evaluated: {reason}.", {}
 
 
 @frozen
 class Anomaly:
-    """A rule and its outcome: `found` is None where it could not be evaluated, `detail` says why.
-
-    `seen` says what it looked at, `unseen` what it left out and why; `layer` is that of the worst.
-    """
+    """A rule and its outcome. `found` is None if the rule could not be evaluated; `detail` gives the reason
+    then, else the place. `seen` says what the rule judged, `unseen` what it left out and why. `layer` has the
+    worst value."""
 
     id: str
     title: str

@@ -1,4 +1,4 @@
-"""Continue a prompt token by token with a KV cache, and hold the cache against a full pass."""
+"""Continue a prompt token by token with a KV cache, and check the cache against a full pass."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ CLAIM = "decode steps equal the rows of a full pass"
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a prompt is continued: `count` tokens, drawn at a temperature by a seed (0: greedily), each
-    with so many runners-up."""
+    """The sampling options of a continuation of `count` tokens. At temperature 0 every step picks the most
+    probable token. `runners_up` is the number of other candidates that are reported with each token."""
 
     count: int
     temperature: float
@@ -43,12 +43,12 @@ class Sampling:
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise InputError(f"temperature: expected 0 or more, found {self.temperature}")
         if self.temperature and not self.count:
-            raise InputError("--temperature draws the tokens of --generate N: say how many")
+            raise InputError("--temperature needs --generate N, the number of tokens to sample")
 
 
 @dataclass
 class Continuation:
-    """The tokens so far, why there are no more, and what is known of the steps."""
+    """The tokens of a continuation, the reason why it ended early, and the events of its steps."""
 
     tokens: list[GeneratedToken] = field(default_factory=list)
     end: str = ""
@@ -59,17 +59,18 @@ def continue_prompt(
     model: Decoder, inputs: TraceInput, final: Array, last: tuple[Array, Array] | None, cache: KVCache,
     sampling: Sampling, observers: Observers, replaced: Collection[str],
 ) -> tuple[Continuation, Check]:  # fmt: skip
-    """Continue a prompt whose final stream [T, C] and last logits and probs [V] are given, and check
-    each step's stream against a pass over everything, unless hooks have `replaced` values.
+    """Continue a prompt, and check the last stream of every step against a full pass.
 
-    A token carries the shown events of the pass that predicted it, but for what the prompt's own pass has.
+    `final` [T, C] is the last stream of the prompt's pass, and `last` its last logits and probs [V], if they
+    were computed. The check is skipped if hooks `replaced` values. A token has the shown events of the pass
+    that predicted it, except for the prompt's own pass, whose events the Trace has.
     """
     rng, label = np.random.default_rng(sampling.seed), model.label
     done, streams, events = Continuation(), list[Array](), tuple[TraceEvent, ...]()
     ids, altered, chosen_by_probs = list(inputs.tokens), bool(replaced), "probs" in replaced
     while len(done.tokens) < sampling.count and not done.end:
         step = len(done.tokens) + 1
-        if step > 1 or last is None:  # None: the last position was not among those predicted
+        if step > 1 or last is None:  # None: the last position has no prediction
             collector = Collector(())
             run = observers.begin_step(step, len(ids) - 1, collector)
             if step > 1:
@@ -78,11 +79,11 @@ def continue_prompt(
             altered, chosen_by_probs = altered or bool(run.replaced), "probs" in run.replaced
             done.steps.add(collector.events)
             events = tuple(event for event in collector.events if event.name in observers.shown)
-        if not math.isfinite(last[0].max()):  # -inf alone leaves a token out
+        if not math.isfinite(last[0].max()):  # some logits may be -inf, which excludes tokens
             done.end = f"the logits of step {step} are not finite"
             break
         row = _log_odds(last[1], step) if chosen_by_probs else last[0]
-        ids.append(_draw(row, sampling.temperature, rng))
+        ids.append(_sample(row, sampling.temperature, rng))
         best = [t for t in best_tokens(row, sampling.runners_up + 1) if t != ids[-1]]
         chosen, *others = (
             Candidate(t, label(t), float(last[1][t])) for t in (ids[-1], *best[: sampling.runners_up])
@@ -94,23 +95,23 @@ def continue_prompt(
 
 
 def _head(model: Decoder, stream: Array, tap: Tap) -> tuple[Array, Array]:
-    """Logits and probs [V] after a stream [1, C], as hooks leave them."""
+    """Return the logits and probs [V] for a stream [1, C], after hooks."""
     logits = tap.emit("logits", head_forward(model, stream, tap))
     return logits[0], tap.emit("probs", softmax(logits))[0]
 
 
-@np.errstate(divide="ignore")  # what cannot be drawn has P 0
+@np.errstate(divide="ignore")  # a token with P 0 cannot be sampled
 def _log_odds(probs: Array, step: int) -> Array:
-    """log(probs) [V] of what hooks put in their place. Raises InputError for no odds to choose by."""
+    """Return log(probs) [V] of probabilities that hooks replaced. Raises InputError if they are invalid."""
     wrong = np.flatnonzero(~((probs >= 0) & np.isfinite(probs)))
     if wrong.size or not probs.any():
         found = f"{probs[wrong[0]]:g} for token {wrong[0]}" if wrong.size else "0 for every token"
-        raise InputError(f"no token can be chosen by the probs of step {step} as they were changed: {found}")
+        raise InputError(f"step {step}: no token can be sampled from the replaced probs, found {found}")
     return np.log(probs)
 
 
-def _draw(logits: Array, temperature: float, rng: np.random.Generator) -> int:
-    """A token from softmax(logits / temperature); the most probable one at temperature 0."""
+def _sample(logits: Array, temperature: float, rng: np.random.Generator) -> int:
+    """Sample a token from softmax(logits / temperature); return the most probable one at temperature 0."""
     if temperature == 0:
         return best_tokens(logits, 1)[0]
     probs = softmax((logits - logits.max()).astype(np.float64) / temperature)

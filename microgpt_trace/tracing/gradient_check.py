@@ -1,12 +1,12 @@
 """Check gradients against central differences of the loss, in float64.
 
-`gradcheck` checks every element: of the parameters as training works them out and as a trace does, where
-hooks listen; of the activations as a trace shows them; and the parameters once more where hooks put other
-values in place. `gradient_agreement` is the self-check of a traced gradient.
+`gradcheck` checks every element of every gradient. It checks the parameters' gradients as training computes
+them, as a trace computes them under hooks, and once more while hooks replace values. It checks the gradients
+of activations as a trace shows them. `gradient_agreement` is the self-check of a traced gradient.
 
-A difference over a step h errs by O(h^2) from the third derivative and by O(eps/h) from rounding. Nobody
-knows the third derivative, but what one step gives and what a tenth of it gives differ by both. An element
-at which a ReLU switches, or whose differences do not settle, is counted and not judged.
+A difference over a step h has an error of O(h^2) from the third derivative and of O(eps/h) from rounding. The
+third derivative is not known, but the slopes from one step and from a tenth of that step differ by both
+errors. An element is counted and not judged if a ReLU switches there or if its slopes do not settle.
 """
 
 from __future__ import annotations
@@ -34,24 +34,22 @@ from .collector import Collector
 from .findings import Check
 
 STEP, STEPS = 1e-5, (1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
-MANY = 32  # elements that are wrong: the others of that tensor need no second look
+MANY = 32  # after this many wrong elements the other elements of the tensor are not refined
 CLAIM = "gradients agree with finite differences"
-LEAST = 1e-5  # of a parameter's largest gradient: so much may always be rounding
-PASSES, TRIES = 2, 8  # passes that are moved, and how many are tried, for one may switch a ReLU
-MARGIN = 16  # how many times as far off as they a right gradient may be; of 11,000 the worst was 3.4
+LEAST = 1e-5  # a deviation that rounding may always explain, relative to a parameter's largest gradient
+PASSES, TRIES = 2, 8  # passes with other roundings, and attempts to get them, since one may switch a ReLU
+MARGIN = 16  # a right gradient may deviate this many times as far as they do; the worst of 11,000 was 3.4
 
-Taps = tuple[Tap, Tap]  # what a forward pass runs under, and its backward pass
+Taps = tuple[Tap, Tap]  # of a forward pass and its backward pass
 Noise = Callable[[tuple[int, ...]], Array]
-Moved = Callable[[Array], Pass]  # the pass with a change added to a value
+Moved = Callable[[Array], Pass]  # runs the pass with a change added to a value
 
 
 @frozen
 class GradientCheck:
-    """One parameter or activation: the worst element, and whether all elements agree.
-
-    `hooked` is the error of a parameter's slope along one direction while hooks replace every value by
-    one that depends on it with other slopes; None where that was not tried or could not be judged.
-    """
+    """The check of one parameter or activation: the worst element, and whether all elements agree. `hooked`
+    is the error of a parameter's slope along one direction while hooks replace every value by one with
+    another slope. It is None if that was not tried or could not be judged."""
 
     name: str
     count: int
@@ -60,16 +58,16 @@ class GradientCheck:
     analytic: float
     numeric: float
     relative_error: float  # |analytic - numeric| / largest gradient of the tensor
-    kinks: int  # elements not judged because a ReLU switches within the step
+    kinks: int  # elements that are not judged because a ReLU switches within the step
     holds: bool
-    unsettled: int = 0  # elements not judged because differences over several steps do not agree
+    unsettled: int = 0  # elements that are not judged because the slopes of several steps disagree
     hooked: float | None = None
     _repr_html_ = in_notebook
 
 
 def gradcheck(model: Model, text: str = "emma") -> Iterator[GradientCheck]:
-    """Check every element of the gradient of the text's loss: parameter by parameter, then activation by
-    activation, both as a trace shows them."""
+    """Check every element of the gradient of the text's loss, and yield a row per parameter and activation.
+    The parameters come first. Raises InputError for a production model."""
     check_microgpt(model, "gradcheck")
     inputs = model.read(text)
     params = model.params.copy(np.float64)
@@ -81,10 +79,10 @@ def gradcheck(model: Model, text: str = "emma") -> Iterator[GradientCheck]:
     for name, array in params.items():
         moved = partial(_with_parameter, array, partial(forward, params, batch))
         row = _compared(name, np.ones_like(array), [trained[name], traced[name]], done, moved)
-        found = [check for check in hooked if check.name == name]
-        told = [check.relative_error for check in found if not (check.kinks or check.unsettled)]
-        holds = row.holds and all(check.holds for check in found)
-        yield replace(row, hooked=max(told, default=None), holds=holds)
+        checks = [check for check in hooked if check.name == name]
+        errors = [check.relative_error for check in checks if not (check.kinks or check.unsettled)]
+        holds = row.holds and all(check.holds for check in checks)
+        yield replace(row, hooked=max(errors, default=None), holds=holds)
     for name, (value, gradient) in shown.items():
         unit = _unit(name, value, batch.targets)
         yield _compared(name, unit, [gradient], done, partial(_with_event, params, batch, name))
@@ -98,23 +96,24 @@ def _gradients(params: Parameters, batch: Batch, taps: Taps = (SILENT, SILENT)) 
 
 
 def _traced(params: Parameters, batch: Batch) -> tuple[Parameters, dict[str, tuple[Array, Array]]]:
-    """The parameters' gradients where hooks listen to everything, and every activation with its gradient, as
-    they are shown."""
+    """Return the parameters' gradients and every activation with its gradient from a pass with hooks on all
+    events."""
     bus = HookBus(event_specs(params.config))
     collector = Collector(bus.specs)
     run = bus.begin(after=[bus.subscription(collector, phases=("forward", "backward"))])
     _, grads = _gradients(params, batch, (run.tap("forward"), run.tap("backward")))
-    seen = collector.arrays
-    names = [name for phase, name in seen if phase == "forward"]
-    return grads, {name: (seen["forward", name], seen["backward", name]) for name in names}
+    arrays = collector.arrays
+    names = [name for phase, name in arrays if phase == "forward"]
+    return grads, {name: (arrays["forward", name], arrays["backward", name]) for name in names}
 
 
 def _hooked(params: Parameters, batch: Batch) -> Iterator[GradientCheck]:
-    """Check the parameters where hooks replace every value by one that is the same here, but has another
-    slope: every gradient passes through them. Once without P: the logits have a way past it."""
+    """Check the parameters while hooks replace every value by an equal one with another slope. Every gradient
+    then passes through the hooks. The first check leaves P out, so that the gradient of the logits does not
+    pass through P."""
     names = [spec.name for spec in event_specs(params.config) if spec.parameter != spec.name]
     yield from _bent(params, batch, [name for name in names if name != "probs"])
-    if np.isfinite(1 / forward(params, batch).probs[batch.targets > 0]).all():  # and so is d loss / d P
+    if np.isfinite(1 / forward(params, batch).probs[batch.targets > 0]).all():  # d loss / d P is finite
         yield from _bent(params, batch, names)
 
 
@@ -139,8 +138,8 @@ def _bent(params: Parameters, batch: Batch, names: Sequence[str]) -> Iterator[Gr
 
 @np.errstate(all="ignore")
 def _unit(name: str, value: Array, targets: Array) -> Array:
-    """What t is multiplied by. A target's P, which is above 0, moves by a part of itself. Where the P of one
-    is next to 0 none moves, for the loss that is worked out from them would be infinite."""
+    """Return the step of each element per unit of t. The P of a target moves by a share of itself, so that it
+    stays above 0. If the P of a target is almost 0, no P moves, because the loss would become infinite."""
     if name != "probs":
         return np.ones_like(value)
     finite = np.isfinite(1 / value[targets > 0]).all()
@@ -162,12 +161,12 @@ def _with_event(params: Parameters, batch: Batch, name: str, change: Array) -> P
 def gradient_agreement(
     done: Pass, params: Parameters, grads: Parameters, replaced: bool, taps: Callable[[], Taps]
 ) -> Check:
-    """Whether the traced gradient of every parameter is that of the loss, up to rounding.
+    """Check that the traced gradient of every parameter is the gradient of the loss, up to rounding.
 
-    float32 cannot be held against differences of the loss where it cancels. So the gradient is worked out in
-    float64 as well, which is held against differences along a direction of each parameter, and the traced one
-    against that, element by element. `taps` gives what each pass runs under; where hooks have `replaced`
-    values that it does not, nothing is judged.
+    Where terms cancel, a float32 gradient cannot be compared with differences of the loss. So the gradient is
+    also computed in float64. That gradient is checked against differences along a direction of each
+    parameter, and the traced gradient is compared with it element by element. `taps` returns the taps of each
+    pass. If hooks `replaced` other values than these taps do, nothing is judged.
     """
     if replaced:
         return _judged("values were replaced")
@@ -180,32 +179,33 @@ def gradient_agreement(
     batch = Packer(params.config, np.float64).one(ids)
     middle, exact = _gradients(wide, batch, _moving(taps(), np.zeros))
     if not same_relus(done, middle):
-        return _judged("a ReLU is at its kink, on another side in float64")
-    found = list(_against_float64(grads, exact, []))
-    if not all(check.holds for check in found):
+        return _judged("a ReLU is at its kink and switches in float64")
+    checks = list(_against_float64(grads, exact, []))
+    if not all(check.holds for check in checks):
         moved = list(islice(_moved(params, done, taps), PASSES))
         if not moved:
-            return _judged("a ReLU is at its kink, on another side after other roundings")
-        found = list(_against_float64(grads, exact, moved))
+            return _judged("a ReLU is at its kink and switches with other roundings")
+        checks = list(_against_float64(grads, exact, moved))
     for row in _along_directions(wide, exact, lambda: forward(wide, batch, taps()[0]), middle):
         detail = f"{row.name}: {row.analytic:.7g} against {row.numeric:.7g}"
-        found.append(_judged(detail, row.relative_error, OF_SLOPES))
-    return max(found, key=lambda check: (check.deviation or 0.0) / check.tolerance)
+        checks.append(_judged(detail, row.relative_error, OF_SLOPES))
+    return max(checks, key=lambda check: (check.deviation or 0.0) / check.tolerance)
 
 
 def _judged(detail: str, deviation: float | None = None, allowed: float = LEAST) -> Check:
-    """The check of a gradient; without a deviation one that could not be made, for the reason in `detail`."""
+    """Return the check of a gradient. Without a deviation it was not made, and `detail` gives the reason."""
     holds = None if deviation is None else deviation <= allowed
     return Check("gradient", CLAIM, holds, deviation, allowed, detail)
 
 
 def _moving(taps: Taps, noise: Noise) -> Taps:
-    """The way that a trace takes: nobody listens, but somebody could."""
+    """Return taps that add noise, so that the pass computes as in a trace with hooks."""
     return _Moving(taps[0], noise), _Moving(taps[1], noise)
 
 
 class _Moving:
-    """A tap that moves every element by so many times what one rounding moves the largest of its row."""
+    """A tap that moves every element by a random multiple of one rounding of the largest element in its
+    row."""
 
     def __init__(self, tap: Tap, noise: Noise) -> None:
         self._tap, self._noise = tap, noise
@@ -225,17 +225,17 @@ class _Moving:
 
 
 def _moved(params: Parameters, done: Pass, taps: Callable[[], Taps]) -> Iterator[Parameters]:
-    """Gradients of passes with other roundings that switch no ReLU: what these differ by measures how far
+    """Yield gradients of passes with other roundings that switch no ReLU. Their differences measure how far
     rounding may move a gradient."""
     noise = np.random.default_rng(0).standard_normal
     for _ in range(TRIES):
-        again, grads = _gradients(params, done.batch, _moving(taps(), noise))
-        if same_relus(again, done) and np.isfinite(grads.flat).all():
+        moved, grads = _gradients(params, done.batch, _moving(taps(), noise))
+        if same_relus(moved, done) and np.isfinite(grads.flat).all():
             yield grads
 
 
 def _against_float64(traced: Parameters, exact: Parameters, moved: list[Parameters]) -> Iterator[Check]:
-    """The element of every parameter that lies farthest from the gradient in float64."""
+    """Check the element of every parameter that deviates most from the gradient in float64."""
     for name, right in exact.items():
         off = np.abs(traced[name] - right)
         spread = max((float(np.abs(grads[name] - right).max()) for grads in moved), default=0.0)
@@ -265,15 +265,17 @@ def _along(direction: Array, moved: Moved, t: Array) -> Pass:
 def _compared(
     name: str, unit: Array, gradients: Sequence[Array], middle: Pass, moved: Moved, least: float | None = None
 ) -> GradientCheck:
-    """Compare a gradient, in as many versions as there are ways to work it out, with differences of the loss
-    around `middle`. `unit` is what t is multiplied by for each element, 0 where nothing is judged. Distances
-    are relative to the largest element, or to `least` where that is more; by default to what rounding hides.
+    """Compare a gradient, in each version of `gradients`, with differences of the loss around `middle`.
+
+    `unit` is the step of each element per unit of t, and 0 where nothing is judged. Errors are relative to
+    the largest element of the gradient, or to `least` if that is larger. The default of `least` is the
+    gradient below which rounding hides the slope.
     """
     if not np.isfinite(middle.loss):
         nowhere = (0,) * unit.ndim
         return GradientCheck(name, unit.size, math.nan, nowhere, math.nan, math.nan, math.nan, 0, False)
     shape, unit = unit.shape, unit.reshape(-1)
-    expected, left_out = np.stack([own.reshape(-1) for own in gradients]) * unit, unit == 0
+    expected, left_out = np.stack([grad.reshape(-1) for grad in gradients]) * unit, unit == 0
     floor = 4 * rounding_of(middle, STEP) / OF_SLOPES if least is None else least
     scale = max(float(np.abs(expected).max()), floor)
     numeric, error, wrong = np.zeros(unit.size), np.zeros(unit.size), 0
@@ -298,20 +300,22 @@ def _compared(
     unsettled = left_out | (error > OF_SLOPES * scale) & (off <= OF_SLOPES + 4 * error / scale)
     judged = np.where(kink | unsettled, 0.0, np.nan_to_num(off, nan=np.inf))
     worst = int(judged.argmax())
-    way = int(np.nan_to_num(np.abs(expected[:, worst] - numeric[worst]), nan=np.inf).argmax())
+    version = int(np.nan_to_num(np.abs(expected[:, worst] - numeric[worst]), nan=np.inf).argmax())
     return GradientCheck(
         name, numeric.size, float(np.abs(expected).max()),
         tuple(int(i) for i in np.unravel_index(worst, shape)),
-        float(expected[way, worst]), float(numeric[worst]), float(judged[worst]),
+        float(expected[version, worst]), float(numeric[worst]), float(judged[worst]),
         int(np.count_nonzero(kink)), bool((judged <= OF_SLOPES).all()), int(np.count_nonzero(unsettled)),
     )  # fmt: skip
 
 
 def slope_of(at: Callable[[float], Pass], middle: Pass, enough: float) -> tuple[float, float]:
-    """The slope of the loss of `at(t)` around `middle`, the pass at t = 0, and how far it may be off: that of
-    the step that errs the least, or of the first that errs by no more than `enough`.
+    """Return the slope of the loss of `at(t)` around `middle`, the pass at t = 0, and an estimate of its
+    error.
 
-    NaN where fewer than two steps switch no ReLU and give a number: at a kink there are two slopes.
+    They come from the step with the smallest error, or from the first step whose error is at most `enough`.
+    They are NaN if fewer than two steps give a number without switching a ReLU: at a kink there are two
+    slopes.
     """
     best, last = (math.nan, math.nan), math.nan
     for step in STEPS:
@@ -329,10 +333,10 @@ def slope_of(at: Callable[[float], Pass], middle: Pass, enough: float) -> tuple[
 
 
 def rounding_of(middle: Pass, step: float) -> float:
-    """What rounding alone makes of the difference of two losses over a step."""
+    """Return the error that rounding alone causes in a slope over a step."""
     return float(np.finfo(np.float64).eps) * max(1.0, float(np.abs(middle.logits).max())) / step
 
 
 def same_relus(a: Pass, b: Pass) -> bool:
-    """Whether the same ReLUs let their input through."""
+    """Return True if the same ReLUs pass their input in both passes."""
     return all(np.array_equal(x > 0, y > 0) for x, y in zip(a.relus, b.relus, strict=True))

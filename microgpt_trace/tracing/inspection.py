@@ -1,4 +1,4 @@
-"""What a model is made of, as plain data: what it says of itself, and a row per parameter."""
+"""Describe a model at rest, as plain data: its description, and a row per parameter."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from ..microgpt.model import Model
 from ..text.brief import frozen
 
 DECODED = 1 << 20  # elements of a tensor that are decoded at a time
-LISTED, FIRST = 64, 3  # items of a list in the metadata that are all shown, and of a longer one
+LISTED = 64  # a list in the metadata is shown whole up to this many items
+FIRST = 3  # items that are shown of a longer list
 
 
 @frozen
@@ -31,7 +32,7 @@ class InspectedParameter:
 
 @frozen
 class StoredParameter:
-    """A tensor of a model file: our name and the file's, how it is stored, and statistics if wanted."""
+    """A tensor of a model file: our name and the file's, its storage, and statistics if requested."""
 
     name: str
     stored_as: str
@@ -43,8 +44,8 @@ class StoredParameter:
 
 @frozen(slots=False)
 class Inspection:
-    """A model at rest. `metadata` is what its file says besides, None where nobody asked; of a long list it
-    has {"count": length, "first": some items}."""
+    """A model at rest. `metadata` has the other entries of its file, None if they were not requested. A long
+    list becomes {"count": length, "first": some items}."""
 
     SCHEMA = "microgpt.inspect/1"
 
@@ -54,7 +55,7 @@ class Inspection:
 
 
 def inspect_microgpt(model: Model) -> Inspection:
-    """Every parameter with its statistics."""
+    """Describe a microGPT and every parameter with its statistics."""
     rows = (
         InspectedParameter(name, array.shape, TensorStats.of(array)) for name, array in model.params.items()
     )
@@ -64,22 +65,23 @@ def inspect_microgpt(model: Model) -> Inspection:
 def inspect_decoder(
     model: Decoder, globs: Sequence[str], stats: bool, metadata: bool, report: Report
 ) -> Inspection:
-    """The tensors whose name, ours or the file's, matches a glob (all without any); `report` is told how many
-    are done. Raises InputError where a glob matches none."""
+    """Describe a decoder and the tensors whose name, ours or the file's, matches a glob (without globs: all).
+    `report` is called with the number of tensors done and in all. Raises InputError if a glob matches
+    none."""
     spellings = {name: (name, tensor.name) for name, tensor in model.tensors.items()}
-    wanted = select_spelled(globs or ("*",), spellings, f"tensor of {model.origin}", "--filter ")
+    names = select_spelled(globs or ("*",), spellings, f"tensor of {model.origin}", "--filter ")
     rows: list[StoredParameter] = []
-    for name in wanted:
-        report(len(rows), len(wanted))
+    for name in names:
+        report(len(rows), len(names))
         tensor = model.tensors[name]
-        size, found = tensor.data.size, tensor_stats(tensor) if stats else None
-        rows.append(StoredParameter(name, tensor.name, tensor.encoding.name, tensor.shape, size, found))
-    said = {key: _brief(value) for key, value in model.metadata.items()} if metadata else None
-    return Inspection(model.describe(), tuple(rows), said)
+        size, statistics = tensor.data.size, tensor_stats(tensor) if stats else None
+        rows.append(StoredParameter(name, tensor.name, tensor.encoding.name, tensor.shape, size, statistics))
+    entries = {key: _brief(value) for key, value in model.metadata.items()} if metadata else None
+    return Inspection(model.describe(), tuple(rows), entries)
 
 
 def tensor_stats(tensor: StoredTensor) -> TensorStats:
-    """The statistics of a stored tensor, a few rows of which are decoded at a time, as they lie."""
+    """Compute the statistics of a stored tensor, decoding a few rows at a time in the order of the file."""
     tensor = tensor.in_file_order()
     rows = max(1, DECODED // max(1, tensor.row_length))
     parts = (
@@ -90,9 +92,9 @@ def tensor_stats(tensor: StoredTensor) -> TensorStats:
 
 
 def _brief(value: Any) -> Any:
-    """Long lists as their length and first items: a vocabulary has 150,000."""
+    """Replace a long list by its length and first items: a vocabulary has 150,000 tokens."""
     if isinstance(value, str) or not isinstance(value, np.ndarray | Sequence):
         return value
-    items = value[: LISTED if len(value) <= LISTED else FIRST]
-    shown = items.tolist() if isinstance(items, np.ndarray) else list(items)
-    return shown if len(value) <= LISTED else {"count": len(value), "first": shown}
+    first = value[: LISTED if len(value) <= LISTED else FIRST]
+    items = first.tolist() if isinstance(first, np.ndarray) else list(first)
+    return items if len(value) <= LISTED else {"count": len(value), "first": items}

@@ -1,6 +1,6 @@
-"""What interventions change: events and predictions beside those of a pass without interventions.
+"""The effects of interventions: compare events and predictions with a pass without interventions.
 
-The untouched pass runs in step with the traced one, so that two events are in memory at a time.
+The untouched pass runs in step with the traced pass, so that two events are in memory at a time.
 """
 
 from __future__ import annotations
@@ -26,11 +26,9 @@ _ENDS = (*HEAD_EVENTS, "loss")
 
 
 class Baseline:
-    """The interventions of a trace, and what they change of the events in `names`.
-
-    `head` makes logits of rows of final.norm, for a model whose pass need not go so far. The untouched pass
-    starts at once, in a thread of its own and under no hook: close its `stream`.
-    """
+    """The interventions of a trace, and the untouched pass that they are compared with. Measures the changes
+    of the events in `names`. `head` computes logits from rows of final.norm, for a model whose untouched pass
+    may end there. That pass starts at once, in a thread of its own and without hooks: close its `stream`."""
 
     def __init__(
         self, model: LanguageModel, inputs: TraceInput, rows: Sequence[int],
@@ -42,7 +40,7 @@ class Baseline:
         self._last = head_input(model)
         self._kept_names = _ENDS if head is None else (self._last,)
         self._names = [n for n in model.plan if (n in names and n not in _ENDS) or n in self._kept_names]
-        self._squares: dict[str, Array] = {}  # of |after - before| and |before|
+        self._squares: dict[str, Array] = {}  # |after - before|² and |before|²
         self._kept: dict[str, Array] = {}
         self._before: list[Prediction] = []
         self._kl: list[float | None] = []
@@ -51,7 +49,7 @@ class Baseline:
         self._pieces = iter(self.stream)
 
     def subscriptions(self, bus: HookBus) -> tuple[list[Subscription], list[Subscription]]:
-        """The interventions, and who looks at what they led to."""
+        """Return the subscriptions of the interventions, and those that compare the events after them."""
         compared = [name for name in self._names if name not in _ENDS]
         comparing = [bus.subscription(self._compare, *compared)] if compared else []
         return self.editor.subscriptions(bus), comparing
@@ -64,7 +62,7 @@ class Baseline:
         self._add(event.name, value, before)
 
     def _add(self, name: str, after: Array, before: Array) -> None:
-        """Take values of an event, or some rows of them."""
+        """Add values of an event, or of some of its rows."""
         self._squares[name] = self._squares.get(name, 0.0) + squares_of(after, before)
 
     def _next(self, name: str) -> Array:
@@ -75,21 +73,22 @@ class Baseline:
         return piece.value
 
     def take(self, positions: Sequence[int], logits: Array, probs: Array, replaced: bool) -> None:
-        """Hold predictions [n, V] of some positions against those without interventions."""
+        """Compare predictions [n, V] at some positions with those of the untouched pass. `replaced` tells
+        that hooks replaced the probabilities, so that the logits no longer count."""
         model, inputs = self._model, self._inputs
-        for own in in_parts(len(positions), model.config.vocab_size):
-            before, likely = self._without(positions[own])
-            self._add("logits", logits[own], before)
-            self._add("probs", probs[own], likely)
-            predicted = predictions_of(model, inputs, positions[own], before, likely, False, self._top_k)
-            for i, prediction in enumerate(predicted):  # one at a time: float64 takes twice the room
-                row, best = probs[own][i], prediction.predicted
+        for part in in_parts(len(positions), model.config.vocab_size):
+            before, probs_before = self._untouched(positions[part])
+            self._add("logits", logits[part], before)
+            self._add("probs", probs[part], probs_before)
+            rows = predictions_of(model, inputs, positions[part], before, probs_before, False, self._top_k)
+            for i, prediction in enumerate(rows):  # one at a time, because float64 takes twice the memory
+                row, best = probs[part][i], prediction.predicted
                 self._before.append(prediction)
-                self._kl.append(_divergence(before[i], logits[own][i], row if replaced else None))
+                self._kl.append(_divergence(before[i], logits[part][i], row if replaced else None))
                 self._p_after.append(None if best is None else float(row[best.token]))
 
-    def _without(self, positions: Sequence[int]) -> tuple[Array, Array]:
-        """Logits and probabilities [n, V] of the untouched pass."""
+    def _untouched(self, positions: Sequence[int]) -> tuple[Array, Array]:
+        """Return the logits and probabilities [n, V] of the untouched pass."""
         if self._head is not None:
             logits = self._head(self._kept[self._last][list(positions)])
             return logits, softmax(logits)
@@ -99,7 +98,7 @@ class Baseline:
         return self._kept["logits"][list(positions)], self._kept["probs"][list(positions)]
 
     def result(self, shown: Collection[str], loss: float | None) -> Intervened:
-        """What was found, beside the loss of the traced run."""
+        """Return the effects on the events in `shown`. `loss` is the loss of the traced run."""
         before = self._loss()
         if loss is not None and before is not None:
             self._add("loss", np.asarray(loss), np.asarray(before))
@@ -115,35 +114,35 @@ class Baseline:
         if self._head is None:
             return float(self._next("loss"))
         mean = mean_of([p.loss for p in self._before if p.target is not None])
-        return None if mean is None else float(np.float32(mean))  # as the traced run has it
+        return None if mean is None else float(np.float32(mean))  # rounded like the loss of the traced run
 
 
 def squares_of(after: Array, before: Array) -> Array:
-    """|after - before|² and |before|²: [2], in float64, piece by piece"""
-    a, b, found = np.ravel(after), np.ravel(before), np.zeros(2)
+    """Compute |after - before|² and |before|² in float64, piece by piece: [2]"""
+    a, b, squares = np.ravel(after), np.ravel(before), np.zeros(2)
     for start in range(0, a.size, PIECE):
         wide = b[start : start + PIECE].astype(np.float64)
         off = a[start : start + PIECE].astype(np.float64) - wide
-        found += off.dot(off), wide.dot(wide)
-    return found
+        squares += off.dot(off), wide.dot(wide)
+    return squares
 
 
 def distance(after: Array, before: Array) -> float:
-    """|after - before| / |before|; |after| where that is zero"""
+    """Return |after - before| / |before|, or |after| if `before` is zero."""
     off, size = squares_of(after, before).tolist()
     return math.sqrt(off / (size or 1.0))
 
 
 def _relative(off: float, size: float) -> float | None:
-    """|after - before| / |before| by their squares; None where that is not finite"""
+    """Return |after - before| / |before| from their squares, or None if it is not finite."""
     ratio = math.sqrt(off / size) if size else math.inf
     return 0.0 if off == 0 else ratio if math.isfinite(ratio) else None
 
 
 @np.errstate(all="ignore")
 def _divergence(before: Array, after: Array, probs: Array | None) -> float | None:
-    """KL(before || after) in nats, from rows of logits [V]; `probs` stand in place of those after. None where
-    it is not finite."""
+    """Return KL(before || after) in nats from rows of logits [V], or None if it is not finite. If `probs` are
+    given, they replace the probabilities that follow from `after`."""
     log_p = log_softmax(before)
     log_q = log_softmax(after) if probs is None else np.log(probs.astype(np.float64))
     kl = float(kl_divergence(log_p, log_q))

@@ -1,5 +1,7 @@
-"""The logit lens: what the model would predict if it ended after a layer, or after its attention. Knows no
-structure but the plan's, and never has the logits of all layers at once."""
+"""The logit lens: the predictions of a model if it ended after a layer, or after the layer's attention.
+
+Knows no structure but the plan's, and never holds the logits of all layers at once.
+"""
 
 from __future__ import annotations
 
@@ -19,16 +21,19 @@ from .result import Candidate, LensRow, TargetRow
 
 
 def streams_within(plan: Plan) -> list[list[str]]:
-    """Of each layer the stream before its last sum, after attention, if there is one (parallel layers have
-    none), and the stream that leaves it."""
-    sums = ([own.name for own in rows if own.name in plan.residuals] for rows in plan.layers)
+    """List the residual streams of each layer: the stream after attention, which a parallel layer lacks, and
+    the stream after the layer."""
+    sums = ([row.name for row in rows if row.name in plan.residuals] for rows in plan.layers)
     return [[*names[:-1], leaving] for names, leaving in zip(sums, plan.streams[1:], strict=True)]
 
 
 class Lens:
-    """A hook that keeps the streams at the positions that are asked for. Subscribe it to `names`; after the
-    pass `results` has `depth` candidates after every layer, and what the target gets at `targeted`, after
-    attention too, and `notes` say where another token may be meant."""
+    """A hook that keeps the residual streams at chosen positions. Subscribe it to `names`.
+
+    After the pass, `results` gives `depth` candidates at `positions` after every layer, and the probability
+    of the target at the positions `targeted` after every layer and attention. `notes` then tell if another
+    token may be meant.
+    """
 
     def __init__(
         self, model: Decoder, positions: Sequence[int], depth: int, target: str | int | None,
@@ -49,7 +54,7 @@ class Lens:
         self._kept[event.name] = value[list(self._positions_of(event.name))]
 
     def results(self) -> tuple[tuple[LensRow, ...], tuple[TargetRow, ...]]:
-        """A row for each layer, and one for each stream of the target."""
+        """Return a row for each layer, and a row for each stream and position of the target."""
         tops: dict[int, list[tuple[Candidate, ...]]] = {}
         targets, targeted = list[TargetRow](), set(self._targeted)
         for name, position, logits in self._logits():
@@ -67,9 +72,10 @@ class Lens:
                 targets.append(TargetRow(layer, name, position, candidate(self._target), rank))
                 if name == self._last and not self.notes:
                     self.notes = blank_notes(self._model, self._named, [probs.item])
+        positions = tuple(self._positions)
         rows = (
-            LensRow(layer, tuple(self._positions), tuple(top[0] if top else None for top in own), tuple(own))
-            for layer, own in tops.items()
+            LensRow(layer, positions, tuple(best[0] if best else None for best in top), tuple(top))
+            for layer, top in tops.items()
         )
         return tuple(rows), tuple(targets)
 
@@ -77,7 +83,7 @@ class Lens:
         return self._positions if name in self._leaving else self._targeted
 
     def _logits(self) -> Iterator[tuple[str, int, Array]]:
-        """Of every row that was kept its stream, its position, and its logits [V]."""
+        """Yield the stream, the position and the logits [V] of every row that was kept."""
         places = [(name, position) for name in self._kept for position in self._positions_of(name)]
         stacked = final_forward(self._model, np.concatenate(list(self._kept.values())))
         for part in in_parts(len(stacked), self._model.config.vocab_size):

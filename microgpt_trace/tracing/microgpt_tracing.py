@@ -1,4 +1,4 @@
-"""Trace a text through a microGPT: events, gradients, one Adam step, predictions, checks."""
+"""Trace a text through a microGPT: its events, gradients, Adam step, predictions and checks."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ def trace_microgpt(
     model: Model, text: str, names: Sequence[str], values: bool | Sequence[str], top_k: int,
     backward: bool, step: bool, time: bool, interventions: Sequence[Intervention] = (),
 ) -> Trace:  # fmt: skip
+    """Trace a text through a microGPT with the options of `trace`."""
     inputs, every = model.read(text), list(model.hooks.specs)
     shown = select_names(names, every)
     positions, batch = range(len(inputs.tokens)), model.batch(inputs)
@@ -46,8 +47,8 @@ def trace_microgpt(
         replaced = differs(done.probs, done.softmax)
         if baseline is not None:
             baseline.take(positions, done.logits, done.probs, replaced)
-        again = forward(model.params, batch, untraced(run.replaced))
-        checks = [untraced_check(done.logits, again.logits), *observers.checker.checks()]
+        repeated = forward(model.params, batch, untraced(run.replaced))
+        checks = [untraced_check(done.logits, repeated.logits), *observers.checker.checks()]
         events = observers.collector.events
         forward_events = list(events)
         if backward or step:
@@ -55,21 +56,21 @@ def trace_microgpt(
             check, summary = _backward_and_step(model, done, run, baseline.editor if baseline else None, step)
             checks.append(check)
             rows = parameter_rows(model.params, events, observers.shown)
-        likely = predictions_of(model, inputs, positions, done.logits, done.probs, replaced, top_k)
-        predicted = Predictions(likely)
-        losses = [p.loss for p in predicted if p.loss is not None]
+        predictions = Predictions(
+            predictions_of(model, inputs, positions, done.logits, done.probs, replaced, top_k)
+        )
+        losses = [p.loss for p in predictions if p.loss is not None]
         insights = insights_of(forward_events, norms.rows, losses, done.probs, model)
         nothing = f"{', '.join(names)}: parameters have no forward event, only a gradient (--backward)"
         return observers.trace(
-            inputs, predicted, float(done.loss), checks, insights, nothing, parameters=rows, step=summary,
+            inputs, predictions, float(done.loss), checks, insights, nothing, parameters=rows, step=summary,
         )  # fmt: skip
 
 
 def _backward_and_step(
     model: Model, done: Pass, run: Run, editor: Editor | None, step: bool
 ) -> tuple[Check, StepSummary | None]:
-    """Run backward into an optimizer's gradients and check them against the loss. Return the check, and what
-    a step of the optimizer did, if one is wanted."""
+    """Run the backward pass, check its gradients against the loss, and take one Adam step if `step`."""
     from ..microgpt.training import Adam
     from .gradient_check import gradient_agreement  # 6 ms of a plain trace's start
 
@@ -77,19 +78,19 @@ def _backward_and_step(
     adam = Adam(model.params.copy(), None if moments is None else moments.copy())
     run_backward(adam.params, done, adam.grads, run.tap("backward"))
     taps = partial(_edited, model, editor)
-    by_others = bool(run.replaced)
-    if by_others and editor is not None:  # unless the interventions alone give these logits
+    hooked = bool(run.replaced)
+    if hooked and editor is not None:  # the interventions alone may give the same logits
         alone = forward(model.params, done.batch, taps()[0])
-        by_others = not np.array_equal(alone.logits, done.logits, equal_nan=True)
-    check = gradient_agreement(done, adam.params, adam.grads, run.altered or by_others, taps)
+        hooked = not np.array_equal(alone.logits, done.logits, equal_nan=True)
+    check = gradient_agreement(done, adam.params, adam.grads, run.altered or hooked, taps)
     if not step:
         return check, None
-    changed, _ = _edited(model, editor and editor.afresh())  # with other parameters means are others
-    return check, _one_step(model, adam, done, run.tap("update"), changed)
+    edited, _ = _edited(model, editor and editor.afresh())  # other parameters give other means
+    return check, _one_step(model, adam, done, run.tap("update"), edited)
 
 
 def _edited(model: Model, editor: Editor | None) -> tuple[Tap, Tap]:
-    """What a pass and its backward pass run under that have the interventions and nothing else."""
+    """Return the taps of a forward and a backward pass with the interventions and no other hooks."""
     if editor is None:
         return SILENT, SILENT
     bus = model.hooks.alone()
@@ -98,17 +99,17 @@ def _edited(model: Model, editor: Editor | None) -> tuple[Tap, Tap]:
 
 
 def _vanishing(done: Pass, run: Run) -> Array:
-    """Where d loss / d P = -1 / (T P) overflows, the loss being finite, and goes into no other gradient:
-    [N, V] of booleans"""
+    """Mark where d loss / d P = -1 / (T P) overflows though the loss is finite and no other gradient is
+    computed from it: booleans [N, V]"""
     targets = done.batch.targets
-    found = (targets > 0) & np.isinf(targets / done.probs * run.slopes.get("loss", 1))
-    if "probs" in run.replaced:  # by way of which the gradient of the logits is worked out then
-        found &= np.broadcast_to(run.slopes["probs"], found.shape) == 0
-    return found & np.isfinite(done.loss)
+    vanishing = (targets > 0) & np.isinf(targets / done.probs * run.slopes.get("loss", 1))
+    if "probs" in run.replaced:  # then the gradient of the logits is computed from that of P
+        vanishing &= np.broadcast_to(run.slopes["probs"], vanishing.shape) == 0
+    return vanishing & np.isfinite(done.loss)
 
 
-def _one_step(model: Model, adam: Adam, done: Pass, tap: Tap, changed: Tap) -> StepSummary:
-    """An Adam step, and the loss after it under the same interventions."""
+def _one_step(model: Model, adam: Adam, done: Pass, tap: Tap, edited: Tap) -> StepSummary:
+    """Take an Adam step, and compute the loss after it with the same interventions."""
     state = model.training
     schedule = state.schedule if state else Schedule()
     if state is None or state.moments is None:
@@ -118,12 +119,12 @@ def _one_step(model: Model, adam: Adam, done: Pass, tap: Tap, changed: Tap) -> S
     unfinished = state is not None and state.step < schedule.steps
     lr = schedule.lr_at(state.step) if state and unfinished else schedule.lr
     adam.step(number, lr, tap)
-    after = forward(adam.params, done.batch, changed)
+    after = forward(adam.params, done.batch, edited)
     return StepSummary(number, lr, float(done.loss), float(after.loss), note)
 
 
 def update_events(adam: Adam, seq: int) -> list[TraceEvent]:
-    """The last step's update as events, counted from `seq`."""
+    """Return the updates of the last Adam step as events, whose `seq` begins at the given number."""
     return [
         TraceEvent(
             seq + i, "update", spec.stage, spec.layer, name, f"update of {name}",
@@ -137,16 +138,16 @@ def update_events(adam: Adam, seq: int) -> list[TraceEvent]:
 def parameter_rows(
     params: Parameters, events: Iterable[TraceEvent], chosen: Collection[str]
 ) -> tuple[ParameterRow, ...]:
-    """The chosen parameters beside the gradient and the update that the events tell of."""
-    known = {(e.phase, e.name): e.stats for e in events if e.stats is not None}
+    """Return the norms of the chosen parameters and, from the events, of their gradients and updates."""
+    by_event = {(e.phase, e.name): e.stats for e in events if e.stats is not None}
     nothing = TensorStats(0, None, None, None, None, None, None, 0, 0, 0)
 
     def row(name: str, array: Array) -> ParameterRow:
-        own, grad = TensorStats.of(array), known.get(("backward", name), nothing)
-        update = known.get(("update", name), nothing)
+        value, grad = TensorStats.of(array), by_event.get(("backward", name), nothing)
+        update = by_event.get(("update", name), nothing)
         return ParameterRow(
-            name, array.shape, own.l2_norm, grad.l2_norm, update.l2_norm,
-            own.nonfinite_count, grad.nonfinite_count, update.nonfinite_count,
+            name, array.shape, value.l2_norm, grad.l2_norm, update.l2_norm,
+            value.nonfinite_count, grad.nonfinite_count, update.nonfinite_count,
         )  # fmt: skip
 
     return tuple(row(name, array) for name, array in params.items() if name in chosen)

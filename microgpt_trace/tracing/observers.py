@@ -1,6 +1,6 @@
-"""Observers: who looks on while a model runs, in which order, and the Trace of what they saw.
+"""Observers: the hooks of a traced pass in their order, and the Trace of their results.
 
-Knows neither how the passes are run nor what a family alone has to tell of them.
+Knows neither how the passes are run nor the results that only one model family has.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def baseline_of(
     model: LanguageModel, inputs: TraceInput, rows: Sequence[int], interventions: Sequence[Intervention],
     shown: Collection[str], top_k: int, head: Callable[[Array], Array] | None = None,
 ) -> Iterator[Baseline | None]:  # fmt: skip
-    """The interventions with the untouched pass beside them; None where there are none."""
+    """Start the untouched pass that interventions are compared with, and yield its Baseline. Yields None if
+    there are no interventions."""
     if not interventions:
         yield None
         return
@@ -42,9 +43,9 @@ def baseline_of(
 
 
 class Observers:
-    """Who observes a pass of the model: of the events in `names`, whose arrays are `kept`, a trace is to have
-    those that are `shown`. Hooks that are `watching` some events as well come before what collects them. The
-    interventions of a `baseline` take part in every pass."""
+    """The hooks that observe the events `names` of a model's passes. The Trace gets the events `shown` and
+    the arrays `kept`. `watching` has more hooks, each with its events, which are called before the events are
+    collected. The interventions of a `baseline` apply in every pass."""
 
     def __init__(
         self, model: LanguageModel, names: Collection[str], shown: Collection[str], kept: Sequence[str],
@@ -64,12 +65,12 @@ class Observers:
         ]
 
     def begin(self, time: bool, keep: bool = True) -> Run:
-        """Start the pass over the text; only a run that is checked again must keep replacements."""
+        """Start the pass over the text. `keep` the replacements of hooks if the run will be repeated."""
         return self._model.hooks.begin(time, [self._first, *self._editing], [self._last, *self._after], keep)
 
     def begin_step(self, number: int, position: int, hook: Hook) -> Run:
-        """Start the pass over the token at a position that predicts token `number` of a continuation; `hook`
-        is called for its events."""
+        """Start the pass over the token at a position, which predicts token `number` of a continuation.
+        `hook` is called for its events."""
         self.checker.where = f"step {number}: "
         if self.baseline is not None:
             self.baseline.editor.start = position
@@ -81,8 +82,8 @@ class Observers:
         self, inputs: TraceInput, predictions: Predictions, loss: float | None, checks: Sequence[Check],
         insights: Iterable[Insight], nothing: str, **own: Any,
     ) -> Trace:  # fmt: skip
-        """The Trace of the passes, with what a family alone has. Raises InputError, saying `nothing`, where
-        no event that was to be shown has come."""
+        """Build the Trace of the passes. `own` are the fields that only one model family has. Raises
+        InputError with the message `nothing` if none of the events to show was emitted."""
         events = tuple(event for event in self.collector.events if event.name in self.shown)
         if not events:
             raise InputError(nothing)

@@ -1,4 +1,4 @@
-"""Trace: what a run showed, as plain data. Asks nothing of the model that it has beside them."""
+"""Trace: the result of a traced run, as plain data. Calls nothing of the model that it keeps."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ from ..text.wording import abridged
 from .findings import Anomaly, Check, Insight
 
 SCHEMA_ID = "microgpt.trace/1"
-_ASKED_BY = {"backward": "backward", "update": "step"}  # phases
+_OPTIONS = {"backward": "backward", "update": "step"}  # the option of `trace` that adds a phase
 
 
 @frozen
 class Candidate:
+    """A token that may come next, with its label and probability."""
+
     token: int
     label: str
     p: float
@@ -33,11 +35,9 @@ class Candidate:
 
 @frozen
 class Prediction:
-    """The model's guess at one position. `rank` 1 is the most probable; ties rank by id.
-
-    Where the probabilities are not finite nothing is predicted: `predicted` and `rank` are None. Where
-    nothing follows there is no `target`, `rank` and `loss`.
-    """
+    """The model's prediction at one position. `rank` 1 is the most probable token; ties rank by id.
+    `predicted` and `rank` are None if the probabilities are not finite. `target`, `rank` and `loss` are None
+    if no token follows."""
 
     position: int
     seen: str
@@ -50,7 +50,7 @@ class Prediction:
 
 
 class Predictions(tuple[Prediction, ...]):
-    """The predictions of a run, in order."""
+    """The predictions of a run, in order of position."""
 
     __slots__ = ()
     _repr_html_ = in_notebook
@@ -61,10 +61,8 @@ class Predictions(tuple[Prediction, ...]):
 
 @frozen
 class ParameterRow:
-    """A parameter with the L2 norms of its value, gradient and update; None where not computed.
-
-    A norm is that of the finite elements; `nonfinite` counts the others of each.
-    """
+    """A parameter with the L2 norms of its value, gradient and update; None if not computed. The norms cover
+    the finite elements. The fields of `nonfinite` count the other elements."""
 
     name: str
     shape: tuple[int, ...]
@@ -78,19 +76,19 @@ class ParameterRow:
     @property
     @in_document
     def gradient_ratio(self) -> float | None:
-        """|gradient| / |weight|, None where an element of either is not finite"""
+        """|gradient| / |weight|, None if an element of either is not finite"""
         return self._ratio(self.gradient_l2, self.gradient_nonfinite)
 
     @property
     @in_document
     def update_ratio(self) -> float | None:
-        """|update| / |weight|, None where an element of either is not finite"""
+        """|update| / |weight|, None if an element of either is not finite"""
         return self._ratio(self.update_l2, self.update_nonfinite)
 
-    def _ratio(self, part: float | None, nonfinite: int) -> float | None:
-        if part is None or not self.l2_norm or nonfinite or self.nonfinite:
+    def _ratio(self, norm: float | None, nonfinite: int) -> float | None:
+        if norm is None or not self.l2_norm or nonfinite or self.nonfinite:
             return None
-        return part / self.l2_norm
+        return norm / self.l2_norm
 
 
 @frozen
@@ -106,11 +104,12 @@ class StepSummary:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """What the rules compare of a layer, over `positions` that read different tokens.
+    """The numbers of a layer that the anomaly rules compare.
 
-    All are medians over these. `growth` is how many times its input the stream leaves as, `attention` and
-    `mlp` what each writes (of all three the median magnitude of an element), `passing` the share of the
-    activation's outputs that are not near zero, `turn` the cosine of the layer's output and input.
+    They are medians over `positions` positions, which read different tokens. `attention` and `mlp` are the
+    median magnitude of an element that each writes. `growth` is that of the layer's output divided by that of
+    its input. `passing` is the share of the activation's outputs that are not near zero, and `turn` the
+    cosine of the layer's input and output.
     """
 
     positions: int
@@ -123,12 +122,13 @@ class Compared:
 
 @frozen
 class LayerRow:
-    """A decoder's layer at a glance. Rows are positions; medians are taken over them.
+    """The overview of one layer of a decoder. Rows are positions, and medians are taken over them.
 
-    `typical` is the stream's median magnitude of an element; `attention_share` and `mlp_share` are the
-    median of |write| / |stream|, `turn` that of the cosine of the layer's output and input, `near_zero`
-    the share of the activation's outputs within `near_zero_threshold`, `sink` the attention on position 0,
-    averaged over heads and later queries. `compared` is None where no position serves as a measure.
+    `stream` describes the residual stream after the layer, `row_norm` is the median norm of its rows and
+    `typical` the median magnitude of its elements. `attention_share` and `mlp_share` are the median of
+    |write| / |stream|, and `turn` is the median cosine of the layer's input and output. `near_zero` is the
+    share of the activation's outputs within `near_zero_threshold`. `sink` is the attention on position 0,
+    averaged over heads and later queries. `compared` is None if no position can be compared.
     """
 
     layer: int
@@ -141,18 +141,19 @@ class LayerRow:
     near_zero: float
     near_zero_threshold: float
     sink: float | None
-    peak: float  # the element of largest magnitude, with its place
+    peak: float  # the element of largest magnitude
     peak_position: int
     peak_channel: int
     compared: Compared | None
-    nan_count: int  # in all the layer's events
+    nan_count: int  # in all events of the layer
     inf_count: int
 
 
 @frozen
 class LensRow:
-    """What the model would predict if it ended after this layer (final norm and head applied): the most
-    probable token of every position, and as many as were asked for. None where that is not finite."""
+    """The predictions of the model if it ended after this layer (final norm and head applied). `predicted`
+    has the most probable token of every position, None if the probabilities are not finite. `top` has the
+    requested number of tokens."""
 
     layer: int
     positions: tuple[int, ...]
@@ -162,9 +163,9 @@ class LensRow:
 
 @frozen
 class TargetRow:
-    """What a chosen token would get at a position if the model ended with this event, the stream after a
-    layer's attention or after the layer. `rank` 1 is the most probable; ties rank by id; None where the
-    probabilities are not finite."""
+    """The probability and rank of a chosen token at a position if the model ended with this event. The event
+    is the residual stream after a layer's attention or after the layer. `rank` 1 is the most probable token;
+    ties rank by id. It is None if the probabilities are not finite."""
 
     layer: int
     event: str
@@ -175,7 +176,8 @@ class TargetRow:
 
 @frozen
 class GeneratedToken:
-    """A token of a continuation, with its probability, the runners-up and the events of its step."""
+    """A token of a continuation, with its probability, the next most probable tokens, and the events of its
+    step."""
 
     step: int
     position: int
@@ -186,8 +188,9 @@ class GeneratedToken:
 
 @frozen
 class EventChange:
-    """How far an event lies from where it would be: |after - before| / |before| (of attention the causal
-    part). None where that is not finite; a `replaced` event is one that an intervention changed."""
+    """The change of an event by interventions: |after - before| / |before|, None if that is not finite.
+    Scores and attention weights are compared on and below the diagonal. `replaced` tells that an intervention
+    changes this event itself."""
 
     name: str
     replaced: bool
@@ -196,11 +199,11 @@ class EventChange:
 
 @frozen
 class Intervened:
-    """What interventions did, beside the run without them.
+    """The effects of interventions, compared with the run without them.
 
-    `before` are that run's predictions and `loss_before` its loss; `p_after` is the P that what it predicts
-    has with them. `kl` is KL(before || after) of every position's prediction, in nats, None where it is
-    not finite.
+    `before` and `loss_before` are the predictions and the loss of the run without interventions. `p_after` is
+    the probability that its predicted tokens have with the interventions. `kl` is KL(before || after) of the
+    prediction at every position, in nats, None if it is not finite.
     """
 
     interventions: tuple[Applied, ...]
@@ -211,16 +214,14 @@ class Intervened:
     kl: tuple[float | None, ...]
 
     def change_of(self, name: str) -> EventChange | None:
-        """How far the event of that name was changed, if it is among those shown."""
+        """Return the change of the event of that name, or None if the event is not shown."""
         return next((change for change in self.changes if change.name == name), None)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Trace:
-    """Everything one run showed. Iterates over its events; `trace[name]` is the array of an event.
-
-    `loss` is None where no position that was predicted has a target.
-    """
+    """The result of one traced run. Iterate over it for its events; `trace[name]` is the array of an event.
+    `loss` is None if no predicted position has a target."""
 
     model: dict[str, Any]
     input: TraceInput
@@ -235,13 +236,13 @@ class Trace:
     lens: tuple[LensRow, ...] = ()
     lens_target: tuple[TargetRow, ...] = ()
     generation: tuple[GeneratedToken, ...] = ()
-    generation_end: str = ""  # why a continuation ended before it had all its tokens
+    generation_end: str = ""  # why a continuation ended before its requested number of tokens
     parameters: tuple[ParameterRow, ...] = ()
     intervened: Intervened | None = None
     step: StepSummary | None = None
     arrays: dict[tuple[Phase, str], Array] = field(default_factory=dict, repr=False)
-    specs: Mapping[str, EventSpec] = field(default_factory=dict, repr=False)  # what was known before
-    traced_model: LanguageModel | None = field(default=None, repr=False)  # what its page goes on with
+    specs: Mapping[str, EventSpec] = field(default_factory=dict, repr=False)  # of all events of the model
+    traced_model: LanguageModel | None = field(default=None, repr=False)  # a page needs its parameters
 
     _repr_html_ = in_notebook
 
@@ -250,7 +251,7 @@ class Trace:
         return one_line(self, **about, events=len(self.events), arrays=len(self.arrays))
 
     def __getstate__(self) -> dict[str, Any]:
-        """What another process is given: not the model, whose weights may lie in a file."""
+        """Leave the model out for another process, because its weights may be mapped from a file."""
         return {**self.__dict__, "traced_model": None}
 
     def __iter__(self) -> Iterator[TraceEvent]:
@@ -263,29 +264,30 @@ class Trace:
         return ("forward", name) in self.arrays
 
     def __getitem__(self, name: str) -> Array:
-        """The forward array of an event. Raises InputError where it was not kept."""
+        """Return the forward array of an event. Raises InputError if it was not kept."""
         return self.array(name)
 
     def array(self, name: str, phase: Phase = "forward") -> Array:
-        """The array of an event or parameter in a phase: an activation, a gradient, an update; or a part of
-        one, layer0.attn.weights[1], without the axes on which it is one index."""
+        """Return the array of an event or parameter in a phase: an activation, a gradient or an update. The
+        name may select a part, as in layer0.attn.weights[1]. An axis with a single index is removed. Raises
+        InputError if the array was not kept."""
         if "[" in name or "@" in name:
             return self._part(name, phase)
         return self.arrays[phase, self._kept(name, phase)]
 
     def _kept(self, name: str, phase: Phase) -> str:
-        """The event that a name or a glob means. Raises InputError where there is no such event, where its
-        array was not kept, and where several were."""
+        """Return the event that a name or glob matches. Raises InputError if there is no such event, its
+        array was not kept, or several arrays match."""
         if (phase, name) in self.arrays:
             return name
         chosen = select_names([name], [*self.specs] or [n for p, n in self.arrays if p == phase] or [name])
         kept = [n for n in chosen if (phase, n) in self.arrays]
         if not kept:
-            made = phase == "forward" or any(event.phase == phase for event in self.events)
-            how = "ask for it by `values`" if made else f"trace a microGPT with {_ASKED_BY[phase]}=True"
-            raise InputError(f"the array of {name!r} was not kept in phase {phase}: {how}")
+            computed = phase == "forward" or any(event.phase == phase for event in self.events)
+            remedy = "name it in `values`" if computed else f"trace a microGPT with {_OPTIONS[phase]}=True"
+            raise InputError(f"the array of {name!r} was not kept in phase {phase}: {remedy}")
         if len(kept) > 1:
-            raise InputError(f"{name!r} means several arrays, {abridged(kept)}: name one")
+            raise InputError(f"{name!r} matches several arrays, {abridged(kept)}: name one of them")
         return kept[0]
 
     def _part(self, text: str, phase: Phase) -> Array:
@@ -303,30 +305,30 @@ class Trace:
         part = site.part(name, shape)
         missing = [position for position in part.positions or () if position not in rows]
         if missing:
-            raise InputError(f"{text}: position {missing[0]} is none of those whose {name} were computed")
-        taken: Array = array[np.ix_(*part.indices(array.shape, rows))]
-        return taken.squeeze(site.lone(array.shape))
+            raise InputError(f"{text}: the {name} of position {missing[0]} were not computed")
+        selected: Array = array[np.ix_(*part.indices(array.shape, rows))]
+        return selected.squeeze(site.lone(array.shape))
 
     def gradient(self, name: str) -> Array:
-        """d loss / d the tensor or parameter of that name."""
+        """Return d loss / d value for the event or parameter of that name."""
         return self.array(name, "backward")
 
     def event(self, name: str, phase: Phase = "forward") -> TraceEvent | None:
-        """The event of that name, if it is among those shown."""
+        """Return the event of that name, or None if it is not shown."""
         return next((e for e in self.events if e.name == name and e.phase == phase), None)
 
     @property
     def targets(self) -> tuple[Candidate, ...]:
-        """What follows each position that was predicted and has a target, with the P it got."""
+        """The target of every predicted position that has one, with its probability."""
         return tuple(p.target for p in self.predictions if p.target is not None)
 
     @property
     def ok(self) -> bool:
-        """No check failed."""
+        """True if no check failed."""
         return all(check.holds is not False for check in self.checks)
 
 
 def mean_of(values: Sequence[float | None]) -> float | None:
-    """The mean; None where one is missing, or there are none."""
-    known = [value for value in values if value is not None]
-    return math.fsum(known) / len(known) if known and len(known) == len(values) else None
+    """Return the mean, or None if a value is missing or there are none."""
+    present = [value for value in values if value is not None]
+    return math.fsum(present) / len(present) if present and len(present) == len(values) else None

@@ -1,5 +1,4 @@
-"""trace: run a model under its hook bus and collect a Trace. Each family has a module of its own, and
-loads only that."""
+"""trace: run a model under its hook bus and return a Trace. Loads only the module of the model's family."""
 
 from __future__ import annotations
 
@@ -38,36 +37,42 @@ def trace(
     seed: int = 42,
     recheck: bool = False,
 ) -> Trace:
-    """Trace a text through a model, under the hooks subscribed to `model.hooks`.
+    """Run a model over a text, with the hooks subscribed to `model.hooks`, and return the Trace.
 
-    `names` (names, globs, apr's stage names) choose the events that the Trace holds, by default those
-    that the command shows with --verbose; `values` whether it keeps their arrays, as --values and --save
-    do (or those of which names or parts, as layer0.attn.weights[1]; by default a microGPT's are kept, a
-    decoder's are not); `top_k` candidates per position, `time` seconds per event.
+    The model is not changed. Raises InputError if a text, a name or an option does not fit the model.
 
-    For a microGPT `backward` adds the gradients of the text's loss and `step` one Adam step after
-    them. For a decoder `tokens` take the place of the text, `special` parses special tokens in it,
-    `chat` renders it by the file's chat template, `positions` ("all", "last" or indices) get logits
-    and predictions, `lens` adds `top_k` tokens (else one) after every layer and, after attention too,
-    P and rank of a `target` (its text, ␣ for a blank, #ID or the id) at the `positions`, else the last;
-    `generate` continues for so many tokens (`temperature`, `seed`), `recheck` compares with a run that
-    nobody observes.
+    - `names` chooses the events of the Trace: names, globs or apr's stage names. The default is the events
+      that the command shows with --verbose.
+    - `values` tells whether the Trace keeps the arrays of these events. A list keeps the arrays of those
+      names or parts, such as layer0.attn.weights[1]. By default a microGPT keeps its arrays and a decoder
+      does not.
+    - `top_k` is the number of candidates per position. `time` measures the seconds of each event.
 
-    The model is not changed. Raises InputError for a text,
-    a name or an option that does not fit.
+    For a microGPT:
+    - `backward` adds the gradients of the loss, and `step` also one Adam step.
+
+    For a decoder:
+    - `tokens` replaces the text. `special` parses special tokens in the text, and `chat` applies the file's
+      chat template to it.
+    - `positions` chooses the positions with logits and predictions: "all", "last" or indices.
+    - `lens` adds the logit lens: `top_k` tokens (by default one) after every layer. With a `target` (a
+      token's text with ␣ for a blank, #ID or the id) it adds that token's probability and rank after every
+      layer and after every attention, at the `positions` or, by default, the last one.
+    - `generate` continues the prompt by this many tokens, sampled with `temperature` and `seed`.
+    - `recheck` compares the run with one that has no observers.
     """
     if top_k is not None and top_k < 1:
         raise InputError(f"top_k: expected at least 1, found {top_k}")
     if text is not None and not isinstance(text, str):
-        raise InputError(f"text: expected a string, found {type(text).__name__}; ids are given as tokens=")
-    of_decoder: dict[str, Any] = {
+        raise InputError(f"text: expected a string, found {type(text).__name__}; pass token ids as tokens=")
+    decoder_options: dict[str, Any] = {
         "tokens": tokens, "special": special, "chat": chat, "positions": positions, "lens": lens,
         "target": target, "generate": generate, "temperature": temperature, "seed": seed, "recheck": recheck,
     }  # fmt: skip
     if "prompts" not in model.abilities:
         defaults = trace.__kwdefaults__ or {}
-        if given := [name for name, value in of_decoder.items() if value is not defaults[name]]:
-            raise InputError(f"{', '.join(given)}: for a decoder, which {model.origin} is not")
+        if unfit := [name for name, value in decoder_options.items() if value is not defaults[name]]:
+            raise InputError(f"{', '.join(unfit)}: expected a production model, found {model.origin}")
         from .microgpt_tracing import trace_microgpt
 
         return trace_microgpt(
@@ -75,10 +80,10 @@ def trace(
             True if values is None else values, top_k or 1, backward, step, time, interventions,
         )  # fmt: skip
     if backward or step:
-        raise InputError("a production model is traced forward only: there are no gradients and no steps")
+        raise InputError("backward and step need a microGPT: a production model is traced forward only")
     from .decoder_tracing import trace_decoder
 
     return trace_decoder(
         cast("Decoder", model), text, names=names, values=values or False, top_k=top_k, time=time,
-        interventions=interventions, **of_decoder,
+        interventions=interventions, **decoder_options,
     )  # fmt: skip

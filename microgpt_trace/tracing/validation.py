@@ -1,9 +1,10 @@
-"""Is each captured value the one that the computation uses, and is it what it says?
+"""Validate that the model computes with each event of a trace, and that the event is the value it claims to
+be.
 
-Every event of a trace is replaced by itself, which may change nothing. Then all are replaced at once by
-perturbed copies, and each is worked out a second time, in float64 and by other code, from the copies that
-it should be computed from: where it is not what these give, one of them is not used, or it is something
-else. Last comes what the trace tells. The hooks that are subscribed to the model take no part.
+First a copy replaces every event, which must change nothing. Then perturbed copies replace all events at
+once, and each event is recomputed in float64, by other code, from the perturbed copies of its inputs. If it
+differs, the model does not use an input, or the event is another value. Predictions and loss are checked in
+the same way. The hooks of the model are left out.
 """
 
 from __future__ import annotations
@@ -36,18 +37,15 @@ from .intervention_effects import distance
 from .result import Trace
 from .trace import trace
 
-LOSS = OF_SUMS["float32"]  # of a position's
-AMOUNT = 0.1  # of an element, and of a typical one, by which a perturbation moves it (std)
+LOSS = OF_SUMS["float32"]  # tolerance of the loss at a position
+AMOUNT = 0.1  # standard deviation of a perturbation, relative to the element and to a typical element
 
 
 @frozen
 class Verdict:
-    """What replacing one event did.
-
-    `by_itself` is the largest difference of a logit when the event is replaced by a copy of itself;
-    `perturbed` how far what is computed from it next moves when it is perturbed: |after - before| /
-    |before|, the farthest of several. A dead event is one that nothing can depend on here.
-    """
+    """The verdict on one event. `by_itself` is the largest change of the head's values when the event is
+    replaced by a copy of itself. `perturbed` is the largest change |after - before| / |before| of an event
+    computed from it when it is perturbed. An event is dead if nothing can depend on it in this run."""
 
     name: str
     by_itself: float
@@ -72,7 +70,7 @@ class Validation:
     @property
     @in_document
     def ok(self) -> bool:
-        """No event failed."""
+        """True if no event failed."""
         return all(verdict.verdict != "failed" for verdict in self.verdicts)
 
 
@@ -80,78 +78,76 @@ def validate(
     model: LanguageModel, text: str | None = None, *, tokens: Sequence[int] | None = None,
     names: Sequence[str] | None = None, report: Report = unreported,
 ) -> Validation:  # fmt: skip
-    """The verdict on every event (or those that `names` stand for).
-
-    `report` is told of the layers that are done. Raises InputError for a text or a name that does not
-    fit.
-    """
+    """Judge every event, or those that match `names`. `report` is called with the number of layers done and
+    in all. Raises InputError if the text or a name does not fit the model."""
     inputs = model.read(text, tokens)
-    known = [name for name in list(model.plan) if name != "loss" or inputs.targets[0] is not None]
-    chosen = select_names(names or ("*",), known)
+    events = [name for name in model.plan if name != "loss" or inputs.targets[0] is not None]
+    chosen = select_names(names or ("*",), events)
     with one_blas_thread(), np.errstate(all="ignore"):
-        verdicts = _verdicts(model, inputs, known, chosen, report)
+        verdicts = _verdicts(model, inputs, events, chosen, report)
         return Validation(model.origin, inputs.text, inputs.tokens, inputs.labels, tuple(verdicts))
 
 
 def _verdicts(
-    model: LanguageModel, inputs: TraceInput, known: Sequence[str], chosen: Sequence[str], report: Report
+    model: LanguageModel, inputs: TraceInput, events: Sequence[str], chosen: Sequence[str], report: Report
 ) -> Iterator[Verdict]:
     untouched = _trace(model, inputs)
     if not np.isfinite(untouched["logits"]).all():
         yield from (Verdict(name, 0.0, None, "failed", "the logits are not finite") for name in chosen)
         return
     own = _replaced_by_itself(model, inputs, chosen, untouched)
-    wrong, edges = _perturbed(model, inputs, known, report)
+    wrong, edges = _perturbed(model, inputs, events, report)
     if any(check.id == "untraced" and check.holds is False for check in untouched.checks):
-        wrong.setdefault("logits", "a run that nobody observes gives others")
-    found: dict[str, Verdict] = {}
-    for name in reversed(known):  # those that read it first
-        read_by = [edge for edge in edges if edge.source == name]
-        found[name] = _verdict(name, own.get(name, 0.0), wrong.get(name, ""), read_by, found)
-    yield from (found[name] for name in chosen)
+        wrong.setdefault("logits", "a run without observers gives other logits")
+    verdicts: dict[str, Verdict] = {}
+    for name in reversed(events):  # the readers of an event come before it
+        readers = [edge for edge in edges if edge.source == name]
+        verdicts[name] = _verdict(name, own.get(name, 0.0), wrong.get(name, ""), readers, verdicts)
+    yield from (verdicts[name] for name in chosen)
 
 
 def _verdict(name: str, own: float, wrong: str, edges: Sequence[Edge], later: dict[str, Verdict]) -> Verdict:
     moved = max((edge.moved for edge in edges), default=None)
     if own != 0:
-        return Verdict(name, own, moved, "failed", "a copy of itself changes the logits")
+        return Verdict(name, own, moved, "failed", "a copy of itself changes the logits, P or the loss")
     if wrong or not edges:
         return Verdict(name, own, moved, "failed", wrong or "nothing is computed from it")
     felt = [edge for edge in edges if edge.felt]
     if any(edge.reader not in later or later[edge.reader].verdict != "dead" for edge in felt):
         return Verdict(name, own, moved, "used")
     edge = max(felt or edges, key=lambda edge: edge.moved)
-    why = "is the same"
+    effect = "does not change"
     if edge.moved:
-        why = f"moves by {edge.moved:.0e}, {'and that is dead' if felt else 'which may be rounding'}"
-    reason = f"recomputed from the perturbed value, {edge.reader} {why}"
+        effect = f"changes by {edge.moved:.0e}, {'but is dead itself' if felt else 'which may be rounding'}"
+    reason = f"recomputed from the perturbed value, {edge.reader} {effect}"
     return Verdict(name, own, moved, "dead", reason)
 
 
 def _perturbed(
-    model: LanguageModel, inputs: TraceInput, known: Sequence[str], report: Report
+    model: LanguageModel, inputs: TraceInput, events: Sequence[str], report: Report
 ) -> tuple[dict[str, str], list[Edge]]:
-    """What is wrong with which events, and what reads what: once without the heads and with P as computed,
-    which are ways past both, and once with all that there is."""
+    """Perturb the events, and return the errors by event and the edges between events. The first of two
+    passes leaves the heads and P as computed, so that attn.out follows from the context and the loss from the
+    logits. The second pass perturbs all events."""
     wrong, edges = dict[str, str](), list[Edge]()
     layers = model.config.n_layer
     for number, (left_out, kept) in enumerate([(model.plan.sums_of, ["probs"]), ({}, [])]):
-        watch = Watch(model, inputs, kept, partial(_reported, report, number * layers, 2 * layers))
-        told = _trace(model, inputs, watch, [name for name in known if name not in left_out])
-        watch.hold_told(told)
+        done = partial(_report_layer, report, number * layers, 2 * layers)
+        watch = Watch(model, inputs, kept, done)
+        watch.check_trace(_trace(model, inputs, watch, [name for name in events if name not in left_out]))
         wrong = watch.wrong | wrong
         edges += watch.edges
     return wrong, edges
 
 
-def _reported(report: Report, before: int, total: int, layer: int) -> None:
+def _report_layer(report: Report, before: int, total: int, layer: int) -> None:
     report(before + layer, total)
 
 
 def _trace(
     model: LanguageModel, inputs: TraceInput, hook: Hook | None = None, names: Sequence[str] = ()
 ) -> Trace:
-    """A trace under a hook alone, with what the head gives, as used."""
+    """Trace with no other hook than `hook`, and keep the values of the head as used."""
     alone, values = model.alone(), ["logits", "probs", "loss"][: 2 + (inputs.targets[0] is not None)]
     with alone.hooks.subscribe(hook, *names) if hook is not None else nullcontext():
         if "prompts" in alone.abilities:
@@ -162,11 +158,12 @@ def _trace(
 def _replaced_by_itself(
     model: LanguageModel, inputs: TraceInput, names: Sequence[str], untouched: Trace
 ) -> dict[str, float]:
-    """How far the head's values move, for each event. All at once where that moves nothing at all."""
+    """Return for each event how far the head's values change if a copy replaces it. All events are replaced
+    at once first; one by one only if that changes something."""
 
     def moved(names: Sequence[str]) -> float:
-        found = _trace(model, inputs, lambda event, value: np.array(value), names)
-        pairs = [(array, untouched.arrays[place]) for place, array in found.arrays.items()]
+        result = _trace(model, inputs, lambda event, value: np.array(value), names)
+        pairs = [(array, untouched.arrays[key]) for key, array in result.arrays.items()]
         if all(np.array_equal(after, before, equal_nan=True) for after, before in pairs):
             return 0.0
         differences = [np.abs(after - before).max() for after, before in pairs]
@@ -178,8 +175,9 @@ def _replaced_by_itself(
 
 
 class Edge(NamedTuple):
-    """What reads an event, and how far it moves when the event is perturbed: |after - before| / |before|.
-    It is felt if no rounding could do as much."""
+    """An event `source`, and an event `reader` that is computed from it. `moved` is the change |after -
+    before| / |before| of the reader when the source is perturbed. The change is `felt` if rounding cannot
+    explain it."""
 
     source: str
     reader: str
@@ -188,8 +186,8 @@ class Edge(NamedTuple):
 
 
 class Watch:
-    """A hook that perturbs the events that it is called for but those that are `kept`, and holds each against
-    what it is computed from. `wrong` says what is wrong with which."""
+    """A hook that compares each event with its recomputation and then perturbs it, unless it is `kept`.
+    `wrong` has the errors by event."""
 
     def __init__(
         self, model: LanguageModel, inputs: TraceInput, kept: Container[str], done: Callable[[int], None]
@@ -197,41 +195,42 @@ class Watch:
         self.wrong: dict[str, str] = {}
         self.edges: list[Edge] = []
         self._targets = [target for target in inputs.targets if target is not None]
-        self._given, self._plan = ReferenceInputs(model, inputs.tokens, bounded=True), model.plan
-        self._computed: dict[str, Array] = {}  # float64, of this layer and what enters it
-        self._used: dict[str, Array] = {}
-        self._of_parts: dict[str, Array] = {}  # of this layer, what rounding may move them by
+        self._inputs, self._plan = ReferenceInputs(model, inputs.tokens, bounded=True), model.plan
+        self._computed: dict[str, Array] = {}  # events of this and the previous layer, in float64
+        self._used: dict[str, Array] = {}  # the same events as they were perturbed
+        self._part_bounds: dict[str, Array] = {}  # how far rounding may move the heads of this layer
         self._layer, self._kept, self._done = -1, kept, done
 
     def __call__(self, event: TraceEvent, value: Array) -> Array | None:
         self._enter(event.layer)
         used = None if event.name in self._kept else perturbed(event.name, value)
-        self._hold(event.name, value)
+        self._check(event.name, value)
         self._computed[event.name] = value.astype(np.float64)
         self._used[event.name] = self._computed[event.name] if used is None else used.astype(np.float64)
         return used
 
     def _enter(self, layer: int | None) -> None:
-        """Forget the layer before the last one."""
+        """Forget the events before the previous layer."""
         if layer is None or layer == self._layer:
             return
         self._layer = layer
         self._done(layer)
-        self._of_parts.clear()
-        for known in (self._computed, self._used):
-            for name in [n for n in known if (layer_of(n) or 0) < layer - 1]:
-                del known[name]
+        self._part_bounds.clear()
+        for arrays in (self._computed, self._used):
+            for name in [n for n in arrays if (layer_of(n) or 0) < layer - 1]:
+                del arrays[name]
 
     def _sources(self, name: str) -> list[str]:
-        """The events that an event is computed from, in this run: a sum from parts that were replaced, the
-        loss from P that were."""
+        """Return the events that an event is computed from in this run. A sum is computed from its parts, and
+        the loss from P, if these were replaced."""
         if name == "loss":
             return ["logits" if "probs" in self._kept else "probs"]
         row = self._plan[name]
-        return [own for own in row.parts if own in self._used] or list(row.inputs)
+        return [part for part in row.parts if part in self._used] or list(row.inputs)
 
-    def _hold(self, name: str, value: Array) -> None:
-        """Is it what the events that it is computed from give, as they were replaced?"""
+    def _check(self, name: str, value: Array) -> None:
+        """Compare an event with its recomputation from the perturbed sources, and record an edge per
+        source."""
         sources = self._sources(name)
         used = [self._used[source] for source in sources]
         without = [[self._computed[s] if s == left else self._used[s] for s in sources] for left in sources]
@@ -243,85 +242,88 @@ class Watch:
             self.edges.append(Edge(source, name, distance(right, other), beyond(right, other, limit) > 2))
 
     def _blame(self, name: str, value: Array, right: Array, without: Mapping[str, Array]) -> None:
-        """Say which event is not read, or that this is not what any of them gives."""
-        deaf = False
-        for source, other in without.items():
-            if beyond(value, other, self._bound(name, list(without), other, value.dtype)) <= 1:
-                deaf = True
-                self.wrong.setdefault(source, f"{name} is computed from another value, not from this")
-        if not deaf:
-            read = " and ".join(without) if len(without) < 3 else f"the {len(without)} heads"
-            off = distance(value.astype(np.float64), right)
-            self.wrong.setdefault(name, f"it is not what {read or 'its parameter'} gives: off by {off:.0e}")
+        """Record which source was not used, or that the event does not follow from its sources."""
+        unused = [
+            source for source, other in without.items()
+            if beyond(value, other, self._bound(name, list(without), other, value.dtype)) <= 1
+        ]  # fmt: skip
+        for source in unused:
+            self.wrong.setdefault(source, f"{name} is computed from another value, not from this")
+        if not unused:
+            sources = " and ".join(without) if len(without) < 3 else f"the {len(without)} heads"
+            off = f"off by {distance(value.astype(np.float64), right):.0e}"
+            self.wrong.setdefault(name, f"it does not follow from {sources or 'its parameter'}: {off}")
 
     def _apply(self, name: str, sources: Sequence[str], cases: Sequence[Sequence[Array]]) -> list[Array]:
-        """The event worked out in float64 from each of several inputs."""
+        """Recompute the event in float64 from each of several inputs."""
         if name == "loss":
             return [np.asarray(self._losses(x).mean()) for (x,) in cases]
         row = self._plan[name]
         if set(sources) & set(row.parts):
             return [np.sum(parts, axis=0) + self._bias(row) for parts in cases]
         if isinstance(row.kind, Linear):
-            rows = np.concatenate([x for (x,) in cases])  # each by itself: the matrix is decoded once
-            return np.split(reference(row, self._given, rows), len(cases))
-        return [reference(row, self._given, *inputs) for inputs in cases]
+            rows = np.concatenate([x for (x,) in cases])  # together, so that the matrix is decoded once
+            return np.split(reference(row, self._inputs, rows), len(cases))
+        return [reference(row, self._inputs, *inputs) for inputs in cases]
 
     def _bias(self, row: Operation) -> Array:
-        """What a row adds to the sum of its parts."""
-        return np.zeros(1) if row.bias is None else self._given.parameter(row, row.bias).astype(np.float64)
+        """Return the bias that a row adds to the sum of its parts."""
+        return np.zeros(1) if row.bias is None else self._inputs.parameter(row, row.bias).astype(np.float64)
 
     def _bound(self, name: str, sources: Sequence[str], value: Array, dtype: np.dtype[Any]) -> Array:
-        """How far rounding may move each element. One part more or less is a difference of sums."""
+        """Return how far rounding may move each element. The slack of parts counts twice, because a part more
+        or less is a difference of two sums."""
         used, row = [self._used[source] for source in sources], self._plan[name]
-        length, spread = len(self._given.tokens), Spread()
+        length, spread = len(self._inputs.tokens), Spread()
         if set(sources) & set(row.parts):
             size = np.sum(np.abs([*used, *(self._computed[source] for source in sources)]), axis=0)
-            slack = np.sum([self._of_parts[source] for source in sources], axis=0)
+            slack = np.sum([self._part_bounds[source] for source in sources], axis=0)
             spread, size = Spread(len(used), alike=True), size + np.abs(self._bias(row))
             return 2 * slack + element_bound(size, spread, length, dtype)
         if name == "loss":
             size = np.abs(value) + np.abs(used[0]).max() * (sources == ["logits"])
             return element_bound(size, spread, length, dtype)
-        size, spread = size_of(row, self._given, value, *used), spread_of(row, self._given)
-        found = element_bound(size, spread, length, dtype)
+        size, spread = size_of(row, self._inputs, value, *used), spread_of(row, self._inputs)
+        bound = element_bound(size, spread, length, dtype)
         if name in self._plan.sums_of:
-            self._of_parts[name] = found
-        return found
+            self._part_bounds[name] = bound
+        return bound
 
     def _losses(self, x: Array) -> Array:
-        """-log P(target) of every position that has one, from logits or, where these were replaced, P."""
+        """Return -log P(target) at every position with a target, from P or, if P is kept, from the logits."""
         rows = np.arange(len(self._targets))
         if "probs" not in self._kept:
             return -np.log(x[rows, self._targets])
         return np.logaddexp.reduce(x[rows], axis=1) - x[rows, self._targets]
 
-    def hold_told(self, told: Trace) -> None:
-        """Does the trace tell of P and of the loss as they were replaced?"""
+    def check_trace(self, trace: Trace) -> None:
+        """Check that the trace has the perturbed P and loss."""
         probs, computed = self._used["probs"], self._computed["probs"]
-        found = [(p.position, c) for p in told.predictions for c in (p.predicted, p.target, *p.top) if c]
-        places = tuple(zip(*((position, candidate.token) for position, candidate in found), strict=True))
-        best = [(probs[p.position].max(), p.predicted.p) for p in told.predictions if p.predicted]
-        same = np.array_equal(probs[places], [candidate.p for _, candidate in found], equal_nan=True)
+        pairs = [(p.position, c) for p in trace.predictions for c in (p.predicted, p.target, *p.top) if c]
+        places = tuple(zip(*((position, candidate.token) for position, candidate in pairs), strict=True))
+        best = [(probs[p.position].max(), p.predicted.p) for p in trace.predictions if p.predicted]
+        same = np.array_equal(probs[places], [candidate.p for _, candidate in pairs], equal_nan=True)
         if not same or any(a != b for a, b in best):
-            self.wrong.setdefault("probs", "the trace tells of another P")
-        self._tell("probs", probs[places], computed[places])
+            self.wrong.setdefault("probs", "the predictions of the trace have another P")
+        self._add_edge("probs", probs[places], computed[places])
         if "loss" not in self._used:
             return
-        if told.loss is None or not np.array_equal(told.loss, float(self._used["loss"]), equal_nan=True):
-            self.wrong.setdefault("loss", f"the trace tells of another: {told.loss}")
+        if trace.loss is None or not np.array_equal(trace.loss, float(self._used["loss"]), equal_nan=True):
+            self.wrong.setdefault("loss", f"the trace has another loss: {trace.loss}")
         source = self._sources("loss")[0]
-        losses = [p.loss for p in told.predictions if p.loss is not None]
+        losses = [p.loss for p in trace.predictions if p.loss is not None]
         if not np.allclose(losses, self._losses(self._used[source]), LOSS, LOSS, equal_nan=True):
-            self.wrong.setdefault(source, "the trace tells of other losses of the positions")
-        self._tell("loss", self._used["loss"], self._computed["loss"])
+            self.wrong.setdefault(source, "the predictions of the trace have other losses")
+        self._add_edge("loss", self._used["loss"], self._computed["loss"])
 
-    def _tell(self, name: str, used: Array, computed: Array) -> None:
+    def _add_edge(self, name: str, used: Array, computed: Array) -> None:
         moved = float(np.nan_to_num(distance(used, computed), nan=np.inf))
-        self.edges.append(Edge(name, "what the trace tells", moved, not np.array_equal(used, computed)))
+        self.edges.append(Edge(name, "the result of the trace", moved, not np.array_equal(used, computed)))
 
 
 def beyond(value: Array, right: Array, bound: Array) -> float:
-    """How many times the bound an element lies off, at most; infinities and NaN equal themselves."""
+    """Return the largest distance of an element as a multiple of its bound. NaN and infinity equal
+    themselves."""
     with np.errstate(all="ignore"):
         off = np.abs(value - right) / bound
     same = np.equal(value, right.astype(value.dtype)) | np.isnan(value) & np.isnan(right)
@@ -329,10 +331,10 @@ def beyond(value: Array, right: Array, bound: Array) -> float:
 
 
 def perturbed(name: str, value: Array) -> Array:
-    """Move every element by some 10 % of itself and of a typical one, the same each time; probabilities by
-    10 % of themselves, for they are positive."""
+    """Move every element by about 10 % of itself and of a typical element, the same amount each time. A
+    probability moves by about 10 % of itself, so that it stays positive."""
     noise = np.random.default_rng(zlib.crc32(name.encode())).normal(size=value.shape) * AMOUNT
-    value = np.where(np.isfinite(value), value, value.dtype.type(0))  # of P perturbed a loss is infinite
+    value = np.where(np.isfinite(value), value, value.dtype.type(0))  # a perturbed P may have infinite loss
     if name == "probs":
         return np.asarray(value * np.exp(noise)).astype(value.dtype)
     typical = np.median(np.abs(value)) or np.sqrt(np.square(value).mean()) or 1.0

@@ -65,7 +65,7 @@ SAID = {  # of {0}, the GPT-2, and of the files of the fixture
     f"trace {{erf}} {IDS}": [
         "~0: GELU outputs within",
         "bias subtracted and the gain divided out, every row has RMS 1",
-        "a norm's L2 tells of its gain and bias",
+        "the L2 after a norm depends on its gain and bias",
         "2 layers instead of 1, GELU in place of ReLU, LayerNorm in place of RMSNorm, a gain",
     ],
     f"trace {{gguf}} {IDS} -v --generate 4 --recheck": ["positions learned"],

@@ -92,7 +92,7 @@ def test_no_token_is_chosen_by_what_are_no_odds(tmp_path, monkeypatch, decoder_f
     for name in ("nan", "inf"):
         np.save(f"{name}.npy", np.full(61, float(name), np.float32))
     said = refusal("trace", decoder_folder(), "ab", *change, "--generate", 2, *more)
-    told = "no token can be chosen by the probs of step 1 as they were changed: "
+    told = "step 1: no token can be sampled from the replaced probs, found "
     assert re.fullmatch(told + UNUSABLE[change], said)
 
 

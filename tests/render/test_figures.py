@@ -302,7 +302,7 @@ def refusal(draw):
 def test_what_a_result_lacks_is_said_and_nothing_is_drawn(emma, ann, log, ax):
     bare = replace(ann, arrays={}, lens=())
     many = replace(emma, predictions=emma.predictions * 13)
-    assert refusal(lambda: plot_attention(bare, layer=0)).endswith("ask for it by `values`")
+    assert refusal(lambda: plot_attention(bare, layer=0)).endswith("name it in `values`")
     assert refusal(lambda: plot_lens(bare)).endswith("--lens, or lens=True, adds it for a production model")
     said = refusal(lambda: plot_stream(emma, ax=ax))
     assert said.startswith("stream: this trace measured no layers")

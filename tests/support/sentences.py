@@ -100,22 +100,24 @@ def _norm_inputs(traced, layers):
 def _read_rmsnorm(insight, traced, layers, eps):
     text, rows = insight.text, _norm_inputs(traced, layers)
     if "does not hold" in text:
-        given, got = rows[match(r"rows after (\S+) are not", text)[1]]
+        given, got = rows[match(r"hold: (\S+) is not the RMSNorm of its input", text)[1]]
         assert not np.allclose(got, given / np.sqrt(given**2 + eps), atol=1e-3) or "leave the range" in text
         return
     count, width = traced["embed.sum"].shape
     least = min(float(got.min()) for _, got in rows.values())
     read(text, rf"L2 = {SPAN} after", [l2(traced[name]) for name in rows])
-    read(text, rf"\({NUMBER} before the first", l2(traced["embed.sum"]))
+    read(text, rf"\({NUMBER} before the first norm\)", l2(traced["embed.sum"]))
     assert f"the {len(rows)} norms" in text
     if insight.holds:
         assert "every row to RMS 1" in text
         assert least >= 0.99
         assert max(float(got.max()) for _, got in rows.values()) <= 1.001
-        read(text, rf"√\({count}·{width}\) = {NUMBER};", math.sqrt(count * width))
-        bounds(match(rf"eps takes at most {PERCENT} of a row", text)[1], 100 * max(1 - least, 0.0))
+        read(text, rf"L2 √\({count}·{width}\) = {NUMBER}\. ", math.sqrt(count * width))
+        bounds(
+            match(rf"eps lowers the RMS of a row by at most {PERCENT}\.", text)[1], 100 * max(1 - least, 0)
+        )
     else:
-        name, said = match(rf"one after (\S+) has RMS {NUMBER}, for", text).groups()
+        name, said = match(rf"a row after (\S+) has RMS {NUMBER}, because", text).groups()
         says(said, float(rows[name][1].min()))
         assert float(rows[name][1].min()) <= least * 1.001
         assert number(said) < 1
@@ -127,25 +129,33 @@ def _read_attention(insight, traced, layers, eps):
     out, after = ([l2(traced[f"layer{i}.attn.{own}"]) for i in range(layers)] for own in ("out", "residual"))
     heads = [l2(a) for (_, name), a in traced.arrays.items() if ".attn.head" in name]
     shares = [100 * o / b if b else (math.inf if o else 0.0) for o, b in zip(out, before, strict=True)]
-    read(text, rf"into a residual stream of L2 {SPAN};", before)
+    read(text, rf"into a residual stream of L2 {SPAN}\. ", before)
     if len(heads) > len(out):
-        read(text, rf"the heads write L2 {SPAN} each, together {SPAN},? into", heads, out)
+        read(
+            text,
+            rf"each head writes L2 {SPAN}, and the heads of a layer together write {SPAN}, into",
+            heads,
+            out,
+        )
     else:
-        read(text, rf"the heads? writes? L2 {SPAN},? into", out)
+        read(text, rf"the head of a layer writes L2 {SPAN} into", out)
     for moved, x, y in zip(re.findall(rf"{NUMBER} → {NUMBER}", text), before, after, strict=True):
         says(moved[0], x)
         says(moved[1], y)
     top = max(shares)
     if insight.holds:
         assert "is a small perturbation" in text
-        printed = match(rf"It adds {PERCENT} of the stream's L2", text)[1]
+        printed = match(rf"The L2 of attention's output is (?:at most )?{PERCENT} of the stream's", text)[1]
         assert number(printed) <= 25
         (says if layers == 1 or top > 2.5 else bounds)(printed, top)
-        assert layers == 1 or f"at most, in layer {shares.index(top)}." in text
+        assert text.endswith("." if layers == 1 else f" (in layer {shares.index(top)}).")
+        assert ("is at most " in text) is (layers > 1)
     elif "stream of zeros" in text:
         assert top == math.inf
     else:
-        said = match(rf"In layer (\d+) it writes {PERCENT} of .*be {PERCENT} or less", text)
+        said = match(
+            rf"In layer (\d+) the L2 of attention's output is {PERCENT} of .*be {PERCENT} or less", text
+        )
         assert number(said[2]) > number(said[3]) >= 25
         says(said[2], shares[int(said[1])])
         assert shares[int(said[1])] >= top * (1 - 1e-6)
@@ -157,8 +167,9 @@ KINDS = {"zeroes few units": (-1, 20), "leaves a sparse": (20, 80), "silences mo
 def _read_relu(insight, traced, layers, eps):
     text = insight.text
     zeros = [float((traced[f"layer{i}.mlp.act"] == 0).mean()) * 100 for i in range(layers)]
-    ranges = rf"range \[{NUMBER}, {NUMBER}\] → \[{NUMBER}, {NUMBER}\]"
-    said = re.findall(rf"{PERCENT} of the \d+ hidden units are zero.*?L2 {NUMBER} → {NUMBER}, {ranges}", text)
+    ranges = rf"the range from \[{NUMBER}, {NUMBER}\] to \[{NUMBER}, {NUMBER}\]"
+    changes = rf"the L2 from {NUMBER} to {NUMBER} and {ranges}"
+    said = re.findall(rf"{PERCENT} of the \d+ hidden units are zero.*?ReLU changes {changes}", text)
     for i, numbers in zip(range(layers), said, strict=True):
         up, act = traced[f"layer{i}.mlp.up"], traced[f"layer{i}.mlp.act"]
         measured = (zeros[i], l2(up), l2(act), up.min(), up.max(), act.min(), act.max())
@@ -194,8 +205,10 @@ def _read_predictions(insight, traced, layers, eps):
     spread = math.sqrt((probs * (surprise - own[:, None]) ** 2).sum()) / count
     read(
         text,
-        rf"Mean loss {NUMBER} over {count} predictions? against ln {size} = {NUMBER} of .* P = {NUMBER} "
-        rf"against 1/{size} = {NUMBER}\. .* would have {NUMBER} ± {NUMBER} \(standard deviation over {count}",
+        rf"The mean loss over {count} predictions? is {NUMBER}; a uniform guess would give ln {size} = "
+        rf"{NUMBER}\. The target typically gets P = {NUMBER}; a uniform guess would give 1/{size} = "
+        rf"{NUMBER}\. .* would "
+        rf"give a mean loss of {NUMBER} ± {NUMBER} \(standard deviation over {count} position",
         *(mean, math.log(size), math.exp(-mean), 1 / size, own.mean(), spread),
     )
     gain = count * (math.log(size) - mean)
@@ -209,7 +222,7 @@ def _read_predictions(insight, traced, layers, eps):
     ratio = float(way[2]) * math.log(10) if way[1] else math.log(number(way[2]))
     assert abs(ratio - abs(gain)) <= 0.06 * math.log(10), (ratio, gain)
     if "does not tell" in text:
-        limit = number(match(rf"likely, {NUMBER} would count", text)[1])
+        limit = number(match(rf"likely, and {NUMBER} times would count", text)[1])
         assert number(way[2]) < limit
         assert abs(gain) < math.log(20)
     else:
@@ -233,7 +246,7 @@ def read_decoder(traced, gains, eps, windowed=()):
     for insight in traced.insights:
         if insight.text.startswith("Not evaluated: the run holds"):
             assert any(not np.isfinite(a).all() for a in arrays)
-        elif insight.text.startswith("Not evaluated: a row of the stream"):
+        elif insight.text.startswith("Not evaluated: a row of the residual stream"):
             assert not _squares(traced, layers)
         elif insight.id in _DECODER:
             _DECODER[insight.id](insight, traced, layers, gains, eps, windowed)
@@ -264,20 +277,20 @@ def _read_norms(insight, traced, layers, gains, eps, windowed):
     if not off:
         assert text == "Not evaluated: no norm has a gain."
         return
-    said, name = match(rf"off by {NUMBER} at worst, after (\S+?)[);]", text).groups()
+    said, name = match(rf"largest deviation {NUMBER}, after (\S+?)[);]", text).groups()
     assert abs(number(said) - off[name]) <= 2e-6 + 1e-2 * off[name]
     assert max(off.values()) <= off[name] + 2e-6 + 1e-3 * off[name]
     if "does not hold" in text:
         assert max(off.values()) > 0.99e-3
         return
     assert max(off.values()) <= 1.01e-3
-    assert f"each of the {len(off)} norms, less what eps takes" in text
+    assert f"each of the {len(off)} norms, apart from what eps takes" in text
     if insight.holds:
         assert min(least.values()) >= 0.989
-        said = match(rf"eps takes {NUMBER} at most", text)[1]
+        said = match(rf"eps lowers the RMS of a row by at most {NUMBER}\.$", text)[1]
         assert abs(number(said) - (1 - min(least.values()))) <= 1e-6 + 0.06 * number(said)
     else:
-        name, said = match(rf"a row after (\S+) has RMS {NUMBER}, for", text).groups()
+        name, said = match(rf"a row after (\S+) has RMS {NUMBER}, because", text).groups()
         says(said, float(least[name]))
         assert least[name] <= min(least.values()) * 1.001
         assert number(said) < 0.99
@@ -293,8 +306,8 @@ def _read_growth(insight, traced, layers, gains, eps, windowed):
     goes = rf"goes from {NUMBER} after layer 0 to {NUMBER} after layer (\d+)"
     read(text, goes, first, last, f"{layers - 1}")
     outside = {
-        "at most": (max(sizes), max(sizes) > max(first, last) * 1.0001),
-        "at least": (min(sizes), min(sizes) < min(first, last) * 0.9999),
+        "a maximum of": (max(sizes), max(sizes) > max(first, last) * 1.0001),
+        "a minimum of": (min(sizes), min(sizes) < min(first, last) * 0.9999),
     }
     for word, (edge, is_told) in outside.items():
         found = re.search(rf"{word} {NUMBER} after layer (\d+)", text)
@@ -302,7 +315,7 @@ def _read_growth(insight, traced, layers, gains, eps, windowed):
         if found:
             says(found[1], edge)
             says(found[1], sizes[int(found[2])])
-    step, at = match(rf"The largest step is × {NUMBER}, in layer (\d+)", text).groups()
+    step, at = match(rf"The largest change is × {NUMBER}, in layer (\d+)", text).groups()
     steps = [y / x for x, y in pairwise(sizes)]
     says(step, steps[int(at) - 1])
     assert max(abs(math.log(s)) for s in steps) <= abs(math.log(steps[int(at) - 1])) + 1e-4
@@ -317,7 +330,7 @@ def _read_growth(insight, traced, layers, gains, eps, windowed):
         assert said < number(match(rf"would be × {NUMBER} or more", text)[1])
         assert all(0.4999 * first <= size <= 2.001 * first for size in sizes)
     else:
-        assert text.startswith("The stream leaves its size and comes back near it")
+        assert text.startswith("The stream changes its size and ends near the first one")
         assert 0.4999 < factor < 2.001
         assert not all(0.5001 * first <= size <= 1.999 * first for size in sizes)
 
@@ -327,9 +340,8 @@ def _read_massive(insight, traced, layers, gains, eps, windowed):
     streams = [np.abs(wide(traced[f"layer{i}.mlp.residual"])) for i in range(layers)]
     medians = [float(np.median(x)) for x in streams]
     times = [float(x.max()) / m if m else math.inf for x, m in zip(streams, medians, strict=True)]
-    value, position, label, channel, layer = match(
-        rf"arthest out is {NUMBER} at position (\d+) \((.*)\), channel (\d+), after layer (\d+),", text
-    ).groups()
+    place = rf"{NUMBER} at position (\d+) \((.*)\), channel (\d+), after layer (\d+),"
+    value, position, label, channel, layer = match(f"The most extreme element is {place}", text).groups()
     position, channel, layer = int(position), int(channel), int(layer)
     says(value, float(traced[f"layer{layer}.mlp.residual"][position, channel]))
     assert label == labels[position].replace(" ", "␣")
@@ -341,12 +353,12 @@ def _read_massive(insight, traced, layers, gains, eps, windowed):
         (printed,) = read(text, rf"{NUMBER} times the median magnitude there", times[layer])
         assert (number(printed) >= 1000) is bool(insight.holds)
     if not insight.holds:
-        assert text.startswith("None: ")
+        assert text.startswith("None. ")
         assert max(times) < 1000
         return
     count, of, here = match(
         r"After (\d+) of (\d+) layers? the largest element is 1,000\.?0* times the median or more"
-        r"(?:, (\w+))?",
+        r"(?:, in (\w+) of them)?",
         text,
     ).groups()
     massive = [i for i in range(layers) if times[i] >= 1000]
@@ -366,22 +378,20 @@ def _read_sinks(insight, traced, layers, gains, eps, windowed):
     shares = {i: float(wide(traced[f"layer{i}.attn.weights"])[:, 1:, 0].mean()) for i in full}
     even = float(np.mean([1 / (t + 1) for t in range(1, count)]))
     limit = even + 0.3 * (1 - even)
-    (threshold,) = read(text, rf"puts? {PERCENT} or more on position 0", 100 * limit)
-    layer = match(r"most in layer (\d+) \(", text)[1]
-    _, _, largest, _ = read(
+    (threshold,) = read(text, rf"put {PERCENT} or more of their attention on position 0", 100 * limit)
+    layer = match(r"\(layer (\d+)\)", text)[1]
+    _, largest, _, _ = read(
         text,
-        rf"spend {PERCENT} of .* on average, most in layer (\d+) \({PERCENT}\); .* would be {PERCENT}\.",
-        *(100 * float(np.mean(list(shares.values()))), layer, 100 * shares[int(layer)], 100 * even),
+        rf"The mean of these layers is {PERCENT}, and the largest share {PERCENT} \(layer (\d+)\)\. "
+        rf"Evenly spread attention would put {PERCENT} there\.",
+        *(100 * float(np.mean(list(shares.values()))), 100 * shares[int(layer)], layer, 100 * even),
     )
     assert shares[int(layer)] >= max(shares.values()) - 1e-6
     over = [i for i in full if shares[i] >= limit]
     assert (number(largest) >= number(threshold)) is bool(over)
-    if over:
-        told, of = match(r"^(\d+) of (\d+) layers", text).groups()
-        assert (int(told), int(of)) == (len(over), len(full))
-        assert ("without a sliding window" in text) is bool(windowed)
-    else:
-        assert text.startswith("No layer")
+    told, of = match(r"on position 0 in (\d+|none) of (\d+) layers?", text).groups()
+    assert (told, int(of)) == (str(len(over) or "none"), len(full))
+    assert ("without a sliding window" in text) is bool(windowed)
 
 
 def _read_turn(insight, traced, layers, gains, eps, windowed):
@@ -390,18 +400,21 @@ def _read_turn(insight, traced, layers, gains, eps, windowed):
         left = wide(traced[f"layer{i}.mlp.residual"])
         cosines.append(float(np.median((left * entered).sum(-1) / norms(left) / norms(entered))))
         entered = left
-    layer, cosine = match(rf"layer (\d+) turns it most \(median cosine .* {NUMBER}\)", text).groups()
+    layer, cosine = match(rf"Layer (\d+) turns the stream most \(cosine {NUMBER}\)", text).groups()
     says(cosine, cosines[int(layer)])
     assert cosines[int(layer)] <= min(cosines) + 1e-5
     still = [i for i in range(layers) if cosines[i] >= 0.98]
-    if text.startswith("No layer"):
+    count, of, named = match(
+        r"^The median cosine of input and output is 0.98 or more in (\d+|none) of (\d+) layers?"
+        r"(: [\d, …]+)?\. Layer",
+        text,
+    ).groups()
+    assert int(of) == layers
+    if count == "none":
         assert number(cosine) < 0.98
         assert not still or min(abs(cosines[i] - 0.98) for i in still) < 1e-5
         return
-    count, of, named = match(
-        r"^(\d+) of (\d+) layers? keeps? a cosine of 0.98 or more: ([\d, …]+);", text
-    ).groups()
-    assert (int(count), int(of)) == (len(still), layers)
+    assert int(count) == len(still)
     assert [int(i) for i in re.findall(r"\d+", named)] == still[:12]
     assert (number(cosine) >= 0.98) is (len(still) == layers)
 

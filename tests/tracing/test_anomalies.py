@@ -197,7 +197,7 @@ def test_rules_of_layers_are_skipped_where_one_is_not_finite(faulty):
     assert all("a layer is not finite" in found[i].detail for i in ("growth", MLP))
     assert (found["rmsnorm"].found, found["rmsnorm"].detail) == (
         None,
-        "layer5.attn.norm, or what went in, is not finite or too large to be squared",
+        "layer5.attn.norm or its input is not finite, or is too large to be squared",
     )
 
 

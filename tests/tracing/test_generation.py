@@ -149,7 +149,7 @@ def test_next_to_no_heat_is_greedy(tiny, temperature):
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
 def test_tokens_are_drawn_by_their_odds(temperature):
     rng, logits = np.random.default_rng(3), np.array([0.0, 1.0, 2.5, -1.0], np.float32)
-    draws = [generation._draw(logits, temperature, rng) for _ in range(4000)]
+    draws = [generation._sample(logits, temperature, rng) for _ in range(4000)]
     found, expected = np.bincount(draws, minlength=4) / 4000, probabilities(logits / temperature)
     print(found, expected)
     np.testing.assert_allclose(found, expected, atol=4 * 0.5 / 4000**0.5)

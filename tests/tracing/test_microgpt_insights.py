@@ -62,7 +62,7 @@ def test_a_norm_that_was_replaced_is_named(emma):
     with emma.hooks.subscribe(lambda event, value: value * 3, "layer0.mlp.norm"):
         found = insights(emma)["rmsnorm"]
     assert found.holds is False
-    assert "after layer0.mlp.norm" in found.text
+    assert "hold: layer0.mlp.norm is not" in found.text
 
 
 def test_attention_beside_a_stream_of_zeros(emma, deep):

@@ -133,9 +133,10 @@ def uniform(weights):
         weights[name][...] *= "q_proj" not in name
 
 
+SINKS = "Later positions put 49% or more of their attention on position 0"
 EDITED = [
-    ("sinks", uniform, False, "No layer puts 49% or more on position 0: later positions spend 27% of"),
-    ("massive", twins, True, "Farthest out is "),
+    ("sinks", uniform, False, f"{SINKS} in none of 10 layers. The mean of these layers is 27%"),
+    ("massive", twins, True, "The most extreme element is "),
 ]
 
 
@@ -157,9 +158,9 @@ def first_alone(event, value):
 REPLACED = [
     ("growth", sized(layer0=1e3), False, "The stream keeps its size (× 1."),
     ("growth", sized(layer0=1e4, layer9=1e-3), False, "The stream shrinks to × 0.00"),
-    ("growth", sized(layer0=1e3, layer1=100, layer9=0.01), False, "The stream leaves its size"),
+    ("growth", sized(layer0=1e3, layer1=100, layer9=0.01), False, "The stream changes its size and ends"),
     ("rmsnorm", ("layer3.mlp.norm", lambda e, v: v * 2), False, "The invariant does not hold: with the gain"),
-    ("sinks", ("layer3.attn.weights", first_alone), True, "1 of 10 layers puts"),
+    ("sinks", ("layer3.attn.weights", first_alone), True, f"{SINKS} in 1 of 10 layers."),
 ]
 
 
@@ -205,7 +206,7 @@ def test_layers_with_a_window_are_no_sinks(decoder_folder, layer, holds):
     with model.hooks.subscribe(first_alone, f"layer{layer}.attn.weights"):
         found = insight(trace(model, tokens=list(TOKENS)), "sinks")
     assert found.holds is holds
-    assert "of 1 layer without" in found.text or not holds
+    assert "in 1 of 1 layer without" in found.text or not holds
     assert "layer 1" not in found.text
 
 
