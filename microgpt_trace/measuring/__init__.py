@@ -1,1 +1,1 @@
-"""Mergeable meters of what passes through a model: channels, streams, heads, predictions, norms."""
+"""Mergeable meters of the values of a model: channels, streams, heads, predictions, norms."""

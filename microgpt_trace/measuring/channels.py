@@ -1,6 +1,6 @@
-"""What is measured of the channels of events: statistics, magnitudes, and where units are most active.
+"""Meters of the channels of events: statistics, magnitudes, and the places where units are most active.
 
-A number that is not finite, or beyond LARGEST, is counted and nothing else. Knows no model.
+A number that is not finite, or beyond LARGEST, is only counted. Knows no model.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from .meter import EXCERPT, Meter, PackLayout, causal_places
 from .tallies import Counts, Ranges, Sums, TopList, gathered, named
 
 UNITS = (Activation.__name__, Multiply.__name__)  # kinds of events whose channels are units of an MLP
-LARGEST = np.float64(1e130)  # in magnitude: an ExactSum holds sums of squares; as float32 it would be inf
-LARGEST_BIN = float(np.finfo(np.float32).max)  # beyond it no bin is counted
+LARGEST = np.float64(1e130)  # an ExactSum can add squares up to here; as float32 it would be inf
+LARGEST_BIN = float(np.finfo(np.float32).max)  # the upper edge of the last bin that counts
 QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99, 0.999)
-BINS = 1 << 11  # of magnitudes: 8 to an octave, by the leading bits of a float32
-SHIFT = 20  # bits of a float32 behind these
-WIDE = 1 << 10  # elements of rows laid side by side
+BINS = 1 << 11  # bins of magnitudes, 8 per octave, by the leading bits of a float32
+SHIFT = 20  # the remaining bits of a float32
+WIDE = 1 << 10  # elements of a wide row that joins several rows
 
 
 class ChannelTallies:
-    """Of each channel of an event: how many finite numbers, their sums, squares and range, how many zeros,
-    and how many that are not finite."""
+    """The tallies of each channel of an event: the count of its finite numbers, their sum, sum of squares,
+    range and zeros, and the count of the other numbers."""
 
     def __init__(self, channels: int) -> None:
         self.values = Counts(channels)
@@ -41,7 +41,7 @@ class ChannelTallies:
 
 
 class ChannelMeter(Meter):
-    """Measures the channels of events, and of scores and weights the heads."""
+    """A meter of the channels of events. The heads are the channels of scores and attention weights."""
 
     def __init__(self, channels: Mapping[str, int], causal: Collection[str]) -> None:
         self._own = {name: ChannelTallies(count) for name, count in channels.items()}
@@ -52,55 +52,55 @@ class ChannelMeter(Meter):
     @NOT_FINITE
     def __call__(self, name: str, value: Array) -> None:
         own, value = self._own[name], seen_by_heads(value) if name in self._causal else value
-        low, high = _of_all(np.minimum, value), _of_all(np.maximum, value)
+        low, high = _reduced(np.minimum, value), _reduced(np.maximum, value)
         kept = value
         if not max(abs(low.min()), abs(high.max())) <= LARGEST:  # or NaN
             fine = np.abs(value) <= LARGEST
             kept = np.where(fine, value, 0)
-            low = _of_all(np.minimum, np.where(fine, value, np.inf))
-            high = _of_all(np.maximum, np.where(fine, value, -np.inf))
-            lost = _counted(~fine)
+            low = _reduced(np.minimum, np.where(fine, value, np.inf))
+            high = _reduced(np.maximum, np.where(fine, value, -np.inf))
+            lost = _count(~fine)
             own.nonfinite.numbers += lost
             own.values.numbers -= lost
         if name in self._causal:
-            total, squares = _of_heads(kept)
+            total, squares = _sums_of_heads(kept)
         else:
-            total, squares = _of_rows(self.layout, self.next(name, len(value)), kept)
+            total, squares = _sums_of_rows(self.layout, self.next(name, len(value)), kept)
         own.values.numbers += value.size // len(low)
         own.total.add(total)
         own.squares.add(squares)
         own.range.take(low, high)
         if (kept == 0).any():
-            own.zeros.numbers += _counted(value == 0)
+            own.zeros.numbers += _count(value == 0)
 
 
 def seen_by_heads(value: Array) -> Array:
-    """What the queries of heads see: [(n,) H, T, T] -> [n, H, K]"""
+    """Return the elements on and below the diagonal: [(n,) H, T, T] -> [n, H, K]"""
     heads, length = value.shape[-3:-1]
     return value.reshape(-1, heads, length * length).take(causal_places(length), axis=2)
 
 
-def _of_rows(layout: PackLayout, start: int, value: Array) -> tuple[Array, Array]:
-    """The sums of rows from `start` on and of their squares, by document: [N, C] -> [B, C] twice. Of rows
-    that come in parts these are of the documents in this part."""
+def _sums_of_rows(layout: PackLayout, start: int, value: Array) -> tuple[Array, Array]:
+    """Return the sums of the rows that begin at `start`, and of their squares, by document: [N, C] -> [B, C]
+    twice. If rows come in parts, B is the number of documents in this part."""
     whole = len(value) == layout.rows
     wide = (layout.in_turn(value) if whole else value).astype(np.float64)
     sums = layout.sums if whole else partial(layout.sums_of_part, start)
     return sums(wide), sums(np.multiply(wide, wide, out=wide))
 
 
-def _of_heads(seen: Array) -> tuple[Array, Array]:
-    """The sums of each document's heads, and of the squares: [n, H, K] -> [n, H] twice"""
-    wide = seen.astype(np.float64)
+def _sums_of_heads(values: Array) -> tuple[Array, Array]:
+    """Return the sums of each head in each document, and of the squares: [n, H, K] -> [n, H] twice"""
+    wide = values.astype(np.float64)
     total = wide.sum(axis=2)
     return total, np.multiply(wide, wide, out=wide).sum(axis=2)
 
 
 def folded(by: np.ufunc, rows: Array) -> Array:
-    """by.reduce(rows, axis=0) of an operation whose order does not matter: [N, C] -> [C]
+    """Return by.reduce(rows, axis=0) for an operation whose order does not matter: [N, C] -> [C]
 
-    Several rows side by side make one wide row: NumPy goes row by row, at 1.7 ns an element of rows of 16
-    where this takes 0.2.
+    NumPy reduces row by row, which takes 1.7 ns per element for rows of 16. Joined into wide rows it takes
+    0.2.
     """
     count, width = rows.shape
     beside = WIDE // max(width, 1)
@@ -108,23 +108,23 @@ def folded(by: np.ufunc, rows: Array) -> Array:
     if not whole:
         return by.reduce(rows, axis=0)
     several = by.reduce(rows[:whole].reshape(-1, beside * width), axis=0)
-    found = by.reduce(several.reshape(beside, width), axis=0)
-    return found if whole == count else by(found, by.reduce(rows[whole:], axis=0))
+    result = by.reduce(several.reshape(beside, width), axis=0)
+    return result if whole == count else by(result, by.reduce(rows[whole:], axis=0))
 
 
-def _of_all(by: np.ufunc, value: Array) -> Array:
-    """The least or the largest of each channel, [N, C] -> [C], or head, [n, H, K] -> [H]"""
+def _reduced(by: np.ufunc, value: Array) -> Array:
+    """Reduce the values of each channel, [N, C] -> [C], or of each head, [n, H, K] -> [H]."""
     return folded(by, value) if value.ndim == 2 else by.reduce(by.reduce(value, axis=0), axis=1)
 
 
-def _counted(chosen: Array) -> Array:
-    """How many are chosen of each channel or head."""
+def _count(chosen: Array) -> Array:
+    """Count the True elements of each channel or head."""
     return np.count_nonzero(chosen, axis=0 if chosen.ndim == 2 else (0, 2))
 
 
 class HistogramMeter(Meter):
-    """The magnitudes of events, in bins by their leading bits: BINS of them, 8 to an octave. A magnitude that
-    is not finite is in the last ones."""
+    """A meter that counts the magnitudes of events in BINS bins. The last bins have magnitudes that are not
+    finite."""
 
     def __init__(self, names: Collection[str], causal: Collection[str]) -> None:
         self.names, self._causal = names, causal
@@ -139,7 +139,7 @@ class HistogramMeter(Meter):
 
 
 class TopMeter(Meter):
-    """The documents and positions at which each channel of events has its largest values above 0."""
+    """A meter of the documents and positions at which each channel has its largest values above 0."""
 
     def __init__(self, channels: Mapping[str, int], most: int) -> None:
         self.names = list(channels)
@@ -150,7 +150,7 @@ class TopMeter(Meter):
     def __call__(self, name: str, value: Array) -> None:
         own, layout = self._lists[name], self.layout
         start = self.next(name, len(value))
-        above = (value > 0) & (value >= own.bar.astype(value.dtype))  # an earlier text may come later
+        above = (value > 0) & (value >= own.bar.astype(value.dtype))  # ties go to earlier documents
         rows, channels = np.nonzero(above & (value < np.inf))
         if rows.size:
             layout.enter(own, channels, rows + start, value[rows, channels].astype(np.float64), channels)
@@ -158,11 +158,11 @@ class TopMeter(Meter):
 
 @frozen(slots=False, eq=False)
 class ChannelStatistics:
-    """Of every channel of an event, over a corpus, [C] each: how many finite values, mean, population
-    variance, mean of squares, least and largest value, how many are 0, and how many are not finite.
+    """The statistics of every channel of an event over a corpus, [C] each.
 
-    What has no finite value is NaN, never 0. A head is a channel of scores and weights, whose values are
-    those of keys that a query sees.
+    `count` counts the finite values, `zeros` the zeros and `nonfinite` the other values. The variance is the
+    population variance. A statistic without any finite value is NaN, never 0. The channels of scores and
+    attention weights are the heads, whose values are those on and below the diagonal.
     """
 
     count: Array
@@ -173,7 +173,7 @@ class ChannelStatistics:
     largest: Array
     zeros: Array
     nonfinite: Array
-    units: bool  # whether the channels are units of an MLP
+    units: bool  # True if the channels are units of an MLP
 
     @property
     def rms(self) -> Array:
@@ -181,32 +181,32 @@ class ChannelStatistics:
 
     @cached_property
     def dead(self) -> Array:
-        """The units that never leave +-NEAR_ZERO; of other channels those that are always 0."""
+        """The units that never leave ±NEAR_ZERO, or the channels of other events that are always 0."""
         farthest = np.maximum(np.abs(self.least), np.abs(self.largest))
         return np.flatnonzero((self.count > 0) & (farthest <= (NEAR_ZERO if self.units else 0.0)))
 
     @cached_property
     def outliers(self) -> Array:
-        """The channels whose RMS is OUTLIER times the median one or more, the largest first."""
+        """The channels whose RMS is OUTLIER times the median RMS or more, the largest first."""
         times = self.times_median
         return np.flatnonzero(times >= OUTLIER)[np.argsort(-times[times >= OUTLIER], kind="stable")]
 
     @cached_property
     def times_median(self) -> Array:
-        """How many times the median RMS that of each channel is; NaN where the median is 0."""
-        known = self.rms[self.count > 0]
-        middle = median(known) if known.size else np.nan
+        """The RMS of each channel as a multiple of the median RMS; NaN if the median is 0."""
+        measured = self.rms[self.count > 0]
+        middle = median(measured) if measured.size else np.nan
         return self.rms / (middle if middle > 0 else np.nan)
 
 
 @NOT_FINITE
 def channel_statistics(tallies: Mapping[str, Any], event: str, kind: str = "") -> ChannelStatistics:
-    """The statistics of an event that was measured, of such a kind. Raises KeyError where it was not."""
+    """Return the statistics of an event of a kind. Raises KeyError if the event was not measured."""
     own = gathered(ChannelTallies, event, tallies)
     count = own.values.values()
-    known = np.where(count > 0, count, np.nan)
-    mean, mean_square = own.total.values() / known, own.squares.values() / known
     there = count > 0
+    divisor = np.where(there, count, np.nan)
+    mean, mean_square = own.total.values() / divisor, own.squares.values() / divisor
     return ChannelStatistics(
         count, mean, np.maximum(mean_square - mean * mean, 0), mean_square,
         np.where(there, own.range.least, np.nan), np.where(there, own.range.largest, np.nan),
@@ -216,10 +216,11 @@ def channel_statistics(tallies: Mapping[str, Any], event: str, kind: str = "") -
 
 @NOT_FINITE
 def quantiles(bins: Array) -> dict[float, float]:
-    """Magnitudes that so many shares of all do not exceed, each the upper edge of its bin: within an eighth
-    of an octave, 13 %, above the true one; 0 in the first, of what a float32 holds as 0 or nearly."""
+    """Return the magnitudes that the shares QUANTILES of all values do not exceed. Each is the upper edge of
+    its bin, at most an eighth of an octave (13 %) above the true quantile. A quantile in the first bin, whose
+    magnitudes are 0 or almost 0 as float32, is 0."""
     edges = (np.arange(BINS, dtype=np.uint32) << SHIFT).view(np.float32).astype(np.float64)
-    finite = np.isfinite(edges)  # the last bins have what is not
+    finite = np.isfinite(edges)  # the last bins have values that are not finite
     counts, upper = bins[finite].cumsum(), edges[1:]
     if not counts[-1]:
         return {}

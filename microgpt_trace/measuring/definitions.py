@@ -1,10 +1,9 @@
-"""What is near zero, massive, an outlier, grown, a sink, still, and which role a head has: each defined once,
-for one text and for many. Measures nothing.
+"""The definitions of near zero, massive, outlier, grown, sink, still and head roles, for traces and surveys.
 
-A head has the role of which its share is at least SHARE and at least TIMES that of attention spread evenly,
-of several the one that is most times the even share. Where two are equal it has none: in a prompt of two
-tokens the previous one is position 0. As a role, a repeat is one that is not also the previous token or
-position 0.
+A head has a role if its share of attention is at least SHARE and at least TIMES the share of evenly spread
+attention. Of several roles it has the one with the largest multiple of the even share. If two multiples are
+equal it has none: in a prompt of two tokens the previous token is position 0. For the role, a repeat is an
+earlier occurrence that is neither the previous token nor position 0. Measures nothing.
 """
 
 from __future__ import annotations
@@ -12,27 +11,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-NEAR_ZERO = 0.01  # an activation within +-0.01 passes on at most a hundredth of what it gates
-MASSIVE = 1000.0  # times the median magnitude: massive. Sun et al., "Massive Activations" (2024)
-OUTLIER = 6.0  # times the median RMS of an event's channels
-GROWN = 2.0  # a stream that ends this many times longer than it began has grown
-SINK = 0.3  # of what even attention leaves to the others, position 0 draws this share: a sink
-STILL = 0.98  # a layer whose output keeps this cosine to its input barely turns the stream
+NEAR_ZERO = 0.01  # an activation within ±0.01 passes at most a hundredth of the value that it gates
+MASSIVE = 1000.0  # times the median magnitude. Sun et al., "Massive Activations" (2024)
+OUTLIER = 6.0  # times the median RMS of the channels of an event
+GROWN = 2.0  # a stream has grown if its final size is this many times its first size
+SINK = 0.3  # a sink gets its even share of attention and at least this share of the rest
+STILL = 0.98  # a layer barely turns the stream if the cosine of its input and output is this or more
 SHARE, TIMES = 0.4, 2.0
 
 RoleName = Literal["itself", "previous", "first", "repeat", "none"]
-ROLES: dict[RoleName, str] = {  # and the share that decides
+ROLES: dict[RoleName, str] = {  # the share of `Attention` that decides each role
     "itself": "itself", "previous": "previous", "first": "first", "repeat": "repeat_apart",
 }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """Mean shares of a head's attention, over the queries from position 1 on.
+    """The mean shares of a head's attention over the queries from position 1 on.
 
-    On the query's own position, on the one before it, on position 0, and, over queries whose token
-    occurred before, on these earlier occurrences (None where no token did). `repeat_apart` counts only
-    occurrences that are neither the previous position nor position 0, which have shares of their own.
+    They are the shares on the query itself, on the previous position, on position 0, and on earlier
+    occurrences of the query's token. `repeat` is the mean over queries whose token occurred before, None if
+    there are none. `repeat_apart` leaves out occurrences at the previous position and at position 0.
     """
 
     itself: float
@@ -43,7 +42,7 @@ class Attention:
 
 
 def role_of(attention: Attention, even: Attention) -> RoleName:
-    """The role that stands out, by the rule above."""
+    """Return the role of a head, by the rule in the docstring of this module."""
     times: dict[RoleName, float] = {}
     for role, field in ROLES.items():
         share, evenly = getattr(attention, field), getattr(even, field)

@@ -1,9 +1,9 @@
-"""What heads look at, in one text and over a corpus. Knows no text.
+"""Measure where attention heads look, in one text and over a corpus. Knows no text.
 
-Of every query from position 1 on: the share of its attention on itself, on the position before it, on
-position 0 and, where its token occurred before, on these earlier occurrences, and the entropy of its
-attention, in nats. The same of attention that is spread evenly, which has a key of its own for each window.
-A document in which a weight is no number is left out of what is known of that layer.
+For every query from position 1 on, a head has shares of attention on the query itself, on the previous
+position, on position 0 and, if the query's token occurred before, on its earlier occurrences. It also has the
+entropy of its attention, in nats. Evenly spread attention is measured in the same way, once for each window.
+A document with a weight that is not finite is left out of the tallies of that layer.
 """
 
 from __future__ import annotations
@@ -19,18 +19,16 @@ from .definitions import Attention
 from .meter import Meter, PackLayout, first_rows
 from .tallies import Counts, Sums, named
 
-EVENLY = "attention"  # before the window, of what is spread evenly
-
-
-# Sums over queries, of each head; of evenly spread attention of one.
+EVENLY = "attention"  # the prefix of the tallies of evenly spread attention; the window follows
+# Sums over queries for each head. Evenly spread attention counts as one head.
 SUMS = ("itself", "previous", "first", "repeat", "repeat_apart", "entropy")
-# How many queries were measured, how many of them have a token that occurred before, and how many one that
-# occurred neither at position 0 alone nor right before it.
+# The number of measured queries, of queries with a repeat (an earlier occurrence of the token), and of
+# queries with a repeat that is neither the previous position nor position 0.
 COUNTS = ("queries", "repeats", "repeats_apart")
 
 
 class AttentionMeter(Meter):
-    """Measures the weights of every head. `windows` are those of the events, None for no window."""
+    """A meter of the weights of every head. `windows` has the window of each event, None without a window."""
 
     def __init__(self, heads: Mapping[str, int], windows: Mapping[str, int | None]) -> None:
         self.names = list(heads)
@@ -62,13 +60,13 @@ class AttentionMeter(Meter):
             self._count(name, queries, fine)
 
     def _count(self, name: str, queries: Queries, fine: Array) -> None:
-        """Count the queries of those documents of a group that are `fine`, [n]."""
+        """Count the queries in the documents of a group that are `fine` [n]."""
         numbers = np.count_nonzero(fine) * (queries.length - 1), *queries.repeated[fine].sum(axis=0)
         for tally, number in zip(self._counts[name].values(), numbers, strict=True):
             tally.numbers += number
 
     def finish(self) -> None:
-        """Take in all groups at once, which are many where texts are short."""
+        """Add all groups at once, because short texts make many groups."""
         for name, measured in self._measured.items():
             if measured:
                 _add(self._own[name], measured)
@@ -79,100 +77,100 @@ def _sums(heads: int) -> dict[str, Sums]:
 
 
 def _add(sums: Mapping[str, Sums], groups: Sequence[Mapping[str, Array]]) -> None:
-    """Add what was measured of the documents of all groups: [n, H] each"""
+    """Add the sums of the documents of all groups: [n, H] each"""
     for key, own in sums.items():
         own.add(np.concatenate([group[key] for group in groups]))
 
 
 class Queries:
-    """Where the queries of texts of one length look: at themselves, at the position before, at position 0
-    and at earlier occurrences of their tokens, [n, T]."""
+    """The queries of texts of one length, with their keys of interest: the query itself, the previous
+    position, position 0 and earlier occurrences of its token. `tokens` are [n, T]."""
 
     def __init__(self, tokens: Array) -> None:
         self.texts, self.length = tokens.shape
         earlier, apart = repeats_of(tokens)  # [n, T, T]
         at = np.flatnonzero(earlier)
         is_apart = apart.ravel()[at]
-        self._text, self._place = np.divmod(at, self.length**2)  # of each such key, [R]
+        self._text, self._place = np.divmod(at, self.length**2)  # of each earlier occurrence, [R]
         self._apart = is_apart[:, None]
         self._firsts = first_rows(self._text)
         queries = at // self.length
         counts = [
-            np.bincount(np.unique(some) // self.length, minlength=self.texts)
-            for some in (queries, queries[is_apart])
+            np.bincount(np.unique(repeats) // self.length, minlength=self.texts)
+            for repeats in (queries, queries[is_apart])
         ]
-        self.repeated = np.stack(counts, axis=1)  # how many queries of each text have such keys: [n, 2]
+        self.repeated = np.stack(counts, axis=1)  # queries of each text with repeats: [n, 2]
 
     def even(self, window: int | None) -> dict[str, Array]:
-        """The sums over the queries of attention that is spread evenly over what they see: [n, 1] each"""
-        found = self.measured(even_weights(self.length, window)[None, None])
-        return {name: np.broadcast_to(own, (self.texts, 1)) for name, own in found.items()}
+        """Return the sums over the queries for evenly spread attention: [n, 1] each"""
+        sums = self.measured(even_weights(self.length, window)[None, None])
+        return {name: np.broadcast_to(own, (self.texts, 1)) for name, own in sums.items()}
 
     def measured(self, weights: Array) -> dict[str, Array]:
-        """Sums over the queries of each document and head: [n, H, T, T] -> [n, H] each; of weights that are
-        the same for all documents, [1, H, T, T]."""
+        """Return the sums over the queries of each document and head: [n, H, T, T] -> [n, H] each. Weights
+        [1, H, T, T] are the same in all documents."""
         count, heads = weights.shape[:2]
         queries = np.arange(1, self.length)
         logs = np.log(np.maximum(weights, np.finfo(weights.dtype).tiny))
         of_key = np.multiply(logs, weights, out=logs)[:, :, 1:].reshape(count, heads, -1)
-        entropy = 0.0 * weights[:, :, 0, 0] - of_key.sum(axis=2, dtype=np.float64)  # NaN where any weight is
-        again = weights.reshape(count, heads, -1)[self._text % count, :, self._place].astype(np.float64)
+        entropy = 0.0 * weights[:, :, 0, 0] - of_key.sum(axis=2, dtype=np.float64)  # NaN if a weight is NaN
+        repeats = weights.reshape(count, heads, -1)[self._text % count, :, self._place].astype(np.float64)
         return {
             "itself": _summed(weights[:, :, queries, queries]),
             "previous": _summed(weights[:, :, queries, queries - 1]),
             "first": _summed(weights[:, :, 1:, 0]),
-            "repeat": self._of_texts(again), "repeat_apart": self._of_texts(again * self._apart),
+            "repeat": self._by_text(repeats), "repeat_apart": self._by_text(repeats * self._apart),
             "entropy": entropy,
         }  # fmt: skip
 
     def attention(self, weights: Array) -> list[Attention]:
-        """The mean shares of each head in one text of two tokens or more: [H, T, T] -> H of them"""
+        """Return the mean shares of each head in one text of at least two tokens: [H, T, T] -> H items"""
         sums = {name: own[0] for name, own in self.measured(weights[None]).items()}
         return [shares for shares, _ in mean_shares(sums, self.length - 1, *self.repeated[0])]
 
     def even_attention(self, window: int | None) -> Attention:
-        """The mean shares in one text of a head that gives all that it can see the same weight."""
+        """Return the mean shares of evenly spread attention in one text."""
         return self.attention(even_weights(self.length, window)[None])[0]
 
-    def _of_texts(self, again: Array) -> Array:
-        """The sums of what is at repeats: [R, H] -> [n, H]"""
-        found = np.zeros((self.texts, again.shape[1]))
-        if len(again):
-            found[self._text[self._firsts]] = np.add.reduceat(again, self._firsts, axis=0)
-        return found
+    def _by_text(self, repeats: Array) -> Array:
+        """Sum the weights at repeats by text: [R, H] -> [n, H]"""
+        sums = np.zeros((self.texts, repeats.shape[1]))
+        if len(repeats):
+            sums[self._text[self._firsts]] = np.add.reduceat(repeats, self._firsts, axis=0)
+        return sums
 
 
 def mean_shares(
     sums: Mapping[str, Array], queries: int, repeats: int, repeats_apart: int
 ) -> list[tuple[Attention, float]]:
-    """The mean shares of each head and its mean entropy, of the sums over so many queries: [H] each."""
-    of = {"repeat": repeats, "repeat_apart": repeats_apart}
-    found = []
+    """Return the mean shares and the mean entropy of each head, from sums [H] over this many queries."""
+    counts = {"repeat": repeats, "repeat_apart": repeats_apart}
+    result = []
     for head in range(len(sums["entropy"])):
         mean: dict[str, Any] = {
-            name: float(own[head]) / of.get(name, queries) if of.get(name, 1) else None
+            name: float(own[head]) / counts.get(name, queries) if counts.get(name, 1) else None
             for name, own in sums.items()
         }
         entropy = mean.pop("entropy")
-        found.append((Attention(**mean), entropy))
-    return found
+        result.append((Attention(**mean), entropy))
+    return result
 
 
 def even_weights(length: int, window: int | None) -> Array:
-    """The weights of a head that gives all that it can see the same weight: [T, T]"""
+    """Return evenly spread attention weights over the keys that a query sees: [T, T]"""
     seen = seen_keys(length, length, window)
     return seen / seen.sum(axis=1, keepdims=True)
 
 
 def repeats_of(tokens: Array) -> tuple[Array, Array]:
-    """Which keys are earlier occurrences of each query's token, and which of these are neither right before
-    it nor at position 0: [..., T] -> [..., T, T] twice"""
+    """Mark the keys that are earlier occurrences of each query's token, and those of them that are neither
+    the previous position nor position 0: [..., T] -> [..., T, T] twice"""
     keys = np.arange(tokens.shape[-1])
     back = keys[:, None] - keys
     earlier = (back > 0) & (tokens[..., :, None] == tokens[..., None, :])
     return earlier, earlier & (back > 1) & (keys > 0)
 
 
-def _summed(looked: Array) -> Array:
-    """What some queries give to a key each: [n, H, Q] -> [n, H]"""
-    return looked.astype(np.float64).sum(axis=2)
+def _summed(weights: Array) -> Array:
+    """Sum the weights of Q queries, each on one key: [n, H, Q] -> [n, H]"""
+    return weights.astype(np.float64).sum(axis=2)

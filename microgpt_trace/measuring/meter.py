@@ -1,7 +1,7 @@
-"""Meter: what a pass is measured by, and PackLayout: which rows of the pass belong to which documents.
+"""Meter: the base of all meters. PackLayout: the documents that the rows of a pass belong to.
 
-A meter is given the values of the events that it wants, pack after pack, and keeps tallies. Rows of a value
-are summed by document, in float64 and position after position; documents are put together exactly.
+A meter receives the values of its events, pack after pack, and keeps tallies. Rows are summed by document, in
+float64 and in order of position. The sums of documents are added exactly.
 """
 
 from __future__ import annotations
@@ -20,16 +20,14 @@ from .tallies import ENTRY, Tally, TopList
 if TYPE_CHECKING:
     from ..corpus.corpus import Document
 
-EXCERPT = 64  # bytes of UTF-8: the token and what stands before it
-MORE = "…".encode()  # where a text goes on
+EXCERPT = 64  # bytes of UTF-8: a token and the text before it
+MORE = "…".encode()  # after the shortened beginning of a text
 MARK = "\x1f"  # before the token in an excerpt
 
 
 class PackLayout(Pack):
-    """A pack of documents, which knows where they stand and sums over them.
-
-    `parts` tell to which part of the corpus each of the documents belongs, [B].
-    """
+    """A pack of documents that can sum rows by document and quote their texts. `parts` [B] is the part of the
+    corpus that each document belongs to."""
 
     def __init__(
         self, texts: Sequence[ReadText], documents: Sequence[Document], parts: Sequence[int],
@@ -38,20 +36,20 @@ class PackLayout(Pack):
         super().__init__(texts)
         self._label, self._spelled, self._bos = label, spelled, bos
         self._documents, self.parts = documents, np.array(parts)
-        self._excerpt_at: dict[int, bytes] = {}  # by row: many units are most active at the same
+        self._excerpt_at: dict[int, bytes] = {}  # by row, since many units are most active at the same row
         self._numbers = np.array([document.number for document in documents], np.int64)
         self._in_file = np.array([document.row for document in documents], np.int64)
-        self._by_position = np.argsort(self.positions, kind="stable")  # [N], of each those of all documents
-        self._reach = np.bincount(self.positions).tolist()  # how many documents have each: the last so many
+        self._by_position = np.argsort(self.positions, kind="stable")  # [N], position by position
+        self._reach = np.bincount(self.positions).tolist()  # documents with each position: the last ones
 
     def in_turn(self, values: Array) -> Array:
-        """Rows in order of their positions: [N, C] -> [N, C]"""
+        """Sort rows by position: [N, C] -> [N, C]"""
         return values if len(self.texts) == 1 else values.take(self._by_position, 0)
 
     def sums(self, wide: Array) -> Array:
-        """The sum of every document's rows, position after position: [N, C] float64 in turn -> [B, C]"""
+        """Sum the rows of every document in order of position: [N, C] from `in_turn`, float64 -> [B, C]"""
         if len(self.texts) == 1:
-            return wide.sum(axis=0, keepdims=True)  # row after row
+            return wide.sum(axis=0, keepdims=True)
         sums, start = wide[: len(self.texts)].copy(), len(self.texts)
         for count in self._reach[1:]:
             sums[-count:] += wide[start : start + count]
@@ -59,32 +57,32 @@ class PackLayout(Pack):
         return sums
 
     def sums_of_part(self, start: int, wide: Array) -> Array:
-        """The same of rows [n, C] from `start` on as they stand, of the documents that are among them."""
+        """Sum the rows [n, C] that begin at row `start`, by document, for the documents among them."""
         return np.add.reduceat(wide, first_rows(self.text_at[start : start + len(wide)]), axis=0)
 
     def entries(self, rows: Array, values: Array, channels: Array | int) -> Array:
-        """Numbers at some rows and channels with where they are from, for a TopList: [n] each -> [n]"""
-        found, documents = np.empty(len(rows), ENTRY), self.text_at[rows]
-        found["value"], found["channel"], found["position"] = values, channels, self.positions[rows]
-        found["document"], found["row"] = self._numbers[documents], self._in_file[documents]
-        return found
+        """Make the entries of a TopList for values at some rows and channels: [n] each -> [n]"""
+        entries, documents = np.empty(len(rows), ENTRY), self.text_at[rows]
+        entries["value"], entries["channel"], entries["position"] = values, channels, self.positions[rows]
+        entries["document"], entries["row"] = self._numbers[documents], self._in_file[documents]
+        return entries
 
     def enter(self, top: TopList, units: Array, rows: Array, values: Array, channels: Array) -> None:
-        """Offer numbers at some rows and channels to the lists of units: [n] each"""
+        """Add values at some rows and channels to the lists of units: [n] each"""
         top.add(units, self.entries(rows, values, channels), lambda chosen: self.excerpts(rows[chosen]))
 
     def excerpts(self, rows: Array) -> Array:
-        """What is read at some rows, with what stands before it: [n] -> [n, EXCERPT]"""
+        """Return the tokens at some rows with the text before them: [n] -> [n, EXCERPT]"""
         for row in dict.fromkeys(rows.tolist()):
             if row not in self._excerpt_at:
                 self._excerpt_at[row] = self._excerpt(int(self.text_at[row]), int(self.positions[row]))
         return _as_bytes([self._excerpt_at[row] for row in rows.tolist()])
 
     def beginnings(self, documents: Array) -> Array:
-        """How the texts of some of the B documents begin: [n] -> [n, EXCERPT]"""
+        """Return the beginnings of some documents: [n] -> [n, EXCERPT]"""
         texts = []
-        for own in documents.tolist():
-            text = on_one_line(self._documents[own].text).encode("utf-8", "replace")
+        for document in documents.tolist():
+            text = on_one_line(self._documents[document].text).encode("utf-8", "replace")
             if len(text) > EXCERPT:
                 text = text[: EXCERPT - len(MORE)].decode("utf-8", "ignore").encode() + MORE
             texts.append(_fitting(text))
@@ -92,25 +90,21 @@ class PackLayout(Pack):
 
     def _excerpt(self, document: int, position: int) -> bytes:
         tokens = self.texts[document].tokens[max(0, position - EXCERPT // 2) : position + 1]
-        own = f"{MARK}{self._label(int(tokens[-1]))}".encode()[:EXCERPT]
-        before = self._read(tokens[:-1])
-        return _fitting(before[max(0, len(before) + len(own) - EXCERPT) :] + own)
-
-    def _read(self, tokens: Array) -> bytes:
-        """Tokens as one reads them, the one that begins every text left out."""
-        return self._spelled([token for token in tokens.tolist() if token != self._bos]).encode()
+        token = f"{MARK}{self._label(int(tokens[-1]))}".encode()[:EXCERPT]
+        before = self._spelled([own for own in tokens[:-1].tolist() if own != self._bos]).encode()
+        return _fitting(before[max(0, len(before) + len(token) - EXCERPT) :] + token)
 
 
 class Meter:
-    """What a pass is measured by: begun with the rows of the pass, then called with each value, or with rows
-    or heads of it, of the events in `names`."""
+    """A measurement of passes. Call `begin` with the layout of a pass, then the meter with each value of the
+    events `names`, or with some rows or heads of it, then `finish`."""
 
     names: Collection[str]
-    tallies: Mapping[str, Tally]  # all that it knows, by name
+    tallies: Mapping[str, Tally]  # its results, by name
     layout: PackLayout
 
     def begin(self, layout: PackLayout) -> None:
-        """The rows of the pass that comes."""
+        """Begin a pass with this layout."""
         self.layout = layout
         self._seen: dict[str, int] = {}
 
@@ -118,22 +112,22 @@ class Meter:
         raise NotImplementedError
 
     def finish(self) -> None:
-        """All of the pass has come."""
+        """End the pass."""
 
     def next(self, name: str, count: int) -> int:
-        """How many rows or groups of this event came before, and these come now."""
+        """Return how many rows or groups of this event came before, and count `count` more."""
         start = self._seen.get(name, 0)
         self._seen[name] = start + count
         return start
 
 
 def first_rows(texts: Array) -> Array:
-    """Where the rows of another text begin: the numbers of the texts, row by row, [n] -> [k]"""
+    """Return the rows at which another text begins, from the text number of each row: [n] -> [k]"""
     return np.flatnonzero(np.diff(texts, prepend=-1))
 
 
 def _fitting(text: bytes) -> bytes:
-    """Whole characters, filled up with zeros."""
+    """Drop an incomplete character at either end, and fill up with zeros."""
     return text.decode("utf-8", "ignore").encode().ljust(EXCERPT, b"\0")
 
 
@@ -143,5 +137,5 @@ def _as_bytes(texts: Sequence[bytes]) -> Array:
 
 @lru_cache(maxsize=64)
 def causal_places(length: int) -> Array:
-    """The places of [T, T], flattened, where a key is not later than its query."""
+    """Return the indices into a flattened [T, T] where the key is not later than the query."""
     return np.flatnonzero(causal_mask(length, length))

@@ -1,7 +1,7 @@
-"""PredictionMeter: how well what follows is predicted, over a corpus. Knows no text.
+"""PredictionMeter: measure the predictions of next tokens over a corpus. Knows no text.
 
-Of every position whose next token is known: the loss, -log P, and the rank of that token. By token, by
-document, and by the part of the corpus that a document belongs to.
+At every position whose next token is known it measures the loss, -log P, and the rank of that token. It sums
+them by token, by document, and by the part of the corpus that a document belongs to.
 """
 
 from __future__ import annotations
@@ -17,36 +17,34 @@ from .meter import EXCERPT, Meter, PackLayout
 from .tallies import Counts, Sums, TopList, named
 
 PREDICTIONS = "predictions"
-RANKS = (1, 2, 3, 5, 10, 30, 100, 1000)  # a rank is counted with the first of these that it does not exceed
-AT_ONCE = 1 << 17  # logits that are measured at a time, in the cache
-EXAMPLES = 20  # documents that are predicted best and worst
+RANKS = (1, 2, 3, 5, 10, 30, 100, 1000)  # a rank is counted at the first bound that it does not exceed
+AT_ONCE = 1 << 17  # logits that are measured at a time, so that they fit the CPU cache
+EXAMPLES = 20  # documents that are kept of the best and of the worst predicted
 
 
 class PredictionTallies:
-    """Of one part of a corpus. Losses that are not finite are counted and nothing else.
-
-    `document_loss` and its squares are of the mean loss of each document, `share_right` of the share of its
-    tokens that were the likeliest; `all_right` counts documents of which all were.
-    """
+    """The tallies of one part of a corpus. A loss that is not finite is only counted. `document_loss` and
+    `document_loss_squares` sum the mean loss of each document. `share_right` sums the share of its tokens
+    that were the most probable ones, and `all_right` counts the documents with a share of 1."""
 
     def __init__(self, vocab_size: int) -> None:
         self.documents, self.all_right = Counts(1), Counts(1)
         self.document_loss, self.document_loss_squares, self.share_right = Sums(1), Sums(1), Sums(1)
         self.nonfinite = Counts(1)
         self.ranks = Counts(len(RANKS) + 1)
-        self.token_count, self.token_right = Counts(vocab_size), Counts(vocab_size)  # of those that follow
+        self.token_count, self.token_right = Counts(vocab_size), Counts(vocab_size)  # by next token
         self.token_loss, self.token_reciprocal_rank = Sums(vocab_size), Sums(vocab_size)
         self.worst, self.best = (TopList(1, EXAMPLES, EXCERPT) for _ in range(2))
 
 
 class PredictionMeter(Meter):
-    """Measures logits, for each of the `parts` of a corpus."""
+    """A meter of logits, with tallies for each of the `parts` of a corpus."""
 
     def __init__(self, vocab_size: int, parts: Sequence[str]) -> None:
         self.names = ["logits"]
-        self._own = [PredictionTallies(vocab_size) for _ in parts]
+        self._parts = [PredictionTallies(vocab_size) for _ in parts]
         names = (f"{PREDICTIONS}{'.' * bool(part)}{part}" for part in parts)
-        self.tallies = named({name: vars(own) for name, own in zip(names, self._own, strict=True)})
+        self.tallies = named({name: vars(own) for name, own in zip(names, self._parts, strict=True)})
 
     def begin(self, layout: PackLayout) -> None:
         super().begin(layout)
@@ -59,34 +57,34 @@ class PredictionMeter(Meter):
 
     @NOT_FINITE
     def _measure(self, start: int, value: Array) -> None:
-        own = slice(start, start + len(value))
-        targets = self.layout.targets[own]
+        rows = slice(start, start + len(value))
+        targets = self.layout.targets[rows]
         at = np.arange(len(value)), np.maximum(targets, 0)
-        of_target = value[at]
+        target_logits = value[at]
         highest = value.max(axis=1)
         sums = np.exp(value - highest[:, None]).astype(np.float64) @ np.ones(value.shape[1])
-        loss = np.log(sums) + highest.astype(np.float64) - of_target
-        self._loss[own] = np.where(targets == UNKNOWN, np.nan, loss)
-        self._rank[own] = 1 + np.count_nonzero(value > of_target[:, None], axis=1)
-        ties = np.flatnonzero(np.count_nonzero(value == of_target[:, None], axis=1) > 1)
+        loss = np.log(sums) + highest.astype(np.float64) - target_logits
+        self._loss[rows] = np.where(targets == UNKNOWN, np.nan, loss)
+        self._rank[rows] = 1 + np.count_nonzero(value > target_logits[:, None], axis=1)
+        ties = np.flatnonzero(np.count_nonzero(value == target_logits[:, None], axis=1) > 1)
         for row in ties:
-            self._rank[own.start + row] = rank_of(value[row], at[1][row])
+            self._rank[start + row] = rank_of(value[row], at[1][row])
 
     def finish(self) -> None:
-        """Sum by document and token."""
+        """Add up the pass by document and by token."""
         layout, known = self.layout, self.layout.targets != UNKNOWN
         fine = known & np.isfinite(self._loss)
         right = fine & (self._rank == 1)
         measured = np.stack([np.where(fine, self._loss, 0), right, fine, known], axis=1, dtype=np.float64)
-        loss, hits, counted, wanted = layout.sums(layout.in_turn(measured)).T
+        loss, hits, finite, all_known = layout.sums(layout.in_turn(measured)).T
         part = layout.parts
-        for number, own in enumerate(self._own):
-            rows = fine & (part[layout.text_at] == number)
-            self._by_token(own, rows)
-            own.nonfinite.numbers += np.count_nonzero(known & ~fine & (part[layout.text_at] == number))
-            chosen = np.flatnonzero((part == number) & (counted > 0) & (counted == wanted))
+        for number, own in enumerate(self._parts):
+            in_part = part[layout.text_at] == number
+            self._by_token(own, fine & in_part)
+            own.nonfinite.numbers += np.count_nonzero(known & ~fine & in_part)
+            chosen = np.flatnonzero((part == number) & (finite > 0) & (finite == all_known))
             if chosen.size:
-                self._by_document(own, chosen, loss[chosen] / counted[chosen], hits[chosen] / counted[chosen])
+                self._by_document(own, chosen, loss[chosen] / finite[chosen], hits[chosen] / finite[chosen])
 
     def _by_token(self, own: PredictionTallies, rows: Array) -> None:
         targets, ranks = self.layout.targets[rows], self._rank[rows]
@@ -104,9 +102,9 @@ class PredictionMeter(Meter):
         own.document_loss_squares.add(np.square(loss)[:, None])
         own.share_right.add(share[:, None])
         for examples, value in ((own.worst, loss), (own.best, -loss)):
-            in_list = value > examples.bar[0]
-            if in_list.any():
-                self._enter(examples, chosen[in_list], value[in_list])
+            entering = value > examples.bar[0]
+            if entering.any():
+                self._enter(examples, chosen[entering], value[entering])
 
     def _enter(self, examples: TopList, documents: Array, value: Array) -> None:
         examples.add(

@@ -1,6 +1,6 @@
-"""Tallies: sums, counts, ranges and lists of the largest numbers, of which parts can be merged in any order.
+"""Tallies: sums, counts, ranges and lists of the largest numbers, which merge in any order.
 
-Merging is exact, so that the bits of a result do not depend on how a corpus was divided. Knows no model.
+Merging is exact, so the bits of a result do not depend on how a corpus was divided. Knows no model.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ from ..text.brief import one_line
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-NOBODY = -1  # the document where a list has fewer entries than it may
+NOBODY = -1  # the document of an empty entry
 ENTRY = np.dtype([
     ("value", np.float64), ("document", np.int64), ("row", np.int64), ("position", np.int32),
     ("channel", np.int32),
 ])  # fmt: skip
 Record = TypeVar("Record")
-Excerpts = Callable[[Array], Array]  # of some entries, by their indices: [n] -> [n, bytes]
+Excerpts = Callable[[Array], Array]  # indices of entries [n] -> their excerpts [n, bytes]
 
 
 class Tally(Protocol):
-    """What is known of numbers that came so far."""
+    """A mergeable statistic of numbers."""
 
     KIND: ClassVar[str]
 
     def merge(self, other: Any) -> None:
-        """Take in what another one of the same kind and size knows of other numbers."""
+        """Merge a tally of the same kind and size, of other numbers, into this one."""
 
     def arrays(self) -> dict[str, Array]:
-        """All that it knows, by the names of its parts; the same for the same numbers."""
+        """Return the state as arrays by name. The same numbers give the same arrays."""
 
     @classmethod
     def of(cls, arrays: Mapping[str, Array]) -> Self:
-        """The tally of such arrays."""
+        """Restore the tally from its arrays."""
 
 
 class Sums:
-    """Exact sums of float64 numbers, one for each place of `shape`."""
+    """Exact sums of float64 numbers, one for each element of `shape`."""
 
     KIND: ClassVar[str] = "sum"
 
@@ -59,7 +59,7 @@ class Sums:
         self.exact.add(values.reshape(len(values), -1))
 
     def values(self) -> Array:
-        """The sums, rounded once."""
+        """Return the sums, rounded once."""
         return self.exact.values().reshape(self.shape)
 
     def merge(self, other: Sums) -> None:
@@ -67,8 +67,8 @@ class Sums:
 
     def arrays(self) -> dict[str, Array]:
         first, *rest = self.exact.terms()
-        lacking = np.array(rest).reshape(len(rest), *self.shape)
-        return {"": first.reshape(self.shape), "rest": lacking} if rest else {"": first.reshape(self.shape)}
+        more = {"rest": np.array(rest).reshape(len(rest), *self.shape)} if rest else {}
+        return {"": first.reshape(self.shape)} | more
 
     @classmethod
     def of(cls, arrays: Mapping[str, Array]) -> Sums:
@@ -80,7 +80,7 @@ class Sums:
 
 
 class Counts:
-    """Integers that add up."""
+    """Exact sums of integers."""
 
     KIND: ClassVar[str] = "count"
 
@@ -107,7 +107,7 @@ class Counts:
 
 
 class Ranges:
-    """The least and the largest number of each place; inf and -inf where none came."""
+    """The least and the largest number of each element; inf and -inf where there is none."""
 
     KIND: ClassVar[str] = "range"
 
@@ -118,7 +118,7 @@ class Ranges:
         return one_line(self, shape=self.least.shape)
 
     def take(self, least: Array, largest: Array) -> None:
-        """Take in what is the least and the largest of other numbers, place by place."""
+        """Include other numbers, by their least and largest for each element."""
         np.minimum(self.least, least, out=self.least)
         np.maximum(self.largest, largest, out=self.largest)
 
@@ -136,11 +136,9 @@ class Ranges:
 
 
 class TopList:
-    """The `most` largest numbers of each of `units`, the largest first, each with where it is from and an
-    excerpt: so many bytes of UTF-8, filled up with zeros.
-
-    The order is total: the larger value, then the earlier document, then the earlier position.
-    """
+    """The `most` largest numbers of each unit, the largest first, with their places and excerpts of text. An
+    excerpt has `excerpt` bytes of UTF-8, filled up with zeros. Ties go to the earlier document, then to the
+    earlier position, so that the order is total."""
 
     KIND: ClassVar[str] = "top"
 
@@ -156,12 +154,12 @@ class TopList:
 
     @property
     def bar(self) -> Array:
-        """What a number of a later document must exceed to come into the list of each unit, [units]."""
+        """The number that a later document must exceed to enter the list of each unit, [units]."""
         return np.maximum(self.entries["value"][:, -1], self._least)
 
     def add(self, unit: Array, entries: Array, excerpts: Excerpts) -> None:
-        """Take in entries [n] of some units [n], of documents that have not come yet; of what does not stay
-        no excerpt is asked."""
+        """Add entries [n] of some units [n], from documents that were not added before. `excerpts` is called
+        only with the entries that enter a list."""
         units, local = np.unique(unit, return_inverse=True)
         held = len(units) * self.most
         every = np.concatenate((self.entries[units].ravel(), entries))
@@ -175,10 +173,10 @@ class TopList:
         self.excerpt[units] = texts
 
     def merge(self, other: TopList) -> None:
-        there = other.entries["document"] != NOBODY
-        if there.any():
-            texts = other.excerpt[there]
-            self.add(np.nonzero(there)[0], other.entries[there], lambda chosen: texts[chosen])
+        filled = other.entries["document"] != NOBODY
+        if filled.any():
+            texts = other.excerpt[filled]
+            self.add(np.nonzero(filled)[0], other.entries[filled], lambda chosen: texts[chosen])
 
     def arrays(self) -> dict[str, Array]:
         fields = {name: np.ascontiguousarray(self.entries[name]) for name in ENTRY.names or ()}
@@ -194,19 +192,19 @@ class TopList:
 
 
 def named(records: Mapping[str, Mapping[str, Tally]]) -> dict[str, Tally]:
-    """The tallies of several records, each by the record's name and its own."""
+    """Return the tallies of several records by RECORD/TALLY."""
     return {f"{record}/{name}": tally for record, own in records.items() for name, tally in own.items()}
 
 
 def gathered(kind: Callable[[int], Record], prefix: str, tallies: Mapping[str, Any]) -> Record:
-    """The record whose tallies have such names: what `named` was given."""
+    """Return the record `prefix` from tallies by RECORD/TALLY: the inverse of `named`."""
     own = kind(1)
     vars(own).update({name: tallies[f"{prefix}/{name}"] for name in vars(own)})
     return own
 
 
 def merge_all(into: dict[str, Tally], other: Mapping[str, Tally]) -> None:
-    """Take every tally of another survey into those of the same names."""
+    """Merge every tally of `other` into the tally of the same name, or add it."""
     for name, tally in other.items():
         if name in into:
             into[name].merge(tally)

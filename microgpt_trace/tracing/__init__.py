@@ -1,1 +1,1 @@
-"""What a run shows: a Trace as data, and what makes one."""
+"""The trace of a run: its data, and the functions that make it."""

@@ -1,4 +1,4 @@
-"""What a norm gives held against what it reads: LayerNorm with gain and bias as well."""
+"""Measure the norms of a plan, among them LayerNorms with gain and bias."""
 
 from types import SimpleNamespace
 
@@ -25,7 +25,7 @@ def test_every_norm_of_a_plan_is_measured():
     assert max(off.values()) < 1e-12
 
 
-def test_a_norm_that_is_off_is_told():
+def test_reports_a_norm_with_a_deviation():
     off = run("layer0.attn.post_norm")
     assert off["layer0.attn.post_norm"] > 1e-2
     assert off["layer0.attn.norm"] < 1e-12
