@@ -1,1 +1,1 @@
-"""Activation patching: which clean activations bring a corrupted run back."""
+"""Activation patching: measure which clean activations restore the clean prediction in a corrupted run."""

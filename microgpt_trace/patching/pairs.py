@@ -1,4 +1,4 @@
-"""Patching over several pairs of texts: mean and spread of every site. Knows no screen."""
+"""Patch several pairs of texts, and compute the mean and spread of every site. Prints nothing."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from ..architecture.edits import Report, unreported
 from ..architecture.model import LanguageModel, TraceInput
 from ..errors import FileFormatError, InputError
 from ..text.brief import frozen
+from ..text.wording import counted
 from ..untrusted_files import read_text
-from .patch import Text, Token, patch_read, places_of, read_pair
+from .patch import Text, Token, patch_inputs, points_of, read_pair
 from .results import MeanPatched, PairsResult, Patched, PatchedPair
 
 Inputs = tuple[TraceInput, TraceInput]
@@ -22,7 +23,7 @@ Inputs = tuple[TraceInput, TraceInput]
 
 @frozen
 class Pair:
-    """Two texts and the tokens to tell apart, with what an error calls them."""
+    """Two texts and the tokens of their logit difference. `where` names the pair in errors."""
 
     clean: Text
     corrupt: Text
@@ -32,22 +33,22 @@ class Pair:
 
 
 def read_pairs(path: Path) -> list[Pair]:
-    """CLEAN<TAB>CORRUPT a line, or CLEAN<TAB>CORRUPT<TAB>TARGET<TAB>AGAINST. Empty lines and those that
-    begin with # are left out. Raises FileFormatError."""
+    """Read pairs from a file: CLEAN<TAB>CORRUPT or CLEAN<TAB>CORRUPT<TAB>TARGET<TAB>AGAINST per line. Empty
+    lines and lines that begin with # are skipped. Raises FileFormatError for any other line."""
     lines = read_text(path, "a file of pairs").split("\n")
     numbered = [(f"{path}, line {n}", line.removesuffix("\r")) for n, line in enumerate(lines, 1)]
-    found = [_pair(where, line) for where, line in numbered if line.strip() and not line.startswith("#")]
-    if not found:
+    pairs = [_pair(where, line) for where, line in numbered if line.strip() and not line.startswith("#")]
+    if not pairs:
         raise FileFormatError(f"{path}: expected lines CLEAN<TAB>CORRUPT, found none")
-    return found
+    return pairs
 
 
 def _pair(where: str, line: str) -> Pair:
     fields = line.split("\t")
     if len(fields) not in (2, 4) or not all(fields):
         raise FileFormatError(
-            f"{where}: expected CLEAN<TAB>CORRUPT, or these and <TAB>TARGET<TAB>AGAINST, found "
-            f"{len(fields)} field{'s' * (len(fields) != 1)}{', one of them empty' * (not all(fields))}"
+            f"{where}: expected CLEAN<TAB>CORRUPT or CLEAN<TAB>CORRUPT<TAB>TARGET<TAB>AGAINST, found "
+            f"{counted(len(fields), 'field')}{', one of them empty' * (not all(fields))}"
         )
     clean, corrupt, target, against = (*fields, None, None)[:4]
     return Pair(clean or "", corrupt or "", target, against, where)
@@ -58,25 +59,27 @@ def patch_pairs(
     target: Token = None, against: Token = None, position: int = -1,
     report: Report = unreported,
 ) -> PairsResult:  # fmt: skip
-    """`patch` of every pair, and mean and spread over the pairs. Where a site is patched position by
-    position all texts have the same number of tokens. `target` and `against` stand in for those that a
-    pair does not name; `report` is told how many pairs are done. Raises InputError, which names the
-    pair."""
+    """Patch every pair as `patch` does, and return the mean and spread of every site over the pairs.
+
+    Sites that are patched position by position need texts with the same number of tokens in all pairs.
+    `target` and `against` apply to pairs that do not name their own. `report` is called with the number of
+    pairs done and in all. Raises InputError, which names the pair.
+    """
     if not pairs:
-        raise InputError("expected at least one pair")
-    read = []
+        raise InputError("pairs: expected at least one, found none")
+    inputs = list[Inputs]()
     for number, pair in enumerate(pairs, 1):
-        with _named(pair, number):
-            read.append(read_pair(model, pair.clean, pair.corrupt))
-            _refuse_another_length(model, sites, read[0], read[-1])
+        with _naming(pair, number):
+            inputs.append(read_pair(model, pair.clean, pair.corrupt))
+            _check_length(model, sites, inputs[0], inputs[-1])
     results = []
-    for number, (pair, inputs) in enumerate(zip(pairs, read, strict=True), 1):
-        with _named(pair, number):
-            named = (
-                target if pair.target is None else pair.target,
-                against if pair.against is None else pair.against,
-            )
-            results.append(patch_read(model, inputs, sites, *named, position, unreported))
+    for number, (pair, own) in enumerate(zip(pairs, inputs, strict=True), 1):
+        tokens = (
+            target if pair.target is None else pair.target,
+            against if pair.against is None else pair.against,
+        )
+        with _naming(pair, number):
+            results.append(patch_inputs(model, own, sites, *tokens, position, unreported))
         report(number, len(pairs))
     facts = tuple(PatchedPair(r.contrast, r.clean, r.corrupt, r.check) for r in results)
     cells = zip(*(result.cells for result in results), strict=True)
@@ -84,27 +87,25 @@ def patch_pairs(
 
 
 @contextmanager
-def _named(pair: Pair, number: int) -> Iterator[None]:
-    """Let an error say which pair it is about."""
+def _naming(pair: Pair, number: int) -> Iterator[None]:
+    """Put the name of the pair in front of the errors raised inside."""
     try:
         yield
     except InputError as error:
         raise InputError(f"{pair.where or f'pair {number}'}: {error}") from error
 
 
-def _refuse_another_length(
-    model: LanguageModel, sites: Sequence[str] | None, first: Inputs, other: Inputs
-) -> None:
-    wanted, found = len(first[0].tokens), len(other[0].tokens)
-    if wanted != found and any(p.spot.position is not None for p in places_of(model, sites, wanted)):
+def _check_length(model: LanguageModel, sites: Sequence[str] | None, first: Inputs, other: Inputs) -> None:
+    expected, found = len(first[0].tokens), len(other[0].tokens)
+    if expected != found and any(p.spot.position is not None for p in points_of(model, sites, expected)):
         raise InputError(
-            f"{found:,} tokens, and the first pair has {wanted:,}: positions have no mean over such pairs; "
-            "whole heads (--sites 'layer*.attn.head*') do"
+            f"expected {expected:,} tokens as in the first pair, found {found:,}; pairs of different lengths "
+            "have no mean by position, but whole heads have one (--sites 'layer*.attn.head*')"
         )
 
 
 def _mean(cells: Sequence[Patched]) -> MeanPatched:
-    """Over the values that are finite; None where there is none."""
-    known = [cell.restored for cell in cells if math.isfinite(cell.restored)]
-    mean, spread = (float(np.mean(known)), float(np.std(known))) if known else (None, None)
-    return MeanPatched(*cells[0].place, mean, spread, len(known))
+    """Return the mean and spread of the finite values, None if there are none."""
+    finite = [cell.restored for cell in cells if math.isfinite(cell.restored)]
+    mean, spread = (float(np.mean(finite)), float(np.std(finite))) if finite else (None, None)
+    return MeanPatched(*cells[0].place, mean, spread, len(finite))

@@ -1,8 +1,8 @@
-"""patch: clean activations put into the corrupted run, site by site. Knows no file and no screen.
+"""patch: put clean activations into a corrupted run, site by site. Reads no file and prints nothing.
 
-The method is that of Vig et al., "Investigating Gender Bias in Language Models Using Causal Mediation
-Analysis" (2020), and Meng et al., "Locating and Editing Factual Associations in GPT" (2022), with the
-logit difference as its measure (Wang et al., "Interpretability in the Wild", 2022).
+The method comes from Vig et al., "Investigating Gender Bias in Language Models Using Causal Mediation
+Analysis" (2020), and Meng et al., "Locating and Editing Factual Associations in GPT" (2022). The measure is
+the logit difference (Wang et al., "Interpretability in the Wild", 2022).
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from ..tracing.collector import Collector
 from ..tracing.findings import Check
 from .results import Patched, PatchResult, Spot, Unpatched
 
-Text = str | Sequence[int]  # or its token ids
+Text = str | Sequence[int]  # a text, or its token ids
 Token = str | int | None
 CLAIM = "with the clean embedding at all positions the corrupted run is the clean one"
-MOST = 40  # tokens of a text that an error shows
+MOST = 40  # tokens of a text that an error shows at most
 AFTER_LOGITS = ("probs", "loss")
 WHOLE = Part()
 
@@ -44,69 +44,71 @@ def patch(
     target: Token = None, against: Token = None, position: int = -1,
     report: Report = unreported,
 ) -> PatchResult:  # fmt: skip
-    """Put the clean run's activations into the corrupted run, one site at a time, and tell how much of
-    logit(target) - logit(against) at a position each restores: 0 is the corrupted run, 1 the clean one.
+    """Put the clean run's activations into the corrupted run, one site at a time, and measure each effect.
 
-    Both are texts of equally many tokens, or lists of ids. `sites` (see sites.py; by default the
-    residual stream) are patched position by position, heads at all positions at once, and parts
-    (`layer3.mlp.act@2:5`) as they are. By default `target` is what the clean run predicts at the
-    position and `against` what the corrupted one does; tokens are texts or ids. `report` is told how
-    many layers are done. Raises InputError for what does not fit, and where hooks are subscribed: the
-    runs go without.
+    A site restores a share of logit(target) - logit(against) at `position`: 0 is the corrupted run, 1 the
+    clean one.
+
+    - `clean` and `corrupt` are texts, or lists of token ids, of the same number of tokens.
+    - `sites` are names of events or parts, by default the residual stream. An event is patched position by
+      position, a head at all positions at once, and a part such as layer3.mlp.act@2:5 as a whole.
+    - `target` and `against` are tokens, as texts or ids. By default they are the predictions of the clean and
+      of the corrupted run at the position.
+    - `report` is called with the number of layers done and in all.
+
+    Raises InputError if an argument does not fit, or if hooks are subscribed: patching runs without them.
     """
-    return patch_read(model, read_pair(model, clean, corrupt), sites, target, against, position, report)
+    return patch_inputs(model, read_pair(model, clean, corrupt), sites, target, against, position, report)
 
 
 def read_pair(model: LanguageModel, clean: Text, corrupt: Text) -> tuple[TraceInput, TraceInput]:
-    """Both texts as tokens. Raises InputError where these are the same or not equally many."""
+    """Tokenize both texts. Raises InputError if they have the same tokens or different numbers of tokens."""
     if len(model.hooks):
-        raise InputError("patching runs without hooks, and some are subscribed to this model")
+        raise InputError("patching runs without hooks: end the subscriptions to this model first")
     a, b = (
         model.read(text) if isinstance(text, str) else model.read(None, text) for text in (clean, corrupt)
     )
     if len(a.tokens) != len(b.tokens):
         raise InputError(
             f"the texts have {len(a.tokens):,} and {len(b.tokens):,} tokens and cannot be patched position "
-            f"by position: {_shown(a)} | {_shown(b)}"
+            f"by position: {_labels(a)} | {_labels(b)}"
         )
     if a.tokens == b.tokens:
-        raise InputError(f"both texts are the same tokens, {_shown(a)}: nothing to patch")
+        raise InputError(f"both texts have the same tokens, {_labels(a)}: nothing to patch")
     return a, b
 
 
-def _shown(inputs: TraceInput) -> str:
+def _labels(inputs: TraceInput) -> str:
     labels = " ".join(map(shown_token, inputs.labels[:MOST]))
     return labels + " …" * (len(inputs.labels) > MOST)
 
 
 @np.errstate(all="ignore")
-def patch_read(
+def patch_inputs(
     model: LanguageModel, pair: tuple[TraceInput, TraceInput], sites: Sequence[str] | None,
     target: Token, against: Token, position: int, report: Report,
 ) -> PatchResult:  # fmt: skip
-    """`patch` of texts that are read."""
+    """Patch two tokenized texts as `patch` does."""
     length = len(pair[0].tokens)
     if not -length <= position < length:
         raise InputError(f"position {position}: the texts have positions 0 to {length - 1}")
     row = position % length
     if pair[0].tokens[: row + 1] == pair[1].tokens[: row + 1]:
-        raise InputError(f"position {row}: up to there both texts are the same tokens, nothing differs")
-    places = places_of(model, sites, length)
-    names = sorted({model.plan.streams[0], *(place.spot.name for place in places)})
+        raise InputError(f"position {row}: both texts have the same tokens up to there, so nothing differs")
+    points = points_of(model, sites, length)
+    names = sorted({model.plan.streams[0], *(point.spot.name for point in points)})
     (clean_logits, clean), (corrupt_logits, corrupt) = (
         _recorded(model, inputs, names, row) for inputs in pair
     )
     logits = np.stack([clean_logits, corrupt_logits])
     contrast = _contrast(model, pair[0], row, logits, target, against)
-    runs = [
-        _unpatched(model, *of_run, contrast) for of_run in zip(pair, logits, (target, against), strict=True)
-    ]
+    runs = [_unpatched(model, *run, contrast) for run in zip(pair, logits, (target, against), strict=True)]
     noise = _noise(logits)
-    _refuse_nothing_to_explain(contrast, runs, noise)
+    _check_difference(contrast, runs, noise)
     low, span = runs[1].difference, runs[0].difference - runs[1].difference
 
-    whole = _point(model.plan, model.plan.streams[0], WHOLE)  # what is checked
-    changing = [p for p in places if not p.same(clean[p.spot.name], corrupt[p.spot.name])]
+    whole = _point(model.plan, model.plan.streams[0], WHOLE)  # for the check
+    changing = [p for p in points if not p.same(clean[p.spot.name], corrupt[p.spot.name])]
     edits = [Edit(p.spot.name, p.change(clean[p.spot.name])) for p in (whole, *changing)]
     differences = {
         number: contrast.difference(edited[0])
@@ -116,21 +118,22 @@ def patch_read(
     check = Check("embedding", CLAIM, deviation <= tolerance, deviation, tolerance)
     by_site = {p.spot.site: differences[number] for number, p in enumerate(changing, 1)}
     cells = []
-    for place in places:  # where both runs have the same bits the difference stays that of the corrupted run
-        difference = by_site.get(place.spot.site, low)
-        cells.append(Patched(*place.spot.place, (difference - low) / span, difference))
+    for point in points:  # a site with the same bits in both runs leaves the corrupted run as it is
+        difference = by_site.get(point.spot.site, low)
+        cells.append(Patched(*point.spot.place, (difference - low) / span, difference))
     return PatchResult(contrast, runs[0], runs[1], check, model.origin, tuple(cells))
 
 
 def _noise(logits: Array) -> float:
-    """What rounding may do to a logit."""
+    """Return how far rounding may move a logit."""
     return OF_SUMS[str(logits.dtype)] * float(np.abs(logits[np.isfinite(logits)]).max(initial=0))
 
 
 def _recorded(
     model: LanguageModel, inputs: TraceInput, names: Sequence[str], row: int
 ) -> tuple[Array, dict[str, Array]]:
-    """The logits [V] of the position `row` of a run without anybody's hooks, and these events."""
+    """Run without the hooks of the model, and return the logits [V] at position `row` and the events
+    `names`."""
     collector, bus = Collector(names), model.hooks.alone()
     tap = bus.begin(after=[bus.subscription(collector, *names)]).tap("forward")
     rows = range(len(inputs.tokens)) if "logits" in names else [row]
@@ -142,13 +145,13 @@ def _recorded(
 def _contrast(
     model: LanguageModel, clean: TraceInput, row: int, logits: Array, target: Token, against: Token
 ) -> LogitDifference:
-    """Which two tokens are told apart by the logits [2, V] of both runs; those not named are what the
-    runs predict."""
+    """Return the two tokens of the logit difference. A token that is not named is the prediction of its run,
+    by the logits [2, V] of both runs."""
     ids = []
-    for which, said, own in zip(("clean", "corrupted"), (target, against), logits, strict=True):
-        if said is None and not np.isfinite(own).all():
+    for which, token, own in zip(("clean", "corrupted"), (target, against), logits, strict=True):
+        if token is None and not np.isfinite(own).all():
             raise InputError(f"the {which} run's logits at position {row} are not finite: name the tokens")
-        ids.append(best_tokens(own, 1)[0] if said is None else token_of(model, said))
+        ids.append(best_tokens(own, 1)[0] if token is None else token_of(model, token))
     labels = [token_label(model, token, target=True) for token in ids]
     if ids[0] == ids[1]:
         raise InputError(_same_token(model, row, logits, labels[0], target, against))
@@ -158,26 +161,26 @@ def _contrast(
 def _same_token(
     model: LanguageModel, row: int, logits: Array, label: str, target: Token, against: Token
 ) -> str:
-    """Why there is nothing to tell apart, with the tokens whose probabilities move the most."""
+    """Say why target and against are the same token, and propose tokens whose probabilities change most."""
     if target is not None and against is not None:
         return f"--target and --against are both {label}"
     if not np.ptp(np.subtract(*logits)) > _noise(logits):  # nor is NaN
         same = "differ by rounding alone" if np.isfinite(logits).all() else "are not finite"
-        return f"position {row}: the logits of the runs {same}: nothing to explain"
+        return f"position {row}: the logits of the two runs {same}, so there is nothing to explain"
     moved = np.subtract(*softmax(logits).astype(np.float64))
-    moved[[token_of(model, said) for said in (target, against) if said is not None]] = np.nan
+    moved[[token_of(model, token) for token in (target, against) if token is not None]] = np.nan
     best = [("--target", target, np.nanargmax(moved)), ("--against", against, np.nanargmin(moved))]
-    others = [f"{option} {token_argument(model, int(token))}" for option, said, token in best if said is None]
+    others = [f"{option} {token_argument(model, int(token))}" for option, own, token in best if own is None]
     return (
-        f"target and against are both {label} at position {row}: name another token; most is gained or lost "
-        f"between the runs by {' '.join(others)}"
+        f"target and against are both {label} at position {row}: name another token. The probability changes "
+        f"most between the runs for {' '.join(others)}"
     )
 
 
 def _unpatched(
     model: LanguageModel, inputs: TraceInput, logits: Array, named: Token, contrast: LogitDifference
 ) -> Unpatched:
-    """A run, with what is noted of the token named for it."""
+    """Describe a run at the position, with notes about the token that is named for it."""
     probs = softmax(logits)
     notes = (*inputs.notes, *blank_notes(model, named, [probs.item]))
     return Unpatched(
@@ -186,30 +189,30 @@ def _unpatched(
     )  # fmt: skip
 
 
-def _refuse_nothing_to_explain(contrast: LogitDifference, runs: Sequence[Unpatched], noise: float) -> None:
+def _check_difference(contrast: LogitDifference, runs: Sequence[Unpatched], noise: float) -> None:
     clean, corrupt = runs
-    said = f"logit({contrast.target_label}) - logit({contrast.against_label}) at position {contrast.position}"
+    what = f"logit({contrast.target_label}) - logit({contrast.against_label}) at position {contrast.position}"
     for which, run in zip(("clean", "corrupted"), runs, strict=True):
         if not math.isfinite(run.difference):
-            raise InputError(f"{said} is {run.difference} in the {which} run: nothing to compare")
+            raise InputError(f"{what} is {run.difference} in the {which} run: nothing to compare")
     if not abs(clean.difference - corrupt.difference) > noise:
-        raise InputError(f"{said} is {clean.difference:.6g} in both runs: nothing to explain")
+        raise InputError(f"{what} is {clean.difference:.6g} in both runs: nothing to explain")
 
 
 @dataclass(frozen=True, slots=True)
 class PatchPoint:
-    """A part of an event, and what is said of it."""
+    """A part of an event that is patched, and its description."""
 
     spot: Spot
     part: Part
 
     def change(self, clean: Array) -> Callable[[Array], Array]:
-        """What puts the clean value [T, W] or [H, T, T] there."""
+        """Return a function that puts the clean value [T, W] or [H, T, T] there."""
 
         return lambda value: np.where(self._mask(value), clean, value)
 
     def same(self, clean: Array, corrupt: Array) -> bool:
-        """Whether both runs have the same there, bit for bit: then nothing changes."""
+        """Return True if both runs have the same bits there, so that patching changes nothing."""
         mask = self._mask(clean)
         return np.array_equal(clean[mask], corrupt[mask])
 
@@ -217,9 +220,9 @@ class PatchPoint:
         return self.part.mask(value.shape, range(value.shape[-2]))
 
 
-def places_of(model: LanguageModel, sites: Sequence[str] | None, length: int) -> list[PatchPoint]:
-    """What is patched in prompts of that length: each position of an event, each head as a whole, and
-    parts that a site names. Raises InputError for a site that the model does not have."""
+def points_of(model: LanguageModel, sites: Sequence[str] | None, length: int) -> list[PatchPoint]:
+    """List the parts that are patched in prompts of this length: each position of an event, each head as a
+    whole, and each part that a site names. Raises InputError if the model has no such site."""
     shapes, (entered, *left) = model.plan.shapes(length), model.plan.streams
     streams = (entered, *dict.fromkeys(f"layer*.{kind_of(name)}" for name in left))
     whole, parts = set[str](), dict[str, PatchPoint]()
@@ -231,27 +234,27 @@ def places_of(model: LanguageModel, sites: Sequence[str] | None, length: int) ->
             else:
                 whole.add(name)
     if not whole and not parts:
-        raise InputError("sites: expected at least one")
+        raise InputError("sites: expected at least one, found none")
     events = [_of_event(model.plan, name, length) for name in model.plan if name in whole]
     return [*chain.from_iterable(events), *parts.values()]
 
 
 def _patchable(site: Site, model: LanguageModel) -> list[str]:
-    """The events that a site names. Raises InputError, with the reason, for what cannot be patched."""
+    """Return the events that a site names. Raises InputError if none of them can be patched."""
     names, exact = list(model.plan), site.selector
     parameters = [name for name in model.config.shapes() if name in model.hooks.specs or name not in ALIASES]
     if exact in parameters:
         event = f" (the event is {ALIASES[exact][0]})" if exact in ALIASES else ""
         raise InputError(f"{exact} is a parameter, which both runs share: nothing to patch{event}")
-    found = site.names(names)
-    patchable = [name for name in found if name not in AFTER_LOGITS]
+    matches = site.names(names)
+    patchable = [name for name in matches if name not in AFTER_LOGITS]
     if not patchable:
-        raise InputError(f"{' and '.join(found)}: computed after the logits that are compared")
+        raise InputError(f"{' and '.join(matches)}: expected an event before the logits that are compared")
     return patchable
 
 
 def _point(plan: Plan, name: str, part: Part, place: str = "") -> PatchPoint:
-    """A part of an event; of a head with the head, and the position where the site names one of it."""
+    """Describe a part of an event, with its head, and with its position if the site names one of a head."""
     if part.heads is not None:
         head = _only(part.heads)
     else:

@@ -1,4 +1,4 @@
-"""What patching showed, as plain data. Knows no model."""
+"""The results of patching, as plain data. Knows no model."""
 
 from __future__ import annotations
 
@@ -24,12 +24,9 @@ from ..tracing.findings import Check
 
 @frozen
 class Spot:
-    """What was patched: a part of an event, as --sites names it.
-
-    With a `position` alone it is that position. With a `head` it is that head: whole where the site is
-    its `name`, else the part that the site says, at `position` if it names one. With neither it is what
-    the site says.
-    """
+    """The patched part of an event, as --sites names it. With `position` and no `head`, it is the event at
+    that position. With `head`, it is that head: the whole head if `site` equals `name`, else the part that
+    `site` names, at `position` if it names one. With neither, it is the part that `site` names."""
 
     site: str
     name: str
@@ -44,14 +41,14 @@ class Spot:
 
     @property
     def is_part(self) -> bool:
-        """Whether it stands for itself, and not in a table of positions or heads."""
+        """True if it has a row of its own, outside the tables of positions and heads."""
         return self.position is None if self.head is None else self.site != self.name
 
 
 @dataclass(frozen=True, slots=True)
 class Patched(Spot):
-    """The corrupted run with the clean value there: its logit difference, and how much of the way from
-    the corrupted run's to the clean run's that is."""
+    """The corrupted run with the clean value in one place: its logit difference, and the share `restored` of
+    the way from the corrupted run's difference to the clean run's."""
 
     restored: float
     difference: float
@@ -59,7 +56,7 @@ class Patched(Spot):
 
 @dataclass(frozen=True, slots=True)
 class MeanPatched(Spot):
-    """`restored` over several pairs: mean and population std of the `count` values that are finite."""
+    """The mean and population std of `restored` over several pairs, of the `count` finite values."""
 
     mean: float | None
     spread: float | None
@@ -68,7 +65,7 @@ class MeanPatched(Spot):
 
 @frozen
 class Unpatched:
-    """One of the two runs as it is, at the position judged."""
+    """One of the two runs without patching, at the judged position."""
 
     text: str
     tokens: tuple[int, ...]
@@ -81,7 +78,8 @@ class Unpatched:
 
 @frozen(slots=False)
 class PatchedPair:
-    """A clean and a corrupted run, what tells them apart, and whether patching all of it ends clean."""
+    """A clean and a corrupted run, their logit difference, and the check that patching everything gives the
+    clean run."""
 
     contrast: LogitDifference
     clean: Unpatched
@@ -97,7 +95,7 @@ class PatchedPair:
 
 @dataclass(frozen=True, repr=False)
 class PatchResult(PatchedPair):
-    """Every site's share of the difference between the two runs: 0 is the corrupted, 1 the clean one."""
+    """The share of the logit difference that each site restores: 0 is the corrupted run, 1 the clean one."""
 
     SCHEMA = "microgpt.patch/1"
 
@@ -116,18 +114,18 @@ class PatchResult(PatchedPair):
 
     @property
     def matrix(self) -> Array:
-        """What each site restored, as its table shows it: [sites, positions], or [layers, heads] of heads;
-        NaN where nothing was patched. Raises InputError where there is no table, or more than one."""
+        """The share that each site restores: [sites, positions], or [layers, heads] if heads were patched. It
+        is NaN where nothing was patched. Raises InputError if there is no table or more than one."""
         tables = tables_of(self.cells)
         if len(tables) != 1:
-            raise InputError(f"matrix: expected sites of one table, found {len(tables)} tables; read `cells`")
+            raise InputError(f"matrix: expected sites of one table, found {len(tables)} tables; use `cells`")
         rows = [[math.nan if c is None else c.restored for c in cells] for _, cells in tables[0].rows]
         return np.array(rows)
 
 
 @frozen(slots=False)
 class PairsResult:
-    """The same sites over several pairs."""
+    """The results of the same sites over several pairs."""
 
     SCHEMA = "microgpt.patch_pairs/1"
 
@@ -156,8 +154,8 @@ class PatchTable(Generic[Cell]):
 
 
 def tables_of(cells: Sequence[Cell]) -> list[PatchTable[Cell]]:
-    """The cells that have a position or a head, a table for each kind of event. Events outside the
-    layers stand above the residual stream that leaves the layers."""
+    """Arrange the cells that have a position or a head in tables, one for each kind of event. Events outside
+    the layers come first in the table of the residual stream after each layer."""
     kinds = {kind_of(cell.name) for cell in cells}
     stream = next((kind for kind in leaving_kinds() if kind in kinds), leaving_kinds()[0])
     whole = (cell for cell in cells if not cell.is_part)
@@ -166,7 +164,7 @@ def tables_of(cells: Sequence[Cell]) -> list[PatchTable[Cell]]:
 
 
 def parts_of(cells: Sequence[Cell]) -> list[Cell]:
-    """The cells that stand for themselves: parts of events that a site named."""
+    """Return the cells outside the tables: parts of events that a site names."""
     return [cell for cell in cells if cell.is_part]
 
 
@@ -193,7 +191,7 @@ Value = Callable[[Cell], float | None]
 def runs_above(
     table: PatchTable[Cell], least: float, value: Value[Cell]
 ) -> Iterator[tuple[int, list[tuple[str, str]]]]:
-    """For each column the runs of rows (first, last) in which it restores more than `least`."""
+    """Yield for each column the runs of rows (first, last) in which it restores more than `least`."""
     for n, column in enumerate(table.columns):
         above = [_at_least(row[n], value) > least for _, row in table.rows]
         labelled = zip(above, (label for label, _ in table.rows), strict=True)
@@ -203,8 +201,8 @@ def runs_above(
 
 
 def moves(table: PatchTable[Cell], least: float, value: Value[Cell]) -> Iterator[tuple[int, int, str, str]]:
-    """Where the position that restores most, and more than `least`, is another one in the next row:
-    (from position, to position, this row, the next)."""
+    """Yield the changes of the position that restores most, from one row to the next. A change is (position,
+    next position, row, next row). Both rows restore more than `least`."""
     best = [
         max(zip((_at_least(cell, value) for cell in row), table.columns, strict=True), key=itemgetter(0))
         for _, row in table.rows
@@ -215,5 +213,5 @@ def moves(table: PatchTable[Cell], least: float, value: Value[Cell]) -> Iterator
 
 
 def _at_least(cell: Cell | None, value: Value[Cell]) -> float:
-    known = None if cell is None else value(cell)
-    return -math.inf if known is None or math.isnan(known) else known
+    restored = None if cell is None else value(cell)
+    return -math.inf if restored is None or math.isnan(restored) else restored

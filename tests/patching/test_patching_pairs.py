@@ -1,4 +1,4 @@
-"""Patching over several pairs of texts: means, spreads, and the files that pairs are read from."""
+"""Patching of several pairs of texts: means, spreads, and files of pairs."""
 
 import numpy as np
 import pytest
@@ -13,8 +13,8 @@ PAIRS = [Pair("abba", "abbb"), Pair("cafe", "cabe", "e", "f"), Pair("hade", "hab
 
 
 def test_mean_and_spread_over_pairs(deep):
-    told = []
-    found = patch_pairs(deep.model, PAIRS, target="a", against="b", report=lambda *done: told.append(done))
+    reports = []
+    found = patch_pairs(deep.model, PAIRS, target="a", against="b", report=lambda *done: reports.append(done))
     single = [
         patch(deep.model, p.clean, p.corrupt, target=p.target or "a", against=p.against or "b") for p in PAIRS
     ]
@@ -24,10 +24,10 @@ def test_mean_and_spread_over_pairs(deep):
     assert {cell.count for cell in found.cells} == {3}
     assert [p.contrast for p in found.pairs] == [result.contrast for result in single]
     assert found.ok
-    assert told == [(1, 3), (2, 3), (3, 3)]
+    assert reports == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_what_is_not_finite_is_left_out_of_a_mean(deep, monkeypatch):
+def test_a_mean_leaves_out_values_that_are_not_finite(deep, monkeypatch):
     plain = Model.edited_logits
 
     def broken(model, inputs, edits, rows, report):
@@ -41,9 +41,9 @@ def test_what_is_not_finite_is_left_out_of_a_mean(deep, monkeypatch):
     agree(found.cells[4].spread, 0.0)
 
 
-def test_texts_of_other_lengths_have_a_mean_of_heads_alone(deep):
+def test_pairs_of_different_lengths_have_means_of_heads_only(deep):
     pairs = [Pair("abba", "abbb"), Pair("cafeb", "cabeb", where="p, line 7")]
-    with pytest.raises(InputError, match="p, line 7: 6 tokens, and the first pair has 5"):
+    with pytest.raises(InputError, match="p, line 7: expected 5 tokens as in the first pair, found 6"):
         patch_pairs(deep.model, pairs, target="a", against="b")
     found = patch_pairs(
         deep.model, pairs, target="a", against="b", sites=["layer*.attn.head*", "layer0.mlp.act@-1"]
@@ -52,13 +52,13 @@ def test_texts_of_other_lengths_have_a_mean_of_heads_alone(deep):
 
 
 def test_an_error_names_its_pair(deep):
-    with pytest.raises(InputError, match=r"^pair 2: both texts are the same tokens"):
+    with pytest.raises(InputError, match=r"^pair 2: both texts have the same tokens"):
         patch_pairs(deep.model, [PAIRS[0], Pair("abc", "abc")], target="a", against="b")
     with pytest.raises(InputError, match=r"^pair 2: --target and --against are both a"):
         patch_pairs(deep.model, [PAIRS[0], Pair("abcd", "abce", "a", "a")], target="a", against="b")
 
 
-def test_pairs_are_read_from_lines(tmp_path):
+def test_reads_pairs_from_lines(tmp_path):
     file = tmp_path / "pairs.txt"
     file.write_bytes("\ufeff# two\n\na b\tc\r\n d\te\t f\tg\n".encode())
     assert [(p.clean, p.corrupt, p.target, p.against) for p in read_pairs(file)] == [
@@ -77,7 +77,7 @@ def test_pairs_are_read_from_lines(tmp_path):
         (b"\xff\xfe", "expected UTF-8"),
     ],
 )
-def test_files_of_pairs_that_are_none(tmp_path, content, words):
+def test_rejects_invalid_files_of_pairs(tmp_path, content, words):
     (tmp_path / "p").write_bytes(content)
     with pytest.raises(FileFormatError, match=words):
         read_pairs(tmp_path / "p")
