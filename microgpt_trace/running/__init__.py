@@ -1,1 +1,1 @@
-"""Runs of a model as others look on or take part: streams of events, interventions, tokens by name."""
+"""Observe or change a run of a model: streams of events, interventions, tokens by name."""

@@ -1,7 +1,7 @@
-"""A model's pass as an iterator, so that two passes can advance side by side.
+"""A pass of a model as an iterator over its events, so that two passes can advance side by side.
 
-The pass runs in a thread of its own, at most AHEAD values before what has been taken of it: memory
-does not grow with depth, and two passes have two cores.
+The pass runs in a thread of its own, at most AHEAD values ahead of the reader. So memory does not grow with
+the depth of the model, and two passes can use two cores.
 """
 
 from __future__ import annotations
@@ -21,34 +21,33 @@ AHEAD = 2  # values
 
 
 class Piece(NamedTuple):
-    """An event's value at some positions: all of them, or those of one part where it comes in parts."""
+    """The value of an event, or one part of it, with the positions of its rows."""
 
     name: str
     value: Array  # [n, W], [H, n, S] or []
     positions: Sequence[int]  # of the n rows
 
-    def at(self, wanted: Sequence[int]) -> Array:
-        """The rows at these positions, which are among its own."""
-        if tuple(wanted) == tuple(self.positions):
+    def at(self, positions: Sequence[int]) -> Array:
+        """Return the rows at some of its positions."""
+        if tuple(positions) == tuple(self.positions):
             return self.value
-        rows = [self.positions.index(position) for position in wanted]
+        rows = [self.positions.index(position) for position in positions]
         return self.value.take(rows, axis=-2)
 
 
-Put = Callable[[str, Array, int], None]  # takes an event's value in one of several passes
+Put = Callable[[str, Array, int], None]  # puts the value of an event in the pass of a number
 
 
 class _Stopped(Exception):
-    """Nobody takes the values any more."""
+    """The reader has closed the stream."""
 
 
 class EventStream:
     """The events `names` of one pass over the tokens, piece by piece in order of computation.
 
-    The hooks that are subscribed to the model's bus take part, or those of another `bus`: values come as
-    the computation uses them. `taps` makes those of `count` passes, each of which puts the values that it
-    sees itself; their pieces come in any order.
-    Close it, or use it as a context manager, where it is not read to its end.
+    The hooks of the model's bus, or of another `bus`, are called, and values come as the computation uses
+    them. `taps` instead makes the taps of `count` passes, which put their values themselves; their pieces
+    come in any order. Close the stream, or use it as a context manager, if you do not read it to the end.
     """
 
     def __init__(
@@ -58,15 +57,15 @@ class EventStream:
         self._queue: Queue[Piece | BaseException | None] = Queue(AHEAD * count)
         self._stop = Event()
         self._starts: dict[tuple[int, str], int] = {}
-        used = model.hooks if bus is None else bus
-        self._thread = Thread(target=self._run, args=(model, inputs, names, used, taps, count), daemon=True)
+        args = (model, inputs, names, model.hooks if bus is None else bus, taps, count)
+        self._thread = Thread(target=self._run, args=args, daemon=True)
         self._thread.start()
 
     def __iter__(self) -> Iterator[Piece]:
         while True:
             piece = self._queue.get()
             if piece is None:
-                self._queue.put(None)  # for whoever asks again
+                self._queue.put(None)  # for the next reader
                 return
             if isinstance(piece, BaseException):
                 raise piece
@@ -79,7 +78,7 @@ class EventStream:
         self.close()
 
     def close(self) -> None:
-        """End the pass, wherever it is."""
+        """Stop the pass."""
         self._stop.set()
         while self._thread.is_alive():
             try:

@@ -1,13 +1,13 @@
-"""Interventions: changes of a run's events, and the hooks that carry them out.
+"""Interventions: changes of the events of a run, and the hooks that make these changes.
 
     Intervention("ablate", "layer0.attn.head2")              zeros
     Intervention("ablate-mean", "layer0.mlp.down")           the mean over the positions
     Intervention("scale", "layer*.mlp.act@-1", 0.5)          times 0.5
-    Intervention("patch", "layer1.mlp.residual@3", source=r) what another run had there
-    Intervention("add", "layer1.mlp.residual", 4.0, v)       and 4 times a steering vector
+    Intervention("patch", "layer1.mlp.residual@3", source=r) the value of another run
+    Intervention("add", "layer1.mlp.residual", 4.0, v)       plus 4 times a steering vector
 
-What is put in place of a value (zeros, means, another run's values) is a constant: no gradient flows
-through it. Scaling and adding keep the gradient, as the chain rule has it.
+Zeros, means and values of another run are constants: no gradient flows through them. Scaling and adding pass
+the gradient on, by the chain rule.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Kind = Literal["ablate", "ablate-mean", "scale", "patch", "add"]
 
 @runtime_checkable
 class SavedRun(Protocol):
-    """What another run left behind: its values of our events, and the tokens that it read, if it says."""
+    """The saved values of another run, and its tokens if they are known."""
 
     @property
     def tokens(self) -> tuple[int, ...] | None: ...
@@ -45,7 +45,7 @@ class SavedRun(Protocol):
     def values_of(
         self, name: str, model: LanguageModel, length: int, alone: bool = False
     ) -> tuple[Array, Sequence[int] | None]:
-        """As `Recording.values_of` in dumps/."""
+        """Return values as `Recording.values_of` in dumps/ does."""
 
 
 Source = SavedRun | Mapping[str, Array] | Array
@@ -53,24 +53,25 @@ Source = SavedRun | Mapping[str, Array] | Array
 
 @frozen(slots=False, eq=False)
 class Intervention:
-    """A change of the events that `target` names: a name, glob or stage of apr, with a part of it
-    behind @ or in brackets (see `sites`).
+    """A change of the events that `target` names: a name, a glob or a stage of apr, with an optional part
+    after @ or in brackets (see hooks/sites.py).
 
-    `source` is what "patch" and "add" take values from: arrays by name, a recording of another run, or
-    for "add" one array, [C] for every position or [T, C]. `factor` is that of "scale", or multiplies
-    what "add" adds. Raises InputError for what does not go together.
+    "patch" and "add" take their values from `source`: arrays by name, a recording of another run, or for
+    "add" one array, [C] for every position or [T, C]. `factor` is the factor of "scale", or multiplies the
+    array of "add". Raises InputError for an unknown kind, a factor that is not finite, or a source that is
+    missing or not used.
     """
 
     kind: Kind
     target: str
     factor: float = 1.0
     source: Source | None = field(default=None, repr=False)
-    origin: str = ""  # how the source is called
+    origin: str = ""  # the name of the source, for people
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
             kinds = ", ".join(get_args(Kind))
-            raise InputError(f"an intervention is one of {kinds}, found {self.kind!r}")
+            raise InputError(f"intervention: expected one of {kinds}, found {self.kind!r}")
         if not math.isfinite(self.factor):
             raise InputError(f"{self.target}: expected a finite factor, found {self.factor}")
         if (self.source is not None) != (self.kind in ("patch", "add")):
@@ -79,7 +80,7 @@ class Intervention:
         parse_site(self.target)
 
     def describe(self) -> str:
-        """In words: "zero", "× 0.5", "+ 4 × happy.npy"."""
+        """Return the change in words: "zero", "× 0.5", "+ 4 × happy.npy"."""
         source = self.origin or "values"
         return {
             "ablate": "zero", "ablate-mean": "mean over the positions", "scale": f"× {self.factor:g}",
@@ -88,22 +89,19 @@ class Intervention:
 
 
 class Changed(NamedTuple):
-    """What a change makes of a value: the new one, its slope, and where it could be made."""
+    """A new value, its slope, and the mask of where it applies."""
 
     value: Any
     slope: float
     where: Array | bool = True
 
 
-Change = Callable[[Array, Sequence[int]], Changed]  # of a value whose rows have these positions
+Change = Callable[[Array, Sequence[int]], Changed]  # changes a value whose rows have these positions
 
 
 class Editor:
-    """The interventions of one trace, resolved for a model and what it reads.
-
-    `rows` are the positions that logits and probs have. Before a pass whose first position is not 0,
-    `start` is set to it.
-    """
+    """The interventions of one trace, resolved for a model and its input. `rows` are the positions with
+    logits and probs. Set `start` before a pass whose first position is not 0."""
 
     def __init__(
         self, model: LanguageModel, inputs: TraceInput, rows: Sequence[int],
@@ -126,27 +124,27 @@ class Editor:
         self.applied = tuple(applied)
 
     def afresh(self) -> Editor:
-        """The same for another pass: means are those of the pass."""
+        """Return an editor with the same interventions for another pass, which has its own means."""
         return Editor(self._model, self._inputs, self._rows, self._interventions)
 
     def subscriptions(self, bus: HookBus) -> list[Subscription]:
-        """The hooks that carry out the interventions, in their order."""
+        """Return the hooks that make the changes, in order of the interventions."""
         return [bus.subscription(hook, name) for name, hook in self._hooks]
 
     @property
     def names(self) -> set[str]:
-        """The events that are changed."""
+        """The names of the events that are changed."""
         return {name for name, _ in self._hooks}
 
     def _part(self, site: Site, name: str) -> Part:
-        words = partial(token_of, self._model) if name in HEAD_EVENTS else None
-        return site.part(name, self._shapes[name], words)
+        tokens = partial(token_of, self._model) if name in HEAD_EVENTS else None
+        return site.part(name, self._shapes[name], tokens)
 
     def _resolve(self, intervention: Intervention, site: Site, parts: dict[str, Part]) -> Applied:
         if all(self._inputs.targets[row] is None for row in self._rows):
             parts.pop("loss", None)
         if not parts:
-            raise InputError("no loss is computed here")
+            raise InputError("no loss is computed in this run")
         elements = 0
         for name, part in parts.items():
             _check(intervention.kind, self._model.plan[name], part, self._rows, self._length)
@@ -154,19 +152,19 @@ class Editor:
             self._hooks.append((name, self._hook(part, change)))
             rows = self._rows if name in HEAD_EVENTS else range(self._length)
             shape = (len(rows), *self._shapes[name][1:]) if name in HEAD_EVENTS else self._shapes[name]
-            elements += int(np.count_nonzero(_seen(part, shape, rows)))
+            elements += int(np.count_nonzero(_mask(part, shape, rows)))
         if not elements:
-            raise InputError("the mask hides all of it")
-        text = intervention.describe() + self._of_other_tokens(intervention.source)
+            raise InputError("the causal mask hides all of these elements")
+        text = intervention.describe() + self._note(intervention.source)
         return Applied(intervention.kind, intervention.target, text, tuple(parts), elements)
 
-    def _of_other_tokens(self, source: Source | None) -> str:
-        """A remark where a source is known to have read something else."""
-        read = source.tokens if isinstance(source, SavedRun) else None
-        return "" if read is None or read == self._inputs.tokens else ", which read other tokens"
+    def _note(self, source: Source | None) -> str:
+        """Return a note if the source is a run over other tokens."""
+        tokens = source.tokens if isinstance(source, SavedRun) else None
+        return "" if tokens is None or tokens == self._inputs.tokens else ", which read other tokens"
 
     def _positions(self, name: str, value: Array) -> Sequence[int]:
-        """The positions of a value's rows."""
+        """Return the positions of the rows of a value."""
         if self.start == 0 and name in HEAD_EVENTS:
             return self._rows
         return range(self.start, self.start + (value.shape[-2] if value.ndim > 1 else 0))
@@ -175,8 +173,8 @@ class Editor:
         def intervention(event: TraceEvent, value: Array) -> Replacement | None:
             positions = self._positions(event.name, value)
             changed = change(value, positions)
-            mask = _seen(part, value.shape, positions) & changed.where
-            if not mask.any():  # of a step of a continuation, which has other positions
+            mask = _mask(part, value.shape, positions) & changed.where
+            if not mask.any():  # a step of a continuation has other positions
                 return None
             new = np.where(mask, changed.value, value).astype(value.dtype, copy=False)
             return Replacement(new, np.where(mask, changed.slope, 1).astype(value.dtype))
@@ -191,19 +189,19 @@ class Editor:
             return lambda value, positions: Changed(value * value.dtype.type(factor), factor)
         if intervention.kind == "ablate-mean":
             return _mean_of_prompt()
-        array, known = _values(intervention, name, self._model, self._length)
-        source = intervention.origin or "the source"
-        named = site.position != "" and not site.position.startswith("-") and ",-" not in site.position
-        if name not in HEAD_EVENTS and known is not None and not named and len(known) != self._length:
+        array, available = _values(intervention, name, self._model, self._length)
+        source, head = intervention.origin or "the source", name in HEAD_EVENTS
+        from_front = site.position != "" and not site.position.startswith("-") and ",-" not in site.position
+        if not head and available is not None and not from_front and len(available) != self._length:
             raise InputError(
-                f"{source} has {len(known):,} positions of {name} and this text {self._length:,}; name one "
-                f"from the front, as {site.selector}@3"
+                f"{source} has {len(available):,} positions of {name}, and this text has {self._length:,}: "
+                f"name a position from the front, such as {site.selector}@3"
             )
-        positions = part.positions or (self._rows if name in HEAD_EVENTS else range(self._length))
-        missing = [] if known is None else [p for p in positions if p not in known]
+        positions = part.positions or (self._rows if head else range(self._length))
+        missing = [] if available is None else [p for p in positions if p not in available]
         if missing:
             raise InputError(f"{source} has no position {missing[0]} of {name}")
-        rows = _rows_of(array, known)
+        rows = _rows_of(array, available)
         if intervention.kind == "patch":
             return lambda value, positions: Changed(rows(positions)[0], 0, rows(positions)[1])
         factor = intervention.factor
@@ -212,36 +210,37 @@ class Editor:
         )
 
 
-def _seen(part: Part, shape: Sequence[int], rows: Sequence[int]) -> Array:
-    """Where the part is, of attention without what the causal mask hides."""
+def _mask(part: Part, shape: Sequence[int], rows: Sequence[int]) -> Array:
+    """Return the mask of the part. In attention it leaves out what the causal mask hides."""
     mask = part.mask(shape, rows)
     return mask & causal_mask(shape[1], shape[2]) if len(shape) == 3 else mask
 
 
 def _check(kind: Kind, row: Operation, part: Part, rows: Sequence[int], length: int) -> None:
-    """Raises InputError for what would do nothing, or look ahead."""
-    of_head = row.name in HEAD_EVENTS
+    """Raise InputError if the intervention would do nothing, or let a query see later positions."""
+    head = row.name in HEAD_EVENTS
     if kind == "ablate-mean":
         if length == 1:
             raise InputError("a single position is its own mean")
-        if of_head and len(rows) < length:
-            raise InputError(f"not all positions get {row.name} here (--positions)")
+        if head and len(rows) < length:
+            raise InputError(f"the mean needs {row.name} at all positions (--positions all)")
         if row.causal or isinstance(row.kind, Loss):
             why = "would let a query attend to later positions" if row.causal else "has no positions"
             raise InputError(f"the mean of {row.name} over the positions {why}")
-    lacking = [position for position in part.positions or () if of_head and position not in rows]
-    if lacking:
-        raise InputError(f"position {lacking[0]} gets no {row.name} here (--positions)")
+    missing = [position for position in part.positions or () if head and position not in rows]
+    if missing:
+        raise InputError(f"{row.name} is not computed at position {missing[0]} (--positions)")
 
 
 def _mean_of_prompt() -> Change:
-    """The mean over the positions of the first pass, which the steps of a continuation go on with."""
-    known: list[Array] = []
+    """Replace values by the mean over the positions of the first pass, also in the steps of a
+    continuation."""
+    mean: list[Array] = []
 
     def change(value: Array, positions: Sequence[int]) -> Changed:
-        if not known:
-            known.append(value.mean(axis=-2, keepdims=True, dtype=np.float64))
-        return Changed(known[0], 0)
+        if not mean:
+            mean.append(value.mean(axis=-2, keepdims=True, dtype=np.float64))
+        return Changed(mean[0], 0)
 
     return change
 
@@ -249,12 +248,12 @@ def _mean_of_prompt() -> Change:
 def _values(
     intervention: Intervention, name: str, model: LanguageModel, length: int
 ) -> tuple[Array, Sequence[int] | None]:
-    """What a source has for an event, [T, W] or [H, T, T], and the positions of its rows (None: one row
-    for every position)."""
+    """Return the values of an event from the source, [T, W] or [H, T, T], and the positions of their rows.
+    The positions are None if one row is for every position."""
     source, shape = intervention.source, model.plan.shapes(length)[name]
-    known: Sequence[int] | None = None
+    available: Sequence[int] | None = None
     if isinstance(source, SavedRun):
-        array, known = source.values_of(name, model, length, alone=intervention.kind == "add")
+        array, available = source.values_of(name, model, length, alone=intervention.kind == "add")
     elif isinstance(source, Mapping) and name not in source:
         raise InputError(f"the source has no {name}")
     else:
@@ -264,26 +263,26 @@ def _values(
     if not shape and array.size == 1:
         return array.reshape(()), None
     vector = intervention.kind == "add" and len(shape) == 2
-    if vector and array.size == shape[-1] and not known:
+    if vector and array.size == shape[-1] and not available:
         return array.reshape(1, -1), None
     square = array.ndim == len(shape) > 1
     if not square or array.shape[-1] != shape[-1] or array.shape[:-2] != shape[:-2]:
         either = f" or [{shape[-1]}]" if vector else ""
-        raise InputError(f"{name} is {list(shape)}{either}, found {list(array.shape)}")
-    return array, range(array.shape[-2]) if known is None else known
+        raise InputError(f"expected {name} of shape {list(shape)}{either}, found {list(array.shape)}")
+    return array, range(array.shape[-2]) if available is None else available
 
 
-def _rows_of(array: Array, known: Sequence[int] | None) -> Callable[[Sequence[int]], tuple[Array, Any]]:
-    """The rows of [T, W] or [H, T, S] at some positions, and where there are such: booleans [n, 1]."""
-    if known is None:
+def _rows_of(array: Array, available: Sequence[int] | None) -> Callable[[Sequence[int]], tuple[Array, Any]]:
+    """Return a function from positions to the rows of [T, W] or [H, T, S] and the mask of available rows [n,
+    1]."""
+    if available is None:
         return lambda positions: (array, True)
-    at = {position: row for row, position in enumerate(known)}
+    row_of = {position: row for row, position in enumerate(available)}
 
     def rows(positions: Sequence[int]) -> tuple[Array, Any]:
-        found = np.array([position in at for position in positions])
-        if not found.any():
+        present = np.array([position in row_of for position in positions])
+        if not present.any():
             return np.zeros(()), False
-        taken = array.take([at.get(position, 0) for position in positions], axis=-2)
-        return taken, found[:, None]
+        return array.take([row_of.get(position, 0) for position in positions], axis=-2), present[:, None]
 
     return rows

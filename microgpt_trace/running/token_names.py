@@ -1,4 +1,4 @@
-"""Tokens as a person names them: a text, with ␣ for a blank, or an id as #7042; and positions."""
+"""Find tokens by their text, with ␣ for a blank, or by an id such as #7042, and positions by number."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ from ..architecture.model import LanguageModel
 from ..errors import InputError
 from ..text.printable import named_token, quoted, shown_token
 
-LIKELIER, LIKELY = 10.0, 0.01  # how many times, and from which P on, a token is proposed for another
+LIKELIER = 10.0  # another token is proposed if it is this many times as likely as the named one
+LIKELY = 0.01  # and if its probability is at least this
 
 
 def token_of(model: LanguageModel, named: str | int) -> int:
-    """The id of a token named so: its text (BOS and EOS for a microGPT), #ID or the id itself.
-
-    Raises InputError for what is no single token of this model.
-    """
+    """Return the id of a token from its text (BOS and EOS for a microGPT), #ID or the id itself. Raises
+    InputError if the model has no such token."""
     text, size = named if isinstance(named, str) else f"#{named}", model.config.vocab_size
     if re.fullmatch("#[0-9]{1,9}", text):
         if int(text[1:]) >= size:
-            raise InputError(f"token {text}: this model has tokens #0 to #{size - 1}")
+            raise InputError(f"token {text}: expected an id from #0 to #{size - 1}")
         return int(text[1:])
     return model.token(text)
 
@@ -28,8 +27,8 @@ def token_of(model: LanguageModel, named: str | int) -> int:
 def blank_notes(
     model: LanguageModel, named: str | int | None, chances: Iterable[Callable[[int], float]]
 ) -> list[str]:
-    """A note where the text of a token, with a blank before it, is a much likelier token: at one position at
-    least, for each of which `chances` has what gives the P of a token."""
+    """Return a note if the same text with a blank before it is a much more likely token at some position.
+    `chances` has a function for each position, which returns the probability of a token."""
     if not isinstance(named, str) or named.startswith(("#", "␣", " ")):
         return []
     try:
@@ -38,23 +37,24 @@ def blank_notes(
         return []
     for p in chances:
         if p(other) >= max(LIKELY, LIKELIER * p(own)):
-            meant, said = token_label(model, other), token_label(model, own)
-            return [f"did you mean {meant}? It has P {p(other):.2g}, and {said} has P {p(own):.2g}"]
+            likely, label = token_label(model, other), token_label(model, own)
+            return [f"did you mean {likely}? It has P {p(other):.2g}, and {label} has P {p(own):.2g}"]
     return []
 
 
 def token_label(model: LanguageModel, token: int, target: bool = False) -> str:
-    """How a token is written, blanks as ␣. `target`: as what follows, which may be EOS."""
+    """Return the text of a token, with blanks as ␣. A `target` token follows others and may be EOS."""
     return shown_token(model.label(token, target))
 
 
 def token_with_id(model: LanguageModel, token: int, target: bool = False) -> str:
-    """In words: "token ␣is (#314)", and "token '6' (#3)" of a digit, which is no id."""
+    """Describe a token in words: "token ␣is (#314)". A digit is quoted, since it is no id: "token '6'
+    (#3)"."""
     return f"token {named_token(model.label(token, target), token)} (#{token})"
 
 
 def token_argument(model: LanguageModel, token: int) -> str:
-    """What one types for a token that may follow: its text, or #ID where that names it no more."""
+    """Return the argument that names a token which may follow: its text, or #ID if its text is ambiguous."""
     text = token_label(model, token, target=True)
     try:
         return quoted(text if token_of(model, text) == token else f"#{token}")
@@ -62,15 +62,16 @@ def token_argument(model: LanguageModel, token: int) -> str:
         return quoted(f"#{token}")
 
 
-def chosen_positions(wanted: str | Sequence[int], length: int) -> list[int]:
-    """The positions that get logits: "all", "last" or indices, which may count from the end."""
-    if wanted == "all":
+def chosen_positions(choice: str | Sequence[int], length: int) -> list[int]:
+    """Return the positions that get logits, from "all", "last" or indices, which may count from the end.
+    Raises InputError if a position is outside the prompt."""
+    if choice == "all":
         return list(range(length))
-    if wanted == "last":
+    if choice == "last":
         return [length - 1]
-    if isinstance(wanted, str) or not wanted:
-        raise InputError(f"positions: expected all, last or a list like 0,3,-1, found {wanted!r}")
-    wrong = next((p for p in wanted if not -length <= p < length), None)
+    if isinstance(choice, str) or not choice:
+        raise InputError(f"positions: expected all, last or a list such as 0,3,-1, found {choice!r}")
+    wrong = next((p for p in choice if not -length <= p < length), None)
     if wrong is not None:
         raise InputError(f"position {wrong}: the prompt has positions 0 to {length - 1}")
-    return sorted({p % length for p in wanted})
+    return sorted({p % length for p in choice})

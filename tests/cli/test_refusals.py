@@ -95,7 +95,7 @@ REFUSED = {
     "trace emma --scale logits=2 --scale logits=3": "scaled twice",
     "trace emma --patch logits=none.safetensors": "none.safetensors",
     "trace emma --patch logits=text.txt": "text.txt: expected a dump",
-    "trace emma --add logits=happy.npy": "logits is [5, 27] or [27], found [16]",
+    "trace emma --add logits=happy.npy": "expected logits of shape [5, 27] or [27], found [16]",
     "trace emma --patch logits=m.safetensors": "m.safetensors: ",
     # explain
     "explain": "expected an element",

@@ -135,9 +135,9 @@ def test_positions_are_those_of_the_text_where_few_have_logits(decoder):
     np.testing.assert_allclose([float(x) for x in lines[0][1:]], all_of[5, 2:4], atol=6e-4)
     some = trace(model, "Ann ran", values=["logits[-2]"], positions=[0, 5])
     np.testing.assert_allclose(some["logits[5]"], all_of[5], rtol=1e-5)
-    said = "position 2 is none of those whose logits are computed"
+    said = "the logits of position 2 are not computed"
     assert said in refusal(f"trace {decoder} 'Ann ran' --positions 0,5 --show 'logits[2]'")
-    with pytest.raises(InputError, match="position 2 is none"):
+    with pytest.raises(InputError, match="logits of position 2 were not computed"):
         some["logits[2]"]
     _, _, lines = printed_array(f"{decoder} 'Ann ran' --positions 0,5 --show logits", width=900)
     assert [line[0] for line in lines] == ["A", "a"]

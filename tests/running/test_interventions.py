@@ -1,4 +1,4 @@
-"""Interventions: PyTorch computes the same values and gradients, and what does not fit is refused."""
+"""Check interventions against PyTorch, and the refusal of requests that do not fit."""
 
 import math
 
@@ -32,13 +32,13 @@ def traced(*interventions, **more):
 
 
 def judge_of(kind, target, name, other):
-    """What PyTorch makes of an intervention, from its definition."""
+    """Return the intervention as a function of PyTorch tensors, written from its definition."""
     torch = pytest.importorskip("torch")
 
     def function(value):
         shape = tuple(value.shape)
         mask = torch.tensor(parse_site(target).part(name, shape).mask(shape, range(len(CASE.text) + 1)))
-        mask = mask.tril() if value.ndim == 3 else mask  # what lies above the diagonal is never touched
+        mask = mask.tril() if value.ndim == 3 else mask  # elements above the diagonal are never changed
         changed = {
             "ablate": lambda: torch.zeros_like(value),
             "ablate-mean": lambda: value.detach().mean(-2, keepdim=True),
@@ -51,11 +51,11 @@ def judge_of(kind, target, name, other):
     return function
 
 
-def makes_sense(kind, name, part):
+def is_defined(kind, name, part):
     if kind == "ablate-mean" and name.rpartition(".")[2] in ("scores", "weights", "loss"):
         return False
     if name == "probs" and kind in ("ablate", "add", "patch"):
-        return False  # the logarithm of 0, or of what may be negative
+        return False  # the loss would be the logarithm of 0 or of a negative number
     return name != "loss" or not part
 
 
@@ -64,12 +64,12 @@ SITES = [
     for kind in ("ablate", "ablate-mean", "scale", "patch", "add")
     for name in NAMES
     for part in PARTS
-    if makes_sense(kind, name, part)
+    if is_defined(kind, name, part)
 ]
 
 
 @pytest.mark.parametrize(("kind", "target", "name"), some_of(SITES, every=12, sweep=4))
-def test_torch_gives_the_same_values_and_gradients(kind, target, name):
+def test_values_and_gradients_equal_pytorch(kind, target, name):
     plain = PLAIN[name]
     other = np.asarray(np.random.default_rng(5).normal(size=plain.shape) * np.abs(plain).mean())
     source, factor = {name: other} if kind in ("patch", "add") else None, {"scale": 0.5, "add": -1.5}
@@ -85,15 +85,15 @@ def test_torch_gives_the_same_values_and_gradients(kind, target, name):
 
 
 def stepped(found):
-    """The model after the step that a trace tells of."""
+    """Return the model after the step of a trace."""
     after = Model(CASE.model.params.copy(), CASE.model.tokenizer, "after the step")
     for name in CASE.model.params:
         after.params[name][...] += found.array(name, "update")
     return after
 
 
-def test_gradients_and_steps_are_those_of_the_changed_computation():
-    """The check differentiates the loss with the interventions in place; a step is judged by that loss."""
+def test_gradients_and_steps_belong_to_the_changed_computation():
+    """The check uses the loss with the interventions in place, and so does the loss after a step."""
     scaled, ablated = (
         Intervention("scale", "layer0.mlp.act@1-3", 0.5),
         Intervention("ablate", "layer1.attn.head0"),
@@ -108,29 +108,28 @@ def test_gradients_and_steps_are_those_of_the_changed_computation():
         assert found.step.loss_after == trace(stepped(found), CASE.text, interventions=changes).loss
 
 
-def test_other_hooks_leave_the_gradients_unjudged():
+def test_gradients_are_not_judged_with_other_hooks():
     with CASE.model.hooks.subscribe(lambda event, value: value * 2, "layer0.mlp.act"):
         found = traced(Intervention("ablate", "layer1.attn.head0"), backward=True)
     assert next(check for check in found.checks if check.id == "gradient").holds is None
 
 
-def test_replaced_probabilities_and_not_the_logits_tell_how_far_predictions_went(decoders):
-    """P halved is log(2) away, sum p log(p / (p / 2)), and the logits are where they were."""
+def test_the_kl_divergence_uses_replaced_probabilities(decoders):
+    """Halved probabilities give log(2) = sum p log(p / (p / 2)), although the logits stay the same."""
     halved = Intervention("scale", "probs", 0.5)
     of_decoder = trace(decoders("llama_gqa")[0], tokens=TOKENS, interventions=[halved])
     for beside in (traced(halved).intervened, of_decoder.intervened):
         agree(beside.kl, [math.log(2)] * len(beside.kl), rtol=1e-5)
 
 
-def test_several_interventions_are_made_one_after_the_other():
-    """And their slopes multiply."""
+def test_interventions_are_applied_in_order_and_their_slopes_multiply():
     several = [
         Intervention("scale", f"layer0.mlp.act{part}", by) for part, by in (("@2", 3.0), ("", 3.0), ("", 2.0))
     ]
     found = traced(*several, Intervention("ablate", "layer1.attn.head0"))
-    wanted = PLAIN["layer0.mlp.act"] * 6
-    wanted[2] *= 3
-    agree(found["layer0.mlp.act"], wanted, what="act")
+    expected = PLAIN["layer0.mlp.act"] * 6
+    expected[2] *= 3
+    agree(found["layer0.mlp.act"], expected, what="act")
     assert not found["layer1.attn.head0"].any()
     twice, once = (
         traced(*own, backward=True) for own in (several[1:], [Intervention("scale", "layer0.mlp.act", 6.0)])
@@ -139,7 +138,7 @@ def test_several_interventions_are_made_one_after_the_other():
         agree(twice.gradient(name), once.gradient(name), what=name)
 
 
-# --- What the Trace says of them ----------------------------------------------------------------
+# --- Effects in the Trace -----------------------------------------------------------------------
 
 
 def distance(before, after):
@@ -148,7 +147,7 @@ def distance(before, after):
     return np.linalg.norm(after - before) / np.linalg.norm(before)
 
 
-def test_before_and_after_are_two_runs_of_which_every_change_is_measured():
+def test_measures_every_change_between_the_two_runs():
     found = traced(Intervention("ablate", "layer1.attn.head1"))
     beside = found.intervened
     assert (beside.before, beside.loss_before) == (PLAIN.predictions, PLAIN.loss)
@@ -167,7 +166,7 @@ def test_before_and_after_are_two_runs_of_which_every_change_is_measured():
     assert [c.name for c in beside.changes if c.replaced] == ["layer1.attn.head1"]
 
 
-def test_an_intervention_that_changes_nothing_changes_nothing(decoders):
+def test_scaling_by_one_changes_nothing(decoders):
     found = traced(Intervention("scale", "layer*.mlp.act", 1.0), backward=True)
     plain = trace(CASE.model, CASE.text, backward=True)
     assert set(found.intervened.kl) == {0.0}
@@ -179,14 +178,13 @@ def test_an_intervention_that_changes_nothing_changes_nothing(decoders):
         assert {change.change for change in beside.changes} == {0.0}
 
 
-def test_what_was_applied_is_told():
+def test_reports_the_applied_intervention():
     (applied,) = traced(Intervention("scale", "layer*.mlp.act@0,2:1-4", 0.25)).intervened.interventions
     assert applied.events == ("layer0.mlp.act", "layer1.mlp.act")
     assert (applied.text, applied.elements) == ("× 0.25", 2 * 2 * 4)
 
 
-def test_a_patch_from_a_saved_trace_gives_that_run(tmp_path):
-    """Everything that the last stream decides is then as in the other run."""
+def test_patching_the_last_stream_from_a_saved_trace_gives_its_logits(tmp_path):
     other = trace(CASE.model, CASE.text[::-1])
     save_arrays(other, tmp_path / "other.safetensors")
     source = open_recording(tmp_path / "other.safetensors")
@@ -217,8 +215,8 @@ def test_ablating_a_head_of_a_decoder_zeroes_its_columns(decoders, case):
         agree(found[name], expected[name], rtol=1e-4, atol=2e-5, what=name)
 
 
-def test_another_engines_channels_are_patched_in_the_order_of_ours(tmp_path):
-    """llama.cpp leaves rows of q and k as the file has them: its values in place of ours change little."""
+def test_patches_channels_of_another_engine_in_our_order(tmp_path):
+    """llama.cpp keeps the rows of q and k in the order of the file. Its values hardly change our logits."""
     config, weights = tiny_model("llama_gqa")
     model = load(write_gguf(tmp_path / "m.gguf", config, weights))
     write_dump(tmp_path / "dump", decoder_run(config, weights, TOKENS), "llama.cpp", adjacent=True)
@@ -228,7 +226,7 @@ def test_another_engines_channels_are_patched_in_the_order_of_ours(tmp_path):
         agree(found["logits"], plain["logits"], rtol=1e-4, atol=2e-5, what=name)
 
 
-def test_a_decoder_changes_as_under_a_hook(decoders):
+def test_scaling_in_a_decoder_equals_a_hook(decoders):
     model = decoders("qwen2")[0]
     target = "layer0.mlp.hidden"
 
@@ -248,18 +246,18 @@ def test_a_decoder_changes_as_under_a_hook(decoders):
 
 
 @pytest.mark.parametrize("positions", ["last", [1, 3]])
-def test_positions_of_logits_are_those_of_the_prompt(decoders, positions):
+def test_positions_of_logits_count_from_the_prompt(decoders, positions):
     model = decoders("llama_gqa")[0]
     last = 5 if positions == "last" else 3
     found = decoder_values(model, Intervention("ablate", f"logits@{last}"), positions=positions)
     assert not found["logits"][-1].any()
     assert len(found["logits"]) == 1 or found["logits"][0].all()
-    with pytest.raises(InputError, match="position 0 gets no logits here"):
+    with pytest.raises(InputError, match="logits is not computed at position 0"):
         decoder_values(model, Intervention("ablate", "logits@0"), positions=positions)
 
 
-def test_a_steering_vector_goes_on_in_a_continuation(decoders):
-    """The judge: the whole text at once, under a hook that adds the vector to every position."""
+def test_a_steering_vector_applies_to_a_continuation(decoders):
+    """The judge: a pass over the whole text, under a hook that adds the vector at every position."""
     model = decoders("llama_gqa")[0]
     vector = np.random.default_rng(2).normal(size=model.config.n_embd).astype(np.float32)
     target = "layer0.mlp.residual"
@@ -272,15 +270,15 @@ def test_a_steering_vector_goes_on_in_a_continuation(decoders):
     assert ids != [*TOKENS, *(t.token.token for t in trace(model, tokens=TOKENS, generate=4).generation)]
 
 
-def test_a_position_of_the_prompt_is_left_alone_in_a_continuation(decoders):
+def test_an_intervention_at_a_position_of_the_prompt_does_not_apply_to_a_continuation(decoders):
     change, name = Intervention("ablate", "layer0.mlp.down@0"), "layer0.mlp.down"
     found = trace(decoders("llama_gqa")[0], tokens=TOKENS, generate=3, names=[name], interventions=[change])
     for token in found.generation[1:]:
         assert token.events[0].stats.zero_count == 0
 
 
-def test_nothing_is_kept_of_what_a_decoder_replaced(decoders, monkeypatch):
-    """Memory does not grow with the layers of a glob."""
+def test_a_decoder_keeps_no_replaced_values(decoders, monkeypatch):
+    """Memory does not grow with the number of layers that a glob matches."""
     runs, begin = [], Run.__init__
     monkeypatch.setattr(
         Run, "__init__", lambda self, *a, **more: runs.append(self) or begin(self, *a, **more)
@@ -291,39 +289,39 @@ def test_nothing_is_kept_of_what_a_decoder_replaced(decoders, monkeypatch):
     assert max(kept) == 0
 
 
-def test_a_run_of_one_position_has_no_mean_and_no_loss(decoders):
+def test_refuses_the_mean_and_the_loss_of_one_position(decoders):
     model = decoders("llama_gqa")[0]
     for change, message in (
         (Intervention("ablate-mean", "embed.tok"), "a single position is its own mean"),
-        (Intervention("ablate", "loss"), "no loss is computed here"),
+        (Intervention("ablate", "loss"), "no loss is computed in this run"),
     ):
         with pytest.raises(InputError, match=message):
             trace(model, tokens=[17], interventions=[change])
-    with pytest.raises(InputError, match="not all positions get logits"):
+    with pytest.raises(InputError, match="the mean needs logits at all positions"):
         trace(model, tokens=TOKENS, positions=[1, 3], interventions=[Intervention("ablate-mean", "logits")])
     found = trace(model, tokens=[17], interventions=[Intervention("scale", "*", 0.5)])
     assert "loss" not in found.intervened.interventions[0].events
 
 
-def test_changes_are_those_of_the_interventions_not_of_other_hooks(decoders):
+def test_reports_no_changes_by_other_hooks(decoders):
     model = decoders("qwen2")[0]
     with model.hooks.subscribe(lambda event, value: value * 3, "layer0.mlp.down"):
         found = decoder_values(model, Intervention("scale", "layer0.attn.out", 1.0))
     assert [c.name for c in found.intervened.changes if c.replaced] == ["layer0.attn.out"]
 
 
-def test_positions_of_another_length_must_be_named(tmp_path):
+def test_values_of_a_text_of_another_length_need_a_position(tmp_path):
     shorter = trace(CASE.model, CASE.text[:5])
     save_arrays(shorter, tmp_path / "shorter.safetensors")
     source = open_recording(tmp_path / "shorter.safetensors")
     for target in ("layer0.mlp.act", "layer0.mlp.act@-1"):
-        with pytest.raises(InputError, match=r"has 6 positions of .* and this text 9"):
+        with pytest.raises(InputError, match=r"has 6 positions of .*, and this text has 9"):
             traced(Intervention("patch", target, source=source))
     found = traced(Intervention("patch", "layer0.mlp.act@3", source=source))
     agree(found["layer0.mlp.act"][3], shorter["layer0.mlp.act"][3], what="act")
 
 
-# --- What is refused ----------------------------------------------------------------------------
+# --- Refusals -----------------------------------------------------------------------------------
 
 REFUSED = {
     "kind": (("halve", "logits"), "one of ablate, ablate-mean, scale, patch, add"),
@@ -335,24 +333,24 @@ REFUSED = {
     "too many axes": (("ablate", "layer0.mlp.act[1,2,3]"), "found 3 indices"),
     "syntax": (("ablate", "layer0.mlp.act@"), "expected NAME, NAME@3"),
     "places of a number": (("ablate", "loss@1"), "is one number"),
-    "masked": (("ablate", "layer0.attn.scores@1:3"), "the mask hides all of it"),
+    "masked": (("ablate", "layer0.attn.scores@1:3"), "the causal mask hides all of these elements"),
     "mean of scores": (("ablate-mean", "layer0.attn.weights"), "attend to later positions"),
     "mean of the loss": (("ablate-mean", "loss"), "has no positions"),
     "factor": (("scale", "logits", float("nan")), "finite factor"),
     "no source": (("patch", "logits"), "needs source"),
     "idle source": (("ablate", "logits", 1.0, {"logits": np.ones((9, 10))}), "takes no source"),
     "missing": (("patch", "logits", 1.0, {"probs": np.ones((9, 10))}), "has no logits"),
-    "shape": (("patch", "logits", 1.0, {"logits": np.ones((9, 11))}), r"is \[9, 10\], found \[9, 11\]"),
+    "shape": (("patch", "logits", 1.0, {"logits": np.ones((9, 11))}), r"logits of shape \[9, 10\], found \[9, 11\]"),
     "rows": (("patch", "logits", 1.0, {"logits": np.ones((7, 10))}), "has no position 7"),
     "length": (("patch", "embed.tok", 1.0, {"embed.tok": np.ones((7, 12))}), "has 7 positions"),
-    "vector": (("patch", "embed.norm", 1.0, {"embed.norm": np.ones(12)}), r"is \[9, 12\], found \[12\]"),
+    "vector": (("patch", "embed.norm", 1.0, {"embed.norm": np.ones(12)}), r"of shape \[9, 12\], found \[12\]"),
     "integers": (("add", "embed.norm", 1.0, np.ones(12, int)), "floating-point"),
-    "vector of weights": (("add", "layer0.attn.weights", 1.0, np.ones(9)), r"is \[2, 9, 9\], found"),
+    "vector of weights": (("add", "layer0.attn.weights", 1.0, np.ones(9)), r"of shape \[2, 9, 9\], found"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("arguments", REFUSED.values(), ids=REFUSED.keys())
-def test_refusals_say_what_is_wrong(arguments):
-    given, message = arguments
+@pytest.mark.parametrize("case", REFUSED.values(), ids=REFUSED.keys())
+def test_a_refusal_names_the_problem(case):
+    arguments, message = case
     with pytest.raises(InputError, match=message):
-        traced(Intervention(*given))
+        traced(Intervention(*arguments))

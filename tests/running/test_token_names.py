@@ -1,4 +1,4 @@
-"""What is said of the name of a token, beside the token itself."""
+"""Check the note that another token may be meant."""
 
 from types import SimpleNamespace
 
@@ -25,11 +25,11 @@ MODEL = SimpleNamespace(
 
 
 @pytest.mark.parametrize(
-    ("named", "chances", "noted"),
+    ("named", "chances", "has_note"),
     [
         ("Paris", [[0.0005, 0.77, 0.1]], True),
         ("Paris", [[0.1, 0.2, 0.1], [0.01, 0.11, 0.1]], True),  # at the second position
-        ("Paris", [[0.1, 0.77, 0.1]], False),  # not so much likelier
+        ("Paris", [[0.1, 0.77, 0.1]], False),  # not ten times as likely
         ("Paris", [[1e-9, 1e-3, 0.1]], False),  # not likely
         ("Paris", [[float("nan")] * 3], False),
         ("␣Paris", [[0.77, 0.0005, 0.1]], False),
@@ -39,12 +39,12 @@ MODEL = SimpleNamespace(
         (None, [[0.0005, 0.77, 0.1]], False),
     ],
 )
-def test_a_blank_before_a_token_may_be_meant(named, chances, noted):
-    found = blank_notes(MODEL, named, [row.__getitem__ for row in chances])
-    assert bool(found) is noted, found
+def test_proposes_the_token_with_a_blank_if_it_is_likely(named, chances, has_note):
+    notes = blank_notes(MODEL, named, [row.__getitem__ for row in chances])
+    assert bool(notes) is has_note, notes
 
 
-def test_no_token_is_likely_where_logits_are_not_finite(decoder_folder, monkeypatch):
+def test_proposes_no_token_if_logits_are_not_finite(decoder_folder, monkeypatch):
     def spoil(weights):
         weights["model.norm.weight"][1:] = 0
         weights["lm_head.weight"][:, 0] = 3e38
@@ -57,7 +57,7 @@ def test_no_token_is_likely_where_logits_are_not_finite(decoder_folder, monkeypa
 
 
 @needs_smollm2
-def test_every_target_is_asked_about(smollm2):
+def test_notes_come_with_every_command_that_takes_a_target(smollm2):
     note = "did you mean ␣Paris? It has P 0.77, and Paris has P 0.00052"
     text, other = "The capital of France is", "The capital of Italy is"
     assert note in attribute(smollm2, text, target="Paris", ablation=False).notes

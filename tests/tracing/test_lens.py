@@ -228,7 +228,7 @@ def test_where_it_is_first_the_top_token_is_said(tiny):
         ("trace emma --target n", "--target needs --lens: it is the token that --lens follows"),
         ("trace emma --lens --target n", "--lens is for a production model"),
         ("trace FILE --lens --target nothing", "token 'nothing'"),
-        ("trace FILE --lens --target '#61'", "this model has tokens #0 to #60"),
+        ("trace FILE --lens --target '#61'", "token #61: expected an id from #0 to #60"),
     ],
 )
 def test_what_names_no_token_is_refused(decoder_folder, line, said):
