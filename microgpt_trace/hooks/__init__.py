@@ -1,1 +1,1 @@
-"""What a model emits while it runs: events, the bus that delivers them, what may replace them."""
+"""The events that a model emits while it runs, the bus that delivers them, and their replacements."""

@@ -1,7 +1,7 @@
-"""The hook bus: delivers the values of a run to its hooks. Knows no model: models bring their specs.
+"""The hook bus: delivers the values of a run to its hooks. Knows no model: a model brings its event specs.
 
-A model runs under a `Tap` and calls `value = tap.emit(name, value)`. Nobody listening, that is a
-function returning its argument (50 ns). Hooks are plain callables subscribed to a `HookBus`.
+A model runs under a `Tap` and calls `value = tap.emit(name, value)`. Without hooks this call returns its
+argument and costs 50 ns. Hooks are plain callables that are subscribed to a `HookBus`.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from .event import PHASES, EventSpec, Phase, Replacement, TraceEvent, checked_re
 from .names import select_names
 
 Hook = Callable[[TraceEvent, Array], Any]
-name_of = cache(str)  # of a dtype: NumPy takes 2 us each time
+name_of = cache(str)  # the name of a dtype, which NumPy takes 2 us to make
 
 
 class Tap(Protocol):
-    """Where a model emits its values."""
+    """The object to which a model emits its values."""
 
     def emit(self, name: str, value: Array) -> Array:
-        """Announce a value; what comes back is what the computation goes on with."""
+        """Deliver a value to the hooks, and return the value to continue the computation with."""
 
     def wants(self, name: str) -> bool:
-        """Whether a value that costs extra should be computed and emitted."""
+        """Return True if a value with a computation of its own should be computed and emitted."""
 
     def layer(self, index: int) -> Tap:
-        """The same tap for names below `layer{index}.`"""
+        """Return a tap that puts `layer{index}.` in front of every name."""
 
 
 class SilentTap:
-    """The tap of a run that nobody listens to."""
+    """The tap of a run without hooks."""
 
     @staticmethod
     def emit(name: str, value: Array) -> Array:
@@ -57,7 +57,7 @@ SILENT = SilentTap()
 
 @frozen(eq=False)
 class Subscription:
-    """A hook and the events that it is called for; see `HookBus.subscription`."""
+    """A hook and the events for which it is called; see `HookBus.subscription`."""
 
     hook: Hook
     names: frozenset[str]
@@ -67,19 +67,16 @@ class Subscription:
 
 
 class HookBus:
-    """Hooks subscribed to the events of one model.
-
-    A hook is any callable `hook(event, value)`; `value` is a read-only view, valid during the call.
-    It returns None, or an array of the same shape and dtype to stand in the value's place, or a
-    `Replacement` of one.
-    """
+    """Hooks subscribed to the events of one model. A hook is any callable `hook(event, value)`, where `value`
+    is a read-only view, valid during the call. It returns None, or an array of the same shape and dtype that
+    replaces the value, or a `Replacement`."""
 
     def __init__(self, specs: Sequence[EventSpec]) -> None:
         self.specs = {spec.name: spec for spec in specs}
         self._subscriptions: list[Subscription] = []
 
     def alone(self) -> HookBus:
-        """A bus of the same events that nothing is subscribed to: for a run without the others' hooks."""
+        """Return a bus for the same events without any subscriptions."""
         return HookBus(list(self.specs.values()))
 
     def subscription(
@@ -90,11 +87,11 @@ class HookBus:
         stats: bool = False,
         parts: bool = False,
     ) -> Subscription:
-        """What calls `hook` for the events that `names` (globs, all without any) stand for.
+        """Return a subscription that calls `hook` for the events that match `names` (without names: all).
 
-        With `stats` the events carry statistics. With `parts` the hook is content with the event
-        alone, and gets an empty value, where a model works a large value out in parts. Raises
-        InputError where a glob matches no event of the model.
+        With `stats` the events have statistics. With `parts` the hook accepts an empty value if the model
+        computes a large value in parts. Raises InputError if a name matches no event, or if a phase is
+        unknown or does not fit.
         """
         phases = (phases,) if isinstance(phases, str) else tuple(phases)
         for phase in phases:
@@ -115,8 +112,8 @@ class HookBus:
         first: bool = False,
         parts: bool = False,
     ) -> Iterator[HookBus]:
-        """Call `hook` in every run that begins meanwhile; see `subscription`. With `first` it comes
-        before those that subscribed earlier."""
+        """Call `hook` in every run that begins inside this context; see `subscription` for the arguments.
+        With `first` it is called before the hooks that are already subscribed."""
         subscription = self.subscription(hook, *names, phases=phases, stats=stats, parts=parts)
         self._subscriptions.insert(0 if first else len(self._subscriptions), subscription)
         try:
@@ -134,11 +131,9 @@ class HookBus:
         self, timed: bool = False, before: Sequence[Subscription] = (), after: Sequence[Subscription] = (),
         keep: bool = True,
     ) -> Run:  # fmt: skip
-        """Start a run: its taps share one count of events and one record of replacements.
-
-        Subscriptions of this run alone come before and after those of the bus. A run that is not to
-        `keep` what hooks put in place of values knows only of which ones.
-        """
+        """Start a run. Its taps share one count of events and one record of replacements. The subscriptions
+        `before` and `after` belong to this run only and are called before and after those of the bus. If not
+        `keep`, the run records only the names of replaced events, and not their values."""
         return Run(self.specs, (*before, *self._subscriptions, *after), timed, keep)
 
 
@@ -151,50 +146,50 @@ class Run:
     timed: bool = False
     keep: bool = True
     seq: int = 0
-    # By forward event what hooks put in its place; an empty array where that is not to be kept.
+    # The replacement of each forward event that hooks replaced; an empty array if it is not kept.
     replaced: dict[str, Array] = field(default_factory=dict)
-    slopes: dict[str, Array] = field(default_factory=dict)  # d what they put / d what was computed
-    altered: bool = False  # a hook replaced a gradient or an update
-    resumed: float = field(default_factory=perf_counter)  # when the model last went on computing
-    parts: dict[str, TraceEvent] = field(default_factory=dict)  # what is known of values that come in parts
+    slopes: dict[str, Array] = field(default_factory=dict)  # d replacement / d computed value
+    altered: bool = False  # True if a hook replaced a gradient or an update
+    resumed: float = field(default_factory=perf_counter)  # the time when the model last continued
+    parts: dict[str, TraceEvent] = field(default_factory=dict)  # events of values that come in parts
 
     __repr__ = one_line
 
     def tap(self, phase: Phase) -> Tap:
-        """Where the model emits the values of this phase."""
+        """Return the tap to which the model emits the values of this phase."""
         return _BusTap(self, phase, "")
 
     def listeners(self, phase: Phase, name: str) -> list[Subscription]:
         return [s for s in self.subscriptions if phase in s.phases and name in s.names]
 
     def wants_whole(self, name: str) -> bool:
-        """Whether a hook needs this forward value in one piece."""
+        """Return True if a hook needs this forward value in one piece."""
         return any(not s.parts for s in self.listeners("forward", name))
 
     def resume(self) -> None:
-        """Let the time of the next value begin now."""
+        """Start the clock of the next value."""
         self.resumed = perf_counter()
 
     def take_part(self, name: str, part: Array) -> Array:
-        """Note rows of a forward value that is worked out in parts, [n, ...] each."""
+        """Record some rows [n, ...] of a forward value that is computed in parts, and return them."""
         seconds, stats = perf_counter() - self.resumed, TensorStats.of(part)
-        shape, known = part.shape, self.parts.get(name)
-        if known is None:
-            known = self._event("forward", name, shape, name_of(part.dtype), None)
+        shape, event = part.shape, self.parts.get(name)
+        if event is None:
+            event = self._event("forward", name, shape, name_of(part.dtype), None)
         else:
-            assert known.stats is not None  # of every part
-            shape = (known.shape[0] + len(part), *shape[1:])
-            seconds, stats = seconds + (known.seconds or 0.0), known.stats.merge(stats)
-        self.parts[name] = replace(known, shape=shape, stats=stats, seconds=seconds)
+            assert event.stats is not None  # every part has statistics
+            shape = (event.shape[0] + len(part), *shape[1:])
+            seconds, stats = seconds + (event.seconds or 0.0), event.stats.merge(stats)
+        self.parts[name] = replace(event, shape=shape, stats=stats, seconds=seconds)
         self.resumed = perf_counter()
         return part
 
     def announce_parts(self) -> None:
-        """Tell of the values that came in parts, to hooks that are content with that."""
+        """Call the hooks for the values that came in parts, with an empty value."""
         for name, event in self.parts.items():
-            told = event if self.timed else replace(event, seconds=None)
+            event = event if self.timed else replace(event, seconds=None)
             for subscription in self.listeners("forward", name):
-                subscription.hook(told, np.empty(0, event.dtype))
+                subscription.hook(event, np.empty(0, event.dtype))
         self.resumed = perf_counter()
 
     def _event(
@@ -210,26 +205,26 @@ class Run:
         seconds = perf_counter() - self.resumed if self.timed else None
         value = self._through_hooks(phase, name, np.asarray(value), seconds)
         if phase == "backward" and name in self.replaced:
-            # Where the slope is 0 the loss no longer depends on what this value had been computed from.
+            # Where the slope is 0, the loss no longer depends on the inputs of this value.
             slope = np.broadcast_to(self.slopes[name], value.shape)
             value = np.where(slope == 0, 0, value * slope).astype(value.dtype, copy=False)
         self.resumed = perf_counter()
         return value
 
     def _through_hooks(self, phase: Phase, name: str, value: Array, seconds: float | None) -> Array:
-        event = told = self._event(phase, name, value.shape, name_of(value.dtype), seconds)
+        event = with_stats = self._event(phase, name, value.shape, name_of(value.dtype), seconds)
         for subscription in self.listeners(phase, name):
             with read_only(value) as view:
-                if subscription.stats and told is event:
+                if subscription.stats and with_stats is event:
                     mask = causal_mask(*view.shape[-2:]) if self.specs[name].causal else None
-                    told = replace(event, stats=TensorStats.of(view, mask))
-                result = subscription.hook(told if subscription.stats else event, view)
+                    with_stats = replace(event, stats=TensorStats.of(view, mask))
+                result = subscription.hook(with_stats if subscription.stats else event, view)
             if result is None or result is view:
                 continue
             slope = np.zeros((), value.dtype)
             if isinstance(result, Replacement):
                 result, slope = result
-            value, told = checked_replacement(subscription.hook, event, value, result), event
+            value, with_stats = checked_replacement(subscription.hook, event, value, result), event
             if phase == "forward":
                 if self.keep:
                     self.slopes[name] = self.slopes[name] * slope if name in self.replaced else slope

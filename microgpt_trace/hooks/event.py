@@ -1,5 +1,5 @@
-"""What an event is: what is known of it before a run, and what a run tells of it; and what a
-hook may put in its place. Knows no bus."""
+"""Events: their specification before a run, their record in a run, and replacements by hooks. Knows no
+bus."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ PHASES: tuple[Phase, ...] = ("forward", "backward", "update")
 
 @frozen
 class EventSpec:
-    """What is known of an event before the model runs."""
+    """The specification of an event, which is known before the model runs."""
 
     name: str
     stage: str
     layer: int | None
-    expr: str  # the operation as a person would write it
+    expr: str  # the operation as a formula
     parameter: str = ""  # the parameter behind it: "w_fc1 = layer0.mlp_fc1.T"
     causal: bool = False  # [H, T, T]: statistics cover the entries on and below the diagonal
-    overview: bool = True  # shown, serialised and saved without --verbose
-    extra: bool = False  # costs a computation of its own: shown only when asked for by name
+    overview: bool = True  # shown and saved without --verbose
+    extra: bool = False  # costs a computation of its own, and is shown only if requested by name
 
 
 @frozen
 class TraceEvent:
-    """One tensor of a run: where it stands in the computation, its shape and its summary.
+    """One tensor of a run: its place in the computation, its shape and its statistics.
 
-    `seq` counts the events of a run. In phase "backward" the tensor is the total derivative of the
-    loss with respect to the activation or parameter of that name; in phase "update" it is what the
-    optimizer adds to the parameter. `stats` and `seconds` are None where nobody asked for them.
+    `seq` counts the events of a run. In phase "backward" the tensor is the total derivative of the loss with
+    respect to the activation or parameter of that name. In phase "update" it is the change that the optimizer
+    adds to the parameter. `stats` and `seconds` are None if they were not requested.
     """
 
     seq: int
@@ -53,24 +53,22 @@ class TraceEvent:
 
 
 class Replacement(NamedTuple):
-    """What a hook returns for a value that goes on depending on the one it replaces.
-
-    `slope` is d replacement / d value, element by element (or broadcast to them): 0 where the
-    replacement is a constant, 1 where the value stays as it is. A bare array is a constant.
-    """
+    """The result of a hook whose new value depends on the replaced value. `slope` is d replacement / d value
+    for each element, and may broadcast. It is 0 where the replacement is a constant and 1 where the value is
+    unchanged. A hook that returns a bare array replaces by a constant."""
 
     value: Array
     slope: Array
 
 
 def differs(used: Array, computed: Array) -> bool:
-    """Whether what a tap gave back is another value than it was given; a copy is none."""
+    """Return True if the value that a tap returned differs from the computed value; a copy does not."""
     return used is not computed and not np.array_equal(used, computed, equal_nan=True)
 
 
 @contextmanager
 def read_only(value: Array) -> Iterator[Array]:
-    """A view that cannot be made writeable, because the array behind it is not for the time being."""
+    """Yield a view that cannot be made writeable, by making the underlying array read-only meanwhile."""
     owner = value.base if isinstance(value.base, np.ndarray) else value
     before = owner.flags.writeable
     owner.flags.writeable = False
@@ -83,8 +81,8 @@ def read_only(value: Array) -> Iterator[Array]:
 
 
 def checked_replacement(hook: object, event: TraceEvent, value: Array, result: Any) -> Array:
-    """A copy of what a hook returned, of the value's shape and dtype. Raises InputError, naming hook and
-    event, for anything else."""
+    """Return a copy of the array that a hook returned. Raises InputError, which names the hook and the event,
+    if it lacks the shape and dtype of the value."""
     if isinstance(result, np.generic):  # arithmetic on a 0-d array gives a scalar
         result = np.asarray(result)
     who = getattr(hook, "__name__", type(hook).__name__)
@@ -94,5 +92,5 @@ def checked_replacement(hook: object, event: TraceEvent, value: Array, result: A
         found = f"{result.dtype} {list(result.shape)}"
     else:
         return np.array(result)
-    wanted = f"{value.dtype} {list(value.shape)}"
-    raise InputError(f"hook {who!r} on {event.name}: expected None or an array {wanted}, found {found}")
+    expected = f"None or an array {value.dtype} {list(value.shape)}"
+    raise InputError(f"hook {who!r} on {event.name}: expected {expected}, found {found}")

@@ -1,4 +1,4 @@
-"""How events are chosen by name: exact names, globs, and the stage names of apr trace."""
+"""Select events by name: exact names, globs, and the stage names of apr trace."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fnmatch import translate
 
 from ..errors import InputError
 
-# The stages of apr trace and the events that mean the same. An empty tuple: no counterpart here.
+# The stages of apr trace and the events with the same meaning. An empty tuple means that there is none here.
 ALIASES: dict[str, tuple[str, ...]] = {
     "embedding": ("embed.tok", "embed.sum"),
     "attn_norm": ("layer*.attn.norm",),
@@ -35,24 +35,22 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "lm_head": ("logits",),
 }
 
-# How files name a layer, and we where it is a number alone.
+# The names of a layer in files, and a number alone.
 _LAYER = r"(?:layer|blk\.|(?:model\.)?layers\.|(?:transformer\.)?h\.)?([0-9]{1,9})"
 
 
 def glob_pattern(glob: str) -> re.Pattern[str]:
-    """`*` stands for any characters and `?` for one; everything else for itself."""
+    """Compile a glob: `*` matches any characters, `?` matches one, and all else matches itself."""
     return re.compile(translate(glob.replace("[", "[[]")))
 
 
 def select_names(selectors: Iterable[str], names: Sequence[str]) -> list[str]:
-    """The names that the selectors stand for, in their order: names, apr's stage names, globs, and layers as
-    files name them (3, blk.3, model.layers.3 are layer3.*).
-
-    An exact name beats an alias. Raises InputError where a selector matches nothing.
-    """
-    known, chosen = set(names), set[str]()
+    """Return the names that match any selector, in the order of `names`. A selector is a name, a stage name
+    of apr, a glob, or a layer as files name it (3, blk.3 and model.layers.3 mean layer3.*). An exact name
+    beats an alias. Raises InputError if a selector matches nothing."""
+    exact, chosen = set(names), set[str]()
     for selector in selectors:
-        if selector in known:
+        if selector in exact:
             chosen.add(selector)
             continue
         layer = re.fullmatch(_LAYER, selector)
@@ -66,18 +64,16 @@ def select_names(selectors: Iterable[str], names: Sequence[str]) -> list[str]:
 
 
 def select_spelled(
-    globs: Iterable[str], spellings: Mapping[str, Iterable[str]], what: str, asked: str = ""
+    globs: Iterable[str], spellings: Mapping[str, Iterable[str]], what: str, option: str = ""
 ) -> list[str]:
-    """The names of which a spelling matches one of the globs, in their order.
-
-    Raises InputError where a glob matches none: of `what` it is none, and by which option it was `asked` for.
-    """
+    """Return the names with a spelling that matches one of the globs, in the order of `spellings`. Raises
+    InputError if a glob matches no name. The message has the `option` in front and `what` was expected."""
     chosen = set[str]()
     for glob in globs:
         pattern = glob_pattern(glob)
-        matched = {name for name, known in spellings.items() if any(map(pattern.fullmatch, known))}
+        matched = {name for name, own in spellings.items() if any(map(pattern.fullmatch, own))}
         if not matched:
-            raise InputError(f"{asked}{glob!r} matches no {what}")
+            raise InputError(f"{option}{glob!r} matches no {what}")
         chosen |= matched
     return [name for name in spellings if name in chosen]
 
@@ -85,7 +81,7 @@ def select_spelled(
 def _nothing_matches(selector: str, names: Sequence[str]) -> str:
     if selector in ALIASES:
         return f"apr's stage {selector!r} has no counterpart in this model"
-    layers = [int(found[1]) for name in names if (found := re.match(r"layer([0-9]+)\.", name))]
+    layers = [int(match[1]) for name in names if (match := re.match(r"layer([0-9]+)\.", name))]
     if layers and re.fullmatch(_LAYER, selector):
         return f"{selector!r}: the last layer of this model is {max(layers)}"
     from difflib import get_close_matches

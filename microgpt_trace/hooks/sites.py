@@ -1,12 +1,12 @@
-"""Sites: which part of which events is meant, as one writes it on a command line. Knows no values.
+"""Sites: parts of events, as written on a command line. Knows no values.
 
-    layer0.attn.head2        the whole event; a glob or a stage of apr stands for several
-    layer*.mlp.act@3         position 3 of each; -1 is the last one, 0-2 and 0,4 are several
-    layer0.mlp.act@3:5       and of it channel 5; @:5 is channel 5 at every position
-    layer0.attn.weights[1]   head 1; in brackets the axes of the event as it is shown, here [H, T, T]
-    layer0.attn.q[3,0:8]     position 3, channels 0 to 7: ranges in brackets may be Python's
+    layer0.attn.head2        the whole event; a glob or a stage of apr names several events
+    layer*.mlp.act@3         position 3 of each event; -1 is the last, 0-2 and 0,4 name several
+    layer0.mlp.act@3:5       position 3, channel 5; @:5 is channel 5 at every position
+    layer0.attn.weights[1]   head 1; brackets index the axes of the event, here [H, T, T]
+    layer0.attn.q[3,0:8]     position 3, channels 0 to 7; brackets also take ranges as in Python
 
-In scores and weights a position is the query's and a channel the key's position.
+In scores and attention weights the position is that of the query, and the channel is the position of the key.
 """
 
 from __future__ import annotations
@@ -32,29 +32,29 @@ TokenOf = Callable[[str], int]
 
 @frozen
 class Site:
-    """A selector of events and, of them, a part: texts of numbers, empty where all are meant."""
+    """A selector of events, and the text of a part of them. An empty text selects everything."""
 
     text: str
     selector: str
     position: str = ""
     channel: str = ""
-    index: tuple[str, ...] = ()  # what stood in brackets, an axis each
+    index: tuple[str, ...] = ()  # the texts in brackets, one per axis
 
-    def names(self, known: Sequence[str]) -> list[str]:
-        """The events meant, in order of computation. Raises InputError where there are none."""
-        return select_names([self.selector], known)
+    def names(self, events: Sequence[str]) -> list[str]:
+        """Return the matching events, in order of computation. Raises InputError if there are none."""
+        return select_names([self.selector], events)
 
     @property
     def place(self) -> str:
-        """What stands behind the name: "[1,3]", "@3:5", nothing where all of it is meant."""
+        """The text after the name: "[1,3]", "@3:5", or nothing for the whole event."""
         return self.text.strip()[len(self.selector) :]
 
     def part(
         self, name: str, shape: Sequence[int], token_of: TokenOf | None = None, words: Sequence[str] = ()
     ) -> Part:
-        """What is meant of an event of that shape, or of a parameter, whose axes have other `words`.
-        `token_of` gives the id of a token named in place of a channel of logits or probs. Raises InputError
-        where there is no such place."""
+        """Return the part of an event or parameter of this shape. `token_of` returns the id of a token that
+        is named as a channel of logits or probs. `words` names the axes of a parameter. Raises InputError if
+        there is no such part."""
         chosen = [
             None if text in ("", ":") else self._numbers(text, axis, name, shape, token_of, words)
             for axis, text in enumerate(self._axes(name, shape, words))
@@ -64,36 +64,37 @@ class Site:
         return Part(heads, positions, chosen.pop(0) if chosen else None)
 
     def lone(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """The axes of which one index is named, as NumPy takes away."""
+        """Return the axes with a single index, which NumPy would remove."""
         several = re.compile(rf"|{_SLICE.pattern}|-?[0-9]+-[0-9]+|.*,.*")
         texts = self._axes(self.selector, shape)
         return tuple(axis for axis, text in enumerate(texts) if not several.fullmatch(text))
 
     def _axes(self, name: str, shape: Sequence[int], words: Sequence[str] = ()) -> list[str]:
-        """The text for each axis of the event."""
+        """Return the text for each axis of the event."""
         described = f"{self.text}: {describe_shape(name, shape, words)}"
         if len(self.index) > len(shape):
             raise InputError(f"{described}; found {len(self.index)} indices")
         if self.index:
             return [*self.index, *[""] * (len(shape) - len(self.index))]
         if (self.position and len(shape) < 2) or (self.channel and not shape):
-            raise InputError(f"{described}: it has no such places")
+            raise InputError(f"{described}: it has no such axes")
         return ["", "", self.position, self.channel][-len(shape) :] if shape else []
 
     def _numbers(
         self, text: str, axis: int, name: str, shape: Sequence[int], token_of: TokenOf | None,
         words: Sequence[str],
     ) -> tuple[int, ...]:  # fmt: skip
-        """ "0,3-5,-1" as indices of the axis, or "0:8" in brackets; the axis must have all of them."""
+        """Parse "0,3-5,-1", or "0:8" in brackets, as indices of an axis. Raises InputError if one is
+        outside."""
         size, what = shape[axis], (words or AXES[len(shape)])[axis]
-        found: list[int] = []
+        indices: list[int] = []
         for part in map(str.strip, text.split(",")):
             sliced = _SLICE.fullmatch(part) if self.index else None
             bounds = sliced or _RANGE.fullmatch(part)
             if bounds is None:
-                if token_of is not None and axis == len(shape) - 1 and not found:
+                if token_of is not None and axis == len(shape) - 1 and not indices:
                     return (token_of(text),)
-                raise InputError(f"{self.text}: expected a {what} like 3, -1, 0-2 or 0,4, found {text!r}")
+                raise InputError(f"{self.text}: expected a {what} such as 3, -1, 0-2 or 0,4, found {text!r}")
             first, end = int(bounds[1] or 0), int(bounds[2] or size)
             start = first + size * (first < 0)
             stop = end + size * (end < 0)
@@ -105,8 +106,8 @@ class Site:
                 raise InputError(f"{self.text}: {what} {wrong} of {name}, which has {_span(what, size)}")
             if stop <= start:
                 raise InputError(f"{self.text}: {part} ends before it begins")
-            found += range(start, stop)
-        return tuple(dict.fromkeys(found))
+            indices += range(start, stop)
+        return tuple(dict.fromkeys(indices))
 
 
 def _span(what: str, size: int) -> str:
@@ -115,23 +116,24 @@ def _span(what: str, size: int) -> str:
 
 
 def describe_shape(name: str, shape: Sequence[int], words: Sequence[str] = ()) -> str:
-    """In words: "layer0.mlp.act is [5, 64], position and channel". Axes of a parameter have other `words`."""
+    """Describe a shape: "layer0.mlp.act is [5, 64], position and channel". `words` names a parameter's
+    axes."""
     if not shape:
         return f"{name} is one number"
-    said = f", {listed(words or AXES[len(shape)])}" * (len(shape) > 1)
-    return f"{name} is {list(shape)}{said}"
+    axes = f", {listed(words or AXES[len(shape)])}" * (len(shape) > 1)
+    return f"{name} is {list(shape)}{axes}"
 
 
 @frozen
 class Part:
-    """Indices of each axis of an event, None where all are meant."""
+    """The selected indices of each axis of an event, None for all."""
 
     heads: tuple[int, ...] | None = None
     positions: tuple[int, ...] | None = None
     channels: tuple[int, ...] | None = None
 
     def mask(self, shape: Sequence[int], rows: Sequence[int]) -> Array:
-        """Where the part is in an array whose rows have these positions, booleans of that shape."""
+        """Return the mask of the part in an array of this shape, whose rows have these positions."""
         mask = np.ones(shape, bool)
         if self.heads is not None:
             mask &= np.isin(np.arange(shape[0]), self.heads)[:, None, None]
@@ -142,35 +144,35 @@ class Part:
         return mask
 
     def indices(self, shape: Sequence[int], rows: Sequence[int]) -> list[Sequence[int]]:
-        """The indices meant on each axis of an array, whose rows have these positions."""
-        axes = [self.heads, self.positions, self.channels][-len(shape) :] if shape else []
-        found: list[Sequence[int]] = [
-            range(size) if axis is None else axis for axis, size in zip(axes, shape, strict=True)
+        """Return the selected indices on each axis of an array, whose rows have these positions."""
+        indices: list[Sequence[int]] = [
+            range(size) if axis is None else axis for axis, size in zip(self._axes(shape), shape, strict=True)
         ]
         if self.positions is not None:
-            found[-2] = [rows.index(position) for position in self.positions]
-        return found
+            indices[-2] = [rows.index(position) for position in self.positions]
+        return indices
 
     def element(self, shape: Sequence[int]) -> tuple[int, ...] | None:
-        """The index of the one element meant; None where several are."""
-        axes = [self.heads, self.positions, self.channels][-len(shape) :] if shape else []
-        if any(axis is None or len(axis) != 1 for axis in axes):
-            return None
-        return tuple(axis[0] for axis in axes if axis is not None)
+        """Return the index if the part is a single element, else None."""
+        lone = tuple(axis[0] for axis in self._axes(shape) if axis is not None and len(axis) == 1)
+        return lone if len(lone) == len(shape) else None
+
+    def _axes(self, shape: Sequence[int]) -> list[tuple[int, ...] | None]:
+        return [self.heads, self.positions, self.channels][3 - len(shape) :]
 
 
 def parse_site(text: str) -> Site:
-    """NAME, NAME@POSITIONS, NAME@POSITIONS:CHANNELS or NAME[INDEX, ...]. Raises InputError."""
-    found = _SITE.fullmatch(text.strip())
-    if found is None or ("@" in text and not (found["position"] or found["channel"])):
+    """Parse NAME, NAME@POSITIONS, NAME@POSITIONS:CHANNELS or NAME[INDEX, ...]. Raises InputError."""
+    match = _SITE.fullmatch(text.strip())
+    if match is None or ("@" in text and not (match["position"] or match["channel"])):
         raise InputError(f"{text!r}: expected NAME, NAME@3, NAME@3:5 or NAME[1,3,2]")
-    if found["index"] is None:
-        return Site(text, found["name"], found["position"] or "", found["channel"] or "")
-    parts = found["index"].split(",")
+    if match["index"] is None:
+        return Site(text, match["name"], match["position"] or "", match["channel"] or "")
+    parts = match["index"].split(",")
     index = tuple(
         part.strip() if _SLICE.fullmatch(part.strip()) or _RANGE.fullmatch(part.strip()) else part
         for part in parts
     )
     if not all(index):
         raise InputError(f"{text!r}: an index is missing between the brackets")
-    return Site(text, found["name"], index=index)
+    return Site(text, match["name"], index=index)

@@ -1,4 +1,4 @@
-"""The hook bus: observers change nothing, replacements do, and what goes wrong is named."""
+"""Check the hook bus: observers change nothing, replacements take effect, and errors name their cause."""
 
 import time
 from collections import Counter
@@ -33,11 +33,11 @@ def constant(value):
     return lambda event, old: np.full_like(old, value)
 
 
-def names_heard(case, *globs):
-    heard = []
-    with case.model.hooks.subscribe(lambda event, value: heard.append(event.name), *globs):
+def emitted_names(case, *globs):
+    names = []
+    with case.model.hooks.subscribe(lambda event, value: names.append(event.name), *globs):
         run_under_hooks(case)
-    return heard
+    return names
 
 
 def test_observers_do_not_change_a_bit(case):
@@ -53,8 +53,8 @@ def test_observers_do_not_change_a_bit(case):
 
 
 @pytest.mark.parametrize("name", REPLACEABLE)
-def test_a_replacement_changes_what_follows_and_stops_the_gradient(deep, name):
-    """As PyTorch has it, with the observers that a trace brings, whose checks hold, and without them."""
+def test_a_replacement_changes_later_events_and_stops_the_gradient(deep, name):
+    """The judge is PyTorch. A trace's observers change nothing, and its checks hold."""
     model, old = deep.model, trace(deep.model, deep.text)[name]
     new = np.asarray(np.abs(np.random.default_rng(4).normal(size=old.shape)) + 0.01)
     with model.hooks.subscribe(lambda event, value: new, name):
@@ -73,15 +73,14 @@ def test_a_replacement_changes_what_follows_and_stops_the_gradient(deep, name):
     assert next(c for c in traced.checks if c.id == "untraced").deviation == 0
 
 
-def test_a_hook_hears_every_event_and_parameter_once_per_phase(deep):
+def test_a_hook_is_called_once_per_event_and_phase(deep):
     calls, phases = Counter(), ("forward", "backward", "update")
     with deep.model.hooks.subscribe(lambda e, v: calls.update([(e.phase, e.name)]), phases=phases):
         trace(deep.model, deep.text, step=True)
-    heard = [*product(phases[:2], REPLACEABLE), *product(phases[1:], deep.model.params)]
-    assert calls == Counter(heard)
+    assert calls == Counter([*product(phases[:2], REPLACEABLE), *product(phases[1:], deep.model.params)])
 
 
-def test_hooks_come_one_after_the_other_each_with_the_value_before_it(deep):
+def test_hooks_are_called_in_order_with_the_value_so_far(deep):
     hooks, seen = deep.model.hooks, []
     keep, double = (lambda e, v: seen.append(v.copy())), lambda e, v: v * 2
     with (
@@ -95,13 +94,13 @@ def test_hooks_come_one_after_the_other_each_with_the_value_before_it(deep):
     agree(seen, [plain, 4 * plain], what="logits")
 
 
-def test_a_value_is_a_read_only_view_and_an_answer_is_copied(deep):
+def test_a_value_is_a_read_only_view_and_a_result_is_copied(deep):
     def write(event, value):
         value[...] = 0
 
     with deep.model.hooks.subscribe(write, "logits"), pytest.raises(ValueError, match="read-only"):
         run_under_hooks(deep)
-    with deep.model.hooks.subscribe(lambda event, value: value):  # which replaces nothing
+    with deep.model.hooks.subscribe(lambda event, value: value):  # replaces nothing
         assert run_under_hooks(deep)[1].replaced == {}
     buffer = np.ones((9, 12))
     with deep.model.hooks.subscribe(lambda event, value: buffer, "embed.sum"):
@@ -111,7 +110,7 @@ def test_a_value_is_a_read_only_view_and_an_answer_is_copied(deep):
 
 
 def my_hook(event, value):
-    return my_hook.answer
+    return my_hook.result
 
 
 class Probe:
@@ -127,17 +126,17 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize(("answer", "found"), WRONG.values(), ids=WRONG.keys())
-def test_a_wrong_answer_names_hook_event_and_what_was_expected(deep, answer, found):
-    my_hook.answer = answer
-    said = rf"hook 'my_hook' on logits: expected None or an array float64 \[9, 10\], {found}"
-    with deep.model.hooks.subscribe(my_hook, "logits"), pytest.raises(InputError, match=said):
+@pytest.mark.parametrize(("result", "found"), WRONG.values(), ids=WRONG.keys())
+def test_the_error_of_a_wrong_result_names_hook_event_and_expectation(deep, result, found):
+    my_hook.result = result
+    message = rf"hook 'my_hook' on logits: expected None or an array float64 \[9, 10\], {found}"
+    with deep.model.hooks.subscribe(my_hook, "logits"), pytest.raises(InputError, match=message):
         run_under_hooks(deep)
     with deep.model.hooks.subscribe(Probe(), "loss"), pytest.raises(InputError, match="'Probe' on loss"):
         run_under_hooks(deep)
 
 
-def test_arithmetic_on_the_loss_is_an_answer(deep):
+def test_a_scalar_replaces_the_loss(deep):
     """NumPy turns `value * 2` of a 0-d array into a scalar."""
     with deep.model.hooks.subscribe(lambda event, value: value * 2, "loss"):
         doubled = trace(deep.model, deep.text).loss
@@ -158,13 +157,15 @@ def test_arithmetic_on_the_loss_is_an_answer(deep):
     ],
 )
 def test_globs_and_aliases_choose_events(deep, glob, expected):
-    assert names_heard(deep, glob) == expected == [n for n in select_names([glob], NAMES) if n in REPLACEABLE]
+    assert (
+        emitted_names(deep, glob) == expected == [n for n in select_names([glob], NAMES) if n in REPLACEABLE]
+    )
 
 
 @pytest.mark.parametrize("named", ["1", "layer1", "blk.1", "model.layers.1", "layers.1", "transformer.h.1"])
-def test_a_layer_may_be_named_as_files_name_it(deep, named):
+def test_a_layer_has_the_names_of_files(deep, named):
     assert select_names([named], NAMES) == select_names(["layer1.*"], NAMES)
-    assert names_heard(deep, named) == names_heard(deep, "layer1.*")
+    assert emitted_names(deep, named) == emitted_names(deep, "layer1.*")
     with pytest.raises(InputError, match=f"'{named}7': the last layer of this model is 1"):
         select_names([f"{named}7"], NAMES)
 
@@ -173,15 +174,15 @@ globs = st.text("ab*?.", max_size=8)
 
 
 @given(globs, st.text("ab.\n", max_size=8))
-def test_a_glob_takes_what_fnmatch_takes(glob, name):
+def test_a_glob_matches_like_fnmatch(glob, name):
     assert bool(glob_pattern(glob).fullmatch(name)) == fnmatchcase(name, glob)
 
 
-def test_many_stars_take_no_time():
+def test_a_glob_of_many_stars_is_fast():
     began = time.perf_counter()
     for glob in ("a*" * 30 + "b", "*" * 50 + "b", "?*" * 30 + "b"):
         assert not glob_pattern(glob).fullmatch("a" * 1000)
-    assert time.perf_counter() - began < 1  # backtracking would not come to an end
+    assert time.perf_counter() - began < 1  # backtracking would take years
 
 
 def test_brackets_are_literal():
@@ -200,7 +201,7 @@ HAVE_COUNTERPART = {
 }  # fmt: skip
 
 
-def test_a_stage_without_counterpart_says_so():
+def test_a_stage_without_counterpart_is_refused():
     assert all(select_names([alias], NAMES) for alias in HAVE_COUNTERPART)
     for alias in set(ALIASES) - HAVE_COUNTERPART:
         with pytest.raises(InputError, match=f"'{alias}' has no counterpart in this model"):
@@ -220,7 +221,7 @@ def test_a_stage_without_counterpart_says_so():
 )
 def test_a_glob_that_matches_nothing_lists_close_names(deep, glob, close):
     with pytest.raises(InputError, match="matches no event of this model") as error:
-        names_heard(deep, glob)
+        emitted_names(deep, glob)
     assert close in str(error.value)
     assert repr(glob) in str(error.value)
 
@@ -235,27 +236,27 @@ def test_a_subscription_ends_with_its_context_and_with_an_error(deep):
     assert len(bus) == 0
 
 
-def test_statistics_come_only_to_those_who_asked_and_are_those_of_the_new_value(deep):
-    told, hooks = {}, deep.model.hooks
+def test_only_requested_statistics_are_computed_and_they_describe_the_new_value(deep):
+    stats, hooks = {}, deep.model.hooks
     with (
         hooks.subscribe(constant(3.0), "logits"),
-        hooks.subscribe(lambda e, v: told.update(plain=e.stats), "logits"),
-        hooks.subscribe(lambda e, v: told.update(asked=e.stats), "logits", stats=True),
+        hooks.subscribe(lambda e, v: stats.update(plain=e.stats), "logits"),
+        hooks.subscribe(lambda e, v: stats.update(requested=e.stats), "logits", stats=True),
     ):
         event = trace(deep.model, deep.text).event("logits")
-    assert told["plain"] is None
-    assert event.stats == told["asked"]
+    assert stats["plain"] is None
+    assert event.stats == stats["requested"]
     assert (event.stats.count, event.stats.min, event.stats.max) == (90, 3, 3)
 
 
-def test_a_replaced_gradient_is_what_flows_on(deep):
-    heard, stop = [], constant(0.0)
+def test_a_replaced_gradient_flows_on(deep):
+    phases, stop = [], constant(0.0)
     with (
         deep.model.hooks.subscribe(stop, "layer1.mlp.down", "lm_head", phases=("backward",)),
-        deep.model.hooks.subscribe(lambda e, v: heard.append(e.phase), "logits", phases=("backward",)),
+        deep.model.hooks.subscribe(lambda e, v: phases.append(e.phase), "logits", phases=("backward",)),
     ):
         traced = trace(deep.model, deep.text, step=True)
-    assert heard == ["backward"]
+    assert phases == ["backward"]
     for name in ("layer1.mlp_fc1", "layer1.mlp_fc2", "lm_head"):
         assert not traced.gradient(name).any()
         assert not traced.array(name, "update").any()
@@ -274,7 +275,7 @@ def test_a_replaced_gradient_of_a_head_stays_with_that_head(deep):
 
 
 @pytest.mark.parametrize(("event", "factor"), [("loss", 0.0), ("loss", 2.0), ("probs", 3.0)])
-def test_a_replaced_gradient_of_the_end_scales_all(deep, event, factor):
+def test_a_scaled_gradient_of_loss_or_probs_scales_all_gradients(deep, event, factor):
     plain = trace(deep.model, deep.text, backward=True)
     with deep.model.hooks.subscribe(lambda e, v: np.asarray(v * factor), event, phases=("backward",)):
         scaled = trace(deep.model, deep.text, backward=True)
@@ -282,7 +283,7 @@ def test_a_replaced_gradient_of_the_end_scales_all(deep, event, factor):
         agree(scaled.gradient(name), factor * plain.gradient(name), what=name)
 
 
-def test_a_replaced_update_is_what_is_added(deep):
+def test_a_replaced_update_is_added(deep):
     before = deep.model.params.flat.copy()
     with deep.model.hooks.subscribe(constant(0.0), phases=("update",)):
         traced = trace(deep.model, deep.text, step=True)
@@ -291,23 +292,23 @@ def test_a_replaced_update_is_what_is_added(deep):
     assert np.array_equal(deep.model.params.flat, before)  # a trace leaves the model as it was
 
 
-def test_a_run_has_the_hooks_of_its_beginning_around_those_of_the_bus(deep):
-    """What subscribes later, and what belongs to another run, is not called."""
-    heard, bus = [], deep.model.hooks
+def test_a_run_calls_its_own_hooks_around_those_of_the_bus(deep):
+    """Hooks that subscribe later, or belong to another run, are not called."""
+    calls, bus = [], deep.model.hooks
 
-    def listening(own):
-        return bus.subscription(lambda e, v: heard.append(own), "logits")
+    def recording(name):
+        return bus.subscription(lambda e, v: calls.append(name), "logits")
 
-    with bus.subscribe(lambda e, v: heard.append("bus"), "logits"):
-        run = bus.begin(before=[listening("first")], after=[listening("last")])
-    bus.begin(after=[listening("another's")])
-    with bus.subscribe(lambda e, v: heard.append("later"), "logits"):
+    with bus.subscribe(lambda e, v: calls.append("bus"), "logits"):
+        run = bus.begin(before=[recording("first")], after=[recording("last")])
+    bus.begin(after=[recording("another's")])
+    with bus.subscribe(lambda e, v: calls.append("later"), "logits"):
         forward(deep.model.params, one_name(deep.ids, deep.model.config), run.tap("forward"))
-    assert heard == ["first", "bus", "last"]
+    assert calls == ["first", "bus", "last"]
     assert len(bus) == 0
 
 
-def test_runs_have_their_own_count_and_replacements(deep):
+def test_each_run_has_its_own_count_and_replacements(deep):
     bus, batch, seqs = deep.model.hooks, one_name(deep.ids, deep.model.config), ([], [])
     one = bus.begin(after=[bus.subscription(lambda e, v: seqs[0].append(e.seq) or v * 2, "logits")])
     two = bus.begin(after=[bus.subscription(lambda e, v: seqs[1].append(e.seq), "logits")])

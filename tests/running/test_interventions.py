@@ -340,10 +340,10 @@ REFUSED = {
     "no source": (("patch", "logits"), "needs source"),
     "idle source": (("ablate", "logits", 1.0, {"logits": np.ones((9, 10))}), "takes no source"),
     "missing": (("patch", "logits", 1.0, {"probs": np.ones((9, 10))}), "has no logits"),
-    "shape": (("patch", "logits", 1.0, {"logits": np.ones((9, 11))}), r"logits of shape \[9, 10\], found \[9, 11\]"),
+    "shape": (("patch", "logits", 1.0, {"logits": np.ones((9, 11))}), r"shape \[9, 10\], found \[9, 11\]"),
     "rows": (("patch", "logits", 1.0, {"logits": np.ones((7, 10))}), "has no position 7"),
     "length": (("patch", "embed.tok", 1.0, {"embed.tok": np.ones((7, 12))}), "has 7 positions"),
-    "vector": (("patch", "embed.norm", 1.0, {"embed.norm": np.ones(12)}), r"of shape \[9, 12\], found \[12\]"),
+    "vector": (("patch", "embed.norm", 1.0, {"embed.norm": np.ones(12)}), r"shape \[9, 12\], found \[12\]"),
     "integers": (("add", "embed.norm", 1.0, np.ones(12, int)), "floating-point"),
     "vector of weights": (("add", "layer0.attn.weights", 1.0, np.ones(9)), r"of shape \[2, 9, 9\], found"),
 }  # fmt: skip
