@@ -1,5 +1,7 @@
-"""A corpus: what is asked for, its sources as files, these as rows, each by what its name ends in, and the
-documents of all of them, one after another, with what was passed over. Keeps none of them."""
+"""A corpus: the documents of some files, one after another, and the rows that were skipped.
+
+The extension of a file decides how its rows are read. Keeps no document.
+"""
 
 from __future__ import annotations
 
@@ -20,22 +22,23 @@ from .remote import remote_files
 from .rows import BLANK, NoText, Row, json_rows, parquet_rows, text_rows
 from .sources import STDIN, CorpusFile, StandardInput, local_files, unpacked
 
-MOST = (1 << 63) - 1  # of a number of texts, and of a seed
+MOST = (1 << 63) - 1  # the largest limit, sample size and seed
 _PACKED = (".gz", ".zst")
 _JSON = (".jsonl", ".ndjson")
 _PARQUET = ".parquet"
-_NEEDS = {_PARQUET: "pyarrow", ".zst": "zstandard"}
-Told = Callable[[int], object]  # of bytes that were read
+_NEEDS = {_PARQUET: "pyarrow", ".zst": "zstandard"}  # packages by extension
+ReportBytes = Callable[[int], object]  # takes the number of bytes read
 
 
 @dataclass(frozen=True)
 class CorpusSelection:
-    """Sources in their order, and the documents to take from them: all, the first so many, or a sample.
+    """The sources of a corpus in order, and the documents to take: all, the first `limit`, or a `sample`.
 
     A source is the path of a file, a glob, a URL that fsspec opens, or "-" for the standard input, which is
-    text whatever is in it. `field` names what is read of the records of .jsonl, .ndjson and .parquet. A
-    `sample` is chosen uniformly, without replacement and by the seed, and keeps the order of the corpus; of
-    a smaller corpus it is all. With `skip_bad` what is no document is counted instead of refused.
+    always read as lines of text. `field` names the field of .jsonl and .ndjson records, or the Parquet
+    column, that holds the text. The sample is uniform, without replacement, determined by `seed`, and in the
+    order of the corpus; a smaller corpus is taken as a whole. `skip_bad` counts rows that are not text
+    instead of raising an error.
     """
 
     sources: tuple[str, ...]
@@ -46,13 +49,13 @@ class CorpusSelection:
     skip_bad: bool = False
 
     def __post_init__(self) -> None:
-        """Raises InputError where it asks for nothing, or for what contradicts itself."""
+        """Check the values. Raises InputError if one is out of range or two contradict each other."""
         if not self.sources or not all(self.sources):
             raise InputError(f"sources of a corpus: expected names of files, found {brief(self.sources)}")
         if self.sources.count(STDIN) > 1:
-            raise InputError("sources of a corpus: - is the standard input, which can be read once")
+            raise InputError("sources of a corpus: - is standard input, which can be read only once")
         if not self.field:
-            raise InputError("field: expected the name of a field, found an empty one")
+            raise InputError("field: expected the name of a field, found an empty name")
         for name, least in (("limit", 1), ("sample", 1), ("seed", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -60,14 +63,17 @@ class CorpusSelection:
             if value is not None and value > MOST:
                 raise InputError(f"{name}: expected at most {MOST:,}, found a larger number")
         if self.sample and self.limit:
-            raise InputError("a limit takes the first documents, a sample any of them: give one of the two")
+            raise InputError("limit takes the first documents and sample takes random ones: give only one")
         if self.sample and STDIN in self.sources:
-            raise InputError("a sample is read twice, and - can be read once: write it to a file first")
+            raise InputError("a sample is read twice, but - can be read only once: save it to a file first")
 
 
 class Document(NamedTuple):
-    """A text, its number among those that are taken, from 0, and where it stands: a file, and its line or row
-    there, from 1. `unfit` is why a model does not read it, where that is known without its text."""
+    """A text, its number among the selected documents, and its place: a file and a line or row.
+
+    Numbers count from 0, rows from 1. `unfit` is the reason why a model cannot read the text, if the text was
+    dropped for it.
+    """
 
     number: int
     text: str
@@ -82,84 +88,84 @@ class Document(NamedTuple):
 
 
 class Skipped(NamedTuple):
-    """Rows that are no documents for one reason: how many, and where the first stands."""
+    """The number of rows that were skipped for one reason, and the place of the first one."""
 
     rows: int
     first: str
 
 
 class Corpus:
-    """The documents of a selection: an iterable, of which one iteration at a time is made. `told` is told
-    again and again how many bytes were read and unpacked so far.
+    """The documents of a selection, as an iterable. Only one iteration may run at a time.
 
-    An iteration raises FileFormatError with its place for a row that is no document (a blank one is passed
-    over), InputError where there is no document at all, and RunError where a transfer fails.
+    An iteration calls `report` with the number of bytes read and unpacked so far. It skips blank rows. It
+    raises FileFormatError with the place of a row that is not text, InputError if there is no document at
+    all, and RunError if a transfer fails.
 
-    Of the iteration that was made last, and complete when that is: `documents`, how many there were,
-    `skipped`, what was passed over by reason, of all the corpus where a sample was taken, and `fingerprint`.
+    `documents` (a count), `skipped` (rows by reason; with a sample those of the whole corpus) and
+    `fingerprint` describe the last iteration, and are complete when it is.
     """
 
-    def __init__(self, selection: CorpusSelection, told: Told = lambda count: None) -> None:
+    def __init__(self, selection: CorpusSelection, report: ReportBytes = lambda count: None) -> None:
         self.selection = selection
-        self._bytes, self._told = 0, told
-        self._begin()
+        self._bytes, self._report = 0, report
+        self._reset()
 
     def __repr__(self) -> str:
         return one_line(self, sources=self.selection.sources, documents=self.documents)
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self.documents = 0
         self.skipped: dict[str, Skipped] = {}
         self._hash = blake2b(digest_size=16)
 
     @property
     def fingerprint(self) -> str:
-        """Identifies the texts and their order, wherever they stand: BLAKE2b of each as its length in bytes
-        (64 bits, little-endian) and its UTF-8."""
+        """The BLAKE2b hash of the texts in order, wherever they are stored. Each text enters as its length in
+        bytes (64 bits, little-endian) and its UTF-8."""
         return self._hash.hexdigest()
 
     @cached_property
     def files(self) -> list[CorpusFile]:
-        """What is read, in order. Raises what `found_files` does."""
-        return found_files(self.selection.sources)
+        """The files of all sources, in order. Raises the errors of `find_files`."""
+        return find_files(self.selection.sources)
 
     def __iter__(self) -> Iterator[Document]:
-        self._begin()
-        yield from map(self._document, self._selected())  # and nothing here keeps the text
+        self._reset()
+        yield from map(self._document, self._selected())  # no variable here keeps a text alive
         if not self.documents:
-            what = [f"{counted(found.rows, 'row')} {reason}" for reason, found in self.skipped.items()]
-            why = f" ({', '.join(what)})" if what else ""
+            rows = [f"{reason}: {counted(skipped.rows, 'row')}" for reason, skipped in self.skipped.items()]
+            why = f" ({', '.join(rows)})" if rows else ""
             raise InputError(f"{self._sources}: expected documents, found none{why}")
 
-    def _document(self, found: tuple[str, str, int]) -> Document:
-        text = found[0]
-        content = text.encode()
+    def _document(self, placed: tuple[str, str, int]) -> Document:
+        content = placed[0].encode()
         self._hash.update(len(content).to_bytes(8, "little"))
         self._hash.update(content)
         self.documents += 1
-        return Document(self.documents - 1, *found)
+        return Document(self.documents - 1, *placed)
 
     def _selected(self) -> Iterator[tuple[str, str, int]]:
-        asked = self.selection
-        if asked.sample is None:
-            yield from islice(self._texts(self.skipped), asked.limit)
+        """Yield the texts that the selection takes, each with its file and row."""
+        selection = self.selection
+        if selection.sample is None:
+            yield from islice(self._texts(self.skipped), selection.limit)
             return
         total = sum(map(bool, self._texts(self.skipped)))
-        yield from compress(self._texts({}), _chosen(total, asked.sample, asked.seed))
-        if self.documents < min(total, asked.sample):
+        yield from compress(self._texts({}), _sample_mask(total, selection.sample, selection.seed))
+        if self.documents < min(total, selection.sample):
             raise RunError(f"{self._sources}: changed while the sample was read")
 
     def _texts(self, skipped: dict[str, Skipped]) -> Iterator[tuple[str, str, int]]:
-        """Every document, its file and its row there. Nothing here keeps a text, which may take 64 MB, while
-        the next is read."""
+        """Yield every text with its file and row. No variable here keeps a text, which may take 64 MB, alive
+        while the next one is read."""
         for file in self.files:
             rows = rows_of(file, self.selection.field, self._count)
-            yield from filter(None, map(partial(self._found, skipped, file.name), rows, count(1)))
+            yield from filter(None, map(partial(self._placed, skipped, file.name), rows, count(1)))
 
-    def _found(
+    def _placed(
         self, skipped: dict[str, Skipped], file: str, row: Row, number: int
     ) -> tuple[str, str, int] | None:
-        """The document of a row, or None where it is passed over."""
+        """Return the text of a row with its place, or None if the row is skipped."""
         if not isinstance(row, NoText):
             if row and not row.isspace():
                 return row, file, number
@@ -171,41 +177,43 @@ class Corpus:
         skipped[row.reason] = Skipped(rows + 1, first)
         return None
 
-    def _count(self, read: int) -> None:
-        self._bytes += read
-        self._told(self._bytes)
+    def _count(self, size: int) -> None:
+        self._bytes += size
+        self._report(self._bytes)
 
     @property
     def _sources(self) -> str:
         return abridged(self.selection.sources)
 
 
-def _chosen(total: int, size: int, seed: int) -> Iterator[bool]:
-    """Which of so many are in a sample, each set of that size equally likely: selection sampling (Knuth, The
-    Art of Computer Programming 2, 3.4.2, algorithm S). Of Python's generator only random() is used, whose
-    numbers are the same in every version."""
-    draw = Random(seed).random
+def _sample_mask(total: int, size: int, seed: int) -> Iterator[bool]:
+    """Yield for each of `total` documents whether the sample has it. Each set of `size` is equally likely.
+
+    Selection sampling (Knuth, The Art of Computer Programming 2, 3.4.2, algorithm S). It uses only Python's
+    random(), whose numbers are the same in every version.
+    """
+    uniform = Random(seed).random
     for left in range(total, 0, -1):
         if not size:
             return
-        taken = draw() * left < size
-        size -= taken
-        yield taken
+        take = uniform() * left < size
+        size -= take
+        yield take
 
 
 # --- Files and their rows ---------------------------------------------------------------------
 
 
-def found_files(sources: Sequence[str]) -> list[CorpusFile]:
-    """The files of all sources, in their order, none of which is opened.
+def find_files(sources: Sequence[str]) -> list[CorpusFile]:
+    """Return the files of all sources, in order, without opening them.
 
-    Raises InputError or FileFormatError where one is not there or cannot be read for want of a package.
+    Raises InputError or FileFormatError if a file does not exist, and InputError if a package is missing.
     """
     files = [file for source in sources for file in _files_of(source)]
     for file in files:
-        for ending in endings_of(file.path):
-            if ending in _NEEDS:
-                check_installed(_NEEDS[ending], f"{file.name}: {ending} needs")
+        for extension in extensions(file.path):
+            if extension in _NEEDS:
+                check_installed(_NEEDS[extension], f"{file.name}: {extension} needs")
     return files
 
 
@@ -216,8 +224,8 @@ def _files_of(source: str) -> Sequence[CorpusFile]:
 
 
 def rows_of(file: CorpusFile, field: str, count: Callable[[int], None]) -> Iterator[Row]:
-    """The rows of a file in order; their numbers count from 1. `count` is told how many bytes come."""
-    kind, packed = endings_of(file.path)
+    """Return the rows of a file in order. `count` is called with the size of each piece that is read."""
+    kind, packed = extensions(file.path)
     if kind == _PARQUET:
         return parquet_rows(file, packed, field, count)
     chunks = _counted(unpacked(file, packed), count)
@@ -230,8 +238,8 @@ def _counted(chunks: Iterable[bytes], count: Callable[[int], None]) -> Iterator[
         yield chunk
 
 
-def endings_of(path: str) -> tuple[str, str]:
-    """What kind of file this is, and how it is packed: (".jsonl", ".gz"). Of a URL its path counts."""
+def extensions(path: str) -> tuple[str, str]:
+    """Return the extension of the format and that of the compression of a path or URL: (".jsonl", ".gz")."""
     name = urlsplit(path).path if "://" in path else path
     *_, kind, last = ["", "", *PurePosixPath(name.lower()).suffixes]
     return (kind, last) if last in _PACKED else (last, "")

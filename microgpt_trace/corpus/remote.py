@@ -1,8 +1,8 @@
-"""Files of other machines, by fsspec: whatever fails there is one error that names the URL.
+"""Files on other machines, opened by fsspec. Any failure there becomes one error that names the URL.
 
-A transfer that is cut off is told from the end of a file. Where an HTTP server gives parts of a file, each
-is a request of its own, so that a reader may take its time over them; else it is one request from beginning
-to end.
+A transfer that is cut off is an error, not the end of a file. If an HTTP server serves byte ranges, each part
+of a file is a request of its own, so that a slow reader keeps no connection open. Otherwise one request reads
+the whole file.
 """
 
 from __future__ import annotations
@@ -15,86 +15,82 @@ from typing import Any
 from ..errors import FileFormatError, InputError, MicrogptError, RunError, check_installed, missing
 from .sources import CHUNK, CorpusFile, local_files
 
-SILENCE = 60  # seconds without a byte until a transfer is given up; all of it may take as long as it takes
-_GONE = (404, 410)
-_PAGE = 1 << 24  # bytes of a page that lists files
+SILENCE = 60  # seconds without a byte after which a transfer fails; its total time has no limit
+_GONE = (404, 410)  # HTTP status codes
+_PAGE = 1 << 24  # bytes that a page with a list of files has at most
 
 
 @dataclass
 class RemoteFile(CorpusFile):
-    """A file of a file system of fsspec, and its bytes where that knows how many."""
+    """A file in a file system of fsspec. `size` is in bytes, None if the file system does not know it."""
 
     files: Any
     size: int | None
 
     def chunks(self) -> Iterator[bytes]:
-        found = 0
+        received = 0
         with self.opened() as file:
             while chunk := file.read(CHUNK):
-                found += len(chunk)
+                received += len(chunk)
                 yield chunk
-        if self.size is not None and found < self.size:
+        if self.size is not None and received < self.size:
             raise RunError(
-                f"{self.name}: the transfer was cut off: expected {self.size:,} bytes, found {found:,}"
+                f"{self.name}: the transfer was cut off: expected {self.size:,} bytes, found {received:,}"
             )
 
     @contextmanager
     def opened(self) -> Iterator[Any]:
-        """What cannot be sought in has no size."""
-        with _transfer(self.name), self.files.open(self.path, "rb", **self._how()) as file:
+        """Open the file. A file object that cannot seek has no size."""
+        with _transfer(self.name), self.files.open(self.path, "rb", **self._options()) as file:
             yield file
 
-    def _how(self) -> dict[str, Any]:
-        if not _speaks(self.files, "http"):
+    def _options(self) -> dict[str, Any]:
+        if not _has_protocol(self.files, "http"):
             return {}
-        return {"size": self.size} if self.size and self._gives_parts() else {"block_size": 0}
+        return {"size": self.size} if self.size and self._serves_ranges() else {"block_size": 0}
 
-    def _gives_parts(self) -> bool:
-        """Whether the server answers a request for one byte with one byte; many ignore what is asked for."""
+    def _serves_ranges(self) -> bool:
+        """Return True if the server answers a request for one byte with one byte. Many servers ignore it."""
         one_byte = {"block_size": 0, "size": 1, "headers": {"Range": "bytes=0-0"}}
         with self.files.open(self.path, "rb", **one_byte) as file:
             return bool(file.r.status == 206)
 
 
 def remote_files(url: str) -> Sequence[CorpusFile]:
-    """The file at this URL, or those that match a glob, sorted. A URL of this machine is a path.
+    """Return the file at a URL, or the files that match a glob, sorted. A file:// URL is a path here.
 
-    Raises InputError where a package is missing that opens it, and for a glob that nothing matches,
-    FileFormatError where there is no such file, and RunError where that cannot be found out.
+    Raises InputError if a package is missing that opens the URL or if nothing matches the glob,
+    FileFormatError if the file does not exist, and RunError if the server does not say.
     """
     check_installed("fsspec", f"{url}: URLs need")
     with _transfer(url):
         files, path = _file_system(url)
-        if _speaks(files, "file"):
+        if _has_protocol(files, "file"):
             return local_files(path)
-        magic = "*[" if _speaks(files, "http") else "*[?"
+        magic = "*[" if _has_protocol(files, "http") else "*[?"
         if set(magic).isdisjoint(path) or files.exists(path):
-            return [_checked(url, files, path, files.info(path))]
-        found = files.glob(path, detail=True)
-        matching = [
-            _checked(files.unstrip_protocol(name), files, name, info)
-            for name, info in sorted(found.items())
+            info = files.info(path)
+            if info["type"] == "directory":
+                raise FileFormatError(f"{url}: expected a file of documents, found a folder")
+            return [RemoteFile(url, path, files, info.get("size"))]
+        matches = [
+            RemoteFile(files.unstrip_protocol(name), name, files, info.get("size"))
+            for name, info in sorted(files.glob(path, detail=True).items())
             if info["type"] != "directory"
         ]
-    if not matching:
+    if not matches:
         raise InputError(f"{url}: no file matches")
-    return matching
+    return matches
 
 
-def _checked(name: str, files: Any, path: str, info: dict[str, Any]) -> RemoteFile:
-    if info["type"] == "directory":
-        raise FileFormatError(f"{name}: expected a file of documents, found a folder")
-    return RemoteFile(name, path, files, info.get("size"))
-
-
-def _speaks(files: Any, protocol: str) -> bool:
-    known = files.protocol
-    return protocol in ((known,) if isinstance(known, str) else known)
+def _has_protocol(files: Any, protocol: str) -> bool:
+    names = files.protocol
+    return protocol in ((names,) if isinstance(names, str) else names)
 
 
 def _file_system(url: str) -> tuple[Any, str]:
-    """Raises ImportError for a package that is missing, and InputError for what is no URL of a protocol that
-    is known."""
+    """Return the file system and the path of a URL. Raises ImportError if a package is missing, and
+    InputError if fsspec does not know the protocol."""
     from fsspec.core import url_to_fs
 
     options = {p: _http_options() for p in ("http", "https") if f"{p}://" in url}
@@ -106,11 +102,11 @@ def _file_system(url: str) -> tuple[Any, str]:
 
 
 def _http_options() -> dict[str, Any]:
-    """The bytes as they lie there, by the proxy that the environment names."""
+    """Return options that request the stored bytes unchanged, through the environment's proxy."""
     import aiohttp
 
     class Response(aiohttp.ClientResponse):
-        """Whose body is read as a whole: no more of it than was asked for."""
+        """A response that fails if its body is longer than the requested range."""
 
         async def read(self) -> bytes:
             first, _, last = self.request_info.headers.get("Range", "").removeprefix("bytes=").partition("-")
@@ -132,7 +128,7 @@ def _http_options() -> dict[str, Any]:
 
 @contextmanager
 def _transfer(url: str) -> Iterator[None]:
-    """Whatever a file system raises, which may be anything, as an error of ours."""
+    """Turn any exception of a file system into a MicrogptError."""
     try:
         yield
     except MicrogptError:
@@ -151,5 +147,5 @@ def _reason(error: BaseException) -> str:
     if status := getattr(error, "status", None):
         return f"{status} {getattr(error, 'message', '')}".strip()
     if "Timeout" in type(error).__name__:
-        return f"nothing came for {SILENCE} seconds"
+        return f"no data arrived for {SILENCE} seconds"
     return str(error).partition("\n")[0] or type(error).__name__

@@ -1,5 +1,7 @@
-"""Rows of a corpus: a text each, or what is wrong with it. They are lines of text or of JSON, or stand in a
-Parquet file, of which pyarrow reads one row at a time, and only the column that is asked for."""
+"""The rows of a corpus file: lines of text, lines of JSON, or rows of a Parquet file.
+
+A row is a text, or the reason why it is not one. pyarrow reads one column of a Parquet file, row by row.
+"""
 
 from __future__ import annotations
 
@@ -15,37 +17,35 @@ from ..text.json_reading import from_json
 from ..text.wording import abridged
 from .sources import CHUNK, CorpusFile, unpacked
 
-LONGEST = 1 << 26  # bytes of a line, and of a text
-LARGEST_COPY = 1 << 34  # bytes of a temporary file
-_MARK = b"\xef\xbb\xbf"
+LONGEST = 1 << 26  # bytes that a line or a text has at most
+LARGEST_COPY = 1 << 34  # bytes that a temporary file has at most
+_BOM = b"\xef\xbb\xbf"  # the byte order mark
 
 
 def lines_of(chunks: Iterable[bytes]) -> Iterator[bytes | None]:
-    """Each line's bytes, without the \\n or \\r\\n that ends it and without a byte order mark
-    at the beginning.
+    """Yield the bytes of each line, without its end (\\n or \\r\\n) and without the file's byte order mark.
 
-    None stands in the place of a line longer than LONGEST. A line, which may take 64 MB, is not kept while
-    the next one is read.
+    A line longer than LONGEST becomes None. No line, which may take 64 MB, is kept while the next is read.
     """
-    begun, length, mark = bytearray(), 0, _MARK
+    pending, length, bom = bytearray(), 0, _BOM
     for chunk in chunks:
         first, *others = chunk.split(b"\n")
-        begun += first
+        pending += first
         length += len(first)
-        if length > LONGEST + 1:  # it may end in \r
-            begun.clear()
+        if length > LONGEST + 1:  # the line may end in \r
+            pending.clear()
         if others:
-            yield _line(_taken(begun).removeprefix(mark), length)
+            yield _line(_drain(pending).removeprefix(bom), length)
             yield from (_line(line, len(line)) for line in others[:-1])
-            begun, length, mark = bytearray(others[-1]), len(others[-1]), b""
+            pending, length, bom = bytearray(others[-1]), len(others[-1]), b""
     if length:
-        yield _line(_taken(begun).removeprefix(mark), length)
+        yield _line(_drain(pending).removeprefix(bom), length)
 
 
-def _taken(begun: bytearray) -> bytes:
-    """The bytes, of which nothing is left behind."""
-    line = bytes(begun)
-    begun.clear()
+def _drain(pending: bytearray) -> bytes:
+    """Return the bytes of a buffer and empty it."""
+    line = bytes(pending)
+    pending.clear()
     return line
 
 
@@ -55,7 +55,7 @@ def _line(line: bytes, length: int) -> bytes | None:
 
 
 class NoText(NamedTuple):
-    """Why a row is no document: in a few words that others share, and as this one's error."""
+    """A row that is not a text: a short reason by which such rows are counted, and the error of this row."""
 
     reason: str
     error: str
@@ -63,45 +63,43 @@ class NoText(NamedTuple):
 
 Row = str | NoText
 TOO_LONG = NoText(
-    f"longer than {LONGEST >> 20} MB", f"expected a text of at most {LONGEST:,} bytes, found a longer one"
+    f"longer than {LONGEST >> 20} MB", f"expected a text of at most {LONGEST:,} bytes, found a longer text"
 )
-BLANK = NoText("blank", "expected a text, found a blank one")
+BLANK = NoText("blank", "expected a text, found a blank row")
 
 
 def text_rows(chunks: Iterable[bytes]) -> Iterator[Row]:
-    """Each line of a text."""
-    return map(decoded, lines_of(chunks))
+    """Return the rows of a text file: its lines."""
+    return map(_decode, lines_of(chunks))
 
 
 def json_rows(chunks: Iterable[bytes], field: str) -> Iterator[Row]:
-    """The field of each record, which is a JSON object in a line of its own."""
+    """Return the rows of a JSON Lines file: one field of each record."""
     return map(partial(_field_of_record, field=field), lines_of(chunks))
 
 
-def decoded(content: Any) -> Row:
-    """The text of bytes, or of a buffer; of None, that it was too long."""
+def _decode(content: Any) -> Row:
+    """Decode bytes or a buffer as UTF-8. None means that the row was too long."""
     if content is None or len(content) > LONGEST:
         return TOO_LONG
     try:
         return str(content, "utf-8")
     except UnicodeDecodeError as error:
-        return NoText(
-            "not UTF-8",
-            f"expected UTF-8 text, found byte {content[error.start]:#04x} at offset {error.start:,} of it",
-        )
+        place = f"offset {error.start:,} of the row"
+        return NoText("not UTF-8", f"expected UTF-8 text, found byte {content[error.start]:#04x} at {place}")
 
 
-def text_of(value: Any, field: str) -> Row:
-    """A field's value, if it is text that a file can hold."""
+def _text_of(value: Any, field: str) -> Row:
+    """Return the value of a field if it is a text that UTF-8 can encode."""
     if not isinstance(value, str):
         return NoText(
-            f"field {field!r} is no text", f"expected text in the field {brief(field)}, found {brief(value)}"
+            f"field {field!r} is not text", f"expected text in the field {brief(field)}, found {brief(value)}"
         )
     try:
         size = len(value) if value.isascii() else len(value.encode())
     except UnicodeEncodeError as error:
         half = value[error.start].encode("unicode_escape").decode()
-        return NoText("half a surrogate pair", f"expected text that UTF-8 can hold, found {half} by itself")
+        return NoText("lone surrogate", f"expected valid Unicode, found the lone surrogate {half}")
     return TOO_LONG if size > LONGEST else value
 
 
@@ -113,42 +111,41 @@ def _field_of_record(line: bytes | None, field: str) -> Row:
     try:
         record = from_json(line)
     except UnicodeDecodeError:
-        return decoded(line)
+        return _decode(line)
     except ValueError as error:
-        found = brief(line[:400].decode("utf-8", "replace"))
-        return NoText("no JSON", f"expected a JSON object ({error}), found {found}")
+        start = brief(line[:400].decode("utf-8", "replace"))
+        return NoText("not JSON", f"expected a JSON object ({error}), found {start}")
     if not isinstance(record, dict):
-        return NoText("no JSON object", f"expected a JSON object, found {brief(record)}")
+        return NoText("not a JSON object", f"expected a JSON object, found {brief(record)}")
     if field not in record:
         fields = abridged([brief(name) for name in record], 8) or "none"
         return NoText(f"no field {field!r}", f"expected a field {brief(field)}, found {fields}")
-    return text_of(record[field], field)
+    return _text_of(record[field], field)
 
 
 # --- Parquet ----------------------------------------------------------------------------------
 
 
 def parquet_rows(file: CorpusFile, ending: str, field: str, count: Callable[[int], None]) -> Iterator[Row]:
-    """The column of this name, row by row, of which `count` is told the bytes. Raises FileFormatError where
-    there is none, or none of text.
+    """Yield the rows of the column `field`. `count` is called with the size of each row.
 
-    A file that is packed once more, or of a server that gives no parts of files, is copied into a
-    temporary file.
+    A compressed file, or a file of a server without byte ranges, is first copied to a temporary file. Raises
+    FileFormatError if the file is not Parquet or has no such column of text.
     """
-    with _seekable(file, ending) as content, _failing(file.name):
+    with _seekable(file, ending) as content, _parquet_errors(file.name):
         import pyarrow.parquet
 
-        with _memory_given_back():
-            opened = pyarrow.parquet.ParquetFile(content, buffer_size=CHUNK, pre_buffer=False)
-        with opened as table:
+        with _system_memory_pool():
+            parquet = pyarrow.parquet.ParquetFile(content, buffer_size=CHUNK, pre_buffer=False)
+        with parquet as table:
             _check_column(table.schema_arrow, field, file.name)
             batches = table.iter_batches(1, columns=[field], use_threads=False)
             yield from map(partial(_row, field, count), batches)
 
 
 @contextmanager
-def _memory_given_back() -> Iterator[None]:
-    """What is opened within takes its memory from the C library, which gives a long text's back at once."""
+def _system_memory_pool() -> Iterator[None]:
+    """Let files that are opened here use the C library's allocator, which frees a long text at once."""
     import pyarrow
 
     before = pyarrow.default_memory_pool()
@@ -161,6 +158,7 @@ def _memory_given_back() -> Iterator[None]:
 
 @contextmanager
 def _seekable(file: CorpusFile, ending: str) -> Iterator[IO[bytes]]:
+    """Open the file, or a temporary copy if it is compressed or cannot seek."""
     if not ending:
         with file.opened() as content:
             if getattr(content, "size", 0) is not None:
@@ -184,33 +182,33 @@ def _copy(chunks: Iterable[bytes], copy: IO[bytes], name: str) -> None:
 
 
 @contextmanager
-def _failing(name: str) -> Iterator[None]:
-    """What pyarrow finds wrong with a file, as a FileFormatError."""
+def _parquet_errors(name: str) -> Iterator[None]:
+    """Turn the errors of pyarrow into FileFormatError. A column name may raise UnicodeDecodeError."""
     import pyarrow
 
     try:
         yield
-    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:  # the second of a column's name
+    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
         if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
-            raise  # of the file's own reading
-        said = str(error).partition("\n")[0]
-        raise FileFormatError(f"{name}: expected a Parquet file ({said})") from error
+            raise  # reading the file itself failed
+        reason = str(error).partition("\n")[0]
+        raise FileFormatError(f"{name}: expected a Parquet file ({reason})") from error
 
 
 def _check_column(schema: Any, field: str, name: str) -> None:
     from pyarrow import types
 
-    found = schema.get_all_field_indices(field)
-    if len(found) != 1:
+    indices = schema.get_all_field_indices(field)
+    if len(indices) != 1:
         columns = abridged([brief(column) for column in schema.names], 8)
         raise FileFormatError(f"{name}: expected one column {brief(field)}, found the columns {columns}")
-    kind = schema.field(found[0]).type
-    held = kind.value_type if types.is_dictionary(kind) else kind
-    if not (types.is_string(held) or types.is_large_string(held) or types.is_string_view(held)):
+    kind = schema.field(indices[0]).type
+    value = kind.value_type if types.is_dictionary(kind) else kind
+    if not (types.is_string(value) or types.is_large_string(value) or types.is_string_view(value)):
         raise FileFormatError(f"{name}: expected text in the column {brief(field)}, found {kind}")
 
 
 def _row(field: str, count: Callable[[int], None], batch: Any) -> Row:
     (value,) = batch.column(0).cast("binary")
     count(batch.nbytes)
-    return text_of(None, field) if value.as_py() is None else decoded(value.as_py())
+    return _text_of(None, field) if value.as_py() is None else _decode(value.as_py())

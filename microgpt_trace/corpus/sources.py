@@ -1,8 +1,7 @@
-"""Where the bytes of a corpus are, files of this machine and the standard input, and how they are unpacked.
-Knows nothing of what they mean.
+"""Read and unpack the bytes of local files and of standard input. Knows nothing of what the bytes mean.
 
-The memory that unpacking takes is bounded by what it is given at a time: deflate makes at most 1,032 bytes of
-one (zlib's technical details), Zstandard a block of 128 KB of four (RFC 8878, an RLE block).
+Small pieces of input bound the memory of unpacking: deflate expands a byte to at most 1,032 bytes (zlib's
+technical details), Zstandard four bytes to a block of 128 KB (RFC 8878, an RLE block).
 """
 
 from __future__ import annotations
@@ -21,53 +20,52 @@ from ..errors import FileFormatError, InputError
 from ..untrusted_files import check_regular, reading
 
 STDIN = "-"
-CHUNK = 1 << 20  # bytes that are read at once
+CHUNK = 1 << 20  # bytes that are read at a time
 _MAGIC = re.compile(r"[*?[]")
 
 
 @dataclass
 class CorpusFile:
-    """What documents are read from: a file of this machine, if it is none of the other kinds. Its errors name
-    it; what its path ends in tells what is in it."""
+    """A local file of documents. Errors use `name`; the extension of `path` decides how it is read."""
 
     name: str
     path: str
 
     def chunks(self) -> Iterator[bytes]:
-        """Its bytes in pieces of at most CHUNK."""
+        """Yield the bytes in pieces of at most CHUNK."""
         with self.opened() as file:
-            while chunk := file.read1(CHUNK):  # what is there, without waiting
+            while chunk := file.read1(CHUNK):  # returns the available bytes without waiting for more
                 yield chunk
 
     @contextmanager
     def opened(self) -> Iterator[Any]:
-        """For those who read it here and there."""
+        """Open the file for reading in any order."""
         path = Path(self.path)
         with reading(path), path.open("rb") as file:
             yield file
 
 
 class StandardInput(CorpusFile):
-    """The standard input, which can be read once."""
+    """Standard input, which can be read only once."""
 
-    taken = False
+    used = False
 
     @contextmanager
     def opened(self) -> Iterator[Any]:
-        if self.taken:
-            raise InputError("-: the standard input can be read once")
-        if sys.stdin is None:  # as where the shell has closed it
+        if self.used:
+            raise InputError("-: standard input can be read only once")
+        if sys.stdin is None:  # for example because the shell has closed it
             raise InputError("-: there is no standard input")
-        self.taken = True
+        self.used = True
         with reading(Path(self.name)):
             yield sys.stdin.buffer
 
 
 def local_files(source: str) -> list[CorpusFile]:
-    """The file of this path, or those that match a glob, sorted; folders among these are passed over.
+    """Return the file at a path, or the files that match a glob, sorted and without folders.
 
-    A path that is there beats a glob. Raises FileFormatError where it is no regular file, and InputError for
-    a glob that nothing matches.
+    A path that exists is not treated as a glob. Raises FileFormatError if a path is not a regular file, and
+    InputError if nothing matches a glob.
     """
     path, names = Path(source), [source]
     with reading(path):
@@ -80,43 +78,44 @@ def local_files(source: str) -> list[CorpusFile]:
     return [CorpusFile(name, name) for name in names]
 
 
-PIECE = 1 << 8  # bytes unpacked at once: at most 256 KB by gzip, 8 MB by Zstandard
+PIECE = 1 << 8  # bytes unpacked at a time: they become at most 256 KB (gzip) or 8 MB (Zstandard)
 _GZIP = 16 + zlib.MAX_WBITS
 
 
 def unpacked(file: CorpusFile, ending: str) -> Iterator[bytes]:
-    """The bytes of a file whose name ends so, in pieces of at most CHUNK; of any other its own."""
+    """Return the bytes of a file in pieces of at most CHUNK, unpacked if its extension is .gz or .zst."""
     if ending == ".gz":
-        return _unpacked(file, "gzip", lambda: zlib.decompressobj(_GZIP), zlib.error)
+        return _unpack(file, "gzip", lambda: zlib.decompressobj(_GZIP), zlib.error)
     if ending == ".zst":
         import zstandard
 
-        opened = zstandard.ZstdDecompressor().decompressobj
-        return _unpacked(file, "Zstandard", opened, zstandard.ZstdError)
+        decoder = zstandard.ZstdDecompressor().decompressobj
+        return _unpack(file, "Zstandard", decoder, zstandard.ZstdError)
     return file.chunks()
 
 
-def _unpacked(
-    file: CorpusFile, what: str, begun: Callable[[], Any], failure: type[Exception]
+def _unpack(
+    file: CorpusFile, form: str, decoder: Callable[[], Any], failure: type[Exception]
 ) -> Iterator[bytes]:
-    """One member, or frame, after another. Raises FileFormatError where one is damaged or ends early."""
+    """Unpack one gzip member or Zstandard frame after another. Raises FileFormatError if one is damaged or
+    cut off."""
     member = None
-    read = whole = 0
+    size = complete = 0
     for chunk in file.chunks():
         for start in range(0, len(chunk), PIECE):
             piece = chunk[start : start + PIECE]
-            read += len(piece)
-            while piece and not (whole and member is None and not piece.strip(b"\0")):  # zeros may follow
-                member = member or begun()
+            size += len(piece)
+            while piece and not (complete and member is None and not piece.strip(b"\0")):  # zero padding
+                member = member or decoder()
                 try:
                     content = member.decompress(piece)
                 except failure as error:
-                    raise FileFormatError(f"{file.name}: expected {what} data ({error})") from error
+                    raise FileFormatError(f"{file.name}: expected {form} data ({error})") from error
                 yield from (content[i : i + CHUNK] for i in range(0, len(content), CHUNK))
                 piece = member.unused_data if member.eof else b""
                 if member.eof:
-                    member, whole = None, whole + 1
-    if member is not None or not whole:
+                    member, complete = None, complete + 1
+    if member is not None or not complete:
         raise FileFormatError(
-            f"{file.name}: expected {what} data to its end, found it cut off after {read:,} bytes"
+            f"{file.name}: expected complete {form} data, found a file that is cut off after {size:,} bytes"
         )

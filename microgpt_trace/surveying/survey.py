@@ -20,7 +20,7 @@ from typing import Any
 
 from ..architecture.model import LanguageModel
 from ..arrays.threads import one_blas_thread
-from ..corpus.corpus import Corpus, CorpusSelection, Document, Told
+from ..corpus.corpus import Corpus, CorpusSelection, Document, ReportBytes
 from ..corpus.sources import CHUNK, STDIN
 from ..errors import InputError, MicrogptError, RunError
 from ..files import OwnFile, check_target, hold
@@ -46,7 +46,7 @@ def survey(
     out: str | Path | None = None, resume: bool = False, force: bool = False, field: str | None = None,
     limit: int | None = None, sample: int | None = None, seed: int | None = None,
     skip_bad: bool | None = None, report: Report = lambda done, run: None, note: Note = lambda text: None,
-    reading: Told = lambda size: None,
+    reading: ReportBytes = lambda size: None,
 ) -> Survey:  # fmt: skip
     """Run a model over a corpus and keep statistics of its events, exactly, whatever the order.
 

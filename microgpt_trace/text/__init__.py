@@ -1,1 +1,1 @@
-"""How values, names and command lines are written, on a line and in a sentence. Knows no terminal."""
+"""Values, names and command lines as text, on a line and in a sentence. Knows nothing of terminals."""

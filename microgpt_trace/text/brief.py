@@ -1,5 +1,5 @@
-"""As much of a value as one line has room for: of what a file holds in an error message, of what a run
-gave in a repr. And `frozen`, the dataclass of all plain data, whose repr is such a line."""
+"""Values shortened to one line: the content of a file in an error message, a result in a repr. Also
+`frozen`, the dataclass decorator of all plain data, whose repr is one line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ else:
 
 
 Class = TypeVar("Class", bound=type)
-LINE = 160  # characters of a repr
+LINE = 160  # characters that a repr has at most
 
 
 class _Brief(reprlib.Repr):
@@ -30,8 +30,7 @@ class _Brief(reprlib.Repr):
 
 
 class _BriefField(_Brief):
-    """A field among others: six digits, and of arrays and of many records what they are, not what they
-    hold."""
+    """A field of a record: numbers with six digits; arrays and tuples of records by their type and size."""
 
     def repr_ndarray(self, value: Any, level: int) -> str:
         return f"<{value.dtype} {list(value.shape)}>"
@@ -53,15 +52,15 @@ _brief_field: Callable[[Any], str] = _BriefField().repr
 
 
 def one_line(record: Any, **facts: Any) -> str:
-    """The repr of a record: its class with these facts, or with its fields, on one short line."""
-    shown = facts or {name: getattr(record, name) for name in _fields(record)}
-    name, said = type(record).__name__, ""
-    for key, value in shown.items():
-        said += f", {key}={_brief_field(value)}" if said else f"{key}={_brief_field(value)}"
-        if len(name) + len(said) + 2 > LINE:
-            said = f"{said[: LINE - len(name) - 5]}..."
+    """Return the repr of a record on one short line: its class with these facts, by default its fields."""
+    values = facts or {name: getattr(record, name) for name in _fields(record)}
+    name, text = type(record).__name__, ""
+    for key, value in values.items():
+        text += f", {key}={_brief_field(value)}" if text else f"{key}={_brief_field(value)}"
+        if len(name) + len(text) + 2 > LINE:
+            text = f"{text[: LINE - len(name) - 5]}..."
             break
-    return f"{name}({' '.join(said.split())})" if "\n" in said else f"{name}({said})"
+    return f"{name}({' '.join(text.split())})" if "\n" in text else f"{name}({text})"
 
 
 @overload
@@ -74,9 +73,9 @@ def frozen(*, slots: bool = True, eq: bool = True) -> Callable[[Class], Class]: 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def frozen(cls: Any = None, *, slots: bool = True, eq: bool = True) -> Any:
-    """Make a class a frozen dataclass whose repr is one short line.
+    """Turn a class into a frozen dataclass whose repr is one short line.
 
-    `slots=False` is for classes that cache what they derive, `eq=False` for those that hold arrays.
+    Use `slots=False` for classes with cached properties and `eq=False` for classes that hold arrays.
 
     >>> @frozen
     ... class Point:
@@ -85,9 +84,9 @@ def frozen(cls: Any = None, *, slots: bool = True, eq: bool = True) -> Any:
     Point(x=3)
     """
 
-    def decorate(own: Class) -> Class:
-        own.__repr__ = one_line  # type: ignore[assignment]
-        return dataclass(frozen=True, slots=slots, eq=eq, repr=False)(own)  # type: ignore[return-value]
+    def decorate(kind: Class) -> Class:
+        kind.__repr__ = one_line  # type: ignore[assignment]
+        return dataclass(frozen=True, slots=slots, eq=eq, repr=False)(kind)  # type: ignore[return-value]
 
     return decorate if cls is None else decorate(cls)
 
@@ -99,7 +98,7 @@ def _fields(record: Any) -> list[str]:
 
 
 def token_list(tokens: Sequence[int] | None) -> str:
-    """The first of some token ids, and how many more there are."""
-    shown = ", ".join(map(str, (tokens or ())[:12]))
+    """Return the first 12 token ids as text, and the number of the others: "[1, 2, … 30 more]"."""
+    first = ", ".join(map(str, (tokens or ())[:12]))
     more = len(tokens or ()) - 12
-    return f"[{shown}{f', … {more} more' if more > 0 else ''}]"
+    return f"[{first}{f', … {more} more' if more > 0 else ''}]"

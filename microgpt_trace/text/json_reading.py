@@ -1,4 +1,4 @@
-"""JSON that others wrote, read within bounds. Knows no file and nothing of what the values mean."""
+"""Read JSON from untrusted sources within bounds. Knows neither files nor what the values mean."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import re
 from typing import Any
 
 MAX_DEPTH = 64
-MAX_DIGITS = 64  # of an integer: far below what float() can take, above what transformers writes (31)
-MAX_VALUES = 1 << 20  # 70 MB where each is an empty list, which is 3 bytes of text
-MANY_VALUES = 1 << 23  # of vocabularies and traces; the largest tokenizer.json of today has 3 million
+MAX_DIGITS = 64  # digits of an integer: far below the limit of float(), above what transformers writes (31)
+MAX_VALUES = 1 << 20  # 70 MB if each value is an empty list, which takes 3 bytes of text
+MANY_VALUES = 1 << 23  # for vocabularies and traces; the largest tokenizer.json of today has 3 million values
 
 _DIGITS_AS_ZEROS = bytes(ord("0") if chr(i) in "123456789" else i for i in range(256))
 _UNMARKED = bytes(i for i in range(256) if chr(i) not in '"[]{},')
@@ -18,15 +18,15 @@ _STRING = re.compile(rb'"[^"]*"')
 
 
 class OutOfBounds(ValueError):
-    """It may be JSON, but more of it than is read."""
+    """The text may be JSON, but it exceeds a limit of this module."""
 
 
 def from_json(text: str | bytes, *, most: int = MAX_VALUES, unique: bool = False) -> Any:
-    """The value of a JSON text of at most `most` values. A key that is there twice is refused where `unique`
-    says so; else the last one counts.
+    """Return the value of a JSON text. Of a repeated key the last value counts, unless `unique` is set.
 
-    Raises ValueError, its message short, for what is no JSON, and of this kind OutOfBounds for more values,
-    for some nested deeper than MAX_DEPTH, and for an integer of more than MAX_DIGITS digits.
+    Raises ValueError with a short message if the text is not JSON, or if `unique` is set and a key stands
+    twice. Raises its subclass OutOfBounds if there are more than `most` values, if they are nested deeper
+    than MAX_DEPTH, or if an integer has more than MAX_DIGITS digits.
     """
     raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
     if len(raw) > most or raw.count(b"[") + raw.count(b"{") > MAX_DEPTH:
@@ -36,17 +36,17 @@ def from_json(text: str | bytes, *, most: int = MAX_VALUES, unique: bool = False
         hooks["parse_int"] = _integer
     try:
         return json.loads(str(text, "utf-8") if isinstance(text, bytes) else text, **hooks)
-    except RecursionError as error:  # of brackets that nothing closes
+    except RecursionError as error:  # brackets that are never closed pass the check
         raise OutOfBounds(f"values nested more than {MAX_DEPTH} deep") from error
 
 
 def _check_structure(raw: bytes, most: int) -> None:
-    """Count values and levels before any of them is made (a tenth of the time that reading them takes)."""
+    """Count values and levels before any value is created. This takes a tenth of the time of reading them."""
     marks = raw.replace(rb"\\", b"").replace(rb"\"", b"").translate(None, _UNMARKED)
     marks = _STRING.sub(b"", marks.replace(b'""', b"")).translate(_AS_BRACKETS)
-    values = marks.count(b",") + marks.count(b"[") + 1  # or less: an empty list is counted twice
+    values = marks.count(b",") + marks.count(b"[") + 1  # an upper bound: an empty list counts twice
     if values > most:
-        raise OutOfBounds(f"too many values; at most {most:,} are read")
+        raise OutOfBounds(f"too many values; the limit is {most:,}")
     brackets = marks.translate(None, b",")
     for _ in range(MAX_DEPTH):
         brackets = brackets.replace(b"[]", b"")
@@ -56,14 +56,14 @@ def _check_structure(raw: bytes, most: int) -> None:
 
 def _integer(digits: str) -> int:
     if len(digits.lstrip("-")) > MAX_DIGITS:
-        raise OutOfBounds(f"an integer of {len(digits):,} digits; at most {MAX_DIGITS} are read")
+        raise OutOfBounds(f"an integer of {len(digits):,} digits; the limit is {MAX_DIGITS}")
     return int(digits)
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    named: dict[str, Any] = {}
+    members: dict[str, Any] = {}
     for name, value in pairs:
-        if name in named:
-            raise ValueError(f"{name[:80]!r} is there twice")
-        named[name] = value
-    return named
+        if name in members:
+            raise ValueError(f"the key {name[:80]!r} stands there twice")
+        members[name] = value
+    return members

@@ -1,4 +1,4 @@
-"""Results as plain data, fields and marked properties alike, and as JSON text (RFC 8259). Knows no result."""
+"""Turn results into plain data (fields and marked properties) and into JSON (RFC 8259). Knows no result."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from dataclasses import fields
 from functools import cache
 from typing import Any, TypeVar
 
+from .wording import unnumbered
+
 
 def result_json(result: Any) -> str:
-    """The document of a result: a dataclass that names its SCHEMA, or what has such a one as its `document`.
-    What it says as a whole comes first."""
-    own = getattr(result, "document", result)
-    kind: Any = type(own)
-    whole = plain(own)
-    first = {name: whole[name] for name in marked(kind)}
-    return to_text({"schema": own.SCHEMA, **first, **whole})
+    """Return the JSON document of a result: a dataclass with a SCHEMA, or an object whose `document` is one.
+    The schema id and the marked properties come first."""
+    document = getattr(result, "document", result)
+    kind: Any = type(document)
+    values = plain(document)
+    first = {name: values[name] for name in marked(kind)}
+    return to_text({"schema": document.SCHEMA, **first, **values})
 
 
 def to_text(members: dict[str, Any]) -> str:
-    """A JSON object over several lines, each item of its lists on one."""
+    """Return a JSON object with a line for each member, and a line for each item of a list."""
     return "{\n" + ",\n".join(_member(key, value) for key, value in members.items()) + "\n}\n"
 
 
@@ -33,7 +35,7 @@ def _member(key: str, value: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Dataclasses as dictionaries of their members, all the way down."""
+    """Turn dataclasses into dictionaries of their members, recursively."""
     if isinstance(value, tuple | list):
         return [plain(item) for item in value]
     kind: Any = type(value)
@@ -43,22 +45,21 @@ def plain(value: Any) -> Any:
 
 
 def dump(value: Any, indent: int | None = None) -> str:
-    """JSON text in ASCII, which no terminal or pipe can spoil. Numbers that JSON lacks become the
+    """Return JSON text in ASCII, which every terminal and pipe passes on. Numbers that JSON lacks become the
     strings "NaN", "Infinity" and "-Infinity"."""
     try:
         return json.dumps(value, indent=indent, allow_nan=False)
     except ValueError:
-        return json.dumps(_spelled_out(value), indent=indent, allow_nan=False)
+        return json.dumps(_with_names(value), indent=indent, allow_nan=False)
 
 
-def _spelled_out(value: Any) -> Any:
+def _with_names(value: Any) -> Any:
+    """Replace numbers that JSON lacks by their names, recursively."""
     if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+        return unnumbered(value)
     if isinstance(value, dict):
-        return {key: _spelled_out(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_spelled_out(item) for item in value]
-    return value
+        return {key: _with_names(item) for key, item in value.items()}
+    return [*map(_with_names, value)] if isinstance(value, list | tuple) else value
 
 
 Getter = TypeVar("Getter", bound=Callable[..., object])
@@ -66,19 +67,19 @@ _marked = set[object]()
 
 
 def in_document(getter: Getter) -> Getter:
-    """Marks a property, from beneath @property, to stand in JSON documents too."""
+    """Mark a property for JSON documents. Stands beneath @property."""
     _marked.add(getter)
     return getter
 
 
 @cache
 def marked(kind: type) -> tuple[str, ...]:
-    """The names of a class's properties that do."""
-    own = (item for base in reversed(kind.__mro__) for item in vars(base).items())
-    return tuple(name for name, value in own if isinstance(value, property) and value.fget in _marked)
+    """Return the names of the marked properties of a class."""
+    items = (item for base in reversed(kind.__mro__) for item in vars(base).items())
+    return tuple(name for name, value in items if isinstance(value, property) and value.fget in _marked)
 
 
 @cache
 def members(kind: type) -> tuple[str, ...]:
-    """The names of all that a document has of a dataclass."""
+    """Return the names that a dataclass has in a document: its fields and its marked properties."""
     return *(field.name for field in fields(kind)), *marked(kind)

@@ -1,8 +1,8 @@
-"""Text as a terminal may be given it: whatever is in a file, nothing of it is obeyed; and command lines that
-are printed to be copied, all of which are made here. Knows no terminal.
+"""Text that is safe to print, whatever a file contains, and command lines for the user to copy. All printed
+command lines are made here. Knows nothing of terminals.
 
-Control characters (C0, C1), those that turn the reading direction, and all others without a shape of
-their own are spelled out: ESC as \\x1b, U+202E as \\u202e, half of a surrogate pair as \\udcff.
+Control characters (C0, C1), characters that change the reading direction and all others without a visible
+shape are escaped: ESC as \\x1b, U+202E as \\u202e, half of a surrogate pair as \\udcff.
 """
 
 from __future__ import annotations
@@ -10,30 +10,30 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from shlex import quote
 
-LONGEST = 2000  # characters of a note or an error
+LONGEST = 2000  # characters that a note or an error has at most
 
 
 def on_one_line(text: str) -> str:
-    """The text without anything that a terminal would obey; a line's end becomes \\n."""
+    """Escape every character that a terminal would interpret; the end of a line becomes \\n."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def in_lines(text: str) -> str:
-    """The same, but the ends of lines stay what they are."""
+    """Escape the characters of each line that a terminal would interpret, and keep the line ends."""
     if text.isprintable() or text.replace("\n", "").isprintable():
         return text
     return "\n".join(map(on_one_line, text.split("\n")))
 
 
 def as_message(text: str) -> str:
-    """A note or an error on one line that somebody reads."""
+    """Return a note or an error on one line of bounded length."""
     return shortened(on_one_line(text.strip()))
 
 
 def shortened(text: str) -> str:
-    """The text, or of a very long one its beginning and its end."""
+    """Return the text, or the beginning and the end of a text that is longer than LONGEST."""
     if len(text) <= LONGEST:
         return text
     kept = LONGEST // 2
@@ -41,40 +41,40 @@ def shortened(text: str) -> str:
 
 
 def shown_token(text: str) -> str:
-    """A token as every view shows it, its blanks to be seen: " is" as ␣is. An empty one is ''."""
+    """Return a token as every view shows it, with visible spaces: " is" as ␣is. An empty token is ''."""
     return on_one_line(text.replace(" ", "␣")) or "''"
 
 
 def named_token(text: str, token: int) -> str:
-    """The same beside its id: digits are quoted, so that they are not taken for one."""
+    """Return a token as it stands beside its id: digits are quoted, so that nobody takes them for an id."""
     shown = shown_token(text)
     return repr(shown) if shown.isdecimal() and shown != str(token) else shown
 
 
 def with_ids(texts: Iterable[str], tokens: Iterable[int]) -> str:
-    """Tokens and their ids in a line: "BOS=0 e=5 '7'=6" """
+    """Return tokens and their ids on one line: "BOS=0 e=5 '7'=6" """
     return " ".join(f"{named_token(text, token)}={token}" for text, token in zip(texts, tokens, strict=False))
 
 
 def quoted(word: str) -> str:
-    """A word as a POSIX shell takes it, on one line; what is not printable as bash and zsh spell it."""
+    """Quote a word for a POSIX shell, on one line. A word with unprintable characters needs bash or zsh."""
     if word.isprintable():
         return quote(word)
-    return "$'" + "".join(map(_spelled, word)) + "'"
+    return "$'" + "".join(map(_escape, word)) + "'"
 
 
-def _spelled(char: str) -> str:
+def _escape(char: str) -> str:
     if char.isprintable() and char not in "\\'":
         return char
     code = ord(char)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte of the command line that is no UTF-8
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of the command line that is not UTF-8
         return f"\\x{code - 0xDC00:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def command(name: str, words: Sequence[str] = (), options: Sequence[str] = ()) -> str:
-    """`microgpt NAME` with these arguments and the options behind them, or before them where an argument
-    would be taken for an option."""
+    """Return the command line `microgpt NAME ARGUMENTS OPTIONS`. The options come first where an argument
+    begins with a dash, which would make it an option."""
     dashed = any(word.startswith("-") for word in words)
     rest = [*options, "--", *words] if dashed else [*words, *options]
     return " ".join(["microgpt", name, *map(quoted, rest)])

@@ -1,33 +1,33 @@
-"""Numbers in sentences: enough digits that what a sentence says of them can be seen in them."""
+"""Numbers and lists in sentences. A number has enough digits to show what the sentence says about it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
 
-Form = Callable[[float, int], str]  # a number with so many digits
+Form = Callable[[float, int], str]  # writes a number with this many digits
 
 
 def number(value: float) -> str:
-    """Four significant digits, none of them as an exponent at 22,552."""
+    """Write a number with four significant digits, or in full from 10,000 up: 22,552."""
     return f"{value:,.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}"
 
 
 def unnumbered(value: float) -> str:
-    """A value that is not finite, as JSON documents have it."""
+    """Name a value that is not finite, as JSON documents do."""
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def decimals(value: float, digits: int = 2) -> str:
-    """Two decimals where they say something, else three significant digits or all before the point."""
+    """Write two decimals; of a small number three significant digits; of a large number no decimals."""
     if 1e4 <= abs(value) < 1e9:
         return f"{value:,.0f}"
-    plain = value == 0 or 0.5 * 10**-digits <= abs(value) < 1e4
-    return f"{value:.{digits}f}" if plain else f"{value:.3g}"
+    readable = value == 0 or 0.5 * 10**-digits <= abs(value) < 1e4
+    return f"{value:.{digits}f}" if readable else f"{value:.3g}"
 
 
 def span(values: Iterable[float]) -> str:
-    """One number, or the range of several that print differently: "8.94" or "8.91 to 8.94"."""
+    """Write one number, or the range of several that print differently: "8.94" or "8.91 to 8.94"."""
     ordered = sorted(values)
     low, high = decimals(ordered[0]), decimals(ordered[-1])
     return low if low == high else f"{low} to {high}"
@@ -38,7 +38,7 @@ def percent(value: float, digits: int = 0) -> str:
 
 
 def at_most(share: float) -> str:
-    """A share with two significant digits, rounded up: 0.00344 is "0.35%"."""
+    """Write a share with two significant digits, rounded up: 0.00344 is "0.35%"."""
     if not 0 < share < 1:
         return f"{max(share, 0.0):.0%}"
     digits = max(0, 1 - math.floor(math.log10(100 * share)))
@@ -50,28 +50,27 @@ def fixed(value: float, digits: int) -> str:
 
 
 def told_apart(value: float, limit: float, form: Form, digits: int = 0) -> tuple[str, str]:
-    """Both numbers, with as many more digits as it takes to see on which side of the limit the value is:
-    0.9796 beside a limit of 0.98, not 0.980."""
-    while digits < 16 and (read(form(value, digits)) >= read(form(limit, digits))) != (value >= limit):
+    """Write both numbers with enough digits to see on which side of the limit the value is: 0.9796 beside a
+    limit of 0.98, not 0.980."""
+    while digits < 16 and (_parse(form(value, digits)) >= _parse(form(limit, digits))) != (value >= limit):
         digits += 1
     return form(value, digits), form(limit, digits)
 
 
-def read(text: str) -> float:
-    """The number that a form has printed."""
+def _parse(text: str) -> float:
     return float(text.replace(",", "").rstrip("%"))
 
 
 def counted(count: int, what: str) -> str:
-    """ "1 step", "5,000 steps" """
+    """Write a count with its noun: "1 step", "5,000 steps"."""
     return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def listed(items: Sequence[str]) -> str:
-    """ "a", "a and b", "a, b and c" """
+    """Join items as in a sentence: "a", "a and b", "a, b and c"."""
     return " and ".join(filter(None, [", ".join(items[:-1]), items[-1]]))
 
 
 def abridged(names: Sequence[str], most: int = 3) -> str:
-    """The first of some names, and how many more there are: "a, b, c and 1,204 more" """
+    """Write the first names and the number of the others: "a, b, c and 1,204 more"."""
     return ", ".join(names[:most]) + f" and {len(names) - most:,} more" * (len(names) > most)

@@ -1,4 +1,4 @@
-"""Files of every kind: what is read is what they were made of."""
+"""Corpus files of every format give back the texts that they were written from."""
 
 import gzip
 import io
@@ -16,21 +16,21 @@ from microgpt_trace.errors import FileFormatError, InputError
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_was_written_is_read(tmp_path, name):
+def test_reads_the_written_texts(tmp_path, name):
     source = written(tmp_path, name, TEXTS)
     read = corpus(source)
     assert [*read] == [(i, text, str(source), i + 1, "") for i, text in enumerate(TEXTS)]
     assert (read.documents, read.skipped) == (len(TEXTS), {})
 
 
-def test_the_fingerprint_is_of_the_texts_alone(tmp_path):
+def test_the_fingerprint_depends_only_on_the_texts(tmp_path):
     sources = [(written(tmp_path, name, TEXTS),) for name in ("a.txt", "b.jsonl", "c.txt.gz", "d.parquet")]
     halves = written(tmp_path, "1.txt", TEXTS[:3]), written(tmp_path, "2.jsonl", TEXTS[3:])
     assert len({fingerprint(*source) for source in (*sources, halves)}) == 1
 
 
 def fingerprint(*sources):
-    """Of a corpus that is read twice."""
+    """Read a corpus twice and return its fingerprint."""
     read = corpus(*sources)
     first = len([*read]), read.fingerprint
     assert (len([*read]), read.fingerprint) == first
@@ -38,12 +38,11 @@ def fingerprint(*sources):
 
 
 @pytest.mark.parametrize("other", [TEXTS[:-1], TEXTS[::-1], ["emmaolivia was here", *TEXTS[2:]]])
-def test_another_text_has_another_fingerprint(tmp_path, other):
-    one, two = (written(tmp_path, name, held) for name, held in (("a.txt", TEXTS), ("b.txt", other)))
-    assert fingerprint(one) != fingerprint(two)
+def test_other_texts_have_another_fingerprint(tmp_path, other):
+    assert fingerprint(written(tmp_path, "a.txt", TEXTS)) != fingerprint(written(tmp_path, "b.txt", other))
 
 
-def test_another_field_is_read(tmp_path):
+def test_reads_the_requested_field(tmp_path):
     for name, content in (("a.jsonl", records(TEXTS, "prompt")), ("a.parquet", table(TEXTS, "prompt"))):
         assert texts(written(tmp_path, name, content), field="prompt") == TEXTS
 
@@ -54,16 +53,19 @@ pieces = st.lists(st.sampled_from([b"\n", b"\r\n", b"\r", b"a", "é".encode(), b
 
 
 @given(pieces, st.integers(1, 7))
-def test_lines_are_lines_however_they_are_cut(content, size):
+def test_lines_do_not_depend_on_chunks(content, size):
     whole = b"".join(content)
-    chunks = [whole[i : i + size] for i in range(0, len(whole), size)]
     ended = whole if whole.endswith(b"\n") or not whole else whole + b"\n"
     expected = ended.replace(b"\r\n", b"\n").split(b"\n")[:-1]
-    assert [*lines_of(chunks)] == expected
+    assert [*lines_of(chunks(whole, size))] == expected
+
+
+def chunks(content, size):
+    return [content[i : i + size] for i in range(0, len(content), size)]
 
 
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
-def test_either_end_of_a_line(tmp_path, ending):
+def test_a_line_may_end_in_crlf(tmp_path, ending):
     content = ending.join(["one", "", "two\rhalf", "  ", "\u2028three\x0b\x85"]).encode()
     read = corpus(written(tmp_path, "a.txt", content))
     assert [(d.text, d.place[-2:]) for d in read] == [
@@ -74,32 +76,31 @@ def test_either_end_of_a_line(tmp_path, ending):
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.txt.gz"])
-def test_a_byte_order_mark_is_no_text(tmp_path, name):
+def test_drops_a_byte_order_mark(tmp_path, name):
     plain = corpus_bytes(TEXTS, name.removesuffix(".gz"))
     assert texts(written(tmp_path, name, packed(b"\xef\xbb\xbf" + plain, name))) == TEXTS
 
 
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
-def test_a_line_of_so_many_bytes_and_no_more(monkeypatch, end):
+def test_the_longest_line_is_read_and_a_longer_one_is_not(monkeypatch, end):
     monkeypatch.setattr("microgpt_trace.corpus.rows.LONGEST", 8)
     whole = b"12345678\n123456789\nab\n" + b"x" * 50 + b"\r\n12345678\r\n123456789\r\n12345678" + end
     for size in (1, 3, 100):
-        chunks = [whole[i : i + size] for i in range(0, len(whole), size)]
-        found = [*lines_of(chunks)]
-        assert found == [b"12345678", None, b"ab", None, b"12345678", None, b"12345678"]
+        lines = [*lines_of(chunks(whole, size))]
+        assert lines == [b"12345678", None, b"ab", None, b"12345678", None, b"12345678"]
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.parquet"])
-def test_a_text_that_is_too_long_is_refused_by_its_line(tmp_path, monkeypatch, name):
+def test_refuses_a_text_that_is_too_long(tmp_path, monkeypatch, name):
     monkeypatch.setattr("microgpt_trace.corpus.rows.LONGEST", 1000)
     with pytest.raises(FileFormatError, match=rf"{name}:3: expected a text of at most 67,108,864 bytes, "):
         texts(written(tmp_path, name, ["x" * 20, "é" * 20, "x" * 2000]))
 
 
-# --- Packed -------------------------------------------------------------------------------------
+# --- Compressed files ---------------------------------------------------------------------------
 
 
-def test_members_follow_each_other(tmp_path):
+def test_reads_all_members_of_a_compressed_file(tmp_path):
     zstandard = pytest.importorskip("zstandard")
     parts = [b"one\ntw", b"", b"o\nthree\n"]
     skippable = b"\x50\x2a\x4d\x18\x03\x00\x00\x00abc"  # RFC 8878, 3.1.2
@@ -116,29 +117,29 @@ NUMBERS = [f"text {i * i}" for i in range(3000)]
 
 
 @pytest.mark.parametrize("name", ["a.txt.gz", "a.jsonl.zst", "a.parquet.gz"])
-def test_what_ends_early_is_no_shorter_corpus(tmp_path, name):
+def test_refuses_a_file_that_is_cut_off(tmp_path, name):
     whole = corpus_bytes(NUMBERS, name)
     for end in (0, len(whole) // 100, len(whole) // 2, -1):
         source = written(tmp_path, name, whole[:end])
-        with pytest.raises(FileFormatError, match=r"^.*a\..*: expected .* data to its end, found it cut off"):
+        with pytest.raises(FileFormatError, match=r"^.*a\..*: expected complete .* data, found .* cut off"):
             texts(source, skip_bad=True)
 
 
 @pytest.mark.parametrize("name", ["a.txt.gz", "a.txt.zst"])
-def test_what_is_damaged_is_refused(tmp_path, name):
-    """Another file, bytes behind the last one, damage within, and a later member that ends early."""
+def test_refuses_damaged_compressed_files(tmp_path, name):
+    """The cases: another format, bytes after the end, damage in the middle, and a second member cut off."""
     whole = corpus_bytes(NUMBERS, name)
     damaged = bytearray(whole)
     middle = slice(len(whole) // 2, len(whole) // 2 + 40)
     damaged[middle] = (byte ^ 0x55 for byte in damaged[middle])
     for content in (b"emma\nolivia\n", whole + b"emma", bytes(damaged), whole + whole[:-1]):
-        with pytest.raises(FileFormatError, match=r"a\.txt\.\w+: expected (gzip|Zstandard) data"):
+        with pytest.raises(FileFormatError, match=r"a\.txt\.\w+: expected (complete )?(gzip|Zstandard) data"):
             texts(written(tmp_path, name, content))
 
 
 @contextmanager
 def within(limit):
-    """The bytes of Python that what is done here takes at most."""
+    """Fail if Python allocates more than `limit` bytes here."""
     tracemalloc.start()
     try:
         yield
@@ -149,15 +150,15 @@ def within(limit):
 
 
 def zst_bomb(size):
-    """Blocks of one byte, 128 KB long each (RFC 8878, 3.1.1.2): 4 bytes of file for them."""
+    """RLE blocks (RFC 8878, 3.1.1.2): 4 bytes of file become 128 KB."""
     pytest.importorskip("zstandard")
-    header = b"\x28\xb5\x2f\xfd" + b"\x00" + b"\x38"  # a window of 128 KB, no size
+    header = b"\x28\xb5\x2f\xfd" + b"\x00" + b"\x38"  # a window of 128 KB, no content size
     block = (1 << 1 | (1 << 17) << 3).to_bytes(3, "little") + b"x"
     return header + block * (size >> 17) + (1).to_bytes(3, "little")
 
 
 @pytest.mark.parametrize("name", ["bomb.gz", "bomb.zst"])
-def test_a_bomb_takes_no_more_than_a_line_may(tmp_path, name, monkeypatch):
+def test_a_decompression_bomb_takes_little_memory(tmp_path, name, monkeypatch):
     monkeypatch.setattr("microgpt_trace.corpus.rows.LONGEST", 1 << 20)
     size = 1 << 25
     content = zst_bomb(size) if name.endswith("zst") else gzip.compress(bytes(size), 6)
@@ -166,7 +167,7 @@ def test_a_bomb_takes_no_more_than_a_line_may(tmp_path, name, monkeypatch):
         texts(source)
 
 
-def test_many_lines_are_not_made_of_a_piece_at_once(tmp_path):
+def test_lines_of_one_piece_are_split_a_few_at_a_time(tmp_path):
     zstandard = pytest.importorskip("zstandard")
     source = written(tmp_path, "short.zst", zstandard.compress(b"ab\n" * (1 << 22)))
     with within(40 << 20):
@@ -180,12 +181,12 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path, name):
         assert sum(1 for _ in corpus(source)) == 1600
 
 
-def test_a_table_is_read_a_piece_at_a_time(tmp_path):
-    content = table([f"{i} " * 1000 for i in range(1600)], compression="none")  # 8 MB, a row group
+def test_a_parquet_file_is_read_piece_by_piece(tmp_path):
+    content = table([f"{i} " * 1000 for i in range(1600)], compression="none")  # 8 MB in one row group
     source = written(tmp_path, "long.parquet", content)
     pool = pytest.importorskip("pyarrow").system_memory_pool()
     before = pool.bytes_allocated()
-    with within(3 << 20):  # a file in Python's hands gives Python's bytes
+    with within(3 << 20):  # pyarrow reads a Python file through Python's memory
         peak = max(pool.bytes_allocated() - before for _ in corpus(source))
     assert peak < 4 << 20, f"{peak:,} bytes"
 
@@ -193,7 +194,7 @@ def test_a_table_is_read_a_piece_at_a_time(tmp_path):
 # --- Sources ------------------------------------------------------------------------------------
 
 
-def test_sources_follow_each_other_and_globs_are_sorted(tmp_path, monkeypatch):
+def test_sources_are_read_in_order_and_globs_are_sorted(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("b.txt", "a.txt", "c.jsonl", ".hidden.txt"):
         written(tmp_path, name, [name])
@@ -202,19 +203,15 @@ def test_sources_follow_each_other_and_globs_are_sorted(tmp_path, monkeypatch):
     assert texts("c.jsonl", "*.txt", "a.txt") == ["c.jsonl", "a.txt", "b.txt", "a.txt"]
     assert texts("**/*.txt") == ["a.txt", "b.txt", "d.txt"]
     assert [d.place for d in corpus("[ab].txt")] == ["a.txt:1", "b.txt:1"]
-    assert texts(written(tmp_path, "[ab].txt", ["a path that is there"])) == ["a path that is there"]
+    assert texts(written(tmp_path, "[ab].txt", ["an existing path"])) == ["an existing path"]
 
 
-def test_no_standard_input(monkeypatch):
-    """As Python has it where a shell closed it."""
-    monkeypatch.setattr("sys.stdin", None)
-    with pytest.raises(InputError, match="there is no standard input"):
-        texts("-")
-
-
-def test_the_standard_input_is_text_and_read_once(monkeypatch):
+def test_standard_input_is_text_and_can_be_read_once(monkeypatch):
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(b'{"text": "a"}\r\nb')))
     read = corpus("-")
     assert [*read] == [(0, '{"text": "a"}', "-", 1, ""), (1, "b", "-", 2, "")]
-    with pytest.raises(InputError, match=r"^-: the standard input can be read once"):
+    with pytest.raises(InputError, match=r"^-: standard input can be read only once"):
         next(iter(read))
+    monkeypatch.setattr("sys.stdin", None)  # as where a shell closed it
+    with pytest.raises(InputError, match="there is no standard input"):
+        texts("-")

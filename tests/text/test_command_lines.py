@@ -1,4 +1,4 @@
-"""Command lines that are printed to be copied give back the words that they stand for."""
+"""A printed command line gives the original words when a shell reads it."""
 
 import shlex
 import shutil
@@ -20,7 +20,7 @@ AWKWARD = [
 
 
 @pytest.mark.skipif(BASH is None, reason="there is no bash here")
-def test_a_shell_reads_the_words_back():
+def test_bash_reads_the_original_words():
     line = " ".join(["printf '%s\\0'", *map(quoted, AWKWARD)])
     done = subprocess.run([BASH, "-c", line], capture_output=True, env={"LC_ALL": "C.UTF-8"}, check=True)
     assert done.stdout.decode().split("\0")[:-1] == AWKWARD
@@ -28,22 +28,22 @@ def test_a_shell_reads_the_words_back():
 
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"])))
 @example("it's a 'test'")
-def test_what_is_printable_is_quoted_for_every_shell(word):
+def test_printable_words_are_quoted_for_every_shell(word):
     if word.isprintable():
         assert shlex.split(quoted(word)) == [word]
     assert quoted(word).isprintable()
 
 
-def test_an_argument_is_no_option():
+def test_an_argument_with_a_dash_is_not_taken_for_an_option():
     assert command("trace", ["emma"], ["--model", "a.b"]) == "microgpt trace emma --model a.b"
     assert command("trace", ["-x"], ["--model", "a b"]) == "microgpt trace --model 'a b' -- -x"
 
 
-def typed(line):
-    """The words of a command that was printed."""
-    words = shlex.split(line)
-    assert words.pop(0) == "microgpt"
-    return words
+def run_printed(line):
+    """Run a command as it was printed."""
+    program, *words = shlex.split(line)
+    assert program == "microgpt"
+    return microgpt(*words)
 
 
 NAMES = "New York\nO'Hara\nAgent 007\n-x-y\n$HOME\n3 6 9\n"
@@ -51,30 +51,30 @@ NAMES = "New York\nO'Hara\nAgent 007\n-x-y\n$HOME\n3 6 9\n"
 
 @pytest.fixture
 def awkward(tmp_path, monkeypatch):
-    """A folder with names that have blanks, quotes and digits, and a checkpoint that learned them."""
+    """Return a function that trains on names with spaces, quotes and digits."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "the data.txt").write_text(NAMES)
     words = ["--data", "the data.txt", "--vocab", "data", "--out", "c 1.safetensors", "--steps", "3"]
-    return lambda *more, **how: microgpt("train", *words, *more, **how)
+    return lambda *more, **options: microgpt("train", *words, *more, **options)
 
 
 @pytest.mark.parametrize("name", NAMES.split("\n"))
-def test_the_command_that_train_ends_with_runs_as_it_is_printed(awkward, name):
+def test_the_next_command_of_train_runs_as_printed(awkward, name):
     line = awkward(f"--watch={name}", width=40).out.splitlines()[-1].removeprefix("trace it    ")
-    again = microgpt(*typed(line))
+    again = run_printed(line)
     assert again.code == 0, again.err
     assert f'Input: "{name}"' in again.out
 
 
-def test_so_does_the_next_command_of_explain(awkward):
+def test_the_next_command_of_explain_runs_as_printed(awkward):
     assert awkward().out.splitlines()[-1].endswith("microgpt trace 'New York' --model 'c 1.safetensors'")
     done = microgpt("explain", "probs[-1,␣]", "New York", "--model", "c 1.safetensors")
     line = done.out.splitlines()[-1].removeprefix("Next: ")
-    assert microgpt(*typed(line)).code == 0
+    assert run_printed(line).code == 0
     assert "'New York' --model 'c 1.safetensors'" in line
 
 
-def test_and_those_within_a_message(awkward):
+def test_commands_in_messages_are_quoted(awkward):
     awkward()
     line = refusal("train", "--out", "c 1.safetensors")
     assert "--resume 'c 1.safetensors' goes on" in line

@@ -106,7 +106,7 @@ NO_CONFIGS = [
     ("values nested more than 64 deep", b'{"a":' * 10**5),
     ("expected a JSON object (an integer of 100,000 digits", b"1" * 10**5),
     ("expected a JSON object ('utf-8' codec", b"\xff\xfe{}"),
-    ("expected a JSON object ('a' is there twice)", b'{"a": 1, "a": 2}'),
+    ("expected a JSON object (the key 'a' stands there twice)", b'{"a": 1, "a": 2}'),
     ("architecture None is not supported", b"{}"),
     *(("", deep(key, 950)) for key in ("hidden_act", "model_type", "rope_parameters", "layer_types")),
     ("", deep("hidden_size", 990)),
