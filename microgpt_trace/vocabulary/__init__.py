@@ -1,1 +1,1 @@
-"""Vocabularies: what a model file says of its tokens, text -> ids and back."""
+"""Vocabularies of model files: text to token ids and back."""

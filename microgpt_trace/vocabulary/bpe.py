@@ -1,8 +1,8 @@
-"""Byte-pair encoding: text -> ids, and a token's spelling -> bytes. Knows no file format.
+"""Byte-pair encoding: turn text into ids, and the spelling of a token into bytes. Knows no file format.
 
-`tokenizers` does the merging. It is given only those tokens that are substrings of the text's words,
-and the merges that make them: no other can arise on the way to these words, so the ids are the same.
-(Handing over SmolLM2's 48,900 merges takes 28 ms, finding the few that matter takes 7.)
+The package `tokenizers` does the merging. It gets only the tokens that are substrings of the text's words,
+and the merges that make them. No other token can arise from these words, so the ids are the same.
+(Passing all 48,900 merges of SmolLM2 takes 28 ms, finding the few that matter takes 7.)
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _LLAMA3 = (
     rf"(?i:{_CONTRACTIONS})|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# How text is cut into words before merging: each pattern cuts what those before it left.
-# Source: the tokenizers of GPT-2, Llama 3, Qwen2 and SmolLM, and what llama.cpp takes for "default".
+# Patterns that split text into words before merging. Each pattern splits the pieces of the one before it.
+# Source: the tokenizers of GPT-2, Llama 3, Qwen2 and SmolLM, and llama.cpp's patterns for "default".
 PATTERNS: Mapping[str, tuple[str, ...]] = {
     "gpt-2": (_GPT2,),
     "llama-bpe": (_LLAMA3,),
@@ -39,12 +39,12 @@ PATTERNS: Mapping[str, tuple[str, ...]] = {
 ALIASES = {"gpt2": "gpt-2", "llama3": "llama-bpe", "llama-v3": "llama-bpe", "deepseek-r1-qwen": "qwen2"}
 
 
-# Text -> ids, without BOS and EOS. Special tokens in the text are parsed where the second argument says so.
+# Turns text into ids, without BOS and EOS. The second argument tells whether to parse special tokens.
 Encoder = Callable[[str, bool], list[int]]
 
 
 def tokenizers_package() -> Any:
-    """The `tokenizers` package, loaded when text is first encoded. Raises InputError where it is missing."""
+    """Import the `tokenizers` package when text is first encoded. Raises InputError if it is missing."""
     check_installed("tokenizers", "turning text into tokens needs")
     import tokenizers
 
@@ -52,7 +52,7 @@ def tokenizers_package() -> Any:
 
 
 def refusal(path: Path, reason: str) -> Encoder:
-    """The encoder of a file whose tokens can be read but not made."""
+    """Return an encoder that raises FileFormatError, for a file whose tokenizer is not supported."""
 
     def refuse(text: str, special: bool) -> list[int]:
         raise FileFormatError(f"{path}: cannot turn text into tokens: {reason}")
@@ -61,8 +61,8 @@ def refusal(path: Path, reason: str) -> Encoder:
 
 
 def byte_alphabet() -> dict[str, int]:
-    """GPT-2's characters for the 256 bytes: printable ones stand for themselves, the others are moved
-    behind U+0100 in their order."""
+    """Return GPT-2's characters for the 256 bytes. Printable characters stand for themselves; the others
+    become the characters from U+0100 on, in order."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     moved = [byte for byte in range(256) if byte not in printable]
     return {chr(b): b for b in sorted(printable)} | {chr(256 + i): b for i, b in enumerate(moved)}
@@ -73,12 +73,12 @@ _BYTE_TOKEN = re.compile("<0x([0-9A-Fa-f]{2})>")
 
 
 def literal_bytes(token: str) -> bytes:
-    """The bytes of a token that means what it says."""
+    """Return the bytes of a token that stands for its own spelling."""
     return token.encode("utf-8", "surrogateescape")
 
 
 def byte_level_bytes(token: str) -> bytes:
-    """The bytes of a token written in GPT-2's alphabet."""
+    """Return the bytes of a token that is written in GPT-2's alphabet."""
     try:
         return bytes(map(_BYTES.__getitem__, token))
     except KeyError:
@@ -86,16 +86,16 @@ def byte_level_bytes(token: str) -> bytes:
 
 
 def sentencepiece_bytes(token: str) -> bytes:
-    """The bytes of a SentencePiece token: U+2581 is a space, <0x0A> the byte 10."""
+    """Return the bytes of a SentencePiece token: U+2581 is a space, <0x0A> is the byte 10."""
     byte = _BYTE_TOKEN.fullmatch(token)
     return bytes([int(byte[1], 16)]) if byte else literal_bytes(token.replace(SPACE_MARK, " "))
 
 
 @dataclass(frozen=True, eq=False)
 class _Bpe:
-    """What both kinds of vocabulary share: fixed tokens are cut out, the words between are merged.
+    """The common part of both encoders: cut out fixed tokens, then merge the words between them.
 
-    `user_defined` tokens are found in every text, `control` tokens only where special ones are parsed.
+    `user_defined` tokens are cut out of every text, `control` tokens only if special tokens are parsed.
     """
 
     path: Path
@@ -109,7 +109,7 @@ class _Bpe:
         words = [self._words(part) if part else [] for part in parts[::2]]
         model = self._model(set(chain(*words)))
         ids = [[token.id for word in part for token in model.tokenize(word)] for part in words]
-        for part, spelling in zip(ids, parts[1::2], strict=False):  # the last part has none after it
+        for part, spelling in zip(ids, parts[1::2], strict=False):  # no fixed token follows the last part
             part.append(fixed[spelling])
         return list(chain(*ids))
 
@@ -122,7 +122,7 @@ class _Bpe:
         return sorted(set(map(len, self.tokens)) - {0})
 
     def _pieces(self, words: set[str]) -> dict[str, int]:
-        """The tokens that occur in the words; a control token is none of their pieces."""
+        """Return the tokens that occur in the words and their ids, without control tokens."""
         ids, control = self._ids, set(self.control)
         pieces = (piece for word in words for piece in substrings(word, self._lengths) if piece in ids)
         return {piece: ids[piece] for piece in pieces if ids[piece] not in control}
@@ -135,13 +135,13 @@ class _Bpe:
 
 
 def split_fixed(text: str, fixed: Collection[str]) -> list[str]:
-    """The text between fixed tokens and, at odd places, these tokens; the longest wins."""
+    """Split a text at fixed tokens, which stand at the odd indices. The longest token wins."""
     present = sorted((token for token in fixed if token and token in text), key=len, reverse=True)
     return re.split(f"({'|'.join(map(re.escape, present))})", text) if present else [text]
 
 
 def substrings(word: str, lengths: Sequence[int]) -> Iterator[str]:
-    """All substrings of a word of these lengths, the shortest first."""
+    """Yield the substrings of a word that have one of the lengths, given in ascending order."""
     for start in range(len(word)):
         for length in lengths:
             if start + length > len(word):
@@ -151,7 +151,7 @@ def substrings(word: str, lengths: Sequence[int]) -> Iterator[str]:
 
 @frozen(slots=False, eq=False)
 class ByteLevelBpe(_Bpe):
-    """GPT-2's kind: words by a pattern, their bytes as characters, merges in the order of their list."""
+    """The encoder of GPT-2's kind: patterns split words, bytes become characters, merges have an order."""
 
     merges: Sequence[str]  # "left right"
     pre_tokenizer: str
@@ -159,49 +159,51 @@ class ByteLevelBpe(_Bpe):
     def _words(self, text: str) -> list[str]:
         if self.pre_tokenizer == "qwen2":
             text = unicodedata.normalize("NFC", text)
-        return [word for word, _ in self._cut(text)]
+        return [word for word, _ in self._split(text)]
 
     @cached_property
-    def _cut(self) -> Callable[[str], list[tuple[str, Any]]]:
+    def _split(self) -> Callable[[str], list[tuple[str, Any]]]:
         package = tokenizers_package()
-        cutters = package.pre_tokenizers
-        steps = [
-            cutters.Split(package.Regex(pattern), "isolated") for pattern in PATTERNS[self.pre_tokenizer]
-        ]
-        steps.append(cutters.ByteLevel(add_prefix_space=False, use_regex=False))
-        return cutters.Sequence(steps).pre_tokenize_str
+        splitters, patterns = package.pre_tokenizers, PATTERNS[self.pre_tokenizer]
+        steps = [splitters.Split(package.Regex(pattern), "isolated") for pattern in patterns]
+        steps.append(splitters.ByteLevel(add_prefix_space=False, use_regex=False))
+        return splitters.Sequence(steps).pre_tokenize_str
 
     def _model(self, words: set[str]) -> Any:
         pieces = self._pieces(words)
         self._check_bytes(words, pieces)
-        whole = self.pre_tokenizer == "llama-bpe"  # a word that is a token is not merged from its parts
-        return tokenizers_package().models.BPE(pieces, self._merges(pieces), ignore_merges=whole)
+        ignore = self.pre_tokenizer == "llama-bpe"  # a word that is a token is taken without merging
+        return tokenizers_package().models.BPE(pieces, self._merges(pieces), ignore_merges=ignore)
 
     def _merges(self, pieces: Mapping[str, int]) -> list[tuple[str, str]]:
-        """The merges that make one of the pieces, in their order."""
+        """Return the merges that make one of the pieces, in list order."""
         makers, others = self._makers
         numbers = [makers[piece] for piece in pieces if piece in makers]
         numbers += [number for number, token in others if token in pieces]
         halves = [self.merges[number].split(" ") for number in sorted(numbers)]
         for merge in halves:
             if len(merge) != 2 or not all(half in self._ids for half in merge):
-                raise FileFormatError(f"{self.path}: the merge {' '.join(merge)!r:.60} joins no two tokens")
+                raise FileFormatError(
+                    f"{self.path}: expected merges of two tokens, found {' '.join(merge)!r:.60}"
+                )
         return [(left, right) for left, right in halves if left in pieces and right in pieces]
 
     @cached_property
     def _makers(self) -> tuple[dict[str, int], list[tuple[int, str]]]:
-        """By token the number of the last merge that makes it, and other merges with the tokens that they
-        make. Raises FileFormatError for one that makes none."""
-        made = [merge.replace(" ", "", 1) for merge in self.merges]
-        if not all(map(self._ids.__contains__, made)):
-            wrong = next(i for i, token in enumerate(made) if token not in self._ids)
+        """The number of the last merge that makes each token, and the number and token of every other merge.
+
+        Raises FileFormatError if a merge makes no token.
+        """
+        results = [merge.replace(" ", "", 1) for merge in self.merges]
+        if not all(map(self._ids.__contains__, results)):
+            wrong = next(i for i, token in enumerate(results) if token not in self._ids)
             raise FileFormatError(f"{self.path}: the merge {self.merges[wrong]!r:.60} makes no token")
-        makers = dict(zip(made, range(len(made)), strict=True))
-        others = enumerate(made) if len(makers) < len(made) else ()
+        makers = dict(zip(results, range(len(results)), strict=True))
+        others = enumerate(results) if len(makers) < len(results) else ()
         return makers, [(number, token) for number, token in others if makers[token] != number]
 
     def _check_bytes(self, words: set[str], pieces: Mapping[str, int]) -> None:
-        """`tokenizers` would leave out in silence what the vocabulary has no token for."""
+        """Raise InputError for a byte without a token, which `tokenizers` would drop silently."""
         for word in words:
             missing = next((char for char in word if char not in pieces), None)
             if missing is not None:
@@ -214,8 +216,8 @@ class ByteLevelBpe(_Bpe):
 
 @frozen(slots=False, eq=False)
 class SentencePieceBpe(_Bpe):
-    """SentencePiece's kind: no words, the merge that makes the token of the highest score comes first,
-    and a character without a token is written as its bytes, or as the unknown token."""
+    """The encoder of SentencePiece's kind. Text is not split into words, and the merge that makes the token
+    with the highest score comes first. A character without a token becomes its bytes or the unknown token."""
 
     scores: Sequence[float]
     add_space_prefix: bool
@@ -240,7 +242,7 @@ class SentencePieceBpe(_Bpe):
         merges.sort(key=lambda merge: merge[0])
         vocabulary, unknown = pieces | self._bytes, None
         if self.unknown is not None:
-            unknown = " "  # not its spelling, which may be no text; no word has a blank
+            unknown = " "  # instead of its spelling, which may not be valid text; no word has a space
             vocabulary[unknown] = self.unknown
         ranked = [(left, right) for _, left, right in merges]
         bpe = tokenizers_package().models.BPE

@@ -1,8 +1,8 @@
-"""The vocabulary in a Hugging Face folder: tokenizer.json, tokenizer_config.json and their like.
+"""Read the vocabulary of a Hugging Face folder: tokenizer.json, tokenizer_config.json and related files.
 
-BOS and EOS are added as transformers 5 does it: the post-processor of tokenizer.json decides, whatever
-add_bos_token says in tokenizer_config.json. A chat begins with what its template prints, and nothing else:
-apply_chat_template adds no special tokens.
+BOS and EOS are added as in transformers 5: the post-processor of tokenizer.json decides, whatever
+add_bos_token says in tokenizer_config.json. A chat gets only the special tokens that its template prints,
+as in apply_chat_template.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .tokens import Vocabulary
 
 
 def from_huggingface(folder: Path) -> Vocabulary | None:
-    """The vocabulary of a folder, None where it has no tokenizer.json. Raises FileFormatError."""
+    """Return the vocabulary of a folder, or None if it has no tokenizer.json. Raises FileFormatError."""
     path = folder / "tokenizer.json"
     if not path.exists():
         return None
@@ -43,27 +43,28 @@ def from_huggingface(folder: Path) -> Vocabulary | None:
         _by_id(ids, path),
         f"{kind} (tokenizer.json)",
         spell,
-        partial(_encode, process, path, str(path.absolute())),  # whatever folder is the current one
+        partial(_encode, process, path, str(path.absolute())),  # the process may have another current folder
         literal=frozenset(_added(tokenizer, path).values()),
         stop_ids=frozenset(stops),
         templates=_templates(folder, config, config_path),
-        named=_named_tokens(folder, config),
+        template_tokens=_template_tokens(folder, config),
         chat_adds_bos=False,
         **ends,
     )
 
 
 def convertible(folder: Path) -> str:
-    """The tokenizer of a folder without tokenizer.json that transformers makes one of; else nothing."""
+    """Name the tokenizer files from which transformers can make a missing tokenizer.json, "" if there are
+    none."""
     if (folder / "tokenizer.json").exists():
         return ""
     kinds = (("tokenizer.model",), ("vocab.json", "merges.txt"))
-    found = (files for files in kinds if all((folder / file).exists() for file in files))
-    return " and ".join(next(found, ()))
+    present = (files for files in kinds if all((folder / file).exists() for file in files))
+    return " and ".join(next(present, ()))
 
 
 def _token_ids(tokenizer: Mapping[str, Any], path: Path) -> dict[str, int]:
-    """Every token's id, the added ones included."""
+    """Return the id of every token, including the added tokens."""
     model = tokenizer.get("model")
     vocab = model.get("vocab") if isinstance(model, dict) else None
     if isinstance(vocab, list) and all(
@@ -88,12 +89,10 @@ def _added(tokenizer: Mapping[str, Any], path: Path) -> dict[str, int]:
 
 
 def _by_id(ids: Mapping[str, int], path: Path) -> list[str]:
-    """The tokens in the order of their ids; an id that no token has is empty."""
-    size = max(ids.values()) + 1
-    if min(ids.values()) < 0 or size > 2 * len(ids) + 1024:
-        raise FileFormatError(
-            f"{path}: the ids of {len(ids):,} tokens go from {min(ids.values())} to {size - 1:,}"
-        )
+    """Return the tokens in the order of their ids, with "" for an id without a token."""
+    least, size = min(ids.values()), max(ids.values()) + 1
+    if least < 0 or size > 2 * len(ids) + 1024:
+        raise FileFormatError(f"{path}: the ids of {len(ids):,} tokens go from {least} to {size - 1:,}")
     check_tokens(list(ids), path)
     tokens = [""] * size
     for token, id_ in ids.items():
@@ -102,8 +101,9 @@ def _by_id(ids: Mapping[str, int], path: Path) -> list[str]:
 
 
 def _alphabet(tokenizer: Mapping[str, Any], path: Path) -> tuple[str, Callable[[str], bytes]]:
-    said = tokenizer["model"].get("type")
-    model = "BPE" if not said else said if isinstance(said, str) and len(said) < 40 else brief(said)
+    """Return the kind of the tokenizer in words, and the function that gives the bytes of a token."""
+    kind = tokenizer["model"].get("type")
+    model = "BPE" if not kind else kind if isinstance(kind, str) and len(kind) < 40 else brief(kind)
     parts = {
         str(part.get("type"))
         for key in ("decoder", "pre_tokenizer")
@@ -117,21 +117,21 @@ def _alphabet(tokenizer: Mapping[str, Any], path: Path) -> tuple[str, Callable[[
 
 
 def _nested(part: Any, path: Path) -> Iterator[dict[str, Any]]:
-    """A part of tokenizer.json and, of a sequence, its members, however deep."""
-    waiting = deque([part])
-    while waiting:
-        part = waiting.popleft()
+    """Yield a part of tokenizer.json and, if it is a sequence, its members at any depth."""
+    queue = deque([part])
+    while queue:
+        part = queue.popleft()
         if isinstance(part, dict):
             yield part
             for key in ("decoders", "pretokenizers", "processors"):
                 members = part.get(key) or []
                 if not isinstance(members, list):
                     raise FileFormatError(f"{path}: {key}: expected a list, found {brief(members)}")
-                waiting.extend(members)
+                queue.extend(members)
 
 
 def _named_ends(config: Mapping[str, Any], ids: Mapping[str, int], path: Path) -> dict[str, Any]:
-    """bos_id and eos_id, from the tokens that tokenizer_config.json gives."""
+    """Return bos_id and eos_id of the tokens that tokenizer_config.json names."""
     ends = {}
     for name in ("bos", "eos"):
         token = _content(config.get(f"{name}_token"))
@@ -143,28 +143,29 @@ def _named_ends(config: Mapping[str, Any], ids: Mapping[str, int], path: Path) -
     return ends
 
 
-def _named_tokens(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
-    """What tokenizer_config.json calls by a name that ends in _token, and special_tokens_map.json, which
-    older versions of transformers left beside it."""
+def _template_tokens(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the values of all keys that end in _token in tokenizer_config.json, and in
+    special_tokens_map.json, which older versions of transformers wrote."""
     path = folder / "special_tokens_map.json"
-    said = (read_json(path) if path.exists() else {}) | dict(config)
-    contents = {name: _content(token) for name, token in said.items() if name.endswith("_token")}
+    values = (read_json(path) if path.exists() else {}) | dict(config)
+    contents = {name: _content(token) for name, token in values.items() if name.endswith("_token")}
     return {name: token for name, token in contents.items() if isinstance(token, str)}
 
 
 def _content(token: Any) -> Any:
-    """A token that is given as text or as {"content": text}."""
+    """Return the text of a token that is stored as text or as {"content": text}."""
     return token.get("content") if isinstance(token, dict) else token
 
 
 def _added_ends(
     config: Mapping[str, Any], tokenizer: Mapping[str, Any], ids: Mapping[str, int], path: Path
 ) -> dict[str, Any]:
-    """add_bos and add_eos, and the ids where the post-processor names them."""
+    """Return add_bos and add_eos, and the ids of the tokens that the post-processor adds."""
     before, after = _surroundings(tokenizer.get("post_processor"), path)
     ends: dict[str, Any] = {"add_bos": bool(before), "add_eos": bool(after)}
     if config.get("add_bos_token") not in (None, bool(before)):
-        ends["bos_note"] = f"tokenizer.json decides, not add_bos_token {brief(config['add_bos_token'])}"
+        flag = brief(config["add_bos_token"])
+        ends["bos_note"] = f"tokenizer.json decides, whatever add_bos_token = {flag} says"
     for name, tokens in (("bos", before), ("eos", after)):
         if len(tokens) > 1 or not all(type(token) is str and token in ids for token in tokens):
             raise FileFormatError(
@@ -176,7 +177,7 @@ def _added_ends(
 
 
 def _surroundings(post_processor: Any, path: Path) -> tuple[list[str], list[str]]:
-    """The special tokens that a post-processor puts before and after a text."""
+    """Return the special tokens that a post-processor puts before and after a text."""
     before: list[str] = []
     after: list[str] = []
     try:
@@ -193,11 +194,11 @@ def _surroundings(post_processor: Any, path: Path) -> tuple[list[str], list[str]
 
 
 def _configured_stops(folder: Path, size: int) -> list[int]:
-    """eos_token_id of the generation config, or else of the model's: one id or several."""
+    """Return the ids under eos_token_id in generation_config.json or else in config.json."""
     for path in (folder / "generation_config.json", folder / "config.json"):
         config = read_json(path) if path.exists() else {}
-        named = config.get("eos_token_id")
-        stops: list[Any] = named if isinstance(named, list) else [named]
+        value = config.get("eos_token_id")
+        stops: list[Any] = value if isinstance(value, list) else [value]
         if stops and all(isinstance(stop, int) for stop in stops):
             for stop in stops:
                 Metadata(path, {"eos_token_id": stop}).token("eos_token_id", size)
@@ -206,18 +207,18 @@ def _configured_stops(folder: Path, size: int) -> list[int]:
 
 
 def _templates(folder: Path, config: Mapping[str, Any], path: Path) -> dict[str, str]:
-    """chat_template.jinja, or chat_template: a text or a list of named ones."""
+    """Return the chat templates by name: chat_template.jinja, or the text or list under chat_template."""
     file = folder / "chat_template.jinja"
     if file.exists():
         return {"default": read_text(file, "a chat template")}
-    said = config.get("chat_template")
-    entries = said if isinstance(said, list) else [{"name": "default", "template": said}] if said else []
+    value = config.get("chat_template")
+    entries = value if isinstance(value, list) else [{"name": "default", "template": value}] if value else []
     try:
         templates = {entry["name"]: entry["template"] for entry in entries}
     except (TypeError, KeyError) as error:
         raise FileFormatError(f"{path}: chat_template: expected templates with name and template") from error
     if not all(isinstance(part, str) for entry in templates.items() for part in entry):
-        raise FileFormatError(f"{path}: chat_template: expected text, found {brief(said)}")
+        raise FileFormatError(f"{path}: chat_template: expected text, found {brief(value)}")
     return templates
 
 
@@ -226,7 +227,7 @@ _LIMITS = Limits(seconds=30, memory=2048 * MIB)
 
 
 def _encode(process: Isolated, path: Path, location: str, text: str, special: bool) -> list[int]:
-    """The ids by the tokenizer that the file describes, as `tokenizers` builds it in a process of its own."""
+    """Encode a text with the tokenizer of the file, which `tokenizers` builds in a separate process."""
     check_installed("tokenizers", "turning text into tokens needs")
     ids: list[int] = process(path, location, text, special)
     return ids

@@ -1,9 +1,8 @@
-"""Foreign code at arm's length: a function of ours called in a process of its own, which may hang, crash
-or want all memory without this one.
+"""Call a function in a separate process, where foreign code may hang, crash or use up memory.
 
-Knows nothing of templates and tokenizers. `sandbox_process` is the other side: a request is a line of JSON on
-its stdin, the answer one on its stdout. A fresh interpreter, as neither fork nor multiprocessing would
-do: forking with threads is unsafe, and `spawn` runs the main module of whoever uses this library again.
+Knows nothing of templates and tokenizers. `sandbox_process` is the other side: it reads a request as a line
+of JSON on stdin and writes the answer as a line on stdout. The process is a fresh interpreter: forking a
+process with threads is unsafe, and multiprocessing's `spawn` runs the user's main module again.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ from ..errors import FileFormatError, RunError
 from ..text.json_reading import MANY_VALUES, from_json
 
 MIB = 1 << 20
-_HEARD = 4096  # bytes kept of what the process says on stderr
+_STDERR = 4096  # bytes that are kept of stderr
 _START = f"import sys; sys.path[:] = sys.argv[1:]; from {__package__}.sandbox_process import serve; serve()"
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one call may take: seconds on the clock (starting the process included), bytes of memory
-    (where the system bounds them: Linux), bytes of its answer as JSON."""
+    """The limits of one call: seconds (including the start of the process), bytes of memory (enforced only on
+    Linux) and bytes of the answer as JSON."""
 
     seconds: float
     memory: int
@@ -41,25 +40,25 @@ class Limits:
 
 
 class Isolated:
-    """The function "module:name" in a process that stays for the next call, and is replaced when one fails.
+    """The function "module:name", called in a process that serves all calls until one fails.
 
-    Arguments and result are JSON values. Threads take turns. `what` is the foreign part in words, the
-    subject of a sentence: "its chat template".
+    Arguments and results are JSON values. Threads take turns. `subject` names the foreign code in errors:
+    "its chat template".
     """
 
-    def __init__(self, function: str, what: str, limits: Limits) -> None:
-        self.function, self.what, self.limits = function, what, limits
+    def __init__(self, function: str, subject: str, limits: Limits) -> None:
+        self.function, self.subject, self.limits = function, subject, limits
         self._lock = threading.Lock()
         self._running: _Running | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Isolated, (self.function, self.what, self.limits)  # a copy has a process of its own
+        return Isolated, (self.function, self.subject, self.limits)  # a copy starts its own process
 
     def __call__(self, origin: Path, *arguments: Any) -> Any:
-        """What the function returns.
+        """Call the function and return its result. Errors begin with `origin`.
 
-        Raises what the function refuses with, as the same kind of error; FileFormatError naming the
-        origin where it fails otherwise, or takes more than its limits; RunError where no process starts.
+        Raises a MicrogptError of the function as the same class, FileFormatError if the function fails
+        otherwise or exceeds its limits, and RunError if no process starts.
         """
         request = {"function": self.function, "arguments": arguments, **vars(self.limits)}
         with self._lock:
@@ -67,11 +66,11 @@ class Isolated:
                 if self._running is None or not self._running.alive():
                     self._running = _Running()
             except OSError as error:
-                raise RunError(f"{origin}: cannot start Python for {self.what} ({error})") from error
+                raise RunError(f"{origin}: cannot start Python for {self.subject} ({error})") from error
             running = self._running
             try:
                 answer = running.ask(json.dumps(request).encode(), self.limits)
-            except BaseException:  # Ctrl-C: the answer may still come, and must not meet the next question
+            except BaseException:  # after Ctrl-C a late answer must not reach the next request
                 running.end()
                 raise
             if "value" in answer:
@@ -80,32 +79,32 @@ class Isolated:
         if "refusal" in answer:
             kind, message = answer["refusal"]
             raise getattr(errors, kind)(f"{origin}: {message}")
-        raise FileFormatError(f"{origin}: {self.what} {answer['failure']}")
+        raise FileFormatError(f"{origin}: {self.subject} {answer['failure']}")
 
 
 class _Running:
-    """A process that serves. It ends with this object, with ours, or when it is out of time."""
+    """A process that serves calls. It ends with this object, with this process, or when its time is up."""
 
     def __init__(self) -> None:
         command = [sys.executable or "python", "-s", "-S", "-X", "utf8", "-c", _START, *_import_paths()]
-        apart: dict[str, Any] = {"start_new_session": True}  # Ctrl-C is for us, who end it
+        session: dict[str, Any] = {"start_new_session": True}  # only this process receives Ctrl-C
         if sys.platform == "win32":
-            apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
+            session = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
         pipe = subprocess.PIPE
         quiet = {**os.environ, "RUST_BACKTRACE": "0", "TOKENIZERS_PARALLELISM": "false"}
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=quiet, **apart)
-        self._heard = bytearray()
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=quiet, **session)
+        self._stderr = bytearray()
         self._owner = os.getpid()
-        listener = threading.Thread(target=_listen, args=(self._process.stderr, self._heard), daemon=True)
+        listener = threading.Thread(target=_listen, args=(self._process.stderr, self._stderr), daemon=True)
         listener.start()
         self.end = weakref.finalize(self, _end, self._process, listener, self._owner)
 
     def alive(self) -> bool:
-        """Whether it can be asked; that of a process we were forked from is not ours to ask."""
+        """Return True if the process serves requests and was not inherited through a fork."""
         return self._owner == os.getpid() and self.end.alive and self._process.poll() is None
 
     def ask(self, request: bytes, limits: Limits) -> Mapping[str, Any]:
-        """The answer: {"value": ...}, {"refusal": [kind, message]} or {"failure": words}."""
+        """Send a request and return {"value": ...}, {"refusal": [class, message]} or {"failure": words}."""
         process, late = self._process, threading.Event()
         assert process.stdin is not None
         assert process.stdout is not None
@@ -118,7 +117,7 @@ class _Running:
         timer.daemon = True
         timer.start()
         try:
-            with suppress(OSError):  # it ended before it was asked: its silence is the answer
+            with suppress(OSError):  # the process has ended; reading its answer will tell
                 process.stdin.write(request + b"\n")
                 process.stdin.flush()
             line = process.stdout.readline(limits.answer + 2)
@@ -126,35 +125,39 @@ class _Running:
             timer.cancel()
             timer.join()
         if late.is_set():
-            return {"failure": f"is not done after {limits.seconds:g} seconds"}
+            return {"failure": _too_late(limits)}
         if not line.endswith(b"\n"):
-            return {"failure": self._last_words(limits)}
+            return {"failure": self._cause_of_death(limits)}
         answer: dict[str, Any] = from_json(line, most=MANY_VALUES)
         return answer
 
-    def _last_words(self, limits: Limits) -> str:
+    def _cause_of_death(self, limits: Limits) -> str:
         self.end()
-        code, lines = self._process.returncode, self._heard.decode("utf-8", "replace").splitlines()
-        said = next((line for line in lines if line.strip() and not line.startswith((" ", "Traceback"))), "")
-        if said.startswith("memory allocation of"):  # Rust's last words
+        code, lines = self._process.returncode, self._stderr.decode("utf-8", "replace").splitlines()
+        line = next((line for line in lines if line.strip() and not line.startswith((" ", "Traceback"))), "")
+        if line.startswith("memory allocation of"):  # Rust's message when memory runs out
             return f"takes more than {limits.memory // MIB:,} MiB of memory"
         if -code == getattr(signal, "SIGALRM", None):
-            return f"is not done after {limits.seconds:g} seconds"
+            return _too_late(limits)
         names = {number.value: number.name for number in signal.Signals}
-        how = names.get(-code, f"signal {-code}") if code < 0 else f"exit status {code}"
-        return f"crashes ({how}{': ' if said else ''}{said[:200]})"
+        status = names.get(-code, f"signal {-code}") if code < 0 else f"exit status {code}"
+        return f"crashes ({status}{': ' if line else ''}{line[:200]})"
+
+
+def _too_late(limits: Limits) -> str:
+    return f"does not finish within {limits.seconds:g} seconds"
 
 
 def _import_paths() -> list[str]:
-    """Where we import from, this package included, which may have come another way."""
+    """Return this process's import paths and the folder of this package, which may not be among them."""
     paths = [path or str(Path.cwd()) for path in sys.path if isinstance(path, str)]
     return [*paths, str(Path(__file__).resolve().parents[2])]
 
 
-def _listen(stderr: IO[bytes], heard: bytearray) -> None:
-    """Read to the end, that nobody waits for room in the pipe; keep the beginning."""
-    while said := stderr.read(_HEARD):
-        heard += said[: _HEARD - len(heard)]
+def _listen(stderr: IO[bytes], start: bytearray) -> None:
+    """Read stderr to its end, so that the writer never waits, and keep only its start."""
+    while text := stderr.read(_STDERR):
+        start += text[: _STDERR - len(start)]
 
 
 def _end(process: subprocess.Popen[bytes], listener: threading.Thread, owner: int) -> None:
@@ -166,5 +169,5 @@ def _end(process: subprocess.Popen[bytes], listener: threading.Thread, owner: in
     listener.join()
     for pipe in (process.stdin, process.stdout, process.stderr):
         assert pipe is not None
-        with suppress(OSError):  # stdin may hold what nobody took
+        with suppress(OSError):  # stdin may hold a request that was not read
             pipe.close()

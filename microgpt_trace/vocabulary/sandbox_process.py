@@ -1,6 +1,6 @@
-"""The far side of `sandbox`: a process that calls a function for each line it reads, within limits.
+"""The other side of `sandbox`: a process that calls a function for each line that it reads, within limits.
 
-Loads nothing but what the function imports. Knows neither templates nor tokenizers.
+Imports only what the function needs. Knows neither templates nor tokenizers.
 """
 
 from __future__ import annotations
@@ -17,50 +17,49 @@ from typing import Any
 from ..errors import MicrogptError
 from ..text.json_reading import from_json
 
-_LINE = 300  # characters of a foreign message
+_LINE = 300  # characters that a foreign message has at most
 
 
 def one_line(error: BaseException) -> str:
-    """A foreign error in a line of bounded length; an address in memory is nobody's business."""
+    """Return the message of a foreign error on one short line, without memory addresses."""
     line = " ".join(str(error)[: 2 * _LINE].split()) or type(error).__name__
     line = re.sub(r" at 0x[0-9A-Fa-f]+", "", line)
     return line if len(line) <= _LINE else line[: _LINE - 3] + "..."
 
 
 def serve() -> None:
-    """Answer until stdin ends."""
+    """Answer requests until stdin ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what foreign code prints does not get among the answers
+    os.dup2(2, 1)  # the output of foreign code goes to stderr, not among the answers
     for line in sys.stdin.buffer:
         request = from_json(line)
         _limit(request["seconds"], request["memory"])
         answers.write(_answer(request) + b"\n")
         answers.flush()
         _stop_clock()
-    os._exit(0)  # without the destructors of foreign code
+    os._exit(0)  # skips the destructors of foreign code
 
 
 def _answer(request: dict[str, Any]) -> bytes:
     try:
         module, name = request["function"].split(":")
         answer = {"value": getattr(import_module(module), name)(*request["arguments"])}
-        said = json.dumps(answer).encode()
-        if len(said) <= request["answer"]:
-            return said
-        failure = f"answers with more than {request['answer'] >> 20:,} MiB"
+        line = json.dumps(answer).encode()
+        if len(line) <= request["answer"]:
+            return line
+        failure = f"returns more than {request['answer'] >> 20:,} MiB"
     except MemoryError:
         failure = f"takes more than {request['memory'] >> 20:,} MiB of memory"
     except MicrogptError as error:
         return json.dumps({"refusal": [type(error).__name__, str(error)]}).encode()
-    except BaseException as error:  # a panic of Rust code is no Exception
+    except BaseException as error:  # a panic of Rust code is not an Exception
         failure = f"fails: {one_line(error)}"
     return json.dumps({"failure": failure}).encode()
 
 
 def _limit(seconds: float, memory: int) -> None:
-    """Bound what follows, as far as the system can; the clock is for the case that nobody is left to
-    end us."""
+    """Limit time and memory as far as the system can. The timer is needed if the calling process dies."""
     if hasattr(signal, "setitimer"):
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, seconds + 1)
@@ -71,7 +70,7 @@ def _limit(seconds: float, memory: int) -> None:
     for kind, most in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CORE, 0)):
         soft, hard = resource.getrlimit(kind)
         bounds = [bound for bound in (most, soft, hard) if bound != resource.RLIM_INFINITY]
-        with suppress(ValueError, OSError):  # macOS refuses a bound of the address space
+        with suppress(ValueError, OSError):  # macOS refuses to limit the address space
             resource.setrlimit(kind, (min(bounds), hard))
 
 

@@ -1,9 +1,9 @@
-"""Rendering a chat template: a program from a foreign file, in jinja2's sandbox. Runs in a process of its
-own (`vocabulary/sandbox.py`): the sandbox bounds neither time nor memory. Knows no file and no vocabulary.
+"""Render a chat template, which is a program from a foreign file, in jinja2's sandbox.
 
-Templates are given what transformers gives them: messages, add_generation_prompt, tools and documents
-(none), the special tokens, `raise_exception`, `strftime_now`, `tojson`, loop controls and
-`{% generation %}` blocks.
+Runs in a separate process (`vocabulary/sandbox.py`), because jinja2's sandbox limits neither time nor memory.
+Knows no file and no vocabulary. Templates get the same names as in transformers: messages,
+add_generation_prompt, tools and documents (None), the special tokens, `raise_exception`, `strftime_now`,
+`tojson`, loop controls and `{% generation %}` blocks.
 """
 
 from __future__ import annotations
@@ -22,11 +22,10 @@ from .sandbox_process import one_line
 
 
 def render(template: str, text: str, tokens: Mapping[str, str]) -> str:
-    """The template with one message of the user, up to where the model's answer begins. `tokens` are the
-    special tokens by the names that templates have for them.
+    """Render a template with one user message, up to where the model's answer begins. `tokens` are the
+    special tokens by their names in templates, such as bos_token.
 
-    Raises InputError where the template refuses the message, FileFormatError where it is no template or
-    fails.
+    Raises InputError if the template refuses the message, and FileFormatError if its syntax is wrong.
     """
     try:
         program = _environment().from_string(template)
@@ -44,7 +43,7 @@ def render(template: str, text: str, tokens: Mapping[str, str]) -> str:
 
 
 class _Generation(Extension):
-    """{% generation %}...{% endgeneration %} marks the model's words; here they are just text."""
+    """Parse {% generation %}...{% endgeneration %}, which marks the model's words, as plain text."""
 
     tags = {"generation"}  # noqa: RUF012
 
@@ -55,7 +54,7 @@ class _Generation(Extension):
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
-    """The sandbox with what transformers adds to it."""
+    """Return the sandbox with the filters and functions that transformers adds."""
     sandbox = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
     )
@@ -76,7 +75,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """JSON as it is: jinja2's own filter would escape <, > and & for HTML."""
+    """Write plain JSON. jinja2's own filter would escape <, > and & for HTML."""
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )

@@ -1,5 +1,6 @@
-"""Encoding by a tokenizer.json, as `tokenizers` builds it from the file. Runs in a process of its own
-(`sandbox`): its rules are a program, of which the package bounds neither time nor memory.
+"""Encode text with a tokenizer.json, by the package `tokenizers`.
+
+Runs in a separate process (`sandbox`), because the package limits neither the time nor the memory of a rule.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from .sandbox_process import one_line
 
 
 def encode(path: str, text: str, special: bool) -> list[int]:
-    """The ids of a text, without BOS and EOS. Raises InputError, and FileFormatError for no tokenizer."""
+    """Return the ids of a text, without BOS and EOS. Raises InputError if encoding fails, and FileFormatError
+    if the file is not a valid tokenizer."""
     tokenizer = _tokenizer(path)
     tokenizer.encode_special_tokens = not special
     with _foreign_code(InputError, f"cannot encode {text!r:.60}"):
@@ -24,7 +26,7 @@ def encode(path: str, text: str, special: bool) -> list[int]:
 
 @lru_cache(maxsize=1)
 def _tokenizer(path: str) -> Tokenizer:
-    with _foreign_code(FileFormatError, "no tokenizer"):
+    with _foreign_code(FileFormatError, "not a valid tokenizer"):
         tokenizer = Tokenizer.from_file(path)
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -32,10 +34,10 @@ def _tokenizer(path: str) -> Tokenizer:
 
 
 @contextmanager
-def _foreign_code(kind: type[MicrogptError], what: str) -> Iterator[None]:
-    """What goes wrong inside, as an error of ours: `tokenizers` raises bare Exceptions, and a panic of its
-    Rust code, which a hostile file can provoke, is not even one of these."""
+def _foreign_code(kind: type[MicrogptError], message: str) -> Iterator[None]:
+    """Turn any exception into a MicrogptError. `tokenizers` raises bare Exceptions, and a panic of its Rust
+    code, which a hostile file can provoke, is only a BaseException."""
     try:
         yield
     except BaseException as error:
-        raise kind(f"{what}: {one_line(error)}") from error
+        raise kind(f"{message}: {one_line(error)}") from error

@@ -1,5 +1,5 @@
-"""Chat templates against text worked out by hand (transformers renders them the same), and hostile ones: what
-does not end, what wants all memory, what looks behind its values."""
+"""Chat templates render as worked out by hand and as in transformers. Hostile templates, which do not end,
+use up memory or reach for Python objects, are refused."""
 
 import json
 import os
@@ -31,8 +31,8 @@ MODEL = from_gguf({"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": ["a"
 
 
 def render(template, text="Hi", limits=None):
-    """By the process of MODEL, or within limits by one of its own."""
-    model = replace(MODEL, templates={"default": template}, named=TOKENS)
+    """Render in the process of MODEL, or in a new process if there are other limits."""
+    model = replace(MODEL, templates={"default": template}, template_tokens=TOKENS)
     if limits:
         model = replace(model, template_process=copy(model.template_process))
         model.template_process.limits = limits
@@ -51,11 +51,11 @@ def render(template, text="Hi", limits=None):
         ("{{ strftime_now('%Y') | length }}", "4"),
     ],
 )
-def test_templates_find_what_transformers_gives_them(template, expected):
+def test_templates_have_the_names_of_transformers(template, expected):
     assert render(template) == expected
 
 
-def test_json_is_not_escaped_for_html():
+def test_tojson_does_not_escape_for_html():
     messages = [{"role": "user", "content": "é <&> '\n"}]
     expected = json.dumps(messages, ensure_ascii=False, indent=2)
     assert render("{{ messages | tojson(indent=2) }}", "é <&> '\n") == expected
@@ -71,25 +71,25 @@ def test_json_is_not_escaped_for_html():
         ("{{ messages.append(1) }}", InputError, "append"),
     ],
 )
-def test_a_template_that_fails_is_one_line_that_names_the_file(template, kind, message):
+def test_the_error_of_a_template_is_one_line_that_names_the_file(template, kind, message):
     with pytest.raises(kind, match=f"^model.gguf: .*{message}") as error:
         render(template)
     assert "\n" not in str(error.value)
 
 
-def test_the_default_or_only_template_is_taken():
+def test_picks_the_default_or_the_only_template():
     assert pick_template({"rag": "r", "default": "d"}, PATH) == "d"
     assert pick_template({"rag": "r"}, PATH) == "r"
     with pytest.raises(InputError, match="the file has no chat template"):
         pick_template({}, PATH)
-    with pytest.raises(InputError, match="none of its chat templates is the default: rag, tool_use"):
+    with pytest.raises(InputError, match="expected a chat template named default, found rag, tool_use"):
         pick_template({"tool_use": "t", "rag": "r"}, PATH)
     with pytest.raises(InputError) as caught:
         pick_template({"x" * 9999: "t", "y" * 9999: "r"}, PATH)
     assert len(str(caught.value)) < 300
 
 
-def test_gguf_files_name_templates_by_key():
+def test_reads_the_named_templates_of_gguf_files():
     metadata = {
         "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": ["a", "<s>"],
         "tokenizer.ggml.bos_token_id": 1,
@@ -101,7 +101,7 @@ def test_gguf_files_name_templates_by_key():
     assert vocabulary.chat("Hi") == "<s>Hi."
 
 
-def test_apr_files_carry_one_template_and_one_process_renders_all_texts():
+def test_one_process_renders_all_texts_of_an_apr_file():
     metadata = {"tokenizer.vocabulary": ["a"], "chat_template": "{{ messages[0].content }}!"}
     vocabulary = from_apr(metadata, PATH)
     assert [vocabulary.chat(text) for text in "ab"] == ["a!", "b!"]
@@ -110,7 +110,7 @@ def test_apr_files_carry_one_template_and_one_process_renders_all_texts():
     assert vocabulary.template_process._running is process
 
 
-def test_folders_carry_a_file_a_text_or_named_templates(tmp_path):
+def test_reads_a_template_file_a_text_or_named_templates_of_folders(tmp_path):
     path = tmp_path / "tokenizer_config.json"
     named = [{"name": "default", "template": "d"}, {"name": "rag", "template": "r"}]
     assert _templates(tmp_path, {"chat_template": named}, path) == {"default": "d", "rag": "r"}
@@ -121,8 +121,8 @@ def test_folders_carry_a_file_a_text_or_named_templates(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
-def test_a_pipe_in_the_folder_is_neither_waited_for_nor_passed_over(tmp_path):
-    """Each file is found before those that are pipes already."""
+def test_refuses_a_pipe_in_a_folder_without_opening_it(tmp_path):
+    """The files become pipes in reverse order of reading, so that each new pipe is met first."""
     write_tokenizer(tmp_path)
     for name in ("chat_template.jinja", "generation_config.json", "tokenizer_config.json", "tokenizer.json"):
         (tmp_path / name).unlink(missing_ok=True)
@@ -133,43 +133,35 @@ def test_a_pipe_in_the_folder_is_neither_waited_for_nor_passed_over(tmp_path):
 
 # --- Hostile templates ----------------------------------------------------------------------------
 
-LATE, MUCH = "is not done after 0.4 seconds", "takes more than 120 MiB of memory"
+LATE, MUCH = "does not finish within 0.4 seconds", "takes more than 120 MiB of memory"
 
 
-def bounded(template, seconds, memory=120 * MIB):
-    """What is said of a template that takes more than that."""
-    with pytest.raises(FileFormatError, match=r"^model\.gguf: its chat template ") as caught:
-        render(template, limits=Limits(seconds, memory, MIB))
-    print(caught.value)
-    return str(caught.value).removeprefix("model.gguf: its chat template ")
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds the memory of a process")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the memory of a process")
 @pytest.mark.parametrize(
-    ("template", "said"),
+    ("template", "failure"),
     [
         ("{% for a in range(9**5) %}{% for b in range(9**5) %}{% endfor %}{% endfor %}", LATE),
-        in_sweep(("{{ 3**(10**8) }}", LATE)),  # while it is compiled
+        in_sweep(("{{ 3**(10**8) }}", LATE)),  # computed during compilation
         ("{% set n = namespace(x=[1]) %}{% for i in range(99) %}{% set n.x = n.x + n.x %}{% endfor %}", MUCH),
-        ("{{ 'a' * (2 * 10**6) }}", "answers with more than 1 MiB"),
+        ("{{ 'a' * (2 * 10**6) }}", "returns more than 1 MiB"),
     ],
 )
-def test_a_template_that_wants_all_time_or_memory_gets_a_little(template, said):
-    assert bounded(template, seconds=0.4 if said == LATE else 20) == said
+def test_limits_the_time_memory_and_output_of_a_template(template, failure):
+    with pytest.raises(FileFormatError) as caught:
+        render(template, limits=Limits(0.4 if failure == LATE else 20, 120 * MIB, MIB))
+    assert str(caught.value) == f"model.gguf: its chat template {failure}"
 
 
-def test_a_long_refusal_is_one_short_line():
-    said = r"^model\.gguf: its chat template refuses the message: x x x"
-    with pytest.raises(InputError, match=said) as caught:
+def test_shortens_a_long_refusal():
+    message = r"^model\.gguf: its chat template refuses the message: x x x"
+    with pytest.raises(InputError, match=message) as caught:
         render("{{ raise_exception('x ' * 10**7) }}", limits=Limits(20, 120 * MIB))
     assert len(str(caught.value)) < 400
 
 
-def test_a_usual_template_needs_a_small_part_of_what_it_may_take():
-    few = Limits(LIMITS.seconds, LIMITS.memory // 6)
+def test_a_usual_template_needs_a_sixth_of_the_memory_limit():
     many = "{% for m in messages %}{{ bos_token }}{{ m.role }}\n{{ m.content | trim }}{% endfor %}" * 200
-    written = render(many, limits=few)
-    assert written == "<s>user\nHi" * 200
+    assert render(many, limits=Limits(LIMITS.seconds, LIMITS.memory // 6)) == "<s>user\nHi" * 200
 
 
 ESCAPES = (
@@ -192,17 +184,17 @@ ESCAPES = (
 )
 
 
-# What the sandbox hides is undefined to the template: of no text.
+# Hidden attributes are undefined in the template and render as nothing.
 NOTHING = ("", "[]", "[Undefined]", "[(Undefined, [{'role': 'user', 'content': 'Hi'}])]")
 
 
 @pytest.mark.parametrize("template", ESCAPES)
-def test_nothing_gets_out_of_the_sandbox(template):
-    found = refusal = ""
+def test_templates_cannot_escape_from_the_sandbox(template):
+    text = refusal = ""
     try:
-        found = templates.render(template, "Hi", TOKENS)
-    except Exception as error:  # "fails: ..." in the end
+        text = templates.render(template, "Hi", TOKENS)
+    except Exception as error:  # the process turns any exception into "fails: ..."
         refusal = str(error)
-    print([found, refusal])
-    assert found in NOTHING
+    print([text, refusal])
+    assert text in NOTHING
     assert not re.search("root:|uid=|<module|<class|<func", refusal)

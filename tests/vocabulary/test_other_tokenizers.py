@@ -1,4 +1,4 @@
-"""A folder whose tokenizer is not a tokenizer.json says how it becomes one, and what it says is right."""
+"""For a folder with another tokenizer than a tokenizer.json, the error prints a command that converts it."""
 
 import json
 import re
@@ -21,7 +21,7 @@ def folder(tmp_path):
 
 
 def put_bpe(folder):
-    """vocab.json and merges.txt, as GPT-2 and Qwen have them."""
+    """Write vocab.json and merges.txt, as GPT-2 and Qwen have them."""
     pieces = ["<|endoftext|>", *"TheĠcatisinPrĊ", "he", "Ġc", "at"]
     (folder / "vocab.json").write_text(json.dumps({p: i for i, p in enumerate(dict.fromkeys(pieces))}))
     (folder / "merges.txt").write_text("#version: 0.2\nh e\nĠ c\na t\n")
@@ -30,7 +30,7 @@ def put_bpe(folder):
 
 
 def put_sentencepiece(folder):
-    """tokenizer.model, as Llama 2 and Mistral have it."""
+    """Write tokenizer.model, as Llama 2 and Mistral have it."""
     sentencepiece = pytest.importorskip("sentencepiece", reason="sentencepiece is not installed")
     words = folder / "words.txt"
     words.write_text(f"{TEXT} and The cat sat in the house\n" * 50)
@@ -42,16 +42,16 @@ def put_sentencepiece(folder):
 
 
 @pytest.mark.parametrize(
-    ("found", "put"),
+    ("files", "put"),
     [("vocab.json and merges.txt", put_bpe), in_sweep(("tokenizer.model", put_sentencepiece))],
 )
-def test_the_printed_command_makes_a_tokenizer_that_is_read(folder, found, put, monkeypatch):
-    """In this process, as transformers takes seconds to import."""
+def test_the_printed_command_makes_a_tokenizer_json(folder, files, put, monkeypatch):
+    """The command runs in this process, since transformers takes seconds to import."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     put(folder)
     line = refusal("trace", folder, TEXT)
-    assert f"brings no tokenizer.json but {found}, of which transformers" in line
+    assert f"brings no tokenizer.json but {files}, of which transformers" in line
     command = re.search(r"makes one: (python -c .*); or give the prompt as --tokens", line)[1]
     python, option, code = shlex.split(command)
     assert (python, option) == ("python", "-c")
@@ -65,25 +65,23 @@ def test_the_printed_command_makes_a_tokenizer_that_is_read(folder, found, put, 
 
 @pytest.mark.parametrize("path", [".", "model.safetensors"])
 @pytest.mark.parametrize("names", [["tokenizer.model"], ["vocab.json", "merges.txt"]])
-def test_the_header_says_what_is_not_read(folder, names, path):
+def test_the_header_names_tokenizers_that_are_not_read(folder, names, path):
     for name in names:
         (folder / name).write_text("{}")
-    out = microgpt("trace", folder / path, "--tokens", "1,2").out
-    said = " ".join(out.split())
+    out = " ".join(microgpt("trace", folder / path, "--tokens", "1,2").out.split())
     verb = "is" if len(names) == 1 else "are"
-    assert f"{' and '.join(names)} {verb} not read, only a tokenizer.json: tokens are numbers" in said
+    assert f"{' and '.join(names)} {verb} not read, only a tokenizer.json: tokens are numbers" in out
     command = shlex.split(re.search(r"makes one: (.*); or", refusal("trace", folder / path, "a"))[1])
     assert command[:2] == ["python", "-c"]
     assert command[2].count(json.dumps(str(folder))) == 2
 
 
-def test_without_any_of_them_ids_are_asked_for(folder):
-    (folder / "vocab.json").write_text("{}")  # without merges.txt it is no tokenizer
+def test_suggests_token_ids_if_there_is_no_tokenizer(folder):
+    (folder / "vocab.json").write_text("{}")  # it is useless without merges.txt
     assert refusal("trace", folder, "a").endswith("brings no tokenizer: give the prompt as --tokens 1,2,3")
 
 
-def test_a_survey_asks_for_no_ids(folder, tmp_path):
-    """It has no --tokens."""
+def test_survey_does_not_suggest_token_ids(folder, tmp_path):
     (tmp_path / "texts.txt").write_text("a\n")
     words = ("survey", folder, tmp_path / "texts.txt")
     assert refusal(*words).endswith("brings no tokenizer: it reads no texts")
@@ -92,7 +90,7 @@ def test_a_survey_asks_for_no_ids(folder, tmp_path):
     assert "--tokens" not in refusal(*words)
 
 
-def test_a_tokenizer_json_beside_them_is_read(folder):
+def test_reads_a_tokenizer_json_beside_other_files(folder):
     put_bpe(folder)
     write_tokenizer(folder)
     done = microgpt("trace", folder, "Ann")

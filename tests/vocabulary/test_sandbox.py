@@ -1,4 +1,4 @@
-"""A process that may hang, crash or want all memory, and what is left of that here: one line."""
+"""A function in a separate process may hang, crash or use up memory. The caller gets a one-line error."""
 
 import copy
 import os
@@ -19,16 +19,13 @@ from microgpt_trace.vocabulary.sandbox import MIB, Isolated, Limits
 
 FILE = Path("model.gguf")
 AMPLE = Limits(seconds=30, memory=400 * MIB)
-posix = pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
-bounded = pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds the memory of a process")
-
-
-OWN = "support.isolated_functions"
+posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+MODULE = "support.isolated_functions"
 
 
 def isolated(function, **limits):
-    """A function of the tests, or "module:name" of the standard library, in a process."""
-    name = function if ":" in function else f"{OWN}:{function}"
+    """Isolate a function of the tests, or "module:name" of the standard library."""
+    name = function if ":" in function else f"{MODULE}:{function}"
     return Isolated(name, "its program", Limits(**{**vars(AMPLE), **limits}))
 
 
@@ -41,47 +38,47 @@ def failure(function, *arguments, **limits):
 
 
 def gone(pid, seconds=5):
-    """Whether a process ends within a time."""
+    """Return True if a process ends within some seconds."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         try:
             os.kill(pid, 0)
         except ProcessLookupError:
             return True
-        stat = Path(f"/proc/{pid}/stat")  # a process that ended stays listed until somebody asks for it
+        stat = Path(f"/proc/{pid}/stat")  # a zombie stays listed until its parent waits for it
         if stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] == "Z":
             return True
         time.sleep(0.01)
     return False
 
 
-def test_values_come_back_as_they_were():
+def test_values_return_unchanged():
     values = [None, [1, 2.5, "é\n\x00"], "\udcff日", {"a": [True]}, "a" * 300_000]
     assert isolated("copy:copy")(FILE, values) == values
 
 
-def test_what_does_not_end_is_ended():
+def test_limits_time():
     start = time.monotonic()
-    assert failure("endless", seconds=0.2) == "is not done after 0.2 seconds"
-    took = time.monotonic() - start
-    print(took, 0.2)
-    assert 0.2 <= took < 5
+    assert failure("endless", seconds=0.2) == "does not finish within 0.2 seconds"
+    seconds = time.monotonic() - start
+    print(seconds, 0.2)
+    assert 0.2 <= seconds < 5
 
 
-@bounded
-def test_memory_is_bounded():
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the memory of a process")
+def test_limits_memory():
     assert failure("much", 300 * MIB, memory=200 * MIB) == "takes more than 200 MiB of memory"
     assert isolated("much", memory=200 * MIB)(FILE, 100 * MIB) == 100 * MIB
 
 
-def test_an_answer_is_bounded():
-    assert failure("operator:mul", "a", 2 * MIB, answer=MIB) == "answers with more than 1 MiB"
+def test_limits_the_size_of_an_answer():
+    assert failure("operator:mul", "a", 2 * MIB, answer=MIB) == "returns more than 1 MiB"
     assert len(isolated("operator:mul", answer=MIB)(FILE, "a", MIB // 2)) == MIB // 2
 
 
 @posix
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("stderr", "expected"),
     [
         ("", "crashes (SIGABRT)"),
         ("\nthread overflowed its stack\nbacktrace\n", "crashes (SIGABRT: thread overflowed its stack)"),
@@ -89,44 +86,43 @@ def test_an_answer_is_bounded():
         ("x" * 90_000, f"crashes (SIGABRT: {'x' * 200})"),
     ],
 )
-def test_a_crash_is_one_line_and_silent(capfd, said, expected):
-    found = failure("abort", said)
-    assert found == expected
+def test_a_crash_becomes_one_line_and_prints_nothing(capfd, stderr, expected):
+    assert failure("abort", stderr) == expected
     assert capfd.readouterr().err == ""
 
 
-def test_an_exit_and_a_module_that_cannot_be_imported_are_failures():
+def test_an_exit_and_a_failed_import_are_failures():
     assert failure("os:_exit", 3) == "crashes (exit status 3)"
     with pytest.raises(FileFormatError, match="its program fails: No module named 'nothing'"):
         Isolated("nothing:at_all", "its program", AMPLE)(FILE)
 
 
-def test_what_it_prints_goes_nowhere_and_blocks_nobody(capfd):
+def test_printed_output_is_dropped_and_does_not_block(capfd):
     assert isolated("noisy")(FILE, MIB) == "done"
     assert capfd.readouterr() == ("", "")
 
 
-def test_errors_keep_their_kind_or_become_a_line():
+def test_our_errors_keep_their_class_and_others_become_one_line():
     with pytest.raises(InputError, match=r"^model\.gguf: not so$"):
         isolated("refuse")(FILE, "not so")
-    found = failure("fail", "two\nlines of <f at 0x7f00aa> " + "x" * 9999)
-    assert found.startswith("fails: two lines of <f> x")
-    assert len(found) < 320
+    line = failure("fail", "two\nlines of <f at 0x7f00aa> " + "x" * 9999)
+    assert line.startswith("fails: two lines of <f> x")
+    assert len(line) < 320
 
 
-@pytest.mark.parametrize("how", ["refuse", "endless"])
-def test_a_failure_costs_the_process_and_not_the_next_call(how):
+@pytest.mark.parametrize("failing", ["refuse", "endless"])
+def test_a_new_process_serves_the_call_after_a_failure(failing):
     function = isolated("count")
-    assert [function(FILE), function(FILE)] == [1, 2]  # it stays for the next call
-    function.function, function.limits = f"{OWN}:{how}", Limits(0.2, AMPLE.memory)
+    assert [function(FILE), function(FILE)] == [1, 2]  # one process serves both calls
+    function.function, function.limits = f"{MODULE}:{failing}", Limits(0.2, AMPLE.memory)
     with pytest.raises((FileFormatError, InputError)):
         function(FILE, "no")
-    function.function, function.limits = f"{OWN}:count", AMPLE
+    function.function, function.limits = f"{MODULE}:count", AMPLE
     assert function(FILE) == 1
 
 
 @posix
-def test_a_process_that_died_meanwhile_is_replaced():
+def test_replaces_a_process_that_died_between_calls():
     function = isolated("os:getpid")
     first = function(FILE)
     os.kill(first, signal.SIGKILL)
@@ -137,18 +133,17 @@ def test_a_process_that_died_meanwhile_is_replaced():
 def test_threads_get_their_own_answers():
     function = isolated("slowly")
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda i: function(FILE, i, 0.001), range(40)))
-    assert found == list(range(40))
+        assert list(pool.map(lambda i: function(FILE, i, 0.001), range(40))) == list(range(40))
 
 
 @posix
-def test_ctrl_c_is_for_us_and_ends_it(default_signals):
+def test_ctrl_c_ends_the_process_through_its_owner(default_signals):
     function = isolated("os:getpid")
     pid = function(FILE)
     assert os.getsid(pid) != os.getsid(0)
     os.kill(pid, signal.SIGINT)
     assert function(FILE) == pid
-    function.function = f"{OWN}:endless"
+    function.function = f"{MODULE}:endless"
     main = threading.main_thread().ident
     threading.Timer(0.1, signal.pthread_kill, (main, signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
@@ -176,9 +171,9 @@ call(Path("f"))"""
 
 @posix
 @pytest.mark.parametrize("then", ["", "os.kill(os.getpid(), 9)", in_sweep(BUSY)])
-def test_nobody_is_left_behind(tmp_path, then):
-    """By a process that ends, is killed, or is killed while the other is busy, which ends by its own clock.
-    The main module of that process has run once."""
+def test_no_process_outlives_its_owner(tmp_path, then):
+    """The owner ends, is killed, or is killed while the process is busy, which its own timer then ends. The
+    owner's main module runs only once."""
     script = tmp_path / "script.py"
     script.write_text(PARENT.format(then=then))
     paths = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
@@ -188,31 +183,31 @@ def test_nobody_is_left_behind(tmp_path, then):
     assert gone(int(pid))
 
 
-def test_a_copy_has_a_process_of_its_own():
+def test_a_copy_has_its_own_process():
     function = isolated("os:getpid")
     copies = [function, copy.deepcopy(function), pickle.loads(pickle.dumps(function))]
     assert len({one(FILE) for one in copies}) == 3
 
 
-def test_a_forked_process_starts_its_own_and_leaves_ours(monkeypatch):
+def test_a_fork_starts_a_new_process_and_leaves_that_of_its_parent(monkeypatch):
     function = isolated("os:getpid")
-    first, ours = function(FILE), function._running
+    first, parents = function(FILE), function._running
     with monkeypatch.context() as patch:
-        patch.setattr(os, "getpid", lambda: -1)  # as after a fork
+        patch.setattr(os, "getpid", lambda: -1)  # simulates a fork
         assert function(FILE) != first
-        ours.end()
+        parents.end()
         function._running.end()
-    assert ours._process.poll() is None
-    ours._process.kill()
-    ours._process.communicate()
+    assert parents._process.poll() is None
+    parents._process.kill()
+    parents._process.communicate()
 
 
-def test_without_python_no_process_starts(monkeypatch, tmp_path):
+def test_reports_that_python_cannot_start(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     with pytest.raises(RunError, match=r"^model\.gguf: cannot start Python for its program"):
         isolated("os:getpid")(FILE)
 
 
-def test_it_loads_next_to_nothing():
+def test_the_process_imports_no_large_module():
     heavy = {"site", "numpy", "dataclasses", "subprocess", "threading", "typer", "jinja2", "tokenizers"}
     assert heavy & set(isolated("loaded")(FILE)) == set()

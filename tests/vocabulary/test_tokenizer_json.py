@@ -1,4 +1,4 @@
-"""Hostile tokenizer.json files: rules that grow, patterns that do not end, panics of Rust code."""
+"""Hostile tokenizer.json files: rules that expand text, patterns that do not end, panics of Rust code."""
 
 import json
 import sys
@@ -12,26 +12,19 @@ from microgpt_trace.vocabulary.huggingface import from_huggingface
 from microgpt_trace.vocabulary.sandbox import MIB, Limits
 
 tokenizers = pytest.importorskip("tokenizers", reason="text is encoded by the package tokenizers")
-bounded = pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds the memory of a process")
 
 
-def folder(path, **said):
-    """A vocabulary of three letters and a blank, with parts of its tokenizer.json as given."""
+def folder(path, **parts):
+    """Write and read a tokenizer.json with the tokens a, b, c and space, and other parts as given."""
     model = {"type": "BPE", "vocab": {"a": 0, "b": 1, "c": 2, " ": 3}, "merges": []}
-    (path / "tokenizer.json").write_text(json.dumps({"version": "1.0", "model": model, **said}))
+    (path / "tokenizer.json").write_text(json.dumps({"version": "1.0", "model": model, **parts}))
     return from_huggingface(path)
 
 
-def limited(path, seconds, memory=200 * MIB, **said):
-    vocabulary = folder(path, **said)
-    process, *_ = vocabulary.encoder.args
-    process.limits = Limits(seconds, memory)
+def limited(path, **parts):
+    vocabulary = folder(path, **parts)
+    vocabulary.encoder.args[0].limits = Limits(20, 200 * MIB)
     return vocabulary
-
-
-def grown(pattern, times):
-    rule = {"type": "Replace", "pattern": pattern, "content": "aaaaaaaaaa"}
-    return {"type": "Sequence", "normalizers": [rule] * times}
 
 
 def split(pattern):
@@ -46,7 +39,7 @@ def refusal(vocabulary, text="a" * 30, kind=FileFormatError):
     return str(caught.value).split("tokenizer.json: ")[1]
 
 
-def test_ids_are_those_of_the_package(tmp_path):
+def test_ids_are_those_of_tokenizers(tmp_path):
     vocabulary = folder(tmp_path, normalizer={"type": "Lowercase"}, pre_tokenizer=split(" +"))
     judge = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     for text in ("abc", "A  cB", "", " ", "a b" * 2000):
@@ -54,32 +47,32 @@ def test_ids_are_those_of_the_package(tmp_path):
         assert vocabulary.encode(text) == judge.encode(text).ids
 
 
-@bounded
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the memory of a process")
 @pytest.mark.parametrize("pattern", [{"String": "a"}, in_sweep({"Regex": "[a-z]"}), in_sweep({"Regex": ""})])
-def test_rules_that_grow_a_text_get_a_little_memory(tmp_path, capfd, pattern):
-    rules = {"type": "Sequence", "normalizers": [grown(pattern, 12), {"type": "NFC"}]}
-    said = refusal(limited(tmp_path, 20, normalizer=rules), kind=(FileFormatError, InputError))
-    assert said == "its tokenizer takes more than 200 MiB of memory" or "fail to memory allocation" in said
+def test_limits_the_memory_of_rules_that_expand_text(tmp_path, capfd, pattern):
+    rule = {"type": "Replace", "pattern": pattern, "content": "aaaaaaaaaa"}
+    rules = {"type": "Sequence", "normalizers": [*[rule] * 12, {"type": "NFC"}]}
+    line = refusal(limited(tmp_path, normalizer=rules), kind=(FileFormatError, InputError))
+    assert line == "its tokenizer takes more than 200 MiB of memory" or "fail to memory allocation" in line
     assert capfd.readouterr().err == ""
 
 
-def test_a_pattern_that_backtracks_without_end_is_one_line(tmp_path, capfd):
-    """And the next text is encoded as before."""
-    vocabulary = limited(tmp_path, 20, pre_tokenizer=split("(a+)+$"))
-    said = refusal(vocabulary, "a" * 40 + "b", kind=InputError)
-    assert said.startswith("cannot encode 'aaaaaaaaaaaa")
-    assert "retry-limit-in-match over" in said
+def test_an_endless_pattern_is_an_error_and_the_next_text_is_encoded(tmp_path, capfd):
+    vocabulary = limited(tmp_path, pre_tokenizer=split("(a+)+$"))
+    line = refusal(vocabulary, "a" * 40 + "b", kind=InputError)
+    assert line.startswith("cannot encode 'aaaaaaaaaaaa")
+    assert "retry-limit-in-match over" in line
     assert capfd.readouterr().err == ""
     assert vocabulary.encode("cab") == [2, 0, 1]
 
 
 @pytest.mark.parametrize("pattern", ["(", "(?=" * 3000 + ")" * 3000])
-def test_a_pattern_that_is_none_is_no_tokenizer(tmp_path, capfd, pattern):
-    assert refusal(folder(tmp_path, pre_tokenizer=split(pattern))).startswith("no tokenizer: ")
+def test_refuses_an_invalid_pattern(tmp_path, capfd, pattern):
+    assert refusal(folder(tmp_path, pre_tokenizer=split(pattern))).startswith("not a valid tokenizer: ")
     assert capfd.readouterr().err == ""
 
 
-def test_a_file_is_found_from_another_folder(tmp_path, monkeypatch):
+def test_a_relative_path_stays_valid_after_a_change_of_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model").mkdir()
     vocabulary = folder((tmp_path / "model").relative_to(tmp_path))
@@ -87,7 +80,7 @@ def test_a_file_is_found_from_another_folder(tmp_path, monkeypatch):
     assert vocabulary.encode("cab") == [2, 0, 1]
 
 
-def test_nothing_is_cut_or_filled_up(tmp_path):
+def test_ignores_truncation_and_padding(tmp_path):
     truncation = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
     padding = {"strategy": {"Fixed": 9}, "direction": "Right", "pad_to_multiple_of": None}
     padding |= {"pad_id": 0, "pad_type_id": 0, "pad_token": "a"}
@@ -99,7 +92,7 @@ LONG = "x" * 9999
 
 
 @pytest.mark.parametrize(
-    ("said", "config", "message"),
+    ("parts", "config", "message"),
     [
         ({"model": {"vocab": LONG}}, {}, "expected a vocabulary under model.vocab, found"),
         ({"model": 5}, {}, "expected a vocabulary under model.vocab, found None"),
@@ -117,15 +110,15 @@ LONG = "x" * 9999
     ],
     ids=range(13),
 )
-def test_broken_folders_are_refused_in_few_words(tmp_path, said, config, message):
+def test_refuses_broken_folders_with_short_messages(tmp_path, parts, config, message):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
-    line = refuses(tmp_path, lambda path: folder(path, **said))
+    line = refuses(tmp_path, lambda path: folder(path, **parts))
     assert line.startswith(f"{tmp_path / ('tokenizer_config.json' if config else 'tokenizer.json')}: ")
     assert message in line
     assert len(line) < 300 + len(str(tmp_path))
 
 
-def test_words_of_a_file_are_cut_in_a_description(tmp_path):
+def test_shortens_values_of_the_file_in_a_description(tmp_path):
     for type, config in ((LONG, {}), ({"a": LONG}, {"add_bos_token": [[LONG]] * 99})):
         (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
         described = folder(tmp_path, model={"type": type, "vocab": {"a": 0}}).describe()

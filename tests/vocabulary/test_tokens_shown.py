@@ -1,4 +1,4 @@
-"""A token is shown in one way wherever it is: its blanks to be seen, digits not taken for an id."""
+"""Every view shows a token in the same way: spaces are visible, and digits beside an id are quoted."""
 
 import re
 import shlex
@@ -17,19 +17,19 @@ ODD = " '\"0123456789␣$\\a#\u3000\u00a0\tzé日\x1b"
     ("text", "shown"),
     [(" is", "␣is"), ("  ", "␣␣"), ("a", "a"), ("", "''"), ("\u3000", "\\u3000"), ("\x1b[1A", "\\x1b[1A")],
 )
-def test_a_token_has_no_blank_and_is_on_one_line(text, shown):
+def test_spaces_and_unprintable_characters_are_made_visible(text, shown):
     assert shown_token(text) == shown
     assert shown_token(shown) == shown
 
 
 def test_digits_beside_an_id_are_quoted():
     assert named_token("6", 3) == "'6'"
-    assert named_token("6", 6) == "6"  # of a model that names no tokens
+    assert named_token("6", 6) == "6"  # a model without a tokenizer names tokens by their ids
     assert named_token(" 6", 3) == "␣6"
     assert with_ids(["BOS", "a", "6"], [0, 5, 3]) == "BOS=0 a=5 '6'=3"
 
 
-def test_what_one_is_told_to_type_names_the_token(compared_folders):
+def test_a_suggested_argument_names_its_token(compared_folders):
     microgpts = [init(tokenizer=Tokenizer(chars)) for chars in (ODD, ODD.replace("␣", ""))]
     for model in (*microgpts, load(compared_folders["llama_gqa"])):
         for token in range(model.config.vocab_size):
@@ -37,13 +37,10 @@ def test_what_one_is_told_to_type_names_the_token(compared_folders):
             assert token_of(model, word) == token
 
 
-def test_a_shown_blank_can_be_typed():
+def test_sentences_name_a_token_and_its_id():
     model = init(tokenizer=Tokenizer(" ab"))
     assert token_of(model, "␣") == token_of(model, " ") == 1
     assert token_label(model, 1) == "␣"
-
-
-def test_a_token_beside_its_id_in_words():
     model = init(tokenizer=Tokenizer(" 0123456789"))
     assert token_with_id(model, 8) == "token '6' (#8)"
     assert token_with_id(model, 1) == "token ␣ (#1)"
@@ -69,24 +66,23 @@ def digits(tmp_path_factory):
 
 
 def cells(output):
-    """The words of each line that stand apart by two blanks or more."""
+    """Split each line at two spaces or more."""
     return [re.split(r" {2,}", line.strip()) for line in output.splitlines()]
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_no_view_leaves_a_token_blank(digits, line):
+def test_no_view_shows_a_token_as_an_invisible_space(digits, line):
     done = microgpt(f"{line} --model {digits}")
     print(done.out)
     assert done.code == 0, done.err
     assert "␣" in done.out
-    own = [f'"{TEXT}"', f"'{TEXT}'", TEXT, "3 6 3"]  # the text as it was given
     rest = done.out
-    for text in own:
+    for text in (f'"{TEXT}"', f"'{TEXT}'", TEXT, "3 6 3"):  # the texts of the command line
         rest = rest.replace(text, "")
     assert not re.search(r"(?:^|[ =(\"'])[ ]?[369] [369]", rest)
 
 
-def test_predictions_show_the_blank_in_every_column(digits):
+def test_predictions_show_spaces_in_every_column(digits):
     out = microgpt(f"trace '{TEXT}' --model {digits}").out
     rows = [row for row in cells(out[out.index("\nPredictions") :]) if row[0].isdecimal()]
     assert [row[1] for row in rows] == ["BOS", "3", "3␣", "3␣6", "3␣6␣", "3␣6␣9"]
@@ -95,7 +91,7 @@ def test_predictions_show_the_blank_in_every_column(digits):
     assert "vocabulary  0 = BOS and EOS, ␣0..9 = 1..11" in out
 
 
-def test_a_training_run_shows_it_too(tmp_path):
+def test_train_and_timeline_show_spaces(tmp_path):
     data, log = tmp_path / "d.txt", tmp_path / "run.jsonl"
     data.write_text("3 6 9\n1 1 1\n")
     words = f"--data {data} --vocab data --out {tmp_path / 'm.safetensors'} --log {log} --trace-every 2"
@@ -106,6 +102,5 @@ def test_a_training_run_shows_it_too(tmp_path):
     assert re.search(r"^ +1  3 +␣ ", done.out, re.MULTILINE)
 
 
-def test_data_keep_the_token_itself(digits):
-    run = trace(load(digits), TEXT)
-    assert run.input.labels == ("BOS", "3", " ", "6", " ", "9")
+def test_a_trace_keeps_the_plain_token(digits):
+    assert trace(load(digits), TEXT).input.labels == ("BOS", "3", " ", "6", " ", "9")
