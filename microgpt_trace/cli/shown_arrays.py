@@ -9,7 +9,7 @@ import numpy as np
 
 from ..architecture.plans.plan import HEAD_EVENTS
 from ..hooks.sites import Site, parse_site
-from ..render.arrays import MAX_ROWS, Taken, array_section
+from ..render.arrays import MAX_ROWS, Selection, array_section
 from ..running.parts import part_of
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ def array_sections(result: Trace, model: LanguageModel, names: Sequence[str]) ->
             if array is not None:
                 rows = predicted if name in HEAD_EVENTS else range(array.shape[-2] if array.ndim > 1 else 0)
                 indices = part.indices(array.shape, rows)
-                taken = Taken(array[np.ix_(*indices)], array.shape, indices, site.place)
-                yield array_section(name, taken, model, labels, title)
+                selection = Selection(array[np.ix_(*indices)], array.shape, indices, site.place)
+                yield array_section(name, selection, model, labels, title)
 
 
 def _named(model: LanguageModel, names: Sequence[str]) -> Iterator[tuple[Site, str]]:
@@ -61,12 +61,12 @@ def _named(model: LanguageModel, names: Sequence[str]) -> Iterator[tuple[Site, s
             yield site, name
 
 
-def _of_parameter(model: LanguageModel, name: str, part: Part, place: str) -> Taken:
+def _of_parameter(model: LanguageModel, name: str, part: Part, place: str) -> Selection:
     """Its rows as far as they are shown; those in a file are not all read."""
     shape = model.config.shapes()[name]
     indices = part.indices(shape, range(shape[0]))
     if len(shape) == 1:
-        return Taken(model.parameter(name)[np.array(indices[0])], shape, indices, place)
+        return Selection(model.parameter(name)[np.array(indices[0])], shape, indices, place)
     first = np.array(indices[0][:MAX_ROWS])
     rows: Array = model.parameter(name, first) if model.tensors else model.parameter(name)[first]
-    return Taken(rows[:, indices[1]], shape, indices, place)
+    return Selection(rows[:, indices[1]], shape, indices, place)

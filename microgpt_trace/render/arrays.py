@@ -1,4 +1,4 @@
-"""Arrays in full as sections, under what their rows and columns stand for."""
+"""Arrays in full as sections, with labels for their rows and columns."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from .characters import token_label
 from .numbers import four_decimals
 from .sections import Figures, Section, words
 
-MAX_ROWS = 128  # of a matrix that are shown
+MAX_ROWS = 128  # rows of a matrix that are shown
 
 
-class Taken(NamedTuple):
-    """What `values` has of an array of that shape: which indices of each axis, and how one names these."""
+class Selection(NamedTuple):
+    """Selected elements of an array of this `shape`, their `indices` on each axis, and the suffix that selects
+    them, such as "[0:3]"."""
 
     values: Array
     shape: Sequence[int]
@@ -27,30 +28,31 @@ class Taken(NamedTuple):
 
 
 def array_section(
-    name: str, taken: Taken, model: LanguageModel, labels: Sequence[str], title: str = ""
+    name: str, selection: Selection, model: LanguageModel, labels: Sequence[str], title: str = ""
 ) -> Section:
-    """An event or parameter in full, or the first rows of one; `labels` are the tokens of its rows."""
-    array, heading = taken.values, f"{title or name}{taken.place}"
-    aside = f"{'×'.join(map(str, taken.shape)) or 'scalar'} {array.dtype}"
-    if taken.place:
-        aside = f"{'×'.join(str(len(axis)) for axis in taken.indices)} of {aside}"
+    """Show an event or parameter, at most its first MAX_ROWS rows. `labels` are the tokens of its rows."""
+    array, heading = selection.values, f"{title or name}{selection.place}"
+    aside = f"{'×'.join(map(str, selection.shape)) or 'scalar'} {array.dtype}"
+    if selection.place:
+        aside = f"{'×'.join(str(len(axis)) for axis in selection.indices)} of {aside}"
     if array.ndim == 0:
         return Section([words(four_decimals(float(array)))], heading, aside)
-    rows, columns = _axis_labels(name, taken, model, labels)
-    whole = name in model.config.shapes() and not title
-    more = "" if whole else f"; --layer {name} --save FILE keeps all of it"
+    rows, columns = _axis_labels(name, selection, model, labels)
+    is_parameter = name in model.config.shapes() and not title
+    more = "" if is_parameter else f"; --layer {name} --save FILE saves the whole array"
     values = np.atleast_2d(array)[..., :MAX_ROWS, :]
-    heads = taken.indices[0] if array.ndim == 3 else ()
+    heads = selection.indices[0] if array.ndim == 3 else ()
     return Section([Figures(values, rows[:MAX_ROWS], columns, len(rows), more, heads)], heading, aside)
 
 
 def _axis_labels(
-    name: str, taken: Taken, model: LanguageModel, labels: Sequence[str]
+    name: str, selection: Selection, model: LanguageModel, labels: Sequence[str]
 ) -> tuple[list[str], list[str]]:
-    """What the rows and the columns of an event or parameter stand for: tokens, channels, or head.channel."""
+    """Return labels of the rows and of the columns: tokens, channels, or head.channel."""
     row, tokens = model.plan.get(name), list(map(token_label, labels))
-    height = taken.shape[-2] if len(taken.shape) > 1 else 1
-    down, across = taken.indices[-2] if len(taken.shape) > 1 else range(1), taken.indices[-1]
+    is_matrix = len(selection.shape) > 1
+    height, down = (selection.shape[-2], selection.indices[-2]) if is_matrix else (1, range(1))
+    across = selection.indices[-1]
     rows, columns = list(map(str, down)), list(map(str, across))
     if name in ("wte", "lm_head"):
         return [token_label(model.label(i)) for i in down], columns

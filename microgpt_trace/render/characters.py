@@ -1,5 +1,5 @@
-"""Numbers drawn in characters, as bars, curves and shades; which ink stands out from a colour; and tokens as
-far as there is room for them. Knows no screen and no page."""
+"""Plot numbers in characters as bars, curves and shades, choose black or white text for a colour, and shorten
+tokens. Knows no screen and no page."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ from rich.cells import cell_len, set_cell_size
 from ..text.printable import shown_token
 from .sections import DotPlot
 
-TOKEN = 12  # characters of a terminal that a token has
-FLAT = 1e-3  # of the largest magnitude: what varies by less is flat, for a norm would show its rounding
+TOKEN = 12  # cells of a terminal for a token
+FLAT = 1e-3  # a series that varies by less than this share of its magnitude is flat: the rest is rounding
 
 
 def token_label(text: str, width: int = TOKEN) -> str:
-    """A token, its blanks to be seen, as far as a table has room for it."""
+    """Return a token with visible blanks, shortened to `width` cells."""
     label = shown_token(text)
     return label if cell_len(label) <= width else f"{set_cell_size(label, width - 1).rstrip()}…"
 
 
 class Course(NamedTuple):
-    """A series as means of so many runs of it: how far each lies from the lowest (0) to the highest (1), None
-    where there is none and NaN where one is not finite."""
+    """A series as means of successive chunks, scaled from the lowest mean (0) to the highest (1).
+
+    A share is None where a chunk has no value, and NaN where a value of the chunk is not finite.
+    """
 
     shares: Sequence[float | None]
     low: float
@@ -33,13 +35,13 @@ class Course(NamedTuple):
 
 
 def course(values: Sequence[float | None], most: int) -> Course:
-    """The course of a series, by `most` means or by all of its values."""
+    """Scale a series, averaged in `most` chunks if it is longer."""
     count = max(min(len(values), most), 0)
     edges = [i * len(values) // count for i in range(count + 1)] if count else []
     means = [_mean([value for value in values[a:b] if value is not None]) for a, b in pairwise(edges)]
-    known = [mean for mean in means if mean is not None and math.isfinite(mean)]
-    low, high = min(known, default=0.0), max(known, default=0.0)
-    span = high / 2 - low / 2  # halves, for the whole may be too large for a float
+    finite = [mean for mean in means if mean is not None and math.isfinite(mean)]
+    low, high = min(finite, default=0.0), max(finite, default=0.0)
+    span = high / 2 - low / 2  # half of it, since high - low may overflow
     if 2 * span <= FLAT * max(abs(low), abs(high)):
         span = math.inf
     shares = [mean if mean is None or mean != mean else (mean / 2 - low / 2) / span for mean in means]
@@ -47,20 +49,20 @@ def course(values: Sequence[float | None], most: int) -> Course:
 
 
 def _mean(values: Sequence[float]) -> float | None:
-    """The mean; NaN where a value is not finite."""
+    """Return the mean, NaN if a value is not finite, None if there is no value."""
     if not values:
         return None
     return sum(value / len(values) for value in values) if all(map(math.isfinite, values)) else math.nan
 
 
-def part_of(share: float) -> float:
-    """As much of a bar as is filled."""
+def clipped(share: float) -> float:
+    """Return the filled share of a bar, from 0 to 1: 0 if `share` is not finite."""
     return min(1.0, max(0.0, share)) if math.isfinite(share) else 0.0
 
 
 def bar(share: float, width: int, ascii_only: bool = False) -> str:
-    """A bar of `share` of the width, in eighths of a character where these exist."""
-    share = part_of(share)
+    """Return a bar that fills `share` of the width, to an eighth of a character unless `ascii_only`."""
+    share = clipped(share)
     if ascii_only:
         return "#" * round(share * width)
     whole, part = divmod(round(share * width * 8), 8)
@@ -68,8 +70,10 @@ def bar(share: float, width: int, ascii_only: bool = False) -> str:
 
 
 def signed_bar(value: float | None, scale: float, width: int, ascii_only: bool = False) -> str:
-    """A bar from the middle to the right for what is positive, to the left for what is negative, half the
-    width for `scale`; nothing where there is no value, ? for one that is not finite."""
+    """Return a bar from the middle to the right for a positive value, to the left for a negative one.
+
+    `scale` fills half of the width. A missing value gives no text, a value that is not finite gives "?".
+    """
     if value is None:
         return ""
     half, middle = (width - 1) // 2, "|" if ascii_only else "│"
@@ -77,16 +81,15 @@ def signed_bar(value: float | None, scale: float, width: int, ascii_only: bool =
         return " " * half + "?"
     length = min(abs(value) / scale, 1.0) * half
     if ascii_only:
-        drawn = "#" * round(length)
+        filled = "#" * round(length)
     else:
         whole, rest = divmod(round(length * 2), 2)
-        drawn = "█" * whole + ("▐" if value < 0 else "▌") * rest
-    return f"{drawn[::-1]:>{half}}{middle}" if value < 0 else f"{' ' * half}{middle}{drawn}"
+        filled = "█" * whole + ("▐" if value < 0 else "▌") * rest
+    return f"{filled[::-1]:>{half}}{middle}" if value < 0 else f"{' ' * half}{middle}{filled}"
 
 
 def sparkline(values: Sequence[float | None], width: int, ascii_only: bool = False) -> str:
-    """A character for each value, or for each mean of several; a blank where there is none, ? for what is
-    not finite."""
+    """Return a character for each value, or for the mean of several: blank if missing, "?" if not finite."""
     levels = "_.-=+*#@" if ascii_only else "▁▂▃▄▅▆▇█"
     return "".join(
         " " if share is None else "?" if share != share else levels[min(int(share * len(levels)), 7)]
@@ -95,20 +98,19 @@ def sparkline(values: Sequence[float | None], width: int, ascii_only: bool = Fal
 
 
 def shade(share: float, ascii_only: bool = False) -> str:
-    """One character, darker for a larger share of 1."""
-    return (" .:+#" if ascii_only else " ░▒▓█")[min(int(part_of(share) * 5), 4)]
+    """Return one character, darker for a larger share from 0 to 1."""
+    return (" .:+#" if ascii_only else " ░▒▓█")[min(int(clipped(share) * 5), 4)]
 
 
 def is_dark(color: Sequence[float]) -> bool:
-    """Whether white stands out more than black from a colour, red, green and blue from 0 to 1: by its
-    luminance, as WCAG 2 defines that."""
+    """Return True if white contrasts more than black with a colour (red, green, blue from 0 to 1), by the
+    luminance of WCAG 2."""
     red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in color)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.179
 
 
 def dot_plot(plot: DotPlot, width: int, ascii_only: bool = False, height: int = 8) -> list[str]:
-    """The lines of a series as dots, one column for a run of steps, with the scale beside it; "?" where a
-    value is not finite."""
+    """Return the lines of a dot plot with its scale. A column averages successive steps; "?" is not finite."""
     shares, low, high = course(plot.values, max(width, 1))
     levels = [-1 if share is None or share != share else round(share * (height - 1)) for share in shares]
     dot, side = ("*", "|") if ascii_only else ("•", "│")

@@ -13,7 +13,7 @@ from support.terminal import printed
 
 from microgpt_trace import Config, Model, Tokenizer, load, save, trace
 from microgpt_trace.microgpt.parameters import Parameters
-from microgpt_trace.render.arrays import Taken, array_section
+from microgpt_trace.render.arrays import Selection, array_section
 from microgpt_trace.render.sections import Column, Section, Table
 from microgpt_trace.render.terminal.screen import wrapped
 
@@ -137,8 +137,8 @@ def test_columns_that_do_not_fit_come_below(width):
 def test_a_matrix_is_as_wide_as_the_screen_at_most_and_its_last_column_fits(emma, width):
     """One column more would not: 4 characters of margin, and cells of 8."""
     values = np.full((5, 64), -0.123)
-    taken = Taken(values, values.shape, [range(5), range(64)])
-    lines = printed([array_section("layer0.mlp.act", taken, emma, ["BOS", *"emma"])], width).splitlines()
+    selection = Selection(values, values.shape, [range(5), range(64)])
+    lines = printed([array_section("layer0.mlp.act", selection, emma, ["BOS", *"emma"])], width).splitlines()
     assert not [line for line in lines if line.startswith("-")]  # what does not fit goes on in a line below
     assert width - 8 < max(cell_len(line) for line in lines if line.startswith("BOS")) <= width
 

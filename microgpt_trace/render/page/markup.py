@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from ...text.printable import on_one_line
-from ..characters import course, part_of
+from ..characters import clipped, course
 from ..sections import DotPlot
 
 
@@ -57,14 +57,14 @@ class Drawings(NamedTuple):
 
 def _share_bar(share: float) -> Markup:
     """A bar of a share between 0 and 1."""
-    return _bar(0, 100 * part_of(share), "own")
+    return _bar(0, 100 * clipped(share), "own")
 
 
 def _signed_bar(value: float, scale: float) -> Markup:
     """A bar from the middle, to the right where the value is positive."""
     if not (math.isfinite(value) and scale > 0):
         return Markup()
-    part = 50 * part_of(abs(value) / scale)
+    part = 50 * clipped(abs(value) / scale)
     return _bar(50 - part if value < 0 else 50, part, "below" if value < 0 else "above")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ...text.printable import shown_token
-from ..characters import part_of
+from ..characters import clipped
 from ..numbers import finite_or_named, two_decimals
 from ..sections import (
     AttentionMatrices,
@@ -162,7 +162,7 @@ def _seen(weights: Sequence[float], length: int) -> list[Markup]:
 
 def _shaded(shown: str, share: float | None, **more: str) -> Markup:
     """A cell that is the darker the larger the share."""
-    ground = "" if share is None else f" shade-{round(SHADES * part_of(share))}"
+    ground = "" if share is None else f" shade-{round(SHADES * clipped(share))}"
     return element("td", shown, class_=f"n{ground}", **more)
 
 
