@@ -1,1 +1,1 @@
-"""Results as sections, which are shown, and as documents, which programs read."""
+"""Describe results as sections, which people read, and as documents, which programs read."""

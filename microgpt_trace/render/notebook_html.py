@@ -1,9 +1,9 @@
-"""A result as a notebook shows it: its sections as tables, long ones folded, and of a trace its page in a
-frame, from which it reaches nothing.
+"""HTML of a result for a notebook: its sections as tables, long ones folded, and the page of a trace in a
+sandboxed frame.
 
-A notebook that does not trust a result strips SVG and style sheets. So drawings are the characters that a
-terminal shows, and styles stand in the elements themselves. Background and ink are the notebook's, light or
-dark; a ground of our own lets enough of both through.
+A notebook strips SVG and style sheets from results that it does not trust. Therefore bars and curves are
+characters, and each element has its styles inline. The notebook keeps its own colours, light or dark; the
+backgrounds added here are translucent.
 """
 
 from __future__ import annotations
@@ -25,33 +25,33 @@ from .page.section_markup import SHADES, block_markup, classes
 from .sections import Block, Labelled, Section, Table, Words, words
 from .shown import sections_of
 
-WIDTH = 110  # characters of a line, or nearly so
-LONG = 40  # lines of a section that is folded until somebody opens it
-LONG_ABOVE_PAGE = 16  # the same where a page below has it too
-MOST = 2_000_000  # characters of a page that a notebook is given
-EACH = 4.55  # characters of a number in a page
-UNSAVED = "MODEL"  # stands in command lines for the file of a model that is in none
-SAVE_IT = f"{UNSAVED}, in command lines: the file that save(model, ...) writes."
+WIDTH = 110  # characters of a line, estimated
+LONG = 40  # a section with more lines is folded
+LONG_ABOVE_PAGE = 16  # a section with more lines is folded if the page below shows it too
+MOST = 2_000_000  # characters of the largest page that a cell shows
+EACH = 4.55  # characters of a number in a page, on average
+UNSAVED = "MODEL"  # stands for the model's file in command lines if the model was not saved
+SAVE_IT = f"In command lines, {UNSAVED} is the file that save(model, ...) writes."
 
 
 def result_html(result: Any) -> str:
-    """The whole of it, as the plain text that marimo asks for. What a notebook strips that does not trust it
-    (the frame) comes last."""
+    """Return the HTML of a result, as a plain str, which marimo requires. The frame comes last, since a
+    notebook that does not trust the result strips it."""
     try:
         sections = sections_of(result)
-    except MicrogptError as error:  # a model's vocabulary is not read before
+    except MicrogptError as error:  # the vocabulary of a model is first read here
         sections = [Section([words(str(error), "bold red")])]
-    page, said = Markup(), list[Markup]()
+    page, hints = Markup(), list[Markup]()
     if isinstance(result, Trace) and result.traced_model is not None:
         page = _framed_page(result, result.traced_model, sections)
-        said = _about_page(result, result.traced_model, framed=bool(page))
+        hints = _page_hints(result, result.traced_model, framed=bool(page))
     most = LONG_ABOVE_PAGE if page else LONG
-    shown = (_section(section, most) for section in sections)
-    return str(with_styles_inline(element("div", *shown, page, *said, class_="result")))
+    body = (_section(section, most) for section in sections)
+    return str(with_styles_inline(element("div", *body, page, *hints, class_="result")))
 
 
 def _section(section: Section, most: int) -> Markup:
-    """A section that folds under its title, and is folded where it has more lines than that."""
+    """Return a section that unfolds under its title: closed if it has more than `most` lines."""
     blocks = [block_markup(block, IN_NOTEBOOK) for block in section.blocks]
     lines = sum(map(_line_count, section.blocks))
     title = section.title or (f"{lines:,} lines" if lines > most else "")
@@ -63,7 +63,7 @@ def _section(section: Section, most: int) -> Markup:
 
 
 def _line_count(block: Block) -> int:
-    """As many lines as it has, or nearly so."""
+    """Estimate the lines of a block."""
     if isinstance(block, Table):
         return len(block.rows)
     if isinstance(block, Words):
@@ -72,17 +72,20 @@ def _line_count(block: Block) -> int:
 
 
 def _framed_page(trace: Trace, model: LanguageModel, sections: Sequence[Section]) -> Markup:
-    """The page in its frame, where its scripts run as a stranger's: it has neither the notebook's address nor
-    its network. Nothing where a page would show no numbers (it runs a microGPT itself), or too many."""
-    held = sum(array.size for array in trace.arrays.values())
+    """Return the page in a sandboxed frame, whose scripts cannot reach the notebook or its network.
+
+    Returns empty markup if the page would show no numbers or too many. The numbers of a microGPT are its
+    parameters, since its page computes the events.
+    """
+    count = sum(array.size for array in trace.arrays.values())
     if "gradients" in model.abilities:
-        held += model.config.parameter_count
-    if not 0 < held * EACH <= MOST:
+        count += model.config.parameter_count
+    if not 0 < count * EACH <= MOST:
         return Markup()
     from .page.trace_page import trace_page
 
     made_by = f"trace of {on_one_line(trace.input.text) or 'tokens'}, {on_one_line(model.origin)}"
-    text, tokens = _read(trace, model)
+    text, tokens = _input_arguments(trace, model)
     again = {"before": [_file_of(model)], "text": text, "after": tokens}
     page = trace_page(trace, model, sections, made_by, again)
     title = escape(f"microgpt trace: {on_one_line(trace.input.text)}")
@@ -90,26 +93,25 @@ def _framed_page(trace: Trace, model: LanguageModel, sections: Sequence[Section]
     return Markup(frame if len(page) <= MOST else "")
 
 
-def _about_page(trace: Trace, model: LanguageModel, framed: bool) -> list[Markup]:
-    """The command that writes the page where it is not there, and what stands in it or on the page for a
-    file."""
-    file, (text, tokens) = _file_of(model), _read(trace, model)
+def _page_hints(trace: Trace, model: LanguageModel, framed: bool) -> list[Markup]:
+    """Return the command that writes the page, unless it is `framed`, and the meaning of MODEL if used."""
+    file, (text, tokens) = _file_of(model), _input_arguments(trace, model)
     words = [file] if text is None else [file, text]
     line = command("trace", words, [*tokens, "--html", "trace.html"])
-    said = [] if framed else [element("p", "Every number on a page: ", element("code", line))]
-    return [*said, *[element("p", element("small", SAVE_IT))] * (file == UNSAVED)]
+    hints = [] if framed else [element("p", "Write a page with every number: ", element("code", line))]
+    return [*hints, *[element("p", element("small", SAVE_IT))] * (file == UNSAVED)]
 
 
-def _read(trace: Trace, model: LanguageModel) -> tuple[str | None, list[str]]:
-    """The text that a command reads, or the option that has its tokens, whatever these were made of: a text
-    that a template was put around, for one."""
+def _input_arguments(trace: Trace, model: LanguageModel) -> tuple[str | None, list[str]]:
+    """Return the input text as an argument, or None and the option --tokens for a production model: a chat
+    template may have changed its text."""
     if "prompts" not in model.abilities:
         return trace.input.text, []
     return None, ["--tokens", ",".join(map(str, trace.input.tokens))]
 
 
 def _file_of(model: LanguageModel) -> str:
-    """The file that the model was read from, if it is there."""
+    """Return the file of the model, or UNSAVED if there is none."""
     with suppress(OSError, ValueError):
         if model.origin and Path(model.origin).exists():
             return model.origin
@@ -120,21 +122,20 @@ def _drawn(text: str) -> Markup:
     return element("span", text, class_="drawn")
 
 
-BAR, SIGNED, SPARK, PLOT = 12, 21, 30, 100  # characters of each drawing
+BAR, SIGNED, SPARK, PLOT = 12, 21, 30, 100  # characters of a bar, a signed bar, a sparkline, a plot
 IN_NOTEBOOK = Drawings(
     share_bar=lambda share: _drawn(bar(share, BAR)),
     signed_bar=lambda value, scale: _drawn(signed_bar(value, scale, SIGNED)),
     sparkline=lambda values: _drawn(sparkline(values, SPARK)),
     dots=lambda plot: element("div", *(element("div", line) for line in dot_plot(plot, PLOT)), class_="plot"),
-    reference=lambda shown, name: element("span", shown, title=name),  # there is nowhere to lead to
+    reference=lambda text, name: element("span", text, title=name),  # a notebook has no page to link to
 )
 
-
 MONO = "font-family: Menlo, Consolas, 'DejaVu Sans Mono', monospace"
-DIM = "opacity: .75"  # of the ink that the notebook has
+DIM = "opacity: .75"
 FAINT, LINE = "rgba(127, 127, 127, .18)", "rgba(127, 127, 127, .45)"
 OWN = "rgb(74, 134, 216)"
-STRONGEST = 0.5  # opacity of the darkest shade, on which the notebook's ink can still be read
+STRONGEST = 0.5  # opacity of the darkest shade: text in the notebook's colour stays readable on it
 SHADE = "rgba(74, 134, 216, {:.3f})"
 
 STYLES = {
@@ -176,20 +177,15 @@ _CLASS, _STYLE = re.compile(r' class="([^"]*)"'), re.compile(r' style="([^"]*)"'
 
 
 def with_styles_inline(markup: Markup) -> Markup:
-    """The markup with the styles of its tags and classes in each element, and without the classes."""
+    """Replace the classes of all elements by inline styles."""
     return Markup(_START.sub(_styled, markup))
 
 
 def _styled(start: re.Match[str]) -> str:
     tag, attributes = start.groups()
-    classes, own = _CLASS.findall(attributes), _STYLE.findall(attributes)
-    names = (tag, *(f".{name}" for found in classes for name in found.split()))
-    said = _merged("; ".join([*(STYLES[name] for name in names if name in STYLES), *own]))
+    selectors = (tag, *(f".{name}" for group in _CLASS.findall(attributes) for name in group.split()))
+    styles = [STYLES[name] for name in selectors if name in STYLES] + _STYLE.findall(attributes)
+    declarations = (part.split(": ", 1) for part in "; ".join(styles).split("; ") if part)
+    style = "; ".join(f"{name}: {value}" for name, value in dict(declarations).items())  # the last one wins
     rest = _STYLE.sub("", _CLASS.sub("", attributes))
-    return f'<{tag}{rest} style="{said}">' if said else f"<{tag}{rest}>"
-
-
-def _merged(declarations: str) -> str:
-    """Of several declarations of one property the last."""
-    found = dict(part.split(": ", 1) for part in declarations.split("; ") if part)
-    return "; ".join(f"{name}: {value}" for name, value in found.items())
+    return f'<{tag}{rest} style="{style}">' if style else f"<{tag}{rest}>"

@@ -1,4 +1,4 @@
-"""Numbers as a table or a sentence writes them. Knows no table."""
+"""Format numbers for tables and sentences. Knows no table."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import partial
 
 
 def figure(value: float | None, digits: int = 2) -> str:
-    """A number for a table: two decimals where they say something, else an exponent."""
+    """Format a number with `digits` decimals, or with an exponent if it is too small or too large."""
     if value is None:
         return "–"
     if value == 0 or 0.5 * 10**-digits <= abs(value) < 1e5:
@@ -17,7 +17,7 @@ def figure(value: float | None, digits: int = 2) -> str:
 
 
 def significant(value: float | None) -> str:
-    """A number with four significant digits, written out from 0.0001 to a million."""
+    """Format a number with four significant digits, without an exponent from 0.0001 to a million."""
     if value is None:
         return "–"
     text = f"{value:.0f}" if 1e4 <= abs(value) < 1e6 else f"{value:.4g}"
@@ -25,17 +25,17 @@ def significant(value: float | None) -> str:
 
 
 def signed(value: float, digits: int) -> str:
-    """A number with its sign, + included."""
+    """Format a number with its sign, "+" included."""
     text = figure(value, digits)
     return f"+{text}" if value > 0 and text.strip("0.") else text
 
 
-# Of probabilities, losses and gradients; a small one has an exponent, for it is not zero
+# For probabilities, losses and gradients. A small value has an exponent, so that it does not look like zero.
 three_decimals, four_decimals = partial(figure, digits=3), partial(figure, digits=4)
 
 
 def exponent(value: float) -> str:
-    """A number with an exponent."""
+    """Format a number with an exponent."""
     return _named(f"{value:.1e}")
 
 
@@ -44,18 +44,20 @@ def _named(text: str) -> str:
 
 
 def ratio(value: float | None) -> str:
-    """A ratio with three significant digits."""
+    """Format a ratio with three significant digits."""
     return f"{value:.3g}" if value is not None and math.isfinite(value) else "–"
 
 
 def percent(value: float | None) -> str:
-    """A share in percent, with one decimal."""
+    """Format a share in percent, with one decimal."""
     return "–" if value is None else f"{value:.1%}"
 
 
 def distance(value: float | None) -> str:
-    """A relative error: 2.1e-07, 0.013, 1.2; 0 where the bits are the same, NaN/Inf where one side alone
-    is not finite, – where there was nothing to compare."""
+    """Format a relative error, such as 2.1e-07, 0.013 or 1.2.
+
+    0 means equal bits, NaN/Inf means that only one side is not finite, – means nothing to compare.
+    """
     if value is None or math.isnan(value):
         return "–"
     if not math.isfinite(value):
@@ -64,7 +66,7 @@ def distance(value: float | None) -> str:
 
 
 def two_decimals(value: float | None) -> str:
-    """A share, without the sign of what is next to 0; a number far from it with an exponent."""
+    """Format a share with two decimals, without the sign of -0.00, or with an exponent from 10,000 on."""
     if value is None:
         return "–"
     text = f"{value:.2f}" if not abs(value) >= 1e4 else f"{value:.0e}"
@@ -72,14 +74,14 @@ def two_decimals(value: float | None) -> str:
 
 
 def finite_or_named(value: float) -> str:
-    """Four significant digits, NaN or Infinity."""
+    """Format four significant digits, NaN or Infinity."""
     return significant(value).replace("inf", "Infinity")
 
 
 def two_apart(a: float, b: float) -> tuple[str, str]:
-    """Two numbers, with more digits where these do not tell them apart: 2.7186 beside 2.7190."""
-    shown, digits = (finite_or_named(a), finite_or_named(b)), 4
-    while shown[0] == shown[1] and abs(a - b) > 0 and digits < 17:
+    """Format two numbers with enough digits to tell them apart, such as 2.7186 and 2.7190."""
+    texts, digits = (finite_or_named(a), finite_or_named(b)), 4
+    while texts[0] == texts[1] and abs(a - b) > 0 and digits < 17:
         digits += 1
-        shown = f"{a:#.{digits}g}", f"{b:#.{digits}g}"
-    return shown
+        texts = f"{a:#.{digits}g}", f"{b:#.{digits}g}"
+    return texts

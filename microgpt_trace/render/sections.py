@@ -1,7 +1,7 @@
-"""Sections: what is shown, as data. Knows no screen, no page and no figure.
+"""Sections: the description of a command's output as data. Knows no screen, no page and no figure.
 
-A command describes what it shows once, as a list of sections; the folder terminal lowers them to a screen.
-Styles are rich's words for them ("bold red", "dim").
+A command describes its output once, as a list of sections. Terminal, page and notebook show the same list.
+Styles are those of rich, such as "bold red" or "dim".
 """
 
 from __future__ import annotations
@@ -14,33 +14,35 @@ if TYPE_CHECKING:
     from ..arrays.stats import Array
 
 TITLE = "bold cyan"
-WIDE = 100  # columns of a terminal from which on tables have all columns
+WIDE = 100  # width of a terminal, in characters, from which tables show all their columns
 
 
 class Bar(NamedTuple):
-    """A bar of a share between 0 and 1, so many characters long where it is 1."""
+    """A bar for a share between 0 and 1; a share of 1 is `width` characters long."""
 
     share: float
     width: int
 
 
 class SignedBar(NamedTuple):
-    """A bar from the middle to the right for a positive value and to the left for a negative one, as long as
-    half the room where it is `scale`; none where there is no value."""
+    """A bar from the middle of the cell: to the right for a positive value, to the left for a negative one.
+
+    A value of `scale` fills half of the cell. None shows no bar.
+    """
 
     value: float | None
     scale: float
 
 
 class Sparkline(NamedTuple):
-    """The course of a series, None where there is no value, in the room that figures leave it."""
+    """A small plot of a series in the width that the other columns leave. None is a missing value."""
 
     values: Sequence[float | None]
 
 
 class ElementCell(NamedTuple):
     """An element of an event or a parameter: its place at the left of the column, its value at the right.
-    `about` is its whole name, where it has one, of a gradient with "gradient " before it."""
+    `about` is its full name, if it has one, with "gradient " before the name of a gradient."""
 
     place: str
     value: str = ""
@@ -51,28 +53,27 @@ Cell = str | Bar | SignedBar | Sparkline | ElementCell
 
 
 class Column(NamedTuple):
-    """A column: its title, what it shows of a row, the style of that, and how it gives way where there is
-    little room."""
+    """A column: its title, the cell that it shows for a row, and its layout on a narrow screen."""
 
     title: str
     cell: Callable[[Any], Cell]
     right: bool = False
     wrap: bool = False
-    bar: bool = False  # what does not fit of it may be missing
-    whole: bool = False  # never broken: a name that one searches for
-    remark: bool = False  # goes behind the text of the first column where it has no room of its own
+    bar: bool = False  # may be cut
+    whole: bool = False  # is never broken, so that a name can be searched for
+    remark: bool = False  # follows the text of the first column if the table is too wide
     style: Callable[[Any], str] | str = ""
-    from_width: int = 0  # left out where there is less room than so many characters
-    elastic: int = 0  # has the room that the rest leaves, or is left out where that is less
+    from_width: int = 0  # omitted on a screen of fewer characters
+    elastic: int = 0  # fills the remaining width, or is omitted if fewer characters than this remain
 
     def style_of(self, row: Any) -> str:
-        """The style of what it shows of a row."""
+        """Return the style of the column's cell in a row."""
         return self.style if isinstance(self.style, str) else self.style(row)
 
 
 class Table(NamedTuple):
-    """Rows of anything, shown by columns. `about` names the event, the parameter or the element of one that a
-    row is of, as that of an ElementCell."""
+    """Rows of any type, shown by columns. `about` names the event, parameter or element that a row describes,
+    like the `about` of an ElementCell."""
 
     columns: Sequence[Column]
     rows: Sequence[Any]
@@ -80,14 +81,14 @@ class Table(NamedTuple):
 
 
 class Labelled(NamedTuple):
-    """Labels with a text each; one without a label goes on with what is said before it."""
+    """Labels with a text each. An empty label continues the text before it."""
 
     pairs: Sequence[tuple[str, str]]
 
 
 class Words(NamedTuple):
-    """A line of text in pieces of a style each, wrapped where there is less room, indented alike. `about`
-    names what it speaks of."""
+    """A line of text in pieces with a style each. A wrapped line keeps the indent. `about` names the event,
+    parameter or element that the text is about."""
 
     spans: Sequence[tuple[str, str]]
     indent: int = 0
@@ -95,12 +96,11 @@ class Words(NamedTuple):
 
 
 class AttentionMatrices(NamedTuple):
-    """The weights of every head [H, T, T], a cell the darker the larger, and what the T tokens are called.
+    """The attention weights of all heads [H, T, T] as shaded cells, and the labels of the T tokens.
 
-    `sharing` says how many such blocks share the lines of a screen: where heads have no room there, those
-    are shown that come first in `order`, and `more` says which these are and how to see another. None: all
-    heads, whatever lines they take. `in_figures` says how to see all of a head number by number, `in_file`
-    how to keep it where that has no room either.
+    `sharing` is the number of such blocks that share the lines of a screen. If not all heads fit, the first
+    ones of `order` are shown, and `more` explains the choice and how to see another head. None shows all
+    heads. `in_figures` says how to see one head in numbers, `in_file` how to save a head that is too large.
     """
 
     weights: Array
@@ -113,11 +113,10 @@ class AttentionMatrices(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """Shares from 0 to 1 by row and column, None where there is none, a cell the darker the larger.
+    """Shares by row and column as shaded cells, usually from 0 to 1. None is a missing share.
 
-    `heads` are lines above the columns, each with what it tells and a text for every column; `numbers` are
-    what the columns count, and `about` names what a cell is of, by row and column. Colours that tell
-    negative values apart end at -`end` and `end`.
+    `heads` are the lines above the columns: a label, and a text for each column. `numbers` are the positions
+    or heads of the columns. `about` names the site of each cell. A colour scale runs from -`end` to `end`.
     """
 
     heads: Sequence[tuple[str, Sequence[str]]]
@@ -128,10 +127,9 @@ class Grid(NamedTuple):
 
 
 class Figures(NamedTuple):
-    """A matrix [R, C] number by number under the names of rows and columns, or one of each head [H, R, C],
-    whose numbers are `heads`.
+    """A matrix [R, C] in numbers with labelled rows and columns, or a matrix for each of `heads` [H, R, C].
 
-    There are `row_count` rows, of which it may have the first; `more` says how to see what has no room.
+    `values` may hold only the first of `row_count` rows. `more` says how to see what does not fit.
     """
 
     values: Array
@@ -143,7 +141,7 @@ class Figures(NamedTuple):
 
 
 class DotPlot(NamedTuple):
-    """A series as dots, one for the mean of a run of steps, over its first and last step."""
+    """A series as dots, each the mean of successive steps, from the step `first` to the step `last`."""
 
     values: Sequence[float]
     first: int
@@ -151,7 +149,7 @@ class DotPlot(NamedTuple):
 
 
 class Copyable(NamedTuple):
-    """A command line, never wrapped: it is there to be copied. The label stands right before it."""
+    """A command line to be copied, so it is never wrapped. The label comes right before it."""
 
     label: str
     line: str
@@ -161,7 +159,7 @@ Block = Table | Labelled | Words | AttentionMatrices | Grid | Figures | DotPlot 
 
 
 class Section(NamedTuple):
-    """Blocks under a title, if they have one, with a remark beside it. A blank line stands between two."""
+    """Blocks under an optional title, with a remark beside the title. A blank line separates sections."""
 
     blocks: Sequence[Block] = ()
     title: str = ""
@@ -170,12 +168,12 @@ class Section(NamedTuple):
 
 
 def name_of(row: Any) -> str:
-    """What a row of an event or a parameter is about."""
+    """Return the name of a row that describes an event or a parameter."""
     return row.name
 
 
 def facts(label: str, texts: Iterable[str]) -> list[tuple[str, str]]:
-    """What is said of one label, a text below the other."""
+    """Return labelled lines: the first text has the label, the others continue it."""
     return [("" if number else label, text) for number, text in enumerate(texts)]
 
 
@@ -183,7 +181,7 @@ def table_section(
     title: str, columns: Sequence[Column], rows: Sequence[Any], *legend: str,
     about: Callable[[Any], str] | None = None, aside: str = "", more: Iterable[Block] = (),
 ) -> list[Section]:  # fmt: skip
-    """A table under its title, then `more` of it and a legend in lines; nothing where there is no row."""
+    """Return a section of a table, then `more` blocks and the lines of a legend; no section without rows."""
     if not rows:
         return []
     below = (words(line, "dim") for line in legend)
@@ -191,8 +189,8 @@ def table_section(
 
 
 def fields(form: Callable[[Any], str], paths: Mapping[str, str], **options: Any) -> list[Column]:
-    """A column for each title: what `form` writes of an attribute of the rows ("count", "stats.mean"), or of
-    several together ("a.loss b.loss")."""
+    """Return a column for each title: `form` formats an attribute of the rows ("count", "stats.mean"), or a
+    tuple of several ("a.loss b.loss")."""
 
     def column(title: str, value: Callable[[Any], Any]) -> Column:
         return Column(title, lambda row: form(value(row)), **{"right": True, **options})
@@ -201,15 +199,15 @@ def fields(form: Callable[[Any], str], paths: Mapping[str, str], **options: Any)
 
 
 def alarm(row: Any) -> str:
-    """The style of a row that has to hold."""
+    """Return the style of a row: red if it does not hold."""
     return "" if row.holds else "red"
 
 
 def words(text: str, style: str = "", indent: int = 0) -> Words:
-    """A line of text in one style."""
+    """Return a line of text in one style."""
     return Words(((text, style),), indent)
 
 
 def indented(text: str, style: str = "") -> Words:
-    """The same under something that it belongs to."""
+    """Return a line of text indented below the line that it belongs to."""
     return words(text, style, indent=2)

@@ -1,5 +1,5 @@
-"""How each result is shown: its sections, its figure, and what its page has beside them. The one table that
-the command line, notebooks and pages read; it loads what describes a result when that is asked for."""
+"""The table of what shows each class of result: its sections, its figure and the view of its page. Command
+line, notebooks and pages read it. It loads the modules of a result when they are first needed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 
 class HowShown(NamedTuple):
-    """The functions that describe a result, as the names of a module of render and of the function. The
-    picture is empty where there is none."""
+    """The functions that describe a result, each as "module.function" within render. `picture` is empty for
+    a result without a figure."""
 
     sections: str
     picture: str = ""
@@ -62,21 +62,21 @@ SHOWN = {
 
 
 def sections_of(result: Any, **options: Any) -> list[Section]:
-    """What a result shows. The module of its kind alone is loaded: all of them take 0.2 s."""
+    """Return the sections of a result. Loads only the module of its class: loading all takes 0.2 s."""
     return list(_call("sections", result, options))
 
 
 def picture_of(result: Any, **options: Any) -> Picture:
-    """The figure of a result that has one."""
+    """Return the figure of a result that has one."""
     return _call("picture", result, options)
 
 
 def view_of(result: Any, **options: Any) -> PageView:
-    """What the page of a result shows beside its sections; nothing where it has no such view."""
+    """Return the view that the page of a result shows beside its sections. It is empty for most results."""
     return _call("view", result, options)
 
 
-def _call(what: str, result: Any, options: dict[str, Any]) -> Any:
-    shown = next(SHOWN[kind.__name__] for kind in type(result).__mro__ if kind.__name__ in SHOWN)
-    module, _, function = getattr(shown, what).rpartition(".")
+def _call(field: str, result: Any, options: dict[str, Any]) -> Any:
+    functions = next(SHOWN[kind.__name__] for kind in type(result).__mro__ if kind.__name__ in SHOWN)
+    module, _, function = getattr(functions, field).rpartition(".")
     return getattr(import_module(f"..{module}", __name__), function)(result, **options)
