@@ -218,4 +218,4 @@ def _sections(result: "Trace", request: Request) -> "Sequence[Section]":
 
         asked = list(array_sections(result, request.model, shown.show_names))
     overview = not (shown.layer or shown.verbose)
-    return sections_of(result, verbose=shown.verbose, overview=overview, brief=shown.brief, asked=asked)
+    return sections_of(result, verbose=shown.verbose, overview=overview, brief=shown.brief, requested=asked)

@@ -18,7 +18,7 @@ MAX_ROWS = 128  # rows of a matrix that are shown
 
 
 class Selection(NamedTuple):
-    """Selected elements of an array of this `shape`, their `indices` on each axis, and the suffix that selects
+    """Selected elements of an array of this `shape`: their `indices` on each axis, and the suffix that names
     them, such as "[0:3]"."""
 
     values: Array

@@ -110,7 +110,7 @@ def is_dark(color: Sequence[float]) -> bool:
 
 
 def dot_plot(plot: DotPlot, width: int, ascii_only: bool = False, height: int = 8) -> list[str]:
-    """Return the lines of a dot plot with its scale. A column averages successive steps; "?" is not finite."""
+    """Return the lines of a dot plot with a scale. A column averages successive steps; "?" is not finite."""
     shares, low, high = course(plot.values, max(width, 1))
     levels = [-1 if share is None or share != share else round(share * (height - 1)) for share in shares]
     dot, side = ("*", "|") if ascii_only else ("•", "│")

@@ -4,7 +4,7 @@ import pytest
 from support.commands import microgpt, refusal
 
 REVEALS = "What the trace reveals"
-PROSE = (REVEALS, "RMSNorm normalization", "every event is finite", "median of the rows", "not checked:")
+PROSE = (REVEALS, "RMSNorm normalization", "every event is finite", "over the rows", "not checked:")
 ATTENTION = "Attention weights in percent, row = query, column = key"
 
 

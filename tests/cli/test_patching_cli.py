@@ -109,7 +109,7 @@ def test_many_columns_stand_in_blocks_without_those_that_are_zero():
     text = printed([Section([grid])], 80)
     lines = text.splitlines()
     assert lines[0].split() == ["position", *map(str, range(5, 15))]
-    assert "left out, 0.00 throughout: position 0, 1, 2, 3, 4, 25, 26, 27" in text
+    assert "not shown, since all values round to 0.00: position 0, 1, 2, 3, 4, 25, 26, 27" in text
     assert max(map(len, lines)) <= 80
 
 

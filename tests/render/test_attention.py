@@ -1,5 +1,5 @@
-"""Attention as matrices of heads: which are shown, that they fit a screen, that figures are the weights;
-and heat maps, legible on every terminal, each cell apart from the next."""
+"""Attention matrices on a terminal: which heads are shown, that they fit the screen, that numbers are the
+weights; and heat maps that are legible on every terminal."""
 
 import re
 from io import StringIO
@@ -23,7 +23,7 @@ from microgpt_trace.render.terminal.screen import Screen
 from microgpt_trace.render.trace.whole_trace import trace_sections
 
 HEAD = re.compile(r"head (\d+)")
-CUT = re.compile(r"(?:queries|keys); (--.*?) (?:shows all of a head|keeps all)")  # and how to see the rest
+CUT = re.compile(r"(?:queries|keys); (--.*?) (?:prints a whole head|saves all weights)")
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +45,11 @@ def lines_of(matrices, width=80):
 
 
 def shown_heads(text):
-    return [int(number) for number in HEAD.findall(text.partition(" heads, those")[0])]
+    return [int(number) for number in HEAD.findall(text.partition(" heads are shown")[0])]
 
 
 def softmax_of_scores(model, text):
-    """The weights in float64 from q and k, head by head."""
+    """Compute the attention weights in float64 from q and k, for each head."""
     run = trace(model, text)
     q, k = (run[f"layer0.attn.{n}"].astype(float).reshape(len(text) + 1, 4, 4) for n in "qk")
     weights = []
@@ -71,34 +71,34 @@ def test_a_trace_shows_the_weights_of_every_head_in_percent(options, width):
     assert len(rows) == 5 * 4 // beside
     for number, row in enumerate(rows):
         group, query = divmod(number, 5)
-        found = [int(figure.strip("░▒▓█")) for figure in row]
+        percents = [int(figure.strip("░▒▓█")) for figure in row]
         weights = expected[group * beside : (group + 1) * beside, query, : query + 1]
-        assert np.abs(np.array(found) - 100 * weights.ravel()).max() <= 0.5 + 1e-4
+        assert np.abs(np.array(percents) - 100 * weights.ravel()).max() <= 0.5 + 1e-4
 
 
 @pytest.mark.parametrize("length", [1, 2, 8, 17, 40, 64])
 def test_the_heads_fit_a_screen(length):
-    said = "those with the largest weight off position 0; --show 'layer10.attn.weights[12]' prints another"
-    rest = {"in_figures": "; --show 'layer10.attn.weights[12]' shows all of a head"}
+    more = "those with the largest weight off position 0; --show 'layer10.attn.weights[12]' prints another"
+    rest = {"in_figures": "; --show 'layer10.attn.weights[12]' prints a whole head"}
     for heads, sharing in product([1, 9, 32], [1, 2, 30]):
-        lines = lines_of(block(heads, length, more=said, sharing=sharing, **rest))
+        lines = lines_of(block(heads, length, more=more, sharing=sharing, **rest))
         text = "\n".join(lines)
         assert len(lines) <= max(24 // sharing, 5 + min(length + 2, 20) if sharing > 1 else 0)
         assert max(map(cell_len, lines)) <= 80
-        found = shown_heads(text)
-        assert found == list(range(len(found)))
-        assert len(found) == heads or f"{len(found)} of {heads} heads, {said[:30]}" in text
-        assert len(found) >= min(heads, 3) or length > 30
+        shown = shown_heads(text)
+        assert shown == list(range(len(shown)))
+        assert len(shown) == heads or f"{len(shown)} of {heads} heads are shown, {more[:30]}" in text
+        assert len(shown) >= min(heads, 3) or length > 30
         assert ("in percent" in text) == ("(from 4%" not in text)
 
 
-def test_a_screen_of_next_to_no_width_has_heads_too():
+def test_a_very_narrow_screen_shows_heads():
     for width, sharing in product([1, 3, 9], [None, 1]):
         assert "".join(lines_of(block(4, 5, sharing=sharing), width))
 
 
 @pytest.mark.parametrize(("heads", "length", "width"), [(4, 16, 40), (12, 5, 80), (9, 21, 80), (3, 70, 40)])
-def test_those_of_a_whole_model_are_shown_whatever_lines_they_take(heads, length, width):
+def test_without_sharing_all_heads_are_shown(heads, length, width):
     lines, margin = lines_of(block(heads, length), width), len("BOS ")
     assert shown_heads("\n".join(lines)) == list(range(heads))
     assert max(map(cell_len, lines)) <= width
@@ -107,11 +107,11 @@ def test_those_of_a_whole_model_are_shown_whatever_lines_they_take(heads, length
     assert any("the first " in line for line in lines) == (margin + length > width)
 
 
-def test_the_first_in_order_are_shown_where_not_all_fit_and_the_last_queries_of_a_long_text():
+def test_the_first_heads_in_order_and_the_last_queries_are_shown_if_not_all_fit():
     matrices = block(32, 8, sharing=30)._replace(order=[30, 7, 9, 8, *range(7)])
-    found = shown_heads("\n".join(lines_of(matrices)))
-    assert 30 in found
-    assert set(found) <= {30, 7, 9, 8}
+    shown = shown_heads("\n".join(lines_of(matrices)))
+    assert 30 in shown
+    assert set(shown) <= {30, 7, 9, 8}
     lines = lines_of(block(2, 40, sharing=1))
     assert lines[-1] == "the last 18 of 40 queries"
     assert len([line for line in lines if re.match(r"[a-t] ", line)]) == 18
@@ -120,8 +120,9 @@ def test_the_first_in_order_are_shown_where_not_all_fit_and_the_last_queries_of_
 @pytest.mark.parametrize(
     ("length", "width", "options"), [(23, 80, ""), (23, 40, "-v"), (63, 40, ""), (63, 80, "-v")]
 )
-def test_a_command_is_named_that_shows_what_was_cut(many, tmp_path, monkeypatch, length, width, options):
-    """Or that keeps it, where the screen is too narrow for the numbers."""
+def test_a_note_names_a_command_that_shows_or_saves_what_was_cut(
+    many, tmp_path, monkeypatch, length, width, options
+):
     monkeypatch.chdir(tmp_path)
     line = f"trace {('abcdefghijklmnopqrstuvw' * 3)[:length]} --model {many}"
     out = " ".join(microgpt(f"{line} {options}", width=width).out.split())
@@ -148,30 +149,32 @@ def test_heads_are_chosen_by_their_largest_weight_off_position_0(many):
     for layer in range(3):
         _, _, rest = out.partition(f"Layer {layer}\n")
         shown = rest[rest.index("Attention weights") : rest.index("Stage 3")]
-        found = shown_heads(shown)
+        heads = shown_heads(shown)
         largest = [max(head[query, key] for query in range(9) for key in range(1, 9))
                    for head in run[f"layer{layer}.attn.weights"]]  # fmt: skip
-        print(found, np.round(largest, 3))
+        print(heads, np.round(largest, 3))
         best = sorted(range(12), key=lambda head: -largest[head])
-        assert 0 < len(found) < 12
-        assert sorted(best[: len(found)]) == found
-        said = " ".join(shown[shown.index(" heads, those") :].split())
-        name = f"--show 'layer{layer}.attn.weights[{best[-1]}]' prints another, --verbose all"
-        assert said == f"heads, those with the largest weight off position 0; {name}"
-    whole = microgpt(f"trace abcdefgh -v --model {many}").out
-    assert shown_heads(whole) == list(range(12)) * 3
-    assert "prints another" not in whole
+        assert 0 < len(heads) < 12
+        assert sorted(best[: len(heads)]) == heads
+        note = " ".join(shown[shown.index(" heads are shown") :].split())
+        commands = f"--show 'layer{layer}.attn.weights[{best[-1]}]' prints another head, --verbose prints all"
+        assert note == f"heads are shown, those with the largest weight off position 0; {commands}"
+    verbose = microgpt(f"trace abcdefgh -v --model {many}").out
+    assert shown_heads(verbose) == list(range(12)) * 3
+    assert "prints another" not in verbose
 
 
 @pytest.mark.parametrize("options", ["", "-v"])
-def test_a_text_without_room_is_told_of_and_its_weights_are_not_kept(many, options):
+def test_a_note_replaces_the_weights_of_a_text_that_is_too_long(many, options):
     out = microgpt(f"trace {'abcd' * 16} --model {many} {options}").out
     assert not HEAD.search(out)
-    said = "Attention weights of 65 tokens have no room here: --show 'layer2.attn.weights[0]'"
-    assert said in " ".join(out.split())
+    note = (
+        "The attention weights of 65 tokens do not fit here; --show 'layer2.attn.weights[0]' prints one head."
+    )
+    assert note in " ".join(out.split())
 
 
-def test_a_production_model_shows_them_with_the_events_alone(decoder_folder):
+def test_a_production_model_shows_attention_weights_only_with_its_events(decoder_folder):
     model = decoder_folder("qwen3")
     assert "Attention weights" not in microgpt(f"trace {model} 'Ann ran'").out
     for options in ("-v", "--layer '*.weights'", "-v --generate 3"):
@@ -180,7 +183,7 @@ def test_a_production_model_shows_them_with_the_events_alone(decoder_folder):
     assert "Attention weights" not in microgpt(f"trace {model} 'Ann ran' --layer '*.attn.q'").out
 
 
-def test_a_weight_that_is_larger_has_no_lighter_shade():
+def test_a_larger_weight_never_has_a_lighter_shade():
     order = " ░▒▓█"
     matrices = block(1, 40)
     values = np.linspace(1e-6, 1, 40)
@@ -191,7 +194,7 @@ def test_a_weight_that_is_larger_has_no_lighter_shade():
     assert [sum(value >= step for step in (0.04, 0.16, 0.36, 0.64)) for value in values] == shades
 
 
-def test_what_is_not_finite_or_less_than_nothing_is_shown_for_what_it_is():
+def test_a_weight_that_is_not_finite_is_marked_and_a_negative_one_is_printed():
     for length, mark in ((3, "NaN"), (40, "?")):
         matrices = block(2, length)
         matrices.weights[1, -1, 1] = np.nan
@@ -201,19 +204,18 @@ def test_what_is_not_finite_or_less_than_nothing_is_shown_for_what_it_is():
 
 
 def test_a_head_with_nan_is_shown(many):
+    def set_nan(event, value):
+        value = value.copy()
+        value[5, 3, 2] = np.nan
+        return value
+
     model = load(many)
-    with model.hooks.subscribe(hole, "layer1.attn.weights"):
+    with model.hooks.subscribe(set_nan, "layer1.attn.weights"):
         shown = printed(trace_sections(trace(model, "abcdefghijklmnop")))
     assert 5 in shown_heads(shown.split("Attention weights")[2])
 
 
-def hole(event, value):
-    value = value.copy()
-    value[5, 3, 2] = np.nan
-    return value
-
-
-def test_labels_stand_above_their_columns():
+def test_labels_are_printed_above_their_columns():
     lines = lines_of(block(1, 5))
     assert [cell_len(a) - cell_len(b) for a, b in pairwise(lines[2:4] + lines[-1:])][1] <= 0
     assert lines[2].split() == ["BOS", *"abcd"]
@@ -227,19 +229,19 @@ SHARES = np.linspace(-1.2, 1.2, 241)
 
 
 def colors(share, system=ColorSystem.TRUECOLOR):
-    """Text and ground of a cell, as a terminal of that kind has them."""
+    """Return the text colour and the background of a cell on a terminal of this colour system."""
     style = Style.parse(heat(share))
     return [color.downgrade(system).get_truecolor() for color in (style.color, style.bgcolor)]
 
 
 @pytest.mark.parametrize(("system", "least"), [(ColorSystem.TRUECOLOR, 4.5), (ColorSystem.EIGHT_BIT, 3.5)])
-def test_the_figures_are_read_whatever_the_terminals_own_colours(system, least):
+def test_numbers_contrast_with_their_background(system, least):
     for share in SHARES:
         assert contrast(*colors(share, system)) >= least, share
 
 
 def test_a_colour_is_lighter_the_farther_from_zero():
-    """So that a picture without hues, or an eye that does not tell them, has the same order."""
+    """The order stays visible without hues, as in print or for a colour-blind reader."""
     for sign in (1, -1):
         grounds = [luminance(colors(sign * share)[1]) for share in np.linspace(0, 1, 101)]
         assert all(a <= b for a, b in pairwise(grounds))
@@ -264,7 +266,7 @@ def maps(screen):
 
 
 def grounds(line):
-    """What a line has for the ground of each character."""
+    """Return the background of each character of a line."""
     return [line.get_style_at_offset(CONSOLE, i).bgcolor for i in range(len(line.plain))]
 
 
@@ -272,8 +274,8 @@ CONSOLE = Screen(file=StringIO(), force_terminal=True, color_system="truecolor")
 
 
 @pytest.mark.parametrize("system", ["truecolor", "256"])
-def test_on_a_ground_stands_a_text_of_our_own_and_next_to_it_none(system):
-    seen = 0
+def test_a_coloured_cell_sets_the_text_colour_and_does_not_touch_the_next_cell(system):
+    coloured = 0
     for line in painted(maps, system):
         assert not set(line.plain) & set("░▒▓█")
         for start, stop in ((m.start(), m.end()) for m in re.finditer(r"\S+", line.plain)):
@@ -281,18 +283,18 @@ def test_on_a_ground_stands_a_text_of_our_own_and_next_to_it_none(system):
             for style in styles:
                 assert (style.bgcolor is None) or isinstance(style.color, Color)
             assert len({style.bgcolor for style in styles}) == 1, line.plain
-            seen += styles[0].bgcolor is not None
+            coloured += styles[0].bgcolor is not None
         runs = grounds(line)
         for left, right in pairwise(runs):
             assert left == right or None in (left, right), line.plain
-    assert seen == 2 * 15 + 6  # of two heads the causal part; not what has no value or is NaN
+    assert coloured == 2 * 15 + 6  # the causal part of two heads, and the finite values of the grid
 
 
 NO_COLOURS = [(None, {}), ("standard", {}), ("truecolor", {"no_color": True})]
 
 
 @pytest.mark.parametrize(("system", "options"), NO_COLOURS)
-def test_without_colours_of_our_choice_a_shade_stands_before_its_own_figure(system, options):
+def test_without_256_colours_a_shade_precedes_each_number(system, options):
     text = "\n".join(line.plain for line in painted(maps, system, **options))
     assert not any(any(grounds(line)) for line in painted(maps, system, **options))
     assert re.findall(r"[░▒▓█]+", text)
@@ -301,7 +303,7 @@ def test_without_colours_of_our_choice_a_shade_stands_before_its_own_figure(syst
 
 
 @pytest.mark.parametrize("length", [2, 15, 16, 19, 20, 30, 60])
-def test_a_matrix_stays_within_the_screen_and_its_columns_in_line(length):
+def test_a_matrix_fits_the_width_of_the_screen(length):
     labels = ["BOS", *("\\u3000" if i % 7 == 3 else "日" if i % 5 == 2 else "m" for i in range(length - 1))]
     matrices = block(1, length)._replace(labels=labels)
     for width, system in ((40, None), (80, "truecolor")):

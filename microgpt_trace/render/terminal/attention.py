@@ -1,4 +1,4 @@
-"""Attention on a terminal: heads side by side, in percent where these have room, else in shades."""
+"""Print attention weights: heads side by side, in percent if the numbers fit, else as shades."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from ..sections import AttentionMatrices
 from .matrices import has_room, heat, heat_cell
 from .screen import Lines, Piece, Screen, at_right
 
-LINES = 24  # that such blocks take together
-SAID = 4  # of them around the heads, at most: what they are, and what is left out
-HEADS = 2  # above a matrix: which head it is, and its columns
+LINES = 24  # lines of all blocks that share a screen
+CAPTION = 4  # most lines of text around the heads: what they are, and what is not shown
+HEADS = 2  # lines above a matrix: its head, and the labels of its columns
 FIGURES = 4  # characters of a weight in percent, its shade included
-CELLS = (FIGURES, 2, 1)  # of a weight: the others are shades alone
+CELLS = (FIGURES, 2, 1)  # characters of a weight: a number, or a shade of two or one
 GAP = 2  # blanks between two heads
-FEW = 3  # heads that are shown at least, where some are left out and they have room
+FEW = 3  # least number of heads to show if not all of them fit
 
 
 class _Layout(NamedTuple):
-    """Weights of so many characters, in so many heads beside and below each other."""
+    """Weights of `cell` characters, with `beside` heads in a row and `below` rows of heads."""
 
     cell: int
     beside: int
@@ -36,17 +36,17 @@ class _Layout(NamedTuple):
 
 
 def print_attention(block: AttentionMatrices, screen: Screen) -> None:
-    """Heads of [H, T, T], rows = queries and columns = keys: all of them where there is room."""
+    """Print heads of [H, T, T], rows = queries and columns = keys: all heads if they fit."""
     length = len(block.labels)
     rows = [screen.words(token_label(label, max(4, screen.width // 4))) for label in block.labels]
     margin = max(map(cell_len, rows)) + 1
     layout = _layout(block, screen.width - margin)
     shown = sorted(block.order[: layout.heads])
-    most = length if block.sharing is None else LINES - SAID - HEADS
+    most = length if block.sharing is None else LINES - CAPTION - HEADS
     queries = range(max(0, length - most), length)
     keys = range(min(length, max(1, (screen.width - margin) // layout.cell)))
     screen.tell(f"Attention weights{_unit(layout.cell, screen)}, row = query, column = key", "dim", indent=0)
-    beside = ceil(len(shown) / ceil(len(shown) / layout.beside))  # in every line as many
+    beside = ceil(len(shown) / ceil(len(shown) / layout.beside))  # as many heads in each row
     for start in range(0, len(shown), beside):
         if start:
             screen.print()
@@ -60,29 +60,30 @@ def print_attention(block: AttentionMatrices, screen: Screen) -> None:
                 line += _row(block.weights[head, query, : len(keys)].tolist(), query, layout.cell, screen)
             lines.append(line)
         screen.print(Lines(lines))
-    for left_out in _left_out(block, shown, queries, keys, screen):
-        screen.tell(left_out, "dim", indent=0)
+    for note in _omissions(block, shown, queries, keys, screen):
+        screen.tell(note, "dim", indent=0)
 
 
 def _unit(cell: int, screen: Screen) -> str:
-    """How a weight is written. A shade is that of its root: the small weights of a long text differ too."""
+    """Describe how weights are shown. The shade is that of the square root, to tell small weights apart."""
     if cell == FIGURES:
         return " in percent"
     if screen.many_colors:
-        return ", the lighter the larger"
+        return ", lighter for a larger weight"
     steps = (f"{root * root:.0%} {shade(root, screen.ascii_only)}" for root in (0.2, 0.4, 0.6, 0.8))
     return f" (from {', '.join(steps)})"
 
 
 def _layout(block: AttentionMatrices, room: int) -> _Layout:
-    """The largest weights of which all heads have room, else those of which a few have."""
+    """Return the layout with the widest cells in which all heads fit, or else FEW heads."""
     count, length = len(block.order), len(block.labels)
     lines = LINES // (block.sharing or 1)
 
-    for enough, free in ((count, lines - 1), (min(FEW, count), lines - SAID)):
+    for enough, free in ((count, lines - 1), (min(FEW, count), lines - CAPTION)):
         below = count if block.sharing is None else max(1, (free + 1) // (length + HEADS + 1))
-        found = [_Layout(cell, (room + GAP) // (_width(cell, length, count) + GAP), below) for cell in CELLS]
-        layouts = [layout for layout in found if layout.beside > 0] or [_Layout(CELLS[-1], 1, below)]
+        beside = {cell: (room + GAP) // (_width(cell, length, count) + GAP) for cell in CELLS}
+        layouts = [_Layout(cell, heads, below) for cell, heads in beside.items() if heads > 0]
+        layouts = layouts or [_Layout(CELLS[-1], 1, below)]
         for layout in layouts:
             if layout.heads >= enough:
                 return layout
@@ -90,12 +91,12 @@ def _layout(block: AttentionMatrices, room: int) -> _Layout:
 
 
 def _width(cell: int, length: int, count: int) -> int:
-    """How wide a head is, at least as its name."""
+    """Return the width of a head, at least that of its name."""
     return max(cell * length, len(f" head {count - 1}"))
 
 
 def _above(heads: Sequence[int], labels: Sequence[str], cell: int, screen: Screen) -> tuple[str, str]:
-    """The names of the heads, and below them those of the columns."""
+    """Return the line of the names of the heads, and the line of the labels of their columns."""
     width = _width(cell, len(labels), max(heads) + 1)
     gap, blank = " " * GAP, " " * (cell > 1)
     columns = "".join(at_right(_short(label, max(1, cell - 1), screen), cell) for label in labels)
@@ -104,13 +105,13 @@ def _above(heads: Sequence[int], labels: Sequence[str], cell: int, screen: Scree
 
 
 def _short(label: str, width: int, screen: Screen) -> str:
-    """What of a token has room above a column; the blank that it begins with least of all."""
-    shown = screen.words(shown_token(label.strip(" ") or label))
-    return set_cell_size(shown, width).strip() if cell_len(shown) > width else shown
+    """Return a token cut to the width of a column, without its leading blank."""
+    text = screen.words(shown_token(label.strip(" ") or label))
+    return set_cell_size(text, width).strip() if cell_len(text) > width else text
 
 
 def _row(weights: list[float], query: int, cell: int, screen: Screen) -> Iterator[Piece]:
-    """A query's weights, and blanks for what it does not see."""
+    """Return the weights of a query, and blanks for the keys that it does not see."""
     for weight in weights[: query + 1]:
         share = weight if isfinite(weight) else None
         if cell == FIGURES:
@@ -124,19 +125,19 @@ def _row(weights: list[float], query: int, cell: int, screen: Screen) -> Iterato
     yield " " * cell * (len(weights) - query - 1), ""
 
 
-def _left_out(
+def _omissions(
     block: AttentionMatrices, shown: Sequence[int], queries: range, keys: range, screen: Screen
 ) -> list[str]:
-    """What has no room, in words, and how to see it."""
-    said, length, cut = list[str](), len(block.labels), list[str]()
+    """Describe what is not shown, and how to see it."""
+    notes, length, cut = list[str](), len(block.labels), list[str]()
     if len(shown) < len(block.order):
-        said.append(f"{len(shown)} of {len(block.order)} heads, {block.more}")
+        notes.append(f"{len(shown)} of {len(block.order)} heads are shown, {block.more}")
     if len(queries) < length:
         cut.append(f"the last {len(queries)} of {length} queries")
     if len(keys) < length:
         cut.append(f"the first {len(keys)} of {length} keys")
     if cut:
         labels = list(map(token_label, block.labels))
-        whole = has_room(block.weights[block.order[0]], labels, screen)
-        said.append(" and ".join(cut) + (block.in_figures if whole else block.in_file))
-    return said
+        fits = has_room(block.weights[block.order[0]], labels, screen)
+        notes.append(" and ".join(cut) + (block.in_figures if fits else block.in_file))
+    return notes

@@ -1,5 +1,5 @@
-"""Matrices on a terminal: numbers under their labels, in blocks of columns, on a colour or behind a shade.
-Knows not what they mean."""
+"""Print matrices: numbers with labels, in blocks of columns, on a colour or after a shade. Knows nothing of
+what the numbers mean."""
 
 from __future__ import annotations
 
@@ -18,32 +18,33 @@ from ..numbers import two_decimals
 from ..sections import Figures, Grid
 from .screen import Screen, at_right
 
-MAX_BLOCKS = 8  # of columns, one below the other
+MAX_BLOCKS = 8  # blocks of columns that are printed
 GAP = 2  # blanks between columns
 
 
 class _Matrix(NamedTuple):
-    """Lines above the columns, and rows of numbers with what colours them, each behind its label."""
+    """Lines above the columns and rows below them, each with its label. A cell is a text and, if it is
+    coloured, a share from -1 to 1."""
 
     heads: Sequence[tuple[str, Sequence[str]]]
     rows: Sequence[tuple[str, Sequence[tuple[str, float | None]]]]
 
     def widths(self) -> list[int]:
-        """The width of each column; a number that a share colours has a shade before it."""
+        """Return the width of each column. A coloured number needs one more cell, for its shade."""
         titles = zip(*(texts for _, texts in self.heads), strict=True)
         columns = zip(*(cells for _, cells in self.rows), strict=True)
         return [
-            GAP + max(*map(cell_len, own), *(len(text) + (share is not None) for text, share in cells))
-            for own, cells in zip(titles, columns, strict=True)
+            GAP + max(*map(cell_len, title), *(len(text) + (share is not None) for text, share in cells))
+            for title, cells in zip(titles, columns, strict=True)
         ]
 
     def margin(self) -> int:
-        """The width of the labels."""
+        """Return the width of the labels."""
         return max(cell_len(label) for label, _ in (*self.heads, *self.rows))
 
 
 def _blocks(matrix: _Matrix, screen: Screen, chosen: Sequence[int]) -> list[list[int]]:
-    """The chosen columns, as many side by side as there is room for."""
+    """Split the chosen columns into blocks as wide as the screen."""
     widths, room = matrix.widths(), screen.width - matrix.margin()
     blocks, free = list[list[int]](), 0
     for n in chosen:
@@ -56,7 +57,7 @@ def _blocks(matrix: _Matrix, screen: Screen, chosen: Sequence[int]) -> list[list
 
 
 def _print_blocks(matrix: _Matrix, blocks: Sequence[Sequence[int]], screen: Screen) -> int:
-    """Print the first blocks; how many columns are left out."""
+    """Print the first MAX_BLOCKS blocks. Return the number of columns that were not printed."""
     widths, margin = matrix.widths(), matrix.margin()
     for block in blocks[:MAX_BLOCKS]:
         for label, texts in matrix.heads:
@@ -72,7 +73,7 @@ def _print_blocks(matrix: _Matrix, blocks: Sequence[Sequence[int]], screen: Scre
 
 
 def print_figures(block: Figures, screen: Screen) -> None:
-    """In as many blocks of columns as the width asks for, the rows and columns left out counted below."""
+    """Print matrices in blocks of columns, and how many rows and columns are not shown."""
     matrices = list(block.values) if block.heads else [block.values]
     for number, values in enumerate(matrices):
         if block.heads:
@@ -81,13 +82,13 @@ def print_figures(block: Figures, screen: Screen) -> None:
         blocks = _blocks(matrix, screen, range(len(block.columns)))
         columns_left = _print_blocks(matrix, blocks, screen)
     left = {"rows": block.row_count - len(matrices[0]), "columns": columns_left}
-    said = " and ".join(f"{count:,} more {what}" for what, count in left.items() if count)
-    if said:
-        screen.print(Text(screen.words(f"… {said}{block.more}"), "dim"))
+    counts = " and ".join(f"{count:,} more {axis}" for axis, count in left.items() if count)
+    if counts:
+        screen.print(Text(screen.words(f"… {counts}{block.more}"), "dim"))
 
 
 def has_room(values: Array, labels: Sequence[str], screen: Screen) -> bool:
-    """Whether all columns of a square matrix are printed."""
+    """Return True if `print_figures` prints all columns of a square matrix."""
     matrix = _of_figures(values, labels, labels, screen)
     return len(_blocks(matrix, screen, range(len(labels)))) <= MAX_BLOCKS
 
@@ -105,8 +106,7 @@ def _figure(value: float) -> str:
 
 
 def print_grid(grid: Grid, screen: Screen) -> None:
-    """The grid as far as it is wide, the rest of it below. Where that takes more than one block, columns that
-    are 0.00 throughout are left out."""
+    """Print a grid. If it needs several blocks of columns, columns that contain only 0.00 are omitted."""
     matrix = _Matrix(
         [(head, list(map(screen.words, texts))) for head, texts in grid.heads],
         [(label, list(_shares(row))) for label, row in grid.rows],
@@ -116,27 +116,27 @@ def print_grid(grid: Grid, screen: Screen) -> None:
         chosen = [n for n in every if any(cells[n][0] != "0.00" for _, cells in matrix.rows)] or every
     more = _print_blocks(matrix, _blocks(matrix, screen, chosen), screen)
     if left_out := [str(grid.numbers[n]) for n in every if n not in chosen]:
-        what = f"left out, 0.00 throughout: {grid.heads[0][0]} {', '.join(left_out)}"
-        screen.tell(what, "dim", indent=0)
+        note = f"not shown, since all values round to 0.00: {grid.heads[0][0]} {', '.join(left_out)}"
+        screen.tell(note, "dim", indent=0)
     if more:
-        screen.tell(f"… {more:,} more columns; --json has them all", "dim", indent=0)
+        screen.tell(f"… {more:,} more columns; --json has all of them", "dim", indent=0)
 
 
 def _shares(values: Sequence[float | None]) -> Iterator[tuple[str, float | None]]:
-    """Numbers and what colours them: what is not finite has no colour."""
+    """Return the text and the share of each cell. A value that is not finite has no colour."""
     for value in values:
         yield two_decimals(value), value if value is not None and math.isfinite(value) else None
 
 
-# The lighter, the farther from 0, whatever the terminal's own colours: blue above, red below.
+# Colours get lighter away from 0: blue for positive, red for negative shares.
 _NOTHING = ColorTriplet(38, 38, 40)
 _ABOVE = ColorTriplet(25, 85, 190), ColorTriplet(165, 220, 255)
 _BELOW = ColorTriplet(185, 55, 35), ColorTriplet(255, 195, 150)
 
 
 def heat(share: float) -> str:
-    """The style for a share between -1 and 1: its colour, with black or white on it, whichever is easier to
-    read (by a contrast of 4.5 at least)."""
+    """Return the style for a share from -1 to 1: its colour, with black or white text, whichever contrasts
+    more (at least 4.5)."""
     middle, end = _ABOVE if share >= 0 else _BELOW
     twice = min(abs(share), 1.0) * 2
     color = blend_rgb(_NOTHING, middle, twice) if twice <= 1 else blend_rgb(middle, end, twice - 1)
@@ -145,8 +145,8 @@ def heat(share: float) -> str:
 
 
 def heat_cell(text: str, share: float | None, width: int, screen: Screen) -> list[tuple[str, str]]:
-    """The text at the right of a cell of that width, and the style of each piece; what the cell before has
-    does not touch it. A `share` of None has neither colour nor shade."""
+    """Return a right-aligned cell as pieces with their styles. A coloured cell begins with a plain blank. A
+    `share` of None has neither colour nor shade."""
     if share is None:
         return [(f"{text:>{width}}", "not dim")]
     if screen.many_colors:

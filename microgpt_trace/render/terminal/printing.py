@@ -1,4 +1,4 @@
-"""Prints sections, block by block."""
+"""Print sections, block by block."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NARROWEST = 4  # characters that a text beside a label needs
 
 
 def print_sections(sections: Sequence[Section], screen: Screen) -> None:
-    """Sections one below the other, a blank line between two."""
+    """Print the sections, separated by blank lines."""
     for number, section in enumerate(sections):
         if number:
             screen.print()
@@ -54,7 +54,7 @@ def _print_plot(block: DotPlot, screen: Screen) -> None:
 
 
 def _print_labelled(block: Labelled, screen: Screen) -> None:
-    """The labels in one column and the texts wrapped beside it; below it where that has no room."""
+    """Print labels in one column and wrapped texts beside it, or one below the other on a narrow screen."""
     margin = max((cell_len(label) for label, _ in block.pairs), default=0) + 2
     if screen.width < margin + NARROWEST:
         for label, text in block.pairs:

@@ -1,6 +1,6 @@
-"""The terminal as a file of lines: what it can show, and words for what it cannot.
+"""The terminal: its width, colours and characters, and text without characters that it cannot show.
 
-Whatever is printed here may come from a file: a Screen spells out what a terminal would obey.
+Printed text may come from a file, so a Screen escapes everything that a terminal would obey.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rich.text import Text
 from ...text.printable import in_lines, on_one_line
 
 Piece = tuple[str, str]  # a text and its style
-LEAST = 16  # cells that text has beside its indent, however narrow the screen is
+LEAST = 16  # cells of a line of text beside its indent, on the narrowest screen
 _ASCII = str.maketrans(
     {
         "→": "->", "←": "<-", "•": "*",
@@ -34,19 +34,19 @@ _ASCII = str.maketrans(
 
 
 class Screen(Console):
-    """A rich console that says what it can show. It takes text as it is and reads no markup."""
+    """A rich console that prints text without interpreting any markup in it."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, highlight=False, emoji=False, **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """The last place that all text passes: what styles it is rich's own, what is in it may be foreign."""
+        """Escape all text. Control codes come from rich itself, but the text may come from a file."""
         for segment in super().render(renderable, options):
             text, style, control = segment
             safe = control is not None or text.isprintable() or text == "\n"
             yield segment if safe else Segment(in_lines(text), style)
 
-    @cached_property  # rich would ask the terminal anew, for each of 7,000 cells
+    @cached_property  # cached, since rich would query the terminal for each of 7,000 cells
     def size(self) -> ConsoleDimensions:
         return super().size
 
@@ -56,39 +56,39 @@ class Screen(Console):
 
     @property
     def many_colors(self) -> bool:
-        """Whether it has colours of our choice: of sixteen the terminal has its own idea."""
+        """Return True if the screen shows the colours that we choose: terminals redefine their first 16."""
         return self.color_system in ("256", "truecolor") and not self.no_color
 
     def words(self, text: str) -> str:
-        """The text in characters that this terminal has, and none that it would obey."""
+        """Return the text in characters that the terminal has, without any that it would obey."""
         text = in_lines(text)
         return text.translate(_ASCII) if self.ascii_only else text
 
     def tell(self, text: str, style: str = "", indent: int = 2) -> None:
-        """Print plain text, its further lines indented like the first one."""
+        """Print plain text, wrapped, with all its lines indented."""
         for line in wrapped(self.words(on_one_line(text)), max(self.width - indent, LEAST)):
             self.print(Text(" " * indent + line, style))
 
 
 class Lines:
-    """Prints lines without rich's search for places to break them."""
+    """Lines that rich prints without searching for places to break them."""
 
     def __init__(self, lines: Sequence[Sequence[Piece]]) -> None:
         self.lines = lines
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
-        known = {"": Style.null()}
+        styles = {"": Style.null()}
         for line in self.lines:
             for style, pieces in groupby(line, key=lambda piece: piece[1]):
-                if style not in known:
-                    known[style] = console.get_style(style)
-                yield Segment("".join(text for text, _ in pieces), known[style])
+                if style not in styles:
+                    styles[style] = console.get_style(style)
+                yield Segment("".join(text for text, _ in pieces), styles[style])
             yield Segment.line()
 
 
 def text_screen(width: int = 100) -> Screen:
-    """A screen without a terminal, whose text one captures: as wide as said, UTF-8, no colour, wherever
-    the program runs (a notebook counts as a terminal in colour, and displays what rich prints)."""
+    """Return a screen that writes to a string: `width` cells, UTF-8, no colour, in a notebook too (where rich
+    would otherwise display the text in colour)."""
     return Screen(file=StringIO(), width=width, force_terminal=False, force_jupyter=False, color_system=None)
 
 
@@ -96,19 +96,19 @@ _WORD = re.compile(r" +|(?:\[[^\[\]]{0,30}\]|[^ \[]|\[)+")
 
 
 def wrapped(text: str, width: int) -> list[str]:
-    """The text in lines of so many cells at most. What stands in brackets stays together, and so does a word,
-    if it has room on a line."""
+    """Wrap the text to lines of at most `width` cells. A word or a short text in brackets is only broken if
+    it does not fit on a line."""
     lines, line, free = list[str](), "", width
     for word in _WORD.findall(text):
         size = cell_len(word)
         if size > free and word.strip():
-            *whole, word = chop_cells(word, width)
-            lines += filter(None, (done.strip() for done in (line.rstrip(), *whole)))
+            *chunks, word = chop_cells(word, width)
+            lines += filter(None, (chunk.strip() for chunk in (line.rstrip(), *chunks)))
             line, size, free = "", cell_len(word), width
         line, free = line + word, free - size
     return [*lines, *filter(None, [line.rstrip()])]
 
 
 def at_right(text: str, width: int) -> str:
-    """The text at the right of so many cells of the screen."""
+    """Return the text right-aligned in `width` cells of the screen."""
     return " " * (width - cell_len(text)) + text

@@ -1,4 +1,4 @@
-"""Tables laid out to the width of the screen."""
+"""Print tables, fitted to the width of the screen."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ..sections import Bar, Cell, Column, ElementCell, SignedBar, Sparkline, Tab
 from .screen import Lines, Piece, Screen, at_right, wrapped
 
 GAP = 2  # blanks between columns
-WIDEST_SIGNED = 29  # characters of a bar to both sides
-NARROW, NARROWEST = 12, 5  # how far a column that wraps gives way, and one that should not
+WIDEST_SIGNED = 29  # characters of a bar from the middle to both sides
+NARROW, NARROWEST = 12, 5  # least characters of a column that may wrap, and of other columns of text
 
 
 class _LaidOut(NamedTuple):
-    """A column with the texts of its title and its cells, their styles, and its width where there is room."""
+    """A column with the texts of its title and cells, their styles, and the width that it prefers."""
 
     column: Column
     texts: list[str]
@@ -28,22 +28,23 @@ class _LaidOut(NamedTuple):
 
 
 def print_table(block: Table, screen: Screen) -> None:
-    """A plain table in characters that the screen has. Laid out here because rich takes 4 ms for one,
-    and a verbose trace of 30 layers has 120. No figure is ever cut: what does not fit beside the others
-    comes below them, in a table of its own."""
-    columns = _remarks_joined(_columns(block, screen), screen.width)
+    """Print a table. No number is cut: columns that do not fit form another table below.
+
+    This does not use the tables of rich, which take 4 ms each: a verbose trace of 30 layers has 120 tables.
+    """
+    columns = _with_joined_remarks(_columns(block, screen), screen.width)
     for number, part in enumerate(_parts(columns, screen.width)):
         if number:
             screen.print()
-        widths = _fitting_widths(part, screen.width)
-        titles, *rows = zip(*(zip(own.texts, own.styles, strict=True) for own in part), strict=True)
-        shown = [titles, *rows] if any(text for text, _ in titles) else rows  # a table may do without titles
-        lines = [line for row in shown for line in _lines_of(row, widths, part)]
+        widths = _fitted_widths(part, screen.width)
+        titles, *rows = zip(*(zip(laid.texts, laid.styles, strict=True) for laid in part), strict=True)
+        printed = [titles, *rows] if any(text for text, _ in titles) else rows  # a table may have no titles
+        lines = [line for row in printed for line in _lines_of(row, widths, part)]
         screen.print(Lines(lines), crop=False)
 
 
 def _columns(block: Table, screen: Screen) -> list[_LaidOut]:
-    """Those that say something and have room."""
+    """Lay out the columns that are not empty and for which the screen is wide enough."""
     rows = block.rows
     columns = [
         column
@@ -51,17 +52,16 @@ def _columns(block: Table, screen: Screen) -> list[_LaidOut]:
         if column.from_width <= screen.width and (not rows or any(column.cell(row) != "" for row in rows))
     ]
     fixed = [None if column.elastic else _laid_out(column, rows, screen) for column in columns]
-    taken = sum(own.width for own in fixed if own) + GAP * (len(columns) - 1)
-    room = (screen.width - taken) // max(1, fixed.count(None))
+    used = sum(laid.width for laid in fixed if laid) + GAP * (len(columns) - 1)
+    room = (screen.width - used) // max(1, fixed.count(None))  # for each elastic column
     return [
-        own or _laid_out(column, rows, screen, room)
-        for own, column in zip(fixed, columns, strict=True)
-        if own or room >= column.elastic
+        laid or _laid_out(column, rows, screen, room)
+        for laid, column in zip(fixed, columns, strict=True)
+        if laid or room >= column.elastic
     ]
 
 
 def _laid_out(column: Column, rows: Sequence[Any], screen: Screen, room: int = 0) -> _LaidOut:
-    """A column as the screen shows it."""
     title = screen.words(on_one_line(column.title))
     texts = _joined([title, *(_text(column.cell(row), screen, room) for row in rows)])
     styles = ["dim", *(column.style_of(row) for row in rows)]
@@ -81,7 +81,7 @@ def _text(cell: Cell, screen: Screen, room: int) -> str | ElementCell:
 
 
 def _joined(cells: Sequence[str | ElementCell]) -> list[str]:
-    """Of a column of elements, each as one text of the width that they need."""
+    """Turn the cells of a column into texts. An element has its place at the left, its value at the right."""
     elements = [cell for cell in cells if isinstance(cell, ElementCell)]
     if not elements:
         return [cell for cell in cells if isinstance(cell, str)]
@@ -98,31 +98,32 @@ def _width(widths: Sequence[int]) -> int:
     return sum(widths) + GAP * (len(widths) - 1)
 
 
-def _remarks_joined(columns: list[_LaidOut], room: int) -> list[_LaidOut]:
-    """Where the columns are too wide, without that of remarks, which stand behind the texts of the first."""
-    remark = next((own for own in columns if own.column.remark), None)
-    if remark is None or _width([own.width for own in columns]) <= room:
+def _with_joined_remarks(columns: list[_LaidOut], room: int) -> list[_LaidOut]:
+    """Append the remarks to the texts of the first column if the columns are too wide."""
+    remark = next((laid for laid in columns if laid.column.remark), None)
+    if remark is None or _width([laid.width for laid in columns]) <= room:
         return columns
     first = columns[0]
     pairs = zip(first.texts[1:], remark.texts[1:], strict=True)
-    texts = [first.texts[0], *(f"{text}{' ' * GAP}{said}".rstrip() for text, said in pairs)]
+    texts = [first.texts[0], *(f"{text}{' ' * GAP}{note}".rstrip() for text, note in pairs)]
     joined = first._replace(texts=texts, width=max(map(cell_len, texts)))
-    return [joined, *(own for own in columns[1:] if own is not remark)]
+    return [joined, *(laid for laid in columns[1:] if laid is not remark)]
 
 
 def _parts(columns: list[_LaidOut], room: int) -> Iterator[list[_LaidOut]]:
-    """The table, or several of which each begins with the column that names the rows."""
-    key = next((i for i, own in enumerate(columns) if own.column.title), 0) + 1
+    """Split the columns into tables that fit. Each table begins with the column that names the rows."""
+    key = next((i for i, laid in enumerate(columns) if laid.column.title), 0) + 1
     part = columns[:key]
-    for own in columns[key:]:
-        if len(part) > key and _width(list(map(_narrowest, [*part, own]))) > room:
+    for laid in columns[key:]:
+        if len(part) > key and _width(list(map(_narrowest, [*part, laid]))) > room:
             yield part
             part = columns[:key]
-        part = [*part, own]
+        part = [*part, laid]
     yield part
 
 
-_GIVE_WAY: Sequence[tuple[Callable[[Column], bool], int]] = (
+# Which columns shrink, in this order, and to how many characters. Numbers and names keep their width.
+_SHRINKING: Sequence[tuple[Callable[[Column], bool], int]] = (
     (lambda column: column.bar, 0),
     (lambda column: column.wrap, NARROW),
     (lambda column: not column.right and not column.whole, NARROWEST),
@@ -130,22 +131,21 @@ _GIVE_WAY: Sequence[tuple[Callable[[Column], bool], int]] = (
 
 
 def _least(column: Column, least: int) -> int:
-    """How narrow a column may become by a rule that it is subject to: a title keeps its line."""
+    """Return how narrow a column may become; its title is not wrapped."""
     return max(least, cell_len(column.title)) if least else 0
 
 
-def _narrowest(own: _LaidOut) -> int:
-    return min([own.width, *(_least(own.column, least) for rule, least in _GIVE_WAY if rule(own.column))])
+def _narrowest(laid: _LaidOut) -> int:
+    return min([laid.width, *(_least(laid.column, least) for rule, least in _SHRINKING if rule(laid.column))])
 
 
-def _fitting_widths(columns: Sequence[_LaidOut], room: int) -> list[int]:
-    """The widths of the columns, narrowed to fit: bars first, then what may wrap, then other texts.
-    Figures, which stand on the right, and names keep theirs."""
-    widths = [own.width for own in columns]
-    for rule, narrow in _GIVE_WAY:
+def _fitted_widths(columns: Sequence[_LaidOut], room: int) -> list[int]:
+    """Return the widths of the columns, reduced to fit into `room` as far as possible."""
+    widths = [laid.width for laid in columns]
+    for rule, narrow in _SHRINKING:
         least = [
-            _least(own.column, narrow) if rule(own.column) else width
-            for own, width in zip(columns, widths, strict=True)
+            _least(laid.column, narrow) if rule(laid.column) else width
+            for laid, width in zip(columns, widths, strict=True)
         ]
         while (excess := _width(widths) - room) > 0:
             flexible = [i for i, width in enumerate(widths) if width > least[i]]
@@ -159,19 +159,15 @@ def _fitting_widths(columns: Sequence[_LaidOut], room: int) -> list[int]:
 def _lines_of(
     row: Sequence[tuple[str, str]], widths: Sequence[int], columns: Sequence[_LaidOut]
 ) -> Iterator[list[Piece]]:
-    """The lines of one row: more than one where a cell wraps."""
+    """Return the lines of one row: several if a cell wraps."""
     cells = [
-        [cell]
-        if cell_len(cell) <= width
-        else [set_cell_size(cell, width)]
-        if own.column.bar
-        else wrapped(cell, width)
-        for (cell, _), width, own in zip(row, widths, columns, strict=True)
+        [cell] if cell_len(cell) <= width else [set_cell_size(cell, width)] if bar else wrapped(cell, width)
+        for (cell, _), width, bar in zip(row, widths, (laid.column.bar for laid in columns), strict=True)
     ]
     for parts in zip_longest(*cells, fillvalue=""):
         line: list[Piece] = []
-        for part, (_, style), width, own in zip(parts, row, widths, columns, strict=True):
+        for part, (_, style), width, laid in zip(parts, row, widths, columns, strict=True):
             blank = " " * (width - cell_len(part))
-            line.append((blank + part if own.column.right else part + blank, style))
+            line.append((blank + part if laid.column.right else part + blank, style))
             line.append((" " * GAP, style if style == "dim" else ""))
         yield line[:-1]

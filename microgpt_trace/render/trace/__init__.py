@@ -1,1 +1,1 @@
-"""What a trace shows, as sections: its header, its events, attention, predictions and interventions."""
+"""A trace as sections: its header, events, attention weights, predictions and interventions."""

@@ -1,4 +1,4 @@
-"""The attention weights of a trace as matrices of its heads, those that say most first."""
+"""The attention weights of a trace as a matrix for each head, the most informative heads first."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from ...hooks.event import EventSpec, TraceEvent
 from ...tracing.result import Trace
 from ..sections import AttentionMatrices, Section, words
 
-MOST = 64  # tokens whose matrices are shown
+MOST = 64  # tokens of the longest text whose matrices are shown
 
 
 def attention_sections(trace: Trace, events: Sequence[TraceEvent], whole: bool) -> Iterator[Section]:
-    """The weights among the events, as far as the trace kept them. Several sections share a screen; if
-    `whole`, what the overview has is shown with all heads."""
+    """Return the attention weights among `events` that the trace has kept. The sections share the lines of a
+    screen, except that `whole` shows all heads of the layers of the overview."""
     weights = _weights(trace, events)
     for event in weights:
         length = event.shape[-1]
         if length > MOST:
-            how = f"--show '{event.name}[0]' prints a head"
-            yield Section([words(f"Attention weights of {length:,} tokens have no room here: {how}", "dim")])
+            cause = f"The attention weights of {length:,} tokens do not fit here"
+            yield Section([words(f"{cause}; --show '{event.name}[0]' prints one head.", "dim")])
         elif ("forward", event.name) in trace.arrays:
             all_heads = whole and trace.specs[event.name].overview
             sharing = None if all_heads else len(_weights(trace, trace.events))
@@ -32,8 +32,7 @@ def attention_sections(trace: Trace, events: Sequence[TraceEvent], whole: bool) 
 
 
 def _weights(trace: Trace, events: Sequence[TraceEvent]) -> list[TraceEvent]:
-    """The attention weights of the whole text among some events; those of a step of a continuation are a
-    row."""
+    """Return the events that are attention weights of the whole text, not of a step of a continuation."""
     length = len(trace.input.tokens)
     return [
         event
@@ -45,23 +44,23 @@ def _weights(trace: Trace, events: Sequence[TraceEvent]) -> list[TraceEvent]:
 
 
 def kind_in(specs: Mapping[str, EventSpec], name: str) -> Kind | None:
-    """The kind of an event, where it is a plan's."""
+    """Return the kind of an event, or None if the event is not a row of the plan."""
     spec = specs[name]
     return spec.kind if isinstance(spec, Operation) else None
 
 
 def _matrices(trace: Trace, name: str, sharing: int | None) -> AttentionMatrices:
     weights = trace[name]
-    order = _telling(weights)
-    more = f"those with the largest weight off position 0; --show '{name}[{order[-1]}]' prints another"
-    more += ", --verbose all" * trace.specs[name].overview
-    in_figures = f"; --show '{name}[{order[0]}]' shows all of a head"
-    in_file = f"; --layer {name} --save FILE keeps all"
+    order = _ranked_heads(weights)
+    more = f"those with the largest weight off position 0; --show '{name}[{order[-1]}]' prints another head"
+    more += ", --verbose prints all" * trace.specs[name].overview
+    in_figures = f"; --show '{name}[{order[0]}]' prints a whole head"
+    in_file = f"; --layer {name} --save FILE saves all weights"
     return AttentionMatrices(weights, trace.input.labels, order, more, sharing, in_figures, in_file)
 
 
-def _telling(weights: Array) -> list[int]:
-    """The heads of [H, T, T] by their largest weight off position 0, NaN before all; ties by number."""
+def _ranked_heads(weights: Array) -> list[int]:
+    """Rank the heads of [H, T, T] by their largest weight off position 0. A head with NaN comes first."""
     largest = weights[:, :, 1:].max(axis=(1, 2), initial=0.0)
-    found: list[int] = np.argsort(-np.where(np.isnan(largest), np.inf, largest), kind="stable").tolist()
-    return found
+    order: list[int] = np.argsort(-np.where(np.isnan(largest), np.inf, largest), kind="stable").tolist()
+    return order

@@ -1,5 +1,5 @@
-"""The events of a trace as tables, stage by stage, and the backward pass; of a production model the layers, a
-row each. Every figure comes from the Trace; nothing is computed here."""
+"""Tables of the events of a trace by stage, of its backward pass, and of the layers of a production model.
+Every number comes from the Trace; nothing is computed here."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STAGES = {
 
 
 def stage_sections(trace: Trace, events: Sequence[TraceEvent], verbose: bool) -> Iterator[Section]:
-    """A table per stage of the forward events, with a second one of full statistics if verbose."""
+    """Return a table of the forward events of each stage, and one of more statistics if `verbose`."""
     layered = trace.model["config"]["n_layer"] > 1
     forward = [event for event in events if event.phase == "forward"]
     layers = dict[int | None, LayerRow]()
@@ -48,8 +48,8 @@ def stage_sections(trace: Trace, events: Sequence[TraceEvent], verbose: bool) ->
 
 
 def _event_columns(trace: Trace, layers: Mapping[int | None, LayerRow]) -> list[Column]:
-    """Figures have two decimals; those of a model whose layers are rows of a table, which reach 2e4, four
-    significant digits."""
+    """Return the columns of a table of events. Numbers have two decimals, or four significant digits for a
+    production model, whose values reach 2e4."""
     number = significant if trace.layers else figure
     changed = [] if trace.intervened is None else [change_column(trace.intervened)]
     return [
@@ -76,7 +76,7 @@ def _statistics_columns(
 
 
 def _range(stats: TensorStats, number: Callable[[float | None], str] = figure) -> str:
-    """The range of the finite values, or how many are not finite."""
+    """Return the range of the values, or the counts of NaN and Inf if some values are not finite."""
     if stats.nonfinite_count:
         return f"{stats.nan_count} NaN, {stats.inf_count} Inf"
     return "–" if stats.min is None else f"[{number(stats.min)}, {number(stats.max)}]"
@@ -91,7 +91,7 @@ def _alarm(event: Any) -> str:
 
 
 def _note(event: Any, trace: Trace, layers: Mapping[int | None, LayerRow]) -> str:
-    """What is worth saying about a tensor, from its own statistics and its layer's."""
+    """Return a remark about a tensor from its statistics and those of its layer."""
     stats, kind = event.stats, kind_in(trace.specs, event.name)
     if isinstance(kind, Activation) and event.layer in layers:
         layer = layers[event.layer]
@@ -99,15 +99,16 @@ def _note(event: Any, trace: Trace, layers: Mapping[int | None, LayerRow]) -> st
     if isinstance(kind, Activation) and kind.function == "ReLU":
         return f"← {stats.zero_count / stats.count:.0%} zeroed"
     if isinstance(kind, Norm) and not kind.head_dim and stats.l2_norm is not None:
-        whole = math.sqrt(event.shape[0] * event.shape[1])
-        return f"√({event.shape[0]}·{event.shape[1]})" if abs(stats.l2_norm / whole - 1) < 0.01 else ""
+        normalized = math.sqrt(event.shape[0] * event.shape[1])
+        return f"√({event.shape[0]}·{event.shape[1]})" if abs(stats.l2_norm / normalized - 1) < 0.01 else ""
     if kind is not None and kind.causal:
         return "causal"
     return ""
 
 
 def backward_sections(trace: Trace) -> list[Section]:
-    """The gradients in the order of the backward pass, each beside the activation of its name."""
+    """Return a table of the gradients in the order of the backward pass, each beside its activation, and a
+    table of the parameters."""
     activations: dict[str, Any] = {e.name: e.stats for e in trace.events if e.phase == "forward"}
     gradients = [e for e in trace.events if e.phase == "backward" and e.name in activations]
     columns = [
@@ -118,13 +119,13 @@ def backward_sections(trace: Trace) -> list[Section]:
         Column("grad range", lambda e: _range(e.stats, four_decimals), style=_alarm),
         Column("time", _microseconds, right=True),
     ]
-    aside = "d loss / d tensor, beside the tensor"
+    aside = "each tensor and its gradient, d loss / d tensor"
     backward = table_section("Backward pass", columns, gradients, about=name_of, aside=aside)
     return [*backward, *_parameters(trace)] if backward else []
 
 
 def _parameters(trace: Trace) -> list[Section]:
-    """Every parameter with its gradient, and its update where a step was taken."""
+    """Return a table of the parameters with their gradients, and with their updates if a step was taken."""
     columns = [
         Column("parameter", name_of),
         Column("shape", lambda p: str(list(p.shape))),
@@ -136,26 +137,26 @@ def _parameters(trace: Trace) -> list[Section]:
     if step := trace.step:
         columns += fields(four_decimals, {"update L2": "update_l2"})
         columns += fields(ratio, {"update/weight": "update_ratio"})
-        said = f"Adam step {step.number:,} (lr {step.lr:g}, {step.note}): "
-        more.append(words(f"{said}loss {step.loss_before:.4f} → {step.loss_after:.4f}"))
+        adam = f"Adam step {step.number:,} (lr {step.lr:g}, {step.note})"
+        more.append(words(f"{adam}: loss {step.loss_before:.4f} → {step.loss_after:.4f}"))
     return table_section("Parameters", columns, trace.parameters, about=name_of, more=more)
 
 
 def _not_finite(rows: Sequence[ParameterRow]) -> Iterator[Words]:
     for row in rows:
         counts = row.nonfinite, row.gradient_nonfinite, row.update_nonfinite
-        for what, count in zip(("", "gradient of ", "update of "), counts, strict=True):
+        for prefix, count in zip(("", "gradient of ", "update of "), counts, strict=True):
             if count:
-                said = "1 value is" if count == 1 else f"{count:,} values are"
-                yield words(f"{what}{row.name}: {said} not finite, and not in its L2", "bold red")
+                values = "1 value is" if count == 1 else f"{count:,} values are"
+                yield words(f"{prefix}{row.name}: {values} not finite and not part of its L2", "bold red")
 
 
-WIDE = 92  # characters from which on the table has all its columns
+WIDE = 92  # width of a terminal, in characters, from which the table of layers shows all its columns
 
 
 def layers_section(trace: Trace, brief: bool) -> Section:
-    """The residual stream after each layer, and what the layer's branches wrote into it; if not `brief`, what
-    the columns are."""
+    """Return a table of the residual stream after each layer and of the writes of the layer's branches. A
+    legend explains the columns unless `brief`."""
     columns = [
         *fields(str, {"layer": "layer"}),
         *fields(significant, {"L2": "stream.l2_norm", "row L2": "row_norm"}),
@@ -175,13 +176,14 @@ def layers_section(trace: Trace, brief: bool) -> Section:
 
 
 def _legend(trace: Trace) -> Iterator[Words]:
-    """What the columns are."""
+    """Explain the columns of the table of layers."""
     threshold = trace.layers[0].near_zero_threshold
     kinds = (kind_in(trace.specs, event.name) for event in trace.specs.values())
     activation = next(kind.function for kind in kinds if isinstance(kind, Activation))
     yield words(
-        "row L2: median of the rows; attn, mlp: |write| / |stream|, median of the rows; "
-        f"~0: {activation} outputs within ±{threshold:g}",
+        "row L2: median L2 of the rows; attn, mlp: median of |write| / |residual stream| over the rows; "
+        f"~0: share of {activation} outputs within ±{threshold:g}",
         "dim",
     )
-    yield words(f"from {WIDE} columns on, cosine: of output and input; sink: attention on position 0", "dim")
+    wide = "cosine: of the layer's output and input, sink: attention on position 0"
+    yield words(f"only on terminals of {WIDE} columns or more: {wide}", "dim")

@@ -1,4 +1,4 @@
-"""What interventions were made and what they did, as sections. Every figure comes from the Trace."""
+"""Interventions and their effects as sections. Every number comes from the Trace."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ...architecture.plans.plan import Operation
-from ...hooks.event import EventSpec
+from ...hooks.event import EventSpec, TraceEvent
 from ...tracing.result import Candidate, EventChange, Intervened, LayerRow, Prediction, mean_of
 from ..characters import token_label
 from ..numbers import figure, four_decimals, signed, three_decimals
 from ..sections import Column, Section, Table, Words, fields, table_section, words
 
 LEGEND = (
-    "in the tables: * replaced by an intervention (a layer: inside it), → downstream of one, with |after − "
-    "before| / |before|, before being the run without interventions"
+    "In the tables, * marks an event that an intervention replaced or a layer that contains one, → an event "
+    "downstream. The number is |after − before| / |before|; before is the run without interventions."
 )
 
 
 def interventions_section(intervened: Intervened) -> Section:
-    """What was changed, in the order in which it was."""
+    """Return a table of the interventions in the order in which they were made."""
     columns = [
         Column("target", lambda a: a.target, whole=True),
         Column("becomes", lambda a: a.text, wrap=True),
@@ -31,15 +31,18 @@ def interventions_section(intervened: Intervened) -> Section:
 
 
 def change_column(intervened: Intervened) -> Column:
-    """How far each event lies from the run without interventions."""
-    known = {change.name: change for change in intervened.changes}
-    return Column(
-        "change", lambda e: _change(known.get(e.name)), right=True, style=lambda e: _style(known.get(e.name))
-    )
+    """Return the column of the distance of each event from the run without interventions."""
+    changes = {change.name: change for change in intervened.changes}
+
+    def style(event: TraceEvent) -> str:
+        change = changes.get(event.name)
+        return "" if change is None or change.change == 0 else "yellow" if change.replaced else "cyan"
+
+    return Column("change", lambda e: _change(changes.get(e.name)), right=True, style=style)
 
 
 def layer_change_column(intervened: Intervened, last: Mapping[int | None, str]) -> Column:
-    """The same for what leaves a layer; a star where an intervention was inside it."""
+    """Return the column of this distance for the output of each layer; * marks an intervention in it."""
     touched = {int(name[5:].partition(".")[0]) for a in intervened.interventions for name in a.events
                if name.startswith("layer")}  # fmt: skip
 
@@ -51,7 +54,7 @@ def layer_change_column(intervened: Intervened, last: Mapping[int | None, str]) 
 
 
 def last_of_layers(specs: Iterable[EventSpec]) -> dict[int | None, str]:
-    """What leaves each layer."""
+    """Return the name of the last event of each layer."""
     return {spec.layer: spec.name for spec in specs if isinstance(spec, Operation)}
 
 
@@ -63,16 +66,15 @@ def _change(change: EventChange | None) -> str:
 
 
 def _share(value: float) -> str:
-    """A share in percent, a small one with an exponent."""
+    """Format a share in percent, a small one with an exponent."""
     return f"{value:.1%}" if value == 0 or value >= 5e-4 else f"{value:.0e}"
 
 
-def _style(change: EventChange | None) -> str:
-    return "" if change is None or change.change == 0 else "yellow" if change.replaced else "cyan"
-
-
 class _EffectRow(NamedTuple):
-    """A position without and with the interventions; its target, or else what it predicted without."""
+    """The prediction at a position without and with the interventions.
+
+    `p_after` is the P with them of the token that was predicted without them.
+    """
 
     before: Prediction
     after: Prediction
@@ -80,29 +82,30 @@ class _EffectRow(NamedTuple):
     kl: float | None
 
     @property
-    def told(self) -> tuple[float | None, float | None]:
-        """The P of the target, or of the former prediction where nothing follows, before and after."""
+    def probabilities(self) -> tuple[float | None, float | None]:
+        """P of the target before and after, or of the token predicted before if there is no target."""
         if self.before.target is not None and self.after.target is not None:
             return self.before.target.p, self.after.target.p
         return self.before.predicted.p if self.before.predicted else None, self.p_after
 
     @property
     def gain(self) -> float | None:
-        before, after = self.told
+        """The change of P."""
+        before, after = self.probabilities
         return None if before is None or after is None else after - before
 
 
 def before_and_after_section(
     intervened: Intervened, after: tuple[Prediction, ...], loss: float | None
 ) -> list[Section]:
-    """Every position's prediction without and with the interventions, then the means."""
+    """Return a table of the predictions without and with the interventions, then the means."""
     rows = list(map(_EffectRow, intervened.before, after, intervened.p_after, intervened.kl))
     columns = [
         *fields(str, {"pos": "after.position"}),
         Column("seen", lambda r: token_label(r.after.seen) if r.after.seen else "BOS"),
         Column("target", _target),
         Column("predicted", _predicted),
-        Column("P(target)", lambda r: _arrow(*map(_p, r.told)), right=True),
+        Column("P(target)", lambda r: _arrow(*map(_p, r.probabilities)), right=True),
         *fields(lambda gain: "" if gain is None else signed(gain, 3), {"change": "gain"}, style=_gained),
         Column("loss", lambda r: _arrow(_loss(r.before), _loss(r.after)), right=True),
         *fields(four_decimals, {"KL": "kl"}),
@@ -114,14 +117,14 @@ def before_and_after_section(
 
 def _means(intervened: Intervened, rows: Sequence[_EffectRow], loss: float | None) -> Iterator[Words]:
     if any(row.before.target is None for row in rows):
-        yield words("in parentheses: nothing follows, so P is that of what was predicted before", "dim")
+        yield words("(token): no target follows, so P is that of the token predicted before", "dim")
     mean = mean_of(intervened.kl)
-    said = [] if mean is None else [f"mean KL {four_decimals(mean)}"]
+    means = [] if mean is None else [f"mean KL {four_decimals(mean)}"]
     if loss is not None and intervened.loss_before is not None:
         gap = loss - intervened.loss_before
-        said.insert(0, f"mean loss {intervened.loss_before:.4f} → {loss:.4f} ({gap:+.4f})")
-    if said:
-        yield words(", ".join(said))
+        means.insert(0, f"mean loss {intervened.loss_before:.4f} → {loss:.4f} ({gap:+.4f})")
+    if means:
+        yield words(", ".join(means))
 
 
 def _target(row: _EffectRow) -> str:

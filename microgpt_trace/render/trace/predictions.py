@@ -1,4 +1,4 @@
-"""What a trace predicts, as sections: position by position, after every layer (the logit lens), and as a
+"""The predictions of a trace as sections: at each position, after each layer (the logit lens), and as a
 continuation."""
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from ..numbers import figure, four_decimals, three_decimals
 from ..sections import Bar, Block, Column, Section, Table, Words, fields, words
 from .events import stage_sections
 
-MAX_ROWS = 64  # positions whose predictions are listed before some are left out
+MAX_ROWS = 64  # positions that a table of predictions lists at most
 
 
 def prediction_sections(trace: Trace) -> Iterator[Section]:
-    """One row per position, the mean and what chance would give, then further candidates: of a microGPT of
-    every position, else of the last."""
+    """Return a row per position, the mean loss and the loss of chance, then further candidates: at every
+    position of a microGPT, at the last position of a production model."""
     rows = trace.predictions
     if not rows:
         return
@@ -32,7 +32,7 @@ def prediction_sections(trace: Trace) -> Iterator[Section]:
     shown = rows if left <= 0 else [*rows[: MAX_ROWS // 2], *rows[-MAX_ROWS // 2 :]]
     blocks: list[Block] = [Table(columns, shown, about=_logits)]
     if left > 0:
-        blocks.append(words(f"{left:,} positions in the middle are left out; --json has them all", "dim"))
+        blocks.append(words(f"{left:,} positions in the middle are not shown; --json has all of them", "dim"))
     if trace.loss is not None:
         chance = f", chance would give ln {trace.model['config']['vocab_size']} = {trace.chance_loss:.4f}"
         blocks.append(Words((("mean loss ", ""), (four_decimals(trace.loss), "bold"), (chance, ""))))
@@ -46,12 +46,12 @@ def prediction_sections(trace: Trace) -> Iterator[Section]:
 
 
 def rows_of_predictions(rows: Sequence[Prediction]) -> list[Section]:
-    """Predictions without the trace that they are of."""
+    """Return a table of predictions without their trace."""
     return [Section([Table(_columns(_seen), rows, about=_logits)])]
 
 
 def candidates_sections(prediction: Prediction) -> list[Section]:
-    """A prediction by itself."""
+    """Return a table of one prediction and one of its candidates."""
     row = rows_of_predictions([prediction])
     return [*row, _last_candidates(prediction, _seen(prediction))] if len(prediction.top) > 1 else row
 
@@ -74,7 +74,7 @@ def _token(prediction: Prediction) -> str:
 
 
 def _seen(prediction: Prediction) -> str:
-    """The same, or of a name as far as it is read; before its first letter that is BOS alone."""
+    """Return the part of a name up to the position; BOS alone comes before its first letter."""
     return _token(prediction) if prediction.seen or prediction.position else "BOS"
 
 
@@ -98,12 +98,13 @@ def _p(candidate: Candidate | None) -> str:
 
 
 def _listed(candidates: Sequence[Candidate]) -> str:
-    """Candidates in a line: "a=0.071  e=0.050" """
+    """Return candidates on one line, such as "a=0.071  e=0.050"."""
     return "  ".join(f"{shown_token(c.label)}={three_decimals(c.p)}" for c in candidates)
 
 
 def generation_sections(trace: Trace, verbose: bool) -> Iterator[Section]:
-    """The continuation, each token with P and its runners-up; if verbose, every step's events."""
+    """Return a table of the continuation: each token, its P and the runners-up. `verbose` adds the events of
+    each step."""
     columns = [
         *fields(str, {"step": "step", "pos": "position"}),
         Column("token", lambda g: shown_token(g.token.label)),
@@ -120,7 +121,7 @@ def generation_sections(trace: Trace, verbose: bool) -> Iterator[Section]:
 
 
 def lens_sections(trace: Trace) -> Iterator[Section]:
-    """The top token of every layer and position, more candidates of the last one, and the target."""
+    """Return the top token after each layer, the candidates at the last position, and the targets."""
     if not trace.lens:
         return
     positions, after = trace.lens[0].positions, Column("after", lambda row: str(row.layer), right=True)
@@ -143,7 +144,7 @@ def _top(row: LensRow, at: int) -> str:
 
 
 def _target(trace: Trace, position: int, rows: Sequence[TargetRow]) -> Section:
-    """P and rank after each layer's attention and after the layer, and where it first is the top token."""
+    """Return P and rank of a token after each attention and each layer, and where it first has rank 1."""
     kinds = list(dict.fromkeys(kind_of(row.event) for row in rows))
     layers = list(grouped(rows, attrgetter("layer")).values())
     columns = [Column("layer", lambda layer: str(layer[0].layer), right=True)]

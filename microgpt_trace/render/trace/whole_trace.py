@@ -1,4 +1,4 @@
-"""A Trace as sections, of whatever model: what it read, events, predictions, what it reveals, self-check."""
+"""A Trace of any model as sections: its input, events, predictions, insights and self-check."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from .events import backward_sections, layers_section, stage_sections
 from .interventions import before_and_after_section, interventions_section
 from .predictions import generation_sections, lens_sections, prediction_sections
 
-MAX_LABELS = 40  # tokens whose text the header spells out
-MAX_TEXT = 200  # characters of a text
+MAX_LABELS = 40  # tokens of a production model's input that the header shows
+MAX_TEXT = 200  # characters of the input text that the header shows
 
 
 def header_sections(trace: Trace, whole: bool = True) -> list[Section]:
-    """What was read; if `whole` also the model, and of a production model the chain of its layers. What was
-    changed or taken for granted is told in any case."""
+    """Return the input, and if `whole` the model and the operations of a production model's layer. Notes and
+    assumptions are always shown."""
     inputs, model = trace.input, trace.model
     of_names = model["family"] == "microgpt"
     most = len(inputs.tokens) if of_names else MAX_LABELS
     tokens = ", ".join(map(str, inputs.tokens[:most]))
     more = len(inputs.tokens) - most
     tokens += f", … {more:,} more" if more > 0 else ""
-    said = f"{_quoted(inputs.text)} → " if inputs.text or of_names else ""
-    notes = [("note", text) for text in inputs.notes]
-    title = words(f"Input: {said}tokens [{tokens}]", "bold")
+    text = f"{_quoted(inputs.text)} → " if inputs.text or of_names else ""
+    notes = [("note", note) for note in inputs.notes]
+    title = words(f"Input: {text}tokens [{tokens}]", "bold")
     if not whole:
-        told = [*(("assumed", text) for text in model["assumed"]), *notes]
-        return [Section([title, Labelled(told)] if told else [title])]
+        pairs = [*(("assumed", assumption) for assumption in model["assumed"]), *notes]
+        return [Section([title, Labelled(pairs)] if pairs else [title])]
     read = with_ids(inputs.labels[:most], inputs.tokens[:most])
     if of_names:
         follows = " ".join(shown_token(target.label) for target in trace.targets)
@@ -55,27 +55,27 @@ def header_sections(trace: Trace, whole: bool = True) -> list[Section]:
 def _microgpt_facts(model: dict[str, Any]) -> list[tuple[str, str]]:
     config = model["config"]
     layers = counted(config["n_layer"], "layer")
-    whole = f"{model['origin']}, {model['parameters']:,} parameters ({model['dtype']})"
+    size = f"{model['origin']}, {model['parameters']:,} parameters ({model['dtype']})"
     dimensions = (
         f"{layers}, {config['n_head']} heads, width {config['n_embd']}, MLP {config['n_inner']}, "
         f"block {config['block_size']}"
     )
     return [
         ("vocabulary", model["vocabulary"]["convention"]),
-        *facts("model", [whole, *trained(model), dimensions]),
+        *facts("model", [size, *trained(model), dimensions]),
         *(("assumed", text) for text in model["assumed"]),
     ]
 
 
 def trained(model: dict[str, Any]) -> list[str]:
-    """For how many steps, where that is known and the model, which has no file, is not called so."""
+    """Return "trained for N steps" in a list, empty if N is unknown or the model's origin already says so."""
     steps = model.get("trained_steps")
-    said = f"trained for {counted(steps, 'step')}" if steps else model["origin"]
-    return [said] if said != model["origin"] else []
+    training = f"trained for {counted(steps, 'step')}" if steps else model["origin"]
+    return [training] if training != model["origin"] else []
 
 
 def model_facts(model: dict[str, Any]) -> list[tuple[str, str]]:
-    """What a model's description says, as labelled lines."""
+    """Return the description of a production model as labelled lines."""
     config = model["config"]
     heads = f"{config['n_head']} heads of {config['head_dim']}"
     if config["n_kv_head"] != config["n_head"]:
@@ -83,33 +83,35 @@ def model_facts(model: dict[str, Any]) -> list[tuple[str, str]]:
     layers = counted(config["n_layer"], "layer")
     tied = "head tied to the embedding" if config["tied"] else "head of its own"
     return [
-        ("vocabulary", model["vocabulary"] or "none in the file: tokens are shown as numbers"),
+        ("vocabulary", model["vocabulary"] or "the file has none, so tokens are shown as numbers"),
         ("model", f"{model['origin']} ({model['format']}), {model['parameters']:,} parameters"),
         ("", f"{config['architecture']}: {layers}, width {config['n_embd']}, {heads},"),
         ("", f"FFN {config['n_inner']:,}, {tied}, context {config['context_length']:,}"),
         *([("RoPE", describe_rope(config))] if config["rope"] else [("positions", "learned")]),
         ("stored", describe_encodings(model["encodings"])),
-        *(("taken", text) for text in model["assumed"]),
+        *(("assumed", text) for text in model["assumed"]),
     ]
 
 
 def _quoted(text: str) -> str:
-    shown = text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…"
-    return f'"{on_one_line(shown)}"'
+    start = text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…"
+    return f'"{on_one_line(start)}"'
 
 
 def describe_rope(config: dict[str, Any]) -> str:
+    """Describe the rotary embedding of a model, such as "base 100,000"."""
     rope = config["rope"]
     text = f"base {rope['theta']:,.10g}"
     if rope["kind"] != "default":
         text += f", {rope['kind']} × {rope['factor']:g}"
-    text += ", with frequency factors of the file" * bool(rope["factors"])
+    text += ", with the file's frequency factors" * bool(rope["factors"])
     if config["adjacent_pairs"]:
         text += ", adjacent pairs in the file (shown in Hugging Face order)"
     return text
 
 
 def describe_encodings(encodings: Sequence[dict[str, Any]]) -> str:
+    """Describe the stored types of a model by their share of its bytes, such as "Q4_K 83% in 180 tensors"."""
     total = sum(e["bytes"] for e in encodings)
     return ", ".join(
         f"{e['type']} {_share(e['bytes'] / total)} in {e['tensors']} tensor{'s' * (e['tensors'] != 1)}"
@@ -123,23 +125,25 @@ def _share(share: float) -> str:
 
 def trace_sections(
     trace: Trace, *, verbose: bool = False, overview: bool = True, brief: bool = False,
-    asked: Sequence[Section] | None = None,
+    requested: Sequence[Section] | None = None,
 ) -> list[Section]:  # fmt: skip
-    """The whole trace. With `overview` a production model's layers are a row each, not events. `brief` leaves
-    prose out, and so do events or arrays that were `asked` for, which come first: of the header nothing but
-    the input stays. What failed is always told in full."""
-    head = [*header_sections(trace, whole=asked is None), *headline_sections(trace)]
-    return [*head, *(asked or ()), *_body(trace, verbose, overview, brief or asked is not None)]
+    """Return the sections of a trace.
+
+    `overview` shows each layer of a production model as one row. `brief` omits prose. So do `requested`
+    sections of events or arrays, which follow the input; None means no request. Failures are always shown.
+    """
+    head = [*header_sections(trace, whole=requested is None), *headline_sections(trace)]
+    return [*head, *(requested or ()), *_body(trace, verbose, overview, brief or requested is not None)]
 
 
 def _body(trace: Trace, verbose: bool, overview: bool, brief: bool) -> Iterator[Section]:
     if trace.intervened is not None:
         yield interventions_section(trace.intervened)
     if overview and trace.layers:
-        whole = [event for event in trace.events if event.layer is None]
-        yield from stage_sections(trace, [e for e in whole if e.stage == "embedding"], verbose)
+        outside = [event for event in trace.events if event.layer is None]
+        yield from stage_sections(trace, [e for e in outside if e.stage == "embedding"], verbose)
         yield layers_section(trace, brief)
-        yield from stage_sections(trace, [e for e in whole if e.stage == "head"], verbose)
+        yield from stage_sections(trace, [e for e in outside if e.stage == "head"], verbose)
     else:
         yield from stage_sections(trace, trace.events, verbose)
     yield from prediction_sections(trace)
@@ -157,23 +161,23 @@ def _body(trace: Trace, verbose: bool, overview: bool, brief: bool) -> Iterator[
 
 
 _SPREADS = {
-    "microgpt": "All heads are one product, with zeros between them: from attn.scores on, a NaN of one head "
-    "shows in the others too.",
-    "decoder": "A weight of zero times NaN is NaN: from attn.context on, a NaN in v shows at earlier "
-    "positions too.",
+    "microgpt": "One product computes all heads, with zeros between them. From attn.scores on, a NaN of one "
+    "head therefore reaches the other heads.",
+    "decoder": "A weight of zero times NaN is NaN. From attn.context on, a NaN in v therefore reaches "
+    "earlier positions.",
 }
 
 
 def headline_sections(trace: Trace) -> Iterator[Section]:
-    """The first value that is not finite, before anything else."""
+    """Return the first value that is not finite, if any, to be shown before anything else."""
     for check in trace.checks:
         if check.id == "finite" and check.holds is False:
-            exact = f"The first such value is exact. {_SPREADS[trace.model['family']]}"
+            exact = f"This is exactly the first such value. {_SPREADS[trace.model['family']]}"
             yield Section([words(exact, "dim")], f"Not finite: {check.detail}", style="bold red")
 
 
 def insights_section(insights: Sequence[Insight], title: str) -> Section:
-    """What predicates found, each under its title."""
+    """Return the insights, each under its title."""
     blocks = [
         block
         for insight in insights
@@ -183,42 +187,42 @@ def insights_section(insights: Sequence[Insight], title: str) -> Section:
 
 
 def anomalies_section(anomalies: Sequence[Anomaly], brief: bool = False) -> Section:
-    """Each rule that fired; if not `brief`, what the others measured, and of what, and all that was not
-    evaluated, and why."""
-    found = [a for a in anomalies if a.found]
+    """Return the rules that fired. Unless `brief`, also the measurements of the others and what was not
+    evaluated, with the reason."""
+    fired = [a for a in anomalies if a.found]
     in_part = any(a.found is None or TOO_FEW in a.unseen for a in anomalies)
     none = f"none{' in what was evaluated' * in_part}"
-    lines = [*_found(found)]
+    lines = [*_fired(fired)]
     if not brief:
         lines += [*_quiet(anomalies), *_not_evaluated(anomalies)]
-    return Section(lines, f"Anomalies: {len(found) or none}", style="bold red" if found else "bold green")
+    return Section(lines, f"Anomalies: {len(fired) or none}", style="bold red" if fired else "bold green")
 
 
-def _found(found: Sequence[Anomaly]) -> Iterator[Words]:
-    for rule in found:
+def _fired(anomalies: Sequence[Anomaly]) -> Iterator[Words]:
+    for rule in anomalies:
         where = f"; {rule.detail}" if rule.detail else ""
-        said = f"{rule.id} {_value(rule)} in {rule.seen}, allowed {rule.threshold:g}{_UNITS[rule.source]}"
-        yield words(f"{rule.title}: {said}{where}", "bold red")
+        value = f"{rule.id} {_value(rule)} in {rule.seen}, allowed {rule.threshold:g}{_UNITS[rule.source]}"
+        yield words(f"{rule.title}: {value}{where}", "bold red")
 
 
 def _quiet(anomalies: Sequence[Anomaly]) -> Iterator[Words]:
     for source, lead in (("invariant", "invariants"), ("other layers", "layers unlike the others")):
         quiet = [a for a in anomalies if a.found is False and a.source == source]
-        held = "; ".join(
+        values = "; ".join(
             f"{', '.join(f'{rule.id} {_value(rule)}' for rule in rules)} in {seen}, allowed {limit:g}"
             for (seen, limit), rules in groupby(quiet, key=lambda a: (a.seen, a.threshold))
         )
-        if held:
-            yield words(f"{lead}, none beyond what is allowed{_UNITS[source]}: {held}", "dim")
+        if values:
+            yield words(f"{lead}, none beyond its threshold{_UNITS[source]}: {values}", "dim")
 
 
 def _not_evaluated(anomalies: Sequence[Anomaly]) -> Iterator[Words]:
-    for left_out, rules in groupby(anomalies, key=lambda a: a.detail if a.found is None else a.unseen):
-        if left_out:
-            yield words(f"not evaluated: {', '.join(rule.id for rule in rules)} ({left_out})")
+    for reason, rules in groupby(anomalies, key=lambda a: a.detail if a.found is None else a.unseen):
+        if reason:
+            yield words(f"not evaluated: {', '.join(rule.id for rule in rules)} ({reason})")
 
 
-_UNITS = {"invariant": "", "other layers": " in spreads of the layers"}
+_UNITS = {"invariant": "", "other layers": " (spreads from the trend of the layers)"}
 
 
 def _value(rule: Anomaly) -> str:
@@ -227,17 +231,17 @@ def _value(rule: Anomaly) -> str:
 
 
 def checks_section(checks: Sequence[Check], brief: bool = False) -> Section:
-    """What holds, and what was not checked and why; if `brief` counted. A violation gets a red line of its
-    own in any case."""
+    """Return the checks that hold and the checks that were not made, with the reason; `brief` only counts
+    them. A violation always has a red line of its own."""
     outcomes = grouped(checks, attrgetter("holds"))
-    held, failed, skipped = (outcomes.get(holds, []) for holds in (True, False, None))
+    passed, failed, skipped = (outcomes.get(holds, []) for holds in (True, False, None))
     rest = f", {len(skipped)} not checked" if skipped else ""
-    lines = [words("; ".join(map(_measured, held)), "dim")] if held and not brief else []
-    lines += [words(f"note: {check.detail}") for check in held if check.id == "finite" and check.detail]
+    lines = [words("; ".join(map(_measured, passed)), "dim")] if passed and not brief else []
+    lines += [words(f"note: {check.detail}") for check in passed if check.id == "finite" and check.detail]
     lines += [words(f"violated: {_measured(check)}: {check.detail}", "bold red") for check in failed]
     if not brief:
         lines += [words(f"not checked: {check.claim} ({check.detail})") for check in skipped]
-    title = f"Self-check: {len(held)} of {len(held) + len(failed)} hold{rest}"
+    title = f"Self-check: {len(passed)} of {len(passed) + len(failed)} hold{rest}"
     return Section(lines, title, style="bold red" if failed else "bold green")
 
 
