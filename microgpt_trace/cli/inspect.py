@@ -48,7 +48,7 @@ def inspect(context: typer.Context, *, inspected: Inspected, output: Output, of_
         with progress("tensor") as report:
             decoder, filters = cast("Decoder", model), inspected.filters or []
             result = inspect_decoder(decoder, filters, inspected.stats, inspected.metadata, report)
-    output.give(result, lambda: sections_of(model, found=result))
+    output.give(result, lambda: sections_of(model, inspection=result))
 
 
 EXAMPLES = (

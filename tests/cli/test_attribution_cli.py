@@ -86,7 +86,7 @@ def test_direct_alone():
 
 
 def test_a_single_token(decoder):
-    assert "a single token has nothing to look back at" in attribute(decoder, "a", "--target", "b").out
+    assert "A single token has nothing to look back at" in attribute(decoder, "a", "--target", "b").out
 
 
 def test_a_sum_that_does_not_hold_ends_with_1(monkeypatch):

@@ -63,7 +63,7 @@ SAID = {  # of {0}, the GPT-2, and of the files of the fixture
     f"trace {{0}} {IDS} --ablate-mean layer1.mlp.norm --scale layer1.mlp.act=2 --layer *norm": [],
     f"trace {{0}} {IDS} --validate": ["43 of 43 events are what the computation uses"],
     f"trace {{erf}} {IDS}": [
-        "~0: GELU outputs within",
+        "~0: share of GELU outputs within",
         "bias subtracted and the gain divided out, every row has RMS 1",
         "the L2 after a norm depends on its gain and bias",
         "2 layers instead of 1, GELU in place of ReLU, LayerNorm in place of RMSNorm, a gain",

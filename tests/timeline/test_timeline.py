@@ -301,8 +301,8 @@ def test_the_answer_at_a_glance(by_hand):
     ("ranks", "words"),
     [
         ([1, 1, 1, 1], "is the first choice at every trace."),
-        ([1, 2, 1, 3], "was not learned: first choice only at steps 0, 20; in the end rank 3 with P 0.300."),
-        ([4, 2, 2, 5], "was not learned: in the end rank 5 with P 0.300."),
+        ([1, 2, 1, 3], "was not learned: first choice only at steps 0, 20; at the end rank 3 with P 0.300."),
+        ([4, 2, 2, 5], "was not learned: at the end rank 5 with P 0.300."),
         ([None] * 4, "ranks were not logged"),
     ],
 )

@@ -1,4 +1,4 @@
-"""An explanation as a figure: the terms of its sum as bars."""
+"""Plot an explanation: the terms of its longest sum as bars."""
 
 from __future__ import annotations
 
@@ -11,51 +11,50 @@ from ...errors import InputError
 from ...explaining.explanation import Explanation
 from ...text.printable import shown_token
 from ..numbers import finite_or_named
-from ..results.explanation import applied, called
+from ..results.explanation import factor_name, substituted
 from .panel import BAR, PAGE, Panel, Picture, SignedValue, draw_bars, on_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SUMMED = 2  # terms at least
+
+def plot_explanation(explanation: Explanation, ax: Axes | None = None) -> Axes:
+    """Plot the terms of the longest sum in the formula of an element, and the sum."""
+    return on_axes(explanation_picture(explanation), ax)
 
 
-def plot_explanation(found: Explanation, ax: Axes | None = None) -> Axes:
-    """The terms of the longest sum that an element is worked out by, what the others add up to, the sum."""
-    return on_axes(explanation_picture(found), ax)
-
-
-def explanation_picture(found: Explanation) -> Picture:
-    """Raises InputError for an element that no sum gives."""
-    step = max(found.steps, key=lambda step: step.count, default=None)
-    if step is None or step.count < SUMMED:
-        raise InputError(f"explanation of {found.element}: nothing is summed, so there are no terms to draw")
+def explanation_picture(explanation: Explanation) -> Picture:
+    """Return the figure. Raises InputError for an element without a sum of at least two terms."""
+    step = max(explanation.steps, key=lambda step: step.count, default=None)
+    if step is None or step.count < 2:
+        raise InputError(f"explanation of {explanation.element}: its formula has no sum, so no terms to plot")
     prefix = _prefix(step)
-    rows = [SignedValue(_called(term, prefix), term.value) for term in step.terms]
+    rows = [SignedValue(_term_name(term, prefix), term.value) for term in step.terms]
     if step.count > len(step.terms):
         rows.append(SignedValue(f"{step.count - len(step.terms):,} more", step.rest, is_sum=True))
     rows.append(SignedValue(f"sum of {step.count:,}", step.value, is_sum=True))
-    gradient = "d loss / d " if found.phase == "backward" else ""
+    gradient = "d loss / d " if explanation.phase == "backward" else ""
+    title = f"{gradient}{explanation.element} = {finite_or_named(explanation.traced)}"
 
     def draw(panel: Panel) -> None:
         draw_bars(panel, rows, finite_or_named)
         x = f"terms of {step.label}" + f" (names begin with {prefix})" * bool(prefix)
-        panel.label(f"{gradient}{found.element} = {finite_or_named(found.traced)}", x=x, at_right=True)
+        panel.label(title, x=x, at_right=True)
 
     return Picture(PAGE * 0.75, len(rows) * BAR + 0.8, draw)
 
 
 def _prefix(step: Step) -> str:
-    """What the names of all factors begin with, up to a dot."""
+    """Return the common prefix of the names of all factors, up to a dot."""
     names = [f.name for term in step.terms for f in term.factors if f.kind != "constant"]
     parts = [name.partition("[")[0].split(".")[:-1] for name in names]
-    alike = takewhile(lambda level: len(set(level)) == 1, zip(*parts, strict=False))
-    return "".join(f"{level[0]}." for level in alike)
+    common = takewhile(lambda level: len(set(level)) == 1, zip(*parts, strict=False))
+    return "".join(f"{level[0]}." for level in common)
 
 
-def _called(term: Term, prefix: str) -> str:
-    """The names of the factors, and the token that the term is for."""
+def _term_name(term: Term, prefix: str) -> str:
+    """Return the names of the factors without the prefix, and the token that the term is for."""
     short = (replace(factor, name=factor.name.removeprefix(prefix)) for factor in term.factors)
-    said = " × ".join(map(called, short))
-    said = applied(term.function, said) if term.function else said
-    return f"{said} {shown_token(term.label)}" if term.label else said
+    name = " × ".join(map(factor_name, short))
+    name = substituted(term.function, name) if term.function else name
+    return f"{name} {shown_token(term.label)}" if term.label else name

@@ -1,1 +1,1 @@
-"""What every other result shows, as sections: a module for each."""
+"""All results other than a Trace as sections, a module for each command."""

@@ -1,4 +1,4 @@
-"""An attribution as sections: who wrote each prediction, what is lost without them, what heads look at."""
+"""An attribution as sections: the parts that wrote each prediction, the loss without them, and head roles."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from ...attribution.results import (
     AttributionResult,
     Contribution,
     HeadRole,
-    LogitSum,
     PositionAttribution,
     size,
 )
@@ -29,23 +28,23 @@ if TYPE_CHECKING:
 ROLE_WORDS = {
     "itself": "self", "previous": "previous", "first": "position 0", "repeat": "repeat", "none": "–",
 }  # fmt: skip
-SHARES = {ROLE_WORDS[role]: f"attention.{role}" for role in ROLES}  # columns of any rows of heads
+SHARES = {ROLE_WORDS[role]: f"attention.{role}" for role in ROLES}  # columns of a table of heads
 Head = TypeVar("Head", HeadRole, "SurveyedHead")
-LABEL, LOOKED_AT = 10, 7  # characters of a token in the head of a column, and in a cell
-LEAST_BAR = 7  # characters from which on a bar says something
-MISSED = 3  # parts not shown that are named for what is lost without them
-OF_EACH_ROLE = 3  # heads of a large model that are shown for each role
+LABEL, LOOKED_AT = 10, 7  # characters of a token in the title of a column, and in a cell
+LEAST_BAR = 7  # characters of the shortest useful bar
+MISSED = 3  # parts outside the table that are named because the loss grows without them
+OF_EACH_ROLE = 3  # heads that are shown for each role of a large model
 
 
 def attribution_sections(result: AttributionResult, *, top: int = 20) -> list[Section]:
-    """The whole attribution; `top` parts of each position, the others together."""
+    """Return the attribution with `top` parts at each position and the sum of the others."""
     pairs = [
         ("model", result.model),
         ("tokens", tokens_line(result.tokens, result.labels)),
-        ("parts", "what each writes to a logit, the scale of the norm it passes frozen"),
+        ("parts", "what each part writes to a logit, with the scale of the norm that it passes frozen"),
     ]
     if result.ablation:
-        pairs.append(("without it", "change of -log P(target) when it writes zeros at every position"))
+        pairs.append(("without it", "change of -log P(target) if the part writes zeros at every position"))
     sections = [Section([Labelled([*pairs, *(("note", text) for text in result.notes)])])]
     sections += [_position(position, result, top) for position in result.positions]
     if len(result.positions) > 1:
@@ -54,12 +53,12 @@ def attribution_sections(result: AttributionResult, *, top: int = 20) -> list[Se
 
 
 def _digits(result: AttributionResult) -> int:
-    """Decimals of a logit: those of a microGPT are small."""
+    """Return the decimals of a logit: the logits of a microGPT are small."""
     return 3 if result.family == "microgpt" else 2
 
 
 class _ComponentRow(NamedTuple):
-    """A line of a table: a name, figures, and what its bar shows; a sum is no part."""
+    """A row: its name, numbers, the value of its bar, its style, and its part ("" for a sum)."""
 
     name: str
     figures: tuple[str, ...]
@@ -68,62 +67,62 @@ class _ComponentRow(NamedTuple):
     part: str = ""
 
 
-def _position(found: PositionAttribution, result: AttributionResult, top: int) -> Section:
-    contrast, target, against = found.contrast, found.target, found.against
+def _position(position: PositionAttribution, result: AttributionResult, top: int) -> Section:
+    contrast, target, against = position.contrast, position.target, position.against
     digits = _digits(result)
     ours, theirs = (shown_token(label) for label in (contrast.target_label, contrast.against_label))
     seen = f'"{contrast.seen}"' if result.family == "microgpt" and contrast.position else contrast.seen
-    loss = figure(found.loss, digits)
+    loss = figure(position.loss, digits)
 
     def figures(*logits: float, change: str = "") -> tuple[str, ...]:
         return *(signed(logit, digits) for logit in logits), change
 
     written = attrgetter("target", "against", "difference")
-    ranked = found.by_difference()
+    ranked = position.by_difference()
     rows, more = [], ranked[top:]
     for part in ranked[:top]:
-        own = figures(*written(part), change=_change(part.loss_change, result))
-        rows.append(_ComponentRow(part.name, own, part.difference, part=part.name))
+        numbers = figures(*written(part), change=_change(part.loss_change, result))
+        rows.append(_ComponentRow(part.name, numbers, part.difference, part=part.name))
     if more:
-        left = figures(*map(sum, zip(*map(written, more), strict=True)))
-        rows.append(_ComponentRow(counted(len(more), "more part"), left, None, "dim"))
+        numbers = figures(*map(sum, zip(*map(written, more), strict=True)))
+        rows.append(_ComponentRow(counted(len(more), "more part"), numbers, None, "dim"))
     sums = figures(target.total, against.total, target.total - against.total)
     rows.append(_ComponentRow("sum of all", sums, None, "bold"))
     to = [f"to {token_label(label, LABEL)}" for label in (contrast.target_label, contrast.against_label)]
     blocks: list[Block] = [
         words(f"P {four_decimals(target.p)} against {four_decimals(against.p)}, loss {loss}"),
         _table([*to, "difference", "without it"], 3, rows),
-        *_lost(more, digits),
-        _check(found, digits),
+        *_missed(more, digits),
+        _check(position, digits),
     ]
     title = f"Position {contrast.position} after {shown_token(seen)}: {ours} against {theirs}"
     return Section(blocks, title)
 
 
 def _change(loss_change: float | None, result: AttributionResult) -> str:
-    """How the loss changes without a part; nothing where no part was removed."""
+    """Format the change of the loss without a part, empty if no part was ablated."""
     if loss_change is None:
         return "–" * result.ablation
     return signed(loss_change, _digits(result))
 
 
-def _lost(hidden: Sequence[Contribution], digits: int) -> Iterator[Words]:
-    """Parts that write little to these logits and are missed nevertheless."""
+def _missed(hidden: Sequence[Contribution], digits: int) -> Iterator[Words]:
+    """Name parts that write little to these logits but without which the loss grows."""
     missed = [part for part in hidden if part.loss_change is not None and not part.loss_change <= 0]
     missed.sort(key=lambda part: size(part.loss_change), reverse=True)
     if missed:
-        said = ", ".join(f"{part.name} {signed(part.loss_change or 0.0, digits)}" for part in missed[:MISSED])
-        yield words(f"most missed of those not shown: {said}")
+        parts = (f"{part.name} {signed(part.loss_change or 0.0, digits)}" for part in missed[:MISSED])
+        yield words(f"parts not shown whose ablation raises the loss most: {', '.join(parts)}")
 
 
-def _check(found: PositionAttribution, digits: int) -> Words:
-    """Whether the parts sum to the logits, in red where they do not."""
-    sums = (found.target, found.against)
+def _check(position: PositionAttribution, digits: int) -> Words:
+    """Say whether the parts sum to the logits, in red if they do not."""
+    sums, contrast = (position.target, position.against), position.contrast
     logits = " and ".join(figure(s.logit, digits) for s in sums)
-    worst = max(sums, key=_worse)
-    label = shown_token((found.contrast.target_label, found.contrast.against_label)[sums.index(worst)])
-    whole = f"{figure(worst.magnitude, digits)}, the sum of the magnitudes to {label}"
-    off = f"off by {worst.deviation:.0e} of {whole}, allowed {worst.tolerance:.0e}"
+    worst = max(sums, key=lambda s: (s.holds is False, s.holds is None, s.deviation))
+    label = shown_token((contrast.target_label, contrast.against_label)[sums.index(worst)])
+    magnitudes = f"{figure(worst.magnitude, digits)}, the sum of the magnitudes to {label}"
+    off = f"off by {worst.deviation:.0e} of {magnitudes}, allowed {worst.tolerance:.0e}"
     if worst.holds is None:
         return words(f"not checked: the logits {logits} or the parts are not finite", "red")
     if worst.holds:
@@ -131,12 +130,8 @@ def _check(found: PositionAttribution, digits: int) -> Words:
     return words(f"✗ the parts do not sum to the logits {logits}: {off}", "bold red")
 
 
-def _worse(one: LogitSum) -> tuple[bool, bool, float]:
-    return one.holds is False, one.holds is None, one.deviation
-
-
 def _means(result: AttributionResult, top: int) -> Section:
-    """Each part over all the positions: how large its differences are, what is lost without it."""
+    """Return a table of the parts over all positions: their mean differences, and the loss without them."""
     count, digits = len(result.positions), _digits(result)
     changes = {removal.name: removal.loss_change for removal in result.removals}
     sizes = {
@@ -146,8 +141,8 @@ def _means(result: AttributionResult, top: int) -> Section:
     ranked = sorted(sizes, key=lambda name: size(changes.get(name, sizes[name])), reverse=True)
     rows = []
     for name in ranked[:top]:
-        own = figure(sizes[name], digits), _change(changes.get(name), result)
-        rows.append(_ComponentRow(name, own, changes.get(name, sizes[name]), part=name))
+        numbers = figure(sizes[name], digits), _change(changes.get(name), result)
+        rows.append(_ComponentRow(name, numbers, changes.get(name, sizes[name]), part=name))
     loss = words(f"mean loss {four_decimals(result.mean_loss)}")
     blocks: list[Block] = [loss, _table(["mean |difference|", "without it"], 2, rows)]
     if len(ranked) > top:
@@ -156,7 +151,7 @@ def _means(result: AttributionResult, top: int) -> Section:
 
 
 def _table(titles: Sequence[str], at: int, rows: Sequence[_ComponentRow]) -> Table:
-    """The rows, with a bar after `at` figures."""
+    """Return a table of the rows, with a bar after `at` numbers."""
 
     def cell(i: int) -> Callable[[_ComponentRow], str]:
         return lambda row: row.figures[i]
@@ -176,18 +171,16 @@ def _side(row: _ComponentRow) -> str:
 
 
 def _roles(result: AttributionResult, top: int) -> Iterator[Block]:
-    """What the heads look at: of a microGPT all heads, else those shown above and the strongest."""
+    """Return the roles of all heads of a microGPT, or of the heads of a larger model that matter most."""
     if not result.roles:
-        yield words("a single token has nothing to look back at: no roles")
+        yield words("A single token has nothing to look back at, so no head has a role.")
         return
     judged = [position.contrast.position for position in result.positions]
     alone = f"; seen from {judged[0]}: what position {judged[0]} looks at most" if len(judged) == 1 else ""
     yield words(f"shares of attention, mean of the queries from position 1 on{alone}", "dim")
-    shown = result.roles if result.family == "microgpt" else _telling(result, top)
-    rows = [
-        _RoleRow(own.name, own.attention, ROLE_WORDS[own.role], own.name, _look(own, result)) for own in shown
-    ]
-    for window, uniform in {role.window: role.uniform for role in shown}.items():
+    heads = result.roles if result.family == "microgpt" else _main_heads(result, top)
+    rows = [_RoleRow(h.name, h.attention, ROLE_WORDS[h.role], h.name, _look(h, result)) for h in heads]
+    for window, uniform in {head.window: head.uniform for head in heads}.items():
         rows.append(_RoleRow("uniform attention" + (f", window {window}" if window else ""), uniform))
     columns = [
         Column("head", name_of, whole=True),
@@ -196,17 +189,17 @@ def _roles(result: AttributionResult, top: int) -> Iterator[Block]:
         Column(f"seen from {judged[0]}", attrgetter("look")),
     ]
     yield Table(columns, rows, about=attrgetter("head"))
-    yield from roles_of_all(result.roles, shown)
+    yield from roles_of_all(result.roles, heads)
     rule = (
-        f"role: a share of at least {SHARE:g} and {TIMES:g} times the uniform one, of several the most "
-        "times; repeat: on earlier positions with the query's token, as a role without position 0 and the "
-        "one before"
+        f"role: a share of at least {SHARE:g} and {TIMES:g} times the uniform share (of several, the one "
+        "with the largest ratio); repeat: on earlier positions with the query's token, as a role without "
+        "position 0 and the previous position"
     )
     yield words(rule, "dim")
 
 
 class _RoleRow(NamedTuple):
-    """A head, or attention that tells nothing apart, which no head is."""
+    """A head, or uniform attention, which is not a head."""
 
     name: str
     attention: Attention
@@ -216,8 +209,8 @@ class _RoleRow(NamedTuple):
 
 
 def _look(head: HeadRole, result: AttributionResult) -> str:
-    """What the only explained position looks at most: the share, and the token, or the number where several
-    positions have that token. Nothing where several are explained."""
+    """Return what the explained position looks at most: the share and the token, or @position if the token
+    occurs several times. Empty if several positions are explained."""
     if len(result.positions) > 1:
         return ""
     look = head.looks[0]
@@ -226,26 +219,26 @@ def _look(head: HeadRole, result: AttributionResult) -> str:
     return f"{two_decimals(look.share)} {token_label(label, LOOKED_AT) if alone else f'@{look.most_at}'}"
 
 
-def _telling(result: AttributionResult, top: int) -> list[HeadRole]:
-    """The heads among the parts that were shown, and those that have a role most, in order."""
+def _main_heads(result: AttributionResult, top: int) -> list[HeadRole]:
+    """Return the heads among the parts that are shown, and the strongest heads of each role."""
     parts = {part.name for position in result.positions for part in position.by_difference()[:top]}
-    telling = most_of_each_role(result.roles)
-    return [head for head in result.roles if head.name in parts or head in telling]
+    strongest = most_of_each_role(result.roles)
+    return [head for head in result.roles if head.name in parts or head in strongest]
 
 
 def most_of_each_role(heads: Sequence[Head]) -> list[Head]:
-    """The heads that have each role most."""
-    chosen = list[Head]()
+    """Return the OF_EACH_ROLE heads of each role with the largest share of attention."""
+    strongest = list[Head]()
     for role, share in ROLES.items():
-        having = [head for head in heads if head.role == role]
-        having.sort(key=lambda head: -(getattr(head.attention, share) or 0.0))
-        chosen += having[:OF_EACH_ROLE]
-    return chosen
+        ranked = [head for head in heads if head.role == role]
+        ranked.sort(key=lambda head: -(getattr(head.attention, share) or 0.0))
+        strongest += ranked[:OF_EACH_ROLE]
+    return strongest
 
 
 def roles_of_all(heads: Sequence[Head], shown: Sequence[Head]) -> Iterator[Words]:
-    """How many heads have each role, where not all of them are shown."""
+    """Count the heads of each role if not all heads are shown."""
     if len(shown) < len(heads):
         counts = Counter(head.role for head in heads)
-        of_each = ", ".join(f"{counts[role]:,} {ROLE_WORDS[role]}" for role in ROLES)
-        yield words(f"of all {len(heads):,} heads: {of_each}, {counts['none']:,} none")
+        roles = ", ".join(f"{counts[role]:,} {ROLE_WORDS[role]}" for role in ROLES)
+        yield words(f"of all {len(heads):,} heads: {roles}, {counts['none']:,} none")

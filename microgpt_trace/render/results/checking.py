@@ -1,4 +1,4 @@
-"""What `--validate` and `gradcheck` found, as sections: values and gradients, each worked out another way."""
+"""The results of `--validate` and `gradcheck` as sections: checks of values and of gradients."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from ..sections import Column, Section, Table, Words, alarm, fields, name_of, wo
 _STYLES = {"used": "green", "dead": "yellow", "failed": "bold red"}
 
 
-def validation_sections(found: Validation, *, verbose: bool = False) -> list[Section]:
-    """A row per event, or per kind of event where many layers have it and `verbose` is not wanted."""
-    tokens = ", ".join(map(str, found.tokens))
+def validation_sections(validation: Validation, *, verbose: bool = False) -> list[Section]:
+    """Return a table with a row per event, or per kind of event of all layers unless `verbose`."""
+    tokens = ", ".join(map(str, validation.tokens))
     columns = [
         Column("event", _name),
         Column("by itself", _by_itself, right=True),
@@ -26,34 +26,36 @@ def validation_sections(found: Validation, *, verbose: bool = False) -> list[Sec
         Column("verdict", _verdict, style=lambda group: _STYLES[group[0].verdict]),
     ]
     legend = (
-        "by itself: largest difference of a logit; perturbed: how far some 10 % more or less in every "
-        "element move what is computed from it next, |after − before| / |before| (of several the farthest; "
-        "of probs and loss: what the trace tells); of several events the smallest"
+        "by itself: the largest difference of a logit. perturbed: the farthest that a next operation (for "
+        "probs and loss: the trace) moves if every element changes by about 10 %, |after − before| / "
+        "|before|; a row of several events shows the smallest."
     )
-    how = (
-        "Each event was replaced by itself, which may change nothing, and all were by perturbed copies: "
-        "each must be what a second computation in float64 makes of the copies before it."
+    method = (
+        "First each event was replaced by itself, which must change nothing. Then all events were replaced "
+        "by perturbed copies. Each event must be what a second computation in float64 gives from the copies "
+        "before it."
     )
-    rows = [*grouped(found.verdicts, lambda verdict: _row_of(verdict, verbose)).values()]
+    rows = [*grouped(validation.verdicts, lambda verdict: _row_key(verdict, verbose)).values()]
     table = Table(columns, rows, about=lambda group: group[0].name)
+    title = f"{validation.model}: {validation.text!r} → tokens [{tokens}]"
     return [
-        Section([words(f"{found.model}: {found.text!r} → tokens [{tokens}]", "bold"), words(how)]),
-        Section([table, words(legend, "dim"), *_exceptions(found)]),
-        Section([_summary(found)]),
+        Section([words(title, "bold"), words(method)]),
+        Section([table, words(legend, "dim"), *_exceptions(validation)]),
+        Section([_summary(validation)]),
     ]
 
 
-def _summary(found: Validation) -> Words:
-    count = {kind: sum(v.verdict == kind for v in found.verdicts) for kind in _STYLES}
+def _summary(validation: Validation) -> Words:
+    count = {kind: sum(v.verdict == kind for v in validation.verdicts) for kind in _STYLES}
     dead = f", {count['dead']} cannot matter here" if count["dead"] else ""
     failed = f", {count['failed']} FAILED" if count["failed"] else ""
-    events, are = counted(len(found.verdicts), "event"), "is" if count["used"] == 1 else "are"
+    events, are = counted(len(validation.verdicts), "event"), "is" if count["used"] == 1 else "are"
     text = f"{count['used']} of {events} {are} what the computation uses{dead}{failed}"
-    return words(text, "green" if found.ok else "bold red")
+    return words(text, "green" if validation.ok else "bold red")
 
 
-def _row_of(verdict: Verdict, verbose: bool) -> tuple[str, str]:
-    """What it has in common with those that share its row: none where layers are told apart."""
+def _row_key(verdict: Verdict, verbose: bool) -> tuple[str, str]:
+    """Return the key by which events share a row: kind and verdict, or name and verdict."""
     alone = verbose or not verdict.name.startswith("layer") or verdict.verdict == "failed"
     return verdict.name if alone else kind_of(verdict.name), verdict.verdict
 
@@ -72,19 +74,19 @@ def _verdict(group: Sequence[Verdict]) -> str:
 
 
 def _name(group: Sequence[Verdict]) -> str:
-    """ "layer0.attn.q", or "layer*.attn.q (30)" """
+    """Name the events of a row, such as "layer0.attn.q" or "layer*.attn.q (30)"."""
     if len(group) == 1:
         return group[0].name
     layers = {verdict.name.partition(".")[0] for verdict in group}
     kind = kind_of(group[0].name)
-    kind += "*" * (not group[0].name.endswith(kind))  # of one head each
+    kind += "*" * (not group[0].name.endswith(kind))  # each event is of one head
     return f"{layers.pop() if len(layers) == 1 else 'layer*'}.{kind} ({len(group)})"
 
 
-def _exceptions(found: Validation) -> Iterator[Words]:
-    """Why events are dead or failed, once for all events of a kind."""
-    odd = (verdict for verdict in found.verdicts if verdict.verdict != "used")
-    for (_, kind), verdicts in grouped(odd, lambda own: (kind_of(own.name), own.verdict)).items():
+def _exceptions(validation: Validation) -> Iterator[Words]:
+    """Say why events are dead or failed, once for each kind of event."""
+    exceptions = (verdict for verdict in validation.verdicts if verdict.verdict != "used")
+    for (_, kind), verdicts in grouped(exceptions, lambda v: (kind_of(v.name), v.verdict)).items():
         more = f" (and {len(verdicts) - 1} more of its kind)" if len(verdicts) > 1 else ""
         yield words(f"{kind}: {verdicts[0].name}{more}: {verdicts[0].reason}", _STYLES[kind])
 
@@ -94,14 +96,14 @@ def _judged(row: GradientCheck) -> str:
 
 
 def gradcheck_sections(rows: Sequence[GradientCheck], text: str) -> list[Section]:
-    """A row per parameter and activation, then the verdict."""
+    """Return a table with a row per parameter and activation, then the verdict."""
     head = f'Gradients of the loss of "{text}" against central differences in float64'
-    ways = "parameters as training and as a trace work them out, activations as a trace shows them"
-    return [Section([words(head, "bold"), _table(rows), words(ways, "dim"), *_verdicts(rows)])]
+    legend = "parameters: gradients of training and of a trace; activations: gradients of a trace"
+    return [Section([words(head, "bold"), _table(rows), words(legend, "dim"), *_verdicts(rows)])]
 
 
 def gradient_sections(row: GradientCheck) -> list[Section]:
-    """One of these rows by itself."""
+    """Return a table of one parameter or activation."""
     return [Section([_table([row])])]
 
 
@@ -118,18 +120,18 @@ def _table(rows: Sequence[GradientCheck]) -> Table:
 
 
 def _verdicts(rows: Sequence[GradientCheck]) -> Iterator[Words]:
-    kinks, unsettled = (sum(getattr(row, what) for row in rows) for what in ("kinks", "unsettled"))
+    kinks, unsettled = sum(row.kinks for row in rows), sum(row.unsettled for row in rows)
     if kinks:
         yield words(f"{counted(kinks, 'element')} not judged: a ReLU switches within the step")
     if unsettled:
-        why = "the differences do not settle, or a P is next to 0"
-        yield words(f"{counted(unsettled, 'element')} not judged: {why}")
+        cause = "differences over several steps do not agree, or a P is close to 0"
+        yield words(f"{counted(unsettled, 'element')} not judged: {cause}")
     hooked = [row for row in rows if row.hooked is not None]
     if hooked:
         worst = max(hooked, key=lambda row: row.hooked or 0.0)
         yield words(
-            f"with hooks that give every value another slope: {counted(len(hooked), 'parameter')} along one "
-            f"direction, at worst off by {exponent(worst.hooked or 0.0)} ({worst.name})"
+            f"with hooks that change the slope of every value: {counted(len(hooked), 'parameter')} checked "
+            f"along one direction, at worst off by {exponent(worst.hooked or 0.0)} ({worst.name})"
         )
     failed = [row.name for row in rows if not row.holds]
     if failed:

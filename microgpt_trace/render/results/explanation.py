@@ -1,4 +1,4 @@
-"""An explanation as sections, from the formula to where the number goes."""
+"""An explanation as sections: the formula of an element, its numbers, its sources and its uses."""
 
 from __future__ import annotations
 
@@ -28,30 +28,31 @@ from ..sections import (
 )
 
 _X = re.compile(r"\bx\b")
-DIGITS = 6  # significant ones of the largest number of a column
-EXACT = 9  # significant digits that tell one float32 from the next
-LONG = 26  # characters of a name under which its second line does not begin
+DIGITS = 6  # significant digits of the largest number of a column
+EXACT = 9  # significant digits that distinguish any two float32 numbers
+LONG = 26  # characters from which a name does not indent its second line
 
 
 def explanation_sections(
-    found: Explanation, command: Callable[[str, bool], str] | None = None
+    explanation: Explanation, command: Callable[[str, bool], str] | None = None
 ) -> list[Section]:
-    """The formula, the numbers, that they give what was traced; then where they are from and go to.
+    """Return the formula, the numbers and the verdict, then the sources and the uses of the element.
 
-    `command` gives what one types to have an element explained, or its gradient.
+    `command` returns the command line that explains an element, or its gradient if the flag is True.
     """
-    gradient = "d loss / d " if found.phase == "backward" else ""
-    blocks = [words(f"{gradient}{found.element} = {_number(found.traced)}", "bold"), words(found.place)]
-    if found.expr not in (found.name, f"d loss / d {found.name}"):
-        blocks.append(indented(found.expr, "dim"))
-    blocks += [indented(found.formula), *(indented(note, "dim") for note in found.notes)]
-    steps = [_step(step) for step in found.steps if step.count]
-    sections = [Section(blocks), *steps, Section([_verdict(found)]), *_sources(found), _uses(found)]
-    return sections if command is None else [*sections, *_next(found, command)]
+    gradient = "d loss / d " if explanation.phase == "backward" else ""
+    title = f"{gradient}{explanation.element} = {_number(explanation.traced)}"
+    blocks = [words(title, "bold"), words(explanation.place)]
+    if explanation.expr not in (explanation.name, f"d loss / d {explanation.name}"):
+        blocks.append(indented(explanation.expr, "dim"))
+    blocks += [indented(explanation.formula), *(indented(note, "dim") for note in explanation.notes)]
+    steps = [_step(step) for step in explanation.steps if step.count]
+    ends = [Section([_verdict(explanation)]), *_sources(explanation), _uses(explanation)]
+    return [Section(blocks), *steps, *ends, *(_next(explanation, command) if command else ())]
 
 
 def _step(step: Step) -> Section:
-    """One product on a line of its own, a sum of alike terms as a table, of others line by line."""
+    """Show a single term as text, a sum of terms with at most two factors as a table, other sums as lines."""
     if step.count == 1:
         return Section(_product(step))
     if max(len(term.factors) for term in step.terms) > 2:
@@ -61,7 +62,7 @@ def _step(step: Step) -> Section:
 
 
 def _product(step: Step) -> list[Words]:
-    """One line for the names, and one for the numbers below them."""
+    """Return a line for the names, and a line for the numbers below them."""
     names, *rest = _written_out(step.terms[0])
     margin = len(step.label) if len(step.label) < LONG else 1
     numbers = [words("= " + " = ".join(rest), indent=margin + 1)] if rest else []
@@ -69,33 +70,33 @@ def _product(step: Step) -> list[Words]:
 
 
 def _written_out(term: Term) -> list[str]:
-    """The names, the numbers and the result: "a × b", "0.5 × 0.25", "0.125" """
-    names = " × ".join(called(factor) for factor in term.factors)
+    """Return the names, the numbers and the result: "a × b", "0.5 × 0.25", "0.125"."""
+    names = " × ".join(map(factor_name, term.factors))
     numbers = " × ".join(
         f"({_number(f.value)})" if i and f.value < 0 else _number(f.value) for i, f in enumerate(term.factors)
     )
     if term.function:
-        names, numbers = applied(term.function, names), applied(term.function, numbers)
+        names, numbers = substituted(term.function, names), substituted(term.function, numbers)
     parts = [names, numbers, _number(term.value)]
     if len(term.factors) == 1 and not term.function:
         parts = parts[:1] if names == numbers else parts[:2]
     return parts
 
 
-def applied(function: str, text: str) -> str:
-    """An expression in x with a text in the place of x."""
+def substituted(function: str, text: str) -> str:
+    """Replace x in a function such as "exp(x)" by a text."""
     signed = text.startswith("-") and "-x" in function
     return _X.sub(lambda _: f"({text})" if signed else text, function)
 
 
-def called(factor: Factor) -> str:
-    """The element that it is, of a gradient with its d."""
+def factor_name(factor: Factor) -> str:
+    """Return the name of a factor's element, with "d " before the name of a gradient."""
     return f"d {factor.name}" if factor.kind == "backward" else factor.name
 
 
 def _terms(step: Step) -> Table:
-    """A row per term, its factors side by side under the name of their event; then what the terms that
-    are not shown add up to, and the sum."""
+    """Return a row per term, with its factors below the name of their event, then a row for the sum of the
+    terms that are not shown, and the sum."""
     ends = [(f"{step.count - len(step.terms):,} more", step.rest)] if step.count > len(step.terms) else []
     ends.append((f"sum of {step.count:,}", step.value))
     columns = []
@@ -107,7 +108,7 @@ def _terms(step: Step) -> Table:
         if slot:
             columns.append(_column("", ["×" if factor else "" for factor in factors]))
         cells = _factors(factors, event, slots > 1 or bool(function))
-        columns.append(_column(event, cells + ([] if slot else [said for said, _ in ends]), whole=True))
+        columns.append(_column(event, cells + ([] if slot else [label for label, _ in ends]), whole=True))
     values = [term.value for term in step.terms] + [value for _, value in ends]
     title = function or ("product" if slots > 1 else "value")
     columns.append(_column(title, _aligned(values), right=True))
@@ -116,8 +117,8 @@ def _terms(step: Step) -> Table:
 
 
 def _factors(factors: Sequence[Factor | None], event: str, numbers: bool) -> list[Cell]:
-    """What each factor is, without the event that heads the column, and its number on the right."""
-    places = [called(factor).removeprefix(event) if factor else "" for factor in factors]
+    """Return the cells of factors: the name without the event in the title of the column, and the number."""
+    places = [factor_name(factor).removeprefix(event) if factor else "" for factor in factors]
     values = _aligned([factor.value if factor and numbers else None for factor in factors])
     return [
         ElementCell(place, value, _about(factor.name, factor.kind)) if factor else ""
@@ -126,128 +127,130 @@ def _factors(factors: Sequence[Factor | None], event: str, numbers: bool) -> lis
 
 
 def _about(element: str, kind: str) -> str:
-    """The element that a factor is, if it is one."""
+    """Return the `about` of a cell with a factor: its element, or "" for a constant."""
     return {"constant": "", "backward": f"gradient {element}"}.get(kind, element)
 
 
 def _event_of(factor: Factor) -> str:
-    return called(factor).partition("[")[0]
+    return factor_name(factor).partition("[")[0]
 
 
 def _event_of_all(factors: Sequence[Factor]) -> str:
-    """The event that all factors are elements of, or nothing."""
+    """Return the event of all the factors, or "" if they are elements of several events."""
     events = set(map(_event_of, factors))
     return events.pop() if len(events) == 1 and factors[0].kind != "constant" else ""
 
 
 def _column(title: str, cells: Sequence[Cell], **options: Any) -> Column:
-    """A column that has its cells with it, for rows by number; what ends early is blank below."""
+    """Return a column of these cells. The rows of its table are numbers; missing cells are blank."""
     return Column(title, lambda row: cells[row] if row < len(cells) else "", **options)
 
 
 def _aligned(values: Sequence[float | None]) -> list[str]:
-    """Numbers of a column with the same decimals: DIGITS significant ones of the largest."""
+    """Format a column with equal decimals, so that the largest number has DIGITS significant digits."""
     finite = [abs(v) for v in values if v is not None and math.isfinite(v)]
     power = math.floor(math.log10(max(finite))) if finite and max(finite) > 0 else 0
     plain = -4 <= power <= DIGITS
     form = f".{max(0, DIGITS - 1 - power)}f" if plain else f".{DIGITS - 1}e"
-    least = 10.0 ** (power + 2 - DIGITS) if plain else 0.0  # below it a single digit or none is left
+    least = 10.0 ** (power + 2 - DIGITS) if plain else 0.0  # a smaller number would keep at most one digit
     return [
-        "" if v is None else _unnamed(v) or (f"{v:{form}}" if abs(v) >= least else f"{v:.1e}") for v in values
+        "" if v is None else _special(v) or (f"{v:{form}}" if abs(v) >= least else f"{v:.1e}") for v in values
     ]
 
 
 def _number(value: float | None, digits: int = DIGITS) -> str:
-    return "" if value is None else _unnamed(value) or f"{value:.{digits}g}"
+    return "" if value is None else _special(value) or f"{value:.{digits}g}"
 
 
-def _unnamed(value: float) -> str:
-    """What is no number or infinite, and zero without its sign."""
+def _special(value: float) -> str:
+    """Format zero without its sign, NaN and infinity; return "" for any other number."""
     if value == 0:
         return "0"
     return "" if math.isfinite(value) else unnumbered(value)
 
 
-def _verdict(found: Explanation) -> Words:
-    worked, traced = _number(found.value, EXACT), _number(found.traced, EXACT)
-    if not found.steps:
+def _verdict(explanation: Explanation) -> Words:
+    value, traced = _number(explanation.value, EXACT), _number(explanation.traced, EXACT)
+    if not explanation.steps:
         return words(f"stored {traced}", "bold green")
-    off = f"off by {found.deviation:.1e}, rounding explains up to {found.tolerance:.1e}"
-    if not found.holds:
-        return words(f"traced {traced}: NOT EQUAL, this gives {worked} ({off})", "bold red")
-    return words(f"traced {traced}: equal" + (f" ({off})" if found.deviation else ""), "bold green")
+    off = f"off by {explanation.deviation:.1e}, rounding explains up to {explanation.tolerance:.1e}"
+    if not explanation.holds:
+        return words(f"traced {traced}: NOT EQUAL, this gives {value} ({off})", "bold red")
+    return words(f"traced {traced}: equal" + (f" ({off})" if explanation.deviation else ""), "bold green")
 
 
-def _sources(found: Explanation) -> list[Section]:
-    """For each event that was read the element of the largest term."""
+def _sources(explanation: Explanation) -> list[Section]:
     columns = [
-        Column("element", lambda row: called(row[0]), whole=True),
+        Column("element", lambda row: factor_name(row[0]), whole=True),
         Column("value", lambda row: _number(row[0].value), right=True),
         Column("", lambda row: row[1], wrap=True),
     ]
-    return table_section(
-        "Came from", columns, sources_of(found), about=lambda row: _about(row[0].name, row[0].kind)
-    )
+    rows = sources_of(explanation)
+    return table_section("Came from", columns, rows, about=lambda row: _about(row[0].name, row[0].kind))
 
 
-def sources_of(found: Explanation) -> list[tuple[Factor, str]]:
-    """What the element came from: of each event that was read the factor of its own, which stands in the
-    shortest sum, or of the largest term, with words for that."""
+def sources_of(explanation: Explanation) -> list[tuple[Factor, str]]:
+    """Return one factor of each event that the formula reads, with words on its sum: a factor of the shortest
+    sum that reads the event and, within this sum, of the largest term."""
     read = []
-    for step in found.steps:
+    for step in explanation.steps:
         most = max((len(term.factors) for term in step.terms), default=0)
         for term in step.terms:
             count = step.count if len(term.factors) == most else 1  # a bias is added once
             size = abs(term.value) if math.isfinite(term.value) else math.inf
             read += [(count, size, factor) for factor in term.factors if factor.kind != "constant"]
     sources = []
-    for same in grouped(read, lambda own: _event_of(own[2])).values():
-        count, _, factor = max(same, key=lambda own: (-own[0], own[1]))
-        sources.append((factor, _of_many(max(own[0] for own in same), count)))
+    for group in grouped(read, lambda entry: _event_of(entry[2])).values():
+        count, _, factor = max(group, key=lambda entry: (-entry[0], entry[1]))
+        sources.append((factor, _sum_note(max(entry[0] for entry in group), count)))
     return sources
 
 
-def _next(found: Explanation, command: Callable[[str, bool], str]) -> Iterator[Section]:
-    """What to type for the next number on the way back, for both parts of a plain sum."""
-    computed = [f.name for f, _ in sources_of(found) if f.kind == found.phase and not _is_stored(f.name)]
-    plain = bool(found.steps) and all(len(term.factors) == 1 for term in found.steps[-1].terms)
-    shown = computed[: 2 if plain and found.steps[-1].count == 2 else 1]
-    lines = [command(name, found.phase == "backward") for name in shown]
+def _next(explanation: Explanation, command: Callable[[str, bool], str]) -> Iterator[Section]:
+    """Return the command that explains the next number on the way back, or both terms of a plain sum."""
+    phase, last = explanation.phase, explanation.steps[-1:]
+    computed = [f.name for f, _ in sources_of(explanation) if f.kind == phase and not _is_stored(f.name)]
+    is_sum_of_two = any(s.count == 2 and all(len(term.factors) == 1 for term in s.terms) for s in last)
+    lines = [command(name, phase == "backward") for name in computed[: 2 if is_sum_of_two else 1]]
     if lines:
         yield Section([Copyable("or: " if i else "Next: ", line) for i, line in enumerate(lines)])
 
 
 def _is_stored(element: str) -> bool:
-    """Whether it is a parameter's, by its name: layer0.attn_wq[5,3], wte[5,2]"""
+    """Return True if the element is of a parameter, such as layer0.attn_wq[5,3] or wte[5,2]."""
     kind = kind_of(element.partition("[")[0])
     return "." not in kind and kind not in ("logits", "probs", "loss")
 
 
-def _of_many(count: int, own: int) -> str:
-    if count <= 2:
+def _sum_note(longest: int, count: int) -> str:
+    """Describe a factor of a sum of `count` terms, if `longest` is the longest sum that reads its event."""
+    if longest <= 2:
         return ""
-    return f"and its row of {count:,}" if own < count else f"in the largest of {count:,} terms"
+    return f"and its row of {longest:,}" if count < longest else f"in the largest of {longest:,} terms"
 
 
-def _uses(found: Explanation) -> Section:
-    mark = "d " if found.phase == "backward" else ""
+def _uses(explanation: Explanation) -> Section:
+    mark = "d " if explanation.phase == "backward" else ""
     columns = [
         Column("element", lambda use: mark + use.name, whole=True),
         *fields(_number, {"value": "value", "adds": "adds"}),
-        Column("", _how, wrap=True),
+        Column("", _use_note, wrap=True),
     ]
-    blocks: list[Block] = [indented(_NO_USE[found.phase])]
-    if found.uses:
-        blocks = [Table(columns, found.uses, about=lambda use: _about(use.name, found.phase))]
-    if any(factor.kind == "backward" for factor in found.factors()):
-        blocks.append(words("d NAME is d loss / d NAME, which --backward explains", "dim"))
+    blocks: list[Block] = [indented(_NO_USE[explanation.phase])]
+    if explanation.uses:
+        blocks = [Table(columns, explanation.uses, about=lambda use: _about(use.name, explanation.phase))]
+    if any(factor.kind == "backward" for factor in explanation.factors()):
+        blocks.append(words("d NAME means d loss / d NAME; --backward explains it", "dim"))
     return Section(blocks, "Goes to")
 
 
-_NO_USE = {"forward": "nothing reads it in this run", "backward": "no formula of another gradient reads it"}
+_NO_USE = {
+    "forward": "no operation of this run reads it",
+    "backward": "no formula of another gradient reads it",
+}
 
 
-def _how(use: Use) -> str:
+def _use_note(use: Use) -> str:
     if use.count == 1:
         return use.words
     return f"{'one' if use.adds is None else 'largest'} of {use.count:,}: {use.words}"

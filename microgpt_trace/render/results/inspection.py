@@ -1,4 +1,4 @@
-"""What `inspect` shows, as sections: the architecture, and a row per parameter or stored tensor."""
+"""The output of `inspect` as sections: the architecture, and a row per parameter or stored tensor."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ STATISTICS = {
 }  # fmt: skip
 
 
-def microgpt_sections(model: Model, *, found: Inspection | None = None) -> list[Section]:
-    """The architecture of a microGPT, then a row per parameter."""
-    rows = (found or inspect_microgpt(model)).parameters
+def microgpt_sections(model: Model, *, inspection: Inspection | None = None) -> list[Section]:
+    """Return the architecture of a microGPT, then a table with a row per parameter."""
+    rows = (inspection or inspect_microgpt(model)).parameters
     columns = [
         Column("name", name_of),
         Column("shape", lambda row: str(list(row.shape))),
@@ -40,26 +40,26 @@ def microgpt_sections(model: Model, *, found: Inspection | None = None) -> list[
 
 
 def _microgpt_facts(model: Model) -> Labelled:
-    """The architecture, the vocabulary and the training of a microGPT."""
+    """Return the architecture, the vocabulary and the training of a microGPT as labelled lines."""
     config = model.config
     pairs = [
         ("model", f"{model.origin}, {config.parameter_count:,} parameters ({model.dtype})"),
         ("architecture", f"{config.n_layer} × [RMSNorm → {config.n_head} heads of {config.head_dim} → "
             f"residual → RMSNorm → MLP {config.n_inner} with ReLU → residual]"),
-        ("stream", f"width {config.n_embd}, {config.block_size} positions, {config.vocab_size} tokens"),
+        ("sizes", f"width {config.n_embd}, {config.block_size} positions, {config.vocab_size} tokens"),
         ("vocabulary", model.tokenizer.describe()),
     ]  # fmt: skip
     if state := model.training:
         plan = state.schedule
-        went = f"step {state.step:,} of {plan.steps:,}, batch {plan.batch_size}, lr {plan.lr:g}"
-        pairs.append(("training", f"{went}, seed {plan.seed}, on {state.data}"))
+        progress = f"step {state.step:,} of {plan.steps:,}, batch {plan.batch_size}, lr {plan.lr:g}"
+        pairs.append(("training", f"{progress}, seed {plan.seed}, on {state.data}"))
     return Labelled([*pairs, *(("assumed", text) for text in model.assumed)])
 
 
-def decoder_sections(model: Decoder, *, found: Inspection | None = None) -> list[Section]:
-    """The architecture of a production model, then a row per tensor as its file has it, then its metadata."""
-    found = found or inspect_decoder(model, [], False, False, unreported)
-    rows: Any = found.parameters
+def decoder_sections(model: Decoder, *, inspection: Inspection | None = None) -> list[Section]:
+    """Return the architecture of a production model, a row per tensor of its file, and the metadata."""
+    inspection = inspection or inspect_decoder(model, [], False, False, unreported)
+    rows: Any = inspection.parameters
     columns = [
         Column("tensor", name_of, whole=True),
         Column("type", lambda row: row.type, whole=True),
@@ -72,9 +72,9 @@ def decoder_sections(model: Decoder, *, found: Inspection | None = None) -> list
     total = sum(row.bytes for row in rows)
     below = words(f"{len(rows):,} of {len(model.tensors):,} tensors, {total:,} bytes", "dim")
     table = table_section("", columns, rows, about=name_of, more=[below, *_nonfinite(rows)])
-    sections = [Section([Labelled(model_facts(found.model))]), *table]
-    if found.metadata is not None:
-        pairs = [(key, _one_line(value)) for key, value in found.metadata.items()]
+    sections = [Section([Labelled(model_facts(inspection.model))]), *table]
+    if inspection.metadata is not None:
+        pairs = [(key, _one_line(value)) for key, value in inspection.metadata.items()]
         sections.append(Section([Labelled(pairs)], "Metadata"))
     return sections
 
@@ -89,5 +89,6 @@ def _one_line(brief: Any) -> str:
     if isinstance(brief, dict) and "first" in brief and "count" in brief:
         return f"{brief['count']:,} items: {', '.join(map(repr, brief['first']))}, …"
     text = str(brief)
-    shown = text if len(text) <= 300 else f"{text[:300]}… ({len(text):,} characters; --json has them)"
-    return shown.replace("\n", "\\n")
+    if len(text) > 300:
+        text = f"{text[:300]}… (the first 300 of {len(text):,} characters; --json has all)"
+    return text.replace("\n", "\\n")

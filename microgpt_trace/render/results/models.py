@@ -1,4 +1,4 @@
-"""Two models as sections: parameter by parameter, and over many prompts, the gate of a CI job."""
+"""Comparisons of two models as sections: of each parameter, and of their runs over many prompts."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from ..sections import (
     words,
 )
 
-FEW = 40  # rows that are all shown without --verbose
+FEW = 40  # most rows that are shown without --verbose
 
 
 def weights_sections(result: WeightsComparison, *, verbose: bool = False) -> list[Section]:
-    """The verdict, then a row per parameter: those that differ first to be seen."""
+    """Return the verdict, the parameters that differ, and a table with a row per parameter."""
     allowed = (
-        f"{result.factor:g} times what the rounding of the stored types leaves, more in {BLOCK} neighbours"
+        f"{result.factor:g} times the rounding error of the stored types, more in {BLOCK} neighbours"
         if result.rtol is None
         else f"relative L2 of {result.rtol:g}"
     )
     facts = Labelled([("A", result.a), ("B", result.b), ("allowed", allowed)])
-    rows = result.rows if verbose or len(result.rows) <= FEW else _shown(result)
+    rows = result.rows if verbose or len(result.rows) <= FEW else _farthest(result)
     below = []
     if left_out := len(result.rows) - len(rows):
-        below.append(words(f"{left_out:,} more that agree no worse: --verbose shows all", "dim"))
+        below.append(words(f"{left_out:,} more parameters agree no worse; --verbose shows all", "dim"))
     for letter, names in (("A", result.only_a), ("B", result.only_b)):
         if names:
             below.append(words(f"only in {letter}: {', '.join(names)}"))
@@ -60,14 +60,14 @@ def weights_sections(result: WeightsComparison, *, verbose: bool = False) -> lis
 
 def _verdict(result: WeightsComparison) -> Section:
     if result.agree:
-        title, style, said = _agreement(result), "bold green", [*_unequal(result)]
+        title, style, lines = _agreement(result), "bold green", [*_unequal(result)]
     else:
-        title, style, said = _difference(result), "bold red", [*_differing(result)]
-    alike = [
+        title, style, lines = _difference(result), "bold red", [*_differing(result)]
+    lines += [
         indented(f"{row.name}: {row.nowhere:,} of {row.count:,} elements are NaN or infinite on both sides")
         for row in [row for row in result.rows if row.nowhere][:FEW]
     ]
-    return Section([*said, *alike], title, style=style)
+    return Section(lines, title, style=style)
 
 
 def _agreement(result: WeightsComparison) -> str:
@@ -83,37 +83,37 @@ def _agreement(result: WeightsComparison) -> str:
 
 
 def _difference(result: WeightsComparison) -> str:
-    failed, lacking = sum(not row.holds for row in result.rows), len(result.only_a) + len(result.only_b)
-    lack = f", {lacking:,} more {'is' if lacking == 1 else 'are'} on one side alone" if lacking else ""
-    return f"{failed:,} of {len(result.rows):,} parameters differ{lack}"
+    failed, missing = sum(not row.holds for row in result.rows), len(result.only_a) + len(result.only_b)
+    more = f", {missing:,} more {'is' if missing == 1 else 'are'} in only one model" if missing else ""
+    return f"{failed:,} of {len(result.rows):,} parameters differ{more}"
 
 
 def _differing(result: WeightsComparison) -> Iterator[Words]:
     failed = [row for row in result.rows if not row.holds]
     for row in failed[:FEW]:
-        yield indented(f"{row.name}: {_what(row)}")
+        yield indented(f"{row.name}: {_cause(row)}")
     if len(failed) < len(result.rows):
         equal = sum(row.equal for row in result.rows)
-        yield indented(f"of the others {equal:,} are equal, number for number")
+        yield indented(f"of the other parameters, {equal:,} are equal, number for number")
         yield from _unequal(result)
 
 
 def _unequal(result: WeightsComparison) -> Iterator[Words]:
-    """What is told of parameters that are not equal and yet hold, by the types of both sides."""
+    """Describe the parameters that differ only within what is allowed, grouped by their types."""
     unequal = (row for row in result.rows if row.holds and not row.equal)
     for (a, b), rows in grouped(unequal, attrgetter("type_a", "type_b")).items():
         types = f"{a} on both sides" if a == b else f"{a} in A, {b} in B"
         which = rows[0].name if len(rows) == 1 else f"{len(rows):,} parameters"
         elements = f"{sum(row.unequal or 0 for row in rows):,} of {sum(row.count for row in rows):,} elements"
         farthest = max(rows, key=lambda row: row.relative_l2 or 0.0)
-        told = f"relative L2 {distance(farthest.relative_l2 or 0.0)}{' at most' * (len(rows) > 1)}"
+        error = f"relative L2 {distance(farthest.relative_l2 or 0.0)}{' at most' * (len(rows) > 1)}"
         if farthest.expected is not None:
-            told += f", where rounding leaves {distance(farthest.expected)}"
-        yield indented(f"{which}, {types}: {elements} unequal, {told}")
+            error += f", where rounding explains {distance(farthest.expected)}"
+        yield indented(f"{which}, {types}: {elements} unequal, {error}")
 
 
-def _what(row: WeightRow) -> str:
-    """In what a row differs: what is known of the cause, else where it differs most."""
+def _cause(row: WeightRow) -> str:
+    """Return the cause of a difference if it is known, else the element that differs most."""
     if row.shape_a != row.shape_b:
         shapes = f"shape {list(row.shape_a)} in A, {list(row.shape_b)} in B"
         return f"{shapes}; {row.cause}" if row.cause else shapes
@@ -123,8 +123,8 @@ def _what(row: WeightRow) -> str:
     return f"element {list(row.index)}: A has {a}, B has {b}"
 
 
-def _shown(result: WeightsComparison) -> list[WeightRow]:
-    """Those that differ, and of the others those nearest to what is allowed, in order of use."""
+def _farthest(result: WeightsComparison) -> list[WeightRow]:
+    """Return FEW rows in order of use: the rows that differ, and those nearest to what is allowed."""
 
     def rank(row: WeightRow) -> tuple[bool, float]:
         return row.holds, -(row.relative_l2 or 0.0) / (row.expected or 1.0)
@@ -134,14 +134,14 @@ def _shown(result: WeightsComparison) -> list[WeightRow]:
 
 
 def _relative(row: WeightRow) -> str:
-    if row.max_abs == math.inf:  # one side alone is not finite; the rest may be equal
+    if row.max_abs == math.inf:  # only one side is not finite; the rest may be equal
         return "NaN/Inf"
     return distance(row.relative_l2)
 
 
-def prompts_sections(found: PromptsComparison) -> list[Section]:
-    """A row per prompt, then the verdict over all."""
-    results = found.prompts
+def prompts_sections(comparison: PromptsComparison) -> list[Section]:
+    """Return a table with a row per prompt, then the verdict over all prompts."""
+    results = comparison.prompts
     columns = [
         Column("", lambda r: "" if r.agree else "✗", style="red", whole=True),
         Column("prompt", lambda r: r.text, wrap=True),
@@ -159,16 +159,16 @@ def prompts_sections(found: PromptsComparison) -> list[Section]:
 def _gate(results: Sequence[PromptComparison]) -> Words:
     failed = [r for r in results if not r.agree]
     if failed:
-        part = f"{len(failed)} of {len(results)} prompts part"
-        return Words(((part, "bold red"), (f", the first at {failed[0].first}", "")))
+        verdict = f"{len(failed)} of {len(results)} prompts differ"
+        return Words(((verdict, "bold red"), (f", the first at {failed[0].first}", "")))
     least = min(results, key=lambda r: r.events)
     which = f" in the {counted(least.events, 'event')} named (of {least.of:,})"
     named = "" if least.events == least.of else which
-    lie = f"All {len(results)} prompts lie" if len(results) > 1 else "The one prompt lies"
-    return words(f"{lie} within their bands{named}", "bold green")
+    agree = f"All {len(results)} prompts agree" if len(results) > 1 else "The prompt agrees"
+    return words(f"{agree} within the bands{named}", "bold green")
 
 
 def _of_band(result: PromptComparison) -> str:
-    """The error as a share of its band."""
+    """Format the error as a multiple of its band."""
     share = result.relative / result.tolerance if result.tolerance else math.inf * result.relative
     return f"{share:.2g}" if math.isfinite(share) else "–"

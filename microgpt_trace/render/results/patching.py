@@ -1,4 +1,4 @@
-"""Patching as sections: grids of how much of the clean run each site brings back, layer by position."""
+"""Patching as sections: grids of how far each site restores the clean run, by layer and position or head."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from ..numbers import four_decimals
 from ..sections import Bar, Column, Grid, Labelled, Section, Words, facts, fields, table_section, words
 
 HALF = 0.5
-FEW, LEAST = 3, 0.005  # sites that are named as the largest, and from where on
-MAX_PAIRS = 20  # that are listed
-MAX_TOKENS = 60  # of a text
+FEW, LEAST = 3, 0.005  # number of sites named as the largest, and the least value to name
+MAX_PAIRS = 20  # pairs that are listed
+MAX_TOKENS = 60  # tokens of a text that are shown
 RESTORED = (
-    "restored: how far a run's difference has come from the corrupted run's (0) to the clean run's (1); it "
-    "may go beyond"
+    "restored: where a run's difference lies between the corrupted run's (0) and the clean run's (1); it can "
+    "lie outside this range"
 )
 
 Value = Callable[[Any], float | None]
-Heads = list[tuple[str, Callable[[int], str]]]  # lines over columns: what one tells, and its texts
+Heads = list[tuple[str, Callable[[int], str]]]  # lines above the columns: a label, and the text of a column
 
 
 def patch_sections(result: PatchResult) -> list[Section]:
-    """Both runs, a table for each kind of site, what stands out, and the check."""
+    """Return both runs, a grid for each kind of site with its findings, and the self-check."""
     restored = attrgetter("restored")
     tables = _tables(result.cells, "Restored by the clean value", restored, _heads_of([result]))
     figures = [*fields(four_decimals, {"restored": "restored"}), _bar(restored)]
@@ -48,26 +48,26 @@ def patch_sections(result: PatchResult) -> list[Section]:
 
 
 def pairs_sections(result: PairsResult) -> list[Section]:
-    """The pairs, then mean and spread of every site."""
+    """Return the pairs, then the mean and the spread of every site."""
     heads, count, mean = _heads_of(result.pairs), len(result.pairs), attrgetter("mean")
     sections = [*_list_of_pairs(result)]
     sections += _tables(result.cells, f"Restored, mean of {counted(count, 'pair')}", mean, heads)
     if count > 1:
         spread = "Spread over the pairs (std)"
-        sections += _tables(result.cells, spread, attrgetter("spread"), heads, told=False)
+        sections += _tables(result.cells, spread, attrgetter("spread"), heads, findings=False)
     figures = [*fields(four_decimals, {"mean": "mean", "std": "spread"}), _bar(mean)]
     figures += fields("{:,}".format, {"pairs": "count"})
     return [*sections, *_parts(result.cells, figures), _check(result.pairs)]
 
 
 def map_end(cells: Sequence[Any], value: Value) -> float:
-    """Where the colours of a map of these cells end, on a page as in a figure: at 1, or as far as they go."""
-    known = (value(cell) for cell in cells if not cell.is_part)
-    return max([1.0, *(abs(own) for own in known if own is not None and math.isfinite(own))])
+    """Return the end of the colour scale of a map of these cells: the largest magnitude, at least 1."""
+    values = (value(cell) for cell in cells if not cell.is_part)
+    return max([1.0, *(abs(number) for number in values if number is not None and math.isfinite(number))])
 
 
 def title_of(table: PatchTable[Any]) -> str:
-    """What is restored where, on a page as in a figure."""
+    """Return the title of a map: its events, and whether a site is one position or one head."""
     where = "at one position" if table.across == "position" else "of one head, at all positions"
     return f"{table.title} {where}"
 
@@ -81,7 +81,7 @@ def _runs(result: PatchResult) -> Iterator[Section]:
     target, against = contrast.target_label, contrast.against_label
     question = f"logit({shown_token(target)}) - logit({shown_token(against)})"
     place = f"after position {contrast.position} {shown_token(contrast.seen)}"
-    yield Section([Labelled([*pairs, ("judged", f"{question} {place}")])])
+    yield Section([Labelled([*pairs, ("metric", f"{question} {place}")])])
     columns = [
         Column("run", lambda run: "clean" if run is result.clean else "corrupted"),
         *fields("{:.2f}".format, {"difference": "difference"}),
@@ -108,31 +108,31 @@ def _list_of_pairs(result: PairsResult) -> Iterator[Section]:
         *fields("{:.2f}".format, {"clean": "clean.difference", "corrupted": "corrupt.difference"}),
     ]
     left = len(result.pairs) - MAX_PAIRS
-    more = f"; {left:,} more pairs, --json has them all" if left > 0 else ""
-    said = f"on the right: each run's difference, logit(target) - logit(against){more}; {RESTORED}"
-    yield from table_section("", columns, result.pairs[:MAX_PAIRS], said)
+    more = f"; {left:,} more pairs, --json has all of them" if left > 0 else ""
+    legend = f"columns at the right: logit(target) - logit(against) of each run{more}; {RESTORED}"
+    yield from table_section("", columns, result.pairs[:MAX_PAIRS], legend)
 
 
 def _heads_of(pairs: Sequence[PatchedPair]) -> Heads:
-    """The lines over the columns of positions: the clean tokens, and the corrupted ones that differ;
-    tokens that not all the pairs have are left out."""
-    clean, corrupt = ([getattr(p, run).labels for p in pairs] for run in ("clean", "corrupt"))
+    """Return the lines above the columns of positions: the clean tokens, and the corrupted ones that differ.
+    A token that is not the same in all pairs is omitted."""
+    clean, corrupt = [p.clean.labels for p in pairs], [p.corrupt.labels for p in pairs]
 
     def common(labels: Sequence[Sequence[str]], position: int) -> str:
-        own = {row[position] for row in labels if position < len(row)}
-        return token_label(own.pop()) if len(own) == 1 else ""
+        tokens = {row[position] for row in labels if position < len(row)}
+        return token_label(tokens.pop()) if len(tokens) == 1 else ""
 
     def corrupted(position: int) -> str:
-        said = common(corrupt, position)
-        return said if said != common(clean, position) else ""
+        token = common(corrupt, position)
+        return token if token != common(clean, position) else ""
 
     return [("clean", lambda position: common(clean, position)), ("corrupted", corrupted)]
 
 
 def _tables(
-    cells: Sequence[Any], title: str, value: Value, heads: Heads, told: bool = True
+    cells: Sequence[Any], title: str, value: Value, heads: Heads, findings: bool = True
 ) -> Iterator[Section]:
-    """A grid for each kind of site, and what stands out in it."""
+    """Return a grid for each kind of site, followed by its `findings`."""
     end = map_end(cells, value)
     for table in tables_of(cells):
         by_position = table.across == "position"
@@ -144,12 +144,12 @@ def _tables(
             about=[["" if cell is None else cell.site for cell in row] for _, row in table.rows],
             end=end,
         )
-        yield Section([grid, *(_told(table, value, heads) if told else ())], title, title_of(table))
+        yield Section([grid, *(_findings(table, value, heads) if findings else ())], title, title_of(table))
 
 
-def _told(table: PatchTable[Any], value: Value, heads: Heads) -> Iterator[Words]:
-    """What stands out: where the stream restores more than half and which layer moves that to another
-    position, or the largest values."""
+def _findings(table: PatchTable[Any], value: Value, heads: Heads) -> Iterator[Words]:
+    """Say where the residual stream restores more than half, and which layer moves this to another position;
+    for other tables, name the largest values."""
     runs = list(runs_above(table, HALF, value)) if table.kind in leaving_kinds() else []
     for column, of_column in runs:
         rows = ", ".join(first if first == last else f"{first} to {last}" for first, last in of_column)
@@ -157,33 +157,34 @@ def _told(table: PatchTable[Any], value: Value, heads: Heads) -> Iterator[Words]
         place = f"position {column} {tokens}".rstrip()
         yield words(f"{place} restores more than half: {rows}")
     for here, there, before, after in moves(table, HALF, value) if runs else ():
-        moved = f"between {before} and {after} it moves from position {here} to {there}"
-        yield words(moved + _heads_hint(before, after))
+        move = f"between {before} and {after} it moves from position {here} to {there}"
+        yield words(move + _heads_hint(before, after))
     if not runs:
         yield words(_largest([cell for _, row in table.rows for cell in row if cell], value))
 
 
 def _heads_hint(before: str, after: str) -> str:
-    """Which sites tell more, where one layer lies between two rows: only its heads move anything."""
+    """Name the sites of the heads of `after` if it is the layer right after the row `before`: only its heads
+    move anything to another position."""
     layer = after.removeprefix("layer ")
     next_to = layer == "0" or (layer.isdigit() and before == f"layer {int(layer) - 1}")
-    return f"; --sites 'layer{layer}.attn.head*' tells by which heads" if next_to else ""
+    return f"; --sites 'layer{layer}.attn.head*' shows by which heads" if next_to else ""
 
 
 def _largest(cells: Sequence[Spot], value: Value) -> str:
-    known = [(value(cell), cell) for cell in cells]
-    finite = [(number, cell) for number, cell in known if number is not None and math.isfinite(number)]
+    values = [(value(cell), cell) for cell in cells]
+    finite = [(number, cell) for number, cell in values if number is not None and math.isfinite(number)]
     finite.sort(key=lambda pair: -abs(pair[0]))
-    shown = [pair for pair in finite[:FEW] if abs(pair[0]) >= LEAST] or finite[:1]
-    said = ", ".join(f"{cell.site} {number:.2f}" for number, cell in shown)
-    return f"largest: {said}" if said else "no value is finite"
+    largest = [pair for pair in finite[:FEW] if abs(pair[0]) >= LEAST] or finite[:1]
+    sites = ", ".join(f"{cell.site} {number:.2f}" for number, cell in largest)
+    return f"largest: {sites}" if sites else "no value is finite"
 
 
 def _parts(cells: Sequence[Any], figures: Sequence[Column]) -> list[Section]:
-    """The parts of events that a site named."""
+    """Return a table of the sites that are parts of events."""
     site = attrgetter("site")
     columns = [Column("site", site, whole=True), *figures]
-    return table_section("Restored by the clean value of a part", columns, parts_of(cells), about=site)
+    return table_section("Restored by a part of the clean value", columns, parts_of(cells), about=site)
 
 
 def _bar(restored: Value) -> Column:
@@ -191,12 +192,12 @@ def _bar(restored: Value) -> Column:
 
 
 def _check(pairs: Sequence[PatchedPair]) -> Section:
-    """The one line of the built-in check, of the pair farthest off."""
+    """Return the line of the self-check, for the pair that is farthest off."""
     worst = max((pair.check for pair in pairs), key=lambda c: _off(c.deviation) / c.tolerance)
-    held = sum(pair.check.holds is True for pair in pairs)
-    style = "green" if held == len(pairs) else "bold red"
-    head = "Self-check holds" if held == len(pairs) else "Self-check FAILED"
-    many = f" in {held:,} of {len(pairs):,} pairs" if len(pairs) > 1 else ""
+    passed = sum(pair.check.holds is True for pair in pairs)
+    style = "green" if passed == len(pairs) else "bold red"
+    head = "Self-check holds" if passed == len(pairs) else "Self-check FAILED"
+    many = f" in {passed:,} of {len(pairs):,} pairs" if len(pairs) > 1 else ""
     off = f"off by {_off(worst.deviation):.1g}, rounding allows {worst.tolerance:.1g}"
     return Section([words(f"{head}{many}: {worst.claim} ({off})", style)])
 

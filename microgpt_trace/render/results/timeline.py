@@ -1,4 +1,4 @@
-"""How a model was trained, as sections: what a run came to, and a Timeline as tables of sparklines."""
+"""Training as sections: the summary of a run, and a Timeline as tables of sparklines."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ if TYPE_CHECKING:
     from ...timeline.curves import Counts, Curve, LayerUnits, PositionCurve, Timeline
     from ...tracing.result import Trace
 
-    # the loss of the names to train on and of those held out, and a trace of the watched one
+    # loss of the training names, loss of the held-out names, trace of the watched name
     Measured = tuple[float | None, float | None, Trace]
 
-MOST_RETURNS = 12  # rows of units that were dead for a while, before these are only counted
+MOST_RETURNS = 12  # most rows of units that were dead for a while; more such units are only counted
 
 
 def summary_sections(
     facts: Sequence[tuple[str, str]], losses: Sequence[float], before: Measured, after: Measured,
     samples: Sequence[tuple[str, bool]], closing: Sequence[tuple[str, str]], trace_it: str,
 ) -> list[Section]:  # fmt: skip
-    """What a run came to: its facts, the loss of each step, the predictions of the watched name before and
-    after, samples with whether the data has them, where the model is kept, and a command line."""
+    """Return the summary of a training run: its facts, the loss of each step, the predictions for the watched
+    name before and after, samples (with True if the corpus has them), the model file, and a command line."""
     sections = [Section([Labelled(facts)])]
     if len(losses) > 1:
         sections.append(_loss_section(losses, 1, len(losses)))
@@ -57,26 +57,26 @@ def summary_sections(
     ]
     rows = list(zip(before[2].targets, after[2].targets, strict=True))
     sections.append(Section([Table(columns, rows)], f'P(target) of "{after[2].input.text}"'))
-    drawn = [((name or '""') + "*" * (not known), "" if known else "green") for name, known in samples]
-    names = [*((f"{name}, ", style) for name, style in drawn[:-1]), *drawn[-1:]]
-    new = sum(not known for _, known in samples)
-    aside = f"{new} of {len(samples)} are not in the data (*)"
+    spans = [((name or '""') + "*" * (not seen), "" if seen else "green") for name, seen in samples]
+    names = [*((f"{name}, ", style) for name, style in spans[:-1]), *spans[-1:]]
+    new = sum(not seen for _, seen in samples)
+    aside = f"{new} of {len(samples)} are not in the corpus (*)"
     sections.append(Section([Words(names)], "Samples", aside))
     return [*sections, Section([Labelled(closing), Copyable("trace it    ", trace_it)])]
 
 
 def _change(before: float | None, after: float | None) -> str:
     if before is None or after is None:
-        return "no name is held out"
+        return "no name was held out"
     return f"{before:.4f} → {after:.4f}"
 
 
-def timeline_sections(shown: Timeline, *, curves: bool = False) -> list[Section]:
-    """The overview, or the curves of each event and parameter alone."""
+def timeline_sections(timeline: Timeline, *, curves: bool = False) -> list[Section]:
+    """Return the overview, or only the curves of each event and parameter if `curves`."""
     parts = (_curves,) if curves else (_predictions, _dead_units, _norms, _loss)
-    sections = [_head(shown), *(section for part in parts for section in part(shown))]
-    if shown.absent:
-        sections.append(Section([*map(indented, shown.absent)], "Not in this log"))
+    sections = [_head(timeline), *(section for part in parts for section in part(timeline))]
+    if timeline.absent:
+        sections.append(Section([*map(indented, timeline.absent)], "Not in this log"))
     return sections
 
 
@@ -84,17 +84,17 @@ def _head(timeline: Timeline) -> Section:
     config, plan, steps, losses = timeline.config, timeline.plan, timeline.steps, timeline.loss.steps
     layers, size = counted(config.n_layer, "layer"), counted(plan.batch_size, "name")
     ended = losses[-1] if losses else timeline.runs[-1].step
-    went = f"{ended:,} of " * (ended < plan.steps) + counted(plan.steps, "step")
+    progress = f"{ended:,} of " * (ended < plan.steps) + counted(plan.steps, "step")
     resumed = [f"step {run.step:,}" for run in timeline.runs if run.step]
-    times = "once, at step" if len(steps) == 1 else f"{len(steps):,} times, steps {steps[0]:,} to"
+    times = "once, at step" if len(steps) == 1 else f"{len(steps):,} times, from step {steps[0]:,} to"
     facts = [
         ("log", timeline.log),
         ("model", f"{config.parameter_count:,} parameters: {layers} of {config.n_head} heads, width "
             f"{config.n_embd}, block {config.block_size}"),
-        ("training", f"{went} of {size}, lr {plan.lr:g} falling to 0, seed {plan.seed}"
+        ("training", f"{progress} of {size}, lr {plan.lr:g} falling to 0, seed {plan.seed}"
             + (f", resumed after {', '.join(resumed)}" if resumed else "")),
         ("traced", f'"{timeline.watched}" {times} {steps[-1]:,}'
-            + ("" if len(steps) == 1 else "; each curve runs over these")),
+            + ("" if len(steps) == 1 else "; the curves show these steps")),
     ]  # fmt: skip
     return Section([Labelled(facts), *_warnings(timeline)])
 
@@ -103,9 +103,9 @@ def _warnings(timeline: Timeline) -> Iterator[Words]:
     for check in timeline.failed_checks:
         yield words(f"step {check.step:,}: the check {check.id} failed, {check.detail}", "bold red")
     for event in timeline.events:
-        found = [(s, n) for s, n in zip(timeline.steps, event.nonfinite, strict=True) if n]
-        if found:
-            at = ", ".join(f"step {step:,} ({count:,})" for step, count in found)
+        nonfinite = [(s, n) for s, n in zip(timeline.steps, event.nonfinite, strict=True) if n]
+        if nonfinite:
+            at = ", ".join(f"step {step:,} ({count:,})" for step, count in nonfinite)
             yield words(f"{event.name} holds values that are not finite at {at}", "bold red")
 
 
@@ -120,16 +120,17 @@ def _predictions(timeline: Timeline) -> list[Section]:
         Column("learned", _learned, right=True, style=_learned_style),
     ]
     legend = (
-        "learned: the step from which on the target stays the first choice (rank 1); always: at every trace",
-        "half way: that from which on P stays above the middle of first and last",
+        "learned: the step from which the target is the first choice (rank 1) until the end; always: at "
+        "every traced step",
+        "half way: the step from which P stays above the mean of its first and last value",
     )
     doubled = [
         words(_double_letter(position, timeline.steps), "bold")
         for position in timeline.positions
         if timeline.watched[position.position - 1 :][:1] == position.target and position.position
     ]
-    told = [*(words(text, "dim") for text in legend), *doubled]
-    return table_section(f'P(target) of "{timeline.watched}"', columns, timeline.positions, more=told)
+    more = [*(words(text, "dim") for text in legend), *doubled]
+    return table_section(f'P(target) of "{timeline.watched}"', columns, timeline.positions, more=more)
 
 
 def _last_rank(position: PositionCurve) -> str:
@@ -147,22 +148,22 @@ def _learned(position: PositionCurve) -> str:
 
 
 def _always(position: PositionCurve) -> bool:
-    """Whether the target was the first choice at every trace: then nothing is known of learning it."""
+    """Return True if the target had rank 1 at every traced step: when it was learned is unknown."""
     return all(rank in (1, None) for rank in position.rank)
 
 
 def _double_letter(position: PositionCurve, steps: Sequence[int]) -> str:
-    """When a letter that comes twice was learned, in words."""
-    what = f'The double {shown_token(position.target)} (after "{position.seen}")'
+    """Say when a double letter was learned."""
+    letter = f'The double {shown_token(position.target)} (after "{position.seen}")'
     if not any(position.rank):
-        return f"{what}: ranks were not logged"
+        return f"{letter}: ranks were not logged"
     if position.learned is not None:
         start = "at every trace" if _always(position) else f"from step {position.learned:,} on"
-        return f"{what} is the first choice {start}."
+        return f"{letter} is the first choice {start}."
     firsts = [f"{step:,}" for step, rank in zip(steps, position.rank, strict=True) if rank == 1]
     briefly = f"first choice only at step{'s' * (len(firsts) > 1)} {', '.join(firsts)}; " if firsts else ""
-    ended = f"in the end rank {_last_rank(position)} with P {three_decimals(_last(position.p))}"
-    return f"{what} was not learned: {briefly}{ended}."
+    ended = f"at the end rank {_last_rank(position)} with P {three_decimals(_last(position.p))}"
+    return f"{letter} was not learned: {briefly}{ended}."
 
 
 def _dead_units(timeline: Timeline) -> Iterator[Section]:
@@ -171,7 +172,7 @@ def _dead_units(timeline: Timeline) -> Iterator[Section]:
         return
     title, aside = "Dead ReLU units", "zero on the whole held-out set"
     if not any(any(layer.dead_count) for layer in layers):
-        none = f"none of {sum(layer.units for layer in layers):,} units at any trace"
+        none = f"none of {sum(layer.units for layer in layers):,} units at any traced step"
         yield Section([words(none)], title, aside)
         return
     columns = [
@@ -184,7 +185,7 @@ def _dead_units(timeline: Timeline) -> Iterator[Section]:
     returned = sum(len(layer.returned) for layer in layers)
     if sum(spell[2] is not None for spell in spells) > MOST_RETURNS:
         spells = [spell for spell in spells if spell[2] is None]
-        blocks.append(words(f"{returned:,} units were dead for a while and returned; --json tells when"))
+        blocks.append(words(f"{returned:,} units were dead for a while and returned; --json has the steps"))
     yield Section(blocks, title, aside)
     columns = [
         Column("layer", lambda row: str(row[0]), right=True),
@@ -196,26 +197,26 @@ def _dead_units(timeline: Timeline) -> Iterator[Section]:
 
 
 def _spells(layer: LayerUnits) -> Iterator[tuple[int, int, int | None, list[int]]]:
-    """Units by the steps between which they were dead last: (layer, died, returned, units)"""
-    dead: list[tuple[int, int | None, int]] = [(own.since, None, own.unit) for own in layer.dead]
-    dead += [(own.died, own.returned, own.unit) for own in layer.returned]
+    """Group units by the last steps between which they were dead: (layer, died, returned, units)."""
+    dead: list[tuple[int, int | None, int]] = [(unit.since, None, unit.unit) for unit in layer.dead]
+    dead += [(unit.died, unit.returned, unit.unit) for unit in layer.returned]
     spells = grouped(dead, itemgetter(0, 1))
     for died, returned in sorted(spells, key=lambda spell: (spell[0], spell[1] or 0)):
         yield layer.layer, died, returned, [unit for *_, unit in spells[died, returned]]
 
 
 def _norms(timeline: Timeline) -> Iterator[Section]:
-    """The norms of events, how sparse these are, and the norms of parameters."""
+    """Return the norms of events, their sparsity, and the norms of parameters."""
     events, names = timeline.events, Column("event", name_of, whole=True)
     columns = [names, *ends("L2", "l2", ratio), *ends("gradient", "gradient", ratio)]
-    aside = "L2 norm, and that of the gradient"
+    aside = "L2 norms of the event and of its gradient"
     yield from table_section("Events", columns, events, about=name_of, aside=aside)
     if events:
         sparse, blocks = [event for event in events if any(event.zeros)], list[Block]()
         if sparse:
             blocks.append(Table([names, *ends("first", "zeros", percent)], sparse, about=name_of))
         if left := len(events) - len(sparse):
-            blocks.append(words(f"none in the {'other ' * bool(sparse)}{left}", "dim"))
+            blocks.append(words(f"no zeros in the {'other ' * bool(sparse)}{counted(left, 'event')}", "dim"))
         yield Section(blocks, "Sparsity", "share of an event's elements that are zero")
     rows = [row for row in timeline.parameters if any(row.l2) or any(row.update_ratio)]
     columns = [Column("parameter", name_of, whole=True)]
@@ -226,27 +227,27 @@ def _norms(timeline: Timeline) -> Iterator[Section]:
 
 def _loss(timeline: Timeline) -> Iterator[Section]:
     loss = timeline.loss
-    known = [(s, value) for s, value in zip(loss.steps, loss.loss, strict=True) if isfinite(value)]
-    if len(known) >= 2:
-        yield _loss_section([value for _, value in known], known[0][0], known[-1][0])
+    finite = [(s, value) for s, value in zip(loss.steps, loss.loss, strict=True) if isfinite(value)]
+    if len(finite) >= 2:
+        yield _loss_section([value for _, value in finite], finite[0][0], finite[-1][0])
 
 
 def _loss_section(losses: Sequence[float], first: int, last: int) -> Section:
-    """The curve of the loss from step `first` to `last`."""
-    return Section([DotPlot(losses, first, last)], "Loss", "per step, averaged over each column")
+    """Return the curve of the loss from step `first` to `last`."""
+    return Section([DotPlot(losses, first, last)], "Loss", "per step; each column is an average")
 
 
-LEAST_SPARK = 3  # characters from which on a sparkline says something
+LEAST_SPARK = 3  # characters of the shortest useful sparkline
 Form = Callable[[float | None], str]
 
 
 def _spark(curve: Callable[[Any], Curve]) -> Column:
-    """A column that shows curves."""
+    """Return a column of sparklines."""
     return Column("", lambda row: Sparkline(curve(row)), elastic=LEAST_SPARK, whole=True, style="cyan")
 
 
 def ends(title: str, path: str, number: Form) -> list[Column]:
-    """A curve, the attribute of a row, between its first and its last value."""
+    """Return columns for a curve, an attribute of a row: its first value, a sparkline, and its last value."""
     curve = attrgetter(path)
     return [
         Column(title, lambda row: number(_first(curve(row))), right=True),
@@ -268,30 +269,31 @@ def _finite(curve: Curve) -> Iterator[float]:
 
 
 class _CurveRow(NamedTuple):
-    """One curve of an event or a parameter, of which the first has the name before it."""
+    """One curve of an event or a parameter. Only the first of its curves shows the name."""
 
     name: str
-    what: str
+    measure: str
     curve: Curve
     number: Form = ratio
 
 
 def _curves(timeline: Timeline) -> Iterator[Section]:
-    """A row for each curve, with its ends and the extremes of its finite values."""
+    """Return a row for each curve: its first and last value, and the extremes of its finite values."""
     rows = []
     for event in timeline.events:
         rows += [_CurveRow(event.name, "L2", event.l2), _CurveRow("", "zeros", event.zeros, percent)]
         rows.append(_CurveRow("", "gradient", event.gradient))
-    for own in timeline.parameters:
-        rows += [_CurveRow(own.name, "L2", own.l2), _CurveRow("", "gradient", own.gradient)]
-        rows += [_CurveRow("", "update", own.update), _CurveRow("", "update/weight", own.update_ratio)]
+    for parameter in timeline.parameters:
+        rows += [_CurveRow(parameter.name, "L2", parameter.l2), _CurveRow("", "gradient", parameter.gradient)]
+        rows.append(_CurveRow("", "update", parameter.update))
+        rows.append(_CurveRow("", "update/weight", parameter.update_ratio))
 
     def at(title: str, of: Callable[[Curve], float | None]) -> Column:
         return Column(title, lambda row: row.number(of(row.curve)), right=True)
 
     columns = [
         Column("", name_of, whole=True),
-        Column("", lambda row: row.what, whole=True),
+        Column("", attrgetter("measure"), whole=True),
         at("first", _first),
         _spark(lambda row: row.curve),
         at("last", _last),
