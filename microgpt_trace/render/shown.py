@@ -29,11 +29,13 @@ SHOWN = {
     ),
     "Comparison": HowShown(
         "results.comparison.comparison_sections",
-        "figures.course.diff_picture",
+        "figures.event_errors.diff_picture",
         "page.diff_view.diff_view",
     ),
     "Decoder": HowShown("results.inspection.decoder_sections"),
-    "DumpDiagnosis": HowShown("results.diagnosis.diagnosis_sections", "figures.course.diagnosis_picture"),
+    "DumpDiagnosis": HowShown(
+        "results.diagnosis.diagnosis_sections", "figures.event_errors.diagnosis_picture"
+    ),
     "Explanation": HowShown(
         "results.explanation.explanation_sections", "figures.explanation.explanation_picture"
     ),

@@ -32,7 +32,7 @@ LINES = {  # a command that draws each figure, and words that stand in it
     "patch --pairs pairs.txt --plot patch=F": "restored, mean of 2 pairs",
     "diff one.safetensors two.safetensors emma --plot F": "beyond its band",
     "diagnose port qwen2 --plot F": "left by the explanation",
-    "timeline t.jsonl --plot F": 'what follows in "emma"',
+    "timeline t.jsonl --plot F": 'probability of each next letter in "emma"',
     "timeline t.jsonl --plot loss=F": "loss of the batch",
     "timeline t.jsonl --event wte --plot F": "L2 norm of the gradient",
 }
@@ -83,7 +83,7 @@ REFUSED = {
         "--plot lens needs --lens: it draws what --lens measures"
     ),
     "trace emma --plot probs:layer0=a.svg": "--plot probs:layer0: probs takes nothing after a colon",
-    "trace emma --plot attention:layer1=a.svg": "--plot attention of layer 1: the layers are 0 to 0",
+    "trace emma --plot attention:layer1=a.svg": "--plot attention of layer 1: expected a layer from 0 to 0",
     "trace emma --plot attention:layer0.head4=a.svg": "--plot attention of head 4: layer 0 has heads 0 to 3",
     "trace emma --plot attention:head1=a.svg": (
         "--plot attention:head1: expected layer3.head0, layer3 or all after the colon"
@@ -112,10 +112,10 @@ REFUSED = {
     ),
     "trace emma --validate --plot a.svg": "--plot cannot be combined with --validate",
     "explain wte[0,0] emma --plot a.svg": (
-        "explanation of wte[0,0]: nothing is summed, so there are no terms to draw"
+        "explanation of wte[0,0]: its formula has no sum, so there is no plot"
     ),
     "timeline t.jsonl --event '*' --plot a.svg": (
-        "timeline of 34 events and parameters: 8 curves can be told apart; name fewer by --event"
+        "timeline of 34 events and parameters: a figure shows at most 8 curves; name fewer with --event"
     ),
 }
 

@@ -30,7 +30,7 @@ from microgpt_trace import (
 from microgpt_trace.dumps.stored_arrays import save_arrays
 from microgpt_trace.render.figures.attention import attention_picture
 from microgpt_trace.render.figures.curves import loss_picture, stream_picture
-from microgpt_trace.render.figures.panel import Panel, spelled_out, thinned
+from microgpt_trace.render.figures.panel import Panel, escaped, label_step
 from microgpt_trace.render.figures.predictions import lens_picture, probabilities_picture
 from microgpt_trace.render.figures.saving import content_of, save_picture
 from microgpt_trace.render.shown import picture_of
@@ -74,7 +74,7 @@ def test_no_token_warns_and_the_same_picture_is_the_same_bytes(hostile, suffix, 
 def test_what_the_font_lacks_is_spelled_out_where_text_is_drawn(hostile):
     pdf = content_of(attention_picture(hostile, 0, 0), ".pdf")
     assert b"/FontFile2" in pdf  # a TrueType font, whose text can be searched
-    assert spelled_out("été → ␣ 中") == "été → ␣ \\u4e2d"
+    assert escaped("été → ␣ 中") == "été → ␣ \\u4e2d"
     ax = plot_attention(hostile, layer=0, head=0, ax=Figure().add_subplot())
     assert [label.get_text() for label in ax.get_xticklabels()][1] == "1 \\u4e2d\\u56fd"
     assert all(not label.get_parse_math() for label in ax.get_xticklabels())
@@ -168,7 +168,7 @@ def test_the_longest_words_below_an_explanation_have_room(decoder_folder):
 
 @pytest.mark.parametrize(("count", "inches", "step"), [(5, 1, 1), (16, 2, 1), (63, 2, 5), (63, 7.5, 1)])
 def test_labels_have_a_line_each(count, inches, step):
-    assert thinned(count, inches) == step
+    assert label_step(count, inches) == step
 
 
 # --- Runs that are not finite ---------------------------------------------------------------------

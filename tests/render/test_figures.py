@@ -1,4 +1,4 @@
-"""What is drawn, read back from the Axes, beside the numbers of the result."""
+"""Figures show the numbers of their results: plotted values are read back from the Axes."""
 
 import math
 from dataclasses import replace
@@ -63,7 +63,7 @@ def log(results):
 
 
 def image(ax):
-    """The numbers behind the colours, NaN where there is none."""
+    """Return the numbers behind the colours, NaN for a blank cell."""
     return np.ma.filled(ax.images[0].get_array().astype(float), np.nan)
 
 
@@ -300,33 +300,38 @@ def refusal(draw):
 
 
 def test_what_a_result_lacks_is_said_and_nothing_is_drawn(emma, ann, log, ax):
-    bare = replace(ann, arrays={}, lens=())
+    without_arrays = replace(ann, arrays={}, lens=())
     many = replace(emma, predictions=emma.predictions * 13)
-    assert refusal(lambda: plot_attention(bare, layer=0)).endswith("name it in `values`")
-    assert refusal(lambda: plot_lens(bare)).endswith("--lens, or lens=True, adds it for a production model")
-    said = refusal(lambda: plot_stream(emma, ax=ax))
-    assert said.startswith("stream: this trace measured no layers")
+    error = refusal(lambda: plot_attention(without_arrays, layer=0))
+    assert error.endswith("name it in `values`")
+    error = refusal(lambda: plot_lens(without_arrays))
+    assert error.endswith("--lens, or lens=True, adds it for a production model")
+    error = refusal(lambda: plot_stream(emma, ax=ax))
+    assert error.startswith("stream: this trace has no rows of layers")
     assert not ax.child_axes
     assert ax.axison
     nothing = replace(emma, predictions=())
-    assert refusal(lambda: plot_loss(nothing)).startswith("loss: no position")
-    assert refusal(lambda: plot_probabilities(nothing)) == "probs: this trace predicts nothing"
-    assert refusal(lambda: plot_probabilities(many)).startswith("probs of 65 positions: a figure has room")
-    assert refusal(lambda: plot_timeline(log, curves=True)).endswith("name fewer by --event")
+    assert refusal(lambda: plot_loss(nothing)).startswith("loss: no predicted position")
+    assert refusal(lambda: plot_probabilities(nothing)) == "probs: this trace has no predictions"
+    error = refusal(lambda: plot_probabilities(many))
+    assert error.startswith("probs of 65 positions: a figure shows at most 64")
+    assert refusal(lambda: plot_timeline(log, curves=True)).endswith("name fewer with --event")
     stored = explain(init(), "wte[0,0]", "emma")
-    assert refusal(lambda: plot_explanation(stored)).endswith("so there are no terms to draw")
+    assert refusal(lambda: plot_explanation(stored)).endswith("so there is no plot")
     result = attribute(init(), "emma")
-    assert refusal(lambda: plot_attribution(result, position=9)).endswith("known are 0, 1, 2, 3, 4")
+    error = refusal(lambda: plot_attribution(result, position=9))
+    assert error.endswith("expected one of the positions 0, 1, 2, 3, 4")
 
 
-def test_heads_that_there_are_not(ann):
-    """`--plot` refuses what lies beyond the last layer and head."""
-    assert refusal(lambda: plot_attention(ann, -1)) == "attention of layer -1: the layers are 0 to 1"
-    said = "attention of head 1: say of which layer, as in layer0.head1"
-    assert refusal(lambda: plot_attention(ann, head=1)) == said
+def test_a_layer_that_does_not_exist_and_a_head_without_a_layer_are_errors(ann):
+    """Layers and heads beyond the last one are tried through `--plot` in tests/cli."""
+    error = refusal(lambda: plot_attention(ann, -1))
+    assert error == "attention of layer -1: expected a layer from 0 to 1"
+    error = refusal(lambda: plot_attention(ann, head=1))
+    assert error == "attention of head 1: name its layer as well, as in layer0.head1"
 
 
-def test_too_many_heads_have_no_room(ann):
+def test_too_many_heads_for_one_figure_are_an_error(ann):
     specs = {
         f"layer{i}{spec.name[6:]}": replace(spec, layer=i, name=f"layer{i}{spec.name[6:]}")
         for spec in ann.specs.values()
@@ -334,7 +339,7 @@ def test_too_many_heads_have_no_room(ann):
         for i in range(60)
     }
     assert len(weights_of(specs, 3, None)) == 1
-    assert refusal(lambda: weights_of(specs, None, None)).endswith("name a layer, as layer0")
+    assert refusal(lambda: weights_of(specs, None, None)).endswith("name a layer, such as layer0")
 
 
 def test_without_axes_a_figure_of_pyplots_is_made(emma):

@@ -1,1 +1,1 @@
-"""Figures: a result as a picture to be, drawn on Axes of matplotlib or into a file. Computes nothing anew."""
+"""Figures of results, plotted on matplotlib Axes or saved as files. Computes no new numbers."""

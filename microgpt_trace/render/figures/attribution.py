@@ -1,4 +1,4 @@
-"""An attribution as a figure: bars of what the parts write at one position, or colours at several."""
+"""Plot an attribution: the writes of the parts as bars at one position, as colours at several."""
 
 from __future__ import annotations
 
@@ -20,39 +20,43 @@ from .panel import BAR, CHARACTER, COLUMN, LINE, PAGE, Panel, Picture, SignedVal
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-TOP = 20  # parts
+TOP = 20  # parts that are plotted
 LABEL = 8  # characters of a token
-LEAST = 2.2  # inches of the colours, beside which stands what they tell
+LEAST = 2.2  # least inches of the cells, so that the label of the colour bar fits beside them
 
 
 def plot_attribution(
     result: AttributionResult, position: int | None = None, top: int = TOP, ax: Axes | None = None
 ) -> Axes:
-    """What the `top` parts write to logit(target) - logit(against): at one position as bars, the largest
-    first, the others together; at several in colours, parts in order of computation."""
+    """Plot what the `top` parts write to logit(target) - logit(against).
+
+    One position is plotted as bars, largest first, with the sum of the other parts; several positions as
+    colours, with the parts in order of computation.
+    """
     return on_axes(attribution_picture(result, position, top), ax)
 
 
 def attribution_picture(result: AttributionResult, position: int | None = None, top: int = TOP) -> Picture:
-    """Raises InputError for a position that was not asked for."""
-    known = {found.contrast.position: found for found in result.positions}
-    if position is None and len(known) == 1:
-        position = next(iter(known))
+    """Return the figure. Raises InputError for a position that was not attributed."""
+    positions = {each.contrast.position: each for each in result.positions}
+    if position is None and len(positions) == 1:
+        position = next(iter(positions))
     if position is None:
         return _over_positions(result, top)
-    if position not in known:
-        raise InputError(f"attribution of position {position}: known are {', '.join(map(str, known))}")
-    return _at_position(known[position], result, top)
+    if position not in positions:
+        expected = ", ".join(map(str, positions))
+        raise InputError(f"attribution of position {position}: expected one of the positions {expected}")
+    return _at_position(positions[position], result, top)
 
 
-def _at_position(found: PositionAttribution, result: AttributionResult, top: int) -> Picture:
-    ranked = found.by_difference()
+def _at_position(position: PositionAttribution, result: AttributionResult, top: int) -> Picture:
+    ranked = position.by_difference()
     rows = [SignedValue(part.name, part.difference) for part in ranked[:top]]
     if more := ranked[top:]:
         name = counted(len(more), "more part")
         rows.append(SignedValue(name, sum(part.difference for part in more), is_sum=True))
-    rows.append(SignedValue("sum of all", found.target.total - found.against.total, is_sum=True))
-    contrast, digits = found.contrast, 3 if result.family == "microgpt" else 2
+    rows.append(SignedValue("sum of all", position.target.total - position.against.total, is_sum=True))
+    contrast, digits = position.contrast, 3 if result.family == "microgpt" else 2
 
     def draw(panel: Panel) -> None:
         draw_bars(panel, rows, partial(signed, digits=digits))
@@ -64,24 +68,26 @@ def _at_position(found: PositionAttribution, result: AttributionResult, top: int
 
 
 def _tokens(contrast: LogitDifference, width: int) -> list[str]:
-    """The target and what it is held against."""
+    """Return the labels of the target and of the token that it is compared with."""
     return [token_label(text, width) for text in (contrast.target_label, contrast.against_label)]
 
 
 def _over_positions(result: AttributionResult, top: int) -> Picture:
-    whole = np.array([[part.difference for part in found.parts] for found in result.positions]).T
-    order = sorted(range(len(whole)), key=lambda i: size(float(np.abs(whole[i]).mean())), reverse=True)
-    chosen = sorted(order[:top])
-    values = whole[chosen]
+    differences = np.array([[part.difference for part in each.parts] for each in result.positions]).T
+    sizes = [size(float(np.abs(row).mean())) for row in differences]
+    largest = sorted(sorted(range(len(sizes)), key=sizes.__getitem__, reverse=True)[:top])
+    values = differences[largest]
     scale = symmetric(values, "logit(target) - logit(against)")
-    names = [result.positions[0].parts[i].name for i in chosen]
-    contrasts = [found.contrast for found in result.positions]
-    columns = [f"{own.position}: {' / '.join(_tokens(own, LABEL))}" for own in contrasts]
-    left = len(whole) - len(chosen)
+    names = [result.positions[0].parts[i].name for i in largest]
+    contrasts = [each.contrast for each in result.positions]
+    columns = [f"{each.position}: {' / '.join(_tokens(each, LABEL))}" for each in contrasts]
+    left = len(differences) - len(largest)
 
     def draw(panel: Panel) -> None:
         image = draw_heat(panel, values, scale)
-        title = f"the {len(chosen):,} parts of largest mean; {left:,} more are left out" if left else ""
+        title = (
+            f"the {len(largest):,} parts with the largest mean; {left:,} more are not shown" if left else ""
+        )
         panel.label(title, x="position: target / against", columns=columns, rows=names)
         add_bar(panel, image, scale, values)
 

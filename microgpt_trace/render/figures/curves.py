@@ -1,5 +1,5 @@
-"""Curves as figures: of a training run its loss, what it predicted while it learned and how its events
-changed; of a production model how large the residual stream is after each layer, and what that wrote."""
+"""Plot curves: the loss, the predictions and the norms of a training run, and the residual stream of a
+production model after each layer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from ...errors import InputError
 from ...text.printable import shown_token
-from ...text.wording import counted
 from ...timeline.curves import Curve, EventCurve, ParameterCurve, Timeline
 from ...tracing.result import Trace
 from .panel import (
@@ -35,42 +34,42 @@ from .predictions import loss_by_position
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MOST = len(LINES)  # curves that can be told apart
-FAR = 20  # times the smallest: from there on an axis is logarithmic
+MOST = len(LINES)  # most curves that differ in colour or line style
+FAR = 20  # an axis is logarithmic if the largest value is more than this many times the smallest
 
 Draw = Callable[[Panel], None]
 
 
 def plot_loss(result: Trace | Timeline, ax: Axes | None = None) -> Axes:
-    """Of a trace the loss at every position, of a training run that of every step."""
+    """Plot the loss at every position of a trace, or of every step of a training run."""
     return on_axes(loss_picture(result), ax)
 
 
 def plot_timeline(timeline: Timeline, curves: bool = False, ax: Axes | None = None) -> Axes:
-    """The loss of every step, and of the watched name P(target) by position over the traced steps. With
-    `curves` the L2 norms of the timeline's events and parameters, and of their gradients. Each has Axes of
-    its own within the one returned."""
+    """Plot the loss of every step, and P(target) at each position of the watched name over the traced steps.
+    With `curves`, plot the L2 norms of events and parameters, and of their gradients, instead. The panels are
+    the `child_axes` of the returned Axes."""
     return on_axes(timeline_picture(timeline, curves), ax)
 
 
 def plot_stream(trace: Trace, ax: Axes | None = None) -> Axes:
-    """The L2 norm of the residual stream after each layer, and beside it what attention and MLP wrote; of all
-    the median over the positions. The two have Axes of their own within the one returned."""
+    """Plot the L2 norm of the residual stream after each layer, and the relative writes of attention and MLP,
+    as medians over the positions. The two panels are the `child_axes` of the returned Axes."""
     return on_axes(stream_picture(trace), ax)
 
 
 def loss_picture(result: Trace | Timeline) -> Picture:
-    """Raises InputError where there is no loss."""
+    """Return the figure. Raises InputError if there is no loss, or only one step."""
     if isinstance(result, Trace):
         return loss_by_position(result)
     steps = result.loss.steps
     if len(steps) < 2:
-        raise InputError(f"loss: {result.log} has {counted(len(steps), 'step')}, no curve")
+        raise InputError(f"loss: a curve needs at least 2 steps, {result.log} has {len(steps)}")
     return Picture(COLUMN, 2.4, lambda panel: _draw_loss(panel, result))
 
 
 def timeline_picture(timeline: Timeline, curves: bool = False) -> Picture:
-    """Raises InputError where the log tells nothing of what is drawn, or of too much."""
+    """Return the figure. Raises InputError if the log has none of the curves, or too many of them."""
     panels = _norms(timeline) if curves else _overview(timeline)
 
     def draw(panel: Panel) -> None:
@@ -83,12 +82,11 @@ def timeline_picture(timeline: Timeline, curves: bool = False) -> Picture:
 def _overview(timeline: Timeline) -> Sequence[Draw]:
     draws = [_draw_predictions] * bool(timeline.positions) + [_draw_loss] * (len(timeline.loss.steps) > 1)
     if not draws:
-        raise InputError(f"timeline: {timeline.log} has neither predictions nor losses to draw")
+        raise InputError(f"timeline: {timeline.log} has neither predictions nor losses to plot")
     return [partial(draw, timeline=timeline) for draw in draws]
 
 
 def _draw_loss(panel: Panel, timeline: Timeline) -> None:
-    """Every step as it is: the loss of a batch jumps."""
     loss = timeline.loss.loss
     draw_line(panel, timeline.loss.steps, loss, color=BLUE, linewidth=0.6)
     chance = math.log(timeline.config.vocab_size)
@@ -100,73 +98,70 @@ def _draw_loss(panel: Panel, timeline: Timeline) -> None:
 
 def _draw_predictions(panel: Panel, timeline: Timeline) -> None:
     names = [f"{p.position} {shown_token(p.seen)} → {shown_token(p.target)}" for p in timeline.positions]
-    title = f'what follows in "{shown_token(timeline.watched)}"'
+    title = f'probability of each next letter in "{shown_token(timeline.watched)}"'
     _draw_curves(panel, timeline.steps, names, "P(target)", [p.p for p in timeline.positions], title)
 
 
 def _norms(timeline: Timeline) -> Sequence[Draw]:
     rows: list[EventCurve | ParameterCurve] = [*timeline.events, *timeline.parameters]
     if len(rows) > MOST:
-        raise InputError(
-            f"timeline of {len(rows):,} events and parameters: {MOST} curves can be told apart; name fewer "
-            "by --event"
-        )
+        limit = f"a figure shows at most {MOST} curves; name fewer with --event"
+        raise InputError(f"timeline of {len(rows):,} events and parameters: {limit}")
     measures = {
         "L2 norm": [row.l2 for row in rows],
         "L2 norm of the gradient": [row.gradient for row in rows],
     }
     names = [row.name for row in rows]
     panels = [
-        lambda panel, what=what, curves=curves: _draw_curves(panel, timeline.steps, names, what, curves)
-        for what, curves in measures.items()
+        partial(_draw_curves, steps=timeline.steps, names=names, measure=measure, curves=curves)
+        for measure, curves in measures.items()
         if any(value is not None for curve in curves for value in curve)
     ]
     if not panels:
-        raise InputError(f"timeline: {timeline.log} tells no norm of {', '.join(names) or 'any event'}")
+        raise InputError(f"timeline: {timeline.log} has no norm of {', '.join(names) or 'any event'}")
     return panels
 
 
 def _draw_curves(
-    panel: Panel, steps: Sequence[int], names: Sequence[str], what: str, curves: Sequence[Curve],
+    panel: Panel, steps: Sequence[int], names: Sequence[str], measure: str, curves: Sequence[Curve],
     title: str = "",
 ) -> None:  # fmt: skip
     for i, (name, curve) in enumerate(zip(names, curves, strict=True)):
         colour, line = LINES[i % MOST]
         draw_line(
             panel, steps, curve, color=colour, linestyle=line, linewidth=1,
-            marker=MARKERS[(i + i // MOST) % MOST], markersize=3, label=panel.said(name),
+            marker=MARKERS[(i + i // MOST) % MOST], markersize=3, label=panel.escaped(name),
         )  # fmt: skip
     panel.ax.set_ylim(0, None)
     broken = any(math.isnan(value) for curve in curves for value in gaps(curve))
     title = ", ".join(filter(None, [title, "a gap: not finite, or not in the log" * broken]))
-    panel.label(title, x="training step", y=what)
+    panel.label(title, x="training step", y=measure)
     panel.legend_beside()
     _rule(panel)
 
 
 def stream_picture(trace: Trace) -> Picture:
-    """Raises InputError for a trace without rows of layers."""
+    """Return the figure. Raises InputError for a trace without rows of layers."""
     rows = trace.layers
     if not rows:
-        raise InputError("stream: this trace measured no layers; that of a production model does")
+        raise InputError("stream: this trace has no rows of layers; the trace of a production model has them")
     numbers = [row.layer for row in rows]
     norms = [row.row_norm for row in rows]
-
     shares = (
         ("attention", [row.attention_share for row in rows], BLUE, "o-"),
         ("MLP", [row.mlp_share for row in rows], ORANGE, "s--"),
     )
-    lacking = not_finite([row.row_norm + row.attention_share + row.mlp_share for row in rows], "layer")
+    nonfinite = not_finite([row.row_norm + row.attention_share + row.mlp_share for row in rows], "layer")
 
     def draw(panel: Panel) -> None:
         above, below = stacked(panel, [(1, 0.3)] * 2)
         draw_line(above, numbers, norms, "o-", color=DARK, markersize=3, linewidth=1)
-        title = "residual stream after each layer" + f", {lacking}" * bool(lacking)
+        title = "residual stream after each layer" + f", {nonfinite}" * bool(nonfinite)
         above.label(title, y="L2 norm of a row")
         above.ax.tick_params(labelbottom=False)
         for name, values, colour, line in shares:
             draw_line(below, numbers, values, line, color=colour, label=name, markersize=3, linewidth=1)
-        below.label(x="layer", y="|write| / |stream|")
+        below.label(x="layer", y="|write| / |residual stream|")
         below.legend(2)
         _scale(above, norms)
         _scale(below, [value for _, values, *_ in shares for value in values])
@@ -175,7 +170,7 @@ def stream_picture(trace: Trace) -> Picture:
 
 
 def _scale(panel: Panel, values: Series) -> None:
-    """A scale from 0, or a logarithmic one where the values lie far apart."""
+    """Scale the axis from 0, or logarithmically if the values differ by a factor of more than FAR."""
     finite = [value for value in gaps(values) if not math.isnan(value)] or [0.0]
     if min(finite) > 0 and max(finite) > FAR * min(finite):
         panel.ax.set_yscale("log")

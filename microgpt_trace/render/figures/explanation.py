@@ -27,7 +27,7 @@ def explanation_picture(explanation: Explanation) -> Picture:
     """Return the figure. Raises InputError for an element without a sum of at least two terms."""
     step = max(explanation.steps, key=lambda step: step.count, default=None)
     if step is None or step.count < 2:
-        raise InputError(f"explanation of {explanation.element}: its formula has no sum, so no terms to plot")
+        raise InputError(f"explanation of {explanation.element}: its formula has no sum, so there is no plot")
     prefix = _prefix(step)
     rows = [SignedValue(_term_name(term, prefix), term.value) for term in step.terms]
     if step.count > len(step.terms):

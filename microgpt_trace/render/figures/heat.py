@@ -1,4 +1,4 @@
-"""A matrix as colours: the scale said on a bar beside it, what is masked left out, what is no number crossed
+"""Draw a matrix as colours with a colour bar. Masked cells are blank, cells that are not finite are crossed
 out. Knows no result."""
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
     from ...arrays.stats import Array
 
-DOTS = 200  # an inch of a file
-HATCHED = "0.85"  # a grey
-# From -1 by grey at 0 to 1. It grows lighter all the way, as cividis does, so that no eye and no printer
-# mixes up what is negative and what is positive.
+DOTS = 200  # dots per inch of a file
+HATCHED = "0.85"  # grey of the hatching
+# Colours from -1 to 1, grey at 0. They get lighter all the way, like cividis, so that negative and positive
+# values differ in print and for colour-blind readers.
 SIGNED = (
     "#08184f", "#1d4495", "#4a77bd", "#7f9fc0", "#a3a6a8", "#c9a97c", "#e3b65c", "#f5d472", "#fff3b8",
 )  # fmt: skip
@@ -30,8 +30,8 @@ _ARROWS: dict[tuple[bool, bool], Literal["neither", "min", "max", "both"]] = {
 
 
 class Scale(NamedTuple):
-    """From which value to which, in which colours, and what they are of. `rooted`: by their square root,
-    which tells small ones apart."""
+    """The lowest and the highest value of a colour scale, and its label. `rooted` colours by the square root,
+    which tells small values apart."""
 
     low: float
     high: float
@@ -51,7 +51,7 @@ class Scale(NamedTuple):
 
 
 def symmetric(values: Array, words: str) -> Scale:
-    """A scale of signed values, grey at 0."""
+    """Return a scale of signed values, grey at 0."""
     finite = np.abs(values[np.isfinite(values)])
     most = float(finite.max(initial=0.0)) or 1.0
     return Scale(-most, most, words)
@@ -61,8 +61,11 @@ def draw_heat(
     panel: Panel, values: Array, scale: Scale, *, hidden: Array | None = None, hatched: bool = True,
     square: bool = False, crossed: bool = True,
 ) -> ScalarMappable:  # fmt: skip
-    """The matrix [R, C], row 0 at the top; cells that are `hidden` show what lies behind. Others that are not
-    finite do so too, beneath a cross if they are to be `crossed`."""
+    """Draw a matrix [R, C] with row 0 at the top.
+
+    `hidden` cells are blank, on hatching if `hatched`. Other cells that are not finite are blank as well,
+    with a cross if `crossed`.
+    """
     from matplotlib.colors import Normalize, PowerNorm
 
     ax = panel.ax
@@ -85,24 +88,24 @@ def draw_heat(
 
 
 def is_dense(panel: Panel, values: Array) -> bool:
-    """Whether several cells share a dot, of which it then shows the mean."""
+    """Return True if several cells share a dot, which then shows their mean."""
     width, height = panel.inches
     return values.shape[1] > width * DOTS or values.shape[0] > height * DOTS
 
 
 def room_for_crosses(values: Array) -> float:
-    """Inches that the words for them take beside a scale."""
+    """Return the inches that the legend of crosses needs beside a colour bar."""
     return 0.0 if np.isfinite(values).all() else 0.16
 
 
 def add_bar(panel: Panel, image: ScalarMappable, scale: Scale, values: Array, remark: str = "") -> None:
-    """The scale beside the Axes, with an arrow where some of the values shown lie beyond its end, and words
-    for the crosses of those that are not finite."""
+    """Draw the colour bar beside the Axes. An arrow marks an end of the scale that some values exceed. The
+    label explains crosses if a value is not finite."""
     extend = _ARROWS[bool((values < scale.low).any()), bool((values > scale.high).any())]
     bar = panel.ax.figure.colorbar(image, ax=panel.ax, fraction=0.05, pad=0.02, aspect=25, extend=extend)
     root = ", square-root scale" * scale.rooted
     crosses = "" if np.isfinite(values).all() else "\n× not finite"
-    bar.set_label(panel.said(f"{scale.words}{root}{remark}{crosses}"), fontsize=TEXT)
+    bar.set_label(panel.escaped(f"{scale.words}{root}{remark}{crosses}"), fontsize=TEXT)
     bar.ax.yaxis.get_offset_text().set_fontsize(SMALL)
     bar.ax.tick_params(labelsize=SMALL, length=2)
     if scale.rooted:
@@ -110,13 +113,11 @@ def add_bar(panel: Panel, image: ScalarMappable, scale: Scale, values: Array, re
 
 
 def write_cells(panel: Panel, values: Array, texts: Sequence[Sequence[str]], scale: Scale) -> None:
-    """A text in every cell, black or white, whichever stands out from its colour."""
+    """Write a text in every cell, black or white, whichever contrasts more with the colour of the cell."""
     colours = scale.colours
-    for row, own in enumerate(texts):
-        for column, text in enumerate(own):
-            value = values[row, column]
-            share = (value - scale.low) / (scale.high - scale.low) if np.isfinite(value) else 0.5
-            if text:
-                colour = colours(float(np.sqrt(share) if scale.rooted else share))
-                ink = "white" if np.isfinite(value) and is_dark(colour[:3]) else "black"
-                panel.write(column, row, text, ha="center", va="center", color=ink)
+    for (row, column), value in np.ndenumerate(values):
+        share = (value - scale.low) / (scale.high - scale.low) if np.isfinite(value) else 0.5
+        colour = colours(float(np.sqrt(share) if scale.rooted else share))
+        ink = "white" if np.isfinite(value) and is_dark(colour[:3]) else "black"
+        if text := texts[row][column]:
+            panel.write(column, row, text, ha="center", va="center", color=ink)

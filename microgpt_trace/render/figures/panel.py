@@ -1,8 +1,7 @@
-"""Axes with text on them as it is, what several figures draw there, and pictures that are still to be drawn.
-Knows no result.
+"""Axes with plain text, pictures that are not drawn yet, and what several figures draw. Knows no result.
 
-A token's dollars are no mathematics here. Characters that the font lacks are spelled out, as \\u4e2d, unless
-whoever shows the text has fonts of its own, as a viewer of SVG has.
+Dollar signs in tokens are not mathematics. Characters that the font lacks are escaped as \\u4e2d, except in
+SVG, whose viewer has fonts of its own.
 """
 
 from __future__ import annotations
@@ -19,51 +18,55 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.ft2font import FT2Font
 
-COLUMN, PAGE = 3.4, 7.0  # inches: a column of a page, and both
+COLUMN, PAGE = 3.4, 7.0  # inches: one column of a paper, and both columns
 TEXT, SMALL = 8, 7  # points
 LINE = 8.5 / 72  # inches from one line of small text to the next
-CHARACTER = 0.062  # inches of one of its letters
+CHARACTER = 0.062  # inches: width of a letter of small text
 BAR = 0.19  # inches from one bar to the next
-BLUE, ORANGE, GREY, DARK = "#0072b2", "#d55e00", "#999999", "#333333"  # told apart by colour-blind readers
+BLUE, ORANGE, GREY, DARK = "#0072b2", "#d55e00", "#999999", "#333333"  # distinct for colour-blind readers
 LINES = (
     (BLUE, "-"), (ORANGE, "--"), ("#009e73", "-."), ("#cc79a7", ":"), ("#e69f00", "-"), ("#56b4e9", "--"),
     (DARK, "-."), (GREY, ":"),
 )  # fmt: skip
 MARKERS = "os^Dv<>P"
 
-Series = Sequence[float | None]  # None where nothing is known
+Series = Sequence[float | None]  # None is a missing value
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Panel:
-    """Axes to draw on, and how text gets there."""
+    """Axes to draw on, with methods that write text on them."""
 
     ax: Axes
-    spelled: bool = True  # what the font lacks is spelled out
+    escapes: bool = True  # escape characters that the font lacks
 
-    def said(self, text: str) -> str:
-        return spelled_out(text) if self.spelled else text
+    def escaped(self, text: str) -> str:
+        """Escape characters that the font lacks, unless the panel leaves this to a viewer."""
+        return escaped(text) if self.escapes else text
 
     def label(
         self, title: str = "", *, x: str = "", y: str = "", columns: Sequence[str] | None = None,
         rows: Sequence[str] | None = None, above: int = 0, at_right: bool = False,
     ) -> None:  # fmt: skip
-        """What the figure is called, so many lines of a legend above the Axes, what its axes count, and what
-        places 0, 1, 2... along them are called. x ends at the right where it may be longer than its axis."""
+        """Write the title, the labels of the axes, and tick labels at 0, 1, 2, ... of the columns and rows.
+
+        `above` is the number of legend lines between Axes and title. `at_right` aligns the x label to the
+        right, for a label that may be longer than its axis.
+        """
         if columns is not None:
             self.ticks("x", columns)
         if rows is not None:
             self.ticks("y", rows)
         loc: Literal["right", "center"] = "right" if at_right else "center"
-        self.ax.set_xlabel(self.said(x), fontsize=TEXT, parse_math=False, loc=loc)
-        self.ax.set_ylabel(self.said(y), fontsize=TEXT, parse_math=False)
+        self.ax.set_xlabel(self.escaped(x), fontsize=TEXT, parse_math=False, loc=loc)
+        self.ax.set_ylabel(self.escaped(y), fontsize=TEXT, parse_math=False)
         self.ax.tick_params(which="both", labelsize=SMALL)
-        self._spell_powers()
+        self._write_exponents_at_ticks()
         style: dict[str, Any] = {"loc": "left", "fontsize": TEXT, "parse_math": False, "wrap": True}
-        self.ax.set_title(self.said(title), pad=4 + 12 * above, **style)
+        self.ax.set_title(self.escaped(title), pad=4 + 12 * above, **style)
 
-    def _spell_powers(self) -> None:
-        """Very large and very small numbers with their exponents, which else stand apart, on other text."""
+    def _write_exponents_at_ticks(self) -> None:
+        """Write large and small numbers with an exponent at each tick: a common one would overlap text."""
         from matplotlib.ticker import ScalarFormatter
 
         for axis in (self.ax.xaxis, self.ax.yaxis):
@@ -76,27 +79,26 @@ class Panel:
     def ticks(
         self, axis: Literal["x", "y"], labels: Sequence[str], places: Sequence[float] | None = None
     ) -> None:
-        """A label at each of the places, by default 0, 1, 2...; of those too close together some."""
+        """Write tick labels at the places, by default 0, 1, 2, ...; only every n-th if they are too close."""
         places = range(len(labels)) if places is None else places
-        step = thinned(len(labels), self.inches[axis == "y"])
-        shown = [self.said(label) for label in labels[::step]]
-        turned: dict[str, Any] = (
-            {"rotation": 90} if axis == "x" and max(map(len, shown), default=0) > 2 else {}
-        )
+        step = label_step(len(labels), self.inches[axis == "y"])
+        texts = [self.escaped(label) for label in labels[::step]]
+        vertical = axis == "x" and max(map(len, texts), default=0) > 2
+        style: dict[str, Any] = {"rotation": 90} if vertical else {}
         set_ticks = self.ax.set_xticks if axis == "x" else self.ax.set_yticks
-        set_ticks(places[::step], shown, fontsize=SMALL, parse_math=False, **turned)
+        set_ticks(places[::step], texts, fontsize=SMALL, parse_math=False, **style)
 
     def write(self, x: float, y: float, text: str, **style: Any) -> None:
-        """Text at a place of the data."""
-        self.ax.text(x, y, self.said(text), parse_math=False, **{"fontsize": SMALL, **style})
+        """Write text at a point of the data."""
+        self.ax.text(x, y, self.escaped(text), parse_math=False, **{"fontsize": SMALL, **style})
 
     def legend(self, columns: int) -> int:
-        """What the lines are called, above the Axes; in how many lines that is."""
+        """Write a legend above the Axes and return the number of its lines."""
         self._legend(ncols=columns, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.1)
         return ceil(len(self.ax.get_legend_handles_labels()[0]) / columns)
 
     def legend_beside(self) -> None:
-        """The same at the right."""
+        """Write a legend to the right of the Axes."""
         self._legend(loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0)
 
     def _legend(self, **where: Any) -> None:
@@ -105,19 +107,19 @@ class Panel:
             text.set_parse_math(False)
 
     def inset(self, left: float, bottom: float, width: float, height: float) -> Panel:
-        """Axes within these, which become their frame."""
+        """Return Axes within these Axes, which become an invisible frame."""
         self.ax.set_axis_off()
-        return Panel(self.ax.inset_axes((left, bottom, width, height)), self.spelled)
+        return Panel(self.ax.inset_axes((left, bottom, width, height)), self.escapes)
 
     @property
     def inches(self) -> tuple[float, float]:
-        """Width and height, as far as they are known before the figure is laid out."""
+        """Width and height, an estimate before the figure is laid out."""
         place = self.ax.get_window_extent()
         return place.width / self.ax.figure.dpi, place.height / self.ax.figure.dpi
 
 
 class Picture(NamedTuple):
-    """A figure that is still to be drawn: how many inches it takes, and what draws it."""
+    """A figure that is not drawn yet: its width and height in inches, and the function that draws it."""
 
     width: float
     height: float
@@ -125,10 +127,9 @@ class Picture(NamedTuple):
 
 
 def on_axes(picture: Picture, ax: Axes | None) -> Axes:
-    """The picture on these Axes. Without any on those of a figure of pyplot's, as other libraries do, for
-    only that is shown by a notebook below its cell and by `plt.show()`."""
+    """Draw the picture on these Axes, or on a new pyplot figure, which notebooks and `plt.show()` display."""
     if ax is None:
-        check_installed("matplotlib", "figures are drawn by")
+        check_installed("matplotlib", "figures need")
         from matplotlib import pyplot
 
         figure = pyplot.figure(figsize=(picture.width, picture.height), layout="constrained")
@@ -138,36 +139,36 @@ def on_axes(picture: Picture, ax: Axes | None) -> Axes:
 
 
 def stacked(panel: Panel, rooms: Sequence[tuple[float, float]]) -> list[Panel]:
-    """Panels one below the other, the first at the top; a room is the height of one and what stays free below
-    it, which the last does not need."""
+    """Return panels from top to bottom. A room is the height of a panel and the margin below it; the last
+    margin is not used."""
     if len(rooms) == 1:
         return [panel]
-    whole, at, found = sum(map(sum, rooms)) - rooms[-1][1], 0.0, list[Panel]()
-    for height, below in rooms:
-        found.append(panel.inset(0, 1 - (at + height) / whole, 1, height / whole))
-        at += height + below
-    return found
+    total, top, panels = sum(map(sum, rooms)) - rooms[-1][1], 0.0, list[Panel]()
+    for height, margin in rooms:
+        panels.append(panel.inset(0, 1 - (top + height) / total, 1, height / total))
+        top += height + margin
+    return panels
 
 
 def gaps(values: Series) -> list[float]:
-    """The values, with a gap where there is none or one that is not finite."""
+    """Replace missing values and values that are not finite by NaN, which leaves a gap in a line."""
     return [nan if value is None or not isfinite(value) else value for value in values]
 
 
-def not_finite(values: Series, of: str) -> str:
-    """ "not finite: 2 of 5 positions", or nothing where all are."""
+def not_finite(values: Series, noun: str) -> str:
+    """Count the values that are not finite, as in "not finite: 2 of 5 positions"; "" if all are finite."""
     count = sum(map(isnan, gaps(values)))
-    return f"not finite: {count:,} of {counted(len(values), of)}" if count else ""
+    return f"not finite: {count:,} of {counted(len(values), noun)}" if count else ""
 
 
 def draw_line(panel: Panel, places: Sequence[float], values: Series, *style: str, **more: Any) -> None:
-    """A line with its gaps, over all of the places even where nothing is left of it."""
+    """Draw a line with gaps. The axis covers all places, even if no value is finite."""
     panel.ax.plot(places, gaps(values), *style, **more)
     panel.ax.dataLim.update_from_data_x(places, ignore=False)
 
 
 class SignedValue(NamedTuple):
-    """A bar: what it is called and how long it is. A sum of others is none of them."""
+    """A bar: its name and its length. `is_sum` marks the sum of other bars."""
 
     name: str
     value: float
@@ -175,7 +176,7 @@ class SignedValue(NamedTuple):
 
 
 def draw_bars(panel: Panel, rows: Sequence[SignedValue], number: Callable[[float], str]) -> None:
-    """To the right what is positive, to the left what is negative; what is not finite is a number alone."""
+    """Draw horizontal bars from 0 with their numbers. A value that is not finite has only a number."""
     values = [row.value if isfinite(row.value) else 0.0 for row in rows]
     colours = [
         (DARK if row.is_sum else BLUE if value >= 0 else ORANGE)
@@ -186,8 +187,9 @@ def draw_bars(panel: Panel, rows: Sequence[SignedValue], number: Callable[[float
     ax.axvline(0, color=GREY, linewidth=0.8)
     numbers = [number(row.value) for row in rows]
     share = max(0.28, 0.04 * max(map(len, numbers)))
-    room = share * (max([0.0, *values]) - min([0.0, *values])) or 1.0  # for the numbers
-    ax.set_xlim(min([0.0, *values]) - room * any(v < 0 for v in values), max([0.0, *values]) + room)
+    low, high = min([0.0, *values]), max([0.0, *values])
+    room = share * (high - low) or 1.0  # for the numbers
+    ax.set_xlim(low - room * (low < 0), high + room)
     ax.set_ylim(len(rows) - 0.5, -0.5)
     for place, (value, text) in enumerate(zip(values, numbers, strict=True)):
         side = "right" if value < 0 else "left"
@@ -198,24 +200,24 @@ def draw_bars(panel: Panel, rows: Sequence[SignedValue], number: Callable[[float
         ax.spines[side].set_visible(False)
 
 
-def thinned(count: int, inches: float) -> int:
-    """Of so many labels in that room every which one can be shown."""
+def label_step(count: int, inches: float) -> int:
+    """Return the step n so that every n-th of `count` labels fits into `inches`."""
     least = max(1, ceil(count * LINE / max(inches, LINE)))
     steps = (1, 2, 5, 10, 20, 50, 100, 200, 500)
     return next((step for step in steps if step >= least), least)
 
 
-def spelled_out(text: str) -> str:
-    """The text with what the font lacks as \\u4e2d."""
+def escaped(text: str) -> str:
+    """Replace characters that the font lacks by escapes such as \\u4e2d."""
     if text.isascii():
         return text
     fonts = _fonts()
-    known = {c for c in text if c == "\n" or any(font.get_char_index(ord(c)) for font in fonts)}
-    return "".join(c if c in known else c.encode("unicode_escape").decode() for c in text)
+    drawable = {c for c in text if c == "\n" or any(font.get_char_index(ord(c)) for font in fonts)}
+    return "".join(c if c in drawable else c.encode("unicode_escape").decode() for c in text)
 
 
 def _fonts() -> list[FT2Font]:
-    """The fonts that matplotlib takes characters from, those that it turns to last included."""
+    """Return the fonts in which matplotlib looks for characters, its fallbacks included."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     families = FontProperties().get_family()

@@ -1,4 +1,4 @@
-"""Patching as a figure: how much of the clean run each site brings back, layer by position or head."""
+"""Plot patching: how far each site restores the clean run, by layer and position or head."""
 
 from __future__ import annotations
 
@@ -42,53 +42,51 @@ if TYPE_CHECKING:
     from ...arrays.stats import Array
 
 LABEL = 8  # characters of a token
-ROOM = 0.36, 0.16  # inches of a cell that has a number in it
-BESIDE, AROUND = 2.0, 0.65  # inches for what is said beside the cells, and above and below them
+ROOM = 0.36, 0.16  # inches (width, height) of a cell with a number
+BESIDE, AROUND = 2.0, 0.65  # inches for text beside the cells, and for text above and below them
 
 
 def plot_patch(result: PatchResult | PairsResult, ax: Axes | None = None) -> Axes:
-    """How much of the way from the corrupted run to the clean one each site brings back: 0 is grey, more is
-    lighter and less darker, from -1 to 1 or as far as it goes. Of several pairs the mean."""
+    """Plot how far each site moves the corrupted run (0) to the clean run (1): the mean, if there are several
+    pairs. Grey is 0; the colours run from -1 to 1, or to the largest magnitude."""
     return on_axes(patch_picture(result), ax)
 
 
 def patch_picture(result: PatchResult | PairsResult) -> Picture:
-    """A map for every kind of site, bars for the parts that a site names."""
+    """Return the figure: a map for every kind of site, and bars for sites that are parts of events."""
     tables, parts = tables_of(result.cells), parts_of(result.cells)
     pairs = result.pairs if isinstance(result, PairsResult) else (result,)
-    words = "restored" if len(pairs) == 1 else f"restored, mean of {counted(len(pairs), 'pair')}"
+    label = "restored" if len(pairs) == 1 else f"restored, mean of {counted(len(pairs), 'pair')}"
     maps = [np.array([[_value(cell) for cell in row] for _, row in table.rows]) for table in tables]
     values = np.array([_value(cell) for cell in result.cells if not cell.is_part])
     end = map_end(result.cells, _value)
-    scale = Scale(-end, end, words)
-    names = [max(map(len, _columns(table, pairs))) for table in tables]
-    rooms = [
-        (len(each) * ROOM[1], AROUND + CHARACTER * longest) for each, longest in zip(maps, names, strict=True)
-    ]
+    scale = Scale(-end, end, label)
+    longest = [max(map(len, _columns(table, pairs))) for table in tables]
+    rooms = [(len(m) * ROOM[1], AROUND + CHARACTER * n) for m, n in zip(maps, longest, strict=True)]
     rooms += [(len(parts) * BAR + 0.1, AROUND + CHARACTER)] if parts else []
 
     def draw(panel: Panel) -> None:
-        places = stacked(panel, rooms)
-        drawn = zip(places, tables, maps, strict=False)
-        images = [_draw_map(place, table, own, scale, pairs) for place, table, own in drawn]
+        panels = stacked(panel, rooms)
+        triples = zip(panels, tables, maps, strict=False)
+        images = [_draw_map(place, table, numbers, scale, pairs) for place, table, numbers in triples]
         if parts:
-            draw_bars(places[-1], [SignedValue(cell.site, _value(cell)) for cell in parts], figure)
-            places[-1].label(x=words)
+            draw_bars(panels[-1], [SignedValue(cell.site, _value(cell)) for cell in parts], figure)
+            panels[-1].label(x=label)
         if images:
             add_bar(panel, images[-1], scale, values)
 
     inches = [each.shape[1] * ROOM[0] for each in maps]
-    inches += [len(title_of(table)) * CHARACTER for table in tables]  # beside which the scale may stand
+    inches += [len(title_of(table)) * CHARACTER for table in tables]  # a title may reach the colour bar
     width = min(max(COLUMN, max(inches, default=0.0) + BESIDE), PAGE) + room_for_crosses(values)
     return Picture(width, sum(map(sum, rooms)), draw)
 
 
 def _value(cell: Any) -> float:
-    """What a cell restores, of several pairs the mean; NaN where there is none."""
+    """Return the restored share of a cell, or its mean over the pairs; NaN if there is none."""
     if cell is None:
         return math.nan
-    found = cell.restored if isinstance(cell, Patched) else cell.mean
-    return math.nan if found is None else float(found)
+    restored = cell.restored if isinstance(cell, Patched) else cell.mean
+    return math.nan if restored is None else float(restored)
 
 
 def _draw_map(
@@ -109,14 +107,13 @@ def _draw_map(
 
 
 def _columns(table: PatchTable[Any], pairs: Sequence[PatchedPair]) -> list[str]:
-    """What the columns are called."""
-    if table.across == "head":
-        return list(map(str, table.columns))
-    return [_column(position, pairs) for position in table.columns]
+    """Return the labels of the columns: heads, or positions with their tokens."""
+    is_head = table.across == "head"
+    return [str(column) if is_head else _column(column, pairs) for column in table.columns]
 
 
 def _column(position: int, pairs: Sequence[PatchedPair]) -> str:
-    """A position with its tokens, which are left out where not all pairs have the same."""
+    """Return a position with its tokens, or alone if the tokens differ between pairs."""
     both = {tuple(_token(run.labels, position) for run in (p.clean, p.corrupt)) for p in pairs}
     if len(both) > 1:
         return str(position)

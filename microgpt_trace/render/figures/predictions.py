@@ -1,4 +1,4 @@
-"""Predictions as figures: candidates by position, the top token after every layer, the loss by position."""
+"""Plot predictions: candidates by position, the top token after every layer, and the loss by position."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...errors import InputError
-from ...text.wording import counted
 from ...tracing.result import Candidate, Trace
 from ..characters import token_label
 from ..numbers import three_decimals
@@ -20,26 +19,26 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PROBABILITY = Scale(0.0, 1.0, "probability")
-MOST = 64  # positions that a figure has room for
-CELL, ROW = 0.62, 0.26  # inches of a token, of a token above its probability
+MOST = 64  # most positions of a figure
+CELL, ROW = 0.62, 0.26  # inches: width of a cell, height of a cell with a token and its probability
 LABEL = 8  # characters of a token in a cell
-NOTHING, NOT_FINITE = "–", "not finite"  # in a cell without a candidate
+NOTHING, NOT_FINITE = "–", "not finite"  # texts of a cell without a candidate
 
 
 def plot_probabilities(trace: Trace, ax: Axes | None = None) -> Axes:
-    """The candidates of every position that was predicted, the most probable first, and what follows there
-    in truth; `top_k` of the trace says how many."""
+    """Plot the target and the most probable tokens at every predicted position. `top_k` of the trace sets
+    their number."""
     return on_axes(probabilities_picture(trace), ax)
 
 
 def plot_lens(trace: Trace, ax: Axes | None = None) -> Axes:
-    """The top token after every layer, if the model ended there, and its probability; of a trace with
+    """Plot the top token and its probability if the model ended after each layer. The trace needs
     `lens=True`."""
     return on_axes(lens_picture(trace), ax)
 
 
 def probabilities_picture(trace: Trace) -> Picture:
-    """Raises InputError where there is no prediction, or too many."""
+    """Return the figure. Raises InputError if there is no prediction, or too many."""
     rows = trace.predictions
     _check_room("probs", len(rows))
     depth = max(1, *(len(row.top) for row in rows))
@@ -52,8 +51,8 @@ def probabilities_picture(trace: Trace) -> Picture:
 
     def draw(panel: Panel) -> None:
         _draw_cells(panel, cells, two_lines=True)
-        places = [_place(trace, row.position) for row in rows]
-        panel.label(x="most probable next tokens", y="after position", columns=columns, rows=places)
+        positions = [_position(trace, row.position) for row in rows]
+        panel.label(x="most probable next tokens", y="after position", columns=columns, rows=positions)
         panel.ax.tick_params(axis="x", rotation=0)
         if targets:
             panel.ax.axvline(0.5, color="white", linewidth=3)
@@ -62,10 +61,11 @@ def probabilities_picture(trace: Trace) -> Picture:
 
 
 def lens_picture(trace: Trace) -> Picture:
-    """Raises InputError for a trace without a lens, or of too many positions."""
+    """Return the figure. Raises InputError for a trace without a logit lens, or with too many positions."""
     rows = trace.lens
     if not rows:
-        raise InputError("lens: this trace has none; --lens, or lens=True, adds it for a production model")
+        cause = "this trace has no logit lens"
+        raise InputError(f"lens: {cause}; --lens, or lens=True, adds it for a production model")
     positions = rows[0].positions
     _check_room("lens", len(positions))
     cells = [[candidate or NOT_FINITE for candidate in row.predicted] for row in rows]
@@ -74,17 +74,17 @@ def lens_picture(trace: Trace) -> Picture:
         _draw_cells(panel, cells, two_lines=False)
         panel.label(
             "top token if the model ended after the layer", x="position and token read", y="after layer",
-            columns=[_place(trace, at) for at in positions], rows=[str(row.layer) for row in rows],
+            columns=[_position(trace, at) for at in positions], rows=[str(row.layer) for row in rows],
         )  # fmt: skip
 
     return Picture(max(COLUMN, len(positions) * CELL + 1.5), len(rows) * LINE * 1.4 + 1.2, draw)
 
 
 def loss_by_position(trace: Trace) -> Picture:
-    """-log P(target) at every position that has a target. Raises InputError where there is none."""
+    """Return the figure of -log P(target) by position. Raises InputError if no position has a target."""
     rows = [row for row in trace.predictions if row.loss is not None]
     if not rows:
-        raise InputError("loss: no position that was predicted has a target")
+        raise InputError("loss: no predicted position has a target")
     _check_room("loss", len(rows))
     losses = [row.loss for row in rows]
     heights, chance = [0.0 if math.isnan(loss) else loss for loss in gaps(losses)], trace.chance_loss
@@ -97,7 +97,7 @@ def loss_by_position(trace: Trace) -> Picture:
         panel.label(
             not_finite(losses, "position"), above=panel.legend(1),
             x="position, token and target", y="loss, -log P(target)",
-            columns=[f"{_place(trace, row.position)} → {_label(row.target)}" for row in rows],
+            columns=[f"{_position(trace, row.position)} → {_label(row.target)}" for row in rows],
         )  # fmt: skip
         for place, value in zip(places, gaps(losses), strict=True):
             if math.isnan(value):
@@ -107,7 +107,7 @@ def loss_by_position(trace: Trace) -> Picture:
 
 
 def _draw_cells(panel: Panel, cells: Sequence[Sequence[Candidate | str]], two_lines: bool) -> None:
-    """A candidate in each cell, in the colour of its probability, or why there is none."""
+    """Draw a candidate in each cell, in the colour of its probability, or a text."""
     values = np.array([[math.nan if isinstance(c, str) else c.p for c in row] for row in cells])
     image = draw_heat(panel, values, PROBABILITY, crossed=False)
     write_cells(panel, values, [[_cell(c, two_lines) for c in row] for row in cells], PROBABILITY)
@@ -124,15 +124,13 @@ def _label(candidate: Candidate | None) -> str:
     return "" if candidate is None else token_label(candidate.label, LABEL)
 
 
-def _place(trace: Trace, position: int) -> str:
+def _position(trace: Trace, position: int) -> str:
     return f"{position} {token_label(trace.input.labels[position], LABEL)}"
 
 
 def _check_room(name: str, count: int) -> None:
     if not count:
-        raise InputError(f"{name}: this trace predicts nothing")
+        raise InputError(f"{name}: this trace has no predictions")
     if count > MOST:
-        raise InputError(
-            f"{name} of {counted(count, 'position')}: a figure has room for {MOST}; choose some by "
-            "--positions, or positions="
-        )
+        limit = f"a figure shows at most {MOST}; select some with --positions or positions="
+        raise InputError(f"{name} of {count:,} positions: {limit}")

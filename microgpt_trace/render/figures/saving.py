@@ -1,4 +1,4 @@
-"""Pictures as files: SVG and PDF with text as text, PNG. Knows no result."""
+"""Save pictures as files: SVG and PDF (with text as text) and PNG. Knows no result."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ...files import write_atomically
 from .heat import DOTS
 from .panel import Panel, Picture
 
-# The same file from run to run: no date, no version, no random id.
+# Without date, version and random id, two runs write the same bytes.
 _METADATA: dict[str, dict[str, None]] = {
     ".svg": {"Date": None, "Creator": None},
     ".png": {"Software": None},
     ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
 }
 _OURS = {
-    "svg.fonttype": "none",  # text, not outlines of it
+    "svg.fonttype": "none",  # text instead of outlines
     "pdf.fonttype": 42,
     "svg.hashsalt": "microgpt-trace",
     "hatch.linewidth": 0.4,
@@ -31,25 +31,25 @@ SUFFIXES = tuple(_METADATA)
 
 
 def save_picture(picture: Picture, path: Path, overwrite: bool = False) -> None:
-    """Draw it into a file of the format that the suffix says. Raises RunError where the disk does not let
-    us."""
+    """Draw a picture into a file, in the format of its extension. Raises RunError if the file cannot be
+    written."""
     write_atomically(path, content_of(picture, path.suffix.lower()), overwrite)
 
 
 def content_of(picture: Picture, suffix: str) -> bytes:
-    """The bytes of such a file."""
-    with _surroundings():
-        from matplotlib.figure import Figure  # not pyplot's: nothing of it outlives the file
+    """Return the bytes of a picture as a file with this extension."""
+    with _own_settings():
+        from matplotlib.figure import Figure  # a figure of pyplot would stay in memory
 
         figure, file = Figure(figsize=(picture.width, picture.height), layout="constrained"), BytesIO()
-        picture.draw(Panel(figure.add_subplot(), spelled=suffix != ".svg"))
+        picture.draw(Panel(figure.add_subplot(), escapes=suffix != ".svg"))
         figure.savefig(file, format=suffix[1:], dpi=DOTS, metadata=_METADATA[suffix])
     return file.getvalue()
 
 
 @contextmanager
-def _surroundings() -> Iterator[None]:
-    """Settings of ours, of the user's matplotlibrc the fonts, and no word to the terminal about these."""
+def _own_settings() -> Iterator[None]:
+    """Use our settings with the fonts of the user's matplotlibrc, without warnings about fonts."""
     logger = logging.getLogger("matplotlib")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -57,7 +57,7 @@ def _surroundings() -> Iterator[None]:
         import matplotlib
 
         with matplotlib.rc_context(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Glyph ")  # which a viewer of SVG may have
+            warnings.filterwarnings("ignore", message="Glyph ")  # the viewer of an SVG may have the glyph
             settings: Any = matplotlib.rcParams
             fonts = {name: settings[name] for name in settings if name.startswith("font.")}
             matplotlib.rcdefaults()

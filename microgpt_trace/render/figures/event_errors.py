@@ -1,0 +1,161 @@
+"""Plot the errors of a comparison or a diagnosis in order of computation, with what is allowed, and mark the
+first error beyond it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from ...comparison.differences import Comparison
+from ...diagnosis.diagnose import Diagnosis, DumpDiagnosis
+from ...errors import InputError
+from ...grouping import grouped
+from ...text.wording import counted
+from .panel import BLUE, DARK, GREY, ORANGE, PAGE, Panel, Picture, on_axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+NAMED = 42  # most events whose names fit below the axis
+COLOURS, SHAPES = (BLUE, ORANGE, GREY), "oXv^x"  # in the order of the legend
+
+
+class Error(NamedTuple):
+    """The error of an event, and the error that is allowed."""
+
+    name: str
+    layer: int | None
+    size: float
+    allowed: float
+    holds: bool
+
+
+class Captions(NamedTuple):
+    """The texts of a figure: legend entries of errors within and beyond what is allowed, the label of the
+    axis, the title, and the legend entry of events that were not compared."""
+
+    within: str
+    beyond: str
+    axis: str
+    title: str
+    uncompared: str = ""
+
+
+def plot_diff(comparison: Comparison, ax: Axes | None = None) -> Axes:
+    """Plot the distance of the worst row of every event with its band, in order of computation, and mark the
+    first difference."""
+    return on_axes(diff_picture(comparison), ax)
+
+
+def plot_diagnosis(diagnosis: DumpDiagnosis, ax: Axes | None = None) -> Axes:
+    """Plot the error of each operation, given its own inputs, with the error that rounding explains, and mark
+    the first wrong operation with the error that its best explanation leaves."""
+    return on_axes(diagnosis_picture(diagnosis), ax)
+
+
+def diff_picture(comparison: Comparison) -> Picture:
+    """Return the figure of the distances of the worst rows, or of statistics, with their bands."""
+    events = comparison.events
+    errors = [Error(e.name, e.layer, e.relative, e.tolerance, e.holds) for e in events]
+    beyond = sum(not error.holds for error in errors)
+    agree = "all within their bands" if not beyond else f"{beyond:,} beyond their band"
+    known = sum(not math.isnan(error.size) for error in errors)
+    partial = sum(event.alike > 0 and not math.isnan(event.relative) for event in events)
+    compared = (
+        counted(len(errors), "event") if known == len(errors) else f"{known:,} of {len(errors):,} events"
+    )
+    in_part = f", {partial:,} of them without elements that are not finite" if partial else ""
+    axis = f"distance of {'the statistics' if comparison.of_statistics else 'the worst row'}"
+    title, uncompared = f"{compared} compared{in_part}, {agree}", "not compared, NaN or infinite on both"
+    captions = Captions("within its band", "beyond its band", axis, title, uncompared)
+    return _picture(errors, captions, comparison.first)
+
+
+def diagnosis_picture(dump: DumpDiagnosis) -> Picture:
+    """Return the figure. Raises InputError if no operation could be judged."""
+    diagnosis = dump.diagnosis
+    errors = [
+        Error(o.name, o.layer, math.inf if o.error is None else o.error, o.tolerance, o.holds)
+        for o in diagnosis.operations
+        if o.error is not None or not o.holds
+    ]
+    if not errors:
+        raise InputError("diagnosis: no operation could be judged, so there is nothing to plot")
+    captions = Captions("follows from its inputs", "does not", "error of the worst row", _claim(diagnosis))
+    best = [f.residual for f in diagnosis.findings if f.explains and f.operation == diagnosis.first_wrong]
+    return _picture(errors, captions, diagnosis.first_wrong, best[:1])
+
+
+def _claim(diagnosis: Diagnosis) -> str:
+    """Return the explanation of the first wrong operation, or how many operations are wrong."""
+    claims = [finding.claim for finding in diagnosis.findings if finding.explains]
+    if claims:
+        return claims[0] + (f" (or {counted(len(claims) - 1, 'other')})" if len(claims) > 1 else "")
+    judged = counted(diagnosis.judged, "operation")
+    if diagnosis.first_wrong is not None:
+        return f"{judged} judged; none of {len(diagnosis.tried):,} hypotheses explains the first wrong one"
+    return f"{judged} judged, {len(diagnosis.wrong):,} wrong"
+
+
+def _picture(
+    errors: Sequence[Error], captions: Captions, first: str | None, residual: Sequence[float] = ()
+) -> Picture:
+    """Plot the errors in order, with a line at the `first` beyond its band and, if it has an explanation, the
+    `residual` error."""
+    floor, ceiling = _bounds(errors, residual)
+
+    def height(size: float) -> float:
+        return min(size, ceiling) if size > 0 else floor
+
+    def draw(panel: Panel) -> None:
+        ax = panel.ax
+        ax.set(yscale="log", ylim=(floor / 2, ceiling * 2), xlim=(-1, len(errors)))
+        bands = [max(error.allowed, floor) for error in errors]
+        ax.step(range(len(errors)), bands, where="mid", color=GREY, linewidth=1, label="allowed")
+        marks = grouped(range(len(errors)), lambda at: _mark(errors[at], captions))
+        for (colour, shape, label), places in sorted(marks.items()):
+            y, mark = [height(errors[at].size) for at in places], SHAPES[shape]
+            ax.plot(places, y, mark, color=COLOURS[colour], markersize=4, linestyle="none", label=label)
+        if first is not None:
+            at = next(x for x, error in enumerate(errors) if error.name == first)
+            ax.axvline(at, color=ORANGE, linewidth=0.8, linestyle=":", label=f"first: {first}")
+            for size in residual:
+                label = "left by the explanation"
+                ax.plot(at, height(size), "D", color=DARK, fillstyle="none", markersize=4, label=label)
+        _name_events(panel, errors)
+        panel.label(captions.title, y=captions.axis, above=panel.legend(3))
+
+    return Picture(PAGE, 3.6 if len(errors) <= NAMED else 3.0, draw)
+
+
+def _bounds(errors: Sequence[Error], residual: Sequence[float]) -> tuple[float, float]:
+    """Return the heights of zeros (a tenth of the smallest size) and of infinities (10 times the largest)."""
+    sizes = [*residual, *(size for error in errors for size in (error.size, error.allowed))]
+    finite = [size for size in sizes if 0 < size < math.inf] or [1e-8, 1.0]
+    return min(finite) / 10, max(finite) * (10 if math.inf in sizes else 1)
+
+
+def _mark(error: Error, captions: Captions) -> tuple[int, int, str]:
+    """Return the indices of the colour and the shape of a point, and its legend entry."""
+    if math.isnan(error.size):
+        return 2, 4, captions.uncompared
+    beyond = int(not error.holds)
+    if error.size <= 0:
+        return beyond, 2, "0, no difference"
+    if error.size == math.inf:
+        return beyond, 3, "NaN, infinite"
+    return beyond, beyond, captions.beyond if beyond else captions.within
+
+
+def _name_events(panel: Panel, errors: Sequence[Error]) -> None:
+    """Name every event below the axis, or the first event of each layer if there are too many."""
+    if len(errors) <= NAMED:
+        panel.ticks("x", [error.name for error in errors])
+        return
+    begin: dict[str, int] = {}
+    for x, error in enumerate(errors):
+        if error.layer is not None:
+            begin.setdefault(f"layer {error.layer}", x)
+    begin = begin or {errors[0].name: 0}
+    panel.ticks("x", list(begin), list(begin.values()))
