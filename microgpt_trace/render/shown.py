@@ -22,45 +22,32 @@ class HowShown(NamedTuple):
 
 
 SHOWN = {
-    "AttributionResult": HowShown(
-        "results.attribution.attribution_sections",
-        "figures.attribution.attribution_picture",
-        "page.page_view.attribution_view",
-    ),
-    "Comparison": HowShown(
-        "results.comparison.comparison_sections",
-        "figures.event_errors.diff_picture",
-        "page.diff_view.diff_view",
-    ),
+    "AttributionResult": HowShown("results.attribution.attribution_sections",
+        "figures.attribution.attribution_picture", "page.page_view.attribution_view"),
+    "Comparison": HowShown("results.comparison.comparison_sections",
+        "figures.event_errors.diff_picture", "page.diff_view.diff_view"),
     "Decoder": HowShown("results.inspection.decoder_sections"),
-    "DumpDiagnosis": HowShown(
-        "results.diagnosis.diagnosis_sections", "figures.event_errors.diagnosis_picture"
-    ),
-    "Explanation": HowShown(
-        "results.explanation.explanation_sections", "figures.explanation.explanation_picture"
-    ),
+    "DumpDiagnosis": HowShown("results.diagnosis.diagnosis_sections",
+        "figures.event_errors.diagnosis_picture"),
+    "Explanation": HowShown("results.explanation.explanation_sections",
+        "figures.explanation.explanation_picture"),
     "GradientCheck": HowShown("results.checking.gradient_sections"),
     "Model": HowShown("results.inspection.microgpt_sections"),
-    "PairsResult": HowShown(
-        "results.patching.pairs_sections", "figures.patching.patch_picture", "page.page_view.pairs_view"
-    ),
-    "PatchResult": HowShown(
-        "results.patching.patch_sections", "figures.patching.patch_picture", "page.page_view.patch_view"
-    ),
+    "PairsResult": HowShown("results.patching.pairs_sections",
+        "figures.patching.patch_picture", "page.page_view.pairs_view"),
+    "PatchResult": HowShown("results.patching.patch_sections",
+        "figures.patching.patch_picture", "page.page_view.patch_view"),
     "Prediction": HowShown("trace.predictions.candidates_sections"),
     "Predictions": HowShown("trace.predictions.rows_of_predictions"),
     "PromptsComparison": HowShown("results.models.prompts_sections"),
     "Survey": HowShown("results.survey.sections_of_survey"),
     "SurveyComparison": HowShown("results.survey_comparison.survey_comparison_sections"),
-    "Timeline": HowShown(
-        "results.timeline.timeline_sections",
-        "figures.curves.timeline_picture",
-        "page.timeline_view.timeline_view",
-    ),
+    "Timeline": HowShown("results.timeline.timeline_sections",
+        "figures.curves.timeline_picture", "page.timeline_view.timeline_view"),
     "Trace": HowShown("trace.whole_trace.trace_sections"),
     "Validation": HowShown("results.checking.validation_sections"),
     "WeightsComparison": HowShown("results.models.weights_sections"),
-}
+}  # fmt: skip
 
 
 def sections_of(result: Any, **options: Any) -> list[Section]:

@@ -1,1 +1,1 @@
-"""Results as JSON: documents, and the schemas that they keep to, both from the same dataclasses."""
+"""Results as JSON documents, and the JSON Schemas of these documents, both from the same dataclasses."""

@@ -1,5 +1,5 @@
-"""JSON Schema (draft 2020-12) of dataclasses, and of the documents that say what a model is: a trace, a line
-of its JSON Lines form, and what `inspect` gives."""
+"""JSON Schemas (draft 2020-12) of dataclasses, and of the documents that describe a model: a trace, a line of
+its JSON Lines form, and the output of `inspect`."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ _PLAIN: dict[Any, dict[str, Any]] = {
 
 
 def result_schema(kind: Any, title: str) -> dict[str, Any]:
-    """The schema of the document of a result: a dataclass that names its SCHEMA."""
+    """Return the schema of the document of a result, a dataclass with a SCHEMA."""
     body = closed_object({"schema": {"const": kind.SCHEMA}, **record(kind)["properties"]})
     return {**preamble(title, kind.SCHEMA), **body, "$defs": definitions(member_types(kind).values())}
 
 
 def definitions(kinds: Iterable[Any]) -> dict[str, Any]:
-    """The schemas of all dataclasses in these types and in their members, by the names that refer to them."""
+    """Return the schemas of all dataclasses in these types and in their members, by name."""
     return {definition_name(kind): record(kind) for kind in dict.fromkeys(_dataclasses(kinds))}
 
 
@@ -52,20 +52,20 @@ def _dataclasses(kinds: Iterable[Any]) -> Iterator[type]:
 
 
 def member_types(kind: Any) -> dict[str, Any]:
-    """The types of what a document has of a dataclass."""
+    """Return the types of the members of a dataclass in documents: its fields and its marked properties."""
     hints = get_type_hints(kind)
-    own = {field.name: hints[field.name] for field in fields(kind)}
-    return own | {name: get_type_hints(getattr(kind, name).fget)["return"] for name in marked(kind)}
+    types = {field.name: hints[field.name] for field in fields(kind)}
+    return types | {name: get_type_hints(getattr(kind, name).fget)["return"] for name in marked(kind)}
 
 
 def definition_name(kind: type) -> str:
-    """LayerRow -> layer_row"""
+    """Return the name of a definition, such as layer_row for LayerRow."""
     return re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower()
 
 
 def schema_of(kind: Any) -> dict[str, Any]:
-    """The schema of a value of this type; dataclasses are referred to by their names. A dictionary of types
-    is a record without a class, [type] is a list of such, and a text stands for itself."""
+    """Return the schema of a value of this type; dataclasses are references by name. A dictionary of types is
+    a record without a class, [type] is a list of this type, and a text is a constant."""
     if isinstance(kind, dict):
         return closed_object({name: schema_of(member) for name, member in kind.items()})
     if isinstance(kind, list):
@@ -80,69 +80,68 @@ def schema_of(kind: Any) -> dict[str, Any]:
     if origin is Literal:
         return {"enum": list(arguments)}
     if origin is tuple:
-        assert arguments[-1] is ... or len({*arguments}) == 1, kind  # all items of one type
+        assert arguments[-1] is ... or len({*arguments}) == 1, kind  # all items have one type
         return {"type": "array", "items": schema_of(arguments[0])}
     if origin is dict:
         return {"type": "object", "additionalProperties": schema_of(arguments[1])}
-    assert origin is UnionType, kind  # a type that the table above does not know
+    assert origin is UnionType, kind  # _PLAIN lacks a type
     return {"anyOf": [schema_of(argument) for argument in arguments]}
 
 
 def record(kind: type) -> dict[str, Any]:
-    """The schema of a dataclass, with all its members."""
+    """Return the schema of a dataclass with all its members."""
     return schema_of(member_types(kind))
 
 
 def closed_object(properties: dict[str, Any], optional: tuple[str, ...] = ()) -> dict[str, Any]:
-    """A closed object: every property required but the optional ones, no other allowed."""
+    """Return an object that requires all properties but the optional ones, and allows no other."""
     required = [name for name in properties if name not in optional]
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 
 def preamble(title: str, identifier: str) -> dict[str, str]:
-    """What a schema begins with."""
+    """Return the first members of a schema."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": identifier, "title": title}
 
 
 def document_schema() -> dict[str, Any]:
-    """The schema of `microgpt trace --json`."""
+    """Return the schema of `microgpt trace --json`."""
     _, optional = required_and_optional()
     body = closed_object({"schema": {"const": SCHEMA_ID}, **_members()}, optional=tuple(optional))
     return {**preamble("A trace", SCHEMA_ID), **body, "$defs": _definitions()}
 
 
 def line_schema() -> dict[str, Any]:
-    """The schema of one line of `microgpt trace --jsonl`: which record it is decides its shape."""
-    members, known = _members(), _definitions()
+    """Return the schema of one line of `microgpt trace --jsonl`. Its member `record` decides its shape."""
+    members, schemas = _members(), _definitions()
     _, optional = required_and_optional()
-    ones = {name: schema for name, schema in members.items() if name not in RECORDS}
-    head = {"record": {"const": "trace"}, "schema": {"const": SCHEMA_ID}, **ones}
-    records = [closed_object(head, optional=tuple(name for name in optional if name in ones))]
+    single = {name: schema for name, schema in members.items() if name not in RECORDS}
+    head = {"record": {"const": "trace"}, "schema": {"const": SCHEMA_ID}, **single}
+    records = [closed_object(head, optional=tuple(name for name in optional if name in single))]
     for name, record in RECORDS.items():
-        item = known[members[name]["items"]["$ref"].rpartition("/")[2]]
+        item = schemas[members[name]["items"]["$ref"].rpartition("/")[2]]
         properties = {"record": {"const": record}, **item["properties"]}
         records.append({**item, "properties": properties, "required": ["record", *item["required"]]})
-    return {**preamble("One record of a trace", f"{SCHEMA_ID}/line"), "oneOf": records, "$defs": known}
+    return {**preamble("One record of a trace", f"{SCHEMA_ID}/line"), "oneOf": records, "$defs": schemas}
 
 
 def inspection_schema() -> dict[str, Any]:
-    """The schema of `microgpt inspect --json`."""
-    whole = result_schema(Inspection, "A model inspected")
-    whole["properties"]["model"] = {"$ref": "#/$defs/model"}
-    whole["$defs"] |= _models()
-    return whole
+    """Return the schema of `microgpt inspect --json`."""
+    schema = result_schema(Inspection, "Inspection of a model")
+    schema["properties"]["model"] = {"$ref": "#/$defs/model"}
+    schema["$defs"] |= _models()
+    return schema
 
 
 def _types() -> dict[str, Any]:
-    """The type of each member of a document, where it is there."""
+    """Return the type of each member of a trace's document. An optional member is never None."""
     required, optional = required_and_optional()
-    known = member_types(Trace)
-    return {name: known[name] for name in required} | {name: _there(known[name]) for name in optional}
+    types = member_types(Trace)
+    return {name: types[name] for name in required} | {name: _without_none(types[name]) for name in optional}
 
 
-def _there(kind: Any) -> Any:
-    """A type without None."""
-    kinds = [own for own in get_args(kind) if own is not NoneType]
+def _without_none(kind: Any) -> Any:
+    kinds = [each for each in get_args(kind) if each is not NoneType]
     return kinds[0] if NoneType in get_args(kind) else kind
 
 
@@ -152,19 +151,16 @@ def _members() -> dict[str, Any]:
 
 
 def _definitions() -> dict[str, Any]:
-    known = definitions([*_types().values(), Applied]) | _models()
+    schemas = definitions([*_types().values(), Applied]) | _models()
     values = {"$ref": "#/$defs/values"}
-    known["values"] = {"anyOf": [NUMBER, {"type": "array", "items": values}]}
-    event = known[definition_name(TraceEvent)]["properties"] | {
-        "stats": schema_of(TensorStats),
-        "seconds": {"type": "number", "minimum": 0},
-        "values": values,
-    }
-    known[definition_name(TraceEvent)] = closed_object(event, optional=("seconds", "values"))
-    return known
+    schemas["values"] = {"anyOf": [NUMBER, {"type": "array", "items": values}]}
+    own = {"stats": schema_of(TensorStats), "seconds": {"type": "number", "minimum": 0}, "values": values}
+    event = schemas[definition_name(TraceEvent)]["properties"] | own
+    schemas[definition_name(TraceEvent)] = closed_object(event, optional=("seconds", "values"))
+    return schemas
 
 
-# What models say of themselves, by the types of the members: all of them, and those of each family.
+# Types of the members that describe a model: members of every model, and members of each family.
 _OF_ALL = {"origin": str, "parameters": int, "dtype": str, "assumed": tuple[str, ...]}
 _OF_FAMILIES: dict[str, dict[str, Any]] = {
     "microgpt": {
@@ -183,9 +179,9 @@ _OF_FAMILIES: dict[str, dict[str, Any]] = {
 
 
 def _models() -> dict[str, Any]:
-    """What models say of themselves."""
-    known = definitions([Config, DecoderConfig])
-    config = known[definition_name(DecoderConfig)]["properties"]
-    known[definition_name(DecoderConfig)] = closed_object(config, optional=tuple(OF_SOME))
-    models = [schema_of({**_OF_ALL, "family": family, **own}) for family, own in _OF_FAMILIES.items()]
-    return known | {"model": {"oneOf": models}}
+    """Return the definitions of the description of a model."""
+    schemas = definitions([Config, DecoderConfig])
+    config = schemas[definition_name(DecoderConfig)]["properties"]
+    schemas[definition_name(DecoderConfig)] = closed_object(config, optional=tuple(OF_SOME))
+    models = [schema_of({**_OF_ALL, "family": family, **members}) for family, members in _OF_FAMILIES.items()]
+    return schemas | {"model": {"oneOf": models}}

@@ -1,4 +1,4 @@
-"""A Trace as JSON: one document, or one record a line; see schema.py for the shape."""
+"""A Trace as JSON: one document, or one record per line. See schema.py for the shape."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ...text.json_writing import dump, marked, plain, to_text
 from ...tracing.collector import event_record
 from ...tracing.result import SCHEMA_ID, Trace
 
-# What an item of a document's lists is called where it is a line of its own.
+# Lists of a document, and the name of an item of each list as a record of its own.
 RECORDS = {
     "events": "event", "layers": "layer", "predictions": "prediction", "lens": "lens",
     "lens_target": "lens_target", "generation": "token", "parameters": "parameter", "insights": "insight",
@@ -19,28 +19,28 @@ RECORDS = {
 
 
 def required_and_optional() -> tuple[list[str], list[str]]:
-    """The members of every document, and those that are left out where there is nothing of them."""
-    shown = [field for field in fields(Trace) if field.repr]
-    required = [field.name for field in shown if field.default is MISSING]
-    return [*required, *marked(Trace)], [field.name for field in shown if field.name not in required]
+    """Return the members of every document, and the members that are omitted if they are empty."""
+    members = [field for field in fields(Trace) if field.repr]
+    required = [field.name for field in members if field.default is MISSING]
+    return [*required, *marked(Trace)], [field.name for field in members if field.name not in required]
 
 
 def trace_json(trace: Trace, values: bool = False) -> str:
-    """The document, with a line for each member and for each item of its lists."""
+    """Return the document as text, with a line for each member and for each item of its lists."""
     return to_text(document(trace, values))
 
 
 def trace_json_lines(trace: Trace, values: bool = False) -> Iterator[str]:
-    """The same facts, one record a line; `record` says which."""
-    whole = document(trace, values)
-    yield dump({"record": "trace", **{k: v for k, v in whole.items() if k not in RECORDS}}) + "\n"
+    """Return the document as one record per line. Its member `record` names the kind of the record."""
+    members = document(trace, values)
+    yield dump({"record": "trace", **{k: v for k, v in members.items() if k not in RECORDS}}) + "\n"
     for key, record in RECORDS.items():
-        for item in whole.get(key, ()):
+        for item in members.get(key, ()):
             yield dump({"record": record, **item}) + "\n"
 
 
 def document(trace: Trace, values: bool = False) -> dict[str, Any]:
-    """The trace as plain data; `values` adds the arrays that the trace kept."""
+    """Return the trace as plain data. `values` adds the arrays that the trace kept."""
     required, optional = required_and_optional()
     result: dict[str, Any] = {"schema": SCHEMA_ID}
     for name in [*required, *optional]:

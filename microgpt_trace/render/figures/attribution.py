@@ -85,10 +85,8 @@ def _over_positions(result: AttributionResult, top: int) -> Picture:
 
     def draw(panel: Panel) -> None:
         image = draw_heat(panel, values, scale)
-        title = (
-            f"the {len(largest):,} parts with the largest mean; {left:,} more are not shown" if left else ""
-        )
-        panel.label(title, x="position: target / against", columns=columns, rows=names)
+        title = f"the {len(largest):,} parts with the largest mean; {left:,} more are not shown"
+        panel.label(title * bool(left), x="position: target / against", columns=columns, rows=names)
         add_bar(panel, image, scale, values)
 
     width = min(max(COLUMN, len(values[0]) * 0.3 + 2.4), PAGE) + room_for_crosses(values)

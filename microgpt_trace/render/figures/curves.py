@@ -107,11 +107,8 @@ def _norms(timeline: Timeline) -> Sequence[Draw]:
     if len(rows) > MOST:
         limit = f"a figure shows at most {MOST} curves; name fewer with --event"
         raise InputError(f"timeline of {len(rows):,} events and parameters: {limit}")
-    measures = {
-        "L2 norm": [row.l2 for row in rows],
-        "L2 norm of the gradient": [row.gradient for row in rows],
-    }
-    names = [row.name for row in rows]
+    names, gradients = [row.name for row in rows], [row.gradient for row in rows]
+    measures = {"L2 norm": [row.l2 for row in rows], "L2 norm of the gradient": gradients}
     panels = [
         partial(_draw_curves, steps=timeline.steps, names=names, measure=measure, curves=curves)
         for measure, curves in measures.items()

@@ -62,9 +62,7 @@ def diff_picture(comparison: Comparison) -> Picture:
     agree = "all within their bands" if not beyond else f"{beyond:,} beyond their band"
     known = sum(not math.isnan(error.size) for error in errors)
     partial = sum(event.alike > 0 and not math.isnan(event.relative) for event in events)
-    compared = (
-        counted(len(errors), "event") if known == len(errors) else f"{known:,} of {len(errors):,} events"
-    )
+    compared = f"{known:,} of " * (known < len(errors)) + counted(len(errors), "event")
     in_part = f", {partial:,} of them without elements that are not finite" if partial else ""
     axis = f"distance of {'the statistics' if comparison.of_statistics else 'the worst row'}"
     title, uncompared = f"{compared} compared{in_part}, {agree}", "not compared, NaN or infinite on both"

@@ -4,7 +4,7 @@ out. Knows no result."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -24,9 +24,7 @@ HATCHED = "0.85"  # grey of the hatching
 SIGNED = (
     "#08184f", "#1d4495", "#4a77bd", "#7f9fc0", "#a3a6a8", "#c9a97c", "#e3b65c", "#f5d472", "#fff3b8",
 )  # fmt: skip
-_ARROWS: dict[tuple[bool, bool], Literal["neither", "min", "max", "both"]] = {
-    (False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both",
-}  # fmt: skip
+_ARROWS = "neither", "min", "max", "both"  # ends of the scale with an arrow
 
 
 class Scale(NamedTuple):
@@ -101,7 +99,7 @@ def room_for_crosses(values: Array) -> float:
 def add_bar(panel: Panel, image: ScalarMappable, scale: Scale, values: Array, remark: str = "") -> None:
     """Draw the colour bar beside the Axes. An arrow marks an end of the scale that some values exceed. The
     label explains crosses if a value is not finite."""
-    extend = _ARROWS[bool((values < scale.low).any()), bool((values > scale.high).any())]
+    extend = _ARROWS[(values < scale.low).any() + 2 * (values > scale.high).any()]
     bar = panel.ax.figure.colorbar(image, ax=panel.ax, fraction=0.05, pad=0.02, aspect=25, extend=extend)
     root = ", square-root scale" * scale.rooted
     crosses = "" if np.isfinite(values).all() else "\n× not finite"

@@ -178,10 +178,7 @@ class SignedValue(NamedTuple):
 def draw_bars(panel: Panel, rows: Sequence[SignedValue], number: Callable[[float], str]) -> None:
     """Draw horizontal bars from 0 with their numbers. A value that is not finite has only a number."""
     values = [row.value if isfinite(row.value) else 0.0 for row in rows]
-    colours = [
-        (DARK if row.is_sum else BLUE if value >= 0 else ORANGE)
-        for row, value in zip(rows, values, strict=True)
-    ]
+    colours = [DARK if row.is_sum else ORANGE if row.value < 0 else BLUE for row in rows]
     ax = panel.ax
     ax.barh(range(len(rows)), values, color=colours, height=0.72)
     ax.axvline(0, color=GREY, linewidth=0.8)
@@ -192,9 +189,8 @@ def draw_bars(panel: Panel, rows: Sequence[SignedValue], number: Callable[[float
     ax.set_xlim(low - room * (low < 0), high + room)
     ax.set_ylim(len(rows) - 0.5, -0.5)
     for place, (value, text) in enumerate(zip(values, numbers, strict=True)):
-        side = "right" if value < 0 else "left"
-        gap = room * 0.05 * (-1 if value < 0 else 1)
-        panel.write(value + gap, place, text, ha=side, va="center")
+        side, gap = ("right", -0.05) if value < 0 else ("left", 0.05)
+        panel.write(value + room * gap, place, text, ha=side, va="center")
     panel.ticks("y", [row.name for row in rows])
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)

@@ -43,11 +43,9 @@ def probabilities_picture(trace: Trace) -> Picture:
     _check_room("probs", len(rows))
     depth = max(1, *(len(row.top) for row in rows))
     targets = any(row.target for row in rows)
-    cells = [
-        [*([row.target or NOTHING] if targets else []), *row.top, *[NOT_FINITE] * (depth - len(row.top))]
-        for row in rows
-    ]
-    columns = [*(["target"] if targets else []), *(f"{n + 1}" for n in range(depth))]
+    cells = [[*[row.target or NOTHING] * targets, *row.top, *[NOT_FINITE] * (depth - len(row.top))]
+             for row in rows]  # fmt: skip
+    columns = ["target"] * targets + [f"{n + 1}" for n in range(depth)]
 
     def draw(panel: Panel) -> None:
         _draw_cells(panel, cells, two_lines=True)

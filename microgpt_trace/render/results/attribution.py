@@ -69,10 +69,9 @@ class _ComponentRow(NamedTuple):
 
 def _position(position: PositionAttribution, result: AttributionResult, top: int) -> Section:
     contrast, target, against = position.contrast, position.target, position.against
-    digits = _digits(result)
-    ours, theirs = (shown_token(label) for label in (contrast.target_label, contrast.against_label))
-    seen = f'"{contrast.seen}"' if result.family == "microgpt" and contrast.position else contrast.seen
+    digits, labels = _digits(result), (contrast.target_label, contrast.against_label)
     loss = figure(position.loss, digits)
+    seen = f'"{contrast.seen}"' if result.family == "microgpt" and contrast.position else contrast.seen
 
     def figures(*logits: float, change: str = "") -> tuple[str, ...]:
         return *(signed(logit, digits) for logit in logits), change
@@ -88,15 +87,15 @@ def _position(position: PositionAttribution, result: AttributionResult, top: int
         rows.append(_ComponentRow(counted(len(more), "more part"), numbers, None, "dim"))
     sums = figures(target.total, against.total, target.total - against.total)
     rows.append(_ComponentRow("sum of all", sums, None, "bold"))
-    to = [f"to {token_label(label, LABEL)}" for label in (contrast.target_label, contrast.against_label)]
+    to = [f"to {token_label(label, LABEL)}" for label in labels]
     blocks: list[Block] = [
         words(f"P {four_decimals(target.p)} against {four_decimals(against.p)}, loss {loss}"),
         _table([*to, "difference", "without it"], 3, rows),
         *_missed(more, digits),
         _check(position, digits),
     ]
-    title = f"Position {contrast.position} after {shown_token(seen)}: {ours} against {theirs}"
-    return Section(blocks, title)
+    title = f"Position {contrast.position} after {shown_token(seen)}: "
+    return Section(blocks, title + " against ".join(map(shown_token, labels)))
 
 
 def _change(loss_change: float | None, result: AttributionResult) -> str:

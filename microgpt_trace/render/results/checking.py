@@ -23,7 +23,7 @@ def validation_sections(validation: Validation, *, verbose: bool = False) -> lis
         Column("event", _name),
         Column("by itself", _by_itself, right=True),
         Column("perturbed", _perturbed, right=True),
-        Column("verdict", _verdict, style=lambda group: _STYLES[group[0].verdict]),
+        Column("verdict", lambda g: g[0].verdict.replace("failed", "FAILED"), style=_style),
     ]
     legend = (
         "by itself: the largest difference of a logit. perturbed: the farthest that a next operation (for "
@@ -69,8 +69,8 @@ def _perturbed(group: Sequence[Verdict]) -> str:
     return ratio(min((v.perturbed for v in group if v.perturbed is not None), default=None))
 
 
-def _verdict(group: Sequence[Verdict]) -> str:
-    return group[0].verdict if group[0].verdict != "failed" else "FAILED"
+def _style(group: Sequence[Verdict]) -> str:
+    return _STYLES[group[0].verdict]
 
 
 def _name(group: Sequence[Verdict]) -> str:

@@ -244,10 +244,7 @@ def _uses(explanation: Explanation) -> Section:
     return Section(blocks, "Goes to")
 
 
-_NO_USE = {
-    "forward": "no operation of this run reads it",
-    "backward": "no formula of another gradient reads it",
-}
+_NO_USE = {"forward": "nothing reads it in this run", "backward": "no formula of another gradient reads it"}
 
 
 def _use_note(use: Use) -> str:

@@ -33,10 +33,8 @@ def microgpt_sections(model: Model, *, inspection: Inspection | None = None) -> 
         *fields("{:,}".format, {"count": "stats.count"}),
         *fields(significant, STATISTICS),
     ]
-    return [
-        Section([_microgpt_facts(model)]),
-        *table_section("", columns, rows, about=name_of, more=_nonfinite(rows)),
-    ]
+    table = table_section("", columns, rows, about=name_of, more=_nonfinite(rows))
+    return [Section([_microgpt_facts(model)]), *table]
 
 
 def _microgpt_facts(model: Model) -> Labelled:
@@ -89,6 +87,5 @@ def _one_line(brief: Any) -> str:
     if isinstance(brief, dict) and "first" in brief and "count" in brief:
         return f"{brief['count']:,} items: {', '.join(map(repr, brief['first']))}, …"
     text = str(brief)
-    if len(text) > 300:
-        text = f"{text[:300]}… (the first 300 of {len(text):,} characters; --json has all)"
-    return text.replace("\n", "\\n")
+    rest = f"… (the first 300 of {len(text):,} characters; --json has all)" if len(text) > 300 else ""
+    return f"{text[:300]}{rest}".replace("\n", "\\n")

@@ -31,11 +31,9 @@ FEW = 40  # most rows that are shown without --verbose
 
 def weights_sections(result: WeightsComparison, *, verbose: bool = False) -> list[Section]:
     """Return the verdict, the parameters that differ, and a table with a row per parameter."""
-    allowed = (
-        f"{result.factor:g} times the rounding error of the stored types, more in {BLOCK} neighbours"
-        if result.rtol is None
-        else f"relative L2 of {result.rtol:g}"
-    )
+    allowed = f"{result.factor:g} times the rounding error of the stored types, more in {BLOCK} neighbours"
+    if result.rtol is not None:
+        allowed = f"relative L2 of {result.rtol:g}"
     facts = Labelled([("A", result.a), ("B", result.b), ("allowed", allowed)])
     rows = result.rows if verbose or len(result.rows) <= FEW else _farthest(result)
     below = []
@@ -162,8 +160,7 @@ def _gate(results: Sequence[PromptComparison]) -> Words:
         verdict = f"{len(failed)} of {len(results)} prompts differ"
         return Words(((verdict, "bold red"), (f", the first at {failed[0].first}", "")))
     least = min(results, key=lambda r: r.events)
-    which = f" in the {counted(least.events, 'event')} named (of {least.of:,})"
-    named = "" if least.events == least.of else which
+    named = f" in the {counted(least.events, 'event')} named (of {least.of:,})" * (least.events < least.of)
     agree = f"All {len(results)} prompts agree" if len(results) > 1 else "The prompt agrees"
     return words(f"{agree} within the bands{named}", "bold green")
 

@@ -285,8 +285,8 @@ def _curves(timeline: Timeline) -> Iterator[Section]:
         rows.append(_CurveRow("", "gradient", event.gradient))
     for parameter in timeline.parameters:
         rows += [_CurveRow(parameter.name, "L2", parameter.l2), _CurveRow("", "gradient", parameter.gradient)]
-        rows.append(_CurveRow("", "update", parameter.update))
-        rows.append(_CurveRow("", "update/weight", parameter.update_ratio))
+        update, ratios = parameter.update, parameter.update_ratio
+        rows += [_CurveRow("", "update", update), _CurveRow("", "update/weight", ratios)]
 
     def at(title: str, of: Callable[[Curve], float | None]) -> Column:
         return Column(title, lambda row: row.number(of(row.curve)), right=True)

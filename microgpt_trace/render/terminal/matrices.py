@@ -4,7 +4,7 @@ what the numbers mean."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from rich.cells import cell_len, set_cell_size
@@ -109,7 +109,7 @@ def print_grid(grid: Grid, screen: Screen) -> None:
     """Print a grid. If it needs several blocks of columns, columns that contain only 0.00 are omitted."""
     matrix = _Matrix(
         [(head, list(map(screen.words, texts))) for head, texts in grid.heads],
-        [(label, list(_shares(row))) for label, row in grid.rows],
+        [(label, _shares(row)) for label, row in grid.rows],
     )
     chosen = every = list(range(len(grid.numbers)))
     if len(_blocks(matrix, screen, every)) > 1:
@@ -122,10 +122,9 @@ def print_grid(grid: Grid, screen: Screen) -> None:
         screen.tell(f"… {more:,} more columns; --json has all of them", "dim", indent=0)
 
 
-def _shares(values: Sequence[float | None]) -> Iterator[tuple[str, float | None]]:
+def _shares(values: Sequence[float | None]) -> list[tuple[str, float | None]]:
     """Return the text and the share of each cell. A value that is not finite has no colour."""
-    for value in values:
-        yield two_decimals(value), value if value is not None and math.isfinite(value) else None
+    return [(two_decimals(v), v if v is not None and math.isfinite(v) else None) for v in values]
 
 
 # Colours get lighter away from 0: blue for positive, red for negative shares.

@@ -171,8 +171,7 @@ def layers_section(trace: Trace, brief: bool) -> Section:
     if trace.intervened is not None:
         columns.append(layer_change_column(trace.intervened, last))
     table = Table(columns, trace.layers, about=lambda row: last[row.layer])
-    legend = [] if brief else _legend(trace)
-    return Section([table, *legend], "Residual stream after each layer")
+    return Section([table, *(() if brief else _legend(trace))], "Residual stream after each layer")
 
 
 def _legend(trace: Trace) -> Iterator[Words]:

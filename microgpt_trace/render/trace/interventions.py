@@ -9,7 +9,7 @@ from ...architecture.plans.plan import Operation
 from ...hooks.event import EventSpec, TraceEvent
 from ...tracing.result import Candidate, EventChange, Intervened, LayerRow, Prediction, mean_of
 from ..characters import token_label
-from ..numbers import figure, four_decimals, signed, three_decimals
+from ..numbers import figure, four_decimals, percent, signed, three_decimals
 from ..sections import Column, Section, Table, Words, fields, table_section, words
 
 LEGEND = (
@@ -61,13 +61,9 @@ def last_of_layers(specs: Iterable[EventSpec]) -> dict[int | None, str]:
 def _change(change: EventChange | None) -> str:
     if change is None or (change.change == 0 and not change.replaced):
         return ""
-    mark = "*" if change.replaced else "→"
-    return f"{mark} {'–' if change.change is None else _share(change.change)}"
-
-
-def _share(value: float) -> str:
-    """Format a share in percent, a small one with an exponent."""
-    return f"{value:.1%}" if value == 0 or value >= 5e-4 else f"{value:.0e}"
+    mark, share = "*" if change.replaced else "→", change.change
+    small = share is not None and 0 < share < 5e-4
+    return f"{mark} {f'{share:.0e}' if small else percent(share)}"
 
 
 class _EffectRow(NamedTuple):
@@ -107,7 +103,7 @@ def before_and_after_section(
         Column("predicted", _predicted),
         Column("P(target)", lambda r: _arrow(*map(_p, r.probabilities)), right=True),
         *fields(lambda gain: "" if gain is None else signed(gain, 3), {"change": "gain"}, style=_gained),
-        Column("loss", lambda r: _arrow(_loss(r.before), _loss(r.after)), right=True),
+        Column("loss", lambda r: _arrow(*(figure(p.loss) if p.target else "" for p in r[:2])), right=True),
         *fields(four_decimals, {"KL": "kl"}),
     ]
     aside = "without and with the interventions; KL(before, after) in nats"
@@ -147,10 +143,6 @@ def _label(candidate: Candidate | None) -> str:
 
 def _p(p: float | None) -> str:
     return "" if p is None else three_decimals(p)
-
-
-def _loss(prediction: Prediction) -> str:
-    return "" if prediction.target is None else figure(prediction.loss)
 
 
 def _gained(row: _EffectRow) -> str:

@@ -28,10 +28,10 @@ def header_sections(trace: Trace, whole: bool = True) -> list[Section]:
     inputs, model = trace.input, trace.model
     of_names = model["family"] == "microgpt"
     most = len(inputs.tokens) if of_names else MAX_LABELS
-    tokens = ", ".join(map(str, inputs.tokens[:most]))
     more = len(inputs.tokens) - most
-    tokens += f", … {more:,} more" if more > 0 else ""
-    text = f"{_quoted(inputs.text)} → " if inputs.text or of_names else ""
+    tokens = ", ".join(map(str, inputs.tokens[:most])) + f", … {more:,} more" * (more > 0)
+    start = inputs.text[:MAX_TEXT] + "…" * (len(inputs.text) > MAX_TEXT)
+    text = f'"{on_one_line(start)}" → ' if start or of_names else ""
     notes = [("note", note) for note in inputs.notes]
     title = words(f"Input: {text}tokens [{tokens}]", "bold")
     if not whole:
@@ -48,7 +48,7 @@ def header_sections(trace: Trace, whole: bool = True) -> list[Section]:
     if of_names:
         return [head]
     count, chain = model["config"]["n_layer"], " → ".join(model["layer"])
-    same = f" (same pattern × {count} layers)" if count > 1 else ""
+    same = f" (same pattern × {count} layers)" * (count > 1)
     return [head, Section([words(f"Layer 0: {chain}{same}")])]
 
 
@@ -91,11 +91,6 @@ def model_facts(model: dict[str, Any]) -> list[tuple[str, str]]:
         ("stored", describe_encodings(model["encodings"])),
         *(("assumed", text) for text in model["assumed"]),
     ]
-
-
-def _quoted(text: str) -> str:
-    start = text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…"
-    return f'"{on_one_line(start)}"'
 
 
 def describe_rope(config: dict[str, Any]) -> str:
@@ -192,17 +187,16 @@ def anomalies_section(anomalies: Sequence[Anomaly], brief: bool = False) -> Sect
     fired = [a for a in anomalies if a.found]
     in_part = any(a.found is None or TOO_FEW in a.unseen for a in anomalies)
     none = f"none{' in what was evaluated' * in_part}"
-    lines = [*_fired(fired)]
+    lines = [words(_excess(rule), "bold red") for rule in fired]
     if not brief:
         lines += [*_quiet(anomalies), *_not_evaluated(anomalies)]
     return Section(lines, f"Anomalies: {len(fired) or none}", style="bold red" if fired else "bold green")
 
 
-def _fired(anomalies: Sequence[Anomaly]) -> Iterator[Words]:
-    for rule in anomalies:
-        where = f"; {rule.detail}" if rule.detail else ""
-        value = f"{rule.id} {_value(rule)} in {rule.seen}, allowed {rule.threshold:g}{_UNITS[rule.source]}"
-        yield words(f"{rule.title}: {value}{where}", "bold red")
+def _excess(rule: Anomaly) -> str:
+    where = f"; {rule.detail}" if rule.detail else ""
+    value = f"{rule.id} {_value(rule)} in {rule.seen}, allowed {rule.threshold:g}{_UNITS[rule.source]}"
+    return f"{rule.title}: {value}{where}"
 
 
 def _quiet(anomalies: Sequence[Anomaly]) -> Iterator[Words]:
