@@ -1,4 +1,4 @@
-"""A trace's page by keyboard, through its history and by its addresses, in a browser."""
+"""Use the page of a trace by keyboard, browser history and addresses, in a browser."""
 
 import pytest
 from support.browser import follow, go, needs_browser
@@ -10,7 +10,7 @@ from microgpt_trace import init, trace
 pytestmark = needs_browser
 
 
-# The key of what has the focus, or its id, or its tag and text.
+# The data-key of the focused element, else its id, else its tag and text.
 FOCUSED = """() => {
   const { dataset, tagName, id, textContent } = document.activeElement;
   return dataset.key ?? (id || `${tagName} ${textContent.slice(0, 20)}`);
@@ -34,14 +34,14 @@ def press(page, *keys):
         page.keyboard.press(key)
 
 
-def tabbed(page):
-    """All that has the focus, key after key, until the page is left."""
-    found = []
+def tab_stops(page):
+    """Press Tab until the focus leaves the page, and return every element that had it."""
+    stops = []
     for _ in range(200):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement === document.body"):
-            return found
-        found.append(focused(page))
+            return stops
+        stops.append(focused(page))
     raise AssertionError("the focus never leaves the page")
 
 
@@ -49,10 +49,10 @@ def test_every_matrix_is_one_tab_stop_in_the_order_of_the_page(page):
     go(page, "layer0.attn.scores")
     matrices = page.locator(".matrix").evaluate_all("(all) => all.map((each) => each.dataset.key)")
     assert len(matrices) == 9  # attention, and the scores of four heads with their gradients
-    tabbed(page)  # to the end, from wherever a browser begins on the way to an address
-    found = tabbed(page)
-    assert [key for key in found if key in matrices] == matrices
-    assert found.index("text") < found.index("search") < found.index("glance") < found.index(matrices[-1])
+    tab_stops(page)  # leave the page first: after following an address, the browser starts somewhere inside
+    stops = tab_stops(page)
+    assert [key for key in stops if key in matrices] == matrices
+    assert stops.index("text") < stops.index("search") < stops.index("glance") < stops.index(matrices[-1])
 
 
 MOVES = {
@@ -61,18 +61,18 @@ MOVES = {
 }  # fmt: skip
 
 
-def test_arrows_walk_through_a_matrix_and_a_live_region_reads_the_cell(page):
+def test_arrow_keys_move_in_a_matrix_and_a_live_region_reads_the_cell(page):
     go(page, "layer0.attn.q")
     array = trace(init(), "emma")["layer0.attn.q"]
     box = page.locator('[data-key="layer0.attn.q null"]')
-    said = box.locator("xpath=../output")
-    assert said.get_attribute("aria-live") == "polite"
+    live = box.locator("xpath=../output")
+    assert live.get_attribute("aria-live") == "polite"
     box.focus()
     for key, at in MOVES.items():
         page.keyboard.press(key)
         name, number = f"layer0.attn.q[{at[0]},{at[1]}]", float(array[at])
         assert page.inner_text("#reading").startswith(f"{name} = {number} · position {at[0]} (")
-        assert said.inner_text().startswith(f"{name} {number}, position {at[0]} (")
+        assert live.inner_text().startswith(f"{name} {number}, position {at[0]} (")
 
 
 def test_enter_explains_and_backspace_goes_back_and_the_focus_stays(page):
@@ -94,7 +94,7 @@ def test_enter_explains_and_backspace_goes_back_and_the_focus_stays(page):
     assert page.locator("#explained").count() == 0
 
 
-def test_a_field_takes_its_keys_for_itself(page):
+def test_keys_typed_into_a_field_do_not_control_the_page(page):
     go(page, "layer0.attn.q[1,2]")
     page.focus("#text")
     press(page, "End", "Backspace")
@@ -130,7 +130,7 @@ def test_slash_searches_and_question_mark_lists_the_keys(page):
     assert focused(page) == "flow layer0.attn.weights"
 
 
-FOUND = {  # what is typed: the address that Enter goes to, and the matrix that has the focus then
+SEARCHES = {  # the typed text: the address after Enter, and the matrix that has the focus then
     "mlp_fc": ("#layer0.mlp_fc1", "layer0.mlp_fc1 null"),
     "layer0.attn.q[1,2]": ("#layer0.attn.q[1,2]", "layer0.attn.q null"),
     "gradient logits[2,3]": ("#gradient+logits[2,3]", "gradient logits null"),
@@ -139,30 +139,30 @@ FOUND = {  # what is typed: the address that Enter goes to, and the matrix that 
 
 def test_enter_in_the_search_goes_to_the_first_array_or_the_element(page):
     page.fill("#search", "xyz")
-    assert "No array has this in its name." in page.inner_text(".flow")
+    assert "No array name contains this text." in page.inner_text(".flow")
     page.press("#search", "Enter")
     assert page.evaluate("location.hash") == ""
-    for typed, found in FOUND.items():
+    for typed, expected in SEARCHES.items():
         page.fill("#search", typed)
         page.press("#search", "Enter")
-        assert (page.evaluate("location.hash"), focused(page)) == found
+        assert (page.evaluate("location.hash"), focused(page)) == expected
 
 
-LACKED = ["layer0.attn.q[0,99]", "&off=nonsense", "&set=wte[99,99]=3"]
-LACKED += map(in_sweep, ["&off=layer0.mlp.act[:,99]", "&set=wte[0,20]=3"])
+MISSING = ["layer0.attn.q[0,99]", "&off=nonsense", "&set=wte[99,99]=3"]
+MISSING += map(in_sweep, ["&off=layer0.mlp.act[:,99]", "&set=wte[0,20]=3"])
 
 
-@pytest.mark.parametrize("part", LACKED)
-def test_what_an_address_asks_for_and_the_page_lacks_is_told_and_left_out(page_of, page_file, part):
+@pytest.mark.parametrize("part", MISSING)
+def test_the_page_reports_and_ignores_parts_of_an_address_that_it_does_not_have(page_of, page_file, part):
     page = page_of(page_file("trace", "emma"), f"#{part}&off=layer0.attn.head1&off=layer0.attn.head1")
-    lacked = part.partition("=")[2] or part
-    assert page.inner_text("#reading") == f"This page has no {lacked}, which its address asks for."
-    assert page.locator(".chip").all_inner_texts() == ["layer0.attn.head1 taken out ×"]
+    missing = part.partition("=")[2] or part
+    assert page.inner_text("#reading") == f"This page has no {missing}, which its address names."
+    assert page.locator(".chip").all_inner_texts() == ["layer0.attn.head1 ablated ×"]
     go(page, "layer0.attn.q[9,0]")
-    assert page.inner_text("#reading") == "This text has no layer0.attn.q[9,0]."
+    assert page.inner_text("#reading") == "The run of this text has no layer0.attn.q[9,0]."
 
 
-def test_heads_are_chosen_at_a_glance(page):
+def test_arrow_keys_and_enter_choose_a_head(page):
     page.locator('[data-key="glance"]').focus()
     press(page, "ArrowRight", "ArrowRight", "ArrowLeft", "ArrowDown", "Enter")
     assert page.evaluate("location.hash") == "#layer0.attn.weights[1]"
@@ -171,7 +171,7 @@ def test_heads_are_chosen_at_a_glance(page):
 
 
 @needs_smollm2
-def test_a_link_scrolls_the_heads_to_its_own_and_a_click_leaves_them_there(page_at):
+def test_a_link_scrolls_to_its_head_and_a_click_does_not_scroll(page_at):
     page = page_at("trace", SMOLLM2, "The capital of France is", address="layer25.attn.weights[7,4,1]")
     box, row = page.locator(".glances").bounding_box(), page.locator(".down span").nth(25)
     assert row.inner_text() == "25"
@@ -184,7 +184,7 @@ def test_a_link_scrolls_the_heads_to_its_own_and_a_click_leaves_them_there(page_
     assert page.evaluate("document.querySelector('.glances').scrollTop") == 0
 
 
-def test_the_browser_goes_back_and_forth_with_what_was_explained_before(page):
+def test_back_and_forward_restore_the_element_and_its_trail(page):
     go(page, "layer0.attn.scores[1,3,2]")
     for name in ("q[3,4]", "norm[3,11]"):
         page.locator(f"button.link:has-text('{name}')").first.click()
@@ -205,23 +205,23 @@ ADDRESSES = [
 ]
 
 
-def look(page):
-    """All that a page shows: its text, and its pictures."""
+def contents(page):
+    """Return the text and the pictures of a page."""
     pictures = page.locator("canvas").evaluate_all("(all) => all.map((each) => each.toDataURL())")
     return page.inner_text("body"), pictures
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
-def test_an_address_opened_afresh_shows_the_same(page_of, page_file, address):
+def test_an_address_shows_the_same_in_a_new_page(page_of, page_file, address):
     page = page_of(page_file("trace", "emma"))
     follow(page, address)
     page.locator('[data-key="token 0"]').click()
-    own = page.evaluate("location.hash")
+    address = page.evaluate("location.hash")
     page.mouse.move(0, 0)
     page.evaluate("document.activeElement.blur()")
-    other = page_of(page_file("trace", "emma"), own)
-    assert other.evaluate("location.hash") == own
-    assert look(page) == look(other)
+    other = page_of(page_file("trace", "emma"), address)
+    assert other.evaluate("location.hash") == address
+    assert contents(page) == contents(other)
 
 
 WRONG = [
@@ -231,7 +231,7 @@ WRONG = [
 ]  # fmt: skip
 
 
-def test_an_address_that_fits_nothing_shows_a_page(page):
+def test_a_wrong_address_still_shows_the_page(page):
     for address in WRONG:
         follow(page, address)
         assert page.locator(".prediction").count() == 1, address
@@ -241,15 +241,15 @@ def test_an_address_that_fits_nothing_shows_a_page(page):
     assert page.locator(".prediction").count() == 1
 
 
-def test_the_switch_of_colours(page_of, page_file):
+def test_a_button_switches_the_colours(page_of, page_file):
     page = page_of(page_file("trace", "emma"))
     background = "getComputedStyle(document.body).backgroundColor"
-    found = []
+    names, colors = [], []
     for _ in range(4):
-        found.append((page.inner_text("#theme"), page.evaluate(background)))
+        names.append(page.inner_text("#theme"))
+        colors.append(page.evaluate(background))
         page.click("#theme")
-    names, colors = zip(*found, strict=True)
-    assert names == ("colours: auto", "colours: light", "colours: dark", "colours: auto")
+    assert names == ["colours: auto", "colours: light", "colours: dark", "colours: auto"]
     assert colors[0] == colors[1] == colors[3] != colors[2]
     page.emulate_media(color_scheme="dark")
-    assert page.evaluate(background) == colors[0]  # light was chosen
+    assert page.evaluate(background) == colors[0]  # the reader's choice of light stays

@@ -1,5 +1,5 @@
-"""What a trace's page makes of texts that come from strangers, and what its policy lets run, in a browser and
-in the frame of a notebook."""
+"""Check in a browser that the page of a trace shows untrusted texts as text, that its policy refuses foreign
+code, and that it works in the frame of a notebook."""
 
 import json
 import os
@@ -24,7 +24,7 @@ LETTERS = "<>&\"'`{}$\\/#[]=%+ \u2028\u202e\u200f\x1b\x85" + "emav"
 
 @pytest.fixture(scope="module")
 def letters(tmp_path_factory):
-    """A microGPT of such letters, in a file whose path is markup, and a text of them."""
+    """Return a microGPT of strange letters, in a file whose path is markup, and a text of these letters."""
     folder = tmp_path_factory.mktemp("letters") / "<script>alert(1)<"
     folder.mkdir()
     tokenizer = Tokenizer(LETTERS)
@@ -35,43 +35,43 @@ def letters(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def strange_tokens(decoder_folder):
-    """A decoder whose tokens and whose template are such texts, and a prompt of them."""
+    """Return a decoder whose tokens and chat template are markup and code, and a prompt of these tokens."""
     folder = decoder_folder("qwen3", template=IMAGE)
-    read = json.loads((folder / "tokenizer.json").read_text())
-    names = {token: text for text, token in read["model"]["vocab"].items()}
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    names = {token: text for text, token in tokenizer["model"]["vocab"].items()}
     names |= dict(zip(range(5, 60), [*TOKENS, "\u00e2\u0122\u00ae", "\u00e2\u0122\u00a8"], strict=False))
-    read["model"]["vocab"] = {text: token for token, text in names.items()}
-    (folder / "tokenizer.json").write_text(json.dumps(read))
+    tokenizer["model"]["vocab"] = {text: token for token, text in names.items()}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     return folder, ",".join(map(str, range(5, 5 + len(TOKENS) + 2)))
 
 
-# What a page says in texts and attributes, hidden ones too, and how many scripts and strange elements it has.
-SAYS = """() => {
+# All texts and attributes of a page, the visible text, and the numbers of scripts and of injected elements.
+TEXTS = """() => {
   const texts = document.createTreeWalker(document, NodeFilter.SHOW_TEXT);
-  const said = [document.title];
+  const all = [document.title];
   while (texts.nextNode()) {
-    if (!texts.currentNode.parentElement.matches("script, style")) said.push(texts.currentNode.data);
+    if (!texts.currentNode.parentElement.matches("script, style")) all.push(texts.currentNode.data);
   }
   for (const { attributes } of document.querySelectorAll("body :not(#text)")) {
-    said.push(...Array.from(attributes, (own) => own.value));
+    all.push(...Array.from(attributes, ({ value }) => value));
   }
   const count = (selector) => document.querySelectorAll(selector).length;
-  const strange = count("img, b:not([id]), i, iframe, object, [onerror]");
-  return [said.join("\\n"), document.body.innerText, count("script"), strange];
+  const injected = count("img, b:not([id]), i, iframe, object, [onerror]");
+  return [all.join("\\n"), document.body.innerText, count("script"), injected];
 }"""
 
 
-def assert_harmless(page, *shown, count=3):
-    """Nothing strange is in it, everything is seen, and no character is obeyed. What runs or is asked for
-    fails the test at its end."""
-    said, seen, scripts, strange = page.evaluate(SAYS)
-    assert (scripts, strange) == (count, 0)
-    assert [line for line in said.split("\n") if obeyed(line, False)] == []
-    for words in shown:
-        assert words in seen, words
+def assert_harmless(page, *expected, count=3):
+    """Check that the page has no injected element, shows the expected texts, and has no control character.
+    The fixture fails a test whose page ran or requested anything else."""
+    texts, visible, scripts, injected = page.evaluate(TEXTS)
+    assert (scripts, injected) == (count, 0)
+    assert [line for line in texts.split("\n") if obeyed(line, False)] == []
+    for words in expected:
+        assert words in visible, words
 
 
-def test_letters_of_a_microgpt_are_text_wherever_they_stand(page_of, page_file, letters):
+def test_letters_of_a_microgpt_are_always_text(page_of, page_file, letters):
     path, text = letters
     page = page_of(page_file("trace", path, text, "--step"))
     assert_harmless(page, "␣", "\\u2028", "\\u202e", "\\x1b", "<script>alert(1)</script>")
@@ -82,13 +82,13 @@ def test_letters_of_a_microgpt_are_text_wherever_they_stand(page_of, page_file, 
         assert_harmless(page)
     page.fill("#text", "a\u202e<\u2028")
     page.keyboard.press("Tab")
-    assert page.inner_text("#origin").startswith("Numbers: run in this page")
+    assert page.inner_text("#origin").startswith("Numbers: computed in this page")
     assert_harmless(page, "\\u202e")
     page.fill("#text", "\u202ez")
     assert_harmless(page)
 
 
-def test_tokens_of_a_decoder_are_text_wherever_they_stand(page_of, page_file, strange_tokens):
+def test_tokens_of_a_decoder_are_always_text(page_of, page_file, strange_tokens):
     folder, tokens = strange_tokens
     page = page_of(page_file("trace", folder, "--tokens", tokens, "--lens", "--top-k", "60"))
     assert_harmless(page, *TOKENS, "\\u202e", "\\u2028")
@@ -98,7 +98,7 @@ def test_tokens_of_a_decoder_are_text_wherever_they_stand(page_of, page_file, st
         assert page.locator(".verdict.bad").count() == 0
 
 
-def test_tokens_are_text_where_no_script_runs(page_of, page_file, strange_tokens):
+def test_tokens_are_text_without_scripts_too(page_of, page_file, strange_tokens):
     folder, tokens = strange_tokens
     page = page_of(page_file("trace", folder, "--tokens", tokens), java_script_enabled=False)
     assert_harmless(page, *TOKENS, count=2)
@@ -106,14 +106,16 @@ def test_tokens_are_text_where_no_script_runs(page_of, page_file, strange_tokens
 
 
 def words_of(line):
-    """The words that a shell makes of a line, which spells out what has no shape: bash reads it in UTF-8."""
-    told = ["bash", "-c", f"printf '%s\\0' {line}"]
-    done = subprocess.run(told, env={**os.environ, "LC_ALL": "C.UTF-8"}, capture_output=True, check=True)
+    """Split a command line into words as bash does in UTF-8: a page spells out characters without a shape."""
+    command = ["bash", "-c", f"printf '%s\\0' {line}"]
+    done = subprocess.run(command, env={**os.environ, "LC_ALL": "C.UTF-8"}, capture_output=True, check=True)
     return done.stdout.decode().split("\0")[:-1]
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash, which reads the commands that pages show")
-def test_a_command_that_is_shown_gives_the_number_that_is_shown(page_at, letters, strange_tokens):
+@pytest.mark.skipif(
+    shutil.which("bash") is None, reason="bash, which reads the commands of pages, is missing"
+)
+def test_the_command_of_an_element_prints_the_number_in_the_page(page_at, letters, strange_tokens):
     for words, element in (
         (("trace", *letters), "layer0.attn.q[3,4]"),
         (("trace", "emma"), "gradient layer0.mlp.up[2,5]"),
@@ -128,7 +130,7 @@ def test_a_command_that_is_shown_gives_the_number_that_is_shown(page_at, letters
 
 
 RAN = "globalThis.ran = 1"
-INJECTED = {  # what is put into a page, and the directive of its policy that refuses it
+INJECTED = {  # code that is run in a page: the directive of the policy that refuses it
     f"add('script', {{ textContent: '{RAN}' }})": "script-src-elem",
     "document.body.setAttribute('style', 'position: fixed')": "style-src-attr",
     "fetch('https://example.org/').catch(() => {})": "connect-src",
@@ -140,18 +142,17 @@ INJECTED = {  # what is put into a page, and the directive of its policy that re
     "try { new Worker('data:,') } catch {}": "worker-src",
     f'document.body.innerHTML += \'<img src="data:," onerror="{RAN}">\'': "script-src-attr",
 }
-ADD = """const add = (tag, how) => {
-  const element = Object.assign(document.createElement(tag), how);
+ADD = """const add = (tag, members) => {
+  const element = Object.assign(document.createElement(tag), members);
   document.body.append(element);
   return element;
 };"""
 
 
-def test_the_policy_refuses_what_was_not_put_there(page_of, page_file):
-    """Of an image the browser tells as if it were asked for, before the policy refuses it."""
-    page = page_of(
-        page_file("trace", "emma"), faults=["refused ", "console: ", "asked https://example.org/x.png"]
-    )
+def test_the_policy_refuses_foreign_code_and_requests(page_of, page_file):
+    """The browser reports a request for an image before the policy refuses it."""
+    faults = ["refused ", "console: ", "asked https://example.org/x.png"]
+    page = page_of(page_file("trace", "emma"), faults=faults)
     for program, directive in INJECTED.items():
         page.evaluate(f"() => {{ {ADD} refused.length = 0; {program} }}")
         wait_for(page, f"refused.includes('refused {directive}')")
@@ -159,7 +160,7 @@ def test_the_policy_refuses_what_was_not_put_there(page_of, page_file):
     assert page.evaluate("getComputedStyle(document.body).position") == "static"
 
 
-def test_a_script_of_another_hash_does_not_run(page_of, page_file, tmp_path):
+def test_a_script_with_another_hash_does_not_run(page_of, page_file, tmp_path):
     text, start = page_file("trace", "emma").read_text("utf-8"), "(async () =>"
     assert text.count(start) == 1
     (tmp_path / "page.html").write_text(text.replace(start, f"{RAN};\n{start}"), "utf-8")
@@ -170,19 +171,18 @@ def test_a_script_of_another_hash_does_not_run(page_of, page_file, tmp_path):
     assert "Predictions" in page.inner_text("body")
 
 
-# What stands for the notebook: text of its own, and a body that says it is there.
+# A page in place of a notebook, whose body says that it is ready.
 NOTEBOOK = '<!doctype html><meta charset="utf-8"><body data-ready="yes" style="color-scheme: {}">{}</body>'
 
 
 @pytest.mark.parametrize(("theme", "values"), [("light", False), ("dark", True)])
-def test_in_the_frame_of_a_notebook_it_runs_and_asks_for_nothing(page_of, tmp_path, values, theme):
-    """Without storage, history or an address of its own, which a sandboxed frame lacks, and in the notebook's
-    colours."""
+def test_a_page_works_in_the_frame_of_a_notebook(page_of, tmp_path, values, theme):
+    """A sandboxed frame has no storage, no history and no address. The colours are those of the notebook."""
     run = trace(init(), "emma", values=values)
     path = tmp_path / "notebook.html"
     path.write_text(NOTEBOOK.format(theme, run._repr_html_()), encoding="utf-8")
     blocked = "The Clipboard API has been blocked"
-    page = page_of(path, color_scheme="null", faults=[blocked])  # as the body says
+    page = page_of(path, color_scheme="null", faults=[blocked])  # the body sets the scheme
     frame = page.frame_locator("iframe")
     frame.locator("body[data-ready]").wait_for()
     assert page.frames[1].evaluate("() => location.origin") == "null"
@@ -195,7 +195,7 @@ def test_in_the_frame_of_a_notebook_it_runs_and_asks_for_nothing(page_of, tmp_pa
     assert ": equal" in frame.locator(".verdict").inner_text()
     frame.locator("button.link", has_text="norm[").first.click()
     frame.locator("#text").fill("olivia")
-    assert frame.locator("#origin").inner_text().startswith("Numbers: run in this page")
+    assert frame.locator("#origin").inner_text().startswith("Numbers: computed in this page")
     frame.locator(".command .copy").first.click()
     assert frame.locator(".command .copy").first.inner_text() == "selected"
     frame.locator("h2").first.click()

@@ -1,5 +1,5 @@
-"""The pages of results in a browser: by keyboard and pointer, by their addresses, narrow, without motion or
-scripts, and checked by axe-core."""
+"""Use the pages of results in a browser: by keyboard, pointer and address, on a narrow screen, without
+motion or scripts, and checked by axe-core."""
 
 import json
 
@@ -37,26 +37,26 @@ OTHERS = [in_sweep(name) for name in list(PLACES)[5:]]
 
 @pytest.fixture(scope="module")
 def words(results):
-    """A function that gives the command of a page by name."""
+    """Return a function that returns the command of a page by name."""
     files = {path.name: path for path in results.iterdir()}
     return lambda name: [files.get(word, word) for word in WORDS[name].split()]
 
 
 @pytest.fixture
 def shown(page_at, words):
-    """A function that shows an address in the page of a name."""
+    """Return a function that opens an address in a page by name."""
     return lambda name, address="": page_at(*words(name), address=address)
 
 
 @pytest.fixture
-def told(words):
-    """A function that gives the document of a name."""
+def document(words):
+    """Return a function that returns the JSON document of a page's command by name."""
     return lambda name: json.loads(microgpt(*words(name), "--json").out)
 
 
 @pytest.mark.parametrize("name", [*KINDS, *OTHERS])
-def test_axe_finds_nothing_and_nothing_is_wider_than_the_screen(shown, axe, name):
-    """Every other page in the light: colours are the same in all."""
+def test_axe_finds_no_fault_and_no_page_is_wider_than_the_screen(shown, axe, name):
+    """Half of the pages are light and half are dark, since all pages have the same colours."""
     scheme = ("light", "dark")[list(PLACES).index(name) % 2]
     axe_finds_nothing(axe, shown(name, PLACES[name]), scheme=scheme, widths=(400,))
 
@@ -66,14 +66,14 @@ WRONG += ["position=-1", "position=0.5", "step=1e400&position=1e400", "step=-1&p
 
 
 @pytest.mark.parametrize("name", ["attribute", "patch", "diff", "timeline"])
-def test_an_address_that_fits_nothing_shows_a_page(page_of, page_file, words, name):
+def test_a_wrong_address_still_shows_the_page(page_of, page_file, words, name):
     page = page_of(page_file(*words(name)), f"#{WRONG[0]}")
     for address in WRONG[1:]:
         follow(page, f"#{address}")
         assert page.locator("#reading strong").count() == 0, address
 
 
-def test_a_gradient_is_explained_where_the_page_opens(page_of, page_file, words):
+def test_the_page_of_explain_opens_at_its_gradient(page_of, page_file, words):
     page = page_of(page_file(*words("explain")))
     shown = page.inner_text(".explain")
     assert page.inner_text("#explained").endswith("layer0.attn.scores[1,3,2]")
@@ -81,21 +81,21 @@ def test_a_gradient_is_explained_where_the_page_opens(page_of, page_file, words)
     assert "equal" in shown
 
 
-def test_a_map_is_walked_through_by_keys_and_a_cell_leads_to_its_command(shown, told):
-    page, cells = shown("patch"), {cell["site"]: cell for cell in told("patch")["cells"]}
+def test_arrow_keys_move_in_a_map_and_enter_shows_the_command_of_a_cell(shown, document):
+    page, cells = shown("patch"), {cell["site"]: cell for cell in document("patch")["cells"]}
     page.focus('[data-key="map 0"]')
     for key in ("ArrowDown", "End", "ArrowLeft"):
         page.keyboard.press(key)
-    own = cells["layer0.mlp.residual@3"]
-    said = page.locator('[data-key="map 0"] >> xpath=../output').inner_text()
-    print(said, own)
-    assert said.startswith("layer 0, position 3, clean m: ")
-    assert float(said.removeprefix("layer 0, position 3, clean m: ").partition(",")[0]) == own["restored"]
+    cell = cells["layer0.mlp.residual@3"]
+    live = page.locator('[data-key="map 0"] >> xpath=../output').inner_text()
+    print(live, cell)
+    assert live.startswith("layer 0, position 3, clean m: ")
+    assert float(live.removeprefix("layer 0, position 3, clean m: ").partition(",")[0]) == cell["restored"]
     page.keyboard.press("Enter")
     command = "microgpt patch emma emmy --target m --against y --sites layer0.mlp.residual@3"
     assert page.inner_text("#reading code") == command
     assert page.evaluate("location.hash") == "#layer0.mlp.residual@3"
-    assert str(own["difference"]) in page.inner_text("#reading")
+    assert str(cell["difference"]) in page.inner_text("#reading")
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Enter")
     assert page.inner_text("#reading strong") == "layer0.mlp.residual@4"
@@ -104,12 +104,12 @@ def test_a_map_is_walked_through_by_keys_and_a_cell_leads_to_its_command(shown, 
     page.go_back()
     assert page.inner_text("#reading strong") == "layer0.mlp.residual@3"
     page.keyboard.press("?")
-    assert "show the command of a cell" in page.inner_text("#keys")
+    assert "show the command of the cell" in page.inner_text("#keys")
 
 
 def test_a_name_of_a_table_leads_to_its_command_and_the_back_button_goes_back(shown):
     page = shown("diagnose")
-    link = page.locator("#said a", has_text="layer1.mlp.up").first
+    link = page.locator("#results a", has_text="layer1.mlp.up").first
     link.click()
     assert page.inner_text("#reading code").endswith("--layer layer1.mlp.up --verbose")
     assert link.get_attribute("aria-current") is not None
@@ -117,9 +117,9 @@ def test_a_name_of_a_table_leads_to_its_command_and_the_back_button_goes_back(sh
     assert page.locator("#reading code").count() == 0
 
 
-def test_both_sides_are_opened_where_they_part_with_the_numbers_in_full(page_of, page_file, words, told):
+def test_the_page_of_a_diff_opens_at_the_first_difference(page_of, page_file, words, document):
     page = page_of(page_file(*words("diff")))
-    result = told("diff")
+    result = document("diff")
     first = next(event for event in result["events"] if event["name"] == result["first"])
     assert page.inner_text(".sides h3").startswith(result["first"])
     looked, index = page.inner_text(".looked"), ",".join(map(str, first["index"]))
@@ -144,7 +144,7 @@ def test_both_sides_are_opened_where_they_part_with_the_numbers_in_full(page_of,
     assert float(values["d"].rsplit(" ", 1)[1]) == b - a
 
 
-def test_a_slider_moves_through_the_steps(shown, told):
+def test_a_slider_moves_through_the_steps(shown, document):
     page = shown("timeline", "step=10")
     assert page.inner_text(".at-step").startswith("step 10 of 20")
     page.keyboard.press("ArrowRight")
@@ -154,7 +154,7 @@ def test_a_slider_moves_through_the_steps(shown, told):
     assert page.inner_text(".at-step").startswith("step 0 of 20")
     rows = page.locator(".prediction .bars").first.locator("tr").all_inner_texts()
     print(rows)
-    for row, position in zip(rows, told("timeline")["positions"], strict=True):
+    for row, position in zip(rows, document("timeline")["positions"], strict=True):
         assert f"{position['p'][0]:.3f}" in row
         assert f"rank {position['rank'][0]}" in row
     page = shown("timeline", "step=15")
@@ -164,13 +164,13 @@ def test_a_slider_moves_through_the_steps(shown, told):
     assert "--event embed.tok" in page.inner_text("#reading code")
 
 
-def test_without_motion_nothing_is_played(page_of, page_file, words):
+def test_with_reduced_motion_there_is_no_play_button(page_of, page_file, words):
     page = page_of(page_file(*words("timeline")), reduced_motion="reduce")
     assert page.get_by_role("button", name="play the steps").count() == 0
-    assert page.get_by_role("button", name="the next step").is_visible()
+    assert page.get_by_role("button", name="next step").is_visible()
 
 
-def test_positions_are_shown_one_at_a_time_or_all(shown):
+def test_tabs_show_one_position_or_all(shown):
     page = shown("attribute")
     cards = page.locator("section.card:visible h2")
     assert "Position 4" in cards.all_inner_texts()[0]

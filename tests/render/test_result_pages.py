@@ -1,4 +1,4 @@
-"""The pages of results: that the numbers in them are the result's, and what their scripts make of them."""
+"""Compare the numbers in the pages of results with the results, and run the scripts of pages."""
 
 import json
 from dataclasses import replace
@@ -30,7 +30,7 @@ def content(result, sections, view):
     return content_of(page_of(result, sections, view))
 
 
-def test_a_map_has_the_numbers_of_the_result_and_each_site_all_of_its_own():
+def test_a_map_and_the_facts_of_its_sites_have_the_numbers_of_the_result():
     result = patch(init(seed=1), "emma", "emmy", target="m", against="y")
     document = content(result, patch_sections, patch_view).document
     [grid] = document["grids"]
@@ -39,29 +39,28 @@ def test_a_map_has_the_numbers_of_the_result_and_each_site_all_of_its_own():
     assert shown == {cell.site: cell.restored for cell in result.cells}
     assert grid["columns"] == ["BOS", "e", "m", "m", "a/y"]
     assert grid["across"][4] == "position 4, clean a, corrupted y"
-    facts = {site: dict(said) for site, said in document["facts"].items()}
     for cell in result.cells:
-        assert facts[cell.site] == {
+        assert dict(document["facts"][cell.site]) == {
             "restored": cell.restored, "logit difference": cell.difference,
-            "corrupted": result.corrupt.difference, "clean": result.clean.difference,
+            "corrupted run": result.corrupt.difference, "clean run": result.clean.difference,
         }  # fmt: skip
 
 
 @pytest.mark.parametrize("most", [0.75, 1.75])
-def test_the_colours_of_a_map_end_where_those_of_its_figure_do(most):
-    """At 1, or as far as any of its maps goes."""
+def test_a_map_and_its_figure_have_the_same_colour_scale(most):
+    """The scale ends at 1, or at the largest magnitude of all maps."""
     figure = pytest.importorskip("matplotlib.figure", reason="figures are drawn by matplotlib").Figure()
     sites = ["layer0.mlp.residual", "layer0.attn.head*", "layer0.attn.head3@0"]
     result = patch(init(seed=1), "emma", "emmy", target="m", against="y", sites=sites)
     cells = [replace(cell, restored=-most if cell.head == 2 else 0.5) for cell in result.cells]
-    cells[-1] = replace(cells[-1], restored=9.0)  # a part, which is in no map
+    cells[-1] = replace(cells[-1], restored=9.0)  # one head at one position, which is in no map
     result = replace(result, cells=tuple(cells))
     ends = [grid["end"] for grid in content(result, patch_sections, patch_view).document["grids"]]
-    axes = plot_patch(result, ax=figure.add_subplot()).child_axes
-    assert ends == [own.images[0].norm.vmax for own in axes if own.images] == [max(1.0, most)] * 2
+    images = [axes.images for axes in plot_patch(result, ax=figure.add_subplot()).child_axes if axes.images]
+    assert ends == [image.norm.vmax for image, *_ in images] == [max(1.0, most)] * 2
 
 
-def test_what_heads_look_at_is_a_map_of_the_results_shares():
+def test_attention_shares_of_heads_are_maps():
     result = attribute(init(seed=1), "emma")
     document = content(result, attribution_sections, attribution_view).document
     [added] = document["added"]
@@ -69,12 +68,12 @@ def test_what_heads_look_at_is_a_map_of_the_results_shares():
     for grid in added["grids"]:
         names = [role.name for role in result.roles]
         assert (grid["rows"], grid["names"]) == (["layer 0"], [names])
-        own = shares.pop(grid["heading"])
-        assert grid["values"] == [[getattr(role.attention, own) for role in result.roles]]
+        share = shares.pop(grid["heading"])
+        assert grid["values"] == [[getattr(role.attention, share) for role in result.roles]]
     assert not shares
 
 
-def test_of_several_layers_each_place_has_a_map(decoders):
+def test_maps_of_heads_have_a_row_for_each_layer(decoders):
     result = attribute(decoders("qwen2")[0], tokens=[3, 5, 3, 9], target="#3", against="#5", ablation=False)
     grids = content(result, attribution_sections, attribution_view).document["added"][0]["grids"]
     by_place = {grid["heading"]: grid for grid in grids}
@@ -85,7 +84,7 @@ def test_of_several_layers_each_place_has_a_map(decoders):
 
 
 @needs_node
-def test_an_address_says_where_a_reader_is_and_what_has_no_shape_is_spelled_out():
+def test_an_address_is_read_as_written_and_characters_without_a_shape_are_spelled_out():
     places = [
         {"name": "layer0.attn.q[3,5]", "settings": {}},
         {"name": "layer3.mlp.act@2:5", "settings": {"part": "position-3"}},
@@ -94,22 +93,20 @@ def test_an_address_says_where_a_reader_is_and_what_has_no_shape_is_spelled_out(
     ]
     program = """
 const { read, written, split } = await load("place");
-const found = given.places.map((place) => [written(place), read("#" + written(place)), split(place.name)]);
+const results = given.places.map((place) => [written(place), read("#" + written(place)), split(place.name)]);
 const { onOneLine } = await load("printable");
-return [found, given.texts.map(onOneLine)];
+return [results, given.texts.map(onOneLine)];
 """
     texts = ["a\u202eb", "\x1b[31m", "é␣ 中", "\u2028"]
-    found, spelled = run_script(program, {"places": places, "texts": texts})
-    print(json.dumps(found, ensure_ascii=False))
+    results, spelled = run_script(program, {"places": places, "texts": texts})
+    print(json.dumps(results, ensure_ascii=False))
     assert spelled == [on_one_line(text) for text in texts] != texts
-    assert [place for _, place, _ in found] == places
-    assert found[0][0] == "layer0.attn.q[3,5]"
-    assert found[0][2] == ["layer0.attn.q", [3, 5]]
-    assert found[2][2] == ["", []]
-    assert found[2][0] == "step=250"
+    assert [place for _, place, _ in results] == places
+    assert (results[0][0], results[2][0]) == ("layer0.attn.q[3,5]", "step=250")
+    assert (results[0][2], results[2][2]) == (["layer0.attn.q", [3, 5]], ["", []])
 
 
-def compared(text="emma"):
+def comparison(text="emma"):
     a, b = init(seed=1), init(seed=1)
     b.params["layer0.attn_wk"][:] *= 1.5
     keeper = PairKeeper(4 * ROOM, lambda name: a.plan[name].inputs)
@@ -117,39 +114,38 @@ def compared(text="emma"):
     return a, b, result, diff_view(result, keeper.pairs, keeper.inputs_of)
 
 
-def test_both_sides_of_a_microgpt_are_in_the_page_number_by_number():
-    a, b, result, view = compared()
+def test_the_page_of_a_microgpt_diff_holds_all_values_of_both_sides():
+    a, b, result, view = comparison()
     document, arrays = content(result, comparison_sections, lambda result: view)
     runs = {"a": trace(a, "emma", values=True), "b": trace(b, "emma", values=True)}
     assert list(document["held"]) == [*dict.fromkeys(["layer0.attn.k", *document["held"]])]
     assert set(document["held"]) == {event.name for event in result.events}
     for name in document["held"]:
         for side, run in runs.items():
-            own = run.arrays["forward", name]
-            assert np.array_equal(arrays[f"{side} {name}"].reshape(own.shape), own), name
-    for event, own in zip(document["events"], result.events, strict=True):
-        assert (event["name"], event["holds"], event["relative"]) == (own.name, own.holds, own.relative)
+            array = run.arrays["forward", name]
+            assert np.array_equal(arrays[f"{side} {name}"].reshape(array.shape), array), name
+    for data, event in zip(document["events"], result.events, strict=True):
+        assert (data["name"], data["holds"], data["relative"]) == (event.name, event.holds, event.relative)
     assert document["first"] == "layer0.attn.k"
 
 
-def test_of_many_events_those_stay_that_tell_most():
-    a, _, result, _ = compared()
+def test_a_page_without_room_for_all_events_holds_the_most_telling_ones():
+    a, _, result, _ = comparison()
     zeros, ones = (np.full((5, 8000), value, np.float32) for value in (0, 1))
     names = [event.name for event in result.events if len(event.shape) == 2]
     many = {name: KeptPair(zeros, ones, range(5)) for name in names}
     view = diff_view(result, many, lambda name: a.plan[name].inputs)
     held = view.content["held"]
-    print({name: own["positions"] for name, own in held.items()})
+    print({name: pair["positions"] for name, pair in held.items()})
     assert list(held)[:2] == ["layer0.attn.k", "layer0.attn.norm"]
     assert sum(array.size for array in view.arrays.values()) <= ROOM
-    part = [own["positions"] for own in held.values() if own["shape"][0] == 1]
-    assert part
+    assert any(pair["shape"][0] == 1 for pair in held.values())  # one position only
     assert len(held) < len(many)
 
 
 @needs_node
-def test_the_sides_of_an_element_are_found_in_what_a_page_holds():
-    _, _, result, view = compared()
+def test_the_script_finds_the_values_of_an_element_on_both_sides():
+    _, _, result, view = comparison()
     document, arrays = content(result, comparison_sections, lambda result: view)
     name, (head, query, key) = "layer0.attn.weights", (2, 3, 1)
     given = {
@@ -169,15 +165,15 @@ return {
   ends: sides.ends(head), none: [placeIn(sides, [9, 0, 0]), placeIn(sides, [1, 2]), placeIn(null, [1])],
 };
 """
-    found = run_script(program, given)
-    print(found)
+    sides = run_script(program, given)
+    print(sides)
     a, b = (arrays[f"{side} {name}"].reshape(4, 5, 5) for side in "ab")
     value = [float(side[head, query, key]) for side in (a, b)]
-    assert found["values"] == [*value, value[1] - value[0]]
-    assert found["back"] == [head, query, key]
-    assert (found["masked"], found["seen"], found["none"]) == (True, False, [None, None, None])
-    assert found["ends"]["d"] == float(np.abs(b[head].astype(float) - a[head]).max())
-    assert found["ends"]["sides"] == 1.0
+    assert sides["values"] == [*value, value[1] - value[0]]
+    assert sides["back"] == [head, query, key]
+    assert (sides["masked"], sides["seen"], sides["none"]) == (True, False, [None, None, None])
+    assert sides["ends"]["d"] == float(np.abs(b[head].astype(float) - a[head]).max())
+    assert sides["ends"]["sides"] == 1.0
 
 
 @pytest.fixture
@@ -185,26 +181,26 @@ def log(results):
     return results / "t.jsonl"
 
 
-def test_the_page_of_a_timeline_has_what_the_log_has(log):
-    told = read_timeline(log)
-    document, arrays = content(told, timeline_sections, timeline_view)
+def test_the_page_of_a_timeline_has_the_values_of_the_log(log):
+    timeline = read_timeline(log)
+    document, arrays = content(timeline, timeline_sections, timeline_view)
     assert document["steps"] == [0, 5, 10, 15, 20]
-    for own, position in zip(document["positions"], told.positions, strict=True):
-        assert (own["p"], own["rank"]) == (list(position.p), list(position.rank))
-        assert own["top"] == [[[token.label, token.p] for token in tokens] for tokens in position.top]
+    for data, position in zip(document["positions"], timeline.positions, strict=True):
+        assert (data["p"], data["rank"]) == (list(position.p), list(position.rank))
+        assert data["top"] == [[[token.label, token.p] for token in tokens] for tokens in position.top]
     [attention] = document["attention"]
     print(attention["weights"][2][3])
-    assert attention["weights"] == json.loads(json.dumps(told.attention[0].weights))
-    events, parameters = (of["rows"] for of in document["norms"])
-    assert [row["curves"]["L2"] for row in events] == [list(event.l2) for event in told.events]
-    assert [row["curves"]["update"] for row in parameters] == [list(row.update) for row in told.parameters]
-    assert np.array_equal(arrays["loss"], np.float32(told.loss.loss))
+    assert attention["weights"] == json.loads(json.dumps(timeline.attention[0].weights))
+    events, parameters = (group["rows"] for group in document["norms"])
+    assert [row["curves"]["L2"] for row in events] == [list(event.l2) for event in timeline.events]
+    assert [row["curves"]["update"] for row in parameters] == [list(p.update) for p in timeline.parameters]
+    assert np.array_equal(arrays["loss"], np.float32(timeline.loss.loss))
 
 
-def test_a_long_log_is_thinned_out_between_its_first_and_last_step(log):
-    told = read_timeline(log)
+def test_the_page_of_a_long_log_has_evenly_spaced_steps(log):
+    timeline = read_timeline(log)
     empty = dict.fromkeys(("attention", "layers", "events", "parameters", "positions"), ())
-    many = replace(told, steps=tuple(range(1000)), **empty)
+    many = replace(timeline, steps=tuple(range(1000)), **empty)
     document = timeline_view(many).content
     print(document["steps"][:4], document["steps"][-2:])
     assert (document["steps"][0], document["steps"][-1], document["traced"]) == (0, 999, 1000)
@@ -222,19 +218,17 @@ def test_names_of_a_log_are_shown_as_text(log, tmp_path):
 
 
 @needs_node
-def test_a_step_that_is_asked_for_is_the_nearest_traced_one():
+def test_the_script_finds_the_nearest_step_and_computes_means_and_peaks():
     program = """
-const { placeOf, meansOf, peakOf, known } = await load("steps");
-return {
-  places: given.asked.map((asked) => placeOf([0, 250, 500, 5000], asked)), last: placeOf([0, 5], undefined),
-  means: meansOf([1, 2, 3, 4, 5], [1, 3, NaN, 5, 9], 2), peak: peakOf([null, -3, "NaN", 2, "Infinity"]),
-  known: [null, "NaN", "-Infinity", 2].map(known),
-};
+const { placeOf, meansOf, peakOf, numberOf } = await load("steps");
+return [
+  given.map((request) => placeOf([0, 250, 500, 5000], request)), placeOf([0, 5], undefined),
+  meansOf([1, 2, 3, 4, 5], [1, 3, NaN, 5, 9], 2), peakOf([null, -3, "NaN", 2, "Infinity"]),
+  [null, "NaN", "-Infinity", 2].map(numberOf),
+];
 """
-    found = run_script(program, {"asked": ["250", "374", "376", "9999", "-1", "x", ""]})
-    print(found)
-    assert found["places"] == [1, 1, 2, 3, 0, 3, 3]
-    assert found["last"] == 1
-    assert found["means"] == [[2, 2], [5, 7]]
-    assert found["peak"] == 3
-    assert found["known"] == [None, "NaN", "-Infinity", 2]
+    places, last, means, peak, numbers = run_script(program, ["250", "374", "376", "9999", "-1", "x", ""])
+    print(places, last, means, peak, numbers)
+    assert (places, last) == ([1, 1, 2, 3, 0, 3, 3], 1)
+    assert (means, peak) == ([[2, 2], [5, 7]], 3)
+    assert numbers == [None, "NaN", "-Infinity", 2]

@@ -1,1 +1,1 @@
-"""What a command shows as a page: one file, which asks for nothing else and needs no program."""
+"""Results of commands as pages: HTML files that load nothing else and open in any browser."""

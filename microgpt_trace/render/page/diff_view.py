@@ -1,5 +1,4 @@
-"""What the page of a comparison shows beside its sections: every event as a list, and of those that tell most
-the values of both sides."""
+"""The view of a comparison's page: all events, and the values of both sides for the most telling ones."""
 
 from __future__ import annotations
 
@@ -17,29 +16,29 @@ from ...text.printable import shown_token
 from .page_view import PageView
 from .recorder import AROUND, BUDGET
 
-PER_NUMBER = 4.6  # characters
-ROOM = int((BUDGET * 1e6 - AROUND) / PER_NUMBER)  # numbers of both sides together
-TOLD = (  # of an event
+PER_NUMBER = 4.6  # characters of a page per number
+ROOM = int((BUDGET * 1e6 - AROUND) / PER_NUMBER)  # numbers that a page can hold, of both sides together
+FIELDS = (  # of an event, as the script reads them
     "name", "layer", "expr", "shape", "holds", "told", "relative", "tolerance", "measured", "index",
 )  # fmt: skip
-WIDEST = 16384  # columns of a picture that every browser draws
+WIDEST = 16384  # columns of the widest picture that every browser can draw
 
 
 def diff_view(
     result: Comparison, kept: Mapping[str, KeptPair], inputs_of: Callable[[str], Sequence[str]]
 ) -> PageView:
-    """What was kept, as far as a page has room for it."""
-    held = dict(_chosen(result, kept, inputs_of))
+    """Return the view of a comparison, with as many of the kept values as a page has room for."""
+    pairs = dict(_chosen(result, kept, inputs_of))
     content = {
         "sides": [result.a.origin, result.b.origin],
         "first": result.first,
         "labels": [shown_token(label) for label in result.labels] or list(map(str, result.tokens or ())),
-        "events": [{name: getattr(event, name) for name in TOLD} for event in result.events],
-        "held": {name: _held(name, pair) for name, pair in held.items()},
+        "events": [{name: getattr(event, name) for name in FIELDS} for event in result.events],
+        "held": {name: _description(name, pair) for name, pair in pairs.items()},
         "ofStatistics": result.of_statistics,
     }
     arrays: dict[str, Array] = {}
-    for name, pair in held.items():
+    for name, pair in pairs.items():
         arrays |= {f"a {name}": pair.a, f"b {name}": pair.b}
     names = [event.name for event in result.events]
     return PageView(script="diff_view", content=content, arrays=arrays, names=names, before=3)
@@ -48,34 +47,32 @@ def diff_view(
 def _chosen(
     result: Comparison, kept: Mapping[str, KeptPair], inputs_of: Callable[[str], Sequence[str]]
 ) -> Iterator[tuple[str, KeptPair]]:
-    """The first event that parts and what it reads, its layer, then those farthest from their bands; what is
-    too large at the position or the head where it parts alone."""
-    known, wanted, left = {event.name: event for event in result.events}, list[str](), ROOM
+    """Choose the values that a page holds: first those of the first event beyond its band, its inputs and
+    its layer, then those farthest beyond their bands. Values that are too many are cut to the position or
+    head with the largest difference."""
+    events, first, room = {event.name: event for event in result.events}, list[str](), ROOM
     if result.first is not None:
-        layer = known[result.first].layer
-        near = [event.name for event in result.events if event.layer == layer]
-        wanted = [result.first, *inputs_of(result.first), *near]
-    ranked = sorted(known.values(), key=lambda event: (event.holds, -event.excess))
-    for name in dict.fromkeys([*wanted, *(event.name for event in ranked)]):
+        layer = [event.name for event in result.events if event.layer == events[result.first].layer]
+        first = [result.first, *inputs_of(result.first), *layer]
+    ranked = sorted(events.values(), key=lambda event: (event.holds, -event.excess))
+    for name in dict.fromkeys([*first, *(event.name for event in ranked)]):
         pair = kept.get(name)
-        if pair is None or name not in known or (pair.a.ndim and pair.a.shape[-1] > WIDEST):
+        if pair is None or name not in events or (pair.a.ndim and pair.a.shape[-1] > WIDEST):
             continue
-        whole = pair if pair.size <= left else pair.narrowed(known[name])
-        if whole.size <= left:
-            left -= whole.size
-            yield name, whole
+        if pair.size > room:
+            pair = pair.narrowed(events[name])
+        if pair.size <= room:
+            room -= pair.size
+            yield name, pair
 
 
-def _held(name: str, pair: KeptPair) -> dict[str, Any]:
-    row = known_row(name)
+def _description(name: str, pair: KeptPair) -> dict[str, Any]:
+    row, sides = known_row(name), (pair.a, pair.b)
     return {
         "shape": pair.a.shape,
         "positions": pair.positions,
         "heads": pair.heads,
         "causal": row is not None and row.causal,
         "share": isinstance(kind_named(name), Softmax | Probabilities),
-        "rounded": any(
-            not np.array_equal(values, values.astype(np.float32), equal_nan=True)
-            for values in (pair.a, pair.b)
-        ),
+        "rounded": not all(np.array_equal(side, side.astype(np.float32), equal_nan=True) for side in sides),
     }

@@ -1,5 +1,4 @@
-"""Markup: elements of a page from text that comes from strangers, and small drawings of numbers as SVG, whose
-colours the page gives. Knows no section."""
+"""HTML elements from untrusted text, and small SVG drawings of numbers. Knows no section."""
 
 from __future__ import annotations
 
@@ -15,22 +14,22 @@ from ..sections import DotPlot
 
 
 class Markup(str):
-    """Text that is markup already."""
+    """Text that is HTML, so it is not escaped again."""
 
     __slots__ = ()
 
 
 def text(content: str) -> Markup:
-    """Content as text: nothing of it is markup, and what has no shape of its own is spelled out."""
+    """Escape text for HTML, and spell out characters without a shape."""
     return Markup(escape(on_one_line(content)))
 
 
 def element(tag: str, *children: str, **attributes: str | bool | None) -> Markup:
-    """An element. Children that are no Markup are text; an attribute of None or False is left out, one of
-    True has no value, and an underscore in its name is a dash (class_ is class)."""
-    said = "".join(_attribute(name, value) for name, value in attributes.items())
-    inner = "".join(own if isinstance(own, Markup) else text(own) for own in children)
-    return Markup(f"<{tag}{said}>{inner}</{tag}>")
+    """Return an element. Children that are not Markup are escaped. Attributes of None or False are
+    left out, and one of True has no value. In a name, _ becomes -, and class_ becomes class."""
+    inside = "".join(_attribute(name, value) for name, value in attributes.items())
+    inner = "".join(child if isinstance(child, Markup) else text(child) for child in children)
+    return Markup(f"<{tag}{inside}>{inner}</{tag}>")
 
 
 def _attribute(name: str, value: str | bool | None) -> str:
@@ -41,12 +40,12 @@ def _attribute(name: str, value: str | bool | None) -> str:
 
 
 MOST_POINTS = 100  # of a sparkline
-MOST_DOTS = 400
+MOST_DOTS = 400  # of a dot plot
 
 
 class Drawings(NamedTuple):
-    """How markup shows what is more than text. `reference` is what shows an event, a parameter or an element
-    of one, with the name of that."""
+    """The functions that draw cells and plots. `reference(text, name)` shows a text that stands for an
+    event, a parameter or an element with this name."""
 
     share_bar: Callable[[float], Markup]
     signed_bar: Callable[[float, float], Markup]
@@ -56,12 +55,12 @@ class Drawings(NamedTuple):
 
 
 def _share_bar(share: float) -> Markup:
-    """A bar of a share between 0 and 1."""
+    """Draw a bar for a share between 0 and 1."""
     return _bar(0, 100 * clipped(share), "own")
 
 
 def _signed_bar(value: float, scale: float) -> Markup:
-    """A bar from the middle, to the right where the value is positive."""
+    """Draw a bar that starts in the middle and goes to the right for a positive value, else to the left."""
     if not (math.isfinite(value) and scale > 0):
         return Markup()
     part = 50 * clipped(abs(value) / scale)
@@ -74,54 +73,54 @@ def _bar(x: float, width: float, kind: str) -> Markup:
 
 
 def _sparkline(values: Sequence[float | None]) -> Markup:
-    """A line through a series, broken where there is no value."""
+    """Draw a line through a series, with gaps where values are missing."""
     shares = course(values, MOST_POINTS).shares
-    places = _places(shares, 100 / max(1, len(shares) - 1))
-    if not any(places):
+    points = _points(shares, 100 / max(1, len(shares) - 1))
+    if not any(points):
         return Markup()
     strokes = [
-        f"{'ML'[bool(before)]}{place[0]:.1f} {18 - 16 * place[1]:.1f}"
-        for before, place in pairwise([None, *places])
-        if place is not None
+        f"{'ML'[bool(before)]}{point[0]:.1f} {18 - 16 * point[1]:.1f}"
+        for before, point in pairwise([None, *points])
+        if point is not None
     ]
     return _drawing("spark", "0 0 100 20", element("path", d="".join(strokes)))
 
 
 def _drawing(kind: str, box: str, shape: Markup) -> Markup:
-    """A shape that fills its room. What it shows is said beside it."""
+    """Return an SVG that fills its box. Screen readers skip it, since its number stands next to it."""
     return element("svg", shape, class_=kind, viewBox=box, preserveAspectRatio="none", aria_hidden="true")
 
 
 def _dots(plot: DotPlot) -> Markup:
-    """A series as dots over its steps, one for the mean of a run of them."""
-    found = course(plot.values, MOST_DOTS)
-    places = _places(found.shares, 560 / max(1, len(found.shares) - 1))
+    """Draw a series as dots over its steps, each the mean of several steps if there are many."""
+    means = course(plot.values, MOST_DOTS)
+    points = _points(means.shares, 560 / max(1, len(means.shares) - 1))
     circles = [
-        element("circle", cx=f"{60 + place[0]:.1f}", cy=f"{150 - 140 * place[1]:.1f}", r="2")
-        for place in places
-        if place is not None
+        element("circle", cx=f"{60 + point[0]:.1f}", cy=f"{150 - 140 * point[1]:.1f}", r="2")
+        for point in points
+        if point is not None
     ]
     labels = [
-        element("text", f"{found.high:.4g}", x="54", y="14", text_anchor="end"),
-        element("text", f"{found.low:.4g}", x="54", y="154", text_anchor="end"),
+        element("text", f"{means.high:.4g}", x="54", y="14", text_anchor="end"),
+        element("text", f"{means.low:.4g}", x="54", y="154", text_anchor="end"),
         element("text", f"{plot.first:,}", x="60", y="174"),
         element("text", f"{plot.last:,}", x="620", y="174", text_anchor="end"),
     ]
     steps = f"{len(plot.values):,} values from step {plot.first:,} to {plot.last:,}"
-    said = f"{steps}, {found.low:.4g} to {found.high:.4g}"
+    label = f"{steps}, {means.low:.4g} to {means.high:.4g}"
     drawing = element(
-        "svg", *circles, *labels, viewBox="0 0 640 180", class_="dots", role="img", aria_label=said
+        "svg", *circles, *labels, viewBox="0 0 640 180", class_="dots", role="img", aria_label=label
     )
     return element("figure", drawing)
 
 
-def _places(shares: Sequence[float | None], step: float) -> list[tuple[float, float] | None]:
-    """Where each share lies, so far from each other; None for what has no place."""
+def _points(shares: Sequence[float | None], step: float) -> list[tuple[float, float] | None]:
+    """Return the point (x, share) of each share, `step` apart; None for a share that is missing or NaN."""
     return [None if share is None or share != share else (step * n, share) for n, share in enumerate(shares)]
 
 
-def _link(shown: str, name: str) -> Markup:
-    return element("a", shown, href=f"#{name}")
+def _link(label: str, name: str) -> Markup:
+    return element("a", label, href=f"#{name}")
 
 
 ON_PAGE = Drawings(_share_bar, _signed_bar, _sparkline, _dots, _link)

@@ -1,4 +1,4 @@
-"""What a page shows beside its sections, as data: of an attribution and of a patching. Knows no markup."""
+"""The views that pages of attributions and patchings have beside their sections, as data. Knows no markup."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ from ..results.attribution import ROLE_WORDS, SHARES
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PageView:
-    """`facts` are numbers of names in full, each with what it is; `tabs` are sections of which one is shown
-    at a time, by their numbers, with an address and a label; `added` are maps by the number of the section
-    that they begin; `names` lead to commands though no section has them. `script` is the module that shows
-    `content` and `arrays`, before section number `before`.
+    """The data that a page shows beside its sections, which are numbered from 1.
+
+    - `facts`: by name of an event, site or head, pairs of a label and a number.
+    - `tabs`: sections that are shown one at a time, by number, each with an address and a label.
+    - `added`: maps at the beginning of a section, by number of the section.
+    - `names`: names that lead to commands, though no section mentions them.
+    - `script`: the module that shows `content` and `arrays`, in front of section number `before`.
     """
 
     facts: Mapping[str, Sequence[tuple[str, float | None]]] = field(default_factory=dict)
@@ -34,57 +37,57 @@ class PageView:
 
 
 def no_view(result: Any) -> PageView:
-    """Return the view of a result whose page has its sections alone."""
+    """Return the view of a result whose page has only its sections."""
     return PageView()
 
 
 def patch_view(result: PatchResult) -> PageView:
-    """Of each site how much it restores, and from which logit difference that comes."""
-    ends = [("corrupted", result.corrupt.difference), ("clean", result.clean.difference)]
-    told = {"restored": "restored", "logit difference": "difference"}
-    return PageView(facts={cell.site: [*_facts(cell, told), *ends] for cell in result.cells})
+    """Return the view with the effect of each site, and the logit differences of the two runs."""
+    runs = [("corrupted run", result.corrupt.difference), ("clean run", result.clean.difference)]
+    labels = {"restored": "restored", "logit difference": "difference"}
+    return PageView(facts={cell.site: [*_facts(cell, labels), *runs] for cell in result.cells})
 
 
 def pairs_view(result: PairsResult) -> PageView:
-    """Of each site how much it restores on average."""
-    told = {"mean": "mean", "std": "spread", "pairs": "count"}
-    return PageView(facts={cell.site: _facts(cell, told) for cell in result.cells})
+    """Return the view with the mean effect of each site over the pairs."""
+    labels = {"mean": "mean", "std": "spread", "pairs": "count"}
+    return PageView(facts={cell.site: _facts(cell, labels) for cell in result.cells})
 
 
-def _facts(row: Any, told: Mapping[str, str]) -> list[tuple[str, float | None]]:
-    """Attributes of a row, or of what it holds, by what they are called."""
-    return [(words, attrgetter(path)(row)) for words, path in told.items()]
+def _facts(row: Any, labels: Mapping[str, str]) -> list[tuple[str, float | None]]:
+    """Return attributes of a row with their labels."""
+    return [(label, attrgetter(path)(row)) for label, path in labels.items()]
 
 
-FIRST = 2  # the number of the first position's section, behind the header's
+FIRST = 2  # the section of the first position comes after the header's
 
 
 def attribution_view(result: AttributionResult) -> PageView:
-    """The sections of positions as tabs, and the shares of attention of all heads."""
-    positions = result.positions
+    """Return the view with positions as tabs, and with the attention shares of all heads as maps."""
+    positions, roles = result.positions, result.roles
     several = len(positions) > 1
     tabs = {FIRST + n: (f"position-{p.contrast.position}", _label(p)) for n, p in enumerate(positions)}
-    roles = FIRST + len(positions) + several
-    facts = {role.name: _facts(role, SHARES) for role in result.roles}
-    added = {roles: _maps(result.roles)} if result.roles else {}
-    names = [role.name for role in result.roles]
-    return PageView(facts=facts, tabs=tabs if several else {}, added=added, names=names)
+    added = {FIRST + len(positions) + several: _maps(roles)} if roles else {}
+    return PageView(
+        facts={role.name: _facts(role, SHARES) for role in roles},
+        tabs=tabs if several else {}, added=added, names=[role.name for role in roles],
+    )  # fmt: skip
 
 
-def _label(found: PositionAttribution) -> str:
-    contrast = found.contrast
-    ours, theirs = (shown_token(label) for label in (contrast.target_label, contrast.against_label))
-    return f"{contrast.position} {ours} against {theirs}"
+def _label(position: PositionAttribution) -> str:
+    contrast = position.contrast
+    target, against = map(shown_token, (contrast.target_label, contrast.against_label))
+    return f"{contrast.position} {target} against {against}"
 
 
 def _maps(roles: Sequence[HeadRole]) -> list[dict[str, Any]]:
-    """For each place that heads may look at a map, with a row for each layer and a column for each head."""
-    heads, layers = (sorted({getattr(role, of) for role in roles}) for of in ("head", "layer"))
+    """Return a map of attention shares for each measured role, with a row per layer and a column per head."""
+    heads, layers = (sorted({getattr(role, axis) for role in roles}) for axis in ("head", "layer"))
     by_place = {(role.layer, role.head): role for role in roles}
     grid = [[by_place[layer, head] for head in heads] for layer in layers]
     return [
         {
-            "title": f"shares of attention, {ROLE_WORDS[share]}",
+            "title": f"attention shares, {ROLE_WORDS[share]}",
             "heading": ROLE_WORDS[share],
             "kind": "share",
             "rows": [f"layer {layer}" for layer in layers],

@@ -1,4 +1,4 @@
-"""What a page knows of a plan: events, parameters, and the formulas of both. Knows no values."""
+"""The data of a plan in a page: events, parameters, and the formulas of both. Knows no values."""
 
 from __future__ import annotations
 
@@ -16,33 +16,32 @@ from ...explaining.elements import tables_of_tokens
 
 
 def events_of(model: LanguageModel, formulas: Formulas) -> list[dict[str, Any]]:
-    """The rows, in order of computation."""
+    """Return the data of each row of the plan, in order of computation."""
     return [_event(row, model, formulas) for row in model.plan.values()]
 
 
 def parameters_of(model: LanguageModel, formulas: Formulas, names: Collection[str]) -> list[dict[str, Any]]:
-    """Those of the names that are parameters."""
-    plan = model.plan
+    """Return the data of each parameter among these names."""
+    plan, found = model.plan, []
     tables = {kind.table: "position" for kind in plan.kinds(Lookup) if kind.by == "positions"}
     tables |= dict.fromkeys(tables_of_tokens(plan), "token")
-    found = []
     for name, shape in model.config.shapes().items():
         if name in names:
             rows = rows_with(plan, name)
             axes = ["output", "input"] if len(shape) == 2 else ["channel"]
-            own: dict[str, Any] = {
+            parameter: dict[str, Any] = {
                 "name": name, "shape": shape, "axes": [tables[name], "channel"] if name in tables else axes,
                 "readers": [row.name for row in rows], "ways": _ways(name, model, formulas),
             }  # fmt: skip
             if any(isinstance(row.kind, Lookup) for row in rows):
-                own["read"] = 1
-            found.append(own)
+                parameter["read"] = 1
+            found.append(parameter)
     return found
 
 
 def _event(row: Operation, model: LanguageModel, formulas: Formulas) -> dict[str, Any]:
     plan, shapes = model.plan, formulas.shapes
-    found: dict[str, Any] = {
+    event: dict[str, Any] = {
         "name": row.name, "stage": row.stage, "layer": row.layer, "expr": row.expr,
         "shape": list(map(size_as_data, shapes[row.name])), "axes": axes_of(row, shapes),
         "inputs": row.inputs, "reads": row.kind.names, "readers": plan.readers[row.name], "parts": row.parts,
@@ -50,22 +49,22 @@ def _event(row: Operation, model: LanguageModel, formulas: Formulas) -> dict[str
         "ways": _ways(row.name, model, formulas),
     }  # fmt: skip
     if row.parts:
-        found["ofParts"] = _data(formula_of_parts(row, formulas))
-    if "gradients" not in model.abilities and not of_a_page(row):
-        found["never"] = 1
+        event["ofParts"] = _data(formula_of_parts(row, formulas))
+    if "gradients" not in model.abilities and not fits_a_page(row):
+        event["never"] = 1
     if row.name in plan.branches:
-        found["stream"] = plan.branches[row.name]
+        event["stream"] = plan.branches[row.name]
     if row.name in plan.heads:
-        found["dim"] = plan.heads[row.name].dim
+        event["dim"] = plan.heads[row.name].dim
     if isinstance(row.kind, Softmax):
-        found["window"] = row.kind.window
+        event["window"] = row.kind.window
     if isinstance(row.kind, Softmax | Probabilities):
-        found["share"] = 1
-    return found
+        event["share"] = 1
+    return event
 
 
 def _ways(name: str, model: LanguageModel, formulas: Formulas) -> list[Any]:
-    """The formulas that a gradient is the sum of, each with the row that it comes by way of."""
+    """Return the formulas that sum to a gradient, each with the row that the gradient passes through."""
     ways = (formulas.backward(name) or ()) if "gradients" in model.abilities else ()
     return [[as_data(way.formula), way.reader] for way in ways if way.formula is not None]
 
@@ -74,14 +73,14 @@ def _data(formula: Formula | None) -> Any:
     return None if formula is None else as_data(formula)
 
 
-def of_a_page(row: Operation) -> bool:
-    """Whether a page of a production model may hold a row's array: the shares of heads take what an output
-    takes each, and logits as many numbers as there are tokens."""
+def fits_a_page(row: Operation) -> bool:
+    """Return True if the page of a production model may hold the array of a row. The contributions of heads
+    and the logits are too large."""
     return not row.extra and row.name not in (*HEAD_EVENTS, "loss")
 
 
 def axes_of(row: Operation, shapes: Mapping[str, Shape]) -> list[str]:
-    """What the axes of an event are."""
+    """Return the names of the axes of an event."""
     if isinstance(row.kind, Loss):
         return []
     if len(shapes[row.name]) == 3:

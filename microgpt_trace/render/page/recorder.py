@@ -1,7 +1,7 @@
-"""How a page holds an array (every number of it, those of the last position alone, or a picture in bytes that
-shows none but those), which arrays of a run it has room for, and their recording while the model runs.
+"""The recorder of the arrays that a page holds, while the model runs. A page holds an array in full, at its
+last position only, or as a picture in bytes, which has exact numbers only at the last position.
 
-The memory that this takes grows with the size of the page, not with the depth of the model.
+The recorder needs memory for the size of the page, however deep the model is.
 """
 
 from __future__ import annotations
@@ -15,22 +15,23 @@ import numpy as np
 
 from ...architecture.model import LanguageModel
 from ...architecture.plans.kinds import Context, Scores, Softmax
-from ...architecture.plans.plan import Operation, Plan
+from ...architecture.plans.plan import Operation
 from ...arrays.stats import Array
 from ...hooks.event import TraceEvent
-from .plan_data import of_a_page
+from .plan_data import fits_a_page
 
-THUMB = 64  # queries and keys of a picture of a longer text
+THUMB = 64  # the most queries and keys of a small picture ("thumbs")
 Form = Literal["exact", "shares", "thumbs", "last"]
 
-# Characters that an element takes in a page, as measured on SmolLM2: float32 and bytes, deflated, as base64.
+# Characters of a page per element, measured on SmolLM2: float32 and bytes, deflated, as base64.
 SIZES = {"exact": 4.6, "shares": 1.05, "thumbs": 1.1}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Held:
-    """An array as it is held: `numbers` are float32, or the bytes of a picture; `picture` says how these are
-    read. The `last` position of a picture is there in full: [C], or of attention [H, T]."""
+    """An array in the form that a page holds: `numbers` are float32, or the bytes of a picture, which
+    `picture` describes. `last` are the exact numbers of a picture's last position: [C], or [H, T] of
+    attention."""
 
     numbers: Array
     picture: dict[str, Any] | None = None
@@ -38,7 +39,7 @@ class Held:
 
 
 def cost(form: Form, shape: Sequence[int]) -> float:
-    """About how many characters of a page an array takes."""
+    """Estimate the number of characters that an array in this form takes in a page."""
     if form == "exact":
         return SIZES[form] * math.prod(shape)
     last = SIZES["exact"] * math.prod(shape) / shape[-2 if len(shape) == 3 else 0]
@@ -49,22 +50,19 @@ def cost(form: Form, shape: Sequence[int]) -> float:
 
 
 def held(value: Array, form: Form) -> Held:
-    """The array in one of the forms."""
+    """Convert an array to one of the forms."""
     if form == "exact":
         return Held(np.array(value, np.float32))
+    last = np.array(value[:, -1] if value.ndim == 3 else value[-1], np.float32)
     if form == "last":
-        return Held(np.zeros(0, np.uint8), {"form": "last"}, _last(value))
-    return _shares(value, 1 if form == "shares" else -(-value.shape[-1] // THUMB))
+        return Held(np.zeros(0, np.uint8), {"form": "last"}, last)
+    return _shares(value, 1 if form == "shares" else -(-value.shape[-1] // THUMB), last)
 
 
-def _last(value: Array) -> Array:
-    """What stands at the last position: [C], or of attention [H, T]"""
-    return np.array(value[:, -1] if value.ndim == 3 else value[-1], np.float32)
-
-
-def _shares(weights: Array, block: int) -> Held:
-    """The square root of each share in 255 steps, or of the largest in a block of so many queries and keys;
-    row by row up to the diagonal. What is not finite has a byte of its own: [H, T, T]"""
+def _shares(weights: Array, block: int, last: Array) -> Held:
+    """Return attention weights [H, T, T] as bytes: the square root of each weight, or of the largest weight
+    in a block of `block` queries and keys, in steps of 1/254. The rows end at the diagonal. The byte 255
+    stands for a weight that is not finite."""
     heads, length, _ = weights.shape
     side = -(-length // block)
     shares = weights.astype(np.float32)
@@ -76,12 +74,12 @@ def _shares(weights: Array, block: int) -> Held:
     steps = np.round(np.sqrt(np.clip(np.where(finite, shares, 0), 0, 1)) * 254).astype(np.uint8)
     steps[~finite] = 255
     below = np.tri(side, dtype=bool)
-    return Held(steps[:, below].reshape(-1), {"form": "shares", "side": side, "block": block}, _last(weights))
+    return Held(steps[:, below].reshape(-1), {"form": "shares", "side": side, "block": block}, last)
 
 
-BUDGET = 2.0  # million characters of a page, unless asked otherwise
-AROUND = 220_000  # characters of what is not arrays: style, script, tables, statistics
-# Forms of all heads, and what share of the page they may take.
+BUDGET = 2.0  # million characters of a page by default
+AROUND = 220_000  # characters of a page that are not arrays: style, script, tables, statistics
+# Forms for the attention weights of all heads, the best first, each with the largest share of the page.
 AT_A_GLANCE: tuple[tuple[Form, float], ...] = (("exact", 0.25), ("shares", 0.6), ("thumbs", 1.0))
 
 Forms = Mapping[str, Form]
@@ -89,8 +87,8 @@ Forms = Mapping[str, Form]
 
 @dataclass(eq=False)
 class PageRecorder:
-    """A hook that keeps the first value of each event that a page has room for, in its form. The first event
-    tells how long the text is."""
+    """A hook that keeps the first value of each event that the page has room for. The forms are chosen when
+    the first event shows the length of the text."""
 
     model: LanguageModel
     budget: float | None = None
@@ -100,8 +98,8 @@ class PageRecorder:
 
     @property
     def names(self) -> list[str]:
-        """The events to listen to."""
-        return [row.name for row in self.model.plan.values() if of_a_page(row)]
+        """The names of the events to subscribe to."""
+        return [row.name for row in self.model.plan.values() if fits_a_page(row)]
 
     def __call__(self, event: TraceEvent, value: Array) -> None:
         if self._forms is None:
@@ -113,48 +111,52 @@ class PageRecorder:
 def forms_for(
     model: LanguageModel, length: int, budget: float | None = None, layers: Sequence[int] = ()
 ) -> dict[str, Form]:
-    """What fits into a page of so many million characters: first the attention of all heads, in the best form
-    that leaves room; then layer by layer, those that were asked for and from the last one on, what is worked
-    out without a matrix; the stream; and the rest. What has no room in full is there of the last position."""
+    """Choose the arrays that fit into a page of `budget` million characters, each with its form.
+
+    The attention weights of all heads come first, in the best form that leaves room for the rest. The groups
+    of `_groups` follow. A group without room in full is held at the last position; its keys and values,
+    which the last position reads, stay in full.
+    """
     shapes, plan = model.plan.shapes(length), model.plan
-    left = (budget or BUDGET) * 1e6 - AROUND
-    found: dict[str, Form] = {}
+    room = (budget or BUDGET) * 1e6 - AROUND
+    chosen: dict[str, Form] = {}
     heads = [row.name for row in plan.of_kind(Softmax)]
     for form, share in AT_A_GLANCE:
-        needed = sum(cost(form, shapes[name]) for name in heads)
-        if needed <= share * left:
-            found |= dict.fromkeys(heads, form)
-            left -= needed
+        size = sum(cost(form, shapes[name]) for name in heads)
+        if size <= share * room:
+            chosen |= dict.fromkeys(heads, form)
+            room -= size
             break
-    whole = _read_whole(plan)
-    for wish in _wishes(model, layers):
-        group = [name for name in wish if found.get(name) != "exact"]
-        in_full: dict[str, Form] = dict.fromkeys(group, "exact")
-        of_last: dict[str, Form] = {
-            name: "exact" if name in whole else "last" for name in group if name not in found
+    keys_and_values = {row.inputs[1] for row in plan.of_kind(Scores, Context)}
+    for group in _groups(model, layers):
+        names = [name for name in group if chosen.get(name) != "exact"]
+        in_full: dict[str, Form] = dict.fromkeys(names, "exact")
+        at_last: dict[str, Form] = {
+            name: "exact" if name in keys_and_values else "last" for name in names if name not in chosen
         }
-        for forms in (in_full, of_last):
-            needed = sum(cost(form, shapes[name]) for name, form in forms.items())
-            if needed <= left:
-                found |= forms
-                left -= needed
+        for forms in (in_full, at_last):
+            size = sum(cost(form, shapes[name]) for name, form in forms.items())
+            if size <= room:
+                chosen |= forms
+                room -= size
                 break
-    return found
+    return chosen
 
 
-def _wishes(model: LanguageModel, layers: Sequence[int]) -> Iterator[list[str]]:
-    """Events that are wanted together, in the order in which they are wanted: what the head reads, a first
-    layer whole, attention, its outputs, the streams, what is added to these, and all the rest."""
+def _groups(model: LanguageModel, layers: Sequence[int]) -> Iterator[list[str]]:
+    """Yield groups of events, the most important first: the input of the head, one layer in full, then of
+    all layers the attention, its outputs, the residual streams, the residual sums with their inputs, and the
+    rest. The requested layers come first, the others from the last one backwards."""
     plan = model.plan
     order = [*layers, *(i for i in reversed(range(len(plan.layers))) if i not in layers)]
     of_layers = [plan.layers[i] for i in order]
     if plan.final:
         yield [plan.final[-1].name, plan.streams[-1]]
     yield [plan.streams[order[0]], *_usual(of_layers[0])]
-    yield from map(_attention, of_layers)
+    yield from (_with_inputs(rows, Scores, Softmax, Context) for rows in of_layers)
     yield from map(_outputs, of_layers)
     yield from ([name] for name in reversed(plan.streams))
-    yield from map(_writes, of_layers)
+    yield from map(_sums, of_layers)
     yield from map(_usual, of_layers)
 
 
@@ -162,25 +164,20 @@ def _usual(rows: Sequence[Operation]) -> list[str]:
     return [row.name for row in rows if not row.extra]
 
 
-def _read_whole(plan: Plan) -> set[str]:
-    """What a position reads of all positions before it: keys and values."""
-    return {row.inputs[1] for row in plan.of_kind(Scores, Context)}
-
-
-def _attention(rows: Sequence[Operation]) -> list[str]:
-    """What scores, weights and contexts of a layer read and give."""
-    found = [row for row in rows if isinstance(row.kind, Scores | Softmax | Context)]
-    return list(dict.fromkeys(name for row in found for name in (*row.inputs, row.name)))
+def _with_inputs(rows: Sequence[Operation], *kinds: type) -> list[str]:
+    """Return the rows of these kinds, each after its inputs."""
+    return list(
+        dict.fromkeys(n for row in rows if isinstance(row.kind, kinds) for n in (*row.inputs, row.name))
+    )
 
 
 def _outputs(rows: Sequence[Operation]) -> list[str]:
-    """What is made of the contexts of a layer."""
+    """Return the rows that read the context of attention."""
     contexts = {row.name for row in rows if isinstance(row.kind, Context)}
     return [row.name for row in rows if contexts & {*row.inputs} and not row.extra]
 
 
-def _writes(rows: Sequence[Operation]) -> list[str]:
-    """What the residual sums of a layer read and give, and what their norms read."""
+def _sums(rows: Sequence[Operation]) -> list[str]:
+    """Return the residual sums and products of a layer, each after its inputs."""
     sums = [row for row in rows if len(row.inputs) == 2 and not isinstance(row.kind, Scores | Context)]
-    names = [name for row in sums for name in (*row.inputs, row.name)]
-    return list(dict.fromkeys(names))
+    return list(dict.fromkeys(name for row in sums for name in (*row.inputs, row.name)))

@@ -29,201 +29,195 @@ from ..sections import (
 )
 from .markup import ON_PAGE, Drawings, Markup, element, text
 
-MOST_WEIGHTS = 2500  # of the heads that are shown
+MOST_WEIGHTS = 2500  # attention weights in a section, of all heads together
 MOST_COLUMNS = 64  # of a table of numbers
-SHADES = 20  # of a cell, from nothing to a share of 1
+SHADES = 20  # the darkest shade of a cell, for a share of 1; 0 is none
 
 
 def section_markup(section: Section, anchor: str | None = None) -> Markup:
-    """A section of a page under its title."""
+    """Return a section of a page with its title."""
     aside = element("small", f" {section.aside}") if section.aside else Markup()
     title = [element("h2", section.title, aside, class_=classes(section.style))] if section.title else []
     return element("section", *title, *map(block_markup, section.blocks), id=anchor, class_="card")
 
 
-def block_markup(block: Block, drawn: Drawings = ON_PAGE) -> Markup:
-    """One of its blocks."""
-    return _MARKUP[type(block)](block, drawn)
+def block_markup(block: Block, drawings: Drawings = ON_PAGE) -> Markup:
+    """Return the markup of a block."""
+    return _MARKUP[type(block)](block, drawings)
 
 
-def _words(block: Words, drawn: Drawings) -> Markup:
+def _words(block: Words, drawings: Drawings) -> Markup:
     spans = block.spans
     if block.about:
-        whole = "".join(said for said, _ in spans)
-        spans = [(drawn.reference(whole, block.about), spans[0][1])]
-    shown = (element("span", said, class_=classes(style)) for said, style in spans)
-    return element("p", *shown, class_="indented" if block.indent else None)
+        line = "".join(words for words, _ in spans)
+        spans = [(drawings.reference(line, block.about), spans[0][1])]
+    children = (element("span", words, class_=classes(style)) for words, style in spans)
+    return element("p", *children, class_="indented" if block.indent else None)
 
 
-def _labelled(block: Labelled, drawn: Drawings) -> Markup:
-    """Labels with all that is said of each."""
+def _labelled(block: Labelled, drawings: Drawings) -> Markup:
+    """Return a list of labels, each with its facts. A pair without a label continues the one before."""
     groups: list[tuple[str, list[Markup]]] = []
-    for label, said in block.pairs:
+    for label, fact in block.pairs:
         if label or not groups:
             groups.append((label, []))
-        groups[-1][1].append(element("dd", said))
-    facts = (element("div", element("dt", label), *said, class_="fact") for label, said in groups)
+        groups[-1][1].append(element("dd", fact))
+    facts = (element("div", element("dt", label), *group, class_="fact") for label, group in groups)
     return element("dl", *facts, class_="facts")
 
 
-def _copyable(block: Copyable, drawn: Drawings) -> Markup:
+def _copyable(block: Copyable, drawings: Drawings) -> Markup:
     return element("p", f"{block.label} ", element("code", block.line), class_="command")
 
 
-def _table(block: Table, drawn: Drawings) -> Markup:
+def _table(block: Table, drawings: Drawings) -> Markup:
     columns = [column for column in block.columns if any(column.cell(row) != "" for row in block.rows)]
     spans = [_span(column, block.rows) for column in columns]
     titles = [_title(column, span) for column, span in zip(columns, spans, strict=True)]
     head = [element("thead", element("tr", *titles))] if any(column.title for column in columns) else []
-    body = [_row(block, columns, spans, row, drawn) for row in block.rows]
+    body = [_row(block, columns, spans, row, drawings) for row in block.rows]
     return _wide("table", element("table", *head, element("tbody", *body)))
 
 
 def _span(column: Column, rows: Sequence[Any]) -> str | None:
-    """Two, where elements have their values beside their places."""
+    """Return "2" if elements of the column have values, which get a column of their own beside the places."""
     cells = map(column.cell, rows)
     return "2" if any(isinstance(cell, ElementCell) and cell.value for cell in cells) else None
 
 
 def _title(column: Column, span: str | None) -> Markup:
-    how = {"class_": _side(column), "colspan": span}
-    return element("th", column.title, scope="col", **how) if column.title else element("td", **how)
+    attributes = {"class_": _side(column), "colspan": span}
+    if not column.title:
+        return element("td", **attributes)
+    return element("th", column.title, scope="col", **attributes)
 
 
 def _row(
-    block: Table, columns: Sequence[Column], spans: Sequence[str | None], row: Any, drawn: Drawings
+    block: Table, columns: Sequence[Column], spans: Sequence[str | None], row: Any, drawings: Drawings
 ) -> Markup:
     about = block.about(row) if block.about else ""
-    named = next((place for place, column in enumerate(columns) if _has_words(column.cell(row))), 0)
+    linked = next((n for n, column in enumerate(columns) if _has_words(column.cell(row))), 0)
     cells = []
-    for place, (column, span) in enumerate(zip(columns, spans, strict=True)):
+    for n, (column, span) in enumerate(zip(columns, spans, strict=True)):
         cell = column.cell(row)
-        style = " ".join(filter(None, (_side(column), classes(column.style_of(row)))))
-        shown = _cell(cell, drawn)
-        if about and place == named:
-            shown = drawn.reference(shown, about)
+        style = " ".join(filter(None, (_side(column), classes(column.style_of(row))))) or None
+        content = _cell(cell, drawings)
+        if about and n == linked:
+            content = drawings.reference(content, about)
         if span and isinstance(cell, ElementCell):
-            cells += [element("td", shown, class_=style or None), element("td", cell.value, class_="n")]
+            cells += [element("td", content, class_=style), element("td", cell.value, class_="n")]
         else:
-            cells.append(element("td", shown, class_=style or None, colspan=span))
+            cells.append(element("td", content, class_=style, colspan=span))
     return element("tr", *cells)
 
 
 def _has_words(cell: Cell) -> bool:
-    """Whether a cell can lead somewhere: a mark alone says not where."""
+    """Return True if a cell has letters or digits, so that its text can be a link: a mark alone cannot."""
     return isinstance(cell, str) and any(map(str.isalnum, cell))
 
 
 def _side(column: Column) -> str | None:
-    """How a column stands: numbers at the right, and nothing broken but what may be."""
+    """Return the class of a column: right-aligned for numbers, unbroken unless the column may wrap."""
     return "n" if column.right else None if column.wrap else "whole"
 
 
-def _cell(cell: Cell, drawn: Drawings) -> Markup:
-    """What a cell shows; the place of an element leads to it."""
+def _cell(cell: Cell, drawings: Drawings) -> Markup:
+    """Return the content of a cell. The place of an element is a reference to the element."""
     if isinstance(cell, Bar):
-        return drawn.share_bar(cell.share)
+        return drawings.share_bar(cell.share)
     if isinstance(cell, SignedBar):
-        return Markup() if cell.value is None else drawn.signed_bar(cell.value, cell.scale)
+        return Markup() if cell.value is None else drawings.signed_bar(cell.value, cell.scale)
     if isinstance(cell, Sparkline):
-        return drawn.sparkline(cell.values)
+        return drawings.sparkline(cell.values)
     if isinstance(cell, ElementCell):
-        return drawn.reference(cell.place, cell.about) if cell.about else text(cell.place)
+        return drawings.reference(cell.place, cell.about) if cell.about else text(cell.place)
     return text(cell)
 
 
 def classes(style: str) -> str | None:
-    """Styles as classes: "bold red" is "is-bold is-red"."""
+    """Return the classes of styles: "bold red" becomes "is-bold is-red"."""
     return " ".join(f"is-{word}" for word in style.split()) or None
 
 
-def _attention(block: AttentionMatrices, drawn: Drawings) -> Markup:
-    """The weights of every head, or of those that come first as far as there is room."""
+def _attention(block: AttentionMatrices, drawings: Drawings) -> Markup:
+    """Return a table of weights for each head, or for the first ones of `block.order` if there are many."""
     labels, count = [shown_token(label) for label in block.labels], len(block.order)
     heads = sorted(block.order[: MOST_WEIGHTS // len(labels) ** 2])
-    said = [element("p", "Attention weights in percent, row = query, column = key", class_="is-dim")]
+    notes = [element("p", "Attention weights in percent, row = query, column = key", class_="is-dim")]
     if len(heads) < count:
-        said.append(element("p", f"{len(heads)} of {count} heads, {block.more}", class_="is-dim"))
+        notes.append(element("p", f"{len(heads)} of {count} heads, {block.more}", class_="is-dim"))
     tables = []
     for head in heads:
-        rows = [
-            _seen(row[: query + 1], len(labels)) for query, row in enumerate(block.weights[head].tolist())
-        ]
+        weights = block.weights[head].tolist()
+        rows = [_percentages(row[: query + 1], len(labels)) for query, row in enumerate(weights)]
         tables.append(_matrix([("", labels)], zip(labels, rows, strict=True), "figures", f"head {head}"))
-    return element("div", said[0], element("div", *tables, class_="planes"), *said[1:])
+    return element("div", notes[0], element("div", *tables, class_="planes"), *notes[1:])
 
 
-def _seen(weights: Sequence[float], length: int) -> list[Markup]:
-    """What a query sees in percent, and one cell for the keys behind it."""
-    seen = [_shaded(f"{weight * 100:.0f}" if math.isfinite(weight) else "NaN", weight) for weight in weights]
-    hidden = length - len(weights)
-    return [*seen, element("td", class_="masked", colspan=str(hidden))] if hidden else seen
+def _percentages(weights: Sequence[float], length: int) -> list[Markup]:
+    """Return a cell for each weight of a query, and one wide cell for all masked keys."""
+    cells = [_shaded(f"{weight * 100:.0f}" if math.isfinite(weight) else "NaN", weight) for weight in weights]
+    masked = length - len(weights)
+    return [*cells, element("td", class_="masked", colspan=str(masked))] if masked else cells
 
 
-def _shaded(shown: str, share: float | None, **more: str) -> Markup:
-    """A cell that is the darker the larger the share."""
-    ground = "" if share is None else f" shade-{round(SHADES * clipped(share))}"
-    return element("td", shown, class_=f"n{ground}", **more)
+def _shaded(content: str, share: float | None, **attributes: str) -> Markup:
+    """Return a cell that is darker for a larger share."""
+    shade = "" if share is None else f" shade-{round(SHADES * clipped(share))}"
+    return element("td", content, class_=f"n{shade}", **attributes)
 
 
 def _matrix(
     heads: Iterable[tuple[str, Iterable[str]]], rows: Iterable[tuple[str, Iterable[Markup]]], kind: str,
     caption: str = "",
 ) -> Markup:  # fmt: skip
-    """A table of a kind: lines above the columns and rows of cells, each behind its label."""
-    head = [
-        element("tr", _corner(label), *(element("th", said, scope="col", class_="n") for said in texts))
-        for label, texts in heads
-    ]
+    """Return a table of class `kind` with lines of column labels and rows of cells, each after its label."""
+    head = []
+    for label, texts in heads:
+        corner = element("th", label, scope="row") if label else element("td")
+        head.append(element("tr", corner, *(element("th", each, scope="col", class_="n") for each in texts)))
     body = [element("tr", element("th", label, scope="row"), *cells) for label, cells in rows]
     above = [element("caption", caption)] if caption else []
     return element("table", *above, element("thead", *head), element("tbody", *body), class_=kind)
 
 
-def _corner(label: str) -> Markup:
-    return element("th", label, scope="row") if label else element("td")
-
-
-def _grid(block: Grid, drawn: Drawings) -> Markup:
-    """Shares by row and column; a cell that names an event leads to it."""
+def _grid(block: Grid, drawings: Drawings) -> Markup:
+    """Return a table of shares. A cell that names an event is a reference to it."""
     abouts = block.about or [[""] * len(block.numbers)] * len(block.rows)
     rows = (
-        (label, [_share(value, about, drawn) for value, about in zip(values, names, strict=True)])
+        (label, [_share(value, about, drawings) for value, about in zip(values, names, strict=True)])
         for (label, values), names in zip(block.rows, abouts, strict=True)
     )
     return _wide("map", _matrix(block.heads, rows, "grid"))
 
 
-def _share(value: float | None, about: str, drawn: Drawings) -> Markup:
-    said = two_decimals(value)
-    return _shaded(drawn.reference(said, about) if about else said, value, data_share=said)
+def _share(value: float | None, about: str, drawings: Drawings) -> Markup:
+    number = two_decimals(value)
+    return _shaded(drawings.reference(number, about) if about else number, value, data_share=number)
 
 
-def _figures(block: Figures, drawn: Drawings) -> Markup:
-    """A matrix number by number, or one of each head."""
+def _figures(block: Figures, drawings: Drawings) -> Markup:
+    """Return a table with the numbers of a matrix, or a table for each head."""
     matrices = list(block.values) if block.heads else [block.values]
     captions = [f"head {head}" for head in block.heads] or ["values"]
-    shown = block.columns[:MOST_COLUMNS]
+    columns = block.columns[:MOST_COLUMNS]
     tables = []
     for caption, matrix in zip(captions, matrices, strict=True):
-        cells = ([_number(value) for value in row] for row in matrix[:, :MOST_COLUMNS].tolist())
-        tables.append(_matrix([("", shown)], zip(block.rows, cells, strict=False), "figures", caption))
-    left = {"rows": block.row_count - len(matrices[0]), "columns": len(block.columns) - len(shown)}
-    said = " and ".join(f"{count:,} more {what}" for what, count in left.items() if count)
-    return _wide("numbers", *tables, *[element("p", f"… {said}{block.more}")] * bool(said))
+        numbers = matrix[:, :MOST_COLUMNS].tolist()
+        cells = ([element("td", finite_or_named(value), class_="n") for value in row] for row in numbers)
+        tables.append(_matrix([("", columns)], zip(block.rows, cells, strict=False), "figures", caption))
+    hidden = {"rows": block.row_count - len(matrices[0]), "columns": len(block.columns) - len(columns)}
+    note = " and ".join(f"{count:,} more {axis}" for axis, count in hidden.items() if count)
+    return _wide("numbers", *tables, *[element("p", f"… {note}{block.more}")] * bool(note))
 
 
-def _number(value: float) -> Markup:
-    return element("td", finite_or_named(value), class_="n")
-
-
-def _wide(label: str, *shown: Markup) -> Markup:
-    """What may be wider than its room."""
-    return element("div", *shown, class_="wide", tabindex="0", role="group", aria_label=label)
+def _wide(label: str, *children: Markup) -> Markup:
+    """Return a box that scrolls if its content is too wide."""
+    return element("div", *children, class_="wide", tabindex="0", role="group", aria_label=label)
 
 
 _MARKUP: dict[type[Block], Callable[[Any, Drawings], Markup]] = {
     Table: _table, Words: _words, Labelled: _labelled, Copyable: _copyable,
-    DotPlot: lambda block, drawn: drawn.dots(block),
+    DotPlot: lambda block, drawings: drawings.dots(block),
     AttentionMatrices: _attention, Grid: _grid, Figures: _figures,
 }  # fmt: skip

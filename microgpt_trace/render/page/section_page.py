@@ -1,4 +1,4 @@
-"""The page of a result as sections: maps become pictures, and what a name is about leads to a command."""
+"""The page of a result made of sections. Maps become pictures, and names lead to commands that show more."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from .page import page
 from .page_view import PageView
 from .section_markup import section_markup
 
-LONG, LONG_LINE = 60, 240  # characters of a title and a command from which on it is small, or a box
+LONG, LONG_LINE = 60, 240  # a longer title gets a small font, and a longer command a box that scrolls
 
 
 def section_page(
     title: str, line: str, sections: Sequence[Section],
     command: Callable[[str], str], view: PageView,
 ) -> str:  # fmt: skip
-    """One file. `line` is the command that made it, `command` gives what shows more of a name."""
+    """Return the HTML of a result's page. `line` is the command that made the page, and `command` returns the
+    command that shows more of a name."""
     anchors = {number: anchor for number, (anchor, _) in view.tabs.items()}
     shown = cards(sections, anchors)
     at = view.before - 1
@@ -37,9 +38,9 @@ def section_page(
         ],
         "facts": view.facts,
     }
-    main = element("main", element("div", *body, id="said", class_="column"))
-    whole = [header(title, line), main, *reading()]
-    return page(f"{on_one_line(title)} · microgpt", whole, content, view.arrays, view.script)
+    main = element("main", element("div", *body, id="results", class_="column"))
+    everything = [header(title, line), main, *footer()]
+    return page(f"{on_one_line(title)} · microgpt", everything, content, view.arrays, view.script)
 
 
 def _tabs(tabs: Iterable[tuple[str, str]]) -> Markup:
@@ -48,36 +49,35 @@ def _tabs(tabs: Iterable[tuple[str, str]]) -> Markup:
 
 
 def header(title: str, line: str, *below: Markup) -> Markup:
-    """The title, the command, and what a page shows before all else."""
-    long = {"class_": "long", "tabindex": "0"} if len(title) > LONG else {}  # a box to scroll in
+    """Return the header of a page: the title, the command, and the elements `below` them."""
+    long = {"class_": "long", "tabindex": "0"} if len(title) > LONG else {}  # focusable, to scroll by keys
     top = element(
         "div",
         element("h1", on_one_line(title), **long),
         element("button", "colours: auto", type="button", id="theme"),
-        element("button", "?", type="button", id="help", aria_label="keys"),
+        element("button", "?", type="button", id="help", aria_label="keyboard help"),
         class_="top",
     )
     command = {"class_": "command long", "tabindex": "0"} if len(line) > LONG_LINE else {"class_": "command"}
     return element("header", top, element("p", element("code", line), **command), *below)
 
 
-def reading(aria_live: str = "polite") -> list[Markup]:
-    """The bar in which a page says what is chosen, and the list of its keys. "off": its views read that."""
+def footer(aria_live: str = "polite") -> list[Markup]:
+    """Return the dialog of keyboard help, and the bar that shows what is chosen. `aria_live` is "off" for a
+    page whose views read the choice aloud themselves."""
     bar = element("output", id="reading", aria_live=aria_live)
-    return [element("dialog", id="keys", aria_label="Keys"), bar]
+    return [element("dialog", id="keys", aria_label="Keyboard help"), bar]
 
 
 def cards(sections: Sequence[Section], anchors: Mapping[int, str] | None = None) -> list[Markup]:
-    """Each section with an address of its own: that of its number, if it has one."""
+    """Return the markup of each section. Its id is its anchor by number, or "section-N"."""
     named = anchors or {}
-    return [
-        section_markup(own, named.get(number, f"section-{number}")) for number, own in enumerate(sections, 1)
-    ]
+    return [section_markup(section, named.get(n, f"section-{n}")) for n, section in enumerate(sections, 1)]
 
 
 def names_in(sections: Sequence[Section]) -> Iterator[str]:
-    """What rows and cells are about."""
-    for block in (block for own in sections for block in own.blocks):
+    """Yield the names that rows and cells are about."""
+    for block in (block for section in sections for block in section.blocks):
         if isinstance(block, Grid):
             yield from (name for row in block.about for name in row if name)
         elif isinstance(block, Table):
@@ -93,13 +93,15 @@ def _names_of(table: Table) -> Iterator[str]:
 
 
 def maps_in(sections: Sequence[Section]) -> Iterator[dict[str, Any]]:
-    """Every map, in the order of the page."""
-    for own in sections:
-        yield from (_map(block, own.aside or own.title) for block in own.blocks if isinstance(block, Grid))
+    """Yield the data of every map, in the order of the page."""
+    for section in sections:
+        for block in section.blocks:
+            if isinstance(block, Grid):
+                yield _map(block, section.aside or section.title)
 
 
 def _map(grid: Grid, title: str) -> dict[str, Any]:
-    """A column is called by its tokens, or by what it counts."""
+    """Return the data of a map. A column is labelled by its tokens, or by its number if it has none."""
     first, *others = grid.heads
     columns = range(len(grid.numbers))
     return {

@@ -1,4 +1,4 @@
-"""What the page of a timeline shows beside its sections: what the log has of every traced step."""
+"""The view of a timeline's page: the values of a training log at every traced step."""
 
 from __future__ import annotations
 
@@ -11,58 +11,60 @@ from ...text.printable import shown_token
 from ...timeline.curves import EventCurve, ParameterCurve, PositionCurve, Timeline
 from .page_view import PageView
 
-MOST_STEPS = 250  # traced ones that a page has: a log with more is thinned out
-OF_EVENTS = {"L2": "l2", "gradient": "gradient"}
+MOST_STEPS = 250  # traced steps in a page; of a longer log, evenly spaced ones are chosen
+OF_EVENTS = {"L2": "l2", "gradient": "gradient"}  # labels of norms, and the fields that have them
 OF_PARAMETERS = {**OF_EVENTS, "update": "update", "update/weight": "update_ratio"}
 
 
-def timeline_view(shown: Timeline) -> PageView:
-    """Predictions, attention and norms by traced step, and the loss of every training step."""
-    kept = _kept(len(shown.steps))
+def timeline_view(timeline: Timeline) -> PageView:
+    """Return the view: predictions, attention and norms by traced step, and the loss of every logged step."""
+    steps = _chosen_steps(len(timeline.steps))
     content: dict[str, Any] = {
-        "watched": shown.watched,
-        "planned": shown.plan.steps,
-        "steps": _at(shown.steps, kept),
-        "traced": len(shown.steps),
-        "positions": [_position(position, kept) for position in shown.positions],
-        "attention": [{"name": layer.name, "weights": _at(layer.weights, kept)} for layer in shown.attention],
+        "watched": timeline.watched,
+        "planned": timeline.plan.steps,
+        "steps": _at(timeline.steps, steps),
+        "traced": len(timeline.steps),
+        "positions": [_position(position, steps) for position in timeline.positions],
+        "attention": [{"name": a.name, "weights": _at(a.weights, steps)} for a in timeline.attention],
         "norms": [
-            {"title": "events", "rows": [_norms(event, OF_EVENTS, kept) for event in shown.events]},
-            {"title": "parameters", "rows": [_norms(own, OF_PARAMETERS, kept) for own in shown.parameters]},
+            {"title": "events", "rows": [_norms(event, OF_EVENTS, steps) for event in timeline.events]},
+            {"title": "parameters", "rows": [_norms(p, OF_PARAMETERS, steps) for p in timeline.parameters]},
         ],
         "dead": [
-            {"layer": layer.layer, "units": layer.units, "count": _at(layer.dead_count, kept)}
-            for layer in shown.layers
+            {"layer": layer.layer, "units": layer.units, "count": _at(layer.dead_count, steps)}
+            for layer in timeline.layers
         ],
-        "logged": shown.loss.steps,
+        "logged": timeline.loss.steps,
     }
-    arrays = {"loss": np.array(shown.loss.loss, np.float32)}
+    arrays = {"loss": np.array(timeline.loss.loss, np.float32)}
     return PageView(script="timeline_view", content=content, arrays=arrays, before=2)
 
 
-def _kept(count: int) -> list[int]:
-    """The places of the steps that the page has: all, or so many, the first and the last among them."""
+def _chosen_steps(count: int) -> list[int]:
+    """Choose at most MOST_STEPS indices of traced steps, the first and the last among them."""
     if count <= MOST_STEPS:
         return list(range(count))
     return [round(n * (count - 1) / (MOST_STEPS - 1)) for n in range(MOST_STEPS)]
 
 
-def _at(curve: Sequence[Any], kept: Sequence[int]) -> list[Any]:
-    return [curve[place] for place in kept]
+def _at(curve: Sequence[Any], steps: Sequence[int]) -> list[Any]:
+    return [curve[step] for step in steps]
 
 
-def _position(found: PositionCurve, kept: Sequence[int]) -> dict[str, Any]:
+def _position(curve: PositionCurve, steps: Sequence[int]) -> dict[str, Any]:
     top = [
         None if tokens is None else [[shown_token(token.label), token.p] for token in tokens]
-        for tokens in _at(found.top, kept)
+        for tokens in _at(curve.top, steps)
     ]
     return {
-        "position": found.position, "seen": shown_token(found.seen), "target": shown_token(found.target),
-        "p": _at(found.p, kept), "loss": _at(found.loss, kept), "rank": _at(found.rank, kept), "top": top,
-        "learned": found.learned,
+        "position": curve.position, "seen": shown_token(curve.seen), "target": shown_token(curve.target),
+        "p": _at(curve.p, steps), "loss": _at(curve.loss, steps), "rank": _at(curve.rank, steps), "top": top,
+        "learned": curve.learned,
     }  # fmt: skip
 
 
-def _norms(found: EventCurve | ParameterCurve, of: Mapping[str, str], kept: Sequence[int]) -> dict[str, Any]:
-    """The curves of an event or a parameter, by what they are called."""
-    return {"name": found.name, "curves": {what: _at(getattr(found, own), kept) for what, own in of.items()}}
+def _norms(
+    curves: EventCurve | ParameterCurve, fields: Mapping[str, str], steps: Sequence[int]
+) -> dict[str, Any]:
+    by_label = {label: _at(getattr(curves, name), steps) for label, name in fields.items()}
+    return {"name": curves.name, "curves": by_label}

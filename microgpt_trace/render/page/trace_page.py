@@ -1,4 +1,4 @@
-"""The page of a trace: what it says as markup, and what its views show."""
+"""The page of a trace: its sections as markup, and the data of its views."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .markup import Markup, element
 from .page import page
 from .plan_data import events_of, parameters_of
 from .recorder import Held
-from .section_page import cards, header, reading
+from .section_page import cards, footer, header
 
 PREFIX: dict[Phase, str] = {"forward": "", "backward": "d ", "update": "u "}
 
@@ -36,10 +36,12 @@ def trace_page(
     trace: Trace, model: LanguageModel, sections: Sequence[Section], line: str, again: Mapping[str, Any],
     recorded: Mapping[str, Held] | None = None, more: str = "", start: str = "",
 ) -> str:  # fmt: skip
-    """One file. `sections` are what is said of the trace, `line` is the command that made it, and `again` are
-    the words and options of a command that explains an element of the same run. What was `recorded` stands
-    for the arrays that the trace did not keep; `more` says what adds to it, and `start` is the
-    element that the page is opened at."""
+    """Return the HTML of a trace's page.
+
+    `sections` describe the trace, `line` is the command that made the page, and `again` are the words and
+    options of a command that explains an element of the same run. Arrays that the trace did not keep come
+    from `recorded`, and `more` names the options that add arrays. The page opens at the element `start`.
+    """
     arrays, pictures = _arrays(trace, model, recorded or {})
     document = {
         **_run(trace, model), **_plan(trace, model, arrays), **_layers(trace), "command": again,
@@ -54,44 +56,40 @@ def trace_page(
 def _arrays(
     trace: Trace, model: LanguageModel, recorded: Mapping[str, Held]
 ) -> tuple[dict[str, Array], dict[str, Any]]:
-    """What the page holds by name, and how its pictures are read: everything that was kept or recorded, all
-    parameters of a model that it can run itself, and the vectors of others."""
-    found = {PREFIX[phase] + name: array for (phase, name), array in trace.arrays.items()}
+    """Return the arrays of the page by name, and the descriptions of its pictures. The page holds every
+    array that was kept or recorded, all parameters of a microGPT, and vectors of a production model. Masked
+    elements, which are never shown, become 0."""
+    arrays = {PREFIX[phase] + name: array for (phase, name), array in trace.arrays.items()}
     if "gradients" in model.abilities:
-        found |= {name: model.parameter(name) for name in model.config.shapes()}
+        arrays |= {name: model.parameter(name) for name in model.config.shapes()}
     pictures: dict[str, Any] = {}
-    for name, own in recorded.items():
-        if name in found or own.picture is None:
-            found.setdefault(name, own.numbers)
+    for name, record in recorded.items():
+        if name in arrays or record.picture is None:
+            arrays.setdefault(name, record.numbers)
             continue
-        pictures[name] = own.picture
-        found[f"picture {name}"] = own.numbers
-        if own.last is not None:
-            found[f"last {name}"] = own.last
-    found |= {name: model.parameter(name) for name in _vectors_of(model, {*found, *recorded})}
+        pictures[name] = record.picture
+        arrays[f"picture {name}"] = record.numbers
+        if record.last is not None:
+            arrays[f"last {name}"] = record.last
+    arrays |= {name: model.parameter(name) for name in _vectors_of(model, {*arrays, *recorded})}
     causal = {row.name for row in model.plan.values() if row.kind.causal}
-    return {
-        name: _as_packed(array, name.removeprefix("d ") in causal) for name, array in found.items()
-    }, pictures
+    for name, array in arrays.items():
+        if array.dtype != np.uint8:
+            is_causal = name.removeprefix("d ") in causal
+            arrays[name] = np.asarray(np.tril(array) if is_causal else array, np.float32)
+    return arrays, pictures
 
 
 def _vectors_of(model: LanguageModel, held: Collection[str]) -> list[str]:
-    """The parameters that are vectors of rows whose arrays are held, and are not held themselves."""
+    """Return the parameters to add: vectors of rows whose values and inputs the page holds."""
     shapes = model.config.shapes()
     rows = (row for row in model.plan.values() if all(name in held for name in (row.name, *row.inputs)))
     return [name for row in rows for name in row.kind.names if name not in held and len(shapes[name]) == 1]
 
 
-def _as_packed(array: Array, causal: bool) -> Array:
-    """The array as it is packed; what the mask hides, which is never shown, is 0."""
-    if array.dtype == np.uint8:
-        return array
-    return np.asarray(np.tril(array) if causal else array, np.float32)
-
-
 def _run(trace: Trace, model: LanguageModel) -> dict[str, Any]:
-    """What was read, and how the model names tokens."""
-    found = {
+    """Return the input of the run, and the labels of tokens."""
+    run = {
         "program": "microgpt", "dtype": model.dtype, "rounding": OF_SUMS[model.dtype],
         "tiny": float(np.finfo(model.dtype).tiny),
         "text": trace.input.text, "tokens": trace.input.tokens, "targets": trace.input.targets,
@@ -100,20 +98,19 @@ def _run(trace: Trace, model: LanguageModel) -> dict[str, Any]:
     }  # fmt: skip
     if "gradients" in model.abilities:
         size = model.config.vocab_size
-        found["vocabulary"] = [shown_token(model.label(token, target=True)) for token in range(size)]
-        found["seen"] = [shown_token(model.label(token)) for token in range(size)]
+        run["vocabulary"] = [shown_token(model.label(token, target=True)) for token in range(size)]
+        run["seen"] = [shown_token(model.label(token)) for token in range(size)]
         if not _replaced(trace):
-            found["tokenizer"] = tokenizer_data(model)
+            run["tokenizer"] = tokenizer_data(model)
     else:
-        known = [c for p in trace.predictions for c in (*p.top, p.target) if c is not None]
-        known += [c for row in trace.lens for candidates in row.top for c in candidates]
-        named = {candidate.token: candidate.label for candidate in known}
-        found["vocabulary"] = {token: shown_token(label) for token, label in named.items()}
-    return found
+        candidates = [c for p in trace.predictions for c in (*p.top, p.target) if c is not None]
+        candidates += [c for row in trace.lens for top in row.top for c in top]
+        run["vocabulary"] = {candidate.token: shown_token(candidate.label) for candidate in candidates}
+    return run
 
 
 def tokenizer_data(model: Any) -> dict[str, Any]:
-    """How a small model reads a text: the ids of its letters, and how many it takes."""
+    """Return the tokenizer of a microGPT: the ids of its letters, BOS, and the largest number of letters."""
     tokenizer = model.tokenizer
     return {
         "letters": {char: tokenizer.encode(char)[0] for char in tokenizer.chars},
@@ -123,29 +120,29 @@ def tokenizer_data(model: Any) -> dict[str, Any]:
     }
 
 
-def _prediction(own: Prediction) -> dict[str, Any]:
-    """The candidates after a position, as far as they were asked for."""
+def _prediction(prediction: Prediction) -> dict[str, Any]:
+    target = prediction.target
     return {
-        "position": own.position,
-        "top": [[candidate.token, candidate.p] for candidate in own.top],
-        "target": None if own.target is None else [own.target.token, own.target.p, own.rank],
+        "position": prediction.position,
+        "top": [[candidate.token, candidate.p] for candidate in prediction.top],
+        "target": None if target is None else [target.token, target.p, prediction.rank],
     }
 
 
 def _lens(trace: Trace) -> dict[str, Any] | None:
-    """The candidates of every layer and position, and what becomes of the token that was asked for."""
+    """Return the candidates of every layer and position, and the target token layer by layer."""
     if not trace.lens:
         return None
     rows = [
         [row.layer, [[[c.token, c.p] for c in candidates] for candidates in row.top]] for row in trace.lens
     ]
-    target = [[own.event, own.position, own.target.p, own.rank] for own in trace.lens_target]
+    target = [[place.event, place.position, place.target.p, place.rank] for place in trace.lens_target]
     label = shown_token(trace.lens_target[0].target.label) if trace.lens_target else ""
     return {"positions": trace.lens[0].positions, "rows": rows, "target": target, "label": label}
 
 
 def _replaced(trace: Trace) -> list[str]:
-    """The events in whose place interventions put others."""
+    """Return the names of the events whose values interventions replaced."""
     return [] if trace.intervened is None else [c.name for c in trace.intervened.changes if c.replaced]
 
 
@@ -165,7 +162,7 @@ def _plan(trace: Trace, model: LanguageModel, arrays: Mapping[str, Array]) -> di
 
 
 def _statistics(stats: TensorStats) -> dict[str, Any]:
-    """Of an array of which the page may not have every number."""
+    """Return the statistics of an array, which the page may not hold in full."""
     return {
         "count": stats.finite_count, "l2": stats.l2_norm, "mean": stats.mean,
         "std": stats.std, "min": stats.min, "max": stats.max, "zeros": stats.zero_count,
@@ -174,20 +171,21 @@ def _statistics(stats: TensorStats) -> dict[str, Any]:
 
 
 def _heads_of(plan: Plan, weights: str) -> list[str]:
-    """The share of each head in what its layer writes, which is what can be taken out of it."""
+    """Return the events of the heads' contributions to the residual stream, which a reader can ablate."""
     outputs = (out for context in plan.readers[weights] for out in plan.readers[context])
     return [head for out in outputs for head in plan[out].parts]
 
 
 def _layers(trace: Trace) -> dict[str, Any]:
-    """Of each layer the shares of its branches, and what is odd in it."""
+    """Return for each layer the shares of its branches, and its anomalies in words."""
     shares = {row.layer: {"attention": row.attention_share, "mlp": row.mlp_share} for row in trace.layers}
-    odd = grouped(_oddities(trace), itemgetter(0))
-    return {"shares": shares, "odd": {i: "; ".join(words for _, words in own) for i, own in odd.items()}}
+    by_layer = grouped(_oddities(trace), itemgetter(0))
+    odd = {layer: "; ".join(words for _, words in pairs) for layer, pairs in by_layer.items()}
+    return {"shares": shares, "odd": odd}
 
 
 def _oddities(trace: Trace) -> Iterator[tuple[int, str]]:
-    """What is odd in a layer: what is not finite there, and each anomaly of which it is the worst."""
+    """Yield pairs of a layer and words: values that are not finite, and anomalies that are worst there."""
     for row in trace.layers:
         if row.nan_count or row.inf_count:
             yield row.layer, f"{row.nan_count} NaN, {row.inf_count} Inf"
@@ -196,8 +194,8 @@ def _oddities(trace: Trace) -> Iterator[tuple[int, str]]:
             yield anomaly.layer, f"{anomaly.title} ({anomaly.detail})"
 
 
-def _told(sections: Sequence[Section]) -> Iterator[Section]:
-    """The sections without attention, which the views show."""
+def _without_attention(sections: Sequence[Section]) -> Iterator[Section]:
+    """Yield the sections without their attention matrices, which the views show."""
     for section in sections:
         blocks = [block for block in section.blocks if not isinstance(block, AttentionMatrices)]
         if len(blocks) == len(section.blocks) or any(not isinstance(block, Words) for block in blocks):
@@ -205,45 +203,50 @@ def _told(sections: Sequence[Section]) -> Iterator[Section]:
 
 
 def _without_scripts(sections: Sequence[Section]) -> Markup:
-    """What stands in the place of the views where there are no scripts: that there is more, and attention."""
-    drawn = [own for own in sections if any(isinstance(block, AttentionMatrices) for block in own.blocks)]
-    said = element("p", "With scripts this page shows every array, and explains every number.", class_="dim")
-    return element("noscript", said, *cards(drawn))
+    """Return the part for browsers without JavaScript: a note, and attention as tables."""
+    attention = [s for s in sections if any(isinstance(block, AttentionMatrices) for block in s.blocks)]
+    words = "With JavaScript, this page shows the arrays of the run and explains their numbers."
+    return element("noscript", element("p", words, class_="dim"), *cards(attention))
 
 
 def _body(trace: Trace, sections: Sequence[Section], line: str) -> list[Markup]:
-    """What is there without scripts, and the places that the script fills."""
+    """Return the body of the page: the sections, and empty elements that the script fills."""
     labels = [shown_token(label) for label in trace.input.labels]
     chips = [
         element("span", element("span", label), element("small", str(at)), class_="token")
         for at, label in enumerate(labels)
     ]
     tokens = element("div", *chips, id="tokens", role="group", aria_label="tokens")
-    said = element("div", *cards(list(_told(sections))), _without_scripts(sections), id="said")
+    without_attention = list(_without_attention(sections))
+    results = element("div", *cards(without_attention), _without_scripts(sections), id="results")
     model = trace.model
     origin = ", ".join([model["origin"], f"{model['parameters']:,} parameters", *trained(model)])
     title = trace.input.text or f"{len(labels)} tokens"
-    of_what = element("p", on_one_line(origin), class_="dim")
+    description = element("p", on_one_line(origin), class_="dim")
     return [
-        header(title, line, of_what, tokens, element("div", id="live")),
+        header(title, line, description, tokens, element("div", id="live")),
         element(
             "main",
             element("div", id="flow"),
-            element("div", element("div", id="views"), said, class_="column"),
+            element("div", element("div", id="views"), results, class_="column"),
             element("div", id="explain"),
         ),
-        *reading(aria_live="off"),
+        *footer(aria_live="off"),
     ]
 
 
-TERMS = 16  # that are written out of a sum
-MOST_SUMS = 64  # elements of which they are
+TERMS = 16  # largest terms of a sum that are written to the page
+MOST_SUMS = 64  # sums of which terms are written
 
 
 def logit_terms(trace: Trace, model: LanguageModel, recorded: Mapping[str, Held]) -> dict[str, Any]:
-    """By the names of the elements, worked out from what the head read: all candidates and the target of the
-    last position, and of others as far as there is room the target and the two likeliest. Nothing of a
-    position of which the head's input was not recorded."""
+    """Return the largest terms of logits by name of the element, computed from the recorded input of the
+    head.
+
+    The last position has all its candidates and its target. Other positions have their target and the two
+    most likely tokens, up to MOST_SUMS elements, unless the input of the head was recorded only at the last
+    position.
+    """
     *_, row = model.plan.head
     (source, *others), inputs = row.inputs, trace.input
     if others or source not in recorded:
@@ -255,21 +258,21 @@ def logit_terms(trace: Trace, model: LanguageModel, recorded: Mapping[str, Held]
         array = np.zeros(shapes[source], np.float32)
         array[last] = held.last
     run = RunValues(model, inputs, {("forward", source): array}, range(last + 1), (), shapes, frozenset())
-    found: dict[str, Any] = {}
+    terms: dict[str, Any] = {}
     for prediction in reversed(trace.predictions):
         if held.last is not None and prediction.position < last:
             continue
-        for candidate in _likeliest(prediction, len(prediction.top) if not found else 2):
-            if len(found) < MOST_SUMS:
+        for candidate in _likeliest(prediction, len(prediction.top) if not terms else 2):
+            if len(terms) < MOST_SUMS:
                 at = TracedElement(run, Element(row.name, (prediction.position, candidate.token)), TERMS)
-                found[str(at.element)] = list(map(_step, worked_out(at).steps))
-    return found
+                terms[str(at.element)] = list(map(_step, worked_out(at).steps))
+    return terms
 
 
 def _likeliest(prediction: Prediction, count: int) -> list[Candidate]:
-    """The first candidates and the target, each once."""
-    known = [c for c in (*prediction.top[:count], prediction.target) if c is not None]
-    return list({candidate.token: candidate for candidate in known}.values())
+    """Return the `count` most likely candidates and the target, each token once."""
+    candidates = [c for c in (*prediction.top[:count], prediction.target) if c is not None]
+    return list({candidate.token: candidate for candidate in candidates}.values())
 
 
 def _step(step: Step) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-// What a page shows, as the part of its address behind #: a link to it shows the same.
+// The state of a trace page as the part of its address behind #, so that a link shows the same state.
 
 import { addressOf, parsed, partOf } from "./elements.js";
 import { escaped, partsOf } from "./place.js";
@@ -7,13 +7,13 @@ import { escaped, partsOf } from "./place.js";
 export function written(state) {
   const parts = [state.at ? escaped(addressOf(state.at)) : ""];
   if (state.text !== null) parts.push(`text=${encodeURIComponent(state.text)}`);
-  for (const own of state.off) parts.push(`off=${escaped(own)}`);
-  for (const [own, value] of Object.entries(state.parameters)) parts.push(`set=${escaped(own)}=${value}`);
+  for (const name of state.off) parts.push(`off=${escaped(name)}`);
+  for (const [name, value] of Object.entries(state.parameters)) parts.push(`set=${escaped(name)}=${value}`);
   if (state.position !== null) parts.push(`position=${state.position}`);
   return parts.join("&");
 }
 
-/** The state that an address tells; `unknown` is the place in it that the page does not have. */
+/** The state that an address describes. `unknown` is the last part of the address that the page does not have. */
 export function read(hash, page) {
   const state = { at: null, text: null, off: [], parameters: {}, position: null, unknown: null };
   const { name, pairs } = partsOf(hash);
@@ -24,7 +24,7 @@ export function read(hash, page) {
   for (const [key, value] of pairs) {
     if (key === "text") state.text = value;
     if (key === "off" && !state.off.includes(value)) {
-      if (canBeOff(value, page)) state.off.push(value);
+      if (canBeAblated(value, page)) state.off.push(value);
       else state.unknown = value;
     }
     if (key === "position" && /^\d+$/.test(value)) state.position = Number(value);
@@ -36,13 +36,13 @@ export function read(hash, page) {
   return state;
 }
 
-/** Whether it is an array, or a channel of one, that can be taken out. */
-function canBeOff(text, page) {
+/** Return true if the text names an array of the page, or a channel of one. */
+function canBeAblated(text, page) {
   const { name, channel } = partOf(text);
   return page.has(name) && (channel === undefined || channel < page.shapeOf(name, 1).at(-1));
 }
 
-/** The element that is named so, with an index that its array has, else the array; null of none. */
+/** The element that a text names. If the array has no such index, the array; null if there is no such array. */
 export function located(text, page) {
   const at = parsed(text, page);
   if (!at) return null;

@@ -1,4 +1,4 @@
-// Any array of a run as a heat map with its statistics, its gradient and update beside it.
+// An array of a run as a heat map with its statistics, next to its gradient and its update.
 
 import { make } from "./dom.js";
 import { addressOf, nameOf, placeInWords } from "./elements.js";
@@ -6,10 +6,10 @@ import { flatOf } from "./formulas.js";
 import { matrix } from "./matrix.js";
 import { full, percent, short, statisticsOf } from "./numbers.js";
 
-const MOST_NUMBERED = 64; // rows or columns that are labelled by their numbers
+const MOST_NUMBERED = 64; // an axis of at most this length gets its indices as labels
 
-/** What a matrix of an array's plane needs: of [H, T, T] that of a head; one row of what is there of the last
-    position alone. */
+/** The data of a matrix for one plane of an array: for [H, T, T] the plane of a head. If the page holds only the
+    last position, the plane has one row. */
 export function planeOf({ page, run, at, head, go, onlook, chosen, end, key, skipFirst = false }) {
   const values = run.of(at.name, at.of);
   const shape = run.shape(at.name);
@@ -23,7 +23,7 @@ export function planeOf({ page, run, at, head, go, onlook, chosen, end, key, ski
   const isMasked = square ? (row, column) => page.isMasked(at.name, [first + row, column]) : undefined;
   const numberAt = (row, column) => {
     if (isMasked?.(row, column)) return "masked";
-    return values.exact && !values.exact(flatOf(indexOf(row, column), shape)) ? "a picture: the number is not in this page" : full(valueAt(row, column));
+    return values.exact && !values.exact(flatOf(indexOf(row, column), shape)) ? "not in this page, which holds only a picture of the array" : full(valueAt(row, column));
   };
   const labels = (axis, count) => labelsOf(page, run, at.name, axis) ?? (count <= MOST_NUMBERED ? Array.from({ length: count }, (_, n) => String(n)) : null);
   const last = axes.length - 1;
@@ -53,7 +53,7 @@ function labelsOf(page, run, name, axis) {
   return null;
 }
 
-/** The largest magnitude of what is shown. */
+/** The largest magnitude of an array, at which its colours end; 1 for attention weights and probabilities. */
 export function endOf(page, run, at, skipFirst = false) {
   if (isShare(page, at) && !skipFirst) return 1;
   const values = run.of(at.name, at.of);
@@ -65,16 +65,16 @@ export function endOf(page, run, at, skipFirst = false) {
   return end;
 }
 
-/** An array with its statistics, and what belongs to it. */
+/** The section of an array: its heat map and statistics, and those of its gradient and update. */
 export function arrayView(context) {
   const { page, run, at, go } = context;
   const of = ["value", "gradient", "update"].filter((each) => run.of(at.name, each));
-  if (!of.length) return make("section", { class: "array", "aria-label": at.name }, make("h2", {}, at.name), make("p", {}, `${at.name} is not in this page${page.adds ? `; ${page.adds} adds it` : ""}.`));
+  if (!of.length) return make("section", { class: "array", "aria-label": at.name }, make("h2", {}, at.name), make("p", {}, `${at.name} is not in this page.${page.adds ? ` Add it with ${page.adds}.` : ""}`));
   const row = page.row(at.name);
   const shape = run.shape(at.name);
-  const part = run.of(at.name, "value")?.isLacking ? ", of which the page holds the last position" : "";
+  const part = run.of(at.name, "value")?.isLacking ? ", the page holds only the last position" : "";
   const heading = make("h2", {}, at.name, make("small", {}, ` [${shape.join(", ")}]${part}`));
-  const unit = context.takeUnit(at);
+  const unit = context.unitButton(at);
   const figures = of.map((each) => arrayFigure(context, { ...at, of: each }, of.length > 1));
   return make("section", { class: "array", "aria-label": at.name, "data-array": at.name }, heading, row.expr ? make("p", { class: "expr" }, row.expr) : null, neighbours(page, at, go), unit, make("div", { class: "beside" }, figures));
 }
@@ -91,24 +91,24 @@ function arrayFigure(context, at, titled) {
     if (heads.length > 1) Object.assign(data, { legend: head === 0, largest: 24 });
     return make("div", { class: "plane" }, head === null ? null : make("p", { class: "label" }, `head ${head}`), context.widget(matrix(data)));
   });
-  const titles = { value: "value", gradient: "d loss / d it", update: "what one step added" };
+  const titles = { value: "value", gradient: "gradient: d loss / d value", update: "update: what one training step added" };
   return make("div", { class: "figure" }, titled ? make("h3", {}, titles[at.of]) : null, make("div", { class: heads.length > 1 ? "planes" : "" }, planes), statisticsView(page, run, at));
 }
 
 function statisticsView(page, run, at) {
   const shape = run.shape(at.name);
   const values = run.of(at.name, at.of);
-  const found = values.exact ? page.statistics[at.name] : statisticsOf(values, (flat) => page.isCounted(at.name, shape, flat));
-  const pairs = !found.count ? [] : [["L2", short(found.l2)], ["mean", short(found.mean)], ["std", short(found.std)], ["min", short(found.min)], ["max", short(found.max)], ["zeros", String(found.zeros)]];
-  if (found.others) pairs.push(["not finite", String(found.others)]);
+  const stats = values.exact ? page.statistics[at.name] : statisticsOf(values, (flat) => page.isCounted(at.name, shape, flat));
+  const pairs = !stats.count ? [] : [["L2", short(stats.l2)], ["mean", short(stats.mean)], ["std", short(stats.std)], ["min", short(stats.min)], ["max", short(stats.max)], ["zeros", String(stats.zeros)]];
+  if (stats.others) pairs.push(["not finite", String(stats.others)]);
   return make("dl", { class: "statistics" }, pairs.map(([term, value]) => make("div", {}, make("dt", {}, term), make("dd", { class: "n" }, value))));
 }
 
-/** The arrays that it is worked out from and that read it. */
+/** Links to the arrays that an array is computed from, and to those that are computed from it. */
 function neighbours(page, at, go) {
   const row = page.row(at.name);
   const button = (name) => make("button", { type: "button", class: "link", onclick: () => go({ of: "value", name, index: [] }) }, name);
   const list = (title, names) => (names?.length ? [`${title} `, ...names.flatMap((name, n) => [n ? ", " : "", button(name)])] : []);
-  const parts = [...list("from", [...(row.inputs ?? []), ...(row.reads ?? [])]), ...(row.readers?.length && (row.inputs?.length || row.reads?.length) ? [" · "] : []), ...list("to", row.readers)];
+  const parts = [...list("computed from", [...(row.inputs ?? []), ...(row.reads ?? [])]), ...(row.readers?.length && (row.inputs?.length || row.reads?.length) ? [" · "] : []), ...list("used by", row.readers)];
   return make("p", { class: "neighbours" }, parts);
 }

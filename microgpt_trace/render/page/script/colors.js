@@ -1,5 +1,5 @@
-// Colours of numbers. Both maps grow lighter all the way, so that they can be read in shades of gray and by
-// those who see no red or green.
+// Colours of numbers. Both colour maps grow lighter from end to end, so that they can be read in shades of gray
+// and by readers who do not see red or green.
 
 const channels = (color) => [1, 3, 5].map((at) => Number.parseInt(color.slice(at, at + 2), 16));
 const STOPS = {
@@ -7,7 +7,7 @@ const STOPS = {
   signed: ["#08184f", "#1d4495", "#4a77bd", "#7f9fc0", "#a3a6a8", "#c9a97c", "#e3b65c", "#f5d472", "#fff3b8"].map(channels),
 };
 
-/** Red, green and blue of a share: from 0 to 1 of a "share", from -1 to 1 of what is "signed". */
+/** Red, green and blue of a number: from 0 to 1 if the kind is "share", from -1 to 1 if it is "signed". */
 export function colorOf(kind, share) {
   const stops = STOPS[kind];
   const at = Math.max(0, Math.min(1, kind === "share" ? share : (share + 1) / 2)) * (stops.length - 1);
@@ -21,7 +21,7 @@ export function inkOn([red, green, blue]) {
   return 0.2126 * linear(red) + 0.7152 * linear(green) + 0.0722 * linear(blue) < 0.179 ? "#fff" : "#000";
 }
 
-/** Where a value stands on the scale that ends at `end`, by its square root unless it is `linear`: -1 to 1. */
+/** The place of a value on a scale that ends at `end`, from -1 to 1. The scale is a square root unless `linear`. */
 export function placeOn({ end, linear }, value) {
   const share = end > 0 ? Math.min(1, Math.abs(value) / end) : 0;
   return Math.sign(value) * (linear ? share : Math.sqrt(share));

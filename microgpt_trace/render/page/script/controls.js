@@ -1,10 +1,11 @@
-// What every page has: the switch between light, dark and what the reader's system has, the keys, and their list.
+// The controls of every page: the switch between light, dark and the colours of the system, the keyboard
+// shortcuts, and the dialog that lists them.
 
 import { make } from "./dom.js";
 
 const NEXT = { auto: "light", light: "dark", dark: "auto" };
 
-/** On paper all is light, pictures too. */
+/** Let the button switch the colours. A printed page is always light, its pictures included. */
 export function switchTheme() {
   const button = document.getElementById("theme");
   const { dataset } = document.documentElement;
@@ -22,13 +23,13 @@ export function switchTheme() {
   window.addEventListener("afterprint", () => show(chosen));
 }
 
-/** Whether a key is for a field, the browser or the system. */
+/** Return true if a key is for an input field, the browser or the system. */
 export const isTaken = (event) => (event.target.closest?.("input, select, textarea") && event.target.type !== "range") || event.ctrlKey || event.metaKey || event.altKey;
 
-/** Let keys act: "/" finds the search, if there is one, Backspace goes `back`, and ? lists them and the `keys` of
-    views, and other lists by their titles, all as pairs of a term and words. */
+/** Handle keys: "/" goes to the search field, Backspace calls `back`, and ? opens the list of keys. `keys` are the
+    keys of the views and `others` are further lists by title; an entry is a pair of a term and its explanation. */
 export function listen(back, keys, others = {}) {
-  const lists = { Keys: [...keys, ["Backspace", "back to what was shown before"], ["?", "this list"]], ...others };
+  const lists = { Keys: [...keys, ["Backspace", "go back to the last place"], ["?", "show this list"]], ...others };
   const help = () => {
     const listed = ([title, pairs]) => [make("h2", {}, title), make("dl", {}, pairs.flatMap(([term, words]) => [make("dt", {}, term), make("dd", {}, words)]))];
     const dialog = document.getElementById("keys");

@@ -1,13 +1,13 @@
-// Elements of a page. Text is set as text, never as markup, and what has no shape of its own is spelled out.
+// Elements of a page. Text is set as text, never as markup, and characters without a shape are spelled out.
 
 import { onOneLine } from "./printable.js";
 
-/** An element with attributes, listeners ("onclick") and children, which are elements or text. */
+/** Make an element with attributes, listeners ("onclick") and children, which are elements or text. */
 export function make(tag, attributes = {}, ...children) {
   return filled(document.createElement(tag), attributes, children);
 }
 
-/** The same of a drawing. */
+/** Make an SVG element, with the same arguments. */
 export function draw(tag, attributes = {}, ...children) {
   return filled(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 }
@@ -24,16 +24,16 @@ function filled(element, attributes, children) {
   return element;
 }
 
-/** A bar of a share of its room, with a second one below it where another share is given. */
+/** A bar that fills a share of its width. If `other` is given, a second bar below it fills that share. */
 export function bar(share, other) {
-  const whole = draw("svg", { class: "bar", viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true" });
-  const of = (part, kind, y, height) => draw("rect", { class: kind, x: 0, y, height, width: 100 * Math.min(1, Math.max(0, part || 0)) });
-  whole.append(of(share, "own", 0, other === undefined ? 10 : 6));
-  if (other !== undefined) whole.append(of(other, "untouched", 7, 3));
-  return whole;
+  const svg = draw("svg", { class: "bar", viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true" });
+  const rect = (part, kind, y, height) => draw("rect", { class: kind, x: 0, y, height, width: 100 * Math.min(1, Math.max(0, part || 0)) });
+  svg.append(rect(share, "own", 0, other === undefined ? 10 : 6));
+  if (other !== undefined) svg.append(rect(other, "original", 7, 3));
+  return svg;
 }
 
-/** A line to copy, with a button that does it. */
+/** A command line with a button that copies it. If the clipboard is blocked, the button selects the line. */
 export function copyable(line) {
   const button = make("button", { type: "button", class: "copy", "aria-label": "copy the command" }, "copy");
   button.addEventListener("click", async () => {

@@ -1,50 +1,50 @@
-// Names of elements, as the command line has them: layer0.attn.q[3,4], and where they stand in words.
+// Names of elements as on the command line, such as layer0.attn.q[3,4], and their places in words.
 
-/** The name of an element, or of an array where no index is given. */
+/** The name of an element, or of its array if there is no index. */
 export const nameOf = (name, index = []) => (index.length ? `${name}[${index.join(",")}]` : name);
 
 /** The last part of a name: "q". */
 export const lastOf = (name) => name.slice(name.lastIndexOf(".") + 1);
 
-/** The array and the channel of what can be taken out: "layer0.mlp.act[:,7]", or the whole of an array. */
+/** The array and the channel of what can be ablated: "layer0.mlp.act[:,7]", or "layer0.attn.head1" without one. */
 export function partOf(text) {
   const [, name, channel] = /^(.*?)(?:\[:,(\d+)\])?$/s.exec(text);
   return { name, channel: channel === undefined ? undefined : Number(channel) };
 }
 
-/** The layer of an array; null of none. */
+/** The layer of an array; null if it belongs to no layer. */
 export const layerOf = (name) => (/^layer\d+\./.test(name) ? Number.parseInt(name.slice(5), 10) : null);
 
-/** The name that an array has in every layer. */
+/** The name of an array without its layer: "attn.q". */
 export const withoutLayer = (name) => name.replace(/^layer\d+\./, "");
 
-/** Name, index and which of value, gradient and update, of an address; null where the page has no such array. */
+/** The parts of an address: the array, the index, and `of`, which is "value", "gradient" or "update"; null if the
+    page has no such array. */
 export function parsed(address, page) {
-  const found = /^(?:(gradient|update) )?([^[\]]+?)(?:\[([0-9, ]*)\])?$/.exec(address);
-  if (!found || !page.knows(found[2])) return null;
-  const index = found[3] ? found[3].split(",").map(Number) : [];
-  return { of: found[1] ?? "value", name: found[2], index };
+  const [, of = "value", name, index] = /^(?:(gradient|update) )?([^[\]]+?)(?:\[([0-9, ]*)\])?$/.exec(address) ?? [];
+  if (name === undefined || !page.knows(name)) return null;
+  return { of, name, index: index ? index.split(",").map(Number) : [] };
 }
 
 /** The address of an element. */
 export const addressOf = ({ of, name, index }) => (of === "value" ? "" : `${of} `) + nameOf(name, index);
 
-/** A token at a position: "position 3 (m)". */
+/** A position with its token: "position 3 (m)". */
 export const positionOf = (run, position) => `position ${position} (${run.labels[position]})`;
 
-/** Where an element stands, in words. */
+/** The place of an element in words. */
 export function placeInWords(page, run, name, index) {
-  const said = page.axesOf(name).map((axis, n) => {
+  const words = page.axesOf(name).map((axis, n) => {
     const at = index[n];
     if (axis === "query" || axis === "key") return `${axis} at ${positionOf(run, at)}`;
     if (axis === "position") return page.has(name) ? positionOf(run, at) : `position ${at}`;
     if (axis === "token") return `token ${page.tokensOf(name)[at] ?? `#${at}`}`;
     return `${axis} ${at}${axis === "channel" ? inHead(page, name, at) : ""}`;
   });
-  return said.join(", ") || `the mean over ${run.targets.filter((target) => target !== null).length} predictions`;
+  return words.join(", ") || `the mean over ${run.targets.filter((target) => target !== null).length} predictions`;
 }
 
 function inHead(page, name, channel) {
   const { dim } = page.row(name);
-  return dim ? ` (head ${Math.floor(channel / dim)}, its channel ${channel % dim})` : "";
+  return dim ? ` (channel ${channel % dim} of head ${Math.floor(channel / dim)})` : "";
 }

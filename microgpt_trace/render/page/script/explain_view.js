@@ -1,4 +1,4 @@
-// The arithmetic of one number: formula, terms, sum, what it came from and goes to, and the command for more.
+// The arithmetic of one number: its formula, terms and sum, the numbers that use it, and the command that shows more.
 
 import { copyable, make } from "./dom.js";
 import { addressOf, layerOf, nameOf, placeInWords } from "./elements.js";
@@ -9,36 +9,35 @@ import { readersOf, strongestUse } from "./uses.js";
 const MOST_TERMS = 16;
 const LARGEST = 3.4028234663852886e38; // float32
 
-/** `at` is an element; `trail` those that were explained before it. */
+/** The explanation of the element `at`; `trail` are the elements that were explained before it. */
 export function explainView({ page, run, at, trail, go, slider }) {
-  const shape = run.shape(at.name);
-  const flat = flatOf(at.index, shape);
+  const flat = flatOf(at.index, run.shape(at.name));
   const gradient = at.of === "gradient";
   const held = run.of(at.name, at.of);
   const array = held?.exact && !held.exact(flat) ? undefined : held;
   const isMasked = page.isMasked(at.name, at.index);
-  const named = (own) => shortElement(page, own, layerOf(at.name));
+  const named = (element) => shortElement(page, element, layerOf(at.name));
   const link = linker(page, run, go, named);
   const shut = make("button", { type: "button", class: "shut", "aria-label": "close the explanation", onclick: () => go({ ...at, index: [] }) }, "×");
   const parts = [shut, crumbs(trail, at, go, named), heading(page, run, at, isMasked ? undefined : array?.[flat])];
   const terms = at.of === "value" && page.terms[nameOf(at.name, at.index)];
-  if (at.of === "update") parts.push(make("p", {}, "What the optimizer added to this parameter in one step."));
+  if (at.of === "update") parts.push(make("p", {}, "The optimizer added this to the parameter in one step."));
   else if (!array && terms) parts.push(...largestTerms(terms, link));
   else if (!array) parts.push(make("p", {}, missing(run, gradient, held)));
   else parts.push(...arithmetic({ page, run, at, flat, gradient, value: array[flat], isMasked, link }));
   if (slider && !page.has(at.name) && at.of === "value") parts.push(slider(at, flat));
-  if (array && at.of !== "update") parts.push(...goesTo({ page, run, at, flat, gradient, link }));
+  if (array && at.of !== "update") parts.push(...usesOf({ page, run, at, flat, gradient, link }));
   const why = page.whyNoCommand(at, run);
   parts.push(others(page, run, at, go), why ? make("p", { class: "dim" }, why) : make("p", { class: "again" }, copyable(page.commandOf(at, run))));
   return make("section", { class: "explain", "aria-label": "Explanation" }, parts);
 }
 
 const missing = (run, gradient, held) =>
-  gradient && !run.traced ? "Gradients belong to the text that was traced." : `${held && !held.isLacking ? "Of this array the page holds a picture, not the number" : "This number is not in the page"}; the command below works it out.`;
+  gradient && !run.traced ? "Only the traced text has gradients." : `The page holds ${held && !held.isLacking ? "only a picture of this array" : "no value of this number"}. The command below computes it.`;
 
 function crumbs(trail, at, go, named) {
-  const items = trail.slice(-4).map((own) => make("li", {}, make("button", { type: "button", class: "link", onclick: () => go(own) }, named(own))));
-  return make("nav", { "aria-label": "Explained before" }, make("ol", { class: "crumbs" }, items, make("li", { "aria-current": "true" }, named(at))));
+  const items = trail.slice(-4).map((element) => make("li", {}, make("button", { type: "button", class: "link", onclick: () => go(element) }, named(element))));
+  return make("nav", { "aria-label": "Elements explained before" }, make("ol", { class: "crumbs" }, items, make("li", { "aria-current": "true" }, named(at))));
 }
 
 const shortElement = (page, { of, name, index }, layer) => `${of === "gradient" ? "d " : of === "update" ? "update of " : ""}${nameOf(page.shortName(name, layer), index)}`;
@@ -51,55 +50,55 @@ function heading(page, run, at, value) {
     make("p", { class: "dim" }, placeInWords(page, run, at.name, at.index)), expression ? make("p", { class: "expr" }, expression) : null);
 }
 
-/** The steps of every way, and that they give what the run had. */
+/** The steps of an element, for a gradient those of each path, and whether they give the value of the run. */
 function arithmetic({ page, run, at, flat, gradient, value, isMasked, link }) {
-  if (!gradient && !page.has(at.name)) return [make("p", {}, run.altered?.has(nameOf(at.name, at.index)) ? "A parameter, changed in this page." : "A parameter: stored, not computed.")];
+  if (!gradient && !page.has(at.name)) return [make("p", {}, run.altered?.has(nameOf(at.name, at.index)) ? "This parameter was changed in the page." : "This is a parameter: it is stored, not computed.")];
   const replaced = page.replaced.includes(at.name) && run.traced;
-  if (!gradient && (replaced || run.changed?.has(at.name))) return [make("p", {}, "An intervention put this value in the place of what the model computes.")];
+  if (!gradient && (replaced || run.changed?.has(at.name))) return [make("p", {}, "An intervention replaced the value that the model computes.")];
   const ways = gradient ? page.waysOf(at.name) : [["", page.row(at.name).formula]];
-  const left = [make("p", {}, "What it is worked out from is not in this page: the command below writes it out.")];
-  if (!ways.length || !ways[0][1]) return gradient ? [make("p", {}, page.replaced.length ? "An intervention changed what it comes by way of." : `The command below works out the gradient of ${at.name}.`)] : left;
-  const found = [];
+  const left = [make("p", {}, "The page does not hold all inputs of this number. The command below writes out its arithmetic.")];
+  if (!ways.length || !ways[0][1]) return gradient ? [make("p", {}, page.replaced.length ? "An intervention replaced an event that this gradient passes through." : `The command below computes the gradient of ${at.name}.`)] : left;
+  const shown = [];
   let [sum, magnitude] = [0, 0];
   try {
     for (const [way, formula] of ways) {
       const worked = workedOut(formula, flat, run);
       sum += worked.value;
       magnitude += worked.magnitude;
-      const label = ways.length > 1 ? `by way of ${way}` : "";
-      worked.steps.forEach((step, n) => found.push(stepView(step, n === worked.steps.length - 1 ? label : step.label, link, tokensOf(step, page, run))));
+      const label = ways.length > 1 ? `through ${way}` : "";
+      worked.steps.forEach((step, n) => shown.push(stepView(step, n === worked.steps.length - 1 ? label : step.label, link, tokensOf(step, page, run))));
     }
   } catch (error) {
     if (!(error instanceof RangeError)) throw error;
     return left;
   }
-  if (ways.length > 1) found.push(make("p", { class: "sum" }, `sum of ${ways.length} ways = ${full(sum)}`));
-  if (isMasked) return [...found, make("p", { class: "verdict" }, `worked out here ${full(sum)}; masked: the query does not see this key, so that nothing comes of it`)];
-  return [...found, verdict(page, run, sum, value, magnitude)];
+  if (ways.length > 1) shown.push(make("p", { class: "sum" }, `sum of ${ways.length} paths = ${full(sum)}`));
+  if (isMasked) return [...shown, make("p", { class: "verdict" }, `computed here ${full(sum)}; masked: the query does not see this key, so the number is not used`)];
+  return [...shown, verdict(page, run, sum, value, magnitude)];
 }
 
-/** What was written down of a product whose matrix is not in the page. */
+/** The largest terms of a product whose matrix is not in the page, computed when the page was written. */
 function largestTerms(steps, link) {
   const last = steps.at(-1);
-  return [make("p", {}, "worked out in float64 when the page was written: ", make("b", { id: "written-value" }, full(last.value))), ...steps.map((step) => stepView(step, step.label, link, null))];
+  return [make("p", {}, "computed in float64 when the page was written: ", make("b", { id: "written-value" }, full(last.value))), ...steps.map((step) => stepView(step, step.label, link, null))];
 }
 
-function verdict(page, run, worked, value, magnitude) {
-  const off = Math.abs(worked - value);
-  const holds = off <= page.rounding * magnitude + page.tiny || isSame(worked, value, run.traced && page.dtype === "float32");
+/** Compare the number that the page computed with that of the run. */
+function verdict(page, run, computed, value, magnitude) {
+  const off = Math.abs(computed - value);
+  const holds = off <= page.rounding * magnitude + page.tiny || isSame(computed, value, run.traced && page.dtype === "float32");
   const where = run.traced ? "traced" : "in this run";
-  const words = off === 0 || !Number.isFinite(off) ? "equal" : `equal (off by ${short(off, 2)}, rounding explains up to ${short(page.rounding * magnitude, 2)})`;
+  const words = off === 0 || !Number.isFinite(off) ? "equal" : `equal (difference ${short(off, 2)}, rounding explains up to ${short(page.rounding * magnitude, 2)})`;
   const isBeyond = page.dtype === "float32" && magnitude > LARGEST;
   const why = isBeyond ? "an intermediate result is larger than float32 can hold" : "a NaN of another head or position has spread here: zero times NaN is NaN";
-  const spread = Number.isNaN(value) && Number.isFinite(worked) ? `; ${why}` : "";
-  const said = `worked out here ${full(worked)}, ${where} ${full(value)}: ${holds ? words : `not equal${spread}`}`;
-  return make("p", { class: holds ? "verdict good" : "verdict bad" }, said);
+  const spread = Number.isNaN(value) && Number.isFinite(computed) ? `; ${why}` : "";
+  return make("p", { class: holds ? "verdict good" : "verdict bad" }, `computed here ${full(computed)}, ${where} ${full(value)}: ${holds ? words : `not equal${spread}`}`);
 }
 
-/** Whether two numbers of which one is not finite are the same, beyond what a float32 holds too. */
+/** Return true if two numbers are the same, NaN included; `rounded` compares them as float32. */
 const isSame = (a, b, rounded) => (rounded ? Object.is(Math.fround(a), Math.fround(b)) : Object.is(a, b));
 
-/** What names the tokens that the terms of a sum stand for; null where they stand for none. */
+/** A function that names the token of a term of a sum; null if the terms do not stand for tokens. */
 function tokensOf({ terms: [first] = [] }, page, run) {
   if (!first?.over) return null;
   const [size, of] = first.over;
@@ -118,8 +117,8 @@ function stepView(step, label, link, tokens) {
   const sorted = step.count > MOST_TERMS ? step.terms.toSorted((a, b) => Math.abs(b.value) - Math.abs(a.value)).slice(0, MOST_TERMS) : step.terms;
   const rest = step.rest ?? step.terms.filter((term) => !sorted.includes(term)).reduce((sum, term) => sum + term.value, 0);
   const rows = sorted.map((term) => make("tr", {}, make("td", {}, written(term, link)), make("td", { class: "n" }, short(term.value, 6)), tokens ? make("td", { class: "dim" }, tokens(term)) : null));
-  if (sorted.length < step.count) rows.push(make("tr", {}, make("td", {}, `${step.count - sorted.length} more`), make("td", { class: "n" }, short(rest, 6))));
-  rows.push(make("tr", { class: "total" }, make("td", {}, step.guard ? "largest" : `sum of ${step.count}`), make("td", { class: "n" }, short(step.value, 7))));
+  if (sorted.length < step.count) rows.push(make("tr", {}, make("td", {}, `${step.count - sorted.length} more terms`), make("td", { class: "n" }, short(rest, 6))));
+  rows.push(make("tr", { class: "total" }, make("td", {}, step.guard ? "largest" : `sum of ${step.count} terms`), make("td", { class: "n" }, short(step.value, 7))));
   return make("div", { class: "step" }, make("table", {}, make("caption", {}, name), make("tbody", {}, rows)));
 }
 
@@ -132,7 +131,7 @@ function written(term, link) {
 
 const factorInWords = (factor) => make("span", { class: "constant" }, /^[-\d.e/]+$/.test(factor.words) || factor.words.includes("/sqrt") ? factor.words : `${factor.words} ${short(factor.value, 6)}`);
 
-/** What makes a button of an element that a term has. */
+/** A function that makes a button of a factor, which explains the element that the factor is. */
 function linker(page, run, go, named) {
   return (factor) => {
     const index = placeOf(factor.flat, run.shape(factor.name));
@@ -141,7 +140,8 @@ function linker(page, run, go, named) {
   };
 }
 
-function goesTo({ page, run, at, flat, gradient, link }) {
+/** The numbers that an element is used in, one of each array. */
+function usesOf({ page, run, at, flat, gradient, link }) {
   const rows = [];
   for (const reader of readersOf(page, at.name, gradient)) {
     try {
@@ -150,13 +150,13 @@ function goesTo({ page, run, at, flat, gradient, link }) {
       const value = run.of(reader.name, reader.gradient ? "gradient" : "value")?.[use.output] ?? use.value;
       const element = link({ name: reader.name, gradient: reader.gradient, flat: use.output, value });
       const words = use.adds === null ? "" : ` adds ${short(use.adds, 5)}`;
-      rows.push(make("li", {}, element, `${words}${use.count > 1 ? `, the strongest of ${use.count}` : ""}`));
+      rows.push(make("li", {}, element, `${words}${use.count > 1 ? `, the strongest of ${use.count} uses` : ""}`));
     } catch (error) {
       if (!(error instanceof RangeError)) throw error;
-      rows.push(make("li", {}, `${reader.name}: the command below says how`));
+      rows.push(make("li", {}, `${reader.name}: the command below shows how`));
     }
   }
-  return rows.length ? [make("p", { class: "label" }, "goes to"), make("ul", { class: "uses" }, rows)] : [];
+  return rows.length ? [make("p", { class: "label" }, "used by"), make("ul", { class: "uses" }, rows)] : [];
 }
 
 function others(page, run, at, go) {

@@ -1,11 +1,11 @@
-// Functions of one number x, from the text that they are written in: "x/(1 + exp(-x))", "sqrt(x + 1e-05)".
-// Python's operators with its precedence; nothing of a page's own language is run.
+// Functions of one number x, parsed from a text such as "x/(1 + exp(-x))" or "sqrt(x + 1e-05)". Operators and their
+// precedence are those of Python. The text is never run as JavaScript.
 
 const CONSTANTS = { pi: Math.PI };
 const FUNCTIONS = { exp: Math.exp, log: Math.log, sqrt: Math.sqrt, tanh: Math.tanh, cos: Math.cos, sin: Math.sin, max: Math.max, erf };
 const TOKEN = /\s*(?:(\d+(?:\.\d*)?(?:e[-+]?\d+)?)|([a-z]+)|(\*\*|[-+*/(),>]))/gy;
-const SIGN = 4; // how tightly a sign before a number binds
-// Of each operator between two numbers how tightly it binds, what stands to its right, and what it does.
+const SIGN = 4; // precedence of a minus sign before a number
+// For each binary operator: its precedence, the least precedence in its right operand, and its function.
 const OPERATORS = {
   ">": [1, 2, (a, b) => (a > b ? 1 : 0)],
   "+": [2, 3, (a, b) => a + b],
@@ -14,22 +14,22 @@ const OPERATORS = {
   "/": [3, 4, (a, b) => a / b],
   "**": [5, SIGN, (a, b) => a ** b],
 };
-const known = new Map([["", (x) => x]]);
+const cache = new Map([["", (x) => x]]);
 
-/** The function of x that a text writes. Throws SyntaxError where it is none. */
+/** The function of x that a text describes. Throws SyntaxError if the text is not a function of x. */
 export function functionOf(text) {
-  if (!known.has(text)) known.set(text, parsed(text));
-  return known.get(text);
+  if (!cache.has(text)) cache.set(text, parse(text));
+  return cache.get(text);
 }
 
-function parsed(text) {
+function parse(text) {
   const tokens = [];
-  const wrong = () => new SyntaxError(`no function of x: ${text}`);
+  const wrong = () => new SyntaxError(`expected a function of x, found ${text}`);
   TOKEN.lastIndex = 0;
   while (TOKEN.lastIndex < text.trimEnd().length) {
-    const found = TOKEN.exec(text);
-    if (!found) throw wrong();
-    tokens.push(found);
+    const token = TOKEN.exec(text);
+    if (!token) throw wrong();
+    tokens.push(token);
   }
   let at = 0;
   const next = () => tokens[at]?.[3];
@@ -38,13 +38,13 @@ function parsed(text) {
     at += 1;
   };
 
-  /** What binds at least so tightly. */
+  /** Parse an expression of operators with at least this precedence. */
   function expression(least) {
     let value = next() === "-" ? negative() : single();
-    for (let found = OPERATORS[next()]; found?.[0] >= least; found = OPERATORS[next()]) {
+    for (let operator = OPERATORS[next()]; operator?.[0] >= least; operator = OPERATORS[next()]) {
       at += 1;
-      const [left, right, of] = [value, expression(found[1]), found[2]];
-      value = (x) => of(left(x), right(x));
+      const [left, right, apply] = [value, expression(operator[1]), operator[2]];
+      value = (x) => apply(left(x), right(x));
     }
     return value;
   }
@@ -65,26 +65,26 @@ function parsed(text) {
     if (name === "x") return (x) => x;
     if (name in CONSTANTS) return () => CONSTANTS[name];
     if (!(name in FUNCTIONS)) throw wrong();
-    const given = inParentheses();
-    return (x) => FUNCTIONS[name](...given.map((own) => own(x)));
+    const operands = inParentheses();
+    return (x) => FUNCTIONS[name](...operands.map((operand) => operand(x)));
   }
   function inParentheses() {
     take("(");
-    const found = [expression(1)];
+    const items = [expression(1)];
     while (next() === ",") {
       take(",");
-      found.push(expression(1));
+      items.push(expression(1));
     }
     take(")");
-    return found;
+    return items;
   }
 
-  const whole = expression(1);
+  const parsed = expression(1);
   if (at !== tokens.length) throw wrong();
-  return whole;
+  return parsed;
 }
 
-/** The error function: its series near 0, and from 2.5 on the continued fraction of what is missing to 1.
+/** The error function: a series below 2.5, and from 2.5 on the continued fraction of 1 - erf(x).
     Abramowitz and Stegun, "Handbook of Mathematical Functions" (1964), 7.1.6 and 7.1.14. */
 export function erf(x) {
   const size = Math.abs(x);

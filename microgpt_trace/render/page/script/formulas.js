@@ -1,16 +1,16 @@
-// The arithmetic of one element, by its formula. Knows neither events nor how anything is shown.
+// The arithmetic of one element, computed by its formula. Knows neither events nor how anything is shown.
 //
-// A run holds `array(name, gradient)`, an array's `shape(name)`, the `tokens` read and their `targets`. A formula
-// has the axes of an element, and steps; a step adds up terms, a term is a function of a product of factors.
+// A run has `array(name, gradient)`, `shape(name)`, its `tokens` and their `targets`. A formula has the sizes of
+// the axes and a list of steps. A step is a sum of terms, and a term is a function of a product of factors.
 
 import { functionOf } from "./expressions.js";
 
-const OVERFLOW = 300; // beyond which exp is taken of what is less the largest
+const OVERFLOW = 300; // beyond it, the largest x is subtracted before exp
 
-/** Sizes with numbers for the lengths. */
+/** Sizes as numbers: "T" becomes the length of the text. */
 export const sizesOf = (sizes, length) => sizes.map((size) => (size === "T" ? length : size));
 
-/** The place along each axis of an element of a flat array. */
+/** The index along each axis of an element of a flat array. */
 export function placeOf(flat, sizes) {
   const place = sizes.slice();
   let rest = flat;
@@ -21,18 +21,18 @@ export function placeOf(flat, sizes) {
   return place;
 }
 
-/** The element of a flat array at a place along each axis. */
+/** The place in a flat array of the element with this index. */
 export const flatOf = (place, sizes) => place.reduce((flat, at, axis) => flat * sizes[axis] + at, 0);
 
-/** Whether a query does not see a key. */
+/** Return true if the query of an element does not see its key. */
 export function isHidden(hidden, place) {
   if (!hidden) return false;
   const back = place[hidden[0]] - place[hidden[1]];
   return back < 0 || (hidden[2] !== null && back >= hidden[2]);
 }
 
-/** An element worked out in float64: its value, the steps to it with their terms, and the magnitude that
-    roundings are relative to. `keep` says whether terms are kept. */
+/** Compute an element in float64: its value, its steps with their terms, and the magnitude that rounding errors are
+    relative to. Terms are kept only if `keep`. */
 export function workedOut(formula, flat, run, keep = true) {
   const place = placeOf(flat, sizesOf(formula.sizes, run.length));
   if (isHidden(formula.hidden, place)) return { value: 0, magnitude: 0, steps: [], hidden: true };
@@ -42,30 +42,30 @@ export function workedOut(formula, flat, run, keep = true) {
   return { value: last.value, magnitude: last.magnitude, steps: last.count ? steps : [last], hidden: false };
 }
 
-/** All elements of an array. */
+/** Compute all elements of an array. */
 export function allOf(formula, run) {
   const count = sizesOf(formula.sizes, run.length).reduce((a, b) => a * b, 1);
   return Float64Array.from({ length: count }, (_, flat) => workedOut(formula, flat, run, false).value);
 }
 
-/** A step that has a result for each place along ranges, worked out when it is read. */
+/** A step that has a result for each place along its ranges, computed when it is first read. */
 function alongOf(step, place, before, run) {
-  const known = new Map();
+  const cache = new Map();
   const results = (along) => {
     const key = along.join();
-    if (!known.has(key)) known.set(key, stepOf(step, place, before, run, true, along));
-    return known.get(key);
+    if (!cache.has(key)) cache.set(key, stepOf(step, place, before, run, true, along));
+    return cache.get(key);
   };
   return { label: step.label, along: step.along.length, results, count: 0, terms: [] };
 }
 
-/** The result of a step, at the places of a term along axes and ranges. */
-const resultOf = (own, at, axes) => (own.results ? own.results(at.slice(axes, axes + own.along)) : own);
+/** The result of a step for a term at the place `at`, which begins with as many axes of the element. */
+const resultOf = (step, at, axes) => (step.results ? step.results(at.slice(axes, axes + step.along)) : step);
 
 function stepOf(step, place, before, run, keep, along = []) {
-  const found = { label: step.label ?? "", value: 0, magnitude: 0, count: 0, exact: true, terms: [] };
+  const result = { label: step.label ?? "", value: 0, magnitude: 0, count: 0, exact: true, terms: [] };
   let sum = 0;
-  let lost = 0; // what the sum's roundings lost, as Neumaier keeps it
+  let lost = 0; // the rounding errors of the sum (Neumaier's summation)
   let largest = -Infinity;
   let smallest = Infinity;
   const at = [...place, ...along];
@@ -74,10 +74,10 @@ function stepOf(step, place, before, run, keep, along = []) {
     let x = 1;
     let magnitude = 1;
     let exact = term.less === undefined;
-    for (const own of values) {
-      magnitude = magnitude * Math.abs(own.value) + Math.abs(x) * (own.magnitude - Math.abs(own.value));
-      x *= own.value;
-      exact &&= Boolean(own.exact);
+    for (const factor of values) {
+      magnitude = magnitude * Math.abs(factor.value) + Math.abs(x) * (factor.magnitude - Math.abs(factor.value));
+      x *= factor.value;
+      exact &&= Boolean(factor.exact);
     }
     if (term.less !== undefined) {
       const subtracted = resultOf(before[term.less], at, place.length);
@@ -85,16 +85,16 @@ function stepOf(step, place, before, run, keep, along = []) {
       x -= subtracted.value;
       magnitude += Math.abs(x);
     }
-    found.exact &&= exact;
+    result.exact &&= exact;
     const value = of(x);
     largest = Math.max(largest, x);
     smallest = Math.min(smallest, x);
     const next = sum + value;
     if (Number.isFinite(next)) lost += Math.abs(sum) >= Math.abs(value) ? sum - next + value : value - next + sum;
     sum = next;
-    found.count += 1;
-    if (keep) found.magnitude += sizeOf(of, term, x, value, magnitude);
-    if (keep) found.terms.push({ factors: values, value, text: written(term, before), at: runs.length ? at[runs[0]] : null, over: term.over?.[0] });
+    result.count += 1;
+    if (keep) result.magnitude += sizeOf(of, term, x, value, magnitude);
+    if (keep) result.terms.push({ factors: values, value, text: written(term, before), at: runs.length ? at[runs[0]] : null, over: term.over?.[0] });
   };
   for (const term of step.t) {
     if (term.where && !isTarget(term.where, place, run)) continue;
@@ -104,20 +104,20 @@ function stepOf(step, place, before, run, keep, along = []) {
     const runs = over.map((_, n) => place.length + n);
     overAll(over, along.length, at, place.length, run, () => add(term, factors, of, runs));
   }
-  found.value = step.guard ? guarded(largest, smallest) : sum + lost;
-  if (step.guard) found.magnitude = 0; // it is one of the numbers that are read
-  else if (found.exact) found.magnitude = Math.abs(found.value);
-  found.guard = Boolean(step.guard);
-  return found;
+  result.value = step.guard ? guarded(largest, smallest) : sum + lost;
+  if (step.guard) result.magnitude = 0; // the largest x is copied, not computed
+  else if (result.exact) result.magnitude = Math.abs(result.value);
+  result.guard = Boolean(step.guard);
+  return result;
 }
 
-/** Whether the target of a position is known, or a token is it. */
+/** Return true if the target of a position is known and, for an element with a token, is that token. */
 function isTarget([position, token], place, run) {
   const target = run.targets[place[position]];
   return target !== null && (token === undefined || target === place[token]);
 }
 
-/** The largest, where exp of them would be too large or small for a float64. */
+/** The number to subtract before exp: 0, or the largest x if exp would overflow or underflow in float64. */
 const guarded = (largest, smallest) => (Math.abs(largest) < OVERFLOW && smallest >= -OVERFLOW ? 0 : largest);
 
 function overAll(over, n, at, first, run, each) {
@@ -140,7 +140,7 @@ function overAll(over, n, at, first, run, each) {
   at.length = first + n;
 }
 
-/** What gives a factor's value by the places along axes and ranges, and what rounding it is relative to. */
+/** A function from a place along axes and ranges to the value of a factor and the magnitude of its rounding. */
 function reader(factor, before, run, axes) {
   if (factor.of !== undefined) return elementReader(factor, before, run, axes);
   if (factor.step !== undefined) {
@@ -157,8 +157,8 @@ function reader(factor, before, run, axes) {
   }
   if (factor.share !== undefined) {
     const known = run.targets.filter((target) => target !== null).length;
-    const own = { words: `${factor.share < 0 ? "-" : ""}1/${known}`, value: factor.share / known, magnitude: 1 / known, exact: true };
-    return () => own;
+    const result = { words: `${factor.share < 0 ? "-" : ""}1/${known}`, value: factor.share / known, magnitude: 1 / known, exact: true };
+    return () => result;
   }
   return (at) => {
     const value = factor.along === undefined ? factor.is : factor.is[at[factor.along]];
@@ -173,16 +173,16 @@ function elementReader(factor, before, run, axes) {
   const shape = run.shape(factor.of);
   return (at) => {
     const flat = flatOf(factor.at.map((spot) => spotOf(spot, at, run)), shape);
-    if (array.exact && !array.exact(flat)) throw new RangeError(`${factor.of} is in this page as a picture alone`);
+    if (array.exact && !array.exact(flat)) throw new RangeError(`${factor.of} is in this page only as a picture`);
     const value = array[flat];
     if (factor.less === undefined) return { name: factor.of, gradient, flat, value, magnitude: Math.abs(value) };
-    const own = resultOf(before[factor.less], at, axes);
-    const left = value - own.value;
-    return { words: `(${factor.of} - ${own.label})`, value: left, magnitude: Math.abs(left) + own.magnitude };
+    const subtracted = resultOf(before[factor.less], at, axes);
+    const rest = value - subtracted.value;
+    return { words: `(${factor.of} - ${subtracted.label})`, value: rest, magnitude: Math.abs(rest) + subtracted.magnitude };
   };
 }
 
-/** A place along an axis of an array: along one of the element's axes, or put together from several. */
+/** The place along an axis of an array: that along an axis of the element, or one computed from several axes. */
 export function spotOf(spot, at, run) {
   if (typeof spot === "number") return at[spot];
   let place = spot[0];
@@ -192,17 +192,17 @@ export function spotOf(spot, at, run) {
   return place;
 }
 
-/** What rounding a function's value is relative to: itself, or how far it goes with what x is relative to. */
+/** The magnitude that the rounding error of f(x) is relative to: |f(x)|, or |slope| * magnitude of x if larger. */
 function sizeOf(of, term, x, value, magnitude) {
   if (!term.f) return magnitude;
   const step = Math.max(magnitude, 1e-300) * 1e-7;
   const slope = Math.abs(of(x + step) - of(x - step)) / (2 * step);
   const spread = Number.isFinite(slope) ? slope * magnitude : 0;
-  const found = Math.max(Math.abs(value), spread);
-  return term.beside ? Math.max(found, Math.abs(functionOf(term.beside)(x))) : found;
+  const size = Math.max(Math.abs(value), spread);
+  return term.beside ? Math.max(size, Math.abs(functionOf(term.beside)(x))) : size;
 }
 
-/** The function of a term in words, with the number that is subtracted before. */
+/** The function of a term as text, with the number that is subtracted from x. */
 function written(term, before) {
   const less = term.less === undefined ? 0 : (before[term.less].value ?? 0);
   const shown = less === 0 ? "x" : `(x ${less < 0 ? "+" : "-"} ${Math.abs(less)})`;

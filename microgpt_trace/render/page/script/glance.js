@@ -1,22 +1,23 @@
-// Small pictures of the attention of every head, a row for each layer: one to be chosen by pointer or keys.
+// Small pictures of the attention weights of all heads, one row per layer, from which a head can be chosen.
 
 import { colorOf } from "./colors.js";
 import { make } from "./dom.js";
 import { walkable } from "./walkable.js";
 
-const ROOM = 300; // pixels
+// Sizes in pixels.
+const ROOM = 300;
 const LARGEST = 72;
 const SMALLEST = 22;
 const GAP = 4;
-const RULED = 44; // what the labels that stay in sight take of the room
-const NOT_FINITE = [179, 38, 30]; // a red, which no share has
+const RULED = 44; // taken by the labels that stay in sight
+const NOT_FINITE = [179, 38, 30]; // a red that no weight has
 
-/** `data`: rows, columns, weightsOf(row) as [columns, length, length], labels of rows, which one is chosen, which
-    are taken out, what one is called, how far it is scrolled, and what to do when one is chosen or it scrolls. */
+/** The pictures of `data`: `rows`, `columns`, `weightsOf(row)` as [columns, length, length], `rowLabels`, the `chosen`
+    picture, isAblated(row, column), nameOf(row, column), the `scrolled` offset, onpick and onscroll. */
 export function glance(data) {
   const size = Math.max(SMALLEST, Math.min(LARGEST, Math.floor(ROOM / Math.min(data.columns, 12)) - GAP));
   const canvas = make("canvas", {});
-  const said = make("output", { class: "visually-hidden", "aria-live": "polite" });
+  const live = make("output", { class: "visually-hidden", "aria-live": "polite" });
   const label = make("p", { class: "dim", "aria-hidden": "true" });
   const view = { data, cursor: data.chosen };
   let painted = null;
@@ -24,15 +25,15 @@ export function glance(data) {
     if (!at) return;
     view.cursor = at;
     label.textContent = data.nameOf(...at);
-    if (aloud) said.textContent = label.textContent;
+    if (aloud) live.textContent = label.textContent;
     if (aloud) reveal();
     paint();
   };
-  /** Scroll to where the cursor is, if it is out of sight. */
+  /** Scroll to the cursor if it is out of sight. */
   const reveal = () => {
     const scrolled = (at, from, room) => (at >= from && at + size <= from + room ? from : at - room / 2);
-    whole.scrollTop = scrolled(view.cursor[0] * (size + GAP), whole.scrollTop, whole.clientHeight - RULED);
-    whole.scrollLeft = scrolled(view.cursor[1] * (size + GAP), whole.scrollLeft, whole.clientWidth - RULED);
+    element.scrollTop = scrolled(view.cursor[0] * (size + GAP), element.scrollTop, element.clientHeight - RULED);
+    element.scrollLeft = scrolled(view.cursor[1] * (size + GAP), element.scrollLeft, element.clientWidth - RULED);
   };
   const cellAt = (event) => {
     const bounds = canvas.getBoundingClientRect();
@@ -40,8 +41,8 @@ export function glance(data) {
     return at[0] >= 0 && at[1] >= 0 && at[0] < data.rows && at[1] < data.columns ? at : null;
   };
   const box = walkable(canvas, view, {
-    kind: "glance", called: "heads", key: "glance", cellAt, look,
-    label: `${data.rows * data.columns} heads: ${data.nameOf(...data.chosen)} is shown. Arrow keys move, Enter shows.`,
+    kind: "glance", description: "heads", key: "glance", cellAt, look,
+    label: `${data.rows * data.columns} heads, ${data.nameOf(...data.chosen)} is shown. Arrow keys move the cursor, Enter shows a head.`,
   });
 
   function paint() {
@@ -51,7 +52,7 @@ export function glance(data) {
     context.clearRect(0, 0, canvas.width, canvas.height);
     context.drawImage(painted, 0, 0);
     const style = getComputedStyle(canvas);
-    context.fillStyle = style.getPropertyValue("--card"); // what is hatched behind the pictures is not between them
+    context.fillStyle = style.getPropertyValue("--card"); // hide the hatching of the canvas between the pictures
     for (let n = 0; n <= data.columns; n += 1) context.fillRect(n * (size + GAP) - GAP + 1, 0, n === data.columns ? GAP + 2 : GAP, canvas.height);
     for (let n = 0; n <= data.rows; n += 1) context.fillRect(0, n * (size + GAP) - GAP + 1, canvas.width, n === data.rows ? GAP + 2 : GAP);
     const outlined = (at, color, width) => {
@@ -65,23 +66,23 @@ export function glance(data) {
   const note = make("p", { class: "dim" });
   const ruler = (side, labels) => make("div", { class: side, "aria-hidden": "true" }, labels.map((text) => make("span", {}, text)));
   const heads = Array.from({ length: data.columns }, (_, n) => String(n));
-  const whole = make("div", { class: "glances", onscroll: () => data.onscroll([whole.scrollLeft, whole.scrollTop]) }, ruler("across", heads), ruler("down", data.rowLabels), box, label, note, said);
-  whole.style.setProperty("--cell", `${size + GAP}px`);
-  whole.mark = () => {};
-  whole.resized = () => {
+  const element = make("div", { class: "glances", onscroll: () => data.onscroll([element.scrollLeft, element.scrollTop]) }, ruler("across", heads), ruler("down", data.rowLabels), box, label, note, live);
+  element.style.setProperty("--cell", `${size + GAP}px`);
+  element.mark = () => {};
+  element.resized = () => {
     canvas.width = data.columns * (size + GAP) + 2;
     canvas.height = data.rows * (size + GAP) + 2;
     const isFirst = !painted;
     painted ??= pictures(data, size, () => { note.textContent = "red: not finite"; });
     look(view.cursor, false);
     if (!isFirst) return;
-    whole.scrollTo(...data.scrolled);
+    element.scrollTo(...data.scrolled);
     reveal();
   };
-  return whole;
+  return element;
 }
 
-/** All of them on one canvas; what of a head has no pixel of its own shows in its largest neighbour. */
+/** Draw all pictures on one canvas. Where several weights share a pixel, the largest one gives its colour. */
 function pictures(data, size, onNotFinite) {
   const canvas = make("canvas", { width: data.columns * (size + GAP) + 2, height: data.rows * (size + GAP) + 2 });
   const context = canvas.getContext("2d");
@@ -92,7 +93,7 @@ function pictures(data, size, onNotFinite) {
     for (let column = 0; column < data.columns; column += 1) {
       small.getContext("2d").putImageData(pictureOf(weights, column, data, side, onNotFinite), 0, 0);
       context.imageSmoothingEnabled = false;
-      context.globalAlpha = data.isOff(row, column) ? 0.25 : 1;
+      context.globalAlpha = data.isAblated(row, column) ? 0.25 : 1;
       context.drawImage(small, column * (size + GAP) + 1, row * (size + GAP) + 1, size, size);
       context.globalAlpha = 1;
     }
@@ -109,7 +110,7 @@ function pictureOf(weights, head, { length, skipFirst }, side, onNotFinite) {
     for (let key = skipFirst ? 1 : 0; key <= query; key += 1) {
       const at = to + Math.floor((key * side) / length);
       const weight = weights[from + key];
-      if (!(weight <= largest[at])) largest[at] = weight; // NaN stays
+      if (!(weight <= largest[at])) largest[at] = weight; // a NaN is kept
       if (weight > end) end = weight;
     }
   }

@@ -1,14 +1,13 @@
-// A map of shares as a picture that can be walked through, in the place of the table that stands for it where
-// no script runs, which goes behind it.
+// A map of shares as a picture that can be walked through by keys. It replaces the table that the page shows
+// without scripts; the table moves behind a link under the picture.
 
 import { make } from "./dom.js";
 import { matrix } from "./matrix.js";
 import { full } from "./numbers.js";
 
-/** `grid`: title, labels of rows and columns, the values, which may be null, where their colours end, and
-    the name of each cell; `table` is what it takes the place of, if there is one, and `said` tells more of a
-    name. */
-export function gridView(grid, { table = null, key, choose, said }) {
+/** The picture of `grid`: its title, labels of rows and columns, values (null for none), the `end` of its colours,
+    and the name of each cell. `table` is the table that it replaces, if any; factsOf(name) is text about a name. */
+export function gridView(grid, { table = null, key, choose, factsOf }) {
   const valueAt = (row, column) => (grid.values[row][column] === null ? Number.NaN : Number(grid.values[row][column]));
   const looked = make("p", { class: "looked n" }, "\u00a0");
   const data = {
@@ -17,7 +16,7 @@ export function gridView(grid, { table = null, key, choose, said }) {
     isMasked: grid.values.flat().includes(null) ? (row, column) => grid.values[row][column] === null : undefined,
     hatched: "none", rowLabels: grid.rows, columnLabels: grid.columns, chosen: null, brief: (value) => value.toFixed(2),
     largest: 56, rowHeight: 20, labelRoom: 140,
-    describe: (row, column) => `${grid.rows[row]}, ${grid.across[column]}: ${grid.values[row][column] === null ? "none" : full(valueAt(row, column))}${said(grid.names[row][column])}`,
+    describe: (row, column) => `${grid.rows[row]}, ${grid.across[column]}: ${grid.values[row][column] === null ? "none" : full(valueAt(row, column))}${factsOf(grid.names[row][column])}`,
     numberAt: (row, column) => (grid.values[row][column] === null ? "–" : full(valueAt(row, column))),
     onlook: (row, column) => looked.replaceChildren(data.describe(row, column)),
     onpick: (row, column) => grid.names[row][column] && choose(grid.names[row][column]),
@@ -25,9 +24,9 @@ export function gridView(grid, { table = null, key, choose, said }) {
   const picture = matrix(data);
   const figure = make("div", { class: "figure map" }, grid.heading ? make("h3", {}, grid.heading) : null, picture, looked);
   if (table) {
-    const wide = table.closest(".wide");
-    wide.replaceWith(figure);
-    figure.append(make("details", { class: "behind" }, make("summary", {}, "as a table"), wide));
+    const box = table.closest(".wide");
+    box.replaceWith(figure);
+    figure.append(make("details", { class: "behind" }, make("summary", {}, "show as a table"), box));
   }
   figure.resized = () => picture.resized(figure.clientWidth);
   figure.show = ({ name }) => {

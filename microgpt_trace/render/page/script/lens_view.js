@@ -1,19 +1,20 @@
-// What the model would predict if it ended after a layer, and what becomes of a chosen token.
+// The logit lens: the tokens that the model would predict if it ended after each layer, and a target token
+// followed through the layers.
 
 import { colorOf, inkOn } from "./colors.js";
 import { make } from "./dom.js";
 import { probability } from "./numbers.js";
 
-/** The section of the lens; null where it was not asked for. */
+/** The section of the logit lens; null if the trace was made without --lens. */
 export function lensView({ page, run, position, set }) {
   const { lens } = page;
   if (!lens || !run.traced) return null;
   const head = make("tr", {}, make("th", { scope: "col" }, "layer"), lens.positions.map((at) => make("th", { scope: "col" }, run.labels[at])));
   const rows = lens.rows.map(([layer, cells]) => make("tr", {}, make("th", { scope: "row" }, String(layer)), cells.map((candidates, n) => cellOf(page, candidates, lens.positions[n] === position))));
-  const table = make("table", { class: "lens" }, make("caption", { class: "visually-hidden" }, "the top token after each layer"), make("thead", {}, head), make("tbody", {}, rows));
+  const table = make("table", { class: "lens" }, make("caption", { class: "visually-hidden" }, "the most likely token after each layer"), make("thead", {}, head), make("tbody", {}, rows));
   const last = lens.positions.indexOf(position) < 0 ? lens.positions.length - 1 : lens.positions.indexOf(position);
   return make("section", { class: "lenses", "aria-label": "Logit lens" },
-    make("h2", {}, "Logit lens", make("small", {}, " the top token if the model ended after the layer, the lighter the likelier")),
+    make("h2", {}, "Logit lens", make("small", {}, " the most likely token if the model ended after the layer; lighter colours mean higher probabilities")),
     make("div", { class: "wide", tabindex: 0, role: "group", "aria-label": "logit lens" }, table),
     candidatesOf(page, lens, last, run, set), target(lens, position));
 }
@@ -28,7 +29,7 @@ function cellOf(page, [first], isChosen) {
   return cell;
 }
 
-/** All candidates of a position, where more than one was asked for. */
+/** All candidates of a position; null if each layer has only one. */
 function candidatesOf(page, lens, at, run) {
   if (!lens.rows.some(([, cells]) => cells[at].length > 1)) return null;
   const rows = lens.rows.map(([layer, cells]) => make("tr", {}, make("th", { scope: "row" }, String(layer)), make("td", {}, cells[at].map(([token, p]) => `${page.vocabulary[token]} ${probability(p)}`).join("  "))));
@@ -37,7 +38,7 @@ function candidatesOf(page, lens, at, run) {
 
 function target(lens, position) {
   const rows = lens.target.filter(([, at]) => at === position);
-  if (!rows.length) return lens.target.length ? null : make("p", { class: "dim" }, "--target TOKEN follows a token through the layers.");
+  if (!rows.length) return lens.target.length ? null : make("p", { class: "dim" }, "Use --target TOKEN to follow a token through the layers.");
   const body = rows.map(([event, , p, rank]) => make("tr", {}, make("th", { scope: "row" }, event), make("td", { class: "n" }, probability(p)), make("td", { class: "n" }, rank === null ? "–" : rank.toLocaleString("en"))));
   return make("table", {}, make("caption", {}, `${lens.label} after position ${position}`), make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "after"), make("th", { scope: "col", class: "n" }, "P"), make("th", { scope: "col", class: "n" }, "rank"))), make("tbody", {}, body));
 }

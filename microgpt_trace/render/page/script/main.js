@@ -1,4 +1,4 @@
-// A page of a trace: reads what stands in it, and shows what its address names.
+// The page of a trace: unpacks its data and shows the element that its address names.
 
 import { read, written } from "./address.js";
 import { arrayView } from "./array_view.js";
@@ -9,14 +9,14 @@ import { addressOf, nameOf, placeInWords } from "./elements.js";
 import { explainView } from "./explain_view.js";
 import { flowView } from "./flow_view.js";
 import { lensView } from "./lens_view.js";
-import { changesOf, liveView, parameterSlider, takeHeads, takeUnit } from "./live_view.js";
+import { changesOf, liveView, parameterSlider, headButtons, unitButton } from "./live_view.js";
 import { predictionView } from "./prediction_view.js";
 import { onOneLine, quoted } from "./printable.js";
 import { Page } from "./runs.js";
 import { unpacked } from "./unpacking.js";
 import { WORDS } from "./words.js";
 
-const FEW = 16; // tokens whose attention fits beside their predictions
+const FEW = 16; // up to this many tokens, attention and predictions stand side by side
 function start() {
   const { document: content, arrays } = unpacked(globalThis.microgptContent);
   const page = new Page(content, arrays);
@@ -25,14 +25,14 @@ function start() {
   let state = addressed();
   let options = { skipFirst: false, head: 0, layer: null, expanded: false };
   let trail = history.state?.trail ?? [];
-  let edited = ""; // what the last entry of the history changed, if it was typed or dragged
+  let edited = ""; // "text" or "slider" if the last entry of the history was typed or dragged
   let filter = "";
   let widgets = [];
 
   const title = document.querySelector("h1");
-  const [ownTitle, ownHead] = [title.textContent, document.title];
+  const [tracedTitle, tracedHead] = [title.textContent, document.title];
   const command = document.querySelector("p.command");
-  const ownCommand = command.textContent;
+  const tracedCommand = command.textContent;
 
   const slot = (name) => document.getElementById(name);
   const reading = slot("reading");
@@ -63,7 +63,7 @@ function start() {
     trail = trail.slice(0, -1);
     if (at) move(at);
   }
-  /** Scroll to a view of what is chosen where none of it is to be seen. */
+  /** Scroll to a view of the chosen array if none is in sight. */
   function reveal() {
     const views = Array.from(document.querySelectorAll("#views [data-array]")).filter((view) => view.dataset.array === state.at?.name);
     const isSeen = ({ top, bottom }) => top < window.innerHeight / 2 && bottom > 60;
@@ -75,22 +75,22 @@ function start() {
     show(edits === "slider");
   }
 
-  /** The run to show, one without changes beside it, and what is wrong with the text. */
+  /** The run to show, the same run without changes, and the problem with the text if it cannot be run. */
   function runs() {
     if (!page.tokenizer) return { run: traced };
-    const isOwn = state.text !== null && state.text !== page.text;
+    const isOther = state.text !== null && state.text !== page.text;
     const isChanged = state.off.length > 0 || Object.keys(state.parameters).length > 0;
-    if (!isOwn && !isChanged && traced.of(page.probabilities, "value")) return { run: traced };
+    if (!isOther && !isChanged && traced.of(page.probabilities, "value")) return { run: traced };
     try {
       const { tokens, targets } = page.read(state.text ?? page.text);
-      const untouched = isChanged ? page.ownRun(tokens, targets) : null;
+      const original = isChanged ? page.ownRun(tokens, targets) : null;
       const run = page.ownRun(tokens, targets, changesOf(page, state));
-      run.changed = new Set(state.off.map((own) => own.replace(/\[.*/, "")));
+      run.changed = new Set(state.off.map((part) => part.replace(/\[.*/, "")));
       run.altered = new Set(Object.keys(state.parameters));
-      return { run, untouched };
+      return { run, original };
     } catch (error) {
       if (!(error instanceof RangeError)) throw error;
-      return { run: traced, problem: `${error.message}. Shown is what was traced.` };
+      return { run: traced, problem: `${error.message}. The page shows the traced text.` };
     }
   }
 
@@ -100,33 +100,33 @@ function start() {
     return at.index.every((place, axis) => place < shape[axis]) ? at : { ...at, index: [] };
   }
 
-  /** Show the state. What `isDragged` stays in the page, for what is taken away cannot be dragged on. */
+  /** Show the state. While a slider is dragged, its element is kept: a replaced element ends the drag. */
   function show(isDragged = false) {
-    const { run, untouched, problem } = runs();
+    const { run, original, problem } = runs();
     const at = within(state.at, run);
-    if (state.at?.index.length && !at.index.length) reading.textContent = `This text has no ${addressOf(state.at)}.`;
+    if (state.at?.index.length && !at.index.length) reading.textContent = `The run of this text has no ${addressOf(state.at)}.`;
     const position = Math.min(state.position ?? run.length - 1, run.length - 1);
     widgets = [];
     const widget = (element) => {
       widgets.push(element);
       return element;
     };
-    const onlook = (own, value) => {
-      reading.textContent = `${addressOf(own)} = ${value} · ${placeInWords(page, run, own.name, own.index)}`;
+    const onlook = (element, value) => {
+      reading.textContent = `${addressOf(element)} = ${value} · ${placeInWords(page, run, element.name, element.index)}`;
     };
     const context = {
-      page, run, untouched, at, go, set: (change, again = true) => {
+      page, run, original, at, go, set: (change, again = true) => {
         options = { ...options, ...change };
         if (again) show();
       }, options, widget, onlook, position,
-      takeHeads: (name) => (page.tokenizer ? takeHeads({ page, state, set, name }) : null),
-      takeUnit: (own) => (page.tokenizer ? takeUnit({ page, state, set, at: own }) : null),
+      headButtons: (name) => (page.tokenizer ? headButtons({ page, state, set, name }) : null),
+      unitButton: (array) => (page.tokenizer ? unitButton({ page, state, set, at: array }) : null),
     };
     const focused = document.activeElement;
     const key = focused.dataset.key;
     const selection = key === "text" ? [focused.selectionStart, focused.selectionEnd] : null;
     slot("tokens").replaceChildren(...tokensView(run, position, at));
-    slot("live").replaceChildren(page.tokenizer ? liveView({ page, state, set, problem, run }) : page.replaced.length ? make("p", { class: "origin" }, "Traced with interventions: the page shows this run and runs no other.") : "");
+    slot("live").replaceChildren(page.tokenizer ? liveView({ page, state, set, problem, run }) : page.replaced.length ? make("p", { class: "origin" }, "This run was traced with interventions. Its page cannot run other texts.") : "");
     slot("flow").replaceChildren(flowView({ ...context, filter, setFilter: (text) => { filter = text; } }));
     const both = make("div", { class: run.length > FEW ? "one-by-one" : "side-by-side" }, attentionView(context), predictionView(context));
     const main = [both, at ? arrayView(context) : null, lensView(context)];
@@ -136,11 +136,11 @@ function start() {
     const explained = isElement ? explainView({ page, run, at, trail, go, slider }) : hint();
     if (isDragged) replaceAround(slot("slider").parentElement, explained);
     else slot("explain").replaceChildren(explained);
-    document.body.classList.toggle("own-run", !run.traced);
-    title.textContent = run.traced ? ownTitle : onOneLine(state.text ?? ownTitle) || "BOS alone";
-    document.title = ownHead.replace(ownTitle, () => title.textContent);
+    document.body.classList.toggle("other-run", !run.traced);
+    title.textContent = run.traced ? tracedTitle : onOneLine(state.text ?? tracedTitle) || "only BOS";
+    document.title = tracedHead.replace(tracedTitle, () => title.textContent);
     const why = page.whyNoCommand(null, run);
-    command.replaceChildren(run.traced ? copyable(ownCommand) : (why ?? copyable(page.commandOf(null, run))));
+    command.replaceChildren(run.traced ? copyable(tracedCommand) : (why ?? copyable(page.commandOf(null, run))));
     layOut();
     if (focused.isConnected) return;
     const again = (key && document.querySelector(`[data-key="${CSS.escape(key)}"]`)) ?? slot("explained") ?? document.querySelector(".array .matrix, #text");
@@ -165,31 +165,31 @@ function start() {
 
   const hint = () => make("section", { class: "explain hint", "aria-label": "Explanation" }, make("p", { class: "dim" }, "Choose a number in a matrix to see its arithmetic."));
 
-  /** Why no command explains an element, or shows the run where none is given; null where one does. */
+  /** The reason why no command explains an element, or without an element shows the run; null if a command does. */
   page.whyNoCommand = (at, run) => {
-    if (!run.traced && Object.keys(state.parameters).length) return `No command shows this ${at ? "number" : "run"}: a parameter is changed in this page alone.`;
+    if (!run.traced && Object.keys(state.parameters).length) return `No command shows this ${at ? "number" : "run"}, because a parameter was changed in the page.`;
     if (!at) return null;
-    if (page.replaced.length) return `Of a run with interventions --show '${nameOf(at.name, at.index)}' in place of --html shows the number.`;
-    return at.of === "update" ? "No command explains an update; trace --step --json --values has it in full." : null;
+    if (page.replaced.length) return `This run has interventions. To print the number, replace --html in its command by --show '${nameOf(at.name, at.index)}'.`;
+    return at.of === "update" ? "No command explains an update. trace --step --json --values prints it in full." : null;
   };
 
-  /** The command that shows an element of the run: `explain`, or a trace with the same taken out. Without one the
-      trace of the run. */
+  /** The command that shows an element of the run: `explain`, or a trace with the same ablations. Without an element,
+      the command that traces the run. */
   page.commandOf = (at, run) => {
     const { before, text, after } = page.command;
     const element = at && nameOf(at.name, at.index);
     const off = run.traced ? [] : state.off;
     const isTrace = !at || off.length > 0;
-    const asked = text === null ? [] : [run.traced ? text : state.text ?? text];
-    const words = [...before, ...(isTrace ? [] : [element]), ...asked];
-    const taken = off.flatMap((own) => ["--ablate", quoted(own)]);
-    const more = isTrace ? [...taken, ...(at ? ["--show", quoted(element)] : [])] : at.of === "gradient" ? ["--backward"] : [];
+    const texts = text === null ? [] : [run.traced ? text : state.text ?? text];
+    const words = [...before, ...(isTrace ? [] : [element]), ...texts];
+    const ablations = off.flatMap((part) => ["--ablate", quoted(part)]);
+    const more = isTrace ? [...ablations, ...(at ? ["--show", quoted(element)] : [])] : at.of === "gradient" ? ["--backward"] : [];
     const dashed = words.some((word) => word.startsWith("-"));
     const rest = dashed ? [...after, ...more, "--", ...words.map(quoted)] : [...words.map(quoted), ...after, ...more];
     return ["microgpt", isTrace ? "trace" : "explain", ...rest].join(" ");
   };
 
-  listen(back, [["arrow keys, Home, End", "move in a matrix"], ["Enter", "explain the number"], ["/", "search"]], { Words: WORDS });
+  listen(back, [["arrow keys, Home, End", "move in a matrix"], ["Enter", "explain the number"], ["/", "search for an array or an element"]], { Words: WORDS });
   window.addEventListener("popstate", (event) => {
     state = addressed();
     trail = event.state?.trail ?? [];
@@ -199,14 +199,14 @@ function start() {
   });
   window.addEventListener("resize", layOut);
   document.body.classList.add("alive");
-  history.scrollRestoration = "manual"; // the views that stand above are not there yet when a browser scrolls
+  history.scrollRestoration = "manual"; // a browser would scroll before the views are made
   show();
   reveal();
-  if (state.unknown) reading.textContent = onOneLine(`This page has no ${state.unknown}, which its address asks for.`);
+  if (state.unknown) reading.textContent = onOneLine(`This page has no ${state.unknown}, which its address names.`);
   document.body.dataset.ready = "yes";
 }
 
-/** Put what stands around a part of an element's fresh copy around that part of the element itself. */
+/** Replace the siblings of an element by the siblings of its copy in `fresh`, and keep the element itself. */
 function replaceAround(kept, fresh) {
   const children = Array.from(fresh.children);
   const at = children.findIndex((child) => child.className === kept.className);

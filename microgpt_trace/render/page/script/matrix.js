@@ -1,33 +1,33 @@
-// A matrix of numbers as a picture that can be walked through, with a table behind it. Knows no run.
+// A matrix of numbers as a picture that can be walked through by keys, with a table behind it. Knows no run.
 
 import { colorOf, inkOn, placeOn } from "./colors.js";
 import { make } from "./dom.js";
 import { full, short } from "./numbers.js";
 import { walkable } from "./walkable.js";
 
-const LARGEST_CELL = 34;
-const WITH_NUMBERS = 30; // pixels of a cell from which on a number stands in it
+const LARGEST_CELL = 34; // pixels
+const WITH_NUMBERS = 30; // a cell of at least this many pixels shows its number
 const MOST_IN_TABLE = 4096; // elements
 
-/** `data`: rows, columns, valueAt(r, c), isMasked(r, c), kind "share" or "signed", the end of the scale and
-    whether it is `linear`, labels of rows and columns, how many columns belong together (`ruled`), what is said
-    of a cell, its number in short, which one is chosen, and what to do when one is looked at or chosen; `key`
-    names it among all. */
+/** The picture of `data`: `rows`, `columns`, valueAt(row, column), isMasked(row, column), the `kind` "share" or
+    "signed", the `end` of the scale and whether it is `linear`, `rowLabels`, `columnLabels`, the number of columns
+    between rules (`ruled`), describe(row, column), brief(value), the `chosen` cell, onlook and onpick. `key` is the
+    name of this matrix among all matrices of the page. */
 export function matrix(data) {
   const canvas = make("canvas", {});
-  const said = make("output", { class: "visually-hidden", "aria-live": "polite" });
+  const live = make("output", { class: "visually-hidden", "aria-live": "polite" });
   const view = { data, canvas, cursor: data.chosen ?? null, marked: null };
   const look = (at, aloud) => {
     view.cursor = at;
     paint(view);
     if (at) data.onlook?.(...at);
-    if (aloud) said.textContent = data.describe(...at);
+    if (aloud) live.textContent = data.describe(...at);
   };
   const box = walkable(canvas, view, {
-    kind: "matrix", called: "matrix", key: data.key, cellAt: (event) => cellAt(view, event), look,
-    label: `${data.title}: ${data.rows} rows, ${data.columns} columns. Arrow keys move, Enter explains.`,
+    kind: "matrix", description: "matrix", key: data.key, cellAt: (event) => cellAt(view, event), look,
+    label: `${data.title}: ${data.rows} rows, ${data.columns} columns. Arrow keys move the cursor, Enter chooses a number.`,
   });
-  const shown = make("figure", {}, box, data.legend === false ? null : legend(data), said, data.table === false ? null : tableBehind(data));
+  const shown = make("figure", {}, box, data.legend === false ? null : legend(data), live, data.table === false ? null : tableBehind(data));
   shown.mark = (position) => {
     view.marked = position;
     paint(view);
@@ -70,7 +70,7 @@ function layOut(view, width) {
   [view.picture, view.allFinite] = pictureOf(data);
 }
 
-/** One pixel a cell, and whether all that is not masked is finite. */
+/** A canvas with one pixel per cell, and whether all cells that are not masked are finite. */
 function pictureOf(data) {
   const picture = make("canvas", { width: data.columns, height: data.rows });
   const context = picture.getContext("2d");
@@ -138,7 +138,7 @@ function paintLabels(view, context, ink) {
   });
 }
 
-/** The number in each cell that has room for it, and what is not finite. */
+/** Write the numbers into cells that have room, and mark the cells that are not finite. */
 function paintCells({ data, left, top, cell, height, font, allFinite }, context, ink, paper) {
   const numbered = cell >= WITH_NUMBERS && height >= 14 && data.brief;
   if (allFinite && !numbered) return;
@@ -152,7 +152,7 @@ function paintCells({ data, left, top, cell, height, font, allFinite }, context,
       const finite = Number.isFinite(value);
       if (finite && !numbered) continue;
       if (!finite) {
-        context.fillStyle = paper; // over what is hatched: it is not hidden
+        context.fillStyle = paper; // cover the hatching, which means masked
         context.fillRect(left + column * cell, top + row * height, cell, height);
       }
       context.fillStyle = finite ? inkOn(colorOf(data.kind, placeOn(data, value))) : ink;
@@ -204,15 +204,15 @@ function legend(data) {
     context.fillRect(x, 0, 1, 1);
   }
   const ends = data.kind === "share" ? ["0", short(data.end)] : [short(-data.end), short(data.end)];
-  return make("figcaption", {}, ends[0], strip, ends[1], make("span", { class: "dim" }, data.linear ? "" : " square-root scale", data.isMasked ? `, hatched: ${data.hatched ?? "masked"}` : "", data.isPicture ? ", a picture of 8 bit" : ""));
+  return make("figcaption", {}, ends[0], strip, ends[1], make("span", { class: "dim" }, data.linear ? "" : " square-root scale", data.isMasked ? `, hatched: ${data.hatched ?? "masked"}` : "", data.isPicture ? ", 8-bit picture" : ""));
 }
 
 function tableBehind(data) {
-  const details = make("details", { class: "behind" }, make("summary", {}, "as a table"));
+  const details = make("details", { class: "behind" }, make("summary", {}, "show as a table"));
   details.addEventListener("toggle", () => {
     if (!details.open || details.children.length > 1) return;
     if (data.rows * data.columns > MOST_IN_TABLE) {
-      details.append(make("p", {}, `${(data.rows * data.columns).toLocaleString("en")} elements: the command below shows them.`));
+      details.append(make("p", {}, `${(data.rows * data.columns).toLocaleString("en")} elements are too many for a table.`));
       return;
     }
     const numbers = (n) => Array.from({ length: n }, (_, at) => String(at));

@@ -1,10 +1,10 @@
-// Arrays of which a page holds a picture in bytes, good to look at, not to read numbers from, or the last
-// position alone.
+// Arrays that a page does not hold in full: as a picture in bytes, which shows colours but no exact numbers, or
+// only the last position.
 
 const FORMS = { shares, last: (picture, bytes, shape) => new Float32Array(shape.reduce((a, b) => a * b)) };
 
-/** The array that a picture stands for. Its `exact(flat)` says of which elements the number is known, and
-    `isLacking` that of the others nothing is. */
+/** The array of a picture. `exact(flat)` of the result is true for elements whose number is known, which are those
+    of the last position. `isLacking` means that the page holds nothing of the other elements. */
 export function unfolded(picture, bytes, last, shape) {
   const values = FORMS[picture.form](picture, bytes, shape);
   const [length, width] = [shape.at(-2), shape.at(-1)];

@@ -1,9 +1,9 @@
-// Where a reader of a page is, as the part of its address behind #: a link to it shows the same.
+// The place that a page shows, as the part of its address behind #, so that a link shows the same place.
 
-const KEPT = ["[", "]", ",", ":", "@", "/"]; // what an address has as it is
+const UNESCAPED = ["[", "]", ",", ":", "@", "/"]; // characters that stay as they are in an address
 
-/** Text as an address has it: a blank is a +. */
-export const escaped = (text) => KEPT.reduce((found, char) => found.replaceAll(encodeURIComponent(char), char), encodeURIComponent(text)).replaceAll("%20", "+");
+/** Escape text for an address; a blank becomes +. */
+export const escaped = (text) => UNESCAPED.reduce((result, char) => result.replaceAll(encodeURIComponent(char), char), encodeURIComponent(text)).replaceAll("%20", "+");
 
 function decoded(text) {
   try {
@@ -13,26 +13,26 @@ function decoded(text) {
   }
 }
 
-/** layer0.attn.q[3,5]&step=250: a name, and settings by their keys. */
+/** The address of a place: layer0.attn.q[3,5]&step=250 has a name and the settings by their keys. */
 export function written({ name, settings = {} }) {
   return [escaped(name), ...Object.entries(settings).map(([key, value]) => `${escaped(key)}=${escaped(String(value))}`)].filter(Boolean).join("&");
 }
 
-/** The name that an address begins with, if it does, and its keys with their values, in order. */
+/** The first part of an address without "=", which is a name, and its keys with their values, in order. */
 export function partsOf(hash) {
   const parts = hash.replace(/^#/, "").split("&").map((part) => [part, part.indexOf("=")]);
   const pairs = parts.filter(([, at]) => at >= 0).map(([part, at]) => [decoded(part.slice(0, at)), decoded(part.slice(at + 1))]);
   return { name: decoded(parts.find(([part, at]) => part && at < 0)?.[0] ?? ""), pairs };
 }
 
-/** The place that an address tells. */
+/** The place of an address. */
 export function read(hash) {
   const { name, pairs } = partsOf(hash);
   return { name, settings: Object.fromEntries(pairs) };
 }
 
-/** A name without its index, and the index: "layer0.attn.q[3,5]" is ["layer0.attn.q", [3, 5]]. */
+/** Split a name from its index: "layer0.attn.q[3,5]" is ["layer0.attn.q", [3, 5]]. */
 export function split(name) {
-  const found = /^(.*)\[(\d+(?:,\d+)*)\]$/.exec(name);
-  return found ? [found[1], found[2].split(",").map(Number)] : [name, []];
+  const [, array, index] = /^(.*)\[(\d+(?:,\d+)*)\]$/.exec(name) ?? [];
+  return array === undefined ? [name, []] : [array, index.split(",").map(Number)];
 }

@@ -1,4 +1,4 @@
-// The page of a result: sections whose names lead to commands, maps, and the views that a command adds.
+// The page of a result: sections whose names lead to commands, maps, and the view of its command.
 
 import { listen, switchTheme } from "./controls.js";
 import { copyable, make } from "./dom.js";
@@ -9,8 +9,8 @@ import { unpacked } from "./unpacking.js";
 
 const slot = (name) => document.getElementById(name);
 
-/** `viewOf` gives the view of a command from a context, or null; a view has `resized()`, `show(place)` and
-    `keys`, what its keys do. */
+/** Start the page. viewOf(context) makes the view of a command, or null. A view has `resized()`, `show(place)`, and
+    `keys`: pairs of a key and what it does. */
 export function start(viewOf = () => null) {
   const { document: content, arrays } = unpacked(globalThis.microgptContent);
   const [commands, facts] = [mapOf(content.commands), mapOf(content.facts)];
@@ -34,15 +34,15 @@ export function start(viewOf = () => null) {
   const back = () => trail.length && move(trail.pop(), "replaceState");
 
   const choose = (name) => go({ ...place, name });
-  const said = (name) => (facts.get(name) ?? []).map(([what, value]) => `, ${what} ${value}`).join("");
-  const context = { content, arrays, go, choose, said, place: () => place };
+  const factsOf = (name) => (facts.get(name) ?? []).map(([what, value]) => `, ${what} ${value}`).join("");
+  const context = { content, arrays, go, choose, factsOf, place: () => place };
   const views = [viewOf(context), ...gridsOf(context), switchTabs(slot("tabs"), context)].filter(Boolean);
 
   function show() {
     for (const view of views) view.show(place);
     for (const link of links()) link.toggleAttribute("aria-current", Boolean(place.name) && nameOf(link) === place.name);
     const command = commandOf(commands, place.name);
-    const words = command ? [make("strong", {}, place.name), ` ${said(place.name).replace(/^, /, "")} `, copyable(command)] : [HINT[Number(commands.size > 0)]];
+    const words = command ? [make("strong", {}, place.name), ` ${factsOf(place.name).replace(/^, /, "")} `, copyable(command)] : [commands.size ? "Choose a name or a cell to see the command that shows more of it." : ""];
     slot("reading").replaceChildren(...words);
   }
 
@@ -69,26 +69,25 @@ export function start(viewOf = () => null) {
   document.body.dataset.ready = "yes";
 }
 
-const HINT = ["", "Choose a name or a cell: the command that shows more of it stands here."];
-const links = () => document.querySelectorAll('#said a[href^="#"]');
+const links = () => document.querySelectorAll('#results a[href^="#"]');
 const nameOf = (link) => read(new URL(link.href).hash).name;
 
-/** The command of a name, or of the array that an element is of. */
+/** The command of a name, or of the array of an element. */
 const commandOf = (commands, name) => commands.get(name) ?? commands.get(split(name)[0]);
 
-/** What names lead to. A plain object also has what every object has, as `constructor`, which an address may name. */
+/** A Map of an object's own members. An address may name `constructor`, which every plain object has. */
 const mapOf = (named) => new Map(Object.entries(named));
 
-/** A picture for each map of the sections, and one for each that a command adds to a section. */
-function gridsOf({ content, choose, said }) {
+/** A picture for each map of the sections, and for each map that a command adds to a section. */
+function gridsOf({ content, choose, factsOf }) {
   const tables = [...document.querySelectorAll("table.grid")];
-  const inPlace = content.grids.map((grid, n) => gridView(grid, { table: tables[n], key: `map ${n}`, choose, said }));
+  const inPlace = content.grids.map((grid, n) => gridView(grid, { table: tables[n], key: `map ${n}`, choose, factsOf }));
   const added = content.added.flatMap(({ section, grids }) => {
-    const maps = grids.map((grid) => gridView(grid, { key: grid.title, choose, said }));
+    const maps = grids.map((grid) => gridView(grid, { key: grid.title, choose, factsOf }));
     slot(section).querySelector("h2").after(make("div", { class: "maps" }, maps));
     return maps;
   });
   const all = [...inPlace, ...added];
-  if (all.length) all[0].keys = [["arrow keys, Home, End", "move in a map"], ["Enter", "show the command of a cell"]];
+  if (all.length) all[0].keys = [["arrow keys, Home, End", "move in a map"], ["Enter", "show the command of the cell"]];
   return all;
 }

@@ -1,4 +1,4 @@
-// What a page holds of a run: the plan, arrays by name, and the forward pass that it can run itself.
+// The data of a page: the plan, arrays by name, and the forward pass that a page of a small model can run itself.
 
 import { lastOf, layerOf, withoutLayer } from "./elements.js";
 import { allOf, isHidden, sizesOf } from "./formulas.js";
@@ -7,9 +7,9 @@ import { unfolded } from "./pictures.js";
 const MOST_UNFOLDED = 12; // pictures that are kept as numbers
 const PREFIX = { value: "", gradient: "d ", update: "u " };
 
-/** The same text without what is over and under its letters, where the model knows that. */
-function similar(text, known) {
-  const plain = Array.from(text.normalize("NFKD").replace(/\p{M}/gu, ""), known);
+/** A hint that gives the text without accents, if its letters are in the vocabulary; else "". */
+function hint(text, letterOf) {
+  const plain = Array.from(text.normalize("NFKD").replace(/\p{M}/gu, ""), letterOf);
   return plain.includes(undefined) ? "" : `; try "${plain.join("")}"`;
 }
 
@@ -18,11 +18,11 @@ export class Page {
     Object.assign(this, document);
     this.stored = arrays;
     this.byName = new Map(this.events.map((event) => [event.name, event]));
-    this.parametersByName = new Map(this.parameters.map((own) => [own.name, own]));
+    this.parametersByName = new Map(this.parameters.map((parameter) => [parameter.name, parameter]));
     this.unfoldings = new Map();
   }
 
-  /** An array of the traced run, or the picture of it that the page holds. */
+  /** An array of the traced run, or the array of its picture if the page holds only that. */
   held(name) {
     const picture = this.pictures[name];
     if (!picture) return this.stored.get(name);
@@ -50,40 +50,40 @@ export class Page {
     return this.row(name).axes;
   }
 
-  /** Whether an element belongs to a query and a key that it does not see. */
+  /** Return true if the query of an element does not see its key. */
   isMasked(name, index) {
     if (this.axesOf(name).at(-1) !== "key") return false;
     return isHidden([0, 1, this.row(name).window ?? null], index.slice(-2));
   }
 
-  /** Whether an element counts in what is said of its array: what the mask hides does not. */
+  /** Return true if an element counts in the statistics of its array: masked elements do not count. */
   isCounted(name, shape, flat) {
     return !this.isMasked(name, [Math.floor(flat / shape.at(-1)) % shape.at(-2), flat % shape.at(-1)]);
   }
 
-  /** How the rows of an array that has one for each token name them: as they are read, or as they follow. */
+  /** The labels of the tokens of an axis: as input tokens (BOS) for a table that is read, else as next tokens (EOS). */
   tokensOf(name) {
     return this.row(name).read && this.seen ? this.seen : this.vocabulary;
   }
 
-  /** The name of an array beside those of a layer, or of none: "q", but "attn.norm" where other stages have
-      one too, and the whole name where it is another layer's. */
+  /** The name of an array as seen from a layer: "q", or "attn.norm" if several stages have a norm, or the full name
+      if the array belongs to another layer. */
   shortName(name, layer = null) {
     if (this.layers > 1 && layerOf(name) !== null && layerOf(name) !== layer) return name;
     const last = lastOf(name);
-    const alike = this.events.filter((event) => lastOf(event.name) === last).map((event) => withoutLayer(event.name));
-    return new Set(alike).size > 1 ? withoutLayer(name) : last;
+    const names = this.events.filter((event) => lastOf(event.name) === last).map((event) => withoutLayer(event.name));
+    return new Set(names).size > 1 ? withoutLayer(name) : last;
   }
 
-  /** How much of the stream that a branch is added to it writes: the median of |write| / |stream| over the
-      positions; undefined where the page does not hold both. */
+  /** What a branch adds, relative to the residual stream: the median of |write| / |stream| over the positions;
+      undefined if the page does not hold both in full. */
   shareOf(run, { name, stream }) {
     const [write, read] = [run.of(name, "value"), run.of(stream, "value")];
     if (!write || !read || write.exact || read.exact) return undefined;
     const width = run.shape(name).at(-1);
     const norms = (values) => Array.from({ length: run.length }, (_, at) => Math.hypot(...values.subarray(at * width, (at + 1) * width)));
-    const [own, whole] = [norms(write), norms(read)];
-    const shares = own.map((norm, at) => norm / whole[at]).toSorted((a, b) => a - b);
+    const streams = norms(read);
+    const shares = norms(write).map((norm, at) => norm / streams[at]).toSorted((a, b) => a - b);
     return (shares[(shares.length - 1) >> 1] + shares[shares.length >> 1]) / 2;
   }
 
@@ -91,12 +91,12 @@ export class Page {
     return sizesOf(this.row(name).shape, length);
   }
 
-  /** The formulas whose sum a gradient is, each with the row by way of which it comes. */
+  /** The formulas that sum to a gradient, each with the row that it passes through. */
   waysOf(name) {
     return this.row(name).ways.map(([formula, way]) => [way, formula]);
   }
 
-  /** The run that was traced. */
+  /** The traced run. */
   get traced() {
     const { tokens, targets, labels } = this;
     return {
@@ -107,8 +107,8 @@ export class Page {
     };
   }
 
-  /** The forward pass in float64: of another text, or with changes. Its `events` take a name to a function that
-      changes its array in place, `parameters` a name to an array in its place. */
+  /** Run the forward pass in float64, for any text and with changes. `changes.events` has functions that change the
+      array of an event in place, and `changes.parameters` has arrays that replace parameters, both by name. */
   ownRun(tokens, targets, changes = { events: new Map(), parameters: new Map() }) {
     const arrays = new Map();
     const run = {
@@ -126,15 +126,15 @@ export class Page {
     return run;
   }
 
-  /** Tokens and targets of a text. Throws RangeError that says what does not fit. */
+  /** Return the tokens and targets of a text. Throws RangeError if the text is too long or has an unknown letter. */
   read(text) {
     const { letters, bos, most } = this.tokenizer;
     const chars = Array.from(text);
     if (chars.length > most) throw new RangeError(`expected at most ${most} characters, found ${chars.length}`);
-    const known = (char) => [char, char.toLowerCase()].find((own) => Object.hasOwn(letters, own));
+    const letterOf = (char) => [char, char.toLowerCase()].find((letter) => Object.hasOwn(letters, letter));
     const ids = chars.map((char) => {
-      if (known(char) === undefined) throw new RangeError(`${JSON.stringify(char)} is not in the vocabulary: ${this.tokenizer.words}${similar(text, known)}`);
-      return letters[known(char)];
+      if (letterOf(char) === undefined) throw new RangeError(`${JSON.stringify(char)} is not in the vocabulary: ${this.tokenizer.words}${hint(text, letterOf)}`);
+      return letters[letterOf(char)];
     });
     return { tokens: [bos, ...ids], targets: [...ids, bos] };
   }

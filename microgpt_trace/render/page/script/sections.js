@@ -1,4 +1,4 @@
-// The page of a result that has nothing but its sections.
+// The page of a result without a view of its own: it has only sections.
 
 import { start } from "./result_page.js";
 

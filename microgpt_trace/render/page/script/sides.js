@@ -1,7 +1,7 @@
-// The values of two runs in an event, of which a page may have some positions or heads. Knows no element.
+// The values of two runs in one event. A page may hold only one position or head of an event. Knows no HTML.
 
-/** What a page holds of an event: `at(side, row, column)` of a head's plane, where side is "a", "b" or "d", for
-    b - a; null where it holds nothing. */
+/** The values of an event: at(side, head, row, column), where side is "a", "b" or "d" for b - a; null if the page
+    holds no values of the event. */
 export function sidesOf(held, name, arrays) {
   if (!held) return null;
   const [a, b] = [arrays.get(`a ${name}`), arrays.get(`b ${name}`)];
@@ -15,7 +15,7 @@ export function sidesOf(held, name, arrays) {
   return { ...held, rows, columns, at, isMasked, ends: (head) => endsOf({ at, rows, columns, isMasked, head }) };
 }
 
-/** The largest finite magnitude of both sides, and that of b - a. */
+/** The largest finite magnitude of both sides, and the largest of b - a. */
 function endsOf({ at, rows, columns, isMasked, head }) {
   const ends = { sides: 0, d: 0 };
   const larger = (end, value) => (Number.isFinite(value) ? Math.max(end, Math.abs(value)) : end);
@@ -29,13 +29,13 @@ function endsOf({ at, rows, columns, isMasked, head }) {
   return ends;
 }
 
-/** Where an element stands in what is held: its head, row and column; null where it does not. */
+/** The head, row and column of an element in the values that a page holds; null if the page does not hold it. */
 export function placeIn(sides, index) {
   if (!sides || index.length !== sides.shape.length) return null;
   const [head, position, column] = sides.heads ? index : [null, ...(index.length ? index : [undefined, 0])];
   const row = index.length ? sides.positions.indexOf(position) : 0;
-  const known = row >= 0 && column < sides.columns && (!sides.heads || sides.heads.includes(head));
-  return known ? { head, row, column } : null;
+  const isHeld = row >= 0 && column < sides.columns && (!sides.heads || sides.heads.includes(head));
+  return isHeld ? { head, row, column } : null;
 }
 
 /** The index of an element in its array. */

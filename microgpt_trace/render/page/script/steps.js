@@ -1,29 +1,29 @@
-// The traced steps of a training run: which one is shown, and curves over them. Knows no page.
+// The traced steps of a training run: which one to show, and curves over them. Knows no page.
 
-/** The place of the step, or the position, that is nearest to one that is asked for; the last where none is. */
-export function placeOf(steps, asked) {
-  const wanted = Number(asked);
-  if (asked === undefined || asked === "" || !Number.isFinite(wanted)) return steps.length - 1;
+/** The index of the step nearest to the requested one; the last index if the request is not a number. */
+export function placeOf(steps, request) {
+  const step = Number(request);
+  if (request === undefined || request === "" || !Number.isFinite(step)) return steps.length - 1;
   let best = 0;
-  steps.forEach((step, n) => {
-    if (Math.abs(step - wanted) < Math.abs(steps[best] - wanted)) best = n;
+  steps.forEach((other, n) => {
+    if (Math.abs(other - step) < Math.abs(steps[best] - step)) best = n;
   });
   return best;
 }
 
-/** A number that may be missing, or be spelled as JSON spells what is not finite. */
-export const known = (value) => (value === null || value === undefined ? null : Number(value));
+/** Read a number of a log: null stays null, and the texts "NaN" and "Infinity" become numbers. */
+export const numberOf = (value) => (value === null || value === undefined ? null : Number(value));
 
 /** The largest finite magnitude of a curve. */
-export const peakOf = (curve) => Math.max(0, ...curve.map(known).filter((value) => value !== null && Number.isFinite(value)).map(Math.abs));
+export const peakOf = (curve) => Math.max(0, ...curve.map(numberOf).filter((value) => value !== null && Number.isFinite(value)).map(Math.abs));
 
-/** Means of so many runs of a series, each as [middle, mean]; what is not finite is left out. */
+/** Cut a series into at most `most` parts, and return the middle step and the mean of the finite values of each. */
 export function meansOf(steps, values, most) {
   const size = Math.max(1, Math.ceil(values.length / most));
-  const found = [];
+  const means = [];
   for (let from = 0; from < values.length; from += size) {
-    const own = Array.from(values.slice(from, from + size)).filter(Number.isFinite);
-    if (own.length) found.push([steps[Math.min(values.length - 1, from + (size >> 1))], own.reduce((sum, value) => sum + value, 0) / own.length]);
+    const finite = Array.from(values.slice(from, from + size)).filter(Number.isFinite);
+    if (finite.length) means.push([steps[Math.min(values.length - 1, from + (size >> 1))], finite.reduce((sum, value) => sum + value, 0) / finite.length]);
   }
-  return found;
+  return means;
 }

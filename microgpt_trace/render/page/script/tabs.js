@@ -1,10 +1,10 @@
-// Sections of which one is shown at a time, chosen by links that lead to each where no script runs.
+// Tabs: sections that are shown one at a time. Without scripts, the tabs are links to the sections.
 
 import { make } from "./dom.js";
 
 const ALL = "all";
 
-/** `list` has the links; null where there are none. */
+/** Turn the links in `list` into tabs; null if there is no list. */
 export function switchTabs(list, { go, place }) {
   if (!list) return null;
   const links = [...list.querySelectorAll("a")];
@@ -16,8 +16,8 @@ export function switchTabs(list, { go, place }) {
   return {
     resized() {},
     show({ name, settings }) {
-      const asked = settings.part ?? (parts.includes(name) ? name : parts.at(-1));
-      const chosen = asked === ALL || parts.includes(asked) ? asked : ALL;
+      const request = settings.part ?? (parts.includes(name) ? name : parts.at(-1));
+      const chosen = parts.includes(request) ? request : ALL;
       for (const part of parts) document.getElementById(part).hidden = chosen !== ALL && part !== chosen;
       buttons.forEach((button, n) => button.setAttribute("aria-pressed", String((parts[n] ?? ALL) === chosen)));
     },

@@ -1,5 +1,4 @@
-// The page of a timeline: a slider over the traced steps of a training run, and what the log has of the one that it
-// stands on.
+// The page of a timeline: a slider over the traced steps of a training run, and the values of the chosen step.
 
 import { isTaken } from "./controls.js";
 import { bar, draw, make } from "./dom.js";
@@ -8,15 +7,15 @@ import { full, percent, probability, short } from "./numbers.js";
 import { written } from "./place.js";
 import { onOneLine } from "./printable.js";
 import { start } from "./result_page.js";
-import { known, meansOf, peakOf, placeOf } from "./steps.js";
+import { numberOf, meansOf, peakOf, placeOf } from "./steps.js";
 
 const DOTS = 400;
-const PAUSE = 350; // milliseconds between steps that are played
+const PAUSE = 350; // milliseconds between steps while they are played
 
 function timelineView({ content, arrays, go, place }) {
   const { steps } = content;
   const shown = make("div", {});
-  const said = make("output", { class: "at-step", "aria-live": "off" });
+  const label = make("output", { class: "at-step", "aria-live": "off" });
   const curve = lossCurve(content, arrays.get("loss"));
   let pictures = [];
   let playing = null;
@@ -25,13 +24,13 @@ function timelineView({ content, arrays, go, place }) {
   const set = (change) => go({ ...place(), settings: { ...place().settings, ...change } }, true);
   const move = (n) => set({ step: steps[Math.max(0, Math.min(steps.length - 1, n))] });
   const slider = make("input", { type: "range", min: 0, max: steps.length - 1, step: 1, "aria-label": "traced step", oninput: () => move(Number(slider.value)) });
-  const button = (label, words, act) => make("button", { type: "button", "aria-label": words, title: words, onclick: act }, label);
+  const button = (sign, words, act) => make("button", { type: "button", "aria-label": words, title: words, onclick: act }, sign);
   const play = button("▶ play", "play the steps", () => (playing ? stop() : run()));
   const still = window.matchMedia("(prefers-reduced-motion: reduce)");
   document.getElementById("views").append(make("section", { "aria-label": "One step" },
-    make("h2", {}, "One step", make("small", {}, ` what the log has of "${content.watched}" after it`)),
-    make("p", { class: "stepper" }, button("‹", "the step before", () => move(at() - 1)), slider, button("›", "the next step", () => move(at() + 1)), play, said),
-    steps.length < content.traced ? make("p", { class: "dim" }, `${steps.length} of the log's ${content.traced.toLocaleString("en")} traced steps; timeline --json has them all`) : null,
+    make("h2", {}, "One step", make("small", {}, ` the model's values for "${content.watched}" after this step`)),
+    make("p", { class: "stepper" }, button("‹", "previous step", () => move(at() - 1)), slider, button("›", "next step", () => move(at() + 1)), play, label),
+    steps.length < content.traced ? make("p", { class: "dim" }, `This page has ${steps.length} of the ${content.traced.toLocaleString("en")} traced steps in the log. timeline --json prints all of them.`) : null,
     curve.element, shown));
 
   function run() {
@@ -50,12 +49,12 @@ function timelineView({ content, arrays, go, place }) {
     slider.value = String(n);
     slider.setAttribute("aria-valuetext", `step ${steps[n]}`);
     play.hidden = still.matches || steps.length < 2;
-    said.textContent = `step ${steps[n].toLocaleString("en")} of ${content.planned.toLocaleString("en")}${curve.mark(steps[n])}`;
+    label.textContent = `step ${steps[n].toLocaleString("en")} of ${content.planned.toLocaleString("en")}${curve.mark(steps[n])}`;
     const position = placeOf([...content.positions.keys()], settings.position);
     const focused = document.activeElement?.dataset?.key;
     pictures = [];
-    const views = [predictions(content, n, position, (own) => set({ position: own })), attention(content, n, pictures)].filter(Boolean);
-    shown.replaceChildren(make("div", { class: "side-by-side" }, views), ...content.norms.filter(({ rows }) => rows.length).map((own) => norms(own, n)), ...dead(content, n));
+    const views = [predictions(content, n, position, (other) => set({ position: other })), attention(content, n, pictures)].filter(Boolean);
+    shown.replaceChildren(make("div", { class: "side-by-side" }, views), ...content.norms.filter(({ rows }) => rows.length).map((group) => norms(group, n)), ...dead(content, n));
     resized();
     if (focused) document.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
   }
@@ -68,30 +67,30 @@ function timelineView({ content, arrays, go, place }) {
     move(at() + step);
     event.preventDefault();
   });
-  return { show, resized, keys: [["← →", "the step before, the next; in a matrix they move in it"]] };
+  return { show, resized, keys: [["← →", "previous or next step; in a matrix, move the cursor"]] };
 }
 
-/** P of what follows each position, and the most probable tokens after one of them. */
+/** The probability of the target after each position, and the most likely tokens after the chosen position. */
 function predictions(content, n, chosen, choose) {
   if (!content.positions.length) return null;
-  const rows = content.positions.map((own, at) => make("tr", { class: at === chosen ? "target" : null },
-    make("th", { scope: "row" }, make("button", { type: "button", class: "link", "data-key": `position ${at}`, "aria-pressed": String(at === chosen), onclick: () => choose(at) }, `${own.seen} → ${own.target}`)),
-    make("td", { class: "n" }, own.p[n] === null ? "–" : probability(known(own.p[n]))), make("td", {}, bar(known(own.p[n]) ?? 0)),
-    make("td", { class: "n" }, own.rank[n] === null ? "" : `rank ${own.rank[n]}`)));
-  const own = content.positions[chosen];
-  const top = own.top[n]?.map(([label, p]) => make("tr", { class: label === own.target ? "target" : null }, make("th", { scope: "row" }, label), make("td", { class: "n" }, probability(known(p))), make("td", {}, bar(known(p)))));
+  const rows = content.positions.map((position, at) => make("tr", { class: at === chosen ? "target" : null },
+    make("th", { scope: "row" }, make("button", { type: "button", class: "link", "data-key": `position ${at}`, "aria-pressed": String(at === chosen), onclick: () => choose(at) }, `${position.seen} → ${position.target}`)),
+    make("td", { class: "n" }, position.p[n] === null ? "–" : probability(numberOf(position.p[n]))), make("td", {}, bar(numberOf(position.p[n]) ?? 0)),
+    make("td", { class: "n" }, position.rank[n] === null ? "" : `rank ${position.rank[n]}`)));
+  const { top, seen, target } = content.positions[chosen];
+  const likeliest = top[n]?.map(([label, p]) => make("tr", { class: label === target ? "target" : null }, make("th", { scope: "row" }, label), make("td", { class: "n" }, probability(numberOf(p))), make("td", {}, bar(numberOf(p)))));
   return make("div", { class: "prediction" }, make("h3", {}, "P(target)"), make("table", { class: "bars" }, make("tbody", {}, rows)),
-    top ? [make("h4", {}, `most probable after ${own.seen}`), make("table", { class: "bars" }, make("tbody", {}, top))] : null);
+    likeliest ? [make("h4", {}, `most likely tokens after ${seen}`), make("table", { class: "bars" }, make("tbody", {}, likeliest))] : null);
 }
 
-/** The attention of every head. */
+/** The attention weights of every head. */
 function attention(content, n, pictures) {
   const layers = content.attention.filter(({ weights }) => weights[n] !== null);
   if (!layers.length) return null;
   const labels = ["BOS", ...content.watched].map(onOneLine);
   const planes = layers.flatMap(({ name, weights }) => weights[n].map((rows, head) => {
-    const valueAt = (row, column) => known(rows[row][column]);
-    const where = (row, column) => `${onOneLine(name)}[${head},${row},${column}] from ${labels[row]} to ${labels[column]}: ${full(valueAt(row, column))}`;
+    const valueAt = (row, column) => numberOf(rows[row][column]);
+    const where = (row, column) => `${onOneLine(name)}[${head},${row},${column}], query ${labels[row]}, key ${labels[column]}: ${full(valueAt(row, column))}`;
     const picture = matrix({
       rows: rows.length, columns: rows.length, key: `${name} ${head}`, title: `${name}[${head}]`, valueAt, isMasked: (row, column) => column > row,
       kind: "share", end: 1, rowLabels: labels.slice(0, rows.length), columnLabels: labels.slice(0, rows.length), chosen: null, square: true, largest: 30, brief: percent,
@@ -102,15 +101,15 @@ function attention(content, n, pictures) {
     return make("div", { class: "plane" }, make("h4", {}, layers.length > 1 ? `${name}, head ${head}` : `head ${head}`), picture);
   }));
   const line = make("p", { class: "looked n" }, "\u00a0");
-  return make("div", { class: "attention" }, make("h3", {}, "Attention", make("small", {}, " in percent, rows are queries")), make("div", { class: "planes" }, planes), line);
+  return make("div", { class: "attention" }, make("h3", {}, "Attention", make("small", {}, " in percent; rows are queries, columns are keys")), make("div", { class: "planes" }, planes), line);
 }
 
-/** Norms of each row at a step, each beside its bar to the largest of all steps. */
+/** The norms of events or parameters at a step, each with a bar relative to its largest value over all steps. */
 function norms({ title, rows }, n) {
   const whats = Object.keys(rows[0].curves);
   const head = make("tr", {}, make("th", { scope: "col" }, title), whats.flatMap((what) => [make("th", { scope: "col", class: "n" }, what), make("td", {})]));
   const body = rows.map(({ name, curves }) => make("tr", {}, make("th", { scope: "row" }, make("a", { href: `#${written({ name })}` }, name)), whats.flatMap((what) => {
-    const value = known(curves[what][n]);
+    const value = numberOf(curves[what][n]);
     return [make("td", { class: "n" }, value === null ? "–" : short(value)), make("td", {}, value === null ? null : bar(value / (peakOf(curves[what]) || 1)))];
   })));
   return make("div", { class: "wide norms", tabindex: 0, role: "group", "aria-label": `norms of ${title}`, "data-key": `norms ${title}` }, make("table", {}, make("thead", {}, head), make("tbody", {}, body)));
@@ -119,10 +118,10 @@ function norms({ title, rows }, n) {
 function dead(content, n) {
   const measured = content.dead.filter(({ count }) => count[n] !== null);
   if (!measured.some(({ count }) => count.some(Boolean))) return [];
-  return [make("p", {}, "dead ReLU units: ", measured.map(({ layer, units, count }) => `layer ${layer} ${count[n]} of ${units}`).join(", "))];
+  return [make("p", {}, "dead ReLU units: ", measured.map(({ layer, units, count }) => `${count[n]} of ${units} in layer ${layer}`).join(", "))];
 }
 
-/** The loss of every step as dots, with a line at the one that is shown. */
+/** The loss over training as dots, with a line at the step that is shown. */
 function lossCurve(content, losses) {
   const { logged } = content;
   const means = meansOf(logged, losses ?? [], DOTS);
@@ -140,7 +139,7 @@ function lossCurve(content, losses) {
     line.setAttribute("x1", x(step));
     line.setAttribute("x2", x(step));
     const at = logged.indexOf(step);
-    return at < 0 ? "" : ` · loss of its batch ${short(losses[at])}`;
+    return at < 0 ? "" : ` · batch loss ${short(losses[at])}`;
   };
   return { element: make("figure", {}, picture), mark };
 }

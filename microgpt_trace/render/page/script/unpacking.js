@@ -1,12 +1,12 @@
-// What page.py packed, inflated: a document, and arrays by name.
+// Unpacks the data that page.py packed: a document, and arrays by name.
 
-/** The document and a Map of Float32Array or Uint8Array by name. */
+/** Return the document and a Map from names to a Float32Array or Uint8Array. */
 export function unpacked(bytes) {
   const head = new DataView(bytes.buffer, bytes.byteOffset);
   const [length, count] = [head.getUint32(0, true), head.getUint32(4, true)];
   const document = JSON.parse(new TextDecoder().decode(bytes.subarray(8, 8 + length)));
   const planes = bytes.subarray(8 + length);
-  const floats = joined(planes, count);
+  const floats = joinPlanes(planes, count);
   const rest = planes.subarray(4 * count);
   const arrays = new Map();
   for (const [name, [first, size, isBytes]] of Object.entries(document.arrays)) {
@@ -15,11 +15,11 @@ export function unpacked(bytes) {
   return { document, arrays };
 }
 
-/** Numbers from the planes of their bytes. */
-function joined(planes, count) {
-  const whole = new Uint8Array(4 * count);
+/** Join the four planes, of which the first has the first byte of every number, and so on. */
+function joinPlanes(planes, count) {
+  const bytes = new Uint8Array(4 * count);
   for (let plane = 0; plane < 4; plane += 1) {
-    for (let n = 0, at = plane * count; n < count; n += 1) whole[4 * n + plane] = planes[at + n];
+    for (let n = 0, at = plane * count; n < count; n += 1) bytes[4 * n + plane] = planes[at + n];
   }
-  return new Float32Array(whole.buffer);
+  return new Float32Array(bytes.buffer);
 }

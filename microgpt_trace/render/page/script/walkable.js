@@ -1,13 +1,12 @@
-// A picture of cells that is walked through by pointer and keys. Knows not what the cells are.
+// A picture of cells with a cursor that follows pointer and keys. Does not know what the cells are.
 
 import { make } from "./dom.js";
 
 const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 
-/** A canvas in a box of a `kind` that takes the focus. `view` has its `data` (rows, columns, the cell that is
-    chosen, onpick) and its `cursor`, a cell or null; `cellAt(event)` is the cell under the pointer, and `look(at,
-    aloud)` moves the cursor. */
-export function walkable(canvas, view, { kind, called, key, label, cellAt, look }) {
+/** Put a canvas into a box of class `kind` that takes the focus. `view` has `data` (rows, columns, chosen, onpick)
+    and the `cursor`, a cell or null. cellAt(event) is the cell under the pointer; look(at, aloud) moves the cursor. */
+export function walkable(canvas, view, { kind, description, key, label, cellAt, look }) {
   const { data } = view;
   const here = () => view.cursor ?? [0, 0];
   const keydown = (event) => {
@@ -19,7 +18,7 @@ export function walkable(canvas, view, { kind, called, key, label, cellAt, look 
     event.stopPropagation();
   };
   return make("div", {
-    class: kind, tabindex: 0, role: "application", "aria-roledescription": called, "data-key": key, "aria-label": label,
+    class: kind, tabindex: 0, role: "application", "aria-roledescription": description, "data-key": key, "aria-label": label,
     onpointermove: (event) => String(cellAt(event)) !== String(view.cursor) && look(cellAt(event), false),
     onpointerleave: () => look(data.chosen ?? null, false),
     onclick: (event) => cellAt(event) && data.onpick(...cellAt(event)),
