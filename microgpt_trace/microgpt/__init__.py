@@ -1,1 +1,1 @@
-"""microGPT: parameters, passes by hand, training. Knows no other model."""
+"""microGPT: parameters, hand-written passes, training. Knows no other model."""

@@ -1,8 +1,8 @@
 """Checkpoints: a Model and the state of its training on disk.
 
-The file is safetensors with microgpt.py's names and [out, in] layout; config, vocabulary and the
-state of a training run travel in the metadata. Weights without metadata load too: what shapes
-cannot tell is assumed, and `assumed` says so in words.
+The file is safetensors with the names and the [out, in] layout of microgpt.py. The metadata have the config,
+the vocabulary and the state of training. Weights without metadata load too: the dimensions follow from the
+shapes, and the model's `assumed` lists every assumption in words.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from .tokenizer import Tokenizer
 
 FORMAT = "microgpt.checkpoint/1"
 MOMENTS = ("adam.m_sum", "adam.v_sum")  # decayed sums of g and g^2, without the factors 1 - beta
-ASSUMED_HEADS = 4
-MAX_BYTES = 1 << 30  # read whole: 90 million parameters with the state of their training
+ASSUMED_HEADS = 4  # of weights without metadata
+MAX_BYTES = 1 << 30  # a checkpoint is read into memory: 90 million parameters with their training state
 
 
 def save(model: Model, path: str | Path | OwnFile) -> None:
-    """Write a checkpoint, whole or not at all. Raises RunError where the disk does not let us."""
+    """Write a checkpoint, completely or not at all. Raises RunError if the file cannot be written."""
     from safetensors.numpy import save as to_bytes
 
     check_microgpt(model, "save")
@@ -46,9 +46,8 @@ def save(model: Model, path: str | Path | OwnFile) -> None:
     }
     state = model.training
     if state is not None:
-        schedule = asdict(state.schedule)
-        said = {"step": state.step, "data": state.data, "schedule": schedule, "run_id": state.run_id}
-        metadata["training"] = json.dumps(said)
+        fields = {name: getattr(state, name) for name in ("step", "data", "run_id")}
+        metadata["training"] = json.dumps({**fields, "schedule": asdict(state.schedule)})
         if state.moments is not None:
             tensors |= dict(zip(MOMENTS, np.split(state.moments, 2), strict=True))
     file = path if isinstance(path, OwnFile) else OwnFile(Path(path), overwrite=True)
@@ -58,38 +57,35 @@ def save(model: Model, path: str | Path | OwnFile) -> None:
 def load(
     path: str | Path, *, n_head: int | None = None, bos: Literal["first", "last"] | None = None
 ) -> Model:
-    """Read a checkpoint of ours, or bare weights with microgpt.py's names.
+    """Read a checkpoint that `save` wrote, or weights without metadata that have the names of microgpt.py.
 
-    `n_head` and `bos` are for bare weights, which cannot tell them; for our own checkpoints they
-    must agree with what the file says. Raises FileFormatError or InputError, naming the file.
+    `n_head` and `bos` complete weights without metadata. For a checkpoint they must agree with the file.
+    Raises FileFormatError or InputError, which name the file.
     """
     path = Path(path)
     tensors, metadata = _read(path)
-    if "config" not in metadata and metadata.get("format") != FORMAT:  # others write "pt" there
+    if "config" not in metadata and metadata.get("format") != FORMAT:  # PyTorch programs write "pt" there
         config, tokenizer, assumed = _infer(path, tensors, n_head, bos)
         training = None
     else:
         config, tokenizer, training = _declared(path, metadata)
         assumed = ()
-        for option, said, stored in (("--n-head", n_head, config.n_head), ("--bos", bos, tokenizer.bos)):
-            if said not in (None, stored):
-                raise InputError(f"{option} {said} contradicts {path}, which says {stored}")
+        for option, value, stored in (("--n-head", n_head, config.n_head), ("--bos", bos, tokenizer.bos)):
+            if value not in (None, stored):
+                raise InputError(f"{option} {value} contradicts {path}, which has {stored}")
     if config.n_layer > len(tensors):
-        raise FileFormatError(f"{path}: the metadata name {config.n_layer} layers, which are not there")
-    if unknown := sorted(tensors.keys() - config.shapes().keys() - set(MOMENTS)):
-        raise FileFormatError(
-            f"{path}: expected the tensors of a microGPT, found {brief(unknown[0])} as well"
-        )
-    found = {tensors[name].dtype for name in config.shapes() if name in tensors}
-    dtype = np.float64 if found == {np.dtype(np.float64)} else np.float32
-    if not found <= {np.dtype(np.float32), np.dtype(np.float64)} or len(found) > 1:
-        kinds = ", ".join(sorted(map(str, found)))
-        assumed = (*assumed, f"weights in {kinds} are computed with in {np.dtype(dtype).name}")
-    flat = np.concatenate(
-        [_fitting(path, tensors, name, shape, dtype) for name, shape in config.shapes().items()]
-    )
+        raise FileFormatError(f"{path}: {config.n_layer} layers in the metadata, but {len(tensors)} tensors")
+    shapes = config.shapes()
+    if unknown := sorted(tensors.keys() - shapes.keys() - set(MOMENTS)):
+        raise FileFormatError(f"{path}: expected only tensors of a microGPT, found {brief(unknown[0])} too")
+    dtypes = {tensors[name].dtype for name in shapes if name in tensors}
+    dtype = np.float64 if dtypes == {np.dtype(np.float64)} else np.float32
+    if not dtypes <= {np.dtype(np.float32), np.dtype(np.float64)} or len(dtypes) > 1:
+        stored_as = ", ".join(sorted(map(str, dtypes)))
+        assumed = (*assumed, f"weights stored as {stored_as} become {np.dtype(dtype).name}")
+    flat = np.concatenate([_flat(path, tensors, name, shape, dtype) for name, shape in shapes.items()])
     if training is not None and not tensors.keys().isdisjoint(MOMENTS):
-        moments = [_fitting(path, tensors, name, (flat.size,), dtype) for name in MOMENTS]
+        moments = [_flat(path, tensors, name, (flat.size,), dtype) for name in MOMENTS]
         training = replace(training, moments=np.concatenate(moments))
     return Model(Parameters(config, aligned(flat)), tokenizer, str(path), training, assumed)
 
@@ -108,7 +104,7 @@ def _read(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
     except SafetensorError as error:
         reason = brief(str(error).splitlines()[0])
         raise FileFormatError(
-            f"{path}: expected a safetensors checkpoint, found {size:,} bytes that are not one ({reason})"
+            f"{path}: expected a safetensors checkpoint, found {size:,} bytes of something else ({reason})"
         ) from error
     except (OSError, TypeError) as error:
         raise FileFormatError(f"{path}: cannot read the checkpoint ({error})") from error
@@ -126,7 +122,7 @@ def _declared(path: Path, metadata: dict[str, str]) -> tuple[Config, Tokenizer, 
             schedule = Schedule(**state["schedule"])
             step, data = state["step"], state["data"]
             check_whole_number("step", step, 0, schedule.steps + 1)
-            for key in ("data", "run_id"):  # older ones have no id
+            for key in ("data", "run_id"):  # older checkpoints have no run_id
                 if not isinstance(state.get(key, ""), str):
                     raise InputError(f"{key}: expected text, found {brief(state[key])}")
             training = TrainingState(schedule, step, data, run_id=state.get("run_id", ""))
@@ -135,7 +131,7 @@ def _declared(path: Path, metadata: dict[str, str]) -> tuple[Config, Tokenizer, 
         raise FileFormatError(f"{path}: the metadata do not describe a microGPT ({reason})") from error
     if tokenizer.vocab_size != config.vocab_size:
         raise FileFormatError(
-            f"{path}: the metadata name {tokenizer.vocab_size} tokens but a vocab_size of {config.vocab_size}"
+            f"{path}: the vocabulary has {tokenizer.vocab_size} tokens, but vocab_size is {config.vocab_size}"
         )
     return config, tokenizer, training
 
@@ -151,15 +147,15 @@ def _infer(
     plain = Tokenizer(bos=bos or "first")
     if vocab_size != plain.vocab_size:
         raise FileFormatError(
-            f"{path}: {vocab_size} tokens and no metadata that names them; without metadata "
-            f"the vocabulary must be a..z and BOS, {plain.vocab_size} tokens"
+            f"{path}: expected a vocabulary in the metadata, or {plain.vocab_size} tokens (a..z and BOS), "
+            f"found {vocab_size} tokens without metadata"
         )
     assumed = []
     if n_head is None:
         n_head = ASSUMED_HEADS
         assumed.append(f"{n_head} heads (--n-head)")
         if width % n_head:
-            raise FileFormatError(f"{path}: width {width} is not a multiple of 4 heads; say --n-head")
+            raise FileFormatError(f"{path}: width {width} is not a multiple of 4 heads; give --n-head")
     if bos is None:
         assumed.append("BOS first, a = 1 (--bos first|last)")
     layers = next(i for i in count() if f"layer{i}.{LAYER_PARAMETERS[0]}" not in tensors) or 1
@@ -171,13 +167,15 @@ def _infer(
     return config, plain, tuple(assumed)
 
 
-def _fitting(path: Path, tensors: dict[str, Array], name: str, shape: tuple[int, ...], dtype: DType) -> Array:
+def _flat(path: Path, tensors: dict[str, Array], name: str, shape: tuple[int, ...], dtype: DType) -> Array:
+    """Return a tensor as a flat array. Raises FileFormatError if it is missing or has another shape or
+    type."""
     if name not in tensors:
         raise FileFormatError(f"{path}: tensor {name!r} is missing")
-    found = tensors[name]
-    if found.shape != shape or found.dtype.kind != "f":
+    tensor = tensors[name]
+    if tensor.shape != shape or tensor.dtype.kind != "f":
         raise FileFormatError(
             f"{path}: tensor {name!r}: expected float32 {list(shape)}, "
-            f"found {found.dtype} {list(found.shape)}"
+            f"found {tensor.dtype} {list(tensor.shape)}"
         )
-    return found.astype(dtype).ravel()
+    return tensor.astype(dtype).ravel()

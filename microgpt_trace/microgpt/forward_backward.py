@@ -1,4 +1,4 @@
-"""microGPT: forward and hand-written backward. Knows no tokenizer, no file and no screen.
+"""The forward and the hand-written backward pass of a microGPT. Knows no tokenizer, no file and no screen.
 
 The model is that of Andrej Karpathy's microgpt.py: a GPT over characters with RMSNorm without gain
 (also once after the embedding), ReLU, no biases and an untied head. Shape letters: see operations.py.
@@ -22,16 +22,16 @@ from .parameters import Config, LayerWeights, Parameters
 
 
 class Pass(NamedTuple):
-    """The results of a forward pass and what its backward pass needs."""
+    """The results of a forward pass, and the values that its backward pass needs."""
 
     batch: Batch
     loss: Any  # [] mean cross-entropy over the rows
     logits: Array  # [N, V]
-    probs: Array  # [N, V] as used
+    probs: Array  # [N, V] that the loss uses, which a hook may have replaced
     softmax: Array  # [N, V] as computed
     embed_norm: tuple[Array, Array]
     layers: list[tuple[Any, ...]]
-    final: Array  # [N, C] what the head reads
+    final: Array  # [N, C] the input of the head
 
     @property
     def relus(self) -> list[Array]:
@@ -42,8 +42,8 @@ class Pass(NamedTuple):
 def forward(params: Parameters, batch: Batch, tap: Tap = SILENT) -> Pass:
     """Predict every next token of the batch.
 
-    A tap that listens is given the rows of all names at once, but scores and weights once for each group
-    of names of one length, [n, H, T, T], shorter names first.
+    A tap receives an event with the rows of all names at once. Scores and weights arrive once for each group
+    of names of one length, [n, H, T, T], the shortest names first.
     """
     emit, norm = tap.emit, params.norm
     tok_emb = emit("embed.tok", params.wte.take(batch.tokens, 0))
@@ -65,16 +65,16 @@ def forward(params: Parameters, batch: Batch, tap: Tap = SILENT) -> Pass:
 
 
 def backward(params: Parameters, done: Pass, grads: Parameters, tap: Tap = SILENT) -> None:
-    """Write d loss / d parameter into `grads`; the tap is given d loss / d activation on the way.
+    """Write d loss / d parameter into `grads`. The tap receives d loss / d activation on the way.
 
-    Raises InputError where a tap would be given gradients of several names.
+    Raises InputError if a tap listens to a batch of several names.
     """
     emit, batch = tap.emit, done.batch
     if tap is not SILENT and batch.rows.groups:
-        raise InputError("hooks are given gradients of one name at a time, found a batch of several")
+        raise InputError("hooks on gradients need one name at a time, found a batch of several")
     dlogits = operations.cross_entropy_backward(done.probs, batch.targets, batch.rows.share)
     if tap is not SILENT:
-        dlogits = _by_way_of_probs(dlogits, params, done, tap)
+        dlogits = _through_probs(dlogits, params, done, tap)
     dlogits = emit("logits", dlogits)
     dlogits.T.dot(done.final, grads.lm_head)
     dx = dlogits.dot(params.lm_head)
@@ -90,17 +90,18 @@ def backward(params: Parameters, done: Pass, grads: Parameters, tap: Tap = SILEN
             grad[...] = emit(name, grad)
 
 
-def _by_way_of_probs(dlogits: Array, params: Parameters, done: Pass, tap: Tap) -> Array:
-    """The same gradient by way of the loss and the probabilities, which a tap may want or replace."""
+def _through_probs(dlogits: Array, params: Parameters, done: Pass, tap: Tap) -> Array:
+    """Emit the gradients of the loss and of the probabilities, and return that of the logits: the given one,
+    unless a hook replaced a gradient before it."""
     targets, probs = done.batch.targets, done.probs
     dloss = one = np.ones((), probs.dtype)
     if tap.wants("loss"):
         dloss = tap.emit("loss", one)
         dlogits = dlogits if dloss is one else dlogits * dloss
     if tap.wants("probs"):
-        hit = (targets > 0) & (dloss != 0)  # else 0, whatever P is
+        nonzero = (targets > 0) & (dloss != 0)  # elsewhere the gradient is 0, even if P is 0
         computed = np.zeros_like(probs)
-        computed[hit] = -targets[hit] / probs[hit] * dloss
+        computed[nonzero] = -targets[nonzero] / probs[nonzero] * dloss
         dprobs = tap.emit("probs", computed)
         if dprobs is not computed:
             dlogits = operations.softmax_backward(np.ndarray.dot, dprobs, done.softmax, params.ones)
@@ -132,7 +133,7 @@ def layer_backward(
     dx: Array, cache: tuple[Any, ...], w: LayerWeights, g: LayerWeights, params: Parameters,
     rows: PackedRows, tap: Tap,
 ) -> Array:  # fmt: skip
-    """The lines of layer_forward in reverse; `g` are the gradients that belong to the weights `w`."""
+    """The lines of layer_forward in reverse. `g` are the gradients of the weights `w`."""
     emit = tap.emit
     attn_norm, attn_in, attention, context, mlp_norm, mlp_in, relu, act = cache
     dx = emit("mlp.residual", dx)
@@ -157,11 +158,12 @@ def layer_backward(
 
 
 def heads_forward(context: Array, w: LayerWeights, params: Parameters, tap: Tap) -> Array:
-    """attn_out = context @ wo.T, by way of each head's share where these are wanted or replaced"""
+    """attn_out = context @ wo.T. The contributions of heads are computed if a hook wants them, and summed if
+    a hook replaced one."""
     attn_out = context.dot(w.wo_t)
     if not any(tap.wants(f"attn.head{h}") for h in range(params.config.n_head)):
         return attn_out
-    computed = [context[:, own].dot(w.wo[:, own].T) for own in _head_columns(params.config)]
+    computed = [context[:, columns].dot(w.wo[:, columns].T) for columns in _head_columns(params.config)]
     heads = [tap.emit(f"attn.head{h}", head) for h, head in enumerate(computed)]
     if not any(map(differs, heads, computed)):
         return attn_out
@@ -171,16 +173,16 @@ def heads_forward(context: Array, w: LayerWeights, params: Parameters, tap: Tap)
 def heads_backward(
     dattn_out: Array, context: Array, w: LayerWeights, g: LayerWeights, params: Parameters, tap: Tap
 ) -> Array:
-    """dcontext = dattn_out @ wo, dwo = dattn_out.T @ context, by way of the heads, whose gradient is
-    dattn_out"""
+    """dcontext = dattn_out @ wo, dwo = dattn_out.T @ context. The gradient of every head is dattn_out,
+    unless a hook replaces it."""
     dattn_out.T.dot(context, g.wo)
     dcontext = dattn_out.dot(w.wo)
-    for h, own in enumerate(_head_columns(params.config)):
+    for h, columns in enumerate(_head_columns(params.config)):
         if tap.wants(f"attn.head{h}"):
             dhead = tap.emit(f"attn.head{h}", dattn_out)
             if dhead is not dattn_out:
-                dcontext[:, own] = dhead.dot(w.wo[:, own])
-                g.wo[:, own] = dhead.T.dot(context[:, own])
+                dcontext[:, columns] = dhead.dot(w.wo[:, columns])
+                g.wo[:, columns] = dhead.T.dot(context[:, columns])
     return dcontext
 
 
@@ -210,23 +212,23 @@ def attention_forward(
 
 
 def attention_backward(dcontext: Array, cache: Any, params: Parameters, rows: PackedRows, tap: Tap) -> Array:
-    """[N, C] -> [N, 3C], the gradients of q, k and v side by side"""
+    """The gradients of q, k and v side by side: [N, C] -> [N, 3C]"""
     if not rows.groups:
         dq_dk_dv = attend_backward(dcontext, cache, params.heads(len(dcontext)), tap)
         return np.concatenate(dq_dk_dv, axis=1)
     width = dcontext.shape[1]
     dqkv = np.empty((len(dcontext), 3 * width), dcontext.dtype)
-    for group, cache_of_group in zip(rows.groups, cache, strict=True):
+    for group, cache_g in zip(rows.groups, cache, strict=True):
         stack = (group.texts, group.length, width)
-        of_group = dcontext[group.rows].reshape(stack)
-        dq_dk_dv = attend_backward(of_group, cache_of_group, params.heads(group.length), tap)
+        dcontext_g = dcontext[group.rows].reshape(stack)
+        dq_dk_dv = attend_backward(dcontext_g, cache_g, params.heads(group.length), tap)
         for i, part in enumerate(dq_dk_dv):
             dqkv[group.rows, i * width : (i + 1) * width].reshape(stack)[...] = part
     return dqkv
 
 
 def attend_forward(q: Array, k: Array, v: Array, c: operations.HeadConstants, tap: Tap) -> tuple[Array, Any]:
-    """Scores, weights and context of names of one length: [(n,) T, C] thrice -> [(n,) T, C]"""
+    """Scores, weights and context of names of one length: [(n,) T, C] three times -> [(n,) T, C]"""
     mm = operations.product_for(q)
     scores, spread_q = operations.scores_forward(mm, q, k, c)
     if tap is not SILENT:
@@ -240,7 +242,7 @@ def attend_forward(q: Array, k: Array, v: Array, c: operations.HeadConstants, ta
 def attend_backward(
     dcontext: Array, cache: Any, c: operations.HeadConstants, tap: Tap
 ) -> tuple[Array, Array, Array]:
-    """The lines of attend_forward in reverse: [(n,) T, C] -> [(n,) T, C] thrice"""
+    """The lines of attend_forward in reverse: [(n,) T, C] -> [(n,) T, C] three times"""
     spread_q, k, v, computed, weights = cache
     mm = operations.product_for(dcontext)
     dweights, dv = operations.context_backward(mm, dcontext, weights, v, c)
@@ -255,16 +257,16 @@ def attend_backward(
 
 
 def emit_per_head(name: str, value: Array, c: operations.HeadConstants, tap: Tap) -> Array:
-    """Emit [(n,) H*T, T], heads stacked as rows, as [(n,) H, T, T]."""
+    """Emit a value whose heads are stacked as rows, [(n,) H*T, T], as [(n,) H, T, T]."""
     heads = value.reshape(*value.shape[:-2], c.n_head, c.length, c.length)
     return tap.emit(name, heads).reshape(value.shape)
 
 
 def event_specs(config: Config) -> list[EventSpec]:
-    """Every event of a forward pass in order of computation, then the parameters."""
+    """Return the events of a forward pass in order of computation, then those of the parameters."""
     return [*plan_of(config).values(), *map(parameter_spec, config.shapes())]
 
 
 def parameter_spec(name: str) -> EventSpec:
-    """The event of a parameter's gradient or update."""
+    """Return the event of a parameter, which has its gradient and its update."""
     return EventSpec(name, stage_of(name), layer_of(name), name, name)

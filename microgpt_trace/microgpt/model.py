@@ -1,4 +1,4 @@
-"""Model: parameters with the tokenizer and the training they came with. Knows no file."""
+"""Model: a microGPT with its parameters, its tokenizer and the state of its training. Knows no file."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from .tokenizer import Tokenizer
 if TYPE_CHECKING:
     from ..arrays.encodings import StoredTensor
 
-NOTHING = "nothing"  # what an untrained model was trained on
-UNTRAINED = "untrained"  # the origin of a model that `init` drew
-MAX_COUNT = 1 << 63  # of what a log can say
-PACK = 2048  # names a pass where many are run
+NOTHING = "nothing"  # the training data of an untrained model
+UNTRAINED = "untrained"  # the beginning of the origin of a model that `init` made
+MAX_COUNT = 1 << 63  # upper bound of seeds and steps, which a log stores in 64 bits
+PACK = 2048  # names per pass in a survey
 MAX_BATCH = 1 << 16  # names, twice the packaged data: 1.5 GB with the default model
 
 
@@ -45,7 +45,7 @@ def check_seed(seed: int) -> None:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How a run trains: Adam with a learning rate that falls linearly to zero over `steps`."""
+    """The settings of a training run: Adam with a learning rate that falls linearly to zero over `steps`."""
 
     steps: int = 5000
     batch_size: int = 1
@@ -61,24 +61,24 @@ class Schedule:
             raise InputError(f"lr: expected a positive number, found {brief(self.lr)}")
 
     def lr_at(self, step: int) -> float:
-        """The rate of a step, counted from 0."""
+        """Return the learning rate of a step, counted from 0."""
         return self.lr * (1 - step / self.steps)
 
 
 @frozen(slots=False)
 class TrainingState:
-    """Where a training run stands: what it takes to go on bit for bit."""
+    """The state of a training run, from which it resumes bit for bit."""
 
     schedule: Schedule
     step: int
     data: str  # fingerprint of the documents
     moments: Array | None = field(default=None, repr=False, compare=False)
-    run_id: str = field(default="", compare=False)  # drawn when the run began; empty in older checkpoints
+    run_id: str = field(default="", compare=False)  # random, made when the run began; empty if older
 
 
 @dataclass(frozen=True, repr=False)
 class Model:
-    """A microGPT one can trace, train and sample: parameters and tokenizer, and where they are from."""
+    """A microGPT that can be traced, trained and sampled: its parameters, its tokenizer and its origin."""
 
     family: ClassVar[str] = "microgpt"
     kind: ClassVar[str] = "a microGPT"
@@ -105,16 +105,16 @@ class Model:
 
     @property
     def untrained(self) -> bool:
-        """Whether it is known that no step was taken; of bare weights nothing is known."""
+        """True if the model was certainly never trained; False for weights without metadata."""
         return self.training.step == 0 if self.training else self.origin.startswith(UNTRAINED)
 
     @cached_property
     def hooks(self) -> HookBus:
-        """The hook bus of this model's events; `trace` runs under it."""
+        """The hook bus of this model's events, to which `trace` emits."""
         return HookBus(event_specs(self.config))
 
     def describe(self) -> dict[str, Any]:
-        """What identifies the model, as plain data."""
+        """Return the identity of the model as plain data."""
         training = self.training
         return {
             "family": self.family,
@@ -153,7 +153,7 @@ class Model:
         block, tokenizer = self.config.block_size, self.tokenizer
         if tokens is not None:
             if text is not None:
-                raise InputError("a text and tokens: give one of them")
+                raise InputError("expected a text or tokens, found both")
             text = tokenizer.name_of(tokens)
         text = "emma" if text is None else text
         if len(text) >= block:
@@ -168,7 +168,7 @@ class Model:
             tuple(ids[1:]),
             tuple(tokenizer.label(i) for i in ids[:-1]),
             tuple(tokenizer.label(i, target=True) for i in ids[1:]),
-            (f"{text!r} was lowered to {lowered!r}",) if lowered != text else (),
+            (f"{text!r} was lowercased to {lowered!r}",) if lowered != text else (),
         )
 
     @property
@@ -178,8 +178,8 @@ class Model:
     def read_many(
         self, texts: Sequence[str], most: int | None = None, chat: bool = False
     ) -> list[ReadText | str]:
-        for option, given in (("--max-tokens", most is not None), ("--chat", chat)):
-            if given:
+        for option, is_set in (("--max-tokens", most is not None), ("--chat", chat)):
+            if is_set:
                 raise InputError(
                     f"{option} is for a production model, and this is {self.kind} ({self.origin})"
                 )
@@ -187,13 +187,13 @@ class Model:
         unknown = {c for c in set().union(*texts) if tokenizer.normalize(c) not in tokenizer.chars}
         outside = f"with a character outside {tokenizer.describe_chars()}"
         long = f"longer than {block - 1} characters"
-        unfit = [
+        reasons = [
             outside if not unknown.isdisjoint(text) else long if len(text) >= block else "" for text in texts
         ]
-        fit = [text for text, why in zip(texts, unfit, strict=True) if not why]
+        fit = [text for text, reason in zip(texts, reasons, strict=True) if not reason]
         stream, ends = encoded_names(fit, tokenizer), np.cumsum([len(text) + 1 for text in fit]).tolist()
         read = (ReadText(stream[end - len(text) - 1 : end + 1]) for text, end in zip(fit, ends, strict=True))
-        return [why or next(read) for why in unfit]
+        return [reason or next(read) for reason in reasons]
 
     @property
     def trained_on(self) -> str:
@@ -227,9 +227,9 @@ class Model:
         return self.tokenizer.token(text)
 
     def parameter(self, name: str, rows: slice | Array | None = None) -> Array:
-        found = self.params[name][...] if rows is None else self.params[name][rows]
-        found.flags.writeable = False
-        return found
+        values = self.params[name][...] if rows is None else self.params[name][rows]
+        values.flags.writeable = False
+        return values
 
     def column(self, name: str, column: int) -> Array:
         return self.params[name][:, column]
@@ -238,7 +238,7 @@ class Model:
         return x @ self.params[name].T
 
     def batch(self, inputs: TraceInput) -> Batch:
-        """The name that was read, with its targets."""
+        """Return the batch of an input text and its targets."""
         return Packer(self.config, self.params.dtype).one(np.array([*inputs.tokens, inputs.targets[-1]]))
 
     def logits(self, inputs: TraceInput, rows: Sequence[int], tap: Tap = SILENT) -> Array:
@@ -257,19 +257,19 @@ class Model:
                 yield number, self.logits(inputs, rows, editing(edit))
 
 
-def check_microgpt(model: Any, what: str) -> None:
-    """Raises InputError for a production model, which can only be traced."""
+def check_microgpt(model: Any, function: str) -> None:
+    """Raise InputError if the model is not a microGPT, which the function needs."""
     if not isinstance(model, Model):
-        raise InputError(f"{what} is for a microGPT: {getattr(model, 'origin', model)!s:.200} is none")
+        raise InputError(f"{function} needs a microGPT, found {getattr(model, 'origin', model)!s:.200}")
 
 
 def init(config: Config | None = None, *, seed: int = 42, tokenizer: Tokenizer | None = None) -> Model:
-    """An untrained model, its parameters drawn from N(0, 0.08) by `seed`."""
+    """Return an untrained model whose parameters are random numbers from N(0, 0.08), fixed by `seed`."""
     check_seed(seed)
     tokenizer = tokenizer or Tokenizer()
     config = config or Config(vocab_size=tokenizer.vocab_size)
     if config.vocab_size != tokenizer.vocab_size:
         raise InputError(
-            f"vocab_size {config.vocab_size} does not fit the tokenizer's {tokenizer.vocab_size} tokens"
+            f"vocab_size: expected {tokenizer.vocab_size} as in the tokenizer, found {config.vocab_size}"
         )
     return Model(Parameters.random(config, seed), tokenizer, f"{UNTRAINED}, seed {seed}")

@@ -1,19 +1,20 @@
-"""NumPy layers, forward and backward side by side. Knows no model, no names and no hooks.
+"""The operations of a microGPT in NumPy, forward and backward side by side. Knows no model, no names and no
+hooks.
 
 Shape letters, used on signatures throughout the package:
 
     B names in a batch    T positions of a name    N rows: the positions of all names
-    C width of the stream H heads                  D head width, C = H * D
+    C width               H heads                  D head width, C = H * D
     F MLP width           V vocabulary             K any number of columns
 
-Attention takes one name as [T, C], with two-dimensional products, or n names of equal length as
-[n, T, C], with stacks of them; (n,) on a signature stands for either. Heads are stacked as rows:
-a query is spread to H copies in which only the head's own channels are kept, so one product serves
-all heads. Row sums are products with a constant, repeated along the row: an operation that
-broadcasts costs three times as much as one on equal shapes at this size (1.5 against 0.5 us).
+Attention takes one name as [T, C], or n names of equal length as [n, T, C]; (n,) on a signature stands for
+either. Heads are stacked as rows: a query is spread to H copies, each with the channels of one head and 0
+elsewhere, so that one product serves all heads. Row sums are products with a constant matrix, which repeats
+the sum along the row: at this size, broadcasting takes three times as long as equal shapes (1.5 against 0.5
+us).
 
-One consequence to know: zero times NaN is NaN, so a NaN in one head's query or key shows in the
-scores of the other heads too. The first event that is not finite is always the true one.
+Since zero times NaN is NaN, a NaN in the query or key of one head spreads to the scores of the other heads.
+The first event that is not finite is always the true one.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from ..arrays.stats import Array, DType
 from ..text.brief import frozen
 
 RMSNORM_EPS = 1e-5
-# exp stays exact without subtracting the maximum while all its arguments lie within +-60:
-# float32 then neither overflows (e^88) nor loses digits to subnormal sums (e^-87).
+# Within +-60, exp needs no subtraction of the maximum: float32 neither overflows (e^88) nor loses digits to
+# subnormal sums (e^-87).
 SAFE_EXPONENT = 60.0
 SAFE_SQUARE = SAFE_EXPONENT**2
 
@@ -39,7 +40,7 @@ Product = Callable[..., Array]
 
 @frozen
 class NormConstants:
-    """What RMSNorm needs besides its input: [C, C] filled with 1/C, and eps as a 0-d array."""
+    """The constants of RMSNorm: `mean` is [C, C] filled with 1/C, and `eps` a 0-d array."""
 
     mean: Array
     eps: Array
@@ -55,8 +56,8 @@ def rmsnorm_forward(x: Array, c: NormConstants) -> tuple[Array, tuple[Array, Arr
 
     Zhang and Sennrich, "Root Mean Square Layer Normalization" (2019).
     """
-    rms = np.multiply(x, x).dot(c.mean)  # the row's value, repeated along the row
-    np.sqrt(np.add(rms, c.eps, rms), rms)  # in place and by name: 0.15 us less than with operators
+    rms = np.multiply(x, x).dot(c.mean)  # one value per row, repeated along the row
+    np.sqrt(np.add(rms, c.eps, rms), rms)  # in place: 0.15 us faster than with operators
     y = np.divide(x, rms)
     return y, (y, rms)
 
@@ -70,11 +71,11 @@ def rmsnorm_backward(dy: Array, cache: tuple[Array, Array], c: NormConstants) ->
 
 
 def relu_forward(x: Array, zero: Array) -> Array:
-    return np.maximum(x, zero)  # a 0-d array: a Python 0 would cost half as much again
+    return np.maximum(x, zero)  # with a Python 0 instead of a 0-d array, it would take 1.5 times as long
 
 
 def relu_backward(dy: Array, y: Array) -> Array:
-    return dy * np.sign(y)  # y is zero or positive: its sign is the slope
+    return dy * np.sign(y)  # y >= 0, so its sign is the slope
 
 
 @frozen
@@ -84,11 +85,11 @@ class HeadConstants:
     length: int
     n_head: int
     scale: Array  # [] 1/sqrt(D)
-    copies: Array  # [H*T] which row each of the stacked rows is a copy of
-    own: Array  # [H*T, C]: 1 on the head's own channels, 0 elsewhere
-    own_scaled: Array  # the same times 1/sqrt(D)
-    place: Array  # [T, C]: where each channel's own head keeps it in [H*T, C], flattened
-    mask: Array  # [H*T, T]: 0 up to the diagonal, -inf above it
+    copies: Array  # [H*T] the row of x that each stacked row copies
+    own: Array  # [H*T, C] 1 on the channels of the head, 0 elsewhere
+    own_scaled: Array  # [H*T, C] own / sqrt(D)
+    place: Array  # [T, C] the place of each channel, in the rows of its head, in a flattened [H*T, C]
+    mask: Array  # [H*T, T] 0 up to the diagonal, -inf above it
     ones: Array  # [T, T]
 
     @classmethod
@@ -111,17 +112,18 @@ class HeadConstants:
 
 
 def product_for(x: Array) -> Product:
-    """The product for one name, the bound C method without the dispatch of np.dot, or for several."""
+    """Return the fastest product: the C method for one name, which skips the dispatch of np.dot, else
+    matmul."""
     return np.ndarray.dot if x.ndim == 2 else np.matmul
 
 
 def spread(x: Array, own: Array, c: HeadConstants) -> Array:
-    """A copy of the rows per head, with its own channels only: [(n,) T, C] -> [(n,) H*T, C]"""
+    """A copy of the rows for each head, with the channels of that head only: [(n,) T, C] -> [(n,) H*T, C]"""
     return x.take(c.copies, -2) * own
 
 
 def gather(x: Array, c: HeadConstants) -> Array:
-    """Each head's own channels, side by side: [(n,) H*T, C] -> [(n,) T, C]"""
+    """The channels of all heads side by side: [(n,) H*T, C] -> [(n,) T, C]"""
     return x.take(c.place) if x.ndim == 2 else x.reshape(len(x), -1).take(c.place, 1)
 
 
@@ -155,18 +157,18 @@ def context_backward(
 
 
 def exponent(x: Array, mask: Array | None = None) -> Array:
-    """What to exponentiate in a softmax over rows: [..., K] -> [..., K]
+    """The exponents of a softmax over rows: [..., K] -> [..., K]
 
-    x itself (and the mask) where exp is exact, else that less its row's maximum. The check is one
-    product; subtracting always would cost 10 us of a 65 us training step.
+    x plus the mask, less the maximum of the row if exp would overflow or lose digits. The check is one
+    product; always subtracting the maximum would take 10 us of a training step of 65 us.
     """
     flat = x.ravel()
     if flat.dot(flat) < SAFE_SQUARE or (flat.max() < SAFE_EXPONENT and flat.min() > -SAFE_EXPONENT):
         return x if mask is None else x + mask
     if mask is not None:
-        x = np.where(mask == 0, x, mask)  # what is masked stays unseen, be it NaN
+        x = np.where(mask == 0, x, mask)  # a NaN that is masked has no effect
     shifted = x - x.max(axis=-1, keepdims=True)
-    return np.maximum(shifted, np.finfo(x.dtype).min)  # -inf would spoil 0 * x
+    return np.maximum(shifted, np.finfo(x.dtype).min)  # 0 * -inf would be NaN
 
 
 def attention_weights_forward(mm: Product, scores: Array, c: HeadConstants) -> Array:
@@ -184,12 +186,12 @@ def softmax_backward(mm: Product, dy: Array, y: Array, ones: Array) -> Array:
 def cross_entropy_forward(logits: Array, targets: Array, ones: Array) -> tuple[Array, Any]:
     """probs = softmax(logits), loss = sum(share * (log(sum(exp(logits))) - logits[target]))
 
-    A row of `targets` is its share of the loss (1/T for one name) at the target and 0 elsewhere;
-    `ones` sums a row by a product: [N, V], [N, V], [V, V] -> [N, V], []
+    A row of `targets` has the row's share of the loss (1/T for one name) at the target, and 0 elsewhere. A
+    product with `ones` sums rows: [N, V], [N, V], [V, V] -> [N, V], []
     """
     z = exponent(logits)
     e = np.exp(z)
-    sums = e.dot(ones)  # the row's value, repeated along the row
+    sums = e.dot(ones)  # one value per row, repeated along the row
     return e / sums, (np.log(sums) - z).ravel().dot(targets.ravel())
 
 

@@ -1,4 +1,4 @@
-"""Config and Parameters of a microGPT: dimensions, names and one flat vector behind them."""
+"""Config and Parameters of a microGPT: its dimensions, and its parameters as views of one flat vector."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from . import operations
 
 INIT_STD = 0.08
 CACHE_LINE = 64  # bytes
-MAX_LENGTHS = 64  # whose constants are kept
+MAX_LENGTHS = 64  # the constants of attention are kept for at most this many lengths
 LAYER_PARAMETERS = ("attn_wq", "attn_wk", "attn_wv", "attn_wo", "mlp_fc1", "mlp_fc2")
 
 
 @dataclass(frozen=True)
 class Config(Dimensions):
-    """Dimensions of a microGPT. `n_inner`, the width of the MLP, is 4 * n_embd where it is 0."""
+    """The dimensions of a microGPT. `n_inner` is the width of the MLP; 0 stands for 4 * n_embd."""
 
     norm_eps = operations.RMSNORM_EPS
     activation = "ReLU"
@@ -39,36 +39,36 @@ class Config(Dimensions):
             check_whole_number(name, value, {"vocab_size": 2, "n_inner": 0}.get(name, 1))
         if self.n_embd % self.n_head:
             raise InputError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
-        # Every head has keys and values of its own.
+        # Every head has its own keys and values.
         derived = {"head_dim": self.n_embd // self.n_head, "n_kv_head": self.n_head}
         vars(self).update(derived, context_length=self.block_size, n_inner=self.n_inner or 4 * self.n_embd)
 
     def shapes(self) -> dict[str, tuple[int, int]]:
-        """Name and shape of every parameter, [out, in], in the order of microgpt.py."""
+        """Return the shape of every parameter by name, [out, in], in the order of microgpt.py."""
         width, inner = self.n_embd, self.n_inner
-        ends = {"wte": self.vocab_size, "wpe": self.block_size, "lm_head": self.vocab_size}
-        of_layer = (*[(width, width)] * 4, (inner, width), (width, inner))
-        return {name: (rows, width) for name, rows in ends.items()} | {
+        tables = {"wte": self.vocab_size, "wpe": self.block_size, "lm_head": self.vocab_size}
+        layer_shapes = (*[(width, width)] * 4, (inner, width), (width, inner))
+        return {name: (rows, width) for name, rows in tables.items()} | {
             f"layer{i}.{name}": shape
             for i in range(self.n_layer)
-            for name, shape in zip(LAYER_PARAMETERS, of_layer, strict=True)
+            for name, shape in zip(LAYER_PARAMETERS, layer_shapes, strict=True)
         }
 
     @property
     def parameter_count(self) -> int:
-        width, of_layer = self.n_embd, 4 * self.n_embd + 2 * self.n_inner
-        return width * (2 * self.vocab_size + self.block_size + self.n_layer * of_layer)
+        width, layer_rows = self.n_embd, 4 * self.n_embd + 2 * self.n_inner
+        return width * (2 * self.vocab_size + self.block_size + self.n_layer * layer_rows)
 
 
 @frozen
 class LayerWeights:
-    """A layer's parameters as views. q, k and v lie one after another: wqkv is all three."""
+    """The parameters of a layer as views. The matrices of q, k and v are neighbours, so wqkv is all three."""
 
     wqkv: Array  # [3C, C]
     wo: Array  # [C, C]
     fc1: Array  # [F, C]
     fc2: Array  # [C, F]
-    wq_t: Array  # transposed, as the forward pass multiplies them
+    wq_t: Array  # the matrices transposed, for the forward pass
     wk_t: Array
     wv_t: Array
     wo_t: Array
@@ -77,7 +77,8 @@ class LayerWeights:
 
 
 def aligned(values: Array) -> Array:
-    """A copy that begins at a cache line, where malloc gives 16 bytes: up to 2 us less in an Adam step."""
+    """Copy an array to the start of a cache line, which malloc does not do. Saves up to 2 us per Adam
+    step."""
     raw = np.empty(values.nbytes + CACHE_LINE, np.uint8)
     start = -raw.ctypes.data % CACHE_LINE
     copy = raw[start : start + values.nbytes].view(values.dtype)
@@ -86,7 +87,7 @@ def aligned(values: Array) -> Array:
 
 
 class Parameters:
-    """All parameters of a model, or their gradients, as named [out, in] views of one flat vector."""
+    """All parameters of a model, or their gradients, as [out, in] views of one flat vector, by name."""
 
     def __init__(self, config: Config, flat: Array) -> None:
         self.config, self.flat = config, flat
@@ -103,13 +104,14 @@ class Parameters:
         self.zero = np.zeros((), self.dtype)
         self._heads: dict[int, operations.HeadConstants] = {}
         size = config.vocab_size
-        self.ones = np.ones((size, size), self.dtype)  # whose product with rows repeats their sums
+        self.ones = np.ones((size, size), self.dtype)  # a product with it sums rows
 
     @classmethod
     def random(cls, config: Config, seed: int = 42, dtype: DType = np.float32) -> Parameters:
-        """Drawn from N(0, 0.08), the same for a seed on every machine and in both precisions."""
-        draws = np.random.default_rng(seed).normal(0, INIT_STD, config.parameter_count)
-        return cls(config, aligned(draws.astype(np.float32).astype(dtype)))
+        """Make random parameters from N(0, 0.08). A seed gives the same on every machine and in both
+        dtypes."""
+        numbers = np.random.default_rng(seed).normal(0, INIT_STD, config.parameter_count)
+        return cls(config, aligned(numbers.astype(np.float32).astype(dtype)))
 
     def _layer(self, i: int) -> LayerWeights:
         width = self.config.n_embd
@@ -120,14 +122,14 @@ class Parameters:
         return LayerWeights(wqkv, *views[3:], *(view.T for view in views))
 
     def heads(self, length: int) -> operations.HeadConstants:
-        """The constants of attention over names of this length."""
-        known = self._heads.get(length)
-        if known is None:
+        """Return the constants of attention over names of this length."""
+        heads = self._heads.get(length)
+        if heads is None:
             if len(self._heads) >= MAX_LENGTHS:
                 self._heads.clear()
-            known = operations.HeadConstants.of(length, self.config.n_head, self.config.n_embd, self.dtype)
-            self._heads[length] = known
-        return known
+            heads = operations.HeadConstants.of(length, self.config.n_head, self.config.n_embd, self.dtype)
+            self._heads[length] = heads
+        return heads
 
     def __repr__(self) -> str:
         return one_line(self, config=self.config, flat=self.flat)
@@ -146,5 +148,5 @@ class Parameters:
 
     @NOT_FINITE
     def copy(self, dtype: DType | None = None) -> Parameters:
-        """The same values in arrays of their own."""
+        """Copy the parameters, to another dtype if one is given."""
         return Parameters(self.config, aligned(self.flat.astype(dtype or self.dtype)))

@@ -1,4 +1,4 @@
-"""New names, drawn character by character from a model's predictions."""
+"""Sampling: new names, character by character, from the predictions of a model."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from .model import Model, check_microgpt, check_seed
 def sample(
     model: Model, count: int = 20, *, temperature: float = 0.5, seed: int = 42, prefix: str = ""
 ) -> Iterator[str]:
-    """Draw `count` names that begin with `prefix`, the same ones for a seed.
+    """Sample `count` names that begin with `prefix`. The same seed gives the same names.
 
-    Temperature 0 takes the most probable character. A name ends with EOS or a full block. Raises
-    InputError for a prefix that does not fit and for a model whose predictions are not finite.
+    Temperature 0 always takes the most likely character. A name ends at EOS, or when the block is full.
+    Raises InputError for a prefix that does not fit, and for a model whose predictions are not finite.
     """
     check_microgpt(model, "sample")
     if not (np.isfinite(temperature) and temperature >= 0):
@@ -45,16 +45,16 @@ def _names(model: Model, start: list[int], count: int, temperature: float, seed:
             with np.errstate(all="ignore"):
                 logits = forward(model.params, batch).logits[-1].astype(np.float64)
             if not np.isfinite(logits).all():
-                said = f"{model.origin}: the predictions are not finite; `microgpt trace` shows where"
-                raise InputError(said)
-            token = _draw(logits, temperature, rng)
+                reason = "the predictions are not finite; `microgpt trace` shows where"
+                raise InputError(f"{model.origin}: {reason}")
+            token = _sampled_token(logits, temperature, rng)
             if token == tokenizer.bos_id:
                 break
             ids.append(token)
         yield tokenizer.decode(ids)
 
 
-def _draw(logits: np.ndarray, temperature: float, rng: np.random.Generator) -> int:
+def _sampled_token(logits: np.ndarray, temperature: float, rng: np.random.Generator) -> int:
     if temperature == 0:
         return int(logits.argmax())
     with np.errstate(over="ignore"):

@@ -1,4 +1,4 @@
-"""Adam and the training loop. Yields a record per step; prints nothing and writes no file."""
+"""Adam and the training loop. Yields a record per step, prints nothing and writes no file."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from .parameters import Parameters, aligned
 from .tokenizer import Tokenizer
 
 BETA1, BETA2, ADAM_EPS = 0.85, 0.99, 1e-8
-EVALUATION_BATCH = 128
+EVALUATION_BATCH = 128  # names
 
 
 class Adam:
-    """Adam over one flat vector, in eight NumPy calls a step.
+    """Adam over one flat vector, in eight NumPy calls per step.
 
-    Kingma and Ba, "Adam: a method for stochastic optimization" (2015), algorithm 1. The two
-    moments are kept without the factors (1 - beta), which the bias correction takes up together
-    with them; so [g, g^2] is added to [m, v] in one call, and both decay in another.
+    Kingma and Ba, "Adam: a method for stochastic optimization" (2015), algorithm 1. The two moments are kept
+    without the factors (1 - beta), which are part of the bias correction here. So one call adds [g, g^2] to
+    [m, v], and another decays both.
     """
 
     def __init__(self, params: Parameters, moments: Array | None = None) -> None:
@@ -43,15 +43,15 @@ class Adam:
         self.params = params
         self.moments = aligned(np.zeros(2 * size, dtype) if moments is None else moments)
         self._m, self._v = self.moments[:size], self.moments[size:]
-        self._sources = aligned(np.zeros(2 * size, dtype))  # the gradient and its square
+        self._sources = aligned(np.zeros(2 * size, dtype))  # the gradient, and its square
         self._grad, self._square = self._sources[:size], self._sources[size:]
         self.grads = Parameters(params.config, self._grad)
-        self.update = Parameters(params.config, aligned(np.zeros(size, dtype)))  # added in the last step
+        self.update = Parameters(params.config, aligned(np.zeros(size, dtype)))  # of the last step
         self._decay = aligned(np.repeat(np.array([BETA1, BETA2], dtype), size))
         self._eps, self._rate = np.zeros((), dtype), np.zeros((), dtype)
 
     def step(self, number: int, lr: float, tap: Tap = SILENT) -> None:
-        """Apply the gradients in `grads` as the `number`-th step, counted from 1."""
+        """Update the parameters by `grads`. `number` is the number of the step, counted from 1."""
         root = math.sqrt((1 - BETA2**number) / (1 - BETA2))
         self._eps[...] = ADAM_EPS * root
         self._rate[...] = -lr * root * (1 - BETA1) / (1 - BETA1**number)
@@ -70,42 +70,42 @@ class Adam:
 
     @np.errstate(all="ignore")
     def gradient_norm(self) -> float:
-        """L2 norm of the last gradient."""
+        """Return the L2 norm of the last gradient."""
         return float(np.linalg.norm(self._grad))
 
-    @np.errstate(all="ignore")  # NaN of parameters or updates that are infinite
+    @np.errstate(all="ignore")  # infinite parameters or updates give NaN
     def update_ratio(self) -> float:
-        """L2 norm of the last update over that of the parameters it was added to."""
+        """Return the L2 norm of the last update divided by the norm that the parameters had before it."""
         before = self.params.flat - self.update.flat
         return float(np.linalg.norm(self.update.flat) / np.linalg.norm(before))
 
     @np.errstate(all="ignore")
     def update_ratios(self) -> dict[str, tuple[float, float | None]]:
-        """Of each parameter the L2 norm of its last update, and that over the norm it had before; None
-        where it was zero."""
-        found = {}
+        """Return for each parameter the L2 norm of its last update, and that norm divided by the norm that
+        the parameter had before (None if it was zero)."""
+        ratios = {}
         for name, view in self.update.items():
             update, after = view.astype(np.float64), self.params[name].astype(np.float64)
-            size, before = float(np.linalg.norm(update)), float(np.linalg.norm(after - update))
-            found[name] = size, size / before if before else None
-        return found
+            norm, before = float(np.linalg.norm(update)), float(np.linalg.norm(after - update))
+            ratios[name] = norm, norm / before if before else None
+        return ratios
 
 
 class StepRecord(NamedTuple):
     step: int  # counted from 1
-    loss: float  # mean over the batch's names, before the step's update
+    loss: float  # mean over the names of the batch, before the update
     lr: float
 
 
 class Trainer:
-    """A training run that can stop after any step and go on from there bit for bit.
+    """A training run that can stop after any step and resume bit for bit.
 
-    It trains the model's own parameters, from where the model's training state stands.
+    It changes the parameters of the given model, and starts from the model's training state.
     """
 
     def __init__(self, model: Model, documents: Documents, schedule: Schedule) -> None:
         if not len(documents.train):
-            raise InputError("no name is left to train on")
+            raise InputError("expected at least one name to train on, found none")
         state = model.training
         self.params, self.tokenizer, self.documents = model.params, model.tokenizer, documents
         self.schedule, self.done = schedule, state.step if state else 0
@@ -117,17 +117,17 @@ class Trainer:
         keep_freed_memory()
 
     def model(self, origin: str) -> Model:
-        """The model as trained so far; its arrays are those of the run, not copies."""
+        """Return the model as trained so far. Its arrays are those of the run, not copies."""
         moments = self.adam.moments
         state = TrainingState(self.schedule, self.done, self.documents.fingerprint, moments, self.run_id)
         return Model(self.params, self.tokenizer, origin, state)
 
     def run(self) -> Iterator[StepRecord]:
-        """Train to the last step of the schedule. Raises DivergedError at a loss that is not finite."""
-        own = copy_context()  # what is ignored in a step is not ignored by who is told of it
-        own.run(np.seterr, all="ignore")
+        """Train to the last step of the schedule. Raises DivergedError if a loss is not finite."""
+        context = copy_context()  # floating-point errors are ignored in a step, but not by the caller
+        context.run(np.seterr, all="ignore")
         for step in range(self.done, self.schedule.steps):
-            yield own.run(self._step, step)
+            yield context.run(self._step, step)
 
     def _step(self, step: int) -> StepRecord:
         batch = self.batch(step)
@@ -136,46 +136,46 @@ class Trainer:
         if not math.isfinite(loss):
             raise DivergedError(self._diagnosis(step, loss, batch))
         backward(self.params, done, self.adam.grads)
-        del done  # its arrays serve the next step
+        del done  # frees its arrays for the next step
         lr = self.schedule.lr_at(step)
         self.adam.step(step + 1, lr)
         self.done = step + 1
         return StepRecord(step + 1, loss, lr)
 
     def batch(self, step: int) -> Batch:
-        """The names of a step, counted from 0: the next ones in the order of their epoch."""
+        """Return the names of a step, counted from 0, in the order of the epoch."""
         size = self.schedule.batch_size
         epoch, at = divmod(step * size, len(self.documents.train))
         if size == 1:
             return self._encoded.one(self._order_of(epoch)[at])
         names = self._order_of(epoch)[at : at + size]
-        while len(names) < size:  # the rest is from the epochs after it
+        while len(names) < size:  # the rest comes from the next epochs
             epoch += 1
             names = names + self._order_of(epoch)[: size - len(names)]
         return self._encoded.several(np.array(names))
 
     def _order_of(self, epoch: int) -> list[int]:
-        """The training names in an order that depends on nothing but the seed and the epoch, so that
-        a resumed run finds its place without a stored generator."""
+        """Return the training names in the order of an epoch. It depends only on the seed and the epoch, so a
+        resumed run needs no stored random generator."""
         if self._epoch != epoch:
             train, rng = self.documents.train, np.random.default_rng([self.schedule.seed, epoch])
             self._epoch, self._order = epoch, train[rng.permutation(len(train))].tolist()
         return self._order
 
     def check_finite(self) -> None:
-        """Raise DivergedError where the last update left parameters, moments or predictions of the
-        training set's first names that are not finite: the loss shows it a step later at the earliest."""
-        finite = np.isfinite(self.params.flat).all() and np.isfinite(self.adam.moments).all()
-        first = self._passes(self.documents.train[:EVALUATION_BATCH])
-        if not (finite and np.isfinite(next(first).logits).all()):
-            raise DivergedError(f"step {self.done}: the update left a model that is not finite")
+        """Raise DivergedError if parameters, moments or the predictions for the first training names are not
+        finite after the last update. The loss would show this one step later at the earliest."""
+        first = next(self._passes(self.documents.train[:EVALUATION_BATCH]))
+        if not all(np.isfinite(a).all() for a in (self.params.flat, self.adam.moments, first.logits)):
+            raise DivergedError(f"step {self.done}: the model is not finite after the update")
 
     def held_out_loss(self) -> float | None:
-        """Mean over the held-out names of the mean cross-entropy over their positions."""
+        """Return the mean loss of the held-out names, each the mean over its positions; None without
+        names."""
         return self._mean_loss(self.documents.held_out)
 
     def train_loss(self) -> float | None:
-        """The same over as many names spread evenly over the training set, at least 1,000 if it has them."""
+        """Return the mean loss of as many training names, but at least 1,000 if possible, spread evenly."""
         train = self.documents.train
         count = min(max(len(self.documents.held_out), 1000), len(train))
         return self._mean_loss(train[np.arange(count) * len(train) // count])
@@ -189,7 +189,7 @@ class Trainer:
         return total / len(indices) if len(indices) else None
 
     def _passes(self, indices: Array) -> Iterator[Pass]:
-        """Forward passes over some names, a batch at a time."""
+        """Yield forward passes over names, one per batch."""
         for start in range(0, len(indices), EVALUATION_BATCH):
             batch = self._encoded.several(indices[start : start + EVALUATION_BATCH])
             with np.errstate(all="ignore"):
@@ -197,8 +197,8 @@ class Trainer:
             yield done
 
     def dead_units(self) -> list[list[int]] | None:
-        """Of each layer the ReLU units that are zero at every position of every held-out name; None
-        where no name is held out."""
+        """Return for each layer the ReLU units that are zero at every position of every held-out name; None
+        if no name is held out."""
         if not len(self.documents.held_out):
             return None
         config = self.params.config
@@ -209,30 +209,30 @@ class Trainer:
         return [np.flatnonzero(~row).tolist() for row in alive]
 
     def _diagnosis(self, step: int, loss: float, batch: Batch) -> str:
-        """Which event of which name first holds a number that is not finite."""
+        """Describe the first event that is not finite, and the name in whose trace it occurs."""
         begins = np.flatnonzero(batch.rows.positions == 0)
         for tokens in np.split(batch.tokens, begins[1:]):
             event = first_nonfinite(self.params, self.tokenizer, tokens)
             if event is not None:
                 name = self.tokenizer.decode(tokens.tolist())
-                where = f"the first event that is not finite is {event.name}, tracing {name!r}"
+                where = f"the first event that is not finite is {event.name} in the trace of {name!r}"
                 return f"step {step + 1}: the loss is {loss}; {where}"
-        return f"step {step + 1}: the loss is {loss}, though every name of the batch alone is finite"
+        return f"step {step + 1}: the loss is {loss}, but each name of the batch is finite when run alone"
 
 
 def first_nonfinite(params: Parameters, tokenizer: Tokenizer, tokens: Array) -> TraceEvent | None:
-    """The first event of a forward pass that holds a NaN or an infinity."""
-    found: list[TraceEvent] = []
+    """Return the first event of a forward pass that has a NaN or an infinity, or None."""
+    events: list[TraceEvent] = []
 
     def look(event: TraceEvent, value: Array) -> None:
-        if not found and not np.isfinite(value).all():
-            found.append(event)
+        if not events and not np.isfinite(value).all():
+            events.append(event)
 
     bus = HookBus(event_specs(params.config))
     ids = np.append(tokens, tokenizer.bos_id)
     with bus.subscribe(look):
         forward(params, Packer(params.config, params.dtype).one(ids), bus.begin().tap("forward"))
-    return found[0] if found else None
+    return events[0] if events else None
 
 
 def train(
@@ -245,19 +245,18 @@ def train(
     data: str | Path | None = None,
     on_step: Callable[[StepRecord], object] | None = None,
 ) -> Model:
-    """Train a model (a new one of `seed` without any) on a file of names and return it.
+    """Train a model on a file of names and return the trained model.
 
-    The given model is not changed; its parameters are where the run starts, with a schedule and
-    moments of its own. `on_step` is called with the record of every step. Lines of the data that do
-    not fit are told of in a warning. Raises DivergedError where the loss is not finite, and
-    FileFormatError or InputError for bad input.
+    Training starts from the parameters of `model`, which does not change, or from a new model of `seed`. It
+    has its own schedule and moments. `on_step` is called with the record of every step. A warning reports
+    lines of the data that do not fit. Raises DivergedError if the loss is not finite, and FileFormatError or
+    InputError for bad input.
     """
     start = model or init(seed=seed)
     check_microgpt(start, "train")
     fresh = Model(start.params.copy(), start.tokenizer, start.origin)
-    documents = Documents.fit(
-        read_lines(Path(data or default_data())), start.tokenizer, start.config.block_size
-    )
+    lines = read_lines(Path(data or default_data()))
+    documents = Documents.fit(lines, start.tokenizer, start.config.block_size)
     for note in documents.notes:
         warnings.warn(note, stacklevel=2)
     trainer = Trainer(fresh, documents, Schedule(steps, batch_size, lr, seed))

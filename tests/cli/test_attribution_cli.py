@@ -60,7 +60,7 @@ def test_the_document_of_a_microgpt(checkpoints):
     document = validated("Emma", "--model", checkpoints["trained"])
     assert document["schema"] == "microgpt.attribution/1"
     assert document["ok"] is True
-    assert document["notes"] == ["'Emma' was lowered to 'emma'"]
+    assert document["notes"] == ["'Emma' was lowercased to 'emma'"]
     assert [p["contrast"]["target_label"] for p in document["positions"]] == ["e", "m", "m", "a", "EOS"]
     for position in document["positions"]:
         total = sum(part["difference"] for part in position["parts"])

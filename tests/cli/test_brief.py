@@ -70,7 +70,7 @@ def test_an_anomaly_is_told_in_full(decoder_folder):
 
 def test_what_was_changed_is_told_and_documents_are_whole():
     out = microgpt("trace Emma --layer logits").out
-    assert out.splitlines()[1] == "note  'Emma' was lowered to 'emma'"
+    assert out.splitlines()[1] == "note  'Emma' was lowercased to 'emma'"
     for other in ("--json", "--jsonl"):
         assert "--brief" in refusal(f"trace emma --brief {other}")
     assert "--brief cannot be combined with --validate" in refusal("trace emma --brief --validate")

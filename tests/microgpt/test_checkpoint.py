@@ -1,4 +1,4 @@
-"""Checkpoints: round trips, foreign weights, files that are none, and writes that fail."""
+"""Check checkpoints: round trips, weights without metadata, invalid files, and writes that fail."""
 
 import errno
 import os
@@ -24,7 +24,7 @@ def tensors_of(model):
 
 
 def refused(path, error=FileFormatError, **options):
-    """The one line that a file is refused with; it names the file."""
+    """Return the error for a file: one short line that names the file."""
     with pytest.raises(error) as refusal:
         load(path, **options)
     message = str(refusal.value)
@@ -42,38 +42,38 @@ MODELS = {
 
 
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
-def test_a_model_comes_back_as_it_was(model, path):
+def test_a_saved_model_loads_unchanged(model, path):
     save(model, path)
-    back = load(path)
-    assert (back.config, back.tokenizer, back.training) == (model.config, model.tokenizer, None)
-    assert np.array_equal(back.params.flat, model.params.flat)
-    assert back.params.dtype is np.float32
-    assert (back.origin, back.assumed) == (str(path), ())
+    loaded = load(path)
+    assert (loaded.config, loaded.tokenizer, loaded.training) == (model.config, model.tokenizer, None)
+    assert np.array_equal(loaded.params.flat, model.params.flat)
+    assert loaded.params.dtype is np.float32
+    assert (loaded.origin, loaded.assumed) == (str(path), ())
 
 
-def test_the_state_of_training_comes_back(path, tmp_path):
+def test_a_checkpoint_keeps_the_state_of_training(path, tmp_path):
     data = tmp_path / "names.txt"
     data.write_text("emma\nava\nmia\n")
     model = train(steps=7, batch_size=2, lr=0.02, seed=5, data=data)
     save(model, path)
-    back = load(path)
-    assert back.training == model.training
-    assert back.training.data == "3 names, crc32 " + model.training.data[-8:]
-    assert np.array_equal(back.training.moments, model.training.moments)
-    assert trace(back).loss == trace(model).loss
+    loaded = load(path)
+    assert loaded.training == model.training
+    assert loaded.training.data == "3 names, crc32 " + model.training.data[-8:]
+    assert np.array_equal(loaded.training.moments, model.training.moments)
+    assert trace(loaded).loss == trace(model).loss
 
 
-def test_numbers_that_are_not_finite_come_back_and_can_be_trained(path):
+def test_a_checkpoint_keeps_numbers_that_are_not_finite_and_loads_writable(path):
     model = init()
     model.params.wte[0, :3] = np.nan, np.inf, -np.inf
     save(model, path)
-    back = load(path)
-    assert np.array_equal(back.params.flat, model.params.flat, equal_nan=True)
-    back.params.wte[...] = 1
-    assert back.params.flat[0] == 1
+    loaded = load(path)
+    assert np.array_equal(loaded.params.flat, model.params.flat, equal_nan=True)
+    loaded.params.wte[...] = 1
+    assert loaded.params.flat[0] == 1
 
 
-def test_bare_weights_are_read_and_what_is_assumed_is_said(path):
+def test_weights_without_metadata_load_with_stated_assumptions(path):
     save_file(tensors_of(init()), path)
     model = load(path)
     assert model.config == Config()
@@ -83,7 +83,7 @@ def test_bare_weights_are_read_and_what_is_assumed_is_said(path):
     assert np.array_equal(model.params.flat, init().params.flat)
 
 
-def test_said_of_bare_weights_is_not_assumed(path):
+def test_options_replace_assumptions(path):
     save_file(tensors_of(init(Config(n_head=2))), path)
     assert load(path, n_head=2).assumed == ("BOS first, a = 1 (--bos first|last)",)
     assert load(path, bos="last").assumed == ("4 heads (--n-head)",)
@@ -92,13 +92,13 @@ def test_said_of_bare_weights_is_not_assumed(path):
     assert model.tokenizer.encode_name("az") == [26, 0, 25, 26]
 
 
-def test_bare_weights_tell_their_dimensions(path):
+def test_dimensions_follow_from_the_shapes_of_weights(path):
     config = Config(n_embd=12, n_layer=3, block_size=9, n_inner=7)
     save_file(tensors_of(init(config)), path)
     assert load(path).config == config
 
 
-def test_float64_stays_float64(path):
+def test_float64_weights_stay_float64(path):
     model = Model(init().params.copy(np.float64), Tokenizer(), "wide")
     model.params.flat[...] *= 1 + 1e-12
     save(model, path)
@@ -106,7 +106,7 @@ def test_float64_stays_float64(path):
     assert load(path).assumed == ()
 
 
-def test_bare_weights_in_another_precision_become_float32(path):
+def test_float16_weights_become_float32(path):
     save_file({name: array.astype(np.float16) for name, array in tensors_of(init()).items()}, path)
     model = load(path)
     assert model.params.dtype is np.float32
@@ -114,27 +114,27 @@ def test_bare_weights_in_another_precision_become_float32(path):
 
 
 @pytest.mark.parametrize("n_head", [3, 5, 0, -4])
-def test_heads_that_do_not_divide_bare_weights_are_refused(n_head, path):
+def test_rejects_a_number_of_heads_that_does_not_divide_the_width(n_head, path):
     save_file(tensors_of(init()), path)
     with pytest.raises((InputError, FileFormatError), match="n_head"):
         load(path, n_head=n_head)
 
 
-def test_the_mark_of_other_frameworks_is_no_format_of_ours(path):
-    """`save_file(..., metadata={"format": "pt"})` is how PyTorch programs commonly export weights."""
+def test_loads_weights_that_pytorch_exported(path):
+    """PyTorch programs commonly export weights by `save_file(..., metadata={"format": "pt"})`."""
     save_file(tensors_of(init()), path, {"format": "pt"})
     assert load(path).assumed != ()
 
 
-def test_what_contradicts_our_checkpoint_is_refused(path):
+def test_rejects_options_that_contradict_the_checkpoint(path):
     save(init(), path)
-    assert refused(path, InputError, n_head=2) == f"--n-head 2 contradicts {path}, which says 4"
-    assert refused(path, InputError, bos="last") == f"--bos last contradicts {path}, which says first"
+    assert refused(path, InputError, n_head=2) == f"--n-head 2 contradicts {path}, which has 4"
+    assert refused(path, InputError, bos="last") == f"--bos last contradicts {path}, which has first"
     assert load(path, n_head=4, bos="first").assumed == ()
 
 
 @pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
-def test_a_write_that_fails_leaves_the_old_file_and_no_other(failure, path, monkeypatch):
+def test_a_failed_write_leaves_the_old_file_and_no_other(failure, path, monkeypatch):
     def fail(descriptor):
         raise failure
 
@@ -144,20 +144,20 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(failure, path, monk
     with pytest.raises((RunError, KeyboardInterrupt)) as error:
         save(init(seed=2), path)
     if isinstance(failure, OSError):
-        said = f"{path}: cannot write (No space left on device); nothing there was changed"
-        assert (str(error.value), error.value.exit_code) == (said, 1)
+        message = f"{path}: cannot write (No space left on device); nothing there was changed"
+        assert (str(error.value), error.value.exit_code) == (message, 1)
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_folder_that_is_missing_is_named(tmp_path):
+def test_the_error_names_a_missing_folder(tmp_path):
     target = tmp_path / "none" / "model.safetensors"
     with pytest.raises(RunError, match=r"none.model\.safetensors: cannot write \(No such file"):
         save(init(), target)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="not everybody makes symbolic links there")
-def test_a_link_is_followed(path, tmp_path):
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows allows symbolic links only to some users")
+def test_save_follows_a_symbolic_link(path, tmp_path):
     save(init(seed=1), path)
     link = tmp_path / "link"
     link.symlink_to(path)

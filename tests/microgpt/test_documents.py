@@ -1,4 +1,4 @@
-"""Data files: what is read, what is left out and said, the split, and the stream of ids."""
+"""Check data files: their lines, the notes on lines left out, the split, and the stream of ids."""
 
 import numpy as np
 import pytest
@@ -17,28 +17,28 @@ def fit(*lines, tokenizer=None, block_size=16):
     [b"emma\nava\n", b"emma\nava", b"emma\r\nava\r\n", b"\xef\xbb\xbfemma\nava\n"],
     ids=["LF", "no newline at the end", "CRLF", "BOM"],
 )
-def test_lines_are_read_the_same(content, tmp_path):
+def test_line_ends_and_bom_do_not_matter(content, tmp_path):
     path = tmp_path / "names.txt"
     path.write_bytes(content)
     assert read_lines(path) == ["emma", "ava"]
 
 
 UNREADABLE = {
-    "empty": (b"", "expected one name a line, found an empty file"),
-    "blank": (b"\n \n\t\n", "expected one name a line, found an empty file"),
+    "empty": (b"", "expected one name per line, found an empty file"),
+    "blank": (b"\n \n\t\n", "expected one name per line, found an empty file"),
     "Latin-1": (b"emma\njos\xe9\n", "expected UTF-8 text, found byte 0xe9 at offset 8"),
     "missing": (None, "no such file"),
 }
 
 
-@pytest.mark.parametrize(("content", "said"), UNREADABLE.values(), ids=UNREADABLE)
-def test_an_unreadable_file_is_named_with_the_reason(content, said, tmp_path):
+@pytest.mark.parametrize(("content", "reason"), UNREADABLE.values(), ids=UNREADABLE)
+def test_the_error_names_an_unreadable_file_and_the_reason(content, reason, tmp_path):
     path = tmp_path / "names.txt"
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(FileFormatError) as error:
         read_lines(path)
-    assert str(error.value).startswith(f"{path}: {said}")
+    assert str(error.value).startswith(f"{path}: {reason}")
     with pytest.raises(FileFormatError, match="expected a file of names, found a folder"):
         read_lines(tmp_path)
 
@@ -52,15 +52,15 @@ def test_an_unreadable_file_is_named_with_the_reason(content, said, tmp_path):
     ],
 )
 def test_names_that_fit_are_kept_in_order_without_a_note(lines, names, options):
-    found = fit(*lines, **options)
-    assert (found.names, found.notes, len(found)) == (names, (), len(names))
+    documents = fit(*lines, **options)
+    assert (documents.names, documents.notes, len(documents)) == (names, (), len(names))
 
 
-def test_what_was_changed_or_left_out_is_counted_with_the_first_example():
+def test_notes_count_changed_and_omitted_lines_and_quote_the_first():
     documents = fit("ava", "", "Emma", "OLA", "x1", "jo-se", "ÀB", "z" * 16, "mia", " ", "z" * 15)
     assert documents.names == ["ava", "emma", "ola", "mia", "z" * 15]
     assert documents.notes == (
-        "2 lines lowered (first: line 3: 'Emma')",
+        "2 lines lowercased (first: line 3: 'Emma')",
         "2 lines left out, blank (first: line 2: '')",
         "3 lines left out, with a character outside a..z (first: line 5: 'x1')",
         f"1 line left out, longer than 15 characters (first: line 8: '{'z' * 16}')",
@@ -71,22 +71,22 @@ def test_what_was_changed_or_left_out_is_counted_with_the_first_example():
 
 
 @pytest.mark.parametrize("line", ["x" * 1_000_000, "É" * 1_000_000, "Abc" * 300_000])
-def test_a_note_is_short_however_long_the_line_is(line):
+def test_a_note_on_a_long_line_is_short(line):
     (note,) = fit(line, "ava", block_size=2_000_000 if line[0] == "A" else 16).notes
     assert "first: line 1: '" in note
     assert len(note) < 200
 
 
 @pytest.mark.sweep
-def test_a_vocabulary_of_a_million_characters_is_described_in_short():
+def test_the_description_of_a_huge_vocabulary_is_short():
     letters = "".join(map(chr, range(0x10000, 0x110000)))
-    said = Tokenizer(letters).describe_chars(), Tokenizer(letters[::-1]).describe_chars()
-    assert said[0] == f"{letters[0]}..\\U0010ffff"  # the last one is no character
-    assert said[1].endswith("... (1,048,576 characters)")
-    assert len(said[1]) < 300
+    one_run, many_runs = Tokenizer(letters).describe_chars(), Tokenizer(letters[::-1]).describe_chars()
+    assert one_run == f"{letters[0]}..\\U0010ffff"  # U+10FFFF is not a character, so it is spelled out
+    assert many_runs.endswith("... (1,048,576 characters)")
+    assert len(many_runs) < 300
 
 
-def test_the_split_depends_on_the_name_alone():
+def test_the_split_depends_only_on_the_name():
     first, second = fit("emma", "ava", "mia", "ava"), fit("zoe", "ava", "emma")
     for documents in (first, second):
         sides = {documents.names[i] for i in documents.held_out}
@@ -94,8 +94,8 @@ def test_the_split_depends_on_the_name_alone():
         assert sorted([*documents.held_out, *documents.train]) == list(range(len(documents)))
 
 
-def test_the_split_is_fixed_for_all_time():
-    """A stored run relies on these: they were computed once, from the hash named in the docstring."""
+def test_the_split_never_changes():
+    """Stored runs rely on these held-out names, which the hash in the docstring gave once."""
     names = read_lines(default_data())
     assert [name for name in names[:40] if held_out(name)] == ["isabella", "ella", "madison", "luna"]
 
@@ -110,7 +110,7 @@ def test_about_a_tenth_of_the_packaged_names_is_held_out():
     assert len(inside | outside) == 29693
 
 
-def test_the_fingerprint_tells_names_and_order():
+def test_the_fingerprint_depends_on_names_and_their_order():
     prints = {fit(*lines).fingerprint for lines in (["a", "b"], ["b", "a"], ["ab"], ["a", "b", "b"])}
     assert len(prints) == 4
     assert fit("a", "b").fingerprint == fit(" A", "b").fingerprint
@@ -120,7 +120,7 @@ def test_the_fingerprint_tells_names_and_order():
 @pytest.mark.parametrize(
     ("bos", "order"), [("first", [1]), ("last", [0]), ("last", [2, 0]), ("first", [1, 1, 2])]
 )
-def test_a_batch_of_names_holds_their_ids(bos, order):
+def test_a_batch_has_the_ids_of_its_names(bos, order):
     tokenizer, names = Tokenizer(bos=bos), ["emma", "a", "zo"]
     encoded = Encoded(names, tokenizer, Config())
     batch = encoded.several(np.array(order)) if len(order) > 1 else encoded.one(order[0])
@@ -134,20 +134,20 @@ def test_a_batch_of_names_holds_their_ids(bos, order):
     assert batch.rows.positions_onehot.argmax(axis=1).tolist() == batch.rows.positions.tolist()
 
 
-def test_characters_beyond_the_basic_plane_are_encoded():
+def test_encodes_characters_beyond_the_basic_plane():
     tokenizer = Tokenizer("ab\U0001f600")
     encoded = Encoded(["a\U0001f600b"], tokenizer, Config(vocab_size=4))
     assert encoded.one(0).tokens.tolist() == [0, 1, 3, 2]
 
 
 @pytest.mark.parametrize("char", ["\0", "Ä", "A"])
-def test_of_a_line_of_a_megabyte_little_is_looked_at(char, monkeypatch):
-    """A sparse file has lines of any length, and a character made small costs an object."""
-    looked, whole = [0], Tokenizer.normalize
+def test_only_the_beginning_of_a_huge_line_is_normalized(char, monkeypatch):
+    """A sparse file can have lines of any length, and lowercasing a character makes an object."""
+    lengths, original = [0], Tokenizer.normalize
 
     def normalize(self, text):
-        looked.append(len(text))
-        return whole(self, text)
+        lengths.append(len(text))
+        return original(self, text)
 
     monkeypatch.setattr(Tokenizer, "normalize", normalize)
     line = char * 10**6
@@ -157,5 +157,5 @@ def test_of_a_line_of_a_megabyte_little_is_looked_at(char, monkeypatch):
     if char != "A":
         with pytest.raises(InputError):
             Tokenizer().encode(line)
-    print(max(looked))
-    assert max(looked) <= 2000
+    print(max(lengths))
+    assert max(lengths) <= 2000

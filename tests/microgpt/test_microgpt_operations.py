@@ -1,6 +1,6 @@
-"""Operations where numbers are huge, tiny or not finite, and against rows worked out by hand.
+"""Check operations for huge, tiny and not finite numbers, and against rows computed in plain Python.
 
-That every gradient is right is held for whole models, in test_model.py."""
+test_model.py checks every gradient of whole models."""
 
 import math
 
@@ -18,21 +18,21 @@ NORM = operations.NormConstants.of(WIDTH, F64)
 ZERO = np.zeros(())
 
 
-def draw(*shape, seed=0, scale=1.0):
+def random_array(*shape, seed=0, scale=1.0):
     return np.random.default_rng([seed, *shape]).normal(0, scale, shape)
 
 
 def check_backward(forward, backward, x):
-    """The gradient of sum(direction * output), against differences along random directions."""
+    """Compare the gradient of sum(weights * output) with differences along random directions."""
     rng = np.random.default_rng(9)
     output, cache = forward(x)
-    into = rng.normal(size=output.shape)
+    weights = rng.normal(size=output.shape)
     for _ in range(3):
-        along = rng.normal(size=x.shape)
-        found = float((backward(into, cache) * along).sum())
-        expected = slope(lambda h, along=along: float((forward(x + h * along)[0] * into).sum()))
-        print(f"analytic {found:.9g}, differences {expected:.9g}")
-        agree(found, expected, rtol=1e-6, atol=1e-8)
+        direction = rng.normal(size=x.shape)
+        analytic = float((backward(weights, cache) * direction).sum())
+        expected = slope(lambda h, d=direction: float((forward(x + h * d)[0] * weights).sum()))
+        print(f"analytic {analytic:.9g}, differences {expected:.9g}")
+        agree(analytic, expected, rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0])
@@ -40,13 +40,13 @@ def test_rmsnorm_backward(scale):
     check_backward(
         lambda x: operations.rmsnorm_forward(x, NORM),
         lambda dy, cache: operations.rmsnorm_backward(dy, cache, NORM),
-        draw(4, WIDTH, scale=scale),
+        random_array(4, WIDTH, scale=scale),
     )
 
 
 @pytest.mark.parametrize("stack", [(), (3,)], ids=["one name", "a group"])
 def test_attention_weights_backward_with_the_maximum_subtracted(stack):
-    scores = draw(*stack, HEADS * T, T, scale=40.0)
+    scores = random_array(*stack, HEADS * T, T, scale=40.0)
     mm = operations.product_for(scores)
     check_backward(
         lambda scores: (operations.attention_weights_forward(mm, scores, HEAD),) * 2,
@@ -68,7 +68,7 @@ def test_rmsnorm_of_zeros_is_zero():
 
 
 def weights_of(scores):
-    """Attention weights of scores per head: [H, T, T] -> [H, T, T]"""
+    """Return the attention weights of scores: [H, T, T] -> [H, T, T]"""
     with np.errstate(over="ignore", invalid="ignore"):
         weights = operations.attention_weights_forward(np.matmul, scores.reshape(HEADS * T, T), HEAD)
     return weights.reshape(HEADS, T, T)
@@ -101,7 +101,7 @@ def test_cross_entropy_is_exact(scale, shift):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_loss_within_the_range_of_the_dtype_is_finite(dtype):
-    """The spread of the logits exceeds the largest number; the loss of the target does not."""
+    """The range of the logits exceeds the largest number, but the loss of the target does not."""
     large = float(np.finfo(dtype).max) * 0.75
     logits, targets = np.array([[large, -large, 0.0]], dtype), np.array([[1, 0, 0]], dtype)
     with np.errstate(all="ignore"):
@@ -125,8 +125,8 @@ def test_float32_softmax_agrees_with_torch_in_float64(scale, shift):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_what_is_not_finite_stays_in_its_row(value):
-    x = draw(T, WIDTH)
+def test_a_value_that_is_not_finite_stays_in_its_row(value):
+    x = random_array(T, WIDTH)
     x[2, 1] = value
     targets = np.zeros((T, WIDTH))
     with np.errstate(all="ignore"):
@@ -141,22 +141,22 @@ def test_what_is_not_finite_stays_in_its_row(value):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_score_that_is_not_finite_stays_in_its_row(value):
-    scores = draw(HEADS, T, T)
+    scores = random_array(HEADS, T, T)
     scores[1, 3, 1] = value
-    hit = np.isnan(weights_of(scores)).any(axis=-1)
-    assert hit[1, 3]
-    assert np.flatnonzero(hit.any(axis=0)).tolist() == [3]
+    has_nan = np.isnan(weights_of(scores)).any(axis=-1)
+    assert has_nan[1, 3]
+    assert np.flatnonzero(has_nan.any(axis=0)).tolist() == [3]
 
 
 @pytest.mark.parametrize("value", [np.nan, 1e300])
-def test_a_score_above_the_diagonal_does_not_show(value):
-    scores = draw(HEADS, T, T)
+def test_a_score_above_the_diagonal_has_no_effect(value):
+    scores = random_array(HEADS, T, T)
     plain = weights_of(scores)
     scores[1, 2, 3] = value
     agree(weights_of(scores), plain, what="weights")
 
 
-def test_a_nan_is_not_zeroed_by_relu():
+def test_relu_keeps_a_nan():
     y = operations.relu_forward(np.array([[np.nan, -1.0, 2.0]]), ZERO)
     assert np.isnan(y[0, 0])
     assert y[0, 1:].tolist() == [0, 2]

@@ -1,4 +1,4 @@
-"""The whole model against independent judges: logits, loss, every gradient, causality, packing."""
+"""Compare the whole model with independent judges: logits, loss, every gradient, causality, packing."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from microgpt_trace.microgpt.parameters import Parameters
 
 
 def gradients(params, batch):
-    """The loss of a batch and the gradients of all parameters."""
+    """Return the loss of a batch and the gradients of all parameters."""
     done = forward(params, batch)
     grads = Parameters(params.config, np.full_like(params.flat, np.nan))
     backward(params, done, grads)
@@ -62,7 +62,7 @@ def test_float32_agrees_with_torch(emma):
 
 
 @pytest.mark.parametrize("position", [1, 4, 7])
-def test_a_later_character_changes_no_earlier_row(deep, position):
+def test_a_character_does_not_change_earlier_rows(deep, position):
     changed = deep.text[:position] + ("a" if deep.text[position] != "a" else "b") + deep.text[position + 1 :]
     before, after = run(deep).logits, run(deep, changed).logits
     assert np.array_equal(before[: position + 1], after[: position + 1])
@@ -78,7 +78,7 @@ def random_names(lengths, config, seed=5):
 @pytest.mark.parametrize(
     "lengths", [[*range(16, 0, -1), *range(1, 17)], [5, 5, 5], [7]], ids=["mixed", "5", "1"]
 )
-def test_packed_names_equal_the_names_one_by_one(lengths):
+def test_a_batch_gives_the_mean_of_its_names(lengths):
     config = Config(n_layer=2, n_head=2)
     params = Parameters.random(config, 1, np.float64)
     params.flat *= 4
@@ -89,19 +89,19 @@ def test_packed_names_equal_the_names_one_by_one(lengths):
     agree(grads.flat, np.mean([g.flat for _, g in singles], axis=0), what="gradient")
 
 
-def test_the_default_model_is_that_of_the_description():
+def test_the_default_model_has_the_documented_dimensions():
     model = init()
     assert model.config.parameter_count == model.params.flat.size == 4192
     assert model.params.dtype is np.float32
     assert abs(model.params.flat.std() / 0.08 - 1) < 0.03
     assert abs(model.params.flat.mean()) < 0.005
     assert model.tokenizer.encode_name("emma") == [0, 5, 13, 13, 1, 0]
-    said = model.describe()
-    assert (said["origin"], said["parameters"], said["dtype"]) == ("untrained, seed 42", 4192, "float32")
-    assert said["config"]["n_inner"] == 64
+    data = model.describe()
+    assert (data["origin"], data["parameters"], data["dtype"]) == ("untrained, seed 42", 4192, "float32")
+    assert data["config"]["n_inner"] == 64
 
 
-def test_a_seed_draws_the_same_parameters_in_both_precisions():
+def test_a_seed_gives_the_same_parameters_in_both_precisions():
     narrow = Parameters.random(Config(), 3)
     wide = Parameters.random(Config(), 3, np.float64)
     assert np.array_equal(narrow.flat, wide.flat)
@@ -109,7 +109,7 @@ def test_a_seed_draws_the_same_parameters_in_both_precisions():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("dimensions", "message"),
     [
         ({"n_embd": 10}, "n_embd 10 is not a multiple of n_head 4"),
         ({"n_layer": 0}, "n_layer: expected a whole number of at least 1, found 0"),
@@ -118,11 +118,11 @@ def test_a_seed_draws_the_same_parameters_in_both_precisions():
         ({"n_head": 2.0}, "n_head: expected a whole number of at least 1, found 2.0"),
     ],
 )
-def test_dimensions_that_make_no_model_are_refused(wrong, said):
-    with pytest.raises(InputError, match=said):
-        Config(**wrong)
+def test_rejects_wrong_dimensions(dimensions, message):
+    with pytest.raises(InputError, match=message):
+        Config(**dimensions)
 
 
-def test_a_config_that_does_not_fit_the_tokenizer_is_refused():
-    with pytest.raises(InputError, match="vocab_size 12 does not fit the tokenizer's 4 tokens"):
+def test_rejects_a_config_that_does_not_fit_the_tokenizer():
+    with pytest.raises(InputError, match="vocab_size: expected 4 as in the tokenizer, found 12"):
         init(Config(vocab_size=12), tokenizer=Tokenizer("abc"))

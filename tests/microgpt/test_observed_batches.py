@@ -1,4 +1,4 @@
-"""A batch of several names that hooks observe: each name's values are those that it has alone."""
+"""Check that hooks on a batch of several names receive the values that each name has when it runs alone."""
 
 import numpy as np
 import pytest
@@ -17,16 +17,16 @@ def model_of(dtype):
 
 
 def observed(model, batch, hook=lambda event, value: None):
-    """What hooks on all events are given, in the order of coming, and the pass."""
-    found = {}
+    """Return the values that hooks on all events receive, in order, and the pass."""
+    values = {}
 
     def keep(event, value):
         assert event.shape == value.shape
-        found.setdefault(event.name, []).append(np.array(value))
+        values.setdefault(event.name, []).append(np.array(value))
         return hook(event, value)
 
     with model.hooks.subscribe(keep):
-        return found, forward(model.params, batch, model.hooks.begin().tap("forward"))
+        return values, forward(model.params, batch, model.hooks.begin().tap("forward"))
 
 
 def ids_of(model):
@@ -36,42 +36,42 @@ def ids_of(model):
 @pytest.mark.parametrize(
     ("dtype", "rtol"), [(np.float64, 1e-12), (np.float32, 2e-5)], ids=["float64", "float32"]
 )
-def test_every_name_has_the_values_that_it_has_alone(dtype, rtol):
+def test_a_name_has_the_same_values_in_a_batch_and_alone(dtype, rtol):
     model = model_of(dtype)
     ids = ids_of(model)
-    found, _ = observed(model, packed_names(ids, model.config, dtype))
+    values, _ = observed(model, packed_names(ids, model.config, dtype))
     order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
     lengths = [len(ids[number]) - 1 for number in order]
     alone = [observed(model, one_name(ids[number], model.config, dtype))[0] for number in order]
-    assert set(found) == set(alone[0])
-    for name, parts in found.items():
+    assert set(values) == set(alone[0])
+    for name, parts in values.items():
         if name.endswith((".scores", ".weights")):
             assert [part.shape[0] for part in parts] == [lengths.count(n) for n in sorted(set(lengths))]
-            own = [text for part in parts for text in part]
+            by_text = [text for part in parts for text in part]
         elif name == "loss":
             losses = [float(one["loss"][0]) for one in alone]
             assert float(parts[0]) == pytest.approx(np.mean(losses), rel=rtol), f"{parts}, {losses}"
             continue
         else:
-            (whole,) = parts
-            own = np.split(whole, np.cumsum(lengths)[:-1])
-        for one, of_batch in zip(alone, own, strict=True):
+            (rows,) = parts
+            by_text = np.split(rows, np.cumsum(lengths)[:-1])
+        for one, in_batch in zip(alone, by_text, strict=True):
             size = np.abs(one[name][0]).max()
-            gap = np.abs(of_batch - one[name][0]).max()
+            gap = np.abs(in_batch - one[name][0]).max()
             assert gap <= rtol * size, f"{name}: {gap} of {size}"
 
 
-def test_every_event_comes_and_changes_nothing():
+def test_hooks_receive_every_event_and_change_nothing():
     model = model_of(np.float32)
     batch = packed_names(ids_of(model), model.config, np.float32)
-    found, done = observed(model, batch)
-    assert set(found) == {spec.name for spec in event_specs(model.config)} - set(model.params)
+    values, done = observed(model, batch)
+    assert set(values) == {spec.name for spec in event_specs(model.config)} - set(model.params)
     assert done.logits.tobytes() == forward(model.params, batch).logits.tobytes()
 
 
 @pytest.mark.parametrize("name", ["layer0.attn.weights", "layer1.attn.context", "embed.sum"])
-def test_what_stands_in_a_value_s_place_is_used(name):
-    """Of groups of names each has its own."""
+def test_a_value_returned_by_a_hook_replaces_the_event(name):
+    """For scores and weights, the hook replaces the value of each group of names."""
     model = model_of(np.float64)
     ids = ids_of(model)
 
@@ -84,7 +84,7 @@ def test_what_stands_in_a_value_s_place_is_used(name):
     np.testing.assert_allclose(done.logits, np.concatenate(alone), rtol=1e-10, atol=1e-12)
 
 
-def test_gradients_of_a_batch_are_refused_and_those_without_hooks_are_not():
+def test_rejects_hooks_on_gradients_of_several_names():
     model = model_of(np.float64)
     batch = packed_names(ids_of(model), model.config)
     grads = model.params.copy(np.float64)

@@ -1,4 +1,4 @@
-"""Many texts read at once: what one after another is read as, whatever the alphabet."""
+"""Check that many texts read at once give the same tokens as texts read one at a time, in any alphabet."""
 
 import pytest
 from hypothesis import given
@@ -15,14 +15,14 @@ CHARS = "abzABZ αΣσς İiIK\u212a日本\U0001f680ß\u0307\x00\udc80"
 @pytest.mark.parametrize("bos", ["first", "last"])
 @pytest.mark.parametrize("alphabet", ALPHABETS)
 @given(texts=st.lists(st.text(CHARS, max_size=7), min_size=1, max_size=6))
-def test_as_one_after_another(alphabet, bos, texts):
+def test_reads_many_texts_as_it_reads_one(alphabet, bos, texts):
     tokenizer = Tokenizer(alphabet, bos=bos)
     model = init(Config(tokenizer.vocab_size, n_embd=4, block_size=6), tokenizer=tokenizer)
-    for text, found in zip(texts, model.read_many(texts), strict=True):
+    for text, result in zip(texts, model.read_many(texts), strict=True):
         try:
             one = model.read(text)
         except InputError:
-            assert isinstance(found, str), f"{text!r} was read as {found}"
+            assert isinstance(result, str), f"{text!r} was read as {result}"
             continue
-        assert isinstance(found, ReadText), f"{text!r}: {found}"
-        assert (tuple(found.tokens), tuple(found.targets)) == (one.tokens, one.targets), text
+        assert isinstance(result, ReadText), f"{text!r}: {result}"
+        assert (tuple(result.tokens), tuple(result.targets)) == (one.tokens, one.targets), text

@@ -1,4 +1,4 @@
-"""Sampled names: greedy, seeded, with a prefix, and in the proportions the model predicts."""
+"""Check sampled names: greedy, seeded, with a prefix, and in the proportions that the model predicts."""
 
 import re
 from collections import Counter
@@ -13,7 +13,7 @@ from microgpt_trace.errors import InputError
 
 
 def scaled(gain, seed=3, config=None):
-    """A model whose predictions are far from uniform."""
+    """Return a model whose predictions are far from uniform."""
     model = init(config, seed=seed)
     params = model.params.copy()
     params.flat *= gain
@@ -36,24 +36,24 @@ def greedy(model, prefix):
 
 
 @pytest.mark.parametrize(("prefix", "seed"), [("", 3), ("em", 4), ("abcdefghijklmno", 3)])
-def test_temperature_zero_takes_the_most_probable_character(prefix, seed):
+def test_temperature_zero_takes_the_most_likely_character(prefix, seed):
     model = scaled(5, seed)
     assert list(sample(model, 2, temperature=0, prefix=prefix)) == [greedy(model, prefix)] * 2
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
-def test_first_letters_come_in_the_proportions_of_the_model(temperature):
+def test_first_letters_have_the_proportions_of_the_model(temperature):
     model, count = scaled(3, config=Config(block_size=1)), 2000
-    drawn = Counter(sample(model, count, temperature=temperature, seed=1))
+    counter = Counter(sample(model, count, temperature=temperature, seed=1))
     expected = count * np.array(softmax_of([z / temperature for z in logits_after(model, "")]))
-    found = np.array([drawn[letter] for letter in ["", *model.tokenizer.chars]])
-    # Pearson's statistic has mean 26 and standard deviation 7.2 here: 60 is beyond all chance.
-    statistic = float(((found - expected) ** 2 / expected).sum())
+    counts = np.array([counter[letter] for letter in ["", *model.tokenizer.chars]])
+    # Pearson's statistic has mean 26 and standard deviation 7.2 here, so chance does not explain 60.
+    statistic = float(((counts - expected) ** 2 / expected).sum())
     print(f"chi-square {statistic:.1f} for 26 degrees of freedom")
     assert statistic < 60
 
 
-def test_a_seed_decides_the_names():
+def test_the_seed_fixes_the_names():
     assert list(sample(init(), 5, seed=1)) == list(sample(init(), 5, seed=1))
     assert list(sample(init(), 5, seed=1)) != list(sample(init(), 5, seed=2))
     assert list(sample(init(), 3, seed=1)) == list(islice(sample(init(), 10, seed=1), 3))
@@ -66,7 +66,7 @@ def test_names_begin_with_the_prefix(prefix):
     assert all(name.startswith("em") for name in names)
 
 
-def test_a_name_ends_with_a_full_block():
+def test_a_name_ends_when_the_block_is_full():
     model = init(Config(block_size=4))
     params = model.params.copy()
     params.lm_head[0] = 0
@@ -75,20 +75,20 @@ def test_a_name_ends_with_a_full_block():
     assert max(map(len, names)) == 4
 
 
-def test_every_name_can_be_written():
+def test_names_have_only_characters_of_the_vocabulary():
     names = sample(init(tokenizer=Tokenizer(bos="last")), 20, temperature=3, seed=2)
     assert all(re.fullmatch("[a-z]{0,16}", name) for name in names)
 
 
 @pytest.mark.parametrize("temperature", [1e-300, 1e-8, 1e8])
-def test_extreme_temperatures(temperature):
+def test_samples_at_extreme_temperatures(temperature):
     names = list(sample(scaled(5), 3, temperature=temperature))
     assert len(names) == 3
     assert temperature > 1 or names == list(sample(scaled(5), 3, temperature=0))
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"temperature": -0.1}, r"temperature: expected 0 or more, found -0\.1"),
         ({"temperature": float("nan")}, "temperature: expected 0 or more, found nan"),
@@ -98,12 +98,12 @@ def test_extreme_temperatures(temperature):
         ({"seed": -1}, "seed"),
     ],
 )
-def test_a_wrong_request_is_refused(options, said):
-    with pytest.raises(InputError, match=said):
+def test_rejects_wrong_options(options, message):
+    with pytest.raises(InputError, match=message):
         list(sample(init(), **options))
 
 
-def test_a_model_that_is_not_finite_is_refused():
+def test_rejects_a_model_that_is_not_finite():
     model = init()
     model.params.lm_head[3, 3] = np.nan
     with pytest.raises(InputError, match="untrained, seed 42: the predictions are not finite"):

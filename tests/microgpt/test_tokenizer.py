@@ -1,4 +1,4 @@
-"""Characters and ids in both conventions, and what the vocabulary cannot write."""
+"""Check characters and ids with BOS first and last, and errors for characters outside the vocabulary."""
 
 import pytest
 
@@ -7,29 +7,29 @@ from microgpt_trace.errors import InputError
 
 
 @pytest.mark.parametrize(
-    ("bos", "emma", "described"),
+    ("bos", "emma", "description"),
     [
         ("first", [0, 5, 13, 13, 1, 0], "0 = BOS and EOS, a..z = 1..26"),
         ("last", [26, 4, 12, 12, 0, 26], "26 = BOS and EOS, a..z = 0..25"),
     ],
 )
-def test_bos_stands_before_or_after_the_characters(bos, emma, described):
+def test_bos_is_the_first_or_the_last_token(bos, emma, description):
     tokenizer = Tokenizer(bos=bos)
-    assert (tokenizer.vocab_size, tokenizer.bos_id, tokenizer.describe()) == (27, emma[0], described)
+    assert (tokenizer.vocab_size, tokenizer.bos_id, tokenizer.describe()) == (27, emma[0], description)
     assert tokenizer.encode_name("emma") == emma
     assert tokenizer.encode("emma") == emma[1:-1]
     for text in ("", "a", "zebra"):
         assert tokenizer.decode(tokenizer.encode_name(text)) == text
 
 
-def test_labels():
+def test_labels_distinguish_bos_and_eos():
     tokenizer = Tokenizer(bos="last")
     assert [tokenizer.label(i) for i in (26, 0, 25)] == ["BOS", "a", "z"]
     assert tokenizer.label(26, target=True) == "EOS"
     assert tokenizer.label(3, target=True) == "d"
 
 
-def test_capitals_are_lowered_only_where_the_vocabulary_has_none():
+def test_lowercases_only_capitals_outside_the_vocabulary():
     assert Tokenizer().normalize("EmMa") == "emma"
     assert Tokenizer("aAb").normalize("AaB") == "Aab"
 
@@ -45,20 +45,20 @@ def test_capitals_are_lowered_only_where_the_vocabulary_has_none():
         ("花", "花", 0, ""),
     ],
 )
-def test_an_unknown_character_is_named_with_the_plain_spelling(text, char, position, advice):
-    said = f"character '{char}' at position {position} of '{text}' is not in the vocabulary a..z{advice}"
+def test_the_error_names_an_unknown_character_and_suggests_a_spelling(text, char, position, advice):
+    message = f"character '{char}' at position {position} of '{text}' is not in the vocabulary a..z{advice}"
     with pytest.raises(InputError) as error:
         Tokenizer().encode(text)
-    assert str(error.value) == said
+    assert str(error.value) == message
 
 
-def test_the_vocabulary_of_names_is_their_characters_sorted():
+def test_the_vocabulary_of_names_has_their_characters_sorted():
     assert Tokenizer.of(["emma", "ava", ""]).chars == "aemv"
     assert Tokenizer.of([]).vocab_size == 1
 
 
 @pytest.mark.parametrize(
-    ("chars", "described"),
+    ("chars", "description"),
     [
         ("abcdefghij", "a..j"),
         ("abcx", "abcx"),
@@ -67,12 +67,12 @@ def test_the_vocabulary_of_names_is_their_characters_sorted():
         ("abcde", "abcde"),
     ],
 )
-def test_characters_are_described_in_runs(chars, described):
-    assert Tokenizer(chars).describe_chars() == described
+def test_the_description_shortens_runs_of_characters(chars, description):
+    assert Tokenizer(chars).describe_chars() == description
 
 
-def test_a_vocabulary_that_is_none_is_refused():
-    with pytest.raises(InputError, match="names each character once, found 'aba'"):
+def test_rejects_a_wrong_vocabulary():
+    with pytest.raises(InputError, match="chars: expected each character once, found 'aba'"):
         Tokenizer("aba")
-    with pytest.raises(InputError, match="BOS stands first or last, found 'middle'"):
+    with pytest.raises(InputError, match="bos: expected first or last, found 'middle'"):
         Tokenizer(bos="middle")

@@ -1,4 +1,4 @@
-"""Adam against torch.optim, recorded losses, and runs that stop and go on bit for bit."""
+"""Compare Adam with torch.optim, check recorded losses, and check that resumed runs are equal bit for bit."""
 
 import math
 from itertools import islice
@@ -14,7 +14,7 @@ from microgpt_trace.microgpt.model import Schedule
 from microgpt_trace.microgpt.parameters import Parameters
 from microgpt_trace.microgpt.training import Adam, Trainer, first_nonfinite
 
-# The first losses of `train(steps=10, seed=42)` on names.txt by batch size, as this program computed them.
+# The first losses of `train(steps=10, seed=42)` on names.txt by batch size, recorded from this program.
 FIRST_LOSSES = {
     1: [3.3096869, 3.2817738, 3.263124, 3.0385108, 3.412369, 3.4195621, 3.0658264, 3.1307819],
     8: [3.3391662, 3.2912574, 3.1760621, 3.147799, 2.9706795, 3.003962, 2.8768911, 2.9500306],
@@ -24,7 +24,7 @@ NAMES = ["emma", "olivia", "ava", "mia", "isabella", "lea", "noah", "liam", "abi
 
 @pytest.fixture
 def names(tmp_path):
-    """A data file so small that few steps cross the border of an epoch."""
+    """Return a data file that is so small that a few steps cross the end of an epoch."""
     path = tmp_path / "names.txt"
     path.write_text("\n".join(NAMES) + "\n")
     return path
@@ -74,8 +74,8 @@ def test_adam_measures_the_last_step():
     agree(adam.update_ratio(), moved / np.linalg.norm(before), rtol=1e-9)
 
 
-def test_a_run_in_torch_learns_the_same(names):
-    """Ten steps of the whole loop in float64: forward, backward, Adam and the schedule."""
+def test_ten_training_steps_agree_with_torch(names):
+    """The whole loop in float64: forward, backward, Adam and the schedule."""
     torch = pytest.importorskip("torch")
     model = Model(Parameters.random(Config(), 5, np.float64), Tokenizer(), "test")
     trainer = Trainer(model, documents(), Schedule(10, lr=0.02))
@@ -100,8 +100,8 @@ def begin(schedule, config=None):
     return Trainer(init(config, seed=schedule.seed), documents(), schedule)
 
 
-def go(trainer, steps):
-    """Train some steps; the generator is closed as an interrupted loop would."""
+def train_steps(trainer, steps):
+    """Train some steps, and close the generator as an interrupted loop does."""
     run = trainer.run()
     losses = [record.loss for record in islice(run, steps)]
     run.close()
@@ -109,23 +109,23 @@ def go(trainer, steps):
 
 
 @pytest.mark.parametrize(("batch_size", "stop"), [(1, 11), (1, 12), (5, 7), (32, 1), (32, 29)])
-def test_stop_and_resume_equals_an_uninterrupted_run(batch_size, stop, tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_one(batch_size, stop, tmp_path):
     schedule = Schedule(30, batch_size, seed=3)
-    whole, first = begin(schedule), begin(schedule)
-    expected = go(whole, 30)
-    found = go(first, stop)
+    uninterrupted, first = begin(schedule), begin(schedule)
+    expected = train_steps(uninterrupted, 30)
+    losses = train_steps(first, stop)
     save(first.model("stopped"), tmp_path / "stopped.safetensors")
     stored = load(tmp_path / "stopped.safetensors")
     second = Trainer(stored, documents(), stored.training.schedule)
-    assert found + go(second, 30) == expected
-    assert np.array_equal(second.params.flat, whole.params.flat)
-    assert np.array_equal(second.adam.moments, whole.adam.moments)
-    assert second.done == whole.done == 30
+    assert losses + train_steps(second, 30) == expected
+    assert np.array_equal(second.params.flat, uninterrupted.params.flat)
+    assert np.array_equal(second.adam.moments, uninterrupted.adam.moments)
+    assert second.done == uninterrupted.done == 30
     assert list(second.run()) == []
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 30])
-def test_every_epoch_takes_each_name_once(batch_size):
+def test_every_epoch_has_each_name_once(batch_size):
     docs = documents()
     trainer, spelled, count = Trainer(init(), docs, Schedule(60, batch_size)), [], len(docs.train)
     for step in range(4 * count):
@@ -140,13 +140,13 @@ def test_every_epoch_takes_each_name_once(batch_size):
     assert {spelled.count(name) for name in expected} == {4 * batch_size}
 
 
-def test_one_name_makes_large_batches_and_no_held_out_loss():
+def test_trains_in_large_batches_on_a_single_name():
     trainer = Trainer(init(), documents(["ava"]), Schedule(1, 300))
     assert trainer.held_out_loss() is None
     assert len(trainer.batch(0).tokens) == 300 * 4
 
 
-def test_a_seed_decides_the_order():
+def test_the_seed_fixes_the_order():
     def order(seed):
         trainer = Trainer(init(), documents(), Schedule(10, seed=seed))
         return [trainer.batch(step).tokens.tolist() for step in range(10)]
@@ -155,24 +155,23 @@ def test_a_seed_decides_the_order():
     assert order(1) != order(2)
 
 
+FIRST_EVENT = "the first event that is not finite is"
+
+
 @pytest.mark.parametrize(
-    ("lr", "batch_size", "said"),
+    ("lr", "batch_size", "message"),
     [
-        (
-            1e13,
-            3,
-            r"^step 2: the loss is nan; the first event that is not finite is logits, tracing '\w+'$",
-        ),
-        (1e30, 1, r"step \d+: the loss is (nan|inf); the first event"),
+        (1e13, 3, rf"^step 2: the loss is nan; {FIRST_EVENT} logits in the trace of '\w+'$"),
+        (1e30, 1, rf"step \d+: the loss is (nan|inf); {FIRST_EVENT}"),
     ],
 )
-def test_a_diverging_run_names_step_and_event(lr, batch_size, said, names):
-    with pytest.raises(DivergedError, match=said) as error:
+def test_the_error_of_a_diverging_run_names_step_and_event(lr, batch_size, message, names):
+    with pytest.raises(DivergedError, match=message) as error:
         train(steps=20, lr=lr, batch_size=batch_size, data=names)
     assert error.value.exit_code == 1
 
 
-def test_a_diverging_run_keeps_what_it_had_before():
+def test_a_diverging_run_keeps_its_last_finite_parameters():
     trainer = begin(Schedule(20, lr=1e13))
     with pytest.raises(DivergedError):
         list(trainer.run())
@@ -180,7 +179,7 @@ def test_a_diverging_run_keeps_what_it_had_before():
     assert np.isfinite(trainer.params.flat).all()
 
 
-def test_the_first_event_that_is_not_finite(emma):
+def test_finds_the_first_event_that_is_not_finite(emma):
     params = emma.params.copy()
     params["layer0.mlp_fc1"][3, 2] = np.inf
     with np.errstate(all="ignore"):
@@ -219,7 +218,7 @@ def test_train_does_not_change_the_given_model(names, emma):
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "message"),
     [
         ("steps", 0, "expected a whole number of at least 1, found 0"),
         ("batch_size", -1, "expected a whole number of at least 1, found -1"),
@@ -229,13 +228,13 @@ def test_train_does_not_change_the_given_model(names, emma):
         ("seed", -1, ""),
     ],
 )
-def test_a_wrong_schedule_is_refused(name, value, said):
-    with pytest.raises(InputError, match=f"{name}: {said}"):
+def test_rejects_a_wrong_schedule(name, value, message):
+    with pytest.raises(InputError, match=f"{name}: {message}"):
         Schedule(**{name: value})
     with pytest.raises(InputError, match="seed"):
         init(seed=-1)
 
 
-def test_nothing_to_train_on_is_refused():
-    with pytest.raises(InputError, match="no name is left to train on"):
+def test_rejects_data_without_a_training_name():
+    with pytest.raises(InputError, match="expected at least one name to train on, found none"):
         Trainer(init(), documents(["emma7"]), Schedule())

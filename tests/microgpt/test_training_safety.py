@@ -1,4 +1,4 @@
-"""`train` loses no work and nobody else's files: kills, full disks, two runs at once, wrong targets."""
+"""Check that `train` loses no work and touches no other files: kills, full disks, two runs at once, targets."""
 
 import errno
 import json
@@ -31,7 +31,7 @@ NAMES = "emma\nolivia\nava\nisabella\nsophia\nmia\namelia\nharper\nevelyn\nabiga
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """Where commands run: data.txt is there, log.jsonl comes."""
+    """Return the folder in which commands run. It has data.txt, and commands write log.jsonl."""
     monkeypatch.chdir(tmp_path)
     Path("data.txt").write_text(NAMES)
     return tmp_path
@@ -44,8 +44,8 @@ def training(options=""):
     return microgpt(f"train --data data.txt {options}")
 
 
-def resumed(part, more=""):
-    return training(f"--resume {part} --log {LOG} {more}")
+def resumed(checkpoint, more=""):
+    return training(f"--resume {checkpoint} --log {LOG} {more}")
 
 
 def new_trainer(steps, lr=0.01):
@@ -54,13 +54,13 @@ def new_trainer(steps, lr=0.01):
 
 
 def stopped(log=None, at=10, lr=0.01):
-    """A checkpoint in the middle of a run of 20 steps, as an interrupted `train` leaves it."""
+    """Return a checkpoint in the middle of a run of 20 steps, as an interrupted `train` leaves it."""
     trainer = new_trainer(20, lr)
-    written = TrainingLog(log, trainer, "emma", 5, append=False) if log else nullcontext()
-    with written as records:
+    training_log = TrainingLog(log, trainer, "emma", 5, append=False) if log else nullcontext()
+    with training_log as open_log:
         for record in trainer.run():
-            if records is not None:
-                records.add(record)
+            if open_log is not None:
+                open_log.add(record)
             if record.step == at:
                 break
     path = Path(f"{trainer.run_id}.safetensors")
@@ -72,17 +72,17 @@ def stopped(log=None, at=10, lr=0.01):
 
 
 @pytest.mark.parametrize("count", [2, in_sweep(20, whole=True)])
-def test_kills_lose_nothing(tmp_path, count):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    whole.mkdir()
+def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(tmp_path, count):
+    uninterrupted, killed = tmp_path / "uninterrupted", tmp_path / "killed"
+    uninterrupted.mkdir()
     killed.mkdir()
-    kills.uninterrupted_run(whole, 750 * count)
+    kills.uninterrupted_run(uninterrupted, 750 * count)
     outcome = kills.killed_run(killed, count, seed=1, steps=750 * count)
     print(outcome)
-    kills.check_equal(killed, whole)
+    kills.check_equal(killed, uninterrupted)
 
 
-def test_a_run_removes_what_a_killed_one_left():
+def test_a_run_removes_the_temporary_files_of_a_killed_one():
     mine = [Path(f".m.safetensors.{name}") for name in ("0123abcd.tmp", "lock")]
     others = [Path(name) for name in (".m.safetensors.x.tmp", ".n.safetensors.0123abcd.tmp", "m.tmp")]
     for path in (*mine, *others):
@@ -101,48 +101,48 @@ def steps_of():
 
 
 def test_a_resumed_log_has_each_step_once():
-    part = stopped(LOG)
+    checkpoint = stopped(LOG)
     later = LOG.read_text().splitlines()[-1].replace('"step": 10', '"step": 11')
-    LOG.write_text(f"{LOG.read_text()}{later}\n{later[:50]}")  # it was killed after its last save
-    done = resumed(part)
+    LOG.write_text(f"{LOG.read_text()}{later}\n{later[:50]}")  # as if killed after its last save
+    done = resumed(checkpoint)
     assert (done.code, "no records" in done.err) == (0, False), done.err
     assert steps_of() == list(range(1, 21))
 
 
 def test_a_checkpoint_is_saved_after_the_log_of_its_steps(monkeypatch):
-    """A kill seldom comes in the milliseconds between the two, so the order is looked at itself."""
-    whole, seen = training_run.save, []
+    """A kill in the milliseconds between the two is rare, so this test observes their order."""
+    save_original, seen = training_run.save, []
 
-    def look(model, path):
+    def save_observed(model, path):
         seen.append((model.training.step, steps_of()))
-        whole(model, path)
+        save_original(model, path)
 
-    monkeypatch.setattr(training_run, "save", look)
+    monkeypatch.setattr(training_run, "save", save_observed)
     assert training(f"--steps 5 --autosave 0 --log {LOG}").code == 0
     assert seen == [(step, list(range(1, step + 1))) for step in range(1, 6)]
 
 
-def test_a_log_without_some_steps_is_said_to_lack_them():
-    part = stopped(LOG)
-    whole = LOG.read_text().splitlines(keepends=True)
-    LOG.write_text("".join(line for line in whole if json.loads(line).get("step", 0) < 8))
-    done = resumed(part)
+def test_a_note_names_steps_that_the_log_lacks():
+    checkpoint = stopped(LOG)
+    lines = LOG.read_text().splitlines(keepends=True)
+    LOG.write_text("".join(line for line in lines if json.loads(line).get("step", 0) < 8))
+    done = resumed(checkpoint)
     assert f"{LOG} has no records of steps 8 to 10" in done.err
 
 
 @pytest.mark.parametrize(
     ("theirs", "older", "same"),
     [(None, False, True), ({}, False, False), ({}, True, True), ({"lr": 0.02}, True, False)],
-    ids=["itself", "another", "another of old", "another rate of old"],
+    ids=["the same run", "another run", "an older log", "an older log with another rate"],
 )
-def test_the_log_of_another_run_is_left_alone(theirs, older, same):
-    """Older logs and checkpoints have no id of the run: what tells runs apart there is how they train."""
-    part = stopped(LOG)
+def test_resume_does_not_touch_the_log_of_another_run(theirs, older, same):
+    """Older logs have no run id, so their schedule tells whether they belong to the run."""
+    checkpoint = stopped(LOG)
     if theirs is not None:
-        part = stopped(at=5, **theirs)
+        checkpoint = stopped(at=5, **theirs)
     if older:
-        LOG.write_text(LOG.read_text().replace('"run_id"', '"of_old"'))
-    before, done = LOG.read_bytes(), resumed(part)
+        LOG.write_text(LOG.read_text().replace('"run_id"', '"unknown"'))
+    before, done = LOG.read_bytes(), resumed(checkpoint)
     print(done.err)
     assert (done.code == 0) == same
     if not same:
@@ -150,7 +150,7 @@ def test_the_log_of_another_run_is_left_alone(theirs, older, same):
         assert LOG.read_bytes() == before
 
 
-def test_a_text_is_no_log_to_go_on_with():
+def test_rejects_a_text_file_in_place_of_a_log():
     LOG.write_text("keep me\n")
     refused(resumed(stopped()), "log of a training run")
     assert LOG.read_text() == "keep me\n"
@@ -159,7 +159,7 @@ def test_a_text_is_no_log_to_go_on_with():
 # --- Targets ----------------------------------------------------------------------------------
 
 
-def test_two_runs_do_not_write_one_file():
+def test_two_runs_cannot_write_the_same_file():
     script = "import sys, pathlib, microgpt_trace.files as files\n"
     script += "with files.hold(pathlib.Path(sys.argv[1])): print(flush=True), input()"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
@@ -175,16 +175,16 @@ def test_two_runs_do_not_write_one_file():
     assert not Path(".m.lock").exists()
 
 
-def test_a_file_system_without_locks_keeps_nobody_from_training(monkeypatch):
-    def none(self):
+def test_trains_on_a_file_system_without_locks(monkeypatch):
+    def trylock(self):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr("fasteners.InterProcessLock.trylock", none)
+    monkeypatch.setattr("fasteners.InterProcessLock.trylock", trylock)
     assert training("--steps 2").code == 0
     assert not [path for path in Path().iterdir() if path.name.startswith(".")]
 
 
-def test_a_loop_of_links_is_no_target(tmp_path):
+def test_rejects_a_symbolic_link_to_itself(tmp_path):
     (Path() / "loop").symlink_to(Path() / "loop")
     with pytest.raises(RunError, match="cannot write"):
         save(init(), Path() / "loop")
@@ -195,7 +195,7 @@ def files():
 
 
 @pytest.mark.parametrize(
-    ("options", "word"),
+    ("options", "message"),
     [
         ("--out data.txt", "this command reads the file"),
         ("--log data.txt", "this command reads the file"),
@@ -211,7 +211,7 @@ def files():
         ("--log microgpt.safetensors", "--out and --log both name"),
     ],
 )
-def test_force_overwrites_checkpoints_and_logs_alone(options, word):
+def test_force_overwrites_no_files_but_checkpoints_and_logs(options, message):
     Path("model").mkdir()
     Path("model/config.json").write_text("{}")
     Path("model/model.safetensors").write_bytes(b"weights")
@@ -219,7 +219,7 @@ def test_force_overwrites_checkpoints_and_logs_alone(options, word):
     Path("notes.txt").write_text("notes")
     save(init(), Path("old.safetensors"))
     before = files()
-    refused(training(f"--steps 2 --force {options}"), word)
+    refused(training(f"--steps 2 --force {options}"), message)
     assert files() == before
 
 
@@ -234,7 +234,7 @@ def test_force_overwrites_checkpoints_and_logs():
 
 
 def process(options, limit):
-    """A run in a process of its own, which may write files up to a limit."""
+    """Run `train` in a new process that can write files of at most `limit` bytes."""
 
     def limited():
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -245,7 +245,7 @@ def process(options, limit):
     )
 
 
-def test_a_log_that_finds_no_room_ends_the_run_and_the_checkpoint_is_saved():
+def test_a_full_disk_for_the_log_ends_the_run_after_saving_the_checkpoint():
     done = process("--steps 1500 --log log.jsonl", limit=100_000)
     print(done.stderr)
     assert done.returncode == 1
@@ -255,41 +255,41 @@ def test_a_log_that_finds_no_room_ends_the_run_and_the_checkpoint_is_saved():
     assert steps_of()[-1] == 1500
 
 
-def test_a_checkpoint_that_finds_no_room_names_its_file():
+def test_the_error_names_a_checkpoint_that_does_not_fit_the_disk():
     done = process("--steps 20", limit=10_000)
     assert done.returncode == 1
     assert "microgpt: microgpt.safetensors: cannot write (File too large)" in done.stderr
     assert [*Path().iterdir()] == [Path("data.txt")]
 
 
-def test_an_autosave_that_fails_is_tried_again(monkeypatch):
-    whole, failures = training_run.save, iter([RunError("no room")])
+def test_a_failed_autosave_is_tried_again(monkeypatch):
+    save_original, failures = training_run.save, iter([RunError("no room")])
 
-    def unreliable(model, path):
+    def unreliable_save(model, path):
         for failure in failures:
             raise failure
-        whole(model, path)
+        save_original(model, path)
 
-    monkeypatch.setattr(training_run, "save", unreliable)
+    monkeypatch.setattr(training_run, "save", unreliable_save)
     done = training("--steps 5 --autosave 0")
     assert done.code == 0
     assert "step 1 was not saved: no room" in done.err
     assert load("microgpt.safetensors").training.step == 5
 
 
-def test_it_saves_as_often_as_the_clock_says(monkeypatch):
+def test_saves_at_the_interval_of_autosave(monkeypatch):
     saved, seconds = [], iter(range(1000))
     monkeypatch.setattr(training_run, "monotonic", lambda: next(seconds))
     monkeypatch.setattr(training_run, "_save", lambda trainer, *_: saved.append(trainer.done))
     assert training("--steps 10 --autosave 3").code == 0
     print(saved)
-    assert saved == [3, 6, 9, 10]  # a look at the clock takes a second
+    assert saved == [3, 6, 9, 10]  # the fake clock advances one second per reading
 
 
 # --- The library ------------------------------------------------------------------------------
 
 
-def test_who_is_told_of_a_step_keeps_their_own_handling_of_errors():
+def test_training_does_not_change_the_error_handling_of_its_caller():
     with np.errstate(all="raise"):
         before, seen = np.geterr(), []
         train(steps=3, data="data.txt", on_step=lambda record: seen.append(np.geterr()))
@@ -301,7 +301,7 @@ def test_who_is_told_of_a_step_keeps_their_own_handling_of_errors():
         assert np.geterr() == before
 
 
-def test_a_target_keeps_who_may_read_it(tmp_path):
+def test_saving_keeps_the_permissions_of_a_file(tmp_path):
     path = Path() / "m.safetensors"
     save(init(), path)
     for mode in (0o600, 0o640):
@@ -311,7 +311,7 @@ def test_a_target_keeps_who_may_read_it(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["名" * 84, "n" * 255], ids=["wide", "narrow"])
-def test_the_longest_names_can_be_written(name):
+def test_saves_files_with_the_longest_names(name):
     save(init(), Path(name))
     check_target(Path(name), overwrite=True)
     with hold(Path(name)):
@@ -319,48 +319,47 @@ def test_the_longest_names_can_be_written(name):
     assert sorted(Path().iterdir()) == [Path("data.txt"), Path(name)]
 
 
-def test_the_empty_name_can_be_watched():
+def test_a_log_can_watch_the_empty_name():
     assert training(f"--steps 2 --log {LOG} --watch ''").code == 0
     assert json.loads(LOG.read_text().splitlines()[0])["watched"] == ""
 
 
-# --- What is refused, said and allowed --------------------------------------------------------
+# --- Notes, refusals and signals --------------------------------------------------------------
 
 
-def test_a_fork_that_drops_records_says_so():
-    """The same run, gone on with from an earlier checkpoint and the log of the later one."""
-    part = stopped(LOG)
+def test_resuming_from_an_earlier_checkpoint_reports_the_dropped_records():
+    checkpoint = stopped(LOG)
     copy = Path("copy.safetensors")
-    copy.write_bytes(part.read_bytes())
-    assert resumed(part).code == 0
+    copy.write_bytes(checkpoint.read_bytes())
+    assert resumed(checkpoint).code == 0
     done = resumed(copy, "--out other.safetensors")
     assert f"{LOG}: dropped 10 records of steps after 10, which the run takes again" in done.err
     assert steps_of() == list(range(1, 21))
 
 
-def test_a_log_that_another_program_wrote_anew_is_gone_on_with():
-    part = stopped(LOG)
+def test_resumes_with_a_log_that_another_program_reformatted():
+    checkpoint = stopped(LOG)
     compact = [json.dumps(json.loads(line), separators=(",", ":")) for line in LOG.read_text().splitlines()]
     LOG.write_text("\n".join(compact) + "\n")
-    assert resumed(part).code == 0
+    assert resumed(checkpoint).code == 0
 
 
 @pytest.mark.parametrize("content", ['{"model_type": "llama"}', '{"architectures": []}', "{cut"])
-def test_the_folder_of_a_model_gets_no_checkpoint(content):
+def test_saves_no_checkpoint_into_the_folder_of_a_model(content):
     Path("config.json").write_text(content)
     refused(training("--steps 2"), "this would write into a model")
-    Path("config.json").write_text('{"name": "my web app"}')  # of another program
+    Path("config.json").write_text('{"name": "my web app"}')  # the config.json of another program
     assert training("--steps 2").code == 0
 
 
 def signalled(monkeypatch, at):
-    """A signal within the step after `at`, and the clock two seconds on at each look."""
-    whole, seconds = Trainer._step, iter(range(0, 10**6, 2))
+    """Raise a signal in the steps `at`, counted from 0, and let the clock advance two seconds per reading."""
+    original, seconds = Trainer._step, iter(range(0, 10**6, 2))
 
     def step(self, number):
         if number in at:
             signal.raise_signal(signal.SIGTERM)
-        return whole(self, number)
+        return original(self, number)
 
     monkeypatch.setattr(Trainer, "_step", step)
     monkeypatch.setattr(training_run, "monotonic", lambda: next(seconds))
@@ -373,12 +372,12 @@ def test_a_signal_in_the_last_step_changes_nothing(monkeypatch, default_signals)
     assert "held out" in done.out
 
 
-def test_a_second_signal_ends_a_step_that_does_not_end(monkeypatch, default_signals):
+def test_a_second_signal_ends_a_step_that_hangs(monkeypatch, default_signals):
     signalled(monkeypatch, at=[1])
-    whole = Trainer._step
+    original = Trainer._step
 
     def endless(self, number):
-        whole(self, number)
+        original(self, number)
         while True:
             signal.raise_signal(signal.SIGTERM)
 
@@ -389,8 +388,7 @@ def test_a_second_signal_ends_a_step_that_does_not_end(monkeypatch, default_sign
     assert not Path("b").exists()
 
 
-def test_a_log_of_what_is_infinite_warns_of_nothing():
-    """The figures of a step are made where no handling of errors is set."""
+def test_the_norms_of_infinite_values_give_no_warning():
     trainer = new_trainer(3)
     next(trainer.run())
     trainer.adam.update.flat[:3] = trainer.adam.params.flat[:3] = np.inf

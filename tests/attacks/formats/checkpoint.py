@@ -30,14 +30,14 @@ MISFITS = [
     ("'bias'", {}, zeros("bias", 16)),
 ]
 BARE_MISFITS = [
-    ("found 'bias' as well", {}, zeros("bias", 16)),
+    ("found 'bias' too", {}, zeros("bias", 16)),
     ("tensor 'layer0.attn_wo' is missing", {}, {"layer0.attn_wo": GONE}),
     ("tensor 'lm_head' is missing", {}, {"lm_head": GONE}),
     ("expected a microGPT with a matrix 'wte', found layer0.attn_wk", {}, {"wte": GONE}),
     ("layer0.attn_wq", {}, {"layer0.attn_wq": GONE}),
     ("expected a microGPT with a matrix 'wpe'", {}, zeros("wpe", 16)),
     ("'wpe': expected float32 [16, 16], found int64", {}, zeros("wpe", 16, 16, dtype=np.int64)),
-    ("65 tokens and no metadata that names them", {}, zeros("wte", 65, 16)),
+    ("found 65 tokens without metadata", {}, zeros("wte", 65, 16)),
     ("width 18 is not a multiple of 4 heads", {}, zeros("wte", 27, 18)),
     ("'layer2.attn_wq'", {}, zeros("layer2.attn_wq", 16, 16)),
     ("found nothing", {}, dict.fromkeys(init().params, GONE)),
@@ -58,9 +58,9 @@ METADATA = [
     (f"{NONE} ('config')", {"config": GONE}),
     *((NONE, {"config": text}) for text in ("{", "[]", "null", '{"n_experts": 8}', '{"n_embd": "wide"}')),
     ("n_head", {"config": '{"n_head": 0}'}),
-    ("name 4 tokens but a vocab_size of 27", {"vocabulary": '{"chars": "abc"}'}),
+    ("has 4 tokens, but vocab_size is 27", {"vocabulary": '{"chars": "abc"}'}),
     (NONE, {"vocabulary": ""}),
-    ("BOS stands first or last", {"vocabulary": '{"bos": "middle"}'}),
+    ("bos: expected first or last", {"vocabulary": '{"bos": "middle"}'}),
     (NONE, {"training": "[]"}),
     (NONE, {"training": '{"step": 1, "data": ""}'}),
     ("steps: expected a whole number of at least 1, found 0", scheduled(steps=0)),
@@ -93,9 +93,9 @@ def edited(change):
 
 
 BYTES = [
-    (f"{NO_FILE} 0 bytes that are not one", b""),
-    (f"{NO_FILE} 16 bytes that are not one", b"emma\nolivia\nava\n"),
-    (f"{NO_FILE} 5,000 bytes that are not one", np.random.default_rng(0).bytes(5000)),
+    (f"{NO_FILE} 0 bytes of something else", b""),
+    (f"{NO_FILE} 16 bytes of something else", b"emma\nolivia\nava\n"),
+    (f"{NO_FILE} 5,000 bytes of something else", np.random.default_rng(0).bytes(5000)),
     (NO_FILE, edited(lambda content: content[:100])),
     (NO_FILE, edited(lambda content: content[:-1])),
     (NO_FILE, edited(lambda content: content + b"\x00")),
