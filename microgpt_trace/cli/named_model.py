@@ -173,9 +173,9 @@ class Opener:
         """Open a model or a recording. Raises FileFormatError for anything else."""
         key = realpath(path)  # Path.resolve raises RuntimeError for a loop of links
         if key not in self._opened:
-            from ..comparison.compared_runs import opened
+            from ..comparison.compared_runs import open_source
 
-            self._opened[key] = opened(path, self.names, **self.of_file.load_settings())
+            self._opened[key] = open_source(path, self.names, **self.of_file.load_settings())
         return self._opened[key]
 
     def model(self, path: Path) -> "LanguageModel":

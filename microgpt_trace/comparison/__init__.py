@@ -1,1 +1,1 @@
-"""Two runs, or two models, side by side: how far apart they are, and where they part."""
+"""Compare two runs or two models: how much they differ, and where they first diverge."""

@@ -1,4 +1,4 @@
-"""What is compared: a model that is run now, or a recording. Either gives pieces of events by name."""
+"""The two kinds of run that can be compared: a model that runs now, and a recording."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
     from ..architecture.model import LanguageModel, TraceInput
     from ..dumps.mapping import NameMap
 
-# apr's and llama.cpp's names of products without their biases, and which biases these are
+# Names in apr and llama.cpp of products before the bias is added, and the biases that are then missing
 BEFORE_BIASES = (
     (re.compile("qkv_matmul"), {"attn_bq", "attn_bk", "attn_bv"}),
     (re.compile(r"ffn_(gate|up)-\d+"), {"mlp_bgate", "mlp_bup"}),
 )
 Shapes = Mapping[str, tuple[int, ...]]
-KEPT = 32  # arrays, about a layer
+CACHED = 32  # arrays, about as many as a layer has
 
 
 @frozen
 class Unpaired:
-    """What one side has and the other lacks, and why it was not compared."""
+    """An event or tensor that was not compared, and the reason."""
 
     name: str
     reason: str
@@ -46,7 +46,7 @@ class ModelRun:
     """A model that runs on the tokens now."""
 
     kind = "model, run now"
-    statistics: Mapping[str, TraceEvent] = {}  # it has values
+    statistics: Mapping[str, TraceEvent] = {}  # none: a model gives values
 
     def __init__(self, model: LanguageModel, inputs: TraceInput) -> None:
         self.model, self.inputs, self.origin = model, inputs, model.origin
@@ -58,7 +58,7 @@ class ModelRun:
         self._pieces: Iterator[Piece] = iter(())
 
     def run(self, names: Sequence[str]) -> EventStream:
-        """Start the pass; `pieces` or `take` then give what comes."""
+        """Start the pass. `pieces` or `take` then return the values as they are computed."""
         stream = EventStream(self.model, self.inputs, names)
         self._pieces = iter(stream)
         return stream
@@ -67,7 +67,10 @@ class ModelRun:
         return self._pieces
 
     def take(self, piece: Piece) -> Piece:
-        """What this side has beside another side's piece."""
+        """Return the piece of this side that matches a piece of the other side.
+
+        Raises InputError if this model computes another event at this point.
+        """
         own = next(self._pieces)
         if (own.name, own.positions) != (piece.name, piece.positions):
             raise InputError(f"{self.origin} computes {own.name} where the other computes {piece.name}")
@@ -76,13 +79,13 @@ class ModelRun:
 
 @dataclass(repr=False)
 class RecordedRun:
-    """What another run left, laid out as `shapes` say."""
+    """A recording of another run. Its arrays are laid out in the shapes of our events, `shapes`."""
 
     recording: Recording
     shapes: Shapes
     tokens: tuple[int, ...] | None
     layouts: Mapping[str, str] = field(default_factory=dict)
-    model: LanguageModel | None = None  # whose events these are taken for
+    model: LanguageModel | None = None  # the model on the other side, if there is one
     notes: list[str] = field(default_factory=list)
     unpaired: list[Unpaired] = field(default_factory=list)
 
@@ -93,31 +96,33 @@ class RecordedRun:
         self.statistics = {} if self.recording.tensors else self.recording.statistics
         self.notes += self.recording.notes
         self.unpaired += [Unpaired(left.recorded.source, left.reason) for left in self.recording.leftovers]
-        known = self.recording.tensors or self.statistics
-        refused = {name: reason for name in known if (reason := self._refused(name))}
+        events = self.recording.tensors or self.statistics
+        refused = {name: reason for name in events if (reason := self._refused(name))}
         self.unpaired += refused.values()
-        self.names = [name for name in known if name not in refused]
+        self.names = [name for name in events if name not in refused]
 
     def _refused(self, name: str) -> Unpaired | None:
-        """Why an event cannot be compared: where it begins and ends is not known, or the tensor has a name
-        that is before the bias, which our event is after."""
+        """Return the reason why an event cannot be compared, or None: the tensor holds several events whose
+        widths are not known, or its values lack the bias that our event includes."""
         recorded = self.recording.tensors.get(name)
         if recorded is None:
             return None
         if recorded.beside and name not in self.shapes:
             others = ", ".join(event for event in recorded.beside if event != name)
-            return Unpaired(name, f"side by side with {others}, and no model tells their widths")
+            return Unpaired(name, f"stored in one tensor with {others}, and no model says their widths")
         biases = set(self.model.config.biases) if self.model is not None else set()
         stem = Path(recorded.source).stem
-        if any(before.fullmatch(stem) and biases & of for before, of in BEFORE_BIASES):
-            return Unpaired(f"{name} in {recorded.source}", "before the bias, which our event is after")
+        if any(pattern.fullmatch(stem) and biases & missing for pattern, missing in BEFORE_BIASES):
+            return Unpaired(
+                f"{name} in {recorded.source}", "recorded before the bias, which our event includes"
+            )
         return None
 
     def pieces(self, names: Sequence[str]) -> Iterator[Piece]:
         return map(self._piece, names)
 
     def take(self, piece: Piece) -> Piece:
-        """What this side has beside another side's piece."""
+        """Return the event of the other side's piece, as this recording has it."""
         return self._piece(piece.name)
 
     def _piece(self, name: str) -> Piece:
@@ -126,30 +131,33 @@ class RecordedRun:
         return Piece(name, fitted.array, fitted.positions or whole)
 
     def fitted(self, name: str) -> Fitted:
-        """The event's array in our shape. Raises InputError where its layout cannot be told."""
+        """Return the event's array in our shape. Raises InputError if its layout is ambiguous or wrong."""
         recorded = _without_padding(name, self.recording.tensors[name], self.shapes[name])
         recorded = replace(recorded, layout=self.layouts.get(name, recorded.layout))
-        found = self.recording.fitted(name, recorded, self.model, self.shapes)
-        if found.note and (said := f"{name}: {found.note}") not in self.notes:
-            self.notes.append(said)
-        return found
+        fitted = self.recording.fitted(name, recorded, self.model, self.shapes)
+        if fitted.note and (note := f"{name}: {fitted.note}") not in self.notes:
+            self.notes.append(note)
+        return fitted
 
     def whole_and_partial(
         self, names: Sequence[str]
     ) -> tuple[RecordedEvents, dict[str, tuple[Array, tuple[int, ...] | None]]]:
-        """Those of the events that it has in whole, and those of which it has the rows of some positions."""
-        partial, own = dict[str, tuple[Array, tuple[int, ...] | None]](), set(self.names)
-        known = [name for name in names if name in own]
-        for name in known:
+        """Return the events recorded at all positions, and those recorded at some, with their positions."""
+        partial, recorded_names = dict[str, tuple[Array, tuple[int, ...] | None]](), set(self.names)
+        names = [name for name in names if name in recorded_names]
+        for name in names:
             recorded = self.recording.tensors[name]
             if not recorded.beside and math.prod(recorded.shape) < math.prod(self.shapes[name]):
                 fitted = self.fitted(name)
                 partial[name] = fitted.array, fitted.positions
-        return RecordedEvents(self, [name for name in known if name not in partial]), partial
+        return RecordedEvents(self, [name for name in names if name not in partial]), partial
 
 
 def _without_padding(name: str, recorded: Recorded, shape: tuple[int, ...]) -> Recorded:
-    """llama.cpp's attention weights without the columns of keys that no position has yet, which are 0."""
+    """Remove the padding from llama.cpp's attention weights: columns of 0 for unused slots of its cache.
+
+    Reading raises InputError if a padding column is not 0.
+    """
     if not isinstance(kind_named(name), Softmax) or not Path(recorded.source).stem.startswith("kq_soft_max"):
         return recorded
     keys = shape[-1]
@@ -159,19 +167,21 @@ def _without_padding(name: str, recorded: Recorded, shape: tuple[int, ...]) -> R
     def read() -> Array:
         values = recorded.read()
         if values[..., keys:].any():
-            raise InputError(f"{recorded.source}: expected {keys} keys, found weights of more")
+            raise InputError(f"{recorded.source}: expected attention weights of {keys} keys, found more")
         return values[..., :keys]
 
     return replace(recorded, shape=(*recorded.shape[:-1], keys), read=read)
 
 
 class RecordedEvents(Mapping[str, Array]):
-    """The events that a recording has in whole, in order of computation. The arrays read last are kept: an
-    event is read as an output, and as an input or two."""
+    """The events that a recording has at all positions, in order of computation.
+
+    The last arrays are cached, since an event is read as an output and again as an input.
+    """
 
     def __init__(self, side: RecordedRun, names: Sequence[str]) -> None:
         self._names = dict.fromkeys(names)
-        self._read = lru_cache(KEPT)(lambda name: side.fitted(name).array)
+        self._read = lru_cache(CACHED)(lambda name: side.fitted(name).array)
 
     def __getitem__(self, name: str) -> Array:
         if name not in self._names:
@@ -192,14 +202,14 @@ ComparedRun = ModelRun | RecordedRun
 
 
 def first_model(sides: Sequence[ComparedRun]) -> ModelRun | None:
-    """The first side that is a model, where one is."""
+    """Return the first side that is a model, or None."""
     return next((side for side in sides if isinstance(side, ModelRun)), None)
 
 
-def opened(path: Path, names: NameMap | None = None, **options: Any) -> LanguageModel | Recording:
-    """The model or the recording under a path; `options` are those of `load`. Raises FileFormatError."""
-    surely_model = path.suffix in (".gguf", ".apr") or (path / "config.json").is_file()
-    if not surely_model:
+def open_source(path: Path, names: NameMap | None = None, **options: Any) -> LanguageModel | Recording:
+    """Open the model or the recording at a path. `options` are passed to `load`. Raises FileFormatError."""
+    is_model = path.suffix in (".gguf", ".apr") or (path / "config.json").is_file()
+    if not is_model:
         from ..dumps.formats import is_recording, open_recording
 
         if is_recording(path):

@@ -1,5 +1,8 @@
-"""What takes the pieces of two sides as they come and tells how far they lie apart: RowComparer row by row,
-StatisticsComparer where a side left nothing but statistics; PairKeeper keeps the values that a page shows."""
+"""Compare the values of two runs as they are computed.
+
+RowComparer compares row by row, StatisticsComparer compares statistics where one side has nothing else, and
+PairKeeper keeps the values that a page shows.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +25,11 @@ from ..rounding.bands import Bands, is_peaked
 from ..rounding.row_differences import RowDifferences, compare_rows, join, with_predictions
 from ..running.event_stream import Piece
 from .compared_runs import ComparedRun, RecordedRun
-from .differences import Agreeing, EventDifference, difference
+from .differences import AgreementMeter, EventDifference, difference
 
 
 class _ComparedRows(NamedTuple):
-    """What was compared of an event at some positions; `thirds` are third runs' distances from a side."""
+    """The differences of an event at some positions; `thirds` are the distances of third runs from a side."""
 
     rows: RowDifferences
     thirds: list[RowDifferences]
@@ -35,18 +38,24 @@ class _ComparedRows(NamedTuple):
 
 
 class RowComparer:
-    """Compares values row by row. `model` tells the biases that were added to rows, `base` which of the
-    two sides a third one's distance is taken from."""
+    """Compares values row by row.
+
+    `model` says which biases were added to the rows. `base` is the side, 0 or 1, from which the distances of
+    third runs are measured.
+    """
 
     def __init__(
         self, specs: Mapping[str, EventSpec], bands: Bands, model: LanguageModel | None, base: int = 0
     ) -> None:
-        self.agreeing = Agreeing()
+        self.agreement = AgreementMeter()
         self._specs, self._bands, self._model, self._base = specs, bands, model, base
         self._parts: dict[str, list[_ComparedRows]] = {}
 
     def add(self, pieces: Sequence[Piece | None]) -> None:
-        """Compare what the sides have of an event: a, b and third runs that give the band."""
+        """Compare the values of an event: those of a, of b, and of the third runs that give the band.
+
+        Raises InputError if no model is compared and the sides have different positions.
+        """
         a, *rest = (piece for piece in pieces if piece is not None)
         spec = self._specs[a.name]
         self._bands.note(spec, [piece.value for piece in (a, *rest)])
@@ -54,8 +63,8 @@ class RowComparer:
         if not rest or (a.value.ndim and not common):
             return
         if self._model is None and len(common) < min(len(a.positions), len(rest[0].positions)):
-            held = f"A {list(a.positions)}, B {list(rest[0].positions)}"
-            raise InputError(f"{a.name}: the two sides hold different positions of it, {held}")
+            positions = f"{list(a.positions)} in A and {list(rest[0].positions)} in B"
+            raise InputError(f"{a.name}: expected the same positions on both sides, found {positions}")
         at = [piece.at(common) for piece in (a, *rest)]
         bias = self._bias(spec, common)
         options: dict[str, Any] = {"bias": bias, "outliers": not is_peaked(spec)}
@@ -64,7 +73,7 @@ class RowComparer:
         rows = compare_rows(at[0], at[1], **options)
         thirds = [compare_rows(at[self._base], third, **options) for third in at[2:]]
         if a.name == "logits":
-            self.agreeing.add(at[0], at[1], common)
+            self.agreement.add(at[0], at[1], common)
             if len(thirds) > 1:
                 rows, *thirds = with_predictions(
                     [rows, *thirds], at[self._base], [at[1 - self._base], *at[2:]]
@@ -73,27 +82,27 @@ class RowComparer:
         self._parts.setdefault(a.name, []).append(part)
 
     def _bias(self, spec: EventSpec, positions: Sequence[int]) -> Array | None:
-        """What a product added to every row, where there is such a bias: [K], or turned as q and k are by
-        RoPE, [n, K]"""
+        """Return the bias that a product added to every row, [K], rotated like q and k after RoPE: [n, K].
+        Return None if there is no bias."""
         row = None if self._model is None else self._model.plan.get(spec.name)
         if self._model is None or row is None:
             return None
-        turning = row.kind if isinstance(row.kind, Rotation) else None
-        product = row if turning is None else self._model.plan[row.inputs[0]]
+        rotation = row.kind if isinstance(row.kind, Rotation) else None
+        product = row if rotation is None else self._model.plan[row.inputs[0]]
         if not isinstance(product.kind, Linear) or product.bias is None:
             return None
         bias = self._model.parameter(product.bias)
-        if turning is None:
+        if rotation is None:
             return bias
-        turns = rope_turns(turning.rope, turning.head_dim, np.array(positions))
-        return turn(np.broadcast_to(bias, (len(positions), len(bias))), turns, turning.head_dim)
+        turns = rope_turns(rotation.rope, rotation.head_dim, np.array(positions))
+        return turn(np.broadcast_to(bias, (len(positions), len(bias))), turns, rotation.head_dim)
 
     def finish(self, names: Sequence[str]) -> Iterator[EventDifference]:
-        """The differences in order of computation. Raises InputError where two sides share no position."""
+        """Yield the differences of these events. Raises InputError if the sides share no position."""
         for name in names:
             spec, parts = self._specs[name], self._parts.get(name)
             if not parts:
-                raise InputError(f"{name}: the two sides hold different positions of it, none in common")
+                raise InputError(f"{name}: expected the same positions on both sides, found none in common")
             rows = join([part.rows for part in parts])
             thirds = [join(of_run) for of_run in zip(*(part.thirds for part in parts), strict=True)]
             bands = self._bands.of(spec, rows, thirds)
@@ -108,17 +117,17 @@ class RowComparer:
 
 
 class StatisticsComparer:
-    """Compares the statistics of two sides: those that a side was saved with, or those of its values.
+    """Compares the statistics of two sides, saved ones or those of values.
 
-    What third runs are apart from side `base` gives the band.
+    The distances of third runs from side `base`, 0 or 1, give the band.
     """
 
     def __init__(
         self, sides: Sequence[ComparedRun], specs: Mapping[str, EventSpec], bands: Bands, base: int = 0
     ) -> None:
-        self.agreeing = Agreeing()  # of statistics nothing is known of single predictions
+        self.agreement = AgreementMeter()  # stays empty: statistics say nothing about single predictions
         self._sides, self._specs, self._bands, self._base = sides, specs, bands, base
-        self._held: list[dict[str, tuple[TensorStats, tuple[int, ...]]]] = [
+        self._stats: list[dict[str, tuple[TensorStats, tuple[int, ...]]]] = [
             {name: (e.stats, e.shape) for name, e in side.statistics.items() if e.stats is not None}
             for side in sides
         ]
@@ -126,11 +135,13 @@ class StatisticsComparer:
         self._positions = next((recording.positions for recording in saved), None)
 
     def add(self, pieces: Sequence[Piece | None]) -> None:
-        """Take values into account, the logits at the positions that the statistics have."""
-        there = [piece for piece in pieces if piece is not None]
-        self._bands.note(self._specs[there[0].name], [piece.value for piece in there])
-        self._held += [{} for _ in pieces[len(self._held) :]]  # runs that bring values alone
-        for piece, held in zip(pieces, self._held, strict=False):
+        """Add the statistics of values, for logits those at the positions of the saved statistics."""
+        present = [piece for piece in pieces if piece is not None]
+        self._bands.note(self._specs[present[0].name], [piece.value for piece in present])
+        self._stats += [
+            {} for _ in pieces[len(self._stats) :]
+        ]  # rounded passes, which are not among the sides
+        for piece, stats in zip(pieces, self._stats, strict=False):
             if piece is None:
                 continue
             name, value, spec = piece.name, piece.value, self._specs[piece.name]
@@ -138,23 +149,24 @@ class StatisticsComparer:
                 value = piece.at([p for p in piece.positions if p in self._positions])
             seen, shape = causal_mask(*value.shape[-2:]) if spec.causal else None, value.shape
             own = TensorStats.of(value, seen)
-            if name in held:
-                before, earlier = held[name]
+            if name in stats:
+                before, earlier = stats[name]
                 own, shape = before.merge(own), (earlier[0] + len(value), *shape[1:])
-            held[name] = own, shape
+            stats[name] = own, shape
 
     def finish(self, names: Sequence[str]) -> Iterator[EventDifference]:
-        """The differences in order of computation. Raises InputError for other shapes: then these are
-        statistics of other positions, or of another tensor."""
+        """Yield the differences of these events. Raises InputError if a side lacks the statistics of an
+        event, or if they are of different shapes: of other positions, or of another tensor."""
         for name in names:
-            for side, held in zip(self._sides[:2], self._held, strict=False):
-                if name not in held:
-                    raise InputError(f"{name}: {side.origin} has no statistics of it")
-            (a, shape), (b, other), *others = (held[name] for held in self._held if name in held)
+            for side, stats in zip(self._sides[:2], self._stats, strict=False):
+                if name not in stats:
+                    raise InputError(f"{name}: {side.origin} has no statistics of this event")
+            (a, shape), (b, other), *others = (stats[name] for stats in self._stats if name in stats)
             if shape != other:
                 raise InputError(
-                    f"{name}: statistics of {list(shape)} in {self._sides[0].origin}, of {list(other)} "
-                    f"in {self._sides[1].origin}: of other positions, or of another tensor"
+                    f"{name}: expected statistics of one shape, found {list(shape)} in "
+                    f"{self._sides[0].origin} and {list(other)} in {self._sides[1].origin}: the positions or "
+                    "tensors differ"
                 )
             rows, statistic = statistics_rows(a, b)
             base = (a, b)[self._base]
@@ -164,39 +176,39 @@ class StatisticsComparer:
 
 
 def statistics_rows(a: TensorStats, b: TensorStats) -> tuple[RowDifferences, str]:
-    """Two summaries as a row: its distance is the largest relative difference of a statistic, whose
-    name comes with it."""
+    """Compare two summaries as one row. Return the row, whose distance is the largest relative difference
+    of a statistic, and the name of that statistic."""
     counts = (float(a.nonfinite_count), float(b.nonfinite_count))
     if (a.nan_count, a.inf_count) != (b.nan_count, b.inf_count):
         return _one_row(np.inf, *counts, a, odd=0), "NaN/Inf counts of the statistics"
-    known = [(name, getattr(a, name), getattr(b, name)) for name in ("l2_norm", "std", "mean", "min", "max")]
-    pairs = {name: (x, y) for name, x, y in known if x is not None and y is not None}
+    values = [(name, getattr(a, name), getattr(b, name)) for name in ("l2_norm", "std", "mean", "min", "max")]
+    pairs = {name: (x, y) for name, x, y in values if x is not None and y is not None}
     if not pairs:
         return _one_row(0.0, *counts, a), "statistics"
     largest = max(a.max_abs or 0.0, b.max_abs or 0.0)
     sizes = dict.fromkeys(pairs, largest) | {"l2_norm": max(a.l2_norm or 0.0, b.l2_norm or 0.0)}
-    apart = {name: abs(x - y) / (sizes[name] or 1.0) for name, (x, y) in pairs.items()}
-    name = max(apart, key=lambda n: apart[n])
-    return _one_row(apart[name], *pairs[name], a), f"{name.replace('l2_norm', 'L2')} of the statistics"
+    distances = {name: abs(x - y) / (sizes[name] or 1.0) for name, (x, y) in pairs.items()}
+    name = max(distances, key=distances.__getitem__)
+    return _one_row(distances[name], *pairs[name], a), f"{name.replace('l2_norm', 'L2')} of the statistics"
 
 
-def _one_row(apart: float, a: float, b: float, of: TensorStats, odd: int = -1) -> RowDifferences:
+def _one_row(relative: float, a: float, b: float, stats: TensorStats, odd: int = -1) -> RowDifferences:
+    """Return the differences of a single row with this relative distance and these two values."""
     one, nan = np.ones(1), np.full(1, np.nan)
     size, first = np.array([abs(a - b) if odd < 0 else np.inf]), np.zeros(1, np.intp)
     return RowDifferences(
-        one, one, one * apart, nan, one * 0, nan, nan, size, first,
-        np.array([a]), np.array([b]), np.array([odd]), np.array([of.count]), np.array([of.nonfinite_count]),
-        nan,
+        one, one, one * relative, nan, one * 0, nan, nan, size, first, np.array([a]), np.array([b]),
+        np.array([odd]), np.array([stats.count]), np.array([stats.nonfinite_count]), nan,
     )  # fmt: skip
 
 
-Judge = Callable[[str], EventDifference]  # the difference of an event as far as it was compared
+Judge = Callable[[str], EventDifference]  # returns the difference of an event, as far as it was compared
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class KeptPair:
-    """What two sides have of an event at some positions, and of some heads where it has any: [n, W] or
-    [H, n, S]; of a number alone []"""
+    """The values of both sides at some positions of an event: [n, W], [H, n, S] for some heads, or [] for a
+    single number."""
 
     a: Array
     b: Array
@@ -208,7 +220,7 @@ class KeptPair:
         return self.a.size + self.b.size
 
     def narrowed(self, difference: EventDifference) -> KeptPair:
-        """The position, or the head, at which the sides part or lie farthest apart."""
+        """Return only the head, or else the position, of the difference; all values if they lack it."""
         if self.heads is not None and difference.head in self.heads:
             at = self.heads.index(difference.head)
             return KeptPair(self.a[at : at + 1], self.b[at : at + 1], self.positions, (difference.head,))
@@ -218,7 +230,7 @@ class KeptPair:
         return self
 
     def joined(self, other: KeptPair) -> KeptPair:
-        """This and another part of the same event; the other one where it has other heads."""
+        """Join this with more positions of the same event. Return `other` alone if it has other heads."""
         if other.heads != self.heads:
             return other
         a, b = (np.concatenate(both, axis=-2) for both in ((self.a, other.a), (self.b, other.b)))
@@ -226,8 +238,10 @@ class KeptPair:
 
 
 class PairKeeper:
-    """Takes what two sides have of each event, as it is compared, and keeps so many numbers at most.
-    `inputs_of` tells what an event reads."""
+    """Keeps the values of both sides while they are compared, at most `room` numbers.
+
+    `inputs_of` returns the events that an event reads: they are kept beside the first that differs.
+    """
 
     def __init__(self, room: int, inputs_of: Callable[[str], Sequence[str]]) -> None:
         self.pairs: dict[str, KeptPair] = {}
@@ -236,10 +250,10 @@ class PairKeeper:
         self._first: str | None = None
 
     def __call__(self, pieces: Sequence[Piece | None], judge: Judge) -> None:
-        """Take what was compared of an event."""
+        """Keep the values of an event that both sides have."""
         a, b = pieces[:2] if len(pieces) > 1 else (None, None)
         if a is None or b is None:
-            return  # of one side there are statistics alone, or nothing was asked for
+            return  # one side has only statistics, or the event is not compared
         common = [position for position in a.positions if position in b.positions]
         if a.value.ndim and not common:
             return
@@ -250,23 +264,23 @@ class PairKeeper:
         self._keep(a.name, _pair(a, b, common), difference)
 
     def _keep(self, name: str, pair: KeptPair, difference: EventDifference) -> None:
-        known = self.pairs.get(name)
-        whole = pair if known is None else known.joined(pair)
-        if whole.size > self._room // 2:
-            apart = pair.narrowed(difference)
-            whole = apart if known is None or apart.size < pair.size else known
-        if whole.size <= self._room // 2:
-            self.pairs[name] = whole
+        earlier = self.pairs.get(name)
+        kept = pair if earlier is None else earlier.joined(pair)
+        if kept.size > self._room // 2:
+            narrow = pair.narrowed(difference)
+            kept = narrow if earlier is None or narrow.size < pair.size else earlier
+        if kept.size <= self._room // 2:
+            self.pairs[name] = kept
         while sum(pair.size for pair in self.pairs.values()) > self._room:
             del self.pairs[min(self.pairs, key=self._worth)]
 
     def _worth(self, name: str) -> tuple[bool, float]:
         if self._first is None:
-            return False, 0.0  # of equals the earliest goes
+            return False, 0.0  # all are worth the same, so the earliest is dropped
         return name in (self._first, *self.inputs_of(self._first)), self._excess[name]
 
 
-def _pair(a: Piece, b: Piece, common: Sequence[int]) -> KeptPair:
-    first, second = (np.array(piece.at(common) if piece.value.ndim else piece.value) for piece in (a, b))
-    heads = tuple(range(len(first))) if first.ndim == 3 else None
-    return KeptPair(first, second, tuple(common), heads)
+def _pair(a: Piece, b: Piece, positions: Sequence[int]) -> KeptPair:
+    values_a, values_b = (np.array(p.at(positions) if p.value.ndim else p.value) for p in (a, b))
+    heads = tuple(range(len(values_a))) if values_a.ndim == 3 else None
+    return KeptPair(values_a, values_b, tuple(positions), heads)

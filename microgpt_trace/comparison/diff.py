@@ -1,4 +1,4 @@
-"""diff: two runs event by event, and the first place where they part."""
+"""`diff`: compare two runs event by event and find the first difference."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..dumps.recording import Recording
 from ..errors import InputError
 from ..hooks.event import EventSpec
 from ..hooks.names import select_names
-from ..rounding.bands import DRAWS, ENOUGH, Bands, RoundedPasses, Tolerance, tolerance_of
+from ..rounding.bands import ENOUGH, PASSES, Bands, RoundedPasses, Tolerance, tolerance_of
 from ..rounding.judging import JudgedRun, OperationResult, unseen
 from ..rounding.precision import Precision, precision_named, precision_of
 from ..running.event_stream import Piece
@@ -56,32 +56,37 @@ def diff(
     report: Report = unreported,
     watch: Watch | None = None,
 ) -> Comparison:
-    """Compare two runs: models, which run on the text or tokens now, recordings, or paths of either.
+    """Compare two runs. A run is a model, which runs on the text or tokens now, a recording, or a path.
 
-    `names` choose events (globs, apr's stages), `map` and `layouts` name and lay out what a foreign
-    dump holds. The band within which an event counts as the same is float32 rounding; or `factor` times
-    what the farthest of our own passes strays that compute in `compute` ("bf16", "f16", "q8"); or
-    `factor` times the distance of a third run, `calibrate`, from `a`; or `rtol` of a row and `atol` of an
-    element.
-    `positions` are those of the view by position; `report` is told how many events are done, of how many,
-    `watch` gets what the sides have of each event and what judges it so far.
-    Raises InputError where the two cannot be compared.
+    `names` choose events (globs, apr's stages). `map` names the tensors of a foreign dump and `layouts` says
+    how they are laid out. `positions` are those of the view by position.
+
+    An event agrees if it lies within its band. By default the band is float32 rounding. With `compute`
+    ("bf16", "f16", "q8") it is `factor` times the largest distance between our own pass and several passes
+    rounded to that precision. With `calibrate`, a third run, it is `factor` times the distance of that run
+    from `a`. `rtol` sets the band relative to a row, `atol` for an element.
+
+    `report(done, of)` is called with the number of events. `watch` is called with the values of each event
+    and a function that returns the difference of an event so far.
+    Raises InputError if the two cannot be compared.
     """
-    asked = {"compute": compute, "calibrate": calibrate, "rtol or atol": rtol if atol is None else atol}
-    given = [option for option, value in asked.items() if value is not None]
-    if len(given) > 1:
-        raise InputError(f"{' and '.join(given)} exclude each other: one band at a time")
+    options = {"compute": compute, "calibrate": calibrate, "rtol or atol": rtol if atol is None else atol}
+    bands = [option for option, value in options.items() if value is not None]
+    if len(bands) > 1:
+        raise InputError(f"{' and '.join(bands)} exclude each other: each sets the band")
     for option, value in (("rtol", rtol), ("atol", atol)):
         if value is not None and not 0 <= value < math.inf:
             raise InputError(f"{option}: expected a number of at least 0, found {value}")
-    if factor is not None and ((compute is None and calibrate is None) or not 0 <= factor < math.inf):
-        raise InputError("factor: a number of at least 0, for what compute or calibrate measures")
+    if factor is not None and not 0 <= factor < math.inf:
+        raise InputError(f"factor: expected a number of at least 0, found {factor}")
+    if factor is not None and compute is None and calibrate is None:
+        raise InputError("factor: it multiplies the band that compute or calibrate measures; add one of them")
     sources = [a, b] if calibrate is None else [a, b, calibrate]
     sides = prepare_sides(sources, text, tokens, map, layouts or {})
     rounded = precision_named(compute) if compute not in (None, "f32") else None
     origin = sides[2].origin if calibrate is not None else None
     passes = _rounded_passes(sides, rounded) if rounded is not None else None
-    tolerance = tolerance_of(rounded, origin, factor, rtol, atol, passes.count if passes else DRAWS)
+    tolerance = tolerance_of(rounded, origin, factor, rtol, atol, passes.count if passes else PASSES)
     with one_blas_thread(), np.errstate(all="ignore"):
         return compare(sides, names, tolerance, passes, positions, report, watch, judge=factor is None)
 
@@ -91,37 +96,40 @@ def compare(
     positions: str | Sequence[int] = "all", report: Report = unreported, watch: Watch | None = None,
     judge: bool = True,
 ) -> Comparison:  # fmt: skip
-    """Compare two sides that were prepared; a third one gives the band, as do rounded `passes`. Without
-    `judge` a recording is not judged by its own inputs."""
+    """Compare two prepared sides. A third side or rounded `passes` give the band.
+
+    With `judge` the operations of a recording are also judged by its own inputs.
+    Raises InputError if no event can be compared.
+    """
     a, b, *third = sides
     specs, model = event_specs_of(sides), first_model(sides)
     dump = next((s for s in sides if isinstance(s, RecordedRun) and not s.statistics), None)
     paired = paired_names(a, b, specs)
-    known = [name for name in paired if all(name in side.names for side in third)]
-    lacking = [name for name in paired if name not in known]
+    with_band = [name for name in paired if all(name in side.names for side in third)]
+    lacking = [name for name in paired if name not in with_band]
     a.unpaired += [Unpaired(name, f"not in {third[0].origin}, which gives the band") for name in lacking]
-    usual = [name for name in known if not specs[name].extra or _kept(name, sides)]
-    chosen = select_names(names, known) if names else usual
+    usual = [name for name in with_band if not specs[name].extra or _recorded(name, sides)]
+    chosen = select_names(names, with_band) if names else usual
     if not chosen:
-        raise InputError(f"{third[0].origin}, which gives the band, has none of the events that are compared")
-    comparer, left = _comparer(sides, specs, tolerance, passes), set(chosen)
+        raise InputError(f"{third[0].origin}, which gives the band, has none of the events to compare")
+    comparer, remaining = _comparer(sides, specs, tolerance, passes), set(chosen)
     for pieces in _side_by_side(sides, chosen, passes):
-        left.difference_update(piece.name for piece in pieces if piece is not None)
-        report(len(chosen) - len(left), len(chosen))
+        remaining.difference_update(piece.name for piece in pieces if piece is not None)
+        report(len(chosen) - len(remaining), len(chosen))
         comparer.add(pieces)
         if watch is not None:
             watch(pieces, lambda name: next(iter(comparer.finish([name]))))
     by_bands = list(comparer.finish(chosen))
     operations = _judged(model, dump, tolerance, by_bands) if judge and model and dump and not third else []
     events = tuple(_with_judgement(by_bands, operations))
-    if not any(event.told for event in events):
+    if not any(event.comparable for event in events):
         raise InputError(
-            f"{a.origin} and {b.origin} are NaN or infinite in the same places, and nowhere finite, in all "
-            "that was to be compared: nothing was"
+            f"{a.origin} and {b.origin} have nothing to compare: all values are NaN or infinite, the same on "
+            "both sides"
         )
     first = next((event.name for event in events if not event.holds), None)
-    whole = [name for name, spec in specs.items() if not spec.extra and (not model or name in model.names)]
-    left_out = tuple(name for name in whole if name not in chosen)
+    every = [name for name, spec in specs.items() if not spec.extra and (not model or name in model.names)]
+    left_out = tuple(name for name in every if name not in chosen)
     since, between, missed = _gap(events, first, list(specs), left_out)
     length = len(a.tokens or b.tokens or ())
     return Comparison(
@@ -136,7 +144,7 @@ def compare(
         between=between,
         missed=missed,
         jump=jump_of(events) if first else None,
-        agreement=comparer.agreeing.result(),
+        agreement=comparer.agreement.result(),
         positions=tuple(chosen_positions(positions, length)) if length else (),
         left_out=left_out,
         of_statistics=isinstance(comparer, StatisticsComparer),
@@ -148,15 +156,14 @@ def compare(
 def _side_by_side(
     sides: Sequence[ComparedRun], names: Sequence[str], passes: RoundedPasses | None = None
 ) -> Iterator[list[Piece | None]]:
-    """What every side has of an event, event by event, and behind them what the rounded passes have; None of
-    a side that has statistics alone.
+    """Yield the pieces of each event, one for each side and each rounded pass; None for a side with only
+    statistics.
 
-    Attention scores that are not among `names` come from the first model only, because bands grow with
-    them.
+    Attention scores that are not among `names` come from the first model alone, because bands depend on them.
     """
     models = [side for side in sides if isinstance(side, ModelRun)]
     driver = models[0] if models else next((side for side in sides if not side.statistics), None)
-    if driver is None:  # statistics alone: nothing passes by
+    if driver is None:  # all sides have only statistics
         return
     chosen, observed = set(names), [*names, *_other_scores(models, names)]
     with ExitStack() as stack:
@@ -166,42 +173,44 @@ def _side_by_side(
             stack.enter_context(passes.run(names))
         for piece in driver.pieces(names):
             if piece.name not in chosen:
-                for model in models[1:]:  # which go on only when their pieces are taken
+                for model in models[1:]:  # a model continues only when its piece is taken
                     model.take(piece)
                 yield [piece]
                 continue
-            taken = [
+            own = [
                 piece if side is driver else None if side.statistics else side.take(piece) for side in sides
             ]
-            yield [*taken, *(passes.take_all(piece) if passes is not None else ())]
+            yield [*own, *(passes.take_all(piece) if passes is not None else ())]
 
 
 def _other_scores(models: Sequence[ModelRun], names: Sequence[str]) -> list[str]:
-    """Events of attention scores that all models have and that are not among the names."""
+    """Return the events of attention scores that all models have and that are not among `names`."""
     common = [n for n in models[0].names if all(n in side.names for side in models)] if models else []
     return [name for name in common if isinstance(kind_named(name), Scores) and name not in names]
 
 
 def _hint(dump: RecordedRun, tolerance: Tolerance) -> str:
-    """What a run that was rounded should have been compared with."""
-    found = precision_of(None, dump.whole_and_partial(dump.names)[0]) if tolerance.kind == "float32" else None
-    if found is None or not found.precision.narrow:
+    """Suggest --compute if the dump is rounded to a narrow type but was compared as float32."""
+    if tolerance.kind != "float32":
         return ""
-    return f"{dump.origin}: {found.how}; --compute {found.precision.name} judges by that"
+    engine = precision_of(None, dump.whole_and_partial(dump.names)[0])
+    if not engine.precision.narrow:
+        return ""
+    return f"{dump.origin}: {engine.how}; compare with --compute {engine.precision.name}"
 
 
-def _kept(name: str, sides: Sequence[ComparedRun]) -> bool:
-    """Whether an event that costs a computation of its own was recorded: then it is compared."""
+def _recorded(name: str, sides: Sequence[ComparedRun]) -> bool:
     return any(isinstance(side, RecordedRun) and name in side.names for side in sides[:2])
 
 
 def _rounded_passes(sides: Sequence[ComparedRun], compute: Precision) -> RoundedPasses:
-    """More passes of the model, to be rounded as `compute` says."""
+    """Prepare more passes of the model, rounded to `compute`. Raises InputError if neither side is a
+    model."""
     model = first_model(sides)
     if model is None:
         raise InputError(
-            f"--compute {compute.name} measures on a model's own forward what rounding does: "
-            "name the model as one of the two, or say --rtol"
+            f"--compute {compute.name} measures rounding by passes of a model: give the model as one of the "
+            "two sides, or use --rtol"
         )
     return RoundedPasses(model.model, model.inputs, compute)
 
@@ -216,7 +225,7 @@ def _comparer(
     varied = passes is None or len(set(passes.inputs.tokens)) >= ENOUGH
     bands = Bands(tolerance, layers, None if passes is None else passes.compute, varied)
     models = [i for i, side in enumerate(sides[:2]) if isinstance(side, ModelRun)]
-    base = models[0] if models and passes is not None else 0  # a rounded run strays from its own model
+    base = models[0] if models and passes is not None else 0  # rounded passes are compared with their model
     if any(side.statistics for side in sides):
         return StatisticsComparer(sides, specs, bands, base)
     side = first_model(sides)
@@ -226,9 +235,11 @@ def _comparer(
 def _judged(
     model: ModelRun, dump: RecordedRun, tolerance: Tolerance, events: Sequence[EventDifference]
 ) -> list[OperationResult]:
-    """Judge the operations of these events by the recording's own inputs, as `diagnose` does. Return none
-    where the precision is not known, or where hooks alter the model. In float32, stop at the first event
-    beyond its band."""
+    """Judge the operations of these events by the recording's own inputs, as `diagnose` does.
+
+    Return an empty list if the precision is not known or hooks alter the model. In float32, stop at the first
+    event beyond its band.
+    """
     precision = tolerance.precision
     if precision is None or len(model.model.hooks):
         return []
@@ -241,9 +252,11 @@ def _judged(
 def _with_judgement(
     events: Sequence[EventDifference], operations: Sequence[OperationResult]
 ) -> Iterator[EventDifference]:
-    """Mark the events that lie within their band but do not follow from the recording's own inputs of them:
-    what earlier events passed on may hide that. Such an event gets the error, the place and the values of the
-    wrong operation."""
+    """Mark the events within their band whose operation is wrong by the recording's own inputs.
+
+    Such an error can hide among the differences that earlier events pass on. The event gets the error, the
+    place and the values of the wrong operation.
+    """
     wrong = {own.name: own for own in operations if not own.holds}
     for event in events:
         own = wrong.get(event.name) if event.holds else None
@@ -261,13 +274,13 @@ def _with_judgement(
 def _gap(
     events: Sequence[EventDifference], first: str | None, order: Sequence[str], left_out: Sequence[str]
 ) -> tuple[str | None, tuple[str, ...], int]:  # fmt: skip
-    """The last event that holds before the first that does not, what was not compared in between, and how
-    many events before."""
+    """Return the last compared event before the first difference, the events in between that were not
+    compared, and the number of earlier events that were not compared."""
     if first is None:
         return None, (), 0
-    before, told = order[: order.index(first)], {event.name for event in events if event.told}
-    unknown = {*left_out, *(event.name for event in events if not event.told)}
-    since = next((name for name in reversed(before) if name in told), None)
+    before, compared = order[: order.index(first)], {event.name for event in events if event.comparable}
+    unknown = {*left_out, *(event.name for event in events if not event.comparable)}
+    since = next((name for name in reversed(before) if name in compared), None)
     start = before.index(since) + 1 if since else 0
     missed = sum(name in unknown for name in before[:start])
     return since, tuple(name for name in before[start:] if name in unknown), missed
@@ -276,7 +289,7 @@ def _gap(
 def _summary(
     side: ComparedRun, other: ComparedRun, paired: Sequence[str], specs: Mapping[str, EventSpec]
 ) -> SideSummary:
-    known = {*paired, *(name for name, spec in specs.items() if spec.extra)}
-    alone = [name for name in side.names if name not in known]
+    expected = {*paired, *(name for name, spec in specs.items() if spec.extra)}
+    alone = [name for name in side.names if name not in expected]
     unpaired = (*(Unpaired(name, f"not in {other.origin}") for name in alone), *side.unpaired)
     return SideSummary(side.origin, side.kind, tuple(side.notes), unpaired)

@@ -1,4 +1,5 @@
-"""What a comparison found, as plain data: an event's difference, where two runs part, how they agree."""
+"""The result of a comparison as plain data: the difference of each event, the first divergence, how the
+predictions agree."""
 
 from __future__ import annotations
 
@@ -24,16 +25,18 @@ GIVEN = "given its own inputs"
 
 @frozen
 class EventDifference:
-    """How far two runs lie apart in one event.
+    """The difference of two runs in one event.
 
-    `relative` is |a - b| / max(|a|, |b|) of the row that is worst for its band, or what is left of it
-    without the elements that `measured` names, or the distance that it names; `tolerance` is its band.
-    `median` is the median row's, `cosine` the smallest of all rows that are finite. `alike` of the `count`
-    elements are not finite and the same on both sides: nothing can be said of these, and a row or an event
-    without others has NaN for its distance. `max_abs` is the largest |a - b|, at `max_index`. `position`,
-    `head`, `index`, `a` and `b` tell the first row beyond its band, or the worst, and its element farthest
-    apart; where `measured` says "given its own inputs", `b` is what the recording has and `a` what follows
-    from these. Of statistics alone there is neither median nor cosine nor place.
+    - `relative`: |a - b| / max(|a|, |b|) of the worst row relative to its band, `tolerance`. `measured` says
+      if this is another distance, or leaves out the bias or outliers.
+    - `median`: the relative difference of the median row; `cosine`: the smallest of all finite rows. Both are
+      None, and there is no place, if only statistics were compared.
+    - `max_abs`: the largest |a - b|, at `max_index`.
+    - `position`, `head`, `index`, `a`, `b`: the first row beyond its band, or else the worst row, and the
+      values at its element that differs most. If `measured` says "given its own inputs", `b` is the
+      recording's value and `a` the value computed from its inputs.
+    - `alike`: the number of the `count` elements that are the same NaN or infinity on both sides. They cannot
+      be compared; a row or an event without other elements has NaN for its distance.
     """
 
     name: str
@@ -54,20 +57,20 @@ class EventDifference:
     a: float
     b: float
     measured: str  # "", "in length", "without the bias", "given its own inputs", "max of the statistics"
-    positions: tuple[int, ...]  # those that were compared
-    by_position: tuple[float, ...]  # the worst row of each of them
+    positions: tuple[int, ...]  # that were compared
+    by_position: tuple[float, ...]  # the worst row at each of these positions
     count: int
     alike: int
 
     @property
-    def told(self) -> bool:
-        """Whether it has an element to compare."""
+    def comparable(self) -> bool:
+        """True if the event has an element that can be compared."""
         return self.alike < self.count
 
     @property
     def excess(self) -> float:
-        """How far it lies in its band, or beyond: 1 at its edge, -1 where nothing was compared."""
-        if not self.told:
+        """The distance as a multiple of the band; -1 if nothing was compared."""
+        if not self.comparable:
             return -1.0
         if self.tolerance > 0:
             return self.relative / self.tolerance
@@ -76,7 +79,8 @@ class EventDifference:
 
 @frozen
 class Jump:
-    """The event at which the distance grew most, over the largest before it or its own band."""
+    """The event at which the distance grew most. `ratio` is the distance `after` over the largest distance
+    `before`, or over the event's band if that is larger."""
 
     name: str
     ratio: float
@@ -86,10 +90,11 @@ class Jump:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How two runs' predictions agree. KL is sum p_a log(p_a / p_b), in nats, by position, over those
-    where both have probabilities, and NaN where none has.
+    """The agreement of the predictions of two runs.
 
-    `unknown` are the positions where one of the two has no most probable token, being NaN somewhere.
+    The KL divergence of a position is sum p_a log(p_a / p_b), in nats. The mean and maximum cover the
+    positions that have probabilities on both sides; they are NaN if there are none. `unknown` counts the
+    positions where logits of a side are NaN, so that it predicts no token.
     """
 
     positions: int
@@ -98,7 +103,7 @@ class Agreement:
     mean_kl: float
     max_kl: float
     max_kl_position: int
-    first_other: int | None  # the first position with another most probable token
+    first_other: int | None  # the first position where the most likely tokens differ
 
 
 @frozen
@@ -115,9 +120,10 @@ class SideSummary:
 class Comparison:
     """Two runs compared event by event, in order of computation.
 
-    `first` is the first event beyond its band, `since` the last one before it that was compared and
-    holds, `between` those in between, and `missed` how many before it, that were not. `left_out` are the
-    events of the pass (of either recording, where there is no model) that were not compared at all.
+    `first` is the first event beyond its band and `since` the last compared event before it. `between` are
+    the events in between, which were not compared; `missed` counts the events before `since` that were not.
+    `left_out` are all events of the pass (of both recordings, if no model is compared) that were not
+    compared.
     """
 
     SCHEMA = "microgpt.diff/1"
@@ -136,9 +142,9 @@ class Comparison:
     agreement: Agreement | None
     positions: tuple[int, ...]
     left_out: tuple[str, ...]
-    of_statistics: bool  # one side has nothing else: no value was compared
-    hint: str = ""  # what else to ask for
-    unseen: Unseen | None = None  # of a recording in a precision that was named
+    of_statistics: bool  # only statistics were compared, because one side has no values
+    hint: str = ""  # suggests --compute
+    unseen: Unseen | None = None  # the differences that the requested precision hides
 
     _repr_html_ = in_notebook
 
@@ -149,32 +155,32 @@ class Comparison:
     @property
     @in_document
     def agree(self) -> bool:
-        """Every event that was compared lies within its band."""
+        """True if every compared event lies within its band."""
         return self.first is None
 
     @property
     @in_document
     def same(self) -> bool:
-        """They agree, and nothing of the pass was left out."""
-        return self.agree and self.complete
+        """True if the runs agree in every value of every event of the pass."""
+        return self.agree and not (self.left_out or self.partly_compared or self.of_statistics)
 
     @property
-    def complete(self) -> bool:
-        """Every value of every event of the pass was compared."""
-        return not (self.left_out or self.in_part or self.of_statistics)
+    def compared(self) -> tuple[EventDifference, ...]:
+        """The events with an element that could be compared."""
+        return tuple(event for event in self.events if event.comparable)
 
     @property
-    def in_part(self) -> tuple[EventDifference, ...]:
+    def partly_compared(self) -> tuple[EventDifference, ...]:
         """The events of which some positions, or elements that are not finite, could not be compared."""
-        return tuple(event for event in self.events if event.alike or self.rows_of(event) < self.length)
+        return tuple(event for event in self.events if event.alike or self.positions_of(event) < self.length)
 
     @property
     def length(self) -> int:
-        """How many positions the pass has."""
+        """The number of positions of the pass."""
         return len(self.tokens or ())
 
-    def rows_of(self, event: EventDifference) -> int:
-        """At how many positions an event was compared; one number is that of all."""
+    def positions_of(self, event: EventDifference) -> int:
+        """Count the positions at which an event was compared. A single number counts for all positions."""
         return event.shape[-2] if len(event.shape) > 1 else self.length
 
     def event(self, name: str) -> EventDifference:
@@ -182,7 +188,7 @@ class Comparison:
 
     @property
     def worst(self) -> EventDifference:
-        """The event that lies farthest from its band."""
+        """The event with the largest distance relative to its band."""
         return max(self.events, key=lambda event: event.excess)
 
 
@@ -190,22 +196,25 @@ def difference(
     spec: EventSpec, shape: tuple[int, ...], rows: RowDifferences, measures: Sequence[BandMeasure],
     positions: Sequence[int], atol: float, statistic: str = "",
 ) -> EventDifference:  # fmt: skip
-    """The difference of an event from its rows [n], or [H * n], at these positions (none of one number, or of
-    a `statistic`); of several measures that counts which a row lies farthest in, or beyond, its band by."""
+    """Summarise the rows of an event, [n] or [H * n], at these positions.
+
+    `positions` is empty for a single number or a `statistic`. Each row counts by the measure in which it is
+    worst relative to its band.
+    """
     plain, strict = rows.relative(), rows.strict()
-    by = np.argmax([_share(measure.found, measure.band) for measure in measures], axis=0)
-    found = np.choose(by, [measure.found for measure in measures])
+    by = np.argmax([_share(measure.distances, measure.band) for measure in measures], axis=0)
+    distances = np.choose(by, [measure.distances for measure in measures])
     bands = np.choose(by, [measure.band for measure in measures])
-    told = rows.told
-    finite = told & (rows.odd < 0)
-    beyond = ~(found <= bands)
+    comparable = rows.comparable
+    finite = comparable & (rows.odd < 0)
+    beyond = ~(distances <= bands)
     if atol:
         beyond &= rows.largest > atol
     count = max(1, len(positions))
-    worst = int(_share(found, bands).argmax())
+    worst = int(_share(distances, bands).argmax())
     row = _first(beyond, count) if beyond.any() else worst
-    grid = np.where(told, strict, np.nan).reshape(-1, count)
-    left_out = _what_was_left_out(rows, worst, float(plain[worst]), float(strict[worst]))
+    grid = np.where(comparable, strict, np.nan).reshape(-1, count)
+    left_out = _words_for_left_out(rows, worst, float(plain[worst]), float(strict[worst]))
     measured = measures[by[worst]].words or left_out
     largest = int(rows.largest.argmax())
     return EventDifference(
@@ -214,7 +223,7 @@ def difference(
         layer=spec.layer,
         expr=spec.expr,
         shape=shape,
-        relative=float(found[worst]) if told.any() else math.nan,
+        relative=float(distances[worst]) if comparable.any() else math.nan,
         median=None if statistic or not finite.any() else median(plain[finite]),
         cosine=None if statistic or not finite.any() else float(rows.cosine[finite].min()),
         max_abs=float(rows.largest[largest]),
@@ -234,27 +243,28 @@ def difference(
     )
 
 
-def _share(found: Array, bands: Array) -> Array:
-    """How much of its band each row takes."""
-    return np.divide(found, bands, out=np.where(found > 0, np.inf, 0.0), where=bands > 0)
+def _share(distances: Array, bands: Array) -> Array:
+    """Return the distance of each row as a multiple of its band."""
+    return np.divide(distances, bands, out=np.where(distances > 0, np.inf, 0.0), where=bands > 0)
 
 
 def _first(beyond: Array, count: int) -> int:
-    """The row beyond its band at the smallest position: the diverging one causes the later ones."""
+    """Return the row beyond its band at the smallest position, since an error spreads to later positions."""
     grid = beyond.reshape(-1, count)
     position = int(grid.any(axis=0).argmax())
     return int(grid[:, position].argmax()) * count + position
 
 
 def _index(row: int, column: int, shape: tuple[int, ...], positions: Sequence[int]) -> tuple[int, ...]:
-    """Where an element stands in the whole tensor; of one number, and of statistics, nowhere."""
+    """Return the indices of an element in its tensor; none for a single number or a statistic."""
     if not positions:
         return ()
     head, position = divmod(row, len(positions))
     return (head, positions[position], column) if len(shape) == 3 else (positions[position], column)
 
 
-def _what_was_left_out(rows: RowDifferences, row: int, plain: float, strict: float) -> str:
+def _words_for_left_out(rows: RowDifferences, row: int, plain: float, strict: float) -> str:
+    """Name the part of a row that was left out to measure `strict`, which is larger than `plain`."""
     if not strict > plain * 1.0001 or np.isinf(strict):
         return ""
     unbiased = rows.d[row] / rows.plain_a[row] if rows.plain_a[row] > 0 else 0.0
@@ -262,26 +272,26 @@ def _what_was_left_out(rows: RowDifferences, row: int, plain: float, strict: flo
 
 
 def jump_of(events: Sequence[EventDifference]) -> Jump | None:
-    """Where the distance grew most, if it grew beyond a band anywhere."""
-    found, before = None, 0.0
-    for event in (event for event in events if event.told):
+    """Return the event at which the distance grew most, or None if it never grew beyond a band."""
+    jump, before = None, 0.0
+    for event in (event for event in events if event.comparable):
         base = max(before, event.tolerance)
         ratio = event.relative / base if base > 0 else float("inf") * (event.relative > 0) or 0.0
-        if ratio > 1 and (found is None or ratio > found.ratio):
-            found = Jump(event.name, ratio, before, event.relative)
+        if ratio > 1 and (jump is None or ratio > jump.ratio):
+            jump = Jump(event.name, ratio, before, event.relative)
         before = max(before, event.relative)
-    return found
+    return jump
 
 
-class Agreeing:
-    """Takes logits of both runs, rows at a time, and tells how the predictions agree."""
+class AgreementMeter:
+    """Measures how the predictions of two runs agree, a few rows of logits at a time."""
 
     def __init__(self) -> None:
-        self._parts: list[tuple[Array, Array, Array]] = []  # KL, where both predict, where they do the same
+        self._parts: list[tuple[Array, Array, Array]] = []  # KL, both predict, both predict the same token
         self._positions: list[int] = []
 
     def add(self, a: Array, b: Array, positions: Sequence[int]) -> None:
-        """Logits [n, V] of both."""
+        """Add the logits of both runs at these positions, [n, V] each."""
         with np.errstate(all="ignore"):
             kl = kl_divergence(log_softmax(a), log_softmax(b))
         known = np.asarray(~(np.isnan(a) | np.isnan(b)).any(axis=1))
@@ -292,11 +302,11 @@ class Agreeing:
         if not self._positions:
             return None
         kl, known, same = map(np.concatenate, zip(*self._parts, strict=True))
-        kl = np.maximum(kl, 0.0)  # NaN stays
-        other, found = known & ~same, ~np.isnan(kl)
-        worst = int(np.where(found, kl, -1.0).argmax())
+        kl = np.maximum(kl, 0.0)  # keeps NaN
+        other, measured = known & ~same, ~np.isnan(kl)
+        worst = int(np.where(measured, kl, -1.0).argmax())
+        mean = float(kl[measured].mean()) if measured.any() else math.nan
         return Agreement(
-            len(same), int((~known).sum()), int(same.sum()),
-            float(kl[found].mean()) if found.any() else math.nan, float(kl[worst]), self._positions[worst],
+            len(same), int((~known).sum()), int(same.sum()), mean, float(kl[worst]), self._positions[worst],
             self._positions[int(other.argmax())] if other.any() else None,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""A map drafted for a dump beside a model: which of its names is which event."""
+"""Draft a map from the names of a dump's tensors to the events of a model."""
 
 from __future__ import annotations
 
@@ -21,41 +21,38 @@ from ..dumps.recording import Recording
 from ..errors import InputError
 from ..grouping import grouped
 from ..running.event_stream import EventStream
-from .read_tokens import ambiguous, embedding_of, recognise
+from .read_tokens import NO_TOKENS, TEXT_AND_TOKENS, ambiguous, embedding_of, recognise
 
 
 def drafted_map(sides: Sequence[Any], text: str | None, tokens: Sequence[int] | None) -> str:
-    """The TOML of a map from a dump's names to events, for `--map`.
+    """Return a map from a dump's names to events, as TOML for `--map`.
 
-    One side is a dump and the other a model, which runs on the text, the tokens, or those that the dump
-    says or whose embedding it holds. Raises InputError where it is otherwise.
+    One side is a dump. The other is a model, which runs on the text or the tokens, by default those that the
+    dump names or whose embedding it holds. Raises InputError if the sides are others or no tokens are known.
     """
     dumps = [side for side in sides if isinstance(side, Recording)]
     models = [side for side in sides if not isinstance(side, Recording)]
     if len(dumps) != 1:
-        raise InputError("--suggest-map compares a dump with a model: one of each")
+        raise InputError("--suggest-map compares a dump with a model: give one of each")
     (dump,), (model,) = dumps, models
-    said: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     if text is not None and tokens is not None:
-        raise InputError("--tokens takes the place of a text: give one of the two")
+        raise InputError(TEXT_AND_TOKENS)
     if text is None and tokens is None:
-        tokens = dump.tokens or _found_tokens(model, dump)
+        tokens = dump.tokens or _read_tokens(model, dump)
         if tokens is None:
-            raise InputError(
-                f"{dump.origin} does not say its tokens, and no array of it is rows of the embedding: give "
-                "the text or --tokens"
-            )
-        said = () if dump.tokens else ambiguous(model, tokens)
+            raise InputError(NO_TOKENS.format(dump.origin, model.origin))
+        notes = () if dump.tokens else ambiguous(model, tokens)
     inputs = model.read(text if tokens is None else None, tokens)
     shapes = model.plan.shapes(len(inputs.tokens))
     names = [name for name, spec in model.hooks.specs.items() if name in shapes and not spec.extra]
     with one_blas_thread(), np.errstate(all="ignore"), EventStream(model, inputs, names) as stream:
-        found, unplaced = suggest(dump, model, _values(stream, len(inputs.tokens)), shapes)
-    return _to_toml(found, unplaced, dump, inputs.tokens, said)
+        suggestions, unplaced = suggest(dump, model, _values(stream, len(inputs.tokens)), shapes)
+    return _to_toml(suggestions, unplaced, dump, inputs.tokens, notes)
 
 
 def _values(stream: EventStream, length: int) -> Iterator[tuple[str, Array]]:
-    """Whole events; logits that come in parts are put together."""
+    """Yield whole events, last those that come in parts, such as logits."""
     parts: dict[str, list[Array]] = {}
     for name, value, positions in stream:
         if value.ndim and len(positions) < length:
@@ -66,16 +63,16 @@ def _values(stream: EventStream, length: int) -> Iterator[tuple[str, Array]]:
         yield name, np.concatenate(values)
 
 
-def _found_tokens(model: LanguageModel, dump: Recording) -> tuple[int, ...] | None:
-    """The tokens of the first array that is rows of the embedding. Names that stand alone come before
-    those of many layers."""
+def _read_tokens(model: LanguageModel, dump: Recording) -> tuple[int, ...] | None:
+    """Return the tokens of the first array that holds rows of the embedding, or None. Arrays whose names
+    differ only in numbers, as those of layers do, are tried last."""
     event, matrix = embedding_of(model)
     named, table = dump.tensors.get(event), model.parameter(matrix)
     unknown = [left.recorded for left in dump.leftovers if left.readable]
-    like = Counter(re.sub("[0-9]+", "#", recorded.source) for recorded in unknown)
-    unknown.sort(key=lambda recorded: like[re.sub("[0-9]+", "#", recorded.source)])
-    found = (recognise(model, one, table=table) for one in ([named] if named else unknown))
-    return next((tokens for tokens in found if tokens is not None), None)
+    count = Counter(re.sub("[0-9]+", "#", recorded.source) for recorded in unknown)
+    unknown.sort(key=lambda recorded: count[re.sub("[0-9]+", "#", recorded.source)])
+    results = (recognise(model, one, table=table) for one in ([named] if named else unknown))
+    return next((tokens for tokens in results if tokens is not None), None)
 
 
 # --- TOML ---
@@ -83,40 +80,42 @@ def _found_tokens(model: LanguageModel, dump: Recording) -> tuple[int, ...] | No
 
 def _to_toml(
     suggestions: Sequence[Suggestion], unplaced: Sequence[Unplaced], recording: Recording,
-    tokens: Sequence[int], said: Sequence[str],
+    tokens: Sequence[int], notes: Sequence[str],
 ) -> str:  # fmt: skip
-    """The draft as a map in TOML, with what is to be `said` of the tokens. A pattern is one line with {i}.
-    Tensors without a place are listed with the reason."""
+    """Write the map as TOML, with notes about the tokens as comments.
+
+    The tensors of all layers are one line with {i}. Tensors that match no event are listed with the reason.
+    """
     lines = ["# drafted from names, shapes and a sample of the values, large ones clipped; check before use"]
     if recording.tensors:
         lines.append(f"# {len(recording.tensors)} tensors are known by their names and not listed here")
-    lines += [f"# {note}" for note in said] + [f"tokens = {[int(token) for token in tokens]}", "[events]"]
+    lines += [f"# {note}" for note in notes] + [f"tokens = {[int(token) for token in tokens]}", "[events]"]
     written = [(_entry(together), _comment(together)) for together in _lines(suggestions, recording)]
     width = min(max((len(entry) for entry, _ in written), default=0), 60)
     lines += [f"{entry:<{width}}  # {comment}" for entry, comment in written]
     for one in unplaced:
         many = f" of {one.tensors} layers" if one.tensors > 1 else ""
         lines.append(f"# not placed: {_quoted(one.name)} {list(one.shape)}{many}: {one.reason}")
-    rest = sum(one.tensors for one in unplaced)
-    lines.append(f"# events: {len(suggestions)} placed; tensors not placed: {rest}")
+    count = sum(one.tensors for one in unplaced)
+    lines.append(f"# events: {len(suggestions)} placed; tensors not placed: {count}")
     return "\n".join(lines) + "\n"
 
 
 def _lines(suggestions: Sequence[Suggestion], recording: Recording) -> list[list[Suggestion]]:
-    """The suggestions of each line: those of a pattern together, if a line with {i} says just that."""
+    """Group the suggestions by line. Those of a pattern share a line if {i} in it matches exactly them."""
 
     def line_of(one: Suggestion) -> tuple[str, str]:
         return (one.pattern, kind_of(one.event)) if one.pattern else (one.event, "")
 
     sources = [left.recorded.source for left in recording.leftovers]
     sources += [recorded.source for recorded in recording.tensors.values()]
-    found: list[list[Suggestion]] = []
+    lines: list[list[Suggestion]] = []
     for (pattern, _), members in grouped(suggestions, line_of).items():
-        whole = pattern.rpartition("[")[0] if members[0].source.endswith("]") else pattern
-        meant = len(list(lines_for(MapEntry("", whole), sources))) if len(members) > 1 else 0
-        alone = meant != len(members) or len({one.layout for one in members}) > 1
-        found += [[one] for one in members] if alone else [members]
-    return found
+        tensor = pattern.rpartition("[")[0] if members[0].source.endswith("]") else pattern
+        matches = len(list(lines_for(MapEntry("", tensor), sources))) if len(members) > 1 else 0
+        alone = matches != len(members) or len({one.layout for one in members}) > 1
+        lines += [[one] for one in members] if alone else [members]
+    return lines
 
 
 def _entry(together: Sequence[Suggestion]) -> str:
@@ -130,21 +129,21 @@ def _entry(together: Sequence[Suggestion]) -> str:
 
 
 def _comment(together: Sequence[Suggestion]) -> str:
-    """How far the values speak for a line."""
+    """Describe how well the values of a line's tensors match its events."""
     agreeing = [one.distance for one in together if one.why == "values"]
     others = [one.distance for one in together if one.why != "values"]
     if len(together) == 1:
         how = f"by {together[0].why}; values differ by {others[0]:.2g}" if others else "values agree"
     else:
         how = f"values agree in {len(agreeing)} of {len(together)} layers"
-        how += f", and differ by {max(others):.2g} at most in the others" if others else ""
+        how += f", and differ by at most {max(others):.2g} in the others" if others else ""
     how += f", {max(agreeing):.1e}" if not others else ""
     known = min(one.known for one in together)
     return how + (f"; {1 - known:.0%} of them not finite" if known < 1 else "")
 
 
 def _quoted(text: str) -> str:
-    """A TOML basic string on one line, whatever has no shape of its own escaped."""
+    """Quote a text as a TOML basic string on one line, with unprintable characters escaped."""
     return "".join(
         c if c.isprintable() else f"\\u{ord(c):04x}" if ord(c) < 0x10000 else f"\\U{ord(c):08x}"
         for c in json.dumps(text, ensure_ascii=False)

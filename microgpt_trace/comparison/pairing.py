@@ -1,4 +1,4 @@
-"""Which events two sides have in common, on which tokens; what cannot be compared is refused here."""
+"""Pair two sides: their tokens, shapes and common events. Sides that cannot be compared are refused here."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ..errors import InputError
 from ..hooks.event import EventSpec
 from ..hooks.names import select_names
 from ..text.brief import token_list
-from .compared_runs import ComparedRun, ModelRun, RecordedRun, Shapes, first_model, opened
-from .read_tokens import tokens_said, with_tokens
+from .compared_runs import ComparedRun, ModelRun, RecordedRun, Shapes, first_model, open_source
+from .read_tokens import NO_TOKENS, TEXT_AND_TOKENS, tokens_of, with_tokens
 
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel, TraceInput
@@ -29,17 +29,17 @@ def prepare_sides(
     sources: Sequence[Any], text: str | None, tokens: Sequence[int] | None, names: NameMap | None,
     layouts: Mapping[str, str],
 ) -> list[ComparedRun]:  # fmt: skip
-    """The sources as sides that read the same tokens. Raises InputError where they do not."""
+    """Return the sources as sides that read the same tokens. Raises InputError if they do not."""
     if text is not None and tokens is not None:
-        raise InputError("--tokens takes the place of a text: give one of the two")
-    found = open_all(sources, names)
-    models = [source for source in found if not isinstance(source, Recording)]
+        raise InputError(TEXT_AND_TOKENS)
+    sources = open_all(sources, names)
+    models = [source for source in sources if not isinstance(source, Recording)]
     _refuse_other_models(models)
     if tokens is None and text is None and names is not None:
         tokens = names.tokens
     if models and tokens is None and text is None:
-        found, tokens = _telling(found, models[0])
-    recordings = [source for source in found if isinstance(source, Recording)]
+        sources, tokens = _with_known_tokens(sources, models[0])
+    recordings = [source for source in sources if isinstance(source, Recording)]
     if models:
         inputs = _read_by(models, text, tokens)
         _refuse_other_tokens_of(recordings, models[0], inputs[0].tokens)
@@ -47,85 +47,90 @@ def prepare_sides(
     else:
         inputs, tokens = [], _tokens_between(recordings, text, tokens)
     agreed("positions of logits", [(r.origin, r.positions) for r in recordings if "logits" in r.statistics])
-    layouts = _by_names(layouts, recordings)
+    layouts = _layouts_by_name(layouts, recordings)
     shapes = _shapes_of(models, recordings, tokens)
-    model, reading = models[0] if models else None, iter(inputs)
+    model, remaining = models[0] if models else None, iter(inputs)
     return [
         RecordedRun(source, shapes, tokens, layouts, model)
         if isinstance(source, Recording)
-        else ModelRun(source, next(reading))
-        for source in found
+        else ModelRun(source, next(remaining))
+        for source in sources
     ]
 
 
 def open_all(sources: Sequence[Any], names: NameMap | None) -> list[Any]:
-    """Each opened, recordings as the first model has events."""
-    found = [opened(Path(one), names) if isinstance(one, str | Path) else one for one in sources]
-    plan = next((one.plan for one in found if not isinstance(one, Recording)), None)
-    return [of_model(one, plan) if plan and isinstance(one, Recording) else one for one in found]
+    """Open the sources that are paths. Recordings get the event names of the first model's plan."""
+    sources = [open_source(Path(one), names) if isinstance(one, str | Path) else one for one in sources]
+    plan = next((one.plan for one in sources if not isinstance(one, Recording)), None)
+    return [of_model(one, plan) if plan and isinstance(one, Recording) else one for one in sources]
 
 
 def _read_by(
     models: Sequence[LanguageModel], text: str | None, tokens: Sequence[int] | None
 ) -> list[TraceInput]:
-    """What each model reads; one that names no tokens reads those that another makes of the text. Raises
-    InputError where they make other tokens of it."""
-    speaking = [model for model in models if model.names_tokens]
-    if tokens is None and speaking and len(speaking) < len(models):
-        tokens = speaking[0].read(text).tokens
+    """Return the input of each model. A model without a vocabulary reads another model's tokens of the text.
+
+    Raises InputError if the models split the text into different tokens.
+    """
+    with_vocabulary = [model for model in models if model.names_tokens]
+    if tokens is None and with_vocabulary and len(with_vocabulary) < len(models):
+        tokens = with_vocabulary[0].read(text).tokens
     inputs = [model.read(text if tokens is None else None, tokens) for model in models]
-    for model, read in zip(models, inputs, strict=True):
-        if read.tokens != inputs[0].tokens:
+    for model, own in zip(models, inputs, strict=True):
+        if own.tokens != inputs[0].tokens:
             raise InputError(
-                f"the same text is other tokens: {token_list(inputs[0].tokens)} for {models[0].origin}, "
-                f"{token_list(read.tokens)} for {model.origin}; --tokens gives both the same"
+                f"the models split the text into different tokens: {models[0].origin} into "
+                f"{token_list(inputs[0].tokens)}, {model.origin} into {token_list(own.tokens)}; give both "
+                "the same by --tokens"
             )
     return inputs
 
 
 def labels_of(inputs: TraceInput) -> tuple[str, ...]:
-    """The text of each token; none where the model names no tokens."""
+    """Return the text of each token; no texts if the model has no vocabulary."""
     return () if inputs.labels == tuple(map(str, inputs.tokens)) else inputs.labels
 
 
 def _refuse_other_models(models: Sequence[LanguageModel]) -> None:
-    """Models that are compared are of one family and have as many layers."""
+    """Raise InputError if the models differ in their family or their number of layers."""
     for first, model in pairwise(models):
         if model.family != first.family:
             raise InputError(f"{first.origin} is a {first.family} and {model.origin} a {model.family}")
         layers, others = first.config.n_layer, model.config.n_layer
         if layers != others:
             raise InputError(
-                f"{layers} layers in {first.origin}, {others} in {model.origin}: not the same model"
+                f"{first.origin} has {layers} layers and {model.origin} {others}: not the same model"
             )
 
 
-def _telling(sources: Sequence[Any], model: LanguageModel) -> tuple[list[Any], tuple[int, ...] | None]:
-    """The sources, and the tokens that the first recording says that says any; where none does, those whose
-    embedding the first holds that holds one, which is then told so. Raises InputError where none tells."""
-    told, recordings = list(sources), [i for i, one in enumerate(sources) if isinstance(one, Recording)]
-    said = next((sources[i].tokens for i in recordings if sources[i].tokens is not None), None)
+def _with_known_tokens(
+    sources: Sequence[Any], model: LanguageModel
+) -> tuple[list[Any], tuple[int, ...] | None]:
+    """Return the sources and the tokens that the first recording with tokens names.
+
+    If no recording names tokens, they are read from the first one that holds an embedding of the model, and
+    that recording then names them. Raises InputError if no recording has either.
+    """
+    sources, recordings = list(sources), [i for i, one in enumerate(sources) if isinstance(one, Recording)]
+    tokens = next((sources[i].tokens for i in recordings if sources[i].tokens is not None), None)
     for i in recordings:
-        if said is None:
-            told[i] = with_tokens(sources[i], model)
-            said = told[i].tokens
-    if recordings and said is None:
-        raise InputError(
-            f"{sources[recordings[0]].origin} does not say its tokens, and holds no embedding of "
-            f"{model.origin} to tell them from: give the text or --tokens"
-        )
-    return told, said
+        if tokens is None:
+            sources[i] = with_tokens(sources[i], model)
+            tokens = sources[i].tokens
+    if recordings and tokens is None:
+        raise InputError(NO_TOKENS.format(sources[recordings[0]].origin, model.origin))
+    return sources, tokens
 
 
 def _refuse_other_tokens_of(
     recordings: Sequence[Recording], model: LanguageModel, tokens: tuple[int, ...]
 ) -> None:
     for recording in recordings:
-        own = tokens_said(recording, model, tokens)
+        own = tokens_of(recording, model, tokens)
         if own is not None and own != tokens:
             how = "holds the embedding of" if recording.tokens is None else "was recorded on"
             raise InputError(
-                f"other tokens: {recording.origin} {how} {token_list(own)}, {model.origin} reads "
+                f"different tokens: {recording.origin} {how} {token_list(own)}, {model.origin} reads "
                 f"{token_list(tokens)}"
             )
 
@@ -133,34 +138,35 @@ def _refuse_other_tokens_of(
 def _tokens_between(
     recordings: Sequence[Recording], text: str | None, tokens: Sequence[int] | None
 ) -> tuple[int, ...] | None:
-    """The tokens of recordings that no model stands beside: they must say the same ones."""
+    """Return the tokens of recordings that are compared without a model. Raises InputError if they differ."""
     if text is not None:
         raise InputError(
-            "a text is for a model to read, and neither side is one: --tokens says what was read"
+            "a text needs a model to read it, and neither side is one: give the token ids by --tokens"
         )
-    said = agreed("tokens", [*((r.origin, r.tokens) for r in recordings), ("--tokens", tokens)])
+    common = agreed("tokens", [*((r.origin, r.tokens) for r in recordings), ("--tokens", tokens)])
     silent = [r.origin for r in recordings if r.tokens is None]
     if silent and tokens is None:
-        raise InputError(f"{silent[0]} does not say its tokens: --tokens says what both sides read")
-    return said
+        raise InputError(f"{silent[0]} does not say its tokens: give those that both sides read by --tokens")
+    return common
 
 
-def _by_names(layouts: Mapping[str, str], recordings: Sequence[Recording]) -> dict[str, str]:
-    """The layouts that were said for names, globs or stages of apr, by name. Raises InputError where a
-    glob matches nothing that a dump holds."""
+def _layouts_by_name(layouts: Mapping[str, str], recordings: Sequence[Recording]) -> dict[str, str]:
+    """Return the layouts of names, globs or apr's stages, by event name. Raises InputError if one matches
+    nothing in a dump."""
     names = list(dict.fromkeys(name for recording in recordings for name in recording.tensors))
-    found: dict[str, str] = {}
+    by_name: dict[str, str] = {}
     for glob, letters in layouts.items():
         if not names:
             raise InputError(f"layout of {glob!r}: no dump holds arrays")
-        found |= dict.fromkeys(select_names([glob], names), letters)
-    return found
+        by_name |= dict.fromkeys(select_names([glob], names), letters)
+    return by_name
 
 
 def _shapes_of(
     models: Sequence[LanguageModel], recordings: Sequence[Recording], tokens: Sequence[int] | None
 ) -> Shapes:
-    """The shapes of our events: of the models, which must have the same, or else of the recordings."""
+    """Return the shapes of the events, those of the models or else of the recordings. Raises InputError if
+    the models differ in a shape."""
     length = len(tokens or ())
     if not models:
         return _shapes_between(recordings, length)
@@ -169,14 +175,14 @@ def _shapes_of(
         for name, other in model.plan.shapes(length).items():
             if shapes.get(name, other) != other:
                 raise InputError(
-                    f"{name}: {list(shapes[name])} in {models[0].origin}, {list(other)} in {model.origin}: "
-                    "not the same model"
+                    f"{name} is {list(shapes[name])} in {models[0].origin} and {list(other)} in "
+                    f"{model.origin}: not the same model"
                 )
     return shapes
 
 
 def event_specs_of(sides: Sequence[ComparedRun]) -> dict[str, EventSpec]:
-    """Every event that a side has, in order of computation."""
+    """Return the events that any side has, in order of computation."""
     model = first_model(sides)
     if model is not None:
         specs = model.model.hooks.specs
@@ -187,12 +193,13 @@ def event_specs_of(sides: Sequence[ComparedRun]) -> dict[str, EventSpec]:
 
 
 def paired_names(a: ComparedRun, b: ComparedRun, specs: Mapping[str, EventSpec]) -> list[str]:
-    """The events that both sides have, in order of computation. Raises InputError where there is none."""
+    """Return the events that both sides have, in order of computation. Raises InputError if there are
+    none."""
     common = {*a.names} & {*b.names}
     if not common & specs.keys():
         raise InputError(
             f"{a.origin} and {b.origin} have no event in common{_hint(a)}{_hint(b)}; --suggest-map drafts a "
-            "map of the names"
+            "map from the names to events"
         )
     return [name for name in specs if name in common]
 
@@ -202,14 +209,14 @@ def _hint(side: ComparedRun) -> str:
     return f"; {side.origin} has {', '.join(names)}" if names and isinstance(side, RecordedRun) else ""
 
 
-# --- Shapes where no model tells them ---------------------------------------------------------------
+# --- Shapes without a model -------------------------------------------------------------------------
 
 
 def _shapes_between(recordings: Sequence[Recording], length: int) -> dict[str, Shape]:
-    """The shape that every event must have for all recordings to hold it, for `length` tokens.
+    """Return a shape for every event, for `length` tokens, that fits all recordings.
 
-    Events that lie side by side in a tensor are left out: nothing tells where one ends. Raises
-    InputError for a tensor that is no rows of so many tokens.
+    Events that share a tensor are left out, because their widths are not known.
+    Raises InputError if the rows of a tensor do not fit the number of tokens.
     """
     shapes: dict[str, Shape] = {}
     for name in dict.fromkeys(name for recording in recordings for name in recording.tensors):
@@ -223,9 +230,9 @@ def _shapes_between(recordings: Sequence[Recording], length: int) -> dict[str, S
 
 
 def _common_shape(name: str, stored: Sequence[Recorded], length: int) -> Shape:
-    """The first shape that one of the tensors may have and all fit."""
-    known = [recorded for recorded in stored if recorded.layout == OWN] or stored
-    candidates = [shape for recorded in known for shape in _candidates(name, recorded, length)]
+    """Return the first possible shape that fits all tensors, or else the first possible one."""
+    certain = [recorded for recorded in stored if recorded.layout == OWN] or stored
+    candidates = [shape for recorded in certain for shape in _candidates(name, recorded, length)]
     for shape in candidates:
         if all(fits(name, recorded, {name: shape}) for recorded in stored):
             return shape
@@ -237,20 +244,22 @@ def _candidates(name: str, recorded: Recorded, length: int) -> list[Shape]:
     if name == "loss":
         return [()]
     if not total:
-        raise InputError(f"{recorded.source}: {list(stored)} holds nothing")
+        raise InputError(f"{recorded.source}: its shape {list(stored)} has no elements")
     if layout == OWN and name in HEAD_EVENTS:
         return [(length, stored[-1])]
     row = known_row(name)
     square = (length, length) if row is not None and row.causal and length > 1 else ()
-    single = math.prod(stored[:-1]) == 1 and len(stored) > 1  # one row, and length of it is not known
+    single = math.prod(stored[:-1]) == 1 and len(stored) > 1  # one row of several
     many, rest = divmod(total, length * length if square else length)
-    found: list[Shape] = []
+    shapes: list[Shape] = []
     if not rest and not (single and length > 1) and layout != LAST:
-        found.append((many, *square) if square else (length, many))
+        shapes.append((many, *square) if square else (length, many))
     if square and not total % length:
-        found.append((total // length, *square))
+        shapes.append((total // length, *square))
     elif not square and layout != OWN and (single or len(stored) == 1 or layout == LAST):
-        found.append((length, total))
-    if not found:
-        raise InputError(f"{recorded.source}: {list(stored)} is no {name} of {length} tokens")
-    return found
+        shapes.append((length, total))
+    if not shapes:
+        raise InputError(
+            f"{recorded.source}: its shape {list(stored)} does not fit {name} of {length} tokens"
+        )
+    return shapes

@@ -1,4 +1,4 @@
-"""Many prompts through two models: the gate for a CI job."""
+"""Compare two models on many prompts, as a gate for CI."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from .diff import diff
 
 @frozen
 class PromptComparison:
-    """What one prompt showed: how the predictions agree, and the event farthest from its band.
+    """The comparison of two models on one prompt.
 
-    `agree`: none of the `events` that were compared, `of` so many, lies beyond its band; `same`: they agree
-    and were all.
+    `agree` is True if all compared events lie within their bands, and `same` if besides no value of the pass
+    was left out. `events` counts the compared events and `of` all. `worst` is the event with the largest
+    distance relative to its band, `relative` this distance, `tolerance` the band.
     """
 
     text: str
@@ -43,7 +44,7 @@ class PromptComparison:
 
 @frozen
 class PromptsComparison:
-    """What many prompts showed of two models."""
+    """The comparison of two models on many prompts."""
 
     SCHEMA = "microgpt.prompts/1"
 
@@ -55,26 +56,26 @@ class PromptsComparison:
     @property
     @in_document
     def agree(self) -> bool:
-        """Every prompt does."""
+        """True if the models agree on every prompt."""
         return all(prompt.agree for prompt in self.prompts)
 
     @property
     @in_document
     def same(self) -> bool:
-        """Every prompt is."""
+        """True if the models are the same on every prompt, with no value left out."""
         return all(prompt.same for prompt in self.prompts)
 
 
 def read_prompts(path: Path) -> list[str | list[int]]:
-    """A prompt a line, as text, or as JSON: a list of token ids, or a string with its escapes.
+    """Read one prompt per line: a text, a list of token ids as JSON, or a JSON string with its escapes.
 
-    Empty lines are left out. Raises FileFormatError.
+    Empty lines are skipped. Raises FileFormatError if there is no prompt or a list holds other values.
     """
     lines = read_text(path, "a file of prompts").split("\n")
-    found = [_prompt(path, n, line.removesuffix("\r")) for n, line in enumerate(lines, 1) if line.strip()]
-    if not found:
-        raise FileFormatError(f"{path}: expected a prompt a line, found none")
-    return found
+    prompts = [_prompt(path, n, line.removesuffix("\r")) for n, line in enumerate(lines, 1) if line.strip()]
+    if not prompts:
+        raise FileFormatError(f"{path}: expected one prompt per line, found none")
+    return prompts
 
 
 def _prompt(path: Path, number: int, line: str) -> str | list[int]:
@@ -84,7 +85,7 @@ def _prompt(path: Path, number: int, line: str) -> str | list[int]:
         value = from_json(line)
     except OutOfBounds as error:
         raise FileFormatError(
-            f"{path}, line {number}: expected a text or token ids, found {error}"
+            f"{path}, line {number}: expected a text or a list of token ids, found {error}"
         ) from error
     except ValueError:
         return line
@@ -103,24 +104,27 @@ def diff_prompts(
     report: Report = unreported,
     **options: Any,
 ) -> PromptsComparison:
-    """Compare two models on every prompt; `options` are those of `diff`. Raises InputError, saying which
-    prompt it is that does not fit."""
-    found = []
+    """Compare two models on every prompt. `options` are passed to `diff`.
+
+    Raises InputError, with the number of the prompt, if a prompt cannot be compared.
+    """
+    comparisons = []
     for number, prompt in enumerate(prompts):
         report(number, len(prompts))
-        said: dict[str, Any] = {"text": prompt} if isinstance(prompt, str) else {"tokens": prompt}
+        inputs: dict[str, Any] = {"text": prompt} if isinstance(prompt, str) else {"tokens": prompt}
         try:
-            result = diff(a, b, **said, **options)
+            result = diff(a, b, **inputs, **options)
         except InputError as error:
             raise InputError(f"prompt {number + 1}: {error}") from error
         worst, agreement = result.worst, result.agreement
         if agreement is None:
-            raise InputError("prompts are judged by their logits, which --layer leaves out")
-        told = sum(event.told for event in result.events)
+            raise InputError(
+                "--prompts compares logits, which --layer leaves out: include 'logits' in --layer"
+            )
         one = PromptComparison(
-            str(prompt), len(result.tokens or ()), result.agree, result.same, told,
+            str(prompt), len(result.tokens or ()), result.agree, result.same, len(result.compared),
             len(result.events) + len(result.left_out), result.first, worst.name, worst.relative,
             worst.tolerance, agreement.positions, agreement.same_argmax, agreement.mean_kl, agreement.max_kl,
         )  # fmt: skip
-        found.append(one)
-    return PromptsComparison(a.origin, b.origin, tuple(found))
+        comparisons.append(one)
+    return PromptsComparison(a.origin, b.origin, tuple(comparisons))

@@ -1,6 +1,6 @@
-"""Which tokens a recording was made of: those that it names, or whose rows of the embedding it holds.
+"""Find the tokens of a recording: those that it names, or those whose embedding it holds.
 
-Rows may be equal (tokens that were never trained on): then any of them may have been read.
+Tokens that were never trained on may have equal rows in the embedding: the recording may be of any of them.
 """
 
 from __future__ import annotations
@@ -19,55 +19,67 @@ from ..dumps.recording import Recording
 from ..errors import InputError
 from ..text.wording import abridged
 
-NEAR = 0.01  # of a token's row, within which another row is taken for it
-AS_NEAR = 1.5  # times the nearest row's distance, which rounding may have made
-CHANNELS = 8  # that rule out most tokens: the largest ones
-MOST_SAID = 4  # tokens of which it is said that others have equal rows
+NEAR = 0.01  # a row is a token's if it differs from the token's by at most this share
+AS_NEAR = 1.5  # rounding may bring an expected row to this multiple of the nearest row's distance
+CHANNELS = 8  # the largest channels, which rule out most tokens
+MAX_NOTES = 4  # notes about tokens with equal rows
+TEXT_AND_TOKENS = "--tokens takes the place of a text: give one of the two"
+NO_TOKENS = (
+    "{} does not say its tokens and holds no embedding of {} to read them from: give the text or --tokens"
+)
 
 
-def tokens_said(
-    recording: Recording, model: LanguageModel, asked: Sequence[int] | None = None
+def tokens_of(
+    recording: Recording, model: LanguageModel, expected: Sequence[int] | None = None
 ) -> tuple[int, ...] | None:
-    """The tokens that a recording names, or else those whose embedding it holds: those `asked` for, where
-    it may be these."""
+    """Return the tokens that a recording names, or else those whose embedding it holds, or None.
+
+    If rows of the embedding fit several tokens, those `expected` are returned.
+    """
     name, _ = embedding_of(model)
     if recording.tokens is not None or name not in recording.tensors:
         return recording.tokens
-    return recognise(model, recording.tensors[name], asked)
+    return recognise(model, recording.tensors[name], expected)
 
 
 def embedding_of(model: LanguageModel) -> tuple[str, str]:
-    """The event that looks tokens up, and the table that it looks them up in."""
+    """Return the event of the token embedding and the name of its table."""
     kinds = ((row.name, row.kind) for row in model.plan.of_kind(Lookup))
     return next(
         (name, kind.table) for name, kind in kinds if isinstance(kind, Lookup) and kind.by == "tokens"
     )
 
 
-def with_tokens(recording: Recording, model: LanguageModel, asked: Sequence[int] | None = None) -> Recording:
-    """The recording with its tokens. Where they are not the only ones that it may be a note says so, and
-    its loss, which goes by the tokens that come next, is left over."""
-    tokens = tokens_said(recording, model, asked)
+def with_tokens(
+    recording: Recording, model: LanguageModel, expected: Sequence[int] | None = None
+) -> Recording:
+    """Return the recording with its tokens, as `tokens_of` finds them.
+
+    If the tokens are ambiguous, a note says so, and the loss is not used: it depends on the tokens.
+    """
+    tokens = tokens_of(recording, model, expected)
     if tokens is None or tokens == recording.tokens:
         return recording
-    told = replace(recording, tokens=tokens)
-    notes = () if asked is not None and tokens == tuple(asked) else ambiguous(model, tokens)
-    if not notes:
-        return told
-    tensors, left = dict(recording.tensors), told.leftovers
-    if loss := tensors.pop("loss", None):
-        left = (*left, Leftover(loss, "which tokens come next is not known"))
-    return replace(told, notes=(*told.notes, *notes), tensors=tensors, leftovers=left)
+    notes = () if expected is not None and tokens == tuple(expected) else ambiguous(model, tokens)
+    tensors, leftovers = dict(recording.tensors), recording.leftovers
+    if notes and (loss := tensors.pop("loss", None)):
+        leftovers = (*leftovers, Leftover(loss, "depends on the next tokens, which are ambiguous"))
+    return replace(
+        recording, tokens=tokens, notes=(*recording.notes, *notes), tensors=tensors, leftovers=leftovers
+    )
 
 
 def recognise(
-    model: LanguageModel, recorded: Recorded, asked: Sequence[int] | None = None, table: Array | None = None
+    model: LanguageModel,
+    recorded: Recorded,
+    expected: Sequence[int] | None = None,
+    table: Array | None = None,
 ) -> tuple[int, ...] | None:
-    """The tokens whose rows of the embedding a tensor holds; None where it holds anything else.
+    """Return the tokens whose rows of the embedding a tensor holds, or None if it holds anything else.
 
-    A row counts as the nearest token's where it lies within 1 % of it, or as the one that is `asked` for
-    where that is as near; of equal ones it is the first. One row alone may be the last of many, and tells
-    nothing. Whoever asks of many tensors gives the `table` of the embedding.
+    Each row must lie within 1 % of a token's row. It is the nearest token's, or the `expected` one's if that
+    is about as near; of equal tokens the first. A single row is not enough: it may be the last of many.
+    Pass the `table` of the embedding when there are many tensors to try.
     """
     name, matrix = embedding_of(model)
     length, rest = divmod(math.prod(recorded.shape), model.config.n_embd)
@@ -77,52 +89,55 @@ def recognise(
         rows = fit(name, recorded, model.plan.shapes(length)).array
     except InputError:
         return None
-    wanted = [None] * length if asked is None or len(asked) != length else list(asked)
+    guesses = [None] * length if expected is None or len(expected) != length else list(expected)
     table, tokens = model.parameter(matrix) if table is None else table, list[int]()
-    with np.errstate(all="ignore"):  # a dump may hold anything; what overflows is near nothing
+    with np.errstate(all="ignore"):  # a dump may hold anything, and an overflow matches no token
         channels = np.argsort(-np.abs(rows).max(axis=0))[:CHANNELS]
         columns = np.ascontiguousarray(table[:, channels].T)
-        for row, token in zip(rows, wanted, strict=True):
-            some = _possible(row[channels], columns, float(np.linalg.norm(row)))
-            found = _nearest(row.astype(np.float64), table, some, token)
-            if found is None:
+        for row, guess in zip(rows, guesses, strict=True):
+            candidates = _candidates(row[channels], columns, float(np.linalg.norm(row)))
+            token = _nearest(row.astype(np.float64), table, candidates, guess)
+            if token is None:
                 return None
-            tokens.append(found)
+            tokens.append(token)
     return tuple(tokens)
 
 
-def _possible(row: Array, columns: Array, norm: float) -> Array:
-    """The tokens that some channels of a row do not rule out: [n] and [n, V]"""
+def _candidates(row: Array, columns: Array, norm: float) -> Array:
+    """Return the tokens that n channels of a row do not rule out. `row` is [n] and `columns` [n, V]."""
     limit = NEAR / (1 - NEAR) * norm
-    some = np.flatnonzero(np.abs(columns[0] - row[0]) <= limit)
+    tokens = np.flatnonzero(np.abs(columns[0] - row[0]) <= limit)
     for column, value in zip(columns[1:], row[1:], strict=True):
-        some = some[np.abs(column[some] - value) <= limit]
-    return some
+        tokens = tokens[np.abs(column[tokens] - value) <= limit]
+    return tokens
 
 
-def _nearest(row: Array, table: Array, some: Array, asked: int | None) -> int | None:
-    """The token of `some` whose row of the table is nearest, or as near the one that is asked for; None
-    where none is near."""
-    if not len(some):
+def _nearest(row: Array, table: Array, candidates: Array, expected: int | None) -> int | None:
+    """Return the candidate whose row of the table is nearest, or `expected` if it is about as near; None if
+    no candidate is near."""
+    if not len(candidates):
         return None
-    exact = np.linalg.norm(table[some] - row, axis=1)
-    best, nearest = int(some[exact.argmin()]), float(exact.min())
-    if not nearest <= NEAR * np.linalg.norm(table[best].astype(np.float64)):
+    distances = np.linalg.norm(table[candidates] - row, axis=1)
+    best, least = int(candidates[distances.argmin()]), float(distances.min())
+    if not least <= NEAR * np.linalg.norm(table[best].astype(np.float64)):
         return None
-    told = asked is not None and np.linalg.norm(table[asked] - row) <= AS_NEAR * nearest
-    return asked if told else best
+    as_near = expected is not None and np.linalg.norm(table[expected] - row) <= AS_NEAR * least
+    return expected if as_near else best
 
 
 def ambiguous(model: LanguageModel, tokens: Sequence[int]) -> tuple[str, ...]:
-    """What is to be said of tokens whose rows of the embedding are those of others too."""
+    """Return a note for each token whose row of the embedding equals those of other tokens."""
     table = model.parameter(embedding_of(model)[1])
     first = table[:, 0]
-    said = []
+    notes = []
     for token in dict.fromkeys(tokens):
         alike = np.flatnonzero(first == first[token])
         equal = alike[(table[alike] == table[token]).all(axis=1)]
         others = [str(other) for other in equal.tolist() if other != token]
         if others:
-            said.append(f"token {token} may as well be {abridged(others, 3)}: equal rows of the embedding")
-    more = len(said) - MOST_SAID
-    return (*said[:MOST_SAID], *([f"so may {more:,} tokens more"] if more > 0 else []))
+            notes.append(f"token {token} may also be {abridged(others, 3)}: equal rows of the embedding")
+    more = len(notes) - MAX_NOTES
+    return (
+        *notes[:MAX_NOTES],
+        *([f"{more:,} more tokens are ambiguous in the same way"] if more > 0 else []),
+    )

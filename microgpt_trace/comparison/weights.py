@@ -1,6 +1,6 @@
-"""Two models' parameters by name: whether they are the same as far as their stored types can tell.
+"""Compare the parameters of two models by name, within what the rounding of their stored types explains.
 
-Knows no screen. What may differ is measured from the stored blocks: see quantisation_error.py.
+This rounding is measured from the stored blocks: see rounding/stored_types.py.
 """
 
 from __future__ import annotations
@@ -28,20 +28,22 @@ Index = tuple[int, ...]
 
 @frozen
 class WeightRow:
-    """A parameter of both models.
+    """The comparison of a parameter of both models. All measures are None if the shapes differ.
 
-    `relative_l2` is |B - A| / |A| over the finite elements, `expected` what the rounding of both stored
-    types explains of it (None where both are exact or the stored bytes are the same). `max_abs` is the
-    largest difference, at `index`, where the sides have `value_a` and `value_b`; a value that is not
-    finite on one side counts as the largest. `unequal` elements differ at all; `nowhere` are NaN or
-    infinite on both sides, of which nothing more is known. `scale` times A comes closest to B.
-    `worst_block` is the largest error of 32 neighbours relative to what is expected of them, which begin
-    at `block`; `blocks_off` are further off than rounding explains. Measures are None where the shapes
-    differ.
+    - `relative_l2`: |B - A| / |A| over the finite elements; `expected`: the part of it that the rounding of
+      both stored types explains, None if both are exact or the stored bytes are the same.
+    - `max_abs`: the largest difference, at `index`, between `value_a` and `value_b`. A value that is finite
+      on only one side counts as the largest.
+    - `unequal`: the number of elements that differ; `nowhere`: the number that are NaN or infinite on both
+      sides, which cannot be compared.
+    - `scale`: the factor by which A comes closest to B.
+    - `worst_block`: the largest error of 32 consecutive elements, as a multiple of the expected one, and
+      `block`: where they begin; `blocks_off`: the number of such blocks that differ by more than rounding
+      explains.
     """
 
     name: str
-    name_b: str  # "wte" for a head that is tied in B; else the same
+    name_b: str  # "wte" if the head is tied in B, else the same as `name`
     shape_a: tuple[int, ...]
     shape_b: tuple[int, ...]
     type_a: str
@@ -63,22 +65,23 @@ class WeightRow:
 
     @property
     def equal(self) -> bool:
-        """Whether every element is the same number on both sides."""
+        """True if every element is the same number on both sides."""
         return self.unequal == 0
 
     @property
     def count(self) -> int:
-        """How many elements it has."""
+        """The number of elements."""
         return math.prod(self.shape_a)
 
 
 @frozen
 class WeightsComparison:
-    """Two models' parameters. `factor` times the expected error is allowed, or `rtol` where it is given.
+    """The comparison of the parameters of two models.
 
-    `agree`: of those compared, out of `of`, none differs by more, and none is on one side alone; `same`:
-    they are all, and equal, number for number. `only_a` and `only_b` are parameters that the other side
-    lacks; `worst` names the row that is furthest off, of those that do not hold if there are any.
+    A parameter may differ by `factor` times the expected error, or by `rtol` if that is set. `agree` is True
+    if no chosen parameter differs by more and none is missing on one side; `same` if besides all `of`
+    parameters were compared and are equal, number for number. `only_a` and `only_b` are parameters that the
+    other side lacks. `worst` names the row that differs most, of those that do not hold if there are any.
     """
 
     SCHEMA = "microgpt.weights/1"
@@ -100,7 +103,7 @@ class WeightsComparison:
 
 @dataclass(frozen=True)
 class _Side:
-    """A model's parameters by name, in order of use; `stored` where they lie in a file."""
+    """The parameters of a model by name, in order of use, and the `stored` tensors of those in a file."""
 
     origin: str
     values: Mapping[str, Values]
@@ -109,7 +112,7 @@ class _Side:
     tied: bool
 
     def counterpart(self, name: str) -> str:
-        """The parameter that does the work of one of that name."""
+        """Return the parameter that serves as `name`: "wte" for a tied head, else `name` itself."""
         return "wte" if name == "lm_head" and self.tied else name
 
     def file_name(self, name: str) -> str:
@@ -124,12 +127,14 @@ def compare_weights(
     rtol: float | None = None,
     report: Report = unreported,
 ) -> WeightsComparison:
-    """Compare the parameters whose name, ours or a file's, matches one of the globs `names` (all without).
+    """Compare the parameters whose name, ours or the file's, matches one of the globs `names`; all by
+    default.
 
-    Without `rtol` parameters of exact types must be equal, others may differ by what rounding explains;
-    with it their relative L2 may be that much. A few rows are in memory at a time, except where the
-    cause of a difference is sought. `report` is told how many are done. Raises InputError where the
-    models are of two families, or a glob matches nothing, or rtol is not a number of at least 0.
+    With `rtol` the relative L2 of a parameter may be up to that. Without it parameters of exact types must be
+    equal, and others may differ by what rounding explains. Only a few rows are in memory at a time, except to
+    find the cause of a difference. `report(done, of)` is called with the number of parameters. Raises
+    InputError if the models are of two families, a glob matches nothing, or `rtol` is not a number of at
+    least 0.
     """
     if a.family != b.family:
         raise InputError(f"cannot compare weights of a {a.family} ({a.origin}) and a {b.family} ({b.origin})")
@@ -164,7 +169,8 @@ def compare_weights(
 
 
 def _badness(row: WeightRow) -> float:
-    """How far off a row is, relative to what is expected of it where something is."""
+    """Return the error of a row relative to the expected error, or to float32 rounding if none is
+    expected."""
     if row.relative_l2 is None or math.inf in (row.relative_l2, row.max_abs):
         return math.inf
     return row.relative_l2 / row.expected if row.expected else row.relative_l2 * 2.0**24
@@ -173,28 +179,28 @@ def _badness(row: WeightRow) -> float:
 def _row(name: str, a: _Side, b: _Side, rtol: float | None) -> WeightRow:
     name_a, name_b = a.counterpart(name), b.counterpart(name)
     left, right = a.values[name_a], b.values[name_b]
-    told = (name, name_b, left.shape, right.shape, left.type, right.type)
+    facts = (name, name_b, left.shape, right.shape, left.type, right.type)
     if left.shape != right.shape:
-        return WeightRow(*told, holds=False, cause="shapes differ")
+        return WeightRow(*facts, holds=False, cause="shapes differ")
     if _same_bytes(name_a, name_b, a, b):
-        return WeightRow(*told, holds=True, relative_l2=0.0, unequal=0, nowhere=0, max_abs=0.0, scale=1.0)
-    found = measure(left, right)
-    holds = found.holds(0.0, rtol)
-    cause = "" if holds else find_cause(name_a, a.values, right, found, (a.head_dim, b.head_dim))
+        return WeightRow(*facts, holds=True, relative_l2=0.0, unequal=0, nowhere=0, max_abs=0.0, scale=1.0)
+    distance = measure(left, right)
+    holds = distance.holds(0.0, rtol)
+    cause = "" if holds else find_cause(name_a, a.values, right, distance, (a.head_dim, b.head_dim))
     fields = ["relative_l2", "expected", "unequal", "nowhere", "max_abs", "scale"]
-    if not found.exact:
+    if not distance.exact:
         fields += ["blocks_off", "worst_block"]
-    measures: dict[str, Any] = {field: getattr(found, field) for field in fields}
-    if found.unequal:
-        value_a, value_b = found.values
-        measures |= {"index": found.index(found.at), "value_a": value_a, "value_b": value_b}
-    if found.worst_block > 0:
-        measures["block"] = found.index(found.block_at)
-    return WeightRow(*told, holds, cause, **measures)
+    measures: dict[str, Any] = {field: getattr(distance, field) for field in fields}
+    if distance.unequal:
+        value_a, value_b = distance.values
+        measures |= {"index": distance.index(distance.at), "value_a": value_a, "value_b": value_b}
+    if distance.worst_block > 0:
+        measures["block"] = distance.index(distance.block_at)
+    return WeightRow(*facts, holds, cause, **measures)
 
 
 def _same_bytes(name_a: str, name_b: str, a: _Side, b: _Side) -> bool:
-    """Whether two stored tensors are the same bytes with the same meaning."""
+    """Return True if two stored tensors have the same bytes and read them in the same way."""
     left, right = a.stored.get(name_a), b.stored.get(name_b)
     if left is None or right is None:
         return False

@@ -1,1 +1,1 @@
-"""Which operation of another run's dump is wrong by itself, and which known mistake explains it."""
+"""Find the first wrong operation of a dump, and the known mistake that explains it."""

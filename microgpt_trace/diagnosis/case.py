@@ -1,4 +1,4 @@
-"""Case: a wrong operation, with all that its hypotheses are made of and held against."""
+"""Case: a wrong operation, with everything that is needed to form and to test hypotheses about it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from ..rounding.judging import Judge, compared_blocks, errors_of
 from .evidence import Seen
 from .hypothesis import Family, Hypothesis
 
-ELEMENTWISE = (Activation, Multiply, Softmax, Probabilities)  # operations in which nothing cancels
+ELEMENTWISE = (Activation, Multiply, Softmax, Probabilities)  # operations in which no terms cancel
 
 
 class OwnParameters(NamedTuple):
-    """A product with its matrix and bias, or a norm with its gain and bias, named without their layers."""
+    """A product with its matrix and bias, or a norm with its gain and bias. Parameters are named without
+    layer."""
 
     row: Operation
     weight: str
@@ -30,9 +31,10 @@ class OwnParameters(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A wrong operation: the dump's values beside what follows from the dump's own inputs.
+    """A wrong operation: the values of the dump, `found`, and those that the dump's own inputs give,
+    `expected`.
 
-    `positions` are those of the rows of `found`, None where it has all; `expected` is float32 or float64.
+    `positions` are those of the rows of `found`, or None for all. `expected` is float32 or float64.
     """
 
     name: str
@@ -41,11 +43,11 @@ class Case:
     positions: Sequence[int] | None
     judge: Judge
     error: float
-    measured: str = ""  # "in length": all rows are wrong by one factor, and by no more than that
+    measured: str = ""  # IN_LENGTH if the only error is a factor common to all rows
 
     @property
     def plan(self) -> Plan:
-        """The model's own."""
+        """The plan of the model."""
         return self.judge.plain.plan
 
     @property
@@ -62,80 +64,81 @@ class Case:
 
     @cached_property
     def rows(self) -> tuple[Operation, ...]:
-        """The operations since the dump's own inputs, this one last."""
+        """The operations between the dump's own inputs and this operation, itself included as the last."""
         return tuple(self.plan[name] for name in (*self.judge.plain.between(self.name), self.name))
 
-    def of(self, *kinds: type[Kind]) -> list[Operation]:
-        """Those of these kinds."""
+    def rows_of(self, *kinds: type[Kind]) -> list[Operation]:
+        """Return the `rows` of these kinds."""
         return [row for row in self.rows if isinstance(row.kind, kinds)]
 
     def kinds(self, kind: type[K]) -> list[K]:
-        """The same as kinds."""
+        """Return the kinds of the `rows` that are of this class."""
         return [row.kind for row in self.rows if isinstance(row.kind, kind)]
 
     def kind(self, kind: type[K]) -> K | None:
-        """The first of them, if there is one."""
+        """Return the first of `kinds`, or None."""
         return next(iter(self.kinds(kind)), None)
 
     @property
     def alone(self) -> bool:
-        """The dump has all the operation's inputs, and all rows of its output: numbers can be measured."""
+        """True if the dump has all inputs of the operation and all rows of its output, so that the number of
+        a mistake can be measured."""
         return len(self.rows) == 1 and self.positions is None
 
     @cached_property
     def inputs(self) -> tuple[Array, ...]:
-        """The dump's own inputs, float64; only where the operation stands alone."""
+        """The dump's own inputs in float64. The operation must be `alone`."""
         values = self.judge.plain.values
         return tuple(np.asarray(values[name], np.float64) for name in self.row.inputs)
 
     @property
     def heads_axis(self) -> int | None:
-        """Where the heads are among the axes of `in_heads`; None of an event without heads."""
+        """The axis of `in_heads` that counts the heads; None for an event without heads."""
         return 0 if self.found.ndim == 3 else 1 if self.name in self.plan.heads else None
 
     @property
     def in_heads(self) -> tuple[int, ...]:
-        """The shape of the values, [H, T, T] or [T, H, D]."""
+        """The shape of the values with an axis for the heads, [H, T, T] or [T, H, D]."""
         side_by_side = self.found.ndim < 3
         return (len(self.found), -1, self.plan.heads[self.name].dim) if side_by_side else self.found.shape
 
     def by_head(self, values: Array) -> Array:
-        """Values, head by head: [H, n]"""
+        """Return the values head by head: [H, n]."""
         assert self.heads_axis is not None
         heads = np.moveaxis(values.reshape(self.in_heads), self.heads_axis, 0)
         return heads.reshape(len(heads), -1)
 
     @cached_property
     def largest(self) -> float:
-        """The largest error of a row, infinite where one is not finite."""
+        """The largest error of a row; infinite if a row of the dump is not finite."""
         rows, _ = compared_blocks(self.found, self.expected, self.judge.compared(self.name))
         return float(np.nanmax(errors_of(rows), initial=0))
 
     def parameters(self, *kinds: type[Linear] | type[Norm]) -> list[OwnParameters]:
-        """What the products and norms that take part read, each matrix and gain once."""
-        found: dict[str, OwnParameters] = {}
-        for row in self.of(*kinds):
+        """Return the parameters of the `rows` that are products or norms, each matrix or gain once."""
+        parameters: dict[str, OwnParameters] = {}
+        for row in self.rows_of(*kinds):
             names = map(kind_of, row.kind.names)
             for weight in names:
-                found.setdefault(weight, OwnParameters(row, weight, next(names, None)))
-        return list(found.values())
+                parameters.setdefault(weight, OwnParameters(row, weight, next(names, None)))
+        return list(parameters.values())
 
     def biases(self, *kinds: type[Linear] | type[Norm]) -> list[str]:
-        """The biases of these, without their layers."""
+        """Return the biases of the `rows` of these kinds, without their layers."""
         return list(dict.fromkeys(own.bias for own in self.parameters(*kinds) if own.bias is not None))
 
     def bias_beside(self, parameter: str) -> str | None:
-        """The bias that goes with a matrix or a gain, with its layer where that is named so."""
+        """Return the bias of a matrix or a gain, with its layer if `parameter` has one, or None."""
         rows = [(row.kind.names[0], row.bias) for row in self.plan.of_kind(Linear, Norm) if row.bias]
         return next((of(bias) for own, bias in rows for of in (str, kind_of) if of(own) == parameter), None)
 
     def changed(self, names: Iterable[str], change: Change) -> dict[str, Callable[[str], Array]]:
-        """What stands in the place of those parameters: a function of their own values."""
+        """Return replacements for parameters, as `with_instead` takes them: a function of their own
+        values."""
         return dict.fromkeys(names, lambda name: change(self.parameter(name)))
 
     def another(self, parameter: str) -> Callable[[str], Array]:
-        """What stands in the place of one: the parameter of that name of the same layer, or of the model's
-        end."""
+        """Return a replacement that reads another parameter, of the same layer or outside of layers."""
 
         def instead(name: str) -> Array:
             own = prefix_of(name) + parameter
@@ -144,7 +147,6 @@ class Case:
         return instead
 
     def parameter(self, name: str) -> Array:
-        """A parameter of the model."""
         return self.given.model.parameter(name)
 
     @cached_property
@@ -153,20 +155,20 @@ class Case:
         return self.given.model.config.shapes()
 
     def whole_name(self, parameter: str) -> str:
-        """A parameter of this layer; at the model's ends its own, or else the first layer's."""
+        """Return the whole name of a parameter: of this layer, or else of the first layer."""
         own = prefix_of(self.name) + parameter
         return own if own in self.shapes else f"layer0.{parameter}"
 
     @cached_property
     def seen(self) -> Seen:
-        """What predictions are held against."""
+        """The values of the dump to which predictions are compared."""
         compared, precision = self.judge.compared(self.name), self.judge.plain.precision.name
         elements = len(self.rows) == 1 and isinstance(self.row.kind, ELEMENTWISE)
         return Seen(self.found, self.expected, compared, precision, elements)
 
 
 def first_of(values: Sequence[object] | Array, most: int) -> str:
-    """Numbers in words, of many the first."""
+    """List the first values, such as "1, 2, 3, ..."."""
     return ", ".join(map(str, values[:most])) + (", ..." if len(values) > most else "")
 
 

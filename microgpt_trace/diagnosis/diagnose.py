@@ -1,5 +1,7 @@
-"""diagnose: judge every operation of another run's dump by its own inputs, and name the first mistake. A
-dump's arrays are laid out as our events, and loaded when asked for."""
+"""`diagnose`: judge every operation of a dump by the dump's own inputs, and name the first mistake.
+
+The arrays of a dump are brought into the shapes of our events, and loaded only when they are needed.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ from ..errors import InputError
 from ..notebook import in_notebook
 from ..rounding.bands import RoundedPasses, tolerance_of
 from ..rounding.judging import OVER_THE_PASS, JudgedRun, OperationResult, Partial, Unseen, unseen
-from ..rounding.precision import PRECISIONS, Found, precision_named, precision_of
+from ..rounding.precision import PRECISIONS, EnginePrecision, Precision, precision_named, precision_of
 from ..text.brief import frozen, one_line
 from ..text.json_writing import in_document
 from .case import Case, Generator
@@ -38,10 +40,10 @@ if TYPE_CHECKING:
     from ..dumps.mapping import NameMap
 
 NONE: Partial = MappingProxyType({})
-MOST_PRODUCTS = 0.8  # of them err where an engine rounds what goes into them
-EXPLAINED = 0.5  # of the error is left by a precision that is offered; others leave all of it, or more
+MOST_PRODUCTS = 0.8  # share of the products that err if an engine rounds their inputs
+EXPLAINED = 0.5  # an offered precision leaves at most this share of an error; wrong ones leave all of it
 
-# What is cheap and simple, what reads other layers' weights, what only describes the output.
+# Hypotheses that are simple to test, that read the weights of other layers, that only describe the output
 STAGES: tuple[tuple[Generator, ...], ...] = (
     (
         output.nonfinite, output.zeros, entrance.embedding, entrance.positions, matrices.biases, rope.rope,
@@ -57,10 +59,10 @@ STAGES: tuple[tuple[Generator, ...], ...] = (
 
 @dataclass(frozen=True)
 class Offer:
-    """A precision that nobody asked for and that the errors look like: `looks_like` in words.
+    """A precision that was not requested but that may explain the errors: `compute`, `looks_like` in words.
 
-    Judged by it, `explains` of the `wrong` operations that a product has part in are right, and lose half of
-    their error or more where the dump has what goes into the product. It is `shown` where there are such.
+    Judged by it, `explains` of the `wrong` operations that involve a product are right. `shown` is True if
+    some of them lose at least half of their error.
     """
 
     compute: str
@@ -72,12 +74,12 @@ class Offer:
 
 @frozen(slots=False)
 class Diagnosis:
-    """Every operation of a dump, and what explains the first one that is wrong.
+    """The judgement of every operation of a dump, and the explanation of the first wrong one.
 
-    `compute` is the precision that the engine was judged by and `compute_how` how that is known. With an
-    `offer` of another one no fault is named: `first_wrong` is None, and `findings` are about tokens alone.
-    `untested` are events that could not be judged, or not in all rows, with the reason; a pass has `of`
-    operations. `tried` are the ids of the hypotheses that were tried for `first_wrong`.
+    The engine was judged by the precision `compute`; `compute_how` says how it is known. With an `offer` of
+    another precision no fault is named: `first_wrong` is None, and `findings` are only about tokens.
+    `untested` are the events that could not be judged, or not completely, with the reason. `of` is the number
+    of operations of a pass. `tried` are the ids of the hypotheses that were tried for `first_wrong`.
     """
 
     tokens: tuple[int, ...]
@@ -95,17 +97,17 @@ class Diagnosis:
     @property
     @in_document
     def clean(self) -> bool:
-        """No operation that was judged is wrong, and the tokens are those of the text where one is known."""
+        """True if no judged operation is wrong, and the tokens are those of the text if one was given."""
         return not self.wrong and not self.findings
 
     @property
     def judged(self) -> int:
-        """How many operations could be judged, at least in some rows."""
+        """The number of operations that could be judged, at least in some rows."""
         return sum(operation.error is not None for operation in self.operations)
 
     @property
     def wrong(self) -> tuple[OperationResult, ...]:
-        """The operations that do not follow from their own inputs."""
+        """The operations whose values differ from those that their inputs give."""
         return tuple(operation for operation in self.operations if not operation.holds)
 
 
@@ -118,34 +120,34 @@ def diagnose_values(
     compute: str | None = None,
     text_tokens: Sequence[int] | None = None,
 ) -> Diagnosis:
-    """Judge every event of a dump by what follows from the dump's own inputs of it.
+    """Judge every event of a dump by the dump's own inputs.
 
-    `values` are the dump's arrays in the shapes of our events, all positions; `partial` those of some
-    positions, which can be judged but not built upon. `compute` ("f32", "bf16", "f16", "q8") is the
-    precision of the engine, found out from the values where it is None; `text_tokens` are what the
-    dump's text gives by the model's tokenizer. Raises InputError for another `compute`, and where no
-    input of any operation is finite.
+    `values` are the dump's arrays at all positions, in the shapes of our events. `partial` are arrays at some
+    positions: they are judged, but later events are not computed from them. `compute` ("f32", "bf16", "f16",
+    "q8") is the precision of the engine; None reads it from the values. `text_tokens` are the tokens that the
+    model's tokenizer makes of the dump's text.
+    Raises InputError if `compute` is unknown, or if no operation can be judged.
     """
-    run = _Diagnosing(model, tokens, values, partial)
+    run = _Diagnoser(model, tokens, values, partial)
     with one_blas_thread(), np.errstate(all="ignore"):
-        found = precision_of(compute, run.values)
-        operations = list(run.operations(found.precision))
+        engine = precision_of(compute, run.values)
+        operations = list(run.operations(engine.precision))
         if not operations:
-            raise InputError("nothing can be judged: the dump has no event of a pass over these tokens")
+            raise InputError("no operation can be judged: the dump has no event of a pass over these tokens")
         if all(operation.error is None for operation in operations):
-            raise InputError("nothing can be judged: no input of an operation that the dump has is finite")
-        asked = compute is not None or found.precision.name != "f32"
-        offer = None if asked else run.offer(operations)
-        findings, tried = ([], []) if offer and offer.shown else run.explain(found, operations)
+            raise InputError("no operation can be judged: all have inputs that are NaN or infinite")
+        known = compute is not None or engine.precision.name != "f32"
+        offer = None if known else run.offer(operations)
+        findings, tried = ([], []) if offer and offer.shown else run.explain(engine.precision, operations)
         if any(finding.explains for finding in findings):
-            offer = None  # roundings over many products could bring any error of that size
+            offer = None  # rounding over several products could explain any error of that size
         elif offer:
             findings, tried = [], []
     wrong = [operation.name for operation in operations if not operation.holds]
     return Diagnosis(
         tuple(int(token) for token in tokens),
-        found.precision.name,
-        run.how(found, operations),
+        engine.precision.name,
+        run.how(engine, operations),
         tuple(operations),
         (*entrance.token_findings(model, tokens, text_tokens), *findings),
         wrong[0] if wrong and not offer else None,
@@ -153,21 +155,21 @@ def diagnose_values(
         tuple(tried),
         run.count(operations),
         offer,
-        unseen(operations, found.precision),
+        unseen(operations, engine.precision),
     )
 
 
-class _Diagnosing(JudgedRun):
-    """A dump of which the first wrong operation is explained."""
+class _Diagnoser(JudgedRun):
+    """A judged dump whose first wrong operation can be explained."""
 
-    def how(self, found: Found, operations: Sequence[OperationResult]) -> str:
-        """How the precision is known, and in what its products are."""
+    def how(self, engine: EnginePrecision, operations: Sequence[OperationResult]) -> str:
+        """Describe how the precision is known, and how the inputs of products are rounded."""
         rows = [self.plan[operation.name] for operation in operations]
-        ways = self.rounding.told(rows) if found.precision.into_products else ""
-        return f"{found.how}; the products' inputs are {ways}" if ways else found.how
+        ways = self.rounding.describe(rows) if engine.precision.into_products else ""
+        return f"{engine.how}; the inputs of products are {ways}" if ways else engine.how
 
     def offer(self, operations: Sequence[OperationResult]) -> Offer | None:
-        """A precision whose roundings of these very inputs explain most of the errors, if there is one."""
+        """Return a precision that explains most errors by rounding the inputs of products, or None."""
         products = {o.name: self.products(o.name) for o in operations if o.error is not None}
         errors = {o.name: o.error or 0 for o in operations if not o.holds and products.get(o.name)}
         judged = sum(bool(own) for own in products.values())
@@ -182,30 +184,35 @@ class _Diagnosing(JudgedRun):
         way = ways.most_common(1)[0][0]
         return Offer(way.compute, f"rounding of {way.inputs}", len(explained), len(errors), bool(shown))
 
-    def case(self, found: Found, operation: OperationResult) -> Case:
-        judge, own = self.judge(found.precision), self.own(operation.name)
+    def case(self, precision: Precision, operation: OperationResult) -> Case:
+        judge, own = self.judge(precision), self.own(operation.name)
         assert own is not None
         assert operation.error is not None
         expected = judge.plain.output(operation.name, own[1])
         return Case(operation.name, own[0], expected, own[1], judge, operation.error, operation.measured)
 
-    def explain(self, found: Found, operations: Sequence[OperationResult]) -> tuple[list[Finding], list[str]]:
-        """What explains the first wrong operation, and what was tried."""
+    def explain(
+        self, precision: Precision, operations: Sequence[OperationResult]
+    ) -> tuple[list[Finding], list[str]]:
+        """Return the findings about the first wrong operation, and the ids of the hypotheses that were
+        tried."""
         wrong = [operation for operation in operations if not operation.holds]
         if not wrong:
             return [], []
-        case = self.case(found, wrong[0])
+        case = self.case(precision, wrong[0])
         outcomes, tried = try_all(case, STAGES)
-        others = {own.name: bind(self.case, found, own) for own in wrong[1:]}
+        others = {own.name: bind(self.case, precision, own) for own in wrong[1:]}
         return findings_of(case, outcomes, others, STAGES), tried
 
     def count(self, operations: Sequence[OperationResult]) -> int:
-        """How many operations a pass has, with those that cost extra where the dump has them."""
+        """Count the operations of a pass. Those that cost extra computation count only if the dump has
+        them."""
         own = {operation.name for operation in operations}
         return sum(name in own or not self.plan[name].extra for name in self.known)
 
     def untested(self, operations: Sequence[OperationResult]) -> Iterator[tuple[str, str]]:
-        """The model's events that were not judged, and what the dump has beyond them."""
+        """Yield the events of the model or the dump that were not judged, or not completely, with the
+        reason."""
         judged = {operation.name: operation for operation in operations}
         for name in self.known:
             if name not in judged and not self.plan[name].extra:
@@ -213,19 +220,19 @@ class _Diagnosing(JudgedRun):
             elif name in judged and judged[name].error is None:
                 yield name, judged[name].nonfinite
             elif name in judged and judged[name].unjudged:
-                some = f"{judged[name].unjudged:,} of {judged[name].count:,} elements"
-                yield name, f"{some}, for which nothing finite follows from the inputs"
+                elements = f"{judged[name].unjudged:,} of {judged[name].count:,} elements"
+                yield name, f"{elements}, whose inputs give no finite value"
             if name in judged and name in self.partial:
-                here = len(self.partial[name][1] or ())
-                yield name, f"all but the {here:,} of {len(self.given.tokens):,} positions that the dump has"
+                count = len(self.partial[name][1] or ())
+                yield name, f"all but the {count:,} of {len(self.given.tokens):,} positions that the dump has"
         for name in (*self.values, *self.partial):
             if name not in self.known:
-                yield name, "no event of a forward pass of this model"
+                yield name, "not an event of this model's forward pass"
 
 
 @frozen
 class DumpFacts:
-    """Where a dump comes from."""
+    """The origin of a dump."""
 
     origin: str
     kind: str
@@ -234,7 +241,7 @@ class DumpFacts:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class DiagnosisDocument(Diagnosis):
-    """A diagnosis, with what was diagnosed."""
+    """A diagnosis with its dump and model, as written to JSON."""
 
     SCHEMA = "microgpt.diagnosis/1"
 
@@ -244,7 +251,7 @@ class DiagnosisDocument(Diagnosis):
 
 
 class DumpDiagnosis(NamedTuple):
-    """A diagnosis with what it was made of: the dump's side and what the model calls its tokens."""
+    """A diagnosis with the dump, the origin of the model and the texts of the tokens."""
 
     diagnosis: Diagnosis
     dump: RecordedRun
@@ -253,7 +260,7 @@ class DumpDiagnosis(NamedTuple):
 
     @property
     def document(self) -> DiagnosisDocument:
-        """What its JSON document has."""
+        """The diagnosis as a JSON document has it."""
         dump = self.dump
         facts, unpaired = DumpFacts(dump.origin, dump.kind, tuple(dump.notes)), tuple(dump.unpaired)
         return DiagnosisDocument(**vars(self.diagnosis), dump=facts, model=self.model, unpaired=unpaired)
@@ -275,22 +282,22 @@ def diagnose(
     layouts: Mapping[str, str] | None = None,
     compute: str | None = None,
 ) -> DumpDiagnosis:
-    """Diagnose a recording, or one under a path, as `microgpt diagnose` does.
+    """Diagnose a dump, a recording or a path, as `microgpt diagnose` does.
 
-    The tokens are those given, those that the dump says, or those whose embedding it holds; a text
-    beside them is what they should have been. Raises InputError where the dump holds no values, or none
-    that has an event.
+    The tokens are `tokens`, or those that the map or the dump names, or those whose embedding the dump holds.
+    If a text is given as well, its tokens should be the same. `map`, `layouts` and `compute` are those of
+    `diff`. Raises InputError if the dump has no values, or none that belongs to an event of the model.
     """
     opened_dump, opened_model = open_all([dump, model], map)
     if not isinstance(opened_dump, Recording) or isinstance(opened_model, Recording):
         raise InputError(
             f"expected a dump, then a model, found {opened_dump.origin} and {opened_model.origin}"
         )
-    opened_model = opened_model.alone()  # what the engine should compute, whatever hooks do
-    said = (tokens, map.tokens if map else None, opened_dump.tokens)
-    known = next((own for own in said if own is not None), None)
+    opened_model = opened_model.alone()  # without hooks: the engine should compute the model itself
+    sources = (tokens, map.tokens if map else None, opened_dump.tokens)
+    known = next((own for own in sources if own is not None), None)
     expected = opened_model.read(text).tokens if text is not None else None
-    if known is None:  # the embedding tells, looked up once
+    if known is None:  # looked up in the embedding once, here
         opened_dump = with_tokens(opened_dump, opened_model, expected)
         known = opened_dump.tokens
     sides = [opened_dump, opened_model]
@@ -301,39 +308,42 @@ def diagnose(
     lacking = [name for name in dumped.names if name not in set(ours.names)]
     dumped.unpaired += [Unpaired(name, f"not in {ours.origin}") for name in lacking]
     if dumped.statistics:
-        raise InputError(f"{dumped.origin} holds statistics alone: what an operation gives needs its values")
+        raise InputError(f"{dumped.origin} has only statistics: a diagnosis needs the values of operations")
     if not names:
         raise InputError(
             f"{dumped.origin} has no event of {ours.origin}; `microgpt diff --suggest-map` drafts a map"
         )
     values, partial = dumped.whole_and_partial(names)
-    found = diagnose_values(
+    diagnosis = diagnose_values(
         opened_model, ours.inputs.tokens, values, partial, compute=compute, text_tokens=expected
     )
-    if found.offer is None:
-        found = _over_the_pass(found, dumped, ours)
-    return DumpDiagnosis(found, dumped, labels_of(ours.inputs), ours.origin)
+    if diagnosis.offer is None:
+        diagnosis = _over_the_pass(diagnosis, dumped, ours)
+    return DumpDiagnosis(diagnosis, dumped, labels_of(ours.inputs), ours.origin)
 
 
-def _over_the_pass(found: Diagnosis, dumped: RecordedRun, ours: ModelRun) -> Diagnosis:
-    """Return the diagnosis, with an earlier first wrong operation where `diff` sees one. Errors that are
-    small in each operation, or that the gaps of a dump hide, may add up to more than roundings pass on."""
-    precision = precision_named(found.compute)
+def _over_the_pass(diagnosis: Diagnosis, dumped: RecordedRun, ours: ModelRun) -> Diagnosis:
+    """Return the diagnosis, with an earlier first wrong operation if `diff` finds one.
+
+    Errors that are small in each operation, or hidden in the gaps of a dump, may add up over the pass to more
+    than rounding explains.
+    """
+    precision = precision_named(diagnosis.compute)
     passes = RoundedPasses(ours.model, ours.inputs, precision) if precision.coarse else None
-    tolerance = tolerance_of(passes.compute, draws=passes.count) if passes else tolerance_of()
+    tolerance = tolerance_of(passes.compute, passes=passes.count) if passes else tolerance_of()
     try:
         with one_blas_thread(), np.errstate(all="ignore"):
             events = compare([ours, dumped], (), tolerance, passes, judge=False).events
-    except InputError:  # no value of both is finite
-        return found
-    order = [own.name for own in found.operations]
+    except InputError:  # no value is finite on both sides
+        return diagnosis
+    order = [own.name for own in diagnosis.operations]
     first = next((event for event in events if not event.holds and event.name in order), None)
     if first is None:
-        return found
+        return diagnosis
     at = order.index(first.name)
-    if found.first_wrong and order.index(found.first_wrong) <= at:
-        return found
-    own, error, limit = found.operations[at], first.relative, first.tolerance
+    if diagnosis.first_wrong and order.index(diagnosis.first_wrong) <= at:
+        return diagnosis
+    own, error, limit = diagnosis.operations[at], first.relative, first.tolerance
     wrong = replace(own, holds=False, error=error, tolerance=limit, measured=OVER_THE_PASS)
-    operations = (*found.operations[:at], wrong, *found.operations[at + 1 :])
-    return replace(found, operations=operations, first_wrong=first.name)
+    operations = (*diagnosis.operations[:at], wrong, *diagnosis.operations[at + 1 :])
+    return replace(diagnosis, operations=operations, first_wrong=first.name)

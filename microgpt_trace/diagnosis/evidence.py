@@ -1,11 +1,11 @@
-"""Evidence: which of two explanations a dump's values speak for, if for either; the number of a mistake that
-leaves least of the dump's error, and which others fit as well. Knows no explanation.
+"""Evidence: decide which of two explanations the values of a dump support, fit the number of a mistake, and
+find the range of numbers that fit as well. Knows no explanation itself.
 
-Of two predictions the dump's values lie somewhere on the line from one (0) to the other (1). How surely is
-estimated from what the first leaves, row by row, for a row's errors may be alike (its norm's root, a table
-of cosines): never less than a share of what a right engine may err, all of it in that direction. The errors
-of all rows may be alike too (the same number rounded in each), so that predictions closer than a share of
-what is allowed are never told apart.
+The dump's values are projected on the line between two predictions, from 0 at the first to 1 at the second.
+The standard error of this place follows from the errors of the first prediction, row by row, because errors
+within a row may be alike (the root of its norm, a table of cosines). They count for at least a share of the
+tolerance, all in the direction of the line. The errors of all rows may be alike too (the same number rounded
+in each). So predictions closer than a share of the tolerance cannot be distinguished.
 """
 
 from __future__ import annotations
@@ -18,26 +18,28 @@ import numpy as np
 from ..arrays.stats import Array
 from .hypothesis import Family, Range
 
-ROW_ALIKE, ALL_ALIKE = 1 / 8, 1 / 3  # of the tolerance may be one error that lies just so
-SURELY = 5.0  # standard errors from the other prediction
-CLOSE = 0.25  # of the way to the other prediction: the dump is at the first one
-MOST = 1 << 20  # elements looked at
-TINY = 2.0**-24  # of a row: an element is not smaller
-SMALLEST = {"f16": 2.0**-14}  # number of a whole fraction
-STEP = 1e-4  # between two predictions whose difference is a slope
-STEPS, HALVINGS = 24, 6
-SETTLED = 1e-10  # of the errors' squares: no step gains more
-PROMISING, HOPEFUL, SLOW = 0.8, 0.25, 0.05  # of the errors' squares are left: nothing comes of it
-WIDENINGS, NARROWINGS = 48, 9  # steps on the way out of what fits as well, and back to its edge
+ROW_ALIKE, ALL_ALIKE = 1 / 8, 1 / 3  # share of the tolerance that may be one error in a row, or in all rows
+SURELY = 5.0  # standard errors between the values and the rejected prediction
+CLOSE = 0.25  # share of the way to the other prediction, up to which the values are at the first one
+MOST = 1 << 20  # elements that are examined
+TINY = 2.0**-24  # smallest size of an element, relative to its row
+SMALLEST = {"f16": 2.0**-14}  # smallest number with full precision
+STEP = 1e-4  # between the two predictions that give a slope
+STEPS, SHORTENINGS = 24, 6
+SETTLED = 1e-10  # share of the squared error: the search ends when a step gains less
+# The search ends at an error above PROMISING times that of the right values, and above HOPEFUL times it if a
+# step gains less than SLOW of the error.
+PROMISING, HOPEFUL, SLOW = 0.8, 0.25, 0.05
+WIDENINGS, NARROWINGS = 48, 9  # steps out of the range that fits, and back to its edge
 
-Predict = Callable[[float], "Array | None"]  # rows that would follow; None where nothing does
+Predict = Callable[[float], "Array | None"]  # number -> predicted rows, or None if there is no prediction
 
 
 class Seen:
-    """The values of an event of a dump that predictions are held against: rows [R, n], float64.
+    """The values of an event of a dump to which predictions are compared: rows [R, n], float64.
 
-    `compared` marks entries that count, as in `compare_rows`; of a large event some rows are taken. With
-    `elements` nothing cancels in an element: it errs relative to its own size.
+    `compared` marks the entries to compare, as in `compare_rows`. Only some rows of a large event are used.
+    With `elements` no terms cancel in the event, so that each element errs relative to its own size.
     """
 
     def __init__(
@@ -57,40 +59,40 @@ class Seen:
         self.found = np.where(marks, rows[self._rows], 0).astype(np.float64)
         self._count = np.maximum(marks.sum(axis=1, keepdims=True), 1)
         sizes, right = self._size(self.found), self._size(self.rows_of(expected))
-        sizes = np.where(sizes > 0, sizes, right)  # a row of zeros is beside what it should be
-        self.sizes = np.where(sizes > 0, sizes, 1.0)  # [R, 1]: root of the mean square
+        sizes = np.where(sizes > 0, sizes, right)  # a row of zeros has the size that it should have
+        self.sizes = np.where(sizes > 0, sizes, 1.0)  # RMS, [R, 1]
         self._elements, self._smallest = elements, SMALLEST.get(precision, 0.0)
 
     def _size(self, rows: Array) -> Array:
         return np.sqrt(np.square(rows).sum(axis=1, keepdims=True) / self._count)
 
     def rows_of(self, values: Array) -> Array:
-        """A prediction's rows; where it is not finite it says nothing, and stands for what was found."""
+        """Return the rows of a prediction. Elements that are not finite are replaced by the dump's values."""
         width = self._marks.shape[1]
         rows = np.broadcast_to(values, self._shape).reshape(-1, width)[self._rows].astype(np.float64)
         return np.where(self._marks & np.isfinite(rows), rows, self.found)
 
     def of_rows(self, per_row: Array) -> Array:
-        """A number per row of the event, for the rows that are looked at: [R, 1]"""
+        """Select one number per row of the event for the rows that are used: [R, 1]."""
         return np.asarray(per_row)[self._rows][:, None]
 
-    def left(self, prediction: Array) -> float:
-        """The mean square of what a prediction's rows leave, relative to the rows."""
-        apart = (self.found - prediction) / self.sizes
-        return float(np.square(apart).sum() / max(int(self._marks.sum()), 1))
+    def error(self, prediction: Array) -> float:
+        """Return the mean squared error of a prediction, relative to the rows."""
+        errors = (self.found - prediction) / self.sizes
+        return float(np.square(errors).sum() / max(int(self._marks.sum()), 1))
 
-    def speaks_for(self, one: Array, other: Array, tolerances: Array) -> bool:
-        """Whether the values are at `one` and surely not at `other`, taken as they are or each element
-        beside its own size. `tolerances` are those of the rows, [R, 1]."""
-        if self._told(one, other, self.sizes, tolerances):
+    def prefers(self, one: Array, other: Array, tolerances: Array) -> bool:
+        """Return True if the values are at `one` and surely not at `other`, relative to the size of rows or
+        of single elements. `tolerances` are those of the rows, [R, 1]."""
+        if self._prefers(one, other, self.sizes, tolerances):
             return True
         if not self._elements:
             return False
         smallest = np.maximum(TINY * self.sizes, self._smallest) + 0 * one
         elements = np.maximum.reduce([np.abs(one), np.abs(other), np.abs(self.found), smallest])
-        return self._told(one, other, elements, tolerances)
+        return self._prefers(one, other, elements, tolerances)
 
-    def _told(self, one: Array, other: Array, scale: Array, tolerances: Array) -> bool:
+    def _prefers(self, one: Array, other: Array, scale: Array, tolerances: Array) -> bool:
         way = (other - one) / scale
         length = float(np.square(way).sum())
         most = tolerances * np.abs(way).sum(axis=1, keepdims=True)
@@ -103,57 +105,62 @@ class Seen:
 
 
 def best_of(family: Family, predict: Predict, seen: Seen, right: Array) -> float | None:
-    """The number that leaves least, from the best start (or the model's own number, of which follows what
-    is `right`) on by least squares along the slope; None where none leaves clearly less than that."""
-    tried = {value: predict(value) for value in dict.fromkeys((*family.starts, *family.special))}
-    known = {value: rows for value, rows in tried.items() if rows is not None}
+    """Return the number with the least error, or None if no number leaves clearly less than the `right`
+    values.
+
+    The search begins at the best start, or at the model's own number, which gives the `right` values, and
+    takes steps of least squares along the slope.
+    """
+    starts = {value: predict(value) for value in dict.fromkeys((*family.starts, *family.special))}
+    predictions = {value: rows for value, rows in starts.items() if rows is not None}
     if family.own is not None and math.isfinite(family.own):
-        known[family.own] = right
-    if not known:
+        predictions[family.own] = right
+    if not predictions:
         return None
-    value = min(known, key=lambda v: seen.left(known[v]))
-    rows, left, most = known[value], seen.left(known[value]), seen.left(right)
+    value = min(predictions, key=lambda v: seen.error(predictions[v]))
+    rows, error, most = predictions[value], seen.error(predictions[value]), seen.error(right)
     for _ in range(STEPS):
         slope = _slope(family, predict, value, rows)
         if slope is None:
             break
         weighed = slope / seen.sizes
         by = float((weighed * (seen.found - rows) / seen.sizes).sum() / np.square(weighed).sum())
-        moved = _moved(family, predict, seen, (value, left), by)
-        if moved is None:
+        step = _better(family, predict, seen, (value, error), by)
+        if step is None:
             break
-        gain = left - moved[2]
-        value, rows, left = moved
-        if left > PROMISING * most or gain <= (SETTLED if left < HOPEFUL * most else SLOW) * left:
+        gain = error - step[2]
+        value, rows, error = step
+        if error > PROMISING * most or gain <= (SETTLED if error < HOPEFUL * most else SLOW) * error:
             break
-    return value if left < PROMISING * most else None
+    return value if error < PROMISING * most else None
 
 
 def _slope(family: Family, predict: Predict, value: float, rows: Array) -> Array | None:
-    """How the rows change with the number's step, from the side that lies within the bounds."""
+    """Return how the rows change with the step of the number, towards a side within the bounds; None if they
+    do not."""
     at = family.step(value)
-    if not math.isfinite(at):  # where there is no step: from a number next to it
+    if not math.isfinite(at):
         return None
     size = STEP * (max(1.0, abs(at)) if family.pivot is None else 1.0)
     for by in (size, -size):
         other = family.value(at + by)
-        moved = predict(other) if other != value else None
-        if moved is not None:
-            slope = (moved - rows) / (family.step(other) - at)
+        near = predict(other) if other != value else None
+        if near is not None:
+            slope = (near - rows) / (family.step(other) - at)
             return slope if slope.any() and np.isfinite(slope).all() else None
     return None
 
 
-def _moved(
+def _better(
     family: Family, predict: Predict, seen: Seen, start: tuple[float, float], by: float
 ) -> tuple[float, Array, float] | None:
-    """The number after a step, or after a part of it, that leaves less; None where none does."""
-    value, left = start
-    for _ in range(HALVINGS):
+    """Return the number after a step, or after a part of it, with its rows and its smaller error, or None."""
+    value, error = start
+    for _ in range(SHORTENINGS):
         other = family.value(family.step(value) + by)
         rows = predict(other) if other != value else None
-        if rows is not None and seen.left(rows) < left:
-            return other, rows, seen.left(rows)
+        if rows is not None and seen.error(rows) < error:
+            return other, rows, seen.error(rows)
         by /= 4
     return None
 
@@ -161,20 +168,20 @@ def _moved(
 def range_of(
     family: Family, predicts: Sequence[Predict], seen: Seen, best: float, tolerances: Array
 ) -> Range:
-    """The numbers on both sides of the best that the values do not speak against, of one way at least in
-    which they may be computed; the best is that of the first."""
+    """Return the numbers around the best one that the values do not exclude. A number fits if one of
+    `predicts` fits; the first of them is the one that gave the best number."""
     rows = predicts[0](best)
     assert rows is not None
 
     def fits(value: float) -> bool:
         others = (predict(value) for predict in predicts)
-        return any(o is not None and not seen.speaks_for(rows, o, tolerances) for o in others)
+        return any(o is not None and not seen.prefers(rows, o, tolerances) for o in others)
 
     return Range(_edge(family, best, fits, -1), best, _edge(family, best, fits, 1))
 
 
 def _edge(family: Family, best: float, fits: Callable[[float], bool], side: int) -> float:
-    """How far numbers fit on one side: steps that double until one does not, then halves of the last."""
+    """Return the last number that fits on one side. Steps double until a number does not fit, then halve."""
     bound = family.high if side > 0 else family.low
     if best == bound:
         return best
@@ -196,7 +203,7 @@ def _edge(family: Family, best: float, fits: Callable[[float], bool], side: int)
 
 
 def common(ranges: Sequence[Range]) -> Range | None:
-    """The numbers that fit everywhere; None where there is none."""
+    """Return the intersection of the ranges, or None if it is empty."""
     if not ranges:
         return None
     low, high = max(r.low for r in ranges), min(r.high for r in ranges)

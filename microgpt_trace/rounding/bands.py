@@ -1,5 +1,8 @@
-"""How far apart two right runs may lie: a band for every row of every event, with its
-reason. For low precisions several of our own passes that round on grids of their own say how far."""
+"""Bands: how much two correct runs may differ in each row of each event.
+
+In float32 a band follows from the depth and the scores. For narrower types it is measured on several passes
+of our own, each rounded on another grid.
+"""
 
 from __future__ import annotations
 
@@ -24,30 +27,33 @@ from ..text.brief import frozen
 from .precision import PRECISIONS, Precision, block_of
 from .row_differences import RowDifferences
 
-# Relative error of a float32 engine after one layer. On SmolLM2 PyTorch's worst row of any event lies
-# within 0.93 of the band that this gives, over 44 recordings, a third of them repetitions.
+# Relative error of a float32 engine after one layer. Over 44 recordings of SmolLM2 by PyTorch, a third of
+# them of repetitive texts, the worst row of any event lies at 0.93 of its band.
 ROUNDING = 1e-5
-AMPLIFIED = 4.0  # in scores, where products cancel, and in weights and probs, where errors are exponents
-SUMS = 8.0  # roundings that a score of many products has
-LARGEST = 1e4  # a score beyond is no score: it stands for a mask
-# Two right engines stray in different ways, and equal rows of ours all in one: of eight passes of ours on
-# grids of their own the farthest counts. Over 70 recordings of SmolLM2, half of them repetitions, PyTorch's
-# rows in bf16 and f16 lie within what these allow.
-DRAWS, FACTOR = 8, 8.0  # passes, and the times what the farthest of them strays
-TYPICAL, TYPICAL_LENGTH = 0.5, 0.75  # share of it that the median row may stray, and in length
-# Predictions stray alike whoever rounds: PyTorch's lie at most 1.5 times as far as what the farthest of ours
-# does, in a row and in the median row, over 88 recordings in bf16 and f16.
+AMPLIFIED = (
+    4.0  # times more in scores, where products cancel, and in weights and probs, which are exponentials
+)
+SUMS = 8.0  # roundings of a score, which sums many products
+LARGEST = 1e4  # a score beyond this stands for a mask
+# Correct engines round differently, but equal rows of one pass err alike. So the largest distance of eight
+# passes counts, each on its own grid. Over 70 recordings of SmolLM2 by PyTorch in bf16 and f16, half of them
+# of repetitive texts, all rows lie within these bands.
+PASSES, FACTOR = 8, 8.0  # the number of passes; the band as a multiple of their largest distance
+TYPICAL, TYPICAL_LENGTH = 0.5, 0.75  # share of the band allowed in the median row, and in its length
+# Predictions vary less between engines: over 88 recordings by PyTorch in bf16 and f16 they differ by at most
+# 1.5 times the largest distance of our passes, in a row and in the median row.
 PREDICTED, TYPICAL_PREDICTED = 4.0, 0.625
-FACTOR_OF_ONE, TYPICAL_OF_ONE = 12.0, 0.25  # the same of a third run's distance
-PEAKED = 1.5  # more in attention weights, where a row may have two elements
-ALONG = 0.25  # of what strays, which may lie in a row's length whatever that of our passes is
-UNRELATED = 1.2  # rows of a size that have nothing to do with each other lie 1.4 apart
-MOST, ENOUGH = 0.9, 4  # of the rows; rows, or tokens of a text, whose median says something
+FACTOR_OF_ONE, TYPICAL_OF_ONE = 12.0, 0.25  # FACTOR and TYPICAL for the distance of a single third run
+PEAKED = 1.5  # times more in attention weights, where two elements may be most of a row
+ALONG = 0.25  # at least this share of the passes' distance may be in the length of a row
+UNRELATED = 1.2  # unrelated rows of one size have a relative distance of 1.4
+MOST, ENOUGH = 0.9, 4  # quantile of the rows; the fewest rows, or tokens of a text, with a meaningful median
 
 
 @frozen(slots=False)
 class Tolerance:
-    """What was allowed, in words. `factor` multiplies a measured distance; None where none was."""
+    """The tolerance of a comparison, with its reason in words. `factor` multiplies a measured distance; it is
+    None if none was measured."""
 
     kind: str  # "float32", "bf16", "f16", "q8", "calibrated", "given"
     reason: str
@@ -57,49 +63,48 @@ class Tolerance:
 
     @property
     def precision(self) -> Precision | None:
-        """That of the engine; None where it is not known."""
+        """The precision of the engine, or None if it is not known."""
         return PRECISIONS.get("f32" if self.kind == "float32" else self.kind)
 
 
-def _largest_seen(scores: Array) -> float:
-    """The largest magnitude among scores [H, T, S] that a query may look at."""
-    seen = np.where(causal_mask(*scores.shape[-2:]), scores, 0)
-    return float(np.nanmax(np.abs(seen), initial=0.0))
-
-
 class BandMeasure(NamedTuple):
-    """A way to tell how far rows lie apart, in words where it is not the distance of whole rows: what it
-    found, and the band of each row."""
+    """A measure of the distance between rows, with the distance and the band of each row. `words` name the
+    measure, except for the distance of whole rows."""
 
     words: str
-    found: Array
+    distances: Array
     band: Array
 
 
 class Bands:
-    """Gives the band of each row, as the events come by in order of computation."""
+    """Computes the band of each row. Events must come in order of computation.
+
+    `varied` is False for a text of very few different tokens, whose rows are nearly equal.
+    """
 
     def __init__(
         self, tolerance: Tolerance, layers: int, compute: Precision | None = None, varied: bool = True
     ) -> None:
         self.tolerance, self._layers, self.atol = tolerance, layers, tolerance.atol or 0.0
         self._floor = 0.0 if compute is None or compute.into_products else compute.unit
-        self._varied = varied  # the text has some tokens
-        self._noise = {-1: 1.0}  # after layer i, in units of ROUNDING, squared
+        self._varied = varied
+        self._noise = {-1: 1.0}  # squared noise after each layer, in units of ROUNDING
 
     def note(self, spec: EventSpec, values: Sequence[Array]) -> None:
-        """Scores of a large magnitude round to an absolute error, which softmax makes a relative one. The
-        side with the smaller ones counts: the other's may be wrong, or hold what stands for a mask."""
+        """Record the magnitude of attention scores [H, T, S]: softmax turns the absolute rounding error of
+        large scores into a relative one. The side with the smaller scores counts, because the other's may be
+        wrong, or stand for a mask."""
         if not isinstance(kind_named(spec), Scores) or spec.layer is None:
             return
-        largest = min(_largest_seen(value) for value in values)
+        visible = [np.where(causal_mask(*value.shape[-2:]), value, 0) for value in values]
+        largest = min(float(np.nanmax(np.abs(scores), initial=0.0)) for scores in visible)
         own = SUMS * PRECISIONS["f32"].unit * min(largest, LARGEST) / ROUNDING
         self._noise[spec.layer] = self._before(spec.layer) + 1 + own * own
 
     def _before(self, layer: int) -> float:
-        """The squared noise that enters a layer."""
-        known = max(i for i in self._noise if i < layer)
-        return self._noise[known] + (layer - 1 - known)
+        """Return the squared noise that enters a layer."""
+        earlier = max(i for i in self._noise if i < layer)
+        return self._noise[earlier] + (layer - 1 - earlier)
 
     def _noise_in(self, spec: EventSpec) -> float:
         layer = -1 if spec.stage == "embedding" else self._layers if spec.layer is None else spec.layer
@@ -108,101 +113,108 @@ class Bands:
     def of(
         self, spec: EventSpec, rows: RowDifferences, thirds: Sequence[RowDifferences]
     ) -> list[BandMeasure]:
-        """How far the rows lie apart and the bands of that; then what only several third runs give a band
-        of, how far in length and, of logits, in what they predict. What third runs stray widens all."""
-        given, everywhere, found = self.tolerance, np.ones(len(rows.d)), rows.strict()
-        if given.rtol is not None:
-            return [BandMeasure("", found, given.rtol * everywhere)]
+        """Return the distance of the rows with its band.
+
+        Several third runs also give bands for the length of a row and, for logits, for its prediction. The
+        distances of the third runs from a side widen all bands.
+        """
+        tolerance, everywhere, distances = self.tolerance, np.ones(len(rows.d)), rows.strict()
+        if tolerance.rtol is not None:
+            return [BandMeasure("", distances, tolerance.rtol * everywhere)]
         peaked = is_peaked(spec)
         amplified = peaked or isinstance(kind_named(spec), Scores)
         own = ROUNDING * math.sqrt(self._noise_in(spec)) * (AMPLIFIED if amplified else 1.0)
-        if not thirds or given.factor is None:
-            return [BandMeasure("", found, own * everywhere)]
-        factor = given.factor * (PEAKED if peaked else 1.0)
-        apart = _reach([third.strict() for third in thirds], self._floor * everywhere, self._floor)
-        typical = TYPICAL_OF_ONE if given.kind == "calibrated" else TYPICAL
-        band = own + self._band(found, apart, factor, typical)
-        related = apart.rows < UNRELATED  # else rounding alone may bring anything
+        if not thirds or tolerance.factor is None:
+            return [BandMeasure("", distances, own * everywhere)]
+        factor = tolerance.factor * (PEAKED if peaked else 1.0)
+        plain = _reach([third.strict() for third in thirds], self._floor * everywhere, self._floor)
+        typical = TYPICAL_OF_ONE if tolerance.kind == "calibrated" else TYPICAL
+        band = own + self._band(distances, plain, factor, typical)
+        related = plain.rows < UNRELATED  # otherwise rounding alone explains any difference
         band = np.where(related, np.minimum(band, UNRELATED), band)
-        measures = [BandMeasure("", found, band)]
-        if len(thirds) == 1:  # by luck its rows have the right length
+        measures = [BandMeasure("", distances, band)]
+        if len(thirds) == 1:  # its rows may have the right length by chance
             return measures
-        few = math.sqrt(DRAWS / len(thirds))  # what all of few passes do by luck
-        reach = _reach([third.in_length() for third in thirds], ALONG * apart.rows, ALONG * apart.median)
+        few = math.sqrt(PASSES / len(thirds))  # fewer passes may all be close by chance
+        reach = _reach([third.in_length() for third in thirds], ALONG * plain.rows, ALONG * plain.median)
         length, band = rows.in_length(), self._band(rows.in_length(), reach, factor * few, TYPICAL_LENGTH)
         measures.append(BandMeasure("in length", np.abs(length), own + band))
         if not np.isnan(rows.kl).all():
             reach = _reach([third.in_prediction() for third in thirds], 0 * everywhere, 0.0)
-            predicted, times = rows.in_prediction(), given.factor / FACTOR * PREDICTED * few
+            predicted, times = rows.in_prediction(), tolerance.factor / FACTOR * PREDICTED * few
             band = own * AMPLIFIED + self._band(predicted, reach, times, TYPICAL_PREDICTED)
             measures.append(BandMeasure("in its prediction (sqrt(2 KL))", predicted, band))
         return measures
 
-    def _band(self, found: Array, reach: _Reach, factor: float, typical: float) -> Array:
-        """`factor` times the reach of every row. Where the median row strays farther than a median can, no
-        row may; but where the text has few tokens rows are equal, and their median is one of them."""
+    def _band(self, distances: Array, reach: _Reach, factor: float, typical: float) -> Array:
+        """Return `factor` times the reach of every row. If the median row differs by more than a median row
+        may, that limit holds for all rows; not for texts of few tokens, whose rows are nearly equal."""
         band, most = factor * reach.rows, factor * typical * reach.median
-        off = self._varied and len(found) >= ENOUGH and abs(median(found)) > most
+        off = self._varied and len(distances) >= ENOUGH and abs(median(distances)) > most
         return np.minimum(band, most) if off else band
 
 
 class _Reach(NamedTuple):
-    """How far some runs stray at most, in a row or in nine tenths of all rows; and their median rows."""
+    """The largest distance of some runs in each row, at least that of nine tenths of the rows, and the
+    largest of their median rows."""
 
     rows: Array
     median: float
 
 
-def _reach(strayed: Sequence[Array], least: Array, least_median: float) -> _Reach:
-    rows = np.max(np.abs(strayed), axis=0)
+def _reach(runs: Sequence[Array], least: Array, least_median: float) -> _Reach:
+    rows = np.max(np.abs(runs), axis=0)
     if len(rows):
         usual = np.sort(rows)[int(MOST * (len(rows) - 1))]
         rows = np.maximum(np.maximum(rows, usual), least)
-    return _Reach(rows, max(least_median, *(abs(median(run)) for run in strayed)))
+    return _Reach(rows, max(least_median, *(abs(median(run)) for run in runs)))
 
 
 def is_peaked(spec: EventSpec) -> bool:
-    """Whether the values are exponentials: probabilities, or what follows from them."""
+    """Return True if the values are exponentials or follow from them: attention weights, probabilities,
+    loss."""
     return isinstance(kind_named(spec), Softmax | Probabilities | Loss)
 
 
 def tolerance_of(
     compute: Precision | None = None, calibrated: str | None = None, factor: float | None = None,
-    rtol: float | None = None, atol: float | None = None, draws: int = DRAWS,
+    rtol: float | None = None, atol: float | None = None, passes: int = PASSES,
 ) -> Tolerance:  # fmt: skip
-    """Return the tolerance that was asked for, with its reason: by default that of float32. `compute` is
-    measured on `draws` passes."""
+    """Return the requested tolerance with its reason; float32 rounding by default.
+
+    `compute` is measured on so many `passes`, `calibrated` is the origin of a third run.
+    """
     if rtol is not None or atol is not None:
-        words = f"given: rtol {rtol or 0:g}, atol {atol or 0:g}"
-        return Tolerance("given", words, None, rtol or 0.0, atol or 0.0)
+        reason = f"given: rtol {rtol or 0:g}, atol {atol or 0:g}"
+        return Tolerance("given", reason, None, rtol or 0.0, atol or 0.0)
     if calibrated is not None:
         times, share = FACTOR_OF_ONE if factor is None else factor, TYPICAL_OF_ONE
-        reason = f"{times:g} times the distance of {calibrated}, row by row; {times * share:g} in the median"
+        reason = f"{times:g} times the distance of {calibrated} from A; {times * share:g} in the median row"
         return Tolerance("calibrated", reason, times)
     if compute is not None:
-        times = FACTOR * math.sqrt(DRAWS / draws) if factor is None else factor
+        times = FACTOR * math.sqrt(PASSES / passes) if factor is None else factor
         reason = (
-            f"{times:.2g} times what the farthest of {draws} passes of our own strays with "
-            f"{compute.words}; {times * TYPICAL:.2g} in the median"
+            f"{times:.2g} times the largest distance between our own pass and {passes} passes with "
+            f"{compute.words}; {times * TYPICAL:.2g} in the median row"
         )
         return Tolerance(compute.name, reason, times)
-    reason = f"float32 rounding: {ROUNDING:g} of a row after a layer, grown with the root of the depth"
+    reason = f"float32 rounding: {ROUNDING:g} of a row after one layer, growing with the root of the depth"
     return Tolerance("float32", reason)
 
 
-FEWEST = 3  # passes of a long text
-ROWS = 256  # of all passes together, beyond which they become fewer
+FEWEST = 3  # passes, for a long text
+ROWS = 256  # rows of all passes together, above which there are fewer passes
 
 
 @dataclass(frozen=True)
 class _RoundingTap:
-    """The tap of the passes `numbers`, one after another in every value.
+    """The tap of the passes `numbers`, which are stacked in every value.
 
-    Values are rounded before they are looked at, or afterwards, only on their way into products.
+    Hooks see rounded values, or values that are rounded only afterwards, on their way into products.
     """
 
     compute: Precision
-    rounded: Mapping[str, int]  # by event, in blocks of so many elements
+    rounded: Mapping[str, int]  # event -> block size
     names: frozenset[str]
     put: Put
     runs: Sequence[Run]
@@ -234,11 +246,11 @@ class _RoundingTap:
 
 
 class RoundedPasses:
-    """Passes of a model that are rounded; what they have of an event are several pieces."""
+    """Several passes of a model, each rounded on another grid."""
 
     def __init__(self, model: LanguageModel, inputs: TraceInput, compute: Precision) -> None:
         self.model, self.inputs, self.compute = model, inputs, compute
-        self.count = max(FEWEST, min(DRAWS, ROWS // len(inputs.tokens)))
+        self.count = max(FEWEST, min(PASSES, ROWS // len(inputs.tokens)))
         self._pieces: Iterator[Piece] = iter(())
         self._waiting: dict[tuple[str, Sequence[int]], list[Piece]] = {}
 
@@ -249,13 +261,14 @@ class RoundedPasses:
         return stream
 
     def _taps(self, names: frozenset[str], put: Put) -> TapOf:
-        """Makes the tap of some of the passes: the model's hooks alter each, and `put` is told of `names`."""
+        """Return a function that makes the tap of some passes. Hooks of the model apply to each pass, and
+        `put` receives the events `names`."""
         runs = [self.model.hooks.begin(keep=False) for _ in range(self.count)]
         tap = _RoundingTap(self.compute, _rounded(self.model, self.compute), names, put, runs, ())
         return lambda numbers: replace(tap, numbers=numbers)
 
     def take_all(self, piece: Piece) -> list[Piece]:
-        """What every pass has beside another side's piece."""
+        """Return the piece of every pass that matches a piece of the other side."""
         key = piece.name, piece.positions
         while len(self._waiting.get(key, ())) < self.count:
             own = next(self._pieces)
@@ -264,27 +277,27 @@ class RoundedPasses:
 
 
 def _rounded(model: LanguageModel, compute: Precision) -> dict[str, int]:
-    """The events that are rounded, all but parameters or those that go into products; the sizes of the blocks
-    in which they are."""
+    """Return the events to round, all or only the inputs of products, with their block sizes."""
     if not compute.into_products:
         return dict.fromkeys(model.plan, BLOCK)
-    found: dict[str, int] = {}
+    blocks: dict[str, int] = {}
     for row in model.plan.of_kind(Linear):
         name = row.inputs[0]
         if row.kind.columns is not None or name in model.plan.streams:
-            continue  # what reads the stream itself takes it as it is
+            continue  # products that read the residual stream itself do not round it
         block = block_of(model.tensors[row.kind.weight].encoding.name) if model.tensors else BLOCK
-        found[name] = max(found.get(name, 0), block)
-    return found
+        blocks[name] = max(blocks.get(name, 0), block)
+    return blocks
 
 
 def on_other_grids(
     value: Array, compute: Precision, name: str, numbers: Sequence[int], block: int = BLOCK
 ) -> Array:
-    """[n, ..., K] rounded as `compute` says, each of the n on a grid of its number's, of another spacing.
+    """Round n values to `compute`, each on a grid of another spacing: [n, ..., K].
 
-    Grid 0 is the usual one. Equal elements have equal errors, as in an engine: all have one spacing, or,
-    where blocks share a scale and one spacing for all changes nothing, all of a channel have.
+    Grid 0 is the usual grid. All elements of a value share one spacing, so that equal elements have equal
+    errors, as in an engine. Where blocks have scales, which would cancel one spacing, each channel has its
+    own.
     """
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     widths = value.shape[-1] if compute.into_products else 1

@@ -1,4 +1,4 @@
-"""Evaluation: events recomputed from what a dump has of their inputs, or of the nearest before them."""
+"""Evaluation: recompute events of a dump from their inputs, or from the nearest earlier events it has."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from ..architecture.plans.plan import Plan, layer_of
 from ..arrays.stats import Array
 from .precision import Precision, ProductInputs, row_error
 
-NOISE = 1 / 3  # of an operation's own error is what its inputs are moved by, at the most
-CARRIED = 3**0.5 / NOISE  # an error over the rms of what errors evenly spread within NOISE of it move
-FLOAT32 = 2.0**-22  # what two float32 engines may differ by in a value on its way to 8 bits
+NOISE = 1 / 3  # noise on the inputs, at most this share of the operation's own error
+CARRIED = 3**0.5 / NOISE  # scales the effect (RMS) of evenly distributed noise to that of a full error
+FLOAT32 = 2.0**-22  # relative difference of two float32 engines in a value that is rounded to 8 bits
 
 
 class Evaluation:
-    """Values of a dump, and what a plan makes of them.
+    """The values of a dump, and the values that a plan computes from them.
 
-    With `noise`, a seed, every value that is read and every one recomputed is moved at random by NOISE of
-    the error that the operation may have: another evaluation that tells how far rounding carries.
-    `rounding` is what happens to the inputs of products.
+    With `noise`, a seed, random noise of up to NOISE of the operation's own error is added to every value
+    that is read or recomputed: the effect shows how far rounding carries. `rounding` rounds the inputs of
+    products.
     """
 
     def __init__(
@@ -34,42 +34,42 @@ class Evaluation:
         self.given, self.plan, self.values = given, plan, values
         self.precision, self.rounding, self._seed, self._own = precision, rounding, noise, given.model.plan
         self._noise = None if noise is None else np.random.default_rng(noise)
-        self._nudge = -FLOAT32 if noise and noise % 2 else FLOAT32  # both ways, for a tie falls on one side
+        self._nudge = -FLOAT32 if noise and noise % 2 else FLOAT32  # both ways, because ties round one way
         self._recomputed: dict[str, Array] = {}
 
     def under(self, plan: Plan) -> Evaluation:
-        """The same by another plan; what does not change by that is not worked out again."""
+        """Return the evaluation by another plan. Recomputed values that do not change are kept."""
         other = Evaluation(self.given, plan, self.values, self.precision, self._seed, self.rounding)
-        same = alike(self.plan, plan, self._recomputed, self.values)
+        same = unchanged(self.plan, plan, self._recomputed, self.values)
         other._recomputed = {name: self._recomputed[name] for name in same}
         return other
 
     def between(self, name: str, *known: Container[str]) -> list[str]:
-        """The events before `name` that the dump lacks, back to those that it has or that are known besides,
-        in order."""
-        found, open_ = set[str](), [name]
-        while open_:
-            for own in self.plan[open_.pop()].inputs:
-                if own not in found and not any(own in place for place in (self.values, *known)):
-                    found.add(own)
-                    open_.append(own)
-        return sorted(found, key=self._own.order.__getitem__)
+        """Return the events before `name` that must be recomputed, in order: those between it and the nearest
+        events that the dump has or that are `known`."""
+        missing, remaining = set[str](), [name]
+        while remaining:
+            for own in self.plan[remaining.pop()].inputs:
+                if own not in missing and not any(own in place for place in (self.values, *known)):
+                    missing.add(own)
+                    remaining.append(own)
+        return sorted(missing, key=self._own.order.__getitem__)
 
     def sources(self, name: str) -> tuple[str, ...]:
-        """The dump's own events that `name` is computed from, in order."""
+        """Return the dump's own events from which `name` is computed, in order."""
         read = {own for n in (*self.between(name), name) for own in self.plan[n].inputs}
         return tuple(sorted(read & set(self.values), key=self._own.order.__getitem__))
 
     def value(self, name: str) -> Array:
-        """The dump's own value, or what follows for one that it lacks; float64."""
+        """Return the dump's own value, or the recomputed one if the dump lacks it, in float64."""
         if name in self._recomputed:
             return self._recomputed[name]
         return np.asarray(self.values[name], np.float64) if name in self.values else self.output(name)
 
     def output(self, name: str, rows: Sequence[int] | None = None) -> Array:
-        """What follows for `name`, or for some rows of it where each row follows from the same row."""
+        """Compute `name` from its inputs, or some rows of it, each from the same row of the inputs."""
         for missing in self.between(name, self._recomputed):
-            (self._recomputed[missing],) = self._moved(missing, [self._apply(missing)])
+            (self._recomputed[missing],) = self._noisy(missing, [self._apply(missing)])
         return self._apply(name, rows)
 
     def _apply(self, name: str, rows: Sequence[int] | None = None) -> Array:
@@ -78,57 +78,57 @@ class Evaluation:
         if rows is not None:
             inputs = [own[list(rows)] for own in inputs]
         if self.rounding is None or not isinstance(row.kind, Linear):
-            value = reference(row, self.given, *self._moved(name, inputs))
+            value = reference(row, self.given, *self._noisy(name, inputs))
             return value if inputs or rows is None else value[list(rows)]
         nudge = 0.0 if self._noise is None else self._nudge
-        rounded = self._moved(name, [self.rounding.round(row, inputs[0], nudge)])
-        return reference(row, self.given, *rounded) + self._of_sums(name, inputs[0])
+        rounded = self._noisy(name, [self.rounding.round(row, inputs[0], nudge)])
+        return reference(row, self.given, *rounded) + self._sum_error(name, inputs[0])
 
-    def _of_sums(self, name: str, x: Array) -> Array | float:
-        """What rounding of the blocks' sums adds to a product. Nobody knows it of a matrix that stands in
-        the place of the model's, but for its size."""
+    def _sum_error(self, name: str, x: Array) -> Array | float:
+        """Return the error of a product through the rounded sums of blocks. If another matrix stands in for
+        the model's, only the size of this error is known: it is random with noise, and 0 without."""
         row = self.plan[name]
         assert self.rounding is not None
         assert isinstance(row.kind, Linear)
         if row.read(row.kind.weight) is None:
-            return self.rounding.of_sums(row, x)
+            return self.rounding.sum_error(row, x)
         if self._noise is None:
             return 0.0
-        return self.rounding.of_sums(row, x) * self._noise.uniform(-1, 1, (len(x), 1))
+        return self.rounding.sum_error(row, x) * self._noise.uniform(-1, 1, (len(x), 1))
 
-    def _moved(self, name: str, values: list[Array]) -> list[Array]:
-        """Values moved at random by a share of the error that an operation may have."""
+    def _noisy(self, name: str, values: list[Array]) -> list[Array]:
+        """Add noise, a share of the error that the operation may have, to the values."""
         if self._noise is None:
             return values
         by = self.floor(name) * NOISE
         return [value * (1 + by * self._noise.uniform(-1, 1, value.shape)) for value in values]
 
     def forget_before(self, layer: int) -> None:
-        """Drop what was recomputed in earlier layers but their output."""
+        """Drop the recomputed values of all layers before the previous one."""
         for name in list(self._recomputed):
             own = layer_of(name)
             if own is not None and own < layer - 1:
                 del self._recomputed[name]
 
     def floor(self, name: str) -> float:
-        """The error that the operation alone may have, as the model has it."""
+        """Return the error that the operation of the model's own plan may have by itself."""
         return row_error(self.precision, self.spread(name), len(self.given.tokens))
 
     def spread(self, name: str) -> Spread:
-        """How rounding spreads through the operation, as the model has it."""
+        """Return how rounding spreads through the operation of the model's own plan."""
         return spread_of(self._own[name], self.given)
 
     def chain_floor(self, name: str) -> float:
-        """The error that the operation and those recomputed before it may have together."""
+        """Return the error that the operation and those recomputed before it may have together."""
         return math.hypot(*(self.floor(own) for own in (*self.between(name), name)))
 
 
-def alike(one: Plan, other: Plan, names: Iterable[str], given: Container[str]) -> set[str]:
-    """The names, in order of computation, whose values are the same by both plans, those of `given` events
-    being given."""
+def unchanged(plan: Plan, other: Plan, names: Iterable[str], fixed: Container[str]) -> set[str]:
+    """Return the events whose values are the same by both plans, given the values of the `fixed` events.
+    `names` must be in order of computation."""
     same = set[str]()
     for name in names:
         row = other[name]
-        if row is one[name] and all(source in given or source in same for source in row.inputs):
+        if row is plan[name] and all(source in fixed or source in same for source in row.inputs):
             same.add(name)
     return same

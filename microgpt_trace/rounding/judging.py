@@ -1,4 +1,4 @@
-"""Judging: one operation of a dump, or all of them, against what follows from the dump's own inputs."""
+"""Judge operations of a dump: compare each with the value that the dump's own inputs give."""
 
 from __future__ import annotations
 
@@ -22,23 +22,27 @@ from .precision import CHANCE, PRECISIONS, Precision, ProductInputs, beyond_usua
 from .row_differences import FactorMeter, RowDifferences, compare_rows, join
 
 BLOCK = 1 << 21  # elements compared at a time
-SHARED = 0.15  # of a row's tolerance may be a factor that all rows share; right engines: at most 0.07
-DRAWS, FEW_DRAWS = 24, 4  # of roundings at random, to see how far they carry
-NEAR = 4.0  # times its tolerance, within which an error gets all draws
+SHARED = (
+    0.15  # share of a row's tolerance allowed for a factor common to all rows; correct engines: up to 0.07
+)
+DRAWS, FEW_DRAWS = 24, 4  # evaluations with random noise that measure how far rounding carries
+NEAR = 4.0  # an error within this multiple of its tolerance is measured with all draws
 IN_LENGTH, OVER_THE_PASS = "in length of all rows", "over the whole pass"
 
 
 @frozen(slots=False)
 class OperationResult:
-    """An event of the dump beside what follows from the dump's own inputs.
+    """An event of the dump compared with the value that the dump's own inputs give.
 
-    `inputs` are the dump's events it was recomputed from, `recomputed` those in between that the dump
-    lacks. `error` is the relative L2 of the row that is worst for its `tolerance`, or as `measured` says: "in
-    length of all rows", the factor by which all are too long or too short; "over the whole pass", how far the
-    row lies from the model's own. It is None where no row could be judged, and `nonfinite` says why, or where
-    the dump is not finite though its inputs are. `found` and `expected` are the element that differs most in
-    that row, at `element` (its indices). For `unjudged` of its `count` elements nothing finite follows. A
-    factor on all rows is seen beyond `factor_tolerance`.
+    - `inputs`: the dump's events from which it was recomputed; `recomputed`: the events in between that the
+      dump lacks.
+    - `error`: the relative L2 of the row that is worst relative to its `tolerance`. `measured` names another
+      error: "in length of all rows", the factor by which all rows are too long or too short, which is an
+      error beyond `factor_tolerance`; "over the whole pass", the distance from the model's own pass. It is
+      None if no row could be judged.
+    - `nonfinite`: why no row could be judged, or that the dump has NaN although its inputs are finite.
+    - `found`, `expected`: the values at `element`, which differs most in that row.
+    - `unjudged`: the number of the `count` elements whose inputs give no finite value.
     """
 
     name: str
@@ -62,8 +66,8 @@ class OperationResult:
 
 @frozen(slots=False)
 class Unseen:
-    """What a precision hides in the median operation: a relative difference of one row, and one factor on all
-    rows, up to which an engine is right."""
+    """The differences that a precision hides in the median operation: the relative difference of a row, and a
+    factor common to all rows."""
 
     compute: str
     row: float
@@ -71,24 +75,24 @@ class Unseen:
 
     def __str__(self) -> str:
         return (
-            f"differences below {self.row:.2%} of a row, or {self.factor:.2%} where all rows share a factor, "
-            f"cannot be told from {self.compute} here (half of the operations hide less)"
+            f"differences below {self.row:.2%} of a row, or below {self.factor:.2%} in a factor of all rows, "
+            f"cannot be distinguished from {self.compute} here (half of the operations hide less)"
         )
 
 
 def unseen(operations: Sequence[OperationResult], precision: Precision | None) -> Unseen | None:
-    """None where nothing is rounded further than to float32, or nothing was judged."""
-    told = [o for o in operations if o.factor_tolerance is not None and not o.measured]
-    if precision is None or not precision.coarse or not told:
+    """Return the differences that a precision hides; None for float32, or if no operation was judged."""
+    judged = [o for o in operations if o.factor_tolerance is not None and not o.measured]
+    if precision is None or not precision.coarse or not judged:
         return None
-    rows, factors = ([getattr(o, f) for o in told] for f in ("tolerance", "factor_tolerance"))
+    rows, factors = ([getattr(o, f) for o in judged] for f in ("tolerance", "factor_tolerance"))
     return Unseen(precision.name, float(np.median(rows)), float(np.median(factors)))
 
 
 @frozen(slots=False, eq=False)
 class JudgedRows:
-    """The relative L2 error of every row and what each may have, NaN for a row that is not judged; the factor
-    by which all rows are longer, and what that may be."""
+    """The relative L2 error and tolerance of every row, NaN for a row that is not judged, and the factor by
+    which all rows are longer, with its tolerance."""
 
     errors: Array  # [R]
     tolerances: Array  # [R]
@@ -98,27 +102,27 @@ class JudgedRows:
 
     @property
     def worst(self) -> int:
-        """The row that is worst for its tolerance."""
+        """The row with the largest error relative to its tolerance."""
         return int(np.nanargmax(self.errors / self.tolerances))
 
     @property
     def rows_hold(self) -> bool:
-        """Whether no row errs by more than it may."""
+        """True if no error exceeds its tolerance."""
         return not bool((self.errors > self.tolerances).any())
 
     @property
     def in_length(self) -> bool:
-        """Whether the rows are wrong by a factor that they share, and by nothing else."""
+        """True if only the common factor of the rows exceeds its tolerance."""
         return self.rows_hold and abs(self.factor) > self.factor_tolerance
 
     @property
     def error(self) -> float:
-        """That of the worst row, or the factor where that alone is beyond what it may be."""
+        """The error of the worst row, or the common factor if only that exceeds its tolerance."""
         return abs(self.factor) if self.in_length else float(self.errors[self.worst])
 
     @property
     def tolerance(self) -> float:
-        """What that may be."""
+        """The tolerance of `error`."""
         return self.factor_tolerance if self.in_length else float(self.tolerances[self.worst])
 
     @property
@@ -127,14 +131,15 @@ class JudgedRows:
 
 
 class Judge:
-    """Compares arrays of a dump with what an evaluation makes of its inputs; `draws` are DRAWS noisy ones."""
+    """Compares arrays of a dump with those of an evaluation. `draws` are DRAWS evaluations with noise."""
 
     def __init__(self, plain: Evaluation, draws: Sequence[Evaluation]) -> None:
         self.plain, self.draws = plain, draws
 
     def compared(self, name: str) -> Array | None:
-        """The entries that count, None for all: of scores [H, T, T], those that the layer's mask shows, which
-        keys each query sees, [T, T]. What it hides must be 0 in the weights."""
+        """Return a mask of the entries to compare, or None for all. Of attention scores [H, T, T] these are
+        the keys that each query sees, [T, T]. In the attention weights all entries count: hidden ones must be
+        0."""
         own = self.plain.given.model.plan
         names = (name, *own.readers[name]) if isinstance(own[name].kind, Scores) else ()
         masks = (self.plain.plan[reader].kind for reader in names if isinstance(own[reader].kind, Softmax))
@@ -145,11 +150,11 @@ class Judge:
         self, name: str, found: Array, expected: Array, positions: Sequence[int] | None,
         noisy: Callable[[Evaluation], Array] | None = None, most: float = math.inf, alike: float = SHARED,
     ) -> JudgedRows:  # fmt: skip
-        """Return the rows' errors beside their tolerances. `noisy` gives what follows for a draw, where that
-        is not its output; `alike` is the share of a row's tolerance that may be one factor of all rows.
+        """Return the errors of the rows with their tolerances.
 
-        What the roundings of the inputs carry on is measured only where an error exceeds its plain tolerance,
-        and over all draws only where it is near that. It is not measured where an error exceeds `most`.
+        `noisy` computes the event by a draw, by default the draw's output. `alike` is the share of a row's
+        tolerance allowed for a factor common to all rows. The effect of rounded inputs is measured only if an
+        error exceeds its plain tolerance but not `most`, and with all draws only if it is near the tolerance.
         """
 
         def output(draw: Evaluation) -> Array:
@@ -159,7 +164,7 @@ class Judge:
         differences, concentration = compared_blocks(found, expected, seen, meter)
         errors, chance = errors_of(differences), np.ones(len(differences.d))
         if self.plain.precision.coarse:
-            of_keys = self.plain.given.model.plan[name].kind.causal  # which err alike where they are equal
+            of_keys = self.plain.given.model.plan[name].kind.causal  # equal keys have equal errors
             chance = beyond_usual(np.ones(len(errors)) if of_keys else concentration)
         tolerances = chance * self.plain.chain_floor(name)
         for draws, near in ((FEW_DRAWS, math.inf), (DRAWS, NEAR)):
@@ -174,17 +179,19 @@ class Judge:
         return JudgedRows(errors, tolerances, factor.value, allowed, differences)
 
     def _carried(self, name: str, expected: Array, noisy: Callable[[Evaluation], Array], draws: int) -> Array:
-        """What the output moves with inputs that are off by the operation's own error: the root of the
-        mean square over so many draws, for in a row of few elements one may move next to nothing."""
+        """Return the error of each row that errors of the inputs cause: the RMS over so many draws, since one
+        draw may hardly change a row of few elements."""
         seen = self.compared(name)
         errors = (errors_of(compared_blocks(noisy(own), expected, seen)[0]) for own in self.draws[:draws])
         moved = np.sqrt(sum(map(np.square, errors)) / draws)
         if self.plain.rounding is not None and self.plain.between(name):
-            moved = np.fmax(moved, np.sqrt(np.nanmean(np.square(moved))))  # which integers tip is chance
+            moved = np.fmax(
+                moved, np.sqrt(np.nanmean(np.square(moved)))
+            )  # chance picks the integers to change
         return np.asarray(np.nan_to_num(CARRIED * moved, nan=0.0, posinf=0.0))
 
     def judge(self, name: str, found: Array, positions: Sequence[int] | None = None) -> OperationResult:
-        """One event of the dump: all rows, or those at `positions`."""
+        """Judge an event of the dump: all rows, or those at `positions`."""
         expected = self.plain.output(name, positions)
         rows = self.rows(name, found, expected, positions)
         differences, own = rows.differences, self.plain.given.model.plan[name]
@@ -211,20 +218,23 @@ class Judge:
 def compared_blocks(
     found: Array, expected: Array, seen: Array | None, meter: FactorMeter | None = None
 ) -> tuple[RowDifferences, Array]:
-    """The rows of `expected` beside those found, over what is finite in `expected` and `seen`, some rows at a
-    time; and how concentrated their squares are, [R]. The meter, if any, is told of all."""
+    """Compare the rows of `expected` and `found`, a block at a time, where `expected` is finite and `seen`.
+
+    Return the differences and the concentration of the squares of each row, [R]. The meter, if any, measures
+    the factor of all rows.
+    """
     parts, concentration = [], []
-    for own, there, marks in _blocks(found, expected, seen):
-        finite = np.isfinite(own)
-        there = there if finite.all() else np.where(finite, there, own)
-        parts.append(compare_rows(own, there, marks, outliers=False))
+    for a, b, marks in _blocks(found, expected, seen):
+        finite = np.isfinite(a)
+        b = b if finite.all() else np.where(finite, b, a)
+        parts.append(compare_rows(a, b, marks, outliers=False))
         if meter is not None:
             counted = finite if marks is None else finite & marks
-            a, b = np.where(counted, own, 0), np.where(counted, there, 0)
+            a, b = np.where(counted, a, 0), np.where(counted, b, 0)
             meter.add(a, b)
             squares = np.square(a)
-            whole = np.maximum(squares.sum(axis=1), 1e-300)
-            concentration.append(np.square(squares / whole[:, None]).sum(axis=1))
+            total = np.maximum(squares.sum(axis=1), 1e-300)
+            concentration.append(np.square(squares / total[:, None]).sum(axis=1))
     return join(parts), np.concatenate(concentration) if concentration else np.zeros(())
 
 
@@ -239,28 +249,28 @@ def _blocks(found: Array, expected: Array, seen: Array | None) -> Iterator[tuple
 
 
 def errors_of(rows: RowDifferences) -> Array:
-    """|b - a| / |a| of every row: [R]. NaN where nothing is compared, infinite where b is not finite."""
+    """Return |b - a| / |a| of every row: [R]. NaN if nothing was compared, infinite if b is not finite."""
     with np.errstate(all="ignore"):
         errors = np.where(rows.d == 0, 0.0, rows.d / rows.a)
     errors[rows.odd >= 0] = math.inf
-    errors[~rows.told] = math.nan
+    errors[~rows.comparable] = math.nan
     return errors
 
 
 def _index(row: int, column: int, expected: Array, positions: Sequence[int] | None) -> tuple[int, ...]:
-    """The indices of an element of a row."""
+    """Return the indices of an element in its tensor."""
     if not expected.ndim:
         return ()
     *leading, own = np.unravel_index(row, expected.shape[:-1])
     return (*map(int, leading), int(own) if positions is None else positions[int(own)], column)
 
 
-Partial = Mapping[str, tuple[Array, tuple[int, ...] | None]]  # the rows of an event at some positions
+Partial = Mapping[str, tuple[Array, tuple[int, ...] | None]]  # event -> its rows at some positions
 
 
 class JudgedRun:
-    """The values of a dump, all positions of an event or, in `partial`, the rows of some: these can be judged
-    but not built upon."""
+    """The values of a dump. Events in `partial` have rows for only some positions: they can be judged, but
+    later events are not computed from them."""
 
     def __init__(
         self, model: LanguageModel, tokens: Sequence[int], values: Mapping[str, Array], partial: Partial
@@ -271,7 +281,7 @@ class JudgedRun:
         self.values, self.partial = values, partial
 
     def judge(self, precision: Precision) -> Judge:
-        """A judge that knows the model's own plan."""
+        """Return a judge by the model's own plan."""
         rounding = self.rounding if precision.into_products else None
 
         def evaluation(noise: int | None) -> Evaluation:
@@ -282,7 +292,7 @@ class JudgedRun:
     def operations(
         self, precision: Precision, names: Container[str] | None = None
     ) -> Iterator[OperationResult]:
-        """Every event that the dump has, or those of these names, in order of computation."""
+        """Judge every event that the dump has, or those in `names`, in order of computation."""
         judge = self.judge(precision)
         for name in self.known:
             own = self.own(name) if names is None or name in names else None
@@ -293,17 +303,17 @@ class JudgedRun:
                 evaluation.forget_before(layer or 0)
 
     def own(self, name: str) -> tuple[Array, tuple[int, ...] | None] | None:
-        """What the dump has of an event, and the positions of its rows; None where it has nothing."""
+        """Return the dump's rows of an event and their positions (None for all), or None if it has none."""
         return (self.values[name], None) if name in self.values else self.partial.get(name)
 
     @cached_property
     def plain(self) -> Evaluation:
-        """What follows in float32, without noise."""
+        """The evaluation in float32, without noise."""
         return self.judge(PRECISIONS["f32"]).plain
 
     @cached_property
     def rounding(self) -> ProductInputs:
-        """What the dump shows of how the inputs of products are rounded."""
+        """How the engine rounds the inputs of products, as far as the dump shows it."""
         rounding, plain = ProductInputs(self.given), self.plain
 
         def read(name: str) -> tuple[Array, Array]:
@@ -316,6 +326,6 @@ class JudgedRun:
         return rounding
 
     def products(self, name: str) -> list[Operation]:
-        """The products since the dump's own inputs of an event, itself included."""
+        """Return the products between the dump's own inputs and an event, itself included."""
         rows = [self.plan[own] for own in (*self.plain.between(name), name)]
         return [row for row in rows if isinstance(row.kind, Linear)]

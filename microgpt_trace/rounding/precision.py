@@ -1,10 +1,10 @@
-"""The precisions that engines compute in: what they round, and how far that moves a row or an element.
+"""The precisions of engines: which values they round, and the error that this leaves in a row or an element.
 
-Engines for quantised weights cut what goes into a product into blocks, which become 8-bit integers with a
-scale each: Q8_0 and Q8_1 of ggml in blocks of 32 with a float16 scale, its Q8_K in blocks of 256. A way to
-round is recognised by what it leaves: the product of the rounded input, not the size of an error.
+Engines for quantised weights divide the input of a product into blocks of 8-bit integers with a scale each:
+ggml's Q8_0 and Q8_1 have blocks of 32 and a float16 scale, its Q8_K blocks of 256. Which way an engine rounds
+is recognised by computing the product of the rounded input, not by the size of the error.
 
-What the checks of a trace allow stands in `invariants`. Shape letters: R rows of an event.
+The tolerances of the checks of a trace are in `invariants`. Shape letters: R rows of an event.
 """
 
 from __future__ import annotations
@@ -27,19 +27,20 @@ from ..arrays.stats import Array
 from ..errors import InputError
 from ..grouping import grouped
 
-# Roundings of an operation in float32, the engine's and ours, of exp and 1/sqrt by polynomials too. A sum of
-# K terms has 2 sqrt(K) more, and of terms that may be equal K, for equal roundings do not cancel.
+# Roundings of an operation in float32, the engine's and ours together, including those of exp and 1/sqrt by
+# polynomials. A sum of K terms has 2 sqrt(K) more, or K if its terms may be equal: equal errors do not
+# cancel.
 ROUNDINGS = 16.0
-VANISHING = 128.0  # times the least normal number: of SiLU e^-x is infinite before x*e^x is nothing
+VANISHING = 128.0  # times the smallest normal number: in SiLU e^-x overflows before x*e^x vanishes
 
 
 @dataclass(frozen=True)
 class Precision:
-    """How an engine computes: what it rounds, in words, and how.
+    """The precision that an engine computes in. `words` say what it rounds, and `round` does it.
 
-    `unit` is the largest relative error of one rounding. Where it is `narrow` every value is rounded to 16
-    bits, and sums are float32. With `into_products` values are rounded only on their way into a product, in
-    blocks whose size `round` takes too, and all else is float32.
+    `unit` is the largest relative error of one rounding. If `narrow`, every value is rounded to 16 bits and
+    sums are float32. If `into_products`, only the inputs of products are rounded, in blocks whose size is
+    passed to `round`, and everything else is float32.
     """
 
     name: str
@@ -51,7 +52,7 @@ class Precision:
 
     @property
     def coarse(self) -> bool:
-        """Whether something is rounded further than to float32."""
+        """True if anything is rounded further than to float32."""
         return self.narrow or self.into_products
 
 
@@ -61,52 +62,55 @@ PRECISIONS = {
         Precision("f32", "float32", lambda x: np.asarray(x, np.float32), 2.0**-24),
         Precision("bf16", "every value rounded to bfloat16", to_bf16, 2.0**-8, narrow=True),
         Precision("f16", "every value rounded to float16", to_f16, 2.0**-11, narrow=True),
-        Precision("q8", "8-bit blocks go into the products", to_q8, 2.0**-24, into_products=True),
+        Precision(
+            "q8", "the inputs of products rounded to 8-bit blocks", to_q8, 2.0**-24, into_products=True
+        ),
     )
 }
 NARROW = {"bf16": "bfloat16", "f16": "float16"}
-# The root mean square of a row's error, in units. One rounding leaves 0.4, six leave 1. After RoPE it is 2,
-# whose frequencies, sines and cosines may be rounded too. In attention weights and probabilities two numbers
-# may be most of a row and stray alike: there it is 3, and in float32 three times that of other operations.
-USUAL, TURNED, PEAKED = 1.0, 2.0, 3.0
+# The RMS of a row's error, in units. One rounding leaves 0.4, six leave 1. After RoPE it is 2, because the
+# frequencies, sines and cosines may be rounded too. In attention weights and probabilities two numbers may be
+# most of a row and err alike: there it is 3, and in float32 three times that of other operations.
+USUAL, ROTATED, PEAKED = 1.0, 2.0, 3.0
 CHANCE = 5.0  # standard deviations that chance may bring
-SAMPLED = 12  # events whose bits are looked at
-ENOUGH = 16  # numbers that tell a precision
+SAMPLED = 12  # events whose values are examined
+ENOUGH = 16  # numbers of an array that are enough to recognise a precision
 
 
-class Found(NamedTuple):
-    """The precision that an engine computes in, and how that is known."""
+class EnginePrecision(NamedTuple):
+    """The precision of an engine, and how it is known."""
 
     precision: Precision
     how: str
 
 
 def precision_named(compute: str) -> Precision:
-    """Raises InputError for a name that is none."""
+    """Return the precision of this name. Raises InputError if there is none."""
     if compute not in PRECISIONS:
         raise InputError(f"compute: expected one of {', '.join(PRECISIONS)}, found {compute!r}")
     return PRECISIONS[compute]
 
 
-def precision_of(compute: str | None, values: Mapping[str, Array]) -> Found:
-    """The precision that was named, or that the bits of the values show.
+def precision_of(compute: str | None, values: Mapping[str, Array]) -> EnginePrecision:
+    """Return the precision `compute`, or the one that the bits of the values show if it is None.
 
-    The embedding is left out: it is a copy of weights, which may be bf16 whatever computes.
+    The embedding is left out: it is a copy of weights, which may be bf16 in any engine.
     """
     if compute is not None:
-        return Found(precision_named(compute), "as given")
+        return EnginePrecision(precision_named(compute), "as requested")
     names = [name for name in values if not name.startswith("embed.")]
     sample = names[:: max(1, len(names) // SAMPLED)][:SAMPLED]
     for kind, words in NARROW.items():
-        told = [fit for name in sample if (fit := representable(values[name], kind)) is not None]
-        if told and sum(told) * 2 > len(told):
-            how = f"every value of {sum(told)} events of {len(told)} looked at is a {words}"
-            return Found(PRECISIONS[kind], how)
-    return Found(PRECISIONS["f32"], f"values of {len(sample)} events looked at need float32")
+        fits = [fit for name in sample if (fit := representable(values[name], kind)) is not None]
+        if fits and sum(fits) * 2 > len(fits):
+            how = f"{words} holds every value of {sum(fits)} of the {len(fits)} sampled events"
+            return EnginePrecision(PRECISIONS[kind], how)
+    return EnginePrecision(PRECISIONS["f32"], f"values of {len(sample)} sampled events need float32")
 
 
 def representable(array: Array, kind: str) -> bool | None:
-    """Whether a narrow type holds every finite number of an array; None where there are too few to tell."""
+    """Return True if a narrow type holds every finite number of an array; None if there are too few
+    numbers."""
     numbers = np.asarray(array, np.float64).ravel()
     numbers = numbers[np.isfinite(numbers) & (numbers != 0) & (np.abs(numbers) != 1)]
     if numbers.size < ENOUGH:
@@ -115,42 +119,45 @@ def representable(array: Array, kind: str) -> bool | None:
 
 
 def roundings(spread: Spread, length: int) -> float:
-    """How many roundings move an output of float32, over T positions."""
-    angles = 2 * length if spread.angles else 0  # position * frequency is rounded, to a unit of itself
+    """Count the roundings that affect a float32 output, for so many positions."""
+    angles = 2 * length if spread.angles else 0  # the rounding error of an angle grows with its position
     return ROUNDINGS + 2 * math.sqrt(spread.terms) + angles
 
 
 def row_error(precision: Precision, spread: Spread, length: int) -> float:
-    """What an operation's rows may err relative to themselves where nothing cancels, over T positions; of
-    narrow types in the root mean square."""
+    """Return the relative error that rows of an operation may have if nothing cancels, for so many positions.
+    For narrow types it is the RMS error."""
     if precision.narrow or (precision.into_products and spread.halves):
-        usual = TURNED if spread.angles else PEAKED if spread.peaked else USUAL
+        usual = ROTATED if spread.angles else PEAKED if spread.peaked else USUAL
         return usual * (precision if precision.narrow else PRECISIONS["f16"]).unit
     return roundings(spread, length) * precision.unit * (PEAKED if spread.peaked else 1)
 
 
 def factor_error(precision: Precision, spread: Spread, rows: int) -> float:
-    """What a factor of the rows may be rounded by: of one row by a whole unit, of several by half of one in
-    their mean, for it may be the same number in all."""
+    """Return the rounding error of a factor that multiplies the rows: one unit for a single row, and half a
+    unit for the mean of several rows, because the factor may be the same number in all."""
     return precision.unit * max(0.5, rows**-0.5) if spread.factor and precision.narrow else 0.0
 
 
 def beyond_usual(concentration: Array) -> Array:
-    """How many times its root mean square a row's error may be, [R], of rows whose squares are
-    concentrated so: sum x^4 / (sum x^2)^2, which is 1 where one element is the whole row."""
+    """Return the largest error of a row by chance, as a multiple of its RMS error, [R]. The concentration of
+    a row is sum x^4 / (sum x^2)^2, which is 1 if one element is the whole row."""
     return np.sqrt(1 + CHANCE * np.sqrt(2 * concentration))
 
 
 def element_bound(size: Array, spread: Spread, length: int, dtype: np.dtype[np.floating]) -> Array:
-    """How far the roundings of a computation in that type may move elements, whose roundings are relative to
+    """Return the error that elements may have in a computation in this type, if each rounding is relative to
     `size`."""
-    known, units = np.finfo(dtype), roundings(spread, length) + (spread.terms if spread.alike else 0)
-    return size * (units * float(known.eps) / 2) + VANISHING * float(known.tiny)
+    info, units = np.finfo(dtype), roundings(spread, length) + (spread.terms if spread.alike else 0)
+    return size * (units * float(info.eps) / 2) + VANISHING * float(info.tiny)
 
 
 class Way(NamedTuple):
-    """How an input is rounded: in words, the function (of the input and the share by which it is nudged), the
-    precision that is asked for by name, and whether float16 sums take part."""
+    """A way to round the input of a product.
+
+    `round` takes the input and a share by which it is nudged up or down. `compute` is the precision to
+    request by name. With `sums` the sums of blocks are rounded to float16 too.
+    """
 
     words: str
     round: Callable[[Array, float], Array]
@@ -159,12 +166,12 @@ class Way(NamedTuple):
 
     @property
     def inputs(self) -> str:
-        """What such inputs are called."""
+        """The name of inputs rounded in this way."""
         return "8-bit inputs" if self.compute == "q8" else f"{self.words} inputs"
 
 
 def _blocks(size: int | None, half: bool = False, early: bool = False) -> Callable[[Array, float], Array]:
-    """Blocks of that size, None: as long as a row."""
+    """Return a function that rounds to blocks of this size, or of a whole row if None."""
     return lambda x, nudge: to_q8(x, size or x.shape[-1], half, nudge, early)
 
 
@@ -185,17 +192,15 @@ WAYS = {
 }
 WITH_MINIMA = ("Q4_1", "Q5_1")
 OF_WIDE_BLOCKS = tuple(f"Q{bits}_K" for bits in (2, 3, 4, 5, 6))
-OF_TYPES = {  # others: Q8_0
-    **dict.fromkeys(WITH_MINIMA, "Q8_1"),
-    **dict.fromkeys(OF_WIDE_BLOCKS, "Q8_K"),
-}
-ALIKE = ("Q8_0", "Q8_1", "divided")  # in most rows of few elements, so that the mean tells
-LEARNED_FROM = 3  # products of a kind that are looked at
-FAR_LESS = 0.5  # of the error is left by a way that explains it
+OF_TYPES = {**dict.fromkeys(WITH_MINIMA, "Q8_1"), **dict.fromkeys(OF_WIDE_BLOCKS, "Q8_K")}  # others: Q8_0
+ALIKE = ("Q8_0", "Q8_1", "divided")  # the same in most short rows, so that only the mean error differs
+LEARNED_FROM = 3  # products of each kind that are examined
+FAR_LESS = 0.5  # a way explains a product if it leaves less than this share of the error of other ways
 
 
 class ProductInputs:
-    """Rounds the inputs of products, each kind with each stored type of a matrix in a way of its own."""
+    """Rounds the inputs of products. Each kind of product, with each stored type of its matrix, has its own
+    way."""
 
     def __init__(self, given: ReferenceInputs) -> None:
         self._given = given
@@ -203,23 +208,23 @@ class ProductInputs:
         self._of_types: dict[str, str] = dict(OF_TYPES)
 
     def key(self, row: Operation) -> tuple[str, str]:
-        """A product's name without its layer, and the type of its matrix."""
+        """Return the product's name without its layer, and the type of its matrix."""
         assert isinstance(row.kind, Linear)
         stored = self._given.model.tensors.get(row.kind.weight)
         return kind_of(row.name), "F32" if stored is None else stored.encoding.name
 
     def way(self, row: Operation) -> Way:
-        """How the input of this product is rounded."""
+        """Return the way in which the input of this product is rounded."""
         key = self.key(row)
         return WAYS[self._ways.get(key) or self._of_types.get(key[1], "Q8_0")]
 
     def round(self, row: Operation, x: Array, nudge: float = 0.0) -> Array:
-        """What goes into this product, nudged up or down by a share of it: [T, K] -> [T, K] float32"""
+        """Round the input of this product, nudged up or down by a share: [T, K] -> [T, K] float32."""
         return self.way(row).round(np.asarray(x, np.float32), nudge)
 
-    def of_sums(self, row: Operation, x: Array, way: Way | None = None) -> Array | float:
-        """What rounding of the blocks' sums adds to this product, of which the minima are a factor: [T, K] ->
-        [T, out]; 0 where they take no part."""
+    def sum_error(self, row: Operation, x: Array, way: Way | None = None) -> Array | float:
+        """Return the error of this product through the rounded sums of blocks, which its minima multiply:
+        [T, K] -> [T, out]. 0 if its way has no sums or its matrix no minima."""
         if not (way or self.way(row)).sums or self.key(row)[1] not in WITH_MINIMA:
             return 0.0
         quants, scale = q8_blocks(np.asarray(x, np.float32))
@@ -230,25 +235,31 @@ class ProductInputs:
         return shared @ minimum_tensor(self._given.model.tensors[row.kind.weight]).read().T
 
     def learn(self, rows: Sequence[Operation], read: Callable[[str], tuple[Array, Array]]) -> None:
-        """Find the ways from products of which `read` gives input and output: a few of each kind. Where those
-        show none, as where they are wrong, the ways of the other matrices of that type count."""
+        """Recognise the ways from a few products of each kind. `read` returns the input and output of a
+        product.
+
+        Products that show no way, perhaps because they are wrong, get the way of other matrices of their
+        type.
+        """
         votes = {key: self._votes(own, read) for key, own in grouped(rows, self.key).items()}
         usual = sum(votes.values(), Counter[str]())
         for key, own in votes.items():
-            of_type = sum((found for (_, type), found in votes.items() if type == key[1]), Counter[str]())
-            if known := own or of_type or usual:
-                self._ways[key] = max(known, key=lambda way: (known[way], of_type[way], usual[way]))
+            of_type = sum((counts for (_, type), counts in votes.items() if type == key[1]), Counter[str]())
+            if counts := own or of_type or usual:
+                self._ways[key] = max(counts, key=lambda way: (counts[way], of_type[way], usual[way]))
             if of_type:
                 self._of_types[key[1]] = max(of_type, key=lambda way: (of_type[way], usual[way]))
 
     def _votes(self, rows: Sequence[Operation], read: Callable[[str], tuple[Array, Array]]) -> Counter[str]:
-        """In how many of these products each way leaves far less error than others; none unless in most."""
+        """Count the products in which each way leaves far less error than others, for ways that do so in
+        most."""
         sample = rows[:: max(1, len(rows) // LEARNED_FROM)][:LEARNED_FROM]
         votes = Counter(way for row in sample for way in self._far_best(row, *read(row.name)))
         return Counter({way: count for way, count in votes.items() if 2 * count > len(sample)})
 
     def _far_best(self, row: Operation, x: Array, y: Array) -> list[str]:
-        """The ways, alike ones, that leave far less error of this product than all others."""
+        """Return the ways that leave far less error in this product than all others: one, or several
+        alike."""
         errors = {key: self._error(row, way, x, y) for key, way in WAYS.items()}
         best = min(errors, key=lambda key: errors[key])
         alike = ALIKE if best in ALIKE else [key for key in errors if errors[key] == errors[best]]
@@ -258,26 +269,28 @@ class ProductInputs:
         return [key for key in alike if errors[key][1] == least] if clear else []
 
     def _error(self, row: Operation, way: Way, x: Array, y: Array) -> tuple[float, float]:
-        """The median relative L2 error that a way leaves of the rows of y, and the mean: [T, K], [T, out]"""
+        """Return the median and mean relative L2 error that a way leaves in the rows of y: [T, K], [T,
+        out]."""
         rounded = way.round(x, 0.0).astype(np.float64)
-        expected = reference(row, self._given, rounded) + self.of_sums(row, x, way)
+        expected = reference(row, self._given, rounded) + self.sum_error(row, x, way)
         size = np.linalg.norm(expected, axis=1)
         errors = np.nan_to_num(np.linalg.norm(y - expected, axis=1) / np.where(size > 0, size, 1), nan=np.inf)
         return float(np.median(errors)), float(errors.mean())
 
-    def told(self, rows: Iterable[Operation]) -> str:
-        """The ways of the products among these in words, the most frequent first."""
+    def describe(self, rows: Iterable[Operation]) -> str:
+        """Describe the ways of the products among these rows, the most frequent first."""
         counts = Counter(self.way(row).words for row in rows if isinstance(row.kind, Linear))
         return ", ".join(f"{words} ({count})" for words, count in counts.most_common())
 
 
 def block_of(type: str) -> int:
-    """How many elements of the input share a scale in a product with a matrix of this stored type."""
+    """Return how many elements of the input share a scale in products with a matrix of this stored type."""
     return WIDE_BLOCK if type in OF_WIDE_BLOCKS else BLOCK
 
 
 def minimum_tensor(tensor: StoredTensor) -> StoredTensor:
-    """A tensor that holds, for each element of this one, the minimum of its block. Its type has some."""
+    """Return a tensor that holds, for each element of this one, the minimum of its block. Its type has
+    minima."""
     encoding, unpack = tensor.encoding, tensor.encoding.unpack
     assert unpack is not None
 

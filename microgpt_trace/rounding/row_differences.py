@@ -1,6 +1,6 @@
-"""How far two tensors lie apart, row by row. Knows no model and no tolerance.
+"""Measure the difference of two tensors row by row. Knows no model and no tolerance.
 
-A row is a position's vector, or of [H, T, S] a head's scores of one query. Shape letters: n rows of K.
+A row is the vector of a position, or in [H, T, S] the scores of one head and query. n rows have K columns.
 """
 
 from __future__ import annotations
@@ -14,24 +14,25 @@ import numpy as np
 from ..arrays.logits import kl_divergence, log_softmax
 from ..arrays.stats import Array, median
 
-FAR = 6.0  # times the RMS of a row: an element beyond it is an outlier (a normal row has none)
-HIDDEN = 0.2  # the other elements' RMS over the row's, below which outliers hide them
-FEWEST = 8  # columns, were they alike in size, that tell a factor from errors of single elements
-CAPPED, ROUNDS = 2.0, 4  # times the mean magnitude, itself of capped ones: more an element counts not
-NOTHING = 1e-5  # the same, below which they are what rounding leaves of a row of float32
+FAR = 6.0  # an element beyond this multiple of its row's RMS is an outlier (a normal row has none)
+HIDDEN = 0.2  # outliers hide the other elements if their RMS is below this share of the row's RMS
+NOTHING = 1e-5  # below this share they are only what float32 rounding leaves
+FEWEST = 8  # effective columns needed to distinguish a factor of all rows from errors of single elements
+CAPPED, ROUNDS = 2.0, 4  # weights are capped at this multiple of the mean magnitude, in so many rounds
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowDifferences:
     """Two tensors compared row by row: arrays [n].
 
-    `a`, `b` and `d` are the RMS of the rows and of their difference, `rest_a` and `rest_d` the same
-    without the elements that hide the others, `plain_a` that of a with the bias taken out (NaN where
-    there is nothing to leave out). `largest` is the largest |difference|, in column `column`, between
-    the values `of_a` and `of_b`; `odd` is the first column where only one of them is finite, which then
-    counts as the largest, or -1. Of the `count` elements of a row, `alike` are not finite and the same in
-    both: nothing can be said of these, and of a row where all are so. `kl` is what `with_predictions`
-    measures of logits, NaN of others.
+    - `a`, `b`, `d`: the RMS of the rows and of their difference; `rest_a`, `rest_d`: the same without
+      outliers that hide the other elements; `plain_a`: the RMS of a without the bias. NaN if nothing is left
+      out.
+    - `largest`: the largest |difference|, in column `column`, between the values `of_a` and `of_b`. `odd` is
+      the first column where only one value is finite, which then counts as the largest, or -1.
+    - `alike`: the number of the `count` elements that are the same NaN or infinity in both. They cannot be
+      compared, nor can a row that has no others.
+    - `kl`: the KL divergence from `with_predictions` for logits, otherwise NaN.
     """
 
     a: Array
@@ -51,45 +52,46 @@ class RowDifferences:
     kl: Array
 
     @property
-    def told(self) -> Array:
-        """Which rows have an element to compare: [n] of booleans"""
+    def comparable(self) -> Array:
+        """True for the rows that have an element to compare: [n]."""
         return self.alike < self.count
 
     def relative(self) -> Array:
-        """|a - b| / max(|a|, |b|) of every row; a row smaller than the median row counts as that."""
+        """Return |a - b| / max(|a|, |b|) of every row. The size of a row counts as at least the median
+        size."""
         return _relative(self.d, np.maximum(self.a, self.b))
 
     def strict(self) -> Array:
-        """The largest of: `relative`, the same without outliers, the same with the bias taken out."""
-        found = self.relative()
+        """Return the largest of `relative`, the same without outliers, and the same without the bias."""
+        distances = self.relative()
         for d, size in ((self.rest_d, self.rest_a), (self.d, self.plain_a)):
             there = ~np.isnan(size)
             if there.any():
-                found[there] = np.fmax(found[there], _relative(d[there], size[there]))
-        found[self.odd >= 0] = np.inf
-        return found
+                distances[there] = np.fmax(distances[there], _relative(d[there], size[there]))
+        distances[self.odd >= 0] = np.inf
+        return distances
 
     def in_length(self) -> Array:
-        """The part of `relative` by which b is longer (or shorter, negative) than a: all that a factor does
-        to a row, and little of what roundings do. 0 where there is no telling."""
+        """Return the part of `relative` by which b is longer than a, negative if shorter: the whole effect of
+        a factor, but little of that of rounding. 0 if it cannot be measured."""
         longer = self.cosine * self.b - self.a
-        found = _relative(np.abs(longer), np.maximum(self.a, self.b))
-        return np.where(np.isinf(found), 0.0, np.copysign(found, longer))
+        distances = _relative(np.abs(longer), np.maximum(self.a, self.b))
+        return np.where(np.isinf(distances), 0.0, np.copysign(distances, longer))
 
     def in_prediction(self) -> Array:
-        """sqrt(2 KL): to first order the standard deviation of the difference of two rows of logits, each
-        weighted by its probability. What large logits lose counts there. 0 where there is no telling."""
+        """Return sqrt(2 KL), to first order the standard deviation of the difference of two rows of logits
+        weighted by probability, where errors of large logits count. 0 if it cannot be measured."""
         return np.sqrt(2 * np.fmax(self.kl, 0.0))
 
 
 def _relative(d: Array, size: Array) -> Array:
     size = np.maximum(size, median(size)) if len(size) else size
-    found = np.divide(d, size, out=np.where(d > 0, np.inf, 0.0), where=size > 0)
-    return np.where(np.isnan(found), np.inf, found)  # both beyond what float64 holds
+    distances = np.divide(d, size, out=np.where(d > 0, np.inf, 0.0), where=size > 0)
+    return np.where(np.isnan(distances), np.inf, distances)  # NaN: both exceed the range of float64
 
 
 def join(parts: Sequence[RowDifferences]) -> RowDifferences:
-    """The rows of several parts, one after another."""
+    """Join the rows of several parts."""
     if len(parts) == 1:
         return parts[0]
     return RowDifferences(
@@ -102,10 +104,12 @@ def compare_rows(
     a: Array, b: Array, seen: Array | None = None, bias: Array | None = None, outliers: bool = True,
     zero_elsewhere: bool = False,
 ) -> RowDifferences:  # fmt: skip
-    """Compare two tensors of one shape, [T, K] or [H, T, S]. Elements that are not `seen` (booleans that lack
-    leading axes) are left out, unless they are to be 0 (`zero_elsewhere`). `bias`, [K] or [T, K], is what
-    both were given in the same way. Without `outliers` large elements may hide small ones: of probabilities,
-    the small ones do not count."""
+    """Compare two tensors of one shape, [T, K] or [H, T, S].
+
+    `seen` is a mask of the elements to compare, without leading axes. With `zero_elsewhere` the other
+    elements are compared as well, because they must be 0. `bias`, [K] or [T, K], was added to both. With
+    `outliers` rows are also compared without them; not for probabilities, where small elements do not matter.
+    """
     leading = a.shape[:-1]
     if seen is not None and not zero_elsewhere:
         a, b = np.where(seen, a, 0), np.where(seen, b, 0)
@@ -131,7 +135,7 @@ def compare_rows(
 
 
 class SharedFactor(NamedTuple):
-    """By what share all rows of a tensor are longer than another's, and the standard error of that."""
+    """The share by which all rows of a tensor are longer than another's, and its standard error."""
 
     value: float
     error: float
@@ -140,26 +144,25 @@ class SharedFactor(NamedTuple):
 class FactorMeter:
     """Measures the factor between two tensors, a block of rows at a time.
 
-    Rows count alike. An element of a row counts by its square, but for those beyond twice the mean magnitude,
-    which count as much as that. The standard error holds for errors that all of a row or of a column share
-    (Cameron, Gelbach and Miller, "Robust Inference With Multiway Clustering", 2011),
-    and is infinite where a few columns are most of it.
+    All rows count equally. An element counts by its square, but at most by the square of twice the mean
+    magnitude. The standard error allows for errors common to a row or to a column (Cameron, Gelbach and
+    Miller, "Robust Inference With Multiway Clustering", 2011). It is infinite if few columns dominate.
     """
 
     def __init__(self) -> None:
         self._rows: list[Array] = []
-        self._columns: Array | float = 0.0  # sums of errors, and of their elements
+        self._columns: Array | float = 0.0  # for each column, the sums of errors and of weights
 
     def add(self, a: Array, b: Array) -> None:
-        """Rows [n, K] of both, float64, 0 in both where they are not compared."""
+        """Add rows of both tensors, [n, K] in float64, with 0 for elements that are not compared."""
         size, most = np.abs(a), np.inf
         count = np.maximum(np.count_nonzero(a, axis=1)[:, None], 1)
         for _ in range(ROUNDS):
             most = CAPPED * np.minimum(size, most).sum(axis=1, keepdims=True) / count
         weights = np.divide(most * most, size, out=size.copy(), where=size > most) * np.sign(a)
-        whole = (weights * a).sum(axis=1, keepdims=True)
-        there = (whole[:, 0] > 0) & np.isfinite(b).all(axis=1)
-        weights = weights[there] / whole[there]
+        total = (weights * a).sum(axis=1, keepdims=True)
+        there = (total[:, 0] > 0) & np.isfinite(b).all(axis=1)
+        weights = weights[there] / total[there]
         shares = weights * (b[there] - a[there])
         self._rows.append(shares.sum(axis=1))
         self._columns = self._columns + np.stack([shares.sum(axis=0), (weights * a[there]).sum(axis=0)])
@@ -169,10 +172,10 @@ class FactorMeter:
         if not len(rows):
             return SharedFactor(0.0, 0.0)
         value = float(rows.mean())
-        errors, whole = np.asarray(self._columns)
-        if whole.sum() ** 2 < FEWEST * np.square(whole).sum():
+        errors, weights = np.asarray(self._columns)
+        if weights.sum() ** 2 < FEWEST * np.square(weights).sum():
             return SharedFactor(value, np.inf)
-        squares = np.square(rows - value).sum() + np.square(errors - value * whole).sum()
+        squares = np.square(rows - value).sum() + np.square(errors - value * weights).sum()
         return SharedFactor(value, float(np.sqrt(squares)) / len(rows))
 
 
@@ -180,24 +183,23 @@ class FactorMeter:
 def with_predictions(
     rows: Sequence[RowDifferences], a: Array, others: Sequence[Array]
 ) -> list[RowDifferences]:
-    """The rows of one tensor of logits [n, V] beside each of several, with KL(a || other) of what they
-    predict."""
+    """Add KL(a || other) of the predictions to the rows of logits `a`, [n, V], compared with each other."""
     log_a = log_softmax(a)
     kl = [kl_divergence(log_a, log_softmax(other)) for other in others]
     return [replace(row, kl=own) for row, own in zip(rows, kl, strict=True)]
 
 
 def _finite_in_both(a: Array, b: Array) -> tuple[Array, Array, Array, Array]:
-    """Both in float64 with 0 where one is not finite, the first column of each row where they differ in that,
-    and in how many they do not."""
+    """Return both in float64 with 0 where either is not finite; for each row the first column where they
+    differ in that, or -1; and the number of columns where they are the same NaN or infinity."""
     wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
     bad = ~(np.isfinite(a) & np.isfinite(b))
     if not bad.any():
         return wide_a, wide_b, np.full(len(a), -1), np.zeros(len(a), np.intp)
     same = (np.isnan(a) & np.isnan(b)) | (a == b)
-    unlike = bad & ~same
+    different = bad & ~same
     wide_a[bad] = wide_b[bad] = 0
-    odd = np.where(unlike.any(axis=1), unlike.argmax(axis=1), -1)
+    odd = np.where(different.any(axis=1), different.argmax(axis=1), -1)
     return wide_a, wide_b, odd, (bad & same).sum(axis=1)
 
 
@@ -206,7 +208,8 @@ def _rms(x: Array, counts: Array) -> Array:
 
 
 def _without_outliers(a: Array, d: Array, rms: Array, counts: Array) -> tuple[Array, Array]:
-    """RMS of a and of the difference over the elements that a few large ones hide; NaN where none do."""
+    """Return the RMS of a and of the difference without outliers, for rows where outliers hide the other
+    elements; NaN for other rows."""
     rest_a, rest_d = np.full(len(a), np.nan), np.zeros(len(a))
     largest = np.maximum(a.max(axis=1, initial=0.0), -a.min(axis=1, initial=0.0))
     rows = np.flatnonzero(largest > FAR * rms)

@@ -1,7 +1,7 @@
-"""How far apart two stored tensors may lie because of the types that hold them. Knows no model.
+"""How much two stored tensors may differ through the rounding of their types. Knows no model.
 
-Rounding to a grid of step d leaves errors that are uniform within d/2, d / sqrt(12) in the root mean
-square (Widrow and Kollar, "Quantization Noise", 2008). The steps are read from the blocks themselves.
+Rounding to a grid of step d leaves errors that are uniform within d/2, with an RMS of d / sqrt(12) (Widrow
+and Kollar, "Quantization Noise", 2008). The steps are read from the blocks themselves.
 """
 
 from __future__ import annotations
@@ -15,41 +15,42 @@ import numpy as np
 from ..arrays.encodings import Encoding, StoredTensor
 from ..arrays.stats import Array
 
-BLOCK = 32  # elements that are judged together besides the whole tensor
-# Allowed over a tensor: this many times the expected error. llama.cpp's quantisers (ggml 0.13) leave 0.5
-# to 1.08 times, rounding to F16 and BF16 1.00 times; the first where outliers are clipped.
+BLOCK = 32  # elements judged as a unit, besides the whole tensor
+# Allowed error of a tensor, as a multiple of the expected one. llama.cpp's quantisers (ggml 0.13) leave 0.5
+# to 1.08 times the expected error, rounding to F16 and BF16 1.00 times.
 FACTOR = 1.25
-# And in every block: rounding to the nearest leaves at most sqrt(3); clipping left up to 3.0 in the types
-# without K and 8.0 in those with it, where an importance matrix neglected the clipped elements.
+# Allowed error of a block, as a multiple of the expected one. Rounding to the nearest leaves at most sqrt(3).
+# Clipping left up to 3.0 in types without K, and 8.0 in types with K, where an importance matrix gave the
+# clipped elements little weight.
 _NEAREST, _CLIPPED, _OPTIMISED = 2.5, 4.0, 10.0
 _BLOCK_FACTORS = {
     **dict.fromkeys(("F64", "F32", "F16", "BF16", "Q8_0", "AprQ8"), _NEAREST),
     **dict.fromkeys(("Q4_0", "Q4_1", "Q5_0", "Q5_1", "AprQ4"), _CLIPPED),
 }
-# Rounding moves a tensor neither up nor down: the mean error is at most 0.2 of the expected one with all of
-# llama.cpp's quantisers, weights of all kinds (sparse, positive, of two values) and importance matrices.
+# Rounding shifts a tensor neither up nor down. The mean error is at most 0.2 of the expected error for all of
+# llama.cpp's quantisers, all kinds of weights (sparse, positive, of two values) and importance matrices.
 SHIFTED = 0.3
-# Two quantisers of one type differ in more than a share of the elements, or by a single step.
+# Two quantisers of one type differ in more than this share of the elements, or by at most one step.
 FEW, ONE_STEP = 0.01, 1.05
-KINDS = 4  # pairs of integers: ties and sources of 16 bits move fewer, or not the whole of a run
+KINDS = 4  # different pairs of integers in a rewritten run: ties and 16-bit sources cause fewer
 EXACT = ("F32", "F64")
 LIMIT = 1e-6  # relative L2 that float32 arithmetic on exact types may leave
-_CHUNK = 1 << 17  # elements compared at once
-# The largest integer scale of a run in types whose runs share one float16 unit.
+_CHUNK = 1 << 17  # elements compared at a time
+# The largest integer scale of a run, in types whose runs share one float16 unit
 _LARGEST_SCALE = {"Q2_K": 15, "Q3_K": 31, "Q4_K": 63, "Q5_K": 63, "Q6_K": 127}
 _FRACTION_BITS = {"F16": 10, "BF16": 7, "F32": 23}
 _LEAST_STEP = {"F16": 2.0**-24, "BF16": 2.0**-126, "F32": 2.0**-126}
 
 
 def step_tensor(tensor: StoredTensor) -> StoredTensor:
-    """A tensor that holds, for each element of this one, the step of the grid it was rounded to."""
+    """Return a tensor that holds, for each element of this one, the step of the grid it was rounded to."""
     decode = _float_steps if tensor.encoding.name in _FRACTION_BITS else _quantised_steps
     encoding = replace(tensor.encoding, decode=decode(tensor.encoding))
     return replace(tensor, encoding=encoding, scale=abs(tensor.scale))
 
 
 def float_steps(values: Array, type: str) -> Array:
-    """The distance of float32 values to the next that their type has."""
+    """Return the distance between each float32 value and the next one that its type can hold."""
     powers = (np.ascontiguousarray(values, np.float32).view(np.uint32) & 0x7F800000).view(np.float32)
     return np.maximum(powers * np.float32(2.0 ** -_FRACTION_BITS[type]), np.float32(_LEAST_STEP[type]))
 
@@ -59,10 +60,10 @@ def _float_steps(encoding: Encoding) -> Callable[[Array], Array]:
 
 
 def _quantised_steps(encoding: Encoding) -> Callable[[Array], Array]:
-    """The scale of each element's run and, beside it, what the rounding of scales leaves.
+    """Return a decoder that gives the step of each element: its scale, plus the error of the rounded scale.
 
-    A scale is off by up to half its unit, which the integers q multiply (as many as bits give, evenly
-    spread): that is what a run has whose scale was rounded to 0.
+    A scale may be off by half its unit, and the integers, which are evenly distributed over their range,
+    multiply that error. It is the whole step of a run whose scale was rounded to 0.
     """
     unpack, size = encoding.unpack, encoding.block_size
     if unpack is None:  # AprQ8: integers times the tensor's scale
@@ -81,30 +82,32 @@ def _quantised_steps(encoding: Encoding) -> Callable[[Array], Array]:
 
 @dataclass(frozen=True)
 class Values:
-    """A parameter of one side: rows start to stop, and the steps that these were rounded to."""
+    """A parameter of one side. `rows(start, stop)` returns its values, `steps` the steps of their grid."""
 
     type: str
     shape: tuple[int, ...]
     rows: Callable[[int, int], Array]
     steps: Callable[[int, int], Array]
-    tensor: StoredTensor | None = None  # that they were read from
+    tensor: StoredTensor | None = None  # the tensor of the file, if there is one
 
 
 class QuantisationDistance:
-    """How far b lies from a, summed up over pieces; elements that are not finite are counted apart.
+    """The distance of b from a, added up a piece at a time. Elements that are not finite are counted
+    separately.
 
-    `block_factor` is how many times the expected error a block may have, `alike_types` says that both are
-    of one type, which is not exact.
+    `block_factor` is the allowed error of a block as a multiple of the expected one. `same_type` says that
+    both have the same type.
     """
 
     def __init__(
-        self, shape: tuple[int, ...], exact: bool, block_factor: float, alike_types: bool = False
+        self, shape: tuple[int, ...], exact: bool, block_factor: float, same_type: bool = False
     ) -> None:
-        self.shape, self.exact, self.block_factor = shape, exact, block_factor
-        self.alike_types = alike_types
+        self.shape, self.exact, self.block_factor, self.same_type = shape, exact, block_factor, same_type
         self.count = 0
-        self.aa = self.bb = self.ab = self.dd = self.ee = 0.0  # sums of products; ee of expected squares
-        self.shift = self.most_steps = 0.0  # the sum of errors as shares of the expected ones; their largest
+        self.aa = self.bb = self.ab = self.dd = self.ee = (
+            0.0  # sums of products; ee: of expected squared errors
+        )
+        self.shift = self.most_steps = 0.0  # sum of error / expected error; the largest error in steps
         self.max_abs, self.worst_block = 0.0, 0.0
         self.values = (0.0, 0.0)
         self.at = self.block_at = 0  # flat indices
@@ -112,57 +115,57 @@ class QuantisationDistance:
 
     @property
     def relative_l2(self) -> float:
-        """|b - a| / |a|, 0 where nothing differs."""
+        """|b - a| / |a|, or 0 if nothing differs."""
         return 0.0 if self.dd == 0 else math.sqrt(self.dd / self.aa) if self.aa else math.inf
 
     @property
     def expected(self) -> float | None:
-        """What the types explain of it, None where both hold the numbers as they are."""
+        """The relative L2 that the rounding of the types explains; None if both types are exact."""
         if self.exact:
             return None
         return math.sqrt(self.ee / self.aa) if self.aa else math.inf if self.ee else 0.0
 
     @property
     def scale(self) -> float | None:
-        """The c with which c * a comes closest to b, None where a is all zeros."""
+        """The factor c for which c * a is closest to b; None if a is all zeros."""
         return self.ab / self.aa if self.aa else None
 
     def index(self, flat: int) -> tuple[int, ...]:
         return tuple(int(i) for i in np.unravel_index(flat, self.shape))
 
     def holds(self, limit: float, rtol: float | None = None) -> bool:
-        """Whether b is a as far as the types can tell; `limit` is for exact types, `rtol` stands in for
-        what is expected."""
+        """Return True if b equals a within the rounding of their types, or within `limit` for exact types.
+        `rtol` replaces both."""
         if self.nonfinite:
             return False
         expected = self.expected
         if rtol is not None or expected is None:
             return self.relative_l2 <= (limit if rtol is None else rtol)
-        chance = 1 + 3 / math.sqrt(max(1, self.count))  # of few elements the squares scatter by more
+        chance = 1 + 3 / math.sqrt(max(1, self.count))  # the error of few elements varies more
         near = self.relative_l2 <= max(FACTOR, chance) * expected and self.worst_block <= self.block_factor
         return near and self._keeps_scale(expected) and not (self.moved or self.damaged or self.rewritten)
 
     @property
     def damaged(self) -> bool:
-        """Whether a few elements of one type differ by steps where the others are equal, as no quantiser
-        that differs leaves them."""
-        return self.alike_types and self.unequal <= FEW * self.count and self.most_steps > ONE_STEP
+        """True if only a few elements of one type differ, but by more than a step: no quantiser does that."""
+        return self.same_type and self.unequal <= FEW * self.count and self.most_steps > ONE_STEP
 
     @property
     def moved(self) -> bool:
-        """Whether b lies above or below a as a whole, more than chance leaves between so many blocks."""
+        """True if b as a whole lies above or below a by more than chance explains for so many blocks."""
         return abs(self.shift) > (SHIFTED + 5 / math.sqrt(max(1, self.count / BLOCK))) * self.count
 
     def _keeps_scale(self, expected: float) -> bool:
-        """Whether b is as large as a. Quantisers that minimise the error shrink by its square, those that
-        clip by up to an eighth of it; the rest is chance."""
+        """Return True if b is as large as a. Quantisers that minimise the error shrink by its square, those
+        that clip by up to an eighth of it; the rest is chance."""
         if self.scale is None:
             return True
         slack = FACTOR * expected**2 + expected * (0.15 + 5 / math.sqrt(self.count))
         return abs(self.scale - 1) <= slack
 
     def add(self, a: Array, b: Array, squares: Array | None) -> None:
-        """Take in the next float64 elements [n]; `squares` are the expected errors'."""
+        """Add the next float64 elements, [n]. `squares` are the expected squared errors, None for exact
+        types."""
         diff = b - a
         if not np.isfinite(diff).all():
             a, b, diff = self._without_nonfinite(a, b, diff)
@@ -183,18 +186,19 @@ class QuantisationDistance:
             self.values = (float(a[place]), float(b[place]))
 
     def _add_errors(self, diff: Array, squares: Array) -> None:
-        """The sum of the errors as shares of the expected ones, and the largest in steps."""
+        """Add up the errors relative to the expected ones, and keep the largest error in steps."""
         shares = np.divide(diff, np.sqrt(squares), out=np.zeros_like(diff), where=squares > 0)
         self.shift += float(shares.sum())
-        steps = np.abs(shares).max() / math.sqrt(6)  # a squared step is 6 times what two roundings leave
+        steps = np.abs(shares).max() / math.sqrt(6)  # two roundings leave 1/6 of a squared step
         off_the_grid = bool(np.any((squares == 0) & (diff != 0)))
         self.most_steps = max(self.most_steps, math.inf if off_the_grid else float(steps))
 
-    def _add_blocks(self, found: Array, squares: Array) -> None:
-        starts = np.arange(0, found.size, BLOCK)
+    def _add_blocks(self, errors: Array, squares: Array) -> None:
+        """Compare the squared errors of each block with the expected ones."""
+        starts = np.arange(0, errors.size, BLOCK)
         with np.errstate(divide="ignore", invalid="ignore"):
-            ratios = np.add.reduceat(found, starts) / np.add.reduceat(squares, starts)
-        ratios[np.isnan(ratios)] = 0  # nothing found, nothing expected
+            ratios = np.add.reduceat(errors, starts) / np.add.reduceat(squares, starts)
+        ratios[np.isnan(ratios)] = 0  # 0 / 0: no error, and none expected
         self.blocks_off += int(np.count_nonzero(ratios > self.block_factor**2))
         place = int(ratios.argmax())
         worst = math.sqrt(ratios[place])
@@ -202,7 +206,7 @@ class QuantisationDistance:
             self.worst_block, self.block_at = worst, self.count + int(starts[place])
 
     def _without_nonfinite(self, a: Array, b: Array, diff: Array) -> tuple[Array, Array, Array]:
-        """Zeros in the place of elements of which one is not finite; the first that differs is kept."""
+        """Replace elements by 0 if either side is not finite. Count them and keep the first that differs."""
         bad = ~np.isfinite(diff)
         odd = bad & (a != b) & ~(np.isnan(a) & np.isnan(b))
         if odd.any() and not self.nonfinite:
@@ -214,29 +218,31 @@ class QuantisationDistance:
 
 
 def _dot(a: Array, b: Array) -> float:
-    """a @ b without BLAS, whose threads cost more than a product of this size."""
+    """Return a @ b without BLAS, whose threads cost more than a product of this size."""
     return float(np.einsum("n,n", a, b))
 
 
 @np.errstate(over="ignore", invalid="ignore")
 def measure(a: Values, b: Values, most: int | None = None) -> QuantisationDistance:
-    """The distance of b from a of the same shape, or of their first rows, a few rows at a time."""
+    """Measure the distance of b from a, which have one shape, a few rows at a time: all rows or the first
+    `most`."""
     exact = a.type == b.type and a.type in EXACT
     count = a.shape[0] if most is None else min(most, a.shape[0])
     rows = max(1, _CHUNK // max(1, math.prod(a.shape[1:])))
     factors = (_BLOCK_FACTORS.get(side.type, _OPTIMISED) for side in (a, b))
-    found = QuantisationDistance(a.shape, exact, max(factors), a.type == b.type)
+    distance = QuantisationDistance(a.shape, exact, max(factors), a.type == b.type)
     for start in range(0, count, rows):
         stop = min(start + rows, count)
         left, right = (side.rows(start, stop).ravel().astype(np.float64) for side in (a, b))
-        found.add(left, right, None if exact else _expected_squares(a, b, start, stop))
+        distance.add(left, right, None if exact else _expected_squares(a, b, start, stop))
     if most is None and a.type == b.type and a.tensor and b.tensor:
-        found.rewritten = rewritten_runs(a.tensor, b.tensor)
-    return found
+        distance.rewritten = rewritten_runs(a.tensor, b.tensor)
+    return distance
 
 
 def rewritten_runs(a: StoredTensor, b: StoredTensor) -> int:
-    """Count the runs with one scale and one minimum in two tensors of one type, but no integer in common."""
+    """Count the runs that have the same scale and minimum in two tensors of one type, but no integer in
+    common."""
     unpack, count = a.encoding.unpack, 0
     if unpack is None or a.stored.size != b.stored.size or not a.in_order_of(b):
         return 0
@@ -251,7 +257,7 @@ def rewritten_runs(a: StoredTensor, b: StoredTensor) -> int:
 
 
 def _expected_squares(a: Values, b: Values, start: int, stop: int) -> Array:
-    """The squared error that rounding on both sides leaves on average: [n] float64"""
+    """Return the mean squared error that rounding on both sides leaves: [n] float64."""
     left, right = (side.steps(start, stop).ravel().astype(np.float64) for side in (a, b))
     squares: Array = (left * left + right * right) / 12
     return squares if np.isfinite(squares.sum()) else np.nan_to_num(squares, nan=0.0, posinf=0.0)

@@ -51,7 +51,7 @@ def test_from_numbered_files_to_the_named_fault(folder, tmp_path):
     assert (parted.code, named.code) == (1, 1)
     assert "First divergence: layer 0, layer0.attn.q_rope" in parted.out
     assert "First wrong operation: layer 0, layer0.attn.q_rope" in said
-    assert "interleaved pairing of your own q" in said
+    assert "your own q rotated in interleaved pairs" in said
     assert float(re.search(r"leaves an error of ([\d.e+-]+)", said)[1]) < 1e-6
 
 
@@ -60,11 +60,11 @@ def test_a_low_precision_is_offered_and_clean_where_it_is_asked_for(folder):
     said = " ".join(done.out.split())
     print(done.out)
     assert done.code == 1
-    assert "No fault is named: the errors look like rounding of 8-bit inputs `--compute q8`" in said
+    assert "No fault is named: the errors look like rounding of 8-bit inputs with `--compute q8`" in said
     assert "First wrong" not in said
     asked = diagnose(folder, "eight", "m", "--compute", "q8")
     assert asked.code == 0
-    assert "the products' inputs are 8-bit blocks of 32 (15)" in " ".join(asked.out.split())
+    assert "the inputs of products are 8-bit blocks of 32 (15)" in " ".join(asked.out.split())
 
 
 def test_a_value_that_is_not_finite_fits_the_schema(folder, tmp_path):

@@ -104,7 +104,7 @@ def test_of_many_events_the_worst_of_each_layer_are_shown(decoder_folder):
     print(found.out)
     assert found.code == 1
     assert "The worst event of each layer (--verbose shows all)" in found.out
-    assert "All of layer 4" in found.out
+    assert "All events of layer 4" in found.out
 
 
 def test_a_suggested_map_leads_from_strange_names_to_a_comparison(sides, tmp_path):
@@ -115,4 +115,4 @@ def test_a_suggested_map_leads_from_strange_names_to_a_comparison(sides, tmp_pat
     result = diff(sides, "model", "dump", "--map", tmp_path / "map.toml")
     print(drafted.out, result.out, result.err)
     assert result.code == 0
-    assert "The 36 events named (of 41) agree, number for number" in result.out
+    assert "The 36 events compared (of 41) agree number for number" in result.out

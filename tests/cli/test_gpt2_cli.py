@@ -76,13 +76,13 @@ SAID = {  # of {0}, the GPT-2, and of the files of the fixture
     f"explain {{0}} layer0.attn.norm[3,5] {IDS}": ["(embed.sum[3,5] - mean) / rms"],
     "inspect {0} --stats --metadata": ["positions learned", "36 of 36 tensors"],
     "inspect {gguf} --stats --metadata": ["positions learned", "36 of 36 tensors"],
-    f"diff {{0}} {{0}} {IDS}": ["number for number: all 35 events"],
+    f"diff {{0}} {{0}} {IDS}": ["all 35 events agree number for number"],
     f"diff {{0}} {{gguf}} {IDS}": ["The same", "all 35 events"],  # number for number, as the BLAS adds up
     "diff {0} {gguf} --weights": ["The same, number for number: all 36 parameters"],
     "diff {0} {half} --weights": ["36 parameters"],
-    "diff {saved} {0}": ["number for number: all 43 events"],
+    "diff {saved} {0}": ["all 43 events agree number for number"],
     "diagnose {saved} {0}": ["All 43 operations follow"],
-    f"diff {{aprt}} {{0}} {IDS}": ["agree, number for number"],
+    f"diff {{aprt}} {{0}} {IDS}": ["agree number for number"],
     f"diagnose {{aprt}} {{0}} {IDS}": ["follow from their own inputs"],
     "patch {0} hello jello --target z --against E": ["Self-check holds"],
 }

@@ -98,10 +98,15 @@ def test_a_band_that_was_given():
 
 
 BF16, Q8 = PRECISIONS["bf16"], PRECISIONS["q8"]
+PASSES = "our own pass and 8 passes"
 REASONS = [
     (NOTHING, "float32", "float32 rounding"),
-    ((BF16, *NOTHING[1:]), "bf16", f"{FACTOR:g} times what the farthest of 8 passes of our own strays"),
-    ((Q8, None, 2.0, None, None), "q8", "2 times what the farthest of 8 passes"),
+    (
+        (BF16, *NOTHING[1:]),
+        "bf16",
+        f"{FACTOR:g} times the largest distance between our own pass and 8 passes",
+    ),
+    ((Q8, None, 2.0, None, None), "q8", "2 times the largest distance between our own pass and 8 passes"),
     ((None, "r.gguf", *NOTHING[2:]), "calibrated", f"{FACTOR_OF_ONE:g} times the distance of r.gguf"),
     ((*NOTHING[:3], 0.1, None), "given", "rtol 0.1, atol 0"),
     ((*NOTHING[:4], 0.5), "given", "rtol 0, atol 0.5"),

@@ -129,7 +129,9 @@ def test_a_gguf_without_the_permutation_of_q_and_k_is_recognised(tmp_path, case,
         compare_weights(a, load(write_gguf(tmp_path / "b.gguf", CASES[case], weights, permute=False)))
     )
     assert {name.rpartition("_")[2] for name in rows} == {*kinds.split()}
-    assert all(row.cause.startswith("RoPE order: A's rows lie in adjacent pairs") for row in rows.values())
+    assert all(
+        row.cause.startswith("RoPE order: A's rows are in GGUF's adjacent pairs") for row in rows.values()
+    )
 
 
 def change(name, function):
@@ -172,7 +174,7 @@ FAULTS = {  # an edit, the parameter that differs, and its cause; a factor is me
     "adjacent pairs": (
         change(ATTN.format("q"), lambda w: pair_neighbours(w, 4)),
         "attn_wq",
-        "RoPE order: B's rows lie in adjacent pairs.*",
+        "RoPE order: B's rows are in GGUF's adjacent pairs.*",
     ),
     "negated": (change(ATTN.format("q"), np.negative), "attn_wq", "negated: B is -A.*"),
     "halved": (change(ATTN.format("o"), lambda w: w / 2), "attn_wo", "scaled: B is (0.5|0.499|0.500).*"),
@@ -298,7 +300,7 @@ def test_one_wrong_element_is_found_with_its_place_and_values(whole, tmp_path, d
         assert (row.unequal, row.cause, row.expected) == (1, "1 of 2,048 elements differ", None)
     else:
         assert (row.block, row.blocks_off) == ((7, 32), 1)
-        assert row.cause.startswith("1 run(s) of 32 elements off, from [7, 32] on ")
+        assert row.cause.startswith("1 run(s) of 32 elements differ, the one at [7, 32] by ")
 
 
 @pytest.mark.parametrize(("value", "said"), [(np.nan, "NaN"), (-np.inf, "infinite")], ids=str)
@@ -432,7 +434,9 @@ def test_integers_that_are_all_one_off_in_some_blocks_are_found(type):
         assert found.relative_l2 < found.expected
         assert not found.holds(0.0)
         cause = find_cause("w", {"w": values(a)}, values(b), found, (64, 64))
-        assert re.fullmatch(r"[\d,]+ run\(s\) of elements have one scale and no integer in common: .*", cause)
+        assert re.fullmatch(
+            r"[\d,]+ run\(s\) of elements have the same scale and no integer in common: .*", cause
+        )
 
 
 def rounded_otherwise(array, scaled):

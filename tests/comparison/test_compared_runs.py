@@ -76,7 +76,7 @@ def test_keys_that_no_position_has_yet_are_left_out(qwen2, tmp_path):
     assert diff(qwen2, folder).event("layer0.attn.weights").holds
     padded[0, 0, 20] = 0.1
     np.save(folder / "kq_soft_max-0.npy", padded)
-    with pytest.raises(InputError, match="expected 7 keys"):
+    with pytest.raises(InputError, match="expected attention weights of 7 keys, found more"):
         diff(qwen2, folder)
 
 
@@ -139,7 +139,7 @@ def test_two_folders_of_aprt(qwen2, tmp_path):
         write_aprt(traced(qwen2), tmp_path / name)
     found = diff(tmp_path / "a", tmp_path / "b")
     assert found.agree
-    assert "side by side" in reasons(found.a)["layer0.attn.q"]
+    assert "stored in one tensor with layer0.attn.k, layer0.attn.v" in reasons(found.a)["layer0.attn.q"]
     for name in "ab":
         (tmp_path / name / "manifest.json").unlink()
     with pytest.raises(InputError, match="does not say its tokens"):
@@ -169,7 +169,7 @@ def test_arrays_that_are_no_rows_of_the_tokens_are_refused(tmp_path, shape):
 def test_other_positions_are_refused(qwen2, tmp_path, positions):
     one, other = (saved(qwen2, tmp_path / f"{i}.safetensors", positions=p) for i, p in enumerate(positions))
     if positions != ("last", "all"):
-        with pytest.raises(InputError, match="logits: the two sides hold different positions"):
+        with pytest.raises(InputError, match="logits: expected the same positions on both sides"):
             diff(one, other)
     one, other = (
         document(qwen2, tmp_path / f"{i}.json", False, positions=p) for i, p in enumerate(positions)

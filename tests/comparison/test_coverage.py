@@ -80,7 +80,10 @@ def test_whatever_stands_in_its_place_is_called_different(right, kind):
 def test_all_of_a_pass_is_the_same_but_scores_behind_the_mask(right, tmp_path, compared_folders):
     model = compared_folders["llama_gqa"]
     path = write_npz(tmp_path / "all.npz", right[1])
-    assert "The same, number for number: all 41 events" in microgpt("diff", model, path, "--tokens", IDS).out
+    assert (
+        "The same: all 41 events agree number for number"
+        in microgpt("diff", model, path, "--tokens", IDS).out
+    )
     assert "All 41 operations follow" in microgpt("diagnose", path, model).out
     values = right[1] | {"layer0.attn.scores": above_the_diagonal(right[1]["layer0.attn.scores"], 9)}
     path = write_npz(tmp_path / "d.npz", values)
@@ -104,7 +107,7 @@ def test_few_events_that_agree_are_not_called_the_same(right, tmp_path, compared
     done = microgpt("diff", model, path, "--map", tmp_path / "map.toml")
     print(done.out)
     assert (done.code, "the same:" in done.out.lower()) == (0, False)
-    assert "The 5 events named (of 41) agree, number for number" in done.out
+    assert "The 5 events compared (of 41) agree number for number" in done.out
     assert "Only in A, not compared" in done.out
     document = json.loads(microgpt("diff", model, path, "--map", tmp_path / "map.toml", "--json").out)
     assert (document["agree"], document["same"], len(document["left_out"])) == (True, False, 36)
@@ -115,8 +118,8 @@ def test_few_events_that_agree_are_not_called_the_same(right, tmp_path, compared
 def test_what_was_not_asked_for_is_said(compared_folders):
     model = compared_folders["llama_gqa"]
     done = microgpt("diff", model, model, "--tokens", IDS, "--layer", "layer1.mlp.*")
-    assert "The 7 events named (of 41) agree, number for number" in done.out
-    assert "not asked for: embed.tok, layer*.attn.norm (2 layers)" in done.out
+    assert "The 7 events compared (of 41) agree number for number" in done.out
+    assert "not requested: embed.tok, layer*.attn.norm (2 layers)" in done.out
 
 
 def test_positions_that_a_dump_lacks_are_said(llama, tmp_path):
@@ -124,7 +127,10 @@ def test_positions_that_a_dump_lacks_are_said(llama, tmp_path):
     for last in (path, document(llama[0], tmp_path / "a.json", False, positions="last")):
         found = diff(llama[1], last)
         assert (found.agree, found.same, found.agreement.positions if last == path else 1) == (True, False, 1)
-        assert [(e.name, found.rows_of(e)) for e in found.in_part] == [("logits", 1), ("probs", 1)]
+        assert [(e.name, found.positions_of(e)) for e in found.partly_compared] == [
+            ("logits", 1),
+            ("probs", 1),
+        ]
     said = diagnose(path, llama[1]).diagnosis
     assert ("logits", "all but the 1 of 7 positions that the dump has") in said.untested
     with llama[1].hooks.subscribe(lambda event, value: value * np.float32(1.01), "logits"):
@@ -159,19 +165,22 @@ def test_nan_on_both_sides_is_no_agreement(broken):
     done = microgpt("diff", broken["layers"], broken["layers"], "--tokens", IDS)
     said = " ".join(done.out.split())
     print(said)
-    assert "The 37 events named (of 41) agree, number for number" in said
-    assert "layer1.mlp.down, layer1.mlp.residual: 7 of 224 elements not compared, NaN or infinite" in said
-    assert "final.norm, logits, probs, loss: nothing to compare, NaN or infinite on both sides" in said
-    assert "the same token at 0 of 7 positions (7 have none: NaN), no KL" in said
+    assert "The 37 events compared (of 41) agree number for number" in said
+    assert (
+        "layer1.mlp.down, layer1.mlp.residual: 7 of 224 elements not compared: NaN or infinite, the same"
+        in said
+    )
+    assert "final.norm, logits, probs, loss: nothing to compare: all elements are NaN or infinite" in said
+    assert "the same token at 0 of 7 positions (7 have no prediction: NaN), no KL" in said
     model = load(broken["layers"])
     found = diff(model, model, tokens=TOKENS)
     logits = found.event("logits")
     assert (found.agree, found.same) == (True, False)
-    assert (logits.told, logits.median, logits.cosine) == (False, None, None)
+    assert (logits.comparable, logits.median, logits.cosine) == (False, None, None)
     assert np.isnan([logits.relative, logits.a, logits.b, *logits.by_position]).all()
     assert (logits.alike, logits.count) == (7 * 61, 7 * 61)
     done = microgpt("diff", broken["embed_tokens"], broken["embed_tokens"], "--tokens", IDS)
-    assert (done.code, "nothing was" in done.err) == (2, True)
+    assert (done.code, "nothing to compare" in done.err) == (2, True)
 
 
 def test_what_nothing_finite_follows_for_is_said_not_to_be_judged(broken):
@@ -180,7 +189,7 @@ def test_what_nothing_finite_follows_for_is_said_not_to_be_judged(broken):
     assert (found.clean, found.judged, found.of) == (True, 37, 41)
     assert dict(found.untested)["layer1.mlp.down"].startswith("7 of 224 elements")
     wholly = load(broken["embed_tokens"])
-    with pytest.raises(InputError, match="nothing can be judged"):
+    with pytest.raises(InputError, match="no operation can be judged"):
         diagnose(recording(values_of(wholly)), wholly)
 
 
@@ -195,5 +204,5 @@ def test_statistics_of_nothing_finite_are_no_agreement(broken, tmp_path):
     path = tmp_path / "a.json"
     microgpt("trace", broken["layers"], "--tokens", IDS, "--verbose", "--json", "--out", path)
     done = microgpt("diff", broken["layers"], path)
-    assert "The statistics of the 37 events named (of 41) agree" in done.out
+    assert "The statistics of the 37 events compared (of 41) agree" in done.out
     assert "final.norm, logits, probs, loss: nothing to compare" in " ".join(done.out.split())

@@ -112,7 +112,7 @@ def test_statistics_alone_find_a_scaled_event_and_a_nan(llama, tmp_path, name):
 
 def test_other_tokens_are_refused(llama, tmp_path):
     path = saved(llama[0], tmp_path / "a.safetensors")
-    with pytest.raises(InputError, match="other tokens"):
+    with pytest.raises(InputError, match="different tokens"):
         diff(path, llama[1], tokens=[1, 2, 3])
     other = tmp_path / "b.safetensors"
     save_arrays(trace(llama[0], tokens=[5, 6], values=True), other)
@@ -129,7 +129,7 @@ def test_sides_that_cannot_be_compared_are_refused(llama, decoder_folder, tmp_pa
     with pytest.raises(InputError, match="not the same model"):
         diff(init(), init(Config(n_embd=8, n_head=2)), "emma")
     other = Model(init().params, Tokenizer("zyxwvutsrqponmlkjihgfedcba"), "turned")
-    with pytest.raises(InputError, match="the same text is other tokens"):
+    with pytest.raises(InputError, match="the models split the text into different tokens"):
         diff(init(), other, "emma")
     save_file({"t000": np.ones((7, 32), np.float32)}, tmp_path / "d.safetensors")
     with pytest.raises(InputError, match=r"no event in common; .*t000; --suggest-map"):

@@ -95,7 +95,7 @@ def test_where_rounding_alone_turns_attention_over_no_row_is_too_far(tmp_path):
 def test_a_third_run_of_what_is_not_compared_gives_no_band(llama, tmp_path):
     """Heads cost a computation of their own, so that two models are not compared by them."""
     path = write_npz(tmp_path / "third.npz", {"layer0.attn.head0": numbers(len(TOKENS), 32)})
-    with pytest.raises(InputError, match=r"third\.npz.*has none of the events that are compared"):
+    with pytest.raises(InputError, match=r"third\.npz.*has none of the events to compare"):
         diff(*llama, tokens=TOKENS, calibrate=path)
     assert len(diff(*llama, tokens=TOKENS, calibrate=path, names=["layer0.attn.head0"]).events) == 1
 
@@ -141,7 +141,7 @@ def test_options_that_do_not_fit_are_refused(llama, options, words):
 
 def test_compute_needs_a_model(llama, tmp_path):
     path = saved(llama[0], tmp_path / "a.safetensors")
-    with pytest.raises(InputError, match="name the model as one of the two"):
+    with pytest.raises(InputError, match="give the model as one of the two sides"):
         diff(path, path, compute="bf16")
 
 

@@ -59,7 +59,7 @@ def test_equal_rows_agree_with_the_token_asked_for(model, dump):
 
 def test_where_nobody_asks_it_is_said_that_others_have_the_same_rows(model, dump):
     found = diff(model, dump)
-    said = "token 5 may as well be 9, 11: equal rows of the embedding"
+    said = "token 5 may also be 9, 11: equal rows of the embedding"
     assert (found.tokens, found.b.notes) == (FIRST, (said,))
     assert (found.agree, found.left_out) == (True, ("loss",))  # it goes by the tokens that come next
     assert diagnose(dump, model).dump.notes == [said]
@@ -68,9 +68,9 @@ def test_where_nobody_asks_it_is_said_that_others_have_the_same_rows(model, dump
 def test_a_drafted_map_says_so_too(folder, values, tmp_path):
     path = write_npz(tmp_path / "d.npz", {f"t{i}": value for i, value in enumerate(values.values())})
     draft = microgpt("diff", folder, path, "--suggest-map").out
-    assert "# token 5 may as well be 9, 11: equal rows of the embedding\ntokens = [17, 5, 44, 5, 60]" in draft
+    assert "# token 5 may also be 9, 11: equal rows of the embedding\ntokens = [17, 5, 44, 5, 60]" in draft
     draft = microgpt("diff", folder, path, "--suggest-map", "--tokens", IDS).out
-    assert ("may as well" in draft, f"tokens = {list(TOKENS)}" in draft) == (False, True)
+    assert ("may also be" in draft, f"tokens = {list(TOKENS)}" in draft) == (False, True)
 
 
 def test_one_of_many_equal_rows_that_is_wrong_is_the_only_one_named(model, values, tmp_path):
@@ -79,7 +79,7 @@ def test_one_of_many_equal_rows_that_is_wrong_is_the_only_one_named(model, value
     path = write_npz(tmp_path / "d.npz", {"embed.tok": wrong, "tokens": np.array(TOKENS)})
     found = diagnose(path, model).diagnosis
     print(found.findings)
-    assert found.findings[0].claim.endswith("your row of position 2 is that of token 33, not 44")
+    assert found.findings[0].claim.endswith("your row at position 2 is that of token 33, not 44")
 
 
 @pytest.mark.parametrize("token", [20, 21])
@@ -96,7 +96,7 @@ def test_tokens_without_equals_need_no_word(model):
 
 
 def test_other_tokens_and_a_text_beside_tokens_are_refused(folder, dump):
-    line = refused(microgpt("diff", folder, dump, "--tokens", "17,11,44,9,59"), "other tokens")
+    line = refused(microgpt("diff", folder, dump, "--tokens", "17,11,44,9,59"), "different tokens")
     assert "[17, 11, 44, 9, 60]" in line
     refused(microgpt("diff", folder, folder, "abc", "--tokens", IDS), "takes the place of a text")
     refused(microgpt("diff", folder, dump, "abc", "--tokens", IDS, "--suggest-map"), "takes the place")

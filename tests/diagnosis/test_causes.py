@@ -167,7 +167,7 @@ TELLING = {  # values; two predictions; whether the values speak for the first
 @pytest.mark.parametrize(("values", "one", "other", "options", "speak"), TELLING.values(), ids=TELLING)
 def test_for_which_of_two_predictions_values_speak(values, one, other, options, speak):
     allowed = np.full((len(values), 1), 3 * UNIT["bf16"])
-    assert seen_of(values, one, **options).speaks_for(one, other, allowed) is speak
+    assert seen_of(values, one, **options).prefers(one, other, allowed) is speak
 
 
 # --- Fitting ------------------------------------------------------------------------------------------
@@ -238,7 +238,7 @@ def test_sharing_changes_no_finding(decoders, monkeypatch, change):
     values = decoder_run(config, weights, TOKENS, Fault("fault", "", (), 0, change))
     values = {n: v for n, v in values.items() if n in ("embed.tok", "logits") or n.endswith("mlp.residual")}
     shared = diagnose_values(model, TOKENS, values)
-    monkeypatch.setattr(evaluation, "alike", lambda *_: set())
+    monkeypatch.setattr(evaluation, "unchanged", lambda *_: set())
     alone = diagnose_values(model, TOKENS, values)
     assert [f.claim for f in shared.findings] == [f.claim for f in alone.findings]
     assert [f.residual for f in shared.findings] == pytest.approx([f.residual for f in alone.findings])

@@ -211,7 +211,7 @@ def test_a_cause_is_followed_through_all_layers(decoders):
     pairs = Fault("pairs", "", (), None, {f"attn.{n}_rope": {"interleaved": True} for n in "qk"})
     (found,) = diagnose_values(made[0], TOKENS, run_of(made, pairs)).findings
     assert found.also_explains == (K_ROPE, "layer1.attn.q_rope", "layer1.attn.k_rope")
-    assert found.claim == "layer 0, q after RoPE: your values are the interleaved pairing of your own q"
+    assert found.claim == "layer 0, q after RoPE: your values are your own q rotated in interleaved pairs"
 
 
 # --- What the dump lacks, and what is not finite ----------------------------------------------------

@@ -51,7 +51,7 @@ def test_a_right_engine_is_offered_its_precision_and_clean_by_it(tmp_path, type,
     model, config, weights = wide(tmp_path, type)
     plain, eight = diagnosed(model, decoder_run(config, weights, tokens, inputs=inputs), tokens)
     assert_offered(plain, eight)
-    assert f"inputs are {KINDS[inputs]} (" in eight.compute_how
+    assert f"inputs of products are {KINDS[inputs]} (" in eight.compute_how
     assert eight.compute_how.count("(") == 1  # the same in all products
 
 

@@ -223,6 +223,9 @@ def test_the_commands_say_in_the_same_words_what_they_cannot_see(decoders, tmp_p
     tokens = ["--tokens", ",".join(map(str, TOKENS)), "--compute", "bf16"]
     sides = (("diff", model.origin, tmp_path / "dump"), ("diagnose", tmp_path / "dump", model.origin))
     told = [microgpt(*side, *tokens, width=200).out for side in sides]
-    said = [next(line.strip() for line in out.splitlines() if "cannot be told from" in line) for out in told]
+    said = [
+        next(line.strip() for line in out.splitlines() if "cannot be distinguished from" in line)
+        for out in told
+    ]
     print(said[0])
     assert said[0] == said[1]

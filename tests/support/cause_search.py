@@ -101,7 +101,7 @@ def post_norm(rng, config):
 
 
 WORDS = {
-    "relu": "is ReLU", "gelu": "is GELU,", "gelu_tanh": "is GELU by tanh", "gelu_quick": "is GELU by 1.702",
+    "relu": "is ReLU", "gelu": "is GELU,", "gelu_tanh": "is GELU by tanh", "gelu_quick": "is QuickGELU",
     "relu2": "squared ReLU",
 }  # fmt: skip
 

@@ -1,1 +1,2 @@
-"""The mistakes that are tried on a wrong operation, each a changed plan: one module a part of the model."""
+"""The mistakes that are tried on a wrong operation, each as a changed plan: one module for each part of a
+model."""

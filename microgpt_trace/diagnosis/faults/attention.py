@@ -1,4 +1,5 @@
-"""Mistakes of attention: scale, heads' keys and values, mask, window, softmax, the order of channels."""
+"""Mistakes in attention: the scale, keys and values of other heads, mask, window, softmax, order of
+channels."""
 
 from __future__ import annotations
 
@@ -18,12 +19,12 @@ from ..case import Case, first_of
 from ..hypothesis import Family, Hypothesis
 from .changes import after, called, computed, fed, of_kind, reading, with_attributes
 
-CAPS = (50.0, 30.0, 20.0)  # usual ones
-TIMES = (0.125, 0.25, 0.5, 2.0, 4.0, 8.0)  # of scores
+CAPS = (50.0, 30.0, 20.0)  # that models use
+TIMES = (0.125, 0.25, 0.5, 2.0, 4.0, 8.0)  # factors of scores to start from
 
 
 def scale(case: Case) -> Iterator[Family]:
-    """Scores without 1/sqrt(D), with another factor, or capped."""
+    """Scores that are not multiplied by 1/sqrt(D), are multiplied by another factor, or are capped."""
     kind = case.kind(Scores)
     if kind is None:
         return
@@ -49,7 +50,7 @@ def scale(case: Case) -> Iterator[Family]:
 
 
 def capped(case: Case, words: str) -> Family:
-    """Values that a tanh keeps below a cap: scores or logits."""
+    """Scores or logits that a tanh caps."""
     which = of_kind(Scores) if words == "scores" else called("logits")
     most = float(np.max(np.abs(case.found), where=np.isfinite(case.found), initial=0.0))
     starts = sorted({cap for cap in (*CAPS, 2 * most, 4 * most) if 0 < cap < math.inf})
@@ -61,7 +62,7 @@ def capped(case: Case, words: str) -> Family:
 
 
 def unturned(case: Case) -> Iterator[Hypothesis]:
-    """Scores of q or k as they were before RoPE or before their norm."""
+    """Scores computed from q or k before RoPE or before their norm."""
     if not isinstance(case.row.kind, Scores) or not case.plan.of_kind(Rotation):
         return
     source = case.plan.source
@@ -71,12 +72,12 @@ def unturned(case: Case) -> Iterator[Hypothesis]:
         ("scores-of-unturned-k", "k before RoPE", lambda q, k: (q, source(k))),
     ):
         plan = reading(case.plan, of_kind(Scores), lambda row, of=inputs: of(*row.inputs))  # type: ignore[misc]
-        yield Hypothesis(id, f"your scores are those of {words}", plan)
+        yield Hypothesis(id, f"your scores are computed from {words}", plan)
 
 
 def grouping(case: Case) -> Iterator[Hypothesis]:
     """Query heads with the keys or values of other heads."""
-    of_both, found = case.plan, 0
+    both, count_wrong = case.plan, 0
     kinds: Sequence[Scores | Context]
     for of, what in ((Scores, "keys"), (Context, "values")):
         kinds = case.kinds(of)
@@ -86,48 +87,48 @@ def grouping(case: Case) -> Iterator[Hypothesis]:
         wrapped = tuple(h % count for h in range(len(heads)))
         usual = f"of head h % {count}, not of h // {len(heads) // count}"
         if 1 < count < len(heads):
-            plan, of_both = (with_attributes(plan, of, group=wrapped) for plan in (case.plan, of_both))
+            plan, both = (with_attributes(plan, of, group=wrapped) for plan in (case.plan, both))
             yield Hypothesis(f"grouping-{what}", f"head h has the {what} {usual}", plan)
-            found += 1
+            count_wrong += 1
         if isinstance(case.row.kind, of) and case.alone and count > 1:
-            measured = nearest_groups(case, of, count)
-            if measured not in (heads, wrapped):
-                whose, right = (f"[{first_of(group, 16)}]" for group in (measured, heads))
-                claim = f"heads have the {what} of heads {whose}, not of {right}"
-                yield Hypothesis(f"other-{what}", claim, with_attributes(case.plan, of, group=measured))
-    if found == 2:
-        yield Hypothesis("grouping", f"head h has keys and values {usual}", of_both)
+            nearest = nearest_groups(case, of, count)
+            if nearest not in (heads, wrapped):
+                yours, right = (f"[{first_of(group, 16)}]" for group in (nearest, heads))
+                claim = f"heads have the {what} of heads {yours}, not of {right}"
+                yield Hypothesis(f"other-{what}", claim, with_attributes(case.plan, of, group=nearest))
+    if count_wrong == 2:
+        yield Hypothesis("grouping", f"head h has keys and values {usual}", both)
 
 
 def nearest_groups(case: Case, kind: type[Scores] | type[Context], count: int) -> tuple[int, ...]:
-    """Whose keys or values the dump's heads are nearest to."""
-    heads, errors, shown = len(case.by_head(case.found)), [], case.judge.compared(case.name)
+    """Return for each head of the dump the group whose keys or values give the nearest output."""
+    heads, errors, compared = len(case.by_head(case.found)), [], case.judge.compared(case.name)
     for g in range(count):
         row = with_attributes(case.plan, kind, group=(g,) * heads)[case.name]
-        apart = np.abs(case.found - reference(row, case.given, *case.inputs))
-        apart = apart if shown is None else np.where(shown, apart, 0)
-        errors.append(case.by_head(np.nan_to_num(apart)).sum(axis=1))
+        difference = np.abs(case.found - reference(row, case.given, *case.inputs))
+        difference = difference if compared is None else np.where(compared, difference, 0)
+        errors.append(case.by_head(np.nan_to_num(difference)).sum(axis=1))
     return tuple(int(g) for g in np.argmin(errors, axis=0))
 
 
 def mask(case: Case) -> Iterator[Hypothesis]:
-    """A causal mask or window that shows other positions."""
-    if not case.of(Softmax):
+    """A causal mask or sliding window that shows other positions."""
+    if not case.rows_of(Softmax):
         return
     length, other = len(case.given.tokens), bind(_other_softmax, case)
     own = next(row.kind.window for row in case.plan.layers[case.layer or 0] if isinstance(row.kind, Softmax))
     windows = {kind.window for kind in case.plan.kinds(Softmax) if kind.window is not None}
     yield other("mask-missing", "there is no causal mask", ahead=length)
     if windows:
-        claim = "there is no mask, neither causal nor of a window"
+        claim = "there is neither a causal mask nor a sliding window"
         yield other("mask-missing", claim, ahead=length, window=None)
     yield other("mask-shifted", "every query sees one position ahead", ahead=1)
-    yield other("mask-shifted", "no query sees itself", ahead=-1)
+    yield other("mask-shifted", "no query sees its own position", ahead=-1)
     if own is not None:
         yield other("window-missing", f"the sliding window of {own} positions is missing", window=None)
-    said = f"the model says {own}" if own else "the model has none here"
+    right = f"the model says {own}" if own else "the model has none here"
     for window in _windows(case, own, windows):
-        yield other("window", f"the sliding window has {window} positions, {said}", window=window)
+        yield other("window", f"the sliding window has {window} positions, {right}", window=window)
 
 
 def _shares(scores: Array, axis: int = -1) -> Array:
@@ -139,8 +140,8 @@ def _softmax(
     case: Case, shares: Callable[[Array], Array] = _shares, times: float = 1.0, ahead: int = 0,
     **attributes: Any,
 ) -> Plan:  # fmt: skip
-    """The plan where every softmax makes something else of the scores `times` a number, sees so many
-    positions `ahead` (-1: not even itself), or has other attributes."""
+    """Return the plan with another softmax: other `shares`, scores multiplied by `times`, so many positions
+    seen `ahead` (-1: not even the query's own), or other attributes."""
 
     def compute(row: Operation[Softmax], given: ReferenceInputs, scores: Array) -> Array:
         back = np.arange(scores.shape[-1])[:, None] - np.arange(scores.shape[-1])
@@ -151,7 +152,8 @@ def _softmax(
 
 
 def _windows(case: Case, own: int | None, others: set[int]) -> list[int]:
-    """Windows to try: that of the dump's zeros, those next to the model's own, that of other layers."""
+    """Return the windows to try: the model's own +-1, those of other layers, and the one that the zeros of
+    the dump show."""
     near = {own - 1, own + 1} if own else set()
     if isinstance(case.row.kind, Softmax) and case.positions is None:
         near.add(int((case.found[:, -1] != 0).any(axis=0).sum()))
@@ -163,12 +165,12 @@ def _other_softmax(case: Case, id: str, claim: str, **how: Any) -> Hypothesis:
 
 
 def softmax(case: Case) -> Iterator[Hypothesis | Family]:
-    """Another base, axis or temperature; rows that are not divided by their sums."""
-    if not case.of(Softmax):
+    """A softmax with another base, axis or temperature, or without division by the sum."""
+    if not case.rows_of(Softmax):
         return
     other, alone = bind(_other_softmax, case), isinstance(case.row.kind, Softmax) and case.alone
-    yield other("softmax-axis", "softmax sums over queries, not keys", shares=bind(_shares, axis=-2))
-    yield other("softmax-axis", "softmax sums over heads, not keys", shares=bind(_shares, axis=0))
+    yield other("softmax-axis", "softmax sums over queries, not over keys", shares=bind(_shares, axis=-2))
+    yield other("softmax-axis", "softmax sums over heads, not over keys", shares=bind(_shares, axis=0))
     yield Family(
         "softmax-scaled", lambda times: _softmax(case, times=times),
         f"your weights are the softmax of {{}} times {'your own' if alone else 'the'} scores".format,
@@ -193,25 +195,25 @@ UNDIVIDED: tuple[tuple[str, str, Callable[[Array], Array]], ...] = (
 
 
 def context(case: Case) -> Iterator[Hypothesis]:
-    """Heads that are not side by side again, weights the wrong way round, keys for values."""
+    """Heads that are concatenated wrongly, transposed weights, keys or queries in the place of values."""
     if not isinstance(case.row.kind, Context) or case.positions is not None:
         return
     for id, claim, axis in (
         ("heads-not-transposed", "heads [H, T, D] are read as [T, H*D]", 0),
-        ("head-channels-first", "channels come as [D, H] rather than [H, D]", 2),
+        ("head-channels-first", "channels are ordered as [D, H], not as [H, D]", 2),
     ):
         yield Hypothesis(id, claim, bind(_swapped, axis))
     if case.alone:
-        yield Hypothesis("weights-transposed", "weights.T @ v rather than weights @ v", _transposed)
+        yield Hypothesis("weights-transposed", "your context is weights.T @ v, not weights @ v", _transposed)
         weights = case.row.inputs[0]
         for name in _like_values(case, weights):
-            claim = f"your context is that of {name.rpartition('.')[2]}, not of v"
+            claim = f"your context is computed from {name.rpartition('.')[2]}, not from v"
             yield Hypothesis("other-values", claim, fed(case.plan, case.name, weights, name))
 
 
 def _like_values(case: Case, weights: str) -> list[str]:
-    """The keys and queries of these weights, as they are made and as the scores read them, those that have
-    the shape of v."""
+    """Return the keys and queries of these weights that have the shape of v, before and after RoPE and
+    norm."""
     (scores,) = case.plan[weights].inputs
     q, k = case.plan[scores].inputs
     names = dict.fromkeys(name for side in (k, q) for name in (case.plan.source(side), side))
@@ -219,7 +221,7 @@ def _like_values(case: Case, weights: str) -> list[str]:
 
 
 def _swapped(axis: int, case: Case, expected: Array) -> Array:
-    """Two axes of [T, H, D], one of them that of the heads, the wrong way round."""
+    """Swap the axis of the heads in [T, H, D] with another axis."""
     return expected.reshape(case.in_heads).swapaxes(1, axis).reshape(expected.shape)
 
 

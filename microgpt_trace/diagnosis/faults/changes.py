@@ -1,7 +1,7 @@
-"""Changes: plans in which some rows compute otherwise. Knows no mistake by itself.
+"""Changed plans: plans in which some rows compute something else. Knows no mistake by itself.
 
-What is changed of a row is its kind (attributes included), its inputs, what is read in the place of a
-parameter, or what computes it; rows are chosen by what they are, in all layers alike.
+A change replaces a row's attributes, its inputs, the values of its parameters, or its computation. Rows are
+chosen by their kind or name, in all layers.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from ...architecture.plans.plan import Operation, Plan, kind_of, prefix_of
 from ...arrays.stats import Array
 
 Which = Callable[[Operation], bool]
-Compute = Callable[..., Array]  # from a row, what a reference reads besides events, and the row's inputs
-Instead = Mapping[str, Callable[[str], Array]]  # by a parameter's name without its layer, from its whole name
+Compute = Callable[..., Array]  # (row, ReferenceInputs, *inputs) -> output
+Instead = Mapping[str, Callable[[str], Array]]  # parameter without layer -> (whole name -> array)
 
 
 def of_kind(*kinds: type[Kind]) -> Which:
-    """Rows of these kinds."""
+    """Choose the rows of these kinds."""
     return lambda row: isinstance(row.kind, kinds)
 
 
 def called(name: str) -> Which:
-    """The rows that have an event's name, whatever their layer."""
+    """Choose the rows with this name in any layer."""
     own = kind_of(name)
     return lambda row: kind_of(row.name) == own
 
 
 def with_attributes(plan: Plan, kind: type[Kind], **attributes: Any) -> Plan:
-    """The plan where all rows of a kind have other attributes."""
+    """Return the plan with other attributes in all rows of a kind."""
     which = of_kind(kind)
 
     def change(row: Any) -> Operation:
@@ -43,12 +43,12 @@ def with_attributes(plan: Plan, kind: type[Kind], **attributes: Any) -> Plan:
 
 
 def computed(plan: Plan, which: Which, compute: Compute) -> Plan:
-    """The plan where something else computes some rows."""
+    """Return the plan with another computation of some rows."""
     return plan.changed(lambda row: replace(row, otherwise=compute) if which(row) else row)
 
 
 def after(plan: Plan, which: Which, change: Callable[[Array], Array]) -> Plan:
-    """The plan where what some rows give is changed."""
+    """Return the plan with a change applied to the output of some rows."""
 
     def compute(row: Operation, given: ReferenceInputs, *inputs: Array) -> Array:
         return change(reference(replace(row, otherwise=None), given, *inputs))
@@ -57,18 +57,18 @@ def after(plan: Plan, which: Which, change: Callable[[Array], Array]) -> Plan:
 
 
 def reading(plan: Plan, which: Which, inputs: Callable[[Operation], tuple[str, ...]]) -> Plan:
-    """The plan where some rows read other events."""
+    """Return the plan with other inputs for some rows."""
     return plan.changed(lambda row: replace(row, inputs=inputs(row)) if which(row) else row)
 
 
 def fed(plan: Plan, name: str, *inputs: str) -> Plan:
-    """The plan where the rows that have an event's name read these events, each of its own layer."""
+    """Return the plan in which the rows with this name read these events of their own layer."""
     own = [kind_of(source) for source in inputs]
     return reading(plan, called(name), lambda row: tuple(prefix_of(row.name) + source for source in own))
 
 
 def with_instead(plan: Plan, instead: Instead) -> Plan:
-    """The plan where something else is read in the place of matrices, biases and gains."""
+    """Return the plan with other values for matrices, biases and gains."""
 
     def change(row: Operation) -> Operation:
         if not isinstance(row.kind, Linear | Norm):

@@ -1,4 +1,4 @@
-"""Mistakes at the entrance: other tokens, BOS, shifted positions, a scaled embedding."""
+"""Mistakes in the input: other tokens, a missing or added BOS, shifted positions, a scaled embedding."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from ..finding import Finding
 from ..hypothesis import Family, Hypothesis
 from .changes import Which, after, computed
 
-PART = 4096  # rows of the vocabulary looked at together
-FEW = 4  # one row in so many, at most, is called wrong rather than all of them other
+PART = 4096  # rows of the embedding searched at a time
+FEW = 4  # if at most one token in so many is wrong, the claim names single tokens
 
 
 def token_findings(
     model: LanguageModel, tokens: Sequence[int], text_tokens: Sequence[int] | None
 ) -> Iterator[Finding]:
-    """What is different about the dump's tokens where the text gives others."""
+    """Describe how the tokens of the dump differ from those of its text, if they do."""
     if text_tokens is None or tuple(tokens) == tuple(text_tokens):
         return
     own, text = list(tokens), list(text_tokens)
@@ -41,7 +41,7 @@ def token_findings(
         pairs = enumerate(zip_longest(own, text, fillvalue="none"))
         at, one, other = next((at, a, b) for at, (a, b) in pairs if a != b)
         id = "other-tokens"
-        claim = f"part from those of the text at position {at}: {one}, where it gives {other}"
+        claim = f"differ from those of the text at position {at}: {one}, where the text gives {other}"
     yield Finding("tokens", id, f"tokens: the dump's {claim}", 0.0, True)
 
 
@@ -50,7 +50,7 @@ def _named(model: LanguageModel, token: int) -> str:
 
 
 def embedding(case: Case) -> Iterator[Hypothesis | Family]:
-    """The rows of other tokens, and rows times a constant."""
+    """An embedding that is scaled, or of other tokens."""
     kind = _table(case, "tokens")
     if kind is None:
         return
@@ -76,17 +76,17 @@ def embedding(case: Case) -> Iterator[Hypothesis | Family]:
 
 
 def _table(case: Case, by: str) -> Lookup | None:
-    """The lookup by tokens or positions that takes part, if one does."""
+    """Return the lookup by tokens or by positions among the rows of the case, or None."""
     return next((kind for kind in case.kinds(Lookup) if kind.by == by), None)
 
 
 def looking_up(by: str) -> Which:
-    """The rows that look up tokens, or positions."""
+    """Choose the rows that look up tokens, or positions."""
     return lambda row: isinstance(row.kind, Lookup) and row.kind.by == by
 
 
 def _of_tokens(case: Case, tokens: Array) -> Plan:
-    """The plan where other tokens are read; what follows them is next in the loss."""
+    """Return the plan that reads other tokens, also as targets of the loss."""
 
     def compute(row: Operation, given: ReferenceInputs, *inputs: Array) -> Array:
         return reference(replace(row, otherwise=None), ReferenceInputs(given.model, tokens), *inputs)
@@ -98,7 +98,8 @@ def _of_tokens(case: Case, tokens: Array) -> Plan:
 
 
 def nearest_tokens(case: Case) -> Array:
-    """Whose embedding each row of the dump is nearest to, of equal ones the token's own: [T]"""
+    """Return for each row of the dump the token with the nearest embedding, or the right token if that has an
+    equal row: [T]."""
     kind, own = case.row.kind, case.given.tokens
     assert isinstance(kind, Lookup)
     rows = np.nan_to_num(case.found.astype(np.float64))
@@ -106,41 +107,42 @@ def nearest_tokens(case: Case) -> Array:
     for start in range(0, kind.rows, PART):
         ids = np.arange(start, min(start + PART, kind.rows))
         part = case.given.parameter(case.row, kind.table, ids).astype(np.float64)
-        apart = np.square(part).sum(axis=1) - 2 * rows @ part.T
-        closer = apart.min(axis=1) < best
-        best[closer], nearest[closer] = apart.min(axis=1)[closer], start + apart.argmin(axis=1)[closer]
-    found, right = (case.given.parameter(case.row, kind.table, ids) for ids in (nearest, own))
-    equal = (found == right).all(axis=1)
-    return np.where(equal, own, nearest)
+        distances = np.square(part).sum(axis=1) - 2 * rows @ part.T
+        closer = distances.min(axis=1) < best
+        best[closer] = distances.min(axis=1)[closer]
+        nearest[closer] = start + distances.argmin(axis=1)[closer]
+    near, right = (case.given.parameter(case.row, kind.table, ids) for ids in (nearest, own))
+    return np.where((near == right).all(axis=1), own, nearest)
 
 
 def _other_tokens(case: Case, own: Array) -> Iterator[Hypothesis]:
-    """What the tokens whose rows the dump has tell of the mistake."""
+    """The tokens whose rows the dump has, if these are not the right ones."""
     tokens, model = case.given.tokens, case.given.model
     wrong = np.flatnonzero(own != tokens)
     if not len(wrong):
         return
     if len(tokens) > 1 and (own[1:] == tokens[:-1]).all():
         id = "bos-added"
-        claim = f"your rows are those of {_named(model, own[0])} and then of the tokens, one late"
+        claim = f"your rows begin with {_named(model, own[0])}, and the tokens come one position late"
     elif len(tokens) > 1 and (own[:-1] == tokens[1:]).all():
-        id, claim = "bos-missing", f"your rows lack that of {_named(model, tokens[0])} and come one early"
+        id = "bos-missing"
+        claim = f"your rows lack {_named(model, tokens[0])}, and the other tokens come one position early"
     elif len(wrong) * FEW <= len(tokens) or len(wrong) == 1:
         at = wrong[0]
-        id, claim = "another-token", f"your row of position {at} is that of token {own[at]}, not {tokens[at]}"
-        claim += f"; so are {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        id, claim = "another-token", f"your row at position {at} is that of token {own[at]}, not {tokens[at]}"
+        claim += f"; {len(wrong) - 1} more rows are those of other tokens" if len(wrong) > 1 else ""
     else:
         id, claim = "other-tokens", f"your rows are those of the tokens {first_of(own, 8)}"
     yield Hypothesis(id, claim, _of_tokens(case, own))
 
 
 def positions(case: Case) -> Iterator[Hypothesis]:
-    """Learned positions that begin elsewhere."""
+    """Learned positions that begin at another number."""
     for offset in (1, -1, 2) if _table(case, "positions") else ():
         plan = computed(case.plan, looking_up("positions"), bind(_moved_positions, offset))
         yield Hypothesis("position-offset", f"your positions begin at {offset}, not at 0", plan)
 
 
 def _moved_positions(by: int, row: Operation[Lookup], given: ReferenceInputs) -> Array:
-    places = (np.arange(len(given.tokens)) + by) % row.kind.rows
-    return given.parameter(row, row.kind.table, places).astype(np.float64)
+    positions = (np.arange(len(given.tokens)) + by) % row.kind.rows
+    return given.parameter(row, row.kind.table, positions).astype(np.float64)

@@ -1,4 +1,4 @@
-"""Mistakes of activations, gates and sums: what takes no matrix."""
+"""Mistakes in activations, gates and residual sums."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from ..case import Case
 from ..hypothesis import COMBINED, Family, Hypothesis, multiplied
 from .changes import called, computed, fed, of_kind, reading
 
-ALIKE = 1e-4  # factors of a sum's parts no farther apart are one factor of the whole
-STEEP = 20.0  # a swish of that slope is a ReLU
+ALIKE = 1e-4  # relative difference up to which the factors of both parts of a sum count as one factor
+STEEP = 20.0  # slope at which x * sigmoid(slope * x) is a ReLU
 
 
 def activations(case: Case) -> Iterator[Hypothesis | Family]:
@@ -41,7 +41,7 @@ def activations(case: Case) -> Iterator[Hypothesis | Family]:
         starts=(0.01, 0.1), usual=(0.01, 0.1, 0.2), low=-1.0, high=1.0, pivot=None, unit=0.05,
         silent=(0.0, 1.0),
     )  # fmt: skip
-    quick = f"the activation is GELU by 1.702 (the quick one), not {own}"
+    quick = f"the activation is QuickGELU, x * sigmoid(1.702 x), not {own}"
     yield Family(
         "activation", lambda slope: _activated(plan, lambda x: x * ACTIVATIONS["sigmoid"](slope * x)),
         f"the activation is x * sigmoid({{}} x), not {own}".format,
@@ -50,12 +50,12 @@ def activations(case: Case) -> Iterator[Hypothesis | Family]:
     )  # fmt: skip
 
 
-def _activated(plan: Plan, of: Callable[[Array], Array]) -> Plan:
-    return computed(plan, of_kind(Activation), lambda row, given, x: of(x))
+def _activated(plan: Plan, function: Callable[[Array], Array]) -> Plan:
+    return computed(plan, of_kind(Activation), lambda row, given, x: function(x))
 
 
 class Gated(NamedTuple):
-    """The rows of a gated MLP: act is a function of gate, and hidden act times up."""
+    """The rows of a gated MLP: act = function(gate), hidden = act * up."""
 
     hidden: Operation
     act: str
@@ -65,7 +65,7 @@ class Gated(NamedTuple):
 
 
 def gated(case: Case, hidden: Operation) -> Gated | None:
-    """The MLP whose act and up a row multiplies; None of another row."""
+    """Return the gated MLP of a row that multiplies act and up; None for other rows."""
     for act, up in (hidden.inputs, hidden.inputs[::-1]) if isinstance(hidden.kind, Multiply) else ():
         row = case.plan[act]
         if isinstance(row.kind, Activation):
@@ -74,8 +74,8 @@ def gated(case: Case, hidden: Operation) -> Gated | None:
 
 
 def gates(case: Case) -> Iterator[Hypothesis]:
-    """Gate and up the wrong way round, the activation or one of the factors left out."""
-    for mlp in filter(None, (gated(case, row) for row in _multiplied(case))):
+    """A gated MLP with gate and up exchanged, without the activation, or without one factor."""
+    for mlp in filter(None, (gated(case, row) for row in _products(case))):
         plan, names, hidden = case.plan, {row.name for row in case.rows}, mlp.hidden.name
         gate, up = (words_of_kind(kind_of(name)) for name in (mlp.gate, mlp.up))
         if mlp.act in names:
@@ -83,24 +83,28 @@ def gates(case: Case) -> Iterator[Hypothesis]:
             claim = f"{mlp.function} is applied to {up}, not to {gate}"
             yield Hypothesis("gate-up-swapped", claim, swapped)
         if {mlp.act, hidden} & names:
-            claim = f"{gate} is multiplied with {up} without its activation"
+            claim = f"{gate} is multiplied by {up} without its activation"
             yield Hypothesis("hidden-without-activation", claim, fed(plan, hidden, mlp.gate, mlp.up))
         if case.row is mlp.hidden:
             yield from _hidden(case, mlp, gate, up)
-        for down in [row.name for row in case.of(Linear) if hidden in row.inputs][:1]:
-            yield Hypothesis("down-of-act", f"{up} is not multiplied in", fed(plan, down, mlp.act))
-            yield Hypothesis("down-of-up", f"the {gate} is not multiplied in", fed(plan, down, mlp.up))
+        for down in [row.name for row in case.rows_of(Linear) if hidden in row.inputs][:1]:
+            yield Hypothesis(
+                "down-of-act", f"the multiplication by {up} is missing", fed(plan, down, mlp.act)
+            )
+            yield Hypothesis(
+                "down-of-up", f"the multiplication by {gate} is missing", fed(plan, down, mlp.up)
+            )
 
 
-def _multiplied(case: Case) -> list[Operation]:
-    """The products of two events that take part, or that what takes part goes into or comes from."""
+def _products(case: Case) -> list[Operation]:
+    """Return the element-wise products among the rows of the case, their inputs and their readers."""
     near = {name for row in case.rows for name in (*row.inputs, *case.plan.readers[row.name])}
     names = {row.name for row in case.rows} | near
     return list({kind_of(row.name): row for row in case.plan.of_kind(Multiply) if row.name in names}.values())
 
 
 def _hidden(case: Case, mlp: Gated, gate: str, up: str) -> Iterator[Hypothesis]:
-    """What else may stand in the place of act times up."""
+    """Other combinations of gate and up in the place of act * up."""
     function, name = ACTIVATIONS[mlp.function], mlp.hidden.name
     instead: tuple[tuple[str, str, tuple[str, ...], Callable[..., Array]], ...] = (
         (
@@ -108,11 +112,11 @@ def _hidden(case: Case, mlp: Gated, gate: str, up: str) -> Iterator[Hypothesis]:
             (mlp.gate, mlp.up), lambda gate, up: gate * function(up),
         ),
         (
-            "act-times-gate", f"the activation is multiplied with {gate}, not with {up}",
+            "act-times-gate", f"the activation is multiplied by {gate}, not by {up}",
             (mlp.act, mlp.gate), np.multiply,
         ),
-        ("act-plus-up", f"activation and {up} are added, not multiplied", (mlp.act, mlp.up), np.add),
-        ("hidden-activation-missing-up", f"{up} is not multiplied in", (mlp.act,), np.positive),
+        ("act-plus-up", f"the activation and {up} are added, not multiplied", (mlp.act, mlp.up), np.add),
+        ("hidden-activation-missing-up", f"the multiplication by {up} is missing", (mlp.act,), np.positive),
     )  # fmt: skip
     for id, claim, inputs, of in instead:
         plan = fed(case.plan, name, *inputs)
@@ -120,15 +124,15 @@ def _hidden(case: Case, mlp: Gated, gate: str, up: str) -> Iterator[Hypothesis]:
 
 
 def _parts(case: Case, row: Operation) -> tuple[str, str]:
-    """What a sum adds up, in words: "stream" is what goes on through the layers."""
+    """Name the two parts of a sum: "stream" for the residual stream, or the words of an event."""
     stream, _ = case.plan.residuals.get(row.name, ("", ""))
     first, second = ("stream" if n == stream else words_of_kind(kind_of(n)) for n in row.inputs)
     return first, second
 
 
 def sums(case: Case) -> Iterator[Hypothesis | Family]:
-    """Parts of a residual sum that are missing, doubled, or not the stream."""
-    rows = list({kind_of(row.name): row for row in case.of(Add)}.values())
+    """A residual sum with a part that is missing, scaled or another event."""
+    rows = list({kind_of(row.name): row for row in case.rows_of(Add)}.values())
     alone = isinstance(case.row.kind, Add) and case.alone
     for row in rows:
         yield from _scaled_parts(case, row)
@@ -140,13 +144,13 @@ def sums(case: Case) -> Iterator[Hypothesis | Family]:
     measured = measured_factors(case) if alone else None
     if measured is not None and abs(measured[0] - measured[1]) > ALIKE * max(map(abs, measured)):
         parts = zip(measured, _parts(case, case.row), strict=True)
-        words = " and ".join(f"{factor:.5g} times the {part}" for factor, part in parts)
+        words = " plus ".join(f"{factor:.5g} times the {part}" for factor, part in parts)
         plan = _scaled(case, case.row, *measured)
-        yield Hypothesis("parts-scaled", f"the sum is of {words}", plan, rank=COMBINED)
+        yield Hypothesis("parts-scaled", f"the sum is {words}", plan, rank=COMBINED)
 
 
 def _other_streams(case: Case, row: Operation) -> Iterator[Hypothesis]:
-    """The norm of the stream in its place, the layer's input, or what had not been normed."""
+    """A sum with the norm of the stream, the layer's input, or the embedding before its norm."""
     plan, (stream, branch) = case.plan, case.plan.residuals[row.name]
     read_by = [plan[name] for name in plan.readers[stream]]
     for norm in [own.name for own in read_by if isinstance(own.kind, Norm) and own.layer == row.layer][:1]:
@@ -164,7 +168,7 @@ def _other_streams(case: Case, row: Operation) -> Iterator[Hypothesis]:
 
 
 def _post_norms(case: Case) -> Iterator[Hypothesis]:
-    """A norm after the sum, or of what is added: architectures that norm later."""
+    """A norm after the sum, or of the branch before it is added, as in other architectures."""
     plan, branch, sums = case.plan, _parts(case, case.row)[1], called(case.name)
     norms = [row.kind for row in plan.of_kind(Norm) if row.layer == case.layer is not None]
     gained = [kind for kind in norms if kind.gain and not kind.head_dim]
@@ -178,19 +182,19 @@ def _post_norms(case: Case) -> Iterator[Hypothesis]:
 
 
 def _normed(norm: Norm, row: Operation, given: ReferenceInputs, x: Array) -> Array:
-    """A norm of values, with the parameters of those names in the row's own layer."""
+    """Normalise x by `norm`, with its parameters from the row's own layer."""
     names = {"gain": norm.gain, "bias": norm.bias}
     own = {of: prefix_of(row.name) + kind_of(name) for of, name in names.items() if name}
     return reference(replace(row, kind=replace(norm, **own), otherwise=None), given, x)  # type: ignore[arg-type]
 
 
 def _scaled(case: Case, row: Operation, first: float, second: float) -> Plan:
-    """The plan where the parts of a sum are multiplied by numbers."""
+    """Return the plan in which the parts of a sum are multiplied by these factors."""
     return computed(case.plan, called(row.name), lambda row, given, a, b: a * first + b * second)
 
 
 def _scaled_parts(case: Case, row: Operation) -> Iterator[Family]:
-    """One of the parts times a number."""
+    """A sum of which one part is multiplied by a number."""
     ways = (lambda factor: _scaled(case, row, factor, 1.0), lambda factor: _scaled(case, row, 1.0, factor))
     for part, at in zip(_parts(case, row), ways, strict=True):
         yield multiplied(
@@ -201,11 +205,11 @@ def _scaled_parts(case: Case, row: Operation) -> Iterator[Family]:
 
 
 def measured_factors(case: Case) -> tuple[float, float] | None:
-    """The factors of both parts, by least squares."""
+    """Fit the factors of both parts by least squares. Return None if fewer than two elements are finite."""
     parts = np.stack([value.ravel() for value in case.inputs], axis=1)
-    found = case.found.ravel().astype(np.float64)
-    known = np.isfinite(parts).all(axis=1) & np.isfinite(found)
-    if np.count_nonzero(known) < 2:
+    sums = case.found.ravel().astype(np.float64)
+    finite = np.isfinite(parts).all(axis=1) & np.isfinite(sums)
+    if np.count_nonzero(finite) < 2:
         return None
-    first, second = np.linalg.lstsq(parts[known], found[known], rcond=None)[0]
+    first, second = np.linalg.lstsq(parts[finite], sums[finite], rcond=None)[0]
     return float(first), float(second)

@@ -1,4 +1,4 @@
-"""What the wrong values look like beside the right ones, where no mistake of the operation explains them."""
+"""Descriptions of wrong values, for errors that no mistake in the operation explains."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ..case import Case, first_of
 from ..hypothesis import COMBINED, DESCRIBED, NUMBERED, PLAIN, Family, Hypothesis
 from .attention import capped
 
-SHARE = 4  # at most one row (head, channel, element) in so many is called an exception
+SHARE = 4  # wrong positions, heads or channels are exceptions if at most one in so many is wrong
 
 
 def nonfinite(case: Case) -> Iterator[Hypothesis]:
-    """NaN or infinities where the inputs are finite."""
+    """NaN or infinite values although the inputs are finite."""
     broken = ~np.isfinite(case.found) & np.isfinite(case.expected)
     if not broken.any():
         return
@@ -28,18 +28,18 @@ def nonfinite(case: Case) -> Iterator[Hypothesis]:
     places = np.argwhere(broken).tolist()
     where = f"at {len(places)} of {broken.size} places, the first {places[0]}"
     where = where if len(places) > 1 else f"at {places[0]}"
-    found = _but(id, f"your values are {words} {where}, though the inputs are finite", broken, PLAIN)
-    yield replace(found, of_no_number=True)
+    claim = f"your values are {words} {where}, although the inputs are finite"
+    yield replace(_right_except(id, claim, broken, PLAIN), of_no_number=True)
 
 
 def zeros(case: Case) -> Iterator[Hypothesis]:
-    """All values zero, as of memory that nobody wrote to."""
+    """Values that are all zero, as in memory that was never written."""
     if not case.found.any():
         yield Hypothesis("zeros", "your values are all zeros", lambda own, e: e * 0)
 
 
 def whole(case: Case) -> Iterator[Hypothesis]:
-    """All values: times a constant, moved by a row, rounded, clipped."""
+    """Values that are all shifted by a row, reversed, rounded, clipped, or have a vector added."""
     if not case.expected.ndim or not case.found.any():
         return
     rows = len(case.found) if case.expected.ndim == 2 and case.positions is None else 0
@@ -60,44 +60,44 @@ def whole(case: Case) -> Iterator[Hypothesis]:
 
 
 def _clip_limit(case: Case) -> float | None:
-    """The number at which the values are clipped: what is wrong would lie beyond it. A single value tells a
-    limit only where that is a number that people choose."""
-    sizes, wrong = np.abs(np.where(_shown(case), case.found, 0)), np.abs(_apart(case)) > _limit(case)
+    """Return the limit at which values are clipped, if all wrong values should be beyond it, or None. If only
+    one value is at the limit, the limit must be a number that people choose."""
+    sizes, wrong = np.abs(np.where(_comparable(case), case.found, 0)), np.abs(_errors(case)) > _limit(case)
     most = float(sizes.max(initial=0))
     clipped = (sizes == most) & (np.sign(case.found) * case.expected > most)
     chosen = clipped.sum() > 1 or most in (float(f"{most:.2g}"), 65504.0)  # the largest float16
     return most if chosen and wrong.any() and clipped[wrong].all() else None
 
 
-def _shown(case: Case) -> Array:
+def _comparable(case: Case) -> Array:
     compared = case.judge.compared(case.name)
     finite = np.isfinite(case.found) & np.isfinite(case.expected)
     return finite if compared is None else finite & compared
 
 
 def numbers(case: Case) -> Iterator[Hypothesis | Family]:
-    """All values times a constant; logits with a cap."""
+    """Values that are all multiplied by a constant, and logits with a cap."""
     if any(row.name == "logits" for row in case.rows):
         yield capped(case, "logits")
     negated = ("negated", "your values have the wrong sign: minus the right ones")
     kind = case.row.kind
     scaled = isinstance(kind, Scores | Rotation) or (isinstance(kind, Lookup) and kind.by == "tokens")
     if scaled or not case.expected.ndim:
-        yield Hypothesis(*negated, lambda own, e: -e)  # a factor is another's
+        yield Hypothesis(*negated, lambda own, e: -e)  # other factors belong to other hypotheses
         return
     yield Family(
         "times", lambda factor: lambda own, e: e * factor,
-        "your values are the right ones scaled by {}".format, own=1.0, usual=(0.5, 2.0),
+        "your values are the right ones multiplied by {}".format, own=1.0, usual=(0.5, 2.0),
         special={-1.0: negated},
         low=-math.inf, pivot=None, silent=(0.0,),
     )  # fmt: skip
 
 
 def _shifted(step: int, case: Case, expected: Array) -> Array:
-    """Rows one later or earlier; the one that is new is taken as the dump has it."""
-    moved, new = np.roll(expected, step, axis=0), 0 if step == 1 else -1
-    moved[new] = case.found[new]
-    return moved
+    """Shift the rows one position later or earlier. The missing row is copied from the dump."""
+    shifted, missing = np.roll(expected, step, axis=0), 0 if step == 1 else -1
+    shifted[missing] = case.found[missing]
+    return shifted
 
 
 def _rounded(precision: str, case: Case, expected: Array) -> Array:
@@ -113,15 +113,15 @@ def heads(case: Case) -> Iterator[Hypothesis]:
 
 
 def head_order(case: Case) -> list[int] | None:
-    """Which right head each head of the dump is nearest to, where that is another order."""
+    """Return the nearest right head of each head of the dump, or None if the order is the right one."""
     if case.heads_axis is None or case.positions is not None:
         return None
-    found, right = (
-        np.nan_to_num(case.by_head(np.where(_shown(case), of, 0).astype(np.float64)))
+    heads, right = (
+        np.nan_to_num(case.by_head(np.where(_comparable(case), of, 0).astype(np.float64)))
         for of in (case.found, case.expected)
     )
-    apart = np.square(right).sum(axis=1) - 2 * found @ right.T
-    order = [int(i) for i in apart.argmin(axis=1)]
+    distances = np.square(right).sum(axis=1) - 2 * heads @ right.T
+    order = [int(i) for i in distances.argmin(axis=1)]
     return order if order != list(range(len(order))) and len(set(order)) > 1 else None
 
 
@@ -130,7 +130,7 @@ def _ordered(order: list[int], case: Case, expected: Array) -> Array:
 
 
 def places(case: Case) -> Iterator[Hypothesis]:
-    """Few rows, heads, channels or elements that are wrong while the others are right."""
+    """A few positions, heads, channels or elements that are wrong while the others are right."""
     if case.expected.ndim < 2 or _clip_limit(case) is not None:
         return
     channel = "key position" if case.expected.ndim == 3 else "channel"
@@ -142,25 +142,27 @@ def places(case: Case) -> Iterator[Hypothesis]:
 
 
 def _exceptions(case: Case, id: str, words: str, shape: tuple[int, ...], axis: int) -> Iterator[Hypothesis]:
-    """The indices along an axis at which the values are wrong, where these are few. `shape` is that of the
-    values, or has an axis for the heads."""
-    apart = np.abs(_apart(case)).reshape(shape)
-    axis %= apart.ndim
-    sizes = apart.max(axis=tuple(i for i in range(apart.ndim) if i != axis))
-    wrong = np.flatnonzero(sizes > _limit(case))
-    if not len(wrong) or len(wrong) == len(sizes) or (len(wrong) > 1 and len(wrong) * SHARE > len(sizes)):
+    """The positions, heads or channels along an axis whose values are wrong, if they are few.
+
+    `shape` is that of the values, or has an axis for the heads.
+    """
+    errors = np.abs(_errors(case)).reshape(shape)
+    axis %= errors.ndim
+    largest = errors.max(axis=tuple(i for i in range(errors.ndim) if i != axis))
+    wrong = np.flatnonzero(largest > _limit(case))
+    if not len(wrong) or len(wrong) == len(largest) or (len(wrong) > 1 and len(wrong) * SHARE > len(largest)):
         return
     numbers = wrong if words != "position" or case.positions is None else np.array(case.positions)[wrong]
     which = f"{words} {numbers[0]} is" if len(wrong) == 1 else f"{words}s {first_of(numbers, 6)} are"
-    mask = np.zeros(apart.shape, bool)
+    mask = np.zeros(errors.shape, bool)
     np.moveaxis(mask, axis, 0)[wrong] = True
     mask = mask.reshape(case.found.shape)
-    what = _what(case, mask) if len(wrong) == 1 else ""
-    yield _but(id, f"only {which} wrong{what}; the others follow", mask, COMBINED)
+    look = _describe(case, mask) if len(wrong) == 1 else ""
+    yield _right_except(id, f"only {which} wrong{look}; the others are right", mask, COMBINED)
 
 
-def _but(id: str, claim: str, wrong: Array, rank: int) -> Hypothesis:
-    """What follows, but for what is wrong."""
+def _right_except(id: str, claim: str, wrong: Array, rank: int) -> Hypothesis:
+    """Return the hypothesis that all values are right except the `wrong` ones."""
 
     def transform(other: Case, e: Array) -> Array:
         return np.where(wrong, other.found, e) if e.shape == wrong.shape else e
@@ -168,20 +170,21 @@ def _but(id: str, claim: str, wrong: Array, rank: int) -> Hypothesis:
     return Hypothesis(id, claim, transform, rank=rank)
 
 
-def _apart(case: Case) -> Array:
-    return np.where(_shown(case), case.found - case.expected, 0)
+def _errors(case: Case) -> Array:
+    return np.where(_comparable(case), case.found - case.expected, 0)
 
 
 def _limit(case: Case) -> float:
-    """A difference of one element that rounding does not make, nor what a much larger one leaves."""
-    size = np.sqrt(np.mean(np.square(np.where(_shown(case), case.expected, 0))))
+    """Return the error above which an element is wrong: more than rounding leaves, and not tiny beside the
+    largest error."""
+    size = np.sqrt(np.mean(np.square(np.where(_comparable(case), case.expected, 0))))
     floor = 8 * case.judge.plain.chain_floor(case.name)
-    return max(floor * float(size), 1e-4 * float(np.abs(_apart(case)).max(initial=0)))
+    return max(floor * float(size), 1e-4 * float(np.abs(_errors(case)).max(initial=0)))
 
 
-def _what(case: Case, wrong: Array) -> str:
-    """What the wrong row, channel or head is."""
-    counted = wrong & _shown(case)
+def _describe(case: Case, wrong: Array) -> str:
+    """Describe the values of a wrong position, channel or head, or return ""."""
+    counted = wrong & _comparable(case)
     found, expected = case.found[counted].astype(np.float64), case.expected[counted].astype(np.float64)
     if not found.any():
         return " (all 0)"
@@ -189,9 +192,9 @@ def _what(case: Case, wrong: Array) -> str:
     if math.isfinite(factor) and np.linalg.norm(found - factor * expected) < 1e-3 * np.linalg.norm(found):
         return f" ({factor:.5g} times the right values)"
     if case.expected.ndim == 2 and len(found) == case.expected.shape[1]:
-        apart = np.linalg.norm(case.expected - found, axis=1)
-        row = int(np.where(np.isnan(apart), np.inf, apart).argmin())
-        if apart[row] < 1e-3 * np.linalg.norm(found):
+        distances = np.linalg.norm(case.expected - found, axis=1)
+        row = int(np.where(np.isnan(distances), np.inf, distances).argmin())
+        if distances[row] < 1e-3 * np.linalg.norm(found):
             at = row if case.positions is None else case.positions[row]
             return f" (it has the values of position {at})"
     return ""
@@ -199,17 +202,17 @@ def _what(case: Case, wrong: Array) -> str:
 
 def _elements(case: Case) -> Iterator[Hypothesis]:
     """Single elements that are wrong."""
-    apart = np.abs(_apart(case))
-    wrong = apart > _limit(case)
+    errors = np.abs(_errors(case))
+    wrong = errors > _limit(case)
     count = int(np.count_nonzero(wrong))
-    if not 0 < count <= max(1, apart.size // 64):
+    if not 0 < count <= max(1, errors.size // 64):
         return
-    at = np.unravel_index(int(apart.argmax()), apart.shape)
+    at = np.unravel_index(int(errors.argmax()), errors.shape)
     place = [int(i) for i in at]
     if case.positions is not None:
         place[0] = case.positions[place[0]]
-    many = f"only {count} of {apart.size} elements are wrong, most of all {place}"
+    many = f"only {count} of {errors.size} elements are wrong, most of all {place}"
     claim = many if count > 1 else f"only the element {place} is wrong"
-    claim += f" (yours {case.found[at]:.6g}, follows {case.expected[at]:.6g})"
+    claim += f" (it is {case.found[at]:.6g}, its inputs give {case.expected[at]:.6g})"
     id, rank = ("one-element", PLAIN) if count == 1 else ("few-elements", DESCRIBED)
-    yield _but(id, claim, wrong, rank)
+    yield _right_except(id, claim, wrong, rank)

@@ -1,4 +1,5 @@
-"""Mistakes of RoPE. Angles, and with them base, scaling and offset, are measured from q and q after RoPE."""
+"""Mistakes in RoPE. The angles, and so base, scaling and offset, are measured from q before and after
+RoPE."""
 
 from __future__ import annotations
 
@@ -22,27 +23,27 @@ from ...rounding.precision import NARROW, PRECISIONS
 from ..case import Case, Change
 from ..hypothesis import COMBINED, DESCRIBED, NUMBERED, PLAIN, Family, Hypothesis
 
-BASES = (1e2, 5e2, 1e3, 1e4, 1e5, 1.5e5, 2.5e5, 5e5, 1e6, 5e6, 1e7)  # usual ones
-FACTORS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 40.0)  # usual ones of scaling
-PARTS = (0.5, 0.25, 0.75)  # shares of a head that some architectures turn
-WHOLE, NEAR = np.arange(-512.0, 4096.0), np.arange(-8.0, 8.0, 0.125)  # offsets looked for
-STRETCHES = (0.125, 0.25, 0.5, 4.0, 8.0)  # usual ones of positions
-GRID = np.geomspace(1e-4, 1e4, 241)  # a number is looked for around the model's own
-PART_LEFT = 0.1  # of a pair's error is left at its own frequency, where that is another
+BASES = (1e2, 5e2, 1e3, 1e4, 1e5, 1.5e5, 2.5e5, 5e5, 1e6, 5e6, 1e7)  # that models use
+FACTORS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 40.0)  # of the scaling, that models use
+PARTS = (0.5, 0.25, 0.75)  # shares of a head that some architectures rotate
+WHOLE, NEAR = np.arange(-512.0, 4096.0), np.arange(-8.0, 8.0, 0.125)  # offsets to try
+STRETCHES = (0.125, 0.25, 0.5, 4.0, 8.0)  # factors of all positions
+GRID = np.geomspace(1e-4, 1e4, 241)  # multiples of the model's number to try
+PART_LEFT = 0.1  # a pair has another frequency if that leaves less than this share of the error
 PAIRED = " (and pairs are interleaved: neighbours, not halves)"
 
 
 @dataclass(frozen=True, eq=False)
 class Turning:
-    """Radians per position of each pair [n/2], and which channels make a pair.
+    """How RoPE rotates a head: the radians per position of each pair, [n/2], and which channels make a pair.
 
-    The first n channels of a head turn and the others stay; `factor` multiplies cos and sin, `offset` is the
-    position of the first token.
+    The first n channels of a head are rotated. `factor` multiplies cos and sin, `offset` is the position of
+    the first token.
     """
 
     frequencies: Array
     factor: float = 1.0
-    adjacent: bool = False  # pairs (0, 1), (2, 3) ... where False is (0, n/2), (1, n/2 + 1) ...
+    adjacent: bool = False  # True: pairs (0, 1), (2, 3) ...; False: pairs (0, n/2), (1, n/2 + 1) ...
     offset: float = 0.0
 
     def __call__(self, row: Operation[Rotation], given: ReferenceInputs, x: Array) -> Array:
@@ -56,30 +57,31 @@ class Turning:
 
 
 def in_halves(x: Array, dim: int) -> Array:
-    """Channels (or rows) of heads from pairs side by side to halves: (0, 1), (2, 3) -> (0, D/2), ..."""
+    """Reorder the channels (or rows) of heads from adjacent pairs to halves: (0, 1), (2, 3) -> (0, D/2),
+    ..."""
     pairs = x.reshape(*x.shape[:-1], -1, dim // 2, 2)
     return pairs.swapaxes(-1, -2).reshape(x.shape)
 
 
 def in_pairs(x: Array, dim: int) -> Array:
-    """The way back from `in_halves`, to the order that GGUF stores llama's rows of q and k in."""
+    """Invert `in_halves`: return the order in which GGUF stores llama's rows of q and k."""
     halves = x.reshape(*x.shape[:-1], -1, 2, dim // 2)
     return halves.swapaxes(-1, -2).reshape(x.shape)
 
 
 def turning_by(plan: Plan, round: Change | None = None, **changes: Any) -> Plan:
-    """The plan where some attributes of how q and k turn are others, and the frequencies are rounded."""
-    found = dict[Rotation, Turning]()
+    """Return the plan with changed attributes of the Turning of q and k, and its frequencies rounded."""
+    by_kind = dict[Rotation, Turning]()
     for kind in dict.fromkeys(plan.kinds(Rotation)):
         turning = replace(Turning(*right_frequencies(kind.rope, kind.head_dim)), **changes)
         if round is not None:
             turning = replace(turning, frequencies=round(turning.frequencies).astype(np.float64))
-        found[kind] = turning
-    return plan.changed(lambda row: replace(row, otherwise=found[row.kind]) if row.kind in found else row)
+        by_kind[kind] = turning
+    return plan.changed(lambda row: replace(row, otherwise=by_kind[row.kind]) if row.kind in by_kind else row)
 
 
 def rope(case: Case) -> Iterator[Hypothesis | Family]:
-    """Every mistake of RoPE: those without a number first, then those with one."""
+    """Every mistake in RoPE: first those without a number, then those with one."""
     kind = case.kind(Rotation)
     if kind is None:
         return
@@ -88,64 +90,63 @@ def rope(case: Case) -> Iterator[Hypothesis | Family]:
         yield Hypothesis(id, claim, turning_by(case.plan, **changes), rank)
     for adjacent in (False, True):
         measured, family = _turns(case, kind, adjacent), bind(_family, case, adjacent)
-        yield from _said(family, kind, measured)
+        yield from _parameters(family, kind, measured)
         yield from _numbers(family, kind, own, measured)
 
 
 def _turns(case: Case, kind: Rotation, adjacent: bool) -> Turns | None:
-    """What turns the input into the output, where the dump has both."""
+    """Measure the rotation from the input to the output, if the dump has both."""
     if not case.alone or len(case.found) < 2:
         return None
     return measure(case.inputs[0], case.found.astype(np.float64), kind.head_dim, adjacent)
 
 
-Mistake = tuple[str, str, dict[str, Any], int]  # its id, claim, what it changes of a Turning, and its rank
+Mistake = tuple[str, str, dict[str, Any], int]  # id, claim, changes of a Turning, rank
 
 
 def _directions(case: Case, own: Turning) -> Iterator[Mistake]:
-    """Other pairs or directions, rounded frequencies, values turned not at all or twice."""
-    (begin, source), f = _subject(case), own.frequencies
-    paired = f"{begin} the interleaved pairing of {source}"
+    """Other pairs or directions, rounded frequencies, and values that are not rotated or rotated twice."""
+    subject, f = _subject(case), own.frequencies
+    paired = f"{subject} rotated in interleaved pairs"
     yield "rope-interleaved", paired, {"adjacent": True}, PLAIN
-    claim = f"{paired}, turned in the other direction"
+    claim = f"{paired} and in the other direction"
     yield "rope-interleaved-direction", claim, {"adjacent": True, "frequencies": -f}, COMBINED
     for name, words in NARROW.items():
         claim = f"the frequencies of RoPE are rounded to {words}"
         yield "rope-frequencies-rounded", claim, {"round": PRECISIONS[name].round}, PLAIN
     missing = {"frequencies": f * 0, "factor": 1.0}
-    yield "rope-missing", f"{begin} {source}, not turned at all", missing, PLAIN
+    yield "rope-missing", f"{subject} not rotated at all", missing, PLAIN
     twice = {"frequencies": f * 2, "factor": own.factor**2}
-    yield "rope-twice", f"{begin} {source} turned twice", twice, PLAIN
-    claim = f"{begin} {source} turned in the other direction (sin negated)"
+    yield "rope-twice", f"{subject} rotated twice", twice, PLAIN
+    claim = f"{subject} rotated in the other direction (sin negated)"
     yield "rope-direction", claim, {"frequencies": -f}, PLAIN
 
 
-def _subject(case: Case) -> tuple[str, str]:
-    """What the values are, and of what: "your values are", "your own q" """
+def _subject(case: Case) -> str:
+    """Begin a claim: "your values are your own q", to be continued by "rotated ..."."""
     if not isinstance(case.row.kind, Rotation):
-        return "your values follow from", "q and k"
+        return "your values follow from q and k"
     (source,) = case.row.inputs
-    words = words_of_kind(kind_of(source))
-    return "your values are", f"your own {words}" if case.alone else words
+    return f"your values are {'your own ' * case.alone}{words_of_kind(kind_of(source))}"
 
 
 def _scalings(kind: Rotation, own: Turning) -> Iterator[Mistake]:
-    """Scaling left out or of another kind, a part of the head turned."""
-    said, dim = kind.rope, kind.head_dim
-    if said.kind != "default" or said.factors:
-        words = said.kind if said.kind != "default" else "factors"
-        plain, _ = right_frequencies(Rope(said.theta), dim)
+    """A missing or linear scaling, and a head of which only a part is rotated."""
+    rope, dim = kind.rope, kind.head_dim
+    if rope.kind != "default" or rope.factors:
+        words = rope.kind if rope.kind != "default" else "factors"
+        plain, _ = right_frequencies(Rope(rope.theta), dim)
         missing = {"frequencies": plain, "factor": 1.0}
         yield "rope-scaling-missing", f"the scaling ({words}) is missing", missing, PLAIN
-        if said.factor != 1 and words != "linear":
-            claim = f"all frequencies are divided by {said.factor:g} (linear scaling), not as {words} says"
-            linear = {"frequencies": plain / said.factor, "factor": 1.0}
+        if rope.factor != 1 and words != "linear":
+            claim = f"all frequencies are divided by {rope.factor:g} (linear scaling), not scaled by {words}"
+            linear = {"frequencies": plain / rope.factor, "factor": 1.0}
             yield "rope-scaling-linear", claim, linear, PLAIN
     for count in filter(None, (int(dim * share) // 2 for share in PARTS)):
-        claim = f"only the first {2 * count} of {dim} channels of a head are turned"
-        turned, _ = right_frequencies(replace(said, factors=()), 2 * count)
-        yield "rope-partial", claim, {"frequencies": turned}, PLAIN
-        claim += " by the first frequencies of the whole"
+        claim = f"only the first {2 * count} of {dim} channels of a head are rotated"
+        partial, _ = right_frequencies(replace(rope, factors=()), 2 * count)
+        yield "rope-partial", claim, {"frequencies": partial}, PLAIN
+        claim += ", with the first frequencies of the whole head"
         yield "rope-partial", claim, {"frequencies": own.frequencies[:count]}, PLAIN
 
 
@@ -153,8 +154,11 @@ def _family(
     case: Case, adjacent: bool, id: str, words: str, changes: Callable[[float], dict[str, Any]],
     special: Mapping[float, tuple[str, str]] | None = None, rank: int = NUMBERED, **options: Any,
 ) -> Family:  # fmt: skip
-    """A mistake with a number that changes a Turning; where pairs are `adjacent`, neighbours, that besides.
-    An engine may round the frequencies as it rounds everything."""
+    """Return the family of mistakes that change a Turning by a number, and make pairs `adjacent` if that is
+    set.
+
+    An engine of narrow precision may also round the frequencies.
+    """
     precision, paired = case.judge.plain.precision, PAIRED * adjacent
 
     def at(number: float, round: Change | None = None) -> Plan:
@@ -168,33 +172,33 @@ def _family(
     )  # fmt: skip
 
 
-def _said(family: Callable[..., Family], kind: Rotation, measured: Turns | None) -> Iterator[Family]:
-    """Another number in what the config says of RoPE: base, factor of the scaling."""
-    said = kind.rope
-    words = f"the base is {{}}, the model says {said.theta:,.6g}"
+def _parameters(family: Callable[..., Family], kind: Rotation, measured: Turns | None) -> Iterator[Family]:
+    """Another base, or another factor of the scaling."""
+    rope = kind.rope
+    words = f"the base is {{}}, the model says {rope.theta:,.6g}"
     bases = bind(_other, family, "rope-base", kind, measured, "theta", BASES, low=1.01, high=1e15)
-    yield bases(words, said)
-    if said.kind != "default" or said.factors:
-        yield bases(f"{words}, and its scaling is missing", Rope(said.theta), rank=COMBINED)
-    if said.kind != "default":
-        words = f"the factor of the {said.kind} scaling is {{}}, the model says {said.factor:.6g}"
+    yield bases(words, rope)
+    if rope.kind != "default" or rope.factors:
+        yield bases(f"{words}, and its scaling is missing", Rope(rope.theta), rank=COMBINED)
+    if rope.kind != "default":
+        words = f"the factor of the {rope.kind} scaling is {{}}, the model says {rope.factor:.6g}"
         yield _other(
-            family, "rope-scaling-factor", kind, measured, "factor", FACTORS, words, said,
+            family, "rope-scaling-factor", kind, measured, "factor", FACTORS, words, rope,
             low=0.01, high=1e4, silent=(1.0,),
         )  # fmt: skip
 
 
 def _other(
     family: Callable[..., Family], id: str, kind: Rotation, measured: Turns | None, field: str,
-    usual: Sequence[float], words: str, said: Rope, **options: Any,
+    usual: Sequence[float], words: str, rope: Rope, **options: Any,
 ) -> Family:  # fmt: skip
-    """Another number in a field of what is said."""
+    """Return the family of mistakes with another number in a field of a Rope."""
 
     def changes(number: float) -> dict[str, Any]:
-        turns, size = right_frequencies(replace(said, **{field: number}), kind.head_dim)  # type: ignore[arg-type]
+        turns, size = right_frequencies(replace(rope, **{field: number}), kind.head_dim)  # type: ignore[arg-type]
         return {"frequencies": turns, "factor": size}
 
-    own, starts = getattr(said, field), usual
+    own, starts = getattr(rope, field), usual
     if measured is not None:
         starts = [nearest(measured.frequencies, own, lambda number: changes(number)["frequencies"])]
     return family(id, words, changes, own=own, starts=starts, usual=usual, **options)
@@ -203,7 +207,7 @@ def _other(
 def _numbers(
     family: Callable[..., Family], kind: Rotation, own: Turning, measured: Turns | None
 ) -> Iterator[Family]:
-    """Positions scaled or moved, cos and sin times a constant."""
+    """Positions that are scaled or shifted, and cos and sin multiplied by a constant."""
     linear = {"low": -math.inf, "pivot": None, "unit": 1.0}
     offsets, factors, sizes = [1.0, -1.0], list(STRETCHES), list[float]()
     if measured is not None:
@@ -212,7 +216,7 @@ def _numbers(
         sizes.append(measured.factor)
     if kind.rope.kind != "linear":
         yield family(
-            "rope-positions-scaled", "all frequencies are those of the model times {} (positions scaled)",
+            "rope-positions-scaled", "all frequencies are multiplied by {} (scaled positions)",
             lambda by: {"frequencies": own.frequencies * by},
             own=1.0, starts=factors, usual=STRETCHES, silent=(-1.0, 0.0, 2.0), **linear,
         )  # fmt: skip
@@ -229,77 +233,82 @@ def _numbers(
 
 
 def frequencies(case: Case) -> Iterator[Hypothesis]:
-    """Pairs that turn otherwise, each as it does."""
+    """Pairs that are rotated at other frequencies, each at its own."""
     kind = case.kind(Rotation)
     for adjacent in (False, True):
         turns = None if kind is None else _turns(case, kind, adjacent)
         if kind is None or turns is None:
             continue
         right, _ = right_frequencies(kind.rope, kind.head_dim)
-        told = turns.left(turns.frequencies) < PART_LEFT * turns.left(right)
-        found, other = np.where(told, turns.frequencies, right), np.flatnonzero(told)
-        if len(other):
-            first = other[0]
-            claim = f"{len(other)} of {len(right)} pairs turn at other frequencies than the model says; "
-            claim += f"pair {first} at {found[first]:.6g} a position, not {right[first]:.6g}"
-            plan = turning_by(case.plan, frequencies=found, factor=turns.factor, adjacent=adjacent)
+        differ = turns.error(turns.frequencies) < PART_LEFT * turns.error(right)
+        measured, pairs = np.where(differ, turns.frequencies, right), np.flatnonzero(differ)
+        if len(pairs):
+            first = pairs[0]
+            claim = (
+                f"{len(pairs)} of {len(right)} pairs are rotated at other frequencies than the model says; "
+            )
+            claim += f"pair {first} by {measured[first]:.6g} radians per position, not {right[first]:.6g}"
+            plan = turning_by(case.plan, frequencies=measured, factor=turns.factor, adjacent=adjacent)
             yield Hypothesis("rope-frequencies", claim + PAIRED * adjacent, plan, rank=DESCRIBED)
 
 
 class Turns(NamedTuple):
-    """What turns the input into the output: radians per position of each pair, at position 0, and size."""
+    """The rotation from an input to an output: of each pair at each position, in radians per position, in
+    radians at position 0, and the factor of its size."""
 
     turns: Array  # [T, D/2] complex
     frequencies: Array  # [D/2]
     start: Array  # [D/2]
     factor: float
 
-    def left(self, frequencies: Array) -> Array:
-        """What turns at these frequencies leave of each pair's."""
+    def error(self, frequencies: Array) -> Array:
+        """Return the squared error of each pair if it is rotated at this frequency."""
         angles = np.arange(len(self.turns))[:, None] * frequencies
         return np.square(np.abs(self.turns - self.factor * np.exp(1j * angles))).sum(axis=0)
 
 
 def measure(x: Array, y: Array, dim: int, adjacent: bool) -> Turns:
-    """The turns between x and y, [T, H*D] each, where T > 1."""
+    """Measure the rotation from x to y, [T, H*D] each, where T > 1."""
     a, b = _pairs(x, dim, adjacent), _pairs(y, dim, adjacent)
     turns = (b * a.conj()).sum(axis=1) / np.maximum((np.abs(a) ** 2).sum(axis=1), 1e-300)  # [T, D/2]
     turns = np.nan_to_num(turns)
     steps = np.angle((turns[1:] * turns[:-1].conj()).sum(axis=0))
     lag = 2
-    while lag < len(turns):  # the farther apart two positions, the finer the angle per position
-        left = turns[lag:] * turns[:-lag].conj() * np.exp(-1j * steps * lag)
-        steps = steps + np.angle(left.sum(axis=0)) / lag
+    while lag < len(turns):  # a larger distance between positions gives a more precise angle per position
+        rest = turns[lag:] * turns[:-lag].conj() * np.exp(-1j * steps * lag)
+        steps = steps + np.angle(rest.sum(axis=0)) / lag
         lag *= 2
     back = turns * np.exp(-1j * steps * np.arange(len(turns))[:, None])
     return Turns(turns, steps, np.angle(back.sum(axis=0)), float(np.median(np.abs(turns))))
 
 
 def _pairs(x: Array, dim: int, adjacent: bool) -> Array:
-    """[T, H*D] -> [T, H, D/2] of complex numbers"""
+    """Return the pairs of channels as complex numbers: [T, H*D] -> [T, H, D/2]."""
     heads = x.reshape(len(x), -1, dim)
     if adjacent:
         return heads[..., ::2] + 1j * heads[..., 1::2]
     return heads[..., : dim // 2] + 1j * heads[..., dim // 2 :]
 
 
-def nearest(found: Array, own: float, frequencies: Callable[[float], Array]) -> float:
-    """The number of a grid around the model's own that gives frequencies nearest to those found."""
+def nearest(measured: Array, own: float, frequencies: Callable[[float], Array]) -> float:
+    """Return the number, from a grid around the model's own, whose frequencies are nearest to the measured
+    ones."""
     values = [own * step for step in GRID if own * step > 1 and step != 1]
 
-    def apart(value: float) -> float:
-        return float(np.nan_to_num(np.square(frequencies(value) - found).sum(), nan=math.inf))
+    def distance(value: float) -> float:
+        return float(np.nan_to_num(np.square(frequencies(value) - measured).sum(), nan=math.inf))
 
-    return min(values, key=apart, default=own)
-
-
-def common_factor(found: Array, own: Array) -> float:
-    """What the slow frequencies are times the model's: those of less than half a turn in two positions."""
-    slow = (np.abs(own) > 0) & (np.abs(found) < 1)
-    return float(np.median(found[slow] / own[slow])) if slow.any() else 1.0
+    return min(values, key=distance, default=own)
 
 
-def offset_of(turns: Turns, own: Array, where: Array) -> float:
-    """The offset whose turns are nearest to those at position 0."""
-    apart = np.abs(np.exp(1j * where[:, None] * own) - np.exp(1j * turns.start)).sum(axis=1)
-    return float(where[apart.argmin()])
+def common_factor(measured: Array, own: Array) -> float:
+    """Return the factor between the measured frequencies and the model's, from those below 1 radian per
+    position: faster ones are ambiguous."""
+    slow = (np.abs(own) > 0) & (np.abs(measured) < 1)
+    return float(np.median(measured[slow] / own[slow])) if slow.any() else 1.0
+
+
+def offset_of(turns: Turns, own: Array, offsets: Array) -> float:
+    """Return the offset whose rotation is nearest to the measured one at position 0."""
+    distances = np.abs(np.exp(1j * offsets[:, None] * own) - np.exp(1j * turns.start)).sum(axis=1)
+    return float(offsets[distances.argmin()])

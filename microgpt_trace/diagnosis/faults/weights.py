@@ -1,5 +1,5 @@
-"""Mistakes of matrices and biases: missing, doubled, another's, transposed, in another order; and of how
-stored ones are read: the order in a block, zero points, minima, scales, half formats."""
+"""Mistakes in matrices and biases: missing, doubled, transposed, reordered, or exchanged with others; and in
+reading stored matrices: the order in a block, zero points, minima, scales, 16-bit formats."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ from .input import looking_up
 from .layers import gated
 from .rope import in_halves, in_pairs
 
-NIBBLES = {  # at which bytes of a block they lie, and how many elements take the low ones first
+NIBBLES = {  # type -> first byte and end of the nibbles in a block, and elements in a run of low or high ones
     "Q4_0": (2, 18, 16), "Q4_1": (4, 20, 16), "Q5_0": (6, 22, 16), "Q5_1": (8, 24, 16),
     "Q4_K": (16, 144, 32), "Q5_K": (48, 176, 32),
 }  # fmt: skip
-SCALES = {  # at which bytes a block's half-precision factors lie: of the scales, of the minima
+SCALES = {  # type -> bytes of a block's float16 factors: of the scales, of the minima
     "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,), "AprQ4": (0,),
     "Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,),
 }  # fmt: skip
-ONE_SCALE = ("Q4_0", "Q5_0", "Q8_0", "AprQ4")  # a block is one run, and has nothing else
-OF_HALVES = (*ONE_SCALE, "Q4_1", "Q5_1")  # the scales are float16 themselves
+ONE_SCALE = ("Q4_0", "Q5_0", "Q8_0", "AprQ4")  # types whose blocks are one run with a scale and no minimum
+OF_HALVES = (*ONE_SCALE, "Q4_1", "Q5_1")  # types whose scales are stored as float16
 ZEROS = {"Q4_0": 8, "AprQ4": 8, "Q5_0": 16, "Q3_K": 4, "Q6_K": 32}
-HALVES = {"F16": ("BF16", "bfloat16"), "BF16": ("F16", "float16")}  # and what each may be taken for
-LARGEST = 1 << 27  # elements decoded at once
+HALVES = {"F16": ("BF16", "bfloat16"), "BF16": ("F16", "float16")}  # type -> the type it may be mistaken for
+LARGEST = 1 << 27  # elements of a matrix that is decoded whole
 ORDERS = (
-    ("rows-in-pairs", "in GGUF's order (pairs side by side), not halves", in_pairs),
-    ("rows-in-halves", "put from pairs into halves once too often", in_halves),
+    ("rows-in-pairs", "they are in GGUF's order of adjacent pairs, not in halves", in_pairs),
+    ("rows-in-halves", "they were converted from pairs to halves once too often", in_halves),
 )
 
 
 def biases(case: Case) -> Iterator[Family]:
-    """A bias that is missing, added twice or times another number."""
+    """A bias that is missing, added twice, subtracted or scaled."""
     own = case.biases(Linear, Norm)
     for chosen in (*([bias] for bias in own), *([own] if len(own) > 1 else [])):
 
@@ -58,7 +58,7 @@ def biases(case: Case) -> Iterator[Family]:
 
 
 def _others(case: Case) -> Iterator[Hypothesis]:
-    """Another matrix, gain or bias, and where both have a bias that with it."""
+    """Another matrix, gain or bias; a matrix or gain also together with the other's bias."""
     matrices, gains = ([own.weight for own in case.parameters(kind)] for kind in (Linear, Norm))
     for id, what, names in (
         ("another-weight", "matrix", matrices),
@@ -75,7 +75,7 @@ def _others(case: Case) -> Iterator[Hypothesis]:
 
 
 def _swapped_gate(case: Case) -> Iterator[Hypothesis]:
-    """The matrices of gate and up the wrong way round, with their biases."""
+    """The matrices of gate and up exchanged, with their biases."""
     own = {product.row.name for product in case.parameters(Linear)}
     of_layer = case.plan.layers[case.layer] if case.layer is not None else ()
     for mlp in filter(None, (gated(case, row) for row in of_layer)):
@@ -84,13 +84,13 @@ def _swapped_gate(case: Case) -> Iterator[Hypothesis]:
         pairs = list(zip(*(case.plan[name].kind.names for name in (mlp.gate, mlp.up)), strict=False))
         instead = {kind_of(a): case.another(kind_of(b)) for pair in pairs for a, b in (pair, pair[::-1])}
         words = " and ".join(name.rpartition(".")[2] for name in (mlp.gate, mlp.up))
-        claim = f"{words} are swapped: each has the other's matrix"
+        claim = f"{words} are exchanged: each has the other's matrix"
         yield Hypothesis("gate-up-swapped", claim, with_instead(case.plan, instead))
 
 
 def _alike(case: Case, parameter: str) -> Iterator[str]:
-    """The other parameters with the same shape, of the layer and the model's ends; of those at the ends also
-    the last layer's, by whole names."""
+    """Yield the other parameters of the same shape, in the same layer or outside of layers. For a parameter
+    outside of layers these are whole names, and those of the last layer are included."""
     own = case.whole_name(parameter)
     layer, last = layer_of(own), len(case.plan.layers) - 1
     for name, shape in case.shapes.items():
@@ -100,11 +100,11 @@ def _alike(case: Case, parameter: str) -> Iterator[str]:
 
 
 def matrices(case: Case) -> Iterator[Hypothesis]:
-    """A matrix that is transposed, another parameter of the layer, rows that come in another order."""
+    """A matrix that is transposed, exchanged with another parameter, or has its rows in another order."""
     for row, weight, _ in case.parameters(Linear):
         out, width = case.shapes[case.whole_name(weight)]
         if row.name == "logits" and out > 8 * width:
-            continue  # a vocabulary of rows read as columns: seldom, and large
+            continue  # an output matrix read with transposed shape is rare, and large to test
         words = "is transposed" if out == width else f"[{out}, {width}] is read as [{width}, {out}]"
         plan = with_instead(case.plan, case.changed([weight], _transposed))
         yield Hypothesis("weight-transposed", f"{weight} {words}", plan)
@@ -114,7 +114,7 @@ def matrices(case: Case) -> Iterator[Hypothesis]:
 
 
 def _orders(case: Case) -> Iterator[Hypothesis]:
-    """Rows of q, k and v in the order of pairs side by side, or put into halves once too often."""
+    """Rows of q, k and v in the order of adjacent pairs, or converted to halves once too often."""
     of_heads = [own for own in case.parameters(Linear) if own.row.name in case.plan.heads]
     for id, words, order in ORDERS:
         for chosen in (*([one] for one in of_heads), *([of_heads[:2]] if len(of_heads) > 1 else [])):
@@ -128,12 +128,12 @@ def _orders(case: Case) -> Iterator[Hypothesis]:
 
 
 def _transposed(weight: Array) -> Array:
-    """W.T, or the same numbers read as [in, out] where they are not as many."""
+    """Return W.T of a square matrix. The numbers of any other are read as [in, out] and transposed."""
     return weight.T if weight.shape[0] == weight.shape[1] else weight.reshape(weight.shape[::-1]).T
 
 
 def layers(case: Case) -> Iterator[Hypothesis]:
-    """The same matrix, gain or bias of another layer."""
+    """The matrix, gain or bias of another layer."""
     own, count = case.layer, len(case.plan.layers)
     if own is None or case.judge.plain.between(case.name):
         return
@@ -148,14 +148,14 @@ def layers(case: Case) -> Iterator[Hypothesis]:
 
 
 def _of_layer(case: Case, away: int, name: str) -> Array:
-    """The parameter of that name, so many layers away."""
+    """Return the parameter that is so many layers `away`."""
     other = ((layer_of(name) or 0) + away) % len(case.plan.layers)
     return case.parameter(f"layer{other}.{kind_of(name)}")
 
 
 class Misreading(NamedTuple):
-    """What is done to a block's bytes [N, B], to what they are unpacked to, and to the values [N, S]; or the
-    type that is taken for theirs."""
+    """A wrong way to read a stored matrix: changes of the blocks' bytes [N, B], of the unpacked integers and
+    scales, or of the values [N, S]; or another type."""
 
     id: str
     claim: str
@@ -166,7 +166,7 @@ class Misreading(NamedTuple):
 
 
 def quants(case: Case) -> Iterator[Hypothesis]:
-    """A quantised matrix (or the token embedding) unpacked in another way."""
+    """A quantised matrix or token embedding that is unpacked wrongly."""
     model = case.given.model
     if not model.tensors:
         return
@@ -184,7 +184,7 @@ def quants(case: Case) -> Iterator[Hypothesis]:
 
 
 def misreadings(name: str) -> Iterator[Misreading]:
-    """What can go wrong in reading matrices of a type; a claim has {} for the matrix's name."""
+    """Yield the mistakes in reading matrices of a type. Their claims have {} for the name of the matrix."""
     if name in HALVES:
         type, words = HALVES[name]
         yield Misreading("half-format", f"{{}} ({name}) is read as {words}", type=type)
@@ -195,15 +195,15 @@ def misreadings(name: str) -> Iterator[Misreading]:
 
 
 def _of_blocks(name: str) -> Iterator[Misreading]:
-    """What can go wrong in unpacking blocks of a type."""
+    """Yield the mistakes in unpacking blocks of a type."""
     if name in NIBBLES:
         start, stop, size = NIBBLES[name]
-        claim = f"low and high nibbles are taken as neighbours, not as {size} and {size} elements"
-        yield Misreading("order", claim, values=bind(_turned, (2, size)))
-        yield Misreading("order", "high nibbles come before low ones", raw=bind(_swapped, start, stop))
+        claim = f"low and high nibbles are read as neighbours, not as {size} and {size} elements"
+        yield Misreading("order", claim, values=bind(_reordered, (2, size)))
+        yield Misreading("order", "high nibbles are read before low ones", raw=bind(_swapped, start, stop))
     if name == "AprQ4":
-        claim = "low nibbles are taken as the first 16 elements, high ones as the next"
-        yield Misreading("order", claim, values=bind(_turned, (16, 2)))
+        claim = "low nibbles are read as the first 16 elements, high ones as the next 16"
+        yield Misreading("order", claim, values=bind(_reordered, (16, 2)))
     if zero := ZEROS.get(name):
         yield Misreading("zero-point", f"the zero point {zero} is not subtracted", quants=bind(_moved, zero))
     for step in (1, -1):
@@ -221,13 +221,12 @@ def _of_blocks(name: str) -> Iterator[Misreading]:
             claim = f"every run of elements has the scale of the {which} run"
             yield Misreading("scale", claim, quants=bind(_neighbour, step))
     if name in OF_HALVES:
-        yield Misreading(
-            "scale-format", "scales are read as bfloat16, not as float16", quants=_scales_as_bf16
-        )
+        claim = "scales are read as bfloat16, not as float16"
+        yield Misreading("scale-format", claim, quants=_scales_as_bf16)
 
 
-def _turned(shape: tuple[int, int], values: Array) -> Array:
-    """The values of each run of that shape, column by column."""
+def _reordered(shape: tuple[int, int], values: Array) -> Array:
+    """Return the values of each run, read as a matrix of this shape, column by column."""
     return values.reshape(len(values), -1, *shape).swapaxes(2, 3).reshape(values.shape)
 
 
@@ -267,7 +266,7 @@ def _scales_as_bf16(quants: Quants) -> Quants:
 
 
 def _decoded(tensor: StoredTensor, wrong: Misreading, raw: Array) -> Array:
-    """Bytes of whole rows [n, bytes] as the misreading decodes them: [n, in] float32"""
+    """Decode the bytes of whole rows by the misreading: [n, bytes] -> [n, in] float32."""
     unpack = tensor.encoding.unpack
     assert unpack is not None
     blocks = raw.reshape(-1, tensor.encoding.block_bytes)
@@ -279,7 +278,8 @@ def _decoded(tensor: StoredTensor, wrong: Misreading, raw: Array) -> Array:
 
 
 def _rows(tensor: StoredTensor, wrong: Misreading, row: Operation, given: ReferenceInputs) -> Array:
-    """The rows of the tokens, [T, C]; those before and after are decoded too, for their scales."""
+    """Decode the rows of the tokens, [T, C], together with the rows before and after, whose scales may be
+    used."""
     tokens = given.tokens
     around = np.unique(np.clip([tokens - 1, tokens, tokens + 1], 0, tensor.shape[0] - 1))
     raw = tensor.data.reshape(tensor.shape[0], -1)[around]
@@ -287,8 +287,8 @@ def _rows(tensor: StoredTensor, wrong: Misreading, row: Operation, given: Refere
 
 
 def _matrix(model: LanguageModel, wrong: Misreading, name: str) -> Array:
-    """What the misreading makes of a matrix, with rows in the tensor's order, laid out by columns: products
-    of these are shown to the last bit."""
+    """Decode a matrix by the misreading, with the tensor's order of rows. It is stored by columns, so that
+    products are the same to the last bit."""
     tensor = model.tensors[name]
     stored = tensor.as_stored()
     if wrong.type:

@@ -19,7 +19,7 @@ from .recorder import AROUND, BUDGET
 PER_NUMBER = 4.6  # characters of a page per number
 ROOM = int((BUDGET * 1e6 - AROUND) / PER_NUMBER)  # numbers that a page can hold, of both sides together
 FIELDS = (  # of an event, as the script reads them
-    "name", "layer", "expr", "shape", "holds", "told", "relative", "tolerance", "measured", "index",
+    "name", "layer", "expr", "shape", "holds", "comparable", "relative", "tolerance", "measured", "index",
 )  # fmt: skip
 WIDEST = 16384  # columns of the widest picture that every browser can draw
 

@@ -1,4 +1,4 @@
-"""A comparison as sections: where two runs part on top, then every event in order of computation."""
+"""A comparison as sections: the first divergence of two runs, then every event in order of computation."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ from ..sections import (
     words,
 )
 
-FEW = 64  # events that are all shown without --verbose
-MAX_TOKENS = 40  # that a header spells out
-MAX_LISTED = 8  # names of a list before some are left out
+FEW = 64  # up to so many events are all shown without --verbose
+MAX_TOKENS = 40  # tokens that a header spells out
+MAX_LISTED = 8  # names that a line lists before "and N more"
 
 
 def comparison_sections(
     result: Comparison, *, verbose: bool = False, by_position: bool = False
 ) -> list[Section]:
-    """The whole comparison: sides, verdict, first divergence, tables, what was not compared."""
+    """Return the sections: sides, verdict with the first divergence, tables, what was not compared."""
     sections = [Section([_sides(result)]), _verdict(result)]
-    differ = any(event.max_abs != 0 for event in result.events if event.told)
+    differ = any(event.max_abs != 0 for event in result.compared)
     if verbose or (differ and len(result.events) <= FEW):
         sections.append(_table_of("Events in order of computation", result.events))
     elif differ:
@@ -64,12 +64,12 @@ def _sides(result: Comparison) -> Labelled:
 
 
 def origin_of(side: SideSummary | RecordedRun) -> list[str]:
-    """Where a dump or a side is from, and what is odd about it."""
-    return [f"{side.origin} ({side.kind})", *of_all_layers(side.notes)]
+    """Return the origin and kind of a side or dump, then its notes."""
+    return [f"{side.origin} ({side.kind})", *merged_layers(side.notes)]
 
 
 def tokens_line(tokens: Sequence[int], labels: Sequence[str]) -> str:
-    """How many, and each with its text where that is known."""
+    """Return the number of tokens and the first ones, each with its text where `labels` has it."""
     first = tokens[:MAX_TOKENS]
     named = with_ids(labels, first) if labels else " ".join(map(str, first))
     return f"{len(tokens):,}: {named}{' …' * (len(tokens) > MAX_TOKENS)}"
@@ -77,13 +77,12 @@ def tokens_line(tokens: Sequence[int], labels: Sequence[str]) -> str:
 
 def _verdict(result: Comparison) -> Section:
     if result.agree:
-        title, style, said = _agreement(result), "bold green", _agreeing(result)
+        title, style, blocks = _agreement(result), "bold green", [*_agreement_details(result)]
     else:
         first = result.event(result.first or "")
         head = "" if first.head is None else f", head {first.head}"
         title, style = f"First divergence: {place_of(first, result.labels)}{head}", "bold red"
-        said = _divergence(result, first)
-    blocks = [*said]
+        blocks = [*_divergence(result, first)]
     if result.agreement is not None:
         blocks.append(indented(_predictions(result.agreement)))
     if result.hint:
@@ -92,66 +91,62 @@ def _verdict(result: Comparison) -> Section:
 
 
 def _agreement(result: Comparison) -> str:
-    """What agrees, out of what there is."""
-    told = [event for event in result.events if event.told]
-    which = _which(result, len(told))
+    """Return the title of a comparison without a difference: which events agree, and how exactly."""
+    count, every = len(result.compared), len(result.events) + len(result.left_out)
+    which = f"all {every:,} events" if every > 1 else "the one event"
+    if count < every:
+        which = f"the {counted(count, 'event')} compared (of {every:,})"
     if result.of_statistics:
         return f"The statistics of {which} agree"
-    exact = all(event.max_abs == 0 for event in told)
-    how = "number for number" if exact else "within its band" if len(told) == 1 else "within their bands"
-    if result.same:
-        return f"The same, {how}: {which}" if exact else f"The same: {which} lie {how}"
-    return f"{which[0].upper()}{which[1:]} agree{'s' * (len(told) == 1)}, {how}"
+    exact = all(event.max_abs == 0 for event in result.compared)
+    how = "number for number" if exact else "within its band" if count == 1 else "within their bands"
+    agree = f"{which} agree{'s' * (count == 1)} {how}"
+    return f"The same: {agree}" if result.same else f"{agree[0].upper()}{agree[1:]}"
 
 
-def _agreeing(result: Comparison) -> Iterator[Words]:
-    """How near to its band what agrees lies, and what was not looked at."""
+def _agreement_details(result: Comparison) -> Iterator[Words]:
+    """Yield the event that comes closest to the limit of its band, then what was not compared."""
     if result.of_statistics:
-        yield indented("values were not compared: one side has none")
-    elif any(event.max_abs != 0 for event in result.events if event.told):
+        yield indented("only statistics were compared: one side has no values")
+    elif any(event.max_abs != 0 for event in result.compared):
         worst = result.worst
-        nearest = f"{distance(worst.relative)} of a row, band {distance(worst.tolerance)}"
-        yield indented(f"nearest to its band: {worst.name}, {nearest}")
+        off = f"off by {distance(worst.relative)} of a row, band {distance(worst.tolerance)}"
+        yield indented(f"closest to the limit of its band: {worst.name}, {off}")
     yield from _not_compared(result)
 
 
-def _which(result: Comparison, told: int) -> str:
-    """The events that were compared: all of them, or so many of how many."""
-    every = len(result.events) + len(result.left_out)
-    whole = f"all {every:,} events" if every > 1 else "the one event"
-    return whole if told == every else f"the {counted(told, 'event')} named (of {every:,})"
-
-
 def _not_compared(result: Comparison) -> Iterator[Words]:
-    """What a verdict says nothing of beside the events that one side lacks, which are listed below."""
+    """Yield what the verdict does not cover. Events that one side lacks have sections of their own."""
     lacking = {unpaired.name for side in (result.a, result.b) for unpaired in side.unpaired}
-    names = of_all_layers([name for name in result.left_out if name not in lacking])
+    names = merged_layers([name for name in result.left_out if name not in lacking])
     if names:
-        yield indented(f"not asked for: {abridged(names, MAX_LISTED)}")
-    told = []
-    for event in result.in_part:
-        if (rows := result.rows_of(event)) < result.length:
-            told.append((event.name, f"at {rows:,} of {result.length:,} positions alone"))
+        yield indented(f"not requested: {abridged(names, MAX_LISTED)}")
+    gaps = []
+    for event in result.partly_compared:
+        if (count := result.positions_of(event)) < result.length:
+            gaps.append((event.name, f"compared at only {count:,} of {result.length:,} positions"))
         if event.alike:
-            told.append((event.name, _alike(event)))
-    yield from map(indented, by_reason(told))
+            gaps.append((event.name, _alike(event)))
+    yield from map(indented, by_reason(gaps))
     if any(isinstance(kind_named(event.name), Scores) for event in result.events):
         yield indented("attention scores of later keys, which the mask hides, are not compared", "dim")
 
 
 def _alike(event: EventDifference) -> str:
-    """What is said of elements that are not finite, and the same, on both sides."""
-    if not event.told:
-        return "nothing to compare, NaN or infinite on both sides in all places alike"
-    return f"{event.alike:,} of {event.count:,} elements not compared, NaN or infinite on both sides alike"
+    """Describe the elements that are the same NaN or infinity on both sides."""
+    if not event.comparable:
+        return "nothing to compare: all elements are NaN or infinite, the same on both sides"
+    return (
+        f"{event.alike:,} of {event.count:,} elements not compared: NaN or infinite, the same on both sides"
+    )
 
 
 def _predictions(agreement: Agreement) -> str:
-    unknown = f" ({agreement.unknown:,} have none: NaN)" if agreement.unknown else ""
+    unknown = f" ({agreement.unknown:,} have no prediction: NaN)" if agreement.unknown else ""
     positions = counted(agreement.positions, "position")
     same = f"the same token at {agreement.same_argmax:,} of {positions}{unknown}"
     if math.isnan(agreement.mean_kl):
-        return f"predictions: {same}, no KL: nowhere do both sides have probabilities"
+        return f"predictions: {same}, no KL: no position has probabilities on both sides"
     return (
         f"predictions: {same}, KL {agreement.mean_kl:.2g} on average, at most {agreement.max_kl:.2g} "
         f"(position {agreement.max_kl_position})"
@@ -163,9 +158,9 @@ def _divergence(result: Comparison, first: EventDifference) -> Iterator[Words]:
         yield indented(first.expr, "dim")
     element = f"element {list(first.index)}: " if first.index else "value: "
     a, b = two_apart(first.a, first.b)
-    given = GIVEN in first.measured
-    has = f"the recording has {b}, from its own inputs follows {a}" if given else f"A has {a}, B has {b}"
-    yield indented(element + has)
+    own = GIVEN in first.measured
+    values = f"the recording has {b}, its own inputs give {a}" if own else f"A has {a}, B has {b}"
+    yield indented(element + values)
     yield indented(f"off by {distance(first.relative)}{_of(first)}; allowed {distance(first.tolerance)}")
     count = sum(not event.holds for event in result.events)
     later = f"; {count:,} of {len(result.events):,} events lie beyond their band" if count > 1 else ""
@@ -174,23 +169,23 @@ def _divergence(result: Comparison, first: EventDifference) -> Iterator[Words]:
         yield indented(f"not compared in between: {abridged(result.between, MAX_LISTED)}")
     if result.jump is not None:
         jump = result.jump
-        where = "there" if jump.name == first.name else f"at {jump.name}"
-        yield indented(f"largest jump: {where}, from {distance(jump.before)} to {distance(jump.after)}")
+        where = "this event" if jump.name == first.name else jump.name
+        yield indented(f"largest jump: at {where}, from {distance(jump.before)} to {distance(jump.after)}")
 
 
 def _up_to(result: Comparison) -> str:
-    """How many events agree before the first that does not, and of how many."""
+    """Describe the events that agree before the first difference."""
     if result.since is None:
-        return "no event before it was compared"
+        return "no event before this one was compared"
     if not result.missed:
-        return f"up to {result.since} all events agree"
-    agree = [event.name for event in result.events if event.told].index(result.since) + 1
+        return f"all events up to {result.since} agree"
+    agree = [event.name for event in result.compared].index(result.since) + 1
     which = f"the {counted(agree, 'event')} compared (of {agree + result.missed:,})"
-    return f"up to {result.since} {which} agree{'s' * (agree == 1)}"
+    return f"{which} up to {result.since} agree{'s' * (agree == 1)}"
 
 
 def place_of(event: EventDifference | OperationResult, labels: Sequence[str]) -> str:
-    """An event with its layer, and the position where it is farthest off, if it is known."""
+    """Return the event's layer and name, and the position of its worst row if it has one."""
     layer, position = "" if event.layer is None else f"layer {event.layer}, ", event.position
     if position is None:
         return f"{layer}{event.name}"
@@ -199,7 +194,7 @@ def place_of(event: EventDifference | OperationResult, labels: Sequence[str]) ->
 
 
 def _of(event: EventDifference) -> str:
-    """What the error is a share of."""
+    """Return what the error is relative to, such as " of the worst row"."""
     if not event.by_position:
         return f" ({event.measured})" if event.measured else ""
     whose = "" if event.measured.startswith(IN_LENGTH) else " of the worst row"
@@ -216,12 +211,12 @@ def _columns() -> list[Column]:
         *fields(distance, {"median": "median"}),
         Column("cosine", lambda e: "–" if e.cosine is None else f"{e.cosine:.4f}", right=True),
         Column("max |d|", _max_abs, right=True),
-        Column("at", lambda e: str(list(e.max_index)) if e.max_index and e.told else "–", whole=True),
+        Column("at", lambda e: str(list(e.max_index)) if e.max_index and e.comparable else "–", whole=True),
     ]
 
 
 def _max_abs(event: EventDifference) -> str:
-    if not event.told:
+    if not event.comparable:
         return "–"
     return f"{event.max_abs:.2g}" if event.max_abs < math.inf else "NaN/Inf"
 
@@ -235,22 +230,22 @@ def _table_of(title: str, events: Sequence[EventDifference]) -> Section:
 
 
 def _overview(result: Comparison) -> Iterator[Section]:
-    """The worst event of every layer; and all events of the layer where the runs part."""
+    """Yield tables of the worst event of every layer and of all events of the first layer that differs."""
     parts = groupby(result.events, key=lambda e: e.stage if e.layer is None else e.layer)
     rows = [max(events, key=lambda e: (not e.holds, e.excess)) for _, events in parts]
     yield _table_of("The worst event of each layer (--verbose shows all)", rows)
     if result.first is not None:
         first = result.event(result.first)
         around = [event for event in result.events if event.layer == first.layer]
-        where = f"layer {first.layer}" if first.layer is not None else "the events outside of layers"
-        yield from table_section(f"All of {where}", _columns(), around, about=name_of)
+        where = f"of layer {first.layer}" if first.layer is not None else "outside of layers"
+        yield from table_section(f"All events {where}", _columns(), around, about=name_of)
 
 
 def _positions(result: Comparison) -> Section:
-    """The worst row of every event at each of the positions; – where it was not compared."""
+    """Return a table of every event's worst row at each position, "–" where it was not compared."""
     events = [event for event in result.events if event.positions]
     if not events:
-        return Section([words("Statistics alone have no view by position.")])
+        return Section([words("There is no view by position: only statistics were compared.")])
 
     def column(position: int) -> Column:
         def error(event: EventDifference) -> str:
@@ -263,29 +258,28 @@ def _positions(result: Comparison) -> Section:
     return Section([Table(columns, events, about=name_of)], "Worst row by position")
 
 
-def of_all_layers(texts: Sequence[str]) -> list[str]:
-    """What is said of several layers in the same words, said once."""
-    return _said_once(texts, r"\blayer\d+\b", "layer*", " layers")
+def merged_layers(texts: Sequence[str]) -> list[str]:
+    """Merge the texts that differ only in the layer: "layer*.attn.q (2 layers)"."""
+    return _merged(texts, r"\blayer\d+\b", "layer*", " layers")
 
 
-def _said_once(texts: Sequence[str], pattern: str, instead: str, unit: str) -> list[str]:
-    """Texts that are alike but for what the pattern matches, once each with how many there are."""
-    alike = grouped(texts, lambda text: re.sub(pattern, instead, text))
-    return [same[0] if len(same) == 1 else f"{like} ({len(same)}{unit})" for like, same in alike.items()]
+def _merged(texts: Sequence[str], pattern: str, replacement: str, unit: str) -> list[str]:
+    """Merge the texts that differ only in what `pattern` matches, with the number of merged texts."""
+    groups = grouped(texts, lambda text: re.sub(pattern, replacement, text))
+    return [same[0] if len(same) == 1 else f"{text} ({len(same)}{unit})" for text, same in groups.items()]
 
 
-def unpaired_sections(left_over: Sequence[Unpaired], title: str) -> list[Section]:
-    """What one side has and the other lacks, by the reason; nothing where there is none."""
+def unpaired_sections(unpaired: Sequence[Unpaired], title: str) -> list[Section]:
+    """Return a section that lists by reason what only one side has; no section if there is nothing."""
     lines = []
-    reasons = grouped(left_over, lambda unpaired: re.sub(r"\d+", "*", unpaired.reason))
-    for pattern, same in reasons.items():
-        names = _said_once([unpaired.name for unpaired in same], r"\d+", "*", "")
-        alike = all(unpaired.reason == same[0].reason for unpaired in same)
-        lines.append(words(f"{abridged(names, MAX_LISTED)}: {same[0].reason if alike else pattern}"))
+    for pattern, same in grouped(unpaired, lambda one: re.sub(r"\d+", "*", one.reason)).items():
+        names = _merged([one.name for one in same], r"\d+", "*", "")
+        reason = same[0].reason if len({one.reason for one in same}) == 1 else pattern
+        lines.append(words(f"{abridged(names, MAX_LISTED)}: {reason}"))
     return [Section(lines, f"Only in {title}")] if lines else []
 
 
 def by_reason(pairs: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """Names with a reason each, together where the reason is the same."""
+    """Yield one line for each reason of the pairs (name, reason), with all names that share it."""
     for reason, same in grouped(pairs, itemgetter(1)).items():
-        yield f"{abridged(of_all_layers([name for name, _ in same]), MAX_LISTED)}: {reason}"
+        yield f"{abridged(merged_layers([name for name, _ in same]), MAX_LISTED)}: {reason}"

@@ -1,4 +1,4 @@
-"""A diagnosis as sections: what is wrong and why, then every operation that is."""
+"""A diagnosis as sections: the first wrong operation and its cause, then all wrong operations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .comparison import MAX_LISTED, by_reason, origin_of, place_of, tokens_line,
 
 
 def diagnosis_sections(found: DumpDiagnosis, *, verbose: bool = False) -> list[Section]:
-    """The whole diagnosis: sources, verdict, cause, operations, what could not be judged."""
+    """Return the sections: sources, verdict, cause, operations, what could not be judged."""
     diagnosis, dump = found.diagnosis, found.dump
     how = filter(None, [f"{diagnosis.compute}: {diagnosis.compute_how}", str(diagnosis.unseen or "")])
     pairs = [
@@ -45,44 +45,43 @@ def _verdict(found: DumpDiagnosis) -> Section:
     first = next(o for o in diagnosis.operations if o.name == diagnosis.first_wrong)
     wrong = len(diagnosis.wrong)
     adds = "add errors of their own" if wrong > 1 else "adds an error of its own"
-    others = f"{wrong:,} of {count:,} operations judged {adds}; the others pass on what they were given"
+    others = f"{wrong:,} of {count:,} operations judged {adds}; the others only pass errors on"
     title = f"First wrong operation: {place_of(first, found.labels)}"
     return Section([*_wrongness(first), indented(others)], title, style="bold red")
 
 
 def _wrongness(first: OperationResult) -> Iterator[Words]:
-    """What is wrong about the first wrong operation."""
+    """Yield the expression, error and worst element of the first wrong operation."""
     yield indented(first.expr, "dim")
     if first.nonfinite:
         yield indented(first.nonfinite)
     if first.error is not None:
-        of = f"the dump's own {abridged(first.inputs, MAX_LISTED)}" if first.inputs else "the tokens"
+        inputs = f"the dump's own {abridged(first.inputs, MAX_LISTED)}" if first.inputs else "the tokens"
         off = f"off by {distance(first.error)} {first.measured or 'of the row'}"
         if first.measured == OVER_THE_PASS:
             yield indented(f"the model's own pass gives another value: {off}, as `diff` judges it")
         else:
-            yield indented(f"from {of} follows another value: {off}")
+            yield indented(f"{inputs} should give another value: {off}")
         yield indented(f"rounding explains {distance(first.tolerance)}")
     if first.found is not None and first.expected is not None:
-        there = f"element {list(first.element)}: " if first.element else ""
-        has, wanted = two_apart(first.found, first.expected)
-        yield indented(f"{there}the dump has {has}, from its inputs follows {wanted}")
+        element = f"element {list(first.element)}: " if first.element else ""
+        found, expected = two_apart(first.found, first.expected)
+        yield indented(f"{element}the dump has {found}, its inputs give {expected}")
     if first.recomputed:
-        lacked = abridged(first.recomputed, MAX_LISTED)
-        yield indented(f"recomputed in between, for the dump lacks them: {lacked}")
+        names = abridged(first.recomputed, MAX_LISTED)
+        yield indented(f"recomputed in between, because the dump lacks them: {names}")
 
 
 def _offer(offer: Offer) -> Section:
-    """No verdict: what the errors look like, and how to have it judged."""
-    like = "look like" if offer.shown else "may be"
-    which = (
-        f"{offer.explains:,} of the {offer.wrong:,} operations beyond float32 rounding in which a product "
-        f"has part {'is' if offer.explains == 1 else 'are'} right so"
+    """Return a verdict that names no fault, but a precision to judge by with `--compute`."""
+    look = "look like" if offer.shown else "may be"
+    right = (
+        f"with `--compute {offer.compute}`, {offer.explains:,} of the {offer.wrong:,} operations that involve"
+        f" a product and exceed float32 rounding {'is' if offer.explains == 1 else 'are'} right"
     )
-    unsure = "" if offer.shown else ", though over several products that says little: dump more events"
-    judged = indented(f"`--compute {offer.compute}` judges by that: {which}{unsure}")
-    title = f"No fault is named: the errors {like} {offer.looks_like}"
-    return Section([judged], title, style="bold yellow")
+    unsure = "; several products lie between the dumped events, so this says little: dump more events"
+    title = f"No fault is named: the errors {look} {offer.looks_like}"
+    return Section([indented(right + unsure * (not offer.shown))], title, style="bold yellow")
 
 
 def _findings(diagnosis: Diagnosis) -> Iterator[Section]:
@@ -93,10 +92,10 @@ def _findings(diagnosis: Diagnosis) -> Iterator[Section]:
     if explaining or diagnosis.first_wrong is None:
         return
     nearest = [
-        indented(f"nearest: {finding.claim}, which leaves {distance(finding.residual)}")
+        indented(f"closest: {finding.claim}, which leaves an error of {distance(finding.residual)}")
         for finding in diagnosis.findings
     ]
-    other = "Other weights than the model's? `microgpt diff A B --weights` compares two models' files."
+    other = "Does the engine have other weights? `microgpt diff A B --weights` compares two model files."
     none = [words(f"None of {len(diagnosis.tried):,} hypotheses explains it.")] if diagnosis.tried else []
     yield Section([*none, *nearest, indented(other)])
 
@@ -105,32 +104,36 @@ def _reach(finding: Finding, diagnosis: Diagnosis) -> str:
     count, wrong = len(finding.also_explains), len(diagnosis.wrong)
     text = f", and explains {count} of the {wrong - 1} other wrong operations" if wrong > 1 else ""
     if finding.cannot_be_told_from:
-        text += f"; in {diagnosis.compute} it cannot be told from the others named here"
+        text += f"; in {diagnosis.compute} it cannot be distinguished from the others named here"
     return text
 
 
-def _of_all_layers(operation: OperationResult) -> str:
-    """What it is called together with the same operation of other layers."""
+def _layerless(operation: OperationResult) -> str:
+    """Return the name of an operation with "layer*" for its layer."""
     return operation.name.replace(f"layer{operation.layer}.", "layer*.")
 
 
 def _operations(diagnosis: Diagnosis, verbose: bool) -> list[Section]:
-    """All operations, or those that are wrong, the same one of several layers in one row."""
+    """Return a table of all operations, or of the wrong ones with a row for all layers of each."""
     title = "Operations in order of computation"
     rows = [[operation] for operation in diagnosis.operations]
     if not verbose:
         what = "beyond float32 rounding" if diagnosis.offer else "that are wrong"
         title = f"Operations {what} (--verbose shows all)"
-        rows = list(grouped(diagnosis.wrong, _of_all_layers).values())
+        rows = list(grouped(diagnosis.wrong, _layerless).values())
 
     def style(operations: Sequence[OperationResult]) -> str:
         return alarm(operations[0])
+
+    def inputs(operations: Sequence[OperationResult]) -> str:
+        prefix = f"layer{operations[0].layer}."
+        return ", ".join(name.removeprefix(prefix) for name in operations[0].inputs)
 
     columns = [
         Column("", lambda ops: "" if ops[0].holds else "✗", style=style, whole=True),
         Column("operation", _name, whole=True, style=style),
         Column("layers", lambda ops: "" if ops[0].layer is None else _layers(ops)),
-        Column("from", lambda ops: ", ".join(_short(name, ops[0]) for name in ops[0].inputs), wrap=True),
+        Column("from", inputs, wrap=True),
         Column("error", lambda ops: _worst(ops, "error"), right=True, style=style),
         Column("allowed", lambda ops: _worst(ops, "tolerance"), right=True),
     ]
@@ -138,27 +141,21 @@ def _operations(diagnosis: Diagnosis, verbose: bool) -> list[Section]:
 
 
 def _name(operations: Sequence[OperationResult]) -> str:
-    return _of_all_layers(operations[0]) if len(operations) > 1 else operations[0].name
+    return _layerless(operations[0]) if len(operations) > 1 else operations[0].name
 
 
 def _layers(operations: Sequence[OperationResult]) -> str:
-    numbers = [operation.layer for operation in operations]
-    return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}: {len(numbers)}"
+    layers = [operation.layer for operation in operations]
+    return str(layers[0]) if len(layers) == 1 else f"{layers[0]} to {layers[-1]}: {len(layers)}"
 
 
 def _worst(operations: Sequence[OperationResult], field: str) -> str:
-    values = [getattr(operation, field) for operation in operations]
-    known = [value for value in values if value is not None]
-    return distance(max(known)) if known else "–"
-
-
-def _short(name: str, operation: OperationResult) -> str:
-    """An input's name without the layer that it shares with the operation."""
-    return name.removeprefix(f"layer{operation.layer}.")
+    values = [value for operation in operations if (value := getattr(operation, field)) is not None]
+    return distance(max(values)) if values else "–"
 
 
 def _untested(diagnosis: Diagnosis) -> list[Section]:
-    scores = (own.name for own in diagnosis.operations if isinstance(kind_named(own.name), Scores))
-    hidden = ((name, "keys that the mask hides") for name in scores)
+    names = (operation.name for operation in diagnosis.operations)
+    hidden = [(name, "keys that the mask hides") for name in names if isinstance(kind_named(name), Scores)]
     lines = list(map(words, by_reason([*diagnosis.untested, *hidden])))
     return [Section(lines, "Not judged")] if lines else []

@@ -46,17 +46,17 @@ function diffView({ content, arrays, go, place }) {
   return { show, resized, keys: [["arrow keys, Home, End", "move in a matrix"], ["Enter", "choose the number"], ["/", "search for an event"]] };
 }
 
-const excess = ({ told, relative, tolerance }) => (!told ? -1 : Number(relative) / Number(tolerance) || 0);
+const excess = ({ comparable, relative, tolerance }) => (!comparable ? -1 : Number(relative) / Number(tolerance) || 0);
 
 function leftOut(content, event) {
   if (content.ofStatistics) return "One side has only statistics, so there are no values to show.";
-  if (!event.told) return "No value is finite, and both sides agree in each: there is nothing to compare.";
+  if (!event.comparable) return "No value is finite, and both sides agree in each: there is nothing to compare.";
   return "This page has no room for the values of this event. It holds those of the first event beyond its band, of the inputs of that event, of its layer, and of the events farthest beyond their bands. The command below compares this event alone; add --html to make a page of it.";
 }
 
 function headingOf(event) {
   const where = event.index.length ? ` at [${event.index.join(", ")}]` : "";
-  const off = event.told ? `relative difference ${short(Number(event.relative), 3)}${event.measured ? ` (${event.measured})` : ""}${where}, band ${short(Number(event.tolerance), 2)}` : "not compared";
+  const off = event.comparable ? `relative difference ${short(Number(event.relative), 3)}${event.measured ? ` (${event.measured})` : ""}${where}, band ${short(Number(event.tolerance), 2)}` : "not compared";
   return [
     make("h3", {}, event.name, make("small", {}, ` [${event.shape.join(", ")}]`)),
     event.expr ? make("p", { class: "expr" }, event.expr) : null,
@@ -113,7 +113,7 @@ const positionIn = (content, sides, row) => (sides.shape.length > 1 ? `at positi
 /** A list of all events in order of computation, with a search field that filters it. */
 function listOf(content, choose) {
   const rows = new Map(content.events.map((event) => [event.name, make("button", { type: "button", class: "row", "data-key": `event ${event.name}`, onclick: () => choose(event.name) },
-    make("span", { class: event.holds ? (content.held[event.name] ? "" : "dim") : "bad" }, `${event.holds ? "" : "✗ "}${event.name}`), make("span", { class: "n dim" }, event.told ? short(Number(event.relative), 2) : "–"))]));
+    make("span", { class: event.holds ? (content.held[event.name] ? "" : "dim") : "bad" }, `${event.holds ? "" : "✗ "}${event.name}`), make("span", { class: "n dim" }, event.comparable ? short(Number(event.relative), 2) : "–"))]));
   const items = new Map([...rows].map(([name, row]) => [name, make("li", {}, row)]));
   const search = make("input", { type: "search", placeholder: "search events", "aria-label": "search events", oninput: () => {
     for (const [name, item] of items) item.hidden = !name.includes(search.value.trim());
