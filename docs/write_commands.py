@@ -14,8 +14,8 @@ from microgpt_trace.cli import COMMANDS, build
 TARGET = Path(__file__).with_name("commands.md")
 HEAD = """# Commands
 
-Every command with its options, as `microgpt COMMAND --help` shows them. A repeatable option may be given several
-times. The [other pages](README.md) have examples. Exit codes, errors and limits are in
+Every command with its options, as `microgpt COMMAND --help` shows them. A repeatable option may be given
+several times. The [other pages](README.md) have examples. Exit codes, errors and limits are in
 [when something is wrong](when-something-is-wrong.md).
 
 ```console
@@ -40,9 +40,9 @@ lists the names.
 | `NAME@3:5` | channel 5 of position 3 |
 | `'logits[-1,a]'`, `'probs[4,␣Paris]'` | a token as a channel |
 
-`--layer` selects whole events, by name, glob, layer or stage. `--show` also prints parameters, and parts by their
-indices. `explain` takes one number. [Interventions](interpret.md#what-does-head-2-do) take all of these names
-except parameters."""
+`--layer` selects whole events, by name, glob, layer or stage. `--show` also prints parameters, and parts by
+their indices. `explain` takes one number. [Interventions](interpret.md#what-does-head-2-do) take all of these
+names except parameters."""
 ESCAPED = "\\["  # a bracket where rich reads markup
 
 

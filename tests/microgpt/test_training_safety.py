@@ -1,4 +1,4 @@
-"""Check that `train` loses no work and touches no other files: kills, full disks, two runs at once, targets."""
+"""Check that `train` loses no work and no other files: kills, full disks, two runs at once, targets."""
 
 import errno
 import json
