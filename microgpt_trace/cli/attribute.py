@@ -6,37 +6,30 @@ from .drawn import Drawn, give
 from .named_model import model_and_text, model_from, refuse_other_family
 from .option_checks import OF_THE_RUN, same_command
 from .option_groups import flag, group, option
-from .options import PREDICTIONS, SHOWN, OfFile, Source, positions_of, token_ids
+from .options import HelpPanel, OfFile, Source, positions_of, token_ids
 from .output import Output, note
 from .progress import progress
 
 
-@group(SHOWN)
+@group(HelpPanel.SHOWN)
 class Attributed:
     """The contributions that are measured and shown, and the prediction that they are for."""
 
-    top: int = option(default=20, help="Number of contributions to show per position.", min=1)
-    no_ablation: bool = flag(
-        "--no-ablation", help="Show only what each component writes; do not ablate each component in turn."
-    )
+    top: int = option("Number of contributions to show per position.", default=20, min=1)
+    no_ablation: bool = flag("Show only what each component writes; do not ablate each component in turn.")
     target: str | None = option(
-        help="Token whose logit is attributed: its text, ␣ for a space, or #ID.",
-        metavar="TOKEN",
-        show_default="the next token of the text, or the predicted token at its end",
-        rich_help_panel=PREDICTIONS,
-    )
+        "Token whose logit is attributed: its text, ␣ for a space, or #ID.",
+        metavar="TOKEN", show_default="the next token of the text, or the predicted token at its end",
+        panel=HelpPanel.PREDICTIONS,
+    )  # fmt: skip
     against: str | None = option(
-        help="Token to compare the target with.",
-        metavar="TOKEN",
-        show_default="the most probable other token",
-        rich_help_panel=PREDICTIONS,
-    )
+        "Token to compare the target with.",
+        metavar="TOKEN", show_default="the most probable other token", panel=HelpPanel.PREDICTIONS,
+    )  # fmt: skip
     position: str | None = option(
-        help='Positions of the predictions: "all", "last", or a list such as 0,3,-1 (-1 is the last).',
-        metavar="LIST",
-        show_default="all, or last for a production model",
-        rich_help_panel=PREDICTIONS,
-    )
+        'Positions of the predictions: "all", "last", or a list such as 0,3,-1 (-1 is the last).',
+        metavar="LIST", show_default="all, or last for a production model", panel=HelpPanel.PREDICTIONS,
+    )  # fmt: skip
 
 
 def attribute(

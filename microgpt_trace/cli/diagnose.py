@@ -10,7 +10,7 @@ from .drawn import Drawn, give
 from .named_model import Naming, Opener, Tokens
 from .option_checks import same_command
 from .option_groups import argument, flag, group, option
-from .options import SHOWN, TOLERANCE, OfFile, token_ids
+from .options import HelpPanel, OfFile, token_ids
 from .output import Output
 
 
@@ -18,25 +18,22 @@ from .output import Output
 class Dumped(Tokens):
     """A dump, its model and its input."""
 
-    dump: Path | None = argument(metavar="DUMP", help="Dump: the values that the engine computed.")
-    model: Path | None = argument(metavar="MODEL", help="Model that the engine ran.")
+    dump: Path | None = argument("DUMP", "Dump: the values that the engine computed.")
+    model: Path | None = argument("MODEL", "Model that the engine ran.")
     text: str | None = argument(
-        metavar="[TEXT]",
-        help="Text that the engine read.",
-        show_default="found by the embeddings in the dump",
+        "[TEXT]", "Text that the engine read.", show_default="found by the embeddings in the dump"
     )
 
 
-@group(SHOWN)
+@group(HelpPanel.SHOWN)
 class Judgement:
     """The operations that are shown, and the precision that they are judged by."""
 
-    verbose: bool = flag("--verbose", "-v", help="Show every operation, also the correct ones.")
+    verbose: bool = flag("Show every operation, also the correct ones.", "--verbose", "-v")
     compute: Literal["f32", "bf16", "f16", "q8"] | None = option(
-        help="Precision of the engine. q8: products take 8-bit inputs.",
-        show_default="f32, or bf16 or f16 if the values are rounded so",
-        rich_help_panel=TOLERANCE,
-    )
+        "Precision of the engine. q8: products take 8-bit inputs.",
+        show_default="f32, or bf16 or f16 if the values are rounded so", panel=HelpPanel.TOLERANCE,
+    )  # fmt: skip
 
 
 def diagnose(

@@ -14,7 +14,7 @@ from .named_model import Naming, Opener, Tokens, refuse_idle
 from .option_checks import given, same_command
 from .option_groups import argument, flag, group, option
 from .option_rules import refuse
-from .options import DUMP, SHOWN, TOLERANCE, EventChoice, OfFile, positions_of, token_ids
+from .options import EventChoice, HelpPanel, OfFile, positions_of, token_ids
 from .output import Output, put, put_schema
 from .progress import progress
 
@@ -28,52 +28,44 @@ OF_SURVEYS = ("a", "b", "layer", "verbose", "rtol", "as_json", "schema", "out") 
 class Sides(Tokens):
     """The two runs, and the input of models."""
 
-    a: Path | None = argument(metavar="A", help="Model, saved trace, dump of another engine, or survey.")
-    b: Path | None = argument(metavar="B", help="The same, to compare with A.")
+    a: Path | None = argument("A", "Model, saved trace, dump of another engine, or survey.")
+    b: Path | None = argument("B", "The same, to compare with A.")
     text: str | None = argument(
-        metavar="[TEXT]",
-        help="Text that models read.",
+        "[TEXT]", "Text that models read.",
         show_default="the input of the dump, or the default text of `microgpt trace`",
-    )
+    )  # fmt: skip
 
 
-@group(SHOWN)
+@group(HelpPanel.SHOWN)
 class View(EventChoice):
     """The events that are compared and shown."""
 
     positions: str | None = option(
-        help='Add a table by position: "all", "last", or a list such as 0,3,-1.', metavar="LIST"
+        'Add a table by position: "all", "last", or a list such as 0,3,-1.', metavar="LIST"
     )
 
 
-@group(DUMP)
+@group(HelpPanel.DUMP)
 class NamingOfDiff(Naming):
     """The names and layouts of the arrays of a dump."""
 
-    suggest_map: bool = flag(
-        "--suggest-map", help="Print a draft of a --map file for this dump, and compare nothing."
-    )
+    suggest_map: bool = flag("Print a draft of a --map file for this dump, and compare nothing.")
 
 
-@group(TOLERANCE)
+@group(HelpPanel.TOLERANCE)
 class Band:
     """The largest difference at which two runs agree."""
 
     compute: Literal["bf16", "f16", "q8"] | None = option(
-        help="Precision of the other engine; its effect on the values is measured.", show_default="float32"
+        "Precision of the other engine; its effect on the values is measured.", show_default="float32"
     )
-    calibrate: Path | None = option(
-        help="Third run, whose distance from A sets the tolerance.", metavar="REF"
-    )
+    calibrate: Path | None = option("Third run, whose distance from A sets the tolerance.", metavar="REF")
     factor: float | None = option(
-        help="Factor on the distance that --compute or --calibrate measures.",
-        min=0.0,
-        show_default="8, or 12 for --calibrate",
-    )
-    rtol: float | None = option(
-        help="Largest relative difference that counts as equal, such as 0.01.", min=0.0
-    )
-    atol: float | None = option(help="Difference of an element to ignore, such as 1e-6.", min=0.0)
+        "Factor on the distance that --compute or --calibrate measures.",
+        min=0.0, show_default="8, or 12 for --calibrate",
+    )  # fmt: skip
+    rtol: float | None = option("Largest relative difference that counts as equal, such as 0.01.", min=0.0)
+    atol: float | None = option("Difference of an element to ignore, such as 1e-6.", min=0.0)
 
     def options(self, opener: Opener) -> dict[str, Any]:
         """Return the options as the comparisons take them."""
@@ -85,8 +77,8 @@ class Band:
 class Other:
     """Comparisons of two models that are not of one run each."""
 
-    prompts: Path | None = option(help="Compare two models on each prompt of this file, one per line.")
-    weights: bool = flag("--weights", help="Compare the parameters of two models, and run nothing.")
+    prompts: Path | None = option("Compare two models on each prompt of this file, one per line.")
+    weights: bool = flag("Compare the parameters of two models, and run nothing.")
 
 
 def diff(

@@ -15,7 +15,7 @@ from ..render.shown import picture_of, sections_of, view_of
 from ..text.wording import listed
 from .option_checks import command_line
 from .option_groups import flag, group, option
-from .options import SAVING
+from .options import HelpPanel
 from .output import STDOUT, Output, check_apart, check_file, note
 
 if TYPE_CHECKING:
@@ -52,13 +52,13 @@ class Plot(NamedTuple):
     path: Path
 
 
-@group(SAVING)
+@group(HelpPanel.SAVING)
 class Drawn:
     """The page and the figures of a result."""
 
-    html: Path | None = option(help="Write the result as a web page, complete in one file.")
-    plot: list[str] | None = option(help="Draw the result as .svg, .png or .pdf.", metavar="[NAME=]FILE")
-    force: bool = flag("--force", help="Let --html and --plot overwrite files.")
+    html: Path | None = option("Write the result as a web page, complete in one file.")
+    plot: list[str] | None = option("Draw the result as .svg, .png or .pdf.", metavar="[NAME=]FILE")
+    force: bool = flag("Let --html and --plot overwrite files.")
 
     def check(
         self, command: str, others: Mapping[str, Path | None], reads: Iterable[Path | None] = ()

@@ -14,7 +14,7 @@ from .drawn import Drawn, give
 from .named_model import is_there, model_and_text, model_from, refuse_other_family
 from .option_checks import OF_THE_RUN, command_line, words_given
 from .option_groups import argument, flag, group, option
-from .options import MICROGPT, SHOWN, OfFile, Source, text_argument, token_ids
+from .options import MICROGPT, HelpPanel, OfFile, Source, text_argument, token_ids
 from .output import Output
 from .trace_page import explain_command
 
@@ -26,22 +26,17 @@ if TYPE_CHECKING:
 EXAMPLE = "microgpt explain 'layer0.attn.scores[1,3,2]' emma"
 
 
-@group(SHOWN)
+@group(HelpPanel.SHOWN)
 class ElementChoice(Source):
     """A model, one of its elements and the input: arguments whose form tells which is which."""
 
-    first: str | None = argument(
-        metavar="[MODEL]", help="Model file or folder.", show_default="an untrained microGPT"
-    )
+    first: str | None = argument("[MODEL]", "Model file or folder.", show_default="an untrained microGPT")
     second: str | None = argument(
-        metavar="ELEMENT",
-        help="Event or parameter with an index: 'layer0.attn.q\\[3,5]', 'logits\\[-1,a]'.",
+        "ELEMENT", "Event or parameter with an index: 'layer0.attn.q\\[3,5]', 'logits\\[-1,a]'."
     )
     third: str | None = text_argument()
-    terms: int = option(default=16, help="Number of terms of each sum to list.", min=1)
-    backward: bool = flag(
-        "--backward", help="Explain the gradient of the element, by the chain rule.", family=MICROGPT
-    )
+    terms: int = option("Number of terms of each sum to list.", default=16, min=1)
+    backward: bool = flag("Explain the gradient of the element, by the chain rule.", family=MICROGPT)
 
 
 def explain(

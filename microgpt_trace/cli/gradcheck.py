@@ -12,7 +12,7 @@ from .output import show
 class Checked(ModelChoice):
     """A model and the name whose gradients are checked."""
 
-    text: str | None = argument(metavar="[TEXT]", help="Name to compute the loss of.", show_default="emma")
+    text: str | None = argument("[TEXT]", "Name to compute the loss of.", show_default="emma")
 
 
 def gradcheck(*, checked: Checked, bare: BareWeights) -> None:

@@ -8,7 +8,7 @@ import typer
 from ..render.shown import sections_of
 from .named_model import model_before, model_from, refuse_other_family
 from .option_groups import argument, flag, group, option
-from .options import PRODUCTION, SHOWN, ModelChoice, OfFile
+from .options import PRODUCTION, HelpPanel, ModelChoice, OfFile
 from .output import Output
 from .progress import progress
 
@@ -17,21 +17,17 @@ if TYPE_CHECKING:
     from ..microgpt.model import Model
 
 
-@group(SHOWN)
+@group(HelpPanel.SHOWN)
 class Inspected(ModelChoice):
     """A model, and what is shown of its tensors."""
 
-    path: Path | None = argument(metavar="[MODEL]", help="Model file or folder; the same as --model.")
+    path: Path | None = argument("[MODEL]", "Model file or folder; the same as --model.")
     filters: list[str] | None = option(
-        "--filter",
-        help="Show only tensors with this name or glob, such as '*attn_q*'.",
-        metavar="GLOB",
-        family=PRODUCTION,
-    )
-    stats: bool = flag(
-        "--stats", help="Decode the stored tensors and show their statistics.", family=PRODUCTION
-    )
-    metadata: bool = flag("--metadata", help="Show the other metadata of the file.", family=PRODUCTION)
+        "Show only tensors with this name or glob, such as '*attn_q*'.",
+        "--filter", metavar="GLOB", family=PRODUCTION,
+    )  # fmt: skip
+    stats: bool = flag("Decode the stored tensors and show their statistics.", family=PRODUCTION)
+    metadata: bool = flag("Show the other metadata of the file.", family=PRODUCTION)
 
 
 def inspect(context: typer.Context, *, inspected: Inspected, output: Output, of_file: OfFile) -> None:

@@ -14,16 +14,7 @@ from ..readers.loading import is_model, load
 from ..text.printable import command
 from .option_checks import given
 from .option_groups import group, option
-from .options import (
-    DEFAULT_CHECKPOINT,
-    DUMP,
-    INPUT,
-    MICROGPT,
-    PRODUCTION,
-    BareWeights,
-    OfFile,
-    key_and_value,
-)
+from .options import DEFAULT_CHECKPOINT, MICROGPT, PRODUCTION, BareWeights, HelpPanel, OfFile, key_and_value
 
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel
@@ -35,12 +26,12 @@ ABILITIES = {PRODUCTION: "prompts", MICROGPT: "gradients"}  # the ability that t
 MODEL_SUFFIXES = (".gguf", ".apr", ".safetensors")
 
 
-@group(INPUT)
+@group(HelpPanel.INPUT)
 class Tokens:
     """The input of the models that run, as token ids."""
 
     tokens: str | None = option(
-        help="Token ids that models read in place of a text, such as 504,3575.", metavar="ID,ID..."
+        "Token ids that models read in place of a text, such as 504,3575.", metavar="ID,ID..."
     )
 
 
@@ -125,20 +116,18 @@ def _given(of_file: BareWeights) -> list[str]:
     return ["--set" if name == "settings" else f"--{name.replace('_', '-')}" for name in given]
 
 
-@group(DUMP)
+@group(HelpPanel.DUMP)
 class Naming:
     """The names and layouts of the arrays of a dump."""
 
     map_file: Path | None = option(
-        "--map",
-        help="TOML file that maps our events to the names in the dump: under \\[events], lines such as "
-        '"layer{i}.mlp.up" = "up_{i}".',
-    )
+        "TOML file that maps our events to the names in the dump: under \\[events], lines such as "
+        '"layer{i}.mlp.up" = "up_{i}".', "--map",
+    )  # fmt: skip
     layouts: list[str] | None = option(
-        "--layout",
-        help="Order of the axes of some arrays, where their shape does not show it: '*.attn.q=HTD'.",
-        metavar="GLOB=LETTERS",
-    )
+        "Order of the axes of some arrays, where their shape does not show it: '*.attn.q=HTD'.",
+        "--layout", metavar="GLOB=LETTERS",
+    )  # fmt: skip
 
     def names(self) -> "NameMap | None":
         """Read the file of --map. Raises FileFormatError."""

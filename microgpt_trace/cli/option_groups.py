@@ -18,53 +18,54 @@ from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import typer
-from typer.models import OptionInfo
+from typer.models import ArgumentInfo
 
 Class = TypeVar("Class")
-METAVARS: dict[Any, str] = {bool: "", int: "N", float: "NUMBER", str: "TEXT", Path: "FILE"}
+METAVARS: dict[Any, str] = {bool: "", int: "N", float: "NUMBER", str: "TEXT", Path: "FILE", list: ""}
 
 
-def group(panel: str | None = None) -> Callable[[type[Class]], type[Class]]:
+def group(panel: str = "") -> Callable[[type[Class]], type[Class]]:
     """Make a class a group of options. They stand in this panel of --help, unless an option names another."""
 
     def decorate(cls: type[Class]) -> type[Class]:
         dataclass(frozen=True, eq=False, repr=False)(cls)
         for each in fields(cls):  # type: ignore[arg-type]
-            info = each.metadata["info"]
-            if each.name in cls.__annotations__ and isinstance(info, OptionInfo):  # a base class did its own
-                _describe(info, value_type(each.type)[0], panel)
+            if each.name in cls.__annotations__:  # a base class described its own
+                _describe(each, panel)
         return cls
 
     return decorate
 
 
-def _describe(info: OptionInfo, kind: Any, panel: str | None) -> None:
-    """Fill in what --help says of every option of this type."""
+def _describe(option: Any, panel: str) -> None:
+    """Complete the info of an option by the name and the type of its field."""
+    info, kind = option.metadata["info"], value_type(option.type)[0]
+    if isinstance(info, ArgumentInfo):
+        return
     info.rich_help_panel = info.rich_help_panel or panel
-    if info.metavar is None:
-        info.metavar = "|".join(get_args(kind)) or METAVARS[kind]
-    if kind is list:
-        info.help = f"{info.help} Repeatable."
+    info.param_decls = info.param_decls or (f"--{option.name.replace('_', '-')}",)
+    info.metavar = info.metavar or "|".join(get_args(kind)) or METAVARS[kind]
+    info.help += f" Needs {info.family}." * bool(info.family) + " Repeatable." * (kind is list)
 
 
-def option(*names: str, default: Any = None, family: str = "", **settings: Any) -> Any:
-    """Declare an option as a field of a group. Without `names`, Typer names it after the field. With `family`
-    only models of that family take it."""
-    info: Any = typer.Option(*names, **settings)
-    info.family = family
-    if family:
-        info.help += f" Needs {family}."
+def option(
+    help: str, *names: str, default: Any = None, panel: str = "", family: str = "", **settings: Any
+) -> Any:
+    """Declare a field of a group as an option. Without `names` it is named after the field. `panel` is its
+    panel of --help, in place of the group's. With `family` it is for models of that family only."""
+    info: Any = typer.Option(help=help, rich_help_panel=panel, **settings)
+    info.param_decls, info.family = names, family
     return field(default=default, metadata={"info": info})
 
 
-def flag(*names: str, **settings: Any) -> Any:
+def flag(help: str, *names: str, **settings: Any) -> Any:
     """Declare an option without a value."""
-    return option(*names, default=False, **settings)
+    return option(help, *names, default=False, **settings)
 
 
-def argument(**settings: Any) -> Any:
-    """Declare an argument."""
-    return field(default=None, metadata={"info": typer.Argument(**settings)})
+def argument(metavar: str, help: str, **settings: Any) -> Any:
+    """Declare a field of a group as an argument."""
+    return field(default=None, metadata={"info": typer.Argument(metavar=metavar, help=help, **settings)})
 
 
 def flat(command: Callable[..., Any]) -> Callable[..., Any]:

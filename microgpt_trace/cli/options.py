@@ -11,10 +11,14 @@ from .option_groups import argument, flag, group, option
 
 DEFAULT_CHECKPOINT = Path("microgpt.safetensors")
 
-# Panels of --help, which have the same names in all commands.
-INPUT, SHOWN, PREDICTIONS = "Model and input", "What to show", "Predictions"
-SAVING, INTERVENTIONS, METADATA = "Save and export", "Interventions", "Files without metadata"
-DUMP, TOLERANCE = "Names and layouts of the dump", "Tolerance"
+
+class HelpPanel:
+    """The panels of --help, which have the same names in all commands."""
+
+    INPUT, SHOWN, PREDICTIONS = "Model and input", "What to show", "Predictions"
+    TOLERANCE, DUMP = "Tolerance", "Names and layouts of the dump"
+    SAVING, INTERVENTIONS, METADATA = "Save and export", "Interventions", "Files without metadata"
+
 
 PRODUCTION, MICROGPT = "a production model", "a microGPT"  # families of models
 
@@ -22,58 +26,56 @@ Bos = Literal["first", "last"]
 Vocab = Literal["a-z", "data"]
 
 text_argument = partial(
-    argument, metavar="[TEXT]", help="Input text.",
+    argument, "[TEXT]", "Input text.",
     show_default='"emma", or "The capital of France is" for a production model',
 )  # fmt: skip
 
 
-@group(INPUT)
+@group(HelpPanel.INPUT)
 class ModelChoice:
     """The model that a command runs."""
 
     model: Path | None = option(
-        help="Model file, checkpoint or model folder.", metavar="PATH", show_default="an untrained microGPT"
+        "Model file, checkpoint or model folder.", metavar="PATH", show_default="an untrained microGPT"
     )
-    seed: int | None = option(help="Seed of the untrained microGPT.", min=0, show_default="42")
+    seed: int | None = option("Seed of the untrained microGPT.", min=0, show_default="42")
 
 
-@group(INPUT)
+@group(HelpPanel.INPUT)
 class Source(ModelChoice):
     """A model and its input."""
 
     first: str | None = argument(
-        metavar="[MODEL]",
-        help="Model: a GGUF, .apr or checkpoint file, or a model folder. A single argument that names no "
-        "model is the text.",
-        show_default="an untrained microGPT",
-    )
+        "[MODEL]",
+        "Model: a GGUF, .apr or checkpoint file, or a model folder. A single argument that names no model "
+        "is the text.", show_default="an untrained microGPT",
+    )  # fmt: skip
     second: str | None = text_argument()
     tokens: str | None = option(
-        help="Token ids to read in place of a text, such as 504,3575.", metavar="ID,ID...", family=PRODUCTION
+        "Token ids to read in place of a text, such as 504,3575.", metavar="ID,ID...", family=PRODUCTION
     )
 
 
-@group(SHOWN)
+@group(HelpPanel.SHOWN)
 class EventChoice:
     """The events that a command shows."""
 
-    verbose: bool = flag("--verbose", "-v", help="Show every event of every layer.")
+    verbose: bool = flag("Show every event of every layer.", "--verbose", "-v")
     layer: list[str] | None = option(
-        help="Show only these events: a name, a glob such as 'layer*.mlp.*', a layer such as 3 or blk.3, or "
-        "an apr stage.",
-        metavar="GLOB",
-    )
+        "Show only these events: a name, a glob such as 'layer*.mlp.*', a layer such as 3 or blk.3, or an "
+        "apr stage.", metavar="GLOB",
+    )  # fmt: skip
 
 
-@group(METADATA)
+@group(HelpPanel.METADATA)
 class BareWeights:
     """Settings of weights without metadata."""
 
     n_head: int | None = option(
-        help="Number of attention heads of a microGPT without metadata.", min=1, show_default="4"
+        "Number of attention heads of a microGPT without metadata.", min=1, show_default="4"
     )
     bos: Bos | None = option(
-        help="Place of BOS in the vocabulary of a microGPT without metadata.", show_default="first"
+        "Place of BOS in the vocabulary of a microGPT without metadata.", show_default="first"
     )
 
     def load_settings(self) -> dict[str, Any]:
@@ -81,19 +83,17 @@ class BareWeights:
         return {**vars(self)}
 
 
-@group(METADATA)
+@group(HelpPanel.METADATA)
 class OfFile(BareWeights):
     """Settings that the model file does not state; it may be an .apr file."""
 
     rope_pairs: RopePairs | None = option(
-        help="How RoPE pairs the channels of q and k, if an .apr file does not say.", family=PRODUCTION
+        "How RoPE pairs the channels of q and k, if an .apr file does not say.", family=PRODUCTION
     )
     settings: list[str] | None = option(
-        "--set",
-        help="Setting that an .apr file does not state, such as num_heads=14.",
-        metavar="KEY=VALUE",
-        family=PRODUCTION,
-    )
+        "Setting that an .apr file does not state, such as num_heads=14.",
+        "--set", metavar="KEY=VALUE", family=PRODUCTION,
+    )  # fmt: skip
 
     def load_settings(self) -> dict[str, Any]:
         return {**vars(self), "settings": settings_of(self.settings or [])}

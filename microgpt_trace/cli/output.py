@@ -15,7 +15,7 @@ from ..text.printable import as_message, in_lines
 from ..untrusted_files import read_json
 from .option_groups import flag, group, option
 from .option_rules import counterpart
-from .options import SAVING
+from .options import HelpPanel
 from .standard_streams import drop_output
 
 if TYPE_CHECKING:
@@ -25,13 +25,13 @@ STDOUT = Path("-")
 _OF_A_MODEL = ("model.safetensors", "model.safetensors.index.json", "tokenizer.json")
 
 
-@group(SAVING)
+@group(HelpPanel.SAVING)
 class Output:
     """The form of a result, and the file that it is written to."""
 
-    as_json: bool = flag("--json", help="Print one JSON document.")
-    out: Path | None = option("--out", help="Write the result to this file; - is standard output.")
-    schema: bool = flag("--schema", help="Print the JSON Schema of the JSON document, and do nothing else.")
+    as_json: bool = flag("Print one JSON document.", "--json")
+    out: Path | None = option("Write the result to this file; - is standard output.")
+    schema: bool = flag("Print the JSON Schema of the JSON document, and do nothing else.")
 
     @property
     def target(self) -> Path | None:

@@ -12,7 +12,7 @@ from .drawn import Drawn, give
 from .named_model import model_and_text, model_before, model_from, refuse_other_family
 from .option_checks import same_command
 from .option_groups import argument, group, option
-from .options import INPUT, INTERVENTIONS, PREDICTIONS, ModelChoice, OfFile
+from .options import HelpPanel, ModelChoice, OfFile
 from .output import Output
 from .progress import progress
 
@@ -20,43 +20,33 @@ if TYPE_CHECKING:
     from ..patching.results import PairsResult, PatchResult
 
 
-@group(INPUT)
+@group(HelpPanel.INPUT)
 class PatchedRuns(ModelChoice):
     """The two runs, the sites that are patched, and the prediction that is measured."""
 
     arguments: list[str] | None = argument(
-        metavar="[MODEL] CLEAN CORRUPT",
-        help="Two texts with the same number of tokens, after the model if there is one.",
+        "[MODEL] CLEAN CORRUPT", "Two texts with the same number of tokens, after the model if there is one.",
         show_default="an untrained microGPT",
-    )
+    )  # fmt: skip
     pairs: Path | None = option(
-        help="File of many pairs. A line has CLEAN and CORRUPT, and may have TARGET and AGAINST, with tabs "
+        "File of many pairs. A line has CLEAN and CORRUPT, and may have TARGET and AGAINST, with tabs "
         "between.",
-    )
+    )  # fmt: skip
     target: str | None = option(
-        help="Token that answers the clean text.",
-        metavar="TOKEN",
-        show_default="the most probable token of the clean run",
-        rich_help_panel=PREDICTIONS,
-    )
+        "Token that answers the clean text.", metavar="TOKEN",
+        show_default="the most probable token of the clean run", panel=HelpPanel.PREDICTIONS,
+    )  # fmt: skip
     against: str | None = option(
-        help="Token that answers the corrupted text.",
-        metavar="TOKEN",
-        show_default="the most probable token of the corrupted run",
-        rich_help_panel=PREDICTIONS,
-    )
+        "Token that answers the corrupted text.", metavar="TOKEN",
+        show_default="the most probable token of the corrupted run", panel=HelpPanel.PREDICTIONS,
+    )  # fmt: skip
     position: int = option(
-        default=-1,
-        help="Position of the prediction; -1 is the last.",
-        rich_help_panel=PREDICTIONS,
+        "Position of the prediction; -1 is the last.", default=-1, panel=HelpPanel.PREDICTIONS
     )
     sites: list[str] | None = option(
-        "--sites",
-        help="Sites to patch: 'layer*.attn.head*', attn_out, layer3.mlp.act@2:5.",
-        metavar="SITE",
-        show_default="the residual stream",
-        rich_help_panel=INTERVENTIONS,
-    )
+        "Sites to patch: 'layer*.attn.head*', attn_out, layer3.mlp.act@2:5.",
+        metavar="SITE", show_default="the residual stream", panel=HelpPanel.INTERVENTIONS,
+    )  # fmt: skip
 
 
 def patch(

@@ -4,21 +4,21 @@ from pathlib import Path
 
 from .named_model import microgpt_from
 from .option_groups import group, option
-from .options import DEFAULT_CHECKPOINT, INPUT, PREDICTIONS, BareWeights
+from .options import DEFAULT_CHECKPOINT, BareWeights, HelpPanel
 from .output import note, put
 
 
-@group(PREDICTIONS)
+@group(HelpPanel.PREDICTIONS)
 class NamesToSample:
     """The model, and how names are sampled from it."""
 
-    model: Path = option(default=DEFAULT_CHECKPOINT, help="Checkpoint to sample from.", rich_help_panel=INPUT)
-    count: int = option("-n", "--count", default=20, help="Number of names.", min=1)
+    model: Path = option("Checkpoint to sample from.", default=DEFAULT_CHECKPOINT, panel=HelpPanel.INPUT)
+    count: int = option("Number of names.", "-n", "--count", default=20, min=1)
     temperature: float = option(
-        default=0.5, help="NamesToSample temperature. 0 always picks the most likely letter.", min=0.0
+        "NamesToSample temperature. 0 always picks the most likely letter.", default=0.5, min=0.0
     )
-    prefix: str = option(default="", help="Letters that every name begins with.")
-    seed: int = option(default=42, help="Random seed. The same seed gives the same names.", min=0)
+    prefix: str = option("Letters that every name begins with.", default="")
+    seed: int = option("Random seed. The same seed gives the same names.", default=42, min=0)
 
 
 def sample(*, sampling: NamesToSample, bare: BareWeights) -> None:

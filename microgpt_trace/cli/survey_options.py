@@ -3,22 +3,22 @@
 from pathlib import Path
 
 from .option_groups import argument, flag, group, option
-from .options import INPUT, PRODUCTION, SAVING, SHOWN
+from .options import PRODUCTION, HelpPanel
 from .output import Output
 
 
-@group(INPUT)
+@group(HelpPanel.INPUT)
 class SurveySource:
     """The model and the corpus, or finished surveys."""
 
     arguments: list[str] | None = argument(
-        metavar="[MODEL] [CORPUS]...",
-        help="A model, then its corpus: files, globs or URLs of text (one per line), .jsonl or .parquet, "
-        "also as .gz or .zst; - is standard input. Or finished surveys, to show or to merge.",
+        "[MODEL] [CORPUS]...",
+        "A model, then its corpus: files, globs or URLs of text (one per line), .jsonl or .parquet, also as "
+        ".gz or .zst; - is standard input. Or finished surveys, to show or to merge.",
         show_default="an untrained microGPT, and the names that it trains on",
-    )
+    )  # fmt: skip
     model: Path | None = option(
-        help="Model file, checkpoint or model folder.", metavar="PATH", show_default="an untrained microGPT"
+        "Model file, checkpoint or model folder.", metavar="PATH", show_default="an untrained microGPT"
     )
 
 
@@ -26,19 +26,15 @@ class SurveySource:
 class SurveyTexts:
     """The texts of the corpus that are read."""
 
-    limit: int | None = option(help="Read only the first N texts.", min=1)
-    sample: int | None = option(help="Read a random sample of N texts.", min=1)
+    limit: int | None = option("Read only the first N texts.", min=1)
+    sample: int | None = option("Read a random sample of N texts.", min=1)
     seed: int | None = option(
-        help="Seed of --sample, or of an untrained microGPT.", min=0, show_default="0 for --sample, else 42"
+        "Seed of --sample, or of an untrained microGPT.", min=0, show_default="0 for --sample, else 42"
     )
-    max_tokens: int | None = option(
-        help="Read only the first N tokens of each text.", min=1, family=PRODUCTION
-    )
-    chat: bool = flag("--chat", help="Read each text as the message of a chat.", family=PRODUCTION)
-    field: str = option(
-        default="text", help="Field of .jsonl and .parquet that has the text.", metavar="NAME"
-    )
-    skip_bad: bool = flag("--skip-bad", help="Count malformed lines and skip them, in place of stopping.")
+    max_tokens: int | None = option("Read only the first N tokens of each text.", min=1, family=PRODUCTION)
+    chat: bool = flag("Read each text as the message of a chat.", family=PRODUCTION)
+    field: str = option("Field of .jsonl and .parquet that has the text.", default="text", metavar="NAME")
+    skip_bad: bool = flag("Count malformed lines and skip them, in place of stopping.")
 
 
 @group("What to measure")
@@ -46,48 +42,41 @@ class SurveyScope:
     """The events that are measured."""
 
     events: list[str] | None = option(
-        "--events",
-        help="Measure the channels of these events only.",
-        metavar="GLOB",
-        show_default="all but logits, probs and events with a cost of their own",
-    )
+        "Measure the channels of these events only.",
+        metavar="GLOB", show_default="all but logits, probs and events with a cost of their own",
+    )  # fmt: skip
     histograms: list[str] | None = option(
-        "--histograms", help="Measure quantiles of the magnitudes of these events.", metavar="GLOB"
+        "Measure quantiles of the magnitudes of these events.", metavar="GLOB"
     )
-    top: int = option(default=0, help="Keep the N strongest examples for each unit of an MLP.", min=0)
+    top: int = option("Keep the N strongest examples for each unit of an MLP.", default=0, min=0)
 
 
 @group("Execution")
 class SurveyExecution:
     """The processes and machines that run the survey."""
 
-    workers: int = option(default=0, help="Number of worker processes; 0 computes in this process.", min=0)
+    workers: int = option("Number of worker processes; 0 computes in this process.", default=0, min=0)
     scheduler: str | None = option(
-        help="Address of a Dask cluster. Use only one that you trust: its scheduler can run code here.",
+        "Address of a Dask cluster. Use only one that you trust: its scheduler can run code here.",
         metavar="ADDRESS",
-    )
+    )  # fmt: skip
     shard: str = option(
-        default="1/1", help="Read only the I-th of N shards of the corpus, such as 3/32.", metavar="I/N"
+        "Read only the I-th of N shards of the corpus, such as 3/32.", default="1/1", metavar="I/N"
     )
-    resume: bool = flag("--resume", help="Continue the survey in the file of --out.")
+    resume: bool = flag("Continue the survey in the file of --out.")
 
 
-@group(SAVING)
+@group(HelpPanel.SAVING)
 class SurveyTargets(Output):
     """The files that are written, and what is shown."""
 
-    verbose: bool = flag(
-        "--verbose", "-v", help="Show every event, head, token and unit.", rich_help_panel=SHOWN
-    )
+    verbose: bool = flag("Show every event, head, token and unit.", "--verbose", "-v", panel=HelpPanel.SHOWN)
     out: Path | None = option(
-        "--out", help="Save the survey in this file, to show, merge or resume.",
-        metavar="FILE.survey.safetensors",
-    )  # fmt: skip
-    imatrix: Path | None = option(help="Write an importance matrix for llama.cpp.", metavar="FILE.gguf")
-    imatrix_output: bool = flag(
-        "--imatrix-output", help="Include the output matrix (lm_head) in the importance matrix."
+        "Save the survey in this file, to show, merge or resume.", metavar="FILE.survey.safetensors"
     )
-    force: bool = flag("--force", help="Overwrite existing files.")
+    imatrix: Path | None = option("Write an importance matrix for llama.cpp.", metavar="FILE.gguf")
+    imatrix_output: bool = flag("Include the output matrix (lm_head) in the importance matrix.")
+    force: bool = flag("Overwrite existing files.")
 
     @property
     def target(self) -> None:

@@ -8,31 +8,28 @@ from ..errors import InputError
 from .drawn import Drawn, give
 from .option_checks import same_command
 from .option_groups import argument, group, option
-from .options import SAVING, SHOWN
+from .options import HelpPanel
 from .output import Output, note
 
 
-@group(SHOWN)
+@group(HelpPanel.SHOWN)
 class LogChoice:
     """A log, and the events that are shown."""
 
-    log: Path | None = argument(
-        metavar="LOG.jsonl", help="Log that `microgpt train --log FILE --trace-every N` wrote."
-    )
+    log: Path | None = argument("LOG.jsonl", "Log that `microgpt train --log FILE --trace-every N` wrote.")
     event: list[str] | None = option(
-        help="Show only these events and parameters: a name, a glob or an apr stage.", metavar="GLOB"
+        "Show only these events and parameters: a name, a glob or an apr stage.", metavar="GLOB"
     )
 
 
-@group(SAVING)
+@group(HelpPanel.SAVING)
 class DrawnOfTimeline(Drawn):
     """The page and the figures of a timeline."""
 
     plot: list[str] | None = option(
-        help="Draw timeline or loss as .svg, .png or .pdf, such as loss=loss.svg.",
-        metavar="[NAME=]FILE",
-        show_default="timeline",
-    )
+        "Draw timeline or loss as .svg, .png or .pdf, such as loss=loss.svg.",
+        metavar="[NAME=]FILE", show_default="timeline",
+    )  # fmt: skip
 
 
 def timeline(context: typer.Context, *, choice: LogChoice, output: Output, drawn: DrawnOfTimeline) -> None:

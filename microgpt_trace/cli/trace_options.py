@@ -13,14 +13,10 @@ from ..text.wording import counted
 from .drawn import Drawn
 from .option_groups import flag, group, option
 from .options import (
-    INPUT,
-    INTERVENTIONS,
     MICROGPT,
-    PREDICTIONS,
     PRODUCTION,
-    SAVING,
-    SHOWN,
     EventChoice,
+    HelpPanel,
     Source,
     key_and_value,
     positions_of,
@@ -34,87 +30,78 @@ if TYPE_CHECKING:
     from ..tracing.result import Trace
 
 
-@group(INPUT)
+@group(HelpPanel.INPUT)
 class SourceOfTrace(Source):
     """The model, and how its input is read."""
 
     seed: int | None = option(
-        help="Seed of the untrained microGPT, or of --temperature.", min=0, show_default="42"
+        "Seed of the untrained microGPT, or of --temperature.", min=0, show_default="42"
     )
-    chat: bool = flag(
-        "--chat", help="Format the text with the chat template of the model file.", family=PRODUCTION
-    )
-    special: bool = flag("--special", help="Parse special tokens in the text.", family=PRODUCTION)
+    chat: bool = flag("Format the text with the chat template of the model file.", family=PRODUCTION)
+    special: bool = flag("Parse special tokens in the text.", family=PRODUCTION)
 
 
-@group(SHOWN)
+@group(HelpPanel.SHOWN)
 class Shown(EventChoice):
     """The events and arrays that are shown."""
 
-    verbose: bool = flag("--verbose", "-v", help="Show every event with its full statistics, layer by layer.")
+    verbose: bool = flag("Show every event with its full statistics, layer by layer.", "--verbose", "-v")
     layers: str | None = option(
-        help="Show only these layers, such as 3-5 or 0,7.", metavar="LIST", family=PRODUCTION
+        "Show only these layers, such as 3-5 or 0,7.", metavar="LIST", family=PRODUCTION
     )
     show_names: list[str] | None = option(
-        "--show",
-        help="Print this tensor or parameter in full, or a part of it: NAME[1], NAME[3,0:8].",
-        metavar="NAME",
-    )
-    brief: bool = flag("--brief", help="Print tables without explanations, and the self-check on one line.")
-    time: bool = flag("--time", help="Add the time that each event took.")
-    payload: bool = flag("--payload", hidden=True)
+        "Print this tensor or parameter in full, or a part of it: NAME[1], NAME[3,0:8].",
+        "--show", metavar="NAME",
+    )  # fmt: skip
+    brief: bool = flag("Print tables without explanations, and the self-check on one line.")
+    time: bool = flag("Add the time that each event took.")
+    payload: bool = flag("", hidden=True)
 
 
-@group(PREDICTIONS)
+@group(HelpPanel.PREDICTIONS)
 class ShownPredictions:
     """The predictions that are computed and shown."""
 
     top_k: int | None = option(
-        help="Number of predicted tokens to show per position.", min=1,
-        show_default="1, or 5 for a production model",
+        "Number of predicted tokens to show per position.",
+        min=1, show_default="1, or 5 for a production model",
     )  # fmt: skip
     positions: str | None = option(
-        help='Compute logits and predictions only at these positions: "all", "last", or a list such as '
-        "0,3,-1.",
-        metavar="LIST",
-        show_default="all",
-        family=PRODUCTION,
-    )
-    lens: bool = flag("--lens", help="Show the top tokens after every layer (logit lens).", family=PRODUCTION)
+        'Compute logits and predictions only at these positions: "all", "last", or a list such as 0,3,-1.',
+        metavar="LIST", show_default="all", family=PRODUCTION,
+    )  # fmt: skip
+    lens: bool = flag("Show the top tokens after every layer (logit lens).", family=PRODUCTION)
     target: str | None = option(
-        help="Follow this token through --lens, also after each attention: its text, ␣ for a space, or #ID.",
-        metavar="TOKEN",
-        family=PRODUCTION,
-    )
-    generate: int | None = option(help="Continue the text by this many tokens.", min=1, family=PRODUCTION)
+        "Follow this token through --lens, also after each attention: its text, ␣ for a space, or #ID.",
+        metavar="TOKEN", family=PRODUCTION,
+    )  # fmt: skip
+    generate: int | None = option("Continue the text by this many tokens.", min=1, family=PRODUCTION)
     temperature: float | None = option(
-        help="Sampling temperature for --generate. 0 always picks the most likely token.",
-        min=0.0,
-        show_default="0",
-        family=PRODUCTION,
-    )
+        "Sampling temperature for --generate. 0 always picks the most likely token.",
+        min=0.0, show_default="0", family=PRODUCTION,
+    )  # fmt: skip
 
 
 @group("Backward pass")
 class Backward:
     """The backward pass and the optimizer step."""
 
-    backward: bool = flag("--backward", help="Add the gradients of the loss.", family=MICROGPT)
-    step: bool = flag("--step", help="Add the gradients and one step of Adam.", family=MICROGPT)
+    backward: bool = flag("Add the gradients of the loss.", family=MICROGPT)
+    step: bool = flag("Add the gradients and one step of Adam.", family=MICROGPT)
 
 
-@group(SAVING)
+@group(HelpPanel.SAVING)
 class Written(Output):
     """The files and documents that are written."""
 
-    as_jsonl: bool = flag("--jsonl", help="Print one JSON record per line.")
-    values: bool = flag("--values", help="Add arrays to the JSON: those that --save would save.")
+    as_jsonl: bool = flag("Print one JSON record per line.", "--jsonl")
+    values: bool = flag("Add arrays to the JSON: those that --save would save.")
     save: Path | None = option(
-        help="Save arrays as safetensors: those of the overview, of all events with --verbose, or of the "
-        "events that --layer names.",
-    )
+        "Save arrays as safetensors: those of the overview, of all events with --verbose, or of the events "
+        "that --layer names.",
+    )  # fmt: skip
     save_aprt: Path | None = option(
-        help="Save the events that are apr stages as APRT dumps in a new folder.", metavar="DIR"
+        "Save the events that are apr stages as APRT dumps in a new folder.", metavar="DIR"
     )
 
     @property
@@ -122,44 +109,41 @@ class Written(Output):
         return self.as_json or self.as_jsonl
 
 
-@group(SAVING)
+@group(HelpPanel.SAVING)
 class DrawnOfTrace(Drawn):
     """The page and the figures of a trace."""
 
     plot: list[str] | None = option(
-        help="Draw attention, attention:layer3.head0, stream, lens, probs or loss as .svg, .png or .pdf: "
-        "lens=lens.svg.",
-        metavar="[NAME=]FILE",
-        show_default="attention, or stream for a production model",
-    )
+        "Draw attention, attention:layer3.head0, stream, lens, probs or loss as .svg, .png or .pdf: "
+        "lens=lens.svg.", metavar="[NAME=]FILE", show_default="attention, or stream for a production model",
+    )  # fmt: skip
     html_budget: float | None = option(
-        help="Largest size of the --html page in megabytes.",
+        "Largest size of the --html page in megabytes.",
         min=0.5, metavar="MB", show_default="2", family=PRODUCTION,
     )  # fmt: skip
-    force: bool = flag("--force", help="Let --save, --out, --html and --plot overwrite files.")
+    force: bool = flag("Let --save, --out, --html and --plot overwrite files.")
 
 
-@group(INTERVENTIONS)
+@group(HelpPanel.INTERVENTIONS)
 class Interventions:
     """Values that are replaced while the model runs."""
 
     ablate: list[str] | None = option(
-        help="Replace an event or a head by zeros. NAME@3 is its position 3, NAME@3:5 is channel 5 of that "
-        "position.",
-        metavar="NAME",
-    )
+        "Replace an event or a head by zeros. NAME@3 is its position 3, NAME@3:5 is channel 5 of that "
+        "position.", metavar="NAME",
+    )  # fmt: skip
     ablate_mean: list[str] | None = option(
-        help="Replace an event or a head by its mean over the positions.", metavar="NAME"
+        "Replace an event or a head by its mean over the positions.", metavar="NAME"
     )
     scale: list[str] | None = option(
-        help="Multiply an event by a number. If --add names the event too, multiply what is added.",
+        "Multiply an event by a number. If --add names the event too, multiply what is added.",
         metavar="NAME=NUMBER",
-    )
+    )  # fmt: skip
     patch: list[str] | None = option(
-        help="Replace an event by its value in a saved trace or another dump.", metavar="NAME=FILE"
+        "Replace an event by its value in a saved trace or another dump.", metavar="NAME=FILE"
     )
     add: list[str] | None = option(
-        help="Add an array to an event, or one row to each of its positions.", metavar="NAME=FILE"
+        "Add an array to an event, or one row to each of its positions.", metavar="NAME=FILE"
     )
 
 
@@ -168,15 +152,10 @@ class Checks:
     """Checks that are run on request, and the exit code."""
 
     validate: bool = flag(
-        "--validate",
-        help="Check that the computation uses each event: replace its value and measure what changes.",
+        "Check that the computation uses each event: replace its value and measure what changes."
     )
-    fail_on: Literal["anomaly"] | None = option(
-        help="Exit with code 1 if an anomaly is found.", family=PRODUCTION
-    )
-    recheck: bool = flag(
-        "--recheck", help="Run the model again without observers and compare the results.", family=PRODUCTION
-    )
+    fail_on: Literal["anomaly"] | None = option("Exit with code 1 if an anomaly is found.", family=PRODUCTION)
+    recheck: bool = flag("Run the model again without observers and compare the results.", family=PRODUCTION)
 
 
 def run_options(

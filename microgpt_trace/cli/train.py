@@ -10,7 +10,7 @@ from ..readers.loading import format_of, is_model
 from ..text.printable import quoted
 from ..timeline.log import is_log
 from .option_groups import flag, group, option
-from .options import DEFAULT_CHECKPOINT, SAVING, Vocab
+from .options import DEFAULT_CHECKPOINT, HelpPanel, Vocab
 from .output import check_apart, check_file, note
 
 
@@ -19,13 +19,13 @@ class Training:
     """The data, and the schedule of the optimizer."""
 
     data: Path | None = option(
-        help="Text file with one name per line.", show_default="the names.txt of this package"
+        "Text file with one name per line.", show_default="the names.txt of this package"
     )
-    steps: int | None = option(help="Number of Adam steps.", min=1, show_default="5000")
-    batch_size: int | None = option(help="Number of names per step.", min=1, show_default="1")
-    lr: float | None = option(help="Initial learning rate; it falls to 0.", show_default="0.01")
+    steps: int | None = option("Number of Adam steps.", min=1, show_default="5000")
+    batch_size: int | None = option("Number of names per step.", min=1, show_default="1")
+    lr: float | None = option("Initial learning rate; it falls to 0.", show_default="0.01")
     seed: int | None = option(
-        help="Seed of the initial weights and of the order of the names.", min=0, show_default="42"
+        "Seed of the initial weights and of the order of the names.", min=0, show_default="42"
     )
 
 
@@ -33,26 +33,26 @@ class Training:
 class Shape:
     """The vocabulary and the dimensions of a new model."""
 
-    vocab: Vocab | None = option(help="Characters: a to z, or those in the data.", show_default="a-z")
-    n_layer: int | None = option(help="Number of layers.", min=1, show_default="1")
-    n_embd: int | None = option(help="Width of the residual stream.", min=1, show_default="16")
-    n_head: int | None = option(help="Number of attention heads per layer.", min=1, show_default="4")
+    vocab: Vocab | None = option("Characters: a to z, or those in the data.", show_default="a-z")
+    n_layer: int | None = option("Number of layers.", min=1, show_default="1")
+    n_embd: int | None = option("Width of the residual stream.", min=1, show_default="16")
+    n_head: int | None = option("Number of attention heads per layer.", min=1, show_default="4")
     block_size: int | None = option(
-        help="Longest context: a name may have one character less.", min=1, show_default="16"
+        "Longest context: a name may have one character less.", min=1, show_default="16"
     )
 
 
-@group(SAVING)
+@group(HelpPanel.SAVING)
 class Checkpoint:
     """The checkpoint, and when it is saved."""
 
-    out: Path | None = option(help="Checkpoint to write.", show_default=str(DEFAULT_CHECKPOINT))
+    out: Path | None = option("Checkpoint to write.", show_default=str(DEFAULT_CHECKPOINT))
     resume: Path | None = option(
-        help="Continue the training of this checkpoint, with the same result bit for bit as without a stop."
+        "Continue the training of this checkpoint, with the same result bit for bit as without a stop."
     )
-    force: bool = flag("--force", help="Overwrite an existing checkpoint or log.")
+    force: bool = flag("Overwrite an existing checkpoint or log.")
     autosave: float = option(
-        default=30.0, help="Seconds between two saves of the checkpoint.", min=0.0, metavar="SECONDS"
+        "Seconds between two saves of the checkpoint.", default=30.0, min=0.0, metavar="SECONDS"
     )
 
     @property
@@ -64,11 +64,9 @@ class Checkpoint:
 class Record:
     """The log of the run."""
 
-    log: Path | None = option(help="Write a JSON record of each step.", metavar="FILE.jsonl")
-    trace_every: int | None = option(
-        help="Add a trace to --log every N steps, for `microgpt timeline`.", min=1
-    )
-    watch: str | None = option(help="Name to trace and to report on.", metavar="NAME", show_default="emma")
+    log: Path | None = option("Write a JSON record of each step.", metavar="FILE.jsonl")
+    trace_every: int | None = option("Add a trace to --log every N steps, for `microgpt timeline`.", min=1)
+    watch: str | None = option("Name to trace and to report on.", metavar="NAME", show_default="emma")
 
 
 def train(*, training: Training, shape: Shape, checkpoint: Checkpoint, record: Record) -> None:

@@ -101,13 +101,13 @@ def test_the_usage_has_one_pair_of_brackets_and_help_comes_before_what_is_wrong(
 class Size:
     """Two options."""
 
-    width: int = option(default=3, help="How wide.")
-    height: int = option("--tall", default=4, help="How high.")
+    width: int = option("How wide.", default=3)
+    height: int = option("How high.", "--tall", default=4)
 
 
 @group()
 class Room(Size):
-    height: int = option("--tall", default=4, help="From floor to ceiling.")
+    height: int = option("From floor to ceiling.", "--tall", default=4)
 
 
 def command_of(function):
