@@ -1,12 +1,12 @@
-"""microgpt-trace shows every number a transformer computes.
+"""microgpt-trace shows every number that a transformer computes.
 
-The public names are resolved when first used: importing the package loads no NumPy.
+The public names are imported when they are first used, so that importing the package loads no NumPy.
 """
 
 __version__ = "0.1.0"
-TYPE_CHECKING = False  # as in typing, which takes 7 ms to load; Ctrl-C would be Python's own until then
+TYPE_CHECKING = False  # typing would take 7 ms to load, in which Ctrl-C is still handled by Python
 
-if TYPE_CHECKING:  # "as" tells checkers of types that a name is public
+if TYPE_CHECKING:  # "as" tells type checkers that a name is public
     from .arrays.stats import TensorStats as TensorStats
     from .attribution.attribute import attribute as attribute
     from .comparison.diff import diff as diff
@@ -44,7 +44,7 @@ if TYPE_CHECKING:  # "as" tells checkers of types that a name is public
     from .tracing.trace import trace as trace
     from .tracing.validation import validate as validate
 
-_HOME = {
+_MODULES = {
     "Config": "microgpt.parameters",
     "HookBus": "hooks.bus",
     "Intervention": "running.interventions",
@@ -83,15 +83,15 @@ _HOME = {
     "validate": "tracing.validation",
 }
 
-__all__ = [*_HOME]
+__all__ = [*_MODULES]
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    value = getattr(import_module(f".{_MODULES[name]}", __name__), name)
     globals()[name] = value
     return value
 

@@ -1,4 +1,4 @@
-"""python -m microgpt_trace, and the entry point of `microgpt`."""
+"""The entry point of `microgpt` and of `python -m microgpt_trace`."""
 
 import signal
 
@@ -6,7 +6,7 @@ from .interrupt import end_at_once
 
 
 def main() -> None:
-    """Let Ctrl-C end the process at once and without a word, then load the command line and run it."""
+    """Make Ctrl-C end the process at once and silently, then load and run the command line."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, end_at_once)
     from .cli import main as run

@@ -1,14 +1,13 @@
-"""What can go wrong, in the few kinds a caller can act upon, and what to say where a package is not installed
-that some commands need and the program does not."""
+"""The errors that are raised on purpose, and the error for an optional package that is not installed."""
 
 from .text.printable import as_message
 
 
 class MicrogptError(Exception):
-    """Base of all errors raised on purpose; the message is one line for a person, in which nothing is
-    left that a terminal would obey. The middle of a very long one is left out.
+    """The base of all errors that are raised on purpose. The message is one line, without control characters;
+    the middle of a very long message is left out.
 
-    `exit_code` is what the command line ends with: 2, the request or an input file is wrong.
+    `exit_code` is the exit code of the command line. 2: the request or an input file is wrong.
     """
 
     exit_code = 2
@@ -18,36 +17,37 @@ class MicrogptError(Exception):
 
 
 class InputError(MicrogptError):
-    """A text, name, option or hook that does not fit the model."""
+    """A text, name, option or hook does not fit the model or the command."""
 
 
 class FileFormatError(MicrogptError):
-    """A file that is missing, foreign, cut short or of the wrong shape."""
+    """A file is missing, damaged, of an unknown format, or of the wrong shape."""
 
 
 class RunError(MicrogptError):
-    """The request was right but the run failed: the disk is full, the loss is not finite."""
+    """The request was right but the run failed, for example because the disk is full."""
 
     exit_code = 1
 
 
 class DivergedError(RunError):
-    """Training met a loss that is not finite."""
+    """A loss in training is not finite."""
 
 
 class ReaderGone(Exception):
-    """The reader of our output has closed its end; there is nobody left to write for."""
+    """The reader of our output has closed its end, so that nothing more needs to be written."""
 
 
-def check_installed(package: str, what_needs: str) -> None:
-    """Raises InputError with the command that installs the package, without loading it."""
-    from importlib.util import find_spec  # which loads threading: foreign code in the sandbox does without
+def check_installed(package: str, user: str) -> None:
+    """Raise InputError with the command that installs a package, if it is missing. The package is not
+    loaded."""
+    from importlib.util import find_spec  # loads threading, which code in the sandbox must do without
 
     if find_spec(package) is None:
-        raise missing(package, what_needs)
+        raise missing(package, user)
 
 
-def missing(package: str, what_needs: str) -> InputError:
-    """The same as an error to raise. The command names the package alone: that works wherever the program was
-    installed from."""
-    return InputError(f"{what_needs} the package {package}: python -m pip install {package}")
+def missing(package: str, user: str) -> InputError:
+    """Return an error that tells how to install a package. `user` is a clause such as "--plot draws with".
+    The command installs the package alone, which works however this program was installed."""
+    return InputError(f"{user} the package {package}: python -m pip install {package}")

@@ -1,4 +1,4 @@
-"""Files and folders written whole or not at all, by one process at a time."""
+"""Writes files and folders completely or not at all, by one process at a time."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from .errors import InputError, RunError
 from .signals import tidied, uninterrupted
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-_TRIES = 10  # to lock a file whose holder has just removed it
-_LONGEST_NAME = 200  # bytes of the target's name in that of a file beside it; file systems take 255
+_TRIES = 10  # attempts to lock a file whose holder has just removed the lock
+_LONGEST_NAME = 200  # bytes of a target's name that names beside it begin with; file systems take 255
 
 
 def check_target(path: Path, overwrite: bool, hint: str = "--force overwrites it") -> None:
-    """Find out before the work what would keep its result from being written.
+    """Check before the work that its result can be written.
 
-    Raises InputError where the path is no regular file, in no folder, in one that lets us write
-    nothing, or a file that stands there already and is not to be overwritten.
+    Raises InputError if the path is not a regular file, its folder does not exist or is not writable, or the
+    file exists and `overwrite` is not set.
     """
     with _writable(path):
         if path.is_dir():
@@ -38,19 +38,19 @@ def check_target(path: Path, overwrite: bool, hint: str = "--force overwrites it
 
 
 def check_new_folder(folder: Path) -> None:
-    """Raises InputError for a folder that is not new or empty, or where there is no place for it."""
+    """Raise InputError if a folder is neither new nor empty, or cannot be made."""
     with _writable(folder):
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{folder}: expected a new or an empty folder, found a file")
-        for found in folder.iterdir() if folder.exists() else ():
-            raise InputError(f"{folder}: expected a new or an empty folder, found {found.name!r:.80} in it")
+        for entry in folder.iterdir() if folder.exists() else ():
+            raise InputError(f"{folder}: expected a new or an empty folder, found {entry.name!r:.80} in it")
 
 
 @contextmanager
 def _writable(path: Path) -> Iterator[None]:
-    """Raises InputError where the system refuses the checks within, or a file beside the path."""
+    """Raise InputError if the system refuses the checks in the block, or a file beside the path."""
     if path == Path("-"):
-        raise InputError("-: expected the name of a file; only --out knows - for the standard output")
+        raise InputError("-: expected the name of a file; only --out takes - for standard output")
     try:
         yield
         if not _followed(path).parent.is_dir():
@@ -58,47 +58,48 @@ def _writable(path: Path) -> Iterator[None]:
         probe = _temporary(path)
         with uninterrupted():
             probe.touch(exist_ok=False)
-            probe.unlink(missing_ok=True)  # a run that starts there removes what looks left
-    except (OSError, RuntimeError, ValueError) as error:  # Python says RuntimeError of a loop of links
+            probe.unlink(missing_ok=True)  # another run may have removed it as a leftover
+    except (OSError, RuntimeError, ValueError) as error:  # Python raises RuntimeError for a loop of links
         raise InputError(f"{path}: cannot write there ({_reason(error)})") from error
 
 
 class OwnFile:
-    """A file that a run writes again and again. It replaces what stood there when the run began, and what the
-    run wrote. What else has appeared there stays, unless `overwrite`: `written` is then a path beside it."""
+    """A file that a run writes repeatedly. It replaces the file that existed when the run began, and what the
+    run itself wrote. Without `overwrite`, a file of another program stays: `written` is then a path beside
+    it."""
 
     def __init__(self, path: Path, overwrite: bool = False) -> None:
         self.path = self.written = path
-        self._overwrite, self._known = overwrite, None if overwrite else self._found()
+        self._overwrite, self._own = overwrite, None if overwrite else self._state()
 
     def write(self, content: bytes) -> None:
-        """Write it whole, as `write_atomically` does. Raises RunError where the disk does not let us."""
-        own = self._overwrite or (self._known is not None and self._found() == self._known)
+        """Write the file as `write_atomically` does. Raises RunError if it cannot be written."""
+        own = self._overwrite or (self._own is not None and self._state() == self._own)
         with uninterrupted():
             self.written = _write(self.written, content, own)
-            self._known = self._found()
+            self._own = self._state()
 
     def check(self) -> None:
-        """Raises RunError where the run wrote beside the file, naming the file that it wrote."""
+        """Raise RunError if the run wrote beside the file, and name the file that it wrote."""
         _refuse_elsewhere(self.path, self.written)
 
-    def _found(self) -> tuple[int, ...] | None:
-        now = self.written.stat() if self.written.exists() else None  # its content may be as large as a disk
+    def _state(self) -> tuple[int, ...] | None:
+        now = self.written.stat() if self.written.exists() else None  # not the content, which may be large
         return now and (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns)
 
 
 def write_atomically(path: Path, content: bytes, overwrite: bool = False) -> None:
-    """Write next to `path` and put it into place: readers see the old file or the new one, which keeps the
-    old one's permissions. A signal takes effect when it is written.
+    """Write a file beside `path` and move it into place, so that readers see the old file or the new one. The
+    new file keeps the permissions of the old one. Signals are delayed until it is written.
 
-    A file that has appeared there since `check_target` stays, unless `overwrite`: the content is then kept in
-    a file beside it. Raises RunError naming that file, or where the disk or the folder does not let us write.
+    Without `overwrite`, a file that has appeared since `check_target` stays, and the content goes into a file
+    beside it. Raises RunError naming that file, or if the file cannot be written.
     """
     _refuse_elsewhere(path, _write(path, content, overwrite))
 
 
 def _write(path: Path, content: bytes, overwrite: bool) -> Path:
-    """Write the file, and return where it is now."""
+    """Write the file, and return its path."""
     target, temporary = _target(path), _temporary(path)
     with uninterrupted():
         try:
@@ -123,7 +124,7 @@ def _write(path: Path, content: bytes, overwrite: bool) -> Path:
 
 
 def _put(temporary: Path, path: Path) -> Path:
-    """Give a file or a folder its name, or the first free one of a.2.npz, a.3.npz. Return its path."""
+    """Rename a file or folder to `path`, or to the first free name of a.2.npz, a.3.npz. Return its path."""
     target = _target(path)
     stem = target.stem if len(os.fsencode(target.name)) < _LONGEST_NAME else target.stem[: _LONGEST_NAME // 4]
     others = (f"{stem}.{number}{target.suffix}" for number in count(2))
@@ -136,17 +137,17 @@ def _put(temporary: Path, path: Path) -> Path:
 
 
 def _name_exclusively(temporary: Path, name: Path) -> None:
-    """Raises FileExistsError where something is called so."""
+    """Rename a file or folder. Raises FileExistsError if the name is taken."""
     if os.name == "nt" or temporary.is_dir():
         if os.path.lexists(name):
             raise FileExistsError
-        temporary.rename(name)  # Windows renames over no file, other systems over no folder with content
+        temporary.rename(name)  # Windows refuses an existing file, other systems a folder with content
         return
     try:
         os.link(temporary, name)
     except (FileExistsError, FileNotFoundError):
         raise
-    except OSError:  # the file system knows no links
+    except OSError:  # a file system without links
         os.close(os.open(name, _NEW, 0o666))
         temporary.replace(name)
     temporary.unlink(missing_ok=True)
@@ -159,19 +160,19 @@ def _refuse_elsewhere(path: Path, written: Path) -> None:
 
 @contextmanager
 def hold(*paths: Path) -> Iterator[None]:
-    """Keep files for this process: one that another one is about to write as well would be lost.
+    """Lock files for this process, so that no two runs write the same file.
 
-    A lock of the system on a file beside each, which ends with its process, however that ends. What a run
-    that was killed has left beside the file is removed. Where the file system knows no locks nothing is held.
-    Raises InputError where another process holds one.
+    Each lock is a lock of the system on a file beside the file, and ends with the process, however that ends.
+    Leftovers of a killed run beside the file are removed. On a file system without locks, nothing is locked.
+    Raises InputError if another process holds a lock.
     """
     held: list[Any] = []
 
     def release() -> None:
         while held:
             steps = [Path(os.fsdecode(held[-1].path)).unlink, held[-1].release]
-            for step in reversed(steps) if os.name == "nt" else steps:  # Windows removes nothing that is open
-                with suppress(OSError, RuntimeError):  # fasteners raises the latter where there are no locks
+            for step in reversed(steps) if os.name == "nt" else steps:  # Windows cannot remove an open file
+                with suppress(OSError, RuntimeError):  # fasteners raises RuntimeError if there are no locks
                     step()
             held.pop()
 
@@ -184,7 +185,8 @@ def hold(*paths: Path) -> Iterator[None]:
 
 
 def _locked(path: Path) -> Any:
-    """The InterProcessLock of a file, held where the file system knows locks. Raises InputError."""
+    """Return the InterProcessLock of a file, which holds the lock unless the file system has no locks. Raises
+    InputError if another process holds it."""
     from fasteners import InterProcessLock
 
     lock = _beside(path, "lock")
@@ -198,7 +200,7 @@ def _locked(path: Path) -> Any:
                 if os.path.samestat(os.fstat(held.lockfile.fileno()), lock.stat()):
                     return held
             held.release()
-    except RuntimeError:  # so fasteners says that there are no locks
+    except RuntimeError:  # fasteners: there are no locks
         held.lockfile.close()
         return held
     except OSError as error:
@@ -208,17 +210,18 @@ def _locked(path: Path) -> Any:
 
 def _remove_leftovers(path: Path) -> None:
     ours = re.compile(re.escape(_beside(path, "").name) + r"[0-9a-f]{8}\.tmp")
-    for found in _target(path).parent.iterdir():
-        if ours.fullmatch(found.name):
-            found.unlink(missing_ok=True)
+    for entry in _target(path).parent.iterdir():
+        if ours.fullmatch(entry.name):
+            entry.unlink(missing_ok=True)
 
 
 @contextmanager
 def write_folder(folder: Path) -> Iterator[Path]:
-    """A folder beside to write into, which takes the place of `folder`, new or empty, in the end. A signal
-    takes effect when it is written.
+    """Yield a folder to write into, which is renamed to `folder` at the end. `folder` is new or empty.
+    Signals are delayed until it is written.
 
-    Raises RunError where the disk does not let us, or naming the folder beside it where something appeared.
+    Raises RunError if the folder cannot be written, or, naming the folder beside it, if something has
+    appeared there.
     """
     target, temporary = _target(folder), _temporary(folder)
     with uninterrupted():
@@ -226,7 +229,7 @@ def write_folder(folder: Path) -> Iterator[Path]:
             temporary.mkdir()
             yield temporary
             with suppress(OSError):
-                target.rmdir()  # an empty one
+                target.rmdir()  # an empty folder
             written = _put(temporary, folder)
         except BaseException as error:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -237,28 +240,28 @@ def write_folder(folder: Path) -> Iterator[Path]:
 
 
 def _temporary(path: Path) -> Path:
-    """A name of its own beside the target, so that two runs, or one that was killed, do not meet."""
+    """Return a random name beside the target, which no other run uses."""
     return _beside(path, f"{os.urandom(4).hex()}.tmp")
 
 
 def _followed(path: Path) -> Path:
-    """Where links lead. Raises OSError or RuntimeError of a loop of them."""
+    """Follow links to their end. Raises OSError or RuntimeError for a loop of links."""
     target = path.resolve()
-    if target.is_symlink():  # since Python 3.13 what resolves a loop gives a link of it
+    if target.is_symlink():  # since Python 3.13, a loop resolves to one of its links
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
     return target
 
 
 def _target(path: Path) -> Path:
-    """Where links lead. Raises RunError naming the path."""
+    """Follow links to their end. Raises RunError for a loop of links."""
     try:
         return _followed(path)
-    except (OSError, RuntimeError) as error:  # Python says RuntimeError of a loop of links
+    except (OSError, RuntimeError) as error:  # Python raises RuntimeError for a loop of links
         raise RunError(f"{path}: cannot write ({_reason(error)})") from error
 
 
 def _beside(path: Path, ending: str) -> Path:
-    """A hidden name beside the target, told by it."""
+    """Return a hidden name beside the target, made from the target's name."""
     target = _target(path)
     name = os.fsencode(target.name)
     if len(name) > _LONGEST_NAME:

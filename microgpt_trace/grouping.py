@@ -1,4 +1,4 @@
-"""Rows by what they have in common. Knows no row."""
+"""Groups rows by a key. Knows nothing of the rows."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ Key = TypeVar("Key")
 
 
 def grouped(rows: Iterable[Row], key: Callable[[Row], Key]) -> dict[Key, list[Row]]:
-    """Rows by what they have in common, in the order of the first ones.
+    """Return the rows of each key, with the keys in the order in which they first occur.
 
     >>> grouped(["wte", "wpe", "lm_head"], len)
     {3: ['wte', 'wpe'], 7: ['lm_head']}
     """
-    found = dict[Key, list[Row]]()
+    groups = dict[Key, list[Row]]()
     for row in rows:
-        found.setdefault(key(row), []).append(row)
-    return found
+        groups.setdefault(key(row), []).append(row)
+    return groups

@@ -1,4 +1,5 @@
-"""Ctrl-C where nothing has to be kept. Loads almost nothing, so that it holds while everything else loads."""
+"""Ends the process on Ctrl-C. It imports almost nothing, so that it works while everything else is
+loading."""
 
 import os
 
@@ -6,5 +7,5 @@ EXIT_CODE = 130
 
 
 def end_at_once(number: int, frame: object) -> None:
-    """A handler of signals. Python would print an exception that comes up in the middle of an import."""
+    """Handle a signal by ending the process. Python would print a traceback if an import is interrupted."""
     os._exit(EXIT_CODE)

@@ -1,4 +1,4 @@
-"""How what a call gives shows itself in a notebook. Knows no result: how each is shown is said in render."""
+"""Lets results show themselves in a notebook. Knows no result: render has the views of each."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def in_notebook(result: Any) -> str:
-    """The `_repr_html_` of a result."""
+    """Return the HTML of a result; results use it as their `_repr_html_`."""
     from .render.notebook_html import result_html
 
     return result_html(result)

@@ -1,4 +1,5 @@
-"""Signals that ask the process to end, and how what has begun is ended first. Knows no command."""
+"""Handles signals that ask the process to end, so that work can be completed or cleaned up first. Knows no
+command."""
 
 from __future__ import annotations
 
@@ -18,14 +19,14 @@ _NUMBERS = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREA
 def handled(
     handler: Callable[[int, FrameType | None], object], instead_of: tuple[Any, ...] = ()
 ) -> Iterator[None]:
-    """Give every signal that asks to end to `handler`, but for those that the caller lets be ignored
-    (nohup), or with `instead_of` only those that one of these handlers has. Outside the main thread, where no
-    handler can be set, nothing changes."""
+    """Let `handler` handle every signal that asks to end, except ignored ones (as with nohup). With
+    `instead_of` it replaces only these handlers. Outside the main thread no handler can be set, and nothing
+    changes."""
     before = {}
     if threading.current_thread() is threading.main_thread():
         for number in _NUMBERS:
-            now = signal.getsignal(number)
-            if now in instead_of if instead_of else now not in (signal.SIG_IGN, None):
+            current = signal.getsignal(number)
+            if current in instead_of if instead_of else current not in (signal.SIG_IGN, None):
                 before[number] = signal.signal(number, handler)
     try:
         yield
@@ -36,7 +37,7 @@ def handled(
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """What is within ends before a signal that asks to end takes effect."""
+    """Delay a signal that asks to end until the block has ended."""
     received: dict[int, None] = {}
     try:
         with handled(lambda number, frame: received.setdefault(number)):
@@ -48,7 +49,8 @@ def uninterrupted() -> Iterator[None]:
 
 @contextmanager
 def tidied(clean: Callable[[], object]) -> Iterator[None]:
-    """Call `clean` in the end, or before a signal ends the process at once (of nested ones the outermost)."""
+    """Call `clean` at the end of the block, or before a signal ends the process at once. Of nested blocks,
+    the signal calls only the `clean` of the outermost."""
     before = {number: signal.getsignal(number) for number in _NUMBERS}
 
     def end(number: int, frame: FrameType | None) -> None:

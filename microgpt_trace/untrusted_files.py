@@ -1,6 +1,6 @@
-"""Files that others wrote, opened and read within bounds. Knows nothing of what they mean.
+"""Reads files that others wrote, within limits on size. Knows nothing of their formats.
 
-A pipe or a device gives bytes without end, or never any: such a path is refused before it is opened.
+A pipe or a device may give endless bytes, or never any. Such a path is refused before it is opened.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .errors import FileFormatError
 from .text.brief import brief
 from .text.json_reading import MAX_VALUES, from_json
 
-MAX_BYTES = 1 << 28  # of what is read at once: 256 MB of text
+MAX_BYTES = 1 << 28  # bytes that are read at once: 256 MB
 _KINDS = {
     stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe (write it to a file first)", stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
@@ -24,7 +24,7 @@ _KINDS = {
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """What the system refuses, as a FileFormatError."""
+    """Raise an OSError of the block as a FileFormatError."""
     try:
         yield
     except OSError as error:
@@ -32,21 +32,22 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def check_regular(path: Path, expected: str = "a regular file") -> int:
-    """The size of a file. Raises FileFormatError where there is none, or something else than a file."""
+    """Return the size of a file in bytes. Raises FileFormatError if there is no file, or it is not a regular
+    one."""
     try:
-        found = path.stat()
+        status = path.stat()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileFormatError(f"{path}: no such file") from error
     except (OSError, ValueError) as error:  # a loop of links, a name too long; a NUL in it
         raise FileFormatError(f"{path}: cannot read it ({getattr(error, 'strerror', error)})") from error
-    if stat.S_ISREG(found.st_mode):
-        return found.st_size
-    kind = _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
+    if stat.S_ISREG(status.st_mode):
+        return status.st_size
+    kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
     raise FileFormatError(f"{path}: expected {expected}, found {kind}")
 
 
 def beginning(path: Path, size: int) -> bytes:
-    """The first bytes of a file; none of what is no file or cannot be read. A pipe is not opened."""
+    """Return the first bytes of a file, or none if it is not a regular file or cannot be read."""
     try:
         if not path.is_file():
             return b""
@@ -57,17 +58,17 @@ def beginning(path: Path, size: int) -> bytes:
 
 
 def read_bytes(path: Path, expected: str = "a regular file", most: int = MAX_BYTES) -> bytes:
-    """All bytes of a file of at most `most`. Raises FileFormatError naming file, size and limit."""
+    """Return the bytes of a file that has at most `most`. Raises FileFormatError for a larger file."""
     size = check_regular(path, expected)
     if size <= most:
         with reading(path), path.open("rb") as file:
-            return file.read(size)  # and no more, if it grew meanwhile
+            return file.read(size)  # no more than `size`, if the file grew meanwhile
     raise FileFormatError(f"{path}: expected {expected} of at most {most:,} bytes, found {size:,}")
 
 
 def read_text(path: Path, expected: str = "a text file", most: int = MAX_BYTES) -> str:
-    """The text of a UTF-8 file, without a byte order mark. Raises FileFormatError as `read_bytes` does,
-    and where a byte is no UTF-8."""
+    """Return the text of a UTF-8 file without its byte order mark. Raises FileFormatError as `read_bytes`
+    does, and for a byte that is not UTF-8."""
     content = read_bytes(path, expected, most)
     try:
         return str(content, "utf-8").removeprefix("\ufeff")
@@ -78,12 +79,12 @@ def read_text(path: Path, expected: str = "a text file", most: int = MAX_BYTES) 
 
 
 def read_json(path: Path, most: int = MAX_VALUES) -> dict[str, Any]:
-    """A JSON object of at most that many values. Raises FileFormatError."""
+    """Read a JSON object of at most `most` values. Raises FileFormatError for any other content."""
     return json_object(path, read_bytes(path), "a JSON object", most)
 
 
 def json_object(path: Path, content: bytes, expected: str, most: int = MAX_VALUES) -> dict[str, Any]:
-    """The JSON object that these bytes of the file are. Raises FileFormatError."""
+    """Parse the bytes of a file as a JSON object. Raises FileFormatError for any other content."""
     try:
         value = from_json(content, most=most, unique=True)
     except ValueError as error:
@@ -94,5 +95,5 @@ def json_object(path: Path, content: bytes, expected: str, most: int = MAX_VALUE
 
 
 def folder_of(path: Path) -> Path:
-    """The folder of a model that is named by itself or by one of its files."""
+    """Return the folder of a model, which is named itself or by one of its files."""
     return path if path.is_dir() else path.parent

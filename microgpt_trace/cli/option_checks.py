@@ -18,15 +18,8 @@ from .output import put_schema
 
 _WORDS = "microgpt_trace.words"
 _WRITES = ("out", "as_json", "plot", "html", "force", "schema")
-OF_THE_RUN = (
-    "model",
-    "seed",
-    "n_head",
-    "bos",
-    "tokens",
-    "rope_pairs",
-    "settings",
-)  # parameters: model, input
+# The parameters that say which model reads what.
+OF_THE_RUN = ("model", "seed", "n_head", "bos", "tokens", "rope_pairs", "settings")
 
 
 class Program(TyperGroup):

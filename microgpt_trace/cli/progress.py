@@ -1,5 +1,5 @@
-"""How far a long computation has come, on stderr: one line that rewrites itself. Nothing is said where stderr
-is no terminal, nor of what takes less than a second."""
+"""Progress of long computations on stderr, as one line that rewrites itself. Nothing is written if stderr is
+not a terminal, or in the first second."""
 
 from __future__ import annotations
 
@@ -11,42 +11,45 @@ from time import monotonic
 
 from ..signals import tidied
 
-PATIENCE = 1.0  # seconds before anything is said
-AGAIN = 0.1  # seconds between two reports
+PATIENCE = 1.0  # seconds before the first line
+AGAIN = 0.1  # seconds between two lines
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Gives a function to be told how many are done of how many."""
+def progress(noun: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield a function that takes the number of steps that are done and the number of all steps."""
     with rewritten_line() as write:
 
         def report(done: int, total: int) -> None:
             if done < total:
-                write(lambda: f"{what} {done:,} of {total:,}")
+                write(lambda: f"{noun} {done:,} of {total:,}")
 
         yield report
 
 
 @contextmanager
 def rated_progress(
-    what: str, count: Callable[[], int | None]
+    noun: str, count: Callable[[], int | None]
 ) -> Iterator[tuple[Callable[[int, int], None], Callable[[int], None]]]:
-    """Gives a function to be told how many are done, and how many of them now, and one to be told how many
-    bytes were read. The line says how many come a second, and how long the rest takes or, where nobody knows
-    how many there are, how much was read. How many there are is asked once, when something is said."""
-    began, known = monotonic(), list[int | None]()
+    """Yield two functions. The first takes the number of steps that are done, and the number of those that
+    this run did; the second takes the number of bytes that were read.
+
+    The line shows the steps per second and the time that is left. If `count`, which is called once for the
+    first line, returns no total, it shows the bytes read instead.
+    """
+    start, totals = monotonic(), list[int | None]()
     done = now = read = 0
 
     def line() -> str:
-        if not known:
-            known.append(count())
-        rate, total = now / max(monotonic() - began, 1e-9), known[0]
+        if not totals:
+            totals.append(count())
+        rate, total = now / max(monotonic() - start, 1e-9), totals[0]
         if total is None:
-            return f"{what} {done:,}, {rate:,.1f} a second, {read / 1e6:,.0f} MB read"
+            return f"{noun} {done:,}, {rate:,.1f} per second, {read / 1e6:,.0f} MB read"
         if done >= total:
             return ""
-        left = timedelta(seconds=round(max(total - done, 0) / rate)) if rate else "?"
-        return f"{what} {done:,} of {total:,}, {rate:,.1f} a second, {left} left"
+        left = timedelta(seconds=round((total - done) / rate)) if rate else "?"
+        return f"{noun} {done:,} of {total:,}, {rate:,.1f} per second, {left} left"
 
     with rewritten_line() as write:
 
@@ -65,21 +68,21 @@ def rated_progress(
 
 @contextmanager
 def rewritten_line() -> Iterator[Callable[[Callable[[], str]], None]]:
-    """Gives a function that writes a line, which it asks for, where it is time for one."""
-    on_terminal, due, written = sys.stderr.isatty(), monotonic() + PATIENCE, 0
+    """Yield a function that takes a function for the line, and writes the line if it is time for one."""
+    on_terminal, due, width = sys.stderr.isatty(), monotonic() + PATIENCE, 0
 
     def write(line: Callable[[], str]) -> None:
-        nonlocal due, written
+        nonlocal due, width
         if not on_terminal or monotonic() < due or not (text := line()):
             return
         due = monotonic() + AGAIN
-        sys.stderr.write(f"\r{text:<{written}}")
+        sys.stderr.write(f"\r{text:<{width}}")
         sys.stderr.flush()
-        written = len(text)
+        width = len(text)
 
     def erase() -> None:
-        if written:
-            sys.stderr.write(f"\r{' ' * written}\r")
+        if width:
+            sys.stderr.write(f"\r{' ' * width}\r")
             sys.stderr.flush()
 
     with tidied(erase):

@@ -1,4 +1,4 @@
-"""What --show names: events and parameters in full, or parts of them."""
+"""Prints the events and parameters that --show names, in full or in part."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 
 
 def shown_events(model: LanguageModel, names: Sequence[str]) -> list[str]:
-    """The events among what is shown, or the parts of them. Raises InputError where a parameter has no such
-    part; of events that is seen when the text is read."""
-    found = []
-    for site, name in _named(model, names):
+    """Return the events that are shown, or parts of events. Raises InputError if a parameter has no such
+    part; parts of events are checked when the length of the text is known."""
+    events = []
+    for site, name in _sites(model, names):
         if name not in model.plan:
             part_of(model, site, name, 0, ())
         if name in model.hooks.specs:
-            found.append(f"{name}{site.place}")
-    return found
+            events.append(f"{name}{site.place}")
+    return events
 
 
 def array_sections(result: Trace, model: LanguageModel, names: Sequence[str]) -> Iterator[Section]:
-    """Each in the order in which it is named, its gradient below it."""
+    """Yield a section for each array, in the order of the names, with its gradient below it."""
     predicted, length = [prediction.position for prediction in result.predictions], len(result.input.tokens)
-    for site, name in _named(model, names):
+    for site, name in _sites(model, names):
         part = part_of(model, site, name, length, predicted)
         labels = result.input.labels
         if name in HEAD_EVENTS:
@@ -53,16 +53,16 @@ def array_sections(result: Trace, model: LanguageModel, names: Sequence[str]) ->
                 yield array_section(name, selection, model, labels, title)
 
 
-def _named(model: LanguageModel, names: Sequence[str]) -> Iterator[tuple[Site, str]]:
-    events = list(model.hooks.specs)
-    known = [*events, *(name for name in model.config.shapes() if name not in model.hooks.specs)]
+def _sites(model: LanguageModel, names: Sequence[str]) -> Iterator[tuple[Site, str]]:
+    """Yield each site that is named, with each event and parameter that it stands for."""
+    known = list(dict.fromkeys([*model.hooks.specs, *model.config.shapes()]))
     for site in map(parse_site, names):
         for name in site.names(known):
             yield site, name
 
 
 def _of_parameter(model: LanguageModel, name: str, part: Part, place: str) -> Selection:
-    """Its rows as far as they are shown; those in a file are not all read."""
+    """Return the rows of a parameter that are shown; only these are read from a file."""
     shape = model.config.shapes()[name]
     indices = part.indices(shape, range(shape[0]))
     if len(shape) == 1:

@@ -1,4 +1,4 @@
-"""stdin, stdout and stderr as a command needs them, whatever the caller left open. Knows no command."""
+"""Prepares stdin, stdout and stderr for a command, also if the caller closed some. Knows no command."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ..errors import ReaderGone
 
 
 class Results(io.TextIOWrapper):
-    """stdout. Where its reader has gone that is ReaderGone: rich and Typer take a BrokenPipeError for a
-    failure of their own and end with exit code 1."""
+    """stdout, which raises ReaderGone if its reader has closed the pipe. A BrokenPipeError would make rich
+    and Typer end with exit code 1."""
 
     def write(self, text: str) -> int:
         try:
@@ -29,7 +29,7 @@ class Results(io.TextIOWrapper):
 
 
 class Notes(io.TextIOWrapper):
-    """stderr: whatever keeps a note from being read, the work goes on."""
+    """stderr, which ignores errors: a note that cannot be written must not stop the work."""
 
     def write(self, text: str) -> int:
         with suppress(OSError, ValueError):
@@ -42,44 +42,43 @@ class Notes(io.TextIOWrapper):
 
 
 def prepare() -> None:
-    """Take hold of the three streams. Writing results to a stdout that the caller closed is an OSError."""
+    """Replace the streams by ours. Writing results to a stdout that the caller closed raises OSError."""
     _fill_closed()
     sys.stdout = _over(sys.stdout, 1, Results, line_buffering=sys.stdout is not None and sys.stdout.isatty())
     sys.stderr = _over(sys.stderr, 2, Notes, line_buffering=True)
 
 
 def release() -> None:
-    """Write what is left. Where nobody takes it, it goes nowhere: else Python complains when it ends, with an
-    exit code of its own."""
+    """Flush the streams, and drop what cannot be written: Python would report it at its end, with an exit
+    code of its own."""
     try:
         sys.stdout.flush()
-    except (OSError, ValueError, ReaderGone):  # a full disk, closed, or nobody reads it
+    except (OSError, ValueError, ReaderGone):  # a full disk, a closed stream, or no reader
         drop_output()
     with suppress(OSError, ValueError):
         sys.stderr.flush()
 
 
 def drop_output() -> None:
-    """What is still to be written to stdout has no reader."""
-    with suppress(OSError, ValueError):  # no file, or closed
+    """Send what is still to be written to stdout to the null device."""
+    with suppress(OSError, ValueError):  # stdout is no file, or closed
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fill_closed() -> None:
-    """Put something in the place of streams that are closed: else the first file that is opened becomes
-    stderr, and what a library says there goes into it."""
+    """Open the null device in the place of closed streams: otherwise the first file that is opened would
+    become stderr, and messages of libraries would go into it."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(
-                os.devnull, os.O_WRONLY if descriptor == 2 else os.O_RDONLY
-            )  # takes the lowest that is free
+            # takes the lowest free descriptor, which is this one
+            os.open(os.devnull, os.O_WRONLY if descriptor == 2 else os.O_RDONLY)
 
 
 def _over(stream: Any, descriptor: int, kind: type[io.TextIOWrapper], line_buffering: bool) -> Any:
-    """A stream of our kind in the place of Python's own. Anything else, put there by somebody who calls us,
-    is left alone."""
+    """Return our stream over Python's own. Any other stream, which a caller put there, is returned as it
+    is."""
     if stream is None:
         raw: Any = io.FileIO(descriptor, "w", closefd=False)
         encoding = "utf-8"
@@ -90,6 +89,6 @@ def _over(stream: Any, descriptor: int, kind: type[io.TextIOWrapper], line_buffe
     else:
         return stream
     if not isinstance(raw, io.BufferedWriter):
-        # Unbuffered (python -u), Python takes no notice when a full disk takes only a part.
+        # Unbuffered (python -u), Python does not notice that a full disk took only a part.
         raw = io.BufferedWriter(raw)
     return kind(raw, encoding=encoding, errors="backslashreplace", line_buffering=line_buffering)

@@ -71,9 +71,7 @@ def explain_command(
 ) -> dict[str, Any]:
     """Return the parts of a command that explains an element: the words before and after the element."""
     prompted = "prompts" in model.abilities
-    other = (
-        ("model", "tokens") if path is None else ("model", "tokens", "seed")
-    )  # the seed is for sampling then
+    other = ("model", "tokens") if path is None else ("model", "tokens", "seed")  # a seed of --temperature
     only = [name for name in OF_THE_RUN if name not in other]
     after = list(map(quoted, words_given(context, only=only)[1]))
     if prompted:

@@ -1,7 +1,6 @@
-"""A training run: the Trainer that the command line asks for, new or from a checkpoint, then from its first
-step to the report: progress, saves, and how it is interrupted.
+"""Runs `microgpt train`: makes a new Trainer or loads one, takes its steps, saves, and prints the report.
 
-Loaded by a run alone, after what is asked of it was found to fit.
+Only a training run loads this module, after the options have been checked.
 """
 
 from __future__ import annotations
@@ -41,50 +40,52 @@ if TYPE_CHECKING:
 
 WATCHED = "emma"
 SAMPLES = 20
-SMOOTHED = 100  # losses whose mean is shown
-PATIENCE = 1.0  # seconds: a wrapper may forward the Ctrl-C that the terminal sends as well
+WINDOW = 100  # steps whose mean loss the progress line shows
+PATIENCE = (
+    1.0  # seconds in which a second signal is ignored: a wrapper may forward the Ctrl-C of the terminal
+)
 
 
 def new_trainer(
-    asked: dict[str, Any], dimensions: dict[str, int], vocab: Vocab | None, data: Path | None
+    options: dict[str, Any], dimensions: dict[str, int], vocab: Vocab | None, data: Path | None
 ) -> Trainer:
-    """One that begins with the names of the data. Raises FileFormatError where none fits the model."""
-    schedule = Schedule(**asked)
+    """Return the Trainer of a new model. Raises FileFormatError if no name of the data fits the model."""
+    schedule = Schedule(**options)
     path = data or default_data()
     lines = read_lines(path)
     tokenizer = _tokenizer(vocab, lines)
     config = Config(vocab_size=tokenizer.vocab_size, **dimensions)
-    hint = "" if vocab == "data" else "--vocab data takes the characters of the data"
+    hint = "" if vocab == "data" else "--vocab data uses the characters of the data"
     documents = Documents.fit(lines, tokenizer, config.block_size, hint)
     if not len(documents):
-        why = "; ".join(documents.notes)
-        raise FileFormatError(f"{path}: none of its {counted(len(lines), 'line')} fits the model: {why}")
+        reasons = "; ".join(documents.notes)
+        raise FileFormatError(f"{path}: none of its {counted(len(lines), 'line')} fits the model: {reasons}")
     return Trainer(init(config, seed=schedule.seed, tokenizer=tokenizer), documents, schedule)
 
 
 def resumed_trainer(
-    path: Path, asked: dict[str, Any], dimensions: dict[str, int], vocab: Vocab | None, data: Path | None
+    path: Path, options: dict[str, Any], dimensions: dict[str, int], vocab: Vocab | None, data: Path | None
 ) -> Trainer:
-    """One that goes on with a checkpoint. Raises InputError for what contradicts it."""
+    """Return the Trainer of a checkpoint. Raises InputError for an option that contradicts the checkpoint."""
     model = load(path)
     state = model.training
     if state is None or state.moments is None:
-        raise FileFormatError(f"{path}: holds weights but no training state to resume")
+        raise FileFormatError(f"{path}: expected a training state to resume, found only weights")
     stored = vars(state.schedule) | vars(model.config)
-    for name, value in (asked | dimensions).items():
+    for name, value in (options | dimensions).items():
         if value != stored[name]:
             option = f"--{name.replace('_', '-')}"
-            raise InputError(f"{option} {value} contradicts {path}, which says {stored[name]}")
+            raise InputError(f"{option} {value} contradicts {path}, which has {stored[name]}")
     if state.step >= state.schedule.steps:
-        raise InputError(f"{path}: stands at its last step, {state.step:,}; nothing is left to resume")
+        raise InputError(f"{path}: training is complete at step {state.step:,}; nothing is left to resume")
     lines = read_lines(data or default_data())
     if vocab is not None and _tokenizer(vocab, lines) != model.tokenizer:
-        said = model.tokenizer.describe_chars()
-        raise InputError(f"--vocab {vocab} contradicts {path}, whose characters are {said}")
+        chars = model.tokenizer.describe_chars()
+        raise InputError(f"--vocab {vocab} contradicts {path}, whose characters are {chars}")
     documents = Documents.fit(lines, model.tokenizer, model.config.block_size)
     if documents.fingerprint != state.data:
         raise InputError(
-            f"{path} was trained on other data: expected {state.data}, found {documents.fingerprint}"
+            f"{path} was trained on other data: expected the hash {state.data}, found {documents.fingerprint}"
         )
     return Trainer(model, documents, state.schedule)
 
@@ -93,34 +94,34 @@ def _tokenizer(vocab: Vocab | None, lines: list[str]) -> Tokenizer:
     return Tokenizer.of(line.strip() for line in lines) if vocab == "data" else Tokenizer()
 
 
-def watched_name(trainer: Trainer, asked: str | None, log: Path | None) -> str:
-    """The name whose probabilities are shown: the one asked for, that of a log that is gone on with, emma, or
-    the first of the data that can be written. Raises InputError for one that does not fit."""
-    if asked is None and log is not None:
-        asked = watched_before(log)
-    if asked is not None:
-        return trainer.model("this run").read(asked).text
+def watched_name(trainer: Trainer, name: str | None, log: Path | None) -> str:
+    """Return the name to trace and report on: `name`, else the name in a log that is continued, else emma, or
+    the first name of the data if emma does not fit. Raises InputError if `name` does not fit."""
+    if name is None and log is not None:
+        name = watched_before(log)
+    if name is not None:
+        return trainer.model("this run").read(name).text
     names = trainer.documents.names
     fits = set(WATCHED) <= set(trainer.tokenizer.chars) and len(WATCHED) < trainer.params.config.block_size
     return WATCHED if fits else names[0]
 
 
 class Interrupts:
-    """Lets a signal that asks to end (Ctrl-C, a shutdown, a terminal that closes) end the run between two
-    steps: a step half taken could not be resumed bit for bit.
+    """Remembers signals that ask to end (Ctrl-C, a shutdown, a closed terminal), so that the run ends between
+    two steps. Half a step could not be resumed bit for bit.
 
-    A second one a while later interrupts the step, unless it is held back because the run is saved.
+    A second signal, some time later, interrupts the step, unless the run is being saved.
     """
 
     def __init__(self) -> None:
         self.times: list[float] = []
-        self.held_back = False
+        self.saving = False
 
     def remember(self, number: int, frame: FrameType | None) -> None:
-        """The handler of the signals."""
+        """Handle a signal."""
         now = monotonic()
         again = self.times and now - self.times[0] > PATIENCE
-        if again and not self.held_back:
+        if again and not self.saving:
             raise KeyboardInterrupt
         self.times.append(now)
 
@@ -128,30 +129,30 @@ class Interrupts:
 def train_and_report(
     trainer: Trainer, file: OwnFile, watched: str, records: TrainingLog | None, autosave: float
 ) -> None:
-    """Train to the end, or to a signal, save, and print what came of it. Raises DivergedError, and RunError
-    where something could not be written."""
+    """Train to the last step or a signal, save, and print the report. Raises DivergedError, and RunError if
+    a file cannot be written."""
     start, losses, interrupts = trainer.done, list[float](), Interrupts()
     failed: LogError | None = None
     with ExitStack() as stack:
         stack.enter_context(handled(interrupts.remember))  # before there is a log
         if records is not None:
             stack.enter_context(records)
-        for text in trainer.documents.notes:  # now that nothing is refused any more: a refusal is one line
+        for text in trainer.documents.notes:  # only now, since a refusal is one line
             note(text)
         before = _measured(trainer, watched)
-        began = monotonic()
+        start_time = monotonic()
         report = stack.enter_context(rewritten_line())
         try:
             _steps(trainer, file, records, report, losses, interrupts, autosave)
-        except LogError as error:  # between two steps, so the run is whole
+        except LogError as error:  # between two steps, so that the run can be saved
             failed = error
-        interrupts.held_back = True
+        interrupts.saving = True
         _save(trainer, file, records)
     if failed is not None:
         raise failed
     if interrupts.times and trainer.done < trainer.schedule.steps:
         _end_interrupted(trainer, file.written)
-    seconds = monotonic() - began
+    seconds = monotonic() - start_time
     _print_summary(trainer, file.written, start, losses, watched, before, seconds)
     file.check()
 
@@ -160,15 +161,16 @@ def _steps(
     trainer: Trainer, file: OwnFile, records: TrainingLog | None, report: Callable[[Callable[[], str]], None],
     losses: list[float], interrupts: Interrupts, autosave: float,
 ) -> None:  # fmt: skip
-    """Take the steps to the last one or the first signal; save when the clock says so."""
+    """Take the steps until the last one or the first signal, and save every `autosave` seconds."""
     total, saved, last = trainer.schedule.steps, 0, monotonic()
-    began, write = last, None if records is None else records.add
+    start_time, write = last, None if records is None else records.add
 
     def line() -> str:
-        """How far the run has come: the mean of the last losses, and how fast it goes on."""
-        recent, speed = losses[-SMOOTHED:], len(losses) / (monotonic() - began)
-        told = f"loss {sum(recent) / len(recent):.3f}, lr {lr:.4g}, {speed:,.0f} steps a second"
-        return f"step {step:,} of {total:,}: {told}"
+        """Return the progress line: the step, the mean of the last losses, the learning rate and the
+        speed."""
+        recent, speed = losses[-WINDOW:], len(losses) / (monotonic() - start_time)
+        mean = sum(recent) / len(recent)
+        return f"step {step:,} of {total:,}: loss {mean:.3f}, lr {lr:.4g}, {speed:,.0f} steps per second"
 
     try:
         for record in trainer.run():
@@ -185,13 +187,14 @@ def _steps(
                 last = monotonic()
         trainer.check_finite()
     except DivergedError as error:
-        untouched = f"{file.path} is as it was" if file.path.exists() else "no checkpoint was written"
-        left = f"{file.written} holds step {saved:,}" if saved else untouched
-        raise DivergedError(f"{error}; {left}") from error
+        unsaved = f"{file.path} is unchanged" if file.path.exists() else "no checkpoint was written"
+        state = f"{file.written} holds step {saved:,}" if saved else unsaved
+        raise DivergedError(f"{error}; {state}") from error
 
 
 def _autosave(trainer: Trainer, file: OwnFile, records: TrainingLog | None) -> int | None:
-    """Save in the middle of the run, and the step if that went well: else there may be room again later."""
+    """Save, and return the step. If the checkpoint cannot be saved, note it and go on: the disk may have room
+    later."""
     try:
         _save(trainer, file, records)
     except LogError:
@@ -203,8 +206,9 @@ def _autosave(trainer: Trainer, file: OwnFile, records: TrainingLog | None) -> i
 
 
 def _save(trainer: Trainer, file: OwnFile, records: TrainingLog | None) -> None:
-    """The log first: a checkpoint goes on with a log that has all of its steps. Raises RunError for the
-    checkpoint, else LogError: what keeps the log from the disk does not keep the checkpoint from it."""
+    """Save the log, then the checkpoint, since a checkpoint needs a log with all of its steps. If the log
+    cannot be written, the checkpoint is saved all the same. Raises RunError for the checkpoint, else
+    LogError."""
     with uninterrupted():
         try:
             if records is not None:
@@ -217,13 +221,13 @@ def _end_interrupted(trainer: Trainer, target: Path) -> NoReturn:
     again = command("train", (), ["--resume", str(target)])
     note(
         f"interrupted at step {trainer.done:,} of {trainer.schedule.steps:,}: saved to {target}; "
-        f"`{again}` goes on"
+        f"continue with `{again}`"
     )
     raise SystemExit(EXIT_CODE)
 
 
 def _measured(trainer: Trainer, watched: str) -> tuple[float | None, float | None, Trace]:
-    """Loss of training and held-out names, and a trace of the watched one."""
+    """Return the losses of the training and held-out names, and a trace of the watched name."""
     traced = trace(trainer.model("this run"), watched, values=False)
     return trainer.train_loss(), trainer.held_out_loss(), traced
 
@@ -234,20 +238,20 @@ def _print_summary(
 ) -> None:  # fmt: skip
     after, steps = _measured(trainer, watched), trainer.schedule.steps - start
     closing = [
-        ("time", f"{seconds:.2f} s for {counted(steps, 'step')}, {seconds / steps * 1e6:,.0f} µs a step"),
+        ("time", f"{seconds:.2f} s for {counted(steps, 'step')}, {seconds / steps * 1e6:,.0f} µs per step"),
         ("checkpoint", str(target)),
     ]
     trace_it = command("trace", [watched], ["--model", str(target)])
-    drawn = sample(trainer.model("this run"), SAMPLES, seed=trainer.schedule.seed)
-    known = set(trainer.documents.names)
-    samples = [(name, name in known) for name in drawn]
+    names = sample(trainer.model("this run"), SAMPLES, seed=trainer.schedule.seed)
+    data = set(trainer.documents.names)
+    samples = [(name, name in data) for name in names]
     show(summary_sections(_facts(trainer, start), losses, before, after, samples, closing, trace_it), None)
 
 
 def _facts(trainer: Trainer, start: int) -> list[tuple[str, str]]:
     documents, schedule, config = trainer.documents, trainer.schedule, trainer.params.config
     layers, size = counted(config.n_layer, "layer"), counted(schedule.batch_size, "name")
-    went = f"steps {start + 1:,} to {schedule.steps:,}" if start else counted(schedule.steps, "step")
+    steps = f"steps {start + 1:,} to {schedule.steps:,}" if start else counted(schedule.steps, "step")
     data = (
         f"{counted(len(documents), 'name')}: {len(documents.train):,} to train on, "
         f"{len(documents.held_out):,} held out by a hash of the name"
@@ -256,6 +260,6 @@ def _facts(trainer: Trainer, start: int) -> list[tuple[str, str]]:
         f"{config.parameter_count:,} parameters: {layers} of {config.n_head} heads, "
         f"width {config.n_embd}, block {config.block_size}"
     )
-    course = f"{went} of {size}, Adam, lr {schedule.lr:g} falling to 0, seed {schedule.seed}"
+    training = f"{steps} of {size}, Adam, lr {schedule.lr:g} falling to 0, seed {schedule.seed}"
     vocabulary = trainer.tokenizer.describe()
-    return [("data", data), ("vocabulary", vocabulary), ("model", shape), ("training", course)]
+    return [("data", data), ("vocabulary", vocabulary), ("model", shape), ("training", training)]

@@ -116,7 +116,7 @@ def test_a_training_that_writes_beside_can_be_gone_on_with(place, monkeypatch, d
     monkeypatch.setattr(training_run.Trainer, "check_finite", lambda self: signal.raise_signal(signal.SIGINT))
     done = microgpt("train --steps 9 --autosave 0 --out new", cwd=place)
     assert (done.code, load(place / "new.2").training.step) == (130, 2)
-    assert done.lines[-1].endswith("saved to new.2; `microgpt train --resume new.2` goes on")
+    assert done.lines[-1].endswith("saved to new.2; continue with `microgpt train --resume new.2`")
 
 
 def test_a_survey_that_fails_later_names_what_it_kept(tmp_path, emma, monkeypatch):

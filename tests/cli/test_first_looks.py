@@ -2,7 +2,7 @@
 
 from support.commands import microgpt, refusal
 
-HINT = "--vocab data takes the characters of the data"
+HINT = "--vocab data uses the characters of the data"
 
 
 def test_names_with_other_characters_are_told_of_the_option(tmp_path, monkeypatch):

@@ -117,7 +117,7 @@ def test_the_rate_is_that_of_this_run(monkeypatch):
     monkeypatch.setattr("microgpt_trace.cli.progress.monotonic", lambda: next(now))
     with rated_progress("text", lambda: 2000) as (report, _):
         report(1050, 50)
-    assert shown() == ["text 1,050 of 2,000, 5.0 a second, 0:03:10 left"]
+    assert shown() == ["text 1,050 of 2,000, 5.0 per second, 0:03:10 left"]
 
 
 @pytest.mark.parametrize("name", ["blank.txt.gz", "blank.jsonl.gz"])
@@ -129,7 +129,7 @@ def test_progress_counts_bytes_where_there_are_no_texts(tmp_path, monkeypatch, n
     shown = terminal(monkeypatch)
     with redirect_stdout(io.StringIO()):
         PROGRAM(["survey", str(tmp_path / name)], standalone_mode=False)
-    expected = [f"text 0, 0.0 a second, {read} MB read" for read in (1, 2, 3, 4, 5)]
+    expected = [f"text 0, 0.0 per second, {read} MB read" for read in (1, 2, 3, 4, 5)]
     assert [line for line in expected if line in shown()] == expected
     assert max(int(line.split()[-3]) for line in shown() if line.endswith("MB read")) == 5
 
