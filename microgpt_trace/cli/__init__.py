@@ -40,9 +40,8 @@ def build(names: Iterable[str]) -> typer.Typer:
     )
     for name in names:
         module = import_module(f".{name}", __name__)
-        app.command(cls=Command, epilog="\n\n".join(["Examples:", *module.EXAMPLES]))(
-            flat(getattr(module, name))
-        )
+        epilog = "\n\n".join(["Examples:", *module.EXAMPLES])
+        app.command(cls=Command, epilog=epilog)(flat(getattr(module, name)))
     app.callback(invoke_without_command=True)(_root)
     return app
 

@@ -29,7 +29,7 @@ class Sides(Tokens):
     """The two runs, and the input of models."""
 
     a: Path | None = argument("A", "Model, saved trace, dump of another engine, or survey.")
-    b: Path | None = argument("B", "The same, to compare with A.")
+    b: Path | None = argument("B", "Model, trace, dump or survey to compare with A.")
     text: str | None = argument(
         "[TEXT]", "Text that models read.",
         show_default="the input of the dump, or the default text of `microgpt trace`",
@@ -57,15 +57,15 @@ class Band:
     """The largest difference at which two runs agree."""
 
     compute: Literal["bf16", "f16", "q8"] | None = option(
-        "Precision of the other engine; its effect on the values is measured.", show_default="float32"
+        "Precision of the other engine. Its effect on the values is measured.", show_default="float32"
     )
     calibrate: Path | None = option("Third run, whose distance from A sets the tolerance.", metavar="REF")
     factor: float | None = option(
-        "Factor on the distance that --compute or --calibrate measures.",
+        "Multiply the distance that --compute or --calibrate measures by this number.",
         min=0.0, show_default="8, or 12 for --calibrate",
     )  # fmt: skip
-    rtol: float | None = option("Largest relative difference that counts as equal, such as 0.01.", min=0.0)
-    atol: float | None = option("Difference of an element to ignore, such as 1e-6.", min=0.0)
+    rtol: float | None = option("Relative difference that counts as equal, such as 0.01.", min=0.0)
+    atol: float | None = option("Difference of an element that is ignored, such as 1e-6.", min=0.0)
 
     def options(self, opener: Opener) -> dict[str, Any]:
         """Return the options as the comparisons take them."""
@@ -75,7 +75,7 @@ class Band:
 
 @group("Other comparisons")
 class Other:
-    """Comparisons of two models that are not of one run each."""
+    """Comparisons of two models: on many prompts, or by their parameters."""
 
     prompts: Path | None = option("Compare two models on each prompt of this file, one per line.")
     weights: bool = flag("Compare the parameters of two models, and run nothing.")

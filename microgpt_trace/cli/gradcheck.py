@@ -31,7 +31,4 @@ def gradcheck(*, checked: Checked, bare: BareWeights) -> None:
         raise typer.Exit(1)
 
 
-EXAMPLES = (
-    "microgpt gradcheck olivia",
-    "microgpt gradcheck --model microgpt.safetensors",
-)
+EXAMPLES = ("microgpt gradcheck olivia", "microgpt gradcheck --model microgpt.safetensors")

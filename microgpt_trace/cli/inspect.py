@@ -47,7 +47,4 @@ def inspect(context: typer.Context, *, inspected: Inspected, output: Output, of_
     output.give(result, lambda: sections_of(model, inspection=result))
 
 
-EXAMPLES = (
-    "microgpt inspect microgpt.safetensors",
-    "microgpt inspect qwen.gguf --filter '*attn_q*' --stats",
-)
+EXAMPLES = ("microgpt inspect microgpt.safetensors", "microgpt inspect qwen.gguf --filter '*attn_q*' --stats")

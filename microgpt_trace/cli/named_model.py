@@ -51,10 +51,12 @@ def model_before(words: Sequence[str], model: Path | None) -> Path:
     follow, or if --model names a model too."""
     first, *texts = words
     if model is not None:
-        raise InputError(f"two models, {first} and --model {model}{', or two texts' * bool(texts)}")
+        also = " (or one text, found two)" * bool(texts)
+        raise InputError(f"--model {model}: expected one model, found {first} too{also}")
     if texts and not is_there(first):
-        swapped = f"; the model comes first, {texts[0]} then {first!r}" if names_a_model(texts[0]) else ""
-        raise InputError(f"{first or repr(first)}: no such model, to read {texts[0]!r}{swapped}")
+        order = f"the model comes first: {texts[0]} {first!r}" if names_a_model(texts[0]) else ""
+        hint = order or "quote a text of several words"
+        raise InputError(f"{first or repr(first)}: no such model for the text {texts[0]!r}; {hint}")
     return Path(first)
 
 

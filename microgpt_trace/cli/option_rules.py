@@ -11,8 +11,8 @@ from ..errors import InputError
 
 
 class Conflict(NamedTuple):
-    """Options that cannot be combined with any of the options `beside`; "--a --b" stands for both together.
-    Without `options` no option can be, except `but_for`."""
+    """Options that cannot be combined with any of the options `beside`, where "--a --b" stands for both
+    together. Empty `options` stand for all options except `but_for`."""
 
     options: tuple[str, ...]
     beside: tuple[str, ...]
@@ -29,7 +29,7 @@ class Conflict(NamedTuple):
 
 
 class Needs(NamedTuple):
-    """An option that cannot be combined without one of some others."""
+    """An option that has no effect without one of some others."""
 
     option: str
     one_of: tuple[str, ...]

@@ -34,7 +34,4 @@ def sample(*, sampling: NamesToSample, bare: BareWeights) -> None:
         note(f"assumed: {text}")
 
 
-EXAMPLES = (
-    "microgpt sample -n 5 --prefix em",
-    "microgpt sample --temperature 0",
-)
+EXAMPLES = ("microgpt sample -n 5 --prefix em", "microgpt sample --temperature 0")

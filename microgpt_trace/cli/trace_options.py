@@ -35,7 +35,7 @@ class SourceOfTrace(Source):
     """The model, and how its input is read."""
 
     seed: int | None = option(
-        "Seed of the untrained microGPT, or of --temperature.", min=0, show_default="42"
+        "Seed of the untrained microGPT, or of sampling with --temperature.", min=0, show_default="42"
     )
     chat: bool = flag("Format the text with the chat template of the model file.", family=PRODUCTION)
     special: bool = flag("Parse special tokens in the text.", family=PRODUCTION)
@@ -159,12 +159,9 @@ class Checks:
 
 
 def run_options(
-    model: "LanguageModel",
-    source: SourceOfTrace,
-    predictions: ShownPredictions,
-    backward: Backward,
+    model: "LanguageModel", source: SourceOfTrace, predictions: ShownPredictions, backward: Backward,
     checks: Checks,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """Return the options for `tracing.trace` that the user set. Raises InputError for a malformed list."""
     if "prompts" not in model.abilities:
         return {"top_k": predictions.top_k, **vars(backward)}

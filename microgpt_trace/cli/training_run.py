@@ -85,7 +85,8 @@ def resumed_trainer(
     documents = Documents.fit(lines, model.tokenizer, model.config.block_size)
     if documents.fingerprint != state.data:
         raise InputError(
-            f"{path} was trained on other data: expected the hash {state.data}, found {documents.fingerprint}"
+            f"{path}: trained on other data, expected the hash {state.data}, found {documents.fingerprint}; "
+            "name its data with --data"
         )
     return Trainer(model, documents, state.schedule)
 

@@ -73,7 +73,7 @@ def test_a_model_and_a_text_are_named_in_any_order(model):
     assert document(model) == document("--model", model)
     assert document(model)["input"]["text"] == "The capital of France is"
     assert document("emma")["model"]["family"] == "microgpt"  # a text alone is for that
-    refused(microgpt("trace", model, "Hello", "--model", model), "two models")
+    refused(microgpt("trace", model, "Hello", "--model", model), "expected one model, found")
     refused(microgpt("trace", model, "Hello", "you"), "you")
 
 
