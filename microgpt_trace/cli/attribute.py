@@ -2,17 +2,17 @@
 
 import typer
 
-from .drawn import Drawn, give
+from .exports import Exports, give
 from .named_model import model_and_text, model_from, refuse_other_family
-from .option_checks import OF_THE_RUN, same_command
+from .option_checks import RUN_PARAMETERS, same_command
 from .option_groups import flag, group, option
-from .options import HelpPanel, OfFile, Source, positions_of, token_ids
+from .options import FileSettings, HelpPanel, Source, positions_of, token_ids
 from .output import Output, note
 from .progress import progress
 
 
 @group(HelpPanel.SHOWN)
-class Attributed:
+class AttributionOptions:
     """The contributions that are measured and shown, and the prediction that they are for."""
 
     top: int = option("Number of contributions to show per position.", default=20, min=1)
@@ -33,33 +33,33 @@ class Attributed:
 
 
 def attribute(
-    context: typer.Context, *, source: Source, attributed: Attributed, output: Output, drawn: Drawn,
-    of_file: OfFile,
+    context: typer.Context, *, source: Source, attribution: AttributionOptions, output: Output,
+    exports: Exports, settings: FileSettings,
 ) -> None:  # fmt: skip
     """Show what each head, MLP, embedding and bias adds to a prediction, and what the heads attend to.
 
     Exit code 0: the contributions sum to the logits. 1: they do not. 2: the request does not fit the model.
     """
     output.check()
-    positions = positions_of(attributed.position, "--position")
+    positions = positions_of(attribution.position, "--position")
     path, text = model_and_text(source.first, source.second, source.model)
-    drawn.check("attribute", {"--out": output.target}, [path])
-    model = model_from(path, source.seed, of_file)
+    exports.check("attribute", {"--out": output.target}, [path])
+    model = model_from(path, source.seed, settings)
     refuse_other_family(context, model)
     from ..attribution.attribute import attribute as attribute_text
 
     with progress("ablating each component: layer") as report:
         result = attribute_text(
-            model, text, tokens=token_ids(source.tokens), target=attributed.target,
-            against=attributed.against, positions=positions, ablation=not attributed.no_ablation,
+            model, text, tokens=token_ids(source.tokens), target=attribution.target,
+            against=attribution.against, positions=positions, ablation=not attribution.no_ablation,
             report=report,
         )  # fmt: skip
     if output.as_json:
         for remark in result.notes:
             note(remark)
-    top, only = {"top": attributed.top}, ("first", "second", *OF_THE_RUN)
+    top, only = {"top": attribution.top}, ("first", "second", *RUN_PARAMETERS)
     give(
-        context, result, output, drawn, result.text,
+        context, result, output, exports, result.text,
         lambda name: same_command(context, ["--show", name], only=only, of="trace"), view=top, figure=top,
     )  # fmt: skip
     if not result.ok:

@@ -6,16 +6,16 @@ from typing import Literal
 import typer
 
 from ..errors import InputError
-from .drawn import Drawn, give
-from .named_model import Naming, Opener, Tokens
+from .exports import Exports, give
+from .named_model import DumpNaming, Opener, Tokens
 from .option_checks import same_command
 from .option_groups import argument, flag, group, option
-from .options import HelpPanel, OfFile, token_ids
+from .options import FileSettings, HelpPanel, token_ids
 from .output import Output
 
 
 @group()
-class Dumped(Tokens):
+class DumpChoice(Tokens):
     """A dump, its model and its input."""
 
     dump: Path | None = argument("DUMP", "Dump: the values that the engine computed.")
@@ -37,8 +37,8 @@ class Judgement:
 
 
 def diagnose(
-    context: typer.Context, *, dumped: Dumped, judgement: Judgement, naming: Naming, output: Output,
-    drawn: Drawn, of_file: OfFile,
+    context: typer.Context, *, dumped: DumpChoice, judgement: Judgement, naming: DumpNaming, output: Output,
+    exports: Exports, settings: FileSettings,
 ) -> None:  # fmt: skip
     """Recompute each operation of a dump from the dump's own inputs, and name what went wrong.
 
@@ -48,10 +48,10 @@ def diagnose(
     output.check()
     if dumped.dump is None or dumped.model is None:
         raise InputError("expected a dump and a model: microgpt diagnose DUMP MODEL")
-    drawn.check("diagnose", {"--out": output.target}, [dumped.dump, dumped.model, naming.map_file])
+    exports.check("diagnose", {"--out": output.target}, [dumped.dump, dumped.model, naming.map_file])
     from ..diagnosis.diagnose import diagnose as diagnose_dump
 
-    opener = Opener(of_file, naming.names())
+    opener = Opener(settings, naming.names())
     recording, model = opener.dump(dumped.dump), opener.model(dumped.model)
     result = diagnose_dump(
         recording, model, dumped.text, tokens=token_ids(dumped.tokens), map=opener.names,
@@ -59,7 +59,7 @@ def diagnose(
     )  # fmt: skip
     without = ["verbose", *["compute"] * (judgement.compute in (None, "f32"))]
     give(
-        context, result, output, drawn, f"{dumped.dump} by {dumped.model}",
+        context, result, output, exports, f"{dumped.dump} by {dumped.model}",
         lambda name: same_command(context, ["--layer", name, "--verbose"], without=without, of="diff"),
         view={"verbose": judgement.verbose},
     )  # fmt: skip

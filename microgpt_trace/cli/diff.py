@@ -9,12 +9,12 @@ import typer
 
 from ..errors import InputError
 from ..surveying import is_survey
-from .drawn import Drawn, give
-from .named_model import Naming, Opener, Tokens, refuse_idle
-from .option_checks import given, same_command
+from .exports import Exports, give
+from .named_model import DumpNaming, Opener, Tokens, refuse_idle
+from .option_checks import parameters_given, same_command
 from .option_groups import argument, flag, group, option
 from .option_rules import refuse
-from .options import EventChoice, HelpPanel, OfFile, positions_of, token_ids
+from .options import EventChoice, FileSettings, HelpPanel, positions_of, token_ids
 from .output import Output, put, put_schema
 from .progress import progress
 
@@ -46,7 +46,7 @@ class View(EventChoice):
 
 
 @group(HelpPanel.DUMP)
-class NamingOfDiff(Naming):
+class DiffNaming(DumpNaming):
     """The names and layouts of the arrays of a dump."""
 
     suggest_map: bool = flag("Print a draft of a --map file for this dump, and compare nothing.")
@@ -82,15 +82,15 @@ class Other:
 
 
 def diff(
-    context: typer.Context, *, sides: Sides, view: View, band: Band, naming: NamingOfDiff, other: Other,
-    output: Output, drawn: Drawn, of_file: OfFile,
+    context: typer.Context, *, sides: Sides, view: View, band: Band, naming: DiffNaming, other: Other,
+    output: Output, exports: Exports, settings: FileSettings,
 ) -> None:  # fmt: skip
     """Compare two runs event by event and name the first event that differs.
 
     Exit code 0: everything that was compared agrees. 1: the runs differ. 2: they cannot be compared.
     """
     output.check()
-    options_given, surveys = given(context), _are_surveys([sides.a, sides.b])
+    options_given, surveys = parameters_given(context), _are_surveys([sides.a, sides.b])
     if output.schema and not surveys:
         refuse(options_given, "--schema", ())
     if sides.a is None or sides.b is None:
@@ -98,10 +98,10 @@ def diff(
     if surveys:
         refuse(options_given, "two surveys", OF_SURVEYS)
         return _diff_surveys(sides.a, sides.b, view, band.rtol, output)
-    drawn.check("diff", {"--out": output.target}, [sides.a, sides.b, naming.map_file])
-    opener = Opener(of_file, naming.names())
+    exports.check("diff", {"--out": output.target}, [sides.a, sides.b, naming.map_file])
+    opener = Opener(settings, naming.names())
     both = [opener.open(sides.a), opener.open(sides.b)]
-    refuse_idle(both, of_file, naming)
+    refuse_idle(both, settings, naming)
     options = {"names": view.layer or [], **band.options(opener)}
     tokens = token_ids(sides.tokens)
     if naming.suggest_map:
@@ -114,10 +114,10 @@ def diff(
         result, shown = _prompts(both, other.prompts, options)
     else:
         options |= {"map": opener.names, "layouts": naming.layouts_by_glob()}
-        keeper = _keeper(both) if drawn.html is not None else None
+        keeper = _keeper(both) if exports.html is not None else None
         result, shown = _runs(both, sides.text, tokens, options | {"watch": keeper}, view)
     give(
-        context, result, output, drawn, f"{sides.a} and {sides.b}",
+        context, result, output, exports, f"{sides.a} and {sides.b}",
         lambda name: same_command(context, ["--layer", name, "--verbose"], without=["layer", "verbose"]),
         **shown,
     )  # fmt: skip

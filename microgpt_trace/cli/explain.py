@@ -10,11 +10,11 @@ import typer
 from ..errors import InputError
 from ..text.printable import command, quoted
 from ..tracing.trace import trace
-from .drawn import Drawn, give
+from .exports import Exports, give
 from .named_model import is_there, model_and_text, model_from, refuse_other_family
-from .option_checks import OF_THE_RUN, command_line, words_given
+from .option_checks import RUN_PARAMETERS, command_line, given_words
 from .option_groups import argument, flag, group, option
-from .options import MICROGPT, HelpPanel, OfFile, Source, text_argument, token_ids
+from .options import MICROGPT, FileSettings, HelpPanel, Source, text_argument, token_ids
 from .output import Output
 from .trace_page import explain_command
 
@@ -40,7 +40,12 @@ class ElementChoice(Source):
 
 
 def explain(
-    context: typer.Context, *, choice: ElementChoice, output: Output, drawn: Drawn, of_file: OfFile
+    context: typer.Context,
+    *,
+    choice: ElementChoice,
+    output: Output,
+    exports: Exports,
+    settings: FileSettings,
 ) -> None:
     """Write out the arithmetic of one number: its formula, terms, sum and inputs, and where it is used.
 
@@ -48,23 +53,23 @@ def explain(
     """
     output.check()
     path, element, text = _request(choice)
-    drawn.check("explain", {"--out": output.target}, [path])
+    exports.check("explain", {"--out": output.target}, [path])
     from ..explaining.explain import explain as explain_element
 
     tokens, backward = token_ids(choice.tokens), choice.backward
-    model = model_from(path, choice.seed, of_file)
+    model = model_from(path, choice.seed, settings)
     refuse_other_family(context, model)
     result = explain_element(model, element, text, tokens=tokens, backward=backward, terms=choice.terms)
     before = [choice.first] if choice.first not in (None, element) else []
     after = [] if text is None else [text]
-    options = words_given(context, only=OF_THE_RUN)[1]
+    options = given_words(context, only=RUN_PARAMETERS)[1]
 
     def again(name: str, gradient: bool) -> str:
         return command("explain", [*before, name, *after], [*options, *["--backward"] * gradient])
 
     page = partial(_page_of_trace, context, path, model, text, result)
     give(
-        context, result, output, drawn, result.element, partial(again, gradient=backward),
+        context, result, output, exports, result.element, partial(again, gradient=backward),
         view={"command": again}, page=page if "gradients" in model.abilities else None,
     )  # fmt: skip
     if not result.holds:

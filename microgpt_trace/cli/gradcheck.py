@@ -4,18 +4,18 @@ import typer
 
 from .named_model import microgpt_from
 from .option_groups import argument, group
-from .options import BareWeights, ModelChoice
+from .options import ModelChoice, WeightSettings
 from .output import show
 
 
 @group()
-class Checked(ModelChoice):
+class GradcheckOptions(ModelChoice):
     """A model and the name whose gradients are checked."""
 
     text: str | None = argument("[TEXT]", "Name to compute the loss of.", show_default="emma")
 
 
-def gradcheck(*, checked: Checked, bare: BareWeights) -> None:
+def gradcheck(*, checked: GradcheckOptions, bare: WeightSettings) -> None:
     """Check every gradient of a microGPT against central differences in float64.
 
     Exit code 1: a gradient disagrees.

@@ -8,7 +8,7 @@ import typer
 from ..render.shown import sections_of
 from .named_model import model_before, model_from, refuse_other_family
 from .option_groups import argument, flag, group, option
-from .options import PRODUCTION, HelpPanel, ModelChoice, OfFile
+from .options import PRODUCTION, FileSettings, HelpPanel, ModelChoice
 from .output import Output
 from .progress import progress
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @group(HelpPanel.SHOWN)
-class Inspected(ModelChoice):
+class InspectionOptions(ModelChoice):
     """A model, and what is shown of its tensors."""
 
     path: Path | None = argument("[MODEL]", "Model file or folder; the same as --model.")
@@ -30,20 +30,26 @@ class Inspected(ModelChoice):
     metadata: bool = flag("Show the other metadata of the file.", family=PRODUCTION)
 
 
-def inspect(context: typer.Context, *, inspected: Inspected, output: Output, of_file: OfFile) -> None:
+def inspect(
+    context: typer.Context, *, inspection: InspectionOptions, output: Output, settings: FileSettings
+) -> None:
     """Show the architecture of a model and every parameter; a production model's as its file stores them."""
     output.check()
     from ..tracing.inspection import inspect_decoder, inspect_microgpt
 
-    path = inspected.model if inspected.path is None else model_before([str(inspected.path)], inspected.model)
-    model = model_from(path, inspected.seed, of_file)
+    path = (
+        inspection.model
+        if inspection.path is None
+        else model_before([str(inspection.path)], inspection.model)
+    )
+    model = model_from(path, inspection.seed, settings)
     refuse_other_family(context, model)
     if "prompts" not in model.abilities:
         result = inspect_microgpt(cast("Model", model))
     else:
         with progress("tensor") as report:
-            decoder, filters = cast("Decoder", model), inspected.filters or []
-            result = inspect_decoder(decoder, filters, inspected.stats, inspected.metadata, report)
+            decoder, filters = cast("Decoder", model), inspection.filters or []
+            result = inspect_decoder(decoder, filters, inspection.stats, inspection.metadata, report)
     output.give(result, lambda: sections_of(model, inspection=result))
 
 

@@ -12,9 +12,17 @@ import typer
 from ..errors import FileFormatError, InputError
 from ..readers.loading import is_model, load
 from ..text.printable import command
-from .option_checks import given
+from .option_checks import parameters_given
 from .option_groups import group, option
-from .options import DEFAULT_CHECKPOINT, MICROGPT, PRODUCTION, BareWeights, HelpPanel, OfFile, key_and_value
+from .options import (
+    DEFAULT_CHECKPOINT,
+    MICROGPT,
+    PRODUCTION,
+    FileSettings,
+    HelpPanel,
+    WeightSettings,
+    key_and_value,
+)
 
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel
@@ -77,7 +85,7 @@ def names_a_model(text: str) -> bool:
 
 
 def model_from(
-    path: Path | None, seed: int | None, of_file: BareWeights, samples: bool = False
+    path: Path | None, seed: int | None, settings: WeightSettings, samples: bool = False
 ) -> "LanguageModel":
     """Return the model of the path, or an untrained microGPT with this seed. If the run `samples` tokens, the
     seed is for them."""
@@ -87,15 +95,15 @@ def model_from(
         if path == DEFAULT_CHECKPOINT and not is_there(str(path)):
             hint = "`microgpt train` makes one in a second, or --model names another"
             raise FileFormatError(f"{DEFAULT_CHECKPOINT}: no such file in this folder; {hint}")
-        return load(path, **of_file.load_settings())
-    for name in _given(of_file):
+        return load(path, **settings.load_settings())
+    for name in _settings_given(settings):
         raise InputError(f"{name} describes a model file: name the file, for example with --model")
     from ..microgpt.model import init
 
     return init(seed=42 if seed is None else seed)
 
 
-def microgpt_from(path: Path | None, seed: int | None, bare: BareWeights) -> "Model":
+def microgpt_from(path: Path | None, seed: int | None, bare: WeightSettings) -> "Model":
     """Return a model as `model_from` does. Raises InputError for a production model."""
     model = model_from(path, seed, bare)
     if "gradients" not in model.abilities:
@@ -106,20 +114,20 @@ def microgpt_from(path: Path | None, seed: int | None, bare: BareWeights) -> "Mo
 def refuse_other_family(context: typer.Context, model: "LanguageModel") -> None:
     """Raise InputError for an option that is for the other family of models."""
     kinds = context.command.kinds  # type: ignore[attr-defined]
-    for name, spelling in given(context).items():
+    for name, spelling in parameters_given(context).items():
         family = getattr(kinds[name][1], "family", "")
         if family and ABILITIES[family] not in model.abilities:
             raise InputError(f"{spelling} is for {family}, and this is {model.kind} ({model.origin})")
 
 
-def _given(of_file: BareWeights) -> list[str]:
+def _settings_given(settings: WeightSettings) -> list[str]:
     """Return the given options that describe a model file."""
-    given = (name for name, value in vars(of_file).items() if value)
-    return ["--set" if name == "settings" else f"--{name.replace('_', '-')}" for name in given]
+    names = (name for name, value in vars(settings).items() if value)
+    return ["--set" if name == "settings" else f"--{name.replace('_', '-')}" for name in names]
 
 
 @group(HelpPanel.DUMP)
-class Naming:
+class DumpNaming:
     """The names and layouts of the arrays of a dump."""
 
     map_file: Path | None = option(
@@ -156,7 +164,7 @@ class Naming:
 class Opener:
     """Opens models and recordings by their paths, each once."""
 
-    of_file: OfFile
+    settings: FileSettings
     names: "NameMap | None" = None
     _opened: dict[str, Any] = field(default_factory=dict)
 
@@ -166,7 +174,7 @@ class Opener:
         if key not in self._opened:
             from ..comparison.compared_runs import open_source
 
-            self._opened[key] = open_source(path, self.names, **self.of_file.load_settings())
+            self._opened[key] = open_source(path, self.names, **self.settings.load_settings())
         return self._opened[key]
 
     def model(self, path: Path) -> "LanguageModel":
@@ -187,11 +195,11 @@ class Opener:
         return result
 
 
-def refuse_idle(sides: Sequence[Any], of_file: OfFile, naming: Naming) -> None:
+def refuse_idle(sides: Sequence[Any], settings: FileSettings, naming: DumpNaming) -> None:
     """Raise InputError for an option that is for a model or a dump if neither side is one."""
     models = [hasattr(side, "family") for side in sides]
     if not any(models):
-        for name in _given(of_file):
+        for name in _settings_given(settings):
             raise InputError(f"{name} is for a model, and neither side is one")
     if all(models) and (naming.map_file is not None or naming.layouts):
         name = "--layout" if naming.map_file is None else "--map"

@@ -19,7 +19,7 @@ from .output import put_schema
 _WORDS = "microgpt_trace.words"
 _WRITES = ("out", "as_json", "plot", "html", "force", "schema")
 # The parameters that say which model reads what.
-OF_THE_RUN = ("model", "seed", "n_head", "bos", "tokens", "rope_pairs", "settings")
+RUN_PARAMETERS = ("model", "seed", "n_head", "bos", "tokens", "rope_pairs", "settings")
 
 
 class Program(TyperGroup):
@@ -64,7 +64,7 @@ class Command(TyperCommand):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
-        options = list(given(ctx).values())
+        options = list(parameters_given(ctx).values())
         check_combination(str(self.name), options)
         if document := requested_schema(str(self.name), options):
             return put_schema(document, ctx.params["out"])
@@ -89,18 +89,18 @@ def same_command(
 ) -> str:  # fmt: skip
     """Return this command, or the command `of`, with the given parameters and the options `more`. `without`
     leaves parameters out, and `only` keeps just these; output files are always left out."""
-    words, options = words_given(context, without=without, only=only)
+    words, options = given_words(context, without=without, only=only)
     return command(of or str(context.info_name), words, [*options, *more])
 
 
-def words_given(
+def given_words(
     context: typer.Context, *, without: Collection[str] = (), only: Collection[str] | None = None
 ) -> tuple[list[str], list[str]]:
     """Return the words of the given arguments and of the given options, chosen as in `same_command`."""
     params = {param.name: param for param in context.command.params}
     words: list[str] = []
     options: list[str] = []
-    for name, spelling in given(context).items():
+    for name, spelling in parameters_given(context).items():
         if name in (*without, *_WRITES) or (only is not None and name not in only):
             continue
         value = context.params[name]
@@ -112,7 +112,7 @@ def words_given(
     return words, options
 
 
-def given(context: typer.Context) -> dict[str, str]:
+def parameters_given(context: typer.Context) -> dict[str, str]:
     """Return the parameters on the command line, whatever their values, and how each is spelled."""
     result = {}
     for param in context.command.params:

@@ -19,11 +19,11 @@ class Conflict(NamedTuple):
     reason: str = ""
     but_for: tuple[str, ...] = ()
 
-    def broken(self, given: Sequence[str]) -> str:
+    def broken(self, names: Sequence[str]) -> str:
         """Return what is wrong with the given options, or "" if nothing is."""
         for others in map(str.split, self.beside):
-            for option in self.options or given:
-                if option in given and option not in (*others, *self.but_for) and {*others} <= {*given}:
+            for option in self.options or names:
+                if option in names and option not in (*others, *self.but_for) and {*others} <= {*names}:
                     return f"{_described(option)} cannot be combined with {' and '.join(others)}"
         return ""
 
@@ -35,9 +35,9 @@ class Needs(NamedTuple):
     one_of: tuple[str, ...]
     reason: str = ""
 
-    def broken(self, given: Sequence[str]) -> str:
+    def broken(self, names: Sequence[str]) -> str:
         """Return what is wrong with the given options, or "" if nothing is."""
-        if self.option not in given or set(self.one_of) & set(given):
+        if self.option not in names or set(self.one_of) & set(names):
             return ""
         return f"{self.option} needs {' or '.join(self.one_of)}"
 
@@ -127,29 +127,29 @@ COUNTERPARTS = {
 }
 
 
-def check_combination(command: str, given: Sequence[str]) -> None:
-    """Raise InputError if the given options, as they are spelled, break a rule of the command."""
+def check_combination(command: str, names: Sequence[str]) -> None:
+    """Raise InputError if the given options, by their names, break a rule of the command."""
     _, choices = SCHEMAS.get(command, ("", {}))
     schema = Conflict((), ("--schema",), but_for=("--out", *choices, *FILES.get(command, ())))
     for rule in (schema, *RULES.get(command, ())):
-        if broken := rule.broken(given):
+        if broken := rule.broken(names):
             raise InputError(f"{broken}: {rule.reason}" if rule.reason else broken)
 
 
-def refuse(given: Mapping[str, str], beside: str, but_for: Collection[str]) -> None:
+def refuse(names: Mapping[str, str], beside: str, but_for: Collection[str]) -> None:
     """Raise InputError for a given parameter that cannot be combined with `beside`, which is no option. The
     parameters `but_for` can."""
-    for name, spelling in given.items():
+    for name, spelling in names.items():
         if name not in but_for:
             raise InputError(f"{_described(spelling)} cannot be combined with {beside}")
 
 
-def requested_schema(command: str, given: Sequence[str]) -> str:
+def requested_schema(command: str, names: Sequence[str]) -> str:
     """Return the document whose schema to print, or "" without --schema or where files decide about it."""
-    if "--schema" not in given or command not in SCHEMAS or set(FILES.get(command, ())) & set(given):
+    if "--schema" not in names or command not in SCHEMAS or set(FILES.get(command, ())) & set(names):
         return ""
     own, others = SCHEMAS[command]
-    return next((others[option] for option in others if option in given), own)
+    return next((others[option] for option in others if option in names), own)
 
 
 def counterpart(message: str) -> str:

@@ -68,7 +68,7 @@ class EventChoice:
 
 
 @group(HelpPanel.METADATA)
-class BareWeights:
+class WeightSettings:
     """Settings of weights without metadata."""
 
     n_head: int | None = option(
@@ -84,7 +84,7 @@ class BareWeights:
 
 
 @group(HelpPanel.METADATA)
-class OfFile(BareWeights):
+class FileSettings(WeightSettings):
     """Settings that the model file does not state; it may be an .apr file."""
 
     rope_pairs: RopePairs | None = option(

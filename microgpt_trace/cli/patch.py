@@ -8,11 +8,11 @@ import typer
 
 from ..errors import InputError
 from ..text.wording import counted
-from .drawn import Drawn, give
+from .exports import Exports, give
 from .named_model import model_and_text, model_before, model_from, refuse_other_family
 from .option_checks import same_command
 from .option_groups import argument, group, option
-from .options import HelpPanel, ModelChoice, OfFile
+from .options import FileSettings, HelpPanel, ModelChoice
 from .output import Output
 from .progress import progress
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @group(HelpPanel.INPUT)
-class PatchedRuns(ModelChoice):
+class PatchRuns(ModelChoice):
     """The two runs, the sites that are patched, and the prediction that is measured."""
 
     arguments: list[str] | None = argument(
@@ -50,7 +50,7 @@ class PatchedRuns(ModelChoice):
 
 
 def patch(
-    context: typer.Context, *, runs: PatchedRuns, output: Output, drawn: Drawn, of_file: OfFile
+    context: typer.Context, *, runs: PatchRuns, output: Output, exports: Exports, settings: FileSettings
 ) -> None:
     """Patch activations of a clean run into a corrupted run, site by site, and show which restore the answer.
 
@@ -60,8 +60,8 @@ def patch(
     """
     output.check()
     path, texts = _model_and_texts(runs.arguments or [], runs.model, runs.pairs)
-    drawn.check("patch", {"--out": output.target}, [path, runs.pairs])
-    model = model_from(path, runs.seed, of_file)
+    exports.check("patch", {"--out": output.target}, [path, runs.pairs])
+    model = model_from(path, runs.seed, settings)
     refuse_other_family(context, model)
     from ..patching.pairs import patch_pairs, read_pairs
     from ..patching.patch import patch as patch_texts
@@ -77,7 +77,7 @@ def patch(
             result = patch_pairs(model, read_pairs(runs.pairs), **options, report=report)
             title = str(runs.pairs)
     give(
-        context, result, output, drawn, title,
+        context, result, output, exports, title,
         lambda site: same_command(context, ["--sites", site], without=["sites"]),
     )  # fmt: skip
     if not result.ok:

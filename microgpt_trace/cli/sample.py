@@ -4,7 +4,7 @@ from pathlib import Path
 
 from .named_model import microgpt_from
 from .option_groups import group, option
-from .options import DEFAULT_CHECKPOINT, BareWeights, HelpPanel
+from .options import DEFAULT_CHECKPOINT, HelpPanel, WeightSettings
 from .output import note, put
 
 
@@ -21,7 +21,7 @@ class NamesToSample:
     seed: int = option("Random seed. The same seed gives the same names.", default=42, min=0)
 
 
-def sample(*, sampling: NamesToSample, bare: BareWeights) -> None:
+def sample(*, sampling: NamesToSample, bare: WeightSettings) -> None:
     """Sample new names from a trained model and print one per line."""
     from ..microgpt.sampling import sample as sample_names
 

@@ -2,9 +2,9 @@
 
 import typer
 
-from .option_checks import given
+from .option_checks import parameters_given
 from .option_rules import refuse
-from .options import OfFile
+from .options import FileSettings
 from .output import put_schema
 from .survey_options import SurveyExecution, SurveyScope, SurveySource, SurveyTargets, SurveyTexts
 
@@ -14,7 +14,7 @@ OF_SURVEYS = ("out", "imatrix", "imatrix_output", "force", "verbose")  # and fur
 
 def survey(
     context: typer.Context, *, source: SurveySource, texts: SurveyTexts, scope: SurveyScope,
-    output: SurveyTargets, execution: SurveyExecution, of_file: OfFile,
+    output: SurveyTargets, execution: SurveyExecution, settings: FileSettings,
 ) -> None:  # fmt: skip
     """Measure a model over a corpus: channels, heads, layers and losses.
 
@@ -22,7 +22,7 @@ def survey(
     """
     from .survey_run import finished_surveys, named_imatrix, run_survey, show_imatrix, show_surveys
 
-    options, arguments = given(context), source.arguments or []
+    options, arguments = parameters_given(context), source.arguments or []
     surveys, imatrix = finished_surveys(arguments), named_imatrix(arguments)
     if output.schema:
         refuse(options, "--schema", ("schema", *(["arguments"] if surveys or imatrix else [])))
@@ -34,7 +34,7 @@ def survey(
         refuse(options, "finished surveys", (*OF_FILES, *OF_SURVEYS))
         show_surveys(surveys, output)
     else:
-        run_survey(source, texts, scope, execution, output, of_file)
+        run_survey(source, texts, scope, execution, output, settings)
 
 
 EXAMPLES = (

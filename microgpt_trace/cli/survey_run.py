@@ -36,7 +36,7 @@ from ..surveying.survey_files import read_survey, survey_bytes
 from ..text.brief import brief
 from ..text.wording import counted
 from .named_model import MODEL_SUFFIXES, is_there, model_from, names_a_model
-from .options import OfFile
+from .options import FileSettings
 from .output import check_apart, check_file, note
 from .progress import rated_progress
 
@@ -86,7 +86,7 @@ def show_surveys(paths: Sequence[Path], output: SurveyTargets) -> None:
 
 def run_survey(
     source: SurveySource, texts: SurveyTexts, scope: SurveyScope, execution: SurveyExecution,
-    output: SurveyTargets, of_file: OfFile,
+    output: SurveyTargets, settings: FileSettings,
 ) -> None:  # fmt: skip
     """Run a model over a corpus and show the report."""
     shard = _shard(execution.shard)
@@ -95,7 +95,7 @@ def run_survey(
     seed = None if texts.sample is not None else texts.seed
     if path is not None and seed is not None:
         raise InputError(f"--seed is for an untrained model or for --sample, but {path} was named")
-    model = model_from(path, seed, of_file)
+    model = model_from(path, seed, settings)
     if not corpus:
         if "gradients" not in model.abilities:
             raise InputError(f"{model.origin} needs a corpus: files, globs or URLs of text, or -")
@@ -105,7 +105,7 @@ def run_survey(
     )
     if output.imatrix is not None:
         check_inputs(model, scope.events or (), output.imatrix_output)
-    options = tuple(of_file.load_settings().items()) if path is not None else ()
+    options = tuple(settings.load_settings().items()) if path is not None else ()
     elsewhere = execution.workers or execution.scheduler is not None
     count = partial(_count, selection, shard[1])
     with (

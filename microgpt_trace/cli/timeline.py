@@ -5,7 +5,7 @@ from pathlib import Path
 import typer
 
 from ..errors import InputError
-from .drawn import Drawn, give
+from .exports import Exports, give
 from .option_checks import same_command
 from .option_groups import argument, group, option
 from .options import HelpPanel
@@ -23,7 +23,7 @@ class LogChoice:
 
 
 @group(HelpPanel.SAVING)
-class DrawnOfTimeline(Drawn):
+class TimelineExports(Exports):
     """The page and the figures of a timeline."""
 
     plot: list[str] | None = option(
@@ -32,20 +32,20 @@ class DrawnOfTimeline(Drawn):
     )  # fmt: skip
 
 
-def timeline(context: typer.Context, *, choice: LogChoice, output: Output, drawn: DrawnOfTimeline) -> None:
+def timeline(context: typer.Context, *, choice: LogChoice, output: Output, exports: TimelineExports) -> None:
     """Show how a model changed during training, and when it learned each letter."""
     output.check()
     log, event = choice.log, choice.event or []
     if log is None:
         raise InputError("expected a training log: microgpt timeline LOG.jsonl")
-    drawn.check("timeline", {"--out": output.target}, [log])
+    exports.check("timeline", {"--out": output.target}, [log])
     from ..timeline.curves import selected
     from ..timeline.reading import read_timeline
 
     whole = read_timeline(log)
     shown, curves = selected(whole, event), {"curves": bool(event)}
     give(
-        context, shown, output, drawn, str(log),
+        context, shown, output, exports, str(log),
         lambda name: same_command(context, ["--event", name], without=["event"]), view=curves, figure=curves,
     )  # fmt: skip
     for text in whole.notes:  # at the end, since a refusal is one line

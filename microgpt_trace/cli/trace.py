@@ -15,18 +15,18 @@ from ..files import check_new_folder
 from ..render.shown import sections_of
 from ..tracing.trace import trace as trace_text
 from .named_model import model_and_text, model_from, refuse_other_family
-from .options import OfFile
+from .options import FileSettings
 from .output import check_file, note, put, show
 from .progress import progress
 from .trace_options import (
     Backward,
     Checks,
-    DrawnOfTrace,
     Interventions,
+    PredictionOptions,
     Request,
     Shown,
-    ShownPredictions,
-    SourceOfTrace,
+    TraceExports,
+    TraceSource,
     Written,
     interventions_of,
     run_options,
@@ -43,25 +43,25 @@ if TYPE_CHECKING:
 
 
 def trace(
-    context: typer.Context, *, source: SourceOfTrace, shown: Shown, predictions: ShownPredictions,
-    backward: Backward, written: Written, drawn: DrawnOfTrace, interventions: Interventions, checks: Checks,
-    of_file: OfFile,
+    context: typer.Context, *, source: TraceSource, shown: Shown, predictions: PredictionOptions,
+    backward: Backward, written: Written, exports: TraceExports, interventions: Interventions, checks: Checks,
+    settings: FileSettings,
 ) -> None:  # fmt: skip
     """Trace a text through every stage of a model: shapes, norms, ranges and predictions.
 
     Exit code 1: a check failed, or --fail-on found an anomaly.
     """
     path, text = model_and_text(source.first, source.second, source.model)
-    _check_files(written, drawn, path)
-    model = model_from(path, source.seed, of_file, samples=bool(predictions.temperature))
+    _check_files(written, exports, path)
+    model = model_from(path, source.seed, settings, samples=bool(predictions.temperature))
     refuse_other_family(context, model)
     changes = interventions_of(interventions, model)
     options = run_options(model, source, predictions, backward, checks)
     if checks.validate:
-        _validate(model, shown, written, drawn.force, text, options.get("tokens"))
+        _validate(model, shown, written, exports.force, text, options.get("tokens"))
     else:
         options |= {"text": text, "time": shown.time, "interventions": changes}
-        result = _run(context, path, Request(model, shown, written, drawn), options)
+        result = _run(context, path, Request(model, shown, written, exports), options)
         _exit_if_wrong(result, checks.fail_on is not None)
     if shown.payload:  # at the end, since a refusal is one line
         note("--payload has no effect: every trace runs the forward pass.")
@@ -76,23 +76,23 @@ EXAMPLES = (
 )
 
 
-def _check_files(written: Written, drawn: DrawnOfTrace, model: Path | None) -> None:
+def _check_files(written: Written, exports: TraceExports, model: Path | None) -> None:
     """Raise InputError for a file that cannot be written, before anything is loaded."""
     targets = {"--save": written.save, "--out": written.target, "--save-aprt": written.save_aprt}
-    drawn.check("trace", targets, [model])
-    check_file("--save", written.save, drawn.force)
-    check_file("--out", written.target, drawn.force)
+    exports.check("trace", targets, [model])
+    check_file("--save", written.save, exports.force)
+    check_file("--out", written.target, exports.force)
     if written.save_aprt is not None:
         check_new_folder(written.save_aprt)
 
 
 def _run(context: typer.Context, path: Path | None, request: Request, options: dict[str, Any]) -> "Trace":
     """Trace the model of this path, show the result and write the requested files."""
-    model, written, drawn = request.model, request.written, request.drawn
+    model, written, exports = request.model, request.written, request.exports
     layers, names = request.layers, request.selected()
-    needed = [*_needed(request, names), *arrays_of_figures(drawn, model, options, layers)]
+    needed = [*_needed(request, names), *arrays_of_figures(exports, model, options, layers)]
     with _layer_progress(model, options.get("generate") or 1), _attention_weights(request, names) as weights:
-        if drawn.html is None:
+        if exports.html is None:
             result = trace_text(model, names=names, values=needed, **options)
         else:
             whole, recorded, result = traced_for_page(request, names, needed, options)
@@ -101,13 +101,13 @@ def _run(context: typer.Context, path: Path | None, request: Request, options: d
         result = replace(result, layers=tuple(row for row in result.layers if row.layer in layers))
     sections = [] if written.is_json else _sections(result, request)
     _save(result, request)
-    drawn.write(list(figures(drawn, model, result, layers)))
-    if drawn.html is not None:
+    exports.write(list(figures(exports, model, result, layers)))
+    if exports.html is not None:
         write_page(context, path, request, whole, recorded, result)
     if written.is_json:
         _write_json(result, request)
     else:
-        show(sections, written.target, drawn.force)
+        show(sections, written.target, exports.force)
     return result
 
 
@@ -155,7 +155,7 @@ def _save(result: "Trace", request: Request) -> None:
     if save is not None:
         from ..dumps.stored_arrays import save_arrays
 
-        save_arrays(result, save, request.drawn.force)
+        save_arrays(result, save, request.exports.force)
         note(f"saved {request.kept(result, 'saves', f' to {save}')}")
     if save_aprt is not None:
         from ..dumps.aprt_writing import write_aprt
@@ -173,7 +173,7 @@ def _write_json(result: "Trace", request: Request) -> None:
         note(f"the JSON has the values of {request.kept(result, 'has')}")
     values = written.values
     pieces = trace_json_lines(result, values) if written.as_jsonl else [trace_json(result, values)]
-    put(pieces, written.target, request.drawn.force)
+    put(pieces, written.target, request.exports.force)
 
 
 @contextmanager

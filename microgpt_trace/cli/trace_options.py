@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..errors import InputError
 from ..hooks.names import ALIASES, glob_pattern, select_names
 from ..text.wording import counted
-from .drawn import Drawn
+from .exports import Exports
 from .option_groups import flag, group, option
 from .options import (
     MICROGPT,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @group(HelpPanel.INPUT)
-class SourceOfTrace(Source):
+class TraceSource(Source):
     """The model, and how its input is read."""
 
     seed: int | None = option(
@@ -59,7 +59,7 @@ class Shown(EventChoice):
 
 
 @group(HelpPanel.PREDICTIONS)
-class ShownPredictions:
+class PredictionOptions:
     """The predictions that are computed and shown."""
 
     top_k: int | None = option(
@@ -110,7 +110,7 @@ class Written(Output):
 
 
 @group(HelpPanel.SAVING)
-class DrawnOfTrace(Drawn):
+class TraceExports(Exports):
     """The page and the figures of a trace."""
 
     plot: list[str] | None = option(
@@ -159,7 +159,7 @@ class Checks:
 
 
 def run_options(
-    model: "LanguageModel", source: SourceOfTrace, predictions: ShownPredictions, backward: Backward,
+    model: "LanguageModel", source: TraceSource, predictions: PredictionOptions, backward: Backward,
     checks: Checks,
 ) -> dict[str, Any]:  # fmt: skip
     """Return the options for `tracing.trace` that the user set. Raises InputError for a malformed list."""
@@ -226,7 +226,7 @@ class Request:
     model: "LanguageModel"
     shown: Shown
     written: Written
-    drawn: DrawnOfTrace
+    exports: TraceExports
 
     @cached_property
     def layers(self) -> list[int]:

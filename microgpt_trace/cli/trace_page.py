@@ -12,8 +12,8 @@ from ..errors import InputError
 from ..render.shown import sections_of
 from ..text.printable import quoted
 from ..tracing.trace import trace
-from .drawn import Drawn, drawn_by_name
-from .option_checks import OF_THE_RUN, command_line, words_given
+from .exports import Exports, draw_by_name
+from .option_checks import RUN_PARAMETERS, command_line, given_words
 
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel
@@ -43,7 +43,7 @@ def traced_for_page(
             phases = ("forward", "backward") if options["backward"] else ("forward",)
         whole = trace(model, values=True, **{**options, "step": True})
     else:
-        recorder = PageRecorder(model, request.drawn.html_budget, request.layers)
+        recorder = PageRecorder(model, request.exports.html_budget, request.layers)
         extra = [name for name in names if model.hooks.specs[name].extra]
         usual = [name for name, spec in model.hooks.specs.items() if not spec.extra]
         with model.hooks.subscribe(recorder, *recorder.names):
@@ -63,7 +63,7 @@ def write_page(
     more = "" if "gradients" in model.abilities else "--html-budget or --layers"
     sections = sections_of(requested, verbose=shown.verbose, overview=not shown.layer)
     again = explain_command(context, path, model, whole)
-    request.drawn.put_page(trace_page(whole, model, sections, command_line(context), again, recorded, more))
+    request.exports.put_page(trace_page(whole, model, sections, command_line(context), again, recorded, more))
 
 
 def explain_command(
@@ -72,8 +72,8 @@ def explain_command(
     """Return the parts of a command that explains an element: the words before and after the element."""
     prompted = "prompts" in model.abilities
     other = ("model", "tokens") if path is None else ("model", "tokens", "seed")  # a seed of --temperature
-    only = [name for name in OF_THE_RUN if name not in other]
-    after = list(map(quoted, words_given(context, only=only)[1]))
+    only = [name for name in RUN_PARAMETERS if name not in other]
+    after = list(map(quoted, given_words(context, only=only)[1]))
     if prompted:
         after += ["--tokens", ",".join(map(str, whole.input.tokens))]
     before = [] if path is None else [str(path)]
@@ -81,12 +81,12 @@ def explain_command(
 
 
 def arrays_of_figures(
-    drawn: Drawn, model: LanguageModel, options: dict[str, Any], layers: Sequence[int]
+    exports: Exports, model: LanguageModel, options: dict[str, Any], layers: Sequence[int]
 ) -> list[str]:
     """Return the events whose arrays the figures need. Raises InputError for a figure that this model or this
     run does not have."""
     needed = []
-    for plot in drawn.plots("trace"):
+    for plot in exports.plots("trace"):
         name = plot.name or _default_figure(model)
         if name in OF_PRODUCTION and "prompts" not in model.abilities:
             raise InputError(
@@ -105,16 +105,16 @@ def arrays_of_figures(
 
 
 def figures(
-    drawn: Drawn, model: LanguageModel, result: Trace, layers: Sequence[int]
+    exports: Exports, model: LanguageModel, result: Trace, layers: Sequence[int]
 ) -> Iterator[tuple[Path, Picture]]:
     """Draw the figures and yield them with their files. --layers limits the figure of attention too."""
-    for plot in drawn.plots("trace"):
+    for plot in exports.plots("trace"):
         name, place = plot.name or _default_figure(model), tuple[Any, ...]()
         if name == "attention":
             from ..render.figures.attention import place_of
 
             place = (*place_of(plot.place), layers)
-        yield plot.path, drawn_by_name(name, result, *place)
+        yield plot.path, draw_by_name(name, result, *place)
 
 
 def _default_figure(model: LanguageModel) -> str:

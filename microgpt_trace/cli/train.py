@@ -72,7 +72,7 @@ class Record:
 def train(*, training: Training, shape: Shape, checkpoint: Checkpoint, record: Record) -> None:
     """Train a microGPT on a file of names and save a checkpoint."""
     target, resume, log, data = checkpoint.target, checkpoint.resume, record.log, training.data
-    schedule, dimensions = _given(training, but_for="data"), _given(shape, but_for="vocab")
+    schedule, dimensions = _options_given(training, but_for="data"), _options_given(shape, but_for="vocab")
     with ExitStack() as stack:
         _check_targets(target, log, data, resume, checkpoint.force)
         stack.enter_context(hold(target, *([] if log is None else [log])))
@@ -102,7 +102,7 @@ EXAMPLES = (
 )
 
 
-def _given(options: Training | Shape, but_for: str) -> dict[str, Any]:
+def _options_given(options: Training | Shape, but_for: str) -> dict[str, Any]:
     """Return the options that were given, by the names of the fields of Schedule or Config."""
     return {name: value for name, value in vars(options).items() if value is not None and name != but_for}
 

@@ -9,7 +9,7 @@ import pytest
 from support.commands import PARAMS, microgpt, refusal
 from support.tiny_models import TOKENS
 
-from microgpt_trace.cli.drawn import FIGURES, Plot, plot_of
+from microgpt_trace.cli.exports import FIGURES, Plot, plot_of
 from microgpt_trace.errors import InputError
 
 pytest.importorskip("matplotlib", reason="figures are drawn by matplotlib, which is not installed")

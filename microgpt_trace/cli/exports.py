@@ -53,7 +53,7 @@ class Plot(NamedTuple):
 
 
 @group(HelpPanel.SAVING)
-class Drawn:
+class Exports:
     """The page and the figures of a result."""
 
     html: Path | None = option("Write the result as a web page, complete in one file.")
@@ -104,7 +104,7 @@ class Drawn:
 
 
 def give(
-    context: typer.Context, result: Any, output: Output, drawn: Drawn, title: str,
+    context: typer.Context, result: Any, output: Output, exports: Exports, title: str,
     again: Callable[[str], str], *, view: Mapping[str, Any] | None = None,
     figure: Mapping[str, Any] | None = None, beside: Mapping[str, Any] | None = None,
     page: Callable[[Sequence["Section"]], str] | None = None,
@@ -117,21 +117,21 @@ def give(
     """
     sections = partial(sections_of, result, **(view or {}))
     pictures = []
-    for name, _, path in drawn.plots(str(context.info_name)):
-        picture = drawn_by_name(name, result) if name in DRAWS else picture_of(result, **(figure or {}))
+    for name, _, path in exports.plots(str(context.info_name)):
+        picture = draw_by_name(name, result) if name in DRAWS else picture_of(result, **(figure or {}))
         pictures.append((path, picture))
-    drawn.write(pictures)
-    if drawn.html is not None and page is not None:
-        drawn.put_page(page(sections()))
-    elif drawn.html is not None:
+    exports.write(pictures)
+    if exports.html is not None and page is not None:
+        exports.put_page(page(sections()))
+    elif exports.html is not None:
         from ..render.page.section_page import section_page
 
         page_view = view_of(result, **(beside or {}))
-        drawn.put_page(section_page(title, command_line(context), sections(), again, page_view))
+        exports.put_page(section_page(title, command_line(context), sections(), again, page_view))
     output.give(result, sections)
 
 
-def drawn_by_name(figure: str, result: Any, *place: Any) -> "Picture":
+def draw_by_name(figure: str, result: Any, *place: Any) -> "Picture":
     """Draw a figure of DRAWS."""
     module, function = DRAWS[figure]
     return getattr(import_module(f"..render.figures.{module}", __package__), function)(result, *place)
