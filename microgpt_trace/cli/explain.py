@@ -40,12 +40,7 @@ class ElementChoice(Source):
 
 
 def explain(
-    context: typer.Context,
-    *,
-    choice: ElementChoice,
-    output: Output,
-    exports: Exports,
-    settings: FileSettings,
+    context: typer.Context, *, choice: ElementChoice, output: Output, exports: Exports, settings: FileSettings
 ) -> None:
     """Write out the arithmetic of one number: its formula, terms, sum and inputs, and where it is used.
 

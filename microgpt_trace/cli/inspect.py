@@ -31,25 +31,21 @@ class InspectionOptions(ModelChoice):
 
 
 def inspect(
-    context: typer.Context, *, inspection: InspectionOptions, output: Output, settings: FileSettings
+    context: typer.Context, *, choice: InspectionOptions, output: Output, settings: FileSettings
 ) -> None:
     """Show the architecture of a model and every parameter; a production model's as its file stores them."""
     output.check()
     from ..tracing.inspection import inspect_decoder, inspect_microgpt
 
-    path = (
-        inspection.model
-        if inspection.path is None
-        else model_before([str(inspection.path)], inspection.model)
-    )
-    model = model_from(path, inspection.seed, settings)
+    path = choice.model if choice.path is None else model_before([str(choice.path)], choice.model)
+    model = model_from(path, choice.seed, settings)
     refuse_other_family(context, model)
     if "prompts" not in model.abilities:
         result = inspect_microgpt(cast("Model", model))
     else:
         with progress("tensor") as report:
-            decoder, filters = cast("Decoder", model), inspection.filters or []
-            result = inspect_decoder(decoder, filters, inspection.stats, inspection.metadata, report)
+            decoder, filters = cast("Decoder", model), choice.filters or []
+            result = inspect_decoder(decoder, filters, choice.stats, choice.metadata, report)
     output.give(result, lambda: sections_of(model, inspection=result))
 
 

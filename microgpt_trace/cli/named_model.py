@@ -14,15 +14,7 @@ from ..readers.loading import is_model, load
 from ..text.printable import command
 from .option_checks import parameters_given
 from .option_groups import group, option
-from .options import (
-    DEFAULT_CHECKPOINT,
-    MICROGPT,
-    PRODUCTION,
-    FileSettings,
-    HelpPanel,
-    WeightSettings,
-    key_and_value,
-)
+from .options import ABILITIES, DEFAULT_CHECKPOINT, FileSettings, HelpPanel, WeightSettings, key_and_value
 
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel
@@ -30,7 +22,6 @@ if TYPE_CHECKING:
     from ..dumps.recording import Recording
     from ..microgpt.model import Model
 
-ABILITIES = {PRODUCTION: "prompts", MICROGPT: "gradients"}  # the ability that tells a family of models
 MODEL_SUFFIXES = (".gguf", ".apr", ".safetensors")
 
 

@@ -20,7 +20,8 @@ class HelpPanel:
     SAVING, INTERVENTIONS, METADATA = "Save and export", "Interventions", "Files without metadata"
 
 
-PRODUCTION, MICROGPT = "a production model", "a microGPT"  # families of models
+PRODUCTION, MICROGPT = "a production model", "a microGPT"  # the families of models
+ABILITIES = {PRODUCTION: "prompts", MICROGPT: "gradients"}  # the ability by which a family is told
 
 Bos = Literal["first", "last"]
 Vocab = Literal["a-z", "data"]

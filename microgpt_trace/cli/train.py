@@ -47,12 +47,10 @@ class Checkpoint:
     """The checkpoint, and when it is saved."""
 
     out: Path | None = option("Checkpoint to write.", show_default=str(DEFAULT_CHECKPOINT))
-    resume: Path | None = option(
-        "Continue the training of this checkpoint, with the same result bit for bit as without a stop."
-    )
+    resume: Path | None = option("Continue training a checkpoint, bit for bit as if it had not stopped.")
     force: bool = flag("Overwrite an existing checkpoint or log.")
     autosave: float = option(
-        "Seconds between two saves of the checkpoint.", default=30.0, min=0.0, metavar="SECONDS"
+        "Time between saves of the checkpoint.", default=30.0, min=0.0, metavar="SECONDS"
     )
 
     @property
