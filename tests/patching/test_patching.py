@@ -223,9 +223,6 @@ def test_refuses_logits_that_are_not_finite(decoder_folder):
         patch(model, CLEAN, CORRUPT, target=1, against=2)
 
 
-# --- Tables ---------------------------------------------------------------------------------------
-
-
 def test_tables_have_a_row_per_layer_and_a_column_per_position_or_head(deep):
     result = patch(
         deep.model, "abba", "abbb", target="a", against="b",
@@ -271,8 +268,6 @@ def test_finds_the_runs_and_moves_of_a_table(decoders):
     assert list(moves(table, 0.5, lambda cell: cell.restored)) == [(0, 1, "layer 0", "layer 1")]
     assert not list(moves(table, 0.75, lambda cell: cell.restored))
 
-
-# --- SmolLM2 --------------------------------------------------------------------------------------
 
 FRANCE, ITALY = "The capital of France is", "The capital of Italy is"
 

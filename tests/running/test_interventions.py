@@ -138,9 +138,6 @@ def test_interventions_are_applied_in_order_and_their_slopes_multiply():
         agree(twice.gradient(name), once.gradient(name), what=name)
 
 
-# --- Effects in the Trace -----------------------------------------------------------------------
-
-
 def distance(before, after):
     if before.ndim == 3:
         before, after = np.tril(before), np.tril(after)
@@ -193,9 +190,6 @@ def test_patching_the_last_stream_from_a_saved_trace_gives_its_logits(tmp_path):
     before = traced(Intervention("patch", "layer1.mlp.residual@4", source=source))
     agree(before["logits"][4], other["logits"][4], what="logits of one position")
     agree(before["logits"][3], PLAIN["logits"][3], what="logits of another")
-
-
-# --- Decoders -----------------------------------------------------------------------------------
 
 
 def decoder_values(model, *interventions, **more):
@@ -320,8 +314,6 @@ def test_values_of_a_text_of_another_length_need_a_position(tmp_path):
     found = traced(Intervention("patch", "layer0.mlp.act@3", source=source))
     agree(found["layer0.mlp.act"][3], shorter["layer0.mlp.act"][3], what="act")
 
-
-# --- Refusals -----------------------------------------------------------------------------------
 
 REFUSED = {
     "kind": (("halve", "logits"), "one of ablate, ablate-mean, scale, patch, add"),

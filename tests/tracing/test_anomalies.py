@@ -1,4 +1,4 @@
-"""Rules on a decoder: each fires on the fault that it is for, and not without."""
+"""Check the anomaly rules of a decoder: each finds its fault, and finds nothing in a sound model."""
 
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ TENSOR = "model.layers.{}.{}.weight"
 
 @pytest.fixture(scope="module")
 def faulty(decoder_folder):
-    """A function that traces a model of ten layers with the same statistics, and one fault."""
+    """Return a function that traces a model of ten similar layers with one fault."""
 
     def run(edit=None, case="llama_gqa", tokens=TOKENS, layers=10):
         return traced(load(decoder_folder(case, edit=edit, num_hidden_layers=layers)), tokens)
@@ -38,12 +38,12 @@ def rules(run):
     return {anomaly.id: anomaly for anomaly in run.anomalies}
 
 
-def fired(found):
+def anomalous(found):
     return {identifier for identifier, rule in found.items() if rule.found}
 
 
-def blamed(found):
-    """The layers that a rule about layers names."""
+def named_layers(found):
+    """Return the layers that the rules about layers name."""
     return {found[i].detail.partition(":")[0] for i in OF_LAYERS if found[i].found}
 
 
@@ -54,15 +54,12 @@ def scaled(layer, name, factor):
     return edit
 
 
-# --- Rules ----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("case", "layers", "tokens"),
     [("llama_mha_bias", 8, TOKENS), ("llama_tied", 12, TOKENS), ("mistral_window", 12, range(40)),
      ("qwen2", 8, TOKENS), ("qwen3", 12, TOKENS)],
 )  # fmt: skip
-def test_nothing_fires_on_a_sound_model(faulty, case, layers, tokens):
+def test_finds_no_anomaly_in_a_sound_model(faulty, case, layers, tokens):
     found = rules(faulty(case=case, layers=layers, tokens=tokens))
     assert {identifier: rule.found for identifier, rule in found.items()} == dict.fromkeys(RULES, False)
     assert tuple(found) == RULES
@@ -86,18 +83,18 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_rule_fires_on_its_fault(faulty, fault):
-    """A layer that writes too much makes the stream of those after it large: they are not at fault."""
+def test_a_rule_finds_its_fault(faulty, fault):
+    """A layer that writes too much enlarges the stream of the later layers, which are not at fault."""
     edit, identifier, where = FAULTS[fault]
     found = rules(faulty(edit))
     assert found[identifier].found
     assert found[identifier].value > found[identifier].threshold
     assert where in found[identifier].detail
     assert not found["rmsnorm"].found
-    assert identifier not in OF_LAYERS or blamed(found) == {where}
+    assert identifier not in OF_LAYERS or named_layers(found) == {where}
 
 
-def test_a_layer_that_turns_the_stream_around_is_found(ten):
+def test_finds_a_layer_that_reverses_the_stream(ten):
     before = {}
 
     def turn_around(event, value):
@@ -111,7 +108,7 @@ def test_a_layer_that_turns_the_stream_around_is_found(ten):
 
 
 @pytest.mark.parametrize("name", ["layer3.attn.norm", "final.norm"])
-def test_a_norm_that_is_off_breaks_its_invariant(ten, name):
+def test_finds_a_scaled_norm(ten, name):
     with ten.hooks.subscribe(lambda e, v: v * np.float32(1.01), name):
         rule = rules(traced(ten))["rmsnorm"]
     assert (rule.found, rule.detail, rule.source) == (True, name, "invariant")
@@ -129,24 +126,24 @@ SOUND = norm.rmsnorm
 
 
 @pytest.mark.parametrize("wrong", WRONG_NORMS)
-def test_a_wrong_rmsnorm_is_found(decoder_folder, monkeypatch, wrong):
+def test_finds_a_wrong_rmsnorm(decoder_folder, monkeypatch, wrong):
     model = load(decoder_folder("llama_tied"))  # with an eps of 0.01
     monkeypatch.setattr(norm, "rmsnorm", WRONG_NORMS[wrong])
-    assert "rmsnorm" in fired(rules(traced(model)))
+    assert "rmsnorm" in anomalous(rules(traced(model)))
 
 
 @pytest.mark.parametrize("tokens", [[7] * 12, [7, *[9, 7] * 20, 5], [5]])
-def test_alike_positions_are_no_measure(faulty, tokens):
-    """A token repeated is one witness, and position 0 none: it draws massive activations."""
+def test_does_not_compare_repeated_tokens(faulty, tokens):
+    """A repeated token counts once, and position 0 does not count: it has massive activations."""
     found, count = rules(faulty(tokens=tokens)), len({*tokens[1:]})
     for identifier in OF_LAYERS:
         words = "different tokens after position 0 without massive activations"
         reason = f"needs {FEWEST_TOKENS} {words}, found {count}"
         assert (found[identifier].found, found[identifier].detail) == (None, reason)
-    assert fired(found) == set()
+    assert anomalous(found) == set()
 
 
-def test_positions_that_are_compared():
+def test_chooses_the_positions_to_compare():
     assert compared_positions([7, 7, 7]).tolist() == [2]
     assert compared_positions([5, 7, 9, 7]).tolist() == [2, 3]
     assert compared_positions([5]).tolist() == []
@@ -154,7 +151,7 @@ def test_positions_that_are_compared():
 
 
 def massive_from(layer, positions):
-    """A hook that gives some positions a massive element after a layer."""
+    """Return a hook that puts a massive element at some positions after a layer."""
 
     def hook(event, value):
         new = value.copy()
@@ -165,24 +162,24 @@ def massive_from(layer, positions):
 
 
 FEW = "fewer than 4 positions are without massive activations"
-MASSIVE_POSITIONS = [  # from which layer on, which positions, and the rule's verdict, detail, seen and unseen
+MASSIVE_POSITIONS = [  # the first layer, the positions, and the rule's verdict, detail, seen and unseen
     (2, slice(None), (None, f"from layer 2 on {FEW}", "", "")),
     (7, slice(None), (False, None, "layers 0 to 6 at 5 positions", f"layers from 7 on: {FEW}")),
     (2, 4, (False, None, "layers 0 to 9 at 4 positions", "")),
 ]
 
 
-@pytest.mark.parametrize(("layer", "positions", "said"), MASSIVE_POSITIONS)
-def test_positions_with_massive_activations_are_no_measure(ten, layer, positions, said):
-    """They leave the comparison from that layer on; where too few are left, that is said."""
+@pytest.mark.parametrize(("layer", "positions", "expected"), MASSIVE_POSITIONS)
+def test_does_not_compare_positions_with_massive_activations(ten, layer, positions, expected):
+    """They are left out from that layer on, and the rule says if too few are left."""
     with ten.hooks.subscribe(massive_from(layer, positions), "layer*.mlp.residual"):
         found = rules(traced(ten))[MLP]
     detail = found.detail if found.found is None else None
-    assert (found.found, detail, found.seen, found.unseen) == said
+    assert (found.found, detail, found.seen, found.unseen) == expected
 
 
 @pytest.mark.parametrize("layers", [1, 5])
-def test_rules_that_need_more_layers_say_so(faulty, layers):
+def test_rules_give_the_number_of_layers_that_they_need(faulty, layers):
     found = rules(faulty(layers=layers))
     for identifier in OF_LAYERS:
         rule = found[identifier]
@@ -191,18 +188,16 @@ def test_rules_that_need_more_layers_say_so(faulty, layers):
         assert rule.detail.endswith(f"found {max(layers - 2, 0)}")
 
 
-def test_rules_of_layers_are_skipped_where_one_is_not_finite(faulty):
+def test_does_not_compare_layers_that_are_not_finite(faulty):
     found = rules(faulty(spoil_up))
     assert {found[i].found for i in ("growth", ATTENTION, MLP, "turn")} == {None}
     assert all("a layer is not finite" in found[i].detail for i in ("growth", MLP))
-    assert (found["rmsnorm"].found, found["rmsnorm"].detail) == (
-        None,
-        "layer5.attn.norm or its input is not finite, or is too large to be squared",
-    )
+    reason = "layer5.attn.norm or its input is not finite, or is too large to be squared"
+    assert (found["rmsnorm"].found, found["rmsnorm"].detail) == (None, reason)
 
 
-def test_the_threshold_is_in_spreads_of_the_other_layers(ten):
-    """Twice its size is within bounds, a thousand times is not."""
+def test_the_threshold_counts_spreads_of_the_layers(ten):
+    """A factor of 2 is within the threshold, a factor of 1000 is not."""
     run = traced(ten)
 
     def far(factor):
@@ -217,13 +212,13 @@ def test_the_threshold_is_in_spreads_of_the_other_layers(ten):
 
 @pytest.mark.parametrize("layer", [0, 9])
 @pytest.mark.parametrize("name", ["mlp.down_proj", "self_attn.o_proj"])
-def test_a_fault_of_the_first_or_last_layer_is_found(faulty, layer, name):
-    """But for what attention writes in the first, which is said to be left out."""
+def test_finds_a_fault_of_the_first_or_last_layer(faulty, layer, name):
+    """Except for the attention of the first layer, which the rule leaves out."""
     judged = (layer, name) != (0, "self_attn.o_proj")
-    assert blamed(rules(faulty(scaled(layer, name, 50)))) == ({f"layer {layer}"} if judged else set())
+    assert named_layers(rules(faulty(scaled(layer, name, 50)))) == ({f"layer {layer}"} if judged else set())
 
 
-def test_what_is_left_out_is_said(ten):
+def test_reports_what_a_rule_left_out(ten):
     found = rules(traced(ten, interventions=[Intervention("scale", "layer3.mlp.up", 2.0)]))
     assert {i for i in RULES if "layer 0: it reads the embedding" in found[i].unseen} == {"growth", ATTENTION}
     assert {i for i in RULES if "1 event that an intervention changed" in found[i].unseen} == {
@@ -235,14 +230,14 @@ def test_what_is_left_out_is_said(ten):
     assert found["growth"].seen == "layers 1 to 9 at 5 positions"
 
 
-def test_steps_of_a_continuation_are_looked_at(ten):
+def test_judges_the_steps_of_a_continuation(ten):
     with_steps = rules(traced(ten, generate=3))["nonfinite"].seen
     count = len(traced(ten))
     assert int(with_steps.split()[0].replace(",", "")) > 2 * count - 10
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_trend_is_not_moved_by_a_few(seed):
+def test_a_few_values_do_not_move_the_trend(seed):
     rng = np.random.default_rng(seed)
     line = 0.3 * np.arange(12) - 2
     bent = line.copy()
@@ -250,7 +245,7 @@ def test_the_trend_is_not_moved_by_a_few(seed):
     assert np.abs(np.array(trend(bent)) - line).max() < 1e-12
 
 
-def test_constants_are_counted_and_the_first_are_named(faulty):
+def test_counts_constants_and_names_the_first(faulty):
     def silence(weights):
         for i in range(10):
             scaled(i, "mlp.up_proj", 0)(weights)

@@ -1,4 +1,4 @@
-"""The self-checks of a trace: they hold, and each fails when what it guards is broken."""
+"""Check that the self-checks of a trace hold, and that each finds the fault that it guards against."""
 
 import numpy as np
 import pytest
@@ -22,13 +22,13 @@ def failed(model, text="emma"):
     return [check.id for check in trace(model, text, backward=True).checks if check.holds is False]
 
 
-def test_every_check_is_made_and_holds(case):
+def test_every_check_holds(case):
     traced = trace(case.model, case.text, backward=True)
     assert {check.id: check.holds for check in traced.checks} == dict.fromkeys(IDS, True)
     assert traced.ok
 
 
-@pytest.mark.parametrize("text", ["", "maximilian", "nola", "nolan"])  # with a ReLU almost at its kink
+@pytest.mark.parametrize("text", ["", "maximilian", "nola", "nolan"])  # some have a ReLU almost at its kink
 def test_every_check_holds_in_float32(emma, text):
     checks = trace(emma, text, backward=True).checks
     assert [check.id for check in checks if check.holds] == IDS
@@ -58,22 +58,20 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("name", "change", "identifier", "deviation", "where"), BROKEN)
-def test_weights_and_probabilities_that_are_none(
-    monkeypatch, emma, name, change, identifier, deviation, where
-):
+def test_finds_wrong_weights_and_probabilities(monkeypatch, emma, name, change, identifier, deviation, where):
     mutate(monkeypatch, operations, name, change)
     found = next(check for check in trace(emma).checks if check.id == identifier)
     assert (found.holds, found.detail) == (False, where)
     assert found.deviation == pytest.approx(deviation, rel=1e-2)
 
 
-def test_heads_of_other_channels(monkeypatch, emma):
+def test_finds_heads_of_other_channels(monkeypatch, emma):
     plain = microgpt._head_columns
     monkeypatch.setattr(microgpt, "_head_columns", lambda config: [*plain(config)[:3], slice(0, 4)])
     assert failed(emma) == ["heads"]
 
 
-def test_observers_that_change_the_run(monkeypatch, emma):
+def test_finds_observers_that_change_the_run(monkeypatch, emma):
     plain = microgpt.heads_forward
 
     def heads_forward(context, w, params, tap):
@@ -97,7 +95,7 @@ WRONG_GRADIENTS = {
 
 
 @pytest.mark.parametrize("name", WRONG_GRADIENTS)
-def test_a_gradient_that_is_wrong(monkeypatch, deep, name):
+def test_finds_a_wrong_gradient(monkeypatch, deep, name):
     module = microgpt if name == "heads_backward" else operations
     mutate(monkeypatch, module, name, WRONG_GRADIENTS[name])
     assert failed(deep.model, deep.text) == ["gradient"]
@@ -107,8 +105,8 @@ def test_a_gradient_that_is_wrong(monkeypatch, deep, name):
     ("name", "part"),
     [("wpe", False), ("lm_head", False), ("layer0.attn_wv", False), ("layer0.attn_wo", True), ("wte", True)],
 )
-def test_a_gradient_of_which_all_or_a_part_was_left_out(monkeypatch, emma, name, part):
-    """What is left points uphill as well: differences along it agree."""
+def test_finds_a_gradient_that_is_partly_or_wholly_zero(monkeypatch, emma, name, part):
+    """The rest of the gradient still points uphill, so differences along it agree."""
     plain = microgpt_tracing.run_backward
 
     def run_backward(params, done, grads, tap):
@@ -121,7 +119,7 @@ def test_a_gradient_of_which_all_or_a_part_was_left_out(monkeypatch, emma, name,
 
 
 def scaled(seed):
-    """A model of random size whose parameters are 0.01 to 100 times as large as usual, and a text."""
+    """Return a model of random size with parameters 0.01 to 100 times as large as usual, and a text."""
     rng = np.random.default_rng(seed)
     config = Config(n_layer=int(rng.integers(1, 5)), n_head=int(rng.choice([1, 2, 4])))
     params = Parameters.random(config, seed)
@@ -132,15 +130,15 @@ def scaled(seed):
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_right_gradients_of_scaled_models_are_no_alarm(seed):
-    """One in five has a P that vanishes, one in twelve cancels beyond 1e-3 of its gradient in float32."""
+def test_right_gradients_of_scaled_models_hold(seed):
+    """One in five has a vanishing P. In one of twelve, terms cancel beyond 1e-3 of its float32 gradient."""
     model, text = scaled(seed)
     traced = trace(model, text, backward=True)
     assert [(c.id, c.detail) for c in traced.checks if not c.holds] == []
     _, grads = torch_run(dict(model.params.items()), traced.input.tokens, traced.input.targets, model.config)
     for name in model.params:
         right = torch_grad(grads[name])
-        if not np.isfinite(right).all():  # the judge goes by way of P, which is 0 even in float64
+        if not np.isfinite(right).all():  # the judge divides by P, which is 0 even in float64
             continue
         off = np.abs(traced.gradient(name) - right).max() / (np.abs(right).max() or 1)
         print(name, off)
@@ -150,7 +148,7 @@ def test_right_gradients_of_scaled_models_are_no_alarm(seed):
 @pytest.mark.parametrize(
     ("name", "seed"), [("scores_backward", 1), ("rmsnorm_backward", 4), ("softmax_backward", 4)]
 )
-def test_wrong_gradients_of_scaled_models_are_found(monkeypatch, name, seed):
+def test_finds_wrong_gradients_of_scaled_models(monkeypatch, name, seed):
     def change(out):
         return (out[0] * 1.01, out[1]) if isinstance(out, tuple) else out * np.asarray(1.01, out.dtype)
 
@@ -159,14 +157,14 @@ def test_wrong_gradients_of_scaled_models_are_found(monkeypatch, name, seed):
 
 
 @pytest.fixture
-def sure(emma):
-    """A model whose letters have a P of 0 in float32, and a loss of some hundreds."""
+def confident(emma):
+    """A model with a P of 0 for some letters in float32, and a loss of some hundreds."""
     emma.params.flat *= 10
     return emma
 
 
-def test_a_gradient_by_a_vanishing_p_is_infinite_and_no_alarm(sure):
-    traced = trace(sure, "qxzq", backward=True, values=["probs"])
+def test_an_infinite_gradient_of_a_vanishing_p_is_no_failure(confident):
+    traced = trace(confident, "qxzq", backward=True, values=["probs"])
     assert np.isneginf(traced.gradient("probs")).sum() == 1
     finite = traced.checks[0]
     assert traced.ok
@@ -174,37 +172,35 @@ def test_a_gradient_by_a_vanishing_p_is_infinite_and_no_alarm(sure):
     assert finite.detail.startswith(
         "backward of probs, position 3, element [3, 17] = -Infinity: the P of 1 target"
     )
-    assert np.isfinite(sure.params.flat).all()
+    assert np.isfinite(confident.params.flat).all()
 
 
-def test_the_command_shows_it_and_ends_well(sure, tmp_path):
-    save(sure, tmp_path / "sure.safetensors")
+def test_the_command_reports_an_infinite_gradient_and_succeeds(confident, tmp_path):
+    save(confident, tmp_path / "confident.safetensors")
     words = ("trace", "qxzq", "--backward", "--verbose", "--model")
-    done = microgpt_command(*words, tmp_path / "sure.safetensors")
+    done = microgpt_command(*words, tmp_path / "confident.safetensors")
     assert done.code == 0
     assert "0 NaN, 1 Inf" in done.out
     assert "note: backward of probs" in done.out
 
 
-def test_an_infinite_gradient_elsewhere_is_an_alarm(monkeypatch, sure):
+def test_an_infinite_gradient_elsewhere_is_a_failure(monkeypatch, confident):
     plain = microgpt_tracing._vanishing
     monkeypatch.setattr(microgpt_tracing, "_vanishing", lambda *args: np.roll(plain(*args), 1))
-    found = trace(sure, "qxzq", backward=True).checks[0]
-    assert (found.holds, found.detail) == (
-        False,
-        "backward of probs, position 3, element [3, 17] = -Infinity",
-    )
+    found = trace(confident, "qxzq", backward=True).checks[0]
+    place = "backward of probs, position 3, element [3, 17] = -Infinity"
+    assert (found.holds, found.detail) == (False, place)
 
 
-def test_an_infinite_gradient_that_leads_on_is_an_alarm(sure):
-    """Where a hook lets the gradient of the logits go by way of P, they are not finite either."""
-    traced = trace(sure, "qxzq", backward=True, interventions=[Intervention("scale", "probs", 0.5)])
+def test_an_infinite_gradient_that_others_depend_on_is_a_failure(confident):
+    """With a hook on P the gradient of the logits depends on that of P, and is not finite either."""
+    traced = trace(confident, "qxzq", backward=True, interventions=[Intervention("scale", "probs", 0.5)])
     assert traced.checks[0].holds is False
 
 
-def test_the_gradient_of_a_loss_that_is_a_constant_is_zero(sure):
+def test_the_gradient_of_a_constant_loss_is_zero(confident):
     traced = trace(
-        sure, "qxzq", backward=True, interventions=[Intervention("ablate", "loss")], values=["probs"]
+        confident, "qxzq", backward=True, interventions=[Intervention("ablate", "loss")], values=["probs"]
     )
     assert not traced.gradient("probs").any()
     assert traced.ok
@@ -222,15 +218,15 @@ def test_a_gradient_after_a_replacement_is_not_judged(emma):
     assert (check.holds, check.deviation, check.detail) == (None, None, "values were replaced")
 
 
-def test_gradients_that_are_truly_zero_agree(emma):
-    """Nothing but zeros: the loss depends on no parameter, and every ReLU is exactly at its kink."""
+def test_gradients_of_exactly_zero_agree(emma):
+    """All parameters are zero: the loss depends on none, and every ReLU is exactly at its kink."""
     params = emma.params.copy()
     params.flat[...] = 0
     check = trace(Model(params, emma.tokenizer, "zeros"), backward=True).checks[-1]
     assert (check.holds, check.deviation) == (True, 0)
 
 
-def test_a_relu_on_another_side_in_float64_is_not_judged(emma, monkeypatch):
+def test_a_relu_that_switches_in_float64_is_not_judged(emma, monkeypatch):
     plain = gradient_check.same_relus
     calls = []
 
@@ -254,7 +250,7 @@ def test_a_relu_on_another_side_in_float64_is_not_judged(emma, monkeypatch):
         ("lm_head", (26, 0), np.nan, "logits, position 0, element [0, 26] = NaN"),
     ],
 )
-def test_the_first_element_that_is_not_finite_is_named(emma, parameter, index, value, first):
+def test_names_the_first_element_that_is_not_finite(emma, parameter, index, value, first):
     params = emma.params.copy()
     params[parameter][index] = value
     traced = trace(Model(params, emma.tokenizer, "broken"), backward=True)
@@ -265,7 +261,7 @@ def test_the_first_element_that_is_not_finite_is_named(emma, parameter, index, v
     assert not traced.ok
 
 
-def test_a_score_that_overflows_is_named_with_its_head_and_query(emma):
+def test_names_the_head_and_query_of_a_score_that_overflows(emma):
     params = emma.params.copy()
     for name in ("layer0.attn_wq", "layer0.attn_wk"):
         params[name][8:12] *= 1e21  # head 2
@@ -273,7 +269,7 @@ def test_a_score_that_overflows_is_named_with_its_head_and_query(emma):
     assert detail.startswith("layer0.attn.scores, position 0, element [2, 0, 0] = ")
 
 
-def test_what_cannot_be_judged_for_a_nan_says_why(emma):
+def test_gives_the_reason_of_checks_that_a_nan_prevents(emma):
     params = emma.params.copy()
     params.wte[...] = np.nan
     found = {check.id: check for check in trace(Model(params, emma.tokenizer, "broken")).checks}
@@ -302,8 +298,8 @@ def test_any_plan_is_checked(parallel, bent, check):
     assert None not in (found["heads"].holds, found["residual"].holds)
 
 
-def test_a_parameter_that_holds_a_nan_says_so(emma, tmp_path):
-    emma.params.wte[22, 3] = np.nan  # of a letter that is not read
+def test_reports_a_parameter_with_a_nan(emma, tmp_path):
+    emma.params.wte[22, 3] = np.nan  # a letter that the text does not have
     save(emma, tmp_path / "nan.safetensors")
     done = microgpt_command("trace", "emma", "--step", "--model", tmp_path / "nan.safetensors")
     assert "\nwte: 1 value is not finite and not part of its L2\n" in done.out

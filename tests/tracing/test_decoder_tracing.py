@@ -1,4 +1,4 @@
-"""Traces of a decoder: hooks, selection, statistics, predictions, logits in parts and survey."""
+"""Check traces of a decoder: hooks, selection, statistics, predictions, logits in parts, layer rows."""
 
 import math
 from time import sleep
@@ -59,8 +59,8 @@ DOUBLED = {
 
 
 @pytest.mark.parametrize("name", DOUBLED)
-def test_a_doubled_event_acts_as_doubled_weights(tiny, whole, decoder_folder, name):
-    """Doubling is exact, so both runs agree to the bit."""
+def test_doubling_an_event_equals_doubling_its_weights(tiny, whole, decoder_folder, name):
+    """Doubling is exact, so both runs have the same bits."""
 
     def double(weights):
         weights[DOUBLED[name]] *= 2
@@ -72,7 +72,7 @@ def test_a_doubled_event_acts_as_doubled_weights(tiny, whole, decoder_folder, na
     assert not np.array_equal(replaced, whole["probs"])
 
 
-def test_replaced_logits_and_probabilities_are_what_is_judged(tiny):
+def test_loss_and_ranks_use_replaced_logits_and_probs(tiny):
     def uniform(event, value):
         return np.full_like(value, 1 / VOCAB)
 
@@ -87,21 +87,20 @@ def test_replaced_logits_and_probabilities_are_what_is_judged(tiny):
         assert run(tiny).loss == 5
 
 
-def test_heads_are_computed_only_when_asked_for(tiny):
-    plain, asked = run(tiny), run(tiny, names=["layer1.attn.head3"])
+def test_computes_heads_only_if_requested(tiny):
+    plain, names, check = run(tiny), [], check_of(run(tiny), "heads")
     assert [e.seq for e in plain] == list(range(len(tiny.hooks.specs) - 8))
-    assert [e.name for e in asked] == ["layer1.attn.head3"]
-    heard, said = [], check_of(plain, "heads")
-    assert (said.holds, said.detail) == (None, "no such event in this run")
-    with tiny.hooks.subscribe(lambda e, v: heard.append(e.name), "layer0.attn.head*"):
+    assert [e.name for e in run(tiny, names=["layer1.attn.head3"])] == ["layer1.attn.head3"]
+    assert (check.holds, check.detail) == (None, "no such event in this run")
+    with tiny.hooks.subscribe(lambda e, v: names.append(e.name), "layer0.attn.head*"):
         assert not any("head" in event.name for event in run(tiny))
-    assert heard == [f"layer0.attn.head{h}" for h in range(4)]
+    assert names == [f"layer0.attn.head{h}" for h in range(4)]
 
 
 # --- Checks -------------------------------------------------------------------------------------
 
 
-def test_checks_hold_and_say_what_was_not_checked(tiny):
+def test_checks_hold_and_recheck_is_optional(tiny):
     found = {check.id: check.holds for check in run(tiny, names=["*"]).checks}
     held = dict.fromkeys(("finite", "heads", "residual", "softmax", "causal"), True)
     assert found == held | {"untraced": None}
@@ -111,8 +110,8 @@ def test_checks_hold_and_say_what_was_not_checked(tiny):
 @pytest.mark.parametrize(
     "events", [["layer0.attn.head1", "layer1.mlp.up", "layer0.mlp.residual"], ["logits"], ["probs"], ["loss"]]
 )
-def test_checks_hold_where_hooks_replaced_values(tiny, events):
-    """They take what was replaced, and probabilities as they were computed."""
+def test_checks_hold_if_hooks_replace_values(tiny, events):
+    """The checks use replaced values, and probabilities as computed."""
     with tiny.hooks.subscribe(lambda e, v: v * 2, *events):
         traced = run(tiny, recheck=True)
     print(traced.checks)
@@ -120,17 +119,17 @@ def test_checks_hold_where_hooks_replaced_values(tiny, events):
     assert traced.ok
 
 
-def in_its_first_call(function, change):
-    """What `function` gives, changed in the first call (the observed run) alone."""
+def changed_first_call(function, change):
+    """Return `function` with a changed result of its first call, which is the observed run."""
     calls = iter(range(10**6))
     return lambda *args: function(*args) + np.float32(np.multiply(change, next(calls) == 0))
 
 
 @pytest.mark.parametrize("event", ["layer0.attn.out", "none"])
 @pytest.mark.parametrize("name", ["head_forward", "forward"])
-def test_the_recheck_notices_what_only_the_observed_run_did(tiny, monkeypatch, name, event):
-    """Behind values that a hook replaced, too."""
-    monkeypatch.setattr(decoder_tracing, name, in_its_first_call(getattr(interpreter, name), 0.25))
+def test_the_recheck_finds_a_change_of_the_observed_run_only(tiny, monkeypatch, name, event):
+    """Also after values that a hook replaced."""
+    monkeypatch.setattr(decoder_tracing, name, changed_first_call(getattr(interpreter, name), 0.25))
     doubled = [event] if event in tiny.hooks.specs else []
     with tiny.hooks.subscribe(lambda e, v: v * 2 if e.name in doubled else None):
         found = check_of(run(tiny, recheck=True), "untraced")
@@ -140,17 +139,17 @@ def test_the_recheck_notices_what_only_the_observed_run_did(tiny, monkeypatch, n
 
 
 @pytest.mark.parametrize("positions", ["last", "all"])
-def test_the_recheck_compares_positions_whose_logits_it_has_not(tiny, monkeypatch, positions):
-    """The stream strays at position 0; of logits in parts the last are compared."""
+def test_the_recheck_compares_positions_without_logits(tiny, monkeypatch, positions):
+    """The stream differs at position 0. Of logits in parts the last are compared."""
     change = (np.arange(7) == 0)[:, None] * 0.25
     monkeypatch.setattr(logits, "PART", VOCAB)
-    monkeypatch.setattr(decoder_tracing, "forward", in_its_first_call(interpreter.forward, change))
+    monkeypatch.setattr(decoder_tracing, "forward", changed_first_call(interpreter.forward, change))
     found = check_of(run(tiny, recheck=True, positions=positions), "untraced")
     assert (found.holds, found.deviation) == (False, pytest.approx(0.25, abs=1e-5))
 
 
 @pytest.mark.parametrize("case", ["mistral_window", "qwen3"])
-def test_two_workers_give_the_bits_that_one_gives(decoder_folder, monkeypatch, case):
+def test_two_threads_give_the_same_bits_as_one(decoder_folder, monkeypatch, case):
     model, tokens = load(decoder_folder(case)), [*range(1, 41)]
     runs = []
     for cores in (1, 2):
@@ -164,7 +163,7 @@ def test_two_workers_give_the_bits_that_one_gives(decoder_folder, monkeypatch, c
 
 
 @pytest.mark.parametrize("part", [2 * VOCAB, 7 * VOCAB])
-def test_probabilities_that_do_not_sum_to_one_are_noticed_in_parts_too(tiny, monkeypatch, part):
+def test_finds_rows_that_do_not_sum_to_one_in_parts(tiny, monkeypatch, part):
     monkeypatch.setattr(logits, "PART", part)
     monkeypatch.setattr(decoder_tracing, "softmax", lambda x: softmax(x) * np.float32(1.1))
     found = check_of(run(tiny), "softmax")
@@ -176,18 +175,18 @@ def test_probabilities_that_do_not_sum_to_one_are_noticed_in_parts_too(tiny, mon
 # --- Selection ----------------------------------------------------------------------------------
 
 
-def test_arrays_are_kept_only_when_asked_for(tiny):
+def test_keeps_arrays_only_if_requested(tiny):
     assert run(tiny).arrays == {}
     assert list(run(tiny, values=["loss"]).arrays) == [("forward", "loss")]
 
 
-def test_gradients_are_refused_with_the_reason(tiny):
+def test_refuses_gradients(tiny):
     with pytest.raises(InputError, match="forward only"):
         run(tiny, backward=True)
 
 
 @pytest.mark.parametrize("kind", [np.array, tuple, lambda ids: np.array(ids, np.uint8)])
-def test_tokens_may_come_as_any_sequence(tiny, kind):
+def test_accepts_tokens_as_any_sequence(tiny, kind):
     traced = trace(tiny, tokens=kind(TOKENS))
     assert trace_json(traced) == trace_json(run(tiny))
 
@@ -196,7 +195,7 @@ def test_tokens_may_come_as_any_sequence(tiny, kind):
 
 
 @pytest.mark.parametrize("case", ["llama_gqa", "mistral_window"])
-def test_statistics_are_those_of_the_arrays(decoder_folder, case):
+def test_statistics_follow_from_the_arrays(decoder_folder, case):
     traced = run(load(decoder_folder(case)), names=["*"], values=True)
     for event in traced:
         x = traced[event.name].astype(np.float64)
@@ -217,7 +216,7 @@ def test_statistics_are_those_of_the_arrays(decoder_folder, case):
     ("positions", "chosen"),
     [("all", range(7)), ("last", [6]), ([0, 3], [0, 3]), ([-1, 2, 2], [2, 6]), ([-7], [0])],
 )
-def test_positions(tiny, whole, positions, chosen):
+def test_chooses_positions(tiny, whole, positions, chosen):
     traced = run(tiny, positions=positions, values=["logits"])
     assert [p.position for p in traced.predictions] == [*chosen]
     close(traced["logits"], whole["logits"][[*chosen]], rtol=0, atol=2e-6)
@@ -226,7 +225,7 @@ def test_positions(tiny, whole, positions, chosen):
 
 
 @pytest.mark.parametrize("positions", [[7], [-8], [], "first"])
-def test_positions_that_are_not_there(tiny, positions):
+def test_refuses_positions_outside_the_prompt(tiny, positions):
     with pytest.raises(InputError, match="position"):
         run(tiny, positions=positions)
 
@@ -240,7 +239,7 @@ def test_the_last_position_has_no_target(tiny):
 
 
 def twins(weights):
-    """Tokens 3, 10 and 44 have the same logits: ties."""
+    """Give tokens 3, 10 and 44 the same logits, so that they tie."""
     weights["lm_head.weight"][[10, 44]] = weights["lm_head.weight"][3]
 
 
@@ -271,25 +270,25 @@ def test_predictions_follow_from_the_logits(decoder_folder, edit):
 
 
 @pytest.fixture
-def rows_at_once(monkeypatch):
-    """How many rows of logits were made in each go."""
+def part_sizes(monkeypatch):
+    """The number of rows of logits in each part."""
     sizes, sound = [], interpreter.head_forward
 
-    def counted(model, x, *tap):
+    def recording(model, x, *tap):
         sizes.append(len(x))
         return sound(model, x, *tap)
 
-    monkeypatch.setattr(decoder_tracing, "head_forward", counted)
+    monkeypatch.setattr(decoder_tracing, "head_forward", recording)
     return sizes
 
 
 @pytest.mark.parametrize(("part", "sizes"), [(2 * VOCAB + 5, [2, 2, 2, 1]), (10, [1] * 7), (7 * VOCAB, [7])])
-def test_logits_in_parts_tell_the_same(tiny, monkeypatch, rows_at_once, part, sizes):
+def test_logits_in_parts_give_the_same_results(tiny, monkeypatch, part_sizes, part, sizes):
     expected = run(tiny, top_k=3)
-    rows_at_once.clear()
+    part_sizes.clear()
     monkeypatch.setattr(logits, "PART", part)
     found = run(tiny, top_k=3)
-    assert rows_at_once == sizes
+    assert part_sizes == sizes
     assert [(e.name, e.shape, e.seq) for e in found] == [(e.name, e.shape, e.seq) for e in expected]
     for a, b in zip(found.predictions, expected.predictions, strict=True):
         assert (a.rank, [c.token for c in a.top]) == (b.rank, [c.token for c in b.top])
@@ -302,14 +301,14 @@ def test_logits_in_parts_tell_the_same(tiny, monkeypatch, rows_at_once, part, si
 
 
 @pytest.mark.parametrize("name", ["logits", "probs"])
-def test_a_hook_or_a_kept_array_gets_logits_whole(tiny, monkeypatch, rows_at_once, name):
+def test_a_hook_or_a_kept_array_gets_all_logits_at_once(tiny, monkeypatch, part_sizes, name):
     monkeypatch.setattr(logits, "PART", VOCAB)
     shapes = []
     with tiny.hooks.subscribe(lambda e, v: shapes.append(v.shape), name):
         run(tiny)
     assert shapes == [(7, VOCAB)]
     assert run(tiny, values=[name])[name].shape == (7, VOCAB)
-    assert rows_at_once == [7, 7]
+    assert part_sizes == [7, 7]
 
 
 def slowed(monkeypatch, name, seconds):
@@ -322,7 +321,7 @@ def slowed(monkeypatch, name, seconds):
     monkeypatch.setattr(decoder_tracing, name, slow)
 
 
-def test_logits_in_parts_have_the_time_of_the_head_alone(tiny, monkeypatch):
+def test_the_time_of_logits_in_parts_covers_the_head_only(tiny, monkeypatch):
     monkeypatch.setattr(logits, "PART", 4 * VOCAB)
     slowed(monkeypatch, "head_forward", 0.01)
     slowed(monkeypatch, "predictions_of", 0.1)
@@ -335,7 +334,7 @@ def test_logits_in_parts_have_the_time_of_the_head_alone(tiny, monkeypatch):
     assert {event.seconds for event in run(tiny)} == {None}
 
 
-def test_not_finite_in_parts_is_named(decoder_folder, monkeypatch):
+def test_names_logits_in_parts_that_are_not_finite(decoder_folder, monkeypatch):
     def spoil(weights):
         weights["lm_head.weight"][7, 0] = np.nan
 
@@ -345,7 +344,7 @@ def test_not_finite_in_parts_is_named(decoder_folder, monkeypatch):
     assert traced.event("logits").stats.nan_count == 7
 
 
-# --- Survey -------------------------------------------------------------------------------------
+# --- Layer rows ---------------------------------------------------------------------------------
 
 
 def norms(x):
@@ -383,7 +382,7 @@ def test_layer_rows_follow_from_the_arrays(decoder_folder, case):
         entered = left
 
 
-def test_near_zero_counts_what_lies_within_the_threshold(tiny):
+def test_near_zero_counts_values_within_the_threshold(tiny):
     def some(event, value):
         return np.where(np.arange(value.size).reshape(value.shape) % 4 == 0, value * 0 + 0.01, value * 0 + 1)
 
@@ -404,7 +403,7 @@ def broken(decoder_folder):
     return load(decoder_folder(edit=spoil_up))
 
 
-def test_one_nan_is_found_where_it_enters(broken):
+def test_finds_where_a_nan_enters(broken):
     traced = run(broken)
     assert check_of(traced, "finite").detail == "layer1.mlp.up, position 0, element [0, 5] = NaN"
     assert [row.nan_count for row in traced.layers] == [0, 7 + 7 + 2 * 7 * 32]  # up, hidden, down, residual
@@ -422,7 +421,7 @@ def test_one_nan_is_found_where_it_enters(broken):
 @pytest.mark.parametrize(
     ("event", "factor"), [("layer1.attn.residual", -1e-45), ("layer1.mlp.residual", 1e-23)]
 )
-def test_a_stream_whose_squares_are_below_float32_has_a_size(tiny, event, factor):
+def test_measures_a_stream_whose_squares_underflow_float32(tiny, event, factor):
     scaled = run(tiny, values=["layer1.mlp.residual"], interventions=[Intervention("scale", event, factor)])
     norm = np.median(np.linalg.norm(scaled["layer1.mlp.residual"].astype(np.float64), axis=1))
     growth = next(insight for insight in scaled.insights if insight.id == "growth")
@@ -431,7 +430,7 @@ def test_a_stream_whose_squares_are_below_float32_has_a_size(tiny, event, factor
     assert growth.text.startswith("The stream shrinks to ×")
 
 
-def test_an_infinity_of_one_token_names_its_position(decoder_folder):
+def test_names_the_position_of_an_infinity(decoder_folder):
     def spoil(weights):
         weights["model.embed_tokens.weight"][60, 4] = np.inf
 
@@ -443,7 +442,7 @@ def test_an_infinity_of_one_token_names_its_position(decoder_folder):
         assert getattr(traced.layers[0], which) == sum(counts)
 
 
-def test_a_stream_of_zeros_is_traced(decoder_folder):
+def test_traces_a_stream_of_zeros(decoder_folder):
     def zero(weights):
         for name in weights:
             if "norm" not in name:

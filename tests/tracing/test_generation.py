@@ -1,4 +1,4 @@
-"""Continuations: greedy against full passes in float64, the cache and its check, drawing, limits."""
+"""Check continuations: greedy tokens against full passes in float64, the cache check, sampling, limits."""
 
 import numpy as np
 import pytest
@@ -30,11 +30,8 @@ def cache_check(traced):
     return next(check for check in traced.checks if check.id == "cache")
 
 
-# --- Greedy ---------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("case", KINDS)
-def test_greedy_is_the_argmax_of_full_passes(decoder_folder, case):
+def test_greedy_tokens_are_the_argmax_of_full_passes(decoder_folder, case):
     traced, ids = run(load(decoder_folder(case, eos="<unk>"))), [*TOKENS]
     weights = random_weights(CASES[case], case)
     for step in traced.generation:
@@ -48,13 +45,12 @@ def test_greedy_is_the_argmax_of_full_passes(decoder_folder, case):
     assert traced.ok
 
 
-def test_runners_up_are_the_best_of_the_others(tiny):
+def test_runners_up_are_the_next_most_probable_tokens(tiny):
     for step in run(tiny, top_k=4).generation:
-        found = [step.token, *step.runners_up]
-        assert len(found) == 5
-        assert [c.p for c in found] == sorted((c.p for c in found), reverse=True)
-        assert len({c.token for c in found}) == 5
-        assert [c.label for c in found] == [TINY_TOKENS[c.token].replace("Ġ", " ") for c in found]
+        best = [step.token, *step.runners_up]
+        assert len(best) == len({c.token for c in best}) == 5
+        assert [c.p for c in best] == sorted((c.p for c in best), reverse=True)
+        assert [c.label for c in best] == [TINY_TOKENS[c.token].replace("Ġ", " ") for c in best]
 
 
 def test_one_token_needs_no_decode_step(tiny):
@@ -64,11 +60,8 @@ def test_one_token_needs_no_decode_step(tiny):
     assert "no decode step" in cache_check(traced).detail
 
 
-# --- The cache and its check ----------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("case", ["llama_gqa", "qwen3"])
-def test_a_cache_that_forgets_one_layer_is_noticed(decoder_folder, monkeypatch, case):
+def test_the_check_finds_a_cache_that_forgets_a_layer(decoder_folder, monkeypatch, case):
     sound = KVCache.extend
 
     def extend(self, name, new):
@@ -82,21 +75,21 @@ def test_a_cache_that_forgets_one_layer_is_noticed(decoder_folder, monkeypatch, 
     assert not traced.ok
 
 
-def test_positions_that_start_anew_are_noticed(tiny, monkeypatch):
+def test_the_check_finds_positions_that_restart_at_zero(tiny, monkeypatch):
     sound = shared.rope_turns
     monkeypatch.setattr(shared, "rope_turns", lambda r, d, p, dtype: sound(r, d, p - p[0], dtype))
     assert cache_check(run(tiny, generate=3)).holds is False
 
 
-def test_a_window_that_is_ignored_in_decoding_is_noticed(decoder_folder, monkeypatch):
+def test_the_check_finds_a_window_that_decoding_ignores(decoder_folder, monkeypatch):
     sound = softmax.seen_keys
     monkeypatch.setattr(softmax, "seen_keys", lambda t, s, w: sound(t, s, w if t == s else None))
     assert cache_check(run(load(decoder_folder("mistral_window")), generate=3)).holds is False
 
 
 @pytest.mark.parametrize("everywhere", [True, False])
-def test_replaced_values_leave_the_cache_unchecked(tiny, everywhere):
-    """In the prompt alone or in the steps, too."""
+def test_the_cache_is_not_checked_if_hooks_replaced_values(tiny, everywhere):
+    """A hook replaces values in every pass, or only in the prompt."""
     with tiny.hooks.subscribe(lambda e, v: v * 2 if everywhere or len(v) > 1 else None, "layer0.attn.k"):
         check = cache_check(run(tiny, generate=3))
     assert (check.holds, check.detail) == (None, "hooks replaced values")
@@ -107,50 +100,47 @@ def only_7(event, value):
 
 
 @pytest.mark.parametrize(
-    ("name", "positions", "rows", "own"),  # own: the last position's, for the first token
+    ("name", "positions", "rows", "own"),  # own: the calls for the first token
     [("layer1.mlp.down", "all", 7, 0), ("logits", "all", 7, 0), ("probs", "last", 1, 0),
      ("logits", [0, 3], 2, 1), ("probs", [2, -1], 2, 0)],
 )  # fmt: skip
-def test_a_hook_is_called_once_a_pass_and_changes_nothing(tiny, name, positions, rows, own):
-    heard = []
-    with tiny.hooks.subscribe(lambda e, v: heard.append(len(v)), name):
+def test_a_hook_is_called_once_per_pass_and_changes_nothing(tiny, name, positions, rows, own):
+    lengths = []
+    with tiny.hooks.subscribe(lambda e, v: lengths.append(len(v)), name):
         found = run(tiny, generate=4, positions=positions).generation
-    print(heard)
-    assert heard == [rows] + [1] * (own + 3)
+    print(lengths)
+    assert lengths == [rows] + [1] * (own + 3)
     assert found == run(tiny, generate=4, positions=positions).generation
 
 
 @pytest.mark.parametrize(
     ("name", "positions"), [("probs", "all"), ("logits", "last"), ("logits", [0, -1]), ("logits", [0])]
 )
-def test_hooks_choose_every_token_whichever_positions_are_shown(tiny, name, positions):
+def test_replaced_logits_or_probs_choose_every_token(tiny, name, positions):
     with tiny.hooks.subscribe(only_7, name):
         steps = run(tiny, generate=3, positions=positions).generation
     assert [s.token.token for s in steps] == [7] * 3
     assert name == "logits" or {s.token.p for s in steps} == {1.0}
 
 
-# --- Drawing --------------------------------------------------------------------------------------
-
-
-def test_the_same_seed_draws_the_same_tokens(tiny):
-    drawn = [ids_of(run(tiny, temperature=1.0, seed=seed)) for seed in (0, 0, 1, 2)]
-    print(drawn)
-    assert drawn[0] == drawn[1]
-    assert len(set(map(tuple, drawn))) == 3
+def test_the_same_seed_samples_the_same_tokens(tiny):
+    samples = [ids_of(run(tiny, temperature=1.0, seed=seed)) for seed in (0, 0, 1, 2)]
+    print(samples)
+    assert samples[0] == samples[1]
+    assert len(set(map(tuple, samples))) == 3
 
 
 @pytest.mark.parametrize("temperature", [0, 1e-30, 5e-324])
-def test_next_to_no_heat_is_greedy(tiny, temperature):
-    """1 / 5e-324 is more than a float holds."""
+def test_a_tiny_temperature_is_greedy(tiny, temperature):
+    """1 / 5e-324 overflows a float."""
     assert ids_of(run(tiny, temperature=temperature)) == ids_of(run(tiny))
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
-def test_tokens_are_drawn_by_their_odds(temperature):
+def test_tokens_are_sampled_by_their_probabilities(temperature):
     rng, logits = np.random.default_rng(3), np.array([0.0, 1.0, 2.5, -1.0], np.float32)
-    draws = [generation._sample(logits, temperature, rng) for _ in range(4000)]
-    found, expected = np.bincount(draws, minlength=4) / 4000, probabilities(logits / temperature)
+    samples = [generation._sample(logits, temperature, rng) for _ in range(4000)]
+    found, expected = np.bincount(samples, minlength=4) / 4000, probabilities(logits / temperature)
     print(found, expected)
     np.testing.assert_allclose(found, expected, atol=4 * 0.5 / 4000**0.5)
 
@@ -158,12 +148,9 @@ def test_tokens_are_drawn_by_their_odds(temperature):
 @pytest.mark.parametrize(
     ("option", "value"), [("temperature", -1.0), ("temperature", float("nan")), ("generate", -1)]
 )
-def test_an_impossible_request_is_refused(tiny, option, value):
+def test_refuses_invalid_sampling_options(tiny, option, value):
     with pytest.raises(InputError, match=option):
         run(tiny, **{option: value})
-
-
-# --- Ends -----------------------------------------------------------------------------------------
 
 
 def test_generation_ends_with_eos(tiny, decoder_folder):
@@ -176,7 +163,7 @@ def test_generation_ends_with_eos(tiny, decoder_folder):
     assert run(tiny, generate=2).generation_end == ""
 
 
-def test_the_context_is_the_limit(tiny):
+def test_refuses_more_tokens_than_the_context_holds(tiny):
     room = 64 - len(TOKENS)
     with pytest.raises(InputError, match=f"7 tokens and {room + 1} to generate: .* holds 64"):
         run(tiny, generate=room + 1)
@@ -184,12 +171,9 @@ def test_the_context_is_the_limit(tiny):
     assert traced.generation[-1].position <= 63
 
 
-# --- The events of every step ---------------------------------------------------------------------
-
-
 def test_a_step_shows_one_row_of_every_event(tiny):
     first, *steps = run(tiny, names=["*"], generate=4).generation
-    assert first.events == ()  # the prompt's own
+    assert first.events == ()  # the Trace has the events of the prompt
     names = [name for name in tiny.hooks.specs if name != "loss"]
     for step in steps:
         shapes = {event.name: event.shape for event in step.events}
@@ -205,7 +189,7 @@ def test_a_step_shows_one_row_of_every_event(tiny):
 
 
 def test_a_step_has_the_statistics_of_its_row(tiny):
-    """Against a trace of the whole text; scores and weights of the last query cover all keys."""
+    """The judge is a trace of the whole text, in which the last query sees all keys."""
     continued = run(tiny, generate=4, names=["*"])
     ids = [*TOKENS, *ids_of(continued)]
     whole = trace(tiny, tokens=ids[:-1], names=["*"], values=True)
@@ -218,7 +202,7 @@ def test_a_step_has_the_statistics_of_its_row(tiny):
 
 
 @pytest.mark.parametrize("values", [["*"], ["embed.tok", "layer1.mlp.down"]])
-def test_arrays_that_are_kept_are_the_prompts(tiny, values):
+def test_kept_arrays_belong_to_the_prompt(tiny, values):
     alone, continued = (run(tiny, names=["*"], values=values, generate=n) for n in (0, 3))
     assert (continued.events, continued.predictions) == (alone.events, alone.predictions)
     assert continued.generation[0].token.token == alone.predictions[-1].predicted.token

@@ -1,4 +1,4 @@
-"""The gradient check agrees with the backward pass, and disagrees with a wrong one."""
+"""Check that gradcheck agrees with the backward pass and finds a wrong one."""
 
 import numpy as np
 import pytest
@@ -23,13 +23,12 @@ def scaled(model, factor):
     return Model(params, model.tokenizer, "test")
 
 
-def checked(model, text="emma"):
-    """The rows by their names."""
+def rows_by_name(model, text="emma"):
     return {row.name: row for row in gradcheck(model, text)}
 
 
-def disagreeing(model, text="emma"):
-    return {name: row for name, row in checked(model, text).items() if not row.holds}
+def wrong_rows(model, text="emma"):
+    return {name: row for name, row in rows_by_name(model, text).items() if not row.holds}
 
 
 SMALLEST_FIRST = sorted(CASES.values(), key=lambda case: case.model.config.parameter_count)
@@ -50,17 +49,17 @@ def test_every_parameter_agrees(case):
 
 
 @pytest.mark.sweep
-def test_a_slope_that_differences_cannot_tell_is_not_told(emma):
-    """Of logits in the thousands: what attention reads has next to no gradient, of which rounding is all."""
-    results = checked(scaled(emma, 100))
-    told = {name: results[name].hooked for name in emma.params if results[name].hooked is not None}
-    print(told)
+def test_reports_no_slope_that_rounding_hides(emma):
+    """With logits in the thousands, the gradient of attention's input is nothing but rounding."""
+    results = rows_by_name(scaled(emma, 100))
+    slopes = {name: results[name].hooked for name in emma.params if results[name].hooked is not None}
+    print(slopes)
     assert all(results[name].holds for name in emma.params)
-    assert len(told) < len(emma.params)
-    assert max(told.values(), default=0.0) < 0.5
+    assert len(slopes) < len(emma.params)
+    assert max(slopes.values(), default=0.0) < 0.5
 
 
-def test_the_worst_element_is_given_with_both_numbers(small):
+def test_gives_both_numbers_of_the_worst_element(small):
     result, wide = next(gradcheck(small)), Model(small.params.copy(np.float64), small.tokenizer, "test")
     exact = trace(wide, backward=True).gradient("wte")
     agree(result.analytic, exact[result.worst_index], what="analytic")
@@ -79,36 +78,32 @@ WRONG = {
     "keys without gradient": ("scores_backward", lambda g: (g[0], g[1] * 0), {"layer0.attn_wk"}),
     "sign of the values": ("context_backward", lambda g: (g[0], -g[1]), {"layer0.attn_wv"}),
     "softmax": ("softmax_backward", lambda d: d * 0.5, {"layer0.attn_wq", "layer0.attn_wk"}),
-    "the way by the heads": (
-        "heads_backward",
-        lambda d: -d,
-        {"wte", "layer0.attn_wv", "layer0.attn.context"},
-    ),
+    "heads": ("heads_backward", lambda d: -d, {"wte", "layer0.attn_wv", "layer0.attn.context"}),
     "loss": ("cross_entropy_backward", lambda d: d * 1.0001, {"lm_head", "layer0.mlp_fc2"}),
 }
 
 
 @pytest.mark.parametrize(("name", "change", "hit"), WRONG.values(), ids=WRONG)
-def test_a_wrong_backward_is_found(monkeypatch, small, name, change, hit):
+def test_finds_a_wrong_backward_pass(monkeypatch, small, name, change, hit):
     module = microgpt if name == "heads_backward" else operations
     plain = getattr(module, name)
     monkeypatch.setattr(module, name, lambda *args: change(plain(*args)))
-    wrong = disagreeing(small).keys()
+    wrong = wrong_rows(small).keys()
     assert hit <= wrong, f"found {sorted(wrong)}"
     assert "layer0.mlp_fc1" not in wrong or name not in ("heads_backward", "scores_backward")
 
 
-def test_what_a_hook_puts_into_the_way_by_the_heads_is_under_the_check(monkeypatch, small):
-    """The part of it that runs only where a head's gradient is replaced."""
+def test_checks_the_gradient_of_replaced_heads(monkeypatch, small):
+    """A part of the backward pass runs only if a hook replaces the gradient of a head."""
     columns = microgpt._head_columns
     monkeypatch.setattr(microgpt, "_head_columns", lambda config: [*columns(config)[:-1], slice(0, 4)])
-    found = disagreeing(small)
+    found = wrong_rows(small)
     assert "layer0.attn_wo" in found
     assert found["layer0.attn_wo"].hooked > 1e-3
 
 
-class Shown:
-    """A tap that shows a gradient otherwise than the backward pass uses it."""
+class OtherGradient:
+    """A tap that shows another gradient than the backward pass uses."""
 
     def __init__(self, tap, name, show, use):
         self.tap, self.name, self.show, self.use, self.wants = tap, name, show, use, tap.wants
@@ -122,26 +117,26 @@ class Shown:
 LAYER = ("mlp.residual", "mlp.up", "mlp.norm", "attn.residual", "attn.out", "attn.context", "attn.norm")
 
 
-def show_otherwise(monkeypatch, name, show, use):
+def show_other_gradient(monkeypatch, name, show, use):
     plain = microgpt.layer_backward
 
     def layer_backward(dx, cache, w, g, params, rows, tap):
-        return plain(dx, cache, w, g, params, rows, Shown(tap, name, show, use))
+        return plain(dx, cache, w, g, params, rows, OtherGradient(tap, name, show, use))
 
     monkeypatch.setattr(microgpt, "layer_backward", layer_backward)
 
 
 @pytest.mark.parametrize("name", some_of(LAYER, every=4, sweep=2))
-def test_a_gradient_that_is_shown_with_the_wrong_sign_is_found(monkeypatch, small, name):
-    """What is used is right."""
-    show_otherwise(monkeypatch, name, np.negative, lambda back, value: -back)
-    assert list(disagreeing(small)) == [f"layer0.{name}"]
+def test_finds_a_gradient_that_is_shown_with_the_wrong_sign(monkeypatch, small, name):
+    """The gradient that is used is right."""
+    show_other_gradient(monkeypatch, name, np.negative, lambda back, value: -back)
+    assert list(wrong_rows(small)) == [f"layer0.{name}"]
 
 
 @pytest.mark.parametrize("name", some_of(LAYER, every=4, sweep=2))
-def test_a_gradient_that_is_shown_and_not_used_is_found(monkeypatch, small, name):
-    show_otherwise(monkeypatch, name, np.array, lambda back, value: value)
-    found = disagreeing(small)
+def test_finds_a_gradient_that_is_shown_and_not_used(monkeypatch, small, name):
+    show_other_gradient(monkeypatch, name, np.array, lambda back, value: value)
+    found = wrong_rows(small)
     assert found
     assert all(row.hooked > 1e-4 > row.relative_error for row in found.values())
 
@@ -149,16 +144,16 @@ def test_a_gradient_that_is_shown_and_not_used_is_found(monkeypatch, small, name
 @pytest.mark.parametrize("factor", some_of([100, 0.01, 30], every=3))
 def test_right_gradients_of_scaled_models_agree(factor):
     case = CASES["3 layers, 1 head"]
-    results = checked(scaled(case.model, factor), case.text).values()
+    results = rows_by_name(scaled(case.model, factor), case.text).values()
     assert [r.name for r in results if not r.holds] == []
     left_out = {r.name: r.kinks + r.unsettled for r in results if r.kinks + r.unsettled}
-    assert set(left_out) <= {"probs"}  # of which one is 0
+    assert set(left_out) <= {"probs"}  # one P is 0
 
 
 @pytest.mark.parametrize("text", ["", "emma"], ids=["one position", "several"])
 def test_elements_at_a_kink_are_counted_and_not_judged(small, text):
     small.params["layer0.mlp_fc1"][0] = 0  # a hidden unit that is exactly zero: its ReLU has two slopes
-    results = checked(small, text)
+    results = rows_by_name(small, text)
     assert all(r.holds for r in results.values())
     assert 0 < results["layer0.mlp_fc1"].kinks <= 8
 
@@ -169,13 +164,13 @@ def test_a_model_that_is_not_finite_does_not_agree(small):
 
 
 @pytest.mark.sweep
-def test_a_confident_model_is_still_judged(emma):
-    """Gradients far below the curvature of the loss: elements must not all pass for kinks."""
-    results = checked(scaled(emma, 8)).values()
+def test_judges_a_confident_model(emma):
+    """Gradients are far below the curvature of the loss. Elements must not all count as kinks."""
+    results = rows_by_name(scaled(emma, 8)).values()
     assert all(r.holds for r in results)
     assert sum(r.kinks for r in results) <= 0.01 * sum(r.count for r in results)
 
 
-def test_a_signalling_nan_among_the_weights_is_no_warning(small):
+def test_a_signalling_nan_among_the_weights_gives_no_warning(small):
     small.params["wte"].view(np.uint32)[3, 5] = 0x7F800001  # of a token that the text does not have
-    assert not disagreeing(small, "e")
+    assert not wrong_rows(small, "e")

@@ -1,4 +1,4 @@
-"""The logit lens: candidates after every layer, and P and rank of a chosen token, after attention too."""
+"""Check the logit lens: candidates after every layer, and P and rank of a target, after attention too."""
 
 import math
 import re
@@ -27,8 +27,8 @@ def run(model, **options):
     return trace(model, tokens=list(TOKENS), lens=True, names=["*"], values=True, **options)
 
 
-def judged(model, stream):
-    """Probabilities in float64 of rows of the stream, by a final norm and a head written out here: [n, V]"""
+def expected_probs(model, stream):
+    """Return the probabilities of rows of the stream in float64, by independent code: [n, V]"""
     x, eps = stream.astype(np.float64), model.config.norm_eps
     head = model.parameter("wte" if model.config.tied else "lm_head").astype(np.float64)
     if model.config.architecture == "gpt2":
@@ -51,12 +51,12 @@ def model(request, decoder_folder, gpt2):
 
 
 @pytest.mark.parametrize(("positions", "k"), [("all", None), ([1, -1], 4)])
-def test_it_is_final_norm_and_head_of_every_layer(model, positions, k):
+def test_the_lens_applies_final_norm_and_head_after_every_layer(model, positions, k):
     traced = run(model, positions=positions, top_k=k)
     chosen = [*range(7)] if positions == "all" else [1, 6]
     assert [row.layer for row in traced.lens] == [0, 1]
     for row in traced.lens:
-        probs = judged(model, traced[f"layer{row.layer}.mlp.residual"][chosen])
+        probs = expected_probs(model, traced[f"layer{row.layer}.mlp.residual"][chosen])
         order = np.argsort(-probs, kind="stable")[:, : k or 1]
         assert row.positions == tuple(chosen)
         assert [c.token for c in row.predicted] == probs.argmax(-1).tolist()
@@ -71,24 +71,24 @@ EVENTS = [f"layer{i}.{half}.residual" for i in range(2) for half in ("attn", "ml
 @pytest.mark.parametrize(
     ("positions", "chosen", "token"), [(None, [6], 17), ("all", range(7), 0), ([0, -2], [0, 5], 60)]
 )
-def test_of_a_target_p_and_rank_after_every_attention_and_layer(model, positions, chosen, token):
-    scaled = [Intervention("scale", "layer0.mlp.down", 5.0)] * (token == 60)  # it sees what that leaves
+def test_a_target_has_p_and_rank_after_every_attention_and_layer(model, positions, chosen, token):
+    scaled = [Intervention("scale", "layer0.mlp.down", 5.0)] * (token == 60)  # seen by the lens
     traced = run(model, positions=positions, target=f"#{token}", interventions=scaled)
     rows = [(row.event, row.position) for row in traced.lens_target]
     assert rows == [(event, position) for event in EVENTS for position in chosen]
     for row in traced.lens_target:
-        probs = judged(model, traced[row.event][[row.position]])[0]
+        probs = expected_probs(model, traced[row.event][[row.position]])[0]
         assert (row.layer, row.target.token) == (int(row.event[5]), token)
         close(row.target.p, probs[token])
         assert row.rank == 1 + sum(probs > probs[token])
     (final,) = trace(model, tokens=list(TOKENS), top_k=VOCAB, positions="last").predictions
-    if 6 in chosen:  # after the last layer it is what is predicted
+    if 6 in chosen:  # after the last layer the lens gives the prediction
         close(traced.lens_target[-1].target.p, next(c.p for c in final.top if c.token == token))
 
 
 def test_ties_rank_by_id(decoder_folder):
     def same(weights):
-        weights["lm_head.weight"][:] = 0  # equal rows would do, if every BLAS added them up alike
+        weights["lm_head.weight"][:] = 0  # with equal rows a BLAS may add in different orders
 
     model = load(decoder_folder(edit=same))
     for token in (0, 1, 60):
@@ -96,7 +96,7 @@ def test_ties_rank_by_id(decoder_folder):
     assert [c.token for c in run(model, top_k=3).lens[0].top[-1]] == [0, 1, 2]
 
 
-def test_ranks_are_told_apart_where_probabilities_vanish(decoder_folder):
+def test_ranks_differ_where_probabilities_vanish(decoder_folder):
     def sharpen(weights):
         weights["lm_head.weight"] *= 1e4
 
@@ -110,7 +110,7 @@ def test_ranks_are_told_apart_where_probabilities_vanish(decoder_folder):
         assert (row.target.p, row.rank) == (0, 1 + sum(scores > scores[token]))
 
 
-def test_a_target_is_named_as_elsewhere(decoder_folder):
+def test_a_target_is_named_by_text_or_id(decoder_folder):
     model = load(decoder_folder(template="{{ messages[0]['content'] }}"))
     ids = {run(model, target=named).lens_target[0].target.token for named in ("#3", 3, "␣", " ")}
     assert ids == {3}
@@ -119,19 +119,19 @@ def test_a_target_is_named_as_elsewhere(decoder_folder):
             run(model, target=wrong)
 
 
-def test_without_lens_there_is_none(tiny):
+def test_there_are_no_rows_without_the_lens_option(tiny):
     assert trace(tiny, tokens=[1, 2]).lens == ()
     with pytest.raises(InputError, match="lens=True"):
         trace(tiny, tokens=[1, 2], target="#3")
 
 
 def test_parallel_layers_have_no_stream_after_attention():
-    """What the layers of a plan have is read from its sums."""
+    """The streams of a layer follow from the sums of the plan."""
     assert streams_within(unlike_any()) == [["layer0.mlp.residual"], ["layer1.mlp.residual"]]
     assert streams_within(normed_behind()) == [["layer0.attn.residual", "layer0.mlp.residual"]]
 
 
-def test_in_the_table_they_have_none(tiny):
+def test_the_table_of_parallel_layers_has_no_column_after_attention(tiny):
     traced = run(tiny, target=5)
     object.__setattr__(traced, "lens_target", tuple(r for r in traced.lens_target if ".mlp." in r.event))
     shown = printed(trace_sections(traced))
@@ -139,14 +139,14 @@ def test_in_the_table_they_have_none(tiny):
     assert "P after attn" not in shown
 
 
-def test_no_more_logits_than_a_part_are_there_at_once(tiny, monkeypatch):
+def test_computes_logits_in_parts(tiny, monkeypatch):
     expected, sizes = run(tiny, target=5, positions="all"), []
 
-    def noted(model, x):
+    def recorded(model, x):
         sizes.append(len(x))
         return interpreter.head_forward(model, x)
 
-    monkeypatch.setattr(lens_module, "head_forward", noted)
+    monkeypatch.setattr(lens_module, "head_forward", recorded)
     monkeypatch.setattr(logits, "PART", 3 * VOCAB)
     found = run(tiny, target=5, positions="all")
     assert max(sizes) == 3
@@ -156,7 +156,7 @@ def test_no_more_logits_than_a_part_are_there_at_once(tiny, monkeypatch):
     assert [row.rank for row in found.lens_target] == [row.rank for row in expected.lens_target]
 
 
-def test_where_nothing_is_finite_it_says_nothing(decoder_folder):
+def test_predicts_nothing_if_probabilities_are_not_finite(decoder_folder):
     def spoil(weights):
         weights["model.layers.1.mlp.up_proj.weight"][5, 0] = np.nan
 
@@ -174,7 +174,7 @@ def test_where_nothing_is_finite_it_says_nothing(decoder_folder):
 
 
 @pytest.mark.parametrize("options", ["", "--target '#5' --top-k 3 --positions 0,2 --generate 2"])
-def test_documents_have_it_and_fit_their_schemas(decoder_folder, options):
+def test_documents_have_the_lens_and_fit_their_schemas(decoder_folder, options):
     line = f"trace {decoder_folder('qwen3')} 'Ann ran' --lens {options}"
     document = valid(microgpt(f"{line} --json").out, "trace")
     lines = valid_lines(microgpt(f"{line} --jsonl").out, "trace")
@@ -186,7 +186,7 @@ def test_documents_have_it_and_fit_their_schemas(decoder_folder, options):
 
 
 def rows_of(text, title):
-    """The rows of the table under a title that begins so."""
+    """Return the rows of the table under a title that begins with `title`."""
     block = next(block for block in text.split("\n\n") if block.startswith(title))
     return [re.split(r" {2,}", line.strip()) for line in block.splitlines()[2:]]
 
@@ -209,10 +209,10 @@ def test_the_tables_show_the_same_numbers(decoder_folder):
         np.testing.assert_allclose([float(p) for _, _, p in told], [c["p"] for c in top], atol=6e-4)
 
 
-def test_where_it_is_first_the_top_token_is_said(tiny):
+def test_reports_where_the_target_first_has_rank_1(tiny):
     traced, first = run(tiny), {}
     for event in reversed(EVENTS):
-        first[int(judged(tiny, traced[event][[6]]).argmax())] = event
+        first[int(expected_probs(tiny, traced[event][[6]]).argmax())] = event
     never = next(token for token in range(VOCAB) if token not in first)
     assert len(first) > 1
     for token in (*first, never):
@@ -231,5 +231,5 @@ def test_where_it_is_first_the_top_token_is_said(tiny):
         ("trace FILE --lens --target '#61'", "token #61: expected an id from #0 to #60"),
     ],
 )
-def test_what_names_no_token_is_refused(decoder_folder, line, said):
+def test_refuses_a_target_that_names_no_token(decoder_folder, line, said):
     assert said in refusal(line.replace("FILE", str(decoder_folder("qwen3"))))

@@ -1,7 +1,7 @@
-"""What the trace reveals: each sentence on the untrained model, and where a value was replaced.
+"""Check the insights of a microGPT, untrained and with replaced values.
 
-`read_microgpt` takes the numbers out of every sentence and holds them against the arrays; test_sentences.py
-reads those of many odd models, on which predicates are false.
+`read_microgpt` compares the numbers of every sentence with the arrays. test_sentences.py does so for random
+models, for which predicates are false.
 """
 
 import math
@@ -21,7 +21,7 @@ IDS = ["rmsnorm", "attention", "relu", "predictions", "pattern"]
 
 
 def insights(model, text="emma", read=True):
-    """The insights of a trace by their ids, read unless they have no numbers."""
+    """Return the insights of a trace by id, after comparing their numbers with the arrays."""
     traced = trace(model, text)
     for found in traced.insights:
         print(found.holds, found.text)
@@ -34,16 +34,16 @@ def insights(model, text="emma", read=True):
     ("share", "printed"),
     [(0.0, "0%"), (-1e-9, "0%"), (1, "100%"), (0.00344, "0.35%"), (0.25, "25%"), (3.1e-8, "0.0000031%")],
 )
-def test_a_bound_is_never_below_what_it_bounds(share, printed):
+def test_rounds_a_bound_up(share, printed):
     assert at_most(share) == printed
 
 
-def test_one_is_not_plural():
+def test_writes_one_without_a_plural():
     assert [counted(n, "step") for n in (0, 1, 5000)] == ["0 steps", "1 step", "5,000 steps"]
 
 
 @pytest.mark.parametrize("text", ["emma", "", "abcdefghijklmno"])
-def test_every_trace_has_all_of_them(emma, text):
+def test_every_trace_has_every_insight(emma, text):
     found, zeros = insights(emma, text), trace(emma, text)["layer0.mlp.act"] == 0
     assert [(i, found[i].holds) for i in found] == list(zip(IDS, [True, True, True, None, True], strict=True))
     assert found["rmsnorm"].numbers["expected"] == pytest.approx(math.sqrt((len(text) + 1) * 16))
@@ -58,23 +58,23 @@ def test_rmsnorm_of_embeddings_whose_squares_overflow(emma):
     assert "leave the range of the numbers" in found.text
 
 
-def test_a_norm_that_was_replaced_is_named(emma):
+def test_names_a_replaced_norm(emma):
     with emma.hooks.subscribe(lambda event, value: value * 3, "layer0.mlp.norm"):
         found = insights(emma)["rmsnorm"]
     assert found.holds is False
     assert "hold: layer0.mlp.norm is not" in found.text
 
 
-def test_attention_beside_a_stream_of_zeros(emma, deep):
-    """0/0 is no share: it is not evaluated, or the layer left out where others have one."""
+def test_attention_with_a_residual_stream_of_zeros(emma, deep):
+    """0/0 is no share. The layer is left out if other layers have a share."""
 
     def zeros(event, value):
         return value * 0
 
     with emma.hooks.subscribe(zeros, "embed.norm"):
         found = insights(emma, read=False)["attention"]
-    said = "Not evaluated: attention writes zeros into a residual stream of zeros."
-    assert (found.holds, found.text, found.numbers) == (None, said, {})
+    text = "Not evaluated: attention writes zeros into a residual stream of zeros."
+    assert (found.holds, found.text, found.numbers) == (None, text, {})
     hooks = deep.model.hooks
     with hooks.subscribe(zeros, "embed.norm"), hooks.subscribe(lambda e, v: v + 1, "layer0.mlp.residual"):
         found = insights(deep.model, deep.text, read=False)["attention"]
@@ -90,7 +90,7 @@ def test_relu_with_one_sided_inputs(emma, sign, said):
     assert found.text.startswith(f"ReLU {said}")
 
 
-def test_what_is_known_to_be_untrained(emma):
+def test_tells_untrained_models_from_others(emma):
     schedule = Schedule(steps=1)
     started = replace(emma, origin="a file", training=TrainingState(schedule, 0, "data"))
     assert (emma.untrained, started.untrained) == (True, True)
@@ -109,16 +109,16 @@ def knows_emma(tmp_path_factory):
     ("text", "holds", "lead"),
     [("emma", True, "Better than a uniform guess: "), ("zzz", False, "Worse than a uniform guess: ")],
 )
-def test_a_trained_model_beats_a_uniform_guess_or_does_not(knows_emma, text, holds, lead):
+def test_compares_a_trained_model_with_a_uniform_guess(knows_emma, text, holds, lead):
     found = insights(knows_emma, text)["predictions"]
     assert found.holds is holds
     assert found.text.startswith(f"{lead}the model makes this text ")
 
 
 @pytest.mark.parametrize("text", ["", "abc", "abcdefghijklmno"])
-def test_chance_rarely_looks_like_evidence(knows_emma, text):
-    """Of texts drawn evenly at most 1 in 20 may come out 20 times as likely, of the model's own at most 1
-    in 20 as many times less likely: whatever the model and however short the text."""
+def test_chance_rarely_gives_evidence(knows_emma, text):
+    """At most 1 in 20 uniformly sampled texts may be 20 times as likely, and at most 1 in 20 texts sampled from
+    the model 20 times less likely."""
     probs = trace(knows_emma, text)["probs"].astype(np.float64)
     probs /= probs.sum(axis=1, keepdims=True)
     rng, count, size = np.random.default_rng(2), *probs.shape
@@ -130,17 +130,17 @@ def test_chance_rarely_looks_like_evidence(knows_emma, text):
     assert max(shares) <= 1 / ENOUGH
 
 
-def test_how_far_chance_scatters(emma):
-    """Against 20,000 texts whose characters are drawn, position by position, from the model's own P."""
+def test_the_loss_of_sampled_texts_equals_a_simulation(emma):
+    """The judge: 20,000 texts whose characters are sampled, position by position, from the model's own P."""
     numbers, probs = insights(emma)["predictions"].numbers, trace(emma)["probs"].astype(np.float64)
     rng = np.random.default_rng(1)
-    drawn = np.array([rng.choice(-np.log(p), 20_000, p=p / p.sum()) for p in probs]).mean(axis=0)
-    print(numbers, drawn.mean(), drawn.std())
-    assert numbers["own_loss"] == pytest.approx(drawn.mean(), abs=0.01)
-    assert numbers["own_spread"] == pytest.approx(drawn.std(), rel=0.03)
+    losses = np.array([rng.choice(-np.log(p), 20_000, p=p / p.sum()) for p in probs]).mean(axis=0)
+    print(numbers, losses.mean(), losses.std())
+    assert numbers["own_loss"] == pytest.approx(losses.mean(), abs=0.01)
+    assert numbers["own_spread"] == pytest.approx(losses.std(), rel=0.03)
 
 
-def test_probabilities_that_are_none_are_not_judged(emma):
+def test_does_not_evaluate_rows_that_do_not_sum_to_one(emma):
     with emma.hooks.subscribe(lambda event, value: value / 2, "probs"):
         found = insights(emma)["predictions"]
     assert found.holds is None
@@ -148,7 +148,7 @@ def test_probabilities_that_are_none_are_not_judged(emma):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_model_that_is_not_finite_is_not_evaluated(emma, bad):
+def test_does_not_evaluate_values_that_are_not_finite(emma, bad):
     emma.params.wte.fill(bad)
     *found, pattern = insights(emma).values()
     said = "Not evaluated: the run holds values that are not finite."
@@ -156,12 +156,12 @@ def test_a_model_that_is_not_finite_is_not_evaluated(emma, bad):
     assert pattern.holds
 
 
-def test_an_infinite_loss_is_not_evaluated(emma):
+def test_does_not_evaluate_an_infinite_loss(emma):
     with emma.hooks.subscribe(lambda event, value: np.full_like(value, np.inf), "loss"):
         assert [i.holds for i in trace(emma).insights] == [None, None, None, None, True]
 
 
-def test_the_pattern_is_that_of_the_events(emma, deep):
+def test_the_pattern_lists_the_events(emma, deep):
     chain = (
         "Layer 0: attn_norm → q_proj → k_proj → v_proj → attn → o_proj → residual → ffn_norm → up_proj → "
         "ReLU → ffn_down → residual"
@@ -170,7 +170,7 @@ def test_the_pattern_is_that_of_the_events(emma, deep):
     assert f"{chain} (same pattern × 2 layers)" in insights(deep.model, deep.text)["pattern"].text
 
 
-def test_another_order_of_events_is_not_the_pattern(emma):
+def test_missing_events_do_not_match_the_pattern(emma):
     traced, norms = trace(emma, values=["probs"]), NormRows(1e-5, {"embed.norm": 0.0}, {"embed.norm": 1.0})
     events = [e for e in traced if e.name != "layer0.attn.q"]
     *_, found = insights_of(events, norms, [3.0] * 5, traced["probs"], emma)

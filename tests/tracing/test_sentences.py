@@ -1,6 +1,6 @@
-"""What the trace of a decoder reveals, and searches for a model or text that makes a printed sentence false.
+"""Check the insights of decoders, and that no random model or text makes a printed sentence false.
 
-`support/sentences.py` takes the numbers out of every sentence and holds them against the arrays.
+`support/sentences.py` reads the numbers of every sentence and compares them with the arrays.
 """
 
 from types import SimpleNamespace
@@ -21,8 +21,8 @@ SEEDS = [*range(40), *(in_sweep(seed, whole=True) for seed in range(40, 100))]
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
-def odd_microgpt(seed):
-    """A microGPT of 1 to 6 layers whose tensors are of any size, and a text for it."""
+def random_microgpt(seed):
+    """Return a microGPT of 1 to 6 layers with tensors of any size, and a text for it."""
     rng = np.random.default_rng(seed)
     chars = LETTERS[: int(rng.integers(2, 27))]
     layers, heads = int(rng.integers(1, 7)), int(rng.integers(1, 4))
@@ -33,7 +33,7 @@ def odd_microgpt(seed):
     params = Parameters.random(config, seed)
     for name, factor in scales(rng, params).items():
         params[name][...] *= np.float32(factor)
-    for name in ("wte", "wpe"):  # rows so small that eps counts
+    for name in ("wte", "wpe"):  # rows so small that eps matters
         if rng.random() < 0.3:
             params[name][rng.integers(len(params[name]))] *= np.float32(1e-4)
     for i in range(layers):  # units that always or never fire
@@ -44,8 +44,8 @@ def odd_microgpt(seed):
     return Model(params, Tokenizer(chars), origin), "".join(rng.choice(list(chars), length))
 
 
-def odd_decoder(seed, folder):
-    """A decoder of 1 to 8 layers whose tensors are of any size, and tokens for it."""
+def random_decoder(seed, folder):
+    """Return a decoder of 1 to 8 layers with tensors of any size, and tokens for it."""
     rng = np.random.default_rng(seed)
     case = str(rng.choice(["llama_gqa", "llama_mha_bias", "mistral_window", "qwen2_window", "qwen3"]))
     config = CASES[case] | {"num_hidden_layers": int(rng.integers(1, 9))}
@@ -73,15 +73,8 @@ def gains_of(model):
     }
 
 
-def try_microgpt(seed):
-    model, text = odd_microgpt(seed)
-    traced = trace(model, text, values=True)
-    print(seed, text, *(f"{i.id} {i.holds}: {i.text}" for i in traced.insights), sep="\n")
-    read_microgpt(traced, model.config.n_layer)
-
-
 def resized(seed):
-    """A hook that gives the stream after some layers another size, as no weights would."""
+    """Return a hook that scales the stream after some layers more than weights would."""
     rng = np.random.default_rng(seed)
     factors = 10.0 ** (rng.uniform(-2, 2, 9) * (rng.random(9) < 0.5) * (rng.random() < 0.5))
 
@@ -91,14 +84,8 @@ def resized(seed):
     return hook
 
 
-def try_decoder(seed, folder):
-    model, tokens = odd_decoder(seed, folder)
-    with model.hooks.subscribe(resized(seed), "layer*.mlp.residual"):
-        read(model, tokens)
-
-
 def read(model, tokens=TOKENS):
-    """The trace of a decoder, every sentence of which was held against its arrays."""
+    """Trace a decoder, and compare every sentence with the arrays."""
     traced = trace(model, tokens=list(tokens), values=True)
     print(tokens, *(f"{i.id} {i.holds}: {i.text}" for i in traced.insights), sep="\n")
     read_decoder(traced, gains_of(model), model.config.norm_eps, model.config.windowed_layers)
@@ -106,16 +93,18 @@ def read(model, tokens=TOKENS):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_no_microgpt_makes_a_sentence_false(seed):
-    try_microgpt(seed)
+def test_every_sentence_about_a_random_microgpt_is_true(seed):
+    model, text = random_microgpt(seed)
+    traced = trace(model, text, values=True)
+    print(seed, text, *(f"{i.id} {i.holds}: {i.text}" for i in traced.insights), sep="\n")
+    read_microgpt(traced, model.config.n_layer)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_no_decoder_makes_a_sentence_false(seed, tmp_path):
-    try_decoder(seed, tmp_path / "model")
-
-
-# --- Each outcome of a predicate ------------------------------------------------------------------
+def test_every_sentence_about_a_random_decoder_is_true(seed, tmp_path):
+    model, tokens = random_decoder(seed, tmp_path / "model")
+    with model.hooks.subscribe(resized(seed), "layer*.mlp.residual"):
+        read(model, tokens)
 
 
 def insight(traced, identifier):
@@ -123,12 +112,12 @@ def insight(traced, identifier):
 
 
 def twins(weights):
-    """The largest element does not outweigh one that is as large with the other sign."""
+    """An element of the other sign is almost as large as the largest one."""
     weights["model.embed_tokens.weight"][TOKENS[2], 7:9] = 5000, -4999
 
 
 def uniform(weights):
-    """Attention is spread evenly, which puts 1/2 on position 0, then 1/3 ..., without a sink."""
+    """Spread attention evenly, which puts 1/2 on position 0, then 1/3 ..., without a sink."""
     for name in weights:
         weights[name][...] *= "q_proj" not in name
 
@@ -141,38 +130,38 @@ EDITED = [
 
 
 @pytest.mark.parametrize(("identifier", "edit", "holds", "words"), EDITED)
-def test_what_weights_reveal(decoder_folder, identifier, edit, holds, words):
+def test_outcomes_of_edited_weights(decoder_folder, identifier, edit, holds, words):
     found = insight(read(load(decoder_folder(edit=edit, num_hidden_layers=10))), identifier)
     assert (found.holds, found.text[: len(words)]) == (holds, words)
 
 
-def sized(**factors):
-    """The stream so many times as long after a layer."""
+def scaled(**factors):
+    """Return a glob and a hook that multiplies the stream after some layers."""
     return "layer*.mlp.residual", lambda e, v: v * np.float32(factors.get(f"layer{e.layer}", 1))
 
 
-def first_alone(event, value):
+def on_first(event, value):
     return np.eye(1, value.shape[2], dtype=value.dtype)[None].repeat(value.shape[1], 1).repeat(4, 0)
 
 
 REPLACED = [
-    ("growth", sized(layer0=1e3), False, "The stream keeps its size (× 1."),
-    ("growth", sized(layer0=1e4, layer9=1e-3), False, "The stream shrinks to × 0.00"),
-    ("growth", sized(layer0=1e3, layer1=100, layer9=0.01), False, "The stream changes its size and ends"),
+    ("growth", scaled(layer0=1e3), False, "The stream keeps its size (× 1."),
+    ("growth", scaled(layer0=1e4, layer9=1e-3), False, "The stream shrinks to × 0.00"),
+    ("growth", scaled(layer0=1e3, layer1=100, layer9=0.01), False, "The stream changes its size and ends"),
     ("rmsnorm", ("layer3.mlp.norm", lambda e, v: v * 2), False, "The invariant does not hold: with the gain"),
-    ("sinks", ("layer3.attn.weights", first_alone), True, f"{SINKS} in 1 of 10 layers."),
+    ("sinks", ("layer3.attn.weights", on_first), True, f"{SINKS} in 1 of 10 layers."),
 ]
 
 
 @pytest.mark.parametrize(("identifier", "hook", "holds", "words"), REPLACED)
-def test_what_values_reveal(ten, identifier, hook, holds, words):
+def test_outcomes_of_replaced_values(ten, identifier, hook, holds, words):
     event, change = hook
     with ten.hooks.subscribe(change, event):
         found = insight(read(ten), identifier)
     assert (found.holds, found.text[: len(words)]) == (holds, words)
 
 
-def test_every_insight_of_a_sound_model_has_its_numbers(ten):
+def test_insights_have_the_numbers_of_their_layers(ten):
     traced = read(ten)
     found = {insight.id: insight for insight in traced.insights}
     assert list(found) == ["rmsnorm", "growth", "massive", "sinks", "turn", "pattern"]
@@ -187,11 +176,11 @@ def test_every_insight_of_a_sound_model_has_its_numbers(ten):
 
 
 @pytest.mark.parametrize(("value", "limit", "said"), [(0.97996, 0.98, "0.97996"), (0.98, 0.98, "0.980")])
-def test_a_number_shows_on_which_side_of_its_limit_it_lies(value, limit, said):
+def test_a_number_has_enough_digits_to_compare_with_its_limit(value, limit, said):
     assert told_apart(value, limit, fixed, 3)[0] == said
 
 
-def test_what_there_is_too_little_of_is_not_evaluated(ten, decoder_folder):
+def test_does_not_evaluate_insights_without_enough_layers_or_positions(ten, decoder_folder):
     one, alone = trace(load(decoder_folder(num_hidden_layers=1)), tokens=[5, 9]), trace(ten, tokens=[5])
     assert (insight(one, "growth").holds, insight(alone, "sinks").holds) == (None, None)
     assert {row.sink for row in alone.layers} == {None}
@@ -200,17 +189,17 @@ def test_what_there_is_too_little_of_is_not_evaluated(ten, decoder_folder):
 
 
 @pytest.mark.parametrize(("layer", "holds"), [(0, True), (1, False)])
-def test_layers_with_a_window_are_no_sinks(decoder_folder, layer, holds):
-    """Of the two layers the second has a window, within which position 0 is soon out of sight."""
+def test_leaves_layers_with_a_window_out_of_sinks(decoder_folder, layer, holds):
+    """The second of two layers has a window, which soon excludes position 0."""
     model = load(decoder_folder("qwen2_window"))
-    with model.hooks.subscribe(first_alone, f"layer{layer}.attn.weights"):
+    with model.hooks.subscribe(on_first, f"layer{layer}.attn.weights"):
         found = insight(trace(model, tokens=list(TOKENS)), "sinks")
     assert found.holds is holds
     assert "in 1 of 1 layer without" in found.text or not holds
     assert "layer 1" not in found.text
 
 
-def test_layers_that_differ_are_not_the_pattern(ten):
+def test_other_steps_do_not_match_the_pattern(ten):
     traced, norms = trace(ten, tokens=list(TOKENS)), NormRows(1e-5, {"final.norm": 0.0}, {"final.norm": 1.0})
     other = SimpleNamespace(config=ten.config, plan=ten.plan, chain=("ffn_norm", "attn"))
     found = list(insights_of(other, traced.layers, norms, traced.input))
@@ -222,7 +211,7 @@ def test_layers_that_differ_are_not_the_pattern(ten):
     [("llama_gqa", 2), ("llama_mqa", 1), ("llama_mha_bias", 2), ("mistral", 2), ("mistral_window", 1),
      ("qwen2", 1), ("qwen2_window", 1), ("qwen2_window", 2), ("qwen3", 1)],
 )  # fmt: skip
-def test_the_pattern_names_what_the_config_has(decoder_folder, case, layers):
+def test_the_pattern_names_the_options_of_the_config(decoder_folder, case, layers):
     config = CASES[case] | {"num_hidden_layers": layers}
     text = insight(read(load(decoder_folder(case, **config))), "pattern").text
     windowed = config["model_type"] == "mistral" or (config.get("use_sliding_window") and layers > 1)

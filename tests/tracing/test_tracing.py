@@ -1,4 +1,4 @@
-"""A Trace: its input, predictions, arrays and one Adam step."""
+"""Check a Trace: its input, predictions, arrays and one Adam step."""
 
 import copy
 import dataclasses
@@ -17,20 +17,17 @@ from microgpt_trace.errors import InputError
 from microgpt_trace.render.documents.trace_as_json import trace_json
 
 
-def test_the_input_is_told_with_its_characters(emma):
+def test_the_input_has_its_characters(emma):
     traced = trace(emma, "emma")
-    told = traced.input
-    assert told.tokens == (0, 5, 13, 13, 1)
-    assert told.targets == (5, 13, 13, 1, 0)
-    assert told.labels == ("BOS", "e", "m", "m", "a")
-    assert told.target_labels == ("e", "m", "m", "a", "EOS")
-    assert told.notes == ()
+    inputs = traced.input
+    assert (inputs.tokens, inputs.targets, inputs.notes) == ((0, 5, 13, 13, 1), (5, 13, 13, 1, 0), ())
+    assert (inputs.labels, inputs.target_labels) == (("BOS", *"emma"), (*"emma", "EOS"))
     assert [p.seen for p in traced.predictions] == ["", "e", "em", "emm", "emma"]
-    assert [p.target.label for p in traced.predictions] == list(told.target_labels)
+    assert [p.target.label for p in traced.predictions] == list(inputs.target_labels)
     assert traced.chance_loss == math.log(27)
 
 
-def test_predictions_use_one_and_the_same_distribution(emma):
+def test_loss_and_predictions_use_replaced_probabilities(emma):
     with emma.hooks.subscribe(lambda event, value: np.full_like(value, 1 / 27), "probs"):
         traced = trace(emma)
     agree(traced.loss, math.log(27), rtol=1e-6)
@@ -54,7 +51,7 @@ def test_arrays_are_found_by_name_and_alias(emma):
     agree(traced["layer0.attn.weights"].sum(-1), np.ones((4, 5)), rtol=1e-6)
 
 
-def test_arrays_are_kept_only_where_asked_for(emma):
+def test_keeps_only_requested_arrays(emma):
     assert list(trace(emma, values=["logits"]).arrays) == [("forward", "logits")]
     assert trace(emma, values=False).arrays == {}
 
@@ -72,22 +69,22 @@ NO_ARRAY = [
 ]
 
 
-@pytest.mark.parametrize(("values", "ask", "words"), NO_ARRAY)
-def test_an_unknown_event_is_told_from_one_that_was_not_kept(emma, values, ask, words):
+@pytest.mark.parametrize(("values", "read", "words"), NO_ARRAY)
+def test_the_error_distinguishes_unknown_events_from_arrays_not_kept(emma, values, read, words):
     with pytest.raises(InputError, match=re.escape(words)):
-        ask(trace(emma, values=values))
+        read(trace(emma, values=values))
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "words"),
     [
         ({"text": "José"}, "try 'jose'"),
         ({"text": "a" * 16}, "expected at most 15 characters (block_size 16), found 16"),
         ({"top_k": 0}, "top_k: expected at least 1, found 0"),
     ],
 )
-def test_a_wrong_request_is_refused(emma, options, said):
-    with pytest.raises(InputError, match=re.escape(said)):
+def test_refuses_a_request_that_does_not_fit(emma, options, words):
+    with pytest.raises(InputError, match=re.escape(words)):
         trace(emma, **options)
 
 
@@ -97,59 +94,60 @@ def test_parameters_alone_have_no_forward_event(emma):
     assert [e.phase for e in trace(emma, names=["wte"], step=True)] == ["backward", "update"]
 
 
-def test_a_step_is_one_of_adam(emma):
+def gradient_and_update(traced):
+    names = [row.name for row in traced.parameters]
+    return (np.concatenate([traced.array(n, p).ravel() for n in names]) for p in ("backward", "update"))
+
+
+def test_a_step_equals_adam(emma):
     traced = trace(emma, step=True)
-    gradient = np.concatenate([traced.gradient(n).ravel() for n in emma.params])
-    update = np.concatenate([traced.array(n, "update").ravel() for n in emma.params])
+    gradient, update = gradient_and_update(traced)
     agree(update, -0.01 * gradient / (np.abs(gradient) + 1e-8), rtol=1e-4, atol=1e-9, what="update")
     assert (traced.step.number, traced.step.lr, traced.step.note) == (1, 0.01, "fresh moments")
     assert traced.step.loss_after < traced.step.loss_before == traced.loss
 
 
-def test_a_step_goes_on_with_the_moments_of_training(emma, tmp_path):
+def test_a_step_continues_with_the_moments_of_training(emma, tmp_path):
     data = tmp_path / "names.txt"
     data.write_text("emma\n" * 4)
     trained = train(emma, steps=4, data=data)
     traced = trace(trained, step=True)
     assert (traced.step.number, traced.step.note) == (5, "moments of the checkpoint")
     m, v = np.split(trained.training.moments, 2)
-    gradient = np.concatenate([traced.gradient(n).ravel() for n in emma.params])
+    gradient, update = gradient_and_update(traced)
     first = 0.15 * (0.85 * m + gradient) / (1 - 0.85**5)
     second = 0.01 * (0.99 * v + gradient**2) / (1 - 0.99**5)
-    update = np.concatenate([traced.array(n, "update").ravel() for n in emma.params])
     agree(update, -traced.step.lr * first / (np.sqrt(second) + 1e-8), rtol=1e-4, atol=1e-8, what="update")
     fresh = trace(Model(trained.params, trained.tokenizer, "x"), step=True)
     assert not np.allclose(traced.array("wte", "update"), fresh.array("wte", "update"))
 
 
-def test_parameters_stand_beside_gradient_and_update(emma):
-    rows = {row.name: row for row in trace(emma, step=True).parameters}
-    assert list(rows) == list(emma.params)
+def test_parameter_rows_have_gradient_and_update(emma):
     traced = trace(emma, step=True)
-    for name, row in rows.items():
+    for name, row in zip(emma.params, traced.parameters, strict=True):
         weight, grad, update = emma.params[name], traced.gradient(name), traced.array(name, "update")
+        assert row.name == name
         agree(row.l2_norm, np.linalg.norm(weight), rtol=1e-6)
         agree(row.gradient_ratio, np.linalg.norm(grad) / np.linalg.norm(weight), rtol=1e-6)
         agree(row.update_ratio, np.linalg.norm(update) / np.linalg.norm(weight), rtol=1e-6)
 
 
-def test_what_was_not_computed_is_absent(emma):
+def test_leaves_out_results_that_were_not_computed(emma):
     assert trace(emma).parameters == ()
     assert trace(emma).step is None
     row = trace(emma, backward=True).parameters[0]
     assert row.update_l2 is row.update_ratio is None
 
 
-def test_other_vocabularies_trace():
+def test_traces_another_vocabulary():
     model = init(Config(vocab_size=4, n_embd=4, n_head=1), tokenizer=Tokenizer("xyz", bos="last"))
-    told = trace(model, "zyx").input
-    assert told.tokens == (3, 2, 1, 0)
-    assert told.target_labels == ("z", "y", "x", "EOS")
+    inputs = trace(model, "zyx").input
+    assert (inputs.tokens, inputs.target_labels) == ((3, 2, 1, 0), ("z", "y", "x", "EOS"))
 
 
 @pytest.mark.parametrize("kind", ["microgpt", "decoder"])
 def test_traces_of_one_model_at_the_same_time_do_not_mix(emma, decoders, kind):
-    """They wait for each other at the beginning, in the layer and at the end."""
+    """The two runs wait for each other at the beginning, in the layer and at the end."""
     barrier, own = Barrier(2, timeout=10), kind == "microgpt"
     model = emma if own else decoders("qwen3")[0]
     prompts = [{"text": "emma"}, {"text": "olivia"}] if own else [{"tokens": [1, 2, 3]}, {"tokens": [5, 9]}]

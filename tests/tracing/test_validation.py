@@ -1,4 +1,4 @@
-"""trace --validate: sound models pass, what cannot matter is proved so, what is only shown fails."""
+"""Check trace --validate: sound models pass, dead events are found, and unused or wrong events fail."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def verdicts(found):
     return {verdict.name: verdict.verdict for verdict in found.verdicts}
 
 
-def those(found, verdict):
+def names_with(found, verdict):
     return [name for name, said in verdicts(found).items() if said == verdict]
 
 
@@ -33,7 +33,7 @@ def test_every_event_of_a_microgpt_is_used(case):
     assert [v.name for v in found.verdicts] == list(case.model.plan)
     assert {v.by_itself for v in found.verdicts} == {0.0}
     if case.text:
-        assert those(found, "dead") == []
+        assert names_with(found, "dead") == []
 
 
 @pytest.mark.parametrize("name", ["qwen2", "qwen3", "mistral_window"])
@@ -44,34 +44,34 @@ def test_every_event_of_a_decoder_is_used(decoders, name):
     assert [v.name for v in found.verdicts] == list(model.plan)
 
 
-def test_one_position_attends_to_itself_whatever_the_scores(decoders, emma):
+def test_scores_of_a_single_position_are_dead(decoders, emma):
     found = validate(emma, "")
-    assert those(found, "dead") == [f"layer0.attn.{n}" for n in ("q", "k", "scores")]
+    assert names_with(found, "dead") == [f"layer0.attn.{n}" for n in ("q", "k", "scores")]
     found = validate(decoders("llama_gqa")[0], tokens=[17])
     kinds = ("q", "k", "q_rope", "k_rope", "scores")
-    assert those(found, "dead") == [f"layer{i}.attn.{n}" for i in (0, 1) for n in kinds]
+    assert names_with(found, "dead") == [f"layer{i}.attn.{n}" for i in (0, 1) for n in kinds]
     assert "loss" not in verdicts(found)
 
 
-def test_units_that_are_silent_are_dead(emma):
-    """A matrix that sends every unit below zero: the ReLU passes nothing on, whatever mlp.up is."""
+def test_silent_units_are_dead(emma):
+    """The ReLU passes nothing on if every unit is below zero, whatever mlp.up is."""
     emma.params["layer0.mlp_fc1"][...] = 0
     emma.params["layer0.mlp_fc2"][...] = 0
     found = validate(emma, "emma")
     assert found.ok
-    assert "layer0.mlp.act" in those(found, "dead")
-    assert "layer0.mlp.down" not in those(found, "dead")
+    assert "layer0.mlp.act" in names_with(found, "dead")
+    assert "layer0.mlp.down" not in names_with(found, "dead")
 
 
-def test_a_head_whose_matrix_is_zero_is_still_used(emma):
-    """What the head writes is zero, but what stands in its place would count."""
+def test_a_head_with_a_zero_matrix_is_used(emma):
+    """The head writes zeros, but a value in its place would have an effect."""
     emma.params["layer0.attn_wo"][:, :4] = 0
     found = validate(emma, "emma")
     assert verdicts(found)["layer0.attn.head0"] == "used"
 
 
 class Deaf:
-    """A tap whose model does not use what comes back for one event."""
+    """A tap that ignores the replacement of one event."""
 
     def __init__(self, tap, name):
         self.tap, self.name = tap, name
@@ -85,7 +85,7 @@ class Deaf:
 
 
 class Doubled(Deaf):
-    """A tap whose model goes on with twice the value where nothing is put in its place."""
+    """A tap that doubles one event if hooks do not replace it."""
 
     def emit(self, name, value):
         used = self.tap.emit(name, value)
@@ -93,7 +93,7 @@ class Doubled(Deaf):
 
 
 def with_tap(monkeypatch, kind, name):
-    """What runs is the trace's own pass, not another one."""
+    """Run the pass of traces under a wrapped tap."""
     plain = interpreter.forward
 
     def forward(model, tokens, tap=interpreter.SILENT, cache=None):
@@ -102,7 +102,7 @@ def with_tap(monkeypatch, kind, name):
     monkeypatch.setattr("microgpt_trace.tracing.decoder_tracing.forward", forward)
 
 
-def test_a_copy_that_changes_something_fails(decoders, monkeypatch):
+def test_an_event_that_changes_when_copied_fails(decoders, monkeypatch):
     with_tap(monkeypatch, Doubled, "layer1.mlp.act")
     (failed,) = (v for v in validate(decoders("qwen2")[0], tokens=TOKENS).verdicts if v.verdict == "failed")
     assert failed.name == "layer1.mlp.act"
@@ -116,7 +116,7 @@ READERS = {
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_a_value_that_is_only_shown_fails(decoders, name, monkeypatch):
+def test_an_event_that_the_model_does_not_use_fails(decoders, name, monkeypatch):
     with_tap(monkeypatch, Deaf, name)
     found = validate(decoders("qwen2")[0], tokens=TOKENS)
     assert {v.name: v.reason for v in found.verdicts if v.verdict == "failed"} == {
@@ -139,11 +139,11 @@ WRONG_OPERATIONS = {
 
 
 @pytest.mark.parametrize("name", WRONG_OPERATIONS)
-def test_an_event_that_is_not_what_it_says_fails(decoders, name, monkeypatch):
+def test_an_event_of_a_wrong_operation_fails(decoders, name, monkeypatch):
     module, change, hit = WRONG_OPERATIONS[name]
     plain = getattr(module, name)
     monkeypatch.setattr(module, name, lambda *args: change(plain(*args)))
-    failed = those(validate(decoders("qwen3")[0], tokens=TOKENS), "failed")
+    failed = names_with(validate(decoders("qwen3")[0], tokens=TOKENS), "failed")
     print(failed)
     assert failed
     assert all(any(event.endswith(kind) for event in failed) for kind in hit)
@@ -156,21 +156,21 @@ def test_an_event_that_is_not_what_it_says_fails(decoders, name, monkeypatch):
 def test_a_wrong_rotation_fails(decoders, case, change, monkeypatch):
     plain = rope.rope_frequencies
     monkeypatch.setattr(rope, "rope_frequencies", lambda *args: change(*plain(*args)))
-    failed = those(validate(decoders(case)[0], tokens=TOKENS), "failed")
+    failed = names_with(validate(decoders(case)[0], tokens=TOKENS), "failed")
     assert failed == [f"layer{i}.attn.{n}_rope" for i in (0, 1) for n in "qk"]
 
 
-def test_probabilities_that_the_trace_does_not_tell_of_fail(decoders, monkeypatch):
+def test_probs_that_the_predictions_do_not_use_fail(decoders, monkeypatch):
     plain = decoder_tracing.predictions_of
 
-    def told(model, inputs, rows, logits, probs, *rest):
+    def wrong_predictions(model, inputs, rows, logits, probs, *rest):
         return plain(model, inputs, rows, logits, decoder_tracing.softmax(logits), *rest)
 
-    monkeypatch.setattr(decoder_tracing, "predictions_of", told)
-    assert "probs" in those(validate(decoders("llama_gqa")[0], tokens=TOKENS), "failed")
+    monkeypatch.setattr(decoder_tracing, "predictions_of", wrong_predictions)
+    assert "probs" in names_with(validate(decoders("llama_gqa")[0], tokens=TOKENS), "failed")
 
 
-def test_a_run_that_nobody_observes_and_that_is_another_fails(decoders, monkeypatch):
+def test_an_unobserved_run_with_other_logits_fails(decoders, monkeypatch):
     plain = interpreter.layer_forward
 
     def layer_forward(x, index, run):
@@ -179,12 +179,12 @@ def test_a_run_that_nobody_observes_and_that_is_another_fails(decoders, monkeypa
 
     monkeypatch.setattr(interpreter, "layer_forward", layer_forward)
     found = validate(decoders("llama_gqa")[0], tokens=TOKENS)
-    assert those(found, "failed") == ["logits"]
+    assert names_with(found, "failed") == ["logits"]
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_right_models_of_any_scale_are_valid(decoder_folder, seed):
-    """Weights 0.01 to 100 times as large as usual: nothing fails, and what is dead says what of."""
+def test_sound_models_of_any_scale_are_valid(decoder_folder, seed):
+    """With weights 0.01 to 100 times as large as usual, nothing fails, and dead events have a reason."""
     rng = np.random.default_rng(seed)
     case = ("llama_gqa", "qwen2", "qwen3", "mistral_window", "llama_mha_bias")[seed]
 
@@ -197,42 +197,42 @@ def test_right_models_of_any_scale_are_valid(decoder_folder, seed):
     assert all(v.reason for v in found.verdicts if v.verdict == "dead")
 
 
-def test_a_model_that_is_nearly_sure_of_its_letters(emma):
-    """P that are next to nothing: perturbed they stay probabilities."""
+def test_a_model_with_vanishing_probabilities_is_valid(emma):
+    """Perturbed probabilities stay positive."""
     for name in emma.params:
         emma.params[name][...] *= 12
-    assert those(validate(emma, "qxzq"), "failed") == []
+    assert names_with(validate(emma, "qxzq"), "failed") == []
 
 
-def test_small_effects_count(decoder_folder):
-    """An MLP whose writes are too small to be told from rounding among other variants."""
+def test_an_event_with_a_small_effect_is_used(decoder_folder):
+    """The MLP writes values that are hardly larger than rounding."""
 
     def shrink(weights):
         weights["model.layers.1.mlp.down_proj.weight"] *= 1e-4
 
     found = validate(load(decoder_folder("llama_gqa", shrink)), tokens=[3, 4, 5, 3])
-    assert those(found, "used") == [v.name for v in found.verdicts]
+    assert names_with(found, "used") == [v.name for v in found.verdicts]
     assert min(v.perturbed for v in found.verdicts) < 1e-5
 
 
-def test_what_a_head_of_zeros_reads_is_dead(emma):
+def test_the_inputs_of_a_zero_head_are_dead(emma):
     emma.params["lm_head"][...] = 0
     found = validate(emma, "emma")
     assert found.ok
-    assert those(found, "used") == ["logits", "probs", "loss"]
+    assert names_with(found, "used") == ["logits", "probs", "loss"]
 
 
-def test_a_loss_that_nobody_reads_fails(emma, monkeypatch):
+def test_a_loss_that_ignores_its_inputs_fails(emma, monkeypatch):
     real = microgpt_tracing.forward
 
     def deaf(params, batch, *tap):
         return real(params, batch, *tap)._replace(loss=real(params, batch).loss)
 
     monkeypatch.setattr(microgpt_tracing, "forward", deaf)
-    assert those(validate(emma, "emma", names=["loss"]), "failed") == ["loss"]
+    assert names_with(validate(emma, "emma", names=["loss"]), "failed") == ["loss"]
 
 
-def test_names_choose_and_are_checked(emma):
+def test_names_choose_events_and_are_checked(emma):
     assert [v.name for v in validate(emma, "emma", names=["*.mlp.*"]).verdicts] == [
         f"layer0.mlp.{n}" for n in ("norm", "up", "act", "down", "residual")
     ]
@@ -259,7 +259,7 @@ def test_the_command_prints_a_table_and_a_document():
     assert len(document["verdicts"]) == 25
 
 
-def test_values_that_are_not_finite_fail_by_the_exit_code_too(emma, tmp_path):
+def test_values_that_are_not_finite_fail_with_exit_code_1(emma, tmp_path):
     emma.params["wte"][5, 0] = np.nan
     assert not validate(emma, "emma").ok
     save(emma, tmp_path / "nan.safetensors")
@@ -271,5 +271,5 @@ def test_values_that_are_not_finite_fail_by_the_exit_code_too(emma, tmp_path):
 @pytest.mark.parametrize(
     "options", ["--step", "--backward", "--jsonl", "--show logits", "--top-k 3", "--time", "--values --json"]
 )
-def test_options_that_would_be_ignored_are_refused(options):
+def test_refuses_options_that_would_be_ignored(options):
     assert "--validate" in refusal(f"trace emma --validate {options}")
