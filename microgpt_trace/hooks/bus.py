@@ -80,13 +80,9 @@ class HookBus:
         return HookBus(list(self.specs.values()))
 
     def subscription(
-        self,
-        hook: Hook,
-        *names: str,
-        phases: Phase | Sequence[Phase] = ("forward",),
-        stats: bool = False,
+        self, hook: Hook, *names: str, phases: Phase | Sequence[Phase] = ("forward",), stats: bool = False,
         parts: bool = False,
-    ) -> Subscription:
+    ) -> Subscription:  # fmt: skip
         """Return a subscription that calls `hook` for the events that match `names` (without names: all).
 
         With `stats` the events have statistics. With `parts` the hook accepts an empty value if the model
@@ -99,19 +95,14 @@ class HookBus:
                 raise InputError(f"phase: expected one of {', '.join(PHASES)}, found {phase!r}")
         chosen = frozenset(select_names(names or ("*",), list(self.specs)))
         if phases == ("forward",) and all(self.specs[name].parameter == name for name in chosen):
-            raise InputError(f"{', '.join(names)}: a parameter has events in the phases backward and update")
+            raise InputError(f"{', '.join(names)}: a parameter has only the phases backward and update")
         return Subscription(hook, chosen, phases, stats, parts)
 
     @contextmanager
     def subscribe(
-        self,
-        hook: Hook,
-        *names: str,
-        phases: Phase | Sequence[Phase] = ("forward",),
-        stats: bool = False,
-        first: bool = False,
-        parts: bool = False,
-    ) -> Iterator[HookBus]:
+        self, hook: Hook, *names: str, phases: Phase | Sequence[Phase] = ("forward",), stats: bool = False,
+        first: bool = False, parts: bool = False,
+    ) -> Iterator[HookBus]:  # fmt: skip
         """Call `hook` in every run that begins inside this context; see `subscription` for the arguments.
         With `first` it is called before the hooks that are already subscribed."""
         subscription = self.subscription(hook, *names, phases=phases, stats=stats, parts=parts)

@@ -130,7 +130,7 @@ _LAYER_RULES = (
 
 def _odd_layer(rule: LayerRule, layers: Sequence[LayerRow]) -> Anomaly:
     """Evaluate a rule on the first layers of a trace, up to the one that has too few positions to compare."""
-    comparable = list(takewhile(_is_comparable, layers))
+    comparable = list(takewhile(lambda row: row.compared and row.compared.positions >= FEWEST_TOKENS, layers))
     judged = comparable[1:] if rule.first else comparable
     compared = [row.compared for row in judged if row.compared is not None]
     values = [rule.measure(layer) for layer in compared]
@@ -164,10 +164,6 @@ def odd_layer(rule: LayerRule, values: Sequence[float], layers: int, where: str,
         rule.id, rule.title, far[worst] > FAR, far[worst], FAR, "other layers", detail, seen,
         "; ".join(left_out), first + worst,
     )  # fmt: skip
-
-
-def _is_comparable(row: LayerRow) -> bool:
-    return row.compared is not None and row.compared.positions >= FEWEST_TOKENS
 
 
 def _not_judged(layers: Sequence[LayerRow], comparable: int, values: Sequence[float]) -> str:

@@ -94,16 +94,8 @@ def narrowed(
     rows = [row for row in trace.parameters if row.name in names and "backward" in phases]
     if "update" not in phases:
         rows = [replace(row, update_l2=None, update_nonfinite=0) for row in rows]
+    arrays = {key: array for key, array in trace.arrays.items() if key[0] in phases and key[1] in kept}
     return replace(
-        trace,
-        events=tuple(events),
-        generation=tuple(steps),
-        intervened=intervened,
-        parameters=tuple(rows),
-        step=trace.step if "update" in phases else None,
-        arrays={
-            (phase, name): array
-            for (phase, name), array in trace.arrays.items()
-            if name in kept and phase in phases
-        },
-    )
+        trace, events=tuple(events), generation=tuple(steps), intervened=intervened, parameters=tuple(rows),
+        step=trace.step if "update" in phases else None, arrays=arrays,
+    )  # fmt: skip

@@ -75,20 +75,19 @@ def _normalization(norms: NormRows) -> Outcome:
         return False, f"The invariant does not hold: with the {norms.undone}, {what}.", numbers
     text = (
         f"With the {norms.undone}, every row has RMS 1 after each of the {len(off)} norms, apart from what "
-        f"eps takes ({measured}). "
+        f"eps takes ({measured})."
     )
-    if least[tightest] < WHOLE:
-        text += (
-            f"eps takes much: a row after {tightest} has RMS {number(least[tightest])}, because its input is "
-            "small compared with the root of eps. The L2 after such a norm depends on the size of its input."
-        )
-        return False, text, numbers
-    text += (
+    effect = (
         f"This is a structural invariant: the L2 after a norm depends on its "
         f"gain{' and bias' * norms.centred}, not on the size of its input. eps lowers the RMS of a row by at "
         f"most {1 - least[tightest]:.1e}."
     )
-    return True, text, numbers
+    if least[tightest] < WHOLE:
+        effect = (
+            f"eps takes much: a row after {tightest} has RMS {number(least[tightest])}, because its input is "
+            "small compared with the root of eps. The L2 after such a norm depends on the size of its input."
+        )
+    return least[tightest] >= WHOLE, f"{text} {effect}", numbers
 
 
 def growth(sizes: Sequence[float], what: str = "the median row norm") -> Outcome:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,7 +17,7 @@ from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..decoder.model import Decoder, prepare
 from ..errors import InputError
-from ..hooks.bus import SILENT, Hook, Run, Tap
+from ..hooks.bus import SILENT, Run, Tap
 from ..hooks.event import differs
 from ..hooks.names import select_names
 from ..running.token_names import chosen_positions
@@ -61,9 +61,7 @@ def trace_decoder(
     untouched = baseline_of(model, inputs, rows, interventions, shown, top_k or TOP, head)
     with one_blas_thread(), np.errstate(all="ignore"), untouched as baseline:
         overview = Overview(model.plan, model.parameter, inputs.tokens)
-        watching: list[tuple[Hook, Collection[str]]] = [(overview, overview.names)]
-        if lens_hook is not None:
-            watching.append((lens_hook, lens_hook.names))
+        watching = [(hook, hook.names) for hook in (overview, lens_hook) if hook is not None]
         observers = Observers(model, {*everything, *shown}, shown, kept, watching, baseline)
         cache = KVCache(len(inputs.tokens) + generate) if generate else None
         run = observers.begin(time, keep=recheck)

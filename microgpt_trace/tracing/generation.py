@@ -15,7 +15,6 @@ from ..arrays.logits import best_tokens, softmax
 from ..arrays.stats import Array
 from ..decoder.model import Decoder
 from ..errors import InputError
-from ..hooks.bus import Tap
 from ..hooks.event import TraceEvent
 from ..rounding.invariants import OF_SHAPES
 from .anomalies import Steps
@@ -75,7 +74,9 @@ def continue_prompt(
             run = observers.begin_step(step, len(ids) - 1, collector)
             if step > 1:
                 streams.append(forward(model, np.array(ids[-1:]), run.tap("forward"), cache))
-            last = _head(model, streams[-1] if streams else final[-1:], run.tap("forward"))
+            tap = run.tap("forward")
+            logits = tap.emit("logits", head_forward(model, streams[-1] if streams else final[-1:], tap))
+            last = logits[0], tap.emit("probs", softmax(logits))[0]
             altered, chosen_by_probs = altered or bool(run.replaced), "probs" in run.replaced
             done.steps.add(collector.events)
             events = tuple(event for event in collector.events if event.name in observers.shown)
@@ -92,12 +93,6 @@ def continue_prompt(
         if model.vocabulary is not None and model.vocabulary.ends_text(ids[-1]):
             done.end = f"the model ended its text with {chosen.label}"
     return done, _cache_check(model, ids[: len(inputs.tokens) + len(streams)], streams, altered)
-
-
-def _head(model: Decoder, stream: Array, tap: Tap) -> tuple[Array, Array]:
-    """Return the logits and probs [V] for a stream [1, C], after hooks."""
-    logits = tap.emit("logits", head_forward(model, stream, tap))
-    return logits[0], tap.emit("probs", softmax(logits))[0]
 
 
 @np.errstate(divide="ignore")  # a token with P 0 cannot be sampled

@@ -126,11 +126,8 @@ def _bent(params: Parameters, batch: Batch, names: Sequence[str]) -> Iterator[Gr
         edits.append(Edit(event.name, lambda other: here + slope * (other - here)))
         return Replacement(here, np.asarray(slope))
 
-    def double(event: TraceEvent, value: Array) -> Array:
-        return 2 * value
-
-    bending = bus.subscription(bend, *names)
-    run = bus.begin(before=[bending, bus.subscription(double, *params, phases="backward")])
+    doubling = bus.subscription(lambda event, value: 2 * value, *params, phases="backward")
+    run = bus.begin(before=[bus.subscription(bend, *names), doubling])
     done, grads = _gradients(params, batch, (run.tap("forward"), run.tap("backward")))
     grads.flat /= 2
     return _along_directions(params, grads, lambda: forward(params, batch, editing(*edits)), done)

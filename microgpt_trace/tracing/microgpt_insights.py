@@ -106,31 +106,21 @@ def _attention(stats: Stats, plan: Plan) -> Outcome:
         "largest_share": top if math.isfinite(top) else None, "heads_min": min(heads),
         "heads_max": max(heads), "stream_before": before[-1], "stream_after": after[-1],
     }  # fmt: skip
-    writes = f"each head writes L2 {span(heads)}, and the heads of a layer together write {span(written)},"
-    if len(heads) == len(sums):
-        writes = f"the head of a layer writes L2 {span(written)}"
     changes = ", ".join(f"{decimals(b)} → {decimals(a)}" for b, a in zip(before, after, strict=True))
-    measured = (
-        f"{writes} into a residual stream of L2 {span(before)}. The residual connection changes the L2 of "
-        f"the stream: {changes}."
-    )
-    if top > SMALL_BRANCH:
-        reason = "it writes into a residual stream of zeros"
-        if math.isfinite(top):
-            share, limit = told_apart(top, SMALL_BRANCH, percent)
-            reason = (
-                f"the L2 of attention's output is {share} of the stream's (small would be {limit} or less)"
-            )
-        text = f"Attention is not a small perturbation: {measured} In layer {layer} {reason}."
-        return False, text, numbers
-    share, _ = told_apart(top, SMALL_BRANCH, percent)
+    share, limit = told_apart(top, SMALL_BRANCH, percent)
     if top <= SMALL_BRANCH / 10:
-        share = at_most(top) if len(sums) > 1 else f"{100 * top:.2g}%"
-    relation = f"{share} of the stream's"
-    if len(sums) > 1:
-        relation = f"at most {share} of the stream's (in layer {layer})"
-    text = f"Attention is a small perturbation: {measured} The L2 of attention's output is {relation}."
-    return True, text, numbers
+        share = f"{100 * top:.2g}%"
+    output = f"the L2 of attention's output is {share} of the stream's ({limit} or less is small)"
+    if not math.isfinite(top):
+        output = "attention writes into a residual stream of zeros"
+    small = top <= SMALL_BRANCH
+    text = (
+        f"Attention is {'' if small else 'not '}a small perturbation: each head writes L2 {span(heads)}, and "
+        f"the heads of a layer together write {span(written)}, into a residual stream of L2 {span(before)}. "
+        f"The residual connection changes the L2 of the stream: {changes}. In layer {layer}"
+        f"{', which has the largest share,' * (len(shares) > 1)} {output}."
+    )
+    return small, text, numbers
 
 
 def _relu(stats: Stats, plan: Plan) -> Outcome:

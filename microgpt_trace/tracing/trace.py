@@ -16,27 +16,14 @@ if TYPE_CHECKING:
 
 
 def trace(
-    model: LanguageModel,
-    text: str | None = None,
-    *,
-    names: Sequence[str] | None = None,
-    values: bool | Sequence[str] | None = None,
-    top_k: int | None = None,
-    time: bool = False,
-    backward: bool = False,
-    step: bool = False,
-    interventions: Sequence[Intervention] = (),
-    tokens: Sequence[int] | None = None,
-    special: bool = False,
-    chat: bool = False,
-    positions: str | Sequence[int] | None = None,
-    lens: bool = False,
-    target: str | int | None = None,
-    generate: int = 0,
-    temperature: float = 0.0,
-    seed: int = 42,
+    model: LanguageModel, text: str | None = None, *,
+    names: Sequence[str] | None = None, values: bool | Sequence[str] | None = None, top_k: int | None = None,
+    time: bool = False, backward: bool = False, step: bool = False,
+    interventions: Sequence[Intervention] = (), tokens: Sequence[int] | None = None, special: bool = False,
+    chat: bool = False, positions: str | Sequence[int] | None = None, lens: bool = False,
+    target: str | int | None = None, generate: int = 0, temperature: float = 0.0, seed: int = 42,
     recheck: bool = False,
-) -> Trace:
+) -> Trace:  # fmt: skip
     """Run a model over a text, with the hooks subscribed to `model.hooks`, and return the Trace.
 
     The model is not changed. Raises InputError if a text, a name or an option does not fit the model.

@@ -129,36 +129,21 @@ def _read_attention(insight, traced, layers, eps):
     out, after = ([l2(traced[f"layer{i}.attn.{own}"]) for i in range(layers)] for own in ("out", "residual"))
     heads = [l2(a) for (_, name), a in traced.arrays.items() if ".attn.head" in name]
     shares = [100 * o / b if b else (math.inf if o else 0.0) for o, b in zip(out, before, strict=True)]
-    read(text, rf"into a residual stream of L2 {SPAN}\. ", before)
-    if len(heads) > len(out):
-        read(
-            text,
-            rf"each head writes L2 {SPAN}, and the heads of a layer together write {SPAN}, into",
-            heads,
-            out,
-        )
-    else:
-        read(text, rf"the head of a layer writes L2 {SPAN} into", out)
+    writes = rf"each head writes L2 {SPAN}, and the heads of a layer together write {SPAN}, into a residual"
+    read(text, rf"{writes} stream of L2 {SPAN}\. ", heads, out, before)
     for moved, x, y in zip(re.findall(rf"{NUMBER} → {NUMBER}", text), before, after, strict=True):
         says(moved[0], x)
         says(moved[1], y)
+    layer, largest = match(r"In layer (\d+)(, which has the largest share,)? ", text).groups()
+    assert (largest is None) == (sum(bool(o or b) for o, b in zip(out, before, strict=True)) == 1)
     top = max(shares)
-    if insight.holds:
-        assert "is a small perturbation" in text
-        printed = match(rf"The L2 of attention's output is (?:at most )?{PERCENT} of the stream's", text)[1]
-        assert number(printed) <= 25
-        (says if layers == 1 or top > 2.5 else bounds)(printed, top)
-        assert text.endswith("." if layers == 1 else f" (in layer {shares.index(top)}).")
-        assert ("is at most " in text) is (layers > 1)
-    elif "stream of zeros" in text:
-        assert top == math.inf
-    else:
-        said = match(
-            rf"In layer (\d+) the L2 of attention's output is {PERCENT} of .*be {PERCENT} or less", text
-        )
-        assert number(said[2]) > number(said[3]) >= 25
-        says(said[2], shares[int(said[1])])
-        assert shares[int(said[1])] >= top * (1 - 1e-6)
+    assert shares[int(layer)] >= top * (1 - 1e-6)
+    if "stream of zeros" in text:
+        assert (top, insight.holds) == (math.inf, False)
+        return
+    share = rf"the L2 of attention's output is {NUMBER}% of the stream's \({NUMBER}% or less is small\)\.$"
+    printed, limit = read(text, share, shares[int(layer)], 25)
+    assert insight.holds is (number(printed) <= number(limit)) is text.startswith("Attention is a small")
 
 
 KINDS = {"zeroes few units": (-1, 20), "leaves a sparse": (20, 80), "silences most units": (80, 101)}

@@ -78,7 +78,7 @@ def test_attention_with_a_residual_stream_of_zeros(emma, deep):
     hooks = deep.model.hooks
     with hooks.subscribe(zeros, "embed.norm"), hooks.subscribe(lambda e, v: v + 1, "layer0.mlp.residual"):
         found = insights(deep.model, deep.text, read=False)["attention"]
-    assert "n layer 1" in found.text
+    assert "In layer 1 " in found.text
 
 
 @pytest.mark.parametrize(("sign", "said"), [(-1, "silences most units: 100%"), (1, "zeroes few units: 0%")])
@@ -117,8 +117,7 @@ def test_compares_a_trained_model_with_a_uniform_guess(knows_emma, text, holds, 
 
 @pytest.mark.parametrize("text", ["", "abc", "abcdefghijklmno"])
 def test_chance_rarely_gives_evidence(knows_emma, text):
-    """At most 1 in 20 uniformly sampled texts may be 20 times as likely, and at most 1 in 20 texts sampled from
-    the model 20 times less likely."""
+    """Chance gives at most 1 in 20 texts a likelihood ratio of 20 in either direction."""
     probs = trace(knows_emma, text)["probs"].astype(np.float64)
     probs /= probs.sum(axis=1, keepdims=True)
     rng, count, size = np.random.default_rng(2), *probs.shape
