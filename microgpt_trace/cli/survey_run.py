@@ -30,7 +30,7 @@ from ..surveying.imatrix import (
     write_imatrix,
 )
 from ..surveying.report import report_of
-from ..surveying.state import Survey, merged
+from ..surveying.state import Survey, merge_surveys
 from ..surveying.survey import survey
 from ..surveying.survey_files import read_survey, survey_bytes
 from ..text.brief import brief
@@ -78,7 +78,7 @@ def show_surveys(paths: Sequence[Path], output: SurveyTargets) -> None:
     surveys = {str(path): read_survey(path) for path in paths}
     if len(surveys) < len(paths):
         raise InputError(f"{paths[0]}: named twice")
-    survey = merged(surveys) if len(surveys) > 1 else surveys[str(paths[0])]
+    survey = merge_surveys(surveys) if len(surveys) > 1 else surveys[str(paths[0])]
     if output.out is not None:
         write_atomically(output.out, survey_bytes(survey), output.force)
     _give(survey, output)

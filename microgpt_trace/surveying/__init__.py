@@ -1,4 +1,4 @@
-"""What a model's values are like over a corpus. Here stands by what a file is known to be a survey."""
+"""Statistics of a model's values over a corpus. This module recognises survey files."""
 
 from pathlib import Path
 
@@ -6,6 +6,6 @@ from ..untrusted_files import beginning
 
 
 def is_survey(path: Path) -> bool:
-    """Whether a file is a survey of ours, by its first bytes; a pipe is none, and not opened."""
+    """Return True if the first bytes of a file are those of a survey. A pipe is not opened and never one."""
     head = beginning(path, 128)
     return b'"survey"' in head and b"microgpt.survey" in head

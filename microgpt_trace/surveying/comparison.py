@@ -1,8 +1,8 @@
-"""SurveyComparison: two surveys of the same texts, of two models or of two quantisations of one.
+"""SurveyComparison: two surveys of the same texts, by two models or two quantisations of one model.
 
-The rows of both reports are paired, each pair with a distance. Nothing is run, and no value is compared with
-one: a survey keeps what channels, heads and losses add up to. Two models whose values differ at every token
-may have the same statistics.
+The rows of both reports are paired, and each pair has a distance. No model is run. Only statistics are
+compared, because a survey keeps no values: two models may have equal statistics although their values differ
+at every token.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .state import Survey
 
 @frozen
 class ComparedSurvey:
-    """One of the two: its file, its model, and how many texts and tokens were run."""
+    """One of the two surveys: its file, its model, and the number of texts and tokens that were run."""
 
     file: str
     model: str
@@ -47,7 +47,7 @@ class ComparedSurvey:
 
 @frozen
 class NotCompared:
-    """Events that one or both of the surveys have and that were not compared, and why."""
+    """Events that were not compared, and the reason."""
 
     reason: str
     names: tuple[str, ...]
@@ -55,11 +55,11 @@ class NotCompared:
 
 @frozen(slots=False)
 class SurveyComparison:
-    """How survey B differs from survey A.
+    """The differences of survey B from survey A.
 
-    `same` says that all sums and counts that both have of what is compared are the same, bit for bit; with
-    `rtol` they agree too where no distance is above it. `first` is the first event in order of computation
-    that does not agree. `documents` is None of an unfinished survey.
+    `same` is True if all compared sums and counts are the same, bit for bit. With `rtol` the surveys also
+    agree if no distance is above it. `first` is the first event in order of computation that does not agree.
+    `documents` is None if the surveys are unfinished.
     """
 
     SCHEMA = "microgpt.survey-diff/2"
@@ -82,13 +82,13 @@ class SurveyComparison:
 
     @property
     def measured(self) -> list[EventPair | LayerPair | HeadPair | PartPair]:
-        """All that has a distance."""
+        """All pairs with a distance."""
         return [*self.events, *self.layers, *self.heads, *self.parts]
 
     @property
     @in_document
     def agree(self) -> bool:
-        """Whether nothing differs by more than is allowed, which is nothing without `rtol`."""
+        """True if the surveys are the same, or if `rtol` is set and no distance is above it."""
         return self.same or (
             self.rtol is not None and all(pair.distance <= self.rtol for pair in self.measured)
         )
@@ -98,74 +98,81 @@ def compare_surveys(
     a: Survey, b: Survey, *, names: Sequence[str] = (), rtol: float | None = None,
     called: tuple[str, str] = ("A", "B"),
 ) -> SurveyComparison:  # fmt: skip
-    """Compare survey B with survey A: all that both have, or the events that names and globs choose, with
-    their layers and heads. `called` is what errors call the two.
+    """Compare survey B with survey A: all that both have, or the events that `names` (names and globs)
+    choose, with their layers and heads. `called` has the names of the surveys in errors.
 
-    Raises InputError where the surveys did not read the same texts alike, where nothing can be compared, or
-    where a name means nothing that can.
+    Raises InputError if the surveys differ in their texts or in how they read them, if nothing can be
+    compared, or if a name matches no comparable event.
     """
     _check_comparable(a, b, called)
     events_a, events_b = surveyed_events(a), surveyed_events(b)
     not_compared = _not_compared(events_a, events_b)
-    left = {name for own in not_compared for name in own.names}
-    known = [event.name for event in events_a if event.name not in left]
-    chosen = set(select_names(names, known) if names else known)
-    changed = differing(a.tallies, b.tallies)
+    excluded = {name for own in not_compared for name in own.names}
+    comparable = [event.name for event in events_a if event.name not in excluded]
+    chosen = set(select_names(names, comparable) if names else comparable)
+    changed = _changed_tallies(a.tallies, b.tallies)
     events = {
         one.name: event_pair(one, two, a, b, one.name not in changed)
         for one, two in paired(events_a, events_b, lambda event: event.name)
         if one.name in chosen
     }
-    alike = a.model.labels == b.model.labels
-    parts = [] if names or not alike else paired(surveyed_parts(a), surveyed_parts(b), lambda own: own.part)
+    same_tokens = a.model.labels == b.model.labels
+    parts = paired(surveyed_parts(a), surveyed_parts(b), lambda own: own.part) if same_tokens else []
+    parts = [] if names else parts
     if not (events or parts):
-        raise InputError(f"{called[1]}: nothing in it has the name and the size of something in {called[0]}")
+        raise InputError(f"{called[1]}: expected an event of {called[0]} with the same size, found none")
     layers = paired(surveyed_layers(a), surveyed_layers(b), lambda layer: (layer.layer, layer.event))
     heads = paired(surveyed_heads(a), surveyed_heads(b), lambda head: (head.event, head.head))
-    differ = (own for own in events.values() if not own.same)
-    departed = (own.name for own in differ if rtol is None or own.distance > rtol)
-    one, two = (_side(survey, name) for survey, name in zip((a, b), called, strict=True))
+    differing = (own.name for own in events.values()
+                 if not own.same and (rtol is None or own.distance > rtol))  # fmt: skip
+    one, two = (
+        ComparedSurvey(
+            name, own.model.origin, own.model.family, own.model.fingerprint, *own.read, own.arithmetic
+        )
+        for own, name in zip((a, b), called, strict=True)
+    )
     return SurveyComparison(
         one, two, a.corpus.sources, a.corpus.documents, rtol,
         not (changed & chosen if names else changed),
-        next(departed, None),
+        next(differing, None),
         tuple(part_pair(*pair) for pair in parts),
         tuple(layer_pair(*pair, _entering(a, b, pair[0].layer), events) for pair in layers
               if pair[0].event in events),
         tuple(head_pair(*pair) for pair in heads if pair[0].event in events),
-        tuple(events.values()), tuple(not_compared), tuple(_notes(a, b, alike)),
+        tuple(events.values()), tuple(not_compared), tuple(_notes(a, b, same_tokens)),
     )  # fmt: skip
 
 
-# --- What can be compared ---------------------------------------------------------------------
+# --- Comparable surveys and events ------------------------------------------------------------
 
 _READ: Mapping[str, Callable[[Survey], Any]] = {
     "number of documents": lambda survey: survey.corpus.documents,
     "fingerprint of the texts": lambda survey: survey.corpus.fingerprint,
-    "part of the corpus, block by block,": lambda survey: None if survey.whole else survey.blocks,
+    "blocks of an incomplete survey": lambda survey: None if survey.whole else survey.blocks,
     "--max-tokens": lambda survey: survey.order.max_tokens,
     "--chat": lambda survey: survey.order.chat,
 }
 
 
 def _check_comparable(a: Survey, b: Survey, called: tuple[str, str]) -> None:
-    """Raises InputError, naming what differs, where two surveys did not read the same texts alike."""
-    for what, of in _READ.items():
-        if of(a) != of(b):
+    """Raise InputError if two surveys differ in their texts or in how they read them."""
+    for name, value in _READ.items():
+        if value(a) != value(b):
+            values = f"expected {brief(value(a))} as in {called[0]}, found {brief(value(b))}"
             raise InputError(
-                f"{called[1]}: its {what} is {brief(of(b))}, where {called[0]} has {brief(of(a))}; surveys "
-                "are compared over the same texts, read alike"
+                f"{called[1]}: {name}: {values}; only surveys of the same texts, read with the same options, "
+                "can be compared"
             )
 
 
 def _not_compared(a: Sequence[SurveyedEvent], b: Sequence[SurveyedEvent]) -> list[NotCompared]:
-    """The events that cannot be compared, by the reason."""
-    of_a, of_b = ({event.name: event for event in events} for events in (a, b))
+    """Return the events that cannot be compared, grouped by reason."""
+    in_a, in_b = ({event.name: event for event in events} for events in (a, b))
     reasons: dict[str, list[str]] = {}
-    for name in of_a | of_b:
-        one, two = of_a.get(name), of_b.get(name)
+    for name in in_a | in_b:
+        one, two = in_a.get(name), in_b.get(name)
         if one is None or two is None:
-            reasons.setdefault(f"{'B' if one else 'A'} has not measured it", []).append(name)
+            reasons.setdefault(f"{'B' if one else 'A'} did not measure it", []).append(name)
         elif one.kind != two.kind:
             reasons.setdefault(f"{one.kind} in A, {two.kind} in B", []).append(name)
         elif one.channels != two.channels:
@@ -173,8 +180,8 @@ def _not_compared(a: Sequence[SurveyedEvent], b: Sequence[SurveyedEvent]) -> lis
     return [NotCompared(reason, tuple(names)) for reason, names in reasons.items()]
 
 
-def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> set[str]:
-    """The events, or what else is measured, of which tallies that both have are not the same, bit for bit."""
+def _changed_tallies(a: Mapping[str, Any], b: Mapping[str, Any]) -> set[str]:
+    """Return the events (and other measured things) whose common tallies differ in any bit."""
 
     def content(tally: Any) -> Any:
         return {part: (array.shape, array.tobytes()) for part, array in tally.arrays().items()}
@@ -182,29 +189,20 @@ def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> set[str]:
     return {name.rpartition("/")[0] for name in a.keys() & b.keys() if content(a[name]) != content(b[name])}
 
 
-def _side(survey: Survey, name: str) -> ComparedSurvey:
-    model = survey.model
-    return ComparedSurvey(
-        name, model.origin, model.family, model.fingerprint, *survey.read, survey.arithmetic
-    )
-
-
-def _notes(a: Survey, b: Survey, alike: bool) -> Iterator[str]:
-    """What one has to know to read the figures."""
-    if not alike:
-        yield "other vocabularies: predictions are not compared, and events are of other tokens"
-    ran_a, ran_b = (
-        f"{counted(texts, 'text')} of {counted(tokens, 'token')}" for texts, tokens in (a.read, b.read)
-    )
-    if ran_a != ran_b:
-        yield f"not the same was run: {ran_a} in all in A, {ran_b} in B"
+def _notes(a: Survey, b: Survey, same_tokens: bool) -> Iterator[str]:
+    """Yield the circumstances that matter for reading the figures."""
+    if not same_tokens:
+        yield "the vocabularies differ: predictions are not compared, and events belong to other tokens"
+    run_a, run_b = (f"{counted(own.read[0], 'text')} of {counted(own.read[1], 'token')}" for own in (a, b))
+    if run_a != run_b:
+        yield f"the surveys ran different amounts: {run_a} in A, {run_b} in B"
     if a.model.fingerprint == b.model.fingerprint:
-        yield "one model: the parameters have the same fingerprint"
+        yield "both surveys are of the same model: the fingerprints of the parameters are equal"
     if a.arithmetic != b.arithmetic:
-        yield f"computed by {', '.join(a.arithmetic)} in A, by {', '.join(b.arithmetic)} in B"
+        yield f"the libraries differ: {', '.join(a.arithmetic)} in A, {', '.join(b.arithmetic)} in B"
 
 
 def _entering(a: Survey, b: Survey, layer: int) -> str | None:
-    """The stream that enters a layer, where both models call it the same."""
+    """Return the event of the residual stream before a layer, if both models have the same name for it."""
     one, two = (survey.model.streams[layer] for survey in (a, b))
     return one if one == two else None

@@ -1,4 +1,4 @@
-"""Workers of a Dask cluster. Shards that belong together are merged there, before one result comes back."""
+"""Workers of a Dask cluster. The shards of a task are merged on the cluster, before one result returns."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from .execution import (
     Block,
     Crew,
     Note,
-    merged_results,
+    merge_results,
     program,
     run_in_worker,
-    worker_lost,
+    workers_lost,
 )
 from .state import Measured
 
-CONNECT = 10.0  # seconds until a scheduler must have answered
-ALONE = 10.0  # seconds without a worker until that is said
-FAN = 8  # shards that are merged to one result
-_OURS = run_in_worker.__module__
+CONNECT = 10.0  # seconds within which a scheduler must answer
+ALONE = 10.0  # seconds without a worker before a note says so
+FAN = 8  # shards that are merged into one result
+_MODULE = run_in_worker.__module__
 
 
 class DaskCluster(Crew):
-    """The workers of a scheduler, which come and go. It runs again itself what a lost one had: nothing has to
-    be renewed."""
+    """The workers of a scheduler, which may join and leave. The scheduler itself repeats the tasks of lost
+    workers."""
 
     parts = FAN
 
@@ -45,46 +45,45 @@ class DaskCluster(Crew):
         super().__init__(partial(run_in_worker, assignment))
         self._client, self._executor, self._address = client, executor, address
         self._note_once = lru_cache(maxsize=None)(note)
-        self._known, self._seen = set[str](), monotonic()
+        self._checked, self._seen = set[str](), monotonic()
 
     def size(self) -> int:
         try:
             threads: dict[str, int] = self._client.ncores()
-            self._check(threads.keys() - self._known)
+            self._check(threads.keys() - self._checked)
         except OSError as error:
-            raise _gone(self._address) from error
+            raise _scheduler_ended(self._address) from error
         if threads:
             self._seen = monotonic()
         elif monotonic() - self._seen > ALONE:
-            self._note_once(f"{self._address} has no workers: waiting for some to join")
+            self._note_once(f"{self._address} has no workers. The survey waits for one to join.")
         if max(threads.values(), default=1) > 1:
-            self._note_once("workers compute on one core each: start them with --nthreads 1")
+            self._note_once("A worker computes on one core. Start workers with --nthreads 1.")
         return len(threads)
 
     def _check(self, workers: set[str]) -> None:
-        """Raises InputError for a worker that would end when it is sent something of this program."""
+        """Raise InputError for a worker without this program, which would end when it receives a task."""
         if workers:
-            found = self._client.run(find_spec, _OURS, workers=list(workers), on_error="return")
-            for worker, spec in found.items():
+            specs = self._client.run(find_spec, _MODULE, workers=list(workers), on_error="return")
+            for worker, spec in specs.items():
                 if isinstance(spec, ImportError):
-                    raise InputError(
-                        f"--scheduler {brief(self._address)}: {worker} lacks {program()} ({spec})"
-                    )
-            self._known |= workers
+                    where = f"--scheduler {brief(self._address)}"
+                    raise InputError(f"{where}: the worker {worker} lacks {program()} ({spec})")
+            self._checked |= workers
 
     def submit(self, blocks: Sequence[Block]) -> Future[Measured]:
         size = -(-len(blocks) // FAN)
         parts = [blocks[start : start + size] for start in range(0, len(blocks), size)]
-        own = [self._client.submit(self._run, part, retries=TRIES, pure=False) for part in parts]
-        return self._executor.submit(merged_results, *own)
+        results = [self._client.submit(self._run, part, retries=TRIES, pure=False) for part in parts]
+        return self._executor.submit(merge_results, *results)
 
 
 @contextmanager
 def on_cluster(assignment: Assignment, address: str, note: Note) -> Iterator[Crew]:
-    """A crew of a Dask cluster, by the address of its scheduler, which is trusted: its pickles can run code.
+    """Yield the crew of the Dask cluster at an address, which must be trusted: its pickles can run code.
 
-    Raises InputError where the package distributed is missing, nobody answers there or a worker lacks this
-    program, and RunError where workers end again and again or the scheduler does.
+    Raises InputError if the package distributed is missing, no scheduler answers, or a worker lacks this
+    program, and RunError if workers end again and again or the scheduler ends.
     """
     check_installed("distributed", "--scheduler needs")
     from distributed import KilledWorker
@@ -94,38 +93,38 @@ def on_cluster(assignment: Assignment, address: str, note: Note) -> Iterator[Cre
         try:
             yield DaskCluster(assignment, client, executor, address, note)
         except KilledWorker as error:
-            raise worker_lost(str(error)) from error
+            raise workers_lost(str(error)) from error
         except CancelledError as error:
-            raise _gone(address) from error
+            raise _scheduler_ended(address) from error
         finally:
-            executor.shutdown(wait=False)  # nobody needs any more what is running
+            executor.shutdown(wait=False)  # running tasks are no longer needed
 
 
 def _connected(address: str) -> Any:
-    """A client of the scheduler. Raises InputError where there is none, or none that answers in time."""
+    """Connect to the scheduler. Raises InputError if there is none or it does not answer in time."""
     import asyncio
 
     from distributed import Client
 
-    connected: Any = Client  # typed in part, or not installed
-    greeted, where = Future[None](), f"--scheduler {brief(address)}"
-    Thread(target=_greet, args=(address, greeted), daemon=True).start()
+    client: Any = Client  # partly typed, or not installed
+    greeting, where = Future[None](), f"--scheduler {brief(address)}"
+    Thread(target=_greet, args=(address, greeting), daemon=True).start()
     try:
-        greeted.result()
-        return connected(address, timeout=CONNECT)
+        greeting.result()
+        return client(address, timeout=CONNECT)
     except asyncio.TimeoutError as error:
         raise InputError(f"{where}: no scheduler answers there within {CONNECT:.0f} s") from error
     except OSError as error:
-        raise InputError(f"{where}: nobody answers there ({error})") from error
+        raise InputError(f"{where}: nothing answers there ({error})") from error
     except ValueError as error:
         raise InputError(f"{where}: expected an address like tcp://host:8786 ({error})") from error
-    except Exception as error:  # of any kind, where the answer is no message of a scheduler
-        raise InputError(f"{where}: found no scheduler there that Dask is configured for") from error
+    except Exception as error:  # any exception, if the answer is not a scheduler's message
+        raise InputError(f"{where}: expected a scheduler that Dask is configured for, found none") from error
 
 
-def _greet(address: str, greeted: Future[None]) -> None:
-    """Shake hands with the scheduler, for which its client would wait without end. Runs in a thread of its
-    own, as a notebook has a loop in the main thread."""
+def _greet(address: str, greeting: Future[None]) -> None:
+    """Shake hands with the scheduler, for which its client would wait forever. Runs in its own thread, since
+    a notebook has an event loop in the main thread."""
     import asyncio
 
     from distributed import Security
@@ -133,22 +132,22 @@ def _greet(address: str, greeted: Future[None]) -> None:
 
     async def greet() -> None:
         options = cast(Any, Security)().get_connection_args("client")
-        greeting = cast(Any, connect)(address, timeout=CONNECT, **options)
-        (await asyncio.wait_for(greeting, CONNECT + 0.5)).abort()
+        connection = cast(Any, connect)(address, timeout=CONNECT, **options)
+        (await asyncio.wait_for(connection, CONNECT + 0.5)).abort()
 
     try:
-        greeted.set_result(asyncio.run(greet()))
+        greeting.set_result(asyncio.run(greet()))
     except BaseException as error:
-        greeted.set_exception(error)
+        greeting.set_exception(error)
 
 
-def _gone(address: str) -> RunError:
-    return RunError(f"--scheduler {brief(address)}: it is gone")
+def _scheduler_ended(address: str) -> RunError:
+    return RunError(f"--scheduler {brief(address)}: the scheduler has ended")
 
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """What the client logs while a connection is lost is said once, by an error."""
+    """Suppress the client's log of a lost connection, which an error reports."""
     logger = getLogger("distributed.client")
     before = logger.level
     logger.setLevel(CRITICAL)

@@ -1,6 +1,6 @@
-"""How shards of a survey are run, by whoever computes them: what is sent, what comes back, what is run again.
+"""Run the tasks of a survey, in this process or by workers, and repeat the tasks of lost workers.
 
-A worker opens the model once, from its file; of a task it is sent the documents. Knows no statistics.
+A worker opens the model once, from its file. A task brings it only documents. Knows no statistics.
 """
 
 from __future__ import annotations
@@ -27,42 +27,41 @@ from ..readers.loading import load
 from .shard import survey_shard
 from .state import Measured, SurveyOrder, fingerprint_of
 
-TRIES = 3  # of a task whose workers are lost
-MOST_BLOCKS = 16  # of a shard
-SECONDS = 10.0  # of computing for each result, at least, where a shard may be so large: it costs a merge
-SHARES = 2  # shards that each worker should have left, so that all end together
-AHEAD = SHARES * MOST_BLOCKS  # blocks for each worker that are read before they are run
-HELD = 1 << 25  # bytes of texts after which no more are read ahead
-PATIENCE = 1.0  # seconds between two looks at who is there
-_one_at_a_time = Lock()  # a worker of several threads has one model, and one core for it
+TRIES = 3  # attempts to run a task whose workers are lost
+MOST_BLOCKS = 16  # blocks that a shard has at most
+SECONDS = 10.0  # a shard should compute for at least this long, since merging its result has a cost
+SHARES = 2  # shards that should be left for each worker, so that all workers finish together
+AHEAD = SHARES * MOST_BLOCKS  # blocks per worker that are read ahead
+HELD = 1 << 25  # bytes of text beyond which nothing more is read ahead
+PATIENCE = 1.0  # seconds between two checks of the number of workers
+_one_at_a_time = Lock()  # a worker with several threads has only one model and one core
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """How every process opens the model for itself: by the path and what `load` takes besides, or an
-    untrained microGPT by its seed."""
+    """The path of a model and the options of `load`, or the seed of an untrained microGPT. Every process
+    opens the model from it."""
 
     path: str | None
-    options: tuple[tuple[str, Any], ...] = field(default=(), hash=False)  # there may be a dict among them
+    options: tuple[tuple[str, Any], ...] = field(default=(), hash=False)  # a value may be a dict
     seed: int | None = None
 
     def open(self) -> LanguageModel:
-        """The model."""
         if self.path is None:
             return init(seed=42 if self.seed is None else self.seed)
         return load(self.path, **dict(self.options))
 
 
 class Block(NamedTuple):
-    """Documents that are read as a whole or not at all, the number of the block and their fingerprint."""
+    """Documents that are surveyed together, the number of the block, and the hash of the texts."""
 
     number: int
     documents: list[Document]
     digest: str
 
     @property
-    def held(self) -> int:
-        """Bytes of its texts in memory."""
+    def size(self) -> int:
+        """The memory of the texts in bytes."""
         return sum(sys.getsizeof(document.text) for document in self.documents)
 
 
@@ -72,7 +71,7 @@ Run = Callable[[Sequence[Block]], Measured]
 
 @dataclass(frozen=True)
 class Assignment:
-    """What all workers are to do, and what they must have for that: the same model and the same program."""
+    """The work of all workers, and what they need for it: the same model and the same program version."""
 
     source: ModelSource
     fingerprint: str
@@ -81,86 +80,86 @@ class Assignment:
 
     @classmethod
     def of(cls, source: ModelSource, fingerprint: str, order: SurveyOrder) -> Assignment:
-        """That of this process. Workers may have another current folder."""
+        """Build the assignment of this process, with an absolute path to the model: a worker may run in
+        another folder."""
         path = None if source.path is None else os.path.abspath(source.path)  # noqa: PTH100 (no link is followed)
         return cls(replace(source, path=path), fingerprint, order, program())
 
 
 class Crew:
-    """Who computes: this process alone, if it is none of the other kinds."""
+    """The workers that compute. This base class computes in this process."""
 
-    parts = 1  # in how many shards a task is divided, which are merged before it comes back
+    parts = 1  # shards of a task, which run separately and are merged before the result returns
 
     def __init__(self, run: Run) -> None:
         self._run = run
 
     def size(self) -> int:
-        """How many there are now."""
+        """Return the current number of workers."""
         return 1
 
     def submit(self, blocks: Sequence[Block]) -> Future[Any]:
-        """Have blocks run."""
+        """Start a task that runs blocks."""
         done = Future[Measured]()
         done.set_result(self._run(blocks))
         return done
 
     def result(self, future: Future[Any]) -> Measured:
-        """What came of them, once that is there."""
-        found: Measured = future.result()
-        return found
+        """Return the result of a task that is done."""
+        measured: Measured = future.result()
+        return measured
 
     def renew(self) -> None:
-        """Go on with others where workers are lost, as this process cannot be."""
+        """Replace the workers after one was lost. This process cannot be lost."""
 
 
 def run_here(model: LanguageModel, order: SurveyOrder, blocks: Sequence[Block]) -> Measured:
     """Run blocks in this process."""
-    began = monotonic()
+    start = monotonic()
     measured = survey_shard(model, order, [document for block in blocks for document in block.documents])
     measured.blocks = {block.number: block.digest for block in blocks}
-    measured.arithmetic, measured.seconds = arithmetic(), monotonic() - began
+    measured.arithmetic, measured.seconds = arithmetic(), monotonic() - start
     return measured
 
 
 def run_in_worker(assignment: Assignment, blocks: Sequence[Block]) -> Measured:
-    """Run blocks in a process that has one core. Raises InputError where the model or the program is not that
-    of the process that asks for it."""
+    """Run blocks on one core. Raises InputError if the model or the program differs from the assignment's."""
     with _one_at_a_time, one_core():
-        return run_here(_opened(assignment), assignment.order, blocks)
+        return run_here(_open(assignment), assignment.order, blocks)
 
 
 @lru_cache(maxsize=1)
-def _opened(assignment: Assignment) -> LanguageModel:
-    """The model of a process, opened at its first task."""
+def _open(assignment: Assignment) -> LanguageModel:
+    """Open the model at the first task of a process."""
+    worker = f"a worker on {node()}"
     if assignment.program != program():
-        raise InputError(f"a worker on {node()} has {program()}, where {assignment.program} asks")
+        raise InputError(f"{worker}: expected {assignment.program}, found {program()}")
     try:
         model = assignment.source.open()
     except MicrogptError as error:
-        raise InputError(f"a worker on {node()}: {error}") from error
+        raise InputError(f"{worker}: {error}") from error
     if assignment.fingerprint != fingerprint_of(model):
-        raise InputError(f"a worker on {node()}: {model.origin}: another model than the one here")
+        raise InputError(f"{worker}: {model.origin}: expected the parameters of this command's model")
     return model.for_many_passes()
 
 
-def merged_results(*results: Measured) -> Measured:
-    """The results of several shards as one; these themselves stay what they are, for one that is lost is
-    merged again."""
+def merge_results(*results: Measured) -> Measured:
+    """Merge the results of several shards into a copy: a merge on a lost worker is repeated."""
     first = deepcopy(results[0])
     for other in results[1:]:
-        first.take(other)
+        first.merge(other)
     return first
 
 
 def program() -> str:
-    """This program and its version."""
+    """Return the name and the version of this program."""
     package = sys.modules[__name__.partition(".")[0]]
     return f"microgpt-trace {package.__version__}"
 
 
 @lru_cache(maxsize=1)
 def arithmetic() -> tuple[str, ...]:
-    """The libraries that compute, and the kernels that they take here: other ones round otherwise."""
+    """Return the libraries that compute, with their kernels here. Other kernels round differently."""
     import numpy as np
     from threadpoolctl import threadpool_info
 
@@ -172,15 +171,15 @@ def arithmetic() -> tuple[str, ...]:
 
 
 class Tasks:
-    """Blocks joined to what a crew is given at a time: the more the faster they are, and the fewer the fewer
-    are left, so that workers end together."""
+    """Blocks joined into tasks. A task has more blocks if blocks are fast, and fewer when few are left, so
+    that all workers finish together."""
 
     def __init__(self, blocks: Iterator[Block], crew: Crew) -> None:
         self._blocks, self._crew = blocks, crew
-        self._seconds = SECONDS  # of a block, as far as is known
+        self._seconds = SECONDS  # for one block, until a result tells
 
     def learn(self, result: Measured) -> None:
-        """How long blocks take."""
+        """Note how long the blocks of a result took."""
         self._seconds = result.seconds / len(result.blocks)
 
     def __iter__(self) -> Iterator[list[Block]]:
@@ -189,26 +188,27 @@ class Tasks:
             count = max(1, self._crew.size())
             while len(ahead) < AHEAD * count and held < HELD and (block := next(self._blocks, None)):
                 ahead.append(block)
-                held += block.held
+                held += block.size
             if not ahead:
                 return
-            worth = int(SECONDS * count / max(self._seconds, 1e-9))
-            size = max(1, min(MOST_BLOCKS, worth, len(ahead) // (SHARES * count)))
+            enough = int(SECONDS * count / max(self._seconds, 1e-9))
+            size = max(1, min(MOST_BLOCKS, enough, len(ahead) // (SHARES * count)))
             task = [ahead.popleft() for _ in range(min(len(ahead), size * self._crew.parts))]
-            held -= sum(block.held for block in task)
+            held -= sum(block.size for block in task)
             yield task
 
 
-def side_by_side(blocks: Iterator[Block], crew: Crew, note: Note) -> Generator[Measured, None, None]:
-    """The results of blocks as they come; what lost workers had is run again.
+def run_tasks(blocks: Iterator[Block], crew: Crew, note: Note) -> Generator[Measured, None, None]:
+    """Yield the results of blocks as they arrive, and repeat the tasks of lost workers.
 
-    Raises RunError where the workers of a task are lost TRIES times.
+    Raises RunError if the workers of a task are lost TRIES times.
     """
     tasks = Tasks(blocks, crew)
-    left, running = iter(tasks), dict[Future[Any], list[Block]]()
-    again, losses = list[list[Block]](), Counter[int]()
+    new, running = iter(tasks), dict[Future[Any], list[Block]]()
+    lost, losses = list[list[Block]](), Counter[int]()
     while True:
-        while len(running) < _at_a_time(crew) and (task := again.pop() if again else next(left, None)):
+        most = max(1, -(-crew.size() // crew.parts)) + (crew.size() > 1)  # one waits, so that no worker does
+        while len(running) < most and (task := lost.pop() if lost else next(new, None)):
             running[crew.submit(task)] = task
         if not running:
             return
@@ -216,9 +216,9 @@ def side_by_side(blocks: Iterator[Block], crew: Crew, note: Note) -> Generator[M
             try:
                 result = crew.result(future)
             except BrokenExecutor as error:
-                again = list(running.values())
-                _count_losses(losses, again, error)
-                note("a worker ended: what was running is run again")
+                lost = list(running.values())
+                _count_losses(losses, lost, error)
+                note("A worker process ended. Its tasks are run again.")
                 running.clear()
                 crew.renew()
                 break
@@ -227,21 +227,16 @@ def side_by_side(blocks: Iterator[Block], crew: Crew, note: Note) -> Generator[M
             yield result
 
 
-def _at_a_time(crew: Crew) -> int:
-    """How many tasks are given out: one more than can be run, so that nobody waits for the next one."""
-    return max(1, -(-crew.size() // crew.parts)) + (crew.size() > 1)
-
-
 def _count_losses(losses: Counter[int], lost: list[list[Block]], error: Exception) -> None:
     losses.update(task[0].number for task in lost)
     first = min(lost, key=lambda task: task[0].number)[0]
     if max(losses[task[0].number] for task in lost) >= TRIES:
-        raise worker_lost(first.documents[0].place) from error
+        raise workers_lost(first.documents[0].place) from error
 
 
-def worker_lost(place: str) -> RunError:
-    """What to say where workers end again and again."""
+def workers_lost(where: str) -> RunError:
+    """Return the error for workers that end again and again in a task."""
     return RunError(
-        f"workers ended {TRIES} times with what {place} begins: were they killed, for want of memory say, "
-        f"fewer at a time or --max-tokens would help"
+        f"{where}: workers ended {TRIES} times in the task that starts here; if their memory ran out, use "
+        "fewer workers or --max-tokens"
     )

@@ -1,10 +1,10 @@
-"""Importance matrices: how large the inputs of each weight are, as llama.cpp's llama-imatrix writes them and
-llama-quantize reads them.
+"""Importance matrices: the mean squares of each weight's inputs, in the format of llama.cpp. llama-imatrix
+writes such files, and llama-quantize reads them.
 
-A GGUF file of general.type "imatrix" without an architecture. Of each weight, by its name in GGUF, it has
-NAME.in_sum2 [n_mat, in], the squares of a matrix's inputs summed over the rows that it was given, and
-NAME.counts [n_mat, 1], how many rows these were; both F32. n_mat is the number of experts, else 1. Source:
-tools/imatrix/imatrix.cpp of llama.cpp.
+The file is GGUF with general.type "imatrix" and no architecture. For each weight, by its name in GGUF, it has
+two F32 tensors: NAME.in_sum2 [n_mat, in], the sums of the squared inputs over all rows, and NAME.counts
+[n_mat, 1], the numbers of rows. n_mat is the number of experts, or 1. Source: tools/imatrix/imatrix.cpp of
+llama.cpp.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ _ALIGNMENT = 32
 
 @frozen(eq=False)
 class SquaredInputs:
-    """What the matrices of one weight were given: the sums of the squares of each input channel [n_mat, in]
-    float64, and over how many rows [n_mat] int64."""
+    """The squared inputs of one weight: sums over rows for each input channel [n_mat, in] float64, and the
+    numbers of rows [n_mat] int64."""
 
     sums: Array
     counts: Array
@@ -51,8 +51,8 @@ class SquaredInputs:
 
 @frozen(eq=False)
 class Imatrix:
-    """An importance matrix: by the names of weights in GGUF what these were given, the texts that were read,
-    and in how many chunks of how many tokens."""
+    """An importance matrix: the squared inputs of weights by their names in GGUF, the sources of the texts,
+    and the number and size of the chunks in which the texts were read."""
 
     entries: Mapping[str, SquaredInputs]
     datasets: tuple[str, ...]
@@ -64,18 +64,18 @@ class Imatrix:
 
 
 def write_imatrix(path: Path, imatrix: Imatrix, overwrite: bool = False) -> None:
-    """Write the file. Raises RunError where a sum is none that float32 holds, or the disk does not let us."""
+    """Write the file. Raises RunError if a sum is not finite in float32 or the file cannot be written."""
     try:
-        content = written(imatrix)
+        content = imatrix_bytes(imatrix)
     except RunError as error:
         raise RunError(f"{path}: {error}; nothing was written") from error
     write_atomically(path, content, overwrite)
 
 
-def written(imatrix: Imatrix) -> bytes:
-    """The bytes of the file, which follow from what is in it alone: weights by name, first the sums.
+def imatrix_bytes(imatrix: Imatrix) -> bytes:
+    """Return the bytes of the file, with weights in the order of their names and sums before counts.
 
-    Raises RunError for a weight whose sums are not finite in float32, which llama.cpp would refuse.
+    Raises RunError if a sum is not finite in float32, which llama.cpp would refuse.
     """
     datasets = [_string(name) for name in imatrix.datasets]
     pairs = [
@@ -86,7 +86,7 @@ def written(imatrix: Imatrix) -> bytes:
     ]
     index, data = [], bytearray()
     for name, values in _float32(imatrix.entries):
-        dims = values.shape[::-1] if len(values) > 1 else values.shape[1:]  # as ggml, without a last 1
+        dims = values.shape[::-1] if len(values) > 1 else values.shape[1:]  # ggml omits a last dimension of 1
         shape = _U32.pack(len(dims)) + b"".join(map(_U64.pack, dims))
         index.append(_string(name) + shape + _OF_F32 + _U64.pack(len(data)))
         data += values.tobytes()
@@ -102,26 +102,23 @@ def _string(text: str) -> bytes:
 
 
 def _float32(entries: Mapping[str, SquaredInputs]) -> Iterator[tuple[str, Array]]:
-    """The tensors [rows, width] by their names."""
-    for name, given in sorted(entries.items()):
+    """Yield the tensors [rows, width] with their names."""
+    for name, inputs in sorted(entries.items()):
         with np.errstate(over="ignore"):
-            sums = given.sums.astype("<f4")
+            sums = inputs.sums.astype("<f4")
         if not np.isfinite(sums).all():
             channel = int(np.argmin(np.isfinite(sums)) % sums.shape[1])
-            most = given.sums[:, channel].max()
-            raise RunError(
-                f"{name}: the squares of input channel {channel} add up to {most:.6g}, which is "
-                "not finite in float32"
-            )
+            total = f"add up to {inputs.sums[:, channel].max():.6g}, which is not finite in float32"
+            raise RunError(f"{name}: the squares of input channel {channel} {total}")
         yield name + SUMS, sums
-        yield name + COUNTS, given.counts.astype("<f4")[:, None]
+        yield name + COUNTS, inputs.counts.astype("<f4")[:, None]
 
 
 # --- Reading ----------------------------------------------------------------------------------
 
 
 def is_imatrix(path: Path) -> bool:
-    """Whether a file says of itself that it is one; a pipe is none, and not opened."""
+    """Return True if a file's general.type is "imatrix". A pipe is not opened and never one."""
     if beginning(path, len(MAGIC)) != MAGIC:
         return False
     with suppress(OSError, ValueError, FileFormatError):
@@ -130,51 +127,50 @@ def is_imatrix(path: Path) -> bool:
 
 
 def read_imatrix(path: Path) -> Imatrix:
-    """An importance matrix of ours or of llama.cpp's, whose experts may have been given nothing.
+    """Read an importance matrix of this program or of llama.cpp, in which an expert may have no rows.
 
-    Raises FileFormatError, naming what is missing or wrong, for a file that is none.
+    Raises FileFormatError if the file is not a valid importance matrix.
     """
     header = read_gguf_header(path)
     with naming_file(path):
-        settings = Settings(header.metadata, [])
+        metadata = Settings(header.metadata, [])
         kind = header.metadata.get("general.type")
-        if str(kind) != "imatrix":  # a list of numbers is an array, which compares element by element
+        if str(kind) != "imatrix":  # str, because an array would compare element by element
             raise InputError(f"expected an importance matrix (general.type 'imatrix'), found {brief(kind)}")
         datasets = _datasets(header.metadata.get(DATASETS))
-        chunks, size = settings.require(CHUNK_COUNT, COUNT), settings.require(CHUNK_SIZE, COUNT)
+        chunks, size = metadata.require(CHUNK_COUNT, COUNT), metadata.require(CHUNK_SIZE, COUNT)
         return Imatrix(_entries(header.tensors), datasets, chunks, size)
 
 
-def _datasets(found: Any) -> tuple[str, ...]:
-    if found is None:
+def _datasets(value: Any) -> tuple[str, ...]:
+    if value is None:
         raise InputError(f"'{DATASETS}' is missing")
-    if not isinstance(found, Strings):
-        raise InputError(f"{DATASETS}: expected a list of texts, found {brief(found)}")
-    if len(found) > MAX_DATASETS:
-        raise InputError(f"{DATASETS}: expected at most {MAX_DATASETS:,}, found {len(found):,}")
-    return tuple(found)
+    if not isinstance(value, Strings):
+        raise InputError(f"{DATASETS}: expected a list of texts, found {brief(value)}")
+    if len(value) > MAX_DATASETS:
+        raise InputError(f"{DATASETS}: expected at most {MAX_DATASETS:,} texts, found {len(value):,}")
+    return tuple(value)
 
 
 def _entries(tensors: tuple[StoredTensor, ...]) -> dict[str, SquaredInputs]:
-    """What each weight was given. Tensors of other endings (the sums of inputs) count for nothing."""
+    """Return the squared inputs of each weight. Other tensors, such as sums of inputs, are ignored."""
     stored = {tensor.name: tensor for tensor in tensors if tensor.name.endswith((SUMS, COUNTS))}
     if not stored:
         raise InputError(f"expected tensors whose names end in {SUMS} and {COUNTS}, found none")
-    found: dict[str, SquaredInputs] = {}
+    entries: dict[str, SquaredInputs] = {}
     for name in dict.fromkeys(tensor.rpartition(".")[0] for tensor in stored):
-        for ending in (SUMS, COUNTS):
-            if name + ending not in stored:
-                raise InputError(f"tensor {name + ending!r} is missing")
-        counts = _numbers(stored[name + COUNTS])
-        sums = _numbers(stored[name + SUMS])
+        for tensor in (name + SUMS, name + COUNTS):
+            if tensor not in stored:
+                raise InputError(f"tensor {tensor!r} is missing")
+        counts, sums = _numbers(stored[name + COUNTS]), _numbers(stored[name + SUMS])
         if counts.max() >= MAX_COUNT or sums.size % counts.size:
-            raise InputError(f"weight {name!r}: {sums.size:,} sums for counts {brief(counts)}")
-        found[name] = SquaredInputs(sums.reshape(counts.size, -1), np.rint(counts).astype(np.int64))
-    return found
+            raise InputError(f"weight {name!r}: {sums.size:,} sums do not match the counts {brief(counts)}")
+        entries[name] = SquaredInputs(sums.reshape(counts.size, -1), np.rint(counts).astype(np.int64))
+    return entries
 
 
 def _numbers(tensor: StoredTensor) -> Array:
-    """The elements of a tensor of sums or counts, float64."""
+    """Return the elements of a tensor of sums or counts as float64."""
     if tensor.encoding.name != "F32":
         raise InputError(f"tensor {tensor.name!r}: expected F32, found {tensor.encoding.name}")
     with np.errstate(invalid="ignore"):  # a signalling NaN
@@ -187,22 +183,22 @@ def _numbers(tensor: StoredTensor) -> Array:
     return values
 
 
-# --- Of a survey, and what one says -----------------------------------------------------------
+# --- The importance matrix of a survey, and reports -------------------------------------------
 
 
 def imatrix_of(survey: Survey, with_output: bool = False) -> Imatrix:
-    """The sums of the squares of each weight's inputs, over all tokens of the corpus, each text one chunk; of
-    the matrix that makes logits only `with_output`.
+    """Return the importance matrix of a survey, with each text as one chunk. The output matrix (lm_head) is
+    included only if `with_output` is set.
 
-    Raises InputError where the model has no names in GGUF, an input was not measured, or is not finite.
+    Raises InputError if the model has no weights in GGUF, or if an input was not measured or is not finite.
     """
     entries: dict[str, SquaredInputs] = {}
-    of, events = survey.model, survey.order.events
-    for weight, event in _inputs(of.origin, of.weights, events, with_output).items():
+    model, events = survey.model, survey.order.events
+    for weight, event in _inputs(model.origin, model.weights, events, with_output).items():
         own = survey.channels(event)
         if own.nonfinite.any():
-            lost = counted(int(own.nonfinite.sum()), "value")
-            raise InputError(f"{weight}: {lost} of what it reads, {event}, are not finite")
+            values = counted(int(own.nonfinite.sum()), "value")
+            raise InputError(f"{weight}: expected finite inputs, found {values} of {event} that are not")
         sums = survey.tallies[f"{event}/squares"].values()
         entries[weight] = SquaredInputs(sums[None], own.count[:1])
     texts, tokens = survey.read
@@ -210,31 +206,28 @@ def imatrix_of(survey: Survey, with_output: bool = False) -> Imatrix:
 
 
 def check_inputs(model: LanguageModel, events: Sequence[str], with_output: bool) -> None:
-    """Raises InputError where a survey of these events would give no importance matrix."""
+    """Raise InputError if a survey of these events cannot give an importance matrix."""
     _inputs(model.origin, weights_of(model), order_for(model, events).events, with_output)
 
 
 def _inputs(
     origin: str, weights: Mapping[str, str], events: Collection[str], with_output: bool
 ) -> dict[str, str]:
-    """What is read by each weight of an importance matrix. Raises InputError where the model has none, or
-    what one reads is not among the events."""
+    """Return the event that each weight of an importance matrix reads. Raises InputError if there are no
+    weights, or if such an event is not in `events`."""
     if not weights:
-        raise InputError(f"an importance matrix is for a production model, and {origin} is none")
-    wanted = {
-        weight: event for weight, event in weights.items() if with_output or layer_of(event) is not None
-    }
-    for weight, event in wanted.items():
+        raise InputError(f"{origin}: an importance matrix needs a production model, not a microGPT")
+    inputs = {own: event for own, event in weights.items() if with_output or layer_of(event) is not None}
+    for weight, event in inputs.items():
         if event not in events:
-            raise InputError(f"{weight}: what it reads, {event}, is not measured; --events chose others")
-    return wanted
+            raise InputError(f"{weight}: its input {event} is not measured; add it with --events")
+    return inputs
 
 
 @frozen
 class ImportantWeight:
-    """A weight of an importance matrix: how many matrices it has, their input channels, over how many rows
-    the squares were summed, the root of their mean, and the channel where that is largest, of all matrices
-    together, with how many times the median that is."""
+    """A weight of an importance matrix: the number of its matrices, input channels and summed rows, the RMS
+    of its inputs, and the channel with the largest RMS over all matrices, relative to the median channel."""
 
     name: str
     matrices: int
@@ -247,7 +240,7 @@ class ImportantWeight:
 
 @frozen(slots=False)
 class ImatrixReport:
-    """What an importance matrix says."""
+    """The contents of an importance matrix file."""
 
     SCHEMA = "microgpt.imatrix/1"
 
@@ -259,20 +252,19 @@ class ImatrixReport:
 
 
 def imatrix_report(file: str, imatrix: Imatrix) -> ImatrixReport:
-    """What the importance matrix of a file says."""
-    in_order = sorted(imatrix.entries, key=lambda name: [(len(part), part) for part in name.split(".")])
-    weights = tuple(_weight(name, imatrix.entries[name]) for name in in_order)
+    """Report the importance matrix of a file, with weights in natural order (blk.2 before blk.10)."""
+    names = sorted(imatrix.entries, key=lambda name: [(len(part), part) for part in name.split(".")])
+    weights = tuple(_weight(name, imatrix.entries[name]) for name in names)
     return ImatrixReport(file, imatrix.datasets, imatrix.chunk_count, imatrix.chunk_size, weights)
 
 
-def _weight(name: str, given: SquaredInputs) -> ImportantWeight:
-    matrices, channels = given.sums.shape
-    rows = int(given.counts.sum())
+def _weight(name: str, inputs: SquaredInputs) -> ImportantWeight:
+    matrices, channels = inputs.sums.shape
+    rows = int(inputs.counts.sum())
     if not rows:
         return ImportantWeight(name, matrices, channels, rows, None, None, None)
-    total = given.sums.sum(axis=0)
-    top, middle = int(total.argmax()), float(np.median(total))
-    times = float(np.sqrt(total[top] / middle)) if middle > 0 else None
-    # Of several experts each has rows of its own; of one, all weights share them.
-    rms = float(np.sqrt(total.sum() / (rows * channels)))
+    total = inputs.sums.sum(axis=0)
+    top, median = int(total.argmax()), float(np.median(total))
+    times = float(np.sqrt(total[top] / median)) if median > 0 else None
+    rms = float(np.sqrt(total.sum() / (rows * channels)))  # the rows of all experts together
     return ImportantWeight(name, matrices, channels, rows, rms, top, times)

@@ -1,4 +1,4 @@
-"""How well a corpus was predicted, as plain data: by part, by token, by document, and what that says of
+"""The predictions of a survey as plain data: by part, by token and by document, and the verdict on
 overfitting. Shows nothing."""
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from ..text.brief import frozen
 from ..text.wording import fixed, told_apart
 from .state import Survey, SurveyExample
 
-ENOUGH = 2  # documents that a spread is of, at least
-ERRORS = 2.0  # standard errors beyond which a difference is more than chance: 2 in 100 by chance
+ENOUGH = 2  # documents that a spread needs
+ERRORS = 2.0  # standard errors; chance exceeds them in 2 of 100 cases
 
 
 @frozen
 class SurveyedToken:
-    """A token as what follows: how often, its mean loss in nats, the share of times that it was the
-    likeliest, and the mean of 1 / its rank."""
+    """The predictions of a token as the next token: how often it follows, its mean loss in nats, how often it
+    was the most likely token (a share), and the mean of 1 / rank."""
 
     token: int
     label: str
@@ -35,11 +35,11 @@ class SurveyedToken:
 class SurveyedPart:
     """The predictions of one part of a corpus, losses in nats.
 
-    `loss` is the mean over tokens, `document_loss` the mean of the documents' means, and `spread` the
-    standard deviation of these. `accuracy` is the share of tokens that were the likeliest,
-    `document_accuracy` the mean of the documents' shares, `all_right` the number of documents of which all
-    tokens were.
-    `ranks` counts tokens by rank: up to each of the ranks that it names, and above the last.
+    `loss` is the mean over tokens. `document_loss` is the mean of the documents' mean losses, and `spread`
+    their standard deviation. `accuracy` is the share of tokens that were predicted right (the most likely
+    token), `document_accuracy` the mean of the documents' shares, and `all_right` the number of documents
+    whose tokens were all right. `ranks` counts tokens by rank: up to each rank that it names, and above the
+    last.
     """
 
     part: str
@@ -61,9 +61,11 @@ class SurveyedPart:
 
 @frozen
 class Overfitting:
-    """Whether names that were not trained on are predicted worse, by document: `gap` is how much larger their
-    mean loss is, and `error` the standard error of that, from the spread over documents. `holds` is None
-    where that cannot be told, which `text` says in words."""
+    """The verdict on overfitting: `holds` is True if names of the held-out set are predicted worse.
+
+    `gap` is the difference of the mean losses by document, and `error` its standard error from the spread
+    over documents. `holds` is None if overfitting is not judged. `text` is the verdict in words.
+    """
 
     holds: bool | None
     gap: float | None
@@ -72,56 +74,52 @@ class Overfitting:
 
 
 def surveyed_parts(survey: Survey) -> list[SurveyedPart]:
-    """The parts of the corpus, those to train on first; one may have no documents. A corpus that is not the
-    data that the model was trained on is one part."""
-    names = [name.rpartition("/")[0] for name in survey.tallies if name.endswith("/token_loss")]
+    """Return the parts of the corpus, the training set before the held-out set. A part may have no documents.
+    A corpus that is not the model's training data has one part."""
     parts = {
         name.removeprefix(PREDICTIONS).removeprefix("."): gathered(PredictionTallies, name, survey.tallies)
-        for name in names
+        for name in (tally.rpartition("/")[0] for tally in survey.tallies if tally.endswith("/token_loss"))
     }
     if len(parts) > 1 and survey.model.trained_on not in (NOTHING, survey.corpus.data):
-        parts = {"": _together(*parts.values())}
+        whole, *others = map(deepcopy, parts.values())
+        for other in others:
+            merge_all(vars(whole), vars(other))
+        parts = {"": whole}
     return [_part(survey, part, parts[part]) for part in sorted(parts, reverse=True)]
 
 
-def _together(*parts: PredictionTallies) -> PredictionTallies:
-    """The tallies of all parts, which stay as they are."""
-    whole = deepcopy(parts[0])
-    for other in parts[1:]:
-        merge_all(vars(whole), vars(other))
-    return whole
-
-
-def _part(survey: Survey, part: str, own: Any) -> SurveyedPart:
-    documents, tokens = int(own.documents.numbers[0]), int(own.token_count.numbers.sum())
-    mean, spread = _mean_and_spread(own, documents)
-    total = math.fsum(own.token_loss.values().tolist())
+def _part(survey: Survey, part: str, tallies: Any) -> SurveyedPart:
+    documents, tokens = int(tallies.documents.numbers[0]), int(tallies.token_count.numbers.sum())
+    mean, spread = _mean_and_spread(tallies, documents)
+    total = math.fsum(tallies.token_loss.values().tolist())
     return SurveyedPart(
-        part, documents, tokens, int(own.nonfinite.numbers[0]),
+        part, documents, tokens, int(tallies.nonfinite.numbers[0]),
         total / tokens if tokens else None, mean, spread,
-        int(own.token_right.numbers.sum()) / tokens if tokens else None,
-        float(own.share_right.values()[0]) / documents if documents else None, int(own.all_right.numbers[0]),
-        math.fsum(own.token_reciprocal_rank.values().tolist()) / tokens if tokens else None,
-        dict(zip([*map(str, RANKS), f"above {RANKS[-1]}"], own.ranks.numbers.tolist(), strict=True)),
-        tuple(_tokens(survey, own)),
-        survey.corpus.examples(own.worst, 0), survey.corpus.examples(own.best, 0, sign=-1.0),
+        int(tallies.token_right.numbers.sum()) / tokens if tokens else None,
+        float(tallies.share_right.values()[0]) / documents if documents else None,
+        int(tallies.all_right.numbers[0]),
+        math.fsum(tallies.token_reciprocal_rank.values().tolist()) / tokens if tokens else None,
+        dict(zip([*map(str, RANKS), f"above {RANKS[-1]}"], tallies.ranks.numbers.tolist(), strict=True)),
+        tuple(_tokens(survey, tallies)),
+        survey.corpus.examples(tallies.worst, 0), survey.corpus.examples(tallies.best, 0, sign=-1.0),
     )  # fmt: skip
 
 
-def _mean_and_spread(own: Any, documents: int) -> tuple[float | None, float | None]:
-    """The mean of the documents' losses, and their standard deviation, of a sample."""
+def _mean_and_spread(tallies: Any, documents: int) -> tuple[float | None, float | None]:
+    """Return the mean of the documents' losses, and the standard deviation of a sample."""
     if not documents:
         return None, None
-    total, squares = float(own.document_loss.values()[0]), float(own.document_loss_squares.values()[0])
+    sums = tallies.document_loss, tallies.document_loss_squares
+    total, squares = (float(own.values()[0]) for own in sums)
     if documents < ENOUGH:
         return total / documents, None
     return total / documents, math.sqrt(max(squares - total * total / documents, 0.0) / (documents - 1))
 
 
-def _tokens(survey: Survey, own: Any) -> list[SurveyedToken]:
-    """The tokens that follow anywhere, the most frequent first."""
-    counts, right = own.token_count.numbers, own.token_right.numbers
-    loss, ranks = own.token_loss.values(), own.token_reciprocal_rank.values()
+def _tokens(survey: Survey, tallies: Any) -> list[SurveyedToken]:
+    """Return the tokens that follow anywhere, the most frequent first."""
+    counts, right = tallies.token_count.numbers, tallies.token_right.numbers
+    loss, ranks = tallies.token_loss.values(), tallies.token_reciprocal_rank.values()
     order = sorted(counts.nonzero()[0].tolist(), key=lambda token: (-counts[token], token))
     return [
         SurveyedToken(
@@ -133,44 +131,45 @@ def _tokens(survey: Survey, own: Any) -> list[SurveyedToken]:
 
 
 def overfitting(survey: Survey, parts: list[SurveyedPart]) -> Overfitting | None:
-    """What train and held-out documents say of overfitting; None where a corpus has no such parts."""
+    """Judge overfitting by the losses of both parts. Returns None if the corpus has no such parts."""
     if not any(name.startswith(f"{PREDICTIONS}.") for name in survey.tallies):
         return None
-    why = _why_not_judged(survey)
-    of = {part.part: part for part in parts}
-    if not {"train", "held out"} <= of.keys():
-        return Overfitting(None, None, None, f"Overfitting is not judged, for {why}.")
-    train, held = of["train"], of["held out"]
+    reason = _why_not_judged(survey)
+    by_name = {part.part: part for part in parts}
+    if not {"train", "held out"} <= by_name.keys():
+        return Overfitting(None, None, None, f"Overfitting is not judged, because {reason}.")
+    train, held = by_name["train"], by_name["held out"]
     if train.spread is None or held.spread is None:
-        few = "Overfitting is not judged, for there are too few names of one of the two parts."
+        few = "Overfitting is not judged, because one of the two sets has too few names."
         return Overfitting(None, None, None, few)
     gap = (held.document_loss or 0.0) - (train.document_loss or 0.0)
     error = math.hypot(held.spread / math.sqrt(held.documents), train.spread / math.sqrt(train.documents))
-    measured = (
-        f"mean loss of held-out names {held.document_loss:.4f}, of those to train on "
-        f"{train.document_loss:.4f}, which is {gap:+.4f} ± {error:.4f} (standard error, from the spread over "
+    losses = (
+        f"The mean loss is {held.document_loss:.4f} for held-out names and {train.document_loss:.4f} for "
+        f"training names. The difference is {gap:+.4f} ± {error:.4f} (standard error from the spread over "
         f"{held.documents:,} and {train.documents:,} names)"
     )
-    if why:
-        return Overfitting(None, gap, error, f"Overfitting is not judged, for {why}: {measured}.")
-    return Overfitting(gap > ERRORS * error, gap, error, _said(gap, error, measured))
+    if reason:
+        return Overfitting(None, gap, error, f"Overfitting is not judged, because {reason}. {losses}.")
+    return Overfitting(gap > ERRORS * error, gap, error, _verdict(gap, error, losses))
 
 
 def _why_not_judged(survey: Survey) -> str:
-    """Why nothing is said of overfitting; nothing where the corpus is what the model was trained on."""
-    known = survey.model.trained_on
-    if known == NOTHING:
+    """Return the reason why overfitting is not judged, "" if the corpus is the model's training data."""
+    data = survey.model.trained_on
+    if data == NOTHING:
         return "the model is untrained"
-    if not known:
-        return "what the model was trained on is not known"
+    if not data:
+        return "the training data of the model are unknown"
     other = "the corpus is not, or not all of, the data that the model was trained on"
-    return "" if known == survey.corpus.data else f"{other} ({known})"
+    return "" if data == survey.corpus.data else f"{other} ({data})"
 
 
-def _said(gap: float, error: float, measured: str) -> str:
+def _verdict(gap: float, error: float, losses: str) -> str:
     times, limit = told_apart(abs(gap) / error if error else math.inf, ERRORS, fixed, 1)
     if gap > ERRORS * error:
-        return f"It overfits: {measured}, {times} standard errors, where {limit} may be chance."
+        return f"The model overfits. {losses}, or {times} standard errors; up to {limit} may be chance."
     if gap < -ERRORS * error:
-        return f"No overfitting, held-out names are even easier: {measured}."
-    return f"No overfitting shows: {measured}; it is {times} standard errors, more than {limit} would count."
+        return f"No overfitting: held-out names are even easier. {losses}."
+    more = f"more than {limit} would count as overfitting"
+    return f"No overfitting is visible. {losses}, or {times} standard errors; {more}."

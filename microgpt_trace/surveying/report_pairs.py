@@ -1,4 +1,4 @@
-"""Rows of the reports of two surveys, in pairs with a distance, as plain data. Shows nothing."""
+"""Pairs of rows of two survey reports, each with a distance, as plain data. Shows nothing."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .predictions import SurveyedPart, SurveyedToken
 from .report import SurveyedEvent, SurveyedHead, SurveyedLayer
 from .state import Survey
 
-FLAT = 1e-9  # a variance below this share of the mean square is what rounding leaves of sums in float64
+FLAT = 1e-9  # a variance below this share of the mean square is only a rounding error of float64 sums
 Row = TypeVar("Row")
 
 
 @frozen
 class ChangedChannels:
-    """The dead channels, or the outliers, that B has and A has not, and those that A alone has."""
+    """The dead or outlier channels that only B has (`appeared`) and that only A has (`vanished`)."""
 
     appeared: tuple[int, ...]
     vanished: tuple[int, ...]
@@ -30,15 +30,15 @@ class ChangedChannels:
 
 @frozen
 class EventPair:
-    """An event in two surveys. `same` says that all that both know of it is the same, bit for bit.
+    """An event in two surveys. `same` is True if the tallies that both have are the same, bit for bit.
 
     `rms_change` is ||rms_B - rms_A|| / ||rms_A|| over channels and `mean_change` ||mean_B - mean_A|| /
-    ||rms_A||; None where no channel has a value on both sides. The distance is the larger of the two, and
-    infinite where one side has more finite values than the other.
+    ||rms_A||. Both are None if no channel has a value on both sides. `distance` is the larger of the two, or
+    infinite if the numbers of finite values differ.
 
     `kl` is KL(A || B) in nats of normal distributions with each channel's mean and variance over the corpus:
-    the mean over the channels that vary on both sides. `largest_kl` is that of `channel`, the farthest one.
-    `one_sided` channels vary on one side alone, where the divergence is infinite.
+    the mean over the channels that vary on both sides. `channel` has the largest divergence, `largest_kl`.
+    `one_sided` counts the channels that vary on one side only; their divergence is infinite.
     """
 
     a: SurveyedEvent
@@ -61,9 +61,12 @@ class EventPair:
 
 @frozen
 class LayerPair:
-    """A layer in two surveys. `kl` and `rms_change` are those of the stream that leaves it, and `kl_before`
-    that of the stream that enters. `farthest` is the event within the layer whose KL is largest. The distance
-    is the larger one of the relative change of growth and the change of cosine."""
+    """A layer in two surveys.
+
+    `kl` and `rms_change` compare the residual stream after the layer, `kl_before` the residual stream before
+    it. `farthest` is the event within the layer with the largest KL. `distance` is the larger one of the
+    relative change of growth and the change of the cosine.
+    """
 
     a: SurveyedLayer
     b: SurveyedLayer
@@ -81,14 +84,14 @@ class LayerPair:
     @property
     @in_document
     def added(self) -> float | None:
-        """How much larger the KL is of the stream that leaves than of the one that enters."""
+        """The KL after the layer minus the KL before it."""
         return _difference(self.kl_before, self.kl)
 
 
 @frozen
 class HeadPair:
-    """A head in two surveys. The distance is the largest change of a share of attention, or of the entropy as
-    a share of the entropy that attention spread evenly has."""
+    """An attention head in two surveys. `distance` is the largest change of a share of attention, or of the
+    entropy divided by the entropy of even attention."""
 
     a: SurveyedHead
     b: SurveyedHead
@@ -101,7 +104,8 @@ class HeadPair:
 
 @frozen
 class TokenPair:
-    """A token that follows as often on both sides, and how many nats B loses more on it in all."""
+    """A token that follows equally often in both surveys. `lost` is the loss of B minus that of A in nats,
+    summed over all occurrences."""
 
     a: SurveyedToken
     b: SurveyedToken
@@ -112,10 +116,10 @@ class TokenPair:
 class PartPair:
     """The predictions of one part of a corpus in two surveys.
 
-    `perplexity_ratio` is e to the difference of the mean losses by token. `difference` is that of the means
-    by text, and `error` the standard error that it would have if the texts of the two sides were unrelated:
-    they are the same, but surveys keep no pairs. The distance is the relative change of the loss, and
-    infinite where other tokens have one.
+    `perplexity_ratio` is the exponential of the difference of the mean losses by token. `difference` is the
+    difference of the mean losses by text. `error` is its standard error if the texts of both sides were
+    unrelated: they are the same texts, but surveys keep no pairs. `distance` is the relative change of the
+    loss, or infinite if the numbers of documents or tokens differ.
     """
 
     a: SurveyedPart
@@ -131,28 +135,28 @@ class PartPair:
 
     @property
     def tokens(self) -> list[TokenPair]:
-        """The tokens that follow as often on both sides, those on which B loses most first."""
+        """The tokens that follow equally often on both sides, largest `lost` first."""
         pairs = paired(self.a.by_token, self.b.by_token, lambda token: (token.token, token.count))
-        found = [TokenPair(a, b, a.count * (b.loss - a.loss)) for a, b in pairs]
-        return sorted(found, key=lambda pair: (-pair.lost, pair.a.token))
+        tokens = [TokenPair(a, b, a.count * (b.loss - a.loss)) for a, b in pairs]
+        return sorted(tokens, key=lambda pair: (-pair.lost, pair.a.token))
 
 
 def paired(a: Iterable[Row], b: Iterable[Row], key: Callable[[Row], Hashable]) -> list[tuple[Row, Row]]:
-    """The rows of two lists that have one key, in the order of A."""
-    of_b = {key(row): row for row in b}
-    return [(row, of_b[key(row)]) for row in a if key(row) in of_b]
+    """Pair the rows of two lists that have the same key, in the order of A."""
+    by_key = {key(row): row for row in b}
+    return [(row, by_key[key(row)]) for row in a if key(row) in by_key]
 
 
 def event_pair(one: SurveyedEvent, two: SurveyedEvent, a: Survey, b: Survey, same: bool) -> EventPair:
     own_a, own_b = a.channels(one.name), b.channels(one.name)
-    known = (own_a.count > 0) & (own_b.count > 0)
+    counted = (own_a.count > 0) & (own_b.count > 0)
     mean_change = rms_change = None
-    if known.any():
-        rms = own_a.rms[known]
-        mean_change = relative_distance(own_a.mean[known], own_b.mean[known], rms)
-        rms_change = relative_distance(rms, own_b.rms[known], rms)
-    alike = (one.count, one.nonfinite) == (two.count, two.nonfinite)
-    distance = max(mean_change or 0.0, rms_change or 0.0) if alike else math.inf
+    if counted.any():
+        rms = own_a.rms[counted]
+        mean_change = relative_distance(own_a.mean[counted], own_b.mean[counted], rms)
+        rms_change = relative_distance(rms, own_b.rms[counted], rms)
+    comparable = (one.count, one.nonfinite) == (two.count, two.nonfinite)
+    distance = max(mean_change or 0.0, rms_change or 0.0) if comparable else math.inf
     vary_a, vary_b = (own.variance > FLAT * own.mean_square for own in (own_a, own_b))
     both = np.flatnonzero(vary_a & vary_b)
     kl = normal_divergence(own_a.mean[both], own_a.variance[both], own_b.mean[both], own_b.variance[both])
@@ -160,42 +164,41 @@ def event_pair(one: SurveyedEvent, two: SurveyedEvent, a: Survey, b: Survey, sam
         one, two, distance, same, mean_change, rms_change,
         math.fsum(kl.tolist()) / len(kl) if kl.size else None, float(kl.max()) if kl.size else None,
         int(both[kl.argmax()]) if kl.size else None, int(np.count_nonzero(vary_a != vary_b)),
-        _changed(own_a.dead, own_b.dead, known), _changed(own_a.outliers, own_b.outliers, known),
+        _changed(own_a.dead, own_b.dead, counted), _changed(own_a.outliers, own_b.outliers, counted),
     )  # fmt: skip
 
 
 @NOT_FINITE
 def relative_distance(a: Array, b: Array, scale: Array) -> float:
-    """||b - a|| / ||scale||, over channels: [C] each. 0 where nothing differs, be the scale 0 or not."""
-    differs, size = float(np.linalg.norm(b - a)), float(np.linalg.norm(scale))
-    if not differs:
-        return 0.0
-    return differs / size if size else math.inf
+    """Return ||b - a|| / ||scale|| over channels: [C] each. The distance is 0 if a and b are equal."""
+    difference, size = float(np.linalg.norm(b - a)), float(np.linalg.norm(scale))
+    return 0.0 if not difference else difference / size if size else math.inf
 
 
 @NOT_FINITE
 def normal_divergence(mean_a: Array, variance_a: Array, mean_b: Array, variance_b: Array) -> Array:
-    """KL(N_a || N_b) in nats of the normal distributions with these means and variances: [C] each, [C].
+    """Return KL(N_a || N_b) in nats of normal distributions of these means and variances: [C] each -> [C].
 
-    log(s_b / s_a) + (s_a^2 + (m_a - m_b)^2) / 2 s_b^2 - 1/2; variances must be above 0.
+    log(s_b / s_a) + (s_a^2 + (m_a - m_b)^2) / 2 s_b^2 - 1/2. Variances must be above 0.
     """
     ratio = variance_a / variance_b
     return 0.5 * (ratio - 1 - np.log(ratio) + np.square(mean_a - mean_b) / variance_b)
 
 
-def _changed(a: Array, b: Array, known: Array) -> ChangedChannels:
-    """The channels, of those that both sides know, that are in one list alone."""
-    of_a, of_b = ({*own[known[own]].tolist()} for own in (a, b))
-    return ChangedChannels(tuple(sorted(of_b - of_a)), tuple(sorted(of_a - of_b)))
+def _changed(a: Array, b: Array, counted: Array) -> ChangedChannels:
+    """Return the channels that are in only one list. `counted` is True for channels with values on both
+    sides."""
+    in_a, in_b = ({*channels[counted[channels]].tolist()} for channels in (a, b))
+    return ChangedChannels(tuple(sorted(in_b - in_a)), tuple(sorted(in_a - in_b)))
 
 
 def layer_pair(
     a: SurveyedLayer, b: SurveyedLayer, entering: str | None, events: Mapping[str, EventPair]
 ) -> LayerPair:
     leaving, before = events[a.event], events.get(entering or "")
-    within = [pair for pair in events.values() if pair.a.layer == a.layer and pair is not leaving]
-    known = [pair for pair in within if pair.kl is not None]
-    farthest = max(known, key=lambda pair: pair.kl or 0.0, default=None)
+    inside = (pair for pair in events.values() if pair.a.layer == a.layer and pair is not leaving)
+    compared = (pair for pair in inside if pair.kl is not None)
+    farthest = max(compared, key=lambda pair: pair.kl or 0.0, default=None)
     distance = abs(_difference(a.cosine, b.cosine) or 0.0)
     if a.growth and b.growth:
         distance = max(distance, abs(b.growth / a.growth - 1))

@@ -1,7 +1,7 @@
-"""What a survey measures of a model, and a shard: some documents of a corpus through it. Merges nothing.
+"""Choose what a survey measures, and run a shard: some documents of a corpus. Merges nothing.
 
-Documents are packed by their numbers alone, so that each meets the same neighbours, and has the same values,
-in whatever shard it is read.
+Documents are packed by their numbers alone. A document therefore has the same neighbours, and the same
+values, in every shard.
 """
 
 from __future__ import annotations
@@ -32,38 +32,39 @@ from .state import CUT, READ, Measured, SurveyOrder, Unfit, add_unfit
 if TYPE_CHECKING:
     from ..corpus.corpus import Document
 
-MOST_EXAMPLES = 10_000  # of a unit, each of which takes some 100 bytes
+MOST_EXAMPLES = 10_000  # examples that a unit has at most, each about 100 bytes
 
 
 def order_for(
     model: LanguageModel, events: Sequence[str] = (), histograms: Sequence[str] = (), top: int = 0,
     max_tokens: int | None = None, chat: bool = False,
 ) -> SurveyOrder:  # fmt: skip
-    """What names and globs ask for. Without any, events are all that cost nothing extra and have no channel
-    for each token; those whose magnitudes are counted come too. Units are what the last product of an MLP
-    reads, of the events asked for.
+    """Build the order of a survey from names and globs.
 
-    Raises InputError where a name means no event of the model.
+    By default events are those that cost nothing extra and do not have a channel for each token. The events
+    of `histograms` are always included. Units are the inputs of each MLP's last product, if they are chosen.
+
+    Raises InputError if a name matches no event of the model, or if `top` or `max_tokens` is out of range.
     """
     plan = model.plan
     names = [name for name in plan if plan.open_shapes[name]]  # the loss has no channels
-    usual = [name for name in names if not plan[name].extra and name not in HEAD_EVENTS]
-    asked = select_names(histograms, names) if histograms else []
-    chosen = select_names([*events, *asked], names) if events else [n for n in names if n in {*usual, *asked}]
+    default = [name for name in names if not plan[name].extra and name not in HEAD_EVENTS]
+    counted = select_names(histograms, names) if histograms else []
+    chosen = [name for name in names if name in {*default, *counted}]
+    if events:
+        chosen = select_names([*events, *counted], names)
     if not 0 <= top <= MOST_EXAMPLES:
         raise InputError(f"top: expected 0 to {MOST_EXAMPLES:,} examples of each unit, found {brief(top)}")
     if max_tokens is not None and max_tokens < 1:
         raise InputError(f"max_tokens: expected 1 or more, found {max_tokens}")
     units = [name for name in units_of(plan) if name in chosen] if top else []
     if top and not units:
-        raise InputError(
-            f"no unit of an MLP is among the events, which are {', '.join(units_of(plan)[:3])} ..."
-        )
-    return SurveyOrder(tuple(chosen), tuple(asked), tuple(units), top, max_tokens, chat)
+        raise InputError(f"top: expected --events to include units, such as {', '.join(units_of(plan)[:3])}")
+    return SurveyOrder(tuple(chosen), tuple(counted), tuple(units), top, max_tokens, chat)
 
 
 def units_of(plan: Plan) -> list[str]:
-    """What MLPs write from: the input of the last product of every layer's."""
+    """Return the events of MLP units: the input of the last product of each layer's MLP."""
     products = (row for rows in plan.layers for row in rows if isinstance(row.kind, Linear))
     return list({row.layer: row.inputs[0] for row in products if row.stage == "mlp"}.values())
 
@@ -72,9 +73,12 @@ def meters_of(
     order: SurveyOrder, channels: Mapping[str, int], windows: Mapping[str, int | None],
     streams: Sequence[str], vocab_size: int, parts: Sequence[str], causal: Collection[str] = (),
 ) -> list[Meter]:  # fmt: skip
-    """What measures all that was ordered, by how many channels or heads each event has, the windows of
-    attention weights, the streams, the tokens of the vocabulary, the parts of a corpus and the events that
-    are of heads."""
+    """Return the meters of an order.
+
+    `channels` is the number of channels or heads of each event, `windows` has the attention window of each
+    event of attention weights, `streams` are the events of the residual stream, `parts` those of the corpus,
+    and `causal` the events whose channels are heads.
+    """
     meters: list[Meter] = [ChannelMeter(channels, causal)]
     if order.histograms:
         meters.append(HistogramMeter(order.histograms, causal))
@@ -89,7 +93,7 @@ def meters_of(
 
 
 def _meters(model: LanguageModel, order: SurveyOrder) -> list[Meter]:
-    """What measures all that was ordered of a model."""
+    """Return the meters of an order for a model."""
     plan, shapes = model.plan, model.plan.shapes(1)
     causal = {name for name in order.events if plan[name].kind.causal}
     channels = {name: shapes[name][0 if name in causal else -1] for name in order.events}
@@ -101,20 +105,20 @@ def _meters(model: LanguageModel, order: SurveyOrder) -> list[Meter]:
 
 
 def tallies_of(meters: Iterable[Meter], read: Counts) -> dict[str, Any]:
-    """All that meters know, with how many texts and tokens were read."""
+    """Return the tallies of all meters by name, with the counts of texts and tokens that were read."""
     return {f"{READ}/read": read} | {name: own for meter in meters for name, own in meter.tallies.items()}
 
 
 class MeterTap:
-    """Hands the values of a pass to the meters that want them."""
+    """Pass the values of a model's pass to the meters that measure them."""
 
     def __init__(self, meters: Mapping[str, Sequence[Meter]], prefix: str = "") -> None:
         self._meters, self._prefix = meters, prefix
 
     def emit(self, name: str, value: Array) -> Array:
-        whole = self._prefix + name
-        for meter in self._meters.get(whole, ()):
-            meter(whole, value)
+        event = self._prefix + name
+        for meter in self._meters.get(event, ()):
+            meter(event, value)
         return value
 
     def wants(self, name: str) -> bool:
@@ -125,16 +129,16 @@ class MeterTap:
 
 
 def survey_shard(model: LanguageModel, order: SurveyOrder, documents: Iterable[Document]) -> Measured:
-    """Run the documents, which come in order of their numbers and in whole packs."""
+    """Run documents and return their measurements. The documents must be in order and form complete packs."""
     keep_freed_memory()
     meters = _meters(model, order)
-    wanted: dict[str, list[Meter]] = {}
+    by_event: dict[str, list[Meter]] = {}
     for meter in meters:
         for name in meter.names:
-            wanted.setdefault(name, []).append(meter)
-    tap, unfit, read = MeterTap(wanted), dict[str, Unfit](), Counts(2)
-    for _, some in groupby(documents, lambda document: document.number // model.pack_size):
-        for layout in _passes(model, _read(model, order, list(some), unfit)):
+            by_event.setdefault(name, []).append(meter)
+    tap, unfit, read = MeterTap(by_event), dict[str, Unfit](), Counts(2)
+    for _, pack in groupby(documents, lambda document: document.number // model.pack_size):
+        for layout in _passes(model, _read(model, order, list(pack), unfit)):
             read.numbers += len(layout.texts), layout.rows
             for meter in meters:
                 meter.begin(layout)
@@ -148,8 +152,9 @@ def survey_shard(model: LanguageModel, order: SurveyOrder, documents: Iterable[D
 def _read(
     model: LanguageModel, order: SurveyOrder, documents: Sequence[Document], unfit: dict[str, Unfit]
 ) -> list[tuple[ReadText, Document]]:
-    """The documents that fit with what is read of them, shorter ones first."""
-    most = None if order.max_tokens is None else order.max_tokens + 1  # one more tells that there are more
+    """Return the documents that fit the model, with their tokens, shorter ones first. Counts others in
+    `unfit`."""
+    most = None if order.max_tokens is None else order.max_tokens + 1  # the extra token tells a longer text
     fitting: list[tuple[ReadText, Document]] = []
     texts = model.read_many([document.text for document in documents], most, order.chat)
     for document, read in zip(documents, texts, strict=True):
@@ -161,12 +166,12 @@ def _read(
             add_unfit(unfit, CUT, Unfit(1, document.number, document.place))
             read = ReadText(np.append(read.ids[:-2], read.ids[-1]))
         fitting.append((read, document))
-    return sorted(fitting, key=lambda one: len(one[0].ids))
+    return sorted(fitting, key=lambda pair: len(pair[0].ids))
 
 
 def _passes(model: LanguageModel, pack: Sequence[tuple[ReadText, Document]]) -> Iterator[PackLayout]:
-    """A pack in the passes that the model makes of it."""
+    """Divide a pack into the passes of the model."""
     texts, documents = [read for read, _ in pack], [document for _, document in pack]
-    for own in passes(texts, model.pass_rows):
-        parts = [model.corpus_part(document.text) for document in documents[own]]
-        yield PackLayout(texts[own], documents[own], parts, model.label, model.spelled, model.bos)
+    for rows in passes(texts, model.pass_rows):
+        parts = [model.corpus_part(document.text) for document in documents[rows]]
+        yield PackLayout(texts[rows], documents[rows], parts, model.label, model.spelled, model.bos)

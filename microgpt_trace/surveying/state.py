@@ -1,4 +1,4 @@
-"""Survey: what a model did over a corpus, or over the part of it that was read so far; merged exactly."""
+"""Survey: statistics of a model over a corpus, or over the part read so far. Surveys merge exactly."""
 
 from __future__ import annotations
 
@@ -28,18 +28,21 @@ if TYPE_CHECKING:
 
 READ = "corpus"
 CUT = "cut to the tokens allowed"
-OPTIONS = {  # by the fields that they are for
-    "events": "--events", "histograms": "--histograms", "units": "--top, for", "examples": "--top",
+OPTIONS = {  # by field
+    "events": "--events", "histograms": "--histograms", "units": "--top for", "examples": "--top",
     "max_tokens": "--max-tokens", "chat": "--chat", "text_field": "--field", "limit": "--limit",
     "sample": "--sample", "seed": "--seed",
 }  # fmt: skip
-SAMPLED = 1 << 12  # bytes of a stored tensor, at its beginning, middle and end, that tell it from others
+SAMPLED = 1 << 12  # bytes at the beginning, middle and end of a stored tensor that its fingerprint covers
 
 
 @frozen(slots=False)
 class SurveyOrder:
-    """Whose channels are measured, of which events magnitudes are counted and units listed, how many examples
-    a unit has; how texts are read."""
+    """What a survey measures and how it reads texts.
+
+    Channels of `events` are measured, magnitudes of `histograms` are counted, and each unit of the events
+    `units` has a list of `examples` largest values.
+    """
 
     events: tuple[str, ...]
     histograms: tuple[str, ...] = ()
@@ -51,11 +54,11 @@ class SurveyOrder:
 
 @frozen(slots=False)
 class SurveyedModel:
-    """Which model was surveyed. The fingerprint is of its parameters, of stored ones of samples.
+    """The model of a survey. The fingerprint covers its parameters, or samples of stored ones.
 
-    `kinds` are the kinds of the events that were measured, by name; `streams` the events of the residual
-    stream; `windows` those of the layers; `weights` which event each weight of a GGUF file reads; `labels`
-    what tokens are called. The `origin` is a path that may differ from machine to machine.
+    `kinds` are the kinds of the measured events by name, `streams` the events of the residual stream,
+    `windows` the attention windows of the layers, `weights` the event that each weight of a GGUF file reads,
+    and `labels` the readable tokens. The `origin` is a path, which may differ between machines.
     """
 
     family: str
@@ -72,8 +75,8 @@ class SurveyedModel:
 
 @frozen
 class SurveyExample:
-    """A place in a corpus: the value there, the file with the row of the document, the document's number, the
-    position, and what is read there, up to the token."""
+    """A value and its place in a corpus: file and row, number of the document, position, and the text up to
+    the token."""
 
     value: float
     place: str
@@ -86,9 +89,12 @@ class SurveyExample:
 
 @frozen(slots=False)
 class SurveyedCorpus:
-    """Which documents were read. `documents`, `fingerprint` and what follows are of all of them, and not
-    known before the last one was read: `skipped` tells what was no document, with the first place, `files`
-    with which document each file begins, and `data` is what a microGPT calls data that it was trained on."""
+    """The documents of a survey.
+
+    `documents` (a count) and the fields after it are known when the last document was read. `skipped` counts
+    rows that were not documents by reason, with the first place. `files` has the number of each file's first
+    document. `data` identifies data that a microGPT may have been trained on.
+    """
 
     sources: tuple[str, ...]
     text_field: str
@@ -102,21 +108,21 @@ class SurveyedCorpus:
     data: str = ""
 
     def examples(self, top: TopList, unit: int, sign: float = 1.0) -> tuple[SurveyExample, ...]:
-        """The entries of a unit's list."""
-        found = []
-        for own, excerpt in zip(top.entries[unit].tolist(), top.excerpt[unit], strict=True):
-            value, document, row, position, channel = own
+        """Return the entries of a unit's list. Values are multiplied by `sign`."""
+        examples = []
+        for entry, excerpt in zip(top.entries[unit].tolist(), top.excerpt[unit], strict=True):
+            value, document, row, position, channel = entry
             if document == NOBODY:
                 break
             before, _, token = excerpt.tobytes().rstrip(b"\0").decode().partition(MARK)
             at = bisect_right(self.files, document, key=lambda file: file[1]) - 1
             place = f"{self.files[at][0]}:{row}" if at >= 0 else f"row {row}"
-            found.append(SurveyExample(sign * value, place, document, position, channel, before, token))
-        return tuple(found)
+            examples.append(SurveyExample(sign * value, place, document, position, channel, before, token))
+        return tuple(examples)
 
 
 class Unfit(NamedTuple):
-    """How many texts could not be read for one reason, or were cut, and the first of them."""
+    """The number of texts that could not be read for one reason, or were cut, and the first of them."""
 
     texts: int
     number: int
@@ -125,9 +131,11 @@ class Unfit(NamedTuple):
 
 @dataclass(kw_only=True, repr=False, eq=False)
 class Measured:
-    """What was measured of some documents: `tallies` by the names of what they count, those of events like
-    "layer0.mlp.act/total", texts that did not fit, the fingerprints of the blocks that were read by their
-    numbers, the libraries that computed, and in how many seconds."""
+    """The measurements of some documents.
+
+    `tallies` have names such as "layer0.mlp.act/total". `unfit` counts texts that did not fit by reason.
+    `blocks` are the fingerprints of the blocks read, by number. `arithmetic` names the computing libraries.
+    """
 
     tallies: dict[str, Any] = field(default_factory=dict)
     unfit: dict[str, Unfit] = field(default_factory=dict)
@@ -135,8 +143,8 @@ class Measured:
     arithmetic: tuple[str, ...] = ()
     seconds: float = 0.0
 
-    def take(self, other: Measured) -> None:
-        """Take in what was measured of other documents."""
+    def merge(self, other: Measured) -> None:
+        """Add the measurements of other documents."""
         merge_all(self.tallies, other.tallies)
         for reason, unfit in other.unfit.items():
             add_unfit(self.unfit, reason, unfit)
@@ -146,16 +154,15 @@ class Measured:
 
 
 def add_unfit(into: dict[str, Unfit], reason: str, more: Unfit) -> None:
-    """Count more texts, of which the first of all is kept."""
-    known = into.get(reason, Unfit(0, more.number, more.place))
-    first = min(known, more, key=lambda unfit: unfit.number)
-    into[reason] = Unfit(known.texts + more.texts, first.number, first.place)
+    """Count more texts that did not fit for this reason, and keep the first of all."""
+    before = into.get(reason, Unfit(0, more.number, more.place))
+    first = min(before, more, key=lambda unfit: unfit.number)
+    into[reason] = Unfit(before.texts + more.texts, first.number, first.place)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class Survey(Measured):
-    """Statistics of a model over a corpus: what was measured so far, of which model and which documents. The
-    blocks of a whole survey are all that the corpus has."""
+    """The measurements of a model over a corpus so far, with descriptions of the model and the corpus."""
 
     model: SurveyedModel
     corpus: SurveyedCorpus
@@ -169,65 +176,69 @@ class Survey(Measured):
 
     @property
     def whole(self) -> bool:
-        """Whether all documents of the corpus were read."""
+        """True if all documents of the corpus were read."""
         documents = self.corpus.documents
         return documents is not None and len(self.blocks) == -(-documents // self.block_size)
 
     @property
     def read(self) -> tuple[int, int]:
-        """How many texts were run, and how many tokens."""
+        """The number of texts and the number of tokens that were run."""
         texts, tokens = self.tallies[f"{READ}/read"].values().tolist()
         return texts, tokens
 
     def channels(self, event: str) -> ChannelStatistics:
-        """The statistics of every channel of an event, or of every head. Raises InputError where it was not
-        measured."""
+        """Return the statistics of every channel or head of an event. Raises InputError if the survey did not
+        measure the event."""
         if event not in self.order.events:
-            raise InputError(f"{event!r}: this survey did not measure it")
+            raise InputError(f"{event!r}: this survey did not measure the event")
         return channel_statistics(self.tallies, event, self.model.kinds[event])
 
 
-def merged(surveys: Mapping[str, Survey]) -> Survey:
-    """One survey of parts of it, which are named by their files. Raises InputError where they are not of one
-    model, corpus and selection, where a part is not read to its end, or where two have the same documents."""
-    (first, whole), *others = surveys.items()
-    for name, survey in surveys.items():
-        if survey.corpus.documents is None:
-            raise InputError(f"{name}: it ended before the corpus did; --resume goes on with it")
-    for name, survey in others:
-        check_same(first, whole, name, survey)
-        twice = whole.blocks.keys() & survey.blocks.keys()
-        if twice:
-            first_twice = min(twice) * whole.block_size + 1
-            raise InputError(f"{name}: text {first_twice:,} of the corpus is in it, and in another part too")
-        whole.take(survey)
+def merge_surveys(parts: Mapping[str, Survey]) -> Survey:
+    """Merge parts of one survey, given by file name, into the first one and return it.
+
+    Raises InputError if the parts are of another model, corpus or selection, if one ended early, or if two
+    have the same documents.
+    """
+    (first, whole), *others = parts.items()
+    for name, part in parts.items():
+        if part.corpus.documents is None:
+            raise InputError(f"{name}: the survey ended before its corpus did; continue it with --resume")
+    for name, part in others:
+        check_same(first, whole, name, part)
+        if shared := whole.blocks.keys() & part.blocks.keys():
+            text = min(shared) * whole.block_size + 1
+            raise InputError(f"{name}: text {text:,} of the corpus is in this part and in another one")
+        whole.merge(part)
     return whole
 
 
 def check_same(name: str, survey: Survey, other_name: str, other: Survey) -> None:
-    """Raises InputError naming what differs in what two surveys were made of."""
+    """Raise InputError if two surveys differ in their model, corpus or options."""
     if survey.model.fingerprint != other.model.fingerprint:
-        theirs = f"of {other.model.origin}, where {name} is of {survey.model.origin}"
-        raise InputError(f"{other_name}: of another model, {theirs}, which has other parameters")
-    for what in ("order", "model", "corpus"):
-        one, two = getattr(survey, what), getattr(other, what)
+        raise InputError(
+            f"{other_name}: expected the model of {name}, {survey.model.origin}, found "
+            f"{other.model.origin}, which has other parameters"
+        )
+    for part in ("order", "model", "corpus"):
+        one, two = getattr(survey, part), getattr(other, part)
         for own in fields(one):
             a, b = getattr(one, own.name), getattr(two, own.name)
             if own.compare and a != b:
-                said = OPTIONS.get(own.name, f"its {what} has {own.name}")
-                raise InputError(f"{other_name}: {said} {brief(b)}, where {name} has {brief(a)}")
+                values = f"expected {brief(a)} as in {name}, found {brief(b)}"
+                raise InputError(f"{other_name}: {OPTIONS.get(own.name, f'{part} {own.name}')}: {values}")
     if survey.block_size != other.block_size:
-        raise InputError(f"{other_name}: blocks of {other.block_size}, where {name} has {survey.block_size}")
+        sizes = f"expected {survey.block_size} as in {name}, found {other.block_size}"
+        raise InputError(f"{other_name}: size of blocks: {sizes}")
 
 
 def surveyed_model(model: LanguageModel, order: SurveyOrder) -> SurveyedModel:
-    """What a survey says of its model."""
-    described = model.describe()
+    """Describe a model for its survey."""
     return SurveyedModel(
         family=model.family,
         origin=model.origin,
         fingerprint=fingerprint_of(model),
-        config=from_json(dump(described["config"])),  # as a file has it: lists, no tuples
+        config=from_json(dump(model.describe()["config"])),  # as read from a file: lists instead of tuples
         kinds={name: type(model.plan[name].kind).__name__ for name in order.events},
         streams=model.plan.streams,
         windows=model.config.windows,
@@ -238,25 +249,25 @@ def surveyed_model(model: LanguageModel, order: SurveyOrder) -> SurveyedModel:
 
 
 def weights_of(model: LanguageModel) -> dict[str, str]:
-    """The event that each weight's matrix reads, by the weight's name in GGUF, in order of computation:
-    "blk.0.attn_q.weight" -> "layer0.attn.norm". Empty of a microGPT, which has no such file.
+    """Return the event that each weight reads, by the weight's name in GGUF, in order of computation:
+    "blk.0.attn_q.weight" -> "layer0.attn.norm". A microGPT, which has no GGUF file, gives an empty dict.
 
-    A weight that GGUF fuses of several has one name; the output may be the table of the embedding. Channels
-    are in the file's order: files permute rows, never columns.
+    A weight that GGUF fuses from several has one name. The output weight may be that of the embedding.
+    Channels are in the order of the file, because files permute rows but not columns.
     """
     if "prompts" not in model.abilities:
         return {}
-    names, found = TERMS[cast("Decoder", model).config.architecture].names, dict[str, str]()
+    names, events = TERMS[cast("Decoder", model).config.architecture].names, dict[str, str]()
     for row in model.plan.of_kind(Linear):
         assert isinstance(row.kind, Linear)
-        if row.kind.columns is None:  # else a share of another's
-            found[names.gguf_name(row.kind.weight)] = row.inputs[0]
-    return found
+        if row.kind.columns is None:  # otherwise the row is a head's share of another product
+            events[names.gguf_name(row.kind.weight)] = row.inputs[0]
+    return events
 
 
 def fingerprint_of(model: LanguageModel) -> str:
-    """Tells the parameters of a model from others: a hash of their names, shapes, encodings and values, of
-    what is stored in a file of SAMPLED bytes at three places of each."""
+    """Return a hash of the names, shapes, encodings and values of a model's parameters. A tensor that is
+    stored in a file counts with SAMPLED bytes at three places."""
     digest = blake2b(digest_size=16)
     for name, shape in model.config.shapes().items():
         tensor = model.tensors.get(name)

@@ -1,6 +1,6 @@
-"""survey: what holds over a corpus.
+"""survey: measure a model over a corpus.
 
-The corpus goes through the model block by block, with the same result however it is run.
+The corpus is run block by block. The result is the same on one process, many, or a cluster.
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ from ..files import OwnFile, check_target, hold
 from ..signals import uninterrupted
 from ..text.wording import abridged, counted
 from .dask_cluster import on_cluster
-from .execution import Assignment, Block, Crew, ModelSource, Note, run_here, side_by_side
+from .execution import Assignment, Block, Crew, ModelSource, Note, run_here, run_tasks
 from .shard import order_for, survey_shard
 from .state import Survey, SurveyedCorpus, SurveyOrder, check_same, surveyed_model
 from .survey_files import read_survey, survey_bytes
 from .worker_processes import in_processes
 
-BLOCK = 8  # documents, at least: what is read as a whole or not at all
-MOST_OF_A_NAME = 256  # bytes of training data in the mean, the line that holds it included
-Report = Callable[[int, int], None]  # how many documents are done, and how many of them by this run
-SAVING = 0.1  # of the time, at most, goes into saving what was measured so far
+BLOCK = 8  # documents that a block has at least
+NAME_BYTES = 256  # bytes of a corpus per name of training data, beyond which it is not searched for such data
+Report = Callable[[int, int], None]  # takes the number of documents done, in all and by this run
+SAVING = 0.1  # share of the time that saving may take
+CHANGED = "the texts changed{} since this survey began; restore them, or start a new survey with --force"
 
 
 def survey(
@@ -48,97 +49,100 @@ def survey(
     skip_bad: bool | None = None, report: Report = lambda done, run: None, note: Note = lambda text: None,
     reading: ReportBytes = lambda size: None,
 ) -> Survey:  # fmt: skip
-    """Run a model over a corpus and keep statistics of its events, exactly, whatever the order.
+    """Run a model over a corpus and keep exact statistics of its events.
 
-    `corpus` is a file, a glob, a URL, several of them, or a CorpusSelection, of which `field`, `limit`,
-    `sample`, `seed` and `skip_bad` are fields. `events` chooses whose channels are measured, `histograms` of
-    which magnitudes are counted, `top` is how many examples each unit of the MLPs has. `workers` are
-    processes of this machine and `scheduler` the address of a Dask cluster; both open the model for
-    themselves, by its path. `shard` (I, N) reads the I-th of N parts. With `out` the survey is saved there as
-    it grows, however it ends; with `resume` it goes on with what is there, and with `force` it is written
-    over it. `report` is told how many documents are done, and how many of them by this call, `note` what
-    became of workers, and `reading` how many bytes of the corpus were read and unpacked so far.
+    `corpus` is a file, a glob, a URL, several of them, or a CorpusSelection. `field`, `limit`, `sample`,
+    `seed` and `skip_bad` change the fields of the selection. `shard` (I, N) reads the I-th of N parts.
+    `events` chooses the events whose channels are measured, and `histograms` those whose magnitudes are
+    counted, by names or globs. `top` is the number of examples for each unit of an MLP.
 
-    Raises InputError where something asked for means nothing or contradicts the file to resume, RunError
-    where workers end again and again or the file cannot be written, and what the reading of the model and
-    the corpus raises.
+    `workers` is a number of processes, `scheduler` the address of a Dask cluster. Both need the path of the
+    model, which every worker opens. `out` is the file in which the survey is saved while it grows, however it
+    ends. `resume` continues the survey in that file, `force` overwrites it. `report` is called with the
+    number of documents done, in all and by this call, `note` with messages about workers, and `reading` with
+    the number of bytes of the corpus read so far.
+
+    Raises InputError if an argument is invalid or contradicts the file to resume, RunError if workers end
+    again and again or the file cannot be written, and the errors of opening the model and the corpus.
     """
     path = None if out is None else Path(out)
     if resume and path is None:
-        raise InputError("to resume is to go on with the file of out: name it")
+        raise InputError("resume: expected out, the file to continue, found none")
     if not 1 <= shard[0] <= shard[1]:
         raise InputError(f"shard: expected I/N with I from 1 to N, found {shard[0]}/{shard[1]}")
-    with nullcontext() if path is None else _kept_file(path, resume, force) as file:
+    with nullcontext() if path is None else _target_file(path, resume, force) as file:
         source = ModelSource(str(model)) if isinstance(model, str | Path) else model
         opened = source.open() if isinstance(source, ModelSource) else source
-        asked = {"field": field, "limit": limit, "sample": sample, "seed": seed, "skip_bad": skip_bad}
-        given = {name: value for name, value in asked.items() if value is not None}
-        texts = Corpus(_selection(corpus, given), reading)
-        found = _begun(opened, texts, order_for(opened, events, histograms, top, max_tokens, chat))
+        options = {"field": field, "limit": limit, "sample": sample, "seed": seed, "skip_bad": skip_bad}
+        texts = Corpus(_selection(corpus, options), reading)
+        order = order_for(opened, events, histograms, top, max_tokens, chat)
+        result = _new_survey(opened, texts.selection, order)
         if path is not None and path.exists() and resume:
-            found = _resumed(path, found)
-        crew = _crew_for(found, source, opened, workers, scheduler, note)
-        with one_blas_thread(), _saved(found, file) as keep:
-            _survey_into(found, texts, shard, opened, crew, keep, report, note)
-            if found.whole and not found.read[0]:
-                raise InputError(_why_nothing(found))
-    return found
+            result = _resume(path, result)
+        crew = _crew_for(result, source, opened, workers, scheduler, note)
+        with one_blas_thread(), _saving(result, file) as save:
+            _survey_into(result, texts, shard, opened, crew, save, report, note)
+            if result.whole and not result.read[0]:
+                raise InputError(_nothing_fits(result))
+    return result
 
 
-def _why_nothing(survey: Survey) -> str:
-    """What is said of a corpus of which no text fits the model."""
-    reasons = ", ".join(f"{found.texts:,} {reason}" for reason, found in sorted(survey.unfit.items()))
-    texts, of = counted(survey.corpus.documents or 0, "text"), abridged(survey.corpus.sources)
-    return f"{of}: none of {texts} fits {survey.model.origin} ({reasons}); a model is named before its corpus"
+def _nothing_fits(survey: Survey) -> str:
+    """Return the error for a corpus without a text that fits the model."""
+    reasons = ", ".join(f"{unfit.texts:,} {reason}" for reason, unfit in sorted(survey.unfit.items()))
+    texts, sources = counted(survey.corpus.documents or 0, "text"), abridged(survey.corpus.sources)
+    fits = f"none of {texts} fits {survey.model.origin} ({reasons})"
+    return f"{sources}: {fits}; name the model before its corpus"
 
 
 def _selection(
-    corpus: str | Path | Sequence[str] | CorpusSelection, selected: dict[str, Any]
+    corpus: str | Path | Sequence[str] | CorpusSelection, options: dict[str, Any]
 ) -> CorpusSelection:
+    changes = {name: value for name, value in options.items() if value is not None}
     if isinstance(corpus, CorpusSelection):
-        return replace(corpus, **selected)
+        return replace(corpus, **changes)
     sources = (corpus,) if isinstance(corpus, str | Path) else corpus
-    return CorpusSelection(tuple(map(str, sources)), **selected)
+    return CorpusSelection(tuple(map(str, sources)), **changes)
 
 
 @contextmanager
-def _kept_file(path: Path, resume: bool, force: bool) -> Iterator[OwnFile]:
-    """Keep the file for this run. Raises InputError where it cannot be written, or another run writes it."""
+def _target_file(path: Path, resume: bool, force: bool) -> Iterator[OwnFile]:
+    """Hold the file for this run. Raises InputError if it cannot be written or another run writes it."""
     check_target(path, resume or force)
     with hold(path):
-        check_target(path, resume or force)  # again, now that no other run changes it
+        check_target(path, resume or force)  # again, now that no other run can change it
         yield OwnFile(path, force)
 
 
-def _resumed(path: Path, begun: Survey) -> Survey:
-    """The survey of a file that is to go on. Raises InputError where it is of something else."""
-    found = read_survey(path)
-    read = found.corpus
-    found.corpus = replace(read, documents=None, fingerprint=None, skipped={}, files=(), data="")
-    check_same(str(path), found, "what is asked for", begun)
-    found.corpus = read
-    return found
+def _resume(path: Path, request: Survey) -> Survey:
+    """Read the survey to continue. Raises InputError if it differs from the request."""
+    survey = read_survey(path)
+    corpus = survey.corpus
+    survey.corpus = replace(corpus, documents=None, fingerprint=None, skipped={}, files=(), data="")
+    check_same("the request", request, str(path), survey)
+    survey.corpus = corpus
+    return survey
 
 
 @contextmanager
-def _saved(survey: Survey, file: OwnFile | None) -> Iterator[Callable[[], None]]:
-    """Write the file in the end, or where something was read before an exception. What it gives saves what
-    was measured so far, as often as that costs little of the time."""
-    before, whole, due, last = len(survey.blocks), False, 0.0, monotonic()
+def _saving(survey: Survey, file: OwnFile | None) -> Iterator[Callable[[], None]]:
+    """Write the file at the end, and after an exception if the survey has grown. Yields a function that saves
+    the survey, but only as often as SAVING allows."""
+    before, done, pause, last = len(survey.blocks), False, 0.0, monotonic()
 
-    def keep() -> None:
-        nonlocal due, last
-        if file is None or (now := monotonic()) - last < due or not survey.read[0]:
+    def save() -> None:
+        nonlocal pause, last
+        if file is None or (now := monotonic()) - last < pause or not survey.read[0]:
             return
         file.write(survey_bytes(survey))
         last = monotonic()
-        due = (last - now) / SAVING
+        pause = (last - now) / SAVING
 
     try:
-        yield keep
-        whole = True
+        yield save
+        done = True
     finally:
-        if file is not None and (whole or (len(survey.blocks) > before and survey.read[0])):
+        if file is not None and (done or (len(survey.blocks) > before and survey.read[0])):
             file.write(survey_bytes(survey))
             file.check()
 
@@ -146,96 +150,90 @@ def _saved(survey: Survey, file: OwnFile | None) -> Iterator[Callable[[], None]]
 # --- Block by block ---------------------------------------------------------------------------
 
 
-def _begun(model: LanguageModel, corpus: Corpus, order: SurveyOrder) -> Survey:
-    """A survey of which nothing was read yet."""
-    asked = corpus.selection
-    read = SurveyedCorpus(
-        tuple(map(_plain, asked.sources)), asked.field, asked.limit, asked.sample, asked.seed
-    )
-    found = Survey(
-        model=surveyed_model(model, order), corpus=read, order=order, block_size=max(BLOCK, model.pack_size)
-    )
-    found.take(survey_shard(model, order, []))  # a share may have no document
-    return found
+def _new_survey(model: LanguageModel, selection: CorpusSelection, order: SurveyOrder) -> Survey:
+    """Return a survey without documents."""
+    sources = tuple(map(_without_folder, selection.sources))
+    corpus = SurveyedCorpus(sources, selection.field, selection.limit, selection.sample, selection.seed)
+    empty = survey_shard(model, order, [])  # a part of a corpus may have no documents
+    return Survey(
+        model=surveyed_model(model, order), corpus=corpus, order=order, tallies=empty.tallies,
+        block_size=max(BLOCK, model.pack_size),
+    )  # fmt: skip
 
 
 def _survey_into(
     survey: Survey, corpus: Corpus, shard: tuple[int, int], model: LanguageModel,
-    crew: AbstractContextManager[Crew], keep: Callable[[], None], report: Report, note: Note,
+    crew: AbstractContextManager[Crew], save: Callable[[], None], report: Report, note: Note,
 ) -> None:  # fmt: skip
-    """Read what a survey has not read yet of the I-th of N parts of its corpus, `shard`. The crew computes,
-    `keep` is called whenever the survey has grown, and `model` is asked what it and its training would take
-    of texts.
+    """Run the documents of a shard that the survey has not read yet, and add the results to the survey.
 
-    What was read stays read where this ends early: by an exception, between two results. Raises InputError
-    where a document that was read is now another one.
+    The crew computes, and `save` is called after each result. An exception arrives between two results, so
+    that the survey stays valid. Raises InputError if the corpus has changed since the survey began.
     """
     if survey.corpus.fingerprint is not None and STDIN not in corpus.selection.sources:
-        deque(corpus, maxlen=0)  # to its end
-        _check_known(survey, corpus)
-    noted = _Noted(model)
-    blocks = _unread(survey, noted.blocks(_blocks(corpus, survey.block_size, model)), shard)
-    before, run = len(survey.blocks) * survey.block_size, 0
-    with crew as workers, closing(side_by_side(blocks, workers, note)) as results:
+        deque(corpus, maxlen=0)  # read it to its end
+        _check_unchanged(survey, corpus)
+    notes = _CorpusNotes(model)
+    blocks = _unread(survey, notes.blocks(_blocks(corpus, survey.block_size, model)), shard)
+    before, done = len(survey.blocks) * survey.block_size, 0
+    with crew as workers, closing(run_tasks(blocks, workers, note)) as results:
         for result in results:
             with uninterrupted():
-                survey.take(result)
-                keep()
-            run += len(result.blocks) * survey.block_size
-            report(before + run, run)
-    _check_known(survey, corpus)
-    found = {reason: (skipped.rows, skipped.first) for reason, skipped in sorted(corpus.skipped.items())}
+                survey.merge(result)
+                save()
+            done += len(result.blocks) * survey.block_size
+            report(before + done, done)
+    _check_unchanged(survey, corpus)
     survey.corpus = replace(
-        survey.corpus, documents=corpus.documents, fingerprint=corpus.fingerprint, skipped=found,
-        files=noted.named(), data=_data(survey, corpus.selection, model) or noted.data,
+        survey.corpus, documents=corpus.documents, fingerprint=corpus.fingerprint,
+        skipped={reason: (rows, first) for reason, (rows, first) in sorted(corpus.skipped.items())},
+        files=notes.first_documents(), data=_data(survey, corpus.selection, model) or notes.data,
     )  # fmt: skip
 
 
-def _data(survey: Survey, asked: CorpusSelection, model: LanguageModel) -> str:
-    """The checksum of all names in the sources, where only some were asked for and the model was trained on
-    known data; "" where there is more to read than such data take, or where it cannot be read."""
-    known = re.match(r"[0-9]{1,9}(?= names, )", survey.model.trained_on)
-    partly = asked.limit is not None or asked.sample is not None
-    if known is None or not partly or STDIN in asked.sources:
+def _data(survey: Survey, selection: CorpusSelection, model: LanguageModel) -> str:
+    """Return the checksum of all names in the sources, if the selection takes only some of them and the
+    model's training data are known. Return "" if the sources are unreadable or much larger than the data."""
+    names = re.match(r"[0-9]{1,9}(?= names, )", survey.model.trained_on)
+    takes_all = selection.limit is None and selection.sample is None
+    if names is None or takes_all or STDIN in selection.sources:
         return ""
-    noted, most = _Noted(model), CHUNK + MOST_OF_A_NAME * int(known[0])
+    notes, most = _CorpusNotes(model), CHUNK + NAME_BYTES * int(names[0])
 
-    def check(read: int) -> None:
-        if read > most:
-            raise RunError("more than the names of such data")
+    def check(size: int) -> None:
+        if size > most:
+            raise RunError("larger than the training data")
 
-    whole = Corpus(replace(asked, limit=None, sample=None), check)
     with suppress(MicrogptError):
-        deque(noted.blocks(_blocks(whole, survey.block_size, model)), maxlen=0)
-        return noted.data
+        corpus = Corpus(replace(selection, limit=None, sample=None), check)
+        deque(notes.blocks(_blocks(corpus, survey.block_size, model)), maxlen=0)
+        return notes.data
     return ""
 
 
-def _check_known(survey: Survey, corpus: Corpus) -> None:
-    """Raises InputError where a corpus that was read to its end is now another one."""
-    known, counts = survey.corpus, ""
-    if known.documents not in (None, corpus.documents):
-        counts = f" ({known.documents:,} documents, now {corpus.documents:,})"
-    if known.fingerprint not in (None, corpus.fingerprint):
-        raise InputError(
-            f"{abridged(known.sources)}: other texts than the survey to go on with has read there" + counts
-        )
+def _check_unchanged(survey: Survey, corpus: Corpus) -> None:
+    """Raise InputError if a corpus that the survey had read to its end is another one now."""
+    before, counts = survey.corpus, ""
+    if before.documents not in (None, corpus.documents):
+        counts = f" from {before.documents:,} to {corpus.documents:,} documents"
+    if before.fingerprint not in (None, corpus.fingerprint):
+        raise InputError(f"{abridged(before.sources)}: {CHANGED.format(counts)}")
 
 
 def _crew_for(
     survey: Survey, source: ModelSource | LanguageModel, model: LanguageModel, processes: int,
     scheduler: str | None, note: Note,
 ) -> AbstractContextManager[Crew]:  # fmt: skip
-    """Who computes: this process, so many of this machine, or a cluster by the address of its scheduler.
+    """Return the crew: this process, processes of this machine, or a cluster by the address of its scheduler.
 
-    Raises InputError where a model that stands in the memory of this process is to be opened by others.
+    Raises InputError if workers are requested but the model has no path, or if both kinds are requested.
     """
     if not processes and scheduler is None:
         return nullcontext(Crew(partial(run_here, model.for_many_passes(), survey.order)))
     if not isinstance(source, ModelSource):
-        raise InputError("workers open the model for themselves: give the path of its file")
+        raise InputError("workers: expected the path of a model, which each worker opens, found a model")
     if processes and scheduler is not None:
-        raise InputError("workers of this machine and a scheduler: give one of the two")
+        raise InputError("workers, scheduler: give only one, processes of this machine or a cluster")
     assignment = Assignment.of(source, survey.model.fingerprint, survey.order)
     if scheduler is not None:
         return on_cluster(assignment, scheduler, note)
@@ -243,18 +241,19 @@ def _crew_for(
 
 
 def _blocks(corpus: Corpus, size: int, model: LanguageModel) -> Iterator[Block]:
-    """The documents of a corpus in blocks of fixed numbers. Of a text that is too long for the model nothing
-    is held but why it does not fit, and what training would take of it."""
+    """Yield the documents of a corpus in blocks of `size`."""
     remaining = iter(corpus)
     while True:
         digest, documents = blake2b(digest_size=8), list[Document]()
-        documents += map(partial(_held, model, digest), islice(remaining, size))
+        documents += map(partial(_without_long_text, model, digest), islice(remaining, size))
         if not documents:
             return
         yield Block(documents[0].number // size, documents, digest.hexdigest())
 
 
-def _held(model: LanguageModel, digest: blake2b, document: Document) -> Document:
+def _without_long_text(model: LanguageModel, digest: blake2b, document: Document) -> Document:
+    """Add a document to the hash of its block. Replace a text that is too long for the model by the reason
+    and by the name that training would take from it."""
     digest.update(f"{len(document.text)} ".encode())
     digest.update(document.text.encode())
     if len(document.text) <= model.longest_text:
@@ -263,29 +262,29 @@ def _held(model: LanguageModel, digest: blake2b, document: Document) -> Document
     return document._replace(text="".join(model.training_texts([document.text])), unfit=str(reason))
 
 
-class _Noted:
-    """What is noted of documents while they pass: with which of them each file begins, and the checksum by
-    which a microGPT knows the names that it was trained on."""
+class _CorpusNotes:
+    """The first document of each file, and the checksum that identifies a microGPT's training data. Both are
+    taken while documents pass."""
 
     def __init__(self, model: LanguageModel) -> None:
         self.files: dict[str, int] = {}
-        self._taken, self._names, self._crc = model.training_texts, 0, 0
+        self._training_texts, self._names, self._crc = model.training_texts, 0, 0
 
     @property
     def data(self) -> str:
         return f"{self._names} names, crc32 {self._crc:08x}" if self._names else ""
 
-    def named(self) -> tuple[tuple[str, int], ...]:
-        """The files without their folders, where that tells them apart, and the first document of each."""
-        plain = {_plain(name) for name in self.files}
-        as_is = len(plain) < len(self.files)
-        return tuple((name if as_is else _plain(name), first) for name, first in self.files.items())
+    def first_documents(self) -> tuple[tuple[str, int], ...]:
+        """Return each file, without its folder if names stay unique, and the number of its first document."""
+        short = [*map(_without_folder, self.files)]
+        names = short if len({*short}) == len(short) else self.files
+        return tuple(zip(names, self.files.values(), strict=True))
 
     def blocks(self, blocks: Iterator[Block]) -> Iterator[Block]:
         for block in blocks:
             for document in block.documents:
                 self.files.setdefault(document.file, document.number)
-            if names := self._taken([document.text for document in block.documents]):
+            if names := self._training_texts([document.text for document in block.documents]):
                 joined = "\n" * bool(self._names) + "\n".join(names)
                 self._crc = zlib.crc32(joined.encode(), self._crc)
                 self._names += len(names)
@@ -293,20 +292,17 @@ class _Noted:
 
 
 def _unread(survey: Survey, blocks: Iterator[Block], shard: tuple[int, int]) -> Iterator[Block]:
-    """The blocks of a part of the corpus that the survey has not read. Raises InputError where one is not
-    what it was."""
+    """Yield the blocks of a shard that the survey has not read. Raises InputError if a block has changed."""
     for block in blocks:
-        known = survey.blocks.get(block.number)
-        if known is None:
+        digest = survey.blocks.get(block.number)
+        if digest is None:
             if block.number % shard[1] == shard[0] - 1:
                 yield block
-        elif known not in ("", block.digest):
+        elif digest not in ("", block.digest):
             first, last = block.documents[0], block.documents[-1]
-            raise InputError(
-                f"{first.place} to {last.place}: other texts than the survey to go on with has read there"
-            )
+            raise InputError(f"{first.place} to {last.place}: {CHANGED.format('')}")
 
 
-def _plain(source: str) -> str:
-    """A source without its folder, which differs from machine to machine."""
+def _without_folder(source: str) -> str:
+    """Return a source without its folder, which may differ between machines."""
     return source if "://" in source else Path(source).name

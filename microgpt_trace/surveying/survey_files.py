@@ -1,11 +1,11 @@
-"""Survey files: safetensors of all tallies, with what they are of as JSON in the metadata.
+"""Survey files: safetensors of all tallies, with the description of the survey as JSON in the metadata.
 
-A tensor is called by its tally, the kind of that, and its part: "layer0.mlp.act/total.sum" is the sum of
-each channel, rounded once, and "layer0.mlp.act/total.sum.rest" what that lacks, so that reading and merging
-lose nothing. The bytes are the same for the same survey.
+The name of a tensor consists of its tally, the kind of the tally, and the part: "layer0.mlp.act/total.sum" is
+the sum of each channel, rounded once, and "layer0.mlp.act/total.sum.rest" the rounding error, so that reading
+and merging lose nothing. Equal surveys have equal bytes.
 
-Whatever is made of a survey that was read relies on the checks here: records have the types of their fields,
-and tallies are those, of those shapes, that the order asks of such a model.
+Reports rely on the checks here: records have the types of their fields, and the tallies have the names and
+shapes that the order requires for the model.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from .shard import meters_of, tallies_of
 from .state import Survey, SurveyedCorpus, SurveyedModel, SurveyOrder, Unfit
 
 FORMAT = "microgpt.survey-file/2"
-OLDER = "microgpt.survey-file/1"  # whose digest is of the tensors alone
-REST = "rest"  # the part that sums may have besides
-ENTRIES = 1 << 22  # values of the metadata
-PARTS = (("",), ("train", "held out"))  # of a corpus
-MOST_BLOCKS = 1 << 22  # of a survey: each has a number in memory
-MOST = 2.0**62  # of what is counted, all together
-TOTAL = 1e150  # of values, whose squares are numbers
-GROWTH = 700.0  # the largest logarithm of a norm's growth: float64 has none of much more
+OLDER = "microgpt.survey-file/1"  # its digest covers only the tensors
+REST = "rest"  # the optional part of sums with the rounding error
+ENTRIES = 1 << 22  # values that the metadata have at most
+PARTS = (("",), ("train", "held out"))  # the parts that a corpus may have
+MOST_BLOCKS = 1 << 22  # blocks that a survey has at most: each has a number in memory
+MOST = 2.0**62  # the limit of all counts of a tally together
+TOTAL = 1e150  # the largest sum of values, whose square float64 still holds
+GROWTH = 700.0  # the largest logarithm of a norm's growth: float64 holds little more
 Arrays = dict[str, Array]
 Record = TypeVar("Record")
 
@@ -53,7 +53,7 @@ Record = TypeVar("Record")
 
 
 def survey_bytes(survey: Survey) -> bytes:
-    """The bytes of a survey's file."""
+    """Return the bytes of a survey's file."""
     from safetensors.numpy import save
 
     tensors = {
@@ -61,31 +61,28 @@ def survey_bytes(survey: Survey) -> bytes:
         for name, tally in survey.tallies.items()
         for part, array in tally.arrays().items()
     }
-    said: dict[str, Any] = {
+    blocks = {str(block): digest for block, digest in sorted(survey.blocks.items())}
+    metadata: dict[str, Any] = {
         "format": FORMAT,
-        "model": asdict(survey.model),
-        "corpus": asdict(survey.corpus),
-        "order": asdict(survey.order),
+        **{part: asdict(getattr(survey, part)) for part in ("model", "corpus", "order")},
         "block_size": survey.block_size,
-        "blocks": None
-        if survey.whole
-        else {str(block): survey.blocks[block] for block in sorted(survey.blocks)},
-        "unfit": {reason: survey.unfit[reason] for reason in sorted(survey.unfit)},
+        "blocks": None if survey.whole else blocks,
+        "unfit": dict(sorted(survey.unfit.items())),
         "arithmetic": survey.arithmetic,
     }
-    return save(tensors, {"survey": json.dumps(said | {"digest": _digest(tensors, said)})})
+    return save(tensors, {"survey": json.dumps(metadata | {"digest": _digest(tensors, metadata)})})
 
 
 def _tensor(name: str, tally: Tally, part: str) -> str:
-    """What a part of a tally is called."""
+    """Return the name of the tensor with a part of a tally."""
     return f"{name}.{tally.KIND}{'.' * bool(part)}{part}"
 
 
-def _digest(tensors: Mapping[str, Array], said: Mapping[str, Any]) -> str:
-    """Tells whether a byte of the tensors, or anything that is said of them, has changed."""
+def _digest(tensors: Mapping[str, Array], metadata: Mapping[str, Any]) -> str:
+    """Return the hash of the tensors and their metadata, which reveals a changed byte."""
     digest = blake2b(digest_size=16)
-    if said["format"] != OLDER:
-        digest.update(json.dumps(said).encode() + b"\0")
+    if metadata["format"] != OLDER:
+        digest.update(json.dumps(metadata).encode() + b"\0")
     for name in sorted(tensors):
         digest.update(name.encode() + b"\0" + np.ascontiguousarray(tensors[name]).tobytes())
     return digest.hexdigest()
@@ -95,152 +92,150 @@ def _digest(tensors: Mapping[str, Array], said: Mapping[str, Any]) -> str:
 
 
 def read_survey(path: str | Path) -> Survey:
-    """The survey of a file. Raises FileFormatError, naming it, where it is none or damaged."""
+    """Read a survey file. Raises FileFormatError if it is not a survey, or a damaged one."""
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
     check_regular(path, "a survey")
     if not is_survey(path):
-        raise FileFormatError(f"{path}: expected a survey, as `microgpt survey --out` writes it")
+        raise FileFormatError(f"{path}: expected a survey, as written by `microgpt survey --out`")
     try:
         with safe_open(path, framework="numpy") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            said = from_json(file.metadata()["survey"], most=ENTRIES)
-        if said["format"] not in (FORMAT, OLDER):
-            raise FileFormatError(f"{path}: expected {FORMAT}, found {brief(said['format'])}")
-        if said.pop("digest") != _digest(tensors, said):
-            raise FileFormatError(f"{path}: expected a survey as it was written, found some of it changed")
-        return survey_of(said, tensors)
+            metadata = from_json(file.metadata()["survey"], most=ENTRIES)
+        if metadata["format"] not in (FORMAT, OLDER):
+            raise FileFormatError(f"{path}: expected {FORMAT}, found {brief(metadata['format'])}")
+        if metadata.pop("digest") != _digest(tensors, metadata):
+            raise FileFormatError(f"{path}: expected a survey as it was written, found changed bytes")
+        return _survey(metadata, tensors)
     except (SafetensorError, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise FileFormatError(f"{path}: expected a survey, found it damaged ({brief(str(error))})") from error
 
 
-def survey_of(said: Mapping[str, Any], tensors: Mapping[str, Array]) -> Survey:
-    """The survey of metadata and tensors. Raises ValueError, or what looking for something raises, where they
-    are those of none."""
+def _survey(metadata: Mapping[str, Any], tensors: Mapping[str, Array]) -> Survey:
+    """Build the survey. Raises ValueError, TypeError, LookupError or AttributeError for invalid contents."""
     survey = Survey(
-        model=record_of(SurveyedModel, said["model"]), corpus=record_of(SurveyedCorpus, said["corpus"]),
-        order=record_of(SurveyOrder, said["order"]), block_size=_as(int, said["block_size"]),
-        unfit=_as(Mapping[str, Unfit], said["unfit"]), arithmetic=_as(tuple[str, ...], said["arithmetic"]),
+        model=_record(SurveyedModel, metadata["model"]), corpus=_record(SurveyedCorpus, metadata["corpus"]),
+        order=_record(SurveyOrder, metadata["order"]), block_size=_as(int, metadata["block_size"]),
+        unfit=_as(Mapping[str, Unfit], metadata["unfit"]),
+        arithmetic=_as(tuple[str, ...], metadata["arithmetic"]),
     )  # fmt: skip
-    survey.blocks = _blocks(survey, said["blocks"])
+    survey.blocks = _blocks(survey, metadata["blocks"])
     survey.tallies = _tallies(survey, tensors)
     return survey
 
 
-def record_of(kind: type[Record], said: Any) -> Record:
-    """A record of a JSON object that has its fields and no others, each of its type."""
+def _record(kind: type[Record], value: Any) -> Record:
+    """Build a record from a JSON object that has exactly its fields, each of its type."""
     hints = get_type_hints(kind)
-    if not isinstance(said, dict) or said.keys() != hints.keys():
-        raise ValueError(f"expected {', '.join(hints)}, found {brief(said)}")
-    return kind(**{name: _as(hint, said[name]) for name, hint in hints.items()})
+    if not isinstance(value, dict) or value.keys() != hints.keys():
+        raise ValueError(f"expected {', '.join(hints)}, found {brief(value)}")
+    return kind(**{name: _as(hint, value[name]) for name, hint in hints.items()})
 
 
-def _as(hint: Any, said: Any) -> Any:
-    """A JSON value as a type has it: lists become tuples."""
+def _as(hint: Any, value: Any) -> Any:
+    """Return a JSON value as the type of a hint: lists become tuples. Raises ValueError for other types."""
     origin, args = get_origin(hint), get_args(hint)
-    if origin is tuple and isinstance(said, list):
-        hints = args[:1] * len(said) if args[-1] is ... else args
-        return tuple(_as(own, value) for own, value in zip(hints, said, strict=True))
-    if origin is Mapping and isinstance(said, dict):
-        return {key: _as(args[1], value) for key, value in said.items()}
+    if origin is tuple and isinstance(value, list):
+        hints = args[:1] * len(value) if args[-1] is ... else args
+        return tuple(_as(own, item) for own, item in zip(hints, value, strict=True))
+    if origin is Mapping and isinstance(value, dict):
+        return {key: _as(args[1], item) for key, item in value.items()}
     if origin is UnionType:
-        return None if said is None else _as(args[0], said)
-    if hint is Unfit and isinstance(said, list):
-        return Unfit(*_as(tuple[int, int, str], said))
-    if hint is Any or (origin is None and type(said) is hint):
-        return said
-    raise ValueError(f"expected {getattr(hint, '__name__', hint)}, found {brief(said)}")
+        return None if value is None else _as(args[0], value)
+    if hint is Unfit and isinstance(value, list):
+        return Unfit(*_as(tuple[int, int, str], value))
+    if hint is Any or (origin is None and type(value) is hint):
+        return value
+    raise ValueError(f"expected {getattr(hint, '__name__', hint)}, found {brief(value)}")
 
 
-def _blocks(survey: Survey, said: Any) -> dict[int, str]:
-    """Which blocks were read: where it does not say, all."""
+def _blocks(survey: Survey, value: Any) -> dict[int, str]:
+    """Return the digests of the blocks read, by number. None in the file means all blocks."""
     size, documents = survey.block_size, survey.corpus.documents
     if size < 1 or (documents is not None and documents < 1) or survey.order.examples < 0:
         raise ValueError(f"blocks of {size}, {documents} documents, {survey.order.examples} examples")
     count = MOST_BLOCKS if documents is None else -(-documents // size)
     if count > MOST_BLOCKS:
-        raise ValueError(f"at most {MOST_BLOCKS:,} blocks are read, found {count:,}")
-    if said is None and documents is not None:
+        raise ValueError(f"expected at most {MOST_BLOCKS:,} blocks, found {count:,}")
+    if value is None and documents is not None:
         return dict.fromkeys(range(count), "")
-    blocks = {int(block): digest for block, digest in _as(Mapping[str, str], said).items()}
+    blocks = {int(block): digest for block, digest in _as(Mapping[str, str], value).items()}
     if not all(0 <= block < count for block in blocks):
-        raise ValueError(f"blocks {brief([*blocks])} of {count:,}")
+        raise ValueError(f"expected blocks below {count:,}, found {brief([*blocks])}")
     return blocks
 
 
 def _tallies(survey: Survey, tensors: Mapping[str, Array]) -> dict[str, Tally]:
-    """The tallies that the survey must have, and no others."""
-    order, found, left = survey.order, dict[str, Tally](), {*tensors}
-    for name in order.units:  # before lists so long are made
+    """Return the tallies of the tensors, which must be exactly those that the order requires."""
+    order, tallies, unused = survey.order, dict[str, Tally](), {*tensors}
+    for name in order.units:  # checked first, since the meters below allocate lists of this length
         shape = tensors[f"{name}/top.top.value"].shape
         if shape[1:] != (order.examples,):
-            raise ValueError(
-                f"{name}: lists of shape {shape}, where {order.examples:,} examples were asked for"
-            )
+            raise ValueError(f"{name}: expected lists of {order.examples:,} examples, found shape {shape}")
     for name, tally in tallies_of(_meters(survey, tensors), Counts(2)).items():
         parts = (*tally.arrays(), *[REST] * isinstance(tally, Sums))
         names = {part: _tensor(name, tally, part) for part in parts}
         arrays = {part: tensors[own] for part, own in names.items() if part != REST or own in tensors}
         _check(name, tally, arrays)
-        found[name] = tally.of(arrays)
-        left -= {*names.values()}
-    if left:
-        raise ValueError(f"{min(left)} is one too many")
-    _check_values(found)
-    return found
+        tallies[name] = tally.of(arrays)
+        unused -= {*names.values()}
+    if unused:
+        raise ValueError(f"the tensor {min(unused)} does not belong to the survey")
+    _check_values(tallies)
+    return tallies
 
 
 def _check_values(tallies: Mapping[str, Any]) -> None:
-    """Raises ValueError for numbers that nothing adds up to, of which no report can be made."""
+    """Raise ValueError for impossible numbers, from which no report can be made."""
     for name, tally in tallies.items():
-        _, _, measured = name.rpartition("/")
-        if measured == "squares" and (tally.values() < 0).any():
+        _, _, measure = name.rpartition("/")
+        if measure == "squares" and (tally.values() < 0).any():
             raise ValueError(f"{name}: a sum of squares is below 0")
-        if measured == "total" and (np.abs(tally.values()) > TOTAL).any():
+        if measure == "total" and (np.abs(tally.values()) > TOTAL).any():
             raise ValueError(f"{name}: a sum is too large")
-        if measured in COUNTS and tally.values() > tallies[f"{EVENLY}/{measured}"].values():
-            raise ValueError(f"{name}: more than {EVENLY}/{measured}")
+        if measure in COUNTS and tally.values() > tallies[f"{EVENLY}/{measure}"].values():
+            raise ValueError(f"{name}: more than {EVENLY}/{measure}")
     if f"{STREAMS}/rows" in tallies:
-        growth, rows = (tallies[f"{STREAMS}/{measured}"].values() for measured in ("growth", "rows"))
+        growth, rows = (tallies[f"{STREAMS}/{measure}"].values() for measure in ("growth", "rows"))
         if (np.abs(growth) > GROWTH * rows).any():
             raise ValueError(f"{STREAMS}/growth: more than {GROWTH:g} for each of {STREAMS}/rows")
 
 
 def _meters(survey: Survey, tensors: Mapping[str, Array]) -> list[Meter]:
-    """What measured it, by what the survey says of its model and how many channels were counted."""
+    """Return the meters that made the survey, from its description and the number of channels counted."""
     model, events = survey.model, survey.order.events
     channels = {name: len(tensors[f"{name}/values.count"]) for name in events}
     weights = [name for name in events if model.kinds[name] == "Softmax"]
     windows = {name: model.windows[layer_of(name)] for name in weights}  # type: ignore[index]
-    own = {name.rpartition("/")[0] for name in tensors if name.endswith("/token_loss.sum")}
-    corpus_parts = [some for some in PARTS if own == {f"{PREDICTIONS}{'.' * bool(p)}{p}" for p in some}]
-    return meters_of(survey.order, channels, windows, model.streams, len(model.labels), corpus_parts[0])
+    stored = {name.rpartition("/")[0] for name in tensors if name.endswith("/token_loss.sum")}
+    parts = [own for own in PARTS if stored == {f"{PREDICTIONS}{'.' * bool(part)}{part}" for part in own}]
+    return meters_of(survey.order, channels, windows, model.streams, len(model.labels), parts[0])
 
 
-def _check(name: str, tally: Tally, found: Arrays) -> None:
-    """Raises ValueError where arrays are not such as the tally has, of sums with what these lack."""
+def _check(name: str, tally: Tally, arrays: Arrays) -> None:
+    """Raise ValueError if arrays have other shapes, types or values than the tally allows."""
     for part, array in tally.arrays().items():
-        if (found[part].shape, found[part].dtype) != (array.shape, array.dtype):
-            raise ValueError(f"{name}: expected {array.shape} {array.dtype}, found {found[part].shape}")
+        if (arrays[part].shape, arrays[part].dtype) != (array.shape, array.dtype):
+            raise ValueError(f"{name}: expected {array.shape} {array.dtype}, found {arrays[part].shape}")
     if isinstance(tally, Sums):
-        rest = found.get(REST, np.empty((0, *tally.shape)))
+        rest = arrays.get(REST, np.empty((0, *tally.shape)))
         if rest.shape[1:] != tally.shape or rest.dtype != np.float64:
-            raise ValueError(f"{name}: expected what sums of {tally.shape} lack, found {rest.shape}")
-        if not all((np.abs(sums) < LARGEST).all() for sums in (found[""], rest)):
-            raise ValueError(f"{name}: a sum is not finite, or too large")
-    elif isinstance(tally, Counts) and not ((found[""] >= 0).all() and found[""].sum(dtype=float) < MOST):
-        raise ValueError(f"{name}: a count is below 0, or too large")
-    elif isinstance(tally, Ranges) and any(np.isnan(ends).any() for ends in found.values()):
-        raise ValueError(f"{name}: an end of a range is no number")
+            raise ValueError(f"{name}: expected rounding errors of {tally.shape}, found {rest.shape}")
+        if not all((np.abs(sums) < LARGEST).all() for sums in (arrays[""], rest)):
+            raise ValueError(f"{name}: a sum is not finite or too large")
+    elif isinstance(tally, Counts) and not ((arrays[""] >= 0).all() and arrays[""].sum(dtype=float) < MOST):
+        raise ValueError(f"{name}: a count is below 0 or too large")
+    elif isinstance(tally, Ranges) and any(np.isnan(ends).any() for ends in arrays.values()):
+        raise ValueError(f"{name}: an end of a range is not a number")
     elif isinstance(tally, TopList):
-        _check_list(name, found)
+        _check_list(name, arrays)
 
 
-def _check_list(name: str, found: Arrays) -> None:
-    if (found["document"] < NOBODY).any() or np.isnan(found["value"]).any():
-        raise ValueError(f"{name}: an entry of no document, or without a value")
-    if any((found[place] < 0).any() for place in ("row", "position", "channel")):
-        raise ValueError(f"{name}: an entry whose row, position or channel is below 0")
-    for excerpt in found["excerpt"].reshape(-1, found["excerpt"].shape[-1]):
+def _check_list(name: str, arrays: Arrays) -> None:
+    if (arrays["document"] < NOBODY).any() or np.isnan(arrays["value"]).any():
+        raise ValueError(f"{name}: an entry has no document or no value")
+    if any((arrays[place] < 0).any() for place in ("row", "position", "channel")):
+        raise ValueError(f"{name}: the row, position or channel of an entry is below 0")
+    for excerpt in arrays["excerpt"].reshape(-1, arrays["excerpt"].shape[-1]):
         excerpt.tobytes().decode()

@@ -1,6 +1,6 @@
-"""Workers that are processes of this machine: a ProcessPoolExecutor that is made anew where one is lost.
+"""Workers as processes of this machine: a ProcessPoolExecutor, which is replaced when a process is lost.
 
-Nothing is left of it: workers end with the survey, and with this process however that ends.
+Workers end with the survey, and with this process however it ends.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ MOST = 1024
 
 
 class WorkerProcesses(Crew):
-    """So many processes, each of which has a core. Tasks and results are files: pipes have their names alone,
-    for one that is half written or half read when a worker is killed would keep everybody waiting."""
+    """Worker processes, each with one core. Tasks and results are files, and pipes carry only their names: a
+    worker that is killed while it uses a pipe would block all others."""
 
     def __init__(self, assignment: Assignment, workers: int, folder: Path) -> None:
         self._run_file, self._workers, self._folder = partial(_run_file, assignment), workers, folder
         self._others = active_children()
-        self._pool = self._new()
+        self._pool = self._new_pool()
 
-    def _new(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(self._workers, get_context("spawn"), _begin, (self._folder,))
+    def _new_pool(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(self._workers, get_context("spawn"), _initialize, (self._folder,))
 
     def size(self) -> int:
         return self._workers
 
     def submit(self, blocks: Sequence[Block]) -> Future[Path]:
         task = self._folder / f"{blocks[0].number}.task"
-        _put(task, blocks)
+        _write(task, blocks)
         try:
             with _no_interrupts():
                 return self._pool.submit(self._run_file, task)
@@ -54,14 +54,14 @@ class WorkerProcesses(Crew):
             return lost
 
     def result(self, future: Future[Path]) -> Measured:
-        return _taken(future.result())
+        return _read_and_remove(future.result())
 
     def renew(self) -> None:
         self.end()
-        self._pool = self._new()
+        self._pool = self._new_pool()
 
     def end(self) -> None:
-        """At once, whatever is running."""
+        """End all workers at once, whatever they run."""
         for process in active_children():
             if process not in self._others:
                 process.terminate()
@@ -70,13 +70,13 @@ class WorkerProcesses(Crew):
 
 @contextmanager
 def in_processes(assignment: Assignment, workers: int) -> Iterator[Crew]:
-    """A crew of so many processes. Raises InputError for more than there can be."""
+    """Yield a crew of worker processes. Raises InputError if their number is out of range."""
     if not 0 < workers <= MOST:
         raise InputError(f"workers: expected 1 to {MOST:,}, found {workers:,}")
     with TemporaryDirectory(prefix="microgpt-survey-") as folder:
         try:
             crew = WorkerProcesses(assignment, workers, Path(folder))
-        except ValueError as error:  # Windows waits for 61 at most
+        except ValueError as error:  # Windows allows at most 61
             raise InputError(f"workers: {error}") from error
         try:
             yield crew
@@ -85,14 +85,14 @@ def in_processes(assignment: Assignment, workers: int) -> Iterator[Crew]:
 
 
 def _run_file(assignment: Assignment, task: Path) -> Path:
-    """Run what is in a file, and leave the result in another one."""
-    result = run_in_worker(assignment, _taken(task))
+    """Run the task in a file, and write its result to another file."""
+    result = run_in_worker(assignment, _read_and_remove(task))
     path = task.with_suffix(".result")
-    _put(path, result)
+    _write(path, result)
     return path
 
 
-def _put(path: Path, content: Sequence[Block] | Measured) -> None:
+def _write(path: Path, content: Sequence[Block] | Measured) -> None:
     try:
         with path.open("wb") as file:
             pickle.dump(content, file, pickle.HIGHEST_PROTOCOL)
@@ -100,8 +100,8 @@ def _put(path: Path, content: Sequence[Block] | Measured) -> None:
         raise RunError(f"{path}: cannot write ({error.strerror})") from error
 
 
-def _taken(path: Path) -> Any:
-    """What is in a file of the folder that only this program writes into; the file is removed."""
+def _read_and_remove(path: Path) -> Any:
+    """Read and remove a file of the temporary folder, into which only this program writes."""
     with path.open("rb") as file:
         content = pickle.load(file)
     path.unlink()
@@ -110,8 +110,8 @@ def _taken(path: Path) -> Any:
 
 @contextmanager
 def _no_interrupts() -> Iterator[None]:
-    """A process that is started within never sees the Ctrl-C that a terminal sends to all of them; where a
-    system knows no masks it sees one until `_begin`."""
+    """Start processes that never receive the Ctrl-C that a terminal sends to all. On a system without signal
+    masks they receive it until `_initialize`."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -122,8 +122,8 @@ def _no_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _begin(folder: Path) -> None:
-    """A worker ends when the survey ends it, or when the process that asks is gone."""
+def _initialize(folder: Path) -> None:
+    """Make a worker ignore Ctrl-C and end with its parent process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
 

@@ -73,7 +73,7 @@ def test_what_is_left_out_is_counted_with_the_first(place):
 
 def test_losses_that_are_not_finite_are_counted(place, checkpoints):
     out = run(place, f"{checkpoints['broken']} names.txt")
-    assert "24 tokens more whose loss is not finite" in out
+    assert "24 more tokens have a loss that is not finite" in out
     assert "not finite" not in run(place, "microgpt.safetensors names.txt")
 
 
@@ -82,7 +82,7 @@ def test_even_attention_is_told_of_every_window(place, decoder_folder):
     (place / "six.txt").write_text("a rare\n")
     said = " ".join(run(place, f"{decoder_folder('qwen2_window')} six.txt").split())
     entropies = [np.mean([np.log(min(seen, window)) for seen in range(2, 7)]) for window in (3, 6)]
-    narrow, whole = re.search(r"would be: (.*) \(window 3\); (.*) \(no window\)", said).groups()
+    narrow, whole = re.search(r"would have: (.*) \(window 3\); (.*) \(no window\)", said).groups()
     assert [narrow.split(",")[0], whole.split(",")[0]] == [f"entropy {own:.2f}" for own in entropies]
 
 
@@ -105,7 +105,7 @@ def test_a_survey_is_kept_shown_and_merged(place):
     files = [(place / f"{name}.survey.safetensors").read_bytes() for name in ("whole", "both")]
     assert files[0] == files[1]
     part = place / "1.survey.safetensors"
-    assert "a part: the corpus has 3,000 documents" in run(place, part.name)
+    assert "part of a corpus of 3,000 documents" in run(place, part.name)
     assert refusal("survey", part, part) == f"{part}: named twice"
     assert "What heads look at" in read_survey(part)._repr_html_()
 

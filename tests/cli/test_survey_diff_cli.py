@@ -47,7 +47,7 @@ def diff(place, a, b, *more, **how):
     ("words", "code", "title"),
     [
         ("m1 m1", 0, "The same, bit for bit"),
-        ("m1 m2", 1, "The stream differs before the first layer more than any layer adds"),
+        ("m1 m2", 1, "The residual stream before the first layer differs by more than any layer adds"),
         ("d1 d2", 1, "Layer [01] adds most of 2 layers to the difference"),
         ("d1 d2 --rtol 0", 1, "Layer [01] adds most"),
         ("d1 d2 --rtol 10", 0, "They agree: no distance is above 10"),
@@ -82,7 +82,7 @@ def test_what_is_said_of_layers_stands_in_the_document(place):
     most = max(document["layers"], key=lambda layer: layer["added"])
     assert f"Layer {most['a']['layer']} adds most of 2 layers" in shown
     assert f"nats before layer {most['a']['layer']}, " in shown
-    assert f"farthest in it: {most['farthest']}," in shown
+    assert re.search(rf"largest KL within the layer: \S+ in {most['farthest']}\n", shown)
     assert f"first event that differs: {document['first']}" in shown
     assert document["first"] == "layer0.mlp.down"
 
@@ -105,7 +105,8 @@ def test_what_cannot_be_compared_is_told_in_a_line(place):
     for a, b in ((one, "model.safetensors"), ("model.safetensors", one)):
         refused(microgpt("diff", a, b, cwd=place), f"{one} is a survey, but model.safetensors is not")
     refused(microgpt("diff", one, cwd=place), "expected a second survey to compare it with")
-    refused(microgpt("diff", one, two, cwd=place), "d1.survey.safetensors: its number of documents is 4")
+    counts = f"{two}: number of documents: expected 32 as in {one}, found 4"
+    refused(microgpt("diff", one, two, cwd=place), counts)
     refused(microgpt("diff", one, one, "--layer", "x", cwd=place), "'x' matches no event")
     refused(diff(place, "m1", "m2", "--json", "-v"), "--verbose cannot be combined with --json")
     refused(diff(place, "m1", "m2", "--schema", "--weights"), "--weights cannot be combined with two surveys")

@@ -1,4 +1,4 @@
-"""The models that several tests of surveys are about."""
+"""The models of the survey tests."""
 
 import pytest
 from support.surveys import in_packs_of
@@ -8,7 +8,7 @@ from microgpt_trace import init, load
 
 @pytest.fixture
 def model(request, monkeypatch, checkpoints, decoder_folder, gpt2):
-    """By the name of its case, its texts in packs of 8."""
+    """Return the model of a case, with texts in packs of 8."""
     in_packs_of(monkeypatch, 8)
     case = request.param
     if case == "untrained":

@@ -1,4 +1,4 @@
-"""A survey on a Dask cluster has the bytes of one process, whatever becomes of workers."""
+"""A survey on a Dask cluster has the bytes of one process, whatever happens to its workers."""
 
 import json
 import os
@@ -19,18 +19,18 @@ PATH = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
 
 
 @pytest.mark.sweep
-def test_what_becomes_of_workers_changes_no_bit_and_is_told(decoder_folder, tmp_path):
+def test_lost_and_late_workers_change_no_bit_and_are_reported(decoder_folder, tmp_path):
     model, corpus = str(decoder_folder()), written(tmp_path / "texts.txt", lines(200))
     done = process(ROOT / "tests/support/cluster_runs.py", model, corpus, code=RUNS, PYTHONPATH=PATH)
     print(done.err)
-    found, whole = json.loads(done.out), blake2b(survey_bytes(measured(model, corpus))).hexdigest()
-    assert found["killed"] == found["one joins late"] == [whole, []]
-    content, (waits, threads) = found["nobody at first"]
+    cases, whole = json.loads(done.out), blake2b(survey_bytes(measured(model, corpus))).hexdigest()
+    assert cases["killed"] == cases["one joins late"] == [whole, []]
+    content, (waits, threads) = cases["nobody at first"]
     assert content == whole
-    assert waits.endswith("has no workers: waiting for some to join")
-    assert threads == "workers compute on one core each: start them with --nthreads 1"
-    assert "lacks microgpt-trace" in found["lacking"][0]
-    assert found["no scheduler any more"][0].endswith("it is gone")
+    assert waits.endswith("has no workers. The survey waits for one to join.")
+    assert threads == "A worker computes on one core. Start workers with --nthreads 1."
+    assert "lacks microgpt-trace" in cases["lacking"][0]
+    assert cases["no scheduler any more"][0].endswith("the scheduler has ended")
 
 
 SERVERS = """
@@ -55,12 +55,10 @@ for address in ("tls://127.0.0.1:1", *map(served, (b"", number + bytes(8) + http
 """
 
 
-def test_what_is_no_scheduler_is_refused_in_time():
+def test_refuses_other_servers_than_schedulers_in_time():
     done = process(code=SERVERS, PYTHONPATH=PATH)
-    strange = "found no scheduler there that Dask is configured for"
-    said = [line.split(" (")[0].split("; ")[0] for line in done.out.splitlines()]
-    assert said == [
-        f"2 microgpt: --scheduler 'ADDRESS': {why}"
-        for why in (strange, "no scheduler answers there within 1 s", strange, strange)
-    ]
+    other = "expected a scheduler that Dask is configured for, found none"
+    messages = [line.split(" (")[0].split("; ")[0] for line in done.out.splitlines()]
+    expected = (other, "no scheduler answers there within 1 s", other, other)
+    assert messages == [f"2 microgpt: --scheduler 'ADDRESS': {message}" for message in expected]
     assert done.err == ""

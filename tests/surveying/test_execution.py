@@ -1,5 +1,5 @@
-"""A survey by processes has the bytes of one process, whose workers are killed or not; and what is said where
-they cannot work."""
+"""A survey by worker processes has the bytes of one process, even if workers are killed. Workers that cannot
+work are an error."""
 
 import os
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from microgpt_trace.surveying.execution import (
     Assignment,
     Block,
     ModelSource,
-    merged_results,
+    merge_results,
     run_here,
     run_in_worker,
 )
@@ -29,32 +29,32 @@ pytest.importorskip("tokenizers", reason="text is encoded by the package tokeniz
 
 @dataclass(frozen=True)
 class Failing(ModelSource):
-    """A model that the process of the test can open, and none of its workers."""
+    """A model that only the process of the test can open."""
 
     here: int = 0
-    how: str = "dies"
+    failure: str = "dies"
 
     def open(self):
         if os.getpid() == self.here:
             return super().open()
-        if self.how == "dies":
+        if self.failure == "dies":
             os._exit(1)
-        return init() if self.how == "another" else load("nowhere.gguf")
+        return init() if self.failure == "another" else load("nowhere.gguf")
 
 
 @pytest.fixture(scope="module")
-def asked(decoder_folder, tmp_path_factory):
+def inputs(decoder_folder, tmp_path_factory):
     """A model and a corpus of 7 blocks, the last of which is not full."""
     return str(decoder_folder()), written(tmp_path_factory.mktemp("corpus") / "texts.txt", lines(197))
 
 
 @pytest.fixture(scope="module")
-def whole(asked):
-    return survey_bytes(measured(*asked))
+def whole(inputs):
+    return survey_bytes(measured(*inputs))
 
 
-def test_a_worker_computes_as_this_process_does(gpt2):
-    """A model that keeps its weights unpacked rounds otherwise than one that does not."""
+def test_a_worker_computes_the_same_as_this_process(gpt2):
+    """Both must unpack the weights, since packed weights round differently."""
     folder, model, *_ = gpt2()
     order, texts = order_for(model), ["abcabca", "bca", "cab", "a"]
     blocks = [Block(0, [Document(i, text, "x", i + 1) for i, text in enumerate(texts)], "")]
@@ -63,16 +63,16 @@ def test_a_worker_computes_as_this_process_does(gpt2):
     assert_same(here, run_in_worker(assignment, blocks))
 
 
-def test_results_are_merged_in_any_order_and_are_not_changed_by_it(asked):
-    """Many of the texts are equal, and so are their largest values."""
-    model = load(asked[0])
+def test_results_can_be_merged_in_any_order_and_stay_unchanged(inputs):
+    """Many texts are equal, and so are their largest values."""
+    model = load(inputs[0])
     order = order_for(model, **MEASURED)
-    documents = list(Corpus(CorpusSelection((asked[1],))))
+    documents = list(Corpus(CorpusSelection((inputs[1],))))
     blocks = [Block(n, documents[32 * n : 32 * n + 32], str(n)) for n in range(7)]
     whole = run_here(model, order, blocks)
     results = [run_here(model, order, [block]) for block in blocks]
     for _ in range(2):
-        tree = merged_results(merged_results(*results[4:]), merged_results(*results[3::-1]))
+        tree = merge_results(merge_results(*results[4:]), merge_results(*results[3::-1]))
         assert tree.blocks == whole.blocks
         assert_same(tree, whole)
 
@@ -84,7 +84,7 @@ def assert_same(one, other):
             np.testing.assert_array_equal(array, expected, err_msg=f"{name} {part}", strict=True)
 
 
-def test_what_a_killed_worker_had_is_run_again(asked, whole):
+def test_the_tasks_of_a_killed_worker_are_run_again(inputs, whole):
     notes, killed = [], []
 
     def kill_one(done, now):
@@ -92,41 +92,43 @@ def test_what_a_killed_worker_had_is_run_again(asked, whole):
             killed.append(active_children()[0])
             killed[0].kill()
 
-    assert survey_bytes(measured(*asked, workers=2, report=kill_one, note=notes.append)) == whole
-    assert notes == ["a worker ended: what was running is run again"]
+    assert survey_bytes(measured(*inputs, workers=2, report=kill_one, note=notes.append)) == whole
+    assert notes == ["A worker process ended. Its tasks are run again."]
     assert active_children() == []
 
 
 @pytest.mark.parametrize(
-    ("how", "kind", "message"),
+    ("failure", "kind", "message"),
     [
-        ("dies", RunError, r"workers ended 3 times with what .*texts\.txt:1 begins"),
-        ("another", InputError, "a worker on .*: another model than the one here"),
+        ("dies", RunError, r"texts\.txt:1: workers ended 3 times in the task that starts here"),
+        ("another", InputError, "a worker on .*: expected the parameters of this command's model"),
         ("lacks", InputError, r"a worker on .*: nowhere\.gguf: "),
     ],
 )
-def test_workers_that_cannot_work(asked, how, kind, message):
-    """An error of ours arrives as what it is; nothing is left behind."""
+def test_an_error_of_a_worker_ends_the_survey_and_all_workers(inputs, failure, kind, message):
     with pytest.raises(kind, match=message):
-        measured(Failing(asked[0], here=os.getpid(), how=how), asked[1], workers=1)
+        measured(Failing(inputs[0], here=os.getpid(), failure=failure), inputs[1], workers=1)
     assert active_children() == []
 
 
-def test_another_program_is_refused():
+def test_a_worker_refuses_another_version_of_the_program():
     model = init()
     ours = Assignment.of(ModelSource(None), fingerprint_of(model), order_for(model))
-    with pytest.raises(InputError, match=r"has microgpt-trace \S+, where microgpt-trace 0\.0\.1 asks"):
+    with pytest.raises(InputError, match=r"expected microgpt-trace 0\.0\.1, found microgpt-trace \S+$"):
         run_in_worker(replace(ours, program="microgpt-trace 0.0.1"), [])
 
 
-def test_what_contradicts_itself_is_refused(asked):
-    for how, message in (
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
         ({"workers": -1}, "workers: expected 1 to 1,024, found -1"),
         ({"workers": 2000}, "workers: expected 1 to 1,024, found 2,000"),
-        ({"workers": 2, "scheduler": "tcp://a:1"}, "give one of the two"),
+        ({"workers": 2, "scheduler": "tcp://a:1"}, "give only one"),
         ({"shard": (0, 3)}, "found 0/3"),
         ({"shard": (4, 3)}, "found 4/3"),
-        ({"resume": True}, "name it"),
-    ):
-        with pytest.raises(InputError, match=message):
-            measured(*asked, **how)
+        ({"resume": True}, "resume: expected out, the file to continue"),
+    ],
+)
+def test_refuses_invalid_options(inputs, options, message):
+    with pytest.raises(InputError, match=message):
+        measured(*inputs, **options)

@@ -1,6 +1,7 @@
-"""Importance matrices: files read back by the package gguf, files of llama.cpp's making, and sums of squares
-by transformers."""
+"""Importance matrices: files checked with the package gguf and llama-quantize, sums of squares checked with
+transformers."""
 
+import re
 import shutil
 import subprocess
 from contextlib import suppress
@@ -20,15 +21,15 @@ from microgpt_trace.errors import FileFormatError, RunError
 from microgpt_trace.surveying.imatrix import (
     Imatrix,
     SquaredInputs,
+    imatrix_bytes,
     imatrix_of,
     is_imatrix,
     read_imatrix,
     write_imatrix,
-    written,
 )
 from microgpt_trace.surveying.state import weights_of
 
-# Two experts of three inputs, the second of which was given nothing, and a matrix of five inputs
+# Two experts with three inputs, of which the second has no rows, and a matrix with five inputs
 EXPERTS = SquaredInputs(np.array([[1.5, 2, 0.25], [0, 0, 0]]), np.array([7, 0]))
 MATRIX = SquaredInputs(np.array([[1e-30, 3.0, 0.1, 1e30, 0]]), np.array([1 << 20]))
 SOME = Imatrix(
@@ -42,35 +43,35 @@ def path(tmp_path):
 
 
 def assert_same(imatrix, other):
-    """Up to what float32 holds of the sums."""
-    about = (imatrix.datasets, imatrix.chunk_count, imatrix.chunk_size)
-    assert about == (other.datasets, other.chunk_count, other.chunk_size)
+    """Compare two importance matrices, the sums in float32."""
+    for name in ("datasets", "chunk_count", "chunk_size"):
+        assert getattr(imatrix, name) == getattr(other, name)
     assert imatrix.entries.keys() == other.entries.keys()
-    for name, given in imatrix.entries.items():
-        found = other.entries[name]
-        np.testing.assert_array_equal(given.sums.astype(np.float32), found.sums, strict=False)
-        np.testing.assert_array_equal(given.counts, found.counts, strict=True)
-        assert (found.sums.dtype, found.sums.shape) == (np.float64, given.sums.shape)
+    for name, expected in imatrix.entries.items():
+        got = other.entries[name]
+        np.testing.assert_array_equal(expected.sums.astype(np.float32), got.sums, strict=False)
+        np.testing.assert_array_equal(expected.counts, got.counts, strict=True)
+        assert (got.sums.dtype, got.sums.shape) == (np.float64, expected.sums.shape)
 
 
 # --- Writing ----------------------------------------------------------------------------------
 
 
-def test_the_package_gguf_reads_what_is_written(path):
+def test_the_package_gguf_reads_our_file(path):
     gguf = pytest.importorskip("gguf")
     write_imatrix(path, SOME)
     reader = gguf.GGUFReader(path)
-    said = {name: reader.fields[name].contents() for name in reader.fields if not name.startswith("GGUF.")}
-    assert said == {
+    names = [name for name in reader.fields if not name.startswith("GGUF.")]
+    assert {name: reader.fields[name].contents() for name in names} == {
         "general.type": "imatrix",
         "imatrix.datasets": ["a.txt", "Wörter␣"],
         "imatrix.chunk_count": 3,
         "imatrix.chunk_size": 512,
     }
-    assert {reader.fields[f"imatrix.chunk_{what}"].types[0].name for what in ("count", "size")} == {"UINT32"}
+    assert {reader.fields[f"imatrix.chunk_{own}"].types[0].name for own in ("count", "size")} == {"UINT32"}
     stored = [(t.name, t.tensor_type.name, t.shape.tolist(), t.data.tolist()) for t in reader.tensors]
     rounded = MATRIX.sums.astype(np.float32)[0].tolist()
-    assert stored == [  # shapes as GGUF has them, fastest first, and without a last 1
+    assert stored == [  # shapes in the order of GGUF, fastest dimension first, without a last 1
         ("blk.10.ffn_up_exps.weight.in_sum2", "F32", [3, 2], EXPERTS.sums.tolist()),
         ("blk.10.ffn_up_exps.weight.counts", "F32", [1, 2], [[7.0], [0.0]]),
         ("blk.2.ffn_down.weight.in_sum2", "F32", [5], rounded),
@@ -79,20 +80,18 @@ def test_the_package_gguf_reads_what_is_written(path):
     assert all(tensor.data_offset % 32 == 0 for tensor in reader.tensors)
 
 
-def test_the_bytes_follow_from_what_is_in_it():
-    turned = Imatrix(dict(reversed(SOME.entries.items())), SOME.datasets, 3, 512)
-    assert written(turned) == written(SOME)
-    assert len(written(SOME)) % 32 == 0
+def test_the_bytes_do_not_depend_on_the_order_of_weights():
+    reverse = Imatrix(dict(reversed(SOME.entries.items())), SOME.datasets, 3, 512)
+    assert imatrix_bytes(reverse) == imatrix_bytes(SOME)
+    assert len(imatrix_bytes(SOME)) % 32 == 0
 
 
-@pytest.mark.parametrize(
-    ("value", "said"), [(1e39, "add up to 1e+39,"), (np.nan, "nan"), (np.inf, "add up to inf,")]
-)
-def test_what_float32_does_not_hold_is_not_written(path, value, said):
+@pytest.mark.parametrize(("value", "text"), [(1e39, "1e+39"), (np.nan, "nan"), (np.inf, "inf")])
+def test_refuses_to_write_sums_that_are_not_finite_in_float32(path, value, text):
     wrong = SquaredInputs(np.array([[1.0, 2.0, value]]), np.array([1]))
-    with pytest.raises(RunError, match=r"blk\.0\.w: the squares of input channel 2 add up to") as caught:
+    message = rf"blk\.0\.w: the squares of input channel 2 add up to {re.escape(text)}, which"
+    with pytest.raises(RunError, match=message):
         write_imatrix(path, Imatrix({"blk.0.w": wrong}, (), 0, 0))
-    assert said in str(caught.value)
     assert not path.exists()
 
 
@@ -100,14 +99,14 @@ def test_what_float32_does_not_hold_is_not_written(path, value, said):
 
 
 @pytest.mark.parametrize("imatrix", [SOME, Imatrix(SOME.entries, (), 0, 0)], ids=["some", "no datasets"])
-def test_what_is_written_is_read(path, imatrix):
+def test_reads_our_file(path, imatrix):
     write_imatrix(path, imatrix)
     assert_same(imatrix, read_imatrix(path))
-    assert written(read_imatrix(path)) == path.read_bytes()
+    assert imatrix_bytes(read_imatrix(path)) == path.read_bytes()
 
 
-def test_the_package_gguf_writes_one(path):
-    """With the sums of inputs beside, as some versions of llama.cpp have them, and one count of two rows."""
+def test_reads_a_file_of_the_package_gguf(path):
+    """It also has sums of inputs, as in some versions of llama.cpp, and one count for two rows."""
     gguf = pytest.importorskip("gguf")
     writer = gguf.GGUFWriter(path, "")
     writer.kv_data[0].clear()  # no architecture
@@ -127,16 +126,16 @@ def test_the_package_gguf_writes_one(path):
     assert_same(Imatrix({"blk.0.attn_k_b.weight": one}, ("a.txt",), 2, 64), read_imatrix(path))
 
 
-SAID = {
+METADATA = {
     "general.type": "imatrix", "imatrix.datasets": ["a"], "imatrix.chunk_count": 1, "imatrix.chunk_size": 2
 }  # fmt: skip
 TENSORS = {"w.in_sum2": [[1, 2, 3, 4]], "w.counts": [[5]]}
 
 
-def made(said=(), tensors=()):
-    """The bytes of a small imatrix with some metadata and tensors changed, None taking one away; a tensor is
-    of numbers, or the name of a type of 32."""
-    metadata = {key: value for key, value in (SAID | dict(said)).items() if value is not None}
+def small_file(changes=(), tensors=()):
+    """Return the bytes of a small file with changed metadata and tensors. None removes one. A tensor is given
+    by its numbers, or by the name of an encoding for 32 elements."""
+    metadata = {key: value for key, value in (METADATA | dict(changes)).items() if value is not None}
     stored = []
     for name, values in (TENSORS | dict(tensors)).items():
         if isinstance(values, str):
@@ -155,43 +154,43 @@ BAD = {
     "no datasets": ({"imatrix.datasets": None}, {}, "'imatrix.datasets' is missing"),
     "a dataset": ({"imatrix.datasets": "a"}, {}, "imatrix.datasets: expected a list of texts, found 'a'"),
     "numbers of datasets": ({"imatrix.datasets": [1]}, {}, "expected a list of texts, found"),
-    "many datasets": ({"imatrix.datasets": ["a"] * 1025}, {}, "expected at most 1,024, found 1,025"),
+    "many datasets": ({"imatrix.datasets": ["a"] * 1025}, {}, "expected at most 1,024 texts, found 1,025"),
     "no count of chunks": ({"imatrix.chunk_count": None}, {}, "'imatrix.chunk_count' is missing"),
     "a text of a size": ({"imatrix.chunk_size": "2"}, {}, "chunk_size: expected a whole number, found '2'"),
     "nothing": ({}, {"w.in_sum2": None, "w.counts": None}, "end in .in_sum2 and .counts, found none"),
     "no counts": ({}, {"w.counts": None}, "tensor 'w.counts' is missing"),
     "no sums": ({}, {"w.in_sum2": None}, "tensor 'w.in_sum2' is missing"),
     "both endings": ({}, {"w.counts.in_sum2": [[1]]}, "tensor 'w.counts.counts' is missing"),
-    "three counts of four": ({}, {"w.counts": [[5]] * 3}, "weight 'w': 4 sums for counts [5.0, 5.0, 5.0]"),
+    "three counts of four": ({}, {"w.counts": [[5]] * 3}, "4 sums do not match the counts [5.0, 5.0, 5.0]"),
     "no rows": ({}, {"w.counts": np.ones((0, 1))}, "tensor 'w.counts' is empty"),
     "other numbers": ({}, {"w.in_sum2": "Q8_0"}, "tensor 'w.in_sum2': expected F32, found Q8_0"),
     "no number": ({}, {"w.in_sum2": [[1, np.nan, 3, 4]]}, "expected numbers of at least 0, found nan"),
     "infinity": ({}, {"w.in_sum2": [[1, np.inf, 3, 4]]}, "expected numbers of at least 0, found inf"),
     "a signalling NaN": ({}, {"w.in_sum2": SIGNALLING}, "expected numbers of at least 0, found nan"),
     "a count below 0": ({}, {"w.counts": [[-1]]}, "tensor 'w.counts': expected numbers of at least 0"),
-    "more than there can be": ({}, {"w.counts": [[1e30]]}, "weight 'w': 4 sums for counts [1"),
+    "a huge count": ({}, {"w.counts": [[1e30]]}, "weight 'w': 4 sums do not match the counts [1"),
 }
 
 
-@pytest.mark.parametrize(("said", "tensors", "expected"), BAD.values(), ids=BAD)
-def test_what_is_wrong_is_said_in_one_line(path, said, tensors, expected):
-    path.write_bytes(made(said, tensors))
+@pytest.mark.parametrize(("changes", "tensors", "expected"), BAD.values(), ids=BAD)
+def test_refuses_invalid_files_in_one_line(path, changes, tensors, expected):
+    path.write_bytes(small_file(changes, tensors))
     message = refuses(path, read_imatrix)
     assert expected in message
     assert message.startswith(f"{path}: ")
-    assert is_imatrix(path) == (said.get("general.type", "imatrix") == "imatrix")
+    assert is_imatrix(path) == (changes.get("general.type", "imatrix") == "imatrix")
 
 
-def test_the_small_file_is_right_before_it_is_made_wrong(path):
-    path.write_bytes(made())
+def test_reads_the_small_file_without_changes(path):
+    path.write_bytes(small_file())
     one = SquaredInputs(np.array([[1.0, 2, 3, 4]]), np.array([5]))
     assert_same(Imatrix({"w": one}, ("a",), 1, 2), read_imatrix(path))
 
 
-def test_a_file_cut_anywhere_or_with_a_wrong_byte_is_read_or_refused(path):
-    whole = written(SOME)
+def test_a_file_that_is_cut_off_or_has_a_wrong_byte_is_read_or_refused(path):
+    whole = imatrix_bytes(SOME)
     rng = np.random.default_rng(3)
-    for at in range(0, len(whole) - 32, 7):  # the last bytes fill up
+    for at in range(0, len(whole) - 32, 7):  # the last bytes are padding
         path.write_bytes(whole[:at])
         with pytest.raises(FileFormatError):
             read_imatrix(path)
@@ -200,7 +199,7 @@ def test_a_file_cut_anywhere_or_with_a_wrong_byte_is_read_or_refused(path):
             read_imatrix(path)
 
 
-# --- Which event a weight reads ---------------------------------------------------------------
+# --- The events that weights read -------------------------------------------------------------
 
 FILES = ("llama_tied", "qwen3", *IN_GGUF, *map(in_sweep, ("llama_gqa", "mistral", "qwen2", "qwen2_tied")))
 
@@ -214,16 +213,16 @@ def test_every_matrix_of_a_file_and_no_other_tensor_has_an_event(case, path):
     gguf = pytest.importorskip("gguf")
     model = load(file_of(case, path))
     shapes = {t.name: t.shape.tolist() for t in gguf.GGUFReader(path).tensors if len(t.shape) == 2}
-    found = weights_of(model)
+    events = weights_of(model)
     output = min({"output.weight", "token_embd.weight"} & {*shapes})
-    assert {*found} == {output, *(name for name in shapes if name.startswith("blk."))}
-    assert found[output] == "final.norm"
-    widths = {name: model.plan.shapes(1)[event][-1] for name, event in found.items()}
-    assert widths == {name: shapes[name][0] for name in found}
+    assert {*events} == {output, *(name for name in shapes if name.startswith("blk."))}
+    assert events[output] == "final.norm"
+    widths = {name: model.plan.shapes(1)[event][-1] for name, event in events.items()}
+    assert widths == {name: shapes[name][0] for name in events}
 
 
 def by_transformers(folder, architecture, tokens):
-    """The sums of squares of what every product of the model is given, [in] float64 by names in GGUF."""
+    """Return the sums of squared inputs of every linear layer, [in] float64, by names in GGUF."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     gguf = pytest.importorskip("gguf")
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()
@@ -231,8 +230,8 @@ def by_transformers(folder, architecture, tokens):
     sums = {}
 
     def listen(module, name):
-        def hook(_, given):
-            sums[name] = given[0].double().square().reshape(-1, given[0].shape[-1]).sum(0).numpy()
+        def hook(_, inputs):
+            sums[name] = inputs[0].double().square().reshape(-1, inputs[0].shape[-1]).sum(0).numpy()
 
         module.register_forward_pre_hook(hook)
 
@@ -246,34 +245,32 @@ def by_transformers(folder, architecture, tokens):
 
 @pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")
 @pytest.mark.parametrize("case", ["llama_tied", "qwen3", "gpt2", "gpt2_untied", in_sweep("qwen2")])
-def test_the_sums_are_those_of_what_transformers_multiplies(case, decoder_folder, gpt2, tmp_path):
+def test_the_sums_are_those_of_the_inputs_in_transformers(case, decoder_folder, gpt2, tmp_path):
     folder = gpt2(case)[0] if case.startswith("gpt2") else decoder_folder(case)
     model, text = load(folder), tmp_path / "text.txt"
     text.write_text("abcab\n")
-    found = imatrix_of(survey(model, text), with_output=True).entries
+    entries = imatrix_of(survey(model, text), with_output=True).entries
     tokens = model.read("abcab").tokens
     expected = by_transformers(folder, case.partition("_")[0].upper(), tokens)
     if model.config.tied:
         expected["token_embd.weight"] = expected.pop("output.weight")
-    assert found.keys() == expected.keys()
-    assert {int(own.counts[0]) for own in found.values()} == {len(tokens)}
-    worst = max(np.abs(own.sums[0] / expected[name] - 1).max() for name, own in found.items())
-    print(f"{case}: at most {worst:.1e} of a sum")
+    assert entries.keys() == expected.keys()
+    assert {int(own.counts[0]) for own in entries.values()} == {len(tokens)}
+    worst = max(np.abs(own.sums[0] / expected[name] - 1).max() for name, own in entries.items())
+    print(f"{case}: largest relative difference {worst:.1e}")
     assert worst < 1e-4
 
 
 @pytest.mark.sweep
 @pytest.mark.skipif(shutil.which("llama-quantize") is None, reason="llama-quantize is not on the path")
 @pytest.mark.skipif(SMOLLM2 is None, reason="SmolLM2 is not installed")
-def test_llama_quantize_takes_it(tmp_path):
-    """Of all weights of the layers: it says how many entries it has read, and which it lacks."""
+def test_llama_quantize_finds_all_weights_of_the_layers(tmp_path):
     (tmp_path / "texts.txt").write_text("The capital of France is Paris.\nWater boils at 100 degrees.\n")
     survey(load(SMOLLM2), tmp_path / "texts.txt", out=tmp_path / "a.survey.safetensors")
-    found = imatrix_of(read_survey(tmp_path / "a.survey.safetensors"))
-    write_imatrix(tmp_path / "a.gguf", found)
+    write_imatrix(tmp_path / "a.gguf", imatrix_of(read_survey(tmp_path / "a.survey.safetensors")))
     words = ["llama-quantize", "--allow-requantize", "--imatrix", tmp_path / "a.gguf", SMOLLM2]
     done = subprocess.run([*words, tmp_path / "q.gguf", "Q2_K"], capture_output=True, text=True, timeout=300)
-    said = done.stdout + done.stderr
-    assert done.returncode == 0, said[-500:]
-    assert "210 importance matrix entries" in said
-    assert "did not find weights" not in said
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output[-500:]
+    assert "210 importance matrix entries" in output
+    assert "did not find weights" not in output

@@ -1,4 +1,4 @@
-"""A survey that ended early goes on to the bytes of one that did not, or is refused by what differs."""
+"""A resumed survey has the bytes of an uninterrupted one. A changed corpus or option is refused."""
 
 import pytest
 from support.commands import process
@@ -19,7 +19,7 @@ def model(decoder_folder):
 
 @pytest.fixture(autouse=True)
 def block_by_block(monkeypatch):
-    """Of 8 texts, however fast they are."""
+    """Make every task one block of 8 texts."""
     monkeypatch.setattr(execution, "MOST_BLOCKS", 1)
 
 
@@ -33,63 +33,62 @@ def out(tmp_path):
     return tmp_path / "a.survey.safetensors"
 
 
-def interrupted(model, corpus, out, at=16, **how):
-    """Read so many documents and be interrupted."""
+def interrupted(model, corpus, out, at=16, **options):
+    """Interrupt a survey after some documents and return the bytes of its file."""
 
     def stop(done, now):
         if done >= at:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        measured(model, corpus, out=out, report=stop, **how)
+        measured(model, corpus, out=out, report=stop, **options)
     return out.read_bytes()
 
 
-@pytest.mark.parametrize("how", [{}, {"shard": (1, 2)}])
-def test_a_survey_goes_on_to_the_bytes_of_a_whole_one(model, corpus, out, how):
-    """There may be nothing to go on with, and nothing left to do."""
+@pytest.mark.parametrize("options", [{}, {"shard": (1, 2)}])
+def test_a_resumed_survey_has_the_bytes_of_an_uninterrupted_one(model, corpus, out, options):
+    """The first file does not exist yet; the last run has nothing left to do."""
     whole = out.with_name("whole.safetensors")
-    measured(model, corpus, out=whole, resume=True, **how)
-    interrupted(model, corpus, out, **how)
-    assert sorted(read_survey(out).blocks) == ([0, 2] if how else [0, 1])
-    told = []
+    measured(model, corpus, out=whole, resume=True, **options)
+    interrupted(model, corpus, out, **options)
+    assert sorted(read_survey(out).blocks) == ([0, 2] if options else [0, 1])
     for expected in ([(24, 8)], []):  # texts in all, and by this run
-        told.clear()
-        measured(model, corpus, out=out, resume=True, report=lambda *now: told.append(now), **how)
+        reports = []
+        measured(model, corpus, out=out, resume=True, report=lambda *now: reports.append(now), **options)  # noqa: B023
         assert out.read_bytes() == whole.read_bytes()
-        assert told[:1] == expected
+        assert reports[:1] == expected
 
 
 @pytest.mark.parametrize("shard", [None, (1, 1), (1, 2)])
-def test_other_texts_are_refused_and_nothing_is_lost(model, corpus, out, shard):
-    """By what is left of an interrupted survey, of a whole one, and of a part."""
-    how = {"shard": shard} if shard else {}
+def test_refuses_a_changed_corpus_and_keeps_the_file(model, corpus, out, shard):
+    """The cases: an interrupted survey, a complete one, and a part."""
+    options = {"shard": shard} if shard else {}
     if shard:
-        measured(model, corpus, out=out, **how)
+        measured(model, corpus, out=out, **options)
     else:
         interrupted(model, corpus, out)
     before = out.read_bytes()
-    others, said = ["another", *lines(40)[1:]], ""
+    others, counts = ["another", *lines(40)[1:]], ""
     if shard == (1, 1):
-        others, said = [*lines(40), "more"], r" \(40 documents, now 41\)"
+        others, counts = [*lines(40), "more"], " from 40 to 41 documents"
     written(out.parent / "texts.txt", others)
-    with pytest.raises(InputError, match=rf"other texts than .* there{said}$"):
-        measured(model, corpus, out=out, resume=True, **how)
+    with pytest.raises(InputError, match=f"the texts changed{counts} since this survey began; "):
+        measured(model, corpus, out=out, resume=True, **options)
     assert out.read_bytes() == before
 
 
-def test_what_is_asked_for_must_be_the_same(model, corpus, out, decoder_folder):
+def test_refuses_to_resume_with_other_options_or_another_model(model, corpus, out, decoder_folder):
     before = interrupted(model, corpus, out)
     other = decoder_folder(edit=lambda weights: weights.update(_doubled(weights)))
-    for message, asked, change in (
-        ("--events ", model, {"events": ["*.mlp.*"]}),
-        ("--top 3", model, {"top": 3}),
-        ("--max-tokens 8", model, {"max_tokens": 8}),
-        ("--limit 30", model, {"limit": 30}),
-        ("of another model, of ", other, {}),
+    for message, path, change in (
+        ("--events: expected ", model, {"events": ["*.mlp.*"]}),
+        ("--top: expected 3 as in the request, found 2", model, {"top": 3}),
+        ("--max-tokens: expected 8 as in the request, found None", model, {"max_tokens": 8}),
+        ("--limit: expected 30 as in the request, found None", model, {"limit": 30}),
+        ("expected the model of the request, ", other, {}),
     ):
-        with pytest.raises(InputError, match=f"{out}.*{message}|{message}.*{out}"):
-            measured(asked, corpus, out=out, resume=True, **change)
+        with pytest.raises(InputError, match=f"^{out}: {message}"):
+            measured(path, corpus, out=out, resume=True, **change)
         assert out.read_bytes() == before
 
 
@@ -97,7 +96,7 @@ def _doubled(weights):
     return {name: 2 * weights[name] for name in list(weights)[:1]}
 
 
-def test_one_run_at_a_time_writes_a_file(model, corpus, out):
+def test_only_one_run_at_a_time_writes_a_file(model, corpus, out):
     refused = []
 
     def another(done, now):
@@ -109,9 +108,9 @@ def test_one_run_at_a_time_writes_a_file(model, corpus, out):
     assert out.read_bytes() == survey_bytes(measured(model, corpus))
 
 
-def test_what_ends_before_anything_was_read_leaves_what_was_there(model, corpus, out):
+def test_an_error_before_the_first_result_keeps_the_file(model, corpus, out):
     measured(model, corpus, out=out)
     before = out.read_bytes()
-    with pytest.raises(InputError, match="give the path"):
+    with pytest.raises(InputError, match="workers: expected the path of a model"):
         measured(load(model), corpus, out=out, force=True, workers=1)
     assert out.read_bytes() == before

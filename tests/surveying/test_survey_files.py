@@ -1,4 +1,4 @@
-"""Files of surveys: any number in them has a report or is refused, and what changed is noticed."""
+"""Survey files: a file with wrong numbers has a report or is refused, and a changed byte is noticed."""
 
 import random
 from contextlib import suppress
@@ -20,7 +20,7 @@ def whole():
     return survey()
 
 
-def test_a_folder_and_nothing(tmp_path):
+def test_refuses_a_folder_and_a_missing_file(tmp_path):
     for path in (tmp_path, tmp_path / "none"):
         assert path.name in refuses(path, read_survey)
 
@@ -29,7 +29,7 @@ SUMS = ["attention/queries.count", "attention/repeats.count", "streams/growth.su
 
 
 @pytest.mark.parametrize("value", [-1, 0, 1e200, 2**62])
-def test_any_number_has_a_report_or_is_refused(whole, value, tmp_path):
+def test_impossible_numbers_have_a_report_or_are_refused(whole, value, tmp_path):
     for name in {*TENSORS, *SUMS, f"{EVENT}/range.range.least"}:
         array = whole.tensors[name]
         with np.errstate(invalid="ignore"):
@@ -38,14 +38,14 @@ def test_any_number_has_a_report_or_is_refused(whole, value, tmp_path):
             opened(whole.damaged(tmp_path, {}, {name: filled}))
 
 
-def test_a_bit_that_has_changed_is_noticed(tmp_path):
-    """Wherever it is, in what is said of the survey too."""
+def test_a_changed_bit_is_noticed(tmp_path):
+    """The bit may be in the header or in the tensors."""
     path = tmp_path / "a.survey.safetensors"
     before = repr(report_of(surveyed(init(), ["emma", "olivia"], tmp_path, events=["embed.tok"], out=path)))
-    content, draw = path.read_bytes(), random.Random(30)
-    said = int.from_bytes(content[:8], "little") + 8  # bytes of the header
-    for size in [said] * 200 + [len(content)] * 100:
-        place = draw.randrange(8 * size)
+    content, rng = path.read_bytes(), random.Random(30)
+    header = int.from_bytes(content[:8], "little") + 8
+    for size in [header] * 200 + [len(content)] * 100:
+        place = rng.randrange(8 * size)
         flipped = bytearray(content)
         flipped[place // 8] ^= 1 << place % 8
         path.write_bytes(flipped)
@@ -53,8 +53,7 @@ def test_a_bit_that_has_changed_is_noticed(tmp_path):
             assert repr(report_of(read_survey(path))) == before, f"bit {place}"
 
 
-def test_an_older_file_opens(whole, tmp_path):
-    """Whose digest is of its tensors alone."""
+def test_reads_files_of_the_older_format(whole, tmp_path):
     path = whole.damaged(tmp_path, {"format": OLDER})
     assert survives(path, opened, whole.memory) == ""
     report = report_of(read_survey(path))

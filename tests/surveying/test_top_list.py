@@ -1,4 +1,4 @@
-"""Lists of the largest numbers: those of sorting all of them, ties, excerpts and any merging included."""
+"""Lists of the largest values equal a sort of all values, with ties and excerpts, however they are merged."""
 
 import numpy as np
 import pytest
@@ -22,46 +22,45 @@ entries = st.lists(
 )
 
 
-def listed(some, most=3):
-    """A list of entries that come at once, each with an excerpt that tells it from the others."""
-    own = TopList(3, most, 4)
-    if some:
-        unit, value, document, position = map(np.array, zip(*some, strict=True))
+def top_list(entries):
+    """Return a list with all entries added at once, each with an excerpt of its own."""
+    top = TopList(3, 3, 4)
+    if entries:
+        unit, value, document, position = map(np.array, zip(*entries, strict=True))
         texts = np.stack([unit, document, position, 7 * document], axis=1).astype(np.uint8)
         rows = zip(value, document, 10 * document, position, unit + 5, strict=True)
-        own.add(unit, np.array([*rows], ENTRY), texts.__getitem__)
-    return own
+        top.add(unit, np.array([*rows], ENTRY), texts.__getitem__)
+    return top
 
 
-def by_hand(some, most=3):
-    """Of each unit (value, document, position), the largest first, then the earlier document and position."""
-    of = {unit: [one[1:] for one in some if one[0] == unit] for unit in range(3)}
-    return [sorted(own, key=lambda one: (-one[0], *one[1:]))[:most] for own in of.values()]
+def by_hand(entries):
+    """Return the three largest (value, document, position) of each unit; earlier places win ties."""
+    by_unit = [[one[1:] for one in entries if one[0] == unit] for unit in range(3)]
+    return [sorted(own, key=lambda one: (-one[0], *one[1:]))[:3] for own in by_unit]
 
 
-def held(own):
-    of_units = own.entries[["value", "document", "position"]]
-    return [unit[unit["document"] != NOBODY].tolist() for unit in of_units]
+def contents(top):
+    units = top.entries[["value", "document", "position"]]
+    return [unit[unit["document"] != NOBODY].tolist() for unit in units]
 
 
 @given(entries, st.integers(1, 5), st.randoms())
-def test_merged_in_any_order_and_parts(some, count, random):
+def test_parts_merge_in_any_order(some, count, random):
     parts = [[one for one in some if one[2] % count == number] for number in range(count)]
     random.shuffle(parts)
-    own = TopList(3, 3, 4)
+    top = TopList(3, 3, 4)
     for part in parts:
-        own.merge(listed(part))
-    whole = listed(some)
-    assert held(own) == by_hand(some)
-    assert all(own.arrays()[name].tobytes() == array.tobytes() for name, array in whole.arrays().items())
+        top.merge(top_list(part))
+    assert contents(top) == by_hand(some)
+    assert all(top.arrays()[name].tobytes() == own.tobytes() for name, own in top_list(some).arrays().items())
 
 
 @given(entries)
 def test_excerpts_and_rows_stay_with_their_entries(some):
-    own = listed(some)
-    for unit, at in zip(*np.nonzero(own.entries["document"] != NOBODY), strict=True):
-        _, document, row, position, channel = own.entries[unit, at]
-        assert own.excerpt[unit, at].tolist() == [unit, document, position, 7 * document]
+    top = top_list(some)
+    for unit, at in zip(*np.nonzero(top.entries["document"] != NOBODY), strict=True):
+        _, document, row, position, channel = top.entries[unit, at]
+        assert top.excerpt[unit, at].tolist() == [unit, document, position, 7 * document]
         assert (row, channel) == (10 * document, unit + 5)
 
 
@@ -82,9 +81,9 @@ def test_top_examples_of_units(model, top, tmp_path):
             if 0 < value < np.inf
         ]
         expected = [(-value, number, position) for value, number, position in sorted(every)[:top]]
-        found = units[unit].examples if unit in units else ()
-        assert [(own.value, own.document, own.position) for own in found] == expected, f"unit {unit}"
-        for own in found:
+        examples = units[unit].examples if unit in units else ()
+        assert [(own.value, own.document, own.position) for own in examples] == expected, f"unit {unit}"
+        for own in examples:
             read = next(read for number, read, _ in documents if number == own.document)
             labels = [model.label(int(t)) if t != model.bos else "" for t in read.tokens]
             assert own.token == model.label(int(read.tokens[own.position]))
@@ -92,27 +91,25 @@ def test_top_examples_of_units(model, top, tmp_path):
             assert own.place == f"corpus.txt:{own.document + 1}"
 
 
-def test_excerpts_of_long_characters_are_cut_between_them(tmp_path):
-    """Three bytes each: 21 of them at most, the token among them."""
+def test_excerpts_are_cut_between_characters(tmp_path):
+    """Characters of three bytes: an excerpt has at most 21, the token included."""
     tokenizer = Tokenizer("日本語 ")
     model = Model(Parameters.random(Config(vocab_size=5, block_size=64), 3), tokenizer, "three bytes")
     texts = ["日本語" * 20, "本" * 40, "語 日" * 15]
-    found = report_of(surveyed(model, texts, tmp_path, top=5)).units
-    assert len(found) > 20
-    for own in (one for unit in found for one in unit.examples):
-        said = (own.before + own.token).encode()
-        assert len(said) < EXCERPT
+    units = report_of(surveyed(model, texts, tmp_path, top=5)).units
+    assert len(units) > 20
+    for own in (example for unit in units for example in unit.examples):
+        size = len((own.before + own.token).encode())
+        assert size < EXCERPT
         assert "BOS" in own.token or (own.before + own.token) in texts[own.document], own
-        assert len(said) > EXCERPT - 6 or own.position < 27, own
+        assert size > EXCERPT - 6 or own.position < 27, own
 
 
 @needs_smollm2
-def test_characters_of_several_tokens_are_read_as_such(smollm2, tmp_path):
-    """Of SmolLM2's tokens these have two to four to a character."""
+def test_excerpts_join_the_tokens_of_a_character(smollm2, tmp_path):
+    """SmolLM2 has two to four tokens for each of these characters."""
     texts = ["日本語テキスト", "😀 🎉", "\u202eab"]
-    found = report_of(surveyed(smollm2, texts, tmp_path, events=["layer0.mlp.hidden"], top=1))
-    assert {own.document: own.before for own in found.parts[0].worst} == {
-        0: texts[0], 1: texts[1], 2: "\\u202eab"
-    }  # fmt: skip
-    examples = [one for unit in found.units for one in unit.examples if one.document == 1]
-    assert "😀" in {one.before for one in examples}
+    report = report_of(surveyed(smollm2, texts, tmp_path, events=["layer0.mlp.hidden"], top=1))
+    worst = {own.document: own.before for own in report.parts[0].worst}
+    assert worst == {0: texts[0], 1: texts[1], 2: "\\u202eab"}
+    assert "😀" in {own.before for unit in report.units for own in unit.examples if own.document == 1}

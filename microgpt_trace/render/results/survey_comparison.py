@@ -1,5 +1,4 @@
-"""Two surveys compared, as sections: the layer that adds most to the difference on top, then predictions,
-layers, events, channels, heads."""
+"""Sections of two compared surveys: the verdict, predictions, layers, events, channels and heads."""
 
 from __future__ import annotations
 
@@ -8,6 +7,7 @@ from operator import attrgetter
 from typing import Any, TypeVar
 
 from ...surveying.comparison import SurveyComparison
+from ...surveying.report import SurveyedEvent
 from ...surveying.report_pairs import ChangedChannels, EventPair, HeadPair, LayerPair, PartPair
 from ...text.printable import shown_token
 from ...text.wording import abridged, counted
@@ -39,8 +39,8 @@ from ..sections import (
 )
 from .attribution import ROLE_WORDS
 
-FEW = 40  # rows that are all shown without --verbose
-MOST = 8  # rows that are shown of more
+FEW = 40  # the most rows that are all shown without --verbose
+MOST = 8  # rows that are shown if there are more
 NAMED = 4  # channels that a table names
 KL_IS = (
     "KL: KL(A || B) in nats of normal distributions with each channel's mean and variance over the corpus, "
@@ -50,8 +50,8 @@ Pair = TypeVar("Pair")
 
 
 def survey_comparison_sections(result: SurveyComparison, *, verbose: bool = False) -> list[Section]:
-    """The whole comparison; without `verbose` of tokens, events, channels and heads those that differ
-    most."""
+    """Describe a comparison. Without `verbose` only the tokens, events, channels and heads that differ most
+    are shown."""
     sections = [_header(result), _verdict(result)]
     if not result.same:
         sections += _predictions(result.parts, verbose)
@@ -65,7 +65,7 @@ def survey_comparison_sections(result: SurveyComparison, *, verbose: bool = Fals
 
 def _header(result: SurveyComparison) -> Section:
     run = f"{counted(result.a.texts, 'text')}, {counted(result.a.tokens, 'token')}"
-    same_bits = "the same bits alone; --rtol allows more"
+    same_bits = "no difference in any bit; --rtol allows distances"
     allowed = same_bits if result.rtol is None else f"distances up to {result.rtol:g}"
     pairs = [
         ("A", f"{result.a.file}, of {result.a.model}"),
@@ -83,21 +83,22 @@ def _header(result: SurveyComparison) -> Section:
 def _verdict(result: SurveyComparison) -> Section:
     title, style = _title(result), "bold green" if result.agree else "bold red"
     if not result.agree:
-        return Section([*_departure(result), *_farthest(result)], title, style=style)
+        return Section([*_differences(result), *_largest_distances(result)], title, style=style)
     counts = {"event": result.events, "head": result.heads}
-    compared = [counted(len(of), what) for what, of in counts.items() if of]
-    said = "compared: " + ", ".join([*compared, *["predictions"] * bool(result.parts)])
-    return Section([indented(said), *_farthest(result)], title, style=style)
+    compared = [counted(len(pairs), noun) for noun, pairs in counts.items() if pairs]
+    compared += ["predictions"] * bool(result.parts)
+    lines = [indented(f"compared: {', '.join(compared)}"), *_largest_distances(result)]
+    return Section(lines, title, style=style)
 
 
 def _adding_most(result: SurveyComparison) -> LayerPair | None:
-    """The layer that adds most to the difference, if it is known what any adds."""
-    known = [layer for layer in result.layers if layer.added is not None]
-    return max(known, key=lambda layer: layer.added or 0.0, default=None)
+    """Return the layer that adds most to the difference, if that is known of any layer."""
+    layers = [layer for layer in result.layers if layer.added is not None]
+    return max(layers, key=lambda layer: layer.added or 0.0, default=None)
 
 
-def _entering(result: SurveyComparison) -> float:
-    """The KL of the stream that enters the first layer."""
+def _kl_before_layers(result: SurveyComparison) -> float:
+    """Return the KL of the residual stream before the first layer."""
     return next((layer.kl_before or 0.0 for layer in result.layers if layer.a.layer == 0), 0.0)
 
 
@@ -107,62 +108,61 @@ def _title(result: SurveyComparison) -> str:
     if result.agree:
         return f"They agree: no distance is above {result.rtol:g}"
     most = _adding_most(result)
-    if most and (most.added or 0.0) > max(0.0, _entering(result)):
+    if most and (most.added or 0.0) > max(0.0, _kl_before_layers(result)):
         count = len(result.layers)
         adds = f"most of {count} layers" if count > 1 else distance(most.added or 0.0)
         return f"Layer {most.a.layer} adds {adds} to the difference"
-    if most and _entering(result):
-        return "The stream differs before the first layer more than any layer adds"
+    if most and _kl_before_layers(result):
+        return "The residual stream before the first layer differs by more than any layer adds"
     return f"They differ, first in {result.first}" if result.first else "They differ"
 
 
-def _departure(result: SurveyComparison) -> Iterator[Words]:
-    """What the layer that adds most adds, what became of the losses, and where the first difference is."""
+def _differences(result: SurveyComparison) -> Iterator[Words]:
+    """Describe the layer that adds most, the change of the losses, and the first difference."""
     most = _adding_most(result)
-    if _entering(result):
-        yield indented(f"KL of the stream that enters the first layer: {distance(_entering(result))} nats")
+    if before := _kl_before_layers(result):
+        yield indented(f"KL of the residual stream before the first layer: {distance(before)} nats")
     if most:
-        before, after = distance(most.kl_before), distance(most.kl)
-        yield indented(f"KL of the stream: {before} nats before layer {most.a.layer}, {after} after it")
+        course = f"{distance(most.kl_before)} nats before layer {most.a.layer}, {distance(most.kl)} after it"
+        yield indented(f"KL of the residual stream: {course}")
         if most.farthest is not None:
-            yield indented(f"farthest in it: {most.farthest}, KL {distance(most.farthest_kl)}")
+            yield indented(f"largest KL within the layer: {distance(most.farthest_kl)} in {most.farthest}")
     for part in result.parts:
-        yield indented(_loss_course(part))
+        yield indented(_loss_change(part))
     if result.first is not None:
-        differs = "differs" if result.rtol is None else "is beyond"
+        differs = "differs" if result.rtol is None else f"differs by more than {result.rtol:g}"
         yield indented(f"first event that {differs}: {result.first}")
 
 
-def _loss_course(part: PartPair) -> str:
-    """What became of the loss, in a line."""
+def _loss_change(part: PartPair) -> str:
     name = f" ({part.a.part})" if part.a.part else ""
     if part.a.loss is None or part.b.loss is None:
-        return f"loss{name}: none on one side"
+        return f"loss{name}: one side has none"
     one, two = two_apart(part.a.loss, part.b.loss)
     change, times = signed(part.b.loss - part.a.loss, 4), significant(part.perplexity_ratio)
-    return f"loss{name}: {one} in A, {two} in B ({change} nats a token, perplexity × {times})"
+    return f"loss{name}: {one} in A, {two} in B ({change} nats per token, perplexity × {times})"
 
 
-def _farthest(result: SurveyComparison) -> Iterator[Words]:
-    """What has the largest distance of its sort, where a tolerance was asked for."""
-    sorts: dict[str, Sequence[Any]] = {
+def _largest_distances(result: SurveyComparison) -> Iterator[Words]:
+    """Describe the largest distance of each kind of row, if a tolerance was given."""
+    kinds: dict[str, Sequence[Any]] = {
         "channels": result.events, "growth or cosine": result.layers, "attention": result.heads,
         "loss": result.parts,
     }  # fmt: skip
-    for what, pairs in sorts.items():
+    for kind, pairs in kinds.items():
         if pairs and result.rtol is not None:
-            own = max(pairs, key=lambda pair: pair.distance)
-            yield indented(f"largest distance of {what}: {distance(own.distance)} ({own.name})")
+            largest = max(pairs, key=lambda pair: pair.distance)
+            yield indented(f"largest distance of {kind}: {distance(largest.distance)} ({largest.name})")
 
 
 # --- Cells and rows ---------------------------------------------------------------------------
 
 
 def _both(form: Callable[[Any], str], paths: Mapping[str, str], **options: Any) -> list[Column]:
-    """Columns of what both rows of a pair have, or of the one that both are as printed."""
+    """Return columns with the values of both rows of a pair, or one value if both print the same."""
 
-    def cell(both: tuple[Any, Any]) -> str:
-        one, two = map(form, both)
+    def cell(values: tuple[Any, Any]) -> str:
+        one, two = map(form, values)
         return one if one == two else f"{one} → {two}"
 
     return fields(cell, {title: f"a.{path} b.{path}" for title, path in paths.items()}, **options)
@@ -171,32 +171,31 @@ def _both(form: Callable[[Any], str], paths: Mapping[str, str], **options: Any) 
 def _shown(
     pairs: Sequence[Pair], verbose: bool, size: Callable[[Pair], float]
 ) -> tuple[Sequence[Pair], list[Block]]:
-    """All pairs where they are few or `verbose` asks for them, else those of the largest size, and a line
-    that says so."""
+    """Return all pairs, or only the MOST largest of many pairs with a line that says so."""
     if verbose or len(pairs) <= FEW:
         return pairs, []
     largest = sorted(pairs, key=size, reverse=True)[:MOST]
-    return largest, [words(f"those that changed most of {len(pairs):,}; --verbose: all")]
+    return largest, [words(f"the {MOST} of {len(pairs):,} that changed most; --verbose shows all")]
 
 
 # --- Predictions ------------------------------------------------------------------------------
 
 
 def _predictions(parts: Sequence[PartPair], verbose: bool) -> Iterator[Section]:
-    """The losses of every part, how sure that is, and the tokens on which B loses most."""
+    """Describe the losses of every part and the tokens on which B is worst."""
     columns = [
         Column("", name_of, whole=True),
         *_both("{:,}".format, {"texts": "documents", "tokens": "tokens"}),
         *_both(four_decimals, {"loss": "loss"}),
-        *_both(percent, {"right": "accuracy"}),
+        *_both(percent, {"accuracy": "accuracy"}),
         Column("by text", _by_text, right=True),
     ]
-    said = (
-        "by text: change of the mean of the texts' losses ± its standard error, as if the texts of the two "
-        "sides were unrelated: surveys keep no differences text by text"
+    legend = (
+        "by text: change of the mean loss over texts ± its standard error, as if the texts of both sides "
+        "were unrelated, since surveys keep no differences of single texts"
     )
-    aside = "loss: mean -log P of what follows, in nats"
-    yield from table_section("Predictions", columns, parts, said, aside=aside)
+    aside = "loss: mean -log P of the next token, in nats"
+    yield from table_section("Predictions", columns, parts, legend, aside=aside)
     for part in parts:
         yield from _tokens(part, verbose)
 
@@ -208,19 +207,19 @@ def _by_text(pair: PartPair) -> str:
 
 
 def _tokens(part: PartPair, verbose: bool) -> list[Section]:
-    every = part.tokens
-    worse = [pair for pair in every if pair.lost > 0]
-    shown = every if verbose else worse[:MOST]
+    tokens = part.tokens
+    worse = [pair for pair in tokens if pair.lost > 0]
     columns = [
         Column("token", lambda pair: shown_token(pair.a.label), right=True),
         *fields("{:,}".format, {"times": "a.count"}),
         *_both(four_decimals, {"loss": "loss"}),
-        *_both(percent, {"right": "accuracy"}),
+        *_both(percent, {"accuracy": "accuracy"}),
         Column("in all", lambda pair: signed(pair.lost, 2), right=True),
     ]
-    said = f"in all: times × change of the loss; worse: {len(worse):,} of {counted(len(every), 'token')}"
-    title = "Tokens" if verbose else "Tokens on which B loses most"
-    return table_section(title, columns, shown, said, aside=part.a.part)
+    total = counted(len(tokens), "token")
+    legend = f"in all: times × change of the loss; B is worse on {len(worse):,} of {total}"
+    title, shown = ("Tokens", tokens) if verbose else ("Tokens on which B is worst", worse[:MOST])
+    return table_section(title, columns, shown, legend, aside=part.a.part)
 
 
 # --- Layers, events, channels and heads -------------------------------------------------------
@@ -232,19 +231,20 @@ def _layers(layers: Sequence[LayerPair]) -> list[Section]:
         *fields(distance, {"KL": "kl"}),
         Column("added", lambda pair: "–" if pair.added is None else f"{pair.added:+.2g}", right=True),
         *fields(distance, {"RMS": "rms_change"}),
-        Column("farthest event", lambda pair: pair.farthest or "–", whole=True),
+        Column("largest within", lambda pair: pair.farthest or "–", whole=True),
         *fields(distance, {"its KL": "farthest_kl"}),
         *_both("{:,}".format, {"massive": "massive"}),
         *_both(ratio, {"growth": "growth"}, from_width=WIDE),
         *_both(three_decimals, {"cosine": "cosine"}, from_width=WIDE),
     ]
-    said = (
-        f"{KL_IS}; added: to that of the stream that enters; RMS: ||rms_B - rms_A|| / ||rms_A|| over "
-        "channels; massive: texts with an element 1,000 times the median or more"
+    legend = (
+        f"{KL_IS}; added: KL after the layer minus KL before it; RMS: ||rms_B - rms_A|| / ||rms_A|| over "
+        "channels; largest within: the event of the layer with the largest KL; massive: texts with an "
+        "element of 1,000 times the median magnitude or more"
     )
-    wide = "growth: how many times longer a layer leaves a row; cosine: between before and after"
-    aside = "the stream that leaves each"
-    return table_section("Layers", columns, layers, said, wide, about=attrgetter("a.event"), aside=aside)
+    wide = "growth: norm of a row after the layer divided by the norm before; cosine: between both rows"
+    about, aside = attrgetter("a.event"), "the residual stream after each layer"
+    return table_section("Layers", columns, layers, legend, wide, about=about, aside=aside)
 
 
 def _events(events: Sequence[EventPair], verbose: bool) -> list[Section]:
@@ -253,13 +253,13 @@ def _events(events: Sequence[EventPair], verbose: bool) -> list[Section]:
     columns = [
         Column("event", name_of, whole=True),
         *fields(distance, {"mean": "mean_change", "RMS": "rms_change", "KL": "kl"}),
-        Column("most", _most, right=True),
+        Column("largest KL", _largest_kl, right=True),
     ]
-    said = "mean, RMS: ||B - A|| / ||rms_A|| over channels; most: the largest KL of a channel"
-    return table_section("Events that differ", columns, shown, said, about=name_of, more=more)
+    legend = "mean, RMS: ||B - A|| / ||rms_A|| over channels; largest KL: of a channel"
+    return table_section("Events that differ", columns, shown, legend, about=name_of, more=more)
 
 
-def _most(pair: EventPair) -> str:
+def _largest_kl(pair: EventPair) -> str:
     if pair.largest_kl is None:
         return "–"
     more = f", {pair.one_sided:,} infinite" if pair.one_sided else ""
@@ -270,34 +270,30 @@ def _channels(events: Sequence[EventPair], verbose: bool) -> Iterator[Section]:
     def count(pair: EventPair) -> int:
         return sum(len(own.appeared) + len(own.vanished) for own in (pair.dead, pair.outliers))
 
-    changed = [pair for pair in events if count(pair)]
-    other = [
-        pair.a.name for pair in events if (pair.a.count, pair.a.nonfinite) != (pair.b.count, pair.b.nonfinite)
-    ]
-    shown, more = _shown(changed, verbose, count)
+    def finite(event: SurveyedEvent) -> tuple[int, int]:
+        return event.count, event.nonfinite
+
+    unequal = [pair.name for pair in events if finite(pair.a) != finite(pair.b)]
+    shown, more = _shown([pair for pair in events if count(pair)], verbose, count)
     columns = [
         Column("event", name_of, whole=True),
         Column("dead", lambda pair: _channel_names(pair.dead), wrap=True),
         Column("outliers", lambda pair: _channel_names(pair.outliers), wrap=True),
     ]
     blocks: list[Block] = [Table(columns, shown, about=name_of), *more] if shown else []
-    if other:
-        blocks.append(words(f"as many finite values on one side alone: {abridged(other)}", "bold red"))
-    said = (
-        "+ in B alone, - in A alone; dead: a unit never beyond ±0.01, another channel always 0; outliers: "
-        "RMS 6 times the median one or more"
+    if unequal:
+        blocks.append(words(f"the numbers of finite values differ in {abridged(unequal)}", "bold red"))
+    legend = (
+        "+ only in B, - only in A; dead: a unit of an MLP that never leaves ±0.01, or another channel that "
+        "is always 0; outliers: RMS of 6 times the median or more"
     )
     if blocks:
-        yield Section([*blocks, words(said, "dim")], "Dead and outlier channels that changed")
+        yield Section([*blocks, words(legend, "dim")], "Dead and outlier channels that changed")
 
 
 def _channel_names(changed: ChangedChannels) -> str:
-    said = []
-    for sign, channels in (("+", changed.appeared), ("-", changed.vanished)):
-        if channels:
-            more = f" and {len(channels) - NAMED:,} more" if len(channels) > NAMED else ""
-            said.append(f"{sign} {', '.join(map(str, channels[:NAMED]))}{more}")
-    return "; ".join(said)
+    signs = {"+": changed.appeared, "-": changed.vanished}
+    return "; ".join(f"{sign} {abridged([*map(str, own)], NAMED)}" for sign, own in signs.items() if own)
 
 
 def _heads(heads: Sequence[HeadPair], verbose: bool) -> list[Section]:
@@ -309,7 +305,7 @@ def _heads(heads: Sequence[HeadPair], verbose: bool) -> list[Section]:
         *_both(figure, {"previous": "attention.previous", "repeat": "attention.repeat"}, from_width=WIDE),
         *_both(ROLE_WORDS.__getitem__, {"role": "role"}, right=False),
     ]
-    turned = sum(pair.a.role != pair.b.role for pair in heads)
-    said = "change: the largest of a share, or of the entropy as a share of that of attention spread evenly"
-    roles = words(f"another role: {turned:,} of {counted(len(heads), 'head')}")
-    return table_section("Heads", columns, shown, said, about=attrgetter("a.event"), more=[*more, roles])
+    changed = sum(pair.a.role != pair.b.role for pair in heads)
+    legend = "change: the largest change of a share of attention, or of the entropy / that of even attention"
+    roles = words(f"the role changes in {changed:,} of {counted(len(heads), 'head')}")
+    return table_section("Heads", columns, shown, legend, about=attrgetter("a.event"), more=[*more, roles])

@@ -109,7 +109,7 @@ def survey() -> Format:
         *(("", text) for text in (b"\0" * 200, b"{}", b"microgpt.survey", b'\xff"survey"' * 9)),
         *(("", {}, changes) for changes in tensors),
         *((name[:7], {}, {name: np.full_like(good[name], value)}) for name, value in UNFIT.items()),
-        ("some of it changed", content.replace(b"survey-file/2", b"survey-file/1")),
+        ("found changed bytes", content.replace(b"survey-file/2", b"survey-file/1")),
     ]
     return Format(
         metadata, good, write, refused, WRONG, name="a.survey.safetensors", opened=opened, memory=60
