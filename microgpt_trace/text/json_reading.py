@@ -24,7 +24,7 @@ class OutOfBounds(ValueError):
 def from_json(text: str | bytes, *, most: int = MAX_VALUES, unique: bool = False) -> Any:
     """Return the value of a JSON text. Of a repeated key the last value counts, unless `unique` is set.
 
-    Raises ValueError with a short message if the text is not JSON, or if `unique` is set and a key stands
+    Raises ValueError with a short message if the text is not JSON, or if `unique` is set and a key occurs
     twice. Raises its subclass OutOfBounds if there are more than `most` values, if they are nested deeper
     than MAX_DEPTH, or if an integer has more than MAX_DIGITS digits.
     """
@@ -64,6 +64,6 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members: dict[str, Any] = {}
     for name, value in pairs:
         if name in members:
-            raise ValueError(f"the key {name[:80]!r} stands there twice")
+            raise ValueError(f"the key {name[:80]!r} occurs twice")
         members[name] = value
     return members

@@ -151,7 +151,7 @@ REFUSED = {
     "survey --seed 3 m.safetensors": "--seed is for an untrained model or for --sample, but",
     "survey m.safetensors names.txt --imatrix x.gguf": "an importance matrix needs a production model",
     "survey llama texts.txt --events logits --imatrix x.gguf": "its input layer0.attn.norm is not measured",
-    "survey llama texts.txt --events 'layer0.attn.*' --top 1": "top: expected --events to include units, such",
+    "survey llama texts.txt --events 'layer0.attn.*' --top 1": "top: expected --events to include units",
     "survey llama texts.txt --events nothing": "'nothing' matches no event",
     "survey llama texts.jsonl.gz": "texts.jsonl.gz:1: ",
     "survey names.txt --imatrix-output": "--imatrix-output needs --imatrix: it adds a matrix to that file",

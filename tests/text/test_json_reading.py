@@ -84,7 +84,7 @@ def test_invalid_json_raises_a_value_error_with_a_short_message(text):
 
 def test_refuses_repeated_keys_on_request():
     assert from_json('{"a":1,"a":2}') == {"a": 2}
-    with pytest.raises(ValueError, match="the key 'a' stands there twice"):
+    with pytest.raises(ValueError, match="the key 'a' occurs twice"):
         from_json('{"a":1,"a":2}', unique=True)
 
 
