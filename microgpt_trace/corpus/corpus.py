@@ -58,10 +58,9 @@ class CorpusSelection:
             raise InputError("field: expected the name of a field, found an empty name")
         for name, least in (("limit", 1), ("sample", 1), ("seed", 0)):
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise InputError(f"{name}: expected at least {least}, found {value:,}")
-            if value is not None and value > MOST:
-                raise InputError(f"{name}: expected at most {MOST:,}, found a larger number")
+            if value is not None and not least <= value <= MOST:
+                size = "smaller" if value < least else "larger"  # digits of a huge integer cannot be printed
+                raise InputError(f"{name}: expected {least} to {MOST:,}, found a {size} number")
         if self.sample and self.limit:
             raise InputError("limit takes the first documents and sample takes random ones: give only one")
         if self.sample and STDIN in self.sources:

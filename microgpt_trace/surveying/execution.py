@@ -217,7 +217,10 @@ def run_tasks(blocks: Iterator[Block], crew: Crew, note: Note) -> Generator[Meas
                 result = crew.result(future)
             except BrokenExecutor as error:
                 lost = list(running.values())
-                _count_losses(losses, lost, error)
+                losses.update(task[0].number for task in lost)
+                if max(losses[task[0].number] for task in lost) >= TRIES:
+                    first = min(lost, key=lambda task: task[0].number)[0]
+                    raise workers_lost(first.documents[0].place) from error
                 note("A worker process ended. Its tasks are run again.")
                 running.clear()
                 crew.renew()
@@ -225,13 +228,6 @@ def run_tasks(blocks: Iterator[Block], crew: Crew, note: Note) -> Generator[Meas
             del running[future]
             tasks.learn(result)
             yield result
-
-
-def _count_losses(losses: Counter[int], lost: list[list[Block]], error: Exception) -> None:
-    losses.update(task[0].number for task in lost)
-    first = min(lost, key=lambda task: task[0].number)[0]
-    if max(losses[task[0].number] for task in lost) >= TRIES:
-        raise workers_lost(first.documents[0].place) from error
 
 
 def workers_lost(where: str) -> RunError:

@@ -32,25 +32,19 @@ def from_huggingface(folder: Path) -> Vocabulary | None:
     config_path = folder / "tokenizer_config.json"
     config = read_json(config_path) if config_path.exists() else {}
     ids = _token_ids(tokenizer, path)
-    kind, spell = _alphabet(tokenizer, path)
+    kind, to_bytes = _alphabet(tokenizer, path)
     ends = _named_ends(config, ids, config_path) | _added_ends(config, tokenizer, ids, path)
     stops = _configured_stops(folder, max(ids.values()) + 1)
     if ends.get("eos_id") is None and stops:
         ends["eos_id"] = stops[0]
     process = Isolated(f"{__package__}.tokenizer_json:encode", "its tokenizer", _LIMITS)
     return Vocabulary(
-        path,
-        _by_id(ids, path),
-        f"{kind} (tokenizer.json)",
-        spell,
+        path, _by_id(ids, path), f"{kind} (tokenizer.json)", to_bytes,
         partial(_encode, process, path, str(path.absolute())),  # the process may have another current folder
-        literal=frozenset(_added(tokenizer, path).values()),
-        stop_ids=frozenset(stops),
-        templates=_templates(folder, config, config_path),
-        template_tokens=_template_tokens(folder, config),
-        chat_adds_bos=False,
-        **ends,
-    )
+        literal=frozenset(_added(tokenizer, path).values()), stop_ids=frozenset(stops),
+        templates=_templates(folder, config, config_path), template_tokens=_template_tokens(folder, config),
+        chat_adds_bos=False, **ends,
+    )  # fmt: skip
 
 
 def convertible(folder: Path) -> str:
@@ -67,10 +61,8 @@ def _token_ids(tokenizer: Mapping[str, Any], path: Path) -> dict[str, int]:
     """Return the id of every token, including the added tokens."""
     model = tokenizer.get("model")
     vocab = model.get("vocab") if isinstance(model, dict) else None
-    if isinstance(vocab, list) and all(
-        isinstance(pair, list) and pair and type(pair[0]) is str for pair in vocab
-    ):
-        vocab = {entry[0]: i for i, entry in enumerate(vocab)}  # Unigram: pairs [token, score]
+    if isinstance(vocab, list) and all(isinstance(p, list) and p and type(p[0]) is str for p in vocab):
+        vocab = {pair[0]: i for i, pair in enumerate(vocab)}  # Unigram: pairs [token, score]
     if not isinstance(vocab, dict):
         raise FileFormatError(f"{path}: expected a vocabulary under model.vocab, found {brief(vocab)}")
     ids = vocab | _added(tokenizer, path)

@@ -162,18 +162,11 @@ def from_gguf(metadata: Mapping[str, Any], path: Path) -> Vocabulary | None:
         encoder = refusal(path, f"its tokenizer {model!r:.60} is not supported; gpt2 and llama are")
         kind, to_bytes, bos = f"the tokenizer {model!r:.60}", literal_bytes, False
     return Vocabulary(
-        path,
-        tokens,
-        kind,
-        to_bytes,
-        encoder,
-        literal=_of_types(types, UNKNOWN, CONTROL, USER_DEFINED, UNUSED),
-        bos_id=bos_id,
-        eos_id=eos_id,
-        stop_ids=frozenset(end for end in ends if end is not None),
-        templates=_templates(file),
+        path, tokens, kind, to_bytes, encoder,
+        literal=_of_types(types, UNKNOWN, CONTROL, USER_DEFINED, UNUSED), bos_id=bos_id, eos_id=eos_id,
+        stop_ids=frozenset(end for end in ends if end is not None), templates=_templates(file),
         **_flags(file, bos_id, eos_id, bos),
-    )
+    )  # fmt: skip
 
 
 def _of_types(types: Mapping[int, int], *kinds: int) -> frozenset[int]:
@@ -229,18 +222,10 @@ def from_apr(metadata: Mapping[str, Any], path: Path) -> Vocabulary | None:
         to_bytes, bos = byte_level_bytes, pre == "llama-bpe"
     template = file.text("chat_template")
     return Vocabulary(
-        path,
-        tokens,
-        kind,
-        to_bytes,
-        encoder,
-        literal=control,
-        bos_id=bos_id,
-        eos_id=eos_id,
-        add_bos=bos and bos_id is not None,
-        bos_note=ASSUMED,
+        path, tokens, kind, to_bytes, encoder, literal=control, bos_id=bos_id, eos_id=eos_id,
+        add_bos=bos and bos_id is not None, bos_note=ASSUMED,
         templates={"default": template} if template else {},
-    )
+    )  # fmt: skip
 
 
 def _pre_tokenizer(metadata: Mapping[str, Any], size: int) -> str | None:

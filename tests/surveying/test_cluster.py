@@ -13,8 +13,6 @@ from microgpt_trace.surveying.survey_files import survey_bytes
 pytest.importorskip("distributed", reason="a cluster is one of the package distributed")
 pytest.importorskip("tokenizers", reason="text is encoded by the package tokenizers")
 RUNS = "import runpy, sys; sys.argv[0] = sys.argv.pop(1); runpy.run_path(sys.argv[0], run_name='__main__')"
-
-
 PATH = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
 
 

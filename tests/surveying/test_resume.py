@@ -79,7 +79,7 @@ def test_refuses_a_changed_corpus_and_keeps_the_file(model, corpus, out, shard):
 
 def test_refuses_to_resume_with_other_options_or_another_model(model, corpus, out, decoder_folder):
     before = interrupted(model, corpus, out)
-    other = decoder_folder(edit=lambda weights: weights.update(_doubled(weights)))
+    other = decoder_folder(edit=lambda weights: weights.update({(name := min(weights)): 2 * weights[name]}))
     for message, path, change in (
         ("--events: expected ", model, {"events": ["*.mlp.*"]}),
         ("--top: expected 3 as in the request, found 2", model, {"top": 3}),
@@ -90,10 +90,6 @@ def test_refuses_to_resume_with_other_options_or_another_model(model, corpus, ou
         with pytest.raises(InputError, match=f"^{out}: {message}"):
             measured(path, corpus, out=out, resume=True, **change)
         assert out.read_bytes() == before
-
-
-def _doubled(weights):
-    return {name: 2 * weights[name] for name in list(weights)[:1]}
 
 
 def test_only_one_run_at_a_time_writes_a_file(model, corpus, out):

@@ -24,8 +24,6 @@ from microgpt_trace.vocabulary.sandbox import MIB, Limits
 from microgpt_trace.vocabulary.tokens import LIMITS, pick_template
 
 PATH = Path("model.gguf")
-
-
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 MODEL = from_gguf({"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": ["a"]}, PATH)
 

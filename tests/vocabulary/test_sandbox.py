@@ -160,8 +160,6 @@ call = Isolated("os:getpid", "its program", Limits(30, 1 << 29))
 print(call(Path("f")), flush=True)
 {then}
 """
-
-
 BUSY = """
 import threading
 call.function, call.limits = "support.isolated_functions:endless", Limits(0.4, 1 << 29)
