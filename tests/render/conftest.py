@@ -1,4 +1,4 @@
-"""Fixtures: pages that all tests of a worker share, and files for commands that make results."""
+"""Fixtures: pages that each worker loads once, and a folder of files for all commands."""
 
 import pytest
 from support.browser import page_at  # noqa: F401 (a fixture)
@@ -10,8 +10,7 @@ from microgpt_trace import load, trace
 
 @pytest.fixture(scope="session")
 def results(tmp_path_factory, decoder_folder):
-    """Return a folder with models of both families, a faulty port, a dump, pairs to patch and a training
-    log."""
+    """A folder with models of both families, a wrong port, a dump, pairs to patch and a training log."""
     folder = tmp_path_factory.mktemp("results")
     write_results_and_port(folder, decoder_folder("qwen2"))
     (folder / "qwen3").symlink_to(decoder_folder("qwen3"))

@@ -120,9 +120,7 @@ def test_the_first_heads_in_order_and_the_last_queries_are_shown_if_not_all_fit(
 @pytest.mark.parametrize(
     ("length", "width", "options"), [(23, 80, ""), (23, 40, "-v"), (63, 40, ""), (63, 80, "-v")]
 )
-def test_a_note_names_a_command_that_shows_or_saves_what_was_cut(
-    many, tmp_path, monkeypatch, length, width, options
-):
+def test_a_note_names_a_command_for_what_was_cut(many, tmp_path, monkeypatch, length, width, options):
     monkeypatch.chdir(tmp_path)
     line = f"trace {('abcdefghijklmnopqrstuvw' * 3)[:length]} --model {many}"
     out = " ".join(microgpt(f"{line} {options}", width=width).out.split())
@@ -220,9 +218,6 @@ def test_labels_are_printed_above_their_columns():
     assert [cell_len(a) - cell_len(b) for a, b in pairwise(lines[2:4] + lines[-1:])][1] <= 0
     assert lines[2].split() == ["BOS", *"abcd"]
     assert [line.split()[0] for line in lines[3:]] == ["BOS", *"abcd"]
-
-
-# --- Colours and shades --------------------------------------------------------------------------
 
 
 SHARES = np.linspace(-1.2, 1.2, 241)

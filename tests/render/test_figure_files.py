@@ -1,5 +1,5 @@
-"""Figures as files: text as text whatever a token is, the same bytes again, nobody's settings changed,
-nothing cut off; and of runs that are not finite, which they mark or tell in words."""
+"""Files of figures: tokens are plain text, bytes are reproducible, settings stay unchanged, nothing is cut
+off, and values that are not finite are marked."""
 
 import math
 import re
@@ -41,7 +41,7 @@ HOSTILE += [" is", ""]
 
 
 def named(*tokens):
-    """A trace whose tokens are called so."""
+    """Return a trace whose tokens have these labels."""
     run = trace(init(seed=42), "abcdefghij"[: len(tokens) - 1])
     pairs = zip(run.predictions, tokens, strict=True)
     candidates = tuple(replace(p, top=(replace(p.top[0], label=token),)) for p, token in pairs)
@@ -53,16 +53,16 @@ def hostile():
     return named(*HOSTILE)
 
 
-def test_text_of_a_vector_picture_is_text(hostile):
-    found = words_in(attention_picture(hostile, 0, 0))
-    assert {"0 $x_2$", "1 中国", "2 \\x1b[31m", "3 \\u202ea…", "4 <b>&amp;", "5 _private"} <= set(found)
-    assert {"6 $", "7 \\$a$", "8 \\ud800", "9 ␣is", "10 ''"} <= set(found)
-    assert {"layer 0, head 0", "attention weight, square-root scale"} <= set(found)
+def test_an_svg_contains_text_as_text(hostile):
+    words = set(words_in(attention_picture(hostile, 0, 0)))
+    assert {"0 $x_2$", "1 中国", "2 \\x1b[31m", "3 \\u202ea…", "4 <b>&amp;", "5 _private"} <= words
+    assert {"6 $", "7 \\$a$", "8 \\ud800", "9 ␣is", "10 ''"} <= words
+    assert {"layer 0, head 0", "attention weight, square-root scale"} <= words
 
 
 @pytest.mark.parametrize("suffix", [".svg", ".png", ".pdf"])
-def test_no_token_warns_and_the_same_picture_is_the_same_bytes(hostile, suffix, capfd):
-    """Warnings are errors in these tests, what matplotlib logs would be on stderr."""
+def test_no_token_causes_a_warning_and_bytes_are_reproducible(hostile, suffix, capfd):
+    """Warnings are errors in these tests, and matplotlib would log to stderr."""
     for picture in (attention_picture(hostile, 0, 0), probabilities_picture(hostile)):
         first = content_of(picture, suffix)
         assert len(first) > 1000
@@ -71,7 +71,7 @@ def test_no_token_warns_and_the_same_picture_is_the_same_bytes(hostile, suffix, 
     assert capfd.readouterr() == ("", "")
 
 
-def test_what_the_font_lacks_is_spelled_out_where_text_is_drawn(hostile):
+def test_characters_that_the_font_lacks_are_escaped(hostile):
     pdf = content_of(attention_picture(hostile, 0, 0), ".pdf")
     assert b"/FontFile2" in pdf  # a TrueType font, whose text can be searched
     assert escaped("été → ␣ 中") == "été → ␣ \\u4e2d"
@@ -83,13 +83,13 @@ def test_what_the_font_lacks_is_spelled_out_where_text_is_drawn(hostile):
 
 
 @pytest.mark.parametrize(("suffix", "same"), [(".png", True), (".pdf", True), (".svg", False)])
-def test_a_viewer_of_svg_alone_is_left_what_the_font_lacks(suffix, same):
-    ours, spelled = (content_of(attention_picture(named(t, "a"), 0, 0), suffix) for t in ("中", "\\u4e2d"))
-    assert (ours == spelled) is same
+def test_only_svg_keeps_characters_that_the_font_lacks(suffix, same):
+    plain, escape = (content_of(attention_picture(named(t, "a"), 0, 0), suffix) for t in ("中", "\\u4e2d"))
+    assert (plain == escape) is same
 
 
-def test_dollars_are_drawn_as_dollars():
-    """As mathematics "$x$" would be one letter in another font."""
+def test_dollar_signs_are_not_mathematics():
+    """As mathematics, "$x$" would be one letter in another font."""
     figure = Figure()
     panel = Panel(figure.add_subplot())
     panel.write(0, 0, "$x$")
@@ -103,7 +103,7 @@ def test_dollars_are_drawn_as_dollars():
         assert text.get_window_extent().width > 0.7 * plain.get_window_extent().width
 
 
-def test_settings_of_the_user_are_neither_changed_nor_followed_but_for_the_font():
+def test_the_users_settings_stay_unchanged_and_only_their_font_is_used():
     picture = attention_picture(trace(init(seed=42), "emma"), 0, 0)
     plain = content_of(picture, ".svg")
     with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "black", "text.color": "white"}):
@@ -114,7 +114,7 @@ def test_settings_of_the_user_are_neither_changed_nor_followed_but_for_the_font(
         assert b"DejaVu Serif" in content_of(picture, ".svg")
 
 
-def test_a_file_is_drawn_without_pyplot(tmp_path):
+def test_a_file_is_saved_without_pyplot(tmp_path):
     loaded = sys.modules.pop("matplotlib.pyplot", None)
     save_picture(attention_picture(trace(init(seed=42), "emma"), 0, 0), tmp_path / "a.PNG")
     assert "matplotlib.pyplot" not in sys.modules
@@ -128,7 +128,7 @@ MODEL = init(seed=42)
 
 
 def pictures(text):
-    """Every kind of figure, of tokens as long as they are shown."""
+    """Yield every kind of figure, with tokens of the greatest length."""
     run = trace(MODEL, text, top_k=5)
     run = replace(run, input=replace(run.input, labels=[LONG] * len(run.input.labels)))
     yield attention_picture(run)
@@ -152,43 +152,40 @@ def test_nothing_is_cut_off(length):
         assert_nothing_is_cut_off(picture)
 
 
-def test_the_longest_words_below_an_explanation_have_room(decoder_folder):
-    """They stand beneath names that take half the width."""
-    found = explain(load(decoder_folder("qwen2")), "layer1.attn.head2[4,5]", tokens=[3, 4, 5, 6, 7])
-    (step,) = found.steps
+def test_the_longest_label_below_an_explanation_fits(decoder_folder):
+    """The names beside the bars take half the width."""
+    explanation = explain(load(decoder_folder("qwen2")), "layer1.attn.head2[4,5]", tokens=[3, 4, 5, 6, 7])
+    (step,) = explanation.steps
     terms = [
         replace(t, factors=tuple(replace(f, name=f.name.replace("[", "[1024,1")) for f in t.factors))
         for t in step.terms
     ]
     step = replace(step, label="layer29.attn.head12[1024,1100]", terms=tuple(terms))
-    picture = picture_of(replace(found, steps=(step,)))
+    picture = picture_of(replace(explanation, steps=(step,)))
     assert_nothing_is_cut_off(picture)
     assert "layer1.)" in content_of(picture, ".svg").decode()
 
 
 @pytest.mark.parametrize(("count", "inches", "step"), [(5, 1, 1), (16, 2, 1), (63, 2, 5), (63, 7.5, 1)])
-def test_labels_have_a_line_each(count, inches, step):
+def test_labels_do_not_overlap(count, inches, step):
     assert label_step(count, inches) == step
-
-
-# --- Runs that are not finite ---------------------------------------------------------------------
 
 
 CROSS = "× not finite"
 
 
-def told(picture):
+def text_of(picture):
     return " ".join(" ".join(words_in(picture)).split())
 
 
 def texts(picture):
-    """What stands in it, once it is seen that nothing is cut off and nothing warned of."""
+    """Check that nothing is cut off, and return the text of the picture."""
     assert_nothing_is_cut_off(picture)
-    return told(picture)
+    return text_of(picture)
 
 
 def broken():
-    """A model of which an element is NaN."""
+    """Return a model with a NaN in a parameter."""
     model = init(seed=42)
     model.params["layer0.attn_wq"][0, 0] = np.nan
     return model
@@ -203,13 +200,13 @@ OF_A_TRACE = {
 
 
 @pytest.mark.parametrize("name", OF_A_TRACE)
-def test_a_trace_of_nan(name):
+def test_figures_of_a_trace_mark_nan(name):
     picture, words = OF_A_TRACE[name]
     assert words in texts(picture(trace(broken(), "emma", top_k=2)))
-    assert words not in told(picture(trace(init(seed=42), "emma", top_k=2)))
+    assert words not in text_of(picture(trace(init(seed=42), "emma", top_k=2)))
 
 
-def test_other_results_of_a_microgpt(tmp_path):
+def test_figures_of_other_results_of_a_microgpt_mark_nan(tmp_path):
     model, sound = broken(), init(seed=42)
     save_arrays(trace(model, "emma"), tmp_path / "d.safetensors")
     result = attribute(model, "emma", target="m", against="y")
@@ -220,22 +217,22 @@ def test_other_results_of_a_microgpt(tmp_path):
     assert "NaN, infinite" in texts(picture_of(diagnose(tmp_path / "d.safetensors", sound)))
 
 
-def test_what_is_not_finite_on_both_sides_was_not_compared():
+def test_events_that_are_not_finite_on_both_sides_are_not_compared():
     result = diff(broken(), broken(), "emma")
-    untold = sum(math.isnan(event.relative) for event in result.events)
+    skipped = sum(math.isnan(event.relative) for event in result.events)
     shown = texts(picture_of(result))
-    assert f"{25 - untold} of 25 events compared, 1 of them without elements that are not finite" in shown
+    assert f"{25 - skipped} of 25 events compared, 1 of them without elements that are not finite" in shown
     assert "not compared, NaN or infinite on both" in shown
 
 
-def test_a_cell_of_patching_that_is_no_number():
+def test_a_map_of_patching_marks_a_cell_without_a_value():
     result = patch(init(seed=42), "emma", "anna", target="m", against="y")
     odd = replace(result, cells=(replace(result.cells[0], restored=None), *result.cells[1:]))
     assert CROSS in texts(picture_of(odd))
-    assert CROSS not in told(picture_of(result))
+    assert CROSS not in text_of(picture_of(result))
 
 
-def test_a_production_model(decoder_folder):
+def test_figures_of_a_production_model_mark_nan(decoder_folder):
     def edit(weights):
         weights["model.layers.1.self_attn.q_proj.weight"][0, 0] = np.nan
 
@@ -244,12 +241,12 @@ def test_a_production_model(decoder_folder):
     assert texts(lens_picture(run)).count("not finite") == 5
     assert CROSS in texts(attention_picture(run))
     shown = texts(probabilities_picture(run))
-    assert (shown.count("not finite"), shown.count("–")) == (5, 1)  # of the last there is no target
+    assert (shown.count("not finite"), shown.count("–")) == (5, 1)  # the last position has no target
 
 
-def test_a_timeline_with_gaps(results):
+def test_a_timeline_explains_gaps(results):
     log = read_timeline(results / "t.jsonl")
-    assert "finite" not in told(picture_of(log))
+    assert "finite" not in text_of(picture_of(log))
     positions = tuple(replace(p, p=(None, *p.p[1:])) for p in log.positions)
     odd = replace(log.loss, loss=(math.nan, math.inf, *log.loss.loss[2:]))
     shown = texts(picture_of(replace(log, positions=positions, loss=odd)))
@@ -260,8 +257,7 @@ def test_a_timeline_with_gaps(results):
         assert "not finite: 20 of 20 steps" in texts(picture)
 
 
-def test_numbers_beyond_all_measure_stand_beside_their_bars():
-    """And their powers of ten at every tick, where nothing else stands."""
+def test_very_large_numbers_have_exponents_beside_their_bars_and_at_ticks():
     model = init(seed=42)
     model.params["layer0.mlp_fc1"][...] *= np.float32(1e20)
     shown = texts(picture_of(explain(model, "layer0.mlp.up[3,5]", "emma")))

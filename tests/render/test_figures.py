@@ -79,16 +79,12 @@ def lengths(ax):
     return [bar.get_width() for bar in ax.patches]
 
 
-def same(drawn, expected):
-    print(drawn, expected)
-    np.testing.assert_array_equal(np.asarray(drawn, float), np.asarray(expected, float))
-    return True
+def same(plotted, expected):
+    print(plotted, expected)
+    np.testing.assert_array_equal(np.asarray(plotted, float), np.asarray(expected, float))
 
 
-# --- Attention ------------------------------------------------------------------------------------
-
-
-def test_a_head_is_its_weights_and_blank_where_it_cannot_look(emma, ax):
+def test_a_head_shows_its_weights_and_hatches_masked_cells(emma, ax):
     assert plot_attention(emma, head=2, ax=ax) is ax
     same(image(ax), np.where(np.tri(5, dtype=bool), emma["layer0.attn.weights"][2], np.nan))
     assert ax.patch.get_hatch()
@@ -98,14 +94,14 @@ def test_a_head_is_its_weights_and_blank_where_it_cannot_look(emma, ax):
     assert (norm.vmin, norm.vmax, norm(0.25)) == (0, 1, pytest.approx(0.5))
 
 
-def test_every_head_has_axes_of_its_own(emma, ax):
+def test_every_head_of_a_layer_has_its_own_axes(emma, ax):
     heads = plot_attention(emma, layer=0, ax=ax).child_axes
     assert [own.get_title("left") for own in heads] == ["layer 0, head 0", "head 1", "head 2", "head 3"]
     for head, own in enumerate(heads):
         same(np.nan_to_num(image(own)), emma["layer0.attn.weights"][head])
 
 
-def test_a_window_hides_what_lies_before_it(ann, ax):
+def test_a_sliding_window_hides_earlier_positions(ann, ax):
     plot_attention(ann, layer=1, head=0, ax=ax)
     window = next(spec.kind.window for spec in ann.specs.values() if getattr(spec.kind, "window", None))
     back = np.subtract.outer(np.arange(9), np.arange(9))
@@ -113,19 +109,19 @@ def test_a_window_hides_what_lies_before_it(ann, ax):
     same(~np.isnan(image(ax)), (back >= 0) & (back < window))
 
 
-def test_all_layers_are_tiles_apart(ann, ax):
+def test_all_layers_are_shown_as_tiles_with_gaps(ann, ax):
     plot_attention(ann, ax=ax)
-    drawn, pitch = image(ax), 10  # nine positions and one between
+    tiles, pitch = image(ax), 10  # nine positions and a gap of one
     for layer in (0, 1):
         weights = ann[f"layer{layer}.attn.weights"]
         for head in range(len(weights)):
-            tile = drawn[layer * pitch : layer * pitch + 9, head * pitch : head * pitch + 9]
+            tile = tiles[layer * pitch : layer * pitch + 9, head * pitch : head * pitch + 9]
             same(np.nan_to_num(tile), weights[head])
-    assert np.isnan(drawn[9]).all()
+    assert np.isnan(tiles[9]).all()
     assert labels(ax.yaxis) == ["layer 0", "layer 1"]
 
 
-def test_what_is_no_number_is_crossed_out_and_an_arrow_says_what_goes_beyond_the_bar(emma, ax):
+def test_values_that_are_not_finite_are_crossed_out_and_values_beyond_the_scale_add_an_arrow(emma, ax):
     odd = emma["layer0.attn.weights"] * 3
     odd[0, 3, 1], odd[0, 4, 4] = np.nan, np.inf
     arrays = emma.arrays | {("forward", "layer0.attn.weights"): odd}
@@ -136,10 +132,7 @@ def test_what_is_no_number_is_crossed_out_and_an_arrow_says_what_goes_beyond_the
     assert ax.images[0].colorbar.extend == "max"
 
 
-# --- Predictions and layers -----------------------------------------------------------------------
-
-
-def test_candidates_are_written_over_the_colour_of_their_probability(emma, ax):
+def test_candidates_have_the_colour_of_their_probability(emma, ax):
     plot_probabilities(emma, ax=ax)
     expected = [[p.target.p, *(c.p for c in p.top)] for p in emma.predictions]
     same(image(ax), expected)
@@ -147,50 +140,47 @@ def test_candidates_are_written_over_the_colour_of_their_probability(emma, ax):
     assert labels(ax.xaxis) == ["target", "1", "2", "3"]
 
 
-def test_the_lens_is_a_row_for_each_layer(ann, ax):
+def test_the_logit_lens_has_a_row_for_each_layer(ann, ax):
     plot_lens(ann, ax=ax)
     same(image(ax), [[c.p for c in row.predicted] for row in ann.lens])
     assert labels(ax.yaxis) == ["0", "1"]
     assert len(texts(ax)) == 2 * 9
 
 
-def test_the_stream_has_norms_and_shares(ann, ax):
+def test_the_residual_stream_has_norms_and_relative_writes(ann, ax):
     above, below = plot_stream(ann, ax=ax).child_axes
     same(above.lines[0].get_ydata(), [row.row_norm for row in ann.layers])
     same(below.lines[0].get_ydata(), [row.attention_share for row in ann.layers])
     same(below.lines[1].get_ydata(), [row.mlp_share for row in ann.layers])
 
 
-def test_the_loss_of_a_trace_is_that_of_every_position(emma, ax):
+def test_the_loss_of_a_trace_is_plotted_by_position(emma, ax):
     plot_loss(emma, ax=ax)
     same([bar.get_height() for bar in ax.patches], [p.loss for p in emma.predictions])
     same(ax.lines[0].get_ydata(), [math.log(27)] * 2)
     assert labels(ax.xaxis)[0] == "0 BOS → e"
 
 
-# --- The other results ----------------------------------------------------------------------------
-
-
 def test_bars_of_an_attribution_are_its_parts_the_rest_and_the_sum(ax):
     result = attribute(init(seed=42), "emma")
     plot_attribution(result, position=2, top=4, ax=ax)
-    found = result.positions[2]
-    ranked = found.by_difference()
-    rest, total = sum(p.difference for p in ranked[4:]), found.target.total - found.against.total
+    position = result.positions[2]
+    ranked = position.by_difference()
+    rest, total = sum(p.difference for p in ranked[4:]), position.target.total - position.against.total
     same(lengths(ax), [*(p.difference for p in ranked[:4]), rest, total])
     assert labels(ax.yaxis) == [*(p.name for p in ranked[:4]), "3 more parts", "sum of all"]
     assert texts(ax)[0] == "+0.580"
 
 
-def test_several_positions_are_colours(ax):
+def test_an_attribution_of_several_positions_is_shown_in_colours(ax):
     result = attribute(init(seed=42), "emma")
     plot_attribution(result, ax=ax)
-    same(image(ax), np.array([[p.difference for p in found.parts] for found in result.positions]).T)
+    same(image(ax), np.array([[p.difference for p in each.parts] for each in result.positions]).T)
     norm = ax.images[0].norm
     assert norm.vmin == -norm.vmax
 
 
-def test_a_map_of_patching_is_what_each_site_restores(ax):
+def test_a_map_of_patching_shows_what_each_site_restores(ax):
     result = patch(init(seed=42), "emma", "emmy", target="a", against="y")
     plot_patch(result, ax=ax)
     same(image(ax).ravel(), [cell.restored for cell in result.cells])
@@ -198,7 +188,7 @@ def test_a_map_of_patching_is_what_each_site_restores(ax):
     assert (ax.images[0].norm.vmin, ax.images[0].norm.vmax) == (-1, 1)
 
 
-def test_kinds_of_sites_are_maps_below_each_other_and_parts_bars(ax):
+def test_each_kind_of_site_has_a_map_and_parts_of_events_are_bars(ax):
     sites = ["*.attn.head*", "embed.tok@2:5", "*.mlp.residual"]
     result = patch(init(seed=42), "emma", "emmy", target="a", against="y", sites=sites)
     heads, stream, parts = plot_patch(result, ax=ax).child_axes
@@ -207,7 +197,7 @@ def test_kinds_of_sites_are_maps_below_each_other_and_parts_bars(ax):
     same(lengths(parts), [c.restored for c in result.cells if c.site.startswith("embed")])
 
 
-def test_of_several_pairs_the_mean_is_drawn(ax, results):
+def test_the_mean_of_several_pairs_is_plotted(ax, results):
     result = patch_pairs(init(seed=42), read_pairs(results / "pairs.txt"))
     plot_patch(result, ax=ax)
     same(image(ax).ravel(), [cell.mean for cell in result.cells])
@@ -215,10 +205,10 @@ def test_of_several_pairs_the_mean_is_drawn(ax, results):
     assert ax.figure.axes[1].get_ylabel() == "restored, mean of 2 pairs"
 
 
-def test_terms_of_a_sum_are_bars_and_a_function_stands_around_what_it_is_of(ax):
-    found = explain(init(seed=42), "layer0.attn.q[3,5]", "emma", terms=4)
-    plot_explanation(found, ax=ax)
-    (step,) = found.steps
+def test_terms_of_a_sum_are_bars_named_by_factors_and_function(ax):
+    explanation = explain(init(seed=42), "layer0.attn.q[3,5]", "emma", terms=4)
+    plot_explanation(explanation, ax=ax)
+    (step,) = explanation.steps
     same(lengths(ax), [*(term.value for term in step.terms), step.rest, step.value])
     assert labels(ax.yaxis)[-2:] == ["12 more", "sum of 16"]
     assert labels(ax.yaxis)[0].startswith("attn.norm[3,")
@@ -227,7 +217,7 @@ def test_terms_of_a_sum_are_bars_and_a_function_stands_around_what_it_is_of(ax):
     assert labels(ax.yaxis)[0] == "exp(logits[1,24]) x"
 
 
-def test_a_comparison_is_a_point_for_each_event(ax):
+def test_a_comparison_has_a_point_for_each_event(ax):
     result = diff(init(seed=1), init(seed=2), "emma")
     plot_diff(result, ax=ax)
     points = dict(p for line in ax.lines if line.get_marker() == "X" for p in line.get_xydata())
@@ -237,14 +227,14 @@ def test_a_comparison_is_a_point_for_each_event(ax):
     assert "first: embed.tok" in [line.get_label() for line in ax.lines]
 
 
-def test_no_difference_has_a_place_below_the_logarithm(ax):
+def test_events_without_a_difference_are_plotted_at_the_bottom(ax):
     plot_diff(diff(init(), init(), "emma"), ax=ax)
     zeros = next(line for line in ax.lines if line.get_marker() == "v")
     assert (zeros.get_label(), len(zeros.get_xdata())) == ("0, no difference", 25)
     assert ax.get_title("left") == "25 events compared, all within their bands"
 
 
-def test_what_is_not_finite_on_one_side_stands_at_the_top(ax):
+def test_events_that_are_not_finite_on_one_side_are_plotted_at_the_top(ax):
     model = init()
     with model.hooks.subscribe(lambda event, value: value * np.nan, "layer0.mlp.up"):
         result = diff(init(), model, "emma")
@@ -254,20 +244,21 @@ def test_what_is_not_finite_on_one_side_stands_at_the_top(ax):
     assert len(odd.get_xdata()) == sum(event.relative == math.inf for event in result.events)
 
 
-def test_a_diagnosis_marks_the_first_wrong_operation_and_what_is_left(ax, results):
-    found = diagnose(results / "port", results / "qwen2")
-    plot_diagnosis(found, ax=ax)
-    wrong = [o.error for o in found.diagnosis.operations if not o.holds]
+def test_a_diagnosis_marks_the_first_wrong_operation_and_its_remaining_error(ax, results):
+    diagnosis = diagnose(results / "port", results / "qwen2")
+    plot_diagnosis(diagnosis, ax=ax)
+    diagnosis = diagnosis.diagnosis
+    wrong = [o.error for o in diagnosis.operations if not o.holds]
     beyond = next(line for line in ax.lines if line.get_marker() == "X")
     same(beyond.get_ydata(), wrong)
     left = next(line for line in ax.lines if line.get_marker() == "D")
-    same(left.get_ydata(), [found.diagnosis.findings[0].residual])
-    assert ax.get_title("left") == found.diagnosis.findings[0].claim
-    assert f"first: {found.diagnosis.first_wrong}" in [line.get_label() for line in ax.lines]
+    same(left.get_ydata(), [diagnosis.findings[0].residual])
+    assert ax.get_title("left") == diagnosis.findings[0].claim
+    assert f"first: {diagnosis.first_wrong}" in [line.get_label() for line in ax.lines]
 
 
 def test_a_timeline_has_a_curve_for_each_position_and_the_loss(log, ax):
-    """And a gap stays a gap."""
+    """A missing value leaves a gap."""
     first = replace(log.positions[0], p=(None, *log.positions[0].p[1:]))
     log = replace(log, positions=(first, *log.positions[1:]))
     above, below = plot_timeline(log, ax=ax).child_axes
@@ -279,7 +270,7 @@ def test_a_timeline_has_a_curve_for_each_position_and_the_loss(log, ax):
     assert above.get_legend().get_texts()[1].get_text() == "1 e → m"
 
 
-def test_a_timeline_of_events_has_their_norms(log, ax):
+def test_a_timeline_of_events_plots_their_norms(log, ax):
     shown = selected(log, ["layer0.mlp.up", "wte"])
     norms, gradients = plot_timeline(shown, curves=True, ax=ax).child_axes
     rows = [*shown.events, *shown.parameters]
@@ -290,22 +281,18 @@ def test_a_timeline_of_events_has_their_norms(log, ax):
         same(line.get_ydata(), row.gradient)
 
 
-# --- What cannot be drawn -------------------------------------------------------------------------
-
-
 def refusal(draw):
     with pytest.raises(MicrogptError) as caught:
         draw()
     return str(caught.value)
 
 
-def test_what_a_result_lacks_is_said_and_nothing_is_drawn(emma, ann, log, ax):
+def test_a_figure_of_missing_values_is_an_error_that_draws_nothing(emma, ann, log, ax):
     without_arrays = replace(ann, arrays={}, lens=())
     many = replace(emma, predictions=emma.predictions * 13)
-    error = refusal(lambda: plot_attention(without_arrays, layer=0))
-    assert error.endswith("name it in `values`")
-    error = refusal(lambda: plot_lens(without_arrays))
-    assert error.endswith("--lens, or lens=True, adds it for a production model")
+    assert refusal(lambda: plot_attention(without_arrays, layer=0)).endswith("name it in `values`")
+    error = "--lens, or lens=True, adds it for a production model"
+    assert refusal(lambda: plot_lens(without_arrays)).endswith(error)
     error = refusal(lambda: plot_stream(emma, ax=ax))
     assert error.startswith("stream: this trace has no rows of layers")
     assert not ax.child_axes
@@ -313,8 +300,7 @@ def test_what_a_result_lacks_is_said_and_nothing_is_drawn(emma, ann, log, ax):
     nothing = replace(emma, predictions=())
     assert refusal(lambda: plot_loss(nothing)).startswith("loss: no predicted position")
     assert refusal(lambda: plot_probabilities(nothing)) == "probs: this trace has no predictions"
-    error = refusal(lambda: plot_probabilities(many))
-    assert error.startswith("probs of 65 positions: a figure shows at most 64")
+    assert refusal(lambda: plot_probabilities(many)).startswith("probs of 65 positions: a figure shows at")
     assert refusal(lambda: plot_timeline(log, curves=True)).endswith("name fewer with --event")
     stored = explain(init(), "wte[0,0]", "emma")
     assert refusal(lambda: plot_explanation(stored)).endswith("so there is no plot")
@@ -325,10 +311,10 @@ def test_what_a_result_lacks_is_said_and_nothing_is_drawn(emma, ann, log, ax):
 
 def test_a_layer_that_does_not_exist_and_a_head_without_a_layer_are_errors(ann):
     """Layers and heads beyond the last one are tried through `--plot` in tests/cli."""
-    error = refusal(lambda: plot_attention(ann, -1))
-    assert error == "attention of layer -1: expected a layer from 0 to 1"
-    error = refusal(lambda: plot_attention(ann, head=1))
-    assert error == "attention of head 1: name its layer as well, as in layer0.head1"
+    error = "attention of layer -1: expected a layer from 0 to 1"
+    assert refusal(lambda: plot_attention(ann, -1)) == error
+    error = "attention of head 1: name its layer as well, as in layer0.head1"
+    assert refusal(lambda: plot_attention(ann, head=1)) == error
 
 
 def test_too_many_heads_for_one_figure_are_an_error(ann):
@@ -342,7 +328,7 @@ def test_too_many_heads_for_one_figure_are_an_error(ann):
     assert refusal(lambda: weights_of(specs, None, None)).endswith("name a layer, such as layer0")
 
 
-def test_without_axes_a_figure_of_pyplots_is_made(emma):
+def test_without_axes_a_pyplot_figure_is_created(emma):
     from matplotlib import pyplot
 
     ax = plot_attention(emma, head=0)
@@ -350,19 +336,16 @@ def test_without_axes_a_figure_of_pyplots_is_made(emma):
     pyplot.close(ax.figure)
 
 
-# --- Colours --------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("scale", [Scale(0.0, 1.0, ""), Scale(-1.0, 1.0, ""), Scale(0.0, 1.0, "", True)])
-def test_numbers_stand_out_from_their_colours_which_grow_lighter_all_the_way(ax, scale):
-    """So that who sees no hues, and a printer that has none, tells every value from every other."""
+def test_numbers_contrast_with_their_colours_and_colours_get_lighter_all_the_way(ax, scale):
+    """Values then differ in print and for readers who see no hues."""
     values = np.linspace(scale.low, scale.high, 61)[None]
     picture = draw_heat(Panel(ax), values, scale)
     write_cells(Panel(ax), values, [["1"] * 61], scale)
-    grounds = picture.to_rgba(values)[0, :, :3] * 255
-    for text, ground in zip(ax.texts, grounds, strict=True):
+    backgrounds = picture.to_rgba(values)[0, :, :3] * 255
+    for text, background in zip(ax.texts, backgrounds, strict=True):
         ink = {"white": (255, 255, 255), "black": (0, 0, 0)}[text.get_color()]
-        assert contrast(ink, ground) >= 4.5
+        assert contrast(ink, background) >= 4.5
     light = [luminance(colour) for colour in scale.colours(np.linspace(0, 1, 101))[:, :3] * 255]
     assert all(a < b for a, b in pairwise(light))
     assert light[-1] - light[0] > 0.6

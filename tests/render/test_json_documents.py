@@ -1,4 +1,4 @@
-"""What stands in documents, and that it follows from the results."""
+"""JSON documents have the fields and the marked properties of results, and a schema that matches."""
 
 import json
 from dataclasses import dataclass, fields
@@ -12,8 +12,8 @@ from microgpt_trace.text.json_writing import in_document, result_json
 from microgpt_trace.tracing.result import Trace
 
 
-def test_every_list_of_a_trace_has_lines_of_its_own():
-    """Else --jsonl would have it whole in its first line."""
+def test_every_list_of_a_trace_has_its_own_records():
+    """Otherwise --jsonl would print the whole list on its first line."""
     types = member_types(Trace)
     lists = {field.name for field in fields(Trace) if field.repr and get_origin(types[field.name]) is tuple}
     assert lists == {*RECORDS}
@@ -39,7 +39,7 @@ class Whole:
 
     @property
     def unmarked(self) -> str:
-        return "not in it"
+        return "not in the document"
 
     @property
     @in_document
@@ -48,8 +48,7 @@ class Whole:
 
 
 def test_a_document_has_the_fields_and_the_marked_properties():
-    found = Whole((Part("a", 1.5), Part("b", float("nan"))))
-    document = json.loads(result_json(found))
+    document = json.loads(result_json(Whole((Part("a", 1.5), Part("b", float("nan"))))))
     assert list(document) == ["schema", "ok", "parts", "note"]
     assert document["parts"][0] == {"name": "a", "size": 1.5, "twice": 3.0}
     assert document["parts"][1]["twice"] == "NaN"

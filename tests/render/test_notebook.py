@@ -1,4 +1,4 @@
-"""What a notebook shows of every result: parsed, not run."""
+"""The HTML that a notebook shows for every result. It is parsed, not run."""
 
 import json
 import pickle
@@ -44,12 +44,12 @@ from microgpt_trace.timeline.reading import read_timeline
 PAPERS = {"light": ((0, 0, 0), (255, 255, 255)), "dark": ((255, 255, 255), (17, 17, 17))}
 MARKUP = '"><img src=x onerror=alert(1)></script></iframe><b style="'
 HOSTILE = MARKUP + EVIL
-STROKES = "▁▂▃▄▅▆▇█▏▎▍▌▋▊▉▐│•░▒▓"  # what is drawn in characters
+STROKES = "▁▂▃▄▅▆▇█▏▎▍▌▋▊▉▐│•░▒▓"  # characters of bars and curves
 DRAWN = re.compile(f"[{STROKES} ?]+")
 
 
 def microgpt_results(model, other, texts, folder):
-    """Every kind of result that a microGPT gives, by a name."""
+    """Yield every kind of result of a microGPT with a name."""
     text, near = texts
     yield "model", model
     yield "trace", trace(model, text, backward=True, step=True, top_k=3)
@@ -77,7 +77,7 @@ def microgpt_results(model, other, texts, folder):
 
 
 def decoder_results(model, tokens, folder):
-    """Those of a production model that differ."""
+    """Yield the results of a production model that differ from those of a microGPT."""
     yield "decoder", model
     yield "decoder's trace", trace(model, tokens=tokens, lens=True, generate=2, top_k=3, recheck=True)
     yield "decoder's kept trace", trace(model, tokens=tokens, values=["*"])
@@ -89,39 +89,39 @@ def decoder_results(model, tokens, folder):
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory, decoder_folder):
-    """One of each kind."""
+    """Return one result of each kind by name."""
     folder = tmp_path_factory.mktemp("plain")
     trained = train(init(), steps=100)
-    found = dict(microgpt_results(trained, init(seed=1), ("emma", "emmy"), folder))
+    kinds = dict(microgpt_results(trained, init(seed=1), ("emma", "emmy"), folder))
     (folder / "pairs.txt").write_text("emma\temmy\tm\ty\nanna\tanny\tm\ty\n")
-    found["pairs"] = patch_pairs(trained, read_pairs(folder / "pairs.txt"))
+    kinds["pairs"] = patch_pairs(trained, read_pairs(folder / "pairs.txt"))
     log = folder / "run.jsonl"
     words = f"train --steps 60 --out {folder / 'm.safetensors'} --log {log} --trace-every 10"
     build(COMMANDS)(words.split(), standalone_mode=False)
-    found["timeline"] = read_timeline(log)
-    return found | dict(decoder_results(load(decoder_folder("qwen3")), [1, 5, 9, 5], folder))
+    kinds["timeline"] = read_timeline(log)
+    return kinds | dict(decoder_results(load(decoder_folder("qwen3")), [1, 5, 9, 5], folder))
 
 
 @pytest.fixture(scope="module")
 def hostile(plain, tmp_path_factory, decoder_folder):
-    """The same of models whose files, letters and tokens are hostile."""
+    """Return the same results of models whose files, letters and tokens are hostile."""
     folder = tmp_path_factory.mktemp("hostile")
     letters = "".join(dict.fromkeys(HOSTILE + "emav"))
     tokenizer = Tokenizer(letters)
     config = Config(vocab_size=tokenizer.vocab_size, block_size=64)
     models = [replace(init(config, seed=seed, tokenizer=tokenizer), origin=HOSTILE) for seed in (3, 4)]
-    found = dict(microgpt_results(*models, (HOSTILE[:40] + "\x1b\u202e", HOSTILE[:40] + "\x1bx"), folder))
+    kinds = dict(microgpt_results(*models, (HOSTILE[:40] + "\x1b\u202e", HOSTILE[:40] + "\x1bx"), folder))
     model = decoder_folder("qwen3", template=HOSTILE)
     vocabulary = json.loads((model / "tokenizer.json").read_text())
     ids = vocabulary["model"]["vocab"]
     vocabulary["model"]["vocab"] = {HOSTILE if token == 5 else text: token for text, token in ids.items()}
     (model / "tokenizer.json").write_text(json.dumps(vocabulary))
-    found["timeline"] = replace(plain["timeline"], log=HOSTILE, watched=HOSTILE, notes=(HOSTILE,))
-    return found | dict(decoder_results(load(model), [1, 5, 9, 5], folder))
+    kinds["timeline"] = replace(plain["timeline"], log=HOSTILE, watched=HOSTILE, notes=(HOSTILE,))
+    return kinds | dict(decoder_results(load(model), [1, 5, 9, 5], folder))
 
 
 def tables_of(result):
-    """What it shows without the page of a trace."""
+    """Return the HTML of a result without the page of a trace."""
     html = result._repr_html_()
     assert type(html) is str
     return Parsed(re.sub(r"<iframe[^>]*></iframe>", "", html))
@@ -133,33 +133,33 @@ def tables(plain):
 
 
 def page_of(result):
-    """The page in the frame of a trace, and the frame's attributes."""
+    """Return the page in the frame of a trace, and the attributes of the frame."""
     (frame,) = Parsed(result._repr_html_()).of("iframe")
     return Parsed(frame["srcdoc"]), frame
 
 
-def test_a_notebook_that_trusts_nothing_keeps_all_of_it(tables):
-    assert {kind: found for kind, own in tables.items() if (found := set(stripped_of(own)))} == {}
+def test_a_notebook_that_does_not_trust_a_result_strips_nothing(tables):
+    assert {kind: stripped for kind, own in tables.items() if (stripped := set(stripped_of(own)))} == {}
 
 
-def test_it_has_the_text_of_the_terminal(plain, tables):
-    """Every word of it: the terminal lays out the same sections by other code."""
+def test_a_notebook_has_every_word_of_the_terminal(plain, tables):
+    """The terminal lays out the same sections by other code."""
     for kind, result in plain.items():
         shown = tables[kind].text()
-        told = {word.strip(STROKES) for word in printed(sections_of(result), 250).split()}
-        assert [word for word in sorted(told) if word not in shown] == [], kind
+        terminal = {word.strip(STROKES) for word in printed(sections_of(result), 250).split()}
+        assert [word for word in sorted(terminal) if word not in shown] == [], kind
 
 
 @pytest.mark.parametrize("theme", PAPERS)
-def test_every_text_is_read_on_white_and_on_black(tables, theme):
+def test_text_contrasts_with_a_light_and_a_dark_background(tables, theme):
     for kind, own in tables.items():
         for piece in own.pieces:
             ink, paper = ink_and_paper(piece, *PAPERS[theme])
-            least = 3 if DRAWN.fullmatch(piece.text) else 4.5  # a drawing, a text
+            least = 3 if DRAWN.fullmatch(piece.text) else 4.5  # bar or curve, text
             assert contrast(ink, paper) >= least, (kind, piece.text, ink, paper)
 
 
-def test_what_is_stripped_and_what_is_hardly_read_is_found():
+def test_the_helpers_find_stripped_markup_and_low_contrast():
     bad = Parsed('<svg></svg><p onclick="x()" style="position: fixed; color: red">a</p>')
     assert [*stripped_of(bad)] == ["svg", "p onclick", "style position"]
     (piece,) = Parsed('<p style="opacity: .5"><b style="color: rgb(255, 0, 0)">a</b></p>').pieces
@@ -168,7 +168,7 @@ def test_what_is_stripped_and_what_is_hardly_read_is_found():
     assert contrast(ink, paper) < 4.5
 
 
-def test_hostile_text_is_text_and_is_seen(hostile):
+def test_hostile_text_is_shown_as_text(hostile):
     for kind, result in hostile.items():
         html = result._repr_html_()
         assert obeyed(html, terminal=False) == set(), kind
@@ -182,8 +182,8 @@ def test_hostile_text_is_text_and_is_seen(hostile):
         assert "\\u202e" in shown, kind
 
 
-def test_whatever_has_sections_shows_itself(plain):
-    """Each class that does is listed with a function that is there, no other is, and all are tested."""
+def test_the_table_lists_every_class_with_a_notebook_view(plain):
+    """All listed functions exist, and `plain` has a result of every listed class."""
     names = [m.name for m in walk_packages(microgpt_trace.__path__, "microgpt_trace.")]
     loaded = [import_module(name) for name in names if not name.endswith("__main__")]
     own = {c for m in loaded for c in vars(m).values() if isinstance(c, type) and "_repr_html_" in vars(c)}
@@ -191,26 +191,23 @@ def test_whatever_has_sections_shows_itself(plain):
     for name in (name for shown in SHOWN.values() for name in shown if name):
         module, _, function = name.rpartition(".")
         assert callable(getattr(import_module(f"microgpt_trace.render.{module}"), function))
-
-
-def test_what_has_a_figure_and_a_view_is_drawn_by_the_table(plain):
     for kind, result in plain.items():
         shown = SHOWN[next(own.__name__ for own in type(result).__mro__ if own.__name__ in SHOWN)]
         if shown.picture:
             assert picture_of(result).height > 0, kind
-        if shown.view and type(result).__name__ != "Comparison":  # which takes values that were kept
+        if shown.view and type(result).__name__ != "Comparison":  # a comparison needs kept values
             assert isinstance(view_of(result), PageView), kind
 
 
-def test_so_does_what_a_caller_derives():
+def test_a_subclass_of_a_result_has_the_same_view():
     class Own(Model):
         pass
 
     assert Own(**vars(init()))._repr_html_() == init()._repr_html_()
 
 
-def test_what_is_wrong_with_a_file_is_said(decoder_folder):
-    """Which comes to light late: a vocabulary is read when it is asked for."""
+def test_an_error_in_a_vocabulary_is_shown(decoder_folder):
+    """A vocabulary is read when it is first needed, so the error comes late."""
     folder = decoder_folder("qwen3")
     (folder / "tokenizer.json").write_text('{"model": {"type": "<b>"}}')
     shown = Parsed(load(folder)._repr_html_())
@@ -219,10 +216,7 @@ def test_what_is_wrong_with_a_file_is_said(decoder_folder):
     assert shown.of("table") == []
 
 
-# --- The page in a frame ------------------------------------------------------------------------
-
-
-def test_the_frame_of_a_trace_reaches_nothing(plain):
+def test_the_frame_of_a_trace_is_sandboxed(plain):
     page, frame = page_of(plain["trace"])
     assert frame["sandbox"] == "allow-scripts"
     assert "src" not in frame
@@ -233,20 +227,20 @@ def test_the_frame_of_a_trace_reaches_nothing(plain):
     assert [a for _, a in page.elements if (a.get("src") or a.get("href") or "#")[0] != "#"] == []
 
 
-def test_command_lines_of_a_page_read_what_was_read(plain, monkeypatch):
-    """A microGPT has its page without arrays and a decoder with some."""
-    given = {}
+def test_command_lines_of_a_page_have_the_input_of_the_trace(plain, monkeypatch):
+    """A microGPT has a page without kept arrays, a production model only with some."""
+    pages = {}
     for kind, run in plain.items():
         page = "microgpt_trace.render.page.trace_page.trace_page"
-        monkeypatch.setattr(page, lambda *asked, kind=kind: given.update({kind: asked[4]}) or "")
+        monkeypatch.setattr(page, lambda *args, kind=kind: pages.update({kind: args[4]}) or "")
         run._repr_html_()
     origin = plain["decoder's kept trace"].traced_model.origin
     emma = {"before": ["MODEL"], "text": "emma", "after": []}
     kept = {"before": [origin], "text": None, "after": ["--tokens", "1,5,9,5"]}
-    assert given == {"trace": emma, "intervened": emma, "decoder's kept trace": kept}
+    assert pages == {"trace": emma, "intervened": emma, "decoder's kept trace": kept}
 
 
-def test_a_trace_without_a_page_says_how_to_get_it(plain, monkeypatch):
+def test_a_trace_without_a_page_names_the_command_that_writes_it(plain, monkeypatch):
     run = plain["decoder's trace"]
     line = f"microgpt trace {run.traced_model.origin} --tokens 1,5,9,5 --html trace.html"
     assert line in tables_of(run).text()
@@ -257,32 +251,29 @@ def test_a_trace_without_a_page_says_how_to_get_it(plain, monkeypatch):
     assert SAVE_IT in shown.text()
 
 
-def test_numbers_of_which_a_page_would_be_too_large_are_not_packed(monkeypatch):
+def test_a_page_that_would_be_too_large_is_not_built(monkeypatch):
     monkeypatch.setattr("microgpt_trace.render.page.trace_page.trace_page", None)
     wide = init(Config(n_embd=256, n_head=4))
     print(f"{wide.config.parameter_count:,} parameters")
     assert Parsed(trace(wide, "emma", values=False)._repr_html_()).of("iframe") == []
 
 
-def test_a_trace_goes_to_another_process_without_its_model(plain):
+def test_a_pickled_trace_has_no_model_and_no_page(plain):
     for kind in ("trace", "decoder's trace"):
         sent = pickle.loads(pickle.dumps(plain[kind]))
         assert (sent.traced_model, sent.events) == (None, plain[kind].events)
         assert "<iframe" not in sent._repr_html_()
 
 
-# --- Folding ------------------------------------------------------------------------------------
-
-
 def folded(result):
-    """The titles of the sections that are closed."""
+    """Return the titles of the closed sections."""
     parsed = tables_of(result)
     is_open = ["open" in attributes for attributes in parsed.of("details")]
     titles = [p.text for p in parsed.pieces if p.around[-2][0] == "summary" and p.around[-1][0] == "span"]
     return [title for title, shown in zip(titles, is_open, strict=True) if not shown]
 
 
-def test_long_sections_are_folded_above_a_page_sooner(plain):
+def test_long_sections_are_folded_and_shorter_ones_too_above_a_page(plain):
     assert folded(plain["trace"]) == ["What the trace reveals", "Backward pass"]
     assert folded(plain["decoder's trace"]) == folded(plain["diff"]) == []
     assert len(plain["diff"].events) < LONG
@@ -290,10 +281,7 @@ def test_long_sections_are_folded_above_a_page_sooner(plain):
     assert folded(deep) == [f"{len(deep.params)} lines"]
 
 
-# --- Predictions --------------------------------------------------------------------------------
-
-
-def test_predictions_are_a_tuple_that_shows_itself_as_the_trace_does(plain):
+def test_predictions_are_a_tuple_with_the_table_of_the_trace(plain):
     run = plain["trace"]
     assert isinstance(run.predictions, tuple)
     assert repr(run.predictions) == "Predictions(positions=5)"
@@ -306,7 +294,7 @@ def test_predictions_are_a_tuple_that_shows_itself_as_the_trace_does(plain):
         assert ("after position 0 BOS" in words) == titled
 
 
-def test_a_model_in_a_file_is_named_and_how_long_it_was_trained_is_said_once(plain, tmp_path):
+def test_the_number_of_training_steps_is_shown_once(plain, tmp_path):
     trained = plain["model"]
     microgpt_trace.save(trained, tmp_path / "m.safetensors")
     for model in (trained, load(tmp_path / "m.safetensors")):

@@ -1,4 +1,4 @@
-"""Drawings, matrices and tables in a notebook, number by number."""
+"""Bars, curves, matrices and tables in a notebook show their numbers."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def shown_block(block):
 
 
 def marks_of(cell):
-    """What is drawn of a cell."""
+    """Return the characters of a cell."""
     (piece,) = shown_block(Table([Column("", lambda row: row)], [cell])).pieces
     return piece.text
 
@@ -38,7 +38,7 @@ def marks_of(cell):
         (SignedBar(-2.0, 2.0), "█" * 10 + "│"),
     ],
 )
-def test_a_bar_is_as_long_as_its_value_is_large(cell, marks):
+def test_the_length_of_a_bar_is_its_value(cell, marks):
     assert marks_of(cell) == marks
 
 
@@ -48,7 +48,7 @@ def test_a_bar_is_as_long_as_its_value_is_large(cell, marks):
         ([0.0, 1.0], "▁█"),
         ([0.0, None, 4.0, 7.0], "▁ ▅█"),
         ([1.0, float("inf"), 2.0], "▁?█"),
-        ([8.9442, 8.9443], "▁▁"),  # a norm that stays
+        ([8.9442, 8.9443], "▁▁"),  # a constant norm with rounding
         ([-1e308, 1e308], "▁█"),
         ([float(n // 2) for n in range(60)], "▁▁▁▁▂▂▂▂▃▃▃▄▄▄▄▅▅▅▅▆▆▆▇▇▇▇████"),
     ],
@@ -63,23 +63,23 @@ def test_a_plot_has_a_column_for_each_mean():
     assert [line[8:].rstrip() for line in lines[1:7]] == ["", "", "  •", "", "", ""]
 
 
-def test_weights_are_in_percent_the_darker_the_larger():
+def test_attention_weights_are_in_percent_and_darker_if_larger():
     weights = np.array([[[1, 0, 0], [0.25, 0.75, 0], [0.1, float("nan"), 0.9]]])
     shown = shown_block(AttentionMatrices(weights, ["a b", "c", "d"], [0]))
     cells = [(p.text, styles(p.around[-1][1])) for p in shown.pieces if p.around[-1][0] == "td"]
     assert [text for text, _ in cells] == ["100", "25", "75", "10", "NaN", "90"]
-    shades = [color_of(own["background-color"])[3] for _, own in cells]
+    shades = [color_of(style["background-color"])[3] for _, style in cells]
     assert shades == pytest.approx([0.5, 0.125, 0.375, 0.05, 0, 0.45], abs=0.02)
 
 
-def test_of_many_heads_those_are_shown_that_say_most():
+def test_the_first_heads_in_order_are_shown_if_not_all_fit():
     weights = np.tile(np.eye(30), (4, 1, 1))
     shown = shown_block(AttentionMatrices(weights, ["a"] * 30, [2, 0, 3, 1], "the best; others: ask"))
     assert [p.text for p in shown.pieces if p.text.startswith("head")] == ["head 0", "head 2"]
     assert "2 of 4 heads, the best; others: ask" in shown.text()
 
 
-def test_an_element_stands_beside_its_value_in_columns_of_their_own():
+def test_an_element_and_its_value_are_in_two_columns():
     rows = [ElementCell("[0,1]", "0.5", "q[0,1]"), "sum"]
     shown = shown_block(Table([Column("q", lambda row: row)], rows))
     assert [a.get("colspan") for tag, a in shown.elements if tag in ("th", "td")] == ["2", None, None, "2"]
@@ -87,7 +87,7 @@ def test_an_element_stands_beside_its_value_in_columns_of_their_own():
     assert [p.text for p in shown.pieces] == ["q", "[0,1]", "0.5", "sum"]
 
 
-def test_a_map_has_its_numbers_and_what_they_are_of():
+def test_a_grid_has_its_numbers_and_their_sites():
     values = (0.5, None, -0.0001, float("nan"), 12345.0)
     about = [[f"layer0.attn.head{n}" for n in range(5)]]
     shown = shown_block(Grid([("head", "01234")], range(5), [("layer 0", values)], about))

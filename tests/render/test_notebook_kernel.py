@@ -1,4 +1,4 @@
-"""The notebook of the pages, run by a real kernel: what it shows, and that it is true whatever comes out."""
+"""The notebook of the documentation, run by a real kernel: what its cells show."""
 
 import json
 import os
@@ -13,7 +13,7 @@ FIGURE = "from microgpt_trace import plot_attention\nax = plot_attention(run, he
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory):
-    """What each cell leaves, by what the cell ends with, and a figure."""
+    """Return the outputs of each cell by its last line. A cell with a figure is appended."""
     reason = "nbclient and ipykernel, which run a notebook, are not installed"
     nbclient = pytest.importorskip("nbclient", reason=reason)
     pytest.importorskip("ipykernel", reason=reason)
@@ -25,7 +25,7 @@ def outputs(tmp_path_factory):
         nbformat.v4.new_notebook(cells=[*notebook.cells, figure]), timeout=120, kernel_name="python3",
         resources={"metadata": {"path": str(tmp_path_factory.mktemp("notebook"))}},
     )  # fmt: skip
-    client.nb.cells[-1].metadata["tags"] = ["raises-exception"]  # where figures cannot be drawn
+    client.nb.cells[-1].metadata["tags"] = ["raises-exception"]  # matplotlib may not be installed
     client.execute(env={**os.environ, "PYTHONPATH": str(ROOT)})
     cells = [cell for cell in client.nb.cells if cell.cell_type == "code"]
     return {cell.source.strip().splitlines()[-1]: cell.outputs for cell in cells}
@@ -33,13 +33,13 @@ def outputs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def shown(outputs):
-    """The data of what cells end with."""
-    results = ((line, own) for line, found in outputs.items() for own in found)
-    return {line: own.data for line, own in results if own.output_type == "execute_result"}
+    """Return the data of the result of each cell by its last line."""
+    pairs = ((line, output) for line, cell in outputs.items() for output in cell)
+    return {line: output.data for line, output in pairs if output.output_type == "execute_result"}
 
 
 def test_a_trace_shows_its_tables_and_its_page(shown):
-    """ipykernel sets FORCE_COLOR, and rich would display what it prints in a notebook."""
+    """ipykernel sets FORCE_COLOR, with which rich would add colours."""
     html = shown["run"]["text/html"]
     assert html.count("<iframe ") == 1
     assert html.index("Stage 2: Multi-Head Self-Attention") < html.index("<iframe ")
@@ -60,31 +60,30 @@ KINDS = {
 }
 
 
-def test_so_do_the_others_beside_a_line_of_text(shown):
+def test_other_results_show_tables_and_a_line_of_text(shown):
     for line, kind in KINDS.items():
         assert set(shown[line]) == {"text/plain", "text/html"}, line
         assert shown[line]["text/html"].startswith("<div "), line
         assert "<table" in shown[line]["text/html"], line
-        (said,) = shown[line]["text/plain"].splitlines()
-        assert said.startswith(f"{kind}("), line
+        (text,) = shown[line]["text/plain"].splitlines()
+        assert text.startswith(f"{kind}("), line
 
 
-def test_nothing_but_results_is_shown(outputs):
-    """No cell warns or writes to stderr."""
-    found = [o for line, own in outputs.items() if line not in FIGURE for o in own]
-    assert {o.output_type for o in found} == {"execute_result", "stream"}
-    assert {o.name for o in found if o.output_type == "stream"} == {"stdout"}
+def test_no_cell_warns_or_writes_to_stderr(outputs):
+    others = [output for line, cell in outputs.items() if line not in FIGURE for output in cell]
+    assert {output.output_type for output in others} == {"execute_result", "stream"}
+    assert {output.name for output in others if output.output_type == "stream"} == {"stdout"}
 
 
 def test_a_figure_is_shown_below_its_cell(outputs):
     pytest.importorskip("matplotlib", reason="figures are drawn by matplotlib, which is not installed")
-    (drawn,) = outputs[FIGURE.splitlines()[-1]]
-    assert drawn.output_type == "display_data"
-    assert "image/png" in drawn.data
+    (figure,) = outputs[FIGURE.splitlines()[-1]]
+    assert figure.output_type == "display_data"
+    assert "image/png" in figure.data
 
 
-def test_the_notebook_is_handed_out_without_what_it_gave():
-    """Which would be of another machine, and 0.6 MB."""
+def test_the_notebook_is_stored_without_outputs():
+    """Outputs would depend on the machine and take 0.6 MB."""
     text = NOTEBOOK.read_text(encoding="utf-8")
     cells = json.loads(text)["cells"]
     assert [c for c in cells if c.get("outputs") or c.get("execution_count")] == []
