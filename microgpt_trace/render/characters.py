@@ -26,7 +26,7 @@ def token_label(text: str, width: int = TOKEN) -> str:
 class Course(NamedTuple):
     """A series as means of successive chunks, scaled from the lowest mean (0) to the highest (1).
 
-    A share is None where a chunk has no value, and NaN where a value of the chunk is not finite.
+    A share is None if its chunk has no value, and NaN if a value of its chunk is not finite.
     """
 
     shares: Sequence[float | None]

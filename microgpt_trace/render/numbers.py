@@ -21,7 +21,7 @@ def significant(value: float | None) -> str:
     if value is None:
         return "–"
     text = f"{value:.0f}" if 1e4 <= abs(value) < 1e6 else f"{value:.4g}"
-    return _named(text)
+    return _with_nan(text)
 
 
 def signed(value: float, digits: int) -> str:
@@ -36,10 +36,10 @@ three_decimals, four_decimals = partial(figure, digits=3), partial(figure, digit
 
 def exponent(value: float) -> str:
     """Format a number with an exponent."""
-    return _named(f"{value:.1e}")
+    return _with_nan(f"{value:.1e}")
 
 
-def _named(text: str) -> str:
+def _with_nan(text: str) -> str:
     return text.replace("nan", "NaN")
 
 
@@ -70,7 +70,7 @@ def two_decimals(value: float | None) -> str:
     if value is None:
         return "–"
     text = f"{value:.2f}" if not abs(value) >= 1e4 else f"{value:.0e}"
-    return "0.00" if text == "-0.00" else _named(text)
+    return "0.00" if text == "-0.00" else _with_nan(text)
 
 
 def finite_or_named(value: float) -> str:

@@ -154,8 +154,8 @@ def _definitions() -> dict[str, Any]:
     schemas = definitions([*_types().values(), Applied]) | _models()
     values = {"$ref": "#/$defs/values"}
     schemas["values"] = {"anyOf": [NUMBER, {"type": "array", "items": values}]}
-    own = {"stats": schema_of(TensorStats), "seconds": {"type": "number", "minimum": 0}, "values": values}
-    event = schemas[definition_name(TraceEvent)]["properties"] | own
+    more = {"stats": schema_of(TensorStats), "seconds": {"type": "number", "minimum": 0}, "values": values}
+    event = schemas[definition_name(TraceEvent)]["properties"] | more
     schemas[definition_name(TraceEvent)] = closed_object(event, optional=("seconds", "values"))
     return schemas
 

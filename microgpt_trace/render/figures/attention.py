@@ -57,9 +57,9 @@ def attention_picture(
     if len(names) > 1:
         rows = [f"layer {trace.specs[name].layer}" for name in names]
         return _tiles(rows, np.stack(arrays), np.stack(hidden))
-    where = f"layer {trace.specs[names[0]].layer}"
+    title = f"layer {trace.specs[names[0]].layer}"
     heads = range(len(arrays[0])) if head is None else [head]
-    return _heads(where, heads, arrays[0][heads], hidden[0], labels)
+    return _heads(title, heads, arrays[0][heads], hidden[0], labels)
 
 
 def place_of(text: str) -> tuple[int | None, int | None]:
@@ -111,7 +111,7 @@ def _hidden(trace: Trace, name: str, length: int) -> Array:
     return ~visible(kind, length)
 
 
-def _heads(where: str, heads: Sequence[int], weights: Array, hidden: Array, labels: list[str]) -> Picture:
+def _heads(title: str, heads: Sequence[int], weights: Array, hidden: Array, labels: list[str]) -> Picture:
     """Plot the heads of a layer in a grid with about as many rows as columns."""
     count = len(heads)
     columns = ceil(sqrt(count))
@@ -129,7 +129,7 @@ def _heads(where: str, heads: Sequence[int], weights: Array, hidden: Array, labe
             image = draw_heat(inset, weights[i], WEIGHTS, hidden=hidden, square=True)
             is_first, is_last = column == 0, i + columns >= count  # first in its row, last in its column
             inset.label(
-                f"{where}, head {heads[0]}" if i == 0 else f"head {heads[i]}",
+                f"{title}, head {heads[0]}" if i == 0 else f"head {heads[i]}",
                 x="key" * is_last, y="query" * is_first,
                 columns=labels if is_last else [], rows=labels if is_first else [],
             )  # fmt: skip

@@ -60,9 +60,9 @@ def diff_picture(comparison: Comparison) -> Picture:
     errors = [Error(e.name, e.layer, e.relative, e.tolerance, e.holds) for e in events]
     beyond = sum(not error.holds for error in errors)
     agree = "all within their bands" if not beyond else f"{beyond:,} beyond their band"
-    known = sum(not math.isnan(error.size) for error in errors)
+    count = sum(not math.isnan(error.size) for error in errors)
     partial = sum(event.alike > 0 and not math.isnan(event.relative) for event in events)
-    compared = f"{known:,} of " * (known < len(errors)) + counted(len(errors), "event")
+    compared = f"{count:,} of " * (count < len(errors)) + counted(len(errors), "event")
     in_part = f", {partial:,} of them without elements that are not finite" if partial else ""
     axis = f"distance of {'the statistics' if comparison.of_statistics else 'the worst row'}"
     title, uncompared = f"{compared} compared{in_part}, {agree}", "not compared, NaN or infinite on both"

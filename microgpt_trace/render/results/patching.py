@@ -157,7 +157,7 @@ def _findings(table: PatchTable[Any], value: Value, heads: Heads) -> Iterator[Wo
         place = f"position {column} {tokens}".rstrip()
         yield words(f"{place} restores more than half: {rows}")
     for here, there, before, after in moves(table, HALF, value) if runs else ():
-        move = f"between {before} and {after} it moves from position {here} to {there}"
+        move = f"between {before} and {after} the effect moves from position {here} to {there}"
         yield words(move + _heads_hint(before, after))
     if not runs:
         yield words(_largest([cell for _, row in table.rows for cell in row if cell], value))

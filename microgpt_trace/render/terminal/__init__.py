@@ -1,1 +1,1 @@
-"""What a terminal shows: sections, which it does not know the meaning of, and how far training has come."""
+"""Print sections on a terminal. Knows nothing of what they mean."""

@@ -16,9 +16,9 @@ from ..sections import AttentionMatrices, Section, words
 MOST = 64  # tokens of the longest text whose matrices are shown
 
 
-def attention_sections(trace: Trace, events: Sequence[TraceEvent], whole: bool) -> Iterator[Section]:
+def attention_sections(trace: Trace, events: Sequence[TraceEvent], verbose: bool) -> Iterator[Section]:
     """Return the attention weights among `events` that the trace has kept. The sections share the lines of a
-    screen, except that `whole` shows all heads of the layers of the overview."""
+    screen, but `verbose` shows all heads of events of the overview."""
     weights = _weights(trace, events)
     for event in weights:
         length = event.shape[-1]
@@ -26,7 +26,7 @@ def attention_sections(trace: Trace, events: Sequence[TraceEvent], whole: bool) 
             cause = f"The attention weights of {length:,} tokens do not fit here"
             yield Section([words(f"{cause}; --show '{event.name}[0]' prints one head.", "dim")])
         elif ("forward", event.name) in trace.arrays:
-            all_heads = whole and trace.specs[event.name].overview
+            all_heads = verbose and trace.specs[event.name].overview
             sharing = None if all_heads else len(_weights(trace, trace.events))
             yield Section([_matrices(trace, event.name, sharing)])
 

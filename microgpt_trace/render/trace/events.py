@@ -44,7 +44,7 @@ def stage_sections(trace: Trace, events: Sequence[TraceEvent], verbose: bool) ->
         yield Section([Table(columns, events, about=name_of)], STAGES[stage])
         if verbose:
             yield Section([Table(statistics, events, about=name_of)])
-        yield from attention_sections(trace, events, whole=verbose)
+        yield from attention_sections(trace, events, verbose)
 
 
 def _event_columns(trace: Trace, layers: Mapping[int | None, LayerRow]) -> list[Column]:

@@ -22,9 +22,9 @@ MAX_LABELS = 40  # tokens of a production model's input that the header shows
 MAX_TEXT = 200  # characters of the input text that the header shows
 
 
-def header_sections(trace: Trace, whole: bool = True) -> list[Section]:
-    """Return the input, and if `whole` the model and the operations of a production model's layer. Notes and
-    assumptions are always shown."""
+def header_sections(trace: Trace, brief: bool = False) -> list[Section]:
+    """Return the input and, unless `brief`, the model and the operations of a production model's layer. Notes
+    and assumptions are always shown."""
     inputs, model = trace.input, trace.model
     of_names = model["family"] == "microgpt"
     most = len(inputs.tokens) if of_names else MAX_LABELS
@@ -34,7 +34,7 @@ def header_sections(trace: Trace, whole: bool = True) -> list[Section]:
     text = f'"{on_one_line(start)}" → ' if start or of_names else ""
     notes = [("note", note) for note in inputs.notes]
     title = words(f"Input: {text}tokens [{tokens}]", "bold")
-    if not whole:
+    if brief:
         pairs = [*(("assumed", assumption) for assumption in model["assumed"]), *notes]
         return [Section([title, Labelled(pairs)] if pairs else [title])]
     read = with_ids(inputs.labels[:most], inputs.tokens[:most])
@@ -81,7 +81,7 @@ def model_facts(model: dict[str, Any]) -> list[tuple[str, str]]:
     if config["n_kv_head"] != config["n_head"]:
         heads += f" on {config['n_kv_head']} key-value heads"
     layers = counted(config["n_layer"], "layer")
-    tied = "head tied to the embedding" if config["tied"] else "head of its own"
+    tied = "head tied to the embedding" if config["tied"] else "separate head"
     return [
         ("vocabulary", model["vocabulary"] or "the file has none, so tokens are shown as numbers"),
         ("model", f"{model['origin']} ({model['format']}), {model['parameters']:,} parameters"),
@@ -127,7 +127,7 @@ def trace_sections(
     `overview` shows each layer of a production model as one row. `brief` omits prose. So do `requested`
     sections of events or arrays, which follow the input; None means no request. Failures are always shown.
     """
-    head = [*header_sections(trace, whole=requested is None), *headline_sections(trace)]
+    head = [*header_sections(trace, brief=requested is not None), *headline_sections(trace)]
     return [*head, *(requested or ()), *_body(trace, verbose, overview, brief or requested is not None)]
 
 
