@@ -74,8 +74,8 @@ def _line_count(block: Block) -> int:
 def _framed_page(trace: Trace, model: LanguageModel, sections: Sequence[Section]) -> Markup:
     """Return the page in a sandboxed frame, whose scripts cannot reach the notebook or its network.
 
-    Returns empty markup if the page would show no numbers or too many. The numbers of a microGPT are its
-    parameters, since its page computes the events.
+    Returns empty markup if the page would show no numbers or too many. The page of a microGPT has the
+    parameters as well, from which it computes events.
     """
     count = sum(array.size for array in trace.arrays.values())
     if "gradients" in model.abilities:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def plot_explanation(explanation: Explanation, ax: Axes | None = None) -> Axes:
-    """Plot the terms of the longest sum in the formula of an element, and the sum."""
+    """Plot the longest sum in the formula of an element: its largest terms, the rest, and the sum."""
     return on_axes(explanation_picture(explanation), ax)
 
 

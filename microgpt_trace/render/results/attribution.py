@@ -170,7 +170,7 @@ def _side(row: _ComponentRow) -> str:
 
 
 def _roles(result: AttributionResult, top: int) -> Iterator[Block]:
-    """Return the roles of all heads of a microGPT, or of the heads of a larger model that matter most."""
+    """Return the roles of all heads of a microGPT, or of the main heads of a production model."""
     if not result.roles:
         yield words("A single token has nothing to look back at, so no head has a role.")
         return

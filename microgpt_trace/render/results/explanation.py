@@ -207,7 +207,7 @@ def sources_of(explanation: Explanation) -> list[tuple[Factor, str]]:
 
 
 def _next(explanation: Explanation, command: Callable[[str, bool], str]) -> Iterator[Section]:
-    """Return the command that explains the next number on the way back, or both terms of a plain sum."""
+    """Return the command that explains the next element on the way back, or one for each of two terms."""
     phase, last = explanation.phase, explanation.steps[-1:]
     computed = [f.name for f, _ in sources_of(explanation) if f.kind == phase and not _is_stored(f.name)]
     is_sum_of_two = any(s.count == 2 and all(len(term.factors) == 1 for term in s.terms) for s in last)

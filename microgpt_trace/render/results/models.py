@@ -31,14 +31,17 @@ FEW = 40  # most rows that are shown without --verbose
 
 def weights_sections(result: WeightsComparison, *, verbose: bool = False) -> list[Section]:
     """Return the verdict, the parameters that differ, and a table with a row per parameter."""
-    allowed = f"{result.factor:g} times the rounding error of the stored types, more in {BLOCK} neighbours"
+    allowed = f"{result.factor:g} times the rounding error of the stored types"
+    allowed += f", more in a block of {BLOCK} elements"
     if result.rtol is not None:
         allowed = f"relative L2 of {result.rtol:g}"
     facts = Labelled([("A", result.a), ("B", result.b), ("allowed", allowed)])
     rows = result.rows if verbose or len(result.rows) <= FEW else _farthest(result)
     below = []
     if left_out := len(result.rows) - len(rows):
-        below.append(words(f"{left_out:,} more parameters agree no worse; --verbose shows all", "dim"))
+        below.append(
+            words(f"{left_out:,} more parameters differ no more than these; --verbose shows all", "dim")
+        )
     for letter, names in (("A", result.only_a), ("B", result.only_b)):
         if names:
             below.append(words(f"only in {letter}: {', '.join(names)}"))
