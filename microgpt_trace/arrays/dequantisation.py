@@ -1,8 +1,8 @@
-"""How blocks of stored numbers are unpacked: bytes -> numbers, or integers with their scales, exactly.
+"""The exact unpacking of blocks of stored numbers: bytes to numbers, or to integers with their scales.
 
 Knows no tensor and no file. Layouts are those of ggml (https://github.com/ggml-org/ggml) and, for apr_q4 and
-apr_q8, of .apr v2. Shape letters: N blocks, B bytes and S elements of a block, R blocks side by side (of as
-many rows, so that a product can use what was unpacked; 1 where only the values are wanted).
+apr_q8, of .apr v2. Shape letters: N blocks, B bytes and S elements of a block, R blocks side by side (one of
+each of R rows, as products need them; 1 if only the values are needed).
 """
 
 from __future__ import annotations
@@ -15,39 +15,41 @@ from .stats import Array
 
 
 class Quants(NamedTuple):
-    """Blocks unpacked: an element is d * q + m, with a scale d and a minimum m for each run of S/k."""
+    """Unpacked blocks: an element is d * q + m, with a scale d and a minimum m for each run of S/k
+    elements."""
 
     q: Array  # [N, S, R] int8 or uint8
     d: Array  # [N, k, R] float32
     m: Array | None = None  # [N, k, R] float32
 
     def runs(self) -> Array:
-        """q by runs that share d and m: [N, k, S/k, R]"""
+        """Return q by runs, which share d and m: [N, k, S/k, R]"""
         blocks, count, rows = self.d.shape
         return self.q.reshape(blocks, count, -1, rows)
 
     def values(self) -> Array:
-        """[N, S, R] float32"""
+        """Return the elements: [N, S, R] float32"""
         values = self.runs() * self.d[:, :, None]
         if self.m is not None:
             values += self.m[:, :, None]
         return values.reshape(self.q.shape)
 
     def centred(self, centre: int) -> Quants:
-        """The same elements with integers around 0 and a minimum that is small, too; needs m, changes q."""
+        """Return the same elements with integers around 0, so that minima are small too. Needs m, and
+        changes q."""
         assert self.m is not None
         return Quants(_centred(self.q, centre), self.d, self.m + self.d * centre)
 
 
 def widen_f16(bits: Array) -> Array:
-    """float16 as uint16 bit patterns -> float32 of the same values, NaN and infinities too.
+    """Convert float16 numbers, given as uint16 bit patterns, to float32, NaN and infinities included.
 
-    Exponent and fraction move into a float32's places, which makes numbers 2**-112 too small, the
-    subnormal ones included: one exact product mends them (five times as fast as astype).
+    The bits of exponent and fraction move to their places in a float32, which makes every number, subnormal
+    ones included, too small by 2**-112. One exact product corrects this, five times as fast as astype.
     """
     words = bits.view(np.int16).astype(np.int32)
     words <<= 13
-    words &= -0x70002000  # 0x8FFFE000: without the copies of the sign that int16 -> int32 made
+    words &= -0x70002000  # 0x8FFFE000: clear the copies of the sign bit that int16 -> int32 made
     values = words.view(np.float32)
     values *= np.float32(2.0**112)
     if bits.size and (bits.view(np.int16).max() >= 0x7C00 or bits.view(np.uint16).max() >= 0xFC00):
@@ -56,34 +58,35 @@ def widen_f16(bits: Array) -> Array:
 
 
 def f32(blocks: Array) -> Array:
-    """One float32."""
+    """Blocks of one float32."""
     return blocks.view("<f4")
 
 
 def f16(blocks: Array) -> Array:
-    """One float16."""
+    """Blocks of one float16."""
     return widen_f16(blocks.view("<u2"))
 
 
 def bf16(blocks: Array) -> Array:
-    """One bfloat16: the upper half of a float32."""
+    """Blocks of one bfloat16, which is the upper half of a float32."""
     words = blocks.view("<u2").astype(np.uint32)
     words <<= 16
     return words.view(np.float32)
 
 
 def apr_q8(blocks: Array) -> Array:
-    """One int8; the scale is the tensor's."""
+    """Blocks of one int8. The scale belongs to the tensor."""
     return blocks.view(np.int8).astype(np.float32)
 
 
-# The quantised types. In their docstrings q is an element's integer, d a scale and m a minimum, both
-# float16; "4-bit by 16" are integers of 4 bits in groups of 16 bytes: the low nibbles of a group are
-# 16 elements, the high nibbles the next 16. Products and sums round in the order written.
+# The quantised types. In their docstrings, q is the integer of an element, d a scale and m a minimum, both
+# float16. "4-bit by 16" means integers of 4 bits in groups of 16 bytes: the low nibbles of a group are 16
+# elements, and the high nibbles the next 16. Products and sums are rounded in the order written.
 
 
 def _integers(field: Array, bits: int, group: int) -> Array:
-    """Integers of `bits` bits by `group` bytes, lowest bits first: [N, n, R] -> [N, n * 8 // bits, R]"""
+    """Unpack integers of `bits` bits by `group` bytes, lowest bits first: [N, n, R] -> [N, n * 8 // bits,
+    R]"""
     blocks, size, rows = field.shape
     grouped = field.reshape(blocks, size // group, group, rows)
     parts = np.empty((blocks, size // group, 8 // bits, group, rows), np.uint8)
@@ -94,7 +97,7 @@ def _integers(field: Array, bits: int, group: int) -> Array:
 
 
 def _join(low: Array, high: Array, bits: int) -> Array:
-    """low + (high << bits), in the place of both (a shift to the left is not vectorised, a product is)"""
+    """low + (high << bits), in place. NumPy vectorises the product, but not a left shift."""
     high *= np.uint8(1 << bits)
     low |= high
     return low
@@ -169,9 +172,9 @@ def q3_k(blocks: Array) -> Quants:
 def _k_scales(blocks: Array) -> tuple[Array, Array]:
     """d * s and -m * t of Q4_K and Q5_K: 2 B d, 2 B m, 12 B of 6-bit s and t -> [N, 8, R], [N, 8, R]
 
-    The 12 bytes in three groups of 4: the low 6 bits of the first hold s 0-3, those of the second
-    t 0-3; the nibbles of the third hold the low 4 bits of s and t 4-7, whose high 2 bits are atop
-    the first and the second.
+    The 12 bytes are three groups of 4. The low 6 bits of the first group are s 0-3, those of the second t
+    0-3. The nibbles of the third are the low 4 bits of s and t 4-7; their high 2 bits are in the first and
+    second group.
     """
     first, second, third = blocks[:, 4:8], blocks[:, 8:12], blocks[:, 12:16]
     s = np.concatenate((first & 63, third & 15 | first >> 2 & 48), axis=1)
@@ -210,7 +213,7 @@ def q6_k(blocks: Array) -> Quants:
 def apr_q4(blocks: Array) -> Quants:
     """2 B d, 16 B q (4-bit by 1: even elements in the low nibbles): d * (q - 8)
 
-    A scale that is NaN, infinite or subnormal counts as 0.
+    A scale that is NaN, infinite or subnormal becomes 0.
     """
     bits = _bits(blocks[:, :2])
     exponents = bits & 0x7C00

@@ -1,4 +1,4 @@
-"""The types of numbers in model files, and tensors as they lie there. Knows no file format.
+"""The encodings of numbers in model files, and tensors as they are stored there. Knows no file format.
 
 Layouts are those of ggml (https://github.com/ggml-org/ggml) and, for AprQ4 and AprQ8, of .apr v2.
 Shape letters as in dequantisation.py.
@@ -19,16 +19,17 @@ from . import dequantisation
 from .dequantisation import Quants
 from .stats import Array
 
-CHUNK = 600_000  # elements decoded at once: float32 that still fits the caches
+CHUNK = 600_000  # elements decoded at a time: as float32 they still fit the caches
 
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """A type of stored numbers: blocks of `block_bytes` bytes that hold `block_size` numbers each.
+    """A type of stored numbers: blocks of `block_bytes` bytes with `block_size` numbers each.
 
-    `decode` takes blocks [N, B] uint8 and gives [N, S] float32; where S is 1 also strided ones [N, M, B].
-    Quantised types have `unpack`, which takes [N, B, R] and leaves integers, scales and minima apart.
-    `minima` is how many minima a block has, `centre` the middle of the integers of a type that has minima.
+    `decode` converts blocks [N, B] uint8 to [N, S] float32; if S is 1, it also takes strided blocks [N, M,
+    B]. Quantised types have `unpack`, which takes [N, B, R] and returns integers, scales and minima
+    separately. `minima` is the number of minima in a block, and `centre` the middle of the integers of a
+    type with minima.
     """
 
     name: str
@@ -74,21 +75,21 @@ ENCODINGS: dict[str, Encoding] = {
 
 @frozen(eq=False)
 class StoredTensor:
-    """A tensor as it lies in a file: nothing is read before it is used.
+    """A tensor as it is stored in a file. Its bytes are read only when they are used.
 
-    `shape` is [out, in] for matrices, whatever order the file has; `stored` is a read-only uint8 view of
-    exactly the tensor's blocks, and `check` raises where the file no longer has them. `row_size` is how
-    many elements a row takes up where its blocks are padded, `scale` AprQ8's one factor of all elements.
+    `shape` is [out, in] for matrices, in any file format. `stored` is a read-only uint8 view of the tensor's
+    blocks, and `check` raises an error if the file no longer has them. `row_size` is the number of elements
+    that a padded row takes in the file, and `scale` the factor of all elements of AprQ8.
 
-    Of a matrix that the file has as [in, out] (`transposed`) the stored rows are the file's columns, of which
+    If the file stores a matrix as [in, out] (`transposed`), the stored rows are the columns of the file, and
     `stored` is a view [out, in, B].
 
-    `order` has for each row the number of the stored row that it is; None: they are the stored rows one after
-    the other. `of_rows` sets it, `rows`, `take` and `read` heed it, and `ordered` is for whoever works on the
-    stored rows themselves (`as_stored`).
+    `order` has the number of the stored row for each row; None means the stored rows in their order.
+    `of_rows` sets it, and `rows`, `take` and `read` use it. Code that works on all stored rows (`as_stored`)
+    calls `ordered`.
     """
 
-    name: str  # as the file has it
+    name: str  # in the file
     encoding: Encoding
     shape: tuple[int, ...]
     stored: Array
@@ -99,44 +100,45 @@ class StoredTensor:
 
     @property
     def data(self) -> Array:
-        """`stored`, checked."""
+        """`stored`, after the check."""
         self.check()
         return self.stored
 
     @property
     def row_length(self) -> int:
-        """How many elements a row has; 1 for a vector."""
+        """The number of elements of a row; 1 for a vector."""
         return math.prod(self.shape[1:])
 
     @property
     def stride(self) -> int:
-        """How many elements a row takes up in the file."""
+        """The number of elements that a row takes in the file."""
         return self.row_size or self.row_length
 
     @property
     def by_columns(self) -> bool:
-        """Whether the stored rows are the columns of the file's matrix."""
+        """True if the stored rows are the columns of the matrix in the file."""
         return self.stored.ndim == 3
 
     @property
     def permuted(self) -> bool:
-        """Whether the rows follow each other otherwise than in the file."""
+        """True if the rows have another order than in the file."""
         return self.order is not None and bool((np.diff(self.order) < 0).any())
 
     def in_order_of(self, other: StoredTensor) -> bool:
-        """Whether the stored rows of both stand for the same rows."""
+        """Return True if both tensors have the same order of stored rows."""
         if self.order is None or other.order is None:
             return self.order is other.order
         return np.array_equal(self.order, other.order)
 
     def transposed(self) -> StoredTensor:
-        """The matrix [out, in] of one that the file has as [in, out]; nothing is read or copied.
+        """Return the matrix [out, in] of a matrix that the file stores as [in, out]. Nothing is read or
+        copied.
 
-        Raises InputError for what is no matrix as it lies in the file, and for a type of more elements than
-        one to a block, whose blocks lie along the rows of the file.
+        Raises InputError if this is not a matrix in the layout of the file, or if its blocks have several
+        elements: such blocks go along the rows of the file.
         """
         if len(self.shape) != 2 or self.by_columns or self.order is not None:
-            found = f"{list(self.shape)}" + ", transposed or put in an order before" * (len(self.shape) == 2)
+            found = f"{list(self.shape)}" + ", already transposed or reordered" * (len(self.shape) == 2)
             raise InputError(f"tensor {self.name!r}: expected a matrix [in, out], found {found}")
         if self.encoding.block_size != 1:
             raise InputError(f"tensor {self.name!r}: {self.encoding.name} cannot be stored as [in, out]")
@@ -145,50 +147,46 @@ class StoredTensor:
         return replace(self, shape=(columns, rows), stored=blocks.swapaxes(0, 1), row_size=None)
 
     def of_rows(self, index: npt.ArrayLike) -> StoredTensor:
-        """The tensor whose rows are these of this one: all in another order, or some of a fused matrix.
+        """Return the tensor of these rows: all in another order, or some rows of a fused matrix.
 
-        Nothing is read; the stored rows before the first and after the last one are left out. Raises
-        InputError for what is no index of rows.
+        Nothing is read. The stored rows before the first and after the last of them are left out. Raises
+        InputError if `index` is not a list of row numbers.
         """
         rows, count = np.asarray(index), math.prod(self.shape[:1])
         if rows.ndim != 1 or rows.dtype.kind not in "iu" or not rows.size:
-            raise InputError(f"tensor {self.name!r}: expected the numbers of its rows, found {brief(index)}")
+            raise InputError(f"tensor {self.name!r}: expected numbers of its rows, found {brief(index)}")
         wrong = rows[(rows < 0) | (rows >= count)]
         if wrong.size:
             raise InputError(f"tensor {self.name!r}: expected rows 0 to {count - 1}, found {wrong[0]}")
         rows = rows.astype(np.intp) if self.order is None else self.order[rows]
         first, stop = int(rows.min()), int(rows.max()) + 1
         start, odd = divmod(first * self.stride, self.encoding.block_size)
-        if odd:  # within a block, which cannot be cut
+        if odd:  # the row begins within a block, which cannot be cut
             first = start = 0
         end, block_bytes = -(-stop * self.stride // self.encoding.block_size), self.encoding.block_bytes
         part = slice(first, stop) if self.by_columns else slice(start * block_bytes, end * block_bytes)
         rows -= first
         rows.flags.writeable = False
-        return replace(
-            self,
-            shape=(rows.size, *self.shape[1:]),
-            stored=self.stored[part],
-            order=None if np.array_equal(rows, np.arange(stop - first)) else rows,
-        )
+        order = None if np.array_equal(rows, np.arange(stop - first)) else rows
+        return replace(self, shape=(rows.size, *self.shape[1:]), stored=self.stored[part], order=order)
 
     def in_file_order(self) -> StoredTensor:
-        """The same rows as they follow each other in the file."""
+        """Return the tensor of the same rows in the order of the file."""
         return self if self.order is None else self.of_rows(np.argsort(self.order))
 
     def as_stored(self) -> StoredTensor:
-        """All the stored rows among which this tensor's are."""
+        """Return the tensor of all stored rows in their order. It may have more rows than this tensor."""
         if self.order is None:
             return self
         elements = self.stored.size // self.encoding.block_bytes * self.encoding.block_size
         return replace(self, shape=(elements // self.stride, *self.shape[1:]), order=None)
 
     def ordered(self, values: Array, axis: int = 0) -> Array:
-        """What was worked out for all the stored rows, put into the order of this tensor's."""
+        """Select values that were computed for all stored rows, in the order of this tensor's rows."""
         return values if self.order is None else values.take(self.order, axis)
 
     def read(self) -> Array:
-        """The whole tensor, float32, decoded a chunk of rows at a time."""
+        """Return all elements as float32. Rows are decoded a chunk at a time."""
         count = self.shape[0] if self.shape else 1
         rows = max(1, CHUNK // max(1, self.stride))
         values = np.empty((count, self.row_length), np.float32)
@@ -197,7 +195,7 @@ class StoredTensor:
         return values.reshape(self.shape)
 
     def unpacked(self) -> StoredTensor:
-        """The same tensor as F32 in memory; itself where the file has it as that, row after row."""
+        """Return the tensor as F32 in memory, or itself if the file has it as F32, row after row."""
         f32 = ENCODINGS["F32"]
         if self.encoding is f32 and self.order is None and not self.by_columns:
             return self
@@ -205,16 +203,17 @@ class StoredTensor:
         return StoredTensor(self.name, f32, self.shape, stored)
 
     def rows(self, start: int, stop: int) -> Array:
-        """Rows start to stop (elements, of a vector), float32; a view of the file where it holds F32."""
+        """Return rows start to stop (of a vector: elements) as float32, if possible as a view of the file."""
         return self._rows(start, stop).reshape(-1, *self.shape[1:])
 
     def take(self, ids: npt.ArrayLike) -> Array:
-        """The rows with these indices, float32, repeats included: [n] -> [n, in]"""
+        """Return the rows with these indices, which may repeat, as float32: [n] -> [n, in]"""
         indices = np.asarray(ids, np.intp)
         return self._gather(indices if self.order is None else self.order[indices])
 
     def column(self, column: int) -> Array:
-        """A column of a matrix, float32 [out]: of every row only the block that holds it is decoded."""
+        """Return a column of a matrix as float32 [out]. Only the block with the element is decoded in each
+        row."""
         size, block_bytes = self.encoding.block_size, self.encoding.block_bytes
         if self.stride % size:
             return np.array([self.rows(i, i + 1)[0, column] for i in range(self.shape[0])])
@@ -227,7 +226,7 @@ class StoredTensor:
         return self._decode(start, stop) if self.order is None else self._gather(self.order[start:stop])
 
     def _decode(self, start: int, stop: int) -> Array:
-        """Stored rows start to stop, [stop - start, row_length]; they need not begin at a block's border."""
+        """Decode stored rows start to stop: [stop - start, row_length]. They may begin within a block."""
         if self.by_columns:
             return self._values(self.data[start:stop])[:, :, 0]
         size, block_bytes = self.encoding.block_size, self.encoding.block_bytes
@@ -238,7 +237,7 @@ class StoredTensor:
         return flat.reshape(stop - start, self.stride)[:, : self.row_length]
 
     def _gather(self, indices: Array) -> Array:
-        """The stored rows with these indices: [n] -> [n, row_length]; no other blocks are decoded."""
+        """Decode the stored rows with these indices, and no other blocks: [n] -> [n, row_length]"""
         size, block_bytes = self.encoding.block_size, self.encoding.block_bytes
         if not indices.size:
             return np.empty((0, self.row_length), np.float32)
@@ -253,6 +252,6 @@ class StoredTensor:
 
     @np.errstate(over="ignore", invalid="ignore")  # scales may be NaN or infinite
     def _values(self, blocks: Array) -> Array:
-        """The elements of whole blocks: [N, B] -> [N, S]"""
+        """Decode blocks: [N, B] -> [N, S]"""
         values = self.encoding.decode(blocks)
         return values if self.scale == 1.0 else values * np.float32(self.scale)

@@ -1,13 +1,11 @@
 """ExactSum: sums of many float64 numbers without any rounding, one for each channel. Knows no model.
 
-Sums of floating-point numbers change with their order; these do not, so that parts of a corpus may be summed
-anywhere, in any order, and put together. A number is cut at fixed powers of two into pieces of WIDTH bits,
-and pieces of one place are added up: all of them are multiples of one power of two and their sums stay below
-2^53 of it, so that float64 holds them exactly. Cutting by adding and subtracting a constant is that of
-Rump, Ogita and Oishi, "Accurate floating-point summation part I" (2008), with places that depend on no
-number, as in Demmel and Nguyen, "Parallel reproducible summation" (2015).
-
-`added_up` sums float32 numbers that are alike enough for float64 to hold their sums without rounding.
+Sums of floating-point numbers usually depend on the order. These sums do not, so parts of a corpus can be
+summed anywhere, in any order, and merged. A number is cut at fixed powers of two into pieces of WIDTH bits,
+and the pieces of each place are summed. All pieces of a place are multiples of one power of two, and their
+sum stays below 2^53 times that power, so float64 has it exactly. Rump, Ogita and Oishi, "Accurate
+floating-point summation part I" (2008), cut numbers by adding and subtracting a constant; Demmel and Nguyen,
+"Parallel reproducible summation" (2015), choose places that do not depend on the numbers.
 """
 
 from __future__ import annotations
@@ -20,10 +18,10 @@ from ..text.brief import one_line
 from .stats import Array
 
 WIDTH = 42  # bits of a piece
-OFFSET = 34  # place 0 has multiples of 2^-34 up to 2^8: with the one below what activations come to
-MOST = 1 << 10  # numbers that are added up between two carries: 2^10 * 2^42 < 2^53
-LARGEST = 2.0**900  # of a number; cutting it must not overflow
-BLOCK = 1 << 14  # numbers cut at a time, in the cache
+OFFSET = 34  # place 0 has multiples of 2^-34 up to 2^8; with the place below it, it covers activations
+MOST = 1 << 10  # numbers that are summed between two carries: 2^10 * 2^42 < 2^53
+LARGEST = 2.0**900  # numbers must be smaller, so that cutting does not overflow
+BLOCK = 1 << 14  # numbers that are cut at a time, in the cache
 
 
 class ExactSum:
@@ -49,49 +47,49 @@ class ExactSum:
     def add_at(self, channels: Array, values: Array) -> None:
         """Add numbers [n] to the channels [n], which may repeat."""
         for start in range(0, len(values), MOST):
-            own = slice(start, start + MOST)
-            for place, pieces in _cut(values[own].astype(np.float64)):
-                self._at(place)[...] += np.bincount(channels[own], pieces, self.size)
-            self._count(len(values[own]))
+            part = slice(start, start + MOST)
+            for place, pieces in _cut(values[part].astype(np.float64)):
+                self._at(place)[...] += np.bincount(channels[part], pieces, self.size)
+            self._count(len(values[part]))
 
     def merge(self, other: ExactSum) -> None:
-        """Add what another one has summed."""
-        other._carry()  # to pieces that are below 2^WIDTH again, as those of one number
+        """Add the sums of another ExactSum."""
+        other._carry()  # its pieces are then below 2^WIDTH, like those of one number
         for place, pieces in other._pieces.items():
             self._at(place)[...] += pieces
         self._count(1)
 
     def values(self) -> Array:
-        """The sums, each rounded once, to the nearest float64: [C]"""
+        """Return the sums, each rounded once to the nearest float64: [C]"""
         return self._rounded([])
 
     def terms(self) -> Array:
-        """Numbers whose exact sums these are: the sums as rounded, what these lack, and so on: [k, C]
+        """Return numbers whose exact sum these sums are: the rounded sums, their errors, and so on: [k, C]
 
-        The same for the same sums, however they came about.
+        Equal sums have equal terms, whatever the order of the additions was.
         """
-        found = [self.values()]
-        while (rest := self._rounded(found)).any():
-            found.append(rest)
-        return np.array(found)
+        terms = [self.values()]
+        while (rest := self._rounded(terms)).any():
+            terms.append(rest)
+        return np.array(terms)
 
-    def _rounded(self, less: list[Array]) -> Array:
-        """The sums less some numbers, by math.fsum, which rounds once."""
-        pieces = [*self._pieces.values(), *(-own for own in less)]
+    def _rounded(self, subtracted: list[Array]) -> Array:
+        """Return the sums less some numbers, by math.fsum, which rounds once."""
+        pieces = [*self._pieces.values(), *(-numbers for numbers in subtracted)]
         if not pieces:
             return np.zeros(self.size)
-        sums = map(math.fsum, zip(*(own.tolist() for own in pieces), strict=True))
-        return np.fromiter(sums, np.float64, self.size) + 0.0  # no -0.0
+        sums = map(math.fsum, zip(*(numbers.tolist() for numbers in pieces), strict=True))
+        return np.fromiter(sums, np.float64, self.size) + 0.0  # turns -0.0 into 0.0
 
     def _count(self, added: int) -> None:
-        """Carry before a sum of pieces could leave 2^53."""
+        """Carry before a sum of pieces can exceed 2^53."""
         self._added += added
         if self._added > MOST:
             self._carry()
             self._added = added
 
     def _carry(self) -> None:
-        """Put what a place has beyond its WIDTH bits into the next one."""
+        """Move the part of each place that exceeds its WIDTH bits to the next place."""
         place = min(self._pieces, default=0)
         while place in self._pieces:
             pieces = self._pieces[place]
@@ -100,7 +98,7 @@ class ExactSum:
             if high.any():
                 pieces -= high
                 self._at(place + 1)[...] += high
-            place = min((known for known in self._pieces if known > place), default=place + 1)
+            place = min((other for other in self._pieces if other > place), default=place + 1)
 
     def _at(self, place: int) -> Array:
         if place not in self._pieces:
@@ -109,23 +107,24 @@ class ExactSum:
 
 
 def _cut(values: Array) -> list[tuple[int, Array]]:
-    """Numbers as pieces of a few places, which add up to them. Overwrites the numbers."""
+    """Cut numbers into pieces of a few places, whose sums are the numbers. Overwrites the numbers."""
     largest = max(float(values.max()), -float(values.min())) if values.size else 0.0
     assert largest < LARGEST
-    found: list[tuple[int, Array]] = []
+    cuts: list[tuple[int, Array]] = []
     if largest == 0:
-        return found
+        return cuts
     place = -(-(math.frexp(largest)[1] + OFFSET) // WIDTH) - 1
-    while not found or values.any():
-        for _ in range(1 if found else 2):  # one place alone is rare
+    while not cuts or values.any():
+        for _ in range(1 if cuts else 2):  # a single place is rarely enough
             pieces = values + _cutter(place)
             pieces -= _cutter(place)
             values -= pieces
-            found.append((place, pieces))
+            cuts.append((place, pieces))
             place -= 1
-    return found
+    return cuts
 
 
 def _cutter(place: int) -> float:
-    """What rounds a number to a multiple of the place's power of two when it is added and subtracted."""
+    """Return a constant. Adding and subtracting it rounds a number to a multiple of the place's power of
+    two."""
     return math.ldexp(1.5, 52 + WIDTH * place - OFFSET)

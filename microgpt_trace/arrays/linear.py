@@ -1,7 +1,7 @@
-"""Products of activations with stored weights that never expand a whole matrix.
+"""Products of activations with stored weights, without unpacking a whole matrix.
 
-A chunk of rows at a time is unpacked into memory that is used again. Shape letters: T positions, K
-width of the input; a chunk has R rows of K/run runs, a run being `run` elements that share a scale.
+Weights are unpacked a chunk of rows at a time, into memory that is reused. Shape letters: T positions, K
+width of the input; a chunk has R rows of K/run runs, and a run has `run` elements that share a scale.
 """
 
 from __future__ import annotations
@@ -23,20 +23,21 @@ if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
 Item = TypeVar("Item")
-MAX_ROWS = 768  # rows whose bytes pass through the L1 cache side by side, a cache line each
-PARALLEL, MANY = 32, 8  # more positions than the first, or this many chunks, are worth the workers
-# Activations and scales may be NaN or infinite. A block within what is shared: as a decorator it costs 3 us.
+MAX_ROWS = 768  # rows of a chunk; each needs a cache line of the L1 cache
+PARALLEL, MANY = 32, 8  # workers are used for more positions than the first, or at least this many chunks
+# Activations and scales may be NaN or infinite. Used in a `with` block, since a decorator costs 3 us.
 ignoring = partial(np.errstate, over="ignore", invalid="ignore")
 
 
 class _Workspace(threading.local):
-    """Memory of one thread that lasts from product to product: fresh pages cost more than their use."""
+    """Memory of one thread that is kept between products, since allocating pages takes longer than using
+    them."""
 
     def __init__(self) -> None:
         self.buffers: dict[str, Array] = {}
 
     def take(self, use: str, shape: tuple[int, ...], dtype: type) -> Array:
-        """An array of undefined content, valid until the same use asks again."""
+        """Return an array of undefined content, valid until the next call for the same use."""
         size = math.prod(shape) * np.dtype(dtype).itemsize
         if use not in self.buffers or self.buffers[use].size < size:
             self.buffers[use] = np.empty(size, np.uint8)
@@ -49,9 +50,9 @@ _workspace = _Workspace()
 def linear(x: Array, weight: StoredTensor, workers: int = 1) -> Array:
     """x @ weight.T: [T, K], [out, K] -> [T, out] float32
 
-    The result is the same for any number of workers. Of a weight whose rows come in another order than they
-    are stored in, the columns of the result are put into that order: the weight is not copied, nor is one of
-    F32 whose rows are columns of the file.
+    The result is the same for any number of workers. If the rows of the weight are reordered, the columns of
+    the result are reordered instead of copying the weight. An F32 weight with rows that are columns of the
+    file is not copied either.
     """
     x, stored = np.ascontiguousarray(x, np.float32), weight.as_stored()
     y = np.empty((len(x), stored.shape[0]), np.float32)
@@ -62,7 +63,7 @@ def linear(x: Array, weight: StoredTensor, workers: int = 1) -> Array:
 
 
 def share(fill: Callable[[Item], None], items: Iterable[Item], workers: int) -> None:
-    """Call `fill` with every item, on so many threads."""
+    """Call `fill` with every item, on `workers` threads."""
     if workers > 1:
         list(_pool(workers).map(fill, items))
     else:
@@ -77,7 +78,7 @@ def _pool(workers: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(workers, thread_name_prefix="linear")
 
 
-if hasattr(os, "register_at_fork"):  # a child has the pools, but not their threads, and would wait for them
+if hasattr(os, "register_at_fork"):  # a forked child has the pools, but would wait forever for their threads
     os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
@@ -87,7 +88,8 @@ def _in_whole_blocks(weight: StoredTensor) -> bool:
 
 
 def _chunks(weight: StoredTensor, positions: int) -> list[slice]:
-    """Even shares of the rows of at most CHUNK elements; pairs of them where workers may share them."""
+    """Cut the rows into equal chunks of at most CHUNK elements; an even number of chunks if workers are
+    used."""
     out = weight.shape[0]
     most = min(MAX_ROWS, max(16, CHUNK // max(1, weight.stride)))
     count = -(-out // most)
@@ -98,7 +100,7 @@ def _chunks(weight: StoredTensor, positions: int) -> list[slice]:
 
 
 def _plain_product(x: Array, weight: StoredTensor, y: Array) -> Callable[[slice], None]:
-    """What fills columns of y with products of x and as many rows, decoded."""
+    """Return a function that decodes a chunk of rows and writes their products with x to columns of y."""
 
     def fill(rows: slice) -> None:
         with ignoring():
@@ -108,9 +110,10 @@ def _plain_product(x: Array, weight: StoredTensor, y: Array) -> Callable[[slice]
 
 
 def _quantised_product(x: Array, weight: StoredTensor, y: Array) -> Callable[[slice], None]:
-    """What fills columns of y with products of x and as many rows, unpacked.
+    """Return a function that unpacks a chunk of rows and writes their products with x to columns of y.
 
-    A row's sum of (d * q + m) * x is one product with q and, run by run, one of m and the sum of x.
+    The sum of (d * q + m) * x over a row is a product with q, plus for each run the product of m and the sum
+    of x.
     """
     positions, width = x.shape
     minima = width // weight.encoding.block_size * weight.encoding.minima
@@ -122,7 +125,7 @@ def _quantised_product(x: Array, weight: StoredTensor, y: Array) -> Callable[[sl
             runs, count = quants.d.shape[0] * quants.d.shape[1], quants.d.shape[2]
             q = _workspace.take("q", (runs, width // runs, count), np.float32)
             np.copyto(q.reshape(quants.runs().shape), quants.runs())
-            # One product by d per position, run and row, or one per weight and its way through the cache?
+            # Scale with d either the result of each run, or each weight, which must pass through the cache.
             scale_results = 3 * positions * runs < 2 * width
             product = _scale_results if scale_results else _scale_weights
             product(x, q, quants.d.reshape(runs, count), y[:, rows])
@@ -133,7 +136,7 @@ def _quantised_product(x: Array, weight: StoredTensor, y: Array) -> Callable[[sl
 
 
 def _unpack(weight: StoredTensor, rows: slice) -> Quants:
-    """The integers and scales of some rows, element by element: rows lie side by side, [..., R]."""
+    """Unpack the integers and scales of a chunk. Rows are side by side: [..., R]"""
     encoding, count = weight.encoding, rows.stop - rows.start
     assert encoding.unpack is not None
     row_bytes = weight.stride // encoding.block_size * encoding.block_bytes
@@ -141,12 +144,12 @@ def _unpack(weight: StoredTensor, rows: slice) -> Quants:
     blocks = _workspace.take("blocks", (row_bytes, count), np.uint8)
     np.copyto(blocks, stored.T)
     quants = encoding.unpack(blocks.reshape(-1, encoding.block_bytes, count))
-    # Not to subtract large sums from each other: 4e-7 from float64 where it was 2e-6, or 1e-5 for x > 0.
+    # Centred integers avoid differences of large sums: the error is 4e-7 instead of 2e-6, or 1e-5 for x > 0.
     return quants.centred(encoding.centre) if encoding.minima else quants
 
 
 def _scale_results(x: Array, q: Array, d: Array, y: Array) -> None:
-    """y = the runs' products, weighted with their scales: [T, K], [K/run, run, R], [K/run, R] -> [T, R]"""
+    """y = sum of d * (x @ q) over the runs: [T, K], [K/run, run, R], [K/run, R] -> [T, R]"""
     runs, run, count = q.shape
     products = _workspace.take("products", (runs, len(x), count), np.float32)
     np.matmul(x.reshape(len(x), runs, run).transpose(1, 0, 2), q, out=products)
@@ -154,6 +157,6 @@ def _scale_results(x: Array, q: Array, d: Array, y: Array) -> None:
 
 
 def _scale_weights(x: Array, q: Array, d: Array, y: Array) -> None:
-    """y = one product with the scaled weights: [T, K], [K/run, run, R], [K/run, R] -> [T, R]"""
+    """y = x @ (d * q), one product: [T, K], [K/run, run, R], [K/run, R] -> [T, R]"""
     q *= d[:, None]
     np.matmul(x, q.reshape(x.shape[1], -1), out=y)

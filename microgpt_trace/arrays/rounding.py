@@ -1,4 +1,4 @@
-"""The roundings of bf16, f16 and 8-bit blocks."""
+"""Rounding to bf16, f16 and 8-bit blocks."""
 
 from __future__ import annotations
 
@@ -6,26 +6,28 @@ import numpy as np
 
 from .stats import Array
 
-BLOCK, WIDE_BLOCK = 32, 256  # elements of Q8_0 that share a scale, and of Q8_K
+BLOCK, WIDE_BLOCK = 32, 256  # elements that share a scale, in Q8_0 and in Q8_K
 
 
 def to_bf16(x: Array) -> Array:
-    """The nearest bfloat16, ties to even, as float32: 8 of the 24 bits of a fraction remain."""
+    """Round to the nearest bfloat16 (8 of 24 bits of the fraction, ties to even), and return it as
+    float32."""
     bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
     rounded = (bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) & np.uint32(0xFFFF0000)
     return np.where(np.isfinite(x), rounded.view(np.float32).reshape(x.shape), x).astype(np.float32)
 
 
 def to_f16(x: Array) -> Array:
-    """The nearest float16 as float32, infinite above 65,504."""
+    """Round to the nearest float16, which is infinite for numbers too large for it, and return it as
+    float32."""
     with np.errstate(over="ignore"):
         return np.asarray(x, np.float32).astype(np.float16).astype(np.float32)
 
 
 def q8_blocks(x: Array, block: int = BLOCK, nudge: float = 0.0, early: bool = False) -> tuple[Array, Array]:
-    """Blocks along the rows as integers within 127 of 0, and a scale each: [..., K] -> [..., n, block],
-    [..., n, 1] float32. The last block is filled up with zeros. `nudge` moves what lies between two
-    integers up (or down) by that share of it. With `early` a scale becomes float16 before it divides."""
+    """Round blocks along the rows to integers from -127 to 127 with a scale for each block: [..., K] ->
+    [..., n, block], [..., n, 1] float32. Zeros fill the last block. Before rounding, numbers are multiplied
+    by 1 + `nudge`. With `early`, scales are rounded to float16 before they divide."""
     width = x.shape[-1]
     padded = np.zeros((*x.shape[:-1], -(-width // block) * block), np.float32)
     padded[..., :width] = x
@@ -37,9 +39,9 @@ def q8_blocks(x: Array, block: int = BLOCK, nudge: float = 0.0, early: bool = Fa
 
 
 def to_q8(x: Array, block: int = BLOCK, half: bool = False, nudge: float = 0.0, early: bool = False) -> Array:
-    """Blocks along the rows as 8-bit integers with a scale each, as engines for quantised weights round
-    what goes into a product: [..., K] -> [..., K]. With `half` the scale is kept in float16; `nudge` and
-    `early` as in `q8_blocks`."""
+    """Round blocks along the rows to 8-bit integers times a scale, as engines for quantised weights round
+    the input of a product: [..., K] -> [..., K]. With `half`, the scale is stored as float16. `nudge` and
+    `early` are those of `q8_blocks`."""
     quants, scale = q8_blocks(x, block, nudge, early)
-    back = quants * (to_f16(scale) if half else scale)
-    return back.reshape(*x.shape[:-1], -1)[..., : x.shape[-1]].astype(np.float32)
+    rounded = quants * (to_f16(scale) if half else scale)
+    return rounded.reshape(*x.shape[:-1], -1)[..., : x.shape[-1]].astype(np.float32)

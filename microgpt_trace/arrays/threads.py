@@ -1,4 +1,5 @@
-"""How many threads the BLAS under NumPy uses, and what memory the C library keeps for it. Knows no model."""
+"""The number of threads of NumPy's BLAS, and the memory that the C library keeps for NumPy. Knows no
+model."""
 
 from __future__ import annotations
 
@@ -10,13 +11,13 @@ from functools import cache
 from typing import Any
 
 VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
-KEPT = 31 << 20  # bytes; glibc's limit is 32 MB
+KEPT = 31 << 20  # bytes; the limit of glibc is 32 MB
 _alone = ContextVar("alone", default=False)
 
 
 @contextmanager
 def one_core() -> Iterator[None]:
-    """Within, this process counts on one core: others have the rest."""
+    """Let this process use one core within the block, since other processes use the rest."""
     token = _alone.set(True)
     try:
         with one_blas_thread():
@@ -26,7 +27,7 @@ def one_core() -> Iterator[None]:
 
 
 def available_cores() -> int:
-    """How many cores this process may use."""
+    """Return the number of cores that this process may use."""
     if _alone.get():
         return 1
     if hasattr(os, "sched_getaffinity"):
@@ -35,10 +36,10 @@ def available_cores() -> int:
 
 
 def one_blas_thread() -> AbstractContextManager[Any]:
-    """Keep the BLAS on one thread, unless the environment says how many.
+    """Keep the BLAS on one thread, unless an environment variable sets the number.
 
-    Products of this size mostly wait for other threads: 8 tokens through SmolLM2 take 0.13 s on one
-    thread and 0.4 to 0.8 on two.
+    In products of this size, threads mostly wait for each other: 8 tokens through SmolLM2 take 0.13 s on one
+    thread, and 0.4 to 0.8 s on two.
     """
     if any(name in os.environ for name in VARIABLES):
         return nullcontext()
@@ -49,12 +50,13 @@ def one_blas_thread() -> AbstractContextManager[Any]:
 
 @cache
 def keep_freed_memory() -> None:
-    """Have the C library keep what NumPy frees for the arrays to come, instead of giving it back.
+    """Let the C library keep the memory that NumPy frees for later arrays, instead of returning it to the
+    system.
 
-    glibc takes blocks as large as the largest one freed so far from memory that it keeps; this one is
-    never touched. 256 tokens through SmolLM2 then take 0.88 s, not 1.05: half a million page faults; a
-    training step at batch 256 takes half the time.
+    glibc keeps memory for blocks up to the size of the largest freed block, so this function allocates and
+    frees a large one, which is never written. This saves half a million page faults: 256 tokens through
+    SmolLM2 take 0.88 s instead of 1.05 s, and a training step at batch size 256 half the time.
     """
-    import numpy as np  # which --help does without
+    import numpy as np  # not needed by --help, which must start fast
 
     np.empty(KEPT, np.uint8)

@@ -162,14 +162,10 @@ class Model:
                 f"found {len(text):,}"
             )
         lowered, ids = tokenizer.normalize(text), tokenizer.encode_name(text)
-        return TraceInput(
-            lowered,
-            tuple(ids[:-1]),
-            tuple(ids[1:]),
-            tuple(tokenizer.label(i) for i in ids[:-1]),
-            tuple(tokenizer.label(i, target=True) for i in ids[1:]),
-            (f"{text!r} was lowercased to {lowered!r}",) if lowered != text else (),
-        )
+        labels = tuple(map(tokenizer.label, ids[:-1]))
+        target_labels = tuple(tokenizer.label(i, target=True) for i in ids[1:])
+        notes = (f"{text!r} was lowercased to {lowered!r}",) if lowered != text else ()
+        return TraceInput(lowered, tuple(ids[:-1]), tuple(ids[1:]), labels, target_labels, notes)
 
     @property
     def longest_text(self) -> int:

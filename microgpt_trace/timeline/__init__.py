@@ -1,1 +1,1 @@
-"""The log of a training run, and the curves that are read from it."""
+"""The log of a training run, and the timeline that is read from it."""

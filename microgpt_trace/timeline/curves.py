@@ -1,7 +1,7 @@
-"""How a model changed while it was trained, as plain data: curves over the traced steps of a run. Knows
-no log file and no screen.
+"""The timeline of a training run, as plain data: curves over its traced steps. Knows no log file and no
+screen.
 
-A curve has one entry per traced step: None where the log tells nothing, or says null.
+A curve has one entry per traced step. An entry is None if the log has null or no value.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from ..text.brief import frozen
 _LAYER = re.compile(r"^layer[0-9]+\.")
 Curve = tuple[float | None, ...]
 Counts = tuple[int | None, ...]
-HeadWeights = tuple[tuple[tuple[float, ...], ...], ...]  # by head, query, and key that it sees
+HeadWeights = tuple[tuple[tuple[float, ...], ...], ...]  # by head, query and visible key
 
 
 @frozen
 class EventCurve:
-    """An event of the watched name's trace: the L2 norm of its finite elements, the share of elements that
-    are zero, how many are not finite, and the L2 norm of the gradient of the name's loss."""
+    """An event in the traces of the watched name: the L2 norm of its finite elements, the share of zeros,
+    the number of elements that are not finite, and the L2 norm of the gradient of the name's loss."""
 
     name: str
     l2: Curve
@@ -37,8 +37,8 @@ class EventCurve:
 
 @frozen
 class ParameterCurve:
-    """A parameter after the step, the gradient there of the watched name's loss, the update that the step
-    made, and |update| / |parameter before it|. There is no update at step 0."""
+    """The L2 norms of a parameter after the step, of the gradient of the watched name's loss there, and of
+    the update that the step made; and |update| / |parameter before it|. Step 0 has no update."""
 
     name: str
     l2: Curve
@@ -55,7 +55,7 @@ class LikelyToken:
 
 @frozen
 class AttentionCurve:
-    """The attention weights of a layer over the watched name, of every head, as logged: in 6 digits."""
+    """The attention weights of all heads of a layer over the watched name, with the 6 digits of the log."""
 
     name: str
     weights: tuple[HeadWeights | None, ...]
@@ -63,12 +63,11 @@ class AttentionCurve:
 
 @frozen
 class PositionCurve:
-    """What is predicted at one position of the watched name.
+    """The predictions at one position of the watched name.
 
-    `learned` is the first traced step from which on the target is the first choice (rank 1) to the end,
-    `halfway` that from which on P(target) stays above half the way from its first to its last value. Each
-    is None where there is no such step; `halfway` also where P is no higher in the end. `top` are the most
-    probable tokens with their P.
+    From the traced step `learned` to the end, the target has rank 1. From the step `halfway` to the end,
+    P(target) is above the middle between its first and its last value. Each is None if there is no such
+    step, and `halfway` also if P did not rise. `top` has the most likely tokens with their P.
     """
 
     position: int
@@ -93,7 +92,8 @@ class DeadUnit:
 
 @dataclass(frozen=True, slots=True)
 class ReturnedUnit:
-    """A unit that is alive in the end but was dead before: last from one traced step until another."""
+    """A unit that is alive in the end but was dead before, for the last time between these two traced
+    steps."""
 
     unit: int
     died: int
@@ -102,7 +102,8 @@ class ReturnedUnit:
 
 @frozen
 class LayerUnits:
-    """The ReLU units of a layer: how many were dead at each traced step, which still are, which returned."""
+    """The ReLU units of a layer: the number of dead ones by traced step, those dead at the end, those
+    returned."""
 
     layer: int
     units: int
@@ -121,7 +122,7 @@ class LossCurve:
 
 @dataclass(frozen=True, slots=True)
 class RunStart:
-    """Where a run began or went on: after which step, and the mean loss over held-out names there."""
+    """The start of a run, or of a part that resumed it: the step before it, and the held-out loss there."""
 
     step: int
     held_out_loss: float | None
@@ -144,8 +145,8 @@ class TrainingPlan:
 
 @frozen
 class Timeline:
-    """Everything a log tells, by traced step. `absent` says what it does not tell and why, `notes` what
-    is odd about the file."""
+    """The contents of a log, by traced step. `absent` lists the values that the log lacks, with the reasons,
+    and `notes` the problems of the file."""
 
     SCHEMA = "microgpt.timeline/1"
 
@@ -168,21 +169,20 @@ class Timeline:
 
 
 def selected(timeline: Timeline, names: Sequence[str]) -> Timeline:
-    """The timeline of these events and parameters (names, globs, apr's stage names); of the overview's
-    events and all parameters without any. Raises InputError where one matches nothing."""
-    known = [event.name for event in timeline.events] + [row.name for row in timeline.parameters]
-    if names and not known:
-        raise InputError(f"{timeline.log}: tells of no event")
+    """Return the timeline with only these events and parameters (names, globs, apr's stage names), or
+    without names with the events of the overview and all parameters. Raises InputError if a name matches
+    nothing."""
+    logged = [event.name for event in timeline.events] + [row.name for row in timeline.parameters]
+    if names and not logged:
+        raise InputError(f"{timeline.log}: expected events, found none in the log")
     try:
-        chosen = set(select_names(names, known))
+        chosen = set(select_names(names, logged))
     except InputError as error:
         raise InputError(f"{timeline.log}: {error}") from error
     if not names:
-        one_layer = replace(timeline.config, n_layer=1, n_head=1)  # a log may speak of a million
+        one_layer = replace(timeline.config, n_layer=1, n_head=1)  # a damaged log may name a million layers
         hidden = {spec.name for spec in event_specs(one_layer) if not spec.overview}
-        chosen = {name for name in known if _LAYER.sub("layer0.", name) not in hidden}
-    return replace(
-        timeline,
-        events=tuple(event for event in timeline.events if event.name in chosen),
-        parameters=tuple(row for row in timeline.parameters if row.name in chosen),
-    )
+        chosen = {name for name in logged if _LAYER.sub("layer0.", name) not in hidden}
+    events = tuple(event for event in timeline.events if event.name in chosen)
+    parameters = tuple(row for row in timeline.parameters if row.name in chosen)
+    return replace(timeline, events=events, parameters=parameters)

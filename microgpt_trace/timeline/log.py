@@ -1,4 +1,4 @@
-"""The records of a training log, read line by line and held to their types. Knows not what they mean."""
+"""The records of a training log, read line by line with their types checked. Does not know their meaning."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ..text.json_reading import OutOfBounds, from_json
 from ..untrusted_files import check_regular, reading
 
 LOG_SCHEMA = "microgpt.log/1"
-LONGEST = 1 << 24  # bytes of a line: a log's have a few hundred
+LONGEST = 1 << 24  # bytes that a line may have; a usual line has a few hundred
 BEGINNING = b'{"record": "run", "schema": "microgpt.log/'
-_NONFINITE = ("NaN", "Infinity", "-Infinity")  # as float() reads them
+_NONFINITE = ("NaN", "Infinity", "-Infinity")  # float() reads these texts
 T = TypeVar("T")
 Weights = tuple[tuple[tuple[float, ...], ...], ...]
 
 
 def is_log(path: Path) -> bool:
-    """Whether a file that is there is a log, maybe an empty one or one that is cut in its first line."""
+    """Return True if an existing file is a log, or empty, or a log that ends within its first line."""
     try:
         next(log_records(path, []), None)
     except FileFormatError:
@@ -30,7 +30,7 @@ def is_log(path: Path) -> bool:
 
 
 def watched_before(path: Path) -> str | None:
-    """The name that a log which is gone on with watches; None where there is no such log."""
+    """Return the name that an existing log watches; None if there is no log."""
     try:
         record = next(log_records(path, []), None)
         return None if record is None else record.get("watched", a_text)
@@ -39,16 +39,16 @@ def watched_before(path: Path) -> str | None:
 
 
 def log_records(path: Path, notes: list[str]) -> Iterator[LogRecord]:
-    """The records of a log, the first of which tells of a run. A last line that is cut is left out, with a
-    note. Raises FileFormatError naming the file and the line."""
+    """Yield the records of a log, of which the first describes a run. An incomplete last line is left out
+    with a note. Raises FileFormatError, which names the file and the line."""
     check_regular(path, "the log of a training run")
     with reading(path), path.open("rb") as file:
         for number, line in enumerate(iter(partial(file.readline, LONGEST), b""), 1):
-            begun = number > 1 or BEGINNING.startswith(line[: len(BEGINNING)])
-            if begun and not line.endswith(b"\n") and len(line) < LONGEST:
+            is_log_line = number > 1 or BEGINNING.startswith(line[: len(BEGINNING)])
+            if is_log_line and not line.endswith(b"\n") and len(line) < LONGEST:
                 notes.append(
-                    f"{path}, line {number:,}: the last line is cut and was left out; the run was stopped "
-                    "while it was written, or goes on"
+                    f"{path}, line {number:,}: the last line is incomplete and was left out; the run was "
+                    "stopped while writing it, or is still running"
                 )
                 return
             record = LogRecord(path, f"line {number:,}", _parsed(path, number, line), file.tell())
@@ -59,15 +59,15 @@ def log_records(path: Path, notes: list[str]) -> Iterator[LogRecord]:
 
 def _parsed(path: Path, number: int, line: bytes) -> dict[str, Any]:
     where = f"{path}, line {number:,}"
-    wanted = "expected a JSON record of the log of a training run"
+    expected = "expected a JSON record of the log of a training run"
     if len(line) == LONGEST:
-        raise FileFormatError(f"{where}: {wanted}, found a line without an end")
+        raise FileFormatError(f"{where}: {expected}, found a line of more than {LONGEST:,} bytes")
     try:
         values = from_json(line)
     except ValueError as error:
         found = repr(line[:40].decode("utf-8", "replace").strip()) if line.strip() else "an empty line"
         found = str(error) if isinstance(error, OutOfBounds) else found
-        raise FileFormatError(f"{where}: {wanted}, found {found}") from error
+        raise FileFormatError(f"{where}: {expected}, found {found}") from error
     if not isinstance(values, dict):
         raise FileFormatError(f"{where}: expected a JSON object, found a {type(values).__name__}")
     return values
@@ -85,10 +85,10 @@ def _check_first(record: LogRecord) -> None:
 
 @frozen
 class LogRecord:
-    """A JSON object of a line, which ends at the byte `end` of the file."""
+    """The JSON object of a line, or an object within it. The line ends at the byte `end` of the file."""
 
     path: Path
-    where: str  # "line 17", then the members that lead here
+    where: str  # "line 17", or "line 17, model" for an object within it
     values: dict[str, Any]
     end: int = 0
 
@@ -96,10 +96,10 @@ class LogRecord:
         return FileFormatError(f"{self.path}, {self.where}: {fact}")
 
     def get(self, field: str, read: Callable[[Any], T]) -> T:
-        """What `read` makes of a field. Raises FileFormatError naming file, line and field where the field is
-        missing, and where `read` raises ValueError with what it expected."""
+        """Return read(value) of a field. If the field is missing, or `read` raises ValueError with what it
+        expects, this raises FileFormatError, which names the file, the line and the field."""
         if field not in self.values:
-            raise self.error(f"expected the field {field!r}, found none")
+            raise self.error(f"the field {field!r} is missing")
         value = self.values[field]
         try:
             return read(value)
@@ -107,17 +107,17 @@ class LogRecord:
             raise self.error(f"{field}: expected {error}, found {value!r:.60}") from error
 
     def part(self, field: str) -> LogRecord:
-        """The object that a field holds."""
+        """Return the object in a field as a record."""
         return LogRecord(self.path, f"{self.where}, {field}", self.get(field, an_object))
 
 
-def _reader(expected: str, holds: Callable[[Any], bool], made: Callable[[Any], T]) -> Callable[[Any], T]:
-    """Reads what `holds` accepts. It raises ValueError with what was expected for all else."""
+def _reader(expected: str, accepts: Callable[[Any], bool], convert: Callable[[Any], T]) -> Callable[[Any], T]:
+    """Return a function that converts accepted values, and raises ValueError(expected) for other values."""
 
     def read(value: Any) -> T:
-        if not holds(value):
+        if not accepts(value):
             raise ValueError(expected)
-        return made(value)
+        return convert(value)
 
     return read
 
@@ -132,21 +132,21 @@ def _is_count(value: Any) -> bool:
 
 a_text = _reader("a text", lambda value: isinstance(value, str), str)
 an_object: Callable[[Any], dict[str, Any]] = _reader("an object", lambda v: isinstance(v, dict), dict)
-a_count = _reader("a whole number from 0 on", _is_count, int)
-a_number = _reader("a number", _is_number, float)  # which may be NaN or infinite
+a_count = _reader("a whole number of at least 0", _is_count, int)
+a_number = _reader("a number", _is_number, float)  # NaN and infinities included
 
 
 def a_number_or_null(value: Any) -> float | None:
     return None if value is None else a_number(value)
 
 
-def one_of(among: Sequence[str]) -> Callable[[Any], str]:
-    """One of some texts."""
-    return _reader(f"one of {', '.join(among)}", lambda value: value in among, str)
+def one_of(texts: Sequence[str]) -> Callable[[Any], str]:
+    """Return a reader of one of these texts."""
+    return _reader(f"one of {', '.join(texts)}", lambda value: value in texts, str)
 
 
 def counts_below(most: int) -> Callable[[Any], frozenset[int] | None]:
-    """Whole numbers, or null."""
+    """Return a reader of a list of whole numbers below `most`, or null."""
 
     def are_counts(value: Any) -> bool:
         return value is None or (isinstance(value, list) and all(_is_count(n) and n < most for n in value))
@@ -157,7 +157,7 @@ def counts_below(most: int) -> Callable[[Any], frozenset[int] | None]:
 
 
 def labelled_numbers(value: Any) -> list[tuple[str, float]]:
-    """Texts with a number each."""
+    """Read a list of pairs of a text and a number."""
     pairs: list[Any] = value if isinstance(value, list) else [None]
     if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
         raise ValueError("pairs of a text and a number")
@@ -165,13 +165,14 @@ def labelled_numbers(value: Any) -> list[tuple[str, float]]:
 
 
 def causal_weights(heads: int) -> Callable[[Any], Weights]:
-    """Of so many heads the numbers of each row, one more in every row: [H][T][1..T]"""
+    """Return a reader of causal attention weights, of which row n of every head has n numbers:
+    [H][T][1..T]"""
 
     def are_weights(value: Any) -> bool:
         planes = value if isinstance(value, list) and all(isinstance(p, list) for p in value) else [[]]
         rows = [row for plane in planes for row in enumerate(plane, 1)]
-        alike = len(planes) == heads and len({*map(len, planes)}) == 1 and len(rows) > 0
-        return alike and all(isinstance(row, list) and len(row) == n for n, row in rows)
+        same_size = len(planes) == heads and len({*map(len, planes)}) == 1 and len(rows) > 0
+        return same_size and all(isinstance(row, list) and len(row) == n for n, row in rows)
 
     return _reader(
         f"a list of rows of 1, 2, 3 and more numbers for each of {heads:,} heads", are_weights,

@@ -1,4 +1,4 @@
-"""Writing the log of a training run: a JSON record per step, and traces of one name now and then."""
+"""Writing the log of a training run: a JSON record per step, and a trace of one name every few steps."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ..tracing.microgpt_tracing import update_events
 from ..tracing.trace import trace
 from .log import LOG_SCHEMA, LogRecord, a_count, log_records
 
-DIGITS = 6  # significant ones, of attention weights
-TOP = 5  # tokens of a prediction
+DIGITS = 6  # significant digits of attention weights
+TOP = 5  # most likely tokens of a prediction
 
 if TYPE_CHECKING:
     from ..arrays.stats import Array
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
 
 
 class LogError(RunError):
-    """The log cannot be written."""
+    """The error of a log that cannot be written."""
 
 
 class TrainingLog:
-    """The file of a log, open within `with`. Records: "run" first, then "step", and those of traces: "event",
-    "check" (a failed one), "prediction", "attention", "parameter" and "relu", which tells of all held-out
-    names.
+    """The file of a log, which is open within `with`. The first record is "run", then come "step" records,
+    and those of traces: "event", "check" (a failed one), "prediction", "attention", "parameter" and "relu"
+    (the dead units over all held-out names).
 
-    A trace after step N is one of the watched name with the parameters that step left, forward and
-    backward, and the update that the step made.
+    A trace after step N is a forward and backward pass of the watched name with the parameters after that
+    step, and the update that the step made.
 
-    A log that is gone on with begins with what the run had logged when its checkpoint was saved: `sync`
-    comes before each save, and what was logged after it is dropped, which `note` is told.
+    A resumed log keeps the records up to the checkpoint, since `sync` comes before each save. Later records
+    are dropped, and `note` receives a sentence about them.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class TrainingLog:
 
     def __enter__(self) -> TrainingLog:
         if self._append and self._path.exists():
-            self._forget_later_steps()
+            self._drop_later_steps()
         with self._writing():
             self._file: IO[str] = self._path.resolve().open(self._mode, encoding="utf-8")
         self._begin()
@@ -66,11 +66,11 @@ class TrainingLog:
             with self._writing():
                 self._file.close()
         except LogError:
-            if error is None:  # else the same is under way already
+            if error is None:  # else the first error is more useful
                 raise
 
     def sync(self) -> None:
-        """See to it that all records so far are on the disk. Raises LogError."""
+        """Write all records so far to the disk. Raises LogError."""
         with self._writing():
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -82,9 +82,9 @@ class TrainingLog:
         except OSError as error:
             raise LogError(f"{self._path}: cannot write the log ({error.strerror})") from error
 
-    def _forget_later_steps(self) -> None:
-        """A run that was killed has logged more than it saved: what comes again is dropped. Nothing is
-        where the log is another run's."""
+    def _drop_later_steps(self) -> None:
+        """Drop the records after the checkpoint, which the run will write again. Raises InputError, and drops
+        nothing, if the log belongs to another run."""
         path, done, end, last, dropped = self._path, self._trainer.done, 0, 0, 0
         for record in log_records(path, []):
             if not end:
@@ -97,26 +97,22 @@ class TrainingLog:
         with self._writing():
             os.truncate(path, end)
         if dropped:
-            self._note(
-                f"{path}: dropped {dropped:,} records of steps after {done:,}, which the run takes again"
-            )
+            self._note(f"{path}: dropped {dropped:,} records of steps after {done:,}, which the run repeats")
         if last < done:
             self._note(f"{path} has no records of steps {last + 1:,} to {done:,}")
 
     def _refuse_another_run(self, record: LogRecord) -> None:
-        """The first record of a log names its run; an older one tells at least how it trained."""
-        trainer, values = self._trainer, record.values
-        config = asdict(trainer.params.config), record.part("model").values.get("config")
-        identity = {"run_id": (trainer.run_id, values.get("run_id")), "config": config}
-        if not values.get("run_id"):
-            fingerprint, schedule = trainer.documents.fingerprint, vars(trainer.schedule)
-            said = {"data": (fingerprint, values.get("data")), "schedule": (schedule, values.get("schedule"))}
-            identity = said | {"config": config}
-        for key, (own, found) in identity.items():
-            if own != found:
+        """Raise InputError if the first record of a log has another run id or config, or in an older log,
+        which has no run id, other data, another schedule or config."""
+        trainer, logged = self._trainer, {**record.values, **record.part("model").values}
+        own: dict[str, Any] = {"run_id": trainer.run_id}
+        if not logged.get("run_id"):
+            own = {"data": trainer.documents.fingerprint, "schedule": vars(trainer.schedule)}
+        for key, value in {**own, "config": asdict(trainer.params.config)}.items():
+            if logged.get(key) != value:
                 raise InputError(
-                    f"--log {record.path}: the log of another run, {key} {found!s:.60}; this one is "
-                    f"{own!s:.60}"
+                    f"--log {record.path}: expected the log of this run with {key} {value!s:.60}, "
+                    f"found the log of another run with {key} {logged.get(key)!s:.60}"
                 )
 
     def _begin(self) -> None:
@@ -130,7 +126,7 @@ class TrainingLog:
             self._add_trace(0)
 
     def add(self, record: StepRecord) -> None:
-        """Write down a step, and a trace where one is due."""
+        """Write the record of a step, and a trace if this step has one."""
         adam = self._trainer.adam
         norm, ratio = adam.gradient_norm(), adam.update_ratio()
         self._write("step", **record._asdict(), gradient_norm=norm, update_ratio=ratio)
@@ -150,8 +146,8 @@ class TrainingLog:
                 self._write("check", step=step, id=check.id, detail=check.detail)
         self._add_predictions(step, result)
         for name in weights:
-            seen = _in_digits(result.arrays["forward", name])
-            self._write("attention", step=step, name=name, weights=seen)
+            weights_of_heads = _rounded(result.arrays["forward", name])
+            self._write("attention", step=step, name=name, weights=weights_of_heads)
         self._add_parameters(step, result, trainer.adam)
         dead = trainer.dead_units()
         for layer in range(model.config.n_layer):
@@ -159,15 +155,16 @@ class TrainingLog:
             self._write("relu", step=step, layer=layer, units=model.config.n_inner, dead=units)
 
     def _add_predictions(self, step: int, result: Trace) -> None:
-        for found, target in zip(result.predictions, result.targets, strict=True):
+        for own, target in zip(result.predictions, result.targets, strict=True):
             self._write(
-                "prediction", step=step, position=found.position, target=target.label, p=target.p,
-                loss=found.loss, rank=found.rank, predicted=found.predicted and found.predicted.label,
-                top=[[candidate.label, candidate.p] for candidate in found.top],
+                "prediction", step=step, position=own.position, target=target.label, p=target.p,
+                loss=own.loss, rank=own.rank, predicted=own.predicted and own.predicted.label,
+                top=[[candidate.label, candidate.p] for candidate in own.top],
             )  # fmt: skip
 
     def _add_parameters(self, step: int, result: Trace, adam: Adam) -> None:
-        """`update_ratio` is |update| / |parameter before it|, as that of a "step" record."""
+        """Write the "parameter" records. As in a "step" record, update_ratio is |update| / |parameter before
+        it|."""
         ratios = adam.update_ratios() if step else {}
         for row in result.parameters:
             update_l2, update_ratio = ratios.get(row.name, (None, None))
@@ -181,8 +178,8 @@ class TrainingLog:
             self._file.write(dump({"record": record, **fields}) + "\n")
 
 
-def _in_digits(weights: Array) -> list[list[list[float]]]:
-    """The weights of every head, of each query those of the keys that it sees, in DIGITS digits."""
+def _rounded(weights: Array) -> list[list[list[float]]]:
+    """Return the attention weights [H, T, T] as lists, without masked keys, rounded to DIGITS digits."""
     return [
         [[float(f"{w:.{DIGITS}g}") for w in row[: n + 1]] for n, row in enumerate(head)]
         for head in weights.tolist()

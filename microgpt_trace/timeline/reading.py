@@ -1,5 +1,5 @@
-"""The log of `train --log --trace-every` as a Timeline: which records make which curve. Trains nothing
-and knows no screen."""
+"""The reader that turns the log of `train --log --trace-every` into a Timeline. Trains nothing and knows no
+screen."""
 
 from __future__ import annotations
 
@@ -42,41 +42,41 @@ from .log import (
 )
 
 OF_PARAMETERS = ("l2_norm", "gradient_l2", "update_l2", "update_ratio")
-EARLIER = "not logged; the log is of an earlier version"
+EARLIER = "not logged; an earlier version wrote this log"
 
 
 def read_timeline(path: Path) -> Timeline:
-    """Read a log line by line. Raises FileFormatError, naming the line, where it is no log, and InputError
-    where no trace is in it."""
-    story, notes = _Story(), list[str]()
+    """Read a log line by line. Raises FileFormatError, which names the line, if the file is not a log, and
+    InputError if it has no trace."""
+    reader, notes = _Reader(), list[str]()
     for record in log_records(path, notes):
-        story.take(record)
-    return story.told(path, notes)
+        reader.take(record)
+    return reader.timeline(path, notes)
 
 
-def since_when(logged: Mapping[int, bool]) -> int | None:
-    """The first step from which on it holds at every logged one to the last."""
+def since_when(conditions: Mapping[int, bool]) -> int | None:
+    """Return the first step from which the condition is true to the end; None if it is false in the end."""
     since = None
-    for step in sorted(logged, reverse=True):
-        if not logged[step]:
+    for step in sorted(conditions, reverse=True):
+        if not conditions[step]:
             break
         since = step
     return since
 
 
-class _Story:
-    """What the records say: `_rows["forward", "logits"][250]["l2"]`, by kind, by name and by step."""
+class _Reader:
+    """The values of the records by kind, name and step: `_rows["forward", "logits"][250]["l2"]`."""
 
     def __init__(self) -> None:
         self._rows: dict[tuple[str, Any], dict[int, dict[str, Any]]] = {}
         self._losses: dict[int, float] = {}
         self._checks: list[FailedCheck] = []
         self._runs: list[RunStart] = []
-        self._said: tuple[Any, ...] = ()  # of model, data and schedule, by the first run
-        self._steps: list[int] = []  # that were traced
+        self._identity: tuple[Any, ...] = ()  # config, plan, watched name and data of the first run
+        self._steps: list[int] = []  # with a trace
 
     def take(self, record: LogRecord) -> None:
-        """Add a record. Kinds that a later version may write are passed over."""
+        """Add a record. Unknown kinds, which a later version may write, are ignored."""
         take = getattr(self, f"_take_{record.get('record', a_text)}", None)
         if take is not None:
             take(record)
@@ -93,15 +93,15 @@ class _Story:
             config = Config(**dimensions.values)
         except (InputError, TypeError) as error:
             raise dimensions.error(f"{error!s:.200}") from error
-        said = (config, plan, record.get("watched", a_text), record.get("data", a_text))
-        if self._runs and said != self._said:
-            raise record.error("expected the run above to go on, found another model, schedule or data")
-        self._said = said
-        self._forget_after(start)
+        identity = (config, plan, record.get("watched", a_text), record.get("data", a_text))
+        if self._runs and identity != self._identity:
+            raise record.error("expected the run above to continue, found another model, schedule or data")
+        self._identity = identity
+        self._drop_after(start)
         self._runs.append(RunStart(start, record.get("held_out_loss", a_number_or_null)))
 
-    def _forget_after(self, start: int) -> None:
-        """What a run that went on did again counts once."""
+    def _drop_after(self, start: int) -> None:
+        """Drop the records after a step from which the run resumed, since it repeated them."""
         by_step: tuple[dict[int, Any], ...] = (self._losses, *self._rows.values())
         for rows in by_step:
             for step in [step for step in rows if step > start]:
@@ -128,20 +128,20 @@ class _Story:
     def _take_prediction(self, record: LogRecord) -> None:
         facts: dict[str, Any] = {name: record.get(name, a_number_or_null) for name in ("p", "loss")}
         if "rank" in record.values:
-            known = record.values["rank"] is not None
-            facts["rank"] = record.get("rank", a_count) if known else None
-            facts["predicted"] = record.get("predicted", a_text) if known else None
+            ranked = record.values["rank"] is not None
+            facts["rank"] = record.get("rank", a_count) if ranked else None
+            facts["predicted"] = record.get("predicted", a_text) if ranked else None
         if "top" in record.values:
             facts["top"] = tuple(LikelyToken(*pair) for pair in record.get("top", labelled_numbers))
         target = record.get("target", a_text)
         self._put(record, "position", record.get("position", a_count), target=target, **facts)
 
     def _take_attention(self, record: LogRecord) -> None:
-        weights = record.get("weights", causal_weights(self._said[0].n_head))
+        weights = record.get("weights", causal_weights(self._identity[0].n_head))
         name = record.get("name", a_text)
-        logged = self._rows.get(("attention", name), {}).values()
-        if any(len(known["weights"][0]) != len(weights[0]) for known in logged):
-            raise record.error("weights: expected as many queries as in the traces before")
+        earlier = self._rows.get(("attention", name), {}).values()
+        if any(len(row["weights"][0]) != len(weights[0]) for row in earlier):
+            raise record.error("weights: expected as many queries as in earlier traces")
         self._put(record, "attention", name, weights=weights)
 
     def _take_parameter(self, record: LogRecord) -> None:
@@ -157,17 +157,18 @@ class _Story:
         identifier, detail = record.get("id", a_text), record.get("detail", a_text)
         self._checks.append(FailedCheck(record.get("step", a_count), identifier, detail))
 
-    def told(self, path: Path, notes: list[str]) -> Timeline:
-        """The timeline of all records taken."""
+    def timeline(self, path: Path, notes: list[str]) -> Timeline:
+        """Return the timeline of all records."""
         self._steps = sorted({step for rows in self._rows.values() for step in rows})
         if not self._steps:
             steps = counted(len(self._losses), "training step")
             raise InputError(
-                f"{path}: holds {steps} and no trace; `microgpt train --log FILE.jsonl --trace-every 250` "
-                "writes a log with traces"
+                f"{path}: expected traces, found only {steps}; "
+                "`microgpt train --log FILE.jsonl --trace-every 250` writes a log with traces"
             )
-        config, plan, watched, _ = self._said
+        config, plan, watched, _ = self._identity
         notes += [f"{path}: {text}" for text in (*self._cut_traces(), *self._gaps())]
+        weights = ((n, *self._curves("attention", n, "weights")) for n in self._names("attention"))
         return Timeline(
             log=str(path),
             watched=watched,
@@ -176,7 +177,7 @@ class _Story:
             runs=tuple(self._runs),
             steps=tuple(self._steps),
             positions=tuple(self._position(p, watched) for p in sorted(self._names("position"))),
-            attention=tuple(self._attention(name) for name in self._names("attention")),
+            attention=tuple(AttentionCurve(*pair) for pair in weights),
             layers=tuple(self._layer(layer) for layer in sorted(self._names("relu"))),
             events=tuple(self._event(name) for name in self._names("forward")),
             parameters=tuple(self._parameter(name) for name in self._parameter_names()),
@@ -190,19 +191,17 @@ class _Story:
         return [name for (of, name), rows in self._rows.items() if of == kind and rows]
 
     def _parameter_names(self) -> list[str]:
-        """Those of parameter records; a log without them has gradients and updates of parameters."""
+        """Return the names of parameters. A log without "parameter" records has gradients and updates of
+        them."""
         activations = set(self._names("forward"))
         names = [*self._names("parameter"), *self._names("update"), *self._names("backward")]
         return [name for name in dict.fromkeys(names) if name not in activations]
 
     def _curves(self, kind: str, name: Any, *fields: str) -> list[Any]:
-        """What was logged of each field at every traced step, None where nothing was."""
-        logged = self._rows.get((kind, name), {})
-        rows = [logged.get(step, {}) for step in self._steps]
+        """Return the curve of each field over the traced steps, with None for steps without a value."""
+        by_step = self._rows.get((kind, name), {})
+        rows = [by_step.get(step, {}) for step in self._steps]
         return [tuple(row.get(field) for row in rows) for field in fields]
-
-    def _attention(self, name: str) -> AttentionCurve:
-        return AttentionCurve(name, *self._curves("attention", name, "weights"))
 
     def _event(self, name: str) -> EventCurve:
         forward = self._curves("forward", name, "l2", "zeros", "nonfinite")
@@ -216,33 +215,33 @@ class _Story:
         return ParameterCurve(name, *curves)
 
     def _position(self, position: int, watched: str) -> PositionCurve:
-        logged = self._rows["position", position]
+        by_step = self._rows["position", position]
         fields = ("p", "loss", "rank", "predicted", "top")
         p, loss, rank, predicted, top = self._curves("position", position, *fields)
         return PositionCurve(
             position=position,
             seen=watched[:position] or "BOS",
-            target=next(reversed(logged.values()))["target"],
+            target=next(reversed(by_step.values()))["target"],
             p=p, loss=loss, rank=rank, predicted=predicted, top=top,
-            learned=since_when({step: row["rank"] == 1 for step, row in logged.items() if "rank" in row}),
-            halfway=_half_the_way({step: row["p"] for step, row in logged.items()}),
+            learned=since_when({step: row["rank"] == 1 for step, row in by_step.items() if "rank" in row}),
+            halfway=_half_the_way({step: row["p"] for step, row in by_step.items()}),
         )  # fmt: skip
 
     def _layer(self, layer: int) -> LayerUnits:
-        logged = self._rows["relu", layer]
-        measured = {step: row["dead"] for step, row in sorted(logged.items()) if row["dead"] is not None}
+        by_step = self._rows["relu", layer]
+        measured = {step: row["dead"] for step, row in sorted(by_step.items()) if row["dead"] is not None}
         counts = tuple(len(measured[step]) if step in measured else None for step in self._steps)
         dead, returned = list[DeadUnit](), list[ReturnedUnit]()
         for unit in sorted(frozenset().union(*measured.values())):
             last = max(step for step, units in measured.items() if unit in units)
             since = since_when({step: unit in units for step, units in measured.items() if step <= last})
             back = next((step for step in measured if step > last), None)
-            assert since is not None  # it is dead at `last`
+            assert since is not None  # because the unit is dead at the step `last`
             if back is None:
                 dead.append(DeadUnit(unit, since))
             else:
                 returned.append(ReturnedUnit(unit, since, back))
-        units = next(reversed(logged.values()))["units"]
+        units = next(reversed(by_step.values()))["units"]
         return LayerUnits(layer, units, counts, tuple(dead), tuple(returned))
 
     def _rows_of(self, kind: str) -> list[dict[str, Any]]:
@@ -254,7 +253,7 @@ class _Story:
         if not predictions:
             yield "predictions: not logged"
         elif unranked:
-            yield f"the target's rank, in {unranked:,} of {len(predictions):,} predictions: {EARLIER}"
+            yield f"the rank of the target in {unranked:,} of {len(predictions):,} predictions: {EARLIER}"
         if not self._names("attention"):
             yield f"attention weights: {EARLIER}"
         if not self._names("parameter"):
@@ -262,10 +261,11 @@ class _Story:
         if not units:
             yield f"dead ReLU units: {EARLIER}"
         elif all(row["dead"] is None for row in units):
-            yield "dead ReLU units: not measured, for no name is held out"
+            yield "dead ReLU units: not measured, because no name is held out"
 
     def _cut_traces(self) -> Iterator[str]:
-        """Traces that hold less than the others: the run was stopped while they were written."""
+        """Yield a note for each trace with fewer records than others: the run was stopped while writing
+        it."""
         kinds = ("forward", "backward", "position")
         sizes = Counter(step for (kind, _), rows in self._rows.items() if kind in kinds for step in rows)
         most = max(sizes.values(), default=0)
@@ -274,17 +274,18 @@ class _Story:
                 yield f"the trace of step {step:,} is incomplete"
 
     def _gaps(self) -> Iterator[str]:
-        """Training steps between others that the log lacks."""
+        """Yield a note for each gap between the logged training steps."""
         for last, step in pairwise([self._runs[0].step, *self._losses]):
             if step > last + 1:
                 yield f"steps {last + 1:,} to {step - 1:,} were not logged"
 
 
 def _half_the_way(p: Mapping[int, float | None]) -> int | None:
-    """From which step on P stays above the middle of its first and last value; None where it did not rise."""
-    known = {step: value for step, value in sorted(p.items()) if value is not None}
-    if not known:
+    """Return the first step from which P stays above the middle of its first and last value; None if there
+    is none."""
+    by_step = {step: value for step, value in sorted(p.items()) if value is not None}
+    if not by_step:
         return None
-    values = list(known.values())
+    values = list(by_step.values())
     middle = (values[0] + values[-1]) / 2
-    return since_when({step: value > middle for step, value in known.items()})
+    return since_when({step: value > middle for step, value in by_step.items()})

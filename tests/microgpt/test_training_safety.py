@@ -1,4 +1,4 @@
-"""Check that `train` loses no work and no other files: kills, full disks, two runs at once, targets."""
+"""Check that `train` loses no work and touches no other files: kills, full disks, two runs at once."""
 
 import errno
 import json
@@ -333,7 +333,7 @@ def test_resuming_from_an_earlier_checkpoint_reports_the_dropped_records():
     copy.write_bytes(checkpoint.read_bytes())
     assert resumed(checkpoint).code == 0
     done = resumed(copy, "--out other.safetensors")
-    assert f"{LOG}: dropped 10 records of steps after 10, which the run takes again" in done.err
+    assert f"{LOG}: dropped 10 records of steps after 10, which the run repeats" in done.err
     assert steps_of() == list(range(1, 21))
 
 

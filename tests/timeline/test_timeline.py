@@ -1,5 +1,5 @@
-"""`microgpt timeline`: a log's courses against models trained again, plain Python and PyTorch; a log worked
-out by hand; and what a log may lack."""
+"""Compare the curves of a log with models trained again, plain Python and PyTorch; and check a log computed
+by hand, logs with missing records, and files that are not logs."""
 
 import json
 import math
@@ -26,7 +26,7 @@ from microgpt_trace.timeline.log_writing import TrainingLog
 from microgpt_trace.timeline.reading import read_timeline
 
 CONFIG = Config(n_embd=8, n_head=2, n_layer=2, block_size=8)
-SCHEDULE = Schedule(steps=60, lr=0.1)  # so large a rate that units die, and some return
+SCHEDULE = Schedule(steps=60, lr=0.1)  # the rate is so large that units die, and some return
 NAMES = [name for name in read_lines(default_data()) if len(name) < 8][:120] + ["emma"] * 20
 TRACED = list(range(0, 61, 10))
 
@@ -50,68 +50,67 @@ def log(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def told(log):
+def timeline(log):
     return read_timeline(log)
 
 
 @pytest.fixture(scope="module")
 def weights():
-    """The parameters before and after each traced step, of a run that nobody logged: step -> (a, b)"""
-    trainer, found = new_trainer(), {}
-    found[0] = None, {name: view.copy() for name, view in trainer.params.items()}
-    before = found[0][1]
+    """Return the parameters before and after each traced step of the same run without a log."""
+    trainer, by_step = new_trainer(), {}
+    before = {name: view.copy() for name, view in trainer.params.items()}
+    by_step[0] = None, before
     for record in trainer.run():
         after = {name: view.copy() for name, view in trainer.params.items()}
         if record.step % 10 == 0:
-            found[record.step] = before, after
+            by_step[record.step] = before, after
         before = after
-    return found
+    return by_step
 
 
-def the_ids(name="emma"):
+def ids_of(name="emma"):
     return [0, *(ord(c) - ord("a") + 1 for c in name), 0]
 
 
 def dead_by_torch(weights):
-    """Per layer the units that never get more than zero, and the largest of what comes closest to it."""
+    """Return the dead units of each layer, and the smallest distance of any unit's maximum from zero."""
     names, rows = sorted({name for name in NAMES if held_out(name)}), [[], []]
-    for ids in map(the_ids, names):
+    for ids in map(ids_of, names):
         events, _ = torch_run(weights, ids[:-1], ids[1:], CONFIG)
-        for layer, found in enumerate(rows):
-            found.append(events[f"layer{layer}.mlp.up"].detach().numpy())
-    tops = [np.concatenate(found).max(axis=0) for found in rows]
+        for layer, arrays in enumerate(rows):
+            arrays.append(events[f"layer{layer}.mlp.up"].detach().numpy())
+    tops = [np.concatenate(arrays).max(axis=0) for arrays in rows]
     return [set(np.flatnonzero(top <= 0).tolist()) for top in tops], min(np.abs(top).min() for top in tops)
 
 
-def test_the_traced_steps(told):
-    assert told.steps == tuple(TRACED)
-    assert (told.watched, told.config, told.absent, told.notes) == ("emma", CONFIG, (), ())
-    assert [(run.step, run.held_out_loss > 0) for run in told.runs] == [(0, True)]
-    assert told.loss.steps == tuple(range(1, 61))
-    assert told.loss.loss == tuple(record.loss for record in new_trainer().run())
+def test_a_timeline_has_all_steps_of_the_run(timeline):
+    assert timeline.steps == tuple(TRACED)
+    assert (timeline.watched, timeline.config, timeline.absent, timeline.notes) == ("emma", CONFIG, (), ())
+    assert [(run.step, run.held_out_loss > 0) for run in timeline.runs] == [(0, True)]
+    assert timeline.loss.steps == tuple(range(1, 61))
+    assert timeline.loss.loss == tuple(record.loss for record in new_trainer().run())
 
 
-def test_predictions_against_plain_python(told, weights):
-    ids = the_ids()
+def test_predictions_agree_with_plain_python(timeline, weights):
+    ids = ids_of()
     for step in TRACED[::2]:
         i, rows = TRACED.index(step), scalar_forward(weights[step][1], ids[:-1], 2, CONFIG.n_layer)
-        for course, row, target in zip(told.positions, rows, ids[1:], strict=True):
+        for curve, row, target in zip(timeline.positions, rows, ids[1:], strict=True):
             p, order = softmax_of(row), sorted(range(27), key=lambda token: (-row[token], token))
-            agree(course.p[i], p[target], rtol=1e-3, atol=1e-7, what=f"P at step {step}")
-            agree(course.loss[i], -math.log(p[target]), rtol=1e-3, what=f"loss at step {step}")
+            agree(curve.p[i], p[target], rtol=1e-3, atol=1e-7, what=f"P at step {step}")
+            agree(curve.loss[i], -math.log(p[target]), rtol=1e-3, what=f"loss at step {step}")
             labels = ["EOS" if token == 0 else chr(ord("a") + token - 1) for token in order[:5]]
-            print(course.position, step, course.rank[i], order.index(target) + 1, course.top[i], labels)
-            assert (course.rank[i], course.predicted[i]) == (order.index(target) + 1, labels[0])
-            assert [token.label for token in course.top[i]] == labels
-            wanted = [p[token] for token in order[:5]]
-            agree([token.p for token in course.top[i]], wanted, rtol=1e-3, atol=1e-7)
+            print(curve.position, step, curve.rank[i], order.index(target) + 1, curve.top[i], labels)
+            assert (curve.rank[i], curve.predicted[i]) == (order.index(target) + 1, labels[0])
+            assert [token.label for token in curve.top[i]] == labels
+            agree([token.p for token in curve.top[i]], [p[t] for t in order[:5]], rtol=1e-3, atol=1e-7)
 
 
-def test_dead_units_against_torch(told, weights):
+def test_dead_units_agree_with_torch(timeline, weights):
     by_step, closest = zip(*(dead_by_torch(weights[step][1]) for step in TRACED), strict=True)
-    assert min(closest) > 1e-4  # none is so near to zero that rounding decides
-    for layer in told.layers:
-        dead = [found[layer.layer] for found in by_step]
+    assert min(closest) > 1e-4  # no unit is so close to zero that rounding decides
+    for layer in timeline.layers:
+        dead = [layers[layer.layer] for layers in by_step]
         print(layer.dead_count, [len(units) for units in dead])
         assert layer.dead_count == tuple(len(units) for units in dead)
         assert {row.unit for row in layer.dead} == dead[-1]
@@ -124,79 +123,79 @@ def test_dead_units_against_torch(told, weights):
             died, back = TRACED.index(row.died), TRACED.index(row.returned)
             assert all(row.unit in units for units in dead[died:back])
             assert not any(row.unit in units for units in dead[back:])
-    assert any(layer.dead for layer in told.layers)
-    assert any(layer.returned for layer in told.layers)
+    assert any(layer.dead for layer in timeline.layers)
+    assert any(layer.returned for layer in timeline.layers)
 
 
 @pytest.mark.parametrize("step", [0, 30])
-def test_attention_events_and_gradients_against_torch(told, weights, step):
-    ids, at = the_ids(), TRACED.index(step)
+def test_attention_events_and_gradients_agree_with_torch(timeline, weights, step):
+    ids, at = ids_of(), TRACED.index(step)
     events, parameters = torch_run(weights[step][1], ids[:-1], ids[1:], CONFIG)
-    for course in told.attention:
-        for head, rows in enumerate(course.weights[at]):
+    for curve in timeline.attention:
+        for head, rows in enumerate(curve.weights[at]):
             for query, row in enumerate(rows):
-                wanted = events[course.name][head, query, : query + 1].tolist()
-                agree(row, wanted, rtol=1e-4, atol=2e-6, what=f"{course.name}[{head},{query}]")
-    assert [course.name for course in told.attention] == ["layer0.attn.weights", "layer1.attn.weights"]
+                expected = events[curve.name][head, query, : query + 1].tolist()
+                agree(row, expected, rtol=1e-4, atol=2e-6, what=f"{curve.name}[{head},{query}]")
+    assert [curve.name for curve in timeline.attention] == ["layer0.attn.weights", "layer1.attn.weights"]
     size = max(np.linalg.norm(tensor.grad) for tensor in parameters.values())
-    for course in told.events:
-        if course.name.endswith((".scores", ".weights")) or ".head" in course.name:
+    for curve in timeline.events:
+        if curve.name.endswith((".scores", ".weights")) or ".head" in curve.name:
             continue
-        value = events[course.name].detach().numpy()
-        agree(course.l2[at], np.linalg.norm(value), rtol=1e-3, atol=1e-5, what=course.name)
-        if course.name.endswith(".act"):
-            assert course.zeros[at] == np.mean(value == 0), course.name
-        grad = events[course.name].grad
-        if grad is not None and course.name not in ("probs", "loss"):
-            agree(course.gradient[at], np.linalg.norm(grad), rtol=1e-2, atol=1e-3 * size, what=course.name)
-    for course in told.parameters:
-        found = np.linalg.norm(parameters[course.name].grad)
-        agree(course.gradient[at], found, rtol=1e-2, atol=1e-3 * size, what=course.name)
+        value = events[curve.name].detach().numpy()
+        agree(curve.l2[at], np.linalg.norm(value), rtol=1e-3, atol=1e-5, what=curve.name)
+        if curve.name.endswith(".act"):
+            assert curve.zeros[at] == np.mean(value == 0), curve.name
+        grad = events[curve.name].grad
+        if grad is not None and curve.name not in ("probs", "loss"):
+            agree(curve.gradient[at], np.linalg.norm(grad), rtol=1e-2, atol=1e-3 * size, what=curve.name)
+    for curve in timeline.parameters:
+        norm = np.linalg.norm(parameters[curve.name].grad)
+        agree(curve.gradient[at], norm, rtol=1e-2, atol=1e-3 * size, what=curve.name)
 
 
-def test_parameters_and_updates_against_a_second_run(told, weights):
-    assert [course.name for course in told.parameters] == list(CONFIG.shapes())
-    for course in told.parameters:
-        assert (course.update[0], course.update_ratio[0]) == (None, None)
+def test_parameters_and_updates_agree_with_a_second_run(timeline, weights):
+    assert [curve.name for curve in timeline.parameters] == list(CONFIG.shapes())
+    for curve in timeline.parameters:
+        assert (curve.update[0], curve.update_ratio[0]) == (None, None)
         for i, step in enumerate(TRACED):
-            before, after = (w and w[course.name].astype(float) for w in weights[step])
-            agree(course.l2[i], np.linalg.norm(after), rtol=1e-6, what=f"{course.name} at {step}")
+            before, after = (w and w[curve.name].astype(float) for w in weights[step])
+            agree(curve.l2[i], np.linalg.norm(after), rtol=1e-6, what=f"{curve.name} at {step}")
             if step:
                 update = np.linalg.norm(after - before)
-                agree(course.update[i], update, rtol=1e-3, what=course.name)
-                agree(course.update_ratio[i], update / np.linalg.norm(before), rtol=1e-3, what=course.name)
+                agree(curve.update[i], update, rtol=1e-3, what=curve.name)
+                agree(curve.update_ratio[i], update / np.linalg.norm(before), rtol=1e-3, what=curve.name)
 
 
-def test_dead_units_in_several_batches_are_those_of_one(monkeypatch):
+def test_dead_units_do_not_depend_on_the_size_of_batches(monkeypatch):
     trainer = new_trainer()
     list(trainer.run())
-    whole = trainer.dead_units()
+    in_one_batch = trainer.dead_units()
     monkeypatch.setattr("microgpt_trace.microgpt.training.EVALUATION_BATCH", 2)
-    print(len(trainer.documents.held_out), whole)
+    print(len(trainer.documents.held_out), in_one_batch)
     assert len(trainer.documents.held_out) > 9
-    assert trainer.dead_units() == whole
-    assert any(whole)
+    assert trainer.dead_units() == in_one_batch
+    assert any(in_one_batch)
 
 
-def test_a_run_that_was_killed_and_resumed_tells_the_same(told, tmp_path):
+def test_a_killed_and_resumed_run_has_the_same_timeline(timeline, tmp_path):
     path, checkpoint, trainer = tmp_path / "log.jsonl", tmp_path / "half.safetensors", new_trainer()
     with TrainingLog(path, trainer, "emma", 10, append=False) as log:
         for record in islice(trainer.run(), 37):
             log.add(record)
             if record.step == 25:
                 save(trainer.model("half"), checkpoint)
-    path.write_bytes(path.read_bytes()[:-20])  # killed while it wrote step 37
+    path.write_bytes(path.read_bytes()[:-20])  # as if killed while writing step 37
     cut = read_timeline(path)
-    assert "the last line is cut" in cut.notes[0]
+    assert "the last line is incomplete" in cut.notes[0]
     assert (cut.steps, cut.loss.steps[-1]) == ((0, 10, 20, 30), 36)
     trainer = Trainer(load(checkpoint), new_trainer().documents, SCHEDULE)
     write_log(path, trainer, append=True)
     resumed = read_timeline(path)
     assert [run.step for run in resumed.runs] == [0, 25]
-    assert replace(resumed, log=told.log, runs=told.runs) == told
+    assert replace(resumed, log=timeline.log, runs=timeline.runs) == timeline
 
 
-# --- A log worked out by hand ------------------------------------------------------------------
+# --- A log computed by hand --------------------------------------------------------------------
 
 RUN = {
     "record": "run", "schema": LOG_SCHEMA, "start": 0, "watched": "amm", "data": "3 names",
@@ -229,42 +228,41 @@ def records():
         yield {"record": "relu", "step": step, "layer": 0, "units": 5, "dead": DEAD[i]}
 
 
-def written(path, lines):
+def write_lines(path, lines):
     path.write_text("".join(line if isinstance(line, str) else dump(line) + "\n" for line in lines))
     return path
 
 
 @pytest.fixture
-def by_hand(tmp_path):
-    return written(tmp_path / "hand.jsonl", records())
+def hand_log(tmp_path):
+    return write_lines(tmp_path / "hand.jsonl", records())
 
 
-def test_a_log_worked_out_by_hand(by_hand):
-    told = read_timeline(by_hand)
-    assert told.steps == (0, 10, 20, 30)
-    # rank 1 to the end from the start, from step 10, ...; above (0.1 + 0.5) / 2 from step 20 on
-    assert [course.learned for course in told.positions] == [None, 0, 30, 30]
-    assert [course.halfway for course in told.positions] == [20, None, 30, None]
-    assert [course.seen for course in told.positions] == ["BOS", "a", "am", "amm"]
-    (layer,) = told.layers
+def test_the_timeline_of_a_log_computed_by_hand(hand_log):
+    timeline = read_timeline(hand_log)
+    assert timeline.steps == (0, 10, 20, 30)
+    assert [curve.learned for curve in timeline.positions] == [None, 0, 30, 30]
+    assert [curve.halfway for curve in timeline.positions] == [20, None, 30, None]
+    assert [curve.seen for curve in timeline.positions] == ["BOS", "a", "am", "amm"]
+    (layer,) = timeline.layers
     assert layer.dead_count == (0, 3, 1, 2)
     assert [(row.unit, row.since) for row in layer.dead] == [(2, 10), (3, 30)]
     assert [(row.unit, row.died, row.returned) for row in layer.returned] == [(1, 10, 20), (4, 10, 20)]
-    (event,) = told.events
+    (event,) = timeline.events
     assert (event.l2, event.zeros) == ((2, 3, 4, 5), (0, 0.25, 0.5, 0.75))
-    (row,) = told.parameters
+    (row,) = timeline.parameters
     assert (row.update_ratio, row.gradient) == ((None, 0.5, 0.5, 0.5), (1, 1, 1, 1))
 
 
-def test_what_a_run_did_again_counts_once(tmp_path):
+def test_steps_that_a_resumed_run_repeated_count_once(tmp_path):
     stale = {"record": "relu", "step": 25, "layer": 0, "units": 5, "dead": [0]}
     again = [record for record in records() if record.get("step", 0) > 10]
     lines = [*records(), stale, RUN | {"start": 10}, *again]
-    told = read_timeline(written(tmp_path / "twice", lines))
-    assert told.steps == (0, 10, 20, 30)
-    assert told.loss.steps == tuple(range(1, 31))
-    assert told.layers == read_timeline(written(tmp_path / "once", records())).layers
-    assert [run.step for run in told.runs] == [0, 10]
+    timeline = read_timeline(write_lines(tmp_path / "twice", lines))
+    assert timeline.steps == (0, 10, 20, 30)
+    assert timeline.loss.steps == tuple(range(1, 31))
+    assert timeline.layers == read_timeline(write_lines(tmp_path / "once", records())).layers
+    assert [run.step for run in timeline.runs] == [0, 10]
 
 
 @pytest.mark.parametrize(
@@ -276,20 +274,18 @@ def test_what_a_run_did_again_counts_once(tmp_path):
     ],
     ids=["some", "all", "huge"],
 )
-def test_the_curve_of_losses_that_are_no_ordinary_numbers(losses, top, bottom):
+def test_plots_losses_that_are_not_finite_or_huge(losses, top, bottom):
     lines = dot_plot(DotPlot(losses, 1, len(losses)), 30)
     print(*lines, sep="\n")
     assert (lines[0], lines[7]) == (top, bottom)
 
 
-def test_the_answer_at_a_glance(by_hand):
-    output = microgpt("timeline", by_hand, width=80).out
+def test_the_command_prints_the_timeline(hand_log):
+    output = microgpt("timeline", hand_log, width=80).out
     print(output)
     assert 'The double m (after "am") is the first choice from step 30 on.' in output
     assert "  2  am    m       0.100  ▁█▃▆  0.300     1        30       30" in output
-    assert (
-        "  1  a     m       0.900  █▆▃▁  0.600     1         –   always" in output
-    )  # nothing is known of learning it
+    assert "  1  a     m       0.900  █▆▃▁  0.600     1         –   always" in output
     assert "  0  BOS   a       0.100  ▁▂█▇  0.500     2        20       no" in output
     assert "    0         10       20  1, 4" in output
     assert "    0         10  the end  2" in output
@@ -306,17 +302,15 @@ def test_the_answer_at_a_glance(by_hand):
         ([None] * 4, "ranks were not logged"),
     ],
 )
-def test_the_double_letter_in_words(tmp_path, ranks, words):
-    ranks, lines = iter(ranks), []
-    for record in records():
-        found = record | {"rank": next(ranks)} if record.get("position") == 2 else record
-        lines.append(found)
-    output = microgpt("timeline", written(tmp_path / "l", lines), width=120).out
+def test_the_command_describes_how_the_double_letter_was_learned(tmp_path, ranks, words):
+    ranks = iter(ranks)
+    lines = [row | {"rank": next(ranks)} if row.get("position") == 2 else row for row in records()]
+    output = microgpt("timeline", write_lines(tmp_path / "l", lines), width=120).out
     print(output)
     assert words in output
 
 
-# --- What is shown -----------------------------------------------------------------------------
+# --- Output ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("width", "encoding", "more"), [(80, "ascii", []), (120, "utf-8", ["--event", "*"])])
@@ -330,55 +324,54 @@ def test_the_tables_fit_the_screen(log, width, encoding, more):
     assert ("Dead ReLU units" in result.out) == (not more)
 
 
-def test_many_units_that_returned_are_only_counted(log, told, monkeypatch):
+def test_many_returned_units_are_only_counted(log, timeline, monkeypatch):
     monkeypatch.setattr("microgpt_trace.render.results.timeline.MOST_RETURNS", 1)
-    output, returned = microgpt("timeline", log).out, sum(len(layer.returned) for layer in told.layers)
+    output, returned = microgpt("timeline", log).out, sum(len(layer.returned) for layer in timeline.layers)
     print(returned, output)
     assert f"{returned} units were dead for a while and returned" in output
     spells = [line for line in output.splitlines() if "the end" in line]
-    assert len(spells) == len({(layer.layer, row.since) for layer in told.layers for row in layer.dead})
+    assert len(spells) == len({(layer.layer, row.since) for layer in timeline.layers for row in layer.dead})
 
 
-def test_event_shows_exactly_those(log):
+def test_option_event_selects_events_and_parameters(log):
     output = microgpt("timeline", log, "--event", "layer1.mlp.*", "--event", "ffn_silu", "--event", "wte").out
     titles = [words[0] for line in output.splitlines() if (words := line.split())[1:2] == ["L2"]]
     layer1 = [f"layer1.mlp.{part}" for part in ("norm", "up", "act", "down", "residual")]
     assert titles == ["layer0.mlp.act", *layer1, "wte"]
 
 
-def test_json_fits_its_schema_and_obeys_the_selection(log, told):
+def test_json_fits_its_schema_and_has_the_selected_events(log, timeline):
     for more, events in ([], 25), (["--event", "layer0.mlp.up"], 1), (["--event", "*"], 39):
         result = microgpt("timeline", log, "--json", *more)
-        found = valid(result.out, "timeline")
-        assert (found["schema"], len(found["events"])) == ("microgpt.timeline/1", events)
-    assert found["positions"][2]["p"] == list(told.positions[2].p)
-    assert found["layers"][1]["dead_count"] == list(told.layers[1].dead_count)
+        document = valid(result.out, "timeline")
+        assert (document["schema"], len(document["events"])) == ("microgpt.timeline/1", events)
+    assert document["positions"][2]["p"] == list(timeline.positions[2].p)
+    assert document["layers"][1]["dead_count"] == list(timeline.layers[1].dead_count)
 
 
-def test_numbers_that_are_not_finite(tmp_path):
-    def spoilt(record):
+def test_a_log_may_have_numbers_that_are_not_finite(tmp_path):
+    def damaged(record):
         if record["record"] == "event" and record["step"] == 20:
             return record | {"stats": STATS | {"l2_norm": None, "nan_count": 8}}
         changes = {
             "prediction": {"p": math.nan, "rank": None}, "parameter": {"update_ratio": math.inf},
             "step": {"loss": math.nan},
         }  # fmt: skip
-        bad = record.get("step") == 20
-        return record | changes.get(record["record"], {}) if bad else record
+        return record | changes.get(record["record"], {}) if record.get("step") == 20 else record
 
-    path = written(tmp_path / "nan.jsonl", map(spoilt, records()))
+    path = write_lines(tmp_path / "nan.jsonl", map(damaged, records()))
     result = microgpt("timeline", path, width=80)
     print(result.out, result.err)
     assert (result.code, result.err) == (0, "")
     assert "layer0.mlp.act holds values that are not finite at step 20 (8)" in result.out
     assert "?" in result.out
-    found = valid(microgpt("timeline", path, "--json").out, "timeline")
-    assert found["positions"][0]["p"] == [0.1, 0.2, "NaN", 0.5]
-    assert found["parameters"][0]["update_ratio"] == [None, 0.5, "Infinity", 0.5]
+    document = valid(microgpt("timeline", path, "--json").out, "timeline")
+    assert document["positions"][0]["p"] == [0.1, 0.2, "NaN", 0.5]
+    assert document["parameters"][0]["update_ratio"] == [None, 0.5, "Infinity", 0.5]
 
 
 @pytest.mark.parametrize(
-    ("values", "width", "shown"),
+    ("values", "width", "line"),
     [
         ([0, 1, 2, 3, 4, 5, 6, 7], 20, "▁▂▃▄▅▆▇█"),
         ([0, 2, 3, 5, 6, 8], 3, "▁▅█"),  # means 1, 4, 7
@@ -391,25 +384,25 @@ def test_numbers_that_are_not_finite(tmp_path):
         ([1, 2], 0, ""),
     ],
 )
-def test_sparkline(values, width, shown):
-    assert sparkline(values, width) == shown
-    in_ascii = shown.translate(str.maketrans("▁▂▃▄▅▆▇█", "_.-=+*#@"))
+def test_sparkline_draws_means_gaps_and_huge_numbers(values, width, line):
+    assert sparkline(values, width) == line
+    in_ascii = line.translate(str.maketrans("▁▂▃▄▅▆▇█", "_.-=+*#@"))
     assert sparkline(values, width, ascii_only=True) == in_ascii
 
 
-# --- What a log may lack, and what is no log ----------------------------------------------------
+# --- Logs with missing records, and files that are not logs --------------------------------------
 
 
-def test_a_log_of_an_earlier_version_says_what_it_lacks(tmp_path):
+def test_the_command_names_values_that_an_earlier_version_did_not_log(tmp_path):
     def earlier():
         for record in records():
             if record["record"] not in ("parameter", "relu"):
                 yield {key: value for key, value in record.items() if key not in ("rank", "predicted")}
 
-    path = written(tmp_path / "old.jsonl", earlier())
+    path = write_lines(tmp_path / "old.jsonl", earlier())
     output = microgpt("timeline", path, width=120).out
     print(output)
-    assert "the target's rank, in 16 of 16 predictions: not logged" in output
+    assert "the rank of the target in 16 of 16 predictions: not logged" in output
     assert "L2 of the parameters and update/weight: not logged" in output
     assert "dead ReLU units: not logged" in output
     assert "attention weights: not logged" in output
@@ -417,30 +410,30 @@ def test_a_log_of_an_earlier_version_says_what_it_lacks(tmp_path):
     assert read_timeline(path).positions[0].learned is None
 
 
-def test_no_name_held_out_is_the_reason_for_no_dead_units(tmp_path):
+def test_dead_units_need_held_out_names(tmp_path):
     names = [name for name in NAMES if not held_out(name)]
     trainer, path = new_trainer(names), tmp_path / "run.jsonl"
     assert trainer.dead_units() is None
     write_log(path, trainer, steps=10)
-    told = read_timeline(path)
-    assert told.absent == ("dead ReLU units: not measured, for no name is held out",)
-    assert [layer.dead_count for layer in told.layers] == [(None, None)] * 2
+    timeline = read_timeline(path)
+    assert timeline.absent == ("dead ReLU units: not measured, because no name is held out",)
+    assert [layer.dead_count for layer in timeline.layers] == [(None, None)] * 2
     output = microgpt("timeline", path).out
-    assert "not measured, for no name is held out" in output
+    assert "not measured, because no name is held out" in output
     assert "10 of 60 steps" in output
 
 
-def test_a_gap_and_a_failed_check_are_told(tmp_path):
+def test_the_command_reports_gaps_and_failed_checks(tmp_path):
     lines = [record for record in records() if not 10 < record.get("step", 0) < 15]
     lines.insert(9, {"record": "check", "step": 0, "id": "heads", "detail": "off by 1"})
-    result = microgpt("timeline", written(tmp_path / "gap", lines))
+    result = microgpt("timeline", write_lines(tmp_path / "gap", lines))
     assert "steps 11 to 14 were not logged" in result.err
     assert "step 0: the check heads failed, off by 1" in result.out
 
 
-def test_a_run_stopped_within_a_trace_is_a_note(tmp_path):
+def test_the_command_notes_an_incomplete_trace(tmp_path):
     lines = list(records())[:-4]
-    result = microgpt("timeline", written(tmp_path / "stopped", lines), width=80)
+    result = microgpt("timeline", write_lines(tmp_path / "stopped", lines), width=80)
     print(result.out, result.err)
     assert result.code == 0
     assert "the trace of step 30 is incomplete" in result.err
@@ -457,13 +450,13 @@ PREDICTION = {"record": "prediction", "step": 0, "position": 0, "target": "a", "
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        ([], ["0 training steps and no trace"]),
+        ([], ["expected traces, found only 0 training steps"]),
         (["hello\n"], ["line 1", "JSON record", "'hello'"]),
-        (['{"record": "run", "sch'], ["0 training steps and no trace"]),
+        (['{"record": "run", "sch'], ["expected traces, found only 0 training steps"]),
         (["[1]\n"], ["line 1", "JSON object", "list"]),
         ([RUN | {"schema": "microgpt.trace/1"}], ["line 1", "microgpt.log/1", "microgpt.trace/1"]),
         ([STEP], ["line 1", "'step'"]),
-        ([RUN], ["0 training steps and no trace", "--trace-every"]),
+        ([RUN], ["expected traces, found only 0 training steps", "--trace-every"]),
         ([RUN, "\n", STEP], ["line 2", "an empty line"]),
         ([RUN, "[" * 100_000 + "\n"], ["line 2", "JSON record"]),
         ([RUN, {}], ["line 2", "'record'"]),
@@ -485,16 +478,16 @@ PREDICTION = {"record": "prediction", "step": 0, "position": 0, "target": "a", "
         ([RUN, ATTENTION, ATTENTION | {"weights": [[[1.0]]]}], ["line 3", "as many queries"]),
         ([RUN | {"model": {"config": {"n_head": 3}}}], ["line 1", "n_head 3"]),
         ([RUN | {"model": {"config": {"depth": 3}}}], ["line 1", "depth"]),
-        ([RUN, EVENT, RUN | {"watched": "anna"}], ["line 3", "the run above to go on"]),
+        ([RUN, EVENT, RUN | {"watched": "anna"}], ["line 3", "the run above to continue"]),
     ],
 )  # fmt: skip
-def test_what_is_no_log_is_one_line(tmp_path, lines, words):
-    written(tmp_path / "bad.jsonl", lines)
+def test_rejects_a_file_that_is_not_a_log_in_one_line(tmp_path, lines, words):
+    write_lines(tmp_path / "bad.jsonl", lines)
     refused(microgpt("timeline", "bad.jsonl", cwd=tmp_path), "bad.jsonl", *words)
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ("", "expected a training log"),
         ("nope.jsonl", "nope.jsonl: no such file"),
@@ -505,12 +498,12 @@ def test_what_is_no_log_is_one_line(tmp_path, lines, words):
         ("hand.jsonl wte", "wte"),
     ],
 )
-def test_a_wrong_request_is_one_line(by_hand, words, said):
-    refused(microgpt("timeline", *words.split(), cwd=by_hand.parent), said)
+def test_rejects_wrong_options_in_one_line(hand_log, words, message):
+    refused(microgpt("timeline", *words.split(), cwd=hand_log.parent), message)
 
 
-def test_a_log_that_speaks_of_a_million_layers_takes_no_more_than_it_holds(by_hand, tmp_path):
-    first, *rest = by_hand.read_text().splitlines(keepends=True)
+def test_a_log_that_names_a_million_layers_needs_little_memory(hand_log, tmp_path):
+    first, *rest = hand_log.read_text().splitlines(keepends=True)
     run = json.loads(first)
     run["model"]["config"] |= {"n_layer": 10**6, "n_head": 10**6, "n_embd": 10**6}
     (tmp_path / "deep.jsonl").write_text("".join([json.dumps(run) + "\n", *rest]))
@@ -520,19 +513,19 @@ def test_a_log_that_speaks_of_a_million_layers_takes_no_more_than_it_holds(by_ha
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1 << 20
-    usual = plain(selected(read_timeline(by_hand), []))
+    usual = plain(selected(read_timeline(hand_log), []))
     assert [row["name"] for row in document["events"]] == [row["name"] for row in usual["events"]]
     assert shown.config.parameter_count > 10**18
 
 
-def test_another_name_can_be_watched(tmp_path):
+def test_a_log_can_watch_another_name(tmp_path):
     path = tmp_path / "run.jsonl"
     (tmp_path / "names.txt").write_text("\n".join(NAMES))
     command = "train --data names.txt --steps 20 --log run.jsonl --trace-every 10 --out m --force --watch "
     assert microgpt(f"{command} Anna", cwd=tmp_path).code == 0
-    found = read_timeline(path)
-    assert found.watched == watched_before(path) == "anna"
-    assert [position.target for position in found.positions] == ["a", "n", "n", "a", "EOS"]
+    timeline = read_timeline(path)
+    assert timeline.watched == watched_before(path) == "anna"
+    assert [position.target for position in timeline.positions] == ["a", "n", "n", "a", "EOS"]
     assert "The double n" in microgpt("timeline", path).out
     refused(microgpt(f"{command} José", cwd=tmp_path), "'é'")
     refused(microgpt(f"{command} {'a' * 16}", cwd=tmp_path), "at most 15 characters")

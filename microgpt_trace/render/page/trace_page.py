@@ -276,12 +276,8 @@ def _likeliest(prediction: Prediction, count: int) -> list[Candidate]:
 
 
 def _step(step: Step) -> dict[str, Any]:
-    terms = [
-        {
-            "factors": [{"words": factor.name, "value": factor.value} for factor in term.factors],
-            "value": term.value,
-            "text": term.function,
-        }
-        for term in step.terms
-    ]
+    terms = []
+    for term in step.terms:
+        factors = [{"words": factor.name, "value": factor.value} for factor in term.factors]
+        terms.append({"factors": factors, "value": term.value, "text": term.function})
     return {"label": step.label, "count": step.count, "rest": step.rest, "value": step.value, "terms": terms}
