@@ -1,4 +1,5 @@
-"""Stored numbers against gguf's dequantisers bit for bit, blocks worked by hand, and slices of the whole."""
+"""Compare stored numbers with gguf's dequantisers bit for bit, with blocks computed by hand, and with NumPy
+slices."""
 
 import tracemalloc
 from dataclasses import asdict, replace
@@ -22,17 +23,17 @@ def same_bits(found, expected):
     assert found.dtype == expected.dtype == np.float32
     assert found.shape == expected.shape
     differ = found.view(np.uint32) != expected.view(np.uint32)
-    assert not differ.any(), f"found {found[differ][:3]}, the judge says {expected[differ][:3]}"
+    assert not differ.any(), f"found {found[differ][:3]}, expected {expected[differ][:3]}"
 
 
 def decoded(tensor):
-    """All numbers that a tensor's bytes hold, in the file's order."""
+    """Return all numbers of a tensor's bytes in the order of the file."""
     encoding = tensor.encoding
     return encoding.decode(tensor.data.reshape(-1, encoding.block_bytes)).ravel() * np.float32(tensor.scale)
 
 
 def check_rows(tensor, plain):
-    """Everything that reads rows of a tensor gives those of `plain`."""
+    """Check that every way to read rows of a tensor gives the rows of `plain`."""
     plain = np.ascontiguousarray(plain)
     assert tensor.shape == plain.shape
     same_bits(tensor.read(), plain)
@@ -43,41 +44,40 @@ def check_rows(tensor, plain):
 
 
 @pytest.mark.parametrize("name", GGML)
-def test_every_bit_is_that_of_gguf(name):
+def test_decodes_every_bit_as_gguf(name):
     gguf = pytest.importorskip("gguf")
     kind, blocks = gguf.GGMLQuantizationType[name], random_blocks(name, 33, seed=1)
     assert (ENCODINGS[name].block_size, ENCODINGS[name].block_bytes) == gguf.GGML_QUANT_SIZES[kind]
-    for some in (blocks, blocks[:1]):
-        same_bits(ENCODINGS[name].decode(some), gguf.dequantize(some, kind))
+    for part in (blocks, blocks[:1]):
+        same_bits(ENCODINGS[name].decode(part), gguf.dequantize(part, kind))
 
 
 def test_every_float16_widens_to_its_value():
-    """Beside all others, and alone among ordinary ones."""
+    """All numbers together, and each special number among ordinary ones."""
     odd = [0x7C00, 0xFC00, 0x7E00, 0xFE00, 0x0001, 0x8001, 0x7BFF]
     for bits in (range(65536), *([0x3C00, one, 0xC000] for one in odd)):
         array = np.array(bits, np.uint16)
         same_bits(widen_f16(array), array.view(np.float16).astype(np.float32))
 
 
-def test_f32_is_a_view_of_the_file_and_keeps_every_bit():
+def test_rows_of_f32_are_a_view_of_the_file():
     words = np.array([0x7FC00001, 0xFF800000, 0x80000000, 1], np.uint32)
     tensor = StoredTensor("w", ENCODINGS["F32"], (2, 2), words.view(np.uint8))
     assert np.shares_memory(tensor.rows(0, 2), words)
     same_bits(tensor.read(), words.view(np.float32).reshape(2, 2))
 
 
-def test_apr_q4_worked_by_hand_even_elements_in_low_nibbles():
+def test_apr_q4_has_even_elements_in_low_nibbles():
     block = np.zeros((1, 18), np.uint8)
     block[0, :2] = np.array([0.5], np.float16).view(np.uint8)
     block[0, 2:4] = 0x9F, 0x08
-    found = ENCODINGS["AprQ4"].decode(block)[0]
-    np.testing.assert_array_equal(found, [3.5, 0.5, 0, -4] + [-4] * 28)
+    np.testing.assert_array_equal(ENCODINGS["AprQ4"].decode(block)[0], [3.5, 0.5, 0, -4] + [-4] * 28)
 
 
 @pytest.mark.parametrize(
     ("bits", "counts"), [(0x7E00, 0), (0x7C00, 0), (0xFC00, 0), (0x83FF, 0), (0x0400, 1)]
 )
-def test_apr_q4_scales_that_are_not_normal_count_as_zero(bits, counts):
+def test_apr_q4_scales_that_are_not_normal_become_zero(bits, counts):
     block = np.full((1, 18), 0x99, np.uint8)
     block[0, :2] = np.array([bits], np.uint16).view(np.uint8)
     np.testing.assert_array_equal(ENCODINGS["AprQ4"].decode(block), np.full((1, 32), counts * 2.0**-14))
@@ -90,7 +90,7 @@ def test_apr_q8_has_one_scale_for_the_tensor():
 
 
 @pytest.mark.parametrize("name", ENCODINGS)
-def test_parts_of_a_matrix_are_those_of_numpy(name):
+def test_rows_of_a_matrix_agree_with_numpy(name):
     matrix = stored(name, 37, 512, scale=0.5 if name == "AprQ8" else 1.0)
     for parts, indices in PARTS.items():
         tensor, plain = matrix, decoded(matrix).reshape(37, 512)
@@ -105,26 +105,28 @@ ODD_ROWS = [("AprQ4", 1, 1), ("AprQ4", 31, 31), ("AprQ4", 33, 33), ("AprQ4", 300
 
 
 @pytest.mark.parametrize(("name", "width", "row_size"), ODD_ROWS)
-def test_rows_that_begin_within_a_block_or_are_padded(name, width, row_size):
+def test_reads_rows_that_begin_within_a_block_or_are_padded(name, width, row_size):
     tensor, order = stored(name, 90, width, row_size=row_size), permutation(20)
-    whole = decoded(tensor)[: 90 * row_size].reshape(90, row_size)[:, :width]
+    matrix = decoded(tensor)[: 90 * row_size].reshape(90, row_size)[:, :width]
     part = tensor.of_rows(np.arange(41, 61)).of_rows(order)
-    check_rows(tensor, whole)
-    check_rows(part, whole[41:61][order])
-    check_rows(part.of_rows([4, 4, 0]), whole[41:61][order][[4, 4, 0]])
-    same_bits(part.in_file_order().read(), np.ascontiguousarray(whole[41:61]))
+    check_rows(tensor, matrix)
+    check_rows(part, matrix[41:61][order])
+    check_rows(part.of_rows([4, 4, 0]), matrix[41:61][order][[4, 4, 0]])
+    same_bits(part.in_file_order().read(), np.ascontiguousarray(matrix[41:61]))
 
 
 @pytest.mark.parametrize("name", ENCODINGS)
-def test_vectors_are_rows_of_one_element(name):
+def test_reads_vectors_in_any_order(name):
     tensor, order = stored(name, 512), permutation(512)
-    for own, whole in ((tensor, decoded(tensor)), (tensor.of_rows(order), decoded(tensor)[order])):
-        same_bits(own.read(), whole)
-        same_bits(own.rows(3, 40), whole[3:40])
+    for vector, plain in ((tensor, decoded(tensor)), (tensor.of_rows(order), decoded(tensor)[order])):
+        same_bits(vector.read(), plain)
+        same_bits(vector.rows(3, 40), plain[3:40])
 
 
-@pytest.mark.parametrize("order", [None, np.random.default_rng(4000).permutation(4000)], ids=["own", "other"])
-def test_reading_takes_the_result_and_a_few_chunks(order):
+@pytest.mark.parametrize(
+    "order", [None, np.random.default_rng(4000).permutation(4000)], ids=["file order", "permuted"]
+)
+def test_reading_needs_memory_for_the_result_and_a_few_chunks(order):
     tensor = stored("Q4_K", 4000, 2048)
     tensor = tensor if order is None else tensor.of_rows(order)
     tracemalloc.start()
@@ -135,11 +137,11 @@ def test_reading_takes_the_result_and_a_few_chunks(order):
     assert peak < 16 * CHUNK
 
 
-# --- Rows in another order than they are stored in ---------------------------------------------
+# --- Rows in another order than the file ---------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["F32", "Q4_K", "AprQ4"])
-def test_a_part_of_a_fused_matrix_is_a_view_of_its_bytes(name):
+def test_rows_of_a_fused_matrix_are_a_view_of_its_bytes(name):
     fused = stored(name, 24, 512)
     q, k = fused.of_rows(np.arange(16)), fused.of_rows(range(16, 24))
     assert q.order is k.order is None
@@ -148,11 +150,11 @@ def test_a_part_of_a_fused_matrix_is_a_view_of_its_bytes(name):
 
 
 @pytest.mark.parametrize("name", ["Q4_K", "F16"])
-def test_of_a_few_rows_in_an_order_nothing_else_is_decoded(name):
-    decoded = []
-    tensor = counted(stored(name, 100, 512), decoded).of_rows(permutation(100))
+def test_reading_a_few_permuted_rows_decodes_only_their_blocks(name):
+    counts = []
+    tensor = counted(stored(name, 100, 512), counts).of_rows(permutation(100))
     tensor.rows(10, 13)
-    assert decoded == [3 * 512 // ENCODINGS[name].block_size]
+    assert counts == [3 * 512 // ENCODINGS[name].block_size]
 
 
 NO_ROWS = ([0, 7], [-1, 0], [2**63], [-(2**62)], [10**30])
@@ -160,13 +162,13 @@ NO_INDEX = ([], [0.0, 1.0], [True] * 7, [[0, 1]], 3, None, "0123456")
 
 
 @pytest.mark.parametrize("index", NO_ROWS + NO_INDEX)
-def test_what_is_no_order_of_rows_is_refused(index):
+def test_rejects_a_wrong_index_of_rows(index):
     with pytest.raises(InputError, match="tensor 'w': expected") as caught:
         stored("Q8_0", 7, 64).of_rows(index)
     print(caught.value)
 
 
-def test_an_order_of_rows_is_kept_and_names_the_rows_of_an_order():
+def test_rows_keep_their_order_when_the_index_changes_later():
     index, tensor = np.array([5, 1]), stored("Q8_0", 7, 64)
     part = tensor.of_rows(index)
     with pytest.raises(InputError, match="expected rows 0 to 1, found 2"):
@@ -176,11 +178,11 @@ def test_an_order_of_rows_is_kept_and_names_the_rows_of_an_order():
     assert not part.order.flags.writeable
 
 
-# --- Matrices that the file has as [in, out] ----------------------------------------------------
+# --- Matrices that the file stores as [in, out] -------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ONE_BY_ONE)
-def test_a_transposed_matrix_is_that_of_numpy(name):
+def test_a_transposed_matrix_agrees_with_numpy(name):
     for parts in PARTS:
         tensor, plain = transposed(name, parts)
         assert (tensor.row_length, tensor.by_columns, tensor.permuted) == (50, True, parts in IN_AN_ORDER)
@@ -189,15 +191,15 @@ def test_a_transposed_matrix_is_that_of_numpy(name):
         assert asdict(tensor_stats(tensor)) == pytest.approx(asdict(TensorStats.of(plain)), rel=1e-12)
 
 
-def test_a_transposed_matrix_in_an_order_and_back():
-    (tensor, _), (whole, plain) = transposed("F16", "an order"), transposed("F16")
+def test_a_permuted_transposed_matrix_returns_to_the_order_of_the_file():
+    (tensor, _), (in_file_order, plain) = transposed("F16", "an order"), transposed("F16")
     same_bits(tensor.in_file_order().read(), plain)
     assert tensor.in_order_of(transposed("F16", "an order")[0])
-    assert not tensor.in_order_of(whole)
+    assert not tensor.in_order_of(in_file_order)
 
 
 @pytest.mark.parametrize("name", ONE_BY_ONE)
-def test_nothing_of_a_transposed_matrix_is_copied(name):
+def test_a_transposed_matrix_is_not_copied(name):
     matrix = stored(name, 50, 37)
     tensor, size = matrix.transposed(), ENCODINGS[name].block_bytes
     part = tensor.of_rows(range(3, 20))
@@ -208,35 +210,35 @@ def test_nothing_of_a_transposed_matrix_is_copied(name):
 
 
 @pytest.mark.parametrize("name", ONE_BY_ONE)
-def test_of_a_few_transposed_rows_nothing_else_is_decoded(name):
-    decoded = []
-    tensor = counted(transposed(name)[0], decoded)
+def test_reading_a_few_transposed_rows_decodes_only_their_elements(name):
+    counts = []
+    tensor = counted(transposed(name)[0], counts)
     tensor.rows(10, 13)
     tensor.take([30, 2])
     tensor.column(7)
     tensor.of_rows(permutation(37)).rows(0, 4)
     tensor.of_rows(range(3, 8)).read()
-    assert decoded == [3 * 50, 2 * 50, 37, 4 * 50, 5 * 50]
+    assert counts == [3 * 50, 2 * 50, 37, 4 * 50, 5 * 50]
 
 
 @pytest.mark.parametrize("parts", ["the whole", "a part"])
-def test_padded_rows_of_a_transposed_matrix(parts):
+def test_reads_padded_rows_of_a_transposed_matrix(parts):
     tensor, plain = transposed("F16", parts, row_size=40)
     assert (tensor.stride, tensor.data.size) == (50, 2 * plain.size)
     same_bits(tensor.read(), plain)
 
 
-def test_a_transposed_matrix_is_checked_when_it_is_used():
-    def shortened():
+def test_every_read_of_a_transposed_matrix_checks_the_file():
+    def check():
         raise FileFormatError("shorter")
 
-    tensor = replace(stored("F32", 4, 5), check=shortened).transposed().of_rows([2, 3])
+    tensor = replace(stored("F32", 4, 5), check=check).transposed().of_rows([2, 3])
     for use in (tensor.read, lambda: tensor.take([1]), lambda: tensor.column(0)):
         with pytest.raises(FileFormatError, match="shorter"):
             use()
 
 
-HOSTILE = {
+NOT_MATRICES = {
     "a vector": lambda: stored("F32", 6),
     "three axes": lambda: stored("F32", 2, 3, 4),
     "a number": lambda: StoredTensor("w", ENCODINGS["F32"], (), np.zeros(4, np.uint8)),
@@ -246,14 +248,14 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("what", HOSTILE)
-def test_what_cannot_be_transposed_is_refused(what):
+@pytest.mark.parametrize("what", NOT_MATRICES)
+def test_rejects_tensors_that_cannot_be_transposed(what):
     with pytest.raises(InputError, match=r"tensor 'w': .*\[in, out\]") as caught:
-        HOSTILE[what]().transposed()
+        NOT_MATRICES[what]().transposed()
     print(caught.value)
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (3, 0), (1, 1), (1, 5), (5, 1)])
-def test_transposed_matrices_with_few_rows_or_none(shape):
+def test_transposes_matrices_with_few_rows_or_none(shape):
     matrix = stored("F32", *shape)
     same_bits(matrix.transposed().read(), np.zeros(shape[::-1], np.float32) + matrix.read().T)

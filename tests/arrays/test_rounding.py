@@ -1,4 +1,4 @@
-"""The roundings of bf16, f16 and 8-bit blocks, bit for bit as torch and gguf do them."""
+"""Compare rounding to bf16, f16 and 8-bit blocks with torch and gguf, bit for bit."""
 
 import numpy as np
 import pytest
@@ -12,59 +12,59 @@ SPECIAL = np.array(
 )
 
 
-def every_kind(count=50_000, seed=3):
-    """float32 values of any bits, infinite and subnormal ones too, and ties of both formats; no NaN."""
+def float32_values(count=50_000, seed=3):
+    """Return float32 numbers of random bits, infinite and subnormal ones, and ties of both formats, but no
+    NaN."""
     rng = np.random.default_rng(seed)
     bits = rng.integers(0, 2**32, count, dtype=np.uint32)
     ties = bits & np.uint32(0xFFFF0000) | np.uint32(0x8000)
     halves = rng.integers(0, 2**16, count // 4).astype(np.uint16).view(np.float16).astype(np.float32)
     with np.errstate(all="ignore"):
         halfway = halves * np.float32(1 + 2**-11)
-    found = np.concatenate([bits.view(np.float32), ties.view(np.float32), halves, halfway, SPECIAL])
-    return found[~np.isnan(found)]
+    values = np.concatenate([bits.view(np.float32), ties.view(np.float32), halves, halfway, SPECIAL])
+    return values[~np.isnan(values)]
 
 
 @pytest.mark.parametrize(("ours", "dtype"), [(to_bf16, "bfloat16"), (to_f16, "float16")])
 def test_rounds_as_torch_bit_for_bit(ours, dtype):
     torch = pytest.importorskip("torch")
-    x = every_kind()
-    found = ours(x).view(np.uint32)
-    wanted = torch.from_numpy(x.copy()).to(getattr(torch, dtype)).float().numpy().view(np.uint32)
-    apart = np.flatnonzero(found != wanted)
-    print(f"{len(x):,} values, {len(apart)} apart", x[apart][:4], ours(x)[apart][:4])
+    x = float32_values()
+    rounded = ours(x).view(np.uint32)
+    expected = torch.from_numpy(x.copy()).to(getattr(torch, dtype)).float().numpy().view(np.uint32)
+    different = np.flatnonzero(rounded != expected)
+    print(f"{len(x):,} values, {len(different)} different", x[different][:4], ours(x)[different][:4])
     assert len(x) > 100_000
-    assert not len(apart)
+    assert not len(different)
 
 
 @pytest.mark.parametrize("compute", PRECISIONS.values(), ids=PRECISIONS)
-def test_nan_stays_and_shape_and_dtype_too(compute):
+def test_rounding_keeps_nan_shape_and_dtype(compute):
     x = np.ones((2, 3, 40), np.float32)
     x[1, 2, 3] = np.nan
-    found = compute.round(x)
-    assert (found.shape, found.dtype) == (x.shape, np.float32)
-    assert np.isnan(found[1, 2, 3])
-    assert np.isfinite(found[0]).all()
+    rounded = compute.round(x)
+    assert (rounded.shape, rounded.dtype) == (x.shape, np.float32)
+    assert np.isnan(rounded[1, 2, 3])
+    assert np.isfinite(rounded[0]).all()
 
 
-def test_no_nan_becomes_infinite():
+def test_rounding_keeps_every_kind_of_nan():
     x = np.array([0x7F800001, 0xFF800001, 0x7FFFFFFF, 0xFFFFFFFF, 0x7FC00000], np.uint32).view(np.float32)
     assert np.isnan([to_bf16(x), to_f16(x)]).all()
 
 
 @pytest.mark.parametrize("name", ["bf16", "f16"])
-def test_a_number_alone_and_a_view_are_rounded(name):
-    """With an error that the precision's unit bounds and nearly is."""
+def test_rounds_views_and_scalars_with_errors_up_to_the_unit(name):
     compute, x = PRECISIONS[name], np.linspace(1, 4, 100_000, dtype=np.float32).reshape(-1, 4)
-    whole = compute.round(x)
-    np.testing.assert_array_equal(compute.round(x.T), whole.T)
-    assert compute.round(x[1, 2].reshape(())) == whole[1, 2]
-    np.testing.assert_array_equal(compute.round(whole), whole)
-    largest = (np.abs(whole - x) / x).max()
+    rounded = compute.round(x)
+    np.testing.assert_array_equal(compute.round(x.T), rounded.T)
+    assert compute.round(x[1, 2].reshape(())) == rounded[1, 2]
+    np.testing.assert_array_equal(compute.round(rounded), rounded)
+    largest = (np.abs(rounded - x) / x).max()
     print(largest, compute.unit)
     assert 0.9 * compute.unit < 2 * largest <= 2 * compute.unit
 
 
-def test_q8_is_the_round_trip_of_q8_0_but_for_its_scale_in_float16():
+def test_q8_agrees_with_q8_0_of_gguf_except_for_its_float16_scale():
     quants = pytest.importorskip("gguf.quants")
     from gguf import GGMLQuantizationType
 
@@ -76,13 +76,13 @@ def test_q8_is_the_round_trip_of_q8_0_but_for_its_scale_in_float16():
     assert (np.abs(ours - x) <= step / 2 * 1.0001).all()
 
 
-def test_q8_of_a_last_block_that_is_short_and_of_zeros_and_infinity():
+def test_q8_rounds_a_short_last_block_zeros_and_infinity():
     x = np.random.default_rng(5).standard_normal((3, 40)).astype(np.float32)
-    found = to_q8(x)
-    np.testing.assert_array_equal(found[:, :32], to_q8(x[:, :32].copy()))
-    np.testing.assert_array_equal(found[:, 32:], to_q8(x[:, 32:].copy()))
+    rounded = to_q8(x)
+    np.testing.assert_array_equal(rounded[:, :32], to_q8(x[:, :32].copy()))
+    np.testing.assert_array_equal(rounded[:, 32:], to_q8(x[:, 32:].copy()))
     x[1, :32], x[2, 36] = 0, np.inf
-    with np.errstate(invalid="ignore"):  # as a comparison does
-        found = to_q8(x)
-    assert not found[1, :32].any()
-    assert not np.isfinite(found[2, 36])
+    with np.errstate(invalid="ignore"):  # as the callers of to_q8 do
+        rounded = to_q8(x)
+    assert not rounded[1, :32].any()
+    assert not np.isfinite(rounded[2, 36])
