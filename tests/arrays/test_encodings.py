@@ -137,9 +137,6 @@ def test_reading_needs_memory_for_the_result_and_a_few_chunks(order):
     assert peak < 16 * CHUNK
 
 
-# --- Rows in another order than the file ---------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", ["F32", "Q4_K", "AprQ4"])
 def test_rows_of_a_fused_matrix_are_a_view_of_its_bytes(name):
     fused = stored(name, 24, 512)
@@ -176,9 +173,6 @@ def test_rows_keep_their_order_when_the_index_changes_later():
     index[:] = 3
     same_bits(part.read(), tensor.read()[[5, 1]])
     assert not part.order.flags.writeable
-
-
-# --- Matrices that the file stores as [in, out] -------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ONE_BY_ONE)

@@ -129,18 +129,12 @@ def test_an_empty_input_gives_an_empty_result():
         assert linear(np.empty((0, 512), np.float32), stored(name, 37, 512)).shape == (0, 37)
 
 
-# --- Matrices that the file stores as [in, out] -------------------------------------------------
-
-
 @pytest.mark.parametrize("name", ONE_BY_ONE)
 def test_products_with_a_transposed_matrix_agree_with_float64(name):
     for parts, positions in product(PARTS, (1, 40)):
         (weight, plain), x = transposed(name, parts), activations(positions, 50)
         np.testing.assert_array_equal(weight.read(), plain)
         agree(linear(x, weight), x, weight, limit=3e-6)
-
-
-# --- Workers and memory ---------------------------------------------------------------------------
 
 
 WEIGHTS = {

@@ -73,8 +73,9 @@ def test_a_checkpoint_keeps_numbers_that_are_not_finite_and_loads_writable(path)
     assert loaded.params.flat[0] == 1
 
 
-def test_weights_without_metadata_load_with_stated_assumptions(path):
-    save_file(tensors_of(init()), path)
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}], ids=["none", "of PyTorch"])
+def test_weights_without_our_metadata_load_with_stated_assumptions(metadata, path):
+    save_file(tensors_of(init()), path, metadata)
     model = load(path)
     assert model.config == Config()
     assert (model.tokenizer, model.training) == (Tokenizer(), None)
@@ -98,19 +99,15 @@ def test_dimensions_follow_from_the_shapes_of_weights(path):
     assert load(path).config == config
 
 
-def test_float64_weights_stay_float64(path):
+def test_float64_weights_stay_float64_and_float16_weights_become_float32(path):
     model = Model(init().params.copy(np.float64), Tokenizer(), "wide")
     model.params.flat[...] *= 1 + 1e-12
     save(model, path)
     assert np.array_equal(load(path).params.flat, model.params.flat)
     assert load(path).assumed == ()
-
-
-def test_float16_weights_become_float32(path):
     save_file({name: array.astype(np.float16) for name, array in tensors_of(init()).items()}, path)
-    model = load(path)
-    assert model.params.dtype is np.float32
-    assert np.allclose(model.params.flat, init().params.flat, atol=1e-3)
+    assert load(path).params.dtype is np.float32
+    assert np.allclose(load(path).params.flat, init().params.flat, atol=1e-3)
 
 
 @pytest.mark.parametrize("n_head", [3, 5, 0, -4])
@@ -118,12 +115,6 @@ def test_rejects_a_number_of_heads_that_does_not_divide_the_width(n_head, path):
     save_file(tensors_of(init()), path)
     with pytest.raises((InputError, FileFormatError), match="n_head"):
         load(path, n_head=n_head)
-
-
-def test_loads_weights_that_pytorch_exported(path):
-    """PyTorch programs commonly export weights by `save_file(..., metadata={"format": "pt"})`."""
-    save_file(tensors_of(init()), path, {"format": "pt"})
-    assert load(path).assumed != ()
 
 
 def test_rejects_options_that_contradict_the_checkpoint(path):

@@ -26,6 +26,7 @@ from microgpt_trace.timeline.log_writing import TrainingLog
 
 resource = pytest.importorskip("resource", reason="this system has no limits of a process to set")
 
+LOG = Path("log.jsonl")
 NAMES = "emma\nolivia\nava\nisabella\nsophia\nmia\namelia\nharper\nevelyn\nabigail\n"
 
 
@@ -35,9 +36,6 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("data.txt").write_text(NAMES)
     return tmp_path
-
-
-LOG = Path("log.jsonl")
 
 
 def training(options=""):
@@ -68,9 +66,6 @@ def stopped(log=None, at=10, lr=0.01):
     return path
 
 
-# --- Kills ------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("count", [2, in_sweep(20, whole=True)])
 def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(tmp_path, count):
     uninterrupted, killed = tmp_path / "uninterrupted", tmp_path / "killed"
@@ -90,9 +85,6 @@ def test_a_run_removes_the_temporary_files_of_a_killed_one():
     assert training("--steps 2 --out m.safetensors").code == 0
     assert [path.exists() for path in mine] == [False, False]
     assert all(path.exists() for path in others)
-
-
-# --- Logs -------------------------------------------------------------------------------------
 
 
 def steps_of():
@@ -154,9 +146,6 @@ def test_rejects_a_text_file_in_place_of_a_log():
     LOG.write_text("keep me\n")
     refused(resumed(stopped()), "log of a training run")
     assert LOG.read_text() == "keep me\n"
-
-
-# --- Targets ----------------------------------------------------------------------------------
 
 
 def test_two_runs_cannot_write_the_same_file():
@@ -230,9 +219,6 @@ def test_force_overwrites_checkpoints_and_logs():
     assert training(f"{options} --force").code == 0
 
 
-# --- Disks and streams ------------------------------------------------------------------------
-
-
 def process(options, limit):
     """Run `train` in a new process that can write files of at most `limit` bytes."""
 
@@ -286,9 +272,6 @@ def test_saves_at_the_interval_of_autosave(monkeypatch):
     assert saved == [3, 6, 9, 10]  # the fake clock advances one second per reading
 
 
-# --- The library ------------------------------------------------------------------------------
-
-
 def test_training_does_not_change_the_error_handling_of_its_caller():
     with np.errstate(all="raise"):
         before, seen = np.geterr(), []
@@ -322,9 +305,6 @@ def test_saves_files_with_the_longest_names(name):
 def test_a_log_can_watch_the_empty_name():
     assert training(f"--steps 2 --log {LOG} --watch ''").code == 0
     assert json.loads(LOG.read_text().splitlines()[0])["watched"] == ""
-
-
-# --- Notes, refusals and signals --------------------------------------------------------------
 
 
 def test_resuming_from_an_earlier_checkpoint_reports_the_dropped_records():

@@ -86,9 +86,6 @@ def test_a_run_in_the_page_is_the_run_of_the_command(page_at, checkpoints, name)
     check(page, load(path), [{"text": own, "off": off, "parameters": {}} for off in offs for own in texts])
 
 
-# --- Changes made by hand, as a reader makes them -------------------------------------------------
-
-
 def bars(page):
     """Return the probabilities of all tokens that are shown, and those of the original run next to them."""
     cells = "(row) => Array.from(row.cells, (cell) => cell.textContent)"

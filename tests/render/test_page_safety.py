@@ -88,7 +88,7 @@ def test_letters_of_a_microgpt_are_always_text(page_of, page_file, letters):
     assert_harmless(page)
 
 
-def test_tokens_of_a_decoder_are_always_text(page_of, page_file, strange_tokens):
+def test_tokens_of_a_decoder_are_text_with_and_without_scripts(page_of, page_file, strange_tokens):
     folder, tokens = strange_tokens
     page = page_of(page_file("trace", folder, "--tokens", tokens, "--lens", "--top-k", "60"))
     assert_harmless(page, *TOKENS, "\\u202e", "\\u2028")
@@ -96,10 +96,6 @@ def test_tokens_of_a_decoder_are_always_text(page_of, page_file, strange_tokens)
         go(page, address)
         assert_harmless(page, *TOKENS)
         assert page.locator(".verdict.bad").count() == 0
-
-
-def test_tokens_are_text_without_scripts_too(page_of, page_file, strange_tokens):
-    folder, tokens = strange_tokens
     page = page_of(page_file("trace", folder, "--tokens", tokens), java_script_enabled=False)
     assert_harmless(page, *TOKENS, count=2)
     assert SCRIPT in page.inner_text("h1")

@@ -195,8 +195,6 @@ def test_a_killed_and_resumed_run_has_the_same_timeline(timeline, tmp_path):
     assert replace(resumed, log=timeline.log, runs=timeline.runs) == timeline
 
 
-# --- A log computed by hand --------------------------------------------------------------------
-
 RUN = {
     "record": "run", "schema": LOG_SCHEMA, "start": 0, "watched": "amm", "data": "3 names",
     "model": {"config": {"vocab_size": 27, "n_embd": 4, "n_head": 1, "n_layer": 1, "block_size": 4}},
@@ -310,9 +308,6 @@ def test_the_command_describes_how_the_double_letter_was_learned(tmp_path, ranks
     assert words in output
 
 
-# --- Output ------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("width", "encoding", "more"), [(80, "ascii", []), (120, "utf-8", ["--event", "*"])])
 def test_the_tables_fit_the_screen(log, width, encoding, more):
     result = microgpt("timeline", log, *more, width=width, encoding=encoding)
@@ -390,9 +385,6 @@ def test_sparkline_draws_means_gaps_and_huge_numbers(values, width, line):
     assert sparkline(values, width, ascii_only=True) == in_ascii
 
 
-# --- Logs with missing records, and files that are not logs --------------------------------------
-
-
 def test_the_command_names_values_that_an_earlier_version_did_not_log(tmp_path):
     def earlier():
         for record in records():
@@ -423,19 +415,14 @@ def test_dead_units_need_held_out_names(tmp_path):
     assert "10 of 60 steps" in output
 
 
-def test_the_command_reports_gaps_and_failed_checks(tmp_path):
-    lines = [record for record in records() if not 10 < record.get("step", 0) < 15]
+def test_the_command_reports_gaps_failed_checks_and_an_incomplete_trace(tmp_path):
+    lines = [record for record in list(records())[:-4] if not 10 < record.get("step", 0) < 15]
     lines.insert(9, {"record": "check", "step": 0, "id": "heads", "detail": "off by 1"})
-    result = microgpt("timeline", write_lines(tmp_path / "gap", lines))
-    assert "steps 11 to 14 were not logged" in result.err
-    assert "step 0: the check heads failed, off by 1" in result.out
-
-
-def test_the_command_notes_an_incomplete_trace(tmp_path):
-    lines = list(records())[:-4]
-    result = microgpt("timeline", write_lines(tmp_path / "stopped", lines), width=80)
+    result = microgpt("timeline", write_lines(tmp_path / "gap", lines), width=80)
     print(result.out, result.err)
     assert result.code == 0
+    assert "steps 11 to 14 were not logged" in result.err
+    assert "step 0: the check heads failed, off by 1" in result.out
     assert "the trace of step 30 is incomplete" in result.err
     assert "  2  am    m       0.100  ▁█▃   0.200" in result.out
 

@@ -217,8 +217,9 @@ def _body(trace: Trace, sections: Sequence[Section], line: str) -> list[Markup]:
         for at, label in enumerate(labels)
     ]
     tokens = element("div", *chips, id="tokens", role="group", aria_label="tokens")
-    without_attention = list(_without_attention(sections))
-    results = element("div", *cards(without_attention), _without_scripts(sections), id="results")
+    results = element(
+        "div", *cards([*_without_attention(sections)]), _without_scripts(sections), id="results"
+    )
     model = trace.model
     origin = ", ".join([model["origin"], f"{model['parameters']:,} parameters", *trained(model)])
     title = trace.input.text or f"{len(labels)} tokens"
