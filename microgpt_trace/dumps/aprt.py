@@ -188,8 +188,8 @@ def _with_manifest(folder: Path, files: Mapping[str, Recorded], manifest: Mappin
         if file not in entries:
             leftovers.append(Leftover(files[file], f"{MANIFEST} does not list it"))
             continue
-        events, recorded = _check_entry(path, file, files[file], entries[file], len(tokens))
-        for event in events:
+        recorded = _check_entry(path, file, files[file], entries[file], len(tokens))
+        for event in entries[file]["events"]:
             if event in tensors:
                 raise FileFormatError(f"{path}: {event} is both in {tensors[event].source} and in {file}")
             tensors[event] = recorded
@@ -221,10 +221,8 @@ def _entries(path: Path, manifest: Mapping[str, Any]) -> dict[str, Mapping[str, 
     return entries
 
 
-def _check_entry(
-    path: Path, file: str, stored: Recorded, entry: Mapping[str, Any], length: int
-) -> tuple[tuple[str, ...], Recorded]:
-    """Return the events and the tensor of an entry. Raises FileFormatError if file or tokens do not match."""
+def _check_entry(path: Path, file: str, stored: Recorded, entry: Mapping[str, Any], length: int) -> Recorded:
+    """Return the tensor of an entry. Raises FileFormatError if file or tokens do not match."""
 
     def fail(key: str, expected: object) -> FileFormatError:
         return FileFormatError(f"{path}: {file}: {key}: expected {expected}, found {brief(entry.get(key))}")
@@ -243,8 +241,7 @@ def _check_entry(
         raise fail("shape", f"the {stored.shape[0]:,} elements of the file")
     if entry.get("positions") != rows:
         raise fail("positions", rows or "null, which means all positions")
-    recorded = replace(
+    return replace(
         stored, shape=shape, read=lambda: stored.read().reshape(shape), layout=LAST if rows else OWN,
         beside=_beside(tuple(events)),
     )  # fmt: skip
-    return tuple(events), recorded

@@ -20,6 +20,7 @@ from ..hooks.names import ALIASES
 from ..tracing.result import Trace
 from .aprt import HEADER, MAGIC, MANIFEST, MANIFEST_FORMAT, WHOLE_MODEL, events_of
 
+Arrays = Mapping[str, Array]  # by event
 _BIASED = {"attn_bq", "attn_bk", "attn_bv"}
 
 
@@ -66,7 +67,7 @@ def write_aprt(trace: Trace, folder: Path) -> int:
     return len(entries)
 
 
-def _plan_files(trace: Trace, arrays: Mapping[str, Array]) -> tuple[list[StageFile], dict[str, str]]:
+def _plan_files(trace: Trace, arrays: Arrays) -> tuple[list[StageFile], dict[str, str]]:
     """Return the files to write, and the arrays that are in no file, with the reason."""
     left_out = dict.fromkeys(arrays, "apr has no such stage")
     entries = []
@@ -102,9 +103,7 @@ def _stages(trace: Trace) -> Iterator[tuple[str, int | None]]:
                 yield stage, layer
 
 
-def _entry(
-    stage: str, layer: int | None, events: tuple[str, ...], trace: Trace, arrays: Mapping[str, Array]
-) -> StageFile:
+def _entry(stage: str, layer: int | None, events: tuple[str, ...], trace: Trace, arrays: Arrays) -> StageFile:
     file = f"{stage}.bin" if layer is None else f"layer-{layer}/{stage}.bin"
     shape, positions = arrays[events[0]].shape, None
     if len(events) > 1:
@@ -121,7 +120,7 @@ def _positions(trace: Trace) -> list[int]:
     return [prediction.position for prediction in trace.predictions]
 
 
-def _notes(arrays: Mapping[str, Array], entries: Sequence[StageFile]) -> Iterator[str]:
+def _notes(arrays: Arrays, entries: Sequence[StageFile]) -> Iterator[str]:
     stages = {entry.stage for entry in entries}
     if "qkv_bias" in stages:
         yield (
@@ -135,7 +134,7 @@ def _notes(arrays: Mapping[str, Array], entries: Sequence[StageFile]) -> Iterato
         yield f"{', '.join(sorted(rounded))} was rounded to float32"
 
 
-def _write_entry(folder: Path, entry: StageFile, trace: Trace, arrays: Mapping[str, Array]) -> None:
+def _write_entry(folder: Path, entry: StageFile, trace: Trace, arrays: Arrays) -> None:
     array = np.concatenate([arrays[event] for event in entry.events], axis=-1)
     if entry.positions is not None:
         array = array[[_positions(trace).index(position) for position in entry.positions]]

@@ -152,9 +152,7 @@ def _open_safetensors(path: Path, names: NameMap | None) -> Recording:
     }
     recording = _recording(path, "arrays of a trace", arrays, names, layout=OWN, tokens=stored.get("tokens"))
     model = _from_json(metadata.get("model", "null"))
-    left_out = (
-        model.get("left_out", []) if isinstance(model, dict) else []
-    )  # events that `record` could not save
+    left_out = model.get("left_out", []) if isinstance(model, dict) else []  # by `record`
     missing = [f"left out: {s}" for s in sentences(f"{path}: metadata model: left_out", left_out)]
     notes = sentences(f"{path}: metadata notes", _from_json(metadata.get("notes", "[]")))
     return replace(recording, positions=stored.get("positions"), notes=(*missing, *notes))
@@ -173,9 +171,7 @@ def _with_tokens(recording: Recording, names: NameMap | None, what: str) -> Reco
     if names is None:
         return recording
     if names.entries:
-        raise InputError(
-            f"{names.origin}: expected tokens only, since {recording.origin} is {what}, found tensors"
-        )
+        raise InputError(f"{names.origin}: expected tokens only for {recording.origin}, {what}, found names")
     sources = [(recording.origin, recording.tokens), (names.origin, names.tokens)]
     return replace(recording, tokens=agreed("tokens", sources))
 
@@ -246,10 +242,8 @@ def _by_event(
 def _recorded(array: StoredArray, meaning: Meaning, layout: str = "") -> Recorded:
     """Return an array as a tensor of a recording. An array that is no event can be read too."""
     beside = meaning.events if len(meaning.events) > 1 else ()
-    own = layout if meaning.events == (array.name,) else meaning.layout
-    return Recorded(
-        array.name, array.shape, partial(_floats, array), own, beside, meaning.adjacent, meaning.candidates
-    )
+    layout, read = layout if meaning.events == (array.name,) else meaning.layout, partial(_floats, array)
+    return Recorded(array.name, array.shape, read, layout, beside, meaning.adjacent, meaning.candidates)
 
 
 def _floats(array: StoredArray) -> Array:

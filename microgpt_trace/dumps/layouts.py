@@ -22,6 +22,8 @@ from ..readers.conventions import is_count
 from ..text.brief import brief, frozen
 
 Shape = tuple[int, ...]
+Shapes = Mapping[str, Shape]  # by event
+Positions = tuple[int, ...] | None
 
 LAST = "last"
 LAYOUTS: tuple[str, ...] = (
@@ -77,9 +79,7 @@ class Reading:
         return tuple(moves)
 
 
-def readings_of(
-    stored: Shape, expected: Shape, *, layout: str = "", head_dims: Collection[int] = ()
-) -> list[Reading]:
+def readings_of(stored: Shape, expected: Shape, layout: str, head_dims: Collection[int]) -> list[Reading]:
     """Return the readings of a stored shape that result in [T, C], [H, T, S] or [] and differ in values.
 
     `layout` allows only one layout. `head_dims` has the possible widths of a head: several if the width is
@@ -119,32 +119,28 @@ def _without_ones(shape: Shape) -> Shape:
     return tuple(length for length in shape if length != 1)
 
 
-def fits(
-    name: str, recorded: Recorded, shapes: Mapping[str, Shape], head_dim: int | None = None
-) -> list[str]:
+def fits(name: str, recorded: Recorded, shapes: Shapes, head_dim: int | None = None) -> list[str]:
     """Return the layouts in which a tensor can be an event; none if it cannot be that event.
 
     The layout is OWN for a single number, and for a tensor in our order.
     """
     expected = _expected(name, recorded, shapes)
     if recorded.layout == OWN:
-        partial = (
-            name in HEAD_EVENTS and recorded.shape[1:] == expected[1:] and recorded.shape[0] <= expected[0]
-        )
-        return [OWN] if partial or recorded.shape == expected or _is_number(recorded, expected) else []
+        rows = name in HEAD_EVENTS and recorded.shape[1:] == expected[1:] and recorded.shape[0] <= expected[0]
+        return [OWN] if rows or recorded.shape == expected or _is_number(recorded, expected) else []
     dims = _head_dims(name, recorded, expected, head_dim)
-    readings = readings_of(recorded.shape, expected, layout=recorded.layout, head_dims=dims)
+    readings = readings_of(recorded.shape, expected, recorded.layout, dims)
     return [reading.letters for reading in readings]
 
 
 def fit(
     name: str,
     recorded: Recorded,
-    shapes: Mapping[str, Shape],
+    shapes: Shapes,
     *,
     head_dim: int | None = None,
     order: Array | None = None,
-    positions: tuple[int, ...] | None = None,
+    positions: Positions = None,
 ) -> Fitted:
     """Return a recorded tensor in the shape of the event `name`. `shapes` has the shapes of all events.
 
@@ -171,7 +167,7 @@ def fit(
     return Fitted(array, rows, "; ".join(notes))
 
 
-def _expected(name: str, recorded: Recorded, shapes: Mapping[str, Shape]) -> Shape:
+def _expected(name: str, recorded: Recorded, shapes: Shapes) -> Shape:
     """Return the shape of the event, or of all events whose rows are stored side by side."""
     for event in (name, *recorded.beside):
         if event not in shapes:
@@ -196,9 +192,7 @@ def _has_heads(name: str, recorded: Recorded) -> bool:
     return all(kind_of(event) in kinds_in_heads() for event in recorded.beside or (name,))
 
 
-def _own(
-    name: str, recorded: Recorded, expected: Shape, positions: tuple[int, ...] | None
-) -> tuple[Reading, tuple[int, ...] | None]:
+def _own(name: str, recorded: Recorded, expected: Shape, positions: Positions) -> tuple[Reading, Positions]:
     """Return the reading of a tensor in our order, and the positions of its rows, or None if it has all."""
     if positions is not None and name in HEAD_EVENTS and positions != tuple(range(expected[0])):
         wrong = [position for position in positions if not 0 <= position < expected[0]]
@@ -208,9 +202,8 @@ def _own(
     else:
         positions = None
     if recorded.shape != expected and not _is_number(recorded, expected):
-        raise InputError(
-            f"{recorded.source}: expected shape {list(expected)} for {name}, found {list(recorded.shape)}"
-        )
+        shapes = f"expected {list(expected)}, found {list(recorded.shape)}"
+        raise InputError(f"{recorded.source}: {name}: {shapes}")
     return Reading(OWN, expected, tuple(range(len(expected))), expected), positions
 
 
@@ -221,7 +214,7 @@ def _is_number(recorded: Recorded, expected: Shape) -> bool:
 
 def _the_reading(name: str, recorded: Recorded, expected: Shape, head_dims: Collection[int]) -> Reading:
     """Return the only reading that fits. Raises InputError if there is none or more than one."""
-    readings = readings_of(recorded.shape, expected, layout=recorded.layout, head_dims=head_dims)
+    readings = readings_of(recorded.shape, expected, recorded.layout, head_dims)
     if len(readings) == 1:
         return readings[0]
     if readings:
@@ -299,7 +292,7 @@ class Fitted:
     """
 
     array: Array
-    positions: tuple[int, ...] | None = None
+    positions: Positions = None
     note: str = ""
 
 

@@ -141,9 +141,7 @@ def _entry(path: Path, event: str, line: Any) -> MapEntry:
         )
     layout = line.get("layout", "")
     if "layout" in line and layout not in (OWN, *LAYOUTS):
-        raise FileFormatError(
-            f"{where}: layout: expected {', '.join((OWN, *LAYOUTS))}, found {brief(layout)}"
-        )
+        raise FileFormatError(f"{where}: expected layout {', '.join((OWN, *LAYOUTS))}, found {brief(layout)}")
     source, index = _source(where, line["from"])
     if ("{i}" in event) != ("{i}" in source):
         raise FileFormatError(f"{where}: expected {{i}} on both sides or on neither, found {brief(source)}")

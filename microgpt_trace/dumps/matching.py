@@ -20,7 +20,7 @@ from ..architecture.plans.kinds import Linear
 from ..architecture.plans.plan import Plan, kind_of
 from ..arrays.stats import Array
 from ..grouping import grouped
-from .layouts import Recorded, fit, fits
+from .layouts import Recorded, Shapes, fit, fits
 
 ROWS, ELEMENTS = 16, 512  # maximum of a sketch
 CLIP = np.float32(4)  # in medians: one huge channel, as in SmolLM2's residual stream, must not decide alone
@@ -98,9 +98,6 @@ class Stack:
             cosine = np.einsum("en,en->e", mine, theirs) / np.maximum(size * other, _TINY)
         norms = np.linalg.norm(one.norms - self.norms, axis=1) < SAME * np.linalg.norm(self.norms, axis=1)
         return Similarity(distance, np.maximum(cosine, 0), (cosine > SIMILAR) | norms, finite.mean(axis=1))
-
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 class TensorPart(NamedTuple):

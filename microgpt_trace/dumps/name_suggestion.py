@@ -19,9 +19,9 @@ from ..architecture.plans.plan import kind_of, layer_of
 from ..arrays.stats import Array
 from ..grouping import grouped
 from ..text.brief import frozen
+from .layouts import Shapes
 from .matching import (
     ScoreTable,
-    Shapes,
     TensorPart,
     compare,
     grouped_events,
@@ -90,9 +90,8 @@ def suggest(
     counts only if the tensors that agree are in order.
     """
     names, groups = grouped_events(events, shapes)
-    readable = sorted(
-        (left.recorded for left in recording.leftovers if left.readable), key=lambda one: _natural(one.source)
-    )
+    readable = [left.recorded for left in recording.leftovers if left.readable]
+    readable.sort(key=lambda one: _natural(one.source))
     fused = products_side_by_side(model.plan)
     parts = [part for whole in readable for part in parts_of(whole, fused, shapes)]
     table = compare(parts, groups, shapes, model.config.head_dim)
@@ -152,7 +151,7 @@ def _placed(
         columns.setdefault(kind_of(name), {})[layer_of(name)] = column
     layered = [one for one in series if None not in one.rows]
     kinds = [kind for kind in columns if None not in columns[kind] and layered]
-    evidence = [[_evidence(one, kind, columns[kind], table, scores) for kind in kinds] for one in layered]
+    evidence = [[_rate(one, kind, columns[kind], table, scores) for kind in kinds] for one in layered]
     pairs = np.array(evidence, np.float32).reshape(len(layered), len(kinds), 2)
     chosen = place(pairs[..., 0], pairs[..., 1])
     yield from ((layered[p], columns[kinds[k]]) for p, k in chosen.items())
@@ -168,9 +167,7 @@ def _placed(
         yield alone[at], {None: column}
 
 
-def _evidence(
-    one: Series, kind: str, columns: Columns, table: ScoreTable, scores: Array
-) -> tuple[float, float]:
+def _rate(one: Series, kind: str, columns: Columns, table: ScoreTable, scores: Array) -> tuple[float, float]:
     """Return the score of a series as a kind of event, and how closely its values agree.
 
     Early layers count most. Both are 0 if most tensors of the series cannot be this kind.
@@ -239,9 +236,8 @@ def find_series(
         sources, offset = _by_layer(name, free, votes, count)
         if len(sources) > 1:
             used.update(sources.values())
-            for part, members in _best_split(
-                {layer: rows[one] for layer, one in sources.items()}, parts, table
-            ):
+            by_layer: dict[int | None, list[int]] = {i: rows[source] for i, source in sources.items()}
+            for part, members in _best_split(by_layer, parts, table):
                 yield Series(name + part, members, offset)
     for source in rows:
         if source not in used:
@@ -260,9 +256,7 @@ def _candidates(shapes: Mapping[str, tuple[int, ...]]) -> list[tuple[str, dict[i
     return [(name, sources) for (name, _), sources in groups.items()]
 
 
-def _by_layer(
-    name: str, numbered: Mapping[int, str], votes: Votes, layers: int
-) -> tuple[dict[int, str], int]:
+def _by_layer(name: str, sources: Mapping[int, str], votes: Votes, layers: int) -> tuple[dict[int, str], int]:
     """Return the tensors by layer, and the number in the name of the first layer: 0 or 1.
 
     Returns no tensors if the numbers are not layers: if more than one has no layer, or most tensors that
@@ -270,15 +264,15 @@ def _by_layer(
     """
 
     def by_layer(offset: int) -> dict[int, str]:
-        return {n - offset: source for n, source in numbered.items() if 0 <= n - offset < layers}
+        return {n - offset: source for n, source in sources.items() if 0 <= n - offset < layers}
 
     def support(offset: int) -> int:
         return sum(layer in votes[source] for layer, source in by_layer(offset).items())
 
     offset = max((0, 1), key=lambda offset: (support(offset), len(by_layer(offset))))
-    voters = sum(bool(votes[source]) for source in numbered.values())
+    voters = sum(bool(votes[source]) for source in sources.values())
     too_short = not voters and len(re.findall("[a-zA-Z]", name)) < 3  # "t{i}"
-    wrong = 2 * support(offset) < voters or len(by_layer(offset)) < len(numbered) - 1
+    wrong = 2 * support(offset) < voters or len(by_layer(offset)) < len(sources) - 1
     return ({}, 0) if wrong or too_short else (by_layer(offset), offset)
 
 

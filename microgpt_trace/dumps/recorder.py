@@ -73,9 +73,7 @@ class TorchRecording:
         family = self._decoder.family
         reasons = {
             TURNED: f"the attention does not call {family.rotary} of its module" if family.rotary else "",
-            (
-                RETURNED_SECOND,
-            ): "the attention did not return them; eager attention does, with output_attentions=True",
+            (RETURNED_SECOND,): "not returned; eager attention returns them with output_attentions=True",
             family.in_layer(family.activation): "the activation is not a module" if family.activation else "",
         }
         missing = [

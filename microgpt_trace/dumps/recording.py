@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..hooks.event import TraceEvent
 from ..text.brief import frozen, token_list
 from ..text.printable import quoted
-from .layouts import OWN, Fitted, Leftover, Recorded, Shape, fit
+from .layouts import OWN, Fitted, Leftover, Recorded, Shapes, fit
 
 
 @frozen(slots=False, eq=False)
@@ -63,9 +63,7 @@ class Recording:
             raise InputError(f"{self.origin}: {error}") from error
         return fitted.array, fitted.positions or range(rows) if fitted.array.ndim else None
 
-    def fitted(
-        self, name: str, recorded: Recorded, model: LanguageModel | None, shapes: Mapping[str, Shape]
-    ) -> Fitted:
+    def fitted(self, name: str, recorded: Recorded, model: LanguageModel | None, shapes: Shapes) -> Fitted:
         """Return a tensor in the shape of the model's event. Raises InputError if it does not fit."""
         dim, order = None if model is None else model.config.head_dim, file_order(model, name)
         return fit(name, recorded, shapes, head_dim=dim, order=order, positions=self.positions)

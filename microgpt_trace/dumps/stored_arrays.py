@@ -146,9 +146,7 @@ def _member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> St
     if stored > path.stat().st_size:
         raise FileFormatError(f"{where}: expected at most the size of the file, found {stored:,} bytes")
     if size > max(_BOMB_BYTES, _BOMB_TIMES * stored):
-        raise FileFormatError(
-            f"{where}: expected activations, found {stored:,} bytes that expand to {size:,}"
-        )
+        raise FileFormatError(f"{where}: expected activations, found {stored:,} bytes that become {size:,}")
 
     def read_data(file: IO[bytes], header: NpyHeader) -> Array:
         data = np.frombuffer(file.read(header.size - header.offset), np.uint8)
@@ -281,12 +279,10 @@ def write_arrays(
 def save_arrays(trace: Trace, path: Path, overwrite: bool = False) -> None:
     """Write the arrays of a trace: activations by event name, gradients and updates as `backward/name` and
     `update/name`."""
-    arrays = {
-        event.name if event.phase == "forward" else f"{event.phase}/{event.name}": trace.arrays[
-            event.phase, event.name
-        ]
-        for event in trace
-    }
+    arrays = {}
+    for event in trace:
+        name = event.name if event.phase == "forward" else f"{event.phase}/{event.name}"
+        arrays[name] = trace.arrays[event.phase, event.name]
     positions = [prediction.position for prediction in trace.predictions]
     changes = trace.intervened.interventions if trace.intervened else ()
     notes = [f"the run had an intervention: {change.target} {change.text}" for change in changes]

@@ -24,10 +24,7 @@ from .layouts import OWN, Leftover, Recorded, list_at, readable, whole_numbers
 from .recording import Recording
 from .stored_arrays import check_name
 
-_INFINITE = (
-    "Infinity",
-    "-Infinity",
-)  # strings, since JSON lacks them; the norm of finite numbers may overflow
+_INFINITE = ("Infinity", "-Infinity")  # JSON lacks them, and the norm of finite numbers may overflow
 _COUNTS = ("count", "zero_count", "nan_count", "inf_count")
 _MOMENTS = ("mean", "std", "l2_norm", "min", "max", "max_abs")
 _MAX_DIMS = 8
@@ -40,9 +37,7 @@ def open_document(path: Path) -> Recording:
     """
     document = read_json(path, MANY_VALUES)
     if document.get("schema") != SCHEMA_ID:
-        raise FileFormatError(
-            f"{path}: expected the schema {SCHEMA_ID}, found {brief(document.get('schema'))}"
-        )
+        raise FileFormatError(f"{path}: expected schema {SCHEMA_ID}, found {brief(document.get('schema'))}")
     statistics, tensors, leftovers = dict[str, TraceEvent](), dict[str, Recorded](), dict[str, Leftover]()
     for i, record in enumerate(list_at(path, document, "events")):
         event = _event(f"{path}: event {i}", record)
@@ -141,7 +136,5 @@ def _values(where: str, nested: Any, event: TraceEvent) -> Array:
     except (ValueError, TypeError) as error:
         raise FileFormatError(f"{where}: expected numbers, found {brief(nested)}") from error
     if array.shape != event.shape:
-        raise FileFormatError(
-            f"{where}: expected values of shape {list(event.shape)}, found {list(array.shape)}"
-        )
+        raise FileFormatError(f"{where}: expected shape {list(event.shape)}, found {list(array.shape)}")
     return array

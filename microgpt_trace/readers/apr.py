@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..arrays.encodings import ENCODINGS, StoredTensor
 from ..arrays.stats import Array
 from ..decoder.model import Decoder
-from ..errors import FileFormatError
+from ..errors import InputError
 from ..text.brief import brief
 from ..text.json_reading import MANY_VALUES, from_json
 from .apr_config import AprSettings, Pairs, apr_config
 from .file_terms import LLAMA
 from .mapped_file import MappedFile
-from .model_file import check_tensors, in_halves, rename_tensors
+from .model_file import check_tensors, in_halves, naming_file, our_tensors
 
 if TYPE_CHECKING:
     from ..vocabulary.tokens import Vocabulary
@@ -81,12 +81,7 @@ class AprFile:
     notes: tuple[str, ...]
 
 
-def read_apr(
-    path: Path,
-    *,
-    rope_pairs: Pairs | None = None,
-    overrides: Mapping[str, Any] = {},
-) -> Decoder:
+def read_apr(path: Path, *, rope_pairs: Pairs | None = None, overrides: Mapping[str, Any] = {}) -> Decoder:
     """Open the decoder in an .apr file. `overrides` adds metadata, by name, that the file lacks.
 
     Raises FileFormatError if the file is damaged, of another format or contradicts itself. Raises InputError
@@ -97,7 +92,7 @@ def read_apr(
     settings.architecture()  # raises first, since an unsupported one has tensors of unknown names
     stored = {t.name: t for t in file.tensors if not t.name.endswith(LLAMA.skipped)}  # no inv_freq
     frequencies = stored.pop("rope_freqs.weight", None)
-    tensors = rename_tensors(path, stored.values())
+    tensors = our_tensors(path, stored.values())
     config = apr_config(settings, tensors, frequencies, rope_pairs)
     check_tensors(path, config, tensors)
     tensors = in_halves(config, tensors) if config.adjacent_pairs else tensors
@@ -114,11 +109,16 @@ def read_apr(
 def read_apr_header(path: Path) -> AprFile:
     """Read the metadata and tensors of an .apr file under the file's names. Raises FileFormatError."""
     mapped = MappedFile.open(path)
+    with naming_file(path):
+        return _read_header(mapped)
+
+
+def _read_header(mapped: MappedFile) -> AprFile:
     data = mapped.bytes
-    header = _header(path, data)
-    metadata = _metadata(path, data, header)
-    _refuse_shards(path, header, metadata)
-    entries, index_stop = _index(path, data, header)
+    header = _header(data)
+    metadata = _metadata(data, header)
+    _refuse_shards(header, metadata)
+    entries, index_stop = _index(data, header)
     extents = [
         (0, HEADER.size, "the header"),
         (header.metadata_offset, header.metadata_offset + header.metadata_size, "the metadata"),
@@ -131,42 +131,38 @@ def read_apr_header(path: Path) -> AprFile:
         tensor, ambiguity = _tensor(mapped, entry, start)
         tensors.append(tensor)
         notes += ambiguity
-    _refuse_overlaps(path, extents)
+    _refuse_overlaps(extents)
     stop = max(stop for _, stop, _ in extents)
-    notes = [*_header_notes(header), *_footer_notes(path, data, stop), *notes]
+    notes = [*_header_notes(header), *_footer_notes(data, stop), *notes]
     if entries != sorted(entries, key=lambda entry: entry.name.encode()):
         notes.append("the tensor index is not sorted by name")
     return AprFile(metadata, tuple(tensors), tuple(notes))
 
 
-def _header(path: Path, data: Array) -> _Header:
+def _header(data: Array) -> _Header:
     magic = data[:4].tobytes()
     if magic not in MAGICS:
         found = FOREIGN.get(magic, repr(magic))
-        raise FileFormatError(f"{path}: expected an .apr file of version 2, found {found}")
+        raise InputError(f"expected an .apr file of version 2, found {found}")
     if len(data) < HEADER.size:
-        raise FileFormatError(f"{path}: cut short: found {len(data)} of the header's {HEADER.size} bytes")
+        raise InputError(f"cut short: found {len(data)} of the header's {HEADER.size} bytes")
     header = _Header(*HEADER.unpack_from(data.data))
     if header.major != 2:
-        raise FileFormatError(f"{path}: expected .apr version 2, found {header.major}.{header.minor}")
+        raise InputError(f"expected .apr version 2, found {header.major}.{header.minor}")
     raw = data[: HEADER.size].tobytes()
-    _check_checksum(path, "header", header.checksum, raw[:CHECKSUM_AT] + raw[CHECKSUM_AT + 4 :])
+    _check_checksum("header", header.checksum, raw[:CHECKSUM_AT] + raw[CHECKSUM_AT + 4 :])
     if header.flags & ENCRYPTED:
-        raise FileFormatError(f"{path}: the file is encrypted (flag 0x4); export it unencrypted")
+        raise InputError("the file is encrypted (flag 0x4); export it unencrypted")
     if header.flags & COLUMN_MAJOR:
-        raise FileFormatError(
-            f"{path}: the file has column-major matrices (flag 0x800); export them row-major"
-        )
+        raise InputError("the file has column-major matrices (flag 0x800); export them row-major")
     return header
 
 
-def _check_checksum(path: Path, part: str, stored: int, content: bytes | memoryview) -> None:
-    """Raise FileFormatError if the checksum does not match. Some producers leave it out: it is 0 then."""
+def _check_checksum(part: str, stored: int, content: bytes | memoryview) -> None:
+    """Raise InputError if the checksum does not match. Some producers leave it out: it is 0 then."""
     computed = zlib.crc32(content)
     if stored not in (0, computed):
-        raise FileFormatError(
-            f"{path}: the {part} is damaged: expected the checksum {stored:#010x}, found {computed:#010x}"
-        )
+        raise InputError(f"the {part} is damaged: expected checksum {stored:#010x}, found {computed:#010x}")
 
 
 def _header_notes(header: _Header) -> Iterator[str]:
@@ -182,7 +178,7 @@ def _header_notes(header: _Header) -> Iterator[str]:
         yield "the header has no checksum"
 
 
-def _metadata(path: Path, data: Array, header: _Header) -> dict[str, Any]:
+def _metadata(data: Array, header: _Header) -> dict[str, Any]:
     """Read the JSON object. If a key occurs twice, the last one counts."""
     start, size = header.metadata_offset, header.metadata_size
     try:
@@ -192,73 +188,68 @@ def _metadata(path: Path, data: Array, header: _Header) -> dict[str, Any]:
     except ValueError as error:
         if header.flags & (LZ4 | ZSTD):
             kind = "LZ4" if header.flags & LZ4 else "Zstd"
-            raise FileFormatError(
-                f"{path}: the file is compressed with {kind}, which is not supported; export it uncompressed"
-            ) from error
-        raise FileFormatError(f"{path}: the metadata cannot be read ({error})") from error
+            raise InputError(f"the file is compressed with {kind}; export it uncompressed") from error
+        raise InputError(f"the metadata cannot be read ({error})") from error
     if not isinstance(metadata, dict):
-        raise FileFormatError(f"{path}: the metadata: expected a JSON object, found {brief(metadata)}")
+        raise InputError(f"the metadata: expected a JSON object, found {brief(metadata)}")
     return metadata
 
 
-def _refuse_shards(path: Path, header: _Header, metadata: Mapping[str, Any]) -> None:
+def _refuse_shards(header: _Header, metadata: Mapping[str, Any]) -> None:
     sharding = metadata.get("sharding")
     count = sharding.get("shard_count") if isinstance(sharding, dict) else None
     if header.flags & SHARDED or count not in (None, 0, 1):
         of = f" of {brief(count)}" if count is not None else ""
-        raise FileFormatError(f"{path}: the file is one shard{of} of a model; merge the shards into one file")
+        raise InputError(f"the file is one shard{of} of a model; merge the shards into one file")
 
 
-def _index(path: Path, data: Array, header: _Header) -> tuple[list[_TensorEntry], int]:
+def _index(data: Array, header: _Header) -> tuple[list[_TensorEntry], int]:
     """Return the entries in the file's order, and where the index stops."""
-    at, room = header.index_offset, len(data) - header.index_offset
-    if header.tensor_count * MIN_ENTRY > max(room, 0):
-        raise FileFormatError(
-            f"{path}: {header.tensor_count:,} tensors cannot be in an index at byte {at:,} of {len(data):,}"
-        )
+    at, count = header.index_offset, header.tensor_count
+    if count * MIN_ENTRY > max(len(data) - at, 0):
+        raise InputError(f"{count:,} tensors cannot be in an index at byte {at:,} of {len(data):,}")
     entries: dict[str, _TensorEntry] = {}
-    for number in range(header.tensor_count):
-        what = f"entry {number} of {header.tensor_count} in the tensor index"
-        entry, at = _entry(path, data.data, at, what)
+    for number in range(count):
+        entry, at = _entry(data.data, at, f"entry {number} of {count} in the tensor index")
         if entry.name in entries:
-            raise FileFormatError(f"{path}: tensor {entry.name!r} occurs twice")
+            raise InputError(f"tensor {entry.name!r} occurs twice")
         entries[entry.name] = entry
     return list(entries.values()), at
 
 
-def _entry(path: Path, data: memoryview, at: int, what: str) -> tuple[_TensorEntry, int]:
+def _entry(data: memoryview, at: int, what: str) -> tuple[_TensorEntry, int]:
     def take(form: str) -> tuple[Any, ...]:
         nonlocal at
         at += struct.calcsize(form)
         if at > len(data):
-            raise FileFormatError(f"{path}: the file ends within {what}")
+            raise InputError(f"the file ends within {what}")
         return struct.unpack_from(form, data, at - struct.calcsize(form))
 
     (length,) = take("<H")
     if not 1 <= length <= MAX_NAME:
-        raise FileFormatError(f"{path}: {what}: expected a name of 1 to {MAX_NAME} bytes, found {length}")
+        raise InputError(f"{what}: expected a name of 1 to {MAX_NAME} bytes, found {length}")
     try:
         name = str(take(f"<{length}s")[0], "utf-8")
     except UnicodeDecodeError as error:
-        raise FileFormatError(f"{path}: {what}: the name is not UTF-8 ({error.reason})") from error
+        raise InputError(f"{what}: the name is not UTF-8 ({error.reason})") from error
     dtype, ndim = take("<2B")
     if not 1 <= ndim <= MAX_DIMS:
-        raise FileFormatError(f"{path}: tensor {name!r}: expected 1 to {MAX_DIMS} dimensions, found {ndim}")
+        raise InputError(f"tensor {name!r}: expected 1 to {MAX_DIMS} dimensions, found {ndim}")
     shape = take(f"<{ndim}Q")
     if 0 in shape:
-        raise FileFormatError(f"{path}: tensor {name!r} of shape {list(shape)} has no elements")
+        raise InputError(f"tensor {name!r} of shape {list(shape)} has no elements")
     return _TensorEntry(name, dtype, shape, *take("<2Q")), at
 
 
-def _refuse_overlaps(path: Path, extents: Iterable[tuple[int, int, str]]) -> None:
+def _refuse_overlaps(extents: Iterable[tuple[int, int, str]]) -> None:
     previous, end = "", 0
     for start, stop, what in sorted(extent for extent in extents if extent[0] < extent[1]):
         if start < end:
-            raise FileFormatError(f"{path}: {previous} and {what} overlap at byte {start:,}")
+            raise InputError(f"{previous} and {what} overlap at byte {start:,}")
         previous, end = what, stop
 
 
-def _footer_notes(path: Path, data: Array, stop: int) -> list[str]:
+def _footer_notes(data: Array, stop: int) -> list[str]:
     """Check the checksum in the last four bytes, unless these belong to the last tensor.
 
     This reads the whole file (measured: 0.05 s for 400 MB).
@@ -266,45 +257,38 @@ def _footer_notes(path: Path, data: Array, stop: int) -> list[str]:
     stored = int.from_bytes(data[-4:].tobytes(), "little") if len(data) >= stop + 4 else 0
     if not stored:
         return ["the file has no checksum at its end"]
-    _check_checksum(path, "file", stored, data[:-4].data)
+    _check_checksum("file", stored, data[:-4].data)
     return []
 
 
 def _tensor(file: MappedFile, entry: _TensorEntry, start: int) -> tuple[StoredTensor, list[str]]:
     """Return the tensor, and a note if its size fits several encodings."""
-    path, stop = file.path, start + entry.size
-    name, row_size, ambiguity = _storage(path, entry)
+    stop = start + entry.size
+    name, row_size, ambiguity = _storage(entry)
     if stop > len(file.bytes):
-        raise FileFormatError(
-            f"{path}: cut short: tensor {entry.name!r} ends at byte {stop:,} of {len(file.bytes):,}"
-        )
+        raise InputError(f"cut short: tensor {entry.name!r} ends at byte {stop:,} of {len(file.bytes):,}")
     if name not in ENCODINGS:
-        raise FileFormatError(
-            f"{path}: tensor {entry.name!r} is stored as {name}, which is not supported; {_supported()}"
-        )
+        raise InputError(f"tensor {entry.name!r} is stored as {name}, which is not supported; {_supported()}")
     scale = 1.0
     if name == "AprQ8":
         start += 4
         scale = float(file.bytes[start - 4 : start].view("<f4")[0])
         if not math.isfinite(scale):
-            raise FileFormatError(f"{path}: tensor {entry.name!r}: expected a finite scale, found {scale}")
+            raise InputError(f"tensor {entry.name!r}: expected a finite scale, found {scale}")
     return file.tensor(entry.name, ENCODINGS[name], entry.shape, start, stop, row_size, scale), ambiguity
 
 
-def _storage(path: Path, entry: _TensorEntry) -> tuple[str, int | None, list[str]]:
+def _storage(entry: _TensorEntry) -> tuple[str, int | None, list[str]]:
     """Return the encoding, the padded length of rows or None, and a note if other encodings fit as well."""
     names = DTYPES.get(entry.dtype)
     if names is None:
-        raise FileFormatError(
-            f"{path}: tensor {entry.name!r} has dtype {entry.dtype}, which is not supported; {_supported()}"
-        )
+        raise InputError(f"tensor {entry.name!r} has the unsupported dtype {entry.dtype}; {_supported()}")
     layouts = [layout for name in names for layout in _layouts(name, entry.shape)]
     fitting = [layout for layout in layouts if layout[2] == entry.size]
     if not fitting:
-        sizes = " or ".join(f"{size:,} ({name})" for name, _, size in layouts)
-        raise FileFormatError(
-            f"{path}: tensor {entry.name!r} of shape {list(entry.shape)}: expected {sizes} bytes, "
-            f"found {entry.size:,}"
+        ways = " or ".join(f"{size:,} ({name})" for name, _, size in layouts)
+        raise InputError(
+            f"tensor {entry.name!r} of shape {list(entry.shape)}: expected {ways} bytes, found {entry.size:,}"
         )
     words = [name if row_size is None else f"{name} in padded rows" for name, row_size, _ in fitting]
     note = f"tensor {entry.name!r} is read as {words[0]}; by its size it could be {' or '.join(words[1:])}"

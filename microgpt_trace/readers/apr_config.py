@@ -81,12 +81,10 @@ def apr_config(
 def _sizes(settings: AprSettings, tensors: Mapping[str, StoredTensor]) -> dict[str, Any]:
     """Return the dimensions that the shapes of tensors show, by the keys of config.json."""
     wte, gate = (_matrix(settings, tensors, name) for name in ("wte", "layer0.mlp_wgate"))
-    deepest = max((name for name in tensors if name.startswith("layer")), key=_layer_of)
+    n_layer = 1 + max(_layer_of(name) for name in tensors if name.startswith("layer"))
     n_head, n_kv_head, head_dim = _heads(settings, tensors)
     return {
-        "num_hidden_layers": settings.from_tensors(
-            "num_layers", _layer_of(deepest) + 1, "the numbering of the tensors"
-        ),
+        "num_hidden_layers": settings.from_tensors("num_layers", n_layer, "the numbering of the tensors"),
         "hidden_size": settings.from_tensors("hidden_size", wte.shape[1], _shape(wte)),
         "num_attention_heads": n_head,
         "num_key_value_heads": n_kv_head,

@@ -234,11 +234,7 @@ def _scaled_rope(theta: float, scaling: Mapping[str, Any], factors: tuple[float,
     Raises InputError if the kind or a setting is not supported, or a setting is missing.
     """
     kind = _scaling_kind(scaling)
-    needs = _SCALING_NEEDS.get(kind) if isinstance(kind, str) else None
-    if needs is None:
-        raise InputError(
-            f"RoPE scaling {brief(kind)} is not supported; supported: {', '.join(_SCALING_NEEDS)}"
-        )
+    needs = _SCALING_NEEDS[one_of("RoPE scaling", kind, _SCALING_NEEDS)]
     values = {key: v for key, v in scaling.items() if key not in ("rope_type", "type") and v is not None}
     for key in (*needs, *values):
         fits = _FITS[FLAG] if key == "truncate" else is_positive

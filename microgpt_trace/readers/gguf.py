@@ -82,18 +82,14 @@ def read_gguf_header(path: Path) -> GgufFile:
 def _parts(first: Path, head: _GgufPart, count: int) -> list[_GgufPart]:
     split = _SPLIT.fullmatch(first.name)
     if split is None or int(split[3]) != count:
-        raise FileFormatError(
-            f"{first}: the file is one of {count} parts; expected the name NAME-00001-of-{count:05}.gguf"
-        )
+        raise FileFormatError(f"{first}: a file of {count} parts must be named NAME-00001-of-{count:05}.gguf")
     parts = []
     for number in range(1, count + 1):
         path = first.with_name(f"{split[1]}-{number:05}-of-{count:05}.gguf")
         part = head if number == 1 else _GgufPart(path)
         if part.number() != (count, number):
-            other_count, other = part.number()
-            raise FileFormatError(
-                f"{path}: expected part {number} of {count}, found part {other} of {other_count}"
-            )
+            of, found = part.number()
+            raise FileFormatError(f"{path}: expected part {number} of {count}, found part {found} of {of}")
         parts.append(part)
     return parts
 
@@ -219,9 +215,7 @@ class _GgufPart:
             for i in range(count):
                 (length,) = unpack(buffer, at)
                 if length > _MAX_ITEM:
-                    raise self._fail(
-                        f"a string of {key!r} has {length:,} bytes, which is too long (at most {_MAX_ITEM:,})"
-                    )
+                    raise self._fail(f"a string of {key!r} has {length:,} bytes (at most {_MAX_ITEM:,})")
                 starts[i] = at
                 at += 8 + length
         except struct.error as error:
@@ -263,18 +257,15 @@ class _GgufPart:
         self, name: str, dims: tuple[int, ...], kind: int, start: int, offset: int
     ) -> tuple[StoredTensor, int]:
         """Return the tensor and where it stops, counted from the start of the data."""
-        type_name = TYPES.get(kind, f"number {kind}")
-        encoding = ENCODINGS.get(type_name)
+        label = TYPES.get(kind, f"number {kind}")
+        encoding = ENCODINGS.get(label)
         if encoding is None:
-            works = ", ".join(name for name in TYPES.values() if name in ENCODINGS)
-            raise FileFormatError(
-                f"{self.path}: tensor {name!r} has type {type_name}, which is not supported; "
-                f"supported: {works}"
-            )
+            works = f"supported: {', '.join(name for name in TYPES.values() if name in ENCODINGS)}"
+            raise FileFormatError(f"{self.path}: tensor {name!r} has the unsupported type {label}; {works}")
         if dims[0] % encoding.block_size:
             raise FileFormatError(
                 f"{self.path}: tensor {name!r}: rows of {dims[0]} elements do not divide into blocks of "
-                f"{encoding.block_size} ({type_name})"
+                f"{encoding.block_size} ({label})"
             )
         size = math.prod(dims) // encoding.block_size * encoding.block_bytes
         if offset + size > len(self.bytes) - start:

@@ -16,7 +16,7 @@ from ..text.brief import brief
 from .conventions import COUNT, POSITIVE, TEXT, WHOLE, Settings, decoder_config, one_of
 from .file_terms import TERMS
 from .gguf import Strings, read_gguf_header
-from .model_file import check_tensors, in_halves, naming_file, rename_tensors, rope_factors
+from .model_file import check_tensors, in_halves, naming_file, our_tensors, rope_factors
 
 if TYPE_CHECKING:
     from ..vocabulary.tokens import Vocabulary
@@ -38,7 +38,7 @@ def read_gguf(path: Path) -> Decoder:
         name = header.metadata.get("general.architecture")
         architecture = one_of("architecture", name, ARCHITECTURES, " (which includes mistral)")
         factors = stored.pop(ROPE_FACTORS, None) if TERMS[architecture].rope else None
-        tensors = rename_tensors(path, stored.values(), TERMS[architecture].names)
+        tensors = our_tensors(path, stored.values(), TERMS[architecture].names)
         keys = Settings(header.metadata, notes, f"{architecture}.")
         config, tensors = _config(architecture, keys, tensors, factors)
     check_tensors(path, config, tensors)

@@ -13,7 +13,7 @@ from ..text.brief import brief
 from ..untrusted_files import folder_of, read_json, reading
 from .conventions import FLAG, Settings, decoder_config, one_of
 from .file_terms import TERMS
-from .model_file import check_tensors, naming_file, rename_tensors
+from .model_file import check_tensors, naming_file, our_tensors
 from .safetensors import read_safetensors
 
 if TYPE_CHECKING:
@@ -35,13 +35,11 @@ def read_huggingface(path: Path) -> Decoder:
         architecture = one_of("architecture", metadata.get("model_type"), TERMS)
     files, shards = _files(folder)
     if path != folder and path.name not in (CONFIG, INDEX, *files):
-        raise FileFormatError(
-            f"{path}: the model in this folder does not use this file; give the folder or {files[0]}"
-        )
+        raise FileFormatError(f"{path}: the folder's model does not use it; give the folder or {files[0]}")
     notes = _unread_tokenizer(folder)
     names = TERMS[architecture].names
     stored = (tensor for tensor in _tensors(folder, files, shards) if not tensor.name.endswith(names.skipped))
-    tensors = rename_tensors(folder, stored, names)
+    tensors = our_tensors(folder, stored, names)
     with naming_file(folder):
         tensors |= {name: tensors[name].transposed() for name in tensors if names.is_transposed(name)}
     with naming_file(folder / CONFIG):
@@ -92,14 +90,12 @@ def _files(folder: Path) -> tuple[list[str], dict[str, str] | None]:
 
 def _tensors(folder: Path, files: list[str], shards: dict[str, str] | None) -> list[StoredTensor]:
     """Return the tensors of all files. Raises FileFormatError if they do not match the index."""
-    tensors = []
+    tensors, index = [], folder / INDEX
     for file in files:
         shard = read_safetensors(folder / file)
         for tensor in shard:
             if shards is not None and shards.get(tensor.name) != file:
-                raise FileFormatError(
-                    f"{folder / INDEX}: the index does not place tensor {brief(tensor.name)} in {file}"
-                )
+                raise FileFormatError(f"{index}: tensor {brief(tensor.name)} is not placed in {file}")
         tensors += shard
     missing = (shards or {}).keys() - {tensor.name for tensor in tensors}
     if shards and missing:

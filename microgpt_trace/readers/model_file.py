@@ -31,9 +31,7 @@ def naming_file(path: Path) -> Iterator[None]:
         raise FileFormatError(f"{path}: {error}") from error
 
 
-def rename_tensors(
-    path: Path, tensors: Iterable[StoredTensor], names: Names = LLAMA
-) -> dict[str, StoredTensor]:
+def our_tensors(path: Path, tensors: Iterable[StoredTensor], names: Names = LLAMA) -> dict[str, StoredTensor]:
     """Return the tensors by our names.
 
     Raises FileFormatError for an unknown or repeated name, and if a layer before the last one has no tensor.
@@ -42,14 +40,10 @@ def rename_tensors(
     for tensor in tensors:
         name = names.our_name(tensor.name)
         if name is None:
-            nearest = _in_words(names.closest(tensor.name))
-            raise FileFormatError(
-                f"{path}: tensor {brief(tensor.name)} does not belong to {names.family}{nearest}"
-            )
+            hint = _in_words(names.closest(tensor.name))
+            raise FileFormatError(f"{path}: tensor {brief(tensor.name)} is not part of {names.family}{hint}")
         if name in ours:
-            raise FileFormatError(
-                f"{path}: tensors {ours[name].name!r} and {tensor.name!r} are the same parameter"
-            )
+            raise FileFormatError(f"{path}: tensors {ours[name].name!r} and {tensor.name!r} are both {name}")
         ours[name] = tensor
     for i, number in enumerate(sorted(_layers_of(ours))):
         if i != number:
@@ -143,9 +137,8 @@ def rope_factors(factors: StoredTensor | None, head_dim: int) -> tuple[float, ..
     if factors is None:
         return ()
     if factors.shape != (head_dim // 2,):
-        raise InputError(
-            f"tensor {factors.name!r}: expected shape [{head_dim // 2}], found {list(factors.shape)}"
-        )
+        found = list(factors.shape)
+        raise InputError(f"tensor {factors.name!r}: expected shape [{head_dim // 2}], found {found}")
     return tuple(factors.read().tolist())
 
 

@@ -181,7 +181,7 @@ def test_gguf_and_apr_files_that_are_no_gpt2_are_refused(tmp_path, monkeypatch):
 
     monkeypatch.setattr(gguf.GGUFWriter, "write_header_to_file", with_factors)
     path = write_gpt2_gguf(tmp_path / "rope.gguf", *tiny_gpt2("gpt2"))
-    assert "'rope_freqs.weight' does not belong to a GPT-2" in refusal("trace", path, *IDS.split())
+    assert "'rope_freqs.weight' is not part of a GPT-2" in refusal("trace", path, *IDS.split())
 
 
 # --- explain --------------------------------------------------------------------------------------

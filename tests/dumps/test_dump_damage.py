@@ -11,13 +11,7 @@ import pytest
 from attacks.formats.dumps import NO_MODELS, aprt, npy
 from attacks.formats.format import GONE
 from support.aprt_folders import FINAL_NORM, bare, reasons_of
-from support.dump_writing import (
-    numbers,
-    refused,
-    write_folder,
-    write_npz,
-    write_safetensors,
-)
+from support.dump_writing import numbers, refused, write_folder, write_npz, write_safetensors
 from support.hostile import refuses
 
 import microgpt_trace

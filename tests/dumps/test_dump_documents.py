@@ -112,7 +112,7 @@ CHANGES = [
     ("statistics", lambda d: d["events"][1]["stats"].pop("mean")),
     ("numbers", lambda d: d["events"][1].update(values=[[1.0], [1.0, 2.0]])),
     ("numbers", lambda d: d["events"][1].update(values={})),
-    ("values of shape [", lambda d: d["events"][1].update(values=[1.0])),
+    ("expected shape [", lambda d: d["events"][1].update(values=[1.0])),
     ("float99", lambda d: d["events"][1].update(dtype="float99", values=[])),
 ]
 

@@ -214,9 +214,9 @@ def test_our_own_order_must_have_the_exact_shape():
     assert fit(Q, record(numbers(9, 64), OWN), SHAPES).note == ""
     assert fit("embed.tok", record(numbers(9, 9), OWN), SHAPES).array.tolist() == numbers(9, 9).tolist()
     message = refusal(Q, record(numbers(1, 9, 64), OWN))
-    assert message == "dump.npy: expected shape [9, 64] for layer0.attn.q, found [1, 9, 64]"
+    assert message == "dump.npy: layer0.attn.q: expected [9, 64], found [1, 9, 64]"
     assert fits(Q, record(numbers(64, 9), OWN), SHAPES) == []
-    assert "expected shape [] for loss, found [2]" in refusal("loss", record(numbers(2), OWN))
+    assert "loss: expected [], found [2]" in refusal("loss", record(numbers(2), OWN))
     assert fits("loss", record(numbers(2), OWN), SHAPES) == []
 
 
@@ -229,8 +229,8 @@ def test_reads_rows_of_some_positions():
     whole = fit("logits", record(numbers(9, 61), OWN), SHAPES, positions=tuple(range(9)))
     assert whole.positions is None
     assert fit(UP, record(numbers(9, 48), OWN), SHAPES, positions=(3, 8)).positions is None
-    assert "expected shape [9, 61] for logits, found [2, 61]" in refusal("logits", rows)
-    assert "expected shape [1, 61] for logits, found [2, 61]" in refusal("logits", rows, positions=(8,))
+    assert "logits: expected [9, 61], found [2, 61]" in refusal("logits", rows)
+    assert "logits: expected [1, 61], found [2, 61]" in refusal("logits", rows, positions=(8,))
     assert "expected positions below 9, found 9" in refusal("logits", rows, positions=(3, 9))
 
 

@@ -83,7 +83,7 @@ PARTS = [
             ("U8", 7, 64),
         )
     ),
-    ("dtype 77", stored(77, (4,), bytes(16))),
+    ("has the unsupported dtype 77", stored(77, (4,), bytes(16))),
     ("expected 576 (Q4_K) or 432 (Q4_K) bytes, found 288", stored(12, (2, 300), bytes(288))),
     ("version 1 (APR1)", b"APR1" + bytes(100)),
     ("version 1 (APRN)", b"APRN"),
@@ -98,8 +98,8 @@ PARTS = [
     ("is compressed with LZ4", good(flags=1, text=b"\x04\x22\x4d\x18 blob")),
     ("is compressed with Zstd", good(flags=2, text=b"\x04\x22\x4d\x18 blob")),
     ("is compressed with Zstd", COMPRESSED),
-    ("the header is damaged: expected the checksum 0x00000001", good(checksum=1)),
-    ("the file is damaged: expected the checksum 0x00000001", good(footer=1)),
+    ("the header is damaged: expected checksum 0x00000001", good(checksum=1)),
+    ("the file is damaged: expected checksum 0x00000001", good(footer=1)),
     *(
         ("the metadata", good(text=text))
         for text in (b"", b"{", b"[]", b"3", b'{"a": \xff}', b"[" * 100_000, b'{"a":' * 9999, b"9" * 9999)
@@ -154,7 +154,7 @@ TENSORS = [
     ("q_norm", {}, {"model.layers.0.self_attn.q_norm.weight": f32([1] * 4)}),
     (f"'{HF['wte']}': expected a matrix, found shape [2]", {}, {HF["wte"]: f32([1, 2])}),
     (f"'{Q}': expected a matrix, found shape [2]", {}, {Q: f32([1, 2])}),
-    ("are the same parameter", {}, {"token_embd.weight": WTE}),
+    ("are both wte", {}, {"token_embd.weight": WTE}),
     ("hidden_size 8 contradicts the shape [8, 10]", {}, {HF["wte"]: (WTE[0], WTE[1][::-1], WTE[2])}),
 ]
 WHOLE = ("8", 8.5, True, [8], 0, -1, 2**70)

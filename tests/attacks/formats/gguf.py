@@ -75,9 +75,9 @@ PARTS = [
     ("tensors 'a' and 'b' overlap", tensor(entry("a", (4,)), entry("b", (4,), 0, 12), data=bytes(28))),
     ("tensors 't' and 'b' overlap", tensor(ONE, entry("b", (4,)))),
     ("'t' occurs twice", tensor(ONE, entry("t", (4,), 0, 16), data=bytes(32))),
-    ("'t' has type IQ4_NL, which is not supported", tensor(entry("t", (32,), 20), data=bytes(64))),
-    ("'t' has type number 4, which is not", tensor(entry("t", (32,), 4), data=bytes(64))),
-    ("has type number 4294967295, which", tensor(entry("t", (32,), 2**32 - 1), data=bytes(64))),
+    ("'t' has the unsupported type IQ4_NL", tensor(entry("t", (32,), 20), data=bytes(64))),
+    ("'t' has the unsupported type number 4;", tensor(entry("t", (32,), 4), data=bytes(64))),
+    ("has the unsupported type number 4294967295", tensor(entry("t", (32,), 2**32 - 1), data=bytes(64))),
     # Strings that would take six times as much memory as Python's
     ("architecture None", pairs(pair("k", [f"{i:03}" for i in range(900)] * 40))),
 ]
@@ -130,8 +130,8 @@ EXTRA = [
     ("(nearest: blk.0.ffn_gate.weight", "blk.0.ffn_gate_inp.weight"),
     ("(nearest: token_embd.weight", "token_embedding.weight"),
     ("(nearest: blk.01.attn_q.bias", "blk.01.attn_q.bias"),
-    ("does not belong to a Llama or Qwen2-class decoder", "blk.٣.attn_q.bias"),
-    (r"'a\nb\x1b[31m' does not belong to", "a\nb\x1b[31m"),
+    ("is not part of a Llama or Qwen2-class decoder", "blk.٣.attn_q.bias"),
+    (r"'a\nb\x1b[31m' is not part of a Llama", "a\nb\x1b[31m"),
     ("tensors of layer 9999, but none of layer 2", "blk.9999.attn_q.bias"),
 ]
 KEYS = [*NEEDED, "qwen2.attention.head_count_kv", "qwen2.attention.key_length", "qwen2.expert_count"]
@@ -183,7 +183,7 @@ SPLIT = [
     ("split.count differs", {"2/split.count": [3, 4]}),
     ("split.no: expected a whole number, found '1'", {"2/split.no": "1"}),
     (
-        "the file is one of 3 parts; expected the name NAME-00001-of-00003.gguf",
+        "a file of 3 parts must be named NAME-00001-of-00003.gguf",
         lambda folder: (folder / PART.format(1)).rename(folder / "copy.gguf"),
     ),
 ]

@@ -18,12 +18,12 @@ NEEDED += ["max_position_embeddings", "rms_norm_eps"]
 UP = "model.layers.1.mlp.up_proj.weight"
 EXTRA = {
     "model.layers.1.self_attn.qq_proj.weight": "(nearest: model.layers.1.self_attn.q_proj.weight",
-    "model.layers.0.mlp.experts.0.up_proj.weight": "not belong to a Llama or Qwen2-class decoder (nearest: ",
-    "output_norm.weight": "tensors 'model.norm.weight' and 'output_norm.weight' are the same parameter",
+    "model.layers.0.mlp.experts.0.up_proj.weight": "is not part of a Llama or Qwen2-class decoder (nearest: ",
+    "output_norm.weight": "tensors 'model.norm.weight' and 'output_norm.weight' are both final_norm",
     "lm_head.bias": "(nearest: lm_head.weight",
     UP.replace("1", "2"): "is not part of a llama with 2 layers (nearest: layer1.mlp_wup",
     UP.replace("1", "3"): "there are tensors of layer 3, but none of layer 2",
-    "x" * 10**4: "does not belong to",
+    "x" * 10**4: "is not part of",
 }
 HEADS = {"num_attention_heads": 2 * 10**9, "head_dim": 2}
 LINEAR = {"rope_scaling": {"type": "linear", "factor": 2.0}}
@@ -186,8 +186,8 @@ SHARDS = [
     (f"{SECOND}: no such file", lambda folder: (folder / SECOND).unlink()),
     (f"in {SECOND}", lambda folder: shutil.copy(folder / FIRST, folder / SECOND)),
     (f"{THIRD}: tensor 'more' of the index is missing", {"more": THIRD}),
-    ("does not place tensor 'lm_head.weight' in", {"lm_head.weight": GONE}),
-    ("the index does not place tensor 'lm_head.weight'", {"lm_head.weight": FIRST}),
+    ("tensor 'lm_head.weight' is not placed in", {"lm_head.weight": GONE}),
+    ("tensor 'lm_head.weight' is not placed in", {"lm_head.weight": FIRST}),
     *(("expected a weight_map from tensors to files", content) for content in NO_MAPS),
     *(("", content) for content in (b"null", b"3", b'"a"', b"[1]", b'{"weight_map": {"a": [{}]}}')),
 ]
