@@ -61,14 +61,9 @@ def test_rejects_damage_with_one_line(name, tmp_path):
 
 
 COMMANDS = {
-    "GGUF": ("inspect",),
-    ".apr": ("trace", "--model"),
-    "llama_gqa": ("inspect",),
-    "checkpoint": ("sample", "--model"),
-    "survey": ("survey",),
-    "APRT": ("diff", "m"),
-    "npz": ("diff", "m"),
-}
+    "GGUF": ("inspect",), ".apr": ("trace", "--model"), "llama_gqa": ("inspect",), "survey": ("survey",),
+    "checkpoint": ("sample", "--model"), "APRT": ("diff", "m"), "npz": ("diff", "m"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -61,10 +61,8 @@ def attacks(base: Path, seed: int, numbers: Sequence[int], jobs: int) -> Iterato
 def summary(promise: str) -> str:
     """Return what equal broken promises have in common: the first line, or the place of an exception."""
     lines = promise.rstrip().splitlines()
-    places = [
-        line.strip() for line in lines if line.lstrip().startswith("File ") and "microgpt_trace" in line
-    ]
-    place = places[-1].rpartition("microgpt_trace")[2] if places else ""
+    files = [line.strip() for line in lines if line.lstrip().startswith("File ") and "microgpt_trace" in line]
+    place = files[-1].rpartition("microgpt_trace")[2] if files else ""
     return f"{lines[0][:90]} {lines[-1][:120] if place else ''} {place}".strip()
 
 

@@ -77,9 +77,7 @@ def run_command(
     ended = _run(words, folder, environment, seconds)
     after = snapshot(folder)
     ended.changed = sorted(name for name in before.keys() | after if before.get(name) != after.get(name))
-    terminal = "FORCE_COLOR" in environment or bool(
-        NO_RUN & set(words)
-    )  # Typer reads the environment only once
+    terminal = "FORCE_COLOR" in environment or bool(NO_RUN & set(words))  # Typer reads it once
     ended.broken = [
         *_check_end(words, ended, seconds, may_need_memory),
         *_check_text(ended, terminal),
@@ -164,20 +162,18 @@ def _check_files(ended: Ended) -> Iterator[str]:
         yield f"left behind: {left}"
 
 
-def _takes_a_value(word: str, command: str) -> bool:
-    """Return True if the next word is the value of this option, whatever it looks like."""
-    return command in COMMANDS and word in _options_with_values(command)
-
-
 @cache
 def _options_with_values(command: str) -> set[str]:
+    """Return the options of a command whose next word is a value, whatever it looks like."""
+    if command not in COMMANDS:
+        return set()
     params: Any = get_command(build([command])).commands[command].params
     return {opt for param in params if not getattr(param, "is_flag", False) for opt in param.opts}
 
 
 def _check_json(words: Sequence[str], ended: Ended, folder: Path) -> Iterator[str]:
     requested = {"--json", "--jsonl", "--schema"} & {
-        word for before, word in pairwise(("", *words)) if not _takes_a_value(before, words[0])
+        word for before, word in pairwise(("", *words)) if before not in _options_with_values(words[0])
     }
     if ended.code not in (0, 1) or not requested or NO_RUN & set(words):
         return

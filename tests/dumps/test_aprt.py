@@ -37,11 +37,8 @@ def with_arrays(done, **arrays):
 
 
 def test_the_bytes_of_a_file_are_written_and_read(models, tmp_path):
-    golden = with_arrays(
-        traced(models["llama_gqa"]),
-        final__norm=np.array([[1.0, -2.5]], np.float32),
-        layer1__mlp__up=np.array([[0.5]], np.float32),
-    )
+    arrays = {"final__norm": np.float32([[1.0, -2.5]]), "layer1__mlp__up": np.float32([[0.5]])}
+    golden = with_arrays(traced(models["llama_gqa"]), **arrays)
     assert write_aprt(golden, tmp_path / "out") == 2
     assert (tmp_path / "out/final_norm.bin").read_bytes() == bytes.fromhex(FINAL_NORM)
     up = bytes.fromhex("41505254 01000000 01000000 0000003f")

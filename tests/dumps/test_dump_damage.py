@@ -108,13 +108,6 @@ def test_names_a_subfolder_that_cannot_be_read(tmp_path, monkeypatch):
     refused(tmp_path / "d", "locked: cannot read it (Permission denied)")
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
-def test_rejects_a_pipe_at_once(tmp_path):
-    os.mkfifo(tmp_path / "y.npy")
-    assert not is_recording(tmp_path / "y.npy")
-    refused(tmp_path / "y.npy", "found a pipe")
-
-
 # --- APRT -------------------------------------------------------------------------------------
 
 

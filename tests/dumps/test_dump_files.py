@@ -7,16 +7,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from support.dump_writing import (
-    WRITERS,
-    left,
-    names_of,
-    numbers,
-    refused,
-    write_folder,
-    write_npz,
-    write_safetensors,
-)
+from support.dump_writing import WRITERS, left, names_of, numbers, refused, write_npz, write_safetensors
 
 import microgpt_trace
 from microgpt_trace.dumps.formats import is_recording, open_recording
@@ -226,9 +217,9 @@ def test_notes_what_record_left_out_and_rejects_other_values(tmp_path, model, no
 
 def test_notes_the_files_that_were_not_read(tmp_path):
     arrays = {"layer-0/ffn_up": numbers(3, 4), "deep/er/t": numbers(1), "logits": numbers(1, 3)}
-    write_folder(tmp_path / "d", arrays)
-    (tmp_path / "d" / "notes.txt").write_text("x")
-    recording = open_recording(tmp_path / "d")
+    folder = WRITERS["folder"](tmp_path, arrays)
+    (folder / "notes.txt").write_text("x")
+    recording = open_recording(folder)
     assert (recording.kind, recording.notes) == (".npy files", ("not read: 'notes.txt'",))
     assert {t.source for t in recording.tensors.values()} == {"layer-0/ffn_up.npy", "logits.npy"}
     assert set(left(recording)) == {"deep/er/t"}

@@ -117,10 +117,10 @@ def test_rejects_a_file_that_cannot_be_read(tmp_path):
         read_map(tmp_path / "map.toml")
 
 
-def test_reads_every_layout(mapped):
-    for layout in ("own", "TC", "CT", "HTD", "THD", "HTS", "THS", "last"):
-        names = mapped(f'[events]\n"logits" = {{ from = "t", layout = "{layout}" }}')
-        assert names.entries[0].layout == layout
+@pytest.mark.parametrize("layout", ["own", "TC", "CT", "HTD", "THD", "HTS", "THS", "last"])
+def test_reads_every_layout(mapped, layout):
+    names = mapped(f'[events]\n"logits" = {{ from = "t", layout = "{layout}" }}')
+    assert names.entries[0].layout == layout
 
 
 @pytest.mark.parametrize(

@@ -28,10 +28,9 @@ def own_names():
 @pytest.mark.parametrize("separator", [".", "_", "/", "-", "__"])
 def test_our_event_names_are_known_with_any_separator(separator):
     for name in own_names():
+        spelling = name.replace(".", separator)
         assert is_event(name)
-        assert (
-            events(name.replace(".", separator)) == events(name.replace(".", separator) + ".npy") == (name,)
-        )
+        assert events(spelling) == events(f"{spelling}.npy") == (name,)
 
 
 def test_is_event_rejects_other_names():
@@ -98,47 +97,25 @@ def test_modules_of_transformers_have_the_values_of_their_events(decoder_folder,
 
 QKV = "layer3.attn.q layer3.attn.k layer3.attn.v"
 MEANS = {
-    "layer-0/embedding": "embed.tok",
-    "final_norm.bin": "final.norm",
-    "lm_head": "logits",
-    "layer-3/qkv_bias": QKV,
-    "layers.3.mlp.gate_proj": "layer3.mlp.gate",
+    "layer-0/embedding": "embed.tok", "final_norm.bin": "final.norm", "lm_head": "logits",
+    "layer-3/qkv_bias": QKV, "layers.3.mlp.gate_proj": "layer3.mlp.gate",
     "base_model.model.model.layers.3.mlp.gate_proj": "layer3.mlp.gate",
-    "model_layers_3_mlp_gate_proj": "layer3.mlp.gate",
-    "model.layers.3.mlp_out": "layer3.mlp.down",
-    "model.layers.3.self_attn.output.0": "layer3.attn.out",
-    "model.layers.3.self_attn.qkv_proj": QKV,
-    "model.layers.3.mlp.gate_up_proj": "layer3.mlp.gate layer3.mlp.up",
-    "model.layers.0.input": "embed.tok",
-    "model.layers.3.input": "layer2.mlp.residual",
-    "lm_head.input": "final.norm",
-    "hidden_states.0": "embed.tok",
-    "h.3.attn.c_attn": QKV,
-    "h.3.mlp.c_fc": "layer3.mlp.up",
-    "ln_f": "final.norm",
-    "base_model.model.transformer.h.3.mlp.act": "layer3.mlp.act",
-    "transformer_h_3_attn_c_proj_input.npy": "layer3.attn.context",
-    "transformer.h.0.input": "embed.sum",
-    "transformer.h.3.input": "layer2.mlp.residual",
-    "Qcur-0 (reshaped)": "layer0.attn.q",
-    "Qcur_0__reshaped_.npy": "layer0.attn.q",
-    "attn_norm-11": "layer11.attn.norm",
-    "kq_soft_max_ext-2": "layer2.attn.weights",
-    "kqv_merged_cont-2": "layer2.attn.context",
-    "kqv-2": "layer2.attn.context",
-    "ffn_silu-2": "layer2.mlp.act",
-    "ffn_gelu-2": "layer2.mlp.act",
-    "ffn_gate_par-2": "layer2.mlp.hidden",
-    "pos_embd": "embed.pos",
-    "inpL": "embed.sum",
-    "wqkv_b-3": QKV,
-    "blocks.0.hook_resid_pre": "embed.tok",
-    "blocks.2.hook_resid_pre": "layer1.mlp.residual",
-    "unembed.hook_out": "logits",
-    "L0__q_proj": "layer0.attn.q",
-    "L11__out": "layer11.mlp.residual",
+    "model_layers_3_mlp_gate_proj": "layer3.mlp.gate", "model.layers.3.mlp_out": "layer3.mlp.down",
+    "model.layers.3.self_attn.output.0": "layer3.attn.out", "model.layers.3.self_attn.qkv_proj": QKV,
+    "model.layers.3.mlp.gate_up_proj": "layer3.mlp.gate layer3.mlp.up", "model.layers.0.input": "embed.tok",
+    "model.layers.3.input": "layer2.mlp.residual", "lm_head.input": "final.norm",
+    "hidden_states.0": "embed.tok", "h.3.attn.c_attn": QKV, "h.3.mlp.c_fc": "layer3.mlp.up",
+    "ln_f": "final.norm", "base_model.model.transformer.h.3.mlp.act": "layer3.mlp.act",
+    "transformer_h_3_attn_c_proj_input.npy": "layer3.attn.context", "transformer.h.0.input": "embed.sum",
+    "transformer.h.3.input": "layer2.mlp.residual", "Qcur-0 (reshaped)": "layer0.attn.q",
+    "Qcur_0__reshaped_.npy": "layer0.attn.q", "attn_norm-11": "layer11.attn.norm",
+    "kq_soft_max_ext-2": "layer2.attn.weights", "kqv_merged_cont-2": "layer2.attn.context",
+    "kqv-2": "layer2.attn.context", "ffn_silu-2": "layer2.mlp.act", "ffn_gelu-2": "layer2.mlp.act",
+    "ffn_gate_par-2": "layer2.mlp.hidden", "pos_embd": "embed.pos", "inpL": "embed.sum", "wqkv_b-3": QKV,
+    "blocks.0.hook_resid_pre": "embed.tok", "blocks.2.hook_resid_pre": "layer1.mlp.residual",
+    "unembed.hook_out": "logits", "L0__q_proj": "layer0.attn.q", "L11__out": "layer11.mlp.residual",
     "embed": "embed.tok",
-}
+}  # fmt: skip
 REFUSED = (
     "layer-1/moe_router ffn_gate hidden_states hidden_states.1 norm model.layers.3.mlp.gate_proj.weight "
     "transformer.ln_f.input transformer.h.3.ln_1.weight wqkv-1 norm_w-0 kq-0 kqv_out-0 norm-0"

@@ -155,9 +155,8 @@ def test_rejects_another_width_of_a_head_without_reading_values():
     assert fits(Q, stored, SHAPES) == ["HTD"]  # if the width is unknown
     assert fits(UP, record(np.zeros((4, 9, 12))), SHAPES) == []  # since it has no heads
     for shape in ((9, 63), (576,), (1, 576)):
-        assert refusal(Q, record(np.zeros(shape), "HTD")).endswith(
-            f"expected HTD of [9, 64], found {list(shape)}"
-        )
+        message = refusal(Q, record(np.zeros(shape), "HTD"))
+        assert message.endswith(f"expected HTD of [9, 64], found {list(shape)}")
 
 
 @pytest.mark.parametrize("shape", [(8, 64), (9, 65), (2, 9, 64), (0,), (), (577,), (0, 9, 64)])

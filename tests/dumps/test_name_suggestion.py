@@ -109,9 +109,8 @@ def crossed(own):
 
 def noise_from_the_fifth_on(own):
     items = list(own.items())
-    return items[:4] + [
-        (event, a.std() * numbers(*a.shape, seed=i)) for i, (event, a) in enumerate(items[4:])
-    ]
+    noise = [(event, a.std() * numbers(*a.shape, seed=i)) for i, (event, a) in enumerate(items[4:])]
+    return items[:4] + noise
 
 
 def mostly_nan(own):

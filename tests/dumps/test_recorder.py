@@ -256,32 +256,25 @@ REFUSED = {
     "embeddings": (
         lambda m: m(inputs_embeds=torch.zeros(1, 3, 32)), "expected input_ids as the model's input, found"),
     "padding": (
-        lambda m: m(IDS, attention_mask=torch.tensor([[0, 0, 1, 1, 1, 1, 1]])),
-        "expected no padding, found 2 zeros",
-    ),
+        lambda m: m(IDS, attention_mask=torch.tensor([[0, 0, 1, 1, 1, 1, 1]])), "no padding, found 2 zeros"),
     "padding by position": (lambda m: m.model(IDS, torch.tensor([[0, 1, 1, 1, 1, 1, 1]])), "found 1 zeros"),
     "own mask": (
         lambda m: m(IDS, attention_mask=torch.zeros(1, 1, 7, 7)),
-        r"expected None, or ones of shape \(1, T\), found shape \(1, 1, 7, 7\)",
-    ),
+        r"expected None, or ones of shape \(1, T\), found shape \(1, 1, 7, 7\)"),
     "shifted": (lambda m: m(IDS, position_ids=torch.arange(1, 8)[None]), r"expected 0 to 6, found \[1, 2"),
     "some logits": (
         lambda m: m(IDS, logits_to_keep=torch.tensor([0, 2])), "all positions or the last few"),
     "earlier tokens": (lambda m: m(IDS, past_key_values=m.earlier), "found one with earlier tokens"),
     "earlier tokens, positions from 0": (
         lambda m: m(IDS, past_key_values=m.earlier, position_ids=torch.arange(7)[None]),
-        "found one with earlier tokens",
-    ),
+        "found one with earlier tokens"),
     "two passes": (lambda m: (m(IDS), m(IDS)), "expected one forward pass, found a second one"),
     "generate": (
         lambda m: m.generate(IDS, max_new_tokens=2, do_sample=False, pad_token_id=1, eos_token_id=[]),
-        "generate with max_new_tokens=1",
-    ),
+        "generate with max_new_tokens=1"),
     "no pass": (lambda m: None, "made no forward pass inside record"),
     "head alone": (lambda m: m.lm_head(torch.zeros(1, 1, 32)), "expected the decoder to run before"),
 }  # fmt: skip
-
-
 OF_BOTH = ("embeddings", "padding", "shifted", "earlier tokens", "earlier tokens, positions from 0")
 REFUSED_OF_GPT2 = {what: REFUSED[what] for what in OF_BOTH} | {
     "padding by position": (
@@ -341,13 +334,8 @@ def test_rejects_a_layer_that_runs_a_second_time(model, target):
 
 SMALL = {"vocab_size": 11, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
          "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 4, "pad_token_id": 0}  # fmt: skip
-SMALL_OPT = {
-    "num_hidden_layers": 1,
-    "hidden_size": 8,
-    "ffn_dim": 8,
-    "num_attention_heads": 2,
-    "vocab_size": 11,
-}
+SMALL_OPT = {"num_hidden_layers": 1, "hidden_size": 8, "ffn_dim": 8, "num_attention_heads": 2,
+             "vocab_size": 11}  # fmt: skip
 SMALL_GPT2 = {"n_layer": 1, "n_embd": 8, "n_head": 2, "vocab_size": 61, "n_positions": 8}
 
 
@@ -359,37 +347,25 @@ FOREIGN = {
     "a string": (lambda: "a string", "expected a PyTorch model, found str"),
     "a layer": (
         lambda: torch.nn.Linear(2, 2),
-        r"Linear: expected a module with the children embed_tokens, layers, norm, as Llama",
-    ),
+        r"Linear: expected a module with the children embed_tokens, layers, norm, as Llama"),
     "another stack": (
         lambda: of_transformers("OPT", **SMALL_OPT),
-        r"OPTForCausalLM: expected .*, or wte, wpe, drop, h, ln_f, as GPT-2 has; found model, model\.dec",
-    ),
+        r"OPTForCausalLM: expected .*, or wte, wpe, drop, h, ln_f, as GPT-2 has; found model, model\.dec"),
     "another norm": (
         lambda: of_transformers("Gemma2", **SMALL),
-        "model.layers.0: the module pre_feedforward_layernorm is not part of Llama, Mistral or Qwen",
-    ),
-    "a fused product": (
-        lambda: of_transformers("Phi3", **SMALL),
-        "model.layers.0: expected a module self_attn.q_proj",
-    ),
-    "experts": (
-        lambda: of_transformers("Mixtral", **SMALL),
-        "model.layers.0: expected a module mlp.gate_proj",
-    ),
+        "model.layers.0: the module pre_feedforward_layernorm is not part of Llama, Mistral or Qwen"),
+    "a fused product": (lambda: of_transformers("Phi3", **SMALL), "0: expected a module self_attn.q_proj"),
+    "experts": (lambda: of_transformers("Mixtral", **SMALL), "layers.0: expected a module mlp.gate_proj"),
     "another text": (
         lambda: of_transformers("GPT2", "LMHeadModel", **SMALL_GPT2, add_cross_attention=True),
-        r"transformer\.h\.0: the module \w+ is not part of GPT-2",
-    ),
+        r"transformer\.h\.0: the module \w+ is not part of GPT-2"),
     "another order of q, k and v": (
         lambda: of_transformers("GPTBigCode", **SMALL_GPT2),
-        r"transformer\.h\.0: the attention does not split q, k and v as GPT-2 does",
-    ),
-    "dropout at work": (
+        r"transformer\.h\.0: the attention does not split q, k and v as GPT-2 does"),
+    "active dropout": (
         lambda: of_transformers("GPT2", "LMHeadModel", **SMALL_GPT2).train(),
-        r"transformer\.drop is active dropout of 10%: call model\.eval\(\)",
-    ),
-}
+        r"transformer\.drop is active dropout of 10%: call model\.eval\(\)"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("what", FOREIGN)

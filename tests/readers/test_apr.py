@@ -64,15 +64,11 @@ def test_reads_the_gains_of_q_and_k_of_a_qwen3(path):
 
 
 ALIASES = {
-    "hidden_size": "hidden_dim d_model n_embd",
-    "num_layers": "num_hidden_layers n_layers n_layer",
-    "num_heads": "num_attention_heads n_heads n_head",
-    "num_kv_heads": "num_key_value_heads n_kv_heads",
-    "vocab_size": "n_vocab",
-    "intermediate_size": "ffn_dim intermediate_dim n_inner",
-    "max_position_embeddings": "max_seq_len context_length n_ctx",
-    "rms_norm_eps": "layer_norm_eps norm_eps",
-}
+    "hidden_size": "hidden_dim d_model n_embd", "num_layers": "num_hidden_layers n_layers n_layer",
+    "num_heads": "num_attention_heads n_heads n_head", "num_kv_heads": "num_key_value_heads n_kv_heads",
+    "vocab_size": "n_vocab", "intermediate_size": "ffn_dim intermediate_dim n_inner",
+    "max_position_embeddings": "max_seq_len context_length n_ctx", "rms_norm_eps": "layer_norm_eps norm_eps",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ALIASES)
@@ -242,14 +238,11 @@ def test_reads_the_frequency_factors_of_a_gguf(path):
 
 
 UNUSED = "use_sliding_window = false (the default of transformers; the config does not set it)"
+NONE = "sliding_window is not used: a llama has none"
 WINDOWS = [
     ({"architecture": "mistral", "sliding_window": 4}, (4, (0, 1)), None),
     ({"architecture": "mistral"}, (None, ()), "sliding_window is not in the file: no window is applied"),
-    (
-        {"architecture": "llama", "sliding_window": 4},
-        (None, ()),
-        "sliding_window is not used: a llama has none",
-    ),
+    ({"architecture": "llama", "sliding_window": 4}, (None, ()), NONE),
     ({"sliding_window": 4}, (None, ()), UNUSED),
     (WINDOW, (4, (1,)), None),
     (WINDOW | {"layer_types": [SLIDING, FULL]}, (4, (0,)), None),

@@ -5,17 +5,7 @@ import pytest
 from attacks.formats.format import GONE
 from attacks.formats.huggingface import huggingface
 from support.judges_decoder import head_dim_of, rope_of, window_of
-from support.tiny_models import (
-    CASES,
-    FIRST_WINDOWED,
-    TOKENS,
-    WINDOW,
-    YARN,
-    rope_4,
-    rope_5,
-    tiny_model,
-    write_folder,
-)
+from support.tiny_models import CASES, FIRST_WINDOWED, TOKENS, WINDOW, YARN, rope_4, rope_5, tiny_model
 
 from microgpt_trace import load, trace
 from microgpt_trace.arrays.encodings import ENCODINGS, StoredTensor
@@ -58,15 +48,15 @@ BIASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_reads_configs_of_every_architecture_and_option(case, tmp_path):
-    said, model = CASES[case], load(write_folder(tmp_path, *tiny_model(case)))
-    config, rope = model.config, rope_of(said)
-    windows = [window_of(said, i) for i in range(2)]
+    settings, model = CASES[case], loaded(tmp_path, case)
+    config, rope = model.config, rope_of(settings)
+    windows = [window_of(settings, i) for i in range(2)]
     expected = {
-        "architecture": said["model_type"],
-        "head_dim": head_dim_of(said),
-        "norm_eps": said["rms_norm_eps"],
-        "tied": said["tie_word_embeddings"],
-        "qk_norm": said["model_type"] == "qwen3",
+        "architecture": settings["model_type"],
+        "head_dim": head_dim_of(settings),
+        "norm_eps": settings["rms_norm_eps"],
+        "tied": settings["tie_word_embeddings"],
+        "qk_norm": settings["model_type"] == "qwen3",
         "window": max((w for w in windows if w), default=None),
         "windowed_layers": tuple(i for i in range(2) if windows[i]),
         "adjacent_pairs": False,

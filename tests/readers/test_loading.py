@@ -10,9 +10,8 @@ from support.hostile import refuses
 from support.tiny_models import tiny_model, write_folder, write_gguf
 
 from microgpt_trace import init, load
-from microgpt_trace.errors import FileFormatError, InputError
+from microgpt_trace.errors import InputError
 from microgpt_trace.microgpt.checkpoint import save
-from microgpt_trace.readers.loading import format_of
 
 
 @pytest.fixture
@@ -90,11 +89,3 @@ def test_rejects_options_of_another_format(folder):
     for option in ({"rope_pairs": "halves"}, {"settings": {"num_heads": 4}}, {"n_head": 4}, {"bos": "last"}):
         with pytest.raises(InputError, match=r"^--.* does not apply to .*, which is a .* model$"):
             load(folder, **option)
-
-
-def test_format_of_returns_the_format(folder, tmp_path):
-    (tmp_path / "text").write_text("hello")
-    kinds = [format_of(path) for path in (folder, folder / "config.json", write_apr(tmp_path / "a"))]
-    assert kinds == ["Hugging Face", "Hugging Face", "apr"]
-    with pytest.raises(FileFormatError, match=r"expected a GGUF, \.apr or safetensors file, found b'hello'"):
-        format_of(tmp_path / "text")

@@ -25,16 +25,10 @@ from microgpt_trace.untrusted_files import MAX_BYTES, read_bytes, read_json, rea
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes and devices as files here")
 
 READERS = {
-    "load": load,
-    "load of a checkpoint": checkpoint.load,
-    "data": read_lines,
-    "a log": read_timeline,
-    "prompts": read_prompts,
-    "pairs": read_pairs,
-    "a map": read_map,
-    "a dump": open_recording,
+    "load": load, "load of a checkpoint": checkpoint.load, "data": read_lines, "a log": read_timeline,
+    "prompts": read_prompts, "pairs": read_pairs, "a map": read_map, "a dump": open_recording,
     "JSON": read_json,
-}
+}  # fmt: skip
 MESSAGES = {
     "fifo": "found a pipe",
     "zeros": "found a device",
@@ -48,6 +42,7 @@ def test_rejects_what_is_not_a_file(tmp_path, read):
     for place, words in MESSAGES.items():
         PLACES[place](tmp_path / place)
         assert words in survives(tmp_path / place, read, room=SLACK)
+    assert not is_recording(tmp_path / "fifo")
     (tmp_path / "file").write_bytes(b"x")
     for name in ("missing", "n" * 300, "n\0", "\udcff", "file/inside"):
         assert survives(tmp_path / name, read, room=SLACK)

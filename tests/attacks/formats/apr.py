@@ -12,12 +12,9 @@ from .format import GONE, Format
 
 SIZE = "9,223,372,036,854,775,808"
 LLAMA3 = {
-    "rope_type": "llama3",
-    "factor": 8.0,
-    "original_max_position_embeddings": 32,
-    "low_freq_factor": 1.0,
+    "rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 32, "low_freq_factor": 1.0,
     "high_freq_factor": 4.0,
-}
+}  # fmt: skip
 FULL, SLIDING = "full_attention", "sliding_attention"
 WINDOW = {"sliding_window": 4, "use_sliding_window": True, "max_window_layers": 1}
 Q = "model.layers.0.self_attn.q_proj.weight"
@@ -74,14 +71,8 @@ PARTS = [
         for scale in (b"\0\0\xc0\x7f", b"\0\0\x80\x7f")  # NaN, Inf
     ),
     *(
-        (f"tensor 't' is stored as {name}, which is not supported", stored(dtype, (64,), bytes(size)))
-        for name, dtype, size in (
-            ("F64", 3, 512),
-            ("I32", 4, 256),
-            ("I64", 5, 512),
-            ("I8", 6, 64),
-            ("U8", 7, 64),
-        )
+        (f"tensor 't' is stored as {name}, which is not supported", stored(dtype, (64,), bytes(64 * size)))
+        for name, dtype, size in (("F64", 3, 8), ("I32", 4, 4), ("I64", 5, 8), ("I8", 6, 1), ("U8", 7, 1))
     ),
     ("has the unsupported dtype 77", stored(77, (4,), bytes(16))),
     ("expected 576 (Q4_K) or 432 (Q4_K) bytes, found 288", stored(12, (2, 300), bytes(288))),

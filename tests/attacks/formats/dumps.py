@@ -177,14 +177,10 @@ APRT = [
     ("expected the schema microgpt.aprt/1, found 'microgpt.aprt/2'", {"schema": "microgpt.aprt/2"}),
 ]
 ENTRY = {
-    "file": ["../dump/x.bin", 3],
-    "stage": ["ffn_gate"],
-    "layer": [1],
-    "events": [["logits"], [], "embed.pos"],
-    "shape": [[7, 31], [-7, -32], None, [7.0, 32]],
+    "file": ["../dump/x.bin", 3], "stage": ["ffn_gate"], "layer": [1], "dtype": ["float64"],
+    "events": [["logits"], [], "embed.pos"], "shape": [[7, 31], [-7, -32], None, [7.0, 32]],
     "positions": [[6]],
-    "dtype": ["float64"],
-}
+}  # fmt: skip
 EVENTS = ["embed.tok", "layer*.attn.out", "layer1.mlp.*", "final.norm", "logits"]
 
 

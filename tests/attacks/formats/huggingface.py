@@ -121,9 +121,8 @@ def gpt2() -> Format:
     """Return the format of a GPT-2, whose matrices are stored as [in, out]."""
     name = "transformer.h.1.attn.c_attn.weight"
     words = f"'{name}': expected a matrix [in, out], found"
-    rows = [
-        (f"{words} {list(shape)}", {}, {name: np.ones(shape, np.float32)}) for shape in ((32,), (2, 4, 4), ())
-    ]
+    arrays = [np.ones(shape, np.float32) for shape in ((32,), (2, 4, 4), ())]
+    rows = [(f"{words} {list(array.shape)}", {}, {name: array}) for array in arrays]
     return Format(*tiny_gpt2("gpt2"), write_folder, rows)
 
 

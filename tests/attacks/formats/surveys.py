@@ -18,33 +18,17 @@ from .format import GONE, Format
 
 EVENT = "layer0.mlp.act"
 WRONG = {
-    "format": ["microgpt.survey-file/3"],
-    "block_size": [0, -8, "8", 2.5, None],
+    "format": ["microgpt.survey-file/3"], "block_size": [0, -8, "8", 2.5, None],
     "blocks": [{"x": "y"}, {"-1": "y"}, [1], {"0": 5}],
-    "unfit": [{"long": [1]}, {"long": ["a", "b", "c"]}, 3],
-    "arithmetic": [3, [3]],
-    "model": [{}],
-    "corpus": [None],
-    "order": [[]],
-    "corpus/documents": [10**18, -1, "many", None],
-    "corpus/files": [[[1, "a"]], [["a", "b"]]],
-    "corpus/sources": ["names.txt", [1]],
-    "corpus/skipped": [{"a": [1]}, {"a": ["x", 1]}],
-    "corpus/seed": ["s"],
-    "corpus/data": [1],
-    "corpus/fingerprint": [3],
-    "model/labels": [[], [1] * 27],
-    "model/windows": [[], ["a"]],
-    "model/streams": [[]],
-    "model/kinds": [{}, 1],
-    "model/origin": [1],
-    "model/more": [1],
-    "model/trained_on": [None],
-    "order/events": [["nothing"], "logits"],
-    "order/histograms": [["embed.tok"]],
-    "order/units": [["embed.tok"], [1]],
-    "order/examples": [-1, "2"],
-}
+    "unfit": [{"long": [1]}, {"long": ["a", "b", "c"]}, 3], "arithmetic": [3, [3]], "model": [{}],
+    "corpus": [None], "order": [[]], "corpus/documents": [10**18, -1, "many", None],
+    "corpus/files": [[[1, "a"]], [["a", "b"]]], "corpus/sources": ["names.txt", [1]],
+    "corpus/skipped": [{"a": [1]}, {"a": ["x", 1]}], "corpus/seed": ["s"], "corpus/data": [1],
+    "corpus/fingerprint": [3], "model/labels": [[], [1] * 27], "model/windows": [[], ["a"]],
+    "model/streams": [[]], "model/kinds": [{}, 1], "model/origin": [1], "model/more": [1],
+    "model/trained_on": [None], "order/events": [["nothing"], "logits"],
+    "order/histograms": [["embed.tok"]], "order/units": [["embed.tok"], [1]], "order/examples": [-1, "2"],
+}  # fmt: skip
 PARTS = ("total.sum", "values.count", "range.range.least")
 PARTS += tuple(f"top.top.{name}" for name in ("value", "excerpt", "document"))
 TENSORS = [
@@ -104,13 +88,11 @@ def survey() -> Format:
         {excerpt: np.zeros((1 << 26, 1 << 10, 0), np.uint8)},  # no bytes, but many rows
         {excerpt: np.full_like(good[excerpt], 0xFF)},  # not text
     ]
-    refused = [
+    rows = [
         *(("", content[:at]) for at in (0, 1, 7, 8, 9, 100, 5000, -1, -8, -len(content) // 2)),
         *(("", text) for text in (b"\0" * 200, b"{}", b"microgpt.survey", b'\xff"survey"' * 9)),
         *(("", {}, changes) for changes in tensors),
         *((name[:7], {}, {name: np.full_like(good[name], value)}) for name, value in UNFIT.items()),
         ("found changed bytes", content.replace(b"survey-file/2", b"survey-file/1")),
     ]
-    return Format(
-        metadata, good, write, refused, WRONG, name="a.survey.safetensors", opened=opened, memory=60
-    )
+    return Format(metadata, good, write, rows, WRONG, name="a.survey.safetensors", opened=opened, memory=60)
