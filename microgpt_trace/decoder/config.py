@@ -1,8 +1,8 @@
-"""DecoderConfig: dimensions and conventions of a production model, and its parameters.
+"""DecoderConfig: the dimensions and conventions of a production model, and its parameters.
 
-Parameters have names in the style of microgpt.py's state dict: `wte`, `layer0.attn_wq`,
-`layer0.mlp_wdown`, `final_norm`, `lm_head`; biases are `layer0.attn_bq`, norm gains
-`layer0.attn_norm` and their biases `layer0.attn_bnorm`. Matrices are [out, in].
+Parameters are named in the style of microgpt.py's state dict: matrices `wte`, `layer0.attn_wq`,
+`layer0.mlp_wdown`, `lm_head`; biases `layer0.attn_bq`; gains and biases of norms `layer0.attn_norm`,
+`layer0.attn_bnorm`, `final_norm`. Matrices are [out, in].
 """
 
 from __future__ import annotations
@@ -23,14 +23,12 @@ from ..text.brief import frozen
 _DIMENSIONS = (
     "n_layer", "n_embd", "n_head", "n_kv_head", "head_dim", "n_inner", "vocab_size", "context_length",
 )  # fmt: skip
-
-
-OF_SOME = {"activation": "SiLU", "score_scales": ()}  # what only some architectures have otherwise
+OMITTED_DEFAULTS = {"activation": "SiLU", "score_scales": ()}  # left out of the description
 
 
 @frozen(slots=False)
 class DecoderConfig(Dimensions):
-    """Dimensions and conventions of a decoder."""
+    """The dimensions and conventions of a decoder. Raises InputError if they do not fit together."""
 
     architecture: str
     n_layer: int
@@ -44,46 +42,45 @@ class DecoderConfig(Dimensions):
     norm_eps: float
     rope: Rope | None  # None: positions are learned
     tied: bool
-    biases: tuple[str, ...] = ()  # which of blocks.BIASES every layer has
+    biases: tuple[str, ...] = ()  # the biases of blocks.BIASES that every layer has
     qk_norm: bool = False
     window: int | None = None  # sliding window, in positions
     windowed_layers: tuple[int, ...] = ()
-    adjacent_pairs: bool = False  # whether the file had pairs of RoPE's side by side, as GGUF permutes them
+    adjacent_pairs: bool = False  # True if RoPE pairs are adjacent in the file, as in GGUF's order
     activation: str = "SiLU"
-    score_scales: tuple[float, ...] = ()  # of each layer's scores, where that is not 1/sqrt(head_dim)
+    score_scales: tuple[float, ...] = ()  # the scale of each layer's scores; empty: 1/sqrt(head_dim)
 
     def __post_init__(self) -> None:
         if self.architecture not in PLANS:
-            works = ", ".join(PLANS)
-            raise InputError(f"architecture {self.architecture!r} is not supported; these are: {works}")
+            raise InputError(f"architecture: expected one of {', '.join(PLANS)}, found {self.architecture!r}")
         for name in _DIMENSIONS:
             check_whole_number(name, getattr(self, name))
         check_positive("norm_eps", self.norm_eps)
         if self.n_head % self.n_kv_head:
-            raise InputError(f"{self.n_head} heads do not divide among {self.n_kv_head} key-value heads")
+            raise InputError(f"n_head {self.n_head}: expected a multiple of n_kv_head {self.n_kv_head}")
         if self.rope is not None and self.head_dim % 2:
-            raise InputError(f"head_dim {self.head_dim} is odd: RoPE turns pairs of channels")
-        factors = self.rope.factors if self.rope is not None else ()
-        if factors and len(factors) != self.head_dim // 2:
-            pairs, found = self.head_dim // 2, len(factors)
-            raise InputError(f"RoPE factors: expected one for each of {pairs} pairs, found {found}")
+            raise InputError(f"head_dim: expected an even number, which RoPE needs, found {self.head_dim}")
+        factors, pairs = self.rope.factors if self.rope else (), self.head_dim // 2
+        if factors and len(factors) != pairs:
+            raise InputError(f"RoPE factors: expected one for each of {pairs} pairs, found {len(factors)}")
         if self.window is not None:
             check_whole_number("sliding window", self.window)
 
     @cached_property
     def plan(self) -> Plan:
-        """How the model computes."""
+        """The rows of operations by which the model computes."""
         return PLANS[self.architecture](self)
 
     @cached_property
     def windows(self) -> tuple[int | None, ...]:
-        """How many positions each layer's queries see; None: all."""
+        """For each layer, the number of positions that a query sees; None: all."""
         return tuple(self.window if i in self.windowed_layers else None for i in range(self.n_layer))
 
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Name and shape of every parameter, in order of use; a tied lm_head is not among them."""
+        """Return the name and shape of every parameter, in order of use, without a tied lm_head."""
         return self.plan.parameters
 
     def describe(self) -> dict[str, Any]:
-        """The same as plain data, but for what only other architectures have."""
-        return {name: v for name, v in asdict(self).items() if name not in OF_SOME or v != OF_SOME[name]}
+        """Return the config as plain data, without the fields that have the values of OMITTED_DEFAULTS."""
+        omitted = OMITTED_DEFAULTS.items()
+        return {name: value for name, value in asdict(self).items() if (name, value) not in omitted}

@@ -1,5 +1,5 @@
-"""Decoder: a production model, its stored weights and its tokens, and what it reads of a prompt. Knows no
-file format."""
+"""Decoder: a production model with its stored weights and its vocabulary, and the encoding of prompts. Knows
+no file format."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
     from ..vocabulary.tokens import Vocabulary
 
 DEFAULT = "The capital of France is"
-MOST = 1 << 28  # weights that are kept, of 4 bytes each: 1 GB
+MOST = 1 << 28  # weights that are kept unpacked, 4 bytes each: 1 GB
 
 
 @dataclass(frozen=True, repr=False)
 class Decoder:
-    """A decoder one can trace: its weights stay in their file until a computation needs them."""
+    """A decoder that can be traced. Its weights stay in their file until a computation needs them."""
 
     family: ClassVar[str] = "decoder"
     kind: ClassVar[str] = "a production model"
@@ -52,7 +52,7 @@ class Decoder:
     corpus_parts: ClassVar[tuple[str, ...]] = ("",)
     trained_on: ClassVar[str] = ""
     ends_with_bos: ClassVar[bool] = False
-    pack_size: ClassVar[int] = 8  # more gain little, and what is read as a whole should be small
+    pack_size: ClassVar[int] = 8  # larger packs gain little and need more memory
     pass_rows: ClassVar[int] = ROWS
     config: DecoderConfig
     tensors: Mapping[str, StoredTensor] = field(repr=False)
@@ -75,16 +75,16 @@ class Decoder:
 
     @cached_property
     def vocabulary(self) -> Vocabulary | None:
-        """The tokens, where the file brings them."""
+        """The vocabulary of the file, or None."""
         return self.load_vocabulary()
 
     @property
     def chain(self) -> tuple[str, ...]:
-        """The events of a layer in the words that `apr trace` has for them."""
+        """The steps of a layer, in the words of `apr trace`."""
         return steps_of(self.plan.layers[0])
 
     def describe(self) -> dict[str, Any]:
-        """What identifies the model, as plain data."""
+        """Return what identifies the model, as plain data."""
         tensors, bytes_ = Counter[str](), Counter[str]()
         for tensor in self.tensors.values():
             tensors[tensor.encoding.name] += 1
@@ -126,8 +126,8 @@ class Decoder:
         return replace(self, tensors=tensors, load_vocabulary=lambda: self.vocabulary)
 
     def read(self, text: str | None = None, tokens: Sequence[int] | None = None) -> TraceInput:
-        found = prepare(self, text, tokens)
-        return found if tokens is None else replace(found, notes=())  # which would say "tokens as given"
+        inputs = prepare(self, text, tokens)
+        return inputs if tokens is None else replace(inputs, notes=())  # without "tokens as given"
 
     @property
     def longest_text(self) -> int:
@@ -158,7 +158,7 @@ class Decoder:
 
     def token(self, text: str) -> int:
         if self.vocabulary is None:
-            raise InputError(f"token {text!r}: {self.origin} names no tokens; give an id like #7042")
+            raise InputError(f"token {text!r}: {self.origin} has no vocabulary; give an id such as #7042")
         return named_token_of(self.vocabulary, text.replace("␣", " "))
 
     def parameter(self, name: str, rows: slice | Array | None = None) -> Array:
@@ -187,33 +187,29 @@ class Decoder:
 
 
 def prepare(
-    model: Decoder,
-    text: str | None,
-    tokens: Sequence[int] | None = None,
-    special: bool = False,
-    chat: bool = False,
-    room: int = 0,
-) -> TraceInput:
-    """Encode a prompt that leaves room for so many tokens more.
+    model: Decoder, text: str | None, tokens: Sequence[int] | None = None, special: bool = False,
+    chat: bool = False, room: int = 0,
+) -> TraceInput:  # fmt: skip
+    """Encode a prompt that leaves room for `room` more tokens in the context.
 
-    Raises InputError for an empty prompt, one that is too long, and ids that the model does not have.
+    Raises InputError for an empty prompt, a prompt that is too long, and ids that the model does not have.
     """
     vocabulary, notes = model.vocabulary, []
     if tokens is not None:
         if text is not None or special or chat:
-            raise InputError("--tokens takes the place of a text: give no text, no --special and no --chat")
+            raise InputError("--tokens replaces the text: give it without a text, --special and --chat")
         ids = list(map(index, tokens))
         text = vocabulary.decode([i for i in ids if 0 <= i < vocabulary.size]) if vocabulary else ""
         notes.append("tokens as given")
     else:
         text = DEFAULT if text is None else text
-        known = _known(model, "give the prompt as --tokens 1,2,3")
-        text = known.chat(text) if chat else text
-        ids = known.encode(text, special=special, chat=chat)
+        vocabulary = _vocabulary(model, "give the prompt as --tokens 1,2,3")
+        text = vocabulary.chat(text) if chat else text
+        ids = vocabulary.encode(text, special=special, chat=chat)
         if chat:
             notes.append("rendered with the file's chat template, special tokens parsed")
-            if any("strftime_now" in template for template in known.templates.values()):
-                notes.append("the chat template may ask for today's date")
+            if any("strftime_now" in template for template in vocabulary.templates.values()):
+                notes.append("the chat template may contain today's date")
         elif special:
             notes.append("special tokens in the text parsed")
     _check(model, ids, room)
@@ -222,63 +218,64 @@ def prepare(
 
 
 def read_text(model: Decoder, text: str, most: int | None, chat: bool) -> ReadText | str:
-    """What is read of one of many texts, at most so many tokens of it, or why it cannot be."""
-    known = _known(model)
-    text = known.chat(text) if chat and len(text) <= known.longest_text else text
-    if len(text) > known.longest_text:
-        return f"longer than {known.longest_text:,} characters"
-    ids = known.encode(text, chat=chat)[:most]
+    """Encode one of many texts, at most `most` tokens of it, or return the reason why it does not fit."""
+    vocabulary = _vocabulary(model)
+    text = vocabulary.chat(text) if chat and len(text) <= vocabulary.longest_text else text
+    if len(text) > vocabulary.longest_text:
+        return f"longer than {vocabulary.longest_text:,} characters"
+    ids = vocabulary.encode(text, chat=chat)[:most]
     if not ids:
         return "without tokens"
     limit = model.config.context_length
-    if len(ids) > limit + (most == limit + 1):  # one more than is wanted tells that there are more
+    if len(ids) > limit + (most == limit + 1):  # one token more tells that a text to be cut is longer
         return f"longer than the context of {limit:,} tokens"
     return ReadText(np.array([*ids, UNKNOWN]))
 
 
-def _known(model: Decoder, otherwise: str = "") -> Vocabulary:
-    if model.vocabulary is None:
-        raise InputError(f"{model.origin} brings no tokenizer{_how_it_gets_one(model, otherwise)}")
-    return model.vocabulary
-
-
-def _how_it_gets_one(model: Decoder, otherwise: str) -> str:
-    """What can be done without one, and what a folder has that becomes a tokenizer.json."""
+def _vocabulary(model: Decoder, otherwise: str = "") -> Vocabulary:
+    """Return the model's vocabulary. Raises InputError if it has none, with what to do `otherwise`."""
+    if model.vocabulary is not None:
+        return model.vocabulary
     from ..vocabulary.huggingface import convertible
 
     folder = folder_of(Path(model.origin))
-    found = convertible(folder) if model.format.startswith("Hugging Face") else ""
-    if not found:
-        return f": {otherwise or 'it reads no texts'}"
+    source = convertible(folder) if model.format.startswith("Hugging Face") else ""
+    if not source:
+        raise InputError(f"{model.origin}: found no tokenizer; {otherwise or 'this model cannot read texts'}")
     name = json.dumps(str(folder), ensure_ascii=False)
     code = f"from transformers import AutoTokenizer as A; A.from_pretrained({name}).save_pretrained({name})"
-    needs = " (with sentencepiece and protobuf)" if found == "tokenizer.model" else ""
-    makes = f"of which transformers{needs} makes one: python -c {quoted(code)}"
-    return f".json but {found}, {makes}" + (f"; or {otherwise}" if otherwise else "")
+    needs = " (with sentencepiece and protobuf)" if source == "tokenizer.model" else ""
+    raise InputError(
+        f"{model.origin}: found {source} but no tokenizer.json, which transformers{needs} can make: "
+        f"python -c {quoted(code)}" + (f"; or {otherwise}" if otherwise else "")
+    )
 
 
 def _check(model: Decoder, ids: Sequence[int], room: int) -> None:
     limit, size = model.config.context_length, model.config.vocab_size
     if not ids:
-        raise InputError("the prompt is empty, and this model puts no BOS before it: nothing to read")
+        raise InputError("the prompt is empty, and this model puts no BOS before it: expected a token")
     wrong = next((i for i in ids if not 0 <= i < size), None)
     if wrong is not None:
-        raise InputError(f"token {wrong}: this model has tokens 0 to {size - 1:,}")
+        raise InputError(f"token {wrong}: expected an id from 0 to {size - 1:,}")
     if len(ids) + room > limit:
         more = f" and {room:,} to generate" if room else ""
-        raise InputError(f"{counted(len(ids), 'token')}{more}: this model's context holds {limit:,}")
+        raise InputError(
+            f"the context holds at most {limit:,} tokens, found {counted(len(ids), 'token')}{more}"
+        )
 
 
 def named_token_of(vocabulary: Vocabulary, text: str) -> int:
-    """The token of a text. Raises InputError where it is none, with the one that it may mean."""
+    """Return the token with a text. Raises InputError if there is none, and suggests the token with or
+    without a blank before the text."""
 
     def spelled(text: str) -> int | None:
-        wanted = text.encode("utf-8", "surrogatepass")  # a byte of the command line that is no UTF-8
-        return next((i for i in range(vocabulary.size) if wanted and vocabulary.piece(i) == wanted), None)
+        piece = text.encode("utf-8", "surrogatepass")  # the command line may have bytes that are no UTF-8
+        return next((i for i in range(vocabulary.size) if piece and vocabulary.piece(i) == piece), None)
 
-    found = spelled(text)
-    if found is not None:
-        return found
+    token = spelled(text)
+    if token is not None:
+        return token
     near = " " + text if not text.startswith(" ") else text.strip()
     other = spelled(near)
     hint = f"; '{shown_token(near)}' is #{other}" if other is not None else ""

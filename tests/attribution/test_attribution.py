@@ -351,7 +351,7 @@ def test_by_default_the_token_that_follows_or_is_predicted_and_the_most_probable
         ({"target": 61}, "tokens #0 to #60"),
         ({"positions": [0], "against": TOKENS[1]}, "position 0"),
         ({"target": 4, "positions": [9]}, "position 9"),
-        ({"target": "a"}, "names no tokens"),
+        ({"target": "a"}, "has no vocabulary"),
         ({"target": 4, "text": "a"}, "expected a text or tokens, found both"),
     ],
 )

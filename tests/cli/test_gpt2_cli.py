@@ -127,8 +127,8 @@ def greedy(case, count):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("trace {} helloworldhelloworld", ("20 tokens", "holds 16")),
-        ("trace {} hello --generate 12", ("5 tokens and 12 to generate", "holds 16")),
+        ("trace {} helloworldhelloworld", ("20 tokens", "at most 16 tokens")),
+        ("trace {} hello --generate 12", ("5 tokens and 12 to generate", "at most 16 tokens")),
         (f"trace {{}} {IDS} --backward", ("--backward",)),
         (f"explain {{}} wpe[16,0] {IDS}", ("wpe",)),
     ],

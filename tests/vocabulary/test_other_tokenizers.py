@@ -51,8 +51,8 @@ def test_the_printed_command_makes_a_tokenizer_json(folder, files, put, monkeypa
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     put(folder)
     line = refusal("trace", folder, TEXT)
-    assert f"brings no tokenizer.json but {files}, of which transformers" in line
-    command = re.search(r"makes one: (python -c .*); or give the prompt as --tokens", line)[1]
+    assert f"found {files} but no tokenizer.json, which transformers" in line
+    command = re.search(r"can make: (python -c .*); or give the prompt as --tokens", line)[1]
     python, option, code = shlex.split(command)
     assert (python, option) == ("python", "-c")
     exec(code, {})
@@ -71,22 +71,22 @@ def test_the_header_names_tokenizers_that_are_not_read(folder, names, path):
     out = " ".join(microgpt("trace", folder / path, "--tokens", "1,2").out.split())
     verb = "is" if len(names) == 1 else "are"
     assert f"{' and '.join(names)} {verb} not read, only a tokenizer.json: tokens are numbers" in out
-    command = shlex.split(re.search(r"makes one: (.*); or", refusal("trace", folder / path, "a"))[1])
+    command = shlex.split(re.search(r"can make: (.*); or", refusal("trace", folder / path, "a"))[1])
     assert command[:2] == ["python", "-c"]
     assert command[2].count(json.dumps(str(folder))) == 2
 
 
 def test_suggests_token_ids_if_there_is_no_tokenizer(folder):
-    (folder / "vocab.json").write_text("{}")  # it is useless without merges.txt
-    assert refusal("trace", folder, "a").endswith("brings no tokenizer: give the prompt as --tokens 1,2,3")
+    (folder / "vocab.json").write_text("{}")  # without merges.txt it is no tokenizer
+    assert refusal("trace", folder, "a").endswith("found no tokenizer; give the prompt as --tokens 1,2,3")
 
 
 def test_survey_does_not_suggest_token_ids(folder, tmp_path):
     (tmp_path / "texts.txt").write_text("a\n")
     words = ("survey", folder, tmp_path / "texts.txt")
-    assert refusal(*words).endswith("brings no tokenizer: it reads no texts")
+    assert refusal(*words).endswith("found no tokenizer; this model cannot read texts")
     (folder / "tokenizer.model").write_text("{}")
-    assert "brings no tokenizer.json but tokenizer.model, of which" in refusal(*words)
+    assert "found tokenizer.model but no tokenizer.json, which" in refusal(*words)
     assert "--tokens" not in refusal(*words)
 
 

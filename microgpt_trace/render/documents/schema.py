@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ...architecture.edits import Applied
 from ...arrays.stats import TensorStats
-from ...decoder.config import OF_SOME, DecoderConfig
+from ...decoder.config import OMITTED_DEFAULTS, DecoderConfig
 from ...hooks.event import TraceEvent
 from ...microgpt.parameters import Config
 from ...text.json_writing import marked
@@ -182,6 +182,6 @@ def _models() -> dict[str, Any]:
     """Return the definitions of the description of a model."""
     schemas = definitions([Config, DecoderConfig])
     config = schemas[definition_name(DecoderConfig)]["properties"]
-    schemas[definition_name(DecoderConfig)] = closed_object(config, optional=tuple(OF_SOME))
+    schemas[definition_name(DecoderConfig)] = closed_object(config, optional=tuple(OMITTED_DEFAULTS))
     models = [schema_of({**_OF_ALL, "family": family, **members}) for family, members in _OF_FAMILIES.items()]
     return schemas | {"model": {"oneOf": models}}
