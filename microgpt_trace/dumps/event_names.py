@@ -108,18 +108,18 @@ def _without_wrapping(words: list[str]) -> list[str]:
 def _look_up(words: list[str]) -> Meaning | None:
     """Return the meaning of these words in the table, with numbers for #."""
     table = _table()
-    if found := table.get(".".join(words)):
-        return found
+    if meaning := table.get(".".join(words)):
+        return meaning
     numbers = [i for i, word in enumerate(words) if word.isdigit() and len(word) <= _MAX_DIGITS]
     if len(numbers) > _MAX_NUMBERS:
         return None
     for i in numbers:
-        if found := table.get(".".join([*words[:i], "#", *words[i + 1 :]])):
-            return _for_layer(found, int(words[i]))
+        if meaning := table.get(".".join([*words[:i], "#", *words[i + 1 :]])):
+            return _for_layer(meaning, int(words[i]))
     if len(numbers) == 2 and words[-2:-1] == ["head"] and numbers[-1] == len(words) - 1:
-        found = table.get(".".join([*words[:1], "#", *words[2:-1], "#"]))
+        meaning = table.get(".".join([*words[:1], "#", *words[2:-1], "#"]))
         layer, head = int(words[1]), int(words[-1])
-        return found and Meaning((numbered(found.events[0], layer).replace("#", str(head)),))
+        return meaning and Meaning((numbered(meaning.events[0], layer).replace("#", str(head)),))
     return None
 
 
@@ -247,8 +247,8 @@ def _apr(stage: str) -> dict[str, Meaning]:
         return dict.fromkeys((stage, f"layer-#/{stage}"), Meaning(reason=_NO_COUNTERPART))
     if "#" not in events[0]:
         return {stage: Meaning(events)}
-    whole = {stage: Meaning(reason="a stage of apr trace without its layer; choose one with --map")}
-    return whole | {f"layer-#/{stage}": Meaning(events, second=stage in _APR_SECOND)}
+    without_layer = {stage: Meaning(reason="a stage of apr trace without its layer; choose one with --map")}
+    return without_layer | {f"layer-#/{stage}": Meaning(events, second=stage in _APR_SECOND)}
 
 
 _NO_COUNTERPART = "a stage of apr trace that has no counterpart here"

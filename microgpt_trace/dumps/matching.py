@@ -141,7 +141,7 @@ class ScoreTable:
 
     @cached_property
     def strength(self) -> Array:
-        """How closely values agree, 0 where they do not: [F, E]"""
+        """The closeness of values that agree, and 0 for the others: [F, E]"""
         return np.where(self.agreeing, 2 - self.distance, 0)
 
 
@@ -222,26 +222,27 @@ def products_side_by_side(plan: Plan) -> list[tuple[str, ...]]:
     return list(result)
 
 
-def parts_of(whole: Recorded, fused: Sequence[tuple[str, ...]], shapes: Shapes) -> Iterator[TensorPart]:
+def parts_of(recorded: Recorded, fused: Sequence[tuple[str, ...]], shapes: Shapes) -> Iterator[TensorPart]:
     """Yield the tensor, then its slices for each run of `fused` products that are as wide together."""
-    source = source_name(whole)
-    yield TensorPart(whole, source, source)
+    source = source_name(recorded)
+    yield TensorPart(recorded, source, source)
     for split, kinds in enumerate(fused, start=1):
         length = shapes[f"layer0.{kinds[0]}"][0]
         ends = np.cumsum([0, *(shapes[f"layer0.{kind}"][1] for kind in kinds)]).tolist()
-        axes = [axis for axis, size in enumerate(whole.shape) if size == ends[-1]]
-        if axes and math.prod(whole.shape) in (ends[-1], ends[-1] * length):
+        axes = [axis for axis, size in enumerate(recorded.shape) if size == ends[-1]]
+        if axes and math.prod(recorded.shape) in (ends[-1], ends[-1] * length):
             for start, stop in pairwise(ends):
-                yield _slice(whole, axes[-1], start, stop, split)
+                yield _slice(recorded, axes[-1], start, stop, split)
 
 
-def _slice(whole: Recorded, axis: int, start: int, stop: int, split: int) -> TensorPart:
-    index, words = [slice(None)] * len(whole.shape), [":"] * len(whole.shape)
+def _slice(recorded: Recorded, axis: int, start: int, stop: int, split: int) -> TensorPart:
+    index, words = [slice(None)] * len(recorded.shape), [":"] * len(recorded.shape)
     index[axis] = slice(start, stop)
-    words[axis] = f"{start or ''}:{'' if stop == whole.shape[axis] else stop}"
-    shape = (*whole.shape[:axis], stop - start, *whole.shape[axis + 1 :])
-    part = replace(whole, shape=shape, read=lambda: whole.read()[tuple(index)])
-    return TensorPart(part, source_name(whole), f"{source_name(whole)}[{', '.join(words)}]", split)
+    words[axis] = f"{start or ''}:{'' if stop == recorded.shape[axis] else stop}"
+    shape = (*recorded.shape[:axis], stop - start, *recorded.shape[axis + 1 :])
+    part = replace(recorded, shape=shape, read=lambda: recorded.read()[tuple(index)])
+    source = source_name(recorded)
+    return TensorPart(part, source, f"{source}[{', '.join(words)}]", split)
 
 
 # --- Pairs of a table of scores ---------------------------------------------------------------------

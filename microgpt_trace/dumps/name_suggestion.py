@@ -93,7 +93,7 @@ def suggest(
     readable = [left.recorded for left in recording.leftovers if left.readable]
     readable.sort(key=lambda one: _natural(one.source))
     fused = products_side_by_side(model.plan)
-    parts = [part for whole in readable for part in parts_of(whole, fused, shapes)]
+    parts = [part for recorded in readable for part in parts_of(recorded, fused, shapes)]
     table = compare(parts, groups, shapes, model.config.head_dim)
     series = list(find_series(parts, table, [layer_of(name) for name in names]))
     places = _placed(series, names, table, _scores(table, names, recording.tensors))

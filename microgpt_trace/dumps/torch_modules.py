@@ -169,8 +169,8 @@ def _check_layer(family: Modules, name: str, layer: Any) -> None:
     for parent in family.parents:
         for child, module in module_at(layer, parent)._modules.items():
             path = f"{parent}.{child}".lstrip(".")
-            known = path in {*family.outputs, *family.parents}
-            if not known and module is not None and any(True for _ in module.parameters()):
+            expected = path in {*family.outputs, *family.parents}
+            if not expected and module is not None and any(True for _ in module.parameters()):
                 raise InputError(f"{name}: the module {path} is not part of {family.family}")
 
 

@@ -18,14 +18,14 @@ FUSED = {"attn_wqkv": ("attn_wq", "attn_wk", "attn_wv"), "attn_bqkv": ("attn_bq"
 class Names:
     """The names of an architecture's parameters: ours -> (GGUF's, Hugging Face's).
 
-    Names have no ".weight" or ".bias", and names of a `layer` do not have its number. Hugging Face puts
-    `blocks` before the number, and may put `outer` before any name. Fused matrices are named in FUSED.
-    If `vectors` is true, norms may have biases too. Hugging Face stores the matrices in `transposed` as
-    [in, out]. Old files store constants whose names end in one of `skipped`.
+    `model` has the names outside of layers, and `layer` those in a layer without its number. Neither has
+    ".weight" or ".bias". Hugging Face puts `blocks` before the number, and may put `outer` before any name.
+    FUSED lists the fused matrices. If `vectors` is true, norms may have biases too. Hugging Face stores the
+    matrices in `transposed` as [in, out]. Old files store constants whose names end in one of `skipped`.
     """
 
     family: str  # "a Llama or Qwen2-class decoder"
-    whole: Mapping[str, tuple[str, str]]
+    model: Mapping[str, tuple[str, str]]
     layer: Mapping[str, tuple[str, str]]
     blocks: str = "model.layers"
     outer: str = ""
@@ -36,7 +36,7 @@ class Names:
     @cached_property
     def ours(self) -> Mapping[str, str]:
         """Our name of each name in a file, without the number of the layer."""
-        named = [(name, own) for own, theirs in self.whole.items() for name in theirs]
+        named = [(name, own) for own, theirs in self.model.items() for name in theirs]
         for own, (gguf, hf) in self.layer.items():
             named += [(f"blk.{gguf}", own), (f"{self.blocks}.{hf}", own)]
         result = {f"{name}.weight": own for name, own in named}
@@ -64,7 +64,7 @@ class Names:
         """
         layer, _, kind = own.rpartition(".")
         if not layer:
-            return f"{self.whole[kind][0]}.weight"
+            return f"{self.model[kind][0]}.weight"
         for fused, parts in FUSED.items():
             kind = fused if kind in parts and fused in self.layer else kind
         return f"blk.{layer.removeprefix('layer')}.{self.layer[kind][0]}.weight"
@@ -146,7 +146,7 @@ LLAMA_KEYS = {
 
 @dataclass(frozen=True, eq=False)
 class FileTerms:
-    """How Hugging Face's config.json and GGUF's metadata describe an architecture.
+    """The terms in which Hugging Face's config.json and GGUF's metadata describe an architecture.
 
     `keys` maps our dimensions to keys of config.json. `defaults` has the defaults of transformers; `n_inner`
     is a multiple of the width. `activations` maps names in config.json to functions; `activation` is the

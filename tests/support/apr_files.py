@@ -16,7 +16,7 @@ ROW_MAJOR = 0x400
 
 def _names(which):
     """Our names of tensors, and those of GGUF (0) or Hugging Face (1)."""
-    matrices = {own: f"{theirs[which]}.weight" for own, theirs in {**LLAMA.whole, **LLAMA.layer}.items()}
+    matrices = {own: f"{theirs[which]}.weight" for own, theirs in {**LLAMA.model, **LLAMA.layer}.items()}
     biases = {f"attn_b{x}": matrices[f"attn_w{x}"].replace(".weight", ".bias") for x in "qkv"}
     return matrices | biases
 
