@@ -103,7 +103,7 @@ def _stored(path: Path, folder: Path) -> Recorded:
         size = check_regular(path, "a file of APRT")
         head = _head(path)
     if len(head) < HEADER.size or head[:4] != MAGIC:
-        raise FileFormatError(f"{path}: expected APRT and a header of 12 bytes, found {head!r}")
+        raise FileFormatError(f"{path}: expected a header of 12 bytes that begins with APRT, found {head!r}")
     _, number, count = HEADER.unpack(head)
     if number != (WHOLE_MODEL if layer is None else layer):
         found = _place(None if number == WHOLE_MODEL else number)

@@ -168,9 +168,8 @@ def _array(
     if header.dtype.hasobject:
         raise FileFormatError(f"{where}: expected numbers, found Python objects, which are never read")
     if size != header.size:
-        raise FileFormatError(
-            f"{where}: {header.dtype} {brief(list(header.shape))} takes {header.size:,} bytes, found {size:,}"
-        )
+        array = f"{header.dtype} {brief(list(header.shape))}"
+        raise FileFormatError(f"{where}: expected {header.size:,} bytes for {array}, found {size:,}")
 
     def read() -> Array:
         with reading(path), _as_file_error(where, "the array that its header describes"), open_file() as file:

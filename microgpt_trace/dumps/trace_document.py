@@ -89,7 +89,7 @@ def _event(where: str, record: Any) -> TraceEvent:
     }
     for key, fit in fits.items():
         if not fit:
-            raise FileFormatError(f"{where}: {key} cannot be {brief(values[key])}")
+            raise FileFormatError(f"{where}: expected a valid {key}, found {brief(values[key])}")
     check_name(where, values["name"])
     if values["stats"] is not None:
         values["stats"] = _stats(f"{where}, {readable(values['name'])}", values["stats"], math.prod(shape))

@@ -95,7 +95,7 @@ def _tensors(folder: Path, files: list[str], shards: dict[str, str] | None) -> l
         shard = read_safetensors(folder / file)
         for tensor in shard:
             if shards is not None and shards.get(tensor.name) != file:
-                raise FileFormatError(f"{index}: tensor {brief(tensor.name)} is not placed in {file}")
+                raise FileFormatError(f"{index}: the index does not list {brief(tensor.name)} in {file}")
         tensors += shard
     missing = (shards or {}).keys() - {tensor.name for tensor in tensors}
     if shards and missing:

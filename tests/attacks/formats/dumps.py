@@ -56,7 +56,7 @@ SLOW = [b" " * 9000 + b"\0", b"{" + b" " * 60_000 + b"}"]  # NumPy takes 15 s fo
 NPY = [
     *OBJECTS,
     ("found 177", appended(b"x")),
-    ("takes 176 bytes", appended(b"x" * 48)),
+    ("expected 176 bytes for float32 [3, 4], found 224", appended(b"x" * 48)),
     ("empty file", b""),
     *(
         ("", described(shape=shape))
@@ -139,7 +139,7 @@ def saved() -> Format:
 
 # --- APRT -------------------------------------------------------------------------------------
 
-HEADER = "expected APRT and a header of 12 bytes"
+HEADER = "expected a header of 12 bytes that begins with APRT"
 BARE = [
     (f"{HEADER}, found b''", b""),
     (HEADER, b"APRT\xff\xff\xff\xff\2\0"),

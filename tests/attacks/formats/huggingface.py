@@ -185,8 +185,8 @@ SHARDS = [
     (f"{SECOND}: no such file", lambda folder: (folder / SECOND).unlink()),
     (f"in {SECOND}", lambda folder: shutil.copy(folder / FIRST, folder / SECOND)),
     (f"{THIRD}: tensor 'more' of the index is missing", {"more": THIRD}),
-    ("tensor 'lm_head.weight' is not placed in", {"lm_head.weight": GONE}),
-    ("tensor 'lm_head.weight' is not placed in", {"lm_head.weight": FIRST}),
+    ("the index does not list 'lm_head.weight' in", {"lm_head.weight": GONE}),
+    ("the index does not list 'lm_head.weight' in", {"lm_head.weight": FIRST}),
     *(("expected a weight_map from tensors to files", content) for content in NO_MAPS),
     *(("", content) for content in (b"null", b"3", b'"a"', b"[1]", b'{"weight_map": {"a": [{}]}}')),
 ]
