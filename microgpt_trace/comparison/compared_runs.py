@@ -67,10 +67,8 @@ class ModelRun:
         return self._pieces
 
     def take(self, piece: Piece) -> Piece:
-        """Return the piece of this side that matches a piece of the other side.
-
-        Raises InputError if this model computes another event at this point.
-        """
+        """Return the piece of this side that matches a piece of the other side. Raises InputError if this
+        model computes another event at this point."""
         own = next(self._pieces)
         if (own.name, own.positions) != (piece.name, piece.positions):
             raise InputError(f"{self.origin} computes {own.name} where the other computes {piece.name}")
@@ -127,8 +125,8 @@ class RecordedRun:
 
     def _piece(self, name: str) -> Piece:
         fitted = self.fitted(name)
-        whole = range(fitted.array.shape[-2] if fitted.array.ndim else 0)
-        return Piece(name, fitted.array, fitted.positions or whole)
+        every = range(fitted.array.shape[-2] if fitted.array.ndim else 0)
+        return Piece(name, fitted.array, fitted.positions or every)
 
     def fitted(self, name: str) -> Fitted:
         """Return the event's array in our shape. Raises InputError if its layout is ambiguous or wrong."""
@@ -155,9 +153,7 @@ class RecordedRun:
 
 def _without_padding(name: str, recorded: Recorded, shape: tuple[int, ...]) -> Recorded:
     """Remove the padding from llama.cpp's attention weights: columns of 0 for unused slots of its cache.
-
-    Reading raises InputError if a padding column is not 0.
-    """
+    Reading raises InputError if a padding column is not 0."""
     if not isinstance(kind_named(name), Softmax) or not Path(recorded.source).stem.startswith("kq_soft_max"):
         return recorded
     keys = shape[-1]
@@ -174,10 +170,8 @@ def _without_padding(name: str, recorded: Recorded, shape: tuple[int, ...]) -> R
 
 
 class RecordedEvents(Mapping[str, Array]):
-    """The events that a recording has at all positions, in order of computation.
-
-    The last arrays are cached, since an event is read as an output and again as an input.
-    """
+    """The events that a recording has at all positions, in order of computation. The last arrays are cached,
+    since an event is read as an output and again as an input."""
 
     def __init__(self, side: RecordedRun, names: Sequence[str]) -> None:
         self._names = dict.fromkeys(names)

@@ -38,11 +38,8 @@ class _ComparedRows(NamedTuple):
 
 
 class RowComparer:
-    """Compares values row by row.
-
-    `model` says which biases were added to the rows. `base` is the side, 0 or 1, from which the distances of
-    third runs are measured.
-    """
+    """Compares values row by row. `model` says which biases were added to the rows. `base` is the side, 0 or
+    1, from which the distances of third runs are measured."""
 
     def __init__(
         self, specs: Mapping[str, EventSpec], bands: Bands, model: LanguageModel | None, base: int = 0
@@ -52,10 +49,8 @@ class RowComparer:
         self._parts: dict[str, list[_ComparedRows]] = {}
 
     def add(self, pieces: Sequence[Piece | None]) -> None:
-        """Compare the values of an event: those of a, of b, and of the third runs that give the band.
-
-        Raises InputError if no model is compared and the sides have different positions.
-        """
+        """Compare the values of an event: those of a, of b, and of the third runs that give the band. Raises
+        InputError if no model is compared and the sides have different positions."""
         a, *rest = (piece for piece in pieces if piece is not None)
         spec = self._specs[a.name]
         self._bands.note(spec, [piece.value for piece in (a, *rest)])
@@ -117,10 +112,8 @@ class RowComparer:
 
 
 class StatisticsComparer:
-    """Compares the statistics of two sides, saved ones or those of values.
-
-    The distances of third runs from side `base`, 0 or 1, give the band.
-    """
+    """Compares the statistics of two sides, saved ones or those of values. The distances of third runs from
+    side `base`, 0 or 1, give the band."""
 
     def __init__(
         self, sides: Sequence[ComparedRun], specs: Mapping[str, EventSpec], bands: Bands, base: int = 0
@@ -163,11 +156,9 @@ class StatisticsComparer:
                     raise InputError(f"{name}: {side.origin} has no statistics of this event")
             (a, shape), (b, other), *others = (stats[name] for stats in self._stats if name in stats)
             if shape != other:
-                raise InputError(
-                    f"{name}: expected statistics of one shape, found {list(shape)} in "
-                    f"{self._sides[0].origin} and {list(other)} in {self._sides[1].origin}: the positions or "
-                    "tensors differ"
-                )
+                first, second = (side.origin for side in self._sides[:2])
+                shapes = f"{list(shape)} in {first} and {list(other)} in {second}"
+                raise InputError(f"{name}: expected statistics of the same shape, found {shapes}")
             rows, statistic = statistics_rows(a, b)
             base = (a, b)[self._base]
             thirds = [statistics_rows(base, third)[0] for third, _ in others]
@@ -238,10 +229,8 @@ class KeptPair:
 
 
 class PairKeeper:
-    """Keeps the values of both sides while they are compared, at most `room` numbers.
-
-    `inputs_of` returns the events that an event reads: they are kept beside the first that differs.
-    """
+    """Keeps the values of both sides while they are compared, at most `room` numbers. `inputs_of` returns the
+    events that an event reads: they are kept beside the first that differs."""
 
     def __init__(self, room: int, inputs_of: Callable[[str], Sequence[str]]) -> None:
         self.pairs: dict[str, KeptPair] = {}

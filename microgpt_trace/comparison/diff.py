@@ -39,23 +39,12 @@ Source = str | Path | LanguageModel | Recording
 
 
 def diff(
-    a: Source,
-    b: Source,
-    text: str | None = None,
-    *,
-    tokens: Sequence[int] | None = None,
-    names: Sequence[str] = (),
-    map: NameMap | None = None,
-    layouts: Mapping[str, str] | None = None,
-    compute: str | None = None,
-    calibrate: Source | None = None,
-    factor: float | None = None,
-    rtol: float | None = None,
-    atol: float | None = None,
-    positions: str | Sequence[int] = "all",
-    report: Report = unreported,
-    watch: Watch | None = None,
-) -> Comparison:
+    a: Source, b: Source, text: str | None = None, *, tokens: Sequence[int] | None = None,
+    names: Sequence[str] = (), map: NameMap | None = None, layouts: Mapping[str, str] | None = None,
+    compute: str | None = None, calibrate: Source | None = None, factor: float | None = None,
+    rtol: float | None = None, atol: float | None = None, positions: str | Sequence[int] = "all",
+    report: Report = unreported, watch: Watch | None = None,
+) -> Comparison:  # fmt: skip
     """Compare two runs. A run is a model, which runs on the text or tokens now, a recording, or a path.
 
     `names` choose events (globs, apr's stages). `map` names the tensors of a foreign dump and `layouts` says
@@ -96,11 +85,8 @@ def compare(
     positions: str | Sequence[int] = "all", report: Report = unreported, watch: Watch | None = None,
     judge: bool = True,
 ) -> Comparison:  # fmt: skip
-    """Compare two prepared sides. A third side or rounded `passes` give the band.
-
-    With `judge` the operations of a recording are also judged by its own inputs.
-    Raises InputError if no event can be compared.
-    """
+    """Compare two prepared sides. A third side or rounded `passes` give the band. With `judge` the operations
+    of a recording are also judged by its own inputs. Raises InputError if no event can be compared."""
     a, b, *third = sides
     specs, model = event_specs_of(sides), first_model(sides)
     dump = next((s for s in sides if isinstance(s, RecordedRun) and not s.statistics), None)
@@ -133,34 +119,23 @@ def compare(
     since, between, missed = _gap(events, first, list(specs), left_out)
     length = len(a.tokens or b.tokens or ())
     return Comparison(
-        a=_summary(a, b, paired, specs),
-        b=_summary(b, a, paired, specs),
-        tokens=a.tokens or b.tokens,
-        labels=labels_of(model.inputs) if model is not None else (),
-        tolerance=tolerance,
-        events=events,
-        first=first,
-        since=since,
-        between=between,
-        missed=missed,
-        jump=jump_of(events) if first else None,
+        a=_summary(a, b, paired, specs), b=_summary(b, a, paired, specs), tokens=a.tokens or b.tokens,
+        labels=labels_of(model.inputs) if model is not None else (), tolerance=tolerance, events=events,
+        first=first, since=since, between=between, missed=missed, jump=jump_of(events) if first else None,
         agreement=comparer.agreement.result(),
         positions=tuple(chosen_positions(positions, length)) if length else (),
-        left_out=left_out,
-        of_statistics=isinstance(comparer, StatisticsComparer),
+        left_out=left_out, of_statistics=isinstance(comparer, StatisticsComparer),
         hint=_hint(dump, tolerance) if first and model and dump else "",
         unseen=unseen(operations, tolerance.precision),
-    )
+    )  # fmt: skip
 
 
 def _side_by_side(
     sides: Sequence[ComparedRun], names: Sequence[str], passes: RoundedPasses | None = None
 ) -> Iterator[list[Piece | None]]:
     """Yield the pieces of each event, one for each side and each rounded pass; None for a side with only
-    statistics.
-
-    Attention scores that are not among `names` come from the first model alone, because bands depend on them.
-    """
+    statistics. Attention scores that are not among `names` come from the first model alone, because bands
+    depend on them."""
     models = [side for side in sides if isinstance(side, ModelRun)]
     driver = models[0] if models else next((side for side in sides if not side.statistics), None)
     if driver is None:  # all sides have only statistics
@@ -216,11 +191,9 @@ def _rounded_passes(sides: Sequence[ComparedRun], compute: Precision) -> Rounded
 
 
 def _comparer(
-    sides: Sequence[ComparedRun],
-    specs: Mapping[str, EventSpec],
-    tolerance: Tolerance,
+    sides: Sequence[ComparedRun], specs: Mapping[str, EventSpec], tolerance: Tolerance,
     passes: RoundedPasses | None,
-) -> RowComparer | StatisticsComparer:
+) -> RowComparer | StatisticsComparer:  # fmt: skip
     layers = 1 + max((s.layer for s in specs.values() if s.layer is not None), default=-1)
     varied = passes is None or len(set(passes.inputs.tokens)) >= ENOUGH
     bands = Bands(tolerance, layers, None if passes is None else passes.compute, varied)
@@ -235,11 +208,9 @@ def _comparer(
 def _judged(
     model: ModelRun, dump: RecordedRun, tolerance: Tolerance, events: Sequence[EventDifference]
 ) -> list[OperationResult]:
-    """Judge the operations of these events by the recording's own inputs, as `diagnose` does.
-
-    Return an empty list if the precision is not known or hooks alter the model. In float32, stop at the first
-    event beyond its band.
-    """
+    """Judge the operations of these events by the recording's own inputs, as `diagnose` does. Return an empty
+    list if the precision is not known or hooks alter the model. In float32, stop at the first event beyond
+    its band."""
     precision = tolerance.precision
     if precision is None or len(model.model.hooks):
         return []
@@ -252,11 +223,9 @@ def _judged(
 def _with_judgement(
     events: Sequence[EventDifference], operations: Sequence[OperationResult]
 ) -> Iterator[EventDifference]:
-    """Mark the events within their band whose operation is wrong by the recording's own inputs.
-
-    Such an error can hide among the differences that earlier events pass on. The event gets the error, the
-    place and the values of the wrong operation.
-    """
+    """Mark the events within their band whose operation is wrong by the recording's own inputs. Such an error
+    can hide among the differences that earlier events pass on. The event gets the error, the place and the
+    values of the wrong operation."""
     wrong = {own.name: own for own in operations if not own.holds}
     for event in events:
         own = wrong.get(event.name) if event.holds else None

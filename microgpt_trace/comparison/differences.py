@@ -15,7 +15,7 @@ from ..hooks.event import EventSpec
 from ..notebook import in_notebook
 from ..rounding.bands import BandMeasure, Tolerance
 from ..rounding.judging import Unseen
-from ..rounding.row_differences import RowDifferences
+from ..rounding.row_differences import RowDifferences, element_index
 from ..text.brief import frozen, one_line
 from ..text.json_writing import in_document
 from .compared_runs import Unpaired
@@ -196,11 +196,8 @@ def difference(
     spec: EventSpec, shape: tuple[int, ...], rows: RowDifferences, measures: Sequence[BandMeasure],
     positions: Sequence[int], atol: float, statistic: str = "",
 ) -> EventDifference:  # fmt: skip
-    """Summarise the rows of an event, [n] or [H * n], at these positions.
-
-    `positions` is empty for a single number or a `statistic`. Each row counts by the measure in which it is
-    worst relative to its band.
-    """
+    """Summarise the rows of an event, [n] or [H * n], at these positions. `positions` is empty for a single
+    number or a `statistic`. Each row counts by the measure in which it is worst relative to its band."""
     plain, strict = rows.relative(), rows.strict()
     by = np.argmax([_share(measure.distances, measure.band) for measure in measures], axis=0)
     distances = np.choose(by, [measure.distances for measure in measures])
@@ -218,29 +215,21 @@ def difference(
     measured = measures[by[worst]].words or left_out
     largest = int(rows.largest.argmax())
     return EventDifference(
-        name=spec.name,
-        stage=spec.stage,
-        layer=spec.layer,
-        expr=spec.expr,
-        shape=shape,
+        spec.name, spec.stage, spec.layer, spec.expr, shape,
         relative=float(distances[worst]) if comparable.any() else math.nan,
         median=None if statistic or not finite.any() else median(plain[finite]),
         cosine=None if statistic or not finite.any() else float(rows.cosine[finite].min()),
         max_abs=float(rows.largest[largest]),
-        max_index=_index(largest, int(rows.column[largest]), shape, positions),
-        tolerance=float(bands[worst]),
-        holds=not beyond.any(),
+        max_index=element_index(largest, int(rows.column[largest]), shape, positions) if positions else (),
+        tolerance=float(bands[worst]), holds=not beyond.any(),
         position=positions[row % count] if positions else None,
         head=row // count if len(shape) == 3 and positions else None,
-        index=_index(row, int(rows.column[row]), shape, positions),
-        a=float(rows.of_a[row]),
-        b=float(rows.of_b[row]),
-        measured=statistic or measured,
+        index=element_index(row, int(rows.column[row]), shape, positions) if positions else (),
+        a=float(rows.of_a[row]), b=float(rows.of_b[row]), measured=statistic or measured,
         positions=tuple(positions),
         by_position=tuple(np.fmax.reduce(grid).tolist()) if positions else (),
-        count=int(rows.count.sum()),
-        alike=int(rows.alike.sum()),
-    )
+        count=int(rows.count.sum()), alike=int(rows.alike.sum()),
+    )  # fmt: skip
 
 
 def _share(distances: Array, bands: Array) -> Array:
@@ -253,14 +242,6 @@ def _first(beyond: Array, count: int) -> int:
     grid = beyond.reshape(-1, count)
     position = int(grid.any(axis=0).argmax())
     return int(grid[:, position].argmax()) * count + position
-
-
-def _index(row: int, column: int, shape: tuple[int, ...], positions: Sequence[int]) -> tuple[int, ...]:
-    """Return the indices of an element in its tensor; none for a single number or a statistic."""
-    if not positions:
-        return ()
-    head, position = divmod(row, len(positions))
-    return (head, positions[position], column) if len(shape) == 3 else (positions[position], column)
 
 
 def _words_for_left_out(rows: RowDifferences, row: int, plain: float, strict: float) -> str:

@@ -25,11 +25,9 @@ from .read_tokens import NO_TOKENS, TEXT_AND_TOKENS, ambiguous, embedding_of, re
 
 
 def drafted_map(sides: Sequence[Any], text: str | None, tokens: Sequence[int] | None) -> str:
-    """Return a map from a dump's names to events, as TOML for `--map`.
-
-    One side is a dump. The other is a model, which runs on the text or the tokens, by default those that the
-    dump names or whose embedding it holds. Raises InputError if the sides are others or no tokens are known.
-    """
+    """Return a map from a dump's names to events, as TOML for `--map`. One side is a dump. The other is a
+    model, which runs on the text or the tokens, by default those that the dump names or whose embedding it
+    holds. Raises InputError if the sides are others or no tokens are known."""
     dumps = [side for side in sides if isinstance(side, Recording)]
     models = [side for side in sides if not isinstance(side, Recording)]
     if len(dumps) != 1:
@@ -82,10 +80,8 @@ def _to_toml(
     suggestions: Sequence[Suggestion], unplaced: Sequence[Unplaced], recording: Recording,
     tokens: Sequence[int], notes: Sequence[str],
 ) -> str:  # fmt: skip
-    """Write the map as TOML, with notes about the tokens as comments.
-
-    The tensors of all layers are one line with {i}. Tensors that match no event are listed with the reason.
-    """
+    """Write the map as TOML, with notes about the tokens as comments. The tensors of all layers are one line
+    with {i}. Tensors that match no event are listed with the reason."""
     lines = ["# drafted from names, shapes and a sample of the values, large ones clipped; check before use"]
     if recording.tensors:
         lines.append(f"# {len(recording.tensors)} tensors are known by their names and not listed here")

@@ -18,7 +18,7 @@ from ..hooks.event import EventSpec
 from ..hooks.names import select_names
 from ..text.brief import token_list
 from .compared_runs import ComparedRun, ModelRun, RecordedRun, Shapes, first_model, open_source
-from .read_tokens import NO_TOKENS, TEXT_AND_TOKENS, tokens_of, with_tokens
+from .read_tokens import NO_TOKENS, TEXT_AND_TOKENS, TokenIds, Tokens, tokens_of, with_tokens
 
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel, TraceInput
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def prepare_sides(
-    sources: Sequence[Any], text: str | None, tokens: Sequence[int] | None, names: NameMap | None,
+    sources: Sequence[Any], text: str | None, tokens: TokenIds, names: NameMap | None,
     layouts: Mapping[str, str],
 ) -> list[ComparedRun]:  # fmt: skip
     """Return the sources as sides that read the same tokens. Raises InputError if they do not."""
@@ -65,13 +65,9 @@ def open_all(sources: Sequence[Any], names: NameMap | None) -> list[Any]:
     return [of_model(one, plan) if plan and isinstance(one, Recording) else one for one in sources]
 
 
-def _read_by(
-    models: Sequence[LanguageModel], text: str | None, tokens: Sequence[int] | None
-) -> list[TraceInput]:
+def _read_by(models: Sequence[LanguageModel], text: str | None, tokens: TokenIds) -> list[TraceInput]:
     """Return the input of each model. A model without a vocabulary reads another model's tokens of the text.
-
-    Raises InputError if the models split the text into different tokens.
-    """
+    Raises InputError if the models split the text into different tokens."""
     with_vocabulary = [model for model in models if model.names_tokens]
     if tokens is None and with_vocabulary and len(with_vocabulary) < len(models):
         tokens = with_vocabulary[0].read(text).tokens
@@ -98,19 +94,14 @@ def _refuse_other_models(models: Sequence[LanguageModel]) -> None:
             raise InputError(f"{first.origin} is a {first.family} and {model.origin} a {model.family}")
         layers, others = first.config.n_layer, model.config.n_layer
         if layers != others:
-            raise InputError(
-                f"{first.origin} has {layers} layers and {model.origin} {others}: not the same model"
-            )
+            numbers = f"{first.origin} has {layers} layers and {model.origin} {others}"
+            raise InputError(f"{numbers}: not the same model")
 
 
-def _with_known_tokens(
-    sources: Sequence[Any], model: LanguageModel
-) -> tuple[list[Any], tuple[int, ...] | None]:
-    """Return the sources and the tokens that the first recording with tokens names.
-
-    If no recording names tokens, they are read from the first one that holds an embedding of the model, and
-    that recording then names them. Raises InputError if no recording has either.
-    """
+def _with_known_tokens(sources: Sequence[Any], model: LanguageModel) -> tuple[list[Any], Tokens]:
+    """Return the sources and the tokens that the first recording with tokens names. If no recording names
+    tokens, they are read from the first one that holds an embedding of the model, and that recording then
+    names them. Raises InputError if no recording has either."""
     sources, recordings = list(sources), [i for i, one in enumerate(sources) if isinstance(one, Recording)]
     tokens = next((sources[i].tokens for i in recordings if sources[i].tokens is not None), None)
     for i in recordings:
@@ -135,9 +126,7 @@ def _refuse_other_tokens_of(
             )
 
 
-def _tokens_between(
-    recordings: Sequence[Recording], text: str | None, tokens: Sequence[int] | None
-) -> tuple[int, ...] | None:
+def _tokens_between(recordings: Sequence[Recording], text: str | None, tokens: TokenIds) -> Tokens:
     """Return the tokens of recordings that are compared without a model. Raises InputError if they differ."""
     if text is not None:
         raise InputError(
@@ -162,9 +151,7 @@ def _layouts_by_name(layouts: Mapping[str, str], recordings: Sequence[Recording]
     return by_name
 
 
-def _shapes_of(
-    models: Sequence[LanguageModel], recordings: Sequence[Recording], tokens: Sequence[int] | None
-) -> Shapes:
+def _shapes_of(models: Sequence[LanguageModel], recordings: Sequence[Recording], tokens: TokenIds) -> Shapes:
     """Return the shapes of the events, those of the models or else of the recordings. Raises InputError if
     the models differ in a shape."""
     length = len(tokens or ())
@@ -213,11 +200,9 @@ def _hint(side: ComparedRun) -> str:
 
 
 def _shapes_between(recordings: Sequence[Recording], length: int) -> dict[str, Shape]:
-    """Return a shape for every event, for `length` tokens, that fits all recordings.
-
-    Events that share a tensor are left out, because their widths are not known.
-    Raises InputError if the rows of a tensor do not fit the number of tokens.
-    """
+    """Return a shape for every event, for `length` tokens, that fits all recordings. Events that share a
+    tensor are left out, because their widths are not known. Raises InputError if the rows of a tensor do not
+    fit the number of tokens."""
     shapes: dict[str, Shape] = {}
     for name in dict.fromkeys(name for recording in recordings for name in recording.tensors):
         stored = [recording.tensors[name] for recording in recordings if name in recording.tensors]
@@ -249,7 +234,7 @@ def _candidates(name: str, recorded: Recorded, length: int) -> list[Shape]:
         return [(length, stored[-1])]
     row = known_row(name)
     square = (length, length) if row is not None and row.causal and length > 1 else ()
-    single = math.prod(stored[:-1]) == 1 and len(stored) > 1  # one row of several
+    single = math.prod(stored[:-1]) == 1 and len(stored) > 1  # a single row, perhaps one of several
     many, rest = divmod(total, length * length if square else length)
     shapes: list[Shape] = []
     if not rest and not (single and length > 1) and layout != LAST:

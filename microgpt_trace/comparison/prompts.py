@@ -67,10 +67,8 @@ class PromptsComparison:
 
 
 def read_prompts(path: Path) -> list[str | list[int]]:
-    """Read one prompt per line: a text, a list of token ids as JSON, or a JSON string with its escapes.
-
-    Empty lines are skipped. Raises FileFormatError if there is no prompt or a list holds other values.
-    """
+    """Read one prompt per line: a text, a list of token ids as JSON, or a JSON string with its escapes. Empty
+    lines are skipped. Raises FileFormatError if there is no prompt or a list holds other values."""
     lines = read_text(path, "a file of prompts").split("\n")
     prompts = [_prompt(path, n, line.removesuffix("\r")) for n, line in enumerate(lines, 1) if line.strip()]
     if not prompts:
@@ -79,35 +77,27 @@ def read_prompts(path: Path) -> list[str | list[int]]:
 
 
 def _prompt(path: Path, number: int, line: str) -> str | list[int]:
+    expected = f"{path}, line {number}: expected a text or a list of token ids"
     if line[0] not in '["':
         return line
     try:
         value = from_json(line)
     except OutOfBounds as error:
-        raise FileFormatError(
-            f"{path}, line {number}: expected a text or a list of token ids, found {error}"
-        ) from error
+        raise FileFormatError(f"{expected}, found {error}") from error
     except ValueError:
         return line
     tokens = isinstance(value, list) and value and all(type(item) is int for item in value)
     if not tokens and not isinstance(value, str):
-        raise FileFormatError(
-            f"{path}, line {number}: expected a text or a list of token ids, found {line:.60}"
-        )
+        raise FileFormatError(f"{expected}, found {line:.60}")
     return value
 
 
 def diff_prompts(
-    a: LanguageModel,
-    b: LanguageModel,
-    prompts: Sequence[str | list[int]],
-    report: Report = unreported,
+    a: LanguageModel, b: LanguageModel, prompts: Sequence[str | list[int]], report: Report = unreported,
     **options: Any,
-) -> PromptsComparison:
-    """Compare two models on every prompt. `options` are passed to `diff`.
-
-    Raises InputError, with the number of the prompt, if a prompt cannot be compared.
-    """
+) -> PromptsComparison:  # fmt: skip
+    """Compare two models on every prompt. `options` are passed to `diff`. Raises InputError, with the number
+    of the prompt, if a prompt cannot be compared."""
     comparisons = []
     for number, prompt in enumerate(prompts):
         report(number, len(prompts))

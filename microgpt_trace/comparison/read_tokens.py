@@ -24,18 +24,14 @@ AS_NEAR = 1.5  # rounding may bring an expected row to this multiple of the near
 CHANNELS = 8  # the largest channels, which rule out most tokens
 MAX_NOTES = 4  # notes about tokens with equal rows
 TEXT_AND_TOKENS = "--tokens takes the place of a text: give one of the two"
-NO_TOKENS = (
-    "{} does not say its tokens and holds no embedding of {} to read them from: give the text or --tokens"
-)
+NO_TOKENS = "{} does not say its tokens and holds no embedding of {} that shows them: give a text or --tokens"
+TokenIds = Sequence[int] | None
+Tokens = tuple[int, ...] | None
 
 
-def tokens_of(
-    recording: Recording, model: LanguageModel, expected: Sequence[int] | None = None
-) -> tuple[int, ...] | None:
-    """Return the tokens that a recording names, or else those whose embedding it holds, or None.
-
-    If rows of the embedding fit several tokens, those `expected` are returned.
-    """
+def tokens_of(recording: Recording, model: LanguageModel, expected: TokenIds = None) -> Tokens:
+    """Return the tokens that a recording names, or else those whose embedding it holds, or None. If rows of
+    the embedding fit several tokens, those `expected` are returned."""
     name, _ = embedding_of(model)
     if recording.tokens is not None or name not in recording.tensors:
         return recording.tokens
@@ -44,37 +40,28 @@ def tokens_of(
 
 def embedding_of(model: LanguageModel) -> tuple[str, str]:
     """Return the event of the token embedding and the name of its table."""
-    kinds = ((row.name, row.kind) for row in model.plan.of_kind(Lookup))
-    return next(
-        (name, kind.table) for name, kind in kinds if isinstance(kind, Lookup) and kind.by == "tokens"
-    )
+    rows = model.plan.of_kind(Lookup)
+    return next((row.name, row.kind.table) for row in rows if row.kind.by == "tokens")
 
 
-def with_tokens(
-    recording: Recording, model: LanguageModel, expected: Sequence[int] | None = None
-) -> Recording:
-    """Return the recording with its tokens, as `tokens_of` finds them.
-
-    If the tokens are ambiguous, a note says so, and the loss is not used: it depends on the tokens.
-    """
+def with_tokens(recording: Recording, model: LanguageModel, expected: TokenIds = None) -> Recording:
+    """Return the recording with its tokens, as `tokens_of` finds them. If the tokens are ambiguous, a note
+    says so, and the loss is not used: it depends on the tokens."""
     tokens = tokens_of(recording, model, expected)
     if tokens is None or tokens == recording.tokens:
         return recording
     notes = () if expected is not None and tokens == tuple(expected) else ambiguous(model, tokens)
-    tensors, leftovers = dict(recording.tensors), recording.leftovers
+    known = replace(recording, tokens=tokens, notes=(*recording.notes, *notes))
+    tensors = dict(recording.tensors)
     if notes and (loss := tensors.pop("loss", None)):
-        leftovers = (*leftovers, Leftover(loss, "depends on the next tokens, which are ambiguous"))
-    return replace(
-        recording, tokens=tokens, notes=(*recording.notes, *notes), tensors=tensors, leftovers=leftovers
-    )
+        left = Leftover(loss, "depends on the next tokens, which are ambiguous")
+        return replace(known, tensors=tensors, leftovers=(*known.leftovers, left))
+    return known
 
 
 def recognise(
-    model: LanguageModel,
-    recorded: Recorded,
-    expected: Sequence[int] | None = None,
-    table: Array | None = None,
-) -> tuple[int, ...] | None:
+    model: LanguageModel, recorded: Recorded, expected: TokenIds = None, table: Array | None = None
+) -> Tokens:
     """Return the tokens whose rows of the embedding a tensor holds, or None if it holds anything else.
 
     Each row must lie within 1 % of a token's row. It is the nearest token's, or the `expected` one's if that
@@ -136,8 +123,6 @@ def ambiguous(model: LanguageModel, tokens: Sequence[int]) -> tuple[str, ...]:
         others = [str(other) for other in equal.tolist() if other != token]
         if others:
             notes.append(f"token {token} may also be {abridged(others, 3)}: equal rows of the embedding")
-    more = len(notes) - MAX_NOTES
-    return (
-        *notes[:MAX_NOTES],
-        *([f"{more:,} more tokens are ambiguous in the same way"] if more > 0 else []),
-    )
+    if len(notes) > MAX_NOTES:
+        notes[MAX_NOTES:] = [f"{len(notes) - MAX_NOTES:,} more tokens are ambiguous in the same way"]
+    return tuple(notes)

@@ -29,9 +29,7 @@ def find_cause(
     name: str, a: Mapping[str, Values], b: Values, distance: QuantisationDistance, head_dims: tuple[int, ...]
 ) -> str:
     """Describe how b, the parameter `name` of side B, relates to the parameters of A; "" if unknown.
-
-    `distance` is that of b from A's parameter of the same name, `head_dims` the head widths of both sides.
-    """
+    `distance` is that of b from A's parameter of the same name, `head_dims` the head widths of both sides."""
     if distance.nonfinite or not (distance.aa and distance.bb):
         return _describe_values(distance)
     if distance.holds(LIMIT):  # differs only by the caller's rtol; many relations would seem to hold
@@ -147,11 +145,10 @@ def in_halves(values: Values, head_dim: int) -> Values:
 
 
 def scaled(values: Values, factor: float) -> Values:
-    return replace(
-        values,
-        rows=lambda start, stop: values.rows(start, stop) * np.float64(factor),
-        steps=lambda start, stop: values.steps(start, stop) * np.float64(abs(factor)),
-    )
+    def times(rows: Rows, factor: float) -> Rows:
+        return lambda start, stop: rows(start, stop) * np.float64(factor)
+
+    return replace(values, rows=times(values.rows, factor), steps=times(values.steps, abs(factor)))
 
 
 def shifted(values: Values, constant: float) -> Values:

@@ -120,13 +120,9 @@ class _Side:
 
 
 def compare_weights(
-    a: LanguageModel,
-    b: LanguageModel,
-    *,
-    names: Sequence[str] = (),
-    rtol: float | None = None,
+    a: LanguageModel, b: LanguageModel, *, names: Sequence[str] = (), rtol: float | None = None,
     report: Report = unreported,
-) -> WeightsComparison:
+) -> WeightsComparison:  # fmt: skip
     """Compare the parameters whose name, ours or the file's, matches one of the globs `names`; all by
     default.
 
@@ -153,19 +149,13 @@ def compare_weights(
     failing = [row for row in rows if not row.holds]
     agree = not failing and not lacking
     return WeightsComparison(
-        a=left.origin,
-        b=right.origin,
-        factor=FACTOR,
-        rtol=rtol,
-        agree=agree,
+        left.origin, right.origin, FACTOR, rtol, agree,
         same=agree and len(rows) == len(every) and all(row.equal for row in rows),
-        of=len(every),
-        differing=len(failing),
-        worst=max(failing or rows, key=_badness).name if rows else None,
-        rows=tuple(rows),
+        of=len(every), differing=len(failing),
+        worst=max(failing or rows, key=_badness).name if rows else None, rows=tuple(rows),
         only_a=tuple(name for name in lacking if name in left.values),
         only_b=tuple(name for name in lacking if name in right.values),
-    )
+    )  # fmt: skip
 
 
 def _badness(row: WeightRow) -> float:

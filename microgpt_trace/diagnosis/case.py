@@ -32,10 +32,8 @@ class OwnParameters(NamedTuple):
 @dataclass(frozen=True, eq=False)
 class Case:
     """A wrong operation: the values of the dump, `found`, and those that the dump's own inputs give,
-    `expected`.
-
-    `positions` are those of the rows of `found`, or None for all. `expected` is float32 or float64.
-    """
+    `expected`. `positions` are those of the rows of `found`, or None for all. `expected` is float32 or
+    float64."""
 
     name: str
     found: Array

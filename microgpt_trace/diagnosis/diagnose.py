@@ -47,7 +47,7 @@ EXPLAINED = 0.5  # an offered precision leaves at most this share of an error; w
 STAGES: tuple[tuple[Generator, ...], ...] = (
     (
         output.nonfinite, output.zeros, entrance.embedding, entrance.positions, matrices.biases, rope.rope,
-        attention.scale, attention.unturned, attention.grouping, attention.mask, attention.softmax,
+        attention.scale, attention.scores_before_rope, attention.grouping, attention.mask, attention.softmax,
         attention.context, output.numbers, norms.norms, norms.numbers, norms.skipped_norms,
         layers.activations, layers.gates, layers.sums,
         matrices.matrices,
@@ -60,10 +60,8 @@ STAGES: tuple[tuple[Generator, ...], ...] = (
 @dataclass(frozen=True)
 class Offer:
     """A precision that was not requested but that may explain the errors: `compute`, `looks_like` in words.
-
     Judged by it, `explains` of the `wrong` operations that involve a product are right. `shown` is True if
-    some of them lose at least half of their error.
-    """
+    some of them lose at least half of their error."""
 
     compute: str
     looks_like: str
@@ -112,14 +110,9 @@ class Diagnosis:
 
 
 def diagnose_values(
-    model: LanguageModel,
-    tokens: Sequence[int],
-    values: Mapping[str, Array],
-    partial: Partial = NONE,
-    *,
-    compute: str | None = None,
-    text_tokens: Sequence[int] | None = None,
-) -> Diagnosis:
+    model: LanguageModel, tokens: Sequence[int], values: Mapping[str, Array], partial: Partial = NONE, *,
+    compute: str | None = None, text_tokens: Sequence[int] | None = None,
+) -> Diagnosis:  # fmt: skip
     """Judge every event of a dump by the dump's own inputs.
 
     `values` are the dump's arrays at all positions, in the shapes of our events. `partial` are arrays at some
@@ -145,18 +138,11 @@ def diagnose_values(
             findings, tried = [], []
     wrong = [operation.name for operation in operations if not operation.holds]
     return Diagnosis(
-        tuple(int(token) for token in tokens),
-        engine.precision.name,
-        run.how(engine, operations),
-        tuple(operations),
-        (*entrance.token_findings(model, tokens, text_tokens), *findings),
-        wrong[0] if wrong and not offer else None,
-        tuple(run.untested(operations)),
-        tuple(tried),
-        run.count(operations),
-        offer,
-        unseen(operations, engine.precision),
-    )
+        tuple(int(token) for token in tokens), engine.precision.name, run.how(engine, operations),
+        tuple(operations), (*entrance.token_findings(model, tokens, text_tokens), *findings),
+        wrong[0] if wrong and not offer else None, tuple(run.untested(operations)), tuple(tried),
+        run.count(operations), offer, unseen(operations, engine.precision),
+    )  # fmt: skip
 
 
 class _Diagnoser(JudgedRun):
@@ -208,13 +194,13 @@ class _Diagnoser(JudgedRun):
         """Count the operations of a pass. Those that cost extra computation count only if the dump has
         them."""
         own = {operation.name for operation in operations}
-        return sum(name in own or not self.plan[name].extra for name in self.known)
+        return sum(name in own or not self.plan[name].extra for name in self.names)
 
     def untested(self, operations: Sequence[OperationResult]) -> Iterator[tuple[str, str]]:
         """Yield the events of the model or the dump that were not judged, or not completely, with the
         reason."""
         judged = {operation.name: operation for operation in operations}
-        for name in self.known:
+        for name in self.names:
             if name not in judged and not self.plan[name].extra:
                 yield name, "the dump does not have it"
             elif name in judged and judged[name].error is None:
@@ -226,7 +212,7 @@ class _Diagnoser(JudgedRun):
                 count = len(self.partial[name][1] or ())
                 yield name, f"all but the {count:,} of {len(self.given.tokens):,} positions that the dump has"
         for name in (*self.values, *self.partial):
-            if name not in self.known:
+            if name not in self.names:
                 yield name, "not an event of this model's forward pass"
 
 
@@ -273,15 +259,10 @@ class DumpDiagnosis(NamedTuple):
 
 
 def diagnose(
-    dump: str | Path | Recording,
-    model: str | Path | LanguageModel,
-    text: str | None = None,
-    *,
-    tokens: Sequence[int] | None = None,
-    map: NameMap | None = None,
-    layouts: Mapping[str, str] | None = None,
-    compute: str | None = None,
-) -> DumpDiagnosis:
+    dump: str | Path | Recording, model: str | Path | LanguageModel, text: str | None = None, *,
+    tokens: Sequence[int] | None = None, map: NameMap | None = None,
+    layouts: Mapping[str, str] | None = None, compute: str | None = None,
+) -> DumpDiagnosis:  # fmt: skip
     """Diagnose a dump, a recording or a path, as `microgpt diagnose` does.
 
     The tokens are `tokens`, or those that the map or the dump names, or those whose embedding the dump holds.
@@ -323,11 +304,9 @@ def diagnose(
 
 
 def _over_the_pass(diagnosis: Diagnosis, dumped: RecordedRun, ours: ModelRun) -> Diagnosis:
-    """Return the diagnosis, with an earlier first wrong operation if `diff` finds one.
-
-    Errors that are small in each operation, or hidden in the gaps of a dump, may add up over the pass to more
-    than rounding explains.
-    """
+    """Return the diagnosis, with an earlier first wrong operation if `diff` finds one. Errors that are small
+    in each operation, or hidden in the gaps of a dump, may add up over the pass to more than rounding
+    explains."""
     precision = precision_named(diagnosis.compute)
     passes = RoundedPasses(ours.model, ours.inputs, precision) if precision.coarse else None
     tolerance = tolerance_of(passes.compute, passes=passes.count) if passes else tolerance_of()
@@ -343,7 +322,6 @@ def _over_the_pass(diagnosis: Diagnosis, dumped: RecordedRun, ours: ModelRun) ->
     at = order.index(first.name)
     if diagnosis.first_wrong and order.index(diagnosis.first_wrong) <= at:
         return diagnosis
-    own, error, limit = diagnosis.operations[at], first.relative, first.tolerance
-    wrong = replace(own, holds=False, error=error, tolerance=limit, measured=OVER_THE_PASS)
-    operations = (*diagnosis.operations[:at], wrong, *diagnosis.operations[at + 1 :])
-    return replace(diagnosis, operations=operations, first_wrong=first.name)
+    before, own, after = diagnosis.operations[:at], diagnosis.operations[at], diagnosis.operations[at + 1 :]
+    wrong = replace(own, holds=False, error=first.relative, tolerance=first.tolerance, measured=OVER_THE_PASS)
+    return replace(diagnosis, operations=(*before, wrong, *after), first_wrong=first.name)

@@ -36,11 +36,9 @@ Predict = Callable[[float], "Array | None"]  # number -> predicted rows, or None
 
 
 class Seen:
-    """The values of an event of a dump to which predictions are compared: rows [R, n], float64.
-
-    `compared` marks the entries to compare, as in `compare_rows`. Only some rows of a large event are used.
-    With `elements` no terms cancel in the event, so that each element errs relative to its own size.
-    """
+    """The values of an event of a dump to which predictions are compared: rows [R, n], float64. `compared`
+    marks the entries to compare, as in `compare_rows`. Only some rows of a large event are used. With
+    `elements` no terms cancel in the event, so that each element errs relative to its own size."""
 
     def __init__(
         self, found: Array, expected: Array, compared: Array | None, precision: str, elements: bool = False
@@ -106,11 +104,8 @@ class Seen:
 
 def best_of(family: Family, predict: Predict, seen: Seen, right: Array) -> float | None:
     """Return the number with the least error, or None if no number leaves clearly less than the `right`
-    values.
-
-    The search begins at the best start, or at the model's own number, which gives the `right` values, and
-    takes steps of least squares along the slope.
-    """
+    values. The search begins at the best start, or at the model's own number, which gives the `right` values,
+    and takes steps of least squares along the slope."""
     starts = {value: predict(value) for value in dict.fromkeys((*family.starts, *family.special))}
     predictions = {value: rows for value, rows in starts.items() if rows is not None}
     if family.own is not None and math.isfinite(family.own):

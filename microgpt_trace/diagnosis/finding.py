@@ -57,11 +57,9 @@ class Finding:
 
 @frozen(slots=False, eq=False)
 class Outcome:
-    """The result of testing a hypothesis: the error that it leaves.
-
-    `evidence` are the predicted rows and their tolerances if the hypothesis explains the error, else None.
-    `range` are the numbers of its `family` that fit.
-    """
+    """The result of testing a hypothesis: the error that it leaves. `evidence` are the predicted rows and
+    their tolerances if the hypothesis explains the error, else None. `range` are the numbers of its `family`
+    that fit."""
 
     hypothesis: Hypothesis
     residual: float
@@ -167,10 +165,7 @@ def _predict(case: Case, change: Plan | Transform, evaluation: Evaluation, right
 
 def residual_of(rows: JudgedRows, of_no_number: bool, measured: str = "") -> tuple[float, bool]:
     """Return the error of the worst row, or of the common factor if that was wrong, and True if all rows
-    hold.
-
-    The error is infinite if most rows cannot be judged, unless the hypothesis says so itself.
-    """
+    hold. The error is infinite if most rows cannot be judged, unless the hypothesis says so itself."""
     unknown = np.isnan(rows.errors)
     if of_no_number and unknown.all():
         return 0.0, True
@@ -184,11 +179,8 @@ def residual_of(rows: JudgedRows, of_no_number: bool, measured: str = "") -> tup
 
 def findings_of(case: Case, outcomes: Sequence[Outcome], others: Others, stages: Stages) -> list[Finding]:
     """Return the hypotheses that explain the error and that no other one beats, or else the nearest that
-    leave at most half of it.
-
-    `others` are the other wrong operations, which a mistake of the same kind may explain too. Hypotheses that
-    explain most of them come first, then the simplest.
-    """
+    leave at most half of it. `others` are the other wrong operations, which a mistake of the same kind may
+    explain too. Hypotheses that explain most of them come first, then the simplest."""
     best = unbeaten(case, [outcome for outcome in outcomes if outcome.explains])
     if not best:
         near = [o for o in outcomes if o.residual <= AT_MOST * min(case.error, 1.0)]

@@ -103,10 +103,8 @@ class Family:
 
 
 def multiplied(id: str, at: Callable[[float], Any], words: str, *predicates: str, **options: Any) -> Family:
-    """Return the family of mistakes that multiply a summand by a number.
-
-    `words` name the summand. The four `predicates` complete the sentence for any number, for 0, 2 and -1.
-    """
+    """Return the family of mistakes that multiply a summand by a number. `words` name the summand. The four
+    `predicates` complete the sentence for any number, for 0, 2 and -1."""
     scaled, *of_special = (f"{words} {predicate}" for predicate in predicates)
     ids = (f"{id}-{how}" for how in ("missing", "twice", "negated"))
     special = dict(zip((0.0, 2.0, -1.0), zip(ids, of_special, strict=True), strict=True))

@@ -28,7 +28,7 @@ from .precision import PRECISIONS, Precision, block_of
 from .row_differences import RowDifferences
 
 # Relative error of a float32 engine after one layer. Over 44 recordings of SmolLM2 by PyTorch, a third of
-# them of repetitive texts, the worst row of any event lies at 0.93 of its band.
+# them of repetitive texts, the worst row of any event lies within 0.93 of its band.
 ROUNDING = 1e-5
 AMPLIFIED = (
     4.0  # times more in scores, where products cancel, and in weights and probs, which are exponentials
@@ -40,7 +40,7 @@ LARGEST = 1e4  # a score beyond this stands for a mask
 # of repetitive texts, all rows lie within these bands.
 PASSES, FACTOR = 8, 8.0  # the number of passes; the band as a multiple of their largest distance
 TYPICAL, TYPICAL_LENGTH = 0.5, 0.75  # share of the band allowed in the median row, and in its length
-# Predictions vary less between engines: over 88 recordings by PyTorch in bf16 and f16 they differ by at most
+# Predictions err alike in all engines: over 88 recordings by PyTorch in bf16 and f16 they differ by at most
 # 1.5 times the largest distance of our passes, in a row and in the median row.
 PREDICTED, TYPICAL_PREDICTED = 4.0, 0.625
 FACTOR_OF_ONE, TYPICAL_OF_ONE = 12.0, 0.25  # FACTOR and TYPICAL for the distance of a single third run
@@ -77,10 +77,8 @@ class BandMeasure(NamedTuple):
 
 
 class Bands:
-    """Computes the band of each row. Events must come in order of computation.
-
-    `varied` is False for a text of very few different tokens, whose rows are nearly equal.
-    """
+    """Computes the band of each row. Events must come in order of computation. `varied` is False for a text
+    of very few different tokens, whose rows are nearly equal."""
 
     def __init__(
         self, tolerance: Tolerance, layers: int, compute: Precision | None = None, varied: bool = True
@@ -113,11 +111,9 @@ class Bands:
     def of(
         self, spec: EventSpec, rows: RowDifferences, thirds: Sequence[RowDifferences]
     ) -> list[BandMeasure]:
-        """Return the distance of the rows with its band.
-
-        Several third runs also give bands for the length of a row and, for logits, for its prediction. The
-        distances of the third runs from a side widen all bands.
-        """
+        """Return the distance of the rows with its band. Several third runs also give bands for the length of
+        a row and, for logits, for its prediction. The distances of the third runs from a side widen all
+        bands."""
         tolerance, everywhere, distances = self.tolerance, np.ones(len(rows.d)), rows.strict()
         if tolerance.rtol is not None:
             return [BandMeasure("", distances, tolerance.rtol * everywhere)]
@@ -180,10 +176,8 @@ def tolerance_of(
     compute: Precision | None = None, calibrated: str | None = None, factor: float | None = None,
     rtol: float | None = None, atol: float | None = None, passes: int = PASSES,
 ) -> Tolerance:  # fmt: skip
-    """Return the requested tolerance with its reason; float32 rounding by default.
-
-    `compute` is measured on so many `passes`, `calibrated` is the origin of a third run.
-    """
+    """Return the requested tolerance with its reason; float32 rounding by default. `compute` is measured on
+    so many `passes`, `calibrated` is the origin of a third run."""
     if rtol is not None or atol is not None:
         reason = f"given: rtol {rtol or 0:g}, atol {atol or 0:g}"
         return Tolerance("given", reason, None, rtol or 0.0, atol or 0.0)
@@ -208,10 +202,8 @@ ROWS = 256  # rows of all passes together, above which there are fewer passes
 
 @dataclass(frozen=True)
 class _RoundingTap:
-    """The tap of the passes `numbers`, which are stacked in every value.
-
-    Hooks see rounded values, or values that are rounded only afterwards, on their way into products.
-    """
+    """The tap of the passes `numbers`, which are stacked in every value. `put` receives rounded values, or
+    values before rounding if only the inputs of products are rounded."""
 
     compute: Precision
     rounded: Mapping[str, int]  # event -> block size
@@ -293,18 +285,13 @@ def _rounded(model: LanguageModel, compute: Precision) -> dict[str, int]:
 def on_other_grids(
     value: Array, compute: Precision, name: str, numbers: Sequence[int], block: int = BLOCK
 ) -> Array:
-    """Round n values to `compute`, each on a grid of another spacing: [n, ..., K].
-
-    Grid 0 is the usual grid. All elements of a value share one spacing, so that equal elements have equal
-    errors, as in an engine. Where blocks have scales, which would cancel one spacing, each channel has its
-    own.
-    """
+    """Round n values to `compute`, each on a grid of another spacing: [n, ..., K]. Grid 0 is the usual grid.
+    All elements of a value share one spacing, so that equal elements have equal errors, as in an engine.
+    Where blocks have scales, which would cancel one spacing, each channel has its own."""
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     widths = value.shape[-1] if compute.into_products else 1
     spacing = np.exp2(rng.random((max(numbers) + 1, widths)) - 1).astype(np.float32)
     spacing[0] = 1
     spacing = spacing[list(numbers)].reshape(len(numbers), *[1] * (value.ndim - 2), widths)
-    rounded = (
-        compute.round(value * spacing, block) if compute.into_products else compute.round(value * spacing)
-    )
-    return rounded / spacing
+    size = (block,) if compute.into_products else ()
+    return compute.round(value * spacing, *size) / spacing

@@ -20,12 +20,9 @@ FLOAT32 = 2.0**-22  # relative difference of two float32 engines in a value that
 
 
 class Evaluation:
-    """The values of a dump, and the values that a plan computes from them.
-
-    With `noise`, a seed, random noise of up to NOISE of the operation's own error is added to every value
-    that is read or recomputed: the effect shows how far rounding carries. `rounding` rounds the inputs of
-    products.
-    """
+    """The values of a dump, and the values that a plan computes from them. With `noise`, a seed, random noise
+    of up to NOISE of the operation's own error is added to every value that is read or recomputed: the effect
+    shows how far rounding carries. `rounding` rounds the inputs of products."""
 
     def __init__(
         self, given: ReferenceInputs, plan: Plan, values: Mapping[str, Array], precision: Precision,

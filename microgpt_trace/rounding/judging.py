@@ -19,7 +19,7 @@ from ..text.brief import frozen
 from ..text.wording import unnumbered
 from .evaluation import CARRIED, Evaluation
 from .precision import CHANCE, PRECISIONS, Precision, ProductInputs, beyond_usual, factor_error
-from .row_differences import FactorMeter, RowDifferences, compare_rows, join
+from .row_differences import FactorMeter, RowDifferences, compare_rows, element_index, join
 
 BLOCK = 1 << 21  # elements compared at a time
 SHARED = (
@@ -40,7 +40,7 @@ class OperationResult:
       error: "in length of all rows", the factor by which all rows are too long or too short, which is an
       error beyond `factor_tolerance`; "over the whole pass", the distance from the model's own pass. It is
       None if no row could be judged.
-    - `nonfinite`: why no row could be judged, or that the dump has NaN although its inputs are finite.
+    - `nonfinite`: why no row could be judged, or that the dump is not finite although its inputs are.
     - `found`, `expected`: the values at `element`, which differs most in that row.
     - `unjudged`: the number of the `count` elements whose inputs give no finite value.
     """
@@ -203,7 +203,7 @@ class Judge:
         if np.isnan(rows.errors).all():
             return replace(result, nonfinite="not judged: its inputs are not finite")
         worst = rows.worst
-        element = _index(worst, int(differences.column[worst]), expected, positions)
+        element = element_index(worst, int(differences.column[worst]), expected.shape, positions)
         has = float(differences.of_b[worst])
         return replace(
             result, error=rows.error, tolerance=rows.tolerance, holds=rows.holds,
@@ -219,10 +219,8 @@ def compared_blocks(
     found: Array, expected: Array, seen: Array | None, meter: FactorMeter | None = None
 ) -> tuple[RowDifferences, Array]:
     """Compare the rows of `expected` and `found`, a block at a time, where `expected` is finite and `seen`.
-
     Return the differences and the concentration of the squares of each row, [R]. The meter, if any, measures
-    the factor of all rows.
-    """
+    the factor of all rows."""
     parts, concentration = [], []
     for a, b, marks in _blocks(found, expected, seen):
         finite = np.isfinite(a)
@@ -257,14 +255,6 @@ def errors_of(rows: RowDifferences) -> Array:
     return errors
 
 
-def _index(row: int, column: int, expected: Array, positions: Sequence[int] | None) -> tuple[int, ...]:
-    """Return the indices of an element in its tensor."""
-    if not expected.ndim:
-        return ()
-    *leading, own = np.unravel_index(row, expected.shape[:-1])
-    return (*map(int, leading), int(own) if positions is None else positions[int(own)], column)
-
-
 Partial = Mapping[str, tuple[Array, tuple[int, ...] | None]]  # event -> its rows at some positions
 
 
@@ -277,7 +267,7 @@ class JudgedRun:
     ) -> None:
         self.plan, self.given = model.plan, ReferenceInputs(model, np.array(tokens))
         known_next = len(self.given.targets) > 0
-        self.known = [name for name in self.plan if name != "loss" or known_next]
+        self.names = [name for name in self.plan if name != "loss" or known_next]
         self.values, self.partial = values, partial
 
     def judge(self, precision: Precision) -> Judge:
@@ -294,7 +284,7 @@ class JudgedRun:
     ) -> Iterator[OperationResult]:
         """Judge every event that the dump has, or those in `names`, in order of computation."""
         judge = self.judge(precision)
-        for name in self.known:
+        for name in self.names:
             own = self.own(name) if names is None or name in names else None
             if own is not None:
                 yield judge.judge(name, *own)
@@ -320,7 +310,7 @@ class JudgedRun:
             x = plain.value(plain.plan[name].inputs[0])
             return np.asarray(x, np.float32), np.asarray(self.values[name], np.float64)
 
-        known = [name for name in self.known if name in self.values]
+        known = [name for name in self.names if name in self.values]
         alone = [name for name in known if self.products(name) == [self.plan[name]]]
         rounding.learn([self.plan[name] for name in alone], read)
         return rounding

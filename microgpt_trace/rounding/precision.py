@@ -56,17 +56,13 @@ class Precision:
         return self.narrow or self.into_products
 
 
-PRECISIONS = {
-    precision.name: precision
-    for precision in (
-        Precision("f32", "float32", lambda x: np.asarray(x, np.float32), 2.0**-24),
-        Precision("bf16", "every value rounded to bfloat16", to_bf16, 2.0**-8, narrow=True),
-        Precision("f16", "every value rounded to float16", to_f16, 2.0**-11, narrow=True),
-        Precision(
-            "q8", "the inputs of products rounded to 8-bit blocks", to_q8, 2.0**-24, into_products=True
-        ),
-    )
-}
+_ALL = (
+    Precision("f32", "float32", lambda x: np.asarray(x, np.float32), 2.0**-24),
+    Precision("bf16", "every value rounded to bfloat16", to_bf16, 2.0**-8, narrow=True),
+    Precision("f16", "every value rounded to float16", to_f16, 2.0**-11, narrow=True),
+    Precision("q8", "the inputs of products rounded to 8-bit blocks", to_q8, 2.0**-24, into_products=True),
+)
+PRECISIONS = {precision.name: precision for precision in _ALL}
 NARROW = {"bf16": "bfloat16", "f16": "float16"}
 # The RMS of a row's error, in units. One rounding leaves 0.4, six leave 1. After RoPE it is 2, because the
 # frequencies, sines and cosines may be rounded too. In attention weights and probabilities two numbers may be
@@ -92,10 +88,8 @@ def precision_named(compute: str) -> Precision:
 
 
 def precision_of(compute: str | None, values: Mapping[str, Array]) -> EnginePrecision:
-    """Return the precision `compute`, or the one that the bits of the values show if it is None.
-
-    The embedding is left out: it is a copy of weights, which may be bf16 in any engine.
-    """
+    """Return the precision `compute`, or the one that the bits of the values show if it is None. The
+    embedding is left out: it is a copy of weights, which may be bf16 in any engine."""
     if compute is not None:
         return EnginePrecision(precision_named(compute), "as requested")
     names = [name for name in values if not name.startswith("embed.")]
@@ -153,11 +147,9 @@ def element_bound(size: Array, spread: Spread, length: int, dtype: np.dtype[np.f
 
 
 class Way(NamedTuple):
-    """A way to round the input of a product.
-
-    `round` takes the input and a share by which it is nudged up or down. `compute` is the precision to
-    request by name. With `sums` the sums of blocks are rounded to float16 too.
-    """
+    """A way to round the input of a product. `round` takes the input and a share by which it is nudged up or
+    down. `compute` is the precision to request by name. With `sums` the sums of blocks are rounded to float16
+    too."""
 
     words: str
     round: Callable[[Array, float], Array]
@@ -236,11 +228,8 @@ class ProductInputs:
 
     def learn(self, rows: Sequence[Operation], read: Callable[[str], tuple[Array, Array]]) -> None:
         """Recognise the ways from a few products of each kind. `read` returns the input and output of a
-        product.
-
-        Products that show no way, perhaps because they are wrong, get the way of other matrices of their
-        type.
-        """
+        product. Products that show no way, perhaps because they are wrong, get the way of other matrices of
+        their type."""
         votes = {key: self._votes(own, read) for key, own in grouped(rows, self.key).items()}
         usual = sum(votes.values(), Counter[str]())
         for key, own in votes.items():

@@ -90,6 +90,16 @@ def _relative(d: Array, size: Array) -> Array:
     return np.where(np.isnan(distances), np.inf, distances)  # NaN: both exceed the range of float64
 
 
+def element_index(
+    row: int, column: int, shape: tuple[int, ...], positions: Sequence[int] | None
+) -> tuple[int, ...]:
+    """Return the indices of an element in its tensor, whose rows are at these positions or at all."""
+    if not shape:
+        return ()
+    *leading, at = map(int, np.unravel_index(row, shape[:-1]))
+    return (*leading, at if positions is None else positions[at], column)
+
+
 def join(parts: Sequence[RowDifferences]) -> RowDifferences:
     """Join the rows of several parts."""
     if len(parts) == 1:

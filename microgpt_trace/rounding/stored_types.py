@@ -60,11 +60,9 @@ def _float_steps(encoding: Encoding) -> Callable[[Array], Array]:
 
 
 def _quantised_steps(encoding: Encoding) -> Callable[[Array], Array]:
-    """Return a decoder that gives the step of each element: its scale, plus the error of the rounded scale.
-
-    A scale may be off by half its unit, and the integers, which are evenly distributed over their range,
-    multiply that error. It is the whole step of a run whose scale was rounded to 0.
-    """
+    """Return a decoder that gives the step of each element: its scale, plus the error of the rounded scale. A
+    scale may be off by half its unit, and the integers, which are evenly distributed over their range,
+    multiply that error. It is the whole step of a run whose scale was rounded to 0."""
     unpack, size = encoding.unpack, encoding.block_size
     if unpack is None:  # AprQ8: integers times the tensor's scale
         return lambda blocks: np.ones((*blocks.shape[:-1], size), np.float32)
@@ -93,11 +91,8 @@ class Values:
 
 class QuantisationDistance:
     """The distance of b from a, added up a piece at a time. Elements that are not finite are counted
-    separately.
-
-    `block_factor` is the allowed error of a block as a multiple of the expected one. `same_type` says that
-    both have the same type.
-    """
+    separately. `block_factor` is the allowed error of a block as a multiple of the expected one. `same_type`
+    says that both have the same type."""
 
     def __init__(
         self, shape: tuple[int, ...], exact: bool, block_factor: float, same_type: bool = False

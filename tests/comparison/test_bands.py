@@ -1,4 +1,4 @@
-"""Bands: how they grow with depth and with scores, what a third run adds, and the words for it."""
+"""Bands: their growth with depth and scores, third runs, and the reason in words."""
 
 import numpy as np
 import pytest
@@ -23,26 +23,26 @@ def rows(size=1.0, off=0.0, count=3):
 
 
 def band(bands, name, *thirds):
-    found = bands.of(spec(name), rows(), thirds)[0].band
-    assert found.shape == (3,)
-    return float(found.max())
+    bands_of_rows = bands.of(spec(name), rows(), thirds)[0].band
+    assert bands_of_rows.shape == (3,)
+    return float(bands_of_rows.max())
 
 
 def plain(layers=30):
     return Bands(tolerance_of(*NOTHING), layers)
 
 
-def test_the_band_grows_with_the_root_of_the_depth():
+def test_the_band_grows_with_the_square_root_of_the_depth():
     bands = plain()
-    found = [band(bands, f"layer{i}.attn.q") / ROUNDING for i in (0, 1, 7, 29)]
-    print(found)
-    assert found == pytest.approx([2**0.5, 3**0.5, 3, 31**0.5])
+    widths = [band(bands, f"layer{i}.attn.q") / ROUNDING for i in (0, 1, 7, 29)]
+    print(widths)
+    assert widths == pytest.approx([2**0.5, 3**0.5, 3, 31**0.5])
     assert band(bands, "embed.tok") == ROUNDING
     assert band(bands, "logits") == pytest.approx(ROUNDING * 32**0.5)
 
 
 @pytest.mark.parametrize("name", ["layer3.attn.weights", "probs", "loss"])
-def test_what_a_softmax_gives_may_differ_more(name):
+def test_the_band_of_exponentials_is_wider(name):
     other = "logits" if "." not in name else "layer3.attn.q"
     assert band(plain(), name) == pytest.approx(AMPLIFIED * band(plain(), other))
 
@@ -56,7 +56,7 @@ def test_large_scores_widen_the_bands_from_their_layer_on():
 
 
 @pytest.mark.parametrize("wrong", [1e8, 3.4e38, np.inf, np.nan])
-def test_scores_of_one_side_alone_do_not_widen_a_band(wrong):
+def test_large_scores_on_only_one_side_do_not_widen_a_band(wrong):
     usual, fine = np.ones((1, 2, 2)), np.full((1, 2, 2), wrong)
     widths = []
     for sides in ([usual, usual], [fine, usual], [usual, fine]):
@@ -67,7 +67,7 @@ def test_scores_of_one_side_alone_do_not_widen_a_band(wrong):
     assert max(widths) <= 1.01 * band(plain(), "layer0.attn.weights")
 
 
-def test_neither_what_stands_for_a_mask_nor_another_event_is_a_score():
+def test_masked_scores_and_other_events_do_not_widen_a_band():
     masked, other = plain(), plain()
     masked.note(spec("layer0.attn.scores"), [np.full((1, 2, 2), -3.4e38)] * 2)
     assert band(masked, "layer0.attn.q") < 0.01
@@ -75,22 +75,21 @@ def test_neither_what_stands_for_a_mask_nor_another_event_is_a_score():
     assert band(other, "layer0.attn.q") == band(plain(), "layer0.attn.q")
 
 
-@pytest.mark.parametrize(("asked", "factor"), [(None, FACTOR_OF_ONE), (9.0, 9.0)])
-def test_a_third_run_widens_the_band(asked, factor):
-    bands = Bands(tolerance_of(None, "third", asked, None, None), 30)
-    found = band(bands, "layer0.attn.q", rows(off=0.02))
-    assert found == pytest.approx(factor * 0.02, rel=0.01)
+@pytest.mark.parametrize(("option", "factor"), [(None, FACTOR_OF_ONE), (9.0, 9.0)])
+def test_a_third_run_widens_the_band(option, factor):
+    bands = Bands(tolerance_of(None, "third", option, None, None), 30)
+    assert band(bands, "layer0.attn.q", rows(off=0.02)) == pytest.approx(factor * 0.02, rel=0.01)
     assert band(bands, "layer0.attn.q", rows()) == pytest.approx(band(plain(), "layer0.attn.q"))
 
 
 @pytest.mark.parametrize(("name", "unit"), [("bf16", 2**-8), ("f16", 2**-11), ("q8", 0)])
-def test_one_rounding_is_allowed_even_where_ours_was_exact(name, unit):
+def test_one_rounding_is_allowed_even_if_our_passes_were_exact(name, unit):
     bands = Bands(tolerance_of(PRECISIONS[name], None, None, None, None), 30, PRECISIONS[name])
     own = band(plain(), "layer0.attn.q")
     assert band(bands, "layer0.attn.q", rows()) == pytest.approx(FACTOR * unit + own)
 
 
-def test_a_band_that_was_given():
+def test_rtol_is_the_band_of_every_event():
     bands = Bands(tolerance_of(None, None, None, 0.03, None), 30)
     for name in ("embed.tok", "layer29.attn.weights", "logits"):
         assert band(bands, name) == 0.03
@@ -113,8 +112,7 @@ REASONS = [
 ]
 
 
-@pytest.mark.parametrize(("asked", "kind", "words"), REASONS)
-def test_the_reason_is_said(asked, kind, words):
-    found = tolerance_of(*asked)
-    assert found.kind == kind
-    assert words in found.reason
+@pytest.mark.parametrize(("options", "kind", "words"), REASONS)
+def test_the_tolerance_states_its_reason(options, kind, words):
+    tolerance = tolerance_of(*options)
+    assert (tolerance.kind, words in tolerance.reason) == (kind, True)

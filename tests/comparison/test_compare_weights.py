@@ -1,6 +1,6 @@
-"""Two models' parameters: what rounding explains holds, what it does not is found and named.
+"""Parameters of two models: rounding holds, faults are found and their cause is named.
 
-The judges are gguf's quantisers, which round; and faults put into the weights by hand.
+gguf's quantisers round independently; the faults are put into the weights by hand.
 """
 
 import json
@@ -42,7 +42,7 @@ NORM = "model.layers.0.input_layernorm.weight"
 
 
 def folder(tmp_path, name="a", config=WIDE, edit=None, dtype="F32", seed="weights"):
-    """A folder of random weights; `edit` changes them."""
+    """Load a folder of random weights, changed by `edit`."""
     weights = random_weights(config, seed)
     if edit:
         edit(weights)
@@ -50,7 +50,7 @@ def folder(tmp_path, name="a", config=WIDE, edit=None, dtype="F32", seed="weight
 
 
 def gguf_file(tmp_path, type="Q8_0", edit=None, damage=None, name="b"):
-    """A GGUF of the folder's weights; `edit` changes them before they are quantised, `damage` after."""
+    """Load a GGUF of the folder's weights. `edit` changes them before they are quantised, `damage` after."""
     weights = random_weights(WIDE, "weights")
     if edit:
         edit(weights)
@@ -62,7 +62,6 @@ def gguf_file(tmp_path, type="Q8_0", edit=None, damage=None, name="b"):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The weights as they are."""
     return folder(tmp_path_factory.mktemp("whole"))
 
 
@@ -75,15 +74,12 @@ def failing(found):
 
 
 @pytest.mark.parametrize("type", ROUNDING)
-def test_rounding_to_a_type_is_explained_by_it(whole, tmp_path, type):
+def test_rounding_to_a_type_is_explained(whole, tmp_path, type):
     found = compare_weights(whole, gguf_file(tmp_path, type))
     ratios = [row.relative_l2 / row.expected for row in found.rows if row.expected]
     print(f"{type}: actual / expected {min(ratios):.2f} to {max(ratios):.2f}, allowed {FACTOR}")
-    assert found.agree
-    assert not failing(found)
-    assert len(ratios) == 16
-    assert min(ratios) > 0.85
-    assert max(ratios) < 1.15
+    assert (found.agree, failing(found), len(ratios)) == (True, {}, 16)
+    assert 0.85 < min(ratios) < max(ratios) < 1.15
     assert {row.type_b for row in found.rows} == {type, "F32"}
 
 
@@ -95,7 +91,7 @@ def test_two_types_of_one_source_agree(tmp_path, a, b):
 
 
 def step_of_runs(blocks, run):
-    """The smallest distance of two values of a run, repeated for its elements."""
+    """Return the smallest distance of two values of a run, repeated for its elements."""
     values = np.sort(blocks.values().reshape(-1, run), axis=1)
     gaps = np.diff(values, axis=1)
     steps = np.where(gaps > 1e-3 * np.abs(values).max(), gaps, np.inf).min(axis=1)
@@ -103,7 +99,7 @@ def step_of_runs(blocks, run):
 
 
 @pytest.mark.parametrize("type", K_TYPES)
-def test_the_steps_of_k_types_are_those_of_their_runs(tmp_path, type):
+def test_the_steps_of_k_types_match_their_runs(tmp_path, type):
     config = tiny_config(hidden_size=256, intermediate_size=256, num_hidden_layers=1, **rope_4())
     blocks = random_quantised_weights(config, lambda name: type, type)
     rng, source = np.random.default_rng(1), {}
@@ -117,25 +113,21 @@ def test_the_steps_of_k_types_are_those_of_their_runs(tmp_path, type):
     ratios = [row.relative_l2 / row.expected for row in found.rows if row.expected]
     print(f"{type}: {min(ratios):.3f} to {max(ratios):.3f}")
     assert found.agree
-    assert min(ratios) > 0.9
-    assert max(ratios) < 1.1
+    assert 0.9 < min(ratios) < max(ratios) < 1.1
 
 
 @pytest.mark.parametrize(("case", "kinds"), [("llama_gqa", "wq wk"), ("llama_mha_bias", "wq wk bq bk")])
 def test_a_gguf_without_the_permutation_of_q_and_k_is_recognised(tmp_path, case, kinds):
     weights = random_weights(CASES[case], "weights")
-    a = folder(tmp_path, config=CASES[case])
-    rows = failing(
-        compare_weights(a, load(write_gguf(tmp_path / "b.gguf", CASES[case], weights, permute=False)))
-    )
+    b = load(write_gguf(tmp_path / "b.gguf", CASES[case], weights, permute=False))
+    rows = failing(compare_weights(folder(tmp_path, config=CASES[case]), b))
     assert {name.rpartition("_")[2] for name in rows} == {*kinds.split()}
-    assert all(
-        row.cause.startswith("RoPE order: A's rows are in GGUF's adjacent pairs") for row in rows.values()
-    )
+    causes = [row.cause for row in rows.values()]
+    assert all(cause.startswith("RoPE order: A's rows are in GGUF's adjacent pairs") for cause in causes)
 
 
 def change(name, function):
-    """An edit of one tensor in place."""
+    """Return an edit that applies a function to one tensor."""
 
     def edit(weights):
         weights[name] = np.ascontiguousarray(function(weights[name]), np.float32)
@@ -162,18 +154,16 @@ def unrelated(w):
     return np.random.default_rng(5).normal(size=w.shape)
 
 
-FAULTS = {  # an edit, the parameter that differs, and its cause; a factor is measured, not known
+FAULTS = {  # an edit, the parameter that differs, and its cause with a measured factor
     "transposed": (change(ATTN.format("o"), np.transpose), "attn_wo", "transposed.*"),
     "not square": (change(MLP.format("up"), lambda w: w.T.reshape(w.shape)), "mlp_wup", "transposed.*"),
     "other layer": (
-        copy_from(ATTN.format("v"), "model.layers.1.self_attn.v_proj.weight"),
-        "attn_wv",
+        copy_from(ATTN.format("v"), "model.layers.1.self_attn.v_proj.weight"), "attn_wv",
         "B holds A's layer1.attn_wv.*",
     ),
     "k as v": (copy_from(ATTN.format("v"), ATTN.format("k")), "attn_wv", "B holds A's layer0.attn_wk.*"),
     "adjacent pairs": (
-        change(ATTN.format("q"), lambda w: pair_neighbours(w, 4)),
-        "attn_wq",
+        change(ATTN.format("q"), lambda w: pair_neighbours(w, 4)), "attn_wq",
         "RoPE order: B's rows are in GGUF's adjacent pairs.*",
     ),
     "negated": (change(ATTN.format("q"), np.negative), "attn_wq", "negated: B is -A.*"),
@@ -183,12 +173,11 @@ FAULTS = {  # an edit, the parameter that differs, and its cause; a factor is me
     "gain - 1": (change(NORM, lambda g: g - 1), "attn_norm", "B is A - 1.*"),
     "zeros": (change(ATTN.format("o"), np.zeros_like), "attn_wo", "B is all zeros.*"),
     "unrelated": (change(ATTN.format("o"), unrelated), "attn_wo", ""),
-}
+}  # fmt: skip
 
 
 def cause_of(a, b, name):
-    row = failing(compare_weights(a, b))[f"layer0.{name}"]
-    return row.cause
+    return failing(compare_weights(a, b))[f"layer0.{name}"].cause
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -199,17 +188,18 @@ def test_faults_are_named_in_one_type_and_between_two(whole, tmp_path, fault):
     assert re.fullmatch(cause, cause_of(narrow, gguf_file(tmp_path, edit=edit), name))
 
 
-# --- What may be called the same, and what is told of the rest --------------------------------
+# --- The verdict and what the command prints --------------------------------------------------
 
 
 def damaged_q4_1(row, change):
-    """A damage to the blocks of a row of mlp_wdown: scale, minimum (float16) and 16 bytes of integers."""
+    """Return a damage to the blocks of a row of mlp_wdown: scale and minimum in float16, 16 bytes of
+    integers."""
 
     def damage(blocks):
-        held = blocks[MLP.format("down")].rows[row].reshape(-1, 20)
-        d, m = held[:, :2].copy().view(np.float16), held[:, 2:4].copy().view(np.float16)
-        d, m, q = change(d.astype(np.float32), m.astype(np.float32), held[:, 4:].copy())
-        held[:] = np.hstack([d.astype(np.float16).view(np.uint8), m.astype(np.float16).view(np.uint8), q])
+        raw = blocks[MLP.format("down")].rows[row].reshape(-1, 20)
+        d, m = raw[:, :2].copy().view(np.float16), raw[:, 2:4].copy().view(np.float16)
+        d, m, q = change(d.astype(np.float32), m.astype(np.float32), raw[:, 4:].copy())
+        raw[:] = np.hstack([d.astype(np.float16).view(np.uint8), m.astype(np.float16).view(np.uint8), q])
 
     return damage
 
@@ -234,10 +224,8 @@ ALLOWED = (
     r"explains 0\.\d+"
 )
 MOVED = "B lies above A as a whole, on average by 1.2 times the error that rounding explains"
-DIFFERS = (
-    "1 of 21 parameters differ layer0.mlp_wdown.*of the other parameters, 20 are equal, number for number"
-)
-SAME_TYPE = {  # what became of a Q4_1 tensor, whether it may still be a rounding of the same weights
+DIFFERS = "1 of 21 parameters differ layer0.mlp_wdown.*of the other parameters, 20 are equal"
+SAME_TYPE = {  # a damage to a Q4_1 tensor; True if it may still be a rounding of the same weights; the words
     "an integer one off": (damaged_q4_1(5, one_nibble(1)), True, f"{EQUAL}.*{ALLOWED}"),
     "an integer eight off": (damaged_q4_1(5, one_nibble(8)), False, DIFFERS),
     "a scale 1.01": (damaged_q4_1(5, lambda d, m, q: (d * 1.01, m, q)), True, EQUAL),
@@ -249,7 +237,7 @@ SAME_TYPE = {  # what became of a Q4_1 tensor, whether it may still be a roundin
 
 
 @pytest.mark.parametrize("what", SAME_TYPE)
-def test_no_other_numbers_of_one_type_are_called_the_same(tmp_path, what):
+def test_damaged_numbers_of_one_type_are_not_the_same(tmp_path, what):
     damage, holds, words = SAME_TYPE[what]
     a, b = gguf_file(tmp_path, "Q4_1", name="a"), gguf_file(tmp_path, "Q4_1", damage=damage)
     found = compare_weights(a, b)
@@ -262,29 +250,29 @@ def test_no_other_numbers_of_one_type_are_called_the_same(tmp_path, what):
     assert re.search(words, " ".join(done.out.split()))
 
 
-def told(a, b, *more):
-    """What the command says of two models' weights, on one line."""
+def printed(a, b, *more):
+    """Return what the command prints about the weights of two models, on one line."""
     done = microgpt("diff", a.origin, b.origin, "--weights", *more)
     assert done.code == 0
     return " ".join(done.out.split())
 
 
-def test_equal_numbers_and_what_a_conversion_leaves_are_told(whole, tmp_path):
-    assert "The same, number for number: all 21 parameters" in told(whole, whole)
-    document = json.loads(told(whole, whole, "--layer", "layer0.*", "--json"))
+def test_the_command_reports_equal_and_converted_parameters(whole, tmp_path):
+    assert "The same, number for number: all 21 parameters" in printed(whole, whole)
+    document = json.loads(printed(whole, whole, "--layer", "layer0.*", "--json"))
     assert (document["agree"], document["same"], document["of"]) == (True, False, 21)
-    some = told(whole, whole, "--layer", "layer0.*")
+    some = printed(whole, whole, "--layer", "layer0.*")
     assert "The 9 parameters named (of 21) are equal, number for number" in some
-    said = told(whole, gguf_file(tmp_path))
-    assert "The same" not in said
-    assert "None of 21 parameters differs by more than is allowed; 5 are equal, number for number" in said
-    assert "16 parameters, F32 in A, Q8_0 in B:" in said
+    text = printed(whole, gguf_file(tmp_path))
+    assert "The same" not in text
+    assert "None of 21 parameters differs by more than is allowed; 5 are equal, number for number" in text
+    assert "16 parameters, F32 in A, Q8_0 in B:" in text
 
 
-def test_nan_in_the_same_places_is_no_difference_and_told(tmp_path):
+def test_nan_in_the_same_places_is_reported_but_no_difference(tmp_path):
     broken = change(ATTN.format("o"), put((3, slice(9, 11)), np.nan))
     a, b = folder(tmp_path, edit=broken), folder(tmp_path, "b", edit=broken, dtype="BF16")
-    assert "layer0.attn_wo: 2 of 1,024 elements are NaN or infinite on both sides" in told(a, b)
+    assert "layer0.attn_wo: 2 of 1,024 elements are NaN or infinite on both sides" in printed(a, b)
     fewer = folder(tmp_path, "c", edit=change(ATTN.format("o"), put((3, 9), np.nan)))
     assert cause_of(fewer, a, "attn_wo") == "B is NaN at [3, 10]"
 
@@ -303,16 +291,16 @@ def test_one_wrong_element_is_found_with_its_place_and_values(whole, tmp_path, d
         assert row.cause.startswith("1 run(s) of 32 elements differ, the one at [7, 32] by ")
 
 
-@pytest.mark.parametrize(("value", "said"), [(np.nan, "NaN"), (-np.inf, "infinite")], ids=str)
-def test_what_is_not_finite_on_one_side_is_found(whole, tmp_path, value, said):
+@pytest.mark.parametrize(("value", "word"), [(np.nan, "NaN"), (-np.inf, "infinite")], ids=str)
+def test_a_value_that_is_not_finite_on_one_side_is_found(whole, tmp_path, value, word):
     broken = folder(tmp_path, edit=change(ATTN.format("o"), put((3, 9), value)))
     row = failing(compare_weights(whole, broken))["layer0.attn_wo"]
-    assert (row.cause, row.index) == (f"B is {said} at [3, 9]", (3, 9))
+    assert (row.cause, row.index) == (f"B is {word} at [3, 9]", (3, 9))
     assert (row.max_abs, row.relative_l2, row.unequal) == (np.inf, 0, 1)
-    assert cause_of(broken, whole, "attn_wo") == f"A is {said} at [3, 9]"
+    assert cause_of(broken, whole, "attn_wo") == f"A is {word} at [3, 9]"
 
 
-def test_a_tied_head_is_compared_with_one_that_is_stored(whole, tmp_path):
+def test_a_tied_head_is_compared_with_a_stored_one(whole, tmp_path):
     def tie(weights):
         weights["lm_head.weight"] = weights["model.embed_tokens.weight"].copy()
 
@@ -324,7 +312,7 @@ def test_a_tied_head_is_compared_with_one_that_is_stored(whole, tmp_path):
     assert list(failing(compare_weights(tied, whole))) == ["lm_head"]
 
 
-def test_other_shapes_and_what_one_side_lacks_are_listed(whole, tmp_path):
+def test_different_shapes_and_missing_parameters_are_listed(whole, tmp_path):
     deeper = WIDE | {"num_hidden_layers": 3, "intermediate_size": 96}
     found = compare_weights(whole, folder(tmp_path, "b", deeper))
     assert (found.agree, found.only_a) == (False, ())
@@ -336,7 +324,7 @@ def test_other_shapes_and_what_one_side_lacks_are_listed(whole, tmp_path):
     assert found.worst == "layer0.mlp_wgate"
 
 
-def test_globs_choose_by_our_names_and_by_those_of_the_files(whole, tmp_path):
+def test_globs_match_our_names_and_those_of_the_files(whole, tmp_path):
     b = gguf_file(tmp_path)
     for glob in ("layer0.attn_w?", "blk.0.attn_?.weight", "*layers.0.self_attn.?_proj.weight"):
         found = [row.name for row in compare_weights(whole, b, names=[glob]).rows if "output" not in row.name]
@@ -347,16 +335,16 @@ def test_globs_choose_by_our_names_and_by_those_of_the_files(whole, tmp_path):
 
 
 def test_rows_are_plain_data_in_order_of_use_and_progress_is_reported(whole, tmp_path):
-    told = []
-    found = compare_weights(whole, gguf_file(tmp_path), report=lambda done, total: told.append((done, total)))
+    calls = []
+    found = compare_weights(whole, gguf_file(tmp_path), report=lambda *progress: calls.append(progress))
     assert [row.name for row in found.rows] == list(whole.config.shapes())
-    assert told == [(i, 21) for i in range(21)]
+    assert calls == [(i, 21) for i in range(21)]
     document = json.loads(json.dumps(asdict(found)))
     assert (document["agree"], document["factor"]) == (True, FACTOR)
     assert document["rows"][3]["index"] == list(found.rows[3].index)
 
 
-def test_a_tolerance_of_ones_own_and_the_worst_row(whole, tmp_path):
+def test_rtol_replaces_the_expected_error(whole, tmp_path):
     def edit(weights):
         weights[ATTN.format("o")] *= np.float32(1.001)
         weights[ATTN.format("q")] *= np.float32(1.0001)
@@ -375,7 +363,6 @@ def test_a_tolerance_of_ones_own_and_the_worst_row(whole, tmp_path):
 
 
 def tensor(array):
-    """float32 values as a file holds them."""
     data = np.ascontiguousarray(array, np.float32).view(np.uint8).ravel()
     return StoredTensor("w", ENCODINGS["F32"], array.shape, data)
 
@@ -390,7 +377,7 @@ def rounded_to(array, type):
 
 
 @pytest.mark.parametrize(("type", "factor"), [("BF16", 1.001), ("Q8_0", 1.003), ("Q4_0", 1.04)])
-def test_a_scale_that_hides_in_the_rounding_is_found(type, factor):
+def test_a_scale_within_the_rounding_is_found(type, factor):
     array = np.random.default_rng(2).normal(size=(256, 256))
     found = measure(values(tensor(array)), values(rounded_to(array * factor, type)))
     print(f"{found.relative_l2:.2e} against {found.expected:.2e}, scale {found.scale}")
@@ -399,7 +386,7 @@ def test_a_scale_that_hides_in_the_rounding_is_found(type, factor):
 
 
 @pytest.mark.parametrize("type", ["Q8_0", "Q4_1"])
-def test_a_block_that_hides_in_a_large_tensor_is_found(type):
+def test_a_wrong_block_in_a_large_tensor_is_found(type):
     array = np.random.default_rng(2).normal(size=(4096, 64))
     stored = rounded_to(array, type)
     block = stored.data.reshape(-1, stored.encoding.block_bytes)[8001]
@@ -410,7 +397,7 @@ def test_a_block_that_hides_in_a_large_tensor_is_found(type):
     assert (found.index(found.block_at), found.blocks_off) == ((4000, 32), 1)
 
 
-INTEGERS = {  # where a block has the low bits of its integers, and a mask that moves each by one step
+INTEGERS = {  # type -> start and end of the low bits in a block, and a mask that changes each integer by one
     "Q4_0": (2, 18, 0x11), "Q4_1": (4, 20, 0x11), "Q5_0": (6, 22, 0x11), "Q5_1": (8, 24, 0x11),
     "Q8_0": (2, 34, 0x01), "AprQ4": (2, 18, 0x11), "Q2_K": (16, 80, 0x55), "Q3_K": (32, 96, 0x55),
     "Q4_K": (16, 144, 0x11), "Q5_K": (48, 176, 0x11), "Q6_K": (0, 128, 0x11),
@@ -418,7 +405,7 @@ INTEGERS = {  # where a block has the low bits of its integers, and a mask that 
 
 
 @pytest.mark.parametrize("type", INTEGERS)
-def test_integers_that_are_all_one_off_in_some_blocks_are_found(type):
+def test_blocks_with_all_integers_off_by_one_are_found(type):
     start, stop, mask = INTEGERS[type]
     if type.endswith("K"):
         blocks = random_blocks(type, (256, 1024), "rewritten").rows
@@ -434,13 +421,12 @@ def test_integers_that_are_all_one_off_in_some_blocks_are_found(type):
         assert found.relative_l2 < found.expected
         assert not found.holds(0.0)
         cause = find_cause("w", {"w": values(a)}, values(b), found, (64, 64))
-        assert re.fullmatch(
-            r"[\d,]+ run\(s\) of elements have the same scale and no integer in common: .*", cause
-        )
+        words = r"[\d,]+ run\(s\) of elements have the same scale and no integer in common: .*"
+        assert re.fullmatch(words, cause)
 
 
 def rounded_otherwise(array, scaled):
-    """Q4_1 by another rule: half to even, by the float16 scale and minimum where `scaled` is true."""
+    """Quantise to Q4_1 by another rule: half to even, and if `scaled` by the scale and minimum in float16."""
     x = array.reshape(-1, 32)
     m, d = x.min(axis=1, keepdims=True), np.ptp(x, axis=1, keepdims=True) / np.float32(15)
     kept = [part.astype(np.float16) for part in (d, m)]
@@ -454,10 +440,10 @@ TIES = [("normal", None), ("normal", "BF16"), ("mostly zeros", "F16"), ("of seve
 
 
 @pytest.mark.parametrize(("weights", "source"), TIES)
-def test_two_quantisers_and_ties_are_no_other_integers(weights, source):
+def test_other_quantisers_and_ties_do_not_count_as_rewritten(weights, source):
     rng = np.random.default_rng(4)
     array = rng.standard_normal((512, 512)).astype(np.float32)
-    if weights == "mostly zeros":  # that lie between two integers where the extremes are as far from them
+    if weights == "mostly zeros":  # 0 lies halfway between two integers if the extremes are equally far away
         array = np.round(array * (rng.random(array.shape) < 0.2), 1)
     elif weights == "of seven values":
         array = rng.integers(-3, 4, array.shape).astype(np.float32)
@@ -469,7 +455,7 @@ def test_two_quantisers_and_ties_are_no_other_integers(weights, source):
         assert found.rewritten == 0
 
 
-def test_the_place_of_an_element_beyond_the_first_chunk():
+def test_an_element_beyond_the_first_chunk_is_located():
     a = np.random.default_rng(2).normal(size=(9000, 32)).astype(np.float32)
     b = a.copy()
     b[8765, 4] += 1
@@ -478,7 +464,7 @@ def test_the_place_of_an_element_beyond_the_first_chunk():
 
 
 @pytest.mark.parametrize("scale", [0.01, -0.01])
-def test_the_step_of_a_tensors_own_scale(scale):
+def test_a_type_with_a_scale_per_tensor_has_that_step(scale):
     rng = np.random.default_rng(2)
     q = rng.integers(-127, 128, (64, 64)).astype(np.int8)
     stored = StoredTensor("w", ENCODINGS["AprQ8"], (64, 64), q.view(np.uint8).ravel(), scale=scale)
@@ -489,35 +475,34 @@ def test_the_step_of_a_tensors_own_scale(scale):
 
 
 @pytest.mark.parametrize("type", ["F32", "BF16", "AprQ8"])
-def test_a_transposed_matrix_is_measured_as_one_that_is_not(type):
+def test_a_transposed_matrix_is_measured_like_a_plain_one(type):
     rng = np.random.default_rng(2)
     blocks = rng.integers(0, 56, (70, 90, ENCODINGS[type].block_bytes), np.uint8)  # finite in every type
     scale = -0.5 if type == "AprQ8" else 1.0
-    turned = StoredTensor("w", ENCODINGS[type], (70, 90), blocks.ravel(), scale=scale).transposed()
-    plain = replace(turned, stored=np.ascontiguousarray(turned.stored).ravel())
-    np.testing.assert_array_equal(step_tensor(turned).read(), step_tensor(plain).read())
-    np.testing.assert_array_equal(step_tensor(turned).rows(3, 9), step_tensor(plain).rows(3, 9))
+    transposed = StoredTensor("w", ENCODINGS[type], (70, 90), blocks.ravel(), scale=scale).transposed()
+    plain = replace(transposed, stored=np.ascontiguousarray(transposed.stored).ravel())
+    np.testing.assert_array_equal(step_tensor(transposed).read(), step_tensor(plain).read())
+    np.testing.assert_array_equal(step_tensor(transposed).rows(3, 9), step_tensor(plain).rows(3, 9))
     other = tensor(plain.read() * (1 + rng.uniform(-1e-3, 1e-3, plain.shape)))
-    assert vars(measure(values(turned), values(other))) == vars(measure(values(plain), values(other)))
-    assert measure(values(turned), values(plain)).unequal == 0
+    assert vars(measure(values(transposed), values(other))) == vars(measure(values(plain), values(other)))
+    assert measure(values(transposed), values(plain)).unequal == 0
 
 
 # --- microGPT --------------------------------------------------------------------------------
 
 
-def test_a_microgpt_in_both_precisions_is_the_same_but_a_wrong_weight(deep):
+def test_a_microgpt_in_two_precisions_agrees_except_for_a_wrong_weight(deep):
     model, narrow = deep.model, deep.model.params.copy(np.float32)
     found = compare_weights(model, Model(narrow, model.tokenizer, "float32"))
-    assert found.agree
+    assert (found.agree, [row.name for row in found.rows]) == (True, list(model.config.shapes()))
     assert {(row.type_a, row.type_b) for row in found.rows} == {("F64", "F32")}
-    assert [row.name for row in found.rows] == list(model.config.shapes())
     params = model.params.copy()
     params["layer0.attn_wo"][2, 5] += 1e-6
     row = failing(compare_weights(model, Model(params, model.tokenizer, "changed")))["layer0.attn_wo"]
     assert (row.index, row.unequal) == ((2, 5), 1)
 
 
-def test_a_deeper_microgpt_has_more_and_a_decoder_nothing_in_common(emma, whole):
+def test_a_deeper_microgpt_has_more_parameters_and_a_decoder_is_refused(emma, whole):
     deep = Model(Parameters.random(Config(n_layer=2)), emma.tokenizer, "deep")
     assert compare_weights(emma, deep).only_b == tuple(n for n in deep.config.shapes() if "layer1" in n)
     with pytest.raises(InputError, match=r"a microgpt .* and a decoder"):

@@ -1,4 +1,4 @@
-"""What a verdict covers: nothing is called the same that was not looked at, and NaN agrees with nothing."""
+"""The coverage of a verdict: "the same" needs a comparison of all values, and NaN agrees with nothing."""
 
 import json
 
@@ -20,12 +20,12 @@ IDS = ",".join(map(str, TOKENS))
 
 @pytest.fixture(scope="module")
 def right(compared_folders):
-    """A model and what a dump of it should hold."""
+    """A model and the right values of a dump of it."""
     model = load(compared_folders["llama_gqa"])
     return model, values_of(model)
 
 
-# --- What stands in an event's place ----------------------------------------------------------
+# --- An event with other values ---------------------------------------------------------------
 
 KINDS = (
     "embed.tok", "attn.norm", "attn.q", "attn.k", "attn.v", "attn.q_rope", "attn.k_rope", "attn.scores",
@@ -53,14 +53,14 @@ REPLACEMENTS = {
 
 
 def others(values, name):
-    """Other events of that shape, some of them."""
+    """Choose up to three other events with this shape."""
     own = values[name]
     alike = [n for n, a in values.items() if a.shape == own.shape and not np.array_equal(a, own)]
     return alike[:: max(1, len(alike) // 2)]
 
 
 @pytest.mark.parametrize("kind", some_of(KINDS, every=8, sweep=2))
-def test_whatever_stands_in_its_place_is_called_different(right, kind):
+def test_any_other_value_of_an_event_is_a_difference(right, kind):
     model, values = right
     name = kind if kind in values else f"layer0.{kind}"
     wrong = {what: change(values[name]) for what, change in REPLACEMENTS.items()}
@@ -77,13 +77,11 @@ def test_whatever_stands_in_its_place_is_called_different(right, kind):
         assert not next(o for o in judged if o.name == name).holds, (what, beside)
 
 
-def test_all_of_a_pass_is_the_same_but_scores_behind_the_mask(right, tmp_path, compared_folders):
+def test_a_whole_pass_is_the_same_whatever_its_masked_scores_are(right, tmp_path, compared_folders):
     model = compared_folders["llama_gqa"]
     path = write_npz(tmp_path / "all.npz", right[1])
-    assert (
-        "The same: all 41 events agree number for number"
-        in microgpt("diff", model, path, "--tokens", IDS).out
-    )
+    compared = microgpt("diff", model, path, "--tokens", IDS)
+    assert "The same: all 41 events agree number for number" in compared.out
     assert "All 41 operations follow" in microgpt("diagnose", path, model).out
     values = right[1] | {"layer0.attn.scores": above_the_diagonal(right[1]["layer0.attn.scores"], 9)}
     path = write_npz(tmp_path / "d.npz", values)
@@ -96,8 +94,8 @@ def test_all_of_a_pass_is_the_same_but_scores_behind_the_mask(right, tmp_path, c
 # --- A dump of few events ---------------------------------------------------------------------
 
 
-def test_few_events_that_agree_are_not_called_the_same(right, tmp_path, compared_folders):
-    """k and v are crossed: so are the names that a map by values gives them."""
+def test_a_few_events_that_agree_are_not_called_the_same(right, tmp_path, compared_folders):
+    """A map of five tensors, and one tensor that it does not name."""
     names = ("embed.tok", "layer0.attn.norm", "layer0.attn.q", "layer0.attn.k", "layer0.attn.v")
     arrays = {f"t{i}": right[1][name] for i, name in enumerate(names)}
     path = write_npz(tmp_path / "d.npz", arrays | {"t9": np.ones((7, 32), np.float32)})
@@ -115,22 +113,20 @@ def test_few_events_that_agree_are_not_called_the_same(right, tmp_path, compared
     assert (judged.code, "The 5 operations judged (of 41) follow from their own" in judged.out) == (0, True)
 
 
-def test_what_was_not_asked_for_is_said(compared_folders):
+def test_events_that_were_not_requested_are_listed(compared_folders):
     model = compared_folders["llama_gqa"]
     done = microgpt("diff", model, model, "--tokens", IDS, "--layer", "layer1.mlp.*")
     assert "The 7 events compared (of 41) agree number for number" in done.out
     assert "not requested: embed.tok, layer*.attn.norm (2 layers)" in done.out
 
 
-def test_positions_that_a_dump_lacks_are_said(llama, tmp_path):
+def test_positions_that_a_dump_lacks_are_listed(llama, tmp_path):
     path = saved(llama[0], tmp_path / "a.safetensors", positions="last")
     for last in (path, document(llama[0], tmp_path / "a.json", False, positions="last")):
         found = diff(llama[1], last)
         assert (found.agree, found.same, found.agreement.positions if last == path else 1) == (True, False, 1)
-        assert [(e.name, found.positions_of(e)) for e in found.partly_compared] == [
-            ("logits", 1),
-            ("probs", 1),
-        ]
+        partly = {event.name: found.positions_of(event) for event in found.partly_compared}
+        assert partly == {"logits": 1, "probs": 1}
     said = diagnose(path, llama[1]).diagnosis
     assert ("logits", "all but the 1 of 7 positions that the dump has") in said.untested
     with llama[1].hooks.subscribe(lambda event, value: value * np.float32(1.01), "logits"):
@@ -150,7 +146,7 @@ def test_events_before_the_first_divergence_are_counted(llama):
 
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory):
-    """Folders of a model whose last MLP gives NaN in one channel, and of one that is NaN throughout."""
+    """Folders of a model with NaN in one channel of its last MLP, and of one with only NaN."""
     config, weights = tiny_model("llama_gqa")
     folders = {}
     for name, rows in (("model.layers.1.mlp.down_proj.weight", [3]), ("model.embed_tokens.weight", ...)):
@@ -161,15 +157,12 @@ def broken(tmp_path_factory):
     return folders
 
 
-def test_nan_on_both_sides_is_no_agreement(broken):
+def test_nan_on_both_sides_is_not_agreement(broken):
     done = microgpt("diff", broken["layers"], broken["layers"], "--tokens", IDS)
     said = " ".join(done.out.split())
     print(said)
     assert "The 37 events compared (of 41) agree number for number" in said
-    assert (
-        "layer1.mlp.down, layer1.mlp.residual: 7 of 224 elements not compared: NaN or infinite, the same"
-        in said
-    )
+    assert "layer1.mlp.down, layer1.mlp.residual: 7 of 224 elements not compared: NaN or infinite" in said
     assert "final.norm, logits, probs, loss: nothing to compare: all elements are NaN or infinite" in said
     assert "the same token at 0 of 7 positions (7 have no prediction: NaN), no KL" in said
     model = load(broken["layers"])
@@ -183,7 +176,7 @@ def test_nan_on_both_sides_is_no_agreement(broken):
     assert (done.code, "nothing to compare" in done.err) == (2, True)
 
 
-def test_what_nothing_finite_follows_for_is_said_not_to_be_judged(broken):
+def test_operations_without_finite_inputs_are_listed_as_not_judged(broken):
     model = load(broken["layers"])
     found = diagnose(recording(values_of(model)), model).diagnosis
     assert (found.clean, found.judged, found.of) == (True, 37, 41)
@@ -193,14 +186,14 @@ def test_what_nothing_finite_follows_for_is_said_not_to_be_judged(broken):
         diagnose(recording(values_of(wholly)), wholly)
 
 
-def test_nan_of_half_a_row_leaves_the_rest_to_be_compared(broken):
+def test_finite_elements_of_a_row_with_nan_are_compared(broken):
     model = load(broken["layers"])
     values = values_of(model)
     values["layer1.mlp.down"] = values["layer1.mlp.down"] * np.float32(1.01)
     assert diff(model, recording(values)).first == "layer1.mlp.down"
 
 
-def test_statistics_of_nothing_finite_are_no_agreement(broken, tmp_path):
+def test_statistics_without_finite_values_are_not_agreement(broken, tmp_path):
     path = tmp_path / "a.json"
     microgpt("trace", broken["layers"], "--tokens", IDS, "--verbose", "--json", "--out", path)
     done = microgpt("diff", broken["layers"], path)

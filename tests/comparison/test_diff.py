@@ -1,4 +1,4 @@
-"""diff: the event that was altered is the one named; what cannot be compared is refused."""
+"""diff: the first difference is the altered event; sides that cannot be compared are refused."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def test_identical_runs_are_the_same_bit_for_bit(pairs, case):
         assert (found.agreement.mean_kl, found.jump, found.first) == (0, None, None)
 
 
-def test_where_and_what_is_told(llama):
+def test_a_difference_has_its_place_and_values(llama):
     def change(value):
         changed = value.copy()
         changed[3, 5] += 10
@@ -40,7 +40,7 @@ def test_where_and_what_is_told(llama):
     assert [bool(np.isnan(value)) for value in (broken.a, broken.b)] == [False, True]
 
 
-def test_the_jump_is_where_the_error_entered_and_what_was_not_compared_before_it_is_said(llama):
+def test_the_jump_and_the_events_before_the_first_difference_are_reported(llama):
     found = altered(llama, "layer1.mlp.up", lambda value: value * np.float32(1.5))
     assert (found.first, found.jump.name) == ("layer1.mlp.up", "layer1.mlp.up")
     assert (found.jump.before, found.jump.after) == (0, pytest.approx(1 / 3, rel=1e-3))
@@ -53,7 +53,7 @@ def test_the_jump_is_where_the_error_entered_and_what_was_not_compared_before_it
 
 
 @pytest.mark.parametrize(("scale", "swapped"), [(1e4, False), (1e8, True), (1e30, False)])
-def test_scores_of_any_size_hide_nothing(llama, scale, swapped):
+def test_scores_of_any_size_hide_no_difference(llama, scale, swapped):
     a, b = llama
     with b.hooks.subscribe(lambda event, value: value * np.float32(scale), "layer0.attn.scores"):
         found = diff(*((b, a) if swapped else (a, b)), tokens=TOKENS)
@@ -63,12 +63,10 @@ def test_scores_of_any_size_hide_nothing(llama, scale, swapped):
 # --- Recordings ------------------------------------------------------------------------------
 
 
-RECORDINGS = [(case, form) for case in MODELS for form in ("arrays", "statistics")] + [
-    ("llama_gqa", "values")
-]
+RECORDINGS = [(case, form) for case in MODELS for form in ("arrays", "statistics")]
 
 
-@pytest.mark.parametrize(("case", "form"), RECORDINGS)
+@pytest.mark.parametrize(("case", "form"), [*RECORDINGS, ("llama_gqa", "values")])
 def test_a_recording_is_the_same_as_its_model(pairs, case, form, tmp_path):
     a, b = pairs[case]
     if form == "arrays":
@@ -83,9 +81,7 @@ def test_a_recording_is_the_same_as_its_model(pairs, case, form, tmp_path):
 
 
 @pytest.mark.parametrize(("compute", "swapped"), [(None, False), ("bf16", True), ("q8", False)])
-def test_a_fault_in_a_saved_trace_is_found_on_either_side_and_without_a_model(
-    llama, tmp_path, compute, swapped
-):
+def test_a_fault_in_a_saved_trace_is_found_on_either_side(llama, tmp_path, compute, swapped):
     a, b = llama
     path = saved(a, tmp_path / "a.safetensors", lambda value: 2 * value, "layer1.mlp.up")
     found = diff(*((path, b) if swapped else (b, path)), compute=compute)
@@ -120,7 +116,7 @@ def test_other_tokens_are_refused(llama, tmp_path):
         diff(path, other)
 
 
-def test_sides_that_cannot_be_compared_are_refused(llama, decoder_folder, tmp_path):
+def test_models_that_cannot_be_compared_are_refused(llama, decoder_folder, tmp_path):
     with pytest.raises(InputError, match=r"is a decoder and .* a microgpt"):
         diff(llama[0], init(), tokens=TOKENS)
     wide = load(decoder_folder("llama_gqa", intermediate_size=40))
@@ -136,7 +132,7 @@ def test_sides_that_cannot_be_compared_are_refused(llama, decoder_folder, tmp_pa
         diff(llama[0], tmp_path / "d.safetensors", tokens=TOKENS)
 
 
-def test_what_one_side_lacks_is_listed(llama, tmp_path):
+def test_events_that_one_side_lacks_are_listed(llama, tmp_path):
     arrays = load_file(saved(llama[0], tmp_path / "a.safetensors"))
     del arrays["layer0.attn.scores"]
     save_file(arrays | {"strange": np.ones(3, np.float32)}, tmp_path / "b.safetensors")
@@ -149,7 +145,7 @@ def test_what_one_side_lacks_is_listed(llama, tmp_path):
 # --- Predictions and prompts ------------------------------------------------------------------
 
 
-def test_agreement_by_hand(llama):
+def test_agreement_of_predictions_matches_a_calculation_by_hand(llama):
     def change(value):
         changed = value.copy()
         changed[2] = -value[2]

@@ -1,6 +1,6 @@
-"""The proof of diff: whatever is wrong with an engine, the event that it shows in first is named.
+"""diff names the first event in which a fault of an engine shows.
 
-An engine that shares no code with the package runs the same weights; `diff(model, dump)` reads its events.
+The engine shares no code with the package and runs the same weights. `diff(model, dump)` reads its events.
 """
 
 from collections.abc import Callable
@@ -39,7 +39,7 @@ MICROGPTS = {"microgpt_1_layer": "default", "microgpt_2_layers": "2 layers, 2 he
 
 @dataclass(frozen=True)
 class Subject:
-    """A model, and the engine that runs its weights: `run(fault)` gives events."""
+    """A model, and an engine that runs its weights: `run(fault)` returns the events."""
 
     model: Any
     reads: dict[str, Any]
@@ -48,7 +48,6 @@ class Subject:
     faults: list
 
     def diff(self, events, **options):
-        """The model against what the engine left."""
         return diff(self.model, recording(events, self.tokens), **options)
 
 
@@ -64,7 +63,8 @@ def decoder_subject(case, folder):
 
 
 def microgpt_subject(name):
-    """In float32; a text a token shorter than the context, for faults that need a position more."""
+    """A microGPT in float32. Its text is one token shorter than the context, since some faults add a
+    position."""
     case = MICROGPT[name]
     single = Parameters.random(case.model.config, 0, np.float32)
     single.flat[:] = case.model.params.flat
@@ -89,7 +89,7 @@ def subject(request, tmp_path_factory):
 # --- One event altered ------------------------------------------------------------------------
 
 
-def test_the_engine_without_a_fault_is_the_same(subject):
+def test_an_engine_without_a_fault_agrees(subject):
     events = subject.run()
     found = subject.diff(events)
     print(f"{found.worst.name}: {found.worst.relative:.1e} of {found.worst.tolerance:.1e}")
@@ -98,8 +98,8 @@ def test_the_engine_without_a_fault_is_the_same(subject):
 
 
 @pytest.mark.parametrize("turn", some_of(range(len(KINDS)), every=len(KINDS), sweep=3))
-def test_an_event_altered_in_the_engine_is_the_first(subject, turn):
-    """Each event by one kind of fault, and by the next kind in the next turn."""
+def test_an_altered_event_is_the_first_difference(subject, turn):
+    """Each event has one kind of fault, and the next kind in the next turn."""
     right, wrong = subject.run(), []
     for i, (name, value) in enumerate(right.items()):
         kind = KINDS[(i + turn) % len(KINDS)]
@@ -116,11 +116,11 @@ def test_an_event_altered_in_the_engine_is_the_first(subject, turn):
 
 
 def assert_element_told(found, altered, right):
-    """Position, head, index and value are those of the one element that differs."""
+    """Check that position, head, index and value are those of the one element that differs."""
     (element,) = np.argwhere(altered != right).tolist()
     assert list(found.index) == list(found.max_index) == element, found.name
-    assert found.position == (element[-2] if element else None), found.name
-    assert found.head == (element[0] if len(element) == 3 else None), found.name
+    place = (element[-2] if element else None, element[0] if len(element) == 3 else None)
+    assert (found.position, found.head) == place, found.name
     np.testing.assert_array_equal(found.b, altered[tuple(element)], err_msg=found.name)
 
 
@@ -128,14 +128,14 @@ def assert_element_told(found, altered, right):
 
 
 def effect(found, right):
-    """The worst row's |a - b| / max(|a|, |b|), a row below the median row counting as that."""
+    """Return the worst row's |a - b| / max(|a|, |b|). A row's size counts as at least the median size."""
     a, b = (x.astype(np.float64).reshape(-1, x.shape[-1] if x.ndim else 1) for x in (found, right))
     sizes = np.maximum(*(np.linalg.norm(x, axis=1) for x in (a, b)))
     return float((np.linalg.norm(a - b, axis=1) / np.maximum(sizes, np.median(sizes))).max())
 
 
-def test_a_wrong_operation_is_the_first(subject):
-    """Those whose own effect lies within the band of float32 rounding are no faults to be seen there."""
+def test_a_wrong_operation_is_the_first_difference(subject):
+    """Faults whose own effect lies within the band of float32 rounding cannot be seen and do not count."""
     right, small, seen, wrong = subject.run(), [], 0, []
     for fault in subject.faults:
         if "tokens" in fault.changes:
@@ -164,7 +164,7 @@ def test_other_tokens_are_refused(subject):
 
 
 def smallest_found(holds, band):
-    """The least size that does not hold, within 10 %, where half a band holds and ten do not"""
+    """Return the smallest size, within 10 %, that does not hold. Half a band holds and ten bands do not."""
     low, high = band / 2, 10 * band
     while high / low > 1.1:
         size = (low * high) ** 0.5
@@ -172,8 +172,8 @@ def smallest_found(holds, band):
     return high
 
 
-def test_the_smallest_scale_that_is_found_is_the_band(subject):
-    """Of the event alone, against the model's own numbers: half a band is never found, ten always are."""
+def test_the_smallest_scale_that_is_detected_is_the_band(subject):
+    """Each event is scaled alone. A scale of half a band is never found, one of ten bands always is."""
     traced = trace(subject.model, values=True, names=["*"], **subject.reads)
     own = recording({event.name: traced[event.name] for event in traced}, subject.tokens)
     right = subject.run()
@@ -197,8 +197,8 @@ def test_the_smallest_scale_that_is_found_is_the_band(subject):
 # --- Right engines ----------------------------------------------------------------------------
 
 
-def test_an_engine_that_rounds_at_every_operation_is_no_alarm():
-    """Under `compute`; float32's band tells it apart. For decoders see tests/rounding/test_one_account.py."""
+def test_an_engine_that_rounds_every_operation_agrees_with_compute():
+    """The band of float32 does not hold it. For decoders see tests/rounding/test_one_account.py."""
     subject = microgpt_subject(MICROGPTS["microgpt_2_layers"])
     for compute in ("bf16", "f16"):
         events = subject.run(rounding=compute)
@@ -208,8 +208,8 @@ def test_an_engine_that_rounds_at_every_operation_is_no_alarm():
         assert not subject.diff(events).agree
 
 
-def test_a_fault_beyond_bf16_is_found_in_bf16(subject):
-    """A scale of 1.5, as the band of bf16 is wider, and a NaN."""
+def test_a_fault_larger_than_bf16_rounding_is_found_in_bf16(subject):
+    """The faults are a scale of 1.5, because the band of bf16 is wide, and a NaN."""
     for i, name in enumerate(list(subject.run())[::5]):
         fault = generic_fault("scale", name, 1.5) if i % 2 == 0 else generic_fault("nan", name)
         events = subject.run(fault, rounding="bf16")
@@ -224,19 +224,19 @@ IDS = ",".join(map(str, TOKENS))
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Paths of one model: in float32, and by quantisation type."""
+    """The paths of one model by type: float32 and five quantisations."""
     home, weights = tmp_path_factory.mktemp("quantised"), random_weights(SMALL, "quantised")
-    found = {"F32": write_folder(home / "F32", SMALL, weights)}
+    paths = {"F32": write_folder(home / "F32", SMALL, weights)}
     for kind in ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"):
-        found[kind] = write_gguf(home / f"{kind}.gguf", SMALL, quantised(weights, kind))
-    return found
+        paths[kind] = write_gguf(home / f"{kind}.gguf", SMALL, quantised(weights, kind))
+    return paths
 
 
 PAIRS = [("Q8_0", "Q5_1"), ("Q4_0", "Q4_1"), ("Q4_1", "Q4_0"), ("Q5_0", "Q5_1"), ("Q5_1", "Q5_0")]
 
 
 @pytest.mark.parametrize(("kind", "third"), some_of(PAIRS, every=3))
-def test_quantisations_part_and_agree_when_calibrated_by_one_as_coarse(files, kind, third):
+def test_quantisations_agree_if_an_equally_coarse_one_calibrates(files, kind, third):
     paths = files["F32"], files[kind]
     assert diff(*paths, tokens=TOKENS).first == "embed.tok"
     found = diff(*paths, tokens=TOKENS, calibrate=files[third])

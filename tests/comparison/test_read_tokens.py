@@ -1,4 +1,4 @@
-"""Which tokens a dump was made of, where rows of the embedding are equal or nearly so."""
+"""Tokens read from a dump's embedding, also if rows of the embedding are equal or nearly equal."""
 
 import numpy as np
 import pytest
@@ -50,22 +50,22 @@ def rows_of(model, *tokens):
     return Recorded("embed.tok", rows.shape, lambda: rows)
 
 
-def test_equal_rows_agree_with_the_token_asked_for(model, dump):
+def test_equal_rows_are_taken_for_the_requested_tokens(model, dump):
     found = diff(model, dump, tokens=TOKENS)
     assert (found.tokens, found.agree, found.b.notes) == (TOKENS, True, ())
     judged = diagnose(dump, model, tokens=TOKENS)
     assert (judged.diagnosis.tokens, judged.diagnosis.clean, judged.dump.notes) == (TOKENS, True, [])
 
 
-def test_where_nobody_asks_it_is_said_that_others_have_the_same_rows(model, dump):
+def test_a_note_lists_other_tokens_with_equal_rows(model, dump):
     found = diff(model, dump)
-    said = "token 5 may also be 9, 11: equal rows of the embedding"
-    assert (found.tokens, found.b.notes) == (FIRST, (said,))
-    assert (found.agree, found.left_out) == (True, ("loss",))  # it goes by the tokens that come next
-    assert diagnose(dump, model).dump.notes == [said]
+    note = "token 5 may also be 9, 11: equal rows of the embedding"
+    assert (found.tokens, found.b.notes) == (FIRST, (note,))
+    assert (found.agree, found.left_out) == (True, ("loss",))  # the loss depends on the next tokens
+    assert diagnose(dump, model).dump.notes == [note]
 
 
-def test_a_drafted_map_says_so_too(folder, values, tmp_path):
+def test_a_drafted_map_notes_ambiguous_tokens(folder, values, tmp_path):
     path = write_npz(tmp_path / "d.npz", {f"t{i}": value for i, value in enumerate(values.values())})
     draft = microgpt("diff", folder, path, "--suggest-map").out
     assert "# token 5 may also be 9, 11: equal rows of the embedding\ntokens = [17, 5, 44, 5, 60]" in draft
@@ -73,7 +73,7 @@ def test_a_drafted_map_says_so_too(folder, values, tmp_path):
     assert ("may also be" in draft, f"tokens = {list(TOKENS)}" in draft) == (False, True)
 
 
-def test_one_of_many_equal_rows_that_is_wrong_is_the_only_one_named(model, values, tmp_path):
+def test_only_the_wrong_token_among_ambiguous_ones_is_named(model, values, tmp_path):
     wrong = values["embed.tok"].copy()
     wrong[2] = model.tensors["wte"].take(np.array([33]))[0]
     path = write_npz(tmp_path / "d.npz", {"embed.tok": wrong, "tokens": np.array(TOKENS)})
@@ -83,26 +83,26 @@ def test_one_of_many_equal_rows_that_is_wrong_is_the_only_one_named(model, value
 
 
 @pytest.mark.parametrize("token", [20, 21])
-def test_rows_that_are_nearly_equal_are_told_apart_and_rounded_ones_may_be_either(model, token):
-    for asked in (None, (token, 41 - token, 3), (token, token, 3)):
-        assert recognise(model, rows_of(model, token, token, 3), asked) == (token, token, 3)
+def test_nearly_equal_rows_are_distinguished_unless_rounded(model, token):
+    for expected in (None, (token, 41 - token, 3), (token, token, 3)):
+        assert recognise(model, rows_of(model, token, token, 3), expected) == (token, token, 3)
     rounded = to_bf16(rows_of(model, 20, 3).read())
     assert recognise(model, Recorded("embed.tok", rounded.shape, lambda: rounded), (token, 3)) == (token, 3)
 
 
-def test_tokens_without_equals_need_no_word(model):
+def test_only_tokens_with_equal_rows_are_ambiguous(model):
     assert ambiguous(model, (1, 2, 20, 21)) == ()
     assert len(ambiguous(model, (5, 9, 11))) == 3
 
 
-def test_other_tokens_and_a_text_beside_tokens_are_refused(folder, dump):
+def test_different_tokens_and_a_text_with_tokens_are_refused(folder, dump):
     line = refused(microgpt("diff", folder, dump, "--tokens", "17,11,44,9,59"), "different tokens")
     assert "[17, 11, 44, 9, 60]" in line
     refused(microgpt("diff", folder, folder, "abc", "--tokens", IDS), "takes the place of a text")
     refused(microgpt("diff", folder, dump, "abc", "--tokens", IDS, "--suggest-map"), "takes the place")
 
 
-def test_a_text_is_held_against_the_tokens_of_a_map(decoder_folder, dump, tmp_path):
+def test_a_text_must_match_the_tokens_of_a_map(decoder_folder, dump, tmp_path):
     speaking = decoder_folder("llama_gqa")
     (tmp_path / "map.toml").write_text("tokens = [4, 5]\n[events]\n'final.norm' = 'final.norm'")
     lines = read_map(tmp_path / "map.toml")

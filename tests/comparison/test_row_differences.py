@@ -1,4 +1,4 @@
-"""Row by row distances: worked by hand, and as laws that hold for any two tensors."""
+"""Distances of rows: calculated by hand, and laws that hold for any two tensors."""
 
 import math
 from dataclasses import fields
@@ -20,7 +20,7 @@ def normal(*shape, seed=1):
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-def test_a_row_by_hand():
+def test_a_row_matches_a_calculation_by_hand():
     a, b = np.array([[3.0, 4.0, 0.0]]), np.array([[3.0, 3.0, 0.0]])
     rows = compare_rows(a, b)
     assert rows.a == pytest.approx(5 / 3**0.5)
@@ -32,25 +32,24 @@ def test_a_row_by_hand():
 
 
 @pytest.mark.parametrize("factor", [1.01, 0.99, -1.0, 0.0])
-def test_a_scaled_row_is_off_by_the_factor(factor):
+def test_a_scaled_row_differs_by_the_factor(factor):
     a = normal(5, 64)
     a /= np.linalg.norm(a, axis=1, keepdims=True)  # so that no row is smaller than the median row
     found = compare_rows(a, a * np.float32(factor)).relative()
-    wanted = abs(1 - factor) / max(1, abs(factor))
-    print(found, wanted)
-    assert found == pytest.approx(np.full(5, wanted), rel=1e-5, abs=1e-7)
+    expected = abs(1 - factor) / max(1, abs(factor))
+    print(found, expected)
+    assert found == pytest.approx(np.full(5, expected), rel=1e-5, abs=1e-7)
 
 
-def test_predictions_by_hand():
+def test_predictions_match_a_calculation_by_hand():
     a, b = np.log(np.array([[0.5, 0.25, 0.25]])), np.log(np.array([[0.25, 0.5, 0.25]]))
-    (rows,) = with_predictions([compare_rows(a, b)], a, [b + 7])  # what is added to all changes nothing
+    (rows,) = with_predictions([compare_rows(a, b)], a, [b + 7])  # a constant changes no prediction
     assert rows.kl == pytest.approx(0.5 * math.log(2) - 0.25 * math.log(2))
     assert rows.in_prediction() == pytest.approx((2 * 0.25 * math.log(2)) ** 0.5)
-    assert compare_rows(a, b).in_prediction() == 0  # nobody measured it
+    assert compare_rows(a, b).in_prediction() == 0  # not measured
 
 
-def test_a_prediction_strays_as_its_logits_do():
-    """To first order by their standard deviation under the prediction."""
+def test_a_prediction_differs_by_the_weighted_spread_of_its_logits():
     a, noise = normal(3, 50), np.float32(1e-3) * normal(3, 50, seed=2)
     (rows,) = with_predictions([compare_rows(a, a + noise)], a, [a + noise])
     p = np.exp(a) / np.exp(a).sum(axis=1, keepdims=True)
@@ -58,18 +57,17 @@ def test_a_prediction_strays_as_its_logits_do():
     assert rows.in_prediction() == pytest.approx(spread, rel=1e-2)
 
 
-def test_tokens_of_no_probability_predict_nothing():
+def test_logits_that_are_not_finite_give_no_prediction():
     a = np.array([[0.0, 1.0, -np.inf], [0.0, 1.0, np.nan]])
     found = with_predictions([compare_rows(a, a)], a, [a])[0].in_prediction()
     assert found.tolist() == [0, 0]
 
 
-def test_identical_rows_are_zero_apart_and_a_row_lost_is_all_of_it():
+def test_equal_rows_have_distance_0_and_a_missing_row_1():
     a = normal(3, 8)
     a[1] = 0
     same = compare_rows(a, a)
-    for found in (same.relative(), same.strict(), same.largest):
-        assert not found.any()
+    assert not np.any([same.relative(), same.strict(), same.largest])
     assert (compare_rows(normal(4, 8), normal(4, 8)).cosine == 1).all()
     b = a.copy()
     b[2] = 0
@@ -86,7 +84,7 @@ def test_a_small_row_counts_as_the_median_row():
     assert 0 < compare_rows(a, b).relative()[3] < 1e-5
 
 
-def test_an_outlying_channel_hides_no_error_of_the_others_nor_its_own():
+def test_an_outlier_hides_neither_its_own_error_nor_others():
     a = normal(4, 256)
     a[:, 7] = 3000
     b = a * np.float32(1.01)
@@ -100,7 +98,7 @@ def test_an_outlying_channel_hides_no_error_of_the_others_nor_its_own():
     assert compare_rows(a, b).strict() == pytest.approx(np.full(4, 0.01), rel=0.02)
 
 
-def test_the_bias_is_taken_out():
+def test_the_bias_is_subtracted():
     bias = 600 * normal(64, seed=2)
     plain = normal(6, 64)
     rows = compare_rows(plain + bias, plain * np.float32(1.01) + bias, bias=bias)
@@ -117,7 +115,7 @@ NAN, INF = np.nan, np.inf
     ("in_a", "in_b", "column"),
     [(1, NAN, 2), (NAN, 1, 2), (INF, 1, 2), (INF, -INF, 2), (NAN, INF, 2), (NAN, NAN, -1), (-INF, -INF, -1)],
 )
-def test_not_finite_on_one_side(in_a, in_b, column):
+def test_an_element_that_is_not_finite_on_one_side_is_located(in_a, in_b, column):
     a, b = normal(3, 5), normal(3, 5)
     a[1, 2], b[1, 2] = in_a, in_b
     rows = compare_rows(a, b)
@@ -125,17 +123,17 @@ def test_not_finite_on_one_side(in_a, in_b, column):
     assert rows.strict().tolist() == [0, 0 if column < 0 else np.inf, 0]
 
 
-def test_not_finite_in_both_leaves_the_other_elements_to_be_compared():
+def test_nan_in_both_leaves_the_other_elements_to_compare():
     a, b = normal(3, 5), normal(3, 5)
     a[1, 2] = b[1, 2] = np.nan
     b[1, 4] += 1
     rows = compare_rows(a, b)
-    assert rows.odd.tolist() == [-1, -1, -1]
-    assert (rows.largest[1], rows.column[1]) == (pytest.approx(1), 4)
+    assert (rows.odd.tolist(), rows.column[1]) == ([-1, -1, -1], 4)
+    assert rows.largest[1] == pytest.approx(1)
     assert rows.relative()[1] > 0.1
 
 
-def test_causal_leaves_out_what_lies_above_the_diagonal():
+def test_the_causal_mask_leaves_out_later_keys():
     a = normal(2, 4, 4)
     b = a + np.triu(np.full((4, 4), 100, np.float32), 1)
     b[0, 0, 2] = np.nan
@@ -163,8 +161,8 @@ def test_a_single_number_is_a_row():
 
 
 @given(st.data(), SHAPES, st.booleans())
-def test_laws_of_any_two_tensors(data, shape, odd):
-    """The distance is symmetric and bounded, and parts that are joined are the whole."""
+def test_laws_that_hold_for_any_two_tensors(data, shape, odd):
+    """The distance is symmetric and bounded, and joined parts equal the whole."""
     a, b = (data.draw(arrays.arrays(np.float32, shape, elements=NUMBERS)) for _ in "ab")
     if odd:
         b[-1, 0] = np.nan
@@ -177,5 +175,5 @@ def test_laws_of_any_two_tensors(data, shape, odd):
     cut = data.draw(st.integers(0, len(a)))
     parts = join([compare_rows(a[own], b[own]) for own in (slice(0, cut), slice(cut, None))])
     for field in fields(RowDifferences):
-        found, wanted = getattr(parts, field.name), getattr(one, field.name)
-        np.testing.assert_allclose(found, wanted, rtol=1e-12, err_msg=field.name)
+        joined, whole = getattr(parts, field.name), getattr(one, field.name)
+        np.testing.assert_allclose(joined, whole, rtol=1e-12, err_msg=field.name)

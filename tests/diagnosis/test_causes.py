@@ -1,4 +1,5 @@
-"""Causes: the right one is named, alone or among those that fit as well, and never another."""
+"""The cause of an error: the right one is named, alone or among those that fit as well, and never a wrong
+one."""
 
 import math
 from functools import partial
@@ -21,11 +22,11 @@ UNIT = {"bf16": 2.0**-8, "f16": 2.0**-11}
 NORM, Q_ROPE, ACT = "layer0.attn.norm", "layer0.attn.q_rope", "layer0.mlp.act"
 
 
-# --- Drawn at random ----------------------------------------------------------------------------------
+# --- Random faults ------------------------------------------------------------------------------------
 
 
 def each_once(families):
-    """Each family in one precision every time, in the others in the sweep."""
+    """Test each family in one precision, and in the others in the sweep."""
     pairs = [(family, ROUNDINGS[(i + r) % 3]) for i, family in enumerate(families) for r in range(3)]
     return some_of(pairs, every=3)
 
@@ -39,17 +40,17 @@ def test_the_right_cause_is_named(family, rounding):
 
 
 @pytest.mark.parametrize(("family", "rounding"), each_once(UNKNOWN))
-def test_what_is_unknown_has_no_cause(family, rounding):
+def test_an_unknown_mistake_gets_no_cause(family, rounding):
     for done in filter(None, (draw(family, seed, rounding) for seed in (2, 6, 8))):
         print([(f.claim, f.residual, f.explains) for f in done[1].findings])
         assert done[2] in ("none", "invisible")
 
 
-# --- What cannot be told apart ------------------------------------------------------------------------
+# --- Causes that are similar --------------------------------------------------------------------------
 
 
 def findings(made, changes, event, tokens=TOKENS, rounding="bf16", layer=0):
-    """Of a run of a model (it, its config and weights) whose first wrong operation must be the event."""
+    """Diagnose a run of (model, config, weights) whose first wrong operation must be the event."""
     model, config, weights = made
     fault = Fault("fault", event, (), layer, changes)
     found = diagnose_values(model, tokens, decoder_run(config, weights, tokens, fault, rounding=rounding))
@@ -62,7 +63,7 @@ MLP_GATE = "model.layers.0.mlp.gate_proj.weight"
 BASE = {f"attn.{n}_rope": {"settings": {"rope_theta": 1e5}} for n in "qk"}
 
 
-def test_bases_that_a_short_text_cannot_tell_apart_are_both_named(decoders):
+def test_a_short_text_names_both_bases_that_fit(decoders):
     (found,) = findings(decoders("qwen2"), BASE, Q_ROPE, TOKENS[:2])
     assert found.claim.endswith(
         "the base is 100,000 or 150,000, the model says 1e+06 (64,500 to 164,000 fit as well)"
@@ -70,7 +71,7 @@ def test_bases_that_a_short_text_cannot_tell_apart_are_both_named(decoders):
     assert found.low < 1e5 < 1.5e5 < found.high < 2.5e5
 
 
-def test_other_layers_and_more_positions_tell_the_base(decoders):
+def test_other_layers_and_more_positions_narrow_the_base(decoders):
     (alone,) = findings(decoders("qwen2"), BASE, Q_ROPE, TOKENS[2:5])
     (every,) = findings(decoders("qwen2"), BASE, Q_ROPE, TOKENS[2:5], layer=None)
     (longer,) = findings(decoders("qwen2"), BASE, Q_ROPE, TOKENS * 6)
@@ -80,12 +81,12 @@ def test_other_layers_and_more_positions_tell_the_base(decoders):
     assert 0.98e5 < longer.low < 1e5 < longer.high < 1.02e5
 
 
-def test_two_gelus_are_told_apart_or_named_together(decoders, tmp_path):
+def test_two_gelus_are_distinguished_or_named_together(decoders, tmp_path):
     change = {"mlp.act": {"kind": "gelu"}}
     (alone,) = findings(decoders("llama_gqa"), change, ACT)
     assert "the activation is GELU, not SiLU" in alone.claim
     config, weights = tiny_model("llama_gqa")
-    weights[MLP_GATE] = weights[MLP_GATE] / 8  # where all GELUs are nearly the same
+    weights[MLP_GATE] = weights[MLP_GATE] / 8  # near 0 all GELUs are nearly the same
     both = findings((load(write_folder(tmp_path / "m", config, weights)), config, weights), change, ACT)
     claims = [found.claim.partition(": ")[2] for found in both]
     assert {"the activation is GELU, not SiLU", "the activation is GELU by tanh, not SiLU"} <= set(claims)
@@ -93,24 +94,23 @@ def test_two_gelus_are_told_apart_or_named_together(decoders, tmp_path):
 
 
 @pytest.mark.parametrize("tokens", [TOKENS, TOKENS[:1]], ids=["text", "one token"])
-def test_no_eps_is_none(decoders, tokens):
-    """Of one row any factor, power or exponent makes another; their numbers are none that people choose."""
+def test_a_missing_eps_is_named_as_0(decoders, tokens):
+    """For one row a factor, power or exponent fits too, but with numbers that nobody would choose."""
     (found,) = findings(decoders("llama_gqa"), {"attn.norm": {"eps": 0.0}}, NORM, tokens, rounding=None)
-    assert found.value == found.low == 0
-    assert found.high < 1e-6
+    assert found.value == found.low == 0 < found.high < 1e-6
     assert "eps is 0, the model says 1e-05 (anything up to" in found.claim
 
 
 @pytest.mark.parametrize(
     ("power", "rounding"), some_of([*product((2.0, 0.6, 0.4, 0.51), ROUNDINGS)], every=2)
 )
-def test_a_wrong_power_is_no_missing_norm(decoders, power, rounding):
+def test_a_wrong_power_is_not_called_a_missing_norm(decoders, power, rounding):
     found = findings(decoders("llama_gqa"), {"attn.norm": {"power": power}}, NORM, rounding=rounding)
     assert [(f.id, f.value) for f in found] == [("norm-power", power)]
 
 
-def test_what_the_engine_computes_with_too_few_digits_is_no_cause(decoders):
-    """A wrong norm in which everything is as far as rounding goes from one with another eps."""
+def test_another_norm_is_not_explained_by_a_large_eps(decoders):
+    """A norm that adds 1 to the RMS is close to one with another eps."""
 
     def instead(s, options, right):
         x = s[options["of"]]
@@ -120,13 +120,12 @@ def test_what_the_engine_computes_with_too_few_digits_is_no_cause(decoders):
     assert not any(f.explains for f in found)
 
 
-@pytest.mark.parametrize(
-    ("compute", "massive"),
-    [("f32", (3000,)), ("bf16", (3000,)), ("f16", (3000, -1500)), ("q8", (3000, -1500))],
-    ids=str,
-)
-def test_a_clipped_stream_is_named_beside_what_only_describes_it(decoders, tmp_path, compute, massive):
-    """Where few values pass the limit, as massive activations do, few channels and positions are wrong."""
+MASSIVE = [("f32", (3000,)), ("bf16", (3000,)), ("f16", (3000, -1500)), ("q8", (3000, -1500))]
+
+
+@pytest.mark.parametrize(("compute", "massive"), MASSIVE, ids=str)
+def test_a_clipped_stream_is_named_as_clipped(decoders, tmp_path, compute, massive):
+    """Only a few massive activations exceed the limit, so only few channels and positions are wrong."""
     _, config, weights = decoders("llama_gqa")
     table = weights["model.embed_tokens.weight"].copy()
     table[TOKENS[0], : len(massive)] = massive
@@ -143,7 +142,7 @@ def test_a_clipped_stream_is_named_beside_what_only_describes_it(decoders, tmp_p
     assert [f.claim.partition(": ")[2] for f in found.findings] == ["your values are clipped at +-1000"]
 
 
-# --- Telling, by hand -----------------------------------------------------------------------------------
+# --- Evidence, by hand ----------------------------------------------------------------------------------
 
 
 def seen_of(found, right, **options):
@@ -153,21 +152,21 @@ def seen_of(found, right, **options):
 NOISE = np.random.default_rng(0).standard_normal((20, 50))
 FEW = np.array([[1.0, 1e-4, 2e-4, 3e-4]] * 8)
 BESIDE, ALMOST, BEYOND = NOISE * (1 + 0.01 * NOISE[::-1]), *(NOISE * (1 + n * UNIT["bf16"]) for n in (0.7, 2))
-TELLING = {  # values; two predictions; whether the values speak for the first
-    "they were rounded from it": (rounded_to(NOISE, "bf16"), NOISE, BESIDE, {}, True),
-    "they were rounded from the other": (rounded_to(NOISE, "bf16"), BESIDE, NOISE, {}, False),
-    "one rounding parts the two": (NOISE, NOISE, ALMOST, {}, False),
-    "two roundings part them": (NOISE, NOISE, BEYOND, {}, True),
-    "they lie between the two": ((NOISE + BESIDE) / 2, NOISE, BESIDE, {}, False),
+EVIDENCE = {  # values, two predictions, options, True if the values prefer the first prediction
+    "values rounded from the first": (rounded_to(NOISE, "bf16"), NOISE, BESIDE, {}, True),
+    "values rounded from the second": (rounded_to(NOISE, "bf16"), BESIDE, NOISE, {}, False),
+    "predictions one rounding apart": (NOISE, NOISE, ALMOST, {}, False),
+    "predictions two roundings apart": (NOISE, NOISE, BEYOND, {}, True),
+    "values between the predictions": ((NOISE + BESIDE) / 2, NOISE, BESIDE, {}, False),
     "small elements count": (FEW, FEW, FEW * [1, 1.5, 1.5, 1.5], {"elements": True}, True),
     "small elements may have cancelled": (FEW, FEW, FEW * [1, 1.5, 1.5, 1.5], {}, False),
 }
 
 
-@pytest.mark.parametrize(("values", "one", "other", "options", "speak"), TELLING.values(), ids=TELLING)
-def test_for_which_of_two_predictions_values_speak(values, one, other, options, speak):
-    allowed = np.full((len(values), 1), 3 * UNIT["bf16"])
-    assert seen_of(values, one, **options).prefers(one, other, allowed) is speak
+@pytest.mark.parametrize(("values", "one", "other", "options", "first"), EVIDENCE.values(), ids=EVIDENCE)
+def test_values_prefer_a_prediction_only_if_it_is_surely_nearer(values, one, other, options, first):
+    tolerances = np.full((len(values), 1), 3 * UNIT["bf16"])
+    assert seen_of(values, one, **options).prefers(one, other, tolerances) is first
 
 
 # --- Fitting ------------------------------------------------------------------------------------------
@@ -177,7 +176,7 @@ def line(right, **options):
     return Family("times", lambda f: None, "scaled by {}".format, own=1.0, **options), lambda f: f * right
 
 
-def test_a_factor_is_that_of_least_squares():
+def test_a_factor_is_fitted_by_least_squares():
     rng = np.random.default_rng(0)
     right = rng.standard_normal((10, 30))
     found = 0.37 * right * (1 + 0.004 * rng.uniform(-1, 1, right.shape))
@@ -190,13 +189,13 @@ def test_a_factor_is_that_of_least_squares():
     assert 0.365 < known.low < 0.37 < known.high < 0.375
 
 
-def test_a_number_that_changes_nothing_is_none():
+def test_a_number_without_effect_is_not_fitted():
     right = np.ones((4, 4))
     family, _ = line(right, starts=(2.0, 5.0))
     assert best_of(family, lambda f: right, seen_of(right * 1.1, right), right) is None
 
 
-def test_ranges_that_have_nothing_in_common():
+def test_common_is_the_intersection_of_ranges():
     assert common([Range(1, 2, 3), Range(2.5, 4, 5)]) == Range(2.5, 2.5, 3)
     assert common([Range(1, 2, 3), Range(4, 5, 6)]) is None
     assert common([]) is None
@@ -206,10 +205,7 @@ base = partial(Family, "base", lambda value: None, "the base is {}".format, own=
 CALLED = [
     (base(), (499_990, 500_001, 500_010), 5e5, "the base is 500,000"),
     (base(), (123_400, 123_456, 123_500), 123_500, "the base is 123,500"),
-    (
-        base(), (2.2e5, 4e5, 6.1e5), 5e5,
-        "the base is 250,000 or 500,000 (220,000 to 610,000 fit as well)",
-    ),
+    (base(), (2.2e5, 4e5, 6.1e5), 5e5, "the base is 250,000 or 500,000 (220,000 to 610,000 fit as well)"),
     (base(), (3e5, 4e5, 4.5e5), 4e5, "the base is 400,000 (300,000 to 450,000 fit as well)"),
     (base(high=1e9), (3e8, 4e8, 1e9), 4e8, "the base is 4e+08 (3e+08 and more fit as well)"),
     (base(usual=(0.0, 1e-6)), (0, 1e-9, 5e-8), 0, "the base is 0 (anything up to 5e-08 fits as well)"),
@@ -222,18 +218,18 @@ CALLED = [
 
 
 @pytest.mark.parametrize(("family", "ends", "value", "claim"), CALLED, ids=[c[3] for c in CALLED])
-def test_what_a_range_is_called(family, ends, value, claim):
+def test_a_range_of_numbers_is_named(family, ends, value, claim):
     found = named(family, Range(*ends))
     assert (found.value, found.claim) == (value, claim)
 
 
-# --- Values that do not change are worked out once ----------------------------------------------------
+# --- Values that do not change are computed once ------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "change", some_of([{"attn.scores": {"scale": 0.2}}, {"mlp.act": {"kind": "gelu"}}, BASE], every=3)
 )
-def test_sharing_changes_no_finding(decoders, monkeypatch, change):
+def test_sharing_unchanged_values_changes_no_finding(decoders, monkeypatch, change):
     model, config, weights = decoders("qwen2")
     values = decoder_run(config, weights, TOKENS, Fault("fault", "", (), 0, change))
     values = {n: v for n, v in values.items() if n in ("embed.tok", "logits") or n.endswith("mlp.residual")}

@@ -1,6 +1,6 @@
-"""Diagnosis: a mistake in one operation is found where it is, and named; right runs are clean.
+"""Diagnosis: a mistake in one operation is located and named; right runs are clean.
 
-The independent engine makes the mistakes. test_fault_diagnosis.py tries every fault that has a name there.
+An independent engine makes the mistakes. test_fault_diagnosis.py tries every fault that the engine has.
 """
 
 import math
@@ -27,7 +27,7 @@ from microgpt_trace.errors import InputError
 
 
 def only(event, change):
-    """The fault of one operation: other options, or the value that `change(step, right value)` gives."""
+    """Return the fault of one operation: other options, or a function `change(step, right value)`."""
     layer, name = (int(event[5]), event[7:]) if event.startswith("layer") else (None, event)
     if callable(change):
         return Fault("by hand", event, (), layer, {name: {"instead": lambda s, _, x: change(s, x)}})
@@ -35,15 +35,15 @@ def only(event, change):
 
 
 def run_of(made, fault=None):
-    """Every event of the engine's run of a model (it, its config and weights), or of a microGPT's case."""
+    """Return all events of the engine's run of (model, config, weights) or of a microGPT's case."""
     if not isinstance(made, Case):
         return decoder_run(*made[1:], TOKENS, fault)
     params = {name: np.asarray(array) for name, array in made.model.params.items()}
     return microgpt_run(params, made.ids[:-1], made.model.config.n_head, fault, targets=made.ids[1:])
 
 
-def found_for(made, event, change):
-    """The diagnosis of a run whose only wrong operation must be `event`."""
+def diagnosis_of(made, event, change):
+    """Diagnose a run whose only wrong operation must be `event`."""
     model, tokens = (made.model, made.ids[:-1]) if isinstance(made, Case) else (made[0], TOKENS)
     found = diagnose_values(model, tokens, run_of(made, only(event, change)))
     print([(f.id, f.claim, f.residual, f.explains) for f in found.findings])
@@ -52,7 +52,7 @@ def found_for(made, event, change):
     return found
 
 
-def explained(found):
+def explaining(found):
     return [finding.id for finding in found.findings if finding.explains]
 
 
@@ -66,37 +66,35 @@ def test_a_right_run_is_clean(decoders, case):
     found = diagnose_values(model, TOKENS, events)
     worst = max(found.operations, key=lambda o: o.error / o.tolerance)
     print(f"{worst.name}: {worst.error:.2g} of {worst.tolerance:.2g}")
-    assert found.clean
-    assert len(found.operations) == len(events)
-    assert found.compute == "f32"
+    assert (found.clean, len(found.operations), found.compute) == (True, len(events), "f32")
 
 
 def test_a_right_microgpt_is_clean(case):
     assert diagnose_values(case.model, case.ids[:-1], run_of(case)).clean
 
 
-def test_a_precision_it_does_not_know(decoders):
+def test_an_unknown_precision_is_refused(decoders):
     with pytest.raises(InputError, match="compute: expected one of f32"):
         diagnose_values(decoders("qwen2")[0], TOKENS, {}, compute="fp4")
 
 
-# --- One mistake per group ------------------------------------------------------------------------
+# --- One mistake at a time ------------------------------------------------------------------------
 
 
 def of_tokens(*tokens):
     return lambda s, x: s.weight("model.embed_tokens.weight")[list(tokens)]
 
 
-def first_half_turned(s, x):
-    """RoPE of the first four of a head's eight channels."""
+def first_half_rotated(s, x):
+    """Apply RoPE to the first four of a head's eight channels."""
     q = s.heads(s["attn.q"]).copy()
     z = (q[..., :2] + 1j * q[..., 2:4]) * np.exp(1j * np.arange(len(q))[:, None, None] * [1, 0.01])
     q[..., :2], q[..., 2:4] = z.real, z.imag
     return q.reshape(x.shape)
 
 
-def normed_in_one(s, x):
-    """The norm of all heads of q together."""
+def normed_as_one_row(s, x):
+    """Compute the norm of all heads of q together."""
     q = s["attn.q"]
     return (
         q / np.sqrt((q * q).mean(-1, keepdims=True) + 1e-5) * np.tile(s.weight("self_attn.q_norm.weight"), 4)
@@ -111,7 +109,7 @@ def with_bias_of_v(s, x):
     return x - s.weight("self_attn.k_proj.bias") + s.weight("self_attn.v_proj.bias")
 
 
-def turned_then_normed(s, x):
+def rotated_then_normed(s, x):
     return norm(s, "attn.q", gain="self_attn.q_norm", per_head=True, turned=True)
 
 
@@ -126,7 +124,7 @@ MISTAKES = [
     ("rope-scaling-missing", "llama_linear", Q_ROPE, {"settings": {"rope_type": "default"}}),
     ("rope-scaling-missing", "llama_llama3", Q_ROPE, {"settings": {"rope_type": "default"}}),
     ("rope-scaling-missing", "llama_yarn", Q_ROPE, {"settings": {"rope_type": "default"}}),
-    ("rope-partial", "llama_gqa", Q_ROPE, first_half_turned),
+    ("rope-partial", "llama_gqa", Q_ROPE, first_half_rotated),
     ("other-keys", "llama_gqa", SCORES, keys_of_head_0),
     ("few-elements", "llama_gqa", SCORES, lambda s, x: with_element(x, ([0, 1, 2], [5, 3, 6], [1, 2, 4]), 9)),
     ("window-missing", "mistral_window", ATTN_WEIGHTS, {"window": None}),
@@ -136,9 +134,9 @@ MISTAKES = [
     ("heads-not-transposed", "llama_gqa", CONTEXT, lambda s, x: s.heads(x).swapaxes(0, 1).reshape(x.shape)),
     ("norm-skipped", "llama_gqa", NORM, {"power": 0.0}),
     ("attn-norm-missing", "llama_gqa", Q, {"of": "embed.tok"}),
-    ("norm-of-row", "qwen3", Q_NORM, normed_in_one),
+    ("norm-of-row", "qwen3", Q_NORM, normed_as_one_row),
     ("qk-norm-missing", "qwen3", Q_ROPE, {"of": "attn.q"}),
-    ("qk-norm-late", "qwen3", Q_ROPE, turned_then_normed),
+    ("qk-norm-late", "qwen3", Q_ROPE, rotated_then_normed),
     (
         "weight-transposed", "llama_gqa", V,
         lambda s, x: s["attn.norm"] @ s.weight("self_attn.v_proj.weight").reshape(32, 16),
@@ -162,7 +160,7 @@ MISTAKES = [
 )
 def test_a_mistake_is_named(decoders, id, case, event, change):
     made = MICROGPTS[case] if case in MICROGPTS else decoders(case)
-    assert id in explained(found_for(made, event, change))
+    assert id in explaining(diagnosis_of(made, event, change))
 
 
 def heads(x):
@@ -175,38 +173,33 @@ def with_element(x, at, value):
     return x
 
 
-LOOKS = [
-    ("times", lambda x: 1.001 * x),
-    ("negated", lambda x: -x),
-    ("zeros", lambda x: 0 * x),
-    ("nan", lambda x: with_element(x, (2, 3), np.nan)),
-    ("one-position", lambda x: with_element(x, 2, 0)),
-    ("one-position", lambda x: with_element(x, 2, x[4])),
+DESCRIBED = [
+    ("times", lambda x: 1.001 * x), ("negated", lambda x: -x), ("zeros", lambda x: 0 * x),
+    ("nan", lambda x: with_element(x, (2, 3), np.nan)), ("one-position", lambda x: with_element(x, 2, 0)),
+    ("one-position", lambda x: with_element(x, 2, x[4])), ("rows-shifted", lambda x: np.roll(x, 1, 0)),
     ("one-channel", lambda x: with_element(x, (slice(None), 5), 2 * x[:, 5])),
     ("one-element", lambda x: with_element(x, (2, 3), 1.01 * x[2, 3])),
-    ("rows-shifted", lambda x: np.roll(x, 1, 0)),
-    ("clipped", lambda x: np.clip(x, -0.5, 0.5)),
+    ("clipped", lambda x: np.clip(x, -0.5, 0.5)), ("rounded-bf16", lambda x: rounded_to(x, "bf16")),
     ("vector-added", lambda x: x + np.linspace(0, 1, x.shape[1])),
     ("one-head", lambda x: with_element(heads(x), (slice(None), 1), 0.5).reshape(x.shape)),
     ("heads-permuted", lambda x: heads(x)[:, [1, 0, 3, 2]].reshape(x.shape)),
-    ("rounded-bf16", lambda x: rounded_to(x, "bf16")),
-]
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(("id", "change"), LOOKS, ids=[f"{i}-{look[0]}" for i, look in enumerate(LOOKS)])
-def test_what_no_mistake_explains_is_described(decoders, id, change):
+@pytest.mark.parametrize(("id", "change"), DESCRIBED, ids=[f"{i}-{d[0]}" for i, d in enumerate(DESCRIBED)])
+def test_an_error_without_a_known_mistake_is_described(decoders, id, change):
     for event in (Q, "layer1.attn.context"):
-        assert id in explained(found_for(decoders("llama_gqa"), event, lambda s, x: change(x)))
+        assert id in explaining(diagnosis_of(decoders("llama_gqa"), event, lambda s, x: change(x)))
 
 
 def test_nothing_explains_noise(decoders):
     noise = np.random.default_rng(1).standard_normal((7, 32))
-    found = found_for(decoders("llama_gqa"), Q, lambda s, x: noise)
-    assert explained(found) == []
+    found = diagnosis_of(decoders("llama_gqa"), Q, lambda s, x: noise)
+    assert explaining(found) == []
     assert found.tried
 
 
-def test_a_cause_is_followed_through_all_layers(decoders):
+def test_a_cause_is_found_in_all_layers(decoders):
     made = decoders("llama_gqa")
     pairs = Fault("pairs", "", (), None, {f"attn.{n}_rope": {"interleaved": True} for n in "qk"})
     (found,) = diagnose_values(made[0], TOKENS, run_of(made, pairs)).findings
@@ -214,7 +207,7 @@ def test_a_cause_is_followed_through_all_layers(decoders):
     assert found.claim == "layer 0, q after RoPE: your values are your own q rotated in interleaved pairs"
 
 
-# --- What the dump lacks, and what is not finite ----------------------------------------------------
+# --- Events that a dump lacks, and values that are not finite ---------------------------------------
 
 
 def test_operations_that_a_dump_lacks_are_recomputed(decoders):
@@ -222,20 +215,18 @@ def test_operations_that_a_dump_lacks_are_recomputed(decoders):
     kept = {n: x for n, x in run_of(made).items() if n.rpartition(".")[2] not in lacking}
     found = diagnose_values(made[0], TOKENS, kept)
     context = next(o for o in found.operations if o.name == CONTEXT)
-    assert found.clean
-    assert context.inputs == (NORM,)
+    assert (found.clean, context.inputs) == (True, (NORM,))
     assert context.recomputed == tuple(f"layer0.attn.{n}" for n in lacking)
     assert (Q, "the dump does not have it") in found.untested
 
 
-def test_logits_of_the_last_position(decoders):
+def test_logits_of_only_the_last_position_are_judged(decoders):
     made = decoders("llama_gqa")
     values = run_of(made)
     logits, _ = values.pop("logits")[-1:], values.pop("probs")
     assert diagnose_values(made[0], TOKENS, values, {"logits": (logits, (6,))}).clean
     found = diagnose_values(made[0], TOKENS, values, {"logits": (-logits, (6,))})
-    assert explained(found) == ["negated"]
-    assert found.operations[-1].position == 6
+    assert (explaining(found), found.operations[-1].position) == (["negated"], 6)
 
 
 @pytest.mark.parametrize(
@@ -247,22 +238,22 @@ def test_logits_of_the_last_position(decoders):
     ],
     ids=["all", "one element", "one element of a wrong row"],
 )
-def test_nan_is_a_finding_where_the_rest_is_right(decoders, ids, change):
-    found = found_for(decoders("llama_gqa"), V, lambda s, x: change(x))
-    assert [id for id in explained(found) if id == "nan"] == ids
+def test_nan_is_a_finding_if_the_rest_is_right(decoders, ids, change):
+    found = diagnosis_of(decoders("llama_gqa"), V, lambda s, x: change(x))
+    assert [id for id in explaining(found) if id == "nan"] == ids
     assert found.wrong[0].nonfinite == "NaN though the inputs are finite"
     if np.isnan(change(np.ones((7, 16)))).sum() == 1:
         assert found.wrong[0].element == (3, 2)
 
 
-def test_no_temperature_is_beyond_all_numbers(decoders):
+def test_tiny_scores_are_judged_without_an_error(decoders):
     made = decoders("llama_gqa")
     values = run_of(made)
     values[SCORES] = values[SCORES] * np.float32(1e-6)
     assert [o.name for o in diagnose_values(made[0], TOKENS, values).wrong] == [SCORES, ATTN_WEIGHTS]
 
 
-def test_masked_scores_may_hold_anything(decoders):
+def test_masked_scores_may_have_any_value(decoders):
     made = decoders("llama_gqa")
     values = run_of(made)
     for name in (SCORES, "layer1.attn.scores"):
@@ -276,18 +267,16 @@ def test_masked_scores_may_hold_anything(decoders):
 @pytest.mark.parametrize(
     ("id", "text"), [("bos-missing", (1, *TOKENS)), ("bos-added", TOKENS[1:]), ("other-tokens", (9, 8))]
 )
-def test_tokens_that_are_not_those_of_the_text(decoders, id, text):
+def test_tokens_that_differ_from_the_text_are_a_finding(decoders, id, text):
     made = decoders("llama_gqa")
     found = diagnose_values(made[0], TOKENS, run_of(made), text_tokens=text)
-    assert explained(found) == [id]
-    assert found.first_wrong is None
-    assert not found.clean
+    assert (explaining(found), found.first_wrong, found.clean) == ([id], None, False)
 
 
 @pytest.mark.parametrize(
     ("type", "other", "parts"), [("F16", "BF16", "the whole"), ("BF16", "F16", "a part of an order")]
 )
-def test_halves_of_a_transposed_matrix_are_read_as_the_other_format(type, other, parts):
+def test_a_transposed_matrix_is_misread_as_the_other_16_bit_format(type, other, parts):
     tensor = transposed(type, parts)[0]
     (wrong,) = misreadings(type)
     read = _matrix(SimpleNamespace(tensors={"wq": tensor}), wrong, "wq")
@@ -303,8 +292,8 @@ def test_smollm2_is_clean_and_its_rope_base_is_measured():
     model, tokens, name = load(SMOLLM2), [504, 3575, 282, 4649], "layer3.attn.q_rope"
 
     def run():
-        told = trace(model, tokens=tokens, values=list(model.plan))
-        return {event: told[event] for event in model.plan}
+        run = trace(model, tokens=tokens, values=list(model.plan))
+        return {event: run[event] for event in model.plan}
 
     values = run()
     assert diagnose_values(model, tokens, values).clean

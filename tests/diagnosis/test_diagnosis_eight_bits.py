@@ -1,4 +1,5 @@
-"""diagnose and engines that round what goes into products: offered, judged by it, faults found."""
+"""diagnose and engines that round the inputs of products: the offered precision, and faults in spite of
+it."""
 
 import numpy as np
 import pytest
@@ -7,73 +8,62 @@ from support.tiny_models import TOKENS, wide
 
 from microgpt_trace.diagnosis.diagnose import diagnose_values
 
-KINDS = {  # of engines' inputs, as they are told
-    "Q8_0": "8-bit blocks of 32",
-    "Q8_1": "8-bit blocks of 32 with float16 sums",
-    "Q8_K": "8-bit blocks of 256",
-    "divided": "8-bit blocks of 32 divided by float16 scales",
-}
+KINDS = {  # ways to round inputs, in words
+    "Q8_0": "8-bit blocks of 32", "Q8_1": "8-bit blocks of 32 with float16 sums",
+    "Q8_K": "8-bit blocks of 256", "divided": "8-bit blocks of 32 divided by float16 scales",
+}  # fmt: skip
 PRODUCTS = ("attn.q", "attn.k", "attn.v", "attn.out", "mlp.gate", "mlp.up", "mlp.down")
 SAME = [9, 9, 9, 9, 9, 9, 9]
 
 
 def diagnosed(model, events, tokens=TOKENS):
-    """The diagnoses without a precision and with `q8`."""
+    """Return the diagnoses without a precision and with `q8`."""
     return [diagnose_values(model, tokens, events, compute=compute) for compute in (None, "q8")]
 
 
 def assert_offered(plain, eight):
-    """A right engine of 8 bits is neither clean nor wrong without its precision, and clean by it."""
+    """Check that a right engine of 8 bits is neither clean nor wrong without its precision, and clean with
+    it."""
     print(plain.offer, plain.first_wrong, [(o.name, o.error, o.tolerance) for o in eight.operations])
     assert (plain.offer.compute, plain.first_wrong, plain.findings) == ("q8", None, ())
-    assert not plain.clean
-    assert eight.clean
-    assert eight.offer is None
+    assert (plain.clean, eight.clean, eight.offer) == (False, True, None)
 
 
 # --- Right engines ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("type", "inputs", "tokens"),
-    [
-        ("Q8_0", "Q8_0", TOKENS),
-        ("Q4_0", "Q8_0", SAME),
-        ("Q4_1", "Q8_1", TOKENS),
-        ("Q5_1", "Q8_1", SAME),
-        ("Q4_K", "Q8_K", TOKENS),
-        ("Q4_0", "divided", TOKENS),
-        ("Q4_1", "divided", SAME),
-    ],
-    ids=str,
-)
-def test_a_right_engine_is_offered_its_precision_and_clean_by_it(tmp_path, type, inputs, tokens):
+RIGHT = [
+    ("Q8_0", "Q8_0", TOKENS), ("Q4_0", "Q8_0", SAME), ("Q4_1", "Q8_1", TOKENS), ("Q5_1", "Q8_1", SAME),
+    ("Q4_K", "Q8_K", TOKENS), ("Q4_0", "divided", TOKENS), ("Q4_1", "divided", SAME),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("type", "inputs", "tokens"), RIGHT, ids=str)
+def test_a_right_engine_is_offered_its_precision_and_is_clean_with_it(tmp_path, type, inputs, tokens):
     model, config, weights = wide(tmp_path, type)
     plain, eight = diagnosed(model, decoder_run(config, weights, tokens, inputs=inputs), tokens)
     assert_offered(plain, eight)
     assert f"inputs of products are {KINDS[inputs]} (" in eight.compute_how
-    assert eight.compute_how.count("(") == 1  # the same in all products
+    assert eight.compute_how.count("(") == 1  # the same way in all products
 
 
-@pytest.mark.parametrize(
-    ("inputs", "ends"),
-    [
-        ("Q8_0", ("mlp.residual", "logits")),
-        ("Q8_0", ("logits",)),
-        ("Q8_1", ("mlp.residual",)),
-        ("divided", ("mlp.residual", "logits")),
-        ("divided", ("logits",)),
-    ],
-)
-def test_a_dump_of_hidden_states_of_a_right_engine_is_told_what_it_may_be(decoders, inputs, ends):
-    """Over several products little shows that it is so: no fault is named, nor is it clean."""
+HIDDEN_STATES = [
+    ("Q8_0", ("mlp.residual", "logits")), ("Q8_0", ("logits",)), ("Q8_1", ("mlp.residual",)),
+    ("divided", ("mlp.residual", "logits")), ("divided", ("logits",)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("inputs", "ends"), HIDDEN_STATES)
+def test_hidden_states_of_a_right_engine_are_offered_a_precision(decoders, inputs, ends):
+    """Several products lie between these events, so that no fault is named, and the dump is not clean
+    either."""
     model, config, weights = decoders("qwen2")
     events = decoder_run(config, weights, TOKENS, inputs=inputs)
     assert_offered(*diagnosed(model, {name: x for name, x in events.items() if name.endswith(ends)}))
 
 
 @pytest.mark.parametrize("inputs", KINDS)
-def test_gaps_in_a_dump_of_a_right_engine(decoders, inputs):
+def test_a_right_engine_with_gaps_in_its_dump_is_clean(decoders, inputs):
     model, config, weights = decoders("qwen2")
     events, ends = decoder_run(config, weights, TOKENS, inputs=inputs), ("attn.q", ".residual", "logits")
     kept = {name: value for name, value in events.items() if name.endswith(ends)}
@@ -82,19 +72,18 @@ def test_gaps_in_a_dump_of_a_right_engine(decoders, inputs):
     assert eight.clean
 
 
-def test_a_cause_that_explains_comes_before_a_precision_that_may_be(decoders):
-    """Over a whole pass eight bits may bring an error of this size too."""
+def test_a_cause_that_explains_is_preferred_to_a_possible_precision(decoders):
+    """Over a whole pass eight bits may cause an error of this size too."""
     model, config, weights = decoders("qwen2")
     logits = decoder_run(config, weights, TOKENS)["logits"] * np.float32(1.01)
     plain, eight = diagnosed(model, {"logits": logits})
     print(plain.offer, [finding.claim for finding in plain.findings], eight.clean)
-    assert eight.clean
-    assert plain.offer is None
+    assert (eight.clean, plain.offer) == (True, None)
     assert [finding.id for finding in plain.findings if finding.explains] == ["times"]
 
 
-def test_a_factor_is_not_offered_a_precision_that_hides_it(decoders):
-    """What is offered must make right, by inputs rounded so, what it explains."""
+def test_no_precision_is_offered_that_would_hide_a_factor(decoders):
+    """An offered precision must make operations right by rounding their inputs."""
     model, config, weights = decoders("llama_gqa")
     events = decoder_run(config, weights, TOKENS, inputs="Q8_0", alter=of_products(lambda x, *_: x * 1.001))
     found = diagnose_values(model, TOKENS, events)
@@ -111,7 +100,7 @@ def tf32(w):
 
 
 def int8(w):
-    """Each row of a matrix in 8 bits."""
+    """Round each row of a matrix to 8 bits."""
     step = np.abs(w).max(axis=-1, keepdims=True) / 127
     return (np.rint(w / step) * step).astype(np.float32) if w.ndim == 2 else w
 
@@ -127,11 +116,9 @@ def of_products(change):
 
 
 WEIGHTS = {
-    "by 1.001": lambda w: w * np.float32(1.001),
-    "bf16": lambda w: rounded_to(w, "bf16"),
-    "tf32": tf32,
-    "int8": int8,
-}
+    "by 1.001": lambda w: w * np.float32(1.001), "bf16": lambda w: rounded_to(w, "bf16"),
+    "tf32": tf32, "int8": int8,
+}  # fmt: skip
 VALUES = {
     "by 1.0002": of_products(lambda x, size, rng: x * 1.0002),
     "a vector added": of_products(lambda x, size, rng: x + 0.005 * size * rng.standard_normal(x.shape[1])),
@@ -144,7 +131,7 @@ VALUES = {
 
 @pytest.mark.parametrize("wrong", [*WEIGHTS, *VALUES])
 def test_a_wrong_engine_is_neither_clean_nor_offered_a_precision(decoders, wrong):
-    """The embedding is the model's own: what is wrong is in the products alone."""
+    """Only the products are wrong; the embedding is the model's own."""
     model, config, weights = decoders("llama_gqa")
     change = WEIGHTS.get(wrong, lambda w: w)
     altered = {n: w if "embed" in n or w.ndim < 2 else change(w) for n, w in weights.items()}
@@ -157,7 +144,7 @@ def test_a_wrong_engine_is_neither_clean_nor_offered_a_precision(decoders, wrong
 @pytest.mark.parametrize(
     ("wrong", "inputs"), [("by 1.0002", "Q8_0"), ("by 1.0002", "divided"), ("a vector added", "Q8_0")]
 )
-def test_eight_bits_hide_no_error_of_every_product(decoders, wrong, inputs):
+def test_eight_bits_do_not_hide_an_error_of_all_products(decoders, wrong, inputs):
     model, config, weights = decoders("llama_gqa")
     events = decoder_run(config, weights, TOKENS, inputs=inputs, alter=VALUES[wrong])
     found = diagnose_values(model, TOKENS, events, compute="q8")

@@ -1,7 +1,6 @@
-"""Every fault of the independent engine, diagnosed: the operation is found each time, the cause nearly so.
+"""Diagnose every fault of an independent engine: the operation is always found, the cause nearly always.
 
-A fault counts where what it changes at its event is above float32 rounding; the tests print the rate and
-every fault that is not named.
+A fault counts if its effect on its event exceeds rounding. The tests print the rate and every unnamed fault.
 """
 
 import re
@@ -32,32 +31,24 @@ FAMILIES = (
     "llama_gqa", "llama_mha_bias", "mistral_window", "qwen2", "qwen2_tied", "qwen3", "llama_llama3",
     "llama_yarn_attention", "llama_linear",
 )  # fmt: skip
-# How much of a row a fault must change to be seen, by precision: eps beside a large row is not.
+# The share of a row that a fault must change to be visible, by precision. An eps in a large row is not.
 VISIBLE = {"f32": 1e-5, "bf16": 0.1, "f16": 0.1, "q8": 1e-3}
-# What an altered event, or a quantised matrix read wrongly, may be called.
-# A token's row is what a wrong row of the embedding is.
+# Words that name an altered event or a misread matrix. A wrong row of the embedding is another token's row.
 NAMED = {
-    "scale": ("scale", "times", "multiplied"),
-    "sign": ("wrong sign", "-1 times", "subtracted", "direction"),
-    "nan": ("nan",),
-    "inf": ("infinite",),
-    "wrong_element": ("only the element",),
-    "wrong_row": ("only position", "your row at position"),
-    "noise_row": ("only position",),
-    "zeros": ("zeros",),
-    "clip": ("clipped",),
-    "nibbles_swapped": ("high nibbles are read before",),
-    "nibbles_interleaved": ("as neighbours",),
-    "minimum_ignored": ("the minima are ignored",),
-    "zero_point_missing": ("is not subtracted",),
-    "zero_point_off_by_one": ("the zero point is off",),
+    "scale": ("scale", "times", "multiplied"), "sign": ("wrong sign", "-1 times", "subtracted", "direction"),
+    "nan": ("nan",), "inf": ("infinite",), "wrong_element": ("only the element",), "zeros": ("zeros",),
+    "wrong_row": ("only position", "your row at position"), "noise_row": ("only position",),
+    "clip": ("clipped",), "nibbles_swapped": ("high nibbles are read before",),
+    "nibbles_interleaved": ("as neighbours",), "minimum_ignored": ("the minima are ignored",),
+    "zero_point_missing": ("is not subtracted",), "zero_point_off_by_one": ("the zero point is off",),
     "scale_of_next_block": ("the scale of the next",),
-}
+}  # fmt: skip
 
 
 def unnamed(model, run, faults, tokens=TOKENS, compute="f32"):
-    """Diagnose the right run and every visible fault, whose events `run` gives; returns those not named."""
-    asked = {"compute": "q8"} if compute == "q8" else {}  # which values do not show by themselves
+    """Diagnose the right run and every visible fault, whose events `run` returns. Return the unnamed
+    faults."""
+    asked = {"compute": "q8"} if compute == "q8" else {}  # the values do not show this precision
     events = run(None)
     right, count, missed = diagnose_values(model, tokens, events, **asked), 0, []
     assert (right.clean, right.compute) == (True, compute)
@@ -79,35 +70,34 @@ def unnamed(model, run, faults, tokens=TOKENS, compute="f32"):
 
 
 def engine(made, **options):
-    """(model, the run of a fault) of a model, its config and weights."""
+    """Return the model of (model, config, weights), and a function that runs it with a fault."""
     return made[0], lambda fault: decoder_run(*made[1:], TOKENS, fault, **options)
 
 
 def microgpt(name):
-    """(model, the run of a fault, tokens, parameters): a position is left for those that come one late."""
+    """Return a model, a function that runs it with a fault, tokens and parameters.
+
+    One position stays free for faults that shift the positions.
+    """
     case = MICROGPTS[name]
     params = {n: np.asarray(case.model.params[n]) for n in case.model.config.shapes()}
     tokens, heads = [int(i) for i in case.ids[:-2]], case.model.config.n_head
     return case.model, lambda fault: microgpt_run(params, tokens, heads, fault), tokens, params
 
 
-@pytest.mark.parametrize(
-    ("case", "compute", "options", "every"),
-    [
-        *some_of([(case, "f32", {}, 1) for case in FAMILIES], every=9, sweep=2),
-        ("qwen2", "bf16", {"rounding": "bf16"}, 4),
-        ("qwen2", "f16", {"rounding": "f16"}, 8),
-        ("qwen2", "q8", {"inputs": "divided"}, 4),
-        in_sweep(("qwen2", "bf16", {"rounding": "bf16"}, 1)),
-        in_sweep(("qwen2", "f16", {"rounding": "f16"}, 1)),
-        in_sweep(("qwen2", "q8", {"inputs": "Q8_0"}, 1)),
-        in_sweep(("llama_mha_bias", "q8", {"inputs": "Q8_1"}, 1)),
-        in_sweep(("qwen3", "q8", {"inputs": "Q8_K"}, 1)),
-    ],
-    ids=str,
-)
+BF16, F16 = {"rounding": "bf16"}, {"rounding": "f16"}
+ENGINES = [
+    *some_of([(case, "f32", {}, 1) for case in FAMILIES], every=9, sweep=2),
+    ("qwen2", "bf16", BF16, 4), ("qwen2", "f16", F16, 8), ("qwen2", "q8", {"inputs": "divided"}, 4),
+    in_sweep(("qwen2", "bf16", BF16, 1)), in_sweep(("qwen2", "f16", F16, 1)),
+    in_sweep(("qwen2", "q8", {"inputs": "Q8_0"}, 1)), in_sweep(("qwen3", "q8", {"inputs": "Q8_K"}, 1)),
+    in_sweep(("llama_mha_bias", "q8", {"inputs": "Q8_1"}, 1)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("case", "compute", "options", "every"), ENGINES, ids=str)
 def test_structural_faults_of_a_decoder_are_named(decoders, case, compute, options, every):
-    """Every fault, or a share of them, of an engine that rounds its values, or the inputs of its products."""
+    """Test every fault, or every nth, of an engine in float32 or one that rounds."""
     made, hidden = decoders(case), ["eps@final.norm"] * (compute == "q8")
     missed = unnamed(*engine(made, **options), decoder_faults(made[1])[::every], compute=compute)
     assert missed <= {*UNKNOWABLE, *hidden}
@@ -120,21 +110,21 @@ def test_structural_faults_of_a_microgpt_are_named(name):
 
 
 @pytest.mark.sweep
-def test_whatever_happens_to_an_event_of_a_decoder_is_named(decoders):
+def test_generic_faults_of_a_decoder_are_named(decoders):
     model, run = engine(decoders("qwen3"))
     faults = [fault for fault in generic_faults(run(None)) if not fault.event.startswith("layer1")]
     assert unnamed(model, run, faults) == set()
 
 
 @pytest.mark.sweep
-def test_whatever_happens_to_an_event_of_a_microgpt_is_named():
+def test_generic_faults_of_a_microgpt_are_named():
     model, run, tokens, _ = microgpt("2 layers, 2 heads")
     assert unnamed(model, run, generic_faults(run(None)), tokens) == set()
 
 
 @pytest.mark.parametrize("type", some_of(SCALES, every=4))
 def test_misread_quantisation_is_named(tmp_path, type):
-    """GGUF has the rows of q and k in an order of its own, in which another block is the next."""
+    """GGUF reorders the rows of q and k, so that their next block is another one."""
     config = CASES["llama_gqa"] | {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 1}
     weights = random_quantised_weights(config, lambda name: type, "faults")
     model = load(write_gguf(tmp_path / "m.gguf", config, weights))
@@ -149,7 +139,7 @@ def test_misread_quantisation_is_named(tmp_path, type):
 
 
 @pytest.mark.parametrize(("kind", "base"), [("scale", 1), ("wrong_element", 0)])
-def test_a_fault_of_a_ten_thousandth_is_found(decoders, kind, base):
+def test_a_relative_fault_of_1e_4_is_found(decoders, kind, base):
     model, run = engine(decoders("llama_gqa"))
     for event in ("embed.tok", "layer0.attn.scores", "layer0.mlp.down", "final.norm", "logits"):
         found = diagnose_values(model, TOKENS, run(generic_fault(kind, event, base + 1e-4)))
@@ -182,15 +172,14 @@ IN_GAPS = ("rope_interleaved", "scale_missing", "mask_missing", "kv_grouping_sco
 UP_TO_THE_CONTEXT = ("rope_interleaved", "rope_base", "rope_missing")
 
 
-@pytest.mark.parametrize(
-    ("gap", "id"),
-    [
-        *some_of([(gap, id) for gap in ("layers", "modules", "logits") for id in IN_GAPS], every=5, sweep=2),
-        ("up to the scores", "qk_permuted"),
-        *(("up to the context", id) for id in UP_TO_THE_CONTEXT),
-    ],
-)
-def test_faults_in_dumps_with_gaps(decoders, gap, id):
+GAPS_AND_FAULTS = [
+    *some_of([(gap, id) for gap in ("layers", "modules", "logits") for id in IN_GAPS], every=5, sweep=2),
+    *[("up to the scores", "qk_permuted"), *(("up to the context", id) for id in UP_TO_THE_CONTEXT)],
+]
+
+
+@pytest.mark.parametrize(("gap", "id"), GAPS_AND_FAULTS)
+def test_faults_in_dumps_with_gaps_are_named(decoders, gap, id):
     model, config, weights = decoders("qwen2")
     fault = next(f for f in decoder_faults(config) if f.id == id)
     right, events = (decoder_run(config, weights, TOKENS, f) for f in (None, fault))
@@ -203,8 +192,8 @@ def test_faults_in_dumps_with_gaps(decoders, gap, id):
 
 
 @pytest.mark.parametrize("gap", GAPS)
-def test_right_runs_in_dumps_with_gaps(decoders, gap):
-    """An offset of q and k alike leaves every score as it is."""
+def test_right_runs_in_dumps_with_gaps_are_clean(decoders, gap):
+    """The same offset of q and k changes no score."""
     model, config, weights = decoders("qwen2")
     offset = next(f for f in decoder_faults(config) if f.id == "rope_offset")
     events = decoder_run(config, weights, TOKENS, offset)
@@ -216,18 +205,17 @@ def test_right_runs_in_dumps_with_gaps(decoders, gap):
 
 
 @pytest.mark.parametrize("style", ["ours", "huggingface", "llama.cpp", "transformerlens"])
-def test_a_decoders_dump_of_another_engine(decoders, tmp_path, style):
+def test_a_dump_of_a_decoder_in_any_style_is_diagnosed(decoders, tmp_path, style):
     model, config, weights = decoders("qwen2")
     fault = next(f for f in decoder_faults(config) if f.id == "rope_interleaved")
     write_dump(tmp_path / style, decoder_run(config, weights, TOKENS, fault), style)
     found = diagnose(open_recording(tmp_path / style), model).diagnosis
     print(found.first_wrong, found.findings)
-    assert found.tokens == TOKENS
-    assert [f.id for f in found.findings] == ["rope-interleaved"]
+    assert (found.tokens, [f.id for f in found.findings]) == (TOKENS, ["rope-interleaved"])
 
 
 @pytest.mark.parametrize("style", ["ours", "huggingface", "transformerlens"])
-def test_a_microgpts_dump_of_another_engine(tmp_path, style):
+def test_a_dump_of_a_microgpt_in_any_style_is_diagnosed(tmp_path, style):
     model, run, tokens, params = microgpt("2 layers, 2 heads")
     fault = next(f for f in microgpt_faults(params, 2) if f.id == "gelu_for_relu")
     for name, events in (("right", run(None)), ("wrong", run(fault))):

@@ -311,7 +311,7 @@ ENGINES = {  # a function that returns files and their events, and words of the 
     "gate and up swapped in a layer": (with_gate_and_up_swapped, "values agree in 3 of 4 layers"),
     "fault in a layer": (
         lambda model: engine_names(faulty(model, "layer2.attn.out")),
-        "values agree in 2 of 4 layers, and differ by 1.",
+        "values agree in 2 of 4 layers, and differ by at most 1.",
     ),
     "fault in RoPE": (lambda model: engine_names(faulty(model, "layer1.attn.q_rope")), "values agree in"),
     "fault in every layer": (with_telling_names, "# events: 77 placed"),

@@ -1,4 +1,4 @@
-"""The factor that all rows of a tensor share, and how surely it is known."""
+"""The factor common to all rows of a tensor, and its standard error."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def measured(a, b, step=None):
     return meter.result()
 
 
-def test_a_factor_is_found_and_blocks_change_nothing():
+def test_a_factor_is_measured_the_same_in_blocks():
     a = RNG.standard_normal((12, 40))
     found = measured(a, a * 1.003)
     assert found.value == pytest.approx(0.003)
@@ -26,8 +26,8 @@ def test_a_factor_is_found_and_blocks_change_nothing():
 
 
 @pytest.mark.parametrize("shared", ["none", "row", "column", "one row again and again"])
-def test_errors_that_rows_or_columns_share_are_no_factor(shared):
-    """Of 200 draws none lies beyond, though what is shared does not average out."""
+def test_errors_common_to_rows_or_columns_are_not_a_factor(shared):
+    """No factor of 200 samples exceeds its error, although common errors do not average out."""
     worst = 0.0
     for _ in range(200):
         a = RNG.standard_normal((8, 64))
@@ -40,7 +40,7 @@ def test_errors_that_rows_or_columns_share_are_no_factor(shared):
     assert worst < CHANCE
 
 
-def test_one_massive_element_neither_hides_a_factor_nor_makes_one():
+def test_a_massive_channel_neither_hides_nor_mimics_a_factor():
     a = RNG.standard_normal((8, 64))
     a[:, 5] = 3000.0
     noise = 1 + 0.002 * RNG.standard_normal(a.shape)
@@ -50,7 +50,7 @@ def test_one_massive_element_neither_hides_a_factor_nor_makes_one():
     assert wrong.value > CHANCE * wrong.error
 
 
-def test_a_row_of_one_element_may_err_by_more_than_a_row_of_many():
+def test_a_row_of_one_element_may_have_a_larger_error():
     alone, many = beyond_usual(np.array([1.0, 1 / 4096]))
     print(alone, many)
     assert 2.5 < alone < 3

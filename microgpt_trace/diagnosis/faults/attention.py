@@ -61,7 +61,7 @@ def capped(case: Case, words: str) -> Family:
     )  # fmt: skip
 
 
-def unturned(case: Case) -> Iterator[Hypothesis]:
+def scores_before_rope(case: Case) -> Iterator[Hypothesis]:
     """Scores computed from q or k before RoPE or before their norm."""
     if not isinstance(case.row.kind, Scores) or not case.plan.of_kind(Rotation):
         return

@@ -142,10 +142,8 @@ def places(case: Case) -> Iterator[Hypothesis]:
 
 
 def _exceptions(case: Case, id: str, words: str, shape: tuple[int, ...], axis: int) -> Iterator[Hypothesis]:
-    """The positions, heads or channels along an axis whose values are wrong, if they are few.
-
-    `shape` is that of the values, or has an axis for the heads.
-    """
+    """The positions, heads or channels along an axis whose values are wrong, if they are few. `shape` is that
+    of the values, or has an axis for the heads."""
     errors = np.abs(_errors(case)).reshape(shape)
     axis %= errors.ndim
     largest = errors.max(axis=tuple(i for i in range(errors.ndim) if i != axis))

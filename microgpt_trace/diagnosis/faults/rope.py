@@ -36,10 +36,8 @@ PAIRED = " (and pairs are interleaved: neighbours, not halves)"
 @dataclass(frozen=True, eq=False)
 class Turning:
     """How RoPE rotates a head: the radians per position of each pair, [n/2], and which channels make a pair.
-
     The first n channels of a head are rotated. `factor` multiplies cos and sin, `offset` is the position of
-    the first token.
-    """
+    the first token."""
 
     frequencies: Array
     factor: float = 1.0
@@ -155,10 +153,7 @@ def _family(
     special: Mapping[float, tuple[str, str]] | None = None, rank: int = NUMBERED, **options: Any,
 ) -> Family:  # fmt: skip
     """Return the family of mistakes that change a Turning by a number, and make pairs `adjacent` if that is
-    set.
-
-    An engine of narrow precision may also round the frequencies.
-    """
+    set. An engine of narrow precision may also round the frequencies."""
     precision, paired = case.judge.plain.precision, PAIRED * adjacent
 
     def at(number: float, round: Change | None = None) -> Plan:

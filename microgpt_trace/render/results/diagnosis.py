@@ -16,23 +16,23 @@ from ..sections import Column, Labelled, Section, Words, alarm, facts, indented,
 from .comparison import MAX_LISTED, by_reason, origin_of, place_of, tokens_line, unpaired_sections
 
 
-def diagnosis_sections(found: DumpDiagnosis, *, verbose: bool = False) -> list[Section]:
+def diagnosis_sections(result: DumpDiagnosis, *, verbose: bool = False) -> list[Section]:
     """Return the sections: sources, verdict, cause, operations, what could not be judged."""
-    diagnosis, dump = found.diagnosis, found.dump
+    diagnosis, dump = result.diagnosis, result.dump
     how = filter(None, [f"{diagnosis.compute}: {diagnosis.compute_how}", str(diagnosis.unseen or "")])
     pairs = [
         *facts("dump", origin_of(dump)),
-        ("model", found.model),
-        ("tokens", tokens_line(diagnosis.tokens, found.labels)),
+        ("model", result.model),
+        ("tokens", tokens_line(diagnosis.tokens, result.labels)),
         *facts("computes", how),
     ]
-    sections = [Section([Labelled(pairs)]), _verdict(found), *_findings(diagnosis)]
+    sections = [Section([Labelled(pairs)]), _verdict(result), *_findings(diagnosis)]
     sections += [*_operations(diagnosis, verbose), *_untested(diagnosis)]
     return [*sections, *unpaired_sections(dump.unpaired, "the dump, not judged")]
 
 
-def _verdict(found: DumpDiagnosis) -> Section:
-    diagnosis = found.diagnosis
+def _verdict(result: DumpDiagnosis) -> Section:
+    diagnosis = result.diagnosis
     count = diagnosis.judged
     if diagnosis.offer is not None:
         return _offer(diagnosis.offer)
@@ -46,7 +46,7 @@ def _verdict(found: DumpDiagnosis) -> Section:
     wrong = len(diagnosis.wrong)
     adds = "add errors of their own" if wrong > 1 else "adds an error of its own"
     others = f"{wrong:,} of {count:,} operations judged {adds}; the others only pass errors on"
-    title = f"First wrong operation: {place_of(first, found.labels)}"
+    title = f"First wrong operation: {place_of(first, result.labels)}"
     return Section([*_wrongness(first), indented(others)], title, style="bold red")
 
 
