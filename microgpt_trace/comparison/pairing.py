@@ -130,7 +130,7 @@ def _tokens_between(recordings: Sequence[Recording], text: str | None, tokens: T
     """Return the tokens of recordings that are compared without a model. Raises InputError if they differ."""
     if text is not None:
         raise InputError(
-            "a text needs a model to read it, and neither side is one: give the token ids by --tokens"
+            "a text is for a model to read, and neither side is one: give the token ids by --tokens"
         )
     common = agreed("tokens", [*((r.origin, r.tokens) for r in recordings), ("--tokens", tokens)])
     silent = [r.origin for r in recordings if r.tokens is None]
