@@ -76,7 +76,7 @@ class Unseen:
     def __str__(self) -> str:
         return (
             f"differences below {self.row:.2%} of a row, or below {self.factor:.2%} in a factor of all rows, "
-            f"cannot be distinguished from {self.compute} here (half of the operations hide less)"
+            f"cannot be distinguished from {self.compute} rounding here (half of the operations hide less)"
         )
 
 

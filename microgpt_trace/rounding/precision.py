@@ -97,7 +97,7 @@ def precision_of(compute: str | None, values: Mapping[str, Array]) -> EnginePrec
     for kind, words in NARROW.items():
         fits = [fit for name in sample if (fit := representable(values[name], kind)) is not None]
         if fits and sum(fits) * 2 > len(fits):
-            how = f"{words} holds every value of {sum(fits)} of the {len(fits)} sampled events"
+            how = f"every value of {sum(fits)} of the {len(fits)} sampled events fits in {words}"
             return EnginePrecision(PRECISIONS[kind], how)
     return EnginePrecision(PRECISIONS["f32"], f"values of {len(sample)} sampled events need float32")
 

@@ -118,8 +118,8 @@ def _operations(diagnosis: Diagnosis, verbose: bool) -> list[Section]:
     title = "Operations in order of computation"
     rows = [[operation] for operation in diagnosis.operations]
     if not verbose:
-        what = "beyond float32 rounding" if diagnosis.offer else "that are wrong"
-        title = f"Operations {what} (--verbose shows all)"
+        title = "Operations beyond float32 rounding" if diagnosis.offer else "Wrong operations"
+        title += " (--verbose shows all)"
         rows = list(grouped(diagnosis.wrong, _layerless).values())
 
     def style(operations: Sequence[OperationResult]) -> str:
@@ -146,7 +146,7 @@ def _name(operations: Sequence[OperationResult]) -> str:
 
 def _layers(operations: Sequence[OperationResult]) -> str:
     layers = [operation.layer for operation in operations]
-    return str(layers[0]) if len(layers) == 1 else f"{layers[0]} to {layers[-1]}: {len(layers)}"
+    return str(layers[0]) if len(layers) == 1 else f"{layers[0]} to {layers[-1]} ({len(layers)})"
 
 
 def _worst(operations: Sequence[OperationResult], field: str) -> str:
