@@ -1,5 +1,4 @@
-"""Events: their specification before a run, their record in a run, and replacements by hooks. Knows no
-bus."""
+"""Events: their specification, their record in a run, and their replacement by hooks. Knows no bus."""
 
 from __future__ import annotations
 

@@ -53,8 +53,8 @@ class Site:
         self, name: str, shape: Sequence[int], token_of: TokenOf | None = None, words: Sequence[str] = ()
     ) -> Part:
         """Return the part of an event or parameter of this shape. `token_of` returns the id of a token that
-        is named as a channel of logits or probs. `words` names the axes of a parameter. Raises InputError if
-        there is no such part."""
+        names a channel of logits or probs. `words` names the axes of a parameter. Raises InputError if it has
+        no such part."""
         chosen = [
             None if text in ("", ":") else self._numbers(text, axis, name, shape, token_of, words)
             for axis, text in enumerate(self._axes(name, shape, words))
@@ -84,8 +84,8 @@ class Site:
         self, text: str, axis: int, name: str, shape: Sequence[int], token_of: TokenOf | None,
         words: Sequence[str],
     ) -> tuple[int, ...]:  # fmt: skip
-        """Parse "0,3-5,-1", or "0:8" in brackets, as indices of an axis. Raises InputError if one is
-        outside."""
+        """Parse "0,3-5,-1", or "0:8" in brackets, as indices of an axis. Raises InputError outside its
+        range."""
         size, what = shape[axis], (words or AXES[len(shape)])[axis]
         indices: list[int] = []
         for part in map(str.strip, text.split(",")):
@@ -116,7 +116,7 @@ def _span(what: str, size: int) -> str:
 
 
 def describe_shape(name: str, shape: Sequence[int], words: Sequence[str] = ()) -> str:
-    """Describe a shape: "layer0.mlp.act is [5, 64], position and channel". `words` names a parameter's
+    """Describe a shape: "layer0.mlp.act is [5, 64], position and channel". `words` are the names of the
     axes."""
     if not shape:
         return f"{name} is one number"

@@ -123,8 +123,7 @@ def _count(chosen: Array) -> Array:
 
 
 class HistogramMeter(Meter):
-    """A meter that counts the magnitudes of events in BINS bins. The last bins have magnitudes that are not
-    finite."""
+    """A meter that counts magnitudes in BINS bins, of which the last are for values that are not finite."""
 
     def __init__(self, names: Collection[str], causal: Collection[str]) -> None:
         self.names, self._causal = names, causal

@@ -56,8 +56,7 @@ class NormRows:
 
 class NormMeter:
     """A hook that measures the norms of whole rows. Subscribe it to `names`. `read` keeps the input of each
-    norm up to the last event that needs it. `also` has more events to keep, each with an event that needs
-    it."""
+    norm while it is needed. `also` has more events to keep, each with an event that needs it."""
 
     def __init__(
         self, plan: Plan, parameter: Callable[[str], Array], also: Collection[tuple[str, str]] = ()

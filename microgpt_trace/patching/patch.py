@@ -132,8 +132,7 @@ def _noise(logits: Array) -> float:
 def _recorded(
     model: LanguageModel, inputs: TraceInput, names: Sequence[str], row: int
 ) -> tuple[Array, dict[str, Array]]:
-    """Run without the hooks of the model, and return the logits [V] at position `row` and the events
-    `names`."""
+    """Run without hooks, and return the logits [V] at position `row` and the values of the events `names`."""
     collector, bus = Collector(names), model.hooks.alone()
     tap = bus.begin(after=[bus.subscription(collector, *names)]).tap("forward")
     rows = range(len(inputs.tokens)) if "logits" in names else [row]
@@ -145,8 +144,8 @@ def _recorded(
 def _contrast(
     model: LanguageModel, clean: TraceInput, row: int, logits: Array, target: Token, against: Token
 ) -> LogitDifference:
-    """Return the two tokens of the logit difference. A token that is not named is the prediction of its run,
-    by the logits [2, V] of both runs."""
+    """Return the two tokens of the logit difference, by default the predictions of the runs (logits [2,
+    V])."""
     ids = []
     for which, token, own in zip(("clean", "corrupted"), (target, against), logits, strict=True):
         if token is None and not np.isfinite(own).all():

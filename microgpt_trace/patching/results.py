@@ -78,8 +78,7 @@ class Unpatched:
 
 @frozen(slots=False)
 class PatchedPair:
-    """A clean and a corrupted run, their logit difference, and the check that patching everything gives the
-    clean run."""
+    """A clean and a corrupted run with their logit difference, and the check of patching everything."""
 
     contrast: LogitDifference
     clean: Unpatched

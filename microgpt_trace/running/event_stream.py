@@ -17,7 +17,7 @@ from ..architecture.model import LanguageModel, TapOf, TraceInput
 from ..arrays.stats import Array
 from ..hooks.bus import HookBus
 
-AHEAD = 2  # values
+AHEAD = 2  # values that a pass computes ahead of the reader
 
 
 class Piece(NamedTuple):
@@ -35,7 +35,7 @@ class Piece(NamedTuple):
         return self.value.take(rows, axis=-2)
 
 
-Put = Callable[[str, Array, int], None]  # puts the value of an event in the pass of a number
+Put = Callable[[str, Array, int], None]  # takes an event's name and value, and the number of its pass
 
 
 class _Stopped(Exception):

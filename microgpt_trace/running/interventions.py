@@ -233,8 +233,7 @@ def _check(kind: Kind, row: Operation, part: Part, rows: Sequence[int], length: 
 
 
 def _mean_of_prompt() -> Change:
-    """Replace values by the mean over the positions of the first pass, also in the steps of a
-    continuation."""
+    """Replace values by the mean over the positions of the first pass, in a continuation too."""
     mean: list[Array] = []
 
     def change(value: Array, positions: Sequence[int]) -> Changed:
@@ -273,8 +272,8 @@ def _values(
 
 
 def _rows_of(array: Array, available: Sequence[int] | None) -> Callable[[Sequence[int]], tuple[Array, Any]]:
-    """Return a function from positions to the rows of [T, W] or [H, T, S] and the mask of available rows [n,
-    1]."""
+    """Return a function that maps positions to rows of [T, W] or [H, T, S] and the mask of those
+    available."""
     if available is None:
         return lambda positions: (array, True)
     row_of = {position: row for row, position in enumerate(available)}

@@ -15,9 +15,8 @@ AXES = {1: ("index",), 2: ("row", "column")}  # names of the axes of a parameter
 
 
 def events_named(model: LanguageModel, names: Sequence[str], length: int, rows: Sequence[int]) -> list[str]:
-    """Return the events that match names, globs and parts of them, in order of computation. The text has
-    `length` tokens, and `rows` are the positions with logits. Raises InputError if there is no such event or
-    part."""
+    """Return the events that match names, globs and parts, in order of computation. The text has `length`
+    tokens, and `rows` are the positions with logits. Raises InputError if there is no such event or part."""
     events, chosen = list(model.hooks.specs), set[str]()
     for site in map(parse_site, names):
         matches = site.names(events)
@@ -28,8 +27,7 @@ def events_named(model: LanguageModel, names: Sequence[str], length: int, rows: 
 
 
 def part_of(model: LanguageModel, site: Site, name: str, length: int, rows: Sequence[int]) -> Part:
-    """Return the part of an event or parameter that a site names. Raises InputError if there is no such
-    part."""
+    """Return the part of an event or parameter that a site names. Raises InputError if it does not exist."""
     if name not in model.plan:
         shape = model.config.shapes()[name]
         return site.part(name, shape, words=AXES[len(shape)])

@@ -48,7 +48,7 @@ def token_label(model: LanguageModel, token: int, target: bool = False) -> str:
 
 
 def token_with_id(model: LanguageModel, token: int, target: bool = False) -> str:
-    """Describe a token in words: "token ␣is (#314)". A digit is quoted, since it is no id: "token '6'
+    """Describe a token: "token ␣is (#314)", or with a digit, which is quoted since it is no id, "token '6'
     (#3)"."""
     return f"token {named_token(model.label(token, target), token)} (#{token})"
 

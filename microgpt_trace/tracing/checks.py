@@ -146,8 +146,7 @@ class Checker:
 
 
 def untraced(replaced: Mapping[str, Array]) -> Tap:
-    """Return the tap of a run without observers, in which the values that hooks `replaced` are replaced
-    again."""
+    """Return a tap without observers that repeats the replacements of hooks, given as values by name."""
     edits = [Edit(name, lambda value, new=new: new) for name, new in replaced.items()]  # type: ignore[misc]
     return editing(*edits) if edits else SILENT
 

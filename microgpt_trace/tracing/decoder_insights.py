@@ -91,8 +91,8 @@ def _normalization(norms: NormRows) -> Outcome:
 
 
 def growth(sizes: Sequence[float], what: str = "the median row norm") -> Outcome:
-    """Judge whether the residual stream grows. `sizes` has its size after each layer, and `what` names that
-    measure in words."""
+    """Judge if the residual stream grows. `sizes` has its size after each layer, in a measure named
+    `what`."""
     first, last = sizes[0], sizes[-1]
     numbers: Numbers = {"first": first, "last": last}
     if len(sizes) < 2:
@@ -177,8 +177,8 @@ def sinks(shares: Mapping[int, float], even: float, windowed: bool, reason: str)
 
 
 def turn(cosines: Mapping[int, float], what: str = "median cosine") -> Outcome:
-    """Judge which layers barely turn the residual stream, by the cosine of each layer's input and output.
-    `what` names the cosine in words."""
+    """Judge which layers barely turn the residual stream, by the cosine (`what`) of their input and
+    output."""
     still = [layer for layer, cosine in cosines.items() if cosine >= STILL]
     most = min(cosines, key=lambda layer: cosines[layer])
     numbers: Numbers = {"layers": float(len(still)), "smallest_cosine": cosines[most]}

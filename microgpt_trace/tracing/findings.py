@@ -26,8 +26,8 @@ class Check:
 
 @frozen
 class Insight:
-    """A predicate and its outcome. `holds` is None if it could not be evaluated. `about` names the event that
-    shows it best, if there is one."""
+    """A predicate and its outcome. `holds` is None if it was not evaluated. `about` names the event to look
+    at."""
 
     id: str
     title: str
@@ -48,9 +48,9 @@ def unknown(reason: str) -> Outcome:
 
 @frozen
 class Anomaly:
-    """A rule and its outcome. `found` is None if the rule could not be evaluated; `detail` gives the reason
-    then, else the place. `seen` says what the rule judged, `unseen` what it left out and why. `layer` has the
-    worst value."""
+    """A rule and its outcome. `found` is None if the rule was not evaluated, for the reason in `detail`. Else
+    `detail` names the worst place, and `layer` its layer. `seen` says what was judged, `unseen` what was
+    not."""
 
     id: str
     title: str

@@ -47,9 +47,11 @@ Moved = Callable[[Array], Pass]  # runs the pass with a change added to a value
 
 @frozen
 class GradientCheck:
-    """The check of one parameter or activation: the worst element, and whether all elements agree. `hooked`
-    is the error of a parameter's slope along one direction while hooks replace every value by one with
-    another slope. It is None if that was not tried or could not be judged."""
+    """The check of one parameter or activation: the worst element, and whether all elements agree.
+
+    `hooked` is the error of a parameter's slope along one direction while hooks replace every value by an
+    equal one with another slope. It is None if that was not tried or could not be judged.
+    """
 
     name: str
     count: int
@@ -96,8 +98,7 @@ def _gradients(params: Parameters, batch: Batch, taps: Taps = (SILENT, SILENT)) 
 
 
 def _traced(params: Parameters, batch: Batch) -> tuple[Parameters, dict[str, tuple[Array, Array]]]:
-    """Return the parameters' gradients and every activation with its gradient from a pass with hooks on all
-    events."""
+    """Return the gradients of a pass with hooks on all events: of the parameters, and of every activation."""
     bus = HookBus(event_specs(params.config))
     collector = Collector(bus.specs)
     run = bus.begin(after=[bus.subscription(collector, phases=("forward", "backward"))])
@@ -109,8 +110,7 @@ def _traced(params: Parameters, batch: Batch) -> tuple[Parameters, dict[str, tup
 
 def _hooked(params: Parameters, batch: Batch) -> Iterator[GradientCheck]:
     """Check the parameters while hooks replace every value by an equal one with another slope. Every gradient
-    then passes through the hooks. The first check leaves P out, so that the gradient of the logits does not
-    pass through P."""
+    then passes through the hooks. The first check leaves P out, so that the gradient bypasses P."""
     names = [spec.name for spec in event_specs(params.config) if spec.parameter != spec.name]
     yield from _bent(params, batch, [name for name in names if name != "probs"])
     if np.isfinite(1 / forward(params, batch).probs[batch.targets > 0]).all():  # d loss / d P is finite
@@ -201,8 +201,7 @@ def _moving(taps: Taps, noise: Noise) -> Taps:
 
 
 class _Moving:
-    """A tap that moves every element by a random multiple of one rounding of the largest element in its
-    row."""
+    """A tap that adds to every element a multiple of one rounding of the largest element in its row."""
 
     def __init__(self, tap: Tap, noise: Noise) -> None:
         self._tap, self._noise = tap, noise
@@ -222,8 +221,7 @@ class _Moving:
 
 
 def _moved(params: Parameters, done: Pass, taps: Callable[[], Taps]) -> Iterator[Parameters]:
-    """Yield gradients of passes with other roundings that switch no ReLU. Their differences measure how far
-    rounding may move a gradient."""
+    """Yield gradients with other roundings, whose spread shows how far rounding may move a gradient."""
     noise = np.random.default_rng(0).standard_normal
     for _ in range(TRIES):
         moved, grads = _gradients(params, done.batch, _moving(taps(), noise))

@@ -66,8 +66,8 @@ def inspect_decoder(
     model: Decoder, globs: Sequence[str], stats: bool, metadata: bool, report: Report
 ) -> Inspection:
     """Describe a decoder and the tensors whose name, ours or the file's, matches a glob (without globs: all).
-    `report` is called with the number of tensors done and in all. Raises InputError if a glob matches
-    none."""
+    `report` is called with the number of tensors done and in all. Raises InputError if a glob has no
+    match."""
     spellings = {name: (name, tensor.name) for name, tensor in model.tensors.items()}
     names = select_spelled(globs or ("*",), spellings, f"tensor of {model.origin}", "--filter ")
     rows: list[StoredParameter] = []

@@ -99,8 +99,8 @@ def _edited(model: Model, editor: Editor | None) -> tuple[Tap, Tap]:
 
 
 def _vanishing(done: Pass, run: Run) -> Array:
-    """Mark where d loss / d P = -1 / (T P) overflows though the loss is finite and no other gradient is
-    computed from it: booleans [N, V]"""
+    """Mark the P whose gradient -1 / (T P) overflows, if the loss is finite and no gradient follows: [N,
+    V]"""
     targets = done.batch.targets
     vanishing = (targets > 0) & np.isinf(targets / done.probs * run.slopes.get("loss", 1))
     if "probs" in run.replaced:  # then the gradient of the logits is computed from that of P

@@ -30,8 +30,7 @@ def baseline_of(
     model: LanguageModel, inputs: TraceInput, rows: Sequence[int], interventions: Sequence[Intervention],
     shown: Collection[str], top_k: int, head: Callable[[Array], Array] | None = None,
 ) -> Iterator[Baseline | None]:  # fmt: skip
-    """Start the untouched pass that interventions are compared with, and yield its Baseline. Yields None if
-    there are no interventions."""
+    """Start the pass without interventions and yield its Baseline, or None if there are no interventions."""
     if not interventions:
         yield None
         return
@@ -69,8 +68,7 @@ class Observers:
         return self._model.hooks.begin(time, [self._first, *self._editing], [self._last, *self._after], keep)
 
     def begin_step(self, number: int, position: int, hook: Hook) -> Run:
-        """Start the pass over the token at a position, which predicts token `number` of a continuation.
-        `hook` is called for its events."""
+        """Start the pass that predicts token `number` of a continuation, and call `hook` for its events."""
         self.checker.where = f"step {number}: "
         if self.baseline is not None:
             self.baseline.editor.start = position

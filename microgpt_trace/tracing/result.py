@@ -36,8 +36,10 @@ class Candidate:
 @frozen
 class Prediction:
     """The model's prediction at one position. `rank` 1 is the most probable token; ties rank by id.
-    `predicted` and `rank` are None if the probabilities are not finite. `target`, `rank` and `loss` are None
-    if no token follows."""
+
+    `predicted` and `rank` are None if the probabilities are not finite. Without a next token, `target`,
+    `rank` and `loss` are None.
+    """
 
     position: int
     seen: str
@@ -152,8 +154,8 @@ class LayerRow:
 @frozen
 class LensRow:
     """The predictions of the model if it ended after this layer (final norm and head applied). `predicted`
-    has the most probable token of every position, None if the probabilities are not finite. `top` has the
-    requested number of tokens."""
+    has the most probable token of every position, None if it is not finite. `top` has the requested
+    candidates."""
 
     layer: int
     positions: tuple[int, ...]
@@ -176,8 +178,7 @@ class TargetRow:
 
 @frozen
 class GeneratedToken:
-    """A token of a continuation, with its probability, the next most probable tokens, and the events of its
-    step."""
+    """A token of a continuation, the next most probable tokens, and the events of its step."""
 
     step: int
     position: int
@@ -189,8 +190,8 @@ class GeneratedToken:
 @frozen
 class EventChange:
     """The change of an event by interventions: |after - before| / |before|, None if that is not finite.
-    Scores and attention weights are compared on and below the diagonal. `replaced` tells that an intervention
-    changes this event itself."""
+    Attention is compared on and below the diagonal. `replaced` tells that an intervention changes the event
+    itself."""
 
     name: str
     replaced: bool

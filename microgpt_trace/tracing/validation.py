@@ -175,9 +175,8 @@ def _replaced_by_itself(
 
 
 class Edge(NamedTuple):
-    """An event `source`, and an event `reader` that is computed from it. `moved` is the change |after -
-    before| / |before| of the reader when the source is perturbed. The change is `felt` if rounding cannot
-    explain it."""
+    """An event `source` and an event `reader` computed from it. `moved` is the change |after - before| /
+    |before| of the reader when the source is perturbed. It is `felt` if rounding cannot explain it."""
 
     source: str
     reader: str
@@ -186,8 +185,8 @@ class Edge(NamedTuple):
 
 
 class Watch:
-    """A hook that compares each event with its recomputation and then perturbs it, unless it is `kept`.
-    `wrong` has the errors by event."""
+    """A hook that recomputes each event, records errors in `wrong`, and perturbs the event unless it is
+    `kept`."""
 
     def __init__(
         self, model: LanguageModel, inputs: TraceInput, kept: Container[str], done: Callable[[int], None]
@@ -229,8 +228,7 @@ class Watch:
         return [part for part in row.parts if part in self._used] or list(row.inputs)
 
     def _check(self, name: str, value: Array) -> None:
-        """Compare an event with its recomputation from the perturbed sources, and record an edge per
-        source."""
+        """Compare an event with its recomputation from the perturbed sources, and record its edges."""
         sources = self._sources(name)
         used = [self._used[source] for source in sources]
         without = [[self._computed[s] if s == left else self._used[s] for s in sources] for left in sources]
@@ -271,8 +269,8 @@ class Watch:
         return np.zeros(1) if row.bias is None else self._inputs.parameter(row, row.bias).astype(np.float64)
 
     def _bound(self, name: str, sources: Sequence[str], value: Array, dtype: np.dtype[Any]) -> Array:
-        """Return how far rounding may move each element. The slack of parts counts twice, because a part more
-        or less is a difference of two sums."""
+        """Return how far rounding may move each element. Parts count twice: one more or less changes two
+        sums."""
         used, row = [self._used[source] for source in sources], self._plan[name]
         length, spread = len(self._inputs.tokens), Spread()
         if set(sources) & set(row.parts):
@@ -322,8 +320,8 @@ class Watch:
 
 
 def beyond(value: Array, right: Array, bound: Array) -> float:
-    """Return the largest distance of an element as a multiple of its bound. NaN and infinity equal
-    themselves."""
+    """Return the largest distance of an element in units of its bound. NaN equals NaN, and infinity
+    itself."""
     with np.errstate(all="ignore"):
         off = np.abs(value - right) / bound
     same = np.equal(value, right.astype(value.dtype)) | np.isnan(value) & np.isnan(right)
