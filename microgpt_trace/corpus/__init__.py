@@ -1,1 +1,1 @@
-"""Documents from files, one after another, whatever holds them. Knows no model and no NumPy."""
+"""Read the documents of files, one after another, in any supported format. Knows neither models nor NumPy."""

@@ -34,7 +34,7 @@ ReportBytes = Callable[[int], object]  # takes the number of bytes read
 class CorpusSelection:
     """The sources of a corpus in order, and the documents to take: all, the first `limit`, or a `sample`.
 
-    A source is the path of a file, a glob, a URL that fsspec opens, or "-" for the standard input, which is
+    A source is the path of a file, a glob, a URL that fsspec opens, or "-" for standard input, which is
     always read as lines of text. `field` names the field of .jsonl and .ndjson records, or the Parquet
     column, that holds the text. The sample is uniform, without replacement, determined by `seed`, and in the
     order of the corpus; a smaller corpus is taken as a whole. `skip_bad` counts rows that are not text
@@ -70,8 +70,8 @@ class CorpusSelection:
 class Document(NamedTuple):
     """A text, its number among the selected documents, and its place: a file and a line or row.
 
-    Numbers count from 0, rows from 1. `unfit` is the reason why a model cannot read the text, if the text was
-    dropped for it.
+    Numbers count from 0, rows from 1. `unfit` is the reason why the model cannot read the text, if
+    the text itself was dropped.
     """
 
     number: int

@@ -1,8 +1,8 @@
 """Files on other machines, opened by fsspec. Any failure there becomes one error that names the URL.
 
 A transfer that is cut off is an error, not the end of a file. If an HTTP server serves byte ranges, each part
-of a file is a request of its own, so that a slow reader keeps no connection open. Otherwise one request reads
-the whole file.
+of a file is a request of its own, so that a reader may take its time. Otherwise one request reads the whole
+file.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ class RemoteFile(CorpusFile):
 
 
 def remote_files(url: str) -> Sequence[CorpusFile]:
-    """Return the file at a URL, or the files that match a glob, sorted. A file:// URL is a path here.
+    """Return the file at a URL, or the files that match a glob, sorted. A file:// URL is read as a path.
 
     Raises InputError if a package is missing that opens the URL or if nothing matches the glob,
-    FileFormatError if the file does not exist, and RunError if the server does not say.
+    FileFormatError if the file does not exist, and RunError if the transfer fails.
     """
     check_installed("fsspec", f"{url}: URLs need")
     with _transfer(url):

@@ -139,7 +139,9 @@ def _open(assignment: Assignment) -> LanguageModel:
     except MicrogptError as error:
         raise InputError(f"{worker}: {error}") from error
     if assignment.fingerprint != fingerprint_of(model):
-        raise InputError(f"{worker}: {model.origin}: expected the parameters of this command's model")
+        raise InputError(
+            f"{worker}: {model.origin}: expected the parameters of this command's model, found others"
+        )
     return model.for_many_passes()
 
 

@@ -154,7 +154,7 @@ def _read(
 ) -> list[tuple[ReadText, Document]]:
     """Return the documents that fit the model, with their tokens, shorter ones first. Counts others in
     `unfit`."""
-    most = None if order.max_tokens is None else order.max_tokens + 1  # the extra token tells a longer text
+    most = None if order.max_tokens is None else order.max_tokens + 1  # one more token reveals a longer text
     fitting: list[tuple[ReadText, Document]] = []
     texts = model.read_many([document.text for document in documents], most, order.chat)
     for document, read in zip(documents, texts, strict=True):

@@ -34,7 +34,7 @@ from .survey_files import read_survey, survey_bytes
 from .worker_processes import in_processes
 
 BLOCK = 8  # documents that a block has at least
-NAME_BYTES = 256  # bytes of a corpus per name of training data, beyond which it is not searched for such data
+NAME_BYTES = 256  # a corpus with more bytes per name of the training data is not compared with them
 Report = Callable[[int, int], None]  # takes the number of documents done, in all and by this run
 SAVING = 0.1  # share of the time that saving may take
 CHANGED = "the texts changed{} since this survey began; restore them, or start a new survey with --force"

@@ -14,14 +14,14 @@ LONGEST = 2000  # characters that a note or an error has at most
 
 
 def on_one_line(text: str) -> str:
-    """Escape every character that a terminal would interpret; the end of a line becomes \\n."""
+    """Escape every unprintable character, so that a terminal obeys none. A line end becomes \\n."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def in_lines(text: str) -> str:
-    """Escape the characters of each line that a terminal would interpret, and keep the line ends."""
+    """Escape every unprintable character except line ends."""
     if text.isprintable() or text.replace("\n", "").isprintable():
         return text
     return "\n".join(map(on_one_line, text.split("\n")))
