@@ -196,10 +196,8 @@ class ByteLevelBpe(_Bpe):
         """
         results = [merge.replace(" ", "", 1) for merge in self.merges]
         if not all(map(self._ids.__contains__, results)):
-            wrong = next(i for i, token in enumerate(results) if token not in self._ids)
-            raise FileFormatError(
-                f"{self.path}: the merge {self.merges[wrong]!r:.60} makes no token of the vocabulary"
-            )
+            wrong = self.merges[next(i for i, token in enumerate(results) if token not in self._ids)]
+            raise FileFormatError(f"{self.path}: the merge {wrong!r:.60} makes no token of the vocabulary")
         makers = dict(zip(results, range(len(results)), strict=True))
         others = enumerate(results) if len(makers) < len(results) else ()
         return makers, [(number, token) for number, token in others if makers[token] != number]
