@@ -199,8 +199,7 @@ class StoredTensor:
         f32 = ENCODINGS["F32"]
         if self.encoding is f32 and self.order is None and not self.by_columns:
             return self
-        stored = self.read().reshape(-1).view(np.uint8)
-        return StoredTensor(self.name, f32, self.shape, stored)
+        return StoredTensor(self.name, f32, self.shape, self.read().reshape(-1).view(np.uint8))
 
     def rows(self, start: int, stop: int) -> Array:
         """Return rows start to stop (of a vector: elements) as float32, if possible as a view of the file."""

@@ -86,8 +86,8 @@ class HeadConstants:
     n_head: int
     scale: Array  # [] 1/sqrt(D)
     copies: Array  # [H*T] the row of x that each stacked row copies
-    own: Array  # [H*T, C] 1 on the channels of the head, 0 elsewhere
-    own_scaled: Array  # [H*T, C] own / sqrt(D)
+    head_mask: Array  # [H*T, C] 1 on the channels of the head, 0 elsewhere
+    head_mask_scaled: Array  # [H*T, C] head_mask / sqrt(D)
     place: Array  # [T, C] the place of each channel, in the rows of its head, in a flattened [H*T, C]
     mask: Array  # [H*T, T] 0 up to the diagonal, -inf above it
     ones: Array  # [T, T]
@@ -96,15 +96,15 @@ class HeadConstants:
     def of(cls, length: int, n_head: int, width: int, dtype: DType) -> HeadConstants:
         head_dim = width // n_head
         rows, channels = np.arange(length), np.arange(width)
-        own = np.repeat(np.kron(np.eye(n_head), np.ones((1, head_dim))), length, axis=0)
+        head_mask = np.repeat(np.kron(np.eye(n_head), np.ones((1, head_dim))), length, axis=0)
         mask = np.where(np.tri(length, dtype=bool), 0.0, -np.inf)
         return cls(
             length,
             n_head,
             np.array(1 / math.sqrt(head_dim), dtype),
             np.tile(rows, n_head),
-            own.astype(dtype),
-            (own / math.sqrt(head_dim)).astype(dtype),
+            head_mask.astype(dtype),
+            (head_mask / math.sqrt(head_dim)).astype(dtype),
             (channels // head_dim * length + rows[:, None]) * width + channels,
             np.tile(mask, (n_head, 1)).astype(dtype),
             np.ones((length, length), dtype),
@@ -117,9 +117,9 @@ def product_for(x: Array) -> Product:
     return np.ndarray.dot if x.ndim == 2 else np.matmul
 
 
-def spread(x: Array, own: Array, c: HeadConstants) -> Array:
+def spread(x: Array, head_mask: Array, c: HeadConstants) -> Array:
     """A copy of the rows for each head, with the channels of that head only: [(n,) T, C] -> [(n,) H*T, C]"""
-    return x.take(c.copies, -2) * own
+    return x.take(c.copies, -2) * head_mask
 
 
 def gather(x: Array, c: HeadConstants) -> Array:
@@ -132,7 +132,7 @@ def scores_forward(mm: Product, q: Array, k: Array, c: HeadConstants) -> tuple[A
 
     Returns the spread query as well, for the backward pass.
     """
-    spread_q = spread(q, c.own_scaled, c)
+    spread_q = spread(q, c.head_mask_scaled, c)
     return mm(spread_q, k.mT), spread_q
 
 
@@ -152,7 +152,7 @@ def context_backward(
     mm: Product, dcontext: Array, weights: Array, v: Array, c: HeadConstants
 ) -> tuple[Array, Array]:
     """dweights = dcontext @ v.T, dv = weights.T @ dcontext, each per head"""
-    spread_d = spread(dcontext, c.own, c)
+    spread_d = spread(dcontext, c.head_mask, c)
     return mm(spread_d, v.mT), mm(weights.mT, spread_d)
 
 

@@ -105,10 +105,10 @@ class TrainingLog:
         """Raise InputError if the first record of a log has another run id or config, or in an older log,
         which has no run id, other data, another schedule or config."""
         trainer, logged = self._trainer, {**record.values, **record.part("model").values}
-        own: dict[str, Any] = {"run_id": trainer.run_id}
+        identity: dict[str, Any] = {"run_id": trainer.run_id}
         if not logged.get("run_id"):
-            own = {"data": trainer.documents.fingerprint, "schedule": vars(trainer.schedule)}
-        for key, value in {**own, "config": asdict(trainer.params.config)}.items():
+            identity = {"data": trainer.documents.fingerprint, "schedule": vars(trainer.schedule)}
+        for key, value in {**identity, "config": asdict(trainer.params.config)}.items():
             if logged.get(key) != value:
                 raise InputError(
                     f"--log {record.path}: expected the log of this run with {key} {value!s:.60}, "
@@ -146,8 +146,7 @@ class TrainingLog:
                 self._write("check", step=step, id=check.id, detail=check.detail)
         self._add_predictions(step, result)
         for name in weights:
-            weights_of_heads = _rounded(result.arrays["forward", name])
-            self._write("attention", step=step, name=name, weights=weights_of_heads)
+            self._write("attention", step=step, name=name, weights=_rounded(result.arrays["forward", name]))
         self._add_parameters(step, result, trainer.adam)
         dead = trainer.dead_units()
         for layer in range(model.config.n_layer):
@@ -155,11 +154,12 @@ class TrainingLog:
             self._write("relu", step=step, layer=layer, units=model.config.n_inner, dead=units)
 
     def _add_predictions(self, step: int, result: Trace) -> None:
-        for own, target in zip(result.predictions, result.targets, strict=True):
+        for prediction, target in zip(result.predictions, result.targets, strict=True):
+            first = prediction.predicted
             self._write(
-                "prediction", step=step, position=own.position, target=target.label, p=target.p,
-                loss=own.loss, rank=own.rank, predicted=own.predicted and own.predicted.label,
-                top=[[candidate.label, candidate.p] for candidate in own.top],
+                "prediction", step=step, position=prediction.position, target=target.label, p=target.p,
+                loss=prediction.loss, rank=prediction.rank, predicted=first and first.label,
+                top=[[candidate.label, candidate.p] for candidate in prediction.top],
             )  # fmt: skip
 
     def _add_parameters(self, step: int, result: Trace, adam: Adam) -> None:

@@ -22,7 +22,7 @@ def events_of(model: LanguageModel, formulas: Formulas) -> list[dict[str, Any]]:
 
 def parameters_of(model: LanguageModel, formulas: Formulas, names: Collection[str]) -> list[dict[str, Any]]:
     """Return the data of each parameter among these names."""
-    plan, found = model.plan, []
+    plan, parameters = model.plan, []
     tables = {kind.table: "position" for kind in plan.kinds(Lookup) if kind.by == "positions"}
     tables |= dict.fromkeys(tables_of_tokens(plan), "token")
     for name, shape in model.config.shapes().items():
@@ -35,8 +35,8 @@ def parameters_of(model: LanguageModel, formulas: Formulas, names: Collection[st
             }  # fmt: skip
             if any(isinstance(row.kind, Lookup) for row in rows):
                 parameter["read"] = 1
-            found.append(parameter)
-    return found
+            parameters.append(parameter)
+    return parameters
 
 
 def _event(row: Operation, model: LanguageModel, formulas: Formulas) -> dict[str, Any]:

@@ -217,9 +217,8 @@ def _body(trace: Trace, sections: Sequence[Section], line: str) -> list[Markup]:
         for at, label in enumerate(labels)
     ]
     tokens = element("div", *chips, id="tokens", role="group", aria_label="tokens")
-    results = element(
-        "div", *cards([*_without_attention(sections)]), _without_scripts(sections), id="results"
-    )
+    shown = cards([*_without_attention(sections)])
+    results = element("div", *shown, _without_scripts(sections), id="results")
     model = trace.model
     origin = ", ".join([model["origin"], f"{model['parameters']:,} parameters", *trained(model)])
     title = trace.input.text or f"{len(labels)} tokens"
