@@ -30,7 +30,7 @@ export function attentionView(context) {
       go({ of: "value", name: names[row], index: [column] });
     },
   });
-  const skip = make("label", {}, make("input", { type: "checkbox", checked: options.skipFirst, "data-key": "skip", onchange: (event) => set({ skipFirst: event.target.checked }) }), " leave position 0 out of the colours");
+  const skip = make("label", {}, make("input", { type: "checkbox", checked: options.skipFirst, "data-key": "skip", onchange: (event) => set({ skipFirst: event.target.checked }) }), " colour scale without position 0");
   return make("section", { class: "attention", "aria-label": "Attention", "data-array": name },
     make("h2", {}, "Attention", make("small", {}, " in percent; rows are queries, columns are the keys that they see")),
     make("p", { class: "buttons" }, skip, headButtons(name)),
