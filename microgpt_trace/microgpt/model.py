@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 NOTHING = "nothing"  # the training data of an untrained model
 UNTRAINED = "untrained"  # the beginning of the origin of a model that `init` made
-MAX_COUNT = 1 << 63  # upper bound of seeds and steps, which a log stores in 64 bits
-PACK = 2048  # names per pass in a survey
+MAX_COUNT = 1 << 63  # seeds and numbers of steps must be smaller, as those of a log
+PACK = 2048  # names per pass if many names are run
 MAX_BATCH = 1 << 16  # names, twice the packaged data: 1.5 GB with the default model
 
 

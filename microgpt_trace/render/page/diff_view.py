@@ -49,7 +49,7 @@ def _chosen(
 ) -> Iterator[tuple[str, KeptPair]]:
     """Choose the values that a page holds: first those of the first event beyond its band, its inputs and
     its layer, then those farthest beyond their bands. Values that are too many are cut to the position or
-    head with the largest difference."""
+    head of the first row beyond its band, or else of the worst row."""
     events, first, room = {event.name: event for event in result.events}, list[str](), ROOM
     if result.first is not None:
         layer = [event.name for event in result.events if event.layer == events[result.first].layer]

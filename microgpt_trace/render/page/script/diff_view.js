@@ -55,8 +55,8 @@ function leftOut(content, event) {
 }
 
 function headingOf(event) {
-  const where = event.index.length ? ` at [${event.index.join(", ")}]` : "";
-  const off = event.comparable ? `relative difference ${short(Number(event.relative), 3)}${event.measured ? ` (${event.measured})` : ""}${where}, band ${short(Number(event.tolerance), 2)}` : "not compared";
+  const where = event.index.length ? `; ${event.holds ? "worst row" : "first row beyond it"} at [${event.index.join(", ")}]` : "";
+  const off = event.comparable ? `relative difference ${short(Number(event.relative), 3)}${event.measured ? ` (${event.measured})` : ""}, band ${short(Number(event.tolerance), 2)}${where}` : "not compared";
   return [
     make("h3", {}, event.name, make("small", {}, ` [${event.shape.join(", ")}]`)),
     event.expr ? make("p", { class: "expr" }, event.expr) : null,
@@ -102,8 +102,8 @@ function bothSides({ content, event, sides, at, pick }) {
   }
   const figures = pictures.map((picture, n) => make("div", { class: "plane" }, make("h4", {}, Object.values(NAMES)[n]), picture));
   const notes = [
-    sides.rounded ? "the page rounds these values to float32" : "", sides.positions.length < (event.shape.at(-2) ?? 0) ? "the page has room only for the position with the largest difference" : "",
-    sides.heads && sides.heads.length < event.shape[0] ? "the page has room only for the head with the largest difference" : "",
+    sides.rounded ? "the page rounds these values to float32" : "", sides.positions.length < (event.shape.at(-2) ?? 0) ? "the page has room for only one position: the first beyond its band, or else the worst" : "",
+    sides.heads && sides.heads.length < event.shape[0] ? "the page has room for only one head: that of the first row beyond its band, or else of the worst row" : "",
   ].filter(Boolean);
   return { pictures, elements: [line, make("div", { class: sides.columns > FEW ? "stacked" : "planes" }, figures), notes.length ? make("p", { class: "dim" }, notes.join("; ")) : null] };
 }
