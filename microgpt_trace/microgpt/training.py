@@ -175,8 +175,8 @@ class Trainer:
         return self._mean_loss(self.documents.held_out)
 
     def train_loss(self) -> float | None:
-        """Return the mean loss of evenly spread training names: as many as are held out, and at least 1,000 if
-        the data have them."""
+        """Return the mean loss of evenly spread training names: as many as are held out, and at least 1,000
+        if the data have them."""
         train = self.documents.train
         count = min(max(len(self.documents.held_out), 1000), len(train))
         return self._mean_loss(train[np.arange(count) * len(train) // count])
