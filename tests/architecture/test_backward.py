@@ -1,4 +1,4 @@
-"""The backward pass of any plan: against PyTorch, central differences and microGPT's own passes."""
+"""The backward pass of any plan, against PyTorch, central differences and microGPT's hand-written passes."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from microgpt_trace.architecture.interpreter import backward as generic
 from microgpt_trace.architecture.plans import kinds
 from microgpt_trace.hooks.bus import HookBus
 from microgpt_trace.hooks.event import Replacement
-from microgpt_trace.microgpt import forward_backward as own
+from microgpt_trace.microgpt import forward_backward as by_hand
 
 DECODERS = ("llama_gqa", "llama_mha_bias", "llama_tied", "mistral_window", "qwen2", "qwen3")
 OTHER = "unlike any"
@@ -20,15 +20,12 @@ OTHER = "unlike any"
 
 @pytest.fixture
 def wide(decoders):
-    """A function that gives a model of a case in float64."""
+    """A function that returns the model of a case in float64."""
     return lambda case: drawn(unlike_any()) if case == OTHER else in_float64(decoders(case)[0])
 
 
-# --- Against PyTorch --------------------------------------------------------------------------------
-
-
 def torch_value(torch, row, w, x, config, tokens):
-    """A row's value as PyTorch has it, from what it reads."""
+    """Compute a row's value by PyTorch, given its inputs `x`."""
     F, kind = torch.nn.functional, row.kind
     if isinstance(kind, kinds.Lookup):
         return w[kind.table][list(tokens) if kind.by == "tokens" else range(len(tokens))]
@@ -67,7 +64,7 @@ def torch_value(torch, row, w, x, config, tokens):
 
 
 def torch_run(torch, model, config):
-    """Events and parameters by name; a sum is made of its parts, and the loss of the probabilities."""
+    """Return events and parameters by name. Sums are computed from parts, the loss from probabilities."""
     w = {n: torch.tensor(a, requires_grad=True) for n, a in model.arrays.items()}
     events = {}
     for row in model.plan.values():
@@ -84,7 +81,7 @@ def torch_run(torch, model, config):
 
 
 @pytest.mark.parametrize("case", [*DECODERS, OTHER])
-def test_as_pytorch_has_it(wide, decoders, case):
+def test_values_and_gradients_equal_pytorch_for_any_plan(wide, decoders, case):
     torch, model = pytest.importorskip("torch"), wide(case)
     config = None if case == OTHER else decoders(case)[1]
     events, w = torch_run(torch, model, config)
@@ -99,19 +96,16 @@ def test_as_pytorch_has_it(wide, decoders, case):
 
 
 @pytest.mark.parametrize("case", ["qwen2", "qwen3"])
-def test_stored_weights_have_the_gradients_of_wide_ones(wide, decoders, case):
+def test_gradients_in_float32_are_near_those_in_float64(wide, decoders, case):
     found, expected = Run(decoders(case)[0]), Run(wide(case))
     for name, gradient in (expected.gradients | expected.parameters).items():
-        own = (found.gradients | found.parameters)[name]
-        assert own.dtype == np.float32
-        agree(own, gradient, rtol=1e-3, atol=1e-5 * np.abs(gradient).max(), what=name)
-
-
-# --- Central differences ----------------------------------------------------------------------------
+        narrow = (found.gradients | found.parameters)[name]
+        assert narrow.dtype == np.float32
+        agree(narrow, gradient, rtol=1e-3, atol=1e-5 * np.abs(gradient).max(), what=name)
 
 
 def halved(event, value):
-    """Every other element scaled, the rest a constant; one number is scaled."""
+    """Halve every other element and make the rest constant; halve a single number."""
     slope = np.where(np.arange(value.size).reshape(value.shape) % 2, 0.5, 0.0) if value.ndim else 0.5
     slope = np.asarray(slope, value.dtype)
     return Replacement(value * slope + np.asarray(0.1 * (slope == 0), value.dtype), slope)
@@ -125,7 +119,7 @@ def loss_of(model, hooks):
 
 
 def along(model, name, hooks, step=1e-5, seed=0):
-    """(direction, slope of the loss) of an event or parameter stepped both ways."""
+    """Return a random direction and the slope of the loss along it, by central differences."""
     shape = model.plan.shapes(len(TOKENS)).get(name, model.plan.parameters.get(name))
     u = np.random.default_rng(seed).standard_normal(shape)
     losses = []
@@ -143,7 +137,7 @@ def assert_slopes(model, hooks=()):
     found = Run(model, dict(hooks))
     every = found.gradients | found.parameters
     for name in (*model.plan, *model.plan.parameters):
-        if name != "probs":  # along a direction it is no probability any more
+        if name != "probs":  # changed along a direction, it is no longer a probability
             u, slope = along(model, name, list(hooks))
             agree((every[name] * u).sum(), slope, rtol=1e-5, atol=2e-7, what=f"d {name}")
 
@@ -157,15 +151,12 @@ EVENTS = ("embed.tok", "layer0.attn.q", "layer0.attn.weights", "layer0.attn.head
 
 
 @pytest.mark.parametrize("event", EVENTS)
-def test_slopes_where_a_hook_scales_an_event_and_stops_it_in_part(wide, event):
+def test_slopes_under_a_hook_that_halves_or_replaces_elements(wide, event):
     assert_slopes(wide(OTHER), [(event, halved)])
 
 
-# --- microGPT's own passes --------------------------------------------------------------------------
-
-
-def own_run(model, text, hooks):
-    """Values, gradients of events and of parameters of the hand-written passes."""
+def run_by_hand(model, text, hooks):
+    """Return values and gradients of the hand-written passes."""
     values, gradients, batch = {}, {}, model.batch(model.read(text))
     before = [model.hooks.subscription(hook, name) for name, hook in hooks.items()]
     after = [
@@ -173,14 +164,14 @@ def own_run(model, text, hooks):
         model.hooks.subscription(lambda e, v: gradients.update({e.name: v.copy()}), phases="backward"),
     ]
     run, grads = model.hooks.begin(before=before, after=after), model.params.copy()
-    done = own.forward(model.params, batch, run.tap("forward"))
-    own.backward(model.params, done, grads, run.tap("backward"))
+    done = by_hand.forward(model.params, batch, run.tap("forward"))
+    by_hand.backward(model.params, done, grads, run.tap("backward"))
     return values, gradients
 
 
 def assert_as_by_hand(case, hooks):
     model, inputs = case.model, case.model.read(case.text)
-    values, gradients = own_run(model, case.text, hooks)
+    values, gradients = run_by_hand(model, case.text, hooks)
     found = Run(model, hooks, inputs.tokens, inputs.targets)
     assert list(found.values) == list(values)
     assert [*found.gradients] == [name for name in gradients if name in model.plan]
@@ -190,7 +181,7 @@ def assert_as_by_hand(case, hooks):
         agree((found.gradients | found.parameters)[name], gradient, rtol=1e-8, atol=1e-11, what=f"d {name}")
 
 
-def test_as_microgpt_has_it_by_hand(case):
+def test_passes_equal_those_by_hand(case):
     assert_as_by_hand(case, {})
 
 
@@ -202,25 +193,22 @@ INTERVENTIONS = {
 
 
 @pytest.mark.parametrize("change", INTERVENTIONS)
-def test_as_microgpt_has_it_by_hand_where_a_hook_replaces_an_event(deep, change):
+def test_passes_equal_those_by_hand_under_a_hook(deep, change):
     for name in deep.model.plan:
         if name == "probs" and change == "ablated":
-            continue  # log 0
+            continue  # log(0)
         assert_as_by_hand(deep, {name: INTERVENTIONS[change]})
 
 
-# --- What it costs ----------------------------------------------------------------------------------
-
-
-def test_of_parameters_the_wanted_alone_and_of_the_pass_the_streams(wide):
-    model, wanted = wide("llama_gqa"), ["layer1.attn_wq"]
+def test_only_requested_parameters_get_gradients_and_only_streams_are_kept(wide):
+    model, name = wide("llama_gqa"), "layer1.attn_wq"
     done = generic.forward(model, np.array(TOKENS), TARGETS)
-    found = generic.backward(done, wanted=wanted)
-    assert list(found) == wanted
-    agree(found[wanted[0]], Run(model).parameters[wanted[0]], what=wanted[0])
+    gradients = generic.backward(done, wanted=[name])
+    assert list(gradients) == [name]
+    agree(gradients[name], Run(model).parameters[name], what=name)
     assert [stream.shape for stream in done.streams] == [(len(TOKENS), 32)] * 3
 
 
-def test_a_prompt_whose_continuation_is_unknown_has_no_slopes(wide):
-    found = Run(wide("llama_gqa"), None, TOKENS[:1], (None,))
-    assert not any(gradient.any() for name, gradient in found.gradients.items() if name != "loss")
+def test_a_prompt_without_a_target_has_no_gradients(wide):
+    gradients = Run(wide("llama_gqa"), None, TOKENS[:1], (None,)).gradients
+    assert not any(gradient.any() for name, gradient in gradients.items() if name != "loss")

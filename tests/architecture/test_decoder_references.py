@@ -1,4 +1,4 @@
-"""Decoders of every architecture and option: each traced tensor against what transformers computed."""
+"""Decoders of every architecture and option: each traced tensor against the one of transformers."""
 
 import zlib
 from importlib.util import find_spec
@@ -29,27 +29,24 @@ from support.tiny_models import (
     write_gguf,
 )
 
-WIDE = {"hidden_size": 256, "intermediate_size": 256, "rope_theta": 10000.0}  # K-quants hold 256 in a block
+WIDE = {"hidden_size": 256, "intermediate_size": 256, "rope_theta": 10000.0}  # K-quants: blocks of 256
 TYPES = (*SCALES, "F16", "BF16")
 
 
-# --- Right ------------------------------------------------------------------------------------
-
-
 def tiny(case):
-    """(config, weights) of a case of any family"""
+    """Return the config and weights of a case of any family."""
     return tiny_gpt2(case) if case in GPT2S else tiny_model(case)
 
 
-def judged(config, weights, wanted=()):
-    """The events that the formulas in float64 give: all, or the wanted ones."""
-    own = gpt2_events if config["model_type"] == "gpt2" else decoder_events
-    events = own(config, weights, TOKENS)
-    return {name: events[name] for name in wanted or events}
+def judged(config, weights, names=()):
+    """Return the events by formulas in float64: those with these names, or all."""
+    formulas = gpt2_events if config["model_type"] == "gpt2" else decoder_events
+    events = formulas(config, weights, TOKENS)
+    return {name: events[name] for name in names or events}
 
 
 def writer_of(case):
-    """What writes a case to a GGUF file, if GGUF can say all of it."""
+    """Return the function that writes a case to GGUF; None if GGUF cannot represent it."""
     if not find_spec("gguf"):
         return None
     if case in GPT2S:
@@ -58,20 +55,19 @@ def writer_of(case):
 
 
 @pytest.mark.parametrize("case", [*CASES, *GPT2S])
-def test_folder_and_gguf(case, tmp_path):
-    """The formulas in float64 too, which judge elsewhere."""
+def test_folders_gguf_files_and_formulas_agree_with_transformers(case, tmp_path):
     model, expected, write = tiny(case), reference(case), writer_of(case)
     assert_agree(judged(*model, expected), expected)
     found = run(write_folder(tmp_path, *model))
     assert_agree(found, expected)
-    for name, value in judged(*model).items():  # of GPT-2 also shares of heads and the loss
+    for name, value in judged(*model).items():  # for GPT-2 also outputs of heads and the loss
         agree(found[name], value, rtol=1e-4, atol=1e-4 * np.abs(value).max(), what=name)
     if write is not None:
         assert_agree(run(write(tmp_path / "m.gguf", *model)), expected)
 
 
 @pytest.mark.parametrize(("case", "dtype"), [("llama_tied", "F16"), ("qwen3", "BF16"), ("gpt2", "F16")])
-def test_folder_in_half_precision(case, dtype, tmp_path):
+def test_a_folder_in_half_precision(case, dtype, tmp_path):
     config, weights = tiny(case)
     found = run(write_folder(tmp_path, config, weights, dtype))
     assert_agree(found, judged(config, rounded(weights, dtype), reference(case)))
@@ -91,12 +87,12 @@ def assert_quantised_agrees(path, config, type_of):
 
 
 @pytest.mark.parametrize("type", TYPES)
-def test_gguf_of_one_quantisation_type(type, tmp_path):
+def test_a_gguf_file_of_one_quantisation_type(type, tmp_path):
     assert_quantised_agrees(tmp_path / "m.gguf", tiny_config(**WIDE), lambda _: type)
 
 
 @pytest.mark.parametrize("model_type", ["llama", "qwen2", "qwen3"])
-def test_gguf_of_mixed_quantisation_types(model_type, tmp_path):
+def test_a_gguf_file_of_mixed_quantisation_types(model_type, tmp_path):
     config = tiny_config(model_type, tie_word_embeddings=True, **WIDE)
     assert_quantised_agrees(
         tmp_path / "m.gguf", config, lambda name: TYPES[zlib.crc32(name.encode()) % len(TYPES)]
@@ -104,57 +100,53 @@ def test_gguf_of_mixed_quantisation_types(model_type, tmp_path):
 
 
 @pytest.mark.parametrize("type", ["Q4_0", "Q4_K", "F16"])
-def test_gguf_whose_fused_matrices_are_quantised(type, tmp_path):
+def test_a_gguf_file_with_quantised_fused_matrices(type, tmp_path):
     pytest.importorskip("gguf")
     config, stored, plain = quantised_gpt2(type)
-    found = run(write_gpt2_gguf(tmp_path / "m.gguf", config, stored))
-    wanted = [name for name in reference("gpt2") if not name.startswith("layer1")]
-    assert_agree(found, judged(config, plain, wanted))
+    names = [name for name in reference("gpt2") if not name.startswith("layer1")]
+    assert_agree(run(write_gpt2_gguf(tmp_path / "m.gguf", config, stored)), judged(config, plain, names))
 
 
-def test_old_files_without_prefix_and_with_masks(tmp_path):
+def test_old_gpt2_files_without_a_prefix_and_with_masks(tmp_path):
     config, weights = tiny_gpt2("gpt2")
     weights = {name.removeprefix("transformer."): array for name, array in weights.items()}
     for i in range(config["n_layer"]):
         weights[f"h.{i}.attn.bias"] = np.tri(16, dtype=np.float32)[None, None]
         weights[f"h.{i}.attn.masked_bias"] = np.array(-1e4, np.float32)
-    said = {name: value for name, value in config.items() if not name.startswith(("scale", "n_inner", "act"))}
-    said |= {"n_ctx": 16, "attn_pdrop": 0.1}
-    del said["tie_word_embeddings"]
-    assert_agree(run(write_folder(tmp_path, said, weights)), reference("gpt2"))
-
-
-# --- Wrong, and seen to be wrong ----------------------------------------------------------------
+    omitted = ("scale", "n_inner", "act", "tie_word_embeddings")
+    old = {name: value for name, value in config.items() if not name.startswith(omitted)}
+    old |= {"n_ctx": 16, "attn_pdrop": 0.1}
+    assert_agree(run(write_folder(tmp_path, old, weights)), reference("gpt2"))
 
 
 def neighbours(weights):
-    """q and k in the order of GGUF, where a folder has theirs."""
-    moved = {
+    """Put the rows of q and k in the order of GGUF, which is wrong in a folder."""
+    heads = {
         f"model.layers.{i}.self_attn.{n}_proj.weight": h for i in (0, 1) for n, h in (("q", 4), ("k", 2))
     }
-    return weights | {name: pair_neighbours(weights[name], heads) for name, heads in moved.items()}
+    return weights | {name: pair_neighbours(weights[name], count) for name, count in heads.items()}
 
 
 def without(*parts):
-    """What leaves out weights by parts of their names."""
+    """Return a function that drops the weights with one of these parts in their names."""
     return lambda weights: {name: w for name, w in weights.items() if not any(part in name for part in parts)}
 
 
 def edited(ending, change):
-    """What changes the weights whose names end so."""
+    """Return a function that changes the weights whose names have this ending."""
     return lambda weights: {
         name: np.ascontiguousarray(change(w)) if name.endswith(ending) else w for name, w in weights.items()
     }
 
 
 def thirds(order):
-    """What puts q, k and v of a fused matrix or bias in another order."""
+    """Return a function that reorders q, k and v in a fused matrix or bias."""
     return lambda array: np.concatenate([np.split(array, 3, -1)[i] for i in order], -1)
 
 
 BIASES = [f"self_attn.{n}_proj.bias" for n in "qkvo"] + [f"mlp.{n}_proj.bias" for n in ("gate", "up", "down")]
 LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
-WRONG = {  # a case, what changes in its config, and what becomes of its weights
+WRONG = {  # a case, changes of its config, and a function that changes its weights
     "eps": ("llama_tied", {"rms_norm_eps": 1e-5}),
     "theta": ("llama_mqa", {"rope_theta": 2000.0}),
     "no linear scaling": ("llama_linear", {"rope_scaling": None}),
@@ -189,16 +181,15 @@ WRONG = {  # a case, what changes in its config, and what becomes of its weights
 
 
 @pytest.mark.parametrize("what", some_of(WRONG, every=5))
-def test_what_is_wrong_is_far_from_the_reference(what, tmp_path):
+def test_a_wrong_model_is_far_from_the_reference(what, tmp_path):
     case, change, *edit = WRONG[what]
     config, weights = tiny(case)
-    for own in edit:
-        weights = own(weights)
-    found = run(write_folder(tmp_path, config | change, weights))
-    assert_far(found["logits"], reference(case)["logits"])
+    for change_weights in edit:
+        weights = change_weights(weights)
+    assert_far(run(write_folder(tmp_path, config | change, weights))["logits"], reference(case)["logits"])
 
 
-def test_wrong_pairing_in_gguf_and_a_prepended_bos(tmp_path):
+def test_wrong_rope_pairs_and_a_prepended_bos_are_far_from_the_reference(tmp_path):
     pytest.importorskip("gguf")
     model, expected = tiny_model("llama_gqa"), reference("llama_gqa")["logits"]
     assert_far(run(write_gguf(tmp_path / "m.gguf", *model, permute=False))["logits"], expected)

@@ -1,4 +1,4 @@
-"""The events of "emma", name by name in order of computation, written out."""
+"""The complete list of the events of "emma", in order of computation."""
 
 import math
 
@@ -34,7 +34,7 @@ FORWARD = [
     ("loss", "head", None, (), "loss = mean(-log probs[target])"),
 ]
 
-HEADS_BACK = [f"layer0.attn.head{h}" for h in range(4)]  # in their order forwards
+HEADS_BACK = [f"layer0.attn.head{h}" for h in range(4)]  # in forward order
 BACK = [name for name, *_ in FORWARD[::-1] if name not in HEADS_BACK]
 BACKWARD = [*BACK[:10], *HEADS_BACK, *BACK[10:]]
 
@@ -53,8 +53,7 @@ PARAMETERS = [
 SHAPES = {name: shape for name, _, _, shape, _ in FORWARD} | {name: shape for name, _, _, shape in PARAMETERS}
 
 
-def test_every_event_of_a_step(emma):
-    """In its phase, by its name, where it belongs and with statistics of all its numbers."""
+def test_every_event_of_a_step_has_its_phase_stage_shape_and_statistics(emma):
     traced = list(trace(emma, step=True))
     forward, backward, update = traced[:25], traced[25:59], traced[59:]
     assert [(e.name, e.stage, e.layer, e.shape, e.expr) for e in forward] == FORWARD
@@ -67,17 +66,17 @@ def test_every_event_of_a_step(emma):
         causal = event.name.endswith((".scores", ".weights"))
         assert event.stats.count == (4 * 15 if causal else math.prod(event.shape)), event.name
         assert event.dtype == "float32"
-    assert [own.expr for own in backward if own.name == "logits"] == ["d loss / d logits"]
+    assert [event.expr for event in backward if event.name == "logits"] == ["d loss / d logits"]
     assert update[0].expr == "update of wte"
 
 
-def test_a_selection_holds_exactly_the_events_chosen(emma):
+def test_a_selection_has_exactly_the_requested_events(emma):
     traced = trace(emma, names=["layer0.attn.head*", "logits"], backward=True)
     chosen = [f"layer0.attn.head{h}" for h in range(4)]
     assert [e.name for e in traced] == [*chosen, "logits", "logits", *chosen]
     assert len(traced) == 10
 
 
-def test_seconds_come_only_when_asked_for(emma):
+def test_seconds_are_measured_only_on_request(emma):
     assert {e.seconds for e in trace(emma)} == {None}
     assert all(e.seconds > 0 for e in trace(emma, time=True, backward=True))

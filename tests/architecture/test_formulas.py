@@ -1,4 +1,4 @@
-"""Formulas as data: a page's script against what `explain` writes out and what the passes have."""
+"""Formulas as data: the script of a page against `explain` and against the passes."""
 
 import math
 
@@ -27,30 +27,31 @@ const run = {
   shape: (name) => given.shapes[name],
   array: (name, gradient) => given.arrays[(gradient ? "d " : "") + name],
 };
-return given.asked.map(({ ways, flat }) => {
+return given.requests.map(({ ways, flat }) => {
   const worked = ways.map((formula) => workedOut(formula, flat, run));
   return [
     worked.reduce((sum, way) => sum + Number(way.value), 0),
     worked.reduce((sum, way) => sum + way.magnitude, 0),
-    worked.flatMap((way) => way.steps).filter((own) => !own.guard && own.count > 1).map((own) => own.value),
+    worked.flatMap((way) => way.steps)
+      .filter((step) => !step.guard && step.count > 1).map((step) => step.value),
   ];
 });
 """
 
 
-def formulas_of(of, name, backward):
-    """The formulas whose sum an event is, or a gradient, of a run or a model."""
-    formulas = Formulas(of.plan)
+def formulas_of(run, name, backward):
+    """Return the formula of an event, or the formulas that add up to its gradient, in a run or a model."""
+    formulas = Formulas(run.plan)
     return [way.formula for way in formulas.backward(name)] if backward else [formulas.forward(name)]
 
 
 def by_script(run, places, backward):
-    """What the script makes of the formulas of these elements: value, magnitude and steps of each."""
-    asked = []
+    """Return what the script computes for these elements: value, magnitude and sums of steps."""
+    requests = []
     for name, index in places:
         flat = int(np.ravel_multi_index(index, run.shapes[name])) if index else 0
         ways = [as_data(formula) for formula in formulas_of(run, name, backward)]
-        asked.append({"ways": ways, "flat": flat})
+        requests.append({"ways": ways, "flat": flat})
     arrays = {("d " if phase == "backward" else "") + name: a for (phase, name), a in run.arrays.items()}
     arrays |= {name: run.model.parameter(name) for name in run.shapes if name not in run.plan}
     given = {
@@ -58,7 +59,7 @@ def by_script(run, places, backward):
         "targets": run.inputs.targets,
         "shapes": run.shapes,
         "arrays": {name: _flat(array) for name, array in arrays.items()},
-        "asked": asked,
+        "requests": requests,
     }
     return run_script(EVALUATE, given)
 
@@ -68,7 +69,7 @@ def _flat(array):
 
 
 def some_places(shapes, count=3, seed=0):
-    """A few elements of every array, the first and the last among them."""
+    """Yield a few elements of every array, with the first and the last."""
     rng = np.random.default_rng(seed)
     for name, shape in shapes.items():
         size = math.prod(shape)
@@ -77,16 +78,17 @@ def some_places(shapes, count=3, seed=0):
 
 
 def check(run, places, backward, traced=True):
-    """The script against what is written out, value by value: element, sums, what rounding is relative to."""
-    found, phase = by_script(run, places, backward), "backward" if backward else "forward"
-    for (name, index), (value, magnitude, steps) in zip(places, found, strict=True):
+    """Compare the script with `explain`: the element, its sums, and the magnitude that rounding is relative
+    to."""
+    results, phase = by_script(run, places, backward), "backward" if backward else "forward"
+    for (name, index), (value, magnitude, steps) in zip(places, results, strict=True):
         at = TracedElement(run, Element(name, index), 4)
-        said, what = (gradient_worked_out if backward else worked_out)(at), f"{phase} {at.element}"
-        atol = 1e-12 * said.magnitude + 1e-40
-        agree(value, said.value, rtol=1e-9, atol=atol, what=what)
-        agree(magnitude, said.magnitude, rtol=1e-5, atol=1e-40, what=f"magnitude of {what}")
+        worked, what = (gradient_worked_out if backward else worked_out)(at), f"{phase} {at.element}"
+        atol = 1e-12 * worked.magnitude + 1e-40
+        agree(value, worked.value, rtol=1e-9, atol=atol, what=what)
+        agree(magnitude, worked.magnitude, rtol=1e-5, atol=1e-40, what=f"magnitude of {what}")
         ways = len(formulas_of(run, name, backward))
-        sums = [step.value for step in (said.steps if ways == 1 else said.steps[:-1]) if step.count > 1]
+        sums = [step.value for step in (worked.steps if ways == 1 else worked.steps[:-1]) if step.count > 1]
         agree(steps, sums, rtol=1e-9, atol=atol, what=f"sums of {what}")
         if traced:
             off = abs(value - run.value(name, index, phase))
@@ -94,19 +96,19 @@ def check(run, places, backward, traced=True):
 
 
 @needs_node
-def test_a_script_works_out_events_and_gradients_of_a_microgpt(case):
+def test_the_script_computes_events_and_gradients_of_a_microgpt(case):
     run = keep_run(case.model, case.text, backward=True)
     events = list(some_places({name: run.shapes[name] for name in run.plan}))
     check(run, events, backward=False)
     check(run, list(some_places(run.shapes)), backward=True)
 
 
-USUAL = ("qwen3", "gpt2_erf")  # run every time
+USUAL = ("qwen3", "gpt2_erf")  # run without the sweep too
 
 
 @needs_node
 @pytest.mark.parametrize("name", [name if name in USUAL else in_sweep(name) for name in (*DECODERS, *GPT2S)])
-def test_a_script_works_out_events_of_decoders(decoders, gpt2, name):
+def test_the_script_computes_events_of_decoders(decoders, gpt2, name):
     model = gpt2(name)[1] if name in GPT2S else decoders(name)[0]
     run = keep_run(model, tokens=TOKENS)
     check(run, list(some_places({name: run.shapes[name] for name in run.plan})), backward=False)
@@ -117,16 +119,16 @@ CASES = ["unlike any", "llama_yarn_attention", *map(in_sweep, ["qwen3", "llama_m
 
 @pytest.fixture(params=CASES)
 def wide(request, decoders):
-    """A model in float64, one of a plan that no model has among them."""
-    other = request.param == "unlike any"
-    return drawn(unlike_any()) if other else in_float64(decoders(request.param)[0])
+    """A model in float64; one case has a plan that no real model has."""
+    invented = request.param == "unlike any"
+    return drawn(unlike_any()) if invented else in_float64(decoders(request.param)[0])
 
 
 @needs_node
-def test_a_script_works_out_whatever_a_plan_has(wide):
-    """Gains, biases and means of norms too, whose gradients no page shows."""
+def test_the_script_computes_every_kind_of_operation(wide):
+    """Including gradients of gains, biases and LayerNorm, which no page shows."""
     numbers = Numbers(wide, TOKENS)
-    numbers.arrays |= {("backward", name): own for name, own in Run(wide).gradients.items()}
+    numbers.arrays |= {("backward", name): gradient for name, gradient in Run(wide).gradients.items()}
     for backward in (False, True):
         names = numbers.shapes if backward else numbers.plan
         check(numbers, list(some_places({name: numbers.shapes[name] for name in names}, 1)), backward, False)
@@ -146,8 +148,7 @@ FUNCTIONS = {
 
 
 @needs_node
-def test_functions_of_x_are_read_as_python_reads_them():
-    """And what is no function of x is refused."""
+def test_the_script_reads_functions_of_x_as_python_does_and_refuses_other_text():
     places = [-7.0, -2.5, -1.0, -1e-9, 0.0, 0.3, 1.0, 2.4999, 2.5, 5.5, 9.0]
     refused = ["x +", "y", "alert(1)", "x; 1", "(x", "x)", "constructor(x)"]
     program = """
@@ -156,7 +157,7 @@ def test_functions_of_x_are_read_as_python_reads_them():
     const values = given.texts.map((text) => given.places.map((x) => functionOf(text)(x)));
     return [values, given.refused.map(refusal)];
     """
-    found, names = run_script(program, {"texts": list(FUNCTIONS), "places": places, "refused": refused})
+    results, names = run_script(program, {"texts": list(FUNCTIONS), "places": places, "refused": refused})
     assert names == ["SyntaxError"] * len(refused)
-    for (text, function), values in zip(FUNCTIONS.items(), found, strict=True):
+    for (text, function), values in zip(FUNCTIONS.items(), results, strict=True):
         agree(values, [function(x) for x in places], rtol=1e-14, atol=1e-15, what=text)

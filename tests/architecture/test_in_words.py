@@ -1,4 +1,4 @@
-"""Formulas on one line: what each kind of operation and of gradient says of an element."""
+"""Formulas on one line, for an element of each kind of operation and of gradient."""
 
 import numpy as np
 import pytest
@@ -101,7 +101,7 @@ def test_events_of_decoders(decoders, gpt2, case):
     assert {element: explain_in(run, element).formula for element in DECODERS[case]} == DECODERS[case]
 
 
-def test_what_is_added_up_where_a_hook_replaced_a_part():
+def test_a_replaced_part_is_added_up_and_passes_no_gradient():
     model = init()
     with model.hooks.subscribe(lambda event, value: value * 0, "layer0.attn.head1"):
         run = keep_run(model, "emma", backward=True)
@@ -111,15 +111,14 @@ def test_what_is_added_up_where_a_hook_replaced_a_part():
     assert context.formula == "d context[3,5] = 0 by way of layer0.attn.head1, which a hook replaced"
 
 
-def test_a_value_that_a_hook_put_behind_the_mask_counts():
-    """In words as in numbers: keys that the query does not see."""
+def test_a_value_that_a_hook_put_behind_the_mask_is_in_the_formula():
     model = init()
 
     def leak(event, value):
         return value + np.float32(0.1)
 
     with model.hooks.subscribe(leak, "layer0.attn.weights"):
-        found = explain_in(keep_run(model, "emma"), "layer0.attn.context[3,5]")
-    assert found.formula == "context[3,5] = sum of weights[1,3,j] × v[j,5] for the keys j=0..4"
-    assert found.holds
-    assert found.steps[0].count == 5
+        explanation = explain_in(keep_run(model, "emma"), "layer0.attn.context[3,5]")
+    assert explanation.formula == "context[3,5] = sum of weights[1,3,j] × v[j,5] for the keys j=0..4"
+    assert explanation.holds
+    assert explanation.steps[0].count == 5

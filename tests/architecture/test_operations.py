@@ -1,8 +1,7 @@
-"""What each kind of operation says of an element, held against its float64 reference: the arithmetic, the
-gradient by central differences, and that what an element adds is a term where it goes.
+"""Formulas of each kind of operation, against its float64 reference: values, gradients by central
+differences, and uses of elements.
 
-A plan that no model has (parallel layers, LayerNorm of heads, shared keys, scores scaled otherwise) is
-explained like those that models have.
+One case has a plan that no real model has: parallel layers, LayerNorm of heads, shared keys, another scale.
 """
 
 import math
@@ -32,12 +31,12 @@ CASES = ["unlike any", "llama_yarn_attention", *map(in_sweep, ["qwen3", "llama_m
 
 @pytest.fixture(scope="module", params=CASES)
 def numbers(request, decoders):
-    other = request.param == "unlike any"
-    return Numbers(drawn(unlike_any()) if other else decoders(request.param)[0], TOKENS)
+    invented = request.param == "unlike any"
+    return Numbers(drawn(unlike_any()) if invented else decoders(request.param)[0], TOKENS)
 
 
 def check(worked, at):
-    """Every step follows from what is written of it."""
+    """Check that every step follows from its terms."""
     check_steps(SimpleNamespace(steps=worked.steps, value=worked.value, element=str(at.element)))
 
 
@@ -46,13 +45,13 @@ def places(numbers, names, count=8, most=10**6):
     for name in names:
         for _ in range(count):
             index = tuple(int(rng.integers(size)) for size in numbers.shapes[name])
-            if len(index) == 3 and name not in numbers.plan.parameters:  # half of them are masked else
+            if len(index) == 3 and name not in numbers.plan.parameters:  # half would be masked
                 index = (index[0], max(index[1:]), min(index[1:]))
             yield TracedElement(numbers, Element(name, index), most)
 
 
 def slope(of, array, index, h=1e-5):
-    """The central difference of a function of an array with respect to one element."""
+    """Return the central difference of a function of an array with respect to one element."""
     ends = []
     for step in (h, -h):
         moved = np.array(array, float)
@@ -61,7 +60,7 @@ def slope(of, array, index, h=1e-5):
     return (ends[0] - ends[1]) / (2 * h)
 
 
-def test_every_element_is_what_the_reference_gives(numbers):
+def test_every_element_equals_the_reference(numbers):
     for at in places(numbers, numbers.plan):
         worked = worked_out(at)
         expected = numbers.value(at.name, at.index)
@@ -69,24 +68,24 @@ def test_every_element_is_what_the_reference_gives(numbers):
         check(worked, at)
 
 
-def pulled(numbers, row, name, moved):
-    """The sum of a row's gradient times its value, with one of its inputs or parameters moved."""
+def weighted_sum(numbers, row, name, moved):
+    """Return the sum of a row's gradient times its value, with one input or parameter replaced by `moved`."""
     inputs = [moved if source == name else numbers.array(source) for source in row.inputs]
-    own = replace(row, instead={name: lambda _: moved})
-    return np.sum(reference(own, numbers.given, *inputs) * numbers.array(row.name, "backward"))
+    changed = replace(row, instead={name: lambda _: moved})
+    return np.sum(reference(changed, numbers.given, *inputs) * numbers.array(row.name, "backward"))
 
 
-def test_a_gradient_is_the_slope_of_the_references_that_read_it(numbers):
+def test_a_gradient_is_the_slope_of_the_references_of_its_readers(numbers):
     readers = Formulas(numbers.plan).readers
     for at in places(numbers, [*numbers.plan, *numbers.plan.parameters]):
         stored = at.name in numbers.plan.parameters
         rows = list(rows_with(numbers.plan, at.name) if stored else readers(at.name))
         if at.name in ("probs", "loss") or any(at.name in row.parts for row in rows):
             continue
-        rows = [row for row in rows if isinstance(row.kind, Loss)] or rows  # logits have theirs by the loss
+        rows = [row for row in rows if isinstance(row.kind, Loss)] or rows  # not probabilities and loss
         worked = gradient_worked_out(at)
         expected = slope(
-            lambda x, rows=rows, name=at.name: sum(pulled(numbers, row, name, x) for row in rows),
+            lambda x, rows=rows, name=at.name: sum(weighted_sum(numbers, row, name, x) for row in rows),
             numbers.parameter(at.name) if stored else numbers.array(at.name),
             at.index,
         )
@@ -100,23 +99,23 @@ def test_every_gradient_follows_from_its_steps(numbers):
 
 
 def explained(numbers, name, kind):
-    """How an element is worked out, by its name."""
+    """Explain an element, given by its name."""
     event, _, rest = name.rstrip("]").partition("[")
     at = TracedElement(numbers, Element(event, tuple(map(int, rest.split(","))) if rest else ()), 10**6)
     return (worked_out if kind == "forward" else gradient_worked_out)(at)
 
 
-def check_where_it_goes(numbers, at, phase, uses):
-    found = SimpleNamespace(name=at.name, element=str(at.element), phase=phase, uses=uses)
-    check_uses(found, partial(explained, numbers))
+def check_uses_of(numbers, at, phase, uses):
+    explanation = SimpleNamespace(name=at.name, element=str(at.element), phase=phase, uses=uses)
+    check_uses(explanation, partial(explained, numbers))
 
 
-def test_what_an_element_adds_is_a_term_where_it_goes(numbers):
+def test_a_use_of_an_element_has_it_as_a_term(numbers):
     for at in places(numbers, numbers.plan):
-        check_where_it_goes(numbers, at, "forward", uses_of(at))
+        check_uses_of(numbers, at, "forward", uses_of(at))
 
 
-def test_queries_and_keys_go_to_scores_that_count(numbers):
+def test_queries_and_keys_are_used_in_visible_scores(numbers):
     for scores in numbers.plan.of_kind(Scores):
         (softmax,) = numbers.plan.readers[scores.name]
         for at in places(numbers, scores.inputs, 20):
@@ -125,12 +124,12 @@ def test_queries_and_keys_go_to_scores_that_count(numbers):
             assert numbers.array(softmax)[head, query, key] > 0, (str(at.element), use)
 
 
-def test_what_a_gradient_adds_is_a_term_where_it_goes(numbers):
+def test_a_use_of_a_gradient_has_it_as_a_term(numbers):
     for at in places(numbers, [name for name in numbers.plan if name != "loss"]):
-        check_where_it_goes(numbers, at, "backward", gradient_uses(at))
+        check_uses_of(numbers, at, "backward", gradient_uses(at))
 
 
-def test_a_tied_table_has_the_gradients_of_both_its_uses():
+def test_a_tied_table_gets_gradients_from_both_of_its_uses():
     numbers = Numbers(drawn(unlike_any()), TOKENS)
     at = TracedElement(numbers, Element("wte", (TOKENS[0], 3)), 4)
     last = gradient_worked_out(at).steps[-1]
@@ -139,8 +138,8 @@ def test_a_tied_table_has_the_gradients_of_both_its_uses():
 
 
 @pytest.mark.parametrize("shape", [(), (6,), (2, 3), (1, 3, 2), (0, 4)])
-def test_erfc_is_that_of_math_whatever_the_shape(shape):
+def test_erfc_equals_math_erfc_for_any_shape(shape):
     x = np.resize(np.array([0.5, -2, np.inf, -np.inf, np.nan, 28], np.float32), shape)
-    found = erfc(x)
-    assert (found.dtype, found.shape) == (np.float64, shape)
-    np.testing.assert_array_equal(found.ravel(), [math.erfc(value) for value in x.ravel()])
+    result = erfc(x)
+    assert (result.dtype, result.shape) == (np.float64, shape)
+    np.testing.assert_array_equal(result.ravel(), [math.erfc(value) for value in x.ravel()])

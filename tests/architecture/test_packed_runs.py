@@ -1,4 +1,4 @@
-"""Texts of a pack have the values that they have alone, though their rows share a pass."""
+"""Texts that share a packed pass have the same values as in passes of their own."""
 
 import numpy as np
 import pytest
@@ -13,8 +13,8 @@ from microgpt_trace.architecture.interpreter import run as interpreter
 from microgpt_trace.architecture.interpreter.logits_forward import run_packed
 from microgpt_trace.architecture.packs import Pack, ReadText, equal_lengths, passes
 
-LENGTHS = [1, 3, 3, 3, 7, 9, 9]  # with and without a group, below and above the windows
-OWN = drawn(unlike_any())
+LENGTHS = [1, 3, 3, 3, 7, 9, 9]  # single and equal lengths, below and above the windows
+MODEL = drawn(unlike_any())
 
 
 def texts_of(lengths, seed=5):
@@ -23,25 +23,25 @@ def texts_of(lengths, seed=5):
 
 
 class Listening:
-    """A tap that keeps what it is given, and puts something else in the place of one event."""
+    """A tap that keeps all values, and replaces one event."""
 
     def __init__(self, replaced=None):
         self.seen, self.replaced = {}, replaced
 
     def emit(self, name, value):
         self.seen.setdefault(name, []).append(np.array(value))
-        return bent(value) if name == self.replaced else value
+        return changed(value) if name == self.replaced else value
 
     def wants(self, name):
         return True
 
 
-def bent(value):
+def changed(value):
     return value * value.dtype.type(0.5) - value.dtype.type(0.25)
 
 
 def alone(model, text, replaced=None):
-    """The judge: a pass of its own."""
+    """Return the values of a text that runs alone, which judge those of the pack."""
     tap = Listening(replaced)
     final = interpreter.forward(model, text.tokens, tap)
     used = tap.emit("logits", interpreter.head_forward(model, final, tap)).astype(np.float64)
@@ -50,9 +50,9 @@ def alone(model, text, replaced=None):
 
 
 def by_text(name, values, lengths, causal):
-    """What each text has of an event that came as these values."""
+    """Divide the values of an event among the texts."""
     if causal:
-        return [own for group in values for own in group]
+        return [value for group in values for value in group]
     assert sum(map(len, values)) == sum(lengths), name
     return np.split(np.concatenate(values), np.cumsum(lengths)[:-1])
 
@@ -63,9 +63,9 @@ def assert_as_alone(model, lengths=LENGTHS, replaced=None, **close):
     judges = [alone(model, text, replaced) for text in texts]
     assert list(tap.seen) == list(judges[0]) == [n for n in model.plan if n != "loss"]
     for name, values in tap.seen.items():
-        found = by_text(name, values, lengths, model.plan[name].causal)
-        for own, judge in zip(found, judges, strict=True):
-            agree(own, judge[name], what=name, **close)
+        results = by_text(name, values, lengths, model.plan[name].causal)
+        for value, judge in zip(results, judges, strict=True):
+            agree(value, judge[name], what=name, **close)
     return tap.seen
 
 
@@ -75,36 +75,32 @@ def test_every_event_of_a_decoder(decoders, gpt2, case):
     assert_as_alone(model, rtol=1e-4, atol=1e-5)
 
 
-def test_rows_come_together_and_groups_apart():
-    found = assert_as_alone(OWN)
+def test_rows_are_emitted_together_and_scores_by_length():
     groups = equal_lengths(LENGTHS)
-    for name, values in found.items():
+    for name, values in assert_as_alone(MODEL).items():
         shapes = [value.shape for value in values]
-        if OWN.plan[name].causal:
-            assert shapes == [(own.texts, 4, own.length, own.length) for own in groups]
+        if MODEL.plan[name].causal:
+            assert shapes == [(group.texts, 4, group.length, group.length) for group in groups]
         else:
-            assert len(shapes) == 1
-            assert shapes[0][0] == sum(LENGTHS)
+            assert [shape[0] for shape in shapes] == [sum(LENGTHS)]
 
 
-@pytest.mark.parametrize("name", [n for n in OWN.plan if "layer0" not in n and n not in ("probs", "loss")])
-def test_a_hook_replaces_a_value(name):
-    found = assert_as_alone(OWN, replaced=name, rtol=1e-9)
-    plain = assert_as_alone(OWN)
-    assert name == "logits" or any(
-        (a != b).any() for a, b in zip(found["logits"], plain["logits"], strict=True)
-    )
+@pytest.mark.parametrize("name", [n for n in MODEL.plan if "layer0" not in n and n not in ("probs", "loss")])
+def test_a_replaced_value_changes_each_text_as_alone(name):
+    logits = assert_as_alone(MODEL, replaced=name, rtol=1e-9)["logits"]
+    plain = assert_as_alone(MODEL)["logits"]
+    assert name == "logits" or any((a != b).any() for a, b in zip(logits, plain, strict=True))
 
 
-def test_parts_of_logits_go_across_texts(monkeypatch):
+def test_a_part_of_the_logits_may_span_texts(monkeypatch):
     monkeypatch.setattr(packed_runs, "PART", 61 * 8)
-    assert [len(value) for value in assert_as_alone(OWN)["logits"]] == [8, 8, 8, 8, 3]
+    assert [len(value) for value in assert_as_alone(MODEL)["logits"]] == [8, 8, 8, 8, 3]
 
 
-def test_logits_are_left_out_where_nobody_listens():
+def test_logits_that_no_listener_requests_are_not_computed():
     tap = Listening()
     tap.wants = lambda name: name == "layer1.attn.head2"
-    run_packed(OWN, Pack(texts_of([2, 3])), tap)
+    run_packed(MODEL, Pack(texts_of([2, 3])), tap)
     assert "layer1.attn.head2" in tap.seen
     assert not {"logits", "layer1.attn.head1"}.intersection(tap.seen)
 
@@ -112,8 +108,8 @@ def test_logits_are_left_out_where_nobody_listens():
 @pytest.mark.parametrize(
     ("most", "counts"), [(1, [1] * 7), (9, [3, 1, 1, 1, 1]), (16, [4, 2, 1]), (100, [7])]
 )
-def test_passes_hold_so_many_rows_or_one_text(most, counts):
+def test_a_pass_has_a_maximum_of_rows_or_one_text(most, counts):
     texts = texts_of(LENGTHS)
-    found = list(passes(texts, most))
-    assert [own.stop - own.start for own in found] == counts
-    assert [text for own in found for text in texts[own]] == texts
+    parts = list(passes(texts, most))
+    assert [part.stop - part.start for part in parts] == counts
+    assert [text for part in parts for text in texts[part]] == texts

@@ -1,4 +1,4 @@
-"""The plan of an architecture: its rows, and what is derived from them."""
+"""Plans of architectures: their rows, and the structure derived from them."""
 
 import random
 from dataclasses import replace
@@ -41,12 +41,12 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_rows_read_what_comes_before_them_and_each_layer_writes_twice_into_the_stream(case):
+def test_rows_read_earlier_rows_and_each_layer_adds_twice_to_the_residual_stream(case):
     architecture, config = case
-    plan, known = architecture.plan_of(config), set()
+    plan, earlier = architecture.plan_of(config), set()
     for row in plan.values():
-        assert {*row.inputs, *row.parts} <= known, row.name
-        known.add(row.name)
+        assert {*row.inputs, *row.parts} <= earlier, row.name
+        earlier.add(row.name)
     assert dict(plan.parameters) == config.shapes()
     assert len(plan.layers) == config.n_layer == len(plan.streams) - 1
     rows = [*plan.before, *(row for layer in plan.layers for row in layer), *plan.after]
@@ -62,7 +62,7 @@ def test_rows_read_what_comes_before_them_and_each_layer_writes_twice_into_the_s
     assert sums == {part for name, (_, part) in expected.items() if "attn" in name}
 
 
-def test_a_norm_behind_a_branch_is_what_the_branch_writes():
+def test_a_norm_after_a_branch_writes_to_the_stream():
     assert normed_behind().residuals == {
         "layer0.attn.residual": ("embed.sum", "layer0.attn.post_norm"),
         "layer0.mlp.residual": ("layer0.attn.residual", "layer0.mlp.down"),
@@ -70,18 +70,18 @@ def test_a_norm_behind_a_branch_is_what_the_branch_writes():
 
 
 def rows_of_a_layer(*layer):
-    """The plan of one layer: each row is a name, a kind and what it reads."""
+    """Return a plan of one layer. Each row is a name, a kind and the names of its inputs."""
     rows = RowBuilder()
     rows.add("embed.tok", Lookup("wte", "tokens", 3, 2), expr="")
     rows.layer = 0
-    for name, kind, *reads in layer:
-        rows.add(name, kind, *reads, expr="")
+    for name, kind, *inputs in layer:
+        rows.add(name, kind, *inputs, expr="")
     rows.layer = None
     rows.add("logits", Linear("wte", 3), "layer0.mlp.residual", expr="")
     return Plan(rows.rows)
 
 
-def test_branches_side_by_side_may_be_added_up_first():
+def test_parallel_branches_may_be_added_to_each_other_first():
     plan = rows_of_a_layer(
         ("attn.out", Linear("layer0.attn_wo", 2), "embed.tok"),
         ("mlp.down", Linear("layer0.mlp_wdown", 2), "embed.tok"),
@@ -92,7 +92,7 @@ def test_branches_side_by_side_may_be_added_up_first():
     assert plan.branches == {"layer0.attn.out": "embed.tok", "layer0.mlp.down": "embed.tok"}
 
 
-def test_the_stream_may_go_on_behind_a_norm():
+def test_the_stream_may_continue_after_a_norm():
     plan = rows_of_a_layer(
         ("attn.out", Linear("layer0.attn_wo", 2), "embed.tok"),
         ("attn.residual", Add(), "embed.tok", "attn.out"),
@@ -103,18 +103,18 @@ def test_the_stream_may_go_on_behind_a_norm():
     assert plan.residuals["layer0.mlp.residual"] == ("layer0.attn.norm", "layer0.mlp.down")
 
 
-def test_what_lies_head_by_head_and_what_turns():
+def test_events_in_heads_and_events_that_rope_turns():
     plan = llama.plan_of(decoder("llama", BIASES, True, True, None))
-    of_layer = [name.removeprefix("layer0.attn.") for name in plan if name.startswith("layer0.attn.")]
-    in_heads = [name for name in of_layer if f"layer0.attn.{name}" in plan.heads]
+    attention = [row.name for row in plan.layers[0] if row.stage == "attention"]
+    in_heads = [name.removeprefix("layer0.attn.") for name in attention if name in plan.heads]
     assert in_heads == ["q", "k", "v", "q_norm", "k_norm", "q_rope", "k_rope", "context"]
     turned = [row.name.removeprefix("layer0.attn.") for row in plan.behind("layer0.attn.q_rope")]
     assert turned == ["q_rope", "q_norm", "q"]
-    events = {f"attn.{n}{of}" for n in "qk" for of in ("", "_norm", "_rope")}
-    assert turned_names() == events | {f"attn_{of}{n}" for n in "qk" for of in "wb"}
+    events = {f"attn.{n}{suffix}" for n in "qk" for suffix in ("", "_norm", "_rope")}
+    assert turned_names() == events | {f"attn_{letter}{n}" for n in "qk" for letter in "wb"}
 
 
-def test_rows_are_the_same_only_where_they_are_one_row():
+def test_rows_are_compared_by_identity():
     plan = microgpt.plan_of(Config())
     row = plan["layer0.attn.residual"]
     assert row == row
@@ -122,21 +122,18 @@ def test_rows_are_the_same_only_where_they_are_one_row():
     assert len({row, replace(row)}) == 2
 
 
-def test_what_only_looks_like_a_layer_is_none():
+def test_a_name_that_only_resembles_a_layer_has_no_layer():
     names = ("layerx.q", "layer-1.q", "layer1_0.q", "layer٣.q", "layer.q", "layernorm")
     assert [layer_of(name) for name in names] == [None] * 6
 
 
-# --- The events of all architectures, for what stands beside no model ---------------------------------
-
-
-def test_the_merged_order_is_that_of_every_architecture():
+def test_the_merged_order_of_events_holds_for_every_architecture():
     for plan in examples():
-        own = list(dict.fromkeys(map(kind_of, plan)))
-        assert [kind for kind in known_rows() if kind in own] == own
+        names = list(dict.fromkeys(map(kind_of, plan)))
+        assert [name for name in known_rows() if name in names] == names
 
 
-def test_events_of_several_layers_are_sorted_as_they_are_computed():
+def test_events_of_several_layers_are_sorted_by_computation():
     layer = ["attn.norm", "attn.v", "attn.q_rope", "attn.head1", "attn.out", "mlp.gate", "mlp.residual"]
     layers = [f"layer{i}.{name}" for i in (0, 2, 10) for name in layer]
     sequence = ["embed.tok", "embed.norm", *layers, "final.norm", "logits", "loss"]
@@ -144,6 +141,6 @@ def test_events_of_several_layers_are_sorted_as_they_are_computed():
     assert sorted(shuffled, key=place_of) == sequence
 
 
-def test_what_is_no_event_has_no_kind():
+def test_only_an_event_has_a_kind():
     assert kind_named("layer0.attn.something") is None
     assert type(kind_named("layer3.attn.head2")).__name__ == "Linear"

@@ -1,4 +1,4 @@
-"""The interpreter on a plan that no model has: with a cache, for a listener, and for nobody."""
+"""The interpreter on a plan that no real model has: with a KV cache, and with and without listeners."""
 
 import weakref
 
@@ -18,16 +18,15 @@ MODEL = drawn(unlike_any())
 
 
 @pytest.mark.parametrize("first", [1, 3, 6])
-def test_a_continuation_is_at_the_positions_after_those_in_the_cache(first):
-    """Learned positions too."""
-    cache, whole = KVCache(len(IDS)), interpreter.forward(MODEL, IDS)
+def test_a_continuation_has_the_positions_after_those_in_the_cache(first):
+    cache, expected = KVCache(len(IDS)), interpreter.forward(MODEL, IDS)
     parts = [interpreter.forward(MODEL, part, cache=cache) for part in (IDS[:first], IDS[first:])]
-    agree(np.concatenate(parts), whole, rtol=1e-12, what="stream")
+    agree(np.concatenate(parts), expected, rtol=1e-12, what="stream")
     assert cache.length == len(IDS)
     assert [*cache.rows] == [f"layer{i}.attn.{n}" for i in (0, 1) for n in ("scores", "context")]
 
 
-def test_shares_of_heads_are_computed_for_who_wants_them(monkeypatch):
+def test_outputs_of_heads_are_computed_only_for_a_listener(monkeypatch):
     calls, plain = [], linear.columns_forward
     monkeypatch.setattr(linear, "columns_forward", lambda *a: calls.append(a) or plain(*a))
     interpreter.forward(MODEL, IDS)
@@ -38,20 +37,20 @@ def test_shares_of_heads_are_computed_for_who_wants_them(monkeypatch):
     assert len(calls) == 1
 
 
-def test_a_value_goes_once_nothing_reads_it():
-    alive, known = [], {}
+def test_a_value_is_dropped_after_its_last_reader():
+    alive, refs = [], {}
 
     class Counting:
         def emit(self, name, value):
-            known[name] = weakref.ref(value)
-            alive.append({name for name, ref in known.items() if ref() is not None})
+            refs[name] = weakref.ref(value)
+            alive.append({name for name, ref in refs.items() if ref() is not None})
             return value
 
         def wants(self, name):
             return False
 
     interpreter.forward(MODEL, IDS, Counting())
-    at = dict(zip(known, alive, strict=True))
-    print(at["layer1.mlp.down"])
-    assert at["layer1.mlp.down"] == {"layer0.mlp.residual", "layer1.attn.out", "layer1.mlp.down",
+    at = dict(zip(refs, alive, strict=True))["layer1.mlp.down"]
+    print(at)
+    assert at == {"layer0.mlp.residual", "layer1.attn.out", "layer1.mlp.down",
                                      "layer1.mlp.act"}  # fmt: skip

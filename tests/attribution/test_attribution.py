@@ -1,4 +1,4 @@
-"""Attribution against judges that know nothing of it: explicit vectors, edited weights, hand-worked maps."""
+"""Attribution against independent judges: explicit vectors, edited weights, attention maps by hand."""
 
 import math
 from dataclasses import fields, replace
@@ -26,7 +26,7 @@ SOME = [BIASED, "llama_gqa", "mistral_window", "qwen2_tied", "qwen3"]
 
 
 def parts_of(result, i=0):
-    """(target, against) of each part of the i-th position, by name."""
+    """Return (target, against) of each part at the i-th position, by name."""
     return {part.name: (part.target, part.against) for part in result.positions[i].parts}
 
 
@@ -36,11 +36,8 @@ def agree_by_name(found, expected, **tolerance):
         agree(found[name], expected[name], what=f"{name} ", **tolerance)
 
 
-# --- Direct: every part against the explicit vector times the unembedding -------------------------
-
-
 def explicit_parts(config, weights, tokens, position, ids):
-    """Each part as its own vector [C], through the norm with its scale frozen, times the unembedding."""
+    """Compute each part as a vector [C], times the norm with a constant scale, times the unembedding."""
     w = {name: array.astype(np.float64) for name, array in weights.items()}
     events, dim = decoder_events(config, weights, tokens), head_dim_of(config)
     last = events[f"layer{config['num_hidden_layers'] - 1}.mlp.residual"][position]
@@ -48,14 +45,14 @@ def explicit_parts(config, weights, tokens, position, ids):
     head = w["model.embed_tokens.weight" if config["tie_word_embeddings"] else "lm_head.weight"]
     vectors = {"embed.tok": events["embed.tok"][position]}
     for i in range(config["num_hidden_layers"]):
-        own = f"model.layers.{i}."
-        context, wo = events[f"layer{i}.attn.context"][position], w[own + "self_attn.o_proj.weight"]
+        prefix = f"model.layers.{i}."
+        context, wo = events[f"layer{i}.attn.context"][position], w[prefix + "self_attn.o_proj.weight"]
         for h in range(config["num_attention_heads"]):
             cut = slice(h * dim, (h + 1) * dim)
             vectors[f"layer{i}.attn.head{h}"] = wo[:, cut] @ context[cut]
-        if own + "self_attn.o_proj.bias" in w:
-            vectors[f"layer{i}.attn_bo"] = w[own + "self_attn.o_proj.bias"]
-        bias = w.get(own + "mlp.down_proj.bias")
+        if prefix + "self_attn.o_proj.bias" in w:
+            vectors[f"layer{i}.attn_bo"] = w[prefix + "self_attn.o_proj.bias"]
+        bias = w.get(prefix + "mlp.down_proj.bias")
         down = events[f"layer{i}.mlp.down"][position]
         vectors[f"layer{i}.mlp.down"] = down if bias is None else down - bias
         if bias is not None:
@@ -64,7 +61,7 @@ def explicit_parts(config, weights, tokens, position, ids):
 
 
 @pytest.mark.parametrize("case", some_of(CASES, every=4))
-def test_parts_of_a_decoder(decoders, case):
+def test_parts_of_a_decoder_equal_explicit_vectors(decoders, case):
     model, config, weights = decoders(case)
     result = attribute(
         model, tokens=TOKENS, target=TARGET, against=f"#{AGAINST}", positions=[2, -1], ablation=False
@@ -72,12 +69,12 @@ def test_parts_of_a_decoder(decoders, case):
     for i, position in enumerate((2, len(TOKENS) - 1)):
         expected, logits = explicit_parts(config, weights, TOKENS, position, (TARGET, AGAINST))
         agree_by_name(parts_of(result, i), expected, rtol=1e-4, atol=2e-5)
-        of = result.positions[i]
-        agree([of.target.total, of.against.total], logits[position, [TARGET, AGAINST]], rtol=1e-4, atol=2e-5)
+        totals = [result.positions[i].target.total, result.positions[i].against.total]
+        agree(totals, logits[position, [TARGET, AGAINST]], rtol=1e-4, atol=2e-5)
     assert result.ok
 
 
-def test_a_matrix_that_is_decoded_in_pieces(decoders, monkeypatch):
+def test_a_matrix_may_be_decoded_in_pieces(decoders, monkeypatch):
     model = decoders("qwen3")[0]
     whole = attribute(model, tokens=TOKENS, target=TARGET, ablation=False)
     for elements in (1, 100):
@@ -87,7 +84,7 @@ def test_a_matrix_that_is_decoded_in_pieces(decoders, monkeypatch):
 
 
 def torch_parts(case):
-    """Each part of a microGPT as PyTorch's vectors, embeddings divided by their norm's scale: [T, C]"""
+    """Return each part of a microGPT as vectors by PyTorch; embeddings are divided by their RMS: [T, C]"""
     model, ids = case.model, case.ids
     events, weights = torch_run(dict(model.params.items()), ids[:-1], ids[1:], model.config)
     arrays = {name: tensor.detach().numpy() for name, tensor in events.items()}
@@ -99,7 +96,7 @@ def torch_parts(case):
     return vectors, weights["lm_head"].detach().numpy(), arrays["logits"]
 
 
-def test_parts_of_a_microgpt(case):
+def test_parts_of_a_microgpt_equal_those_of_pytorch(case):
     vectors, head, logits = torch_parts(case)
     result = attribute(case.model, case.text, ablation=False)
     assert [p.contrast.target for p in result.positions] == case.ids[1:].tolist()
@@ -113,24 +110,21 @@ def test_parts_of_a_microgpt(case):
     assert result.ok
 
 
-# --- The check of the sums -------------------------------------------------------------------
-
-
-def test_a_part_that_is_left_out_is_noticed(decoders, monkeypatch):
+def test_a_missing_part_is_noticed(decoders, monkeypatch):
     model = decoders(BIASED)[0]
     right = attributing.direct_writes
     for component in components_of(model):
 
         def without(*args, left_out=component.name):
-            found, writes = right(*args)
-            return found, writes | {left_out: writes[left_out] * 0}
+            components, writes = right(*args)
+            return components, writes | {left_out: writes[left_out] * 0}
 
         monkeypatch.setattr(attributing, "direct_writes", without)
         result = attribute(model, tokens=TOKENS, target=TARGET, against=AGAINST, ablation=False)
         assert not result.ok, component
 
 
-def test_a_sum_is_held_against_its_tolerance():
+def test_a_sum_of_parts_has_a_tolerance():
     logits = np.array([1.0, 2.0], np.float32)
     near, far = (attributing.logit_sum(logits, 1, [-1.0, 3.0 + off]) for off in (3e-5, 5e-5))
     print(near, far)
@@ -139,21 +133,18 @@ def test_a_sum_is_held_against_its_tolerance():
     assert attributing.logit_sum(logits, 1, [np.nan]).holds is None
 
 
-# --- Ablation -------------------------------------------------------------------------------
-
-
 def weights_without(config, weights, name):
-    """The weights of a model that lacks a part: for the judge, which knows no edits."""
+    """Return the weights of a model without a part, for the judge, which has no edits."""
     changed = {key: array.copy() for key, array in weights.items()}
     layer, _, rest = name.partition(".")
-    own = f"model.layers.{layer.removeprefix('layer')}."
+    prefix = f"model.layers.{layer.removeprefix('layer')}."
     if name == "embed.tok":
         changed["model.embed_tokens.weight"][:] = 0
     elif rest.startswith("attn.head"):
         h, dim = int(rest.removeprefix("attn.head")), head_dim_of(config)
-        changed[own + "self_attn.o_proj.weight"][:, h * dim : (h + 1) * dim] = 0
+        changed[prefix + "self_attn.o_proj.weight"][:, h * dim : (h + 1) * dim] = 0
     else:
-        changed[own + {"attn_bo": "self_attn.o_proj.bias", "mlp.down": "mlp.down_proj.weight",
+        changed[prefix + {"attn_bo": "self_attn.o_proj.bias", "mlp.down": "mlp.down_proj.weight",
                        "mlp_bdown": "mlp.down_proj.bias"}[rest]][:] = 0  # fmt: skip
     return changed
 
@@ -163,12 +154,12 @@ def loss_of(row, target):
 
 
 @pytest.mark.parametrize("case", some_of(SOME, every=3))
-def test_what_is_lost_without_a_part_of_a_decoder(decoders, case):
+def test_the_loss_change_without_a_part_of_a_decoder(decoders, case):
     model, config, weights = decoders(case)
-    told = []
-    result = attribute(model, tokens=TOKENS, positions=[1, 5], report=lambda *done: told.append(done))
-    assert told[-1][0] == told[-1][1] > 0
-    if config["tie_word_embeddings"]:  # the judge keeps its head where the embedding is removed
+    reports = []
+    result = attribute(model, tokens=TOKENS, positions=[1, 5], report=lambda *done: reports.append(done))
+    assert reports[-1][0] == reports[-1][1] > 0
+    if config["tie_word_embeddings"]:  # removing the embedding must not remove the head of the judge
         config = config | {"tie_word_embeddings": False}
         weights = weights | {"lm_head.weight": weights["model.embed_tokens.weight"]}
     before = decoder_events(config, weights, TOKENS)["logits"]
@@ -180,7 +171,7 @@ def test_what_is_lost_without_a_part_of_a_decoder(decoders, case):
         agree(result.removals[n].loss_change, np.mean(expected), rtol=1e-3, atol=2e-5)
 
 
-def test_what_is_lost_without_a_part_of_a_microgpt(deep):
+def test_the_loss_change_without_a_part_of_a_microgpt(deep):
     model, ids = deep.model, deep.ids
     result = attribute(model, deep.text)
 
@@ -197,16 +188,13 @@ def test_what_is_lost_without_a_part_of_a_microgpt(deep):
     agree(result.mean_loss, losses({}).mean())
 
 
-# --- Under the model's own hooks --------------------------------------------------------------
-
-
-def assert_under_a_hook(model, name, **given):
-    """The parts sum to the logits that trace gives, and a head is removed beneath the same hook."""
+def assert_under_a_hook(model, name, **options):
+    """Check that the parts add up to the traced logits, and that a head is removed under the same hook."""
     with model.hooks.subscribe(lambda event, value: value * 0.5, name):
-        result = attribute(model, target=TARGET, against=2, positions="all", **given)
-        logits = trace(model, values=["logits"], **given)["logits"]
+        result = attribute(model, target=TARGET, against=2, positions="all", **options)
+        logits = trace(model, values=["logits"], **options)["logits"]
         with model.hooks.subscribe(lambda event, value: value * 0, "layer1.attn.head0"):
-            after = trace(model, values=["logits"], **given)["logits"].astype(np.float64)
+            after = trace(model, values=["logits"], **options)["logits"].astype(np.float64)
     assert result.ok
     part = next(i for i, part in enumerate(result.positions[0].parts) if part.name == "layer1.attn.head0")
     for t, position in enumerate(result.positions):
@@ -223,12 +211,12 @@ def assert_under_a_hook(model, name, **given):
         every=3,
     ),
 )  # fmt: skip
-def test_hooks_of_a_decoder(decoders, name):
+def test_attribution_under_a_hook_of_a_decoder(decoders, name):
     assert_under_a_hook(decoders(BIASED)[0], name, tokens=TOKENS)
 
 
 @pytest.mark.parametrize("name", ["embed.pos", "embed.sum", "embed.norm", "layer0.attn.head1"])
-def test_hooks_of_a_microgpt(deep, name):
+def test_attribution_under_a_hook_of_a_microgpt(deep, name):
     assert_under_a_hook(deep.model, name, text=deep.text)
 
 
@@ -240,8 +228,6 @@ def test_an_observer_changes_nothing(decoders):
     assert "layer1.attn.head3" in seen
 
 
-# --- Roles ----------------------------------------------------------------------------------
-
 WEIGHTS = np.array([
     [1.0, 0.0, 0.0, 0.0],
     [0.3, 0.7, 0.0, 0.0],
@@ -250,22 +236,21 @@ WEIGHTS = np.array([
 ])  # fmt: skip
 
 
-def test_shares_of_a_hand_worked_map():
-    found = Queries(np.array([[5, 6, 5, 5]])).attention(WEIGHTS[None])[0]
+def test_attention_shares_of_a_map_by_hand():
+    attention = Queries(np.array([[5, 6, 5, 5]])).attention(WEIGHTS[None])[0]
     expected = Attention(
         itself=(0.7 + 0.2 + 0.4) / 3,
         previous=(0.3 + 0.3 + 0.3) / 3,
         first=(0.3 + 0.5 + 0.1) / 3,
-        repeat=(0.5 + (0.1 + 0.3)) / 2,  # query 2 on position 0; query 3 on positions 0 and 2
-        repeat_apart=None,  # position 0 for the one, position 0 and the previous one for the other
+        repeat=(0.5 + (0.1 + 0.3)) / 2,  # query 2 repeats position 0; query 3 repeats positions 0 and 2
+        repeat_apart=None,  # all these are position 0 or the previous position
     )
-    assert_attention(found, expected)
+    assert_attention(attention, expected)
 
 
-def test_repeats_apart_from_position_0_and_the_previous_one():
-    apart, none = (
-        Queries(np.array([own])).attention(WEIGHTS[None])[0] for own in ([6, 6, 5, 6], [5, 6, 7, 8])
-    )
+def test_repeats_without_position_0_and_the_previous_position():
+    texts = ([6, 6, 5, 6], [5, 6, 7, 8])
+    apart, none = (Queries(np.array([ids])).attention(WEIGHTS[None])[0] for ids in texts)
     agree([apart.repeat, apart.repeat_apart], [(0.3 + (0.1 + 0.2)) / 2, 0.2])
     assert (none.repeat, none.repeat_apart) == (None, None)
 
@@ -275,17 +260,17 @@ def test_uniform_attention_by_hand():
     each = (1 / 2 + 1 / 3 + 1 / 4) / 3
     expected = Attention(each, each, each, (1 / 3 + 2 / 4) / 2, None)
     assert_attention(queries.even_attention(None), expected)
-    half = (1 / 2 + 1 / 2 + 1 / 2) / 3  # in a window of two: itself and the previous one
+    half = (1 / 2 + 1 / 2 + 1 / 2) / 3  # in a window of two: itself and the previous position
     expected = Attention(half, half, (1 / 2 + 0 + 0) / 3, (0 + 1 / 2) / 2, None)
     assert_attention(queries.even_attention(2), expected)
     assert_attention(queries.even_attention(1), Attention(1.0, 0.0, 0.0, 0.0, None))
 
 
-def assert_attention(found, expected, **tolerance):
+def assert_attention(attention, expected, **tolerance):
     for name in (field.name for field in fields(expected)):
-        share, wanted = getattr(found, name), getattr(expected, name)
-        assert (share is None) == (wanted is None), name
-        agree(share or 0.0, wanted or 0.0, what=name, **tolerance)
+        share, right = getattr(attention, name), getattr(expected, name)
+        assert (share is None) == (right is None), name
+        agree(share or 0.0, right or 0.0, what=name, **tolerance)
 
 
 UNIFORM = Attention(0.2, 0.2, 0.2, 0.1, 0.1)
@@ -297,21 +282,21 @@ UNIFORM = Attention(0.2, 0.2, 0.2, 0.1, 0.1)
         ((0.45, 0.1, 0.1, 0.1), "itself"),
         ((0.1, 0.9, 0.05, None), "previous"),
         ((0.05, 0.41, 0.5, 0.2), "first"),
-        ((0.05, 0.2, 0.6, 0.4), "repeat"),  # four times what is uniform against three times
+        ((0.05, 0.2, 0.6, 0.4), "repeat"),  # four times the uniform share, against three times
         ((0.05, 0.2, 0.9, 0.4), "first"),
         ((0.39, 0.2, 0.2, 0.39), "none"),
-        ((0.1, 0.45, 0.45, 0.0), "none"),  # one and the same position: it cannot be told
+        ((0.1, 0.45, 0.45, 0.0), "none"),  # equal shares may be the same position
         ((math.nan, math.nan, math.nan, math.nan), "none"),
     ],
 )
-def test_the_role_that_stands_out(shares, role):
+def test_the_role_is_the_share_that_stands_out(shares, role):
     assert role_of(Attention(*shares[:3], 1.0, shares[3]), UNIFORM) == role
 
 
 @pytest.mark.parametrize(("itself", "role"), [(0.59, "none"), (0.60, "itself")])
-def test_twice_the_uniform_share_is_asked_for(itself, role):
-    found, uniform = Attention(itself, 0.1, 0.1, None, None), Attention(0.3, 0.3, 0.3, None, None)
-    assert role_of(found, uniform) == role
+def test_a_role_needs_twice_the_uniform_share(itself, role):
+    attention, uniform = Attention(itself, 0.1, 0.1, None, None), Attention(0.3, 0.3, 0.3, None, None)
+    assert role_of(attention, uniform) == role
 
 
 @pytest.mark.parametrize("case", ["qwen2_window", "llama_gqa"])
@@ -320,32 +305,29 @@ def test_roles_of_a_decoder_are_measured_on_its_weights(decoders, case):
     result = attribute(model, tokens=TOKENS, target=TARGET, positions=[2, 6], ablation=False)
     events = decoder_events(config, weights, TOKENS)
     for head in result.roles:
-        own = events[f"layer{head.layer}.attn.weights"]
-        expected = [(t, own[head.head, t].argmax(), own[head.head, t].max()) for t in (2, 6)]
+        maps = events[f"layer{head.layer}.attn.weights"]
+        expected = [(t, maps[head.head, t].argmax(), maps[head.head, t].max()) for t in (2, 6)]
         agree([(look.position, look.most_at, look.share) for look in head.looks], expected, rtol=1e-4)
-        judged = Queries(np.array([TOKENS])).attention(own)[head.head]
+        judged = Queries(np.array([TOKENS])).attention(maps)[head.head]
         assert_attention(head.attention, judged, rtol=1e-4, atol=1e-6)
     windows = {head.layer: head.window for head in result.roles}
     assert windows == {0: None, 1: 3 if case == "qwen2_window" else None}
 
 
-# --- Which tokens are told apart, and what is not finite ----------------------------------------
-
-
-def test_by_default_the_token_that_follows_or_is_predicted_and_the_most_probable_other(decoders):
+def test_the_default_tokens_are_the_next_or_predicted_and_the_most_probable_other(decoders):
     model = decoders("llama_gqa")[0]
     result = attribute(model, tokens=TOKENS, positions="all", ablation=False)
     order = np.argsort(-trace(model, tokens=TOKENS, values=["logits"])["logits"], kind="stable")
     following = (*TOKENS[1:], order[-1, 0])
     assert [p.contrast.target for p in result.positions] == list(following)
-    others = [next(v for v in row if v != own) for row, own in zip(order, following, strict=True)]
+    others = [next(v for v in row if v != target) for row, target in zip(order, following, strict=True)]
     assert [p.contrast.against for p in result.positions] == others
     note = f"position 6: the prediction {order[-1, 0]} is explained, against the runner-up {order[-1, 1]}"
     assert result.notes == (f"nothing follows {note}",)
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("options", "words"),
     [
         ({"target": 4, "against": "#4"}, "expected two tokens, found .* twice"),
         ({"target": 61}, "tokens #0 to #60"),
@@ -355,12 +337,12 @@ def test_by_default_the_token_that_follows_or_is_predicted_and_the_most_probable
         ({"target": 4, "text": "a"}, "expected a text or tokens, found both"),
     ],
 )
-def test_requests_that_do_not_fit(decoders, given, words):
+def test_requests_that_do_not_fit(decoders, options, words):
     with pytest.raises(InputError, match=words):
-        attribute(decoders("llama_gqa")[0], tokens=TOKENS, **given)
+        attribute(decoders("llama_gqa")[0], tokens=TOKENS, **options)
 
 
-def test_ok_is_about_every_sum(emma):
+def test_ok_needs_every_sum_to_hold(emma):
     result = attribute(emma, "emma", ablation=False)
     last = result.positions[-1]
     wrong = replace(last, against=replace(last.against, holds=False))
@@ -368,11 +350,8 @@ def test_ok_is_about_every_sum(emma):
     assert not replace(result, positions=(*result.positions[:-1], wrong)).ok
 
 
-# --- The real model --------------------------------------------------------------------------
-
-
 @needs_smollm2
-def test_paris(smollm2):
+def test_smollm2_predicts_paris(smollm2):
     result = attribute(smollm2, "The capital of France is", target="␣Paris", ablation=False)
     (position,) = result.positions
     print(position.contrast, position.target)
@@ -386,8 +365,8 @@ def test_paris(smollm2):
 
 @needs_smollm2
 @pytest.mark.sweep
-def test_what_paris_is_lost_without(smollm2):
+def test_smollm2_loses_paris_without_known_components(smollm2):
     result = attribute(smollm2, "The capital of France is", target="␣Paris")
     lost = {part.name: part.loss_change for part in result.positions[0].parts}
     assert max(lost, key=lost.get) in ("embed.tok", "layer0.mlp.down")
-    assert lost["layer23.attn.head4"] > 1  # the head that fetches what the country is known for
+    assert lost["layer23.attn.head4"] > 1  # this head copies facts about the country to the last position

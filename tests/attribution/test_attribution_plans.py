@@ -1,4 +1,4 @@
-"""The walk behind an attribution over a plan that no model here has: norms behind branches, biases."""
+"""Attribution over plans that no supported model has: norms after branches, and biases everywhere."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""The real SmolLM2-135M-Instruct in Q4_1: what it predicts, what is known of it, and what it takes."""
+"""The real SmolLM2-135M-Instruct in Q4_1: its config, predictions, known anomalies, checks and memory."""
 
 import json
 import sys
@@ -42,13 +42,12 @@ PREDICTED = [
 ]
 
 
-def test_predictions(smollm2):
-    """Of each text alone, and of all as rows of one pass, the shortest first."""
-    texts = sorted(PREDICTED, key=lambda own: len(smollm2.read(own[0]).tokens))
+def test_predictions_of_texts_alone_and_in_one_pass(smollm2):
+    texts = sorted(PREDICTED, key=lambda case: len(smollm2.read(case[0]).tokens))
     pack, seen, bus = smollm2.read_many([text for text, _, _ in texts]), [], smollm2.hooks.alone()
     run = bus.begin(before=[bus.subscription(lambda event, value: seen.append(np.array(value)), "logits")])
     smollm2.run_pack(Pack(pack), run.tap("forward"))
-    ends = np.cumsum([len(own.tokens) for own in pack])
+    ends = np.cumsum([len(text.tokens) for text in pack])
     for (text, token, p), row in zip(texts, np.concatenate(seen)[ends - 1], strict=True):
         alone = trace(smollm2, text, positions="last").predictions[0].predicted
         print(token, p, alone, softmax(row).max())
@@ -56,7 +55,7 @@ def test_predictions(smollm2):
         assert [alone.p, softmax(row).max()] == pytest.approx([p, p], abs=5e-4)
 
 
-def test_it_reads_without_a_bos_and_goes_on(france):
+def test_it_reads_without_a_bos_and_continues(france):
     assert france.input.tokens == (504, 3575, 282, 4649, 314)
     assert france.input.labels == ("The", " capital", " of", " France", " is")
     assert france.generation[0].token.label == " Paris"
@@ -85,21 +84,21 @@ TEXTS = [
 
 
 @pytest.mark.parametrize("text", some_of(TEXTS, every=4), ids=lambda text: ascii(text[:12]))
-def test_nothing_is_odd_about_it(smollm2, text):
-    """Whatever it reads: massive activations are its own, and fill the only row of a short prompt."""
-    assert odd(trace(smollm2, text, positions="last")) == []
+def test_no_text_shows_an_anomaly(smollm2, text):
+    """Massive activations are normal for this model, also in the only row of a short prompt."""
+    assert anomalies_of(trace(smollm2, text, positions="last")) == []
 
 
-def test_nothing_is_odd_about_rare_and_special_tokens(smollm2):
-    """All rare tokens after position 0 carry massive activations. Most special ones get theirs in layer 11,
-    so that the others are compared, in all layers."""
-    assert odd(trace(smollm2, tokens=RARE, positions="last")) == []
+def test_rare_and_special_tokens_show_no_anomaly(smollm2):
+    """All rare tokens after position 0 have massive activations. Most special tokens get them in layer 11;
+    the others are compared in all layers."""
+    assert anomalies_of(trace(smollm2, tokens=RARE, positions="last")) == []
     traced = trace(smollm2, tokens=list(range(17)), positions="last")
-    assert odd(traced) == []
+    assert anomalies_of(traced) == []
     assert {row.compared.positions for row in traced.layers} == {4}
 
 
-def odd(traced):
+def anomalies_of(traced):
     print(*(f"{a.id}: {a.found} {a.value} {a.detail} {a.unseen}" for a in traced.anomalies), sep="\n")
     return [a.id for a in traced.anomalies if a.found is True]
 
@@ -109,21 +108,19 @@ SWEPT = [fault for fault in product([0, 1, 15, 20, 28, 29], ["mlp.down", "attn.o
 
 
 @pytest.mark.parametrize(("layer", "name"), [*FAULTY, *map(in_sweep, SWEPT)])
-def test_a_fault_in_any_layer_is_odd(smollm2, layer, name):
-    """But for what attention writes in the first, which is said to be left out."""
+def test_a_fault_in_any_layer_is_an_anomaly(smollm2, layer, name):
+    """Except in the attention output of layer 0, which the anomalies do not judge."""
     fault = Intervention("scale", f"layer{layer}.{name}", 50.0)
     traced = trace(smollm2, FRANCE, positions="last", interventions=[fault])
-    found = odd(traced)
-    details = [a.detail for a in traced.anomalies if a.found]
-    assert (layer, name) == (0, "attn.out") or (found and f"layer {layer}:" in "".join(details))
+    ids, details = anomalies_of(traced), [a.detail for a in traced.anomalies if a.found]
+    assert (layer, name) == (0, "attn.out") or (ids and f"layer {layer}:" in "".join(details))
 
 
 def test_every_check_holds_and_every_insight_is_evaluated(france):
     print(*france.checks, sep="\n")
     checks = ("finite", "residual", "softmax", "causal", "untraced", "cache")
     insights = ("rmsnorm", "growth", "massive", "sinks", "turn", "pattern")
-    found = {check.id: check.holds for check in france.checks}
-    assert found == dict.fromkeys(checks, True) | {"heads": None}
+    assert {check.id: check.holds for check in france.checks} == dict.fromkeys(checks, True) | {"heads": None}
     assert {i.id: i.holds for i in france.insights} == dict.fromkeys(insights, True)
 
 
@@ -133,12 +130,12 @@ def test_heads_sum_to_the_output(smollm2):
     np.testing.assert_allclose(total, traced["layer17.attn.out"], atol=1e-4)
 
 
-def test_the_command_line_shows_it():
+def test_the_command_line_shows_tokens_types_and_predictions():
     result = microgpt("trace", FILE, FRANCE, width=100)
     assert result.code == 0, result.err
-    said = ("→ tokens [504, 3575, 282, 4649, 314]", "no BOS added", "Q4_1", "Q8_0")
-    for wanted in (*said, "␣Paris", "0.7725", "22552", "Anomalies: none"):
-        assert wanted in result.out, wanted
+    words = ("→ tokens [504, 3575, 282, 4649, 314]", "no BOS added", "Q4_1", "Q8_0")
+    for word in (*words, "␣Paris", "0.7725", "22552", "Anomalies: none"):
+        assert word in result.out, word
 
 
 MEASURE = """
@@ -151,7 +148,7 @@ print(json.dumps([code, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss])
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="getrusage counts KiB on Linux alone")
 @pytest.mark.parametrize(("options", "most"), [("-v --json --generate 4", 200), ("--lens", 220)])
 def test_peak_memory(options, most):
-    """In MB, measured by a small process of its own: a child begins with its parent's peak."""
+    """Measured by a small process in between, since a child starts with the peak of its parent; in MB."""
     pytest.importorskip("resource")
     command = [sys.executable, "-m", "microgpt_trace", "trace", str(FILE), FRANCE, *options.split()]
     code, peak = json.loads(process(*command, code=MEASURE).out)
@@ -166,13 +163,13 @@ STORY, CODE = "Once upon a time, in a small village", "def add(a, b):\n    retur
 @pytest.mark.parametrize(
     ("compute", "text"), [("bf16", STORY), in_sweep(("f16", CODE)), in_sweep(("q8", STORY))]
 )
-def test_capped_logits_are_an_alarm_in_any_precision(smollm2, compute, text, tmp_path):
-    """They lie nearer than what such precisions may err by, and predict otherwise."""
+def test_diff_rejects_capped_logits_in_any_precision(smollm2, compute, text, tmp_path):
+    """They differ by less than such precisions may err, but predict other tokens."""
     cap = np.float32(30)
     with smollm2.hooks.subscribe(lambda event, value: cap * np.tanh(value / cap), "logits"):
         logits = trace(smollm2, text, values=["logits"], positions="all")["logits"]
-    found = diff(smollm2, write_npz(tmp_path / "capped.npz", {"logits": logits}), text, compute=compute)
-    event = found.event("logits")
-    print(event.relative, event.tolerance, event.measured, found.agreement)
+    result = diff(smollm2, write_npz(tmp_path / "capped.npz", {"logits": logits}), text, compute=compute)
+    event = result.event("logits")
+    print(event.relative, event.tolerance, event.measured, result.agreement)
     assert not event.holds
     assert "prediction" in event.measured or compute == "f16"

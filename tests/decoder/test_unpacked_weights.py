@@ -1,4 +1,4 @@
-"""A model that keeps its weights unpacked: the same values, each unpacked once, and no more than it may."""
+"""A model that keeps its weights unpacked: it has the same values, and stays within its memory limit."""
 
 import numpy as np
 from support.stored_tensors import ONE_BY_ONE, PARTS, stored, transposed
@@ -10,19 +10,18 @@ from microgpt_trace.decoder import model as decoder
 
 
 def assert_unpacked(tensor):
-    found = tensor.unpacked()
-    assert (found.encoding.name, found.shape, found.scale, found.order) == ("F32", tensor.shape, 1.0, None)
-    np.testing.assert_array_equal(found.read(), tensor.read())
-    np.testing.assert_array_equal(found.take([2, 0, 2]), tensor.take([2, 0, 2]))
-    return found
+    copy = tensor.unpacked()
+    assert (copy.encoding.name, copy.shape, copy.scale, copy.order) == ("F32", tensor.shape, 1.0, None)
+    np.testing.assert_array_equal(copy.read(), tensor.read())
+    np.testing.assert_array_equal(copy.take([2, 0, 2]), tensor.take([2, 0, 2]))
 
 
-def test_every_encoding():
+def test_every_encoding_can_be_unpacked():
     for name in ENCODINGS:
         assert_unpacked(stored(name, 7, 512, scale=0.5 if name == "AprQ8" else 1.0))
 
 
-def test_rows_in_any_order_and_columns():
+def test_rows_in_any_order_and_columns_can_be_unpacked():
     for part, indices in PARTS.items():
         assert_unpacked(transposed(ONE_BY_ONE[0], part)[0])
         for tensor in (stored("Q4_0", 37, 64), stored("F32", 37, 64)):
@@ -31,14 +30,14 @@ def test_rows_in_any_order_and_columns():
             assert_unpacked(tensor)
 
 
-def test_what_is_f32_row_after_row_stays_where_it_is():
+def test_a_contiguous_f32_tensor_is_not_copied():
     tensor = stored("F32", 7, 12)
     assert tensor.unpacked() is tensor
     padded = stored("F32", 7, 12, row_size=16)
     np.testing.assert_array_equal(padded.unpacked().read(), padded.read())
 
 
-def test_a_model_run_over_and_over_gives_the_same_and_unpacks_once(tmp_path):
+def test_a_model_for_many_passes_computes_the_same_from_unpacked_weights(tmp_path):
     model, _, _ = wide(tmp_path, "Q4_1")
     inputs = model.read(tokens=[5, 3, 44, 3])
     ready = model.for_many_passes()
@@ -48,10 +47,10 @@ def test_a_model_run_over_and_over_gives_the_same_and_unpacks_once(tmp_path):
         assert tensor is ready.tensors[name]
         np.testing.assert_array_equal(tensor.read(), model.tensors[name].read())
     rows = range(4)
-    found, expected = ready.logits(inputs, rows), model.logits(inputs, rows)
-    apart = np.abs(found - expected).max() / np.abs(expected).max()
-    print(f"apart by {apart:.1e} of the largest logit")
-    assert 0 < apart < 1e-5
+    logits, expected = ready.logits(inputs, rows), model.logits(inputs, rows)
+    distance = np.abs(logits - expected).max() / np.abs(expected).max()
+    print(f"distance: {distance:.1e} of the largest logit")
+    assert 0 < distance < 1e-5
 
 
 def test_a_large_model_stays_packed(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Every number explained: against independent judges, and against itself, name by name."""
+"""Explanations of events and parameters of a microGPT, each checked against the elements that it names."""
 
 import math
 
@@ -13,54 +13,51 @@ from microgpt_trace.architecture.formulas.steps import element_name
 from microgpt_trace.errors import InputError
 from microgpt_trace.explaining.explain import explain, explain_in, keep_run
 
-# --- microGPT -------------------------------------------------------------------------------------
-
 
 @pytest.mark.parametrize("phase", ["forward", "backward"])
-def test_the_arithmetic_adds_up_and_leads_to_elements_that_say_the_same(case, phase):
-    """What an element adds is a term where it goes, and every name that is said can be explained."""
+def test_steps_add_up_and_uses_and_names_agree_with_other_explanations(case, phase):
+    """The term that an element adds is in the explanation of the use; every factor can be explained."""
     events, backward = case.model.plan.shapes(len(case.ids) - 1), phase == "backward"
     explained = asking(case.model, 10**6, text=case.text, backward=backward)
     for name, index in sampled(events | case.model.config.shapes(), seed=3):
-        found = explained(element_name(name, index), phase)
-        print(phase, found.element, found.value, found.traced)
-        assert found.holds
-        check_steps(found)
-        check_names(found, explained)
+        explanation = explained(element_name(name, index), phase)
+        print(phase, explanation.element, explanation.value, explanation.traced)
+        assert explanation.holds
+        check_steps(explanation)
+        check_names(explanation, explained)
         if not backward or (name in events and name not in ("loss", "embed.norm")):
-            check_uses(found, explained)
+            check_uses(explanation, explained)
 
 
-def test_a_run_that_is_kept_tells_the_same_as_a_run_of_its_own(deep):
+def test_explain_in_a_kept_run_equals_explain(deep):
     model, text = deep.model, deep.text
     run = keep_run(model, text, backward=True)
     for name, index in sampled(model.plan.shapes(len(deep.ids) - 1) | model.config.shapes(), seed=6):
         written = element_name(name, index)
-        same_but_for_more(
-            explain_in(run, written, backward=True), explain(model, written, text, backward=True)
-        )
+        alone = explain(model, written, text, backward=True)
+        same_but_for_more(explain_in(run, written, backward=True), alone)
 
 
-def test_a_run_that_is_kept_has_no_gradients_unless_asked(emma):
+def test_explain_in_refuses_gradients_without_a_backward_pass_and_zero_terms(emma):
     with pytest.raises(InputError, match="this run has no backward pass"):
         explain_in(keep_run(emma, "emma"), "logits[1,2]", backward=True)
     with pytest.raises(InputError, match="terms: expected at least 1"):
         explain_in(keep_run(emma, "emma"), "logits[1,2]", terms=0)
 
 
-def test_the_issues_example():
-    found = explain(init(), "layer0.attn.scores[1,3,2]", "emma")
-    summed, scaled = found.steps
-    assert found.place == "head 1, query at position 3 (m), key at position 2 (m)"
-    assert found.expr == "scores = q @ k.T / sqrt(4)"
+def test_a_score_is_a_scaled_sum_of_products():
+    explanation = explain(init(), "layer0.attn.scores[1,3,2]", "emma")
+    summed, scaled = explanation.steps
+    assert explanation.place == "head 1, query at position 3 (m), key at position 2 (m)"
+    assert explanation.expr == "scores = q @ k.T / sqrt(4)"
     assert [[f.name for f in term.factors] for term in summed.terms] == [
         [f"layer0.attn.q[3,{c}]", f"layer0.attn.k[2,{c}]"] for c in range(4, 8)
     ]
-    assert scaled.value == summed.value / 2 == pytest.approx(found.traced)
-    assert [use.name for use in found.uses] == ["layer0.attn.weights[1,3,2]"]
+    assert scaled.value == summed.value / 2 == pytest.approx(explanation.traced)
+    assert [use.name for use in explanation.uses] == ["layer0.attn.weights[1,3,2]"]
 
 
-def test_the_largest_terms_are_listed_and_the_rest_is_summed():
+def test_the_largest_terms_are_listed_and_the_others_are_summed():
     few, many = (explain(init(), "layer0.mlp.down[3,5]", terms=n).steps[0] for n in (16, 64))
     sizes = sorted((abs(term.value) for term in many.terms), reverse=True)
     assert [abs(term.value) for term in few.terms] == sizes[:16]
@@ -68,7 +65,7 @@ def test_the_largest_terms_are_listed_and_the_rest_is_summed():
     print(few.rest, few.value)
 
 
-def test_a_masked_score_is_computed_and_goes_nowhere():
+def test_a_masked_score_is_computed_and_has_no_use():
     score, weight = (explain(init(), f"layer0.attn.{name}[0,1,3]") for name in ("scores", "weights"))
     assert "masked: key 3 comes after query 1" in score.notes[0]
     assert (score.uses, weight.uses) == ((), ())
@@ -76,16 +73,16 @@ def test_a_masked_score_is_computed_and_goes_nowhere():
     assert (weight.value, weight.traced, weight.steps[0].count) == (0, 0, 0)
 
 
-def test_a_parameter_is_stored():
+def test_a_parameter_is_explained_as_stored():
     model = init()
-    found = explain(model, "layer0.attn_wq[5,3]")
-    assert found.traced == model.params["layer0.attn_wq"][5, 3]
-    assert found.steps == ()
-    assert found.uses[0].name.startswith("layer0.attn.q[")
+    explanation = explain(model, "layer0.attn_wq[5,3]")
+    assert explanation.traced == model.params["layer0.attn_wq"][5, 3]
+    assert explanation.steps == ()
+    assert explanation.uses[0].name.startswith("layer0.attn.q[")
 
 
 @pytest.mark.parametrize(
-    ("written", "meant"),
+    ("written", "element"),
     [
         ("layer0.attn.q@3:5", "layer0.attn.q[3,5]"),
         ("layer0.attn.q[-2,-11]", "layer0.attn.q[3,5]"),
@@ -97,8 +94,8 @@ def test_a_parameter_is_stored():
         ("loss", "loss"),
     ],
 )
-def test_elements_are_written_in_several_ways(written, meant):
-    assert explain(init(), written, "emma").element == meant
+def test_an_element_can_be_written_in_several_ways(written, element):
+    assert explain(init(), written, "emma").element == element
 
 
 @pytest.mark.parametrize(
@@ -115,7 +112,7 @@ def test_elements_are_written_in_several_ways(written, meant):
         ("nothing[0]", "matches no event"),
     ],
 )  # fmt: skip
-def test_elements_that_do_not_exist(written, words):
+def test_a_text_that_names_no_element_is_refused(written, words):
     with pytest.raises(InputError) as error:
         explain(init(), written, "emma")
     print(error.value)
@@ -125,7 +122,7 @@ def test_elements_that_do_not_exist(written, words):
 @pytest.mark.parametrize(
     ("name", "kind", "end"), [("loss", "forward", "wte["), ("wte[m,3]", "backward", "logits[")]
 )
-def test_following_first_factors_ends_where_a_pass_begins(name, kind, end):
+def test_following_first_factors_ends_at_the_start_of_the_pass(name, kind, end):
     run, seen = keep_run(init(), backward=True), []
     while name not in seen:
         seen.append(name)
@@ -136,12 +133,9 @@ def test_following_first_factors_ends_where_a_pass_begins(name, kind, end):
     assert "layer0.mlp.residual" in " ".join(seen)
 
 
-# --- Hooks and wrong values -----------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("victim", some_of(CASES["2 layers, 2 heads"].model.plan.shapes(9), every=3))
-def test_a_wrong_value_is_seen_where_it_is_and_nowhere_else(deep, victim):
-    """A hook changes one event: what is computed from it follows from it, and it from nothing."""
+def test_a_wrong_value_is_noticed_only_in_its_own_event(deep, victim):
+    """A hook changes one event. Later events follow from it, but it does not follow from its inputs."""
     shapes = deep.model.plan.shapes(len(deep.ids) - 1)
 
     def wrong(event, value):
@@ -151,52 +145,52 @@ def test_a_wrong_value_is_seen_where_it_is_and_nowhere_else(deep, victim):
         run = keep_run(deep.model, deep.text)
         for name, (*first, last) in ((name, index or (0,)) for name, index in sampled(shapes)):
             index = (*first, min(first[-1], last)) if len(first) == 2 else (*first, last)
-            found = explain_in(run, element_name(name, index if shapes[name] else ()))
-            wanted = name != victim or found.traced == 0
-            assert found.holds == wanted, (found.element, found.value, found.traced, found.tolerance)
+            explanation = explain_in(run, element_name(name, index if shapes[name] else ()))
+            right = name != victim or explanation.traced == 0
+            assert explanation.holds == right, (explanation.value, explanation.traced, explanation.tolerance)
             if name == victim:
-                assert f"a hook replaced values of {victim}" in found.notes
+                assert f"a hook replaced values of {victim}" in explanation.notes
 
 
-def test_values_that_are_not_finite_are_compared():
+def test_nan_values_are_compared():
     model = init()
     model.params["layer0.mlp_fc1"][3, 2] = np.nan
-    spoiled, whole = (explain(model, f"layer0.mlp.up[1,{c}]") for c in (3, 4))
-    assert math.isnan(spoiled.value)
-    assert spoiled.holds
-    assert whole.holds
+    broken, intact = (explain(model, f"layer0.mlp.up[1,{c}]") for c in (3, 4))
+    assert math.isnan(broken.value)
+    assert broken.holds
+    assert intact.holds
     loss = explain(model, "loss")
     assert (math.isnan(loss.value), loss.holds, loss.steps[0].count) == (True, True, 5)
 
 
 @pytest.mark.parametrize(("gain", "vanished"), [(1, 0), (12, 4), (40, 5)])
-def test_a_probability_that_vanished_leaves_its_loss_to_the_logits(gain, vanished):
+def test_the_loss_of_a_vanished_probability_comes_from_the_logits(gain, vanished):
     model = init()
     model.params.flat[:] *= gain
-    found = explain(model, "loss", "emma")
-    names = [term.factors[0].name for term in found.steps[0].terms]
-    print(names, found.value, found.traced)
-    assert found.steps[0].count == 5
+    explanation = explain(model, "loss", "emma")
+    names = [term.factors[0].name for term in explanation.steps[0].terms]
+    print(names, explanation.value, explanation.traced)
+    assert explanation.steps[0].count == 5
     assert sum(name.startswith("the loss at position") for name in names) == vanished
-    assert found.holds
+    assert explanation.holds
 
 
 def test_a_signalling_nan_among_the_weights_is_explained():
     model = init()
     model.params["lm_head"].view(np.uint32)[1, :2] = 0x7F800001
     with np.errstate(all="raise"):
-        found = explain(model, "logits[-1,a]", "emma")
-    assert np.isnan(found.value)
+        explanation = explain(model, "logits[-1,a]", "emma")
+    assert np.isnan(explanation.value)
 
 
-def test_a_nan_of_what_float32_does_not_hold_is_told_apart():
-    """Two products beyond float32 take each other away, which in float64 leaves nothing."""
+def test_a_nan_from_an_overflow_of_float32_is_explained():
+    """Products beyond float32 cancel each other, so that the sum in float64 is finite."""
     model = init()
     model.params["layer0.mlp_fc1"][:4] = np.array([1, 1, -1, -1])[:, None] * np.float32(1e20)
     model.params["layer0.mlp_fc2"][0, :4] = np.array([1, -1, 1, -1]) * np.float32(1e20)
     with np.errstate(all="ignore"):
-        found = explain(model, "layer0.mlp.down[2,0]", "emma")
-    print(found.value, found.traced, found.notes)
-    assert np.isnan(found.traced)
-    assert abs(found.value) < 1e38
-    assert found.notes == ("an intermediate result is larger than float32 can hold",)
+        explanation = explain(model, "layer0.mlp.down[2,0]", "emma")
+    print(explanation.value, explanation.traced, explanation.notes)
+    assert np.isnan(explanation.traced)
+    assert abs(explanation.value) < 1e38
+    assert explanation.notes == ("an intermediate result is larger than float32 can hold",)

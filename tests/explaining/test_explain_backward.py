@@ -1,4 +1,4 @@
-"""Every gradient explained: the chain rule of each element against PyTorch's."""
+"""Explanations of gradients: the chain rule of each element, against PyTorch."""
 
 from itertools import product
 
@@ -25,12 +25,12 @@ EVENTS = DEEP.plan.shapes(9)
 
 
 def places(shape, most=120):
-    """The indices of about so many elements, of all rows and columns."""
+    """Return about `most` indices, spread over all rows and columns."""
     every = list(product(*map(range, shape)))
     return every[:: len(every) // most | 1]
 
 
-def test_values_and_gradients_equal_pytorch(case):
+def test_explained_values_and_gradients_equal_pytorch(case):
     ids, model = case.ids, case.model
     events, parameters = torch_run(dict(model.params.items()), ids[:-1], ids[1:], model.config)
     traced = run_for(model, model.read(case.text), Element("loss", ()), True)
@@ -46,8 +46,7 @@ def test_values_and_gradients_equal_pytorch(case):
                 agree(found, expected, rtol=1e-9, atol=1e-12, what=f"{phase} {name}")
 
 
-def test_float32_lies_well_within_the_tolerance():
-    """In both passes of the model as the command line has it."""
+def test_float32_stays_well_within_the_tolerance_in_both_passes():
     model = init()
     events = model.plan.shapes(5)
     traced, worst = run_for(model, model.read("emma"), Element("loss", ()), True), 0.0
@@ -63,7 +62,7 @@ def test_float32_lies_well_within_the_tolerance():
     assert 0 < worst < 0.1
 
 
-def test_two_paths_lead_to_the_stream():
+def test_the_residual_stream_gets_gradients_from_two_readers():
     found = explain(init(), "layer0.attn.residual[3,5]", backward=True)
     last = found.steps[-1]
     assert [term.factors[0].name for term in last.terms] == [
@@ -73,14 +72,14 @@ def test_two_paths_lead_to_the_stream():
     assert found.traced == pytest.approx(sum(term.value for term in last.terms))
 
 
-def test_a_parameters_gradient_is_a_sum_over_the_positions():
+def test_the_gradient_of_a_parameter_is_a_sum_over_positions():
     (step,) = explain(init(), "layer0.attn_wq[5,3]", "emma", backward=True).steps
     assert [term.label for term in step.terms] == ["BOS", "e", "m", "m", "a"]
     assert [f.name for f in step.terms[2].factors] == ["layer0.attn.q[2,5]", "layer0.attn.norm[2,3]"]
     assert [f.kind for f in step.terms[2].factors] == ["backward", "forward"]
 
 
-def test_an_embedding_gathers_the_positions_of_its_token():
+def test_the_gradient_of_an_embedding_adds_the_positions_of_its_token():
     twice, never = (explain(init(), f"wte[{token},3]", "emma", backward=True) for token in "mz")
     assert [f.name for f in twice.factors()] == ["embed.tok[2,3]", "embed.tok[3,3]"]
     assert (never.value, never.traced) == (0, 0)
@@ -90,7 +89,7 @@ def test_an_embedding_gathers_the_positions_of_its_token():
 @pytest.mark.parametrize("phase", ["forward", "backward"])
 @pytest.mark.parametrize("victim", some_of([n for n in EVENTS if not n.startswith("layer1")], every=3))
 def test_gradients_under_a_hook(deep, victim, phase):
-    """A replaced event takes no gradient on; a replaced gradient is the only wrong one."""
+    """A replaced event passes no gradient on; a replaced gradient is the only wrong gradient."""
 
     def changed(event, value):
         return value * 1.1 + 0.01
@@ -99,5 +98,5 @@ def test_gradients_under_a_hook(deep, victim, phase):
         run = keep_run(deep.model, deep.text, backward=True)
         for name, index in sampled(EVENTS | deep.model.config.shapes(), seed=len(victim)):
             found = explain_in(run, element_name(name, index), backward=True)
-            wanted = name != victim or phase == "forward"
-            assert found.holds == wanted, (found.element, found.value, found.traced, found.formula)
+            right = name != victim or phase == "forward"
+            assert found.holds == right, (found.element, found.value, found.traced, found.formula)

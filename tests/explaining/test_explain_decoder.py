@@ -1,4 +1,4 @@
-"""Every number of a decoder explained: against an independent judge, and name by name."""
+"""Explanations of the events and parameters of decoders, against an independent judge."""
 
 import numpy as np
 import pytest
@@ -23,16 +23,16 @@ CHOSEN = (
 
 @pytest.fixture
 def judged(decoders, gpt2):
-    """A function that gives the model of a case, and its events as the judge has them."""
+    """A function that returns the model of a case, and its events by the judge."""
 
-    def made(case):
+    def make(case):
         if case in GPT2S:
             _, model, config, weights = gpt2(case)
             return model, gpt2_events(config, weights, TOKENS)
         model, config, weights = decoders(case)
         return model, decoder_events(config, weights, TOKENS)
 
-    return made
+    return make
 
 
 def check_events(model, events, count=2):
@@ -47,17 +47,17 @@ def check_events(model, events, count=2):
 
 
 @pytest.mark.parametrize("case", [*some_of(DECODERS, every=4), *GPT2S])
-def test_every_event_of_a_decoder_equals_the_judge(judged, case):
+def test_every_explained_event_of_a_decoder_equals_the_judge(judged, case):
     check_events(*judged(case))
 
 
 @pytest.mark.parametrize("case", ["llama_mha_bias", in_sweep("llama_gqa"), in_sweep("mistral_window")])
-def test_rows_that_a_gguf_permutes(tmp_path, judged, case):
+def test_rows_that_gguf_permutes_are_explained_in_our_order(tmp_path, judged, case):
     check_events(load(write_gguf(tmp_path / "m.gguf", *tiny_model(case))), judged(case)[1])
 
 
 @pytest.mark.parametrize("case", ["llama_mha_bias", "qwen3"])
-def test_rows_and_columns_are_those_of_the_whole_parameter(tmp_path, case):
+def test_a_row_or_column_that_is_read_alone_equals_that_of_the_parameter(tmp_path, case):
     model = load(write_gguf(tmp_path / "m.gguf", *tiny_model(case)))
     run = keep_run(model, tokens=TOKENS)
     for name, index in sampled(model.config.shapes(), 3):
@@ -71,7 +71,7 @@ def test_rows_and_columns_are_those_of_the_whole_parameter(tmp_path, case):
         assert explain_in(run, element_name(name, index)).traced == whole[index]
 
 
-def test_where_an_element_weighs_most_in_rows_that_a_gguf_permutes(tmp_path):
+def test_the_largest_use_is_found_in_rows_that_gguf_permutes(tmp_path):
     model = load(write_gguf(tmp_path / "m.gguf", *tiny_model("llama_gqa")))
     assert model.config.adjacent_pairs
     found = explain(model, "layer0.attn.norm[3,5]", tokens=TOKENS)
@@ -83,13 +83,13 @@ def test_where_an_element_weighs_most_in_rows_that_a_gguf_permutes(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["attn_wq[3,5]", "attn_bk[3]", "attn_wv[3,5]"])
-def test_a_parameter_says_where_the_file_has_its_rows_in_another_order(tmp_path, name):
+def test_a_parameter_notes_rows_in_another_order(tmp_path, name):
     model = load(write_gguf(tmp_path / "m.gguf", *tiny_model("llama_mha_bias")))
     (note,) = explain(model, f"layer0.{name}", tokens=TOKENS).notes
     assert ("with rows in another order" in note) == ("_wv" not in name)
 
 
-def test_context_goes_to_its_own_head(decoders):
+def test_context_is_used_by_its_own_head_and_the_output(decoders):
     head, out = explain(decoders("llama_gqa")[0], "layer0.attn.context[3,17]", tokens=TOKENS).uses
     assert head.name.startswith("layer0.attn.head2[3,")
     assert head.value is not None
@@ -97,8 +97,7 @@ def test_context_goes_to_its_own_head(decoders):
 
 
 @pytest.mark.parametrize("case", ["qwen3", "gpt2", *map(in_sweep, CHOSEN)])
-def test_what_an_element_of_a_decoder_adds_is_a_term_where_it_goes(judged, case):
-    """And every name that is said can be explained."""
+def test_uses_of_elements_of_a_decoder_have_them_as_terms(judged, case):
     model, _ = judged(case)
     shapes = model.plan.shapes(len(TOKENS)) | model.config.shapes()
     explained = asking(model, 10**6, tokens=TOKENS)
@@ -127,7 +126,7 @@ def test_a_key_outside_the_window_is_masked(decoders):
     assert explain(model, "layer0.attn.weights[0,5,2]", tokens=TOKENS).traced > 0
 
 
-def test_a_head_of_a_decoder_replaced_by_a_hook(decoders):
+def test_a_replaced_head_of_a_decoder_is_a_term_of_the_output(decoders):
     model, _, _ = decoders("llama_mha_bias")
     with model.hooks.subscribe(lambda event, value: value * 2, "layer0.attn.head1"):
         head, out = (explain(model, f"layer0.attn.{n}[3,5]", tokens=TOKENS) for n in ("head1", "out"))
@@ -136,8 +135,8 @@ def test_a_head_of_a_decoder_replaced_by_a_hook(decoders):
 
 
 @pytest.mark.parametrize("case", some_of(["qwen3", "llama_yarn_attention", "gpt2", "gpt2_erf"], every=2))
-def test_what_rounding_explains_is_wide_enough_and_no_wider(judged, case):
-    """Float32 takes up a tenth of it; one percent more in the largest element of an event is beyond."""
+def test_the_tolerance_is_wide_enough_and_no_wider(judged, case):
+    """Float32 uses at most a tenth of it; an error of 1 % in the largest element of an event exceeds it."""
     model, _ = judged(case)
     run, worst = keep_run(model, tokens=TOKENS), 0.0
     for name, shape in model.plan.shapes(len(TOKENS)).items():
@@ -154,18 +153,18 @@ def test_what_rounding_explains_is_wide_enough_and_no_wider(judged, case):
     assert 0 < worst < 0.1
 
 
-def test_a_decoder_has_no_gradients(decoders):
+def test_the_gradient_of_a_decoder_is_refused(decoders):
     with pytest.raises(InputError, match="expected a microGPT; a production model is traced forward only"):
         explain(decoders("llama_gqa")[0], "logits[0,1]", tokens=TOKENS, backward=True)
 
 
-def test_the_only_token_has_no_loss(decoders):
+def test_the_loss_of_a_single_token_is_refused(decoders):
     with pytest.raises(InputError, match="no loss"):
         explain(decoders("llama_gqa")[0], "loss", tokens=[3])
 
 
 @needs_smollm2
-def test_smollm2(smollm2):
+def test_smollm2_explains_events_of_layer_12(smollm2):
     shapes = smollm2.plan.shapes(5)
     chosen = {n: s for n, s in shapes.items() if n.startswith("layer12.") or not n.startswith("layer")}
     explained = asking(smollm2, 3, text="The capital of France is")
