@@ -1,4 +1,4 @@
-"""A decoder, and the files of which commands make results."""
+"""A decoder, and the files that the commands in these tests read."""
 
 import pytest
 from support.result_files import write_results_and_port

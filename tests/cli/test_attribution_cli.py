@@ -1,4 +1,4 @@
-"""microgpt attribute from the shell: what it prints, its document, exit codes, requests that do not fit."""
+"""`microgpt attribute` from the shell: its output, its document, exit codes and refusals."""
 
 import re
 from importlib import import_module
@@ -24,13 +24,13 @@ def attribute(*args, **options):
 
 
 def validated(*args, code=0, **options):
-    """The document, which fits the schema that the program prints."""
+    """Return the document, after checking it against the schema that the program prints."""
     done = attribute(*args, "--json", **options)
     assert done.code == code, done.err
     return valid(done.out, "attribute")
 
 
-def test_every_position_of_a_microgpt(checkpoints):
+def test_shows_every_position_of_a_microgpt(checkpoints):
     done = attribute("emma", "--model", checkpoints["trained"], width=80)
     print(done.out)
     assert done.code == 0
@@ -43,7 +43,7 @@ def test_every_position_of_a_microgpt(checkpoints):
     assert re.search(r"^uniform attention +0\.32 +0\.32 +0\.32 +0\.25", done.out, re.MULTILINE)
 
 
-def test_rows_are_sorted_and_the_rest_stands_together(decoder):
+def test_rows_are_sorted_and_smaller_ones_are_summed(decoder):
     done = attribute(decoder, "abca", "--target", "q", "--top", 3)
     print(done.out)
     rows = re.findall(r"^(?:embed|layer)\S+ +[+-]\S+ +[+-]\S+ +([+-]\S+)", done.out, re.MULTILINE)
@@ -56,7 +56,7 @@ def test_rows_are_sorted_and_the_rest_stands_together(decoder):
     assert [float(x) for x in numbers.groups()] == [float(x) for x in logits.groups()]
 
 
-def test_the_document_of_a_microgpt(checkpoints):
+def test_document_of_a_microgpt(checkpoints):
     document = validated("Emma", "--model", checkpoints["trained"])
     assert document["schema"] == "microgpt.attribution/1"
     assert document["ok"] is True
@@ -67,10 +67,9 @@ def test_the_document_of_a_microgpt(checkpoints):
         assert total == pytest.approx(position["target"]["logit"] - position["against"]["logit"], abs=1e-5)
 
 
-def test_the_document_of_a_decoder(decoder):
-    document = validated(
-        decoder, "--tokens", "5,6,5,7", "--target", "c", "--against", "#9", "--position", "1,-1"
-    )
+def test_document_of_a_decoder(decoder):
+    options = "--tokens 5,6,5,7 --target c --against #9 --position 1,-1"
+    document = validated(decoder, *options.split())
     assert [p["contrast"]["position"] for p in document["positions"]] == [1, 3]
     kinds = {part["kind"] for part in document["positions"][0]["parts"]}
     assert kinds == {"embedding", "head", "mlp", "bias"}
@@ -78,18 +77,18 @@ def test_the_document_of_a_decoder(decoder):
     assert len(document["removals"]) == 15
 
 
-def test_direct_alone():
+def test_without_ablation_only_direct_contributions_are_measured():
     document = validated("emma", "--position", -1, "--no-ablation")
     assert document["removals"] == []
     assert all(part["loss_change"] is None for part in document["positions"][0]["parts"])
     assert "without it" not in attribute("emma", "--no-ablation").out
 
 
-def test_a_single_token(decoder):
+def test_a_single_token_has_nothing_to_attend_to(decoder):
     assert "A single token has nothing to look back at" in attribute(decoder, "a", "--target", "b").out
 
 
-def test_a_sum_that_does_not_hold_ends_with_1(monkeypatch):
+def test_exits_with_1_if_contributions_do_not_sum_to_the_logits(monkeypatch):
     whole = attributing.direct_writes
 
     def without_a_head(*args):
@@ -103,7 +102,7 @@ def test_a_sum_that_does_not_hold_ends_with_1(monkeypatch):
     assert re.search("\x1b\\[1;31m✗ the parts do not sum to the logits", done.out)
 
 
-def test_values_that_are_not_finite(decoder_folder):
+def test_non_finite_values_are_shown_and_not_checked(decoder_folder):
     def spoil(weights):
         weights["model.layers.1.self_attn.o_proj.weight"][3, 4] = np.inf
 
@@ -119,7 +118,7 @@ def test_values_that_are_not_finite(decoder_folder):
     assert document["positions"][0]["target"]["holds"] is None
 
 
-def test_a_prompt_without_a_target(decoder):
+def test_without_a_next_token_the_prediction_is_attributed(decoder):
     done = attribute(decoder, "abca")
     title = re.search(r"Position 3 after a: (\S+) against (\S+)", done.out)
     note = "nothing follows position 3: the prediction {} is explained, against the runner-up {}"

@@ -1,4 +1,4 @@
-"""What is asked for comes first and without prose; --brief leaves prose out; what failed is always told."""
+"""Requested arrays come first, without prose. --brief leaves prose out. Failures are always shown."""
 
 import pytest
 from support.commands import microgpt, refusal
@@ -28,16 +28,13 @@ def test_brief_leaves_out_prose_and_nothing_else(compared_folders):
         assert last in whole.splitlines()
 
 
-@pytest.mark.parametrize(
-    ("options", "first"),
-    [
-        ("--layer layer0.attn.weights", ["Stage 2: Multi-Head Self-Attention", ATTENTION]),
-        ("--show layer0.attn.q --show wte[2]", ["layer0.attn.q", "wte[2]", "Stage 1: Embedding"]),
-        ("--show wte[2] --layer logits", ["wte[2]", "Stage 4: Language Model Head"]),
-        ("--show logits -v", ["logits", "Stage 1: Embedding"]),
-    ],
-)  # fmt: skip
-def test_what_is_asked_for_comes_first_and_without_prose(options, first):
+@pytest.mark.parametrize(("options", "first"), [
+    ("--layer layer0.attn.weights", ["Stage 2: Multi-Head Self-Attention", ATTENTION]),
+    ("--show layer0.attn.q --show wte[2]", ["layer0.attn.q", "wte[2]", "Stage 1: Embedding"]),
+    ("--show wte[2] --layer logits", ["wte[2]", "Stage 4: Language Model Head"]),
+    ("--show logits -v", ["logits", "Stage 1: Embedding"]),
+])  # fmt: skip
+def test_requested_arrays_and_events_come_first_without_prose(options, first):
     out = microgpt(f"trace emma {options}").out
     assert titles(out)[: len(first) + 1] == ['Input: "emma" → tokens [0, 5, 13, 13, 1]', *first]
     assert not any(text in out for text in PROSE)
@@ -46,7 +43,7 @@ def test_what_is_asked_for_comes_first_and_without_prose(options, first):
 
 
 @pytest.mark.parametrize("options", ["--brief", "--layer logits", "--show layer0.attn.q", "--brief -v"])
-def test_what_failed_is_told_in_full(checkpoints, options):
+def test_failed_checks_are_shown_in_full(checkpoints, options):
     done = microgpt(f"trace emma --model {checkpoints['broken']} {options}")
     assert done.code == 1
     assert done.out.count("Not finite: embed.pos, position 2, element [2, 5] = NaN") == 1
@@ -55,7 +52,7 @@ def test_what_failed_is_told_in_full(checkpoints, options):
         assert done.out.index("Not finite") < done.out.index("layer0.attn.q  5×16")
 
 
-def test_an_anomaly_is_told_in_full(decoder_folder):
+def test_anomalies_are_shown_in_full(decoder_folder):
     def scale(weights):
         weights["model.layers.1.mlp.down_proj.weight"] *= 0
 
@@ -68,7 +65,7 @@ def test_an_anomaly_is_told_in_full(decoder_folder):
     assert "not evaluated" not in brief
 
 
-def test_what_was_changed_is_told_and_documents_are_whole():
+def test_notes_are_shown_and_brief_excludes_json():
     out = microgpt("trace Emma --layer logits").out
     assert out.splitlines()[1] == "note  'Emma' was lowercased to 'emma'"
     for other in ("--json", "--jsonl"):

@@ -1,4 +1,4 @@
-"""The real executable: results, exit codes, one line per error, and what a terminal cannot show."""
+"""The real executable: results, exit codes, one line per error, and narrow or ASCII terminals."""
 
 import json
 import os
@@ -9,18 +9,16 @@ import time
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from support.commands import environment, microgpt, process, refused, started
+from support.commands import environment, microgpt, process, refusal, refused, started
 from support.documents import valid, valid_lines
 
 from microgpt_trace import Tokenizer, init, load, save
 from microgpt_trace.cli import COMMANDS
 
 STAGES = [
-    "Stage 1: Embedding",
-    "Stage 2: Multi-Head Self-Attention",
-    "Stage 3: MLP (FFN)",
+    "Stage 1: Embedding", "Stage 2: Multi-Head Self-Attention", "Stage 3: MLP (FFN)",
     "Stage 4: Language Model Head",
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("width", "encoding"), [(80, "utf-8"), (120, "ascii")])
@@ -39,21 +37,14 @@ def test_trace_prints_the_transcript(width, encoding):
     assert "Self-check: 6 of 6 hold" in result.out
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "trace -v --step --top-k 9 --ablate layer0.mlp.act",
-        "explain layer0.attn.weights[1,3,2] emma --backward",
-        "attribute emma",
-        "patch christopher kristopherr --target e --against a --sites layer0.attn.v@-1:0-3 --sites *.head*",
-        "patch --pairs pairs.txt",
-        "diff one.safetensors two.safetensors --positions all",
-        "timeline t.jsonl",
-        "trace qwen2 'Hello you'",
-        "trace qwen2 'Hello you' -v --lens --generate 3",
-        "trace qwen2 'Hello you' --layer layer1.* --time",
-    ],
-)
+@pytest.mark.parametrize("line", [
+    "trace -v --step --top-k 9 --ablate layer0.mlp.act", "explain layer0.attn.weights[1,3,2] emma --backward",
+    "attribute emma",
+    "patch christopher kristopherr --target e --against a --sites layer0.attn.v@-1:0-3 --sites *.head*",
+    "patch --pairs pairs.txt", "diff one.safetensors two.safetensors --positions all", "timeline t.jsonl",
+    "trace qwen2 'Hello you'", "trace qwen2 'Hello you' -v --lens --generate 3",
+    "trace qwen2 'Hello you' --layer layer1.* --time",
+])  # fmt: skip
 def test_a_terminal_without_unicode_gets_ascii_and_no_escapes(results, line):
     done = microgpt(line, cwd=results, encoding="ascii", NO_COLOR="1")
     assert done.code in (0, 1), done.err
@@ -79,7 +70,7 @@ def test_verbose_adds_events_parameters_and_matrices(text):
     assert max(map(len, output.splitlines())) <= 80
 
 
-def test_several_layers_get_their_headers(checkpoints):
+def test_each_layer_has_a_header(checkpoints):
     output = microgpt("trace", "a", "--model", checkpoints["deep"]).out
     assert "Layer 0" in output
     assert output.count("Stage 3: MLP (FFN)") == 2
@@ -140,19 +131,15 @@ def test_the_empty_text_traces_bos_alone():
     assert len(document["predictions"]) == 1
 
 
-@pytest.mark.parametrize(
-    ("args", "words"),
-    [
-        (["trace", "--payload", "é"], ["'é'"]),
-        (["trace", "--payload", "--diff"], ["microgpt diff"]),
-        (["sample", "--model", "bare", "--n-head", "4", "--prefix", "é"], ["'é'"]),
-        (["train", "--steps", "2", "--data", "names", "--watch", "é"], ["'é'"]),
-        (["train", "--steps", "2", "--data", "wrong"], ["none of its 2 lines fits"]),
-        (["timeline", "cut", "--event", "layer7.*"], ["'layer7.*' matches no"]),
-    ],
-)
-def test_no_note_stands_before_a_refusal(tmp_path, args, words):
-    """Each of these has something to note as well, where it is not refused."""
+@pytest.mark.parametrize(("args", "words"), [
+    (["trace", "--payload", "é"], ["'é'"]), (["trace", "--payload", "--diff"], ["microgpt diff"]),
+    (["sample", "--model", "bare", "--n-head", "4", "--prefix", "é"], ["'é'"]),
+    (["train", "--steps", "2", "--data", "names", "--watch", "é"], ["'é'"]),
+    (["train", "--steps", "2", "--data", "wrong"], ["none of its 2 lines fits"]),
+    (["timeline", "cut", "--event", "layer7.*"], ["'layer7.*' matches no"]),
+])  # fmt: skip
+def test_a_refusal_prints_no_notes(tmp_path, args, words):
+    """Each of these commands would print a note if it were not refused."""
     save_file(dict(init().params.items()), tmp_path / "bare")
     (tmp_path / "names").write_text("emma\nava\n1234\nmia\n")
     (tmp_path / "wrong").write_text("1234\n5678\n")
@@ -163,7 +150,7 @@ def test_no_note_stands_before_a_refusal(tmp_path, args, words):
     refused(microgpt(*args, cwd=tmp_path), *words)
 
 
-def test_bare_weights_say_what_is_assumed(tmp_path, checkpoints):
+def test_weights_without_metadata_show_what_is_assumed(tmp_path, checkpoints):
     tensors = load_file(checkpoints["trained"])
     path = tmp_path / "bare.safetensors"
     save_file({name: tensor for name, tensor in tensors.items() if not name.startswith("adam")}, path)
@@ -175,7 +162,7 @@ def test_bare_weights_say_what_is_assumed(tmp_path, checkpoints):
     assert "assumed" not in output
 
 
-def test_training_leaves_a_checkpoint_and_says_how_to_trace_it(tmp_path):
+def test_training_writes_a_checkpoint_and_prints_how_to_trace_it(tmp_path):
     result = microgpt("train", "--steps", "40", cwd=tmp_path, width=80)
     assert result.code == 0, result.err
     assert "microgpt trace emma --model microgpt.safetensors" in result.out
@@ -185,7 +172,26 @@ def test_training_leaves_a_checkpoint_and_says_how_to_trace_it(tmp_path):
     refused(microgpt("train", cwd=tmp_path), "exists already", "--force", "--resume")
 
 
-def test_a_run_stopped_by_a_signal_goes_on_to_the_same_end(tmp_path):
+HINT = "--vocab data uses the characters of the data"
+
+
+def test_suggests_vocab_data_for_names_with_other_characters(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = tmp_path / "names.txt"
+    words = "train --data names.txt --steps 1"
+    data.write_text("emma\nNew York\n")
+    (left_out,) = [line for line in microgpt(f"{words} --out a.safetensors").lines if "left out" in line]
+    assert left_out.endswith(f"(first: line 2: 'New York'); {HINT}")
+    data.write_text("日本\nNew York\nZoë\n")
+    assert refusal(f"{words} --out b.safetensors").endswith(HINT)
+    done = microgpt(f"{words} --out b.safetensors --vocab data")
+    assert (done.code, HINT in done.err) == (0, False)
+    data.write_text(f"emma\n{'a' * 40}\n")
+    done = microgpt(f"{words} --out c.safetensors")  # too long, whatever the vocabulary
+    assert (done.code, HINT in done.err) == (0, False)
+
+
+def test_a_resumed_run_ends_with_the_same_checkpoint(tmp_path):
     whole, half = tmp_path / "whole.safetensors", tmp_path / "half.safetensors"
     steps = 5000
     assert microgpt("train", "--steps", steps, "--out", whole).code == 0
@@ -232,14 +238,14 @@ def test_gradcheck_compares_every_gradient(checkpoints):
     assert microgpt("gradcheck", "ava", "--model", checkpoints["broken"]).code == 1
 
 
-def test_a_device_is_no_target(tmp_path):
+def test_refuses_to_write_to_a_pipe(tmp_path):
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     refused(microgpt("trace", "--out", fifo, "--force"), "regular file")
     assert fifo.is_fifo()
 
 
-def test_no_figure_is_cut_in_a_narrow_terminal():
+def test_no_number_is_cut_in_a_narrow_terminal():
     output = microgpt("trace", "--backward", "--top-k", "3", "--time", width=40).out
     assert "…" not in output
     assert "Top 3" in output
@@ -281,7 +287,7 @@ def test_version_and_no_command():
     assert "Usage" in microgpt().out
 
 
-def test_ctrl_c_ends_without_a_word(checkpoints):
+def test_ctrl_c_ends_silently(checkpoints):
     with started("sample", "-n", 10_000_000, "--model", checkpoints["trained"]) as running:
         running.stdout.readline()
         running.send_signal(signal.SIGINT)
@@ -300,8 +306,8 @@ threading.Thread(target=lambda: (threading.main_thread().join(), print("joined",
 
 
 @pytest.mark.parametrize(("words", "code"), [("trace emma", 0), ("trace emma --seed -1", 2)])
-def test_what_others_ask_to_be_called_at_the_end_is_called(tmp_path, words, code):
-    """A coverage tool's report, a cache to be removed, a thread that still writes."""
+def test_calls_functions_that_others_registered_for_the_exit(tmp_path, words, code):
+    """Such as the report of a coverage tool, the removal of a cache, or a thread that still writes."""
     (tmp_path / "sitecustomize.py").write_text(AT_THE_END)
     done = process(*words.split(), PYTHONPATH=os.pathsep.join([str(tmp_path), environment()["PYTHONPATH"]]))
     assert done.code == code, done.err

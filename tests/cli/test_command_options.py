@@ -1,4 +1,4 @@
-"""Options that mean nothing: paths without a name, what stands beside --schema, what would change nothing."""
+"""Options in general: empty paths, options with --schema, rules, usage, and groups of options."""
 
 import inspect
 import json
@@ -14,7 +14,7 @@ from microgpt_trace.cli.option_rules import RULES, SCHEMAS
 
 
 def kind(command, param):
-    """The type of a parameter's value, by the signature of the command."""
+    """Return the type of a parameter's value, from the signature of the command."""
     options = inspect.signature(PROGRAM.commands[command].callback).parameters
     return value_type(options[param.name].annotation)[0] if param.name in options else bool  # --help
 
@@ -33,27 +33,27 @@ BESIDE_SCHEMA = [
 
 
 def words(param, text):
-    """How one gives a parameter."""
+    """Return the words that give a parameter."""
     if param.param_type_name == "argument":
         return [text]
     return [max(param.opts, key=len), *([] if param.is_flag else [text])]
 
 
-def test_an_empty_path_is_no_folder():
+def test_refuses_an_empty_path():
     for command, param in PATHS:
         before = ["a"] if param.name in ("b", "model") and param.param_type_name == "argument" else []
         name = words(param, "")[0] or param.metavar.strip("[]")
         assert refusal(command, *before, *words(param, "")) == f"{name}: expected a file name, found nothing"
 
 
-def test_an_empty_word_is_a_text_and_not_the_model_of_this_folder(compared_folders, monkeypatch):
+def test_an_empty_argument_is_a_text_not_the_model_of_the_current_folder(compared_folders, monkeypatch):
     monkeypatch.chdir(compared_folders["llama_gqa"])
     for command, *words in (["trace", "a"], ["attribute", "a"], ["patch", "a", "b"], ["explain", "loss[0]"]):
         assert refusal(command, "", *words).startswith("'': no such model")
     assert json.loads(microgpt("trace", "", "--json").out)["model"]["family"] == "microgpt"
 
 
-def test_nothing_stands_beside_a_schema():
+def test_refuses_other_options_with_schema():
     for command, param in BESIDE_SCHEMA:
         of = kind(command, param)
         given = words(param, get_args(of)[0] if get_origin(of) is Literal else "1")
@@ -62,7 +62,7 @@ def test_nothing_stands_beside_a_schema():
 
 
 @pytest.mark.parametrize("command", SCHEMA_BY)
-def test_but_what_chooses_the_schema(command, tmp_path):
+def test_accepts_options_that_select_the_schema(command, tmp_path):
     params = [param for param in PARAMS[command] if param.name in SCHEMA_BY[command]]
     choices = [[], *(words(param, "") for param in params)]
     choices = [[word or "no-file.txt" for word in choice] for choice in choices]
@@ -75,8 +75,8 @@ def test_but_what_chooses_the_schema(command, tmp_path):
         assert " cannot be combined with --" in refusal(command, "--schema", *both)
 
 
-def test_rules_name_options_that_their_command_has():
-    """A rule of an option that was renamed would never be broken."""
+def test_rules_name_options_of_their_command():
+    """A rule for an option that was renamed would never apply."""
     named = {command: {"--schema", *choices} for command, (_, choices) in SCHEMAS.items()}
     for command, rules in RULES.items():
         fields = [(field,) if isinstance(field, str) else field for rule in rules for field in rule[:2]]
@@ -88,7 +88,7 @@ def test_rules_name_options_that_their_command_has():
         assert words - known == set(), command
 
 
-def test_the_usage_has_one_pair_of_brackets_and_help_comes_before_what_is_wrong():
+def test_usage_has_single_brackets_and_help_precedes_errors():
     assert " [OPTIONS] [MODEL] [TEXT] " in microgpt("trace --help").out
     assert " [OPTIONS] [MODEL] CLEAN CORRUPT " in microgpt("patch --help").out
     assert microgpt("trace --save '' --help").code == 0
@@ -99,8 +99,6 @@ def test_the_usage_has_one_pair_of_brackets_and_help_comes_before_what_is_wrong(
 
 @group("Sizes")
 class Size:
-    """Two options."""
-
     width: int = option("How wide.", default=3)
     height: int = option("How high.", "--tall", default=4)
 
@@ -116,7 +114,7 @@ def command_of(function):
     return typer.main.get_command(app)
 
 
-def test_a_group_of_options_stands_in_its_place():
+def test_a_group_is_replaced_by_its_options():
     def measure(context: typer.Context, *, name: Annotated[str, typer.Argument()], size: Size, deep: int = 5):
         """How big it is."""
         assert context.info_name == "measure"
@@ -129,7 +127,7 @@ def test_a_group_of_options_stands_in_its_place():
     assert called == ("a", 3, 9, 5)
 
 
-def test_a_subclass_words_an_option_anew_and_no_command_has_one_twice():
+def test_a_subclass_overrides_an_option_and_duplicates_are_refused():
     def measure(*, room: Room) -> None: ...
 
     def twice(*, one: Size, other: Room) -> None: ...
@@ -141,7 +139,7 @@ def test_a_subclass_words_an_option_anew_and_no_command_has_one_twice():
 
 
 @pytest.mark.parametrize("words", ["trace emma --json", "explain wte[0,0] emma --json", "inspect --json"])
-def test_a_dash_is_stdout(words):
+def test_out_dash_is_standard_output(words):
     plain = microgpt(*words.split())
     assert plain.code == 0
     assert plain.out

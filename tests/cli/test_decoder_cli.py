@@ -1,4 +1,4 @@
-"""The executable on production models: arguments, options, refusals, JSON, gates and terminals."""
+"""`microgpt trace` on production models: arguments, options, refusals, JSON, gates and terminals."""
 
 import json
 import os
@@ -77,7 +77,7 @@ def test_a_model_and_a_text_are_named_in_any_order(model):
     refused(microgpt("trace", model, "Hello", "you"), "you")
 
 
-def test_a_word_is_a_model_only_where_its_file_is_one_and_none_was_named(model, tmp_path):
+def test_a_word_names_a_model_only_if_it_is_one_and_no_other_is_named(model, tmp_path):
     (tmp_path / "folder").mkdir()
     assert tokens_of("folder", cwd=tmp_path) == [0, 6, 15, 12, 4, 5, 18]
     (tmp_path / "emma").write_text("not a model")
@@ -128,7 +128,7 @@ OF_DECODERS = {
 
 
 @pytest.mark.parametrize("text", ["0-99999999", "0-9999999,1", "9999999-0"])
-def test_layers_cost_no_memory(text):
+def test_huge_layer_ranges_take_no_memory(text):
     tracemalloc.start()
     with pytest.raises(InputError, match=f"--layers {text}"):
         layers_of(text, 2)
@@ -138,7 +138,7 @@ def test_layers_cost_no_memory(text):
     assert peak < 1 << 20
 
 
-def test_what_is_for_the_other_family_is_refused_by_name(model):
+def test_refuses_options_for_the_other_family(model):
     for option, value in OF_DECODERS.items():
         refused(microgpt("trace", "emma", option, *value), option)
     for command in ("sample", "gradcheck"):
@@ -198,13 +198,10 @@ def test_positions_and_top_k(model):
 # --- JSON -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("form", "which"),
-    [
-        ("", "model"), ("-v --lens --generate 3 --time", "model"), ("--positions last", "broken"),
-        ("--values --layer layer0.* --generate 3", "broken"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("form", "which"), [
+    ("", "model"), ("-v --lens --generate 3 --time", "model"), ("--positions last", "broken"),
+    ("--values --layer layer0.* --generate 3", "broken"),
+])  # fmt: skip
 def test_json_validates(request, form, which):
     folder, code = request.getfixturevalue(which), which == "broken"
     done, lines = (microgpt("trace", folder, "Hello", o, *form.split()) for o in ("--json", "--jsonl"))
@@ -213,7 +210,7 @@ def test_json_validates(request, form, which):
     assert [r["name"] for r in records if r["record"] == "event"] == [e["name"] for e in read["events"]]
 
 
-def test_json_says_what_python_says(model):
+def test_json_equals_the_python_result(model):
     read = document(model, "Hello", "--generate", "3", "--lens")
     traced = trace(load(model), "Hello", generate=3, lens=True, top_k=5)
     assert read["loss"] == traced.loss
@@ -225,7 +222,7 @@ def test_json_says_what_python_says(model):
 
 
 @pytest.mark.parametrize("seed", [0, 7])
-def test_the_seed_draws_the_continuation(model, seed):
+def test_the_seed_determines_the_sampled_continuation(model, seed):
     drawn = document(model, "Hello", "--generate", "6", "--temperature", "1.5", "--seed", seed)["generation"]
     expected = trace(load(model), "Hello", generate=6, temperature=1.5, seed=seed).generation
     assert [step["token"]["token"] for step in drawn] == [step.token.token for step in expected]
@@ -259,26 +256,20 @@ def written(decoder_folder, tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    ("model", "target"),
-    [
-        ("folder", "folder/model.safetensors"), ("folder", "folder/config.json"), ("folder", "folder/new"),
-        ("folder/config.json", "folder/tokenizer.json"), ("m.bin", "m.bin"), ("m.bin", "link"),
-        ("folder/model.safetensors", "folder/tokenizer.json"), ("link", "m.bin"),
-        ("cached", "cached/model.safetensors"), ("split-00001-of-00003.gguf", "split-00002-of-00003.gguf"),
-        ("m.safetensors", "m.safetensors"),
-    ],
-)  # fmt: skip
-def test_nothing_is_written_over_or_into_a_model(written, model, target):
+@pytest.mark.parametrize(("model", "target"), [
+    ("folder", "folder/model.safetensors"), ("folder", "folder/config.json"), ("folder", "folder/new"),
+    ("folder/config.json", "folder/tokenizer.json"), ("m.bin", "m.bin"), ("m.bin", "link"),
+    ("folder/model.safetensors", "folder/tokenizer.json"), ("link", "m.bin"),
+    ("cached", "cached/model.safetensors"), ("split-00001-of-00003.gguf", "split-00002-of-00003.gguf"),
+    ("m.safetensors", "m.safetensors"),
+])  # fmt: skip
+def test_never_writes_over_or_into_a_model(written, model, target):
     path, text = written / target, ["emma"] if model == "m.safetensors" else ["--tokens", "3,5"]
     before = path.read_bytes() if path.exists() else None
     for option in ("--save", "--out"):
         result = microgpt("trace", "--model", model, *text, option, target, "--force", cwd=written)
-        said = (
-            "this would write into a model"
-            if model.startswith(("folder", "cached", "split"))
-            else "this command reads the file"
-        )
+        inside = model.startswith(("folder", "cached", "split"))
+        said = "this would write into a model" if inside else "this command reads the file"
         refused(result, f"{option} {target}: {said}")
         assert (path.read_bytes() if path.exists() else None) == before
 
@@ -287,7 +278,7 @@ def test_nothing_is_written_over_or_into_a_model(written, model, target):
 
 
 def shown(*args):
-    """The lines of what --show prints, on a screen as wide as it needs."""
+    """Return the lines that --show prints on a screen that is wide enough."""
     result = microgpt("trace", *args, width=2000)
     assert result.code == 0, result.err
     lines = result.out.splitlines()
@@ -295,7 +286,7 @@ def shown(*args):
 
 
 def test_a_parameter_of_a_gguf_is_shown_in_the_rows_of_hugging_face(tmp_path):
-    """A GGUF file has the rows of q and k permuted."""
+    """In a GGUF file the rows of q and k are permuted."""
     pytest.importorskip("gguf")
     config, weights = CASES["llama_gqa"], random_weights(CASES["llama_gqa"], "llama_gqa")
     gguf = write_gguf(tmp_path / "m.gguf", config, weights)
@@ -314,7 +305,7 @@ def test_a_parameter_of_a_gguf_is_shown_in_the_rows_of_hugging_face(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["wte", "lm_head"])
-def test_show_prints_so_many_rows_and_says_how_many_more_there_are(decoder_folder, name):
+def test_show_prints_128_rows_and_counts_the_others(decoder_folder, name):
     lines = shown(decoder_folder(vocab_size=200), "--tokens", "3,5", "--show", name)
     print(lines[1], lines[-1], sep="\n")
     assert lines[1] == f"{name}  200×32 float32"
@@ -326,14 +317,14 @@ def test_show_prints_so_many_rows_and_says_how_many_more_there_are(decoder_folde
 
 
 @pytest.mark.parametrize("options", ["", "-v --lens --generate 2 --recheck"])
-def test_a_nan_ends_with_1_and_is_named(broken, options):
+def test_a_nan_exits_with_1_and_is_named(broken, options):
     result = microgpt("trace", broken, "Hello", *options.split())
     assert result.code == 1
     assert "layer1.mlp.up, position 0, element [0, 5] = NaN" in " ".join(result.out.split())
 
 
-def test_a_nan_of_a_decode_step_ends_with_1_and_is_named(model, decoder_folder):
-    """The first decode step meets it, and no earlier pass."""
+def test_a_nan_in_a_decode_step_exits_with_1_and_is_named(model, decoder_folder):
+    """Only the first decode step reads the NaN, and no earlier pass."""
     first = trace(load(model), "Hello", generate=1).generation[0].token.token
     assert first not in HELLO
 
@@ -353,7 +344,7 @@ def test_a_nan_of_a_decode_step_ends_with_1_and_is_named(model, decoder_folder):
     assert (anomaly["found"], "embed.tok" in anomaly["detail"], anomaly["value"] > 61) == (True, True, True)
 
 
-def test_fail_on_anomaly_is_a_gate_that_says_what_it_could_not_look_at(decoder_folder, plain):
+def test_fail_on_anomaly_exits_with_1_and_notes_rules_that_were_not_evaluated(decoder_folder, plain):
     def edit(weights):
         weights["model.layers.4.mlp.down_proj.weight"] *= np.float32(1000)
 
@@ -381,7 +372,7 @@ LABELS = [
 
 
 def renamed(folder, names):
-    """The tokenizer of a folder with tokens 4, 5, ... renamed."""
+    """Rename tokens 4, 5, ... in the tokenizer of a folder."""
     path = folder / "tokenizer.json"
     content = json.loads(path.read_text())
     vocab = {token: i for token, i in content["model"]["vocab"].items() if not 4 <= i < 4 + len(names)}
@@ -392,7 +383,7 @@ def renamed(folder, names):
 
 @pytest.fixture(scope="module")
 def bracketed(decoder_folder):
-    """Tokens that look like markup, each many times: wherever a label stands, it is one of them."""
+    """A model whose tokens all look like markup."""
     return renamed(
         decoder_folder(), [LABELS[i % len(LABELS)] + f"{i}" * (i >= len(LABELS)) for i in range(57)]
     )
@@ -428,14 +419,14 @@ def test_labels_that_look_like_markup_are_text(bracketed):
 
 @pytest.mark.parametrize("token", ["\\[", "a\\"])
 def test_a_backslash_is_text(decoder_folder, token):
-    """LaTeX begins formulas so; a label writes a backslash as two."""
+    """LaTeX formulas begin like this. A label doubles a backslash."""
     lines = microgpt("trace", renamed(decoder_folder(), [token]), "--tokens", "5,4").out.splitlines()
     print(lines[0], *(line for line in lines if line.startswith("Top")), sep="\n")
     assert lines[0] == f'Input: "b{token}" → tokens [5, 4]'
     assert "Top 5 after position 1 " + token.replace("\\", "\\\\") in lines
 
 
-def test_the_header_says_what_is_traced(plain):
+def test_the_header_describes_the_model_and_the_input(plain):
     wide, narrow = (microgpt("trace", plain, "Hello", width=w).out for w in (100, 80))
     assert re.search(r"cosine +sink", wide)
     assert not re.search(r"cosine +sink", narrow)
@@ -462,11 +453,11 @@ def test_verbose_shows_every_stage_of_a_layer(plain):
 
 
 def notes(output):
-    """What stands beside SiLU in each table."""
+    """Return the notes beside SiLU, one per table."""
     return re.findall(r"^act = SiLU.*← (\d+)% within", output, re.MULTILINE)
 
 
-def test_layers_shown_keep_their_own_notes(plain):
+def test_selected_layers_keep_their_notes(plain):
     whole, some = (microgpt("trace", plain, "Hello", "-v", *more) for more in ([], ["--layers", "3-5"]))
     assert some.code == 0, some.err
     print(notes(whole.out), notes(some.out))
@@ -474,8 +465,8 @@ def test_layers_shown_keep_their_own_notes(plain):
     assert notes(some.out) == notes(whole.out)[3:6]
 
 
-def test_notes_of_a_step_are_about_the_step(model):
-    """A share of the step's own 48 activations, not of the prompt's."""
+def test_notes_of_a_decode_step_describe_that_step(model):
+    """The share is of the 48 activations of the step, not of the prompt."""
     found, decoder = [], load(model)
     with decoder.hooks.subscribe(lambda e, v: found.append((np.abs(v) <= 0.01).mean()), "layer*.mlp.act"):
         trace(decoder, "Hello", generate=4)
@@ -500,7 +491,7 @@ def test_no_color_is_honoured_on_a_terminal(plain):
 
 
 def read_all(descriptor):
-    """What a terminal's other end wrote before it closed."""
+    """Read from a terminal until its other end closes."""
     parts = []
     with suppress(OSError):
         while part := os.read(descriptor, 1 << 16):

@@ -1,4 +1,4 @@
-"""microgpt diagnose from the shell: exit codes, its document, and requests that do not fit."""
+"""`microgpt diagnose` from the shell: exit codes and its document."""
 
 import re
 
@@ -38,7 +38,7 @@ def test_the_document_fits_its_schema(folder, dump):
 
 
 def test_from_numbered_files_to_the_named_fault(folder, tmp_path):
-    """What "Which layer broke my port?" asks, of a dump whose names say nothing."""
+    """Answer "Which layer broke my port?" for a dump whose array names mean nothing."""
     config, weights = tiny_model("llama_gqa")
     fault = next(fault for fault in decoder_faults(config) if fault.id == "rope_interleaved")
     write_dump(tmp_path / "port", decoder_run(config, weights, TOKENS, fault), "numbers")
@@ -55,7 +55,7 @@ def test_from_numbered_files_to_the_named_fault(folder, tmp_path):
     assert float(re.search(r"leaves an error of ([\d.e+-]+)", said)[1]) < 1e-6
 
 
-def test_a_low_precision_is_offered_and_clean_where_it_is_asked_for(folder):
+def test_suggests_a_lower_precision_and_accepts_it_with_compute(folder):
     done = diagnose(folder, "eight", "m")
     said = " ".join(done.out.split())
     print(done.out)
@@ -67,7 +67,7 @@ def test_a_low_precision_is_offered_and_clean_where_it_is_asked_for(folder):
     assert "the inputs of products are 8-bit blocks of 32 (15)" in " ".join(asked.out.split())
 
 
-def test_a_value_that_is_not_finite_fits_the_schema(folder, tmp_path):
+def test_non_finite_values_fit_the_schema_of_diagnose(folder, tmp_path):
     write_dump(tmp_path / "d", decoder_run(*tiny_model("llama_gqa"), TOKENS), "ours")
     q = np.load(tmp_path / "d" / "layer0.attn.q.npy")
     q[2, 3] = np.nan

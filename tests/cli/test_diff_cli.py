@@ -1,4 +1,4 @@
-"""`microgpt diff` from the shell: exit codes, documents, what a terminal can show, one line per error."""
+"""`microgpt diff` from the shell: exit codes, documents, output and refusals."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -50,17 +50,11 @@ def diff(sides, a, b, *more, **how):
     return microgpt("diff", sides[a], sides[b], *more, **how)
 
 
-@pytest.mark.parametrize(
-    ("a", "b", "code", "words"),
-    [
-        ("model", "good", 0, "The same"),
-        ("model", "model", 0, None),
-        ("good", "bad", 1, "First divergence: layer 1, layer1.attn.v"),
-        ("model", "nan", 1, "element [3, 5]"),
-        ("micro1", "micro2", 1, "First divergence: embed.tok"),
-        ("micro1", "micro1", 0, "number for number"),
-    ],
-)
+@pytest.mark.parametrize(("a", "b", "code", "words"), [
+    ("model", "good", 0, "The same"), ("model", "model", 0, None),
+    ("good", "bad", 1, "First divergence: layer 1, layer1.attn.v"), ("model", "nan", 1, "element [3, 5]"),
+    ("micro1", "micro2", 1, "First divergence: embed.tok"), ("micro1", "micro1", 0, "number for number"),
+])  # fmt: skip
 def test_exit_codes_and_verdict(sides, a, b, code, words):
     more = ["--tokens", IDS] if a == b == "model" else []
     result = diff(sides, a, b, *more)
@@ -69,15 +63,10 @@ def test_exit_codes_and_verdict(sides, a, b, code, words):
     assert (words or "The same") in result.out
 
 
-@pytest.mark.parametrize(
-    ("a", "b", "more", "kind"),
-    [
-        ("model", "nan", [], "diff"),
-        ("good", "good", [], "diff"),
-        ("micro1", "micro2", ["--weights"], "weights"),
-        ("micro1", "micro2", ["--prompts", "p.txt"], "prompts"),
-    ],
-)
+@pytest.mark.parametrize(("a", "b", "more", "kind"), [
+    ("model", "nan", [], "diff"), ("good", "good", [], "diff"),
+    ("micro1", "micro2", ["--weights"], "weights"), ("micro1", "micro2", ["--prompts", "p.txt"], "prompts"),
+])  # fmt: skip
 def test_documents_fit_their_schemas(sides, tmp_path, monkeypatch, a, b, more, kind):
     monkeypatch.chdir(tmp_path)
     Path("p.txt").write_text("emma\nolivia\n")
@@ -95,7 +84,7 @@ def test_layer_positions_and_verbose(sides):
     assert "Worst row by position" in found
 
 
-def test_of_many_events_the_worst_of_each_layer_are_shown(decoder_folder):
+def test_shows_the_worst_event_of_each_layer(decoder_folder):
     def edit(weights):
         weights["model.layers.4.mlp.down_proj.weight"] *= np.float32(2)
 
@@ -107,7 +96,7 @@ def test_of_many_events_the_worst_of_each_layer_are_shown(decoder_folder):
     assert "All events of layer 4" in found.out
 
 
-def test_a_suggested_map_leads_from_strange_names_to_a_comparison(sides, tmp_path):
+def test_a_suggested_map_makes_a_foreign_dump_comparable(sides, tmp_path):
     refused(diff(sides, "model", "dump", "--tokens", IDS), "no event in common", "--suggest-map")
     drafted = diff(sides, "model", "dump", "--tokens", IDS, "--suggest-map")
     assert drafted.code == 0, drafted.err

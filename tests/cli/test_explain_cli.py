@@ -1,4 +1,4 @@
-"""microgpt explain from the shell: what it prints, its document, and requests that do not fit."""
+"""`microgpt explain` from the shell: its output, its document and exit codes."""
 
 import shlex
 from dataclasses import replace
@@ -33,7 +33,7 @@ def said(*args, **options):
     return done.out
 
 
-def test_next_leads_back_and_never_round_in_circles():
+def test_next_leads_back_without_a_loop():
     """Each step is one operation earlier, down to an embedding."""
     for options, last in (([], "embed.tok"), (["--backward"], "logits")):
         element, seen = ("layer0.mlp.act[3,5]", [])
@@ -55,7 +55,7 @@ def test_a_probability_came_from_its_own_logit():
 
 
 @pytest.mark.parametrize("args", [*OF_MICROGPT, *((element, None) for element in OF_DECODER)])
-def test_text_and_document_say_that_both_are_equal(decoder, args):
+def test_text_and_document_say_that_the_values_are_equal(decoder, args):
     if None in args:
         args = (decoder, args[0], "--tokens", "17,3,44,3,60")
     text = said(*args)
@@ -75,7 +75,7 @@ def test_values_that_are_not_finite_fit_the_schema(decoder_folder):
     assert (document["traced"], document["value"]) == ("NaN", "NaN")
 
 
-def test_a_result_that_is_not_equal_is_red_and_says_both_numbers():
+def test_an_unequal_result_shows_both_numbers():
     model = init()
     with model.hooks.subscribe(lambda event, value: value * 1.001, "layer0.attn.q"):
         found = explain(model, "layer0.attn.q[3,5]")
@@ -85,7 +85,7 @@ def test_a_result_that_is_not_equal_is_red_and_says_both_numbers():
         assert part in said
 
 
-def test_a_result_that_is_not_equal_ends_with_1(monkeypatch):
+def test_an_unequal_result_exits_with_1(monkeypatch):
     right = explaining.worked_out
 
     def wrong(at):

@@ -1,4 +1,4 @@
-"""A file that appears while a command runs: it stays, and the result of the command is kept beside it."""
+"""A file that appears while a command runs is kept, and the command writes its result beside it."""
 
 import os
 import signal
@@ -37,7 +37,7 @@ def place(results, tmp_path):
 
 
 def appears(monkeypatch, path, home=os, function="fsync"):
-    """Another program writes the file while a function runs."""
+    """Let another program write the file while a function runs."""
     whole = getattr(home, function)
 
     def late(*arguments):
@@ -53,7 +53,7 @@ def new_file(line, place):
 
 
 @pytest.mark.parametrize("line", FORCED + NEVER_OVER)
-def test_a_file_that_appears_stays_and_the_result_is_beside(line, place, monkeypatch):
+def test_keeps_a_file_that_appears_and_writes_beside_it(line, place, monkeypatch):
     path = new_file(line, place)
     kept = path.with_name(f"new.2{path.suffix}")
     appears(monkeypatch, path, *([os, "mkdir"] if "aprt" in line else []))
@@ -68,7 +68,7 @@ def test_a_file_that_appears_stays_and_the_result_is_beside(line, place, monkeyp
 
 
 @pytest.mark.parametrize("line", some_of(FORCED, every=2))
-def test_force_writes_over_a_file_that_appears(line, place, monkeypatch):
+def test_force_overwrites_a_file_that_appears(line, place, monkeypatch):
     path = new_file(line, place)
     appears(monkeypatch, path)
     done = microgpt(f"{line} --force", cwd=place)
@@ -77,7 +77,7 @@ def test_force_writes_over_a_file_that_appears(line, place, monkeypatch):
     assert not list(place.glob("new.2*"))
 
 
-def test_a_log_that_appears_is_not_written_over(place, monkeypatch):
+def test_never_overwrites_a_log_that_appears(place, monkeypatch):
     appears(monkeypatch, place / "new.jsonl", training_run, "read_lines")
     done = microgpt("train --steps 2 --out a --log new.jsonl", cwd=place)
     assert (done.code, (place / "new.jsonl").read_text(), done.lines) == (
@@ -85,7 +85,7 @@ def test_a_log_that_appears_is_not_written_over(place, monkeypatch):
     )  # fmt: skip
 
 
-def test_a_run_replaces_what_it_wrote_itself_and_nothing_else(tmp_path):
+def test_a_run_replaces_only_the_file_that_it_wrote(tmp_path):
     path, second = tmp_path / "a.x", tmp_path / "a.2.x"
     file = OwnFile(path)
     for content in (b"1", b"2"):
@@ -103,7 +103,7 @@ def test_a_run_replaces_what_it_wrote_itself_and_nothing_else(tmp_path):
     assert sorted(tmp_path.iterdir()) == [second, path]
 
 
-def test_a_file_of_any_size_is_known_again(tmp_path):
+def test_recognizes_its_own_file_of_any_size(tmp_path):
     path = tmp_path / "a.x"
     path.touch()
     os.truncate(path, 1 << 36)  # of which nothing is on the disk
@@ -111,7 +111,7 @@ def test_a_file_of_any_size_is_known_again(tmp_path):
     assert path.read_bytes() == b"5"
 
 
-def test_a_training_that_writes_beside_can_be_gone_on_with(place, monkeypatch, default_signals):
+def test_a_training_that_wrote_beside_its_file_can_be_resumed(place, monkeypatch, default_signals):
     appears(monkeypatch, place / "new")
     monkeypatch.setattr(training_run.Trainer, "check_finite", lambda self: signal.raise_signal(signal.SIGINT))
     done = microgpt("train --steps 9 --autosave 0 --out new", cwd=place)
@@ -119,7 +119,7 @@ def test_a_training_that_writes_beside_can_be_gone_on_with(place, monkeypatch, d
     assert done.lines[-1].endswith("saved to new.2; continue with `microgpt train --resume new.2`")
 
 
-def test_a_survey_that_fails_later_names_what_it_kept(tmp_path, emma, monkeypatch):
+def test_a_failed_survey_names_the_file_that_it_saved(tmp_path, emma, monkeypatch):
     (tmp_path / "names.txt").write_text("emma\n" * 20)
     appears(monkeypatch, tmp_path / "new")
     with pytest.raises(RunError, match=r"new\.2"):
@@ -127,7 +127,7 @@ def test_a_survey_that_fails_later_names_what_it_kept(tmp_path, emma, monkeypatc
     assert read_survey(tmp_path / "new.2").blocks
 
 
-def test_a_file_system_without_links(tmp_path, monkeypatch):
+def test_writes_files_on_a_file_system_without_links(tmp_path, monkeypatch):
     def none(*_):
         raise PermissionError(1, "Operation not permitted")
 
@@ -141,7 +141,7 @@ def test_a_file_system_without_links(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["n" * 255, "é" * 125 + ".npz", ".hidden", "a"])
-def test_names_beside(tmp_path, name):
+def test_finds_names_beside_long_hidden_and_linked_names(tmp_path, name):
     for path in (tmp_path / name, tmp_path / "link"):
         (tmp_path / name).write_bytes(b"theirs")
         (tmp_path / "link").exists() or (tmp_path / "link").symlink_to(name)
@@ -152,7 +152,7 @@ def test_names_beside(tmp_path, name):
             pass
 
 
-def test_of_three_runs_at_once_one_has_the_file_and_no_result_is_lost(tmp_path):
+def test_three_concurrent_runs_lose_no_result(tmp_path):
     runs = [started("trace", name, "--save", "a.safetensors", cwd=tmp_path) for name in ("a", "b", "c")]
     said = [run.communicate(timeout=120)[1] for run in runs]
     print(said)

@@ -1,4 +1,4 @@
-"""Every command on a GPT-2: it works, what it says is true of it, what does not fit is refused."""
+"""Every command on a GPT-2: its output describes a GPT-2, and unsuitable inputs are refused."""
 
 import re
 
@@ -20,35 +20,32 @@ LLAMAS_OWN = re.compile(r"(?i)\b(RMSNorm|SiLU|RoPE|gate)")
 
 @pytest.fixture(scope="module")
 def gguf(tmp_path_factory):
-    """A function that gives the GGUF file of a case."""
+    """A function that writes the GGUF file of a case and returns its path."""
     pytest.importorskip("gguf")
     return lambda case: write_gpt2_gguf(tmp_path_factory.mktemp(case) / "m.gguf", *tiny_gpt2(case))
 
 
 @pytest.fixture(scope="module")
 def saved(gpt2, tmp_path_factory):
-    """The trace of every event, saved."""
+    """The path of a saved trace of every event."""
     path = tmp_path_factory.mktemp("saved") / "t.safetensors"
     works(f"trace {gpt2()[0]} {IDS} --layer * --save {path}")
     return path
 
 
 def works(line, code=0):
-    """What it prints, which speaks of nothing that only another architecture has."""
+    """Run a command and return its output, which must not mention parts of other architectures."""
     done = microgpt(line)
     assert done.code == code, done.err or done.out
-    said = (
-        " ".join(done.out.split())
-        .replace("LayerNorm in place of RMSNorm", "")
-        .replace("(RMSNorm, not LayerNorm)", "")
-        .replace('"rope": null', "")
-    )
+    said = " ".join(done.out.split())
+    for words in ("LayerNorm in place of RMSNorm", "(RMSNorm, not LayerNorm)", '"rope": null'):
+        said = said.replace(words, "")
     assert not LLAMAS_OWN.search(said), LLAMAS_OWN.search(said)
     return done.out
 
 
 def variant(tmp_path, weights=None, dtype="F32", **changes):
-    """The folder of another GPT-2 with the same weights but for some, and another config."""
+    """Write the folder of a GPT-2 in which some weights and settings differ."""
     config, own = tiny_gpt2("gpt2")
     folder = write_folder(tmp_path / "variant", config | changes, own | (weights or {}), dtype)
     write_tokenizer(folder)
@@ -100,7 +97,7 @@ def files(gpt2, gguf, saved, tmp_path_factory):
 
 
 @pytest.mark.parametrize("line", SAID)
-def test_what_a_command_says_is_true_of_this_architecture(gpt2, files, line):
+def test_output_describes_this_architecture(gpt2, files, line):
     out = " ".join(works(line.format(gpt2()[0], **files)).split())
     assert [words for words in SAID[line] if words not in out] == []
 
@@ -117,30 +114,25 @@ def test_trace_as_documents(gpt2, case):
 
 
 def greedy(case, count):
-    """The tokens that the judge continues with, up to the EOS."""
+    """Return the tokens with which the reference continues, up to EOS."""
     tokens = list(TOKENS)
     while len(tokens) < len(TOKENS) + count and tokens[-1] != GPT2S[case]["eos_token_id"]:
         tokens.append(int(gpt2_events(*tiny_gpt2(case), tokens)["logits"][-1].argmax()))
     return tokens[len(TOKENS) :]
 
 
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        ("trace {} helloworldhelloworld", ("20 tokens", "at most 16 tokens")),
-        ("trace {} hello --generate 12", ("5 tokens and 12 to generate", "at most 16 tokens")),
-        (f"trace {{}} {IDS} --backward", ("--backward",)),
-        (f"explain {{}} wpe[16,0] {IDS}", ("wpe",)),
-    ],
-)
-def test_what_does_not_fit_is_one_line(gpt2, line, words):
+@pytest.mark.parametrize(("line", "words"), [
+    ("trace {} helloworldhelloworld", ("20 tokens", "at most 16 tokens")),
+    ("trace {} hello --generate 12", ("5 tokens and 12 to generate", "at most 16 tokens")),
+    (f"trace {{}} {IDS} --backward", ("--backward",)), (f"explain {{}} wpe[16,0] {IDS}", ("wpe",)),
+])  # fmt: skip
+def test_refuses_inputs_that_a_gpt2_cannot_take(gpt2, line, words):
     refused(microgpt(line.format(gpt2()[0])), *words)
 
 
 REFUSED = {
     "h.1.attn.c_attn.bias": (None, {}, "'layer1.attn_bq' is missing"),
-    "ln_f.bias": (None, {}, "'final_bnorm' is missing"),
-    "wpe.weight": (None, {}, "'wpe' is missing"),
+    "ln_f.bias": (None, {}, "'final_bnorm' is missing"), "wpe.weight": (None, {}, "'wpe' is missing"),
     "c_fc.bias": (None, {}, "expected a bias 'layer0.mlp_bup', as every gpt2 has, found none"),
     "h.0.mlp.c_fc.weight": (np.transpose, {}, "expected shape [32, 128], found [128, 32]"),
     "h.0.attn.c_attn.weight": (np.transpose, {}, "expected 32 rows of q and 32 each of k and v"),
@@ -148,11 +140,11 @@ REFUSED = {
     "ln_f.weight": (np.copy, {"tie_word_embeddings": False}, "'lm_head' is missing"),
     "h.0.attn.c_attn.bias": (np.sum, {}, "each of k and v, found a single number"),
     "h.0.ln_1.weight": (np.copy, {"n_positions": 32}, "expected shape [32, 32], found [16, 32]"),
-}
+}  # fmt: skip
 
 
 def spoiled(ending, change=None, **changes):
-    """The config and the weights, of which those with this ending are changed, or left out."""
+    """Return the config and the weights, with the weights of this ending changed or left out."""
     config, weights = tiny_gpt2("gpt2")
     found = {n: array for n, array in weights.items() if n.endswith(ending)}
     weights = {n: array for n, array in weights.items() if n not in found}
@@ -161,13 +153,13 @@ def spoiled(ending, change=None, **changes):
 
 
 @pytest.mark.parametrize("ending", REFUSED)
-def test_files_that_are_no_gpt2_are_refused(tmp_path, ending):
+def test_refuses_folders_that_are_not_a_gpt2(tmp_path, ending):
     change, changes, words = REFUSED[ending]
     folder = write_folder(tmp_path, *spoiled(ending, change, **changes))
     assert words in refusal("trace", folder, *IDS.split())
 
 
-def test_gguf_and_apr_files_that_are_no_gpt2_are_refused(tmp_path, monkeypatch):
+def test_refuses_gguf_and_apr_files_that_are_not_a_gpt2(tmp_path, monkeypatch):
     (tmp_path / "m.apr").write_bytes(apr_bytes(without(architecture="gpt2"), tiny_model()[0]))
     assert "gpt2" in refusal("trace", tmp_path / "m.apr", *IDS.split())
     gguf = pytest.importorskip("gguf")
@@ -197,7 +189,7 @@ def test_explain(gpt2):
 
 
 @pytest.mark.parametrize("channel", [0, 5, 17, 31])
-def test_what_an_element_came_from_is_its_own_and_no_bias_is_the_largest(gpt2, channel):
+def test_came_from_names_the_own_input_and_no_bias(gpt2, channel):
     def came(element):
         out = works(f"explain {gpt2()[0]} {element}[3,{channel}] {IDS} --terms 1")
         return out, out.partition("Came from")[2].partition("Goes to")[0]
@@ -215,17 +207,16 @@ def test_what_an_element_came_from_is_its_own_and_no_bias_is_the_largest(gpt2, c
 
 
 VARIANTS = {
-    "layer0.mlp.act": {"activation_function": "gelu"},
-    "layer0.attn.norm": {"layer_norm_epsilon": 1e-2},
+    "layer0.mlp.act": {"activation_function": "gelu"}, "layer0.attn.norm": {"layer_norm_epsilon": 1e-2},
     "layer1.attn.scores": {"scale_attn_by_inverse_layer_idx": True},
     "layer0.attn.scores": {"scale_attn_weights": False},
     "embed.pos": {"weights": {"transformer.wpe.weight": np.ones((16, 32), np.float32)}},
     "final.norm": {"weights": {"transformer.ln_f.bias": np.zeros(32, np.float32)}},
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("event", VARIANTS)
-def test_diff_names_where_two_variants_part(gpt2, tmp_path, event):
+def test_diff_names_the_first_event_that_differs(gpt2, tmp_path, event):
     other = variant(tmp_path, **VARIANTS[event])
     out = works(f"diff {gpt2()[0]} {other} {IDS}", code=1)
     found = re.search(r"First divergence: (layer \d+, )?(.*?),", out)
@@ -235,7 +226,7 @@ def test_diff_names_where_two_variants_part(gpt2, tmp_path, event):
 
 
 def dump_of(gpt2, folder, events=None, faults=None):
-    """A dump of the judge's values: of the names in `events`, each under the name that it has there."""
+    """Write a dump of the reference values. `events` maps the names in the dump to our events."""
     _, _, config, weights = gpt2()
     found = gpt2_events(config, weights, TOKENS, faults)
     named = {name: found[own] for name, own in (events or {own: own for own in found}).items()}
@@ -251,7 +242,7 @@ def test_diagnose_a_dump_with_a_fault(gpt2, tmp_path, what):
     assert words[0] in out
 
 
-def test_diagnose_says_what_is_no_event_of_the_model(gpt2, tmp_path):
+def test_diagnose_lists_arrays_that_are_not_events(gpt2, tmp_path):
     dump = dump_of(gpt2, tmp_path, {"embed.tok": "embed.tok", "layer1.mlp.gate": "layer1.mlp.up"})
     done = microgpt(f"diagnose {dump} {gpt2()[0]} {IDS}")
     assert f"layer1.mlp.gate: not in {gpt2()[0]}" in " ".join(done.out.split())
@@ -265,7 +256,7 @@ LENS = {
 
 
 @pytest.mark.parametrize("more", [{}, {"hook_embed": "embed.tok"}])
-def test_names_that_other_models_have_for_other_events(gpt2, tmp_path, more):
+def test_reads_names_that_mean_other_events_in_other_models(gpt2, tmp_path, more):
     dump = dump_of(gpt2, tmp_path, LENS | more)
     for command, rows in (("diff", "events"), ("diagnose", "operations")):
         document = valid(works(f"{command} {dump} {gpt2()[0]} {IDS} --json"), command)

@@ -1,4 +1,4 @@
-"""Text of files, hostile in every way, through every command: what a terminal gets of it is harmless."""
+"""Hostile text from files, through every command: a terminal gets only harmless text."""
 
 import json
 
@@ -31,7 +31,7 @@ NAME = EVIL.replace("/", "|")  # for files
 
 
 def check(done, terminal):
-    """One way a terminal would be told what to do is one too many."""
+    """Fail if the output has anything that a terminal would obey."""
     for text in (done.out, done.err):
         bad = obeyed(text, terminal)
         assert not bad, (bad, text[:2000])
@@ -144,8 +144,8 @@ def test_models(command, gguf, folders, checkpoint, terminal, tmp_path):
     print(codes)
 
 
-def test_what_the_library_says_is_as_clean(wrong_gguf, folders, gguf, checkpoint, tmp_path):
-    """And what a command says where it refuses a model, which is that line."""
+def test_messages_of_the_library_are_printable(wrong_gguf, folders, gguf, checkpoint, tmp_path):
+    """A command that refuses a model prints the same message."""
     tensors = apr_model()[0]
     wrong, strange, junk = (tmp_path / f"{NAME}.{kind}" for kind in ("apr", "2.apr", "safetensors"))
     wrong.write_bytes(apr_bytes(APR | {"architecture": EVIL, EVIL: EVIL}, tensors))
@@ -213,7 +213,7 @@ def test_training(checkpoint, terminal, tmp_path, monkeypatch):
         assert done.code == 0, done.err
 
 
-def test_a_draft_of_hostile_names_is_a_map_of_them(gguf, tmp_path):
+def test_a_drafted_map_reads_back_hostile_names(gguf, tmp_path):
     names = [EVIL, "\U000e0041", "\x9b", "plain", "√"]
     path = tmp_path / "map.toml"
     path.write_text("[events]\n" + "".join(f"logits = {_quoted(name)}\n" for name in names[:1]))
@@ -221,7 +221,7 @@ def test_a_draft_of_hostile_names_is_a_map_of_them(gguf, tmp_path):
     assert all(_quoted(name).isprintable() for name in names)
 
 
-def test_what_has_no_shape_is_spelled_out():
+def test_escapes_characters_that_are_not_printable():
     for text in ("", "plain √ ␣", "a\tb", EVIL, "\udcff", "\U000e0041", "\u00ad"):
         assert on_one_line(text).isprintable()
         assert on_one_line(on_one_line(text)) == on_one_line(text)
@@ -229,7 +229,7 @@ def test_what_has_no_shape_is_spelled_out():
         assert (on_one_line(text) == text) == text.isprintable()
 
 
-def test_a_message_is_cut_where_it_is_longer_than_the_longest():
+def test_shortens_long_messages():
     longest = "x" * LONGEST
     assert as_message(longest) == longest
     assert as_message(longest + "x").startswith("x" * (LONGEST // 2) + " ... (1 characters left out) ... ")

@@ -1,5 +1,4 @@
-"""--html of the commands that show a result: which page they write, which commands it leads to, and what is
-refused before anything runs."""
+"""--html of the commands that show a result: the page, the commands in it, and refusals before the run."""
 
 import pytest
 from support.commands import microgpt, refusal
@@ -34,7 +33,7 @@ def page_of(line, results, tmp_path):
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_a_page_leads_to_commands_that_run_and_has_nothing_that_its_policy_forbids(line, results, tmp_path):
+def test_a_page_has_commands_that_run_and_nothing_that_its_policy_forbids(line, results, tmp_path):
     page = page_of(line, results, tmp_path)
     tags = markup_of(page)
     assert not [(tag, own) for tag, own in tags if "style" in own or any(key.startswith("on") for key in own)]
@@ -54,37 +53,29 @@ def test_a_page_leads_to_commands_that_run_and_has_nothing_that_its_policy_forbi
     assert LINES[line].partition("@")[0].partition("[")[0] in again.out
 
 
-def test_the_command_of_a_page_says_what_was_given_and_writes_nothing(results, tmp_path):
+def test_the_command_of_a_page_repeats_the_given_options_except_output_files(results, tmp_path):
     path = tmp_path / "page.html"
     line = "patch emma emmy --model one.safetensors --position=-1 --target m --against y --sites embed.norm"
     assert microgpt(f"{line} --json --out {tmp_path / 'a.json'} --html {path}", cwd=results).code == 0
-    wanted = (
-        "microgpt patch emma emmy --model one.safetensors --target m --against y --position -1 "
-        "--sites embed.norm@0"
-    )
-    assert content_of(path.read_text("utf-8")).document["commands"]["embed.norm@0"] == wanted
+    command = content_of(path.read_text("utf-8")).document["commands"]["embed.norm@0"]
+    options = "--model one.safetensors --target m --against y --position -1 --sites embed.norm@0"
+    assert command == f"microgpt patch emma emmy {options}"
 
 
 REFUSED = {
     "a.txt": ["--html a.txt", "expected a file name that ends in .html"],
-    "there.html": ["there.html", "exists", "--force"],
-    "folder.html": ["folder.html", "folder"],
-    "no/a.html": ["no"],
-    "-": ["--html - and the result both go to standard output"],
+    "there.html": ["there.html", "exists", "--force"], "folder.html": ["folder.html", "folder"],
+    "no/a.html": ["no"], "-": ["--html - and the result both go to standard output"],
     "''": ["--html: expected a file name"],
-}
+}  # fmt: skip
 COMMANDS = (
-    "explain layer0.attn.q[3,5] emma",
-    "attribute emma",
-    "patch emma emmy",
-    "diff one.safetensors two.safetensors",
-    "diagnose port qwen2",
-    "timeline t.jsonl",
-)
+    "explain layer0.attn.q[3,5] emma", "attribute emma", "patch emma emmy",
+    "diff one.safetensors two.safetensors", "diagnose port qwen2", "timeline t.jsonl",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(("command", "target"), [*zip(COMMANDS, REFUSED, strict=True)])
-def test_what_cannot_be_written_is_refused_before_the_run(command, target, results):
+def test_refuses_pages_that_cannot_be_written_before_the_run(command, target, results):
     (results / "there.html").write_text("mine")
     (results / "folder.html").mkdir(exist_ok=True)
     said = refusal(f"{command} --html {target}", cwd=results)
@@ -93,7 +84,7 @@ def test_what_cannot_be_written_is_refused_before_the_run(command, target, resul
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_page_to_stdout_beside_a_document_in_a_file(command, results, tmp_path):
+def test_writes_a_page_to_standard_output_and_a_document_to_a_file(command, results, tmp_path):
     done = microgpt(f"{command} --html - --json --out {tmp_path / 'a.json'}", cwd=results)
     assert done.code in (0, 1), done.err
     assert done.out.startswith("<!doctype html>")
@@ -103,13 +94,12 @@ def test_a_page_to_stdout_beside_a_document_in_a_file(command, results, tmp_path
 EXPLAINED = {
     "layer0.attn.scores[1,3,2]": "layer0.attn.scores[1,3,2]",
     "layer0.attn.scores[1,3,2] --backward": "gradient layer0.attn.scores[1,3,2]",
-    "layer0.attn_wq[3,5] --backward": "gradient layer0.attn_wq[3,5]",
-    "logits[-1,a]": "logits[4,1]",
-}
+    "layer0.attn_wq[3,5] --backward": "gradient layer0.attn_wq[3,5]", "logits[-1,a]": "logits[4,1]",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("element", EXPLAINED)
-def test_the_page_of_a_microgpts_explanation_is_that_of_its_trace_opened_there(element, results, tmp_path):
+def test_an_explanation_of_a_microgpt_opens_the_page_of_its_trace(element, results, tmp_path):
     page = page_of(f"explain --model one.safetensors {element} emma", results, tmp_path)
     document = content_of(page).document
     print(document["start"])

@@ -1,4 +1,4 @@
-"""microgpt trace with interventions, from the shell."""
+"""`microgpt trace` with interventions, from the shell."""
 
 import json
 import re
@@ -23,7 +23,7 @@ def document(folder, *arguments):
     return json.loads(result.out)
 
 
-def test_the_top_says_what_was_changed_and_the_tables_where_it_went(tmp_path):
+def test_shows_the_interventions_and_the_events_that_they_change(tmp_path):
     result = run(tmp_path, "emma", "--ablate", "layer0.attn.head2", "--scale", "layer0.mlp.act@3:5=0.5")
     assert result.code == 0, result.err
     lines = result.out.splitlines()
@@ -37,7 +37,7 @@ def test_the_top_says_what_was_changed_and_the_tables_where_it_went(tmp_path):
     assert max(map(len, lines)) <= 80
 
 
-def test_the_document_says_the_same_and_fits_its_schema(tmp_path):
+def test_the_document_has_the_effects_and_fits_its_schema(tmp_path):
     found = valid(run(tmp_path, "emma", "--ablate", "layer0.attn.head2", "--json").out, "trace")
     expected = trace(init(), "emma", interventions=[Intervention("ablate", "layer0.attn.head2")]).intervened
     assert found["intervened"]["kl"] == list(expected.kl)
@@ -48,7 +48,7 @@ def test_the_document_says_the_same_and_fits_its_schema(tmp_path):
     assert source.notes == ("the run had an intervention: layer0.attn.head2 zero",)
 
 
-def test_every_option_is_carried_out_in_the_order_that_is_told(tmp_path):
+def test_interventions_are_made_in_the_documented_order(tmp_path):
     name = "layer0.mlp.residual"
     np.save(tmp_path / "v.npy", np.ones(16, np.float32))
     run(tmp_path, "anna", "--layer", name, "--save", "anna.safetensors")
@@ -64,7 +64,7 @@ def test_every_option_is_carried_out_in_the_order_that_is_told(tmp_path):
 
 
 @pytest.mark.parametrize("spelled", ["layer0.attn.out", "attn_out"])
-def test_scale_is_the_strength_of_what_is_added_however_the_event_is_spelled(tmp_path, spelled):
+def test_scale_multiplies_an_addition_for_any_spelling_of_the_event(tmp_path, spelled):
     vector = np.random.default_rng(1).normal(size=16).astype(np.float32)
     np.save(tmp_path / "happy.npy", vector)
     found = document(tmp_path, "emma", "--add", "layer0.attn.out=happy.npy", "--scale", f"{spelled}=-3")
@@ -75,11 +75,9 @@ def test_scale_is_the_strength_of_what_is_added_however_the_event_is_spelled(tmp
 
 
 UNUSABLE = {
-    ("--ablate", "probs"): "0 for every token",
-    ("--scale", "probs=-1"): r"-[0-9.e-]+ for token 0",
-    ("--add", "probs@:7=nan.npy"): "nan for token 7",
-    ("--add", "probs@:7=inf.npy"): "inf for token 7",
-}
+    ("--ablate", "probs"): "0 for every token", ("--scale", "probs=-1"): r"-[0-9.e-]+ for token 0",
+    ("--add", "probs@:7=nan.npy"): "nan for token 7", ("--add", "probs@:7=inf.npy"): "inf for token 7",
+}  # fmt: skip
 
 
 ODDS = [[], ["--temperature", "0.7"]]
@@ -87,7 +85,7 @@ ODDS = [[], ["--temperature", "0.7"]]
 
 @pytest.mark.parametrize("more", [*ODDS, ["--positions", "0"]], ids=str)
 @pytest.mark.parametrize("change", UNUSABLE, ids=str)
-def test_no_token_is_chosen_by_what_are_no_odds(tmp_path, monkeypatch, decoder_folder, change, more):
+def test_refuses_to_sample_from_invalid_probabilities(tmp_path, monkeypatch, decoder_folder, change, more):
     monkeypatch.chdir(tmp_path)
     for name in ("nan", "inf"):
         np.save(f"{name}.npy", np.full(61, float(name), np.float32))
@@ -97,7 +95,7 @@ def test_no_token_is_chosen_by_what_are_no_odds(tmp_path, monkeypatch, decoder_f
 
 
 @pytest.mark.parametrize("more", ODDS, ids=str)
-def test_what_is_left_of_the_odds_is_chosen(decoder_folder, more):
+def test_samples_from_the_remaining_probabilities(decoder_folder, more):
     change = ["--ablate", "probs@:0-30,32-60", "--generate", 2, *more]
     _, out, err = microgpt("trace", decoder_folder(), "ab", *change, "--json")
     assert ([step["token"]["token"] for step in json.loads(out)["generation"]], err) == ([31, 31], "")
@@ -107,7 +105,7 @@ def test_what_is_left_of_the_odds_is_chosen(decoder_folder, more):
 @pytest.mark.parametrize(
     "change", ["--ablate *", "--ablate probs", "--scale logits=1e38", "--scale probs=-1"]
 )
-def test_a_microgpt_may_lose_all_its_values(options, change):
+def test_a_microgpt_runs_with_unusable_values(options, change):
     code, _, err = microgpt(f"trace emma {options} {change}")
     assert (code in (0, 1), err) == (True, "")
 

@@ -1,4 +1,4 @@
-"""Models whose numbers are extreme or not finite, and folders of models, through every command."""
+"""Models with extreme or non-finite numbers, and folders of models, through every command."""
 
 import re
 
@@ -11,7 +11,7 @@ from microgpt_trace import init, save
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, decoder_folder):
-    """A model with a NaN, one that is sure of everything, and a folder of a production model."""
+    """A model with a NaN, one with extreme probabilities, and the folder of a production model."""
     folder = tmp_path_factory.mktemp("odd")
     save(init(seed=1), folder / "plain.safetensors")
     spoiled, sharp = init(seed=1), init(seed=1)
@@ -24,21 +24,15 @@ def place(tmp_path_factory, decoder_folder):
     return folder
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "trace emma --model nan.safetensors",
-        "trace emma --model nan.safetensors --backward -v --top-k 3",
-        "gradcheck emma --model nan.safetensors",
-        "diff plain.safetensors nan.safetensors emma",
-        "diff plain.safetensors nan.safetensors --prompts prompts.txt",
-        "diff plain.safetensors nan.safetensors --weights",
-        "attribute emma --model nan.safetensors --target m --against e",
-        "explain layer0.attn.q[1,0] emma --model nan.safetensors",
-        "inspect --model nan.safetensors",
-    ],
-)
-def test_what_is_not_a_number_is_written_in_one_way(place, line):
+@pytest.mark.parametrize("line", [
+    "trace emma --model nan.safetensors", "trace emma --model nan.safetensors --backward -v --top-k 3",
+    "gradcheck emma --model nan.safetensors", "diff plain.safetensors nan.safetensors emma",
+    "diff plain.safetensors nan.safetensors --prompts prompts.txt",
+    "diff plain.safetensors nan.safetensors --weights",
+    "attribute emma --model nan.safetensors --target m --against e",
+    "explain layer0.attn.q[1,0] emma --model nan.safetensors", "inspect --model nan.safetensors",
+])  # fmt: skip
+def test_a_nan_is_always_written_as_NaN(place, line):
     done = microgpt(line, cwd=place)
     assert done.code in (0, 1), done.err
     print(*[shown for shown in done.out.splitlines() if "NaN" in shown][:4], sep="\n")
@@ -48,7 +42,7 @@ def test_what_is_not_a_number_is_written_in_one_way(place, line):
         assert re.search(r"(?m)^layer0\.attn_wq .* NaN/Inf +exact +NaN/Inf +\[0, 0\] +NO$", done.out)
 
 
-def test_a_small_probability_is_not_zero(place):
+def test_small_probabilities_are_not_shown_as_zero(place):
     done = microgpt("trace emma --model sharp.safetensors", cwd=place)
     found = re.findall(r"^ +\d  \S+ +\w+ +\w+ +\S+ +(\S+)", done.out, re.MULTILINE)
     print(found)
@@ -61,7 +55,6 @@ def test_no_command_writes_into_a_model(place):
     both = "plain.safetensors plain.safetensors emma"
     for line in ("attribute emma", "explain loss emma", "inspect", "patch emma emmy", f"diff {both}",
                  "trace emma", "trace --schema"):  # fmt: skip
-        refused(
-            microgpt(f"{line} --out model/generation_config.json", cwd=place), "this would write into a model"
-        )
+        done = microgpt(f"{line} --out model/generation_config.json", cwd=place)
+        refused(done, "this would write into a model")
     assert not (place / "model" / "generation_config.json").exists()

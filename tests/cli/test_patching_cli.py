@@ -1,4 +1,4 @@
-"""microgpt patch from the shell: tables, documents, terminals, exit codes, requests that do not fit."""
+"""`microgpt patch` from the shell: tables, documents, exit codes and refusals."""
 
 import json
 from dataclasses import replace
@@ -32,20 +32,17 @@ def run(folder, *args, **options):
     return microgpt("patch", *args, cwd=folder, **options)
 
 
-def test_an_untrained_model_answers(folder):
+def test_patches_an_untrained_model(folder):
     done = run(folder, "emma", "emmy", "--target", "m", "--against", "y")
     print(done.out)
     assert done.code == 0, done.err
     assert done.err == ""
     for line in (
-        "model      untrained, seed 42",
-        "clean      BOS e m m a",
-        "corrupted  BOS e m m y",
-        "metric     logit(m) - logit(y) after position 4 a",
-        "embed.norm   0.00   0.00   0.00   0.00  █1.00",
+        "model      untrained, seed 42", "clean      BOS e m m a", "corrupted  BOS e m m y",
+        "metric     logit(m) - logit(y) after position 4 a", "embed.norm   0.00   0.00   0.00   0.00  █1.00",
         "layer 0      0.00   0.00   0.00   0.00  █1.00",
         "position 4 a/y restores more than half: embed.norm to layer 0",
-    ):
+    ):  # fmt: skip
         assert line in done.out
     assert "Self-check holds" in done.out
 
@@ -61,13 +58,10 @@ def test_the_model_is_named_in_two_ways(folder, arguments):
     assert sum(line[:2] == ["layer", "0"] for line in lines) == 1
 
 
-@pytest.mark.parametrize(
-    ("kind", "args"),
-    [
-        ("patch", ("anna", "alma", "--target", "e", "--against", "k")),
-        ("patch_pairs", ("--pairs", "pairs", "--target", "e", "--against", "k")),
-    ],
-)
+@pytest.mark.parametrize(("kind", "args"), [
+    ("patch", ("anna", "alma", "--target", "e", "--against", "k")),
+    ("patch_pairs", ("--pairs", "pairs", "--target", "e", "--against", "k")),
+])  # fmt: skip
 def test_documents_fit_their_schemas(folder, kind, args):
     done = run(folder, *args, *EVERY_TABLE, "--json")
     asked = ("--pairs", folder / "pairs") if kind == "patch_pairs" else ()
@@ -78,7 +72,7 @@ def test_documents_fit_their_schemas(folder, kind, args):
     assert document["cells"][-1]["site"] == "layer0.attn.v@-1:0-3"
 
 
-def test_the_document_tells_what_the_library_computes(folder, tmp_path):
+def test_the_document_equals_the_python_result(folder, tmp_path):
     asked = ("emma", "emmy", "--target", "m", "--against", "y", "--json")
     assert run(folder, *asked, "--out", tmp_path / "p.json").out == ""
     document = json.loads((tmp_path / "p.json").read_text())
@@ -103,7 +97,7 @@ def test_values_that_are_not_finite_are_shown_and_serialised():
     assert document["cells"][0]["restored"] == "NaN"
 
 
-def test_many_columns_stand_in_blocks_without_those_that_are_zero():
+def test_a_wide_grid_is_split_and_leaves_out_zero_columns():
     rows = [("layer 0", [0.0] * 5 + [0.5] * 20 + [0.001] * 3)]
     grid = Grid([("position", list(map(str, range(28))))], range(28), rows)
     text = printed([Section([grid])], 80)
@@ -113,7 +107,7 @@ def test_many_columns_stand_in_blocks_without_those_that_are_zero():
     assert max(map(len, lines)) <= 80
 
 
-def test_a_check_that_fails_ends_with_1(monkeypatch):
+def test_a_failed_check_exits_with_1(monkeypatch):
     plain = Model.edited_logits
 
     def wrong(*args):
@@ -125,5 +119,5 @@ def test_a_check_that_fails_ends_with_1(monkeypatch):
     assert "Self-check FAILED" in done.out
 
 
-def test_a_byte_that_is_no_utf8_is_no_token(decoder_folder):
+def test_refuses_a_target_that_is_not_utf8(decoder_folder):
     refused(microgpt("patch", decoder_folder("llama_gqa"), "e", "a", "--target", "\udcff"), "no such token")

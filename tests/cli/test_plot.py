@@ -1,4 +1,4 @@
-"""--plot: which figures a command draws, into which file, and what is refused before it runs."""
+"""--plot: the figures of each command, their files, and refusals before the run."""
 
 import re
 import sys
@@ -43,7 +43,7 @@ def drawn(path):
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_a_figure_is_written_beside_what_is_printed(results, tmp_path, line):
+def test_writes_a_figure_and_prints_the_same_output(results, tmp_path, line):
     path = tmp_path / "a.svg"
     done = microgpt(line.replace("F", str(path)), cwd=results)
     print(done.err, drawn(path))
@@ -66,6 +66,8 @@ def test_several_figures_in_several_formats(tmp_path):
 # --- Refusals -------------------------------------------------------------------------------------
 
 OF_TRACE = "trace draws attention, stream, lens, probs and loss"
+BOTH = "diff one.safetensors two.safetensors"
+READ = "this command reads the file; choose another name"
 REFUSED = {
     "trace emma --plot a.gif": "--plot a.gif: expected a file name that ends in .svg or .png or .pdf",
     "trace emma --plot ''": "--plot: expected a file name, found nothing",
@@ -96,20 +98,12 @@ REFUSED = {
     "trace emma --plot qwen2/a.svg": (
         "--plot qwen2/a.svg: this would write into a model; choose another place"
     ),
-    "timeline log.svg --plot log.svg --force": (
-        "--plot log.svg: this command reads the file; choose another name"
-    ),
-    "trace emma --model one.png --plot one.png --force": (
-        "--plot one.png: this command reads the file; choose another name"
-    ),
+    "timeline log.svg --plot log.svg --force": f"--plot log.svg: {READ}",
+    "trace emma --model one.png --plot one.png --force": f"--plot one.png: {READ}",
     "attribute emma --force": "--force needs --html or --plot: it lets them overwrite files",
-    "diff one.safetensors two.safetensors --weights --plot a.svg": "--plot cannot be combined with --weights",
-    "diff one.safetensors two.safetensors --prompts p --plot a.svg": (
-        "--plot cannot be combined with --prompts"
-    ),
-    "diff one.safetensors two.safetensors --suggest-map --force": (
-        "--force cannot be combined with --suggest-map"
-    ),
+    f"{BOTH} --weights --plot a.svg": "--plot cannot be combined with --weights",
+    f"{BOTH} --prompts p --plot a.svg": "--plot cannot be combined with --prompts",
+    f"{BOTH} --suggest-map --force": "--force cannot be combined with --suggest-map",
     "trace emma --validate --plot a.svg": "--plot cannot be combined with --validate",
     "explain wte[0,0] emma --plot a.svg": (
         "explanation of wte[0,0]: its formula has no sum, so there is no plot"
@@ -120,7 +114,7 @@ REFUSED = {
 }
 
 
-def test_what_cannot_be_drawn_is_one_line(results):
+def test_refuses_figures_that_cannot_be_drawn(results):
     (results / "there.svg").write_text("mine")
     (results / "log.svg").write_bytes((results / "t.jsonl").read_bytes())
     (results / "one.png").write_bytes((results / "one.safetensors").read_bytes())
@@ -137,14 +131,14 @@ def test_force_overwrites_a_figure(tmp_path):
         assert (tmp_path / "a.svg").read_text().startswith("<?xml")
 
 
-def test_without_matplotlib_one_line_says_what_to_install(monkeypatch, tmp_path):
+def test_says_how_to_install_matplotlib(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     said = refusal("patch emma emmy --plot a.svg", cwd=tmp_path)
     assert said == ("--plot draws with the package matplotlib: python -m pip install matplotlib")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_is_run_before_a_refusal(monkeypatch, tmp_path):
+def test_refuses_before_a_model_is_loaded(monkeypatch, tmp_path):
     def no_model(*args, **options):
         raise AssertionError("a model was made")
 
@@ -157,7 +151,7 @@ def test_nothing_is_run_before_a_refusal(monkeypatch, tmp_path):
 # --- NAME=FILE ------------------------------------------------------------------------------------
 
 
-def test_a_name_is_told_from_a_file():
+def test_tells_a_figure_from_a_file_name():
     assert plot_of("probs=a.svg", "trace") == Plot("probs", "", Path("a.svg"))
     assert plot_of("attention=x=y.svg", "trace") == Plot("attention", "", Path("x=y.svg"))
     whole = plot_of("attention:layer3.head4=a.svg", "trace")
@@ -167,14 +161,14 @@ def test_a_name_is_told_from_a_file():
 
 
 @pytest.mark.parametrize("text", ["attenton:layer3.head4=a.svg", "x=y.svg"])
-def test_an_unknown_name_lists_those_there_are(text):
+def test_an_unknown_figure_lists_all_figures(text):
     with pytest.raises(InputError) as caught:
         plot_of(text, "trace")
     names = {name for names in FIGURES.values() for name in names}
     assert names <= set(re.findall(r"\w+", str(caught.value)))
 
 
-def test_every_command_that_shows_a_result_draws_it():
+def test_every_command_with_plot_has_figures():
     having = {command for command, params in PARAMS.items() if any(p.name == "plot" for p in params)}
     assert having == set(FIGURES)
     for command in having:

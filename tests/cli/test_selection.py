@@ -1,4 +1,4 @@
-"""What is shown, serialised and saved is one selection, and the line that reports it says what is not."""
+"""The events that are shown, written as JSON and saved are one selection, and a note counts the others."""
 
 import json
 import re
@@ -16,7 +16,7 @@ OPTIONS = {
 
 
 def saved(folder, line):
-    """The names of the arrays that the command saves, and what it says of them."""
+    """Return the names of the arrays that the command saves, and its note."""
     file = folder / "x.safetensors"
     done = microgpt(f"trace {line} --save {file} --force")
     assert done.code == 0, done.err
@@ -33,8 +33,8 @@ def counted(said):
 
 
 @pytest.mark.parametrize(("text", "options"), [(text, o) for text, many in OPTIONS.items() for o in many])
-def test_the_note_counts_what_is_saved_and_could_be(tmp_path, decoder, text, options):
-    """The default against --verbose: the counts that are told are those of the files."""
+def test_the_note_counts_the_saved_arrays_and_all_arrays(tmp_path, decoder, text, options):
+    """The note has the counts of the files that are saved without and with --verbose."""
     line = f"emma {options}" if text == "emma" else f"{decoder} Ann {options}"
     some, said = saved(tmp_path, line)
     everything, said_of_all = saved(tmp_path, f"{line} --verbose")
@@ -45,7 +45,7 @@ def test_the_note_counts_what_is_saved_and_could_be(tmp_path, decoder, text, opt
 
 
 @pytest.mark.parametrize("form", ["--json", "--jsonl"])
-def test_values_in_json_say_what_they_are_not(decoder, form):
+def test_json_with_values_notes_how_many_arrays_it_has(decoder, form):
     done = microgpt(f"trace emma {form} --values")
     assert done.lines == ["the JSON has the values of 17 of 25 arrays; --verbose has 25"]
     assert done.out.count('"values"') == 17
@@ -68,7 +68,7 @@ def test_python_keeps_what_the_command_saves(tmp_path, decoder):
     assert names == saved(tmp_path, "emma --backward --step --verbose")[0]
 
 
-def test_by_default_there_are_the_transcripts_events_and_the_weights(tmp_path, decoder):
+def test_the_default_is_the_overview_and_the_attention_weights(tmp_path, decoder):
     names, said = saved(tmp_path, "emma")
     assert said == "saved 17 of 25 arrays; --verbose saves 25"
     assert "layer0.attn.weights" in names
@@ -79,7 +79,7 @@ def test_by_default_there_are_the_transcripts_events_and_the_weights(tmp_path, d
     assert names == {"embed.tok", *(f"layer{i}.mlp.residual" for i in range(2)), "final.norm", "logits"}
 
 
-def test_what_is_asked_for_by_name_is_all_there_is(tmp_path, decoder):
+def test_layer_selects_exactly_the_named_events(tmp_path, decoder):
     names, said = saved(tmp_path, f"{decoder} Ann --layer '*.head*'")
     assert said == f"saved {len(names)} arrays"
     assert all(".attn.head" in name for name in names)
@@ -87,12 +87,12 @@ def test_what_is_asked_for_by_name_is_all_there_is(tmp_path, decoder):
     assert saved(tmp_path, f"{decoder} Ann --verbose")[1].endswith("; --layer '*.head*' saves the heads")
 
 
-def test_saving_changes_nothing_that_is_shown(tmp_path, decoder):
+def test_saving_does_not_change_the_output(tmp_path, decoder):
     for line in (f"{decoder} Ann --verbose", "emma --verbose", f"{decoder} Ann", "emma"):
         assert microgpt(f"trace {line} --save {tmp_path / 'x'} --force").out == microgpt(f"trace {line}").out
 
 
-def test_a_patch_that_a_file_lacks_says_how_to_save_it(tmp_path, decoder):
+def test_a_patch_that_is_missing_in_the_file_says_how_to_save_it(tmp_path, decoder):
     file = tmp_path / "x.safetensors"
     saved(tmp_path, f"{decoder} Ann --verbose")
     line = refusal(f"trace {decoder} Ann --patch layer1.attn.head1={file}")

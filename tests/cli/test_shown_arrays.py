@@ -1,4 +1,4 @@
-"""--show and the library's names of arrays: parts in brackets, under their labels in the whole."""
+"""--show, and array names in Python: parts in brackets keep the labels of the whole array."""
 
 import re
 
@@ -16,7 +16,7 @@ def run():
 
 
 def printed_array(line, width=200):
-    """The title, what names the columns, and the rows: a label and numbers each."""
+    """Return the title, the column labels, and the rows: a label and numbers each."""
     done = microgpt(f"trace {line}", width=width)
     assert done.code == 0, done.err
     title, *rest = done.out.split("\n\n")[1].splitlines()
@@ -40,7 +40,7 @@ PARTS = {  # what is asked for, the same by NumPy, and the labels of the rows an
 
 
 @pytest.mark.parametrize("name", PARTS)
-def test_a_part_is_printed_under_its_labels_and_is_that_of_numpy(run, name):
+def test_a_part_has_its_labels_and_the_values_of_numpy(run, name):
     index, rows, columns = PARTS[name]
     title, heads, lines = printed_array(f"emma --show '{name}'", width=700)
     assert title.startswith(f"{name}  ")
@@ -53,8 +53,8 @@ def test_a_part_is_printed_under_its_labels_and_is_that_of_numpy(run, name):
         np.testing.assert_array_equal(np.squeeze(run[name]), np.squeeze(expected))
 
 
-def test_the_axis_of_a_single_index_is_gone_and_a_gradient_has_the_same_parts(run):
-    """As `array[1]` has it."""
+def test_a_single_index_removes_its_axis_and_gradients_have_parts(run):
+    """As in NumPy."""
     for text, plain in (("layer0.attn.weights[1]", np.s_[1]), ("layer0.attn.q[3,0:8]", np.s_[3, :8]),
                         ("layer0.attn.scores[2,3,1]", np.s_[2, 3, 1]), ("wte[3]", np.s_[3])):  # fmt: skip
         array = run.gradient if text.startswith("wte") else run.array
@@ -84,7 +84,7 @@ def test_the_axis_of_a_single_index_is_gone_and_a_gradient_has_the_same_parts(ru
         ("nothing[1]", "matches no event"),
     ],
 )
-def test_what_is_not_there_is_refused_before_the_run(monkeypatch, tmp_path, name, said):
+def test_refuses_missing_parts_before_the_run(monkeypatch, tmp_path, name, said):
     assert said in refusal(f"trace emma --html a.html --show '{name}'", cwd=tmp_path)
     assert not [*tmp_path.iterdir()]
     ran = []
@@ -93,7 +93,7 @@ def test_what_is_not_there_is_refused_before_the_run(monkeypatch, tmp_path, name
     assert not ran
 
 
-def test_of_a_production_model_too(decoder, monkeypatch):
+def test_shows_parts_of_a_production_model(decoder, monkeypatch):
     model = load(decoder)
     whole = trace(model, "Ann", values=["layer1.attn.weights", "logits"])
     title, heads, lines = printed_array(f"{decoder} Ann --show 'layer1.attn.weights[3]'")
@@ -127,7 +127,7 @@ def test_a_vector_is_a_row_of_columns(decoder, place, index):
     )
 
 
-def test_positions_are_those_of_the_text_where_few_have_logits(decoder):
+def test_positions_count_in_the_text_if_few_have_logits(decoder):
     model = load(decoder)
     all_of = trace(model, "Ann ran", values=["logits"])["logits"]
     _, _, lines = printed_array(f"{decoder} 'Ann ran' --positions 0,5 --show 'logits[5,2:4]'")

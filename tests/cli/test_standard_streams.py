@@ -1,4 +1,4 @@
-"""The streams and signals of a real process: closed, full, without a reader, and what is written then."""
+"""A real process whose streams are closed, full or without a reader, and which receives signals."""
 
 import ctypes
 import os
@@ -62,15 +62,15 @@ SAVED = "saved 17 of 25 arrays to a.safetensors; --verbose saves 25\n"
     ], every=2),
 )  # fmt: skip
 def test_streams_that_are_closed_or_full_or_have_no_reader(words, streams, code, error, files, tmp_path):
-    """Python's own code is 120 where it cannot write what is left."""
+    """Python by itself would exit with 120 if it cannot flush a stream."""
     result = shell(f"{MICROGPT} {words} {streams}", tmp_path)
     print(result.returncode, result.stderr)
     assert (result.returncode, result.stderr) == (code, error)
     assert sorted(path.name for path in tmp_path.iterdir()) == files
 
 
-def test_what_is_said_on_a_closed_stderr_goes_into_no_file(tmp_path):
-    """The first file that is opened would get its number."""
+def test_notes_for_a_closed_stderr_go_into_no_file(tmp_path):
+    """Otherwise the first file to be opened would get the descriptor of stderr."""
     result = shell(f"{MICROGPT} trace EMMA --save a.safetensors 2>&-", tmp_path)
     assert result.returncode == 0
     assert load_file(tmp_path / "a.safetensors")["logits"].shape == (5, 27)
@@ -80,8 +80,8 @@ def test_what_is_said_on_a_closed_stderr_goes_into_no_file(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_save_once_begun_ends_and_then_the_signal_acts(number, tmp_path, monkeypatch, default_signals):
-    """Two of them while it is written; both the file and the folder are whole."""
+def test_a_signal_is_delayed_until_a_file_is_written(number, tmp_path, monkeypatch, default_signals):
+    """Two signals arrive while it is written. The file and the folder are complete."""
     path, folder, seen = tmp_path / "file", tmp_path / "folder", []
     before = signal.signal(number, lambda *_: seen.append(path.read_bytes()))
     flush = os.fsync
@@ -105,7 +105,7 @@ def test_a_save_once_begun_ends_and_then_the_signal_acts(number, tmp_path, monke
     assert sorted(tmp_path.iterdir()) == [path, folder]
 
 
-def test_ctrl_c_during_a_save_is_an_interrupt_after_it(tmp_path, monkeypatch, default_signals):
+def test_ctrl_c_during_a_write_interrupts_after_it(tmp_path, monkeypatch, default_signals):
     monkeypatch.setattr(os, "fsync", lambda _: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         write_atomically(tmp_path / "file", b"whole")
@@ -144,7 +144,7 @@ MOMENTS = [
 
 
 @pytest.mark.parametrize(("number", "words", "module"), some_of(MOMENTS, every=2))
-def test_a_signal_while_modules_load_leaves_neither_words_nor_files(
+def test_a_signal_during_imports_ends_silently_without_files(
     number, words, module, tmp_path, default_signals
 ):
     (tmp_path / "sitecustomize.py").write_text(AT_AN_IMPORT)
@@ -172,7 +172,7 @@ def test_a_signal_that_the_caller_ignores_stays_ignored(default_signals):
 
 
 def _as_others():
-    """Without root's right to write where nobody may (Linux: PR_CAPBSET_DROP of CAP_DAC_OVERRIDE)."""
+    """Drop root's right to write anywhere (Linux: PR_CAPBSET_DROP of CAP_DAC_OVERRIDE)."""
     ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)
 
 
@@ -204,7 +204,7 @@ def test_a_target_that_cannot_be_written_is_refused_before_the_work(command, tmp
 
 
 @pytest.mark.parametrize("command", ["trace emma --save -", "trace emma --save-aprt -", "train --log -"])
-def test_a_dash_is_no_name_of_a_file(command, tmp_path, monkeypatch):
+def test_refuses_a_dash_as_a_file_name(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     refused(microgpt(command), "expected the name of a file")
     assert list(tmp_path.iterdir()) == []

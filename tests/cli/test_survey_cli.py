@@ -1,4 +1,4 @@
-"""`microgpt survey` from the shell: what is shown, documents, files, importance matrices, refusals."""
+"""`microgpt survey` from the shell: output, documents, files, importance matrices and refusals."""
 
 import gzip
 import json
@@ -20,7 +20,7 @@ TEXTS = ["Ann ran", "a man and a red\tear", "\x1b[31mred\u202e", "rare", "a", "n
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, decoder_folder, checkpoints):
-    """A trained microGPT, a decoder, and what they may read."""
+    """A trained microGPT, a decoder, and corpora for them."""
     folder = tmp_path_factory.mktemp("place")
     (folder / "microgpt.safetensors").symlink_to(checkpoints["trained"])
     save(init(seed=7), folder / "seven.safetensors")
@@ -38,16 +38,11 @@ def run(place, words, **how):
     return done.out
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        "microgpt.safetensors names.txt --top 2 --histograms '*'",
-        "microgpt.safetensors names.txt --verbose",
-        "decoder texts.txt --top 2 --histograms '*' --events '*'",
-        "decoder texts.txt --max-tokens 3 --verbose",
-    ],
-)
-def test_what_is_shown_has_room_and_the_document_follows_its_schema(place, words):
+@pytest.mark.parametrize("words", [
+    "microgpt.safetensors names.txt --top 2 --histograms '*'", "microgpt.safetensors names.txt --verbose",
+    "decoder texts.txt --top 2 --histograms '*' --events '*'", "decoder texts.txt --max-tokens 3 --verbose",
+])  # fmt: skip
+def test_output_fits_the_screen_and_the_document_its_schema(place, words):
     for width in (80, 120):
         out = run(place, words, width=width)
         assert max(map(cell_len, out.splitlines())) <= width
@@ -60,7 +55,7 @@ def test_what_is_shown_has_room_and_the_document_follows_its_schema(place, words
     assert [head["role"] for head in document["heads"]] != []
 
 
-def test_what_is_left_out_is_counted_with_the_first(place):
+def test_counts_skipped_texts_and_names_the_first(place):
     out = run(place, "microgpt.safetensors names.txt")
     assert "run       5 texts, 24 tokens" in out
     assert "left out  1 blank (first: names.txt:3)" in out
@@ -77,8 +72,8 @@ def test_losses_that_are_not_finite_are_counted(place, checkpoints):
     assert "not finite" not in run(place, "microgpt.safetensors names.txt")
 
 
-def test_even_attention_is_told_of_every_window(place, decoder_folder):
-    """Layer 0 sees all keys and layer 1 three of them; of a text of six tokens queries 1 to 5 count."""
+def test_shows_the_entropy_of_uniform_attention_per_window(place, decoder_folder):
+    """Layer 0 attends to all keys, layer 1 to three. In a text of six tokens, queries 1 to 5 count."""
     (place / "six.txt").write_text("a rare\n")
     said = " ".join(run(place, f"{decoder_folder('qwen2_window')} six.txt").split())
     entropies = [np.mean([np.log(min(seen, window)) for seen in range(2, 7)]) for window in (3, 6)]
@@ -95,7 +90,7 @@ def test_a_corpus_is_the_same_in_any_form(place, corpus):
     assert document["parts"][0]["loss"] == plain["parts"][0]["loss"]
 
 
-def test_a_survey_is_kept_shown_and_merged(place):
+def test_saves_shows_and_merges_surveys(place):
     whole = run(place, "--limit 3000 --out whole.survey.safetensors --force")
     for part in (1, 2):
         run(place, f"--limit 3000 --shard {part}/2 --out {part}.survey.safetensors --force")
@@ -125,8 +120,8 @@ def test_an_importance_matrix_is_written_and_shown(place, output):
 FIVE = "five.survey.safetensors"
 
 
-def test_other_options_mean_nothing_beside_a_survey(place, monkeypatch):
-    """Nor is a lone file of texts a model, as six.txt shows."""
+def test_refuses_other_options_with_a_finished_survey(place, monkeypatch):
+    """A single file of texts is a corpus and not a model."""
     monkeypatch.chdir(place)
     (place / "six.txt").write_text("ann\nbob\n")
     assert "untrained" in run(place, "six.txt --limit 2")
@@ -137,7 +132,7 @@ def test_other_options_mean_nothing_beside_a_survey(place, monkeypatch):
     assert "exists already" in refusal("survey --limit 5 --out five.survey.safetensors")
 
 
-def test_seeds_are_of_the_sample_or_of_the_model(place):
+def test_seed_is_for_the_sample_or_the_model(place):
     seven = json.loads(run(place, "--seed 7 --limit 50 --json"))
     of_file = json.loads(run(place, "seven.safetensors --limit 50 --json"))
     assert seven["fingerprint"] == of_file["fingerprint"]
@@ -149,7 +144,7 @@ def test_seeds_are_of_the_sample_or_of_the_model(place):
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
 @pytest.mark.parametrize("words", ["survey pipe.gguf", "survey pipe.txt", "diff pipe.txt pipe.txt"])
-def test_a_pipe_is_refused_unopened(tmp_path, words, monkeypatch):
+def test_refuses_a_pipe_without_opening_it(tmp_path, words, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("pipe.gguf", "pipe.txt"):
         os.mkfifo(tmp_path / name)

@@ -1,5 +1,4 @@
-"""`microgpt diff` of two surveys from the shell: exit codes, what is shown and documented, one line per
-error."""
+"""`microgpt diff` of two surveys from the shell: exit codes, output, documents and refusals."""
 
 import json
 import re
@@ -17,7 +16,7 @@ TEXTS = ["Ann ran", "a man", "\x1b[31mred\u202e", "rare"]
 
 
 def nearly(weights):
-    """A difference that a tolerance may allow."""
+    """Change the weights so little that a tolerance may allow it."""
     for name, array in weights.items():
         if "down_proj" in name:
             weights[name] = array * 1.01
@@ -43,18 +42,15 @@ def diff(place, a, b, *more, **how):
     return microgpt("diff", f"{a}.survey.safetensors", f"{b}.survey.safetensors", *more, cwd=place, **how)
 
 
-@pytest.mark.parametrize(
-    ("words", "code", "title"),
-    [
-        ("m1 m1", 0, "The same, bit for bit"),
-        ("m1 m2", 1, "The residual stream before the first layer differs by more than any layer adds"),
-        ("d1 d2", 1, "Layer [01] adds most of 2 layers to the difference"),
-        ("d1 d2 --rtol 0", 1, "Layer [01] adds most"),
-        ("d1 d2 --rtol 10", 0, "They agree: no distance is above 10"),
-        ("d1 d2 --layer layer0.attn.q", 0, "The same, bit for bit"),
-        ("d1 d2 --layer layer0.mlp.down", 1, "They differ, first in layer0.mlp.down"),
-    ],
-)
+@pytest.mark.parametrize(("words", "code", "title"), [
+    ("m1 m1", 0, "The same, bit for bit"),
+    ("m1 m2", 1, "The residual stream before the first layer differs by more than any layer adds"),
+    ("d1 d2", 1, "Layer [01] adds most of 2 layers to the difference"),
+    ("d1 d2 --rtol 0", 1, "Layer [01] adds most"),
+    ("d1 d2 --rtol 10", 0, "They agree: no distance is above 10"),
+    ("d1 d2 --layer layer0.attn.q", 0, "The same, bit for bit"),
+    ("d1 d2 --layer layer0.mlp.down", 1, "They differ, first in layer0.mlp.down"),
+])  # fmt: skip
 def test_exit_codes_and_verdicts(place, words, code, title):
     a, b, *more = words.split()
     result = diff(place, a, b, *more)
@@ -76,7 +72,7 @@ def test_no_line_is_wider_than_the_screen(place, words):
         assert not re.search("nan|None", result.out)
 
 
-def test_what_is_said_of_layers_stands_in_the_document(place):
+def test_the_document_has_what_is_shown_about_layers(place):
     document = json.loads(diff(place, "d1", "d2", "--json").out)
     shown = diff(place, "d1", "d2").out
     most = max(document["layers"], key=lambda layer: layer["added"])
@@ -94,13 +90,13 @@ IDLE = [
 ]  # fmt: skip
 
 
-def test_options_that_mean_nothing_are_refused(place):
+def test_refuses_options_for_other_comparisons(place):
     for more in IDLE:
         said = refused(diff(place, "m1", "m2", *more))
         assert said == f"{'a text' if more == ['hello'] else more[0]} cannot be combined with two surveys"
 
 
-def test_what_cannot_be_compared_is_told_in_a_line(place):
+def test_refuses_surveys_that_cannot_be_compared(place):
     one, two = "m1.survey.safetensors", "d1.survey.safetensors"
     for a, b in ((one, "model.safetensors"), ("model.safetensors", one)):
         refused(microgpt("diff", a, b, cwd=place), f"{one} is a survey, but model.safetensors is not")

@@ -1,4 +1,4 @@
-"""`microgpt survey` as it is run: bad requests, parts, workers, signals, pipes."""
+"""`microgpt survey` with workers, pipes and signals, and its progress line."""
 
 import gzip
 import io
@@ -32,14 +32,14 @@ def asked(decoder_folder, tmp_path_factory):
     return words, whole
 
 
-def test_a_scheduler_that_is_no_address_is_refused(asked):
+def test_refuses_a_scheduler_without_an_address(asked):
     pytest.importorskip("distributed")
     said = "--scheduler 'nobody': expected an address like tcp://host:8786"
     assert said in refused(process("survey", *asked[0], "--scheduler", "nobody"))
 
 
-def test_workers_read_nothing_of_the_standard_input(asked, tmp_path):
-    """And the reader of our output may leave."""
+def test_workers_do_not_read_standard_input(asked, tmp_path):
+    """The reader of the output has closed its end as well."""
     (model, corpus, *events), whole = asked
     out = tmp_path / "a.survey.safetensors"
     words = [sys.executable, "-m", "microgpt_trace", "survey", model, "-", *events, "--workers", "2", "--out"]
@@ -58,7 +58,7 @@ def test_workers_read_nothing_of_the_standard_input(asked, tmp_path):
 
 
 def nobody_is_left(group):
-    """Of a group of processes, soon."""
+    """Return True if all processes of a group end within 20 seconds."""
     until = time.monotonic() + 20
     while time.monotonic() < until:
         try:
@@ -70,16 +70,11 @@ def nobody_is_left(group):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no such signals there")
-@pytest.mark.parametrize(
-    ("workers", "number"),
-    [
-        (2, signal.SIGINT),
-        in_sweep((2, signal.SIGKILL)),
-        in_sweep((0, signal.SIGTERM), whole=True),
-    ],
-)
-def test_what_a_signal_leaves_goes_on(asked, tmp_path, number, workers):
-    """The signal goes to the whole group, as a terminal and batch systems send it."""
+@pytest.mark.parametrize(("workers", "number"), [
+    (2, signal.SIGINT), in_sweep((2, signal.SIGKILL)), in_sweep((0, signal.SIGTERM), whole=True),
+])  # fmt: skip
+def test_a_survey_ended_by_a_signal_can_be_resumed(asked, tmp_path, number, workers):
+    """The signal goes to the whole group of processes, as from a terminal or a batch system."""
     (model, _, *events), _ = asked
     texts = written(tmp_path / "texts.txt", lines(400))
     words = ["survey", model, texts, *events, "--workers", str(workers), "--out"]
@@ -102,7 +97,7 @@ def test_what_a_signal_leaves_goes_on(asked, tmp_path, number, workers):
 
 
 def terminal(monkeypatch, is_one=True):
-    """A stderr to which progress writes at once and every time; gives what it wrote."""
+    """Replace stderr by one that gets every progress line, and return a function for these lines."""
     for name in ("PATIENCE", "AGAIN"):
         monkeypatch.setattr(f"microgpt_trace.cli.progress.{name}", -1.0)
     stream = io.StringIO()
@@ -111,7 +106,7 @@ def terminal(monkeypatch, is_one=True):
     return lambda: [line.strip() for line in stream.getvalue().split("\r") if line.strip()]
 
 
-def test_the_rate_is_that_of_this_run(monkeypatch):
+def test_the_rate_counts_the_texts_of_this_run(monkeypatch):
     shown = terminal(monkeypatch)
     now = iter([0.0, 0.0, 10.0, 10.0, 10.0, 10.0, 20.0, 20.0, 20.0])
     monkeypatch.setattr("microgpt_trace.cli.progress.monotonic", lambda: next(now))
@@ -121,8 +116,8 @@ def test_the_rate_is_that_of_this_run(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["blank.txt.gz", "blank.jsonl.gz"])
-def test_progress_counts_bytes_where_there_are_no_texts(tmp_path, monkeypatch, name):
-    """And the blank lines are not counted first."""
+def test_progress_counts_bytes_if_the_number_of_texts_is_unknown(tmp_path, monkeypatch, name):
+    """Blank lines are not counted in advance."""
     text = b"emma" if "txt" in name else b'{"text": "emma"}'
     blank = b" " * ((1 << 10) - 1) + b"\n"
     (tmp_path / name).write_bytes(gzip.compress(blank * (5 << 10) + text, 1))
@@ -134,7 +129,7 @@ def test_progress_counts_bytes_where_there_are_no_texts(tmp_path, monkeypatch, n
     assert max(int(line.split()[-3]) for line in shown() if line.endswith("MB read")) == 5
 
 
-def test_nothing_is_said_where_stderr_is_no_terminal(monkeypatch):
+def test_shows_no_progress_without_a_terminal(monkeypatch):
     shown = terminal(monkeypatch, is_one=False)
     with rated_progress("text", lambda: 2000) as (report, reading), progress("layer") as layers:
         report(1, 5)
