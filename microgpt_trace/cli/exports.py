@@ -32,7 +32,7 @@ FIGURES = {
     "diagnose": ("diagnosis",),
     "timeline": ("timeline", "loss"),
 }
-# The figures that any trace or timeline may have: a module of render.figures, and its function.
+# The figures that are drawn by name: a module of render.figures, and its function.
 DRAWS = {
     "attention": ("attention", "attention_picture"),
     "stream": ("curves", "stream_picture"),

@@ -33,7 +33,7 @@ class InspectionOptions(ModelChoice):
 def inspect(
     context: typer.Context, *, choice: InspectionOptions, output: Output, settings: FileSettings
 ) -> None:
-    """Show the architecture of a model and every parameter; a production model's as its file stores them."""
+    """Show the architecture of a model, and each parameter or stored tensor."""
     output.check()
     from ..tracing.inspection import inspect_decoder, inspect_microgpt
 

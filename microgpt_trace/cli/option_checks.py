@@ -38,7 +38,7 @@ class Command(TyperCommand):
     def get_help_option(self, ctx: Any) -> Any:
         """Return --help in the last panel; without a panel of its own it would stand alone in the first."""
         option: Any = super().get_help_option(ctx)
-        option.rich_help_panel = "Help"
+        option.rich_help_panel, option.metavar = "Help", ""
         return option
 
     def _read(self, param: Any, ctx: Any, value: str) -> Any:
@@ -117,7 +117,7 @@ def parameters_given(context: typer.Context) -> dict[str, str]:
     result = {}
     for param in context.command.params:
         source = context.get_parameter_source(param.name or "")
-        empty = context.params.get(param.name or "") in (None, (), [])  # older Clicks say so of no arguments
+        empty = context.params.get(param.name or "") in (None, (), [])  # older versions of Click list these
         if param.name and source is not None and source.name == "COMMANDLINE" and not empty:
             result[param.name] = _spelling(param)
     return result

@@ -167,8 +167,7 @@ def _steps(
     start_time, write = last, None if records is None else records.add
 
     def line() -> str:
-        """Return the progress line: the step, the mean of the last losses, the learning rate and the
-        speed."""
+        """Return the progress line, with the mean of the last losses."""
         recent, speed = losses[-WINDOW:], len(losses) / (monotonic() - start_time)
         mean = sum(recent) / len(recent)
         return f"step {step:,} of {total:,}: loss {mean:.3f}, lr {lr:.4g}, {speed:,.0f} steps per second"
@@ -194,8 +193,7 @@ def _steps(
 
 
 def _autosave(trainer: Trainer, file: OwnFile, records: TrainingLog | None) -> int | None:
-    """Save, and return the step. If the checkpoint cannot be saved, note it and go on: the disk may have room
-    later."""
+    """Save and return the step. If that fails, write a note and return None: the disk may have room later."""
     try:
         _save(trainer, file, records)
     except LogError:
