@@ -21,7 +21,7 @@ class HelpPanel:
 
 
 PRODUCTION, MICROGPT = "a production model", "a microGPT"  # the families of models
-ABILITIES = {PRODUCTION: "prompts", MICROGPT: "gradients"}  # the ability by which a family is told
+ABILITIES = {PRODUCTION: "prompts", MICROGPT: "gradients"}  # the ability that only this family has
 
 Bos = Literal["first", "last"]
 Vocab = Literal["a-z", "data"]
