@@ -69,7 +69,7 @@ def diff(
     if factor is not None and not 0 <= factor < math.inf:
         raise InputError(f"factor: expected a number of at least 0, found {factor}")
     if factor is not None and compute is None and calibrate is None:
-        raise InputError("factor: it multiplies the band that compute or calibrate measures; add one of them")
+        raise InputError("factor multiplies the band that compute or calibrate measures: give one of them")
     sources = [a, b] if calibrate is None else [a, b, calibrate]
     sides = prepare_sides(sources, text, tokens, map, layouts or {})
     rounded = precision_named(compute) if compute not in (None, "f32") else None

@@ -77,7 +77,7 @@ def _read_by(models: Sequence[LanguageModel], text: str | None, tokens: TokenIds
             raise InputError(
                 f"the models split the text into different tokens: {models[0].origin} into "
                 f"{token_list(inputs[0].tokens)}, {model.origin} into {token_list(own.tokens)}; give both "
-                "the same by --tokens"
+                "the same with --tokens"
             )
     return inputs
 
@@ -130,12 +130,12 @@ def _tokens_between(recordings: Sequence[Recording], text: str | None, tokens: T
     """Return the tokens of recordings that are compared without a model. Raises InputError if they differ."""
     if text is not None:
         raise InputError(
-            "a text is for a model to read, and neither side is one: give the token ids by --tokens"
+            "a text is for a model to read, and neither side is one: give the token ids with --tokens"
         )
     common = agreed("tokens", [*((r.origin, r.tokens) for r in recordings), ("--tokens", tokens)])
     silent = [r.origin for r in recordings if r.tokens is None]
     if silent and tokens is None:
-        raise InputError(f"{silent[0]} does not say its tokens: give those that both sides read by --tokens")
+        raise InputError(f"{silent[0]} does not say its tokens: give the tokens of both sides with --tokens")
     return common
 
 

@@ -118,7 +118,7 @@ def test_a_nan_exceeds_any_tolerance(llama):
 REFUSED = [
     ({"compute": "bf16", "rtol": 0.1}, "compute and rtol or atol exclude each other"),
     ({"compute": "bf16", "rtol": 0.0}, "exclude each other"),
-    ({"compute": "int3"}, "expected one of f32, bf16, f16, q8"), ({"factor": 2.0}, "add one of them"),
+    ({"compute": "int3"}, "expected one of f32, bf16, f16, q8"), ({"factor": 2.0}, "give one of them"),
     ({"factor": -1.0, "compute": "bf16"}, "factor: expected a number"), ({"rtol": np.nan}, "rtol"),
     ({"rtol": -1.0}, "rtol"), ({"atol": np.inf}, "atol"),
     ({"names": ["nothing*"]}, "nothing"), ({"positions": [99]}, "99"),
