@@ -33,7 +33,7 @@ from .results import Patched, PatchResult, Spot, Unpatched
 
 Text = str | Sequence[int]  # a text, or its token ids
 Token = str | int | None
-CLAIM = "with the clean embedding at all positions the corrupted run is the clean one"
+CLAIM = "with the clean embedding at all positions the corrupted run equals the clean run"
 MOST = 40  # tokens of a text that an error shows at most
 AFTER_LOGITS = ("probs", "loss")
 WHOLE = Part()

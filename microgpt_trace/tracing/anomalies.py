@@ -123,7 +123,7 @@ _LAYER_RULES = (
         _READS_EMBEDDING, close=0.35,  # what attention writes varies with the text
     ),
     LayerRule("mlp-write", "an MLP that writes unlike the others", lambda layer: layer.mlp),
-    LayerRule("silence", "{} outputs near zero unlike the others", lambda layer: layer.passing),
+    LayerRule("silence", "a share of {} outputs near zero unlike the others", lambda layer: layer.passing),
     TURN,
 )  # fmt: skip
 

@@ -56,9 +56,7 @@ class Inspection:
 
 def inspect_microgpt(model: Model) -> Inspection:
     """Describe a microGPT and every parameter with its statistics."""
-    rows = (
-        InspectedParameter(name, array.shape, TensorStats.of(array)) for name, array in model.params.items()
-    )
+    rows = [InspectedParameter(name, a.shape, TensorStats.of(a)) for name, a in model.params.items()]
     return Inspection(model.describe(), tuple(rows))
 
 

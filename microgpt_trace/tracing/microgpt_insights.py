@@ -24,9 +24,9 @@ from .findings import Insight, Numbers, Outcome, unknown
 
 WHOLE = 0.99  # a row whose RMS is at least this counts as a row of RMS 1: eps takes the rest
 SMALL_BRANCH = 0.25  # a branch is a small perturbation up to this share of the residual stream's L2
-SPARSE = (0.2, 0.8)  # the shares of zeros between which the output of ReLU is called sparse
+SPARSE = (0.2, 0.8)  # the output of ReLU is called sparse if its share of zeros is in this range
 SPARSELY = "leaves a sparse representation"
-ENOUGH = 20.0  # a likelihood ratio that counts as evidence: chance gives one in at most 1 of 20 texts
+ENOUGH = 20.0  # a likelihood ratio that counts as evidence: chance gives it to at most 1 in 20 texts
 LARGE = math.log(1e6)  # a ratio from here on is printed as a power of ten
 
 Stats = dict[str, TensorStats]
@@ -41,7 +41,7 @@ def insights_of(
     finite, plan = not any(s.nonfinite_count for s in stats.values()), model.plan
     predicates: dict[str, tuple[str, type | None, Callable[[], Outcome]]] = {  # with the kind of its event
         "rmsnorm": ("RMSNorm normalization", Norm, lambda: _rmsnorm(stats, norms, len(losses), model)),
-        "attention": ("Attention against the residual stream", Softmax, lambda: _attention(stats, plan)),
+        "attention": ("Attention and the residual stream", Softmax, lambda: _attention(stats, plan)),
         "relu": ("ReLU sparsity", Activation, lambda: _relu(stats, plan)),
         "predictions": ("Predictions", Probabilities, lambda: _predictions(losses, probs, model.untrained)),
         "pattern": ("Comparison with Llama and Qwen", None, lambda: _pattern({e.name for e in events}, plan)),
@@ -59,8 +59,7 @@ def _l2(stats: Stats, name: str) -> float:
 
 
 def _rmsnorm(stats: Stats, norms: NormRows, rows: int, model: Model) -> Outcome:
-    off, least = norms.off, norms.least
-    worst, tightest = norms.worst, norms.tightest
+    off, least, worst, tightest = norms.off, norms.least, norms.worst, norms.tightest
     before, width = _l2(stats, model.plan.of_kind(Norm)[0].inputs[0]), model.config.n_embd
     expected = math.sqrt(rows * width)
     numbers: Numbers = {"expected": expected, "before": before}

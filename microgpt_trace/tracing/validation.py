@@ -1,5 +1,4 @@
-"""Validate that the model computes with each event of a trace, and that the event is the value it claims to
-be.
+"""Validate that the model uses each event of a trace, and that each event is the value that it claims to be.
 
 First a copy replaces every event, which must change nothing. Then perturbed copies replace all events at
 once, and each event is recomputed in float64, by other code, from the perturbed copies of its inputs. If it

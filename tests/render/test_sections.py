@@ -72,7 +72,7 @@ def test_rows_and_cells_name_events_and_parameters_of_the_model(results, shown, 
 
 def test_an_insight_names_the_event_to_look_at(shown):
     titles = {block.about: block.spans[0][0] for block in shown("trace emma") if isinstance(block, Words)}
-    assert titles["layer0.attn.weights"] == "Attention against the residual stream"
+    assert titles["layer0.attn.weights"] == "Attention and the residual stream"
     assert titles["layer0.mlp.act"] == "ReLU sparsity"
 
 

@@ -15,6 +15,7 @@ from microgpt_trace.microgpt.parameters import Parameters
 from microgpt_trace.tracing import gradient_check, microgpt_tracing
 from microgpt_trace.tracing.checks import Checker
 
+INFINITE = "backward of probs, position 3, element [3, 17] = -Infinity"
 IDS = ["finite", "untraced", "heads", "residual", "softmax", "causal", "gradient"]
 
 
@@ -166,19 +167,15 @@ def confident(emma):
 def test_an_infinite_gradient_of_a_vanishing_p_is_no_failure(confident):
     traced = trace(confident, "qxzq", backward=True, values=["probs"])
     assert np.isneginf(traced.gradient("probs")).sum() == 1
-    finite = traced.checks[0]
     assert traced.ok
-    assert finite.claim.startswith("every event is finite except d loss / d P")
-    assert finite.detail.startswith(
-        "backward of probs, position 3, element [3, 17] = -Infinity: the P of 1 target"
-    )
+    assert traced.checks[0].claim.startswith("every event is finite except d loss / d P")
+    assert traced.checks[0].detail.startswith(f"{INFINITE}: the P of 1 target")
     assert np.isfinite(confident.params.flat).all()
 
 
 def test_the_command_reports_an_infinite_gradient_and_succeeds(confident, tmp_path):
     save(confident, tmp_path / "confident.safetensors")
-    words = ("trace", "qxzq", "--backward", "--verbose", "--model")
-    done = microgpt_command(*words, tmp_path / "confident.safetensors")
+    done = microgpt_command(f"trace qxzq --backward --verbose --model {tmp_path / 'confident.safetensors'}")
     assert done.code == 0
     assert "0 NaN, 1 Inf" in done.out
     assert "note: backward of probs" in done.out
@@ -188,8 +185,7 @@ def test_an_infinite_gradient_elsewhere_is_a_failure(monkeypatch, confident):
     plain = microgpt_tracing._vanishing
     monkeypatch.setattr(microgpt_tracing, "_vanishing", lambda *args: np.roll(plain(*args), 1))
     found = trace(confident, "qxzq", backward=True).checks[0]
-    place = "backward of probs, position 3, element [3, 17] = -Infinity"
-    assert (found.holds, found.detail) == (False, place)
+    assert (found.holds, found.detail) == (False, INFINITE)
 
 
 def test_an_infinite_gradient_that_others_depend_on_is_a_failure(confident):

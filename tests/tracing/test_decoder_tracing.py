@@ -43,7 +43,6 @@ def close(found, expected, rtol=1e-5, atol=0.0):
 
 # --- Hooks --------------------------------------------------------------------------------------
 
-
 DOUBLED = {
     "embed.tok": "model.embed_tokens.weight",
     "layer0.attn.q_rope": LAYER.format(0, "self_attn.q_proj"),
@@ -172,9 +171,6 @@ def test_finds_rows_that_do_not_sum_to_one_in_parts(tiny, monkeypatch, part):
     assert found.deviation == pytest.approx(0.1, rel=1e-4)
 
 
-# --- Selection ----------------------------------------------------------------------------------
-
-
 def test_keeps_arrays_only_if_requested(tiny):
     assert run(tiny).arrays == {}
     assert list(run(tiny, values=["loss"]).arrays) == [("forward", "loss")]
@@ -189,9 +185,6 @@ def test_refuses_gradients(tiny):
 def test_accepts_tokens_as_any_sequence(tiny, kind):
     traced = trace(tiny, tokens=kind(TOKENS))
     assert trace_json(traced) == trace_json(run(tiny))
-
-
-# --- Statistics ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("case", ["llama_gqa", "mistral_window"])
@@ -342,9 +335,6 @@ def test_names_logits_in_parts_that_are_not_finite(decoder_folder, monkeypatch):
     traced = run(load(decoder_folder(edit=spoil)))
     assert check_of(traced, "finite").detail.startswith("logits")
     assert traced.event("logits").stats.nan_count == 7
-
-
-# --- Layer rows ---------------------------------------------------------------------------------
 
 
 def norms(x):
