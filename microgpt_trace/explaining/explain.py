@@ -108,7 +108,7 @@ def run_for(model: LanguageModel, inputs: TraceInput, element: Element | None, b
     prompted = "prompts" in model.abilities
     if prompted and element is not None:
         rows = _rows(model, element, len(inputs.tokens))
-        names = _needed(model, element, whole=len(rows) == len(inputs.tokens))
+        names = _needed(model, element, all_logits=len(rows) == len(inputs.tokens))
     with _as_computed(model, names) as computed:
         if prompted:
             result = trace(model, tokens=inputs.tokens, values=names, positions=rows)
@@ -132,9 +132,9 @@ def _rows(model: LanguageModel, element: Element, length: int) -> list[int]:
     return [element.index[0]] if element.name in _with_logits(model.plan) else [length - 1]
 
 
-def _needed(model: LanguageModel, element: Element, whole: bool) -> list[str]:
-    """Return the events that an element reads, those that read it, and their other inputs. `whole` is True if
-    logits are computed at all positions."""
+def _needed(model: LanguageModel, element: Element, all_logits: bool) -> list[str]:
+    """Return the events that an element reads, those that read it, and their other inputs. `all_logits` is
+    True if logits are computed at all positions."""
     if element.name == "loss":
         return ["loss"]  # the predictions have the rest
     plan = model.plan
@@ -147,7 +147,7 @@ def _needed(model: LanguageModel, element: Element, whole: bool) -> list[str]:
         events = [row.name for row in rows_with(plan, element.name)]
     sources = [source for name in events for source in plan[name].inputs]
     at_one_position = ("loss",) if element.name in _with_logits(plan) else ("loss", *HEAD_EVENTS)
-    unused = () if whole else at_one_position
+    unused = () if all_logits else at_one_position
     return [name for name in dict.fromkeys([*events, *sources]) if name not in unused]
 
 
@@ -253,8 +253,9 @@ def worked_out(at: TracedElement) -> Worked:
     """Compute an element of a forward event, step by step."""
     formula = Formulas(at.numbers.plan, at.numbers.replaced).forward(at.name)
     places = ElementPlaces(at.numbers, at.name, at.index, formula)
+    steps, magnitude = written_out(places, str(at.element), at.most)
     notes = getattr(arithmetic_of(at.row.kind), "notes", lambda at: ())
-    return Worked(f"{at.own} = {in_words(places)}", *written_out(places, str(at.element), at.most), notes(at))
+    return Worked(f"{at.short_name} = {in_words(places)}", steps, magnitude, notes(at))
 
 
 def gradient_worked_out(at: TracedElement) -> Worked:
@@ -267,7 +268,7 @@ def gradient_worked_out(at: TracedElement) -> Worked:
     if len(parts) > 1:
         last = (part.steps[-1] for part in parts)
         steps.append(sum_of(name, [one_term([Factor(step.label, step.value)]) for step in last]))
-    formula = f"d {at.own} = {' + '.join(part.formula for part in parts)}"
+    formula = f"d {at.short_name} = {' + '.join(part.formula for part in parts)}"
     magnitude, is_read = sum(part.magnitude for part in parts), any(part.steps[-1].count for part in parts)
     return Worked(formula, tuple(steps), magnitude, _gradient_notes(at) if is_read else _head_note(at))
 
@@ -287,8 +288,8 @@ def _gradient_notes(at: TracedElement) -> tuple[str, ...]:
 
 def _head_note(at: TracedElement) -> tuple[str, ...]:
     """For a head's output, say that the gradient of the context does not come from it."""
-    whole = at.numbers.plan.sums_of.get(at.name)
-    if whole is None or {name for _, name in at.numbers.replaced} & {*whole.parts}:
+    total = at.numbers.plan.sums_of.get(at.name)
+    if total is None or {name for _, name in at.numbers.replaced} & {*total.parts}:
         return ()
     source = short(at.row.inputs[0])
-    return (f"the gradient of {source} comes from that of {kind_of(whole.name)}, which all heads share",)
+    return (f"the gradient of {source} comes from that of {kind_of(total.name)}, which all heads share",)

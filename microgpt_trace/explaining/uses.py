@@ -87,7 +87,7 @@ class _ReadingArray:
                 best = int(np.argmax(np.where(np.isnan(weights), -1.0, np.abs(weights))))
             index = self._index(results[best])
             adds, words = self._added(index)
-        value = self.at.numbers.known(self.name, index, self.phase)
+        value = self.at.numbers.value_if_kept(self.name, index, self.phase)
         return [Use(element_name(self.name, index), self.phase, value, adds, count, words)]
 
     @cached_property

@@ -39,7 +39,7 @@ class Numbers:
     def value(self, name, index, kind="forward"):
         return float(self.at(name, index, kind))
 
-    def known(self, name, index, kind="forward"):
+    def value_if_kept(self, name, index, kind="forward"):
         stored = kind == "forward" and name in self.plan.parameters
         return self.value(name, index, kind) if stored or (kind, name) in self.arrays else None
 

@@ -124,7 +124,7 @@ class _Writer:
                 step = self._steps[number]
                 return self._name(number) if step.label.isalpha() and not step.inside else self._step(number)
             case ShareOfKnown():
-                return str(self._at.known)
+                return str(self._at.target_count)
             case Place(axis):
                 return str(places[axis])
             case Constant(words, values, axis):

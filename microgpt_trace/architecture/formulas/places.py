@@ -117,7 +117,7 @@ class ElementPlaces:
         return (lambda token: shown_token(numbers.label(token))) if over.of == "vocabulary" else None
 
     @cached_property
-    def known(self) -> int:
+    def target_count(self) -> int:
         """The number of positions whose target is known."""
         return sum(target is not None for target in self.numbers.inputs.targets)
 

@@ -147,8 +147,8 @@ def total(
     values = np.append(function.of(products), [term.value for term in extra])
     sizes = np.where(np.isfinite(values), np.abs(values), np.inf)  # values that are not finite come first
     order: list[int] = np.argsort(-sizes, kind="stable")[:most].tolist()
-    shown = sorted(order) if len(order) == len(values) else order
-    others = np.delete(values, shown)
+    chosen = sorted(order) if len(order) == len(values) else order
+    others = np.delete(values, chosen)
 
     def term(i: int) -> Term:
         if i >= len(products):
@@ -157,7 +157,9 @@ def total(
             tuple(operand.factor(i) for operand in operands), float(values[i]), function.text, label_of(i)
         )
 
-    return Step(label, tuple(map(term, shown)), len(values), _sum(others), _sum(values), _sum(np.abs(values)))
+    return Step(
+        label, tuple(map(term, chosen)), len(values), _sum(others), _sum(values), _sum(np.abs(values))
+    )
 
 
 def _sum(values: Array) -> float:

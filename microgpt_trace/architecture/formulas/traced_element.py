@@ -52,7 +52,7 @@ class TracedElement(Generic[OfKind]):
         return row
 
     @property
-    def own(self) -> str:
+    def short_name(self) -> str:
         """The element's name in its formula: q[3,4]"""
         return element_name(short(self.name), self.index)
 
@@ -133,7 +133,7 @@ class RunValues:
         """Return one element of an event, a gradient or a parameter."""
         return float(self.at(name, index, kind))
 
-    def known(self, name: str, index: tuple[int, ...], kind: Pass = "forward") -> float | None:
+    def value_if_kept(self, name: str, index: tuple[int, ...], kind: Pass = "forward") -> float | None:
         """Return one element, or None if the run did not keep it."""
         if not (self.has(name, kind) or self.is_parameter(name)):
             return None

@@ -114,7 +114,8 @@ class FactorReader:
             value = float(self.at.axes[part.axis])
             words = f"{value:.0f}"
         elif isinstance(part, ShareOfKnown):
-            words, value = f"{part.taken}{self.at.known}", (-1 if part.taken == "-1/" else 1) / self.at.known
+            words = f"{part.taken}{self.at.target_count}"
+            value = (-1 if part.taken == "-1/" else 1) / self.at.target_count
         else:
             assert isinstance(part, Constant)
             value = part.values[0 if part.axis is None else self.at.axes[part.axis]]

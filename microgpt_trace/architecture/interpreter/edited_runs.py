@@ -114,7 +114,7 @@ class Growing:
         self._copy(self._join(len(model.plan.layers)))
         final = final_forward(model, self.stream, self._run.tap)
         streams = final.reshape(self._run.n, length, -1)[1:]
-        head = {own.name for own in model.plan.head}
+        head = {row.name for row in model.plan.head}
         edited = any(edit.name in head for edit in self._edits)
         size = rows_of_a_part(model.config.vocab_size, length if edited else len(rows))
         for start in range(0, len(streams), size):

@@ -117,14 +117,14 @@ def _compute_together(rows: Sequence[Operation], values: dict[str, Array], run: 
     ahead: dict[str, Array] = {}  # rows computed early because a part was replaced
     emit, wants, tasks = run.tap.emit, run.tap.wants, run.model.plan.tasks
     for row in rows:
-        read, whole, done = tasks[row.name]
+        read, total, done = tasks[row.name]
         if read or wants(row.name):
             computed = ahead.pop(row.name) if row.name in ahead else row_forward(row, values, run)
             value = emit(row.name, computed)
-            if whole is not None and value is not computed:
-                if whole.name not in ahead:
-                    ahead[whole.name] = row_forward(whole, values, run)
-                ahead[whole.name] = ahead[whole.name] + (value - computed)
+            if total is not None and value is not computed:
+                if total.name not in ahead:
+                    ahead[total.name] = row_forward(total, values, run)
+                ahead[total.name] = ahead[total.name] + (value - computed)
             if read:
                 values[row.name] = value
             del computed, value

@@ -44,7 +44,8 @@ def reference(row: Operation, ref: ReferenceInputs, *inputs: Array) -> Array:
 
 
 def spread_of(row: Operation, ref: ReferenceInputs) -> Spread:
-    """Return how rounding spreads through a row of a model's own plan; by default one rounding an element."""
+    """Return how rounding spreads through a row of a model's own plan; by default, each element is rounded
+    once."""
     spread = getattr(arithmetic_of(row.kind), "spread", lambda row, ref: Spread())
     result: Spread = spread(row, ref)
     return result

@@ -59,8 +59,8 @@ def backward(row: Operation, run: PassState, dy: Array, y: Array, logits: Array)
 
 def known_targets(targets: Sequence[int | None]) -> tuple[Array, Array]:
     """Return the positions whose next token is known, and these tokens: [n] each"""
-    known = [(at, target) for at, target in enumerate(targets) if target is not None]
-    rows, tokens = np.array(known, np.intp).reshape(-1, 2).T
+    pairs = [(at, target) for at, target in enumerate(targets) if target is not None]
+    rows, tokens = np.array(pairs, np.intp).reshape(-1, 2).T
     return rows, tokens
 
 

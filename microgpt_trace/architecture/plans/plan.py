@@ -67,7 +67,7 @@ class Task(NamedTuple):
     """What the interpreter has to know to run a row within a group of rows."""
 
     read: bool  # True if a row of the group reads it, and for the last row of the group
-    whole: Operation | None  # the row that it is a part of
+    total: Operation | None  # the row whose sum it is a part of
     done: tuple[str, ...]  # its inputs that no later row of the group reads
 
     def __repr__(self) -> str:
