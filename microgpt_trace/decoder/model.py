@@ -259,10 +259,8 @@ def _check(model: Decoder, ids: Sequence[int], room: int) -> None:
     if wrong is not None:
         raise InputError(f"token {wrong}: expected an id from 0 to {size - 1:,}")
     if len(ids) + room > limit:
-        more = f" and {room:,} to generate" if room else ""
-        raise InputError(
-            f"the context holds at most {limit:,} tokens, found {counted(len(ids), 'token')}{more}"
-        )
+        found = counted(len(ids), "token") + (f" and {room:,} to generate" if room else "")
+        raise InputError(f"the context holds at most {limit:,} tokens, found {found}")
 
 
 def named_token_of(vocabulary: Vocabulary, text: str) -> int:

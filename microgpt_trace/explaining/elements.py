@@ -39,10 +39,8 @@ def find_element(model: LanguageModel, text: str, shapes: Shapes) -> Element:
     index = site.part(name, shape, token, words).element(shape)
     if index is None:
         example = tuple(min(size - 1, i) for size, i in zip(shape, (1, 2, 0), strict=False))
-        raise InputError(
-            f"{text}: {describe_shape(name, shape, words)}; name one element, such as "
-            f"{element_name(name, example)}"
-        )
+        place = element_name(name, example)
+        raise InputError(f"{text}: {describe_shape(name, shape, words)}; name one element, such as {place}")
     return Element(name, index)
 
 
