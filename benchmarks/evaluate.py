@@ -1,10 +1,10 @@
-"""One evaluation of a GGUF model by a peer, as a process of its own.
+"""Run a GGUF model with another engine in a process of its own.
 
 python benchmarks/evaluate.py llama.cpp|transformers MODEL all|last GENERATE 1|"its own" IDS
 
-Prints the most probable token after the last position, and so many as GENERATE says after IDS. `all` works
-the logits of every position out, `last` those of the last one. One thread, or those that the peer takes by
-itself.
+Prints the most probable next token, or GENERATE tokens if GENERATE is at least 1. `all` computes the logits
+of every position, `last` only those of the last. The engine uses 1 thread, or as many as it chooses ("its
+own").
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 
 def with_llama_cpp(model: str, every: bool, generate: int, threads: int | None, ids: list[int]) -> list[int]:
-    """llama-cpp-python with its defaults for the CPU, but for a context of as many tokens as it takes."""
+    """Run llama-cpp-python with its defaults for the CPU, but with a context no longer than needed."""
     from llama_cpp import Llama
 
     llama = Llama(
@@ -27,7 +27,7 @@ def with_llama_cpp(model: str, every: bool, generate: int, threads: int | None, 
 
 
 def _greedily(llama, ids: list[int]) -> Iterator[int]:
-    """The most probable token, over and over."""
+    """Yield the most probable next token again and again."""
     from numpy.ctypeslib import as_array
 
     while True:
@@ -39,12 +39,12 @@ def _greedily(llama, ids: list[int]) -> Iterator[int]:
 def with_transformers(
     model: str, every: bool, generate: int, threads: int | None, ids: list[int]
 ) -> list[int]:
-    """The weights are expanded to float32, as transformers does by default."""
+    """Run transformers, which expands the weights to float32."""
     import torch
     from transformers import AutoModelForCausalLM
 
     if generate:
-        raise SystemExit("evaluate.py: transformers is measured on prompts alone")
+        raise SystemExit("evaluate.py: transformers cannot generate here; set GENERATE to 0")
     if threads is not None:
         torch.set_num_threads(threads)
     path = Path(model)
@@ -58,8 +58,5 @@ PEERS = {"llama.cpp": with_llama_cpp, "transformers": with_transformers}
 
 if __name__ == "__main__":
     peer, path, kept, count, threads, tokens = sys.argv[1:]
-    found = PEERS[peer](
-        path, kept == "all", int(count), int(threads) if threads == "1" else None,
-        [int(token) for token in tokens.split(",")],
-    )  # fmt: skip
-    print(*found)
+    ids = [int(token) for token in tokens.split(",")]
+    print(*PEERS[peer](path, kept == "all", int(count), 1 if threads == "1" else None, ids))

@@ -1,7 +1,7 @@
-"""Held-out loss after 5,000 steps: ours over five seeds, and PyTorch from the same start.
+"""Compare our held-out loss after 5,000 steps with PyTorch's, over up to five seeds.
 
-Both see the same split, the same names in the same order and the same initial values. Each computes
-its own held-out loss: the mean over names of the mean cross-entropy over a name's positions.
+Both have the same split, the same names in the same order and the same initial values. Each computes its own
+held-out loss: the mean over names of the mean cross-entropy over the positions of a name.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def our_loss(batch_size: int, seed: int) -> float:
 
 
 def torch_loss(seed: int) -> float:
-    """At batch size 1."""
+    """Return the held-out loss of PyTorch at batch size 1."""
     import torch
     from peer_torch import TorchPeer
 

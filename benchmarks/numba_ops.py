@@ -1,7 +1,7 @@
-"""Layers as loops and np.dot, compiled by numba's njit with fastmath, forward and backward side by side.
+"""The layers of microGPT, forward and backward, as loops and np.dot, compiled by numba with fastmath.
 
-The rows of all names stand one after another, without padding; name b has the rows from starts[b] to
-starts[b + 1]. Everything is float32.
+The rows of all names follow each other without padding. Name b has the rows starts[b]:starts[b + 1]. All
+values are float32.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def linear_forward(x, w):
 
 @jit
 def linear_backward(dy, x, w, dw):
-    """Every weight is used once, so its gradient is written and not added: -> dx"""
+    """Return dx. Write the gradient to dw without adding, since each weight is used once."""
     np.dot(dy.T, x, dw)
     return np.dot(dy, w)
 
@@ -56,7 +56,7 @@ def norm_backward(dy, y, factor):
 
 @jit
 def softmax(row):
-    """In place."""
+    """Replace the row by its softmax, in place."""
     largest, total = row.max(), ZERO
     for j in range(len(row)):
         row[j] = np.exp(row[j] - largest)
@@ -67,7 +67,7 @@ def softmax(row):
 
 @jit
 def attention_forward(q, k, v, starts, weights):
-    """Writes the weights [H, N, block_size], whose last axis counts from the name's first row: -> [N, C]"""
+    """Return the context [N, C]. Write weights [H, N, block_size], whose keys start at the name."""
     n_head, head_dim = len(weights), q.shape[1] // len(weights)
     scale, context = float32(1 / math.sqrt(head_dim)), np.zeros_like(q)
     for b in range(len(starts) - 1):
@@ -111,8 +111,8 @@ def attention_backward(dcontext, q, k, v, starts, weights):
 
 
 @jit
-def loss_and_slope(logits, targets, starts):
-    """The mean over names of the mean over positions, and its gradient, which takes the logits' place."""
+def loss_and_gradient(logits, targets, starts):
+    """Return the mean loss over names, and its gradient, which replaces the logits in place."""
     loss = ZERO
     for b in range(len(starts) - 1):
         share = ONE / float32((len(starts) - 1) * (starts[b + 1] - starts[b]))

@@ -1,8 +1,8 @@
-"""JAX, in float32: a whole step compiled by jit, and many steps in one compiled scan.
+"""Training in JAX, in float32: one step compiled by jit, or many steps in one compiled scan.
 
-The gradient is taken by the dict of arrays. Parameters and moments are one vector each between steps,
-which makes a call cheaper; taken by that vector, the gradient would be added up from a vector of full
-length for every array, which costs more than the step.
+Between steps, parameters and moments are one vector each, which makes a call cheaper. The gradient is
+computed for a dict of arrays: for the vector, JAX would add one full-length vector per array, which takes
+longer than the rest of the step.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ State = tuple[Any, ...]  # parameters, both moments, count of steps
 
 
 class JaxPeer:
-    """A call for a step. One name is padded to the block size, several are cut to the longest of them.
+    """One call per step. A single name is padded to the block size, several names to the longest of them.
 
-    A shape of its own for every length is slower at one name: the calls then take turns between many
-    programs. Losses are fetched at the end, so that no step waits for them.
+    A separate shape for each length of a single name would be slower, because calls would alternate between
+    many compiled programs. Losses are fetched at the end, so that no step waits for them.
     """
 
     def __init__(self, config: Config, values: Values, steps: int, lr: float) -> None:
@@ -57,7 +57,7 @@ class JaxPeer:
         return {name: np.asarray(value) for name, value in self.as_dict(self.state[0]).items()}
 
     def update(self, state: State, rows: Any) -> tuple[State, Any]:
-        """The state after a step, and the loss before it."""
+        """Return the state after a step, and the loss before it."""
         flat, m, v, done = state
         loss, by_name = jax.value_and_grad(self.loss)(self.as_dict(flat), rows)
         grad, _ = ravel_pytree(by_name)
@@ -68,21 +68,21 @@ class JaxPeer:
         return (flat - rate * m_hat / (jnp.sqrt(v_hat) + ADAM_EPS), m, v, done + 1), loss
 
     def loss(self, weights: dict[str, Any], rows: Any) -> Any:
-        """[B, T + 1] -> []"""
+        """Return the mean loss of the names [B, T + 1]."""
         if len(rows) == 1:
             return self.name_loss(weights, rows[0])
         return jax.vmap(self.name_loss, (None, 0))(weights, rows).mean()
 
     def name_loss(self, w: dict[str, Any], ids: Any) -> Any:
-        """Padding is no target: [T + 1] -> []"""
-        tokens, wanted = ids[:-1], ids[1:]
+        """Return the mean loss of one name [T + 1]. Padding does not count."""
+        tokens, targets = ids[:-1], ids[1:]
         x = self.norm(w["wte"][tokens] + w["wpe"][: len(tokens)])
         for i in range(self.config.n_layer):
             x = x + self.attention(self.norm(x), w, i) @ w[f"layer{i}.attn_wo"].T
             x = x + jax.nn.relu(self.norm(x) @ w[f"layer{i}.mlp_fc1"].T) @ w[f"layer{i}.mlp_fc2"].T
         log_probs = jax.nn.log_softmax(x @ w["lm_head"].T)
-        of_target = jnp.take_along_axis(log_probs, wanted[:, None], axis=1)[:, 0]
-        is_real = wanted >= 0
+        of_target = jnp.take_along_axis(log_probs, targets[:, None], axis=1)[:, 0]
+        is_real = targets >= 0
         return -(of_target * is_real).sum() / is_real.sum()
 
     def norm(self, x: Any) -> Any:
@@ -98,7 +98,7 @@ class JaxPeer:
 
 
 class JaxScanPeer(JaxPeer):
-    """A call for many steps: their names are padded to one length, and the losses come when all are done."""
+    """One call for many steps. All names have one length, and the losses return after the last step."""
 
     def compile(self) -> Any:
         return jax.jit(lambda state, rows: jax.lax.scan(self.update, state, rows), donate_argnums=0)

@@ -1,6 +1,6 @@
-"""numba, in float32: forward, backward and Adam, compiled by njit with fastmath; a call for a step.
+"""Training in numba, in float32: forward, backward and Adam, compiled by njit with fastmath.
 
-Parameters, gradients and moments are one vector each; `Weights` are views of one.
+Parameters, gradients and moments are one vector each. `Weights` are views of such a vector.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numba_ops import (
     jit,
     linear_backward,
     linear_forward,
-    loss_and_slope,
+    loss_and_gradient,
     norm_backward,
     norm_forward,
 )
@@ -32,7 +32,7 @@ PER_LAYER = {"wq": "attn_wq", "wk": "attn_wk", "wv": "attn_wv", "wo": "attn_wo",
 
 
 class Weights(NamedTuple):
-    """Parameters or their gradients; those of the layers are stacked."""
+    """Parameters or their gradients. Matrices of the layers are stacked."""
 
     wte: np.ndarray  # [V, C]
     wpe: np.ndarray  # [block_size, C]
@@ -47,7 +47,7 @@ class Weights(NamedTuple):
 
 @jit
 def gradients(w, g, tokens, targets, starts, n_head):
-    """Writes the gradients into `g`: -> the loss"""
+    """Write the gradients to `g` and return the loss."""
     n_layer, block_size = len(w.wq), len(w.wpe)
     x = np.empty((len(tokens), w.wte.shape[1]), np.float32)
     for b in range(len(starts) - 1):
@@ -66,7 +66,7 @@ def gradients(w, g, tokens, targets, starts, n_head):
         hidden = np.maximum(linear_forward(mlp_in, w.fc1[i]), ZERO)
         x = x + linear_forward(hidden, w.fc2[i])
         caches.append((attn_in, attn_factor, q, k, v, weights, context, mlp_in, mlp_factor, hidden))
-    loss, dlogits = loss_and_slope(linear_forward(x, w.lm_head), targets, starts)
+    loss, dlogits = loss_and_gradient(linear_forward(x, w.lm_head), targets, starts)
 
     dx = linear_backward(dlogits, x, w.lm_head, g.lm_head)
     for i in range(n_layer - 1, -1, -1):
@@ -107,7 +107,7 @@ def step(flat, grad, m, v, w, g, tokens, targets, starts, n_head, number, rate):
 
 
 class NumbaPeer:
-    """A call for a step."""
+    """One call per step."""
 
     def __init__(self, config: Config, values: Values, steps: int, lr: float) -> None:
         self.config, self.initial, self.steps, self.lr = config, values, steps, lr
@@ -118,26 +118,17 @@ class NumbaPeer:
 
     def views(self, flat: np.ndarray) -> Weights:
         layers, c, f = self.config.n_layer, self.config.n_embd, self.config.n_inner
-        vocab = (self.config.vocab_size, c)
-        shapes = [
-            vocab,
-            (self.config.block_size, c),
-            vocab,
-            *[(layers, c, c)] * 4,
-            (layers, f, c),
-            (layers, c, f),
-        ]
-        ends = np.cumsum([math.prod(shape) for shape in shapes])
-        return Weights(
-            *(p.reshape(shape) for p, shape in zip(np.split(flat, ends[:-1]), shapes, strict=True))
-        )
+        vocab, positions = (self.config.vocab_size, c), (self.config.block_size, c)
+        shapes = [vocab, positions, vocab, *[(layers, c, c)] * 4, (layers, f, c), (layers, c, f)]
+        parts = np.split(flat, np.cumsum([math.prod(shape) for shape in shapes])[:-1])
+        return Weights(*(part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)))
 
     def by_name(self) -> dict[str, np.ndarray]:
-        """Views of the parameters."""
-        own = {name: getattr(self.w, name) for name in ("wte", "wpe", "lm_head")}
+        """Return views of the parameters by name."""
+        views = {name: getattr(self.w, name) for name in ("wte", "wpe", "lm_head")}
         for field, name in PER_LAYER.items():
-            own |= {f"layer{i}.{name}": weight for i, weight in enumerate(getattr(self.w, field))}
-        return own
+            views |= {f"layer{i}.{name}": weight for i, weight in enumerate(getattr(self.w, field))}
+        return views
 
     def begin(self) -> None:
         for name, view in self.by_name().items():
@@ -145,7 +136,7 @@ class NumbaPeer:
         self.m[...], self.v[...], self.done = 0, 0, 0
 
     def prepare(self, batches: Sequence[np.ndarray]) -> list[tuple[np.ndarray, ...]]:
-        """Of each batch the tokens [N], the targets [N] and the starts [B + 1]."""
+        """Return the tokens [N], targets [N] and starts [B + 1] of each batch."""
         prepared = []
         for rows in batches:
             real = rows[:, 1:] >= 0

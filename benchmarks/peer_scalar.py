@@ -1,4 +1,4 @@
-"""Plain Python, in float64: every number is an object that knows its gradient, one position after another."""
+"""Training in plain Python, in float64: each number is an object with its gradient."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from microgpt_trace import Config
 
 
 class ScalarPeer:
-    """One name a step."""
+    """One name per step."""
 
     def __init__(self, config: Config, values: Values, steps: int, lr: float) -> None:
         self.config, self.initial, self.steps, self.lr = config, values, steps, lr
@@ -43,5 +43,5 @@ class ScalarPeer:
         return loss.value
 
     def values(self) -> Values:
-        found = self.model.w.items()
-        return {name: np.array([[weight.value for weight in row] for row in rows]) for name, rows in found}
+        items = self.model.w.items()
+        return {name: np.array([[weight.value for weight in row] for row in rows]) for name, rows in items}

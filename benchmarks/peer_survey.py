@@ -1,9 +1,9 @@
-"""The peer of a survey: a user of PyTorch who hooks the modules of transformers' Llama, in float32.
+"""Survey statistics by PyTorch hooks on the modules of transformers' Llama, in float32.
 
-The same statistics of the same texts in the same batches: of each channel how many, sum and sum of squares in
-float64, least, largest, zeros; of each head shares of attention and entropy; of each layer growth and cosine;
-loss and rank of each target. Hooks do not see q and k after RoPE, scores and products of gates, which ours
-measures too.
+The texts and batches are those of our survey, and the statistics nearly the same. Per channel: sum and sum of
+squares in float64, least, largest, and number of zeros. Per head: shares of attention and entropy. Per layer:
+growth and cosine. Per target: loss and rank. Our survey also measures q and k after RoPE, scores and products
+of gates, which module hooks cannot see.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HOOKED = (*NAMES.values(), "mlp.act_fn")
 
 
 def transformers_model(ours: Any) -> LlamaForCausalLM:
-    """The same weights as transformers has them, in float32."""
+    """Return the transformers model with the same weights, in float32."""
     config = ours.config
     model = LlamaForCausalLM(
         LlamaConfig(
@@ -36,9 +36,9 @@ def transformers_model(ours: Any) -> LlamaForCausalLM:
     )  # fmt: skip
     theirs = {"wte": "model.embed_tokens.weight", "final_norm": "model.norm.weight"}
     for name in ours.config.shapes():
-        layer, _, own = name.rpartition(".")
+        layer, _, part = name.rpartition(".")
         if layer:
-            theirs[name] = f"model.layers.{layer.removeprefix('layer')}.{NAMES[own]}.weight"
+            theirs[name] = f"model.layers.{layer.removeprefix('layer')}.{NAMES[part]}.weight"
     weights = {theirs[name]: torch.from_numpy(ours.parameter(name).copy()) for name in theirs}
     missing, unexpected = model.load_state_dict(weights, strict=False)
     assert set(missing) <= {"lm_head.weight"}, missing
@@ -62,21 +62,21 @@ class HookedStatistics:
         return take
 
     def take(self, name: str, rows: torch.Tensor) -> None:
-        """Add up the channels of [N, C]."""
+        """Add statistics of each channel of rows [N, C]."""
         wide = rows.double()
         low, high = torch.aminmax(rows, dim=0)
-        found = [wide.sum(0), wide.square().sum(0), low, high, (rows == 0).sum(0)]
+        statistics = [wide.sum(0), wide.square().sum(0), low, high, (rows == 0).sum(0)]
         if name not in self.totals:
-            self.totals[name] = found
+            self.totals[name] = statistics
             return
         total = self.totals[name]
         for at in (0, 1, 4):
-            total[at] += found[at]
+            total[at] += statistics[at]
         total[2], total[3] = torch.minimum(total[2], low), torch.maximum(total[3], high)
 
     @torch.inference_mode()
     def run(self, batches: Sequence[Sequence[Sequence[int]]], measure: bool = True) -> float:
-        """The mean loss of all tokens of the texts, which are of one length in each batch."""
+        """Return the mean loss of all tokens. The texts of a batch have one length."""
         losses: list[torch.Tensor] = []
         for texts in batches:
             ids = torch.tensor(texts)
@@ -99,7 +99,7 @@ class HookedStatistics:
         self.totals.setdefault("ranks", []).append(ranks)
 
     def take_attention(self, name: str, weights: torch.Tensor, tokens: torch.Tensor) -> None:
-        """Shares on itself, the one before, position 0 and repeats, and the entropy: [B, H, T, T]"""
+        """Add entropy and attention to self, previous, position 0 and repeats, from weights [B, H, T, T]."""
         length = weights.shape[-1]
         below = torch.tril(torch.ones(length, length, dtype=torch.bool))
         self.take(f"{name}.values", weights[:, :, below].transpose(1, 2).flatten(0, 1))
@@ -113,7 +113,7 @@ class HookedStatistics:
         self.totals.setdefault(name, []).append(torch.stack(shares))
 
     def take_stream(self, name: str, before: torch.Tensor, after: torch.Tensor) -> None:
-        """Of each text: [B, T, C] twice"""
+        """Add the cosine, growth and largest value of each text, from residual streams [B, T, C]."""
         cosine = torch.nn.functional.cosine_similarity(before, after, dim=2).sum(1)
         growth = torch.log(after.norm(dim=2) / before.norm(dim=2)).sum(1)
         sizes = after.abs().flatten(1)

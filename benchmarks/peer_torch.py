@@ -1,8 +1,8 @@
-"""PyTorch, in float32: eager, and with the model compiled.
+"""Training in PyTorch, in float32: eager, or with a compiled loss and backward pass.
 
-Both have scaled_dot_product_attention and the fused Adam. Compiled are the loss and its backward pass.
-Measured with PyTorch 2.13: `torch.compile` of the optimizer's step saves nothing beside the fused Adam,
-and of a whole step with `torch.func.grad` inside it fails ("Cannot access storage of TensorWrapper").
+Both use scaled_dot_product_attention and the fused Adam. In PyTorch 2.13, compiling the optimizer's step
+saves no time over the fused Adam. Compiling a whole step with `torch.func.grad` fails ("Cannot access storage
+of TensorWrapper").
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Prepared = list[tuple[torch.Tensor, ...]]
 
 
 class TorchPeer:
-    """Eager, on names cut to the longest of their batch."""
+    """Eager training on names padded to the longest of their batch."""
 
     def __init__(self, config: Config, values: Values, steps: int, lr: float) -> None:
         self.config, self.initial, self.steps, self.lr = config, values, steps, lr
@@ -37,7 +37,7 @@ class TorchPeer:
         self.done = 0
 
     def prepare(self, batches: Sequence[np.ndarray]) -> Prepared:
-        """Of each batch the tokens [B, T], the targets [B, T] and each name's share of the loss [B, 1]."""
+        """Return the tokens [B, T], targets [B, T] and weights of the losses [B, 1] of each batch."""
         return [self.of_batch(cut(rows)) for rows in batches]
 
     def of_batch(self, rows: np.ndarray) -> tuple[torch.Tensor, ...]:
@@ -58,7 +58,7 @@ class TorchPeer:
         return loss.item()
 
     def loss(self, tokens: Any, targets: Any, share: Any) -> Any:
-        """Padding is no target: [B, T], [B, T], [B, 1] -> []"""
+        """Return the mean loss of the names. Padding does not count."""
         logits, targets_in_row = self.logits(tokens).flatten(0, 1), targets.flatten()
         if len(tokens) == 1:
             return functional.cross_entropy(logits, targets_in_row, ignore_index=-1)
@@ -66,7 +66,7 @@ class TorchPeer:
         return (losses.view(targets.shape) * share).sum()
 
     def logits(self, tokens: Any) -> Any:
-        """Attention is causal and so never looks at the padding: [B, T] -> [B, T, V]"""
+        """Return logits [B, T, V]. Causal attention never sees the padding, which follows a name."""
         w = self.weights
         x = self.norm(functional.embedding(tokens, w["wte"]) + w["wpe"][: tokens.shape[1]])
         for i in range(self.config.n_layer):
@@ -91,11 +91,11 @@ class TorchPeer:
 
 
 class CompiledTorchPeer(TorchPeer):
-    """Compiled once, for names padded to the block size."""
+    """Training compiled once, for names padded to the block size."""
 
     def __init__(self, config: Config, values: Values, steps: int, lr: float) -> None:
         super().__init__(config, values, steps, lr)
-        torch.compiler.reset()  # else a few more models count as one that is compiled too often
+        torch.compiler.reset()  # or else several models reach the limit of recompilations
         self.loss = torch.compile(self.loss, dynamic=False)  # type: ignore[method-assign]
 
     def prepare(self, batches: Sequence[np.ndarray]) -> Prepared:

@@ -1,10 +1,10 @@
-"""What a peer owes, and which there are: independent implementations of training microGPT.
+"""Peers: independent implementations of microGPT's training in other libraries.
 
-They share no code with the package, only the formulas: RMSNorm without gain (eps 1e-5, also once
-after the embedding), causal attention, ReLU, an untied head, no biases; the loss is the mean over
-names of the mean cross-entropy over a name's positions; Adam (0.85, 0.99, 1e-8, bias-corrected)
-with a rate that falls linearly to zero. Each is written as its own users would, in the form that was
-measured to be its fastest. Shape letters are those of microgpt_trace/microgpt/operations.py.
+They share the formulas with the package, but no code. RMSNorm has no gain (eps 1e-5) and also follows the
+embedding. Attention is causal, the MLP uses ReLU, the output matrix is untied, and there are no biases. The
+loss is the mean over names of the mean cross-entropy over the positions of a name. Adam (0.85, 0.99, 1e-8,
+bias-corrected) has a rate that falls linearly to zero. Each peer is written as users of its library would, in
+the form that was measured as the fastest. Shape letters follow microgpt_trace/microgpt/operations.py.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ Values = Mapping[str, np.ndarray]
 
 
 class Peer(Protocol):
-    """A contender, made of a config, the initial values by name, the schedule's steps and its first rate."""
+    """An implementation, built from a config, initial values, the number of steps and the first rate."""
 
     def prepare(self, batches: Sequence[np.ndarray]) -> Any:
-        """The names of every step in the form that `train` takes. This is on nobody's bill but ours.
+        """Convert the batches to the form that `train` takes. This time is not measured.
 
-        A batch are the ids of B names, both BOS included, padded with -1: [B, block_size + 1]
+        A batch holds the ids of B names with both BOS, padded with -1: [B, block_size + 1]
         """
 
     def begin(self) -> None:
         """Go back to the initial values."""
 
     def train(self, prepared: Any) -> list[float]:
-        """Take a step for each batch and return the losses, each from before its update."""
+        """Take one step per batch and return the losses, each computed before its update."""
 
     def values(self) -> Values:
-        """The parameters as they are now."""
+        """Return the current parameters."""
 
 
-# By the names that the tables have: the module, the class, and what has to be installed.
+# Module, class and required packages of each column of the tables
 PEERS = {
     "numba": ("peer_numba", "NumbaPeer", ("numba", "scipy")),
     "JAX lax.scan": ("peer_jax", "JaxScanPeer", ("jax",)),
@@ -52,18 +52,18 @@ PEERS = {
 
 
 def installed(*names: str) -> dict[str, type[Any]]:
-    """The peers of these names that can run here; those that cannot are said to be skipped."""
-    found = {}
+    """Return the peers whose packages are installed, and print which are skipped."""
+    result = {}
     for name in names:
         module, peer_class, packages = PEERS[name]
         missing = [package for package in packages if not find_spec(package)]
         if missing:
-            print(f"{name} is skipped: it needs `pip install {' '.join(missing)}`")
+            print(f"Skipped {name}: it needs `pip install {' '.join(missing)}`")
         else:
-            found[name] = getattr(import_module(module), peer_class)
-    return found
+            result[name] = getattr(import_module(module), peer_class)
+    return result
 
 
 def cut(rows: np.ndarray) -> np.ndarray:
-    """A batch without the padding that all its names have: [B, longest + 1]"""
+    """Remove the padding that all names of a batch share: [B, longest + 1]"""
     return rows[:, : (rows >= 0).sum(1).max()]

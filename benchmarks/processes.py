@@ -1,6 +1,6 @@
-"""Whole commands as users start them: wall time, CPU time and peak memory. Imports no NumPy itself.
+"""Measure whole commands as users start them: wall time, CPU time and peak memory. Imports no NumPy.
 
-Peak memory of a child starts from that of the process it was forked from, so this one stays small.
+The peak memory of a child starts from the memory of the process that forks it, so this process stays small.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from table import print_table
 
 REPEATS = 10
 STEPS = 5000
-KIB_PER_UNIT = 1 / 1024 if sys.platform == "darwin" else 1  # of ru_maxrss
+KIB_PER_UNIT = 1 / 1024 if sys.platform == "darwin" else 1  # unit of ru_maxrss
 
 
 class Usage(NamedTuple):
-    """What a process took."""
+    """The time and memory of a process."""
 
     wall: float  # s
     cpu: float  # s, user and system
-    memory: float  # MB at its peak
+    memory: float  # MB, peak
 
 
 def commands(folder: Path) -> dict[str, list[str]]:
-    """What is measured, by the name it has in the table."""
+    """Return the commands to measure, by their names in the table."""
     microgpt = [sys.executable, "-m", "microgpt_trace"]
     train = [*microgpt, "train", "--out", str(folder / "model.safetensors"), "--force"]
     return {
@@ -44,7 +44,7 @@ def commands(folder: Path) -> dict[str, list[str]]:
 
 @contextmanager
 def drained_terminal():
-    """A terminal to write to, so that the progress bar is drawn as for a user; what it shows is dropped."""
+    """Open a terminal whose output is discarded, so that a command draws its progress bar as for a user."""
     if not hasattr(os, "openpty"):
         yield subprocess.DEVNULL
         return
@@ -55,7 +55,7 @@ def drained_terminal():
             try:
                 if not os.read(reader, 65536):
                     return
-            except OSError:  # the other side is closed
+            except OSError:  # the other end is closed
                 return
 
     thread = threading.Thread(target=drain)
@@ -69,7 +69,7 @@ def drained_terminal():
 
 
 def measure(command: list[str], to_terminal: bool = True) -> Usage:
-    """Run a command to its end; what it prints goes to a terminal or nowhere. RuntimeError if it fails."""
+    """Run a command with its output to a terminal or to nothing. Raises RuntimeError if it fails."""
     with drained_terminal() as terminal:
         start = time.perf_counter()
         output = terminal if to_terminal else subprocess.DEVNULL
@@ -83,24 +83,24 @@ def measure(command: list[str], to_terminal: bool = True) -> Usage:
 
 
 def best(usages: list[Usage]) -> Usage:
-    """The least time, and the most memory."""
+    """Return the shortest times and the largest memory."""
     return Usage(min(u.wall for u in usages), min(u.cpu for u in usages), max(u.memory for u in usages))
 
 
 def report() -> None:
     if not hasattr(os, "wait4"):
-        print("process is skipped: this system does not tell what a child process used\n")
+        print("Skipped process: this system cannot measure the time and memory of a child process\n")
         return
-    found: dict[str, list[Usage]] = {}
+    runs: dict[str, list[Usage]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(REPEATS):
             for name, command in commands(Path(folder)).items():
-                found.setdefault(name, []).append(measure(command))
-    usages = {name: best(each) for name, each in found.items()}
+                runs.setdefault(name, []).append(measure(command))
+    usages = {name: best(each) for name, each in runs.items()}
     numpy, trace, one, many = usages.values()
     rows = [[name, f"{u.wall:.3f} s", f"{u.cpu:.3f} s", f"{u.memory:.1f} MB"] for name, u in usages.items()]
     wall, cpu = trace.wall - numpy.wall, trace.cpu - numpy.cpu
-    rows.append(["trace emma over import numpy", f"{wall:.3f} s", f"{cpu:.3f} s", ""])
+    rows.append(["trace emma minus import numpy", f"{wall:.3f} s", f"{cpu:.3f} s", ""])
     wall, cpu = ((b - a) / (STEPS - 1) * 1e6 for a, b in zip(one[:2], many[:2], strict=True))
     rows.append(["one step within train", f"{wall:.1f} µs", f"{cpu:.1f} µs", ""])
     print_table(f"Processes (best of {REPEATS})", ["", "wall", "CPU", "peak memory"], rows)

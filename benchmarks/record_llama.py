@@ -1,13 +1,13 @@
-"""What llama.cpp itself computes, as dumps: python benchmarks/record_llama.py MODEL FOLDER NAME=TEXT ...
+"""Record the values that llama.cpp computes: python benchmarks/record_llama.py MODEL FOLDER NAME=TEXT ...
 
-Writes MODEL in several types (requantise.py) to FOLDER/TYPE.gguf and, for each of them and each text, every
-float32 tensor of llama.cpp's graph to FOLDER/TYPE-NAME.npz under the name that it has there, which
-`microgpt diff` and `microgpt diagnose` read. Flash attention is off, so that kq and its softmax exist, and
-the logits of every position are asked for, so that the last layer has all rows.
+Writes MODEL in several types (requantise.py) to FOLDER/TYPE.gguf. For each type and each text, it writes
+every named float32 tensor of llama.cpp's graph to FOLDER/TYPE-NAME.npz, which `microgpt diff` and `microgpt
+diagnose` read. Flash attention is off, so that kq and its softmax exist. All positions get logits, so that
+the last layer has all rows.
 
-The graph uses some names several times. The last tensor has the name; the one that RoPE reads is called
-"Qcur-0 (reshaped)", as llama.cpp called it until 2025; any other has its operation in brackets. Keys of
-the cache behind the last token, with which it is padded, are left out of kq and its softmax.
+The graph uses some names several times. The last tensor keeps the name. The tensor that RoPE reads is called
+"Qcur-0 (reshaped)", as llama.cpp called it until 2025. Any other gets its operation in brackets. kq and its
+softmax are stored without the padding of the cache after the last token.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import os
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,12 +23,12 @@ import numpy as np
 from requantise import TYPES, requantise
 
 F32 = 0  # ggml_type
-VIEWS = ("VIEW", "RESHAPE", "PERMUTE", "TRANSPOSE")  # other names for values that are recorded already
+VIEWS = ("VIEW", "RESHAPE", "PERMUTE", "TRANSPOSE")  # operations that compute no new values
 UNNAMED = "node_"
 
 
 class Node(NamedTuple):
-    """A tensor of the graph, in the order in which they are computed."""
+    """A tensor of the graph."""
 
     name: str
     operation: str
@@ -37,7 +36,7 @@ class Node(NamedTuple):
 
 
 class Tensor(ctypes.Structure):
-    """ggml_tensor in ggml.h, as far as its data; `described` holds it against what ggml says itself."""
+    """The first fields of ggml_tensor in ggml.h. `layout` checks them with functions of ggml."""
 
     _fields_ = [
         ("type", ctypes.c_int),
@@ -48,20 +47,20 @@ class Tensor(ctypes.Structure):
 
 
 def record(model: Path, ids: Sequence[int], threads: int) -> list[Node]:
-    """The float32 tensors of one evaluation of a prompt."""
+    """Return the float32 tensors of one evaluation of a prompt, in order of computation."""
     import llama_cpp
 
     nodes: list[Node] = []
     failed: list[Exception] = []
     read = reader()
 
-    def after(pointer: int, asks: bool, _: Any) -> bool:
-        if asks:  # whether we want the tensor that comes next
+    def after(pointer: int, before: bool, _: Any) -> bool:
+        if before:  # llama.cpp asks whether to report the next tensor
             return True
         try:
             if (node := read(pointer)) is not None:
                 nodes.append(node)
-        except Exception as error:  # ctypes would print it and go on
+        except Exception as error:  # ctypes would only print it and continue
             failed.append(error)
         return not failed
 
@@ -78,13 +77,13 @@ def record(model: Path, ids: Sequence[int], threads: int) -> list[Node]:
 
 
 def evaluate(model: Path, params: Any, ids: Sequence[int]) -> None:
-    """Decode a prompt as one batch, with the logits of every position."""
+    """Decode a prompt as one batch, with logits at every position."""
     import llama_cpp
 
     loaded = load(model)
     context = llama_cpp.llama_init_from_model(loaded, params)
     if not context:
-        raise RuntimeError(f"{model}: llama.cpp made no context of {len(ids)} tokens")
+        raise RuntimeError(f"{model}: llama.cpp could not create a context of {len(ids)} tokens")
     batch = llama_cpp.llama_batch_init(len(ids), 0, 1)
     batch.n_tokens = len(ids)
     for i, token in enumerate(ids):
@@ -98,22 +97,22 @@ def evaluate(model: Path, params: Any, ids: Sequence[int]) -> None:
         raise RuntimeError(f"{model}: llama_decode returned {status}")
 
 
-def load(model: Path, only_words: bool = False) -> Any:
+def load(model: Path, vocab_only: bool = False) -> Any:
     import llama_cpp
 
     params = llama_cpp.llama_model_default_params()
-    params.n_gpu_layers, params.vocab_only = 0, only_words
+    params.n_gpu_layers, params.vocab_only = 0, vocab_only
     loaded = llama_cpp.llama_model_load_from_file(os.fsencode(model), params)
     if not loaded:
-        raise RuntimeError(f"{model}: llama.cpp did not load it")
+        raise RuntimeError(f"{model}: llama.cpp could not load the model")
     return loaded
 
 
 def tokens(model: Path, text: str) -> list[int]:
-    """The text in llama.cpp's own tokens, with those that the model puts before it."""
+    """Return the token ids of a text, with the special tokens that the model adds."""
     import llama_cpp
 
-    loaded, data = load(model, only_words=True), text.encode()
+    loaded, data = load(model, vocab_only=True), text.encode()
     room = (llama_cpp.llama_token * (len(data) + 8))()
     vocabulary = llama_cpp.llama_model_get_vocab(loaded)
     count = llama_cpp.llama_tokenize(vocabulary, data, len(data), room, len(room), True, True)
@@ -122,12 +121,12 @@ def tokens(model: Path, text: str) -> list[int]:
 
 
 def reader() -> Callable[[int], Node | None]:
-    """A function that reads the tensor at an address; None if it is of no use."""
+    """Return a function that reads the tensor at an address, or returns None if it is not to be recorded."""
     ggml = libraries()
 
     def read(pointer: int) -> Node | None:
         name, operation = ggml.ggml_get_name(pointer).decode(), ggml.ggml_op_desc(pointer).decode()
-        shape, strides, kind = described(ggml, pointer)
+        shape, strides, kind = layout(ggml, pointer)
         if kind != F32 or operation in VIEWS or name.startswith(UNNAMED):
             return None
         size = ggml.ggml_nbytes(pointer)
@@ -140,7 +139,7 @@ def reader() -> Callable[[int], Node | None]:
 
 
 def libraries() -> Any:
-    """The functions of libggml-base that tell about a tensor."""
+    """Load libggml-base and declare the functions that read a tensor."""
     import llama_cpp
     from llama_cpp._ctypes_extensions import load_shared_library
 
@@ -159,49 +158,45 @@ def libraries() -> Any:
     return ggml
 
 
-def described(ggml: Any, pointer: int) -> tuple[tuple[int, ...], tuple[int, ...], int]:
-    """Shape, strides in bytes and type, the slowest axis first and of those of length 1 two at most.
+def layout(ggml: Any, pointer: int) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+    """Return the shape, the strides in bytes and the type of a tensor, with the slowest axis first.
 
-    RuntimeError where the struct is laid out otherwise than we read it.
+    Leading axes of length 1 are dropped down to two axes. Raises RuntimeError if the struct of this version
+    of llama.cpp has another layout.
     """
     tensor = Tensor.from_address(pointer)
     lengths, strides = tuple(tensor.lengths), tuple(tensor.strides)
     if int(np.prod(lengths)) != ggml.ggml_nelements(pointer) or strides[0] != ggml.ggml_element_size(pointer):
-        raise RuntimeError("ggml_tensor is laid out otherwise in this version of llama.cpp")
+        raise RuntimeError("This version of llama.cpp has another layout of ggml_tensor")
     axes = max([2, *(i + 1 for i in range(4) if lengths[i] > 1)])
     return lengths[axes - 1 :: -1], strides[axes - 1 :: -1], tensor.type
 
 
 def dump(nodes: Sequence[Node], length: int) -> dict[str, np.ndarray]:
-    """Arrays under names of their own; `length` is that of the prompt."""
+    """Return the arrays under unique names. `length` is the number of tokens of the prompt."""
     arrays: dict[str, np.ndarray] = {}
-    for name, same in grouped(nodes).items():
+    by_name: dict[str, list[Node]] = {}
+    for node in nodes:
+        by_name.setdefault(node.name, []).append(node)
+    for name, same in by_name.items():
         for i, node in enumerate(same):
             following = same[i + 1].operation if i + 1 < len(same) else None
-            arrays[called(name, node.operation, following, arrays)] = without_padding(node, length)
+            arrays[unique_name(name, node.operation, following, arrays)] = without_padding(node, length)
     return arrays
 
 
-def grouped(nodes: Sequence[Node]) -> dict[str, list[Node]]:
-    """The tensors of each name, in the order of the graph."""
-    found: dict[str, list[Node]] = {}
-    for node in nodes:
-        found.setdefault(node.name, []).append(node)
-    return found
-
-
-def called(name: str, operation: str, following: str | None, taken: dict[str, np.ndarray]) -> str:
-    """What a tensor is called in the dump; `following` is the operation of the next of its name."""
+def unique_name(name: str, operation: str, following: str | None, names: Collection[str]) -> str:
+    """Return the name in the dump. `following` is the operation of the next tensor of the same name."""
     if following is None:
         return name
     if following == "ROPE":
         return f"{name} (reshaped)"
-    number = sum(key.startswith(f"{name} ({operation}") for key in taken)
+    number = sum(key.startswith(f"{name} ({operation}") for key in names)
     return f"{name} ({operation}{f' {number + 1}' if number else ''})"
 
 
 def without_padding(node: Node, length: int) -> np.ndarray:
-    """[H, T, padded] -> [H, T, T] where these are scores or weights of attention."""
+    """Cut attention scores and weights [H, T, padded] to [H, T, T]."""
     return node.values[..., :length] if node.name.startswith(("kq-", "kq_")) else node.values
 
 
@@ -209,11 +204,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", type=Path)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("texts", nargs="+", metavar="NAME=TEXT")
-    parser.add_argument("--types", default=",".join(TYPES), help=f"({','.join(TYPES)})")
-    parser.add_argument("--threads", type=int, default=1, help="(1)")
+    parser.add_argument("model", type=Path, help="GGUF file")
+    parser.add_argument("folder", type=Path, help="folder for models and dumps")
+    parser.add_argument("texts", nargs="+", metavar="NAME=TEXT", help='such as "france=The capital of"')
+    parser.add_argument("--types", default=",".join(TYPES), help="types to write; default: %(default)s")
+    parser.add_argument("--threads", type=int, default=1, help="number of threads; default: 1")
     options = parser.parse_args()
     import llama_cpp
     from llama_cpp._logger import set_verbose
@@ -221,7 +216,7 @@ def main() -> None:
     set_verbose(False)
     print(f"llama-cpp-python {llama_cpp.__version__}: {llama_cpp.llama_print_system_info().decode()}")
     for model in requantise(options.model, options.folder, options.types.split(",")):
-        for name, _, text in (given.partition("=") for given in options.texts):
+        for name, _, text in (item.partition("=") for item in options.texts):
             ids = tokens(model, text)
             arrays = dump(record(model, ids, options.threads), len(ids))
             out = options.folder / f"{model.stem}-{name}.npz"
@@ -230,4 +225,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

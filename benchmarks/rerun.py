@@ -1,7 +1,6 @@
-"""Patching as a run for every site: python benchmarks/rerun.py MODEL CLEAN CORRUPT
+"""Patch each site in a run of its own: python benchmarks/rerun.py MODEL CLEAN CORRUPT [--compare]
 
-What `microgpt patch` does in one pass, done without sharing: the peer of its benchmark. Prints the
-largest distance of its numbers from those of the one pass.
+`microgpt patch` computes the same numbers in one pass. --compare prints the largest difference from them.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ from microgpt_trace.hooks.event import TraceEvent
 
 def main(path: str, clean: str, corrupt: str) -> None:
     model = load(path)
-    known = patch(model, clean, corrupt) if "--compare" in sys.argv else None
+    one_pass = patch(model, clean, corrupt) if "--compare" in sys.argv else None
     names = ["embed.tok", "layer*.mlp.residual"]
-    kept: dict[str, Array] = {}
+    clean_values: dict[str, Array] = {}
 
     def keep(event: TraceEvent, value: Array) -> None:
-        kept[event.name] = value.copy()
+        clean_values[event.name] = value.copy()
 
     inputs = [model.read(text) for text in (clean, corrupt)]
     last = len(inputs[0].tokens) - 1
@@ -32,22 +31,23 @@ def main(path: str, clean: str, corrupt: str) -> None:
     target, against = (int(logits.argmax()) for logits in ends)
     high, low = (float(logits[target] - logits[against]) for logits in ends)
     restored = {}
-    for name in kept:
+    for name in clean_values:
         for position in range(last + 1):
 
             def put(event: TraceEvent, value: Array, row: int = position) -> Array:
                 patched = value.copy()
-                patched[row] = kept[event.name][row]
+                patched[row] = clean_values[event.name][row]
                 return patched
 
             with model.hooks.subscribe(put, name):
                 logits = model.logits(inputs[1], [last], model.hooks.begin().tap("forward"))[0]
             restored[f"{name}@{position}"] = (float(logits[target] - logits[against]) - low) / (high - low)
     print(f"{len(restored)} sites")
-    if known is not None:
-        told = {f"{cell.name}@{cell.position}": cell.restored for cell in known.cells}
-        assert set(told) == set(restored)
-        print(f"largest distance {max(np.abs(told[site] - restored[site]) for site in told):.1e}")
+    if one_pass is not None:
+        expected = {f"{cell.name}@{cell.position}": cell.restored for cell in one_pass.cells}
+        assert set(expected) == set(restored)
+        difference = max(np.abs(expected[site] - restored[site]) for site in expected)
+        print(f"largest difference from one pass: {difference:.1e}")
 
 
 if __name__ == "__main__":

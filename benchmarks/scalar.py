@@ -1,4 +1,4 @@
-"""microGPT over scalars in plain Python: a number that records how it was computed, and the model."""
+"""microGPT in plain Python, on scalars that record how they were computed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ NORM_EPS = 1e-5
 
 
 class Scalar:
-    """A number with the numbers it was computed from, and its derivative by each of them."""
+    """A number, the numbers that it was computed from, and its derivative by each of them."""
 
     __slots__ = ("grad", "inputs", "slopes", "value")
 
@@ -46,7 +46,7 @@ class Scalar:
         return Scalar(max(self.value, 0.0), (self,), (float(self.value > 0),))
 
     def backward(self) -> None:
-        """Add d self / d number to the `grad` of every number this one was computed from."""
+        """Add d self / d number to the `grad` of every number that `self` was computed from."""
         self.grad, order = 1.0, list[Scalar]()
         visit(self, set(), order)
         for number in reversed(order):
@@ -56,7 +56,7 @@ class Scalar:
 
 
 def visit(number: Scalar, seen: set[Scalar], order: list[Scalar]) -> None:
-    """Append the number and all it was computed from to `order`, each after its inputs."""
+    """Append `number` and everything that it was computed from to `order`, each after its inputs."""
     if number not in seen:
         seen.add(number)
         for source in number.inputs:
@@ -99,7 +99,7 @@ def softmax(x: Vector) -> Vector:
 
 
 class ScalarModel:
-    """The model over its parameters by name, [out, in] lists of scalars."""
+    """The model. Parameters are [out, in] lists of scalars, by name."""
 
     def __init__(self, n_layer: int, n_head: int, values: dict[str, list[list[float]]]) -> None:
         self.n_layer, self.n_head = n_layer, n_head
@@ -109,19 +109,19 @@ class ScalarModel:
         return [weight for rows in self.w.values() for row in rows for weight in row]
 
     def loss(self, ids: list[int]) -> Scalar:
-        """Mean of -log P(next id) over the positions of a name."""
+        """Return the mean of -log P(next id) over the positions of a name."""
         keys: list[list[Vector]] = [[] for _ in range(self.n_layer)]
         values: list[list[Vector]] = [[] for _ in range(self.n_layer)]
         losses = []
-        for position, (token, wanted) in enumerate(pairwise(ids)):
+        for position, (token, target) in enumerate(pairwise(ids)):
             logits = self.logits(token, position, keys, values)
-            losses.append(softmax(logits)[wanted].log())
+            losses.append(softmax(logits)[target].log())
         return total(losses).times(-1 / len(losses))
 
     def logits(
         self, token: int, position: int, keys: list[list[Vector]], values: list[list[Vector]]
     ) -> Vector:
-        """Of one position; its keys and values join those of the positions before it."""
+        """Return the logits of one position, and append its keys and values to the cache."""
         w = self.w
         x = rmsnorm(add(w["wte"][token], w["wpe"][position]))
         for i in range(self.n_layer):
@@ -135,11 +135,10 @@ class ScalarModel:
         return linear(x, w["lm_head"])
 
     def attention(self, query: Vector, keys: list[Vector], values: list[Vector]) -> Vector:
-        """One query's weighted mean of the values, per head."""
+        """Return the weighted means of the values for one query, head after head."""
         head_dim, context = len(query) // self.n_head, []
         for start in range(0, len(query), head_dim):
-            own = slice(start, start + head_dim)
-            scores = [dot(query[own], key[own]).times(head_dim**-0.5) for key in keys]
-            weights = softmax(scores)
-            context += [dot(weights, [v[c] for v in values]) for c in range(own.start, own.stop)]
+            head = slice(start, start + head_dim)
+            weights = softmax([dot(query[head], key[head]).times(head_dim**-0.5) for key in keys])
+            context += [dot(weights, [v[c] for v in values]) for c in range(head.start, head.stop)]
         return context

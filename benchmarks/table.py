@@ -1,4 +1,4 @@
-"""Prints a measurement as a table: of plain text, or of Markdown for docs/benchmarks.md."""
+"""Print tables as plain text, or as Markdown for docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """The first column to the left, numbers to the right, an empty line after."""
+    """Print a table with its first column aligned left and the others right, and an empty line."""
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     print(title)
     for row in (header, ["-" * width for width in widths], *rows):
@@ -17,6 +17,6 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
 
 
 def print_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """The same as a table of docs/benchmarks.md, an empty line after."""
+    """Print a Markdown table as in docs/benchmarks.md, and an empty line."""
     lines = [f"| {' | '.join(row)} |".replace("|  |", "| |") for row in (header, *rows)]
     print("\n".join([lines[0], "|" + "---|" * len(header), *lines[1:], ""]), flush=True)

@@ -1,5 +1,5 @@
-"""What the benchmarks do: a peer is timed only if it computes what we do, names of a recording, figures of a
-table, and docs/benchmarks.md has what the scripts print."""
+"""Test the benchmarks: the check that a peer computes the same, names in recordings of llama.cpp, figures of
+tables, and that docs/benchmarks.md has the tables that the scripts print."""
 
 import ast
 import ctypes
@@ -27,17 +27,17 @@ import speed  # noqa: E402
 from contenders import Contender  # noqa: E402
 from file_types import PAGE_HEADER, cell  # noqa: E402
 from processes import Usage  # noqa: E402
-from record_llama import Node, Tensor, described, dump  # noqa: E402
+from record_llama import Node, Tensor, dump, layout  # noqa: E402
 from table import print_markdown  # noqa: E402
 
 PAGE = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
 
 
-# --- Models of files ---------------------------------------------------------------------------
+# --- Production models -------------------------------------------------------------------------
 
 
 def nodes_of_llama_cpp(bias: bool) -> list:
-    """Layer 0's q and attention of 3 tokens and 2 heads of width 4; the keys are padded to 8."""
+    """Return layer 0's q and attention for 3 tokens and 2 heads of width 4, with keys padded to 8."""
 
     def node(name, operation, *shape):
         return Node(name, operation, np.full(shape, len(operation), np.float32))
@@ -53,18 +53,18 @@ def nodes_of_llama_cpp(bias: bool) -> list:
 
 
 @pytest.mark.parametrize("bias", [False, True])
-def test_a_name_that_llama_cpp_uses_again_stays_one_tensor_each_and_is_read(tmp_path, bias):
+def test_tensors_of_llama_cpp_with_one_name_get_unique_names_and_are_read(tmp_path, bias):
     np.savez(tmp_path / "dump.npz", **dump(nodes_of_llama_cpp(bias), 3))
-    found = open_recording(tmp_path / "dump.npz")
-    assert found.tensors["layer0.attn.q"].read().flat[0] == len("ADD" if bias else "MUL_MAT")
-    assert found.tensors["layer0.attn.q_rope"].read().flat[0] == len("ROPE")
-    assert found.tensors["layer0.attn.weights"].shape == (2, 3, 3)
-    assert found.tensors["layer0.attn.context"].shape == (2, 3, 4)
-    unnamed = {leftover.recorded.source for leftover in found.leftovers}
+    recording = open_recording(tmp_path / "dump.npz")
+    assert recording.tensors["layer0.attn.q"].read().flat[0] == len("ADD" if bias else "MUL_MAT")
+    assert recording.tensors["layer0.attn.q_rope"].read().flat[0] == len("ROPE")
+    assert recording.tensors["layer0.attn.weights"].shape == (2, 3, 3)
+    assert recording.tensors["layer0.attn.context"].shape == (2, 3, 4)
+    unnamed = {leftover.recorded.source for leftover in recording.leftovers}
     assert unnamed == {"kq-0", *(["Qcur-0 (MUL_MAT)"] if bias else [])}
 
 
-def test_products_of_one_name_and_operation_are_numbered():
+def test_tensors_of_one_name_and_operation_are_numbered():
     nodes = [Node("x", "ADD", np.full(1, i, np.float32)) for i in range(4)]
     arrays = dump(nodes, 1)
     assert {name: array[0] for name, array in arrays.items()} == {
@@ -73,18 +73,18 @@ def test_products_of_one_name_and_operation_are_numbered():
 
 
 @pytest.mark.parametrize(
-    ("lengths", "strides", "elements", "found"),
+    ("lengths", "strides", "elements", "expected"),
     [
         ((4, 2, 3, 1), (4, 16, 32, 96), 24, ((3, 2, 4), (32, 16, 4), 0)),
         ((8, 1, 1, 1), (4, 32, 32, 32), 8, ((1, 8), (32, 4), 0)),
-        ((4, 2, 3, 1), (4, 16, 32, 96), 25, "laid out otherwise"),
+        ((4, 2, 3, 1), (4, 16, 32, 96), 25, "another layout"),
     ],
 )
-def test_the_slowest_axis_of_a_ggml_tensor_comes_first(lengths, strides, elements, found):
+def test_the_slowest_axis_of_a_ggml_tensor_comes_first(lengths, strides, elements, expected):
     tensor = Tensor(type=0, lengths=lengths, strides=strides)
     ggml = SimpleNamespace(ggml_nelements=lambda _: elements, ggml_element_size=lambda _: 4)
-    with pytest.raises(RuntimeError, match=found) if isinstance(found, str) else nullcontext():
-        assert described(ggml, ctypes.addressof(tensor)) == found
+    with pytest.raises(RuntimeError, match=expected) if isinstance(expected, str) else nullcontext():
+        assert layout(ggml, ctypes.addressof(tensor)) == expected
 
 
 def usages_of(*walls):
@@ -92,21 +92,21 @@ def usages_of(*walls):
 
 
 @pytest.mark.parametrize(("single", "ratios"), [(2.0, "1.50, 0.50"), (0.25, "3.00, 4.00")])
-def test_a_cell_has_our_best_time_and_the_ratios_to_llama_cpp_at_its_best(single, ratios):
+def test_a_cell_shows_our_best_time_and_ratios_to_the_best_times_of_llama_cpp(single, ratios):
     entrants = [
         Contender(f"{name}{where}", [], f"peer{where}" if name == "ours" else "")
         for where in ("", ", one core")
         for name in ("ours", "peer")
     ]
-    taken = {
+    usages = {
         "ours": usages_of(0.9, 0.75), "peer": usages_of(0.5, 0.6),
         "ours, one core": usages_of(1.0, 1.2), "peer, one core": usages_of(4.0, single),
     }  # fmt: skip
-    assert cell(entrants, taken) == f"0.75 s: {ratios}"
+    assert cell(entrants, usages) == f"0.75 s: {ratios}"
 
 
 @pytest.mark.parametrize(("seconds", "turns"), [(-1, 1), (1e9, 3)])
-def test_no_turn_begins_after_the_time_is_up(monkeypatch, seconds, turns):
+def test_no_turn_but_the_first_starts_after_the_time_limit(monkeypatch, seconds, turns):
     monkeypatch.setattr(contenders, "measure", lambda command, to_terminal: usages_of(1)[0])
     both = [contenders.Contender(name, []) for name in "ab"]
     assert {name: len(each) for name, each in contenders.take_turns(both, 3, seconds).items()} == {
@@ -114,19 +114,19 @@ def test_no_turn_begins_after_the_time_is_up(monkeypatch, seconds, turns):
     }  # fmt: skip
 
 
-def test_the_page_has_the_table_that_the_benchmark_prints(capsys, monkeypatch):
+def test_the_page_has_the_table_that_models_prints(capsys, monkeypatch):
     print_markdown(PAGE_HEADER, [["a model", *["0.30 s: 1.20"] * 4]])
     header, rule, row = capsys.readouterr().out.strip().splitlines()
     assert f"{header}\n{rule}\n| SmolLM2-135M" in PAGE
     assert row == "| a model | 0.30 s: 1.20 | 0.30 s: 1.20 | 0.30 s: 1.20 | 0.30 s: 1.20 |"
-    monkeypatch.setattr(sys, "argv", ["models.py", "--help"])  # which needs no peer
+    monkeypatch.setattr(sys, "argv", ["models.py", "--help"])  # works without llama.cpp
     with pytest.raises(SystemExit, match="0"):
         models.main()
     assert "types" in capsys.readouterr().out
 
 
-def test_what_benchmarks_import_of_the_package_is_there():
-    """None of them runs here, and some need what is not installed."""
+def test_names_that_benchmarks_import_from_the_package_exist():
+    """Tests do not run the benchmarks, and some benchmarks need packages that are not installed."""
     for path in sorted((ROOT / "benchmarks").glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("microgpt_trace"):
@@ -149,14 +149,14 @@ def workload(batch_size=1, **changes):
     return speed.Workload("small", replace(SMALL, **changes), batch_size, speed.COMPARED)
 
 
-def entered(name, given):
-    """The contender that a peer becomes, or SystemExit."""
-    beginning = speed.Beginning.of(given)
-    peer = peers.installed(name)[name](given.config, beginning.values, speed.SCHEDULE_STEPS, given.lr)
-    return speed.enter(name, peer, beginning)
+def entered(name, work):
+    """Return a peer as a contender. Raises SystemExit if it computes something else."""
+    start = speed.Start.of(work)
+    peer = peers.installed(name)[name](work.config, start.values, speed.SCHEDULE_STEPS, work.lr)
+    return speed.enter(name, peer, start)
 
 
-def test_plain_python_computes_the_same():
+def test_plain_python_computes_the_same_as_ours():
     contender = entered("plain Python", workload())
     print(contender.loss_gap, contender.update_gap)
     contender.take_turn(iter((1.0, 3.0)).__next__)
@@ -164,23 +164,23 @@ def test_plain_python_computes_the_same():
 
 
 @pytest.mark.parametrize("batch_size", [1, 5])
-def test_pytorch_computes_the_same(batch_size):
+def test_pytorch_computes_the_same_as_ours(batch_size):
     pytest.importorskip("torch").set_num_threads(1)
     contender = entered("PyTorch eager", workload(batch_size, n_layer=2))
     print(contender.loss_gap, contender.update_gap)
 
 
 @pytest.mark.parametrize("change", [{"lr": 0.01002}, {"batch_size": 2}, {"config": replace(SMALL, n_head=4)}])
-def test_what_computes_something_else_is_refused(change):
-    given = workload()
+def test_rejects_a_peer_that_computes_something_else(change):
+    work = workload()
     with pytest.raises(SystemExit, match="computes something else"):
-        speed.enter("another", speed.Ours(replace(given, **change)), speed.Beginning.of(given))
+        speed.enter("another", speed.Ours(replace(work, **change)), speed.Start.of(work))
 
 
-def test_who_is_faster_than_ours_is_said():
+def test_lists_the_peers_that_are_faster_than_ours():
     results = {"one": {"ours": 2.0, "a": 1.0, "b": 2.5}, "two": {"ours": 2.0, "a": 3.0, "b": 1.5}}
     contenders = {
-        name: [speed.Contender(who, None, None, 1, 1, 0, 0, 0, [s]) for who, s in each.items()]
+        name: [speed.Contender(peer, None, None, 1, 1, 0, 0, 0, [s]) for peer, s in each.items()]
         for name, each in results.items()
     }
     assert speed.faster(contenders) == "one: a (0.50); two: b (0.75)"
