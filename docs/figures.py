@@ -1,6 +1,6 @@
-"""Draws docs/figures/, by the commands of docs/figures.md: python docs/figures.py
+"""Draw the figures in docs/figures/ with the commands of docs/figures.md: python docs/figures.py
 
-They run in a folder of their own, with the files that they name, which the tests know how to make.
+The commands run in a temporary folder. Helpers of the tests write the files that the commands read.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ TARGET = HERE / "figures"
 
 
 def commands() -> list[list[str]]:
-    """The command lines of the page, as words."""
+    """Return the arguments of each command on the page."""
     lines = re.findall(r"^\$ microgpt (.+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     return [shlex.split(line) for line in lines]
 
 
 def write_needed(folder: Path) -> None:
-    """The models and dumps that the page names."""
+    """Write the models and dumps that the commands read."""
     sys.path.insert(0, str(HERE.parent / "tests"))
     from support.page_files import write_files
     from support.pages import examples
@@ -37,6 +37,6 @@ if __name__ == "__main__":
         write_needed(Path(name))
         for words in commands():
             done = subprocess.run([sys.executable, "-m", "microgpt_trace", *words], cwd=name, check=False)
-            assert done.returncode in (0, 1), words  # 1: a fault was found
+            assert done.returncode in (0, 1), words  # 1: the command found an error
         for path in Path(name).glob("*.svg"):
             (TARGET / path.name).write_bytes(path.read_bytes())

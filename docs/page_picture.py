@@ -1,6 +1,6 @@
-"""Photographs docs/page.png, the page of a trained microGPT's trace: python docs/page_picture.py
+"""Write docs/page.png, a picture of the page of a trace by a trained microGPT: python docs/page_picture.py
 
-It takes the Chromium of the system, which playwright drives.
+Playwright takes the picture with the Chromium or Chrome of this system.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Draws docs/trace.svg, what `microgpt trace emma` prints on a terminal in colour: python docs/picture.py
+"""Draw docs/trace.svg, the output of `microgpt trace emma` on a colour terminal: python docs/picture.py
 
-The command runs in a process of its own; its colours are read back and drawn by rich. The picture names no
-font of the web, so that it is whole by itself.
+The command runs in a process of its own. Rich reads its colours and writes the SVG. Links to web fonts are
+removed.
 """
 
 from __future__ import annotations
@@ -22,15 +22,17 @@ TARGET = Path(__file__).with_name("trace.svg")
 
 
 def printed() -> str:
-    """What the command prints on a terminal in colour, escape codes included."""
+    """Return the output of the command on a colour terminal, with escape codes."""
     colour = {"COLUMNS": str(COLUMNS), "FORCE_COLOR": "1", "COLORTERM": "truecolor", "PYTHONUTF8": "1"}
-    given = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "LINES")}
-    command, env = [sys.executable, "-m", "microgpt_trace", *COMMAND], given | colour
-    return subprocess.run(command, env=env, stdout=subprocess.PIPE, encoding="utf-8", check=True).stdout
+    others = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "LINES")}
+    command = [sys.executable, "-m", "microgpt_trace", *COMMAND]
+    return subprocess.run(
+        command, env=others | colour, stdout=subprocess.PIPE, encoding="utf-8", check=True
+    ).stdout
 
 
 def picture(text: str) -> str:
-    """The text as a terminal shows it, as SVG."""
+    """Return an SVG of the text on a terminal."""
     console = Console(
         record=True, width=COLUMNS, file=StringIO(), force_terminal=True, color_system="truecolor",
         legacy_windows=False,

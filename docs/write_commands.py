@@ -1,4 +1,4 @@
-"""Writes docs/commands.md, the help of every command as Markdown: python docs/write_commands.py"""
+"""Write docs/commands.md, the help of every command as Markdown: python docs/write_commands.py"""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ lists the names.
 `--layer` selects whole events, by name, glob, layer or stage. `--show` also prints parameters, and parts by
 their indices. `explain` takes one number. [Interventions](interpret.md#what-does-head-2-do) take all of these
 names except parameters."""
-ESCAPED = "\\["  # a bracket where rich reads markup
+ESCAPED = "\\["  # "[", escaped for rich
 
 
 def page() -> str:
