@@ -1,7 +1,7 @@
 """The rules that find anomalies in a decoder's trace.
 
-Each gives a value, a threshold and the source of the threshold: an invariant of the architecture, or this
-model's other layers.
+Each rule gives a value, a threshold and the source of the threshold. The source is an invariant of the
+architecture, or the other layers of the model.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from ..text.wording import abridged, counted
 from .findings import FEWEST_TOKENS, TOO_FEW, Anomaly
 from .result import Compared, LayerRow
 
-FEWEST_LAYERS = 4  # with fewer inner layers there are not enough other layers to compare with
+FEWEST_LAYERS = 4  # the fewest layers between the first and the last that can be compared
 FAR = 6.0  # a layer is odd if it is farther from the trend than this many spreads of the layers
-CLOSE = 0.25  # the least spread (of natural logarithms) that is used
-CLOSE_AT_ENDS = 0.55  # the least spread for the first and the last layer, which differ in sound models too
+CLOSE = 0.25  # a smaller spread of the layers' natural logarithms counts as this spread
+CLOSE_AT_ENDS = 0.55  # CLOSE for the first and last layer, which differ from the others even in sound models
 
 
 @dataclass(repr=False)
 class Steps:
-    """The events of a continuation: how many there were, and those with values that are not finite."""
+    """The number of events of a continuation, and its events that have values that are not finite."""
 
     count: int = 0
     broken: list[TraceEvent] = field(default_factory=list)
@@ -48,8 +48,8 @@ def anomalies_of(
     norms: NormRows, activation: str = "SiLU",
 ) -> Iterable[Anomaly]:  # fmt: skip
     """Evaluate every rule on the events and layers of a prompt, and on the steps that continue it. `changed`
-    names the events that interventions changed: their values are no anomaly of the model. `activation` is the
-    name of the MLP's activation function."""
+    names the events that interventions changed. The rules that judge single events skip these events.
+    `activation` is the name of the MLP's activation function."""
     own = [event for event in events if event.name not in changed]
     left_out = len(events) - len(own)
     unseen = f"{counted(left_out, 'event')} that an intervention changed" if left_out else ""
@@ -63,8 +63,8 @@ def anomalies_of(
 
 
 def nonfinite(counts: Sequence[tuple[str, int]], events: int, unseen: str = "") -> Anomaly:
-    """Count the values that are not finite. `counts` has the name of an event with its count, and `events` is
-    the number of all events that were judged."""
+    """Count the values that are not finite. `counts` has the name of each event with the count of its values
+    that are not finite. `events` is the number of judged events."""
     bad = [name for name, count in counts if count]
     first, layer = (f"first in {bad[0]}", layer_of(bad[0])) if bad else ("", None)
     total = float(sum(count for _, count in counts))
@@ -81,7 +81,7 @@ def _constant(events: Sequence[TraceEvent], unseen: str) -> Anomaly:
 
 
 def constant(flat: Sequence[str], events: int, unseen: str = "") -> Anomaly:
-    """Count the events, out of `events`, whose values are all the same: `flat` names them."""
+    """Report the events in `flat`, whose values are all the same. `events` is the number of judged events."""
     title, seen = "tensors of one repeated value", f"{events:,} events of several values"
     layer, count = layer_of(flat[0]) if flat else None, float(len(flat))
     detail = abridged(flat)
@@ -111,25 +111,25 @@ class LayerRule:
     close: float = CLOSE
 
 
-_READS_EMBEDDING = "it reads the embedding, which may have another size than the later stream"
+_FIRST_LAYER = "its input is the embedding, whose size may differ from that of the later stream"
 GROWTH = LayerRule(
-    "growth", "a layer that scales the stream unlike the others", lambda layer: layer.growth, _READS_EMBEDDING
+    "growth", "a layer that scales the stream unlike other layers", lambda layer: layer.growth, _FIRST_LAYER
 )
-TURN = LayerRule("turn", "a layer that turns the stream unlike the others", lambda layer: 1 + layer.turn)
+TURN = LayerRule("turn", "a layer that turns the stream unlike other layers", lambda layer: 1 + layer.turn)
 _LAYER_RULES = (
     GROWTH,
     LayerRule(
-        "attention-write", "attention that writes unlike the others", lambda layer: layer.attention,
-        _READS_EMBEDDING, close=0.35,  # what attention writes varies with the text
+        "attention-write", "attention whose output is unlike that of other layers",
+        lambda layer: layer.attention, _FIRST_LAYER, close=0.35,  # the output's size varies with the text
     ),
-    LayerRule("mlp-write", "an MLP that writes unlike the others", lambda layer: layer.mlp),
-    LayerRule("silence", "a share of {} outputs near zero unlike the others", lambda layer: layer.passing),
+    LayerRule("mlp-write", "an MLP whose output is unlike that of other layers", lambda layer: layer.mlp),
+    LayerRule("silence", "a share of {} outputs near zero unlike other layers", lambda layer: layer.passing),
     TURN,
 )  # fmt: skip
 
 
 def _odd_layer(rule: LayerRule, layers: Sequence[LayerRow]) -> Anomaly:
-    """Evaluate a rule on the first layers of a trace, up to the one that has too few positions to compare."""
+    """Evaluate a rule on the first layers of a trace, until a layer has too few positions to compare."""
     comparable = list(takewhile(lambda row: row.compared and row.compared.positions >= FEWEST_TOKENS, layers))
     judged = comparable[1:] if rule.first else comparable
     compared = [row.compared for row in judged if row.compared is not None]
@@ -143,7 +143,7 @@ def _odd_layer(rule: LayerRule, layers: Sequence[LayerRow]) -> Anomaly:
 
 
 def odd_layer(rule: LayerRule, values: Sequence[float], layers: int, where: str, unseen: str = "") -> Anomaly:
-    """Judge the layer whose logarithm is farthest from the trend of all layers.
+    """Judge the layer whose value, on a logarithmic scale, is farthest from the trend of all layers.
 
     The distance is in units of the layers' spread, which is the median absolute deviation times 1.4826.
     `values` has a number for each layer that the rule judges, and the model has `layers` layers. `where` and
@@ -183,15 +183,15 @@ def _not_judged(layers: Sequence[LayerRow], comparable: int, values: Sequence[fl
 
 
 def too_few_layers(layers: int) -> str:
-    """Return why a model of this many layers cannot be judged by its other layers, or an empty text."""
+    """Return why a model of so many layers has too few layers to compare, or an empty text."""
     inner = max(layers - 2, 0)
     reason = f"needs {FEWEST_LAYERS} layers between the first and the last, found {inner}"
     return reason if inner < FEWEST_LAYERS else ""
 
 
 def trend(values: Sequence[float]) -> list[float]:
-    """Return the line through evenly spaced values that has the median slope of all pairs. A few values
-    cannot move it. Sen, "Estimates of the regression coefficient based on Kendall's tau" (1968)."""
+    """Return the line through evenly spaced values that has the median slope of all pairs, as in Sen,
+    "Estimates of the regression coefficient based on Kendall's tau" (1968). A few outliers hardly move it."""
     pairs = combinations(range(len(values)), 2)
     slope = median([(values[b] - values[a]) / (b - a) for a, b in pairs])
     middle = median([value - slope * i for i, value in enumerate(values)])

@@ -1,7 +1,7 @@
 """The self-checks of a trace: invariants that its values must satisfy.
 
-A `Checker` looks at events as they pass and keeps the streams of one layer at most. It takes the inputs of an
-operation as used (a hook may have replaced them) and its output as computed.
+A `Checker` receives each event as it is computed, and keeps the streams of at most one layer. It takes the
+inputs of an operation after hooks have replaced them, and the output before.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..rounding.invariants import OF_SUMS
 from ..text.wording import counted, unnumbered
 from .findings import Check
 
-UNTRACED = "traced logits equal untraced ones"
+UNTRACED = "traced logits equal untraced logits"
 CLAIMS = {
     "heads": "the heads sum to attn.out",
     "residual": "residual = input + branch",
@@ -31,13 +31,13 @@ CLAIMS = {
 
 class Checker:
     """Observe one forward pass on a bus and judge the events of a plan. `parameter` returns a bias by its
-    name, which the parts of a sum leave out."""
+    name, because the parts of a sum do not include the bias."""
 
     def __init__(self, plan: Plan, parameter: Callable[[str], Array]) -> None:
         self.first_nonfinite: str | None = None
-        self.where = ""  # names the pass, in front of an event
-        self.vanishing: Array | None = None  # marks the P whose d loss / d P may be infinite
-        self.infinite = ""  # the place of such an infinite gradient
+        self.where = ""  # the name of the pass, put before the name of an event
+        self.vanishing: Array | None = None  # marks the probabilities P whose d loss / d P may be infinite
+        self.infinite = ""  # the place of an infinite d loss / d P
         self._plan, self._parameter = plan, parameter
         self._last_sum = {name: total for total, inputs in plan.residuals.items() for name in inputs}
         self._added: dict[str, Array] = {}  # the inputs of residual sums, as used
@@ -48,7 +48,8 @@ class Checker:
         self._dtype = "float32"
 
     def observers(self, bus: HookBus, *names: str) -> tuple[Subscription, Subscription]:
-        """Return two subscriptions: one to events before any other hook, one to forward events after all."""
+        """Return a subscription to events before any other hook, and one to forward events after all
+        hooks."""
         return (
             bus.subscription(self._computed, *names, phases=PHASES, stats=True, parts=True),
             bus.subscription(self._used, *names, parts=True),
@@ -59,7 +60,7 @@ class Checker:
         bad = event.stats is not None and event.stats.nonfinite_count
         if bad and self.first_nonfinite is None and not self._is_vanishing(event, value):
             self.first_nonfinite = self.where + _first_nonfinite(event, value)
-        if event.phase != "forward" or not value.size:  # the value was delivered in parts
+        if event.phase != "forward" or not value.size:  # an empty value was delivered in parts
             return
         row = self._plan[event.name]
         if row.parts:
@@ -95,7 +96,7 @@ class Checker:
             self._parts_magnitude += float(np.abs(value).max(initial=0.0))
 
     def _is_vanishing(self, event: TraceEvent, value: Array) -> bool:
-        """Return True if d loss / d P is infinite at some vanishing P and finite everywhere else."""
+        """Return True if d loss / d P is infinite only at probabilities that `vanishing` marks."""
         if self.vanishing is None or (event.phase, event.name) != ("backward", "probs"):
             return False
         if not np.isfinite(value[~self.vanishing]).all() or np.isnan(value).any():
@@ -108,19 +109,19 @@ class Checker:
         return True
 
     def rows_sum_to_1(self, name: str, value: Array) -> None:
-        """Record how far the sums of rows of probabilities [..., V] are from 1."""
+        """Record the largest deviation of the sum of a row of probabilities [..., V] from 1."""
         self._record("softmax", name, float(np.abs(value.sum(axis=-1) - 1).max(initial=0.0)))
 
     def _compare(
         self, claim: str, event: TraceEvent, value: Array, expected: Array, magnitude: float = 1.0
     ) -> None:
-        """Record the largest difference, relative to the magnitude of the terms of the sum."""
+        """Record the largest difference, relative to `magnitude`."""
         off = float(np.abs(value - expected).max(initial=0.0))
         self._record(claim, event.name, off / (magnitude or 1.0))
 
     def _record(self, claim: str, where: str, deviation: float) -> None:
         worst, _ = self._worst.setdefault(claim, (0.0, ""))
-        if np.isfinite(worst) and not deviation <= worst:  # NaN is the worst and stays
+        if np.isfinite(worst) and not deviation <= worst:  # NaN counts as the worst deviation
             self._worst[claim] = deviation, where
 
     def finite(self) -> Check:
@@ -129,7 +130,7 @@ class Checker:
         if self.first_nonfinite is not None:
             return Check("finite", claim, False, None, 0.0, self.first_nonfinite)
         if self.infinite:
-            claim += " except d loss / d P where P vanishes, from which no other gradient is computed"
+            claim += " except d loss / d P where P is almost 0; no other gradient is computed from it"
         return Check("finite", claim, True, None, 0.0, self.infinite)
 
     def checks(self) -> list[Check]:
@@ -146,7 +147,7 @@ class Checker:
 
 
 def untraced(replaced: Mapping[str, Array]) -> Tap:
-    """Return a tap without observers that repeats the replacements of hooks, given as values by name."""
+    """Return a tap without observers that replaces events by the values in `replaced`, as hooks did."""
     edits = [Edit(name, lambda value, new=new: new) for name, new in replaced.items()]  # type: ignore[misc]
     return editing(*edits) if edits else SILENT
 

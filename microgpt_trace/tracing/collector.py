@@ -46,8 +46,8 @@ def predictions_of(
     replaced: bool, top_k: int,
 ) -> Iterator[Prediction]:  # fmt: skip
     """Yield the prediction at each position, from its row of logits and probs [N, V] as used. Losses and
-    ranks come from the logits, which distinguish tokens whose probabilities vanish. If a hook `replaced` the
-    probabilities, they come from the probabilities."""
+    ranks are computed from the logits, because small probabilities round to 0. If a hook `replaced` the
+    probabilities, losses and ranks are computed from the probabilities."""
     targets = [inputs.targets[position] for position in positions]
     losses = used_losses([0 if target is None else target for target in targets], logits, probs, replaced)
     for i, (position, target) in enumerate(zip(positions, targets, strict=True)):
@@ -82,7 +82,7 @@ def event_record(event: TraceEvent, values: Array | None = None) -> dict[str, An
 def narrowed(
     trace: Trace, names: Collection[str], kept: Collection[str], phases: Collection[Phase] = PHASES
 ) -> Trace:
-    """Return the trace with only the events `names` of some phases, and only the arrays `kept`."""
+    """Return a trace with only the events in `names` and `phases`, and only the arrays in `kept`."""
     events = [e for e in trace.events if e.name in names and e.phase in phases]
     steps = [
         replace(step, events=tuple(e for e in step.events if e.name in names)) for step in trace.generation

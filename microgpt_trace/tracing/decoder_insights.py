@@ -1,4 +1,4 @@
-"""The insights of a decoder's trace: sentences, each the outcome of a predicate on measured numbers."""
+"""The insights of a decoder's trace. Each says whether a predicate holds for the measured numbers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def insights_of(
     """Evaluate every predicate on the layers of a run."""
     plan, (_, *streams) = model.plan, model.plan.streams
     weights = plan.of_kind(Softmax)[max(layers, key=lambda row: row.sink or 0.0).layer].name
-    predicates: dict[str, tuple[str, str, Callable[[], Outcome]]] = {  # with the event that shows it best
+    predicates: dict[str, tuple[str, str, Callable[[], Outcome]]] = {  # title, event to look at, predicate
         norms.of.lower(): (
             f"{norms.of} normalization", plan.of_kind(Norm)[0].name, lambda: _normalization(norms)
         ),
@@ -53,7 +53,7 @@ def insights_of(
 
 
 def _not_measurable(layers: Sequence[LayerRow], norms: NormRows) -> str:
-    """Return why the figures of the layers cannot be judged, or an empty text."""
+    """Return why the measurements of the layers cannot be judged, or an empty text."""
     if any(row.nan_count or row.inf_count for row in layers):
         return "the run holds values that are not finite"
     figures = [*norms.off.values(), *(v for row in layers for v in (row.row_norm, row.turn, row.peak))]
@@ -74,8 +74,8 @@ def _normalization(norms: NormRows) -> Outcome:
         what = f"the RMS of a row is not what {norms.of} gives ({measured})"
         return False, f"The invariant does not hold: with the {norms.undone}, {what}.", numbers
     text = (
-        f"With the {norms.undone}, every row has RMS 1 after each of the {len(off)} norms, apart from what "
-        f"eps takes ({measured})."
+        f"With the {norms.undone}, every row has RMS 1 after each of the {len(off)} norms, apart from the "
+        f"effect of eps ({measured})."
     )
     effect = (
         f"This is a structural invariant: the L2 after a norm depends on its "
@@ -84,15 +84,16 @@ def _normalization(norms: NormRows) -> Outcome:
     )
     if least[tightest] < WHOLE:
         effect = (
-            f"eps takes much: a row after {tightest} has RMS {number(least[tightest])}, because its input is "
-            "small compared with the root of eps. The L2 after such a norm depends on the size of its input."
+            f"eps matters here: a row after {tightest} has RMS {number(least[tightest])}, because its "
+            "input is small compared with the root of eps. The L2 after such a norm depends on the size of "
+            "its input."
         )
     return least[tightest] >= WHOLE, f"{text} {effect}", numbers
 
 
 def growth(sizes: Sequence[float], what: str = "the median row norm") -> Outcome:
-    """Judge if the residual stream grows. `sizes` has its size after each layer, in a measure named
-    `what`."""
+    """Judge if the residual stream grows. `sizes` has the size of the stream after each layer, and `what`
+    names the measure of size."""
     first, last = sizes[0], sizes[-1]
     numbers: Numbers = {"first": first, "last": last}
     if len(sizes) < 2:
@@ -110,7 +111,7 @@ def growth(sizes: Sequence[float], what: str = "the median row norm") -> Outcome
     elif GROWN * low >= first and high <= GROWN * first:
         lead = f"The stream keeps its size (× {grown}; growth would be × {GROWN:g} or more)"
     else:
-        lead = f"The stream changes its size and ends near the first one (× {grown})"
+        lead = f"The stream changes its size, but ends near its first size (× {grown})"
     text = (
         f"{lead}: {what} goes from {number(first)} after layer 0 to {number(last)} after layer "
         f"{len(sizes) - 1}{', with ' * bool(extremes)}{' and '.join(extremes)}. The largest change is × "
@@ -133,10 +134,10 @@ def _massive(layers: Sequence[LayerRow], inputs: TraceInput) -> Outcome:
         f"{f'{ratio} times the median magnitude there' if row.typical else 'where the median magnitude is 0'}"
     )
     if times(row) < MASSIVE:
-        return False, f"None. {place}. Massive would be {limit} times or more.", numbers
+        return False, f"None. {place}. Massive would be {limit} times the median or more.", numbers
     massive = [r for r in layers if times(r) >= MASSIVE]
     same = [r for r in massive if (r.peak_position, r.peak_channel) == (row.peak_position, row.peak_channel)]
-    here = f", in {'all' if len(same) == len(massive) else len(same)} of them at this position and channel"
+    here = f", in {'all' if len(same) == len(massive) else len(same)} of these at this position and channel"
     text = (
         f"{place}. After {len(massive)} of {counted(len(layers), 'layer')} the largest element is {limit} "
         f"times the median or more{here * (len(massive) > 1)}."
@@ -156,8 +157,8 @@ def sinks(shares: Mapping[int, float], even: float, windowed: bool, reason: str)
     """Judge whether position 0 is an attention sink.
 
     `shares` has for each layer the mean share of attention that later positions put on position 0, and `even`
-    is that share if attention is spread evenly. `windowed` tells that layers with a sliding window were left
-    out. Otherwise `reason` says why `shares` is empty, if it is.
+    is the share on position 0 if attention is spread evenly. `windowed` is True if layers with a sliding
+    window were left out. `reason` says why `shares` is empty if no layer was left out.
     """
     if not shares:
         return unknown("every layer has a sliding window" if windowed else reason)
@@ -170,15 +171,15 @@ def sinks(shares: Mapping[int, float], even: float, windowed: bool, reason: str)
     text = (
         f"Later positions put {least} or more of their attention on position 0 in {len(sinking) or 'none'} "
         f"of {counted(len(shares), 'layer')}{' without a sliding window' * windowed}. The mean of these "
-        f"layers is {mean:.0%}, and the largest share {largest} (layer {top}). Evenly spread attention would "
-        f"put {even:.0%} there."
+        f"layers is {mean:.0%}, and the largest share is {largest} (layer {top}). Evenly spread attention "
+        f"would put {even:.0%} there."
     )
     return bool(sinking), text, numbers
 
 
 def turn(cosines: Mapping[int, float], what: str = "median cosine") -> Outcome:
-    """Judge which layers barely turn the residual stream, by the cosine (`what`) of their input and
-    output."""
+    """Judge which layers barely turn the residual stream. `cosines` has the cosine of the input and output of
+    each layer, and `what` is the name of this measure."""
     still = [layer for layer, cosine in cosines.items() if cosine >= STILL]
     most = min(cosines, key=lambda layer: cosines[layer])
     numbers: Numbers = {"layers": float(len(still)), "smallest_cosine": cosines[most]}
@@ -192,7 +193,7 @@ def turn(cosines: Mapping[int, float], what: str = "median cosine") -> Outcome:
 
 
 def _pattern(model: Decoder) -> Outcome:
-    """Compare a layer with microGPT's, by the config and the plan."""
+    """Compare a layer of the model with a layer of microGPT."""
     config, plan, chain = model.config, model.plan, " → ".join(model.chain)
     act, gated = config.activation, bool(plan.of_kind(Multiply))
     centred = any(kind.centred for kind in plan.kinds(Norm))

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ..architecture.model import TraceInput
     from ..running.interventions import Intervention
 
-TOP, RUNNERS_UP = 5, 3  # candidates by default, of a prediction and of a generated token
+TOP, RUNNERS_UP = 5, 3  # default numbers of candidates: of a prediction, of a generated token
 
 
 def trace_decoder(
@@ -46,7 +46,7 @@ def trace_decoder(
     temperature: float, seed: int, recheck: bool, interventions: Sequence[Intervention],
 ) -> Trace:  # fmt: skip
     """Trace a prompt through a decoder with the options of `trace`. By default the Trace has all events
-    except those that cost a computation of their own."""
+    except those that need an extra computation."""
     sampling = Sampling(generate, temperature, seed, top_k or RUNNERS_UP)
     everything = [name for name, spec in model.hooks.specs.items() if not spec.extra]
     shown = select_names(names, list(model.hooks.specs)) if names else everything
@@ -107,7 +107,7 @@ class Predicted(NamedTuple):
     loss: float | None
     last: tuple[Array, Array] | None  # logits and probs [V] after the last position, as used
     compared: Sequence[int]  # the positions of `computed`
-    computed: Array  # logits [n, V] before any hook
+    computed: Array  # the logits [n, V] of these positions, before any hook
 
 
 def predict(
@@ -147,9 +147,9 @@ def predict(
 def _untraced(
     model: Decoder, inputs: TraceInput, final: Array, predicted: Predicted, run: Run, recheck: bool
 ) -> Check:
-    """Compare with a run without observers, in which the values that hooks replaced are replaced again."""
+    """Compare the run with a run that has no observers, but in which the same values are replaced."""
     if not recheck:
-        return Check("untraced", UNTRACED, None, None, 0.0, "on request: --recheck runs the model again")
+        return Check("untraced", UNTRACED, None, None, 0.0, "only with --recheck, which runs the model again")
     repeated = forward(model, np.array(inputs.tokens), untraced(run.replaced))
     check = untraced_check(predicted.computed, head_forward(model, repeated[list(predicted.compared)]))
     return check if check.holds is False else untraced_check(final, repeated)

@@ -1,4 +1,4 @@
-"""The findings of a run: checks, insights and anomalies, as plain data. Knows no rule that finds them."""
+"""The findings of a run: checks, insights and anomalies, as plain data. The rules are in other modules."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Literal
 
 from ..text.brief import frozen
 
-FEWEST_TOKENS = 4  # with fewer positions the massive activations of one token decide the medians
+FEWEST_TOKENS = 4  # with fewer positions, the massive activations of a single token decide a median
 TOO_FEW = f"fewer than {FEWEST_TOKENS} positions are without massive activations"
 
 
 @frozen
 class Check:
     """An invariant, and how far the run deviates from it. `holds` is None if the invariant could not be
-    checked. `detail` gives the reason, or the place of the largest deviation."""
+    checked, for the reason in `detail`. Otherwise `detail` names the place of the largest deviation."""
 
     id: str
     claim: str
@@ -26,8 +26,8 @@ class Check:
 
 @frozen
 class Insight:
-    """A predicate and its outcome. `holds` is None if it was not evaluated. `about` names the event to look
-    at."""
+    """A predicate and its outcome. `holds` is None if it was not evaluated. `about` names the event that
+    shows the insight."""
 
     id: str
     title: str
@@ -38,7 +38,7 @@ class Insight:
 
 
 Numbers = dict[str, float | None]
-Outcome = tuple[bool | None, str, Numbers]  # of a predicate: does it hold, in a sentence, and its numbers
+Outcome = tuple[bool | None, str, Numbers]  # whether a predicate holds, a sentence about it, and its numbers
 
 
 def unknown(reason: str) -> Outcome:
@@ -48,9 +48,9 @@ def unknown(reason: str) -> Outcome:
 
 @frozen
 class Anomaly:
-    """A rule and its outcome. `found` is None if the rule was not evaluated, for the reason in `detail`. Else
-    `detail` names the worst place, and `layer` its layer. `seen` says what was judged, `unseen` what was
-    not."""
+    """A rule and its outcome. `found` is None if the rule was not evaluated, for the reason in `detail`.
+    Otherwise `detail` names the worst place and `layer` the layer of that place. `seen` says what was judged,
+    and `unseen` says what was left out."""
 
     id: str
     title: str

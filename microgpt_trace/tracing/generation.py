@@ -60,16 +60,17 @@ def continue_prompt(
 ) -> tuple[Continuation, Check]:  # fmt: skip
     """Continue a prompt, and check the last stream of every step against a full pass.
 
-    `final` [T, C] is the last stream of the prompt's pass, and `last` its last logits and probs [V], if they
-    were computed. The check is skipped if hooks `replaced` values. A token has the shown events of the pass
-    that predicted it, except for the prompt's own pass, whose events the Trace has.
+    `final` [T, C] is the last residual stream of the prompt's pass. `last` has the logits and probs [V] at
+    the last position of the prompt, or is None if they were not computed. The check is skipped if hooks
+    `replaced` values. Each token gets the shown events of the pass that predicted it. If this was the
+    prompt's pass, the token gets no events, because the Trace has them.
     """
     rng, label = np.random.default_rng(sampling.seed), model.label
     done, streams, events = Continuation(), list[Array](), tuple[TraceEvent, ...]()
     ids, altered, chosen_by_probs = list(inputs.tokens), bool(replaced), "probs" in replaced
     while len(done.tokens) < sampling.count and not done.end:
         step = len(done.tokens) + 1
-        if step > 1 or last is None:  # None: the last position has no prediction
+        if step > 1 or last is None:  # None: the prompt's pass has not predicted the next token
             collector = Collector(())
             run = observers.begin_step(step, len(ids) - 1, collector)
             if step > 1:
@@ -80,7 +81,7 @@ def continue_prompt(
             altered, chosen_by_probs = altered or bool(run.replaced), "probs" in run.replaced
             done.steps.add(collector.events)
             events = tuple(event for event in collector.events if event.name in observers.shown)
-        if not math.isfinite(last[0].max()):  # some logits may be -inf, which excludes tokens
+        if not math.isfinite(last[0].max()):  # a logit of -inf excludes its token
             done.end = f"the logits of step {step} are not finite"
             break
         row = _log_odds(last[1], step) if chosen_by_probs else last[0]

@@ -1,12 +1,13 @@
 """Check gradients against central differences of the loss, in float64.
 
-`gradcheck` checks every element of every gradient. It checks the parameters' gradients as training computes
-them, as a trace computes them under hooks, and once more while hooks replace values. It checks the gradients
-of activations as a trace shows them. `gradient_agreement` is the self-check of a traced gradient.
+`gradcheck` checks every element of every gradient. It checks the gradients of parameters three times: as
+training computes them, as a trace with hooks computes them, and while hooks replace values. It checks the
+gradients of activations as a trace shows them. `gradient_agreement` is the self-check of a traced gradient.
 
 A difference over a step h has an error of O(h^2) from the third derivative and of O(eps/h) from rounding. The
-third derivative is not known, but the slopes from one step and from a tenth of that step differ by both
-errors. An element is counted and not judged if a ReLU switches there or if its slopes do not settle.
+third derivative is not known. So the error is estimated from the slopes over a step and over a tenth of it.
+An element is counted but not judged if a ReLU switches within the step, or if the slopes over several steps
+disagree.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ from .collector import Collector
 from .findings import Check
 
 STEP, STEPS = 1e-5, (1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
-MANY = 32  # after this many wrong elements the other elements of the tensor are not refined
+MANY = 32  # after this many wrong elements, the slopes of the tensor's other elements are not refined
 CLAIM = "gradients agree with finite differences"
 LEAST = 1e-5  # a deviation that rounding may always explain, relative to a parameter's largest gradient
-PASSES, TRIES = 2, 8  # passes with other roundings, and attempts to get them, since one may switch a ReLU
-MARGIN = 16  # a right gradient may deviate this many times as far as they do; the worst of 11,000 was 3.4
+PASSES, TRIES = 2, 8  # passes with other roundings, and attempts to get them: some switch a ReLU
+MARGIN = 16  # allowed multiple of the deviation of these passes; 11,000 correct gradients had up to 3.4
 
-Taps = tuple[Tap, Tap]  # of a forward pass and its backward pass
+Taps = tuple[Tap, Tap]  # the taps of a forward pass and of its backward pass
 Noise = Callable[[tuple[int, ...]], Array]
 Moved = Callable[[Array], Pass]  # runs the pass with a change added to a value
 
@@ -49,13 +50,13 @@ Moved = Callable[[Array], Pass]  # runs the pass with a change added to a value
 class GradientCheck:
     """The check of one parameter or activation: the worst element, and whether all elements agree.
 
-    `hooked` is the error of a parameter's slope along one direction while hooks replace every value by an
-    equal one with another slope. It is None if that was not tried or could not be judged.
+    `hooked` is the error of the gradient along one direction in a parameter, while hooks replace every value
+    by an equal value with another slope. It is None if this check was not made or could not be judged.
     """
 
     name: str
     count: int
-    max_abs: float  # of the analytic gradient
+    max_abs: float  # the largest magnitude in the analytic gradient
     worst_index: tuple[int, ...]
     analytic: float
     numeric: float
@@ -98,7 +99,7 @@ def _gradients(params: Parameters, batch: Batch, taps: Taps = (SILENT, SILENT)) 
 
 
 def _traced(params: Parameters, batch: Batch) -> tuple[Parameters, dict[str, tuple[Array, Array]]]:
-    """Return the gradients of a pass with hooks on all events: of the parameters, and of every activation."""
+    """Return the gradients of a pass with hooks on all events, and each activation with its gradient."""
     bus = HookBus(event_specs(params.config))
     collector = Collector(bus.specs)
     run = bus.begin(after=[bus.subscription(collector, phases=("forward", "backward"))])
@@ -109,8 +110,9 @@ def _traced(params: Parameters, batch: Batch) -> tuple[Parameters, dict[str, tup
 
 
 def _hooked(params: Parameters, batch: Batch) -> Iterator[GradientCheck]:
-    """Check the parameters while hooks replace every value by an equal one with another slope. Every gradient
-    then passes through the hooks. The first check leaves P out, so that the gradient bypasses P."""
+    """Check the parameters while hooks replace every value by an equal value with another slope. Every
+    gradient then passes through the hooks. The first check does not replace P, so that the gradient bypasses
+    P."""
     names = [spec.name for spec in event_specs(params.config) if spec.parameter != spec.name]
     yield from _bent(params, batch, [name for name in names if name != "probs"])
     if np.isfinite(1 / forward(params, batch).probs[batch.targets > 0]).all():  # d loss / d P is finite
@@ -135,8 +137,9 @@ def _bent(params: Parameters, batch: Batch, names: Sequence[str]) -> Iterator[Gr
 
 @np.errstate(all="ignore")
 def _unit(name: str, value: Array, targets: Array) -> Array:
-    """Return the step of each element per unit of t. The P of a target moves by a share of itself, so that it
-    stays above 0. If the P of a target is almost 0, no P moves, because the loss would become infinite."""
+    """Return how far each element moves per unit of the step t. The P of a target moves by a share of itself,
+    so that P stays above 0. If the P of a target is almost 0, no P moves, because the loss would become
+    infinite."""
     if name != "probs":
         return np.ones_like(value)
     finite = np.isfinite(1 / value[targets > 0]).all()
@@ -161,9 +164,10 @@ def gradient_agreement(
     """Check that the traced gradient of every parameter is the gradient of the loss, up to rounding.
 
     Where terms cancel, a float32 gradient cannot be compared with differences of the loss. So the gradient is
-    also computed in float64. That gradient is checked against differences along a direction of each
-    parameter, and the traced gradient is compared with it element by element. `taps` returns the taps of each
-    pass. If hooks `replaced` other values than these taps do, nothing is judged.
+    also computed in float64. The float64 gradient is checked against differences of the loss along a
+    direction of each parameter. The traced gradient is compared with the float64 gradient element by element.
+    `taps` returns the taps of each pass. If `replaced`, hooks replaced values that these taps do not replace,
+    and nothing is judged.
     """
     if replaced:
         return _judged("values were replaced")
@@ -190,18 +194,19 @@ def gradient_agreement(
 
 
 def _judged(detail: str, deviation: float | None = None, allowed: float = LEAST) -> Check:
-    """Return the check of a gradient. Without a deviation it was not made, and `detail` gives the reason."""
+    """Return the check of a gradient. If `deviation` is None, the check was not made, and `detail` gives the
+    reason."""
     holds = None if deviation is None else deviation <= allowed
     return Check("gradient", CLAIM, holds, deviation, allowed, detail)
 
 
 def _moving(taps: Taps, noise: Noise) -> Taps:
-    """Return taps that add noise, so that the pass computes as in a trace with hooks."""
+    """Return taps that add noise, possibly 0. A pass with these taps computes as in a trace with hooks."""
     return _Moving(taps[0], noise), _Moving(taps[1], noise)
 
 
 class _Moving:
-    """A tap that adds to every element a multiple of one rounding of the largest element in its row."""
+    """A tap that adds noise to every element, in units of one rounding of the largest element in its row."""
 
     def __init__(self, tap: Tap, noise: Noise) -> None:
         self._tap, self._noise = tap, noise
@@ -221,7 +226,7 @@ class _Moving:
 
 
 def _moved(params: Parameters, done: Pass, taps: Callable[[], Taps]) -> Iterator[Parameters]:
-    """Yield gradients with other roundings, whose spread shows how far rounding may move a gradient."""
+    """Yield gradients with other roundings. Their spread shows how far rounding may move a gradient."""
     noise = np.random.default_rng(0).standard_normal
     for _ in range(TRIES):
         moved, grads = _gradients(params, done.batch, _moving(taps(), noise))
@@ -230,7 +235,7 @@ def _moved(params: Parameters, done: Pass, taps: Callable[[], Taps]) -> Iterator
 
 
 def _against_float64(traced: Parameters, exact: Parameters, moved: list[Parameters]) -> Iterator[Check]:
-    """Check the element of every parameter that deviates most from the gradient in float64."""
+    """Check, for each parameter, the element whose gradient deviates most from the gradient in float64."""
     for name, right in exact.items():
         off = np.abs(traced[name] - right)
         spread = max((float(np.abs(grads[name] - right).max()) for grads in moved), default=0.0)
@@ -260,11 +265,11 @@ def _along(direction: Array, moved: Moved, t: Array) -> Pass:
 def _compared(
     name: str, unit: Array, gradients: Sequence[Array], middle: Pass, moved: Moved, least: float | None = None
 ) -> GradientCheck:
-    """Compare a gradient, in each version of `gradients`, with differences of the loss around `middle`.
+    """Compare each version of a gradient in `gradients` with differences of the loss around `middle`.
 
-    `unit` is the step of each element per unit of t, and 0 where nothing is judged. Errors are relative to
-    the largest element of the gradient, or to `least` if that is larger. The default of `least` is the
-    gradient below which rounding hides the slope.
+    `unit` is how far each element moves per unit of the step t. Elements whose unit is 0 are not judged.
+    Errors are relative to the largest element of the gradient, or to `least` if that is larger. By default,
+    `least` is the gradient below which rounding hides the slope.
     """
     if not np.isfinite(middle.loss):
         nowhere = (0,) * unit.ndim
@@ -305,12 +310,12 @@ def _compared(
 
 
 def slope_of(at: Callable[[float], Pass], middle: Pass, enough: float) -> tuple[float, float]:
-    """Return the slope of the loss of `at(t)` around `middle`, the pass at t = 0, and an estimate of its
-    error.
+    """Return the slope of the loss at t = 0, and an estimate of its error. `at(t)` runs the pass at t, and
+    `middle` is the pass at t = 0.
 
-    They come from the step with the smallest error, or from the first step whose error is at most `enough`.
-    They are NaN if fewer than two steps give a number without switching a ReLU: at a kink there are two
-    slopes.
+    Both come from the step with the smallest error, or from the first step whose error is at most `enough`.
+    Both are NaN if fewer than two steps give a number without switching a ReLU: at the kink of a ReLU there
+    are two slopes.
     """
     best, last = (math.nan, math.nan), math.nan
     for step in STEPS:

@@ -1,4 +1,4 @@
-"""Describe a model at rest, as plain data: its description, and a row per parameter."""
+"""Describe a model without running it, as plain data: facts about the model, and a row per parameter."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ..microgpt.model import Model
 from ..text.brief import frozen
 
 DECODED = 1 << 20  # elements of a tensor that are decoded at a time
-LISTED = 64  # a list in the metadata is shown whole up to this many items
-FIRST = 3  # items that are shown of a longer list
+LISTED = 64  # a list in the metadata is shown in full if it has at most this many items
+FIRST = 3  # the number of items that are shown of a longer list
 
 
 @frozen
@@ -32,7 +32,7 @@ class InspectedParameter:
 
 @frozen
 class StoredParameter:
-    """A tensor of a model file: our name and the file's, its storage, and statistics if requested."""
+    """A tensor of a model file, with our name, the name in the file, and statistics if requested."""
 
     name: str
     stored_as: str
@@ -44,8 +44,8 @@ class StoredParameter:
 
 @frozen(slots=False)
 class Inspection:
-    """A model at rest. `metadata` has the other entries of its file, None if they were not requested. A long
-    list becomes {"count": length, "first": some items}."""
+    """The facts about a model that was not run. `metadata` has the other entries of the model file, or is
+    None if they were not requested. A long list in it becomes {"count": length, "first": some items}."""
 
     SCHEMA = "microgpt.inspect/1"
 
@@ -63,9 +63,9 @@ def inspect_microgpt(model: Model) -> Inspection:
 def inspect_decoder(
     model: Decoder, globs: Sequence[str], stats: bool, metadata: bool, report: Report
 ) -> Inspection:
-    """Describe a decoder and the tensors whose name, ours or the file's, matches a glob (without globs: all).
-    `report` is called with the number of tensors done and in all. Raises InputError if a glob has no
-    match."""
+    """Describe a decoder and its tensors. Globs select tensors by our name or by the name in the file;
+    without globs, all tensors are described. `report` is called with the number of tensors done and the
+    total. Raises InputError if a glob has no match."""
     spellings = {name: (name, tensor.name) for name, tensor in model.tensors.items()}
     names = select_spelled(globs or ("*",), spellings, f"tensor of {model.origin}", "--filter ")
     rows: list[StoredParameter] = []
@@ -90,7 +90,7 @@ def tensor_stats(tensor: StoredTensor) -> TensorStats:
 
 
 def _brief(value: Any) -> Any:
-    """Replace a long list by its length and first items: a vocabulary has 150,000 tokens."""
+    """Replace a long list, such as a vocabulary of 150,000 tokens, by its length and first items."""
     if isinstance(value, str) or not isinstance(value, np.ndarray | Sequence):
         return value
     first = value[: LISTED if len(value) <= LISTED else FIRST]

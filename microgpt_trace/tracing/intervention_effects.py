@@ -1,6 +1,6 @@
 """The effects of interventions: compare events and predictions with a pass without interventions.
 
-The untouched pass runs in step with the traced pass, so that two events are in memory at a time.
+The pass without interventions runs beside the traced pass, so that only two events are in memory at a time.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ _ENDS = (*HEAD_EVENTS, "loss")
 
 
 class Baseline:
-    """The interventions of a trace, and the untouched pass that they are compared with. Measures the changes
-    of the events in `names`. `head` computes logits from rows of final.norm, for a model whose untouched pass
-    may end there. That pass starts at once, in a thread of its own and without hooks: close its `stream`."""
+    """The interventions of a trace, and the untouched pass: the pass without interventions. A Baseline
+    measures the changes of the events in `names`. If `head` is given, the untouched pass ends before the
+    model's head, and `head` computes its logits. The untouched pass starts at once, in its own thread and
+    without hooks. The caller must close its `stream`."""
 
     def __init__(
         self, model: LanguageModel, inputs: TraceInput, rows: Sequence[int],
@@ -49,7 +50,8 @@ class Baseline:
         self._pieces = iter(self.stream)
 
     def subscriptions(self, bus: HookBus) -> tuple[list[Subscription], list[Subscription]]:
-        """Return the subscriptions of the interventions, and those that compare the events after them."""
+        """Return the subscriptions that intervene, and the subscriptions that compare the events
+        afterwards."""
         compared = [name for name in self._names if name not in _ENDS]
         comparing = [bus.subscription(self._compare, *compared)] if compared else []
         return self.editor.subscriptions(bus), comparing
@@ -62,26 +64,26 @@ class Baseline:
         self._add(event.name, value, before)
 
     def _add(self, name: str, after: Array, before: Array) -> None:
-        """Add values of an event, or of some of its rows."""
+        """Add the squared change of an event, or of some of its rows."""
         self._squares[name] = self._squares.get(name, 0.0) + squares_of(after, before)
 
     def _next(self, name: str) -> Array:
         piece = next(self._pieces)
-        assert piece.name == name, (piece.name, name)  # both passes compute in one order
+        assert piece.name == name, (piece.name, name)  # both passes compute events in the same order
         if name in self._kept_names:
             self._kept[name] = piece.value.copy()
         return piece.value
 
     def take(self, positions: Sequence[int], logits: Array, probs: Array, replaced: bool) -> None:
-        """Compare predictions [n, V] at some positions with those of the untouched pass. `replaced` tells
-        that hooks replaced the probabilities, so that the logits no longer count."""
+        """Compare predictions [n, V] at some positions with those of the untouched pass. If hooks `replaced`
+        the probabilities, KL is computed from the probabilities, not from the logits."""
         model, inputs = self._model, self._inputs
         for part in in_parts(len(positions), model.config.vocab_size):
             before, probs_before = self._untouched(positions[part])
             self._add("logits", logits[part], before)
             self._add("probs", probs[part], probs_before)
             rows = predictions_of(model, inputs, positions[part], before, probs_before, False, self._top_k)
-            for i, prediction in enumerate(rows):  # one at a time, because float64 takes twice the memory
+            for i, prediction in enumerate(rows):  # one row at a time, because float64 takes twice the memory
                 row, best = probs[part][i], prediction.predicted
                 self._before.append(prediction)
                 self._kl.append(_divergence(before[i], logits[part][i], row if replaced else None))

@@ -1,5 +1,5 @@
-"""The overview of a decoder's layers: a hook that measures what the overview, the insights and the anomaly
-rules need, while values pass. Keeps a few numbers per layer."""
+"""A hook that measures each layer of a decoder, for the overview, the insights and the anomaly rules. It
+keeps a few numbers per layer."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from .result import Compared, LayerRow
 if TYPE_CHECKING:
     from ..architecture.plans.plan import Plan
 
-MOST = 16  # positions that the rules compare at most: more positions do not tell more
-RULING = 150  # times the median of a row: SmolLM2 has up to 140, and 200 to 750 in massive activations
-SQUARED_SAFELY = 1e-15  # the squares of a row with this norm or more keep their precision in float32
+MOST = 16  # the largest number of positions that the rules compare
+RULING = 150  # multiple of a row's median. In SmolLM2, massive activations have 200 to 750, others up to 140
+SQUARED_SAFELY = 1e-15  # the smallest norm of a row whose squares keep their precision in float32
 
 
 class Overview:
@@ -39,7 +39,7 @@ class Overview:
         needed.update(row.name for row in plan.of_kind(Softmax, Activation))
         self.names = [name for name in plan if name in needed]
         self._positions = compared_positions(tokens)
-        self._usual = np.ones(len(self._positions), bool)  # which have had no massive activation so far
+        self._usual = np.ones(len(self._positions), bool)  # positions without a massive activation so far
         self._entered = np.empty((0, 0))  # the residual stream before the layer
         self._measured: dict[str, Any] = {}
         self._compared: dict[str, Array] = {}  # numbers at each of the compared positions
@@ -75,7 +75,7 @@ class Overview:
         place = int(np.abs(value).argmax())
         norms = row_norms(value)
         products = np.einsum("tc,tc->t", value, self._entered)
-        cosines = np.clip(products / (norms * row_norms(self._entered)), -1, 1)  # rounding may exceed 1
+        cosines = np.clip(products / (norms * row_norms(self._entered)), -1, 1)  # not 1.0000001
         before, after = (typical_of_rows(x[self._positions]) for x in (self._entered, value))
         growth = np.divide(after, before, out=np.full(len(before), math.nan), where=before > 0)
         compared = self._compared | {"turn": cosines[self._positions], "growth": growth}
@@ -112,7 +112,8 @@ class Overview:
 
 def _compared(chosen: Array, numbers: Mapping[str, Array]) -> Compared | None:
     """Return the medians of a layer over the chosen positions. All layers use the same positions, up to the
-    layer where too few are left. A layer does not use a position in which it writes a massive activation."""
+    first layer that has too few positions without massive activations. A layer does not use a position in
+    which it writes a massive activation."""
     if not chosen.any():
         return None
     return Compared(int(chosen.sum()), **{name: median(values[chosen]) for name, values in numbers.items()})
@@ -120,8 +121,8 @@ def _compared(chosen: Array, numbers: Mapping[str, Array]) -> Compared | None:
 
 def compared_positions(tokens: Sequence[int]) -> Array:
     """Return the positions that the rules compare: at most MOST, spread evenly, and never position 0. Each
-    token counts once, at its last position. In sound models position 0 has massive activations, and so have
-    repetitions of its token right after it, because they see no other token."""
+    token counts once, at its last position. Position 0 has massive activations even in sound models. So do
+    repetitions of its token right after position 0, because they see no other token."""
     last = sorted({token: position for position, token in enumerate(tokens)}.values())
     later = [position for position in last if position > 0]
     count = min(len(later), MOST)

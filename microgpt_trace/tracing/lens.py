@@ -1,6 +1,6 @@
 """The logit lens: the predictions of a model if it ended after a layer, or after the layer's attention.
 
-Knows no structure but the plan's, and never holds the logits of all layers at once.
+The lens finds the layers in the model's plan, and never holds the logits of all layers at once.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from .result import Candidate, LensRow, TargetRow
 
 
 def streams_within(plan: Plan) -> list[list[str]]:
-    """List the streams of each layer: after its attention (a parallel layer has none there) and after the
-    layer."""
+    """List the residual streams of each layer: the stream after attention, which a parallel layer does not
+    have, and the stream after the layer."""
     sums = ([row.name for row in rows if row.name in plan.residuals] for rows in plan.layers)
     return [[*names[:-1], leaving] for names, leaving in zip(sums, plan.streams[1:], strict=True)]
 
@@ -30,9 +30,9 @@ def streams_within(plan: Plan) -> list[list[str]]:
 class Lens:
     """A hook that keeps the residual streams at chosen positions. Subscribe it to `names`.
 
-    After the pass, `results` gives `depth` candidates at `positions` after every layer, and the probability
-    of the target at the positions `targeted` after every layer and attention. `notes` then tell if another
-    token may be meant.
+    After the pass, `results` gives `depth` candidates at `positions` after every layer. It also gives the
+    probability of the target at the positions `targeted`, after every attention and every layer. `notes` then
+    tell if the target with a blank before it is much more likely.
     """
 
     def __init__(

@@ -1,7 +1,5 @@
-"""The insights of a microGPT's trace: sentences, each the outcome of a predicate on measured numbers.
-
-The words of a sentence follow from the outcome. A predicate that is false, or that could not be evaluated,
-says so. No sentence is a fixed text.
+"""The insights of a microGPT's trace. Each insight is a sentence about a predicate on measured numbers. The
+words of the sentence depend on whether the predicate holds, does not hold, or could not be evaluated.
 """
 
 from __future__ import annotations
@@ -22,12 +20,12 @@ from ..rounding.invariants import OF_NORMS
 from ..text.wording import at_most, counted, decimals, fixed, listed, percent, span, told_apart
 from .findings import Insight, Numbers, Outcome, unknown
 
-WHOLE = 0.99  # a row whose RMS is at least this counts as a row of RMS 1: eps takes the rest
+WHOLE = 0.99  # a row with at least this RMS counts as a row of RMS 1, because eps lowers the RMS a little
 SMALL_BRANCH = 0.25  # a branch is a small perturbation up to this share of the residual stream's L2
 SPARSE = (0.2, 0.8)  # the output of ReLU is called sparse if its share of zeros is in this range
 SPARSELY = "leaves a sparse representation"
 ENOUGH = 20.0  # a likelihood ratio that counts as evidence: chance gives it to at most 1 in 20 texts
-LARGE = math.log(1e6)  # a ratio from here on is printed as a power of ten
+LARGE = math.log(1e6)  # log of the ratio from which on ratios are printed as powers of ten
 
 Stats = dict[str, TensorStats]
 
@@ -35,11 +33,12 @@ Stats = dict[str, TensorStats]
 def insights_of(
     events: Sequence[TraceEvent], norms: NormRows, losses: Sequence[float], probs: Array, model: Model
 ) -> Iterator[Insight]:
-    """Evaluate every predicate on a run. `events` are its forward events and `norms` the rows of its norms.
-    `probs` [N, V] are the probabilities as used, and `losses` the losses of the N targets."""
+    """Evaluate every predicate on a run. `events` are the forward events of the run, and `norms` describes
+    the rows of its norms. `probs` [N, V] are the probabilities as used, and `losses` the losses of the N
+    targets."""
     stats = {event.name: event.stats for event in events if event.stats is not None}
     finite, plan = not any(s.nonfinite_count for s in stats.values()), model.plan
-    predicates: dict[str, tuple[str, type | None, Callable[[], Outcome]]] = {  # with the kind of its event
+    predicates: dict[str, tuple[str, type | None, Callable[[], Outcome]]] = {  # title, event kind, predicate
         "rmsnorm": ("RMSNorm normalization", Norm, lambda: _rmsnorm(stats, norms, len(losses), model)),
         "attention": ("Attention and the residual stream", Softmax, lambda: _attention(stats, plan)),
         "relu": ("ReLU sparsity", Activation, lambda: _relu(stats, plan)),
@@ -54,7 +53,7 @@ def insights_of(
 
 def _l2(stats: Stats, name: str) -> float:
     value = stats[name].l2_norm
-    assert value is not None  # the caller made sure that everything is finite
+    assert value is not None  # the caller has checked that all values are finite
     return value
 
 
@@ -64,7 +63,7 @@ def _rmsnorm(stats: Stats, norms: NormRows, rows: int, model: Model) -> Outcome:
     expected = math.sqrt(rows * width)
     numbers: Numbers = {"expected": expected, "before": before}
     if not off[worst] <= OF_NORMS:
-        why = f"A row is off by {off[worst]:.1e}: a value was replaced"
+        why = f"A row deviates by {off[worst]:.1e}, because a value was replaced"
         if not math.isfinite(off[worst]):
             why = "The squares of the input leave the range of the numbers"
         return False, f"The invariant does not hold: {worst} is not the RMSNorm of its input. {why}.", numbers
@@ -77,8 +76,8 @@ def _rmsnorm(stats: Stats, norms: NormRows, rows: int, model: Model) -> Outcome:
     if least[tightest] < WHOLE:
         text = (
             f"Not every row has RMS 1: a row after {tightest} has RMS {decimals(least[tightest])}, because "
-            f"its input is so small that eps = {norms.eps:g} counts. {measured}. Rows of RMS 1 would have L2 "
-            f"{expected:.2f}."
+            f"its input is so small that eps = {norms.eps:g} matters. {measured}. Rows of RMS 1 would have "
+            f"L2 {expected:.2f}."
         )
         return False, text, numbers
     text = (
@@ -97,7 +96,7 @@ def _attention(stats: Stats, plan: Plan) -> Outcome:
     after = [_l2(stats, name) for name in sums]
     heads = [_l2(stats, name) for _, branch in inputs for name in plan[branch].parts]
     pairs = enumerate(zip(written, before, strict=True))
-    shares = {layer: w / b if b else math.inf for layer, (w, b) in pairs if w or b}  # 0/0 is no share
+    shares = {layer: w / b if b else math.inf for layer, (w, b) in pairs if w or b}  # skip 0 / 0
     if not shares:
         return unknown("attention writes zeros into a residual stream of zeros")
     layer, top = max(shares.items(), key=lambda share: share[1])
@@ -145,7 +144,7 @@ def _relu(stats: Stats, plan: Plan) -> Outcome:
 
 
 def _sparsity(share: float) -> tuple[str, str]:
-    """Return the share of zeros as it is printed, and what ReLU does with such a share, in words."""
+    """Return the share of zeros as printed, and words that say what ReLU does at this share."""
     low, high = SPARSE
     if share < low:
         return told_apart(share, low, percent)[0], "zeroes few units"
@@ -158,9 +157,10 @@ def _predictions(losses: Sequence[float], probs: Array, untrained: bool) -> Outc
     """Tell whether this text shows that the model is better or worse than a uniform guess.
 
     The measure is the likelihood ratio: how many times as likely the model makes the text as a uniform guess.
-    If characters are sampled uniformly, at most one text in K gets a ratio of K or more. If the model samples
-    them, at most one text in K gets a ratio of 1/K or less. Both follow from Markov's inequality for texts of
-    any length, because the mean of the ratio (or of its inverse) is 1.
+    If characters are sampled uniformly, at most one text in K gets a ratio of K or more. If characters are
+    sampled from the model, at most one text in K gets a ratio of 1/K or less. Both statements follow from
+    Markov's inequality, because the mean of the ratio (or of its inverse) is 1. They hold for texts of any
+    length.
     """
     count, size = len(losses), probs.shape[1]
     wide = probs.astype(np.float64)
@@ -189,8 +189,8 @@ def _predictions(losses: Sequence[float], probs: Array, untrained: bool) -> Outc
     likely = ratio if abs(gain) < LARGE else f"10^{abs(gain) / math.log(10):.1f}"
     likely += " times as likely" if gain >= 0 else " times less likely"
     if abs(gain) < math.log(ENOUGH):
-        lead = "This text does not tell the model from a uniform guess: the model makes it"
-        return None, f"{lead} {likely}, and {ENOUGH:g} times would count. {measured}", numbers
+        lead = "This text does not distinguish the model from a uniform guess: the model makes it"
+        return None, f"{lead} {likely}, and {ENOUGH:g} times would be evidence. {measured}", numbers
     lead = "Better" if gain > 0 else "Worse"
     text = f"{lead} than a uniform guess: the model makes this text {likely}. {measured}"
     return gain > 0, text, numbers

@@ -72,20 +72,20 @@ def _backward_and_step(
 ) -> tuple[Check, StepSummary | None]:
     """Run the backward pass, check its gradients against the loss, and take one Adam step if `step`."""
     from ..microgpt.training import Adam
-    from .gradient_check import gradient_agreement  # 6 ms of a plain trace's start
+    from .gradient_check import gradient_agreement  # imported here: it takes 6 ms
 
     moments = model.training.moments if model.training else None
     adam = Adam(model.params.copy(), None if moments is None else moments.copy())
     run_backward(adam.params, done, adam.grads, run.tap("backward"))
     taps = partial(_edited, model, editor)
     hooked = bool(run.replaced)
-    if hooked and editor is not None:  # the interventions alone may give the same logits
+    if hooked and editor is not None:  # perhaps the interventions alone give the same logits
         alone = forward(model.params, done.batch, taps()[0])
         hooked = not np.array_equal(alone.logits, done.logits, equal_nan=True)
     check = gradient_agreement(done, adam.params, adam.grads, run.altered or hooked, taps)
     if not step:
         return check, None
-    edited, _ = _edited(model, editor and editor.afresh())  # other parameters give other means
+    edited, _ = _edited(model, editor and editor.afresh())  # means under the new parameters
     return check, _one_step(model, adam, done, run.tap("update"), edited)
 
 
@@ -99,11 +99,11 @@ def _edited(model: Model, editor: Editor | None) -> tuple[Tap, Tap]:
 
 
 def _vanishing(done: Pass, run: Run) -> Array:
-    """Mark the P whose gradient -1 / (T P) overflows, if the loss is finite and no gradient follows: [N,
-    V]"""
+    """Mark the probabilities P whose gradient -1 / (T P) overflows, if the loss is finite and no other
+    gradient is computed from theirs: [N, V]"""
     targets = done.batch.targets
     vanishing = (targets > 0) & np.isinf(targets / done.probs * run.slopes.get("loss", 1))
-    if "probs" in run.replaced:  # then the gradient of the logits is computed from that of P
+    if "probs" in run.replaced:  # then the gradient of P determines the gradient of the logits
         vanishing &= np.broadcast_to(run.slopes["probs"], vanishing.shape) == 0
     return vanishing & np.isfinite(done.loss)
 
@@ -124,7 +124,7 @@ def _one_step(model: Model, adam: Adam, done: Pass, tap: Tap, edited: Tap) -> St
 
 
 def update_events(adam: Adam, seq: int) -> list[TraceEvent]:
-    """Return the updates of the last Adam step as events, whose `seq` begins at the given number."""
+    """Return the updates of the last Adam step as events. `seq` is the number of the first event."""
     return [
         TraceEvent(
             seq + i, "update", spec.stage, spec.layer, name, f"update of {name}",

@@ -1,6 +1,6 @@
-"""Observers: the hooks of a traced pass in their order, and the Trace of their results.
+"""Observers: order the hooks of a traced pass, and build a Trace from their results.
 
-Knows neither how the passes are run nor the results that only one model family has.
+Other modules run the passes and compute the results that only one model family has.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def baseline_of(
 
 class Observers:
     """The hooks that observe the events `names` of a model's passes. The Trace gets the events `shown` and
-    the arrays `kept`. `watching` has more hooks, each with its events, which are called before the events are
-    collected. The interventions of a `baseline` apply in every pass."""
+    the arrays `kept`. `watching` has further hooks with the names of their events. These hooks are called
+    before the events are collected. The interventions of a `baseline` apply in every pass."""
 
     def __init__(
         self, model: LanguageModel, names: Collection[str], shown: Collection[str], kept: Sequence[str],
@@ -64,7 +64,8 @@ class Observers:
         ]
 
     def begin(self, time: bool, keep: bool = True) -> Run:
-        """Start the pass over the text. `keep` the replacements of hooks if the run will be repeated."""
+        """Start the pass over the text. With `keep`, the run keeps the values by which hooks replace events,
+        so that it can be repeated."""
         return self._model.hooks.begin(time, [self._first, *self._editing], [self._last, *self._after], keep)
 
     def begin_step(self, number: int, position: int, hook: Hook) -> Run:
@@ -80,7 +81,7 @@ class Observers:
         self, inputs: TraceInput, predictions: Predictions, loss: float | None, checks: Sequence[Check],
         insights: Iterable[Insight], nothing: str, **own: Any,
     ) -> Trace:  # fmt: skip
-        """Build the Trace of the passes. `own` are the fields that only one model family has. Raises
+        """Build the Trace of the passes. `own` has the fields that only one model family fills. Raises
         InputError with the message `nothing` if none of the events to show was emitted."""
         events = tuple(event for event in self.collector.events if event.name in self.shown)
         if not events:

@@ -1,4 +1,4 @@
-"""Trace: the result of a traced run, as plain data. Calls nothing of the model that it keeps."""
+"""Trace: the result of a traced run, as plain data. It keeps the model, but never calls it."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class Candidate:
 class Prediction:
     """The model's prediction at one position. `rank` 1 is the most probable token; ties rank by id.
 
-    `predicted` and `rank` are None if the probabilities are not finite. Without a next token, `target`,
-    `rank` and `loss` are None.
+    `predicted` and `rank` are None if the probabilities are not finite. If the next token is not known,
+    `target`, `rank` and `loss` are None.
     """
 
     position: int
@@ -63,8 +63,8 @@ class Predictions(tuple[Prediction, ...]):
 
 @frozen
 class ParameterRow:
-    """A parameter with the L2 norms of its value, gradient and update; None if not computed. The norms cover
-    the finite elements. The fields of `nonfinite` count the other elements."""
+    """A parameter with the L2 norms of its value, gradient and update. A norm is None if it was not computed.
+    The norms are of the finite elements, and the `nonfinite` fields count the other elements."""
 
     name: str
     shape: tuple[int, ...]
@@ -108,10 +108,10 @@ class StepSummary:
 class Compared:
     """The numbers of a layer that the anomaly rules compare.
 
-    They are medians over `positions` positions, which read different tokens. `attention` and `mlp` are the
-    median magnitude of an element that each writes. `growth` is that of the layer's output divided by that of
-    its input. `passing` is the share of the activation's outputs that are not near zero, and `turn` the
-    cosine of the layer's input and output.
+    Each number is a median over `positions` positions that read different tokens. `attention` and `mlp` are
+    the median magnitudes of the outputs of attention and MLP. `growth` is the median magnitude of the layer's
+    output, divided by the median magnitude of its input. `passing` is the share of the activation's outputs
+    that are not near zero. `turn` is the cosine of the layer's input and output.
     """
 
     positions: int
@@ -128,9 +128,10 @@ class LayerRow:
 
     `stream` describes the residual stream after the layer, `row_norm` is the median norm of its rows and
     `typical` the median magnitude of its elements. `attention_share` and `mlp_share` are the median of
-    |write| / |stream|, and `turn` is the median cosine of the layer's input and output. `near_zero` is the
-    share of the activation's outputs within `near_zero_threshold`. `sink` is the attention on position 0,
-    averaged over heads and later queries. `compared` is None if no position can be compared.
+    |output of the block| / |its input stream|, and `turn` is the median cosine of the layer's input and
+    output. `near_zero` is the share of the activation's outputs whose magnitude is at most
+    `near_zero_threshold`. `sink` is the attention on position 0, averaged over heads and later queries.
+    `compared` is None if no position can be compared.
     """
 
     layer: int
@@ -147,15 +148,15 @@ class LayerRow:
     peak_position: int
     peak_channel: int
     compared: Compared | None
-    nan_count: int  # in all events of the layer
+    nan_count: int  # the number of NaN in all events of the layer
     inf_count: int
 
 
 @frozen
 class LensRow:
     """The predictions of the model if it ended after this layer (final norm and head applied). `predicted`
-    has the most probable token of every position, None if it is not finite. `top` has the requested
-    candidates."""
+    has the most probable token of every position, or None if the probabilities are not finite. `top` has the
+    requested number of candidates."""
 
     layer: int
     positions: tuple[int, ...]
@@ -165,9 +166,9 @@ class LensRow:
 
 @frozen
 class TargetRow:
-    """The probability and rank of a chosen token at a position if the model ended with this event. The event
-    is the residual stream after a layer's attention or after the layer. `rank` 1 is the most probable token;
-    ties rank by id. It is None if the probabilities are not finite."""
+    """The probability and rank of a chosen token at a position if the model ended with this event. `event` is
+    the residual stream after a layer's attention or after the layer. `rank` 1 is the most probable token;
+    ties rank by id. `rank` is None if the probabilities are not finite."""
 
     layer: int
     event: str
@@ -189,9 +190,9 @@ class GeneratedToken:
 
 @frozen
 class EventChange:
-    """The change of an event by interventions: |after - before| / |before|, None if that is not finite.
-    Attention is compared on and below the diagonal. `replaced` tells that an intervention changes the event
-    itself."""
+    """The change of an event by interventions. `change` is |after - before| / |before|, or None if it is not
+    finite. Attention is compared on and below the diagonal. `replaced` is True if an intervention changes the
+    event itself."""
 
     name: str
     replaced: bool
@@ -200,11 +201,11 @@ class EventChange:
 
 @frozen
 class Intervened:
-    """The effects of interventions, compared with the run without them.
+    """The effects of interventions, compared with a run without interventions.
 
-    `before` and `loss_before` are the predictions and the loss of the run without interventions. `p_after` is
-    the probability that its predicted tokens have with the interventions. `kl` is KL(before || after) of the
-    prediction at every position, in nats, None if it is not finite.
+    `before` and `loss_before` are the predictions and the loss of the run without interventions. `p_after`
+    has the probabilities of the tokens predicted in `before`, with the interventions. `kl` is KL(before ||
+    after) of the prediction at every position, in nats, None if it is not finite.
     """
 
     interventions: tuple[Applied, ...]
@@ -215,14 +216,14 @@ class Intervened:
     kl: tuple[float | None, ...]
 
     def change_of(self, name: str) -> EventChange | None:
-        """Return the change of the event of that name, or None if the event is not shown."""
+        """Return the change of an event, or None if the event is not shown."""
         return next((change for change in self.changes if change.name == name), None)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Trace:
-    """The result of one traced run. Iterate over it for its events; `trace[name]` is the array of an event.
-    `loss` is None if no predicted position has a target."""
+    """The result of one traced run. Iterating over a Trace yields its events, and `trace[name]` is the array
+    of an event. `loss` is None if no predicted position has a target."""
 
     model: dict[str, Any]
     input: TraceInput
@@ -242,8 +243,8 @@ class Trace:
     intervened: Intervened | None = None
     step: StepSummary | None = None
     arrays: dict[tuple[Phase, str], Array] = field(default_factory=dict, repr=False)
-    specs: Mapping[str, EventSpec] = field(default_factory=dict, repr=False)  # of all events of the model
-    traced_model: LanguageModel | None = field(default=None, repr=False)  # a page needs its parameters
+    specs: Mapping[str, EventSpec] = field(default_factory=dict, repr=False)  # of every event of the model
+    traced_model: LanguageModel | None = field(default=None, repr=False)  # for pages, which show parameters
 
     _repr_html_ = in_notebook
 
@@ -252,7 +253,7 @@ class Trace:
         return one_line(self, **about, events=len(self.events), arrays=len(self.arrays))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the model out for another process, because its weights may be mapped from a file."""
+        """Leave out the model in pickles, because its weights may be mapped from a file."""
         return {**self.__dict__, "traced_model": None}
 
     def __iter__(self) -> Iterator[TraceEvent]:
@@ -265,7 +266,7 @@ class Trace:
         return ("forward", name) in self.arrays
 
     def __getitem__(self, name: str) -> Array:
-        """Return the forward array of an event. Raises InputError if it was not kept."""
+        """Return the forward array of an event. Raises InputError if the array was not kept."""
         return self.array(name)
 
     def array(self, name: str, phase: Phase = "forward") -> Array:
@@ -294,7 +295,7 @@ class Trace:
     def _part(self, text: str, phase: Phase) -> Array:
         import numpy as np
 
-        from ..hooks.sites import parse_site  # which no other view of a trace needs
+        from ..hooks.sites import parse_site  # imported only here, where it is needed
 
         site = parse_site(text)
         name = self._kept(site.selector, phase)
@@ -311,11 +312,11 @@ class Trace:
         return selected.squeeze(site.lone(array.shape))
 
     def gradient(self, name: str) -> Array:
-        """Return d loss / d value for the event or parameter of that name."""
+        """Return d loss / d value for an event or parameter."""
         return self.array(name, "backward")
 
     def event(self, name: str, phase: Phase = "forward") -> TraceEvent | None:
-        """Return the event of that name, or None if it is not shown."""
+        """Return the event `name`, or None if it is not shown."""
         return next((e for e in self.events if e.name == name and e.phase == phase), None)
 
     @property
@@ -330,6 +331,6 @@ class Trace:
 
 
 def mean_of(values: Sequence[float | None]) -> float | None:
-    """Return the mean, or None if a value is missing or there are none."""
+    """Return the mean, or None if there are no values or one of them is None."""
     present = [value for value in values if value is not None]
     return math.fsum(present) / len(present) if present and len(present) == len(values) else None

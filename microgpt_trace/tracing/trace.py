@@ -1,4 +1,5 @@
-"""trace: run a model under its hook bus and return a Trace. Loads only the module of the model's family."""
+"""trace: run a model under its hook bus and return a Trace. It imports only the module for the model's
+family."""
 
 from __future__ import annotations
 
@@ -30,23 +31,23 @@ def trace(
 
     - `names` chooses the events of the Trace: names, globs or apr's stage names. The default is the events
       that the command shows with --verbose.
-    - `values` tells whether the Trace keeps the arrays of these events. A list keeps the arrays of those
-      names or parts, such as layer0.attn.weights[1]. By default a microGPT keeps its arrays and a decoder
-      does not.
+    - `values` tells whether the Trace keeps the arrays of these events. A list names the events or parts
+      whose arrays are kept, such as layer0.attn.weights[1]. By default a microGPT keeps its arrays and a
+      decoder does not.
     - `top_k` is the number of candidates per position. `time` measures the seconds of each event.
 
     For a microGPT:
-    - `backward` adds the gradients of the loss, and `step` also one Adam step.
+    - `backward` adds the gradients of the loss. `step` adds the gradients and one Adam step.
 
     For a decoder:
     - `tokens` replaces the text. `special` parses special tokens in the text, and `chat` applies the file's
       chat template to it.
     - `positions` chooses the positions with logits and predictions: "all", "last" or indices.
-    - `lens` adds the logit lens: `top_k` tokens (by default one) after every layer. With a `target` (a
-      token's text with ␣ for a blank, #ID or the id) it adds that token's probability and rank after every
-      layer and after every attention, at the `positions` or, by default, the last one.
+    - `lens` adds the logit lens: `top_k` tokens (by default one) after every layer. `target` is a token: its
+      text with ␣ for a blank, #ID or the id. It adds the probability and rank of this token after every layer
+      and after every attention, at the `positions` or, by default, at the last position.
     - `generate` continues the prompt by this many tokens, sampled with `temperature` and `seed`.
-    - `recheck` compares the run with one that has no observers.
+    - `recheck` compares the run with a run without observers.
     """
     if top_k is not None and top_k < 1:
         raise InputError(f"top_k: expected at least 1, found {top_k}")

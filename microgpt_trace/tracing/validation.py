@@ -1,9 +1,9 @@
 """Validate that the model uses each event of a trace, and that each event is the value that it claims to be.
 
-First a copy replaces every event, which must change nothing. Then perturbed copies replace all events at
-once, and each event is recomputed in float64, by other code, from the perturbed copies of its inputs. If it
-differs, the model does not use an input, or the event is another value. Predictions and loss are checked in
-the same way. The hooks of the model are left out.
+First a copy replaces every event, which must not change the result. Then perturbed copies replace all events
+at once, and other code recomputes each event in float64 from the perturbed copies of its inputs. If the two
+values differ, the model does not use one of the inputs, or the event is not what it claims to be. Predictions
+and loss are checked in the same way. The hooks of the model are not called.
 """
 
 from __future__ import annotations
@@ -43,8 +43,9 @@ AMOUNT = 0.1  # standard deviation of a perturbation, relative to the element an
 @frozen
 class Verdict:
     """The verdict on one event. `by_itself` is the largest change of the head's values when the event is
-    replaced by a copy of itself. `perturbed` is the largest change |after - before| / |before| of an event
-    computed from it when it is perturbed. An event is dead if nothing can depend on it in this run."""
+    replaced by a copy of itself. `perturbed` is the largest change |after - before| / |before| that
+    perturbing the event causes in an event computed from it. An event is dead if no result of this run can
+    depend on it."""
 
     name: str
     by_itself: float
@@ -78,7 +79,7 @@ def validate(
     names: Sequence[str] | None = None, report: Report = unreported,
 ) -> Validation:  # fmt: skip
     """Judge every event, or those that match `names`. `report` is called with the number of layers done and
-    in all. Raises InputError if the text or a name does not fit the model."""
+    the total. Raises InputError if the text or a name does not fit the model."""
     inputs = model.read(text, tokens)
     events = [name for name in model.plan if name != "loss" or inputs.targets[0] is not None]
     chosen = select_names(names or ("*",), events)
@@ -99,7 +100,7 @@ def _verdicts(
     if any(check.id == "untraced" and check.holds is False for check in untouched.checks):
         wrong.setdefault("logits", "a run without observers gives other logits")
     verdicts: dict[str, Verdict] = {}
-    for name in reversed(events):  # the readers of an event come before it
+    for name in reversed(events):  # judge the readers of an event first
         readers = [edge for edge in edges if edge.source == name]
         verdicts[name] = _verdict(name, own.get(name, 0.0), wrong.get(name, ""), readers, verdicts)
     yield from (verdicts[name] for name in chosen)
@@ -108,7 +109,7 @@ def _verdicts(
 def _verdict(name: str, own: float, wrong: str, edges: Sequence[Edge], later: dict[str, Verdict]) -> Verdict:
     moved = max((edge.moved for edge in edges), default=None)
     if own != 0:
-        return Verdict(name, own, moved, "failed", "a copy of itself changes the logits, P or the loss")
+        return Verdict(name, own, moved, "failed", "replacing it by a copy changes the logits, P or the loss")
     if wrong or not edges:
         return Verdict(name, own, moved, "failed", wrong or "nothing is computed from it")
     felt = [edge for edge in edges if edge.felt]
@@ -126,8 +127,8 @@ def _perturbed(
     model: LanguageModel, inputs: TraceInput, events: Sequence[str], report: Report
 ) -> tuple[dict[str, str], list[Edge]]:
     """Perturb the events, and return the errors by event and the edges between events. The first of two
-    passes leaves the heads and P as computed, so that attn.out follows from the context and the loss from the
-    logits. The second pass perturbs all events."""
+    passes does not perturb the heads and P, so that attn.out is computed from the context, and the loss from
+    the logits. The second pass perturbs all events."""
     wrong, edges = dict[str, str](), list[Edge]()
     layers = model.config.n_layer
     for number, (left_out, kept) in enumerate([(model.plan.sums_of, ["probs"]), ({}, [])]):
@@ -146,7 +147,7 @@ def _report_layer(report: Report, before: int, total: int, layer: int) -> None:
 def _trace(
     model: LanguageModel, inputs: TraceInput, hook: Hook | None = None, names: Sequence[str] = ()
 ) -> Trace:
-    """Trace with no other hook than `hook`, and keep the values of the head as used."""
+    """Trace with no other hook than `hook`, and keep the logits, P and the loss as used."""
     alone, values = model.alone(), ["logits", "probs", "loss"][: 2 + (inputs.targets[0] is not None)]
     with alone.hooks.subscribe(hook, *names) if hook is not None else nullcontext():
         if "prompts" in alone.abilities:
@@ -157,8 +158,8 @@ def _trace(
 def _replaced_by_itself(
     model: LanguageModel, inputs: TraceInput, names: Sequence[str], untouched: Trace
 ) -> dict[str, float]:
-    """Return for each event how far the head's values change if a copy replaces it. All events are replaced
-    at once first; one by one only if that changes something."""
+    """Return for each event how far the logits, P or the loss change if a copy replaces the event. First all
+    events are replaced at once. They are replaced one by one only if that changes something."""
 
     def moved(names: Sequence[str]) -> float:
         result = _trace(model, inputs, lambda event, value: np.array(value), names)
@@ -175,7 +176,8 @@ def _replaced_by_itself(
 
 class Edge(NamedTuple):
     """An event `source` and an event `reader` computed from it. `moved` is the change |after - before| /
-    |before| of the reader when the source is perturbed. It is `felt` if rounding cannot explain it."""
+    |before| of the reader when the source is perturbed. `felt` is True if rounding cannot explain the
+    change."""
 
     source: str
     reader: str
@@ -184,8 +186,8 @@ class Edge(NamedTuple):
 
 
 class Watch:
-    """A hook that recomputes each event, records errors in `wrong`, and perturbs the event unless it is
-    `kept`."""
+    """A hook that recomputes each event, records errors in `wrong`, and perturbs the event unless its name is
+    in `kept`."""
 
     def __init__(
         self, model: LanguageModel, inputs: TraceInput, kept: Container[str], done: Callable[[int], None]
@@ -195,7 +197,7 @@ class Watch:
         self._targets = [target for target in inputs.targets if target is not None]
         self._inputs, self._plan = ReferenceInputs(model, inputs.tokens, bounded=True), model.plan
         self._computed: dict[str, Array] = {}  # events of this and the previous layer, in float64
-        self._used: dict[str, Array] = {}  # the same events as they were perturbed
+        self._used: dict[str, Array] = {}  # the perturbed values of the same events
         self._part_bounds: dict[str, Array] = {}  # how far rounding may move the heads of this layer
         self._layer, self._kept, self._done = -1, kept, done
 
@@ -219,8 +221,8 @@ class Watch:
                 del arrays[name]
 
     def _sources(self, name: str) -> list[str]:
-        """Return the events that an event is computed from in this run. A sum is computed from its parts, and
-        the loss from P, if these were replaced."""
+        """Return the events that an event is computed from in this run. A sum is computed from its parts if
+        the parts were perturbed. The loss is computed from P if P was perturbed."""
         if name == "loss":
             return ["logits" if "probs" in self._kept else "probs"]
         row = self._plan[name]
@@ -245,7 +247,7 @@ class Watch:
             if beyond(value, other, self._bound(name, list(without), other, value.dtype)) <= 1
         ]  # fmt: skip
         for source in unused:
-            self.wrong.setdefault(source, f"{name} is computed from another value, not from this")
+            self.wrong.setdefault(source, f"{name} is computed from another value, not from this event")
         if not unused:
             sources = " and ".join(without) if len(without) < 3 else f"the {len(without)} heads"
             off = f"off by {distance(value.astype(np.float64), right):.0e}"
@@ -268,8 +270,8 @@ class Watch:
         return np.zeros(1) if row.bias is None else self._inputs.parameter(row, row.bias).astype(np.float64)
 
     def _bound(self, name: str, sources: Sequence[str], value: Array, dtype: np.dtype[Any]) -> Array:
-        """Return how far rounding may move each element. Parts count twice: one more or less changes two
-        sums."""
+        """Return how far rounding may move each element. For a sum of parts, the bound covers both sums that
+        are compared."""
         used, row = [self._used[source] for source in sources], self._plan[name]
         length, spread = len(self._inputs.tokens), Spread()
         if set(sources) & set(row.parts):
@@ -287,7 +289,8 @@ class Watch:
         return bound
 
     def _losses(self, x: Array) -> Array:
-        """Return -log P(target) at every position with a target, from P or, if P is kept, from the logits."""
+        """Return -log P(target) at every position with a target, computed from P or, if P is in `kept`, from
+        the logits."""
         rows = np.arange(len(self._targets))
         if "probs" not in self._kept:
             return -np.log(x[rows, self._targets])
@@ -301,16 +304,16 @@ class Watch:
         best = [(probs[p.position].max(), p.predicted.p) for p in trace.predictions if p.predicted]
         same = np.array_equal(probs[places], [candidate.p for _, candidate in pairs], equal_nan=True)
         if not same or any(a != b for a, b in best):
-            self.wrong.setdefault("probs", "the predictions of the trace have another P")
+            self.wrong.setdefault("probs", "the predictions of the trace have other P than the run")
         self._add_edge("probs", probs[places], computed[places])
         if "loss" not in self._used:
             return
         if trace.loss is None or not np.array_equal(trace.loss, float(self._used["loss"]), equal_nan=True):
-            self.wrong.setdefault("loss", f"the trace has another loss: {trace.loss}")
+            self.wrong.setdefault("loss", f"the trace has another loss than the run: {trace.loss}")
         source = self._sources("loss")[0]
         losses = [p.loss for p in trace.predictions if p.loss is not None]
         if not np.allclose(losses, self._losses(self._used[source]), LOSS, LOSS, equal_nan=True):
-            self.wrong.setdefault(source, "the predictions of the trace have other losses")
+            self.wrong.setdefault(source, "the predictions of the trace have other losses than the run")
         self._add_edge("loss", self._used["loss"], self._computed["loss"])
 
     def _add_edge(self, name: str, used: Array, computed: Array) -> None:
@@ -319,8 +322,8 @@ class Watch:
 
 
 def beyond(value: Array, right: Array, bound: Array) -> float:
-    """Return the largest distance of an element in units of its bound. NaN equals NaN, and infinity
-    itself."""
+    """Return the largest difference of an element, as a multiple of its bound. NaN counts as equal to NaN,
+    and an infinity as equal to the same infinity."""
     with np.errstate(all="ignore"):
         off = np.abs(value - right) / bound
     same = np.equal(value, right.astype(value.dtype)) | np.isnan(value) & np.isnan(right)
@@ -328,10 +331,10 @@ def beyond(value: Array, right: Array, bound: Array) -> float:
 
 
 def perturbed(name: str, value: Array) -> Array:
-    """Move every element by about 10 % of itself and of a typical element, the same amount each time. A
-    probability moves by about 10 % of itself, so that it stays positive."""
+    """Move every element by about 10 % of the sum of its magnitude and that of a typical element. Every call
+    moves it alike. A probability moves by about 10 % of itself, so that it stays positive."""
     noise = np.random.default_rng(zlib.crc32(name.encode())).normal(size=value.shape) * AMOUNT
-    value = np.where(np.isfinite(value), value, value.dtype.type(0))  # a perturbed P may have infinite loss
+    value = np.where(np.isfinite(value), value, value.dtype.type(0))  # P may give an infinite loss
     if name == "probs":
         return np.asarray(value * np.exp(noise)).astype(value.dtype)
     typical = np.median(np.abs(value)) or np.sqrt(np.square(value).mean()) or 1.0

@@ -123,7 +123,7 @@ def test_the_flow_marks_a_layer_with_an_anomaly(page_of, page_file):
     marks = page.locator(".flow summary .odd")
     assert marks.count() == 1
     mark = page.locator('[data-layer="10"] summary .odd').get_attribute("title")
-    assert mark.startswith("a layer that scales the stream unlike the others (layer 10: ")
+    assert mark.startswith("a layer that scales the stream unlike other layers (layer 10: ")
 
 
 ON_PAPER = ("#tokens", ".attention", ".prediction", "#explain .verdict", "#results .card", ".array canvas")

@@ -206,8 +206,8 @@ def _read_predictions(insight, traced, layers, eps):
     assert way[3] == ("as" if gain >= 0 else "less")
     ratio = float(way[2]) * math.log(10) if way[1] else math.log(number(way[2]))
     assert abs(ratio - abs(gain)) <= 0.06 * math.log(10), (ratio, gain)
-    if "does not tell" in text:
-        limit = number(match(rf"likely, and {NUMBER} times would count", text)[1])
+    if "does not distinguish" in text:
+        limit = number(match(rf"likely, and {NUMBER} times would be evidence", text)[1])
         assert number(way[2]) < limit
         assert abs(gain) < math.log(20)
     else:
@@ -269,7 +269,7 @@ def _read_norms(insight, traced, layers, gains, eps, windowed):
         assert max(off.values()) > 0.99e-3
         return
     assert max(off.values()) <= 1.01e-3
-    assert f"each of the {len(off)} norms, apart from what eps takes" in text
+    assert f"each of the {len(off)} norms, apart from the effect of eps" in text
     if insight.holds:
         assert min(least.values()) >= 0.989
         said = match(rf"eps lowers the RMS of a row by at most {NUMBER}\.$", text)[1]
@@ -315,7 +315,7 @@ def _read_growth(insight, traced, layers, gains, eps, windowed):
         assert said < number(match(rf"would be × {NUMBER} or more", text)[1])
         assert all(0.4999 * first <= size <= 2.001 * first for size in sizes)
     else:
-        assert text.startswith("The stream changes its size and ends near the first one")
+        assert text.startswith("The stream changes its size, but ends near its first size")
         assert 0.4999 < factor < 2.001
         assert not all(0.5001 * first <= size <= 1.999 * first for size in sizes)
 
@@ -343,7 +343,7 @@ def _read_massive(insight, traced, layers, gains, eps, windowed):
         return
     count, of, here = match(
         r"After (\d+) of (\d+) layers? the largest element is 1,000\.?0* times the median or more"
-        r"(?:, in (\w+) of them)?",
+        r"(?:, in (\w+) of these)?",
         text,
     ).groups()
     massive = [i for i in range(layers) if times[i] >= 1000]
@@ -367,7 +367,7 @@ def _read_sinks(insight, traced, layers, gains, eps, windowed):
     layer = match(r"\(layer (\d+)\)", text)[1]
     _, largest, _, _ = read(
         text,
-        rf"The mean of these layers is {PERCENT}, and the largest share {PERCENT} \(layer (\d+)\)\. "
+        rf"The mean of these layers is {PERCENT}, and the largest share is {PERCENT} \(layer (\d+)\)\. "
         rf"Evenly spread attention would put {PERCENT} there\.",
         *(100 * float(np.mean(list(shares.values()))), 100 * shares[int(layer)], layer, 100 * even),
     )

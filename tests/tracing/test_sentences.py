@@ -147,7 +147,7 @@ def on_first(event, value):
 REPLACED = [
     ("growth", scaled(layer0=1e3), False, "The stream keeps its size (× 1."),
     ("growth", scaled(layer0=1e4, layer9=1e-3), False, "The stream shrinks to × 0.00"),
-    ("growth", scaled(layer0=1e3, layer1=100, layer9=0.01), False, "The stream changes its size and ends"),
+    ("growth", scaled(layer0=1e3, layer1=100, layer9=0.01), False, "The stream changes its size, but ends"),
     ("rmsnorm", ("layer3.mlp.norm", lambda e, v: v * 2), False, "The invariant does not hold: with the gain"),
     ("sinks", ("layer3.attn.weights", on_first), True, f"{SINKS} in 1 of 10 layers."),
 ]

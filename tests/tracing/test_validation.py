@@ -120,7 +120,7 @@ def test_an_event_that_the_model_does_not_use_fails(decoders, name, monkeypatch)
     with_tap(monkeypatch, Deaf, name)
     found = validate(decoders("qwen2")[0], tokens=TOKENS)
     assert {v.name: v.reason for v in found.verdicts if v.verdict == "failed"} == {
-        name: f"{READERS[name]} is computed from another value, not from this"
+        name: f"{READERS[name]} is computed from another value, not from this event"
     }
 
 
