@@ -21,8 +21,8 @@ ELEMENTWISE = (Activation, Multiply, Softmax, Probabilities)  # operations in wh
 
 
 class OwnParameters(NamedTuple):
-    """A product with its matrix and bias, or a norm with its gain and bias. Parameters are named without
-    layer."""
+    """A product with its matrix and bias, or a norm with its gain and bias. The names of the parameters do
+    not include the layer."""
 
     row: Operation
     weight: str
@@ -31,9 +31,8 @@ class OwnParameters(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A wrong operation: the values of the dump, `found`, and those that the dump's own inputs give,
-    `expected`. `positions` are those of the rows of `found`, or None for all. `expected` is float32 or
-    float64."""
+    """A wrong operation. `found` has the values of the dump, and `expected` the values that the dump's inputs
+    give, in float32 or float64. `positions` are the positions of the rows, or None for all positions."""
 
     name: str
     found: Array
@@ -41,7 +40,7 @@ class Case:
     positions: Sequence[int] | None
     judge: Judge
     error: float
-    measured: str = ""  # IN_LENGTH if the only error is a factor common to all rows
+    measured: str = ""  # IN_LENGTH if the only error is one factor for all rows
 
     @property
     def plan(self) -> Plan:
@@ -62,7 +61,7 @@ class Case:
 
     @cached_property
     def rows(self) -> tuple[Operation, ...]:
-        """The operations between the dump's own inputs and this operation, itself included as the last."""
+        """The operations from the dump's own inputs up to this operation, which is the last one."""
         return tuple(self.plan[name] for name in (*self.judge.plain.between(self.name), self.name))
 
     def rows_of(self, *kinds: type[Kind]) -> list[Operation]:
@@ -70,7 +69,7 @@ class Case:
         return [row for row in self.rows if isinstance(row.kind, kinds)]
 
     def kinds(self, kind: type[K]) -> list[K]:
-        """Return the kinds of the `rows` that are of this class."""
+        """Return the kinds of those `rows` whose kind has this class."""
         return [row.kind for row in self.rows if isinstance(row.kind, kind)]
 
     def kind(self, kind: type[K]) -> K | None:
@@ -79,19 +78,19 @@ class Case:
 
     @property
     def alone(self) -> bool:
-        """True if the dump has all inputs of the operation and all rows of its output, so that the number of
-        a mistake can be measured."""
+        """True if the dump has all inputs of the operation and all rows of its output, so that the number in
+        a mistake (such as an eps) can be measured."""
         return len(self.rows) == 1 and self.positions is None
 
     @cached_property
     def inputs(self) -> tuple[Array, ...]:
-        """The dump's own inputs in float64. The operation must be `alone`."""
+        """The inputs in the dump, in float64. The operation must be `alone`."""
         values = self.judge.plain.values
         return tuple(np.asarray(values[name], np.float64) for name in self.row.inputs)
 
     @property
     def heads_axis(self) -> int | None:
-        """The axis of `in_heads` that counts the heads; None for an event without heads."""
+        """The axis of the heads in the shape `in_heads`, or None for an event without heads."""
         return 0 if self.found.ndim == 3 else 1 if self.name in self.plan.heads else None
 
     @property
@@ -113,7 +112,7 @@ class Case:
         return float(np.nanmax(errors_of(rows), initial=0))
 
     def parameters(self, *kinds: type[Linear] | type[Norm]) -> list[OwnParameters]:
-        """Return the parameters of the `rows` that are products or norms, each matrix or gain once."""
+        """Return the parameters of the `rows` of these kinds, with each matrix or gain once."""
         parameters: dict[str, OwnParameters] = {}
         for row in self.rows_of(*kinds):
             names = map(kind_of, row.kind.names)
@@ -126,17 +125,18 @@ class Case:
         return list(dict.fromkeys(own.bias for own in self.parameters(*kinds) if own.bias is not None))
 
     def bias_beside(self, parameter: str) -> str | None:
-        """Return the bias of a matrix or a gain, with its layer if `parameter` has one, or None."""
+        """Return the bias that belongs to a matrix or gain, or None. Its name has a layer if `parameter` has
+        one."""
         rows = [(row.kind.names[0], row.bias) for row in self.plan.of_kind(Linear, Norm) if row.bias]
         return next((of(bias) for own, bias in rows for of in (str, kind_of) if of(own) == parameter), None)
 
     def changed(self, names: Iterable[str], change: Change) -> dict[str, Callable[[str], Array]]:
-        """Return replacements for parameters, as `with_instead` takes them: a function of their own
-        values."""
+        """Return replacements of parameters for `with_instead`, which apply `change` to their values."""
         return dict.fromkeys(names, lambda name: change(self.parameter(name)))
 
     def another(self, parameter: str) -> Callable[[str], Array]:
-        """Return a replacement that reads another parameter, of the same layer or outside of layers."""
+        """Return a replacement that reads another parameter, from the same layer or from outside the
+        layers."""
 
         def instead(name: str) -> Array:
             own = prefix_of(name) + parameter
@@ -153,7 +153,8 @@ class Case:
         return self.given.model.config.shapes()
 
     def whole_name(self, parameter: str) -> str:
-        """Return the whole name of a parameter: of this layer, or else of the first layer."""
+        """Return the full name of a parameter: in this layer, or in layer 0 if this layer does not have
+        it."""
         own = prefix_of(self.name) + parameter
         return own if own in self.shapes else f"layer0.{parameter}"
 

@@ -40,10 +40,10 @@ if TYPE_CHECKING:
     from ..dumps.mapping import NameMap
 
 NONE: Partial = MappingProxyType({})
-MOST_PRODUCTS = 0.8  # share of the products that err if an engine rounds their inputs
-EXPLAINED = 0.5  # an offered precision leaves at most this share of an error; wrong ones leave all of it
+MOST_PRODUCTS = 0.8  # share of the products that are wrong if an engine rounds the inputs of products
+EXPLAINED = 0.5  # an offered precision must leave at most this share of an error
 
-# Hypotheses that are simple to test, that read the weights of other layers, that only describe the output
+# Simple hypotheses, then hypotheses that read the weights of other layers, then descriptions of the output
 STAGES: tuple[tuple[Generator, ...], ...] = (
     (
         output.nonfinite, output.zeros, entrance.embedding, entrance.positions, matrices.biases, rope.rope,
@@ -59,9 +59,9 @@ STAGES: tuple[tuple[Generator, ...], ...] = (
 
 @dataclass(frozen=True)
 class Offer:
-    """A precision that was not requested but that may explain the errors: `compute`, `looks_like` in words.
-    Judged by it, `explains` of the `wrong` operations that involve a product are right. `shown` is True if
-    some of them lose at least half of their error."""
+    """A precision `compute` that was not requested but may explain the errors. `looks_like` describes it. Of
+    the `wrong` operations that involve a product, `explains` are right if they are judged by this precision.
+    `shown` is True if at least one operation loses at least half of its error."""
 
     compute: str
     looks_like: str
@@ -74,9 +74,9 @@ class Offer:
 class Diagnosis:
     """The judgement of every operation of a dump, and the explanation of the first wrong one.
 
-    The engine was judged by the precision `compute`; `compute_how` says how it is known. With an `offer` of
-    another precision no fault is named: `first_wrong` is None, and `findings` are only about tokens.
-    `untested` are the events that could not be judged, or not completely, with the reason. `of` is the number
+    The engine was judged by the precision `compute`; `compute_how` says how it is known. If there is an
+    `offer` of another precision, no fault is named: `first_wrong` is None, and `findings` are only about
+    tokens. `untested` has the events that could not be judged completely, with the reason. `of` is the number
     of operations of a pass. `tried` are the ids of the hypotheses that were tried for `first_wrong`.
     """
 
@@ -95,7 +95,8 @@ class Diagnosis:
     @property
     @in_document
     def clean(self) -> bool:
-        """True if no judged operation is wrong, and the tokens are those of the text if one was given."""
+        """True if no judged operation is wrong, and the tokens of the dump are those of its text, if
+        known."""
         return not self.wrong and not self.findings
 
     @property
@@ -105,7 +106,7 @@ class Diagnosis:
 
     @property
     def wrong(self) -> tuple[OperationResult, ...]:
-        """The operations whose values differ from those that their inputs give."""
+        """The operations whose values differ from the values that their inputs give."""
         return tuple(operation for operation in self.operations if not operation.holds)
 
 
@@ -115,11 +116,11 @@ def diagnose_values(
 ) -> Diagnosis:  # fmt: skip
     """Judge every event of a dump by the dump's own inputs.
 
-    `values` are the dump's arrays at all positions, in the shapes of our events. `partial` are arrays at some
-    positions: they are judged, but later events are not computed from them. `compute` ("f32", "bf16", "f16",
-    "q8") is the precision of the engine; None reads it from the values. `text_tokens` are the tokens that the
-    model's tokenizer makes of the dump's text.
-    Raises InputError if `compute` is unknown, or if no operation can be judged.
+    `values` are the dump's arrays at all positions, in the shapes of our events. `partial` has arrays at only
+    some positions. These arrays are judged, but no later events are computed from them. `compute` ("f32",
+    "bf16", "f16", "q8") is the precision of the engine. If it is None, the precision is recognised from the
+    values. `text_tokens` are the tokens that the model's tokenizer makes of the dump's text. Raises
+    InputError if `compute` is unknown, or if no operation can be judged.
     """
     run = _Diagnoser(model, tokens, values, partial)
     with one_blas_thread(), np.errstate(all="ignore"):
@@ -128,7 +129,7 @@ def diagnose_values(
         if not operations:
             raise InputError("no operation can be judged: the dump has no event of a pass over these tokens")
         if all(operation.error is None for operation in operations):
-            raise InputError("no operation can be judged: all have inputs that are NaN or infinite")
+            raise InputError("no operation can be judged: each has inputs that are NaN or infinite")
         known = compute is not None or engine.precision.name != "f32"
         offer = None if known else run.offer(operations)
         findings, tried = ([], []) if offer and offer.shown else run.explain(engine.precision, operations)
@@ -146,7 +147,7 @@ def diagnose_values(
 
 
 class _Diagnoser(JudgedRun):
-    """A judged dump whose first wrong operation can be explained."""
+    """A judged dump, with methods that explain its first wrong operation."""
 
     def how(self, engine: EnginePrecision, operations: Sequence[OperationResult]) -> str:
         """Describe how the precision is known, and how the inputs of products are rounded."""
@@ -191,14 +192,13 @@ class _Diagnoser(JudgedRun):
         return findings_of(case, outcomes, others, STAGES), tried
 
     def count(self, operations: Sequence[OperationResult]) -> int:
-        """Count the operations of a pass. Those that cost extra computation count only if the dump has
-        them."""
+        """Count the operations of a pass. Operations that need an extra computation count only if the dump
+        has them."""
         own = {operation.name for operation in operations}
         return sum(name in own or not self.plan[name].extra for name in self.names)
 
     def untested(self, operations: Sequence[OperationResult]) -> Iterator[tuple[str, str]]:
-        """Yield the events of the model or the dump that were not judged, or not completely, with the
-        reason."""
+        """Yield each event of the model or the dump that was not judged completely, with the reason."""
         judged = {operation.name: operation for operation in operations}
         for name in self.names:
             if name not in judged and not self.plan[name].extra:
@@ -246,7 +246,7 @@ class DumpDiagnosis(NamedTuple):
 
     @property
     def document(self) -> DiagnosisDocument:
-        """The diagnosis as a JSON document has it."""
+        """The diagnosis with the fields of its JSON document."""
         dump = self.dump
         facts, unpaired = DumpFacts(dump.origin, dump.kind, tuple(dump.notes)), tuple(dump.unpaired)
         return DiagnosisDocument(**vars(self.diagnosis), dump=facts, model=self.model, unpaired=unpaired)
@@ -265,8 +265,8 @@ def diagnose(
 ) -> DumpDiagnosis:  # fmt: skip
     """Diagnose a dump, a recording or a path, as `microgpt diagnose` does.
 
-    The tokens are `tokens`, or those that the map or the dump names, or those whose embedding the dump holds.
-    If a text is given as well, its tokens should be the same. `map`, `layouts` and `compute` are those of
+    The tokens are `tokens`, or the tokens in the map or the dump, or the tokens whose embedding the dump has.
+    If a text is given too, its tokens should be the same. `map`, `layouts` and `compute` mean the same as for
     `diff`. Raises InputError if the dump has no values, or none that belongs to an event of the model.
     """
     opened_dump, opened_model = open_all([dump, model], map)
@@ -274,11 +274,11 @@ def diagnose(
         raise InputError(
             f"expected a dump, then a model, found {opened_dump.origin} and {opened_model.origin}"
         )
-    opened_model = opened_model.alone()  # without hooks: the engine should compute the model itself
+    opened_model = opened_model.alone()  # without hooks, which the engine does not know
     sources = (tokens, map.tokens if map else None, opened_dump.tokens)
     known = next((own for own in sources if own is not None), None)
     expected = opened_model.read(text).tokens if text is not None else None
-    if known is None:  # looked up in the embedding once, here
+    if known is None:  # find the tokens in the embedding only once
         opened_dump = with_tokens(opened_dump, opened_model, expected)
         known = opened_dump.tokens
     sides = [opened_dump, opened_model]
@@ -304,8 +304,8 @@ def diagnose(
 
 
 def _over_the_pass(diagnosis: Diagnosis, dumped: RecordedRun, ours: ModelRun) -> Diagnosis:
-    """Return the diagnosis, with an earlier first wrong operation if `diff` finds one. Errors that are small
-    in each operation, or hidden in the gaps of a dump, may add up over the pass to more than rounding
+    """Return the diagnosis with an earlier first wrong operation, if `diff` finds one. Errors that are small
+    in each operation, or in events that the dump lacks, may add up over the pass to more than rounding
     explains."""
     precision = precision_named(diagnosis.compute)
     passes = RoundedPasses(ours.model, ours.inputs, precision) if precision.coarse else None

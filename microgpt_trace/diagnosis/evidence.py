@@ -1,11 +1,11 @@
-"""Evidence: decide which of two explanations the values of a dump support, fit the number of a mistake, and
-find the range of numbers that fit as well. Knows no explanation itself.
+"""Evidence: decide which of two explanations the values of a dump support. Fit the number in a mistake (such
+as an eps), and find the range of numbers that fit as well.
 
 The dump's values are projected on the line between two predictions, from 0 at the first to 1 at the second.
-The standard error of this place follows from the errors of the first prediction, row by row, because errors
-within a row may be alike (the root of its norm, a table of cosines). They count for at least a share of the
-tolerance, all in the direction of the line. The errors of all rows may be alike too (the same number rounded
-in each). So predictions closer than a share of the tolerance cannot be distinguished.
+The standard error of this projection follows from the errors of the first prediction. It is computed row by
+row, because all errors within a row may have one cause, such as its norm. Each row has at least an error of
+ROW_ALIKE times its tolerance. All rows may also share one error. So predictions that are closer than
+ALL_ALIKE times the tolerance cannot be distinguished.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ import numpy as np
 from ..arrays.stats import Array
 from .hypothesis import Family, Range
 
-ROW_ALIKE, ALL_ALIKE = 1 / 8, 1 / 3  # share of the tolerance that may be one error in a row, or in all rows
-SURELY = 5.0  # standard errors between the values and the rejected prediction
-CLOSE = 0.25  # share of the way to the other prediction, up to which the values are at the first one
-MOST = 1 << 20  # elements that are examined
+ROW_ALIKE, ALL_ALIKE = 1 / 8, 1 / 3  # share of the tolerance that may be a common error of a row, of all rows
+SURELY = 5.0  # smallest distance, in standard errors, of the values from a rejected prediction
+CLOSE = 0.25  # the values support a prediction up to this share of the way to the other one
+MOST = 1 << 20  # the largest number of elements examined
 TINY = 2.0**-24  # smallest size of an element, relative to its row
 SMALLEST = {"f16": 2.0**-14}  # smallest number with full precision
-STEP = 1e-4  # between the two predictions that give a slope
+STEP = 1e-4  # the distance between two predictions that give a slope
 STEPS, SHORTENINGS = 24, 6
 SETTLED = 1e-10  # share of the squared error: the search ends when a step gains less
-# The search ends at an error above PROMISING times that of the right values, and above HOPEFUL times it if a
-# step gains less than SLOW of the error.
+# The search ends if the error exceeds PROMISING times the error of the right values. It also ends if the
+# error exceeds HOPEFUL times that error and a step reduces it by less than the share SLOW.
 PROMISING, HOPEFUL, SLOW = 0.8, 0.25, 0.05
-WIDENINGS, NARROWINGS = 48, 9  # steps out of the range that fits, and back to its edge
+WIDENINGS, NARROWINGS = 48, 9  # the largest numbers of steps out of the fitting range, and back to its edge
 
 Predict = Callable[[float], "Array | None"]  # number -> predicted rows, or None if there is no prediction
 
 
 class Seen:
-    """The values of an event of a dump to which predictions are compared: rows [R, n], float64. `compared`
-    marks the entries to compare, as in `compare_rows`. Only some rows of a large event are used. With
-    `elements` no terms cancel in the event, so that each element errs relative to its own size."""
+    """The values of an event of a dump, as rows [R, n] in float64, with which predictions are compared.
+    `compared` marks the entries to compare, as in `compare_rows`. Only some rows of a large event are used.
+    With `elements`, no terms cancel in the event, so each element has an error relative to its own size."""
 
     def __init__(
         self, found: Array, expected: Array, compared: Array | None, precision: str, elements: bool = False
@@ -57,7 +57,7 @@ class Seen:
         self.found = np.where(marks, rows[self._rows], 0).astype(np.float64)
         self._count = np.maximum(marks.sum(axis=1, keepdims=True), 1)
         sizes, right = self._size(self.found), self._size(self.rows_of(expected))
-        sizes = np.where(sizes > 0, sizes, right)  # a row of zeros has the size that it should have
+        sizes = np.where(sizes > 0, sizes, right)  # a row of zeros gets its expected size
         self.sizes = np.where(sizes > 0, sizes, 1.0)  # RMS, [R, 1]
         self._elements, self._smallest = elements, SMALLEST.get(precision, 0.0)
 
@@ -71,17 +71,18 @@ class Seen:
         return np.where(self._marks & np.isfinite(rows), rows, self.found)
 
     def of_rows(self, per_row: Array) -> Array:
-        """Select one number per row of the event for the rows that are used: [R, 1]."""
+        """From one number per row of the event, select the numbers of the rows that are used: [R, 1]."""
         return np.asarray(per_row)[self._rows][:, None]
 
     def error(self, prediction: Array) -> float:
-        """Return the mean squared error of a prediction, relative to the rows."""
+        """Return the mean squared error of a prediction, relative to the size of each row."""
         errors = (self.found - prediction) / self.sizes
         return float(np.square(errors).sum() / max(int(self._marks.sum()), 1))
 
     def prefers(self, one: Array, other: Array, tolerances: Array) -> bool:
-        """Return True if the values are at `one` and surely not at `other`, relative to the size of rows or
-        of single elements. `tolerances` are those of the rows, [R, 1]."""
+        """Return True if the values support the prediction `one` and reject the prediction `other`. Errors
+        are relative to the size of rows or of single elements. `tolerances` has the tolerance of each row,
+        [R, 1]."""
         if self._prefers(one, other, self.sizes, tolerances):
             return True
         if not self._elements:
@@ -103,9 +104,9 @@ class Seen:
 
 
 def best_of(family: Family, predict: Predict, seen: Seen, right: Array) -> float | None:
-    """Return the number with the least error, or None if no number leaves clearly less than the `right`
-    values. The search begins at the best start, or at the model's own number, which gives the `right` values,
-    and takes steps of least squares along the slope."""
+    """Return the number with the smallest error, or None if no error is clearly below that of the `right`
+    values. The search begins at the best start, or at the model's own number, which gives the `right` values.
+    It takes steps of least squares along the slope."""
     starts = {value: predict(value) for value in dict.fromkeys((*family.starts, *family.special))}
     predictions = {value: rows for value, rows in starts.items() if rows is not None}
     if family.own is not None and math.isfinite(family.own):
@@ -131,8 +132,8 @@ def best_of(family: Family, predict: Predict, seen: Seen, right: Array) -> float
 
 
 def _slope(family: Family, predict: Predict, value: float, rows: Array) -> Array | None:
-    """Return how the rows change with the step of the number, towards a side within the bounds; None if they
-    do not."""
+    """Return the slope of the predicted rows in `family.step` of the number, or None if they do not
+    change."""
     at = family.step(value)
     if not math.isfinite(at):
         return None
@@ -149,7 +150,8 @@ def _slope(family: Family, predict: Predict, value: float, rows: Array) -> Array
 def _better(
     family: Family, predict: Predict, seen: Seen, start: tuple[float, float], by: float
 ) -> tuple[float, Array, float] | None:
-    """Return the number after a step, or after a part of it, with its rows and its smaller error, or None."""
+    """Return the number after a step, or part of a step, with its rows and error. None if no error is
+    smaller."""
     value, error = start
     for _ in range(SHORTENINGS):
         other = family.value(family.step(value) + by)
@@ -163,8 +165,8 @@ def _better(
 def range_of(
     family: Family, predicts: Sequence[Predict], seen: Seen, best: float, tolerances: Array
 ) -> Range:
-    """Return the numbers around the best one that the values do not exclude. A number fits if one of
-    `predicts` fits; the first of them is the one that gave the best number."""
+    """Return the numbers around the best one that the values do not exclude. A number fits if the prediction
+    of one of `predicts` fits. The first of `predicts` gave the best number."""
     rows = predicts[0](best)
     assert rows is not None
 
@@ -176,7 +178,8 @@ def range_of(
 
 
 def _edge(family: Family, best: float, fits: Callable[[float], bool], side: int) -> float:
-    """Return the last number that fits on one side. Steps double until a number does not fit, then halve."""
+    """Return the last number that fits on one side. The steps double until a number does not fit, then
+    halve."""
     bound = family.high if side > 0 else family.low
     if best == bound:
         return best

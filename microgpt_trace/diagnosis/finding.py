@@ -23,9 +23,9 @@ from .case import Case, Generator, Transform
 from .evidence import ALL_ALIKE, best_of, common, range_of
 from .hypothesis import NUMBERED, PLAIN, Family, Hypothesis, Range, named
 
-AT_MOST = 0.5  # a hypothesis is worth naming if it leaves at most this share of the error
+AT_MOST = 0.5  # a hypothesis is named if it leaves at most this share of the error
 CLEARLY = 0.5  # a hypothesis that leaves at most this share of the tolerance ends the search
-INAPPLICABLE = (KeyError, ValueError, IndexError)  # raised where a mistake is impossible
+INAPPLICABLE = (KeyError, ValueError, IndexError)  # errors that mean that a mistake is impossible
 FEW = 8  # other wrong operations that are examined in detail
 NEAREST = 3  # hypotheses that are named if none explains the error
 
@@ -37,10 +37,10 @@ Others = Mapping[str, Callable[[], Case]]
 class Finding:
     """A hypothesis about an operation, or a fact about the tokens.
 
-    `residual` is the error that it leaves, the relative L2 of the worst row. `also_explains` are the other
-    wrong operations that the same mistake explains. `cannot_be_told_from` are other claims that fit this
-    operation as well. `value` is the number of a mistake that has one; all numbers from `low` to `high` fit
-    as well.
+    `residual` is the error that the hypothesis leaves: the relative L2 of the worst row. `also_explains` are
+    the other wrong operations that the same mistake explains. `cannot_be_told_from` are other claims that fit
+    this operation as well. `value` is the number in the mistake, if it has one. All numbers from `low` to
+    `high` fit as well.
     """
 
     operation: str
@@ -57,9 +57,9 @@ class Finding:
 
 @frozen(slots=False, eq=False)
 class Outcome:
-    """The result of testing a hypothesis: the error that it leaves. `evidence` are the predicted rows and
-    their tolerances if the hypothesis explains the error, else None. `range` are the numbers of its `family`
-    that fit."""
+    """The result of testing a hypothesis. `residual` is the error that it leaves. `evidence` has the
+    predicted rows and their tolerances, or is None if the hypothesis does not explain the error. `range` has
+    the numbers of its `family` that fit."""
 
     hypothesis: Hypothesis
     residual: float
@@ -80,7 +80,7 @@ def try_all(case: Case, stages: Stages) -> tuple[list[Outcome], list[str]]:
     """Test the hypotheses of one stage after another until one explains the error clearly. Return the
     outcomes, and the ids of all tested hypotheses."""
     outcomes, tried = list[Outcome](), list[str]()
-    enough = len(stages) - 1  # the last stage only describes values, for errors that nothing explains
+    enough = len(stages) - 1  # the last stage only describes errors that no hypothesis explains
     for number, stage in enumerate(stages, 1):
         for proposal in proposals(case, stage):
             tried += proposal.ids if isinstance(proposal, Family) else [proposal.id]
@@ -99,7 +99,7 @@ def assess(case: Case, hypothesis: Hypothesis) -> Outcome:
     """Return the error that a hypothesis leaves, with evidence if all rows are within their tolerances."""
     change, judge = hypothesis.change, case.judge
 
-    def noisy(draw: Evaluation) -> Array:  # the draw keeps values that do not change
+    def noisy(draw: Evaluation) -> Array:  # the draw caches unchanged values
         return _predict(case, change, draw, draw.output(case.name, case.positions))
 
     expected = _predict(case, change, judge.plain, case.expected)
@@ -107,7 +107,7 @@ def assess(case: Case, hypothesis: Hypothesis) -> Outcome:
     most = AT_MOST * case.largest
     rows = judge.rows(case.name, case.found, expected, case.positions, noisy, most, ALL_ALIKE)
     residual, holds = residual_of(rows, hypothesis.of_no_number, case.measured)
-    # A small row in the place of a large one has a relative error above 1.
+    # The relative error can exceed 1, where a small row is expected and a large row is found.
     if not holds or residual > AT_MOST * min(case.error, 1.0):
         return Outcome(hypothesis, residual)
     clearly = not bool((rows.errors / rows.tolerances > CLEARLY).any())
@@ -116,7 +116,7 @@ def assess(case: Case, hypothesis: Hypothesis) -> Outcome:
 
 
 def _fit(case: Case, family: Family) -> Outcome | None:
-    """Return the outcome of a family at its best number, or None if it has none."""
+    """Return the outcome of a family at its best number, or None if there is no best number."""
     predicts = [bind(_rows_at, case, at) for at in (family.at, family.coarse) if at]
     best = best_of(family, predicts[0], case.seen, case.seen.rows_of(case.expected))
     if best is None:
@@ -135,8 +135,8 @@ def _in_range(case: Case, family: Family, range: Range) -> Outcome:
 
 
 def elsewhere(case: Case, hypothesis: Hypothesis, family: Family | None = None) -> Outcome | None:
-    """Test the hypothesis of another operation here, a family with the number that is best here. Return None
-    if the mistake is impossible here."""
+    """Test a hypothesis about another operation on this case. A `family` is tested with the number that fits
+    this case best. Return None if the mistake is impossible in this case."""
     try:
         if family is None or hypothesis.value is None:
             return assess(case, hypothesis)
@@ -146,7 +146,7 @@ def elsewhere(case: Case, hypothesis: Hypothesis, family: Family | None = None) 
 
 
 def _rows_at(case: Case, at: Callable[[float], Plan | Transform], value: float) -> Array | None:
-    """Return the rows that a family predicts for a number, or None if it is impossible or they are not
+    """Return the rows that a family predicts for a number. None if it is impossible or a row is not
     finite."""
     try:
         predicted = _predict(case, at(value), case.judge.plain, case.expected)
@@ -157,15 +157,16 @@ def _rows_at(case: Case, at: Callable[[float], Plan | Transform], value: float) 
 
 
 def _predict(case: Case, change: Plan | Transform, evaluation: Evaluation, right: Array) -> Array:
-    """Return the values of the operation with a mistake. `right` are its values without."""
+    """Return the values of the operation with the mistake. `right` has the values without the mistake."""
     if isinstance(change, Plan):
         return evaluation.under(change).output(case.name, case.positions)
     return change(case, right)
 
 
 def residual_of(rows: JudgedRows, of_no_number: bool, measured: str = "") -> tuple[float, bool]:
-    """Return the error of the worst row, or of the common factor if that was wrong, and True if all rows
-    hold. The error is infinite if most rows cannot be judged, unless the hypothesis says so itself."""
+    """Return the error of the worst row, or of the common factor if only the factor was wrong. Also return
+    True if all rows hold. The error is infinite if most rows cannot be judged, unless the hypothesis predicts
+    that."""
     unknown = np.isnan(rows.errors)
     if of_no_number and unknown.all():
         return 0.0, True
@@ -178,9 +179,10 @@ def residual_of(rows: JudgedRows, of_no_number: bool, measured: str = "") -> tup
 
 
 def findings_of(case: Case, outcomes: Sequence[Outcome], others: Others, stages: Stages) -> list[Finding]:
-    """Return the hypotheses that explain the error and that no other one beats, or else the nearest that
-    leave at most half of it. `others` are the other wrong operations, which a mistake of the same kind may
-    explain too. Hypotheses that explain most of them come first, then the simplest."""
+    """Return the hypotheses that explain the error and that no other hypothesis beats. If there are none,
+    return the nearest hypotheses that leave at most half of the error. `others` has the other wrong
+    operations, which the same mistake may explain too. Hypotheses that explain most of these operations come
+    first, then the simplest."""
     best = unbeaten(case, [outcome for outcome in outcomes if outcome.explains])
     if not best:
         near = [o for o in outcomes if o.residual <= AT_MOST * min(case.error, 1.0)]
@@ -194,8 +196,8 @@ def findings_of(case: Case, outcomes: Sequence[Outcome], others: Others, stages:
 
 
 def unbeaten(case: Case, explaining: Sequence[Outcome]) -> list[Outcome]:
-    """Return the outcomes that no other one beats, the simplest first, then those with the smallest error.
-    Combined and descriptive ones are left out if a simpler one fits as well."""
+    """Return the outcomes that no other outcome beats, sorted by simplicity and then by error. Combined and
+    descriptive hypotheses are left out if a simpler hypothesis fits as well."""
     remaining = _not_beaten(case, explaining) or sorted(explaining, key=lambda o: o.residual)[:1]
     simplest = min((o.hypothesis.rank for o in remaining), default=PLAIN)
     by_claim: dict[str, Outcome] = {}
@@ -217,7 +219,7 @@ def _beats(case: Case, one: Outcome, other: Outcome) -> bool:
 
 
 def _narrow(case: Case, best: Sequence[Outcome], others: Others) -> list[Outcome]:
-    """Drop hypotheses that the next wrong operations exclude, and narrow the ranges of numbers by them."""
+    """Drop the hypotheses that later wrong operations exclude, and narrow the ranges of numbers."""
     family, range = best[0].family, best[0].range
     if len(best) == 1 and (family is None or range is None or family.is_narrow(range)):
         return list(best)
@@ -245,8 +247,8 @@ def _in_common_range(case: Case, outcome: Outcome, ranges: Sequence[Range | None
 
 
 def _also_explained(explaining: Sequence[Hypothesis], others: Others, stages: Stages) -> list[list[str]]:
-    """Return, for each hypothesis, the other operations that it explains, or that a hypothesis with the same
-    id does: a gain that is missing in every norm is another gain in each."""
+    """Return for each hypothesis the other operations that it, or a hypothesis with the same id, explains.
+    For instance, "the gain is missing" is about another gain in each norm."""
     explained: list[list[str]] = [[] for _ in explaining]
     stages = stages[: 2 if len(others) <= FEW else 1]  # the second stage reads other layers' weights
     for name, open_case in others.items():

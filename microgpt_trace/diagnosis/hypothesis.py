@@ -1,6 +1,5 @@
 """Hypotheses: a mistake that an engine may have made, or a family of mistakes with a number, such as an eps.
-
-The mistakes themselves are in faults/.
+The list of mistakes is in faults/.
 """
 
 from __future__ import annotations
@@ -13,19 +12,20 @@ from typing import Any, NamedTuple
 from ..text.brief import frozen
 
 TIGHT = 0.01  # a number known within 1 % is written without the range that fits
-DIGITS = range(1, 10)  # significant digits to try: a number is written with the fewest that fit
+DIGITS = range(1, 10)  # a number is written with the fewest significant digits that fit
 PLAIN, NUMBERED, ODD, COMBINED, DESCRIBED = range(5)  # ranks of explanations, from the simplest
 
 
 @frozen(slots=False, eq=False)
 class Hypothesis:
-    """A mistake: `change` is the plan by which the engine would have computed, or a function of a Case and
-    the right value.
+    """A mistake. `change` is the plan that the engine computes if it makes this mistake, or a function that
+    computes the wrong value from a Case and the right value.
 
     `claim` continues a sentence such as "layer 0, q after RoPE: ". `rank` is PLAIN for a simple mistake,
-    NUMBERED if it has a number (`value`) measured from the dump, ODD if nobody would choose this number,
-    COMBINED for two mistakes at once, and DESCRIBED if it only describes the values. With `of_no_number` the
-    hypothesis says that values are not finite, so rows that cannot be judged do not refute it.
+    NUMBERED for a mistake with a number (`value`) that is measured from the dump, ODD if nobody would choose
+    this number, COMBINED for two mistakes at once, and DESCRIBED if the hypothesis only describes the values.
+    With `of_no_number`, the hypothesis says that values are not finite. Rows that cannot be judged then do
+    not refute it.
     """
 
     id: str
@@ -46,14 +46,14 @@ class Range(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Family:
-    """A mistake with a number, which is searched for between `low` and `high`, from `starts` and `special`
-    on.
+    """A mistake with a number. The search for the number begins at `starts` and `special`, and stays between
+    `low` and `high`.
 
-    - `at(number)` returns the `change` of the Hypothesis; `coarse(number)` the same for an engine that rounds
-      what it computes from the number. `claim` makes the claim from the number in words.
+    - `at(number)` returns the `change` of the Hypothesis. `coarse(number)` returns the `change` for an engine
+      that rounds what it computes from the number. `claim` makes the claim from the number in words.
     - `own` is the model's number, which is no mistake. Numbers in `silent` are left to other hypotheses.
-    - `usual` are numbers that people choose, `special` numbers with an id and a claim of their own.
-    - Search steps are relative to the number plus `pivot`, or absolute if it is None. The precision of a
+    - `usual` has numbers that people choose. `special` has numbers with a separate id and claim.
+    - Search steps are relative to the number plus `pivot`, or absolute if `pivot` is None. The precision of a
       number is relative to the number itself, or to `unit` if that is larger.
     """
 
@@ -73,7 +73,7 @@ class Family:
     rank: int = NUMBERED
 
     def step(self, value: float) -> float:
-        """Map a number to the scale on which search steps are equal."""
+        """Map a number to the scale of the search: the logarithm, or the number itself if `pivot` is None."""
         if self.pivot is None or math.isinf(value):
             return value
         return math.log(value + self.pivot) if value + self.pivot > 0 else -math.inf
@@ -94,7 +94,7 @@ class Family:
         return range.high - range.low <= 2 * TIGHT * size and range.low != self.low
 
     def hypothesis(self, value: float, id: str | None = None, claim: str | None = None) -> Hypothesis:
-        """Return the mistake with this number, under the family's id and claim or others."""
+        """Return the mistake with this number. By default it has the id and claim of the family."""
         few_digits = value == float(f"{value:.2e}") and abs(value) >= 1e-3 * self.unit
         rank = self.rank if few_digits or value in self.usual else max(self.rank, ODD)
         rank = PLAIN if value in self.special and self.rank == NUMBERED else rank
@@ -104,7 +104,7 @@ class Family:
 
 def multiplied(id: str, at: Callable[[float], Any], words: str, *predicates: str, **options: Any) -> Family:
     """Return the family of mistakes that multiply a summand by a number. `words` name the summand. The four
-    `predicates` complete the sentence for any number, for 0, 2 and -1."""
+    `predicates` complete the claim: for any number, for 0, for 2 and for -1."""
     scaled, *of_special = (f"{words} {predicate}" for predicate in predicates)
     ids = (f"{id}-{how}" for how in ("missing", "twice", "negated"))
     special = dict(zip((0.0, 2.0, -1.0), zip(ids, of_special, strict=True), strict=True))
@@ -115,8 +115,8 @@ def multiplied(id: str, at: Callable[[float], Any], words: str, *predicates: str
 
 
 def named(family: Family, range: Range) -> Hypothesis:
-    """Return the mistake for a range of numbers, named by a special number in it, by the usual ones, or by
-    the number with the fewest digits."""
+    """Return the mistake for a range of numbers. The claim names a special number in the range, or else the
+    usual numbers in it, or else the number with the fewest digits."""
     special, usual = (_inside(family, range, values) for values in (family.special, family.usual))
     rounded = (float(f"{range.best:.{digits - 1}e}") for digits in DIGITS)
     shortest = next((value for value in rounded if range.low <= value <= range.high), range.best)

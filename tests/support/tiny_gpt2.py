@@ -173,7 +173,7 @@ GPT2_FAULTS = {  # those that support/faults.py cannot have: its decoders lack L
     "unbiased variance": ("final.norm", {"divisor": 31}, ("unbiased variance",)),
     "eps outside the root": (FIRST, {"inside": False}, ("outside",)),
     "norm skipped, gain and bias kept": (FIRST, {"power": 0.0, "centred": False}, ("not its gain and bias",)),
-    "only centred": (FIRST, {"power": 0.0}, ("nothing divides",)),
+    "only centred": (FIRST, {"power": 0.0}, ("no division follows",)),
     "bias twice": ("layer0.mlp.up", {"bias": 2.0}, ("bias", "twice")),
     "positions one late": ("embed.pos", {"offset": 1}, ("position",)),
     "positions missing": ("embed.sum", {"added": 0.0}, ("embed.pos", "position", "missing")),

@@ -1,2 +1,1 @@
-"""The mistakes that are tried on a wrong operation, each as a changed plan: one module for each part of a
-model."""
+"""The mistakes that are tried on a wrong operation. Each part of a model has a module of mistakes."""

@@ -19,8 +19,8 @@ from ..case import Case, first_of
 from ..hypothesis import Family, Hypothesis
 from .changes import after, called, computed, fed, of_kind, reading, with_attributes
 
-CAPS = (50.0, 30.0, 20.0)  # that models use
-TIMES = (0.125, 0.25, 0.5, 2.0, 4.0, 8.0)  # factors of scores to start from
+CAPS = (50.0, 30.0, 20.0)  # caps that models use
+TIMES = (0.125, 0.25, 0.5, 2.0, 4.0, 8.0)  # factors of scores at which the search starts
 
 
 def scale(case: Case) -> Iterator[Family]:
@@ -50,7 +50,7 @@ def scale(case: Case) -> Iterator[Family]:
 
 
 def capped(case: Case, words: str) -> Family:
-    """Scores or logits that a tanh caps."""
+    """Scores or logits that are capped by a tanh."""
     which = of_kind(Scores) if words == "scores" else called("logits")
     most = float(np.max(np.abs(case.found), where=np.isfinite(case.found), initial=0.0))
     starts = sorted({cap for cap in (*CAPS, 2 * most, 4 * most) if 0 < cap < math.inf})
@@ -101,7 +101,7 @@ def grouping(case: Case) -> Iterator[Hypothesis]:
 
 
 def nearest_groups(case: Case, kind: type[Scores] | type[Context], count: int) -> tuple[int, ...]:
-    """Return for each head of the dump the group whose keys or values give the nearest output."""
+    """Return for each head of the dump the group of heads whose keys or values give the nearest output."""
     heads, errors, compared = len(case.by_head(case.found)), [], case.judge.compared(case.name)
     for g in range(count):
         row = with_attributes(case.plan, kind, group=(g,) * heads)[case.name]
@@ -140,8 +140,9 @@ def _softmax(
     case: Case, shares: Callable[[Array], Array] = _shares, times: float = 1.0, ahead: int = 0,
     **attributes: Any,
 ) -> Plan:  # fmt: skip
-    """Return the plan with another softmax: other `shares`, scores multiplied by `times`, so many positions
-    seen `ahead` (-1: not even the query's own), or other attributes."""
+    """Return the plan with another softmax. `shares` replaces the softmax function, and `times` multiplies
+    the scores. A query sees `ahead` later positions; with -1 it does not even see its own position.
+    `attributes` replace attributes of the softmax."""
 
     def compute(row: Operation[Softmax], given: ReferenceInputs, scores: Array) -> Array:
         back = np.arange(scores.shape[-1])[:, None] - np.arange(scores.shape[-1])
@@ -152,8 +153,8 @@ def _softmax(
 
 
 def _windows(case: Case, own: int | None, others: set[int]) -> list[int]:
-    """Return the windows to try: the model's own +-1, those of other layers, and the one that the zeros of
-    the dump show."""
+    """Return the windows to try: the model's own window +-1, the windows of other layers, and the window that
+    the zeros in the dump suggest."""
     near = {own - 1, own + 1} if own else set()
     if isinstance(case.row.kind, Softmax) and case.positions is None:
         near.add(int((case.found[:, -1] != 0).any(axis=0).sum()))
@@ -195,7 +196,7 @@ UNDIVIDED: tuple[tuple[str, str, Callable[[Array], Array]], ...] = (
 
 
 def context(case: Case) -> Iterator[Hypothesis]:
-    """Heads that are concatenated wrongly, transposed weights, keys or queries in the place of values."""
+    """Heads that are concatenated wrongly, transposed weights, and keys or queries instead of values."""
     if not isinstance(case.row.kind, Context) or case.positions is not None:
         return
     for id, claim, axis in (
@@ -212,8 +213,7 @@ def context(case: Case) -> Iterator[Hypothesis]:
 
 
 def _like_values(case: Case, weights: str) -> list[str]:
-    """Return the keys and queries of these weights that have the shape of v, before and after RoPE and
-    norm."""
+    """Return the events of q and k, before and after RoPE and norm, that have the shape of v."""
     (scores,) = case.plan[weights].inputs
     q, k = case.plan[scores].inputs
     names = dict.fromkeys(name for side in (k, q) for name in (case.plan.source(side), side))

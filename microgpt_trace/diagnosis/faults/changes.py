@@ -1,4 +1,4 @@
-"""Changed plans: plans in which some rows compute something else. Knows no mistake by itself.
+"""Changed plans: plans in which some rows compute another value. The mistakes are in other modules.
 
 A change replaces a row's attributes, its inputs, the values of its parameters, or its computation. Rows are
 chosen by their kind or name, in all layers.
@@ -18,7 +18,7 @@ from ...arrays.stats import Array
 
 Which = Callable[[Operation], bool]
 Compute = Callable[..., Array]  # (row, ReferenceInputs, *inputs) -> output
-Instead = Mapping[str, Callable[[str], Array]]  # parameter without layer -> (whole name -> array)
+Instead = Mapping[str, Callable[[str], Array]]  # name without layer -> (full name -> array)
 
 
 def of_kind(*kinds: type[Kind]) -> Which:
@@ -62,7 +62,7 @@ def reading(plan: Plan, which: Which, inputs: Callable[[Operation], tuple[str, .
 
 
 def fed(plan: Plan, name: str, *inputs: str) -> Plan:
-    """Return the plan in which the rows with this name read these events of their own layer."""
+    """Return the plan in which the rows with this name read other events of the same layer."""
     own = [kind_of(source) for source in inputs]
     return reading(plan, called(name), lambda row: tuple(prefix_of(row.name) + source for source in own))
 

@@ -22,7 +22,7 @@ from ..hypothesis import Family, Hypothesis
 from .changes import Which, after, computed
 
 PART = 4096  # rows of the embedding searched at a time
-FEW = 4  # if at most one token in so many is wrong, the claim names single tokens
+FEW = 4  # if at most one token in FEW is wrong, the claim names single tokens
 
 
 def token_findings(
@@ -98,8 +98,8 @@ def _of_tokens(case: Case, tokens: Array) -> Plan:
 
 
 def nearest_tokens(case: Case) -> Array:
-    """Return for each row of the dump the token with the nearest embedding, or the right token if that has an
-    equal row: [T]."""
+    """Return for each row of the dump the token with the nearest embedding: [T]. If the right token has an
+    equal embedding, return the right token."""
     kind, own = case.row.kind, case.given.tokens
     assert isinstance(kind, Lookup)
     rows = np.nan_to_num(case.found.astype(np.float64))
@@ -116,7 +116,8 @@ def nearest_tokens(case: Case) -> Array:
 
 
 def _other_tokens(case: Case, own: Array) -> Iterator[Hypothesis]:
-    """The tokens whose rows the dump has, if these are not the right ones."""
+    """The hypothesis that the dump has the rows of other tokens, `own`, if they differ from the right
+    tokens."""
     tokens, model = case.given.tokens, case.given.model
     wrong = np.flatnonzero(own != tokens)
     if not len(wrong):
@@ -137,7 +138,7 @@ def _other_tokens(case: Case, own: Array) -> Iterator[Hypothesis]:
 
 
 def positions(case: Case) -> Iterator[Hypothesis]:
-    """Learned positions that begin at another number."""
+    """Learned positions that do not begin at 0."""
     for offset in (1, -1, 2) if _table(case, "positions") else ():
         plan = computed(case.plan, looking_up("positions"), bind(_moved_positions, offset))
         yield Hypothesis("position-offset", f"your positions begin at {offset}, not at 0", plan)

@@ -20,7 +20,7 @@ from ..case import Case
 from ..hypothesis import COMBINED, Family, Hypothesis, multiplied
 from .changes import called, computed, fed, of_kind, reading
 
-ALIKE = 1e-4  # relative difference up to which the factors of both parts of a sum count as one factor
+ALIKE = 1e-4  # factors of the parts of a sum with a smaller relative difference count as equal
 STEEP = 20.0  # slope at which x * sigmoid(slope * x) is a ReLU
 
 
@@ -65,7 +65,7 @@ class Gated(NamedTuple):
 
 
 def gated(case: Case, hidden: Operation) -> Gated | None:
-    """Return the gated MLP of a row that multiplies act and up; None for other rows."""
+    """Return the gated MLP of a row that multiplies act and up, or None for any other row."""
     for act, up in (hidden.inputs, hidden.inputs[::-1]) if isinstance(hidden.kind, Multiply) else ():
         row = case.plan[act]
         if isinstance(row.kind, Activation):
@@ -97,14 +97,15 @@ def gates(case: Case) -> Iterator[Hypothesis]:
 
 
 def _products(case: Case) -> list[Operation]:
-    """Return the element-wise products among the rows of the case, their inputs and their readers."""
+    """Return the element-wise products among the rows of the case, the inputs of these rows, and their
+    readers."""
     near = {name for row in case.rows for name in (*row.inputs, *case.plan.readers[row.name])}
     names = {row.name for row in case.rows} | near
     return list({kind_of(row.name): row for row in case.plan.of_kind(Multiply) if row.name in names}.values())
 
 
 def _hidden(case: Case, mlp: Gated, gate: str, up: str) -> Iterator[Hypothesis]:
-    """Other combinations of gate and up in the place of act * up."""
+    """Other combinations of gate and up instead of act * up."""
     function, name = ACTIVATIONS[mlp.function], mlp.hidden.name
     instead: tuple[tuple[str, str, tuple[str, ...], Callable[..., Array]], ...] = (
         (
@@ -124,14 +125,15 @@ def _hidden(case: Case, mlp: Gated, gate: str, up: str) -> Iterator[Hypothesis]:
 
 
 def _parts(case: Case, row: Operation) -> tuple[str, str]:
-    """Name the two parts of a sum: "stream" for the residual stream, or the words of an event."""
+    """Name the two parts of a sum: "stream" for the residual stream, and a description for any other
+    event."""
     stream, _ = case.plan.residuals.get(row.name, ("", ""))
     first, second = ("stream" if n == stream else words_of_kind(kind_of(n)) for n in row.inputs)
     return first, second
 
 
 def sums(case: Case) -> Iterator[Hypothesis | Family]:
-    """A residual sum with a part that is missing, scaled or another event."""
+    """A residual sum of which a part is missing, is scaled, or is another event."""
     rows = list({kind_of(row.name): row for row in case.rows_of(Add)}.values())
     alone = isinstance(case.row.kind, Add) and case.alone
     for row in rows:
@@ -168,7 +170,7 @@ def _other_streams(case: Case, row: Operation) -> Iterator[Hypothesis]:
 
 
 def _post_norms(case: Case) -> Iterator[Hypothesis]:
-    """A norm after the sum, or of the branch before it is added, as in other architectures."""
+    """A norm of the sum, or a norm of the branch before it is added, as in other architectures."""
     plan, branch, sums = case.plan, _parts(case, case.row)[1], called(case.name)
     norms = [row.kind for row in plan.of_kind(Norm) if row.layer == case.layer is not None]
     gained = [kind for kind in norms if kind.gain and not kind.head_dim]
@@ -182,7 +184,7 @@ def _post_norms(case: Case) -> Iterator[Hypothesis]:
 
 
 def _normed(norm: Norm, row: Operation, given: ReferenceInputs, x: Array) -> Array:
-    """Normalise x by `norm`, with its parameters from the row's own layer."""
+    """Normalise x by `norm`, with the parameters of the row's layer."""
     names = {"gain": norm.gain, "bias": norm.bias}
     own = {of: prefix_of(row.name) + kind_of(name) for of, name in names.items() if name}
     return reference(replace(row, kind=replace(norm, **own), otherwise=None), given, x)  # type: ignore[arg-type]
@@ -194,7 +196,7 @@ def _scaled(case: Case, row: Operation, first: float, second: float) -> Plan:
 
 
 def _scaled_parts(case: Case, row: Operation) -> Iterator[Family]:
-    """A sum of which one part is multiplied by a number."""
+    """A sum in which one part is multiplied by a number."""
     ways = (lambda factor: _scaled(case, row, factor, 1.0), lambda factor: _scaled(case, row, 1.0, factor))
     for part, at in zip(_parts(case, row), ways, strict=True):
         yield multiplied(
@@ -205,7 +207,8 @@ def _scaled_parts(case: Case, row: Operation) -> Iterator[Family]:
 
 
 def measured_factors(case: Case) -> tuple[float, float] | None:
-    """Fit the factors of both parts by least squares. Return None if fewer than two elements are finite."""
+    """Fit the factors of both parts of a sum by least squares. Return None if fewer than two elements are
+    finite."""
     parts = np.stack([value.ravel() for value in case.inputs], axis=1)
     sums = case.found.ravel().astype(np.float64)
     finite = np.isfinite(parts).all(axis=1) & np.isfinite(sums)

@@ -18,15 +18,15 @@ from ..hypothesis import Family, Hypothesis
 from .changes import Compute, computed, of_kind, reading, with_attributes, with_instead
 
 USUAL_EPS = (1e-3, 1e-4, 1e-5, 1e-6, 0.0)
-POWERS = (0.25, 2.0)  # of the mean square; 0.5 is right
-EXPONENTS = (1.0, 1.5, 3.0, 4.0, 8.0)  # of the elements in the mean; 2 is right
+POWERS = (0.25, 2.0)  # wrong powers of the mean square; 0.5 is right
+EXPONENTS = (1.0, 1.5, 3.0, 4.0, 8.0)  # wrong powers of the elements in the mean; 2 is right
 Size = Callable[[Array, float], Array]  # (rows, eps) -> divisor of each row
 LATE = "the norm of q and k comes after RoPE, not before"
 UNBIASED = "the sum of squares is divided by n - 1, not by n (an unbiased variance)"
 
 
 def norms(case: Case) -> Iterator[Hypothesis | Family]:
-    """A norm that is skipped, has another gain or divisor, or subtracts the mean or does not."""
+    """A norm that is skipped, has another gain or divisor, or wrongly subtracts or keeps the mean."""
     kinds = case.kinds(Norm)
     if not kinds:
         return
@@ -56,8 +56,8 @@ def norms(case: Case) -> Iterator[Hypothesis | Family]:
 
 
 def _divided(plan: Plan, size: Size, per_head: bool = True) -> Plan:
-    """Return the plan in which every norm divides by another size. Without `per_head` norms of heads are
-    computed over the whole row, with the gain repeated for each head."""
+    """Return the plan in which every norm divides by `size`. Without `per_head`, norms of heads are computed
+    over the whole row, with the gain repeated for each head."""
 
     def compute(row: Operation[Norm], given: ReferenceInputs, x: Array) -> Array:
         kind, gain = row.kind, np.ones(1)
@@ -94,7 +94,7 @@ def numbers(case: Case) -> Iterator[Family]:
         own=kind.eps, starts=USUAL_EPS, usual=USUAL_EPS, pivot=kind.eps,
     )  # fmt: skip
     skipped = ("norm-skipped", "the norm is skipped, but not its gain")
-    skipped = ("norm-power", "the mean is subtracted, but nothing divides") if kind.centred else skipped
+    skipped = ("norm-power", "the mean is subtracted, but no division follows") if kind.centred else skipped
     rootless = ("norm-power", "the square root is missing: the norm divides by the mean square itself")
     yield Family(
         "norm-power", lambda power: _divided(case.plan, _mean_of(power=power)),
@@ -138,7 +138,7 @@ def _changed_gains(case: Case, chosen: Sequence[str]) -> Iterator[Hypothesis | F
 
 
 def skipped_norms(case: Case) -> Iterator[Hypothesis]:
-    """Products that read the residual stream without its norm, and a norm of q and k that is missing or
+    """Products that read the residual stream without its norm, or a norm of q and k that is missing or
     late."""
     plan, norms_read = case.plan, dict[str, str]()
     for norm in (plan[row.inputs[0]] for row in case.rows_of(Linear)):
@@ -166,20 +166,19 @@ def _without_norm(plan: Plan, norm: str) -> Plan:
 
 
 def _head_norm(plan: Plan, row: Operation) -> Norm | None:
-    """Return the norm of heads that a rotation reads, or None."""
+    """Return the norm of heads whose output a rotation reads, or None."""
     norm = plan[row.inputs[0]].kind if isinstance(row.kind, Rotation) else None
     return norm if isinstance(norm, Norm) and norm.head_dim else None
 
 
 def _normed_late(plan: Plan, row: Operation) -> Operation:
-    """Move the norm of heads that a rotation reads behind the rotation."""
+    """Move a norm of heads from before a rotation to after it."""
     norm = _head_norm(plan, plan[row.name])
     return row if norm is None else replace(row, otherwise=_in_sequence(row.kind, norm))
 
 
 def _rotated_early(plan: Plan, row: Operation) -> Operation:
-    """Move the rotation that reads a norm of heads before the norm; the rotation itself passes its input
-    on."""
+    """Move a rotation from after a norm of heads to before it. The old rotation then returns its input."""
     if _head_norm(plan, row):
         return replace(row, otherwise=lambda row, given, x: x)
     readers = (plan[name] for name in plan.readers[row.name])

@@ -16,7 +16,7 @@ from ..case import Case, first_of
 from ..hypothesis import COMBINED, DESCRIBED, NUMBERED, PLAIN, Family, Hypothesis
 from .attention import capped
 
-SHARE = 4  # wrong positions, heads or channels are exceptions if at most one in so many is wrong
+SHARE = 4  # positions, heads or channels are exceptions if at most one in SHARE is wrong
 
 
 def nonfinite(case: Case) -> Iterator[Hypothesis]:
@@ -39,7 +39,7 @@ def zeros(case: Case) -> Iterator[Hypothesis]:
 
 
 def whole(case: Case) -> Iterator[Hypothesis]:
-    """Values that are all shifted by a row, reversed, rounded, clipped, or have a vector added."""
+    """Values that are shifted by a row, reversed, rounded, clipped, or have a vector added."""
     if not case.expected.ndim or not case.found.any():
         return
     rows = len(case.found) if case.expected.ndim == 2 and case.positions is None else 0
@@ -60,8 +60,8 @@ def whole(case: Case) -> Iterator[Hypothesis]:
 
 
 def _clip_limit(case: Case) -> float | None:
-    """Return the limit at which values are clipped, if all wrong values should be beyond it, or None. If only
-    one value is at the limit, the limit must be a number that people choose."""
+    """Return the limit at which values are clipped, or None. All wrong values should be beyond the limit. If
+    only one value is at the limit, the limit must be a number that people choose."""
     sizes, wrong = np.abs(np.where(_comparable(case), case.found, 0)), np.abs(_errors(case)) > _limit(case)
     most = float(sizes.max(initial=0))
     clipped = (sizes == most) & (np.sign(case.found) * case.expected > most)
@@ -83,7 +83,7 @@ def numbers(case: Case) -> Iterator[Hypothesis | Family]:
     kind = case.row.kind
     scaled = isinstance(kind, Scores | Rotation) or (isinstance(kind, Lookup) and kind.by == "tokens")
     if scaled or not case.expected.ndim:
-        yield Hypothesis(*negated, lambda own, e: -e)  # other factors belong to other hypotheses
+        yield Hypothesis(*negated, lambda own, e: -e)  # other hypotheses test other factors
         return
     yield Family(
         "times", lambda factor: lambda own, e: e * factor,
@@ -94,7 +94,7 @@ def numbers(case: Case) -> Iterator[Hypothesis | Family]:
 
 
 def _shifted(step: int, case: Case, expected: Array) -> Array:
-    """Shift the rows one position later or earlier. The missing row is copied from the dump."""
+    """Shift the rows one position later or earlier. The row that is missing then is copied from the dump."""
     shifted, missing = np.roll(expected, step, axis=0), 0 if step == 1 else -1
     shifted[missing] = case.found[missing]
     return shifted
@@ -113,7 +113,7 @@ def heads(case: Case) -> Iterator[Hypothesis]:
 
 
 def head_order(case: Case) -> list[int] | None:
-    """Return the nearest right head of each head of the dump, or None if the order is the right one."""
+    """Return for each head of the dump the nearest right head, or None if the order is right."""
     if case.heads_axis is None or case.positions is not None:
         return None
     heads, right = (
@@ -142,8 +142,8 @@ def places(case: Case) -> Iterator[Hypothesis]:
 
 
 def _exceptions(case: Case, id: str, words: str, shape: tuple[int, ...], axis: int) -> Iterator[Hypothesis]:
-    """The positions, heads or channels along an axis whose values are wrong, if they are few. `shape` is that
-    of the values, or has an axis for the heads."""
+    """The few positions, heads or channels along an axis whose values are wrong. `shape` is the shape of the
+    values, with an axis for the heads if necessary."""
     errors = np.abs(_errors(case)).reshape(shape)
     axis %= errors.ndim
     largest = errors.max(axis=tuple(i for i in range(errors.ndim) if i != axis))
@@ -173,15 +173,15 @@ def _errors(case: Case) -> Array:
 
 
 def _limit(case: Case) -> float:
-    """Return the error above which an element is wrong: more than rounding leaves, and not tiny beside the
-    largest error."""
+    """Return the error above which an element is wrong. It exceeds rounding, and is not tiny compared with
+    the largest error."""
     size = np.sqrt(np.mean(np.square(np.where(_comparable(case), case.expected, 0))))
     floor = 8 * case.judge.plain.chain_floor(case.name)
     return max(floor * float(size), 1e-4 * float(np.abs(_errors(case)).max(initial=0)))
 
 
 def _describe(case: Case, wrong: Array) -> str:
-    """Describe the values of a wrong position, channel or head, or return ""."""
+    """Describe the values of a wrong position, channel or head, or return an empty text."""
     counted = wrong & _comparable(case)
     found, expected = case.found[counted].astype(np.float64), case.expected[counted].astype(np.float64)
     if not found.any():

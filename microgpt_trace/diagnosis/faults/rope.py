@@ -1,5 +1,4 @@
-"""Mistakes in RoPE. The angles, and so base, scaling and offset, are measured from q before and after
-RoPE."""
+"""Mistakes in RoPE. The base, scaling and offset follow from the angles between q before and after RoPE."""
 
 from __future__ import annotations
 
@@ -23,21 +22,21 @@ from ...rounding.precision import NARROW, PRECISIONS
 from ..case import Case, Change
 from ..hypothesis import COMBINED, DESCRIBED, NUMBERED, PLAIN, Family, Hypothesis
 
-BASES = (1e2, 5e2, 1e3, 1e4, 1e5, 1.5e5, 2.5e5, 5e5, 1e6, 5e6, 1e7)  # that models use
-FACTORS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 40.0)  # of the scaling, that models use
+BASES = (1e2, 5e2, 1e3, 1e4, 1e5, 1.5e5, 2.5e5, 5e5, 1e6, 5e6, 1e7)  # bases that models use
+FACTORS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 40.0)  # scaling factors that models use
 PARTS = (0.5, 0.25, 0.75)  # shares of a head that some architectures rotate
 WHOLE, NEAR = np.arange(-512.0, 4096.0), np.arange(-8.0, 8.0, 0.125)  # offsets to try
 STRETCHES = (0.125, 0.25, 0.5, 4.0, 8.0)  # factors of all positions
 GRID = np.geomspace(1e-4, 1e4, 241)  # multiples of the model's number to try
-PART_LEFT = 0.1  # a pair has another frequency if that leaves less than this share of the error
+PART_LEFT = 0.1  # a pair has another frequency if it leaves less than this share of the error
 PAIRED = " (and pairs are interleaved: neighbours, not halves)"
 
 
 @dataclass(frozen=True, eq=False)
 class Turning:
-    """How RoPE rotates a head: the radians per position of each pair, [n/2], and which channels make a pair.
-    The first n channels of a head are rotated. `factor` multiplies cos and sin, `offset` is the position of
-    the first token."""
+    """How RoPE rotates the first n channels of a head. `frequencies` [n/2] has the radians per position of
+    each pair of channels. `factor` multiplies cos and sin, and `offset` is the position of the first
+    token."""
 
     frequencies: Array
     factor: float = 1.0
@@ -62,13 +61,13 @@ def in_halves(x: Array, dim: int) -> Array:
 
 
 def in_pairs(x: Array, dim: int) -> Array:
-    """Invert `in_halves`: return the order in which GGUF stores llama's rows of q and k."""
+    """Invert `in_halves`. GGUF stores llama's rows of q and k in this order."""
     halves = x.reshape(*x.shape[:-1], -1, 2, dim // 2)
     return halves.swapaxes(-1, -2).reshape(x.shape)
 
 
 def turning_by(plan: Plan, round: Change | None = None, **changes: Any) -> Plan:
-    """Return the plan with changed attributes of the Turning of q and k, and its frequencies rounded."""
+    """Return the plan in which RoPE has these changes of a Turning, and frequencies rounded by `round`."""
     by_kind = dict[Rotation, Turning]()
     for kind in dict.fromkeys(plan.kinds(Rotation)):
         turning = replace(Turning(*right_frequencies(kind.rope, kind.head_dim)), **changes)
@@ -79,7 +78,7 @@ def turning_by(plan: Plan, round: Change | None = None, **changes: Any) -> Plan:
 
 
 def rope(case: Case) -> Iterator[Hypothesis | Family]:
-    """Every mistake in RoPE: first those without a number, then those with one."""
+    """Every mistake in RoPE: first the mistakes without a number, then the mistakes with a number."""
     kind = case.kind(Rotation)
     if kind is None:
         return
@@ -121,7 +120,8 @@ def _directions(case: Case, own: Turning) -> Iterator[Mistake]:
 
 
 def _subject(case: Case) -> str:
-    """Begin a claim: "your values are your own q", to be continued by "rotated ..."."""
+    """Return the beginning of a claim, such as "your values are your own q", which "rotated ..."
+    continues."""
     if not isinstance(case.row.kind, Rotation):
         return "your values follow from q and k"
     (source,) = case.row.inputs
@@ -129,7 +129,7 @@ def _subject(case: Case) -> str:
 
 
 def _scalings(kind: Rotation, own: Turning) -> Iterator[Mistake]:
-    """A missing or linear scaling, and a head of which only a part is rotated."""
+    """A missing or linear scaling, or a head in which only some channels are rotated."""
     rope, dim = kind.rope, kind.head_dim
     if rope.kind != "default" or rope.factors:
         words = rope.kind if rope.kind != "default" else "factors"
@@ -152,8 +152,8 @@ def _family(
     case: Case, adjacent: bool, id: str, words: str, changes: Callable[[float], dict[str, Any]],
     special: Mapping[float, tuple[str, str]] | None = None, rank: int = NUMBERED, **options: Any,
 ) -> Family:  # fmt: skip
-    """Return the family of mistakes that change a Turning by a number, and make pairs `adjacent` if that is
-    set. An engine of narrow precision may also round the frequencies."""
+    """Return the family of mistakes that change a Turning by a number. `adjacent` also makes pairs of
+    adjacent channels. An engine of narrow precision may also round the frequencies."""
     precision, paired = case.judge.plain.precision, PAIRED * adjacent
 
     def at(number: float, round: Change | None = None) -> Plan:
@@ -187,7 +187,7 @@ def _other(
     family: Callable[..., Family], id: str, kind: Rotation, measured: Turns | None, field: str,
     usual: Sequence[float], words: str, rope: Rope, **options: Any,
 ) -> Family:  # fmt: skip
-    """Return the family of mistakes with another number in a field of a Rope."""
+    """Return the family of mistakes with another number in the `field` of a Rope."""
 
     def changes(number: float) -> dict[str, Any]:
         turns, size = right_frequencies(replace(rope, **{field: number}), kind.head_dim)  # type: ignore[arg-type]
@@ -228,7 +228,7 @@ def _numbers(
 
 
 def frequencies(case: Case) -> Iterator[Hypothesis]:
-    """Pairs that are rotated at other frequencies, each at its own."""
+    """Pairs that are rotated at other frequencies, which need not be related."""
     kind = case.kind(Rotation)
     for adjacent in (False, True):
         turns = None if kind is None else _turns(case, kind, adjacent)
@@ -248,8 +248,9 @@ def frequencies(case: Case) -> Iterator[Hypothesis]:
 
 
 class Turns(NamedTuple):
-    """The rotation from an input to an output: of each pair at each position, in radians per position, in
-    radians at position 0, and the factor of its size."""
+    """The measured rotation from an input to an output. `turns` has the rotation of each pair at each
+    position, `frequencies` its radians per position, and `start` its radians at position 0. `factor` is the
+    change of size."""
 
     turns: Array  # [T, D/2] complex
     frequencies: Array  # [D/2]
@@ -286,8 +287,8 @@ def _pairs(x: Array, dim: int, adjacent: bool) -> Array:
 
 
 def nearest(measured: Array, own: float, frequencies: Callable[[float], Array]) -> float:
-    """Return the number, from a grid around the model's own, whose frequencies are nearest to the measured
-    ones."""
+    """Return the number whose frequencies are nearest to the measured frequencies. The numbers tried are a
+    grid around the model's own number."""
     values = [own * step for step in GRID if own * step > 1 and step != 1]
 
     def distance(value: float) -> float:
@@ -297,13 +298,13 @@ def nearest(measured: Array, own: float, frequencies: Callable[[float], Array]) 
 
 
 def common_factor(measured: Array, own: Array) -> float:
-    """Return the factor between the measured frequencies and the model's, from those below 1 radian per
-    position: faster ones are ambiguous."""
+    """Return the factor from the model's frequencies to the measured frequencies. Only frequencies below 1
+    radian per position are used, because higher frequencies are ambiguous."""
     slow = (np.abs(own) > 0) & (np.abs(measured) < 1)
     return float(np.median(measured[slow] / own[slow])) if slow.any() else 1.0
 
 
 def offset_of(turns: Turns, own: Array, offsets: Array) -> float:
-    """Return the offset whose rotation is nearest to the measured one at position 0."""
+    """Return the offset whose rotation is nearest to the measured rotation at position 0."""
     distances = np.abs(np.exp(1j * offsets[:, None] * own) - np.exp(1j * turns.start)).sum(axis=1)
     return float(offsets[distances.argmin()])

@@ -1,4 +1,4 @@
-"""Mistakes in matrices and biases: missing, doubled, transposed, reordered, or exchanged with others; and in
+"""Mistakes in matrices and biases: they are missing, doubled, transposed, reordered or exchanged. Mistakes in
 reading stored matrices: the order in a block, zero points, minima, scales, 16-bit formats."""
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from .input import looking_up
 from .layers import gated
 from .rope import in_halves, in_pairs
 
-NIBBLES = {  # type -> first byte and end of the nibbles in a block, and elements in a run of low or high ones
+NIBBLES = {  # type -> first byte and end of a block's nibbles; elements in a run of low or of high nibbles
     "Q4_0": (2, 18, 16), "Q4_1": (4, 20, 16), "Q5_0": (6, 22, 16), "Q5_1": (8, 24, 16),
     "Q4_K": (16, 144, 32), "Q5_K": (48, 176, 32),
 }  # fmt: skip
-SCALES = {  # type -> bytes of a block's float16 factors: of the scales, of the minima
+SCALES = {  # type -> first bytes of a block's float16 factors: for the scales, for the minima
     "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,), "AprQ4": (0,),
     "Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,),
 }  # fmt: skip
@@ -36,7 +36,7 @@ ONE_SCALE = ("Q4_0", "Q5_0", "Q8_0", "AprQ4")  # types whose blocks are one run 
 OF_HALVES = (*ONE_SCALE, "Q4_1", "Q5_1")  # types whose scales are stored as float16
 ZEROS = {"Q4_0": 8, "AprQ4": 8, "Q5_0": 16, "Q3_K": 4, "Q6_K": 32}
 HALVES = {"F16": ("BF16", "bfloat16"), "BF16": ("F16", "float16")}  # type -> the type it may be mistaken for
-LARGEST = 1 << 27  # elements of a matrix that is decoded whole
+LARGEST = 1 << 27  # the most elements of a matrix that is decoded in one piece
 ORDERS = (
     ("rows-in-pairs", "they are in GGUF's order of adjacent pairs, not in halves", in_pairs),
     ("rows-in-halves", "they were converted from pairs to halves once too often", in_halves),
@@ -58,7 +58,7 @@ def biases(case: Case) -> Iterator[Family]:
 
 
 def _others(case: Case) -> Iterator[Hypothesis]:
-    """Another matrix, gain or bias; a matrix or gain also together with the other's bias."""
+    """Another matrix, gain or bias. A matrix or gain is also exchanged together with its bias."""
     matrices, gains = ([own.weight for own in case.parameters(kind)] for kind in (Linear, Norm))
     for id, what, names in (
         ("another-weight", "matrix", matrices),
@@ -89,8 +89,8 @@ def _swapped_gate(case: Case) -> Iterator[Hypothesis]:
 
 
 def _alike(case: Case, parameter: str) -> Iterator[str]:
-    """Yield the other parameters of the same shape, in the same layer or outside of layers. For a parameter
-    outside of layers these are whole names, and those of the last layer are included."""
+    """Yield the other parameters of the same shape, in the same layer or outside the layers. For a parameter
+    outside the layers, yield full names, and include the parameters of the last layer."""
     own = case.whole_name(parameter)
     layer, last = layer_of(own), len(case.plan.layers) - 1
     for name, shape in case.shapes.items():
@@ -104,7 +104,7 @@ def matrices(case: Case) -> Iterator[Hypothesis]:
     for row, weight, _ in case.parameters(Linear):
         out, width = case.shapes[case.whole_name(weight)]
         if row.name == "logits" and out > 8 * width:
-            continue  # an output matrix read with transposed shape is rare, and large to test
+            continue  # rare for an output matrix, and slow to test
         words = "is transposed" if out == width else f"[{out}, {width}] is read as [{width}, {out}]"
         plan = with_instead(case.plan, case.changed([weight], _transposed))
         yield Hypothesis("weight-transposed", f"{weight} {words}", plan)
@@ -128,7 +128,7 @@ def _orders(case: Case) -> Iterator[Hypothesis]:
 
 
 def _transposed(weight: Array) -> Array:
-    """Return W.T of a square matrix. The numbers of any other are read as [in, out] and transposed."""
+    """Return W.T of a square matrix. Any other matrix is read as [in, out] and then transposed."""
     return weight.T if weight.shape[0] == weight.shape[1] else weight.reshape(weight.shape[::-1]).T
 
 
@@ -148,14 +148,14 @@ def layers(case: Case) -> Iterator[Hypothesis]:
 
 
 def _of_layer(case: Case, away: int, name: str) -> Array:
-    """Return the parameter that is so many layers `away`."""
+    """Return the parameter of the layer that is `away` layers later."""
     other = ((layer_of(name) or 0) + away) % len(case.plan.layers)
     return case.parameter(f"layer{other}.{kind_of(name)}")
 
 
 class Misreading(NamedTuple):
-    """A wrong way to read a stored matrix: changes of the blocks' bytes [N, B], of the unpacked integers and
-    scales, or of the values [N, S]; or another type."""
+    """A wrong way to read a stored matrix. It changes the bytes of blocks [N, B], the unpacked integers and
+    scales, or the values [N, S], or it reads another type."""
 
     id: str
     claim: str
@@ -184,7 +184,7 @@ def quants(case: Case) -> Iterator[Hypothesis]:
 
 
 def misreadings(name: str) -> Iterator[Misreading]:
-    """Yield the mistakes in reading matrices of a type. Their claims have {} for the name of the matrix."""
+    """Yield the mistakes in reading matrices of a type. In a claim, {} stands for the name of the matrix."""
     if name in HALVES:
         type, words = HALVES[name]
         yield Misreading("half-format", f"{{}} ({name}) is read as {words}", type=type)
@@ -200,9 +200,9 @@ def _of_blocks(name: str) -> Iterator[Misreading]:
         start, stop, size = NIBBLES[name]
         claim = f"low and high nibbles are read as neighbours, not as {size} and {size} elements"
         yield Misreading("order", claim, values=bind(_reordered, (2, size)))
-        yield Misreading("order", "high nibbles are read before low ones", raw=bind(_swapped, start, stop))
+        yield Misreading("order", "high nibbles are read before low nibbles", raw=bind(_swapped, start, stop))
     if name == "AprQ4":
-        claim = "low nibbles are read as the first 16 elements, high ones as the next 16"
+        claim = "low nibbles are read as the first 16 elements, high nibbles as the next 16"
         yield Misreading("order", claim, values=bind(_reordered, (16, 2)))
     if zero := ZEROS.get(name):
         yield Misreading("zero-point", f"the zero point {zero} is not subtracted", quants=bind(_moved, zero))
@@ -266,7 +266,7 @@ def _scales_as_bf16(quants: Quants) -> Quants:
 
 
 def _decoded(tensor: StoredTensor, wrong: Misreading, raw: Array) -> Array:
-    """Decode the bytes of whole rows by the misreading: [n, bytes] -> [n, in] float32."""
+    """Decode the bytes of rows in the wrong way: [n, bytes] -> [n, in] float32."""
     unpack = tensor.encoding.unpack
     assert unpack is not None
     blocks = raw.reshape(-1, tensor.encoding.block_bytes)
@@ -278,8 +278,7 @@ def _decoded(tensor: StoredTensor, wrong: Misreading, raw: Array) -> Array:
 
 
 def _rows(tensor: StoredTensor, wrong: Misreading, row: Operation, given: ReferenceInputs) -> Array:
-    """Decode the rows of the tokens, [T, C], together with the rows before and after, whose scales may be
-    used."""
+    """Decode the rows of the tokens, [T, C], in the wrong way, which may use scales of neighbouring rows."""
     tokens = given.tokens
     around = np.unique(np.clip([tokens - 1, tokens, tokens + 1], 0, tensor.shape[0] - 1))
     raw = tensor.data.reshape(tensor.shape[0], -1)[around]
@@ -287,8 +286,8 @@ def _rows(tensor: StoredTensor, wrong: Misreading, row: Operation, given: Refere
 
 
 def _matrix(model: LanguageModel, wrong: Misreading, name: str) -> Array:
-    """Decode a matrix by the misreading, with the tensor's order of rows. It is stored by columns, so that
-    products are the same to the last bit."""
+    """Decode a matrix in the wrong way, with the tensor's order of rows. The result is stored by columns, so
+    that products are the same to the last bit."""
     tensor = model.tensors[name]
     stored = tensor.as_stored()
     if wrong.type:
