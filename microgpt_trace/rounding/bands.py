@@ -27,33 +27,34 @@ from ..text.brief import frozen
 from .precision import PRECISIONS, Precision, block_of
 from .row_differences import RowDifferences
 
-# Relative error of a float32 engine after one layer. Over 44 recordings of SmolLM2 by PyTorch, a third of
-# them of repetitive texts, the worst row of any event lies within 0.93 of its band.
+# Relative error of a float32 engine after one layer. In 44 recordings of SmolLM2 by PyTorch, a third of them
+# of repetitive texts, no row has a distance above 0.93 of its band.
 ROUNDING = 1e-5
-AMPLIFIED = (
-    4.0  # times more in scores, where products cancel, and in weights and probs, which are exponentials
-)
-SUMS = 8.0  # roundings of a score, which sums many products
-LARGEST = 1e4  # a score beyond this stands for a mask
-# Correct engines round differently, but equal rows of one pass err alike. So the largest distance of eight
-# passes counts, each on its own grid. Over 70 recordings of SmolLM2 by PyTorch in bf16 and f16, half of them
-# of repetitive texts, all rows lie within these bands.
+AMPLIFIED = 4.0  # factor for scores, where products cancel, and for weights and probs, which are exponentials
+SUMS = 8.0  # roundings in a score, which is a sum of many products
+LARGEST = 1e4  # a larger score stands for a mask
+# Correct engines round differently, but equal rows of one pass have equal errors. So the band follows from
+# the largest distance of eight passes, each on another grid. In 70 recordings of SmolLM2 by PyTorch in bf16
+# and f16, half of them of repetitive texts, all rows lie within these bands.
 PASSES, FACTOR = 8, 8.0  # the number of passes; the band as a multiple of their largest distance
-TYPICAL, TYPICAL_LENGTH = 0.5, 0.75  # share of the band allowed in the median row, and in its length
-# Predictions err alike in all engines: over 88 recordings by PyTorch in bf16 and f16 they differ by at most
-# 1.5 times the largest distance of our passes, in a row and in the median row.
+TYPICAL, TYPICAL_LENGTH = (
+    0.5,
+    0.75,
+)  # share of the band allowed in the median row: for its distance, for its length
+# Predictions have similar errors in all engines. In 88 recordings by PyTorch in bf16 and f16 they differ by
+# at most 1.5 times the largest distance of our passes, in a row and in the median row.
 PREDICTED, TYPICAL_PREDICTED = 4.0, 0.625
-FACTOR_OF_ONE, TYPICAL_OF_ONE = 12.0, 0.25  # FACTOR and TYPICAL for the distance of a single third run
-PEAKED = 1.5  # times more in attention weights, where two elements may be most of a row
-ALONG = 0.25  # at least this share of the passes' distance may be in the length of a row
-UNRELATED = 1.2  # unrelated rows of one size have a relative distance of 1.4
-MOST, ENOUGH = 0.9, 4  # quantile of the rows; the fewest rows, or tokens of a text, with a meaningful median
+FACTOR_OF_ONE, TYPICAL_OF_ONE = 12.0, 0.25  # FACTOR and TYPICAL if the distance comes from a single third run
+PEAKED = 1.5  # factor for attention weights, where two elements may dominate a row
+ALONG = 0.25  # the length of a row may always differ by this share of the passes' distance
+UNRELATED = 1.2  # no band is larger: unrelated rows of equal size have a relative distance of 1.4
+MOST, ENOUGH = 0.9, 4  # quantile of the rows; fewest rows, or tokens of a text, for a meaningful median
 
 
 @frozen(slots=False)
 class Tolerance:
-    """The tolerance of a comparison, with its reason in words. `factor` multiplies a measured distance; it is
-    None if none was measured."""
+    """The tolerance of a comparison, with its reason in words. `factor` multiplies a measured distance, or is
+    None if no distance was measured."""
 
     kind: str  # "float32", "bf16", "f16", "q8", "calibrated", "given"
     reason: str
@@ -69,7 +70,7 @@ class Tolerance:
 
 class BandMeasure(NamedTuple):
     """A measure of the distance between rows, with the distance and the band of each row. `words` name the
-    measure, except for the distance of whole rows."""
+    measure, and are empty for the distance of whole rows."""
 
     words: str
     distances: Array
@@ -89,9 +90,9 @@ class Bands:
         self._noise = {-1: 1.0}  # squared noise after each layer, in units of ROUNDING
 
     def note(self, spec: EventSpec, values: Sequence[Array]) -> None:
-        """Record the magnitude of attention scores [H, T, S]: softmax turns the absolute rounding error of
-        large scores into a relative one. The side with the smaller scores counts, because the other's may be
-        wrong, or stand for a mask."""
+        """Record the magnitude of attention scores [H, T, S], because softmax turns their absolute rounding
+        error into a relative error. The side with the smaller scores counts: large scores may be wrong or
+        stand for a mask."""
         if not isinstance(kind_named(spec), Scores) or spec.layer is None:
             return
         visible = [np.where(causal_mask(*value.shape[-2:]), value, 0) for value in values]
@@ -100,7 +101,6 @@ class Bands:
         self._noise[spec.layer] = self._before(spec.layer) + 1 + own * own
 
     def _before(self, layer: int) -> float:
-        """Return the squared noise that enters a layer."""
         earlier = max(i for i in self._noise if i < layer)
         return self._noise[earlier] + (layer - 1 - earlier)
 
@@ -112,8 +112,7 @@ class Bands:
         self, spec: EventSpec, rows: RowDifferences, thirds: Sequence[RowDifferences]
     ) -> list[BandMeasure]:
         """Return the distance of the rows with its band. Several third runs also give bands for the length of
-        a row and, for logits, for its prediction. The distances of the third runs from a side widen all
-        bands."""
+        a row and, for logits, for its prediction. The third runs' distances from a side widen all bands."""
         tolerance, everywhere, distances = self.tolerance, np.ones(len(rows.d)), rows.strict()
         if tolerance.rtol is not None:
             return [BandMeasure("", distances, tolerance.rtol * everywhere)]
@@ -129,7 +128,7 @@ class Bands:
         related = plain.rows < UNRELATED  # otherwise rounding alone explains any difference
         band = np.where(related, np.minimum(band, UNRELATED), band)
         measures = [BandMeasure("", distances, band)]
-        if len(thirds) == 1:  # its rows may have the right length by chance
+        if len(thirds) == 1:  # a single run may have rows of the right length by chance
             return measures
         few = math.sqrt(PASSES / len(thirds))  # fewer passes may all be close by chance
         reach = _reach([third.in_length() for third in thirds], ALONG * plain.rows, ALONG * plain.median)
@@ -143,16 +142,16 @@ class Bands:
         return measures
 
     def _band(self, distances: Array, reach: _Reach, factor: float, typical: float) -> Array:
-        """Return `factor` times the reach of every row. If the median row differs by more than a median row
-        may, that limit holds for all rows; not for texts of few tokens, whose rows are nearly equal."""
+        """Return `factor` times the reach of every row. If the median row exceeds the limit for median rows,
+        this limit holds for all rows. It is not used for texts of few tokens, whose rows are nearly equal."""
         band, most = factor * reach.rows, factor * typical * reach.median
         off = self._varied and len(distances) >= ENOUGH and abs(median(distances)) > most
         return np.minimum(band, most) if off else band
 
 
 class _Reach(NamedTuple):
-    """The largest distance of some runs in each row, at least that of nine tenths of the rows, and the
-    largest of their median rows."""
+    """The largest distance of some runs: in each row, at least the quantile MOST of all rows, and in their
+    median row."""
 
     rows: Array
     median: float
@@ -177,7 +176,7 @@ def tolerance_of(
     rtol: float | None = None, atol: float | None = None, passes: int = PASSES,
 ) -> Tolerance:  # fmt: skip
     """Return the requested tolerance with its reason; float32 rounding by default. `compute` is measured on
-    so many `passes`, `calibrated` is the origin of a third run."""
+    this many `passes`, and `calibrated` is the origin of a third run."""
     if rtol is not None or atol is not None:
         reason = f"given: rtol {rtol or 0:g}, atol {atol or 0:g}"
         return Tolerance("given", reason, None, rtol or 0.0, atol or 0.0)
@@ -196,8 +195,8 @@ def tolerance_of(
     return Tolerance("float32", reason)
 
 
-FEWEST = 3  # passes, for a long text
-ROWS = 256  # rows of all passes together, above which there are fewer passes
+FEWEST = 3  # the fewest passes, for a long text
+ROWS = 256  # there are fewer passes if all of them have more rows than this together
 
 
 @dataclass(frozen=True)
@@ -206,7 +205,7 @@ class _RoundingTap:
     values before rounding if only the inputs of products are rounded."""
 
     compute: Precision
-    rounded: Mapping[str, int]  # event -> block size
+    rounded: Mapping[str, int]  # name of an event -> block size
     names: frozenset[str]
     put: Put
     runs: Sequence[Run]
@@ -260,7 +259,7 @@ class RoundedPasses:
         return lambda numbers: replace(tap, numbers=numbers)
 
     def take_all(self, piece: Piece) -> list[Piece]:
-        """Return the piece of every pass that matches a piece of the other side."""
+        """Return for a piece of the other side the same piece of every pass."""
         key = piece.name, piece.positions
         while len(self._waiting.get(key, ())) < self.count:
             own = next(self._pieces)
@@ -269,14 +268,14 @@ class RoundedPasses:
 
 
 def _rounded(model: LanguageModel, compute: Precision) -> dict[str, int]:
-    """Return the events to round, all or only the inputs of products, with their block sizes."""
+    """Return the events to round, with their block sizes: all events, or only the inputs of products."""
     if not compute.into_products:
         return dict.fromkeys(model.plan, BLOCK)
     blocks: dict[str, int] = {}
     for row in model.plan.of_kind(Linear):
         name = row.inputs[0]
         if row.kind.columns is not None or name in model.plan.streams:
-            continue  # products that read the residual stream itself do not round it
+            continue  # products do not round the residual stream itself
         block = block_of(model.tensors[row.kind.weight].encoding.name) if model.tensors else BLOCK
         blocks[name] = max(blocks.get(name, 0), block)
     return blocks
@@ -286,8 +285,8 @@ def on_other_grids(
     value: Array, compute: Precision, name: str, numbers: Sequence[int], block: int = BLOCK
 ) -> Array:
     """Round n values to `compute`, each on a grid of another spacing: [n, ..., K]. Grid 0 is the usual grid.
-    All elements of a value share one spacing, so that equal elements have equal errors, as in an engine.
-    Where blocks have scales, which would cancel one spacing, each channel has its own."""
+    All elements of a value share one spacing, so that equal elements have equal errors, as in an engine. If
+    blocks have scales, these would cancel a common spacing, so each channel has another spacing."""
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     widths = value.shape[-1] if compute.into_products else 1
     spacing = np.exp2(rng.random((max(numbers) + 1, widths)) - 1).astype(np.float32)

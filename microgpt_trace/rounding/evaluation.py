@@ -14,15 +14,15 @@ from ..architecture.plans.plan import Plan, layer_of
 from ..arrays.stats import Array
 from .precision import Precision, ProductInputs, row_error
 
-NOISE = 1 / 3  # noise on the inputs, at most this share of the operation's own error
-CARRIED = 3**0.5 / NOISE  # scales the effect (RMS) of evenly distributed noise to that of a full error
+NOISE = 1 / 3  # the largest noise on inputs, as a share of the operation's own error
+CARRIED = 3**0.5 / NOISE  # converts the RMS effect of uniform noise to the effect of a full error
 FLOAT32 = 2.0**-22  # relative difference of two float32 engines in a value that is rounded to 8 bits
 
 
 class Evaluation:
-    """The values of a dump, and the values that a plan computes from them. With `noise`, a seed, random noise
-    of up to NOISE of the operation's own error is added to every value that is read or recomputed: the effect
-    shows how far rounding carries. `rounding` rounds the inputs of products."""
+    """The values of a dump, and the values that a plan computes from them. If `noise` is a seed, every value
+    that is read or recomputed gets random noise of up to NOISE times the error of its operation. The effect
+    shows how far rounding errors spread. `rounding` rounds the inputs of products."""
 
     def __init__(
         self, given: ReferenceInputs, plan: Plan, values: Mapping[str, Array], precision: Precision,
@@ -31,18 +31,21 @@ class Evaluation:
         self.given, self.plan, self.values = given, plan, values
         self.precision, self.rounding, self._seed, self._own = precision, rounding, noise, given.model.plan
         self._noise = None if noise is None else np.random.default_rng(noise)
-        self._nudge = -FLOAT32 if noise and noise % 2 else FLOAT32  # both ways, because ties round one way
+        self._nudge = (
+            -FLOAT32 if noise and noise % 2 else FLOAT32
+        )  # up or down, because ties round in one direction
         self._recomputed: dict[str, Array] = {}
 
     def under(self, plan: Plan) -> Evaluation:
-        """Return the evaluation by another plan. Recomputed values that do not change are kept."""
+        """Return the evaluation by another plan. Recomputed values that are the same by both plans are
+        kept."""
         other = Evaluation(self.given, plan, self.values, self.precision, self._seed, self.rounding)
         same = unchanged(self.plan, plan, self._recomputed, self.values)
         other._recomputed = {name: self._recomputed[name] for name in same}
         return other
 
     def between(self, name: str, *known: Container[str]) -> list[str]:
-        """Return the events before `name` that must be recomputed, in order: those between it and the nearest
+        """Return the events that must be recomputed before `name`, in order. They come after the nearest
         events that the dump has or that are `known`."""
         missing, remaining = set[str](), [name]
         while remaining:
@@ -64,7 +67,8 @@ class Evaluation:
         return np.asarray(self.values[name], np.float64) if name in self.values else self.output(name)
 
     def output(self, name: str, rows: Sequence[int] | None = None) -> Array:
-        """Compute `name` from its inputs, or some rows of it, each from the same row of the inputs."""
+        """Compute `name` from its inputs. With `rows`, compute only these rows, each from the same row of
+        inputs."""
         for missing in self.between(name, self._recomputed):
             (self._recomputed[missing],) = self._noisy(missing, [self._apply(missing)])
         return self._apply(name, rows)
@@ -82,8 +86,9 @@ class Evaluation:
         return reference(row, self.given, *rounded) + self._sum_error(name, inputs[0])
 
     def _sum_error(self, name: str, x: Array) -> Array | float:
-        """Return the error of a product through the rounded sums of blocks. If another matrix stands in for
-        the model's, only the size of this error is known: it is random with noise, and 0 without."""
+        """Return the error in a product that the rounded sums of blocks cause. If another matrix replaces the
+        model's matrix, only the size of this error is known. The error is then random with noise, and 0
+        without noise."""
         row = self.plan[name]
         assert self.rounding is not None
         assert isinstance(row.kind, Linear)
@@ -94,21 +99,21 @@ class Evaluation:
         return self.rounding.sum_error(row, x) * self._noise.uniform(-1, 1, (len(x), 1))
 
     def _noisy(self, name: str, values: list[Array]) -> list[Array]:
-        """Add noise, a share of the error that the operation may have, to the values."""
+        """Add noise to the values: a share of the error that the operation may have."""
         if self._noise is None:
             return values
         by = self.floor(name) * NOISE
         return [value * (1 + by * self._noise.uniform(-1, 1, value.shape)) for value in values]
 
     def forget_before(self, layer: int) -> None:
-        """Drop the recomputed values of all layers before the previous one."""
+        """Drop the recomputed values of all layers before the previous layer."""
         for name in list(self._recomputed):
             own = layer_of(name)
             if own is not None and own < layer - 1:
                 del self._recomputed[name]
 
     def floor(self, name: str) -> float:
-        """Return the error that the operation of the model's own plan may have by itself."""
+        """Return the error that the operation alone may have in the model's own plan."""
         return row_error(self.precision, self.spread(name), len(self.given.tokens))
 
     def spread(self, name: str) -> Spread:
@@ -116,13 +121,13 @@ class Evaluation:
         return spread_of(self._own[name], self.given)
 
     def chain_floor(self, name: str) -> float:
-        """Return the error that the operation and those recomputed before it may have together."""
+        """Return the error that the operation may have together with the operations recomputed before it."""
         return math.hypot(*(self.floor(own) for own in (*self.between(name), name)))
 
 
 def unchanged(plan: Plan, other: Plan, names: Iterable[str], fixed: Container[str]) -> set[str]:
-    """Return the events whose values are the same by both plans, given the values of the `fixed` events.
-    `names` must be in order of computation."""
+    """Return the events that have the same values by both plans if the `fixed` events do. `names` must be in
+    order of computation."""
     same = set[str]()
     for name in names:
         row = other[name]

@@ -22,10 +22,8 @@ from .precision import CHANCE, PRECISIONS, Precision, ProductInputs, beyond_usua
 from .row_differences import FactorMeter, RowDifferences, compare_rows, element_index, join
 
 BLOCK = 1 << 21  # elements compared at a time
-SHARED = (
-    0.15  # share of a row's tolerance allowed for a factor common to all rows; correct engines: up to 0.07
-)
-DRAWS, FEW_DRAWS = 24, 4  # evaluations with random noise that measure how far rounding carries
+SHARED = 0.15  # allowed factor of all rows, as a share of a row's tolerance; correct engines have up to 0.07
+DRAWS, FEW_DRAWS = 24, 4  # the number of evaluations with random noise
 NEAR = 4.0  # an error within this multiple of its tolerance is measured with all draws
 IN_LENGTH, OVER_THE_PASS = "in length of all rows", "over the whole pass"
 
@@ -34,13 +32,13 @@ IN_LENGTH, OVER_THE_PASS = "in length of all rows", "over the whole pass"
 class OperationResult:
     """An event of the dump compared with the value that the dump's own inputs give.
 
-    - `inputs`: the dump's events from which it was recomputed; `recomputed`: the events in between that the
-      dump lacks.
-    - `error`: the relative L2 of the row that is worst relative to its `tolerance`. `measured` names another
-      error: "in length of all rows", the factor by which all rows are too long or too short, which is an
-      error beyond `factor_tolerance`; "over the whole pass", the distance from the model's own pass. It is
-      None if no row could be judged.
-    - `nonfinite`: why no row could be judged, or that the dump is not finite although its inputs are.
+    - `inputs`: the dump's events from which the event was recomputed. `recomputed`: the events in between,
+      which the dump lacks.
+    - `error`: the relative L2 of the row that is worst relative to its `tolerance`, or None if no row could
+      be judged. If `measured` is "in length of all rows", `error` is the factor by which all rows are too
+      long or too short, which may be up to `factor_tolerance`. If it is "over the whole pass", `error` is the
+      distance from the model's own pass.
+    - `nonfinite`: why no row could be judged, or a note that the dump is not finite although its inputs are.
     - `found`, `expected`: the values at `element`, which differs most in that row.
     - `unjudged`: the number of the `count` elements whose inputs give no finite value.
     """
@@ -66,8 +64,8 @@ class OperationResult:
 
 @frozen(slots=False)
 class Unseen:
-    """The differences that a precision hides in the median operation: the relative difference of a row, and a
-    factor common to all rows."""
+    """The differences that a precision hides in the median operation: in a row, and in a factor of all
+    rows."""
 
     compute: str
     row: float
@@ -81,7 +79,7 @@ class Unseen:
 
 
 def unseen(operations: Sequence[OperationResult], precision: Precision | None) -> Unseen | None:
-    """Return the differences that a precision hides; None for float32, or if no operation was judged."""
+    """Return the differences that a precision hides, or None for float32 or if no operation was judged."""
     judged = [o for o in operations if o.factor_tolerance is not None and not o.measured]
     if precision is None or not precision.coarse or not judged:
         return None
@@ -91,8 +89,8 @@ def unseen(operations: Sequence[OperationResult], precision: Precision | None) -
 
 @frozen(slots=False, eq=False)
 class JudgedRows:
-    """The relative L2 error and tolerance of every row, NaN for a row that is not judged, and the factor by
-    which all rows are longer, with its tolerance."""
+    """The relative L2 error and the tolerance of every row, NaN for a row that is not judged. `factor` is the
+    share by which all rows are too long, with its tolerance."""
 
     errors: Array  # [R]
     tolerances: Array  # [R]
@@ -122,7 +120,6 @@ class JudgedRows:
 
     @property
     def tolerance(self) -> float:
-        """The tolerance of `error`."""
         return self.factor_tolerance if self.in_length else float(self.tolerances[self.worst])
 
     @property
@@ -131,15 +128,16 @@ class JudgedRows:
 
 
 class Judge:
-    """Compares arrays of a dump with those of an evaluation. `draws` are DRAWS evaluations with noise."""
+    """Compares arrays of a dump with the arrays of an evaluation. `draws` has DRAWS evaluations with
+    noise."""
 
     def __init__(self, plain: Evaluation, draws: Sequence[Evaluation]) -> None:
         self.plain, self.draws = plain, draws
 
     def compared(self, name: str) -> Array | None:
-        """Return a mask of the entries to compare, or None for all. Of attention scores [H, T, T] these are
-        the keys that each query sees, [T, T]. In the attention weights all entries count: hidden ones must be
-        0."""
+        """Return a mask of the entries to compare, or None for all entries. For attention scores [H, T, T]
+        the mask has the keys that each query sees, [T, T]. For attention weights all entries count, because
+        weights of hidden keys must be 0."""
         own = self.plain.given.model.plan
         names = (name, *own.readers[name]) if isinstance(own[name].kind, Scores) else ()
         masks = (self.plain.plan[reader].kind for reader in names if isinstance(own[reader].kind, Softmax))
@@ -152,9 +150,10 @@ class Judge:
     ) -> JudgedRows:  # fmt: skip
         """Return the errors of the rows with their tolerances.
 
-        `noisy` computes the event by a draw, by default the draw's output. `alike` is the share of a row's
-        tolerance allowed for a factor common to all rows. The effect of rounded inputs is measured only if an
-        error exceeds its plain tolerance but not `most`, and with all draws only if it is near the tolerance.
+        `noisy` computes the event by a draw, by default as the output of the draw. `alike` is the share of a
+        row's tolerance allowed for a factor common to all rows. The effect of rounded inputs is measured only
+        if an error exceeds its plain tolerance but not `most`. All draws are used only if the error is near
+        the tolerance.
         """
 
         def output(draw: Evaluation) -> Array:
@@ -179,15 +178,13 @@ class Judge:
         return JudgedRows(errors, tolerances, factor.value, allowed, differences)
 
     def _carried(self, name: str, expected: Array, noisy: Callable[[Evaluation], Array], draws: int) -> Array:
-        """Return the error of each row that errors of the inputs cause: the RMS over so many draws, since one
-        draw may hardly change a row of few elements."""
+        """Return the error of each row that errors of the inputs cause. It is the RMS over several draws,
+        because one draw may hardly change a row of few elements."""
         seen = self.compared(name)
         errors = (errors_of(compared_blocks(noisy(own), expected, seen)[0]) for own in self.draws[:draws])
         moved = np.sqrt(sum(map(np.square, errors)) / draws)
         if self.plain.rounding is not None and self.plain.between(name):
-            moved = np.fmax(
-                moved, np.sqrt(np.nanmean(np.square(moved)))
-            )  # chance picks the integers to change
+            moved = np.fmax(moved, np.sqrt(np.nanmean(np.square(moved))))  # which integers change is random
         return np.asarray(np.nan_to_num(CARRIED * moved, nan=0.0, posinf=0.0))
 
     def judge(self, name: str, found: Array, positions: Sequence[int] | None = None) -> OperationResult:
@@ -218,9 +215,9 @@ class Judge:
 def compared_blocks(
     found: Array, expected: Array, seen: Array | None, meter: FactorMeter | None = None
 ) -> tuple[RowDifferences, Array]:
-    """Compare the rows of `expected` and `found`, a block at a time, where `expected` is finite and `seen`.
-    Return the differences and the concentration of the squares of each row, [R]. The meter, if any, measures
-    the factor of all rows."""
+    """Compare the rows of `expected` and `found`, a block at a time. Only elements that are finite in
+    `expected` and marked in `seen` count. Return the differences and, with a meter, the concentration of the
+    squares of each row, [R]. The meter measures the factor of all rows."""
     parts, concentration = [], []
     for a, b, marks in _blocks(found, expected, seen):
         finite = np.isfinite(a)
@@ -259,8 +256,8 @@ Partial = Mapping[str, tuple[Array, tuple[int, ...] | None]]  # event -> its row
 
 
 class JudgedRun:
-    """The values of a dump. Events in `partial` have rows for only some positions: they can be judged, but
-    later events are not computed from them."""
+    """The values of a dump. Events in `partial` have rows at only some positions. These events can be judged,
+    but no later events are computed from them."""
 
     def __init__(
         self, model: LanguageModel, tokens: Sequence[int], values: Mapping[str, Array], partial: Partial
@@ -316,6 +313,6 @@ class JudgedRun:
         return rounding
 
     def products(self, name: str) -> list[Operation]:
-        """Return the products between the dump's own inputs and an event, itself included."""
+        """Return the products between the dump's own inputs and an event, including the event."""
         rows = [self.plan[own] for own in (*self.plain.between(name), name)]
         return [row for row in rows if isinstance(row.kind, Linear)]

@@ -27,16 +27,16 @@ from ..arrays.stats import Array
 from ..errors import InputError
 from ..grouping import grouped
 
-# Roundings of an operation in float32, the engine's and ours together, including those of exp and 1/sqrt by
-# polynomials. A sum of K terms has 2 sqrt(K) more, or K if its terms may be equal: equal errors do not
-# cancel.
+# Roundings of an operation in float32, by the engine and by us, including the polynomials for exp and 1/sqrt.
+# A sum of K terms has 2 sqrt(K) more roundings. If its terms may be equal it has K more, because equal errors
+# do not cancel.
 ROUNDINGS = 16.0
-VANISHING = 128.0  # times the smallest normal number: in SiLU e^-x overflows before x*e^x vanishes
+VANISHING = 128.0  # multiple of the smallest normal number: in SiLU, e^-x overflows before x*e^x vanishes
 
 
 @dataclass(frozen=True)
 class Precision:
-    """The precision that an engine computes in. `words` say what it rounds, and `round` does it.
+    """The precision that an engine computes in. `words` say which values it rounds, and `round` rounds them.
 
     `unit` is the largest relative error of one rounding. If `narrow`, every value is rounded to 16 bits and
     sums are float32. If `into_products`, only the inputs of products are rounded, in blocks whose size is
@@ -52,7 +52,7 @@ class Precision:
 
     @property
     def coarse(self) -> bool:
-        """True if anything is rounded further than to float32."""
+        """True if any values are rounded to a precision below float32."""
         return self.narrow or self.into_products
 
 
@@ -64,13 +64,13 @@ _ALL = (
 )
 PRECISIONS = {precision.name: precision for precision in _ALL}
 NARROW = {"bf16": "bfloat16", "f16": "float16"}
-# The RMS of a row's error, in units. One rounding leaves 0.4, six leave 1. After RoPE it is 2, because the
-# frequencies, sines and cosines may be rounded too. In attention weights and probabilities two numbers may be
-# most of a row and err alike: there it is 3, and in float32 three times that of other operations.
+# The RMS error of a row, in units. One rounding leaves 0.4, six roundings leave 1. After RoPE it is 2:
+# frequencies, sines and cosines may be rounded too. In attention weights and probabilities it is 3, because
+# two numbers with equal errors may dominate a row; in float32 it is three times that of other operations.
 USUAL, ROTATED, PEAKED = 1.0, 2.0, 3.0
-CHANCE = 5.0  # standard deviations that chance may bring
-SAMPLED = 12  # events whose values are examined
-ENOUGH = 16  # numbers of an array that are enough to recognise a precision
+CHANCE = 5.0  # a deviation up to this many standard deviations may be chance
+SAMPLED = 12  # the number of events whose values are examined
+ENOUGH = 16  # this many numbers of an array are enough to recognise a precision
 
 
 class EnginePrecision(NamedTuple):
@@ -81,15 +81,15 @@ class EnginePrecision(NamedTuple):
 
 
 def precision_named(compute: str) -> Precision:
-    """Return the precision of this name. Raises InputError if there is none."""
+    """Return the precision of this name. Raises InputError if the name is unknown."""
     if compute not in PRECISIONS:
         raise InputError(f"compute: expected one of {', '.join(PRECISIONS)}, found {compute!r}")
     return PRECISIONS[compute]
 
 
 def precision_of(compute: str | None, values: Mapping[str, Array]) -> EnginePrecision:
-    """Return the precision `compute`, or the one that the bits of the values show if it is None. The
-    embedding is left out: it is a copy of weights, which may be bf16 in any engine."""
+    """Return the precision `compute`. If it is None, recognise the precision from the bits of the values. The
+    embedding is left out, because it is a copy of weights, which may be bf16 in any engine."""
     if compute is not None:
         return EnginePrecision(precision_named(compute), "as requested")
     names = [name for name in values if not name.startswith("embed.")]
@@ -103,8 +103,7 @@ def precision_of(compute: str | None, values: Mapping[str, Array]) -> EnginePrec
 
 
 def representable(array: Array, kind: str) -> bool | None:
-    """Return True if a narrow type holds every finite number of an array; None if there are too few
-    numbers."""
+    """Return True if a narrow type can store every finite number of an array, None if there are too few."""
     numbers = np.asarray(array, np.float64).ravel()
     numbers = numbers[np.isfinite(numbers) & (numbers != 0) & (np.abs(numbers) != 1)]
     if numbers.size < ENOUGH:
@@ -113,13 +112,13 @@ def representable(array: Array, kind: str) -> bool | None:
 
 
 def roundings(spread: Spread, length: int) -> float:
-    """Count the roundings that affect a float32 output, for so many positions."""
+    """Count the roundings that affect a float32 output of `length` positions."""
     angles = 2 * length if spread.angles else 0  # the rounding error of an angle grows with its position
     return ROUNDINGS + 2 * math.sqrt(spread.terms) + angles
 
 
 def row_error(precision: Precision, spread: Spread, length: int) -> float:
-    """Return the relative error that rows of an operation may have if nothing cancels, for so many positions.
+    """Return the relative error that rows of an operation at `length` positions may have if no terms cancel.
     For narrow types it is the RMS error."""
     if precision.narrow or (precision.into_products and spread.halves):
         usual = ROTATED if spread.angles else PEAKED if spread.peaked else USUAL
@@ -128,28 +127,27 @@ def row_error(precision: Precision, spread: Spread, length: int) -> float:
 
 
 def factor_error(precision: Precision, spread: Spread, rows: int) -> float:
-    """Return the rounding error of a factor that multiplies the rows: one unit for a single row, and half a
-    unit for the mean of several rows, because the factor may be the same number in all."""
+    """Return the rounding error of a factor that multiplies the rows: one unit for a single row, and at least
+    half a unit for the mean of several rows, because all rows may have the same factor."""
     return precision.unit * max(0.5, rows**-0.5) if spread.factor and precision.narrow else 0.0
 
 
 def beyond_usual(concentration: Array) -> Array:
     """Return the largest error of a row by chance, as a multiple of its RMS error, [R]. The concentration of
-    a row is sum x^4 / (sum x^2)^2, which is 1 if one element is the whole row."""
+    a row is sum x^4 / (sum x^2)^2, which is 1 if a single element is not 0."""
     return np.sqrt(1 + CHANCE * np.sqrt(2 * concentration))
 
 
 def element_bound(size: Array, spread: Spread, length: int, dtype: np.dtype[np.floating]) -> Array:
-    """Return the error that elements may have in a computation in this type, if each rounding is relative to
-    `size`."""
+    """Return the error that elements may have if the computation rounds to `dtype`, relative to `size`."""
     info, units = np.finfo(dtype), roundings(spread, length) + (spread.terms if spread.alike else 0)
     return size * (units * float(info.eps) / 2) + VANISHING * float(info.tiny)
 
 
 class Way(NamedTuple):
-    """A way to round the input of a product. `round` takes the input and a share by which it is nudged up or
-    down. `compute` is the precision to request by name. With `sums` the sums of blocks are rounded to float16
-    too."""
+    """A way to round the input of a product. `round` takes the input, and a share by which to move it up or
+    down first. `compute` is the name of the precision that has this way. With `sums`, the sums of blocks are
+    rounded to float16 too."""
 
     words: str
     round: Callable[[Array, float], Array]
@@ -185,14 +183,14 @@ WAYS = {
 WITH_MINIMA = ("Q4_1", "Q5_1")
 OF_WIDE_BLOCKS = tuple(f"Q{bits}_K" for bits in (2, 3, 4, 5, 6))
 OF_TYPES = {**dict.fromkeys(WITH_MINIMA, "Q8_1"), **dict.fromkeys(OF_WIDE_BLOCKS, "Q8_K")}  # others: Q8_0
-ALIKE = ("Q8_0", "Q8_1", "divided")  # the same in most short rows, so that only the mean error differs
-LEARNED_FROM = 3  # products of each kind that are examined
+ALIKE = ("Q8_0", "Q8_1", "divided")  # these ways agree in most short rows, so only their mean errors differ
+LEARNED_FROM = 3  # the number of products of each kind that are examined
 FAR_LESS = 0.5  # a way explains a product if it leaves less than this share of the error of other ways
 
 
 class ProductInputs:
-    """Rounds the inputs of products. Each kind of product, with each stored type of its matrix, has its own
-    way."""
+    """Rounds the inputs of products. Each kind of product and each stored type of its matrix has its own
+    Way."""
 
     def __init__(self, given: ReferenceInputs) -> None:
         self._given = given
@@ -211,12 +209,13 @@ class ProductInputs:
         return WAYS[self._ways.get(key) or self._of_types.get(key[1], "Q8_0")]
 
     def round(self, row: Operation, x: Array, nudge: float = 0.0) -> Array:
-        """Round the input of this product, nudged up or down by a share: [T, K] -> [T, K] float32."""
+        """Move the input of this product up or down by a share, and round it: [T, K] -> [T, K] float32."""
         return self.way(row).round(np.asarray(x, np.float32), nudge)
 
     def sum_error(self, row: Operation, x: Array, way: Way | None = None) -> Array | float:
-        """Return the error of this product through the rounded sums of blocks, which its minima multiply:
-        [T, K] -> [T, out]. 0 if its way has no sums or its matrix no minima."""
+        """Return the error in this product that the rounded sums of blocks cause: [T, K] -> [T, out]. The
+        minima of the matrix multiply these sums. The error is 0 if the way has no sums or the matrix has no
+        minima."""
         if not (way or self.way(row)).sums or self.key(row)[1] not in WITH_MINIMA:
             return 0.0
         quants, scale = q8_blocks(np.asarray(x, np.float32))
@@ -228,8 +227,8 @@ class ProductInputs:
 
     def learn(self, rows: Sequence[Operation], read: Callable[[str], tuple[Array, Array]]) -> None:
         """Recognise the ways from a few products of each kind. `read` returns the input and output of a
-        product. Products that show no way, perhaps because they are wrong, get the way of other matrices of
-        their type."""
+        product. A product that shows no way, perhaps because it is wrong, gets the way of other matrices of
+        its type."""
         votes = {key: self._votes(own, read) for key, own in grouped(rows, self.key).items()}
         usual = sum(votes.values(), Counter[str]())
         for key, own in votes.items():
@@ -240,15 +239,15 @@ class ProductInputs:
                 self._of_types[key[1]] = max(of_type, key=lambda way: (of_type[way], usual[way]))
 
     def _votes(self, rows: Sequence[Operation], read: Callable[[str], tuple[Array, Array]]) -> Counter[str]:
-        """Count the products in which each way leaves far less error than others, for ways that do so in
-        most."""
+        """Count for each way the products in which it leaves far less error than other ways. Only ways that
+        do so in most products are counted."""
         sample = rows[:: max(1, len(rows) // LEARNED_FROM)][:LEARNED_FROM]
         votes = Counter(way for row in sample for way in self._far_best(row, *read(row.name)))
         return Counter({way: count for way, count in votes.items() if 2 * count > len(sample)})
 
     def _far_best(self, row: Operation, x: Array, y: Array) -> list[str]:
-        """Return the ways that leave far less error in this product than all others: one, or several
-        alike."""
+        """Return the ways that leave far less error in this product than all other ways. Several may
+        agree."""
         errors = {key: self._error(row, way, x, y) for key, way in WAYS.items()}
         best = min(errors, key=lambda key: errors[key])
         alike = ALIKE if best in ALIKE else [key for key in errors if errors[key] == errors[best]]
@@ -273,13 +272,12 @@ class ProductInputs:
 
 
 def block_of(type: str) -> int:
-    """Return how many elements of the input share a scale in products with a matrix of this stored type."""
+    """Return how many input elements share a scale in a product whose matrix has this stored type."""
     return WIDE_BLOCK if type in OF_WIDE_BLOCKS else BLOCK
 
 
 def minimum_tensor(tensor: StoredTensor) -> StoredTensor:
-    """Return a tensor that holds, for each element of this one, the minimum of its block. Its type has
-    minima."""
+    """Return a tensor that has, for each element of `tensor`, the minimum of the element's block."""
     encoding, unpack = tensor.encoding, tensor.encoding.unpack
     assert unpack is not None
 

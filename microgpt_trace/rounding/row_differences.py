@@ -1,6 +1,7 @@
-"""Measure the difference of two tensors row by row. Knows no model and no tolerance.
+"""Measure the difference of two tensors row by row. It needs no model and no tolerance.
 
-A row is the vector of a position, or in [H, T, S] the scores of one head and query. n rows have K columns.
+A row is the vector of a position. In [H, T, S] it has the scores of one head and query. n rows have K
+columns.
 """
 
 from __future__ import annotations
@@ -14,24 +15,27 @@ import numpy as np
 from ..arrays.logits import kl_divergence, log_softmax
 from ..arrays.stats import Array, median
 
-FAR = 6.0  # an element beyond this multiple of its row's RMS is an outlier (a normal row has none)
-HIDDEN = 0.2  # outliers hide the other elements if their RMS is below this share of the row's RMS
-NOTHING = 1e-5  # below this share they are only what float32 rounding leaves
-FEWEST = 8  # effective columns needed to distinguish a factor of all rows from errors of single elements
-CAPPED, ROUNDS = 2.0, 4  # weights are capped at this multiple of the mean magnitude, in so many rounds
+FAR = 6.0  # an element beyond this multiple of its row's RMS is an outlier (Gaussian rows have none)
+HIDDEN = 0.2  # outliers hide the other elements if the RMS of the others is below this share of the row's
+NOTHING = 1e-5  # below this share, the other elements are only rounding errors of float32
+FEWEST = 8  # effective columns that distinguish a factor of all rows from errors of single elements
+CAPPED, ROUNDS = (
+    2.0,
+    4,
+)  # the cap of weights, as a multiple of the mean magnitude, and the rounds that find it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowDifferences:
     """Two tensors compared row by row: arrays [n].
 
-    - `a`, `b`, `d`: the RMS of the rows and of their difference; `rest_a`, `rest_d`: the same without
-      outliers that hide the other elements; `plain_a`: the RMS of a without the bias. NaN if nothing is left
-      out.
-    - `largest`: the largest |difference|, in column `column`, between the values `of_a` and `of_b`. `odd` is
-      the first column where only one value is finite, which then counts as the largest, or -1.
-    - `alike`: the number of the `count` elements that are the same NaN or infinity in both. They cannot be
-      compared, nor can a row that has no others.
+    - `a`, `b`, `d`: the RMS of the rows and of their difference; `rest_a`, `rest_d`: the RMS of `a` and `d`
+      without outliers, or NaN if no outliers hide the other elements; `plain_a`: the RMS of `a` without the
+      bias, or NaN.
+    - `largest`: the largest |difference|, in column `column`, between the values `of_a` and `of_b`. `odd`:
+      the first column where a value is not finite and the values differ, or -1. It counts as the largest.
+    - `alike`: the number of the `count` elements that are the same NaN or infinity in both. These elements
+      are not compared, and a row that has no other elements cannot be compared.
     - `kl`: the KL divergence from `with_predictions` for logits, otherwise NaN.
     """
 
@@ -57,12 +61,13 @@ class RowDifferences:
         return self.alike < self.count
 
     def relative(self) -> Array:
-        """Return |a - b| / max(|a|, |b|) of every row. The size of a row counts as at least the median
-        size."""
+        """Return |a - b| / max(|a|, |b|) of every row. A row smaller than the median size counts as a row of
+        median size."""
         return _relative(self.d, np.maximum(self.a, self.b))
 
     def strict(self) -> Array:
-        """Return the largest of `relative`, the same without outliers, and the same without the bias."""
+        """Return the largest relative difference of each row: with all elements, without outliers or without
+        bias."""
         distances = self.relative()
         for d, size in ((self.rest_d, self.rest_a), (self.d, self.plain_a)):
             there = ~np.isnan(size)
@@ -72,28 +77,29 @@ class RowDifferences:
         return distances
 
     def in_length(self) -> Array:
-        """Return the part of `relative` by which b is longer than a, negative if shorter: the whole effect of
-        a factor, but little of that of rounding. 0 if it cannot be measured."""
+        """Return the part of `relative` by which b is longer than a, negative if b is shorter, 0 if not
+        measurable. It includes the full effect of a factor, but little of the effect of rounding."""
         longer = self.cosine * self.b - self.a
         distances = _relative(np.abs(longer), np.maximum(self.a, self.b))
         return np.where(np.isinf(distances), 0.0, np.copysign(distances, longer))
 
     def in_prediction(self) -> Array:
-        """Return sqrt(2 KL), to first order the standard deviation of the difference of two rows of logits
-        weighted by probability, where errors of large logits count. 0 if it cannot be measured."""
+        """Return sqrt(2 KL), or 0 if it cannot be measured. To first order this is the standard deviation of
+        the difference of two rows of logits, weighted by probability, so errors of large logits count
+        most."""
         return np.sqrt(2 * np.fmax(self.kl, 0.0))
 
 
 def _relative(d: Array, size: Array) -> Array:
     size = np.maximum(size, median(size)) if len(size) else size
     distances = np.divide(d, size, out=np.where(d > 0, np.inf, 0.0), where=size > 0)
-    return np.where(np.isnan(distances), np.inf, distances)  # NaN: both exceed the range of float64
+    return np.where(np.isnan(distances), np.inf, distances)  # NaN if d and size exceed float64
 
 
 def element_index(
     row: int, column: int, shape: tuple[int, ...], positions: Sequence[int] | None
 ) -> tuple[int, ...]:
-    """Return the indices of an element in its tensor, whose rows are at these positions or at all."""
+    """Return the indices of an element in a tensor whose rows are at `positions`, or at all positions."""
     if not shape:
         return ()
     *leading, at = map(int, np.unravel_index(row, shape[:-1]))
@@ -101,7 +107,6 @@ def element_index(
 
 
 def join(parts: Sequence[RowDifferences]) -> RowDifferences:
-    """Join the rows of several parts."""
     if len(parts) == 1:
         return parts[0]
     return RowDifferences(
@@ -118,7 +123,8 @@ def compare_rows(
 
     `seen` is a mask of the elements to compare, without leading axes. With `zero_elsewhere` the other
     elements are compared as well, because they must be 0. `bias`, [K] or [T, K], was added to both. With
-    `outliers` rows are also compared without them; not for probabilities, where small elements do not matter.
+    `outliers`, rows are also compared without outliers. This is wrong for probabilities, where small elements
+    do not matter.
     """
     leading = a.shape[:-1]
     if seen is not None and not zero_elsewhere:
@@ -145,18 +151,20 @@ def compare_rows(
 
 
 class SharedFactor(NamedTuple):
-    """The share by which all rows of a tensor are longer than another's, and its standard error."""
+    """The share by which all rows of one tensor are longer than the rows of another, and its standard
+    error."""
 
     value: float
     error: float
 
 
 class FactorMeter:
-    """Measures the factor between two tensors, a block of rows at a time.
+    """Measures the common factor between the rows of two tensors, a block of rows at a time.
 
     All rows count equally. An element counts by its square, but at most by the square of twice the mean
     magnitude. The standard error allows for errors common to a row or to a column (Cameron, Gelbach and
-    Miller, "Robust Inference With Multiway Clustering", 2011). It is infinite if few columns dominate.
+    Miller, "Robust Inference With Multiway Clustering", 2011). The standard error is infinite if few columns
+    dominate.
     """
 
     def __init__(self) -> None:
@@ -193,15 +201,15 @@ class FactorMeter:
 def with_predictions(
     rows: Sequence[RowDifferences], a: Array, others: Sequence[Array]
 ) -> list[RowDifferences]:
-    """Add KL(a || other) of the predictions to the rows of logits `a`, [n, V], compared with each other."""
+    """Add KL(a || other) of the predictions to each comparison of logits `a` with others, [n, V] each."""
     log_a = log_softmax(a)
     kl = [kl_divergence(log_a, log_softmax(other)) for other in others]
     return [replace(row, kl=own) for row, own in zip(rows, kl, strict=True)]
 
 
 def _finite_in_both(a: Array, b: Array) -> tuple[Array, Array, Array, Array]:
-    """Return both in float64 with 0 where either is not finite; for each row the first column where they
-    differ in that, or -1; and the number of columns where they are the same NaN or infinity."""
+    """Return both in float64, with 0 where either is not finite. Return also for each row the first such
+    column where they differ, or -1, and the number of columns where they are the same NaN or infinity."""
     wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
     bad = ~(np.isfinite(a) & np.isfinite(b))
     if not bad.any():
@@ -219,7 +227,7 @@ def _rms(x: Array, counts: Array) -> Array:
 
 def _without_outliers(a: Array, d: Array, rms: Array, counts: Array) -> tuple[Array, Array]:
     """Return the RMS of a and of the difference without outliers, for rows where outliers hide the other
-    elements; NaN for other rows."""
+    elements. For other rows, the RMS of a is NaN."""
     rest_a, rest_d = np.full(len(a), np.nan), np.zeros(len(a))
     largest = np.maximum(a.max(axis=1, initial=0.0), -a.min(axis=1, initial=0.0))
     rows = np.flatnonzero(largest > FAR * rms)

@@ -1,4 +1,4 @@
-"""How much two stored tensors may differ through the rounding of their types. Knows no model.
+"""The largest difference between two stored tensors that rounding to their types can cause.
 
 Rounding to a grid of step d leaves errors that are uniform within d/2, with an RMS of d / sqrt(12) (Widrow
 and Kollar, "Quantization Noise", 2008). The steps are read from the blocks themselves.
@@ -15,9 +15,9 @@ import numpy as np
 from ..arrays.encodings import Encoding, StoredTensor
 from ..arrays.stats import Array
 
-BLOCK = 32  # elements judged as a unit, besides the whole tensor
+BLOCK = 32  # elements that are judged together; the tensor as a whole is judged too
 # Allowed error of a tensor, as a multiple of the expected one. llama.cpp's quantisers (ggml 0.13) leave 0.5
-# to 1.08 times the expected error, rounding to F16 and BF16 1.00 times.
+# to 1.08 times the expected error, and rounding to F16 and BF16 leaves 1.00 times.
 FACTOR = 1.25
 # Allowed error of a block, as a multiple of the expected one. Rounding to the nearest leaves at most sqrt(3).
 # Clipping left up to 3.0 in types without K, and 8.0 in types with K, where an importance matrix gave the
@@ -27,8 +27,8 @@ _BLOCK_FACTORS = {
     **dict.fromkeys(("F64", "F32", "F16", "BF16", "Q8_0", "AprQ8"), _NEAREST),
     **dict.fromkeys(("Q4_0", "Q4_1", "Q5_0", "Q5_1", "AprQ4"), _CLIPPED),
 }
-# Rounding shifts a tensor neither up nor down. The mean error is at most 0.2 of the expected error for all of
-# llama.cpp's quantisers, all kinds of weights (sparse, positive, of two values) and importance matrices.
+# Rounding leaves the mean of a tensor nearly unchanged. The mean error is at most 0.2 of the expected error
+# for llama.cpp's quantisers, importance matrices and all kinds of weights (sparse, positive, of two values).
 SHIFTED = 0.3
 # Two quantisers of one type differ in more than this share of the elements, or by at most one step.
 FEW, ONE_STEP = 0.01, 1.05
@@ -43,14 +43,15 @@ _LEAST_STEP = {"F16": 2.0**-24, "BF16": 2.0**-126, "F32": 2.0**-126}
 
 
 def step_tensor(tensor: StoredTensor) -> StoredTensor:
-    """Return a tensor that holds, for each element of this one, the step of the grid it was rounded to."""
+    """Return a tensor that has, for each element of `tensor`, the step of the grid to which it was
+    rounded."""
     decode = _float_steps if tensor.encoding.name in _FRACTION_BITS else _quantised_steps
     encoding = replace(tensor.encoding, decode=decode(tensor.encoding))
     return replace(tensor, encoding=encoding, scale=abs(tensor.scale))
 
 
 def float_steps(values: Array, type: str) -> Array:
-    """Return the distance between each float32 value and the next one that its type can hold."""
+    """Return the distance between each float32 value and the next value that its type can store."""
     powers = (np.ascontiguousarray(values, np.float32).view(np.uint32) & 0x7F800000).view(np.float32)
     return np.maximum(powers * np.float32(2.0 ** -_FRACTION_BITS[type]), np.float32(_LEAST_STEP[type]))
 
@@ -61,8 +62,8 @@ def _float_steps(encoding: Encoding) -> Callable[[Array], Array]:
 
 def _quantised_steps(encoding: Encoding) -> Callable[[Array], Array]:
     """Return a decoder that gives the step of each element: its scale, plus the error of the rounded scale. A
-    scale may be off by half its unit, and the integers, which are evenly distributed over their range,
-    multiply that error. It is the whole step of a run whose scale was rounded to 0."""
+    scale may be off by half its unit, and the integers, uniform over their range, multiply that error. If the
+    scale of a run was rounded to 0, the error is the whole step."""
     unpack, size = encoding.unpack, encoding.block_size
     if unpack is None:  # AprQ8: integers times the tensor's scale
         return lambda blocks: np.ones((*blocks.shape[:-1], size), np.float32)
@@ -80,7 +81,8 @@ def _quantised_steps(encoding: Encoding) -> Callable[[Array], Array]:
 
 @dataclass(frozen=True)
 class Values:
-    """A parameter of one side. `rows(start, stop)` returns its values, `steps` the steps of their grid."""
+    """A parameter of one side. `rows(start, stop)` returns its values, and `steps` the steps of their
+    grid."""
 
     type: str
     shape: tuple[int, ...]
@@ -92,7 +94,7 @@ class Values:
 class QuantisationDistance:
     """The distance of b from a, added up a piece at a time. Elements that are not finite are counted
     separately. `block_factor` is the allowed error of a block as a multiple of the expected one. `same_type`
-    says that both have the same type."""
+    is True if both have the same type."""
 
     def __init__(
         self, shape: tuple[int, ...], exact: bool, block_factor: float, same_type: bool = False
@@ -115,51 +117,53 @@ class QuantisationDistance:
 
     @property
     def expected(self) -> float | None:
-        """The relative L2 that the rounding of the types explains; None if both types are exact."""
+        """The relative L2 that rounding to the types explains, or None if both types are exact."""
         if self.exact:
             return None
         return math.sqrt(self.ee / self.aa) if self.aa else math.inf if self.ee else 0.0
 
     @property
     def scale(self) -> float | None:
-        """The factor c for which c * a is closest to b; None if a is all zeros."""
+        """The factor c for which c * a is closest to b, or None if a is all zeros."""
         return self.ab / self.aa if self.aa else None
 
     def index(self, flat: int) -> tuple[int, ...]:
         return tuple(int(i) for i in np.unravel_index(flat, self.shape))
 
     def holds(self, limit: float, rtol: float | None = None) -> bool:
-        """Return True if b equals a within the rounding of their types, or within `limit` for exact types.
-        `rtol` replaces both."""
+        """Return True if b equals a within the rounding of their types, or within `limit` for exact types. If
+        `rtol` is given, it replaces both limits."""
         if self.nonfinite:
             return False
         expected = self.expected
         if rtol is not None or expected is None:
             return self.relative_l2 <= (limit if rtol is None else rtol)
-        chance = 1 + 3 / math.sqrt(max(1, self.count))  # the error of few elements varies more
+        chance = 1 + 3 / math.sqrt(max(1, self.count))  # the error of few elements has more variance
         near = self.relative_l2 <= max(FACTOR, chance) * expected and self.worst_block <= self.block_factor
         return near and self._keeps_scale(expected) and not (self.moved or self.damaged or self.rewritten)
 
     @property
     def damaged(self) -> bool:
-        """True if only a few elements of one type differ, but by more than a step: no quantiser does that."""
+        """True if only a few elements differ, but by more than a step, which no quantiser of one type
+        does."""
         return self.same_type and self.unequal <= FEW * self.count and self.most_steps > ONE_STEP
 
     @property
     def moved(self) -> bool:
-        """True if b as a whole lies above or below a by more than chance explains for so many blocks."""
+        """True if the mean of b is above or below the mean of a by more than chance explains."""
         return abs(self.shift) > (SHIFTED + 5 / math.sqrt(max(1, self.count / BLOCK))) * self.count
 
     def _keeps_scale(self, expected: float) -> bool:
-        """Return True if b is as large as a. Quantisers that minimise the error shrink by its square, those
-        that clip by up to an eighth of it; the rest is chance."""
+        """Return True if b is as large as a. Quantisers that minimise the error shrink a tensor by the square
+        of the error. Quantisers that clip shrink it by up to an eighth of the error. The other slack is for
+        chance."""
         if self.scale is None:
             return True
         slack = FACTOR * expected**2 + expected * (0.15 + 5 / math.sqrt(self.count))
         return abs(self.scale - 1) <= slack
 
     def add(self, a: Array, b: Array, squares: Array | None) -> None:
-        """Add the next float64 elements, [n]. `squares` are the expected squared errors, None for exact
+        """Add the next float64 elements, [n]. `squares` has the expected squared errors, or is None for exact
         types."""
         diff = b - a
         if not np.isfinite(diff).all():
@@ -181,19 +185,19 @@ class QuantisationDistance:
             self.values = (float(a[place]), float(b[place]))
 
     def _add_errors(self, diff: Array, squares: Array) -> None:
-        """Add up the errors relative to the expected ones, and keep the largest error in steps."""
+        """Add up the errors relative to the expected errors, and keep the largest error in steps."""
         shares = np.divide(diff, np.sqrt(squares), out=np.zeros_like(diff), where=squares > 0)
         self.shift += float(shares.sum())
-        steps = np.abs(shares).max() / math.sqrt(6)  # two roundings leave 1/6 of a squared step
+        steps = np.abs(shares).max() / math.sqrt(6)  # two roundings have a mean squared error of step²/6
         off_the_grid = bool(np.any((squares == 0) & (diff != 0)))
         self.most_steps = max(self.most_steps, math.inf if off_the_grid else float(steps))
 
     def _add_blocks(self, errors: Array, squares: Array) -> None:
-        """Compare the squared errors of each block with the expected ones."""
+        """Compare the squared errors of each block with the expected squared errors."""
         starts = np.arange(0, errors.size, BLOCK)
         with np.errstate(divide="ignore", invalid="ignore"):
             ratios = np.add.reduceat(errors, starts) / np.add.reduceat(squares, starts)
-        ratios[np.isnan(ratios)] = 0  # 0 / 0: no error, and none expected
+        ratios[np.isnan(ratios)] = 0  # 0 / 0: no error was expected or found
         self.blocks_off += int(np.count_nonzero(ratios > self.block_factor**2))
         place = int(ratios.argmax())
         worst = math.sqrt(ratios[place])
@@ -201,7 +205,7 @@ class QuantisationDistance:
             self.worst_block, self.block_at = worst, self.count + int(starts[place])
 
     def _without_nonfinite(self, a: Array, b: Array, diff: Array) -> tuple[Array, Array, Array]:
-        """Replace elements by 0 if either side is not finite. Count them and keep the first that differs."""
+        """Replace elements by 0 if either side is not finite. Count them, and keep the first that differs."""
         bad = ~np.isfinite(diff)
         odd = bad & (a != b) & ~(np.isnan(a) & np.isnan(b))
         if odd.any() and not self.nonfinite:
@@ -219,8 +223,8 @@ def _dot(a: Array, b: Array) -> float:
 
 @np.errstate(over="ignore", invalid="ignore")
 def measure(a: Values, b: Values, most: int | None = None) -> QuantisationDistance:
-    """Measure the distance of b from a, which have one shape, a few rows at a time: all rows or the first
-    `most`."""
+    """Measure the distance of b from a, which have the same shape, a few rows at a time. With `most`, only
+    the first `most` rows are compared."""
     exact = a.type == b.type and a.type in EXACT
     count = a.shape[0] if most is None else min(most, a.shape[0])
     rows = max(1, _CHUNK // max(1, math.prod(a.shape[1:])))
