@@ -19,8 +19,8 @@ from .definitions import Attention
 from .meter import Meter, PackLayout, first_rows
 from .tallies import Counts, Sums, named
 
-EVENLY = "attention"  # the prefix of the tallies of evenly spread attention; the window follows
-# Sums over queries for each head. Evenly spread attention counts as one head.
+EVENLY = "attention"  # the prefix in the names of tallies of evenly spread attention
+# The sums over queries, for each head. Evenly spread attention is summed like one head.
 SUMS = ("itself", "previous", "first", "repeat", "repeat_apart", "entropy")
 # The number of measured queries, of queries with a repeat (an earlier occurrence of the token), and of
 # queries with a repeat that is neither the previous position nor position 0.
@@ -28,7 +28,7 @@ COUNTS = ("queries", "repeats", "repeats_apart")
 
 
 class AttentionMeter(Meter):
-    """A meter of the weights of every head. `windows` has the window of each event, None without a window."""
+    """A meter of the weights of every head. `windows` has the window of each event, or None."""
 
     def __init__(self, heads: Mapping[str, int], windows: Mapping[str, int | None]) -> None:
         self.names = list(heads)
@@ -60,7 +60,7 @@ class AttentionMeter(Meter):
             self._count(name, queries, fine)
 
     def _count(self, name: str, queries: Queries, fine: Array) -> None:
-        """Count the queries in the documents of a group that are `fine` [n]."""
+        """Count the queries in those documents of a group that `fine` [n] marks."""
         numbers = np.count_nonzero(fine) * (queries.length - 1), *queries.repeated[fine].sum(axis=0)
         for tally, number in zip(self._counts[name].values(), numbers, strict=True):
             tally.numbers += number
@@ -83,15 +83,15 @@ def _add(sums: Mapping[str, Sums], groups: Sequence[Mapping[str, Array]]) -> Non
 
 
 class Queries:
-    """The queries of texts of one length, with their keys of interest: the query itself, the previous
-    position, position 0 and earlier occurrences of its token. `tokens` are [n, T]."""
+    """The queries of texts of equal length, from `tokens` [n, T]. The measured keys of a query are the query
+    itself, the previous position, position 0 and earlier occurrences of its token."""
 
     def __init__(self, tokens: Array) -> None:
         self.texts, self.length = tokens.shape
         earlier, apart = repeats_of(tokens)  # [n, T, T]
         at = np.flatnonzero(earlier)
         is_apart = apart.ravel()[at]
-        self._text, self._place = np.divmod(at, self.length**2)  # of each earlier occurrence, [R]
+        self._text, self._place = np.divmod(at, self.length**2)  # text and place of each repeat, [R]
         self._apart = is_apart[:, None]
         self._firsts = first_rows(self._text)
         queries = at // self.length
@@ -99,7 +99,7 @@ class Queries:
             np.bincount(np.unique(repeats) // self.length, minlength=self.texts)
             for repeats in (queries, queries[is_apart])
         ]
-        self.repeated = np.stack(counts, axis=1)  # queries of each text with repeats: [n, 2]
+        self.repeated = np.stack(counts, axis=1)  # queries with repeats, in each text: [n, 2]
 
     def even(self, window: int | None) -> dict[str, Array]:
         """Return the sums over the queries for evenly spread attention: [n, 1] each"""
@@ -108,7 +108,7 @@ class Queries:
 
     def measured(self, weights: Array) -> dict[str, Array]:
         """Return the sums over the queries of each document and head: [n, H, T, T] -> [n, H] each. Weights
-        [1, H, T, T] are the same in all documents."""
+        [1, H, T, T] count for all documents."""
         count, heads = weights.shape[:2]
         queries = np.arange(1, self.length)
         logs = np.log(np.maximum(weights, np.finfo(weights.dtype).tiny))
@@ -163,8 +163,8 @@ def even_weights(length: int, window: int | None) -> Array:
 
 
 def repeats_of(tokens: Array) -> tuple[Array, Array]:
-    """Mark the keys that are earlier occurrences of each query's token, and those of them that are neither
-    the previous position nor position 0: [..., T] -> [..., T, T] twice"""
+    """Mark the keys that are earlier occurrences of each query's token. Mark them again without the previous
+    position and position 0: [..., T] -> [..., T, T] twice"""
     keys = np.arange(tokens.shape[-1])
     back = keys[:, None] - keys
     earlier = (back > 0) & (tokens[..., :, None] == tokens[..., None, :])
@@ -172,5 +172,5 @@ def repeats_of(tokens: Array) -> tuple[Array, Array]:
 
 
 def _summed(weights: Array) -> Array:
-    """Sum the weights of Q queries, each on one key: [n, H, Q] -> [n, H]"""
+    """Sum the weights of Q queries on one key each: [n, H, Q] -> [n, H]"""
     return weights.astype(np.float64).sum(axis=2)

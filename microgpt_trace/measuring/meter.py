@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from ..corpus.corpus import Document
 
 EXCERPT = 64  # bytes of UTF-8: a token and the text before it
-MORE = "…".encode()  # after the shortened beginning of a text
-MARK = "\x1f"  # before the token in an excerpt
+MORE = "…".encode()  # ends the beginning of a longer text
+MARK = "\x1f"  # comes before the token in an excerpt
 
 
 class PackLayout(Pack):
@@ -36,11 +36,11 @@ class PackLayout(Pack):
         super().__init__(texts)
         self._label, self._spelled, self._bos = label, spelled, bos
         self._documents, self.parts = documents, np.array(parts)
-        self._excerpt_at: dict[int, bytes] = {}  # by row, since many units are most active at the same row
+        self._excerpt_at: dict[int, bytes] = {}  # by row: many units are most active at the same row
         self._numbers = np.array([document.number for document in documents], np.int64)
         self._in_file = np.array([document.row for document in documents], np.int64)
         self._by_position = np.argsort(self.positions, kind="stable")  # [N], position by position
-        self._reach = np.bincount(self.positions).tolist()  # documents with each position: the last ones
+        self._reach = np.bincount(self.positions).tolist()  # the number of documents with each position
 
     def in_turn(self, values: Array) -> Array:
         """Sort rows by position: [N, C] -> [N, C]"""
@@ -57,18 +57,18 @@ class PackLayout(Pack):
         return sums
 
     def sums_of_part(self, start: int, wide: Array) -> Array:
-        """Sum the rows [n, C] that begin at row `start`, by document, for the documents among them."""
+        """Sum by document the rows [n, C] that begin at row `start`, for the documents of these rows."""
         return np.add.reduceat(wide, first_rows(self.text_at[start : start + len(wide)]), axis=0)
 
     def entries(self, rows: Array, values: Array, channels: Array | int) -> Array:
-        """Make the entries of a TopList for values at some rows and channels: [n] each -> [n]"""
+        """Make TopList entries of values at some rows and channels: [n] each -> [n]"""
         entries, documents = np.empty(len(rows), ENTRY), self.text_at[rows]
         entries["value"], entries["channel"], entries["position"] = values, channels, self.positions[rows]
         entries["document"], entries["row"] = self._numbers[documents], self._in_file[documents]
         return entries
 
     def enter(self, top: TopList, units: Array, rows: Array, values: Array, channels: Array) -> None:
-        """Add values at some rows and channels to the lists of units: [n] each"""
+        """Add values at some rows and channels to the lists of some units: [n] each"""
         top.add(units, self.entries(rows, values, channels), lambda chosen: self.excerpts(rows[chosen]))
 
     def excerpts(self, rows: Array) -> Array:
@@ -79,7 +79,7 @@ class PackLayout(Pack):
         return _as_bytes([self._excerpt_at[row] for row in rows.tolist()])
 
     def beginnings(self, documents: Array) -> Array:
-        """Return the beginnings of some documents: [n] -> [n, EXCERPT]"""
+        """Return the beginning of the text of some documents: [n] -> [n, EXCERPT]"""
         texts = []
         for document in documents.tolist():
             text = on_one_line(self._documents[document].text).encode("utf-8", "replace")
@@ -96,15 +96,14 @@ class PackLayout(Pack):
 
 
 class Meter:
-    """A measurement of passes. Call `begin` with the layout of a pass, then the meter with each value of the
-    events `names`, or with some rows or heads of it, then `finish`."""
+    """A measurement of passes. Call `begin` with the layout of a pass. Then call the meter with each value of
+    the events `names`, or with parts of a value. At the end, call `finish`."""
 
     names: Collection[str]
     tallies: Mapping[str, Tally]  # its results, by name
     layout: PackLayout
 
     def begin(self, layout: PackLayout) -> None:
-        """Begin a pass with this layout."""
         self.layout = layout
         self._seen: dict[str, int] = {}
 
@@ -115,19 +114,19 @@ class Meter:
         """End the pass."""
 
     def next(self, name: str, count: int) -> int:
-        """Return how many rows or groups of this event came before, and count `count` more."""
+        """Return the number of rows or groups of an event that came so far, and add `count` to it."""
         start = self._seen.get(name, 0)
         self._seen[name] = start + count
         return start
 
 
 def first_rows(texts: Array) -> Array:
-    """Return the rows at which another text begins, from the text number of each row: [n] -> [k]"""
+    """Return the first row of each text, from the text number of each row: [n] -> [k]"""
     return np.flatnonzero(np.diff(texts, prepend=-1))
 
 
 def _fitting(text: bytes) -> bytes:
-    """Drop an incomplete character at either end, and fill up with zeros."""
+    """Drop an incomplete character at either end of a text, and pad the text with zeros."""
     return text.decode("utf-8", "ignore").encode().ljust(EXCERPT, b"\0")
 
 
@@ -137,5 +136,5 @@ def _as_bytes(texts: Sequence[bytes]) -> Array:
 
 @lru_cache(maxsize=64)
 def causal_places(length: int) -> Array:
-    """Return the indices into a flattened [T, T] where the key is not later than the query."""
+    """Return the indices in a flattened [T, T] at which the key is not later than the query."""
     return np.flatnonzero(causal_mask(length, length))

@@ -1,4 +1,4 @@
-"""Measure norms: the deviation of rows from the definition of the norm, and the share that eps takes."""
+"""Measure norms: how far rows deviate from the definition of the norm, and how much eps lowers their RMS."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ class NormRows:
     """The rows after the norms of a run, measured while values pass.
 
     For an input row x, a norm with gain g gives y with mean((y / g)^2) = mean(x^2) / (mean(x^2) + eps): the
-    RMS of y / g is 1 apart from what eps takes. `off` has for each norm the largest deviation of a row from
-    that RMS, and `least` the smallest such RMS. A norm whose gain is all zero is left out. `centred` tells
-    that the norms subtract the mean of x and add a bias to y; both are undone before the measurement.
+    RMS of y / g is 1, except for the effect of eps. `off` has for each norm the largest deviation of a row
+    from this RMS, and `least` the smallest such RMS. A norm whose gain is all zero is left out. `centred` is
+    True if the norms subtract the mean of x and add a bias to y. The meter subtracts the mean and the bias
+    first.
     """
 
     eps: float
@@ -35,28 +36,26 @@ class NormRows:
 
     @property
     def of(self) -> str:
-        """The name of the norm: RMSNorm or LayerNorm."""
         return "LayerNorm" if self.centred else "RMSNorm"
 
     @property
     def worst(self) -> str:
-        """The norm with the largest deviation."""
         return max(self.off, key=lambda name: self.off[name] if math.isfinite(self.off[name]) else math.inf)
 
     @property
     def tightest(self) -> str:
-        """The norm from whose rows eps takes most."""
+        """The norm whose rows have the smallest RMS because of eps."""
         return min(self.least, key=self.least.__getitem__)
 
     @property
     def undone(self) -> str:
-        """The parts of the norm that are undone before the measurement, in words."""
+        """The words that say which parts of the norm are undone before the measurement."""
         return "bias subtracted and the gain divided out" if self.centred else "gain divided out"
 
 
 class NormMeter:
-    """A hook that measures the norms of whole rows. Subscribe it to `names`. `read` keeps the input of each
-    norm while it is needed. `also` has more events to keep, each with an event that needs it."""
+    """A hook that measures the norms of whole rows. Subscribe it to `names`. `read` has the inputs of norms,
+    as long as they are needed. `also` pairs each further event to keep with an event that needs it."""
 
     def __init__(
         self, plan: Plan, parameter: Callable[[str], Array], also: Collection[tuple[str, str]] = ()
@@ -68,7 +67,9 @@ class NormMeter:
             if isinstance(row.kind, Norm) and not row.kind.head_dim
         }
         needs = [*((plan[name].inputs[0], name) for name in self._norms), *also]
-        self._last = dict(sorted(needs, key=lambda need: plan.order[need[1]]))  # the last event to need each
+        self._last = dict(
+            sorted(needs, key=lambda need: plan.order[need[1]])
+        )  # the last event that needs each input
         needed = {*self._norms, *self._last, *self._last.values()}
         self.names = [name for name in plan if name in needed]
         self._over: list[str] = []

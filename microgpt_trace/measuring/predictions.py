@@ -1,7 +1,7 @@
 """PredictionMeter: measure the predictions of next tokens over a corpus. Knows no text.
 
-At every position whose next token is known it measures the loss, -log P, and the rank of that token. It sums
-them by token, by document, and by the part of the corpus that a document belongs to.
+At every position whose next token is known, the meter measures the loss, -log P, and the rank of that token.
+It sums losses and ranks by token, by document, and by part of the corpus.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from .tallies import Counts, Sums, TopList, named
 PREDICTIONS = "predictions"
 RANKS = (1, 2, 3, 5, 10, 30, 100, 1000)  # a rank is counted at the first bound that it does not exceed
 AT_ONCE = 1 << 17  # logits that are measured at a time, so that they fit the CPU cache
-EXAMPLES = 20  # documents that are kept of the best and of the worst predicted
+EXAMPLES = 20  # the number of best and of worst predicted documents that are kept
 
 
 class PredictionTallies:
     """The tallies of one part of a corpus. A loss that is not finite is only counted. `document_loss` and
-    `document_loss_squares` sum the mean loss of each document. `share_right` sums the share of its tokens
-    that were the most probable ones, and `all_right` counts the documents with a share of 1."""
+    `document_loss_squares` sum the mean loss of each document. `share_right` sums the share of each
+    document's tokens that had rank 1, and `all_right` counts the documents with a share of 1."""
 
     def __init__(self, vocab_size: int) -> None:
         self.documents, self.all_right = Counts(1), Counts(1)
@@ -71,7 +71,7 @@ class PredictionMeter(Meter):
             self._rank[start + row] = rank_of(value[row], at[1][row])
 
     def finish(self) -> None:
-        """Add up the pass by document and by token."""
+        """Add up the losses and ranks of the pass by document and by token."""
         layout, known = self.layout, self.layout.targets != UNKNOWN
         fine = known & np.isfinite(self._loss)
         right = fine & (self._rank == 1)

@@ -1,8 +1,8 @@
 """StreamMeter: measure how layers change the residual stream, over a corpus. Knows no text.
 
-For every row it measures the logarithm of the growth of its norm by a layer, and the cosine of the stream
-before and after the layer. For every document it measures the largest magnitude as a multiple of the median
-magnitude.
+For every row and layer, the meter measures the logarithm of the growth of the row's norm, and the cosine of
+the row before and after the layer. For every document, it measures the largest magnitude as a multiple of the
+median magnitude.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from .meter import EXCERPT, Meter, PackLayout
 from .tallies import Counts, Sums, Tally, TopList, named
 
 STREAMS = "streams"
-FARTHEST = 3  # documents that are kept for each layer: those with the largest multiple of the median
+FARTHEST = 3  # the number of documents that are kept for each layer
 
 
 class StreamMeter(Meter):
-    """A meter of the residual streams before the first layer and after each layer, which come in this order.
-    Its tallies have for each layer the number of measurable rows and their sums, the number of documents with
-    a massive activation, and the documents whose largest magnitude is the largest multiple of the median."""
+    """A meter of the residual streams: first the stream before layer 0, then the stream after each layer. The
+    tallies of a layer have the number and sums of measurable rows, and the number of documents with a massive
+    activation. They also have the documents in which the largest magnitude is the largest multiple of the
+    median."""
 
     def __init__(self, streams: Sequence[str]) -> None:
         layers = len(streams) - 1
@@ -75,7 +76,9 @@ class StreamMeter(Meter):
             fine = np.flatnonzero(np.isfinite(times))
             self._documents.numbers[layer] += len(fine)
             self._massive.numbers[layer] += np.count_nonzero(times[fine] >= MASSIVE)
-            fine = fine[times[fine] >= self._farthest.bar[layer]]  # an equal one may come earlier
+            fine = fine[
+                times[fine] >= self._farthest.bar[layer]
+            ]  # a document with an equal number may come first
             if fine.size:
                 position, channel = np.divmod(place[fine], value.shape[1])
                 rows = layout.starts[first + fine] + position

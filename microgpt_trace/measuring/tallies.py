@@ -1,6 +1,6 @@
 """Tallies: sums, counts, ranges and lists of the largest numbers, which merge in any order.
 
-Merging is exact, so the bits of a result do not depend on how a corpus was divided. Knows no model.
+Merging is exact, so a result has the same bits however the corpus was divided. They do not depend on a model.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class Tally(Protocol):
     KIND: ClassVar[str]
 
     def merge(self, other: Any) -> None:
-        """Merge a tally of the same kind and size, of other numbers, into this one."""
+        """Merge into this tally another tally of the same kind and size, which counts other numbers."""
 
     def arrays(self) -> dict[str, Array]:
-        """Return the state as arrays by name. The same numbers give the same arrays."""
+        """Return the state as arrays by name. Equal numbers give equal arrays, in any order."""
 
     @classmethod
     def of(cls, arrays: Mapping[str, Array]) -> Self:
@@ -55,7 +55,6 @@ class Sums:
         return one_line(self, shape=self.shape)
 
     def add(self, values: Array) -> None:
-        """Add numbers, [n, *shape]."""
         self.exact.add(values.reshape(len(values), -1))
 
     def values(self) -> Array:
@@ -107,7 +106,7 @@ class Counts:
 
 
 class Ranges:
-    """The least and the largest number of each element; inf and -inf where there is none."""
+    """The least and the largest number of each element, or inf and -inf for an element without numbers."""
 
     KIND: ClassVar[str] = "range"
 
@@ -118,7 +117,7 @@ class Ranges:
         return one_line(self, shape=self.least.shape)
 
     def take(self, least: Array, largest: Array) -> None:
-        """Include other numbers, by their least and largest for each element."""
+        """Include other numbers, given by the least and the largest number of each element."""
         np.minimum(self.least, least, out=self.least)
         np.maximum(self.largest, largest, out=self.largest)
 
@@ -137,8 +136,8 @@ class Ranges:
 
 class TopList:
     """The `most` largest numbers of each unit, the largest first, with their places and excerpts of text. An
-    excerpt has `excerpt` bytes of UTF-8, filled up with zeros. Ties go to the earlier document, then to the
-    earlier position, so that the order is total."""
+    excerpt has `excerpt` bytes of UTF-8, filled up with zeros. Equal numbers are ordered by document, then by
+    position, so that the order is total."""
 
     KIND: ClassVar[str] = "top"
 
@@ -192,12 +191,12 @@ class TopList:
 
 
 def named(records: Mapping[str, Mapping[str, Tally]]) -> dict[str, Tally]:
-    """Return the tallies of several records by RECORD/TALLY."""
+    """Return the tallies of several records, with names of the form RECORD/TALLY."""
     return {f"{record}/{name}": tally for record, own in records.items() for name, tally in own.items()}
 
 
 def gathered(kind: Callable[[int], Record], prefix: str, tallies: Mapping[str, Any]) -> Record:
-    """Return the record `prefix` from tallies by RECORD/TALLY: the inverse of `named`."""
+    """Return the record `prefix` from tallies with names RECORD/TALLY. This is the inverse of `named`."""
     own = kind(1)
     vars(own).update({name: tallies[f"{prefix}/{name}"] for name in vars(own)})
     return own
