@@ -23,7 +23,7 @@ Inputs = tuple[TraceInput, TraceInput]
 
 @frozen
 class Pair:
-    """Two texts and the tokens of their logit difference. `where` names the pair in errors."""
+    """Two texts, and the tokens of their logit difference. Errors call the pair `where`."""
 
     clean: Text
     corrupt: Text
@@ -33,8 +33,9 @@ class Pair:
 
 
 def read_pairs(path: Path) -> list[Pair]:
-    """Read pairs from a file: CLEAN<TAB>CORRUPT or CLEAN<TAB>CORRUPT<TAB>TARGET<TAB>AGAINST per line. Empty
-    lines and lines that begin with # are skipped. Raises FileFormatError for any other line."""
+    """Read pairs from a file with one pair per line: CLEAN<TAB>CORRUPT or
+    CLEAN<TAB>CORRUPT<TAB>TARGET<TAB>AGAINST. Empty lines and lines that begin with # are skipped. Raises
+    FileFormatError for any other line."""
     lines = read_text(path, "a file of pairs").split("\n")
     numbered = [(f"{path}, line {n}", line.removesuffix("\r")) for n, line in enumerate(lines, 1)]
     pairs = [_pair(where, line) for where, line in numbered if line.strip() and not line.startswith("#")]
@@ -62,8 +63,8 @@ def patch_pairs(
     """Patch every pair as `patch` does, and return the mean and spread of every site over the pairs.
 
     Sites that are patched position by position need texts with the same number of tokens in all pairs.
-    `target` and `against` apply to pairs that do not name their own. `report` is called with the number of
-    pairs done and in all. Raises InputError, which names the pair.
+    `target` and `against` apply to pairs without such tokens. `report` is called with the number of pairs
+    done and the total. Raises an InputError that names the pair.
     """
     if not pairs:
         raise InputError("pairs: expected at least one, found none")
@@ -88,7 +89,7 @@ def patch_pairs(
 
 @contextmanager
 def _naming(pair: Pair, number: int) -> Iterator[None]:
-    """Put the name of the pair in front of the errors raised inside."""
+    """Put the name of the pair in front of any error."""
     try:
         yield
     except InputError as error:
@@ -105,7 +106,7 @@ def _check_length(model: LanguageModel, sites: Sequence[str] | None, first: Inpu
 
 
 def _mean(cells: Sequence[Patched]) -> MeanPatched:
-    """Return the mean and spread of the finite values, None if there are none."""
+    """Return the mean and spread of the finite values, or None if no value is finite."""
     finite = [cell.restored for cell in cells if math.isfinite(cell.restored)]
     mean, spread = (float(np.mean(finite)), float(np.std(finite))) if finite else (None, None)
     return MeanPatched(*cells[0].place, mean, spread, len(finite))

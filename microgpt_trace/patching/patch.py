@@ -46,17 +46,19 @@ def patch(
 ) -> PatchResult:  # fmt: skip
     """Put the clean run's activations into the corrupted run, one site at a time, and measure each effect.
 
-    A site restores a share of logit(target) - logit(against) at `position`: 0 is the corrupted run, 1 the
-    clean one.
+    The effect of a site is the share that it restores of the logit difference, logit(target) -
+    logit(against), at `position`. A share of 0 means the difference of the corrupted run, and 1 that of the
+    clean run.
 
     - `clean` and `corrupt` are texts, or lists of token ids, of the same number of tokens.
     - `sites` are names of events or parts, by default the residual stream. An event is patched position by
-      position, a head at all positions at once, and a part such as layer3.mlp.act@2:5 as a whole.
+      position. A head is patched at all positions at once, and a part such as layer3.mlp.act@2:5 as a whole.
     - `target` and `against` are tokens, as texts or ids. By default they are the predictions of the clean and
       of the corrupted run at the position.
-    - `report` is called with the number of layers done and in all.
+    - `report` is called with the number of layers done and the total.
 
-    Raises InputError if an argument does not fit, or if hooks are subscribed: patching runs without them.
+    Raises InputError if an argument does not fit, or if hooks are subscribed, because patching runs without
+    hooks.
     """
     return patch_inputs(model, read_pair(model, clean, corrupt), sites, target, against, position, report)
 
@@ -107,7 +109,7 @@ def patch_inputs(
     _check_difference(contrast, runs, noise)
     low, span = runs[1].difference, runs[0].difference - runs[1].difference
 
-    whole = _point(model.plan, model.plan.streams[0], WHOLE)  # for the check
+    whole = _point(model.plan, model.plan.streams[0], WHOLE)  # for the check of patching everything
     changing = [p for p in points if not p.same(clean[p.spot.name], corrupt[p.spot.name])]
     edits = [Edit(p.spot.name, p.change(clean[p.spot.name])) for p in (whole, *changing)]
     differences = {
@@ -118,7 +120,7 @@ def patch_inputs(
     check = Check("embedding", CLAIM, deviation <= tolerance, deviation, tolerance)
     by_site = {p.spot.site: differences[number] for number, p in enumerate(changing, 1)}
     cells = []
-    for point in points:  # a site with the same bits in both runs leaves the corrupted run as it is
+    for point in points:  # a site that is equal in both runs changes nothing
         difference = by_site.get(point.spot.site, low)
         cells.append(Patched(*point.spot.place, (difference - low) / span, difference))
     return PatchResult(contrast, runs[0], runs[1], check, model.origin, tuple(cells))
@@ -144,8 +146,7 @@ def _recorded(
 def _contrast(
     model: LanguageModel, clean: TraceInput, row: int, logits: Array, target: Token, against: Token
 ) -> LogitDifference:
-    """Return the two tokens of the logit difference, by default the predictions of the runs (logits [2,
-    V])."""
+    """Return the two tokens of the logit difference. By default they are the predictions of the two runs."""
     ids = []
     for which, token, own in zip(("clean", "corrupted"), (target, against), logits, strict=True):
         if token is None and not np.isfinite(own).all():
@@ -163,7 +164,7 @@ def _same_token(
     """Say why target and against are the same token, and propose tokens whose probabilities change most."""
     if target is not None and against is not None:
         return f"--target and --against are both {label}"
-    if not np.ptp(np.subtract(*logits)) > _noise(logits):  # nor is NaN
+    if not np.ptp(np.subtract(*logits)) > _noise(logits):  # or NaN
         same = "differ by rounding alone" if np.isfinite(logits).all() else "are not finite"
         return f"position {row}: the logits of the two runs {same}, so there is nothing to explain"
     moved = np.subtract(*softmax(logits).astype(np.float64))
@@ -179,7 +180,8 @@ def _same_token(
 def _unpatched(
     model: LanguageModel, inputs: TraceInput, logits: Array, named: Token, contrast: LogitDifference
 ) -> Unpatched:
-    """Describe a run at the position, with notes about the token that is named for it."""
+    """Describe a run at the position, with notes about `named`, the token that the user named for this
+    run."""
     probs = softmax(logits)
     notes = (*inputs.notes, *blank_notes(model, named, [probs.item]))
     return Unpatched(
@@ -206,12 +208,12 @@ class PatchPoint:
     part: Part
 
     def change(self, clean: Array) -> Callable[[Array], Array]:
-        """Return a function that puts the clean value [T, W] or [H, T, T] there."""
+        """Return a function that puts the clean value [T, W] or [H, T, T] in this part."""
 
         return lambda value: np.where(self._mask(value), clean, value)
 
     def same(self, clean: Array, corrupt: Array) -> bool:
-        """Return True if both runs have the same bits there, so that patching changes nothing."""
+        """Return True if both runs are equal in this part, so that patching changes nothing."""
         mask = self._mask(clean)
         return np.array_equal(clean[mask], corrupt[mask])
 
@@ -253,7 +255,7 @@ def _patchable(site: Site, model: LanguageModel) -> list[str]:
 
 
 def _point(plan: Plan, name: str, part: Part, place: str = "") -> PatchPoint:
-    """Describe a part of an event, with its head, and with its position if the site names one of a head."""
+    """Describe a part of an event, with its head if it has one, and with the single position of the head."""
     if part.heads is not None:
         head = _only(part.heads)
     else:

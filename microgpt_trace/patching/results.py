@@ -24,9 +24,9 @@ from ..tracing.findings import Check
 
 @frozen
 class Spot:
-    """The patched part of an event, as --sites names it. With `position` and no `head`, it is the event at
-    that position. With `head`, it is that head: the whole head if `site` equals `name`, else the part that
-    `site` names, at `position` if it names one. With neither, it is the part that `site` names."""
+    """The patched part of an event. `site` is its name, as in --sites. With only a `position`, the part is
+    the event at that position. With a `head`, it is the whole head if `site` equals `name`, and otherwise the
+    part of the head that `site` names. With neither, it is the part that `site` names."""
 
     site: str
     name: str
@@ -36,19 +36,18 @@ class Spot:
 
     @property
     def place(self) -> tuple[str, str, int | None, int | None, int | None]:
-        """All of its fields."""
         return self.site, self.name, self.layer, self.head, self.position
 
     @property
     def is_part(self) -> bool:
-        """True if it has a row of its own, outside the tables of positions and heads."""
+        """True if the part is shown in a separate row, outside the tables of positions and heads."""
         return self.position is None if self.head is None else self.site != self.name
 
 
 @dataclass(frozen=True, slots=True)
 class Patched(Spot):
-    """The corrupted run with the clean value in one place: its logit difference, and the share `restored` of
-    the way from the corrupted run's difference to the clean run's."""
+    """The corrupted run with the clean value in one place. `difference` is its logit difference. `restored`
+    is the share of the way from the corrupted run's difference to the clean run's difference."""
 
     restored: float
     difference: float
@@ -56,7 +55,8 @@ class Patched(Spot):
 
 @dataclass(frozen=True, slots=True)
 class MeanPatched(Spot):
-    """The mean and population std of `restored` over several pairs, of the `count` finite values."""
+    """The mean and population std of `restored` over several pairs. `count` is the number of finite
+    values."""
 
     mean: float | None
     spread: float | None
@@ -78,7 +78,8 @@ class Unpatched:
 
 @frozen(slots=False)
 class PatchedPair:
-    """A clean and a corrupted run with their logit difference, and the check of patching everything."""
+    """A clean and a corrupted run with their logit difference. `check` tests that patching everything
+    works."""
 
     contrast: LogitDifference
     clean: Unpatched
@@ -94,7 +95,7 @@ class PatchedPair:
 
 @dataclass(frozen=True, repr=False)
 class PatchResult(PatchedPair):
-    """The share of the logit difference that each site restores: 0 is the corrupted run, 1 the clean one."""
+    """The share of the logit difference that each site restores: 0 for the corrupted, 1 for the clean run."""
 
     SCHEMA = "microgpt.patch/1"
 
@@ -113,8 +114,8 @@ class PatchResult(PatchedPair):
 
     @property
     def matrix(self) -> Array:
-        """The share that each site restores: [sites, positions], or [layers, heads] if heads were patched. It
-        is NaN where nothing was patched. Raises InputError if there is no table or more than one."""
+        """The share that each site restores: [sites, positions], or [layers, heads] if heads were patched. A
+        share is NaN where nothing was patched. Raises InputError if there is no table or more than one."""
         tables = tables_of(self.cells)
         if len(tables) != 1:
             raise InputError(f"matrix: expected sites of one table, found {len(tables)} tables; use `cells`")
@@ -154,7 +155,7 @@ class PatchTable(Generic[Cell]):
 
 def tables_of(cells: Sequence[Cell]) -> list[PatchTable[Cell]]:
     """Arrange the cells that have a position or a head in tables, one for each kind of event. Events outside
-    the layers come first in the table of the residual stream after each layer."""
+    the layers are the first rows in the table of the residual stream after each layer."""
     kinds = {kind_of(cell.name) for cell in cells}
     stream = next((kind for kind in leaving_kinds() if kind in kinds), leaving_kinds()[0])
     whole = (cell for cell in cells if not cell.is_part)
@@ -190,7 +191,7 @@ Value = Callable[[Cell], float | None]
 def runs_above(
     table: PatchTable[Cell], least: float, value: Value[Cell]
 ) -> Iterator[tuple[int, list[tuple[str, str]]]]:
-    """Yield for each column the runs of rows (first, last) in which it restores more than `least`."""
+    """Yield for each column the runs of rows (first, last) whose cells restore more than `least`."""
     for n, column in enumerate(table.columns):
         above = [_at_least(row[n], value) > least for _, row in table.rows]
         labelled = zip(above, (label for label, _ in table.rows), strict=True)
@@ -200,8 +201,8 @@ def runs_above(
 
 
 def moves(table: PatchTable[Cell], least: float, value: Value[Cell]) -> Iterator[tuple[int, int, str, str]]:
-    """Yield the changes of the position that restores most, from one row to the next. A change is (position,
-    next position, row, next row). Both rows restore more than `least`."""
+    """Yield each change, from a row to the next row, of the position that restores most. A change is
+    (position, next position, row, next row). Both rows restore more than `least`."""
     best = [
         max(zip((_at_least(cell, value) for cell in row), table.columns, strict=True), key=itemgetter(0))
         for _, row in table.rows
