@@ -1,7 +1,7 @@
 """A pass of a model as an iterator over its events, so that two passes can advance side by side.
 
-The pass runs in a thread of its own, at most AHEAD values ahead of the reader. So memory does not grow with
-the depth of the model, and two passes can use two cores.
+The pass runs in a separate thread, at most AHEAD values ahead of the reader. So memory does not grow with the
+depth of the model, and two passes can use two cores.
 """
 
 from __future__ import annotations
@@ -25,10 +25,9 @@ class Piece(NamedTuple):
 
     name: str
     value: Array  # [n, W], [H, n, S] or []
-    positions: Sequence[int]  # of the n rows
+    positions: Sequence[int]  # the positions of the n rows
 
     def at(self, positions: Sequence[int]) -> Array:
-        """Return the rows at some of its positions."""
         if tuple(positions) == tuple(self.positions):
             return self.value
         rows = [self.positions.index(position) for position in positions]
@@ -45,9 +44,10 @@ class _Stopped(Exception):
 class EventStream:
     """The events `names` of one pass over the tokens, piece by piece in order of computation.
 
-    The hooks of the model's bus, or of another `bus`, are called, and values come as the computation uses
-    them. `taps` instead makes the taps of `count` passes, which put their values themselves; their pieces
-    come in any order. Close the stream, or use it as a context manager, if you do not read it to the end.
+    The hooks of the model's bus, or of another `bus`, are called. A value is yielded after hooks have
+    replaced it. With `taps`, these make the taps of `count` passes instead. Such taps put their values
+    themselves, and the pieces come in any order. Close the stream, or use it as a context manager, if you do
+    not read it to the end.
     """
 
     def __init__(
@@ -78,7 +78,6 @@ class EventStream:
         self.close()
 
     def close(self) -> None:
-        """Stop the pass."""
         self._stop.set()
         while self._thread.is_alive():
             try:

@@ -6,8 +6,8 @@
     Intervention("patch", "layer1.mlp.residual@3", source=r) the value of another run
     Intervention("add", "layer1.mlp.residual", 4.0, v)       plus 4 times a steering vector
 
-Zeros, means and values of another run are constants: no gradient flows through them. Scaling and adding pass
-the gradient on, by the chain rule.
+Zeros, means and values of another run are constants, so no gradient flows through them. A gradient flows
+through scaling and adding, by the chain rule.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ Source = SavedRun | Mapping[str, Array] | Array
 
 @frozen(slots=False, eq=False)
 class Intervention:
-    """A change of the events that `target` names: a name, a glob or a stage of apr, with an optional part
-    after @ or in brackets (see hooks/sites.py).
+    """A change of the events that `target` names. `target` is a name, a glob or a stage of apr, with an
+    optional part after @ or in brackets (see hooks/sites.py).
 
     "patch" and "add" take their values from `source`: arrays by name, a recording of another run, or for
     "add" one array, [C] for every position or [T, C]. `factor` is the factor of "scale", or multiplies the
@@ -66,7 +66,7 @@ class Intervention:
     target: str
     factor: float = 1.0
     source: Source | None = field(default=None, repr=False)
-    origin: str = ""  # the name of the source, for people
+    origin: str = ""  # the name of the source in messages
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -89,14 +89,14 @@ class Intervention:
 
 
 class Changed(NamedTuple):
-    """A new value, its slope, and the mask of where it applies."""
+    """A new value, its slope, and a mask of the elements that get the new value."""
 
     value: Any
     slope: float
     where: Array | bool = True
 
 
-Change = Callable[[Array, Sequence[int]], Changed]  # changes a value whose rows have these positions
+Change = Callable[[Array, Sequence[int]], Changed]  # arguments: a value, and the positions of its rows
 
 
 class Editor:
@@ -124,7 +124,7 @@ class Editor:
         self.applied = tuple(applied)
 
     def afresh(self) -> Editor:
-        """Return an editor with the same interventions for another pass, which has its own means."""
+        """Return an editor with the same interventions, which computes its means anew in another pass."""
         return Editor(self._model, self._inputs, self._rows, self._interventions)
 
     def subscriptions(self, bus: HookBus) -> list[Subscription]:
@@ -133,7 +133,6 @@ class Editor:
 
     @property
     def names(self) -> set[str]:
-        """The names of the events that are changed."""
         return {name for name, _ in self._hooks}
 
     def _part(self, site: Site, name: str) -> Part:
@@ -154,7 +153,7 @@ class Editor:
             shape = (len(rows), *self._shapes[name][1:]) if name in HEAD_EVENTS else self._shapes[name]
             elements += int(np.count_nonzero(_mask(part, shape, rows)))
         if not elements:
-            raise InputError("the causal mask hides all of these elements")
+            raise InputError("the causal mask hides all selected elements")
         text = intervention.describe() + self._note(intervention.source)
         return Applied(intervention.kind, intervention.target, text, tuple(parts), elements)
 
@@ -164,7 +163,6 @@ class Editor:
         return "" if tokens is None or tokens == self._inputs.tokens else ", which read other tokens"
 
     def _positions(self, name: str, value: Array) -> Sequence[int]:
-        """Return the positions of the rows of a value."""
         if self.start == 0 and name in HEAD_EVENTS:
             return self._rows
         return range(self.start, self.start + (value.shape[-2] if value.ndim > 1 else 0))
@@ -174,7 +172,7 @@ class Editor:
             positions = self._positions(event.name, value)
             changed = change(value, positions)
             mask = _mask(part, value.shape, positions) & changed.where
-            if not mask.any():  # a step of a continuation has other positions
+            if not mask.any():  # this step of a continuation has no changed position
                 return None
             new = np.where(mask, changed.value, value).astype(value.dtype, copy=False)
             return Replacement(new, np.where(mask, changed.slope, 1).astype(value.dtype))
@@ -195,7 +193,7 @@ class Editor:
         if not head and available is not None and not from_front and len(available) != self._length:
             raise InputError(
                 f"{source} has {len(available):,} positions of {name}, and this text has {self._length:,}: "
-                f"name a position from the front, such as {site.selector}@3"
+                f"name a position counted from 0, such as {site.selector}@3"
             )
         positions = part.positions or (self._rows if head else range(self._length))
         missing = [] if available is None else [p for p in positions if p not in available]
@@ -211,7 +209,7 @@ class Editor:
 
 
 def _mask(part: Part, shape: Sequence[int], rows: Sequence[int]) -> Array:
-    """Return the mask of the part. In attention it leaves out what the causal mask hides."""
+    """Return the mask of the part. In attention, elements that the causal mask hides are left out."""
     mask = part.mask(shape, rows)
     return mask & causal_mask(shape[1], shape[2]) if len(shape) == 3 else mask
 
@@ -221,11 +219,11 @@ def _check(kind: Kind, row: Operation, part: Part, rows: Sequence[int], length: 
     head = row.name in HEAD_EVENTS
     if kind == "ablate-mean":
         if length == 1:
-            raise InputError("a single position is its own mean")
+            raise InputError("the mean over a single position changes nothing")
         if head and len(rows) < length:
             raise InputError(f"the mean needs {row.name} at all positions (--positions all)")
         if row.causal or isinstance(row.kind, Loss):
-            why = "would let a query attend to later positions" if row.causal else "has no positions"
+            why = "would let a query attend to later positions" if row.causal else "does not exist"
             raise InputError(f"the mean of {row.name} over the positions {why}")
     missing = [position for position in part.positions or () if head and position not in rows]
     if missing:
@@ -233,7 +231,7 @@ def _check(kind: Kind, row: Operation, part: Part, rows: Sequence[int], length: 
 
 
 def _mean_of_prompt() -> Change:
-    """Replace values by the mean over the positions of the first pass, in a continuation too."""
+    """Replace values by their mean over the positions of the first pass, even in steps of a continuation."""
     mean: list[Array] = []
 
     def change(value: Array, positions: Sequence[int]) -> Changed:
@@ -248,7 +246,7 @@ def _values(
     intervention: Intervention, name: str, model: LanguageModel, length: int
 ) -> tuple[Array, Sequence[int] | None]:
     """Return the values of an event from the source, [T, W] or [H, T, T], and the positions of their rows.
-    The positions are None if one row is for every position."""
+    The positions are None if a single row is used at every position."""
     source, shape = intervention.source, model.plan.shapes(length)[name]
     available: Sequence[int] | None = None
     if isinstance(source, SavedRun):
@@ -272,8 +270,8 @@ def _values(
 
 
 def _rows_of(array: Array, available: Sequence[int] | None) -> Callable[[Sequence[int]], tuple[Array, Any]]:
-    """Return a function that maps positions to rows of [T, W] or [H, T, S] and the mask of those
-    available."""
+    """Return a function that maps positions to rows of [T, W] or [H, T, S] and a mask of the available
+    rows."""
     if available is None:
         return lambda positions: (array, True)
     row_of = {position: row for row, position in enumerate(available)}

@@ -1,4 +1,4 @@
-"""Find parts of events and parameters by name, such as layer0.attn.weights[4]. Knows no values."""
+"""Find parts of events and parameters by name, such as layer0.attn.weights[4]. The values are not needed."""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ from ..architecture.model import LanguageModel
 from ..errors import InputError
 from ..text.printable import named_token, quoted, shown_token
 
-LIKELIER = 10.0  # another token is proposed if it is this many times as likely as the named one
-LIKELY = 0.01  # and if its probability is at least this
+LIKELIER = 10.0  # another token is proposed if it is this many times as likely as the named token
+LIKELY = 0.01  # and if its probability is at least LIKELY
 
 
 def token_of(model: LanguageModel, named: str | int) -> int:
@@ -43,18 +43,18 @@ def blank_notes(
 
 
 def token_label(model: LanguageModel, token: int, target: bool = False) -> str:
-    """Return the text of a token, with blanks as ␣. A `target` token follows others and may be EOS."""
+    """Return the text of a token, with blanks as ␣. A `target` token may be EOS."""
     return shown_token(model.label(token, target))
 
 
 def token_with_id(model: LanguageModel, token: int, target: bool = False) -> str:
-    """Describe a token: "token ␣is (#314)", or with a digit, which is quoted since it is no id, "token '6'
+    """Describe a token, such as "token ␣is (#314)". A digit is quoted, because it is not an id: "token '6'
     (#3)"."""
     return f"token {named_token(model.label(token, target), token)} (#{token})"
 
 
 def token_argument(model: LanguageModel, token: int) -> str:
-    """Return the argument that names a token which may follow: its text, or #ID if its text is ambiguous."""
+    """Return the command line argument for a target token: its text, or #ID if the text is ambiguous."""
     text = token_label(model, token, target=True)
     try:
         return quoted(text if token_of(model, text) == token else f"#{token}")
@@ -63,8 +63,8 @@ def token_argument(model: LanguageModel, token: int) -> str:
 
 
 def chosen_positions(choice: str | Sequence[int], length: int) -> list[int]:
-    """Return the positions that get logits, from "all", "last" or indices, which may count from the end.
-    Raises InputError if a position is outside the prompt."""
+    """Return the positions that get logits, from "all", "last" or indices. Negative indices count from the
+    end. Raises InputError if a position is outside the prompt."""
     if choice == "all":
         return list(range(length))
     if choice == "last":

@@ -286,7 +286,7 @@ def test_a_decoder_keeps_no_replaced_values(decoders, monkeypatch):
 def test_refuses_the_mean_and_the_loss_of_one_position(decoders):
     model = decoders("llama_gqa")[0]
     for change, message in (
-        (Intervention("ablate-mean", "embed.tok"), "a single position is its own mean"),
+        (Intervention("ablate-mean", "embed.tok"), "the mean over a single position changes nothing"),
         (Intervention("ablate", "loss"), "no loss is computed in this run"),
     ):
         with pytest.raises(InputError, match=message):
@@ -325,9 +325,9 @@ REFUSED = {
     "too many axes": (("ablate", "layer0.mlp.act[1,2,3]"), "found 3 indices"),
     "syntax": (("ablate", "layer0.mlp.act@"), "expected NAME, NAME@3"),
     "places of a number": (("ablate", "loss@1"), "is one number"),
-    "masked": (("ablate", "layer0.attn.scores@1:3"), "the causal mask hides all of these elements"),
+    "masked": (("ablate", "layer0.attn.scores@1:3"), "the causal mask hides all selected elements"),
     "mean of scores": (("ablate-mean", "layer0.attn.weights"), "attend to later positions"),
-    "mean of the loss": (("ablate-mean", "loss"), "has no positions"),
+    "mean of the loss": (("ablate-mean", "loss"), "over the positions does not exist"),
     "factor": (("scale", "logits", float("nan")), "finite factor"),
     "no source": (("patch", "logits"), "needs source"),
     "idle source": (("ablate", "logits", 1.0, {"logits": np.ones((9, 10))}), "takes no source"),
