@@ -1,4 +1,4 @@
-"""The hook bus: delivers the values of a run to its hooks. Knows no model: a model brings its event specs.
+"""The hook bus delivers the values of a run to hooks. Each model brings the specs of its events.
 
 A model runs under a `Tap` and calls `value = tap.emit(name, value)`. Without hooks this call returns its
 argument and costs 50 ns. Hooks are plain callables that are subscribed to a `HookBus`.
@@ -22,7 +22,7 @@ from .event import PHASES, EventSpec, Phase, Replacement, TraceEvent, checked_re
 from .names import select_names
 
 Hook = Callable[[TraceEvent, Array], Any]
-name_of = cache(str)  # the name of a dtype, which NumPy takes 2 us to make
+name_of = cache(str)  # returns the name of a dtype, which takes NumPy 2 us
 
 
 class Tap(Protocol):
@@ -32,7 +32,7 @@ class Tap(Protocol):
         """Deliver a value to the hooks, and return the value to continue the computation with."""
 
     def wants(self, name: str) -> bool:
-        """Return True if a value with a computation of its own should be computed and emitted."""
+        """Return True if a value that needs an extra computation should be computed and emitted."""
 
     def layer(self, index: int) -> Tap:
         """Return a tap that puts `layer{index}.` in front of every name."""
@@ -68,8 +68,8 @@ class Subscription:
 
 class HookBus:
     """Hooks subscribed to the events of one model. A hook is any callable `hook(event, value)`, where `value`
-    is a read-only view, valid during the call. It returns None, or an array of the same shape and dtype that
-    replaces the value, or a `Replacement`."""
+    is a read-only view that is valid during the call. A hook returns None to keep the value. To replace it, a
+    hook returns an array of the same shape and dtype, or a `Replacement`."""
 
     def __init__(self, specs: Sequence[EventSpec]) -> None:
         self.specs = {spec.name: spec for spec in specs}
@@ -85,9 +85,9 @@ class HookBus:
     ) -> Subscription:  # fmt: skip
         """Return a subscription that calls `hook` for the events that match `names` (without names: all).
 
-        With `stats` the events have statistics. With `parts` the hook accepts an empty value if the model
+        With `stats`, the events have statistics. With `parts`, the hook gets an empty value if the model
         computes a large value in parts. Raises InputError if a name matches no event, or if a phase is
-        unknown or does not fit.
+        unknown or does not fit the events.
         """
         phases = (phases,) if isinstance(phases, str) else tuple(phases)
         for phase in phases:
@@ -104,7 +104,7 @@ class HookBus:
         first: bool = False, parts: bool = False,
     ) -> Iterator[HookBus]:  # fmt: skip
         """Call `hook` in every run that begins inside this context; see `subscription` for the arguments.
-        With `first` it is called before the hooks that are already subscribed."""
+        With `first`, it is called before all hooks that are already subscribed."""
         subscription = self.subscription(hook, *names, phases=phases, stats=stats, parts=parts)
         self._subscriptions.insert(0 if first else len(self._subscriptions), subscription)
         try:
@@ -123,8 +123,8 @@ class HookBus:
         keep: bool = True,
     ) -> Run:  # fmt: skip
         """Start a run. Its taps share one count of events and one record of replacements. The subscriptions
-        `before` and `after` belong to this run only and are called before and after those of the bus. If not
-        `keep`, the run records only the names of replaced events, and not their values."""
+        in `before` and `after` belong to this run only. Their hooks are called before and after the hooks of
+        the bus. Without `keep`, the run records the names of replaced events, but not the new values."""
         return Run(self.specs, (*before, *self._subscriptions, *after), timed, keep)
 
 
@@ -137,7 +137,7 @@ class Run:
     timed: bool = False
     keep: bool = True
     seq: int = 0
-    # The replacement of each forward event that hooks replaced; an empty array if it is not kept.
+    # The new value of each forward event that hooks replaced, or an empty array without `keep`.
     replaced: dict[str, Array] = field(default_factory=dict)
     slopes: dict[str, Array] = field(default_factory=dict)  # d replacement / d computed value
     altered: bool = False  # True if a hook replaced a gradient or an update

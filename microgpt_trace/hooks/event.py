@@ -1,4 +1,4 @@
-"""Events: their specification, their record in a run, and their replacement by hooks. Knows no bus."""
+"""Events: their specification, their record in a run, and their replacement by hooks."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class EventSpec:
     stage: str
     layer: int | None
     expr: str  # the operation as a formula
-    parameter: str = ""  # the parameter behind it: "w_fc1 = layer0.mlp_fc1.T"
+    parameter: str = ""  # the parameter that it is computed from: "w_fc1 = layer0.mlp_fc1.T"
     causal: bool = False  # [H, T, T]: statistics cover the entries on and below the diagonal
     overview: bool = True  # shown and saved without --verbose
-    extra: bool = False  # costs a computation of its own, and is shown only if requested by name
+    extra: bool = False  # needs an extra computation, and is shown only if requested by name
 
 
 @frozen
 class TraceEvent:
-    """One tensor of a run: its place in the computation, its shape and its statistics.
+    """A tensor of a run: its place in the computation, its shape and its statistics.
 
     `seq` counts the events of a run. In phase "backward" the tensor is the total derivative of the loss with
     respect to the activation or parameter of that name. In phase "update" it is the change that the optimizer
@@ -52,9 +52,9 @@ class TraceEvent:
 
 
 class Replacement(NamedTuple):
-    """The result of a hook whose new value depends on the replaced value. `slope` is d replacement / d value
-    for each element, and may broadcast. It is 0 where the replacement is a constant and 1 where the value is
-    unchanged. A hook that returns a bare array replaces by a constant."""
+    """The result of a hook whose new value depends on the value that it replaces. `slope` is d replacement /
+    d value for each element, and may broadcast. It is 0 where the replacement is a constant and 1 where the
+    value is unchanged. A hook that returns an array without a slope replaces the value by a constant."""
 
     value: Array
     slope: Array
@@ -67,7 +67,7 @@ def differs(used: Array, computed: Array) -> bool:
 
 @contextmanager
 def read_only(value: Array) -> Iterator[Array]:
-    """Yield a view that cannot be made writeable, by making the underlying array read-only meanwhile."""
+    """Yield a view that cannot be made writeable, because the underlying array is read-only meanwhile."""
     owner = value.base if isinstance(value.base, np.ndarray) else value
     before = owner.flags.writeable
     owner.flags.writeable = False
@@ -80,8 +80,8 @@ def read_only(value: Array) -> Iterator[Array]:
 
 
 def checked_replacement(hook: object, event: TraceEvent, value: Array, result: Any) -> Array:
-    """Return a copy of the array that a hook returned. Raises InputError, which names the hook and the event,
-    if it lacks the shape and dtype of the value."""
+    """Return a copy of the array that a hook returned. If it does not have the shape and dtype of the value,
+    raise an InputError that names the hook and the event."""
     if isinstance(result, np.generic):  # arithmetic on a 0-d array gives a scalar
         result = np.asarray(result)
     who = getattr(hook, "__name__", type(hook).__name__)

@@ -8,7 +8,7 @@ from fnmatch import translate
 
 from ..errors import InputError
 
-# The stages of apr trace and the events with the same meaning. An empty tuple means that there is none here.
+# The stages of apr trace and the events with the same meaning. A stage without events has an empty tuple.
 ALIASES: dict[str, tuple[str, ...]] = {
     "embedding": ("embed.tok", "embed.sum"),
     "attn_norm": ("layer*.attn.norm",),
@@ -35,12 +35,12 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "lm_head": ("logits",),
 }
 
-# The names of a layer in files, and a number alone.
+# A layer: a number, with or without a prefix that files use.
 _LAYER = r"(?:layer|blk\.|(?:model\.)?layers\.|(?:transformer\.)?h\.)?([0-9]{1,9})"
 
 
 def glob_pattern(glob: str) -> re.Pattern[str]:
-    """Compile a glob: `*` matches any characters, `?` matches one, and all else matches itself."""
+    """Compile a glob: `*` matches any characters, `?` one character, and any other character itself."""
     return re.compile(translate(glob.replace("[", "[[]")))
 
 
@@ -67,7 +67,8 @@ def select_spelled(
     globs: Iterable[str], spellings: Mapping[str, Iterable[str]], what: str, option: str = ""
 ) -> list[str]:
     """Return the names with a spelling that matches one of the globs, in the order of `spellings`. Raises
-    InputError if a glob matches no name. The message has the `option` in front and `what` was expected."""
+    InputError if a glob matches no name. The message begins with `option`, and `what` says what the glob
+    should match."""
     chosen = set[str]()
     for glob in globs:
         pattern = glob_pattern(glob)

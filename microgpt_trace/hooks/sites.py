@@ -1,4 +1,4 @@
-"""Sites: parts of events, as written on a command line. Knows no values.
+"""Sites: parts of events, as written on a command line.
 
     layer0.attn.head2        the whole event; a glob or a stage of apr names several events
     layer*.mlp.act@3         position 3 of each event; -1 is the last, 0-2 and 0,4 name several
@@ -6,7 +6,7 @@
     layer0.attn.weights[1]   head 1; brackets index the axes of the event, here [H, T, T]
     layer0.attn.q[3,0:8]     position 3, channels 0 to 7; brackets also take ranges as in Python
 
-In scores and attention weights the position is that of the query, and the channel is the position of the key.
+In scores and attention weights, the position is the query's position, and the channel is the key's position.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ TokenOf = Callable[[str], int]
 
 @frozen
 class Site:
-    """A selector of events, and the text of a part of them. An empty text selects everything."""
+    """A selector of events, and texts that select a part of each event. An empty text selects everything."""
 
     text: str
     selector: str
     position: str = ""
     channel: str = ""
-    index: tuple[str, ...] = ()  # the texts in brackets, one per axis
+    index: tuple[str, ...] = ()  # the texts in brackets, one for each axis
 
     def names(self, events: Sequence[str]) -> list[str]:
-        """Return the matching events, in order of computation. Raises InputError if there are none."""
+        """Return the matching events, in order of computation. Raises InputError if no event matches."""
         return select_names([self.selector], events)
 
     @property
@@ -52,9 +52,9 @@ class Site:
     def part(
         self, name: str, shape: Sequence[int], token_of: TokenOf | None = None, words: Sequence[str] = ()
     ) -> Part:
-        """Return the part of an event or parameter of this shape. `token_of` returns the id of a token that
-        names a channel of logits or probs. `words` names the axes of a parameter. Raises InputError if it has
-        no such part."""
+        """Return the part of an event or parameter of this shape. `token_of` returns the id of a token, which
+        names a channel of logits or probs. `words` names the axes of a parameter. Raises InputError if there
+        is no such part."""
         chosen = [
             None if text in ("", ":") else self._numbers(text, axis, name, shape, token_of, words)
             for axis, text in enumerate(self._axes(name, shape, words))
@@ -70,7 +70,6 @@ class Site:
         return tuple(axis for axis, text in enumerate(texts) if not several.fullmatch(text))
 
     def _axes(self, name: str, shape: Sequence[int], words: Sequence[str] = ()) -> list[str]:
-        """Return the text for each axis of the event."""
         described = f"{self.text}: {describe_shape(name, shape, words)}"
         if len(self.index) > len(shape):
             raise InputError(f"{described}; found {len(self.index)} indices")
@@ -84,8 +83,8 @@ class Site:
         self, text: str, axis: int, name: str, shape: Sequence[int], token_of: TokenOf | None,
         words: Sequence[str],
     ) -> tuple[int, ...]:  # fmt: skip
-        """Parse "0,3-5,-1", or "0:8" in brackets, as indices of an axis. Raises InputError outside its
-        range."""
+        """Parse "0,3-5,-1", or "0:8" in brackets, as indices of an axis. Raises InputError outside the
+        axis."""
         size, what = shape[axis], (words or AXES[len(shape)])[axis]
         indices: list[int] = []
         for part in map(str.strip, text.split(",")):
@@ -126,7 +125,7 @@ def describe_shape(name: str, shape: Sequence[int], words: Sequence[str] = ()) -
 
 @frozen
 class Part:
-    """The selected indices of each axis of an event, None for all."""
+    """The selected indices of each axis of an event. None selects the whole axis."""
 
     heads: tuple[int, ...] | None = None
     positions: tuple[int, ...] | None = None
@@ -153,7 +152,7 @@ class Part:
         return indices
 
     def element(self, shape: Sequence[int]) -> tuple[int, ...] | None:
-        """Return the index if the part is a single element, else None."""
+        """Return the index of the element if the part is a single element, or None."""
         lone = tuple(axis[0] for axis in self._axes(shape) if axis is not None and len(axis) == 1)
         return lone if len(lone) == len(shape) else None
 
