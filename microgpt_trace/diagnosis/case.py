@@ -44,7 +44,6 @@ class Case:
 
     @property
     def plan(self) -> Plan:
-        """The plan of the model."""
         return self.judge.plain.plan
 
     @property
@@ -149,7 +148,6 @@ class Case:
 
     @cached_property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """The shape of every parameter, in the model's order."""
         return self.given.model.config.shapes()
 
     def whole_name(self, parameter: str) -> str:

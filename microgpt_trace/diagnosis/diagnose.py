@@ -246,7 +246,6 @@ class DumpDiagnosis(NamedTuple):
 
     @property
     def document(self) -> DiagnosisDocument:
-        """The diagnosis with the fields of its JSON document."""
         dump = self.dump
         facts, unpaired = DumpFacts(dump.origin, dump.kind, tuple(dump.notes)), tuple(dump.unpaired)
         return DiagnosisDocument(**vars(self.diagnosis), dump=facts, model=self.model, unpaired=unpaired)

@@ -85,7 +85,6 @@ class Family:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """All ids that a hypothesis of this family may have."""
         return (self.id, *(id for id, _ in self.special.values()))
 
     def is_narrow(self, range: Range) -> bool:

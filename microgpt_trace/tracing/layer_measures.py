@@ -66,7 +66,6 @@ class Overview:
             self._compared["passing"] = 1 - small[self._positions].mean(axis=1)
 
     def _enter(self, stream: Array) -> None:
-        """Begin the layer whose input is this stream."""
         self._entered = stream.copy()
         self._measured, self._compared = {}, {}
         self._usual = self._usual & ~ruled_by_one(stream[self._positions])

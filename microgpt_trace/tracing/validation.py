@@ -254,7 +254,6 @@ class Watch:
             self.wrong.setdefault(name, f"it does not follow from {sources or 'its parameter'}: {off}")
 
     def _apply(self, name: str, sources: Sequence[str], cases: Sequence[Sequence[Array]]) -> list[Array]:
-        """Recompute the event in float64 from each of several inputs."""
         if name == "loss":
             return [np.asarray(self._losses(x).mean()) for (x,) in cases]
         row = self._plan[name]
@@ -266,7 +265,6 @@ class Watch:
         return [reference(row, self._inputs, *inputs) for inputs in cases]
 
     def _bias(self, row: Operation) -> Array:
-        """Return the bias that a row adds to the sum of its parts."""
         return np.zeros(1) if row.bias is None else self._inputs.parameter(row, row.bias).astype(np.float64)
 
     def _bound(self, name: str, sources: Sequence[str], value: Array, dtype: np.dtype[Any]) -> Array:

@@ -221,7 +221,6 @@ def _like_values(case: Case, weights: str) -> list[str]:
 
 
 def _swapped(axis: int, case: Case, expected: Array) -> Array:
-    """Swap the axis of the heads in [T, H, D] with another axis."""
     return expected.reshape(case.in_heads).swapaxes(1, axis).reshape(expected.shape)
 
 

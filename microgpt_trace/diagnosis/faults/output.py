@@ -105,7 +105,6 @@ def _rounded(precision: str, case: Case, expected: Array) -> Array:
 
 
 def heads(case: Case) -> Iterator[Hypothesis]:
-    """Heads in another order."""
     order = head_order(case)
     if order is not None:
         claim = f"your heads are the right heads [{first_of(order, 16)}]"
@@ -199,7 +198,6 @@ def _describe(case: Case, wrong: Array) -> str:
 
 
 def _elements(case: Case) -> Iterator[Hypothesis]:
-    """Single elements that are wrong."""
     errors = np.abs(_errors(case))
     wrong = errors > _limit(case)
     count = int(np.count_nonzero(wrong))

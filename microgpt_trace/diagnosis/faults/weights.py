@@ -195,7 +195,6 @@ def misreadings(name: str) -> Iterator[Misreading]:
 
 
 def _of_blocks(name: str) -> Iterator[Misreading]:
-    """Yield the mistakes in unpacking blocks of a type."""
     if name in NIBBLES:
         start, stop, size = NIBBLES[name]
         claim = f"low and high nibbles are read as neighbours, not as {size} and {size} elements"
