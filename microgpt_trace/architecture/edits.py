@@ -1,4 +1,4 @@
-"""Edits: each changes one event, and an EditTap applies them. Knows no model."""
+"""Edit: a change of one event. EditTap: applies edits during a pass. Knows no model."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from ..arrays.stats import Array
 from ..hooks.bus import Tap
 from ..text.brief import frozen
 
-Report = Callable[[int, int], None]  # is told how many layers, events or pairs are done, and the total
+Report = Callable[[int, int], None]  # takes the number of finished items and of all items
 
 
 def unreported(done: int, total: int) -> None:
-    """Ignore the progress."""
+    """Report no progress."""
 
 
 class Edit(NamedTuple):
-    """A change of one event: `change` takes its computed value [T, W] or [H, T, T] and returns a new one."""
+    """A change of one event. `change` maps the computed value [T, W] or [H, T, T] to a new value."""
 
     name: str
     change: Callable[[Array], Array]
@@ -27,22 +27,22 @@ class Edit(NamedTuple):
 
 @frozen
 class Applied:
-    """An intervention that was applied, and the number of elements that it set."""
+    """An intervention that was applied. `elements` counts the numbers that it set."""
 
     kind: str  # ablate, ablate-mean, scale, patch, add
-    target: str  # as the user wrote it
+    target: str  # the target as the user wrote it
     text: str  # "zero", "× 0.5", "from clean.safetensors"
     events: tuple[str, ...]
     elements: int
 
 
 def editing(*edits: Edit) -> EditTap:
-    """Return a tap that applies these edits to a single sequence; each edits another event."""
+    """Return a tap that applies `edits` to a single sequence. No two of them may edit the same event."""
     return EditTap({edit.name: [(0, edit)] for edit in edits}, 1)
 
 
 class EditTap:
-    """A tap that edits some sequences of a pass of n: for each event, pairs of a sequence and its edit."""
+    """A tap that edits some of n sequences. `edits` maps an event to pairs of a sequence and an edit."""
 
     def __init__(self, edits: dict[str, list[tuple[int, Edit]]], n: int, prefix: str = "") -> None:
         self._edits, self._n, self._prefix = edits, n, prefix

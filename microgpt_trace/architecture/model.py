@@ -1,8 +1,8 @@
-"""LanguageModel: the interface of a model for the rest of the program; TraceInput: the tokens of a run. Knows
+"""LanguageModel: the interface through which the program uses a model. TraceInput: the tokens of a run. Knows
 no implementation.
 
-A model encodes a text, has parameters, labels tokens, computes logits under hooks and emits an event for each
-array on the way. What only some models can do is an ability that a model lists.
+A model encodes a text, has parameters, labels tokens and computes logits. It emits each array that it
+computes as an event, which hooks may replace. Features that only some models have are listed as abilities.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ if TYPE_CHECKING:
     from ..arrays.encodings import StoredTensor
     from .plans.blocks import Dimensions
 
-# "gradients": a backward pass, steps and training. "prompts": token ids instead of a text, chat templates,
-# the lens and continuations.
+# "gradients": the model has a backward pass, optimizer steps and training. "prompts": the model accepts
+# token ids and chat templates, and has the logit lens and continuations.
 Ability = Literal["gradients", "prompts"]
-TapOf = Callable[[Sequence[int]], Tap]  # returns the tap of some sequences of a pass, given their numbers
+TapOf = Callable[[Sequence[int]], Tap]  # takes the numbers of some sequences of a pass, returns their tap
 
 
 @frozen
 class TraceInput:
-    """The tokens of a traced text and the token that follows each. A prompt's last token has no target.
+    """The tokens of a traced text, and for each token its target, the token that follows. The last token of a
+    prompt has no target.
 
-    `notes` tell the user how the text was changed or parsed: capitals lowered, special tokens parsed.
+    `notes` tell the user how the text was changed or parsed, such as that capitals were lowered.
     """
 
     text: str
@@ -49,35 +50,35 @@ class LanguageModel(Protocol):
     family: ClassVar[str]  # "microgpt" or "decoder", as in JSON documents
     kind: ClassVar[str]  # the family in words: "a microGPT"
     abilities: ClassVar[frozenset[Ability]]
-    ends_with_bos: ClassVar[bool]  # True if BOS follows the last token, as after a name
-    pack_size: ClassVar[int]  # texts that share a pass where there are many
-    corpus_parts: ClassVar[tuple[str, ...]]  # parts of the corpus whose predictions are measured separately
+    ends_with_bos: ClassVar[bool]  # True if BOS follows the last token of a text
+    pack_size: ClassVar[int]  # the number of texts in one pass of a survey
+    corpus_parts: ClassVar[tuple[str, ...]]  # a survey measures each part by itself
 
     @property
     def origin(self) -> str:
-        """Where the model comes from: "untrained, seed 42", or its file."""
+        """The model's origin, such as "untrained, seed 42", or its file."""
 
     @property
     def assumed(self) -> tuple[str, ...]:
-        """The assumptions made where the file does not say something."""
+        """The assumptions that replace information missing from the file."""
 
     @property
     def config(self) -> Dimensions: ...
     @property
     def hooks(self) -> HookBus:
-        """The bus of this model's events; a trace runs under its hooks."""
+        """The bus that delivers the model's events to hooks."""
 
     @property
     def plan(self) -> Plan:
-        """The rows of operations by which the model computes."""
+        """The model as rows of operations in order of computation."""
 
     @property
     def dtype(self) -> str:
-        """The dtype of the computation: "float32"."""
+        """The dtype in which the model computes, such as "float32"."""
 
     @property
     def tensors(self) -> Mapping[str, StoredTensor]:
-        """The parameters that stay in a file, as the file stores them; empty for a microGPT."""
+        """The parameters as their file stores them. It is empty for a microGPT."""
 
     @property
     def bos(self) -> int | None:
@@ -88,17 +89,17 @@ class LanguageModel(Protocol):
         """True if the model has a tokenizer."""
 
     def describe(self) -> dict[str, Any]:
-        """Return what identifies the model, as plain data."""
+        """Return a description that identifies the model, as plain data."""
 
     def alone(self) -> LanguageModel:
-        """Return the same model with a new bus, which has no hooks."""
+        """Return the same model with a new hook bus that has no hooks."""
 
     def for_many_passes(self) -> LanguageModel:
-        """Return this model prepared for many passes: a small one may keep its weights unpacked."""
+        """Return this model prepared for many passes. A small model may keep its weights unpacked."""
 
     def read(self, text: str | None = None, tokens: Sequence[int] | None = None) -> TraceInput:
-        """Encode a text (None: the default text), or take token ids instead of a text. Raises InputError if
-        the text or an id does not fit the model."""
+        """Encode `text`, by default the model's default text. If `tokens` are token ids, use them instead.
+        Raises InputError if the text or an id does not fit the model."""
 
     @property
     def pass_rows(self) -> int:
@@ -111,37 +112,38 @@ class LanguageModel(Protocol):
     def read_many(
         self, texts: Sequence[str], most: int | None = None, chat: bool = False
     ) -> list[ReadText | str]:
-        """Encode many texts, at most `most` tokens of each, as chat messages if `chat`. A text that does not
-        fit gives the reason instead. Raises InputError if the model cannot encode texts."""
+        """Encode at most `most` tokens of each text. If `chat`, each text is a chat message. For a text that
+        does not fit, the result has a reason. Raises InputError if the model cannot encode texts."""
 
     @property
     def trained_on(self) -> str:
-        """An identifier of the training data, or "" where it is not known."""
+        """An identifier of the training data, or "" if the training data is not known."""
 
     def corpus_part(self, text: str) -> int:
         """Return the number of the corpus part that a text belongs to."""
 
     def training_texts(self, texts: Sequence[str]) -> list[str]:
-        """Return the texts as training would read them; empty if the model cannot be trained."""
+        """Return the texts as training would read them, or [] if the model cannot be trained."""
 
     def run_pack(self, pack: Pack, tap: Tap) -> None:
-        """Run one forward pass over texts, up to the logits at least. Rows of all texts are emitted together,
-        scores and weights once for each group of equal lengths, [n, H, T, T], many logits in parts."""
+        """Run one forward pass over texts, at least up to the logits. Each event has the rows of all texts.
+        Scores and weights are emitted once for each group of texts of equal length, as [n, H, T, T]. Many
+        logits are emitted in parts."""
 
     def seen(self, inputs: TraceInput, position: int) -> str:
-        """Return a short label of what the model has read when it predicts the token after a position."""
+        """Return a short label of the text that the model reads to predict the token after a position."""
 
     def label(self, token: int, target: bool = False) -> str:
-        """Return a token's text; with `target`, as a token that follows, which may be EOS."""
+        """Return a token's text. If `target`, label BOS as EOS, because it ends the text."""
 
     def spelled(self, tokens: Sequence[int]) -> str:
-        """Return the text of consecutive tokens; several tokens may make one character."""
+        """Return the text of consecutive tokens. One character may consist of several tokens."""
 
     def token(self, text: str) -> int:
-        """Return the token with a text, where ␣ stands for a blank. Raises InputError if there is none."""
+        """Return the token with this text, where ␣ means a space. Raises InputError if it does not exist."""
 
     def parameter(self, name: str, rows: slice | Array | None = None) -> Array:
-        """Return a parameter [out, in] or [out] in Hugging Face order, or some of its rows."""
+        """Return a parameter [out, in] or [out] in Hugging Face order, or only its rows `rows`."""
 
     def column(self, name: str, column: int) -> Array:
         """Return a column of a matrix: [out, in] -> [out]"""
@@ -153,8 +155,8 @@ class LanguageModel(Protocol):
         """Run one forward pass and return the logits [n, V] of the positions `rows`, as hooks left them."""
 
     def run(self, inputs: TraceInput, tap_of: TapOf, n: int) -> None:
-        """Run n forward passes over the same tokens up to the loss, each under its own tap. Work that no
-        listener needs may be skipped."""
+        """Run n forward passes over the same tokens up to the loss, each with its own tap. Values that no
+        listener requests may be skipped."""
 
     def edited_logits(
         self, inputs: TraceInput, edits: Sequence[Edit], rows: Sequence[int], report: Report = unreported
@@ -163,8 +165,8 @@ class LanguageModel(Protocol):
 
 
 def file_order(model: LanguageModel | None, name: str) -> Array | None:
-    """Return the channels of q or k in the order of the model's file, which an engine may compute in; None if
-    the file has them in our order, and for other events."""
+    """Return the channels of q or k in the order of the model's file, because another engine may compute in
+    this order. None if the file has Hugging Face order, or if the event is not q or k."""
     if model is None or name not in model.plan:
         return None
     kind = model.plan[model.plan.source(name)].kind

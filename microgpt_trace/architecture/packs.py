@@ -1,4 +1,4 @@
-"""Packs: several texts that share a pass without padding, shorter ones first. Knows no model."""
+"""Pack: several texts that share one pass without padding, sorted from short to long. Knows no model."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import numpy as np
 
 from ..arrays.stats import Array
 
-UNKNOWN = -1  # stands for a target that is not known
+UNKNOWN = -1  # in place of a target that is not known
 
 
 class ReadText(NamedTuple):
-    """The tokens of a text and the token after the last, which may be UNKNOWN: [T + 1]"""
+    """The T tokens of a text, then the token that follows the text, which may be UNKNOWN: [T + 1]"""
 
     ids: Array
 
     @property
     def tokens(self) -> Array:
-        """[T]"""
+        """The tokens of the text: [T]"""
         return self.ids[:-1]
 
     @property
     def targets(self) -> Array:
-        """The token after each: [T]"""
+        """The token after each position: [T]"""
         return self.ids[1:]
 
 
 class EqualLengths(NamedTuple):
-    """Texts of equal length that stand one after another in a pack."""
+    """Consecutive texts of a pack that have the same length."""
 
     rows: slice
     texts: int
@@ -38,7 +38,7 @@ class EqualLengths(NamedTuple):
 
 
 def equal_lengths(lengths: Sequence[int] | Array) -> tuple[EqualLengths, ...]:
-    """Group the texts of a pack by their lengths, shorter ones first."""
+    """Group the texts of a pack by length, from short to long."""
     groups, start = [], 0
     for length, count in zip(*np.unique(lengths, return_counts=True), strict=True):
         stop = start + int(length) * int(count)
@@ -48,7 +48,7 @@ def equal_lengths(lengths: Sequence[int] | Array) -> tuple[EqualLengths, ...]:
 
 
 class Pack:
-    """The texts of one pass, shorter ones first. Shape letters: B texts, N rows of all texts."""
+    """The texts of one pass, sorted from short to long. Shapes: B texts with N rows in all."""
 
     def __init__(self, texts: Sequence[ReadText]) -> None:
         self.texts = texts
@@ -87,9 +87,10 @@ class Pack:
 
 
 def passes(texts: Sequence[ReadText], most: int) -> Iterator[slice]:
-    """Divide texts, shorter ones first, into passes of at most `most` rows; a longer text gets its own pass.
+    """Divide texts, sorted from short to long, into passes of at most `most` rows. A text with more rows gets
+    its own pass.
 
-    Divided again, the texts of a pass stay together.
+    If the texts of one pass are divided again, they stay in one pass.
     """
     start = rows = 0
     for at, text in enumerate(texts):

@@ -48,9 +48,9 @@ GRADIENTS = {
     ),
     "layer0.attn_wq[5,3]": "d attn_wq[5,3] = sum of d q[p,5] × norm[p,3] for the positions p=0..4",
     "wte[13,3]": "d wte[13,3] = sum of d embed.tok[p,3] for the positions p that have the token",
-    "wte[25,3]": "d wte[25,3] = 0: the text does not read it",
+    "wte[25,3]": "d wte[25,3] = 0: the text does not read this row",
     "wpe[3,5]": "d wpe[3,5] = d embed.pos[3,5]",
-    "wpe[7,5]": "d wpe[7,5] = 0: the text does not read it",
+    "wpe[7,5]": "d wpe[7,5] = 0: the text does not read this row",
 }
 DECODERS = {
     "llama_gqa": {
@@ -108,7 +108,7 @@ def test_a_replaced_part_is_added_up_and_passes_no_gradient():
         out, context = (explain_in(run, f"layer0.attn.{name}[3,5]", backward=back)
                         for name, back in (("out", False), ("context", True)))  # fmt: skip
     assert out.formula == "out[3,5] = " + " + ".join(f"layer0.attn.head{h}[3,5]" for h in range(4))
-    assert context.formula == "d context[3,5] = 0 by way of layer0.attn.head1, which a hook replaced"
+    assert context.formula == "d context[3,5] = 0 by way of layer0.attn.head1, because a hook replaced it"
 
 
 def test_a_value_that_a_hook_put_behind_the_mask_is_in_the_formula():

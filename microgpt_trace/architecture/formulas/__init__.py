@@ -1,1 +1,1 @@
-"""Formulas as data: how an element is computed and written out. Knows no kind."""
+"""Formulas as data: how an element is computed and written out. Knows no kind of operation."""

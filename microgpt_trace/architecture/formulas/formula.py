@@ -1,11 +1,11 @@
-"""Formula: how each element of an array is computed, as plain data; Setting: the plan and the replaced events
-that formulas depend on. Knows no kind and no values.
+"""Formula: how each element of an array is computed, as plain data. Setting: the plan and the replaced events
+that formulas depend on. Knows no kind of operation and no values.
 
-The index of an element is split into axes: a channel of q into a head and a channel of the head. The inputs
-of an element are at places along these axes and along the ranges of sums; ranges are numbered after the
-axes. An element is computed in steps. A step is a sum of terms, and a term is a product of factors or a
-function of the product. These are the steps of steps.py, written once for all elements and for texts of any
-length.
+A formula may split the index of an element into more axes: a channel of q becomes a head and a channel of the
+head. Places along these axes, and along the ranges of sums, select the inputs of the element. Ranges are
+numbered after axes: if there are two axes, the first range has the number 2. An element is computed in steps.
+A step is a sum of terms. A term is a product of factors or a function of this product. The steps are like
+those of steps.py, but hold for all elements and texts.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from ..plans.kinds import Length, Shape
 from ..plans.plan import Plan
 from .steps import IDENTITY, Function, Pass
 
-Table = str | tuple[int, ...]  # "tokens", "targets", or the numbers themselves
+Table = str | tuple[int, ...]  # "tokens", "targets", or a table of numbers
 Of = Literal["all", "vocabulary", "keys", "queries", "tokens", "itself", "known"]
 Taken = Literal["", "-", "1/", "-1/"]
 
 
 class FactorOf:
-    """A factor of a product. `taken`: as it is, negated, inverted or both."""
+    """A factor of a product. `taken` says if the factor is negated ("-"), inverted ("1/") or both ("-1/")."""
 
     taken: Taken = ""
 
 
 @frozen
 class PlaceAlong:
-    """A place along an axis of an array: an offset, plus a stride times the place along each of other axes,
-    plus a stride times the entry of a table."""
+    """A place along an axis of an array, as a sum: `offset`, plus stride * place for each axis in `axes`,
+    plus stride * entry of `table` if there is a table."""
 
-    axes: tuple[tuple[int, int], ...]  # axis and stride
+    axes: tuple[tuple[int, int], ...]  # pairs of an axis and a stride
     offset: int = 0
     table: Table = ()
-    by: tuple[int, int] = (0, 1)  # the axis whose place chooses the entry, and the stride
+    by: tuple[int, int] = (0, 1)  # the axis whose place chooses the table's entry, and the stride
 
     @property
     def along(self) -> set[int]:
@@ -48,8 +48,8 @@ class PlaceAlong:
 
 @frozen
 class ElementAt(FactorOf):
-    """An element of an event, a gradient or a parameter, minus the result of the step `less` if there is one.
-    `index` has, for each axis of that array, an axis of the formula or a place."""
+    """An element of an event, a gradient or a parameter. If `less` is a step, its result is subtracted.
+    `index` has one entry for each axis of the array: an axis of the formula, or a place."""
 
     name: str
     index: tuple[int | PlaceAlong, ...]
@@ -59,8 +59,8 @@ class ElementAt(FactorOf):
 
 @frozen
 class Constant(FactorOf):
-    """A number, or one of several numbers chosen by the place along an axis. `words` describe it before it is
-    `taken`; `values` are the numbers as taken."""
+    """A constant, or a table of constants from which the place along `axis` chooses. `words` describe the
+    constant before `taken` applies. `values` are the numbers after `taken` has been applied."""
 
     words: str
     values: tuple[float, ...]
@@ -70,7 +70,7 @@ class Constant(FactorOf):
 
 @frozen
 class Sign:
-    """The sign of the factor before it: -1 or 1, chosen by the place along an axis."""
+    """A sign, -1 or 1, that multiplies the factor before it. The place along `axis` chooses the sign."""
 
     words: str
     values: tuple[float, ...]
@@ -79,7 +79,7 @@ class Sign:
 
 @frozen
 class Place(FactorOf):
-    """The place along an axis as a number, such as the position that turns channels."""
+    """A factor that is the place along an axis, such as the position in the angle of RoPE."""
 
     axis: int
 
@@ -104,11 +104,11 @@ Part = FactorOf | Sign
 
 @frozen
 class Over:
-    """The range of a sum: all places of a size, or some of them. `of`:
+    """The range of a sum. By default it has the places 0 to `size` - 1. `of` selects some of these places.
 
-    "vocabulary" are all tokens that may follow, "known" the positions whose target is known. The others
-    depend on the place along `axis`: "keys" that it sees as a query, "queries" that see it as a key (both
-    within a window of positions), positions whose "tokens" it is, or "itself" alone.
+    "vocabulary": all tokens that may follow. "known": the positions whose target is known. Four choices
+    depend on the place along `axis`. "keys": the keys that this query sees. "queries": the queries that see
+    this key. A window limits both. "tokens": the positions with this token. "itself": only this place.
     """
 
     size: int
@@ -119,11 +119,11 @@ class Over:
 
 @frozen
 class TermOf:
-    """A function of x, which is a product of factors, minus the result of the step `less` if there is one.
+    """A function of x, where x is a product of factors. If `less` is a step, its result is subtracted from x.
 
-    With `where` the term exists only where the target of the position on that axis is known, or where the
-    token on a second axis is the target. Where the x of a target is not above `least`, its digits are lost,
-    and the loss of the run is used as the term.
+    If `where` has the axis of positions, the term exists only if the target of the position is known. If
+    `where` also has the axis of tokens, the term exists only if the token is the target. If x is at most
+    `least`, x has lost digits, and the term is the loss that the run computed.
     """
 
     factors: tuple[Part, ...]
@@ -136,11 +136,11 @@ class TermOf:
 
 @frozen
 class StepOf:
-    """The sum of terms. The last step of a formula has no label: it is the element.
+    """A sum of terms. The last step of a formula computes the element and has no label.
 
-    A `guard` is the largest term if exp would overflow, else 0. A step with `along` has a result for each
-    place along these ranges, read by terms of later steps that begin with the same ranges. A step that is
-    `inside` is written where its result is read.
+    The result of a `guard` is the largest term if exp would overflow, else 0. If `along` has ranges, the step
+    has a result for each place along them, and terms that read the result begin with the same ranges. If
+    `inside`, the step is written in the place where its result is read.
     """
 
     terms: tuple[TermOf, ...]
@@ -152,8 +152,8 @@ class StepOf:
 
 @frozen
 class Formula:
-    """How each element of an array is computed. `sizes` are the sizes of the axes. `hidden` has the axes of
-    query and key and the window: the element is 0 where the query does not see the key."""
+    """How each element of an array is computed. `sizes` are the sizes of the axes. `hidden` has the axis of
+    the query, the axis of the key, and the window. If the query does not see the key, the element is 0."""
 
     sizes: tuple[int, ...]
     steps: tuple[StepOf, ...]
@@ -161,7 +161,7 @@ class Formula:
 
 
 def as_data(part: Any) -> Any:
-    """Return a formula, or a part of one, as lists and objects with short keys, without empty values."""
+    """Return a formula or a part of a formula as JSON data with short keys. Empty values are left out."""
     match part:
         case PlaceAlong(axes, offset, table, by):
             return [offset, *map(list, axes), *([[*by, table]] if table else [])]
@@ -199,7 +199,7 @@ def _filled(**keys: Any) -> dict[str, Any]:
 
 
 def size_as_data(size: int) -> int | str:
-    """Return a size, or "T" for the number of positions."""
+    """Return a size, or "T" if the size is the number of positions."""
     return "T" if isinstance(size, Length) else size
 
 
@@ -210,7 +210,7 @@ def one_step(sizes: Sequence[int], *terms: TermOf) -> Formula:
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """A plan, and the events and gradients that hooks replaced, as pairs of pass and name."""
+    """A plan, and the events and gradients that hooks replaced, such as ("backward", "logits")."""
 
     plan: Plan
     replaced: Collection[tuple[str, str]] = ()

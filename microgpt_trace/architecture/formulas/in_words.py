@@ -1,8 +1,8 @@
-"""in_words: the formula of one element on one line, "sum of norm[3,c] × attn_wq[4,c], c=0..15". Knows no
-kind.
+"""in_words: an element's formula as text, such as "sum of norm[3,c] × attn_wq[4,c], c=0..15". Knows no kind
+of operation.
 
-The formula of a step stands where its result is read, or behind the rest if the step's label is a word:
-"rms = sqrt(...)". Letters stand for ranges. Channels are counted as in the first array that the range reads.
+If the label of a step is a word, the step is written at the end: "rms = sqrt(...)". Other steps are written
+where their results are read. A letter takes all places of a range.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from .places import MASKED, ElementPlaces
 from .steps import in_place_of_x, is_joined
 from .traced_element import short
 
-MOST = 6  # a sum of more terms names only the first two and the last
+MOST = 6  # if a sum has more terms, only the first two and the last are written
 
 
 def in_words(at: ElementPlaces) -> str:
-    """Return the right-hand side of the element's formula."""
+    """Return the right-hand side of the element's formula as text."""
     if at.hidden:
         return "0: the query does not see the key"
     terms = [term for term in at.formula.steps[-1].terms if at.counts(term)]
@@ -42,12 +42,12 @@ def in_words(at: ElementPlaces) -> str:
         reason = "loss reads only the probability of the target" if known else "next token is not known"
         return f"0: the {reason}"
     if any(over.of in ("tokens", "itself") for over in terms[0].over) and not len(at.ranges(terms[0])[0]):
-        return "0: the text does not read it"
+        return "0: the text does not read this row"
     return _Writer(at).formula()
 
 
 class _Letter(NamedTuple):
-    """A letter that stands for the places along a range; at the first place it is `start`."""
+    """A letter for the places along a range. It has the value `start` at the first place."""
 
     letter: str
     start: int
@@ -57,12 +57,12 @@ Places = Sequence[int | _Letter]  # along the axes of the formula, then along th
 
 
 class _Writer:
-    """Writes one formula, and remembers its letters and the steps that it names."""
+    """Writes one formula, and keeps track of its letters and of the steps at the end."""
 
     def __init__(self, at: ElementPlaces) -> None:
         self._at, self._steps = at, at.formula.steps
-        self._ranges: dict[str, str] = {}  # for each letter, the words for its range
-        self._named: list[int] = []  # steps that are written behind the rest
+        self._ranges: dict[str, str] = {}  # letter -> description of its range
+        self._named: list[int] = []  # the steps that are written at the end
         terms = [term for step in self._steps for term in step.terms]
         read = {part.name for term in terms for part in term.factors if isinstance(part, ElementAt)}
         self._full_names = len(read) > 1 and not any(term.over for term in terms)
@@ -81,7 +81,7 @@ class _Writer:
         return " + ".join(texts).replace(" + -", " - ")
 
     def _term(self, term: TermOf, along: int) -> str:
-        """Write a product, or a function of it, or the sum or mean over a range."""
+        """Write a term: a product or a function of a product, with "sum of" or "mean of" before a range."""
         places: list[int | _Letter] = list(self._at.axes)
         for n, over in enumerate(term.over):
             places.append(self._along(term, over, n))
@@ -95,7 +95,7 @@ class _Writer:
         return f"{'-' if sign < 0 else ''}{prefix}{in_place_of_x(words, text) if words else text}"
 
     def _product(self, term: TermOf, places: Places) -> tuple[str, int]:
-        """Write the factors of a term; the sign is returned by itself."""
+        """Return the factors of a term as text without a sign, and the sign, -1 or 1."""
         text, sign = "", 1
         parts = [part for part in term.factors if not isinstance(part, Sign)]
         for part in term.factors:
@@ -114,7 +114,7 @@ class _Writer:
         return text, sign
 
     def _factor(self, part: FactorOf, places: Places) -> str:
-        """Write a factor without its sign, or what a term is divided by."""
+        """Write a factor or a divisor without its sign."""
         match part:
             case ElementAt(less=None):
                 return self._element(part, places)
@@ -132,7 +132,7 @@ class _Writer:
         raise TypeError(part)
 
     def _name(self, step: int) -> str:
-        """Return the label of a step, which is then written behind the rest."""
+        """Return the label of a step, and remember to write the step at the end."""
         if step not in self._named:
             self._named.append(step)
         return self._steps[step].label
@@ -145,7 +145,7 @@ class _Writer:
         return "d " * (part.phase == "backward") + name + (f"[{index}]" if index else "")
 
     def _spot(self, spot: int | PlaceAlong, places: Places) -> str:
-        """Write a place along an axis of an array: a number, or letters plus a number."""
+        """Write a place along an axis of an array, such as 3, c or c + 8."""
         spot = PlaceAlong(((spot, 1),)) if isinstance(spot, int) else spot
         row = places[spot.by[0]] if spot.table else 0
         if isinstance(row, _Letter):
@@ -161,7 +161,7 @@ class _Writer:
         return " + ".join(letters) + (f" {'+' if start > 0 else '-'} {abs(start)}" if start else "")
 
     def _start(self, spot: PlaceAlong, places: Places) -> int:
-        """Return the place where all letters add nothing."""
+        """Return the place along an axis if every letter is counted as 0."""
         numbers = ((places[axis], stride) for axis, stride in spot.axes)
         start = spot.offset + sum(place * stride for place, stride in numbers if isinstance(place, int))
         row = places[spot.by[0]]
@@ -171,7 +171,7 @@ class _Writer:
         return start + table[row] * spot.by[1]
 
     def _along(self, term: TermOf, over: Over, n: int) -> int | _Letter:
-        """Return the letter of a range and remember its words; the place if there is only one."""
+        """Return the letter of a range and remember its description, or return the only place of a range."""
         axis, run = len(self._at.axes) + n, self._at.ranges(term)[n]
         is_plain = over.of == "all" and not isinstance(over.size, Length)
         if over.of == "itself" or (is_plain and len(run) == 1):
@@ -184,8 +184,8 @@ class _Writer:
         return _Letter(self._free_letter("c" if is_channel else "h", words), start)
 
     def _first_read(self, term: TermOf, axis: int) -> tuple[bool, int]:
-        """Return, for the first array that a range reads place by place: True if the range is its last axis,
-        and the place where the range starts."""
+        """Find the first array that the range reads place by place. Return True if the range is the array's
+        last axis, and the place in the array where the range starts."""
         for part in (part for part in term.factors if isinstance(part, ElementAt)):
             for n, spot in enumerate(part.index):
                 spot = PlaceAlong(((spot, 1),)) if isinstance(spot, int) else spot
@@ -195,14 +195,15 @@ class _Writer:
         return False, 0
 
     def _free_letter(self, letter: str, words: str) -> str:
-        """Return the letter, or the next one if it stands for another range; in `words` * is the letter."""
+        """Return `letter`, or the next free letter if `letter` already means another range. `words` describe
+        the range, with * in place of the letter."""
         while self._ranges.setdefault(letter, words.replace("*", letter)) != words.replace("*", letter):
             letter = chr(ord(letter) + 1)
         return letter
 
 
 def _of_tokens(over: Over, run: Array) -> tuple[str, str]:
-    """Return the letter of a range of positions or tokens, and the words for it."""
+    """Return the letter for a range of positions or tokens, and a description of the range."""
     if over.of == "known":
         return "p", " for the positions * whose next token is known"
     if over.of == "tokens":

@@ -1,4 +1,4 @@
-"""Places: where the inputs of an element are in their arrays, and their values in a run. Knows no kind."""
+"""Places: where an element's inputs are in their arrays, and their values. Knows no kind of operation."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from ..plans.kinds import Length
 from .formula import ElementAt, Formula, Over, PlaceAlong, TermOf
 from .traced_element import KnownTarget, RunValues
 
-At = Sequence[int | Array]  # places along axes, then along ranges; arrays are broadcast together
-SomeAt = At | Mapping[int, Array]  # places along some axes and ranges, by their numbers
+At = Sequence[int | Array]  # the places along the axes, then those along the ranges
+SomeAt = At | Mapping[int, Array]  # or a dict from the number of an axis or range to a place
 MASKED = ("keys", "queries")
 
 
 @dataclass(frozen=True, eq=False)
 class ElementPlaces:
-    """An element of an array of a run, with its formula."""
+    """An element of a traced array, with its formula."""
 
     numbers: RunValues
     name: str
     index: tuple[int, ...]
     formula: Formula
-    _ranges_by_term: dict[int, list[Array]] = field(default_factory=dict)  # by the id of the term
+    _ranges_by_term: dict[int, list[Array]] = field(default_factory=dict)  # id(term) -> places
 
     @cached_property
     def axes(self) -> tuple[int, ...]:
@@ -56,8 +56,8 @@ class ElementPlaces:
         return self._ranges_by_term[id(term)]
 
     def _ranges(self, term: TermOf) -> list[Array]:
-        """Return the visible places; all places if those behind the mask are not 0, because a hook put values
-        there or because zero times NaN is NaN. The mask of a softmax itself always holds."""
+        """Return the visible places along each range, or all places if masked products are not 0. A hook may
+        have put values behind the mask, and zero times NaN is NaN. A softmax always uses its mask."""
         if term.least is not None:
             return [np.array([target.position for target in self._intact(term.least)], np.intp)]
         seen = [self._seen(over) for over in term.over]
@@ -73,7 +73,7 @@ class ElementPlaces:
         return every if np.any(products[outside] != 0) else seen
 
     def vanished(self, term: TermOf) -> list[KnownTarget]:
-        """Return the targets whose probability has lost its digits."""
+        """Return the targets whose probability is so small that it has lost digits."""
         least = term.least
         return [] if least is None else [target for target in self.numbers.known_targets if target.p <= least]
 
@@ -85,13 +85,12 @@ class ElementPlaces:
         return every[self.counted(over, self.axes, every)]
 
     def at(self, ranges: list[Array]) -> At:
-        """Return the places of all terms: flat arrays of one length for ranges, of which the last runs
-        fastest."""
+        """Return the places of all terms: for each range a flat array. The last range varies fastest."""
         grid = np.meshgrid(*ranges, indexing="ij") if len(ranges) > 1 else ranges
         return (*self.axes, *(places.reshape(-1) for places in grid))
 
     def values(self, part: ElementAt, at: At) -> Any:
-        """Return the elements of an array at these places: one, or one for each term."""
+        """Return the elements of an array at the places `at`: one element, or one for each term."""
         spots = self.spots(part, at)
         if any(isinstance(spot, PlaceAlong) and spot.table == "targets" for spot in part.index):
             probabilities = {target.position: target.p for target in self.numbers.known_targets}
@@ -99,7 +98,8 @@ class ElementPlaces:
         return self.numbers.at(part.name, spots, part.phase)
 
     def labels(self, term: TermOf, at: At) -> Callable[[int], str]:
-        """Return a function that gives the token of each term of a sum over positions or tokens."""
+        """Return a function that takes the number of a term and returns the term's token. The token is ""
+        unless the sum runs over positions or tokens."""
         for axis, over in enumerate(term.over, len(self.axes)):
             label, places = self._label_of(over), at[axis]
             if label is not None and not isinstance(places, int):
@@ -107,8 +107,8 @@ class ElementPlaces:
         return lambda i: ""
 
     def _label_of(self, over: Over) -> Callable[[int], str] | None:
-        """Return the token of a place along a range: the token read at the position, the one that follows it
-        for targets, or the token itself."""
+        """Return a function that takes a place along a range and returns a token. The token of a position is
+        the token read there, or for a range of targets the token that follows."""
         numbers, inputs = self.numbers, self.numbers.inputs
         if over.of in MASKED or (over.of == "all" and isinstance(over.size, Length)):
             return lambda position: shown_token(inputs.labels[position])
@@ -123,7 +123,7 @@ class ElementPlaces:
 
     @cached_property
     def _tables(self) -> dict[str, Array]:
-        """The tokens and the targets by position; -1 stands for a target that is not known."""
+        """The token and the target of each position. -1 means that the target is not known."""
         inputs = self.numbers.inputs
         targets = [-1 if target is None else target for target in inputs.targets]
         return {"tokens": np.array(inputs.tokens, np.intp), "targets": np.array(targets, np.intp)}
@@ -132,11 +132,11 @@ class ElementPlaces:
         return len(self.numbers.inputs.tokens) if isinstance(size, Length) else size
 
     def spots(self, part: ElementAt, at: At) -> tuple[int | Array, ...]:
-        """Return the index of an element in its own array."""
+        """Return the index of a factor's element in its array."""
         return tuple(self.spot(spot, at) for spot in part.index)
 
     def spot(self, spot: int | PlaceAlong, at: SomeAt) -> int | Array:
-        """Return the place of an element along one axis of its array."""
+        """Return the place of a factor's element along one axis of its array."""
         if isinstance(spot, int):
             return at[spot]
         place: int | Array = spot.offset
@@ -150,7 +150,7 @@ class ElementPlaces:
         return place + (entry if isinstance(entry, np.ndarray) else int(entry)) * stride
 
     def counted(self, over: Over, at: SomeAt, places: Array) -> Array:
-        """Return a mask of the places along a range that belong to the sum."""
+        """Return a mask that is True for the places along a range that belong to the sum."""
         if over.of == "known":
             return np.asarray(self._tables["targets"][places] >= 0)
         if over.of == "tokens":
@@ -167,7 +167,7 @@ class ElementPlaces:
         return np.asarray((back >= 0) & (back < (window or len(self.numbers.inputs.tokens))))
 
     def has(self, term: TermOf, at: SomeAt) -> Array:
-        """Return True where the term exists: everywhere, at known targets, or for tokens that are targets."""
+        """Return True where the term exists, as its `where` says."""
         if not term.where:
             return np.asarray(True)
         position, *token = (at[axis] for axis in term.where)

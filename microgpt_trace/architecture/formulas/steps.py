@@ -1,8 +1,7 @@
-"""Steps: how a number is computed, as plain data, and sums of products with their largest terms. Knows no
-model and no events.
+"""Steps: how a number is computed, as plain data. Knows no model and no events.
 
-A value is computed in steps. A step is a sum of terms; a term is a product of factors or a function of the
-product. The name of a factor is an element that can be explained in turn, or describes a constant.
+A value is computed in steps. A step is a sum of terms. A term is a product of factors or a function of this
+product. A factor is a constant or an element that can be explained in turn.
 """
 
 from __future__ import annotations
@@ -26,8 +25,9 @@ Origin = Literal["forward", "backward", "constant"]
 class Factor:
     """A number and its source.
 
-    `kind` "forward": `name` is an element of an event or a parameter ("layer0.attn.q[3,4]"). "backward": the
-    gradient of this element. "constant": words for a constant ("1/sqrt(4)") or the label of an earlier step.
+    If `kind` is "forward", `name` is an element of an event or a parameter ("layer0.attn.q[3,4]"). If `kind`
+    is "backward", the factor is the gradient of this element. If `kind` is "constant", `name` describes a
+    constant ("1/sqrt(4)") or is the label of an earlier step.
     """
 
     name: str
@@ -37,10 +37,9 @@ class Factor:
 
 @frozen
 class Term:
-    """A number that a step adds: the product x of the factors, or a function of x.
+    """One number of a sum: the product x of the factors, or a function of x.
 
-    `function` is an expression in x ("exp(x)"), or empty if the value is x. `label` is the token that the
-    term belongs to, if any.
+    `function` is an expression in x ("exp(x)"), or "" if the value is x. `label` is the term's token, or "".
     """
 
     factors: tuple[Factor, ...]
@@ -51,10 +50,10 @@ class Term:
 
 @frozen
 class Step:
-    """An intermediate result, or the last one: a sum of `count` terms.
+    """A sum of `count` terms. Only the largest of them are listed.
 
-    `terms` are the terms of largest magnitude, `rest` is the sum of the others, and `magnitude` is the sum of
-    the magnitudes of all terms, which rounding errors are relative to.
+    `terms` are the terms with the largest absolute values. `rest` is the sum of the remaining terms.
+    `magnitude` is the sum of the absolute values of all terms.
     """
 
     label: str
@@ -67,11 +66,11 @@ class Step:
 
 @frozen
 class Use:
-    """An element that reads the explained element, one of `count` elements of its event that do.
+    """An element whose computation reads the explained element.
 
-    Among many it is the one in which the explained element weighs most. `adds` is the term that the
-    explained element adds there, or None if it adds no term. `value` is None if the run did not keep the
-    element. `words` describe the operation.
+    `count` elements of its event read the explained element. The explained element contributes most to the
+    element `name`. `adds` is the term that the explained element adds to it, or None if there is no such
+    term. `value` is None if the run did not keep the element. `words` describe the operation.
     """
 
     name: str
@@ -83,19 +82,19 @@ class Use:
 
 
 def element_name(name: str, index: tuple[int, ...]) -> str:
-    """Return "layer0.attn.q[3,4]", or the name alone if there are no axes."""
+    """Return a name with an index, such as "layer0.attn.q[3,4]", or only the name if the index is empty."""
     return f"{name}[{','.join(map(str, index))}]" if index else name
 
 
 @dataclass(frozen=True, slots=True)
 class Worked:
-    """How an element, or the part of its gradient from one reader, is computed."""
+    """The computation of an element, or of the part of its gradient that one reader gives."""
 
     formula: str
     steps: tuple[Step, ...]
-    magnitude: float  # that rounding is relative to
+    magnitude: float  # the rounding error is at most proportional to it
     notes: tuple[str, ...] = ()
-    stored: float | None = None  # the value if it is stored, not computed
+    stored: float | None = None  # the value of an element that is stored and not computed
 
     @property
     def value(self) -> float:
@@ -103,10 +102,10 @@ class Worked:
 
 
 class Function(NamedTuple):
-    """A function of a product of factors: an expression in x, and the computation.
+    """A function of x, the product of a term's factors: as an expression and as a Python function.
 
-    `words` replace the expression in sentences, if they are clearer. If terms inside the function cancel,
-    rounding is relative to `beside` too.
+    `words` replace the expression in sentences, if they are clearer. `beside` is for functions in which terms
+    may cancel: the rounding error is then as large as that of a number of size `beside`.
     """
 
     text: str
@@ -116,13 +115,13 @@ class Function(NamedTuple):
 
 
 class Operand(NamedTuple):
-    """One factor of every term of a sum."""
+    """The values of one factor in all terms of a sum."""
 
     values: Array  # [n]
-    magnitudes: Array  # [n] that rounding is relative to
+    magnitudes: Array  # [n] the bounds of the rounding errors are proportional to them
     name: Callable[[int], str]
     kind: Origin = "constant"
-    exact: bool = False  # computed from constants alone
+    exact: bool = False  # True if it is computed only from constants
 
     @property
     def opposite(self) -> Operand:
@@ -141,11 +140,12 @@ def total(
     label: str, operands: Sequence[Operand], most: int, function: Function = IDENTITY,
     extra: Sequence[Term] = (), label_of: Callable[[int], str] = lambda i: "",
 ) -> Step:  # fmt: skip
-    """Return the sum of the operands' products, or of a function of each, and of `extra` terms. The step has
-    the `most` largest terms, or all in their order. `label_of` returns the token that a term belongs to."""
+    """Return the sum of the products of the operands, or of `function` of each product, plus the `extra`
+    terms. The step has the `most` largest terms. If there are no more than `most` terms, they keep their
+    order. `label_of` takes the number of a product and returns its token."""
     products = np.prod([operand.values for operand in operands], axis=0)
     values = np.append(function.of(products), [term.value for term in extra])
-    sizes = np.where(np.isfinite(values), np.abs(values), np.inf)  # values that are not finite come first
+    sizes = np.where(np.isfinite(values), np.abs(values), np.inf)  # NaN and infinity count as the largest
     order: list[int] = np.argsort(-sizes, kind="stable")[:most].tolist()
     chosen = sorted(order) if len(order) == len(values) else order
     others = np.delete(values, chosen)
@@ -171,20 +171,20 @@ def _sum(values: Array) -> float:
 
 @np.errstate(all="ignore")
 def sum_of(label: str, terms: Sequence[Term]) -> Step:
-    """Return the sum of a few terms, all of them written out; without terms it is 0."""
+    """Return the sum of a few terms, all of them written out. If there are no terms, the sum is 0."""
     values = np.array([term.value for term in terms])
     return Step(label, tuple(terms), len(terms), 0.0, _sum(values), _sum(np.abs(values)))
 
 
 def one_term(factors: Sequence[Factor], function: Function = IDENTITY) -> Term:
-    """Return a term that is a product of single factors, or a function of the product."""
+    """Return a term from its factors and a function of their product."""
     with np.errstate(all="ignore"):
         value = float(function.of(np.prod([factor.value for factor in factors])))
     return Term(tuple(factors), value, function.text)
 
 
 def in_place_of_x(expression: str, text: str) -> str:
-    """Replace x in an expression by a text, in parentheses where they are needed."""
+    """Replace x in an expression by `text`. Add parentheses where they are needed."""
     if expression == "x":
         return text
     inner = f"({text})" if is_joined(text) else text
@@ -192,7 +192,7 @@ def in_place_of_x(expression: str, text: str) -> str:
 
 
 def is_joined(text: str, signs: str = "+-×/") -> bool:
-    """Return True if one of the signs joins parts of a text, outside of parentheses."""
+    """Return True if the text has one of the signs outside of parentheses."""
     while (bare := _INNERMOST.sub("", text)) != text:
         text = bare
     return any(f" {sign} " in text for sign in signs)
@@ -202,7 +202,7 @@ _X, _INNERMOST = re.compile(r"\(x\)|\bx\b"), re.compile(r"\([^()]*\)|\[[^]]*\]")
 
 
 def less(function: Function, value: float | Array) -> Function:
-    """Return the function of x - value, where `value` may have one number for each x."""
+    """Return the function x -> function(x - value). `value` may be an array with a number for each x."""
     if isinstance(value, np.ndarray):
         return function._replace(of=lambda x: function.of(x - value))
     if value == 0:
@@ -221,5 +221,5 @@ INVERSE = Function("1/x", lambda x: 1 / x)
 
 
 def mean_of(n: int) -> Function:
-    """Return the function x/n, by which terms add up to a mean."""
+    """Return the function x/n. The sum of n terms x/n is a mean."""
     return Function(f"x/{n}", lambda x: x / n)

@@ -1,4 +1,4 @@
-"""TracedElement: an element of a run; RunValues: the arrays of a run that an explanation reads. Knows no
+"""TracedElement: an element of a run. RunValues: the arrays of a run that an explanation reads. Knows no
 kind's arithmetic."""
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Element:
 
 @dataclass(frozen=True, eq=False)
 class TracedElement(Generic[OfKind]):
-    """An element of a run, of which the `most` largest terms of each sum are written out."""
+    """An element of a run. Its explanation writes out the `most` largest terms of each sum."""
 
     numbers: RunValues
     element: Element
@@ -58,7 +58,7 @@ class TracedElement(Generic[OfKind]):
 
 
 def rows_with(plan: Plan, parameter: str) -> tuple[Operation, ...]:
-    """Return the rows that read a parameter; the sum stands for its parts."""
+    """Return the rows that read a parameter. A sum is returned instead of its parts."""
     rows = (row for row in plan.values() if row.name not in plan.sums_of)
     return tuple(row for row in rows if parameter in row.kind.names)
 
@@ -69,7 +69,7 @@ def short(name: str) -> str:
 
 
 class KnownTarget(NamedTuple):
-    """The token that follows a position, its probability there and the loss."""
+    """The token that follows a position, its probability at this position, and the loss there."""
 
     position: int
     token: int
@@ -79,11 +79,11 @@ class KnownTarget(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class RunValues:
-    """The arrays that a run kept, and its model. Elements are returned as float64; reading an array that the
+    """The arrays that a run kept, and its model. Elements are returned as float64. Reading an array that the
     run did not keep raises InputError.
 
-    `rows` are the positions of the rows of logits and probs. `known_targets` has every position whose next
-    token is known.
+    `rows` has the position of each row of logits and probs. `known_targets` has an entry for each position
+    whose next token is known.
     """
 
     model: LanguageModel
@@ -115,8 +115,8 @@ class RunValues:
         return self.arrays[kind, name]
 
     def at(self, name: str, spots: Sequence[Any], kind: Pass = "forward") -> Any:
-        """Return an element of an event, a gradient or a parameter, or an array of elements if one of the
-        places is an array. Of a stored matrix only one row or column is read."""
+        """Return an element of an event, a gradient or a parameter. If one of `spots` is an array, return an
+        array of elements. From a stored matrix, only one row or column is read."""
         if kind == "backward" or not self.is_parameter(name):
             if name in HEAD_EVENTS and kind == "forward":
                 spots = (self.rows.index(spots[0]), *spots[1:])
@@ -134,7 +134,7 @@ class RunValues:
         return float(self.at(name, index, kind))
 
     def value_if_kept(self, name: str, index: tuple[int, ...], kind: Pass = "forward") -> float | None:
-        """Return one element, or None if the run did not keep it."""
+        """Return one element, or None if the run did not keep its value."""
         if not (self.has(name, kind) or self.is_parameter(name)):
             return None
         if name in HEAD_EVENTS and kind == "forward" and index[0] not in self.rows:

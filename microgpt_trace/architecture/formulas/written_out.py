@@ -1,8 +1,9 @@
-"""Write a formula out for one element of a run: its steps with their largest terms. Knows no kind.
+"""Write out the steps to one element of a run, with their largest terms. Knows no kind of operation.
 
-Every result has a magnitude, which rounding is relative to. It is followed from step to step: the error of a
-factor moves a product, the error of x moves a function by the slope, and the errors of all terms move a sum.
-A result computed from constants alone is exact. The script of a page does the same (formulas.js).
+Every result has a magnitude, and its rounding error is at most proportional to this magnitude. The magnitude
+of a product grows with the errors of its factors. The magnitude of f(x) grows with the error of x times the
+slope of f. The magnitude of a sum is the sum of the magnitudes of its terms. A result computed only from
+constants is exact. formulas.js, the script of an HTML page, computes the same.
 """
 
 from __future__ import annotations
@@ -31,23 +32,22 @@ from .steps import (
 )
 from .traced_element import KnownTarget
 
-GUARDED = 300.0  # beyond this magnitude, the largest x is subtracted before exp
+GUARDED = 300.0  # if |x| exceeds this, the largest x is subtracted before exp
 NUDGE = 1e-7  # the step of a numerical slope, as a fraction of the magnitude
 
 
 class Result(NamedTuple):
-    """The result of a step: one value, or one for each place along the ranges of the step."""
+    """The result of a step: one value, or a value for each place along the step's ranges."""
 
-    name: str  # in later steps
+    name: str  # the name of the result in later steps
     value: float | Array
-    magnitude: float | Array  # that rounding is relative to
-    exact: bool = False  # computed from constants alone
+    magnitude: float | Array  # the bound of the rounding error is proportional to it
+    exact: bool = False  # True if it is computed only from constants
 
 
 @dataclass(frozen=True, eq=False)
 class FactorReader:
-    """Reads factors at the places of one term, or of all terms of a range, given the results of earlier
-    steps."""
+    """Reads the factors of one term, or of all terms of a range, given the results of earlier steps."""
 
     at: ElementPlaces
     results: Sequence[Result]
@@ -58,7 +58,7 @@ class FactorReader:
         return 1 if isinstance(last := (*self.places, 0)[len(self.places) - 1], int) else len(last)
 
     def factors(self, parts: Sequence[Part]) -> list[Operand]:
-        """Return each factor; a sign changes the factor before it."""
+        """Return the factors. A `Sign` is applied to the factor before it."""
         operands = list[Operand]()
         for part in parts:
             if not isinstance(part, Sign):
@@ -68,7 +68,7 @@ class FactorReader:
         return operands
 
     def result(self, step: int) -> Result:
-        """Return the result of an earlier step, at these places if it has several."""
+        """Return the result of an earlier step. Of many values, return those at the reader's places."""
         result = self.results[step]
         if not isinstance(result.value, np.ndarray):
             return result
@@ -109,7 +109,7 @@ class FactorReader:
         return Result(name, value, magnitude, exact)
 
     def _number(self, part: FactorOf) -> Result:
-        """Return a number that is no element of the run."""
+        """Return the value of a factor that is not an element of the run."""
         if isinstance(part, Place):
             value = float(self.at.axes[part.axis])
             words = f"{value:.0f}"
@@ -124,11 +124,11 @@ class FactorReader:
 
 
 class _Terms(NamedTuple):
-    """One term, or all terms of a range."""
+    """The values of one term, or of all terms of a range."""
 
     operands: list[Operand]  # the factors
-    function: Function  # of their product
-    magnitudes: Array  # that the rounding of each term is relative to
+    function: Function  # applied to the product of the factors
+    magnitudes: Array  # [n] the bounds of the rounding errors are proportional to them
     exact: bool
 
     @property
@@ -147,8 +147,8 @@ def nothing(label: str) -> Step:
 
 @np.errstate(all="ignore")
 def written_out(at: ElementPlaces, label: str, most: int) -> tuple[tuple[Step, ...], float]:
-    """Return the steps to an element, with the `most` largest terms of each sum, and the magnitude that
-    rounding is relative to. The last step gets the label `label`."""
+    """Return the steps that compute an element, and the magnitude of the element. Each step lists the `most`
+    largest terms of its sum. The last step gets the label `label`."""
     steps, results = [nothing(label)], list[Result]()
     for source in () if at.hidden else at.formula.steps:
         if source.along or source.guard:
@@ -166,7 +166,7 @@ def written_out(at: ElementPlaces, label: str, most: int) -> tuple[tuple[Step, .
 def _step(
     at: ElementPlaces, source: StepOf, results: Sequence[Result], label: str, most: int
 ) -> tuple[Step, Result]:
-    """Write out the terms without a range, and the largest terms of a sum over a range."""
+    """Write out one step: all terms without a range, and the largest terms of a sum over a range."""
     few = [_terms(at, term, results, at.axes) for term in source.terms if not term.over and at.counts(term)]
     alone, magnitude = [terms.only for terms in few], sum(float(terms.magnitudes[0]) for terms in few)
     exact = all(terms.exact for terms in few)
@@ -195,7 +195,7 @@ def _in_words(function: Function, factors: Sequence[Factor]) -> str:
 
 
 def _guard(at: ElementPlaces, source: StepOf, results: Sequence[Result]) -> Result:
-    """Return the largest term if exp would overflow or vanish, else 0. The result has no rounding error."""
+    """Return the largest term if exp would overflow or underflow, else 0. This result is exact."""
     (term,) = source.terms
     x = _terms(at, term, results, at.at(at.ranges(term))).values
     largest = float(x.max())
@@ -204,7 +204,7 @@ def _guard(at: ElementPlaces, source: StepOf, results: Sequence[Result]) -> Resu
 
 
 def _along(at: ElementPlaces, source: StepOf, results: Sequence[Result]) -> Result:
-    """Return a result for each place along the ranges of a step, summed over the other ranges of its term."""
+    """Return a result for each place along the ranges of a step. The term's remaining ranges are summed."""
     (term,) = source.terms
     ranges = at.ranges(term)
     terms, sizes = _terms(at, term, results, at.at(ranges)), [len(places) for places in ranges]
@@ -214,7 +214,7 @@ def _along(at: ElementPlaces, source: StepOf, results: Sequence[Result]) -> Resu
 
 
 def _terms(at: ElementPlaces, term: TermOf, results: Sequence[Result], places: At) -> _Terms:
-    """Read the factors of a term at these places, and find what rounding is relative to."""
+    """Read the factors of a term at `places`, and compute the magnitude of each result."""
     reader = FactorReader(at, results, places)
     operands, function = reader.factors(term.factors), term.function
     magnitudes, exact = _product_magnitude(operands), all(operand.exact for operand in operands)
@@ -229,7 +229,7 @@ def _terms(at: ElementPlaces, term: TermOf, results: Sequence[Result], places: A
 
 
 def _product_magnitude(factors: Sequence[Operand]) -> Array:
-    """Return what rounding a product is relative to: its magnitude, plus what errors of factors add to it."""
+    """Return the magnitude of each product: its absolute value, plus what the factors' errors add."""
     size, magnitude = np.ones(1), np.ones(1)
     for factor in factors:
         sizes = np.abs(factor.values)
@@ -238,7 +238,7 @@ def _product_magnitude(factors: Sequence[Operand]) -> Array:
 
 
 def _function_magnitude(function: Function, x: Array, magnitude: Array) -> Array:
-    """Return what rounding f(x) is relative to: its magnitude, or if larger the slope times that of x."""
+    """Return the magnitude of f(x): |f(x)|, or the slope times the magnitude of x if this is larger."""
     nudge = np.maximum(magnitude, 1e-300) * NUDGE
     slope = np.abs(function.of(x + nudge) - function.of(x - nudge)) / (2 * nudge)
     result = np.fmax(np.abs(function.of(x)), np.where(np.isfinite(slope), slope * magnitude, 0))

@@ -1,9 +1,9 @@
 """The backward pass of any plan: d loss / d every event and parameter. Knows no kind's arithmetic.
 
-The forward pass keeps the residual stream before each layer, [T, C]. The backward pass computes each layer
-again from it, with the values that hooks had replaced. The gradient of a value that several rows read is the
-sum of their gradients, so that the residual stream needs no rule. The tap stops or scales the gradient of a
-replaced value.
+The forward pass keeps the residual stream before each layer, [T, C]. The backward pass recomputes each layer
+from this stream, with the values that hooks had put in. If several rows read a value, its gradient is the sum
+of the gradients from these rows. This also holds for the residual stream. The tap stops or scales the
+gradient of a replaced value.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .run import before_forward, compute, final_forward, head_forward, layer_for
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ForwardPass:
-    """The results of a forward pass that its backward pass needs."""
+    """The results of a forward pass that the backward pass needs."""
 
     run: PassState
     streams: Sequence[Array]  # [T, C] the residual stream before each layer, and after the last
@@ -43,7 +43,7 @@ class ForwardPass:
 def forward(
     model: LanguageModel, tokens: Array, targets: Sequence[int | None], tap: Tap = SILENT
 ) -> ForwardPass:
-    """Run one pass over the tokens up to the loss; every event is computed."""
+    """Run one pass over the tokens up to the loss. Every event is computed."""
     keep_freed_memory()
     run = PassState(model, tokens, tap=tap, targets=targets)
     streams = [before_forward(run)]
@@ -67,9 +67,9 @@ def backward(
     done: ForwardPass, tap: Tap = SILENT, replaced: Mapping[str, Array] = NOTHING,
     wanted: Collection[str] = (),
 ) -> dict[str, Array]:  # fmt: skip
-    """Return d loss / d each parameter of `wanted`, by name. The tap gets d loss / d each event on the way.
+    """Return the gradient of each parameter in `wanted`, by name. The tap gets the gradient of each event.
 
-    `replaced` has the values of events that hooks replaced in the forward pass.
+    `replaced` has the values that hooks put in the place of events in the forward pass.
     """
     plan, streams = done.run.model.plan, done.streams
     walk = _Walk(replace(done.run, wanted=frozenset(wanted)), tap, replaced)
@@ -97,7 +97,7 @@ def _logits_gradient(done: ForwardPass, tap: Tap) -> Array:
     if tap.wants(probs_row.name):
         rows, targets = known_targets(done.run.targets)
         computed = np.zeros_like(done.probs)
-        if rows.size and dloss != 0:  # a loss without gradient gives 0, even where P is 0
+        if rows.size and dloss != 0:  # if dloss is 0, the gradient is 0, even where P is 0
             computed[rows, targets] = -dloss / len(rows) / done.probs[rows, targets]
         dprobs = tap.emit(probs_row.name, computed)
         if dprobs is not computed:
@@ -112,16 +112,16 @@ def _backward(row: Operation, run: PassState, dy: Array, y: Array | None, *input
 
 
 class _Walk:
-    """A walk back through a plan, one group of rows at a time."""
+    """A backward walk through the rows of a plan, one group of rows at a time."""
 
     def __init__(self, run: PassState, tap: Tap, replaced: Mapping[str, Array]) -> None:
         self._run, self._tap, self._replaced = run, tap, replaced
-        self.gradients: dict[str, Array] = {}  # of events, until their rows pass them on
+        self.gradients: dict[str, Array] = {}  # by event, until the event's row has been processed
         self.parameters: dict[str, Array] = {}
 
     def back(self, rows: Sequence[Operation], before: dict[str, Array]) -> None:
-        """Go back through rows, from the gradient of the last one to the gradients of their inputs `before`.
-        All rows but the last are computed again."""
+        """Go back through `rows`: from the gradient of the last row, compute the gradients of the inputs
+        `before`. All rows except the last are computed again."""
         tap = _RecomputingTap(self._replaced)
         compute(rows[:-1], dict(before), replace(self._run, tap=tap))
         values = before | tap.used
@@ -134,7 +134,7 @@ class _Walk:
         self, row: Operation, dy: Array, values: Mapping[str, Array], computed: Mapping[str, Array]
     ) -> None:
         """Add the gradients of a row's inputs and parameters. If a tap changed the gradient of a part, the
-        parts give these gradients, and the row itself only gives the gradient of its bias."""
+        parts give these gradients, and the row gives only the gradient of its bias."""
 
         def gradients(reader: Operation, dy: Array) -> Gradients:
             inputs = [values[name] for name in reader.inputs]
@@ -151,7 +151,7 @@ class _Walk:
                 _add(self.parameters, name, gradient)
 
     def _changed_parts(self, row: Operation, dy: Array) -> list[tuple[Operation, Array]]:
-        """Return the parts of a row with their gradients; empty if all have the gradient of the row."""
+        """Return the parts of a row with their gradients, or [] if no tap changed the gradient of a part."""
         changed: dict[str, Array] = {}
         for name in row.parts:
             if self._tap.wants(name):
@@ -163,7 +163,7 @@ class _Walk:
 
 
 class _RecomputingTap:
-    """The tap of rows that are computed again: it puts in the values that hooks had replaced."""
+    """The tap of rows that are computed again. For a replaced event it returns the hook's value."""
 
     def __init__(self, replaced: Mapping[str, Array]) -> None:
         self._replaced = replaced

@@ -1,7 +1,7 @@
-"""Many runs of one prompt with one edit each, which share the work before their edits.
+"""Many runs of one prompt with one edit each. The runs share the computation before their edits.
 
-The runs are sequences of one pass. Each joins the pass at its edit, as a copy of the unedited residual
-stream. 150 runs cost about as much as one prompt of 375 tokens, while 150 passes would unpack the weights
+Each run is a sequence of one pass. It joins the pass at the layer of its edit, as a copy of the unedited
+residual stream. 150 runs take about as long as a prompt of 375 tokens. 150 passes would unpack the weights
 150 times.
 """
 
@@ -22,8 +22,8 @@ from ..operations.pass_state import PassState
 from ..plans.plan import Plan
 from .run import before_forward, final_forward, head_forward, layer_forward
 
-ELEMENTS = 1 << 23  # in the largest array of a pass: 32 MB
-BEFORE = -1  # stands for a layer's number: before all layers
+ELEMENTS = 1 << 23  # elements in the largest array of a pass: 32 MB
+BEFORE = -1  # used as a layer number, means before the first layer
 
 
 def logits_of_edits(
@@ -60,7 +60,7 @@ def _widest(plan: Plan, length: int) -> int:
 
 
 def _joins(name: str, plan: Plan) -> int:
-    """Return the layer at which a sequence with an edit of this event joins."""
+    """Return the layer at which a sequence joins if this event is edited."""
     row = plan[name]
     if row.layer is not None:
         return row.layer
@@ -68,9 +68,9 @@ def _joins(name: str, plan: Plan) -> int:
 
 
 class Growing:
-    """A pass whose first sequence is unedited. Edited sequences join it one after another.
+    """A pass whose first sequence is unedited. Edited sequences join the pass layer by layer.
 
-    `edits` are in the order in which their sequences join. The unedited residual stream [T, C] enters layer
+    `edits` are in the order in which their sequences join. `stream` [T, C] is unedited and enters layer
     `start`.
     """
 
@@ -80,12 +80,12 @@ class Growing:
             self.stream = before_forward(self._run)
 
     def advance(self, layer: int) -> None:
-        """Add the sequences whose edit is in this layer, and run the layer."""
+        """Add the sequences that are edited in this layer, and run the layer."""
         self._copy(self._join(layer))
         self.stream = layer_forward(self.stream, layer, self._run)
 
     def _join(self, layer: int) -> int:
-        """Make room for the sequences that join at this layer, and return their number."""
+        """Count the sequences that join at this layer, and enlarge the pass by their number."""
         model, n = self._run.model, self._run.n
         joining = sum(_joins(edit.name, model.plan) == layer for edit in self._edits[n - 1 :])
         if joining:
@@ -100,7 +100,7 @@ class Growing:
             self.stream = np.concatenate([self.stream, copies])
 
     def _tap(self, sequences: range) -> EditTap:
-        """Return the tap of these sequences; sequence 0 is unedited."""
+        """Return a tap that applies the edits of these sequences. Sequence 0 is unedited."""
         edits: dict[str, list[tuple[int, Edit]]] = {}
         for number in sequences:
             if number:
@@ -109,7 +109,7 @@ class Growing:
         return EditTap(edits, len(sequences))
 
     def logits(self, rows: Sequence[int]) -> Iterator[Array]:
-        """Yield the logits [n, V] of the positions `rows` for every edited sequence."""
+        """Yield the logits [n, V] of the positions `rows`, one array for each edited sequence."""
         model, length = self._run.model, len(self._unedited.tokens)
         self._copy(self._join(len(model.plan.layers)))
         final = final_forward(model, self.stream, self._run.tap)

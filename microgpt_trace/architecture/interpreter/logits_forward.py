@@ -1,5 +1,4 @@
-"""Forward passes up to the logits and the loss: over one prompt, or over many texts in one pass without
-padding. Knows no vocabulary."""
+"""Forward passes for one prompt, or for many texts without padding. Knows no vocabulary."""
 
 from __future__ import annotations
 
@@ -20,21 +19,20 @@ from .run import forward, head_forward, pass_forward
 
 
 def logits_forward(model: LanguageModel, inputs: TraceInput, rows: Sequence[int], tap: Tap) -> Array:
-    """Run a pass and return the logits [n, V] of the positions `rows`, as hooks left them. Only these logits
-    are computed and emitted."""
+    """Run a pass, compute the logits of the positions `rows`, and return them as hooks left them: [n, V]"""
     final = forward(model, np.array(inputs.tokens), tap)
     return tap.emit("logits", head_forward(model, final[list(rows)], tap))
 
 
 def run_together(model: LanguageModel, inputs: TraceInput, tap_of: TapOf, n: int) -> None:
-    """Run n passes over the same tokens at once. Logits, probabilities and loss are computed in parts, and
-    only if a listener requests one of them."""
+    """Run n passes over the same tokens at once. If a listener requests logits, probabilities or the loss,
+    they are computed in parts."""
     final = forward(model, np.array(inputs.tokens), tap_of(range(n)), n=n).reshape(n, len(inputs.tokens), -1)
     if not any(tap_of([0]).wants(name) for name in ("logits", "probs", "loss")):
         return
-    most = rows_of_a_part(model.config.vocab_size)  # rows of logits at a time
+    most = rows_of_a_part(model.config.vocab_size)  # the largest number of rows in a part
     size = min(most, final.shape[1])
-    sequences = max(1, most // size)  # at a time
+    sequences = max(1, most // size)  # the number of sequences in a part
     losses: list[list[float]] = [[] for _ in range(n)]
     for start in range(0, final.shape[1], size):
         for first in range(0, n, sequences):
@@ -50,8 +48,8 @@ def run_together(model: LanguageModel, inputs: TraceInput, tap_of: TapOf, n: int
 
 
 def _losses(model: LanguageModel, final: Array, targets: Sequence[int | None], tap: Tap) -> list[list[float]]:
-    """Run the head on rows [n, T, C] of n sequences, and return the losses of each; without losses if no
-    listener requests probabilities or the loss."""
+    """Run the head on rows [n, T, C] of n sequences, and return the losses of each sequence. If no listener
+    requests probabilities or the loss, the lists are empty."""
     n, length, width = final.shape
     logits = tap.emit("logits", head_forward(model, final.reshape(n * length, width), tap))
     if not tap.wants("probs") and not tap.wants("loss"):
@@ -63,13 +61,12 @@ def _losses(model: LanguageModel, final: Array, targets: Sequence[int | None], t
     return [[float(x) for x, t in zip(row, targets, strict=True) if t is not None] for row in losses]
 
 
-ROWS = 512  # in a pass over several texts; larger passes are no faster
-PART = 1 << 23  # logits computed at a time, 32 MB: the head is unpacked again for each part
+ROWS = 512  # rows in a pass over several texts; larger passes are no faster
+PART = 1 << 23  # logits in a part: 32 MB. More parts would unpack the output matrix more often
 
 
 def run_packed(model: LanguageModel, pack: Pack, tap: Tap) -> None:
-    """Run one pass over texts. Logits and probabilities are computed in parts, if a listener requests
-    them."""
+    """Run one pass over texts. Logits and probabilities are computed in parts if a listener requests them."""
     groups = [
         (group.rows, PassState(model, pack.tokens[group.rows], group.texts, _TapOfTexts(tap, group.texts)))
         for group in pack.groups
@@ -85,7 +82,7 @@ def run_packed(model: LanguageModel, pack: Pack, tap: Tap) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _TapOfTexts:
-    """A tap of n texts of equal length: it emits scores and weights [n*H, T, T] as [n, H, T, T]."""
+    """A tap of n texts of equal length. It emits scores and weights [n*H, T, T] as [n, H, T, T]."""
 
     tap: Tap
     n: int

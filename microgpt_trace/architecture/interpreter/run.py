@@ -1,7 +1,7 @@
-"""The interpreter: runs the rows of any plan, layer by layer. Knows no kind's arithmetic.
+"""The interpreter, which runs the rows of any plan, layer by layer. Knows no kind's arithmetic.
 
-A value is dropped after the last row that reads it, so that memory does not grow with the number of layers.
-A value that no row reads, such as a head's output, is computed only if a listener requests it.
+A value is dropped after the last row that reads it, so that memory does not grow with the number of layers. A
+value that no row reads, such as a head's output, is computed only if a listener requests it.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def forward(
 ) -> Array:
     """Run tokens up to the input of the head: [T] -> [n*T, C]
 
-    With a KV cache the tokens follow those in the cache, and their keys and values are added to it. The n
-    sequences have the same tokens, one after another; the tap may change each of them.
+    If there is a KV cache, the tokens continue the cached tokens, and their keys and values are appended to
+    the cache. The rows are n sequences of the same tokens. The tap may change each sequence.
     """
     x = pass_forward(PassState(model, np.tile(tokens, n), n, tap, cache))
     if cache is not None:
@@ -36,7 +36,7 @@ def forward(
 
 
 def pass_forward(run: PassState) -> Array:
-    """Run a pass up to the input of the head: -> [N, C]"""
+    """Run a pass up to the input of the head: [N, C]"""
     keep_freed_memory()
     x = before_forward(run)
     for i in range(len(run.model.plan.layers)):
@@ -45,7 +45,7 @@ def pass_forward(run: PassState) -> Array:
 
 
 def before_forward(run: PassState) -> Array:
-    """Compute the residual stream that enters the first layer: -> [N, C]"""
+    """Compute the residual stream before the first layer: [N, C]"""
     return run_rows(run.model.plan.before, {}, run)
 
 
@@ -76,13 +76,13 @@ def head_input(model: LanguageModel) -> str:
 
 
 def run_rows(rows: Sequence[Operation], values: dict[str, Array], run: PassState) -> Array:
-    """Run rows in order, given the values of their inputs, and return the value of the last."""
+    """Run rows in order and return the value of the last row. `values` has the values of their inputs."""
     compute(rows, values, run)
     return values[rows[-1].name]
 
 
 def compute(rows: Sequence[Operation], values: dict[str, Array], run: PassState) -> None:
-    """Run rows in order: add their values to `values`, and remove those that no later row reads."""
+    """Run rows in order. Add their values to `values`, and remove each value that no later row reads."""
     mixing = [at for at, row in enumerate(rows) if row.kind.mixes_positions] if run.groups else []
     if mixing:
         start, stop = mixing[0], mixing[-1] + 1
@@ -94,8 +94,8 @@ def compute(rows: Sequence[Operation], values: dict[str, Array], run: PassState)
 
 
 def _compute_by_group(rows: Sequence[Operation], values: dict[str, Array], run: PassState) -> None:
-    """Run rows for each group of texts of equal length. The value of the last row is emitted for all groups
-    together."""
+    """Run rows separately for each group of texts of equal length. The value of the last row is emitted once,
+    for all groups together."""
     *within, last = rows
     read = {name for row in rows for name in row.inputs}.difference(row.name for row in rows)
     parts = []
@@ -112,9 +112,9 @@ def _compute_by_group(rows: Sequence[Operation], values: dict[str, Array], run: 
 def _compute_together(rows: Sequence[Operation], values: dict[str, Array], run: PassState) -> None:
     """Run rows for all sequences together.
 
-    If a hook replaces a part of a row, such as a head's output, the change is added to the row.
+    If a hook replaces a part of a row, such as a head's output, the difference is added to the row's value.
     """
-    ahead: dict[str, Array] = {}  # rows computed early because a part was replaced
+    ahead: dict[str, Array] = {}  # values of rows that were computed early, because a hook replaced a part
     emit, wants, tasks = run.tap.emit, run.tap.wants, run.model.plan.tasks
     for row in rows:
         read, total, done = tasks[row.name]

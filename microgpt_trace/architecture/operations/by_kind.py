@@ -1,5 +1,5 @@
-"""The module with the arithmetic of each kind, and the float64 reference of a row, which shares no code with
-the kernels that it judges."""
+"""The module with the arithmetic of each kind, and the float64 reference of a row. The reference shares no
+code with the kernels that it judges."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def arithmetic_of(kind: Kind) -> Any:
 
 
 def reference(row: Operation, ref: ReferenceInputs, *inputs: Array) -> Array:
-    """Return the value of a row's event, given its inputs, in float64."""
+    """Compute a row in float64 from its inputs."""
     with np.errstate(all="ignore"):
         compute = row.otherwise or arithmetic_of(row.kind).reference
         value: Array = compute(row, ref, *inputs)
@@ -44,17 +44,18 @@ def reference(row: Operation, ref: ReferenceInputs, *inputs: Array) -> Array:
 
 
 def spread_of(row: Operation, ref: ReferenceInputs) -> Spread:
-    """Return how rounding spreads through a row of a model's own plan; by default, each element is rounded
-    once."""
+    """Return how rounding spreads through a row. By default, each element is rounded once. The row must
+    belong to the model's plan, not to the plan of a fault."""
     spread = getattr(arithmetic_of(row.kind), "spread", lambda row, ref: Spread())
     result: Spread = spread(row, ref)
     return result
 
 
 def size_of(row: Operation, ref: ReferenceInputs, value: Array, *inputs: Array) -> Array:
-    """Return the size that the rounding of each element is relative to; by default the element's magnitude.
+    """Return, for each element, the size that its rounding error is proportional to. By default this is the
+    element's absolute value.
 
-    `value` is the row's value for these inputs.
+    `value` is the value of the row for `inputs`.
     """
     size = getattr(arithmetic_of(row.kind), "size", lambda row, ref, value, *inputs: np.abs(value))
     result: Array = size(row, ref, value, *inputs)

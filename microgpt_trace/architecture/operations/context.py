@@ -1,4 +1,4 @@
-"""Context: the sum of the values, each times its attention weight."""
+"""Context: the sum of the values, each multiplied by its attention weight."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .softmax import window_of
 
 
 def forward(row: Operation[Context], run: PassState, weights: Array, v: Array) -> Array:
-    """Compute weights @ v for n sequences, heads side by side: [n*H, T, S], [n*T, G*D] -> [n*T, H*D]"""
+    """Compute weights @ v for n sequences, with heads side by side: [n*H, T, S], [n*T, G*D] -> [n*T, H*D]"""
     kind = row.kind
     values = in_heads(v, run.n, kind.head_dim)
     group = run.keys_of_heads(kind.group, len(values) // run.n)
@@ -46,7 +46,7 @@ def backward(
 
 
 def context_forward(weights: Array, values: Array, group: Array, workers: int) -> Array:
-    """Compute weights @ v; head h uses the values group[h]: [H, T, S], [G, S, D] -> [H, T, D]"""
+    """Compute weights @ v; head h uses the values of head group[h]: [H, T, S], [G, S, D] -> [H, T, D]"""
     context = np.empty((*weights.shape[:2], values.shape[2]), weights.dtype)
 
     def fill(part: slice) -> None:
@@ -57,24 +57,24 @@ def context_forward(weights: Array, values: Array, group: Array, workers: int) -
 
 
 def reference(row: Operation[Context], ref: ReferenceInputs, weights: Array, v: Array) -> Array:
-    """Compute weights @ v, heads side by side: [H, T, T], [T, G*D] -> [T, H*D]"""
+    """Compute weights @ v, with heads side by side: [H, T, T], [T, G*D] -> [T, H*D]"""
     kind = row.kind
     values = v.reshape(len(v), -1, kind.head_dim).swapaxes(0, 1)[list(kind.group)]
     return (weights @ values).swapaxes(0, 1).reshape(len(v), -1)
 
 
 def spread(row: Operation, ref: ReferenceInputs) -> Spread:
-    """A sum over the keys."""
+    """Return the spread of a sum over the keys."""
     return Spread(len(ref.tokens), alike=True, halves=True)
 
 
 def size(row: Operation[Context], ref: ReferenceInputs, value: Array, weights: Array, v: Array) -> Array:
-    """The sum of the magnitudes of the terms."""
+    """Return the sum of the absolute values of the terms."""
     return reference(row, ref, np.abs(weights), np.abs(v))
 
 
 def formula(row: Operation[Context], setting: Setting) -> Formula:
-    """The sum over the keys of a weight times the same channel of a value."""
+    """Describe an element as a sum over the keys: attention weight times the same channel of the value."""
     kind, (weights, v) = row.kind, row.inputs
     length, window = setting.shapes[v][0], window_of(setting.plan, row)
     sizes = (length, len(kind.group), kind.head_dim)
@@ -94,7 +94,7 @@ def gradient_formula(name: str, reader: Operation[Context], setting: Setting) ->
 
 
 def notes(at: TracedElement[Context]) -> tuple[str, ...]:
-    """Name the key-value head whose values a head reads, if its number differs."""
+    """Return a note that names the key-value head, if its number differs from the head's number."""
     kind = at.row.kind
     head = at.index[1] // kind.head_dim
     values = kind.group[head]

@@ -1,4 +1,4 @@
-"""Activation, Multiply and Add: operations on each element by itself."""
+"""Activation, Multiply and Add, the operations that compute each element separately."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def forward(row: Operation, run: PassState, *inputs: Array) -> Array:
 
 
 def backward(row: Operation, run: PassState, dy: Array, y: Array, *inputs: Array) -> Gradients:
-    """Multiply dy by the slope, the other factor or 1: [...] -> [...]"""
+    """Multiply dy by the slope of the function, by the other factor, or by 1: [...] -> [...]"""
     if isinstance(row.kind, Activation):
         return Gradients((dy * SLOPES[row.kind.function](*inputs),))
     a, b = inputs
@@ -36,20 +36,20 @@ def backward(row: Operation, run: PassState, dy: Array, y: Array, *inputs: Array
 
 
 def silu_slope(x: Array) -> Array:
-    """Return s + x s (1 - s), where s is the sigmoid."""
+    """Return the slope of SiLU: s + x s (1 - s), where s is the sigmoid of x."""
     s = 1 / (1 + np.exp(-x))
     return s * (1 + x * (1 - s))
 
 
 def normal_cdf(x: Array) -> Array:
-    """Return P(standard normal variable <= x), computed in float64, in the dtype of x."""
+    """Return P(standard normal variable <= x) in the dtype of x. It is computed in float64."""
     return (erfc(x / -math.sqrt(2)) / 2).astype(x.dtype, copy=False)
 
 
 def erfc(x: Array) -> Array:
     """Return 1 - erf(x), computed by math.erfc: [...] -> [...] float64
 
-    Only one row at a time becomes Python numbers, which take 24 bytes each.
+    To save memory, only one row at a time is converted to Python numbers of 24 bytes.
     """
     rows = np.asarray(x, np.float64).reshape(-1, *(x.shape[-1:] or (1,)))
     numbers = chain.from_iterable(map(np.ndarray.tolist, rows))
@@ -57,11 +57,11 @@ def erfc(x: Array) -> Array:
 
 
 def gelu_slope(x: Array) -> Array:
-    """Return P(standard normal variable <= x) + x times the density at x."""
+    """Return the slope of GELU: P(standard normal variable <= x) + x times the density at x."""
     return normal_cdf(x) + x * np.exp(np.square(x) / -2) / math.sqrt(2 * math.pi)
 
 
-FLAT = 1e3  # beyond it the slope is 0 or 1; clipping keeps squares finite
+FLAT = 1e3  # beyond this x the slope is 0 or 1; clipping keeps squares finite
 
 
 def tanh_argument(x: Array) -> Array:
@@ -70,7 +70,7 @@ def tanh_argument(x: Array) -> Array:
 
 
 def gelu_by_tanh_slope(x: Array) -> Array:
-    """Return (1 + t) / 2 + x (1 - t^2) / 2 * du/dx, where t = tanh(u) and u = tanh_argument(x)."""
+    """Return the slope (1 + t) / 2 + x (1 - t^2) / 2 * du/dx, where t = tanh(u) and u = tanh_argument(x)."""
     x = np.clip(x, -FLAT, FLAT)
     t = np.tanh(tanh_argument(x))
     slope = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * np.square(x))
@@ -101,7 +101,7 @@ def reference(row: Operation, ref: ReferenceInputs, *inputs: Array) -> Array:
 
 
 def _sigmoid(x: Array) -> Array:
-    """Return e^x / (1 + e^x), computed from numbers of at most 2."""
+    """Return e^x / (1 + e^x), computed so that exp cannot overflow."""
     return np.exp(np.minimum(x, 0)) / (1 + np.exp(-np.abs(x)))
 
 
@@ -118,15 +118,15 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 def size(row: Operation, ref: ReferenceInputs, value: Array, *inputs: Array) -> Array:
-    """|x| for a GELU, where 1 + erf or 1 + tanh may cancel; otherwise the magnitude of the value."""
+    """Return |x| for a GELU, where 1 + erf or 1 + tanh may cancel. Otherwise return the absolute value."""
     if isinstance(row.kind, Activation) and row.kind.function.startswith("GELU"):
         return np.abs(inputs[0])
     return np.abs(value)
 
 
 class Form(NamedTuple):
-    """An activation for formulas: a function of x and the slope. With a `gate`, the name of the function's
-    result, the activation is x times the function."""
+    """An activation in formulas: a function of x, and the slope of the activation. If `gate` is not empty, it
+    is the name of the function's result, and the activation is x times this result."""
 
     function: Function
     slope: Function
@@ -134,7 +134,7 @@ class Form(NamedTuple):
 
 
 _U = "sqrt(2/pi)*(x + 0.044715*x**3)"
-_ONE_AND_X = Function("1 + max(x, -x)", lambda x: 1 + np.abs(x))  # 1 cancels with numbers near -1
+_ONE_AND_X = Function("1 + max(x, -x)", lambda x: 1 + np.abs(x))  # 1 + erf cancels if erf is near -1
 FORMS = {
     "ReLU": Form(RELU, ABOVE_ZERO),
     "SiLU": Form(SIGMOID, Function("(1 + x/(1 + exp(x)))/(1 + exp(-x))", silu_slope), gate="sigmoid"),
@@ -154,7 +154,7 @@ FORMS = {
 
 
 def formula(row: Operation, setting: Setting) -> Formula:
-    """The function, product or sum of the same element of each input."""
+    """Describe an element as the function, product or sum of the same element of each input."""
     kind, sizes = row.kind, setting.shapes[row.name]
     inputs = tuple(ElementAt(name, _same_place(sizes)) for name in row.inputs)
     if isinstance(kind, Multiply):
@@ -170,7 +170,8 @@ def formula(row: Operation, setting: Setting) -> Formula:
 
 
 def gradient_formula(name: str, reader: Operation, setting: Setting) -> Formula:
-    """The gradient of the sum, of the product times the other factor, or of the function times its slope."""
+    """Describe the gradient of an input. For Add it is the gradient of the output. For Multiply it is
+    multiplied by the other factor, and for Activation by the slope."""
     kind, sizes = reader.kind, setting.shapes[name]
     gradient = ElementAt(reader.name, _same_place(sizes), "backward")
     if isinstance(kind, Add):
@@ -185,13 +186,13 @@ def gradient_formula(name: str, reader: Operation, setting: Setting) -> Formula:
 
 
 def _same_place(sizes: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the index of the same element in another array of this shape."""
+    """Return the axes that index the same element of another array of this shape."""
     return tuple(range(len(sizes)))
 
 
 def notes(at: TracedElement) -> tuple[str, ...]:
-    """Say if ReLU switched the element off."""
+    """Return a note if ReLU switched the element off."""
     kind, (first, *_) = at.row.kind, at.row.inputs
     if not isinstance(kind, Activation) or kind.function != "ReLU" or at.numbers.value(first, at.index) > 0:
         return ()
-    return (f"{element_name(first, at.index)} is not above 0: switched off, and no gradient passes",)
+    return (f"{element_name(first, at.index)} is not above 0, so ReLU returns 0 and passes no gradient",)

@@ -1,7 +1,7 @@
-"""Attention heads: their layouts, their division among workers, and the sums over keys, queries or channels
-in the formulas of scores and contexts.
+"""Attention heads: how they are laid out in arrays and divided among threads, and the sums in the formulas of
+scores and contexts.
 
-The axes of these formulas are head, query and key, or position, head and channel of the head.
+The axes of these formulas are [head, query, key], or [position, head, channel of the head].
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from ..formulas.formula import ElementAt, Over, PlaceAlong, TermOf
 from ..formulas.steps import Pass
 from ..plans.kinds import Context, Scores
 
-QUERY, KEY, OVER = 1, 2, 3  # axes of [H, T, T]; the range of a sum comes after three axes
-Named = tuple[str, Pass]  # an event or its gradient
+QUERY, KEY, OVER = 1, 2, 3  # the axes of [H, T, T] are 0, 1, 2; the range of a sum is 3
+Named = tuple[str, Pass]  # an event, and "backward" for its gradient
 BACKWARD: Pass = "backward"
 
 
@@ -32,7 +32,7 @@ def out_of_heads(x: Array, n: int) -> Array:
 
 
 def share_heads(fill: Callable[[slice], None], heads: int, workers: int) -> None:
-    """Divide the heads among the workers, and call `fill` with the slice of each worker."""
+    """Divide the heads among `workers` threads. Each thread calls `fill` with a slice of heads."""
 
     def fill_ignoring(part: slice) -> None:
         with ignoring():
@@ -43,14 +43,16 @@ def share_heads(fill: Callable[[slice], None], heads: int, workers: int) -> None
 
 
 def over_channels(kind: Scores | Context, of_query: Named, of_key: str) -> TermOf:
-    """For a head, a query and a key: the sum over the head's channels of a query times a key or value."""
+    """Describe an element [head, query, key] as a sum over the head's channels. Each term is an element of
+    `of_query` times an element of `of_key`, which has keys or values."""
     column = PlaceAlong(((0, kind.head_dim), (OVER, 1)))
     query = ElementAt(of_query[0], (QUERY, column), of_query[1])
     return TermOf((query, ElementAt(of_key, (KEY, _key_value_column(kind, 0, OVER)))), (Over(kind.head_dim),))
 
 
 def over_keys(kind: Scores | Context, square: Named, wide: str, length: int, window: int | None) -> TermOf:
-    """For a position, head and channel: the sum over the keys of `square` [H, T, T] times keys or values."""
+    """Describe an element [position, head, channel] as a sum over the keys. Each term is an element of
+    `square` [H, T, T] times an element of `wide`, which has keys or values."""
     weight = ElementAt(square[0], (1, 0, OVER), square[1])
     value = ElementAt(wide, (OVER, _key_value_column(kind, 1, 2)))
     return TermOf((weight, value), (Over(length, "keys", 0, window),))
@@ -59,9 +61,10 @@ def over_keys(kind: Scores | Context, square: Named, wide: str, length: int, win
 def over_queries(
     kind: Scores | Context, square: Named, wide: Named, length: int, window: int | None
 ) -> TermOf:
-    """The gradient of a key or value: the sum over the heads that share it and the queries that see it of
-    `square` [H, T, T] times `wide` [T, heads*D]. One of the two is the reader's gradient."""
-    dim, sharing = kind.head_dim, len(kind.group) // key_value_heads(kind)  # heads that share are neighbours
+    """Describe the gradient of a key or value as a sum over the heads that share it and the queries that see
+    it. Each term is an element of `square` [H, T, T] times an element of `wide` [T, H*D]. One of the factors
+    is the gradient of the event that reads the key or value."""
+    dim, sharing = kind.head_dim, len(kind.group) // key_value_heads(kind)  # adjacent heads share a key
     head, query = OVER, OVER + 1
     square_at = ElementAt(square[0], (PlaceAlong(((1, sharing), (head, 1))), query, 0), square[1])
     column = PlaceAlong(((1, sharing * dim), (head, dim), (2, 1)))
@@ -75,5 +78,5 @@ def key_value_heads(kind: Scores | Context) -> int:
 
 
 def _key_value_column(kind: Scores | Context, head: int, channel: int) -> PlaceAlong:
-    """Return the column of a channel in the keys or values that the head uses."""
+    """Return the column in the keys or values for a head and a channel of the head."""
     return PlaceAlong(((channel, 1),), table=kind.group, by=(head, kind.head_dim))

@@ -1,4 +1,4 @@
-"""KVCache: the keys and values of the positions that a model has read so far."""
+"""KVCache: the keys and values of the positions that a model has read."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from ...arrays.stats import Array
 
 @dataclass
 class KVCache:
-    """The KV cache of one sequence: for each row of the plan that reads keys or values, those so far."""
+    """The KV cache of one sequence. `rows` has keys or values for each row of the plan that reads them."""
 
     capacity: int  # positions
-    length: int = 0  # positions whose pass is complete
-    rows: dict[str, Array] = field(default_factory=dict)  # by the row that reads them, [G, capacity, D]
+    length: int = 0  # the number of positions whose pass is complete
+    rows: dict[str, Array] = field(default_factory=dict)  # the name of the row -> [G, capacity, D]
 
     def extend(self, name: str, new: Array) -> Array:
-        """Append the keys or values of new positions [G, T, D] and return those of all: [G, S, D].
+        """Append the keys or values of new positions, and return those of all positions: [G, T, D] -> [G, S,
+        D]
 
-        `length` does not change: `forward` of the interpreter advances it after a pass.
+        `length` does not change here. The interpreter's `forward` increases it after the pass.
         """
         if name not in self.rows:
             self.rows[name] = np.empty((new.shape[0], self.capacity, new.shape[2]), new.dtype)

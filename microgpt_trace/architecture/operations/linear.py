@@ -1,4 +1,4 @@
-"""Linear: y = x @ W.T + b, or the product with some columns of x and W only."""
+"""Linear: y = x @ W.T + b, or the product of some columns of x and W."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..plans.plan import Operation
 from .pass_state import Gradients, PassState
 from .reference_inputs import ReferenceInputs, Spread
 
-OVER = 2  # the range of a sum comes after two axes: position and channel, or row and column of a parameter
+OVER = 2  # the two axes of an output or a parameter are 0 and 1; the range of a sum is 2
 
 
 def forward(row: Operation[Linear], run: PassState, x: Array) -> Array:
@@ -46,7 +46,7 @@ def backward(row: Operation[Linear], run: PassState, dy: Array, y: Array, x: Arr
 
 
 def columns_forward(x: Array, weight: Array, columns: slice) -> Array:
-    """Compute the product with some columns of x and W: [N, in], [out, in] -> [N, out]"""
+    """Compute the product of these columns of x and W: [N, in], [out, in] -> [N, out]"""
     return x[:, columns] @ weight[:, columns].T
 
 
@@ -61,13 +61,13 @@ def reference(row: Operation[Linear], ref: ReferenceInputs, x: Array) -> Array:
 
 
 def spread(row: Operation[Linear], ref: ReferenceInputs) -> Spread:
-    """A sum over the width of the input."""
+    """Return the spread of a sum over the width of the input."""
     first, end = row.kind.columns or (0, ref.shapes[row.inputs[0]][-1])
     return Spread(end - first)
 
 
 def size(row: Operation[Linear], ref: ReferenceInputs, value: Array, x: Array) -> Array:
-    """|x| |w|, since the terms may cancel."""
+    """Return |x| |w|, a product of norms, since the terms may cancel. For a whole matrix, |y| is added."""
     kind = row.kind
     if kind.columns is None:
         norms = ref.norms[kind.weight]
@@ -78,7 +78,8 @@ def size(row: Operation[Linear], ref: ReferenceInputs, value: Array, x: Array) -
 
 
 def formula(row: Operation[Linear], setting: Setting) -> Formula:
-    """A sum of products plus the bias; if a hook replaced one of the parts, the sum of the parts."""
+    """Describe an element as a sum of products plus the bias. If a hook replaced one of the row's parts, the
+    formula is the sum of the parts plus the bias."""
     if any(map(setting.is_cut, row.parts)):
         return formula_of_parts(row, setting)
     kind, (source,) = row.kind, row.inputs
@@ -90,7 +91,7 @@ def formula(row: Operation[Linear], setting: Setting) -> Formula:
 
 
 def formula_of_parts(row: Operation[Any], setting: Setting) -> Formula:
-    """The sum of the parts plus the bias."""
+    """Describe an element as the sum of the row's parts plus the bias."""
     kind = row.kind
     parts = (TermOf((ElementAt(part, (0, 1)),)) for part in row.parts)
     return one_step(setting.shapes[row.name], *parts, *_bias_terms(kind))
@@ -101,7 +102,7 @@ def _bias_terms(kind: Linear) -> list[TermOf]:
 
 
 def gradient_formula(name: str, reader: Operation[Linear], setting: Setting) -> Formula:
-    """dx = dy @ W; a part has the gradient of the sum."""
+    """Describe an element of dx = dy @ W. The gradient of a part is the gradient of the sum."""
     kind, shape = reader.kind, setting.shapes[name]
     if name in reader.parts:
         return one_step(shape, TermOf((ElementAt(reader.name, (0, 1), "backward"),)))
@@ -110,7 +111,7 @@ def gradient_formula(name: str, reader: Operation[Linear], setting: Setting) -> 
 
 
 def parameter_formula(name: str, row: Operation[Linear], setting: Setting) -> Formula:
-    """dW = dy.T @ x, db = sum(dy)"""
+    """Describe an element of dW = dy.T @ x or db = sum(dy)."""
     kind, (source,) = row.kind, row.inputs
     length, width = setting.shapes[source]
     if name == kind.bias:
@@ -121,11 +122,12 @@ def parameter_formula(name: str, row: Operation[Linear], setting: Setting) -> Fo
 
 
 def notes(at: TracedElement[Linear]) -> tuple[str, ...]:
-    """Say that the parts add up to the element, or that it is their sum because a hook replaced one."""
+    """Return a note that the parts add up to the element, or that the element was computed as their sum
+    because a hook replaced a part."""
     kind, parts = at.row.kind, at.row.parts
     if any(("forward", part) in at.numbers.replaced for part in parts):
         return ("computed as the sum of the heads, because a hook replaced some of them",)
     if not parts or (len(parts) == 1 and not kind.bias):
         return ()
     first, last = (element_name(parts[i], at.index) for i in (0, -1))
-    return (f"{first} to {last}{' and the bias' * bool(kind.bias)} add up to the same",)
+    return (f"{first} to {last}{' and the bias' * bool(kind.bias)} add up to this element",)

@@ -39,8 +39,8 @@ def forward(row: Operation[Norm], run: PassState, x: Array) -> Array:
 
 
 def backward(row: Operation[Norm], run: PassState, dy: Array, y: Array, x: Array) -> Gradients:
-    """dx = (g - u * mean(g * u)) / rms, where u = x / rms and g = dy * gain; LayerNorm subtracts mean(g) from
-    the bracket too. dgain = sum(dy * u), dbias = sum(dy): [N, C] -> [N, C]"""
+    """dx = (g - u * mean(g * u)) / rms, where u = x / rms and g = dy * gain: [N, C] -> [N, C]. For LayerNorm,
+    mean(g) is also subtracted inside the parentheses. dgain = sum(dy * u), dbias = sum(dy)."""
     kind = row.kind
     heads, dheads = x, dy
     if kind.head_dim is not None:
@@ -85,13 +85,13 @@ def reference(row: Operation[Norm], ref: ReferenceInputs, x: Array) -> Array:
 
 
 def spread(row: Operation, ref: ReferenceInputs) -> Spread:
-    """A sum of squares; the square root halves the relative error."""
+    """Return the spread of a sum of squares. Its square root has half the relative error."""
     return Spread(ref.shapes[row.inputs[0]][-1] // 4, factor=True)
 
 
 def size(row: Operation[Norm], ref: ReferenceInputs, value: Array, x: Array) -> Array:
-    """The magnitude of the value; if a mean is subtracted or a bias added, which may cancel, also of the
-    terms. The rounding of the mean is relative to the mean of |x|."""
+    """Return |y|. If a mean is subtracted or a bias is added, terms may cancel, and their absolute values are
+    added. The rounding error of the mean is proportional to the mean of |x|."""
     kind = row.kind
     if not kind.centred and kind.bias is None:
         return np.abs(value)
@@ -105,8 +105,8 @@ def size(row: Operation[Norm], ref: ReferenceInputs, value: Array, x: Array) -> 
 
 
 def frozen(kind: Norm, along: Array, x: Array, gain: Array | None) -> Array:
-    """Return the gradient of `along` . output with respect to a norm's input, with the scale of each row kept
-    constant: `along` [n, K, C], the norm's input `x` [n, C] -> [n, K, C]"""
+    """Return the gradient of the dot product `along` . y with respect to x, the input of a norm, while the
+    scale of each row is kept constant: `along` [n, K, C], `x` [n, C] -> [n, K, C]"""
     x = x.astype(np.float64)
     x = x - x.mean(axis=1, keepdims=True) if kind.centred else x
     scale = np.sqrt(np.square(x).mean(axis=1) + kind.eps)[:, None, None]
@@ -115,18 +115,18 @@ def frozen(kind: Norm, along: Array, x: Array, gain: Array | None) -> Array:
 
 
 class _Places(NamedTuple):
-    """The sizes of a formula's axes, and the indices of an element and of all elements normalised with it."""
+    """The sizes of a formula's axes, and the indices of one element and of each element in its row or
+    head."""
 
     sizes: Shape
     one: tuple[int | PlaceAlong, ...]
     each: tuple[int | PlaceAlong, ...]
-    one_gain: tuple[int, ...]  # indices in the gain
+    one_gain: tuple[int, ...]  # indices of the gain
     each_gain: tuple[int, ...]
 
 
 def _places(kind: Norm, shape: Shape) -> _Places:
-    """Axes: position and channel, or position, head and channel of the head; then the range of a row or
-    head."""
+    """Return axes and indices: [position, channel], or [position, head, channel] if heads are normalised."""
     length, width = shape
     if kind.head_dim is None:
         return _Places((length, width), (0, 1), (0, 2), (1,), (2,))
@@ -136,7 +136,7 @@ def _places(kind: Norm, shape: Shape) -> _Places:
 
 
 def formula(row: Operation[Norm], setting: Setting) -> Formula:
-    """y = x / sqrt(mean(x^2) + eps) * gain + bias; for LayerNorm, x stands for x - mean(x)"""
+    """Describe y = x / sqrt(mean(x^2) + eps) * gain + bias. In LayerNorm, x means x - mean(x)."""
     kind, (source,) = row.kind, row.inputs
     at = _places(kind, setting.shapes[source])
     steps = _root(kind, ElementAt(source, at.each), at.sizes[-1])
@@ -154,8 +154,8 @@ def formula(row: Operation[Norm], setting: Setting) -> Formula:
 
 
 def _root(kind: Norm, x: ElementAt, n: int, along: tuple[Over, ...] = ()) -> list[StepOf]:
-    """Return the steps up to the root mean square, which is the last; for LayerNorm the first is the mean.
-    With `along` each step has a result for each of several rows."""
+    """Return the steps that compute the root mean square. For LayerNorm the first step is the mean. If
+    `along` has ranges, each step has a result for every row."""
     steps, less, over = list[StepOf](), None, (*along, Over(n))
     square = Function(f"x*x/{n}", lambda x: x * x / n, f"x^2/{n}")
     if kind.centred:
@@ -168,15 +168,15 @@ def _root(kind: Norm, x: ElementAt, n: int, along: tuple[Over, ...] = ()) -> lis
 
 
 def gradient_formula(name: str, reader: Operation[Norm], setting: Setting) -> Formula:
-    """y = x / rms * g: dx = (dy * g - x * mean(dy * g * x) / rms^2) / rms; for LayerNorm x stands for
-    x - mean(x), and mean(dy * g) is subtracted too"""
+    """Describe an element of dx = (dy * g - x * mean(dy * g * x) / rms^2) / rms, where y = x / rms * g. In
+    LayerNorm, x means x - mean(x), and mean(dy * g) is also subtracted inside the parentheses."""
     kind, y = reader.kind, reader.name
     at = _places(kind, setting.shapes[name])
     n, less = at.sizes[-1], 0 if kind.centred else None
     steps, over = _root(kind, ElementAt(name, at.each), n), (Over(n),)
     root = ResultOf(len(steps) - 1, "1/")
     each, one = [ElementAt(y, at.each, "backward")], [ElementAt(y, at.one, "backward")]
-    if not kind.names and not kind.centred:  # x / rms is y
+    if not kind.names and not kind.centred:  # here x / rms equals y
         steps.append(StepOf((TermOf((*each, ElementAt(y, at.each)), over, mean_of(n)),), "mean of dy × y"))
         last = TermOf((ElementAt(y, at.one), ResultOf(len(steps) - 1, "-"), root))
         return Formula(at.sizes, (*steps, StepOf((TermOf((*one, root)), last))))
@@ -194,7 +194,7 @@ def gradient_formula(name: str, reader: Operation[Norm], setting: Setting) -> Fo
 
 
 def parameter_formula(name: str, row: Operation[Norm], setting: Setting) -> Formula:
-    """The sum over all rows or heads of dy * x / rms for the gain, and of dy for the bias."""
+    """Describe a sum over all rows or heads: of dy * x / rms for the gain, of dy for the bias."""
     kind, (source,) = row.kind, row.inputs
     length, width = setting.shapes[source]
     dim = kind.head_dim or width

@@ -1,4 +1,4 @@
-"""PassState: what the rows of one forward or backward pass share. The KV cache is in kv_cache.py."""
+"""PassState: the state that the rows of one forward or backward pass share."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class Gradients(NamedTuple):
-    """d loss / d an operation's inputs, in their order, and d loss / d its requested parameters, by name."""
+    """The gradients of an operation's inputs, in order, and of its requested parameters, by name."""
 
     inputs: tuple[Array, ...]
     parameters: Mapping[str, Array] = NOTHING
@@ -32,10 +32,10 @@ class Gradients(NamedTuple):
 
 @dataclass
 class PassState:
-    """A pass over n sequences of T tokens each, one after another: N = n*T rows.
+    """A pass over n sequences of T tokens each. Its N = n*T rows are the sequences one after another.
 
-    With a KV cache, n is 1 and the tokens follow those in the cache. A pack has sequences of several lengths:
-    `groups` has, for each length, the rows of its sequences and a pass over them.
+    If there is a KV cache, n is 1 and the tokens continue the cached tokens. A pack has sequences of several
+    lengths: for each length, `groups` has the rows of its sequences and a pass over these rows.
     """
 
     model: LanguageModel
@@ -46,8 +46,8 @@ class PassState:
     targets: Sequence[int | None] = ()  # the token after each position, or None
     wanted: frozenset[str] = frozenset()  # the parameters whose gradients are requested
     groups: Sequence[tuple[slice, PassState]] = ()
-    _once: dict[Hashable, Any] = field(default_factory=dict)  # shared by copies of the pass
-    _last: tuple[str, Array] | None = None  # the matrix requested last, and its name
+    _once: dict[Hashable, Any] = field(default_factory=dict)  # results of `once`; copies share them
+    _last: tuple[str, Array] | None = None  # name and value of the last matrix
 
     @property
     def positions(self) -> Array:
@@ -66,13 +66,14 @@ class PassState:
         return min(2, available_cores()) if len(self.tokens) > PARALLEL else 1
 
     def matrix(self, name: str) -> Array:
-        """Return a whole matrix [out, in], and keep it until another is requested: heads share one."""
+        """Return a whole matrix [out, in], and keep it until another matrix is requested, since all heads of
+        a layer read the same matrix."""
         if self._last is None or self._last[0] != name:
             self._last = name, self.model.parameter(name)
         return self._last[1]
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """Return the result of `make`, called once per key in a pass."""
+        """Return the result of `make`, which is called only once per key and pass."""
         if key not in self._once:
             self._once[key] = make()
         result: T = self._once[key]
@@ -84,5 +85,5 @@ class PassState:
         return self.once((rope, dim), lambda: rope_turns(rope, dim, self.positions, self.model.dtype))
 
     def keys_of_heads(self, group: tuple[int, ...], count: int) -> Array:
-        """Return the key-value head of each head, if a sequence has `count` key-value heads: [n*H]"""
+        """Return the number of each head's key-value head: [n*H]. A sequence has `count` key-value heads."""
         return self.once((group, count), lambda: np.add.outer(np.arange(self.n) * count, group).ravel())

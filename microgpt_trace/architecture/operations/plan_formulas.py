@@ -1,5 +1,4 @@
-"""The formulas of a plan: for each event, and for each gradient the part that comes from each reader. Knows
-no kind's arithmetic."""
+"""The formulas of a plan: one per event, and for a gradient one per reader. Knows no kind's arithmetic."""
 
 from __future__ import annotations
 
@@ -15,11 +14,11 @@ from .prediction import other_of
 
 
 class GradientWay(NamedTuple):
-    """The part of a gradient that comes from one reader."""
+    """The part of a gradient that one reader gives."""
 
     reader: str
-    event: str  # whose gradient is read: the reader, or another event because a hook replaced something
-    formula: Formula | None  # None: a hook replaced the event, so that the part is 0
+    event: str  # the event whose gradient is read: usually the reader
+    formula: Formula | None  # None if a hook replaced the event, so that the part is 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,9 +32,9 @@ class Formulas(Setting):
         return formula
 
     def backward(self, name: str, index: tuple[int, ...] | None = None) -> list[GradientWay] | None:
-        """Return the parts that add up to the gradient of an event or a parameter, for one element or,
-        without an index, for all. None if one formula does not hold for all, because a hook replaced parts
-        of a sum."""
+        """Return the parts that add up to the gradient of an event or a parameter. If `index` is None, the
+        formulas hold for all elements. Return None if there are no such formulas, because a hook replaced
+        parts of a sum."""
         ways = []
         for reader in self.readers(name):
             row = self._event(name, reader, index)
@@ -47,7 +46,7 @@ class Formulas(Setting):
     def readers(self, name: str) -> list[Operation]:
         """Return the rows that pass a gradient to an event or a parameter, Add rows first.
 
-        A sum stands for its parts, and the loss for the probabilities. The loss passes a gradient to itself.
+        Return a sum instead of its parts, and the loss instead of the probabilities. The loss gets itself.
         """
         plan = self.plan
         if name not in plan:
@@ -62,9 +61,9 @@ class Formulas(Setting):
         return sorted(rows, key=lambda row: not isinstance(row.kind, Add))
 
     def _event(self, name: str, reader: Operation, index: tuple[int, ...] | None) -> Operation | None:
-        """Return the row whose gradient the part of a reader reads: the reader itself, unless a hook
-        replaced the probabilities of a loss or a part of a sum, or their gradients. None if that depends on
-        the index."""
+        """Return the row whose gradient determines the part that a reader gives. This is the reader, unless a
+        hook replaced the probabilities of a loss, a part of a sum, or a gradient of these. None if the row
+        depends on the index, and `index` is None."""
         if name == reader.name or self.is_cut(reader.name):
             return reader
         if isinstance(reader.kind, Loss) and name in reader.inputs:
@@ -78,7 +77,7 @@ class Formulas(Setting):
         return next((part for part in parts if part.kind.reads(index[-1])), reader)
 
     def part_from(self, row: Operation, name: str) -> Formula | None:
-        """Return the formula for the part of a gradient that comes from a row; None if a hook replaced the
+        """Return the formula for the part of a gradient that a row gives, or None if a hook replaced the
         row."""
         if self.is_cut(row.name) and row.name != name:
             return None

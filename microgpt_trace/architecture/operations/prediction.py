@@ -30,8 +30,8 @@ from .reference_inputs import ReferenceInputs, Spread
 from .softmax import backward as softmax_backward
 from .softmax import softmax_gradient_steps, softmax_size, softmax_steps
 
-TINY_PROBABILITY = 1e-30  # below it float32 loses digits, so that -log P is no longer the loss
-TARGET = (0, 1)  # the axes of position and token
+TINY_PROBABILITY = 1e-30  # a smaller P loses digits in float32, so that -log P differs from the loss
+TARGET = (0, 1)  # the axes of the position and the token
 
 
 def forward(row: Operation, run: PassState, logits: Array) -> Array:
@@ -45,8 +45,8 @@ def forward(row: Operation, run: PassState, logits: Array) -> Array:
 
 
 def backward(row: Operation, run: PassState, dy: Array, y: Array, logits: Array) -> Gradients:
-    """dlogits = p * (dp - sum(p * dp)) for the softmax; dloss * (p - one_hot(target)) / n for the loss, 0
-    where no target is known: [T, V] or [] -> [T, V]"""
+    """dlogits = p * (dp - sum(p * dp)) for the softmax, dlogits = dloss * (p - one_hot(target)) / n for the
+    loss: [T, V] or [] -> [T, V]. For the loss, dlogits is 0 where no target is known."""
     if isinstance(row.kind, Probabilities):
         return softmax_backward(row, run, dy, y, logits)
     (rows, targets), dlogits = known_targets(run.targets), np.zeros_like(logits)
@@ -58,7 +58,7 @@ def backward(row: Operation, run: PassState, dy: Array, y: Array, logits: Array)
 
 
 def known_targets(targets: Sequence[int | None]) -> tuple[Array, Array]:
-    """Return the positions whose next token is known, and these tokens: [n] each"""
+    """Return the positions whose target is known, and their targets: [n] each"""
     pairs = [(at, target) for at, target in enumerate(targets) if target is not None]
     rows, tokens = np.array(pairs, np.intp).reshape(-1, 2).T
     return rows, tokens
@@ -77,17 +77,17 @@ def reference(row: Operation, ref: ReferenceInputs, logits: Array) -> Array:
 
 
 def spread(row: Operation, ref: ReferenceInputs) -> Spread:
-    """A sum over the tokens."""
+    """Return the spread of a sum over the tokens."""
     return Spread(ref.shapes[row.inputs[0]][-1], peaked=isinstance(row.kind, Probabilities))
 
 
 def size(row: Operation, ref: ReferenceInputs, value: Array, *inputs: Array) -> Array:
-    """The size of a softmax, or the magnitude of the loss."""
+    """Return `softmax_size` for probabilities, or the absolute value of the loss."""
     return softmax_size(value) if isinstance(row.kind, Probabilities) else np.abs(value)
 
 
 def formula(row: Operation, setting: Setting) -> Formula:
-    """The softmax over all tokens, or the mean of -log P(target) over the positions whose target is known."""
+    """Describe the softmax over all tokens, or the mean of -log P(target) over known targets."""
     (logits,) = row.inputs
     length, size = setting.shapes[logits]
     if isinstance(row.kind, Probabilities):
@@ -100,8 +100,9 @@ def formula(row: Operation, setting: Setting) -> Formula:
 
 
 def gradient_formula(name: str, reader: Operation, setting: Setting) -> Formula:
-    """The gradient of the loss is 1. The loss gives probabilities -1/(n * P) at the target, 0 elsewhere, and
-    logits (P - 1 at the target, else P) / n; probabilities give logits P * (dP - sum of P * dP)."""
+    """Describe a gradient. The loss has the gradient 1. From the loss, a probability gets -1/(n * P) if its
+    token is the target, else 0; a logit gets (P - 1)/n if its token is the target, else P/n. From the
+    probabilities, a logit gets P * (dP - sum of P * dP)."""
     shape, dloss = setting.shapes[name], tuple[ElementAt, ...]()
     if name == reader.name:
         return one_step((), TermOf((Constant("1", (1.0,)),)))
@@ -120,7 +121,7 @@ def gradient_formula(name: str, reader: Operation, setting: Setting) -> Formula:
 
 
 def other_of(plan: Plan, row: Operation) -> Operation:
-    """Return the probabilities that read the same logits as a loss, or the loss for probabilities."""
+    """If `row` is a loss, return its probabilities. If `row` is probabilities, return their loss."""
     rows = plan.of_kind(Probabilities, Loss)
     return next(other for other in rows if other.inputs == row.inputs and other is not row)
 
@@ -138,4 +139,4 @@ def gradient_notes(at: TracedElement) -> tuple[str, ...]:
     if not losses or ("backward", other_of(plan, losses[0]).name) in at.numbers.replaced:
         return ()
     is_target = at.index[1] == at.numbers.inputs.targets[at.index[0]]
-    return ("the target: the loss falls as its logit rises",) if is_target else ()
+    return ("this token is the target: the loss falls as its logit rises",) if is_target else ()

@@ -1,4 +1,4 @@
-"""ReferenceInputs: the tokens and parameters that a reference reads; Spread: how rounding spreads through a
+"""ReferenceInputs: the tokens and parameters that a reference reads. Spread: how rounding spreads through a
 kind of operation."""
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from ..model import LanguageModel
     from ..plans.plan import Operation
 
-ELEMENTS = 1 << 16  # of a matrix that become float64 at a time: they fit in the cache of a core
+ELEMENTS = 1 << 16  # elements of a block in float64, which fit in the cache of a core
 
 
 class ReferenceInputs:
-    """A model's parameters, and the tokens that it reads.
+    """The parameters of a model, and the tokens that it reads.
 
-    Products are computed in float64, a block of rows of a matrix at a time. If `bounded`, `norms` has the L2
-    norm of each row of the matrices used so far.
+    Products are computed in float64, one block of matrix rows at a time. If `bounded`, `norms` gets the L2
+    norms of the rows of each matrix that is used.
     """
 
     def __init__(self, model: LanguageModel, tokens: Sequence[int] | Array, bounded: bool = False) -> None:
@@ -36,13 +36,12 @@ class ReferenceInputs:
         return self.model.plan.shapes(len(self.tokens))
 
     def parameter(self, row: Operation, name: str, rows: Array | None = None) -> Array:
-        """Return a row's parameter [out, in] or [out], or some of its rows, or the values that stand for
-        it."""
+        """Return a parameter [out, in] or [out], or some of its rows. A fault may change the values."""
         if other := row.read(name):
             return other(name) if rows is None else other(name)[rows]
         if rows is not None:
             return self.model.parameter(name, rows)
-        if self._last is None or self._last[0] != name:  # the heads of a layer share one matrix
+        if self._last is None or self._last[0] != name:  # all heads of a layer read the same matrix
             self._last = name, self.model.parameter(name)
         return self._last[1]
 
@@ -64,7 +63,7 @@ class ReferenceInputs:
 
     @property
     def targets(self) -> Array:
-        """The token after each position, where it is known; BOS follows the name that a microGPT reads."""
+        """The token after each position. A microGPT has a target at the last position, too: BOS."""
         bos = self.model.bos
         if self.model.ends_with_bos and bos is not None:
             return np.append(self.tokens[1:], bos)
@@ -74,9 +73,9 @@ class ReferenceInputs:
 class Spread(NamedTuple):
     """The sources of rounding errors in an operation's output."""
 
-    terms: int = 1  # products in each sum; 1: no sum
-    alike: bool = False  # the terms may be equal, so that their roundings add up
-    angles: bool = False  # angles grow with the position
-    peaked: bool = False  # a row may consist of two numbers that err alike
-    halves: bool = False  # engines for quantised weights keep the inputs as float16
-    factor: bool = False  # each row is multiplied by a number that may be rounded
+    terms: int = 1  # the number of products in each sum; 1 means no sum
+    alike: bool = False  # True if the terms may be equal, so that their rounding errors add up
+    angles: bool = False  # True if there are angles, which grow with the position
+    peaked: bool = False  # True if two numbers with equal errors may make up most of a row
+    halves: bool = False  # True if engines for quantised weights keep the inputs as float16
+    factor: bool = False  # True if each row is multiplied by a number that may be rounded

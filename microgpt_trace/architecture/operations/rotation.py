@@ -56,8 +56,8 @@ def reference(row: Operation[Rotation], ref: ReferenceInputs, x: Array) -> Array
 
 
 def turn(x: Array, cos: Array, sin: Array) -> Array:
-    """Multiply each pair (x_j, x_(j+n/2)) of a head, as a complex number, by e^(i*angle). cos and sin are
-    [T, n/2]: [T, H, n] -> [T, H, n]"""
+    """Multiply each pair (x_j, x_(j+n/2)) of a head, as a complex number, by e^(i*angle): x [T, H, n], cos
+    and sin [T, n/2] -> [T, H, n]"""
     half = x.shape[-1] // 2
     turned = (x[..., :half] + 1j * x[..., half:]) * (cos + 1j * sin)[:, None]
     return np.concatenate([turned.real, turned.imag], axis=-1)
@@ -65,8 +65,8 @@ def turn(x: Array, cos: Array, sin: Array) -> Array:
 
 @lru_cache(maxsize=64)
 def frequencies(rope: Rope, head_dim: int) -> tuple[Array, float]:
-    """Return the radians per position of each pair, [D/2], and the factor of cos and sin. They are computed
-    from wavelengths (positions per full turn), as the authors of the scalings define them."""
+    """Return the frequency of each pair in radians per position, [D/2], and the factor of cos and sin. They
+    are computed from wavelengths (positions per full turn), as in the definitions of the scalings."""
     waves = 2 * math.pi * rope.theta ** (np.arange(head_dim // 2) * 2 / head_dim)
     if rope.factors:
         waves = waves * np.array(rope.factors)
@@ -75,7 +75,7 @@ def frequencies(rope: Rope, head_dim: int) -> tuple[Array, float]:
         waves = waves * rope.factor
     elif rope.kind == "llama3":
         short, long = (rope.original_context / f for f in (rope.high_freq_factor, rope.low_freq_factor))
-        part = np.interp(1 / waves, [1 / long, 1 / short], [0, 1])  # the share of the frequency kept
+        part = np.interp(1 / waves, [1 / long, 1 / short], [0, 1])  # the share that keeps its frequency
         waves = 1 / ((1 - part) / (waves * rope.factor) + part / waves)
     elif rope.kind == "yarn":
         fast, slow = (_pair_of(rope, head_dim, turns) for turns in (rope.beta_fast, rope.beta_slow))
@@ -84,24 +84,24 @@ def frequencies(rope: Rope, head_dim: int) -> tuple[Array, float]:
         fast, slow = max(fast, 0), min(slow, head_dim - 1)
         part = np.interp(
             np.arange(head_dim // 2), [fast, max(slow, fast + 1e-3)], [0, 1]
-        )  # the share divided
+        )  # the share that is divided by the factor
         waves = 1 / (part / (waves * rope.factor) + (1 - part) / waves)
         factor = rope.attention_factor or (0.1 * math.log(rope.factor) + 1 if rope.factor > 1 else 1.0)
     return 2 * math.pi / waves, factor
 
 
 def _pair_of(rope: Rope, head_dim: int, turns: float) -> float:
-    """Return the pair, possibly fractional, that turns `turns` times within the original context."""
+    """Return the pair, possibly a fraction, that makes `turns` turns within the original context."""
     return head_dim / 2 * math.log(rope.original_context / (2 * math.pi * turns), rope.theta)
 
 
 def spread(row: Operation, ref: ReferenceInputs) -> Spread:
-    """The rounding of the angle, which is position times frequency."""
+    """Return the spread of the angle's rounding error, which grows with the position."""
     return Spread(angles=True)
 
 
 def size(row: Operation[Rotation], ref: ReferenceInputs, value: Array, x: Array) -> Array:
-    """The length of each pair of channels."""
+    """Return for each channel the L2 norm of its pair of channels."""
     kind = row.kind
     halves = value.reshape(len(value), -1, 2, kind.head_dim // 2)
     length = np.linalg.norm(halves, axis=2, keepdims=True)
@@ -109,14 +109,14 @@ def size(row: Operation[Rotation], ref: ReferenceInputs, value: Array, x: Array)
 
 
 def formula(row: Operation[Rotation], setting: Setting) -> Formula:
-    """One channel of the pair times the cosine, plus or minus the other times the sine."""
+    """Describe an element: its channel times cos, plus or minus the other channel of the pair times sin."""
     kind, (source,) = row.kind, row.inputs
     sign = Sign("-1 in the first half of a head", (-1.0, 1.0), 2)
     return _rotation(kind, setting.shapes[source], source, sign)
 
 
 def gradient_formula(name: str, reader: Operation[Rotation], setting: Setting) -> Formula:
-    """The gradients of the pair, turned by the opposite angle."""
+    """Describe an element of dx: the output's gradient, turned by the opposite angle."""
     sign = Sign("-1 in the second half of a head", (1.0, -1.0), 2)
     return _rotation(reader.kind, setting.shapes[name], reader.name, sign, "backward")
 
@@ -124,7 +124,7 @@ def gradient_formula(name: str, reader: Operation[Rotation], setting: Setting) -
 def _rotation(
     kind: Rotation, shape: tuple[int, ...], source: str, sign: Sign, phase: Pass = "forward"
 ) -> Formula:
-    """Axes: position, head, half of the head, and pair."""
+    """Return a formula with the axes [position, head, half of the head, pair]."""
     speeds, factor = frequencies(kind.rope, kind.head_dim)
     dim, half, (length, width) = kind.head_dim, kind.head_dim // 2, shape
     text, words = ("", "") if factor == 1 else (f"{factor!r}*", f"{factor:.6g} × ")
@@ -143,7 +143,7 @@ def _rotation(
 
 
 def notes(at: TracedElement[Rotation]) -> tuple[str, ...]:
-    """Name the pair of channels and its frequency."""
+    """Return a note that names the pair of channels and its frequency."""
     dim, (speeds, _) = at.row.kind.head_dim, frequencies(at.row.kind.rope, at.row.kind.head_dim)
     head, channel = divmod(at.index[1], dim)
     pair = channel % (dim // 2)

@@ -47,7 +47,7 @@ def backward(row: Operation[Scores], run: PassState, dy: Array, y: Array, q: Arr
 
 
 def scores_forward(queries: Array, keys: Array, group: Array, scale: float, workers: int) -> Array:
-    """Compute q @ k.T * scale; head h uses the keys group[h]: [H, T, D], [G, S, D] -> [H, T, S]"""
+    """Compute q @ k.T * scale; head h uses the keys of head group[h]: [H, T, D], [G, S, D] -> [H, T, S]"""
     scores = np.empty((*queries.shape[:2], keys.shape[1]), queries.dtype)
 
     def fill(part: slice) -> None:
@@ -66,19 +66,19 @@ def reference(row: Operation[Scores], ref: ReferenceInputs, q: Array, k: Array) 
 
 
 def spread(row: Operation[Scores], ref: ReferenceInputs) -> Spread:
-    """A sum over the width of a head."""
+    """Return the spread of a sum over the width of a head."""
     return Spread(row.kind.head_dim, halves=True, factor=True)
 
 
 def size(row: Operation[Scores], ref: ReferenceInputs, value: Array, q: Array, k: Array) -> Array:
-    """|q| |k|, since the terms may cancel."""
+    """Return |q| |k|, a product of norms, since the terms may cancel."""
     kind = row.kind
     queries, keys = (np.linalg.norm(x.reshape(len(x), -1, kind.head_dim), axis=-1).T for x in (q, k))
     return queries[:, :, None] * keys[list(kind.group)][:, None] * abs(kind.scale) + np.abs(value)
 
 
 def formula(row: Operation[Scores], setting: Setting) -> Formula:
-    """The product of the query and the key, times the scale."""
+    """Describe an element as the dot product of a query and a key, times the scale."""
     kind, (q, k) = row.kind, row.inputs
     length = setting.shapes[k][0]
     return _of_products((len(kind.group), length, length), kind, over_channels(kind, (q, "forward"), k))
@@ -96,7 +96,7 @@ def gradient_formula(name: str, reader: Operation[Scores], setting: Setting) -> 
 
 
 def _of_products(sizes: Shape, kind: Scores, products: TermOf) -> Formula:
-    """A sum of products, times the scale."""
+    """Return the formula of a sum of products, times the scale."""
     scale = Constant(f"{kind.scale:.6g}", (kind.scale,))
     if kind.scale == 1 / math.sqrt(kind.head_dim):
         scale = Constant(f"sqrt({kind.head_dim})", (kind.scale,), taken="1/")
@@ -105,7 +105,7 @@ def _of_products(sizes: Shape, kind: Scores, products: TermOf) -> Formula:
 
 
 def notes(at: TracedElement[Scores]) -> tuple[str, ...]:
-    """Name the key-value head whose keys a head reads, if its number differs; say if the score is masked."""
+    """Return notes: one names a key-value head with a different number, one says why the score is masked."""
     head, keys = at.index[0], at.row.kind.group[at.index[0]]
     group = [f"head {head} reads the keys of key-value head {keys}"] * (keys != head)
     return (*group, *(f"{reason}; the score is computed, but not used" for reason in masked(at)))

@@ -16,7 +16,7 @@ from .reference_inputs import ReferenceInputs, Spread
 
 
 def forward(row: Operation[Softmax], run: PassState, scores: Array) -> Array:
-    """Compute the softmax over the visible keys, 0 elsewhere: [n*H, T, S] -> [n*H, T, S]"""
+    """Compute the softmax over the visible keys, and 0 for other keys: [n*H, T, S] -> [n*H, T, S]"""
     kind = row.kind
     length, keys = scores.shape[1:]
     seen = run.once(("seen", kind.window), lambda: seen_keys(length, keys, kind.window))
@@ -24,13 +24,13 @@ def forward(row: Operation[Softmax], run: PassState, scores: Array) -> Array:
 
 
 def backward(row: Operation, run: PassState, dy: Array, y: Array, scores: Array) -> Gradients:
-    """dscores = w * (dw - sum(w * dw)) over the keys, 0 for keys that are not visible: [n*H, T, T] -> same"""
+    """dscores = w * (dw - sum(w * dw)) over the visible keys, 0 for other keys: [n*H, T, T] -> [n*H, T, T]"""
     weighted = y * dy
     return Gradients((weighted - y * weighted.sum(axis=-1, keepdims=True),))
 
 
 def softmax_forward(scores: Array, seen: Array, workers: int) -> Array:
-    """Compute the softmax over the keys that are seen, 0 elsewhere: [H, T, S], [T, S] -> [H, T, S]"""
+    """Compute the softmax over visible keys, and 0 for other keys: [H, T, S], [T, S] -> [H, T, S]"""
     weights, lowest = np.empty_like(scores), scores.dtype.type(-np.inf)
 
     def fill(part: slice) -> None:
@@ -44,13 +44,13 @@ def softmax_forward(scores: Array, seen: Array, workers: int) -> Array:
 
 
 def seen_keys(length: int, seen: int, window: int | None) -> Array:
-    """Return the positions that each query sees, the last T rows of a causal mask: [T, S] of booleans"""
-    back = np.arange(seen - length, seen)[:, None] - np.arange(seen)  # positions from the key to the query
+    """Return True where a query sees a key: the last T rows of a causal mask [S, S] with a window: [T, S]"""
+    back = np.arange(seen - length, seen)[:, None] - np.arange(seen)  # distances from key to query
     return (back >= 0) if window is None else (back >= 0) & (back < window)
 
 
 def reference(row: Operation[Softmax], ref: ReferenceInputs, scores: Array) -> Array:
-    """Compute the softmax over the visible keys, 0 elsewhere: [H, T, T] -> [H, T, T]"""
+    """Compute the softmax over the visible keys, and 0 for other keys: [H, T, T] -> [H, T, T]"""
     kind = row.kind
     masked = np.where(visible(kind, scores.shape[-1]), scores, -np.inf)
     exp = np.exp(masked - masked.max(axis=-1, keepdims=True))
@@ -58,28 +58,28 @@ def reference(row: Operation[Softmax], ref: ReferenceInputs, scores: Array) -> A
 
 
 def visible(kind: Softmax, length: int) -> Array:
-    """Return the keys that each query sees, its own and earlier ones in the window: [T, T] of booleans"""
+    """Return True where a query sees a key: at its own position, and earlier within the window: [T, T]"""
     below = np.tri(length, dtype=bool)
     return below if kind.window is None else below & ~np.tri(length, k=-kind.window, dtype=bool)
 
 
 def spread(row: Operation, ref: ReferenceInputs) -> Spread:
-    """A sum over the keys."""
+    """Return the spread of a sum over the keys."""
     return Spread(len(ref.tokens), peaked=True)
 
 
 def size(row: Operation, ref: ReferenceInputs, value: Array, scores: Array) -> Array:
-    """exp(z) moves by itself times the error of z; the sum of exponentials has roundings of its own."""
+    """Return `softmax_size` for the weights. The error of exp(z) is exp(z) times the error of z."""
     return softmax_size(value)
 
 
 def softmax_size(value: Array) -> Array:
-    """Return the size that rounding is relative to, for any softmax along the last axis."""
+    """Return, for each output of a softmax over the last axis, a size proportional to its rounding error."""
     return value * (1 - np.log(np.where(value > 0, value, 1)))
 
 
 def masked(at: TracedElement) -> tuple[str, ...]:
-    """Say why the element's query does not see its key; empty if it does."""
+    """Return a note that says why the element's query does not see its key. Return () if it sees the key."""
     _, query, key = at.index
     back, window = query - key, window_of(at.numbers.plan, at.row)
     if back < 0:
@@ -90,14 +90,14 @@ def masked(at: TracedElement) -> tuple[str, ...]:
 
 
 def window_of(plan: Plan, row: Operation) -> int | None:
-    """Return the window of the softmax that scores enter or that a context reads."""
+    """Return the window of the softmax that follows scores or precedes a context."""
     while not isinstance(row.kind, Softmax):
         row = plan[(plan.readers[row.name] if row.kind.causal else row.inputs)[0]]
     return row.kind.window
 
 
 def formula(row: Operation, setting: Setting) -> Formula:
-    """The exponential of the score, divided by the sum of exponentials over the keys that the query sees."""
+    """Describe an element: exp(score), divided by the sum of exp(score) over the keys that the query sees."""
     (scores,), shape, window = row.inputs, setting.shapes[row.name], window_of(setting.plan, row)
     keys = Over(shape[2], "keys", QUERY, window)
     each, one = ElementAt(scores, (0, QUERY, OVER)), ElementAt(scores, (0, QUERY, KEY))
@@ -105,7 +105,7 @@ def formula(row: Operation, setting: Setting) -> Formula:
 
 
 def softmax_steps(each: ElementAt, one: ElementAt, over: Over) -> tuple[StepOf, ...]:
-    """exp(one) / sum of exp(each); the largest is subtracted first where exp would overflow."""
+    """Return the steps of exp(one) / sum of exp(each). If exp would overflow, first subtract the largest."""
     return (
         StepOf((TermOf((each,), (over,)),), "largest", guard=True),
         StepOf((TermOf((each,), (over,), EXP, less=0),), "sum of exponentials"),
@@ -115,7 +115,7 @@ def softmax_steps(each: ElementAt, one: ElementAt, over: Over) -> tuple[StepOf, 
 
 
 def gradient_formula(name: str, reader: Operation, setting: Setting) -> Formula:
-    """w = softmax(s): ds = w * (dw - sum of w * dw)"""
+    """Describe an element of ds = w * (dw - sum of w * dw), where w = softmax(s)."""
     shape, window = setting.shapes[reader.name], window_of(setting.plan, reader)
     keys = Over(shape[2], "keys", QUERY, window)
     steps = softmax_gradient_steps(reader.name, (0, QUERY, OVER), (0, QUERY, KEY), keys, "sum of w × dw")
@@ -125,7 +125,7 @@ def gradient_formula(name: str, reader: Operation, setting: Setting) -> Formula:
 def softmax_gradient_steps(
     name: str, each: tuple[int, ...], one: tuple[int, ...], over: Over, label: str
 ) -> tuple[StepOf, ...]:
-    """The gradient of the input of a softmax with the output `name`: w * (dw - sum of w * dw)"""
+    """Return the steps of the input's gradient w * (dw - sum of w * dw), where `name` is the output w."""
     weight, gradient = (ElementAt(name, one), ElementAt(name, one, "backward"))
     mean = TermOf((ElementAt(name, each), ElementAt(name, each, "backward")), (over,))
     last = (TermOf((weight, gradient)), TermOf((weight, ResultOf(0, "-"))))

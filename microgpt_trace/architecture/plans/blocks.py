@@ -1,7 +1,7 @@
-"""Blocks: rows that several architectures share, and RowBuilder, which collects the rows of a plan. Knows no
-single architecture.
+"""Blocks: functions that add rows which several architectures share, and RowBuilder, which collects the rows
+of a plan. Knows no single architecture.
 
-In the names of parameters, wq is the matrix of q and bq its bias.
+In the names of parameters, wq means the matrix of q and bq the bias of q.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BIASES = (  # the biases that a layer may have
 
 
 class Dimensions:
-    """The part of a config that every architecture has. Shape letters are those of microgpt/operations.py."""
+    """The settings that the config of every architecture has."""
 
     n_layer: int
     n_embd: int
@@ -31,16 +31,16 @@ class Dimensions:
     vocab_size: int
     context_length: int  # the largest number of positions
     norm_eps: float
-    activation: str  # the function of the MLP, by its name in Activation
-    rope: Any = None  # a `Rope` of rope.py; None if positions are learned
+    activation: str  # the name of the MLP's function, as in the kind Activation
+    rope: Any = None  # a `Rope` of rope.py, or None if the model has learned positions
     tied: bool = False  # True if the token embedding is also the matrix of the logits
-    biases: tuple[str, ...] = ()  # the biases that every layer has, such as "attn_bq"
+    biases: tuple[str, ...] = ()  # the names of the biases in each layer, such as "attn_bq"
     qk_norm: bool = False  # True if q and k of each head are normalised
-    score_scales: tuple[float, ...] = ()  # the scale of each layer's scores; empty: 1/sqrt(head_dim)
+    score_scales: tuple[float, ...] = ()  # one for each layer; () means 1/sqrt(head_dim)
 
     @property
     def windows(self) -> tuple[int | None, ...]:
-        """For each layer, the number of positions that a query sees; None: all."""
+        """For each layer, the number of positions that a query sees. None means all."""
         return (None,) * self.n_layer
 
     @property
@@ -55,7 +55,7 @@ class Dimensions:
 def norm(
     rows: RowBuilder, config: Dimensions, name: str, stream: str, words: str, centred: bool = False
 ) -> str:
-    """Add a row of RMSNorm with a gain, or of LayerNorm with gain and bias (`centred`); return its name."""
+    """Add an RMSNorm with a gain, or if `centred` a LayerNorm with gain and bias. Return its name."""
     half = name.partition(".")[0]
     gain, bias = rows.name(f"{half}_norm"), rows.name(f"{half}_bnorm") if centred else None
     kind = Norm(config.norm_eps, gain, centred=centred, bias=bias)
@@ -68,7 +68,7 @@ def product(
     rows: RowBuilder, config: Dimensions, name: str, matrix: str, source: str, width: int, left: str,
     words: str = "", parts: Sequence[str] = (),
 ) -> str:  # fmt: skip
-    """Add a row of x @ W.T, plus the bias if the layers have it (attn_bq beside attn_wq); return its name."""
+    """Add x @ W.T, plus a bias if the config lists it (attn_bq for attn_wq). Return the row's name."""
     half, vector = name.partition(".")[0], matrix.replace("w", "b", 1)
     biased = f"{half}_{vector}" in config.biases
     kind = Linear(rows.name(f"{half}_{matrix}"), width, rows.name(f"{half}_{vector}") if biased else None)
@@ -80,7 +80,7 @@ def product(
 def queries_keys_values(
     rows: RowBuilder, config: Dimensions, source: str, words: str = "{}_proj"
 ) -> tuple[str, str, str]:
-    """Add the rows of q, k and v, each with its number of heads; return their names."""
+    """Add the rows of q, k and v, which may differ in the number of heads. Return their names."""
     heads_of = (("q", config.n_head), ("k", config.n_kv_head), ("v", config.n_kv_head))
     q, k, v = (
         product(
@@ -95,9 +95,9 @@ def attention(
     rows: RowBuilder, config: Dimensions, layer: int, q: str, k: str, v: str,
     overview: bool = False, words: Sequence[str] = (" [attn]", "o_proj"),
 ) -> str:  # fmt: skip
-    """Add the rows from the scores to the attention output; return the name of the output."""
+    """Add the rows from the scores to the attention output. Return the name of the output."""
     dim, width, queries, keys = config.head_dim, config.n_embd, config.n_head, config.n_kv_head
-    group = tuple(h * keys // queries for h in range(queries))  # the key-value head of each head
+    group = tuple(h * keys // queries for h in range(queries))  # for each head, its key-value head
     usual, window = 1 / math.sqrt(dim), config.windows[layer]
     scale = config.score_scales[layer] if config.score_scales else usual
     by = f"/ sqrt({dim})" if scale == usual else f"* {scale:.6g}"
@@ -119,7 +119,7 @@ def attention(
 
 
 def predictions(rows: RowBuilder, config: Dimensions, source: str, read: str = "x_n") -> Plan:
-    """Add the rows from the input of the head to the loss; return the plan of all rows."""
+    """Add the rows from the logits to the loss. Return the plan of all rows."""
     head = Linear("wte" if config.tied else "lm_head", config.vocab_size)
     expr, parameter = f"logits = {read} @ w_lm", f"w_lm = {head.weight}.T"
     rows.add("logits", head, source, expr=expr, parameter=parameter, overview=True)
@@ -129,15 +129,15 @@ def predictions(rows: RowBuilder, config: Dimensions, source: str, read: str = "
 
 
 class RowBuilder:
-    """Collects the rows of a plan. Names of a layer's events and parameters are given without the layer:
+    """Collects the rows of a plan. The caller omits the layer from the names of events and parameters:
     attn.q, attn_wq."""
 
     def __init__(self) -> None:
         self.rows: list[Operation] = []
-        self.layer: int | None = None  # the layer of the next rows; None before and after the layers
+        self.layer: int | None = None  # the layer of new rows; None before and after the layers
 
     def name(self, short: str) -> str:
-        """Return the full name of an event or a parameter of the current layer."""
+        """Return the full name of an event or a parameter, which may begin with the current layer."""
         return f"layer{self.layer}.{short}" if short.startswith(("attn", "mlp")) else short
 
     def add(

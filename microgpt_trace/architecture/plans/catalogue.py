@@ -1,6 +1,6 @@
-"""Catalogue: all supported architectures and the events of all of them. Knows no model and no file.
+"""Catalogue: all supported architectures, and all events that they have. Knows no model and no file.
 
-The names of events identify the arrays of a dump when there is no model to ask.
+If the model of a dump is not known, the names of events identify the arrays of the dump.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .kinds import Kind, Linear, Rotation
 from .plan import Operation, Plan, kind_of, layer_of
 from .rope import Rope
 
-PLANS: Mapping[str, Callable[[Any], Plan]] = {  # production models, by architecture
+PLANS: Mapping[str, Callable[[Any], Plan]] = {  # the plan of each architecture of production models
     "llama": llama.plan_of,
     "mistral": llama.plan_of,
     "qwen2": llama.plan_of,
@@ -29,7 +29,7 @@ PLANS: Mapping[str, Callable[[Any], Plan]] = {  # production models, by architec
 
 @cache
 def examples() -> tuple[Plan, ...]:
-    """Return a plan of each architecture with one layer, one head and every optional row."""
+    """Return an example plan of each architecture, with one layer, one head and every optional row."""
     config: Any = SimpleNamespace(
         n_layer=1, n_embd=2, n_head=1, n_kv_head=1, head_dim=2, n_inner=2, vocab_size=2, context_length=2,
         norm_eps=1e-5, activation="SiLU", rope=Rope(1e4), windows=(None,), tied=True, qk_norm=True,
@@ -41,8 +41,9 @@ def examples() -> tuple[Plan, ...]:
 
 @cache
 def known_rows() -> Mapping[str, Operation]:
-    """Return a row for every event, by its name without layer and head, in an order of computation that holds
-    for each architecture: an event that only one has comes right after the event before it there."""
+    """Return a row for every event of any architecture, by the event's name without layer and head. The order
+    is an order of computation in every architecture. An event that only one architecture has comes right
+    after the event that precedes it there."""
     order: list[str] = []
     rows: dict[str, Operation] = {}
     for plan in examples():
@@ -57,12 +58,12 @@ def known_rows() -> Mapping[str, Operation]:
 
 
 def known_row(name: str) -> Operation | None:
-    """Return the row of an event, given its name alone; None if no architecture has such an event."""
+    """Return a row for the event with this name, or None if no architecture has such an event."""
     return known_rows().get(kind_of(name))
 
 
 def kind_named(event: str | EventSpec) -> Kind | None:
-    """Return the kind of an event, from its row or else from its name; None if it is not known."""
+    """Return the kind of an event from its row, or if there is no row from its name. None if not known."""
     name = event if isinstance(event, str) else event.name
     row = event if isinstance(event, Operation) else known_row(name)
     return None if row is None else row.kind
@@ -70,13 +71,13 @@ def kind_named(event: str | EventSpec) -> Kind | None:
 
 @cache
 def kinds_in_heads() -> frozenset[str]:
-    """Return the events whose channels are heads side by side, by their names without a layer."""
+    """Return the names, without a layer, of the events whose channels are heads side by side."""
     return frozenset(kind_of(name) for plan in examples() for name in plan.heads)
 
 
 @cache
 def turned_names() -> frozenset[str]:
-    """Return the events and parameters whose channels RoPE pairs, by their names without a layer."""
+    """Return the names, without a layer, of the events and parameters whose channels RoPE turns in pairs."""
     names: set[str] = set()
     for plan in examples():
         for row in (row for rotation in plan.of_kind(Rotation) for row in plan.behind(rotation.name)):
@@ -86,18 +87,18 @@ def turned_names() -> frozenset[str]:
 
 @cache
 def residual_kinds() -> frozenset[str]:
-    """Return the sums that add to the residual stream, by their names without a layer."""
+    """Return the names, without a layer, of the sums that add to the residual stream."""
     return frozenset(kind_of(name) for plan in examples() for name in plan.residuals)
 
 
 @cache
 def leaving_kinds() -> tuple[str, ...]:
-    """Return the events of the residual stream at the end of a layer, by their names without a layer."""
+    """Return the names, without a layer, of the residual stream's events at the end of a layer."""
     return tuple(dict.fromkeys(kind_of(plan.streams[-1]) for plan in examples()))
 
 
 def place_of(name: str) -> tuple[float, int, str]:
-    """Return a key that sorts events in order of computation; a name that is no event comes last."""
+    """Return a key that sorts events in order of computation. Names that are no events come last."""
     kinds, row = list(known_rows()), known_row(name)
     if row is None:
         return math.inf, len(kinds), name

@@ -1,4 +1,4 @@
-"""Checks of the numbers in a config. Knows no config."""
+"""Checks of single numbers of a config. Knows no config."""
 
 import math
 
@@ -7,7 +7,7 @@ from ...text.brief import brief
 
 
 def check_whole_number(name: str, value: object, least: int = 1, below: int = 1 << 31) -> None:
-    """Raise InputError unless the value is an int, no bool, with least <= value < below."""
+    """Raise InputError unless the value is an int, not a bool, with least <= value < below."""
     if type(value) is not int or value < least:
         raise InputError(f"{name}: expected a whole number of at least {least}, found {brief(value)}")
     if value >= below:

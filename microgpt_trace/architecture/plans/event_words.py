@@ -1,4 +1,4 @@
-"""The words for events, by their names without layer and head. Knows only names."""
+"""Descriptions of events, such as "q after RoPE" for attn.q_rope. Knows only the names of events."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from .kinds import Activation
 from .plan import Operation, kind_of, layer_of
 
-_WORDS = {  # the words for an event, and the word of `apr trace` for it, if it has one
+_WORDS = {  # a description of the event, and its name in `apr trace` or ""
     "embed.tok": ("token embedding", ""),
     "embed.pos": ("position embedding", ""),
     "embed.sum": ("sum of the embeddings", ""),
@@ -40,7 +40,7 @@ _WORDS = {  # the words for an event, and the word of `apr trace` for it, if it 
 
 
 def words_of(name: str) -> str:
-    """Return the words for an event: "layer 0, q after RoPE"."""
+    """Return a description of an event, such as "layer 0, q after RoPE"."""
     layer, kind = layer_of(name), kind_of(name)
     words = words_of_kind(kind)
     if kind == "attn.head":
@@ -49,12 +49,12 @@ def words_of(name: str) -> str:
 
 
 def words_of_kind(kind: str) -> str:
-    """Return the words for an event without its layer: "q after RoPE" for attn.q_rope."""
+    """Return a description of an event without its layer: "q after RoPE" for attn.q_rope."""
     return _WORDS[kind][0] if kind in _WORDS else kind
 
 
 def steps_of(rows: Iterable[Operation]) -> tuple[str, ...]:
-    """Return the steps of a layer in the words of `apr trace`: attn_norm, q_proj ..."""
+    """Return the names that `apr trace` has for the steps of a layer: attn_norm, q_proj, ..."""
     steps = (
         row.kind.function if isinstance(row.kind, Activation) else _WORDS.get(kind_of(row.name), ("", ""))[1]
         for row in rows

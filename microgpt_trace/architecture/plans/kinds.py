@@ -1,7 +1,7 @@
-"""Kinds of operations, as plain data: the class of a plan's row.
+"""Kinds of operations, as plain data. Each row of a plan has a kind.
 
-A kind has attributes and names of parameters, and knows the shapes of its output and of its parameters. The
-arithmetic is in operations/, one module per kind. Shape letters are those of microgpt/operations.py.
+A kind has attributes, the names of its parameters, and the shapes of its output and its parameters. The
+arithmetic is in operations/, one module per kind. microgpt/operations.py explains the letters in shapes.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ Shape = tuple[int, ...]
 
 
 class Length(int):
-    """The number of positions, as a type of its own: other sizes may have the same value."""
+    """The number of positions. It is a separate type because other sizes may have the same value."""
 
 
 class Kind:
-    """The base of all kinds. By default the output has the shape of the first input, without parameters."""
+    """The base of all kinds. By default, a kind has no parameters, and the output has the input's shape."""
 
-    causal: ClassVar[bool] = False  # True for [H, T, T] where the causal mask hides entries
+    causal: ClassVar[bool] = False  # True if the causal mask hides entries of the output [H, T, T]
     mixes_positions: ClassVar[bool] = False  # True if a row of the output may depend on several positions
 
     def shape(self, inputs: Sequence[Shape], length: int) -> Shape:
-        """Return the shape of the output over `length` positions, given the shapes of the inputs."""
+        """Return the shape of the output for `length` positions and inputs of these shapes."""
         return inputs[0]
 
     @property
@@ -37,7 +37,7 @@ class Kind:
         return tuple(name for name in names if name is not None)
 
     def parameters(self, inputs: Sequence[Shape]) -> dict[str, Shape]:
-        """Return the shapes of the parameters by name."""
+        """Return the shape of each parameter, by name."""
         return {}
 
     def reads(self, channel: int) -> bool:
@@ -47,7 +47,7 @@ class Kind:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Lookup(Kind):
-    """Rows of a table [rows, width], chosen by tokens or by positions."""
+    """The rows of a table [rows, width] that the tokens or the positions choose."""
 
     table: str
     by: Literal["tokens", "positions"]
@@ -63,7 +63,7 @@ class Lookup(Kind):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Linear(Kind):
-    """y = x @ W.T + b, W [width, in]; with `columns` (first, end) only these columns of x and W are read."""
+    """y = x @ W.T + b, where W is [width, in]. `columns` (first, end) selects columns of x and W."""
 
     weight: str
     width: int
@@ -83,11 +83,11 @@ class Linear(Kind):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Norm(Kind):
-    """RMSNorm of each row or head; with `centred` LayerNorm, which subtracts the mean first."""
+    """RMSNorm of each row or head, or if `centred` LayerNorm, which first subtracts the mean."""
 
     eps: float
     gain: str | None = None
-    head_dim: int | None = None  # None: the whole row is normalised at once
+    head_dim: int | None = None  # None: a row is normalised as a whole
     centred: bool = False
     bias: str | None = None
 
@@ -97,7 +97,7 @@ class Norm(Kind):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Rotation(Kind):
-    """RoPE: turns channels j and j + D/2 of each head by an angle that grows with the position."""
+    """RoPE: channels j and j + D/2 of each head turn by an angle that grows with the position."""
 
     rope: Rope
     head_dim: int
@@ -105,7 +105,7 @@ class Rotation(Kind):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Scores(Kind):
-    """scores = q @ k.T * scale before the mask; head h uses the keys of key-value head group[h]."""
+    """scores = q @ k.T * scale, before the mask. Head h uses the keys of key-value head group[h]."""
 
     causal: ClassVar[bool] = True
     mixes_positions: ClassVar[bool] = True
@@ -119,16 +119,16 @@ class Scores(Kind):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Softmax(Kind):
-    """The softmax of scores over the keys that a query sees: its own and earlier ones, within a window."""
+    """The softmax of the scores over the keys that a query sees. A window hides keys that are far back."""
 
     causal: ClassVar[bool] = True
     mixes_positions: ClassVar[bool] = True
-    window: int | None = None  # positions, the query's own included; None: all
+    window: int | None = None  # the number of positions that a query sees, or None for all
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Context(Kind):
-    """context = weights @ v, heads side by side; head h uses the values of key-value head group[h]."""
+    """context = weights @ v, with heads side by side. Head h uses the values of key-value head group[h]."""
 
     mixes_positions: ClassVar[bool] = True
     head_dim: int
@@ -140,7 +140,7 @@ class Context(Kind):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Activation(Kind):
-    """A function of each element, given by its name: ReLU, SiLU, GELU, GELU by tanh."""
+    """A function that is applied to each element. Its name is ReLU, SiLU, GELU or GELU by tanh."""
 
     function: str
 
@@ -158,7 +158,7 @@ class Probabilities(Kind):
 
 
 class Loss(Kind):
-    """The mean of -log P(target) over the positions whose next token is known."""
+    """The mean of -log P(target) over the positions whose target is known."""
 
     def shape(self, inputs: Sequence[Shape], length: int) -> Shape:
         return ()

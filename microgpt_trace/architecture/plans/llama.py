@@ -1,4 +1,4 @@
-"""The plan of llama's family (llama, mistral, qwen2, qwen3): RMSNorm, RoPE, grouped keys, a gated MLP."""
+"""The plan of Llama, Mistral, Qwen2 and Qwen3: RMSNorm, RoPE, grouped-query attention, a gated MLP."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .plan import Plan
 
 
 def plan_of(config: Dimensions) -> Plan:
-    """Return the plan of a decoder. The config says which biases and windows it has and if q and k are
+    """Return the plan of a decoder. The config lists the biases and windows, and says if q and k are
     normalised."""
     rows, width, inner, act = RowBuilder(), config.n_embd, config.n_inner, config.activation
     tokens = Lookup("wte", "tokens", config.vocab_size, width)
@@ -35,7 +35,7 @@ def plan_of(config: Dimensions) -> Plan:
 
 
 def _head_norm(rows: RowBuilder, config: Dimensions, n: str) -> str:
-    """Add a row that normalises q or k of each head."""
+    """Add a row that normalises each head of q or k."""
     kind = Norm(config.norm_eps, rows.name(f"attn_{n}_norm"), config.head_dim)
     expr = f"{n} = RMSNorm({n}) * g per head"
     return rows.add(f"attn.{n}_norm", kind, f"attn.{n}", expr=expr, parameter=f"g = {kind.gain}")

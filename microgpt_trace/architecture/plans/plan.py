@@ -1,7 +1,7 @@
 """Plan: how a model computes, as rows in order of computation. Knows no values and no model.
 
-A row describes an event: its kind, which names its parameters, and the events that it reads. Everything that
-depends on a model's structure is derived from its rows. The name of an event has its stage and layer:
+A row describes an event: the kind of operation, its parameters, and the events that it reads. Everything that
+depends on a model's structure is derived from the rows. The name of an event contains its layer and stage:
 layer3.attn.q.
 """
 
@@ -24,10 +24,10 @@ from .kinds import Add, Context, Kind, Length, Linear, Norm, Probabilities, Rota
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 _LAYER = re.compile(r"layer([0-9]+)\.")
-HEAD_EVENTS = ("logits", "probs")  # may be computed at some positions only; their columns are tokens
+HEAD_EVENTS = ("logits", "probs")  # may be computed at some positions only; each column is for a token
 Change = Callable[["Operation"], "Operation"]
 K = TypeVar("K", bound=Kind)
-if TYPE_CHECKING:  # typing.TypeVar has defaults from Python 3.13 on
+if TYPE_CHECKING:  # typing.TypeVar accepts `default` only since Python 3.13
     import typing_extensions
 
     OfKind = typing_extensions.TypeVar("OfKind", bound=Kind, default=Kind, covariant=True)
@@ -37,11 +37,12 @@ else:
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Operation(EventSpec, Generic[OfKind]):
-    """A row of a plan: an event as known before a run, and how it is computed.
+    """A row of a plan: the description of an event, and how the event is computed.
 
-    `parts` are events whose sum is this event without its bias; if a hook replaces a part, the sum is used.
-    In a faulty plan, `instead` maps a parameter's name to a function that returns other values for it, and
-    `otherwise` computes the row instead of its kind's reference. Rows are compared by identity.
+    `parts` are events whose sum is this event without its bias. If a hook replaces a part, the event is
+    computed as this sum. The plan of a fault uses two attributes: `instead` maps the name of a parameter to a
+    function that returns the faulty values, and `otherwise` computes the row in place of its kind's
+    reference. Rows are compared by identity.
     """
 
     kind: OfKind = Kind()  # type: ignore[assignment]  # noqa: RUF009
@@ -59,30 +60,31 @@ class Operation(EventSpec, Generic[OfKind]):
         return self.kind.bias if isinstance(self.kind, Linear | Norm) else None
 
     def read(self, name: str) -> Callable[[str], Array] | None:
-        """Return the function that gives other values for a parameter, or None."""
+        """Return the function that returns faulty values of a parameter, or None."""
         return None if self.instead is None else self.instead.get(name)
 
 
 class Task(NamedTuple):
-    """What the interpreter has to know to run a row within a group of rows."""
+    """Facts about a row that the interpreter needs to run a group of rows."""
 
-    read: bool  # True if a row of the group reads it, and for the last row of the group
-    total: Operation | None  # the row whose sum it is a part of
-    done: tuple[str, ...]  # its inputs that no later row of the group reads
+    read: bool  # True if a row of the group reads this row, or if this row is the last
+    total: Operation | None  # the row that is the sum of this row and other parts, or None
+    done: tuple[str, ...]  # inputs of this row that no later row of the group reads
 
     def __repr__(self) -> str:
         return one_line(self, read=self.read, done=self.done)
 
 
 class Heads(NamedTuple):
-    """The heads in an event's channels: the width of a head, and the head that each query head uses."""
+    """How an event's channels are divided into heads. `dim` is the width of a head. `group` has, for each
+    query head, the number of the head that it uses."""
 
     dim: int
     group: tuple[int, ...]
 
 
 class Plan(Mapping[str, Operation]):
-    """The rows of a model, by the names of their events, in order of computation."""
+    """The rows of a model in order of computation. The keys are the names of the events."""
 
     def __init__(self, rows: Sequence[Operation]) -> None:
         self._rows = {row.name: row for row in rows}
@@ -118,7 +120,7 @@ class Plan(Mapping[str, Operation]):
 
     @cached_property
     def head(self) -> tuple[Operation, ...]:
-        """The rows from the product that computes logits up to the logits."""
+        """The rows from the product with the output matrix up to the logits."""
         stop = next(at for at, row in enumerate(self.after) if isinstance(row.kind, Probabilities))
         row = self[self.after[stop].inputs[0]]
         while not isinstance(row.kind, Linear):
@@ -127,12 +129,12 @@ class Plan(Mapping[str, Operation]):
 
     @cached_property
     def final(self) -> tuple[Operation, ...]:
-        """The rows between the layers and the head."""
+        """The rows between the last layer and the head."""
         return self.after[: self.after.index(self.head[0])]
 
     @cached_property
     def tasks(self) -> Mapping[str, Task]:
-        """The task of each row up to the logits, within the group that it runs in."""
+        """For each row up to the logits, the facts that the interpreter needs to run it."""
         result: dict[str, Task] = {}
         for rows in (self.before, *self.layers, self.final, self.head):
             last = {name: at for at, row in enumerate(rows) for name in row.inputs}
@@ -144,15 +146,15 @@ class Plan(Mapping[str, Operation]):
 
     @cached_property
     def streams(self) -> tuple[str, ...]:
-        """The events of the residual stream: the input of each layer, then the output of the last."""
+        """The events of the residual stream: the input of each layer, then the output of the last layer."""
         return (*(rows[0].inputs[0] for rows in self.layers), self.after[0].inputs[0])
 
     @cached_property
     def residuals(self) -> Mapping[str, tuple[str, str]]:
-        """The sums that add to the residual stream; for each the event of the stream and the branch added."""
+        """The sums that add to the residual stream. A sum maps to the stream's event and the added branch."""
         result: dict[str, tuple[str, str]] = {}
         for rows in self.layers:
-            stream, normed = {rows[0].inputs[0]}, set[str]()  # a norm after a sum continues the stream
+            stream, normed = {rows[0].inputs[0]}, set[str]()  # a norm of a sum may continue the stream
             for row in rows:
                 if isinstance(row.kind, Norm) and stream.intersection(row.inputs):
                     normed.add(row.name)
@@ -169,11 +171,11 @@ class Plan(Mapping[str, Operation]):
 
     @cached_property
     def branches(self) -> Mapping[str, str]:
-        """For each event that a branch writes, the event of the residual stream that it is added to."""
+        """For each event that a branch writes, the event of the residual stream to which it is added."""
         result: dict[str, str] = {}
         for stream, branch in self.residuals.values():
             parts = [branch]
-            for name in parts:  # parallel branches may be added to each other first
+            for name in parts:  # the outputs of parallel branches may be added to each other first
                 if isinstance(self[name].kind, Add):
                     parts += self[name].inputs
                 else:
@@ -181,8 +183,7 @@ class Plan(Mapping[str, Operation]):
         return result
 
     def behind(self, name: str) -> Iterator[Operation]:
-        """Yield an event's row and the rows before it, back through norms and RoPE to the first of another
-        kind. For q_rope: q_rope, q_norm, q."""
+        """Yield an event's row. If it is a norm or RoPE, yield its input's row, too: q_rope, q_norm, q."""
         row = self[name]
         yield row
         while isinstance(row.kind, Norm | Rotation):
@@ -191,7 +192,7 @@ class Plan(Mapping[str, Operation]):
 
     @cached_property
     def heads(self) -> Mapping[str, Heads]:
-        """The events whose channels are heads side by side: contexts, and q, k and v at each stage."""
+        """The events whose channels are heads side by side: context, q, k, v, also normed or rotated."""
         result: dict[str, Heads] = {}
         for row in self.of_kind(Scores, Context):
             assert isinstance(row.kind, Scores | Context)
@@ -204,12 +205,12 @@ class Plan(Mapping[str, Operation]):
 
     @cached_property
     def sums_of(self) -> Mapping[str, Operation]:
-        """For each part, the row whose sum it belongs to."""
+        """For each part, the row that is the sum of the parts."""
         return {part: row for row in self.values() for part in row.parts}
 
     @cached_property
     def readers(self) -> Mapping[str, tuple[str, ...]]:
-        """The events that read each event, in order of computation. A part is read by its sum."""
+        """For each event, the events that read it, in order of computation. A sum reads its parts."""
         lists: dict[str, list[str]] = {name: [] for name in self}
         for row in self.values():
             for source in (*row.inputs, *row.parts):
@@ -218,11 +219,11 @@ class Plan(Mapping[str, Operation]):
 
     @cached_property
     def order(self) -> Mapping[str, int]:
-        """The place of each event in the order of computation."""
+        """For each event, its place in the order of computation."""
         return {name: place for place, name in enumerate(self)}
 
     def source(self, name: str) -> str:
-        """Return the event that an event is computed from by norms and RoPE alone: attn.q for attn.q_rope."""
+        """Return the event from which norms and RoPE alone compute an event: attn.q for attn.q_rope."""
         *_, first = self.behind(name)
         return first.name
 
@@ -235,17 +236,18 @@ class Plan(Mapping[str, Operation]):
 
     @cached_property
     def open_shapes(self) -> Mapping[str, Shape]:
-        """The shapes for a text of any length: a `Length` stands for the number of positions."""
+        """The shapes of events for a text of any length. A `Length` marks the number of positions."""
         return self.shapes(Length(1))
 
     @cached_property
     def parameters(self) -> Mapping[str, Shape]:
-        """Name and shape of every parameter, in order of use; in a layer, head gains and then biases last."""
+        """The name and shape of every parameter, in order of use. The gains of heads, then the biases, are
+        the last parameters of a layer."""
         shapes, result = self.shapes(1), dict[str, Shape]()
         for rows in (self.before, *self.layers, self.after):
             read: list[tuple[int, str, Shape]] = []
             for row in rows:
-                if isinstance(row.kind, Linear) and row.kind.columns:  # another row has the whole matrix
+                if isinstance(row.kind, Linear) and row.kind.columns:  # another row has the matrix
                     continue
                 parameters = row.kind.parameters([shapes[source] for source in row.inputs])
                 read += [(_place(row, name), name, shape) for name, shape in parameters.items()]
@@ -254,21 +256,21 @@ class Plan(Mapping[str, Operation]):
         return result
 
     def of_kind(self, *kinds: type[K]) -> list[Operation[K]]:
-        """Return the rows of these kinds."""
+        """Return the rows whose kind is one of these classes."""
         rows: Iterable[Any] = self.values()
         return [row for row in rows if isinstance(row.kind, kinds)]
 
     def kinds(self, kind: type[K]) -> list[K]:
-        """Return the kinds, with their attributes, of all rows of one kind."""
+        """Return the kind of each row, if it belongs to the class `kind`."""
         return [row.kind for row in self.of_kind(kind)]
 
     def changed(self, change: Change) -> Plan:
-        """Return a plan in which `change` has been applied to each row."""
+        """Return a new plan with `change` applied to each row."""
         return Plan([change(row) for row in self.values()])
 
 
 def _place(row: Operation, name: str) -> int:
-    """Return a key that sorts the parameters of a layer: head gains come after the others, then biases."""
+    """Return a key that sorts the parameters of a layer: gains of heads come near the end, biases last."""
     if row.layer is None:
         return 0
     return 2 if name == row.bias else int(isinstance(row.kind, Norm) and row.kind.head_dim is not None)
@@ -293,7 +295,7 @@ def prefix_of(name: str) -> str:
 
 
 def stage_of(name: str) -> str:
-    """Return the stage of an event or a parameter, given its name with or without a layer."""
+    """Return the stage of an event or a parameter, whose name may have a layer."""
     kind = kind_of(name)
     if kind.startswith(("attn", "mlp")):
         return "attention" if kind.startswith("attn") else "mlp"

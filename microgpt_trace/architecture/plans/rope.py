@@ -1,6 +1,6 @@
-"""RoPE: the frequencies by which pairs of channels turn, and the rotation. Knows no model.
+"""RoPE: the frequency with which each pair of channels turns, and the rotation. Knows no model.
 
-Channels of q and k are in Hugging Face order: channel j of a head turns with channel j + D/2.
+The channels of q and k are in Hugging Face order: channel j of a head forms a pair with channel j + D/2.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ ROPE_KINDS = ("default", "linear", "llama3", "yarn")
 
 @frozen(slots=False)
 class Rope:
-    """The settings of rotary position embedding: how fast each pair of channels turns with the position.
+    """The settings of RoPE, which determine how fast each pair of channels turns with the position.
 
-    `kind` is "default", "linear", "llama3" or "yarn". `factors` divide the frequencies pair by pair (GGUF's
-    rope_freqs, the precomputed llama3 scaling). `attention_factor` multiplies cos and sin (yarn); None stands
-    for the value that yarn derives from `factor`.
+    `factors` has a number for each pair, by which its frequency is divided. A GGUF file stores llama3 scaling
+    this way, in rope_freqs. In yarn, `attention_factor` multiplies cos and sin. None means the value that
+    yarn derives from `factor`.
     """
 
     theta: float
@@ -36,7 +36,7 @@ class Rope:
     beta_fast: float = 32.0  # yarn
     beta_slow: float = 1.0  # yarn
     attention_factor: float | None = None  # yarn
-    truncate: bool = True  # yarn: the bounds of the ramp are rounded to whole pairs
+    truncate: bool = True  # yarn: round the bounds of the ramp to whole pairs
     factors: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
@@ -54,7 +54,7 @@ class Rope:
 
 
 def yarn_attention_factor(factor: float) -> float:
-    """Return 0.1 ln(factor) + 1, by which yarn multiplies cos and sin.
+    """Return 0.1 ln(factor) + 1, the number by which yarn multiplies cos and sin.
 
     Peng et al., "YaRN: Efficient Context Window Extension of Large Language Models" (2023), eq. 22.
     """
@@ -77,14 +77,14 @@ def turn(x: Array, turns: tuple[Array, Array], head_dim: int) -> Array:
 
 
 def rope_turns(rope: Rope, head_dim: int, positions: Array, dtype: str = "float32") -> tuple[Array, Array]:
-    """Return cos and sin for every position and pair, [T, 1, D/2] each; angles are computed in float64."""
+    """Return cos and sin for every position and pair, [T, 1, D/2] each. Angles are computed in float64."""
     frequencies, factor = rope_frequencies(rope, head_dim)
     angles = positions[:, None, None] * frequencies
     return (np.cos(angles) * factor).astype(dtype), (np.sin(angles) * factor).astype(dtype)
 
 
 def rope_frequencies(rope: Rope, head_dim: int) -> tuple[Array, float]:
-    """Return the radians per position of each pair, [D/2], and the factor of cos and sin."""
+    """Return the frequency of each pair in radians per position, [D/2], and the factor of cos and sin."""
     plain = rope.theta ** -(np.arange(0, head_dim, 2) / head_dim)
     if rope.factors:
         plain = plain / np.array(rope.factors)
@@ -99,9 +99,9 @@ def rope_frequencies(rope: Rope, head_dim: int) -> tuple[Array, float]:
 
 
 def _llama3(plain: Array, rope: Rope) -> Array:
-    """Divide the frequencies of slow pairs by `factor`, keep fast pairs, and blend those between.
+    """Divide the frequencies of slow pairs by `factor`, keep those of fast pairs, and blend those between.
 
-    Meta, Llama 3.1 reference code (2024): a pair is slow if it turns seldom within the original context.
+    A pair is slow if it makes few turns within the original context. Meta, Llama 3.1 reference code (2024).
     """
     turns = rope.original_context * plain / (2 * math.pi)
     blend = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
@@ -110,7 +110,8 @@ def _llama3(plain: Array, rope: Rope) -> Array:
 
 
 def _yarn(plain: Array, rope: Rope, head_dim: int) -> Array:
-    """Keep pairs that turn often within the original context, and divide slow frequencies by `factor`.
+    """Keep the frequencies of pairs that turn often in the original context. Divide slow frequencies by
+    `factor`.
 
     Peng et al., "YaRN: Efficient Context Window Extension of Large Language Models" (2023), sec. 3.2.
     """
