@@ -1,4 +1,4 @@
-"""Find the element that a text names, and describe its place in words. Knows shapes, no values."""
+"""Find the element that a text names, and describe its place in words. Knows shapes but no values."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def find_element(model: LanguageModel, text: str, shapes: Shapes) -> Element:
-    """Return the element that a text names. Raises InputError if it names no element, or several."""
+    """Return the element that a text names, such as "layer0.attn.q[3,4]". Raises InputError if the text does
+    not name exactly one element."""
     site = parse_site(text)
     names = site.names(list(shapes))
     if len(names) > 1:
@@ -45,7 +46,7 @@ def find_element(model: LanguageModel, text: str, shapes: Shapes) -> Element:
 
 
 def _of_parameter(model: LanguageModel, site: Site, name: str) -> Site:
-    """Return the site with an index for each axis; the row of an embedding may be given as a token."""
+    """Return the site with an index for each axis. The row of an embedding may be written as a token."""
     texts = site.index or tuple(filter(None, (site.position, site.channel)))
     if texts and name in tables_of_tokens(model.plan) and not re.fullmatch("-?[0-9]{1,9}", texts[0]):
         texts = (str(token_of(model, texts[0])), *texts[1:])
@@ -53,14 +54,14 @@ def _of_parameter(model: LanguageModel, site: Site, name: str) -> Site:
 
 
 def tables_of_tokens(plan: Plan) -> dict[str, bool]:
-    """Return the parameters whose rows are tokens; True if these are tokens that may follow."""
+    """Return the parameters whose rows are tokens, with True if the tokens are targets."""
     head = plan["logits"].kind
     assert isinstance(head, Linear)
     return {head.weight: True} | {kind.table: False for kind in plan.kinds(Lookup) if kind.by == "tokens"}
 
 
 def place_of(model: LanguageModel, element: Element, inputs: TraceInput) -> str:
-    """Describe an element's place: "head 1, query at position 3 (m), key at position 2 (m)" """
+    """Describe an element's place, such as "head 1, query at position 3 (m), key at position 2 (m)"."""
     index = element.index
     if not index:
         return f"the mean over {sum(target is not None for target in inputs.targets)} predictions"
@@ -81,15 +82,15 @@ def place_of(model: LanguageModel, element: Element, inputs: TraceInput) -> str:
 
 
 def _in_head(plan: Plan, name: str, channel: int) -> str:
-    """Name the head of a channel, if the event's channels are heads side by side."""
+    """Describe the head of a channel, if the event's channels are heads side by side."""
     if name not in plan.heads:
         return ""
     dim, group = plan.heads[name]
     head, head_channel = divmod(channel, dim)
     if len(set(group)) == len(group):
-        return f": head {head}, its channel {head_channel}"
+        return f": channel {head_channel} of head {head}"
     users = ", ".join(str(query) for query, used in enumerate(group) if used == head)
-    return f": key-value head {head} (used by heads {users}), its channel {head_channel}"
+    return f": channel {head_channel} of key-value head {head}, which heads {users} use"
 
 
 def _place_of_parameter(model: LanguageModel, element: Element) -> str:
@@ -105,5 +106,5 @@ def _place_of_parameter(model: LanguageModel, element: Element) -> str:
 
 
 def position_of(inputs: TraceInput, position: int) -> str:
-    """Return "position 3 (m)"."""
+    """Describe a position, such as "position 3 (m)"."""
     return f"position {position} ({shown_token(inputs.labels[position])})"

@@ -1,5 +1,5 @@
-"""explain: the arithmetic of one element, checked against its value in a run, with the elements that it reads
-and those that read it."""
+"""explain: the arithmetic of one element, checked against its value in a run. It lists the elements that the
+computation reads, and the elements that read the result."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def explain(
     model: LanguageModel, element: str, text: str | None = None, *, tokens: Sequence[int] | None = None,
     backward: bool = False, terms: int = 16,
 ) -> Explanation:  # fmt: skip
-    """Write out the arithmetic of one element in a run over a text, under the hooks of `model.hooks`.
+    """Write out the arithmetic of one element in a run over a text, with the hooks of `model.hooks`.
 
-    `element` is an event or a parameter with an index ("layer0.attn.scores[1,3,2]", "logits[-1,a]"). With
-    `backward`, which only a microGPT supports, its gradient is explained. `tokens` replace the text. The
-    largest `terms` terms of each sum are listed. Raises InputError if an argument does not fit the model.
+    `element` is an event or a parameter with an index ("layer0.attn.scores[1,3,2]", "logits[-1,a]"). If
+    `backward`, the gradient of the element is explained, which only a microGPT supports. `tokens` replace the
+    text. Each sum lists its `terms` largest terms. Raises InputError if an argument does not fit the model.
     """
     _check(model, terms, backward)
     inputs = model.read(text, tokens)
@@ -59,20 +59,20 @@ def keep_run(
     model: LanguageModel, text: str | None = None, *, tokens: Sequence[int] | None = None,
     backward: bool = False,
 ) -> RunValues:  # fmt: skip
-    """Run the model under its current hooks and keep every event, for `explain_in`.
+    """Run the model with its current hooks and keep every event for `explain_in`.
 
-    This needs memory for all events at once. Arguments and errors are those of `explain`.
+    This needs memory for all events at once. The arguments and errors are the same as in `explain`.
     """
     _check(model, 1, backward)
     return run_for(model, model.read(text, tokens), None, backward)
 
 
 def explain_in(run: RunValues, element: str, *, backward: bool = False, terms: int = 16) -> Explanation:
-    """Explain an element as `explain` does, in a run of `keep_run`: the model does not run again.
+    """Explain an element of a run that `keep_run` returned, without running the model again.
 
-    The explanation may have more than that of `explain`: the values of all uses, and replacements by hooks in
-    events that `explain` does not keep. Raises InputError as `explain` does, and for a gradient in a run
-    without a backward pass.
+    The explanation may have more than that of `explain`, which does not keep all events: the values of all
+    uses, and notes on all replacements by hooks. Raises InputError as `explain` does, and if `backward` is
+    set but the run has no backward pass.
     """
     _check(run.model, terms, backward)
     if backward and not run.has("logits", "backward"):
@@ -82,7 +82,7 @@ def explain_in(run: RunValues, element: str, *, backward: bool = False, terms: i
 
 def _check(model: LanguageModel, terms: int, backward: bool) -> None:
     if not isinstance(terms, int) or terms < 1:
-        raise InputError(f"terms: expected at least 1, found {terms}")
+        raise InputError(f"terms: expected a whole number of at least 1, found {terms}")
     if backward and "gradients" not in model.abilities:
         raise InputError("--backward: expected a microGPT; a production model is traced forward only")
 
@@ -100,9 +100,9 @@ def _find(model: LanguageModel, element: str, inputs: TraceInput) -> Element:
 
 
 def run_for(model: LanguageModel, inputs: TraceInput, element: Element | None, backward: bool) -> RunValues:
-    """Run the model and keep the arrays that explain the element, or all arrays if there is no element.
+    """Run the model and keep the arrays that explain `element`, or all arrays if `element` is None.
 
-    A microGPT keeps all arrays. A decoder keeps a few events, and may compute logits at one position only.
+    For a microGPT all arrays are kept. For one element, a decoder may compute logits at only one position.
     """
     rows, names = list(range(len(inputs.tokens))), list(model.hooks.specs)
     prompted = "prompts" in model.abilities
@@ -125,18 +125,18 @@ def run_for(model: LanguageModel, inputs: TraceInput, element: Element | None, b
 
 
 def _rows(model: LanguageModel, element: Element, length: int) -> list[int]:
-    """Return the positions at which logits are computed: all, if they fit in memory, and else one. A trace
-    also computes all; another number of positions may round differently."""
+    """Return the positions at which logits are computed: all positions if their logits fit in memory, else
+    one. A trace computes all positions, and a different number of positions may round differently."""
     if element.name == "loss" or length <= rows_of_a_part(model.config.vocab_size):
         return list(range(length))
     return [element.index[0]] if element.name in _with_logits(model.plan) else [length - 1]
 
 
 def _needed(model: LanguageModel, element: Element, all_logits: bool) -> list[str]:
-    """Return the events that an element reads, those that read it, and their other inputs. `all_logits` is
+    """Return the element's event, the events that read it, and the inputs of all of these. `all_logits` is
     True if logits are computed at all positions."""
     if element.name == "loss":
-        return ["loss"]  # the predictions have the rest
+        return ["loss"]  # `trace` also returns the predictions
     plan = model.plan
     if element.name in plan:
         readers = (name for name in plan.readers[element.name] if plan[name].kind.reads(element.index[-1]))
@@ -152,13 +152,13 @@ def _needed(model: LanguageModel, element: Element, all_logits: bool) -> list[st
 
 
 def _with_logits(plan: Plan) -> tuple[str, ...]:
-    """Return the events that need the logits of their own position to be explained."""
+    """Return the events whose explanation needs the logits of the element's position."""
     return (*HEAD_EVENTS, *plan["logits"].inputs)
 
 
 @contextmanager
 def _as_computed(model: LanguageModel, names: Iterable[str]) -> Iterator[Computed]:
-    """Collect the values as computed, before hooks replace them; nothing if there are no hooks."""
+    """Collect the values before hooks replace them. Collect nothing if there are no hooks."""
     computed: Computed = {}
     if not len(model.hooks):
         yield computed
@@ -171,7 +171,7 @@ def _as_computed(model: LanguageModel, names: Iterable[str]) -> Iterator[Compute
         yield computed
 
 
-@np.errstate(all="ignore")  # values that are not finite are shown as they are
+@np.errstate(all="ignore")  # NaN and infinity are shown as results
 def _explanation(run: RunValues, element: Element, terms: int, backward: bool) -> Explanation:
     at = TracedElement(run, element, terms)
     phase: Pass = "backward" if backward else "forward"
@@ -213,16 +213,16 @@ def _worked(at: TracedElement, phase: Pass, value: float) -> Worked:
 
 
 def _storage_note(model: LanguageModel, name: str) -> str:
-    """Describe how a file stores a parameter, or point to --backward for a microGPT."""
+    """Return a note that says how a file stores a parameter, or that training changes it."""
     tensor = model.tensors.get(name)
     if tensor is None:
-        return "a parameter, which training sets; --backward explains its gradient"
+        return "a parameter, which training changes; --backward explains its gradient"
     layout = ", transposed" * tensor.by_columns + ", with rows in another order" * tensor.permuted
     return f"read from {tensor.name}, stored as {tensor.encoding.name}{layout}"
 
 
 def _deviation(value: float, traced: float, dtype: str) -> float:
-    """Return the distance of two values; 0 if both are NaN, or equal after rounding to the dtype."""
+    """Return the distance of two values. It is 0 if both are NaN, or if they are equal in the dtype."""
     if math.isfinite(value) and math.isfinite(traced):
         return abs(value - traced)
     with np.errstate(over="ignore"):
@@ -231,7 +231,7 @@ def _deviation(value: float, traced: float, dtype: str) -> float:
 
 
 def _nan_note(worked: Worked, traced: float, dtype: str) -> tuple[str, ...]:
-    """Say where a NaN comes from that no term explains."""
+    """Return a note on the origin of a traced NaN, if the computation gives a finite number."""
     if not math.isnan(traced) or not math.isfinite(worked.value):
         return ()
     if worked.magnitude > np.finfo(dtype).max:
@@ -240,7 +240,7 @@ def _nan_note(worked: Worked, traced: float, dtype: str) -> tuple[str, ...]:
 
 
 def _replacement_notes(at: TracedElement) -> list[str]:
-    """Name the replaced events and gradients among the element's array and the inputs of its row."""
+    """Return notes on hooks that replaced values of the element's event or of the inputs of its row."""
     read = at.row.inputs if at.name in at.numbers.plan else ()
     return [
         f"a hook replaced values of {'the gradient of ' * (phase == 'backward')}{name}"
@@ -250,7 +250,7 @@ def _replacement_notes(at: TracedElement) -> list[str]:
 
 
 def worked_out(at: TracedElement) -> Worked:
-    """Compute an element of a forward event, step by step."""
+    """Compute an element of an event step by step."""
     formula = Formulas(at.numbers.plan, at.numbers.replaced).forward(at.name)
     places = ElementPlaces(at.numbers, at.name, at.index, formula)
     steps, magnitude = written_out(places, str(at.element), at.most)
@@ -259,7 +259,7 @@ def worked_out(at: TracedElement) -> Worked:
 
 
 def gradient_worked_out(at: TracedElement) -> Worked:
-    """Compute d loss / d the element: the sum, over its readers, of their gradient times the local
+    """Compute the gradient of an element: a sum over its readers of the reader's gradient times the local
     derivative."""
     name = f"d {at.element}"
     ways = Formulas(at.numbers.plan, at.numbers.replaced).backward(at.name, at.index) or ()
@@ -275,21 +275,21 @@ def gradient_worked_out(at: TracedElement) -> Worked:
 
 def _gradient_part(at: TracedElement, way: GradientWay, label: str) -> Worked:
     if way.formula is None:
-        return Worked(f"0 by way of {way.event}, which a hook replaced", (nothing(label),), 0.0)
+        return Worked(f"0 by way of {way.event}, because a hook replaced it", (nothing(label),), 0.0)
     places = ElementPlaces(at.numbers, at.name, at.index, way.formula)
     return Worked(in_words(places), *written_out(places, label, at.most))
 
 
 def _gradient_notes(at: TracedElement) -> tuple[str, ...]:
     if at.name not in at.numbers.plan:
-        return ("Adam computes the update of this parameter from it",)
+        return ("Adam computes the update of this parameter from this gradient",)
     return (*prediction.gradient_notes(at), *_head_note(at))
 
 
 def _head_note(at: TracedElement) -> tuple[str, ...]:
-    """For a head's output, say that the gradient of the context does not come from it."""
+    """For a head's output, return a note that the gradient of the context does not come from it."""
     total = at.numbers.plan.sums_of.get(at.name)
     if total is None or {name for _, name in at.numbers.replaced} & {*total.parts}:
         return ()
     source = short(at.row.inputs[0])
-    return (f"the gradient of {source} comes from that of {kind_of(total.name)}, which all heads share",)
+    return (f"{source} gets its gradient from {kind_of(total.name)}, which all heads share",)

@@ -16,8 +16,8 @@ class Explanation:
     """The computation of one number, and the elements that read it.
 
     `value` is the result of the last step, computed in float64 from the inputs that the operation read.
-    `traced` is the value in the run. `holds` is True if their distance, `deviation`, is at most `tolerance`,
-    which rounding can explain.
+    `traced` is the value in the run. `deviation` is the distance of these two values. Rounding can explain a
+    distance of up to `tolerance`. `holds` is True if `deviation` is at most `tolerance`.
     """
 
     SCHEMA = "microgpt.explanation/1"
@@ -49,11 +49,11 @@ class Explanation:
     @property
     @in_document
     def element(self) -> str:
-        """The element's name with its index: "layer0.attn.q[3,4]" """
+        """The element's name with its index, such as "layer0.attn.q[3,4]"."""
         return element_name(self.name, self.index)
 
     def factors(self) -> Iterator[Factor]:
-        """Yield the factors that can be explained in turn, each once, in the order of the steps."""
+        """Yield the factors that can be explained in turn, in the order of the steps, each only once."""
         seen = set()
         for factor in (f for step in self.steps for term in step.terms for f in term.factors):
             if factor.kind != "constant" and (factor.name, factor.kind) not in seen:

@@ -1,7 +1,8 @@
-"""Uses of an element: for each array that reads it, the element in which it weighs most. Knows no kind.
+"""Uses of an element: for each array that reads it, the element to which it adds most. Knows no kind of
+operation.
 
-A formula says which elements an element reads. Solved for the places of its inputs, the formula says which
-elements read one element. The script of a page does the same (uses.js).
+A formula gives the places of an element's inputs. Solved for the place of the element, it gives the elements
+that read an input. uses.js, the script of an HTML page, does the same.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from ..architecture.operations.softmax import window_of
 from ..architecture.plans.kinds import Probabilities
 from ..arrays.stats import Array
 
-Places = dict[int, Array]  # by axis or range, [n] each
+Places = dict[int, Array]  # number of an axis or range -> [n]
 
 
 def uses_of(at: TracedElement) -> list[Use]:
@@ -47,13 +48,13 @@ def uses_of(at: TracedElement) -> list[Use]:
 
 
 def gradient_uses(at: TracedElement) -> list[Use]:
-    """Return the gradients that read an element's gradient: of its event's inputs and parameters."""
+    """Return the uses of an element's gradient in the gradients of its row's inputs and parameters."""
     plan, formulas = at.numbers.plan, Formulas(at.numbers.plan, at.numbers.replaced)
     if at.name not in plan:
         return []
     row = at.row
     if (at.name in plan.sums_of or isinstance(row.kind, Probabilities)) and not formulas.is_touched(at.name):
-        return []  # other gradients read that of the sum, or of the loss, instead
+        return []  # other gradients read the gradient of the sum or loss instead
     uses = []
     for name in dict.fromkeys((*row.parts, *row.inputs, *row.kind.names)):
         if (formula := formulas.part_from(row, name)) is not None:
@@ -63,8 +64,7 @@ def gradient_uses(at: TracedElement) -> list[Use]:
 
 @dataclass(frozen=True, eq=False)
 class _ReadingArray:
-    """An array, or its gradient, whose formula may read an element. `words` describe a use that adds no
-    term."""
+    """An array or gradient whose formula may read the explained element. `words` describe the operation."""
 
     at: TracedElement
     phase: Pass
@@ -73,7 +73,7 @@ class _ReadingArray:
     words: str
 
     def uses(self) -> list[Use]:
-        """Return the element of the array in which the element weighs most; empty if none reads it."""
+        """Return the use to which the explained element adds most, or [] if the array does not read it."""
         readings = [(step, term, at, self._results(at)) for step, term, at in self._readings()]
         results = np.concatenate([numbers for *_, numbers in readings] or [np.zeros(0, int)])
         count = len(np.unique(results))
@@ -92,7 +92,7 @@ class _ReadingArray:
 
     @cached_property
     def _any(self) -> ElementPlaces:
-        """The array's places, for questions that do not depend on the element of the array."""
+        """The places of the array, for methods that do not depend on an element of the array."""
         return ElementPlaces(self.at.numbers, self.name, (), self.formula)
 
     @cached_property
@@ -100,7 +100,7 @@ class _ReadingArray:
         return tuple(map(self._any.size, self.formula.sizes))
 
     def _results(self, at: Places) -> Array:
-        """Return the flat indices of the array's elements at these places."""
+        """Return the flat indices of the array's elements with these places."""
         axes = [at[axis] for axis in range(len(self._sizes))]
         return np.ravel_multi_index(axes, self._sizes) if axes else np.zeros(len(at[0]), int)
 
@@ -113,14 +113,14 @@ class _ReadingArray:
         return [factor for factor in elements if (factor.name, factor.phase) == (self.at.name, self.phase)]
 
     def _readings(self) -> Iterator[tuple[int, TermOf, Places]]:
-        """Yield the terms that read the element, with the number of the step and the places of the term."""
+        """Yield the terms that read the explained element, with the number of the step and the places."""
         for n, step in enumerate(self.formula.steps):
             for term in step.terms:
                 for part in self._read_in(term):
                     yield n, term, self._places(term, part)
 
     def _places(self, term: TermOf, part: ElementAt) -> Places:
-        """Return the places at which a factor of a term is the element."""
+        """Return the places of a term at which its factor `part` is the explained element."""
         places, axes = self._any, len(self._sizes)
         sizes = dict(enumerate((*self._sizes, *(places.size(over.size) for over in term.over))))
         at: Places = {}
@@ -136,7 +136,7 @@ class _ReadingArray:
         return _where(at, places.has(term, at))
 
     def _weights(self, term: TermOf, at: Places) -> Array:
-        """Return the weight of the element in each result, without constant factors of the term."""
+        """Return what the explained element adds to each result, without constant factors of the term."""
         parts = [part for part in term.factors if not isinstance(part, Constant)]
         if not all(isinstance(part, ElementAt) and part.less is None for part in parts):
             return np.array([self._added(self._index(result))[0] or 0.0 for result in self._results(at)])
@@ -145,8 +145,8 @@ class _ReadingArray:
         return np.broadcast_to(reduce(np.multiply, values), len(at[0]))
 
     def _added(self, index: tuple[int, ...]) -> tuple[float | None, str]:
-        """Return the term that the element adds to a result, None if it adds none, and words for it. Terms
-        that do not read the element are left out: the run may not have kept their factors."""
+        """Return the term that the explained element adds to a result, or None if it adds no single term, and
+        a description. Other terms are not computed, because the run may not have kept their factors."""
         *before, last = self.formula.steps
         read = tuple(filter(self._read_in, last.terms)) or last.terms
         formula = replace(self.formula, steps=(*before, replace(last, terms=read)))
@@ -160,7 +160,7 @@ class _ReadingArray:
         if scales is None or (term.function and step.count == 1):
             return None, self.words
         factors = [*(factor for factor in term.factors if factor.name != element), *scales]
-        times = "times " + " × ".join(factor.name for factor in factors) if factors else "passed on as it is"
+        times = "times " + " × ".join(factor.name for factor in factors) if factors else "passed on unchanged"
         adds = term.value * math.prod(factor.value for factor in scales)
         return adds, f"{term.function} {times}".strip()
 
@@ -170,15 +170,14 @@ class _ReadingArray:
 
 
 def _scales(step: Step, last: Step) -> list[Factor] | None:
-    """Return the factors by which the last step multiplies the result of a step; None if it is not a
-    product."""
+    """Return the factors by which the last step multiplies the result of `step`, or None if it does not."""
     factors = last.terms[0].factors
     others = [factor for factor in factors if factor.name != step.label]
     return others if last.count == 1 and len(others) < len(factors) and not last.terms[0].function else None
 
 
 def _crossed(at: Places, sizes: Mapping[int, int], axes: Iterable[int]) -> Places:
-    """Combine these places with every place along further axes."""
+    """Combine the places in `at` with every place along the axes that `at` does not have."""
     for axis in axes:
         if axis not in at:
             count = len(next(iter(at.values()), [0]))

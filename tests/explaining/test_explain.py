@@ -41,7 +41,7 @@ def test_explain_in_a_kept_run_equals_explain(deep):
 def test_explain_in_refuses_gradients_without_a_backward_pass_and_zero_terms(emma):
     with pytest.raises(InputError, match="this run has no backward pass"):
         explain_in(keep_run(emma, "emma"), "logits[1,2]", backward=True)
-    with pytest.raises(InputError, match="terms: expected at least 1"):
+    with pytest.raises(InputError, match="terms: expected a whole number of at least 1"):
         explain_in(keep_run(emma, "emma"), "logits[1,2]", terms=0)
 
 
