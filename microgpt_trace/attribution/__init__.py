@@ -1,1 +1,1 @@
-"""attribute: the direct write of every component, the loss without it, and the roles of heads."""
+"""attribute: what every component adds to a logit, the loss without the component, and the roles of heads."""

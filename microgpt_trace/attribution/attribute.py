@@ -1,4 +1,4 @@
-"""attribute: which components write a model's predictions of a text, and where its heads attend."""
+"""attribute: what each component of a model adds to a prediction, and where its heads attend."""
 
 from __future__ import annotations
 
@@ -26,15 +26,14 @@ def attribute(
     target: str | int | None = None, against: str | int | None = None,
     positions: str | Sequence[int] | None = None, ablation: bool = True, report: Report = unreported,
 ) -> AttributionResult:  # fmt: skip
-    """Return what every component writes to the logits of two tokens, `target` and `against`, at each
-    position.
+    """Return what every component adds to the logits of two tokens, `target` and `against`, at each position.
 
-    `target` and `against` are token texts (␣ for a blank, #ID) or ids. By default `target` is the token that
-    follows a position, or the prediction if none follows, and `against` is the most probable other token.
-    `positions` are "all", "last" or indices; by default all for a microGPT, and the last for a decoder. With
-    `ablation` the loss without each component is measured: its write is set to zero at all positions.
-    `report` is told the progress. The model runs under the hooks of `model.hooks`. Raises InputError if an
-    argument does not fit the model.
+    `target` and `against` are ids or texts of tokens (␣ means a space, #42 an id). By default `target` is the
+    token that follows a position, or the prediction if no token follows, and `against` is the most probable
+    other token. `positions` are "all", "last" or indices. The default is "all" for a microGPT and "last" for
+    a decoder. If `ablation`, measure the loss without each component, whose write is set to zero at all
+    positions. `report` is called with the progress. The model runs with the hooks of `model.hooks`. Raises
+    InputError if an argument does not fit the model.
     """
     if text is not None and tokens is not None:
         raise InputError("expected a text or tokens, found both")
@@ -67,7 +66,7 @@ def attribute(
     if chosen is None and inputs.targets[rows[-1]] is None:
         last, runner = contrasts[-1], "the runner-up " * (against is None)
         notes.append(
-            f"nothing follows position {last.position}: the prediction {shown_token(last.target_label)} is "
+            f"no token follows position {last.position}: the prediction {shown_token(last.target_label)} is "
             f"explained, against {runner}{shown_token(last.against_label)}"
         )
     return AttributionResult(
@@ -80,8 +79,8 @@ def _contrast(
     model: LanguageModel, inputs: TraceInput, row: int, logits: Array, target: int | None,
     against: int | None,
 ) -> LogitDifference:  # fmt: skip
-    """Choose the two tokens to compare at a position. Raises InputError if the logits or options leave no
-    choice."""
+    """Choose the two tokens to compare at a position. Raises InputError if the logits are not finite and an
+    option is missing, or if both tokens are the same."""
     label = token_label(model, inputs.tokens[row])
     seen = label if "prompts" in model.abilities or not row else model.seen(inputs, row)
     target = inputs.targets[row] if target is None else target
@@ -118,7 +117,7 @@ def _position(
 
 
 def logit_sum(logits: Array, token: int, parts: Sequence[float]) -> LogitSum:
-    """Compare a token's logit, of [V], with the sum of its parts."""
+    """Compare the logit of a token, one of `logits` [V], with the sum of its parts."""
     tolerance = OF_SUMS[str(logits.dtype)]
     logit, total, magnitude = float(logits[token]), sum(parts), sum(map(abs, parts))
     deviation = abs(total - logit) / (magnitude or 1.0)
@@ -128,8 +127,8 @@ def logit_sum(logits: Array, token: int, parts: Sequence[float]) -> LogitSum:
 
 
 def removal(model: LanguageModel, component: Component) -> Edit:
-    """Return the edit that removes a component's write. The bias of an MLP stays: it is a component of its
-    own."""
+    """Return the edit that removes a component's write. If an MLP is removed, its bias stays, because the
+    bias is a separate component."""
     name = component.row.bias
     bias = None if name is None else model.parameter(name)
     if component.kind == "bias":
@@ -142,10 +141,10 @@ def losses_without(
     model: LanguageModel, inputs: TraceInput, components: Sequence[Component], rows: Sequence[int],
     targets: Sequence[int], hooked: bool, report: Report = unreported,
 ) -> dict[str, Array]:  # fmt: skip
-    """Return -log P(target) at the requested positions without each component: by name [n].
+    """Return -log P(target) at the requested positions without each component: the component's name -> [n]
 
-    The runs share the work before their edits. If the model is `hooked`, each is a run under its hooks
-    instead, with the edit after them.
+    The runs share the computation before their edits. If `hooked`, each component needs a separate run, in
+    which the edit comes after the model's hooks.
     """
     edits = [removal(model, component) for component in components]
 
@@ -161,5 +160,5 @@ def losses_without(
 
 
 def losses_by_row(logits: Array, targets: Sequence[int]) -> Array:
-    """Return -log P(target): [n, V], [n] -> [n], one row at a time, since float64 takes twice the memory."""
+    """Return -log P(target): [n, V], [n] -> [n]. To save memory, only one row at a time is in float64."""
     return np.array([losses_of(logits[i : i + 1], targets[i : i + 1])[0] for i in range(len(targets))])

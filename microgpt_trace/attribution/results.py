@@ -1,4 +1,4 @@
-"""AttributionResult: the parts and sums of predictions and the roles of heads, as plain data. Knows no
+"""AttributionResult: the parts of predictions, their sums, and the roles of heads, as plain data. Knows no
 model."""
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ Kind = Literal["embedding", "head", "mlp", "bias", "hook"]
 
 
 def size(value: float | None) -> float:
-    """Return a magnitude to sort by, in descending order: NaN comes first, None last."""
+    """Return a key that sorts by absolute value. In descending order, NaN comes first and None last."""
     return -1.0 if value is None else abs(value) if value == value else math.inf
 
 
 @frozen
 class Contribution:
-    """The write of one component to two logits, and the change of the loss without the component.
+    """What one component adds to two logits, and how the loss changes if the component is removed.
 
-    `name` is the component's event, or the parameter of a bias. A part of kind "hook" is what a hook added to
-    an event; it is never removed, so it has no `loss_change`.
+    `name` is the component's event, or for a bias its parameter. If the kind is "hook", the part is what a
+    hook added to an event. It is never removed, so its `loss_change` is None.
     """
 
     name: str
@@ -42,8 +42,8 @@ class Contribution:
 class LogitSum:
     """A traced logit and the sum of its parts.
 
-    `deviation` is their distance divided by `magnitude`, the sum of the parts' magnitudes. `holds` is None if
-    a number is not finite.
+    `deviation` is the distance of the logit from the sum, divided by `magnitude`, the sum of the absolute
+    values of the parts. `holds` is None if a number is not finite.
     """
 
     p: float
@@ -57,7 +57,7 @@ class LogitSum:
 
 @frozen
 class PositionAttribution:
-    """The parts of one prediction, in order of computation; `loss` is -log P(target)."""
+    """The parts of one prediction, in order of computation. `loss` is -log P(target)."""
 
     contrast: LogitDifference
     loss: float
@@ -66,13 +66,13 @@ class PositionAttribution:
     parts: tuple[Contribution, ...]
 
     def by_difference(self) -> list[Contribution]:
-        """Return the parts, the largest difference first; NaN and infinite differences come before all."""
+        """Return the parts, the largest difference first. NaN counts as infinite."""
         return sorted(self.parts, key=lambda part: size(part.difference), reverse=True)
 
 
 @frozen
 class Removal:
-    """The change of the mean loss over the requested positions when a part is removed."""
+    """How the mean loss over the requested positions changes if a component is removed."""
 
     name: str
     kind: Kind
@@ -82,7 +82,8 @@ class Removal:
 
 @frozen
 class Look:
-    """The position with the largest attention weight of a head at an explained position, and the weight."""
+    """The largest attention weight of a head at an explained position. `most_at` is the position that gets
+    this weight, and `share` is the weight."""
 
     position: int
     most_at: int
@@ -91,8 +92,8 @@ class Look:
 
 @frozen
 class HeadRole:
-    """Where a head attends, compared with uniform attention over all that it sees. `role` is what stands out;
-    `looks` has the strongest attention weight of each explained position."""
+    """Where a head attends, compared with uniform attention over the positions that it sees. `role` names
+    what the head mostly looks at. `looks` has the largest attention weight at each explained position."""
 
     name: str
     layer: int
@@ -108,8 +109,8 @@ class HeadRole:
 class AttributionResult:
     """The attribution of a text's predictions, and the roles of the heads over the text.
 
-    `mean_loss` and `removals` are means over the requested positions; without ablation there are no removals.
-    `roles` are empty for a single token, which has no earlier position to attend to.
+    `mean_loss` and `removals` are means over the requested positions. Without ablation, `removals` is empty.
+    `roles` is empty for a single token, because it has no earlier position to attend to.
     """
 
     SCHEMA = "microgpt.attribution/1"
@@ -135,5 +136,5 @@ class AttributionResult:
     @property
     @in_document
     def ok(self) -> bool:
-        """True if every sum of parts equals its logit within tolerance; False if a number is not finite."""
+        """True if every sum equals its logit within the tolerance. False if a number is not finite."""
         return all(s.holds is True for p in self.positions for s in (p.target, p.against))

@@ -1,18 +1,18 @@
-"""Writes: the components that write to a model's residual stream, their writes in a run, the part of a logit
-from each, and where the heads attend. Knows no text.
+"""Writes: the components that write to the residual stream, what each adds to a logit, and where the heads
+attend. Knows no text.
 
-The components follow from a walk over the plan, from the logits back along the residual stream: Add rows and
-norms pass on their inputs, and rows of other kinds write.
+To find the components, the plan is followed from the logits back along the residual stream. Add rows and
+norms pass on their inputs. Rows of other kinds are components.
 
-Values are kept at the requested positions, as hooks left them. If a hook replaced an event that is no write
-(attn.out, a residual), its change is kept: the change is a write to the stream too.
+Values are kept at the requested positions, as hooks left them. If a hook replaced an event that no component
+writes (attn.out, a residual), the difference is kept, because it is a write to the stream, too.
 
-A logit is linear in the residual stream if the scales of the norms on the way are kept constant:
+A logit is linear in the writes if the scales of all norms after them are constant:
 
     decoder    logit(v) = sum over writes w of w . (g * W_U[v] / rms),  rms of the stream at the end
     microGPT   logit(v) = sum over writes w of w . W_U[v], the embeddings divided by their norm's rms
 
-Shape letters are those of microgpt/operations.py, and: n positions with 2 tokens each. Sums are float64.
+microgpt/operations.py explains the letters in shapes. n means positions with 2 tokens each. Sums are float64.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from .results import HeadRole, Kind, Look
 
 
 class Component(NamedTuple):
-    """A component that writes: the name of its event, or of the parameter of a bias, and its row."""
+    """A component that writes to the residual stream. `name` is its event, or for a bias its parameter."""
 
     name: str
     kind: Kind
@@ -49,13 +49,13 @@ class Component(NamedTuple):
 
 
 def passes_on(row: Operation) -> bool:
-    """Return True if a row on the way to the logits passes writes on and does not write itself."""
+    """Return True if a row on the way to the logits only passes on the writes of other rows."""
     kind = row.kind
     return row.name == "logits" or isinstance(kind, Add) or (isinstance(kind, Norm) and not kind.head_dim)
 
 
 def way_to_logits(plan: Plan) -> list[Operation]:
-    """Return the rows that write to the residual stream, and those that pass it on to the logits."""
+    """Return the rows that write to the residual stream, and the rows that pass it on to the logits."""
     names = {"logits"}
     for row in reversed(list(plan.values())):
         if row.name in names and passes_on(row):
@@ -64,7 +64,7 @@ def way_to_logits(plan: Plan) -> list[Operation]:
 
 
 def components_of(model: LanguageModel) -> list[Component]:
-    """Return all components that write; their writes add up to the logits."""
+    """Return all components. Their writes add up to the logits."""
     components: list[Component] = []
     for row in way_to_logits(model.plan):
         if isinstance(row.kind, Lookup):
@@ -82,20 +82,20 @@ def components_of(model: LanguageModel) -> list[Component]:
 class Observed:
     """The values of a run at the requested positions: arrays [n, W] by the names of events."""
 
-    way: list[Operation]  # the rows that write, and the rows that pass writes on
-    used: dict[str, Array] = field(default_factory=dict)  # their values, and the inputs of rows with heads
-    changes: dict[str, Array] = field(default_factory=dict)  # what hooks added to rows that pass writes on
+    way: list[Operation]  # the result of `way_to_logits`
+    used: dict[str, Array] = field(default_factory=dict)  # values that attribution reads, as hooks left them
+    changes: dict[str, Array] = field(default_factory=dict)  # what hooks added to an event
     roles: list[HeadRole] = field(default_factory=list)
     hooked: bool = False  # True if a hook replaced a value
 
 
 def observe(model: LanguageModel, inputs: TraceInput, rows: Sequence[int]) -> Observed:
-    """Run the model under its hooks, and keep what attribution needs at the positions `rows`."""
+    """Run the model with its hooks, and keep the values that attribution needs at the positions `rows`."""
     seen, computed, bus = Observed(way_to_logits(model.plan)), dict[str, Array](), model.hooks
     queries, few_logits = Queries(np.array([inputs.tokens])), "prompts" in model.abilities
 
     def requested(event: TraceEvent, value: Array) -> Array:
-        """Copy the requested rows; a decoder computes logits at these only."""
+        """Return the requested rows. A decoder computes logits only at these positions."""
         return value.copy() if few_logits and event.name == "logits" else value[list(rows)]
 
     def before(event: TraceEvent, value: Array) -> None:
@@ -111,7 +111,7 @@ def observe(model: LanguageModel, inputs: TraceInput, rows: Sequence[int]) -> Ob
         if queries.length > 1:
             seen.roles += roles_of(model.plan[event.name], model.plan, value, queries, rows)
 
-    listening = bus.begin()  # a head's output costs a product: request it only if a hook may replace it
+    listening = bus.begin()  # request a head's output, which costs a product, only if a hook may replace it
     passed_on, writes = list[str](), list[str]()
     for row in seen.way:
         passed_on += [name for name in row.parts if listening.listeners("forward", name)]
@@ -132,16 +132,16 @@ def observe(model: LanguageModel, inputs: TraceInput, rows: Sequence[int]) -> Ob
 def direct_writes(
     model: LanguageModel, seen: Observed, tokens: Array
 ) -> tuple[list[Component], dict[str, Array]]:
-    """Return the components, and the write of each to the logits of the tokens: [n, 2] -> by name [n, 2]
+    """Return the components, and what each adds to the logits of `tokens`: [n, 2] -> the name -> [n, 2]
 
-    Changes by hooks come last, as components of their own; a change of a head's output belongs to the head.
+    The last components are changes that hooks made. A change of a head's output is counted for the head.
     """
     along, result = _directions(model, seen, tokens), dict[str, Array]()
     components = components_of(model)
     for name, kind, row in components:
         bias = None if row.bias is None else model.parameter(row.bias).astype(np.float64)
         if kind == "bias":
-            assert bias is not None  # the component is this bias
+            assert bias is not None  # a bias component has a row with a bias
             result[name] = bias[tokens] if row.name == "logits" else along[row.name] @ bias
         elif kind != "head":
             write = seen.used[name].astype(np.float64)
@@ -158,7 +158,7 @@ def direct_writes(
 
 
 def _directions(model: LanguageModel, seen: Observed, tokens: Array) -> dict[str, Array]:
-    """Return the gradient of the tokens' logits with respect to each event on the way: by name [n, 2, C]"""
+    """Return the gradient of the tokens' logits for each event on the way: the event's name -> [n, 2, C]"""
     head = model.plan["logits"]
     assert isinstance(head.kind, Linear)
     rows = model.parameter(head.kind.weight, tokens.ravel()).astype(np.float64)
@@ -179,7 +179,8 @@ def _directions(model: LanguageModel, seen: Observed, tokens: Array) -> dict[str
 
 
 def _head_writes(model: LanguageModel, row: Operation, read: Array, along: Array) -> dict[str, Array]:
-    """Return the write of each head, context . (along @ W) over its columns, without computing its [n, C]."""
+    """Return what each head adds to the logits: context . (along @ W) over the head's columns. The head's
+    write [n, C] is not computed."""
     assert isinstance(row.kind, Linear)
     back = _times(model, row.kind.weight, along.reshape(-1, along.shape[2]))  # [n*2, in]
     products, writes = read.astype(np.float64)[:, None] * back.reshape(*along.shape[:2], -1), {}
@@ -191,7 +192,7 @@ def _head_writes(model: LanguageModel, row: Operation, read: Array, along: Array
 
 
 def _times(model: LanguageModel, name: str, along: Array) -> Array:
-    """Return along @ W: [N, C] -> [N, in]. Only a few rows of W are decoded at a time."""
+    """Return along @ W: [N, C] -> [N, in]. To save memory, only a few rows of W at a time are decoded."""
     height, width = model.plan.parameters[name]
     size = max(1, CHUNK // width)
     parts = [slice(start, start + size) for start in range(0, height, size)]
@@ -206,8 +207,8 @@ def _dot(along: Array, write: Array) -> Array:
 def roles_of(
     row: Operation, plan: Plan, weights: Array, queries: Queries, rows: Sequence[int]
 ) -> Iterator[HeadRole]:
-    """Yield the role of each head of a layer, given its attention weights [H, T, T], with the strongest
-    weight at each position of `rows`."""
+    """Yield the role of each head of a layer with the attention weights [H, T, T]. A role has the head's
+    largest weight at each position of `rows`."""
     assert isinstance(row.kind, Softmax)
     assert row.layer is not None  # attention weights belong to a layer
     window = row.kind.window
@@ -222,8 +223,7 @@ def roles_of(
 
 
 def head_names(plan: Plan, weights: str, count: int) -> tuple[str, ...]:
-    """Return the names of what the heads with these weights write; "NAME[h]" if they do not write
-    separately."""
+    """Return the events of the heads' outputs, or "NAME[h]" if the plan does not have such events."""
     row = plan[weights]
     while not row.parts and plan.readers[row.name]:
         row = plan[plan.readers[row.name][0]]

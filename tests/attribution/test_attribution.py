@@ -323,14 +323,14 @@ def test_the_default_tokens_are_the_next_or_predicted_and_the_most_probable_othe
     others = [next(v for v in row if v != target) for row, target in zip(order, following, strict=True)]
     assert [p.contrast.against for p in result.positions] == others
     note = f"position 6: the prediction {order[-1, 0]} is explained, against the runner-up {order[-1, 1]}"
-    assert result.notes == (f"nothing follows {note}",)
+    assert result.notes == (f"no token follows {note}",)
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"target": 4, "against": "#4"}, "expected two tokens, found .* twice"),
-        ({"target": 61}, "tokens #0 to #60"),
+        ({"target": 61}, "token #61: expected an id from #0 to #60"),
         ({"positions": [0], "against": TOKENS[1]}, "position 0"),
         ({"target": 4, "positions": [9]}, "position 9"),
         ({"target": "a"}, "has no vocabulary"),
