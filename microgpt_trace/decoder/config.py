@@ -23,12 +23,12 @@ from ..text.brief import frozen
 _DIMENSIONS = (
     "n_layer", "n_embd", "n_head", "n_kv_head", "head_dim", "n_inner", "vocab_size", "context_length",
 )  # fmt: skip
-OMITTED_DEFAULTS = {"activation": "SiLU", "score_scales": ()}  # left out of the description
+OMITTED_DEFAULTS = {"activation": "SiLU", "score_scales": ()}  # `describe` leaves out these values
 
 
 @frozen(slots=False)
 class DecoderConfig(Dimensions):
-    """The dimensions and conventions of a decoder. Raises InputError if they do not fit together."""
+    """The dimensions and conventions of a decoder. Raises InputError if the values contradict each other."""
 
     architecture: str
     n_layer: int
@@ -40,15 +40,15 @@ class DecoderConfig(Dimensions):
     vocab_size: int
     context_length: int
     norm_eps: float
-    rope: Rope | None  # None: positions are learned
+    rope: Rope | None  # None if the model has learned positions
     tied: bool
-    biases: tuple[str, ...] = ()  # the biases of blocks.BIASES that every layer has
+    biases: tuple[str, ...] = ()  # the names of the biases in each layer, from blocks.BIASES
     qk_norm: bool = False
-    window: int | None = None  # sliding window, in positions
+    window: int | None = None  # the number of positions that a query sees
     windowed_layers: tuple[int, ...] = ()
-    adjacent_pairs: bool = False  # True if RoPE pairs are adjacent in the file, as in GGUF's order
+    adjacent_pairs: bool = False  # True if the file has RoPE pairs side by side, as GGUF does
     activation: str = "SiLU"
-    score_scales: tuple[float, ...] = ()  # the scale of each layer's scores; empty: 1/sqrt(head_dim)
+    score_scales: tuple[float, ...] = ()  # one for each layer; () means 1/sqrt(head_dim)
 
     def __post_init__(self) -> None:
         if self.architecture not in PLANS:
@@ -59,28 +59,28 @@ class DecoderConfig(Dimensions):
         if self.n_head % self.n_kv_head:
             raise InputError(f"n_head {self.n_head}: expected a multiple of n_kv_head {self.n_kv_head}")
         if self.rope is not None and self.head_dim % 2:
-            raise InputError(f"head_dim: expected an even number, which RoPE needs, found {self.head_dim}")
+            raise InputError(f"head_dim: RoPE needs an even number, found {self.head_dim}")
         factors, pairs = self.rope.factors if self.rope else (), self.head_dim // 2
         if factors and len(factors) != pairs:
-            raise InputError(f"RoPE factors: expected one for each of {pairs} pairs, found {len(factors)}")
+            raise InputError(f"RoPE factors: expected {pairs}, one for each pair, found {len(factors)}")
         if self.window is not None:
             check_whole_number("sliding window", self.window)
 
     @cached_property
     def plan(self) -> Plan:
-        """The rows of operations by which the model computes."""
+        """The model as rows of operations in order of computation."""
         return PLANS[self.architecture](self)
 
     @cached_property
     def windows(self) -> tuple[int | None, ...]:
-        """For each layer, the number of positions that a query sees; None: all."""
+        """For each layer, the number of positions that a query sees. None means all."""
         return tuple(self.window if i in self.windowed_layers else None for i in range(self.n_layer))
 
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Return the name and shape of every parameter, in order of use, without a tied lm_head."""
+        """Return the name and shape of every parameter, in order of use. A tied lm_head is left out."""
         return self.plan.parameters
 
     def describe(self) -> dict[str, Any]:
-        """Return the config as plain data, without the fields that have the values of OMITTED_DEFAULTS."""
+        """Return the config as plain data. A field is left out if it has its value in OMITTED_DEFAULTS."""
         omitted = OMITTED_DEFAULTS.items()
         return {name: value for name, value in asdict(self).items() if (name, value) not in omitted}

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ..vocabulary.tokens import Vocabulary
 
 DEFAULT = "The capital of France is"
-MOST = 1 << 28  # weights that are kept unpacked, 4 bytes each: 1 GB
+MOST = 1 << 28  # the most weights that are kept unpacked: 1 GB at 4 bytes each
 
 
 @dataclass(frozen=True, repr=False)
@@ -52,11 +52,11 @@ class Decoder:
     corpus_parts: ClassVar[tuple[str, ...]] = ("",)
     trained_on: ClassVar[str] = ""
     ends_with_bos: ClassVar[bool] = False
-    pack_size: ClassVar[int] = 8  # larger packs gain little and need more memory
+    pack_size: ClassVar[int] = 8  # larger packs are hardly faster and need more memory
     pass_rows: ClassVar[int] = ROWS
     config: DecoderConfig
     tensors: Mapping[str, StoredTensor] = field(repr=False)
-    origin: str  # the file
+    origin: str  # the path of the file
     format: str
     load_vocabulary: Callable[[], Vocabulary | None] = field(repr=False, default=lambda: None)
     metadata: Mapping[str, Any] = field(repr=False, default_factory=dict)
@@ -70,21 +70,21 @@ class Decoder:
 
     @cached_property
     def hooks(self) -> HookBus:
-        """The hook bus of this model's events; `trace` runs under it."""
+        """The bus that delivers the model's events to hooks."""
         return HookBus(list(self.plan.values()))
 
     @cached_property
     def vocabulary(self) -> Vocabulary | None:
-        """The vocabulary of the file, or None."""
+        """The vocabulary of the model's file, or None if there is none."""
         return self.load_vocabulary()
 
     @property
     def chain(self) -> tuple[str, ...]:
-        """The steps of a layer, in the words of `apr trace`."""
+        """The names that `apr trace` has for the steps of a layer."""
         return steps_of(self.plan.layers[0])
 
     def describe(self) -> dict[str, Any]:
-        """Return what identifies the model, as plain data."""
+        """Return a description that identifies the model, as plain data."""
         tensors, bytes_ = Counter[str](), Counter[str]()
         for tensor in self.tensors.values():
             tensors[tensor.encoding.name] += 1
@@ -127,7 +127,7 @@ class Decoder:
 
     def read(self, text: str | None = None, tokens: Sequence[int] | None = None) -> TraceInput:
         inputs = prepare(self, text, tokens)
-        return inputs if tokens is None else replace(inputs, notes=())  # without "tokens as given"
+        return inputs if tokens is None else replace(inputs, notes=())  # without the note on tokens
 
     @property
     def longest_text(self) -> int:
@@ -190,35 +190,35 @@ def prepare(
     model: Decoder, text: str | None, tokens: Sequence[int] | None = None, special: bool = False,
     chat: bool = False, room: int = 0,
 ) -> TraceInput:  # fmt: skip
-    """Encode a prompt that leaves room for `room` more tokens in the context.
+    """Encode a prompt and check that `room` more tokens fit into the context.
 
-    Raises InputError for an empty prompt, a prompt that is too long, and ids that the model does not have.
+    Raises InputError if the prompt is empty or too long, or if the model does not have a token id.
     """
     vocabulary, notes = model.vocabulary, []
     if tokens is not None:
         if text is not None or special or chat:
-            raise InputError("--tokens replaces the text: give it without a text, --special and --chat")
+            raise InputError("--tokens cannot be combined with a text, --special or --chat")
         ids = list(map(index, tokens))
         text = vocabulary.decode([i for i in ids if 0 <= i < vocabulary.size]) if vocabulary else ""
-        notes.append("tokens as given")
+        notes.append("the tokens are used as given")
     else:
         text = DEFAULT if text is None else text
         vocabulary = _vocabulary(model, "give the prompt as --tokens 1,2,3")
         text = vocabulary.chat(text) if chat else text
         ids = vocabulary.encode(text, special=special, chat=chat)
         if chat:
-            notes.append("rendered with the file's chat template, special tokens parsed")
+            notes.append("the text was rendered with the file's chat template; special tokens were parsed")
             if any("strftime_now" in template for template in vocabulary.templates.values()):
                 notes.append("the chat template may contain today's date")
         elif special:
-            notes.append("special tokens in the text parsed")
+            notes.append("special tokens in the text were parsed")
     _check(model, ids, room)
     labels = tuple(map(model.label, ids))
     return TraceInput(text, tuple(ids), (*ids[1:], None), labels, (*labels[1:], None), tuple(notes))
 
 
 def read_text(model: Decoder, text: str, most: int | None, chat: bool) -> ReadText | str:
-    """Encode one of many texts, at most `most` tokens of it, or return the reason why it does not fit."""
+    """Encode at most `most` tokens of a text, or return the reason why the text does not fit the model."""
     vocabulary = _vocabulary(model)
     text = vocabulary.chat(text) if chat and len(text) <= vocabulary.longest_text else text
     if len(text) > vocabulary.longest_text:
@@ -227,13 +227,13 @@ def read_text(model: Decoder, text: str, most: int | None, chat: bool) -> ReadTe
     if not ids:
         return "without tokens"
     limit = model.config.context_length
-    if len(ids) > limit + (most == limit + 1):  # one token more tells that a text to be cut is longer
+    if len(ids) > limit + (most == limit + 1):  # with `most` = limit + 1, the caller cuts long texts
         return f"longer than the context of {limit:,} tokens"
     return ReadText(np.array([*ids, UNKNOWN]))
 
 
 def _vocabulary(model: Decoder, otherwise: str = "") -> Vocabulary:
-    """Return the model's vocabulary. Raises InputError if it has none, with what to do `otherwise`."""
+    """Return the model's vocabulary. If the model has none, raises InputError with the advice `otherwise`."""
     if model.vocabulary is not None:
         return model.vocabulary
     from ..vocabulary.huggingface import convertible
@@ -254,7 +254,7 @@ def _vocabulary(model: Decoder, otherwise: str = "") -> Vocabulary:
 def _check(model: Decoder, ids: Sequence[int], room: int) -> None:
     limit, size = model.config.context_length, model.config.vocab_size
     if not ids:
-        raise InputError("the prompt is empty, and this model puts no BOS before it: expected a token")
+        raise InputError("the prompt is empty: expected at least one token, because this model adds no BOS")
     wrong = next((i for i in ids if not 0 <= i < size), None)
     if wrong is not None:
         raise InputError(f"token {wrong}: expected an id from 0 to {size - 1:,}")
@@ -264,11 +264,11 @@ def _check(model: Decoder, ids: Sequence[int], room: int) -> None:
 
 
 def named_token_of(vocabulary: Vocabulary, text: str) -> int:
-    """Return the token with a text. Raises InputError if there is none, and suggests the token with or
-    without a blank before the text."""
+    """Return the token with this text. If no token has it, raises InputError and suggests the token with or
+    without a space before the text."""
 
     def spelled(text: str) -> int | None:
-        piece = text.encode("utf-8", "surrogatepass")  # the command line may have bytes that are no UTF-8
+        piece = text.encode("utf-8", "surrogatepass")  # an argument may have bytes that are not UTF-8
         return next((i for i in range(vocabulary.size) if piece and vocabulary.piece(i) == piece), None)
 
     token = spelled(text)

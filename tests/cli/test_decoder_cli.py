@@ -107,12 +107,12 @@ def test_a_file_in_the_folder_and_a_gguf_are_models(model, bare, tmp_path):
 def test_tokens_special_tokens_and_chat_templates(model, bare, plain):
     read = document(model, "--tokens", "37,8,15")["input"]
     assert (read["tokens"], read["text"], read["labels"]) == ([37, 8, 15], "Hel", [*"Hel"])
-    assert read["notes"] == ["tokens as given"]
+    assert read["notes"] == ["the tokens are used as given"]
     assert document(bare, "--tokens", "37,8")["input"]["labels"] == ["37", "8"]
     refused(microgpt("trace", bare, "Hello"), str(bare), "--tokens")
     assert tokens_of(model, "<s>a") == [0, 22, 0, 4]
     special = document(model, "<s>a", "--special")["input"]
-    assert (special["tokens"], special["notes"]) == ([1, 4], ["special tokens in the text parsed"])
+    assert (special["tokens"], special["notes"]) == ([1, 4], ["special tokens in the text were parsed"])
     refused(microgpt("trace", plain, "Hi", "--chat"), "no chat template", "--chat")
     pytest.importorskip("jinja2", reason="chat templates need jinja2")
     chat = document(model, "Hi", "--chat")["input"]
