@@ -1,1 +1,1 @@
-"""Model files: bytes -> config, named tensors and vocabulary."""
+"""Read model files: their config, tensors and vocabulary."""

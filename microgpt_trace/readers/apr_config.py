@@ -1,7 +1,7 @@
-"""Build a decoder's config from the metadata of an .apr file, from --set, and from the shapes of tensors.
+"""Build a decoder's config from the metadata of an .apr file, the option --set and the shapes of tensors.
 
-The metadata have several names for each setting. A missing setting follows from shapes, with a note, or the
-user must give it. No dimension has a default.
+The metadata may use one of several names for a setting. If the metadata lack a setting, it is computed from
+shapes and a note says so, or else the user must give it. No dimension has a default.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .file_terms import TERMS
 from .model_file import naming_file, nearest, rope_factors
 
 ARCHITECTURES = tuple(name for name, terms in TERMS.items() if terms.in_apr)
-FIELDS: dict[str, tuple[str, str]] = {  # name in the metadata: (its other names, the kind of its value)
+FIELDS: dict[str, tuple[str, str]] = {  # name of a setting: (other names, kind of value)
     "architecture": ("", TEXT),
     "hidden_size": ("hidden_dim d_model n_embd", WHOLE),
     "num_layers": ("num_hidden_layers n_layers n_layer", WHOLE),
@@ -50,15 +50,15 @@ def apr_config(
 ) -> DecoderConfig:
     """Build the config and check it against the shapes of the tensors.
 
-    `frequencies` is the rope_freqs of a GGUF. Raises FileFormatError if the file contradicts itself or its
-    model is not supported. Raises InputError, naming the option to use, if a setting is missing.
+    `frequencies` is the tensor rope_freqs. Raises FileFormatError if the file contradicts itself or its
+    model is not supported. Raises InputError, with the option to use, if a setting is missing.
     """
     architecture = settings.architecture()
     experts = settings.values.get("num_experts")
     if experts not in (None, 0):
         settings.fail(f"a mixture of {brief(experts)} experts (num_experts) is not supported")
     is_gguf = any(tensor.name.startswith(("blk.", "token_embd.", "output")) for tensor in tensors.values())
-    settings.notes.append(f"tensors have the names of {'GGUF' if is_gguf else 'Hugging Face'}")
+    settings.notes.append(f"the tensors are named as in {'GGUF' if is_gguf else 'Hugging Face'}")
     sizes = _sizes(settings, tensors)
     for key in ("max_position_embeddings", "rms_norm_eps", "rope_theta"):
         sizes[key] = settings.value_or_missing(key)
@@ -79,12 +79,12 @@ def apr_config(
 
 
 def _sizes(settings: AprSettings, tensors: Mapping[str, StoredTensor]) -> dict[str, Any]:
-    """Return the dimensions that the shapes of tensors show, by the keys of config.json."""
+    """Return the dimensions that the shapes of tensors show, under their keys in config.json."""
     wte, gate = (_matrix(settings, tensors, name) for name in ("wte", "layer0.mlp_wgate"))
     n_layer = 1 + max(_layer_of(name) for name in tensors if name.startswith("layer"))
     n_head, n_kv_head, head_dim = _heads(settings, tensors)
     return {
-        "num_hidden_layers": settings.from_tensors("num_layers", n_layer, "the numbering of the tensors"),
+        "num_hidden_layers": settings.from_tensors("num_layers", n_layer, "the names of the tensors"),
         "hidden_size": settings.from_tensors("hidden_size", wte.shape[1], _shape(wte)),
         "num_attention_heads": n_head,
         "num_key_value_heads": n_kv_head,
@@ -95,7 +95,7 @@ def _sizes(settings: AprSettings, tensors: Mapping[str, StoredTensor]) -> dict[s
 
 
 def _tied(settings: AprSettings, tensors: Mapping[str, StoredTensor]) -> bool:
-    """Return True if the head has no matrix of its own. The metadata must agree."""
+    """Return True if there is no lm_head. Raises FileFormatError if the metadata say the opposite."""
     tied = "lm_head" not in tensors
     if settings.values.get("tie_word_embeddings") not in (None, tied):
         finding = "is missing" if tied else "is in the file"
@@ -104,7 +104,7 @@ def _tied(settings: AprSettings, tensors: Mapping[str, StoredTensor]) -> bool:
 
 
 def _window(settings: AprSettings, architecture: str) -> int | None:
-    """Return the sliding window, or None if the file has none. (transformers has a default of its own.)"""
+    """Return the sliding window, or None if the file has none, even where transformers has a default."""
     window, windows = settings.value("sliding_window"), TERMS[architecture].windows
     if window is None and windows == "last" and settings.values.get("use_sliding_window"):
         settings.fail("sliding_window is missing, although use_sliding_window is set")
@@ -132,9 +132,9 @@ def _matrix(settings: AprSettings, tensors: Mapping[str, StoredTensor], name: st
 
 
 def _heads(settings: AprSettings, tensors: Mapping[str, StoredTensor]) -> tuple[int, int, int]:
-    """Return the numbers of heads, key-value heads and channels of a head.
+    """Return how many heads, key-value heads and channels per head there are.
 
-    One of the three is enough: the others follow from the rows of q and k.
+    The file must show one of these three numbers. The other two follow from the rows of q and k.
     """
     q, k = (_matrix(settings, tensors, f"layer0.attn_w{name}") for name in "qk")
     n_head, n_kv_head, head_dim = map(settings.value, ("num_heads", "num_kv_heads", "head_dim"))
@@ -156,7 +156,7 @@ def _heads(settings: AprSettings, tensors: Mapping[str, StoredTensor]) -> tuple[
 
 
 def _rows_divided(settings: AprSettings, name: str, count: int, tensor: StoredTensor) -> int:
-    """Return the tensor's rows divided by count. Raises FileFormatError if they do not divide evenly."""
+    """Return the number of rows divided by `count`. Raises FileFormatError if there is a remainder."""
     quotient, rest = divmod(tensor.shape[0], count)
     if rest:
         settings.fail(f"{name} {count} does not divide the {tensor.shape[0]} rows of {tensor.name!r}")
@@ -164,10 +164,10 @@ def _rows_divided(settings: AprSettings, name: str, count: int, tensor: StoredTe
 
 
 def _pairs(settings: AprSettings, architecture: str, is_gguf: bool, option: Pairs | None) -> Pairs:
-    """Return which channels RoPE rotates together, in the order of this file's rows of q and k.
+    """Return which rows of q and k in this file RoPE rotates together: "adjacent" rows or "halves".
 
-    Converters to GGUF permute the rows of llama, and others often set rope_type by the architecture's name
-    alone. If the origin and rope_type disagree, or both are missing, --rope-pairs decides.
+    Converters to GGUF permute the rows of a llama. Other converters often choose rope_type by the name of the
+    architecture alone. If original_format and rope_type disagree, or both are missing, --rope-pairs decides.
     """
     kind, origin = settings.values.get("rope_type"), settings.values.get("original_format")
     stated = _PAIRS_OF_TYPE.get(kind) if not isinstance(kind, bool | float | list | dict) else None
@@ -189,14 +189,14 @@ def _pairs(settings: AprSettings, architecture: str, is_gguf: bool, option: Pair
     if stated is None and rows is not None:
         settings.notes.append(f"RoPE pairs: {rows}, as in every {source}; the file has no rope_type")
         return rows
-    problem = "does not say which channels RoPE pairs" if stated is None else (
+    problem = "does not say which channels RoPE rotates together" if stated is None else (
         f"has rope_type {kind} ({stated}), but a {source} has its rows in {expected}"
     )  # fmt: skip
     raise InputError(f"{settings.path} {problem}; add --rope-pairs adjacent or --rope-pairs halves")
 
 
 class AprSettings(Settings):
-    """The metadata of an .apr file with the overrides of --set. `notes` lists what followed from tensors."""
+    """The metadata of an .apr file and the overrides of --set. `notes` lists settings taken from tensors."""
 
     def __init__(self, path: Path, metadata: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
         super().__init__(metadata, [])
@@ -211,13 +211,13 @@ class AprSettings(Settings):
         raise FileFormatError(f"{self.path}: {what}")
 
     def value(self, name: str) -> Any | None:
-        """Return a value under any of its names, or None. Raises if two values contradict each other."""
+        """Return the value of a setting under any of its names, or None. Raises if two values differ."""
         with naming_file(self.path):
             values = {key: self.get(key, FIELDS[name][1]) for key in _names(name)}
         return self._agreed(name, {key: value for key, value in values.items() if value is not None})
 
     def _agreed(self, name: str, values: Mapping[str, Any]) -> Any | None:
-        """Return the override, or else the value of the metadata. Raises if any two of them differ."""
+        """Return the override, or else the value in the metadata. Raises if any two values differ."""
         first = next(iter(values), "")
         for key, value in values.items():
             if not _agree(value, values[first]):
@@ -231,7 +231,7 @@ class AprSettings(Settings):
         return values.get(first) if override is None else override
 
     def value_or_missing(self, name: str) -> Any:
-        """Return a value that no tensor shows. If it is None, `check_complete` will report it."""
+        """Return the value of a setting. If it is None, `check_complete` will report the setting."""
         value = self.value(name)
         if value is None:
             self.missing.append(name)
@@ -244,7 +244,7 @@ class AprSettings(Settings):
             raise InputError(f"{self.path} does not say {', '.join(self.missing)}; add {options}")
 
     def from_tensors(self, name: str, value: int, source: str) -> int:
-        """Return a value that tensors show. Raises if the metadata or an override contradict it."""
+        """Return `value`, which the tensors show. Raises if the metadata or --set contradict it."""
         stated = self.value(name)
         if stated is None:
             self.notes.append(f"{name} {value}, from {source}")
@@ -255,7 +255,7 @@ class AprSettings(Settings):
         return value
 
     def architecture(self) -> str:
-        """Return the architecture, under any key that names it. Raises if it is missing or not supported."""
+        """Return the name of the architecture. Raises if it is missing or not supported."""
         names = {}
         for key in ("architecture", "hf_model_type", "hf_architecture"):
             with naming_file(self.path):
@@ -278,12 +278,12 @@ class AprSettings(Settings):
 
 
 def _names(name: str) -> tuple[str, ...]:
-    """Return all names of a field, the main one first."""
+    """Return all names of a setting, first its main name."""
     return (name, *FIELDS[name][0].split())
 
 
 def _agree(a: Any, b: Any) -> bool:
-    """Return True if two values are equal, as far as float32 can tell."""
+    """Return True if two values are equal. Two floats may differ by a millionth of their size."""
     if isinstance(a, float) or isinstance(b, float):
         return math.isclose(a, b, rel_tol=1e-6)
     return bool(a == b)

@@ -1,6 +1,6 @@
-"""Settings with checked types, and the config of a decoder from the keys of Hugging Face's config.json.
+"""Check the types of settings, and build the config of a decoder from the keys of Hugging Face's config.json.
 
-Readers of other formats translate their metadata to these keys first.
+Readers of other formats first translate their metadata to these keys.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from ..text.brief import brief
 from .file_terms import TERMS, FileTerms
 from .model_file import biases_of, check_biases, check_depth, split_fused
 
-_TRANSFORMERS = "the default of transformers; the config does not set it"
+_TRANSFORMERS = "the default of transformers, since the config has no value"
 WHOLE, COUNT, POSITIVE = "a whole number above 0", "a whole number", "a positive number"
-MAX_LAYERS = 10_000  # names of tensors have at most four digits for the layer
+MAX_LAYERS = 10_000  # the layer number in the name of a tensor has at most four digits
 FLAG, TEXT, OBJECT = "true or false", "text", "an object"
 
 
@@ -44,29 +44,26 @@ _FITS: dict[str, Callable[[Any], bool]] = {
 
 
 def check_value(key: str, value: Any, kind: str) -> None:
-    """Raise InputError if the value is not None and not of this kind."""
+    """Raise InputError if the value has another kind. None is accepted."""
     if value is not None and not _FITS[kind](value):
         raise InputError(f"{key}: expected {kind}, found {brief(value)}")
 
 
 def one_of(what: str, value: Any, names: Iterable[str], hint: str = "") -> str:
-    """Return the value if it is one of the names. Raises InputError if it is not."""
+    """Return `value` if it is in `names`. Otherwise raise InputError."""
     if not isinstance(value, str) or value not in names:
         raise InputError(f"{what} {brief(value)} is not supported; supported: {', '.join(names)}{hint}")
     return value
 
 
 class Settings:
-    """The settings in a model file, with checked types. `notes` lists the defaults that replace missing ones.
-
-    A value that follows from the shapes of tensors needs no note.
-    """
+    """The settings in a model file, with checked types. `notes` lists the defaults of missing settings."""
 
     def __init__(self, values: Mapping[str, Any], notes: list[str], prefix: str = "") -> None:
         self.values, self.notes, self.prefix = values, notes, prefix
 
     def get(self, key: str, kind: str) -> Any | None:
-        """Return a value, or None if it is missing or null. A list of equal values counts as one value."""
+        """Return the value of a setting, or None if it is missing or null. An array needs equal values."""
         value = self.values.get(self.prefix + key)
         if isinstance(value, np.ndarray):
             if not 0 < value.size <= MAX_LAYERS or (value != value[0]).any():
@@ -76,14 +73,14 @@ class Settings:
         return value
 
     def require(self, key: str, kind: str) -> Any:
-        """Return a value. Raises InputError if it is missing."""
+        """Return the value of a setting. Raises InputError if it is missing."""
         value = self.get(key, kind)
         if value is None:
             raise InputError(f"'{self.prefix}{key}' is missing")
         return value
 
     def get_or_default(self, key: str, kind: str, default: Any, why: str) -> Any:
-        """Return a value, or the default with a note that says whose default it is."""
+        """Return the value of a setting. If it is missing, return `default` and add a note with `why`."""
         value = self.get(key, kind)
         if value is None:
             shown = f"{default:,.10g}" if is_positive(default) else str(default).lower()
@@ -96,10 +93,10 @@ def decoder_config(
     architecture: str, settings: Settings, tensors: Mapping[str, StoredTensor],
     factors: tuple[float, ...] = (), adjacent_pairs: bool = False,
 ) -> tuple[DecoderConfig, dict[str, StoredTensor]]:  # fmt: skip
-    """Build the config from settings with the keys of config.json. Return it and the tensors, none fused.
+    """Build the config from settings with the keys of config.json. Return it and the tensors, with qkv split.
 
-    `factors` are the RoPE factors of a GGUF. `adjacent_pairs` is True if its rows of q and k lie in adjacent
-    pairs. Raises InputError if a setting is missing or not supported.
+    `factors` has a factor for each RoPE pair. `adjacent_pairs` is True if RoPE rotates adjacent rows of q
+    and k together. Raises InputError if a setting is missing or not supported.
     """
     terms = TERMS[architecture]
 
@@ -153,7 +150,7 @@ def _activation(settings: Settings, terms: FileTerms) -> str:
 
 
 def _score_scales(settings: Settings, terms: FileTerms, n_layer: int, head_dim: int) -> tuple[float, ...]:
-    """Return the factor of the scores in each layer, or () if it is 1/sqrt(head_dim) in every layer."""
+    """Return the factor of the attention scores in each layer, or () if all factors are 1/sqrt(head_dim)."""
     scaled, by_layer = (settings.get(key, FLAG) if key else None for key in terms.score_flags)
     if scaled is not False and not by_layer:
         return ()
@@ -162,7 +159,7 @@ def _score_scales(settings: Settings, terms: FileTerms, n_layer: int, head_dim: 
 
 
 def _is_tied(settings: Settings, terms: FileTerms, has_head: bool) -> bool:
-    """Return the config's value. If it has none: the default of transformers, else what the tensors show."""
+    """Return tie_word_embeddings, or else the default of transformers, or else True if lm_head is missing."""
     tied, why = terms.tied, _TRANSFORMERS
     if tied is None:
         tied, why = not has_head, f"lm_head.weight is {'in the file' if has_head else 'missing'}"
@@ -170,7 +167,7 @@ def _is_tied(settings: Settings, terms: FileTerms, has_head: bool) -> bool:
 
 
 def _window(settings: Settings, architecture: str, n_layer: int) -> tuple[int | None, tuple[int, ...]]:
-    """Return the sliding window and the layers that have it, by `layer_types` or the older settings."""
+    """Return the size of the sliding window, or None, and the layers that use it."""
     if settings.values.get("sliding_window") is not None:
         if TERMS[architecture].windows == "none":
             settings.notes.append(f"sliding_window is not used: a {architecture} has none")
@@ -210,7 +207,7 @@ def _rope(settings: Settings, factors: tuple[float, ...]) -> Rope:
     return _scaled_rope(theta, scaling, factors)
 
 
-_ORIGINAL = "original_max_position_embeddings"  # we call it original_context; other names are the same
+_ORIGINAL = "original_max_position_embeddings"  # `Rope` calls it original_context
 _SCALING = (
     "factor", _ORIGINAL, "low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow", "attention_factor",
     "truncate",
@@ -224,7 +221,7 @@ _SCALING_NEEDS = {
 
 
 def _scaling_kind(scaling: Mapping[str, Any]) -> Any:
-    """Return the kind of RoPE scaling, under its new key or its old one."""
+    """Return the kind of RoPE scaling, which older configs have under the key "type"."""
     return scaling.get("rope_type", scaling.get("type", "default"))
 
 
@@ -247,10 +244,10 @@ def _scaled_rope(theta: float, scaling: Mapping[str, Any], factors: tuple[float,
 
 
 def _windowed_layers(settings: Settings, architecture: str, n_layer: int) -> tuple[int, ...]:
-    """Return the layers that have a sliding window, if the file has one.
+    """Return the layers that would use a sliding window, whether the file has a window or not.
 
-    `layer_types` lists them. Without it, all layers of a mistral have the window, and none of a llama. A
-    qwen has it from max_window_layers on, if use_sliding_window is set.
+    The setting `layer_types` lists these layers. Without it, all layers of a mistral use a window, and no
+    layer of a llama. A qwen with use_sliding_window uses it from layer max_window_layers on.
     """
     typed = _typed_layers(settings, architecture, n_layer)
     if typed is not None:
@@ -264,12 +261,12 @@ def _windowed_layers(settings: Settings, architecture: str, n_layer: int) -> tup
 
 
 def _typed_layers(settings: Settings, architecture: str, n_layer: int) -> tuple[int, ...] | None:
-    """Return the layers with a window by `layer_types`, or None if it is missing."""
-    kinds, allowed = settings.values.get("layer_types"), ("full_attention", "sliding_attention")
+    """Return the layers that use a window according to `layer_types`, or None if that is missing."""
+    kinds, known = settings.values.get("layer_types"), ("full_attention", "sliding_attention")
     if kinds is None:
         return None
-    if not isinstance(kinds, list) or len(kinds) != n_layer or not all(kind in allowed for kind in kinds):
-        raise InputError(f"layer_types: expected {n_layer} of {' and '.join(allowed)}, found {brief(kinds)}")
+    if not isinstance(kinds, list) or len(kinds) != n_layer or not all(kind in known for kind in kinds):
+        raise InputError(f"layer_types: expected {n_layer} {' or '.join(known)} values, found {brief(kinds)}")
     layers = tuple(i for i, kind in enumerate(kinds) if kind == "sliding_attention")
     has_window = settings.get("sliding_window", WHOLE) is not None
     windows = TERMS[architecture].windows
@@ -278,5 +275,5 @@ def _typed_layers(settings: Settings, architecture: str, n_layer: int) -> tuple[
     else:
         agree = not layers or (has_window and settings.get("use_sliding_window", FLAG) is True)
     if not agree:
-        raise InputError(f"layer_types {brief(kinds)} contradict sliding_window or the {architecture} rules")
+        raise InputError(f"layer_types {brief(kinds)} contradict sliding_window or {architecture}'s rules")
     return layers

@@ -1,6 +1,6 @@
-"""The names, keys and defaults by which files describe each architecture.
+"""The names, keys and defaults that model files use for each architecture.
 
-Each architecture is a row of TERMS with the Names of its parameters. Its plan says how it computes.
+TERMS has an entry for each architecture, with the Names of its parameters.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ FUSED = {"attn_wqkv": ("attn_wq", "attn_wk", "attn_wv"), "attn_bqkv": ("attn_bq"
 
 @dataclass(frozen=True, eq=False)
 class Names:
-    """The names of an architecture's parameters: ours -> (GGUF's, Hugging Face's).
+    """The names of an architecture's parameters: our name -> (name in GGUF, name in Hugging Face).
 
-    `model` has the names outside of layers, and `layer` those in a layer without its number. Neither has
-    ".weight" or ".bias". Hugging Face puts `blocks` before the number, and may put `outer` before any name.
-    FUSED lists the fused matrices. If `vectors` is true, norms may have biases too. Hugging Face stores the
-    matrices in `transposed` as [in, out]. Old files store constants whose names end in one of `skipped`.
+    `model` has the names outside of layers. `layer` has the names in a layer, without the layer number. All
+    names lack ".weight" and ".bias". Hugging Face puts `blocks` before the layer number, and may put `outer`
+    before any name. If `vectors` is true, norms may have biases too. Hugging Face stores the matrices in
+    `transposed` as [in, out]. Old files store constants whose names end in one of `skipped`.
     """
 
     family: str  # "a Llama or Qwen2-class decoder"
@@ -35,7 +35,7 @@ class Names:
 
     @cached_property
     def ours(self) -> Mapping[str, str]:
-        """Our name of each name in a file, without the number of the layer."""
+        """Our name for each name in a file. Both names lack the layer number."""
         named = [(name, own) for own, theirs in self.model.items() for name in theirs]
         for own, (gguf, hf) in self.layer.items():
             named += [(f"blk.{gguf}", own), (f"{self.blocks}.{hf}", own)]
@@ -47,7 +47,7 @@ class Names:
         return result
 
     def our_name(self, name: str) -> str | None:
-        """Return our name of a file's tensor, or None if the architecture has no such parameter."""
+        """Return our name for a tensor of a file, or None if the architecture has no such parameter."""
         name = name.removeprefix(self.outer)
         layered = re.fullmatch(rf"(blk|{re.escape(self.blocks)})\.(0|[1-9][0-9]{{0,3}})\.(.+)", name)
         if layered is None:
@@ -58,9 +58,9 @@ class Names:
         return f"layer{index}.{ours}" if ours else None
 
     def gguf_name(self, own: str) -> str:
-        """Return GGUF's name of one of our matrices or gains, or of the fused matrix that contains it.
+        """Return GGUF's name for a matrix or gain, or for the fused matrix that contains the matrix.
 
-        Raises KeyError for any other name.
+        Raises KeyError if `own` is not the name of a matrix or gain.
         """
         layer, _, kind = own.rpartition(".")
         if not layer:
@@ -74,7 +74,7 @@ class Names:
         return own.rpartition(".")[2] in self.transposed
 
     def closest(self, name: str) -> list[str]:
-        """Return up to three names of the architecture most similar to `name`, for the layer of `name`."""
+        """Return up to three known names that are most similar to `name`, with the layer number of `name`."""
         from difflib import get_close_matches
 
         number = re.search(r"\.([0-9]{1,4})\.", name)
@@ -85,7 +85,7 @@ class Names:
 
 
 def bias_name(own: str) -> str | None:
-    """Return the bias of a matrix or gain, such as attn_bq for attn_wq, or None for an embedding table."""
+    """Return the name of the bias of a matrix or gain: attn_bq for attn_wq. An embedding table has None."""
     half, _, rest = own.partition("_")
     return f"{half}_b{rest.removeprefix('w')}" if rest.startswith(("w", "norm")) else None
 
@@ -146,13 +146,14 @@ LLAMA_KEYS = {
 
 @dataclass(frozen=True, eq=False)
 class FileTerms:
-    """The terms in which Hugging Face's config.json and GGUF's metadata describe an architecture.
+    """The keys and defaults that describe an architecture in Hugging Face's config.json and in GGUF metadata.
 
-    `keys` maps our dimensions to keys of config.json. `defaults` has the defaults of transformers; `n_inner`
-    is a multiple of the width. `activations` maps names in config.json to functions; `activation` is the
-    default, and the function of every GGUF. Every file has `biases`; a file whose config sets a flag of
-    `flagged_biases` has the biases of that flag too. `windows` says which layers have a sliding window if
-    the file does not list them: all, none, or the last ones, from max_window_layers on.
+    `keys` maps our names of settings to keys of config.json. `defaults` has the defaults of transformers; the
+    default `n_inner` is multiplied by the width. `activations` maps names in config.json to functions.
+    `activation` is the default name, and every GGUF file has this function. Every file has the biases
+    in `biases`. If the config sets a flag of `flagged_biases`, the file also has the biases of this flag.
+    If a file does not list the layers that use a sliding window, `windows` says which layers do: all layers,
+    no layer, or the last layers, from layer max_window_layers on.
     """
 
     names: Names = LLAMA
@@ -162,13 +163,13 @@ class FileTerms:
     activations: Mapping[str, str] = field(default_factory=lambda: {"silu": "SiLU", "swish": "SiLU"})
     activation: str = "silu"
     rope: bool = True
-    tied: bool | None = None  # the default of transformers; None: decided by the tensors
+    tied: bool | None = None  # the default of transformers; None if the tensors decide
     biases: tuple[str, ...] = ()
     flagged_biases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     qk_norm: bool = False
     explicit_head_dim: bool = False
     windows: Literal["all", "none", "last"] = "none"
-    score_flags: tuple[str, str] = ("", "")  # keys: scale the scores at all; divide them by layer + 1 too
+    score_flags: tuple[str, str] = ("", "")  # flags: divide scores by sqrt(head_dim), by layer + 1
     in_gguf: bool = True
     in_apr: bool = True
     permuted: bool = False  # True if converters to GGUF put the rows of each RoPE pair side by side

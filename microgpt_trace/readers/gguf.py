@@ -1,9 +1,10 @@
-"""Read the header of a GGUF v2 or v3 file, whole or split. The tensors stay in the mapped file.
+"""Read the header of a GGUF file of version 2 or 3, or of all parts of a split file.
 
-Layout, little-endian: "GGUF", u32 version, u64 number of tensors, u64 number of metadata pairs. Then the
-pairs (string key, u32 type, value), and the tensor index (string name, u32 number of dims, a u64 each with
-the fastest first, u32 type, u64 offset). The data begin at the next multiple of general.alignment. A string
-is a u64 length and its bytes. Source: the GGUF specification of the ggml project.
+A file has "GGUF", the version (u32), the number of tensors (u64), the number of metadata pairs (u64), the
+pairs, the tensor index, and data from the next multiple of general.alignment. A pair has a key, a type (u32)
+and a value. An index entry has a name, the number of dimensions (u32), each dimension (u64, the length of a
+row first), a type (u32) and an offset (u64). Names, keys and other strings are a length (u64) and that many
+bytes. Integers are little-endian. Source: the GGUF specification of the ggml project.
 """
 
 from __future__ import annotations
@@ -44,12 +45,12 @@ _STRING, _ARRAY = 8, 9
 _U32, _U64 = Struct("<I"), Struct("<Q")
 _SPLIT = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 MAX_DIMS, MAX_NAME, MAX_TEXT = 4, 256, 1 << 26
-_MAX_ITEM = 1 << 16  # bytes of a string in an array
+_MAX_ITEM = 1 << 16  # the largest size of a string in an array, in bytes
 
 
 @dataclass(frozen=True)
 class GgufFile:
-    """The header of a GGUF file, or the joined headers of a split one."""
+    """The header of a GGUF file, or the joined headers of all parts of a split file."""
 
     version: int
     metadata: Mapping[str, Any]
@@ -59,7 +60,7 @@ class GgufFile:
 def read_gguf_header(path: Path) -> GgufFile:
     """Read the metadata and the tensor index of a file. If it is split, read all its parts.
 
-    Raises FileFormatError, naming the file and the byte, if it is cut short, damaged or of another format.
+    Raises FileFormatError if a file is damaged or cut short, or is not a GGUF file.
     """
     split = _SPLIT.fullmatch(path.name)
     first = path.with_name(f"{split[1]}-00001-of-{split[3]}.gguf") if split else path
@@ -95,11 +96,11 @@ def _parts(first: Path, head: _GgufPart, count: int) -> list[_GgufPart]:
 
 
 class Strings(Sequence[str]):
-    """A list of strings, each a u64 length and its bytes, decoded at the first access.
+    """A list of strings in a file, which are decoded at the first access.
 
-    Python strings take six times the bytes in the file, and a hostile file may hold any number of them.
-    The lengths are at `starts`; the last string ends at `stop`. Bytes that are not UTF-8 become lone
-    surrogates.
+    Python strings take six times as much memory as the bytes in the file, and a hostile file may contain any
+    number of strings. The length of each string is at one of `starts`, and its bytes follow. The last string
+    ends at `stop`. Bytes that are not UTF-8 become lone surrogates.
     """
 
     def __init__(self, file: MappedFile, starts: Array, stop: int) -> None:
@@ -129,15 +130,16 @@ class Strings(Sequence[str]):
 
 
 class _GgufPart:
-    """One file of a model, read from the front; `at` is the next byte to read."""
+    """One file of a model, which is read from its beginning. `at` is the position of the next byte."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.file = MappedFile.open(path)
         self.bytes = self.file.bytes
-        self.buffer = self.bytes.data  # allows struct and slices without a copy
+        self.buffer = self.bytes.data  # slices of this memoryview copy no bytes
         if bytes(self.buffer[:4]) != MAGIC:
-            raise FileFormatError(f"{path}: expected a GGUF file, found {bytes(self.buffer[:4])!r}")
+            found = f"a file that begins with the bytes {repr(bytes(self.buffer[:4]))[1:]}"
+            raise FileFormatError(f"{path}: expected a GGUF file, found {found}")
         self.at = 4
         self.version = self._read_number(_U32, "the version")
         if self.version not in (2, 3):
@@ -152,7 +154,7 @@ class _GgufPart:
         self.tensors = self._tensors(tensor_count)
 
     def number(self) -> tuple[int, int]:
-        """Return how many parts the model has and the number of this part, from 1."""
+        """Return how many parts the model has and the number of this part, counted from 1."""
         with naming_file(self.path):
             count = self.settings.get("split.count", COUNT) or 1  # tools that merge parts write 0
             number = self.settings.get("split.no", COUNT) or 0
@@ -169,7 +171,7 @@ class _GgufPart:
         return value
 
     def _fits(self, count: int, least: int, what: str) -> None:
-        """Raise FileFormatError if the rest of the file is too short, before anything is allocated."""
+        """Raise FileFormatError if the rest of the file has fewer than `count * least` bytes."""
         if count * least > len(self.bytes) - self.at:
             raise self._fail(f"{count:,} {what} do not fit into the file")
 
@@ -209,7 +211,7 @@ class _GgufPart:
         return np.frombuffer(self.buffer[start : self.at], _SCALARS[kind].format)
 
     def _strings(self, count: int, key: str) -> Strings:
-        """Find the strings. The list takes 8 bytes a string, as the lengths in the file do."""
+        """Find the start of each string. A start takes 8 bytes, as many as the length takes in the file."""
         starts, at, buffer, unpack = array("q", [0]) * count, self.at, self.buffer, _U64.unpack_from
         try:
             for i in range(count):
@@ -256,7 +258,7 @@ class _GgufPart:
     def _tensor(
         self, name: str, dims: tuple[int, ...], kind: int, start: int, offset: int
     ) -> tuple[StoredTensor, int]:
-        """Return the tensor and where it stops, counted from the start of the data."""
+        """Return the tensor and the byte where it ends, counted from the start of the data."""
         label = TYPES.get(kind, f"number {kind}")
         encoding = ENCODINGS.get(label)
         if encoding is None:

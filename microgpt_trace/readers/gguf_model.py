@@ -1,4 +1,4 @@
-"""Open a GGUF file as a decoder: translate its metadata to a config and its tensor names to ours."""
+"""Open a GGUF file as a decoder: translate its metadata to a config, and its tensor names to our names."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from .model_file import check_tensors, in_halves, naming_file, our_tensors, rope
 if TYPE_CHECKING:
     from ..vocabulary.tokens import Vocabulary
 
-ARCHITECTURES = tuple(name for name, terms in TERMS.items() if terms.in_gguf)  # mistral is called llama
+ARCHITECTURES = tuple(name for name, terms in TERMS.items() if terms.in_gguf)  # GGUF calls mistral llama
 ROPE_FACTORS = "rope_freqs.weight"
-MAX_MERGES = 16  # per token; Llama 3 has two
+MAX_MERGES = 16  # the largest number of merges per token; Llama 3 has two
 
 
 def read_gguf(path: Path) -> Decoder:
-    """Open the decoder in a GGUF file. Its tensors stay in the file.
+    """Open the decoder in a GGUF file. A tensor is read from the file whenever it is used.
 
     Raises FileFormatError if the file is damaged or incomplete, or its architecture is not supported.
     """
@@ -42,8 +42,7 @@ def read_gguf(path: Path) -> Decoder:
         keys = Settings(header.metadata, notes, f"{architecture}.")
         config, tensors = _config(architecture, keys, tensors, factors)
     check_tensors(path, config, tensors)
-    if config.adjacent_pairs:
-        tensors = in_halves(config, tensors)
+    tensors = in_halves(config, tensors) if config.adjacent_pairs else tensors
 
     def vocabulary() -> Vocabulary | None:
         from ..vocabulary.metadata import from_gguf
@@ -56,7 +55,7 @@ def read_gguf(path: Path) -> Decoder:
 
 
 def _check_vocabulary(path: Path, metadata: Mapping[str, Any], rows: int) -> None:
-    """Raise FileFormatError if there are too many tokens or merges, before they are decoded."""
+    """Raise FileFormatError if the metadata list too many tokens or merges to decode."""
     for key, most in (("tokens", rows), ("merges", MAX_MERGES * rows)):
         texts = metadata.get(f"tokenizer.ggml.{key}")
         if isinstance(texts, Strings) and len(texts) > most:
@@ -66,7 +65,7 @@ def _check_vocabulary(path: Path, metadata: Mapping[str, Any], rows: int) -> Non
             )
 
 
-_NEUTRAL: dict[str, tuple[Any, ...]] = {  # the values of these keys that leave the computation as it is
+_NEUTRAL: dict[str, tuple[Any, ...]] = {  # keys, and their values that do not change the computation
     "attention.causal": (True,),
     "attention.scale": (0,),
     "attention.clamp_kqv": (0,),
@@ -90,7 +89,7 @@ def _refuse_variants(keys: Settings) -> None:
 def _config(
     architecture: str, keys: Settings, tensors: Mapping[str, StoredTensor], factors: StoredTensor | None
 ) -> tuple[DecoderConfig, dict[str, StoredTensor]]:
-    """Return the config, and the tensors with q, k and v split."""
+    """Return the config, and the tensors with fused qkv split into q, k and v."""
     terms, experts = TERMS[architecture], keys.get("expert_count", COUNT)
     if experts:
         raise InputError(f"a mixture of {experts} experts is not supported")
@@ -150,9 +149,9 @@ def _rope(keys: Settings) -> dict[str, Any]:
 
 
 def _yarn(keys: Settings, factor: float | None) -> dict[str, float]:
-    """Return the settings of yarn other than its factor.
+    """Return all settings of yarn except its factor.
 
-    Refuses yarn_attn_factor, because engines read it in two different ways.
+    Raises InputError for a yarn_attn_factor other than 1, because engines interpret it in two ways.
     """
     for key, neutral in (("yarn_log_multiplier", 0), ("yarn_ext_factor", 1), ("yarn_attn_factor", 1)):
         value = keys.values.get(f"{keys.prefix}rope.scaling.{key}", neutral)

@@ -1,4 +1,4 @@
-"""Open a Hugging Face folder: config.json, one safetensors file or shards with an index, tokenizer.json."""
+"""Open a Hugging Face folder: config.json, tokenizer.json and safetensors files, perhaps with an index."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ INDEX = WEIGHTS + ".index.json"
 
 
 def read_huggingface(path: Path) -> Decoder:
-    """Open the decoder in a folder. Its tensors stay in the files.
+    """Open the decoder in a folder. A tensor is read from its file whenever it is used.
 
-    `path` is the folder or a file of the model in it. Raises FileFormatError if a file is damaged or missing,
-    or the architecture is not supported.
+    `path` is the folder, or a model file in the folder. Raises FileFormatError if a file is damaged or
+    missing, or the architecture is not supported.
     """
     folder = folder_of(path)
     metadata = read_json(folder / CONFIG)
@@ -35,7 +35,7 @@ def read_huggingface(path: Path) -> Decoder:
         architecture = one_of("architecture", metadata.get("model_type"), TERMS)
     files, shards = _files(folder)
     if path != folder and path.name not in (CONFIG, INDEX, *files):
-        raise FileFormatError(f"{path}: the folder's model does not use it; give the folder or {files[0]}")
+        raise FileFormatError(f"{path}: not used by the model in its folder; give the folder or {files[0]}")
     notes = _unread_tokenizer(folder)
     names = TERMS[architecture].names
     stored = (tensor for tensor in _tensors(folder, files, shards) if not tensor.name.endswith(names.skipped))
@@ -67,7 +67,7 @@ def _unread_tokenizer(folder: Path) -> list[str]:
 
 
 def _files(folder: Path) -> tuple[list[str], dict[str, str] | None]:
-    """Return the safetensors files of a model, and the file of each tensor if there is an index."""
+    """Return the safetensors files of a model, and the file of each tensor, or None without an index."""
     if (folder / WEIGHTS).exists():
         return [WEIGHTS], None
     index = folder / INDEX
@@ -89,7 +89,7 @@ def _files(folder: Path) -> tuple[list[str], dict[str, str] | None]:
 
 
 def _tensors(folder: Path, files: list[str], shards: dict[str, str] | None) -> list[StoredTensor]:
-    """Return the tensors of all files. Raises FileFormatError if they do not match the index."""
+    """Return the tensors of all files. Raises FileFormatError if the tensors do not match the index."""
     tensors, index = [], folder / INDEX
     for file in files:
         shard = read_safetensors(folder / file)
@@ -105,7 +105,7 @@ def _tensors(folder: Path, files: list[str], shards: dict[str, str] | None) -> l
 
 
 def _check_biases(settings: Settings, config: DecoderConfig) -> None:
-    """Raise InputError unless the biases are exactly those of the architecture and of the config's flags."""
+    """Raise InputError unless the file has exactly the biases that its architecture and config require."""
     terms = TERMS[config.architecture]
     expected = set(terms.biases)
     for flag, biases in terms.flagged_biases.items():

@@ -1,4 +1,4 @@
-"""load: open any model file or folder. The content decides the format, not the name."""
+"""Open any model file or folder. The content decides the format, not the file name."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def load(
     """Open a microGPT checkpoint, a GGUF file, an .apr file or a Hugging Face folder.
 
     `n_head` and `bos` describe a microGPT whose weights have no metadata. `rope_pairs` and `settings`, such
-    as {"num_heads": 14}, add what the metadata of an .apr file lack. They must not contradict the file.
-    Raises FileFormatError, which names the file, if it is missing, damaged or of an unknown format.
+    as {"num_heads": 14}, add what the metadata of an .apr file lack, and must not contradict the file.
+    Raises FileFormatError if the file is missing, is damaged or has an unknown format.
     """
     path = Path(path)
     kind = format_of(path)
@@ -72,7 +72,7 @@ def is_model(path: Path) -> bool:
 
 
 def format_of(path: Path) -> Literal["checkpoint", "GGUF", "apr", "Hugging Face"]:
-    """Return the format of a model, by its content. A file that matches no other format is a checkpoint.
+    """Return the format of a model, as its content shows. A file of no other format is a checkpoint.
 
     Raises FileFormatError if the path does not exist or is a folder without a model.
     """
@@ -100,5 +100,6 @@ def format_of(path: Path) -> Literal["checkpoint", "GGUF", "apr", "Hugging Face"
             return "Hugging Face"
         raise FileFormatError(f"{path}: expected a config.json beside the weights of a decoder, found none")
     if path.suffix != ".safetensors" and head[8:9] != b"{":
-        raise FileFormatError(f"{path}: expected a GGUF, .apr or safetensors file, found {head[:8]!r}")
+        found = f"a file that begins with the bytes {repr(head[:8])[1:]}"
+        raise FileFormatError(f"{path}: expected a GGUF, .apr or safetensors file, found {found}")
     return "checkpoint"

@@ -41,7 +41,7 @@ class MappedFile:
             raise FileFormatError(f"{self.path}: the file became shorter while it was read")
 
     def __deepcopy__(self, memo: object) -> MappedFile:
-        """Return this file itself: a copy of a model shares it."""
+        """Return this file itself, so that a copy of a model uses the same mapping."""
         return self
 
     def view(self, start: int, stop: int) -> Array:

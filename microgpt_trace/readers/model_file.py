@@ -19,7 +19,7 @@ from .file_terms import FUSED, LLAMA, TERMS, Names
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_PERMUTED = ("attn_wq", "attn_wk", "attn_bq", "attn_bk")  # RoPE rotates pairs of their rows
+_PERMUTED = ("attn_wq", "attn_wk", "attn_bq", "attn_bk")  # RoPE rotates pairs of rows of these tensors
 
 
 @contextmanager
@@ -32,9 +32,9 @@ def naming_file(path: Path) -> Iterator[None]:
 
 
 def our_tensors(path: Path, tensors: Iterable[StoredTensor], names: Names = LLAMA) -> dict[str, StoredTensor]:
-    """Return the tensors by our names.
+    """Return the tensors under our names.
 
-    Raises FileFormatError for an unknown or repeated name, and if a layer before the last one has no tensor.
+    Raises FileFormatError if a name is unknown or repeated, or a layer before the last layer has no tensor.
     """
     ours: dict[str, StoredTensor] = {}
     for tensor in tensors:
@@ -58,14 +58,14 @@ def _layers_of(tensors: Iterable[str]) -> set[int]:
 
 
 def check_depth(n_layer: int, tensors: Iterable[str]) -> None:
-    """Raise InputError if fewer layers have tensors. Runs before anything is allocated for each layer."""
+    """Raise InputError if fewer than `n_layer` layers have tensors, before memory is allocated per layer."""
     count = len(_layers_of(tensors))
     if n_layer > count:
         raise InputError(f"expected {n_layer:,} layers, found tensors of {count}")
 
 
 def biases_of(tensors: Iterable[str]) -> tuple[str, ...]:
-    """Return the kinds of biases that any layer has, in the order of BIASES."""
+    """Return the kinds of biases that at least one layer has, in the order of BIASES."""
     kinds = {name.rpartition(".")[2] for name in tensors}
     return tuple(bias for bias in BIASES if bias in kinds)
 
@@ -78,7 +78,7 @@ def check_biases(architecture: str, biases: Iterable[str]) -> None:
 
 
 def check_tensors(path: Path, config: DecoderConfig, tensors: Mapping[str, StoredTensor]) -> None:
-    """Raise FileFormatError, naming the tensor, if one is missing, has another shape, or is unexpected."""
+    """Raise FileFormatError if a tensor is missing, has a wrong shape or does not belong to the model."""
     _check_heads(path, config, tensors)
     shapes = config.shapes()
     for name, shape in shapes.items():
@@ -86,7 +86,7 @@ def check_tensors(path: Path, config: DecoderConfig, tensors: Mapping[str, Store
             raise FileFormatError(f"{path}: tensor {name!r} is missing{nearest(name, tensors)}")
         tensor = tensors[name]
         if tensor.shape != shape:
-            order = -1 if tensor.by_columns else 1  # the message shows shapes as the file has them
+            order = -1 if tensor.by_columns else 1  # show the dimensions in the order of the file
             raise FileFormatError(
                 f"{path}: tensor {tensor.name!r}: expected shape {list(shape)[::order]}, "
                 f"found {list(tensor.shape)[::order]}"
@@ -100,7 +100,7 @@ def check_tensors(path: Path, config: DecoderConfig, tensors: Mapping[str, Store
 
 
 def _check_heads(path: Path, config: DecoderConfig, tensors: Mapping[str, StoredTensor]) -> None:
-    """Raise FileFormatError if the heads need more rows than any tensor has, before they are allocated."""
+    """Raise FileFormatError if the heads need more rows than any tensor has, before memory is allocated."""
     rows = config.n_head * config.head_dim
     largest = max((tensor.shape[0] for tensor in tensors.values() if tensor.shape), default=0)
     if largest < rows:
@@ -133,7 +133,7 @@ def split_fused(tensors: Mapping[str, StoredTensor], queries: int, keys: int) ->
 
 
 def rope_factors(factors: StoredTensor | None, head_dim: int) -> tuple[float, ...]:
-    """Return the values of a GGUF's rope_freqs. Raises InputError unless each pair of channels has one."""
+    """Return the values of the tensor rope_freqs. Raises InputError unless it has one value per RoPE pair."""
     if factors is None:
         return ()
     if factors.shape != (head_dim // 2,):
@@ -143,10 +143,10 @@ def rope_factors(factors: StoredTensor | None, head_dim: int) -> tuple[float, ..
 
 
 def in_halves(config: DecoderConfig, tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """Return the tensors of a file with adjacent RoPE pairs, with q and k in the row order of Hugging Face.
+    """Return the tensors with the rows of q and k reordered: from adjacent RoPE pairs to Hugging Face order.
 
-    RoPE rotates channel j of a head together with channel j + D/2. Converters to GGUF reorder the rows of a
-    llama so that the two are neighbours.
+    In Hugging Face order, RoPE rotates channel j of a head of D channels together with channel j + D/2.
+    Converters to GGUF reorder the rows of a llama so that the two channels are neighbours.
     """
     return {
         name: _even_rows_first(tensor, config.head_dim) if name.endswith(_PERMUTED) else tensor

@@ -1,7 +1,7 @@
-"""Safetensors files: u64 length of the header, the header as JSON {name: {dtype, shape, data_offsets}}, then
-the data. The offsets count from the start of the data.
+"""Read safetensors files. A file has the length of the header (u64), the header as JSON
+{name: {dtype, shape, data_offsets}}, and the data. The offsets count from the start of the data.
 
-The safetensors package checks the header. It would read tensors into memory, so we map the file instead.
+The safetensors package checks the header. It would copy tensors to memory, so we map the file instead.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _MAX_DIMS = 8
 
 
 def safetensors_header(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the tensors' entries of the header, and the metadata. Offsets count from the start of the file.
+    """Return the header's entry of each tensor, and the metadata. Offsets count from the start of the file.
 
     Raises FileFormatError if the safetensors package does not accept the file.
     """

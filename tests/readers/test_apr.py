@@ -42,7 +42,7 @@ def test_reads_a_model_with_either_names(names, path):
     assert (config.head_dim, config.n_inner, config.vocab_size, config.context_length) == (4, 12, 10, 64)
     assert (config.norm_eps, config.rope.theta, config.tied) == (1e-6, 10000.0, False)
     assert (config.biases, config.adjacent_pairs) == (tuple(BIASES), False)
-    assert file.assumed == (f"tensors have the names of {'GGUF' if names is GGUF else 'Hugging Face'}",)
+    assert file.assumed == (f"the tensors are named as in {'GGUF' if names is GGUF else 'Hugging Face'}",)
     assert file.tensors.keys() == arrays.keys() == config.shapes().keys()
     for name, array in arrays.items():
         assert np.array_equal(file.tensors[name].read(), array)
@@ -94,7 +94,7 @@ SHAPED = {
     "hidden_size": "hidden_size 8, from the shape [10, 8] of model.embed_tokens.weight",
     "vocab_size": "vocab_size 10, from the shape [10, 8] of model.embed_tokens.weight",
     "intermediate_size": f"intermediate_size 12, from the shape [12, 8] of model.layers.0.{HF['mlp_wgate']}",
-    "num_layers": "num_layers 2, from the numbering of the tensors",
+    "num_layers": "num_layers 2, from the names of the tensors",
     "num_heads": f"num_heads 4, from the shape [16, 8] of {Q} with head_dim 4",
     "num_kv_heads": f"num_kv_heads 2, from the shape [8, 8] of {K} with head_dim 4",
     "head_dim": f"head_dim 4, from num_heads and the shape [16, 8] of {Q}",
@@ -237,7 +237,7 @@ def test_reads_the_frequency_factors_of_a_gguf(path):
     assert "contradict" in refuses(path, METADATA | parameters, two)
 
 
-UNUSED = "use_sliding_window = false (the default of transformers; the config does not set it)"
+UNUSED = "use_sliding_window = false (the default of transformers, since the config has no value)"
 NONE = "sliding_window is not used: a llama has none"
 WINDOWS = [
     ({"architecture": "mistral", "sliding_window": 4}, (4, (0, 1)), None),

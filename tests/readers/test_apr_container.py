@@ -139,10 +139,10 @@ def test_notes_a_size_that_fits_several_encodings(path):
     content, expected = ggml_blocks("Q4_K", 2)
     tensor, notes = stored(path, 12, (2, 200), content)
     assert np.array_equal(tensor.read(), expected[:, :200])
-    assert notes == ("tensor 't' is read as Q4_K in padded rows; by its size it could be Q4_K",)
+    assert notes == ("tensor 't' is read as Q4_K in padded rows; its size also fits Q4_K",)
     tensor, notes = stored(path, 9, (32,), struct.pack("<f", 2) + bytes(range(32)))
     assert tensor.read().tolist() == [2 * i for i in range(32)]
-    assert notes == ("tensor 't' is read as AprQ8; by its size it could be Q8_1",)
+    assert notes == ("tensor 't' is read as AprQ8; its size also fits Q8_1",)
 
 
 def test_lists_the_supported_types(path):
@@ -220,4 +220,4 @@ def test_the_last_of_repeated_keys_counts(path):
     text = json.dumps(METADATA)[:-1] + ', "num_layers": null, "rope_theta": 500.0}'
     file = read(path, text=text.encode())
     assert file.config.rope.theta == 500
-    assert file.assumed[1:] == ("num_layers 2, from the numbering of the tensors",)
+    assert file.assumed[1:] == ("num_layers 2, from the names of the tensors",)

@@ -12,7 +12,7 @@ from microgpt_trace.arrays.encodings import ENCODINGS, StoredTensor
 from microgpt_trace.explaining.explain import explain
 from microgpt_trace.readers.model_file import split_fused
 
-DEFAULT = "(the default of transformers; the config does not set it)"
+DEFAULT = "(the default of transformers, since the config has no value)"
 
 
 def loaded(folder, case="llama_gqa", tensors=(), **changes):

@@ -38,7 +38,7 @@ METADATA = {
     "rms_norm_eps": 1e-6,
     "rope_scaling": None,
 }
-QUIET = ("tensors have the names of Hugging Face",)  # the notes of a file that says everything
+QUIET = ("the tensors are named as in Hugging Face",)  # the notes of a file that says everything
 SHAPES = {
     "attn_norm": (WIDTH,),
     "attn_wq": (HEADS * HEAD_DIM, WIDTH),

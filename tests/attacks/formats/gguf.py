@@ -38,7 +38,7 @@ def tensor(*entries: bytes, data: bytes = F32) -> bytes:
 
 
 PARTS = [
-    ("expected a GGUF, .apr or safetensors file, found b'GGML", b"GGML" + bytes(40)),
+    ("safetensors file, found a file that begins with the bytes 'GGML", b"GGML" + bytes(40)),
     ("the file ends within the version", b"GGUF\3"),
     ("expected GGUF version 2 or 3, found 1", raw(version=1)),
     ("expected GGUF version 2 or 3, found 4", raw(version=4)),
