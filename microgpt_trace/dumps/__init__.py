@@ -1,1 +1,1 @@
-"""Dumps: tensors saved by other engines or other runs, with the names and shapes of our events."""
+"""Read and write dumps: tensors that other engines or other runs saved."""

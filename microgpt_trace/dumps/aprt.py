@@ -1,9 +1,9 @@
 """Read APRT directories, the tensor dumps of apr trace, with or without a manifest.
 
-The files are `layer-N/STAGE.bin`, and `STAGE.bin` for the whole model. A file has the letters APRT, the
-layer as u32 (all ones for the whole model), the number of elements as u32, and the elements as float32, all
-little-endian. Our manifest.json adds the shapes, tokens and positions. As in apr, the embedding is in
-layer-0, and lm_head has only the row of the last position. Knows no model.
+Stages of a layer are in `layer-N/STAGE.bin`, and stages of the whole model in `STAGE.bin`. A file has the
+letters APRT, the layer as u32 (0xFFFFFFFF for the whole model), the number of elements as u32, and the
+elements as float32. Integers and floats are little-endian. Our manifest.json adds the shapes, tokens and
+positions. As in apr, the embedding is in layer-0, and lm_head has only the row of the last position.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ _LAYER, _A_LAYER = re.compile(r"layer-(0|[1-9][0-9]{0,8})"), re.compile(r"layer[
 def events_of(stage: str, layer: int | None) -> tuple[str, ...]:
     """Return the events of a stage in a layer, or in the whole model if the layer is None.
 
-    The values of several events are side by side, except for the embedding: its events are the residual
-    stream of a decoder and of a microGPT. There are none if the stage has no counterpart or the wrong layer.
+    The values of several events are side by side in the file. For the embedding, the file has one of two
+    events: that of a decoder or that of a microGPT. Returns () if we have no event for this stage and layer.
     """
-    globs = ALIASES.get("qkv_matmul" if stage == "qkv_bias" else stage, ())  # our q, k, v include the bias
+    globs = ALIASES.get("qkv_matmul" if stage == "qkv_bias" else stage, ())  # our q, k, v include biases
     if stage == "embedding":
         return globs if layer == 0 else ()
     if any(glob.startswith("layer*") == (layer is None) for glob in globs):
@@ -51,15 +51,15 @@ def events_of(stage: str, layer: int | None) -> tuple[str, ...]:
 
 
 def is_aprt(folder: Path) -> bool:
-    """Return True if a .bin file of the folder begins with APRT. Raises FileFormatError if unreadable."""
+    """Return True if a .bin file in the folder begins with APRT. Raises FileFormatError."""
     with reading(folder):
         return any(_head(path)[:4] == MAGIC for path in _bin_files(folder) if path.is_file())
 
 
 def open_aprt(folder: Path) -> Recording:
-    """Open the dumps of a folder without reading their elements. Raises FileFormatError, naming the file.
+    """Open the dumps in a folder without reading their elements. Raises FileFormatError.
 
-    Folders of apr have no manifest, so shapes and tokens are not known.
+    A folder that apr wrote has no manifest, so the shapes and tokens are not known.
     """
     with reading(folder):
         files = {path.relative_to(folder).as_posix(): _stored(path, folder) for path in _bin_files(folder)}
@@ -70,13 +70,13 @@ def open_aprt(folder: Path) -> Recording:
 
 
 def _stage_of(file: str) -> tuple[str, int | None]:
-    """Return the stage and the layer of a file such as "layer-3/ffn_up.bin"; None is the whole model."""
+    """Return the stage and the layer of a file: ("ffn_up", 3) for "layer-3/ffn_up.bin"."""
     layer, _, name = file.rpartition("/")
     return name.removesuffix(".bin"), int(layer.removeprefix("layer-")) if layer else None
 
 
 def _in_order(file: str) -> tuple[bool, int, int]:
-    """Return a sort key: layers first, then the whole model, each by the order of stages in apr."""
+    """Return a sort key: files of layer 0, 1, ..., then of the whole model, each in apr's order of stages."""
     stage, layer = _stage_of(file)
     rank = [*ALIASES].index(stage) if stage in ALIASES else len(ALIASES)
     return layer is None, layer or 0, rank
@@ -92,7 +92,7 @@ def _head(path: Path) -> bytes:
 
 
 def _stored(path: Path, folder: Path) -> Recorded:
-    """Return a file as a tensor. Raises FileFormatError unless its header matches its path and its size."""
+    """Return the tensor in a file. Raises FileFormatError unless the header matches the path and the size."""
     layer = None
     if path.parent != folder:
         match = _LAYER.fullmatch(path.parent.name)
@@ -107,7 +107,7 @@ def _stored(path: Path, folder: Path) -> Recorded:
     _, number, count = HEADER.unpack(head)
     if number != (WHOLE_MODEL if layer is None else layer):
         found = _place(None if number == WHOLE_MODEL else number)
-        raise FileFormatError(f"{path}: expected a header of {_place(layer)}, found one of {found}")
+        raise FileFormatError(f"{path}: expected a header of {_place(layer)}, found the header of {found}")
     expected = HEADER.size + 4 * count
     if size != expected:
         raise FileFormatError(f"{path}: expected {expected:,} bytes for {count:,} elements, found {size:,}")
@@ -116,7 +116,7 @@ def _stored(path: Path, folder: Path) -> Recorded:
 
 
 def _read(path: Path, count: int) -> Array:
-    """Read the elements of a file, float32, bit for bit."""
+    """Return the float32 elements of a file, with every bit unchanged."""
     with reading(path):
         values = np.fromfile(path, "<f4", count, offset=HEADER.size)
     if values.size != count:
@@ -125,14 +125,14 @@ def _read(path: Path, count: int) -> Array:
 
 
 def _without_manifest(folder: Path, files: Mapping[str, Recorded]) -> Recording:
-    """Build the recording of a folder of apr, whose shapes and tokens are not known."""
+    """Build the recording of a folder that apr wrote, whose shapes and tokens are not known."""
     tensors, leftovers = dict[str, Recorded](), list[Leftover]()
     biased = {layer for stage, layer in map(_stage_of, files) if stage == "qkv_bias"}
     for file in sorted(files, key=_in_order):
         stage, layer = _stage_of(file)
-        events = events_of(stage, layer)[: 1 if stage == "embedding" else None]  # a decoder's
+        events = events_of(stage, layer)[: 1 if stage == "embedding" else None]  # the event of a decoder
         if stage == "qkv_matmul" and layer in biased:
-            reason = "it is before the biases; q, k and v are read from qkv_bias"
+            reason = "it lacks the biases; q, k and v are read from qkv_bias"
         elif not events:
             reason = _no_event(stage, layer)
         elif events[0] in tensors:
@@ -142,7 +142,7 @@ def _without_manifest(folder: Path, files: Mapping[str, Recorded]) -> Recording:
             tensors |= {event: replace(tensor, adjacent=kind_of(event) in turned_names()) for event in events}
             continue
         leftovers.append(Leftover(files[file], reason))
-    note = "q, k and v are read from qkv_matmul, which is before the biases if the model has any"
+    note = "q, k and v are read from qkv_matmul, which lacks the biases if the model has any"
     unbiased = {layer for stage, layer in map(_stage_of, files) if stage == "qkv_matmul"} - biased
     notes = (note,) if unbiased else ()
     return Recording(str(folder), KIND, tensors, leftovers=tuple(leftovers), notes=notes)
@@ -153,7 +153,7 @@ def _beside(events: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _no_event(stage: str, layer: int | None) -> str:
-    """Return the reason why a file is no event."""
+    """Return the reason why the file of this stage and layer has no event."""
     if stage not in ALIASES:
         return "apr has no such stage"
     if not ALIASES[stage] and stage != "qkv_bias":
@@ -166,7 +166,7 @@ def _place(layer: int | None) -> str:
 
 
 def _manifest(path: Path) -> dict[str, Any] | None:
-    """Return our manifest, or None if there is none or another program wrote it."""
+    """Return the manifest, or None if it is missing or another program wrote it."""
     if not path.exists():
         return None
     manifest = read_json(path)
@@ -177,7 +177,7 @@ def _manifest(path: Path) -> dict[str, Any] | None:
 
 
 def _with_manifest(folder: Path, files: Mapping[str, Recorded], manifest: Mapping[str, Any]) -> Recording:
-    """Build the recording of a folder that we wrote. Raises FileFormatError if files and manifest differ."""
+    """Build the recording of a folder that we wrote. Raises FileFormatError if the manifest does not fit."""
     path = folder / MANIFEST
     tokens = whole_numbers(f"{path}: tokens", manifest.get("tokens"), some=True)
     entries = _entries(path, manifest)
@@ -199,7 +199,7 @@ def _with_manifest(folder: Path, files: Mapping[str, Recorded], manifest: Mappin
 
 
 def _notes_of(path: Path, manifest: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the notes of the manifest, then the arrays that were left out, grouped by reason."""
+    """Return the notes of the manifest, and a note for each reason why arrays were left out."""
     notes, reasons = sentences(f"{path}: notes", manifest.get("notes", [])), dict[str, dict[str, None]]()
     for array in list_at(path, {"left_out": [], **manifest}, "left_out"):
         name, reason = (array.get("name"), array.get("reason")) if isinstance(array, dict) else (None, None)
@@ -211,7 +211,7 @@ def _notes_of(path: Path, manifest: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _entries(path: Path, manifest: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Return the entries of the manifest by file."""
+    """Return the manifest's entry for each file."""
     entries: dict[str, Mapping[str, Any]] = {}
     for entry in list_at(path, manifest, "files"):
         file = entry.get("file") if isinstance(entry, dict) else None
@@ -222,7 +222,7 @@ def _entries(path: Path, manifest: Mapping[str, Any]) -> dict[str, Mapping[str, 
 
 
 def _check_entry(path: Path, file: str, stored: Recorded, entry: Mapping[str, Any], length: int) -> Recorded:
-    """Return the tensor of an entry. Raises FileFormatError if file or tokens do not match."""
+    """Return the tensor of an entry. Raises FileFormatError if it contradicts the file or the tokens."""
 
     def fail(key: str, expected: object) -> FileFormatError:
         return FileFormatError(f"{path}: {file}: {key}: expected {expected}, found {brief(entry.get(key))}")

@@ -1,6 +1,6 @@
-"""Write the arrays of a trace as an APRT directory, which has the stages of apr trace, and our manifest.
+"""Write the arrays of a trace as an APRT directory: a file for each stage of apr trace, and our manifest.
 
-See aprt.py for the format. Knows no model.
+See aprt.py for the format.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class StageFile:
     layer: int | None
     events: tuple[str, ...]
     shape: tuple[int, ...]
-    positions: tuple[int, ...] | None = None  # of its rows; None if it has all
+    positions: tuple[int, ...] | None = None  # the position of each row; None for all positions
     dtype: str = "float32"
 
 
@@ -41,8 +41,8 @@ def write_aprt(trace: Trace, folder: Path) -> int:
     """Write the forward arrays of a trace as stages of apr, and return the number of .bin files.
 
     The manifest also lists the arrays that were left out. The folder is written completely or not at all.
-    Raises InputError if it is neither new nor empty, or the trace has no array of a stage. Raises RunError if
-    the system cannot write it.
+    Raises InputError unless the folder is new or empty, or if the trace has no array of a stage. Raises
+    RunError if the system cannot write the folder.
     """
     arrays = {name: array for (phase, name), array in trace.arrays.items() if phase == "forward"}
     entries, left_out = _plan_files(trace, arrays)
@@ -68,7 +68,7 @@ def write_aprt(trace: Trace, folder: Path) -> int:
 
 
 def _plan_files(trace: Trace, arrays: Arrays) -> tuple[list[StageFile], dict[str, str]]:
-    """Return the files to write, and the arrays that are in no file, with the reason."""
+    """Return the files to write, and the reason for each array that is left out."""
     left_out = dict.fromkeys(arrays, "apr has no such stage")
     entries = []
     for stage, layer in _stages(trace):
@@ -89,8 +89,8 @@ def _plan_files(trace: Trace, arrays: Arrays) -> tuple[list[StageFile], dict[str
 
 
 def _stages(trace: Trace) -> Iterator[tuple[str, int | None]]:
-    """Yield the stages of apr layer by layer, then those of the whole model. Of stages with the same events,
-    only the first is yielded."""
+    """Yield the stages of apr layer by layer, then the stages of the whole model. If several stages have the
+    same events, yield only the first of them."""
     biased = _BIASED & {*trace.model["config"].get("biases", ())}
     stages = ["qkv_bias" if stage == "qkv_matmul" and biased else stage for stage in ALIASES]
     layers = sorted({spec.layer for spec in trace.specs.values() if spec.layer is not None})
@@ -124,8 +124,8 @@ def _notes(arrays: Arrays, entries: Sequence[StageFile]) -> Iterator[str]:
     stages = {entry.stage for entry in entries}
     if "qkv_bias" in stages:
         yield (
-            "q, k and v of this model include their biases: they are written as qkv_bias, and qkv_matmul, "
-            "which is before the biases, is left out"
+            "q, k and v of this model include their biases, so they are written as qkv_bias. "
+            "There is no qkv_matmul, which lacks the biases"
         )
     if "lm_head" in stages:
         yield "lm_head has only the row of the last position, as in apr"

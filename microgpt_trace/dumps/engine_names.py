@@ -1,7 +1,8 @@
-"""The names of our events in other engines, and the names that cannot be compared. Knows no file.
+"""The names of our events in other engines, and the names that cannot be compared.
 
-# stands for the number of the layer. A name can hold several events side by side: they are joined by + or a
-space. Candidates are separated by |. The plan, not this table, says what a module reads.
+In a name, # stands for the layer number. A tensor may have several events side by side: their names are
+joined by + or a space. Candidates are separated by |. The inputs of a module are not in this table: the plan
+lists them.
 """
 
 from __future__ import annotations
@@ -9,11 +10,10 @@ from __future__ import annotations
 # For each engine: the prefix of names in a layer, the prefix of other names, the suffix of names in a layer.
 # llama.cpp: graph_get_cb (src/llama-context.cpp) names a tensor "NAME-LAYER", or "NAME". The names are from
 # build_qkv, build_ffn and build_attn_mha in src/llama-graph.cpp and from src/models/{llama,gpt2,qwen3}.cpp.
-# The last tensor called Vcur includes the bias.
-# TransformerLens: {transformer_block,abstract_attention,mlps/gated_mlp,unembed}.py in
-# transformer_lens/components. Scores are masked. If weights were folded (fold_value_biases, the default), v
-# does not include its bias.
-# reference: the arrays of test models, which are transformers' values under short keys.
+# Several tensors are called Vcur, and the last of them includes the bias.
+# TransformerLens: the names are from {transformer_block,abstract_attention,mlps/gated_mlp,unembed}.py in
+# transformer_lens/components. Scores are masked. By default (fold_value_biases), v does not include its bias.
+# reference: the arrays of test models. Their values are from transformers, under short keys.
 SPELLINGS = {
     "transformers": ("model.layers.#.", "model.", ""),  # Llama, Mistral, Qwen2 and Qwen3
     "GPT-2": ("model.transformer.h.#.", "model.transformer.", ""),
@@ -51,15 +51,15 @@ final.norm            norm                     ln_f        result_norm     -    
 logits                lm_head                  -           result_output   unembed.hook_out      -
 """
 
-# The input of a layer, and the event that it is for the first layer.
-ENTERS_LAYER, ENTERS_SUMMED = "what enters layer #", "what enters layer #, positions added"
+# The input of a layer is the output of the layer before. For layer 0, it is the event in this table.
+ENTERS_LAYER, ENTERS_SUMMED = "input of layer #", "input of layer #, with position embeddings"
 ENTERS = {ENTERS_LAYER: "embed.tok", ENTERS_SUMMED: "embed.sum"}
-ENTRANCES = ("embed.norm", "embed.sum", "embed.tok")  # the first one in a model is the input of its layers
+ENTRANCES = ("embed.norm", "embed.sum", "embed.tok")  # the first of these that a model has enters layer 0
 
 _QKV = "layer#.attn.q layer#.attn.k layer#.attn.v"
 MORE_NAMES = {
     "model.layers.#": "layer#.mlp.residual",
-    "model.layers.#.self_attn.qkv_proj": _QKV,  # Phi-3's
+    "model.layers.#.self_attn.qkv_proj": _QKV,  # Phi-3
     "model.layers.#.mlp.gate_up_proj": "layer#.mlp.gate layer#.mlp.up",
     "model.transformer.h.#": "layer#.mlp.residual",
     "ffn_gelu-#": "layer#.mlp.act",
@@ -67,9 +67,10 @@ MORE_NAMES = {
     "blocks.#.mlp.hook_post": "layer#.mlp.hidden | layer#.mlp.act",
 }
 
-# Names of llama.cpp whose rows are in GGUF's order in Llama files. Qcur and Kcur are the names of the
-# product, the product with its bias, the same split into heads, and the result of RoPE. A dump with one file
-# per name keeps the last one. Until 2025 the input of RoPE was called "Qcur-0 (reshaped)" (ggml_reshape_3d).
+# llama.cpp's tensors whose rows are in GGUF's order in Llama files. llama.cpp gives the name Qcur or Kcur
+# to four tensors in turn: the product, the product with its bias, the heads of that, and the result of RoPE.
+# A dump with one file per name keeps the last of the four. Until 2025 llama.cpp gave the input of RoPE the
+# name "Qcur-0 (reshaped)" (ggml_reshape_3d).
 ADJACENT_NAMES = {
     "Qcur-#": "layer#.attn.q_rope | layer#.attn.q",
     "Kcur-#": "layer#.attn.k_rope | layer#.attn.k",
@@ -77,7 +78,7 @@ ADJACENT_NAMES = {
     "Kcur-# (reshaped)": "layer#.attn.k",
 }
 
-# Other names of the same tensors.
+# Second names, which count only in a dump that lacks the first name of the event.
 SECOND_NAMES = {
     "hidden_states.0": "embed.tok",
     "model.layers.#.input": ENTERS_LAYER,
@@ -95,38 +96,38 @@ SECOND_NAMES = {
     "model.transformer.h.#.mlp": "layer#.mlp.down",
     "model.transformer.h.#.mlp.dropout": "layer#.mlp.down",
     "model.transformer.h.#.mlp.dropout.input": "layer#.mlp.down",
-    "inp_embd": "embed.tok",  # today the input of batches of embeddings
+    "inp_embd": "embed.tok",  # in newer versions only the input of batches of embeddings
     "wqkv_b-#": _QKV,
-    "bqkv-#": _QKV,  # its older name
+    "bqkv-#": _QKV,  # the older name of wqkv_b
     "Vcur-# (reshaped)": "layer#.attn.v",
-    "kq_soft_max_ext-#": "layer#.attn.weights",  # until 2025
+    "kq_soft_max_ext-#": "layer#.attn.weights",  # the name until 2025
     "ffn_gate-#": "layer#.mlp.gate",
     "ffn_up-#": "layer#.mlp.up",
-    "ffn_gate_par-#": "layer#.mlp.hidden",  # if SiLU and the product are two steps
+    "ffn_gate_par-#": "layer#.mlp.hidden",  # if SiLU and the product are separate steps
     "blocks.#.hook_resid_pre": ENTERS_LAYER,
 }
 
-# Values of transformers' attention that no module returns first: q and k after its function for RoPE, and the
-# second output of eager attention.
+# Values in transformers' attention that are not the first output of a module: q and k after the function for
+# RoPE, and the attention weights, which are the second output of eager attention.
 TURNED = ("layer#.attn.q_rope", "layer#.attn.k_rope")
 RETURNED_SECOND = "layer#.attn.weights"
 
-_NO_GAIN = "norm before its gain, which our events include"
-_HIDDEN_STATES = "the last hidden_states are the final norm's output, which no name shows; use --map"
-_LAST_OUTPUT = "the output of the last layer, whose number no name shows; use --map"
+_NO_GAIN = "norm without its gain, which our events include"
+_HIDDEN_STATES = "hidden_states may be the output of a layer or of the final norm; use --map"
+_LAST_OUTPUT = "the output of the last layer, but the name lacks the layer number; use --map"
 REFUSED = {
     "hidden_states": _HIDDEN_STATES,
     "hidden_states.#": _HIDDEN_STATES,
     "norm": f"Hugging Face's final norm, or llama.cpp's {_NO_GAIN}; choose one with --map",
     **dict.fromkeys(("model.norm.input", "model.ln_f.input", "model.transformer.ln_f.input"), _LAST_OUTPUT),
     "norm-#": f"a {_NO_GAIN}",  # build_norm (src/llama-graph.cpp)
-    **dict.fromkeys(("norm_w", "norm_w-#"), "LayerNorm before its bias, which our events include"),
-    "wqkv-#": "q, k and v before their biases, which our events include",  # build_qkv
-    "kq-#": "q @ k.T before 1/sqrt(d), which our scores include",  # build_attn_mha: soft_max_ext scales
+    **dict.fromkeys(("norm_w", "norm_w-#"), "LayerNorm without its bias, which our events include"),
+    "wqkv-#": "q, k and v without their biases, which our events include",  # build_qkv
+    "kq-#": "q @ k.T without 1/sqrt(d), which our scores include",  # build_attn_mha: soft_max_ext scales
     # Until 2025 the caller of llm_build_kqv gave this name to the product with wo. Since src/llama-graph.cpp
-    # exists, build_attn gives it to the input of that product. Both are [T, C].
-    "kqv_out-#": "output of o_proj in llama.cpp before April 2025, its input since; choose one with --map",
-    "ffn_down-#": "the MLP's output before the bias, which our events include",  # build_ffn
+    # exists, build_attn gives this name to the input of the product with wo. Both tensors are [T, C].
+    "kqv_out-#": "output of o_proj before April 2025, input of o_proj since then; choose one with --map",
+    "ffn_down-#": "the MLP's output without the bias, which our events include",  # build_ffn
     # TransformerLens: components/rms_norm.py
     **{
         f"{norm}.hook_{hook}": reason
@@ -134,5 +135,5 @@ REFUSED = {
         for hook, reason in {"normalized": f"a {_NO_GAIN}", "scale": "the denominator of a norm"}.items()
     },
     "unembed.hook_in": f"a {_NO_GAIN} if TransformerLens folded it into the weights, as it does by default",
-    "blocks.#.attn.hook_result": "the shares of all heads in one array; use --map with a slice for each head",
+    "blocks.#.attn.hook_result": "all heads' outputs in one array; use --map with a slice for each head",
 }

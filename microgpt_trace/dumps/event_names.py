@@ -1,8 +1,8 @@
-"""Find the event for the name of a tensor in another engine. Knows no file.
+"""Find the event for the name of a tensor in another engine.
 
 A name is normalised to words and numbers in lower case, without separators. "model.layers.3.mlp.up_proj",
-"model_layers_3_mlp_up_proj.npy" and "model/layers/3/mlp/up-proj" become one name, which is looked up in one
-table, where # stands for the number of the layer.
+"model_layers_3_mlp_up_proj.npy" and "model/layers/3/mlp/up-proj" become the same normalised name. A table
+maps normalised names, with # for the layer number, to events.
 """
 
 from __future__ import annotations
@@ -29,20 +29,21 @@ _SUFFIXES = (".npy", ".bin")
 _ALLOWED = re.compile(r"[A-Za-z0-9 ._/\\():-]+")
 _WORDS = re.compile(r"[a-z]+|[0-9]+|#")
 _MAX_DIGITS, _MAX_NUMBERS = 4, 8
-# Names that are clear without "transformer."; wte and h0 are not: they could be a matrix or a hidden state.
+# Names that are clear without "transformer.". wte could also be a matrix, and h0 a hidden state.
 _CLEAR_NAME = re.compile(r"model\.transformer\.(h\.#\.(ln|attn|mlp).*|ln_f)")
 
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """The meaning of a name.
+    """The meaning of a name in a dump: one event, several events, or the reason why there is none.
 
-    The values of several `events` are side by side in the rows, in this order (fused products). Without
-    events, `reason` says why the name cannot be compared. `adjacent` is True if the rows may be in GGUF's
-    order, with RoPE pairs next to each other. `layout` is one of Recorded's. `second` is True if the name
-    only counts when no tensor has the event's first name: a dump of all modules has `mlp` and
-    `mlp.down_proj`, which have the same output. With `candidates`, the event is the first of them in the
-    model.
+    - `events`: a tensor of several events (a fused product) has their values side by side, in this order.
+    - `reason`: why the tensor cannot be compared, if there is no event.
+    - `adjacent`: True if rows may be in GGUF's order, with the two channels of a RoPE pair side by side.
+    - `layout`: a layout as in `Recorded`.
+    - `second`: True if the name counts only in dumps without the event's first name. For instance, a dump of
+      all modules has both `mlp` and `mlp.down_proj`, whose outputs are the same.
+    - `candidates`: the tensor is the first of these events that the model has.
     """
 
     events: tuple[str, ...] = ()
@@ -59,11 +60,13 @@ def meaning_of(name: str) -> Meaning | None:
     Known names are our events, apr's stages with a layer ("layer-0/ffn_gate"), Hugging Face's module paths,
     llama.cpp's graph names, TransformerLens's hooks, and the keys of our reference files.
 
-    Some names need care. apr's `qkv_matmul` and llama.cpp's `ffn_gate` and `ffn_up` are before the biases: a
-    model with biases must refuse `qkv_matmul`. The last of transformers' `hidden_states` is the final norm's
-    output, which no name shows. TransformerLens's `blocks.0.hook_resid_pre`, `mlp.hook_pre` and
-    `mlp.hook_post` and llama.cpp's `Qcur` and `Kcur` depend on positions, gate or RoPE of the model, so they
-    have candidates.
+    Some names need care:
+    - apr's `qkv_matmul` and llama.cpp's `ffn_gate` and `ffn_up` lack biases. The caller must refuse
+      `qkv_matmul` for a model with biases.
+    - Any of transformers' `hidden_states` could be the last, which is the output of the final norm.
+    - These have candidates, because their event depends on the positions, gate or RoPE of the model:
+      TransformerLens's `blocks.0.hook_resid_pre`, `mlp.hook_pre` and `mlp.hook_post`, and llama.cpp's `Qcur`
+      and `Kcur`.
     """
     name = without_suffix(name)
     if name.endswith((".weight", ".bias")):
@@ -92,21 +95,21 @@ def is_event(name: str) -> bool:
 
 
 def known_events() -> list[str]:
-    """Return the names of all events, with # for the numbers of layers and heads."""
+    """Return the names of all events, with # for layer and head numbers."""
     return list(_own_events())
 
 
 def _without_wrapping(words: list[str]) -> list[str]:
-    """Return a module's path without the wrappers before it and "output" after it."""
+    """Remove wrappers such as "base" from the start of a module's path, and "output" from its end."""
     while words[:1] in (["base"], ["model"], ["module"]):
         words = words[1:]
-    if words[-2:-1] in (["output"], ["out"]) and words[-1] == "0":  # the first output of a module
+    if words[-2:-1] in (["output"], ["out"]) and words[-1] == "0":  # index 0 is the first output of a module
         words = words[:-1]
     return ["model", *(words[:-1] if words[-1:] in (["output"], ["out"]) else words)]
 
 
 def _look_up(words: list[str]) -> Meaning | None:
-    """Return the meaning of these words in the table, with numbers for #."""
+    """Return the meaning of a name, given as words, with its layer and head instead of #."""
     table = _table()
     if meaning := table.get(".".join(words)):
         return meaning
@@ -132,18 +135,18 @@ def _for_layer(meaning: Meaning, layer: int) -> Meaning:
 
 
 def numbered(event: str, layer: int) -> str:
-    """Return an event with the number of its layer: layer#.attn.q -> layer3.attn.q"""
+    """Return the name of an event with a layer number: layer#.attn.q -> layer3.attn.q"""
     if event in ENTERS:
         return f"layer{layer - 1}.mlp.residual" if layer else ENTERS[event]
     return event.replace("#", str(layer), 1)
 
 
-_APR_SECOND = ("qkv_matmul", "layer_output")  # qkv_bias and post_ffn_residual go first
+_APR_SECOND = ("qkv_matmul", "layer_output")  # qkv_bias and post_ffn_residual are the first names
 
 
 @cache
 def _own_events() -> dict[str, None]:
-    """Return the forward events of microGPT and all decoders in order, with # for layers and heads."""
+    """Return the forward events of microGPT and all decoders in order, with # for layer and head numbers."""
     from ..architecture.plans.catalogue import examples
 
     names = [_of_any_layer(name) for plan in examples() for name in plan]
@@ -156,9 +159,9 @@ def _of_any_layer(name: str) -> str:
 
 @cache
 def names_of(engine: str) -> dict[str, tuple[str, ...]]:
-    """Return the events of each name of an engine in the table, in order of computation.
+    """Return the events of each name that the table has for an engine, in order of computation.
 
-    Events have # for the layer: {"attn.c_attn": ("layer#.attn.q", "layer#.attn.k", "layer#.attn.v")}
+    # stands for the layer number: {"attn.c_attn": ("layer#.attn.q", "layer#.attn.k", "layer#.attn.v")}
     """
     engines, *rows = (line.split() for line in NAMES.strip().split("\n"))
     column = engines.index(engine)
@@ -170,9 +173,9 @@ def names_of(engine: str) -> dict[str, tuple[str, ...]]:
 
 
 def module_meaning(engine: str, path: str) -> Meaning:
-    """Return the meaning of the output of a module in a layer, with # for the layer.
+    """Return the meaning of the output of a module in a layer, with # for the layer number.
 
-    The path "" is the layer itself. A path that ends in ".input" means the input of the module.
+    The path "" is the path of the layer itself. A path that ends in ".input" means the input of the module.
     """
     return _table()[_key(SPELLINGS[engine][0] + path)]
 
@@ -183,9 +186,9 @@ def _spelled(engine: str, name: str, events: Sequence[str]) -> str:
 
 
 def _input_names(engine: str) -> Iterator[tuple[str, Meaning]]:
-    """Yield the names of the inputs of modules that read one event, by the plan that has all the events.
+    """Yield the name and the meaning of the input of each module that reads only one event.
 
-    The name of an input is a second name if a module returns that event.
+    The name of an input is a second name of the event if a module returns that event.
     """
     from ..architecture.plans.catalogue import examples
 
@@ -196,7 +199,7 @@ def _input_names(engine: str) -> Iterator[tuple[str, Meaning]]:
     layer_input = {first: entering for entering, first in ENTERS.items()}
     for name, events in named.items():
         inputs = rows[events[0]].inputs
-        if len(inputs) == 1 and events != ("final.norm",):  # its input is the last layer's output
+        if len(inputs) == 1 and events != ("final.norm",):  # final.norm reads the last layer
             read = _of_any_layer(inputs[0])
             meaning = Meaning((layer_input.get(read, read),), second=read in returned)
             yield f"{_spelled(engine, name, events)}.input", meaning
@@ -204,7 +207,7 @@ def _input_names(engine: str) -> Iterator[tuple[str, Meaning]]:
 
 @cache
 def _table() -> dict[str, Meaning]:
-    """Return the meaning of every known name, by its normalised form."""
+    """Return the meaning of every known name. The keys are normalised names."""
     named = {name: Meaning((name,)) for name in _own_events()}
     named |= {name: Meaning(reason=reason) for name, reason in REFUSED.items()}
     named |= {
@@ -230,25 +233,25 @@ def _key(name: str) -> str:
 
 
 def _meaning(text: str) -> Meaning:
-    """Parse the events of a name in engine_names.py, with spaces between them and | between candidates."""
+    """Parse events as engine_names.py writes them: with spaces between events, or | between candidates."""
     first, *others = text.split(" | ")
     events = (first,) if first in ENTERS else tuple(first.split())
     return Meaning(events, candidates=(first, *others) if others else ())
 
 
 def _apr(stage: str) -> dict[str, Meaning]:
-    """Return the names of a stage of apr trace in files: in a layer's folder, or for the whole model."""
-    # The alias qkv_bias has no events, because it would select the same ones as qkv_matmul.
+    """Return the meanings of a stage of apr trace in the folder of a layer, or in that of the whole model."""
+    # ALIASES gives qkv_bias no events, because it would select the same events as qkv_matmul.
     aliased = ALIASES["qkv_matmul" if stage == "qkv_bias" else stage]
     events = tuple(event.replace("*", "#") for event in aliased)
-    if stage == "embedding":  # a stage of a layer in apr: the file is in layer-0
+    if stage == "embedding":  # apr has its file in layer-0
         return dict.fromkeys(("embedding", "layer-#/embedding"), Meaning(events[:1]))
     if not events:
         return dict.fromkeys((stage, f"layer-#/{stage}"), Meaning(reason=_NO_COUNTERPART))
     if "#" not in events[0]:
         return {stage: Meaning(events)}
-    without_layer = {stage: Meaning(reason="a stage of apr trace without its layer; choose one with --map")}
+    without_layer = {stage: Meaning(reason="a stage of apr trace without a layer number; use --map")}
     return without_layer | {f"layer-#/{stage}": Meaning(events, second=stage in _APR_SECOND)}
 
 
-_NO_COUNTERPART = "a stage of apr trace that has no counterpart here"
+_NO_COUNTERPART = "a stage of apr trace that is none of our events"

@@ -1,7 +1,7 @@
-"""Open a dump of any format. The content of the file decides the format; arrays are read when they are used.
+"""Open a dump of any format. The content of the file decides the format. Arrays are read when they are used.
 
-A map or the name of a tensor says which event it is; the map goes first. A tensor that is no event stays in
-the recording as a leftover, with the reason.
+The map says which event a tensor is, or else the name of the tensor. A tensor that is none of our events
+stays in the recording as a leftover, with the reason.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ from .stored_arrays import (
 _TOKENS = ("tokens", "ids", "input_ids", "token_ids")
 _MAX_TOKENS = 1 << 20
 _UNKNOWN = Meaning(reason="no event has that name")
-_HEAD = 1 << 12  # bytes that are enough to recognise a format
+_HEAD = 1 << 12  # how many bytes show the format of a file
 _PARAMETER = re.compile(r"wte|wpe|.*\.(weight|bias)|layer[0-9]+\.(attn_w|mlp_fc|mlp_w).*", re.DOTALL)
 _DOCUMENT = re.compile(rb'\s*\{\s*("schema"\s*:\s*"microgpt\.trace/|"record"\s*:\s*"trace")')
 
 
 def is_recording(path: Path) -> bool:
-    """Return True if an existing file or folder is a dump and not a model, by its content.
+    """Return True if the content of an existing file or folder is a dump and not a model.
 
-    Every folder without config.json counts as a dump: `open_recording` reports what it lacks.
+    Every folder without config.json counts as a dump. `open_recording` raises if it has no tensors.
     """
     try:
         if path.is_dir():
@@ -62,24 +62,24 @@ def is_recording(path: Path) -> bool:
 
 
 def _holds_values(header: Mapping[str, Any], metadata: Mapping[str, str]) -> bool:
-    """Return True if a safetensors file holds values of a run.
+    """Return True if a safetensors file has values of a run, and not parameters.
 
-    It does if we wrote it, if a tensor has the name of an event, or if no tensor has the name of a parameter.
+    That is so if we wrote the file, if the name of a tensor means an event, or if no name is a parameter's.
     """
     if metadata.get("format") == ARRAYS_FORMAT:
         return True
-    names = [name for name in header if name != "lm_head"]  # which is also a matrix of microGPT
+    names = [name for name in header if name != "lm_head"]  # also a parameter of microGPT
     if any((meaning_of(name) or _UNKNOWN).events for name in names):
         return True
     return bool(header) and not any(map(_PARAMETER.fullmatch, header))
 
 
 def open_recording(path: Path, names: NameMap | None = None) -> Recording:
-    """Open a dump.
+    """Open a dump: a file of `--save` or `--json`, a directory of APRT dumps, a folder of .npy files, or a
+    .npy, .npz or safetensors file of another engine.
 
-    It may be a file of `--save` or `--json`, a directory of APRT dumps, a folder of .npy files, or a .npy,
-    .npz or safetensors file of another engine. Raises FileFormatError, naming the file, if it is damaged or
-    not a dump. Raises InputError if the map does not fit the dump.
+    Raises FileFormatError if the file is damaged or is not a dump. Raises InputError if the map does not fit
+    the dump.
     """
     with reading(path):
         if path.is_dir():
@@ -102,7 +102,7 @@ def open_recording(path: Path, names: NameMap | None = None) -> Recording:
         return _with_tokens(open_document(path), names, "a --json document")
     raise FileFormatError(
         f"{path}: expected a dump (.npy, .npz, safetensors, a --json document or a folder), "
-        f"found {brief(head[:8]) if head else 'an empty file'}"
+        f"found {f'a file that begins with {brief(head[:8])[1:]}' if head else 'an empty file'}"
     )
 
 
@@ -121,9 +121,9 @@ def _open_folder(path: Path, names: NameMap | None) -> Recording:
 
 
 def _npy_files(folder: Path) -> tuple[list[str], list[str]]:
-    """Return the .npy files of a folder and its subfolders, and the other files, as paths inside the folder.
+    """Return the paths of .npy files in a folder and its subfolders, and the paths of the other files.
 
-    Raises FileFormatError, naming the subfolder, if one cannot be read.
+    Raises FileFormatError if a subfolder cannot be read.
     """
     names: tuple[list[str], list[str]] = [], []
 
@@ -145,14 +145,14 @@ def _open_safetensors(path: Path, names: NameMap | None) -> Recording:
     arrays, metadata = safetensors_arrays(path)
     if metadata.get("format") != ARRAYS_FORMAT:
         return _recording(path, "safetensors file", arrays, names)
-    stored = {  # older files have no positions
+    stored = {  # files of older versions have no positions
         key: whole_numbers(f"{path}: metadata {key}", _from_json(metadata[key]))
         for key in ("tokens", "positions")
         if key in metadata
     }
     recording = _recording(path, "arrays of a trace", arrays, names, layout=OWN, tokens=stored.get("tokens"))
     model = _from_json(metadata.get("model", "null"))
-    left_out = model.get("left_out", []) if isinstance(model, dict) else []  # by `record`
+    left_out = model.get("left_out", []) if isinstance(model, dict) else []  # set by `record`
     missing = [f"left out: {s}" for s in sentences(f"{path}: metadata model: left_out", left_out)]
     notes = sentences(f"{path}: metadata notes", _from_json(metadata.get("notes", "[]")))
     return replace(recording, positions=stored.get("positions"), notes=(*missing, *notes))
@@ -167,11 +167,13 @@ def _from_json(text: str) -> Any:
 
 
 def _with_tokens(recording: Recording, names: NameMap | None, what: str) -> Recording:
-    """Add the tokens of a map to a recording whose names need no map."""
+    """Add the tokens of a map to a recording that already has the names of our events."""
     if names is None:
         return recording
     if names.entries:
-        raise InputError(f"{names.origin}: expected tokens only for {recording.origin}, {what}, found names")
+        raise InputError(
+            f"{names.origin}: {recording.origin} is {what}: expected only tokens, found [events]"
+        )
     sources = [(recording.origin, recording.tokens), (names.origin, names.tokens)]
     return replace(recording, tokens=agreed("tokens", sources))
 
@@ -180,7 +182,7 @@ def _recording(
     path: Path, kind: str, arrays: Sequence[StoredArray], names: NameMap | None, *, layout: str = "",
     tokens: tuple[int, ...] | None = None, notes: Sequence[str] = (),
 ) -> Recording:  # fmt: skip
-    """Build the recording: arrays by the events that they stand for, tokens, and leftovers."""
+    """Build the recording from arrays: find the events and the tokens. Other arrays become leftovers."""
     if not arrays:
         raise FileFormatError(f"{path}: expected a dump of tensors, found none")
     token_sources: list[tuple[str, Sequence[int] | None]] = [(str(path), tokens)]
@@ -203,7 +205,7 @@ def _recording(
 
 
 def _token_ids(array: StoredArray) -> tuple[int, ...] | None:
-    """Return the ids in an integer array [T] or [1, T] that is named like token ids, or None for others."""
+    """Return the token ids if the array is whole numbers [T] or [1, T] with a name like "ids", else None."""
     name = re.split(r"[./]", without_suffix(array.name).lower())[-1]
     length = array.shape[-1] if array.shape else 0
     if name not in _TOKENS or array.kind != "whole" or array.shape not in ((length,), (1, length)):
@@ -217,7 +219,7 @@ def _token_ids(array: StoredArray) -> tuple[int, ...] | None:
 def _by_event(
     path: Path, arrays: Sequence[StoredArray], lines: Sequence[MapEntry], layout: str
 ) -> tuple[dict[str, Recorded], list[Leftover]]:
-    """Return the tensors by event and the leftovers. The map goes first, then names, then second names."""
+    """Return the tensor of each event, and the leftovers. The map decides, then names, then second names."""
     by_name = {array.name: array for array in arrays}
     tensors = {line.event: _mapped(path, by_name[line.source], line) for line in lines}
     mapped, leftovers, sources = set(tensors), [], {line.source for line in lines}
@@ -240,7 +242,7 @@ def _by_event(
 
 
 def _recorded(array: StoredArray, meaning: Meaning, layout: str = "") -> Recorded:
-    """Return an array as a tensor of a recording. An array that is no event can be read too."""
+    """Return an array as a tensor of a recording, also if the array is none of our events."""
     beside = meaning.events if len(meaning.events) > 1 else ()
     layout, read = layout if meaning.events == (array.name,) else meaning.layout, partial(_floats, array)
     return Recorded(array.name, array.shape, read, layout, beside, meaning.adjacent, meaning.candidates)
@@ -254,7 +256,7 @@ def _floats(array: StoredArray) -> Array:
 
 
 def _mapped(path: Path, array: StoredArray, line: MapEntry) -> Recorded:
-    """Return the part of an array that a line of a map assigns to an event."""
+    """Return the part of an array that a line of the map assigns to an event."""
     where = f"{path}: {array.name!r} for {line.event}"
     if array.kind != "floating":
         raise InputError(f"{where}: expected floating-point numbers, found {array.dtype}")

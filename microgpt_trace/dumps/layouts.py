@@ -1,8 +1,8 @@
 """The tensors of a dump as plain data, and their layouts: how a stored shape becomes the shape of an event.
 
-Shapes alone decide on the layout, not values. Shape letters are those of microgpt/operations.py and
-architecture/operations/. C is the width of any row, so [T, C] includes q, k, v and context, [T, H*D]. Axes of
-length 1 may be added or missing anywhere. Knows no file format.
+The shape alone decides on the layout, not the values. Shape letters have the same meaning as in
+microgpt/operations.py and architecture/operations/. C is the width of any row, so [T, C] includes q, k, v and
+context, [T, H*D]. Stored shapes may have more or fewer axes of length 1.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ LAYOUTS: tuple[str, ...] = (
     "TC",  # one row per position
     "CT",  # one column per position
     "HTD",  # q, k, v and context: one block per head
-    "THD",  # q, k, v and context: one block per position; equal to TC with rows split into heads
+    "THD",  # q, k, v and context: one block per position, that is TC with rows split into heads
     "HTS",  # scores and weights: one square of queries and keys per head
     "THS",  # scores and weights: one block per query
-    LAST,  # only the row of the last position
+    LAST,  # only the row of the last position is stored
 )
 
 
@@ -42,10 +42,10 @@ class Reading:
     """One way to read a stored tensor: reshape it to `axes`, transpose by `order`, reshape to `shape`."""
 
     letters: str
-    axes: Shape  # in the order of the letters
+    axes: Shape  # the length of each axis, in the order of `letters`
     order: tuple[int, ...]
     shape: Shape
-    last_of: int = 0  # the number of positions, if only the row of the last one is stored
+    last_of: int = 0  # the number of positions, if only the row of the last position is stored
 
     def takes(self, stored: Shape, flat: bool) -> bool:
         """Return True if this reading fits a stored shape. `flat` allows a single axis for all elements."""
@@ -64,9 +64,9 @@ class Reading:
 
     @property
     def moves(self) -> tuple[tuple[int, int], ...]:
-        """Length and stride, in stored elements, of each axis in our order, with mergeable axes merged.
+        """The length and stride of each axis of the result. Adjacent axes with one common stride are merged.
 
-        Two readings of one stored shape give the same values if and only if their moves are equal.
+        Two readings of a stored shape give the same values if and only if their moves are equal.
         """
         moves: list[tuple[int, int]] = []
         for axis in self.order:
@@ -80,10 +80,11 @@ class Reading:
 
 
 def readings_of(stored: Shape, expected: Shape, layout: str, head_dims: Collection[int]) -> list[Reading]:
-    """Return the readings of a stored shape that result in [T, C], [H, T, S] or [] and differ in values.
+    """Return all ways to read a stored shape as `expected` ([T, C], [H, T, S] or []) that differ in values.
 
-    `layout` allows only one layout. `head_dims` has the possible widths of a head: several if the width is
-    unknown, none if rows have no heads. A single axis counts as our order, unless `layout` says otherwise.
+    If `layout` is not empty, only this layout is allowed. `head_dims` has the possible widths of a head:
+    several if the width is unknown, none if rows have no heads. A shape with a single axis is read in our
+    order, unless `layout` is given.
     """
     distinct: dict[tuple[tuple[int, int], ...], Reading] = {}
     for reading in _candidates(expected, head_dims):
@@ -120,7 +121,7 @@ def _without_ones(shape: Shape) -> Shape:
 
 
 def fits(name: str, recorded: Recorded, shapes: Shapes, head_dim: int | None = None) -> list[str]:
-    """Return the layouts in which a tensor can be an event; none if it cannot be that event.
+    """Return the layouts in which a tensor fits the shape of an event, or [] if it does not fit.
 
     The layout is OWN for a single number, and for a tensor in our order.
     """
@@ -144,9 +145,9 @@ def fit(
 ) -> Fitted:
     """Return a recorded tensor in the shape of the event `name`. `shapes` has the shapes of all events.
 
-    `positions` has the positions of the rows of logits and probs, if the tensor is in our order. `order` has
-    the place of each channel in the order of the model's file (`file_order`), for a tensor that follows it.
-    Raises InputError if the shape fits in no layout or in several.
+    `positions` has the positions of the rows of logits and probs, if the tensor is in our order. `order` is
+    used if the tensor may have the channel order of the model's file: it has the place of each channel in
+    this order (`file_order`). Raises InputError unless the shape fits exactly one layout.
     """
     expected = _expected(name, recorded, shapes)
     if recorded.layout == OWN:
@@ -168,19 +169,19 @@ def fit(
 
 
 def _expected(name: str, recorded: Recorded, shapes: Shapes) -> Shape:
-    """Return the shape of the event, or of all events whose rows are stored side by side."""
+    """Return the shape of the event, or of all events that are stored side by side with it."""
     for event in (name, *recorded.beside):
         if event not in shapes:
             raise InputError(f"{recorded.source}: this model has no event {event!r}")
         if recorded.beside and len(shapes[event]) != 2:
-            raise InputError(f"{recorded.source}: the rows of {event} cannot be stored beside others")
+            raise InputError(f"{recorded.source}: the rows of {event} cannot be stored beside other rows")
     if not recorded.beside:
         return shapes[name]
     return shapes[name][0], sum(shapes[event][1] for event in recorded.beside)
 
 
 def _head_dims(name: str, recorded: Recorded, expected: Shape, head_dim: int | None) -> Collection[int]:
-    """Return the widths of a head to try: the model's, or the lengths of the stored axes if it is unknown."""
+    """Return the head widths to try: `head_dim`, or the lengths of the stored axes if it is None."""
     if not _has_heads(name, recorded):
         return ()
     dims = {*recorded.shape} - {0, 1} if head_dim is None else {head_dim}
@@ -188,12 +189,12 @@ def _head_dims(name: str, recorded: Recorded, expected: Shape, head_dim: int | N
 
 
 def _has_heads(name: str, recorded: Recorded) -> bool:
-    """Return True if each row is made of heads side by side."""
+    """Return True if each row of the tensor has heads side by side."""
     return all(kind_of(event) in kinds_in_heads() for event in recorded.beside or (name,))
 
 
 def _own(name: str, recorded: Recorded, expected: Shape, positions: Positions) -> tuple[Reading, Positions]:
-    """Return the reading of a tensor in our order, and the positions of its rows, or None if it has all."""
+    """Return the reading of a tensor in our order, and the positions of its rows (None for all positions)."""
     if positions is not None and name in HEAD_EVENTS and positions != tuple(range(expected[0])):
         wrong = [position for position in positions if not 0 <= position < expected[0]]
         if wrong:
@@ -208,12 +209,12 @@ def _own(name: str, recorded: Recorded, expected: Shape, positions: Positions) -
 
 
 def _is_number(recorded: Recorded, expected: Shape) -> bool:
-    """Return True if the event is a single number and the tensor has one element, on any number of axes."""
+    """Return True if the event is a single number and the tensor has one element."""
     return not expected and math.prod(recorded.shape) == 1
 
 
 def _the_reading(name: str, recorded: Recorded, expected: Shape, head_dims: Collection[int]) -> Reading:
-    """Return the only reading that fits. Raises InputError if there is none or more than one."""
+    """Return the only reading that fits. Raises InputError if no reading or more than one fits."""
     readings = readings_of(recorded.shape, expected, recorded.layout, head_dims)
     if len(readings) == 1:
         return readings[0]
@@ -225,7 +226,7 @@ def _the_reading(name: str, recorded: Recorded, expected: Shape, head_dims: Coll
         )
     letters = [reading.letters for reading in _candidates(expected, (1,) * _has_heads(name, recorded))]
     if recorded.layout and recorded.layout not in letters:
-        works = ", ".join(dict.fromkeys(letters)) if expected else "none, since it is a number"
+        works = ", ".join(dict.fromkeys(letters)) if expected else "no layout for a single number"
         raise InputError(f"{recorded.source}: layout of {name}: expected {works}, found {recorded.layout!r}")
     possible = [r for r in _candidates(expected, head_dims) if recorded.layout in ("", r.letters)]
     expectation = _in_words(possible) or f"{recorded.layout} of {list(expected)}"
@@ -233,14 +234,14 @@ def _the_reading(name: str, recorded: Recorded, expected: Shape, head_dims: Coll
 
 
 def _in_words(readings: Sequence[Reading]) -> str:
-    """List the shapes that would fit, with only the first of the layouts of a last row."""
+    """List the shapes that would fit. Of several shapes of a last row, list only the first."""
     last = [reading for reading in readings if reading.last_of][:1]
     shown = [*(reading for reading in readings if not reading.last_of), *last]
     return ", ".join(f"{reading.in_words} {list(reading.axes)}" for reading in shown)
 
 
 def _reading_notes(stored: Shape, reading: Reading) -> list[str]:
-    """Describe how a stored shape was read, unless it is our shape with ones in front."""
+    """Describe how a stored shape was read, unless it is our shape after axes of length 1."""
     if reading.letters == OWN:
         return []
     plain = (1,) * (len(stored) - len(reading.shape)) + reading.shape == stored
@@ -255,16 +256,16 @@ OWN = "own"  # the layout of a tensor with the shape and order of our event
 
 @frozen(eq=False)
 class Recorded:
-    """A tensor of a recording. Nothing is read from the file before `read()`.
+    """A tensor of a recording. Its numbers are read from the file by `read()`, not before.
 
-    `layout` is OWN, the letters of a map ("HTD", "THD", "CT", "TC", "last"), or empty if shapes decide.
-    `beside` names the events whose rows are stored side by side, this one included (apr's qkv). `adjacent` is
-    True if rows of q and k may be in GGUF's order. The tensor is the first of its `candidates` in the model.
+    `layout` is OWN, one of LAYOUTS, or empty if the shape decides. `beside` lists all events of a tensor with
+    several events side by side (apr's qkv). `adjacent` is True if rows of q and k may be in GGUF's order. If
+    there are `candidates`, the tensor is the first of these events that the model has.
     """
 
-    source: str  # for messages: "Qcur-0.npy", "layer-0/ffn_up.bin"
-    shape: tuple[int, ...]  # as stored
-    read: Callable[[], Array]  # returns float32 or float64 of that shape
+    source: str  # shown in messages: "Qcur-0.npy", "layer-0/ffn_up.bin"
+    shape: tuple[int, ...]  # the shape in the file
+    read: Callable[[], Array]  # returns a float32 or float64 array of this shape
     layout: str = ""
     beside: tuple[str, ...] = ()
     adjacent: bool = False
@@ -273,9 +274,9 @@ class Recorded:
 
 @frozen(eq=False)
 class Leftover:
-    """A tensor that is no event, and the reason.
+    """A tensor that is none of our events, and the reason.
 
-    If it is not `readable`, the dump lacks its numbers or has a type that is not supported: `read()` raises
+    If `readable` is False, the dump lacks the numbers or their type is not supported, and `read()` raises
     InputError.
     """
 
@@ -288,7 +289,8 @@ class Leftover:
 class Fitted:
     """A recorded tensor in the shape of our event: [T, W], [H, T, S] or [].
 
-    `positions` has the positions of its rows, or None if it has all. `note` says how it was read.
+    `positions` has the position of each row, or None if all positions have a row. `note` says how the stored
+    shape was read.
     """
 
     array: Array
@@ -297,12 +299,12 @@ class Fitted:
 
 
 def readable(text: str) -> str:
-    """Return a text of a file on one line, without control characters."""
+    """Return a text from a file on one line, without control characters."""
     return text if text.isprintable() else brief(text)
 
 
 def list_at(path: Path, values: Mapping[str, Any], key: str) -> list[Any]:
-    """Return the list under a key of a file. Raises FileFormatError if it is not a list."""
+    """Return the list `values[key]` from the file `path`. Raises FileFormatError if it is not a list."""
     value = values.get(key)
     if not isinstance(value, list):
         raise FileFormatError(f"{path}: {key}: expected a list, found {brief(value)}")
@@ -310,14 +312,14 @@ def list_at(path: Path, values: Mapping[str, Any], key: str) -> list[Any]:
 
 
 def whole_numbers(where: str, value: Any, some: bool = False) -> tuple[int, ...]:
-    """Return a list of whole numbers of a file; `some` requires at least one. Raises FileFormatError."""
+    """Return a list of whole numbers as a tuple; `some` forbids an empty list. Raises FileFormatError."""
     if not isinstance(value, list) or not all(map(is_count, value)) or (some and not value):
         raise FileFormatError(f"{where}: expected a list of whole numbers, found {brief(value)}")
     return tuple(value)
 
 
 def sentences(where: str, value: Any) -> tuple[str, ...]:
-    """Return a list of texts of a file, each on one line. Raises FileFormatError."""
+    """Return a list of texts from a file, each on one line. Raises FileFormatError."""
     if not isinstance(value, list) or not all(isinstance(line, str) for line in value):
         raise FileFormatError(f"{where}: expected a list of sentences, found {brief(value)}")
     return tuple(map(readable, value))

@@ -1,4 +1,4 @@
-"""A map of names, read from TOML: it says which tensor of a dump is which event. Knows no format of dumps.
+"""Read a map of names from a TOML file. A map says which tensor of a dump is which event:
 
     tokens = [1, 2, 3]
     [events]
@@ -6,8 +6,8 @@
     "layer0.attn.scores" = { from = "t010", layout = "HTS" }
     "layer{i}.mlp.gate" = "blk{i}_gate"
 
-A tensor has its name in the dump, with or without the file extension. {i} stands for the number of a layer,
-which is the same on both sides.
+The name of a tensor is its name in the dump, with or without the file extension. {i} stands for a layer
+number, which is the same in the event and in the tensor.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Index = tuple[int | slice, ...]
 
 @frozen
 class MapEntry:
-    """A line of a map: an event, and the tensor, slice and layout that hold it."""
+    """A line of a map: an event, the tensor `source` that has its values, and the slice and layout to use."""
 
     event: str
     source: str
@@ -56,9 +56,9 @@ class NameMap:
     tokens: tuple[int, ...] | None = None
 
     def match(self, names: Sequence[str], dump: str) -> list[MapEntry]:
-        """Return the lines for the tensors of a dump, with the names in the dump and numbers for {i}.
+        """Return a line for each tensor of a dump that is an event, with layer numbers in place of {i}.
 
-        Raises InputError, naming the map and the dump, if a tensor is missing or two are the same event.
+        Raises InputError if a tensor is missing from the dump, or two tensors are the same event.
         """
         lines: dict[str, MapEntry] = {}
         for entry in self.entries:
@@ -77,7 +77,7 @@ class NameMap:
 
 
 def read_map(path: Path) -> NameMap:
-    """Read a map from a TOML file. Raises FileFormatError, naming the key of a wrong line."""
+    """Read a map from a TOML file. Raises FileFormatError with the key of a wrong line."""
     content = _read_toml(path)
     unknown = [key for key in content if key not in ("tokens", "events")]
     if unknown:
@@ -94,7 +94,7 @@ def read_map(path: Path) -> NameMap:
 def sliced_shape(index: Index, shape: Sequence[int], what: str) -> tuple[int, ...]:
     """Return the shape of a slice of an array.
 
-    Raises InputError, beginning with `what`, if the slice is empty or reaches past the end.
+    Raises InputError if the slice is empty or reaches past the end. The message begins with `what`.
     """
     if len(index) > len(shape):
         raise InputError(f"{what}: expected at most {len(shape)} indices, found {len(index)}")
@@ -110,17 +110,17 @@ def sliced_shape(index: Index, shape: Sequence[int], what: str) -> tuple[int, ..
 def _read_toml(path: Path) -> dict[str, Any]:
     text = read_text(path, "a map of names", _MAX_BYTES)
     dots = max(line.count(".") for line in text.split("\n")) * text.count("\n")
-    if dots > _MAX_DOTS:  # for each line, tomllib walks all parts of its table's key
-        raise FileFormatError(f"{path}: expected a map of names, found keys with too many dots")
+    if dots > _MAX_DOTS:  # the time of tomllib grows with lines times dots
+        raise FileFormatError(f"{path}: expected a map of names, found too many dots in its keys")
     try:
         return tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # not TOML, nested too deeply
+    except (ValueError, RecursionError) as error:  # for text that is not TOML, and for deep nesting
         reason = " ".join(str(error).split())[:200]
         raise FileFormatError(f"{path}: expected a map of names in TOML ({reason})") from error
 
 
 def _close(name: str, names: Sequence[str], count: int) -> list[str]:
-    """Return the names most similar to this one, or the first names if none is similar."""
+    """Return the `names` most similar to `name`, or the first `names` if no name is similar."""
     from difflib import get_close_matches
 
     return get_close_matches(name[:MAX_NAME], names, count, 0.5) or list(names[:count])
@@ -172,7 +172,7 @@ def _axis(where: str, text: str, axis: str) -> int | slice:
 
 
 def lines_for(entry: MapEntry, names: Sequence[str]) -> Iterator[MapEntry]:
-    """Yield the line once for each tensor of the dump that it names, with numbers for {i}."""
+    """Yield a copy of the line for each tensor that it matches, with the layer number in place of {i}."""
     head, *rest = map(re.escape, entry.source.split("{i}"))
     number = r"(?P<i>[0-9]{1,4})"
     pattern = re.compile(head + "".join((r"(?P=i)" if n else number) + part for n, part in enumerate(rest)))

@@ -1,7 +1,7 @@
 """Score how well each tensor of a recording matches each event, by shape and values, and choose pairs.
 
-Every tensor is read once. Only sketches of tensors and events, small samples of their values, stay in memory.
-Letters: F recorded tensors, E events, N elements and R rows of a sketch.
+Every tensor is read once. Only sketches stay in memory: small samples of the values of tensors and events.
+Shape letters: F recorded tensors, E events, N elements of a sketch, R rows of a sketch.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from ..arrays.stats import Array
 from ..grouping import grouped
 from .layouts import Recorded, Shapes, fit, fits
 
-ROWS, ELEMENTS = 16, 512  # maximum of a sketch
-CLIP = np.float32(4)  # in medians: one huge channel, as in SmolLM2's residual stream, must not decide alone
+ROWS, ELEMENTS = 16, 512  # the most rows and elements that a sketch has
+CLIP = np.float32(4)  # clip values at 4 medians, because a huge channel, as in SmolLM2, must not decide alone
 SAME = 1e-2  # values agree below this relative L2 distance; bfloat16 rounds by up to 4e-3
-SIMILAR = 0.5  # two arrays above this cosine are taken for the same computation
+SIMILAR = 0.5  # arrays with a larger cosine count as results of the same computation
 _TINY = np.float32(1e-30)
 
 
@@ -37,9 +37,9 @@ class Sketch(NamedTuple):
 
 
 def sketch(array: Array, causal: bool) -> Sketch:
-    """Sample an array [.., T, W], at the same places in all arrays of one shape.
+    """Sample an array [.., T, W]. All arrays of one shape are sampled at the same places.
 
-    With `causal`, [.., T, S], only elements whose key is not later than their query are kept.
+    With `causal`, the array is [.., T, S], and an element is kept only if its key is not after its query.
     """
     array = np.atleast_2d(array)
     rows, columns, kept = _sample(array.shape, causal)
@@ -49,7 +49,7 @@ def sketch(array: Array, causal: bool) -> Sketch:
 
 @lru_cache(maxsize=64)
 def _sample(shape: tuple[int, ...], causal: bool) -> tuple[Array, Array, Array]:
-    """Return the rows [R] and columns [C] of a sketch, and which of their elements are kept [R, C]."""
+    """Return the sampled rows [R] and columns [C], and a mask [R, C] of the elements to keep."""
     rng, height, width = np.random.default_rng(0), math.prod(shape[:-1]), shape[-1]
     rows = np.sort(rng.choice(height, min(height, ROWS), replace=False))
     columns = np.sort(rng.choice(width, min(width, ELEMENTS // len(rows)), replace=False))
@@ -58,14 +58,14 @@ def _sample(shape: tuple[int, ...], causal: bool) -> tuple[Array, Array, Array]:
 
 
 class Similarity(NamedTuple):
-    """The similarity of an array to each of E others, over the elements that are finite in both.
+    """The similarity of an array to each of E other arrays.
 
-    Magnitudes are clipped at 4 medians.
+    Elements that are not finite in both arrays are ignored. Magnitudes are clipped at 4 medians.
     """
 
     distance: Array  # relative L2
     cosine: Array
-    similar: Array  # booleans: the two look like the same computation
+    similar: Array  # booleans: both arrays seem to result from the same computation
     finite: Array  # the share of elements that are finite in both
 
 
@@ -84,8 +84,8 @@ class Stack:
     def compare(self, one: Sketch) -> Similarity:
         """Compare an array with each array of the stack.
 
-        Rows of equal norms also count as the same computation: norms do not change if RoPE pairs the wrong
-        channels or rows are in GGUF's order.
+        Arrays also count as similar if their rows have equal norms, because a RoPE with wrong pairs and rows
+        in GGUF's order do not change norms.
         """
         finite = self.finite & np.isfinite(one.values)
         mine = np.where(finite, np.clip(one.values / self.scale, -CLIP, CLIP), 0)
@@ -105,16 +105,16 @@ class TensorPart(NamedTuple):
 
     recorded: Recorded
     source: str  # the name of the tensor in a map
-    name: str  # that name with the slice: "t003[:, :896]"
-    split: int = 0  # the number of the way to split the tensor; 0 for the whole tensor
+    name: str  # the name in a map with the slice: "t003[:, :896]"
+    split: int = 0  # number of the run of `fused` products that the slices belong to; 0 for the whole tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EventGroup:
-    """The events of one shape that can have the same layouts."""
+    """All events of one shape that can have the same layouts."""
 
-    columns: Array  # of these events in the score table
-    example: str  # the name of one of them
+    columns: Array  # the columns of these events in the score table
+    example: str  # the name of the first event
     stacks: Mapping[tuple[int, ...], Stack]  # sketches of all rows and of the last row, by shape
 
 
@@ -124,16 +124,16 @@ class ScoreTable:
 
     layout: Array  # letters; empty if no layout fits
     several: Array  # booleans: more than one layout fits
-    distance: Array  # this and the following are the fields of Similarity
+    distance: Array  # `distance` and the next three are fields of Similarity
     cosine: Array
     similar: Array
     finite: Array
 
     @cached_property
     def agreeing(self) -> Array:
-        """True where values agree, and agree with no other event much better: [F, E]
+        """True where a tensor agrees with an event and with no other event much better: [F, E]
 
-        A layer may change the residual stream by only 1e-3, so several events can agree.
+        A layer may change the residual stream by only 1e-3, so a tensor can agree with several events.
         """
         best = self.distance.min(axis=1, keepdims=True)
         agree: Array = (self.distance < SAME) & (self.distance <= 3 * best + 1e-5)
@@ -141,18 +141,18 @@ class ScoreTable:
 
     @cached_property
     def strength(self) -> Array:
-        """The closeness of values that agree, and 0 for the others: [F, E]"""
+        """How closely values agree (2 - distance), or 0 where they do not agree: [F, E]"""
         return np.where(self.agreeing, 2 - self.distance, 0)
 
 
 def source_name(recorded: Recorded) -> str:
-    """Return the name of a tensor in a map: its file without `.npy`, unless that looks like a slice."""
+    """Return the name of a tensor in a map: without `.npy`, unless the rest would look like a slice."""
     short = recorded.source.removesuffix(".npy")
     return recorded.source if short.endswith("]") else short
 
 
 def grouped_events(events: Iterable[tuple[str, Array]], shapes: Shapes) -> tuple[list[str], list[EventGroup]]:
-    """Return the names of the events in order of computation, and the sketches of their values by group."""
+    """Return the names of the events in order of computation, and groups with sketches of their values."""
     names: list[str] = []
     groups: dict[tuple[tuple[int, ...], bool, bool], list[tuple[int, Sketch, Sketch]]] = {}
     for name, value in events:
@@ -208,9 +208,9 @@ def compare(
 
 
 def products_side_by_side(plan: Plan) -> list[tuple[str, ...]]:
-    """Return the products that an engine may fuse, because they have one input: q, k and v, or gate and up.
+    """Return all runs of products that an engine may fuse, because they have the same input.
 
-    Each is a run of two or more kinds of events, such as ("attn.q", "attn.k").
+    Examples are ("attn.q", "attn.k"), ("attn.q", "attn.k", "attn.v") and ("mlp.gate", "mlp.up").
     """
     products = (row for row in plan.of_kind(Linear) if row.kind.columns is None)
     result: dict[tuple[str, ...], None] = {}
@@ -223,7 +223,7 @@ def products_side_by_side(plan: Plan) -> list[tuple[str, ...]]:
 
 
 def parts_of(recorded: Recorded, fused: Sequence[tuple[str, ...]], shapes: Shapes) -> Iterator[TensorPart]:
-    """Yield the tensor, then its slices for each run of `fused` products that are as wide together."""
+    """Yield the tensor, and its slices for each run of `fused` products whose total width it has."""
     source = source_name(recorded)
     yield TensorPart(recorded, source, source)
     for split, kinds in enumerate(fused, start=1):
@@ -247,16 +247,16 @@ def _slice(recorded: Recorded, axis: int, start: int, stop: int, split: int) -> 
 
 # --- Pairs of a table of scores ---------------------------------------------------------------------
 
-UNDECIDED = 0.15  # a pair is undecided if the next best column scores less than this much lower
-IN_ORDER, FEW = 0.8, 2  # the order decides if more than FEW anchors exist and this share is in order
+UNDECIDED = 0.15  # a pair is undecided if the next best column scores nearly as much (by less than this)
+IN_ORDER, FEW = 0.8, 2  # the order decides if there are more than FEW anchors, with at least 80 % in order
 ANCHOR = 100.0  # outweighs all other scores
 
 
 def place(scores: Array, strength: Array) -> dict[int, int]:
-    """Choose a column for the rows where one is clear: [R, C] twice -> {row: column}
+    """Return {row: column} for the rows with a clear choice. `scores` and `strength` are [R, C].
 
-    `strength` is positive where values agree. These pairs, the anchors, are chosen first. If they are in
-    order, the order decides on the other rows. If they are not, only a clear best score does.
+    Pairs whose values agree (strength > 0) are chosen first. They are called anchors. If the anchors are in
+    order, other rows are matched by order. If not, a row gets a column only if its score is clearly the best.
     """
     anchors = _strongest(strength)
     mask = np.zeros(strength.shape, bool)
@@ -272,7 +272,7 @@ def place(scores: Array, strength: Array) -> dict[int, int]:
 
 
 def _strongest(strength: Array) -> dict[int, int]:
-    """Choose pairs, the strongest first, so that no row and no column occurs twice."""
+    """Choose pairs in order of falling strength, so that no row and no column occurs twice."""
     rows, columns = strength.nonzero()
     pairs: dict[int, int] = {}
     used: set[int] = set()
@@ -285,7 +285,7 @@ def _strongest(strength: Array) -> dict[int, int]:
 
 
 def _clear_winners(scores: Array) -> dict[int, int]:
-    """Choose each row's best column if it is clearly better than the other free columns.
+    """For each row, choose the column with the highest score if no other free column comes close.
 
     If several rows have the same best column, the row with the highest score gets it.
     """
@@ -305,11 +305,11 @@ def _clear_winners(scores: Array) -> dict[int, int]:
 
 
 def align(scores: Array) -> list[tuple[int, int, float]]:
-    """Return the pairs with the highest total score whose rows and columns both increase.
+    """Return the pairs (row, column, loss) with the highest total score whose rows and columns increase.
 
-    [R, C] -> (row, column, loss): the total falls by the loss if the row has its next best column.
-    Source: Needleman and Wunsch, "A general method applicable to the search for similarities in the amino
-    acid sequence of two proteins" (1970), with gaps that cost nothing.
+    The loss says by how much the total score falls if the row gets the best of the other columns. Source:
+    Needleman and Wunsch, "A general method applicable to the search for similarities in the amino acid
+    sequence of two proteins" (1970). Here gaps cost nothing.
     """
     before, after = _best_sums(scores), _best_sums(scores[::-1, ::-1])[::-1, ::-1]
     through = np.where(scores > 0, before[:-1, :-1] + scores + after[1:, 1:], -np.inf)
@@ -328,7 +328,7 @@ def align(scores: Array) -> list[tuple[int, int, float]]:
 
 
 def _best_sums(scores: Array) -> Array:
-    """Return the highest totals of the first rows and columns: [R, C] -> [R + 1, C + 1]"""
+    """Return the highest total for the first r rows and c columns: [R, C] -> [R + 1, C + 1]"""
     sums = np.zeros((scores.shape[0] + 1, scores.shape[1] + 1))
     for row, gains in enumerate(scores):
         paired = np.maximum(sums[row, 1:], sums[row, :-1] + gains)

@@ -1,4 +1,4 @@
-"""Suggest which tensor of a recording is which event, by names, shapes, values and order.
+"""Suggest which event each tensor of a recording is, by names, shapes, values and order.
 
 Letters: F recorded tensors, E events, P series of tensors, K kinds of events within a layer ("attn.q").
 """
@@ -33,36 +33,36 @@ from .matching import (
 from .recording import Recording
 
 Columns = Mapping[int | None, int]  # columns of the score table, by layer
-Votes = Mapping[str, set[int | None]]  # the layers of the events that agree with a tensor, by its name
+Votes = Mapping[str, set[int | None]]  # by tensor: the layers of the events that agree with it
 _NUMBER = re.compile("(?<![0-9])[0-9]{1,4}(?![0-9])")
-_MAX_NUMBERS = 16  # numbers in a name that may be the number of the layer
-FITS = 1.0  # the score of a fitting shape; a cosine adds up to 1
+_MAX_NUMBERS = 16  # how many numbers of a name are tried as the layer number
+FITS = 1.0  # the score of a shape that fits; the cosine adds up to 1
 NAMED = 0.5  # the score of a name with all words of an event
-DECAY = 0.8  # the weight of a layer relative to the one before: early layers still agree before a fault
+DECAY = 0.8  # a layer has 0.8 times the weight of the layer before, because early layers are before a fault
 
 
 @frozen(eq=False)
 class Series:
-    """The tensors of one kind of event by layer; or a single tensor, with the layer None."""
+    """Tensors of several layers that are the same kind of event, or a single tensor with the layer None."""
 
     name: str  # "blk{i}_ffu", or with a slice "blk{i}_qkv[:, :896]"
     rows: Mapping[int | None, int]  # rows of the score table, by layer
-    offset: int = 0  # the number in the name minus the layer
+    offset: int = 0  # the number in the name minus the layer number
 
 
 class Suggestion(NamedTuple):
-    """A recorded tensor, or a slice of one, and the event that it seems to be.
+    """A recorded tensor, or a slice of a tensor, and the event that it seems to be.
 
     `why` is "values" if the values agree, "name" if the tensor belongs to a series of names such as
     "blk{i}_ffu", and "order" otherwise. `distance` is the relative L2 distance over a sample of the elements,
     with magnitudes clipped at 4 medians. `known` is the share of the sample that is finite on both sides.
-    `pattern` is the name of the series, or empty if the number in the name is not the layer.
+    `pattern` is the name of the series, or "" if the numbers in the names are not the layer numbers.
     """
 
     event: str
-    source: str  # with its slice: "t003[:, :896]"
+    source: str  # the name in a map, with the slice: "t003[:, :896]"
     layout: str
-    several: bool  # True if its shape allows several layouts
+    several: bool  # True if the shape allows several layouts
     distance: float
     known: float
     why: str
@@ -70,7 +70,7 @@ class Suggestion(NamedTuple):
 
 
 class Unplaced(NamedTuple):
-    """Tensors of one name and shape that match no event, and the reason."""
+    """Tensors of one shape and one series that match no event, and the reason."""
 
     name: str  # "blk{i}_tmp"
     shape: tuple[int, ...]
@@ -81,13 +81,14 @@ class Unplaced(NamedTuple):
 def suggest(
     recording: Recording, model: LanguageModel, events: Iterable[tuple[str, Array]], shapes: Shapes
 ) -> tuple[list[Suggestion], list[Unplaced]]:
-    """Guess which events the leftovers of a recording are, in order of computation; and list the others.
+    """Guess which events the leftovers of a recording are. Return suggestions, and the tensors without any.
 
-    `events` has the model's own values in order of computation, [T, W] or [H, T, S], one at a time. Tensors
-    whose names differ only in the number of the layer are one kind of event, whatever the values of one
-    layer say. Other tensors are matched by values if these agree. The rest is matched by order, with tensors
-    in the natural order of their names (t2 before t10): this also places tensors after a fault. The order
-    counts only if the tensors that agree are in order.
+    `events` yields the model's values in order of computation, [T, W] or [H, T, S]. Tensors are
+    matched in three ways:
+    - Tensors whose names differ only in the layer number become the same kind of event.
+    - A single tensor is matched with an event if their values agree.
+    - If these matches are in order, the rest is matched by order, where t2 comes before t10. So tensors after
+      a fault can also be matched.
     """
     names, groups = grouped_events(events, shapes)
     readable = [left.recorded for left in recording.leftovers if left.readable]
@@ -126,8 +127,8 @@ def _natural(name: str) -> list[str]:
 def _scores(table: ScoreTable, names: Sequence[str], known: Container[str]) -> Array:
     """Score each pair of a tensor and an event: [F, E]
 
-    If the residual stream agrees somewhere, all events before it are right, so a tensor that is not similar
-    to one of them is not that event. Events that are `known` by name score 0.
+    Where the residual stream agrees, the engine computed all earlier events correctly. So a tensor that is
+    not similar to such an event scores 0 for it. Events that are `known` by name score 0 for all tensors.
     """
     near = np.maximum(0, 1 - np.minimum(table.distance, 1))
     scores = np.where(table.layout != "", FITS + table.cosine + near, 0)
@@ -141,10 +142,11 @@ def _scores(table: ScoreTable, names: Sequence[str], known: Container[str]) -> A
 def _placed(
     series: Sequence[Series], names: Sequence[str], table: ScoreTable, scores: Array
 ) -> Iterator[tuple[Series, Columns]]:
-    """Yield each series that matches, and its columns by layer.
+    """Yield each series that matches events, and the columns of these events by layer.
 
-    Series with layers go first. If there are any, a single tensor is an event of a layer only if values
-    agree. A single tensor whose values agree with a placed series is a copy, and is not placed.
+    Series with layers are matched first. If there are such series, a single tensor is matched with an event
+    of a layer only if values agree. A single tensor that agrees with a matched series is a copy, and has no
+    match.
     """
     columns: dict[str, dict[int | None, int]] = {}
     for column, name in enumerate(names):
@@ -168,9 +170,9 @@ def _placed(
 
 
 def _rate(one: Series, kind: str, columns: Columns, table: ScoreTable, scores: Array) -> tuple[float, float]:
-    """Return the score of a series as a kind of event, and how closely its values agree.
+    """Return how well a series matches a kind of event: its score, and its strength (agreement of values).
 
-    Early layers count most. Both are 0 if most tensors of the series cannot be this kind.
+    Early layers count most. Both results are 0 if most tensors of the series cannot be this kind of event.
     """
     layers = [layer for layer in one.rows if layer in columns]
     pairs = [one.rows[layer] for layer in layers], [columns[layer] for layer in layers]
@@ -183,7 +185,7 @@ def _rate(one: Series, kind: str, columns: Columns, table: ScoreTable, scores: A
 
 
 def _words_named(name: str, kind: str) -> float:
-    """Return the share of a kind's words in a name: 1 for "attn.q_rope" in "blk{i}_attnQ_rope"."""
+    """Return the share of the words of a kind in a name: 1 for "attn.q_rope" in "blk{i}_attnQ_rope"."""
     words, own_words = re.findall("[a-z]+", kind), re.findall("[a-z]+", name.lower())
     return sum(word in own_words or (len(word) > 1 and word in name.lower()) for word in words) / len(words)
 
@@ -191,7 +193,7 @@ def _words_named(name: str, kind: str) -> float:
 def _of_series(
     one: Series, columns: Columns, parts: Sequence[TensorPart], names: Sequence[str], table: ScoreTable
 ) -> Iterator[Suggestion]:
-    """Yield the suggestions of a series, layer by layer, with the layout that is best in most layers."""
+    """Yield a suggestion for each layer of a series, with the layout that is the best in most layers."""
     pairs = [(row, columns[layer]) for layer, row in one.rows.items() if layer in columns]
     layout = Counter(str(table.layout[pair]) for pair in pairs).most_common(1)[0][0]
     alone = None in one.rows
@@ -219,10 +221,10 @@ def _reason(row: int, names: Sequence[str], table: ScoreTable) -> str:
 def find_series(
     parts: Sequence[TensorPart], table: ScoreTable, layers: Sequence[int | None]
 ) -> Iterator[Series]:
-    """Yield series so that each tensor is in one of them, split in the same way in all layers.
+    """Yield series so that each tensor is in one series. A fused tensor is split alike in all layers.
 
-    `layers` has the layer of each event. If a name has several numbers, the layer is the number that makes
-    the largest series.
+    `layers` has the layer of each event. If a name has several numbers, the number that makes the largest
+    series is the layer number.
     """
     rows = grouped(range(len(parts)), lambda row: parts[row].source)
     votes: dict[str, set[int | None]] = {source: set() for source in rows}
@@ -246,7 +248,7 @@ def find_series(
 
 
 def _candidates(shapes: Mapping[str, tuple[int, ...]]) -> list[tuple[str, dict[int, str]]]:
-    """Group tensors of one shape by their names with one number replaced, at one place or at every place."""
+    """Group tensors of one shape whose names differ in one number only, which may occur several times."""
     groups: dict[tuple[str, tuple[int, ...]], dict[int, str]] = {}
     for source, shape in shapes.items():
         for number in islice(_NUMBER.finditer(source), 0 if "{i}" in source else _MAX_NUMBERS):
@@ -257,10 +259,10 @@ def _candidates(shapes: Mapping[str, tuple[int, ...]]) -> list[tuple[str, dict[i
 
 
 def _by_layer(name: str, sources: Mapping[int, str], votes: Votes, layers: int) -> tuple[dict[int, str], int]:
-    """Return the tensors by layer, and the number in the name of the first layer: 0 or 1.
+    """Return the tensors by layer, and the number that the names have for layer 0: 0 or 1.
 
-    Returns no tensors if the numbers are not layers: if more than one has no layer, or most tensors that
-    agree with an event do so in another layer.
+    Returns no tensors if the numbers are not layer numbers: if two or more numbers exceed the layers, or most
+    tensors that agree with an event agree with an event of another layer.
     """
 
     def by_layer(offset: int) -> dict[int, str]:
@@ -279,9 +281,9 @@ def _by_layer(name: str, sources: Mapping[int, str], votes: Votes, layers: int) 
 def _best_split(
     rows: Mapping[int | None, list[int]], parts: Sequence[TensorPart], table: ScoreTable
 ) -> list[tuple[str, dict[int | None, int]]]:
-    """Return the whole tensors, or the slices of one split, with the suffix of the name: "[:, :896]".
+    """Return the whole tensors, or their slices in the best split, with the suffix of the name: "[:, :896]".
 
-    A split that agrees with events goes first, then one that fits events, then the whole tensor.
+    A split that agrees with events is the best, then a split that fits events, then the whole tensor.
     """
     splits: dict[int, dict[str, dict[int | None, int]]] = {}
     for layer, indices in rows.items():

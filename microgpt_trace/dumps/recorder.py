@@ -1,4 +1,4 @@
-"""record: save the forward pass of a PyTorch decoder under the names of our events.
+"""Record the forward pass of a PyTorch decoder, and save it under the names of our events.
 
 Knows the families of torch_modules.py. Does not import torch: the user's model brings it.
 """
@@ -24,7 +24,7 @@ from .event_names import numbered
 from .stored_arrays import write_arrays
 from .torch_modules import TorchDecoder, expected_events, find_decoder, module_at
 
-_CACHES = ("cache", "past_key_values", "past_key_value")  # names in different versions of transformers
+_CACHES = ("cache", "past_key_values", "past_key_value")  # the argument's name, by version of transformers
 _NOWHERE = "attn.scores, attn.head*, probs, loss: no module returns them"
 
 
@@ -32,15 +32,16 @@ _NOWHERE = "attn.scores, attn.head*, probs, loss: no module returns them"
 def record(model: Any, path: str | os.PathLike[str], *, force: bool = False) -> Iterator[TorchRecording]:
     """Record the forward pass that `model` makes inside the with block, and save it as safetensors.
 
-    `model` has the modules of a Llama, Mistral, Qwen2, Qwen3 or GPT-2, with or without its head, wrapped or
+    `model` has the modules of a Llama, Mistral, Qwen2, Qwen3 or GPT-2, with or without a head, wrapped or
     not. The file has our event names, float32 values [T, width], the tokens, and the positions of the logits.
-    Narrower types are widened exactly, float64 is rounded. attn.scores are missing because no hook can see
-    them. Events that follow from others (heads, probs, loss) are not saved. attn.weights are saved if the
-    attention returns them (eager; before transformers 4.48 only with output_attentions=True).
+    Narrower types are widened exactly, and float64 is rounded. The file lacks attn.scores, which no hook can
+    see, and the heads, probs and loss, which can be computed from other events. It has attn.weights if the
+    attention returns them (eager attention; before transformers 4.48 only with output_attentions=True).
 
     All arrays stay in memory until the end. After an exception nothing is written. Hooks are always removed.
-    Raises InputError if the model has other modules or active dropout, if the file exists (unless `force`),
-    or if a trace could not be compared: several texts, padding, cached tokens, or a second pass.
+    Raises InputError if the model has other modules or active dropout, or if the file exists (unless
+    `force`). Also raises InputError for a pass that no trace can be compared with: a pass over several texts,
+    padding or cached tokens, or a second pass.
     """
     target = Path(path)
     check_target(target, force, "force=True overwrites it")
@@ -57,19 +58,19 @@ def record(model: Any, path: str | os.PathLike[str], *, force: bool = False) -> 
 
 
 class TorchRecording:
-    """The arrays recorded so far by event, the tokens, and the positions of the logits."""
+    """The arrays recorded until now, by event, the tokens, and the positions of the logits."""
 
     def __init__(self, decoder: TorchDecoder) -> None:
         self.arrays: dict[str, Array] = {}
         self.tokens: tuple[int, ...] = ()
         self.positions: tuple[int, ...] = ()
         self._decoder = decoder
-        self._layer: int | None = None  # the layer that runs now
+        self._layer: int | None = None  # the layer that is running
         self._position_ids: Any = None  # the input of the position embedding, if the model has one
 
     @property
     def left_out(self) -> list[str]:
-        """The missing events, each with the reason."""
+        """A sentence for each group of missing events, with the reason."""
         family = self._decoder.family
         reasons = {
             TURNED: f"the attention does not call {family.rotary} of its module" if family.rotary else "",
@@ -85,7 +86,7 @@ class TorchRecording:
         return [_NOWHERE, *missing, *(["logits: the head did not run"] if not self.positions else [])]
 
     def check_complete(self) -> None:
-        """Raise InputError if the model made no pass, or a pass that did not call every module."""
+        """Raise InputError if the model made no forward pass, or did not call every module."""
         if not self.tokens:
             raise InputError("nothing to save: the model made no forward pass inside record()")
         missing = [name for name in expected_events(self._decoder) if name not in self.arrays]
@@ -129,12 +130,12 @@ class TorchRecording:
         self._wrap_rotary(hooks)
 
     def _distinct(self, path: str) -> list[Any]:
-        """Return the modules at a path of all layers, each once: layers may share an activation."""
+        """Return the modules at a path in all layers. A module that several layers share is returned once."""
         modules = [module_at(layer, path) for layer in self._decoder.layers]
         return list({id(module): module for module in modules if module is not None}.values())
 
     def _wrap_rotary(self, hooks: ExitStack) -> None:
-        """Wrap the function that rotates q and k, which is a global of the attention's Python module."""
+        """Replace the global function that rotates q and k, in the Python module of the attention class."""
         attentions, rotary = self._distinct(self._decoder.family.attention), self._decoder.family.rotary
         if not rotary:
             return
@@ -148,8 +149,8 @@ class TorchRecording:
         @wraps(rotary)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             rotated = rotary(*args, **kwargs)
-            if self._layer is not None:  # otherwise another model of the same class runs
-                heads = kwargs.get("unsqueeze_dim", 1)  # [1, H, T, D], or 2: [1, T, H, D]
+            if self._layer is not None:  # if it is None, another model of this class is running
+                heads = kwargs.get("unsqueeze_dim", 1)  # 1 for [1, H, T, D], 2 for [1, T, H, D]
                 for name, tensor in zip(TURNED, rotated, strict=True):
                     rows = tensor.transpose(1, 2) if heads == 1 else tensor
                     self._take(numbered(name, self._layer), None, None, rows)
@@ -158,7 +159,7 @@ class TorchRecording:
         return wrapped
 
     def _note_tokens(self, module: Any, args: Any, kwargs: Any) -> None:
-        """Keep the tokens, which are the input of the embedding."""
+        """Save the tokens, which are the input of the embedding."""
         if self.tokens:
             raise InputError(
                 "record() expected one forward pass, found a second one: call model(tokens) once, or generate"
@@ -173,7 +174,7 @@ class TorchRecording:
         self.tokens = tuple(ids[0].tolist())
 
     def _check_tokens(self) -> None:
-        """Raise InputError if the embedding got no tokens."""
+        """Raise InputError if the embedding has received no tokens."""
         if not self.tokens:
             raise InputError("record() expected input_ids as the model's input, found embeddings")
 
@@ -194,7 +195,7 @@ class TorchRecording:
         self._take_output(events, module, args, args[0])
 
     def _take_output(self, events: Sequence[str], module: Any, args: Any, output: Any) -> None:
-        """Keep the output of a module, [1, T, width], split into its events if they are side by side."""
+        """Save the output of a module, [1, T, width]. If it has several events side by side, split it."""
         if self._layer is None:  # the module runs outside its layer
             return
         tensor = _first(output)
@@ -204,14 +205,14 @@ class TorchRecording:
             self._take(numbered(event, self._layer), module, args, part)
 
     def _take_weights(self, module: Any, args: Any, output: Any) -> None:
-        """Keep the attention weights [1, H, T, T], which eager attention returns as its second output."""
+        """Save the attention weights [1, H, T, T], which eager attention returns as its second output."""
         weights, length = (output[1] if isinstance(output, tuple) else None), len(self.tokens)
         shape = tuple(getattr(weights, "shape", ()))
         if self._layer is not None and shape[-2:] == (length, length):
             self._keep(numbered(RETURNED_SECOND, self._layer), _values(weights)[0])
 
     def _take_positions(self, module: Any, args: Any, kwargs: Any) -> None:
-        """Find the positions of the logits from the head's input: all, or the last few (logits_to_keep)."""
+        """Find the positions of the logits from the head's input: all positions, or the last few of them."""
         normed = self._decoder.family.event(self._decoder.family.norm)
         if normed not in self.arrays:
             raise InputError("record() expected the decoder to run before the head")
@@ -221,7 +222,7 @@ class TorchRecording:
         self.positions = tuple(range(len(stream) - len(rows), len(stream)))
 
     def _take(self, name: str, module: Any, args: Any, output: Any) -> None:
-        """Keep the output of a module, [1, T, ...], alone or first in a tuple, as rows [T, width]."""
+        """Save the output of a module, [1, T, ...], as rows [T, width]. A tuple has it as its first item."""
         tensor = _first(output)
         length = len(self.positions if name == "logits" else self.tokens)
         if tensor.shape[:2] != (1, length):
@@ -242,7 +243,7 @@ def _check_dropout(model: Any) -> None:
 
 
 def _home_of(attention: Any) -> Any:
-    """Return the Python module that defines an attention's forward."""
+    """Return the Python module that defines the method `forward` of an attention."""
     owner = next(kind for kind in type(attention).__mro__ if "forward" in vars(kind))
     return sys.modules[owner.__module__]
 
@@ -265,8 +266,8 @@ def _check_mask(module: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
 def _check_start(args: Sequence[Any], kwargs: Mapping[str, Any], position_ids: Any, length: int) -> None:
     """Raise InputError if the cache holds earlier tokens, or positions are not 0, 1, 2 ...
 
-    `args` and `kwargs` are the first layer's, which gets both in every version, before it adds to the cache.
-    `position_ids` is the input of the position embedding, or None.
+    `args` and `kwargs` are the arguments of layer 0, before it adds to the cache. In every version of
+    transformers they have the cache and the positions. `position_ids` is the input of the position embedding.
     """
     caches = [kwargs[name] for name in _CACHES if kwargs.get(name) is not None]
     for cache in [*caches, *(arg for arg in args if hasattr(arg, "get_seq_length"))]:
@@ -295,7 +296,7 @@ def _dtype(tensor: Any) -> str:
 
 
 def _describe(model: Any) -> dict[str, Any]:
-    """Return plain data that identify the recorded model."""
+    """Return the class, origin, types and versions of the recorded model, as plain data."""
     config = getattr(model, "config", None)
     return {
         "family": "recorded",

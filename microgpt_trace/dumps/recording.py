@@ -1,4 +1,4 @@
-"""Recording: the tensors of a dump under the names of our events. Knows no file format."""
+"""The tensors of a dump under the names of our events."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from .layouts import OWN, Fitted, Leftover, Recorded, Shapes, fit
 class Recording:
     """The contents of a dump under the names of our events, without gradients and updates.
 
-    `statistics` has the events of a JSON document, which may lack arrays. `positions` has the positions of
-    the rows of logits and probs, or None if the dump does not say.
+    `statistics` has the events of a JSON document, which may lack arrays. `positions` has the position of
+    each row of logits and probs, or None if the dump does not have this list.
     """
 
     origin: str
@@ -39,10 +39,10 @@ class Recording:
     def values_of(
         self, name: str, model: LanguageModel, length: int, alone: bool = False
     ) -> tuple[Array, Sequence[int] | None]:
-        """Return the values of an event, [T, W], [H, T, S] or [], in the model's order, and its positions.
+        """Return the values of an event, [T, W], [H, T, S] or [], in the model's order, and their positions.
 
-        The positions are None for one row, or one number, that counts for all `length` positions. `alone`
-        accepts the only array of a dump, whatever its name. Raises InputError if the event is missing or its
+        The positions are None if a single row or number counts for all `length` positions. With `alone`, the
+        only array of a dump is accepted, whatever its name. Raises InputError if the event is missing or its
         shape does not fit.
         """
         recorded = self.tensors.get(name)
@@ -52,7 +52,7 @@ class Recording:
                 return np.asarray(every[0].read()), None
             contents = f"{len(self.tensors):,} other events" if self.tensors else "no array of any event"
             raise InputError(f"{self.origin}: expected {name}, found {contents}{self._how_to_save(name)}")
-        row = model.plan.shapes(1)[name]  # or one number, as the loss is
+        row = model.plan.shapes(1)[name]  # a single number has the shape ()
         if alone and len(row) < 3 and math.prod(recorded.shape) == math.prod(row):
             return np.asarray(recorded.read()), None
         own = recorded.layout == OWN and len(recorded.shape) > 1
@@ -64,12 +64,12 @@ class Recording:
         return fitted.array, fitted.positions or range(rows) if fitted.array.ndim else None
 
     def fitted(self, name: str, recorded: Recorded, model: LanguageModel | None, shapes: Shapes) -> Fitted:
-        """Return a tensor in the shape of the model's event. Raises InputError if it does not fit."""
+        """Return a tensor in the shape of the event `name`. Raises InputError if the tensor does not fit."""
         dim, order = None if model is None else model.config.head_dim, file_order(model, name)
         return fit(name, recorded, shapes, head_dim=dim, order=order, positions=self.positions)
 
     def _how_to_save(self, name: str) -> str:
-        """Return the hint how to save the event, if a trace of ours left it out."""
+        """Return a hint how to save the event, if the dump is from a trace of this program."""
         if not self.kind.endswith("of a trace"):
             return ""
         layer = quoted(re.sub("head[0-9]+$", "head*", name))
@@ -90,13 +90,13 @@ def agreed(what: str, sources: Iterable[tuple[str, Sequence[int] | None]]) -> tu
 
 
 def of_model(recording: Recording, events: Container[str]) -> Recording:
-    """Return the recording for a model with these events: each tensor becomes its first candidate in it."""
+    """Replace each tensor with candidates by its first candidate among `events`, the events of a model."""
 
     def candidate(recorded: Recorded) -> str:
         return next((name for name in recorded.candidates if name in events), "")
 
     tensors = {candidate(recorded) or event: recorded for event, recorded in recording.tensors.items()}
-    if len(tensors) < len(recording.tensors):  # two became one event: keep the names as they were
+    if len(tensors) < len(recording.tensors):  # two tensors became one event: keep the old names
         tensors = dict(recording.tensors)
     placed = [one for one in recording.leftovers if candidate(one.recorded) not in {"", *tensors}]
     tensors |= {candidate(one.recorded): one.recorded for one in placed}

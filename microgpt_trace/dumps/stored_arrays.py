@@ -1,7 +1,7 @@
 """Read arrays of .npy, .npz and safetensors files, and write the arrays of a run as safetensors.
 
-Names, shapes and types are read at once, numbers when they are used. Nothing is unpickled. A file that we
-write also has the text, the tokens and the positions of the run.
+Names, shapes and types are read when a file is opened, and numbers when they are used. Nothing is unpickled.
+A file that we write also has the text, the tokens and the positions of the run.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ from ..untrusted_files import check_regular, reading
 if TYPE_CHECKING:
     from ..tracing.result import Trace
 
-# A .npy file has NPY_MAGIC, the major and minor version, the header's length (little-endian u16, u32 from
-# version 2 on), then {'descr': type, 'fortran_order': flag, 'shape': lengths} as a Python literal. Source:
-# the documentation of numpy.lib.format. NumPy's own reader takes 15 s for a header of 9,000 blanks.
+# A .npy file has NPY_MAGIC, the major and minor version, the length of the header (little-endian, u16 in
+# version 1, u32 from version 2 on), the header {'descr': type, 'fortran_order': flag, 'shape': lengths} as a
+# Python literal, and the data. Source: the documentation of numpy.lib.format. We do not use NumPy's reader,
+# because it takes 15 s for a header of 9,000 blanks.
 NPY_MAGIC = b"\x93NUMPY"
 MAX_HEADER = 10_000  # bytes; NumPy has the same limit
 _LENGTH_BYTES = {b"\1\0": 2, b"\2\0": 4}
@@ -49,22 +50,22 @@ class NpyHeader:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     by_columns: bool
-    offset: int  # where the data begin, from the start of the file
+    offset: int  # the byte of the file where the data begin
 
     @property
     def size(self) -> int:
-        """The bytes of the whole file."""
+        """The size of the file in bytes."""
         return self.offset + math.prod(self.shape) * self.dtype.itemsize
 
     def array(self, data: Array) -> Array:
-        """Return a view of the bytes behind the header as an array."""
+        """Return the array as a view of `data`, the bytes after the header."""
         return data.view(self.dtype).reshape(self.shape, order="F" if self.by_columns else "C")
 
 
 def read_header(file: IO[bytes]) -> NpyHeader:
-    """Read the header, up to the first byte of the data.
+    """Read the header of a .npy file, and no byte of the data.
 
-    For damaged bytes, raises ValueError or any error of `ast` and NumPy (SyntaxError, TypeError ...).
+    Raises ValueError or any error of `ast` and NumPy (SyntaxError, TypeError ...) if the header is damaged.
     """
     head = file.read(len(NPY_MAGIC) + 2)
     width = _LENGTH_BYTES.get(head[-2:])
@@ -86,8 +87,8 @@ def read_header(file: IO[bytes]) -> NpyHeader:
 
 ZIP_MAGIC = b"PK\x03\x04"
 MAX_NAME = 512  # characters
-_BOMB_BYTES, _BOMB_TIMES = 1 << 26, 200  # activations compress to two thirds, never to 1 %
-_NUMPY_TYPES = {  # by the types of safetensors
+_BOMB_BYTES, _BOMB_TIMES = 1 << 26, 200  # activations compress to 2/3 of their size, never to 1/100
+_NUMPY_TYPES = {  # type in safetensors: type in NumPy
     "F32": "<f4", "F64": "<f8", "BOOL": "?", "U8": "<u1", "I8": "<i1", "U16": "<u2", "I16": "<i2",
     "U32": "<u4", "I32": "<i4", "U64": "<u8", "I64": "<i8",
 }  # fmt: skip
@@ -103,13 +104,13 @@ class StoredArray:
 
     name: str
     shape: tuple[int, ...]
-    dtype: str  # the name in the file
+    dtype: str  # the name of the type in the file
     kind: str
     read: Callable[[], Array]
 
 
 def npy_array(path: Path, name: str) -> StoredArray:
-    """Return the array of a .npy file. Raises FileFormatError."""
+    """Open the array of a .npy file. Raises FileFormatError."""
     size = check_regular(path, "a .npy file")
 
     def read_data(_: IO[bytes], header: NpyHeader) -> Array:
@@ -120,16 +121,16 @@ def npy_array(path: Path, name: str) -> StoredArray:
 
 
 def npz_arrays(path: Path) -> tuple[list[StoredArray], list[str]]:
-    """Return the arrays of a .npz archive, and the names of its other members. Raises FileFormatError.
+    """Return the arrays of a .npz archive, and the names of its other files. Raises FileFormatError.
 
     The archive stays open as long as the arrays exist.
     """
     arrays, others = [], []
     seen = set[str]()
     with reading(path), _as_file_error(str(path), "a .npz archive"):
-        archive = zipfile.ZipFile(path)  # kept open: its list of members takes long to read
+        archive = zipfile.ZipFile(path)  # stays open, because opening it takes long
         if archive.fp is not None:
-            finalize(archive, archive.fp.close)  # a reference cycle could collect the file first
+            finalize(archive, archive.fp.close)  # or the file could be collected before the archive
         for member in archive.infolist():
             if member.filename in seen:
                 raise FileFormatError(f"{path}: {brief(member.filename)} occurs twice")
@@ -150,7 +151,7 @@ def _member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> St
 
     def read_data(file: IO[bytes], header: NpyHeader) -> Array:
         data = np.frombuffer(file.read(header.size - header.offset), np.uint8)
-        if file.read(1):  # this also checks the checksum
+        if file.read(1):  # reading to the end makes zipfile check the checksum
             raise ValueError("the member became longer")
         return data
 
@@ -162,7 +163,7 @@ def _array(
     path: Path, name: str, where: str, size: int, open_file: Callable[[], IO[bytes]],
     read_data: Callable[[IO[bytes], NpyHeader], Array],
 ) -> StoredArray:  # fmt: skip
-    """Return a .npy array of `size` bytes, whose data `read_data` returns once the header has been read."""
+    """Return a .npy array of `size` bytes. `read_data` reads the data from a file that is past the header."""
     with _as_file_error(where, "a .npy array"), open_file() as file:
         header = read_header(file)
     if header.dtype.hasobject:
@@ -182,7 +183,7 @@ def _array(
 
 
 def check_name(where: Path | str, name: str) -> None:
-    """Raise FileFormatError for a name that is too long: looking it up takes more than linear time."""
+    """Raise FileFormatError if a name is too long, because a look-up takes more than linear time."""
     if len(name) > MAX_NAME:
         raise FileFormatError(
             f"{where}: {brief(name)}: expected a name of at most {MAX_NAME} characters, found {len(name):,}"
@@ -191,15 +192,15 @@ def check_name(where: Path | str, name: str) -> None:
 
 @contextmanager
 def _as_file_error(where: str, expected: str) -> Iterator[None]:
-    """Turn any error that NumPy and zipfile raise for damaged bytes into a FileFormatError."""
+    """Turn each error that NumPy or zipfile raises for damaged bytes into a FileFormatError."""
     try:
         yield
     except FileFormatError:
         raise
     except Exception as error:
-        if isinstance(error, OSError) and error.strerror:  # an error of the system, not of zipfile
+        if isinstance(error, OSError) and error.strerror:  # an error of the operating system, not of zipfile
             raise
-        raise FileFormatError(f"{where}: expected {expected}, found a damaged or different one") from error
+        raise FileFormatError(f"{where}: expected {expected}, found other or damaged bytes") from error
 
 
 def _kind(dtype: np.dtype[Any]) -> str:
@@ -209,7 +210,7 @@ def _kind(dtype: np.dtype[Any]) -> str:
 
 
 def _widened(array: Array) -> Array:
-    """Return float16 as float32, in this machine's byte order; a view if nothing changes."""
+    """Return the array in this machine's byte order, with float16 as float32. Copy only if needed."""
     dtype = array.dtype.newbyteorder("=")
     return array.astype(np.float32 if dtype == np.float16 else dtype, copy=False)
 
@@ -217,7 +218,7 @@ def _widened(array: Array) -> Array:
 def named_header(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the header of a safetensors file and its metadata.
 
-    Raises FileFormatError if it is not a safetensors file, or a name is too long.
+    Raises FileFormatError if the file is not a safetensors file, or a name is too long.
     """
     header, metadata = safetensors_header(path)
     for name in header:
@@ -256,10 +257,10 @@ def write_arrays(
     path: Path, arrays: Mapping[str, Array], *, text: str, tokens: Sequence[int], positions: Sequence[int],
     model: Any, notes: Sequence[str] = (), overwrite: bool = False,
 ) -> None:  # fmt: skip
-    """Write arrays by name as safetensors.
+    """Write named arrays to a safetensors file. Raises RunError if the system cannot write it.
 
-    `positions` has the position of each row of logits and probs. `notes` are printed by every command that
-    reads the file. Raises RunError if the system cannot write it.
+    `positions` has the position of each row of logits and probs. Every command that reads the file prints
+    its `notes`.
     """
     from safetensors.numpy import save as to_bytes
 
@@ -271,13 +272,13 @@ def write_arrays(
         "model": json.dumps(model),
         "notes": json.dumps(list(notes)),
     }
-    contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}  # 0-d stays 0-d
+    contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}  # scalars stay 0-d
     write_atomically(path, to_bytes(contiguous, metadata), overwrite)
 
 
 def save_arrays(trace: Trace, path: Path, overwrite: bool = False) -> None:
-    """Write the arrays of a trace: activations by event name, gradients and updates as `backward/name` and
-    `update/name`."""
+    """Write the arrays of a trace. Activations get the name of their event, gradients `backward/NAME` and
+    updates `update/NAME`."""
     arrays = {}
     for event in trace:
         name = event.name if event.phase == "forward" else f"{event.phase}/{event.name}"

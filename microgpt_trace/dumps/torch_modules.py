@@ -1,7 +1,7 @@
-"""The names of modules in PyTorch decoders, by family, and how to find the decoder in a model.
+"""The names of the modules in each family of PyTorch decoders. Finds the decoder in a model by these names.
 
-Does not import torch: the names of its modules show a model's family. engine_names.py says which event each
-module returns, and the plan says what the module reads.
+This file does not import torch. engine_names.py says which event each module returns, and the plan says which
+events the module reads.
 """
 
 from __future__ import annotations
@@ -17,36 +17,37 @@ from .event_names import module_meaning, names_of, numbered
 
 @dataclass(frozen=True)
 class Modules:
-    """The modules of a family: those of the stack (embedding, layers, norm) and those in a layer, by path.
+    """The names of the modules of a family: the stack (embedding, layers, norm), and the modules in a layer.
 
-    `embedding` names the modules before the first layer. The first one reads tokens; `positions` is the one
-    that reads positions. `engine` is the family's column in the table of names, which lists the modules of a
-    layer whose outputs are events; those in `optional` may be missing. `rotary` is the function that rotates
-    q and k, a global of the attention's Python module. An attention with the attribute `unlike` splits its
-    fused product in a way that we do not support.
+    - `embedding`: the modules before layer 0. The first of them reads the tokens.
+    - `positions`: the module that reads the positions.
+    - `engine`: the family's column in the table of names, which lists the modules whose outputs are events.
+    - `optional`: modules of a layer that may be missing.
+    - `rotary`: the global function that rotates q and k, in the Python module of the attention class.
+    - `unlike`: an attention with this attribute splits its fused product in a way that we do not support.
     """
 
-    having: str  # for messages: "GPT-2 has"
-    family: str  # for messages: "GPT-2"
+    having: str  # shown in messages: "GPT-2 has"
+    family: str  # shown in messages: "GPT-2"
     engine: str
     embedding: tuple[str, ...]
     layers: str
     norm: str
     optional: tuple[str, ...]
     attention: str
-    activation: str = ""  # its path, if it may be a function and not a module
+    activation: str = ""  # the path of the activation, if it may also be a function
     rotary: str = ""
     positions: str = ""
     unlike: str = ""
 
     @property
     def stack(self) -> tuple[str, ...]:
-        """The modules of the stack, all children of one module."""
+        """The modules of the stack, which are children of the same module."""
         return (*self.embedding, self.layers, self.norm)
 
     @property
     def parents(self) -> tuple[str, ...]:
-        """The paths of the parents of a layer's modules. The first is the layer itself: ""."""
+        """The paths of the modules in a layer that have such modules as children. The layer itself is ""."""
         return tuple(dict.fromkeys(path.rpartition(".")[0] for path in self.outputs))
 
     @cached_property
@@ -57,7 +58,7 @@ class Modules:
     @cached_property
     def taps(self) -> tuple[tuple[str, bool, tuple[str, ...]], ...]:
         """The events of a layer: the path of a module, True for its input or False for its output, and the
-        events with # for the layer. An input is listed if no module returns it."""
+        events with # for the layer number. An input is listed only if no module returns this event."""
         read = ((path, module_meaning(self.engine, f"{path}.input")) for path in self.outputs)
         return (
             *((path, False, self.in_layer(path)) for path in self.outputs),
@@ -70,9 +71,9 @@ class Modules:
         return names_of(self.engine)[name][0]
 
     def in_layer(self, path: str = "") -> tuple[str, ...]:
-        """Return the events, with # for the layer, that a layer or a module of it returns.
+        """Return the events, with # for the layer number, that a layer or one of its modules returns.
 
-        A fused product has several, side by side and equally wide.
+        A fused product has several events side by side, which are equally wide.
         """
         return module_meaning(self.engine, path).events
 
@@ -116,7 +117,7 @@ class TorchDecoder:
 
 
 def find_decoder(model: Any) -> TorchDecoder:
-    """Find the decoder in a model by the names of its modules. Raises InputError for none or several."""
+    """Find the decoder in a model by the names of its modules. Raises InputError unless there is one."""
     kind = type(model).__name__
     if not hasattr(model, "named_modules"):
         raise InputError(f"record(): expected a PyTorch model, found {kind}")
@@ -144,7 +145,7 @@ def find_decoder(model: Any) -> TorchDecoder:
 
 
 def expected_events(decoder: TorchDecoder) -> list[str]:
-    """Return the events that a complete pass computes, in the order of the modules."""
+    """Return the events that a complete forward pass computes, in the order of the modules."""
     family = decoder.family
     layers = [
         numbered(event, i)
@@ -159,7 +160,7 @@ def expected_events(decoder: TorchDecoder) -> list[str]:
 def _check_layer(family: Modules, name: str, layer: Any) -> None:
     """Raise InputError unless the layer has every required module, and no other module with weights.
 
-    Another module, such as Gemma's norms after the branches, would change which events the outputs are.
+    With other modules, such as Gemma's norms after attention and MLP, the outputs would be other events.
     """
     for path in family.outputs:
         if path not in family.optional and module_at(layer, path) is None:

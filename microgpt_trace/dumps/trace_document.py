@@ -1,4 +1,4 @@
-"""Read a trace written with --json: its events with their statistics, and their arrays if it has any."""
+"""Read a trace that was written with --json: its events, their statistics, and their arrays, if any."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .layouts import OWN, Leftover, Recorded, list_at, readable, whole_numbers
 from .recording import Recording
 from .stored_arrays import check_name
 
-_INFINITE = ("Infinity", "-Infinity")  # JSON lacks them, and the norm of finite numbers may overflow
+_INFINITE = ("Infinity", "-Infinity")  # JSON has no infinity, but a norm may overflow
 _COUNTS = ("count", "zero_count", "nan_count", "inf_count")
 _MOMENTS = ("mean", "std", "l2_norm", "min", "max", "max_abs")
 _MAX_DIMS = 8
@@ -33,7 +33,7 @@ _MAX_DIMS = 8
 def open_document(path: Path) -> Recording:
     """Read the forward events of a document, and the arrays that --values wrote.
 
-    A record whose name is no event becomes a leftover. Raises FileFormatError if the document is not valid.
+    A record with an unknown name becomes a leftover. Raises FileFormatError if the document is not valid.
     """
     document = read_json(path, MANY_VALUES)
     if document.get("schema") != SCHEMA_ID:
@@ -63,7 +63,7 @@ def open_document(path: Path) -> Recording:
 
 
 def _reading(path: Path, event: TraceEvent, record: Mapping[str, Any]) -> Callable[[], Array]:
-    """Return a function that reads the array of an event, or raises InputError if there is none."""
+    """Return a function that returns the array of an event, or raises InputError if there is no array."""
     where = f"{path}: {readable(event.name)}"
     if "values" in record:
         return partial(np.asarray, _values(where, record["values"], event))
@@ -97,7 +97,7 @@ def _event(where: str, record: Any) -> TraceEvent:
 
 
 def _stats(where: str, record: Any, size: int) -> TensorStats:
-    """Return the statistics of up to `size` elements: attention counts only keys that a query may see."""
+    """Return the statistics of up to `size` elements. Attention does not count masked elements."""
     names = [field.name for field in fields(TensorStats)]
     if not isinstance(record, dict) or record.keys() != set(names):
         raise FileFormatError(f"{where}: expected the statistics {', '.join(names)}, found {brief(record)}")

@@ -239,7 +239,7 @@ def test_reads_a_folder_of_apr(tmp_path):
     assert {name for name, r in recording.tensors.items() if r.adjacent} == {*QKV[:2], "layer2.attn.q_rope"}
     assert {name: r.beside for name, r in recording.tensors.items() if r.beside} == dict.fromkeys(QKV, QKV)
     assert recording.notes == (
-        "q, k and v are read from qkv_matmul, which is before the biases if the model has any",
+        "q, k and v are read from qkv_matmul, which lacks the biases if the model has any",
     )
 
 
@@ -248,7 +248,7 @@ def test_qkv_bias_goes_before_qkv_matmul(tmp_path):
     recording = open_aprt(tmp_path)
     assert recording.tensors["layer0.attn.q"].read().tolist() == [4, 5, 6]
     assert reasons_of(tmp_path) == {
-        "layer-0/qkv_matmul.bin": "it is before the biases; q, k and v are read from qkv_bias"
+        "layer-0/qkv_matmul.bin": "it lacks the biases; q, k and v are read from qkv_bias"
     }
     assert recording.notes == ()
 

@@ -83,7 +83,7 @@ def test_rejects_jsonl_and_a_map_of_names(trace, tmp_path):
     assert is_recording(tmp_path / "a.jsonl")
     refused(tmp_path / "a.jsonl", "--json", "--jsonl")
     (tmp_path / "a.json").write_text(trace_json(trace))
-    refused(tmp_path / "a.json", "expected tokens only", names=names_of(("logits", "x")), kind=InputError)
+    refused(tmp_path / "a.json", "expected only tokens", names=names_of(("logits", "x")), kind=InputError)
     refused(tmp_path / "a.json", "tokens", names=names_of(tokens=(1,)), kind=InputError)
     assert open_recording(tmp_path / "a.json", names_of(tokens=(3, 1, 4, 1))).tokens == (3, 1, 4, 1)
 

@@ -291,7 +291,7 @@ def test_reads_a_directory_of_aprt_dumps(tmp_path):
     recording = open_recording(folder, names_of(tokens=(1, 2, 3)))
     assert (list(recording.tensors), recording.tokens) == (["layer0.mlp.up"], (1, 2, 3))
     np.testing.assert_array_equal(recording.tensors["layer0.mlp.up"].read().ravel(), values)
-    refused(folder, "expected tokens only", names=names_of(("logits", "x")), kind=InputError)
+    refused(folder, "expected only tokens", names=names_of(("logits", "x")), kind=InputError)
 
 
 @pytest.mark.parametrize("event", ["layer0.attn.q", "model.layers.0.mlp.up_proj", "l_out-0"])

@@ -174,7 +174,7 @@ def test_rejects_a_shape_that_fits_no_layout(shape):
         (UP, "HTD", f"layout of {UP}: expected TC, CT, last, found 'HTD'"),
         (SCORES, "TC", f"layout of {SCORES}: expected HTS, THS, last, found 'TC'"),
         (SCORES, "SHT", f"layout of {SCORES}: expected HTS, THS, last, found 'SHT'"),
-        ("loss", "TC", "layout of loss: expected none, since it is a number, found 'TC'"),
+        ("loss", "TC", "layout of loss: expected no layout for a single number, found 'TC'"),
         (Q, "CT", "layer0.attn.q: expected [C, T] [64, 9], found [9, 64]"),
         (Q, "last", "layer0.attn.q: expected the last row [1, 64], found [9, 64]"),
         ("lm_head", "", "this model has no event 'lm_head'"),

@@ -147,8 +147,8 @@ BARE = [
     ("expected 20 bytes for 2 elements, found 19", bytes.fromhex(FINAL_NORM)[:-1]),
     ("expected 20 bytes for 2 elements, found 21", bytes.fromhex(FINAL_NORM) + b"\0"),
     ("expected 17,179,869,192 bytes for 4,294,967,295 elements", b"APRT" + b"\xff" * 8 + b"\0"),
-    ("a header of the whole model, found one of layer 3", b"APRT\3\0\0\0" + bytes(4)),
-    ("expected a header of layer 4, found one of layer 1", {}, {"layer-4/ffn_up.bin": TWO}),
+    ("a header of the whole model, found the header of layer 3", b"APRT\3\0\0\0" + bytes(4)),
+    ("expected a header of layer 4, found the header of layer 1", {}, {"layer-4/ffn_up.bin": TWO}),
     ("expected layer-0, layer-1 ..., found 'layer-x'", {}, {"layer-x/ffn_up.bin": TWO}),
     ("expected a file of APRT", lambda folder: (folder / "a.bin").mkdir()),
 ]
