@@ -1,8 +1,8 @@
-"""SurveyComparison: two surveys of the same texts, by two models or two quantisations of one model.
+"""Compare two surveys of the same texts, by two models or by two quantisations of one model.
 
-The rows of both reports are paired, and each pair has a distance. No model is run. Only statistics are
-compared, because a survey keeps no values: two models may have equal statistics although their values differ
-at every token.
+The comparison pairs the rows of both reports and measures the distance of each pair. It runs no model. It
+compares only statistics, because a survey keeps no values. Two models may therefore agree here although their
+values differ at every token.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ class NotCompared:
 class SurveyComparison:
     """The differences of survey B from survey A.
 
-    `same` is True if all compared sums and counts are the same, bit for bit. With `rtol` the surveys also
-    agree if no distance is above it. `first` is the first event in order of computation that does not agree.
-    `documents` is None if the surveys are unfinished.
+    `same` is True if all compared sums and counts are the same, bit for bit. If `rtol` is set, the surveys
+    also agree if no distance exceeds `rtol`. `first` is the first event, in order of computation, that does
+    not agree. `documents` is None if the surveys are unfinished.
     """
 
     SCHEMA = "microgpt.survey-diff/2"
@@ -88,7 +88,7 @@ class SurveyComparison:
     @property
     @in_document
     def agree(self) -> bool:
-        """True if the surveys are the same, or if `rtol` is set and no distance is above it."""
+        """True if the surveys are the same, or if `rtol` is set and no distance exceeds it."""
         return self.same or (
             self.rtol is not None and all(pair.distance <= self.rtol for pair in self.measured)
         )
@@ -98,11 +98,11 @@ def compare_surveys(
     a: Survey, b: Survey, *, names: Sequence[str] = (), rtol: float | None = None,
     called: tuple[str, str] = ("A", "B"),
 ) -> SurveyComparison:  # fmt: skip
-    """Compare survey B with survey A: all that both have, or the events that `names` (names and globs)
-    choose, with their layers and heads. `called` has the names of the surveys in errors.
+    """Compare survey B with survey A. If `names` has event names or globs, compare only these events with
+    their layers and heads, and no predictions. `called` has the names of the two surveys for errors.
 
-    Raises InputError if the surveys differ in their texts or in how they read them, if nothing can be
-    compared, or if a name matches no comparable event.
+    Raises InputError if the surveys read different texts or read the texts with other options, if nothing can
+    be compared, or if a name matches no comparable event.
     """
     _check_comparable(a, b, called)
     events_a, events_b = surveyed_events(a), surveyed_events(b)
@@ -155,7 +155,7 @@ _READ: Mapping[str, Callable[[Survey], Any]] = {
 
 
 def _check_comparable(a: Survey, b: Survey, called: tuple[str, str]) -> None:
-    """Raise InputError if two surveys differ in their texts or in how they read them."""
+    """Raise InputError if two surveys read different texts or read the texts with other options."""
     for name, value in _READ.items():
         if value(a) != value(b):
             values = f"expected {brief(value(a))} as in {called[0]}, found {brief(value(b))}"
@@ -181,7 +181,7 @@ def _not_compared(a: Sequence[SurveyedEvent], b: Sequence[SurveyedEvent]) -> lis
 
 
 def _changed_tallies(a: Mapping[str, Any], b: Mapping[str, Any]) -> set[str]:
-    """Return the events (and other measured things) whose common tallies differ in any bit."""
+    """Return the names of the events, and of other parts of a survey, whose tallies differ in any bit."""
 
     def content(tally: Any) -> Any:
         return {part: (array.shape, array.tobytes()) for part, array in tally.arrays().items()}
@@ -190,9 +190,9 @@ def _changed_tallies(a: Mapping[str, Any], b: Mapping[str, Any]) -> set[str]:
 
 
 def _notes(a: Survey, b: Survey, same_tokens: bool) -> Iterator[str]:
-    """Yield the circumstances that matter for reading the figures."""
+    """Yield notes on what else differs between the surveys, which may explain their distances."""
     if not same_tokens:
-        yield "the vocabularies differ: predictions are not compared, and events belong to other tokens"
+        yield "the vocabularies differ: each survey ran its own tokens, and predictions are not compared"
     run_a, run_b = (f"{counted(own.read[0], 'text')} of {counted(own.read[1], 'token')}" for own in (a, b))
     if run_a != run_b:
         yield f"the surveys ran different amounts: {run_a} in A, {run_b} in B"
@@ -203,6 +203,6 @@ def _notes(a: Survey, b: Survey, same_tokens: bool) -> Iterator[str]:
 
 
 def _entering(a: Survey, b: Survey, layer: int) -> str | None:
-    """Return the event of the residual stream before a layer, if both models have the same name for it."""
+    """Return the event of the residual stream before a layer, or None if the models name it differently."""
     one, two = (survey.model.streams[layer] for survey in (a, b))
     return one if one == two else None

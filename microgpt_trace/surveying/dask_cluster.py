@@ -1,4 +1,4 @@
-"""Workers of a Dask cluster. The shards of a task are merged on the cluster, before one result returns."""
+"""Run a survey on the workers of a Dask cluster. The cluster merges the results of the shards of a task."""
 
 from __future__ import annotations
 
@@ -28,14 +28,13 @@ from .execution import (
 from .state import Measured
 
 CONNECT = 10.0  # seconds within which a scheduler must answer
-ALONE = 10.0  # seconds without a worker before a note says so
-FAN = 8  # shards that are merged into one result
+ALONE = 10.0  # seconds to wait for a first worker before a note says that there is none
+FAN = 8  # number of shards whose results are merged into one
 _MODULE = run_in_worker.__module__
 
 
 class DaskCluster(Crew):
-    """The workers of a scheduler, which may join and leave. The scheduler itself repeats the tasks of lost
-    workers."""
+    """The workers of a Dask scheduler. Workers may join and leave. The scheduler repeats lost tasks."""
 
     parts = FAN
 
@@ -62,7 +61,7 @@ class DaskCluster(Crew):
         return len(threads)
 
     def _check(self, workers: set[str]) -> None:
-        """Raise InputError for a worker without this program, which would end when it receives a task."""
+        """Raise InputError if a worker lacks this program: the worker would end when it receives a task."""
         if workers:
             specs = self._client.run(find_spec, _MODULE, workers=list(workers), on_error="return")
             for worker, spec in specs.items():
@@ -80,7 +79,7 @@ class DaskCluster(Crew):
 
 @contextmanager
 def on_cluster(assignment: Assignment, address: str, note: Note) -> Iterator[Crew]:
-    """Yield the crew of the Dask cluster at an address, which must be trusted: its pickles can run code.
+    """Yield the workers of a Dask cluster. Use only trusted clusters: their pickles can run code.
 
     Raises InputError if the package distributed is missing, no scheduler answers, or a worker lacks this
     program, and RunError if workers end again and again or the scheduler ends.
@@ -101,12 +100,12 @@ def on_cluster(assignment: Assignment, address: str, note: Note) -> Iterator[Cre
 
 
 def _connected(address: str) -> Any:
-    """Connect to the scheduler. Raises InputError if there is none or it does not answer in time."""
+    """Connect to the scheduler. Raises InputError if no scheduler answers in time."""
     import asyncio
 
     from distributed import Client
 
-    client: Any = Client  # partly typed, or not installed
+    client: Any = Client  # `distributed` is only partly typed, and may not be installed
     greeting, where = Future[None](), f"--scheduler {brief(address)}"
     Thread(target=_greet, args=(address, greeting), daemon=True).start()
     try:
@@ -118,13 +117,13 @@ def _connected(address: str) -> Any:
         raise InputError(f"{where}: nothing answers there ({error})") from error
     except ValueError as error:
         raise InputError(f"{where}: expected an address like tcp://host:8786 ({error})") from error
-    except Exception as error:  # any exception, if the answer is not a scheduler's message
+    except Exception as error:  # an answer that no scheduler sends can raise anything
         raise InputError(f"{where}: expected a scheduler that Dask is configured for, found none") from error
 
 
 def _greet(address: str, greeting: Future[None]) -> None:
-    """Shake hands with the scheduler, for which its client would wait forever. Runs in its own thread, since
-    a notebook has an event loop in the main thread."""
+    """Check that the scheduler answers, because Dask's client would wait for it without limit. The check runs
+    in a thread, since the main thread of a notebook already runs an event loop."""
     import asyncio
 
     from distributed import Security
@@ -147,7 +146,7 @@ def _scheduler_ended(address: str) -> RunError:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Suppress the client's log of a lost connection, which an error reports."""
+    """Suppress what the client logs about a lost connection, because an error reports the loss."""
     logger = getLogger("distributed.client")
     before = logger.level
     logger.setLevel(CRITICAL)

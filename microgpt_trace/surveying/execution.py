@@ -1,6 +1,6 @@
 """Run the tasks of a survey, in this process or by workers, and repeat the tasks of lost workers.
 
-A worker opens the model once, from its file. A task brings it only documents. Knows no statistics.
+A worker opens the model once, from its file. A task contains only documents.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from .shard import survey_shard
 from .state import Measured, SurveyOrder, fingerprint_of
 
 TRIES = 3  # attempts to run a task whose workers are lost
-MOST_BLOCKS = 16  # blocks that a shard has at most
-SECONDS = 10.0  # a shard should compute for at least this long, since merging its result has a cost
-SHARES = 2  # shards that should be left for each worker, so that all workers finish together
+MOST_BLOCKS = 16  # largest number of blocks in a shard
+SECONDS = 10.0  # shortest time that a shard should take, since merging its result costs time too
+SHARES = 2  # shards per worker that should remain to be run, so that all workers finish together
 AHEAD = SHARES * MOST_BLOCKS  # blocks per worker that are read ahead
-HELD = 1 << 25  # bytes of text beyond which nothing more is read ahead
+HELD = 1 << 25  # largest number of bytes of text to read ahead
 PATIENCE = 1.0  # seconds between two checks of the number of workers
-_one_at_a_time = Lock()  # a worker with several threads has only one model and one core
+_one_at_a_time = Lock()  # the threads of a worker share one model and one core, so only one of them may run
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """The path of a model and the options of `load`, or the seed of an untrained microGPT. Every process
-    opens the model from it."""
+    """What a worker needs to open the model: path and options of `load`, or the seed of an untrained
+    microGPT."""
 
     path: str | None
     options: tuple[tuple[str, Any], ...] = field(default=(), hash=False)  # a value may be a dict
@@ -53,7 +53,7 @@ class ModelSource:
 
 
 class Block(NamedTuple):
-    """Documents that are surveyed together, the number of the block, and the hash of the texts."""
+    """Documents that are surveyed together, with the number of the block and a hash of its texts."""
 
     number: int
     documents: list[Document]
@@ -71,7 +71,7 @@ Run = Callable[[Sequence[Block]], Measured]
 
 @dataclass(frozen=True)
 class Assignment:
-    """The work of all workers, and what they need for it: the same model and the same program version."""
+    """What workers need to know: the model, what to measure, and the required program version."""
 
     source: ModelSource
     fingerprint: str
@@ -80,16 +80,16 @@ class Assignment:
 
     @classmethod
     def of(cls, source: ModelSource, fingerprint: str, order: SurveyOrder) -> Assignment:
-        """Build the assignment of this process, with an absolute path to the model: a worker may run in
-        another folder."""
+        """Build an assignment with this program's version. The path of the model becomes absolute, because a
+        worker may run in another folder."""
         path = None if source.path is None else os.path.abspath(source.path)  # noqa: PTH100 (no link is followed)
         return cls(replace(source, path=path), fingerprint, order, program())
 
 
 class Crew:
-    """The workers that compute. This base class computes in this process."""
+    """The workers of a survey. This base class computes in the current process."""
 
-    parts = 1  # shards of a task, which run separately and are merged before the result returns
+    parts = 1  # number of shards that a task is divided into
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -99,7 +99,6 @@ class Crew:
         return 1
 
     def submit(self, blocks: Sequence[Block]) -> Future[Any]:
-        """Start a task that runs blocks."""
         done = Future[Measured]()
         done.set_result(self._run(blocks))
         return done
@@ -110,11 +109,10 @@ class Crew:
         return measured
 
     def renew(self) -> None:
-        """Replace the workers after one was lost. This process cannot be lost."""
+        """Replace the workers after one was lost. Nothing to do here: the current process cannot be lost."""
 
 
 def run_here(model: LanguageModel, order: SurveyOrder, blocks: Sequence[Block]) -> Measured:
-    """Run blocks in this process."""
     start = monotonic()
     measured = survey_shard(model, order, [document for block in blocks for document in block.documents])
     measured.blocks = {block.number: block.digest for block in blocks}
@@ -123,14 +121,15 @@ def run_here(model: LanguageModel, order: SurveyOrder, blocks: Sequence[Block]) 
 
 
 def run_in_worker(assignment: Assignment, blocks: Sequence[Block]) -> Measured:
-    """Run blocks on one core. Raises InputError if the model or the program differs from the assignment's."""
+    """Run blocks on one core. Raises InputError if the model or the program version is not the assigned
+    one."""
     with _one_at_a_time, one_core():
         return run_here(_open(assignment), assignment.order, blocks)
 
 
 @lru_cache(maxsize=1)
 def _open(assignment: Assignment) -> LanguageModel:
-    """Open the model at the first task of a process."""
+    """Open and check the model. The cache makes a process do so once."""
     worker = f"a worker on {node()}"
     if assignment.program != program():
         raise InputError(f"{worker}: expected {assignment.program}, found {program()}")
@@ -146,7 +145,7 @@ def _open(assignment: Assignment) -> LanguageModel:
 
 
 def merge_results(*results: Measured) -> Measured:
-    """Merge the results of several shards into a copy: a merge on a lost worker is repeated."""
+    """Merge the results of several shards. This changes no result, so that a lost merge can be repeated."""
     first = deepcopy(results[0])
     for other in results[1:]:
         first.merge(other)
@@ -161,7 +160,7 @@ def program() -> str:
 
 @lru_cache(maxsize=1)
 def arithmetic() -> tuple[str, ...]:
-    """Return the libraries that compute, with their kernels here. Other kernels round differently."""
+    """Return the versions of NumPy and BLAS, and the BLAS kernel in use, which decides how sums round."""
     import numpy as np
     from threadpoolctl import threadpool_info
 
@@ -173,15 +172,15 @@ def arithmetic() -> tuple[str, ...]:
 
 
 class Tasks:
-    """Blocks joined into tasks. A task has more blocks if blocks are fast, and fewer when few are left, so
-    that all workers finish together."""
+    """Join blocks into tasks. A task has many blocks if blocks take little time. It has few blocks near the
+    end, so that all workers finish together."""
 
     def __init__(self, blocks: Iterator[Block], crew: Crew) -> None:
         self._blocks, self._crew = blocks, crew
-        self._seconds = SECONDS  # for one block, until a result tells
+        self._seconds = SECONDS  # seconds per block, a guess until the first result arrives
 
     def learn(self, result: Measured) -> None:
-        """Note how long the blocks of a result took."""
+        """Measure the time per block from a result."""
         self._seconds = result.seconds / len(result.blocks)
 
     def __iter__(self) -> Iterator[list[Block]]:
@@ -209,7 +208,7 @@ def run_tasks(blocks: Iterator[Block], crew: Crew, note: Note) -> Generator[Meas
     new, running = iter(tasks), dict[Future[Any], list[Block]]()
     lost, losses = list[list[Block]](), Counter[int]()
     while True:
-        most = max(1, -(-crew.size() // crew.parts)) + (crew.size() > 1)  # one waits, so that no worker does
+        most = max(1, -(-crew.size() // crew.parts)) + (crew.size() > 1)  # 1 waits: no worker is idle
         while len(running) < most and (task := lost.pop() if lost else next(new, None)):
             running[crew.submit(task)] = task
         if not running:
@@ -233,7 +232,7 @@ def run_tasks(blocks: Iterator[Block], crew: Crew, note: Note) -> Generator[Meas
 
 
 def workers_lost(where: str) -> RunError:
-    """Return the error for workers that end again and again in a task."""
+    """Return the error for a task whose workers ended TRIES times."""
     return RunError(
         f"{where}: workers ended {TRIES} times in the task that starts here; if their memory ran out, use "
         "fewer workers or --max-tokens"

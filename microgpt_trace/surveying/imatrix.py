@@ -1,7 +1,7 @@
 """Importance matrices: the mean squares of each weight's inputs, in the format of llama.cpp. llama-imatrix
 writes such files, and llama-quantize reads them.
 
-The file is GGUF with general.type "imatrix" and no architecture. For each weight, by its name in GGUF, it has
+The file is GGUF with general.type "imatrix" and no architecture. For each weight NAME in GGUF, the file has
 two F32 tensors: NAME.in_sum2 [n_mat, in], the sums of the squared inputs over all rows, and NAME.counts
 [n_mat, 1], the numbers of rows. n_mat is the number of experts, or 1. Source: tools/imatrix/imatrix.cpp of
 llama.cpp.
@@ -42,8 +42,8 @@ _ALIGNMENT = 32
 
 @frozen(eq=False)
 class SquaredInputs:
-    """The squared inputs of one weight: sums over rows for each input channel [n_mat, in] float64, and the
-    numbers of rows [n_mat] int64."""
+    """The squared inputs of one weight: `sums` over rows for each input channel [n_mat, in] float64, and
+    `counts`, the numbers of rows [n_mat] int64."""
 
     sums: Array
     counts: Array
@@ -51,8 +51,8 @@ class SquaredInputs:
 
 @frozen(eq=False)
 class Imatrix:
-    """An importance matrix: the squared inputs of weights by their names in GGUF, the sources of the texts,
-    and the number and size of the chunks in which the texts were read."""
+    """An importance matrix. `entries` has the squared inputs of each weight by its name in GGUF, and
+    `datasets` the sources of the texts. The texts had `chunk_count` chunks of `chunk_size` tokens."""
 
     entries: Mapping[str, SquaredInputs]
     datasets: tuple[str, ...]
@@ -86,7 +86,7 @@ def imatrix_bytes(imatrix: Imatrix) -> bytes:
     ]
     index, data = [], bytearray()
     for name, values in _float32(imatrix.entries):
-        dims = values.shape[::-1] if len(values) > 1 else values.shape[1:]  # ggml omits a last dimension of 1
+        dims = values.shape[::-1] if len(values) > 1 else values.shape[1:]  # ggml drops a last dimension of 1
         shape = _U32.pack(len(dims)) + b"".join(map(_U64.pack, dims))
         index.append(_string(name) + shape + _OF_F32 + _U64.pack(len(data)))
         data += values.tobytes()
@@ -102,7 +102,7 @@ def _string(text: str) -> bytes:
 
 
 def _float32(entries: Mapping[str, SquaredInputs]) -> Iterator[tuple[str, Array]]:
-    """Yield the tensors [rows, width] with their names."""
+    """Yield the name and the values [rows, width] of each tensor."""
     for name, inputs in sorted(entries.items()):
         with np.errstate(over="ignore"):
             sums = inputs.sums.astype("<f4")
@@ -118,7 +118,7 @@ def _float32(entries: Mapping[str, SquaredInputs]) -> Iterator[tuple[str, Array]
 
 
 def is_imatrix(path: Path) -> bool:
-    """Return True if a file's general.type is "imatrix". A pipe is not opened and never one."""
+    """Return True if a file's general.type is "imatrix". Return False for a pipe without opening it."""
     if beginning(path, len(MAGIC)) != MAGIC:
         return False
     with suppress(OSError, ValueError, FileFormatError):
@@ -127,7 +127,7 @@ def is_imatrix(path: Path) -> bool:
 
 
 def read_imatrix(path: Path) -> Imatrix:
-    """Read an importance matrix of this program or of llama.cpp, in which an expert may have no rows.
+    """Read an importance matrix that this program or llama.cpp wrote. Experts that read no rows are allowed.
 
     Raises FileFormatError if the file is not a valid importance matrix.
     """
@@ -173,7 +173,7 @@ def _numbers(tensor: StoredTensor) -> Array:
     """Return the elements of a tensor of sums or counts as float64."""
     if tensor.encoding.name != "F32":
         raise InputError(f"tensor {tensor.name!r}: expected F32, found {tensor.encoding.name}")
-    with np.errstate(invalid="ignore"):  # a signalling NaN
+    with np.errstate(invalid="ignore"):  # casting a signalling NaN would warn
         values = tensor.read().astype(np.float64).ravel()
     if not values.size:
         raise InputError(f"tensor {tensor.name!r} is empty")
@@ -187,10 +187,10 @@ def _numbers(tensor: StoredTensor) -> Array:
 
 
 def imatrix_of(survey: Survey, with_output: bool = False) -> Imatrix:
-    """Return the importance matrix of a survey, with each text as one chunk. The output matrix (lm_head) is
-    included only if `with_output` is set.
+    """Return the importance matrix of a survey, which counts each text as one chunk. It has the output matrix
+    (lm_head) only if `with_output` is set.
 
-    Raises InputError if the model has no weights in GGUF, or if an input was not measured or is not finite.
+    Raises InputError if the model is a microGPT, or if an input was not measured or is not finite.
     """
     entries: dict[str, SquaredInputs] = {}
     model, events = survey.model, survey.order.events
@@ -214,7 +214,7 @@ def _inputs(
     origin: str, weights: Mapping[str, str], events: Collection[str], with_output: bool
 ) -> dict[str, str]:
     """Return the event that each weight of an importance matrix reads. Raises InputError if there are no
-    weights, or if such an event is not in `events`."""
+    weights, or if an event that a weight reads is not in `events`."""
     if not weights:
         raise InputError(f"{origin}: an importance matrix needs a production model, not a microGPT")
     inputs = {own: event for own, event in weights.items() if with_output or layer_of(event) is not None}
@@ -226,8 +226,9 @@ def _inputs(
 
 @frozen
 class ImportantWeight:
-    """A weight of an importance matrix: the number of its matrices, input channels and summed rows, the RMS
-    of its inputs, and the channel with the largest RMS over all matrices, relative to the median channel."""
+    """A weight of an importance matrix. `rms` is the RMS of its inputs over all `rows` that its `matrices`
+    read. `channel` is the input channel with the largest sum of squares, and `times_median` is its RMS
+    divided by the RMS of the median channel."""
 
     name: str
     matrices: int
@@ -266,5 +267,5 @@ def _weight(name: str, inputs: SquaredInputs) -> ImportantWeight:
     total = inputs.sums.sum(axis=0)
     top, median = int(total.argmax()), float(np.median(total))
     times = float(np.sqrt(total[top] / median)) if median > 0 else None
-    rms = float(np.sqrt(total.sum() / (rows * channels)))  # the rows of all experts together
+    rms = float(np.sqrt(total.sum() / (rows * channels)))  # over the rows of all experts
     return ImportantWeight(name, matrices, channels, rows, rms, top, times)

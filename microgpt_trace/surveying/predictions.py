@@ -1,5 +1,4 @@
-"""The predictions of a survey as plain data: by part, by token and by document, and the verdict on
-overfitting. Shows nothing."""
+"""The predictions of a survey as plain data: for each part, token and document. Also judges overfitting."""
 
 from __future__ import annotations
 
@@ -14,14 +13,14 @@ from ..text.brief import frozen
 from ..text.wording import fixed, told_apart
 from .state import Survey, SurveyExample
 
-ENOUGH = 2  # documents that a spread needs
-ERRORS = 2.0  # standard errors; chance exceeds them in 2 of 100 cases
+ENOUGH = 2  # documents that a standard deviation needs
+ERRORS = 2.0  # standard errors: by chance, a difference exceeds them in 2 of 100 cases
 
 
 @frozen
 class SurveyedToken:
-    """The predictions of a token as the next token: how often it follows, its mean loss in nats, how often it
-    was the most likely token (a share), and the mean of 1 / rank."""
+    """How well a token is predicted where it is the next token. `loss` is the mean loss in nats, `accuracy`
+    the share of places where the token was the most likely, and `reciprocal_rank` the mean of 1 / rank."""
 
     token: int
     label: str
@@ -33,13 +32,13 @@ class SurveyedToken:
 
 @frozen(slots=False)
 class SurveyedPart:
-    """The predictions of one part of a corpus, losses in nats.
+    """How well the tokens of one part of a corpus are predicted. Losses are in nats.
 
-    `loss` is the mean over tokens. `document_loss` is the mean of the documents' mean losses, and `spread`
-    their standard deviation. `accuracy` is the share of tokens that were predicted right (the most likely
-    token), `document_accuracy` the mean of the documents' shares, and `all_right` the number of documents
-    whose tokens were all right. `ranks` counts tokens by rank: up to each rank that it names, and above the
-    last.
+    `loss` is the mean loss over all tokens. `document_loss` is the mean over documents of each document's
+    mean loss, and `spread` the standard deviation over documents. A token is predicted right if it was the
+    most likely token. `accuracy` is the share of tokens that are predicted right, and `document_accuracy` the
+    mean of this share over documents. `all_right` counts documents whose tokens are all predicted right.
+    `ranks` counts tokens by rank: "10" counts ranks above the previous key up to 10.
     """
 
     part: str
@@ -61,10 +60,11 @@ class SurveyedPart:
 
 @frozen
 class Overfitting:
-    """The verdict on overfitting: `holds` is True if names of the held-out set are predicted worse.
+    """Whether the model overfits. `holds` is True if it predicts held-out names worse than training names.
 
-    `gap` is the difference of the mean losses by document, and `error` its standard error from the spread
-    over documents. `holds` is None if overfitting is not judged. `text` is the verdict in words.
+    `holds` is None if overfitting is not judged. `gap` is the mean loss of held-out documents minus that of
+    training documents. `error` is the standard error of `gap`, from the spread over documents. `text` says
+    the result.
     """
 
     holds: bool | None
@@ -74,8 +74,8 @@ class Overfitting:
 
 
 def surveyed_parts(survey: Survey) -> list[SurveyedPart]:
-    """Return the parts of the corpus, the training set before the held-out set. A part may have no documents.
-    A corpus that is not the model's training data has one part."""
+    """Return the predictions of the training set, then of the held-out set. Either set may have no documents.
+    A corpus that is not the model's training data counts as one part."""
     parts = {
         name.removeprefix(PREDICTIONS).removeprefix("."): gathered(PredictionTallies, name, survey.tallies)
         for name in (tally.rpartition("/")[0] for tally in survey.tallies if tally.endswith("/token_loss"))
@@ -106,7 +106,7 @@ def _part(survey: Survey, part: str, tallies: Any) -> SurveyedPart:
 
 
 def _mean_and_spread(tallies: Any, documents: int) -> tuple[float | None, float | None]:
-    """Return the mean of the documents' losses, and the standard deviation of a sample."""
+    """Return the mean and the sample standard deviation of the documents' losses."""
     if not documents:
         return None, None
     sums = tallies.document_loss, tallies.document_loss_squares
@@ -117,7 +117,7 @@ def _mean_and_spread(tallies: Any, documents: int) -> tuple[float | None, float 
 
 
 def _tokens(survey: Survey, tallies: Any) -> list[SurveyedToken]:
-    """Return the tokens that follow anywhere, the most frequent first."""
+    """Return every token that is a next token in the corpus, the most frequent first."""
     counts, right = tallies.token_count.numbers, tallies.token_right.numbers
     loss, ranks = tallies.token_loss.values(), tallies.token_reciprocal_rank.values()
     order = sorted(counts.nonzero()[0].tolist(), key=lambda token: (-counts[token], token))
@@ -131,7 +131,8 @@ def _tokens(survey: Survey, tallies: Any) -> list[SurveyedToken]:
 
 
 def overfitting(survey: Survey, parts: list[SurveyedPart]) -> Overfitting | None:
-    """Judge overfitting by the losses of both parts. Returns None if the corpus has no such parts."""
+    """Judge overfitting by the losses of the training set and the held-out set. Returns None if the survey
+    does not know these two sets."""
     if not any(name.startswith(f"{PREDICTIONS}.") for name in survey.tallies):
         return None
     reason = _why_not_judged(survey)
@@ -155,13 +156,13 @@ def overfitting(survey: Survey, parts: list[SurveyedPart]) -> Overfitting | None
 
 
 def _why_not_judged(survey: Survey) -> str:
-    """Return the reason why overfitting is not judged, "" if the corpus is the model's training data."""
+    """Return why overfitting cannot be judged, or "" if the corpus is the model's training data."""
     data = survey.model.trained_on
     if data == NOTHING:
         return "the model is untrained"
     if not data:
         return "the training data of the model are unknown"
-    other = "the corpus is not, or not all of, the data that the model was trained on"
+    other = "the corpus is not the complete data that the model was trained on"
     return "" if data == survey.corpus.data else f"{other} ({data})"
 
 

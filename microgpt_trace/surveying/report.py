@@ -25,9 +25,9 @@ from ..tracing.findings import Anomaly, Insight
 from .predictions import Overfitting, SurveyedPart, overfitting, surveyed_parts
 from .state import Survey, SurveyExample
 
-NORM = "the norm of a row relative to that after layer 0 (geometric mean)"
-MOST_CHANNELS = 10  # channels of an event that are named
-LONG_TEXTS = 16  # tokens per text: in shorter texts the massive activations of position 0 dominate the means
+NORM = "a row's norm relative to its norm after layer 0 (geometric mean)"
+MOST_CHANNELS = 10  # largest number of channels of an event that a report names
+LONG_TEXTS = 16  # tokens per text below which the massive activations of position 0 dominate means
 
 
 @frozen
@@ -43,10 +43,10 @@ class OutlierChannel:
 class SurveyedEvent:
     """The statistics of an event over all channels, positions and documents.
 
-    `count` is the number of finite values, `zeros` the share of them that is 0. `dead` has the first of
-    `dead_count` dead channels: channels that are always 0, or units of an MLP that never leave +-0.01.
-    `outliers` has the first of `outlier_count` channels whose RMS is 6 times the median or more. `quantiles`
-    are those of the magnitudes, if these were counted.
+    `count` is the number of finite values, and `zeros` the share of finite values that are 0. A dead channel
+    is always 0, and a dead unit of an MLP never leaves +-0.01: `dead` lists the first of these. An outlier is
+    a channel whose RMS is at least 6 times the median RMS: `outliers` lists the first outliers. `quantiles`
+    has quantiles of the magnitudes, or is None if the magnitudes were not counted.
     """
 
     name: str
@@ -72,9 +72,10 @@ class SurveyedEvent:
 class SurveyedLayer:
     """The effect of a layer on all rows of the residual stream.
 
-    `growth` is the geometric mean of the norm after the layer divided by the norm before it, and `cosine` the
-    mean cosine between both. `massive` of `documents` have a massive activation: an element of 1,000 times
-    the median magnitude or more. `farthest` is the element with the largest multiple.
+    The layer multiplies the norm of a row by `growth` (a geometric mean). `cosine` is the mean cosine between
+    a row before the layer and after it. A massive activation is an element of at least 1,000 times the median
+    magnitude of its document: `massive` counts the documents that have one. `farthest` is the largest
+    element, relative to this median.
     """
 
     layer: int
@@ -89,8 +90,9 @@ class SurveyedLayer:
 
 @frozen
 class SurveyedHead:
-    """An attention head over all queries from position 1 on: its shares of attention, the shares of even
-    attention, the mean entropies of both in nats, and its role."""
+    """The statistics of an attention head over all queries from position 1 on. `attention` has its mean
+    shares of attention, and `entropy` its mean entropy in nats. `even` and `even_entropy` are the same
+    statistics of uniform attention."""
 
     layer: int
     head: int
@@ -105,7 +107,7 @@ class SurveyedHead:
 
 @frozen
 class UnitExamples:
-    """The places where a unit is most active."""
+    """The places of a corpus where a unit of an MLP is most active."""
 
     event: str
     unit: int
@@ -114,7 +116,7 @@ class UnitExamples:
 
 @frozen
 class LeftOut:
-    """The number of rows or texts that were skipped or cut for one reason, and the place of the first one."""
+    """How many rows or texts were skipped or cut for one reason, and the place of the first of them."""
 
     reason: str
     count: int
@@ -123,8 +125,8 @@ class LeftOut:
 
 @frozen(slots=False)
 class SurveyReport:
-    """The results of a survey. `texts` and `tokens` count what was run. `documents` is None if the corpus was
-    not read to its end, and `whole` is True if all of it was run."""
+    """The results of a survey. `texts` and `tokens` count what the model has run. `whole` is True if it has
+    run all documents of the corpus. `documents` is None until the corpus was read to its end."""
 
     SCHEMA = "microgpt.survey/1"
 
@@ -150,7 +152,6 @@ class SurveyReport:
 
 
 def report_of(survey: Survey) -> SurveyReport:
-    """Build the report of a survey, which may be unfinished."""
     texts, tokens = survey.read
     parts, layers, heads = surveyed_parts(survey), surveyed_layers(survey), surveyed_heads(survey)
     events, model, corpus = surveyed_events(survey), survey.model, survey.corpus
@@ -165,7 +166,6 @@ def report_of(survey: Survey) -> SurveyReport:
 
 
 def surveyed_events(survey: Survey) -> list[SurveyedEvent]:
-    """Return the statistics of every measured event."""
     return [_event(survey, name, survey.channels(name)) for name in survey.order.events]
 
 
@@ -215,14 +215,14 @@ def surveyed_layers(survey: Survey) -> list[SurveyedLayer]:
 
 
 def surveyed_heads(survey: Survey) -> list[SurveyedHead]:
-    """Return every head whose attention weights were measured for at least one query."""
+    """Return the statistics of every head with at least one measured query."""
     heads = []
     for event in survey.order.events:
         counts = survey.tallies.get(f"{event}/queries")
         if counts is None or not counts.values()[0]:
             continue
         layer = layer_of(event)
-        assert layer is not None  # weights belong to a layer
+        assert layer is not None  # attention weights belong to a layer
         window = survey.model.windows[layer]
         (even, even_entropy), *_ = _shares(survey, f"{EVENLY}.{window or 'all'}", EVENLY)
         for head, (attention, entropy) in enumerate(_shares(survey, event, event)):
@@ -234,7 +234,8 @@ def surveyed_heads(survey: Survey) -> list[SurveyedHead]:
 
 
 def _shares(survey: Survey, name: str, counter: str) -> list[tuple[Attention, float]]:
-    """Return the mean shares and the mean entropy of each head, over the queries that `counter` counted."""
+    """Return the mean shares and entropy of each head. `counter` names the tallies that counted the
+    queries."""
     counts = [int(survey.tallies[f"{counter}/{key}"].values()[0]) for key in COUNTS]
     sums = {key: survey.tallies[f"{name}/{key}"].values() for key in SUMS}
     return mean_shares(sums, *counts)
@@ -251,7 +252,7 @@ def unit_examples(survey: Survey) -> list[UnitExamples]:
     ]
 
 
-# --- Insights: the predicates of a trace, over all texts --------------------------------------
+# --- Insights: those of a trace, but over all texts -------------------------------------------
 
 
 def insights_of(layers: Sequence[SurveyedLayer], heads: Sequence[SurveyedHead]) -> Iterator[Insight]:
@@ -277,25 +278,26 @@ def _massive(layers: Sequence[SurveyedLayer]) -> Insight:
     massive = [row for row in layers if row.massive]
     ratio, limit = told_apart(far.value, MASSIVE, fixed, 0 if far.value >= 100 else 1)
     largest = (
-        f"The largest element is {ratio} times the median magnitude of its text. It stands after layer "
-        f"{top.layer} in channel {far.channel} at position {far.position} "
-        f"({shown_token(far.token)}) of {far.place}."
+        f"The largest element is {ratio} times the median magnitude of its text. It is in channel "
+        f"{far.channel} after layer {top.layer}. Its token is {shown_token(far.token)}, at position "
+        f"{far.position} of {far.place}."
     )
     numbers: dict[str, float | None] = {"times_median": far.value, "layers": float(len(massive))}
     if not massive:
-        text = f"None. {largest} A massive activation is {limit} times or more."
+        text = f"No element is massive, that is {limit} times the median or more. {largest}"
         return Insight("massive", title, False, text, numbers, top.event)
     most = max(massive, key=lambda row: row.massive / row.documents)
     text = (
-        f"After {len(massive)} of {counted(len(layers), 'layer')} texts have an element of {limit} times the "
-        f"median or more, most often after layer {most.layer} ({most.massive / most.documents:.0%} of the "
-        f"texts). {largest}"
+        f"Some texts have an element of {limit} times the median or more, after {len(massive)} of "
+        f"{counted(len(layers), 'layer')}. They are most frequent after layer {most.layer} "
+        f"({most.massive / most.documents:.0%} of the texts). {largest}"
     )
     return Insight("massive", title, True, text, numbers, top.event)
 
 
 def _sinks(heads: Sequence[SurveyedHead]) -> Insight:
-    """Judge attention sinks by the mean share of the heads in each layer without a window."""
+    """Judge attention sinks by the mean share of position 0 over the heads of each layer. Layers with an
+    attention window do not count."""
     by_layer = grouped((head for head in heads if head.window is None), lambda head: head.layer)
     shares = {layer: math.fsum(h.attention.first for h in own) / len(own) for layer, own in by_layer.items()}
     even = next((head.even.first for own in by_layer.values() for head in own), 0.0)
@@ -308,7 +310,7 @@ def _sinks(heads: Sequence[SurveyedHead]) -> Insight:
 
 
 def anomalies_of(events: Sequence[SurveyedEvent], layers: Sequence[SurveyedLayer]) -> Iterator[Anomaly]:
-    """Evaluate the rules of a trace for which a survey has the numbers: means over all texts."""
+    """Evaluate the anomaly rules that need only statistics. Numbers of layers are means over all texts."""
     if events:
         yield nonfinite([(event.name, event.nonfinite) for event in events], len(events))
         several = [event for event in events if event.count > 1]
@@ -322,7 +324,7 @@ def anomalies_of(events: Sequence[SurveyedEvent], layers: Sequence[SurveyedLayer
     if not reason and rows < LONG_TEXTS * texts:
         reason = f"needs {LONG_TEXTS} tokens per text on average, found {rows / texts:.1f}"
     if not reason and (len(growths), len(turns)) != (len(layers) - 1, len(layers)):
-        reason = "the residual stream of a layer is zero or not finite in every text"
+        reason = "in every text, the residual stream of a layer is zero or not finite"
     where = f", the mean of {rows:,} rows of {texts:,} texts"
     for rule, values in ((GROWTH, growths), (TURN, turns)):
         if reason:

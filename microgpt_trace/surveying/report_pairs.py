@@ -1,4 +1,4 @@
-"""Pairs of rows of two survey reports, each with a distance, as plain data. Shows nothing."""
+"""Pair the rows of two survey reports and measure the distance of each pair. Shows nothing."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from .predictions import SurveyedPart, SurveyedToken
 from .report import SurveyedEvent, SurveyedHead, SurveyedLayer
 from .state import Survey
 
-FLAT = 1e-9  # a variance below this share of the mean square is only a rounding error of float64 sums
+FLAT = 1e-9  # a variance below this share of the mean square may be only rounding of float64 sums
 Row = TypeVar("Row")
 
 
 @frozen
 class ChangedChannels:
-    """The dead or outlier channels that only B has (`appeared`) and that only A has (`vanished`)."""
+    """Dead or outlier channels: `appeared` lists the channels of B alone, `vanished` the channels of A
+    alone."""
 
     appeared: tuple[int, ...]
     vanished: tuple[int, ...]
@@ -32,13 +33,14 @@ class ChangedChannels:
 class EventPair:
     """An event in two surveys. `same` is True if the tallies that both have are the same, bit for bit.
 
-    `rms_change` is ||rms_B - rms_A|| / ||rms_A|| over channels and `mean_change` ||mean_B - mean_A|| /
-    ||rms_A||. Both are None if no channel has a value on both sides. `distance` is the larger of the two, or
-    infinite if the numbers of finite values differ.
+    `rms_change` is ||rms_B - rms_A|| / ||rms_A|| over channels, and `mean_change` is ||mean_B - mean_A|| /
+    ||rms_A||. Both are None if no channel has finite values in both surveys. `distance` is the larger of the
+    two changes. It is infinite if the numbers of finite or non-finite values differ.
 
-    `kl` is KL(A || B) in nats of normal distributions with each channel's mean and variance over the corpus:
-    the mean over the channels that vary on both sides. `channel` has the largest divergence, `largest_kl`.
-    `one_sided` counts the channels that vary on one side only; their divergence is infinite.
+    Each channel has a divergence KL(A || B) in nats, computed from its means and variances as if its values
+    were normally distributed. `kl` is the mean divergence over the channels that vary in both surveys.
+    `channel` has the largest divergence, `largest_kl`. `one_sided` counts the channels that vary in only one
+    survey, so that their divergence is infinite.
     """
 
     a: SurveyedEvent
@@ -63,9 +65,9 @@ class EventPair:
 class LayerPair:
     """A layer in two surveys.
 
-    `kl` and `rms_change` compare the residual stream after the layer, `kl_before` the residual stream before
-    it. `farthest` is the event within the layer with the largest KL. `distance` is the larger one of the
-    relative change of growth and the change of the cosine.
+    `kl` and `rms_change` compare the residual stream after the layer, and `kl_before` compares the residual
+    stream before the layer. `farthest` is the event of the layer with the largest KL. `distance` is the
+    relative change of `growth` or the change of `cosine`, whichever is larger.
     """
 
     a: SurveyedLayer
@@ -90,8 +92,8 @@ class LayerPair:
 
 @frozen
 class HeadPair:
-    """An attention head in two surveys. `distance` is the largest change of a share of attention, or of the
-    entropy divided by the entropy of even attention."""
+    """An attention head in two surveys. `distance` is the largest of several changes: of each share of
+    attention, and of the entropy divided by the entropy of uniform attention."""
 
     a: SurveyedHead
     b: SurveyedHead
@@ -104,8 +106,8 @@ class HeadPair:
 
 @frozen
 class TokenPair:
-    """A token that follows equally often in both surveys. `lost` is the loss of B minus that of A in nats,
-    summed over all occurrences."""
+    """A token that is the next token equally often in both surveys. `lost` is its loss in B minus its loss in
+    A, in nats, summed over all places."""
 
     a: SurveyedToken
     b: SurveyedToken
@@ -116,10 +118,10 @@ class TokenPair:
 class PartPair:
     """The predictions of one part of a corpus in two surveys.
 
-    `perplexity_ratio` is the exponential of the difference of the mean losses by token. `difference` is the
-    difference of the mean losses by text. `error` is its standard error if the texts of both sides were
-    unrelated: they are the same texts, but surveys keep no pairs. `distance` is the relative change of the
-    loss, or infinite if the numbers of documents or tokens differ.
+    `perplexity_ratio` is the perplexity of B divided by the perplexity of A. `difference` is the mean loss
+    per text of B minus that of A. `error` is the standard error of `difference`, computed as if A and B had
+    read unrelated texts, because a survey does not keep the loss of each text. `distance` is the relative
+    change of the loss. It is infinite if the numbers of documents or tokens differ.
     """
 
     a: SurveyedPart
@@ -135,7 +137,7 @@ class PartPair:
 
     @property
     def tokens(self) -> list[TokenPair]:
-        """The tokens that follow equally often on both sides, largest `lost` first."""
+        """The tokens that are the next token equally often in both surveys, largest `lost` first."""
         pairs = paired(self.a.by_token, self.b.by_token, lambda token: (token.token, token.count))
         tokens = [TokenPair(a, b, a.count * (b.loss - a.loss)) for a, b in pairs]
         return sorted(tokens, key=lambda pair: (-pair.lost, pair.a.token))
@@ -170,14 +172,15 @@ def event_pair(one: SurveyedEvent, two: SurveyedEvent, a: Survey, b: Survey, sam
 
 @NOT_FINITE
 def relative_distance(a: Array, b: Array, scale: Array) -> float:
-    """Return ||b - a|| / ||scale|| over channels: [C] each. The distance is 0 if a and b are equal."""
+    """Return ||b - a|| / ||scale||, or 0 if a and b are equal. Each argument is a vector over channels,
+    [C]."""
     difference, size = float(np.linalg.norm(b - a)), float(np.linalg.norm(scale))
     return 0.0 if not difference else difference / size if size else math.inf
 
 
 @NOT_FINITE
 def normal_divergence(mean_a: Array, variance_a: Array, mean_b: Array, variance_b: Array) -> Array:
-    """Return KL(N_a || N_b) in nats of normal distributions of these means and variances: [C] each -> [C].
+    """Return KL(N_a || N_b) in nats, where N_a and N_b are normal distributions: [C] each -> [C].
 
     log(s_b / s_a) + (s_a^2 + (m_a - m_b)^2) / 2 s_b^2 - 1/2. Variances must be above 0.
     """
@@ -186,8 +189,8 @@ def normal_divergence(mean_a: Array, variance_a: Array, mean_b: Array, variance_
 
 
 def _changed(a: Array, b: Array, counted: Array) -> ChangedChannels:
-    """Return the channels that are in only one list. `counted` is True for channels with values on both
-    sides."""
+    """Return the channels in only one of two lists. `counted` is True for channels with values in both
+    surveys."""
     in_a, in_b = ({*channels[counted[channels]].tolist()} for channels in (a, b))
     return ChangedChannels(tuple(sorted(in_b - in_a)), tuple(sorted(in_a - in_b)))
 

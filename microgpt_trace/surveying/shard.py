@@ -1,7 +1,7 @@
-"""Choose what a survey measures, and run a shard: some documents of a corpus. Merges nothing.
+"""Choose what a survey measures, and run a shard, which is a part of the documents.
 
-Documents are packed by their numbers alone. A document therefore has the same neighbours, and the same
-values, in every shard.
+The number of a document alone decides with which documents it is run in one pass. Its values are therefore
+the same in every shard.
 """
 
 from __future__ import annotations
@@ -32,22 +32,23 @@ from .state import CUT, READ, Measured, SurveyOrder, Unfit, add_unfit
 if TYPE_CHECKING:
     from ..corpus.corpus import Document
 
-MOST_EXAMPLES = 10_000  # examples that a unit has at most, each about 100 bytes
+MOST_EXAMPLES = 10_000  # largest number of examples of a unit. An example takes about 100 bytes.
 
 
 def order_for(
     model: LanguageModel, events: Sequence[str] = (), histograms: Sequence[str] = (), top: int = 0,
     max_tokens: int | None = None, chat: bool = False,
 ) -> SurveyOrder:  # fmt: skip
-    """Build the order of a survey from names and globs.
+    """Build the order of a survey. `events` and `histograms` are names or globs.
 
-    By default events are those that cost nothing extra and do not have a channel for each token. The events
-    of `histograms` are always included. Units are the inputs of each MLP's last product, if they are chosen.
+    By default, measure all events except those that need extra computation and those with a channel for each
+    token. The events of `histograms` are measured too. If `top` is set, list the largest values of the MLP
+    units among the measured events.
 
     Raises InputError if a name matches no event of the model, or if `top` or `max_tokens` is out of range.
     """
     plan = model.plan
-    names = [name for name in plan if plan.open_shapes[name]]  # the loss has no channels
+    names = [name for name in plan if plan.open_shapes[name]]  # all except the loss, which has no channels
     default = [name for name in names if not plan[name].extra and name not in HEAD_EVENTS]
     counted = select_names(histograms, names) if histograms else []
     chosen = [name for name in names if name in {*default, *counted}]
@@ -73,11 +74,11 @@ def meters_of(
     order: SurveyOrder, channels: Mapping[str, int], windows: Mapping[str, int | None],
     streams: Sequence[str], vocab_size: int, parts: Sequence[str], causal: Collection[str] = (),
 ) -> list[Meter]:  # fmt: skip
-    """Return the meters of an order.
+    """Return the meters that measure what an order asks for.
 
-    `channels` is the number of channels or heads of each event, `windows` has the attention window of each
-    event of attention weights, `streams` are the events of the residual stream, `parts` those of the corpus,
-    and `causal` the events whose channels are heads.
+    `channels` has the number of channels (or heads) of each event. `windows` has the attention window of each
+    event of attention weights. `streams` are the events of the residual stream, `parts` the parts of the
+    corpus, and `causal` the events that are measured per head.
     """
     meters: list[Meter] = [ChannelMeter(channels, causal)]
     if order.histograms:
@@ -93,7 +94,7 @@ def meters_of(
 
 
 def _meters(model: LanguageModel, order: SurveyOrder) -> list[Meter]:
-    """Return the meters of an order for a model."""
+    """Return the meters that measure what an order asks for in a model."""
     plan, shapes = model.plan, model.plan.shapes(1)
     causal = {name for name in order.events if plan[name].kind.causal}
     channels = {name: shapes[name][0 if name in causal else -1] for name in order.events}
@@ -105,12 +106,12 @@ def _meters(model: LanguageModel, order: SurveyOrder) -> list[Meter]:
 
 
 def tallies_of(meters: Iterable[Meter], read: Counts) -> dict[str, Any]:
-    """Return the tallies of all meters by name, with the counts of texts and tokens that were read."""
+    """Return the tallies of all meters by name, and `read`, which counts the texts and tokens."""
     return {f"{READ}/read": read} | {name: own for meter in meters for name, own in meter.tallies.items()}
 
 
 class MeterTap:
-    """Pass the values of a model's pass to the meters that measure them."""
+    """An observer of a model that hands each event to the meters that measure it."""
 
     def __init__(self, meters: Mapping[str, Sequence[Meter]], prefix: str = "") -> None:
         self._meters, self._prefix = meters, prefix
@@ -129,7 +130,7 @@ class MeterTap:
 
 
 def survey_shard(model: LanguageModel, order: SurveyOrder, documents: Iterable[Document]) -> Measured:
-    """Run documents and return their measurements. The documents must be in order and form complete packs."""
+    """Run documents and return their measurements. They must be in order and form complete packs."""
     keep_freed_memory()
     meters = _meters(model, order)
     by_event: dict[str, list[Meter]] = {}
@@ -152,9 +153,9 @@ def survey_shard(model: LanguageModel, order: SurveyOrder, documents: Iterable[D
 def _read(
     model: LanguageModel, order: SurveyOrder, documents: Sequence[Document], unfit: dict[str, Unfit]
 ) -> list[tuple[ReadText, Document]]:
-    """Return the documents that fit the model, with their tokens, shorter ones first. Counts others in
-    `unfit`."""
-    most = None if order.max_tokens is None else order.max_tokens + 1  # one more token reveals a longer text
+    """Return the documents that fit the model, with their tokens, the shortest first. Count the other
+    documents in `unfit`."""
+    most = None if order.max_tokens is None else order.max_tokens + 1  # 1 more shows that a text is longer
     fitting: list[tuple[ReadText, Document]] = []
     texts = model.read_many([document.text for document in documents], most, order.chat)
     for document, read in zip(documents, texts, strict=True):
@@ -170,7 +171,7 @@ def _read(
 
 
 def _passes(model: LanguageModel, pack: Sequence[tuple[ReadText, Document]]) -> Iterator[PackLayout]:
-    """Divide a pack into the passes of the model."""
+    """Divide the texts of a pack into passes that the model runs one by one."""
     texts, documents = [read for read, _ in pack], [document for _, document in pack]
     for rows in passes(texts, model.pass_rows):
         parts = [model.corpus_part(document.text) for document in documents[rows]]

@@ -1,4 +1,4 @@
-"""Survey: statistics of a model over a corpus, or over the part read so far. Surveys merge exactly."""
+"""Survey: statistics of a model over the texts of a corpus so far. Merging surveys loses no precision."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ if TYPE_CHECKING:
 
 READ = "corpus"
 CUT = "cut to the tokens allowed"
-OPTIONS = {  # by field
+OPTIONS = {  # the command's option for each field
     "events": "--events", "histograms": "--histograms", "units": "--top for", "examples": "--top",
     "max_tokens": "--max-tokens", "chat": "--chat", "text_field": "--field", "limit": "--limit",
     "sample": "--sample", "seed": "--seed",
 }  # fmt: skip
-SAMPLED = 1 << 12  # bytes at the beginning, middle and end of a stored tensor that its fingerprint covers
+SAMPLED = 1 << 12  # the fingerprint covers so many bytes at the start, middle and end of a stored tensor
 
 
 @frozen(slots=False)
 class SurveyOrder:
     """What a survey measures and how it reads texts.
 
-    Channels of `events` are measured, magnitudes of `histograms` are counted, and each unit of the events
-    `units` has a list of `examples` largest values.
+    It measures the channels of `events` and counts the magnitudes of `histograms`. `units` are events with
+    MLP units: the survey lists the `examples` largest values of each unit.
     """
 
     events: tuple[str, ...]
@@ -54,11 +54,12 @@ class SurveyOrder:
 
 @frozen(slots=False)
 class SurveyedModel:
-    """The model of a survey. The fingerprint covers its parameters, or samples of stored ones.
+    """The model of a survey. `fingerprint` is a hash of its parameters, or of samples of stored parameters.
 
-    `kinds` are the kinds of the measured events by name, `streams` the events of the residual stream,
-    `windows` the attention windows of the layers, `weights` the event that each weight of a GGUF file reads,
-    and `labels` the readable tokens. The `origin` is a path, which may differ between machines.
+    `kinds` has the kind of each measured event. `streams` are the events of the residual stream, and
+    `windows` the attention windows of the layers. `weights` has the event that each weight of a GGUF file
+    reads. `labels` has the readable text of each token. `origin` is a path, which may differ between
+    machines.
     """
 
     family: str
@@ -75,8 +76,8 @@ class SurveyedModel:
 
 @frozen
 class SurveyExample:
-    """A value and its place in a corpus: file and row, number of the document, position, and the text up to
-    the token."""
+    """A value and its place in a corpus: `place` is the file and row, and `before` the text before the
+    token."""
 
     value: float
     place: str
@@ -91,9 +92,9 @@ class SurveyExample:
 class SurveyedCorpus:
     """The documents of a survey.
 
-    `documents` (a count) and the fields after it are known when the last document was read. `skipped` counts
-    rows that were not documents by reason, with the first place. `files` has the number of each file's first
-    document. `data` identifies data that a microGPT may have been trained on.
+    `documents` is the number of documents. It and the fields after it are set when the last document was
+    read. `skipped` has, for each reason to skip a row, the number of skipped rows and the place of the first.
+    `files` has the number of each file's first document. `data` identifies training data of a microGPT.
     """
 
     sources: tuple[str, ...]
@@ -108,7 +109,7 @@ class SurveyedCorpus:
     data: str = ""
 
     def examples(self, top: TopList, unit: int, sign: float = 1.0) -> tuple[SurveyExample, ...]:
-        """Return the entries of a unit's list. Values are multiplied by `sign`."""
+        """Return a unit's list of largest values as examples. Their values are multiplied by `sign`."""
         examples = []
         for entry, excerpt in zip(top.entries[unit].tolist(), top.excerpt[unit], strict=True):
             value, document, row, position, channel = entry
@@ -122,7 +123,7 @@ class SurveyedCorpus:
 
 
 class Unfit(NamedTuple):
-    """The number of texts that could not be read for one reason, or were cut, and the first of them."""
+    """How many texts were skipped or cut for one reason, with the number and place of the first such text."""
 
     texts: int
     number: int
@@ -133,8 +134,9 @@ class Unfit(NamedTuple):
 class Measured:
     """The measurements of some documents.
 
-    `tallies` have names such as "layer0.mlp.act/total". `unfit` counts texts that did not fit by reason.
-    `blocks` are the fingerprints of the blocks read, by number. `arithmetic` names the computing libraries.
+    `tallies` have names such as "layer0.mlp.act/total". `unfit` has the texts that did not fit, by reason.
+    `blocks` has the hash of each block that was read, by its number. `arithmetic` names the libraries that
+    computed.
     """
 
     tallies: dict[str, Any] = field(default_factory=dict)
@@ -144,7 +146,6 @@ class Measured:
     seconds: float = 0.0
 
     def merge(self, other: Measured) -> None:
-        """Add the measurements of other documents."""
         merge_all(self.tallies, other.tallies)
         for reason, unfit in other.unfit.items():
             add_unfit(self.unfit, reason, unfit)
@@ -154,7 +155,7 @@ class Measured:
 
 
 def add_unfit(into: dict[str, Unfit], reason: str, more: Unfit) -> None:
-    """Count more texts that did not fit for this reason, and keep the first of all."""
+    """Count more texts that did not fit for a reason, and keep the text with the lowest number."""
     before = into.get(reason, Unfit(0, more.number, more.place))
     first = min(before, more, key=lambda unfit: unfit.number)
     into[reason] = Unfit(before.texts + more.texts, first.number, first.place)
@@ -162,7 +163,7 @@ def add_unfit(into: dict[str, Unfit], reason: str, more: Unfit) -> None:
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class Survey(Measured):
-    """The measurements of a model over a corpus so far, with descriptions of the model and the corpus."""
+    """What was measured of a model over a corpus so far, with descriptions of the model and the corpus."""
 
     model: SurveyedModel
     corpus: SurveyedCorpus
@@ -195,10 +196,10 @@ class Survey(Measured):
 
 
 def merge_surveys(parts: Mapping[str, Survey]) -> Survey:
-    """Merge parts of one survey, given by file name, into the first one and return it.
+    """Merge the parts of one survey, by file name, into the first part and return it.
 
-    Raises InputError if the parts are of another model, corpus or selection, if one ended early, or if two
-    have the same documents.
+    Raises InputError if two parts differ in their model, corpus or options, if a part ended early, or if two
+    parts have the same documents.
     """
     (first, whole), *others = parts.items()
     for name, part in parts.items():
@@ -208,7 +209,7 @@ def merge_surveys(parts: Mapping[str, Survey]) -> Survey:
         check_same(first, whole, name, part)
         if shared := whole.blocks.keys() & part.blocks.keys():
             text = min(shared) * whole.block_size + 1
-            raise InputError(f"{name}: text {text:,} of the corpus is in this part and in another one")
+            raise InputError(f"{name}: text {text:,} of the corpus is in this part and in another part")
         whole.merge(part)
     return whole
 
@@ -233,12 +234,11 @@ def check_same(name: str, survey: Survey, other_name: str, other: Survey) -> Non
 
 
 def surveyed_model(model: LanguageModel, order: SurveyOrder) -> SurveyedModel:
-    """Describe a model for its survey."""
     return SurveyedModel(
         family=model.family,
         origin=model.origin,
         fingerprint=fingerprint_of(model),
-        config=from_json(dump(model.describe()["config"])),  # as read from a file: lists instead of tuples
+        config=from_json(dump(model.describe()["config"])),  # the tuples become lists, as in a file
         kinds={name: type(model.plan[name].kind).__name__ for name in order.events},
         streams=model.plan.streams,
         windows=model.config.windows,
@@ -249,25 +249,25 @@ def surveyed_model(model: LanguageModel, order: SurveyOrder) -> SurveyedModel:
 
 
 def weights_of(model: LanguageModel) -> dict[str, str]:
-    """Return the event that each weight reads, by the weight's name in GGUF, in order of computation:
-    "blk.0.attn_q.weight" -> "layer0.attn.norm". A microGPT, which has no GGUF file, gives an empty dict.
+    """Return the event that each weight reads, by the weight's name in GGUF, in order of computation. For
+    example, "blk.0.attn_q.weight" reads "layer0.attn.norm". A microGPT gives an empty dict.
 
-    A weight that GGUF fuses from several has one name. The output weight may be that of the embedding.
-    Channels are in the order of the file, because files permute rows but not columns.
+    Several weights that GGUF fuses share one name. The output weight may have the name of the embedding. The
+    channels of an event are in the file's order, because files permute the rows of weights, not the columns.
     """
     if "prompts" not in model.abilities:
         return {}
     names, events = TERMS[cast("Decoder", model).config.architecture].names, dict[str, str]()
     for row in model.plan.of_kind(Linear):
         assert isinstance(row.kind, Linear)
-        if row.kind.columns is None:  # otherwise the row is a head's share of another product
+        if row.kind.columns is None:  # otherwise the row is the part of a product for one head
             events[names.gguf_name(row.kind.weight)] = row.inputs[0]
     return events
 
 
 def fingerprint_of(model: LanguageModel) -> str:
-    """Return a hash of the names, shapes, encodings and values of a model's parameters. A tensor that is
-    stored in a file counts with SAMPLED bytes at three places."""
+    """Return a hash of the names, shapes, encodings and values of a model's parameters. The hash covers all
+    values in memory, but of a tensor in a file only SAMPLED bytes at three places."""
     digest = blake2b(digest_size=16)
     for name, shape in model.config.shapes().items():
         tensor = model.tensors.get(name)

@@ -1,7 +1,4 @@
-"""survey: measure a model over a corpus.
-
-The corpus is run block by block. The result is the same on one process, many, or a cluster.
-"""
+"""Measure a model over a corpus. The result is the same on one process, many, or a cluster."""
 
 from __future__ import annotations
 
@@ -33,10 +30,10 @@ from .state import Survey, SurveyedCorpus, SurveyOrder, check_same, surveyed_mod
 from .survey_files import read_survey, survey_bytes
 from .worker_processes import in_processes
 
-BLOCK = 8  # documents that a block has at least
-NAME_BYTES = 256  # a corpus with more bytes per name of the training data is not compared with them
-Report = Callable[[int, int], None]  # takes the number of documents done, in all and by this run
-SAVING = 0.1  # share of the time that saving may take
+BLOCK = 8  # smallest number of documents in a block
+NAME_BYTES = 256  # a corpus with more bytes per training name cannot be the training data
+Report = Callable[[int, int], None]  # takes two numbers of documents done: in all, and by this run
+SAVING = 0.1  # largest share of the time that saving may take
 CHANGED = "the texts changed{} since this survey began; restore them, or start a new survey with --force"
 
 
@@ -51,16 +48,16 @@ def survey(
 ) -> Survey:  # fmt: skip
     """Run a model over a corpus and keep exact statistics of its events.
 
-    `corpus` is a file, a glob, a URL, several of them, or a CorpusSelection. `field`, `limit`, `sample`,
-    `seed` and `skip_bad` change the fields of the selection. `shard` (I, N) reads the I-th of N parts.
-    `events` chooses the events whose channels are measured, and `histograms` those whose magnitudes are
-    counted, by names or globs. `top` is the number of examples for each unit of an MLP.
+    `corpus` is a CorpusSelection, or one or several files, globs or URLs. `field`, `limit`, `sample`, `seed`
+    and `skip_bad` replace fields of the selection. `shard` (I, N) reads the I-th of N parts. `events` and
+    `histograms` are names or globs of events. The channels of `events` are measured, and the magnitudes of
+    `histograms` are counted. `top` is the number of examples for each unit of an MLP.
 
-    `workers` is a number of processes, `scheduler` the address of a Dask cluster. Both need the path of the
-    model, which every worker opens. `out` is the file in which the survey is saved while it grows, however it
-    ends. `resume` continues the survey in that file, `force` overwrites it. `report` is called with the
-    number of documents done, in all and by this call, `note` with messages about workers, and `reading` with
-    the number of bytes of the corpus read so far.
+    `workers` is a number of processes, and `scheduler` the address of a Dask cluster. Both need the path of
+    the model, which every worker opens. The survey is saved to the file `out` from time to time, and at the
+    end even after an error. `resume` continues the survey in `out`, and `force` overwrites the file. Three
+    functions tell about progress: `report` gets the numbers of documents done, in all and by this call,
+    `note` gets messages about workers, and `reading` gets the number of bytes of the corpus read so far.
 
     Raises InputError if an argument is invalid or contradicts the file to resume, RunError if workers end
     again and again or the file cannot be written, and the errors of opening the model and the corpus.
@@ -88,7 +85,7 @@ def survey(
 
 
 def _nothing_fits(survey: Survey) -> str:
-    """Return the error for a corpus without a text that fits the model."""
+    """Return the error message for a corpus in which no text fits the model."""
     reasons = ", ".join(f"{unfit.texts:,} {reason}" for reason, unfit in sorted(survey.unfit.items()))
     texts, sources = counted(survey.corpus.documents or 0, "text"), abridged(survey.corpus.sources)
     fits = f"none of {texts} fits {survey.model.origin} ({reasons})"
@@ -110,12 +107,12 @@ def _target_file(path: Path, resume: bool, force: bool) -> Iterator[OwnFile]:
     """Hold the file for this run. Raises InputError if it cannot be written or another run writes it."""
     check_target(path, resume or force)
     with hold(path):
-        check_target(path, resume or force)  # again, now that no other run can change it
+        check_target(path, resume or force)  # again, because only now no other run can change it
         yield OwnFile(path, force)
 
 
 def _resume(path: Path, request: Survey) -> Survey:
-    """Read the survey to continue. Raises InputError if it differs from the request."""
+    """Read the survey to continue. Raises InputError if its options differ from those of `request`."""
     survey = read_survey(path)
     corpus = survey.corpus
     survey.corpus = replace(corpus, documents=None, fingerprint=None, skipped={}, files=(), data="")
@@ -126,8 +123,8 @@ def _resume(path: Path, request: Survey) -> Survey:
 
 @contextmanager
 def _saving(survey: Survey, file: OwnFile | None) -> Iterator[Callable[[], None]]:
-    """Write the file at the end, and after an exception if the survey has grown. Yields a function that saves
-    the survey, but only as often as SAVING allows."""
+    """Write the file at the end, or after an exception if new blocks were read. Yields a function that saves
+    the survey unless the last save is too recent."""
     before, done, pause, last = len(survey.blocks), False, 0.0, monotonic()
 
     def save() -> None:
@@ -154,7 +151,7 @@ def _new_survey(model: LanguageModel, selection: CorpusSelection, order: SurveyO
     """Return a survey without documents."""
     sources = tuple(map(_without_folder, selection.sources))
     corpus = SurveyedCorpus(sources, selection.field, selection.limit, selection.sample, selection.seed)
-    empty = survey_shard(model, order, [])  # a part of a corpus may have no documents
+    empty = survey_shard(model, order, [])  # so that a part without documents has tallies too
     return Survey(
         model=surveyed_model(model, order), corpus=corpus, order=order, tallies=empty.tallies,
         block_size=max(BLOCK, model.pack_size),
@@ -165,13 +162,14 @@ def _survey_into(
     survey: Survey, corpus: Corpus, shard: tuple[int, int], model: LanguageModel,
     crew: AbstractContextManager[Crew], save: Callable[[], None], report: Report, note: Note,
 ) -> None:  # fmt: skip
-    """Run the documents of a shard that the survey has not read yet, and add the results to the survey.
+    """Run the documents of a shard that the survey lacks, and add their results to the survey.
 
-    The crew computes, and `save` is called after each result. An exception arrives between two results, so
-    that the survey stays valid. Raises InputError if the corpus has changed since the survey began.
+    `crew` runs the documents, and `save` is called after each result. An exception interrupts only between
+    results, so that the survey stays valid. Raises InputError if the corpus has changed since the survey
+    began.
     """
     if survey.corpus.fingerprint is not None and STDIN not in corpus.selection.sources:
-        deque(corpus, maxlen=0)  # read it to its end
+        deque(corpus, maxlen=0)  # read the corpus to its end
         _check_unchanged(survey, corpus)
     notes = _CorpusNotes(model)
     blocks = _unread(survey, notes.blocks(_blocks(corpus, survey.block_size, model)), shard)
@@ -192,8 +190,9 @@ def _survey_into(
 
 
 def _data(survey: Survey, selection: CorpusSelection, model: LanguageModel) -> str:
-    """Return the checksum of all names in the sources, if the selection takes only some of them and the
-    model's training data are known. Return "" if the sources are unreadable or much larger than the data."""
+    """Return the checksum of all names in the sources, although the selection takes only some of the names.
+    Return "" if it takes all names, if the model's training data are unknown, or if the sources are
+    unreadable or much larger than the training data."""
     names = re.match(r"[0-9]{1,9}(?= names, )", survey.model.trained_on)
     takes_all = selection.limit is None and selection.sample is None
     if names is None or takes_all or STDIN in selection.sources:
@@ -212,7 +211,7 @@ def _data(survey: Survey, selection: CorpusSelection, model: LanguageModel) -> s
 
 
 def _check_unchanged(survey: Survey, corpus: Corpus) -> None:
-    """Raise InputError if a corpus that the survey had read to its end is another one now."""
+    """Raise InputError if the corpus has changed since the survey read it to its end."""
     before, counts = survey.corpus, ""
     if before.documents not in (None, corpus.documents):
         counts = f" from {before.documents:,} to {corpus.documents:,} documents"
@@ -224,16 +223,16 @@ def _crew_for(
     survey: Survey, source: ModelSource | LanguageModel, model: LanguageModel, processes: int,
     scheduler: str | None, note: Note,
 ) -> AbstractContextManager[Crew]:  # fmt: skip
-    """Return the crew: this process, processes of this machine, or a cluster by the address of its scheduler.
+    """Return the workers: this process, `processes` worker processes, or the cluster of a scheduler.
 
-    Raises InputError if workers are requested but the model has no path, or if both kinds are requested.
+    Raises InputError if the model of workers has no path, or if both processes and a scheduler are requested.
     """
     if not processes and scheduler is None:
         return nullcontext(Crew(partial(run_here, model.for_many_passes(), survey.order)))
     if not isinstance(source, ModelSource):
-        raise InputError("workers: expected the path of a model, which each worker opens, found a model")
+        raise InputError("workers: expected the path of a model that each worker can open, found a model")
     if processes and scheduler is not None:
-        raise InputError("workers, scheduler: give only one, processes of this machine or a cluster")
+        raise InputError("workers and scheduler cannot be combined: give only one of them")
     assignment = Assignment.of(source, survey.model.fingerprint, survey.order)
     if scheduler is not None:
         return on_cluster(assignment, scheduler, note)
@@ -252,8 +251,8 @@ def _blocks(corpus: Corpus, size: int, model: LanguageModel) -> Iterator[Block]:
 
 
 def _without_long_text(model: LanguageModel, digest: blake2b, document: Document) -> Document:
-    """Add a document to the hash of its block. Replace a text that is too long for the model by the reason
-    and by the name that training would take from it."""
+    """Add a document to the hash of its block. If its text is too long for the model, return the document
+    with the reason, and keep of its text only the name that training would read."""
     digest.update(f"{len(document.text)} ".encode())
     digest.update(document.text.encode())
     if len(document.text) <= model.longest_text:
@@ -263,8 +262,8 @@ def _without_long_text(model: LanguageModel, digest: blake2b, document: Document
 
 
 class _CorpusNotes:
-    """The first document of each file, and the checksum that identifies a microGPT's training data. Both are
-    taken while documents pass."""
+    """Collect, from the documents that pass through, the first document of each file and a checksum of the
+    names. The checksum identifies the training data of a microGPT."""
 
     def __init__(self, model: LanguageModel) -> None:
         self.files: dict[str, int] = {}
@@ -275,7 +274,7 @@ class _CorpusNotes:
         return f"{self._names} names, crc32 {self._crc:08x}" if self._names else ""
 
     def first_documents(self) -> tuple[tuple[str, int], ...]:
-        """Return each file, without its folder if names stay unique, and the number of its first document."""
+        """Return each file and the number of its first document. Unique file names are without folder."""
         short = [*map(_without_folder, self.files)]
         names = short if len({*short}) == len(short) else self.files
         return tuple(zip(names, self.files.values(), strict=True))
@@ -304,5 +303,5 @@ def _unread(survey: Survey, blocks: Iterator[Block], shard: tuple[int, int]) -> 
 
 
 def _without_folder(source: str) -> str:
-    """Return a source without its folder, which may differ between machines."""
+    """Return a path without its folder, which may differ between machines. Return a URL as it is."""
     return source if "://" in source else Path(source).name

@@ -1,11 +1,10 @@
-"""Survey files: safetensors of all tallies, with the description of the survey as JSON in the metadata.
+"""Read and write survey files: safetensors files of all tallies, with JSON metadata that describe the survey.
 
-The name of a tensor consists of its tally, the kind of the tally, and the part: "layer0.mlp.act/total.sum" is
-the sum of each channel, rounded once, and "layer0.mlp.act/total.sum.rest" the rounding error, so that reading
-and merging lose nothing. Equal surveys have equal bytes.
+The name of a tensor consists of the name of its tally, the kind of the tally, and a part. For example,
+"layer0.mlp.act/total.sum" is the sum of each channel, rounded once. "layer0.mlp.act/total.sum.rest" is its
+rounding error, so that reading and merging lose nothing. Equal surveys have equal bytes.
 
-Reports rely on the checks here: records have the types of their fields, and the tallies have the names and
-shapes that the order requires for the model.
+Reading checks what reports rely on: the types of all fields, and the names and shapes of the tallies.
 """
 
 from __future__ import annotations
@@ -37,14 +36,14 @@ from .shard import meters_of, tallies_of
 from .state import Survey, SurveyedCorpus, SurveyedModel, SurveyOrder, Unfit
 
 FORMAT = "microgpt.survey-file/2"
-OLDER = "microgpt.survey-file/1"  # its digest covers only the tensors
-REST = "rest"  # the optional part of sums with the rounding error
-ENTRIES = 1 << 22  # values that the metadata have at most
-PARTS = (("",), ("train", "held out"))  # the parts that a corpus may have
-MOST_BLOCKS = 1 << 22  # blocks that a survey has at most: each has a number in memory
-MOST = 2.0**62  # the limit of all counts of a tally together
-TOTAL = 1e150  # the largest sum of values, whose square float64 still holds
-GROWTH = 700.0  # the largest logarithm of a norm's growth: float64 holds little more
+OLDER = "microgpt.survey-file/1"  # the digest of such a file covers only the tensors
+REST = "rest"  # the part with the rounding errors of sums, which may be missing
+ENTRIES = 1 << 22  # largest number of values in the metadata
+PARTS = (("",), ("train", "held out"))  # a corpus has one part without a name, or these two
+MOST_BLOCKS = 1 << 22  # largest number of blocks, since all their numbers are kept in memory
+MOST = 2.0**62  # upper limit of the sum of a tally's counts
+TOTAL = 1e150  # largest sum of values: float64 can still hold its square
+GROWTH = 700.0  # largest logarithm of a norm's growth: float64 cannot hold the exponential of 710
 Arrays = dict[str, Array]
 Record = TypeVar("Record")
 
@@ -74,12 +73,12 @@ def survey_bytes(survey: Survey) -> bytes:
 
 
 def _tensor(name: str, tally: Tally, part: str) -> str:
-    """Return the name of the tensor with a part of a tally."""
+    """Return the name of the tensor for a part of a tally."""
     return f"{name}.{tally.KIND}{'.' * bool(part)}{part}"
 
 
 def _digest(tensors: Mapping[str, Array], metadata: Mapping[str, Any]) -> str:
-    """Return the hash of the tensors and their metadata, which reveals a changed byte."""
+    """Return a hash of the tensors and metadata. Any changed byte changes the hash."""
     digest = blake2b(digest_size=16)
     if metadata["format"] != OLDER:
         digest.update(json.dumps(metadata).encode() + b"\0")
@@ -92,7 +91,7 @@ def _digest(tensors: Mapping[str, Array], metadata: Mapping[str, Any]) -> str:
 
 
 def read_survey(path: str | Path) -> Survey:
-    """Read a survey file. Raises FileFormatError if it is not a survey, or a damaged one."""
+    """Read a survey file. Raises FileFormatError if the file is not a survey or is damaged."""
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
@@ -106,7 +105,7 @@ def read_survey(path: str | Path) -> Survey:
         if metadata["format"] not in (FORMAT, OLDER):
             raise FileFormatError(f"{path}: expected {FORMAT}, found {brief(metadata['format'])}")
         if metadata.pop("digest") != _digest(tensors, metadata):
-            raise FileFormatError(f"{path}: expected a survey as it was written, found changed bytes")
+            raise FileFormatError(f"{path}: expected an unchanged survey file, found changed bytes")
         return _survey(metadata, tensors)
     except (SafetensorError, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise FileFormatError(f"{path}: expected a survey, found it damaged ({brief(str(error))})") from error
@@ -126,7 +125,7 @@ def _survey(metadata: Mapping[str, Any], tensors: Mapping[str, Array]) -> Survey
 
 
 def _record(kind: type[Record], value: Any) -> Record:
-    """Build a record from a JSON object that has exactly its fields, each of its type."""
+    """Build a dataclass of type `kind` from a JSON object with exactly the same fields and types."""
     hints = get_type_hints(kind)
     if not isinstance(value, dict) or value.keys() != hints.keys():
         raise ValueError(f"expected {', '.join(hints)}, found {brief(value)}")
@@ -134,7 +133,8 @@ def _record(kind: type[Record], value: Any) -> Record:
 
 
 def _as(hint: Any, value: Any) -> Any:
-    """Return a JSON value as the type of a hint: lists become tuples. Raises ValueError for other types."""
+    """Return a JSON value as the type `hint`, such as a list as a tuple. Raises ValueError for a value of
+    another type."""
     origin, args = get_origin(hint), get_args(hint)
     if origin is tuple and isinstance(value, list):
         hints = args[:1] * len(value) if args[-1] is ... else args
@@ -151,7 +151,7 @@ def _as(hint: Any, value: Any) -> Any:
 
 
 def _blocks(survey: Survey, value: Any) -> dict[int, str]:
-    """Return the digests of the blocks read, by number. None in the file means all blocks."""
+    """Return the hash of each block that was read, by its number. The `value` null stands for all blocks."""
     size, documents = survey.block_size, survey.corpus.documents
     if size < 1 or (documents is not None and documents < 1) or survey.order.examples < 0:
         raise ValueError(f"blocks of {size}, {documents} documents, {survey.order.examples} examples")
@@ -167,9 +167,9 @@ def _blocks(survey: Survey, value: Any) -> dict[int, str]:
 
 
 def _tallies(survey: Survey, tensors: Mapping[str, Array]) -> dict[str, Tally]:
-    """Return the tallies of the tensors, which must be exactly those that the order requires."""
+    """Build the tallies that the order requires. Raises ValueError if the tensors do not match."""
     order, tallies, unused = survey.order, dict[str, Tally](), {*tensors}
-    for name in order.units:  # checked first, since the meters below allocate lists of this length
+    for name in order.units:  # check first, since the meters below allocate lists of this length
         shape = tensors[f"{name}/top.top.value"].shape
         if shape[1:] != (order.examples,):
             raise ValueError(f"{name}: expected lists of {order.examples:,} examples, found shape {shape}")
@@ -187,7 +187,7 @@ def _tallies(survey: Survey, tensors: Mapping[str, Array]) -> dict[str, Tally]:
 
 
 def _check_values(tallies: Mapping[str, Any]) -> None:
-    """Raise ValueError for impossible numbers, from which no report can be made."""
+    """Raise ValueError for impossible numbers, such as a negative sum of squares."""
     for name, tally in tallies.items():
         _, _, measure = name.rpartition("/")
         if measure == "squares" and (tally.values() < 0).any():
@@ -203,7 +203,7 @@ def _check_values(tallies: Mapping[str, Any]) -> None:
 
 
 def _meters(survey: Survey, tensors: Mapping[str, Array]) -> list[Meter]:
-    """Return the meters that made the survey, from its description and the number of channels counted."""
+    """Rebuild the meters that measured the survey."""
     model, events = survey.model, survey.order.events
     channels = {name: len(tensors[f"{name}/values.count"]) for name in events}
     weights = [name for name in events if model.kinds[name] == "Softmax"]
@@ -214,7 +214,7 @@ def _meters(survey: Survey, tensors: Mapping[str, Array]) -> list[Meter]:
 
 
 def _check(name: str, tally: Tally, arrays: Arrays) -> None:
-    """Raise ValueError if arrays have other shapes, types or values than the tally allows."""
+    """Raise ValueError if the shapes, types or values of arrays are invalid for the tally."""
     for part, array in tally.arrays().items():
         if (arrays[part].shape, arrays[part].dtype) != (array.shape, array.dtype):
             raise ValueError(f"{name}: expected {array.shape} {array.dtype}, found {arrays[part].shape}")

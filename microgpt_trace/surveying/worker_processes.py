@@ -1,6 +1,6 @@
-"""Workers as processes of this machine: a ProcessPoolExecutor, which is replaced when a process is lost.
+"""Workers that are processes of this machine. If a process is lost, a new ProcessPoolExecutor replaces all.
 
-Workers end with the survey, and with this process however it ends.
+Workers end when the survey ends, or when this process ends for any reason.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ MOST = 1024
 
 
 class WorkerProcesses(Crew):
-    """Worker processes, each with one core. Tasks and results are files, and pipes carry only their names: a
-    worker that is killed while it uses a pipe would block all others."""
+    """Worker processes that compute on one core each. Tasks and results pass through files, and pipes carry
+    only file names, because a worker that is killed while it uses a pipe would block all other workers."""
 
     def __init__(self, assignment: Assignment, workers: int, folder: Path) -> None:
         self._run_file, self._workers, self._folder = partial(_run_file, assignment), workers, folder
@@ -61,7 +61,7 @@ class WorkerProcesses(Crew):
         self._pool = self._new_pool()
 
     def end(self) -> None:
-        """End all workers at once, whatever they run."""
+        """Terminate all workers at once, even in the middle of a task."""
         for process in active_children():
             if process not in self._others:
                 process.terminate()
@@ -70,13 +70,13 @@ class WorkerProcesses(Crew):
 
 @contextmanager
 def in_processes(assignment: Assignment, workers: int) -> Iterator[Crew]:
-    """Yield a crew of worker processes. Raises InputError if their number is out of range."""
+    """Yield worker processes. Raises InputError if the number of workers is out of range."""
     if not 0 < workers <= MOST:
         raise InputError(f"workers: expected 1 to {MOST:,}, found {workers:,}")
     with TemporaryDirectory(prefix="microgpt-survey-") as folder:
         try:
             crew = WorkerProcesses(assignment, workers, Path(folder))
-        except ValueError as error:  # Windows allows at most 61
+        except ValueError as error:  # Windows allows at most 61 workers
             raise InputError(f"workers: {error}") from error
         try:
             yield crew
@@ -85,7 +85,7 @@ def in_processes(assignment: Assignment, workers: int) -> Iterator[Crew]:
 
 
 def _run_file(assignment: Assignment, task: Path) -> Path:
-    """Run the task in a file, and write its result to another file."""
+    """Run the task that is stored in a file, write its result to another file and return this file."""
     result = run_in_worker(assignment, _read_and_remove(task))
     path = task.with_suffix(".result")
     _write(path, result)
@@ -110,8 +110,8 @@ def _read_and_remove(path: Path) -> Any:
 
 @contextmanager
 def _no_interrupts() -> Iterator[None]:
-    """Start processes that never receive the Ctrl-C that a terminal sends to all. On a system without signal
-    masks they receive it until `_initialize`."""
+    """Let processes that are started here ignore Ctrl-C, which a terminal sends to all processes. Without
+    signal masks (Windows), they ignore it only after `_initialize`."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

@@ -123,7 +123,7 @@ def test_a_worker_refuses_another_version_of_the_program():
     [
         ({"workers": -1}, "workers: expected 1 to 1,024, found -1"),
         ({"workers": 2000}, "workers: expected 1 to 1,024, found 2,000"),
-        ({"workers": 2, "scheduler": "tcp://a:1"}, "give only one"),
+        ({"workers": 2, "scheduler": "tcp://a:1"}, "workers and scheduler cannot be combined"),
         ({"shard": (0, 3)}, "found 0/3"),
         ({"shard": (4, 3)}, "found 4/3"),
         ({"resume": True}, "resume: expected out, the file to continue"),

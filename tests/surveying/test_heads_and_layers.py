@@ -171,7 +171,7 @@ def test_anomalies_name_the_broken_layer(tmp_path):
     turned = anomalies(texts, tmp_path, layer3__mlp_fc1=0, layer6__attn_wv=np.nan)
     assert (turned["constant"].found, turned["constant"].layer) == (True, 3)
     assert turned["nonfinite"].detail == "first in layer6.attn.v"
-    assert turned["growth"].detail.startswith("the residual stream of a layer is")
+    assert turned["growth"].detail.startswith("in every text, the residual stream of a layer is")
     short = anomalies(["ab", "bab"], tmp_path)
     reason = "needs 16 tokens per text on average, found 3.5"  # with BOS
     assert short["growth"].detail == short["turn"].detail == reason

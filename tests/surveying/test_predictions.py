@@ -153,7 +153,7 @@ def test_overfitting_is_judged_by_the_spread_over_names(trained, steps, holds, t
 
 
 @pytest.mark.parametrize(("texts", "model", "words"), [
-    (NAMES, init(), "the model is untrained"), (NAMES[:-1], None, "or not all of, the data"),
+    (NAMES, init(), "the model is untrained"), (NAMES[:-1], None, "not the complete data that"),
     (["abba"], init(), "Overfitting is not judged, because one of the two sets has too few names"),
 ])  # fmt: skip
 def test_says_why_overfitting_is_not_judged(texts, model, words, trained, tmp_path):
