@@ -1,1 +1,1 @@
-"""Read the documents of files, one after another, in any supported format. Knows neither models nor NumPy."""
+"""Read the documents of files, one after another, in any supported format."""

@@ -1,6 +1,5 @@
-"""A corpus: the documents of some files, one after another, and the rows that were skipped.
-
-The extension of a file decides how its rows are read. Keeps no document.
+"""A corpus yields the documents of some files, one after another, and counts the rows that it skips. The
+extension of a file decides how its rows are read.
 """
 
 from __future__ import annotations
@@ -22,23 +21,24 @@ from .remote import remote_files
 from .rows import BLANK, NoText, Row, json_rows, parquet_rows, text_rows
 from .sources import STDIN, CorpusFile, StandardInput, local_files, unpacked
 
-MOST = (1 << 63) - 1  # the largest limit, sample size and seed
+MOST = (1 << 63) - 1  # largest value of limit, sample and seed
 _PACKED = (".gz", ".zst")
 _JSON = (".jsonl", ".ndjson")
 _PARQUET = ".parquet"
-_NEEDS = {_PARQUET: "pyarrow", ".zst": "zstandard"}  # packages by extension
+_NEEDS = {_PARQUET: "pyarrow", ".zst": "zstandard"}  # the package that reads each extension
 ReportBytes = Callable[[int], object]  # takes the number of bytes read
 
 
 @dataclass(frozen=True)
 class CorpusSelection:
-    """The sources of a corpus in order, and the documents to take: all, the first `limit`, or a `sample`.
+    """The sources of a corpus, in order, and how many documents to take: all, the first `limit`, or a
+    `sample`.
 
     A source is the path of a file, a glob, a URL that fsspec opens, or "-" for standard input, which is
-    always read as lines of text. `field` names the field of .jsonl and .ndjson records, or the Parquet
-    column, that holds the text. The sample is uniform, without replacement, determined by `seed`, and in the
-    order of the corpus; a smaller corpus is taken as a whole. `skip_bad` counts rows that are not text
-    instead of raising an error.
+    always read as lines of text. `field` is the name of the text field in .jsonl and .ndjson records, or of
+    the text column in Parquet. `seed` determines the sample, which is uniform, without replacement and in the
+    order of the corpus. If the corpus is smaller than the sample, all documents are taken. With `skip_bad`,
+    rows that are not text are skipped and counted instead of raising an error.
     """
 
     sources: tuple[str, ...]
@@ -49,7 +49,7 @@ class CorpusSelection:
     skip_bad: bool = False
 
     def __post_init__(self) -> None:
-        """Check the values. Raises InputError if one is out of range or two contradict each other."""
+        """Raise InputError if a value is out of range or two values contradict each other."""
         if not self.sources or not all(self.sources):
             raise InputError(f"sources of a corpus: expected names of files, found {brief(self.sources)}")
         if self.sources.count(STDIN) > 1:
@@ -59,19 +59,17 @@ class CorpusSelection:
         for name, least in (("limit", 1), ("sample", 1), ("seed", 0)):
             value = getattr(self, name)
             if value is not None and not least <= value <= MOST:
-                size = "smaller" if value < least else "larger"  # digits of a huge integer cannot be printed
+                size = "smaller" if value < least else "larger"  # because Python cannot print huge integers
                 raise InputError(f"{name}: expected {least} to {MOST:,}, found a {size} number")
         if self.sample and self.limit:
-            raise InputError("limit takes the first documents and sample takes random ones: give only one")
+            raise InputError("limit and sample cannot be combined: give only one of them")
         if self.sample and STDIN in self.sources:
-            raise InputError("a sample is read twice, but - can be read only once: save it to a file first")
+            raise InputError("a sample is read twice, but - can be read only once: save - to a file first")
 
 
 class Document(NamedTuple):
-    """A text, its number among the selected documents, and its place: a file and a line or row.
-
-    Numbers count from 0, rows from 1. `unfit` is the reason why the model cannot read the text, if
-    the text itself was dropped.
+    """A text, its number among the selected documents from 0, and its place: a file, and a line or row from
+    1. `unfit` is set if the text was dropped because the model cannot read it, and says why.
     """
 
     number: int
@@ -82,12 +80,12 @@ class Document(NamedTuple):
 
     @property
     def place(self) -> str:
-        """ "names.txt:17" """
+        """The place, such as "names.txt:17"."""
         return f"{self.file}:{self.row}"
 
 
 class Skipped(NamedTuple):
-    """The number of rows that were skipped for one reason, and the place of the first one."""
+    """The number of rows that were skipped for one reason, and the place of the first such row."""
 
     rows: int
     first: str
@@ -96,12 +94,12 @@ class Skipped(NamedTuple):
 class Corpus:
     """The documents of a selection, as an iterable. Only one iteration may run at a time.
 
-    An iteration calls `report` with the number of bytes read and unpacked so far. It skips blank rows. It
-    raises FileFormatError with the place of a row that is not text, InputError if there is no document at
-    all, and RunError if a transfer fails.
+    An iteration calls `report` with the number of unpacked bytes so far, and skips blank rows. It raises
+    FileFormatError at a row that is not text, InputError without documents, and RunError if a transfer fails.
 
-    `documents` (a count), `skipped` (rows by reason; with a sample those of the whole corpus) and
-    `fingerprint` describe the last iteration, and are complete when it is.
+    `documents` (a count), `skipped` (rows by reason) and `fingerprint` describe the last iteration and are
+    complete when it ends. If a sample is taken, `skipped` counts the rows of all files, not only of the
+    sample.
     """
 
     def __init__(self, selection: CorpusSelection, report: ReportBytes = lambda count: None) -> None:
@@ -119,8 +117,8 @@ class Corpus:
 
     @property
     def fingerprint(self) -> str:
-        """The BLAKE2b hash of the texts in order, wherever they are stored. Each text enters as its length in
-        bytes (64 bits, little-endian) and its UTF-8."""
+        """The BLAKE2b hash of the texts in order. It does not depend on the files. Of each text it reads the
+        length in bytes (64 bits, little-endian), then the text in UTF-8."""
         return self._hash.hexdigest()
 
     @cached_property
@@ -130,7 +128,7 @@ class Corpus:
 
     def __iter__(self) -> Iterator[Document]:
         self._reset()
-        yield from map(self._document, self._selected())  # no variable here keeps a text alive
+        yield from map(self._document, self._selected())  # without a variable that keeps a text in memory
         if not self.documents:
             rows = [f"{reason}: {counted(skipped.rows, 'row')}" for reason, skipped in self.skipped.items()]
             why = f" ({', '.join(rows)})" if rows else ""
@@ -144,7 +142,7 @@ class Corpus:
         return Document(self.documents - 1, *placed)
 
     def _selected(self) -> Iterator[tuple[str, str, int]]:
-        """Yield the texts that the selection takes, each with its file and row."""
+        """Yield each selected text with its file and row."""
         selection = self.selection
         if selection.sample is None:
             yield from islice(self._texts(self.skipped), selection.limit)
@@ -155,8 +153,8 @@ class Corpus:
             raise RunError(f"{self._sources}: changed while the sample was read")
 
     def _texts(self, skipped: dict[str, Skipped]) -> Iterator[tuple[str, str, int]]:
-        """Yield every text with its file and row. No variable here keeps a text, which may take 64 MB, alive
-        while the next one is read."""
+        """Yield every text with its file and row. A text may take 64 MB, so no variable here keeps it in
+        memory while the next text is read."""
         for file in self.files:
             rows = rows_of(file, self.selection.field, self._count)
             yield from filter(None, map(partial(self._placed, skipped, file.name), rows, count(1)))
@@ -186,7 +184,8 @@ class Corpus:
 
 
 def _sample_mask(total: int, size: int, seed: int) -> Iterator[bool]:
-    """Yield for each of `total` documents whether the sample has it. Each set of `size` is equally likely.
+    """Yield True or False for each of `total` documents: True if the sample contains it. Each set of `size`
+    documents is equally likely.
 
     Selection sampling (Knuth, The Art of Computer Programming 2, 3.4.2, algorithm S). It uses only Python's
     random(), whose numbers are the same in every version.
@@ -238,7 +237,7 @@ def _counted(chunks: Iterable[bytes], count: Callable[[int], None]) -> Iterator[
 
 
 def extensions(path: str) -> tuple[str, str]:
-    """Return the extension of the format and that of the compression of a path or URL: (".jsonl", ".gz")."""
+    """Return the extensions of the format and the compression of a path or URL: (".jsonl", ".gz")."""
     name = urlsplit(path).path if "://" in path else path
     *_, kind, last = ["", "", *PurePosixPath(name.lower()).suffixes]
     return (kind, last) if last in _PACKED else (last, "")

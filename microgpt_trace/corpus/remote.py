@@ -1,8 +1,8 @@
-"""Files on other machines, opened by fsspec. Any failure there becomes one error that names the URL.
+"""Read files on other machines by fsspec. Any failure becomes an error that names the URL.
 
-A transfer that is cut off is an error, not the end of a file. If an HTTP server serves byte ranges, each part
-of a file is a request of its own, so that a reader may take its time. Otherwise one request reads the whole
-file.
+A transfer that is cut off raises an error and does not count as the end of a file. If an HTTP server serves
+byte ranges, each part of a file is a separate request, so that a slow reader keeps no connection open.
+Otherwise one request reads the complete file.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from typing import Any
 from ..errors import FileFormatError, InputError, MicrogptError, RunError, check_installed, missing
 from .sources import CHUNK, CorpusFile, local_files
 
-SILENCE = 60  # seconds without a byte after which a transfer fails; its total time has no limit
-_GONE = (404, 410)  # HTTP status codes
-_PAGE = 1 << 24  # bytes that a page with a list of files has at most
+SILENCE = 60  # a transfer fails after so many seconds without a byte; its total time has no limit
+_GONE = (404, 410)  # HTTP status codes of a missing file
+_PAGE = 1 << 24  # largest number of bytes of a page that lists files
 
 
 @dataclass
 class RemoteFile(CorpusFile):
-    """A file in a file system of fsspec. `size` is in bytes, None if the file system does not know it."""
+    """A file in a file system of fsspec. `size` is its number of bytes, or None if fsspec does not know
+    it."""
 
     files: Any
     size: int | None
@@ -50,7 +51,8 @@ class RemoteFile(CorpusFile):
         return {"size": self.size} if self.size and self._serves_ranges() else {"block_size": 0}
 
     def _serves_ranges(self) -> bool:
-        """Return True if the server answers a request for one byte with one byte. Many servers ignore it."""
+        """Ask the server for one byte, and return True if it sends only this byte. Many servers send the
+        complete file."""
         one_byte = {"block_size": 0, "size": 1, "headers": {"Range": "bytes=0-0"}}
         with self.files.open(self.path, "rb", **one_byte) as file:
             return bool(file.r.status == 206)
@@ -59,7 +61,7 @@ class RemoteFile(CorpusFile):
 def remote_files(url: str) -> Sequence[CorpusFile]:
     """Return the file at a URL, or the files that match a glob, sorted. A file:// URL is read as a path.
 
-    Raises InputError if a package is missing that opens the URL or if nothing matches the glob,
+    Raises InputError if the package that opens the URL is missing or if no file matches the glob,
     FileFormatError if the file does not exist, and RunError if the transfer fails.
     """
     check_installed("fsspec", f"{url}: URLs need")
@@ -102,7 +104,7 @@ def _file_system(url: str) -> tuple[Any, str]:
 
 
 def _http_options() -> dict[str, Any]:
-    """Return options that request the stored bytes unchanged, through the environment's proxy."""
+    """Return options to request the stored bytes unchanged and to use the proxy of the environment."""
     import aiohttp
 
     class Response(aiohttp.ClientResponse):

@@ -1,6 +1,6 @@
 """The rows of a corpus file: lines of text, lines of JSON, or rows of a Parquet file.
 
-A row is a text, or the reason why it is not one. pyarrow reads one column of a Parquet file, row by row.
+A row is a text, or the reason why it is not a text. pyarrow reads one column of a Parquet file row by row.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from ..text.json_reading import from_json
 from ..text.wording import abridged
 from .sources import CHUNK, CorpusFile, unpacked
 
-LONGEST = 1 << 26  # bytes that a line or a text has at most
-LARGEST_COPY = 1 << 34  # bytes that a temporary file has at most
+LONGEST = 1 << 26  # largest number of bytes of a line or text
+LARGEST_COPY = 1 << 34  # largest number of bytes of a temporary file
 _BOM = b"\xef\xbb\xbf"  # the byte order mark
 
 
 def lines_of(chunks: Iterable[bytes]) -> Iterator[bytes | None]:
     """Yield the bytes of each line, without its end (\\n or \\r\\n) and without the file's byte order mark.
 
-    A line longer than LONGEST becomes None. No line, which may take 64 MB, is kept while the next is read.
+    A line longer than LONGEST becomes None. A line may take 64 MB, so memory never holds two lines.
     """
     pending, length, bom = bytearray(), 0, _BOM
     for chunk in chunks:
         first, *others = chunk.split(b"\n")
         pending += first
         length += len(first)
-        if length > LONGEST + 1:  # the line may end in \r
+        if length > LONGEST + 1:  # + 1, as the line may end in \r
             pending.clear()
         if others:
             yield _line(_drain(pending).removeprefix(bom), length)
@@ -55,7 +55,7 @@ def _line(line: bytes, length: int) -> bytes | None:
 
 
 class NoText(NamedTuple):
-    """A row that is not a text: a short reason by which such rows are counted, and the error of this row."""
+    """A row that is not a text. `reason` groups and counts such rows, and `error` describes this row."""
 
     reason: str
     error: str
@@ -79,7 +79,7 @@ def json_rows(chunks: Iterable[bytes], field: str) -> Iterator[Row]:
 
 
 def _decode(content: Any) -> Row:
-    """Decode bytes or a buffer as UTF-8. None means that the row was too long."""
+    """Decode bytes or a buffer as UTF-8. `content` is None if the row is too long."""
     if content is None or len(content) > LONGEST:
         return TOO_LONG
     try:
@@ -90,7 +90,7 @@ def _decode(content: Any) -> Row:
 
 
 def _text_of(value: Any, field: str) -> Row:
-    """Return the value of a field if it is a text that UTF-8 can encode."""
+    """Return the value of a field, or the reason why it is not a text that UTF-8 can encode."""
     if not isinstance(value, str):
         return NoText(
             f"field {field!r} is not text", f"expected text in the field {brief(field)}, found {brief(value)}"
@@ -129,8 +129,8 @@ def _field_of_record(line: bytes | None, field: str) -> Row:
 def parquet_rows(file: CorpusFile, ending: str, field: str, count: Callable[[int], None]) -> Iterator[Row]:
     """Yield the rows of the column `field`. `count` is called with the size of each row.
 
-    A compressed file, or a file of a server without byte ranges, is first copied to a temporary file. Raises
-    FileFormatError if the file is not Parquet or has no such column of text.
+    A compressed file is first copied to a temporary file, and so is a file on a server without byte ranges.
+    Raises FileFormatError if the file is not Parquet or has no such column of text.
     """
     with _seekable(file, ending) as content, _parquet_errors(file.name):
         import pyarrow.parquet
@@ -145,7 +145,7 @@ def parquet_rows(file: CorpusFile, ending: str, field: str, count: Callable[[int
 
 @contextmanager
 def _system_memory_pool() -> Iterator[None]:
-    """Let files that are opened here use the C library's allocator, which frees a long text at once."""
+    """Make pyarrow open files with the C library's allocator, which frees a long text at once."""
     import pyarrow
 
     before = pyarrow.default_memory_pool()
@@ -183,14 +183,14 @@ def _copy(chunks: Iterable[bytes], copy: IO[bytes], name: str) -> None:
 
 @contextmanager
 def _parquet_errors(name: str) -> Iterator[None]:
-    """Turn the errors of pyarrow into FileFormatError. A column name may raise UnicodeDecodeError."""
+    """Turn the errors of pyarrow into FileFormatError. A column name may cause a UnicodeDecodeError."""
     import pyarrow
 
     try:
         yield
     except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
         if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
-            raise  # reading the file itself failed
+            raise  # the file could not be read
         reason = str(error).partition("\n")[0]
         raise FileFormatError(f"{name}: expected a Parquet file ({reason})") from error
 

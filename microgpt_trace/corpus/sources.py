@@ -1,7 +1,7 @@
-"""Read and unpack the bytes of local files and of standard input. Knows nothing of what the bytes mean.
+"""Read and unpack the bytes of local files and of standard input.
 
-Small pieces of input bound the memory of unpacking: deflate expands a byte to at most 1,032 bytes (zlib's
-technical details), Zstandard four bytes to a block of 128 KB (RFC 8878, an RLE block).
+Files are unpacked in small pieces, which limits the memory for the result. Deflate expands a byte to at most
+1,032 bytes (zlib's technical details). Zstandard expands 4 bytes to at most 128 KB (RFC 8878, RLE blocks).
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from ..errors import FileFormatError, InputError
 from ..untrusted_files import check_regular, reading
 
 STDIN = "-"
-CHUNK = 1 << 20  # bytes that are read at a time
+CHUNK = 1 << 20  # largest number of bytes to read at a time
 _MAGIC = re.compile(r"[*?[]")
 
 
 @dataclass
 class CorpusFile:
-    """A local file of documents. Errors use `name`; the extension of `path` decides how it is read."""
+    """A local file of documents. Errors call it `name`. The extension of `path` decides how to read it."""
 
     name: str
     path: str
@@ -34,12 +34,12 @@ class CorpusFile:
     def chunks(self) -> Iterator[bytes]:
         """Yield the bytes in pieces of at most CHUNK."""
         with self.opened() as file:
-            while chunk := file.read1(CHUNK):  # returns the available bytes without waiting for more
+            while chunk := file.read1(CHUNK):  # read1 does not wait for more bytes than are available
                 yield chunk
 
     @contextmanager
     def opened(self) -> Iterator[Any]:
-        """Open the file for reading in any order."""
+        """Open the file for reading. The file can seek."""
         path = Path(self.path)
         with reading(path), path.open("rb") as file:
             yield file
@@ -54,7 +54,7 @@ class StandardInput(CorpusFile):
     def opened(self) -> Iterator[Any]:
         if self.used:
             raise InputError("-: standard input can be read only once")
-        if sys.stdin is None:  # for example because the shell has closed it
+        if sys.stdin is None:  # for example, the shell has closed it
             raise InputError("-: there is no standard input")
         self.used = True
         with reading(Path(self.name)):
@@ -62,10 +62,9 @@ class StandardInput(CorpusFile):
 
 
 def local_files(source: str) -> list[CorpusFile]:
-    """Return the file at a path, or the files that match a glob, sorted and without folders.
-
-    A path that exists is not treated as a glob. Raises FileFormatError if a path is not a regular file, and
-    InputError if nothing matches a glob.
+    """Return the file at a path, or the files that match a glob, sorted and without folders. If a file has
+    the name `source`, it is read even if its name looks like a glob. Raises FileFormatError if a path is not
+    a regular file, and InputError if nothing matches a glob.
     """
     path, names = Path(source), [source]
     with reading(path):
@@ -78,7 +77,7 @@ def local_files(source: str) -> list[CorpusFile]:
     return [CorpusFile(name, name) for name in names]
 
 
-PIECE = 1 << 8  # bytes unpacked at a time: they become at most 256 KB (gzip) or 8 MB (Zstandard)
+PIECE = 1 << 8  # bytes to unpack at a time, which become at most 256 KB (gzip) or 8 MB (Zstandard)
 _GZIP = 16 + zlib.MAX_WBITS
 
 
@@ -97,7 +96,7 @@ def unpacked(file: CorpusFile, ending: str) -> Iterator[bytes]:
 def _unpack(
     file: CorpusFile, form: str, decoder: Callable[[], Any], failure: type[Exception]
 ) -> Iterator[bytes]:
-    """Unpack one gzip member or Zstandard frame after another. Raises FileFormatError if one is damaged or
+    """Unpack all gzip members or Zstandard frames of a file. Raises FileFormatError if the file is damaged or
     cut off."""
     member = None
     size = complete = 0
@@ -105,7 +104,7 @@ def _unpack(
         for start in range(0, len(chunk), PIECE):
             piece = chunk[start : start + PIECE]
             size += len(piece)
-            while piece and not (complete and member is None and not piece.strip(b"\0")):  # zero padding
+            while piece and not (complete and member is None and not piece.strip(b"\0")):  # zeros may follow
                 member = member or decoder()
                 try:
                     content = member.decompress(piece)

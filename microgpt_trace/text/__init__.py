@@ -1,1 +1,1 @@
-"""Values, names and command lines as text, on a line and in a sentence. Knows nothing of terminals."""
+"""Turn values, names and command lines into text."""

@@ -1,5 +1,5 @@
-"""Values shortened to one line: the content of a file in an error message, a result in a repr. Also
-`frozen`, the dataclass decorator of all plain data, whose repr is one line."""
+"""Shorten values to one line, for error messages and reprs. `frozen` is the decorator of the program's
+dataclasses, whose repr is one line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ else:
 
 
 Class = TypeVar("Class", bound=type)
-LINE = 160  # characters that a repr has at most
+LINE = 160  # largest number of characters of a repr
 
 
 class _Brief(reprlib.Repr):
@@ -30,7 +30,7 @@ class _Brief(reprlib.Repr):
 
 
 class _BriefField(_Brief):
-    """A field of a record: numbers with six digits; arrays and tuples of records by their type and size."""
+    """Shorten a field: numbers to six digits, arrays and tuples of records to their type and size."""
 
     def repr_ndarray(self, value: Any, level: int) -> str:
         return f"<{value.dtype} {list(value.shape)}>"
@@ -52,7 +52,7 @@ _brief_field: Callable[[Any], str] = _BriefField().repr
 
 
 def one_line(record: Any, **facts: Any) -> str:
-    """Return the repr of a record on one short line: its class with these facts, by default its fields."""
+    """Return a one-line repr of a record: its class with `facts`, or with its fields without `facts`."""
     values = facts or {name: getattr(record, name) for name in _fields(record)}
     name, text = type(record).__name__, ""
     for key, value in values.items():
@@ -98,7 +98,7 @@ def _fields(record: Any) -> list[str]:
 
 
 def token_list(tokens: Sequence[int] | None) -> str:
-    """Return the first 12 token ids as text, and the number of the others: "[1, 2, … 30 more]"."""
+    """Return the first 12 token ids as text, and how many more there are: "[1, 2, … 30 more]"."""
     first = ", ".join(map(str, (tokens or ())[:12]))
     more = len(tokens or ()) - 12
     return f"[{first}{f', … {more} more' if more > 0 else ''}]"

@@ -1,4 +1,4 @@
-"""Read JSON from untrusted sources within bounds. Knows neither files nor what the values mean."""
+"""Read JSON from untrusted sources, with limits on its size and depth."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import re
 from typing import Any
 
 MAX_DEPTH = 64
-MAX_DIGITS = 64  # digits of an integer: far below the limit of float(), above what transformers writes (31)
+MAX_DIGITS = 64  # most digits of an integer: float() allows many more, and transformers writes 31
 MAX_VALUES = 1 << 20  # 70 MB if each value is an empty list, which takes 3 bytes of text
-MANY_VALUES = 1 << 23  # for vocabularies and traces; the largest tokenizer.json of today has 3 million values
+MANY_VALUES = 1 << 23  # for vocabularies and traces. The largest known tokenizer.json has 3 million values.
 
 _DIGITS_AS_ZEROS = bytes(ord("0") if chr(i) in "123456789" else i for i in range(256))
 _UNMARKED = bytes(i for i in range(256) if chr(i) not in '"[]{},')
@@ -22,7 +22,7 @@ class OutOfBounds(ValueError):
 
 
 def from_json(text: str | bytes, *, most: int = MAX_VALUES, unique: bool = False) -> Any:
-    """Return the value of a JSON text. Of a repeated key the last value counts, unless `unique` is set.
+    """Return the value of a JSON text. If a key is repeated, its last value counts, unless `unique` is set.
 
     Raises ValueError with a short message if the text is not JSON, or if `unique` is set and a key occurs
     twice. Raises its subclass OutOfBounds if there are more than `most` values, if they are nested deeper
@@ -32,19 +32,20 @@ def from_json(text: str | bytes, *, most: int = MAX_VALUES, unique: bool = False
     if len(raw) > most or raw.count(b"[") + raw.count(b"{") > MAX_DEPTH:
         _check_structure(raw, most)
     hooks: dict[str, Any] = {"object_pairs_hook": _without_repeats} if unique else {}
-    if b"0" * MAX_DIGITS in raw.translate(_DIGITS_AS_ZEROS):  # this hook makes reading 50 % slower
+    if b"0" * MAX_DIGITS in raw.translate(_DIGITS_AS_ZEROS):  # the hook makes reading 50 % slower
         hooks["parse_int"] = _integer
     try:
         return json.loads(str(text, "utf-8") if isinstance(text, bytes) else text, **hooks)
-    except RecursionError as error:  # brackets that are never closed pass the check
+    except RecursionError as error:  # _check_structure does not count brackets that are never closed
         raise OutOfBounds(f"values nested more than {MAX_DEPTH} deep") from error
 
 
 def _check_structure(raw: bytes, most: int) -> None:
-    """Count values and levels before any value is created. This takes a tenth of the time of reading them."""
+    """Count values and levels of nesting before any value is created. This takes 10 % of the time to read
+    them."""
     marks = raw.replace(rb"\\", b"").replace(rb"\"", b"").translate(None, _UNMARKED)
     marks = _STRING.sub(b"", marks.replace(b'""', b"")).translate(_AS_BRACKETS)
-    values = marks.count(b",") + marks.count(b"[") + 1  # an upper bound: an empty list counts twice
+    values = marks.count(b",") + marks.count(b"[") + 1  # an upper bound, because an empty list counts twice
     if values > most:
         raise OutOfBounds(f"too many values; the limit is {most:,}")
     brackets = marks.translate(None, b",")

@@ -1,4 +1,4 @@
-"""Turn results into plain data (fields and marked properties) and into JSON (RFC 8259). Knows no result."""
+"""Turn results into plain data, that is their fields and marked properties, and into JSON (RFC 8259)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from .wording import unnumbered
 
 
 def result_json(result: Any) -> str:
-    """Return the JSON document of a result: a dataclass with a SCHEMA, or an object whose `document` is one.
-    The schema id and the marked properties come first."""
+    """Return the JSON document of a result, with the schema id and the marked properties first. `result` is a
+    dataclass with a SCHEMA, or an object with such a dataclass as `document`."""
     document = getattr(result, "document", result)
     kind: Any = type(document)
     values = plain(document)
@@ -23,7 +23,7 @@ def result_json(result: Any) -> str:
 
 
 def to_text(members: dict[str, Any]) -> str:
-    """Return a JSON object with a line for each member, and a line for each item of a list."""
+    """Return a JSON object as text. Each member starts a line, and so does each item of a list."""
     return "{\n" + ",\n".join(_member(key, value) for key, value in members.items()) + "\n}\n"
 
 
@@ -35,7 +35,7 @@ def _member(key: str, value: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Turn dataclasses into dictionaries of their members, recursively."""
+    """Turn dataclasses into dictionaries of their fields and marked properties, recursively."""
     if isinstance(value, tuple | list):
         return [plain(item) for item in value]
     kind: Any = type(value)
@@ -45,7 +45,7 @@ def plain(value: Any) -> Any:
 
 
 def dump(value: Any, indent: int | None = None) -> str:
-    """Return JSON text in ASCII, which every terminal and pipe passes on. Numbers that JSON lacks become the
+    """Return JSON text in ASCII, which every terminal can print. Numbers that are not finite become the
     strings "NaN", "Infinity" and "-Infinity"."""
     try:
         return json.dumps(value, indent=indent, allow_nan=False)
@@ -54,7 +54,7 @@ def dump(value: Any, indent: int | None = None) -> str:
 
 
 def _with_names(value: Any) -> Any:
-    """Replace numbers that JSON lacks by their names, recursively."""
+    """Replace numbers that are not finite by their names, recursively."""
     if isinstance(value, float) and not math.isfinite(value):
         return unnumbered(value)
     if isinstance(value, dict):
@@ -67,7 +67,7 @@ _marked = set[object]()
 
 
 def in_document(getter: Getter) -> Getter:
-    """Mark a property for JSON documents. Stands beneath @property."""
+    """Mark a property as part of JSON documents. Write this decorator below @property."""
     _marked.add(getter)
     return getter
 
@@ -81,5 +81,5 @@ def marked(kind: type) -> tuple[str, ...]:
 
 @cache
 def members(kind: type) -> tuple[str, ...]:
-    """Return the names that a dataclass has in a document: its fields and its marked properties."""
+    """Return the names of the fields and marked properties of a dataclass, which are its members in JSON."""
     return *(field.name for field in fields(kind)), *marked(kind)

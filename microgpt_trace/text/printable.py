@@ -1,8 +1,7 @@
-"""Text that is safe to print, whatever a file contains, and command lines for the user to copy. All printed
-command lines are made here. Knows nothing of terminals.
+"""Make text safe to print, whatever a file contains, and write command lines that a user can copy.
 
-Control characters (C0, C1), characters that change the reading direction and all others without a visible
-shape are escaped: ESC as \\x1b, U+202E as \\u202e, half of a surrogate pair as \\udcff.
+Characters without a visible shape are escaped: a control character such as ESC as \\x1b, a character that
+changes the reading direction as \\u202e, and half of a surrogate pair as \\udcff.
 """
 
 from __future__ import annotations
@@ -10,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from shlex import quote
 
-LONGEST = 2000  # characters that a note or an error has at most
+LONGEST = 2000  # largest number of characters of a note or an error
 
 
 def on_one_line(text: str) -> str:
-    """Escape every unprintable character, so that a terminal obeys none. A line end becomes \\n."""
+    """Escape every unprintable character, so that no text can control a terminal: a line end as \\n."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -41,23 +40,23 @@ def shortened(text: str) -> str:
 
 
 def shown_token(text: str) -> str:
-    """Return a token as every view shows it, with visible spaces: " is" as ␣is. An empty token is ''."""
+    """Return a token with visible spaces, as every view shows it: " is" as ␣is. An empty token is ''."""
     return on_one_line(text.replace(" ", "␣")) or "''"
 
 
 def named_token(text: str, token: int) -> str:
-    """Return a token as it stands beside its id: digits are quoted, so that nobody takes them for an id."""
+    """Return a token to print next to its id. Digits are quoted, so that they do not look like an id."""
     shown = shown_token(text)
     return repr(shown) if shown.isdecimal() and shown != str(token) else shown
 
 
 def with_ids(texts: Iterable[str], tokens: Iterable[int]) -> str:
-    """Return tokens and their ids on one line: "BOS=0 e=5 '7'=6" """
+    """Return tokens and their ids on one line, such as "BOS=0 e=5 '7'=6"."""
     return " ".join(f"{named_token(text, token)}={token}" for text, token in zip(texts, tokens, strict=False))
 
 
 def quoted(word: str) -> str:
-    """Quote a word for a POSIX shell, on one line. A word with unprintable characters needs bash or zsh."""
+    """Quote a word for a POSIX shell, on one line. Unprintable characters need bash or zsh."""
     if word.isprintable():
         return quote(word)
     return "$'" + "".join(map(_escape, word)) + "'"
@@ -67,14 +66,14 @@ def _escape(char: str) -> str:
     if char.isprintable() and char not in "\\'":
         return char
     code = ord(char)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte of the command line that is not UTF-8
+    if 0xDC80 <= code <= 0xDCFF:  # Python's form of a byte that is not UTF-8
         return f"\\x{code - 0xDC00:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def command(name: str, words: Sequence[str] = (), options: Sequence[str] = ()) -> str:
-    """Return the command line `microgpt NAME ARGUMENTS OPTIONS`. The options come first where an argument
-    begins with a dash, which would make it an option."""
+    """Return the command line `microgpt NAME ARGUMENTS OPTIONS`. If an argument begins with a dash, the
+    options come first and "--" marks their end."""
     dashed = any(word.startswith("-") for word in words)
     rest = [*options, "--", *words] if dashed else [*words, *options]
     return " ".join(["microgpt", name, *map(quoted, rest)])

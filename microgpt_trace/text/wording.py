@@ -1,15 +1,15 @@
-"""Numbers and lists in sentences. A number has enough digits to show what the sentence says about it."""
+"""Write numbers and lists for sentences."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
 
-Form = Callable[[float, int], str]  # writes a number with this many digits
+Form = Callable[[float, int], str]  # takes a number and how many digits to write
 
 
 def number(value: float) -> str:
-    """Write a number with four significant digits, or in full from 10,000 up: 22,552."""
+    """Write a number with four significant digits, but from 10,000 on with all digits, such as 22,552."""
     return f"{value:,.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}"
 
 
@@ -19,7 +19,7 @@ def unnumbered(value: float) -> str:
 
 
 def decimals(value: float, digits: int = 2) -> str:
-    """Write two decimals; of a small number three significant digits; of a large number no decimals."""
+    """Write a number with `digits` decimals, a small one with 3 significant digits, a large one with none."""
     if 1e4 <= abs(value) < 1e9:
         return f"{value:,.0f}"
     readable = value == 0 or 0.5 * 10**-digits <= abs(value) < 1e4
@@ -27,7 +27,7 @@ def decimals(value: float, digits: int = 2) -> str:
 
 
 def span(values: Iterable[float]) -> str:
-    """Write one number, or the range of several that print differently: "8.94" or "8.91 to 8.94"."""
+    """Write the range of numbers, "8.91 to 8.94", or only "8.94" if all numbers print alike."""
     ordered = sorted(values)
     low, high = decimals(ordered[0]), decimals(ordered[-1])
     return low if low == high else f"{low} to {high}"
@@ -50,8 +50,8 @@ def fixed(value: float, digits: int) -> str:
 
 
 def told_apart(value: float, limit: float, form: Form, digits: int = 0) -> tuple[str, str]:
-    """Write both numbers with enough digits to see on which side of the limit the value is: 0.9796 beside a
-    limit of 0.98, not 0.980."""
+    """Write a value and a limit with enough digits to see on which side of the limit the value is: 0.9796 and
+    0.9800, not 0.98 and 0.98."""
     while digits < 16 and (_parse(form(value, digits)) >= _parse(form(limit, digits))) != (value >= limit):
         digits += 1
     return form(value, digits), form(limit, digits)
@@ -72,5 +72,5 @@ def listed(items: Sequence[str]) -> str:
 
 
 def abridged(names: Sequence[str], most: int = 3) -> str:
-    """Write the first names and the number of the others: "a, b, c and 1,204 more"."""
+    """Write the first names and how many more there are: "a, b, c and 1,204 more"."""
     return ", ".join(names[:most]) + f" and {len(names) - most:,} more" * (len(names) > most)
