@@ -1,1 +1,1 @@
-"""microGPT: parameters, hand-written passes, training. Knows no other model."""
+"""microGPT: its parameters, its hand-written forward and backward passes, and its training."""

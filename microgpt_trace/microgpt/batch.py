@@ -1,4 +1,4 @@
-"""Batches: names packed row after row for one pass, and the data of their rows."""
+"""Batches: names packed row after row, so that one pass runs all of them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .parameters import Config
 
 @dataclass(frozen=True, slots=True)
 class PackedRows:
-    """The data of a batch's rows that do not depend on its characters."""
+    """The data of a batch that depend on the lengths of its names, not on their characters."""
 
-    positions: Array  # [N] 0-based, within the name
+    positions: Array  # [N] position within the name, from 0
     positions_onehot: Array  # [N, block_size]
-    share: Array  # of the loss: [] 1/T for one name, [N, 1] 1/(B*T) for several, so names count the same
+    share: Array  # of the loss: [] 1/T for 1 name, [N, 1] 1/(B*T) for B names, so names weigh the same
     groups: tuple[EqualLengths, ...]  # empty for one name
 
 
@@ -32,8 +32,7 @@ class Batch(NamedTuple):
 
 
 class Packer:
-    """A maker of batches for one model. It keeps the one-hot rows, and the data that depend only on a
-    length."""
+    """Makes batches for one model. It caches one-hot rows, and the data that depend only on lengths."""
 
     def __init__(self, config: Config, dtype: DType = np.float32) -> None:
         self.config, self.dtype = config, dtype
@@ -47,7 +46,8 @@ class Packer:
         return Batch(tokens, self._tokens.take(tokens, 0), targets.take(ids[1:], 0), rows)
 
     def _add_length(self, length: int) -> tuple[PackedRows, Array]:
-        """Keep and return the rows of a name of this length, and a target row [V] for each token."""
+        """Cache and return the rows for a name of this length, and for each token the row of `targets`,
+        [V]."""
         share = np.array(1 / length, self.dtype)
         positions_onehot = np.eye(length, self.config.block_size, dtype=self.dtype)
         rows = PackedRows(np.arange(length), positions_onehot, share, ())

@@ -1,8 +1,8 @@
-"""Checkpoints: a Model and the state of its training on disk.
+"""Save and load checkpoints: a Model and the state of its training.
 
-The file is safetensors with the names and the [out, in] layout of microgpt.py. The metadata have the config,
-the vocabulary and the state of training. Weights without metadata load too: the dimensions follow from the
-shapes, and the model's `assumed` lists every assumption in words.
+A checkpoint is a safetensors file with the tensor names and the [out, in] layout of microgpt.py. Its metadata
+have the config, the vocabulary and the state of training. Weights without metadata can be loaded too. Their
+shapes give the dimensions, and the model's `assumed` lists in words what the shapes do not tell.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from .parameters import LAYER_PARAMETERS, Config, Parameters, aligned
 from .tokenizer import Tokenizer
 
 FORMAT = "microgpt.checkpoint/1"
-MOMENTS = ("adam.m_sum", "adam.v_sum")  # decayed sums of g and g^2, without the factors 1 - beta
-ASSUMED_HEADS = 4  # of weights without metadata
-MAX_BYTES = 1 << 30  # a checkpoint is read into memory: 90 million parameters with their training state
+MOMENTS = ("adam.m_sum", "adam.v_sum")  # sums of g and g^2 without 1 - beta (g = gradient)
+ASSUMED_HEADS = 4  # the number of heads, for weights without metadata
+MAX_BYTES = 1 << 30  # enough for 90 million parameters with their training state, all in memory
 
 
 def save(model: Model, path: str | Path | OwnFile) -> None:
@@ -64,7 +64,7 @@ def load(
     """
     path = Path(path)
     tensors, metadata = _read(path)
-    if "config" not in metadata and metadata.get("format") != FORMAT:  # PyTorch programs write "pt" there
+    if "config" not in metadata and metadata.get("format") != FORMAT:  # PyTorch programs write format "pt"
         config, tokenizer, assumed = _infer(path, tensors, n_head, bos)
         training = None
     else:
@@ -122,7 +122,7 @@ def _declared(path: Path, metadata: dict[str, str]) -> tuple[Config, Tokenizer, 
             schedule = Schedule(**state["schedule"])
             step, data = state["step"], state["data"]
             check_whole_number("step", step, 0, schedule.steps + 1)
-            for key in ("data", "run_id"):  # older checkpoints have no run_id
+            for key in ("data", "run_id"):  # run_id may be missing in older checkpoints
                 if not isinstance(state.get(key, ""), str):
                     raise InputError(f"{key}: expected text, found {brief(state[key])}")
             training = TrainingState(schedule, step, data, run_id=state.get("run_id", ""))
@@ -168,7 +168,7 @@ def _infer(
 
 
 def _flat(path: Path, tensors: dict[str, Array], name: str, shape: tuple[int, ...], dtype: DType) -> Array:
-    """Return a tensor as a flat array. Raises FileFormatError if it is missing or has another shape or
+    """Return a tensor as a flat array. Raises FileFormatError if it is missing or of another shape or
     type."""
     if name not in tensors:
         raise FileFormatError(f"{path}: tensor {name!r} is missing")

@@ -20,12 +20,12 @@ from .batch import Batch, Packer
 from .parameters import Config
 from .tokenizer import Tokenizer
 
-LONG_LINE = 1000  # characters: a longer line that exceeds the block is left out without a further look
+LONG_LINE = 1000  # a line with more characters that exceeds the block is left out at once
 HELD_OUT_SHARE = 10  # one name in ten is held out
 
 
 def default_data() -> Path:
-    """Return the path of the packaged names.txt, or of the one in a source checkout."""
+    """Return the path of names.txt in the installed package or in a source checkout."""
     package = Path(__file__).parents[1]
     packaged = package / "names.txt"
     return packaged if packaged.exists() else package.parent / "names.txt"
@@ -44,12 +44,12 @@ class Documents:
     """The names of a file that fit a model, in the order of the file, repetitions included."""
 
     names: list[str]
-    notes: tuple[str, ...] = ()  # sentences about lines that were changed or left out
+    notes: tuple[str, ...] = ()  # about lines that were changed or left out
 
     @classmethod
     def fit(cls, lines: Sequence[str], tokenizer: Tokenizer, block_size: int, hint: str = "") -> Documents:
-        """Keep the lines that fit the vocabulary and the block, and note the others. The note about
-        characters outside the vocabulary ends with the `hint`."""
+        """Keep the lines that fit the vocabulary and the block, and write notes about the other lines. `hint`
+        ends the note about characters outside the vocabulary."""
         names: list[str] = []
         lines_by_reason: dict[str, list[str]] = {"lowercased": []}
         outside = f"left out, with a character outside {tokenizer.describe_chars()}"
@@ -59,7 +59,7 @@ class Documents:
             name = tokenizer.normalize(text) if is_short else text
             if not name:
                 reason = "left out, blank"
-            elif is_short and name.strip(tokenizer.chars):  # empty if all characters are in the vocabulary
+            elif is_short and name.strip(tokenizer.chars):  # not empty if a character is unknown
                 reason = outside
             elif len(name) >= block_size:
                 reason = f"left out, longer than {block_size - 1} characters"
@@ -88,7 +88,8 @@ class Documents:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A text that identifies the names and their order: a resumed run needs the same ones."""
+        """A text that identifies the names and their order. A resumed run needs the same names in the same
+        order."""
         return f"{len(self.names)} names, crc32 {zlib.crc32(chr(10).join(self.names).encode()):08x}"
 
     def __len__(self) -> int:
@@ -96,27 +97,27 @@ class Documents:
 
 
 def held_out(name: str) -> bool:
-    """Return True if a name is held out: if its BLAKE2b hash (64 bits) modulo 10 is 0.
-
-    The hash depends only on the name, so all repetitions of a name are on the same side.
+    """Return True if a name is held out, which is if its BLAKE2b hash (64 bits) modulo 10 is 0. All
+    repetitions of a name have the same hash, so either all are held out or none is.
     """
     return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big") % HELD_OUT_SHARE == 0
 
 
 def encoded_names(names: Sequence[str], tokenizer: Tokenizer) -> Array:
-    """Encode names as one stream of ids, BOS name BOS name BOS. The vocabulary must have all their
-    characters."""
+    """Encode names as one stream of ids: BOS name BOS name BOS. The vocabulary must have all characters."""
     chars = set[str]().union(*names)
     ids = {ord(c): tokenizer.chars.index(tokenizer.normalize(c)) + tokenizer.first_id for c in chars}
     between = next(point for point in count() if point not in ids)
     ids[between] = tokenizer.bos_id
-    # str.translate gives ids as characters, which numpy reads at once: this saves 0.1 s for 32,000 names.
+    # str.translate turns ids into characters, which NumPy reads all at once. This saves 0.1 s for 32,000
+    # names.
     stream = chr(between).join(["", *names, ""]).translate(ids)
     return np.frombuffer(stream.encode("utf-32-le", "surrogatepass"), "<u4").astype(np.intp)
 
 
 class Encoded:
-    """Documents as one stream of ids, in which a name with its two BOS is a slice."""
+    """Documents as one stream of ids. Each name, with the BOS before and after it, is a slice of the
+    stream."""
 
     def __init__(
         self, names: Sequence[str], tokenizer: Tokenizer, config: Config, dtype: DType = np.float32
@@ -132,5 +133,5 @@ class Encoded:
 
     def several(self, indices: Array) -> Batch:
         places = self.starts[indices][:, None] + self._offsets
-        padded = self.stream.take(places, mode="clip")  # the packer leaves out the ids after a name
+        padded = self.stream.take(places, mode="clip")  # the packer drops the ids after a name
         return self._packer.several(padded, self.lengths[indices])

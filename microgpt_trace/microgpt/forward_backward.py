@@ -1,7 +1,7 @@
-"""The forward and the hand-written backward pass of a microGPT. Knows no tokenizer, no file and no screen.
+"""The forward pass and the hand-written backward pass of a microGPT.
 
-The model is that of Andrej Karpathy's microgpt.py: a GPT over characters with RMSNorm without gain
-(also once after the embedding), ReLU, no biases and an untied head. Shape letters: see operations.py.
+The model is Andrej Karpathy's microgpt.py: a GPT over characters. It has RMSNorm without gain (one also after
+the embedding), ReLU, no biases and an untied head. operations.py explains the shape letters.
 """
 
 from __future__ import annotations
@@ -27,23 +27,22 @@ class Pass(NamedTuple):
     batch: Batch
     loss: Any  # [] mean cross-entropy over the rows
     logits: Array  # [N, V]
-    probs: Array  # [N, V] that the loss uses, which a hook may have replaced
-    softmax: Array  # [N, V] as computed
+    probs: Array  # [N, V] used for the loss; a hook may have replaced them
+    softmax: Array  # [N, V] the probabilities as computed
     embed_norm: tuple[Array, Array]
     layers: list[tuple[Any, ...]]
     final: Array  # [N, C] the input of the head
 
     @property
     def relus(self) -> list[Array]:
-        """The output of each layer's ReLU, as computed."""
+        """The output of each layer's ReLU, before a hook changes it."""
         return [cache[6] for cache in self.layers]
 
 
 def forward(params: Parameters, batch: Batch, tap: Tap = SILENT) -> Pass:
-    """Predict every next token of the batch.
-
-    A tap receives an event with the rows of all names at once. Scores and weights arrive once for each group
-    of names of one length, [n, H, T, T], the shortest names first.
+    """Predict every next token of the batch. A tap receives most events once, with the rows of all names. It
+    receives attention scores and weights once for each group of n names of one length, [n, H, T, T], the
+    shortest names first.
     """
     emit, norm = tap.emit, params.norm
     tok_emb = emit("embed.tok", params.wte.take(batch.tokens, 0))
@@ -65,7 +64,7 @@ def forward(params: Parameters, batch: Batch, tap: Tap = SILENT) -> Pass:
 
 
 def backward(params: Parameters, done: Pass, grads: Parameters, tap: Tap = SILENT) -> None:
-    """Write d loss / d parameter into `grads`. The tap receives d loss / d activation on the way.
+    """Write d loss / d parameter into `grads`. The tap receives d loss / d activation for each event.
 
     Raises InputError if a tap listens to a batch of several names.
     """
@@ -91,15 +90,15 @@ def backward(params: Parameters, done: Pass, grads: Parameters, tap: Tap = SILEN
 
 
 def _through_probs(dlogits: Array, params: Parameters, done: Pass, tap: Tap) -> Array:
-    """Emit the gradients of the loss and of the probabilities, and return that of the logits: the given one,
-    unless a hook replaced a gradient before it."""
+    """Emit the gradients of the loss and the probabilities, and return the gradient of the logits. This is
+    `dlogits` unless a hook replaced one of the emitted gradients."""
     targets, probs = done.batch.targets, done.probs
     dloss = one = np.ones((), probs.dtype)
     if tap.wants("loss"):
         dloss = tap.emit("loss", one)
         dlogits = dlogits if dloss is one else dlogits * dloss
     if tap.wants("probs"):
-        nonzero = (targets > 0) & (dloss != 0)  # elsewhere the gradient is 0, even if P is 0
+        nonzero = (targets > 0) & (dloss != 0)  # where false, the gradient is 0 even if P is 0
         computed = np.zeros_like(probs)
         computed[nonzero] = -targets[nonzero] / probs[nonzero] * dloss
         dprobs = tap.emit("probs", computed)
@@ -133,7 +132,7 @@ def layer_backward(
     dx: Array, cache: tuple[Any, ...], w: LayerWeights, g: LayerWeights, params: Parameters,
     rows: PackedRows, tap: Tap,
 ) -> Array:  # fmt: skip
-    """The lines of layer_forward in reverse. `g` are the gradients of the weights `w`."""
+    """Reverse layer_forward line by line. `g` receives the gradients of the weights `w`."""
     emit = tap.emit
     attn_norm, attn_in, attention, context, mlp_norm, mlp_in, relu, act = cache
     dx = emit("mlp.residual", dx)
@@ -158,8 +157,8 @@ def layer_backward(
 
 
 def heads_forward(context: Array, w: LayerWeights, params: Parameters, tap: Tap) -> Array:
-    """attn_out = context @ wo.T. The contributions of heads are computed if a hook wants them, and summed if
-    a hook replaced one."""
+    """attn_out = context @ wo.T. If a hook wants the contributions of heads, they are computed too. If a hook
+    replaced a contribution, attn_out is their sum."""
     attn_out = context.dot(w.wo_t)
     if not any(tap.wants(f"attn.head{h}") for h in range(params.config.n_head)):
         return attn_out
@@ -193,7 +192,7 @@ def _head_columns(config: Config) -> list[slice]:
 def attention_forward(
     x_n: Array, w: LayerWeights, params: Parameters, rows: PackedRows, tap: Tap
 ) -> tuple[Array, Any]:
-    """Causal attention within each name, up to the output projection: [N, C] -> [N, C]"""
+    """Compute causal attention within each name, without the output projection: [N, C] -> [N, C]"""
     emit = tap.emit
     q = emit("attn.q", x_n.dot(w.wq_t))
     k = emit("attn.k", x_n.dot(w.wk_t))
@@ -212,7 +211,7 @@ def attention_forward(
 
 
 def attention_backward(dcontext: Array, cache: Any, params: Parameters, rows: PackedRows, tap: Tap) -> Array:
-    """The gradients of q, k and v side by side: [N, C] -> [N, 3C]"""
+    """Return the gradients of q, k and v side by side: [N, C] -> [N, 3C]"""
     if not rows.groups:
         dq_dk_dv = attend_backward(dcontext, cache, params.heads(len(dcontext)), tap)
         return np.concatenate(dq_dk_dv, axis=1)
@@ -228,7 +227,7 @@ def attention_backward(dcontext: Array, cache: Any, params: Parameters, rows: Pa
 
 
 def attend_forward(q: Array, k: Array, v: Array, c: operations.HeadConstants, tap: Tap) -> tuple[Array, Any]:
-    """Scores, weights and context of names of one length: [(n,) T, C] three times -> [(n,) T, C]"""
+    """Compute scores, weights and context for names of one length: 3 times [(n,) T, C] -> [(n,) T, C]"""
     mm = operations.product_for(q)
     scores, spread_q = operations.scores_forward(mm, q, k, c)
     if tap is not SILENT:
@@ -242,7 +241,7 @@ def attend_forward(q: Array, k: Array, v: Array, c: operations.HeadConstants, ta
 def attend_backward(
     dcontext: Array, cache: Any, c: operations.HeadConstants, tap: Tap
 ) -> tuple[Array, Array, Array]:
-    """The lines of attend_forward in reverse: [(n,) T, C] -> [(n,) T, C] three times"""
+    """Reverse attend_forward line by line: [(n,) T, C] -> 3 times [(n,) T, C]"""
     spread_q, k, v, computed, weights = cache
     mm = operations.product_for(dcontext)
     dweights, dv = operations.context_backward(mm, dcontext, weights, v, c)
@@ -257,16 +256,16 @@ def attend_backward(
 
 
 def emit_per_head(name: str, value: Array, c: operations.HeadConstants, tap: Tap) -> Array:
-    """Emit a value whose heads are stacked as rows, [(n,) H*T, T], as [(n,) H, T, T]."""
+    """Emit a value [(n,) H*T, T], whose heads are stacked as rows, in the shape [(n,) H, T, T]."""
     heads = value.reshape(*value.shape[:-2], c.n_head, c.length, c.length)
     return tap.emit(name, heads).reshape(value.shape)
 
 
 def event_specs(config: Config) -> list[EventSpec]:
-    """Return the events of a forward pass in order of computation, then those of the parameters."""
+    """Return the events of a forward pass in order of computation, then the events of the parameters."""
     return [*plan_of(config).values(), *map(parameter_spec, config.shapes())]
 
 
 def parameter_spec(name: str) -> EventSpec:
-    """Return the event of a parameter, which has its gradient and its update."""
+    """Return the event for the gradient and the update of a parameter."""
     return EventSpec(name, stage_of(name), layer_of(name), name, name)

@@ -1,4 +1,4 @@
-"""Model: a microGPT with its parameters, its tokenizer and the state of its training. Knows no file."""
+"""Model: a microGPT with its parameters, its tokenizer and the state of its training."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from ..arrays.encodings import StoredTensor
 
 NOTHING = "nothing"  # the training data of an untrained model
-UNTRAINED = "untrained"  # the beginning of the origin of a model that `init` made
-MAX_COUNT = 1 << 63  # seeds and numbers of steps must be smaller, as those of a log
-PACK = 2048  # names per pass if many names are run
-MAX_BATCH = 1 << 16  # names, twice the packaged data: 1.5 GB with the default model
+UNTRAINED = "untrained"  # the origin of a model that `init` made begins so
+MAX_COUNT = 1 << 63  # seeds and numbers of steps must be smaller
+PACK = 2048  # names per pass in a run of many names
+MAX_BATCH = 1 << 16  # names in a batch: twice names.txt, 1.5 GB for the default model
 
 
 def check_seed(seed: int) -> None:
@@ -45,7 +45,8 @@ def check_seed(seed: int) -> None:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The settings of a training run: Adam with a learning rate that falls linearly to zero over `steps`."""
+    """The settings of a training run. The learning rate of Adam falls linearly from `lr` to zero over
+    `steps`."""
 
     steps: int = 5000
     batch_size: int = 1
@@ -67,13 +68,13 @@ class Schedule:
 
 @frozen(slots=False)
 class TrainingState:
-    """The state of a training run, from which it resumes bit for bit."""
+    """The state of a training run. Training that resumes from it gives the same result, bit for bit."""
 
     schedule: Schedule
     step: int
     data: str  # fingerprint of the documents
     moments: Array | None = field(default=None, repr=False, compare=False)
-    run_id: str = field(default="", compare=False)  # random, made when the run began; empty if older
+    run_id: str = field(default="", compare=False)  # a random id of the run; empty in older checkpoints
 
 
 @dataclass(frozen=True, repr=False)
@@ -105,12 +106,12 @@ class Model:
 
     @property
     def untrained(self) -> bool:
-        """True if the model was certainly never trained; False for weights without metadata."""
+        """True if the model is known to be untrained. False for weights without metadata."""
         return self.training.step == 0 if self.training else self.origin.startswith(UNTRAINED)
 
     @cached_property
     def hooks(self) -> HookBus:
-        """The hook bus of this model's events, to which `trace` emits."""
+        """The hook bus that receives the events of this model's traces."""
         return HookBus(event_specs(self.config))
 
     def describe(self) -> dict[str, Any]:
@@ -254,7 +255,7 @@ class Model:
 
 
 def check_microgpt(model: Any, function: str) -> None:
-    """Raise InputError if the model is not a microGPT, which the function needs."""
+    """Raise InputError unless the model is a microGPT, which `function` needs."""
     if not isinstance(model, Model):
         raise InputError(f"{function} needs a microGPT, found {getattr(model, 'origin', model)!s:.200}")
 

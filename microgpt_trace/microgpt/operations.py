@@ -1,20 +1,19 @@
-"""The operations of a microGPT in NumPy, forward and backward side by side. Knows no model, no names and no
-hooks.
+"""The operations of a microGPT in NumPy. The backward pass of each operation follows its forward pass.
 
-Shape letters, used on signatures throughout the package:
+Docstrings of the whole package use these letters for shapes:
 
     B names in a batch    T positions of a name    N rows: the positions of all names
     C width               H heads                  D head width, C = H * D
     F MLP width           V vocabulary             K any number of columns
 
-Attention takes one name as [T, C], or n names of equal length as [n, T, C]; (n,) on a signature stands for
-either. Heads are stacked as rows: a query is spread to H copies, each with the channels of one head and 0
-elsewhere, so that one product serves all heads. Row sums are products with a constant matrix, which repeats
-the sum along the row: at this size, broadcasting takes three times as long as equal shapes (1.5 against 0.5
-us).
+Attention takes one name as [T, C], or n names of equal length as [n, T, C]. (n,) in a shape stands for
+either. Heads are stacked as rows: a query becomes H copies, and each copy keeps the channels of one head and
+has 0 elsewhere. So one product computes all heads. A row sum is a product with a constant matrix, which
+repeats the sum along the row, because broadcasting such small arrays takes three times as long (1.5 instead
+of 0.5 us).
 
 Since zero times NaN is NaN, a NaN in the query or key of one head spreads to the scores of the other heads.
-The first event that is not finite is always the true one.
+The first event that is not finite is still correct.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ from ..arrays.stats import Array, DType
 from ..text.brief import frozen
 
 RMSNORM_EPS = 1e-5
-# Within +-60, exp needs no subtraction of the maximum: float32 neither overflows (e^88) nor loses digits to
-# subnormal sums (e^-87).
+# Within +-60, softmax need not subtract the maximum: float32 does not overflow (as at e^88) or lose digits in
+# subnormal sums (as at e^-87).
 SAFE_EXPONENT = 60.0
 SAFE_SQUARE = SAFE_EXPONENT**2
 
@@ -52,11 +51,11 @@ class NormConstants:
 
 
 def rmsnorm_forward(x: Array, c: NormConstants) -> tuple[Array, tuple[Array, Array]]:
-    """y = x / sqrt(mean(x^2) + eps), row by row, without gain: [N, C] -> [N, C]
+    """y = x / sqrt(mean(x^2) + eps) for each row, without gain: [N, C] -> [N, C]
 
     Zhang and Sennrich, "Root Mean Square Layer Normalization" (2019).
     """
-    rms = np.multiply(x, x).dot(c.mean)  # one value per row, repeated along the row
+    rms = np.multiply(x, x).dot(c.mean)  # the mean of each row, repeated along the row
     np.sqrt(np.add(rms, c.eps, rms), rms)  # in place: 0.15 us faster than with operators
     y = np.divide(x, rms)
     return y, (y, rms)
@@ -71,24 +70,24 @@ def rmsnorm_backward(dy: Array, cache: tuple[Array, Array], c: NormConstants) ->
 
 
 def relu_forward(x: Array, zero: Array) -> Array:
-    return np.maximum(x, zero)  # with a Python 0 instead of a 0-d array, it would take 1.5 times as long
+    return np.maximum(x, zero)  # a Python 0 instead of the 0-d array takes 1.5 times as long
 
 
 def relu_backward(dy: Array, y: Array) -> Array:
-    return dy * np.sign(y)  # y >= 0, so its sign is the slope
+    return dy * np.sign(y)  # since y >= 0, its sign is the derivative
 
 
 @frozen
 class HeadConstants:
-    """Constants of causal attention over T positions with H heads of width D."""
+    """The constants of causal attention over T positions with H heads of width D."""
 
     length: int
     n_head: int
     scale: Array  # [] 1/sqrt(D)
-    copies: Array  # [H*T] the row of x that each stacked row copies
+    copies: Array  # [H*T] for each stacked row, the row of x to copy
     head_mask: Array  # [H*T, C] 1 on the channels of the head, 0 elsewhere
     head_mask_scaled: Array  # [H*T, C] head_mask / sqrt(D)
-    place: Array  # [T, C] the place of each channel, in the rows of its head, in a flattened [H*T, C]
+    place: Array  # [T, C] the index of each channel, in the rows of its head, in a flattened [H*T, C]
     mask: Array  # [H*T, T] 0 up to the diagonal, -inf above it
     ones: Array  # [T, T]
 
@@ -112,25 +111,23 @@ class HeadConstants:
 
 
 def product_for(x: Array) -> Product:
-    """Return the fastest product: the C method for one name, which skips the dispatch of np.dot, else
-    matmul."""
+    """Return the fastest product function: for one name ndarray.dot, which needs no dispatch, else matmul."""
     return np.ndarray.dot if x.ndim == 2 else np.matmul
 
 
 def spread(x: Array, head_mask: Array, c: HeadConstants) -> Array:
-    """A copy of the rows for each head, with the channels of that head only: [(n,) T, C] -> [(n,) H*T, C]"""
+    """Copy the rows for each head, and keep only the channels of the head: [(n,) T, C] -> [(n,) H*T, C]"""
     return x.take(c.copies, -2) * head_mask
 
 
 def gather(x: Array, c: HeadConstants) -> Array:
-    """The channels of all heads side by side: [(n,) H*T, C] -> [(n,) T, C]"""
+    """Put the channels of all heads side by side: [(n,) H*T, C] -> [(n,) T, C]"""
     return x.take(c.place) if x.ndim == 2 else x.reshape(len(x), -1).take(c.place, 1)
 
 
 def scores_forward(mm: Product, q: Array, k: Array, c: HeadConstants) -> tuple[Array, Array]:
-    """scores = q @ k.T / sqrt(D) per head, before the mask: [(n,) T, C] twice -> [(n,) H*T, T]
-
-    Returns the spread query as well, for the backward pass.
+    """scores = q @ k.T / sqrt(D) per head, before the mask: [(n,) T, C] twice -> [(n,) H*T, T] Also returns
+    `spread(q)`, which the backward pass needs.
     """
     spread_q = spread(q, c.head_mask_scaled, c)
     return mm(spread_q, k.mT), spread_q
@@ -157,18 +154,17 @@ def context_backward(
 
 
 def exponent(x: Array, mask: Array | None = None) -> Array:
-    """The exponents of a softmax over rows: [..., K] -> [..., K]
-
-    x plus the mask, less the maximum of the row if exp would overflow or lose digits. The check is one
-    product; always subtracting the maximum would take 10 us of a training step of 65 us.
+    """Return the exponents of a softmax over rows: [..., K] -> [..., K] The exponents are x plus the mask. If
+    exp would overflow or lose digits, the maximum of the row is subtracted. To check this takes one product,
+    but to subtract always would take 10 us of a training step of 65 us.
     """
     flat = x.ravel()
     if flat.dot(flat) < SAFE_SQUARE or (flat.max() < SAFE_EXPONENT and flat.min() > -SAFE_EXPONENT):
         return x if mask is None else x + mask
     if mask is not None:
-        x = np.where(mask == 0, x, mask)  # a NaN that is masked has no effect
+        x = np.where(mask == 0, x, mask)  # so that a masked NaN has no effect
     shifted = x - x.max(axis=-1, keepdims=True)
-    return np.maximum(shifted, np.finfo(x.dtype).min)  # 0 * -inf would be NaN
+    return np.maximum(shifted, np.finfo(x.dtype).min)  # no -inf, because 0 * -inf is NaN
 
 
 def attention_weights_forward(mm: Product, scores: Array, c: HeadConstants) -> Array:
@@ -178,7 +174,7 @@ def attention_weights_forward(mm: Product, scores: Array, c: HeadConstants) -> A
 
 
 def softmax_backward(mm: Product, dy: Array, y: Array, ones: Array) -> Array:
-    """dx = y * (dy - sum(y * dy)) over rows: [..., K] -> [..., K]; zero where y is masked"""
+    """dx = y * (dy - sum(y * dy)) over rows, which is 0 where y is masked: [..., K] -> [..., K]"""
     weighted = y * dy
     return weighted - y * mm(weighted, ones)
 
@@ -186,12 +182,12 @@ def softmax_backward(mm: Product, dy: Array, y: Array, ones: Array) -> Array:
 def cross_entropy_forward(logits: Array, targets: Array, ones: Array) -> tuple[Array, Any]:
     """probs = softmax(logits), loss = sum(share * (log(sum(exp(logits))) - logits[target]))
 
-    A row of `targets` has the row's share of the loss (1/T for one name) at the target, and 0 elsewhere. A
-    product with `ones` sums rows: [N, V], [N, V], [V, V] -> [N, V], []
+    `targets` has, in each row, the row's share of the loss (1/T for one name) at the target, and 0 elsewhere.
+    `ones` sums rows by a product. [N, V], [N, V], [V, V] -> [N, V], []
     """
     z = exponent(logits)
     e = np.exp(z)
-    sums = e.dot(ones)  # one value per row, repeated along the row
+    sums = e.dot(ones)  # the sum of each row, repeated along the row
     return e / sums, (np.log(sums) - z).ravel().dot(targets.ravel())
 
 

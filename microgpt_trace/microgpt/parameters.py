@@ -1,4 +1,4 @@
-"""Config and Parameters of a microGPT: its dimensions, and its parameters as views of one flat vector."""
+"""Config has the dimensions of a microGPT, and Parameters its parameters, as views of one flat vector."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from . import operations
 
 INIT_STD = 0.08
 CACHE_LINE = 64  # bytes
-MAX_LENGTHS = 64  # the constants of attention are kept for at most this many lengths
+MAX_LENGTHS = 64  # largest number of name lengths whose attention constants are cached
 LAYER_PARAMETERS = ("attn_wq", "attn_wk", "attn_wv", "attn_wo", "mlp_fc1", "mlp_fc2")
 
 
 @dataclass(frozen=True)
 class Config(Dimensions):
-    """The dimensions of a microGPT. `n_inner` is the width of the MLP; 0 stands for 4 * n_embd."""
+    """The dimensions of a microGPT. `n_inner` is the width of the MLP, where 0 means 4 * n_embd."""
 
     norm_eps = operations.RMSNORM_EPS
     activation = "ReLU"
@@ -39,7 +39,7 @@ class Config(Dimensions):
             check_whole_number(name, value, {"vocab_size": 2, "n_inner": 0}.get(name, 1))
         if self.n_embd % self.n_head:
             raise InputError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
-        # Every head has its own keys and values.
+        # Each head has separate keys and values.
         derived = {"head_dim": self.n_embd // self.n_head, "n_kv_head": self.n_head}
         vars(self).update(derived, context_length=self.block_size, n_inner=self.n_inner or 4 * self.n_embd)
 
@@ -62,13 +62,13 @@ class Config(Dimensions):
 
 @frozen
 class LayerWeights:
-    """The parameters of a layer as views. The matrices of q, k and v are neighbours, so wqkv is all three."""
+    """The parameters of a layer as views. The matrices of q, k and v are adjacent, and wqkv is all three."""
 
     wqkv: Array  # [3C, C]
     wo: Array  # [C, C]
     fc1: Array  # [F, C]
     fc2: Array  # [C, F]
-    wq_t: Array  # the matrices transposed, for the forward pass
+    wq_t: Array  # transposed matrices, for the forward pass
     wk_t: Array
     wv_t: Array
     wo_t: Array
@@ -77,8 +77,7 @@ class LayerWeights:
 
 
 def aligned(values: Array) -> Array:
-    """Copy an array to the start of a cache line, which malloc does not do. Saves up to 2 us per Adam
-    step."""
+    """Copy an array to the start of a cache line. This saves up to 2 us per Adam step."""
     raw = np.empty(values.nbytes + CACHE_LINE, np.uint8)
     start = -raw.ctypes.data % CACHE_LINE
     copy = raw[start : start + values.nbytes].view(values.dtype)
@@ -87,7 +86,7 @@ def aligned(values: Array) -> Array:
 
 
 class Parameters:
-    """All parameters of a model, or their gradients, as [out, in] views of one flat vector, by name."""
+    """All parameters of a model by name, or all gradients, as [out, in] views of one flat vector."""
 
     def __init__(self, config: Config, flat: Array) -> None:
         self.config, self.flat = config, flat
@@ -104,11 +103,11 @@ class Parameters:
         self.zero = np.zeros((), self.dtype)
         self._heads: dict[int, operations.HeadConstants] = {}
         size = config.vocab_size
-        self.ones = np.ones((size, size), self.dtype)  # a product with it sums rows
+        self.ones = np.ones((size, size), self.dtype)  # a product with this matrix sums rows
 
     @classmethod
     def random(cls, config: Config, seed: int = 42, dtype: DType = np.float32) -> Parameters:
-        """Make random parameters from N(0, 0.08). A seed gives the same on every machine and in both
+        """Draw parameters from N(0, 0.08). A seed gives the same numbers on every machine and in both
         dtypes."""
         numbers = np.random.default_rng(seed).normal(0, INIT_STD, config.parameter_count)
         return cls(config, aligned(numbers.astype(np.float32).astype(dtype)))
@@ -122,7 +121,7 @@ class Parameters:
         return LayerWeights(wqkv, *views[3:], *(view.T for view in views))
 
     def heads(self, length: int) -> operations.HeadConstants:
-        """Return the constants of attention over names of this length."""
+        """Return the constants of attention for names of this length."""
         heads = self._heads.get(length)
         if heads is None:
             if len(self._heads) >= MAX_LENGTHS:

@@ -1,4 +1,4 @@
-"""Sampling: new names, character by character, from the predictions of a model."""
+"""Sample new names, character by character, from the predictions of a model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def sample(
     """Sample `count` names that begin with `prefix`. The same seed gives the same names.
 
     Temperature 0 always takes the most likely character. A name ends at EOS, or when the block is full.
-    Raises InputError for a prefix that does not fit, and for a model whose predictions are not finite.
+    Raises InputError if the prefix is too long or has unknown characters, or if a prediction is not finite.
     """
     check_microgpt(model, "sample")
     if not (np.isfinite(temperature) and temperature >= 0):

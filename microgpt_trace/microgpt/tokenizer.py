@@ -1,5 +1,4 @@
-"""The tokenizer of a microGPT: characters to ids and back. Its one special token, BOS, begins and ends a
-name."""
+"""The tokenizer of a microGPT turns characters into ids and back. BOS marks both ends of a name."""
 
 from __future__ import annotations
 
@@ -14,13 +13,13 @@ from ..text.printable import on_one_line, shown_token
 
 BOS_LABEL = "BOS"
 EOS_LABEL = "EOS"
-HINTED = 1000  # a hint is made for at most this many characters of a text
-MAX_LENGTH = 200  # characters in a description of the vocabulary
+HINTED = 1000  # a hint uses at most so many characters of a text
+MAX_LENGTH = 200  # largest number of characters in a description of the vocabulary
 
 
 @frozen
 class Tokenizer:
-    """The characters of a vocabulary. BOS is the first token (id 0) or the last one."""
+    """A vocabulary of the characters `chars` and BOS. BOS is the first token (id 0) or the last token."""
 
     chars: str = "abcdefghijklmnopqrstuvwxyz"
     bos: Literal["first", "last"] = "first"
@@ -29,7 +28,7 @@ class Tokenizer:
         if not isinstance(self.chars, str) or len(set(self.chars)) != len(self.chars):
             raise InputError(f"chars: expected each character once, found {brief(self.chars)}")
         if any("\ud800" <= char <= "\udfff" for char in self.chars):
-            raise InputError("chars: expected whole characters, found half of one (a surrogate)")
+            raise InputError("chars: expected valid characters, found half a character (a surrogate)")
         if self.bos not in ("first", "last"):
             raise InputError(f"bos: expected first or last, found {brief(self.bos)}")
 
@@ -52,15 +51,14 @@ class Tokenizer:
         return 1 if self.bos == "first" else 0
 
     def normalize(self, text: str) -> str:
-        """Change capitals that are not in the vocabulary to lower case."""
-        if not text.strip(self.chars):  # the usual case: the vocabulary has all characters
+        """Turn capital letters that are not in the vocabulary into lower case."""
+        if not text.strip(self.chars):  # usually all characters are in the vocabulary
             return text
         return "".join(c if c in self.chars or len(c.lower()) > 1 else c.lower() for c in text)
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of the characters of a normalized text, without BOS.
-
-        Raises InputError, which names the first unknown character.
+        """Return the ids of the characters of a text after `normalize`, without BOS. Raises InputError at the
+        first character that is not in the vocabulary.
         """
         for index, char in enumerate(text):
             if self.normalize(char) not in self.chars:
@@ -72,16 +70,16 @@ class Tokenizer:
         return [self.chars.index(char) + self.first_id for char in self.normalize(text)]
 
     def encode_name(self, text: str) -> list[int]:
-        """Return the ids of a name between two BOS. All ids but the last are the input of the model, and all
-        but the first are its targets."""
+        """Return the ids of a name between two BOS. The model reads all ids except the last, and its targets
+        are all ids except the first."""
         return [self.bos_id, *self.encode(text), self.bos_id]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the characters of ids, without BOS."""
+        """Return the text of ids, without BOS."""
         return "".join(self.chars[i - self.first_id] for i in ids if i != self.bos_id)
 
     def token(self, text: str) -> int:
-        """Return the token of a character (␣ is a blank), of BOS or of EOS. Raises InputError for other
+        """Return the token of a character (␣ is a space), of BOS or of EOS. Raises InputError for other
         texts."""
         if text in (BOS_LABEL, EOS_LABEL):
             return self.bos_id
@@ -91,7 +89,7 @@ class Tokenizer:
         return ids[0]
 
     def name_of(self, tokens: Sequence[int]) -> str:
-        """Return the name of tokens. Raises InputError unless they are BOS and then characters."""
+        """Return the name that tokens spell. Raises InputError unless they are BOS and then characters."""
         bos, size = self.bos_id, self.vocab_size
         if not tokens or tokens[0] != bos or bos in tokens[1:] or not all(0 <= t < size for t in tokens):
             raise InputError(
@@ -100,14 +98,14 @@ class Tokenizer:
         return self.decode(list(tokens[1:]))
 
     def label(self, token: int, target: bool = False) -> str:
-        """Return the label of a token: its character, or BOS for an input and EOS for a target. Control
-        characters are spelled out."""
+        """Return the label of a token: its character, escaped if unprintable. BOS is called EOS as a
+        target."""
         if token == self.bos_id:
             return EOS_LABEL if target else BOS_LABEL
         return on_one_line(self.chars[token - self.first_id])
 
     def describe_chars(self) -> str:
-        """Describe the characters, with long runs of the alphabet shortened: "a..z"."""
+        """Describe the characters. Consecutive characters are shortened, such as "a..z"."""
         points = [*map(ord, self.chars)]
         cuts = [i for i in range(1, len(points)) if points[i] != points[i - 1] + 1]
         runs = [self.chars[start:stop] for start, stop in pairwise([0, *cuts, len(points)])]

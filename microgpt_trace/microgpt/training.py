@@ -1,4 +1,4 @@
-"""Adam and the training loop. Yields a record per step, prints nothing and writes no file."""
+"""Adam and the training loop, which yields a record per step."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ EVALUATION_BATCH = 128  # names
 class Adam:
     """Adam over one flat vector, in eight NumPy calls per step.
 
-    Kingma and Ba, "Adam: a method for stochastic optimization" (2015), algorithm 1. The two moments are kept
-    without the factors (1 - beta), which are part of the bias correction here. So one call adds [g, g^2] to
-    [m, v], and another decays both.
+    Kingma and Ba, "Adam: a method for stochastic optimization" (2015), algorithm 1. The moments m and v lack
+    the factors (1 - beta), which the bias correction includes instead. So one call decays [m, v], and another
+    call adds [g, g^2].
     """
 
     def __init__(self, params: Parameters, moments: Array | None = None) -> None:
@@ -43,15 +43,15 @@ class Adam:
         self.params = params
         self.moments = aligned(np.zeros(2 * size, dtype) if moments is None else moments)
         self._m, self._v = self.moments[:size], self.moments[size:]
-        self._sources = aligned(np.zeros(2 * size, dtype))  # the gradient, and its square
+        self._sources = aligned(np.zeros(2 * size, dtype))  # the gradient and its square
         self._grad, self._square = self._sources[:size], self._sources[size:]
         self.grads = Parameters(params.config, self._grad)
-        self.update = Parameters(params.config, aligned(np.zeros(size, dtype)))  # of the last step
+        self.update = Parameters(params.config, aligned(np.zeros(size, dtype)))  # the last update
         self._decay = aligned(np.repeat(np.array([BETA1, BETA2], dtype), size))
         self._eps, self._rate = np.zeros((), dtype), np.zeros((), dtype)
 
     def step(self, number: int, lr: float, tap: Tap = SILENT) -> None:
-        """Update the parameters by `grads`. `number` is the number of the step, counted from 1."""
+        """Update the parameters from `grads`. `number` is the number of the step, counted from 1."""
         root = math.sqrt((1 - BETA2**number) / (1 - BETA2))
         self._eps[...] = ADAM_EPS * root
         self._rate[...] = -lr * root * (1 - BETA1) / (1 - BETA1**number)
@@ -75,14 +75,15 @@ class Adam:
 
     @np.errstate(all="ignore")  # infinite parameters or updates give NaN
     def update_ratio(self) -> float:
-        """Return the L2 norm of the last update divided by the norm that the parameters had before it."""
+        """Return the L2 norm of the last update, divided by the L2 norm of the parameters before the
+        update."""
         before = self.params.flat - self.update.flat
         return float(np.linalg.norm(self.update.flat) / np.linalg.norm(before))
 
     @np.errstate(all="ignore")
     def update_ratios(self) -> dict[str, tuple[float, float | None]]:
-        """Return for each parameter the L2 norm of its last update, and that norm divided by the norm that
-        the parameter had before (None if it was zero)."""
+        """Return, for each parameter, the L2 norm of its last update, and the ratio of this norm to the L2
+        norm of the parameter before the update. The ratio is None if the parameter was zero."""
         ratios = {}
         for name, view in self.update.items():
             update, after = view.astype(np.float64), self.params[name].astype(np.float64)
@@ -93,14 +94,14 @@ class Adam:
 
 class StepRecord(NamedTuple):
     step: int  # counted from 1
-    loss: float  # mean over the names of the batch, before the update
+    loss: float  # mean loss of the names of the batch, before the update
     lr: float
 
 
 class Trainer:
-    """A training run that can stop after any step and resume bit for bit.
+    """A training run. It can stop after any step, and resuming it gives the same result, bit for bit.
 
-    It changes the parameters of the given model, and starts from the model's training state.
+    The run starts from the training state of `model`, and changes its parameters in place.
     """
 
     def __init__(self, model: Model, documents: Documents, schedule: Schedule) -> None:
@@ -117,14 +118,14 @@ class Trainer:
         keep_freed_memory()
 
     def model(self, origin: str) -> Model:
-        """Return the model as trained so far. Its arrays are those of the run, not copies."""
+        """Return the model as trained so far. It shares its arrays with the run, so later steps change it."""
         moments = self.adam.moments
         state = TrainingState(self.schedule, self.done, self.documents.fingerprint, moments, self.run_id)
         return Model(self.params, self.tokenizer, origin, state)
 
     def run(self) -> Iterator[StepRecord]:
         """Train to the last step of the schedule. Raises DivergedError if a loss is not finite."""
-        context = copy_context()  # floating-point errors are ignored in a step, but not by the caller
+        context = copy_context()  # NumPy ignores floating-point errors in a step, but not in the caller
         context.run(np.seterr, all="ignore")
         for step in range(self.done, self.schedule.steps):
             yield context.run(self._step, step)
@@ -136,47 +137,48 @@ class Trainer:
         if not math.isfinite(loss):
             raise DivergedError(self._diagnosis(step, loss, batch))
         backward(self.params, done, self.adam.grads)
-        del done  # frees its arrays for the next step
+        del done  # free its arrays for the next step
         lr = self.schedule.lr_at(step)
         self.adam.step(step + 1, lr)
         self.done = step + 1
         return StepRecord(step + 1, loss, lr)
 
     def batch(self, step: int) -> Batch:
-        """Return the names of a step, counted from 0, in the order of the epoch."""
+        """Return the batch of names for a step, counted from 0. The order of the names depends on the
+        epoch."""
         size = self.schedule.batch_size
         epoch, at = divmod(step * size, len(self.documents.train))
         if size == 1:
             return self._encoded.one(self._order_of(epoch)[at])
         names = self._order_of(epoch)[at : at + size]
-        while len(names) < size:  # the rest comes from the next epochs
+        while len(names) < size:  # fill the batch from the next epochs
             epoch += 1
             names = names + self._order_of(epoch)[: size - len(names)]
         return self._encoded.several(np.array(names))
 
     def _order_of(self, epoch: int) -> list[int]:
-        """Return the training names in the order of an epoch. It depends only on the seed and the epoch, so a
-        resumed run needs no stored random generator."""
+        """Return the indices of the training names in the order of an epoch. The order depends only on the
+        seed and the epoch, so a checkpoint need not store a random generator."""
         if self._epoch != epoch:
             train, rng = self.documents.train, np.random.default_rng([self.schedule.seed, epoch])
             self._epoch, self._order = epoch, train[rng.permutation(len(train))].tolist()
         return self._order
 
     def check_finite(self) -> None:
-        """Raise DivergedError if parameters, moments or the predictions for the first training names are not
-        finite after the last update. The loss would show this one step later at the earliest."""
+        """Raise DivergedError if a parameter, a moment or a logit of the first training names is not finite.
+        The loss would show this only one step later, or even later."""
         first = next(self._passes(self.documents.train[:EVALUATION_BATCH]))
         if not all(np.isfinite(a).all() for a in (self.params.flat, self.adam.moments, first.logits)):
             raise DivergedError(f"step {self.done}: the model is not finite after the update")
 
     def held_out_loss(self) -> float | None:
-        """Return the mean loss of the held-out names, each the mean over its positions; None without
-        names."""
+        """Return the mean loss of the held-out names, or None without such names. Each name counts the
+        same."""
         return self._mean_loss(self.documents.held_out)
 
     def train_loss(self) -> float | None:
-        """Return the mean loss of evenly spread training names: as many as are held out, and at least 1,000
-        if the data have them."""
+        """Return the mean loss of evenly spaced training names. They are as many as the held-out names, but
+        at least 1,000 or all."""
         train = self.documents.train
         count = min(max(len(self.documents.held_out), 1000), len(train))
         return self._mean_loss(train[np.arange(count) * len(train) // count])
@@ -190,7 +192,7 @@ class Trainer:
         return total / len(indices) if len(indices) else None
 
     def _passes(self, indices: Array) -> Iterator[Pass]:
-        """Yield forward passes over names, one per batch."""
+        """Yield the forward passes over batches of names."""
         for start in range(0, len(indices), EVALUATION_BATCH):
             batch = self._encoded.several(indices[start : start + EVALUATION_BATCH])
             with np.errstate(all="ignore"):
@@ -198,8 +200,8 @@ class Trainer:
             yield done
 
     def dead_units(self) -> list[list[int]] | None:
-        """Return for each layer the ReLU units that are zero at every position of every held-out name; None
-        if no name is held out."""
+        """Return, for each layer, the ReLU units that are zero at every position of every held-out name.
+        Return None if no name is held out."""
         if not len(self.documents.held_out):
             return None
         config = self.params.config
@@ -210,7 +212,7 @@ class Trainer:
         return [np.flatnonzero(~row).tolist() for row in alive]
 
     def _diagnosis(self, step: int, loss: float, batch: Batch) -> str:
-        """Describe the first event that is not finite, and the name in whose trace it occurs."""
+        """Say which event is the first that is not finite, and in the trace of which name."""
         begins = np.flatnonzero(batch.rows.positions == 0)
         for tokens in np.split(batch.tokens, begins[1:]):
             event = first_nonfinite(self.params, self.tokenizer, tokens)
@@ -248,8 +250,8 @@ def train(
 ) -> Model:
     """Train a model on a file of names and return the trained model.
 
-    Training starts from the parameters of `model`, which does not change, or from a new model of `seed`. It
-    has its own schedule and moments. `on_step` is called with the record of every step. A warning reports
+    Training starts from a copy of `model`, or from a new model with random parameters of `seed`. It does not
+    continue the training state of `model`. `on_step` is called with the record of every step. Warnings report
     lines of the data that do not fit. Raises DivergedError if the loss is not finite, and FileFormatError or
     InputError for bad input.
     """

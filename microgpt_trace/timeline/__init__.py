@@ -1,1 +1,1 @@
-"""The log of a training run, and the timeline that is read from it."""
+"""Write the log of a training run, and read a timeline from the log."""

@@ -1,7 +1,6 @@
-"""The timeline of a training run, as plain data: curves over its traced steps. Knows no log file and no
-screen.
+"""The timeline of a training run, as plain data: curves over its traced steps.
 
-A curve has one entry per traced step. An entry is None if the log has null or no value.
+A curve has one entry per traced step. An entry is None if the value is null in the log or missing.
 """
 
 from __future__ import annotations
@@ -20,13 +19,14 @@ from ..text.brief import frozen
 _LAYER = re.compile(r"^layer[0-9]+\.")
 Curve = tuple[float | None, ...]
 Counts = tuple[int | None, ...]
-HeadWeights = tuple[tuple[tuple[float, ...], ...], ...]  # by head, query and visible key
+HeadWeights = tuple[tuple[tuple[float, ...], ...], ...]  # indices: head, query, visible key
 
 
 @frozen
 class EventCurve:
-    """An event in the traces of the watched name: the L2 norm of its finite elements, the share of zeros,
-    the number of elements that are not finite, and the L2 norm of the gradient of the name's loss."""
+    """An event in the traces of the watched name. `l2` is the L2 norm of its finite elements, `zeros` the
+    share of its elements that are 0, `nonfinite` the number of elements that are not finite, and `gradient`
+    the L2 norm of the gradient of the name's loss."""
 
     name: str
     l2: Curve
@@ -37,8 +37,9 @@ class EventCurve:
 
 @frozen
 class ParameterCurve:
-    """The L2 norms of a parameter after the step, of the gradient of the watched name's loss there, and of
-    the update that the step made; and |update| / |parameter before it|. Step 0 has no update."""
+    """A parameter: its L2 norm after each traced step, the L2 norm of the gradient of the watched name's
+    loss, the L2 norm of the update of the step, and |update| / |parameter before the step|. Step 0 has no
+    update."""
 
     name: str
     l2: Curve
@@ -55,7 +56,7 @@ class LikelyToken:
 
 @frozen
 class AttentionCurve:
-    """The attention weights of all heads of a layer over the watched name, with the 6 digits of the log."""
+    """The attention weights of all heads of a layer for the watched name, to 6 digits, as in the log."""
 
     name: str
     weights: tuple[HeadWeights | None, ...]
@@ -65,9 +66,9 @@ class AttentionCurve:
 class PositionCurve:
     """The predictions at one position of the watched name.
 
-    From the traced step `learned` to the end, the target has rank 1. From the step `halfway` to the end,
-    P(target) is above the middle between its first and its last value. Each is None if there is no such
-    step, and `halfway` also if P did not rise. `top` has the most likely tokens with their P.
+    From the traced step `learned` on, the target always has rank 1. From the traced step `halfway` on,
+    P(target) stays above the mean of its first and its last value. Both are None if there is no such step.
+    `top` has the most likely tokens with their P.
     """
 
     position: int
@@ -84,7 +85,7 @@ class PositionCurve:
 
 @dataclass(frozen=True, slots=True)
 class DeadUnit:
-    """A ReLU unit that is zero at every position of every held-out name from this traced step to the end."""
+    """A ReLU unit that is zero at every position of every held-out name from the traced step `since` on."""
 
     unit: int
     since: int
@@ -92,8 +93,7 @@ class DeadUnit:
 
 @dataclass(frozen=True, slots=True)
 class ReturnedUnit:
-    """A unit that is alive in the end but was dead before, for the last time between these two traced
-    steps."""
+    """A unit that is alive at the end but was dead from the traced step `died` until `returned`."""
 
     unit: int
     died: int
@@ -102,8 +102,8 @@ class ReturnedUnit:
 
 @frozen
 class LayerUnits:
-    """The ReLU units of a layer: the number of dead ones by traced step, those dead at the end, those
-    returned."""
+    """The ReLU units of a layer. `dead_count` counts dead units at each traced step, `dead` lists the units
+    that are dead at the end, and `returned` lists the units that were dead before."""
 
     layer: int
     units: int
@@ -122,7 +122,8 @@ class LossCurve:
 
 @dataclass(frozen=True, slots=True)
 class RunStart:
-    """The start of a run, or of a part that resumed it: the step before it, and the held-out loss there."""
+    """The start of a run, or of its continuation. `step` is the last step before the start, and
+    `held_out_loss` the loss after this step."""
 
     step: int
     held_out_loss: float | None
@@ -145,8 +146,8 @@ class TrainingPlan:
 
 @frozen
 class Timeline:
-    """The contents of a log, by traced step. `absent` lists the values that the log lacks, with the reasons,
-    and `notes` the problems of the file."""
+    """The contents of a log. `absent` lists the values that the log lacks, with reasons, and `notes` lists
+    problems of the file."""
 
     SCHEMA = "microgpt.timeline/1"
 
@@ -169,9 +170,9 @@ class Timeline:
 
 
 def selected(timeline: Timeline, names: Sequence[str]) -> Timeline:
-    """Return the timeline with only these events and parameters (names, globs, apr's stage names), or
-    without names with the events of the overview and all parameters. Raises InputError if a name matches
-    nothing."""
+    """Return the timeline with only the events and parameters that `names` selects: names, globs or apr's
+    stage names. Without `names`, keep the overview's events and all parameters. Raises InputError if a name
+    matches nothing."""
     logged = [event.name for event in timeline.events] + [row.name for row in timeline.parameters]
     if names and not logged:
         raise InputError(f"{timeline.log}: expected events, found none in the log")
@@ -180,7 +181,7 @@ def selected(timeline: Timeline, names: Sequence[str]) -> Timeline:
     except InputError as error:
         raise InputError(f"{timeline.log}: {error}") from error
     if not names:
-        one_layer = replace(timeline.config, n_layer=1, n_head=1)  # a damaged log may name a million layers
+        one_layer = replace(timeline.config, n_layer=1, n_head=1)  # a damaged log may claim a million layers
         hidden = {spec.name for spec in event_specs(one_layer) if not spec.overview}
         chosen = {name for name in logged if _LAYER.sub("layer0.", name) not in hidden}
     events = tuple(event for event in timeline.events if event.name in chosen)

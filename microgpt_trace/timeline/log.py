@@ -1,4 +1,4 @@
-"""The records of a training log, read line by line with their types checked. Does not know their meaning."""
+"""Read the records of a training log line by line, and check the types of their values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..text.json_reading import OutOfBounds, from_json
 from ..untrusted_files import check_regular, reading
 
 LOG_SCHEMA = "microgpt.log/1"
-LONGEST = 1 << 24  # bytes that a line may have; a usual line has a few hundred
+LONGEST = 1 << 24  # largest number of bytes of a line, which usually has a few hundred
 BEGINNING = b'{"record": "run", "schema": "microgpt.log/'
 _NONFINITE = ("NaN", "Infinity", "-Infinity")  # float() reads these texts
 T = TypeVar("T")
@@ -21,7 +21,7 @@ Weights = tuple[tuple[tuple[float, ...], ...], ...]
 
 
 def is_log(path: Path) -> bool:
-    """Return True if an existing file is a log, or empty, or a log that ends within its first line."""
+    """Return True if a file is a log. A log may be empty or end in the middle of its first line."""
     try:
         next(log_records(path, []), None)
     except FileFormatError:
@@ -30,7 +30,7 @@ def is_log(path: Path) -> bool:
 
 
 def watched_before(path: Path) -> str | None:
-    """Return the name that an existing log watches; None if there is no log."""
+    """Return the name that an existing log watches, or None if there is no log."""
     try:
         record = next(log_records(path, []), None)
         return None if record is None else record.get("watched", a_text)
@@ -39,8 +39,8 @@ def watched_before(path: Path) -> str | None:
 
 
 def log_records(path: Path, notes: list[str]) -> Iterator[LogRecord]:
-    """Yield the records of a log, of which the first describes a run. An incomplete last line is left out
-    with a note. Raises FileFormatError, which names the file and the line."""
+    """Yield the records of a log, of which the first describes a run. If the last line is incomplete, it is
+    left out, and `notes` receives a note. Raises FileFormatError with the file and the line."""
     check_regular(path, "the log of a training run")
     with reading(path), path.open("rb") as file:
         for number, line in enumerate(iter(partial(file.readline, LONGEST), b""), 1):
@@ -85,7 +85,7 @@ def _check_first(record: LogRecord) -> None:
 
 @frozen
 class LogRecord:
-    """The JSON object of a line, or an object within it. The line ends at the byte `end` of the file."""
+    """The JSON object of a line, or an object within it. The line ends at byte `end` of the file."""
 
     path: Path
     where: str  # "line 17", or "line 17, model" for an object within it
@@ -96,8 +96,9 @@ class LogRecord:
         return FileFormatError(f"{self.path}, {self.where}: {fact}")
 
     def get(self, field: str, read: Callable[[Any], T]) -> T:
-        """Return read(value) of a field. If the field is missing, or `read` raises ValueError with what it
-        expects, this raises FileFormatError, which names the file, the line and the field."""
+        """Return the value of a field, as converted by `read`. `read` raises ValueError, with what it
+        expects, for an invalid value. Raises FileFormatError with the file, line and field if the value is
+        invalid or missing."""
         if field not in self.values:
             raise self.error(f"the field {field!r} is missing")
         value = self.values[field]
@@ -112,7 +113,8 @@ class LogRecord:
 
 
 def _reader(expected: str, accepts: Callable[[Any], bool], convert: Callable[[Any], T]) -> Callable[[Any], T]:
-    """Return a function that converts accepted values, and raises ValueError(expected) for other values."""
+    """Return a function that converts a value, or raises ValueError(expected) if `accepts` is false for
+    it."""
 
     def read(value: Any) -> T:
         if not accepts(value):
@@ -141,7 +143,7 @@ def a_number_or_null(value: Any) -> float | None:
 
 
 def one_of(texts: Sequence[str]) -> Callable[[Any], str]:
-    """Return a reader of one of these texts."""
+    """Return a reader that accepts only these texts."""
     return _reader(f"one of {', '.join(texts)}", lambda value: value in texts, str)
 
 
@@ -165,8 +167,7 @@ def labelled_numbers(value: Any) -> list[tuple[str, float]]:
 
 
 def causal_weights(heads: int) -> Callable[[Any], Weights]:
-    """Return a reader of causal attention weights, of which row n of every head has n numbers:
-    [H][T][1..T]"""
+    """Return a reader of causal attention weights [H][T][1..T]: row n of every head has n numbers."""
 
     def are_weights(value: Any) -> bool:
         planes = value if isinstance(value, list) and all(isinstance(p, list) for p in value) else [[]]

@@ -1,4 +1,4 @@
-"""Writing the log of a training run: a JSON record per step, and a trace of one name every few steps."""
+"""Write the log of a training run: a JSON record per step, and sometimes a trace of the watched name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..tracing.trace import trace
 from .log import LOG_SCHEMA, LogRecord, a_count, log_records
 
 DIGITS = 6  # significant digits of attention weights
-TOP = 5  # most likely tokens of a prediction
+TOP = 5  # number of most likely tokens that are logged for a prediction
 
 if TYPE_CHECKING:
     from ..arrays.stats import Array
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
 
 
 class LogError(RunError):
-    """The error of a log that cannot be written."""
+    """The log cannot be written."""
 
 
 class TrainingLog:
-    """The file of a log, which is open within `with`. The first record is "run", then come "step" records,
-    and those of traces: "event", "check" (a failed one), "prediction", "attention", "parameter" and "relu"
-    (the dead units over all held-out names).
+    """The file of a log. A `with` statement opens and closes it. The first record is "run". A step has a
+    "step" record. A trace has the records "event", "check" (for a failed check), "prediction", "attention",
+    "parameter" and "relu" (the units that are dead for all held-out names).
 
-    A trace after step N is a forward and backward pass of the watched name with the parameters after that
-    step, and the update that the step made.
+    The trace of step N has a forward and backward pass of the watched name with the parameters after step N,
+    and the update of step N.
 
-    A resumed log keeps the records up to the checkpoint, since `sync` comes before each save. Later records
-    are dropped, and `note` receives a sentence about them.
+    Training calls `sync` before it saves a checkpoint. A resumed log therefore has all records up to the
+    checkpoint. It drops later records, and `note` receives a sentence about them.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class TrainingLog:
             with self._writing():
                 self._file.close()
         except LogError:
-            if error is None:  # else the first error is more useful
+            if error is None:  # because a first error is more useful than this one
                 raise
 
     def sync(self) -> None:
@@ -83,8 +83,8 @@ class TrainingLog:
             raise LogError(f"{self._path}: cannot write the log ({error.strerror})") from error
 
     def _drop_later_steps(self) -> None:
-        """Drop the records after the checkpoint, which the run will write again. Raises InputError, and drops
-        nothing, if the log belongs to another run."""
+        """Drop the records after the checkpoint, because the resumed run writes them again. Raises InputError
+        without dropping a record if the log belongs to another run."""
         path, done, end, last, dropped = self._path, self._trainer.done, 0, 0, 0
         for record in log_records(path, []):
             if not end:
@@ -102,8 +102,9 @@ class TrainingLog:
             self._note(f"{path} has no records of steps {last + 1:,} to {done:,}")
 
     def _refuse_another_run(self, record: LogRecord) -> None:
-        """Raise InputError if the first record of a log has another run id or config, or in an older log,
-        which has no run id, other data, another schedule or config."""
+        """Raise InputError if a log belongs to another run. `record` is the log's first record. It must have
+        the same run id and config. Older logs have no run id: they must have the same data, schedule and
+        config."""
         trainer, logged = self._trainer, {**record.values, **record.part("model").values}
         identity: dict[str, Any] = {"run_id": trainer.run_id}
         if not logged.get("run_id"):
@@ -163,8 +164,8 @@ class TrainingLog:
             )  # fmt: skip
 
     def _add_parameters(self, step: int, result: Trace, adam: Adam) -> None:
-        """Write the "parameter" records. As in a "step" record, update_ratio is |update| / |parameter before
-        it|."""
+        """Write the "parameter" records. As in a "step" record, update_ratio is |update| / |old
+        parameter|."""
         ratios = adam.update_ratios() if step else {}
         for row in result.parameters:
             update_l2, update_ratio = ratios.get(row.name, (None, None))
@@ -179,7 +180,7 @@ class TrainingLog:
 
 
 def _rounded(weights: Array) -> list[list[list[float]]]:
-    """Return the attention weights [H, T, T] as lists, without masked keys, rounded to DIGITS digits."""
+    """Return attention weights [H, T, T] as lists without masked keys, with DIGITS significant digits."""
     return [
         [[float(f"{w:.{DIGITS}g}") for w in row[: n + 1]] for n, row in enumerate(head)]
         for head in weights.tolist()

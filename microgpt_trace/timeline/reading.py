@@ -1,5 +1,4 @@
-"""The reader that turns the log of `train --log --trace-every` into a Timeline. Trains nothing and knows no
-screen."""
+"""Read the log of `train --log --trace-every` as a Timeline."""
 
 from __future__ import annotations
 
@@ -42,12 +41,12 @@ from .log import (
 )
 
 OF_PARAMETERS = ("l2_norm", "gradient_l2", "update_l2", "update_ratio")
-EARLIER = "not logged; an earlier version wrote this log"
+EARLIER = "not logged, because an earlier version wrote this log"
 
 
 def read_timeline(path: Path) -> Timeline:
-    """Read a log line by line. Raises FileFormatError, which names the line, if the file is not a log, and
-    InputError if it has no trace."""
+    """Read a log line by line. Raises FileFormatError with the line if the file is not a log, and InputError
+    if the log has no trace."""
     reader, notes = _Reader(), list[str]()
     for record in log_records(path, notes):
         reader.take(record)
@@ -55,7 +54,7 @@ def read_timeline(path: Path) -> Timeline:
 
 
 def since_when(conditions: Mapping[int, bool]) -> int | None:
-    """Return the first step from which the condition is true to the end; None if it is false in the end."""
+    """Return the step from which the condition stays true to the end, or None if it is false at the end."""
     since = None
     for step in sorted(conditions, reverse=True):
         if not conditions[step]:
@@ -65,18 +64,18 @@ def since_when(conditions: Mapping[int, bool]) -> int | None:
 
 
 class _Reader:
-    """The values of the records by kind, name and step: `_rows["forward", "logits"][250]["l2"]`."""
+    """Collect values by kind, name and step of records, as in `_rows["forward", "logits"][250]["l2"]`."""
 
     def __init__(self) -> None:
         self._rows: dict[tuple[str, Any], dict[int, dict[str, Any]]] = {}
         self._losses: dict[int, float] = {}
         self._checks: list[FailedCheck] = []
         self._runs: list[RunStart] = []
-        self._identity: tuple[Any, ...] = ()  # config, plan, watched name and data of the first run
-        self._steps: list[int] = []  # with a trace
+        self._identity: tuple[Any, ...] = ()  # config, plan, watched name and data of the run
+        self._steps: list[int] = []  # the traced steps
 
     def take(self, record: LogRecord) -> None:
-        """Add a record. Unknown kinds, which a later version may write, are ignored."""
+        """Add a record. Ignore kinds of records that are unknown, because a later version may write them."""
         take = getattr(self, f"_take_{record.get('record', a_text)}", None)
         if take is not None:
             take(record)
@@ -101,7 +100,7 @@ class _Reader:
         self._runs.append(RunStart(start, record.get("held_out_loss", a_number_or_null)))
 
     def _drop_after(self, start: int) -> None:
-        """Drop the records after a step from which the run resumed, since it repeated them."""
+        """Drop the records after step `start`. The run resumed there and repeated the later steps."""
         by_step: tuple[dict[int, Any], ...] = (self._losses, *self._rows.values())
         for rows in by_step:
             for step in [step for step in rows if step > start]:
@@ -191,14 +190,14 @@ class _Reader:
         return [name for (of, name), rows in self._rows.items() if of == kind and rows]
 
     def _parameter_names(self) -> list[str]:
-        """Return the names of parameters. A log without "parameter" records has gradients and updates of
-        them."""
+        """Return the names of all parameters. A log without "parameter" records still names them in "event"
+        records of gradients and updates."""
         activations = set(self._names("forward"))
         names = [*self._names("parameter"), *self._names("update"), *self._names("backward")]
         return [name for name in dict.fromkeys(names) if name not in activations]
 
     def _curves(self, kind: str, name: Any, *fields: str) -> list[Any]:
-        """Return the curve of each field over the traced steps, with None for steps without a value."""
+        """Return the curve of each field over the traced steps. Steps without a value have None."""
         by_step = self._rows.get((kind, name), {})
         rows = [by_step.get(step, {}) for step in self._steps]
         return [tuple(row.get(field) for row in rows) for field in fields]
@@ -264,8 +263,8 @@ class _Reader:
             yield "dead ReLU units: not measured, because no name is held out"
 
     def _cut_traces(self) -> Iterator[str]:
-        """Yield a note for each trace with fewer records than others: the run was stopped while writing
-        it."""
+        """Yield a note for each trace with fewer records than others, which the run was writing when it
+        stopped."""
         kinds = ("forward", "backward", "position")
         sizes = Counter(step for (kind, _), rows in self._rows.items() if kind in kinds for step in rows)
         most = max(sizes.values(), default=0)
@@ -281,8 +280,7 @@ class _Reader:
 
 
 def _half_the_way(p: Mapping[int, float | None]) -> int | None:
-    """Return the first step from which P stays above the middle of its first and last value; None if there
-    is none."""
+    """Return the step from which P stays above the mean of its first and last value, or None."""
     by_step = {step: value for step, value in sorted(p.items()) if value is not None}
     if not by_step:
         return None

@@ -71,7 +71,7 @@ METADATA = [
     ("n_layer: expected a whole number", {"config": '{"n_layer": 1e99}'}),
     ("n_embd: expected a whole number below", {"config": f'{{"n_embd": {2**31}}}'}),
     ("n_inner: expected a whole number", {"config": '{"n_inner": false}'}),
-    ("found half of one", {"vocabulary": '{"chars": "\\ud800"}'}),
+    ("found half a character", {"vocabulary": '{"chars": "\\ud800"}'}),
     ("lr: expected a positive number, found True", scheduled(lr=True)),
     ("lr: expected a positive number, found '1'", scheduled(lr="1")),
     ("steps: expected a whole number", scheduled(steps=True)),
