@@ -1,8 +1,8 @@
-"""Byte-pair encoding: turn text into ids, and the spelling of a token into bytes. Knows no file format.
+"""Byte-pair encoding: turn text into ids, and the spelling of a token into bytes.
 
 The package `tokenizers` does the merging. It gets only the tokens that are substrings of the text's words,
-and the merges that make them. No other token can arise from these words, so the ids are the same.
-(Passing all 48,900 merges of SmolLM2 takes 28 ms, finding the few that matter takes 7.)
+and the merges that make these tokens. Merging can make no other token of these words, so the ids are the
+same. Passing all 48,900 merges of SmolLM2 would take 28 ms, and finding the few that matter takes 7 ms.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 from ..errors import FileFormatError, InputError, check_installed
 from ..text.brief import frozen
 
-SPACE_MARK = "\u2581"  # SentencePiece's space
+SPACE_MARK = "\u2581"  # stands for a space in SentencePiece
 
 _CONTRACTIONS = "'s|'t|'re|'ve|'m|'ll|'d"
 _GPT2 = rf"{_CONTRACTIONS}| ?\p{{L}}+| ?\p{{N}}+| ?[^\s\p{{L}}\p{{N}}]+|\s+(?!\S)|\s+"
@@ -27,7 +27,7 @@ _LLAMA3 = (
     rf"(?i:{_CONTRACTIONS})|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# Patterns that split text into words before merging. Each pattern splits the pieces of the one before it.
+# Patterns that split text into words before merging. Each pattern splits the pieces of the previous pattern.
 # Source: the tokenizers of GPT-2, Llama 3, Qwen2 and SmolLM, and llama.cpp's patterns for "default".
 PATTERNS: Mapping[str, tuple[str, ...]] = {
     "gpt-2": (_GPT2,),
@@ -39,7 +39,7 @@ PATTERNS: Mapping[str, tuple[str, ...]] = {
 ALIASES = {"gpt2": "gpt-2", "llama3": "llama-bpe", "llama-v3": "llama-bpe", "deepseek-r1-qwen": "qwen2"}
 
 
-# Turns text into ids, without BOS and EOS. The second argument tells whether to parse special tokens.
+# Turns text into ids, without BOS and EOS. If the second argument is True, special tokens are parsed.
 Encoder = Callable[[str, bool], list[int]]
 
 
@@ -52,7 +52,7 @@ def tokenizers_package() -> Any:
 
 
 def refusal(path: Path, reason: str) -> Encoder:
-    """Return an encoder that raises FileFormatError, for a file whose tokenizer is not supported."""
+    """Return an encoder that raises FileFormatError because the file's tokenizer is not supported."""
 
     def refuse(text: str, special: bool) -> list[int]:
         raise FileFormatError(f"{path}: cannot turn text into tokens: {reason}")
@@ -61,8 +61,8 @@ def refusal(path: Path, reason: str) -> Encoder:
 
 
 def byte_alphabet() -> dict[str, int]:
-    """Return GPT-2's characters for the 256 bytes. Printable characters stand for themselves; the others
-    become the characters from U+0100 on, in order."""
+    """Return GPT-2's character for each byte. A byte that is a printable character keeps this character. The
+    other bytes have the characters from U+0100 on, in order."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     moved = [byte for byte in range(256) if byte not in printable]
     return {chr(b): b for b in sorted(printable)} | {chr(256 + i): b for i, b in enumerate(moved)}
@@ -73,7 +73,7 @@ _BYTE_TOKEN = re.compile("<0x([0-9A-Fa-f]{2})>")
 
 
 def literal_bytes(token: str) -> bytes:
-    """Return the bytes of a token that stands for its own spelling."""
+    """Return the bytes of a token whose spelling in the file is its text."""
     return token.encode("utf-8", "surrogateescape")
 
 
@@ -93,9 +93,8 @@ def sentencepiece_bytes(token: str) -> bytes:
 
 @dataclass(frozen=True, eq=False)
 class _Bpe:
-    """The common part of both encoders: cut out fixed tokens, then merge the words between them.
-
-    `user_defined` tokens are cut out of every text, `control` tokens only if special tokens are parsed.
+    """The common part of both encoders. They cut fixed tokens out of a text, then merge the words between
+    them. Fixed tokens are the `user_defined` tokens and, if special tokens are parsed, the `control` tokens.
     """
 
     path: Path
@@ -135,13 +134,13 @@ class _Bpe:
 
 
 def split_fixed(text: str, fixed: Collection[str]) -> list[str]:
-    """Split a text at fixed tokens, which stand at the odd indices. The longest token wins."""
+    """Split a text at fixed tokens, which get the odd indices. The longest matching token wins."""
     present = sorted((token for token in fixed if token and token in text), key=len, reverse=True)
     return re.split(f"({'|'.join(map(re.escape, present))})", text) if present else [text]
 
 
 def substrings(word: str, lengths: Sequence[int]) -> Iterator[str]:
-    """Yield the substrings of a word that have one of the lengths, given in ascending order."""
+    """Yield the substrings of a word that have one of the lengths. `lengths` must be in ascending order."""
     for start in range(len(word)):
         for length in lengths:
             if start + length > len(word):
@@ -151,9 +150,10 @@ def substrings(word: str, lengths: Sequence[int]) -> Iterator[str]:
 
 @frozen(slots=False, eq=False)
 class ByteLevelBpe(_Bpe):
-    """The encoder of GPT-2's kind: patterns split words, bytes become characters, merges have an order."""
+    """The encoder of GPT-2's kind. Patterns split a text into words, and bytes become characters before
+    merging."""
 
-    merges: Sequence[str]  # "left right"
+    merges: Sequence[str]  # the first merge first, each "left right"
     pre_tokenizer: str
 
     def _words(self, text: str) -> list[str]:
@@ -172,11 +172,11 @@ class ByteLevelBpe(_Bpe):
     def _model(self, words: set[str]) -> Any:
         pieces = self._pieces(words)
         self._check_bytes(words, pieces)
-        ignore = self.pre_tokenizer == "llama-bpe"  # a word that is a token is taken without merging
+        ignore = self.pre_tokenizer == "llama-bpe"  # a word that is a token needs no merging
         return tokenizers_package().models.BPE(pieces, self._merges(pieces), ignore_merges=ignore)
 
     def _merges(self, pieces: Mapping[str, int]) -> list[tuple[str, str]]:
-        """Return the merges that make one of the pieces, in list order."""
+        """Return the merges that make one of the pieces, in the order of `merges`."""
         makers, others = self._makers
         numbers = [makers[piece] for piece in pieces if piece in makers]
         numbers += [number for number, token in others if token in pieces]
@@ -190,7 +190,7 @@ class ByteLevelBpe(_Bpe):
 
     @cached_property
     def _makers(self) -> tuple[dict[str, int], list[tuple[int, str]]]:
-        """The number of the last merge that makes each token, and the number and token of every other merge.
+        """The number of the last merge that makes each token, and the number and token of all other merges.
 
         Raises FileFormatError if a merge makes no token.
         """
@@ -203,7 +203,7 @@ class ByteLevelBpe(_Bpe):
         return makers, [(number, token) for number, token in others if makers[token] != number]
 
     def _check_bytes(self, words: set[str], pieces: Mapping[str, int]) -> None:
-        """Raise InputError for a byte without a token, which `tokenizers` would drop silently."""
+        """Raise InputError if a byte has no token, because `tokenizers` would drop the byte silently."""
         for word in words:
             missing = next((char for char in word if char not in pieces), None)
             if missing is not None:
@@ -216,8 +216,8 @@ class ByteLevelBpe(_Bpe):
 
 @frozen(slots=False, eq=False)
 class SentencePieceBpe(_Bpe):
-    """The encoder of SentencePiece's kind. Text is not split into words, and the merge that makes the token
-    with the highest score comes first. A character without a token becomes its bytes or the unknown token."""
+    """The encoder of SentencePiece's kind. It does not split text into words. It merges the token with the
+    highest score first. A character without a token becomes its bytes or the unknown token."""
 
     scores: Sequence[float]
     add_space_prefix: bool
@@ -242,7 +242,7 @@ class SentencePieceBpe(_Bpe):
         merges.sort(key=lambda merge: merge[0])
         vocabulary, unknown = pieces | self._bytes, None
         if self.unknown is not None:
-            unknown = " "  # instead of its spelling, which may not be valid text; no word has a space
+            unknown = " "  # no word has a space; the token's spelling may be invalid
             vocabulary[unknown] = self.unknown
         ranked = [(left, right) for _, left, right in merges]
         bpe = tokenizers_package().models.BPE

@@ -1,8 +1,8 @@
 """Read the vocabulary of a Hugging Face folder: tokenizer.json, tokenizer_config.json and related files.
 
-BOS and EOS are added as in transformers 5: the post-processor of tokenizer.json decides, whatever
-add_bos_token says in tokenizer_config.json. A chat gets only the special tokens that its template prints,
-as in apply_chat_template.
+As in transformers 5, the post-processor of tokenizer.json decides whether BOS and EOS are added. The flag
+add_bos_token in tokenizer_config.json does not matter. As in apply_chat_template, a chat gets only the
+special tokens that its template prints.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def from_huggingface(folder: Path) -> Vocabulary | None:
     process = Isolated(f"{__package__}.tokenizer_json:encode", "its tokenizer", _LIMITS)
     return Vocabulary(
         path, _by_id(ids, path), f"{kind} (tokenizer.json)", to_bytes,
-        partial(_encode, process, path, str(path.absolute())),  # the process may have another current folder
+        partial(_encode, process, path, str(path.absolute())),  # for any current folder
         literal=frozenset(_added(tokenizer, path).values()), stop_ids=frozenset(stops),
         templates=_templates(folder, config, config_path), template_tokens=_template_tokens(folder, config),
         chat_adds_bos=False, **ends,
@@ -48,8 +48,8 @@ def from_huggingface(folder: Path) -> Vocabulary | None:
 
 
 def convertible(folder: Path) -> str:
-    """Name the tokenizer files from which transformers can make a missing tokenizer.json, "" if there are
-    none."""
+    """Name the files from which transformers could make a missing tokenizer.json. Return "" without such
+    files."""
     if (folder / "tokenizer.json").exists():
         return ""
     kinds = (("tokenizer.model",), ("vocab.json", "merges.txt"))
@@ -62,7 +62,7 @@ def _token_ids(tokenizer: Mapping[str, Any], path: Path) -> dict[str, int]:
     model = tokenizer.get("model")
     vocab = model.get("vocab") if isinstance(model, dict) else None
     if isinstance(vocab, list) and all(isinstance(p, list) and p and type(p[0]) is str for p in vocab):
-        vocab = {pair[0]: i for i, pair in enumerate(vocab)}  # Unigram: pairs [token, score]
+        vocab = {pair[0]: i for i, pair in enumerate(vocab)}  # Unigram has pairs [token, score]
     if not isinstance(vocab, dict):
         raise FileFormatError(f"{path}: expected a vocabulary under model.vocab, found {brief(vocab)}")
     ids = vocab | _added(tokenizer, path)
@@ -81,7 +81,7 @@ def _added(tokenizer: Mapping[str, Any], path: Path) -> dict[str, int]:
 
 
 def _by_id(ids: Mapping[str, int], path: Path) -> list[str]:
-    """Return the tokens in the order of their ids, with "" for an id without a token."""
+    """Return the tokens in the order of their ids. An id without a token has ""."""
     least, size = min(ids.values()), max(ids.values()) + 1
     if least < 0 or size > 2 * len(ids) + 1024:
         raise FileFormatError(f"{path}: the ids of {len(ids):,} tokens go from {least} to {size - 1:,}")
@@ -93,7 +93,8 @@ def _by_id(ids: Mapping[str, int], path: Path) -> list[str]:
 
 
 def _alphabet(tokenizer: Mapping[str, Any], path: Path) -> tuple[str, Callable[[str], bytes]]:
-    """Return the kind of the tokenizer in words, and the function that gives the bytes of a token."""
+    """Return the tokenizer's kind in words, and the function that turns the spelling of a token into
+    bytes."""
     kind = tokenizer["model"].get("type")
     model = "BPE" if not kind else kind if isinstance(kind, str) and len(kind) < 40 else brief(kind)
     parts = {
@@ -123,7 +124,7 @@ def _nested(part: Any, path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _named_ends(config: Mapping[str, Any], ids: Mapping[str, int], path: Path) -> dict[str, Any]:
-    """Return bos_id and eos_id of the tokens that tokenizer_config.json names."""
+    """Return the ids of the BOS and EOS that tokenizer_config.json names, as bos_id and eos_id."""
     ends = {}
     for name in ("bos", "eos"):
         token = _content(config.get(f"{name}_token"))
@@ -136,7 +137,7 @@ def _named_ends(config: Mapping[str, Any], ids: Mapping[str, int], path: Path) -
 
 
 def _template_tokens(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
-    """Return the values of all keys that end in _token in tokenizer_config.json, and in
+    """Return the special tokens by their names, which end in _token. They are in tokenizer_config.json, or in
     special_tokens_map.json, which older versions of transformers wrote."""
     path = folder / "special_tokens_map.json"
     values = (read_json(path) if path.exists() else {}) | dict(config)
@@ -157,7 +158,7 @@ def _added_ends(
     ends: dict[str, Any] = {"add_bos": bool(before), "add_eos": bool(after)}
     if config.get("add_bos_token") not in (None, bool(before)):
         flag = brief(config["add_bos_token"])
-        ends["bos_note"] = f"tokenizer.json decides, whatever add_bos_token = {flag} says"
+        ends["bos_note"] = f"tokenizer.json decides, not add_bos_token = {flag}"
     for name, tokens in (("bos", before), ("eos", after)):
         if len(tokens) > 1 or not all(type(token) is str and token in ids for token in tokens):
             raise FileFormatError(
@@ -186,7 +187,7 @@ def _surroundings(post_processor: Any, path: Path) -> tuple[list[str], list[str]
 
 
 def _configured_stops(folder: Path, size: int) -> list[int]:
-    """Return the ids under eos_token_id in generation_config.json or else in config.json."""
+    """Return the ids in eos_token_id of generation_config.json, or of config.json if the first lacks it."""
     for path in (folder / "generation_config.json", folder / "config.json"):
         config = read_json(path) if path.exists() else {}
         value = config.get("eos_token_id")
@@ -199,7 +200,7 @@ def _configured_stops(folder: Path, size: int) -> list[int]:
 
 
 def _templates(folder: Path, config: Mapping[str, Any], path: Path) -> dict[str, str]:
-    """Return the chat templates by name: chat_template.jinja, or the text or list under chat_template."""
+    """Return the chat templates by name, from chat_template.jinja or from chat_template in the config."""
     file = folder / "chat_template.jinja"
     if file.exists():
         return {"default": read_text(file, "a chat template")}
@@ -219,7 +220,7 @@ _LIMITS = Limits(seconds=30, memory=2048 * MIB)
 
 
 def _encode(process: Isolated, path: Path, location: str, text: str, special: bool) -> list[int]:
-    """Encode a text with the tokenizer of the file, which `tokenizers` builds in a separate process."""
+    """Encode a text with the tokenizer of a file. `tokenizers` reads the file in a separate process."""
     check_installed("tokenizers", "turning text into tokens needs")
     ids: list[int] = process(path, location, text, special)
     return ids

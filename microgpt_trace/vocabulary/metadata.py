@@ -26,12 +26,12 @@ from .bpe import (
 )
 from .tokens import Vocabulary
 
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 1, 2, 3, 4, 5  # types of tokens; 6 is a byte
-LLAMA_CPP = "as in llama.cpp, since the file does not say"
-ASSUMED = "assumed, since .apr files do not say"
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 1, 2, 3, 4, 5  # types of tokens; type 6 is a byte
+LLAMA_CPP = "the file does not say; this is llama.cpp's default"
+ASSUMED = "assumed, because .apr files do not say"
 Fixed = tuple[Collection[int], Collection[int]]  # the user-defined and the control tokens of an encoder
 _SPECIAL = re.compile(r"<\|.*\|>", re.DOTALL)
-_PRE_TOKENIZERS = {128256: "llama-bpe", 49152: "smollm"}  # of Llama models, by the size of the vocabulary
+_PRE_TOKENIZERS = {128256: "llama-bpe", 49152: "smollm"}  # of Llama models, by vocabulary size
 
 
 @frozen(slots=False)
@@ -67,7 +67,7 @@ class Metadata:
     def numbers(self, key: str, size: int) -> list[Any] | None:
         """Return a list with a number for each token. An empty list counts as missing."""
         values: Any = self.values.get(key)
-        if hasattr(values, "__len__") and len(values) not in (0, size):  # before an array becomes a list
+        if hasattr(values, "__len__") and len(values) not in (0, size):  # before tolist()
             raise FileFormatError(f"{self.path}: {key}: expected {size:,} numbers, found {len(values):,}")
         return self._list(key, (int, float), "a list of numbers") or None
 
@@ -77,7 +77,7 @@ class Metadata:
         values = values.tolist() if is_array else values
         if values is None:
             return None
-        first = values[:1] if is_array else values  # all elements of an array have one type
+        first = values[:1] if is_array else values  # the elements of an array have one type
         if not isinstance(values, list) or not set(map(type, first)).issubset(kinds):
             raise FileFormatError(f"{self.path}: {key}: expected {expected}, found {values!r:.60}")
         return values
@@ -91,18 +91,19 @@ class Metadata:
 
 
 def check_tokens(tokens: Sequence[str], path: Path) -> None:
-    """Raise FileFormatError if a token is not valid Unicode. Invalid bytes are surrogate escapes."""
+    """Raise FileFormatError if a token is not valid Unicode. A surrogate escape stands for an invalid
+    byte."""
     try:
         "".join(tokens).encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
         char = error.object[error.start]
-        raise FileFormatError(f"{path}: expected tokens of valid Unicode, found {char!a} in one") from error
+        raise FileFormatError(f"{path}: expected tokens of valid Unicode, found {char!a}") from error
 
 
 def _byte_level(
     path: Path, tokens: Sequence[str], fixed: Fixed, merges: Sequence[str] | None, pre: str | None
 ) -> Encoder:
-    """Return the encoder of a byte-level vocabulary, or a refusal if it lacks a pre-tokenizer or merges."""
+    """Return the encoder of a byte-level vocabulary. It raises an error without pre-tokenizer or merges."""
     if pre is None:
         reason = "the file does not name its pre-tokenizer, and its architecture does not determine it"
         return refusal(path, reason)
@@ -126,10 +127,9 @@ def _sentencepiece(
 
 
 def from_gguf(metadata: Mapping[str, Any], path: Path) -> Vocabulary | None:
-    """Return the vocabulary of a GGUF file, or None if it has none. Defaults are those of llama.cpp.
-
-    Raises FileFormatError if the metadata contradict themselves. A tokenizer that is not supported raises it
-    when text is encoded.
+    """Return the vocabulary of a GGUF file, or None if the file has no vocabulary. Missing values have the
+    defaults of llama.cpp. Raises FileFormatError if the metadata are inconsistent. If the tokenizer is not
+    supported, encoding a text raises FileFormatError.
     """
     file = Metadata(path, metadata)
     model = file.text("tokenizer.ggml.model")
@@ -174,7 +174,7 @@ def _of_types(types: Mapping[int, int], *kinds: int) -> frozenset[int]:
 
 
 def _flags(file: Metadata, bos_id: int | None, eos_id: int | None, default: bool) -> dict[str, Any]:
-    """Return add_bos and add_eos. `default` decides about BOS if the file does not say."""
+    """Return add_bos and add_eos. add_bos is `default` if the file does not say."""
     add_bos, add_eos = (file.flag(f"tokenizer.ggml.add_{name}_token") for name in ("bos", "eos"))
     for name, add, token in (("bos", add_bos, bos_id), ("eos", add_eos, eos_id)):
         if add and token is None:
@@ -185,7 +185,8 @@ def _flags(file: Metadata, bos_id: int | None, eos_id: int | None, default: bool
 
 
 def _templates(file: Metadata) -> dict[str, str]:
-    """Return the chat templates by name: tokenizer.chat_template is "default", other keys end in .NAME."""
+    """Return the chat templates by name. tokenizer.chat_template is "default", and
+    tokenizer.chat_template.NAME is NAME."""
     first = "tokenizer.chat_template"
     names = [key for key in file.values if key == first or key.startswith(f"{first}.")]
     templates = {key[len(first) + 1 :] or "default": file.text(key) for key in names}
@@ -196,10 +197,9 @@ def _templates(file: Metadata) -> dict[str, str]:
 
 
 def from_apr(metadata: Mapping[str, Any], path: Path) -> Vocabulary | None:
-    """Return the vocabulary of an .apr file, or None if it has none.
-
-    The special tokens are BOS, EOS and all tokens spelled <|...|>. Raises FileFormatError if the metadata
-    contradict themselves. If the pre-tokenizer is unknown, encoding raises it.
+    """Return the vocabulary of an .apr file, or None if the file has no vocabulary. The special tokens are
+    BOS, EOS and all tokens spelled <|...|>. Raises FileFormatError if the metadata are inconsistent. If the
+    pre-tokenizer is unknown, encoding a text raises FileFormatError.
     """
     if metadata.get("tokenizer.vocabulary") is None:
         return None
@@ -229,7 +229,7 @@ def from_apr(metadata: Mapping[str, Any], path: Path) -> Vocabulary | None:
 
 
 def _pre_tokenizer(metadata: Mapping[str, Any], size: int) -> str | None:
-    """Return the pre-tokenizer that architecture and size of the vocabulary determine, or None."""
+    """Return the pre-tokenizer for this architecture and vocabulary size, or None if it is unknown."""
     names = (metadata.get(key) for key in ("architecture", "hf_model_type", "hf_architecture"))
     architecture = next((name.lower() for name in names if isinstance(name, str) and name), "")
     if re.match(r"qwen[23]($|forcausallm)", architecture):

@@ -1,8 +1,8 @@
 """Call a function in a separate process, where foreign code may hang, crash or use up memory.
 
-Knows nothing of templates and tokenizers. `sandbox_process` is the other side: it reads a request as a line
-of JSON on stdin and writes the answer as a line on stdout. The process is a fresh interpreter: forking a
-process with threads is unsafe, and multiprocessing's `spawn` runs the user's main module again.
+The process runs `sandbox_process`, which reads a request as a line of JSON on stdin and writes the answer as
+a line on stdout. It is a new Python interpreter, because forking a process with threads is unsafe, and
+multiprocessing's `spawn` runs the user's main module again.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from ..errors import FileFormatError, RunError
 from ..text.json_reading import MANY_VALUES, from_json
 
 MIB = 1 << 20
-_STDERR = 4096  # bytes that are kept of stderr
+_STDERR = 4096  # number of bytes of stderr to keep
 _START = f"import sys; sys.path[:] = sys.argv[1:]; from {__package__}.sandbox_process import serve; serve()"
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of one call: seconds (including the start of the process), bytes of memory (enforced only on
-    Linux) and bytes of the answer as JSON."""
+    """The limits of one call. `seconds` includes the start of the process, `memory` is in bytes and enforced
+    only on Linux, and `answer` is the number of bytes of the answer as JSON."""
 
     seconds: float
     memory: int
@@ -40,10 +40,10 @@ class Limits:
 
 
 class Isolated:
-    """The function "module:name", called in a process that serves all calls until one fails.
+    """Calls the function "module:name" in a separate process. The process serves calls until a call fails.
 
-    Arguments and results are JSON values. Threads take turns. `subject` names the foreign code in errors:
-    "its chat template".
+    Arguments and results are JSON values. Only one thread calls at a time. `subject` names the foreign code
+    in errors, such as "its chat template".
     """
 
     def __init__(self, function: str, subject: str, limits: Limits) -> None:
@@ -52,13 +52,13 @@ class Isolated:
         self._running: _Running | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Isolated, (self.function, self.subject, self.limits)  # a copy starts its own process
+        return Isolated, (self.function, self.subject, self.limits)  # a copy starts a process for itself
 
     def __call__(self, origin: Path, *arguments: Any) -> Any:
         """Call the function and return its result. Errors begin with `origin`.
 
-        Raises a MicrogptError of the function as the same class, FileFormatError if the function fails
-        otherwise or exceeds its limits, and RunError if no process starts.
+        If the function raises a MicrogptError, this raises an error of the same class. Raises FileFormatError
+        if the function fails in any other way or exceeds its limits, and RunError if no process starts.
         """
         request = {"function": self.function, "arguments": arguments, **vars(self.limits)}
         with self._lock:
@@ -70,7 +70,7 @@ class Isolated:
             running = self._running
             try:
                 answer = running.ask(json.dumps(request).encode(), self.limits)
-            except BaseException:  # after Ctrl-C a late answer must not reach the next request
+            except BaseException:  # such as Ctrl-C: the next request must not read a late answer
                 running.end()
                 raise
             if "value" in answer:
@@ -83,11 +83,11 @@ class Isolated:
 
 
 class _Running:
-    """A process that serves calls. It ends with this object, with this process, or when its time is up."""
+    """A process that serves calls. It ends with this object or its parent process, or when its time is up."""
 
     def __init__(self) -> None:
         command = [sys.executable or "python", "-s", "-S", "-X", "utf8", "-c", _START, *_import_paths()]
-        session: dict[str, Any] = {"start_new_session": True}  # only this process receives Ctrl-C
+        session: dict[str, Any] = {"start_new_session": True}  # so that Ctrl-C does not reach it
         if sys.platform == "win32":
             session = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
         pipe = subprocess.PIPE
@@ -100,11 +100,11 @@ class _Running:
         self.end = weakref.finalize(self, _end, self._process, listener, self._owner)
 
     def alive(self) -> bool:
-        """Return True if the process serves requests and was not inherited through a fork."""
+        """Return True if the process is running and was started by this process, not before a fork."""
         return self._owner == os.getpid() and self.end.alive and self._process.poll() is None
 
     def ask(self, request: bytes, limits: Limits) -> Mapping[str, Any]:
-        """Send a request and return {"value": ...}, {"refusal": [class, message]} or {"failure": words}."""
+        """Send a request and return {"value": ...}, {"refusal": [class, message]} or {"failure": reason}."""
         process, late = self._process, threading.Event()
         assert process.stdin is not None
         assert process.stdout is not None
@@ -117,7 +117,7 @@ class _Running:
         timer.daemon = True
         timer.start()
         try:
-            with suppress(OSError):  # the process has ended; reading its answer will tell
+            with suppress(OSError):  # the process has ended, which readline shows
                 process.stdin.write(request + b"\n")
                 process.stdin.flush()
             line = process.stdout.readline(limits.answer + 2)
@@ -135,7 +135,7 @@ class _Running:
         self.end()
         code, lines = self._process.returncode, self._stderr.decode("utf-8", "replace").splitlines()
         line = next((line for line in lines if line.strip() and not line.startswith((" ", "Traceback"))), "")
-        if line.startswith("memory allocation of"):  # Rust's message when memory runs out
+        if line.startswith("memory allocation of"):  # how Rust reports that memory ran out
             return f"takes more than {limits.memory // MIB:,} MiB of memory"
         if -code == getattr(signal, "SIGALRM", None):
             return _too_late(limits)
@@ -149,13 +149,13 @@ def _too_late(limits: Limits) -> str:
 
 
 def _import_paths() -> list[str]:
-    """Return this process's import paths and the folder of this package, which may not be among them."""
+    """Return the import paths of this process, and the folder of this package in case the paths lack it."""
     paths = [path or str(Path.cwd()) for path in sys.path if isinstance(path, str)]
     return [*paths, str(Path(__file__).resolve().parents[2])]
 
 
 def _listen(stderr: IO[bytes], start: bytearray) -> None:
-    """Read stderr to its end, so that the writer never waits, and keep only its start."""
+    """Read stderr to its end, so that its writer never blocks. Keep only the beginning in `start`."""
     while text := stderr.read(_STDERR):
         start += text[: _STDERR - len(start)]
 
@@ -169,5 +169,5 @@ def _end(process: subprocess.Popen[bytes], listener: threading.Thread, owner: in
     listener.join()
     for pipe in (process.stdin, process.stdout, process.stderr):
         assert pipe is not None
-        with suppress(OSError):  # stdin may hold a request that was not read
+        with suppress(OSError):  # raised if the process did not read all of stdin
             pipe.close()

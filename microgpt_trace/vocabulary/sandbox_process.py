@@ -1,6 +1,5 @@
-"""The other side of `sandbox`: a process that calls a function for each line that it reads, within limits.
-
-Imports only what the function needs. Knows neither templates nor tokenizers.
+"""The program that `sandbox` starts: it calls a function for each line that it reads, within limits. To start
+fast, it imports only what the function needs.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Any
 from ..errors import MicrogptError
 from ..text.json_reading import from_json
 
-_LINE = 300  # characters that a foreign message has at most
+_LINE = 300  # largest number of characters of a foreign message
 
 
 def one_line(error: BaseException) -> str:
@@ -31,14 +30,14 @@ def serve() -> None:
     """Answer requests until stdin ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # the output of foreign code goes to stderr, not among the answers
+    os.dup2(2, 1)  # foreign code prints to stderr, not among the answers
     for line in sys.stdin.buffer:
         request = from_json(line)
         _limit(request["seconds"], request["memory"])
         answers.write(_answer(request) + b"\n")
         answers.flush()
         _stop_clock()
-    os._exit(0)  # skips the destructors of foreign code
+    os._exit(0)  # does not run destructors of foreign code
 
 
 def _answer(request: dict[str, Any]) -> bytes:
@@ -59,7 +58,7 @@ def _answer(request: dict[str, Any]) -> bytes:
 
 
 def _limit(seconds: float, memory: int) -> None:
-    """Limit time and memory as far as the system can. The timer is needed if the calling process dies."""
+    """Limit time and memory as far as the system can. The timer works even if the caller has died."""
     if hasattr(signal, "setitimer"):
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, seconds + 1)

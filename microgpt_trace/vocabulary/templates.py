@@ -1,9 +1,9 @@
 """Render a chat template, which is a program from a foreign file, in jinja2's sandbox.
 
-Runs in a separate process (`vocabulary/sandbox.py`), because jinja2's sandbox limits neither time nor memory.
-Knows no file and no vocabulary. Templates get the same names as in transformers: messages,
-add_generation_prompt, tools and documents (None), the special tokens, `raise_exception`, `strftime_now`,
-`tojson`, loop controls and `{% generation %}` blocks.
+This module runs in a separate process (`sandbox.py`), because jinja2's sandbox limits neither time nor
+memory. Templates get the same names as in transformers: messages, add_generation_prompt, tools and documents
+(None), the special tokens, `raise_exception`, `strftime_now`, `tojson`, loop controls and `{% generation %}`
+blocks.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .sandbox_process import one_line
 
 
 def render(template: str, text: str, tokens: Mapping[str, str]) -> str:
-    """Render a template with one user message, up to where the model's answer begins. `tokens` are the
+    """Render a template with one user message, up to where the model's answer begins. `tokens` has the
     special tokens by their names in templates, such as bos_token.
 
     Raises InputError if the template refuses the message, and FileFormatError if its syntax is wrong.
@@ -43,7 +43,7 @@ def render(template: str, text: str, tokens: Mapping[str, str]) -> str:
 
 
 class _Generation(Extension):
-    """Parse {% generation %}...{% endgeneration %}, which marks the model's words, as plain text."""
+    """Parse {% generation %}...{% endgeneration %}, which marks the model's answer, as plain text."""
 
     tags = {"generation"}  # noqa: RUF012
 
@@ -75,7 +75,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Write plain JSON. jinja2's own filter would escape <, > and & for HTML."""
+    """Write plain JSON. The filter of jinja2 would escape <, > and & for HTML."""
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )

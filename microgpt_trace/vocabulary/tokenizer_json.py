@@ -1,6 +1,6 @@
-"""Encode text with a tokenizer.json, by the package `tokenizers`.
+"""Encode text with a tokenizer.json, using the package `tokenizers`.
 
-Runs in a separate process (`sandbox`), because the package limits neither the time nor the memory of a rule.
+This module runs in a separate process (`sandbox`), because `tokenizers` limits neither time nor memory.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def _tokenizer(path: str) -> Tokenizer:
 
 @contextmanager
 def _foreign_code(kind: type[MicrogptError], message: str) -> Iterator[None]:
-    """Turn any exception into a MicrogptError. `tokenizers` raises bare Exceptions, and a panic of its Rust
-    code, which a hostile file can provoke, is only a BaseException."""
+    """Turn any exception into a MicrogptError. `tokenizers` raises Exception without a subclass. A hostile
+    file can make its Rust code panic, which raises a BaseException."""
     try:
         yield
     except BaseException as error:

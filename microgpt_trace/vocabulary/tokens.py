@@ -1,6 +1,6 @@
-"""Vocabulary: the tokens of a model, their bytes and the encoding of text. Knows no file format.
+"""Vocabulary: the tokens of a model, their bytes and the encoding of text.
 
-Labels and decoding need no optional package. Encoding needs `tokenizers`, a chat template needs jinja2.
+Labels and decoding need no optional package. Encoding needs `tokenizers`, and chat templates need jinja2.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from ..text.printable import on_one_line
 from .bpe import Encoder, literal_bytes
 from .sandbox import MIB, Isolated, Limits
 
-LIMITS = Limits(seconds=10, memory=512 * MIB)  # a usual template takes 0.1 s and 60 MiB, including jinja2
+LIMITS = Limits(seconds=10, memory=512 * MIB)  # usually a template and jinja2 take 0.1 s and 60 MiB
 
 
 def pick_template(templates: Mapping[str, str], path: Path) -> str:
-    """Return the template named "default", or the only one. Raises InputError if there is neither."""
+    """Return the template named "default", or the only template. Raises InputError if there is neither."""
     if not templates:
         raise InputError(f"{path}: the file has no chat template; leave out --chat")
     if "default" not in templates and len(templates) > 1:
@@ -34,22 +34,22 @@ def pick_template(templates: Mapping[str, str], path: Path) -> str:
 class Vocabulary:
     """The tokens of a model by id, their bytes, and the encoding of text.
 
-    `to_bytes` turns the spelling of a token in the file into its bytes, except for the ids in `literal`,
-    which stand for their own spelling. `bos_note` says what decides `add_bos`, if it is not the file's flag.
-    `template_tokens` are the special tokens by their names in chat templates; None means BOS and EOS. If
-    `chat_adds_bos` is False, a chat gets only the BOS of its template.
+    `to_bytes` turns the spelling of a token in the file into its bytes. It does not apply to the ids in
+    `literal`, whose spelling is their text. If `add_bos` is not the file's flag, `bos_note` says where its
+    value comes from. `template_tokens` has the special tokens by their names in chat templates, where None
+    means BOS and EOS. If `chat_adds_bos` is False, a chat gets only the BOS that its template prints.
     """
 
-    longest_text: ClassVar[int] = 1 << 20  # characters; `tokenizers` takes 45 bytes for each
+    longest_text: ClassVar[int] = 1 << 20  # in characters, which take 45 bytes each in `tokenizers`
     path: Path
     tokens: Sequence[str]
-    kind: str  # "byte-level BPE (smollm)"
+    kind: str  # such as "byte-level BPE (smollm)"
     to_bytes: Callable[[str], bytes]
     encoder: Encoder
     literal: Collection[int] = frozenset()
     bos_id: int | None = None
     eos_id: int | None = None
-    stop_ids: Collection[int] = frozenset()  # other tokens that end a text, such as the end of a turn
+    stop_ids: Collection[int] = frozenset()  # tokens besides EOS that end a text, such as the end of a turn
     add_bos: bool = False
     add_eos: bool = False
     bos_note: str = ""
@@ -72,10 +72,11 @@ class Vocabulary:
         return len(self.tokens)
 
     def encode(self, text: str, *, special: bool = False, chat: bool = False) -> list[int]:
-        """Return the ids of a text, with BOS and EOS if the file's flags say so.
+        """Return the ids of a text, with BOS and EOS as the file requires.
 
-        Special tokens spelled in the text are parsed only if `special` or `chat` is set. `chat` marks text of
-        a chat template: it gets no EOS, no second BOS, and no BOS at all if `chat_adds_bos` is False.
+        Special tokens that are spelled in the text are parsed only if `special` or `chat` is set. `chat`
+        means that a chat template printed the text. Such a text gets no EOS and no second BOS, and no BOS at
+        all if `chat_adds_bos` is False.
 
         Raises InputError if the text is too long, is not valid Unicode, or has no tokens, and FileFormatError
         if the file's tokenizer is broken or not supported.
@@ -98,7 +99,7 @@ class Vocabulary:
         return ids
 
     def piece(self, token: int) -> bytes:
-        """Return the bytes of a token: none for an id of an embedding that has more rows than tokens."""
+        """Return the bytes of a token. An id without a token, which a padded embedding has, has no bytes."""
         if not 0 <= token < self.size:
             return b""
         spelling = self.tokens[token]
@@ -134,7 +135,7 @@ class Vocabulary:
         return rendered
 
     def describe(self) -> str:
-        """Describe the vocabulary: "49,152 tokens, byte-level BPE (smollm), no BOS added"."""
+        """Describe the vocabulary, as in "49,152 tokens, byte-level BPE (smollm), no BOS added"."""
         parts = [f"{self.size:,} tokens", self.kind]
         bos = f"BOS {self.label(self.bos_id)}" if self.add_bos and self.bos_id is not None else "no BOS"
         parts.append(f"{bos} added" + (f" ({self.bos_note})" if self.bos_note else ""))
@@ -145,8 +146,8 @@ class Vocabulary:
 
 def _printable(char: str) -> str:
     code = ord(char)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that belongs to no character
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not part of a character
         return f"\\x{code - 0xDC00:02x}"
     if 0x7F < code < 0x100 and not char.isprintable():
-        return f"\\u{code:04x}"  # \xa0 is the byte, \u00a0 the character
+        return f"\\u{code:04x}"  # since \\xa0 would be read as the byte
     return char if char.isprintable() and char != "\\" else char.encode("unicode_escape").decode()
