@@ -1,1 +1,1 @@
-"""Arithmetic on arrays. Knows no model."""
+"""Arithmetic on arrays."""

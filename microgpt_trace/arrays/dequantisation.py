@@ -1,8 +1,8 @@
-"""The exact unpacking of blocks of stored numbers: bytes to numbers, or to integers with their scales.
+"""Unpack blocks of stored numbers exactly, from bytes to numbers or to integers with scales.
 
-Knows no tensor and no file. Layouts are those of ggml (https://github.com/ggml-org/ggml) and, for apr_q4 and
-apr_q8, of .apr v2. Shape letters: N blocks, B bytes and S elements of a block, R blocks side by side (one of
-each of R rows, as products need them; 1 if only the values are needed).
+The layouts are ggml's (https://github.com/ggml-org/ggml), except apr_q4 and apr_q8, which .apr v2 defines. In
+shapes, N is the number of blocks. A block has B bytes and S elements. R is the number of blocks side by side:
+products need a block from each of R rows, and R is 1 if only the values are needed.
 """
 
 from __future__ import annotations
@@ -15,15 +15,14 @@ from .stats import Array
 
 
 class Quants(NamedTuple):
-    """Unpacked blocks: an element is d * q + m, with a scale d and a minimum m for each run of S/k
-    elements."""
+    """Unpacked blocks. An element is d * q + m. Each run of S/k elements shares a scale d and a minimum m."""
 
     q: Array  # [N, S, R] int8 or uint8
     d: Array  # [N, k, R] float32
     m: Array | None = None  # [N, k, R] float32
 
     def runs(self) -> Array:
-        """Return q by runs, which share d and m: [N, k, S/k, R]"""
+        """Return q divided into the runs that share d and m: [N, k, S/k, R]"""
         blocks, count, rows = self.d.shape
         return self.q.reshape(blocks, count, -1, rows)
 
@@ -35,21 +34,22 @@ class Quants(NamedTuple):
         return values.reshape(self.q.shape)
 
     def centred(self, centre: int) -> Quants:
-        """Return the same elements with integers around 0, so that minima are small too. Needs m, and
-        changes q."""
+        """Return the same elements with integers around 0, so that minima are small. Needs m and overwrites
+        q."""
         assert self.m is not None
         return Quants(_centred(self.q, centre), self.d, self.m + self.d * centre)
 
 
 def widen_f16(bits: Array) -> Array:
-    """Convert float16 numbers, given as uint16 bit patterns, to float32, NaN and infinities included.
+    """Convert float16 numbers, stored as uint16 bit patterns, to float32. NaN and infinities are converted
+    too.
 
-    The bits of exponent and fraction move to their places in a float32, which makes every number, subnormal
-    ones included, too small by 2**-112. One exact product corrects this, five times as fast as astype.
+    First move the bits of exponent and fraction to their places in a float32. Every number, even a subnormal
+    number, is then 2**112 times too small. An exact product corrects this. This is 5 times as fast as astype.
     """
     words = bits.view(np.int16).astype(np.int32)
     words <<= 13
-    words &= -0x70002000  # 0x8FFFE000: clear the copies of the sign bit that int16 -> int32 made
+    words &= -0x70002000  # = 0x8FFFE000: clear the copies of the sign bit from int16 -> int32
     values = words.view(np.float32)
     values *= np.float32(2.0**112)
     if bits.size and (bits.view(np.int16).max() >= 0x7C00 or bits.view(np.uint16).max() >= 0xFC00):
@@ -75,18 +75,18 @@ def bf16(blocks: Array) -> Array:
 
 
 def apr_q8(blocks: Array) -> Array:
-    """Blocks of one int8. The scale belongs to the tensor."""
+    """Blocks of one int8. The tensor has one scale for all blocks."""
     return blocks.view(np.int8).astype(np.float32)
 
 
-# The quantised types. In their docstrings, q is the integer of an element, d a scale and m a minimum, both
-# float16. "4-bit by 16" means integers of 4 bits in groups of 16 bytes: the low nibbles of a group are 16
-# elements, and the high nibbles the next 16. Products and sums are rounded in the order written.
+# The quantised types. Their docstrings list the bytes (B) of a block, then the formula of an element. q is an
+# integer, and the scale d and the minimum m are float16. "4-bit by 16" means integers of 4 bits in groups of
+# 16 bytes: the low nibbles of a group are 16 elements, and the high nibbles the next 16. Products and sums
+# are rounded in the order in which they are written.
 
 
 def _integers(field: Array, bits: int, group: int) -> Array:
-    """Unpack integers of `bits` bits by `group` bytes, lowest bits first: [N, n, R] -> [N, n * 8 // bits,
-    R]"""
+    """Unpack integers of `bits` bits from groups of `group` bytes: [N, n, R] -> [N, n * 8 // bits, R]"""
     blocks, size, rows = field.shape
     grouped = field.reshape(blocks, size // group, group, rows)
     parts = np.empty((blocks, size // group, 8 // bits, group, rows), np.uint8)
@@ -97,14 +97,14 @@ def _integers(field: Array, bits: int, group: int) -> Array:
 
 
 def _join(low: Array, high: Array, bits: int) -> Array:
-    """low + (high << bits), in place. NumPy vectorises the product, but not a left shift."""
+    """Return low + (high << bits), in place. NumPy vectorises the product, but not a left shift."""
     high *= np.uint8(1 << bits)
     low |= high
     return low
 
 
 def _centred(q: Array, centre: int) -> Array:
-    """q - centre, in place, as int8"""
+    """Return q - centre as int8, in place."""
     q -= np.uint8(centre)
     return q.view(np.int8)
 
@@ -170,11 +170,11 @@ def q3_k(blocks: Array) -> Quants:
 
 
 def _k_scales(blocks: Array) -> tuple[Array, Array]:
-    """d * s and -m * t of Q4_K and Q5_K: 2 B d, 2 B m, 12 B of 6-bit s and t -> [N, 8, R], [N, 8, R]
+    """Return d * s and -m * t of Q4_K and Q5_K, from 2 B d, 2 B m, 12 B of 6-bit s and t: [N, 8, R] each.
 
-    The 12 bytes are three groups of 4. The low 6 bits of the first group are s 0-3, those of the second t
-    0-3. The nibbles of the third are the low 4 bits of s and t 4-7; their high 2 bits are in the first and
-    second group.
+    The 12 bytes are three groups of 4. The low 6 bits of the first group are s 0-3, and the low 6 bits of the
+    second group are t 0-3. The third group has the low 4 bits of s 4-7 (low nibbles) and t 4-7 (high
+    nibbles). The high 2 bits of s 4-7 and t 4-7 are in the first and the second group.
     """
     first, second, third = blocks[:, 4:8], blocks[:, 8:12], blocks[:, 12:16]
     s = np.concatenate((first & 63, third & 15 | first >> 2 & 48), axis=1)

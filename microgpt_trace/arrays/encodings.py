@@ -1,7 +1,7 @@
-"""The encodings of numbers in model files, and tensors as they are stored there. Knows no file format.
+"""The encodings of numbers in model files, and tensors as they are stored in files.
 
-Layouts are those of ggml (https://github.com/ggml-org/ggml) and, for AprQ4 and AprQ8, of .apr v2.
-Shape letters as in dequantisation.py.
+The layouts are ggml's (https://github.com/ggml-org/ggml), except AprQ4 and AprQ8, which .apr v2 defines.
+dequantisation.py explains the shape letters.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from . import dequantisation
 from .dequantisation import Quants
 from .stats import Array
 
-CHUNK = 600_000  # elements decoded at a time: as float32 they still fit the caches
+CHUNK = 600_000  # number of elements to decode at a time, which fit the caches as float32
 
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """A type of stored numbers: blocks of `block_bytes` bytes with `block_size` numbers each.
+    """A type of stored numbers. They come in blocks of `block_bytes` bytes with `block_size` numbers each.
 
-    `decode` converts blocks [N, B] uint8 to [N, S] float32; if S is 1, it also takes strided blocks [N, M,
+    `decode` converts blocks [N, B] uint8 to [N, S] float32. If S is 1, it also takes strided blocks [N, M,
     B]. Quantised types have `unpack`, which takes [N, B, R] and returns integers, scales and minima
-    separately. `minima` is the number of minima in a block, and `centre` the middle of the integers of a
-    type with minima.
+    separately. `minima` is the number of minima in a block. If there are minima, `centre` is the middle of
+    the integers.
     """
 
     name: str
@@ -78,64 +78,63 @@ class StoredTensor:
     """A tensor as it is stored in a file. Its bytes are read only when they are used.
 
     `shape` is [out, in] for matrices, in any file format. `stored` is a read-only uint8 view of the tensor's
-    blocks, and `check` raises an error if the file no longer has them. `row_size` is the number of elements
-    that a padded row takes in the file, and `scale` the factor of all elements of AprQ8.
+    blocks, and `check` raises an error if the file has become shorter. If rows are padded, `row_size` is the
+    number of elements that a row takes in the file. AprQ8 multiplies all elements by `scale`.
 
-    If the file stores a matrix as [in, out] (`transposed`), the stored rows are the columns of the file, and
-    `stored` is a view [out, in, B].
+    If the file stores a matrix as [in, out] (see `transposed`), a stored row is a column of the file's
+    matrix, and `stored` is a view [out, in, B].
 
-    `order` has the number of the stored row for each row; None means the stored rows in their order.
-    `of_rows` sets it, and `rows`, `take` and `read` use it. Code that works on all stored rows (`as_stored`)
-    calls `ordered`.
+    `order` has, for each row of this tensor, the number of the stored row. None means all stored rows in
+    their order. `of_rows` sets `order`, and `rows`, `take` and `read` apply it. Code that computes something
+    for all stored rows (`as_stored`) must apply it with `ordered`.
     """
 
-    name: str  # in the file
+    name: str  # the tensor's name in the file
     encoding: Encoding
     shape: tuple[int, ...]
     stored: Array
     row_size: int | None = None
     scale: float = 1.0
     check: Callable[[], None] = field(repr=False, default=lambda: None)
-    order: Array | None = field(repr=False, default=None)  # [out] of integers
+    order: Array | None = field(repr=False, default=None)  # [out] integers
 
     @property
     def data(self) -> Array:
-        """`stored`, after the check."""
+        """`stored`, after `check`."""
         self.check()
         return self.stored
 
     @property
     def row_length(self) -> int:
-        """The number of elements of a row; 1 for a vector."""
+        """The number of elements of a row, which is 1 for a vector."""
         return math.prod(self.shape[1:])
 
     @property
     def stride(self) -> int:
-        """The number of elements that a row takes in the file."""
+        """The number of elements that a row takes in the file, including padding."""
         return self.row_size or self.row_length
 
     @property
     def by_columns(self) -> bool:
-        """True if the stored rows are the columns of the matrix in the file."""
+        """True if a stored row is a column of the file's matrix."""
         return self.stored.ndim == 3
 
     @property
     def permuted(self) -> bool:
-        """True if the rows have another order than in the file."""
+        """True if the order of the rows differs from the file."""
         return self.order is not None and bool((np.diff(self.order) < 0).any())
 
     def in_order_of(self, other: StoredTensor) -> bool:
-        """Return True if both tensors have the same order of stored rows."""
+        """Return True if both tensors take the same stored rows in the same order."""
         if self.order is None or other.order is None:
             return self.order is other.order
         return np.array_equal(self.order, other.order)
 
     def transposed(self) -> StoredTensor:
-        """Return the matrix [out, in] of a matrix that the file stores as [in, out]. Nothing is read or
-        copied.
+        """Return a tensor [out, in] for a matrix that the file stores as [in, out]. This reads nothing.
 
-        Raises InputError if this is not a matrix in the layout of the file, or if its blocks have several
-        elements: such blocks go along the rows of the file.
+        Raises InputError if this is not a matrix in the layout of the file, or if a block has several
+        elements, because a block cannot be cut.
         """
         if len(self.shape) != 2 or self.by_columns or self.order is not None:
             found = f"{list(self.shape)}" + ", already transposed or reordered" * (len(self.shape) == 2)
@@ -147,10 +146,9 @@ class StoredTensor:
         return replace(self, shape=(columns, rows), stored=blocks.swapaxes(0, 1), row_size=None)
 
     def of_rows(self, index: npt.ArrayLike) -> StoredTensor:
-        """Return the tensor of these rows: all in another order, or some rows of a fused matrix.
-
-        Nothing is read. The stored rows before the first and after the last of them are left out. Raises
-        InputError if `index` is not a list of row numbers.
+        """Return the tensor of the rows `index`, such as all rows in another order or some rows of a fused
+        matrix. This reads nothing. It drops stored rows before the first and after the last row of `index`.
+        Raises InputError if `index` is not a list of row numbers.
         """
         rows, count = np.asarray(index), math.prod(self.shape[:1])
         if rows.ndim != 1 or rows.dtype.kind not in "iu" or not rows.size:
@@ -161,7 +159,7 @@ class StoredTensor:
         rows = rows.astype(np.intp) if self.order is None else self.order[rows]
         first, stop = int(rows.min()), int(rows.max()) + 1
         start, odd = divmod(first * self.stride, self.encoding.block_size)
-        if odd:  # the row begins within a block, which cannot be cut
+        if odd:  # a row begins within a block, which cannot be cut
             first = start = 0
         end, block_bytes = -(-stop * self.stride // self.encoding.block_size), self.encoding.block_bytes
         part = slice(first, stop) if self.by_columns else slice(start * block_bytes, end * block_bytes)
@@ -171,18 +169,18 @@ class StoredTensor:
         return replace(self, shape=(rows.size, *self.shape[1:]), stored=self.stored[part], order=order)
 
     def in_file_order(self) -> StoredTensor:
-        """Return the tensor of the same rows in the order of the file."""
+        """Return a tensor of the same rows in the order of the file."""
         return self if self.order is None else self.of_rows(np.argsort(self.order))
 
     def as_stored(self) -> StoredTensor:
-        """Return the tensor of all stored rows in their order. It may have more rows than this tensor."""
+        """Return a tensor of all stored rows in their order. It may have more rows than this tensor."""
         if self.order is None:
             return self
         elements = self.stored.size // self.encoding.block_bytes * self.encoding.block_size
         return replace(self, shape=(elements // self.stride, *self.shape[1:]), order=None)
 
     def ordered(self, values: Array, axis: int = 0) -> Array:
-        """Select values that were computed for all stored rows, in the order of this tensor's rows."""
+        """Return `values`, computed for all stored rows, as values for this tensor's rows in their order."""
         return values if self.order is None else values.take(self.order, axis)
 
     def read(self) -> Array:
@@ -195,24 +193,25 @@ class StoredTensor:
         return values.reshape(self.shape)
 
     def unpacked(self) -> StoredTensor:
-        """Return the tensor as F32 in memory, or itself if the file has it as F32, row after row."""
+        """Return a copy of the tensor in memory as F32. If the file has it as F32, row after row, return it
+        as it is."""
         f32 = ENCODINGS["F32"]
         if self.encoding is f32 and self.order is None and not self.by_columns:
             return self
         return StoredTensor(self.name, f32, self.shape, self.read().reshape(-1).view(np.uint8))
 
     def rows(self, start: int, stop: int) -> Array:
-        """Return rows start to stop (of a vector: elements) as float32, if possible as a view of the file."""
+        """Return rows `start` to `stop` as float32, or elements of a vector. The result may be a view of the
+        file."""
         return self._rows(start, stop).reshape(-1, *self.shape[1:])
 
     def take(self, ids: npt.ArrayLike) -> Array:
-        """Return the rows with these indices, which may repeat, as float32: [n] -> [n, in]"""
+        """Return the rows with these indices as float32. Indices may repeat: [n] -> [n, in]"""
         indices = np.asarray(ids, np.intp)
         return self._gather(indices if self.order is None else self.order[indices])
 
     def column(self, column: int) -> Array:
-        """Return a column of a matrix as float32 [out]. Only the block with the element is decoded in each
-        row."""
+        """Return a column of a matrix as float32 [out]. This decodes one block of each row."""
         size, block_bytes = self.encoding.block_size, self.encoding.block_bytes
         if self.stride % size:
             return np.array([self.rows(i, i + 1)[0, column] for i in range(self.shape[0])])
@@ -225,7 +224,7 @@ class StoredTensor:
         return self._decode(start, stop) if self.order is None else self._gather(self.order[start:stop])
 
     def _decode(self, start: int, stop: int) -> Array:
-        """Decode stored rows start to stop: [stop - start, row_length]. They may begin within a block."""
+        """Decode stored rows `start` to `stop`, which may begin within a block: [stop - start, row_length]"""
         if self.by_columns:
             return self._values(self.data[start:stop])[:, :, 0]
         size, block_bytes = self.encoding.block_size, self.encoding.block_bytes
@@ -236,7 +235,7 @@ class StoredTensor:
         return flat.reshape(stop - start, self.stride)[:, : self.row_length]
 
     def _gather(self, indices: Array) -> Array:
-        """Decode the stored rows with these indices, and no other blocks: [n] -> [n, row_length]"""
+        """Decode the stored rows with these indices, but no blocks of other rows: [n] -> [n, row_length]"""
         size, block_bytes = self.encoding.block_size, self.encoding.block_bytes
         if not indices.size:
             return np.empty((0, self.row_length), np.float32)

@@ -1,11 +1,12 @@
-"""ExactSum: sums of many float64 numbers without any rounding, one for each channel. Knows no model.
+"""ExactSum: sums of many float64 numbers for each channel, without any rounding.
 
-Sums of floating-point numbers usually depend on the order. These sums do not, so parts of a corpus can be
-summed anywhere, in any order, and merged. A number is cut at fixed powers of two into pieces of WIDTH bits,
-and the pieces of each place are summed. All pieces of a place are multiples of one power of two, and their
-sum stays below 2^53 times that power, so float64 has it exactly. Rump, Ogita and Oishi, "Accurate
-floating-point summation part I" (2008), cut numbers by adding and subtracting a constant; Demmel and Nguyen,
-"Parallel reproducible summation" (2015), choose places that do not depend on the numbers.
+Rounding makes sums of floating-point numbers depend on their order. These sums do not depend on it, so parts
+of a corpus can be summed in any order, and merged. A number is cut at fixed powers of two into pieces of
+WIDTH bits. The pieces of each place are summed separately. All pieces of a place are multiples of the same
+power of two, and their sum stays below 2^53 times this power, so float64 represents it exactly. Rump, Ogita
+and Oishi, "Accurate floating-point summation part I" (2008), cut numbers by adding and subtracting a
+constant. Demmel and Nguyen, "Parallel reproducible summation" (2015), choose places that do not depend on the
+numbers.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ import numpy as np
 from ..text.brief import one_line
 from .stats import Array
 
-WIDTH = 42  # bits of a piece
-OFFSET = 34  # place 0 has multiples of 2^-34 up to 2^8; with the place below it, it covers activations
-MOST = 1 << 10  # numbers that are summed between two carries: 2^10 * 2^42 < 2^53
-LARGEST = 2.0**900  # numbers must be smaller, so that cutting does not overflow
-BLOCK = 1 << 14  # numbers that are cut at a time, in the cache
+WIDTH = 42  # number of bits of a piece
+OFFSET = 34  # place 0 has multiples of 2^-34 up to 2^8. Places 0 and -1 suffice for most activations.
+MOST = 1 << 10  # carry after so many numbers, since 2^10 * 2^42 < 2^53
+LARGEST = 2.0**900  # larger numbers would overflow when they are cut
+BLOCK = 1 << 14  # how many numbers to cut at a time, so that they fit the cache
 
 
 class ExactSum:
@@ -29,14 +30,14 @@ class ExactSum:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self._pieces: dict[int, Array] = {}  # by place
-        self._added = 0  # since the last carry
+        self._pieces: dict[int, Array] = {}  # the sum of each place
+        self._added = 0  # numbers added since the last carry
 
     def __repr__(self) -> str:
         return one_line(self, size=self.size)
 
     def add(self, values: Array) -> None:
-        """Add rows of float64 numbers, [n, C], below LARGEST in magnitude."""
+        """Add rows of float64 numbers, [n, C], whose magnitudes are below LARGEST."""
         rows = max(1, min(MOST, BLOCK // max(1, self.size)))
         for start in range(0, len(values), rows):
             block = values[start : start + rows].astype(np.float64)
@@ -45,7 +46,7 @@ class ExactSum:
             self._count(len(block))
 
     def add_at(self, channels: Array, values: Array) -> None:
-        """Add numbers [n] to the channels [n], which may repeat."""
+        """Add each number of `values` [n] to its channel of `channels` [n]. Channels may repeat."""
         for start in range(0, len(values), MOST):
             part = slice(start, start + MOST)
             for place, pieces in _cut(values[part].astype(np.float64)):
@@ -54,19 +55,20 @@ class ExactSum:
 
     def merge(self, other: ExactSum) -> None:
         """Add the sums of another ExactSum."""
-        other._carry()  # its pieces are then below 2^WIDTH, like those of one number
+        other._carry()  # afterwards the pieces of `other` are as small as the pieces of 1 number
         for place, pieces in other._pieces.items():
             self._at(place)[...] += pieces
         self._count(1)
 
     def values(self) -> Array:
-        """Return the sums, each rounded once to the nearest float64: [C]"""
+        """Return the sums, rounded to the nearest float64: [C]"""
         return self._rounded([])
 
     def terms(self) -> Array:
-        """Return numbers whose exact sum these sums are: the rounded sums, their errors, and so on: [k, C]
+        """Return numbers that add up exactly to the sums: [k, C] The first row has the rounded sums, the
+        second row the rounded errors of the first row, and so on.
 
-        Equal sums have equal terms, whatever the order of the additions was.
+        Equal sums have equal terms in any order of additions.
         """
         terms = [self.values()]
         while (rest := self._rounded(terms)).any():
@@ -74,7 +76,7 @@ class ExactSum:
         return np.array(terms)
 
     def _rounded(self, subtracted: list[Array]) -> Array:
-        """Return the sums less some numbers, by math.fsum, which rounds once."""
+        """Return the sums minus the numbers `subtracted`, by math.fsum, which rounds only once."""
         pieces = [*self._pieces.values(), *(-numbers for numbers in subtracted)]
         if not pieces:
             return np.zeros(self.size)
@@ -82,14 +84,14 @@ class ExactSum:
         return np.fromiter(sums, np.float64, self.size) + 0.0  # turns -0.0 into 0.0
 
     def _count(self, added: int) -> None:
-        """Carry before a sum of pieces can exceed 2^53."""
+        """Call `_carry` before a sum of pieces can exceed 2^53."""
         self._added += added
         if self._added > MOST:
             self._carry()
             self._added = added
 
     def _carry(self) -> None:
-        """Move the part of each place that exceeds its WIDTH bits to the next place."""
+        """If the sum of a place exceeds WIDTH bits, move the excess to the next place."""
         place = min(self._pieces, default=0)
         while place in self._pieces:
             pieces = self._pieces[place]
@@ -107,7 +109,7 @@ class ExactSum:
 
 
 def _cut(values: Array) -> list[tuple[int, Array]]:
-    """Cut numbers into pieces of a few places, whose sums are the numbers. Overwrites the numbers."""
+    """Cut numbers into pieces that add up to them. Return each place with its pieces. Overwrites `values`."""
     largest = max(float(values.max()), -float(values.min())) if values.size else 0.0
     assert largest < LARGEST
     cuts: list[tuple[int, Array]] = []
@@ -115,7 +117,7 @@ def _cut(values: Array) -> list[tuple[int, Array]]:
         return cuts
     place = -(-(math.frexp(largest)[1] + OFFSET) // WIDTH) - 1
     while not cuts or values.any():
-        for _ in range(1 if cuts else 2):  # a single place is rarely enough
+        for _ in range(1 if cuts else 2):  # 1 place is rarely enough
             pieces = values + _cutter(place)
             pieces -= _cutter(place)
             values -= pieces
@@ -125,6 +127,5 @@ def _cut(values: Array) -> list[tuple[int, Array]]:
 
 
 def _cutter(place: int) -> float:
-    """Return a constant. Adding and subtracting it rounds a number to a multiple of the place's power of
-    two."""
+    """Return the constant that rounds to multiples of the place's power of two when added and subtracted."""
     return math.ldexp(1.5, 52 + WIDTH * place - OFFSET)

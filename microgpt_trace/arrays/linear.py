@@ -1,7 +1,8 @@
-"""Products of activations with stored weights, without unpacking a whole matrix.
+"""Products of activations with stored weights, without unpacking a complete matrix.
 
-Weights are unpacked a chunk of rows at a time, into memory that is reused. Shape letters: T positions, K
-width of the input; a chunk has R rows of K/run runs, and a run has `run` elements that share a scale.
+Weights are unpacked a chunk of rows at a time, into memory that is reused. In shapes, T is the number of
+positions and K the width of the input. A chunk has R rows of K/run runs. A run has `run` elements that share
+a scale.
 """
 
 from __future__ import annotations
@@ -23,21 +24,20 @@ if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
 Item = TypeVar("Item")
-MAX_ROWS = 768  # rows of a chunk; each needs a cache line of the L1 cache
-PARALLEL, MANY = 32, 8  # workers are used for more positions than the first, or at least this many chunks
-# Activations and scales may be NaN or infinite. Used in a `with` block, since a decorator costs 3 us.
+MAX_ROWS = 768  # largest number of rows of a chunk: each needs a line of the L1 cache
+PARALLEL, MANY = 32, 8  # use workers for more than 32 positions or at least 8 chunks
+# Activations and scales may be NaN or infinite. Used in a `with` statement, because a decorator costs 3 us.
 ignoring = partial(np.errstate, over="ignore", invalid="ignore")
 
 
 class _Workspace(threading.local):
-    """Memory of one thread that is kept between products, since allocating pages takes longer than using
-    them."""
+    """Memory that a thread keeps between products, because allocating it takes longer than using it."""
 
     def __init__(self) -> None:
         self.buffers: dict[str, Array] = {}
 
     def take(self, use: str, shape: tuple[int, ...], dtype: type) -> Array:
-        """Return an array of undefined content, valid until the next call for the same use."""
+        """Return an array with undefined content. It is valid until the next call with the same `use`."""
         size = math.prod(shape) * np.dtype(dtype).itemsize
         if use not in self.buffers or self.buffers[use].size < size:
             self.buffers[use] = np.empty(size, np.uint8)
@@ -48,11 +48,11 @@ _workspace = _Workspace()
 
 
 def linear(x: Array, weight: StoredTensor, workers: int = 1) -> Array:
-    """x @ weight.T: [T, K], [out, K] -> [T, out] float32
+    """Return x @ weight.T: [T, K], [out, K] -> [T, out] float32
 
-    The result is the same for any number of workers. If the rows of the weight are reordered, the columns of
-    the result are reordered instead of copying the weight. An F32 weight with rows that are columns of the
-    file is not copied either.
+    The result is the same for any number of workers. If the rows of the weight have another order than in the
+    file, the columns of the result are reordered, and the weight is not copied. An F32 weight that the file
+    stores as [in, out] is not copied either.
     """
     x, stored = np.ascontiguousarray(x, np.float32), weight.as_stored()
     y = np.empty((len(x), stored.shape[0]), np.float32)
@@ -63,7 +63,7 @@ def linear(x: Array, weight: StoredTensor, workers: int = 1) -> Array:
 
 
 def share(fill: Callable[[Item], None], items: Iterable[Item], workers: int) -> None:
-    """Call `fill` with every item, on `workers` threads."""
+    """Call `fill` with every item, divided among `workers` threads."""
     if workers > 1:
         list(_pool(workers).map(fill, items))
     else:
@@ -78,7 +78,7 @@ def _pool(workers: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(workers, thread_name_prefix="linear")
 
 
-if hasattr(os, "register_at_fork"):  # a forked child has the pools, but would wait forever for their threads
+if hasattr(os, "register_at_fork"):  # a forked child lacks the threads of the pools
     os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
@@ -88,8 +88,7 @@ def _in_whole_blocks(weight: StoredTensor) -> bool:
 
 
 def _chunks(weight: StoredTensor, positions: int) -> list[slice]:
-    """Cut the rows into equal chunks of at most CHUNK elements; an even number of chunks if workers are
-    used."""
+    """Cut the rows into equal chunks of at most CHUNK elements. Workers need an even number of chunks."""
     out = weight.shape[0]
     most = min(MAX_ROWS, max(16, CHUNK // max(1, weight.stride)))
     count = -(-out // most)
@@ -112,8 +111,8 @@ def _plain_product(x: Array, weight: StoredTensor, y: Array) -> Callable[[slice]
 def _quantised_product(x: Array, weight: StoredTensor, y: Array) -> Callable[[slice], None]:
     """Return a function that unpacks a chunk of rows and writes their products with x to columns of y.
 
-    The sum of (d * q + m) * x over a row is a product with q, plus for each run the product of m and the sum
-    of x.
+    The sum of (d * q + m) * x over a row has two parts: the product of d * q and x, and for each run m times
+    the sum of x.
     """
     positions, width = x.shape
     minima = width // weight.encoding.block_size * weight.encoding.minima
@@ -125,7 +124,7 @@ def _quantised_product(x: Array, weight: StoredTensor, y: Array) -> Callable[[sl
             runs, count = quants.d.shape[0] * quants.d.shape[1], quants.d.shape[2]
             q = _workspace.take("q", (runs, width // runs, count), np.float32)
             np.copyto(q.reshape(quants.runs().shape), quants.runs())
-            # Scale with d either the result of each run, or each weight, which must pass through the cache.
+            # Multiply by d either the result of each run, or each weight, whichever moves less memory.
             scale_results = 3 * positions * runs < 2 * width
             product = _scale_results if scale_results else _scale_weights
             product(x, q, quants.d.reshape(runs, count), y[:, rows])
@@ -136,7 +135,7 @@ def _quantised_product(x: Array, weight: StoredTensor, y: Array) -> Callable[[sl
 
 
 def _unpack(weight: StoredTensor, rows: slice) -> Quants:
-    """Unpack the integers and scales of a chunk. Rows are side by side: [..., R]"""
+    """Unpack the integers and scales of a chunk. The last axis has its rows: [..., R]"""
     encoding, count = weight.encoding, rows.stop - rows.start
     assert encoding.unpack is not None
     row_bytes = weight.stride // encoding.block_size * encoding.block_bytes
@@ -144,12 +143,13 @@ def _unpack(weight: StoredTensor, rows: slice) -> Quants:
     blocks = _workspace.take("blocks", (row_bytes, count), np.uint8)
     np.copyto(blocks, stored.T)
     quants = encoding.unpack(blocks.reshape(-1, encoding.block_bytes, count))
-    # Centred integers avoid differences of large sums: the error is 4e-7 instead of 2e-6, or 1e-5 for x > 0.
+    # Integers around 0 avoid differences of large sums: an error of 4e-7 instead of 2e-6 (or 1e-5 if all x >
+    # 0).
     return quants.centred(encoding.centre) if encoding.minima else quants
 
 
 def _scale_results(x: Array, q: Array, d: Array, y: Array) -> None:
-    """y = sum of d * (x @ q) over the runs: [T, K], [K/run, run, R], [K/run, R] -> [T, R]"""
+    """y = sum over runs of d * (x @ q): [T, K], [K/run, run, R], [K/run, R] -> [T, R]"""
     runs, run, count = q.shape
     products = _workspace.take("products", (runs, len(x), count), np.float32)
     np.matmul(x.reshape(len(x), runs, run).transpose(1, 0, 2), q, out=products)
@@ -157,6 +157,6 @@ def _scale_results(x: Array, q: Array, d: Array, y: Array) -> None:
 
 
 def _scale_weights(x: Array, q: Array, d: Array, y: Array) -> None:
-    """y = x @ (d * q), one product: [T, K], [K/run, run, R], [K/run, R] -> [T, R]"""
+    """y = x @ (d * q): [T, K], [K/run, run, R], [K/run, R] -> [T, R]"""
     q *= d[:, None]
     np.matmul(x, q.reshape(x.shape[1], -1), out=y)

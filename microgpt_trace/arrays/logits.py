@@ -1,5 +1,4 @@
-"""Functions of logits: the most likely tokens, ranks, losses, and differences of tokens or rows. Knows no
-model."""
+"""Functions of logits: the most likely tokens, ranks, losses, KL and differences of tokens."""
 
 from __future__ import annotations
 
@@ -11,24 +10,24 @@ import numpy.typing as npt
 from ..text.brief import frozen
 from .stats import Array
 
-PART = 1 << 21  # logits computed at a time: 8 MB
+PART = 1 << 21  # number of logits to compute at a time: 8 MB
 
 
 def rows_of_a_part(vocab_size: int, together: int = 1, most: int | None = None) -> int:
-    """Return the number of rows of logits to compute at a time, or of groups of `together` rows, so that
-    there are at most `most` logits (default: PART)."""
+    """Return how many rows of logits to compute at a time, so that there are at most `most` logits (default:
+    PART). If `together` is set, return the number of groups of `together` rows."""
     return max(1, (PART if most is None else most) // (vocab_size * max(1, together)))
 
 
 def in_parts(count: int, vocab_size: int, most: int | None = None) -> Iterator[slice]:
-    """Yield slices of `count` rows, so that at most `most` logits are computed at a time."""
+    """Yield slices of `count` rows. A slice has at most `most` logits, or one row."""
     size = rows_of_a_part(vocab_size, most=most)
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))
 
 
 def best_tokens(row: Array, k: int) -> list[int]:
-    """Return the ids of the k largest values of [V], the largest first. Ties are ordered by id."""
+    """Return the ids of the k largest values of `row` [V], the largest first. Ties are ordered by id."""
     k = min(k, row.size)
     least = np.partition(row, row.size - k)[row.size - k]
     ids = np.flatnonzero(row >= least)
@@ -36,12 +35,12 @@ def best_tokens(row: Array, k: int) -> list[int]:
 
 
 def rank_of(row: Array, token: int) -> int:
-    """Return the rank of a token by its value in [V], which is 1 for the largest. Ties are ordered by id."""
+    """Return the rank of a token by its value in `row` [V]. The largest has rank 1. Ties are in id order."""
     return 1 + int(np.count_nonzero(row > row[token]) + np.count_nonzero(row[:token] == row[token]))
 
 
 def softmax(logits: Array) -> Array:
-    """Return the probabilities: [..., V] -> [..., V]"""
+    """Return the probabilities of logits: [..., V] -> [..., V]"""
     e = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return e / e.sum(axis=-1, keepdims=True)
 
@@ -54,23 +53,23 @@ def log_softmax(logits: Array) -> Array:
 
 
 def kl_divergence(log_p: Array, log_q: Array) -> Array:
-    """Return sum p log(p / q) of every row, in nats: [..., V], [..., V] -> [...]. NaN stays, and 0 log 0 is
-    0."""
+    """Return sum p log(p / q) of each row, in nats: [..., V], [..., V] -> [...] 0 log 0 is 0. NaN stays
+    NaN."""
     p = np.exp(log_p)
     return np.where(p == 0, 0.0, p * (log_p - log_q)).sum(axis=-1)
 
 
 @np.errstate(over="ignore", invalid="ignore")  # logits may be NaN or infinite
 def losses_of(logits: Array, targets: npt.ArrayLike) -> Array:
-    """Return -log P(target) of every row in float64: [N, V], [N] -> [N]. It is exact even if P underflows."""
+    """Return -log P(target) of every row in float64, even if P underflows: [N, V], [N] -> [N]"""
     wide = logits.astype(np.float64)
     wide -= wide.max(axis=1, keepdims=True)
     return np.log(np.exp(wide).sum(axis=1)) - wide[np.arange(len(wide)), np.asarray(targets)]
 
 
-@np.errstate(divide="ignore", invalid="ignore")  # a hook may have made P 0 or less
+@np.errstate(divide="ignore", invalid="ignore")  # a hook may have replaced P by 0 or less
 def used_losses(targets: Sequence[int], logits: Array, probs: Array, replaced: bool) -> Array:
-    """Return -log P(target) of every row of logits [N, V], or of probs [N, V] if a hook `replaced` these."""
+    """Return -log P(target) of every row of logits [N, V], or of probs [N, V] if a hook `replaced` probs."""
     return -np.log(probs[range(len(targets)), targets]) if replaced else losses_of(logits, targets)
 
 
@@ -79,7 +78,7 @@ class LogitDifference:
     """The difference of the logits of two tokens, `target` and `against`, at one position."""
 
     position: int
-    seen: str  # the token or text at that position
+    seen: str  # the token at the position, or the text up to it
     target: int
     target_label: str
     against: int
@@ -91,6 +90,6 @@ class LogitDifference:
 
 
 def runner_up(logits: Array, token: int) -> int:
-    """Return the most likely token of [V] other than this one."""
+    """Return the most likely token besides `token`, by logits [V]."""
     best = best_tokens(logits, 2)
     return best[1] if best[0] == token else best[0]

@@ -1,4 +1,4 @@
-"""Rounding to bf16, f16 and 8-bit blocks."""
+"""Round numbers to bf16, f16 and 8-bit blocks."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ import numpy as np
 
 from .stats import Array
 
-BLOCK, WIDE_BLOCK = 32, 256  # elements that share a scale, in Q8_0 and in Q8_K
+BLOCK, WIDE_BLOCK = 32, 256  # number of elements that share a scale, in Q8_0 and in Q8_K
 
 
 def to_bf16(x: Array) -> Array:
-    """Round to the nearest bfloat16 (8 of 24 bits of the fraction, ties to even), and return it as
-    float32."""
+    """Round to the nearest bfloat16, ties to even, and return it as float32. It keeps 8 of 24 bits."""
     bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
     rounded = (bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) & np.uint32(0xFFFF0000)
     return np.where(np.isfinite(x), rounded.view(np.float32).reshape(x.shape), x).astype(np.float32)
 
 
 def to_f16(x: Array) -> Array:
-    """Round to the nearest float16, which is infinite for numbers too large for it, and return it as
-    float32."""
+    """Round to the nearest float16 and return it as float32. Numbers too large for float16 become
+    infinite."""
     with np.errstate(over="ignore"):
         return np.asarray(x, np.float32).astype(np.float16).astype(np.float32)
 
 
 def q8_blocks(x: Array, block: int = BLOCK, nudge: float = 0.0, early: bool = False) -> tuple[Array, Array]:
-    """Round blocks along the rows to integers from -127 to 127 with a scale for each block: [..., K] ->
-    [..., n, block], [..., n, 1] float32. Zeros fill the last block. Before rounding, numbers are multiplied
-    by 1 + `nudge`. With `early`, scales are rounded to float16 before they divide."""
+    """Round the blocks of each row to integers from -127 to 127, and return the integers and the blocks'
+    scales: [..., K] -> [..., n, block], [..., n, 1] float32. Zeros fill up the last block. Numbers are
+    multiplied by 1 + `nudge` before rounding. If `early` is set, scales are rounded to float16 before numbers
+    are divided by them."""
     width = x.shape[-1]
     padded = np.zeros((*x.shape[:-1], -(-width // block) * block), np.float32)
     padded[..., :width] = x
@@ -39,9 +39,9 @@ def q8_blocks(x: Array, block: int = BLOCK, nudge: float = 0.0, early: bool = Fa
 
 
 def to_q8(x: Array, block: int = BLOCK, half: bool = False, nudge: float = 0.0, early: bool = False) -> Array:
-    """Round blocks along the rows to 8-bit integers times a scale, as engines for quantised weights round
-    the input of a product: [..., K] -> [..., K]. With `half`, the scale is stored as float16. `nudge` and
-    `early` are those of `q8_blocks`."""
+    """Round the blocks of each row to 8-bit integers times a scale: [..., K] -> [..., K]. Engines for
+    quantised weights round the input of a product so. If `half` is set, the scale is rounded to float16.
+    `q8_blocks` explains `nudge` and `early`."""
     quants, scale = q8_blocks(x, block, nudge, early)
     rounded = quants * (to_f16(scale) if half else scale)
     return rounded.reshape(*x.shape[:-1], -1)[..., : x.shape[-1]].astype(np.float32)

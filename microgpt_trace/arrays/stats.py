@@ -1,4 +1,4 @@
-"""TensorStats: a robust, mergeable summary of an array. Knows no model."""
+"""TensorStats: a summary of an array. It ignores values that are not finite, and summaries can be merged."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import numpy.typing as npt
 from ..text.brief import frozen
 
 Array = npt.NDArray[Any]
-PIECE = 1 << 15  # elements summarised at a time: 256 KB in float64
-NOT_FINITE = np.errstate(invalid="ignore")  # for differences of infinities, and casts of signalling NaN
-_ONES = np.ones(PIECE)  # a product with it is twice as fast as sum()
-DType = Any  # np.float32 or np.float64: types, because they hash faster than dtypes
+PIECE = 1 << 15  # number of elements to summarise at a time: 256 KB in float64
+NOT_FINITE = np.errstate(invalid="ignore")  # infinities may be subtracted, and signalling NaN cast
+_ONES = np.ones(PIECE)  # a product with ones is twice as fast as sum()
+DType = Any  # np.float32 or np.float64, because types hash faster than dtypes
 
 
 @frozen
@@ -40,11 +40,11 @@ class TensorStats:
 
     @classmethod
     def of(cls, array: npt.ArrayLike, where: Array | None = None) -> TensorStats:
-        """Summarise an array, or only the elements where the boolean mask `where` is True. The mask may lack
-        leading axes of the array."""
+        """Summarise an array, or only the elements where the boolean mask `where` is True. `where` may lack
+        the first axes of the array."""
         values = np.asarray(array)
         if where is not None:
-            chosen = np.flatnonzero(where)  # indices are three times as fast as a boolean mask
+            chosen = np.flatnonzero(where)  # 3 times as fast as a boolean mask
             values = values.reshape(-1, where.size).take(chosen, axis=1)
         values = values.ravel()
         return (_in_one_pass(values) if values.dtype == np.float32 else None) or _in_two_passes(values)
@@ -95,15 +95,15 @@ class TensorStats:
 
 
 def median(values: npt.ArrayLike) -> float:
-    """Return the median, or NaN if there is a NaN. (np.median and the module statistics take 5 ms to
-    import.)"""
+    """Return the median, or NaN if there is a NaN. (To import np.median or the module statistics would take 5
+    ms.)"""
     return float(row_medians(np.asarray(values, np.float64).reshape(1, -1))[0])
 
 
 def row_medians(values: Array) -> Array:
     """Return the median of every row, or NaN for a row with a NaN: [n, C] -> [n]"""
     middle, even = values.shape[1] // 2, values.shape[1] % 2 == 0
-    partitioned = np.partition(values, middle, axis=1)  # NaN comes last
+    partitioned = np.partition(values, middle, axis=1)  # a NaN comes last
     upper, last = partitioned[:, middle], partitioned[:, middle:].max(axis=1)
     lower = partitioned[:, :middle].max(axis=1) if even else upper
     return np.where(last == last, lower / 2 + upper / 2, last)
@@ -111,11 +111,11 @@ def row_medians(values: Array) -> Array:
 
 @NOT_FINITE
 def _in_one_pass(values: Array) -> TensorStats | None:
-    """Summarise finite float32 values [N], whose squares float64 has exactly.
+    """Summarise finite float32 values [N], whose squares are exact in float64.
 
-    Pieces fit the cache, which takes 0.6 ns per element instead of 4. Return None if a value is not finite,
-    or if the standard deviation is so small beside the mean that the difference of squares would lose
-    digits.
+    Pieces that fit the cache take 0.6 ns per element instead of 4 ns. Return None if a value is not finite.
+    Also return None if the standard deviation is so small compared to the mean that the difference of squares
+    would lose digits.
     """
     count, total, squares, zeros, low, high = values.size, 0.0, 0.0, 0, math.inf, -math.inf
     for start in range(0, count, PIECE):
@@ -123,7 +123,7 @@ def _in_one_pass(values: Array) -> TensorStats | None:
         wide = piece.astype(np.float64)
         total += float(wide.dot(_ONES[: wide.size]))
         squares += float(wide.dot(wide))
-        zeros += int(np.count_nonzero(piece == 0))  # four times as fast as count_nonzero(piece)
+        zeros += int(np.count_nonzero(piece == 0))  # 4 times as fast as count_nonzero(piece)
         low, high = min(low, float(piece.min())), max(high, float(piece.max()))
     if not count or not math.isfinite(squares):
         return None
@@ -138,7 +138,7 @@ def _in_one_pass(values: Array) -> TensorStats | None:
 
 @NOT_FINITE
 def _in_two_passes(values: Array) -> TensorStats:
-    """Summarise any values [N]: first the mean of the finite ones, then the deviations from it."""
+    """Summarise any values [N]. Computes the mean of the finite values, then their deviations from it."""
     values = values.astype(np.float64)
     count = values.size
     nan_count = int(np.count_nonzero(np.isnan(values)))
@@ -149,7 +149,7 @@ def _in_two_passes(values: Array) -> TensorStats:
         return TensorStats(count, None, None, None, None, None, None, 0, nan_count, inf_count)
     low, high = float(values.min()), float(values.max())
     max_abs = max(abs(low), abs(high))
-    # Squares and sums of very large or small float64 numbers would leave the range of float64.
+    # Scale very large or small numbers, whose squares or sums would exceed the range of float64.
     scale = max_abs if max_abs > 1e150 or 0 < max_abs < 1e-140 else 1.0
     scaled = values / scale if scale != 1.0 else values
     mean = float(scaled.mean())
@@ -161,6 +161,5 @@ def _in_two_passes(values: Array) -> TensorStats:
 
 
 def causal_mask(queries: int, keys: int) -> Array:
-    """Return a mask [T, S] that is True if key s is not later than query t; the queries are the last T
-    positions."""
+    """Return a mask [T, S], True where key s is not later than query t. Queries are the last T positions."""
     return np.tri(queries, keys, keys - queries, dtype=bool)
