@@ -1,4 +1,4 @@
-"""SurveyReport: the results of a survey as plain data, which is also its JSON document. Shows nothing."""
+"""SurveyReport: the results of a survey as plain data, which is also its JSON document."""
 
 from __future__ import annotations
 

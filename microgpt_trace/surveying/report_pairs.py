@@ -1,4 +1,4 @@
-"""Pair the rows of two survey reports and measure the distance of each pair. Shows nothing."""
+"""Pair the rows of two survey reports and measure the distance of each pair."""
 
 from __future__ import annotations
 
