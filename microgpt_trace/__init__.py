@@ -1,12 +1,12 @@
 """microgpt-trace shows every number that a transformer computes.
 
-The public names are imported when they are first used, so that importing the package loads no NumPy.
+A public name is imported when it is first used, so `import microgpt_trace` does not load NumPy.
 """
 
 __version__ = "0.1.0"
-TYPE_CHECKING = False  # typing would take 7 ms to load, in which Ctrl-C is still handled by Python
+TYPE_CHECKING = False  # loading typing takes 7 ms, during which Ctrl-C would print a traceback
 
-if TYPE_CHECKING:  # "as" tells type checkers that a name is public
+if TYPE_CHECKING:  # "X as X" tells type checkers that X is public
     from .arrays.stats import TensorStats as TensorStats
     from .attribution.attribute import attribute as attribute
     from .comparison.diff import diff as diff

@@ -6,7 +6,7 @@ from .interrupt import end_at_once
 
 
 def main() -> None:
-    """Make Ctrl-C end the process at once and silently, then load and run the command line."""
+    """Let Ctrl-C end the process at once and without a message. Then load and run the command line."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, end_at_once)
     from .cli import main as run

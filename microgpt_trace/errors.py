@@ -1,13 +1,13 @@
-"""The errors that are raised on purpose, and the error for an optional package that is not installed."""
+"""The errors that this package raises on purpose."""
 
 from .text.printable import as_message
 
 
 class MicrogptError(Exception):
-    """The base of all errors that are raised on purpose. The message is one line, without control characters;
-    the middle of a very long message is left out.
+    """The base class of all errors that this package raises on purpose. The message is one line without
+    control characters. The middle of a very long message is left out.
 
-    `exit_code` is the exit code of the command line. 2: the request or an input file is wrong.
+    The command line ends with `exit_code`. 2 means that the request or an input file is wrong.
     """
 
     exit_code = 2
@@ -25,7 +25,7 @@ class FileFormatError(MicrogptError):
 
 
 class RunError(MicrogptError):
-    """The request was right but the run failed, for example because the disk is full."""
+    """The request was valid, but the run failed, for example because the disk is full."""
 
     exit_code = 1
 
@@ -35,19 +35,18 @@ class DivergedError(RunError):
 
 
 class ReaderGone(Exception):
-    """The reader of our output has closed its end, so that nothing more needs to be written."""
+    """The program that reads our output has closed the pipe. The command can stop."""
 
 
 def check_installed(package: str, user: str) -> None:
-    """Raise InputError with the command that installs a package, if it is missing. The package is not
-    loaded."""
-    from importlib.util import find_spec  # loads threading, which code in the sandbox must do without
+    """Raise InputError if a package is not installed. This does not load the package."""
+    from importlib.util import find_spec  # loads threading, which code in the sandbox must not load
 
     if find_spec(package) is None:
         raise missing(package, user)
 
 
 def missing(package: str, user: str) -> InputError:
-    """Return an error that tells how to install a package. `user` is a clause such as "--plot draws with".
-    The command installs the package alone, which works however this program was installed."""
+    """Return an error that tells how to install a package. `user` is the beginning of the message, such as
+    "--plot draws with"."""
     return InputError(f"{user} the package {package}: python -m pip install {package}")

@@ -1,4 +1,4 @@
-"""Writes files and folders completely or not at all, by one process at a time."""
+"""Writes files and folders completely or not at all. `hold` lets only one process write a file."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from .errors import InputError, RunError
 from .signals import tidied, uninterrupted
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-_TRIES = 10  # attempts to lock a file whose holder has just removed the lock
-_LONGEST_NAME = 200  # bytes of a target's name that names beside it begin with; file systems take 255
+_TRIES = 10  # attempts to lock a file while other processes remove its lock
+_LONGEST_NAME = 200  # bytes to which longer names are cut; a file system allows 255
 
 
 def check_target(path: Path, overwrite: bool, hint: str = "--force overwrites it") -> None:
-    """Check before the work that its result can be written.
+    """Check that a file can be written. Commands call this before their work.
 
-    Raises InputError if the path is not a regular file, its folder does not exist or is not writable, or the
-    file exists and `overwrite` is not set.
+    Raises InputError if the path is not a regular file, if its folder does not exist or is not writable, or
+    if the file exists and `overwrite` is not set.
     """
     with _writable(path):
         if path.is_dir():
@@ -38,7 +38,7 @@ def check_target(path: Path, overwrite: bool, hint: str = "--force overwrites it
 
 
 def check_new_folder(folder: Path) -> None:
-    """Raise InputError if a folder is neither new nor empty, or cannot be made."""
+    """Raise InputError if a folder exists and is not empty, or if it cannot be made."""
     with _writable(folder):
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{folder}: expected a new or an empty folder, found a file")
@@ -48,9 +48,9 @@ def check_new_folder(folder: Path) -> None:
 
 @contextmanager
 def _writable(path: Path) -> Iterator[None]:
-    """Raise InputError if the system refuses the checks in the block, or a file beside the path."""
+    """Raise InputError if a check in the block fails, or if the folder of the path is not writable."""
     if path == Path("-"):
-        raise InputError("-: expected the name of a file; only --out takes - for standard output")
+        raise InputError("-: expected a file name; only --out accepts - for standard output")
     try:
         yield
         if not _followed(path).parent.is_dir():
@@ -58,48 +58,48 @@ def _writable(path: Path) -> Iterator[None]:
         probe = _temporary(path)
         with uninterrupted():
             probe.touch(exist_ok=False)
-            probe.unlink(missing_ok=True)  # another run may have removed it as a leftover
+            probe.unlink(missing_ok=True)  # another run may have removed it
     except (OSError, RuntimeError, ValueError) as error:  # Python raises RuntimeError for a loop of links
         raise InputError(f"{path}: cannot write there ({_reason(error)})") from error
 
 
 class OwnFile:
-    """A file that a run writes repeatedly. It replaces the file that existed when the run began, and what the
-    run itself wrote. Without `overwrite`, a file of another program stays: `written` is then a path beside
-    it."""
+    """A file that a run writes repeatedly. Each write replaces the file that existed when the run began, or
+    that the run wrote last. If another program has written the file since and `overwrite` is not set, the run
+    writes another file, `written`."""
 
     def __init__(self, path: Path, overwrite: bool = False) -> None:
         self.path = self.written = path
         self._overwrite, self._own = overwrite, None if overwrite else self._state()
 
     def write(self, content: bytes) -> None:
-        """Write the file as `write_atomically` does. Raises RunError if it cannot be written."""
+        """Write the file as `write_atomically` does. Raises RunError if that fails."""
         own = self._overwrite or (self._own is not None and self._state() == self._own)
         with uninterrupted():
             self.written = _write(self.written, content, own)
             self._own = self._state()
 
     def check(self) -> None:
-        """Raise RunError if the run wrote beside the file, and name the file that it wrote."""
+        """Raise RunError if the run wrote another file. The error names that file."""
         _refuse_elsewhere(self.path, self.written)
 
     def _state(self) -> tuple[int, ...] | None:
-        now = self.written.stat() if self.written.exists() else None  # not the content, which may be large
+        now = self.written.stat() if self.written.exists() else None  # not the content: it may be large
         return now and (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns)
 
 
 def write_atomically(path: Path, content: bytes, overwrite: bool = False) -> None:
-    """Write a file beside `path` and move it into place, so that readers see the old file or the new one. The
-    new file keeps the permissions of the old one. Signals are delayed until it is written.
+    """Write a temporary file and rename it to `path`, so that readers see the old file or the new file. The
+    new file keeps the permissions of the old file. Signals are delayed until the file is written.
 
-    Without `overwrite`, a file that has appeared since `check_target` stays, and the content goes into a file
-    beside it. Raises RunError naming that file, or if the file cannot be written.
+    If `overwrite` is not set and the file exists by now, it stays, the content goes into a file with another
+    name, and a RunError names that file. Also raises RunError if the file cannot be written.
     """
     _refuse_elsewhere(path, _write(path, content, overwrite))
 
 
 def _write(path: Path, content: bytes, overwrite: bool) -> Path:
-    """Write the file, and return its path."""
+    """Write the file and return the path that was written."""
     target, temporary = _target(path), _temporary(path)
     with uninterrupted():
         try:
@@ -124,7 +124,8 @@ def _write(path: Path, content: bytes, overwrite: bool) -> Path:
 
 
 def _put(temporary: Path, path: Path) -> Path:
-    """Rename a file or folder to `path`, or to the first free name of a.2.npz, a.3.npz. Return its path."""
+    """Rename a file or folder to `path` and return the new path. If `path` exists, say a.npz, use the first
+    of a.2.npz, a.3.npz, ... that does not exist."""
     target = _target(path)
     stem = target.stem if len(os.fsencode(target.name)) < _LONGEST_NAME else target.stem[: _LONGEST_NAME // 4]
     others = (f"{stem}.{number}{target.suffix}" for number in count(2))
@@ -137,17 +138,17 @@ def _put(temporary: Path, path: Path) -> Path:
 
 
 def _name_exclusively(temporary: Path, name: Path) -> None:
-    """Rename a file or folder. Raises FileExistsError if the name is taken."""
+    """Rename a file or folder. Raises FileExistsError if `name` exists."""
     if os.name == "nt" or temporary.is_dir():
         if os.path.lexists(name):
             raise FileExistsError
-        temporary.rename(name)  # Windows refuses an existing file, other systems a folder with content
+        temporary.rename(name)  # fails if the file exists (Windows), or if the folder has content
         return
     try:
         os.link(temporary, name)
     except (FileExistsError, FileNotFoundError):
         raise
-    except OSError:  # a file system without links
+    except OSError:  # the file system has no hard links
         os.close(os.open(name, _NEW, 0o666))
         temporary.replace(name)
     temporary.unlink(missing_ok=True)
@@ -162,9 +163,9 @@ def _refuse_elsewhere(path: Path, written: Path) -> None:
 def hold(*paths: Path) -> Iterator[None]:
     """Lock files for this process, so that no two runs write the same file.
 
-    Each lock is a lock of the system on a file beside the file, and ends with the process, however that ends.
-    Leftovers of a killed run beside the file are removed. On a file system without locks, nothing is locked.
-    Raises InputError if another process holds a lock.
+    The operating system locks a hidden file in the same folder, and unlocks it when the process ends. `hold`
+    also removes the temporary files of killed runs. On a file system without locks it locks nothing. Raises
+    InputError if another process holds a lock.
     """
     held: list[Any] = []
 
@@ -185,8 +186,8 @@ def hold(*paths: Path) -> Iterator[None]:
 
 
 def _locked(path: Path) -> Any:
-    """Return the InterProcessLock of a file, which holds the lock unless the file system has no locks. Raises
-    InputError if another process holds it."""
+    """Lock a file and return its InterProcessLock. On a file system without locks the file is not locked.
+    Raises InputError if another process holds the lock."""
     from fasteners import InterProcessLock
 
     lock = _beside(path, "lock")
@@ -200,7 +201,7 @@ def _locked(path: Path) -> Any:
                 if os.path.samestat(os.fstat(held.lockfile.fileno()), lock.stat()):
                     return held
             held.release()
-    except RuntimeError:  # fasteners: there are no locks
+    except RuntimeError:  # fasteners raises it if the file system has no locks
         held.lockfile.close()
         return held
     except OSError as error:
@@ -217,11 +218,12 @@ def _remove_leftovers(path: Path) -> None:
 
 @contextmanager
 def write_folder(folder: Path) -> Iterator[Path]:
-    """Yield a folder to write into, which is renamed to `folder` at the end. `folder` is new or empty.
-    Signals are delayed until it is written.
+    """Yield a temporary folder and rename it to `folder` at the end. `folder` must be new or empty. Signals
+    are delayed until then.
 
-    Raises RunError if the folder cannot be written, or, naming the folder beside it, if something has
-    appeared there.
+    If another program has written to `folder` by then, the temporary folder gets another name, and a RunError
+    names it. Also
+    raises RunError if the folder cannot be written.
     """
     target, temporary = _target(folder), _temporary(folder)
     with uninterrupted():
@@ -240,12 +242,12 @@ def write_folder(folder: Path) -> Iterator[Path]:
 
 
 def _temporary(path: Path) -> Path:
-    """Return a random name beside the target, which no other run uses."""
+    """Return a random name in the folder of the target, which no other run uses."""
     return _beside(path, f"{os.urandom(4).hex()}.tmp")
 
 
 def _followed(path: Path) -> Path:
-    """Follow links to their end. Raises OSError or RuntimeError for a loop of links."""
+    """Return the path at the end of the links. Raises OSError or RuntimeError for a loop of links."""
     target = path.resolve()
     if target.is_symlink():  # since Python 3.13, a loop resolves to one of its links
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
@@ -253,7 +255,7 @@ def _followed(path: Path) -> Path:
 
 
 def _target(path: Path) -> Path:
-    """Follow links to their end. Raises RunError for a loop of links."""
+    """Return the path at the end of the links. Raises RunError for a loop of links."""
     try:
         return _followed(path)
     except (OSError, RuntimeError) as error:  # Python raises RuntimeError for a loop of links
@@ -261,7 +263,7 @@ def _target(path: Path) -> Path:
 
 
 def _beside(path: Path, ending: str) -> Path:
-    """Return a hidden name beside the target, made from the target's name."""
+    """Return a hidden path in the folder of the target, with a name made from the target's name."""
     target = _target(path)
     name = os.fsencode(target.name)
     if len(name) > _LONGEST_NAME:

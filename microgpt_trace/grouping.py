@@ -1,4 +1,4 @@
-"""Groups rows by a key. Knows nothing of the rows."""
+"""Groups rows by a key."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Key = TypeVar("Key")
 
 
 def grouped(rows: Iterable[Row], key: Callable[[Row], Key]) -> dict[Key, list[Row]]:
-    """Return the rows of each key, with the keys in the order in which they first occur.
+    """Group rows by their keys. The keys have the order in which they first occur.
 
     >>> grouped(["wte", "wpe", "lm_head"], len)
     {3: ['wte', 'wpe'], 7: ['lm_head']}

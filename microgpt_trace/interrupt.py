@@ -1,5 +1,5 @@
-"""Ends the process on Ctrl-C. It imports almost nothing, so that it works while everything else is
-loading."""
+"""Ends the process on Ctrl-C. This module imports almost nothing, so that it works while other modules
+load."""
 
 import os
 
@@ -7,5 +7,5 @@ EXIT_CODE = 130
 
 
 def end_at_once(number: int, frame: object) -> None:
-    """Handle a signal by ending the process. Python would print a traceback if an import is interrupted."""
+    """Handle a signal by ending the process, without the traceback of an interrupted import."""
     os._exit(EXIT_CODE)

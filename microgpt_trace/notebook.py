@@ -1,4 +1,4 @@
-"""Lets results show themselves in a notebook. Knows no result: render has the views of each."""
+"""Shows results in a notebook. The package `render` has the views of each result."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def in_notebook(result: Any) -> str:
-    """Return the HTML of a result; results use it as their `_repr_html_`."""
+    """Return the HTML of a result. This is the `_repr_html_` of all results."""
     from .render.notebook_html import result_html
 
     return result_html(result)

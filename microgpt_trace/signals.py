@@ -1,5 +1,4 @@
-"""Handles signals that ask the process to end, so that work can be completed or cleaned up first. Knows no
-command."""
+"""Handles signals that ask the process to end, so that work can be completed or cleaned up first."""
 
 from __future__ import annotations
 
@@ -19,9 +18,9 @@ _NUMBERS = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREA
 def handled(
     handler: Callable[[int, FrameType | None], object], instead_of: tuple[Any, ...] = ()
 ) -> Iterator[None]:
-    """Let `handler` handle every signal that asks to end, except ignored ones (as with nohup). With
-    `instead_of` it replaces only these handlers. Outside the main thread no handler can be set, and nothing
-    changes."""
+    """Let `handler` handle the signals that ask the process to end, except signals that are ignored (as with
+    nohup). If `instead_of` is set, `handler` replaces only the handlers in `instead_of`. Outside the main
+    thread this does nothing, because Python cannot set a handler there."""
     before = {}
     if threading.current_thread() is threading.main_thread():
         for number in _NUMBERS:
@@ -37,7 +36,7 @@ def handled(
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Delay a signal that asks to end until the block has ended."""
+    """Delay the signals that ask the process to end until the block has ended."""
     received: dict[int, None] = {}
     try:
         with handled(lambda number, frame: received.setdefault(number)):
@@ -49,8 +48,8 @@ def uninterrupted() -> Iterator[None]:
 
 @contextmanager
 def tidied(clean: Callable[[], object]) -> Iterator[None]:
-    """Call `clean` at the end of the block, or before a signal ends the process at once. Of nested blocks,
-    the signal calls only the `clean` of the outermost."""
+    """Call `clean` at the end of the block, or when a signal is about to end the process. If blocks are
+    nested, a signal calls only the `clean` of the outermost block."""
     before = {number: signal.getsignal(number) for number in _NUMBERS}
 
     def end(number: int, frame: FrameType | None) -> None:

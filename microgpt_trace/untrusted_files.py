@@ -1,6 +1,6 @@
-"""Reads files that others wrote, within limits on size. Knows nothing of their formats.
+"""Reads files that others wrote, up to a size limit, whatever their format.
 
-A pipe or a device may give endless bytes, or never any. Such a path is refused before it is opened.
+A pipe or a device may never end, or never deliver a byte. Such a path is refused before it is opened.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .errors import FileFormatError
 from .text.brief import brief
 from .text.json_reading import MAX_VALUES, from_json
 
-MAX_BYTES = 1 << 28  # bytes that are read at once: 256 MB
+MAX_BYTES = 1 << 28  # bytes of the largest file that is read as a whole
 _KINDS = {
     stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe (write it to a file first)", stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
@@ -24,7 +24,7 @@ _KINDS = {
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Raise an OSError of the block as a FileFormatError."""
+    """Turn an OSError in the block into a FileFormatError."""
     try:
         yield
     except OSError as error:
@@ -32,13 +32,13 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def check_regular(path: Path, expected: str = "a regular file") -> int:
-    """Return the size of a file in bytes. Raises FileFormatError if there is no file, or it is not a regular
-    one."""
+    """Return the size of a regular file in bytes. Raises FileFormatError if the path is not a regular
+    file."""
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileFormatError(f"{path}: no such file") from error
-    except (OSError, ValueError) as error:  # a loop of links, a name too long; a NUL in it
+    except (OSError, ValueError) as error:  # a loop of links, a long name, or a name with a null byte
         raise FileFormatError(f"{path}: cannot read it ({getattr(error, 'strerror', error)})") from error
     if stat.S_ISREG(status.st_mode):
         return status.st_size
@@ -47,28 +47,28 @@ def check_regular(path: Path, expected: str = "a regular file") -> int:
 
 
 def beginning(path: Path, size: int) -> bytes:
-    """Return the first bytes of a file, or none if it is not a regular file or cannot be read."""
+    """Return the first bytes of a file, or b"" if it is not a regular file or cannot be read."""
     try:
         if not path.is_file():
             return b""
         with path.open("rb") as file:
             return file.read(size)
-    except (OSError, ValueError):  # a NUL in the name
+    except (OSError, ValueError):  # a null byte in the name
         return b""
 
 
 def read_bytes(path: Path, expected: str = "a regular file", most: int = MAX_BYTES) -> bytes:
-    """Return the bytes of a file that has at most `most`. Raises FileFormatError for a larger file."""
+    """Return the content of a file. Raises FileFormatError if the file has more than `most` bytes."""
     size = check_regular(path, expected)
     if size <= most:
         with reading(path), path.open("rb") as file:
-            return file.read(size)  # no more than `size`, if the file grew meanwhile
+            return file.read(size)  # not more, even if the file has grown
     raise FileFormatError(f"{path}: expected {expected} of at most {most:,} bytes, found {size:,}")
 
 
 def read_text(path: Path, expected: str = "a text file", most: int = MAX_BYTES) -> str:
-    """Return the text of a UTF-8 file without its byte order mark. Raises FileFormatError as `read_bytes`
-    does, and for a byte that is not UTF-8."""
+    """Return the text of a UTF-8 file without its byte order mark. Raises FileFormatError if `read_bytes`
+    does, or if the content is not UTF-8."""
     content = read_bytes(path, expected, most)
     try:
         return str(content, "utf-8").removeprefix("\ufeff")
@@ -95,5 +95,5 @@ def json_object(path: Path, content: bytes, expected: str, most: int = MAX_VALUE
 
 
 def folder_of(path: Path) -> Path:
-    """Return the folder of a model, which is named itself or by one of its files."""
+    """Return the folder of a model. `path` is the folder or one of its files."""
     return path if path.is_dir() else path.parent

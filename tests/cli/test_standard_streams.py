@@ -206,5 +206,5 @@ def test_a_target_that_cannot_be_written_is_refused_before_the_work(command, tmp
 @pytest.mark.parametrize("command", ["trace emma --save -", "trace emma --save-aprt -", "train --log -"])
 def test_refuses_a_dash_as_a_file_name(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    refused(microgpt(command), "expected the name of a file")
+    refused(microgpt(command), "expected a file name")
     assert list(tmp_path.iterdir()) == []

@@ -196,7 +196,7 @@ def files():
         ("--out notes.txt", "expected a checkpoint to overwrite"),
         ("--log notes.txt", "expected the log"),
         ("--log old.safetensors", "expected the log"),
-        ("--out -", "expected the name of a file"),
+        ("--out -", "expected a file name"),
         ("--log microgpt.safetensors", "--out and --log both name"),
     ],
 )
