@@ -1,1 +1,1 @@
-"""Print sections on a terminal. Knows nothing of what they mean."""
+"""Prints sections on a terminal."""

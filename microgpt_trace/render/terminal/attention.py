@@ -1,4 +1,4 @@
-"""Print attention weights: heads side by side, in percent if the numbers fit, else as shades."""
+"""Prints attention weights with the heads side by side, as percentages if they fit, else as shades."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from ..sections import AttentionMatrices
 from .matrices import has_room, heat, heat_cell
 from .screen import Lines, Piece, Screen, at_right
 
-LINES = 24  # lines of all blocks that share a screen
-CAPTION = 4  # most lines of text around the heads: what they are, and what is not shown
-HEADS = 2  # lines above a matrix: its head, and the labels of its columns
-FIGURES = 4  # characters of a weight in percent, its shade included
-CELLS = (FIGURES, 2, 1)  # characters of a weight: a number, or a shade of two or one
+LINES = 24  # lines that all blocks of one screen share
+CAPTION = 4  # largest number of text lines above and below the heads
+HEADS = 2  # lines above a matrix: the name of the head, and the column labels
+FIGURES = 4  # characters of a percentage with its shade
+CELLS = (FIGURES, 2, 1)  # possible characters per weight: a percentage, a wide shade, a narrow shade
 GAP = 2  # blanks between two heads
-FEW = 3  # least number of heads to show if not all of them fit
+FEW = 3  # number of heads to show at least if not all heads fit
 
 
 class _Layout(NamedTuple):
-    """Weights of `cell` characters, with `beside` heads in a row and `below` rows of heads."""
+    """A weight takes `cell` characters. There are `beside` heads in a row and `below` rows of heads."""
 
     cell: int
     beside: int
@@ -36,7 +36,7 @@ class _Layout(NamedTuple):
 
 
 def print_attention(block: AttentionMatrices, screen: Screen) -> None:
-    """Print heads of [H, T, T], rows = queries and columns = keys: all heads if they fit."""
+    """Print the weights [H, T, T] of the heads that fit, with queries as rows and keys as columns."""
     length = len(block.labels)
     rows = [screen.words(token_label(label, max(4, screen.width // 4))) for label in block.labels]
     margin = max(map(cell_len, rows)) + 1
@@ -46,7 +46,7 @@ def print_attention(block: AttentionMatrices, screen: Screen) -> None:
     queries = range(max(0, length - most), length)
     keys = range(min(length, max(1, (screen.width - margin) // layout.cell)))
     screen.tell(f"Attention weights{_unit(layout.cell, screen)}, row = query, column = key", "dim", indent=0)
-    beside = ceil(len(shown) / ceil(len(shown) / layout.beside))  # as many heads in each row
+    beside = ceil(len(shown) / ceil(len(shown) / layout.beside))  # the same number of heads in each row
     for start in range(0, len(shown), beside):
         if start:
             screen.print()
@@ -65,7 +65,8 @@ def print_attention(block: AttentionMatrices, screen: Screen) -> None:
 
 
 def _unit(cell: int, screen: Screen) -> str:
-    """Describe how weights are shown. The shade is that of the square root, to tell small weights apart."""
+    """Describe how weights are shown. A shade shows the square root, so that small weights can be told
+    apart."""
     if cell == FIGURES:
         return " in percent"
     if screen.many_colors:
@@ -75,7 +76,7 @@ def _unit(cell: int, screen: Screen) -> str:
 
 
 def _layout(block: AttentionMatrices, room: int) -> _Layout:
-    """Return the layout with the widest cells in which all heads fit, or else FEW heads."""
+    """Return the layout with the widest cells that has room for all heads, or else for FEW heads."""
     count, length = len(block.order), len(block.labels)
     lines = LINES // (block.sharing or 1)
 
@@ -91,12 +92,12 @@ def _layout(block: AttentionMatrices, room: int) -> _Layout:
 
 
 def _width(cell: int, length: int, count: int) -> int:
-    """Return the width of a head, at least that of its name."""
+    """Return the width of the matrix of a head, which is at least the width of the name of the head."""
     return max(cell * length, len(f" head {count - 1}"))
 
 
 def _above(heads: Sequence[int], labels: Sequence[str], cell: int, screen: Screen) -> tuple[str, str]:
-    """Return the line of the names of the heads, and the line of the labels of their columns."""
+    """Return a line with the names of the heads, and a line with their column labels."""
     width = _width(cell, len(labels), max(heads) + 1)
     gap, blank = " " * GAP, " " * (cell > 1)
     columns = "".join(at_right(_short(label, max(1, cell - 1), screen), cell) for label in labels)
@@ -105,13 +106,13 @@ def _above(heads: Sequence[int], labels: Sequence[str], cell: int, screen: Scree
 
 
 def _short(label: str, width: int, screen: Screen) -> str:
-    """Return a token cut to the width of a column, without its leading blank."""
+    """Return a token without its leading space, cut to the width of a column."""
     text = screen.words(shown_token(label.strip(" ") or label))
     return set_cell_size(text, width).strip() if cell_len(text) > width else text
 
 
 def _row(weights: list[float], query: int, cell: int, screen: Screen) -> Iterator[Piece]:
-    """Return the weights of a query, and blanks for the keys that it does not see."""
+    """Return the weights of a query, and spaces for the keys that the mask hides."""
     for weight in weights[: query + 1]:
         share = weight if isfinite(weight) else None
         if cell == FIGURES:

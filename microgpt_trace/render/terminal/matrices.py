@@ -1,5 +1,5 @@
-"""Print matrices: numbers with labels, in blocks of columns, on a colour or after a shade. Knows nothing of
-what the numbers mean."""
+"""Prints matrices of numbers with labels, in blocks of columns. A number may have a background colour or a
+shade."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from ..numbers import two_decimals
 from ..sections import Figures, Grid
 from .screen import Screen, at_right
 
-MAX_BLOCKS = 8  # blocks of columns that are printed
+MAX_BLOCKS = 8  # number of column blocks to print at most
 GAP = 2  # blanks between columns
 
 
 class _Matrix(NamedTuple):
-    """Lines above the columns and rows below them, each with its label. A cell is a text and, if it is
-    coloured, a share from -1 to 1."""
+    """`heads` are the lines above the columns and `rows` the lines below. Every line has a label. A cell is a
+    text and a share from -1 to 1 for its colour, or None."""
 
     heads: Sequence[tuple[str, Sequence[str]]]
     rows: Sequence[tuple[str, Sequence[tuple[str, float | None]]]]
 
     def widths(self) -> list[int]:
-        """Return the width of each column. A coloured number needs one more cell, for its shade."""
+        """Return the width of each column. A coloured number needs one more character for its shade."""
         titles = zip(*(texts for _, texts in self.heads), strict=True)
         columns = zip(*(cells for _, cells in self.rows), strict=True)
         return [
@@ -44,7 +44,7 @@ class _Matrix(NamedTuple):
 
 
 def _blocks(matrix: _Matrix, screen: Screen, chosen: Sequence[int]) -> list[list[int]]:
-    """Split the chosen columns into blocks as wide as the screen."""
+    """Split the chosen columns into blocks that fit on the screen."""
     widths, room = matrix.widths(), screen.width - matrix.margin()
     blocks, free = list[list[int]](), 0
     for n in chosen:
@@ -73,7 +73,7 @@ def _print_blocks(matrix: _Matrix, blocks: Sequence[Sequence[int]], screen: Scre
 
 
 def print_figures(block: Figures, screen: Screen) -> None:
-    """Print matrices in blocks of columns, and how many rows and columns are not shown."""
+    """Print matrices in blocks of columns. Also print how many rows and columns are not shown."""
     matrices = list(block.values) if block.heads else [block.values]
     for number, values in enumerate(matrices):
         if block.heads:
@@ -106,7 +106,7 @@ def _figure(value: float) -> str:
 
 
 def print_grid(grid: Grid, screen: Screen) -> None:
-    """Print a grid. If it needs several blocks of columns, columns that contain only 0.00 are omitted."""
+    """Print a grid. If it does not fit in one block, omit the columns that contain only 0.00."""
     matrix = _Matrix(
         [(head, list(map(screen.words, texts))) for head, texts in grid.heads],
         [(label, _shares(row)) for label, row in grid.rows],
@@ -134,8 +134,8 @@ _BELOW = ColorTriplet(185, 55, 35), ColorTriplet(255, 195, 150)
 
 
 def heat(share: float) -> str:
-    """Return the style for a share from -1 to 1: its colour, with black or white text, whichever contrasts
-    more (at least 4.5)."""
+    """Return the style for a share from -1 to 1. The text is black or white, with a contrast of at least 4.5
+    to the colour."""
     middle, end = _ABOVE if share >= 0 else _BELOW
     twice = min(abs(share), 1.0) * 2
     color = blend_rgb(_NOTHING, middle, twice) if twice <= 1 else blend_rgb(middle, end, twice - 1)
@@ -144,8 +144,8 @@ def heat(share: float) -> str:
 
 
 def heat_cell(text: str, share: float | None, width: int, screen: Screen) -> list[tuple[str, str]]:
-    """Return a right-aligned cell as pieces with their styles. A coloured cell begins with a plain blank. A
-    `share` of None has neither colour nor shade."""
+    """Return a right-aligned cell as pieces with their styles. A coloured cell begins with a space without
+    colour. If `share` is None, the cell has neither colour nor shade."""
     if share is None:
         return [(f"{text:>{width}}", "not dim")]
     if screen.many_colors:

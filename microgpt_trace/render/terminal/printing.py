@@ -27,8 +27,8 @@ from .screen import Screen
 from .tables import print_table
 
 Prints = dict[type[Block], Callable[[Any, Screen], None]]
-WIDEST_PLOT = 100  # columns of a plot
-NARROWEST = 4  # characters that a text beside a label needs
+WIDEST_PLOT = 100  # characters of a plot at most
+NARROWEST = 4  # least characters for the text beside a label
 
 
 def print_sections(sections: Sequence[Section], screen: Screen) -> None:
@@ -54,7 +54,7 @@ def _print_plot(block: DotPlot, screen: Screen) -> None:
 
 
 def _print_labelled(block: Labelled, screen: Screen) -> None:
-    """Print labels in one column and wrapped texts beside it, or one below the other on a narrow screen."""
+    """Print labels in one column and wrapped texts in another, or label by label on a narrow screen."""
     margin = max((cell_len(label) for label, _ in block.pairs), default=0) + 2
     if screen.width < margin + NARROWEST:
         for label, text in block.pairs:

@@ -1,6 +1,6 @@
-"""The terminal: its width, colours and characters, and text without characters that it cannot show.
+"""The terminal with its width, colours and characters.
 
-Printed text may come from a file, so a Screen escapes everything that a terminal would obey.
+Printed text may come from a file, so a Screen escapes all control characters in it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rich.text import Text
 from ...text.printable import in_lines, on_one_line
 
 Piece = tuple[str, str]  # a text and its style
-LEAST = 16  # cells of a line of text beside its indent, on the narrowest screen
+LEAST = 16  # least characters of a line after its indent
 _ASCII = str.maketrans(
     {
         "→": "->", "←": "<-", "•": "*",
@@ -34,19 +34,20 @@ _ASCII = str.maketrans(
 
 
 class Screen(Console):
-    """A rich console that prints text without interpreting any markup in it."""
+    """A Rich console that does not interpret markup in text."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, highlight=False, emoji=False, **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Escape all text. Control codes come from rich itself, but the text may come from a file."""
+        """Escape control characters in text, which may come from a file. Control codes of Rich itself are
+        kept."""
         for segment in super().render(renderable, options):
             text, style, control = segment
             safe = control is not None or text.isprintable() or text == "\n"
             yield segment if safe else Segment(in_lines(text), style)
 
-    @cached_property  # cached, since rich would query the terminal for each of 7,000 cells
+    @cached_property  # cached, since Rich would ask the terminal 7,000 times
     def size(self) -> ConsoleDimensions:
         return super().size
 
@@ -56,22 +57,22 @@ class Screen(Console):
 
     @property
     def many_colors(self) -> bool:
-        """Return True if the screen shows the colours that we choose: terminals redefine their first 16."""
+        """Return True if the screen has more than the first 16 colours, which terminals redefine."""
         return self.color_system in ("256", "truecolor") and not self.no_color
 
     def words(self, text: str) -> str:
-        """Return the text in characters that the terminal has, without any that it would obey."""
+        """Return the text without control characters, and in ASCII if the terminal has only ASCII."""
         text = in_lines(text)
         return text.translate(_ASCII) if self.ascii_only else text
 
     def tell(self, text: str, style: str = "", indent: int = 2) -> None:
-        """Print plain text, wrapped, with all its lines indented."""
+        """Print a text as wrapped and indented lines."""
         for line in wrapped(self.words(on_one_line(text)), max(self.width - indent, LEAST)):
             self.print(Text(" " * indent + line, style))
 
 
 class Lines:
-    """Lines that rich prints without searching for places to break them."""
+    """Lines that Rich prints as they are, without wrapping them."""
 
     def __init__(self, lines: Sequence[Sequence[Piece]]) -> None:
         self.lines = lines
@@ -87,8 +88,8 @@ class Lines:
 
 
 def text_screen(width: int = 100) -> Screen:
-    """Return a screen that writes to a string: `width` cells, UTF-8, no colour, in a notebook too (where rich
-    would otherwise display the text in colour)."""
+    """Return a screen of `width` characters that writes to a string, in UTF-8 and without colour. In a
+    notebook Rich would otherwise display the text in colour."""
     return Screen(file=StringIO(), width=width, force_terminal=False, force_jupyter=False, color_system=None)
 
 
@@ -96,8 +97,8 @@ _WORD = re.compile(r" +|(?:\[[^\[\]]{0,30}\]|[^ \[]|\[)+")
 
 
 def wrapped(text: str, width: int) -> list[str]:
-    """Wrap the text to lines of at most `width` cells. A word or a short text in brackets is only broken if
-    it does not fit on a line."""
+    """Wrap the text to lines of at most `width` characters. A word, or a short text in brackets, is broken
+    only if it is longer than a line."""
     lines, line, free = list[str](), "", width
     for word in _WORD.findall(text):
         size = cell_len(word)
@@ -110,5 +111,5 @@ def wrapped(text: str, width: int) -> list[str]:
 
 
 def at_right(text: str, width: int) -> str:
-    """Return the text right-aligned in `width` cells of the screen."""
+    """Return the text right-aligned in `width` characters."""
     return " " * (width - cell_len(text)) + text

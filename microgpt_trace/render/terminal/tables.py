@@ -1,4 +1,4 @@
-"""Print tables, fitted to the width of the screen."""
+"""Prints tables that fit the width of the screen."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ..sections import Bar, Cell, Column, ElementCell, SignedBar, Sparkline, Tab
 from .screen import Lines, Piece, Screen, at_right, wrapped
 
 GAP = 2  # blanks between columns
-WIDEST_SIGNED = 29  # characters of a bar from the middle to both sides
-NARROW, NARROWEST = 12, 5  # least characters of a column that may wrap, and of other columns of text
+WIDEST_SIGNED = 29  # largest number of characters of a bar that goes to both sides of its middle
+NARROW, NARROWEST = 12, 5  # least characters of a column that wraps, and of a column that is cut
 
 
 class _LaidOut(NamedTuple):
-    """A column with the texts of its title and cells, their styles, and the width that it prefers."""
+    """A column with the texts and styles of its title and cells, and its preferred width."""
 
     column: Column
     texts: list[str]
@@ -28,9 +28,9 @@ class _LaidOut(NamedTuple):
 
 
 def print_table(block: Table, screen: Screen) -> None:
-    """Print a table. No number is cut: columns that do not fit form another table below.
+    """Print a table. Numbers are never cut. Columns that do not fit are printed as another table below.
 
-    This does not use the tables of rich, which take 4 ms each: a verbose trace of 30 layers has 120 tables.
+    This does not use the tables of Rich, which take 4 ms each. A verbose trace of 30 layers has 120 tables.
     """
     columns = _with_joined_remarks(_columns(block, screen), screen.width)
     for number, part in enumerate(_parts(columns, screen.width)):
@@ -44,7 +44,7 @@ def print_table(block: Table, screen: Screen) -> None:
 
 
 def _columns(block: Table, screen: Screen) -> list[_LaidOut]:
-    """Lay out the columns that are not empty and for which the screen is wide enough."""
+    """Lay out the columns. Leave out empty columns, and columns that need a wider screen."""
     rows = block.rows
     columns = [
         column
@@ -53,7 +53,7 @@ def _columns(block: Table, screen: Screen) -> list[_LaidOut]:
     ]
     fixed = [None if column.elastic else _laid_out(column, rows, screen) for column in columns]
     used = sum(laid.width for laid in fixed if laid) + GAP * (len(columns) - 1)
-    room = (screen.width - used) // max(1, fixed.count(None))  # for each elastic column
+    room = (screen.width - used) // max(1, fixed.count(None))  # width of each elastic column
     return [
         laid or _laid_out(column, rows, screen, room)
         for laid, column in zip(fixed, columns, strict=True)
@@ -81,7 +81,8 @@ def _text(cell: Cell, screen: Screen, room: int) -> str | ElementCell:
 
 
 def _joined(cells: Sequence[str | ElementCell]) -> list[str]:
-    """Turn the cells of a column into texts. An element has its place at the left, its value at the right."""
+    """Turn the cells of a column into texts. An element has its place at the left and its value at the
+    right."""
     elements = [cell for cell in cells if isinstance(cell, ElementCell)]
     if not elements:
         return [cell for cell in cells if isinstance(cell, str)]
@@ -99,7 +100,7 @@ def _width(widths: Sequence[int]) -> int:
 
 
 def _with_joined_remarks(columns: list[_LaidOut], room: int) -> list[_LaidOut]:
-    """Append the remarks to the texts of the first column if the columns are too wide."""
+    """If the columns are too wide, append the texts of the remark column to the first column."""
     remark = next((laid for laid in columns if laid.column.remark), None)
     if remark is None or _width([laid.width for laid in columns]) <= room:
         return columns
@@ -122,7 +123,7 @@ def _parts(columns: list[_LaidOut], room: int) -> Iterator[list[_LaidOut]]:
     yield part
 
 
-# Which columns shrink, in this order, and to how many characters. Numbers and names keep their width.
+# Rules for columns that may shrink, in this order, with their least width. Numbers and names do not shrink.
 _SHRINKING: Sequence[tuple[Callable[[Column], bool], int]] = (
     (lambda column: column.bar, 0),
     (lambda column: column.wrap, NARROW),
@@ -131,7 +132,7 @@ _SHRINKING: Sequence[tuple[Callable[[Column], bool], int]] = (
 
 
 def _least(column: Column, least: int) -> int:
-    """Return how narrow a column may become; its title is not wrapped."""
+    """Return the least width of a column. Its title is not wrapped."""
     return max(least, cell_len(column.title)) if least else 0
 
 
@@ -159,7 +160,7 @@ def _fitted_widths(columns: Sequence[_LaidOut], room: int) -> list[int]:
 def _lines_of(
     row: Sequence[tuple[str, str]], widths: Sequence[int], columns: Sequence[_LaidOut]
 ) -> Iterator[list[Piece]]:
-    """Return the lines of one row: several if a cell wraps."""
+    """Return the lines of one row. A cell that wraps gives several lines."""
     cells = [
         [cell] if cell_len(cell) <= width else [set_cell_size(cell, width)] if bar else wrapped(cell, width)
         for (cell, _), width, bar in zip(row, widths, (laid.column.bar for laid in columns), strict=True)
