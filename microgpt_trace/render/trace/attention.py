@@ -1,4 +1,4 @@
-"""The attention weights of a trace as a matrix for each head, the most informative heads first."""
+"""Shows the attention weights of a trace as one matrix per head, the most informative heads first."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ...hooks.event import EventSpec, TraceEvent
 from ...tracing.result import Trace
 from ..sections import AttentionMatrices, Section, words
 
-MOST = 64  # tokens of the longest text whose matrices are shown
+MOST = 64  # largest number of tokens of a text whose matrices are shown
 
 
 def attention_sections(trace: Trace, events: Sequence[TraceEvent], verbose: bool) -> Iterator[Section]:
-    """Return the attention weights among `events` that the trace has kept. The sections share the lines of a
+    """Return the attention weights among `events` that the trace has kept. Together the sections fill one
     screen, but `verbose` shows all heads of events of the overview."""
     weights = _weights(trace, events)
     for event in weights:
@@ -32,7 +32,7 @@ def attention_sections(trace: Trace, events: Sequence[TraceEvent], verbose: bool
 
 
 def _weights(trace: Trace, events: Sequence[TraceEvent]) -> list[TraceEvent]:
-    """Return the events that are attention weights of the whole text, not of a step of a continuation."""
+    """Return the events with attention weights of the whole text, without those of generated tokens."""
     length = len(trace.input.tokens)
     return [
         event
@@ -60,7 +60,8 @@ def _matrices(trace: Trace, name: str, sharing: int | None) -> AttentionMatrices
 
 
 def _ranked_heads(weights: Array) -> list[int]:
-    """Rank the heads of [H, T, T] by their largest weight off position 0. A head with NaN comes first."""
+    """Return the heads in the order of their largest weight on a key other than 0. Heads with NaN come
+    first."""
     largest = weights[:, :, 1:].max(axis=(1, 2), initial=0.0)
     order: list[int] = np.argsort(-np.where(np.isnan(largest), np.inf, largest), kind="stable").tolist()
     return order

@@ -1,5 +1,5 @@
 """Tables of the events of a trace by stage, of its backward pass, and of the layers of a production model.
-Every number comes from the Trace; nothing is computed here."""
+All numbers come from the Trace."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STAGES = {
 
 
 def stage_sections(trace: Trace, events: Sequence[TraceEvent], verbose: bool) -> Iterator[Section]:
-    """Return a table of the forward events of each stage, and one of more statistics if `verbose`."""
+    """Return a table of the forward events of each stage. `verbose` adds a table with more statistics."""
     layered = trace.model["config"]["n_layer"] > 1
     forward = [event for event in events if event.phase == "forward"]
     layers = dict[int | None, LayerRow]()
@@ -48,8 +48,8 @@ def stage_sections(trace: Trace, events: Sequence[TraceEvent], verbose: bool) ->
 
 
 def _event_columns(trace: Trace, layers: Mapping[int | None, LayerRow]) -> list[Column]:
-    """Return the columns of a table of events. Numbers have two decimals, or four significant digits for a
-    production model, whose values reach 2e4."""
+    """Return the columns of a table of events. Numbers of a microGPT have two decimals. Numbers of a
+    production model reach 2e4 and have four significant digits."""
     number = significant if trace.layers else figure
     changed = [] if trace.intervened is None else [change_column(trace.intervened)]
     return [
@@ -91,7 +91,7 @@ def _alarm(event: Any) -> str:
 
 
 def _note(event: Any, trace: Trace, layers: Mapping[int | None, LayerRow]) -> str:
-    """Return a remark about a tensor from its statistics and those of its layer."""
+    """Return a remark about an event, made from the statistics of the event and of its layer."""
     stats, kind = event.stats, kind_in(trace.specs, event.name)
     if isinstance(kind, Activation) and event.layer in layers:
         layer = layers[event.layer]
@@ -107,8 +107,8 @@ def _note(event: Any, trace: Trace, layers: Mapping[int | None, LayerRow]) -> st
 
 
 def backward_sections(trace: Trace) -> list[Section]:
-    """Return a table of the gradients in the order of the backward pass, each beside its activation, and a
-    table of the parameters."""
+    """Return a table of the activations with their gradients, in the order of the backward pass, and a table
+    of the parameters."""
     activations: dict[str, Any] = {e.name: e.stats for e in trace.events if e.phase == "forward"}
     gradients = [e for e in trace.events if e.phase == "backward" and e.name in activations]
     columns = [
@@ -151,12 +151,12 @@ def _not_finite(rows: Sequence[ParameterRow]) -> Iterator[Words]:
                 yield words(f"{prefix}{row.name}: {values} not finite and not part of its L2", "bold red")
 
 
-WIDE = 92  # width of a terminal, in characters, from which the table of layers shows all its columns
+WIDE = 92  # characters of a terminal on which the table of layers has all columns
 
 
 def layers_section(trace: Trace, brief: bool) -> Section:
-    """Return a table of the residual stream after each layer and of the writes of the layer's branches. A
-    legend explains the columns unless `brief`."""
+    """Return a table of the residual stream after each layer, and of what attention and MLP add to it. Unless
+    `brief`, a legend explains the columns."""
     columns = [
         *fields(str, {"layer": "layer"}),
         *fields(significant, {"L2": "stream.l2_norm", "row L2": "row_norm"}),
@@ -184,5 +184,5 @@ def _legend(trace: Trace) -> Iterator[Words]:
         f"~0: share of {activation} outputs within ±{threshold:g}",
         "dim",
     )
-    wide = "cosine: of the layer's output and input, sink: attention on position 0"
-    yield words(f"only on terminals of {WIDE} columns or more: {wide}", "dim")
+    wide = "cosine: between the layer's output and input; sink: attention on position 0"
+    yield words(f"{wide} (both only on a terminal of {WIDE} columns or more)", "dim")

@@ -1,4 +1,4 @@
-"""Interventions and their effects as sections. Every number comes from the Trace."""
+"""Interventions and their effects as sections. All numbers come from the Trace."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ..numbers import figure, four_decimals, percent, signed, three_decimals
 from ..sections import Column, Section, Table, Words, fields, table_section, words
 
 LEGEND = (
-    "In the tables, * marks an event that an intervention replaced or a layer that contains one, → an event "
-    "downstream. The number is |after − before| / |before|; before is the run without interventions."
+    "In the tables, * marks an event that an intervention replaced, or a layer with such an event. → marks "
+    "an event downstream. The number is |after − before| / |before|; before is without interventions."
 )
 
 
 def interventions_section(intervened: Intervened) -> Section:
-    """Return a table of the interventions in the order in which they were made."""
+    """Return a table of the interventions in the order in which they acted."""
     columns = [
         Column("target", lambda a: a.target, whole=True),
         Column("becomes", lambda a: a.text, wrap=True),
@@ -31,7 +31,7 @@ def interventions_section(intervened: Intervened) -> Section:
 
 
 def change_column(intervened: Intervened) -> Column:
-    """Return the column of the distance of each event from the run without interventions."""
+    """Return a column with the distance of each event from the same event without interventions."""
     changes = {change.name: change for change in intervened.changes}
 
     def style(event: TraceEvent) -> str:
@@ -42,7 +42,7 @@ def change_column(intervened: Intervened) -> Column:
 
 
 def layer_change_column(intervened: Intervened, last: Mapping[int | None, str]) -> Column:
-    """Return the column of this distance for the output of each layer; * marks an intervention in it."""
+    """Return a column with the change of each layer's output. * marks a layer with an intervention."""
     touched = {int(name[5:].partition(".")[0]) for a in intervened.interventions for name in a.events
                if name.startswith("layer")}  # fmt: skip
 
@@ -67,9 +67,9 @@ def _change(change: EventChange | None) -> str:
 
 
 class _EffectRow(NamedTuple):
-    """The prediction at a position without and with the interventions.
+    """The prediction at a position, without and with the interventions.
 
-    `p_after` is the P with them of the token that was predicted without them.
+    `p_after` is the P with interventions of the token that was predicted without interventions.
     """
 
     before: Prediction
@@ -79,7 +79,7 @@ class _EffectRow(NamedTuple):
 
     @property
     def probabilities(self) -> tuple[float | None, float | None]:
-        """P of the target before and after, or of the token predicted before if there is no target."""
+        """P of the target without and with interventions, or of `before.predicted` if there is no target."""
         if self.before.target is not None and self.after.target is not None:
             return self.before.target.p, self.after.target.p
         return self.before.predicted.p if self.before.predicted else None, self.p_after
@@ -94,7 +94,7 @@ class _EffectRow(NamedTuple):
 def before_and_after_section(
     intervened: Intervened, after: tuple[Prediction, ...], loss: float | None
 ) -> list[Section]:
-    """Return a table of the predictions without and with the interventions, then the means."""
+    """Return a table of the predictions without and with the interventions, and their means."""
     rows = list(map(_EffectRow, intervened.before, after, intervened.p_after, intervened.kl))
     columns = [
         *fields(str, {"pos": "after.position"}),
@@ -113,7 +113,7 @@ def before_and_after_section(
 
 def _means(intervened: Intervened, rows: Sequence[_EffectRow], loss: float | None) -> Iterator[Words]:
     if any(row.before.target is None for row in rows):
-        yield words("(token): no target follows, so P is that of the token predicted before", "dim")
+        yield words("(token): no target follows, so P is of the token predicted without interventions", "dim")
     mean = mean_of(intervened.kl)
     means = [] if mean is None else [f"mean KL {four_decimals(mean)}"]
     if loss is not None and intervened.loss_before is not None:

@@ -1,4 +1,4 @@
-"""The predictions of a trace as sections: at each position, after each layer (the logit lens), and as a
+"""The predictions of a trace as sections: of each position, of each layer (the logit lens), and of a
 continuation."""
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from ..numbers import figure, four_decimals, three_decimals
 from ..sections import Bar, Block, Column, Section, Table, Words, fields, words
 from .events import stage_sections
 
-MAX_ROWS = 64  # positions that a table of predictions lists at most
+MAX_ROWS = 64  # largest number of rows of a table of predictions
 
 
 def prediction_sections(trace: Trace) -> Iterator[Section]:
-    """Return a row per position, the mean loss and the loss of chance, then further candidates: at every
-    position of a microGPT, at the last position of a production model."""
+    """Return a row per position, the mean loss and the loss of a uniform guess. Then return further
+    candidates, for every position of a microGPT or for the last position of a production model."""
     rows = trace.predictions
     if not rows:
         return
@@ -46,12 +46,12 @@ def prediction_sections(trace: Trace) -> Iterator[Section]:
 
 
 def rows_of_predictions(rows: Sequence[Prediction]) -> list[Section]:
-    """Return a table of predictions without their trace."""
+    """Return a table of predictions that have no trace."""
     return [Section([Table(_columns(_seen), rows, about=_logits)])]
 
 
 def candidates_sections(prediction: Prediction) -> list[Section]:
-    """Return a table of one prediction and one of its candidates."""
+    """Return a table with one prediction, and a table with its candidates."""
     row = rows_of_predictions([prediction])
     return [*row, _last_candidates(prediction, _seen(prediction))] if len(prediction.top) > 1 else row
 
@@ -74,7 +74,7 @@ def _token(prediction: Prediction) -> str:
 
 
 def _seen(prediction: Prediction) -> str:
-    """Return the part of a name up to the position; BOS alone comes before its first letter."""
+    """Return the part of a name up to the position. It is BOS at position 0."""
     return _token(prediction) if prediction.seen or prediction.position else "BOS"
 
 
@@ -103,7 +103,7 @@ def _listed(candidates: Sequence[Candidate]) -> str:
 
 
 def generation_sections(trace: Trace, verbose: bool) -> Iterator[Section]:
-    """Return a table of the continuation: each token, its P and the runners-up. `verbose` adds the events of
+    """Return a table of the generated tokens with their P and the runners-up. `verbose` adds the events of
     each step."""
     columns = [
         *fields(str, {"step": "step", "pos": "position"}),
@@ -121,7 +121,7 @@ def generation_sections(trace: Trace, verbose: bool) -> Iterator[Section]:
 
 
 def lens_sections(trace: Trace) -> Iterator[Section]:
-    """Return the top token after each layer, the candidates at the last position, and the targets."""
+    """Return tables of the logit lens: top tokens, candidates at the last position, and targets."""
     if not trace.lens:
         return
     positions, after = trace.lens[0].positions, Column("after", lambda row: str(row.layer), right=True)
@@ -144,7 +144,8 @@ def _top(row: LensRow, at: int) -> str:
 
 
 def _target(trace: Trace, position: int, rows: Sequence[TargetRow]) -> Section:
-    """Return P and rank of a token after each attention and each layer, and where it first has rank 1."""
+    """Return P and rank of a token after each attention block and each layer, and where it first has rank
+    1."""
     kinds = list(dict.fromkeys(kind_of(row.event) for row in rows))
     layers = list(grouped(rows, attrgetter("layer")).values())
     columns = [Column("layer", lambda layer: str(layer[0].layer), right=True)]

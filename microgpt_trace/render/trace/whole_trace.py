@@ -23,8 +23,8 @@ MAX_TEXT = 200  # characters of the input text that the header shows
 
 
 def header_sections(trace: Trace, brief: bool = False) -> list[Section]:
-    """Return the input and, unless `brief`, the model and the operations of a production model's layer. Notes
-    and assumptions are always shown."""
+    """Return the input, the notes and the assumptions. Unless `brief`, also return the model and, for a
+    production model, the operations of a layer."""
     inputs, model = trace.input, trace.model
     of_names = model["family"] == "microgpt"
     most = len(inputs.tokens) if of_names else MAX_LABELS
@@ -68,7 +68,7 @@ def _microgpt_facts(model: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def trained(model: dict[str, Any]) -> list[str]:
-    """Return "trained for N steps" in a list, empty if N is unknown or the model's origin already says so."""
+    """Return ["trained for N steps"], or [] if N is unknown or if the model's origin says the same."""
     steps = model.get("trained_steps")
     training = f"trained for {counted(steps, 'step')}" if steps else model["origin"]
     return [training] if training != model["origin"] else []
@@ -124,8 +124,8 @@ def trace_sections(
 ) -> list[Section]:  # fmt: skip
     """Return the sections of a trace.
 
-    `overview` shows each layer of a production model as one row. `brief` omits prose. So do `requested`
-    sections of events or arrays, which follow the input; None means no request. Failures are always shown.
+    `overview` shows each layer of a production model as one row. `brief` omits explanations, except failures.
+    `requested` are sections of requested events or arrays, or None. They follow the input and imply `brief`.
     """
     head = [*header_sections(trace, brief=requested is not None), *headline_sections(trace)]
     return [*head, *(requested or ()), *_body(trace, verbose, overview, brief or requested is not None)]
@@ -164,15 +164,16 @@ _SPREADS = {
 
 
 def headline_sections(trace: Trace) -> Iterator[Section]:
-    """Return the first value that is not finite, if any, to be shown before anything else."""
+    """Return a section about the first value that is not finite, if any. This section comes first in the
+    output."""
     for check in trace.checks:
         if check.id == "finite" and check.holds is False:
-            exact = f"This is exactly the first such value. {_SPREADS[trace.model['family']]}"
+            exact = f"Every value before it is finite. {_SPREADS[trace.model['family']]}"
             yield Section([words(exact, "dim")], f"Not finite: {check.detail}", style="bold red")
 
 
 def insights_section(insights: Sequence[Insight], title: str) -> Section:
-    """Return the insights, each under its title."""
+    """Return the insights with their titles."""
     blocks = [
         block
         for insight in insights
@@ -182,8 +183,8 @@ def insights_section(insights: Sequence[Insight], title: str) -> Section:
 
 
 def anomalies_section(anomalies: Sequence[Anomaly], brief: bool = False) -> Section:
-    """Return the rules that fired. Unless `brief`, also the measurements of the others and what was not
-    evaluated, with the reason."""
+    """Return the rules that found an anomaly. Unless `brief`, also return the measurements of the other
+    rules, and why rules were not evaluated."""
     fired = [a for a in anomalies if a.found]
     in_part = any(a.found is None or TOO_FEW in a.unseen for a in anomalies)
     none = f"none{' in what was evaluated' * in_part}"
@@ -225,8 +226,8 @@ def _value(rule: Anomaly) -> str:
 
 
 def checks_section(checks: Sequence[Check], brief: bool = False) -> Section:
-    """Return the checks that hold and the checks that were not made, with the reason; `brief` only counts
-    them. A violation always has a red line of its own."""
+    """Return the checks that hold, and the checks that were not made with the reason. `brief` only counts
+    them. Every violation has a red line."""
     outcomes = grouped(checks, attrgetter("holds"))
     passed, failed, skipped = (outcomes.get(holds, []) for holds in (True, False, None))
     rest = f", {len(skipped)} not checked" if skipped else ""
