@@ -58,7 +58,7 @@ SAID = {  # of {0}, the GPT-2, and of the files of the fixture
     f"trace {{0}} {IDS} -v --lens --recheck": [],
     f"trace {{0}} {IDS} --positions last --ablate layer0.attn.head1 --ablate embed.pos": [],
     f"trace {{0}} {IDS} --ablate-mean layer1.mlp.norm --scale layer1.mlp.act=2 --layer *norm": [],
-    f"trace {{0}} {IDS} --validate": ["43 of 43 events are what the computation uses"],
+    f"trace {{0}} {IDS} --validate": ["43 of 43 events are used by the computation"],
     f"trace {{erf}} {IDS}": [
         "~0: share of GELU outputs within",
         "bias subtracted and the gain divided out, every row has RMS 1",
@@ -195,7 +195,7 @@ def test_came_from_names_the_own_input_and_no_bias(gpt2, channel):
         return out, out.partition("Came from")[2].partition("Goes to")[0]
 
     out, norm = came("layer0.attn.norm")
-    assert re.search(rf"embed\.sum\[3,{channel}\] .* and its row of 32", norm), norm
+    assert re.search(rf"embed\.sum\[3,{channel}\] .* and its whole row of 32", norm), norm
     assert "(x - mean) × 1/rms" in out
     assert "- -" not in out
     _, q = came("layer0.attn.q")

@@ -323,7 +323,7 @@ def test_many_returned_units_are_only_counted(log, timeline, monkeypatch):
     monkeypatch.setattr("microgpt_trace.render.results.timeline.MOST_RETURNS", 1)
     output, returned = microgpt("timeline", log).out, sum(len(layer.returned) for layer in timeline.layers)
     print(returned, output)
-    assert f"{returned} units were dead for a while and returned" in output
+    assert f"{returned} units were dead for a while" in output
     spells = [line for line in output.splitlines() if "the end" in line]
     assert len(spells) == len({(layer.layer, row.since) for layer in timeline.layers for row in layer.dead})
 

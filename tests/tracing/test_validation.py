@@ -251,7 +251,7 @@ def test_the_command_prints_a_table_and_a_document():
     for encoding in ("utf-8", "ascii"):
         result = microgpt_command("trace emma --validate", encoding=encoding)
         assert (result.code, result.err) == (0, "")
-        assert "25 of 25 events are what the computation uses" in result.out
+        assert "25 of 25 events are used by the computation" in result.out
         assert max(map(len, result.out.splitlines())) <= 80
     assert result.out.isascii()
     document = valid(microgpt_command("trace emma --validate --json").out, "trace", "--validate")

@@ -1,4 +1,4 @@
-"""An attribution as sections: the parts that wrote each prediction, the loss without them, and head roles."""
+"""An attribution as sections: what each part adds to the predictions, the loss without it, and head roles."""
 
 from __future__ import annotations
 
@@ -30,18 +30,19 @@ ROLE_WORDS = {
 }  # fmt: skip
 SHARES = {ROLE_WORDS[role]: f"attention.{role}" for role in ROLES}  # columns of a table of heads
 Head = TypeVar("Head", HeadRole, "SurveyedHead")
-LABEL, LOOKED_AT = 10, 7  # characters of a token in the title of a column, and in a cell
+LABEL, LOOKED_AT = 10, 7  # largest number of characters of a token in a column title, and in a cell
 LEAST_BAR = 7  # characters of the shortest useful bar
-MISSED = 3  # parts outside the table that are named because the loss grows without them
-OF_EACH_ROLE = 3  # heads that are shown for each role of a large model
+MISSED = 3  # number of parts to name that are not in the table but raise the loss when ablated
+OF_EACH_ROLE = 3  # number of heads to show per role in a large model
 
 
 def attribution_sections(result: AttributionResult, *, top: int = 20) -> list[Section]:
-    """Return the attribution with `top` parts at each position and the sum of the others."""
+    """Return the attribution, with the `top` largest parts at each position and the sum of the other
+    parts."""
     pairs = [
         ("model", result.model),
         ("tokens", tokens_line(result.tokens, result.labels)),
-        ("parts", "what each part writes to a logit, with the scale of the norm that it passes frozen"),
+        ("parts", "what each part adds to a logit, with the scales of the norms on its way kept fixed"),
     ]
     if result.ablation:
         pairs.append(("without it", "change of -log P(target) if the part writes zeros at every position"))
@@ -53,12 +54,12 @@ def attribution_sections(result: AttributionResult, *, top: int = 20) -> list[Se
 
 
 def _digits(result: AttributionResult) -> int:
-    """Return the decimals of a logit: the logits of a microGPT are small."""
+    """Return the number of decimals of a logit. A microGPT has small logits, which need more decimals."""
     return 3 if result.family == "microgpt" else 2
 
 
 class _ComponentRow(NamedTuple):
-    """A row: its name, numbers, the value of its bar, its style, and its part ("" for a sum)."""
+    """A row of the table of parts. `part` is "" for a sum."""
 
     name: str
     figures: tuple[str, ...]
@@ -99,28 +100,28 @@ def _position(position: PositionAttribution, result: AttributionResult, top: int
 
 
 def _change(loss_change: float | None, result: AttributionResult) -> str:
-    """Format the change of the loss without a part, empty if no part was ablated."""
+    """Format the change of the loss when a part is ablated. Return "" if no part was ablated."""
     if loss_change is None:
         return "–" * result.ablation
     return signed(loss_change, _digits(result))
 
 
 def _missed(hidden: Sequence[Contribution], digits: int) -> Iterator[Words]:
-    """Name parts that write little to these logits but without which the loss grows."""
+    """Name parts that add little to these logits, but raise the loss when ablated."""
     missed = [part for part in hidden if part.loss_change is not None and not part.loss_change <= 0]
     missed.sort(key=lambda part: size(part.loss_change), reverse=True)
     if missed:
         parts = (f"{part.name} {signed(part.loss_change or 0.0, digits)}" for part in missed[:MISSED])
-        yield words(f"parts not shown whose ablation raises the loss most: {', '.join(parts)}")
+        yield words(f"parts that are not shown but raise the loss most when ablated: {', '.join(parts)}")
 
 
 def _check(position: PositionAttribution, digits: int) -> Words:
-    """Say whether the parts sum to the logits, in red if they do not."""
+    """Say whether the parts sum to the logits. The text is red if the sums differ from the logits."""
     sums, contrast = (position.target, position.against), position.contrast
     logits = " and ".join(figure(s.logit, digits) for s in sums)
     worst = max(sums, key=lambda s: (s.holds is False, s.holds is None, s.deviation))
     label = shown_token((contrast.target_label, contrast.against_label)[sums.index(worst)])
-    magnitudes = f"{figure(worst.magnitude, digits)}, the sum of the magnitudes to {label}"
+    magnitudes = f"{figure(worst.magnitude, digits)}, the sum of the absolute values for {label}"
     off = f"off by {worst.deviation:.0e} of {magnitudes}, allowed {worst.tolerance:.0e}"
     if worst.holds is None:
         return words(f"not checked: the logits {logits} or the parts are not finite", "red")
@@ -130,7 +131,7 @@ def _check(position: PositionAttribution, digits: int) -> Words:
 
 
 def _means(result: AttributionResult, top: int) -> Section:
-    """Return a table of the parts over all positions: their mean differences, and the loss without them."""
+    """Return a table of the parts with their mean |difference|, and the change of the loss without them."""
     count, digits = len(result.positions), _digits(result)
     changes = {removal.name: removal.loss_change for removal in result.removals}
     sizes = {
@@ -175,8 +176,8 @@ def _roles(result: AttributionResult, top: int) -> Iterator[Block]:
         yield words("A single token has nothing to look back at, so no head has a role.")
         return
     judged = [position.contrast.position for position in result.positions]
-    alone = f"; seen from {judged[0]}: what position {judged[0]} looks at most" if len(judged) == 1 else ""
-    yield words(f"shares of attention, mean of the queries from position 1 on{alone}", "dim")
+    alone = f"; seen from {judged[0]}: the token it attends to most" if len(judged) == 1 else ""
+    yield words(f"shares of attention, as the mean over the queries from position 1 on{alone}", "dim")
     heads = result.roles if result.family == "microgpt" else _main_heads(result, top)
     rows = [_RoleRow(h.name, h.attention, ROLE_WORDS[h.role], h.name, _look(h, result)) for h in heads]
     for window, uniform in {head.window: head.uniform for head in heads}.items():
@@ -190,15 +191,15 @@ def _roles(result: AttributionResult, top: int) -> Iterator[Block]:
     yield Table(columns, rows, about=attrgetter("head"))
     yield from roles_of_all(result.roles, heads)
     rule = (
-        f"role: a share of at least {SHARE:g} and {TIMES:g} times the uniform share (of several, the one "
-        "with the largest ratio); repeat: on earlier positions with the query's token, as a role without "
-        "position 0 and the previous position"
+        f"role: the share that is at least {SHARE:g} and {TIMES:g} times the uniform share, and has the "
+        "largest ratio to it; repeat: attention on earlier positions with the query's token; the role "
+        "repeat does not count position 0 and the previous position"
     )
     yield words(rule, "dim")
 
 
 class _RoleRow(NamedTuple):
-    """A head, or uniform attention, which is not a head."""
+    """A row for a head or for uniform attention."""
 
     name: str
     attention: Attention
@@ -208,8 +209,8 @@ class _RoleRow(NamedTuple):
 
 
 def _look(head: HeadRole, result: AttributionResult) -> str:
-    """Return what the explained position looks at most: the share and the token, or @position if the token
-    occurs several times. Empty if several positions are explained."""
+    """Return the token that the explained position attends to most, and its share of attention. A token that
+    occurs several times is shown as @position. Return "" if several positions are explained."""
     if len(result.positions) > 1:
         return ""
     look = head.looks[0]
@@ -219,7 +220,7 @@ def _look(head: HeadRole, result: AttributionResult) -> str:
 
 
 def _main_heads(result: AttributionResult, top: int) -> list[HeadRole]:
-    """Return the heads among the parts that are shown, and the strongest heads of each role."""
+    """Return the heads that the tables of parts show, and the strongest heads of each role."""
     parts = {part.name for position in result.positions for part in position.by_difference()[:top]}
     strongest = most_of_each_role(result.roles)
     return [head for head in result.roles if head.name in parts or head in strongest]
@@ -236,7 +237,7 @@ def most_of_each_role(heads: Sequence[Head]) -> list[Head]:
 
 
 def roles_of_all(heads: Sequence[Head], shown: Sequence[Head]) -> Iterator[Words]:
-    """Count the heads of each role if not all heads are shown."""
+    """If not all heads are shown, count the heads of each role."""
     if len(shown) < len(heads):
         counts = Counter(head.role for head in heads)
         roles = ", ".join(f"{counts[role]:,} {ROLE_WORDS[role]}" for role in ROLES)

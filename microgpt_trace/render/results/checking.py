@@ -1,4 +1,4 @@
-"""The results of `--validate` and `gradcheck` as sections: checks of values and of gradients."""
+"""The results of `--validate` and `gradcheck` as sections."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ _STYLES = {"used": "green", "dead": "yellow", "failed": "bold red"}
 
 
 def validation_sections(validation: Validation, *, verbose: bool = False) -> list[Section]:
-    """Return a table with a row per event, or per kind of event of all layers unless `verbose`."""
+    """Return a table with a row per event. Unless `verbose`, events that differ only in the layer share a
+    row."""
     tokens = ", ".join(map(str, validation.tokens))
     columns = [
         Column("event", _name),
@@ -26,14 +27,14 @@ def validation_sections(validation: Validation, *, verbose: bool = False) -> lis
         Column("verdict", lambda g: g[0].verdict.replace("failed", "FAILED"), style=_style),
     ]
     legend = (
-        "by itself: the largest difference of a logit. perturbed: the farthest that a next operation (for "
-        "probs and loss: the trace) moves if every element changes by about 10 %, |after − before| / "
-        "|before|; a row of several events shows the smallest."
+        "by itself: the largest change of a logit. perturbed: the largest change of a next operation (for "
+        "probs and loss: of the trace) if every element changes by about 10 %, as |after − before| / "
+        "|before|. A row of several events shows the smallest of these changes."
     )
     method = (
         "First each event was replaced by itself, which must change nothing. Then all events were replaced "
-        "by perturbed copies. Each event must be what a second computation in float64 gives from the copies "
-        "before it."
+        "by perturbed copies. A second computation in float64 reads the copies of the earlier events. Each "
+        "event must equal its result."
     )
     rows = [*grouped(validation.verdicts, lambda verdict: _row_key(verdict, verbose)).values()]
     table = Table(columns, rows, about=lambda group: group[0].name)
@@ -47,15 +48,15 @@ def validation_sections(validation: Validation, *, verbose: bool = False) -> lis
 
 def _summary(validation: Validation) -> Words:
     count = {kind: sum(v.verdict == kind for v in validation.verdicts) for kind in _STYLES}
-    dead = f", {count['dead']} cannot matter here" if count["dead"] else ""
+    dead = f", {count['dead']} cannot change the result here" if count["dead"] else ""
     failed = f", {count['failed']} FAILED" if count["failed"] else ""
     events, are = counted(len(validation.verdicts), "event"), "is" if count["used"] == 1 else "are"
-    text = f"{count['used']} of {events} {are} what the computation uses{dead}{failed}"
+    text = f"{count['used']} of {events} {are} used by the computation{dead}{failed}"
     return words(text, "green" if validation.ok else "bold red")
 
 
 def _row_key(verdict: Verdict, verbose: bool) -> tuple[str, str]:
-    """Return the key by which events share a row: kind and verdict, or name and verdict."""
+    """Return the key of a row. Events with the same key share a row."""
     alone = verbose or not verdict.name.startswith("layer") or verdict.verdict == "failed"
     return verdict.name if alone else kind_of(verdict.name), verdict.verdict
 
@@ -79,12 +80,12 @@ def _name(group: Sequence[Verdict]) -> str:
         return group[0].name
     layers = {verdict.name.partition(".")[0] for verdict in group}
     kind = kind_of(group[0].name)
-    kind += "*" * (not group[0].name.endswith(kind))  # each event is of one head
+    kind += "*" * (not group[0].name.endswith(kind))  # the events are heads
     return f"{layers.pop() if len(layers) == 1 else 'layer*'}.{kind} ({len(group)})"
 
 
 def _exceptions(validation: Validation) -> Iterator[Words]:
-    """Say why events are dead or failed, once for each kind of event."""
+    """Say once for each kind of event why its events are dead or failed."""
     exceptions = (verdict for verdict in validation.verdicts if verdict.verdict != "used")
     for (_, kind), verdicts in grouped(exceptions, lambda v: (kind_of(v.name), v.verdict)).items():
         more = f" (and {len(verdicts) - 1} more of its kind)" if len(verdicts) > 1 else ""
@@ -96,9 +97,9 @@ def _judged(row: GradientCheck) -> str:
 
 
 def gradcheck_sections(rows: Sequence[GradientCheck], text: str) -> list[Section]:
-    """Return a table with a row per parameter and activation, then the verdict."""
+    """Return a table with a row per parameter and activation, and the verdict."""
     head = f'Gradients of the loss of "{text}" against central differences in float64'
-    legend = "parameters: gradients of training and of a trace; activations: gradients of a trace"
+    legend = "checked: gradients of parameters in training and in a trace, of activations in a trace"
     return [Section([words(head, "bold"), _table(rows), words(legend, "dim"), *_verdicts(rows)])]
 
 
@@ -122,7 +123,7 @@ def _table(rows: Sequence[GradientCheck]) -> Table:
 def _verdicts(rows: Sequence[GradientCheck]) -> Iterator[Words]:
     kinks, unsettled = sum(row.kinks for row in rows), sum(row.unsettled for row in rows)
     if kinks:
-        yield words(f"{counted(kinks, 'element')} not judged: a ReLU switches within the step")
+        yield words(f"{counted(kinks, 'element')} not judged: a ReLU switches on or off within the step")
     if unsettled:
         cause = "differences over several steps do not agree, or a P is close to 0"
         yield words(f"{counted(unsettled, 'element')} not judged: {cause}")
@@ -131,7 +132,7 @@ def _verdicts(rows: Sequence[GradientCheck]) -> Iterator[Words]:
         worst = max(hooked, key=lambda row: row.hooked or 0.0)
         yield words(
             f"with hooks that change the slope of every value: {counted(len(hooked), 'parameter')} checked "
-            f"along one direction, at worst off by {exponent(worst.hooked or 0.0)} ({worst.name})"
+            f"along one direction, off by at most {exponent(worst.hooked or 0.0)} ({worst.name})"
         )
     failed = [row.name for row in rows if not row.holds]
     if failed:

@@ -33,15 +33,15 @@ from ..sections import (
     words,
 )
 
-FEW = 64  # up to so many events are all shown without --verbose
-MAX_TOKENS = 40  # tokens that a header spells out
-MAX_LISTED = 8  # names that a line lists before "and N more"
+FEW = 64  # largest number of events that are all shown without --verbose
+MAX_TOKENS = 40  # largest number of tokens that a header shows
+MAX_LISTED = 8  # largest number of names that a line shows before "and N more"
 
 
 def comparison_sections(
     result: Comparison, *, verbose: bool = False, by_position: bool = False
 ) -> list[Section]:
-    """Return the sections: sides, verdict with the first divergence, tables, what was not compared."""
+    """Return the two sides, the verdict with the first divergence, tables, and what was not compared."""
     sections = [Section([_sides(result)]), _verdict(result)]
     differ = any(event.max_abs != 0 for event in result.compared)
     if verbose or (differ and len(result.events) <= FEW):
@@ -69,7 +69,7 @@ def origin_of(side: SideSummary | RecordedRun) -> list[str]:
 
 
 def tokens_line(tokens: Sequence[int], labels: Sequence[str]) -> str:
-    """Return the number of tokens and the first ones, each with its text where `labels` has it."""
+    """Return the number of tokens and the first tokens. If there are `labels`, each token has its text."""
     first = tokens[:MAX_TOKENS]
     named = with_ids(labels, first) if labels else " ".join(map(str, first))
     return f"{len(tokens):,}: {named}{' …' * (len(tokens) > MAX_TOKENS)}"
@@ -91,7 +91,7 @@ def _verdict(result: Comparison) -> Section:
 
 
 def _agreement(result: Comparison) -> str:
-    """Return the title of a comparison without a difference: which events agree, and how exactly."""
+    """Return the title of a comparison in which all events agree."""
     count, every = len(result.compared), len(result.events) + len(result.left_out)
     which = f"all {every:,} events" if every > 1 else "the one event"
     if count < every:
@@ -105,7 +105,7 @@ def _agreement(result: Comparison) -> str:
 
 
 def _agreement_details(result: Comparison) -> Iterator[Words]:
-    """Yield the event that comes closest to the limit of its band, then what was not compared."""
+    """Yield the event that is nearest to the limit of its band, then what was not compared."""
     if result.of_statistics:
         yield indented("only statistics were compared: one side has no values")
     elif any(event.max_abs != 0 for event in result.compared):
@@ -116,7 +116,7 @@ def _agreement_details(result: Comparison) -> Iterator[Words]:
 
 
 def _not_compared(result: Comparison) -> Iterator[Words]:
-    """Yield what the verdict does not cover. Events that one side lacks have sections of their own."""
+    """Yield what was not compared. Events that one side lacks have another section."""
     lacking = {unpaired.name for side in (result.a, result.b) for unpaired in side.unpaired}
     names = merged_layers([name for name in result.left_out if name not in lacking])
     if names:
@@ -133,12 +133,10 @@ def _not_compared(result: Comparison) -> Iterator[Words]:
 
 
 def _alike(event: EventDifference) -> str:
-    """Describe the elements that are the same NaN or infinity on both sides."""
+    """Describe the elements that are NaN on both sides, or the same infinity."""
     if not event.comparable:
-        return "nothing to compare: all elements are NaN or infinite, the same on both sides"
-    return (
-        f"{event.alike:,} of {event.count:,} elements not compared: NaN or infinite, the same on both sides"
-    )
+        return "nothing to compare: all elements are NaN or infinite, and the same on both sides"
+    return f"{event.alike:,} of {event.count:,} elements not compared: NaN or the same infinity on both sides"
 
 
 def _predictions(agreement: Agreement) -> str:
@@ -194,7 +192,7 @@ def place_of(event: EventDifference | OperationResult, labels: Sequence[str]) ->
 
 
 def _of(event: EventDifference) -> str:
-    """Return what the error is relative to, such as " of the worst row"."""
+    """Return words for what the error is divided by, such as " of the worst row"."""
     if not event.by_position:
         return f" ({event.measured})" if event.measured else ""
     whose = "" if event.measured.startswith(IN_LENGTH) else " of the worst row"
@@ -222,15 +220,15 @@ def _max_abs(event: EventDifference) -> str:
 
 
 def _table_of(title: str, events: Sequence[EventDifference]) -> Section:
-    legend = "worst, median: |a - b| of a row over the larger of |a| and |b|"
+    legend = "worst, median: |a - b| of a row, divided by the larger of |a| and |b|"
     hidden = sorted({event.measured for event in events if event.measured and event.by_position})
-    legend += f", or {' or '.join(hidden)} where that is larger" if hidden else ""
+    legend += f", or the difference {' or '.join(hidden)} if it is larger" if hidden else ""
     legend += "; max |d|: the largest |a - b|"
     return Section([Table(_columns(), events, about=name_of), words(legend, "dim")], title)
 
 
 def _overview(result: Comparison) -> Iterator[Section]:
-    """Yield tables of the worst event of every layer and of all events of the first layer that differs."""
+    """Yield tables of the worst event of each layer and of all events in the first layer that differs."""
     parts = groupby(result.events, key=lambda e: e.stage if e.layer is None else e.layer)
     rows = [max(events, key=lambda e: (not e.holds, e.excess)) for _, events in parts]
     yield _table_of("The worst event of each layer (--verbose shows all)", rows)
@@ -242,10 +240,10 @@ def _overview(result: Comparison) -> Iterator[Section]:
 
 
 def _positions(result: Comparison) -> Section:
-    """Return a table of every event's worst row at each position, "–" where it was not compared."""
+    """Return a table of the errors at each position, with "–" where an event was not compared."""
     events = [event for event in result.events if event.positions]
     if not events:
-        return Section([words("There is no view by position: only statistics were compared.")])
+        return Section([words("There is no table by position, because only statistics were compared.")])
 
     def column(position: int) -> Column:
         def error(event: EventDifference) -> str:
@@ -259,18 +257,18 @@ def _positions(result: Comparison) -> Section:
 
 
 def merged_layers(texts: Sequence[str]) -> list[str]:
-    """Merge the texts that differ only in the layer: "layer*.attn.q (2 layers)"."""
+    """Merge texts that differ only in the layer into texts such as "layer*.attn.q (2 layers)"."""
     return _merged(texts, r"\blayer\d+\b", "layer*", " layers")
 
 
 def _merged(texts: Sequence[str], pattern: str, replacement: str, unit: str) -> list[str]:
-    """Merge the texts that differ only in what `pattern` matches, with the number of merged texts."""
+    """Merge texts that differ only in what `pattern` matches, and count the merged texts."""
     groups = grouped(texts, lambda text: re.sub(pattern, replacement, text))
     return [same[0] if len(same) == 1 else f"{text} ({len(same)}{unit})" for text, same in groups.items()]
 
 
 def unpaired_sections(unpaired: Sequence[Unpaired], title: str) -> list[Section]:
-    """Return a section that lists by reason what only one side has; no section if there is nothing."""
+    """Return a section with the events that only one side has, by reason, or [] if there are none."""
     lines = []
     for pattern, same in grouped(unpaired, lambda one: re.sub(r"\d+", "*", one.reason)).items():
         names = _merged([one.name for one in same], r"\d+", "*", "")
@@ -280,6 +278,6 @@ def unpaired_sections(unpaired: Sequence[Unpaired], title: str) -> list[Section]
 
 
 def by_reason(pairs: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """Yield one line for each reason of the pairs (name, reason), with all names that share it."""
+    """Yield a line for each reason in the pairs (name, reason), with the names that have this reason."""
     for reason, same in grouped(pairs, itemgetter(1)).items():
         yield f"{abridged(merged_layers([name for name, _ in same]), MAX_LISTED)}: {reason}"

@@ -1,4 +1,4 @@
-"""A diagnosis as sections: the first wrong operation and its cause, then all wrong operations."""
+"""A diagnosis as sections: the first wrong operation with its cause, and all wrong operations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .comparison import MAX_LISTED, by_reason, origin_of, place_of, tokens_line,
 
 
 def diagnosis_sections(result: DumpDiagnosis, *, verbose: bool = False) -> list[Section]:
-    """Return the sections: sources, verdict, cause, operations, what could not be judged."""
+    """Return the sources, the verdict, the cause, the operations, and what could not be judged."""
     diagnosis, dump = result.diagnosis, result.dump
     how = filter(None, [f"{diagnosis.compute}: {diagnosis.compute_how}", str(diagnosis.unseen or "")])
     pairs = [
@@ -45,7 +45,7 @@ def _verdict(result: DumpDiagnosis) -> Section:
     first = next(o for o in diagnosis.operations if o.name == diagnosis.first_wrong)
     wrong = len(diagnosis.wrong)
     adds = "add errors of their own" if wrong > 1 else "adds an error of its own"
-    others = f"{wrong:,} of {count:,} operations judged {adds}; the others only pass errors on"
+    others = f"{wrong:,} of {count:,} operations judged {adds}; the other operations only pass errors on"
     title = f"First wrong operation: {place_of(first, result.labels)}"
     return Section([*_wrongness(first), indented(others)], title, style="bold red")
 
@@ -73,13 +73,13 @@ def _wrongness(first: OperationResult) -> Iterator[Words]:
 
 
 def _offer(offer: Offer) -> Section:
-    """Return a verdict that names no fault, but a precision to judge by with `--compute`."""
+    """Return a verdict that names no fault but proposes another precision for `--compute`."""
     look = "look like" if offer.shown else "may be"
     right = (
         f"with `--compute {offer.compute}`, {offer.explains:,} of the {offer.wrong:,} operations that involve"
         f" a product and exceed float32 rounding {'is' if offer.explains == 1 else 'are'} right"
     )
-    unsure = "; several products lie between the dumped events, so this says little: dump more events"
+    unsure = "; this is uncertain, because several products lie between the dumped events: dump more events"
     title = f"No fault is named: the errors {look} {offer.looks_like}"
     return Section([indented(right + unsure * (not offer.shown))], title, style="bold yellow")
 
@@ -104,17 +104,17 @@ def _reach(finding: Finding, diagnosis: Diagnosis) -> str:
     count, wrong = len(finding.also_explains), len(diagnosis.wrong)
     text = f", and explains {count} of the {wrong - 1} other wrong operations" if wrong > 1 else ""
     if finding.cannot_be_told_from:
-        text += f"; in {diagnosis.compute} it cannot be distinguished from the others named here"
+        text += f"; in {diagnosis.compute} it cannot be distinguished from the other causes here"
     return text
 
 
 def _layerless(operation: OperationResult) -> str:
-    """Return the name of an operation with "layer*" for its layer."""
+    """Return the name of an operation with "layer*" in place of its layer."""
     return operation.name.replace(f"layer{operation.layer}.", "layer*.")
 
 
 def _operations(diagnosis: Diagnosis, verbose: bool) -> list[Section]:
-    """Return a table of all operations, or of the wrong ones with a row for all layers of each."""
+    """Return a table of all operations or, unless `verbose`, of the wrong operations without their layers."""
     title = "Operations in order of computation"
     rows = [[operation] for operation in diagnosis.operations]
     if not verbose:

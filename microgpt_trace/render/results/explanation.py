@@ -28,9 +28,9 @@ from ..sections import (
 )
 
 _X = re.compile(r"\bx\b")
-DIGITS = 6  # significant digits of the largest number of a column
+DIGITS = 6  # significant digits of the largest number in a column
 EXACT = 9  # significant digits that distinguish any two float32 numbers
-LONG = 26  # characters from which a name does not indent its second line
+LONG = 26  # length of a name from which the line below it is not indented
 
 
 def explanation_sections(
@@ -38,7 +38,7 @@ def explanation_sections(
 ) -> list[Section]:
     """Return the formula, the numbers and the verdict, then the sources and the uses of the element.
 
-    `command` returns the command line that explains an element, or its gradient if the flag is True.
+    `command(element, gradient)` returns the command line that explains an element or its gradient.
     """
     gradient = "d loss / d " if explanation.phase == "backward" else ""
     title = f"{gradient}{explanation.element} = {_number(explanation.traced)}"
@@ -52,7 +52,7 @@ def explanation_sections(
 
 
 def _step(step: Step) -> Section:
-    """Show a single term as text, a sum of terms with at most two factors as a table, other sums as lines."""
+    """Show one term as text, and a sum as a table if its terms have at most two factors, else as lines."""
     if step.count == 1:
         return Section(_product(step))
     if max(len(term.factors) for term in step.terms) > 2:
@@ -62,7 +62,7 @@ def _step(step: Step) -> Section:
 
 
 def _product(step: Step) -> list[Words]:
-    """Return a line for the names, and a line for the numbers below them."""
+    """Return a line with the names, and a line below it with the numbers."""
     names, *rest = _written_out(step.terms[0])
     margin = len(step.label) if len(step.label) < LONG else 1
     numbers = [words("= " + " = ".join(rest), indent=margin + 1)] if rest else []
@@ -70,7 +70,7 @@ def _product(step: Step) -> list[Words]:
 
 
 def _written_out(term: Term) -> list[str]:
-    """Return the names, the numbers and the result: "a × b", "0.5 × 0.25", "0.125"."""
+    """Return the names, the numbers and the result of a term, such as "a × b", "0.5 × 0.25" and "0.125"."""
     names = " × ".join(map(factor_name, term.factors))
     numbers = " × ".join(
         f"({_number(f.value)})" if i and f.value < 0 else _number(f.value) for i, f in enumerate(term.factors)
@@ -84,19 +84,19 @@ def _written_out(term: Term) -> list[str]:
 
 
 def substituted(function: str, text: str) -> str:
-    """Replace x in a function such as "exp(x)" by a text."""
+    """Replace x in a function such as "exp(x)" by `text`."""
     signed = text.startswith("-") and "-x" in function
     return _X.sub(lambda _: f"({text})" if signed else text, function)
 
 
 def factor_name(factor: Factor) -> str:
-    """Return the name of a factor's element, with "d " before the name of a gradient."""
+    """Return the name of a factor. The name of a gradient begins with "d "."""
     return f"d {factor.name}" if factor.kind == "backward" else factor.name
 
 
 def _terms(step: Step) -> Table:
-    """Return a row per term, with its factors below the name of their event, then a row for the sum of the
-    terms that are not shown, and the sum."""
+    """Return a row per term, a row for the sum of the terms that are not shown, and a row for the whole sum.
+    The title of a column of factors is their event."""
     ends = [(f"{step.count - len(step.terms):,} more", step.rest)] if step.count > len(step.terms) else []
     ends.append((f"sum of {step.count:,}", step.value))
     columns = []
@@ -117,7 +117,7 @@ def _terms(step: Step) -> Table:
 
 
 def _factors(factors: Sequence[Factor | None], event: str, numbers: bool) -> list[Cell]:
-    """Return the cells of factors: the name without the event in the title of the column, and the number."""
+    """Return the cells of factors, each with an element and its value. The column title has the event."""
     places = [factor_name(factor).removeprefix(event) if factor else "" for factor in factors]
     values = _aligned([factor.value if factor and numbers else None for factor in factors])
     return [
@@ -127,7 +127,7 @@ def _factors(factors: Sequence[Factor | None], event: str, numbers: bool) -> lis
 
 
 def _about(element: str, kind: str) -> str:
-    """Return the `about` of a cell with a factor: its element, or "" for a constant."""
+    """Return the element of a factor for the `about` of its cell, or "" for a constant."""
     return {"constant": "", "backward": f"gradient {element}"}.get(kind, element)
 
 
@@ -136,23 +136,23 @@ def _event_of(factor: Factor) -> str:
 
 
 def _event_of_all(factors: Sequence[Factor]) -> str:
-    """Return the event of all the factors, or "" if they are elements of several events."""
+    """Return the event that all factors are elements of, or "" if there are several events."""
     events = set(map(_event_of, factors))
     return events.pop() if len(events) == 1 and factors[0].kind != "constant" else ""
 
 
 def _column(title: str, cells: Sequence[Cell], **options: Any) -> Column:
-    """Return a column of these cells. The rows of its table are numbers; missing cells are blank."""
+    """Return a column of cells. The rows of its table are numbered from 0. Missing cells are blank."""
     return Column(title, lambda row: cells[row] if row < len(cells) else "", **options)
 
 
 def _aligned(values: Sequence[float | None]) -> list[str]:
-    """Format a column with equal decimals, so that the largest number has DIGITS significant digits."""
+    """Format numbers with the same number of decimals. The largest number has DIGITS significant digits."""
     finite = [abs(v) for v in values if v is not None and math.isfinite(v)]
     power = math.floor(math.log10(max(finite))) if finite and max(finite) > 0 else 0
     plain = -4 <= power <= DIGITS
     form = f".{max(0, DIGITS - 1 - power)}f" if plain else f".{DIGITS - 1}e"
-    least = 10.0 ** (power + 2 - DIGITS) if plain else 0.0  # a smaller number would keep at most one digit
+    least = 10.0 ** (power + 2 - DIGITS) if plain else 0.0  # a smaller number would have at most one digit
     return [
         "" if v is None else _special(v) or (f"{v:{form}}" if abs(v) >= least else f"{v:.1e}") for v in values
     ]
@@ -163,7 +163,7 @@ def _number(value: float | None, digits: int = DIGITS) -> str:
 
 
 def _special(value: float) -> str:
-    """Format zero without its sign, NaN and infinity; return "" for any other number."""
+    """Format zero (without its sign), NaN or infinity. Return "" for any other number."""
     if value == 0:
         return "0"
     return "" if math.isfinite(value) else unnumbered(value)
@@ -175,7 +175,7 @@ def _verdict(explanation: Explanation) -> Words:
         return words(f"stored {traced}", "bold green")
     off = f"off by {explanation.deviation:.1e}, rounding explains up to {explanation.tolerance:.1e}"
     if not explanation.holds:
-        return words(f"traced {traced}: NOT EQUAL, this gives {value} ({off})", "bold red")
+        return words(f"traced {traced}: NOT EQUAL, the formula gives {value} ({off})", "bold red")
     return words(f"traced {traced}: equal" + (f" ({off})" if explanation.deviation else ""), "bold green")
 
 
@@ -190,8 +190,8 @@ def _sources(explanation: Explanation) -> list[Section]:
 
 
 def sources_of(explanation: Explanation) -> list[tuple[Factor, str]]:
-    """Return one factor of each event that the formula reads, with words on its sum: a factor of the shortest
-    sum that reads the event and, within this sum, of the largest term."""
+    """Return one factor of each event that the formula reads, with words about its sum. If several sums read
+    the event, the factor is from the shortest sum, and from the largest term of this sum."""
     read = []
     for step in explanation.steps:
         most = max((len(term.factors) for term in step.terms), default=0)
@@ -207,7 +207,7 @@ def sources_of(explanation: Explanation) -> list[tuple[Factor, str]]:
 
 
 def _next(explanation: Explanation, command: Callable[[str, bool], str]) -> Iterator[Section]:
-    """Return the command that explains the next element on the way back, or one for each of two terms."""
+    """Return the command that explains the first computed source, or two commands for a sum of two terms."""
     phase, last = explanation.phase, explanation.steps[-1:]
     computed = [f.name for f, _ in sources_of(explanation) if f.kind == phase and not _is_stored(f.name)]
     is_sum_of_two = any(s.count == 2 and all(len(term.factors) == 1 for term in s.terms) for s in last)
@@ -217,16 +217,16 @@ def _next(explanation: Explanation, command: Callable[[str, bool], str]) -> Iter
 
 
 def _is_stored(element: str) -> bool:
-    """Return True if the element is of a parameter, such as layer0.attn_wq[5,3] or wte[5,2]."""
+    """Return True for an element of a parameter, such as layer0.attn_wq[5,3] or wte[5,2]."""
     kind = kind_of(element.partition("[")[0])
     return "." not in kind and kind not in ("logits", "probs", "loss")
 
 
 def _sum_note(longest: int, count: int) -> str:
-    """Describe a factor of a sum of `count` terms, if `longest` is the longest sum that reads its event."""
+    """Describe a factor of a sum of `count` terms, if the longest sum with its event has `longest` terms."""
     if longest <= 2:
         return ""
-    return f"and its row of {longest:,}" if count < longest else f"in the largest of {longest:,} terms"
+    return f"and its whole row of {longest:,}" if count < longest else f"in the largest of {longest:,} terms"
 
 
 def _uses(explanation: Explanation) -> Section:
@@ -240,11 +240,11 @@ def _uses(explanation: Explanation) -> Section:
     if explanation.uses:
         blocks = [Table(columns, explanation.uses, about=lambda use: _about(use.name, explanation.phase))]
     if any(factor.kind == "backward" for factor in explanation.factors()):
-        blocks.append(words("d NAME means d loss / d NAME; --backward explains it", "dim"))
+        blocks.append(words("d NAME means d loss / d NAME; --backward explains such gradients", "dim"))
     return Section(blocks, "Goes to")
 
 
-_NO_USE = {"forward": "nothing reads it in this run", "backward": "no formula of another gradient reads it"}
+_NO_USE = {"forward": "nothing reads this value in this run", "backward": "no gradient reads this gradient"}
 
 
 def _use_note(use: Use) -> str:

@@ -1,4 +1,4 @@
-"""The output of `inspect` as sections: the architecture, and a row per parameter or stored tensor."""
+"""The result of `inspect` as sections: the architecture, and a row per parameter or stored tensor."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STATISTICS = {
 
 
 def microgpt_sections(model: Model, *, inspection: Inspection | None = None) -> list[Section]:
-    """Return the architecture of a microGPT, then a table with a row per parameter."""
+    """Return the architecture of a microGPT, and a table with a row per parameter."""
     rows = (inspection or inspect_microgpt(model)).parameters
     columns = [
         Column("name", name_of),
@@ -55,7 +55,7 @@ def _microgpt_facts(model: Model) -> Labelled:
 
 
 def decoder_sections(model: Decoder, *, inspection: Inspection | None = None) -> list[Section]:
-    """Return the architecture of a production model, a row per tensor of its file, and the metadata."""
+    """Return the architecture of a production model, a table of the tensors in its file, and the metadata."""
     inspection = inspection or inspect_decoder(model, [], False, False, unreported)
     rows: Any = inspection.parameters
     columns = [

@@ -1,4 +1,4 @@
-"""Comparisons of two models as sections: of each parameter, and of their runs over many prompts."""
+"""Comparisons of two models as sections: of their parameters, and of their runs over many prompts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ..sections import (
     words,
 )
 
-FEW = 40  # most rows that are shown without --verbose
+FEW = 40  # largest number of rows that are shown without --verbose
 
 
 def weights_sections(result: WeightsComparison, *, verbose: bool = False) -> list[Section]:
@@ -40,7 +40,7 @@ def weights_sections(result: WeightsComparison, *, verbose: bool = False) -> lis
     below = []
     if left_out := len(result.rows) - len(rows):
         below.append(
-            words(f"{left_out:,} more parameters differ no more than these; --verbose shows all", "dim")
+            words(f"{left_out:,} parameters with no larger error are not shown; --verbose shows all", "dim")
         )
     for letter, names in (("A", result.only_a), ("B", result.only_b)):
         if names:
@@ -100,7 +100,7 @@ def _differing(result: WeightsComparison) -> Iterator[Words]:
 
 
 def _unequal(result: WeightsComparison) -> Iterator[Words]:
-    """Describe the parameters that differ only within what is allowed, grouped by their types."""
+    """Describe the parameters that differ by no more than is allowed, with a line per pair of types."""
     unequal = (row for row in result.rows if row.holds and not row.equal)
     for (a, b), rows in grouped(unequal, attrgetter("type_a", "type_b")).items():
         types = f"{a} on both sides" if a == b else f"{a} in A, {b} in B"
@@ -110,11 +110,11 @@ def _unequal(result: WeightsComparison) -> Iterator[Words]:
         error = f"relative L2 {distance(farthest.relative_l2 or 0.0)}{' at most' * (len(rows) > 1)}"
         if farthest.expected is not None:
             error += f", where rounding explains {distance(farthest.expected)}"
-        yield indented(f"{which}, {types}: {elements} unequal, {error}")
+        yield indented(f"{which}, {types}: {elements} differ, {error}")
 
 
 def _cause(row: WeightRow) -> str:
-    """Return the cause of a difference if it is known, else the element that differs most."""
+    """Return the cause of a difference, or the element that differs most if the cause is unknown."""
     if row.shape_a != row.shape_b:
         shapes = f"shape {list(row.shape_a)} in A, {list(row.shape_b)} in B"
         return f"{shapes}; {row.cause}" if row.cause else shapes
@@ -125,7 +125,7 @@ def _cause(row: WeightRow) -> str:
 
 
 def _farthest(result: WeightsComparison) -> list[WeightRow]:
-    """Return FEW rows in order of use: the rows that differ, and those nearest to what is allowed."""
+    """Return the FEW rows that differ most, compared with what is allowed, in the order of the model."""
 
     def rank(row: WeightRow) -> tuple[bool, float]:
         return row.holds, -(row.relative_l2 or 0.0) / (row.expected or 1.0)
@@ -135,13 +135,13 @@ def _farthest(result: WeightsComparison) -> list[WeightRow]:
 
 
 def _relative(row: WeightRow) -> str:
-    if row.max_abs == math.inf:  # only one side is not finite; the rest may be equal
+    if row.max_abs == math.inf:  # an element is finite on only one side
         return "NaN/Inf"
     return distance(row.relative_l2)
 
 
 def prompts_sections(comparison: PromptsComparison) -> list[Section]:
-    """Return a table with a row per prompt, then the verdict over all prompts."""
+    """Return a table with a row per prompt, and the verdict over all prompts."""
     results = comparison.prompts
     columns = [
         Column("", lambda r: "" if r.agree else "✗", style="red", whole=True),

@@ -1,4 +1,5 @@
-"""Patching as sections: grids of how far each site restores the clean run, by layer and position or head."""
+"""Patching as sections: grids of how much of the clean run each site restores, by layer and position or
+head."""
 
 from __future__ import annotations
 
@@ -26,20 +27,20 @@ from ..numbers import four_decimals
 from ..sections import Bar, Column, Grid, Labelled, Section, Words, facts, fields, table_section, words
 
 HALF = 0.5
-FEW, LEAST = 3, 0.005  # number of sites named as the largest, and the least value to name
-MAX_PAIRS = 20  # pairs that are listed
-MAX_TOKENS = 60  # tokens of a text that are shown
+FEW, LEAST = 3, 0.005  # number of sites to name as the largest, and the least value of such a site
+MAX_PAIRS = 20  # largest number of pairs that are shown
+MAX_TOKENS = 60  # largest number of tokens of a text that are shown
 RESTORED = (
-    "restored: where a run's difference lies between the corrupted run's (0) and the clean run's (1); it can "
-    "lie outside this range"
+    "restored: the difference of a run on a scale where the corrupted run has 0 and the clean run has 1; it "
+    "can lie outside this range"
 )
 
 Value = Callable[[Any], float | None]
-Heads = list[tuple[str, Callable[[int], str]]]  # lines above the columns: a label, and the text of a column
+Heads = list[tuple[str, Callable[[int], str]]]  # lines above columns: label, and the text of a column
 
 
 def patch_sections(result: PatchResult) -> list[Section]:
-    """Return both runs, a grid for each kind of site with its findings, and the self-check."""
+    """Return the two runs, a grid for each kind of site with findings, and the self-check."""
     restored = attrgetter("restored")
     tables = _tables(result.cells, "Restored by the clean value", restored, _heads_of([result]))
     figures = [*fields(four_decimals, {"restored": "restored"}), _bar(restored)]
@@ -48,7 +49,7 @@ def patch_sections(result: PatchResult) -> list[Section]:
 
 
 def pairs_sections(result: PairsResult) -> list[Section]:
-    """Return the pairs, then the mean and the spread of every site."""
+    """Return the pairs, and the mean and the spread of every site."""
     heads, count, mean = _heads_of(result.pairs), len(result.pairs), attrgetter("mean")
     sections = [*_list_of_pairs(result)]
     sections += _tables(result.cells, f"Restored, mean of {counted(count, 'pair')}", mean, heads)
@@ -61,13 +62,13 @@ def pairs_sections(result: PairsResult) -> list[Section]:
 
 
 def map_end(cells: Sequence[Any], value: Value) -> float:
-    """Return the end of the colour scale of a map of these cells: the largest magnitude, at least 1."""
+    """Return the end of the colour scale of a map: the largest absolute value in the map, but at least 1."""
     values = (value(cell) for cell in cells if not cell.is_part)
     return max([1.0, *(abs(number) for number in values if number is not None and math.isfinite(number))])
 
 
 def title_of(table: PatchTable[Any]) -> str:
-    """Return the title of a map: its events, and whether a site is one position or one head."""
+    """Return the title of a map. The title says whether a site is one position or one head."""
     where = "at one position" if table.across == "position" else "of one head, at all positions"
     return f"{table.title} {where}"
 
@@ -114,8 +115,8 @@ def _list_of_pairs(result: PairsResult) -> Iterator[Section]:
 
 
 def _heads_of(pairs: Sequence[PatchedPair]) -> Heads:
-    """Return the lines above the columns of positions: the clean tokens, and the corrupted ones that differ.
-    A token that is not the same in all pairs is omitted."""
+    """Return the lines above the columns of positions: the clean tokens, and the corrupted tokens where they
+    differ. A token that is not the same in all pairs is omitted."""
     clean, corrupt = [p.clean.labels for p in pairs], [p.corrupt.labels for p in pairs]
 
     def common(labels: Sequence[Sequence[str]], position: int) -> str:
@@ -132,7 +133,7 @@ def _heads_of(pairs: Sequence[PatchedPair]) -> Heads:
 def _tables(
     cells: Sequence[Any], title: str, value: Value, heads: Heads, findings: bool = True
 ) -> Iterator[Section]:
-    """Return a grid for each kind of site, followed by its `findings`."""
+    """Return a grid for each kind of site. With `findings`, sentences about the values follow."""
     end = map_end(cells, value)
     for table in tables_of(cells):
         by_position = table.across == "position"
@@ -148,8 +149,8 @@ def _tables(
 
 
 def _findings(table: PatchTable[Any], value: Value, heads: Heads) -> Iterator[Words]:
-    """Say where the residual stream restores more than half, and which layer moves this to another position;
-    for other tables, name the largest values."""
+    """Say where the residual stream restores more than half, and between which layers the effect moves to
+    another position. For other tables, name the largest values."""
     runs = list(runs_above(table, HALF, value)) if table.kind in leaving_kinds() else []
     for column, of_column in runs:
         rows = ", ".join(first if first == last else f"{first} to {last}" for first, last in of_column)
@@ -164,11 +165,11 @@ def _findings(table: PatchTable[Any], value: Value, heads: Heads) -> Iterator[Wo
 
 
 def _heads_hint(before: str, after: str) -> str:
-    """Name the sites of the heads of `after` if it is the layer right after the row `before`: only its heads
-    move anything to another position."""
+    """Name the sites of the heads of the layer `after` if it follows directly on the row `before`. Only its
+    heads can then have moved the effect."""
     layer = after.removeprefix("layer ")
     next_to = layer == "0" or (layer.isdigit() and before == f"layer {int(layer) - 1}")
-    return f"; --sites 'layer{layer}.attn.head*' shows by which heads" if next_to else ""
+    return f"; --sites 'layer{layer}.attn.head*' shows which heads move it" if next_to else ""
 
 
 def _largest(cells: Sequence[Spot], value: Value) -> str:
@@ -181,7 +182,7 @@ def _largest(cells: Sequence[Spot], value: Value) -> str:
 
 
 def _parts(cells: Sequence[Any], figures: Sequence[Column]) -> list[Section]:
-    """Return a table of the sites that are parts of events."""
+    """Return a table of the sites that are only a part of an event."""
     site = attrgetter("site")
     columns = [Column("site", site, whole=True), *figures]
     return table_section("Restored by a part of the clean value", columns, parts_of(cells), about=site)
@@ -192,7 +193,7 @@ def _bar(restored: Value) -> Column:
 
 
 def _check(pairs: Sequence[PatchedPair]) -> Section:
-    """Return the line of the self-check, for the pair that is farthest off."""
+    """Return the line of the self-check, with the largest deviation of all pairs."""
     worst = max((pair.check for pair in pairs), key=lambda c: _off(c.deviation) / c.tolerance)
     passed = sum(pair.check.holds is True for pair in pairs)
     style = "green" if passed == len(pairs) else "bold red"

@@ -1,4 +1,4 @@
-"""Sections of a survey (predictions, layers, heads, channels, examples) and of an importance matrix."""
+"""A survey as sections (predictions, layers, heads, channels, examples), and an importance matrix."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from ..sections import Column, Labelled, Section, Table, facts, fields, name_of,
 from ..trace.whole_trace import anomalies_section, insights_section
 from .attribution import ROLE_WORDS, SHARES, most_of_each_role, roles_of_all
 
-FEW_LAYERS = 2  # layers of a model whose events and heads are all shown
-HARDEST, OFTEN = 8, 20  # the number of tokens shown, and how often they must follow
-EXAMPLES, UNITS = 5, 8  # examples and units that are shown without --verbose
-ODDEST = 10  # events of a deep model that are shown
-NAMED = 4  # channels that a table names
+FEW_LAYERS = 2  # largest number of layers of a model whose events and heads are all shown
+HARDEST, OFTEN = 8, 20  # number of hardest tokens to show, and how often such a token must occur
+EXAMPLES, UNITS = 5, 8  # largest number of examples and units that are shown without --verbose
+ODDEST = 10  # largest number of events of each sort that are shown for a deep model
+NAMED = 4  # largest number of channels that a cell names
 
 
 def survey_sections(
     report: SurveyReport, *, verbose: bool = False, file: Path | None = None
 ) -> list[Section]:
-    """Describe a survey. Without `verbose` only the most striking tokens, texts, heads, events and units are
-    shown."""
+    """Describe a survey. Unless `verbose`, show only the most striking tokens, texts, heads, events and
+    units."""
     sections = [_header(report, file), *_predictions(report, verbose)]
     if report.insights:
         sections.append(insights_section(report.insights, "What the survey reveals"))
@@ -83,8 +83,8 @@ def _predictions(report: SurveyReport, verbose: bool) -> Iterator[Section]:
     if report.overfitting is not None:
         more.append(words(report.overfitting.text, "bold red" if report.overfitting.holds else ""))
     legend = (
-        "loss: -log P of the next token, in nats; by text: mean over texts of each text's mean, and spread "
-        "over texts; accuracy: how often the next token is the most likely one"
+        "loss: mean of -log P of the next token, in nats; by text: mean of the means of the texts; spread: "
+        "standard deviation of these means; accuracy: how often the next token is the most likely token"
     )
     yield from table_section("Predictions", columns, report.parts, legend, more=more)
     for part in report.parts:
@@ -122,9 +122,10 @@ def _layers(layers: Sequence[SurveyedLayer]) -> list[Section]:
         Column("largest element", lambda row: _largest(row.farthest), wrap=True),
     ]
     legend = (
-        "growth: norm of a row after the layer divided by the norm before, geometric mean; cosine: between "
-        "the row before and after, mean; massive: texts with an element of 1,000 times the median magnitude "
-        "or more; largest element: its multiple of the median, channel, @position, token and text"
+        "growth: geometric mean of the norm of a row after the layer divided by the norm before; cosine: "
+        "mean cosine between the row before and after; massive: texts with an element of 1,000 times the "
+        "median magnitude or more; largest element: multiple of the median, channel, @position, token and "
+        "text"
     )
     return table_section("Residual stream", columns, layers, legend, about=attrgetter("event"))
 
@@ -160,7 +161,7 @@ def _heads(heads: Sequence[SurveyedHead], verbose: bool) -> list[Section]:
 
 
 def _even_attention(heads: Sequence[SurveyedHead]) -> str:
-    """Describe even attention for each window of the heads."""
+    """Describe even attention, once for each attention window."""
     by_window = {head.window: head for head in heads}
     lines = []
     for window, head in sorted(by_window.items(), key=lambda own: own[0] or math.inf):
@@ -195,13 +196,13 @@ def _odd_channels(events: Sequence[SurveyedEvent]) -> Section:
         "channel whose RMS is 6 times the median of the event's channels or more (× the multiple)"
     )
     columns = [Column("event", name_of, whole=True), Column("channels", _oddities, wrap=True)]
-    none = words("none: no unit or channel is dead, and none is an outlier")
+    none = words("none: no unit or channel is dead, and no channel is an outlier")
     table = Table(columns, events, about=name_of) if events else none
     return Section([table, words(legend, "dim")], "Dead and outlier channels")
 
 
 def _oddest(events: Sequence[SurveyedEvent]) -> list[SurveyedEvent]:
-    """Return, in order, the events with dead channels or values that are not finite, and those with the
+    """Return the events with dead channels or with values that are not finite, and the events with the
     largest outliers."""
     odd = [event for event in events if event.dead_count or event.nonfinite]
     far = [event for event in events if event.outlier_count and event not in odd]
@@ -234,7 +235,7 @@ def _quantiles(events: Sequence[SurveyedEvent]) -> list[Section]:
 
     names = events[0].quantiles or {} if events else {}
     columns = [Column("event", name_of, whole=True), *(Column(name, cell(name), True) for name in names)]
-    legend = "quantiles of the magnitudes of all channels; each is at most 13 % above the true quantile"
+    legend = "quantiles of the absolute values of all channels, each at most 13 % above the true quantile"
     return table_section("Magnitudes", columns, events, legend, about=name_of)
 
 
@@ -247,14 +248,14 @@ def _units(units: Sequence[UnitExamples], verbose: bool) -> list[Section]:
         Column("where", lambda row: f"{row[1].place} @{row[1].position}", whole=True),
         Column("text up to there", lambda row: f"{row[1].before}[{row[1].token}]", elastic=10),
     ]
-    which = f"the {len(shown)} units with the largest values, of {len(units):,} that were ever above 0"
+    which = f"the {len(shown)} units with the largest values, of {len(units):,} units that were ever above 0"
     more = [words(f"{which}; --verbose shows all")] if len(shown) < len(units) else []
     title = "Where units are most active"
     return table_section(title, columns, rows, about=lambda row: row[0].event, more=more)
 
 
 def imatrix_sections(report: ImatrixReport) -> list[Section]:
-    """Describe an importance matrix, weight by weight."""
+    """Describe an importance matrix with a row per weight."""
     pairs = [
         ("imatrix", report.file),
         ("corpus", ", ".join(report.datasets)),
@@ -268,5 +269,5 @@ def imatrix_sections(report: ImatrixReport) -> list[Section]:
         Column("largest channel", lambda row: "–" if row.channel is None else str(row.channel), right=True),
         *fields(ratio, {"× median": "times_median"}),
     ]
-    legend = "RMS: of the weight's inputs; largest channel: that with the largest RMS, × the median RMS"
+    legend = "RMS: of the inputs of the weight; largest channel: by RMS; × median: its RMS / the median RMS"
     return [Section([Labelled(pairs)]), *table_section("Inputs", columns, report.weights, legend)]

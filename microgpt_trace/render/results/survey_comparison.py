@@ -1,4 +1,4 @@
-"""Sections of two compared surveys: the verdict, predictions, layers, events, channels and heads."""
+"""A comparison of two surveys as sections: the verdict, predictions, layers, events, channels and heads."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ from ..sections import (
 )
 from .attribution import ROLE_WORDS
 
-FEW = 40  # the most rows that are all shown without --verbose
-MOST = 8  # rows that are shown if there are more
-NAMED = 4  # channels that a table names
+FEW = 40  # largest number of rows that are all shown without --verbose
+MOST = 8  # number of rows to show if there are more than FEW
+NAMED = 4  # largest number of channels that a cell names
 KL_IS = (
-    "KL: KL(A || B) in nats of normal distributions with each channel's mean and variance over the corpus, "
-    "mean over channels; values are not compared token by token"
+    "KL: KL(A || B) in nats, as the mean over the channels; a channel counts as a normal distribution with "
+    "its mean and variance over the corpus; values are not compared token by token"
 )
 Pair = TypeVar("Pair")
 
 
 def survey_comparison_sections(result: SurveyComparison, *, verbose: bool = False) -> list[Section]:
-    """Describe a comparison. Without `verbose` only the tokens, events, channels and heads that differ most
-    are shown."""
+    """Describe a comparison. Unless `verbose`, show only the tokens, events, channels and heads that differ
+    most."""
     sections = [_header(result), _verdict(result)]
     if not result.same:
         sections += _predictions(result.parts, verbose)
@@ -65,7 +65,7 @@ def survey_comparison_sections(result: SurveyComparison, *, verbose: bool = Fals
 
 def _header(result: SurveyComparison) -> Section:
     run = f"{counted(result.a.texts, 'text')}, {counted(result.a.tokens, 'token')}"
-    same_bits = "no difference in any bit; --rtol allows distances"
+    same_bits = "no difference in any bit; --rtol allows differences"
     allowed = same_bits if result.rtol is None else f"distances up to {result.rtol:g}"
     pairs = [
         ("A", f"{result.a.file}, of {result.a.model}"),
@@ -92,7 +92,7 @@ def _verdict(result: SurveyComparison) -> Section:
 
 
 def _adding_most(result: SurveyComparison) -> LayerPair | None:
-    """Return the layer that adds most to the difference, if that is known of any layer."""
+    """Return the layer that adds most to the difference, or None if that is unknown for all layers."""
     layers = [layer for layer in result.layers if layer.added is not None]
     return max(layers, key=lambda layer: layer.added or 0.0, default=None)
 
@@ -137,14 +137,14 @@ def _differences(result: SurveyComparison) -> Iterator[Words]:
 def _loss_change(part: PartPair) -> str:
     name = f" ({part.a.part})" if part.a.part else ""
     if part.a.loss is None or part.b.loss is None:
-        return f"loss{name}: one side has none"
+        return f"loss{name}: one side has no loss"
     one, two = two_apart(part.a.loss, part.b.loss)
     change, times = signed(part.b.loss - part.a.loss, 4), significant(part.perplexity_ratio)
     return f"loss{name}: {one} in A, {two} in B ({change} nats per token, perplexity × {times})"
 
 
 def _largest_distances(result: SurveyComparison) -> Iterator[Words]:
-    """Describe the largest distance of each kind of row, if a tolerance was given."""
+    """Describe the largest distance of each kind of row if --rtol is set."""
     kinds: dict[str, Sequence[Any]] = {
         "channels": result.events, "growth or cosine": result.layers, "attention": result.heads,
         "loss": result.parts,
@@ -159,7 +159,7 @@ def _largest_distances(result: SurveyComparison) -> Iterator[Words]:
 
 
 def _both(form: Callable[[Any], str], paths: Mapping[str, str], **options: Any) -> list[Column]:
-    """Return columns with the values of both rows of a pair, or one value if both print the same."""
+    """Return columns with the values of both sides, or with one value if both look the same."""
 
     def cell(values: tuple[Any, Any]) -> str:
         one, two = map(form, values)
@@ -171,11 +171,11 @@ def _both(form: Callable[[Any], str], paths: Mapping[str, str], **options: Any) 
 def _shown(
     pairs: Sequence[Pair], verbose: bool, size: Callable[[Pair], float]
 ) -> tuple[Sequence[Pair], list[Block]]:
-    """Return all pairs, or only the MOST largest of many pairs with a line that says so."""
+    """Return all pairs or, if there are many, the MOST pairs that differ most and a line that says so."""
     if verbose or len(pairs) <= FEW:
         return pairs, []
     largest = sorted(pairs, key=size, reverse=True)[:MOST]
-    return largest, [words(f"the {MOST} of {len(pairs):,} that changed most; --verbose shows all")]
+    return largest, [words(f"these {MOST} of {len(pairs):,} changed most; --verbose shows all")]
 
 
 # --- Predictions ------------------------------------------------------------------------------
@@ -191,8 +191,8 @@ def _predictions(parts: Sequence[PartPair], verbose: bool) -> Iterator[Section]:
         Column("by text", _by_text, right=True),
     ]
     legend = (
-        "by text: change of the mean loss over texts ± its standard error, as if the texts of both sides "
-        "were unrelated, since surveys keep no differences of single texts"
+        "by text: change of the mean loss over texts ± its standard error; the error treats the texts of "
+        "both sides as unrelated, because surveys do not keep the loss of each text"
     )
     aside = "loss: mean -log P of the next token, in nats"
     yield from table_section("Predictions", columns, parts, legend, aside=aside)
@@ -217,7 +217,7 @@ def _tokens(part: PartPair, verbose: bool) -> list[Section]:
         Column("in all", lambda pair: signed(pair.lost, 2), right=True),
     ]
     total = counted(len(tokens), "token")
-    legend = f"in all: times × change of the loss; B is worse on {len(worse):,} of {total}"
+    legend = f"in all: number of times × change of the loss; B is worse on {len(worse):,} of {total}"
     title, shown = ("Tokens", tokens) if verbose else ("Tokens on which B is worst", worse[:MOST])
     return table_section(title, columns, shown, legend, aside=part.a.part)
 
@@ -255,7 +255,7 @@ def _events(events: Sequence[EventPair], verbose: bool) -> list[Section]:
         *fields(distance, {"mean": "mean_change", "RMS": "rms_change", "KL": "kl"}),
         Column("largest KL", _largest_kl, right=True),
     ]
-    legend = "mean, RMS: ||B - A|| / ||rms_A|| over channels; largest KL: of a channel"
+    legend = "mean, RMS: ||B - A|| / ||rms_A|| over channels; largest KL: the largest KL of a channel"
     return table_section("Events that differ", columns, shown, legend, about=name_of, more=more)
 
 
@@ -306,6 +306,6 @@ def _heads(heads: Sequence[HeadPair], verbose: bool) -> list[Section]:
         *_both(ROLE_WORDS.__getitem__, {"role": "role"}, right=False),
     ]
     changed = sum(pair.a.role != pair.b.role for pair in heads)
-    legend = "change: the largest change of a share of attention, or of the entropy / that of even attention"
+    legend = "change: the largest change of a share of attention, or of entropy / entropy of even attention"
     roles = words(f"the role changes in {changed:,} of {counted(len(heads), 'head')}")
     return table_section("Heads", columns, shown, legend, about=attrgetter("a.event"), more=[*more, roles])

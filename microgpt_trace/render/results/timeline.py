@@ -1,4 +1,4 @@
-"""Training as sections: the summary of a run, and a Timeline as tables of sparklines."""
+"""Training as sections: the summary of a training run, and a Timeline as tables with sparklines."""
 
 from __future__ import annotations
 
@@ -36,15 +36,16 @@ if TYPE_CHECKING:
     # loss of the training names, loss of the held-out names, trace of the watched name
     Measured = tuple[float | None, float | None, Trace]
 
-MOST_RETURNS = 12  # most rows of units that were dead for a while; more such units are only counted
+MOST_RETURNS = 12  # largest number of rows of units that were dead for a while; more rows are counted
 
 
 def summary_sections(
     facts: Sequence[tuple[str, str]], losses: Sequence[float], before: Measured, after: Measured,
     samples: Sequence[tuple[str, bool]], closing: Sequence[tuple[str, str]], trace_it: str,
 ) -> list[Section]:  # fmt: skip
-    """Return the summary of a training run: its facts, the loss of each step, the predictions for the watched
-    name before and after, samples (with True if the corpus has them), the model file, and a command line."""
+    """Return the summary of a training run. `losses` are the losses of the steps, `before` and `after` the
+    measurements before and after training. `samples` are sampled names with True if the corpus has the name.
+    `closing` are the last lines, and `trace_it` is a command line."""
     sections = [Section([Labelled(facts)])]
     if len(losses) > 1:
         sections.append(_loss_section(losses, 1, len(losses)))
@@ -72,7 +73,7 @@ def _change(before: float | None, after: float | None) -> str:
 
 
 def timeline_sections(timeline: Timeline, *, curves: bool = False) -> list[Section]:
-    """Return the overview, or only the curves of each event and parameter if `curves`."""
+    """Return the overview. If `curves` is set, return the curves of each event and parameter instead."""
     parts = (_curves,) if curves else (_predictions, _dead_units, _norms, _loss)
     sections = [_head(timeline), *(section for part in parts for section in part(timeline))]
     if timeline.absent:
@@ -120,9 +121,8 @@ def _predictions(timeline: Timeline) -> list[Section]:
         Column("learned", _learned, right=True, style=_learned_style),
     ]
     legend = (
-        "learned: the step from which the target is the first choice (rank 1) until the end; always: at "
-        "every traced step",
-        "half way: the step from which P stays above the mean of its first and last value",
+        "learned: the step from which the target keeps rank 1; always: it has rank 1 at every traced step",
+        "half way: the first step from which P stays above the mean of its first and last value",
     )
     doubled = [
         words(_double_letter(position, timeline.steps), "bold")
@@ -148,7 +148,7 @@ def _learned(position: PositionCurve) -> str:
 
 
 def _always(position: PositionCurve) -> bool:
-    """Return True if the target had rank 1 at every traced step: when it was learned is unknown."""
+    """Return True if the target had rank 1 at every traced step. The step that learned it is then unknown."""
     return all(rank in (1, None) for rank in position.rank)
 
 
@@ -185,7 +185,7 @@ def _dead_units(timeline: Timeline) -> Iterator[Section]:
     returned = sum(len(layer.returned) for layer in layers)
     if sum(spell[2] is not None for spell in spells) > MOST_RETURNS:
         spells = [spell for spell in spells if spell[2] is None]
-        blocks.append(words(f"{returned:,} units were dead for a while and returned; --json has the steps"))
+        blocks.append(words(f"{returned:,} units were dead for a while; --json has the steps"))
     yield Section(blocks, title, aside)
     columns = [
         Column("layer", lambda row: str(row[0]), right=True),
@@ -197,7 +197,8 @@ def _dead_units(timeline: Timeline) -> Iterator[Section]:
 
 
 def _spells(layer: LayerUnits) -> Iterator[tuple[int, int, int | None, list[int]]]:
-    """Group units by the last steps between which they were dead: (layer, died, returned, units)."""
+    """Yield (layer, died, returned, units) for the units that were dead between the steps `died` and
+    `returned`. `returned` is None if the units are dead at the end."""
     dead: list[tuple[int, int | None, int]] = [(unit.since, None, unit.unit) for unit in layer.dead]
     dead += [(unit.died, unit.returned, unit.unit) for unit in layer.returned]
     spells = grouped(dead, itemgetter(0, 1))
@@ -206,7 +207,7 @@ def _spells(layer: LayerUnits) -> Iterator[tuple[int, int, int | None, list[int]
 
 
 def _norms(timeline: Timeline) -> Iterator[Section]:
-    """Return the norms of events, their sparsity, and the norms of parameters."""
+    """Return the norms of events and parameters, and the sparsity of events."""
     events, names = timeline.events, Column("event", name_of, whole=True)
     columns = [names, *ends("L2", "l2", ratio), *ends("gradient", "gradient", ratio)]
     aside = "L2 norms of the event and of its gradient"
@@ -247,7 +248,7 @@ def _spark(curve: Callable[[Any], Curve]) -> Column:
 
 
 def ends(title: str, path: str, number: Form) -> list[Column]:
-    """Return columns for a curve, an attribute of a row: its first value, a sparkline, and its last value."""
+    """Return columns for the curve at `path` of a row: its first value, a sparkline and its last value."""
     curve = attrgetter(path)
     return [
         Column(title, lambda row: number(_first(curve(row))), right=True),
@@ -269,7 +270,7 @@ def _finite(curve: Curve) -> Iterator[float]:
 
 
 class _CurveRow(NamedTuple):
-    """One curve of an event or a parameter. Only the first of its curves shows the name."""
+    """One curve of an event or a parameter. `name` is "" except for the first curve."""
 
     name: str
     measure: str
@@ -278,7 +279,7 @@ class _CurveRow(NamedTuple):
 
 
 def _curves(timeline: Timeline) -> Iterator[Section]:
-    """Return a row for each curve: its first and last value, and the extremes of its finite values."""
+    """Return a table with the first, last, least and largest value of each curve."""
     rows = []
     for event in timeline.events:
         rows += [_CurveRow(event.name, "L2", event.l2), _CurveRow("", "zeros", event.zeros, percent)]
