@@ -1,4 +1,4 @@
-"""The command line: parses with Typer, calls the library, and renders. --help loads no NumPy."""
+"""The command line: parses options, calls the library and prints results. --help does not load NumPy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .option_groups import flat
 from .output import exit_code_of
 from .standard_streams import prepare, release
 
-UNCOLLECTED = 1_000_000  # new objects before Python collects garbage, which costs a start 10 ms
+UNCOLLECTED = 1_000_000  # new objects that start a garbage collection; the default costs 10 ms per start
 COMMANDS = (
     "trace", "diff", "diagnose", "explain", "attribute", "patch", "survey", "train", "timeline", "sample",
     "inspect", "gradcheck",
@@ -28,7 +28,7 @@ COMMANDS = (
 
 
 def build(names: Iterable[str]) -> typer.Typer:
-    """Return the program with these commands, each loaded from the module of its name."""
+    """Return the program with these commands. The module cli.NAME holds the command NAME."""
     app = typer.Typer(
         name="microgpt",
         cls=Program,
@@ -63,9 +63,9 @@ def _root(
 
 
 def main() -> None:
-    """Run the command of this process, with one BLAS thread unless the user chose another number."""
+    """Run the command line. NumPy gets one thread unless the user set another number in the environment."""
     gc.set_threshold(UNCOLLECTED)
-    for name in VARIABLES:  # the BLAS reads them when NumPy loads; more threads do not pay at this size
+    for name in VARIABLES:  # BLAS reads them when NumPy loads; more threads save no time here
         os.environ.setdefault(name, "1")
     prepare()
     first = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
@@ -76,9 +76,9 @@ def main() -> None:
 
 
 def _prepare_exit() -> None:
-    """Flush the output and make the exit fast: after a trace, 30 of its 40 ms would go into collecting 50,000
-    objects that end with the process anyway. Functions that others registered with atexit still run."""
-    with suppress(ValueError):  # not in the main thread
+    """Flush the output and skip the last garbage collection, which would take 30 ms after a trace. Functions
+    registered with atexit still run."""
+    with suppress(ValueError):  # raised outside the main thread
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # another Ctrl-C must not change the exit code
     release()
     gc.freeze()

@@ -13,21 +13,21 @@ from .progress import progress
 
 @group(HelpPanel.SHOWN)
 class AttributionOptions:
-    """The contributions that are measured and shown, and the prediction that they are for."""
+    """The contributions to show, and the prediction to explain."""
 
     top: int = option("Number of contributions to show per position.", default=20, min=1)
-    no_ablation: bool = flag("Show only what each component writes; do not ablate each component in turn.")
+    no_ablation: bool = flag("Show only what each component writes. Do not ablate the components one by one.")
     target: str | None = option(
-        "Token whose logit is attributed: its text, ␣ for a space, or #ID.",
-        metavar="TOKEN", show_default="the next token of the text, or the predicted token at its end",
-        panel=HelpPanel.PREDICTIONS,
+        "Token whose logit is attributed. Write its text, with ␣ for a space, or #ID.",
+        metavar="TOKEN", panel=HelpPanel.PREDICTIONS,
+        show_default="the next token of the text, and the predicted token for the last position",
     )  # fmt: skip
     against: str | None = option(
-        "Token to compare the target with.",
+        "Token to compare the target with. Write its text or #ID.",
         metavar="TOKEN", show_default="the most probable other token", panel=HelpPanel.PREDICTIONS,
     )  # fmt: skip
     position: str | None = option(
-        'Positions of the predictions: "all", "last", or a list such as 0,3,-1 (-1 is the last).',
+        'Positions whose predictions are attributed: "all", "last", or a list such as 0,3,-1.',
         metavar="LIST", show_default="all, or last for a production model", panel=HelpPanel.PREDICTIONS,
     )  # fmt: skip
 

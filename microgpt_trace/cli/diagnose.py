@@ -21,18 +21,18 @@ class DumpChoice(Tokens):
     dump: Path | None = argument("DUMP", "Dump: the values that the engine computed.")
     model: Path | None = argument("MODEL", "Model that the engine ran.")
     text: str | None = argument(
-        "[TEXT]", "Text that the engine read.", show_default="found by the embeddings in the dump"
+        "[TEXT]", "Text that the engine read.", show_default="the tokens whose embeddings are in the dump"
     )
 
 
 @group(HelpPanel.SHOWN)
 class Judgement:
-    """The operations that are shown, and the precision that they are judged by."""
+    """The operations to show, and the precision of the engine."""
 
     verbose: bool = flag("Show every operation, also the correct ones.", "--verbose", "-v")
     compute: Literal["f32", "bf16", "f16", "q8"] | None = option(
-        "Precision of the engine. q8: products take 8-bit inputs.",
-        show_default="f32, or bf16 or f16 if the values are rounded so", panel=HelpPanel.TOLERANCE,
+        "Precision of the engine. With q8, the inputs of matrix products have 8 bits.",
+        show_default="bf16 or f16 if the values have that precision, else f32", panel=HelpPanel.TOLERANCE,
     )  # fmt: skip
 
 
@@ -42,8 +42,7 @@ def diagnose(
 ) -> None:  # fmt: skip
     """Recompute each operation of a dump from the dump's own inputs, and name what went wrong.
 
-    Exit code 0: every operation that could be judged is correct. 1: a fault was found, or the errors look
-    like those of another precision, which is suggested. 2: nothing could be judged.
+    Exit code 0: no operation is wrong. 1: a fault, or signs of another precision. 2: nothing could be judged.
     """
     output.check()
     if dumped.dump is None or dumped.model is None:

@@ -21,17 +21,17 @@ from .progress import progress
 if TYPE_CHECKING:
     from ..comparison.comparers import PairKeeper
 
-OF_SURVEYS = ("a", "b", "layer", "verbose", "rtol", "as_json", "schema", "out")  # parameters for two surveys
+OF_SURVEYS = ("a", "b", "layer", "verbose", "rtol", "as_json", "schema", "out")  # allowed with two surveys
 
 
 @group()
 class Sides(Tokens):
-    """The two runs, and the input of models."""
+    """The two runs, and the input if they are models."""
 
     a: Path | None = argument("A", "Model, saved trace, dump of another engine, or survey.")
     b: Path | None = argument("B", "Model, trace, dump or survey to compare with A.")
     text: str | None = argument(
-        "[TEXT]", "Text that models read.",
+        "[TEXT]", "Text for the models to read.",
         show_default="the input of the dump, or the default text of `microgpt trace`",
     )  # fmt: skip
 
@@ -41,7 +41,7 @@ class View(EventChoice):
     """The events that are compared and shown."""
 
     positions: str | None = option(
-        'Add a table by position: "all", "last", or a list such as 0,3,-1.', metavar="LIST"
+        'Add a table of errors by position: "all", "last", or a list such as 0,3,-1.', metavar="LIST"
     )
 
 
@@ -54,31 +54,31 @@ class DiffNaming(DumpNaming):
 
 @group(HelpPanel.TOLERANCE)
 class Band:
-    """The largest difference at which two runs agree."""
+    """The largest difference that is not an error."""
 
     compute: Literal["bf16", "f16", "q8"] | None = option(
-        "Precision of the other engine. Its effect on the values is measured.", show_default="float32"
+        "Precision of the other engine. Runs at this precision set the tolerance.", show_default="float32"
     )
-    calibrate: Path | None = option("Third run, whose distance from A sets the tolerance.", metavar="REF")
+    calibrate: Path | None = option("Third run. Its distance from A sets the tolerance.", metavar="REF")
     factor: float | None = option(
         "Multiply the distance that --compute or --calibrate measures by this number.",
         min=0.0, show_default="8, or 12 for --calibrate",
     )  # fmt: skip
-    rtol: float | None = option("Relative difference that counts as equal, such as 0.01.", min=0.0)
-    atol: float | None = option("Difference of an element that is ignored, such as 1e-6.", min=0.0)
+    rtol: float | None = option("Accept relative differences up to this number, such as 0.01.", min=0.0)
+    atol: float | None = option("Accept absolute differences up to this number, such as 1e-6.", min=0.0)
 
     def options(self, opener: Opener) -> dict[str, Any]:
-        """Return the options as the comparisons take them."""
+        """Return the options as keyword arguments of the comparisons."""
         third = None if self.calibrate is None else opener.open(self.calibrate)
         return {**vars(self), "calibrate": third}
 
 
 @group("Other comparisons")
 class Other:
-    """Comparisons of two models: on many prompts, or by their parameters."""
+    """Comparisons of two models, on many prompts or of their parameters."""
 
-    prompts: Path | None = option("Compare two models on each prompt of this file, one per line.")
-    weights: bool = flag("Compare the parameters of two models, and run nothing.")
+    prompts: Path | None = option("Compare two models on every prompt in this file. Each line is one prompt.")
+    weights: bool = flag("Compare the parameters of two models without running the models.")
 
 
 def diff(
@@ -87,7 +87,7 @@ def diff(
 ) -> None:  # fmt: skip
     """Compare two runs event by event and name the first event that differs.
 
-    Exit code 0: everything that was compared agrees. 1: the runs differ. 2: they cannot be compared.
+    Exit code 0: everything that was compared agrees. 1: the runs differ. 2: the runs cannot be compared.
     """
     output.check()
     options_given, surveys = parameters_given(context), _are_surveys([sides.a, sides.b])
@@ -142,7 +142,7 @@ def _are_surveys(sides: Sequence[Path | None]) -> bool:
         survey, other = (sides[answers.index(answer)] for answer in (True, False))
         if other is None:
             raise InputError(f"{survey} is a survey: expected a second survey to compare it with")
-        raise InputError(f"{survey} is a survey, but {other} is not: `microgpt survey` makes one of a model")
+        raise InputError(f"{survey} is a survey, but {other} is not: expected two surveys")
     return all(answers)
 
 
@@ -194,7 +194,7 @@ def _prompts(sides: Sequence[Any], path: Path, options: dict[str, Any]) -> tuple
 
 
 def _keeper(sides: Sequence[Any]) -> "PairKeeper":
-    """Return a keeper of the values of both sides, which the page shows."""
+    """Return an object that keeps the values of both sides for the page."""
     from ..comparison.comparers import PairKeeper
     from ..render.page.diff_view import ROOM
 
@@ -205,5 +205,5 @@ def _keeper(sides: Sequence[Any]) -> "PairKeeper":
 def _two_models(sides: Sequence[Any], option: str) -> tuple[Any, Any]:
     for side in sides:
         if not hasattr(side, "family"):
-            raise InputError(f"{option} is for two models, and {side.origin} is not one ({side.kind})")
+            raise InputError(f"{option} compares two models, and {side.origin} is not a model ({side.kind})")
     return sides[0], sides[1]

@@ -28,14 +28,14 @@ EXAMPLE = "microgpt explain 'layer0.attn.scores[1,3,2]' emma"
 
 @group(HelpPanel.SHOWN)
 class ElementChoice(Source):
-    """A model, one of its elements and the input: arguments whose form tells which is which."""
+    """The model, the element to explain and the input. `_request` tells which argument is which."""
 
     first: str | None = argument("[MODEL]", "Model file or folder.", show_default="an untrained microGPT")
     second: str | None = argument(
-        "ELEMENT", "Event or parameter with an index: 'layer0.attn.q\\[3,5]', 'logits\\[-1,a]'."
+        "ELEMENT", "Event or parameter with an index, such as 'layer0.attn.q\\[3,5]' or 'logits\\[-1,a]'."
     )
     third: str | None = text_argument()
-    terms: int = option("Number of terms of each sum to list.", default=16, min=1)
+    terms: int = option("Number of terms to list per sum.", default=16, min=1)
     backward: bool = flag("Explain the gradient of the element, by the chain rule.", family=MICROGPT)
 
 
@@ -44,7 +44,7 @@ def explain(
 ) -> None:
     """Write out the arithmetic of one number: its formula, terms, sum and inputs, and where it is used.
 
-    Exit code 0: the result equals the traced value. 1: it does not. 2: there is no such element.
+    Exit code 0: the result equals the traced value. 1: the result differs. 2: there is no such element.
     """
     output.check()
     path, element, text = _request(choice)
@@ -82,7 +82,7 @@ def _page_of_trace(
     context: typer.Context, path: Path | None, model: "LanguageModel", text: str | None,
     result: "Explanation", sections: Sequence["Section"],
 ) -> str:  # fmt: skip
-    """Return the page of the whole trace, opened at the element. The page runs such a model itself."""
+    """Return the page of the trace of a microGPT, opened at the element."""
     from ..render.page.trace_page import trace_page
 
     whole = trace(model, text, values=True, step=True)
@@ -92,23 +92,23 @@ def _page_of_trace(
 
 
 def _request(choice: ElementChoice) -> tuple[Path | None, str, str | None]:
-    """Return the model's path, the element and the text. A first word that is no element names the model."""
+    """Return the model's path, the element and the text. The first word may be the element."""
     path, rest = choice.model, [w for w in (choice.first, choice.second, choice.third) if w is not None]
     if rest and not _is_element(rest[0]):
         path, no_model = model_and_text(rest[0], None, choice.model)
         if no_model is None:
             rest = rest[1:]
         elif len(rest) == 3 or (len(rest) == 2 and _is_element(rest[1])):
-            raise InputError(f"{rest[0] or repr('')}: no such model, in which to explain {rest[1]!r}")
+            raise InputError(f"{rest[0] or repr('')}: no such model; expected [MODEL] ELEMENT [TEXT]")
     if rest and rest[0].startswith("d "):
-        raise InputError(f"{rest[0]!r} is a gradient: name {quoted(rest[0][2:])} and add --backward")
+        raise InputError(f"{rest[0]!r} is a gradient: write {quoted(rest[0][2:])} and add --backward")
     if not rest:
         raise InputError(f"expected an element, for example {EXAMPLE}")
     if len(rest) > 2:
-        raise InputError(f"expected [MODEL] ELEMENT [TEXT], found another argument: {rest[2]!r}")
+        raise InputError(f"expected [MODEL] ELEMENT [TEXT], found a further argument {rest[2]!r}")
     return path, rest[0], rest[1] if len(rest) == 2 else None
 
 
 def _is_element(text: str) -> bool:
-    """Return True if a word has an index or an @, as an element has, and is not the name of a file."""
+    """Return True if a word has an index or an @, as elements have, and no file has this name."""
     return not is_there(text) and ("@" in text or text.endswith("]"))

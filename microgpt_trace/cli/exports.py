@@ -1,4 +1,4 @@
-"""Pages and figures: reads --html and --plot, checks their files before anything runs, and writes them."""
+"""Writes pages and figures. --html and --plot are read and checked before the command computes anything."""
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..render.figures.panel import Picture
     from ..render.sections import Section
 
-# The figures of each command. Its default figure comes first; for a trace without attention it is `stream`.
+# The figures of each command, the default figure first. The default for a production model is `stream`.
 FIGURES = {
     "trace": ("attention", "stream", "lens", "probs", "loss"),
     "explain": ("explanation",),
@@ -32,7 +32,7 @@ FIGURES = {
     "diagnose": ("diagnosis",),
     "timeline": ("timeline", "loss"),
 }
-# The figures that are drawn by name: a module of render.figures, and its function.
+# For each figure, a module of render.figures and the function in it that draws the figure.
 DRAWS = {
     "attention": ("attention", "attention_picture"),
     "stream": ("curves", "stream_picture"),
@@ -45,7 +45,7 @@ SUFFIXES = {"--plot": (".svg", ".png", ".pdf"), "--html": (".html", ".htm")}
 
 
 class Plot(NamedTuple):
-    """A figure to draw: its name (empty for the default figure), its place (after a colon) and its file."""
+    """A figure to draw. `name` is "" for the default figure. `place` is the text after a colon, or ""."""
 
     name: str
     place: str
@@ -56,15 +56,15 @@ class Plot(NamedTuple):
 class Exports:
     """The page and the figures of a result."""
 
-    html: Path | None = option("Write the result as a web page, complete in one file.")
-    plot: list[str] | None = option("Draw the result as .svg, .png or .pdf.", metavar="[NAME=]FILE")
+    html: Path | None = option("Write the result as a web page in one file.")
+    plot: list[str] | None = option("Draw the result in this .svg, .png or .pdf file.", metavar="[NAME=]FILE")
     force: bool = flag("Let --html and --plot overwrite files.")
 
     def check(
         self, command: str, others: Mapping[str, Path | None], reads: Iterable[Path | None] = ()
     ) -> None:
         """Raise InputError for a figure that cannot be drawn or a file that cannot be written. `others` maps
-        options to the other files that are written; `reads` are the files that the command reads."""
+        other options to the files that they write. `reads` are the files that the command reads."""
         targets = [("--plot", plot.path) for plot in self.plots(command)]
         if self.html is not None and self.html != STDOUT:
             targets.append(("--html", self.html))
@@ -81,7 +81,7 @@ class Exports:
             check_installed("matplotlib", "--plot draws with")
 
     def plots(self, command: str) -> list[Plot]:
-        """Read --plot. Raises InputError for a name that is no figure of the command."""
+        """Read --plot. Raises InputError for a figure that the command cannot draw."""
         return [plot_of(text, command) for text in self.plot or ()]
 
     def put_page(self, text: str) -> None:
@@ -93,7 +93,7 @@ class Exports:
             note(f"saved a page to {self.html}")
 
     def write(self, pictures: Sequence[tuple[Path, "Picture"]]) -> None:
-        """Write the figures. All of them are ready by now, so that none is written if one is impossible."""
+        """Write the figures. All figures were drawn before, so if one cannot be drawn, no file is written."""
         if not pictures:
             return
         from ..render.figures.saving import save_picture
@@ -109,11 +109,11 @@ def give(
     figure: Mapping[str, Any] | None = None, beside: Mapping[str, Any] | None = None,
     page: Callable[[Sequence["Section"]], str] | None = None,
 ) -> None:  # fmt: skip
-    """Draw the figures, write the page, then show the result or write its document.
+    """Write the figures and the page, then print the result as text or as JSON.
 
-    `again` returns the command that shows more of a name. `view` holds options for the sections of the
-    result, `figure` for its default figure, and `beside` for the view of its page. `page` makes the page from
-    the sections, in place of the common function.
+    `again(name)` returns the command that shows more of the event `name`. `view`, `figure` and `beside` are
+    the keyword arguments of `sections_of`, `picture_of` and `view_of`. `page`, if it is set, makes the page
+    from the sections in place of `section_page`.
     """
     sections = partial(sections_of, result, **(view or {}))
     pictures = []
@@ -132,13 +132,13 @@ def give(
 
 
 def draw_by_name(figure: str, result: Any, *place: Any) -> "Picture":
-    """Draw a figure of DRAWS."""
+    """Draw a figure that DRAWS names."""
     module, function = DRAWS[figure]
     return getattr(import_module(f"..render.figures.{module}", __package__), function)(result, *place)
 
 
 def plot_of(text: str, command: str) -> Plot:
-    """Read NAME=FILE, NAME:PLACE=FILE or FILE; the name of the file may contain an = too."""
+    """Read NAME=FILE, NAME:PLACE=FILE or FILE. FILE may also contain an =."""
     before, equals, after = text.partition("=")
     name, colon, place = before.partition(":")
     names = {name for figures in FIGURES.values() for name in figures}
@@ -156,5 +156,5 @@ def plot_of(text: str, command: str) -> Plot:
 
 
 def _is_path(text: str) -> bool:
-    """Return True if a text before an = begins the name of a file rather than names a figure."""
+    """Return True if the text before an = is a part of a file name and not the name of a figure."""
     return any(mark in text for mark in "/\\") or "." in text.partition(":")[0]

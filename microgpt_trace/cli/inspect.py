@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 @group(HelpPanel.SHOWN)
 class InspectionOptions(ModelChoice):
-    """A model, and what is shown of its tensors."""
+    """A model, and what to show about its tensors."""
 
-    path: Path | None = argument("[MODEL]", "Model file or folder; the same as --model.")
+    path: Path | None = argument("[MODEL]", "Model file or folder, as for --model.")
     filters: list[str] | None = option(
-        "Show only tensors with this name or glob, such as '*attn_q*'.",
+        "Show only tensors whose name matches this glob, such as '*attn_q*'.",
         "--filter", metavar="GLOB", family=PRODUCTION,
     )  # fmt: skip
     stats: bool = flag("Decode the stored tensors and show their statistics.", family=PRODUCTION)
-    metadata: bool = flag("Show the other metadata of the file.", family=PRODUCTION)
+    metadata: bool = flag("Show the other metadata of the file too.", family=PRODUCTION)
 
 
 def inspect(

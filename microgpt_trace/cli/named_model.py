@@ -1,4 +1,4 @@
-"""Opens the models and the dumps that a command line names."""
+"""Opens the models and dumps that the command line names."""
 
 import os
 from collections.abc import Sequence
@@ -27,17 +27,15 @@ MODEL_SUFFIXES = (".gguf", ".apr", ".safetensors")
 
 @group(HelpPanel.INPUT)
 class Tokens:
-    """The input of the models that run, as token ids."""
+    """The input of the models as token ids."""
 
-    tokens: str | None = option(
-        "Token ids that models read in place of a text, such as 504,3575.", metavar="ID,ID..."
-    )
+    tokens: str | None = option("Token ids to read in place of a text, such as 504,3575.", metavar="ID,ID...")
 
 
 def model_and_text(
     first: str | None, second: str | None, model: Path | None
 ) -> tuple[Path | None, str | None]:
-    """Return the named model and the text. A single argument that names no model is the text."""
+    """Return the path of the model and the text. A single argument is the text unless it names a model."""
     if second is not None:
         return model_before([first or "", second], model), second
     if first is None or not names_a_model(first):
@@ -46,11 +44,11 @@ def model_and_text(
 
 
 def model_before(words: Sequence[str], model: Path | None) -> Path:
-    """Return the model that the first word names. Raises InputError if no such file exists although texts
-    follow, or if --model names a model too."""
+    """Return the path of the model that the first word names. Raises InputError if texts follow and there is
+    no such model, or if --model names a model too."""
     first, *texts = words
     if model is not None:
-        also = " (or one text, found two)" * bool(texts)
+        also = "; quote a text of several words" * bool(texts)
         raise InputError(f"--model {model}: expected one model, found {first} too{also}")
     if texts and not is_there(first):
         order = f"the model comes first: {texts[0]} {first!r}" if names_a_model(texts[0]) else ""
@@ -60,31 +58,32 @@ def model_before(words: Sequence[str], model: Path | None) -> Path:
 
 
 def is_there(text: str) -> bool:
-    """Return True if a word names a file or folder that exists. (pathlib takes "" for the current folder.)"""
+    """Return True if a word names a file or folder that exists. "" names none, although Path("") exists."""
     try:
         return text != "" and Path(text).exists()
-    except (OSError, ValueError):  # too long for a file's name
+    except (OSError, ValueError):  # too long for a file name, or with a null byte
         return False
 
 
 def names_a_model(text: str) -> bool:
-    """Return True if a single argument is a model: one that exists, or a name that only files have."""
+    """Return True if a single argument names a model rather than a text: an existing file or folder, or a
+    name with the extension of a model."""
     path, exists = Path(text), is_there(text)
     if path.suffix or os.sep in text:
         return exists or path.suffix in MODEL_SUFFIXES
-    return exists and is_model(path)  # a file or folder may have a bare word as its name by chance
+    return exists and is_model(path)  # a file may be named like a word of text by chance
 
 
 def model_from(
     path: Path | None, seed: int | None, settings: WeightSettings, samples: bool = False
 ) -> "LanguageModel":
-    """Return the model of the path, or an untrained microGPT with this seed. If the run `samples` tokens, the
-    seed is for them."""
+    """Return the model of the path or, without a path, an untrained microGPT with this seed. `samples` allows
+    a seed with a path, since the run uses the seed to sample tokens."""
     if path is not None:
         if seed is not None and not samples:
-            raise InputError(f"--seed is for an untrained model or for --temperature, but {path} was named")
+            raise InputError(f"--seed is for an untrained model or for --temperature, not for {path}")
         if path == DEFAULT_CHECKPOINT and not is_there(str(path)):
-            hint = "`microgpt train` makes one in a second, or --model names another"
+            hint = "`microgpt train` makes one in a second, or name another model with --model"
             raise FileFormatError(f"{DEFAULT_CHECKPOINT}: no such file in this folder; {hint}")
         return load(path, **settings.load_settings())
     for name in _settings_given(settings):
@@ -95,7 +94,7 @@ def model_from(
 
 
 def microgpt_from(path: Path | None, seed: int | None, bare: WeightSettings) -> "Model":
-    """Return a model as `model_from` does. Raises InputError for a production model."""
+    """Return a microGPT as `model_from` does. Raises InputError for a production model."""
     model = model_from(path, seed, bare)
     if "gradients" not in model.abilities:
         raise InputError(f"{model.origin} is {model.kind}: this command is for a microGPT")
@@ -103,7 +102,7 @@ def microgpt_from(path: Path | None, seed: int | None, bare: WeightSettings) -> 
 
 
 def refuse_other_family(context: typer.Context, model: "LanguageModel") -> None:
-    """Raise InputError for an option that is for the other family of models."""
+    """Raise InputError if an option is only for the other family of models."""
     kinds = context.command.kinds  # type: ignore[attr-defined]
     for name, spelling in parameters_given(context).items():
         family = getattr(kinds[name][1], "family", "")
@@ -112,7 +111,7 @@ def refuse_other_family(context: typer.Context, model: "LanguageModel") -> None:
 
 
 def _settings_given(settings: WeightSettings) -> list[str]:
-    """Return the given options that describe a model file."""
+    """Return the spellings of the settings that the user gave."""
     names = (name for name, value in vars(settings).items() if value)
     return ["--set" if name == "settings" else f"--{name.replace('_', '-')}" for name in names]
 
@@ -122,11 +121,11 @@ class DumpNaming:
     """The names and layouts of the arrays of a dump."""
 
     map_file: Path | None = option(
-        "TOML file that maps our events to the names in the dump: under \\[events], lines such as "
+        "TOML file with the name of each event in the dump. Under \\[events] it has lines such as "
         '"layer{i}.mlp.up" = "up_{i}".', "--map",
     )  # fmt: skip
     layouts: list[str] | None = option(
-        "Order of the axes of some arrays, where their shape does not show it: '*.attn.q=HTD'.",
+        "Order of the axes of arrays whose shape does not show it, such as '*.attn.q=HTD'.",
         "--layout", metavar="GLOB=LETTERS",
     )  # fmt: skip
 
@@ -153,14 +152,14 @@ class DumpNaming:
 
 @dataclass
 class Opener:
-    """Opens models and recordings by their paths, each once."""
+    """Opens models and recordings. A path that is named twice is opened once."""
 
     settings: FileSettings
     names: "NameMap | None" = None
     _opened: dict[str, Any] = field(default_factory=dict)
 
     def open(self, path: Path) -> "LanguageModel | Recording":
-        """Open a model or a recording. Raises FileFormatError for anything else."""
+        """Open a model or a recording. Raises FileFormatError for any other file."""
         key = realpath(path)  # Path.resolve raises RuntimeError for a loop of links
         if key not in self._opened:
             from ..comparison.compared_runs import open_source
@@ -187,11 +186,11 @@ class Opener:
 
 
 def refuse_idle(sides: Sequence[Any], settings: FileSettings, naming: DumpNaming) -> None:
-    """Raise InputError for an option that is for a model or a dump if neither side is one."""
+    """Raise InputError for a model option if no side is a model, or a dump option if no side is a dump."""
     models = [hasattr(side, "family") for side in sides]
     if not any(models):
         for name in _settings_given(settings):
-            raise InputError(f"{name} is for a model, and neither side is one")
+            raise InputError(f"{name} is for a model, and neither side is a model")
     if all(models) and (naming.map_file is not None or naming.layouts):
         name = "--layout" if naming.map_file is None else "--map"
-        raise InputError(f"{name} is for a dump, and neither side is one")
+        raise InputError(f"{name} is for a dump, and neither side is a dump")

@@ -1,4 +1,4 @@
-"""A command as Click parses it: how its values are read and checked before it runs, and how it was typed."""
+"""The commands as Click classes, which check options and keep the command line as it was typed."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ from .output import put_schema
 
 _WORDS = "microgpt_trace.words"
 _WRITES = ("out", "as_json", "plot", "html", "force", "schema")
-# The parameters that say which model reads what.
+# The parameters that choose a model and its input.
 RUN_PARAMETERS = ("model", "seed", "n_head", "bos", "tokens", "rope_pairs", "settings")
 
 
 class Program(TyperGroup):
-    """The commands together; its own options are flags."""
+    """The group of all commands. Its options, such as --version, are flags."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         return [_read_with(param, param.process_value) for param in super().get_params(ctx)]
 
 
 class Command(TyperCommand):
-    """A command whose options are checked against each other before it is called."""
+    """A command. It checks its options before it calls the function."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         return [_read_with(param, partial(self._read, param)) for param in super().get_params(ctx)]
 
     def get_help_option(self, ctx: Any) -> Any:
-        """Return --help in the last panel; without a panel of its own it would stand alone in the first."""
+        """Return --help with the last panel. Otherwise Typer would show it alone in the first panel."""
         option: Any = super().get_help_option(ctx)
         option.rich_help_panel, option.metavar = "Help", ""
         return option
 
     def _read(self, param: Any, ctx: Any, value: str) -> Any:
-        """Return the value of a parameter, in the type of its field. Raises InputError for any other value.
-        (Typer's own conversion loads pydantic, which takes longer than a trace.)"""
+        """Convert the value of a parameter to the type of its field. Raises InputError if that is impossible.
+        (Typer would load pydantic for it, which takes longer than a trace.)"""
         kind, info = self.kinds[param.name]
-        if kind is Path and value == "":  # pathlib takes it for the current folder
+        if kind is Path and value == "":  # Path("") would be the current folder
             raise InputError(f"{_spelling(param)}: expected a file name, found nothing")
         expected, read = _reader(kind, getattr(info, "min", None))
         try:
@@ -55,7 +55,7 @@ class Command(TyperCommand):
 
     @property
     def kinds(self) -> dict[str, tuple[Any, Any]]:
-        """The type of each parameter's value, and its Typer info."""
+        """The type of value and the Typer info of each parameter."""
         kinds: dict[str, tuple[Any, Any]] = self.callback.kinds  # type: ignore[union-attr]
         return kinds
 
@@ -71,7 +71,7 @@ class Command(TyperCommand):
         return super().invoke(ctx)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """Return the usage without the brackets that Typer 0.29 adds: metavars have them where needed."""
+        """Return the usage. Typer 0.29 would put brackets around metavars, which have brackets already."""
         return [
             "[OPTIONS]",
             *(str(param.metavar) for param in self.params if param.param_type_name == "argument"),
@@ -87,8 +87,11 @@ def same_command(
     context: typer.Context, more: Sequence[str], *, without: Collection[str] = (), of: str = "",
     only: Collection[str] | None = None,
 ) -> str:  # fmt: skip
-    """Return this command, or the command `of`, with the given parameters and the options `more`. `without`
-    leaves parameters out, and `only` keeps just these; output files are always left out."""
+    """Return a shell command with the parameters that the user gave and the options `more`.
+
+    `of` is the name of the command, by default this command. `without` lists parameters to leave out. `only`,
+    if it is set, lists the parameters to keep. Output files are always left out.
+    """
     words, options = given_words(context, without=without, only=only)
     return command(of or str(context.info_name), words, [*options, *more])
 
@@ -96,7 +99,7 @@ def same_command(
 def given_words(
     context: typer.Context, *, without: Collection[str] = (), only: Collection[str] | None = None
 ) -> tuple[list[str], list[str]]:
-    """Return the words of the given arguments and of the given options, chosen as in `same_command`."""
+    """Return the arguments and the options that the user gave, selected as in `same_command`."""
     params = {param.name: param for param in context.command.params}
     words: list[str] = []
     options: list[str] = []
@@ -113,18 +116,19 @@ def given_words(
 
 
 def parameters_given(context: typer.Context) -> dict[str, str]:
-    """Return the parameters on the command line, whatever their values, and how each is spelled."""
+    """Return the parameters on the command line with their spellings, also those with a default value."""
     result = {}
     for param in context.command.params:
         source = context.get_parameter_source(param.name or "")
-        empty = context.params.get(param.name or "") in (None, (), [])  # older versions of Click list these
+        # Older versions of Click report empty arguments as given.
+        empty = context.params.get(param.name or "") in (None, (), [])
         if param.name and source is not None and source.name == "COMMANDLINE" and not empty:
             result[param.name] = _spelling(param)
     return result
 
 
 def _read_with(param: Any, read: Callable[[Any, str], Any]) -> Any:
-    """Make a parameter read its text with `read`. Flags, lists and missing values need no reading."""
+    """Make a parameter convert its text with `read`. Flags, lists and missing values are not converted."""
 
     def process_value(ctx: Any, value: Any) -> Any:
         if isinstance(value, str):
@@ -133,7 +137,7 @@ def _read_with(param: Any, read: Callable[[Any, str], Any]) -> Any:
             value = ()
         return value if param.callback is None else param.callback(ctx, param, value)
 
-    if "process_value" not in vars(param):  # once: Click asks for its parameters several times
+    if "process_value" not in vars(param):  # only once, although Click calls get_params several times
         param.process_value = process_value
         if param.param_type_name == "argument":
             param.display_type_rich = lambda ctx: None  # Typer 0.29 would show <str> or <list[str]>
@@ -141,11 +145,11 @@ def _read_with(param: Any, read: Callable[[Any, str], Any]) -> Any:
 
 
 def _reader(kind: Any, least: float | None) -> tuple[str, Callable[[str], Any]]:
-    """Return a description of the values of a type, and a function that reads one or raises ValueError."""
+    """Return words for the valid values, and a function that converts a text or raises ValueError."""
 
     def number(text: str) -> Any:
         value = kind(text)
-        if least is not None and not value >= least:  # NaN fails too
+        if least is not None and not value >= least:  # also rejects NaN
             raise ValueError
         return value
 
@@ -159,7 +163,7 @@ def _reader(kind: Any, least: float | None) -> tuple[str, Callable[[str], Any]]:
 
 
 def _spelling(param: Any) -> str:
-    """Return how a parameter is typed: --out, or the word for an argument in the usage."""
+    """Return the name of a parameter in the usage, such as --out for an option or TEXT for an argument."""
     if param.param_type_name == "option":
         return max(param.opts, key=len)
     return re.sub(r"[][]|[.]{3}", "", param.metavar or param.name.upper())

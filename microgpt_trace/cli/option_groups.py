@@ -1,9 +1,9 @@
-"""Groups of options as dataclasses. A command takes groups, and Typer gets the flat signature that it knows.
-Knows no option.
+"""Groups of options, which are dataclasses. A command takes groups; `flat` gives Typer a signature without
+groups. This module declares no option.
 
-Every start of the program builds these groups. So modules that declare options do without
-`from __future__ import annotations`, whose strings would have to be evaluated first (6 ms of
-`microgpt --help`), and the dataclasses do without == and repr, which nobody uses (4 ms).
+Every start of the program builds the groups, so it must be fast. Modules that declare options do not use
+`from __future__ import annotations`, because evaluating the strings takes 6 ms of `microgpt --help`. The
+dataclasses have neither == nor repr, which saves 4 ms.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ METAVARS: dict[Any, str] = {bool: "", int: "N", float: "NUMBER", str: "TEXT", Pa
 
 
 def group(panel: str = "") -> Callable[[type[Class]], type[Class]]:
-    """Make a class a group of options. They stand in this panel of --help, unless an option names another."""
+    """Make a class a group of options. --help shows them in `panel`, unless an option names another panel."""
 
     def decorate(cls: type[Class]) -> type[Class]:
         dataclass(frozen=True, eq=False, repr=False)(cls)
         for each in fields(cls):  # type: ignore[arg-type]
-            if each.name in cls.__annotations__:  # a base class described its own
+            if each.name in cls.__annotations__:  # the base class has described its own fields
                 _describe(each, panel)
         return cls
 
@@ -38,7 +38,7 @@ def group(panel: str = "") -> Callable[[type[Class]], type[Class]]:
 
 
 def _describe(option: Any, panel: str) -> None:
-    """Complete the info of an option by the name and the type of its field."""
+    """Add the facts that follow from the name and the type of a field to its Typer info."""
     info, kind = option.metadata["info"], value_type(option.type)[0]
     if isinstance(info, ArgumentInfo):
         return
@@ -51,8 +51,9 @@ def _describe(option: Any, panel: str) -> None:
 def option(
     help: str, *names: str, default: Any = None, panel: str = "", family: str = "", **settings: Any
 ) -> Any:
-    """Declare a field of a group as an option. Without `names` it is named after the field. `panel` is its
-    panel of --help, in place of the group's. With `family` it is for models of that family only."""
+    """Declare a field of a group as an option. `names` are the spellings of the option. The default is the
+    name of the field. `panel` replaces the panel of the group. `family` limits the option to models of one
+    family."""
     info: Any = typer.Option(help=help, rich_help_panel=panel, **settings)
     info.param_decls, info.family = names, family
     return field(default=default, metadata={"info": info})
@@ -69,9 +70,9 @@ def argument(metavar: str, help: str, **settings: Any) -> Any:
 
 
 def flat(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the command as Typer reads it, with the fields of each group in the place of the group.
+    """Return the command with a signature that Typer can read: each group is replaced by its fields.
 
-    The order of the parameters and of their fields is the order of --help. `kinds` maps the name of each
+    --help shows the parameters in this order. The attribute `kinds` maps the name of each
     option to the type of its value and to the option's OptionInfo or ArgumentInfo.
     """
     parameters = inspect.signature(command, eval_str=True).parameters.values()
@@ -90,12 +91,12 @@ def flat(command: Callable[..., Any]) -> Callable[..., Any]:
     update_wrapper(with_groups, command)
     with_groups.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
     with_groups.kinds = {each.name: value_type(each.annotation) for each in options}  # type: ignore[attr-defined]
-    with_groups.__annotations__ = {}  # Typer would look at each annotation twice more
+    with_groups.__annotations__ = {}  # otherwise Typer reads each annotation twice more
     return with_groups
 
 
 def _options(parameter: Parameter) -> Iterator[Parameter]:
-    """Yield the fields of a group as parameters, or the parameter itself if it is no group."""
+    """Yield the fields of a group as parameters. Yield a parameter that is not a group unchanged."""
     if not is_dataclass(parameter.annotation):
         yield parameter.replace(kind=Parameter.KEYWORD_ONLY)
         return
@@ -106,8 +107,8 @@ def _options(parameter: Parameter) -> Iterator[Parameter]:
 
 
 def value_type(annotation: Any) -> tuple[Any, Any]:
-    """Return the type of an option's value and its Typer info: Annotated[Path | None, info] gives Path and
-    info, and list[str] gives list and None."""
+    """Return the type of an option's value and its Typer info. For Annotated[Path | None, info] these are
+    Path and info, for list[str] they are list and None."""
     kind, info = annotation, None
     if get_origin(kind) is Annotated:
         kind, info = get_args(kind)

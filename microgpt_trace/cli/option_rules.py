@@ -1,5 +1,5 @@
-"""The table of options that need or exclude other options of a command. A command checks it before it runs.
-An option that is for one family of models says so itself, by `family`."""
+"""Rules about options that need or exclude other options. Every command checks its rules before it runs.
+There is no rule for an option of one family of models: such an option has the attribute `family`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ..errors import InputError
 
 
 class Conflict(NamedTuple):
-    """Options that cannot be combined with any of the options `beside`, where "--a --b" stands for both
-    together. Empty `options` stand for all options except `but_for`."""
+    """The `options` cannot be combined with any option in `beside`. There, "--a --b" means that both are
+    given. If `options` is empty, the rule is about all options except `but_for`."""
 
     options: tuple[str, ...]
     beside: tuple[str, ...]
@@ -29,7 +29,7 @@ class Conflict(NamedTuple):
 
 
 class Needs(NamedTuple):
-    """An option that has no effect without one of some others."""
+    """An option that has no effect without one of the options `one_of`."""
 
     option: str
     one_of: tuple[str, ...]
@@ -43,7 +43,7 @@ class Needs(NamedTuple):
 
 
 _JSON = ("--json", "--jsonl")
-_FORCE = Needs("--force", ("--html", "--plot"), "it lets them overwrite files")
+_FORCE = Needs("--force", ("--html", "--plot"), "--force lets them overwrite files")
 _OF_THE_RUN = (
     "MODEL", "TEXT", "--model", "--tokens", "--seed", "--n-head", "--bos", "--rope-pairs", "--set",
     "--payload",
@@ -51,7 +51,7 @@ _OF_THE_RUN = (
 _OF_EVENTS = ("TEXT", "--tokens", "--positions", "--map", "--layout", "--plot")
 _BANDS = ("--compute", "--calibrate", "--factor", "--atol")
 
-# The rules of each command. Arguments have their names in the usage.
+# The rules of each command. Arguments have the names that the usage shows, such as TEXT.
 RULES: dict[str, tuple[Conflict | Needs, ...]] = {
     "trace": (
         Conflict(
@@ -60,13 +60,13 @@ RULES: dict[str, tuple[Conflict | Needs, ...]] = {
         ),
         Conflict(("--verbose",), ("--validate --json",)),
         Conflict(("--jsonl",), ("--json",)),
-        Needs("--values", _JSON, "it adds arrays to the JSON; --show prints arrays, --save saves them"),
-        Conflict(("--show",), _JSON, "use --layer NAME --values for JSON"),
+        Needs("--values", _JSON, "--values adds arrays to the JSON; --show prints arrays, --save saves them"),
+        Conflict(("--show",), _JSON, "to add arrays to the JSON, use --layer NAME --values"),
         Conflict(("--brief",), _JSON, "a JSON document is always complete"),
-        Needs("--force", ("--save", "--out", "--html", "--plot"), "it lets them overwrite files"),
-        Needs("--html-budget", ("--html",), "it limits the size of that page"),
-        Needs("--target", ("--lens",), "it is the token that --lens follows"),
-        Needs("--temperature", ("--generate",), "it is the sampling temperature"),
+        Needs("--force", ("--save", "--out", "--html", "--plot"), "--force lets them overwrite files"),
+        Needs("--html-budget", ("--html",), "--html-budget limits the size of the page"),
+        Needs("--target", ("--lens",), "--target names the token that --lens follows"),
+        Needs("--temperature", ("--generate",), "--temperature is for sampling tokens"),
         Conflict(("--special",), ("--chat",), "--chat always parses special tokens"),
     ),
     "diff": (
@@ -87,15 +87,15 @@ RULES: dict[str, tuple[Conflict | Needs, ...]] = {
     "attribute": (Conflict(("--top",), ("--json",)), _FORCE),
     "patch": (_FORCE,),
     "timeline": (_FORCE,),
-    "train": (Needs("--trace-every", ("--log",), "it adds traces to the log"),),
+    "train": (Needs("--trace-every", ("--log",), "--trace-every adds traces to the log"),),
     "survey": (
-        Needs("--resume", ("--out",), "it continues the survey in that file"),
+        Needs("--resume", ("--out",), "--out names the survey to continue"),
         Conflict(("--force",), ("--resume",), "--resume always replaces its file"),
-        Needs("--imatrix-output", ("--imatrix",), "it adds a matrix to that file"),
+        Needs("--imatrix-output", ("--imatrix",), "--imatrix names the file to write"),
     ),
 }  # fmt: skip
 
-# The document whose schema a command prints, and the options that choose another document.
+# The document whose schema `COMMAND --schema` prints, and the options that select another document.
 SCHEMAS: dict[str, tuple[str, dict[str, str]]] = {
     "trace": ("trace", {"--validate": "validation", "--jsonl": "trace_line"}),
     "diff": ("diff", {"--weights": "weights", "--prompts": "prompts"}),
@@ -107,12 +107,12 @@ SCHEMAS: dict[str, tuple[str, dict[str, str]]] = {
     "inspect": ("inspect", {}),
 }
 
-# Arguments whose files decide about the schema. With these the command chooses the schema itself.
+# Arguments whose files decide which schema is printed. With them the command itself prints the schema.
 FILES = {"diff": ("A", "B"), "survey": ("MODEL CORPUS",)}
 
-# Options and commands of apr that microgpt does not have, and what does the same here.
+# Options and commands of apr that microgpt does not have, with advice on what to use instead.
 COUNTERPARTS = {
-    "--save-tensor": "use --save-aprt DIR or --save FILE; --layer STAGE selects a stage, --verbose all",
+    "--save-tensor": "use --save-aprt DIR or --save FILE, with --layer STAGE or, for all stages, --verbose",
     "--save-tensor-dir": "use --save-aprt DIR",
     "--save-tensor-layers": "use --save-aprt DIR with --layer, as in --layer 3",
     "--prompt": 'the text needs no option: microgpt trace model.gguf "Paris is"',
@@ -128,7 +128,7 @@ COUNTERPARTS = {
 
 
 def check_combination(command: str, names: Sequence[str]) -> None:
-    """Raise InputError if the given options, by their names, break a rule of the command."""
+    """Raise InputError if the given options break a rule of the command. `names` are their spellings."""
     _, choices = SCHEMAS.get(command, ("", {}))
     schema = Conflict((), ("--schema",), but_for=("--out", *choices, *FILES.get(command, ())))
     for rule in (schema, *RULES.get(command, ())):
@@ -137,15 +137,15 @@ def check_combination(command: str, names: Sequence[str]) -> None:
 
 
 def refuse(names: Mapping[str, str], beside: str, but_for: Collection[str]) -> None:
-    """Raise InputError for a given parameter that cannot be combined with `beside`, which is no option. The
-    parameters `but_for` can."""
+    """Raise InputError if the user gave a parameter that is not in `but_for`. `beside` says what the
+    parameter cannot be combined with, such as "two surveys"."""
     for name, spelling in names.items():
         if name not in but_for:
             raise InputError(f"{_described(spelling)} cannot be combined with {beside}")
 
 
 def requested_schema(command: str, names: Sequence[str]) -> str:
-    """Return the document whose schema to print, or "" without --schema or where files decide about it."""
+    """Return the document whose schema to print. Return "" without --schema, or if files decide."""
     if "--schema" not in names or command not in SCHEMAS or set(FILES.get(command, ())) & set(names):
         return ""
     own, others = SCHEMAS[command]
@@ -153,11 +153,11 @@ def requested_schema(command: str, names: Sequence[str]) -> str:
 
 
 def counterpart(message: str) -> str:
-    """Return advice for an option or a command of apr that an error of Click names, or "" for any other."""
+    """Return advice if an error of Click is about an option or a command of apr, else ""."""
     match = re.match(r"No such (?:option: |command ')([a-z-]+)", message)
     return f"{match[1]}: {COUNTERPARTS[match[1]]}" if match and match[1] in COUNTERPARTS else ""
 
 
 def _described(option: str) -> str:
-    """Return an option as it is spelled, or a noun for an argument."""
+    """Return the spelling of an option, or "a text" or "an argument" for an argument."""
     return option if option.startswith("-") else "a text" if option == "TEXT" else "an argument"

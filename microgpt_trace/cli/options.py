@@ -1,4 +1,4 @@
-"""Options that several commands share, in groups, and functions that read their values."""
+"""Groups of options that several commands share, and functions that convert the values of options."""
 
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ class HelpPanel:
 
 
 PRODUCTION, MICROGPT = "a production model", "a microGPT"  # the families of models
-ABILITIES = {PRODUCTION: "prompts", MICROGPT: "gradients"}  # the ability that only this family has
+ABILITIES = {PRODUCTION: "prompts", MICROGPT: "gradients"}  # an ability that only this family has
 
 Bos = Literal["first", "last"]
 Vocab = Literal["a-z", "data"]
@@ -48,8 +48,8 @@ class Source(ModelChoice):
 
     first: str | None = argument(
         "[MODEL]",
-        "Model: a GGUF, .apr or checkpoint file, or a model folder. A single argument that names no model "
-        "is the text.", show_default="an untrained microGPT",
+        "Model: a GGUF, .apr or checkpoint file, or a model folder. A single argument is the text "
+        "unless it names a model.", show_default="an untrained microGPT",
     )  # fmt: skip
     second: str | None = text_argument()
     tokens: str | None = option(
@@ -70,7 +70,7 @@ class EventChoice:
 
 @group(HelpPanel.METADATA)
 class WeightSettings:
-    """Settings of weights without metadata."""
+    """Settings that a model file without metadata does not store."""
 
     n_head: int | None = option(
         "Number of attention heads of a microGPT without metadata.", min=1, show_default="4"
@@ -80,19 +80,19 @@ class WeightSettings:
     )
 
     def load_settings(self) -> dict[str, Any]:
-        """Return the settings as `load` takes them."""
+        """Return the settings as keyword arguments of `load`."""
         return {**vars(self)}
 
 
 @group(HelpPanel.METADATA)
 class FileSettings(WeightSettings):
-    """Settings that the model file does not state; it may be an .apr file."""
+    """Settings that a model file without metadata or an .apr file does not store."""
 
     rope_pairs: RopePairs | None = option(
-        "How RoPE pairs the channels of q and k, if an .apr file does not say.", family=PRODUCTION
+        "How RoPE pairs the channels of q and k, if an .apr file does not store it.", family=PRODUCTION
     )
     settings: list[str] | None = option(
-        "Setting that an .apr file does not state, such as num_heads=14.",
+        "Setting that an .apr file does not store, such as num_heads=14.",
         "--set", metavar="KEY=VALUE", family=PRODUCTION,
     )  # fmt: skip
 
@@ -101,7 +101,7 @@ class FileSettings(WeightSettings):
 
 
 def settings_of(pairs: list[str]) -> dict[str, Any]:
-    """Read KEY=VALUE pairs. A value that is JSON (a number, true, null) is read as JSON, else it is text."""
+    """Read KEY=VALUE pairs. A value that is valid JSON is read as JSON, any other value as text."""
     settings = {}
     for pair in pairs:
         key, value = key_and_value("--set", "KEY=VALUE", pair)
@@ -115,7 +115,7 @@ def settings_of(pairs: list[str]) -> dict[str, Any]:
 
 
 def key_and_value(option: str, expected: str, text: str) -> tuple[str, str]:
-    """Split KEY=VALUE; the value may be empty. Raises InputError if the key or the = is missing."""
+    """Split KEY=VALUE. The value may be empty. Raises InputError if the key or the = is missing."""
     key, equals, value = text.partition("=")
     if not key or not equals:
         raise InputError(f"{option}: expected {expected}, found {text!r}")
@@ -123,7 +123,7 @@ def key_and_value(option: str, expected: str, text: str) -> tuple[str, str]:
 
 
 def token_ids(text: str | None) -> list[int] | None:
-    """Return the ids of --tokens, or None without the option."""
+    """Return the ids in the value of --tokens, or None if there is no value."""
     return None if text is None else numbers(text, "--tokens", "token ids such as 504,3575")
 
 

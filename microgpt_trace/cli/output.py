@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from os.path import realpath  # which does not mind a loop of links, as Path.resolve does
+from os.path import realpath  # unlike Path.resolve, it accepts a loop of links
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,15 +27,15 @@ _OF_A_MODEL = ("model.safetensors", "model.safetensors.index.json", "tokenizer.j
 
 @group(HelpPanel.SAVING)
 class Output:
-    """The form of a result, and the file that it is written to."""
+    """The form of a result, and the file to write the result to."""
 
     as_json: bool = flag("Print one JSON document.", "--json")
-    out: Path | None = option("Write the result to this file; - is standard output.")
-    schema: bool = flag("Print the JSON Schema of the JSON document, and do nothing else.")
+    out: Path | None = option("File to write the result to. - means standard output.")
+    schema: bool = flag("Print the JSON Schema of the JSON document and run nothing.")
 
     @property
     def target(self) -> Path | None:
-        """The file to write; None is standard output."""
+        """The file to write, or None for standard output."""
         return None if self.out == STDOUT else self.out
 
     def check(self) -> None:
@@ -51,7 +51,7 @@ class Output:
 
 
 def show(sections: Sequence["Section"], out: Path | None, overwrite: bool = False) -> None:
-    """Print the sections on the terminal. A pipe or a file gets them without trailing blanks."""
+    """Print the sections on the terminal, or to a pipe or file without trailing spaces."""
     from ..render.terminal.printing import print_sections
     from ..render.terminal.screen import Screen, text_screen
 
@@ -92,8 +92,8 @@ def check_file(
     option: str, path: Path | None, overwrite: bool, hint: str = "--force overwrites it", *,
     is_own: Callable[[Path], bool] | None = None, own: str = "",
 ) -> None:  # fmt: skip
-    """Raise InputError if the file of an option cannot be written, exists and `overwrite` is not set, or is
-    in the folder of a model. With `is_own`, a file is only overwritten if it is of the kind that `own` names.
+    """Raise InputError if the file of an option cannot be written, or lies in the folder of a model, or
+    exists and `overwrite` is not set. If `is_own` is set, only a file of the kind `own` can be overwritten.
     """
     if path is None:
         return
@@ -105,7 +105,7 @@ def check_file(
 
 
 def _refuse_over_model(option: str, path: Path) -> None:
-    """Raise InputError if the target is a production model or in the folder of one. --force has no say."""
+    """Raise InputError if the target is a production model or in its folder, even with --force."""
     is_model = any(map(_is_model_folder, {path.parent, Path(realpath(path)).parent}))
     if path.is_file():
         with path.open("rb") as file:
@@ -128,20 +128,20 @@ def _is_model_folder(folder: Path) -> bool:
 
 
 def put_schema(name: str, out: Path | None) -> None:
-    """Write the JSON Schema of a kind of document, one of render.documents.schemas.DOCUMENTS. Raises
-    InputError if `out` exists or cannot be written."""
+    """Write the JSON Schema of a document that render.documents.schemas.DOCUMENTS lists. Raises InputError if
+    `out` exists or cannot be written."""
     target = None if out == STDOUT else out
     check_file("--out", target, False, "choose another name")
     put([dump(schema_of_document(name), indent=2) + "\n"], target)
 
 
 def note(text: str) -> None:
-    """Write a remark to stderr, on one line."""
+    """Write a note to stderr, on one line."""
     sys.stderr.write(f"{as_message(text)}\n")
 
 
 def exit_code_of(command: Callable[[], Any]) -> int:
-    """Call the command and return its exit code. However it ends, at most one line is printed."""
+    """Call the command and return its exit code. An error prints at most one line."""
     try:
         code = command()
         sys.stdout.flush()
@@ -167,7 +167,8 @@ def exit_code_of(command: Callable[[], Any]) -> int:
 
 
 def _fail_or_raise(error: Exception) -> int:
-    """Print an error of Click as one line, also of the copy in Typer. Raise any other error: it is a bug."""
+    """Print an error of Click, or of Typer's copy of Click, on one line. Raise any other error: it is a
+    bug."""
     if type(error).__name__ == "Abort":
         return EXIT_CODE
     message = getattr(error, "format_message", None)

@@ -25,12 +25,12 @@ class PatchRuns(ModelChoice):
     """The two runs, the sites that are patched, and the prediction that is measured."""
 
     arguments: list[str] | None = argument(
-        "[MODEL] CLEAN CORRUPT", "Two texts with the same number of tokens, after the model if there is one.",
+        "[MODEL] CLEAN CORRUPT", "A model (optional), then two texts with the same number of tokens.",
         show_default="an untrained microGPT",
     )  # fmt: skip
     pairs: Path | None = option(
-        "File of many pairs. A line has CLEAN and CORRUPT, and may have TARGET and AGAINST, with tabs "
-        "between.",
+        "File with one pair of texts per line. Its columns, separated by tabs, are CLEAN, CORRUPT and, "
+        "optionally, TARGET and AGAINST.",
     )  # fmt: skip
     target: str | None = option(
         "Token that answers the clean text.", metavar="TOKEN",
@@ -41,10 +41,10 @@ class PatchRuns(ModelChoice):
         show_default="the most probable token of the corrupted run", panel=HelpPanel.PREDICTIONS,
     )  # fmt: skip
     position: int = option(
-        "Position of the prediction; -1 is the last.", default=-1, panel=HelpPanel.PREDICTIONS
+        "Position of the prediction. -1 is the last position.", default=-1, panel=HelpPanel.PREDICTIONS
     )
     sites: list[str] | None = option(
-        "Sites to patch: 'layer*.attn.head*', attn_out, layer3.mlp.act@2:5.",
+        "Sites to patch, such as 'layer*.attn.head*', attn_out or layer3.mlp.act@2:5.",
         metavar="SITE", show_default="the residual stream", panel=HelpPanel.INTERVENTIONS,
     )  # fmt: skip
 
@@ -54,7 +54,7 @@ def patch(
 ) -> None:
     """Patch activations of a clean run into a corrupted run, site by site, and show which restore the answer.
 
-    The measure is logit(target) - logit(against): 0 is the corrupted run and 1 the clean run.
+    The measure is logit(target) - logit(against), with 0 for the corrupted run and 1 for the clean run.
 
     Exit code 1: the built-in check failed.
     """
@@ -95,12 +95,12 @@ EXAMPLES = (
 def _model_and_texts(
     arguments: Sequence[str], model: Path | None, pairs: Path | None
 ) -> tuple[Path | None, Sequence[str]]:
-    """Return the model's path, if one is named, and the two texts, or no texts with --pairs."""
+    """Return the path of the model, if one is named, and the two texts. With --pairs there are no texts."""
     count = 2 if pairs is None else 0
     lone_model = len(arguments) == 2 and model_and_text(arguments[0], None, None)[0] is not None
     if len(arguments) == count + 1:
         return model_before(arguments, model), arguments[1:]
     if len(arguments) == count and not lone_model:
         return model, arguments
-    expected = "[MODEL] CLEAN CORRUPT" if count else "no text with --pairs, at most a model"
+    expected = "[MODEL] CLEAN CORRUPT" if count else "at most a model with --pairs"
     raise InputError(f"expected {expected}, found {counted(len(arguments), 'argument')}")

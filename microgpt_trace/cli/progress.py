@@ -1,5 +1,5 @@
-"""Progress of long computations on stderr, as one line that rewrites itself. Nothing is written if stderr is
-not a terminal, or in the first second."""
+"""Shows the progress of long computations on stderr, on one line that is rewritten. Prints nothing if stderr
+is not a terminal, or in the first second."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ AGAIN = 0.1  # seconds between two lines
 
 @contextmanager
 def progress(noun: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield a function that takes the number of steps that are done and the number of all steps."""
+    """Yield a function `report(done, total)` that shows how many of all steps are done."""
     with rewritten_line() as write:
 
         def report(done: int, total: int) -> None:
@@ -31,11 +31,11 @@ def progress(noun: str) -> Iterator[Callable[[int, int], None]]:
 def rated_progress(
     noun: str, count: Callable[[], int | None]
 ) -> Iterator[tuple[Callable[[int, int], None], Callable[[int], None]]]:
-    """Yield two functions. The first takes the number of steps that are done, and the number of those that
-    this run did; the second takes the number of bytes that were read.
+    """Yield two functions. `report(of_all, of_this_run)` takes the number of steps done in all and in this
+    run. `reading(size)` takes the number of bytes read.
 
-    The line shows the steps per second and the time that is left. If `count`, which is called once for the
-    first line, returns no total, it shows the bytes read instead.
+    `count` is called once and returns the total number of steps or None. The line shows the steps per second
+    and the time left or, without a total, the bytes read.
     """
     start, totals = monotonic(), list[int | None]()
     done = now = read = 0
@@ -68,7 +68,8 @@ def rated_progress(
 
 @contextmanager
 def rewritten_line() -> Iterator[Callable[[Callable[[], str]], None]]:
-    """Yield a function that takes a function for the line, and writes the line if it is time for one."""
+    """Yield a function `write(line)`. It prints the text that `line()` returns, at most 10 times per
+    second."""
     on_terminal, due, width = sys.stderr.isatty(), monotonic() + PATIENCE, 0
 
     def write(line: Callable[[], str]) -> None:

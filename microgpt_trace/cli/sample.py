@@ -10,12 +10,12 @@ from .output import note, put
 
 @group(HelpPanel.PREDICTIONS)
 class NamesToSample:
-    """The model, and how names are sampled from it."""
+    """The model, and how to sample names from it."""
 
     model: Path = option("Checkpoint to sample from.", default=DEFAULT_CHECKPOINT, panel=HelpPanel.INPUT)
     count: int = option("Number of names.", "-n", "--count", default=20, min=1)
     temperature: float = option(
-        "NamesToSample temperature. 0 always picks the most likely letter.", default=0.5, min=0.0
+        "Sampling temperature. 0 always picks the most likely letter.", default=0.5, min=0.0
     )
     prefix: str = option("Letters that every name begins with.", default="")
     seed: int = option("Random seed. The same seed gives the same names.", default=42, min=0)
@@ -30,7 +30,7 @@ def sample(*, sampling: NamesToSample, bare: WeightSettings) -> None:
         model, sampling.count, temperature=sampling.temperature, seed=sampling.seed, prefix=sampling.prefix
     )
     put((f"{name}\n" for name in names), None)
-    for text in model.assumed:  # at the end, since a refusal is one line
+    for text in model.assumed:  # last, so that a refused command prints only its error
         note(f"assumed: {text}")
 
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 
 def shown_events(model: LanguageModel, names: Sequence[str]) -> list[str]:
-    """Return the events that are shown, or parts of events. Raises InputError if a parameter has no such
-    part; parts of events are checked when the length of the text is known."""
+    """Return the events and parts of events that --show names. Raises InputError if a parameter has no such
+    part. Parts of events are checked later, when the length of the text is known."""
     events = []
     for site, name in _sites(model, names):
         if name not in model.plan:
@@ -34,7 +34,7 @@ def shown_events(model: LanguageModel, names: Sequence[str]) -> list[str]:
 
 
 def array_sections(result: Trace, model: LanguageModel, names: Sequence[str]) -> Iterator[Section]:
-    """Yield a section for each array, in the order of the names, with its gradient below it."""
+    """Yield a section for each array in the order of `names`. Its gradient comes next."""
     predicted, length = [prediction.position for prediction in result.predictions], len(result.input.tokens)
     for site, name in _sites(model, names):
         part = part_of(model, site, name, length, predicted)
@@ -54,7 +54,7 @@ def array_sections(result: Trace, model: LanguageModel, names: Sequence[str]) ->
 
 
 def _sites(model: LanguageModel, names: Sequence[str]) -> Iterator[tuple[Site, str]]:
-    """Yield each site that is named, with each event and parameter that it stands for."""
+    """Yield each site in `names` with every event and parameter that the site stands for."""
     known = list(dict.fromkeys([*model.hooks.specs, *model.config.shapes()]))
     for site in map(parse_site, names):
         for name in site.names(known):
@@ -62,7 +62,7 @@ def _sites(model: LanguageModel, names: Sequence[str]) -> Iterator[tuple[Site, s
 
 
 def _of_parameter(model: LanguageModel, name: str, part: Part, place: str) -> Selection:
-    """Return the rows of a parameter that are shown; only these are read from a file."""
+    """Return the rows of a parameter to show. Only these rows are read from the model file."""
     shape = model.config.shapes()[name]
     indices = part.indices(shape, range(shape[0]))
     if len(shape) == 1:

@@ -1,4 +1,4 @@
-"""Prepares stdin, stdout and stderr for a command, also if the caller closed some. Knows no command."""
+"""Prepares stdin, stdout and stderr for a command, also if the caller closed one of them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ..errors import ReaderGone
 
 
 class Results(io.TextIOWrapper):
-    """stdout, which raises ReaderGone if its reader has closed the pipe. A BrokenPipeError would make rich
-    and Typer end with exit code 1."""
+    """Standard output. It raises ReaderGone if the reader of a pipe is gone, because a BrokenPipeError would
+    make Rich and Typer exit with code 1."""
 
     def write(self, text: str) -> int:
         try:
@@ -29,7 +29,7 @@ class Results(io.TextIOWrapper):
 
 
 class Notes(io.TextIOWrapper):
-    """stderr, which ignores errors: a note that cannot be written must not stop the work."""
+    """Standard error. It ignores errors: a note that cannot be written must not stop the command."""
 
     def write(self, text: str) -> int:
         with suppress(OSError, ValueError):
@@ -42,15 +42,15 @@ class Notes(io.TextIOWrapper):
 
 
 def prepare() -> None:
-    """Replace the streams by ours. Writing results to a stdout that the caller closed raises OSError."""
+    """Replace the standard streams. If the caller closed stdout, writing results raises OSError."""
     _fill_closed()
     sys.stdout = _over(sys.stdout, 1, Results, line_buffering=sys.stdout is not None and sys.stdout.isatty())
     sys.stderr = _over(sys.stderr, 2, Notes, line_buffering=True)
 
 
 def release() -> None:
-    """Flush the streams, and drop what cannot be written: Python would report it at its end, with an exit
-    code of its own."""
+    """Flush the streams and drop what cannot be written. Otherwise Python would report the failed write at
+    exit, with another exit code."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError, ReaderGone):  # a full disk, a closed stream, or no reader
@@ -60,25 +60,25 @@ def release() -> None:
 
 
 def drop_output() -> None:
-    """Send what is still to be written to stdout to the null device."""
-    with suppress(OSError, ValueError):  # stdout is no file, or closed
+    """Redirect stdout to the null device."""
+    with suppress(OSError, ValueError):  # stdout is closed or not a file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fill_closed() -> None:
-    """Open the null device in the place of closed streams: otherwise the first file that is opened would
-    become stderr, and messages of libraries would go into it."""
+    """Open the null device for each closed stream. Otherwise the first file that is opened would become
+    stderr, and libraries would write their messages into it."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            # takes the lowest free descriptor, which is this one
+            # os.open takes the lowest free descriptor, which is `descriptor`
             os.open(os.devnull, os.O_WRONLY if descriptor == 2 else os.O_RDONLY)
 
 
 def _over(stream: Any, descriptor: int, kind: type[io.TextIOWrapper], line_buffering: bool) -> Any:
-    """Return our stream over Python's own. Any other stream, which a caller put there, is returned as it
-    is."""
+    """Return a stream of the class `kind` in place of a closed stream or a stream of Python. Return any other
+    stream unchanged."""
     if stream is None:
         raw: Any = io.FileIO(descriptor, "w", closefd=False)
         encoding = "utf-8"
@@ -89,6 +89,6 @@ def _over(stream: Any, descriptor: int, kind: type[io.TextIOWrapper], line_buffe
     else:
         return stream
     if not isinstance(raw, io.BufferedWriter):
-        # Unbuffered (python -u), Python does not notice that a full disk took only a part.
+        # With python -u, Python does not notice if a full disk took only a part of the text.
         raw = io.BufferedWriter(raw)
     return kind(raw, encoding=encoding, errors="backslashreplace", line_buffering=line_buffering)

@@ -8,8 +8,8 @@ from .options import FileSettings
 from .output import put_schema
 from .survey_options import SurveyExecution, SurveyScope, SurveySource, SurveyTargets, SurveyTexts
 
-OF_FILES = ("arguments", "as_json", "schema")  # parameters for finished surveys and importance matrices
-OF_SURVEYS = ("out", "imatrix", "imatrix_output", "force", "verbose")  # and further ones for surveys
+OF_FILES = ("arguments", "as_json", "schema")  # allowed with finished surveys and importance matrices
+OF_SURVEYS = ("out", "imatrix", "imatrix_output", "force", "verbose")  # also allowed with finished surveys
 
 
 def survey(
@@ -18,7 +18,7 @@ def survey(
 ) -> None:  # fmt: skip
     """Measure a model over a corpus: channels, heads, layers and losses.
 
-    The result does not depend on how the survey is run: in one process or many, whole or in shards.
+    The result is the same for any number of processes and shards.
     """
     from .survey_run import finished_surveys, named_imatrix, run_survey, show_imatrix, show_surveys
 

@@ -13,9 +13,10 @@ class SurveySource:
 
     arguments: list[str] | None = argument(
         "[MODEL] [CORPUS]...",
-        "A model, then its corpus: files, globs or URLs of text (one per line), .jsonl or .parquet, also as "
-        ".gz or .zst; - is standard input. Or finished surveys, to show or to merge.",
-        show_default="an untrained microGPT, and the names that it trains on",
+        "A model, then its corpus: files, globs or URLs, or - for standard input. A file has one text per "
+        "line or is .jsonl or .parquet, and may be packed as .gz or .zst. Or finished surveys, which are "
+        "shown or merged.",
+        show_default="an untrained microGPT, and the training names",
     )  # fmt: skip
     model: Path | None = option(
         "Model file, checkpoint or model folder.", metavar="PATH", show_default="an untrained microGPT"
@@ -24,55 +25,55 @@ class SurveySource:
 
 @group("Corpus")
 class SurveyTexts:
-    """The texts of the corpus that are read."""
+    """The texts of the corpus to read."""
 
     limit: int | None = option("Read only the first N texts.", min=1)
     sample: int | None = option("Read a random sample of N texts.", min=1)
     seed: int | None = option(
-        "Seed of --sample, or of an untrained microGPT.", min=0, show_default="0 for --sample, else 42"
+        "Seed of --sample or of an untrained microGPT.", min=0, show_default="0 for --sample, else 42"
     )
     max_tokens: int | None = option("Read only the first N tokens of each text.", min=1, family=PRODUCTION)
     chat: bool = flag("Read each text as the message of a chat.", family=PRODUCTION)
-    field: str = option("Field of .jsonl and .parquet that has the text.", default="text", metavar="NAME")
-    skip_bad: bool = flag("Count malformed lines and skip them, in place of stopping.")
+    field: str = option("Name of the .jsonl or .parquet field with the text.", default="text", metavar="NAME")
+    skip_bad: bool = flag("Skip and count malformed lines. Without this option they are errors.")
 
 
 @group("What to measure")
 class SurveyScope:
-    """The events that are measured."""
+    """The events to measure."""
 
     events: list[str] | None = option(
-        "Measure the channels of these events only.",
-        metavar="GLOB", show_default="all but logits, probs and events with a cost of their own",
+        "Measure only the channels of these events.",
+        metavar="GLOB", show_default="all except logits, probs and events that need extra computation",
     )  # fmt: skip
     histograms: list[str] | None = option(
-        "Measure quantiles of the magnitudes of these events.", metavar="GLOB"
+        "Measure quantiles of the absolute values of these events.", metavar="GLOB"
     )
-    top: int = option("Keep the N strongest examples for each unit of an MLP.", default=0, min=0)
+    top: int = option("Keep the N strongest examples of each MLP unit.", default=0, min=0)
 
 
 @group("Execution")
 class SurveyExecution:
     """The processes and machines that run the survey."""
 
-    workers: int = option("Number of worker processes; 0 computes in this process.", default=0, min=0)
+    workers: int = option("Number of worker processes. 0 means that this process computes.", default=0, min=0)
     scheduler: str | None = option(
-        "Address of a Dask cluster. Use only one that you trust: its scheduler can run code here.",
+        "Address of a Dask cluster. Use only a cluster that you trust: its scheduler can run code here.",
         metavar="ADDRESS",
     )  # fmt: skip
     shard: str = option(
-        "Read only the I-th of N shards of the corpus, such as 3/32.", default="1/1", metavar="I/N"
+        "Read only shard I of N shards of the corpus, such as 3/32.", default="1/1", metavar="I/N"
     )
-    resume: bool = flag("Continue the survey in the file of --out.")
+    resume: bool = flag("Continue the survey in the file that --out names.")
 
 
 @group(HelpPanel.SAVING)
 class SurveyTargets(Output):
-    """The files that are written, and what is shown."""
+    """The files to write, and what to show."""
 
     verbose: bool = flag("Show every event, head, token and unit.", "--verbose", "-v", panel=HelpPanel.SHOWN)
     out: Path | None = option(
-        "Save the survey in this file, to show, merge or resume.", metavar="FILE.survey.safetensors"
+        "Save the survey in this file, to show, merge or resume it.", metavar="FILE.survey.safetensors"
     )
     imatrix: Path | None = option("Write an importance matrix for llama.cpp.", metavar="FILE.gguf")
     imatrix_output: bool = flag("Include the output matrix (lm_head) in the importance matrix.")
@@ -80,5 +81,5 @@ class SurveyTargets(Output):
 
     @property
     def target(self) -> None:
-        """The report goes to standard output: --out is the file of the survey itself."""
+        """None: the report goes to standard output, since --out is the file of the survey itself."""
         return None

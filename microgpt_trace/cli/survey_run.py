@@ -43,26 +43,24 @@ from .progress import rated_progress
 if TYPE_CHECKING:
     from .survey_options import SurveyExecution, SurveyScope, SurveySource, SurveyTargets, SurveyTexts
 
-COUNTING = 1.0  # seconds to spend on counting the documents, for the progress line
-LONG = 1 << 22  # bytes of a text on average; longer texts are not counted, since counting holds one in memory
+COUNTING = 1.0  # seconds to spend on counting the documents for the progress line
+LONG = 1 << 22  # texts of more bytes on average are not counted, since counting loads each text
 
 
 def finished_surveys(arguments: Sequence[str]) -> list[Path]:
-    """Return the survey files that are named. Raises InputError if other files stand among them."""
+    """Return the arguments if they are finished surveys. Raises InputError if only some are surveys."""
     paths = [Path(each) for each in arguments if is_there(each) and is_survey(Path(each))]
     if paths and len(paths) < len(arguments):
         other = next(each for each in arguments if Path(each) not in paths)
-        raise InputError(f"{paths[0]} is a survey, but {other} is not: show or merge surveys by themselves")
+        raise InputError(f"{paths[0]} is a survey, but {other} is not: expected only surveys")
     return paths
 
 
 def named_imatrix(arguments: Sequence[str]) -> Path | None:
-    """Return the importance matrix that is named, if one is. Raises InputError for further arguments."""
+    """Return the importance matrix among the arguments, or None. Raises InputError for further arguments."""
     matrices = [Path(each) for each in arguments if each.endswith(".gguf") and is_imatrix(Path(each))]
     if matrices and len(arguments) > 1:
-        raise InputError(
-            f"{matrices[0]}: an importance matrix is shown by itself; leave out the other arguments"
-        )
+        raise InputError(f"{matrices[0]} is an importance matrix: leave out the other arguments")
     return matrices[0] if matrices else None
 
 
@@ -73,11 +71,11 @@ def show_imatrix(path: Path, output: SurveyTargets) -> None:
 
 
 def show_surveys(paths: Sequence[Path], output: SurveyTargets) -> None:
-    """Show one finished survey, or the merge of several."""
+    """Show one finished survey, or merge several surveys and show the result."""
     _check_targets(output)
     surveys = {str(path): read_survey(path) for path in paths}
     if len(surveys) < len(paths):
-        raise InputError(f"{paths[0]}: named twice")
+        raise InputError(f"{next(path for path in paths if paths.count(path) > 1)}: named twice")
     survey = merge_surveys(surveys) if len(surveys) > 1 else surveys[str(paths[0])]
     if output.out is not None:
         write_atomically(output.out, survey_bytes(survey), output.force)
@@ -94,11 +92,11 @@ def run_survey(
     path, corpus = _model_and_corpus(source)
     seed = None if texts.sample is not None else texts.seed
     if path is not None and seed is not None:
-        raise InputError(f"--seed is for an untrained model or for --sample, but {path} was named")
+        raise InputError(f"--seed is for an untrained model or for --sample, not for {path}")
     model = model_from(path, seed, settings)
     if not corpus:
         if "gradients" not in model.abilities:
-            raise InputError(f"{model.origin} needs a corpus: files, globs or URLs of text, or -")
+            raise InputError(f"{model.origin} needs a corpus: files, globs, URLs, or - for standard input")
         corpus = (str(default_data()),)
     selection = CorpusSelection(
         corpus, texts.field, texts.limit, texts.sample, texts.seed or 0, texts.skip_bad
@@ -123,14 +121,14 @@ def run_survey(
 
 
 def _model_and_corpus(source: SurveySource) -> tuple[Path | None, tuple[str, ...]]:
-    """Return the model's path, if a model is named, and the files of the corpus."""
+    """Return the path of the model, if one is named, and the files of the corpus."""
     first, *others = source.arguments or [""]
     is_one = Path(first).suffix in MODEL_SUFFIXES or (is_there(first) and is_model(Path(first)))
     named = source.model is None and is_one and names_a_model(first)
     model, corpus = (Path(first), others) if named else (source.model, source.arguments or [])
     for each in corpus:
         if is_there(each) and is_model(Path(each)):
-            raise InputError(f"{each}: expected a file of the corpus, found a model; name one model, first")
+            raise InputError(f"{each}: expected a file of the corpus, found a model")
     return model, tuple(corpus)
 
 
@@ -142,7 +140,7 @@ def _shard(text: str) -> tuple[int, int]:
 
 
 def _count(selection: CorpusSelection, shards: int) -> int | None:
-    """Count the documents of one shard, or return None if counting them takes long."""
+    """Return the number of documents in one shard, or None if counting them takes too long."""
     if any(source == "-" or "://" in source for source in selection.sources):
         return None
     count, until = 0, monotonic() + COUNTING
@@ -154,13 +152,13 @@ def _count(selection: CorpusSelection, shards: int) -> int | None:
     try:
         for _ in Corpus(selection, check):
             count += 1
-    except MicrogptError:  # the survey itself reports a malformed text
+    except MicrogptError:  # slow counting, or a malformed text that the survey will report
         return None
     return -(-count // shards)
 
 
 def _check_targets(output: SurveyTargets, resume: bool = False) -> None:
-    """Raise InputError for a file that cannot be written."""
+    """Raise InputError for an output file that cannot be written."""
     check_apart([("--out", output.out), ("--imatrix", output.imatrix)])
     hint = "--force overwrites it, --resume continues it"
     check_file("--out", output.out, output.force or resume, hint, is_own=is_survey, own="a survey")
@@ -169,7 +167,7 @@ def _check_targets(output: SurveyTargets, resume: bool = False) -> None:
 
 @contextmanager
 def _note_when_interrupted(out: Path | None, resume: bool) -> Iterator[None]:
-    """Turn a signal to end into KeyboardInterrupt. Then note how much the survey's file holds."""
+    """Stop on a signal, and print how many texts the survey's file holds."""
 
     def stop(number: int, frame: object) -> NoReturn:
         raise KeyboardInterrupt
@@ -196,6 +194,6 @@ def _give(survey: Survey, output: SurveyTargets) -> None:
     if output.imatrix is not None:
         write_imatrix(output.imatrix, imatrix_of(survey, output.imatrix_output), output.force)
         if not survey.whole:
-            note(f"{output.imatrix} is made from a part of the corpus, like the survey.")
+            note(f"The survey and {output.imatrix} cover only a part of the corpus.")
     report = report_of(survey)
     output.give(report, partial(survey_sections, report, verbose=output.verbose, file=output.out))

@@ -14,7 +14,7 @@ from .output import Output, note
 
 @group(HelpPanel.SHOWN)
 class LogChoice:
-    """A log, and the events that are shown."""
+    """A log, and the events to show."""
 
     log: Path | None = argument("LOG.jsonl", "Log that `microgpt train --log FILE --trace-every N` wrote.")
     event: list[str] | None = option(
@@ -27,7 +27,7 @@ class TimelineExports(Exports):
     """The page and the figures of a timeline."""
 
     plot: list[str] | None = option(
-        "Draw timeline or loss as .svg, .png or .pdf, such as loss=loss.svg.",
+        "Draw the figure timeline or loss in this .svg, .png or .pdf file, such as loss=loss.svg.",
         metavar="[NAME=]FILE", show_default="timeline",
     )  # fmt: skip
 
@@ -48,7 +48,7 @@ def timeline(context: typer.Context, *, choice: LogChoice, output: Output, expor
         context, shown, output, exports, str(log),
         lambda name: same_command(context, ["--event", name], without=["event"]), view=curves, figure=curves,
     )  # fmt: skip
-    for text in whole.notes:  # at the end, since a refusal is one line
+    for text in whole.notes:  # last, so that a refused command prints only its error
         note(text)
 
 

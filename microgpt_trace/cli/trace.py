@@ -63,7 +63,7 @@ def trace(
         options |= {"text": text, "time": shown.time, "interventions": changes}
         result = _run(context, path, Request(model, shown, written, exports), options)
         _exit_if_wrong(result, checks.fail_on is not None)
-    if shown.payload:  # at the end, since a refusal is one line
+    if shown.payload:  # last, so that a refused command prints only its error
         note("--payload has no effect: every trace runs the forward pass.")
 
 
@@ -77,7 +77,7 @@ EXAMPLES = (
 
 
 def _check_files(written: Written, exports: TraceExports, model: Path | None) -> None:
-    """Raise InputError for a file that cannot be written, before anything is loaded."""
+    """Raise InputError for an output file that cannot be written. Called before the model is loaded."""
     targets = {"--save": written.save, "--out": written.target, "--save-aprt": written.save_aprt}
     exports.check("trace", targets, [model])
     check_file("--save", written.save, exports.force)
@@ -112,8 +112,8 @@ def _run(context: typer.Context, path: Path | None, request: Request, options: d
 
 
 def _exit_if_wrong(result: "Trace", fail_on_anomaly: bool) -> None:
-    """Exit with code 1 if a check failed or the gate found an anomaly. Note the rules that the gate could not
-    evaluate, since they do not fail the gate."""
+    """Exit with code 1 if a check failed, or if --fail-on is set and there is an anomaly. --fail-on also
+    prints the rules that could not be evaluated, which do not change the exit code."""
     if fail_on_anomaly:
         unjudged = (anomaly for anomaly in result.anomalies if anomaly.found is None)
         for reason, rules in groupby(unjudged, key=lambda anomaly: anomaly.detail):
@@ -127,7 +127,7 @@ def _validate(
     model: "LanguageModel", shown: Shown, written: Written, overwrite: bool, text: str | None,
     tokens: list[int] | None,
 ) -> None:  # fmt: skip
-    """Show for each event whether the computation uses it; exit with code 1 if it does not use one."""
+    """Show for each event whether the computation uses it. Exit with code 1 if the validation fails."""
     from ..tracing.validation import validate
 
     with progress("layer") as report:
@@ -187,7 +187,7 @@ def _attention_weights(request: Request, names: list[str]) -> "Iterator[dict[tup
     from ..render.trace.attention import MOST
 
     def keep(event: "TraceEvent", value: "Array") -> None:
-        if value.shape[-1] <= MOST and (event.phase, event.name) not in kept:  # not those of a continuation
+        if value.shape[-1] <= MOST and (event.phase, event.name) not in kept:  # no generated token
             kept[event.phase, event.name] = value.copy()
 
     with request.model.hooks.subscribe(keep, *events):
@@ -196,7 +196,7 @@ def _attention_weights(request: Request, names: list[str]) -> "Iterator[dict[tup
 
 @contextmanager
 def _layer_progress(model: "LanguageModel", passes: int) -> Iterator[None]:
-    """Report progress on stderr: each layer of one pass, or each pass of several, one per token."""
+    """Report progress on stderr. A single pass counts layers, several passes count tokens."""
     done, layers = 0, model.config.n_layer
     noun, total, each = ("layer", layers, 1) if passes == 1 else ("token", passes, layers)
     with progress(noun) as report:

@@ -1,4 +1,4 @@
-"""The options of `trace`, and the one selection of events that is shown, written as JSON and saved."""
+"""The options of `trace`. A `Request` selects the events to show, to write as JSON and to save."""
 
 import re
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @group(HelpPanel.INPUT)
 class TraceSource(Source):
-    """The model, and how its input is read."""
+    """The model and its input, and how to read the input."""
 
     seed: int | None = option(
         "Seed of the untrained microGPT, or of sampling with --temperature.", min=0, show_default="42"
@@ -43,14 +43,14 @@ class TraceSource(Source):
 
 @group(HelpPanel.SHOWN)
 class Shown(EventChoice):
-    """The events and arrays that are shown."""
+    """The events and arrays to show."""
 
     verbose: bool = flag("Show every event with its full statistics, layer by layer.", "--verbose", "-v")
     layers: str | None = option(
         "Show only these layers, such as 3-5 or 0,7.", metavar="LIST", family=PRODUCTION
     )
     show_names: list[str] | None = option(
-        "Print this tensor or parameter in full, or a part of it: NAME[1], NAME[3,0:8].",
+        "Print this event or parameter in full, or a part of it, such as NAME[1] or NAME[3,0:8].",
         "--show", metavar="NAME",
     )  # fmt: skip
     brief: bool = flag("Print tables without explanations, and the self-check on one line.")
@@ -60,7 +60,7 @@ class Shown(EventChoice):
 
 @group(HelpPanel.PREDICTIONS)
 class PredictionOptions:
-    """The predictions that are computed and shown."""
+    """The predictions to compute and to show."""
 
     top_k: int | None = option(
         "Number of predicted tokens to show per position.",
@@ -72,7 +72,7 @@ class PredictionOptions:
     )  # fmt: skip
     lens: bool = flag("Show the top tokens after every layer (logit lens).", family=PRODUCTION)
     target: str | None = option(
-        "Follow this token through --lens, also after each attention: its text, ␣ for a space, or #ID.",
+        "Token to follow with --lens, also after attention. Write its text, with ␣ for a space, or #ID.",
         metavar="TOKEN", family=PRODUCTION,
     )  # fmt: skip
     generate: int | None = option("Continue the text by this many tokens.", min=1, family=PRODUCTION)
@@ -92,16 +92,16 @@ class Backward:
 
 @group(HelpPanel.SAVING)
 class Written(Output):
-    """The files and documents that are written."""
+    """The files and documents to write."""
 
     as_jsonl: bool = flag("Print one JSON record per line.", "--jsonl")
-    values: bool = flag("Add arrays to the JSON: those that --save would save.")
+    values: bool = flag("Include in the JSON the arrays that --save would save.")
     save: Path | None = option(
-        "Save arrays as safetensors: those of the overview, of all events with --verbose, or of the events "
-        "that --layer names.",
+        "Save the arrays of the overview as a safetensors file. --verbose saves the arrays of all events, "
+        "--layer only the arrays of the events that it names.",
     )  # fmt: skip
     save_aprt: Path | None = option(
-        "Save the events that are apr stages as APRT dumps in a new folder.", metavar="DIR"
+        "Save the events that are also apr stages as APRT dumps in a new folder.", metavar="DIR"
     )
 
     @property
@@ -114,11 +114,12 @@ class TraceExports(Exports):
     """The page and the figures of a trace."""
 
     plot: list[str] | None = option(
-        "Draw attention, attention:layer3.head0, stream, lens, probs or loss as .svg, .png or .pdf: "
-        "lens=lens.svg.", metavar="[NAME=]FILE", show_default="attention, or stream for a production model",
+        "Draw a figure in this .svg, .png or .pdf file, such as lens=lens.svg. NAME is attention, "
+        "attention:layer3.head0, stream, lens, probs or loss.",
+        metavar="[NAME=]FILE", show_default="attention, or stream for a production model",
     )  # fmt: skip
     html_budget: float | None = option(
-        "Largest size of the --html page in megabytes.",
+        "Maximum size of the --html page in megabytes.",
         min=0.5, metavar="MB", show_default="2", family=PRODUCTION,
     )  # fmt: skip
     force: bool = flag("Let --save, --out, --html and --plot overwrite files.")
@@ -126,43 +127,43 @@ class TraceExports(Exports):
 
 @group(HelpPanel.INTERVENTIONS)
 class Interventions:
-    """Values that are replaced while the model runs."""
+    """Values to replace while the model runs."""
 
     ablate: list[str] | None = option(
-        "Replace an event or a head by zeros. NAME@3 is its position 3, NAME@3:5 is channel 5 of that "
-        "position.", metavar="NAME",
+        "Replace an event or a head by zeros. NAME@3 replaces only position 3, NAME@3:5 only channel 5 of "
+        "that position.", metavar="NAME",
     )  # fmt: skip
     ablate_mean: list[str] | None = option(
         "Replace an event or a head by its mean over the positions.", metavar="NAME"
     )
     scale: list[str] | None = option(
-        "Multiply an event by a number. If --add names the event too, multiply what is added.",
+        "Multiply an event by a number. If --add names the event, multiply the added array.",
         metavar="NAME=NUMBER",
     )  # fmt: skip
     patch: list[str] | None = option(
         "Replace an event by its value in a saved trace or another dump.", metavar="NAME=FILE"
     )
     add: list[str] | None = option(
-        "Add an array to an event, or one row to each of its positions.", metavar="NAME=FILE"
+        "Add an array to an event. An array with one row is added at every position.", metavar="NAME=FILE"
     )
 
 
 @group("Checks")
 class Checks:
-    """Checks that are run on request, and the exit code."""
+    """Checks to run, and the exit code."""
 
     validate: bool = flag(
-        "Check that the computation uses each event: replace its value and measure what changes."
+        "Check that the computation uses every event: replace each event and measure what changes."
     )
     fail_on: Literal["anomaly"] | None = option("Exit with code 1 if an anomaly is found.", family=PRODUCTION)
-    recheck: bool = flag("Run the model again without observers and compare the results.", family=PRODUCTION)
+    recheck: bool = flag("Run the model again without tracing and compare the results.", family=PRODUCTION)
 
 
 def run_options(
     model: "LanguageModel", source: TraceSource, predictions: PredictionOptions, backward: Backward,
     checks: Checks,
 ) -> dict[str, Any]:  # fmt: skip
-    """Return the options for `tracing.trace` that the user set. Raises InputError for a malformed list."""
+    """Return the keyword arguments of `tracing.trace`. Raises InputError for a malformed list."""
     if "prompts" not in model.abilities:
         return {"top_k": predictions.top_k, **vars(backward)}
     options = vars(predictions) | {
@@ -173,7 +174,7 @@ def run_options(
 
 
 def interventions_of(options: Interventions, model: "LanguageModel") -> "list[Intervention]":
-    """Return the interventions in the order in which they are made: patch, add, scale, ablate. Raises
+    """Return the interventions in the order in which they act: patch, add, scale, ablate. Raises
     InputError for a malformed option or file."""
     if not any(vars(options).values()):
         return []
@@ -184,7 +185,7 @@ def interventions_of(options: Interventions, model: "LanguageModel") -> "list[In
     names = list(model.plan)
 
     def place_of(target: str) -> tuple[object, ...]:
-        """Return the place that a target names, which is equal for all spellings of the place."""
+        """Return the place that a target names. Two spellings of one place give equal results."""
         site = parse_site(target)
         return tuple(site.names(names)), site.position, site.channel, site.index
 
@@ -221,7 +222,7 @@ def _number(name: str, text: str) -> float:
 
 @dataclass(frozen=True)
 class Request:
-    """The model, and what the user asked to see and to write."""
+    """The model, and what the user asked to see and to save."""
 
     model: "LanguageModel"
     shown: Shown
@@ -230,13 +231,12 @@ class Request:
 
     @cached_property
     def layers(self) -> list[int]:
-        """The layers of --layers; without the option, none."""
+        """The layers that --layers names, or [] without --layers."""
         return layers_of(self.shown.layers, self.model.config.n_layer)
 
     def selected(self, verbose: bool = False) -> list[str]:
-        """Return the events that --layer names, else the events of the overview. With --verbose or `verbose`,
-        return all events but those that cost a computation of their own. --layers limits the result to its
-        layers."""
+        """Return the events that --layer names, or the events of the overview. --verbose or `verbose` adds to
+        the overview all events that need no extra computation. --layers drops the events of other layers."""
         verbose = verbose or self.shown.verbose
         specs = self.model.hooks.specs
         by_name = self.shown.layer and select_names(self.shown.layer, list(specs))
@@ -249,7 +249,7 @@ class Request:
         raise InputError("--layers: these layers have none of the events that --layer names")
 
     def kept(self, result: "Trace", verb: str, where: str = "") -> str:
-        """Say how many arrays were kept, and which options keep more."""
+        """Return words on the number of kept arrays, such as "5 of 9 arrays; --verbose saves 9"."""
         count = len(result)
         if self.shown.layer:
             return f"{counted(count, 'array')}{where}"
@@ -270,7 +270,7 @@ class Request:
 
 
 def with_stages(model: "LanguageModel", names: list[str]) -> list[str]:
-    """Return the names that are stages of apr. Raises InputError if there is none."""
+    """Return the names of events that are also stages of apr. Raises InputError if there is none."""
     stages = [glob_pattern(glob) for globs in ALIASES.values() for glob in globs]
     if result := [name for name in names if any(stage.fullmatch(name) for stage in stages)]:
         return result
@@ -286,7 +286,7 @@ def layers_of(text: str | None, count: int) -> list[int]:
             raise InputError(f"--layers: expected a list such as 3-5 or 0,7, found {text!r}")
         first, last = int(bounds[1]), int(bounds[2] or bounds[1])
         if last < first:
-            raise InputError(f"--layers {text}: expected a first and a last layer, found {part}")
+            raise InputError(f"--layers {text}: expected the lower layer first, found {part}")
         if last >= count:
             raise InputError(f"--layers {text}: this model has layers 0 to {count - 1}")
         layers += range(first, last + 1)

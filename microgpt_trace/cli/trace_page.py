@@ -1,4 +1,4 @@
-"""The page of a trace, which holds more of the run than the user asked to see, and the figures of a trace."""
+"""Makes the page and the figures of a trace. The page holds more values than the user asked to see."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..tracing.result import Trace
     from .trace_options import Request
 
-OF_PRODUCTION = ("stream", "lens")  # figures that the trace of a microGPT cannot draw
+OF_PRODUCTION = ("stream", "lens")  # figures that only exist for a production model
 
 
 def traced_for_page(
@@ -31,7 +31,7 @@ def traced_for_page(
 ) -> tuple[Trace, Mapping[str, Held], Trace]:
     """Return the trace that the page shows, the arrays recorded for the page, and the requested trace.
 
-    The page of a microGPT shows all gradients; that of a production model shows what it has room for."""
+    The page of a microGPT shows all gradients. The page of a production model shows as many arrays as fit."""
     from ..render.page.recorder import PageRecorder
     from ..tracing.collector import narrowed
 
@@ -56,7 +56,7 @@ def write_page(
     context: typer.Context, path: Path | None, request: Request, whole: Trace,
     recorded: Mapping[str, Held], requested: Trace,
 ) -> None:  # fmt: skip
-    """Write the page: the requested sections as text, and everything that was recorded to look at."""
+    """Write the page. It has the requested sections as text, and the recorded arrays."""
     from ..render.page.trace_page import trace_page
 
     model, shown = request.model, request.shown
@@ -69,9 +69,10 @@ def write_page(
 def explain_command(
     context: typer.Context, path: Path | None, model: LanguageModel, whole: Trace
 ) -> dict[str, Any]:
-    """Return the parts of a command that explains an element: the words before and after the element."""
+    """Return the words before the element in an `explain` command, the text and the options."""
     prompted = "prompts" in model.abilities
-    other = ("model", "tokens") if path is None else ("model", "tokens", "seed")  # a seed of --temperature
+    # With a model file, --seed is for sampling, which `microgpt explain` does not do.
+    other = ("model", "tokens") if path is None else ("model", "tokens", "seed")
     only = [name for name in RUN_PARAMETERS if name not in other]
     after = list(map(quoted, given_words(context, only=only)[1]))
     if prompted:
@@ -83,8 +84,8 @@ def explain_command(
 def arrays_of_figures(
     exports: Exports, model: LanguageModel, options: dict[str, Any], layers: Sequence[int]
 ) -> list[str]:
-    """Return the events whose arrays the figures need. Raises InputError for a figure that this model or this
-    run does not have."""
+    """Return the events whose arrays the figures need. Raises InputError for a figure that this model or
+    this run cannot have."""
     needed = []
     for plot in exports.plots("trace"):
         name = plot.name or _default_figure(model)
@@ -107,7 +108,7 @@ def arrays_of_figures(
 def figures(
     exports: Exports, model: LanguageModel, result: Trace, layers: Sequence[int]
 ) -> Iterator[tuple[Path, Picture]]:
-    """Draw the figures and yield them with their files. --layers limits the figure of attention too."""
+    """Draw the figures and yield them with their files. --layers also limits the attention figure."""
     for plot in exports.plots("trace"):
         name, place = plot.name or _default_figure(model), tuple[Any, ...]()
         if name == "attention":

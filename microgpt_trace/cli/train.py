@@ -23,7 +23,7 @@ class Training:
     )
     steps: int | None = option("Number of Adam steps.", min=1, show_default="5000")
     batch_size: int | None = option("Number of names per step.", min=1, show_default="1")
-    lr: float | None = option("Initial learning rate; it falls to 0.", show_default="0.01")
+    lr: float | None = option("Initial learning rate. It falls to 0 during training.", show_default="0.01")
     seed: int | None = option(
         "Seed of the initial weights and of the order of the names.", min=0, show_default="42"
     )
@@ -33,21 +33,21 @@ class Training:
 class Shape:
     """The vocabulary and the dimensions of a new model."""
 
-    vocab: Vocab | None = option("Characters: a to z, or those in the data.", show_default="a-z")
+    vocab: Vocab | None = option("Characters: a to z, or all characters in the data.", show_default="a-z")
     n_layer: int | None = option("Number of layers.", min=1, show_default="1")
     n_embd: int | None = option("Width of the residual stream.", min=1, show_default="16")
     n_head: int | None = option("Number of attention heads per layer.", min=1, show_default="4")
     block_size: int | None = option(
-        "Longest context: a name may have one character less.", min=1, show_default="16"
+        "Number of positions. The longest possible name has one character less.", min=1, show_default="16"
     )
 
 
 @group(HelpPanel.SAVING)
 class Checkpoint:
-    """The checkpoint, and when it is saved."""
+    """The checkpoint, and when to save it."""
 
     out: Path | None = option("Checkpoint to write.", show_default=str(DEFAULT_CHECKPOINT))
-    resume: Path | None = option("Continue training a checkpoint, bit for bit as if it had not stopped.")
+    resume: Path | None = option("Continue training this checkpoint, bit for bit like a run without a stop.")
     force: bool = flag("Overwrite an existing checkpoint or log.")
     autosave: float = option(
         "Time between saves of the checkpoint.", default=30.0, min=0.0, metavar="SECONDS"
@@ -74,7 +74,7 @@ def train(*, training: Training, shape: Shape, checkpoint: Checkpoint, record: R
     with ExitStack() as stack:
         _check_targets(target, log, data, resume, checkpoint.force)
         stack.enter_context(hold(target, *([] if log is None else [log])))
-        # again, now that no other run can change the files
+        # Check again, because from here on no other run can change the files.
         _check_targets(target, log, data, resume, checkpoint.force)
         file = OwnFile(target, checkpoint.force)
         from ..timeline.log_writing import TrainingLog
@@ -101,14 +101,14 @@ EXAMPLES = (
 
 
 def _options_given(options: Training | Shape, but_for: str) -> dict[str, Any]:
-    """Return the options that were given, by the names of the fields of Schedule or Config."""
+    """Return the options that the user gave as keyword arguments of Schedule or Config."""
     return {name: value for name, value in vars(options).items() if value is not None and name != but_for}
 
 
 def _check_targets(
     target: Path, log: Path | None, data: Path | None, resume: Path | None, force: bool
 ) -> None:
-    """Raise InputError if the checkpoint or the log would replace something else."""
+    """Raise InputError if the checkpoint or the log would overwrite another file."""
     resumes_target = resume is not None and resume.exists() and target.exists() and target.samefile(resume)
     hint = f"--force overwrites it, --resume {quoted(str(target))} continues it"
     check_apart([("--out", target), ("--log", log)], [data])

@@ -40,10 +40,8 @@ if TYPE_CHECKING:
 
 WATCHED = "emma"
 SAMPLES = 20
-WINDOW = 100  # steps whose mean loss the progress line shows
-PATIENCE = (
-    1.0  # seconds in which a second signal is ignored: a wrapper may forward the Ctrl-C of the terminal
-)
+WINDOW = 100  # number of last steps in the mean loss of the progress line
+PATIENCE = 1.0  # seconds to ignore a second signal, since a wrapper may repeat the Ctrl-C of the terminal
 
 
 def new_trainer(
@@ -85,8 +83,8 @@ def resumed_trainer(
     documents = Documents.fit(lines, model.tokenizer, model.config.block_size)
     if documents.fingerprint != state.data:
         raise InputError(
-            f"{path}: trained on other data, expected the hash {state.data}, found {documents.fingerprint}; "
-            "name its data with --data"
+            f"{path} was trained on other data: expected the hash {state.data}, found "
+            f"{documents.fingerprint}; name the data of the checkpoint with --data"
         )
     return Trainer(model, documents, state.schedule)
 
@@ -96,8 +94,9 @@ def _tokenizer(vocab: Vocab | None, lines: list[str]) -> Tokenizer:
 
 
 def watched_name(trainer: Trainer, name: str | None, log: Path | None) -> str:
-    """Return the name to trace and report on: `name`, else the name in a log that is continued, else emma, or
-    the first name of the data if emma does not fit. Raises InputError if `name` does not fit."""
+    """Return the name to trace and to show in the report. The default is the name in a log that is
+    continued, or else emma, or the first name of the data if the model cannot read emma. Raises
+    InputError if the model cannot read `name`."""
     if name is None and log is not None:
         name = watched_before(log)
     if name is not None:
@@ -108,10 +107,10 @@ def watched_name(trainer: Trainer, name: str | None, log: Path | None) -> str:
 
 
 class Interrupts:
-    """Remembers signals that ask to end (Ctrl-C, a shutdown, a closed terminal), so that the run ends between
-    two steps. Half a step could not be resumed bit for bit.
+    """Remembers signals that ask the run to stop (Ctrl-C, a shutdown, a closed terminal). The run then stops
+    between two steps, because a run that stops within a step cannot be resumed bit for bit.
 
-    A second signal, some time later, interrupts the step, unless the run is being saved.
+    A second signal after PATIENCE seconds stops the run within the step, unless the run is being saved.
     """
 
     def __init__(self) -> None:
@@ -130,22 +129,23 @@ class Interrupts:
 def train_and_report(
     trainer: Trainer, file: OwnFile, watched: str, records: TrainingLog | None, autosave: float
 ) -> None:
-    """Train to the last step or a signal, save, and print the report. Raises DivergedError, and RunError if
-    a file cannot be written."""
+    """Train to the last step or a signal, save, and print the report. Raises DivergedError if the training
+    diverges, and RunError if a file cannot be written."""
     start, losses, interrupts = trainer.done, list[float](), Interrupts()
     failed: LogError | None = None
     with ExitStack() as stack:
-        stack.enter_context(handled(interrupts.remember))  # before there is a log
+        stack.enter_context(handled(interrupts.remember))  # a signal must not leave a log half open
         if records is not None:
             stack.enter_context(records)
-        for text in trainer.documents.notes:  # only now, since a refusal is one line
+        # Print the notes after the log is open: a refused run prints only its error.
+        for text in trainer.documents.notes:
             note(text)
         before = _measured(trainer, watched)
         start_time = monotonic()
         report = stack.enter_context(rewritten_line())
         try:
             _steps(trainer, file, records, report, losses, interrupts, autosave)
-        except LogError as error:  # between two steps, so that the run can be saved
+        except LogError as error:  # raised between two steps: the checkpoint can be saved
             failed = error
         interrupts.saving = True
         _save(trainer, file, records)
@@ -162,7 +162,7 @@ def _steps(
     trainer: Trainer, file: OwnFile, records: TrainingLog | None, report: Callable[[Callable[[], str]], None],
     losses: list[float], interrupts: Interrupts, autosave: float,
 ) -> None:  # fmt: skip
-    """Take the steps until the last one or the first signal, and save every `autosave` seconds."""
+    """Train until the last step or the first signal, and save every `autosave` seconds."""
     total, saved, last = trainer.schedule.steps, 0, monotonic()
     start_time, write = last, None if records is None else records.add
 
@@ -193,7 +193,7 @@ def _steps(
 
 
 def _autosave(trainer: Trainer, file: OwnFile, records: TrainingLog | None) -> int | None:
-    """Save and return the step. If that fails, write a note and return None: the disk may have room later."""
+    """Save and return the step. If saving fails, print a note and return None: a later save may succeed."""
     try:
         _save(trainer, file, records)
     except LogError:
@@ -205,9 +205,9 @@ def _autosave(trainer: Trainer, file: OwnFile, records: TrainingLog | None) -> i
 
 
 def _save(trainer: Trainer, file: OwnFile, records: TrainingLog | None) -> None:
-    """Save the log, then the checkpoint, since a checkpoint needs a log with all of its steps. If the log
-    cannot be written, the checkpoint is saved all the same. Raises RunError for the checkpoint, else
-    LogError."""
+    """Save the log, then the checkpoint, because a checkpoint needs a log with all of its steps. The
+    checkpoint is saved even if the log cannot be written. Raises LogError if only the log cannot be written,
+    and RunError if the checkpoint cannot be written."""
     with uninterrupted():
         try:
             if records is not None:
@@ -226,7 +226,7 @@ def _end_interrupted(trainer: Trainer, target: Path) -> NoReturn:
 
 
 def _measured(trainer: Trainer, watched: str) -> tuple[float | None, float | None, Trace]:
-    """Return the losses of the training and held-out names, and a trace of the watched name."""
+    """Return the losses of the training names and of the held-out names, and a trace of the watched name."""
     traced = trace(trainer.model("this run"), watched, values=False)
     return trainer.train_loss(), trainer.held_out_loss(), traced
 

@@ -100,7 +100,7 @@ REFUSED = {
     ),
     "timeline log.svg --plot log.svg --force": f"--plot log.svg: {READ}",
     "trace emma --model one.png --plot one.png --force": f"--plot one.png: {READ}",
-    "attribute emma --force": "--force needs --html or --plot: it lets them overwrite files",
+    "attribute emma --force": "--force needs --html or --plot: --force lets them overwrite files",
     f"{BOTH} --weights --plot a.svg": "--plot cannot be combined with --weights",
     f"{BOTH} --prompts p --plot a.svg": "--plot cannot be combined with --prompts",
     f"{BOTH} --suggest-map --force": "--force cannot be combined with --suggest-map",
