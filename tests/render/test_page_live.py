@@ -200,7 +200,7 @@ def test_the_page_of_a_run_with_interventions_shows_only_that_run(page_of, page_
     changes = [Intervention("ablate", "layer0.attn.head2"), Intervention("scale", "layer0.mlp.act", 2.0)]
     logits = trace(init(), "emma", interventions=changes)["logits"]
     assert float(page.inner_text("#explained-value")) == logits[3, 2]
-    assert page.inner_text(".explain").endswith("replace --html in its command by --show 'logits[3,2]'.")
+    assert page.inner_text(".explain").endswith("replace --html by --show 'logits[3,2]'.")
 
 
 def test_text_from_an_input_method_is_run_when_it_is_complete(page_at):

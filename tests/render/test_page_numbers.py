@@ -285,7 +285,7 @@ def test_a_page_of_smollm2_explains_every_number_that_it_holds_in_full(page_at):
 
 LEFT = re.compile(
     r"The page (does not hold all inputs of this number\. The command below writes out its arithmetic|"
-    r"holds (only a picture of this array|no value of this number)\. The command below computes it)\."
+    r"holds (only an 8-bit picture of this array|no value of this number)\. The command below computes it)\."
 )
 
 # The verdict on one element of each array, and the number of the element if the page has it.

@@ -1,1 +1,1 @@
-"""Results of commands as pages: HTML files that load nothing else and open in any browser."""
+"""Write results of commands as pages: HTML files that open in any browser and load no other file."""

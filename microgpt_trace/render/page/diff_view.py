@@ -1,4 +1,4 @@
-"""The view of a comparison's page: all events, and the values of both sides for the most telling ones."""
+"""The view of a comparison's page: all events, and the values of both sides for the most important events."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from ...text.printable import shown_token
 from .page_view import PageView
 from .recorder import AROUND, BUDGET
 
-PER_NUMBER = 4.6  # characters of a page per number
-ROOM = int((BUDGET * 1e6 - AROUND) / PER_NUMBER)  # numbers that a page can hold, of both sides together
-FIELDS = (  # of an event, as the script reads them
+PER_NUMBER = 4.6  # characters that a number takes in a page
+ROOM = int((BUDGET * 1e6 - AROUND) / PER_NUMBER)  # numbers that a page can hold, both sides together
+FIELDS = (  # the fields of an event that the script reads
     "name", "layer", "expr", "shape", "holds", "comparable", "relative", "tolerance", "measured", "index",
 )  # fmt: skip
-WIDEST = 16384  # columns of the widest picture that every browser can draw
+WIDEST = 16384  # largest number of columns that every browser can draw
 
 
 def diff_view(
     result: Comparison, kept: Mapping[str, KeptPair], inputs_of: Callable[[str], Sequence[str]]
 ) -> PageView:
-    """Return the view of a comparison, with as many of the kept values as a page has room for."""
+    """Return the view of a comparison, with as many of the kept values as fit into a page."""
     pairs = dict(_chosen(result, kept, inputs_of))
     content = {
         "sides": [result.a.origin, result.b.origin],
@@ -47,9 +47,10 @@ def diff_view(
 def _chosen(
     result: Comparison, kept: Mapping[str, KeptPair], inputs_of: Callable[[str], Sequence[str]]
 ) -> Iterator[tuple[str, KeptPair]]:
-    """Choose the values that a page holds: first those of the first event beyond its band, its inputs and
-    its layer, then those farthest beyond their bands. Values that are too many are cut to the position or
-    head of the first row beyond its band, or else of the worst row."""
+    """Choose the events whose values a page holds: the first event beyond its band, its inputs and its layer,
+    then the events farthest beyond their bands. If an event has too many values, the page holds only one
+    position or head of it: the position or head of the first row beyond its band, or else of the worst
+    row."""
     events, first, room = {event.name: event for event in result.events}, list[str](), ROOM
     if result.first is not None:
         layer = [event.name for event in result.events if event.layer == events[result.first].layer]

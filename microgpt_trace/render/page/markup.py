@@ -1,4 +1,4 @@
-"""HTML elements from untrusted text, and small SVG drawings of numbers. Knows no section."""
+"""Make HTML elements from untrusted text, and small SVG drawings of numbers."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from ..sections import DotPlot
 
 
 class Markup(str):
-    """Text that is HTML, so it is not escaped again."""
+    """Text that is HTML already, so that `element` does not escape it."""
 
     __slots__ = ()
 
 
 def text(content: str) -> Markup:
-    """Escape text for HTML, and spell out characters without a shape."""
+    """Escape text for HTML. Characters without a visible shape are spelled out, such as \\u202e."""
     return Markup(escape(on_one_line(content)))
 
 
 def element(tag: str, *children: str, **attributes: str | bool | None) -> Markup:
-    """Return an element. Children that are not Markup are escaped. Attributes of None or False are
-    left out, and one of True has no value. In a name, _ becomes -, and class_ becomes class."""
+    """Return an element. Children that are not Markup are escaped. An attribute with None or False is left
+    out, and an attribute with True has no value. In names of attributes, _ becomes -, and class_ class."""
     inside = "".join(_attribute(name, value) for name, value in attributes.items())
     inner = "".join(child if isinstance(child, Markup) else text(child) for child in children)
     return Markup(f"<{tag}{inside}>{inner}</{tag}>")
@@ -39,13 +39,13 @@ def _attribute(name: str, value: str | bool | None) -> str:
     return f" {name}" if value is True else f' {name}="{escape(on_one_line(str(value)))}"'
 
 
-MOST_POINTS = 100  # of a sparkline
-MOST_DOTS = 400  # of a dot plot
+MOST_POINTS = 100  # points in a sparkline
+MOST_DOTS = 400  # dots in a dot plot
 
 
 class Drawings(NamedTuple):
-    """The functions that draw cells and plots. `reference(text, name)` shows a text that stands for an
-    event, a parameter or an element with this name."""
+    """The functions that draw cells and plots. `reference(text, name)` shows a text that refers to an event,
+    a parameter or an element with this name."""
 
     share_bar: Callable[[float], Markup]
     signed_bar: Callable[[float, float], Markup]
@@ -60,7 +60,8 @@ def _share_bar(share: float) -> Markup:
 
 
 def _signed_bar(value: float, scale: float) -> Markup:
-    """Draw a bar that starts in the middle and goes to the right for a positive value, else to the left."""
+    """Draw a bar that starts in the middle. The bar goes to the right for a positive value, else to the
+    left."""
     if not (math.isfinite(value) and scale > 0):
         return Markup()
     part = 50 * clipped(abs(value) / scale)
@@ -87,12 +88,12 @@ def _sparkline(values: Sequence[float | None]) -> Markup:
 
 
 def _drawing(kind: str, box: str, shape: Markup) -> Markup:
-    """Return an SVG that fills its box. Screen readers skip it, since its number stands next to it."""
+    """Return an SVG that fills its box. Screen readers skip it, since its number is also text."""
     return element("svg", shape, class_=kind, viewBox=box, preserveAspectRatio="none", aria_hidden="true")
 
 
 def _dots(plot: DotPlot) -> Markup:
-    """Draw a series as dots over its steps, each the mean of several steps if there are many."""
+    """Draw a series as dots over its steps. In a long series, each dot is the mean of several steps."""
     means = course(plot.values, MOST_DOTS)
     points = _points(means.shares, 560 / max(1, len(means.shares) - 1))
     circles = [
@@ -115,7 +116,7 @@ def _dots(plot: DotPlot) -> Markup:
 
 
 def _points(shares: Sequence[float | None], step: float) -> list[tuple[float, float] | None]:
-    """Return the point (x, share) of each share, `step` apart; None for a share that is missing or NaN."""
+    """Return a point (x, share) for each share. Points are `step` apart. A missing share gives None."""
     return [None if share is None or share != share else (step * n, share) for n, share in enumerate(shares)]
 
 

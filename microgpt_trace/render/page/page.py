@@ -1,8 +1,8 @@
-"""A page: one HTML file with its style, its script and its data. Knows no command.
+"""A page is one HTML file with its style, its script and its data.
 
-The page loads nothing from elsewhere, and its policy allows only its own style and scripts, each by its
-hash. The main script is part of the packed data; a short script unpacks and starts it. The body can be read
-without scripts.
+The page loads no other file. The content security policy allows only the style and scripts of the page, by
+their hashes. The main script is part of the packed data, and a short script unpacks and starts it. The body
+can be read without scripts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from .markup import Markup, element
 def page(
     title: str, body: Sequence[Markup], document: dict[str, Any], arrays: Mapping[str, Array], main: str
 ) -> str:
-    """Return the HTML of a page: a body of markup, and the data for the script module `main`."""
+    """Return the HTML of a page with the given body. The script module `main` gets `document` and
+    `arrays`."""
     code, starter, style = script(main), _source("script/starter.js"), _source("style.css")
     data = packed(document, arrays, code)
     scripts = [
@@ -52,17 +53,16 @@ def _hash(text: str) -> str:
     return f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
 
 
-LEVEL = 9  # of deflate; with level 6 a page of SmolLM2 is 0.4 % larger and written 0.1 s faster
+LEVEL = 9  # of deflate; level 6 makes a page of SmolLM2 0.4 % larger and 0.1 s faster to write
 
 
 def packed(document: dict[str, Any], arrays: Mapping[str, Array], script: str) -> str:
-    """Pack a script, a JSON object and arrays by name (float32 or bytes): deflate them and encode them as
-    base64.
+    """Pack a script, a JSON object and named arrays of float32 or bytes, with deflate and base64.
 
-    The member `arrays` of the document has the place of each array: [first number, count], and a third item
-    1 if the array is among the bytes, which follow the floats. The floats are stored as four planes: the
-    first byte of every number, then the second bytes, and so on. Bytes of signs and exponents are similar
-    and compress well: 4.55 characters per number instead of 5.
+    The member `arrays` of the document has the place of each array: [first number, count] for floats, and
+    [first byte, count, 1] for bytes, which follow all floats. Floats are stored as four planes: the first
+    byte of every number, then the second bytes, and so on. Bytes of signs and exponents are similar and
+    compress well, so that a number takes 4.55 characters instead of 5.
     """
     floats, others = list[bytes](), list[bytes]()
     counts, places = {False: 0, True: 0}, dict[str, list[int]]()
@@ -88,7 +88,7 @@ def _source(name: str) -> str:
 
 
 def script(main: str) -> str:
-    """Join a module and its imports into one script: each in a function of its own, after its imports."""
+    """Join a module and its imports into one script. Each module becomes a function, after its imports."""
     sources = dict[str, str]()
 
     def add(name: str) -> None:

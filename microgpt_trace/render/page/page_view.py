@@ -1,4 +1,4 @@
-"""The views that pages of attributions and patchings have beside their sections, as data. Knows no markup."""
+"""What pages of attributions and patchings have besides their sections, as data."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from ..results.attribution import ROLE_WORDS, SHARES
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PageView:
-    """The data that a page shows beside its sections, which are numbered from 1.
+    """What a page has besides its sections. Sections are numbered from 1.
 
-    - `facts`: by name of an event, site or head, pairs of a label and a number.
-    - `tabs`: sections that are shown one at a time, by number, each with an address and a label.
-    - `added`: maps at the beginning of a section, by number of the section.
-    - `names`: names that lead to commands, though no section mentions them.
-    - `script`: the module that shows `content` and `arrays`, in front of section number `before`.
+    - `facts`: for the name of an event, site or head, pairs of a label and a number.
+    - `tabs`: for the number of a section, the address and the label of its tab.
+    - `added`: for the number of a section, maps at its beginning.
+    - `names`: names that lead to commands although no section mentions them.
+    - `script`: the module that shows `content` and `arrays`, above the section with the number `before`.
     """
 
     facts: Mapping[str, Sequence[tuple[str, float | None]]] = field(default_factory=dict)
@@ -37,7 +37,7 @@ class PageView:
 
 
 def no_view(result: Any) -> PageView:
-    """Return the view of a result whose page has only its sections."""
+    """Return the view for a page that has only its sections."""
     return PageView()
 
 
@@ -55,15 +55,15 @@ def pairs_view(result: PairsResult) -> PageView:
 
 
 def _facts(row: Any, labels: Mapping[str, str]) -> list[tuple[str, float | None]]:
-    """Return attributes of a row with their labels."""
+    """Return pairs of a label and the value of an attribute of the row."""
     return [(label, attrgetter(path)(row)) for label, path in labels.items()]
 
 
-FIRST = 2  # the section of the first position comes after the header's
+FIRST = 2  # the number of the section of the first position, after the header's section
 
 
 def attribution_view(result: AttributionResult) -> PageView:
-    """Return the view with positions as tabs, and with the attention shares of all heads as maps."""
+    """Return the view, in which positions are tabs, and maps show the attention shares of all heads."""
     positions, roles = result.positions, result.roles
     several = len(positions) > 1
     tabs = {FIRST + n: (f"position-{p.contrast.position}", _label(p)) for n, p in enumerate(positions)}
@@ -81,7 +81,7 @@ def _label(position: PositionAttribution) -> str:
 
 
 def _maps(roles: Sequence[HeadRole]) -> list[dict[str, Any]]:
-    """Return a map of attention shares for each measured role, with a row per layer and a column per head."""
+    """Return a map of attention shares for each measured role. Rows are layers and columns are heads."""
     heads, layers = (sorted({getattr(role, axis) for role in roles}) for axis in ("head", "layer"))
     by_place = {(role.layer, role.head): role for role in roles}
     grid = [[by_place[layer, head] for head in heads] for layer in layers]

@@ -1,4 +1,4 @@
-"""The data of a plan in a page: events, parameters, and the formulas of both. Knows no values."""
+"""The data of a plan in a page: events, parameters and their formulas."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def events_of(model: LanguageModel, formulas: Formulas) -> list[dict[str, Any]]:
 
 
 def parameters_of(model: LanguageModel, formulas: Formulas, names: Collection[str]) -> list[dict[str, Any]]:
-    """Return the data of each parameter among these names."""
+    """Return the data of each parameter in `names`."""
     plan, parameters = model.plan, []
     tables = {kind.table: "position" for kind in plan.kinds(Lookup) if kind.by == "positions"}
     tables |= dict.fromkeys(tables_of_tokens(plan), "token")
@@ -64,7 +64,7 @@ def _event(row: Operation, model: LanguageModel, formulas: Formulas) -> dict[str
 
 
 def _ways(name: str, model: LanguageModel, formulas: Formulas) -> list[Any]:
-    """Return the formulas that sum to a gradient, each with the row that the gradient passes through."""
+    """Return the formulas whose sum is a gradient, each with the row that the gradient passes through."""
     ways = (formulas.backward(name) or ()) if "gradients" in model.abilities else ()
     return [[as_data(way.formula), way.reader] for way in ways if way.formula is not None]
 
@@ -74,8 +74,8 @@ def _data(formula: Formula | None) -> Any:
 
 
 def fits_a_page(row: Operation) -> bool:
-    """Return True if the page of a production model may hold the array of a row. The contributions of heads
-    and the logits are too large."""
+    """Return True if the page of a production model may hold the array of a row. Logits and the contributions
+    of heads are too large."""
     return not row.extra and row.name not in (*HEAD_EVENTS, "loss")
 
 

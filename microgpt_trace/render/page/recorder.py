@@ -1,7 +1,6 @@
-"""The recorder of the arrays that a page holds, while the model runs. A page holds an array in full, at its
-last position only, or as a picture in bytes, which has exact numbers only at the last position.
-
-The recorder needs memory for the size of the page, however deep the model is.
+"""Record the arrays that a page holds, while the model runs. A page holds an array in one of three forms: in
+full, only at its last position, or as a picture of bytes with exact numbers only at the last position. The
+recorder's memory depends on the size of the page, not on the number of layers.
 """
 
 from __future__ import annotations
@@ -20,17 +19,17 @@ from ...arrays.stats import Array
 from ...hooks.event import TraceEvent
 from .plan_data import fits_a_page
 
-THUMB = 64  # the most queries and keys of a small picture ("thumbs")
+THUMB = 64  # largest number of queries and keys in a small picture ("thumbs")
 Form = Literal["exact", "shares", "thumbs", "last"]
 
-# Characters of a page per element, measured on SmolLM2: float32 and bytes, deflated, as base64.
+# How many characters an element takes in a page, measured on SmolLM2: as float32, and as a byte.
 SIZES = {"exact": 4.6, "shares": 1.05, "thumbs": 1.1}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Held:
-    """An array in the form that a page holds: `numbers` are float32, or the bytes of a picture, which
-    `picture` describes. `last` are the exact numbers of a picture's last position: [C], or [H, T] of
+    """An array in the form that a page holds. `numbers` has float32, or the bytes of a picture, which
+    `picture` describes. A picture has the exact numbers of its last position in `last`: [C], or [H, T] for
     attention."""
 
     numbers: Array
@@ -39,7 +38,7 @@ class Held:
 
 
 def cost(form: Form, shape: Sequence[int]) -> float:
-    """Estimate the number of characters that an array in this form takes in a page."""
+    """Estimate how many characters an array of this form takes in a page."""
     if form == "exact":
         return SIZES[form] * math.prod(shape)
     last = SIZES["exact"] * math.prod(shape) / shape[-2 if len(shape) == 3 else 0]
@@ -60,9 +59,9 @@ def held(value: Array, form: Form) -> Held:
 
 
 def _shares(weights: Array, block: int, last: Array) -> Held:
-    """Return attention weights [H, T, T] as bytes: the square root of each weight, or of the largest weight
-    in a block of `block` queries and keys, in steps of 1/254. The rows end at the diagonal. The byte 255
-    stands for a weight that is not finite."""
+    """Return attention weights [H, T, T] as bytes. A byte is the square root of the largest weight in a block
+    of `block` queries and keys, in steps of 1/254. The byte 255 means not finite. Rows end at the
+    diagonal."""
     heads, length, _ = weights.shape
     side = -(-length // block)
     shares = weights.astype(np.float32)
@@ -77,9 +76,9 @@ def _shares(weights: Array, block: int, last: Array) -> Held:
     return Held(steps[:, below].reshape(-1), {"form": "shares", "side": side, "block": block}, last)
 
 
-BUDGET = 2.0  # million characters of a page by default
-AROUND = 220_000  # characters of a page that are not arrays: style, script, tables, statistics
-# Forms for the attention weights of all heads, the best first, each with the largest share of the page.
+BUDGET = 2.0  # default size of a page, in million characters
+AROUND = 220_000  # characters of a page besides its arrays: style, script, tables, statistics
+# Forms for the attention weights of all heads, the best first, with the share of the page that each may take.
 AT_A_GLANCE: tuple[tuple[Form, float], ...] = (("exact", 0.25), ("shares", 0.6), ("thumbs", 1.0))
 
 Forms = Mapping[str, Form]
@@ -87,8 +86,8 @@ Forms = Mapping[str, Form]
 
 @dataclass(eq=False)
 class PageRecorder:
-    """A hook that keeps the first value of each event that the page has room for. The forms are chosen when
-    the first event shows the length of the text."""
+    """A hook that keeps the first value of each event for which the page has room. The recorder chooses the
+    forms at the first event, which shows the length of the text."""
 
     model: LanguageModel
     budget: float | None = None
@@ -113,9 +112,9 @@ def forms_for(
 ) -> dict[str, Form]:
     """Choose the arrays that fit into a page of `budget` million characters, each with its form.
 
-    The attention weights of all heads come first, in the best form that leaves room for the rest. The groups
-    of `_groups` follow. A group without room in full is held at the last position; its keys and values,
-    which the last position reads, stay in full.
+    The attention weights of all heads come first, in the best form that fits their share. The groups of
+    `_groups` follow. If the page has no room for a group in full, it holds the group at the last position.
+    Keys and values stay in full, because the last position reads all of them.
     """
     shapes, plan = model.plan.shapes(length), model.plan
     room = (budget or BUDGET) * 1e6 - AROUND
@@ -144,9 +143,10 @@ def forms_for(
 
 
 def _groups(model: LanguageModel, layers: Sequence[int]) -> Iterator[list[str]]:
-    """Yield groups of events, the most important first: the input of the head, one layer in full, then of
-    all layers the attention, its outputs, the residual streams, the residual sums with their inputs, and the
-    rest. The requested layers come first, the others from the last one backwards."""
+    """Yield groups of events, the most important first. The input of the head and one complete layer come
+    first. The next groups are, for all layers: the attention, its outputs, the residual streams, the residual
+    sums with their inputs, and the other events. The requested layers come before the other layers, which go
+    from the last to the first."""
     plan = model.plan
     order = [*layers, *(i for i in reversed(range(len(plan.layers))) if i not in layers)]
     of_layers = [plan.layers[i] for i in order]
@@ -165,14 +165,14 @@ def _usual(rows: Sequence[Operation]) -> list[str]:
 
 
 def _with_inputs(rows: Sequence[Operation], *kinds: type) -> list[str]:
-    """Return the rows of these kinds, each after its inputs."""
+    """Return the rows of some kinds, each after its inputs."""
     return list(
         dict.fromkeys(n for row in rows if isinstance(row.kind, kinds) for n in (*row.inputs, row.name))
     )
 
 
 def _outputs(rows: Sequence[Operation]) -> list[str]:
-    """Return the rows that read the context of attention."""
+    """Return the rows that read the context of the attention."""
     contexts = {row.name for row in rows if isinstance(row.kind, Context)}
     return [row.name for row in rows if contexts & {*row.inputs} and not row.extra]
 

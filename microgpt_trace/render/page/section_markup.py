@@ -1,4 +1,4 @@
-"""Sections as markup: tables, lists and small drawings that need no script."""
+"""Write sections as HTML: tables, lists and small drawings that need no script."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from ..sections import (
 )
 from .markup import ON_PAGE, Drawings, Markup, element, text
 
-MOST_WEIGHTS = 2500  # attention weights in a section, of all heads together
-MOST_COLUMNS = 64  # of a table of numbers
-SHADES = 20  # the darkest shade of a cell, for a share of 1; 0 is none
+MOST_WEIGHTS = 2500  # largest number of attention weights in a section
+MOST_COLUMNS = 64  # largest number of columns in a table of numbers
+SHADES = 20  # shades of cells go from 0 (no colour) to this number, for a share of 1
 
 
 def section_markup(section: Section, anchor: str | None = None) -> Markup:
@@ -56,7 +56,7 @@ def _words(block: Words, drawings: Drawings) -> Markup:
 
 
 def _labelled(block: Labelled, drawings: Drawings) -> Markup:
-    """Return a list of labels, each with its facts. A pair without a label continues the one before."""
+    """Return a list of labels, each with its facts. A pair without a label continues the previous pair."""
     groups: list[tuple[str, list[Markup]]] = []
     for label, fact in block.pairs:
         if label or not groups:
@@ -80,7 +80,7 @@ def _table(block: Table, drawings: Drawings) -> Markup:
 
 
 def _span(column: Column, rows: Sequence[Any]) -> str | None:
-    """Return "2" if elements of the column have values, which get a column of their own beside the places."""
+    """Return "2" if the elements in a column have values, because places and values get separate columns."""
     cells = map(column.cell, rows)
     return "2" if any(isinstance(cell, ElementCell) and cell.value for cell in cells) else None
 
@@ -112,17 +112,17 @@ def _row(
 
 
 def _has_words(cell: Cell) -> bool:
-    """Return True if a cell has letters or digits, so that its text can be a link: a mark alone cannot."""
+    """Return True if a cell has letters or digits. The text of a link needs one."""
     return isinstance(cell, str) and any(map(str.isalnum, cell))
 
 
 def _side(column: Column) -> str | None:
-    """Return the class of a column: right-aligned for numbers, unbroken unless the column may wrap."""
+    """Return the CSS class of a column. Numbers are right-aligned, and only some columns wrap."""
     return "n" if column.right else None if column.wrap else "whole"
 
 
 def _cell(cell: Cell, drawings: Drawings) -> Markup:
-    """Return the content of a cell. The place of an element is a reference to the element."""
+    """Return the content of a cell. The place of an element becomes a link to the element."""
     if isinstance(cell, Bar):
         return drawings.share_bar(cell.share)
     if isinstance(cell, SignedBar):
@@ -135,12 +135,13 @@ def _cell(cell: Cell, drawings: Drawings) -> Markup:
 
 
 def classes(style: str) -> str | None:
-    """Return the classes of styles: "bold red" becomes "is-bold is-red"."""
+    """Return the CSS classes of styles, such as "is-bold is-red" for "bold red"."""
     return " ".join(f"is-{word}" for word in style.split()) or None
 
 
 def _attention(block: AttentionMatrices, drawings: Drawings) -> Markup:
-    """Return a table of weights for each head, or for the first ones of `block.order` if there are many."""
+    """Return a table of weights for each head. If there are too many heads, keep the first heads of
+    `block.order`."""
     labels, count = [shown_token(label) for label in block.labels], len(block.order)
     heads = sorted(block.order[: MOST_WEIGHTS // len(labels) ** 2])
     notes = [element("p", "Attention weights in percent, row = query, column = key", class_="is-dim")]
@@ -155,14 +156,14 @@ def _attention(block: AttentionMatrices, drawings: Drawings) -> Markup:
 
 
 def _percentages(weights: Sequence[float], length: int) -> list[Markup]:
-    """Return a cell for each weight of a query, and one wide cell for all masked keys."""
+    """Return a cell for each weight of a query, and one wide cell for all its masked keys."""
     cells = [_shaded(f"{weight * 100:.0f}" if math.isfinite(weight) else "NaN", weight) for weight in weights]
     masked = length - len(weights)
     return [*cells, element("td", class_="masked", colspan=str(masked))] if masked else cells
 
 
 def _shaded(content: str, share: float | None, **attributes: str) -> Markup:
-    """Return a cell that is darker for a larger share."""
+    """Return a cell whose colour is darker for a larger share."""
     shade = "" if share is None else f" shade-{round(SHADES * clipped(share))}"
     return element("td", content, class_=f"n{shade}", **attributes)
 
@@ -171,7 +172,8 @@ def _matrix(
     heads: Iterable[tuple[str, Iterable[str]]], rows: Iterable[tuple[str, Iterable[Markup]]], kind: str,
     caption: str = "",
 ) -> Markup:  # fmt: skip
-    """Return a table of class `kind` with lines of column labels and rows of cells, each after its label."""
+    """Return a table of class `kind`. `heads` has lines of column labels, and `rows` pairs of a label and
+    cells."""
     head = []
     for label, texts in heads:
         corner = element("th", label, scope="row") if label else element("td")
@@ -182,7 +184,7 @@ def _matrix(
 
 
 def _grid(block: Grid, drawings: Drawings) -> Markup:
-    """Return a table of shares. A cell that names an event is a reference to it."""
+    """Return a table of shares. A cell that names an event becomes a link to the event."""
     abouts = block.about or [[""] * len(block.numbers)] * len(block.rows)
     rows = (
         (label, [_share(value, about, drawings) for value, about in zip(values, names, strict=True)])
@@ -197,7 +199,7 @@ def _share(value: float | None, about: str, drawings: Drawings) -> Markup:
 
 
 def _figures(block: Figures, drawings: Drawings) -> Markup:
-    """Return a table with the numbers of a matrix, or a table for each head."""
+    """Return a table with the numbers of a matrix, or one table for each head."""
     matrices = list(block.values) if block.heads else [block.values]
     captions = [f"head {head}" for head in block.heads] or ["values"]
     columns = block.columns[:MOST_COLUMNS]
@@ -212,7 +214,7 @@ def _figures(block: Figures, drawings: Drawings) -> Markup:
 
 
 def _wide(label: str, *children: Markup) -> Markup:
-    """Return a box that scrolls if its content is too wide."""
+    """Return a box that scrolls sideways if its content is too wide."""
     return element("div", *children, class_="wide", tabindex="0", role="group", aria_label=label)
 
 

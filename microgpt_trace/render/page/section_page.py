@@ -1,4 +1,4 @@
-"""The page of a result made of sections. Maps become pictures, and names lead to commands that show more."""
+"""The page of a result of sections. Maps become pictures, and names lead to commands that show more."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from .page import page
 from .page_view import PageView
 from .section_markup import section_markup
 
-LONG, LONG_LINE = 60, 240  # a longer title gets a small font, and a longer command a box that scrolls
+LONG, LONG_LINE = 60, 240  # longer titles get a small font, and longer commands a box that scrolls
 
 
 def section_page(
     title: str, line: str, sections: Sequence[Section],
     command: Callable[[str], str], view: PageView,
 ) -> str:  # fmt: skip
-    """Return the HTML of a result's page. `line` is the command that made the page, and `command` returns the
-    command that shows more of a name."""
+    """Return the HTML of a result's page. `line` is the command that made the page. `command(name)` returns a
+    command that shows more about the name."""
     anchors = {number: anchor for number, (anchor, _) in view.tabs.items()}
     shown = cards(sections, anchors)
     at = view.before - 1
@@ -49,8 +49,8 @@ def _tabs(tabs: Iterable[tuple[str, str]]) -> Markup:
 
 
 def header(title: str, line: str, *below: Markup) -> Markup:
-    """Return the header of a page: the title, the command, and the elements `below` them."""
-    long = {"class_": "long", "tabindex": "0"} if len(title) > LONG else {}  # focusable, to scroll by keys
+    """Return the header of a page: the title, the command, and the elements `below`."""
+    long = {"class_": "long", "tabindex": "0"} if len(title) > LONG else {}  # so that keys can scroll it
     top = element(
         "div",
         element("h1", on_one_line(title), **long),
@@ -63,20 +63,20 @@ def header(title: str, line: str, *below: Markup) -> Markup:
 
 
 def footer(aria_live: str = "polite") -> list[Markup]:
-    """Return the dialog of keyboard help, and the bar that shows what is chosen. `aria_live` is "off" for a
-    page whose views read the choice aloud themselves."""
+    """Return the dialog that lists the keys, and the bar that shows what is chosen. `aria_live` is "off" if
+    the views of the page announce the choice to screen readers."""
     bar = element("output", id="reading", aria_live=aria_live)
     return [element("dialog", id="keys", aria_label="Keyboard help"), bar]
 
 
 def cards(sections: Sequence[Section], anchors: Mapping[int, str] | None = None) -> list[Markup]:
-    """Return the markup of each section. Its id is its anchor by number, or "section-N"."""
+    """Return the HTML of each section. The id of a section is its anchor in `anchors`, or "section-N"."""
     named = anchors or {}
     return [section_markup(section, named.get(n, f"section-{n}")) for n, section in enumerate(sections, 1)]
 
 
 def names_in(sections: Sequence[Section]) -> Iterator[str]:
-    """Yield the names that rows and cells are about."""
+    """Yield the names of events, sites and heads in rows and cells."""
     for block in (block for section in sections for block in section.blocks):
         if isinstance(block, Grid):
             yield from (name for row in block.about for name in row if name)
@@ -93,7 +93,7 @@ def _names_of(table: Table) -> Iterator[str]:
 
 
 def maps_in(sections: Sequence[Section]) -> Iterator[dict[str, Any]]:
-    """Yield the data of every map, in the order of the page."""
+    """Yield the data of every map, in their order in the page."""
     for section in sections:
         for block in section.blocks:
             if isinstance(block, Grid):
@@ -101,7 +101,7 @@ def maps_in(sections: Sequence[Section]) -> Iterator[dict[str, Any]]:
 
 
 def _map(grid: Grid, title: str) -> dict[str, Any]:
-    """Return the data of a map. A column is labelled by its tokens, or by its number if it has none."""
+    """Return the data of a map. The label of a column is its tokens, or its number if it has no tokens."""
     first, *others = grid.heads
     columns = range(len(grid.numbers))
     return {

@@ -1,4 +1,4 @@
-"""The view of a timeline's page: the values of a training log at every traced step."""
+"""The view of a timeline's page, which shows the values of a training log at each traced step."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ...text.printable import shown_token
 from ...timeline.curves import EventCurve, ParameterCurve, PositionCurve, Timeline
 from .page_view import PageView
 
-MOST_STEPS = 250  # traced steps in a page; of a longer log, evenly spaced ones are chosen
-OF_EVENTS = {"L2": "l2", "gradient": "gradient"}  # labels of norms, and the fields that have them
+MOST_STEPS = 250  # largest number of traced steps in a page, chosen with even spacing
+OF_EVENTS = {"L2": "l2", "gradient": "gradient"}  # the label of each norm, and the field that has it
 OF_PARAMETERS = {**OF_EVENTS, "update": "update", "update/weight": "update_ratio"}
 
 
 def timeline_view(timeline: Timeline) -> PageView:
-    """Return the view: predictions, attention and norms by traced step, and the loss of every logged step."""
+    """Return the view: predictions, attention and norms at each traced step, and all logged losses."""
     steps = _chosen_steps(len(timeline.steps))
     content: dict[str, Any] = {
         "watched": timeline.watched,
@@ -41,7 +41,7 @@ def timeline_view(timeline: Timeline) -> PageView:
 
 
 def _chosen_steps(count: int) -> list[int]:
-    """Choose at most MOST_STEPS indices of traced steps, the first and the last among them."""
+    """Return the indices of at most MOST_STEPS of `count` traced steps, including the first and the last."""
     if count <= MOST_STEPS:
         return list(range(count))
     return [round(n * (count - 1) / (MOST_STEPS - 1)) for n in range(MOST_STEPS)]

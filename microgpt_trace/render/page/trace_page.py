@@ -1,4 +1,4 @@
-"""The page of a trace: its sections as markup, and the data of its views."""
+"""The page of a trace: its sections as HTML, and the data of its views."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def trace_page(
 ) -> str:  # fmt: skip
     """Return the HTML of a trace's page.
 
-    `sections` describe the trace, `line` is the command that made the page, and `again` are the words and
-    options of a command that explains an element of the same run. Arrays that the trace did not keep come
-    from `recorded`, and `more` names the options that add arrays. The page opens at the element `start`.
+    `sections` describe the trace, and `line` is the command that made the page. `again` has the arguments for
+    a command that explains an element of the same run. `recorded` has arrays that the trace did not keep.
+    `more` names the options that add arrays to the page. The page opens at the element `start`.
     """
     arrays, pictures = _arrays(trace, model, recorded or {})
     document = {
@@ -56,9 +56,9 @@ def trace_page(
 def _arrays(
     trace: Trace, model: LanguageModel, recorded: Mapping[str, Held]
 ) -> tuple[dict[str, Array], dict[str, Any]]:
-    """Return the arrays of the page by name, and the descriptions of its pictures. The page holds every
-    array that was kept or recorded, all parameters of a microGPT, and vectors of a production model. Masked
-    elements, which are never shown, become 0."""
+    """Return the arrays of the page by name, and the description of each picture. A page holds every array
+    that the trace kept or the recorder recorded. The page also holds all parameters of a microGPT, but only
+    vectors of a production model. Masked elements become 0, because no view shows them."""
     arrays = {PREFIX[phase] + name: array for (phase, name), array in trace.arrays.items()}
     if "gradients" in model.abilities:
         arrays |= {name: model.parameter(name) for name in model.config.shapes()}
@@ -81,14 +81,14 @@ def _arrays(
 
 
 def _vectors_of(model: LanguageModel, held: Collection[str]) -> list[str]:
-    """Return the parameters to add: vectors of rows whose values and inputs the page holds."""
+    """Return the parameter vectors of all rows whose values and inputs the page holds."""
     shapes = model.config.shapes()
     rows = (row for row in model.plan.values() if all(name in held for name in (row.name, *row.inputs)))
     return [name for row in rows for name in row.kind.names if name not in held and len(shapes[name]) == 1]
 
 
 def _run(trace: Trace, model: LanguageModel) -> dict[str, Any]:
-    """Return the input of the run, and the labels of tokens."""
+    """Return the input of the run and the labels of its tokens."""
     run = {
         "program": "microgpt", "dtype": model.dtype, "rounding": OF_SUMS[model.dtype],
         "tiny": float(np.finfo(model.dtype).tiny),
@@ -110,7 +110,7 @@ def _run(trace: Trace, model: LanguageModel) -> dict[str, Any]:
 
 
 def tokenizer_data(model: Any) -> dict[str, Any]:
-    """Return the tokenizer of a microGPT: the ids of its letters, BOS, and the largest number of letters."""
+    """Return the tokenizer of a microGPT: the ids of its letters and of BOS, and how many letters fit."""
     tokenizer = model.tokenizer
     return {
         "letters": {char: tokenizer.encode(char)[0] for char in tokenizer.chars},
@@ -130,7 +130,7 @@ def _prediction(prediction: Prediction) -> dict[str, Any]:
 
 
 def _lens(trace: Trace) -> dict[str, Any] | None:
-    """Return the candidates of every layer and position, and the target token layer by layer."""
+    """Return the candidates at every position, and the target's P and rank, after every layer."""
     if not trace.lens:
         return None
     rows = [
@@ -142,7 +142,7 @@ def _lens(trace: Trace) -> dict[str, Any] | None:
 
 
 def _replaced(trace: Trace) -> list[str]:
-    """Return the names of the events whose values interventions replaced."""
+    """Return the names of the events whose values an intervention replaced."""
     return [] if trace.intervened is None else [c.name for c in trace.intervened.changes if c.replaced]
 
 
@@ -162,7 +162,7 @@ def _plan(trace: Trace, model: LanguageModel, arrays: Mapping[str, Array]) -> di
 
 
 def _statistics(stats: TensorStats) -> dict[str, Any]:
-    """Return the statistics of an array, which the page may not hold in full."""
+    """Return the statistics of an array. The page needs them for arrays that it does not hold in full."""
     return {
         "count": stats.finite_count, "l2": stats.l2_norm, "mean": stats.mean,
         "std": stats.std, "min": stats.min, "max": stats.max, "zeros": stats.zero_count,
@@ -171,13 +171,13 @@ def _statistics(stats: TensorStats) -> dict[str, Any]:
 
 
 def _heads_of(plan: Plan, weights: str) -> list[str]:
-    """Return the events of the heads' contributions to the residual stream, which a reader can ablate."""
+    """Return the events with the contributions of the heads of `weights`, which a reader can ablate."""
     outputs = (out for context in plan.readers[weights] for out in plan.readers[context])
     return [head for out in outputs for head in plan[out].parts]
 
 
 def _layers(trace: Trace) -> dict[str, Any]:
-    """Return for each layer the shares of its branches, and its anomalies in words."""
+    """Return, for each layer, the shares of its branches, and a text that names its anomalies."""
     shares = {row.layer: {"attention": row.attention_share, "mlp": row.mlp_share} for row in trace.layers}
     by_layer = grouped(_oddities(trace), itemgetter(0))
     odd = {layer: "; ".join(words for _, words in pairs) for layer, pairs in by_layer.items()}
@@ -185,7 +185,8 @@ def _layers(trace: Trace) -> dict[str, Any]:
 
 
 def _oddities(trace: Trace) -> Iterator[tuple[int, str]]:
-    """Yield pairs of a layer and words: values that are not finite, and anomalies that are worst there."""
+    """Yield pairs of a layer and a text. The text counts values that are not finite, or names an anomaly that
+    is worst in the layer."""
     for row in trace.layers:
         if row.nan_count or row.inf_count:
             yield row.layer, f"{row.nan_count} NaN, {row.inf_count} Inf"
@@ -195,7 +196,7 @@ def _oddities(trace: Trace) -> Iterator[tuple[int, str]]:
 
 
 def _without_attention(sections: Sequence[Section]) -> Iterator[Section]:
-    """Yield the sections without their attention matrices, which the views show."""
+    """Yield the sections without attention matrices, because the views show attention."""
     for section in sections:
         blocks = [block for block in section.blocks if not isinstance(block, AttentionMatrices)]
         if len(blocks) == len(section.blocks) or any(not isinstance(block, Words) for block in blocks):
@@ -203,14 +204,14 @@ def _without_attention(sections: Sequence[Section]) -> Iterator[Section]:
 
 
 def _without_scripts(sections: Sequence[Section]) -> Markup:
-    """Return the part for browsers without JavaScript: a note, and attention as tables."""
+    """Return what browsers without JavaScript show: a note, and attention as tables."""
     attention = [s for s in sections if any(isinstance(block, AttentionMatrices) for block in s.blocks)]
     words = "With JavaScript, this page shows the arrays of the run and explains their numbers."
     return element("noscript", element("p", words, class_="dim"), *cards(attention))
 
 
 def _body(trace: Trace, sections: Sequence[Section], line: str) -> list[Markup]:
-    """Return the body of the page: the sections, and empty elements that the script fills."""
+    """Return the body of the page: its sections, and empty elements that the script fills."""
     labels = [shown_token(label) for label in trace.input.labels]
     chips = [
         element("span", element("span", label), element("small", str(at)), class_="token")
@@ -235,17 +236,16 @@ def _body(trace: Trace, sections: Sequence[Section], line: str) -> list[Markup]:
     ]
 
 
-TERMS = 16  # largest terms of a sum that are written to the page
-MOST_SUMS = 64  # sums of which terms are written
+TERMS = 16  # number of largest terms of a sum that are written to the page
+MOST_SUMS = 64  # largest number of sums whose terms are written
 
 
 def logit_terms(trace: Trace, model: LanguageModel, recorded: Mapping[str, Held]) -> dict[str, Any]:
-    """Return the largest terms of logits by name of the element, computed from the recorded input of the
-    head.
+    """Return the largest terms of logits by the name of each logit, from the recorded input of the head.
 
-    The last position has all its candidates and its target. Other positions have their target and the two
-    most likely tokens, up to MOST_SUMS elements, unless the input of the head was recorded only at the last
-    position.
+    The last position has the logits of all its candidates and its target. Other positions have the logits of
+    the two most likely tokens and the target, up to MOST_SUMS logits in all. If the input of the head was
+    recorded only at the last position, other positions have no logits.
     """
     *_, row = model.plan.head
     (source, *others), inputs = row.inputs, trace.input
@@ -270,7 +270,7 @@ def logit_terms(trace: Trace, model: LanguageModel, recorded: Mapping[str, Held]
 
 
 def _likeliest(prediction: Prediction, count: int) -> list[Candidate]:
-    """Return the `count` most likely candidates and the target, each token once."""
+    """Return the `count` most likely candidates and the target, without repeating a token."""
     candidates = [c for c in (*prediction.top[:count], prediction.target) if c is not None]
     return list({candidate.token: candidate for candidate in candidates}.values())
 

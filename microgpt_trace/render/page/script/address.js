@@ -1,9 +1,9 @@
-// The state of a trace page as the part of its address behind #, so that a link shows the same state.
+// The state of a trace page, written as the part of its address after #, so that a link restores the state.
 
 import { addressOf, parsed, partOf } from "./elements.js";
 import { escaped, partsOf } from "./place.js";
 
-/** layer0.attn.scores[1,3,2]&text=olivia&off=layer0.attn.head2&set=wte[1,2]=0.5&position=3 */
+/** The address of a state: layer0.attn.scores[1,3,2]&text=olivia&off=layer0.attn.head2&set=wte[1,2]=0.5&position=3 */
 export function written(state) {
   const parts = [state.at ? escaped(addressOf(state.at)) : ""];
   if (state.text !== null) parts.push(`text=${encodeURIComponent(state.text)}`);
@@ -13,7 +13,7 @@ export function written(state) {
   return parts.join("&");
 }
 
-/** The state that an address describes. `unknown` is the last part of the address that the page does not have. */
+/** The state of an address. `unknown` is the last name in the address that the page does not have, or null. */
 export function read(hash, page) {
   const state = { at: null, text: null, off: [], parameters: {}, position: null, unknown: null };
   const { name, pairs } = partsOf(hash);
@@ -36,13 +36,13 @@ export function read(hash, page) {
   return state;
 }
 
-/** Return true if the text names an array of the page, or a channel of one. */
+/** Return true if the text names an array of the page, or a channel of an array. */
 function canBeAblated(text, page) {
   const { name, channel } = partOf(text);
   return page.has(name) && (channel === undefined || channel < page.shapeOf(name, 1).at(-1));
 }
 
-/** The element that a text names. If the array has no such index, the array; null if there is no such array. */
+/** The element that a text names, or only its array if the array has no such index. Null without such an array. */
 export function located(text, page) {
   const at = parsed(text, page);
   if (!at) return null;

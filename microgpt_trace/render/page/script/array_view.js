@@ -1,4 +1,4 @@
-// An array of a run as a heat map with its statistics, next to its gradient and its update.
+// An array of a run as a heat map with statistics, next to its gradient and its update.
 
 import { make } from "./dom.js";
 import { addressOf, nameOf, placeInWords } from "./elements.js";
@@ -6,10 +6,10 @@ import { flatOf } from "./formulas.js";
 import { matrix } from "./matrix.js";
 import { full, percent, short, statisticsOf } from "./numbers.js";
 
-const MOST_NUMBERED = 64; // an axis of at most this length gets its indices as labels
+const MOST_NUMBERED = 64; // an axis of at most this length is labelled with its indices
 
-/** The data of a matrix for one plane of an array: for [H, T, T] the plane of a head. If the page holds only the
-    last position, the plane has one row. */
+/** The data of a matrix that shows one plane of an array. The plane of [H, T, T] is a head. If the page holds only
+    the last position, the plane has one row. */
 export function planeOf({ page, run, at, head, go, onlook, chosen, end, key, skipFirst = false }) {
   const values = run.of(at.name, at.of);
   const shape = run.shape(at.name);
@@ -23,7 +23,7 @@ export function planeOf({ page, run, at, head, go, onlook, chosen, end, key, ski
   const isMasked = square ? (row, column) => page.isMasked(at.name, [first + row, column]) : undefined;
   const numberAt = (row, column) => {
     if (isMasked?.(row, column)) return "masked";
-    return values.exact && !values.exact(flatOf(indexOf(row, column), shape)) ? "not in this page, which holds only a picture of the array" : full(valueAt(row, column));
+    return values.exact && !values.exact(flatOf(indexOf(row, column), shape)) ? "not in this page, which holds only an 8-bit picture of the array" : full(valueAt(row, column));
   };
   const labels = (axis, count) => labelsOf(page, run, at.name, axis) ?? (count <= MOST_NUMBERED ? Array.from({ length: count }, (_, n) => String(n)) : null);
   const last = axes.length - 1;
@@ -53,7 +53,7 @@ function labelsOf(page, run, name, axis) {
   return null;
 }
 
-/** The largest magnitude of an array, at which its colours end; 1 for attention weights and probabilities. */
+/** The magnitude at which the colours of an array end: its largest, or 1 for attention weights and probabilities. */
 export function endOf(page, run, at, skipFirst = false) {
   if (isShare(page, at) && !skipFirst) return 1;
   const values = run.of(at.name, at.of);
@@ -65,7 +65,7 @@ export function endOf(page, run, at, skipFirst = false) {
   return end;
 }
 
-/** The section of an array: its heat map and statistics, and those of its gradient and update. */
+/** The section of an array: heat maps and statistics of its values, its gradient and its update. */
 export function arrayView(context) {
   const { page, run, at, go } = context;
   const of = ["value", "gradient", "update"].filter((each) => run.of(at.name, each));
@@ -104,7 +104,7 @@ function statisticsView(page, run, at) {
   return make("dl", { class: "statistics" }, pairs.map(([term, value]) => make("div", {}, make("dt", {}, term), make("dd", { class: "n" }, value))));
 }
 
-/** Links to the arrays that an array is computed from, and to those that are computed from it. */
+/** Links to the arrays that an array is computed from, and to the arrays that use it. */
 function neighbours(page, at, go) {
   const row = page.row(at.name);
   const button = (name) => make("button", { type: "button", class: "link", onclick: () => go({ of: "value", name, index: [] }) }, name);

@@ -1,11 +1,11 @@
-// The attention weights of all heads as small pictures, and those of one head as a large matrix.
+// The attention weights of all heads as small pictures, and the weights of one head as a large matrix.
 
 import { endOf, planeOf } from "./array_view.js";
 import { glance } from "./glance.js";
 import { make } from "./dom.js";
 import { matrix } from "./matrix.js";
 
-/** The attention section; null if the page holds no attention weights. */
+/** The attention section, or null if the page holds no attention weights. */
 export function attentionView(context) {
   const { page, run, go, options, set, widget, headButtons } = context;
   const names = page.attention.filter((name) => run.of(name, "value"));

@@ -7,7 +7,7 @@ const STOPS = {
   signed: ["#08184f", "#1d4495", "#4a77bd", "#7f9fc0", "#a3a6a8", "#c9a97c", "#e3b65c", "#f5d472", "#fff3b8"].map(channels),
 };
 
-/** Red, green and blue of a number: from 0 to 1 if the kind is "share", from -1 to 1 if it is "signed". */
+/** The red, green and blue of a share, which is from 0 to 1 if `kind` is "share", and from -1 to 1 if it is "signed". */
 export function colorOf(kind, share) {
   const stops = STOPS[kind];
   const at = Math.max(0, Math.min(1, kind === "share" ? share : (share + 1) / 2)) * (stops.length - 1);

@@ -5,7 +5,7 @@ import { make } from "./dom.js";
 
 const NEXT = { auto: "light", light: "dark", dark: "auto" };
 
-/** Let the button switch the colours. A printed page is always light, its pictures included. */
+/** Let the button switch the colours. A printed page is always light, and so are its pictures. */
 export function switchTheme() {
   const button = document.getElementById("theme");
   const { dataset } = document.documentElement;
@@ -23,13 +23,13 @@ export function switchTheme() {
   window.addEventListener("afterprint", () => show(chosen));
 }
 
-/** Return true if a key is for an input field, the browser or the system. */
+/** Return true if a key press belongs to an input field, the browser or the system. */
 export const isTaken = (event) => (event.target.closest?.("input, select, textarea") && event.target.type !== "range") || event.ctrlKey || event.metaKey || event.altKey;
 
-/** Handle keys: "/" goes to the search field, Backspace calls `back`, and ? opens the list of keys. `keys` are the
-    keys of the views and `others` are further lists by title; an entry is a pair of a term and its explanation. */
+/** Handle keys: "/" goes to the search field, Backspace calls `back`, and ? opens the list of keys. `keys` has the
+    keys of the views, as pairs of a key and its explanation. `others` has more lists of such pairs, by title. */
 export function listen(back, keys, others = {}) {
-  const lists = { Keys: [...keys, ["Backspace", "go back to the last place"], ["?", "show this list"]], ...others };
+  const lists = { Keys: [...keys, ["Backspace", "go back to the previous place"], ["?", "show this list"]], ...others };
   const help = () => {
     const listed = ([title, pairs]) => [make("h2", {}, title), make("dl", {}, pairs.flatMap(([term, words]) => [make("dt", {}, term), make("dd", {}, words)]))];
     const dialog = document.getElementById("keys");

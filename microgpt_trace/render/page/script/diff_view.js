@@ -1,4 +1,4 @@
-// The page of a comparison: a list of events with the difference between two runs, and the values A, B and B - A
+// The page of a comparison: a list of events with the differences between two runs, and the values A, B and B - A
 // of one event side by side.
 
 import { make } from "./dom.js";
@@ -10,9 +10,9 @@ import { start } from "./result_page.js";
 import { indexOf, placeIn, sidesOf } from "./sides.js";
 
 const NAMES = { a: "A", b: "B", d: "B − A" };
-const FEW = 64; // with at most this many columns, the three pictures stand side by side
+const FEW = 64; // up to this many columns, the three pictures stand side by side
 
-/** The view of a comparison; null if it compared no events. */
+/** The view of a comparison, or null if it compared no events. */
 function diffView({ content, arrays, go, place }) {
   if (!content.events?.length) return null;
   const events = new Map(content.events.map((event) => [event.name, event]));
@@ -50,12 +50,12 @@ const excess = ({ comparable, relative, tolerance }) => (!comparable ? -1 : Numb
 
 function leftOut(content, event) {
   if (content.ofStatistics) return "One side has only statistics, so there are no values to show.";
-  if (!event.comparable) return "No value is finite, and both sides agree in each: there is nothing to compare.";
-  return "This page has no room for the values of this event. It holds those of the first event beyond its band, of the inputs of that event, of its layer, and of the events farthest beyond their bands. The command below compares this event alone; add --html to make a page of it.";
+  if (!event.comparable) return "No value is finite, and A and B are equal in every value, so there is nothing to compare.";
+  return "This page has no room for the values of this event. It holds the values of the first event beyond its band, of the inputs and the layer of that event, and of the events farthest beyond their bands. The command below compares only this event. Add --html to make a page of it.";
 }
 
 function headingOf(event) {
-  const where = event.index.length ? `; ${event.holds ? "worst row" : "first row beyond it"} at [${event.index.join(", ")}]` : "";
+  const where = event.index.length ? `; ${event.holds ? "worst row" : "first row beyond the band"} at [${event.index.join(", ")}]` : "";
   const off = event.comparable ? `relative difference ${short(Number(event.relative), 3)}${event.measured ? ` (${event.measured})` : ""}, band ${short(Number(event.tolerance), 2)}${where}` : "not compared";
   return [
     make("h3", {}, event.name, make("small", {}, ` [${event.shape.join(", ")}]`)),
@@ -68,7 +68,7 @@ function headsOf(sides, at, choose) {
   return make("p", { class: "buttons" }, "head ", sides.heads.map((head) => make("button", { type: "button", "data-key": `head ${head}`, "aria-pressed": String(head === at.head), onclick: () => choose(head) }, String(head))));
 }
 
-/** The three pictures, and a line with the numbers under the cursor in full. */
+/** The three pictures, and a line with the numbers under the cursor in all digits. */
 function bothSides({ content, event, sides, at, pick }) {
   const ends = sides.ends(at.head);
   const line = make("p", { class: "looked n" });
@@ -102,8 +102,8 @@ function bothSides({ content, event, sides, at, pick }) {
   }
   const figures = pictures.map((picture, n) => make("div", { class: "plane" }, make("h4", {}, Object.values(NAMES)[n]), picture));
   const notes = [
-    sides.rounded ? "the page rounds these values to float32" : "", sides.positions.length < (event.shape.at(-2) ?? 0) ? "the page has room for only one position: the first beyond its band, or else the worst" : "",
-    sides.heads && sides.heads.length < event.shape[0] ? "the page has room for only one head: that of the first row beyond its band, or else of the worst row" : "",
+    sides.rounded ? "the page rounds these values to float32" : "", sides.positions.length < (event.shape.at(-2) ?? 0) ? "the page has room for only one position: the first position beyond its band, or else the worst position" : "",
+    sides.heads && sides.heads.length < event.shape[0] ? "the page has room for only one head: the head of the first row beyond its band, or else of the worst row" : "",
   ].filter(Boolean);
   return { pictures, elements: [line, make("div", { class: sides.columns > FEW ? "stacked" : "planes" }, figures), notes.length ? make("p", { class: "dim" }, notes.join("; ")) : null] };
 }
@@ -119,7 +119,7 @@ function listOf(content, choose) {
     for (const [name, item] of items) item.hidden = !name.includes(search.value.trim());
   } });
   const scrolled = make("ul", {}, [...items.values()]);
-  const legend = make("p", { class: "dim" }, make("small", {}, "relative difference of the worst row; ✗: beyond its band"));
+  const legend = make("p", { class: "dim" }, make("small", {}, "number: relative difference of the worst row; ✗: beyond its band"));
   return {
     element: make("nav", { class: "flow", "aria-label": "Events" }, search, legend, scrolled),
     mark(name) {

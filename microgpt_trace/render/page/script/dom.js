@@ -1,4 +1,4 @@
-// Elements of a page. Text is set as text, never as markup, and characters without a shape are spelled out.
+// Make elements of a page. Text is never parsed as HTML, and characters without a shape are spelled out.
 
 import { onOneLine } from "./printable.js";
 
@@ -7,7 +7,7 @@ export function make(tag, attributes = {}, ...children) {
   return filled(document.createElement(tag), attributes, children);
 }
 
-/** Make an SVG element, with the same arguments. */
+/** Make an SVG element, with the same arguments as `make`. */
 export function draw(tag, attributes = {}, ...children) {
   return filled(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 }
@@ -24,7 +24,7 @@ function filled(element, attributes, children) {
   return element;
 }
 
-/** A bar that fills a share of its width. If `other` is given, a second bar below it fills that share. */
+/** A bar that fills `share` of its width. If `other` is given, a second bar below it fills `other` of its width. */
 export function bar(share, other) {
   const svg = draw("svg", { class: "bar", viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true" });
   const rect = (part, kind, y, height) => draw("rect", { class: kind, x: 0, y, height, width: 100 * Math.min(1, Math.max(0, part || 0)) });

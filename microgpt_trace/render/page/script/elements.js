@@ -3,22 +3,22 @@
 /** The name of an element, or of its array if there is no index. */
 export const nameOf = (name, index = []) => (index.length ? `${name}[${index.join(",")}]` : name);
 
-/** The last part of a name: "q". */
+/** The last part of a name, such as "q" of "layer0.attn.q". */
 export const lastOf = (name) => name.slice(name.lastIndexOf(".") + 1);
 
-/** The array and the channel of what can be ablated: "layer0.mlp.act[:,7]", or "layer0.attn.head1" without one. */
+/** The array and the channel of a name that can be ablated: layer0.mlp.act[:,7] has a channel, layer0.attn.head1 none. */
 export function partOf(text) {
   const [, name, channel] = /^(.*?)(?:\[:,(\d+)\])?$/s.exec(text);
   return { name, channel: channel === undefined ? undefined : Number(channel) };
 }
 
-/** The layer of an array; null if it belongs to no layer. */
+/** The layer of an array, or null if it belongs to no layer. */
 export const layerOf = (name) => (/^layer\d+\./.test(name) ? Number.parseInt(name.slice(5), 10) : null);
 
-/** The name of an array without its layer: "attn.q". */
+/** The name of an array without its layer, such as "attn.q". */
 export const withoutLayer = (name) => name.replace(/^layer\d+\./, "");
 
-/** The parts of an address: the array, the index, and `of`, which is "value", "gradient" or "update"; null if the
+/** The parts of an address: the array, the index, and `of`, which is "value", "gradient" or "update". Null if the
     page has no such array. */
 export function parsed(address, page) {
   const [, of = "value", name, index] = /^(?:(gradient|update) )?([^[\]]+?)(?:\[([0-9, ]*)\])?$/.exec(address) ?? [];
@@ -29,10 +29,10 @@ export function parsed(address, page) {
 /** The address of an element. */
 export const addressOf = ({ of, name, index }) => (of === "value" ? "" : `${of} `) + nameOf(name, index);
 
-/** A position with its token: "position 3 (m)". */
+/** A position with its token, such as "position 3 (m)". */
 export const positionOf = (run, position) => `position ${position} (${run.labels[position]})`;
 
-/** The place of an element in words. */
+/** The place of an element in words, such as "position 3 (m), channel 2". */
 export function placeInWords(page, run, name, index) {
   const words = page.axesOf(name).map((axis, n) => {
     const at = index[n];

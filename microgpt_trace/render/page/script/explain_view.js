@@ -1,4 +1,4 @@
-// The arithmetic of one number: its formula, terms and sum, the numbers that use it, and the command that shows more.
+// The arithmetic of one number: its formula, terms and sum, the numbers that use it, and a command that shows more.
 
 import { copyable, make } from "./dom.js";
 import { addressOf, layerOf, nameOf, placeInWords } from "./elements.js";
@@ -9,7 +9,7 @@ import { readersOf, strongestUse } from "./uses.js";
 const MOST_TERMS = 16;
 const LARGEST = 3.4028234663852886e38; // float32
 
-/** The explanation of the element `at`; `trail` are the elements that were explained before it. */
+/** The explanation of the element `at`. `trail` has the elements that were explained before. */
 export function explainView({ page, run, at, trail, go, slider }) {
   const flat = flatOf(at.index, run.shape(at.name));
   const gradient = at.of === "gradient";
@@ -33,7 +33,7 @@ export function explainView({ page, run, at, trail, go, slider }) {
 }
 
 const missing = (run, gradient, held) =>
-  gradient && !run.traced ? "Only the traced text has gradients." : `The page holds ${held && !held.isLacking ? "only a picture of this array" : "no value of this number"}. The command below computes it.`;
+  gradient && !run.traced ? "Only the traced text has gradients." : `The page holds ${held && !held.isLacking ? "only an 8-bit picture of this array" : "no value of this number"}. The command below computes it.`;
 
 function crumbs(trail, at, go, named) {
   const items = trail.slice(-4).map((element) => make("li", {}, make("button", { type: "button", class: "link", onclick: () => go(element) }, named(element))));
@@ -50,7 +50,7 @@ function heading(page, run, at, value) {
     make("p", { class: "dim" }, placeInWords(page, run, at.name, at.index)), expression ? make("p", { class: "expr" }, expression) : null);
 }
 
-/** The steps of an element, for a gradient those of each path, and whether they give the value of the run. */
+/** The steps of an element (for a gradient, of each of its paths), and whether they give the value of the run. */
 function arithmetic({ page, run, at, flat, gradient, value, isMasked, link }) {
   if (!gradient && !page.has(at.name)) return [make("p", {}, run.altered?.has(nameOf(at.name, at.index)) ? "This parameter was changed in the page." : "This is a parameter: it is stored, not computed.")];
   const replaced = page.replaced.includes(at.name) && run.traced;
@@ -77,13 +77,13 @@ function arithmetic({ page, run, at, flat, gradient, value, isMasked, link }) {
   return [...shown, verdict(page, run, sum, value, magnitude)];
 }
 
-/** The largest terms of a product whose matrix is not in the page, computed when the page was written. */
+/** The largest terms of a product, computed when the page was written, because the page lacks the matrix. */
 function largestTerms(steps, link) {
   const last = steps.at(-1);
   return [make("p", {}, "computed in float64 when the page was written: ", make("b", { id: "written-value" }, full(last.value))), ...steps.map((step) => stepView(step, step.label, link, null))];
 }
 
-/** Compare the number that the page computed with that of the run. */
+/** Compare the number that the page computed with the number of the run. */
 function verdict(page, run, computed, value, magnitude) {
   const off = Math.abs(computed - value);
   const holds = off <= page.rounding * magnitude + page.tiny || isSame(computed, value, run.traced && page.dtype === "float32");
@@ -95,10 +95,10 @@ function verdict(page, run, computed, value, magnitude) {
   return make("p", { class: holds ? "verdict good" : "verdict bad" }, `computed here ${full(computed)}, ${where} ${full(value)}: ${holds ? words : `not equal${spread}`}`);
 }
 
-/** Return true if two numbers are the same, NaN included; `rounded` compares them as float32. */
+/** Return true if two numbers are the same, or both NaN. `rounded` compares them as float32. */
 const isSame = (a, b, rounded) => (rounded ? Object.is(Math.fround(a), Math.fround(b)) : Object.is(a, b));
 
-/** A function that names the token of a term of a sum; null if the terms do not stand for tokens. */
+/** A function that names the token of each term of a sum, or null if the terms do not belong to tokens. */
 function tokensOf({ terms: [first] = [] }, page, run) {
   if (!first?.over) return null;
   const [size, of] = first.over;
@@ -131,7 +131,7 @@ function written(term, link) {
 
 const factorInWords = (factor) => make("span", { class: "constant" }, /^[-\d.e/]+$/.test(factor.words) || factor.words.includes("/sqrt") ? factor.words : `${factor.words} ${short(factor.value, 6)}`);
 
-/** A function that makes a button of a factor, which explains the element that the factor is. */
+/** A function that makes a button for a factor. The button explains the element of the factor. */
 function linker(page, run, go, named) {
   return (factor) => {
     const index = placeOf(factor.flat, run.shape(factor.name));
@@ -140,7 +140,7 @@ function linker(page, run, go, named) {
   };
 }
 
-/** The numbers that an element is used in, one of each array. */
+/** The numbers that use an element, at most one in each array. */
 function usesOf({ page, run, at, flat, gradient, link }) {
   const rows = [];
   for (const reader of readersOf(page, at.name, gradient)) {

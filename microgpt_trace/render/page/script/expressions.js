@@ -5,7 +5,7 @@ const CONSTANTS = { pi: Math.PI };
 const FUNCTIONS = { exp: Math.exp, log: Math.log, sqrt: Math.sqrt, tanh: Math.tanh, cos: Math.cos, sin: Math.sin, max: Math.max, erf };
 const TOKEN = /\s*(?:(\d+(?:\.\d*)?(?:e[-+]?\d+)?)|([a-z]+)|(\*\*|[-+*/(),>]))/gy;
 const SIGN = 4; // precedence of a minus sign before a number
-// For each binary operator: its precedence, the least precedence in its right operand, and its function.
+// For each binary operator: its precedence, the lowest precedence in its right operand, and its function.
 const OPERATORS = {
   ">": [1, 2, (a, b) => (a > b ? 1 : 0)],
   "+": [2, 3, (a, b) => a + b],
@@ -16,7 +16,7 @@ const OPERATORS = {
 };
 const cache = new Map([["", (x) => x]]);
 
-/** The function of x that a text describes. Throws SyntaxError if the text is not a function of x. */
+/** The function of x that a text describes, such as "exp(x)". Throws SyntaxError for other texts. */
 export function functionOf(text) {
   if (!cache.has(text)) cache.set(text, parse(text));
   return cache.get(text);
@@ -84,7 +84,7 @@ function parse(text) {
   return parsed;
 }
 
-/** The error function: a series below 2.5, and from 2.5 on the continued fraction of 1 - erf(x).
+/** The error function, by a series below 2.5, and by the continued fraction of 1 - erf(x) from 2.5 on.
     Abramowitz and Stegun, "Handbook of Mathematical Functions" (1964), 7.1.6 and 7.1.14. */
 export function erf(x) {
   const size = Math.abs(x);

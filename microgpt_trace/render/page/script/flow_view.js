@@ -35,11 +35,11 @@ export function flowView({ page, run, at, go, filter, setFilter }) {
     document.querySelector(`[data-key="${CSS.escape(`${addressOf({ ...match, index: [] })} ${head}`)}"]`)?.focus({ preventScroll: true });
   });
   fill(filter);
-  const legend = make("p", { class: "dim" }, "numbers: L2 norm", shares.length ? "; bars: what a branch adds, relative to the residual stream" : "");
+  const legend = make("p", { class: "dim" }, "numbers: L2 norm", shares.length ? "; bars: what attention or MLP adds, relative to the residual stream" : "");
   return make("nav", { class: "flow", "aria-label": "Flow" }, search, legend, list);
 }
 
-/** Return true if a name contains the text that was typed, without its index. */
+/** Return true if a name contains the search text. An index in the search text is ignored. */
 const matches = (name, query) => name.toLowerCase().includes(query.trim().replace(/\[.*/, "").toLowerCase());
 
 /** What each branch adds, relative to the residual stream, with its layer and stage. */
@@ -49,7 +49,7 @@ function sharesOf(page, run) {
   return shares.filter(({ share }) => Number.isFinite(share));
 }
 
-/** A stage, or a layer with its stages: its arrays, a bar for what each branch adds, and a mark for anomalies. */
+/** A stage, or a layer with its stages. Has its arrays, a bar for what each branch adds, and a mark for anomalies. */
 function groupView(page, run, at, go, { layer, stages }, query, shares) {
   const parts = [];
   let chosen = false;
@@ -82,10 +82,10 @@ function leftOutView(page, run) {
   const words = [counted(rest.length, "are not in this page"), counted(forms.length - lasts, "are 8-bit pictures, with numbers at the last position only"), counted(lasts, "have only the last position"),
     page.adds && (rest.length || forms.length) ? `Add more with ${page.adds}.` : ""];
   return make("details", { class: "left-out" }, make("summary", {}, "Not in this page"), make("p", { class: "dim" }, words), countsOf(rest),
-    never.length ? [make("p", { class: "dim" }, "No page of a production model holds these arrays. Print them with --layer NAME --json --values:"), countsOf(never)] : null);
+    never.length ? [make("p", { class: "dim" }, "These arrays are too large for a page of a production model. Print them with --layer NAME --json --values:"), countsOf(never)] : null);
 }
 
-/** A list of event names without their layers, each with the number of layers that have it. */
+/** A list of event names without layers, each with the number of layers that have such an event. */
 function countsOf(events) {
   const counts = new Map();
   for (const { name } of events) counts.set(withoutLayer(name), (counts.get(withoutLayer(name)) ?? 0) + 1);

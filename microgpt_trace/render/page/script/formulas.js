@@ -1,16 +1,16 @@
-// The arithmetic of one element, computed by its formula. Knows neither events nor how anything is shown.
+// Compute one element by its formula, with all steps and terms.
 //
 // A run has `array(name, gradient)`, `shape(name)`, its `tokens` and their `targets`. A formula has the sizes of
 // the axes and a list of steps. A step is a sum of terms, and a term is a function of a product of factors.
 
 import { functionOf } from "./expressions.js";
 
-const OVERFLOW = 300; // beyond it, the largest x is subtracted before exp
+const OVERFLOW = 300; // if |x| exceeds it, the largest x is subtracted before exp
 
-/** Sizes as numbers: "T" becomes the length of the text. */
+/** Sizes as numbers, where "T" becomes the length of the text. */
 export const sizesOf = (sizes, length) => sizes.map((size) => (size === "T" ? length : size));
 
-/** The index along each axis of an element of a flat array. */
+/** The index along each axis, for an element of a flat array. */
 export function placeOf(flat, sizes) {
   const place = sizes.slice();
   let rest = flat;
@@ -31,8 +31,8 @@ export function isHidden(hidden, place) {
   return back < 0 || (hidden[2] !== null && back >= hidden[2]);
 }
 
-/** Compute an element in float64: its value, its steps with their terms, and the magnitude that rounding errors are
-    relative to. Terms are kept only if `keep`. */
+/** Compute an element in float64. Returns its value, its steps with their terms (if `keep` is set), and a magnitude.
+    Rounding errors are a small share of the magnitude. */
 export function workedOut(formula, flat, run, keep = true) {
   const place = placeOf(flat, sizesOf(formula.sizes, run.length));
   if (isHidden(formula.hidden, place)) return { value: 0, magnitude: 0, steps: [], hidden: true };
@@ -48,7 +48,7 @@ export function allOf(formula, run) {
   return Float64Array.from({ length: count }, (_, flat) => workedOut(formula, flat, run, false).value);
 }
 
-/** A step that has a result for each place along its ranges, computed when it is first read. */
+/** A step with a result for each place along its ranges. A result is computed when it is first read. */
 function alongOf(step, place, before, run) {
   const cache = new Map();
   const results = (along) => {
@@ -59,7 +59,7 @@ function alongOf(step, place, before, run) {
   return { label: step.label, along: step.along.length, results, count: 0, terms: [] };
 }
 
-/** The result of a step for a term at the place `at`, which begins with as many axes of the element. */
+/** The result of a step for a term at the place `at`, whose first `axes` numbers are the place of the element. */
 const resultOf = (step, at, axes) => (step.results ? step.results(at.slice(axes, axes + step.along)) : step);
 
 function stepOf(step, place, before, run, keep, along = []) {
@@ -105,13 +105,13 @@ function stepOf(step, place, before, run, keep, along = []) {
     overAll(over, along.length, at, place.length, run, () => add(term, factors, of, runs));
   }
   result.value = step.guard ? guarded(largest, smallest) : sum + lost;
-  if (step.guard) result.magnitude = 0; // the largest x is copied, not computed
+  if (step.guard) result.magnitude = 0; // the largest x is copied, so it has no rounding error
   else if (result.exact) result.magnitude = Math.abs(result.value);
   result.guard = Boolean(step.guard);
   return result;
 }
 
-/** Return true if the target of a position is known and, for an element with a token, is that token. */
+/** Return true if the target of a position is known. If the element has a token, the target must be this token. */
 function isTarget([position, token], place, run) {
   const target = run.targets[place[position]];
   return target !== null && (token === undefined || target === place[token]);
@@ -140,7 +140,7 @@ function overAll(over, n, at, first, run, each) {
   at.length = first + n;
 }
 
-/** A function from a place along axes and ranges to the value of a factor and the magnitude of its rounding. */
+/** A function that returns, for a place along axes and ranges, the value of a factor and its magnitude. */
 function reader(factor, before, run, axes) {
   if (factor.of !== undefined) return elementReader(factor, before, run, axes);
   if (factor.step !== undefined) {
@@ -173,7 +173,7 @@ function elementReader(factor, before, run, axes) {
   const shape = run.shape(factor.of);
   return (at) => {
     const flat = flatOf(factor.at.map((spot) => spotOf(spot, at, run)), shape);
-    if (array.exact && !array.exact(flat)) throw new RangeError(`${factor.of} is in this page only as a picture`);
+    if (array.exact && !array.exact(flat)) throw new RangeError(`${factor.of} is in this page only as an 8-bit picture`);
     const value = array[flat];
     if (factor.less === undefined) return { name: factor.of, gradient, flat, value, magnitude: Math.abs(value) };
     const subtracted = resultOf(before[factor.less], at, axes);
@@ -182,7 +182,7 @@ function elementReader(factor, before, run, axes) {
   };
 }
 
-/** The place along an axis of an array: that along an axis of the element, or one computed from several axes. */
+/** The place along an axis of an array: the place along an axis of the element, or computed from several axes. */
 export function spotOf(spot, at, run) {
   if (typeof spot === "number") return at[spot];
   let place = spot[0];
@@ -192,7 +192,7 @@ export function spotOf(spot, at, run) {
   return place;
 }
 
-/** The magnitude that the rounding error of f(x) is relative to: |f(x)|, or |slope| * magnitude of x if larger. */
+/** The magnitude of f(x), for its rounding error: |f(x)|, or |slope| * magnitude of x if this is larger. */
 function sizeOf(of, term, x, value, magnitude) {
   if (!term.f) return magnitude;
   const step = Math.max(magnitude, 1e-300) * 1e-7;
@@ -202,7 +202,7 @@ function sizeOf(of, term, x, value, magnitude) {
   return term.beside ? Math.max(size, Math.abs(functionOf(term.beside)(x))) : size;
 }
 
-/** The function of a term as text, with the number that is subtracted from x. */
+/** The function of a term as text, including the number that is subtracted from x. */
 function written(term, before) {
   const less = term.less === undefined ? 0 : (before[term.less].value ?? 0);
   const shown = less === 0 ? "x" : `(x ${less < 0 ? "+" : "-"} ${Math.abs(less)})`;

@@ -1,4 +1,4 @@
-// Small pictures of the attention weights of all heads, one row per layer, from which a head can be chosen.
+// Small pictures of the attention weights of all heads, in a row per layer. A reader can choose a head.
 
 import { colorOf } from "./colors.js";
 import { make } from "./dom.js";
@@ -9,8 +9,8 @@ const ROOM = 300;
 const LARGEST = 72;
 const SMALLEST = 22;
 const GAP = 4;
-const RULED = 44; // taken by the labels that stay in sight
-const NOT_FINITE = [179, 38, 30]; // a red that no weight has
+const RULED = 44; // taken by the labels, which do not scroll
+const NOT_FINITE = [179, 38, 30]; // a red that is not in the colour scale
 
 /** The pictures of `data`: `rows`, `columns`, `weightsOf(row)` as [columns, length, length], `rowLabels`, the `chosen`
     picture, isAblated(row, column), nameOf(row, column), the `scrolled` offset, onpick and onscroll. */
@@ -29,7 +29,7 @@ export function glance(data) {
     if (aloud) reveal();
     paint();
   };
-  /** Scroll to the cursor if it is out of sight. */
+  /** Scroll to the cursor if it is not visible. */
   const reveal = () => {
     const scrolled = (at, from, room) => (at >= from && at + size <= from + room ? from : at - room / 2);
     element.scrollTop = scrolled(view.cursor[0] * (size + GAP), element.scrollTop, element.clientHeight - RULED);
@@ -82,7 +82,7 @@ export function glance(data) {
   return element;
 }
 
-/** Draw all pictures on one canvas. Where several weights share a pixel, the largest one gives its colour. */
+/** Draw all pictures on one canvas. If several weights share a pixel, its colour is that of the largest weight. */
 function pictures(data, size, onNotFinite) {
   const canvas = make("canvas", { width: data.columns * (size + GAP) + 2, height: data.rows * (size + GAP) + 2 });
   const context = canvas.getContext("2d");
@@ -110,7 +110,7 @@ function pictureOf(weights, head, { length, skipFirst }, side, onNotFinite) {
     for (let key = skipFirst ? 1 : 0; key <= query; key += 1) {
       const at = to + Math.floor((key * side) / length);
       const weight = weights[from + key];
-      if (!(weight <= largest[at])) largest[at] = weight; // a NaN is kept
+      if (!(weight <= largest[at])) largest[at] = weight; // keeps a NaN
       if (weight > end) end = weight;
     }
   }

@@ -1,12 +1,12 @@
-// A map of shares as a picture that can be walked through by keys. It replaces the table that the page shows
-// without scripts; the table moves behind a link under the picture.
+// A map of shares as a picture in which keys move a cursor. It replaces the table that the page shows without
+// scripts. A link under the picture shows the table.
 
 import { make } from "./dom.js";
 import { matrix } from "./matrix.js";
 import { full } from "./numbers.js";
 
-/** The picture of `grid`: its title, labels of rows and columns, values (null for none), the `end` of its colours,
-    and the name of each cell. `table` is the table that it replaces, if any; factsOf(name) is text about a name. */
+/** The picture of `grid`, which has a title, labels of rows and columns, values (null for no value), the `end` of the
+    colours, and the name of each cell. `table` is the table to replace, or null. factsOf(name) is text about a name. */
 export function gridView(grid, { table = null, key, choose, factsOf }) {
   const valueAt = (row, column) => (grid.values[row][column] === null ? Number.NaN : Number(grid.values[row][column]));
   const looked = make("p", { class: "looked n" }, "\u00a0");

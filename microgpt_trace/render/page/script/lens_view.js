@@ -1,11 +1,11 @@
-// The logit lens: the tokens that the model would predict if it ended after each layer, and a target token
-// followed through the layers.
+// The logit lens: the tokens that the model would predict if it ended after each layer, and the probability of a
+// target token after each layer.
 
 import { colorOf, inkOn } from "./colors.js";
 import { make } from "./dom.js";
 import { probability } from "./numbers.js";
 
-/** The section of the logit lens; null if the trace was made without --lens. */
+/** The section of the logit lens, or null if the trace was made without --lens. */
 export function lensView({ page, run, position, set }) {
   const { lens } = page;
   if (!lens || !run.traced) return null;
@@ -29,7 +29,7 @@ function cellOf(page, [first], isChosen) {
   return cell;
 }
 
-/** All candidates of a position; null if each layer has only one. */
+/** All candidates of a position, or null if each layer has only one candidate. */
 function candidatesOf(page, lens, at, run) {
   if (!lens.rows.some(([, cells]) => cells[at].length > 1)) return null;
   const rows = lens.rows.map(([layer, cells]) => make("tr", {}, make("th", { scope: "row" }, String(layer)), make("td", {}, cells[at].map(([token, p]) => `${page.vocabulary[token]} ${probability(p)}`).join("  "))));

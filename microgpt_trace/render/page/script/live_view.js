@@ -1,5 +1,4 @@
-// The controls of a small model: another text, heads and units to ablate, and parameters to change. The page runs
-// the forward pass itself.
+// The controls of a page that runs a small model: another text, heads and units to ablate, parameters to change.
 
 import { make } from "./dom.js";
 import { nameOf, parsed, partOf } from "./elements.js";
@@ -30,7 +29,7 @@ export function headButtons({ page, state, set, name }) {
   return buttons.length ? make("span", { class: "ablations", role: "group", "aria-label": "ablate heads" }, "ablate ", buttons) : null;
 }
 
-/** A button that ablates the chosen channel of an array, or the whole array of a head; null for other arrays. */
+/** A button that ablates the chosen channel of an array, or all contributions of a head. Null for other arrays. */
 export function unitButton({ page, state, set, at }) {
   if (!page.has(at.name) || at.of !== "value" || page.axesOf(at.name).at(-1) !== "channel") return null;
   const name = page.events.some(({ parts }) => parts.includes(at.name)) ? at.name : at.index.length === 2 ? `${at.name}[:,${at.index[1]}]` : null;
@@ -59,7 +58,7 @@ export function parameterSlider({ state, set, stored }) {
   };
 }
 
-/** The ablations and parameter changes of a state, as functions and arrays that Page.ownRun takes. */
+/** The ablations and parameter changes of a state, in the form that Page.ownRun takes: functions and arrays. */
 export function changesOf(page, state) {
   const events = new Map();
   for (const part of state.off) {

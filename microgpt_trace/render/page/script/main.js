@@ -1,4 +1,4 @@
-// The page of a trace: unpacks its data and shows the element that its address names.
+// The page of a trace. It unpacks its data and shows the element that its address names.
 
 import { read, written } from "./address.js";
 import { arrayView } from "./array_view.js";
@@ -25,7 +25,7 @@ function start() {
   let state = addressed();
   let options = { skipFirst: false, head: 0, layer: null, expanded: false };
   let trail = history.state?.trail ?? [];
-  let edited = ""; // "text" or "slider" if the last entry of the history was typed or dragged
+  let edited = ""; // "text" or "slider" if typing or dragging made the last entry of the history
   let filter = "";
   let widgets = [];
 
@@ -63,7 +63,7 @@ function start() {
     trail = trail.slice(0, -1);
     if (at) move(at);
   }
-  /** Scroll to a view of the chosen array if none is in sight. */
+  /** Scroll to a view of the chosen array if no such view is visible. */
   function reveal() {
     const views = Array.from(document.querySelectorAll("#views [data-array]")).filter((view) => view.dataset.array === state.at?.name);
     const isSeen = ({ top, bottom }) => top < window.innerHeight / 2 && bottom > 60;
@@ -75,7 +75,7 @@ function start() {
     show(edits === "slider");
   }
 
-  /** The run to show, the same run without changes, and the problem with the text if it cannot be run. */
+  /** The run to show, the same run without changes, and the problem with the text if the model cannot read it. */
   function runs() {
     if (!page.tokenizer) return { run: traced };
     const isOther = state.text !== null && state.text !== page.text;
@@ -100,7 +100,7 @@ function start() {
     return at.index.every((place, axis) => place < shape[axis]) ? at : { ...at, index: [] };
   }
 
-  /** Show the state. While a slider is dragged, its element is kept: a replaced element ends the drag. */
+  /** Show the state. While a slider is dragged, keep its element, because replacing it would end the drag. */
   function show(isDragged = false) {
     const { run, original, problem } = runs();
     const at = within(state.at, run);
@@ -165,16 +165,16 @@ function start() {
 
   const hint = () => make("section", { class: "explain hint", "aria-label": "Explanation" }, make("p", { class: "dim" }, "Choose a number in a matrix to see its arithmetic."));
 
-  /** The reason why no command explains an element, or without an element shows the run; null if a command does. */
+  /** Why no command explains the element `at`, or, if `at` is null, why no command shows the run. Null if one does. */
   page.whyNoCommand = (at, run) => {
     if (!run.traced && Object.keys(state.parameters).length) return `No command shows this ${at ? "number" : "run"}, because a parameter was changed in the page.`;
     if (!at) return null;
-    if (page.replaced.length) return `This run has interventions. To print the number, replace --html in its command by --show '${nameOf(at.name, at.index)}'.`;
+    if (page.replaced.length) return `This run has interventions. To print the number, replace --html by --show '${nameOf(at.name, at.index)}'.`;
     return at.of === "update" ? "No command explains an update. trace --step --json --values prints it in full." : null;
   };
 
-  /** The command that shows an element of the run: `explain`, or a trace with the same ablations. Without an element,
-      the command that traces the run. */
+  /** The command that shows an element of the run: `explain`, or a trace with the same ablations. If `at` is null, the
+      command that traces the run. */
   page.commandOf = (at, run) => {
     const { before, text, after } = page.command;
     const element = at && nameOf(at.name, at.index);
@@ -199,14 +199,14 @@ function start() {
   });
   window.addEventListener("resize", layOut);
   document.body.classList.add("alive");
-  history.scrollRestoration = "manual"; // a browser would scroll before the views are made
+  history.scrollRestoration = "manual"; // the browser would scroll before the views exist
   show();
   reveal();
   if (state.unknown) reading.textContent = onOneLine(`This page has no ${state.unknown}, which its address names.`);
   document.body.dataset.ready = "yes";
 }
 
-/** Replace the siblings of an element by the siblings of its copy in `fresh`, and keep the element itself. */
+/** Replace the siblings of `kept` by the siblings of its copy in `fresh`. */
 function replaceAround(kept, fresh) {
   const children = Array.from(fresh.children);
   const at = children.findIndex((child) => child.className === kept.className);

@@ -1,4 +1,4 @@
-// A matrix of numbers as a picture that can be walked through by keys, with a table behind it. Knows no run.
+// A matrix of numbers as a picture in which keys move a cursor. A link under it shows a table of the numbers.
 
 import { colorOf, inkOn, placeOn } from "./colors.js";
 import { make } from "./dom.js";
@@ -9,10 +9,10 @@ const LARGEST_CELL = 34; // pixels
 const WITH_NUMBERS = 30; // a cell of at least this many pixels shows its number
 const MOST_IN_TABLE = 4096; // elements
 
-/** The picture of `data`: `rows`, `columns`, valueAt(row, column), isMasked(row, column), the `kind` "share" or
-    "signed", the `end` of the scale and whether it is `linear`, `rowLabels`, `columnLabels`, the number of columns
-    between rules (`ruled`), describe(row, column), brief(value), the `chosen` cell, onlook and onpick. `key` is the
-    name of this matrix among all matrices of the page. */
+/** The picture of `data`. It has `rows`, `columns`, valueAt(row, column) and isMasked(row, column). The scale has the
+    `kind` "share" or "signed", its `end`, and may be `linear`. There are `rowLabels` and `columnLabels`, and a rule
+    after every `ruled` columns. describe(row, column) and brief(value) write numbers. `chosen` is a cell, and `onlook`
+    and `onpick` are functions of a cell. `key` is the name of this matrix, which is unique in the page. */
 export function matrix(data) {
   const canvas = make("canvas", {});
   const live = make("output", { class: "visually-hidden", "aria-live": "polite" });
@@ -70,7 +70,7 @@ function layOut(view, width) {
   [view.picture, view.allFinite] = pictureOf(data);
 }
 
-/** A canvas with one pixel per cell, and whether all cells that are not masked are finite. */
+/** A canvas with one pixel per cell, and true if all values that are not masked are finite. */
 function pictureOf(data) {
   const picture = make("canvas", { width: data.columns, height: data.rows });
   const context = picture.getContext("2d");
@@ -138,7 +138,7 @@ function paintLabels(view, context, ink) {
   });
 }
 
-/** Write the numbers into cells that have room, and mark the cells that are not finite. */
+/** Write numbers into the cells if they have room, and mark the cells that are not finite. */
 function paintCells({ data, left, top, cell, height, font, allFinite }, context, ink, paper) {
   const numbered = cell >= WITH_NUMBERS && height >= 14 && data.brief;
   if (allFinite && !numbered) return;

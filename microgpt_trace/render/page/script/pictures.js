@@ -1,10 +1,10 @@
-// Arrays that a page does not hold in full: as a picture in bytes, which shows colours but no exact numbers, or
-// only the last position.
+// Arrays that a page does not hold in full. A picture in bytes shows colours, with exact numbers only at the last
+// position. Of other arrays, the page holds nothing but the last position.
 
 const FORMS = { shares, last: (picture, bytes, shape) => new Float32Array(shape.reduce((a, b) => a * b)) };
 
-/** The array of a picture. `exact(flat)` of the result is true for elements whose number is known, which are those
-    of the last position. `isLacking` means that the page holds nothing of the other elements. */
+/** The array of a picture. `exact(flat)` is true for the elements of the last position, whose numbers are exact.
+    `isLacking` is true if the page holds no other elements. */
 export function unfolded(picture, bytes, last, shape) {
   const values = FORMS[picture.form](picture, bytes, shape);
   const [length, width] = [shape.at(-2), shape.at(-1)];

@@ -1,10 +1,10 @@
-// The prediction of the model after a position: all candidates as bars, and next to each the original probability
-// if the run has changes.
+// The prediction of the model after a position: all candidates as bars. If the run has changes, each candidate also
+// has its original probability.
 
 import { bar, make } from "./dom.js";
 import { probability, short } from "./numbers.js";
 
-const FIRST = 10; // candidates that are shown before the reader asks for more
+const FIRST = 10; // number of candidates that are shown at first
 
 export function predictionView({ page, run, original, position, go, set, options: { expanded } }) {
   const candidates = candidatesOf(page, run, position);
@@ -30,7 +30,7 @@ export function predictionView({ page, run, original, position, go, set, options
     table(rows.slice(0, FIRST), "candidates"), rows.length > FIRST ? more : null, loss);
 }
 
-/** The mean loss over all positions, and that of the original run if there is one. */
+/** The mean loss over all positions, and the mean loss of the original run if the run has changes. */
 function lossOf(page, run, original) {
   const loss = page.events.at(-1);
   if (loss.axes.length || !run.of(loss.name, "value")) return null;
@@ -38,8 +38,8 @@ function lossOf(page, run, original) {
   return make("p", {}, "mean loss ", make("strong", {}, lossIn(run)), original ? `, original ${lossIn(original)}` : "");
 }
 
-/** The probabilities after a position, and the tokens from the most likely one on. The page may hold only some of
-    them; null if it holds none. */
+/** The probabilities after a position, and its tokens, the most likely first. The page may hold only some of the
+    tokens. Null if it holds none. */
 function candidatesOf(page, run, position) {
   const probabilities = page.probabilities && run.of(page.probabilities, "value");
   if (!probabilities) return listed(page.predictions.find((prediction) => prediction.position === position));

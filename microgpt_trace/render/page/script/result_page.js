@@ -1,4 +1,4 @@
-// The page of a result: sections whose names lead to commands, maps, and the view of its command.
+// The page of a result: sections with names that lead to commands, maps, and the view of its command.
 
 import { listen, switchTheme } from "./controls.js";
 import { copyable, make } from "./dom.js";
@@ -9,8 +9,8 @@ import { unpacked } from "./unpacking.js";
 
 const slot = (name) => document.getElementById(name);
 
-/** Start the page. viewOf(context) makes the view of a command, or null. A view has `resized()`, `show(place)`, and
-    `keys`: pairs of a key and what it does. */
+/** Start the page. viewOf(context) makes the view of its command, or null. A view has `resized()`, `show(place)` and
+    `keys`, which are pairs of a key and what the key does. */
 export function start(viewOf = () => null) {
   const { document: content, arrays } = unpacked(globalThis.microgptContent);
   const [commands, facts] = [mapOf(content.commands), mapOf(content.facts)];
@@ -42,7 +42,7 @@ export function start(viewOf = () => null) {
     for (const view of views) view.show(place);
     for (const link of links()) link.toggleAttribute("aria-current", Boolean(place.name) && nameOf(link) === place.name);
     const command = commandOf(commands, place.name);
-    const words = command ? [make("strong", {}, place.name), ` ${factsOf(place.name).replace(/^, /, "")} `, copyable(command)] : [commands.size ? "Choose a name or a cell to see the command that shows more of it." : ""];
+    const words = command ? [make("strong", {}, place.name), ` ${factsOf(place.name).replace(/^, /, "")} `, copyable(command)] : [commands.size ? "Choose a name or a cell to see a command that shows more about it." : ""];
     slot("reading").replaceChildren(...words);
   }
 
@@ -72,10 +72,10 @@ export function start(viewOf = () => null) {
 const links = () => document.querySelectorAll('#results a[href^="#"]');
 const nameOf = (link) => read(new URL(link.href).hash).name;
 
-/** The command of a name, or of the array of an element. */
+/** The command of a name. An element has the command of its array. */
 const commandOf = (commands, name) => commands.get(name) ?? commands.get(split(name)[0]);
 
-/** A Map of an object's own members. An address may name `constructor`, which every plain object has. */
+/** A Map of the members of an object. A plain object would also have `constructor`, which an address may name. */
 const mapOf = (named) => new Map(Object.entries(named));
 
 /** A picture for each map of the sections, and for each map that a command adds to a section. */

@@ -1,13 +1,13 @@
-// The data of a page: the plan, arrays by name, and the forward pass that a page of a small model can run itself.
+// The data of a page: the plan, the arrays by name, and the forward pass, which the page of a small model can run.
 
 import { lastOf, layerOf, withoutLayer } from "./elements.js";
 import { allOf, isHidden, sizesOf } from "./formulas.js";
 import { unfolded } from "./pictures.js";
 
-const MOST_UNFOLDED = 12; // pictures that are kept as numbers
+const MOST_UNFOLDED = 12; // largest number of pictures that are kept as numbers
 const PREFIX = { value: "", gradient: "d ", update: "u " };
 
-/** A hint that gives the text without accents, if its letters are in the vocabulary; else "". */
+/** A hint with the text without accents, if all its letters are in the vocabulary. Otherwise "". */
 function hint(text, letterOf) {
   const plain = Array.from(text.normalize("NFKD").replace(/\p{M}/gu, ""), letterOf);
   return plain.includes(undefined) ? "" : `; try "${plain.join("")}"`;
@@ -22,7 +22,7 @@ export class Page {
     this.unfoldings = new Map();
   }
 
-  /** An array of the traced run, or the array of its picture if the page holds only that. */
+  /** An array of the traced run, made from its picture if the page does not hold the array in full. */
   held(name) {
     const picture = this.pictures[name];
     if (!picture) return this.stored.get(name);
@@ -56,18 +56,18 @@ export class Page {
     return isHidden([0, 1, this.row(name).window ?? null], index.slice(-2));
   }
 
-  /** Return true if an element counts in the statistics of its array: masked elements do not count. */
+  /** Return true if an element counts in the statistics of its array. Masked elements do not count. */
   isCounted(name, shape, flat) {
     return !this.isMasked(name, [Math.floor(flat / shape.at(-1)) % shape.at(-2), flat % shape.at(-1)]);
   }
 
-  /** The labels of the tokens of an axis: as input tokens (BOS) for a table that is read, else as next tokens (EOS). */
+  /** The labels of an array's token axis. A table that the model reads by token has BOS. Other arrays have EOS. */
   tokensOf(name) {
     return this.row(name).read && this.seen ? this.seen : this.vocabulary;
   }
 
-  /** The name of an array as seen from a layer: "q", or "attn.norm" if several stages have a norm, or the full name
-      if the array belongs to another layer. */
+  /** The short name of an array in a layer, such as "q", or "attn.norm" if several stages have a norm. An array of
+      another layer has its full name. */
   shortName(name, layer = null) {
     if (this.layers > 1 && layerOf(name) !== null && layerOf(name) !== layer) return name;
     const last = lastOf(name);
@@ -75,8 +75,8 @@ export class Page {
     return new Set(names).size > 1 ? withoutLayer(name) : last;
   }
 
-  /** What a branch adds, relative to the residual stream: the median of |write| / |stream| over the positions;
-      undefined if the page does not hold both in full. */
+  /** What a branch adds, relative to the residual stream: the median of |write| / |stream| over the positions.
+      Undefined if the page does not hold both in full. */
   shareOf(run, { name, stream }) {
     const [write, read] = [run.of(name, "value"), run.of(stream, "value")];
     if (!write || !read || write.exact || read.exact) return undefined;
@@ -91,7 +91,7 @@ export class Page {
     return sizesOf(this.row(name).shape, length);
   }
 
-  /** The formulas that sum to a gradient, each with the row that it passes through. */
+  /** The formulas whose sum is a gradient, each with the row that the gradient passes through. */
   waysOf(name) {
     return this.row(name).ways.map(([formula, way]) => [way, formula]);
   }
@@ -107,8 +107,8 @@ export class Page {
     };
   }
 
-  /** Run the forward pass in float64, for any text and with changes. `changes.events` has functions that change the
-      array of an event in place, and `changes.parameters` has arrays that replace parameters, both by name. */
+  /** Run the forward pass in float64 on any tokens. `changes.events` has functions by event name, which change the
+      array of the event in place. `changes.parameters` has arrays by parameter name, which replace the parameters. */
   ownRun(tokens, targets, changes = { events: new Map(), parameters: new Map() }) {
     const arrays = new Map();
     const run = {

@@ -1,4 +1,4 @@
-// The page of a result without a view of its own: it has only sections.
+// The page of a result that has only sections and no view.
 
 import { start } from "./result_page.js";
 

@@ -1,6 +1,6 @@
-// The values of two runs in one event. A page may hold only one position or head of an event. Knows no HTML.
+// The values of one event in two runs. A page may hold only one position or one head of an event.
 
-/** The values of an event: at(side, head, row, column), where side is "a", "b" or "d" for b - a; null if the page
+/** The values of an event by at(side, head, row, column). `side` is "a", "b", or "d" for b - a. Null if the page
     holds no values of the event. */
 export function sidesOf(held, name, arrays) {
   if (!held) return null;
@@ -15,7 +15,7 @@ export function sidesOf(held, name, arrays) {
   return { ...held, rows, columns, at, isMasked, ends: (head) => endsOf({ at, rows, columns, isMasked, head }) };
 }
 
-/** The largest finite magnitude of both sides, and the largest of b - a. */
+/** The largest finite magnitude in a and b, and the largest finite magnitude of b - a. */
 function endsOf({ at, rows, columns, isMasked, head }) {
   const ends = { sides: 0, d: 0 };
   const larger = (end, value) => (Number.isFinite(value) ? Math.max(end, Math.abs(value)) : end);
@@ -29,7 +29,7 @@ function endsOf({ at, rows, columns, isMasked, head }) {
   return ends;
 }
 
-/** The head, row and column of an element in the values that a page holds; null if the page does not hold it. */
+/** The head, row and column of an element in the values that a page holds, or null if it does not hold them. */
 export function placeIn(sides, index) {
   if (!sides || index.length !== sides.shape.length) return null;
   const [head, position, column] = sides.heads ? index : [null, ...(index.length ? index : [undefined, 0])];

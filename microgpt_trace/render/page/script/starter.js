@@ -1,5 +1,5 @@
-// Runs the script in the packed data, which the policy of the page allows by its hash, and passes the rest on to it.
-// An open frame keeps the page loading until then, because a browser prints a page as soon as it has loaded.
+// Unpack the data, and run the script in it, which the policy of the page allows by its hash. The script gets the
+// other data. A browser prints a page as soon as it has loaded, so an open frame keeps the page loading until then.
 (async () => {
   const frame = document.createElement("iframe");
   frame.hidden = true;

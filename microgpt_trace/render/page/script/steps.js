@@ -1,6 +1,6 @@
-// The traced steps of a training run: which one to show, and curves over them. Knows no page.
+// The traced steps of a training run: which step to show, and curves over all steps.
 
-/** The index of the step nearest to the requested one; the last index if the request is not a number. */
+/** The index of the step nearest to the requested step, or the last index if the request is not a number. */
 export function placeOf(steps, request) {
   const step = Number(request);
   if (request === undefined || request === "" || !Number.isFinite(step)) return steps.length - 1;
@@ -11,13 +11,13 @@ export function placeOf(steps, request) {
   return best;
 }
 
-/** Read a number of a log: null stays null, and the texts "NaN" and "Infinity" become numbers. */
+/** Read a number from a log. Null stays null, and the texts "NaN" and "Infinity" become numbers. */
 export const numberOf = (value) => (value === null || value === undefined ? null : Number(value));
 
 /** The largest finite magnitude of a curve. */
 export const peakOf = (curve) => Math.max(0, ...curve.map(numberOf).filter((value) => value !== null && Number.isFinite(value)).map(Math.abs));
 
-/** Cut a series into at most `most` parts, and return the middle step and the mean of the finite values of each. */
+/** Cut a series into at most `most` parts. Return the middle step of each part and the mean of its finite values. */
 export function meansOf(steps, values, most) {
   const size = Math.max(1, Math.ceil(values.length / most));
   const means = [];

@@ -1,10 +1,10 @@
-// Tabs: sections that are shown one at a time. Without scripts, the tabs are links to the sections.
+// Tabs show sections one at a time. Without scripts, the tabs are links to the sections.
 
 import { make } from "./dom.js";
 
 const ALL = "all";
 
-/** Turn the links in `list` into tabs; null if there is no list. */
+/** Turn the links in `list` into tabs. Return null if there is no list. */
 export function switchTabs(list, { go, place }) {
   if (!list) return null;
   const links = [...list.querySelectorAll("a")];

@@ -10,7 +10,7 @@ import { start } from "./result_page.js";
 import { numberOf, meansOf, peakOf, placeOf } from "./steps.js";
 
 const DOTS = 400;
-const PAUSE = 350; // milliseconds between steps while they are played
+const PAUSE = 350; // milliseconds per step while the steps are played
 
 function timelineView({ content, arrays, go, place }) {
   const { steps } = content;
@@ -104,7 +104,7 @@ function attention(content, n, pictures) {
   return make("div", { class: "attention" }, make("h3", {}, "Attention", make("small", {}, " in percent; rows are queries, columns are keys")), make("div", { class: "planes" }, planes), line);
 }
 
-/** The norms of events or parameters at a step, each with a bar relative to its largest value over all steps. */
+/** The norms of events or parameters at a step. The bar of a norm is full at its largest value over all steps. */
 function norms({ title, rows }, n) {
   const whats = Object.keys(rows[0].curves);
   const head = make("tr", {}, make("th", { scope: "col" }, title), whats.flatMap((what) => [make("th", { scope: "col", class: "n" }, what), make("td", {})]));

@@ -1,4 +1,4 @@
-// Unpacks the data that page.py packed: a document, and arrays by name.
+// Unpack the data that page.py packed: a document, and arrays by name.
 
 /** Return the document and a Map from names to a Float32Array or Uint8Array. */
 export function unpacked(bytes) {
@@ -15,7 +15,7 @@ export function unpacked(bytes) {
   return { document, arrays };
 }
 
-/** Join the four planes, of which the first has the first byte of every number, and so on. */
+/** Join four planes into numbers. The first plane has the first byte of every number, and so on. */
 function joinPlanes(planes, count) {
   const bytes = new Uint8Array(4 * count);
   for (let plane = 0; plane < 4; plane += 1) {

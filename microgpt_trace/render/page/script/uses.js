@@ -1,10 +1,10 @@
-// The uses of a number: in each array that is computed from it, the element that it contributes most to.
+// The uses of a number: in each array that is computed from it, the element to which it contributes most.
 
 import { placeOf, sizesOf, spotOf, workedOut } from "./formulas.js";
 
-const MOST = 3e6; // terms that are searched
+const MOST = 3e6; // largest number of terms to search
 
-/** The formulas that read an array, each with the name of the array that it computes. */
+/** The formulas that read an array, each with the name of the array that the formula computes. */
 export function readersOf(page, name, gradient) {
   const readers = [];
   const reads = (formula) => formula.steps.some((step) => step.t.some((term) => term.x.some((x) => x.of === name && (x.d === 1) === gradient)));
@@ -21,8 +21,8 @@ export function readersOf(page, name, gradient) {
   return readers;
 }
 
-/** The output that an element contributes most to, and the count of outputs that read it; null if none does. The
-    output at the element's own place wins if the element is not simply added to it, as in a softmax. */
+/** The output to which an element contributes most, and how many outputs read the element. Null if no output does.
+    If an output is not a sum with the element, as in a softmax, the output at the place of the element wins. */
 export function strongestUse({ name: result, formula, isMasked }, run, name, gradient, flat) {
   const shapeOf = run.shape(result);
   const sizes = sizesOf(formula.sizes, run.length);
@@ -52,7 +52,7 @@ export function strongestUse({ name: result, formula, isMasked }, run, name, gra
   return best && { ...best, count };
 }
 
-/** The factor from the sum of a step to the value; null if the value is not the sum times a factor. */
+/** The factor by which the sum of a step enters the value. Null if the value is not a factor times the sum. */
 function scaleOf(formula, worked, at) {
   const last = formula.steps.length - 1;
   if (at === last) return 1;
@@ -63,7 +63,7 @@ function scaleOf(formula, worked, at) {
   return worked.steps[last].terms[0].factors.reduce((scale, { value }, n) => (isSum(x[n]) ? scale : scale * value), 1);
 }
 
-/** Return true if a formula may read the element at `index` for the output at `place`; ranges of sums fit any index. */
+/** Return true if the output at `place` may read the element at `index`. Any index may lie in the range of a sum. */
 function mayRead(formula, place, name, gradient, index, run) {
   const axesOf = (spot) => (typeof spot === "number" ? [spot] : spot.slice(1).map(([axis]) => axis));
   const fits = (spot, at) => axesOf(spot).some((axis) => axis >= place.length) || spotOf(spot, place, run) === at;

@@ -1,11 +1,11 @@
-// A picture of cells with a cursor that follows pointer and keys. Does not know what the cells are.
+// A picture of cells with a cursor that follows the pointer and the keys.
 
 import { make } from "./dom.js";
 
 const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 
-/** Put a canvas into a box of class `kind` that takes the focus. `view` has `data` (rows, columns, chosen, onpick)
-    and the `cursor`, a cell or null. cellAt(event) is the cell under the pointer; look(at, aloud) moves the cursor. */
+/** Put a canvas into a box of class `kind`, which can have the focus. `view` has `data` (rows, columns, chosen, onpick)
+    and `cursor`, a cell or null. cellAt(event) is the cell under the pointer. look(at, aloud) moves the cursor. */
 export function walkable(canvas, view, { kind, description, key, label, cellAt, look }) {
   const { data } = view;
   const here = () => view.cursor ?? [0, 0];
