@@ -313,7 +313,7 @@ def test_a_layer_that_does_not_exist_and_a_head_without_a_layer_are_errors(ann):
     """Layers and heads beyond the last one are tried through `--plot` in tests/cli."""
     error = "attention of layer -1: expected a layer from 0 to 1"
     assert refusal(lambda: plot_attention(ann, -1)) == error
-    error = "attention of head 1: name its layer as well, as in layer0.head1"
+    error = "attention of head 1: expected a layer too, as in layer0.head1"
     assert refusal(lambda: plot_attention(ann, head=1)) == error
 
 

@@ -1,1 +1,1 @@
-"""Figures of results, plotted on matplotlib Axes or saved as files. Computes no new numbers."""
+"""Figures of results, plotted on matplotlib Axes or saved as files."""

@@ -26,21 +26,20 @@ if TYPE_CHECKING:
     from ...arrays.stats import Array
 
 WEIGHTS = Scale(0.0, 1.0, "attention weight", rooted=True)
-SMALLEST, LARGEST = 1.1, 2.6  # inches of a head among the heads of a layer
-SMALLEST_TILE, LARGEST_TILE = 0.25, 0.75  # inches of a head among the heads of all layers
-TALLEST = 40.0  # inches of the tallest figure
+SMALLEST, LARGEST = 1.1, 2.6  # size of a head in inches, in a figure of one layer
+SMALLEST_TILE, LARGEST_TILE = 0.25, 0.75  # size of a head in inches, in a figure of all layers
+TALLEST = 40.0  # height of the tallest figure in inches
 PLACE = re.compile(r"layer([0-9]{1,6})(?:\.head([0-9]{1,6}))?")
-LABEL = 8  # characters of a token
+LABEL = 8  # largest number of characters of a token
 
 
 def plot_attention(
     trace: Trace, layer: int | None = None, head: int | None = None, ax: Axes | None = None
 ) -> Axes:
-    """Plot the attention weights of one head, of all heads of a layer, or of every layer.
-
-    The scale of every figure runs from 0 to 1. Masked cells are hatched. Several heads of a layer have their
-    own Axes, `ax.child_axes` of the returned Axes. The trace must have kept the weights: trace a production
-    model with `values=True`, or with the names of these events.
+    """Plot the attention weights of one head, of all heads of a layer, or of all heads. The colour scale
+    always runs from 0 to 1. Masked cells are hatched. In a figure of one layer, each head has its own Axes:
+    the `child_axes` of the returned Axes. The trace must have kept the weights: trace a production model with
+    `values=True`, or with the names of these events.
     """
     return on_axes(attention_picture(trace, layer, head), ax)
 
@@ -48,8 +47,8 @@ def plot_attention(
 def attention_picture(
     trace: Trace, layer: int | None = None, head: int | None = None, layers: Sequence[int] = ()
 ) -> Picture:
-    """Return the figure of one head, of a layer, or of all `layers` (by default every layer). Raises
-    InputError if the trace does not have these heads, or if they are too many for a figure."""
+    """Return the figure of one head, of a layer, or of all heads of `layers` (default: every layer). Raises
+    InputError if the trace lacks a head, or if the heads are too many for a figure."""
     names = weights_of(trace.specs, layer, head, layers)
     arrays = [trace[name] for name in names]
     hidden = [_hidden(trace, name, len(array[0])) for name, array in zip(names, arrays, strict=True)]
@@ -63,7 +62,7 @@ def attention_picture(
 
 
 def place_of(text: str) -> tuple[int | None, int | None]:
-    """Parse "layer23.head4", "layer23", "all" or "" into a layer and a head, each None if not named."""
+    """Parse "layer23.head4", "layer23", "all" or "" into layer and head, which may be None."""
     if text in ("", "all"):
         return None, None
     match = PLACE.fullmatch(text)
@@ -75,8 +74,8 @@ def place_of(text: str) -> tuple[int | None, int | None]:
 def weights_of(
     specs: Mapping[str, EventSpec], layer: int | None, head: int | None, layers: Sequence[int] = ()
 ) -> list[str]:
-    """Return the names of the events that the figure needs, without running the model. Raises InputError if a
-    layer or head does not exist, or if a figure cannot show all heads."""
+    """Return the names of the events that the figure needs. The model need not have run. Raises InputError if
+    a layer or head does not exist, or if a figure cannot show all heads."""
     kinds = {name: kind_in(specs, name) for name in specs}
     names = {specs[name].layer: name for name, kind in kinds.items() if isinstance(kind, Softmax)}
     heads = {specs[name].layer: len(kind.group) for name, kind in kinds.items() if isinstance(kind, Scores)}
@@ -86,7 +85,7 @@ def weights_of(
         layer = next(iter(names))
     if layer is None:
         if head is not None:
-            raise InputError(f"attention of head {head}: name its layer as well, as in layer0.head{head}")
+            raise InputError(f"attention of head {head}: expected a layer too, as in layer0.head{head}")
         most = max(heads.values())
         if _tile(most) < SMALLEST_TILE or len(names) * _tile(most) > TALLEST:
             cause = f"{len(names) * most:,} heads do not fit in a figure"
@@ -100,25 +99,25 @@ def weights_of(
 
 
 def _tile(heads: int) -> float:
-    """Return the inches of a head among the heads of all layers."""
+    """Return the size of a head in inches, in a figure of all layers."""
     return min(LARGEST_TILE, (PAGE - 1.4) / heads)
 
 
 def _hidden(trace: Trace, name: str, length: int) -> Array:
-    """Return the mask [T, T], True where a query does not see a key."""
+    """Return a mask [T, T] that is True where a query does not see a key."""
     kind = kind_in(trace.specs, name)
     assert isinstance(kind, Softmax)
     return ~visible(kind, length)
 
 
 def _heads(title: str, heads: Sequence[int], weights: Array, hidden: Array, labels: list[str]) -> Picture:
-    """Plot heads of a layer in a grid with about as many rows as columns."""
+    """Plot the heads of a layer in a grid that has about as many rows as columns."""
     count = len(heads)
     columns = ceil(sqrt(count))
     rows = ceil(count / columns)
     least, most = (SMALLEST, LARGEST) if count > 1 else (LARGEST - 0.6, PAGE)
     side = min(max(len(labels) * LINE, least), most, (PAGE - 1.6) / columns)
-    across, down = side + 0.12, side + 0.25  # inches from one head to the next
+    across, down = side + 0.12, side + 0.25  # distance from one head to the next, in inches
 
     def draw(panel: Panel) -> None:
         for i in range(count):
@@ -127,7 +126,7 @@ def _heads(title: str, heads: Sequence[int], weights: Array, hidden: Array, labe
             size = side / (columns * across), side / (rows * down)
             inset = panel if count == 1 else panel.inset(left, top - size[1], *size)
             image = draw_heat(inset, weights[i], WEIGHTS, hidden=hidden, square=True)
-            is_first, is_last = column == 0, i + columns >= count  # first in its row, last in its column
+            is_first, is_last = column == 0, i + columns >= count  # of its row, of its column
             inset.label(
                 f"{title}, head {heads[0]}" if i == 0 else f"head {heads[i]}",
                 x="key" * is_last, y="query" * is_first,

@@ -1,4 +1,4 @@
-"""Plot an attribution: the writes of the parts as bars at one position, as colours at several."""
+"""Plot what each part writes: as bars for one position, or as colours for several positions."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from .panel import BAR, CHARACTER, COLUMN, LINE, PAGE, Panel, Picture, SignedVal
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-TOP = 20  # parts that are plotted
-LABEL = 8  # characters of a token
-LEAST = 2.2  # least inches of the cells, so that the label of the colour bar fits beside them
+TOP = 20  # number of parts to plot
+LABEL = 8  # largest number of characters of a token
+LEAST = 2.2  # smallest height of all cells in inches, which the label of the colour bar needs
 
 
 def plot_attribution(
@@ -30,8 +30,8 @@ def plot_attribution(
 ) -> Axes:
     """Plot what the `top` parts write to logit(target) - logit(against).
 
-    One position is plotted as bars, largest first, with the sum of the other parts; several positions as
-    colours, with the parts in order of computation.
+    One position is plotted as bars: the largest parts first, then the sum of the other parts. Several
+    positions are plotted as colours, with the parts in order of computation.
     """
     return on_axes(attribution_picture(result, position, top), ax)
 
@@ -68,7 +68,7 @@ def _at_position(position: PositionAttribution, result: AttributionResult, top: 
 
 
 def _tokens(contrast: LogitDifference, width: int) -> list[str]:
-    """Return the labels of the target and of the token that it is compared with."""
+    """Return the labels of the target and of the token that the target is compared with."""
     return [token_label(text, width) for text in (contrast.target_label, contrast.against_label)]
 
 

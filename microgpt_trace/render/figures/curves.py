@@ -34,8 +34,8 @@ from .predictions import loss_by_position
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MOST = len(LINES)  # most curves that differ in colour or line style
-FAR = 20  # an axis is logarithmic if the largest value is more than this many times the smallest
+MOST = len(LINES)  # largest number of curves that have different colours or line styles
+FAR = 20  # an axis is logarithmic if the largest value exceeds 20 times the smallest
 
 Draw = Callable[[Panel], None]
 
@@ -47,14 +47,14 @@ def plot_loss(result: Trace | Timeline, ax: Axes | None = None) -> Axes:
 
 def plot_timeline(timeline: Timeline, curves: bool = False, ax: Axes | None = None) -> Axes:
     """Plot the loss of every step, and P(target) at each position of the watched name over the traced steps.
-    With `curves`, plot the L2 norms of events and parameters, and of their gradients, instead. The panels are
-    the `child_axes` of the returned Axes."""
+    If `curves` is set, plot the L2 norms of events, of parameters and of their gradients instead. The panels
+    are `child_axes` of the returned Axes."""
     return on_axes(timeline_picture(timeline, curves), ax)
 
 
 def plot_stream(trace: Trace, ax: Axes | None = None) -> Axes:
-    """Plot the L2 norm of the residual stream after each layer, and the relative writes of attention and MLP,
-    as medians over the positions. The two panels are the `child_axes` of the returned Axes."""
+    """Plot the L2 norm of the residual stream after each layer, and the relative writes of attention and MLP.
+    All values are medians over the positions. The two panels are `child_axes` of the returned Axes."""
     return on_axes(stream_picture(trace), ax)
 
 
@@ -69,7 +69,7 @@ def loss_picture(result: Trace | Timeline) -> Picture:
 
 
 def timeline_picture(timeline: Timeline, curves: bool = False) -> Picture:
-    """Return the figure. Raises InputError if the log has none of the curves, or too many of them."""
+    """Return the figure. Raises InputError if the log has no such curve, or too many curves."""
     panels = _norms(timeline) if curves else _overview(timeline)
 
     def draw(panel: Panel) -> None:
@@ -138,10 +138,10 @@ def _draw_curves(
 
 
 def stream_picture(trace: Trace) -> Picture:
-    """Return the figure. Raises InputError for a trace without rows of layers."""
+    """Return the figure. Raises InputError if the trace has no rows of layers, as for a microGPT."""
     rows = trace.layers
     if not rows:
-        raise InputError("stream: this trace has no rows of layers; the trace of a production model has them")
+        raise InputError("stream: this trace has no rows of layers; only a production model has them")
     numbers = [row.layer for row in rows]
     norms = [row.row_norm for row in rows]
     shares = (
@@ -167,7 +167,7 @@ def stream_picture(trace: Trace) -> Picture:
 
 
 def _scale(panel: Panel, values: Series) -> None:
-    """Scale the axis from 0, or logarithmically if the values differ by a factor of more than FAR."""
+    """Scale the axis linearly from 0, or logarithmically if the values differ by a factor above FAR."""
     finite = [value for value in gaps(values) if not math.isnan(value)] or [0.0]
     if min(finite) > 0 and max(finite) > FAR * min(finite):
         panel.ax.set_yscale("log")

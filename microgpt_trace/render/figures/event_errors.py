@@ -1,5 +1,5 @@
-"""Plot the errors of a comparison or a diagnosis in order of computation, with what is allowed, and mark the
-first error beyond it."""
+"""Plot the errors of a comparison or a diagnosis in order of computation, with the errors that are allowed.
+Mark the first error that is too large."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .panel import BLUE, DARK, GREY, ORANGE, PAGE, Panel, Picture, on_axes
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-NAMED = 42  # most events whose names fit below the axis
-COLOURS, SHAPES = (BLUE, ORANGE, GREY), "oXv^x"  # in the order of the legend
+NAMED = 42  # largest number of events whose names fit below the axis
+COLOURS, SHAPES = (BLUE, ORANGE, GREY), "oXv^x"  # in the legend's order
 
 
 class Error(NamedTuple):
-    """The error of an event, and the error that is allowed."""
+    """The error of an event, and the largest error that is allowed."""
 
     name: str
     layer: int | None
@@ -32,8 +32,8 @@ class Error(NamedTuple):
 
 
 class Captions(NamedTuple):
-    """The texts of a figure: legend entries of errors within and beyond what is allowed, the label of the
-    axis, the title, and the legend entry of events that were not compared."""
+    """The texts of a figure: the legend entries for errors that are allowed, for errors that are too large
+    and for events that were not compared, the label of the axis, and the title."""
 
     within: str
     beyond: str
@@ -43,19 +43,19 @@ class Captions(NamedTuple):
 
 
 def plot_diff(comparison: Comparison, ax: Axes | None = None) -> Axes:
-    """Plot the distance of the worst row of every event with its band, in order of computation, and mark the
-    first difference."""
+    """Plot the distance of every event's worst row with its band, in order of computation. Mark the first
+    distance beyond its band."""
     return on_axes(diff_picture(comparison), ax)
 
 
 def plot_diagnosis(diagnosis: DumpDiagnosis, ax: Axes | None = None) -> Axes:
-    """Plot the error of each operation, given its own inputs, with the error that rounding explains, and mark
-    the first wrong operation with the error that its best explanation leaves."""
+    """Plot the error of each operation on its recorded inputs, with the error that rounding explains. Mark
+    the first wrong operation, and the error that remains under its best explanation."""
     return on_axes(diagnosis_picture(diagnosis), ax)
 
 
 def diff_picture(comparison: Comparison) -> Picture:
-    """Return the figure of the distances of the worst rows, or of statistics, with their bands."""
+    """Return the figure of the distances of the worst rows (or of statistics) with their bands."""
     events = comparison.events
     errors = [Error(e.name, e.layer, e.relative, e.tolerance, e.holds) for e in events]
     beyond = sum(not error.holds for error in errors)
@@ -86,21 +86,21 @@ def diagnosis_picture(dump: DumpDiagnosis) -> Picture:
 
 
 def _claim(diagnosis: Diagnosis) -> str:
-    """Return the explanation of the first wrong operation, or how many operations are wrong."""
+    """Return the title: the explanation of the first wrong operation, or how many operations are wrong."""
     claims = [finding.claim for finding in diagnosis.findings if finding.explains]
     if claims:
         return claims[0] + (f" (or {counted(len(claims) - 1, 'other')})" if len(claims) > 1 else "")
     judged = counted(diagnosis.judged, "operation")
     if diagnosis.first_wrong is not None:
-        return f"{judged} judged; none of {len(diagnosis.tried):,} hypotheses explains the first wrong one"
+        return f"{judged} judged; none of {len(diagnosis.tried):,} hypotheses explains the first error"
     return f"{judged} judged, {len(diagnosis.wrong):,} wrong"
 
 
 def _picture(
     errors: Sequence[Error], captions: Captions, first: str | None, residual: Sequence[float] = ()
 ) -> Picture:
-    """Plot the errors in order, with a line at the `first` beyond its band and, if it has an explanation, the
-    `residual` error."""
+    """Plot the errors in order. Draw a line at the event `first`, the first beyond its band. If its error has
+    an explanation, plot the `residual` error too."""
     floor, ceiling = _bounds(errors, residual)
 
     def height(size: float) -> float:
@@ -128,14 +128,15 @@ def _picture(
 
 
 def _bounds(errors: Sequence[Error], residual: Sequence[float]) -> tuple[float, float]:
-    """Return the heights of zeros (a tenth of the smallest size) and of infinities (10 times the largest)."""
+    """Return the height at which to plot zeros (a tenth of the smallest error) and infinities (10 times the
+    largest)."""
     sizes = [*residual, *(size for error in errors for size in (error.size, error.allowed))]
     finite = [size for size in sizes if 0 < size < math.inf] or [1e-8, 1.0]
     return min(finite) / 10, max(finite) * (10 if math.inf in sizes else 1)
 
 
 def _mark(error: Error, captions: Captions) -> tuple[int, int, str]:
-    """Return the indices of the colour and the shape of a point, and its legend entry."""
+    """Return the index of the point's colour, the index of its shape, and its legend entry."""
     if math.isnan(error.size):
         return 2, 4, captions.uncompared
     beyond = int(not error.holds)

@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 
 
 def plot_explanation(explanation: Explanation, ax: Axes | None = None) -> Axes:
-    """Plot the longest sum in the formula of an element: its largest terms, the rest, and the sum."""
+    """Plot the longest sum in the formula of an element: its largest terms, the sum of the other terms, and
+    the total."""
     return on_axes(explanation_picture(explanation), ax)
 
 
 def explanation_picture(explanation: Explanation) -> Picture:
-    """Return the figure. Raises InputError for an element without a sum of at least two terms."""
+    """Return the figure. Raises InputError if no sum of the element's formula has two terms."""
     step = max(explanation.steps, key=lambda step: step.count, default=None)
     if step is None or step.count < 2:
         raise InputError(f"explanation of {explanation.element}: its formula has no sum, so there is no plot")
@@ -45,7 +46,7 @@ def explanation_picture(explanation: Explanation) -> Picture:
 
 
 def _prefix(step: Step) -> str:
-    """Return the common prefix of the names of all factors, up to a dot."""
+    """Return the common prefix of the names of all factors, which ends with a dot."""
     names = [f.name for term in step.terms for f in term.factors if f.kind != "constant"]
     parts = [name.partition("[")[0].split(".")[:-1] for name in names]
     common = takewhile(lambda level: len(set(level)) == 1, zip(*parts, strict=False))
@@ -53,7 +54,7 @@ def _prefix(step: Step) -> str:
 
 
 def _term_name(term: Term, prefix: str) -> str:
-    """Return the names of the factors without the prefix, and the token that the term is for."""
+    """Return the names of the factors without the prefix, and the token that the term stands for."""
     short = (replace(factor, name=factor.name.removeprefix(prefix)) for factor in term.factors)
     name = " × ".join(map(factor_name, short))
     name = substituted(term.function, name) if term.function else name

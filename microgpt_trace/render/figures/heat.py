@@ -1,5 +1,5 @@
-"""Draw a matrix as colours with a colour bar. Masked cells are blank, cells that are not finite are crossed
-out. Knows no result."""
+"""Draw a matrix as colours with a colour bar. Masked cells are blank, and cells that are not finite have a
+cross."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
     from ...arrays.stats import Array
 
-DOTS = 200  # dots per inch of a file
-HATCHED = "0.85"  # grey of the hatching
-# Colours from -1 to 1, grey at 0. They get lighter all the way, like cividis, so that negative and positive
-# values differ in print and for colour-blind readers.
+DOTS = 200  # dots per inch in a file
+HATCHED = "0.85"  # the grey of the hatching
+# Colours from -1 to 1, with grey at 0. They always get lighter, like cividis, so that negative and positive
+# values look different in print and to colour-blind readers.
 SIGNED = (
     "#08184f", "#1d4495", "#4a77bd", "#7f9fc0", "#a3a6a8", "#c9a97c", "#e3b65c", "#f5d472", "#fff3b8",
 )  # fmt: skip
-_ARROWS = "neither", "min", "max", "both"  # ends of the scale with an arrow
+_ARROWS = "neither", "min", "max", "both"  # which ends of the scale get an arrow
 
 
 class Scale(NamedTuple):
-    """The lowest and the highest value of a colour scale, and its label. `rooted` colours by the square root,
-    which tells small values apart."""
+    """The lowest and the highest value of a colour scale, and its label. If `rooted` is set, the colour
+    depends on the square root of a value, so that small values get different colours."""
 
     low: float
     high: float
@@ -49,7 +49,7 @@ class Scale(NamedTuple):
 
 
 def symmetric(values: Array, words: str) -> Scale:
-    """Return a scale of signed values, grey at 0."""
+    """Return a symmetric scale for signed values, with grey for 0 in its middle."""
     finite = np.abs(values[np.isfinite(values)])
     most = float(finite.max(initial=0.0)) or 1.0
     return Scale(-most, most, words)
@@ -59,10 +59,8 @@ def draw_heat(
     panel: Panel, values: Array, scale: Scale, *, hidden: Array | None = None, hatched: bool = True,
     square: bool = False, crossed: bool = True,
 ) -> ScalarMappable:  # fmt: skip
-    """Draw a matrix [R, C] with row 0 at the top.
-
-    `hidden` cells are blank, on hatching if `hatched`. Other cells that are not finite are blank as well,
-    with a cross if `crossed`.
+    """Draw a matrix [R, C] with row 0 at the top. `hidden` cells are blank, or hatched if `hatched` is set.
+    Cells that are not finite are blank, or have a cross if `crossed` is set.
     """
     from matplotlib.colors import Normalize, PowerNorm
 
@@ -86,19 +84,19 @@ def draw_heat(
 
 
 def is_dense(panel: Panel, values: Array) -> bool:
-    """Return True if several cells share a dot, which then shows their mean."""
+    """Return True if cells are smaller than a dot. A dot then shows the mean of its cells."""
     width, height = panel.inches
     return values.shape[1] > width * DOTS or values.shape[0] > height * DOTS
 
 
 def room_for_crosses(values: Array) -> float:
-    """Return the inches that the legend of crosses needs beside a colour bar."""
+    """Return the width in inches that the explanation of crosses needs beside a colour bar."""
     return 0.0 if np.isfinite(values).all() else 0.16
 
 
 def add_bar(panel: Panel, image: ScalarMappable, scale: Scale, values: Array, remark: str = "") -> None:
-    """Draw the colour bar beside the Axes. An arrow marks an end of the scale that some values exceed. The
-    label explains crosses if a value is not finite."""
+    """Draw the colour bar beside the Axes. An end of the scale that some values exceed has an arrow. If a
+    value is not finite, the label explains the crosses."""
     extend = _ARROWS[(values < scale.low).any() + 2 * (values > scale.high).any()]
     bar = panel.ax.figure.colorbar(image, ax=panel.ax, fraction=0.05, pad=0.02, aspect=25, extend=extend)
     root = ", square-root scale" * scale.rooted
@@ -111,7 +109,7 @@ def add_bar(panel: Panel, image: ScalarMappable, scale: Scale, values: Array, re
 
 
 def write_cells(panel: Panel, values: Array, texts: Sequence[Sequence[str]], scale: Scale) -> None:
-    """Write a text in every cell, black or white, whichever contrasts more with the colour of the cell."""
+    """Write a text in every cell, in black or white, whichever contrasts more with the colour of the cell."""
     colours = scale.colours
     for (row, column), value in np.ndenumerate(values):
         share = (value - scale.low) / (scale.high - scale.low) if np.isfinite(value) else 0.5

@@ -1,7 +1,7 @@
-"""Axes with plain text, pictures that are not drawn yet, and what several figures draw. Knows no result.
+"""What several figures need: Axes with plain text, pictures that are not drawn yet, lines and bars.
 
-Dollar signs in tokens are not mathematics. Characters that the font lacks are escaped as \\u4e2d, except in
-SVG, whose viewer has fonts of its own.
+A dollar sign in a token does not start a formula. Characters that the font lacks are escaped as \\u4e2d,
+except in SVG, because its viewer may have other fonts.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.ft2font import FT2Font
 
-COLUMN, PAGE = 3.4, 7.0  # inches: one column of a paper, and both columns
+COLUMN, PAGE = 3.4, 7.0  # width in inches of one column of a paper, and of both columns
 TEXT, SMALL = 8, 7  # points
-LINE = 8.5 / 72  # inches from one line of small text to the next
-CHARACTER = 0.062  # inches: width of a letter of small text
-BAR = 0.19  # inches from one bar to the next
-BLUE, ORANGE, GREY, DARK = "#0072b2", "#d55e00", "#999999", "#333333"  # distinct for colour-blind readers
+LINE = 8.5 / 72  # height of a line of small text, in inches
+CHARACTER = 0.062  # width of a letter of small text, in inches
+BAR = 0.19  # distance from one bar to the next, in inches
+BLUE, ORANGE, GREY, DARK = "#0072b2", "#d55e00", "#999999", "#333333"  # also differ for colour-blind readers
 LINES = (
     (BLUE, "-"), (ORANGE, "--"), ("#009e73", "-."), ("#cc79a7", ":"), ("#e69f00", "-"), ("#56b4e9", "--"),
     (DARK, "-."), (GREY, ":"),
 )  # fmt: skip
 MARKERS = "os^Dv<>P"
 
-Series = Sequence[float | None]  # None is a missing value
+Series = Sequence[float | None]  # None stands for a missing value
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -38,20 +38,19 @@ class Panel:
     """Axes to draw on, with methods that write text on them."""
 
     ax: Axes
-    escapes: bool = True  # escape characters that the font lacks
+    escapes: bool = True  # whether to escape characters that the font lacks
 
     def escaped(self, text: str) -> str:
-        """Escape characters that the font lacks, unless the panel leaves this to a viewer."""
+        """Escape characters that the font lacks, if the panel does so."""
         return escaped(text) if self.escapes else text
 
     def label(
         self, title: str = "", *, x: str = "", y: str = "", columns: Sequence[str] | None = None,
         rows: Sequence[str] | None = None, above: int = 0, at_right: bool = False,
     ) -> None:  # fmt: skip
-        """Write the title, the labels of the axes, and tick labels at 0, 1, 2, ... of the columns and rows.
-
-        `above` is the number of legend lines between Axes and title. `at_right` aligns the x label to the
-        right, for a label that may be longer than its axis.
+        """Write the title, the labels of the axes, and the tick labels of columns and rows at 0, 1, 2, ...
+        `above` is the number of legend lines between the Axes and the title. If `at_right` is set, the x
+        label ends at the right of its axis, since it may be longer than the axis.
         """
         if columns is not None:
             self.ticks("x", columns)
@@ -66,7 +65,8 @@ class Panel:
         self.ax.set_title(self.escaped(title), pad=4 + 12 * above, **style)
 
     def _write_exponents_at_ticks(self) -> None:
-        """Write large and small numbers with an exponent at each tick: a common one would overlap text."""
+        """Write large and small numbers with an exponent at each tick. One exponent for the axis would
+        overlap text."""
         from matplotlib.ticker import ScalarFormatter
 
         for axis in (self.ax.xaxis, self.ax.yaxis):
@@ -79,7 +79,8 @@ class Panel:
     def ticks(
         self, axis: Literal["x", "y"], labels: Sequence[str], places: Sequence[float] | None = None
     ) -> None:
-        """Write tick labels at the places, by default 0, 1, 2, ...; only every n-th if they are too close."""
+        """Write tick labels at `places` (default: 0, 1, 2, ...). If labels are too close, write every n-th
+        label."""
         places = range(len(labels)) if places is None else places
         step = label_step(len(labels), self.inches[axis == "y"])
         texts = [self.escaped(label) for label in labels[::step]]
@@ -89,7 +90,7 @@ class Panel:
         set_ticks(places[::step], texts, fontsize=SMALL, parse_math=False, **style)
 
     def write(self, x: float, y: float, text: str, **style: Any) -> None:
-        """Write text at a point of the data."""
+        """Write text at a point in data coordinates."""
         self.ax.text(x, y, self.escaped(text), parse_math=False, **{"fontsize": SMALL, **style})
 
     def legend(self, columns: int) -> int:
@@ -107,19 +108,20 @@ class Panel:
             text.set_parse_math(False)
 
     def inset(self, left: float, bottom: float, width: float, height: float) -> Panel:
-        """Return Axes within these Axes, which become an invisible frame."""
+        """Return new Axes within these Axes, and make these Axes invisible."""
         self.ax.set_axis_off()
         return Panel(self.ax.inset_axes((left, bottom, width, height)), self.escapes)
 
     @property
     def inches(self) -> tuple[float, float]:
-        """Width and height, an estimate before the figure is laid out."""
+        """The width and height in inches, which are an estimate before the figure is laid out."""
         place = self.ax.get_window_extent()
         return place.width / self.ax.figure.dpi, place.height / self.ax.figure.dpi
 
 
 class Picture(NamedTuple):
-    """A figure that is not drawn yet: its width and height in inches, and the function that draws it."""
+    """A figure that is not drawn yet: its width and height in inches, and the function that draws the
+    figure."""
 
     width: float
     height: float
@@ -127,7 +129,7 @@ class Picture(NamedTuple):
 
 
 def on_axes(picture: Picture, ax: Axes | None) -> Axes:
-    """Draw the picture on these Axes, or on a new pyplot figure, which notebooks and `plt.show()` display."""
+    """Draw the picture on `ax`, or on a new pyplot figure, which notebooks and `plt.show()` display."""
     if ax is None:
         check_installed("matplotlib", "figures need")
         from matplotlib import pyplot
@@ -139,8 +141,8 @@ def on_axes(picture: Picture, ax: Axes | None) -> Axes:
 
 
 def stacked(panel: Panel, rooms: Sequence[tuple[float, float]]) -> list[Panel]:
-    """Return panels from top to bottom. A room is the height of a panel and the margin below it; the last
-    margin is not used."""
+    """Return panels from top to bottom. `rooms` has the height of each panel and the margin below it. The
+    last margin is not used."""
     if len(rooms) == 1:
         return [panel]
     total, top, panels = sum(map(sum, rooms)) - rooms[-1][1], 0.0, list[Panel]()
@@ -156,19 +158,19 @@ def gaps(values: Series) -> list[float]:
 
 
 def not_finite(values: Series, noun: str) -> str:
-    """Count the values that are not finite, as in "not finite: 2 of 5 positions"; "" if all are finite."""
+    """Return how many values are not finite, as in "not finite: 2 of 5 positions", or "" if none."""
     count = sum(map(isnan, gaps(values)))
     return f"not finite: {count:,} of {counted(len(values), noun)}" if count else ""
 
 
 def draw_line(panel: Panel, places: Sequence[float], values: Series, *style: str, **more: Any) -> None:
-    """Draw a line with gaps. The axis covers all places, even if no value is finite."""
+    """Draw a line with gaps at missing values. The axis covers all places, even if no value is finite."""
     panel.ax.plot(places, gaps(values), *style, **more)
     panel.ax.dataLim.update_from_data_x(places, ignore=False)
 
 
 class SignedValue(NamedTuple):
-    """A bar: its name and its length. `is_sum` marks the sum of other bars."""
+    """A bar: its name and its length. `is_sum` is True if the bar is the sum of other bars."""
 
     name: str
     value: float
@@ -176,7 +178,7 @@ class SignedValue(NamedTuple):
 
 
 def draw_bars(panel: Panel, rows: Sequence[SignedValue], number: Callable[[float], str]) -> None:
-    """Draw horizontal bars from 0 with their numbers. A value that is not finite has only a number."""
+    """Draw horizontal bars from 0, each with its number. A value that is not finite has no bar."""
     values = [row.value if isfinite(row.value) else 0.0 for row in rows]
     colours = [DARK if row.is_sum else ORANGE if row.value < 0 else BLUE for row in rows]
     ax = panel.ax
@@ -185,7 +187,7 @@ def draw_bars(panel: Panel, rows: Sequence[SignedValue], number: Callable[[float
     numbers = [number(row.value) for row in rows]
     share = max(0.28, 0.04 * max(map(len, numbers)))
     low, high = min([0.0, *values]), max([0.0, *values])
-    room = share * (high - low) or 1.0  # for the numbers
+    room = share * (high - low) or 1.0  # room for the numbers
     ax.set_xlim(low - room * (low < 0), high + room)
     ax.set_ylim(len(rows) - 0.5, -0.5)
     for place, (value, text) in enumerate(zip(values, numbers, strict=True)):
@@ -197,7 +199,7 @@ def draw_bars(panel: Panel, rows: Sequence[SignedValue], number: Callable[[float
 
 
 def label_step(count: int, inches: float) -> int:
-    """Return the step n so that every n-th of `count` labels fits into `inches`."""
+    """Return the smallest n so that every n-th of `count` labels fits into `inches`."""
     least = max(1, ceil(count * LINE / max(inches, LINE)))
     steps = (1, 2, 5, 10, 20, 50, 100, 200, 500)
     return next((step for step in steps if step >= least), least)
@@ -213,7 +215,7 @@ def escaped(text: str) -> str:
 
 
 def _fonts() -> list[FT2Font]:
-    """Return the fonts in which matplotlib looks for characters, its fallbacks included."""
+    """Return the fonts in which matplotlib looks for characters, including fallback fonts."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     families = FontProperties().get_family()

@@ -1,4 +1,4 @@
-"""Plot patching: how far each site restores the clean run, by layer and position or head."""
+"""Plot how far each patched site restores the clean run, by layer and by position or head."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ if TYPE_CHECKING:
 
     from ...arrays.stats import Array
 
-LABEL = 8  # characters of a token
-ROOM = 0.36, 0.16  # inches (width, height) of a cell with a number
-BESIDE, AROUND = 2.0, 0.65  # inches for text beside the cells, and for text above and below them
+LABEL = 8  # largest number of characters of a token
+ROOM = 0.36, 0.16  # width and height in inches of a cell with a number
+BESIDE, AROUND = 2.0, 0.65  # inches for text beside the cells, and for text above and below the cells
 
 
 def plot_patch(result: PatchResult | PairsResult, ax: Axes | None = None) -> Axes:
-    """Plot how far each site moves the corrupted run (0) to the clean run (1): the mean, if there are several
-    pairs. Grey is 0; the colours run from -1 to 1, or to the largest magnitude."""
+    """Plot how far each site moves the corrupted run (0) to the clean run (1), or the mean over several
+    pairs. Grey is 0. The colours run from -1 to 1, or farther if a magnitude is larger."""
     return on_axes(patch_picture(result), ax)
 
 
 def patch_picture(result: PatchResult | PairsResult) -> Picture:
-    """Return the figure: a map for every kind of site, and bars for sites that are parts of events."""
+    """Return the figure, with a map for every kind of site, and bars for sites that are parts of events."""
     tables, parts = tables_of(result.cells), parts_of(result.cells)
     pairs = result.pairs if isinstance(result, PairsResult) else (result,)
     label = "restored" if len(pairs) == 1 else f"restored, mean of {counted(len(pairs), 'pair')}"
@@ -76,13 +76,13 @@ def patch_picture(result: PatchResult | PairsResult) -> Picture:
             add_bar(panel, images[-1], scale, values)
 
     inches = [each.shape[1] * ROOM[0] for each in maps]
-    inches += [len(title_of(table)) * CHARACTER for table in tables]  # a title may reach the colour bar
+    inches += [len(title_of(table)) * CHARACTER for table in tables]  # titles may be wider
     width = min(max(COLUMN, max(inches, default=0.0) + BESIDE), PAGE) + room_for_crosses(values)
     return Picture(width, sum(map(sum, rooms)), draw)
 
 
 def _value(cell: Any) -> float:
-    """Return the restored share of a cell, or its mean over the pairs; NaN if there is none."""
+    """Return the restored share of a cell, or its mean over the pairs. Return NaN if the share is unknown."""
     if cell is None:
         return math.nan
     restored = cell.restored if isinstance(cell, Patched) else cell.mean
@@ -113,7 +113,7 @@ def _columns(table: PatchTable[Any], pairs: Sequence[PatchedPair]) -> list[str]:
 
 
 def _column(position: int, pairs: Sequence[PatchedPair]) -> str:
-    """Return a position with its tokens, or alone if the tokens differ between pairs."""
+    """Return a position with its tokens, or without tokens if the pairs have different tokens."""
     both = {tuple(_token(run.labels, position) for run in (p.clean, p.corrupt)) for p in pairs}
     if len(both) > 1:
         return str(position)

@@ -1,4 +1,4 @@
-"""Plot predictions: candidates by position, the top token after every layer, and the loss by position."""
+"""Plot predictions: candidates at each position, the top token after each layer, and the loss."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PROBABILITY = Scale(0.0, 1.0, "probability")
-MOST = 64  # most positions of a figure
-CELL, ROW = 0.62, 0.26  # inches: width of a cell, height of a cell with a token and its probability
-LABEL = 8  # characters of a token in a cell
-NOTHING, NOT_FINITE = "–", "not finite"  # texts of a cell without a candidate
+MOST = 64  # largest number of positions in a figure
+CELL, ROW = 0.62, 0.26  # width and height in inches of a cell with a token and its probability
+LABEL = 8  # largest number of characters of a token in a cell
+NOTHING, NOT_FINITE = "–", "not finite"  # what a cell without a candidate shows
 
 
 def plot_probabilities(trace: Trace, ax: Axes | None = None) -> Axes:
-    """Plot the target and the most probable tokens at every predicted position. `top_k` of the trace sets
-    their number."""
+    """Plot the target and the most probable tokens at every predicted position. `top_k` of the trace is the
+    number of tokens."""
     return on_axes(probabilities_picture(trace), ax)
 
 
 def plot_lens(trace: Trace, ax: Axes | None = None) -> Axes:
-    """Plot the top token and its probability if the model ended after each layer. The trace needs
-    `lens=True`."""
+    """Plot which token would have the largest probability if the model ended after each layer. The trace
+    needs `lens=True`."""
     return on_axes(lens_picture(trace), ax)
 
 
 def probabilities_picture(trace: Trace) -> Picture:
-    """Return the figure. Raises InputError if there is no prediction, or too many."""
+    """Return the figure. Raises InputError if the trace has no prediction, or too many predictions."""
     rows = trace.predictions
     _check_room("probs", len(rows))
     depth = max(1, *(len(row.top) for row in rows))
@@ -105,7 +105,8 @@ def loss_by_position(trace: Trace) -> Picture:
 
 
 def _draw_cells(panel: Panel, cells: Sequence[Sequence[Candidate | str]], two_lines: bool) -> None:
-    """Draw a candidate in each cell, in the colour of its probability, or a text."""
+    """Draw a candidate in each cell, in the colour of its probability, or a text in a cell without
+    candidate."""
     values = np.array([[math.nan if isinstance(c, str) else c.p for c in row] for row in cells])
     image = draw_heat(panel, values, PROBABILITY, crossed=False)
     write_cells(panel, values, [[_cell(c, two_lines) for c in row] for row in cells], PROBABILITY)
@@ -130,5 +131,5 @@ def _check_room(name: str, count: int) -> None:
     if not count:
         raise InputError(f"{name}: this trace has no predictions")
     if count > MOST:
-        limit = f"a figure shows at most {MOST}; select some with --positions or positions="
+        limit = f"a figure shows at most {MOST} positions; select some with --positions or positions="
         raise InputError(f"{name} of {count:,} positions: {limit}")

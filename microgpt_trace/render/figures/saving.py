@@ -1,4 +1,4 @@
-"""Save pictures as files: SVG and PDF (with text as text) and PNG. Knows no result."""
+"""Save pictures as SVG, PDF or PNG files. SVG and PDF keep text as text."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ...files import write_atomically
 from .heat import DOTS
 from .panel import Panel, Picture
 
-# Without date, version and random id, two runs write the same bytes.
+# Two runs write the same bytes, because the files have no date, version or random id.
 _METADATA: dict[str, dict[str, None]] = {
     ".svg": {"Date": None, "Creator": None},
     ".png": {"Software": None},
     ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
 }
 _OURS = {
-    "svg.fonttype": "none",  # text instead of outlines
+    "svg.fonttype": "none",  # as text, not as outlines
     "pdf.fonttype": 42,
     "svg.hashsalt": "microgpt-trace",
     "hatch.linewidth": 0.4,
@@ -31,15 +31,14 @@ SUFFIXES = tuple(_METADATA)
 
 
 def save_picture(picture: Picture, path: Path, overwrite: bool = False) -> None:
-    """Draw a picture into a file, in the format of its extension. Raises RunError if the file cannot be
-    written."""
+    """Draw a picture into a file of the format of its extension. Raises RunError if writing fails."""
     write_atomically(path, content_of(picture, path.suffix.lower()), overwrite)
 
 
 def content_of(picture: Picture, suffix: str) -> bytes:
     """Return the bytes of a picture as a file with this extension."""
     with _own_settings():
-        from matplotlib.figure import Figure  # a figure of pyplot would stay in memory
+        from matplotlib.figure import Figure  # pyplot would keep its figure in memory
 
         figure, file = Figure(figsize=(picture.width, picture.height), layout="constrained"), BytesIO()
         picture.draw(Panel(figure.add_subplot(), escapes=suffix != ".svg"))
@@ -49,7 +48,7 @@ def content_of(picture: Picture, suffix: str) -> bytes:
 
 @contextmanager
 def _own_settings() -> Iterator[None]:
-    """Use our settings with the fonts of the user's matplotlibrc, without warnings about fonts."""
+    """Use the program's settings, but the fonts of the user's matplotlibrc. Hide warnings about fonts."""
     logger = logging.getLogger("matplotlib")
     level = logger.level
     logger.setLevel(logging.ERROR)
