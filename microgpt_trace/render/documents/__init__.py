@@ -1,1 +1,1 @@
-"""Results as JSON documents, and the JSON Schemas of these documents, both from the same dataclasses."""
+"""Derive JSON documents of results, and the JSON Schemas of these documents, from dataclasses."""

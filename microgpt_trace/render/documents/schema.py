@@ -1,5 +1,5 @@
 """JSON Schemas (draft 2020-12) of dataclasses, and of the documents that describe a model: a trace, a line of
-its JSON Lines form, and the output of `inspect`."""
+a trace in JSON Lines, and the output of `inspect`."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ _PLAIN: dict[Any, dict[str, Any]] = {
 
 
 def result_schema(kind: Any, title: str) -> dict[str, Any]:
-    """Return the schema of the document of a result, a dataclass with a SCHEMA."""
+    """Return the schema of a result's document. `kind` is a dataclass with a SCHEMA."""
     body = closed_object({"schema": {"const": kind.SCHEMA}, **record(kind)["properties"]})
     return {**preamble(title, kind.SCHEMA), **body, "$defs": definitions(member_types(kind).values())}
 
 
 def definitions(kinds: Iterable[Any]) -> dict[str, Any]:
-    """Return the schemas of all dataclasses in these types and in their members, by name."""
+    """Return the schemas of all dataclasses that occur in `kinds` or in their members, by name."""
     return {definition_name(kind): record(kind) for kind in dict.fromkeys(_dataclasses(kinds))}
 
 
@@ -52,20 +52,22 @@ def _dataclasses(kinds: Iterable[Any]) -> Iterator[type]:
 
 
 def member_types(kind: Any) -> dict[str, Any]:
-    """Return the types of the members of a dataclass in documents: its fields and its marked properties."""
+    """Return the type of each field and marked property of a dataclass, which are its members in
+    documents."""
     hints = get_type_hints(kind)
     types = {field.name: hints[field.name] for field in fields(kind)}
     return types | {name: get_type_hints(getattr(kind, name).fget)["return"] for name in marked(kind)}
 
 
 def definition_name(kind: type) -> str:
-    """Return the name of a definition, such as layer_row for LayerRow."""
+    """Return the name of a dataclass in definitions, such as layer_row for LayerRow."""
     return re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower()
 
 
 def schema_of(kind: Any) -> dict[str, Any]:
-    """Return the schema of a value of this type; dataclasses are references by name. A dictionary of types is
-    a record without a class, [type] is a list of this type, and a text is a constant."""
+    """Return the schema of a value of type `kind`. A dataclass becomes a reference to its definition. Types
+    may also be written as data: a dictionary of types is an object with these members, [type] is a list of
+    this type, and a text is a constant."""
     if isinstance(kind, dict):
         return closed_object({name: schema_of(member) for name, member in kind.items()})
     if isinstance(kind, list):
@@ -80,11 +82,11 @@ def schema_of(kind: Any) -> dict[str, Any]:
     if origin is Literal:
         return {"enum": list(arguments)}
     if origin is tuple:
-        assert arguments[-1] is ... or len({*arguments}) == 1, kind  # all items have one type
+        assert arguments[-1] is ... or len({*arguments}) == 1, kind  # the items must have one type
         return {"type": "array", "items": schema_of(arguments[0])}
     if origin is dict:
         return {"type": "object", "additionalProperties": schema_of(arguments[1])}
-    assert origin is UnionType, kind  # _PLAIN lacks a type
+    assert origin is UnionType, kind  # otherwise _PLAIN lacks a type
     return {"anyOf": [schema_of(argument) for argument in arguments]}
 
 
@@ -94,13 +96,13 @@ def record(kind: type) -> dict[str, Any]:
 
 
 def closed_object(properties: dict[str, Any], optional: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return an object that requires all properties but the optional ones, and allows no other."""
+    """Return the schema of an object with exactly `properties`. All except `optional` are required."""
     required = [name for name in properties if name not in optional]
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 
 def preamble(title: str, identifier: str) -> dict[str, str]:
-    """Return the first members of a schema."""
+    """Return the members that every schema begins with."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": identifier, "title": title}
 
 
@@ -112,7 +114,8 @@ def document_schema() -> dict[str, Any]:
 
 
 def line_schema() -> dict[str, Any]:
-    """Return the schema of one line of `microgpt trace --jsonl`. Its member `record` decides its shape."""
+    """Return the schema of one line of `microgpt trace --jsonl`. The member `record` of a line says which
+    members it has."""
     members, schemas = _members(), _definitions()
     _, optional = required_and_optional()
     single = {name: schema for name, schema in members.items() if name not in RECORDS}
@@ -160,7 +163,7 @@ def _definitions() -> dict[str, Any]:
     return schemas
 
 
-# Types of the members that describe a model: members of every model, and members of each family.
+# Types of the members that describe a model: members of all models, then members of each family.
 _OF_ALL = {"origin": str, "parameters": int, "dtype": str, "assumed": tuple[str, ...]}
 _OF_FAMILIES: dict[str, dict[str, Any]] = {
     "microgpt": {
@@ -179,7 +182,7 @@ _OF_FAMILIES: dict[str, dict[str, Any]] = {
 
 
 def _models() -> dict[str, Any]:
-    """Return the definitions of the description of a model."""
+    """Return the definitions for the description of a model."""
     schemas = definitions([Config, DecoderConfig])
     config = schemas[definition_name(DecoderConfig)]["properties"]
     schemas[definition_name(DecoderConfig)] = closed_object(config, optional=tuple(OMITTED_DEFAULTS))

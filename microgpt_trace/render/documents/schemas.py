@@ -1,5 +1,5 @@
-"""The JSON Schema of every document that a command prints, derived from dataclasses. Only the dataclass of
-the requested schema is loaded: loading all takes 100 ms."""
+"""The JSON Schema of every document that a command prints, derived from dataclasses. Loading all dataclasses
+takes 100 ms, so only the dataclass of the requested schema is loaded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 # Documents that describe a model, and the functions of schema.py that return their schemas.
 WITH_MODEL = {"trace": "document_schema", "trace_line": "line_schema", "inspect": "inspection_schema"}
 
-# The title of each result's document, and the module and the class of the result.
+# For each result: the title of its document, its module and its class.
 RESULTS = {
     "diff": ("Comparison of two runs", "comparison.differences", "Comparison"),
     "weights": ("Comparison of the parameters of two models", "comparison.weights", "WeightsComparison"),

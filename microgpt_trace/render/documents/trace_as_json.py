@@ -1,4 +1,4 @@
-"""A Trace as JSON: one document, or one record per line. See schema.py for the shape."""
+"""Write a Trace as JSON: as one document, or as one record per line. schema.py has its schema."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ...text.json_writing import dump, marked, plain, to_text
 from ...tracing.collector import event_record
 from ...tracing.result import SCHEMA_ID, Trace
 
-# Lists of a document, and the name of an item of each list as a record of its own.
+# The lists of a document. In JSON Lines, each item of a list is a record with this name.
 RECORDS = {
     "events": "event", "layers": "layer", "predictions": "prediction", "lens": "lens",
     "lens_target": "lens_target", "generation": "token", "parameters": "parameter", "insights": "insight",
@@ -19,19 +19,19 @@ RECORDS = {
 
 
 def required_and_optional() -> tuple[list[str], list[str]]:
-    """Return the members of every document, and the members that are omitted if they are empty."""
+    """Return the members that every document has, and the members that are left out if they are empty."""
     members = [field for field in fields(Trace) if field.repr]
     required = [field.name for field in members if field.default is MISSING]
     return [*required, *marked(Trace)], [field.name for field in members if field.name not in required]
 
 
 def trace_json(trace: Trace, values: bool = False) -> str:
-    """Return the document as text, with a line for each member and for each item of its lists."""
+    """Return the document as text. Each member starts a line, and so does each item of a list."""
     return to_text(document(trace, values))
 
 
 def trace_json_lines(trace: Trace, values: bool = False) -> Iterator[str]:
-    """Return the document as one record per line. Its member `record` names the kind of the record."""
+    """Return the document as one record per line. The member `record` names the kind of a record."""
     members = document(trace, values)
     yield dump({"record": "trace", **{k: v for k, v in members.items() if k not in RECORDS}}) + "\n"
     for key, record in RECORDS.items():
@@ -40,7 +40,7 @@ def trace_json_lines(trace: Trace, values: bool = False) -> Iterator[str]:
 
 
 def document(trace: Trace, values: bool = False) -> dict[str, Any]:
-    """Return the trace as plain data. `values` adds the arrays that the trace kept."""
+    """Return the trace as plain data. If `values` is set, the data include the arrays that the trace kept."""
     required, optional = required_and_optional()
     result: dict[str, Any] = {"schema": SCHEMA_ID}
     for name in [*required, *optional]:
