@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from ..architecture.model import LanguageModel, TraceInput
     from ..dumps.mapping import NameMap
 
-# Names in apr and llama.cpp of products before the bias is added, and the biases that are then missing
+# apr and llama.cpp save some products without their biases. The names of these products, and the biases:
 BEFORE_BIASES = (
     (re.compile("qkv_matmul"), {"attn_bq", "attn_bk", "attn_bv"}),
     (re.compile(r"ffn_(gate|up)-\d+"), {"mlp_bgate", "mlp_bup"}),
 )
 Shapes = Mapping[str, tuple[int, ...]]
-CACHED = 32  # arrays, about as many as a layer has
+CACHED = 32  # how many arrays are cached, about as many as a layer has
 
 
 @frozen
@@ -46,7 +46,7 @@ class ModelRun:
     """A model that runs on the tokens now."""
 
     kind = "model, run now"
-    statistics: Mapping[str, TraceEvent] = {}  # none: a model gives values
+    statistics: Mapping[str, TraceEvent] = {}  # empty, because a model gives values
 
     def __init__(self, model: LanguageModel, inputs: TraceInput) -> None:
         self.model, self.inputs, self.origin = model, inputs, model.origin
@@ -58,7 +58,7 @@ class ModelRun:
         self._pieces: Iterator[Piece] = iter(())
 
     def run(self, names: Sequence[str]) -> EventStream:
-        """Start the pass. `pieces` or `take` then return the values as they are computed."""
+        """Start the forward pass. Then `pieces` or `take` return the values as the model computes them."""
         stream = EventStream(self.model, self.inputs, names)
         self._pieces = iter(stream)
         return stream
@@ -67,17 +67,17 @@ class ModelRun:
         return self._pieces
 
     def take(self, piece: Piece) -> Piece:
-        """Return the piece of this side that matches a piece of the other side. Raises InputError if this
-        model computes another event at this point."""
+        """Return the next piece of this model. Raises InputError if it is another event than `piece`, the
+        current piece of the other model."""
         own = next(self._pieces)
         if (own.name, own.positions) != (piece.name, piece.positions):
-            raise InputError(f"{self.origin} computes {own.name} where the other computes {piece.name}")
+            raise InputError(f"{self.origin} computes {own.name} where the other model computes {piece.name}")
         return own
 
 
 @dataclass(repr=False)
 class RecordedRun:
-    """A recording of another run. Its arrays are laid out in the shapes of our events, `shapes`."""
+    """A recording of another run. Its arrays are reshaped to the shapes of our events, `shapes`."""
 
     recording: Recording
     shapes: Shapes
@@ -100,8 +100,8 @@ class RecordedRun:
         self.names = [name for name in events if name not in refused]
 
     def _refused(self, name: str) -> Unpaired | None:
-        """Return the reason why an event cannot be compared, or None: the tensor holds several events whose
-        widths are not known, or its values lack the bias that our event includes."""
+        """Return the reason why an event cannot be compared, or None. It cannot if the tensor has several
+        events of unknown widths, or if its values lack the bias that our event includes."""
         recorded = self.recording.tensors.get(name)
         if recorded is None:
             return None
@@ -112,7 +112,7 @@ class RecordedRun:
         stem = Path(recorded.source).stem
         if any(pattern.fullmatch(stem) and biases & missing for pattern, missing in BEFORE_BIASES):
             return Unpaired(
-                f"{name} in {recorded.source}", "recorded before the bias, which our event includes"
+                f"{name} in {recorded.source}", "recorded without the bias, which our event includes"
             )
         return None
 
@@ -120,7 +120,7 @@ class RecordedRun:
         return map(self._piece, names)
 
     def take(self, piece: Piece) -> Piece:
-        """Return the event of the other side's piece, as this recording has it."""
+        """Return this recording's values of the event that the other side computed."""
         return self._piece(piece.name)
 
     def _piece(self, name: str) -> Piece:
@@ -129,7 +129,7 @@ class RecordedRun:
         return Piece(name, fitted.array, fitted.positions or every)
 
     def fitted(self, name: str) -> Fitted:
-        """Return the event's array in our shape. Raises InputError if its layout is ambiguous or wrong."""
+        """Return the array of an event in our shape. Raises InputError if the layout is wrong or unclear."""
         recorded = _without_padding(name, self.recording.tensors[name], self.shapes[name])
         recorded = replace(recorded, layout=self.layouts.get(name, recorded.layout))
         fitted = self.recording.fitted(name, recorded, self.model, self.shapes)
@@ -140,7 +140,7 @@ class RecordedRun:
     def whole_and_partial(
         self, names: Sequence[str]
     ) -> tuple[RecordedEvents, dict[str, tuple[Array, tuple[int, ...] | None]]]:
-        """Return the events recorded at all positions, and those recorded at some, with their positions."""
+        """Return the events recorded at all positions, and the arrays and positions of other events."""
         partial, recorded_names = dict[str, tuple[Array, tuple[int, ...] | None]](), set(self.names)
         names = [name for name in names if name in recorded_names]
         for name in names:
@@ -152,8 +152,8 @@ class RecordedRun:
 
 
 def _without_padding(name: str, recorded: Recorded, shape: tuple[int, ...]) -> Recorded:
-    """Remove the padding from llama.cpp's attention weights: columns of 0 for unused slots of its cache.
-    Reading raises InputError if a padding column is not 0."""
+    """Remove the padding from llama.cpp's attention weights: zeros for unused slots of the KV cache. The
+    result's `read` raises InputError if the padding is not all zeros."""
     if not isinstance(kind_named(name), Softmax) or not Path(recorded.source).stem.startswith("kq_soft_max"):
         return recorded
     keys = shape[-1]
@@ -171,7 +171,7 @@ def _without_padding(name: str, recorded: Recorded, shape: tuple[int, ...]) -> R
 
 class RecordedEvents(Mapping[str, Array]):
     """The events that a recording has at all positions, in order of computation. The last arrays are cached,
-    since an event is read as an output and again as an input."""
+    because each event is read as an output and again as an input."""
 
     def __init__(self, side: RecordedRun, names: Sequence[str]) -> None:
         self._names = dict.fromkeys(names)

@@ -1,6 +1,6 @@
 """Compare the values of two runs as they are computed.
 
-RowComparer compares row by row, StatisticsComparer compares statistics where one side has nothing else, and
+RowComparer compares values row by row. StatisticsComparer compares statistics, if a side has only statistics.
 PairKeeper keeps the values that a page shows.
 """
 
@@ -29,7 +29,7 @@ from .differences import AgreementMeter, EventDifference, difference
 
 
 class _ComparedRows(NamedTuple):
-    """The differences of an event at some positions; `thirds` are the distances of third runs from a side."""
+    """The differences of an event at some positions. `thirds` has the distances of third runs from a side."""
 
     rows: RowDifferences
     thirds: list[RowDifferences]
@@ -38,8 +38,8 @@ class _ComparedRows(NamedTuple):
 
 
 class RowComparer:
-    """Compares values row by row. `model` says which biases were added to the rows. `base` is the side, 0 or
-    1, from which the distances of third runs are measured."""
+    """Compares values row by row. `model` says which biases were added to the rows. Distances of third runs
+    are measured from side `base`: 0 or 1."""
 
     def __init__(
         self, specs: Mapping[str, EventSpec], bands: Bands, model: LanguageModel | None, base: int = 0
@@ -49,7 +49,7 @@ class RowComparer:
         self._parts: dict[str, list[_ComparedRows]] = {}
 
     def add(self, pieces: Sequence[Piece | None]) -> None:
-        """Compare the values of an event: those of a, of b, and of the third runs that give the band. Raises
+        """Compare the values of an event in run a, in run b, and in the third runs that give the band. Raises
         InputError if no model is compared and the sides have different positions."""
         a, *rest = (piece for piece in pieces if piece is not None)
         spec = self._specs[a.name]
@@ -77,8 +77,8 @@ class RowComparer:
         self._parts.setdefault(a.name, []).append(part)
 
     def _bias(self, spec: EventSpec, positions: Sequence[int]) -> Array | None:
-        """Return the bias that a product added to every row, [K], rotated like q and k after RoPE: [n, K].
-        Return None if there is no bias."""
+        """Return the bias [K] that a product added to every row, or None. After RoPE, return the rotated bias
+        of each position, [n, K]."""
         row = None if self._model is None else self._model.plan.get(spec.name)
         if self._model is None or row is None:
             return None
@@ -93,7 +93,7 @@ class RowComparer:
         return turn(np.broadcast_to(bias, (len(positions), len(bias))), turns, rotation.head_dim)
 
     def finish(self, names: Sequence[str]) -> Iterator[EventDifference]:
-        """Yield the differences of these events. Raises InputError if the sides share no position."""
+        """Yield the difference of each event. Raises InputError if the sides have no position in common."""
         for name in names:
             spec, parts = self._specs[name], self._parts.get(name)
             if not parts:
@@ -112,13 +112,13 @@ class RowComparer:
 
 
 class StatisticsComparer:
-    """Compares the statistics of two sides, saved ones or those of values. The distances of third runs from
-    side `base`, 0 or 1, give the band."""
+    """Compares statistics: saved statistics, or statistics of values. The distances of third runs from side
+    `base`, 0 or 1, give the band."""
 
     def __init__(
         self, sides: Sequence[ComparedRun], specs: Mapping[str, EventSpec], bands: Bands, base: int = 0
     ) -> None:
-        self.agreement = AgreementMeter()  # stays empty: statistics say nothing about single predictions
+        self.agreement = AgreementMeter()  # stays empty, because statistics do not show single predictions
         self._sides, self._specs, self._bands, self._base = sides, specs, bands, base
         self._stats: list[dict[str, tuple[TensorStats, tuple[int, ...]]]] = [
             {name: (e.stats, e.shape) for name, e in side.statistics.items() if e.stats is not None}
@@ -128,12 +128,10 @@ class StatisticsComparer:
         self._positions = next((recording.positions for recording in saved), None)
 
     def add(self, pieces: Sequence[Piece | None]) -> None:
-        """Add the statistics of values, for logits those at the positions of the saved statistics."""
+        """Add the statistics of values. For logits, use only the positions of the saved statistics."""
         present = [piece for piece in pieces if piece is not None]
         self._bands.note(self._specs[present[0].name], [piece.value for piece in present])
-        self._stats += [
-            {} for _ in pieces[len(self._stats) :]
-        ]  # rounded passes, which are not among the sides
+        self._stats += [{} for _ in pieces[len(self._stats) :]]  # one for each rounded pass
         for piece, stats in zip(pieces, self._stats, strict=False):
             if piece is None:
                 continue
@@ -148,8 +146,8 @@ class StatisticsComparer:
             stats[name] = own, shape
 
     def finish(self, names: Sequence[str]) -> Iterator[EventDifference]:
-        """Yield the differences of these events. Raises InputError if a side lacks the statistics of an
-        event, or if they are of different shapes: of other positions, or of another tensor."""
+        """Yield the difference of each event. Raises InputError if a side lacks the statistics of an event,
+        or if the statistics are from arrays of different shapes."""
         for name in names:
             for side, stats in zip(self._sides[:2], self._stats, strict=False):
                 if name not in stats:
@@ -167,8 +165,8 @@ class StatisticsComparer:
 
 
 def statistics_rows(a: TensorStats, b: TensorStats) -> tuple[RowDifferences, str]:
-    """Compare two summaries as one row. Return the row, whose distance is the largest relative difference
-    of a statistic, and the name of that statistic."""
+    """Compare two summaries. Return a row with the difference of the statistic that differs most, relative to
+    its size, and the name of this statistic."""
     counts = (float(a.nonfinite_count), float(b.nonfinite_count))
     if (a.nan_count, a.inf_count) != (b.nan_count, b.inf_count):
         return _one_row(np.inf, *counts, a, odd=0), "NaN/Inf counts of the statistics"
@@ -184,7 +182,7 @@ def statistics_rows(a: TensorStats, b: TensorStats) -> tuple[RowDifferences, str
 
 
 def _one_row(relative: float, a: float, b: float, stats: TensorStats, odd: int = -1) -> RowDifferences:
-    """Return the differences of a single row with this relative distance and these two values."""
+    """Return the differences of a single row with this relative distance and the values a and b."""
     one, nan = np.ones(1), np.full(1, np.nan)
     size, first = np.array([abs(a - b) if odd < 0 else np.inf]), np.zeros(1, np.intp)
     return RowDifferences(
@@ -193,12 +191,12 @@ def _one_row(relative: float, a: float, b: float, stats: TensorStats, odd: int =
     )  # fmt: skip
 
 
-Judge = Callable[[str], EventDifference]  # returns the difference of an event, as far as it was compared
+Judge = Callable[[str], EventDifference]  # returns the difference of an event until now
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class KeptPair:
-    """The values of both sides at some positions of an event: [n, W], [H, n, S] for some heads, or [] for a
+    """The values of an event on both sides, at n positions: [n, W], or [H, n, S] for H heads, or [] for a
     single number."""
 
     a: Array
@@ -211,7 +209,8 @@ class KeptPair:
         return self.a.size + self.b.size
 
     def narrowed(self, difference: EventDifference) -> KeptPair:
-        """Return only the head, or else the position, of the difference; all values if they lack it."""
+        """Return only the values at the head, or else at the position, of `difference`. Return all values if
+        neither was kept."""
         if self.heads is not None and difference.head in self.heads:
             at = self.heads.index(difference.head)
             return KeptPair(self.a[at : at + 1], self.b[at : at + 1], self.positions, (difference.head,))
@@ -221,7 +220,7 @@ class KeptPair:
         return self
 
     def joined(self, other: KeptPair) -> KeptPair:
-        """Join this with more positions of the same event. Return `other` alone if it has other heads."""
+        """Append `other`, which has more positions of the event. Return `other` alone if its heads differ."""
         if other.heads != self.heads:
             return other
         a, b = (np.concatenate(both, axis=-2) for both in ((self.a, other.a), (self.b, other.b)))
@@ -229,8 +228,8 @@ class KeptPair:
 
 
 class PairKeeper:
-    """Keeps the values of both sides while they are compared, at most `room` numbers. `inputs_of` returns the
-    events that an event reads: they are kept beside the first that differs."""
+    """Keeps at most `room` values of both sides while they are compared. The first event that differs is kept
+    longest, with its inputs, which `inputs_of` returns."""
 
     def __init__(self, room: int, inputs_of: Callable[[str], Sequence[str]]) -> None:
         self.pairs: dict[str, KeptPair] = {}
@@ -239,10 +238,10 @@ class PairKeeper:
         self._first: str | None = None
 
     def __call__(self, pieces: Sequence[Piece | None], judge: Judge) -> None:
-        """Keep the values of an event that both sides have."""
+        """Keep the values of an event, if both sides have values."""
         a, b = pieces[:2] if len(pieces) > 1 else (None, None)
         if a is None or b is None:
-            return  # one side has only statistics, or the event is not compared
+            return  # a side has only statistics, or the event is not compared
         common = [position for position in a.positions if position in b.positions]
         if a.value.ndim and not common:
             return
@@ -265,7 +264,7 @@ class PairKeeper:
 
     def _worth(self, name: str) -> tuple[bool, float]:
         if self._first is None:
-            return False, 0.0  # all are worth the same, so the earliest is dropped
+            return False, 0.0  # all events are worth the same, so the earliest is dropped
         return name in (self._first, *self.inputs_of(self._first)), self._excess[name]
 
 

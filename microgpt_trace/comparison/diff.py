@@ -1,4 +1,4 @@
-"""`diff`: compare two runs event by event and find the first difference."""
+"""Compare two runs event by event, and find the first event that differs."""
 
 from __future__ import annotations
 
@@ -45,24 +45,24 @@ def diff(
     rtol: float | None = None, atol: float | None = None, positions: str | Sequence[int] = "all",
     report: Report = unreported, watch: Watch | None = None,
 ) -> Comparison:  # fmt: skip
-    """Compare two runs. A run is a model, which runs on the text or tokens now, a recording, or a path.
+    """Compare two runs. A run is a model (which then runs on the text or tokens), a recording, or a path.
 
-    `names` choose events (globs, apr's stages). `map` names the tensors of a foreign dump and `layouts` says
-    how they are laid out. `positions` are those of the view by position.
+    `names` chooses events by globs or apr's stages. `map` says which tensors of a dump are which events, and
+    `layouts` says how these tensors are laid out. `positions` chooses positions for the view by position.
 
-    An event agrees if it lies within its band. By default the band is float32 rounding. With `compute`
-    ("bf16", "f16", "q8") it is `factor` times the largest distance between our own pass and several passes
-    rounded to that precision. With `calibrate`, a third run, it is `factor` times the distance of that run
-    from `a`. `rtol` sets the band relative to a row, `atol` for an element.
+    An event agrees if its distance lies within its band. By default the band is float32 rounding. With
+    `compute` ("bf16", "f16", "q8"), the band is `factor` times the largest distance between our own pass and
+    several passes rounded to that precision. With `calibrate`, a third run, the band is `factor` times the
+    distance of the third run from `a`. `rtol` sets the band relative to a row, `atol` for an element.
 
-    `report(done, of)` is called with the number of events. `watch` is called with the values of each event
-    and a function that returns the difference of an event so far.
-    Raises InputError if the two cannot be compared.
+    `report(done, of)` is called with the number of compared events and of all events. `watch` is called with
+    the values of each event, and with a function that returns the difference of an event until now.
+    Raises InputError if the two runs cannot be compared.
     """
     options = {"compute": compute, "calibrate": calibrate, "rtol or atol": rtol if atol is None else atol}
     bands = [option for option, value in options.items() if value is not None]
     if len(bands) > 1:
-        raise InputError(f"{' and '.join(bands)} exclude each other: each sets the band")
+        raise InputError(f"{' and '.join(bands)} cannot be combined: each sets the band")
     for option, value in (("rtol", rtol), ("atol", atol)):
         if value is not None and not 0 <= value < math.inf:
             raise InputError(f"{option}: expected a number of at least 0, found {value}")
@@ -85,8 +85,8 @@ def compare(
     positions: str | Sequence[int] = "all", report: Report = unreported, watch: Watch | None = None,
     judge: bool = True,
 ) -> Comparison:  # fmt: skip
-    """Compare two prepared sides. A third side or rounded `passes` give the band. With `judge` the operations
-    of a recording are also judged by its own inputs. Raises InputError if no event can be compared."""
+    """Compare two prepared sides. A third side or rounded `passes` give the band. With `judge`, also judge
+    each operation from its recorded inputs. Raises InputError if no event can be compared."""
     a, b, *third = sides
     specs, model = event_specs_of(sides), first_model(sides)
     dump = next((s for s in sides if isinstance(s, RecordedRun) and not s.statistics), None)
@@ -110,8 +110,8 @@ def compare(
     events = tuple(_with_judgement(by_bands, operations))
     if not any(event.comparable for event in events):
         raise InputError(
-            f"{a.origin} and {b.origin} have nothing to compare: all values are NaN or infinite, the same on "
-            "both sides"
+            f"{a.origin} and {b.origin} have nothing to compare: all values are NaN or infinite, and the "
+            "same on both sides"
         )
     first = next((event.name for event in events if not event.holds), None)
     every = [name for name, spec in specs.items() if not spec.extra and (not model or name in model.names)]
@@ -133,9 +133,8 @@ def compare(
 def _side_by_side(
     sides: Sequence[ComparedRun], names: Sequence[str], passes: RoundedPasses | None = None
 ) -> Iterator[list[Piece | None]]:
-    """Yield the pieces of each event, one for each side and each rounded pass; None for a side with only
-    statistics. Attention scores that are not among `names` come from the first model alone, because bands
-    depend on them."""
+    """Yield the pieces of each event: one piece for each side and each rounded pass, and None for a side with
+    only statistics. Bands depend on attention scores, so other scores of the first model are yielded too."""
     models = [side for side in sides if isinstance(side, ModelRun)]
     driver = models[0] if models else next((side for side in sides if not side.statistics), None)
     if driver is None:  # all sides have only statistics
@@ -148,7 +147,7 @@ def _side_by_side(
             stack.enter_context(passes.run(names))
         for piece in driver.pieces(names):
             if piece.name not in chosen:
-                for model in models[1:]:  # a model continues only when its piece is taken
+                for model in models[1:]:  # a model waits until its piece is taken
                     model.take(piece)
                 yield [piece]
                 continue
@@ -159,7 +158,7 @@ def _side_by_side(
 
 
 def _other_scores(models: Sequence[ModelRun], names: Sequence[str]) -> list[str]:
-    """Return the events of attention scores that all models have and that are not among `names`."""
+    """Return the attention scores that all models have and that are not in `names`."""
     common = [n for n in models[0].names if all(n in side.names for side in models)] if models else []
     return [name for name in common if isinstance(kind_named(name), Scores) and name not in names]
 
@@ -179,13 +178,12 @@ def _recorded(name: str, sides: Sequence[ComparedRun]) -> bool:
 
 
 def _rounded_passes(sides: Sequence[ComparedRun], compute: Precision) -> RoundedPasses:
-    """Prepare more passes of the model, rounded to `compute`. Raises InputError if neither side is a
-    model."""
+    """Prepare passes of the model that round to `compute`. Raises InputError if neither side is a model."""
     model = first_model(sides)
     if model is None:
         raise InputError(
-            f"--compute {compute.name} measures rounding by passes of a model: give the model as one of the "
-            "two sides, or use --rtol"
+            f"--compute {compute.name} needs a model to measure rounding: give a model as one of the two "
+            "sides, or use --rtol"
         )
     return RoundedPasses(model.model, model.inputs, compute)
 
@@ -198,7 +196,7 @@ def _comparer(
     varied = passes is None or len(set(passes.inputs.tokens)) >= ENOUGH
     bands = Bands(tolerance, layers, None if passes is None else passes.compute, varied)
     models = [i for i, side in enumerate(sides[:2]) if isinstance(side, ModelRun)]
-    base = models[0] if models and passes is not None else 0  # rounded passes are compared with their model
+    base = models[0] if models and passes is not None else 0  # rounded passes are compared with this side
     if any(side.statistics for side in sides):
         return StatisticsComparer(sides, specs, bands, base)
     side = first_model(sides)
@@ -208,9 +206,9 @@ def _comparer(
 def _judged(
     model: ModelRun, dump: RecordedRun, tolerance: Tolerance, events: Sequence[EventDifference]
 ) -> list[OperationResult]:
-    """Judge the operations of these events by the recording's own inputs, as `diagnose` does. Return an empty
-    list if the precision is not known or hooks alter the model. In float32, stop at the first event beyond
-    its band."""
+    """Compute the operations of these events from the recorded inputs, and judge the recorded outputs, as
+    `diagnose` does. Return [] if the precision is not known or the model has hooks. In float32, stop at the
+    first event beyond its band."""
     precision = tolerance.precision
     if precision is None or len(model.model.hooks):
         return []
@@ -223,9 +221,9 @@ def _judged(
 def _with_judgement(
     events: Sequence[EventDifference], operations: Sequence[OperationResult]
 ) -> Iterator[EventDifference]:
-    """Mark the events within their band whose operation is wrong by the recording's own inputs. Such an error
-    can hide among the differences that earlier events pass on. The event gets the error, the place and the
-    values of the wrong operation."""
+    """Mark events within their band whose operation does not give the recorded output from the recorded
+    inputs. Differences of earlier events can hide such an error. A marked event gets the error, position and
+    values of its operation."""
     wrong = {own.name: own for own in operations if not own.holds}
     for event in events:
         own = wrong.get(event.name) if event.holds else None
@@ -243,8 +241,8 @@ def _with_judgement(
 def _gap(
     events: Sequence[EventDifference], first: str | None, order: Sequence[str], left_out: Sequence[str]
 ) -> tuple[str | None, tuple[str, ...], int]:  # fmt: skip
-    """Return the last compared event before the first difference, the events in between that were not
-    compared, and the number of earlier events that were not compared."""
+    """Return the last compared event before `first`, the events between these two that were not compared,
+    and the number of still earlier events that were not compared."""
     if first is None:
         return None, (), 0
     before, compared = order[: order.index(first)], {event.name for event in events if event.comparable}

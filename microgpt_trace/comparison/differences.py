@@ -1,5 +1,5 @@
-"""The result of a comparison as plain data: the difference of each event, the first divergence, how the
-predictions agree."""
+"""The result of a comparison as plain data: the difference of each event, the first divergence, and the
+agreement of the predictions."""
 
 from __future__ import annotations
 
@@ -27,16 +27,18 @@ GIVEN = "given its own inputs"
 class EventDifference:
     """The difference of two runs in one event.
 
-    - `relative`: |a - b| / max(|a|, |b|) of the worst row relative to its band, `tolerance`. `measured` says
-      if this is another distance, or leaves out the bias or outliers.
-    - `median`: the relative difference of the median row; `cosine`: the smallest of all finite rows. Both are
-      None, and there is no place, if only statistics were compared.
+    The worst row is the row with the largest distance relative to its band.
+
+    - `relative`, `tolerance`: |a - b| / max(|a|, |b|) of the worst row, and its band. `measured` says if this
+      is another distance, or ignores the bias or outliers.
+    - `median`, `cosine`: the median relative difference, and the smallest cosine, of all finite rows. Both
+      are None, and there is no `position`, if only statistics were compared.
     - `max_abs`: the largest |a - b|, at `max_index`.
     - `position`, `head`, `index`, `a`, `b`: the first row beyond its band, or else the worst row, and the
-      values at its element that differs most. If `measured` says "given its own inputs", `b` is the
-      recording's value and `a` the value computed from its inputs.
-    - `alike`: the number of the `count` elements that are the same NaN or infinity on both sides. They cannot
-      be compared; a row or an event without other elements has NaN for its distance.
+      values of the element of this row that differs most. If `measured` says "given its own inputs", `b` is
+      the recorded value, and `a` is computed from the recorded inputs.
+    - `alike`: how many of the `count` elements are the same NaN or infinity on both sides. These elements
+      cannot be compared. A row or an event that has only such elements has the distance NaN.
     """
 
     name: str
@@ -57,19 +59,19 @@ class EventDifference:
     a: float
     b: float
     measured: str  # "", "in length", "without the bias", "given its own inputs", "max of the statistics"
-    positions: tuple[int, ...]  # that were compared
-    by_position: tuple[float, ...]  # the worst row at each of these positions
+    positions: tuple[int, ...]  # the positions that were compared
+    by_position: tuple[float, ...]  # the largest distance at each of these positions
     count: int
     alike: int
 
     @property
     def comparable(self) -> bool:
-        """True if the event has an element that can be compared."""
+        """True if the event has at least one element that can be compared."""
         return self.alike < self.count
 
     @property
     def excess(self) -> float:
-        """The distance as a multiple of the band; -1 if nothing was compared."""
+        """The distance as a multiple of the band, or -1 if nothing was compared."""
         if not self.comparable:
             return -1.0
         if self.tolerance > 0:
@@ -79,8 +81,8 @@ class EventDifference:
 
 @frozen
 class Jump:
-    """The event at which the distance grew most. `ratio` is the distance `after` over the largest distance
-    `before`, or over the event's band if that is larger."""
+    """The event at which the distance grew most. `before` is the largest distance before this event, and
+    `after` its distance. `ratio` is `after` divided by `before`, or by the event's band if this is larger."""
 
     name: str
     ratio: float
@@ -92,9 +94,9 @@ class Jump:
 class Agreement:
     """The agreement of the predictions of two runs.
 
-    The KL divergence of a position is sum p_a log(p_a / p_b), in nats. The mean and maximum cover the
-    positions that have probabilities on both sides; they are NaN if there are none. `unknown` counts the
-    positions where logits of a side are NaN, so that it predicts no token.
+    The KL divergence of a position is sum p_a log(p_a / p_b), in nats. The mean and maximum cover all
+    positions with probabilities on both sides, and are NaN if there is no such position. `unknown` counts
+    the positions where a side predicts no token, because a logit is NaN.
     """
 
     positions: int
@@ -108,7 +110,7 @@ class Agreement:
 
 @frozen
 class SideSummary:
-    """One of the two sides."""
+    """What is known about one of the two compared runs."""
 
     origin: str
     kind: str
@@ -120,10 +122,11 @@ class SideSummary:
 class Comparison:
     """Two runs compared event by event, in order of computation.
 
-    `first` is the first event beyond its band and `since` the last compared event before it. `between` are
-    the events in between, which were not compared; `missed` counts the events before `since` that were not.
-    `left_out` are all events of the pass (of both recordings, if no model is compared) that were not
-    compared.
+    - `first`: the first event beyond its band.
+    - `since`: the last event before `first` that was compared.
+    - `between`: the events between `since` and `first`, which were not compared.
+    - `missed`: the number of events before `since` that were not compared.
+    - `left_out`: all events of the pass (or of two recordings) that were not compared.
     """
 
     SCHEMA = "microgpt.diff/1"
@@ -142,7 +145,7 @@ class Comparison:
     agreement: Agreement | None
     positions: tuple[int, ...]
     left_out: tuple[str, ...]
-    of_statistics: bool  # only statistics were compared, because one side has no values
+    of_statistics: bool  # True if only statistics were compared, because a side has no values
     hint: str = ""  # suggests --compute
     unseen: Unseen | None = None  # the differences that the requested precision hides
 
@@ -166,12 +169,12 @@ class Comparison:
 
     @property
     def compared(self) -> tuple[EventDifference, ...]:
-        """The events with an element that could be compared."""
+        """The events that have at least one element that could be compared."""
         return tuple(event for event in self.events if event.comparable)
 
     @property
     def partly_compared(self) -> tuple[EventDifference, ...]:
-        """The events of which some positions, or elements that are not finite, could not be compared."""
+        """The events with positions, or with elements that are not finite, that could not be compared."""
         return tuple(event for event in self.events if event.alike or self.positions_of(event) < self.length)
 
     @property
@@ -197,7 +200,7 @@ def difference(
     positions: Sequence[int], atol: float, statistic: str = "",
 ) -> EventDifference:  # fmt: skip
     """Summarise the rows of an event, [n] or [H * n], at these positions. `positions` is empty for a single
-    number or a `statistic`. Each row counts by the measure in which it is worst relative to its band."""
+    number or a `statistic`. A row counts by the measure whose distance is largest relative to its band."""
     plain, strict = rows.relative(), rows.strict()
     by = np.argmax([_share(measure.distances, measure.band) for measure in measures], axis=0)
     distances = np.choose(by, [measure.distances for measure in measures])
@@ -238,14 +241,14 @@ def _share(distances: Array, bands: Array) -> Array:
 
 
 def _first(beyond: Array, count: int) -> int:
-    """Return the row beyond its band at the smallest position, since an error spreads to later positions."""
+    """Return the first row beyond its band, by position, because an error spreads to later positions."""
     grid = beyond.reshape(-1, count)
     position = int(grid.any(axis=0).argmax())
     return int(grid[:, position].argmax()) * count + position
 
 
 def _words_for_left_out(rows: RowDifferences, row: int, plain: float, strict: float) -> str:
-    """Name the part of a row that was left out to measure `strict`, which is larger than `plain`."""
+    """Return what `strict` leaves out of the row: the bias or outliers. Return "" if it equals `plain`."""
     if not strict > plain * 1.0001 or np.isinf(strict):
         return ""
     unbiased = rows.d[row] / rows.plain_a[row] if rows.plain_a[row] > 0 else 0.0
@@ -268,11 +271,11 @@ class AgreementMeter:
     """Measures how the predictions of two runs agree, a few rows of logits at a time."""
 
     def __init__(self) -> None:
-        self._parts: list[tuple[Array, Array, Array]] = []  # KL, both predict, both predict the same token
+        self._parts: list[tuple[Array, Array, Array]] = []  # KL, is known on both sides, is the same token
         self._positions: list[int] = []
 
     def add(self, a: Array, b: Array, positions: Sequence[int]) -> None:
-        """Add the logits of both runs at these positions, [n, V] each."""
+        """Add the logits of both runs at these positions. `a` and `b` are [n, V]."""
         with np.errstate(all="ignore"):
             kl = kl_divergence(log_softmax(a), log_softmax(b))
         known = np.asarray(~(np.isnan(a) | np.isnan(b)).any(axis=1))
@@ -283,7 +286,7 @@ class AgreementMeter:
         if not self._positions:
             return None
         kl, known, same = map(np.concatenate, zip(*self._parts, strict=True))
-        kl = np.maximum(kl, 0.0)  # keeps NaN
+        kl = np.maximum(kl, 0.0)  # NaN stays NaN
         other, measured = known & ~same, ~np.isnan(kl)
         worst = int(np.where(measured, kl, -1.0).argmax())
         mean = float(kl[measured].mean()) if measured.any() else math.nan

@@ -25,9 +25,12 @@ from .read_tokens import NO_TOKENS, TEXT_AND_TOKENS, ambiguous, embedding_of, re
 
 
 def drafted_map(sides: Sequence[Any], text: str | None, tokens: Sequence[int] | None) -> str:
-    """Return a map from a dump's names to events, as TOML for `--map`. One side is a dump. The other is a
-    model, which runs on the text or the tokens, by default those that the dump names or whose embedding it
-    holds. Raises InputError if the sides are others or no tokens are known."""
+    """Return a map from a dump's names to events, as TOML for `--map`.
+
+    One side is a dump, and the other a model, which runs on the text or the tokens. By default these are the
+    tokens that the dump names or whose embedding it has. Raises InputError if the sides are not a dump and a
+    model, or no tokens are known.
+    """
     dumps = [side for side in sides if isinstance(side, Recording)]
     models = [side for side in sides if not isinstance(side, Recording)]
     if len(dumps) != 1:
@@ -50,7 +53,7 @@ def drafted_map(sides: Sequence[Any], text: str | None, tokens: Sequence[int] | 
 
 
 def _values(stream: EventStream, length: int) -> Iterator[tuple[str, Array]]:
-    """Yield whole events, last those that come in parts, such as logits."""
+    """Yield the name and value of each event. Events that arrive in parts, such as logits, come last."""
     parts: dict[str, list[Array]] = {}
     for name, value, positions in stream:
         if value.ndim and len(positions) < length:
@@ -62,8 +65,8 @@ def _values(stream: EventStream, length: int) -> Iterator[tuple[str, Array]]:
 
 
 def _read_tokens(model: LanguageModel, dump: Recording) -> tuple[int, ...] | None:
-    """Return the tokens of the first array that holds rows of the embedding, or None. Arrays whose names
-    differ only in numbers, as those of layers do, are tried last."""
+    """Return the tokens of the first array that has rows of the embedding, or None. Arrays with similar names
+    (in several layers) are tried last."""
     event, matrix = embedding_of(model)
     named, table = dump.tensors.get(event), model.parameter(matrix)
     unknown = [left.recorded for left in dump.leftovers if left.readable]
@@ -80,9 +83,9 @@ def _to_toml(
     suggestions: Sequence[Suggestion], unplaced: Sequence[Unplaced], recording: Recording,
     tokens: Sequence[int], notes: Sequence[str],
 ) -> str:  # fmt: skip
-    """Write the map as TOML, with notes about the tokens as comments. The tensors of all layers are one line
-    with {i}. Tensors that match no event are listed with the reason."""
-    lines = ["# drafted from names, shapes and a sample of the values, large ones clipped; check before use"]
+    """Return the map as TOML, with notes about the tokens as comments. If possible, one line with {i} stands
+    for the tensors of all layers. Tensors that match no event are listed with the reason."""
+    lines = ["# drafted from names, shapes and a sample of the values, clipped if large; check before use"]
     if recording.tensors:
         lines.append(f"# {len(recording.tensors)} tensors are known by their names and not listed here")
     lines += [f"# {note}" for note in notes] + [f"tokens = {[int(token) for token in tokens]}", "[events]"]
@@ -98,7 +101,7 @@ def _to_toml(
 
 
 def _lines(suggestions: Sequence[Suggestion], recording: Recording) -> list[list[Suggestion]]:
-    """Group the suggestions by line. Those of a pattern share a line if {i} in it matches exactly them."""
+    """Group suggestions by line. A pattern with {i} has one line if it matches exactly its suggestions."""
 
     def line_of(one: Suggestion) -> tuple[str, str]:
         return (one.pattern, kind_of(one.event)) if one.pattern else (one.event, "")
@@ -125,7 +128,7 @@ def _entry(together: Sequence[Suggestion]) -> str:
 
 
 def _comment(together: Sequence[Suggestion]) -> str:
-    """Describe how well the values of a line's tensors match its events."""
+    """Describe how well the tensors of a line match its events."""
     agreeing = [one.distance for one in together if one.why == "values"]
     others = [one.distance for one in together if one.why != "values"]
     if len(together) == 1:
@@ -135,7 +138,7 @@ def _comment(together: Sequence[Suggestion]) -> str:
         how += f", and differ by at most {max(others):.2g} in the others" if others else ""
     how += f", {max(agreeing):.1e}" if not others else ""
     known = min(one.known for one in together)
-    return how + (f"; {1 - known:.0%} of them not finite" if known < 1 else "")
+    return how + (f"; {1 - known:.0%} of the values are not finite" if known < 1 else "")
 
 
 def _quoted(text: str) -> str:

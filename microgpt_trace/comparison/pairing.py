@@ -1,4 +1,4 @@
-"""Pair two sides: their tokens, shapes and common events. Sides that cannot be compared are refused here."""
+"""Find the tokens, shapes and events that two sides have in common. Refuse sides that cannot be compared."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def prepare_sides(
     sources: Sequence[Any], text: str | None, tokens: TokenIds, names: NameMap | None,
     layouts: Mapping[str, str],
 ) -> list[ComparedRun]:  # fmt: skip
-    """Return the sources as sides that read the same tokens. Raises InputError if they do not."""
+    """Return the sources as sides with the same tokens. Raises InputError if the tokens differ."""
     if text is not None and tokens is not None:
         raise InputError(TEXT_AND_TOKENS)
     sources = open_all(sources, names)
@@ -59,15 +59,15 @@ def prepare_sides(
 
 
 def open_all(sources: Sequence[Any], names: NameMap | None) -> list[Any]:
-    """Open the sources that are paths. Recordings get the event names of the first model's plan."""
+    """Open the sources that are paths. Resolve the candidates in recordings by the first model's plan."""
     sources = [open_source(Path(one), names) if isinstance(one, str | Path) else one for one in sources]
     plan = next((one.plan for one in sources if not isinstance(one, Recording)), None)
     return [of_model(one, plan) if plan and isinstance(one, Recording) else one for one in sources]
 
 
 def _read_by(models: Sequence[LanguageModel], text: str | None, tokens: TokenIds) -> list[TraceInput]:
-    """Return the input of each model. A model without a vocabulary reads another model's tokens of the text.
-    Raises InputError if the models split the text into different tokens."""
+    """Return the input of each model. A model without a vocabulary gets the tokens of another model. Raises
+    InputError if the models split the text into different tokens."""
     with_vocabulary = [model for model in models if model.names_tokens]
     if tokens is None and with_vocabulary and len(with_vocabulary) < len(models):
         tokens = with_vocabulary[0].read(text).tokens
@@ -76,14 +76,14 @@ def _read_by(models: Sequence[LanguageModel], text: str | None, tokens: TokenIds
         if own.tokens != inputs[0].tokens:
             raise InputError(
                 f"the models split the text into different tokens: {models[0].origin} into "
-                f"{token_list(inputs[0].tokens)}, {model.origin} into {token_list(own.tokens)}; give both "
-                "the same with --tokens"
+                f"{token_list(inputs[0].tokens)}, {model.origin} into {token_list(own.tokens)}; give "
+                "both models the same tokens with --tokens"
             )
     return inputs
 
 
 def labels_of(inputs: TraceInput) -> tuple[str, ...]:
-    """Return the text of each token; no texts if the model has no vocabulary."""
+    """Return the text of each token, or () if the model has no vocabulary."""
     return () if inputs.labels == tuple(map(str, inputs.tokens)) else inputs.labels
 
 
@@ -99,9 +99,9 @@ def _refuse_other_models(models: Sequence[LanguageModel]) -> None:
 
 
 def _with_known_tokens(sources: Sequence[Any], model: LanguageModel) -> tuple[list[Any], Tokens]:
-    """Return the sources and the tokens that the first recording with tokens names. If no recording names
-    tokens, they are read from the first one that holds an embedding of the model, and that recording then
-    names them. Raises InputError if no recording has either."""
+    """Return the sources, and the tokens of the first recording that has tokens. If no recording has tokens,
+    read the tokens from the first recording with rows of the embedding, and store the tokens in this
+    recording. Raises InputError if there are no tokens and no such rows."""
     sources, recordings = list(sources), [i for i, one in enumerate(sources) if isinstance(one, Recording)]
     tokens = next((sources[i].tokens for i in recordings if sources[i].tokens is not None), None)
     for i in recordings:
@@ -127,33 +127,33 @@ def _refuse_other_tokens_of(
 
 
 def _tokens_between(recordings: Sequence[Recording], text: str | None, tokens: TokenIds) -> Tokens:
-    """Return the tokens of recordings that are compared without a model. Raises InputError if they differ."""
+    """Return the tokens of recordings that are compared without a model. Raises InputError if two differ."""
     if text is not None:
         raise InputError(
-            "a text is for a model to read, and neither side is one: give the token ids with --tokens"
+            "only a model can read a text, and neither side is a model: give the token ids with --tokens"
         )
     common = agreed("tokens", [*((r.origin, r.tokens) for r in recordings), ("--tokens", tokens)])
     silent = [r.origin for r in recordings if r.tokens is None]
     if silent and tokens is None:
-        raise InputError(f"{silent[0]} does not say its tokens: give the tokens of both sides with --tokens")
+        raise InputError(f"{silent[0]} has no token ids: give the tokens of both sides with --tokens")
     return common
 
 
 def _layouts_by_name(layouts: Mapping[str, str], recordings: Sequence[Recording]) -> dict[str, str]:
-    """Return the layouts of names, globs or apr's stages, by event name. Raises InputError if one matches
-    nothing in a dump."""
+    """Return the layout of each event that a name, glob or stage of apr matches. Raises InputError if one of
+    these matches no event of a dump."""
     names = list(dict.fromkeys(name for recording in recordings for name in recording.tensors))
     by_name: dict[str, str] = {}
     for glob, letters in layouts.items():
         if not names:
-            raise InputError(f"layout of {glob!r}: no dump holds arrays")
+            raise InputError(f"layout of {glob!r}: no dump has arrays")
         by_name |= dict.fromkeys(select_names([glob], names), letters)
     return by_name
 
 
 def _shapes_of(models: Sequence[LanguageModel], recordings: Sequence[Recording], tokens: TokenIds) -> Shapes:
-    """Return the shapes of the events, those of the models or else of the recordings. Raises InputError if
-    the models differ in a shape."""
+    """Return the shapes of the events in the models, or else in the recordings. Raises InputError if two
+    models differ in a shape."""
     length = len(tokens or ())
     if not models:
         return _shapes_between(recordings, length)
@@ -169,7 +169,7 @@ def _shapes_of(models: Sequence[LanguageModel], recordings: Sequence[Recording],
 
 
 def event_specs_of(sides: Sequence[ComparedRun]) -> dict[str, EventSpec]:
-    """Return the events that any side has, in order of computation."""
+    """Return the events of the first model, or else of all recordings, in order of computation."""
     model = first_model(sides)
     if model is not None:
         specs = model.model.hooks.specs
@@ -180,8 +180,8 @@ def event_specs_of(sides: Sequence[ComparedRun]) -> dict[str, EventSpec]:
 
 
 def paired_names(a: ComparedRun, b: ComparedRun, specs: Mapping[str, EventSpec]) -> list[str]:
-    """Return the events that both sides have, in order of computation. Raises InputError if there are
-    none."""
+    """Return the events that both sides have, in order of computation. Raises InputError if they have no
+    event in common."""
     common = {*a.names} & {*b.names}
     if not common & specs.keys():
         raise InputError(
@@ -200,9 +200,9 @@ def _hint(side: ComparedRun) -> str:
 
 
 def _shapes_between(recordings: Sequence[Recording], length: int) -> dict[str, Shape]:
-    """Return a shape for every event, for `length` tokens, that fits all recordings. Events that share a
-    tensor are left out, because their widths are not known. Raises InputError if the rows of a tensor do not
-    fit the number of tokens."""
+    """Return a shape for each event that fits all recordings and `length` tokens. Events that share a tensor
+    have no shape, because their widths are not known. Raises InputError if the rows of a tensor do not fit
+    `length`."""
     shapes: dict[str, Shape] = {}
     for name in dict.fromkeys(name for recording in recordings for name in recording.tensors):
         stored = [recording.tensors[name] for recording in recordings if name in recording.tensors]
@@ -215,7 +215,7 @@ def _shapes_between(recordings: Sequence[Recording], length: int) -> dict[str, S
 
 
 def _common_shape(name: str, stored: Sequence[Recorded], length: int) -> Shape:
-    """Return the first possible shape that fits all tensors, or else the first possible one."""
+    """Return the first possible shape that fits all tensors, or else the first possible shape."""
     certain = [recorded for recorded in stored if recorded.layout == OWN] or stored
     candidates = [shape for recorded in certain for shape in _candidates(name, recorded, length)]
     for shape in candidates:
@@ -234,7 +234,7 @@ def _candidates(name: str, recorded: Recorded, length: int) -> list[Shape]:
         return [(length, stored[-1])]
     row = known_row(name)
     square = (length, length) if row is not None and row.causal and length > 1 else ()
-    single = math.prod(stored[:-1]) == 1 and len(stored) > 1  # a single row, perhaps one of several
+    single = math.prod(stored[:-1]) == 1 and len(stored) > 1  # the only row, or one of several
     many, rest = divmod(total, length * length if square else length)
     shapes: list[Shape] = []
     if not rest and not (single and length > 1) and layout != LAST:

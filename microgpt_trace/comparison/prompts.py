@@ -1,4 +1,4 @@
-"""Compare two models on many prompts, as a gate for CI."""
+"""Compare two models on many prompts, for instance as a check in CI."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from .diff import diff
 class PromptComparison:
     """The comparison of two models on one prompt.
 
-    `agree` is True if all compared events lie within their bands, and `same` if besides no value of the pass
-    was left out. `events` counts the compared events and `of` all. `worst` is the event with the largest
-    distance relative to its band, `relative` this distance, `tolerance` the band.
+    `agree` is True if all compared events lie within their bands. `same` is True if, in addition, every value
+    of the pass was compared. `events` counts the compared events, and `of` counts all events. `worst` is the
+    event with the largest distance relative to its band. `relative` is this distance, `tolerance` the band.
     """
 
     text: str
@@ -62,13 +62,13 @@ class PromptsComparison:
     @property
     @in_document
     def same(self) -> bool:
-        """True if the models are the same on every prompt, with no value left out."""
+        """True if the models agree in every value of the pass, on every prompt."""
         return all(prompt.same for prompt in self.prompts)
 
 
 def read_prompts(path: Path) -> list[str | list[int]]:
-    """Read one prompt per line: a text, a list of token ids as JSON, or a JSON string with its escapes. Empty
-    lines are skipped. Raises FileFormatError if there is no prompt or a list holds other values."""
+    """Read one prompt per line: a text, a list of token ids as JSON, or a JSON string. Empty lines are
+    skipped. Raises FileFormatError if there is no prompt, or a list has a value that is not a token id."""
     lines = read_text(path, "a file of prompts").split("\n")
     prompts = [_prompt(path, n, line.removesuffix("\r")) for n, line in enumerate(lines, 1) if line.strip()]
     if not prompts:
@@ -96,8 +96,8 @@ def diff_prompts(
     a: LanguageModel, b: LanguageModel, prompts: Sequence[str | list[int]], report: Report = unreported,
     **options: Any,
 ) -> PromptsComparison:  # fmt: skip
-    """Compare two models on every prompt. `options` are passed to `diff`. Raises InputError, with the number
-    of the prompt, if a prompt cannot be compared."""
+    """Compare two models on every prompt. `options` are passed to `diff`. Raises InputError with the number
+    of the prompt if a prompt cannot be compared."""
     comparisons = []
     for number, prompt in enumerate(prompts):
         report(number, len(prompts))

@@ -1,6 +1,6 @@
-"""Find the tokens of a recording: those that it names, or those whose embedding it holds.
+"""Find the tokens of a recording. It has a list of tokens, or rows of the embedding that show the tokens.
 
-Tokens that were never trained on may have equal rows in the embedding: the recording may be of any of them.
+Tokens that were never trained on may have equal rows in the embedding. Such rows do not show the token.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from ..dumps.recording import Recording
 from ..errors import InputError
 from ..text.wording import abridged
 
-NEAR = 0.01  # a row is a token's if it differs from the token's by at most this share
-AS_NEAR = 1.5  # rounding may bring an expected row to this multiple of the nearest row's distance
-CHANNELS = 8  # the largest channels, which rule out most tokens
-MAX_NOTES = 4  # notes about tokens with equal rows
-TEXT_AND_TOKENS = "--tokens takes the place of a text: give one of the two"
-NO_TOKENS = "{} does not say its tokens and holds no embedding of {} that shows them: give a text or --tokens"
+NEAR = 0.01  # a row belongs to a token if its relative distance from the token's row is at most this
+AS_NEAR = 1.5  # an expected token counts up to this multiple of the smallest distance, because of rounding
+CHANNELS = 8  # how many channels are compared first: the largest channels rule out most tokens
+MAX_NOTES = 4  # the most notes about tokens with equal rows
+TEXT_AND_TOKENS = "--tokens replaces the text and cannot be combined with a text"
+NO_TOKENS = "{} has no token ids, and no embedding of {} that shows the tokens: give a text or --tokens"
 TokenIds = Sequence[int] | None
 Tokens = tuple[int, ...] | None
 
 
 def tokens_of(recording: Recording, model: LanguageModel, expected: TokenIds = None) -> Tokens:
-    """Return the tokens that a recording names, or else those whose embedding it holds, or None. If rows of
-    the embedding fit several tokens, those `expected` are returned."""
+    """Return the tokens of a recording, or else the tokens that its rows of the embedding show, or None. If a
+    row fits several tokens, the `expected` token is returned."""
     name, _ = embedding_of(model)
     if recording.tokens is not None or name not in recording.tensors:
         return recording.tokens
@@ -45,8 +45,8 @@ def embedding_of(model: LanguageModel) -> tuple[str, str]:
 
 
 def with_tokens(recording: Recording, model: LanguageModel, expected: TokenIds = None) -> Recording:
-    """Return the recording with its tokens, as `tokens_of` finds them. If the tokens are ambiguous, a note
-    says so, and the loss is not used: it depends on the tokens."""
+    """Return the recording with the tokens that `tokens_of` finds. If the tokens are ambiguous, a note says
+    so, and the loss becomes a leftover, because it depends on the tokens."""
     tokens = tokens_of(recording, model, expected)
     if tokens is None or tokens == recording.tokens:
         return recording
@@ -62,11 +62,12 @@ def with_tokens(recording: Recording, model: LanguageModel, expected: TokenIds =
 def recognise(
     model: LanguageModel, recorded: Recorded, expected: TokenIds = None, table: Array | None = None
 ) -> Tokens:
-    """Return the tokens whose rows of the embedding a tensor holds, or None if it holds anything else.
+    """Return the tokens whose rows of the embedding a tensor has, or None if it has other values.
 
-    Each row must lie within 1 % of a token's row. It is the nearest token's, or the `expected` one's if that
-    is about as near; of equal tokens the first. A single row is not enough: it may be the last of many.
-    Pass the `table` of the embedding when there are many tensors to try.
+    Each row must lie within 1 % of the row of a token. Each row gives the nearest token, or the `expected`
+    token if this is about as near. Of tokens with equal rows, it gives the first. The tensor must have two
+    rows or more, because a single row may be the last of many. To try many tensors, pass the `table` of the
+    embedding.
     """
     name, matrix = embedding_of(model)
     length, rest = divmod(math.prod(recorded.shape), model.config.n_embd)
@@ -78,7 +79,7 @@ def recognise(
         return None
     guesses = [None] * length if expected is None or len(expected) != length else list(expected)
     table, tokens = model.parameter(matrix) if table is None else table, list[int]()
-    with np.errstate(all="ignore"):  # a dump may hold anything, and an overflow matches no token
+    with np.errstate(all="ignore"):  # values may overflow, and then match no token
         channels = np.argsort(-np.abs(rows).max(axis=0))[:CHANNELS]
         columns = np.ascontiguousarray(table[:, channels].T)
         for row, guess in zip(rows, guesses, strict=True):
@@ -91,7 +92,7 @@ def recognise(
 
 
 def _candidates(row: Array, columns: Array, norm: float) -> Array:
-    """Return the tokens that n channels of a row do not rule out. `row` is [n] and `columns` [n, V]."""
+    """Return the tokens that are possible by n channels of a row. `row` is [n] and `columns` [n, V]."""
     limit = NEAR / (1 - NEAR) * norm
     tokens = np.flatnonzero(np.abs(columns[0] - row[0]) <= limit)
     for column, value in zip(columns[1:], row[1:], strict=True):
@@ -100,8 +101,8 @@ def _candidates(row: Array, columns: Array, norm: float) -> Array:
 
 
 def _nearest(row: Array, table: Array, candidates: Array, expected: int | None) -> int | None:
-    """Return the candidate whose row of the table is nearest, or `expected` if it is about as near; None if
-    no candidate is near."""
+    """Return the candidate whose row of the table is nearest, or `expected` if its row is about as near.
+    Return None if no candidate is near."""
     if not len(candidates):
         return None
     distances = np.linalg.norm(table[candidates] - row, axis=1)
@@ -113,7 +114,7 @@ def _nearest(row: Array, table: Array, candidates: Array, expected: int | None) 
 
 
 def ambiguous(model: LanguageModel, tokens: Sequence[int]) -> tuple[str, ...]:
-    """Return a note for each token whose row of the embedding equals those of other tokens."""
+    """Return a note for each token whose row of the embedding equals the rows of other tokens."""
     table = model.parameter(embedding_of(model)[1])
     first = table[:, 0]
     notes = []
@@ -122,7 +123,7 @@ def ambiguous(model: LanguageModel, tokens: Sequence[int]) -> tuple[str, ...]:
         equal = alike[(table[alike] == table[token]).all(axis=1)]
         others = [str(other) for other in equal.tolist() if other != token]
         if others:
-            notes.append(f"token {token} may also be {abridged(others, 3)}: equal rows of the embedding")
+            notes.append(f"token {token} may also be {abridged(others, 3)}: the embedding rows are equal")
     if len(notes) > MAX_NOTES:
         notes[MAX_NOTES:] = [f"{len(notes) - MAX_NOTES:,} more tokens are ambiguous in the same way"]
     return tuple(notes)

@@ -1,6 +1,6 @@
-"""Find the relation between two parameters that should be equal: transposed, permuted, scaled ...
+"""Find the relation of two parameters that should be equal: B may be A transposed, permuted, scaled ...
 
-A relation holds if one parameter, transformed by it, equals the other within the tolerance of their types.
+A relation holds if the transformed A equals B within the tolerance of their types.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from ..architecture.plans.plan import kind_of
 from ..arrays.stats import Array
 from ..rounding.stored_types import BLOCK, LIMIT, QuantisationDistance, Values, measure
 
-_SAMPLE = 1 << 12  # elements that are compared first, to rule out most relations
-_MOST_TRANSPOSED = 1 << 26  # elements of a matrix to transpose: 256 MB of float32 and as much for its steps
-_OWN = 0.5  # relative L2: a matrix nearer than this to its namesake is neither permuted nor another one
+_SAMPLE = 1 << 12  # how many elements are compared first, to rule out most relations
+_MOST_TRANSPOSED = 1 << 26  # the most elements of a matrix to transpose: 256 MB, and as much for its steps
+_OWN = 0.5  # a matrix is not permuted or exchanged if its relative L2 distance is smaller than this
 
 Candidate = tuple[str, Values, Values]
 Rows = Callable[[int, int], Array]
@@ -28,16 +28,16 @@ Rows = Callable[[int, int], Array]
 def find_cause(
     name: str, a: Mapping[str, Values], b: Values, distance: QuantisationDistance, head_dims: tuple[int, ...]
 ) -> str:
-    """Describe how b, the parameter `name` of side B, relates to the parameters of A; "" if unknown.
-    `distance` is that of b from A's parameter of the same name, `head_dims` the head widths of both sides."""
+    """Describe how b, the parameter `name` of side B, relates to the parameters of A, or return "".
+    `distance` is the distance of b from `a[name]`. `head_dims` has the head widths of both sides."""
     if distance.nonfinite or not (distance.aa and distance.bb):
         return _describe_values(distance)
-    if distance.holds(LIMIT):  # differs only by the caller's rtol; many relations would seem to hold
+    if distance.holds(LIMIT):  # only `rtol` fails, and many relations would seem to hold
         return _in_one_place(distance) or "no more than rounding explains"
     if distance.rewritten and distance.relative_l2 <= _OWN:
-        runs = f"{distance.rewritten:,} run(s) of elements have the same scale and no integer in common"
-        return f"{runs}: no two roundings of the same numbers do that"
-    if distance.damaged:  # in so few places that many relations would seem to hold
+        runs = f"{distance.rewritten:,} run(s) of elements have the same scale but no integer in common"
+        return f"{runs}, which rounding the same numbers cannot cause"
+    if distance.damaged:  # few elements differ, and many relations would seem to hold
         return _in_one_place(distance)
     candidates = _candidates(name, a, b, distance, head_dims)
     cause = next((text for text, left, right in candidates if _is(left, right)), "")
@@ -57,7 +57,7 @@ def _describe_values(distance: QuantisationDistance) -> str:
 
 
 def _in_one_place(distance: QuantisationDistance) -> str:
-    """Describe the elements or blocks that differ if there are only a few, else return ""."""
+    """Describe the elements or blocks that differ, or return "" if many differ."""
     if distance.expected is None:
         few = distance.unequal <= max(1, distance.count // 100)
         return f"{distance.unequal:,} of {distance.count:,} elements differ" if few else ""
@@ -73,7 +73,7 @@ def _in_one_place(distance: QuantisationDistance) -> str:
 def _moved(distance: QuantisationDistance) -> str:
     share = distance.shift / distance.count
     way = "above" if share > 0 else "below"
-    return f"B lies {way} A as a whole, on average by {abs(share):.2g} times the error that rounding explains"
+    return f"B is {way} A on average, by {abs(share):.2g} times the error that rounding explains"
 
 
 def _is(a: Values, b: Values) -> bool:
@@ -84,11 +84,9 @@ def _is(a: Values, b: Values) -> bool:
 def _candidates(
     name: str, a: Mapping[str, Values], b: Values, distance: QuantisationDistance, head_dims: tuple[int, ...]
 ) -> Iterator[Candidate]:
-    """Yield the relations to try: a sentence, and the two parameters that are equal if it holds."""
+    """Yield the relations to try. Each has a sentence, and two parameters that are equal if it is true."""
     own = a[name]
-    if (
-        len(own.shape) == 1 or distance.relative_l2 > _OWN
-    ):  # another order of the same numbers, or another matrix
+    if len(own.shape) == 1 or distance.relative_l2 > _OWN:  # may be permuted or exchanged
         if len(own.shape) == 2 and min(own.shape) > 1 and math.prod(own.shape) <= _MOST_TRANSPOSED:
             yield "transposed: B holds A's columns as its rows", own, transposed(b)
         if kind_of(name) in turned_names():
@@ -112,7 +110,7 @@ def _rope_orders(own: Values, b: Values, head_dims: tuple[int, ...]) -> Iterator
 
 
 def _namesakes(name: str, a: Mapping[str, Values]) -> list[str]:
-    """Return the parameters of the same shape, first those of other layers, then those of the same layer."""
+    """Return the parameters of A with the same shape: of the same kind, and then of the same layer."""
     layer, _, kind = name.rpartition(".")
     alike = [other for other, values in a.items() if other != name and values.shape == a[name].shape]
     others = [other for other in alike if layer and other.endswith(f".{kind}")]
@@ -120,7 +118,7 @@ def _namesakes(name: str, a: Mapping[str, Values]) -> list[str]:
 
 
 def transposed(values: Values) -> Values:
-    """Return the values, in the same order, read as a matrix [in, out] and transposed."""
+    """Return the transpose of the values after they are reshaped to [columns, rows], in the same order."""
 
     def transpose(rows: Rows) -> Rows:
         whole = cache(lambda: rows(0, values.shape[0]).reshape(values.shape[::-1]).T)
@@ -130,7 +128,7 @@ def transposed(values: Values) -> Values:
 
 
 def in_halves(values: Values, head_dim: int) -> Values:
-    """Reorder rows from GGUF's adjacent pairs, channel i next to i + head_dim/2, to Hugging Face order."""
+    """Reorder rows from GGUF's adjacent pairs, where channel i is next to i + head_dim/2, to halves."""
 
     def reordered(rows: Rows) -> Rows:
         def between(start: int, stop: int) -> Array:

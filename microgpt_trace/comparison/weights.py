@@ -1,4 +1,4 @@
-"""Compare the parameters of two models by name, within what the rounding of their stored types explains.
+"""Compare the parameters of two models by name. They may differ by the rounding of their stored types.
 
 This rounding is measured from the stored blocks: see rounding/stored_types.py.
 """
@@ -30,16 +30,17 @@ Index = tuple[int, ...]
 class WeightRow:
     """The comparison of a parameter of both models. All measures are None if the shapes differ.
 
-    - `relative_l2`: |B - A| / |A| over the finite elements; `expected`: the part of it that the rounding of
-      both stored types explains, None if both are exact or the stored bytes are the same.
+    - `relative_l2`: |B - A| / |A| over the finite elements.
+    - `expected`: the relative L2 that rounding to both stored types explains. None if both types are exact or
+      the stored bytes are the same.
     - `max_abs`: the largest difference, at `index`, between `value_a` and `value_b`. A value that is finite
-      on only one side counts as the largest.
-    - `unequal`: the number of elements that differ; `nowhere`: the number that are NaN or infinite on both
-      sides, which cannot be compared.
-    - `scale`: the factor by which A comes closest to B.
-    - `worst_block`: the largest error of 32 consecutive elements, as a multiple of the expected one, and
-      `block`: where they begin; `blocks_off`: the number of such blocks that differ by more than rounding
-      explains.
+      on only one side counts as the largest difference.
+    - `unequal`: how many elements differ.
+    - `nowhere`: how many elements are NaN or infinite on both sides and so cannot be compared.
+    - `scale`: the factor that brings A closest to B.
+    - `worst_block`: the largest error of 32 consecutive elements, divided by the expected error. These
+      elements begin at `block`.
+    - `blocks_off`: how many such blocks differ by more than rounding explains.
     """
 
     name: str
@@ -79,9 +80,10 @@ class WeightsComparison:
     """The comparison of the parameters of two models.
 
     A parameter may differ by `factor` times the expected error, or by `rtol` if that is set. `agree` is True
-    if no chosen parameter differs by more and none is missing on one side; `same` if besides all `of`
-    parameters were compared and are equal, number for number. `only_a` and `only_b` are parameters that the
-    other side lacks. `worst` names the row that differs most, of those that do not hold if there are any.
+    if no chosen parameter differs by more, and none is missing from a side. `same` is True if, in addition,
+    all parameters (`of` is their number) were compared and all numbers are equal. `only_a` and `only_b` list
+    parameters that the other side lacks. `worst` is the parameter with the largest error. If some parameters
+    disagree, `worst` is one of them.
     """
 
     SCHEMA = "microgpt.weights/1"
@@ -103,7 +105,7 @@ class WeightsComparison:
 
 @dataclass(frozen=True)
 class _Side:
-    """The parameters of a model by name, in order of use, and the `stored` tensors of those in a file."""
+    """The parameters of a model by name, in order of use. `stored` has the tensors that are in a file."""
 
     origin: str
     values: Mapping[str, Values]
@@ -112,7 +114,7 @@ class _Side:
     tied: bool
 
     def counterpart(self, name: str) -> str:
-        """Return the parameter that serves as `name`: "wte" for a tied head, else `name` itself."""
+        """Return the name of the parameter that the model uses as `name`: "wte" for a tied head."""
         return "wte" if name == "lm_head" and self.tied else name
 
     def file_name(self, name: str) -> str:
@@ -123,14 +125,14 @@ def compare_weights(
     a: LanguageModel, b: LanguageModel, *, names: Sequence[str] = (), rtol: float | None = None,
     report: Report = unreported,
 ) -> WeightsComparison:  # fmt: skip
-    """Compare the parameters whose name, ours or the file's, matches one of the globs `names`; all by
-    default.
+    """Compare the parameters of two models. `names` chooses parameters by globs of our names or of the names
+    in the files. By default all are compared.
 
-    With `rtol` the relative L2 of a parameter may be up to that. Without it parameters of exact types must be
-    equal, and others may differ by what rounding explains. Only a few rows are in memory at a time, except to
-    find the cause of a difference. `report(done, of)` is called with the number of parameters. Raises
-    InputError if the models are of two families, a glob matches nothing, or `rtol` is not a number of at
-    least 0.
+    With `rtol`, the relative L2 of a parameter may be at most `rtol`. Without it, parameters of exact types
+    must be equal, and other parameters may differ by what rounding explains. Only a few rows are in memory at
+    a time, except to find the cause of a difference. `report(done, of)` is called with the number of compared
+    parameters and of all. Raises InputError if the models have different families, a glob matches nothing, or
+    `rtol` is not a number of at least 0.
     """
     if a.family != b.family:
         raise InputError(f"cannot compare weights of a {a.family} ({a.origin}) and a {b.family} ({b.origin})")
@@ -159,7 +161,7 @@ def compare_weights(
 
 
 def _badness(row: WeightRow) -> float:
-    """Return the error of a row relative to the expected error, or to float32 rounding if none is
+    """Return the error of a row divided by the expected error, or by float32 rounding if no error is
     expected."""
     if row.relative_l2 is None or math.inf in (row.relative_l2, row.max_abs):
         return math.inf
@@ -190,7 +192,7 @@ def _row(name: str, a: _Side, b: _Side, rtol: float | None) -> WeightRow:
 
 
 def _same_bytes(name_a: str, name_b: str, a: _Side, b: _Side) -> bool:
-    """Return True if two stored tensors have the same bytes and read them in the same way."""
+    """Return True if two stored tensors have the same bytes and decode the bytes in the same way."""
     left, right = a.stored.get(name_a), b.stored.get(name_b)
     if left is None or right is None:
         return False

@@ -171,9 +171,7 @@ def _with_tokens(recording: Recording, names: NameMap | None, what: str) -> Reco
     if names is None:
         return recording
     if names.entries:
-        raise InputError(
-            f"{names.origin}: {recording.origin} is {what}: expected only tokens, found [events]"
-        )
+        raise InputError(f"{names.origin}: {recording.origin} is {what}: expected only tokens, found events")
     sources = [(recording.origin, recording.tokens), (names.origin, names.tokens)]
     return replace(recording, tokens=agreed("tokens", sources))
 

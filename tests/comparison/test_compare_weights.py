@@ -223,7 +223,7 @@ ALLOWED = (
     r"layer0\.mlp_wdown, Q4_1 on both sides: 1 of 2,048 elements differ, relative L2 0\.\d+, where rounding "
     r"explains 0\.\d+"
 )
-MOVED = "B lies above A as a whole, on average by 1.2 times the error that rounding explains"
+MOVED = "B is above A on average, by 1.2 times the error that rounding explains"
 DIFFERS = "1 of 21 parameters differ layer0.mlp_wdown.*of the other parameters, 20 are equal"
 SAME_TYPE = {  # a damage to a Q4_1 tensor; True if it may still be a rounding of the same weights; the words
     "an integer one off": (damaged_q4_1(5, one_nibble(1)), True, f"{EQUAL}.*{ALLOWED}"),
@@ -421,7 +421,7 @@ def test_blocks_with_all_integers_off_by_one_are_found(type):
         assert found.relative_l2 < found.expected
         assert not found.holds(0.0)
         cause = find_cause("w", {"w": values(a)}, values(b), found, (64, 64))
-        words = r"[\d,]+ run\(s\) of elements have the same scale and no integer in common: .*"
+        words = r"[\d,]+ run\(s\) of elements have the same scale but no integer in common, .*"
         assert re.fullmatch(words, cause)
 
 

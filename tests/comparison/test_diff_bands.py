@@ -116,8 +116,8 @@ def test_a_nan_exceeds_any_tolerance(llama):
 
 
 REFUSED = [
-    ({"compute": "bf16", "rtol": 0.1}, "compute and rtol or atol exclude each other"),
-    ({"compute": "bf16", "rtol": 0.0}, "exclude each other"),
+    ({"compute": "bf16", "rtol": 0.1}, "compute and rtol or atol cannot be combined"),
+    ({"compute": "bf16", "rtol": 0.0}, "cannot be combined"),
     ({"compute": "int3"}, "expected one of f32, bf16, f16, q8"), ({"factor": 2.0}, "give one of them"),
     ({"factor": -1.0, "compute": "bf16"}, "factor: expected a number"), ({"rtol": np.nan}, "rtol"),
     ({"rtol": -1.0}, "rtol"), ({"atol": np.inf}, "atol"),
@@ -133,7 +133,7 @@ def test_options_that_do_not_fit_are_refused(llama, options, words):
 
 def test_compute_needs_a_model(llama, tmp_path):
     path = saved(llama[0], tmp_path / "a.safetensors")
-    with pytest.raises(InputError, match="give the model as one of the two sides"):
+    with pytest.raises(InputError, match="give a model as one of the two sides"):
         diff(path, path, compute="bf16")
 
 

@@ -59,7 +59,7 @@ def test_equal_rows_are_taken_for_the_requested_tokens(model, dump):
 
 def test_a_note_lists_other_tokens_with_equal_rows(model, dump):
     found = diff(model, dump)
-    note = "token 5 may also be 9, 11: equal rows of the embedding"
+    note = "token 5 may also be 9, 11: the embedding rows are equal"
     assert (found.tokens, found.b.notes) == (FIRST, (note,))
     assert (found.agree, found.left_out) == (True, ("loss",))  # the loss depends on the next tokens
     assert diagnose(dump, model).dump.notes == [note]
@@ -68,7 +68,7 @@ def test_a_note_lists_other_tokens_with_equal_rows(model, dump):
 def test_a_drafted_map_notes_ambiguous_tokens(folder, values, tmp_path):
     path = write_npz(tmp_path / "d.npz", {f"t{i}": value for i, value in enumerate(values.values())})
     draft = microgpt("diff", folder, path, "--suggest-map").out
-    assert "# token 5 may also be 9, 11: equal rows of the embedding\ntokens = [17, 5, 44, 5, 60]" in draft
+    assert "# token 5 may also be 9, 11: the embedding rows are equal\ntokens = [17, 5, 44, 5, 60]" in draft
     draft = microgpt("diff", folder, path, "--suggest-map", "--tokens", IDS).out
     assert ("may also be" in draft, f"tokens = {list(TOKENS)}" in draft) == (False, True)
 
@@ -98,8 +98,8 @@ def test_only_tokens_with_equal_rows_are_ambiguous(model):
 def test_different_tokens_and_a_text_with_tokens_are_refused(folder, dump):
     line = refused(microgpt("diff", folder, dump, "--tokens", "17,11,44,9,59"), "different tokens")
     assert "[17, 11, 44, 9, 60]" in line
-    refused(microgpt("diff", folder, folder, "abc", "--tokens", IDS), "takes the place of a text")
-    refused(microgpt("diff", folder, dump, "abc", "--tokens", IDS, "--suggest-map"), "takes the place")
+    refused(microgpt("diff", folder, folder, "abc", "--tokens", IDS), "cannot be combined with a text")
+    refused(microgpt("diff", folder, dump, "abc", "--tokens", IDS, "--suggest-map"), "cannot be combined")
 
 
 def test_a_text_must_match_the_tokens_of_a_map(decoder_folder, dump, tmp_path):

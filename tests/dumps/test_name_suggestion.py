@@ -121,8 +121,11 @@ DUMPS = {  # a change of the values, and words of the draft
     "strangers": (with_strangers, "tensors not placed: 7"),
     "names in no order": (shuffled, "# values agree, 0.0e+00"),
     "bf16": (lambda own: [(event, rounded_to(a, "bf16")) for event, a in own.items()], "# values agree, 1."),
-    "one NaN": (lambda own: changed(own, "layer1.mlp.gate", with_nan), "0.0e+00; 0% of them not finite"),
-    "most is NaN": (mostly_nan, "# values agree, 0.0e+00; 71% of them not finite"),
+    "one NaN": (
+        lambda own: changed(own, "layer1.mlp.gate", with_nan),
+        "0.0e+00; 0% of the values are not finite",
+    ),
+    "most is NaN": (mostly_nan, "# values agree, 0.0e+00; 71% of the values are not finite"),
     "GGUF's order": (lambda own: changed(own, "layer0.attn.q", in_gguf_order), "by order; values differ"),
     "k and v crossed": (crossed, "values agree, 0.0e+00"),
     "noise from the fifth on": (noise_from_the_fifth_on, "by order; values differ"),
@@ -192,7 +195,9 @@ def test_nan_agrees_with_no_event(drafted, model, own, name):
     found = found_in(lines)
     assert (found["t0"], found["t2"]) == ("embed.tok", "logits")
     if "t1" in found:
-        assert line_of(text, found["t1"]).endswith("by order; values differ by inf; 100% of them not finite")
+        assert line_of(text, found["t1"]).endswith(
+            "by order; values differ by inf; 100% of the values are not finite"
+        )
 
 
 @pytest.mark.parametrize("case", ["llama_gqa", "qwen3"])  # in qwen3, q, k and v are as wide as gate and up
