@@ -1,7 +1,7 @@
 """Compare two surveys of the same texts, by two models or by two quantisations of one model.
 
-The comparison pairs the rows of both reports and measures the distance of each pair. It runs no model. It
-compares only statistics, because a survey keeps no values. Two models may therefore agree here although their
+The comparison pairs the rows of both reports and measures the distance of each pair. A comparison runs no
+model. It compares only statistics, because a survey keeps no values, so two models may agree although their
 values differ at every token.
 """
 
@@ -88,7 +88,7 @@ class SurveyComparison:
     @property
     @in_document
     def agree(self) -> bool:
-        """True if the surveys are the same, or if `rtol` is set and no distance exceeds it."""
+        """True if the surveys are the same, or if no distance exceeds `rtol`."""
         return self.same or (
             self.rtol is not None and all(pair.distance <= self.rtol for pair in self.measured)
         )
@@ -101,8 +101,8 @@ def compare_surveys(
     """Compare survey B with survey A. If `names` has event names or globs, compare only these events with
     their layers and heads, and no predictions. `called` has the names of the two surveys for errors.
 
-    Raises InputError if the surveys read different texts or read the texts with other options, if nothing can
-    be compared, or if a name matches no comparable event.
+    Raises InputError if the surveys read different texts or read the texts with other options, if the surveys
+    have nothing to compare, or if a name matches no comparable event.
     """
     _check_comparable(a, b, called)
     events_a, events_b = surveyed_events(a), surveyed_events(b)
@@ -181,7 +181,7 @@ def _not_compared(a: Sequence[SurveyedEvent], b: Sequence[SurveyedEvent]) -> lis
 
 
 def _changed_tallies(a: Mapping[str, Any], b: Mapping[str, Any]) -> set[str]:
-    """Return the names of the events, and of other parts of a survey, whose tallies differ in any bit."""
+    """Return the names of events, and of other parts of a survey, whose common tallies differ in any bit."""
 
     def content(tally: Any) -> Any:
         return {part: (array.shape, array.tobytes()) for part, array in tally.arrays().items()}

@@ -34,7 +34,7 @@ SHARES = 2  # shards per worker that should remain to be run, so that all worker
 AHEAD = SHARES * MOST_BLOCKS  # blocks per worker that are read ahead
 HELD = 1 << 25  # largest number of bytes of text to read ahead
 PATIENCE = 1.0  # seconds between two checks of the number of workers
-_one_at_a_time = Lock()  # the threads of a worker share one model and one core, so only one of them may run
+_one_at_a_time = Lock()  # a worker has one model and one core, so that only one of its threads may run
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,8 @@ class Crew:
         return measured
 
     def renew(self) -> None:
-        """Replace the workers after one was lost. Nothing to do here: the current process cannot be lost."""
+        """Replace the workers after one was lost. The current process cannot be lost, so this class does
+        nothing."""
 
 
 def run_here(model: LanguageModel, order: SurveyOrder, blocks: Sequence[Block]) -> Measured:
@@ -129,7 +130,7 @@ def run_in_worker(assignment: Assignment, blocks: Sequence[Block]) -> Measured:
 
 @lru_cache(maxsize=1)
 def _open(assignment: Assignment) -> LanguageModel:
-    """Open and check the model. The cache makes a process do so once."""
+    """Open and check the model. Because of the cache, a process opens it once."""
     worker = f"a worker on {node()}"
     if assignment.program != program():
         raise InputError(f"{worker}: expected {assignment.program}, found {program()}")
@@ -145,7 +146,7 @@ def _open(assignment: Assignment) -> LanguageModel:
 
 
 def merge_results(*results: Measured) -> Measured:
-    """Merge the results of several shards. This changes no result, so that a lost merge can be repeated."""
+    """Merge the results of several shards. No result is changed, so that a cluster can merge again."""
     first = deepcopy(results[0])
     for other in results[1:]:
         first.merge(other)
@@ -172,8 +173,8 @@ def arithmetic() -> tuple[str, ...]:
 
 
 class Tasks:
-    """Join blocks into tasks. A task has many blocks if blocks take little time. It has few blocks near the
-    end, so that all workers finish together."""
+    """Join blocks into tasks. A task has many blocks if blocks take little time, and few blocks near the end
+    of the corpus, so that all workers finish together."""
 
     def __init__(self, blocks: Iterator[Block], crew: Crew) -> None:
         self._blocks, self._crew = blocks, crew
@@ -208,7 +209,7 @@ def run_tasks(blocks: Iterator[Block], crew: Crew, note: Note) -> Generator[Meas
     new, running = iter(tasks), dict[Future[Any], list[Block]]()
     lost, losses = list[list[Block]](), Counter[int]()
     while True:
-        most = max(1, -(-crew.size() // crew.parts)) + (crew.size() > 1)  # 1 waits: no worker is idle
+        most = max(1, -(-crew.size() // crew.parts)) + (crew.size() > 1)  # 1 task waits
         while len(running) < most and (task := lost.pop() if lost else next(new, None)):
             running[crew.submit(task)] = task
         if not running:

@@ -42,8 +42,8 @@ _ALIGNMENT = 32
 
 @frozen(eq=False)
 class SquaredInputs:
-    """The squared inputs of one weight: `sums` over rows for each input channel [n_mat, in] float64, and
-    `counts`, the numbers of rows [n_mat] int64."""
+    """The squared inputs of one weight. The array `sums` has their sums over rows for each input channel
+    [n_mat, in] float64, and `counts` the numbers of rows [n_mat] int64."""
 
     sums: Array
     counts: Array
@@ -127,7 +127,7 @@ def is_imatrix(path: Path) -> bool:
 
 
 def read_imatrix(path: Path) -> Imatrix:
-    """Read an importance matrix that this program or llama.cpp wrote. Experts that read no rows are allowed.
+    """Read an importance matrix that this program or llama.cpp wrote. An expert may have read no rows.
 
     Raises FileFormatError if the file is not a valid importance matrix.
     """
@@ -187,8 +187,8 @@ def _numbers(tensor: StoredTensor) -> Array:
 
 
 def imatrix_of(survey: Survey, with_output: bool = False) -> Imatrix:
-    """Return the importance matrix of a survey, which counts each text as one chunk. It has the output matrix
-    (lm_head) only if `with_output` is set.
+    """Return the importance matrix of a survey, which counts each text as one chunk. The output matrix
+    (lm_head) is included only if `with_output` is set.
 
     Raises InputError if the model is a microGPT, or if an input was not measured or is not finite.
     """
@@ -198,7 +198,7 @@ def imatrix_of(survey: Survey, with_output: bool = False) -> Imatrix:
         own = survey.channels(event)
         if own.nonfinite.any():
             values = counted(int(own.nonfinite.sum()), "value")
-            raise InputError(f"{weight}: expected finite inputs, found {values} of {event} that are not")
+            raise InputError(f"{weight}: expected finite inputs, found {values} of {event} not finite")
         sums = survey.tallies[f"{event}/squares"].values()
         entries[weight] = SquaredInputs(sums[None], own.count[:1])
     texts, tokens = survey.read

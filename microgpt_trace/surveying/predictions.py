@@ -1,4 +1,5 @@
-"""The predictions of a survey as plain data: for each part, token and document. Also judges overfitting."""
+"""The predictions of a survey as plain data: for each part, token and document. This module judges
+overfitting too."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from ..text.wording import fixed, told_apart
 from .state import Survey, SurveyExample
 
 ENOUGH = 2  # documents that a standard deviation needs
-ERRORS = 2.0  # standard errors: by chance, a difference exceeds them in 2 of 100 cases
+ERRORS = 2.0  # a difference exceeds so many standard errors by chance in 2 of 100 cases
 
 
 @frozen
@@ -37,8 +38,9 @@ class SurveyedPart:
     `loss` is the mean loss over all tokens. `document_loss` is the mean over documents of each document's
     mean loss, and `spread` the standard deviation over documents. A token is predicted right if it was the
     most likely token. `accuracy` is the share of tokens that are predicted right, and `document_accuracy` the
-    mean of this share over documents. `all_right` counts documents whose tokens are all predicted right.
-    `ranks` counts tokens by rank: "10" counts ranks above the previous key up to 10.
+    mean over documents of each document's accuracy. `all_right` counts documents whose tokens are all
+    predicted right. `ranks` counts tokens by rank; a key such as "10" counts the ranks above the previous key
+    up to 10.
     """
 
     part: str
@@ -60,7 +62,8 @@ class SurveyedPart:
 
 @frozen
 class Overfitting:
-    """Whether the model overfits. `holds` is True if it predicts held-out names worse than training names.
+    """Whether the model overfits. `holds` is True if the model predicts held-out names worse than training
+    names.
 
     `holds` is None if overfitting is not judged. `gap` is the mean loss of held-out documents minus that of
     training documents. `error` is the standard error of `gap`, from the spread over documents. `text` says
@@ -74,8 +77,8 @@ class Overfitting:
 
 
 def surveyed_parts(survey: Survey) -> list[SurveyedPart]:
-    """Return the predictions of the training set, then of the held-out set. Either set may have no documents.
-    A corpus that is not the model's training data counts as one part."""
+    """Return the predictions of the training set, then of the held-out set. A set may have no documents. A
+    corpus that is not the model's training data counts as one part."""
     parts = {
         name.removeprefix(PREDICTIONS).removeprefix("."): gathered(PredictionTallies, name, survey.tallies)
         for name in (tally.rpartition("/")[0] for tally in survey.tallies if tally.endswith("/token_loss"))
@@ -132,7 +135,7 @@ def _tokens(survey: Survey, tallies: Any) -> list[SurveyedToken]:
 
 def overfitting(survey: Survey, parts: list[SurveyedPart]) -> Overfitting | None:
     """Judge overfitting by the losses of the training set and the held-out set. Returns None if the survey
-    does not know these two sets."""
+    does not tell training names from held-out names."""
     if not any(name.startswith(f"{PREDICTIONS}.") for name in survey.tallies):
         return None
     reason = _why_not_judged(survey)

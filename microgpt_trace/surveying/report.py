@@ -43,10 +43,10 @@ class OutlierChannel:
 class SurveyedEvent:
     """The statistics of an event over all channels, positions and documents.
 
-    `count` is the number of finite values, and `zeros` the share of finite values that are 0. A dead channel
-    is always 0, and a dead unit of an MLP never leaves +-0.01: `dead` lists the first of these. An outlier is
-    a channel whose RMS is at least 6 times the median RMS: `outliers` lists the first outliers. `quantiles`
-    has quantiles of the magnitudes, or is None if the magnitudes were not counted.
+    `count` is the number of finite values, and `zeros` the share of finite values that are 0. `dead` lists
+    the first dead channels (always 0) or dead units of an MLP (never outside +-0.01). `outliers` lists the
+    first channels whose RMS is at least 6 times the median RMS. `quantiles` has quantiles of the magnitudes,
+    or is None if the magnitudes were not counted.
     """
 
     name: str
@@ -73,9 +73,9 @@ class SurveyedLayer:
     """The effect of a layer on all rows of the residual stream.
 
     The layer multiplies the norm of a row by `growth` (a geometric mean). `cosine` is the mean cosine between
-    a row before the layer and after it. A massive activation is an element of at least 1,000 times the median
-    magnitude of its document: `massive` counts the documents that have one. `farthest` is the largest
-    element, relative to this median.
+    a row before the layer and after it. `massive` counts documents with a massive activation, which is an
+    element of at least 1,000 times the median magnitude of its document. `farthest` is the element that is
+    largest relative to the median magnitude.
     """
 
     layer: int
@@ -91,8 +91,8 @@ class SurveyedLayer:
 @frozen
 class SurveyedHead:
     """The statistics of an attention head over all queries from position 1 on. `attention` has its mean
-    shares of attention, and `entropy` its mean entropy in nats. `even` and `even_entropy` are the same
-    statistics of uniform attention."""
+    shares of attention, and `entropy` its mean entropy in nats. `even` and `even_entropy` are the shares and
+    the mean entropy that uniform attention would have."""
 
     layer: int
     head: int
@@ -116,7 +116,8 @@ class UnitExamples:
 
 @frozen
 class LeftOut:
-    """How many rows or texts were skipped or cut for one reason, and the place of the first of them."""
+    """How many rows or texts were skipped or cut for one reason, and the place of the first such row or
+    text."""
 
     reason: str
     count: int
@@ -125,8 +126,8 @@ class LeftOut:
 
 @frozen(slots=False)
 class SurveyReport:
-    """The results of a survey. `texts` and `tokens` count what the model has run. `whole` is True if it has
-    run all documents of the corpus. `documents` is None until the corpus was read to its end."""
+    """The results of a survey. `texts` and `tokens` count what the model has run. `whole` is True if the
+    model has run all documents of the corpus. `documents` is None until the corpus was read to its end."""
 
     SCHEMA = "microgpt.survey/1"
 
@@ -252,7 +253,7 @@ def unit_examples(survey: Survey) -> list[UnitExamples]:
     ]
 
 
-# --- Insights: those of a trace, but over all texts -------------------------------------------
+# --- Insights, by the rules of a trace, over all texts ----------------------------------------
 
 
 def insights_of(layers: Sequence[SurveyedLayer], heads: Sequence[SurveyedHead]) -> Iterator[Insight]:
@@ -278,18 +279,18 @@ def _massive(layers: Sequence[SurveyedLayer]) -> Insight:
     massive = [row for row in layers if row.massive]
     ratio, limit = told_apart(far.value, MASSIVE, fixed, 0 if far.value >= 100 else 1)
     largest = (
-        f"The largest element is {ratio} times the median magnitude of its text. It is in channel "
-        f"{far.channel} after layer {top.layer}. Its token is {shown_token(far.token)}, at position "
-        f"{far.position} of {far.place}."
+        f"The largest element is {ratio} times the median magnitude of its text. This element is in channel "
+        f"{far.channel} after layer {top.layer}, and its token is {shown_token(far.token)} (position "
+        f"{far.position} of {far.place})."
     )
     numbers: dict[str, float | None] = {"times_median": far.value, "layers": float(len(massive))}
     if not massive:
-        text = f"No element is massive, that is {limit} times the median or more. {largest}"
+        text = f"No element is massive, that is at least {limit} times the median magnitude. {largest}"
         return Insight("massive", title, False, text, numbers, top.event)
     most = max(massive, key=lambda row: row.massive / row.documents)
     text = (
-        f"Some texts have an element of {limit} times the median or more, after {len(massive)} of "
-        f"{counted(len(layers), 'layer')}. They are most frequent after layer {most.layer} "
+        f"Some texts have an element of at least {limit} times the median magnitude, after {len(massive)} of "
+        f"{counted(len(layers), 'layer')}. Such texts are most frequent after layer {most.layer} "
         f"({most.massive / most.documents:.0%} of the texts). {largest}"
     )
     return Insight("massive", title, True, text, numbers, top.event)

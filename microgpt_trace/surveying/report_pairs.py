@@ -16,13 +16,13 @@ from .predictions import SurveyedPart, SurveyedToken
 from .report import SurveyedEvent, SurveyedHead, SurveyedLayer
 from .state import Survey
 
-FLAT = 1e-9  # a variance below this share of the mean square may be only rounding of float64 sums
+FLAT = 1e-9  # if variance / mean square is smaller, the variance may be only rounding of float64 sums
 Row = TypeVar("Row")
 
 
 @frozen
 class ChangedChannels:
-    """Dead or outlier channels: `appeared` lists the channels of B alone, `vanished` the channels of A
+    """Two lists of dead or outlier channels. `appeared` has the channels of B alone, `vanished` those of A
     alone."""
 
     appeared: tuple[int, ...]
@@ -31,11 +31,11 @@ class ChangedChannels:
 
 @frozen
 class EventPair:
-    """An event in two surveys. `same` is True if the tallies that both have are the same, bit for bit.
+    """An event in two surveys. `same` is True if all tallies that are in both surveys are equal, bit for bit.
 
     `rms_change` is ||rms_B - rms_A|| / ||rms_A|| over channels, and `mean_change` is ||mean_B - mean_A|| /
-    ||rms_A||. Both are None if no channel has finite values in both surveys. `distance` is the larger of the
-    two changes. It is infinite if the numbers of finite or non-finite values differ.
+    ||rms_A||. The two changes are None if no channel has finite values in both surveys. `distance` is the
+    larger of the two changes, or infinite if the numbers of finite or non-finite values differ.
 
     Each channel has a divergence KL(A || B) in nats, computed from its means and variances as if its values
     were normally distributed. `kl` is the mean divergence over the channels that vary in both surveys.
@@ -66,7 +66,7 @@ class LayerPair:
     """A layer in two surveys.
 
     `kl` and `rms_change` compare the residual stream after the layer, and `kl_before` compares the residual
-    stream before the layer. `farthest` is the event of the layer with the largest KL. `distance` is the
+    stream before the layer. `farthest` is the event with the largest KL within the layer. `distance` is the
     relative change of `growth` or the change of `cosine`, whichever is larger.
     """
 
@@ -121,7 +121,7 @@ class PartPair:
     `perplexity_ratio` is the perplexity of B divided by the perplexity of A. `difference` is the mean loss
     per text of B minus that of A. `error` is the standard error of `difference`, computed as if A and B had
     read unrelated texts, because a survey does not keep the loss of each text. `distance` is the relative
-    change of the loss. It is infinite if the numbers of documents or tokens differ.
+    change of the loss, or infinite if the numbers of documents or tokens differ.
     """
 
     a: SurveyedPart

@@ -1,7 +1,7 @@
 """Choose what a survey measures, and run a shard, which is a part of the documents.
 
-The number of a document alone decides with which documents it is run in one pass. Its values are therefore
-the same in every shard.
+Documents are packed into passes by their numbers alone. The values of a document are therefore the same in
+every shard.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ def order_for(
 ) -> SurveyOrder:  # fmt: skip
     """Build the order of a survey. `events` and `histograms` are names or globs.
 
-    By default, measure all events except those that need extra computation and those with a channel for each
-    token. The events of `histograms` are measured too. If `top` is set, list the largest values of the MLP
-    units among the measured events.
+    By default, measure all events except events that need extra computation or have a channel for each token.
+    The events of `histograms` are measured too. If `top` is set, list the largest values of the MLP units
+    among the measured events.
 
     Raises InputError if a name matches no event of the model, or if `top` or `max_tokens` is out of range.
     """
@@ -130,7 +130,7 @@ class MeterTap:
 
 
 def survey_shard(model: LanguageModel, order: SurveyOrder, documents: Iterable[Document]) -> Measured:
-    """Run documents and return their measurements. They must be in order and form complete packs."""
+    """Run documents and return their measurements. The documents must be in order and form complete packs."""
     keep_freed_memory()
     meters = _meters(model, order)
     by_event: dict[str, list[Meter]] = {}

@@ -1,4 +1,5 @@
-"""Survey: statistics of a model over the texts of a corpus so far. Merging surveys loses no precision."""
+"""Survey: statistics of a model over the texts of a corpus that were read so far. Merging surveys loses no
+precision."""
 
 from __future__ import annotations
 
@@ -40,8 +41,8 @@ SAMPLED = 1 << 12  # the fingerprint covers so many bytes at the start, middle a
 class SurveyOrder:
     """What a survey measures and how it reads texts.
 
-    It measures the channels of `events` and counts the magnitudes of `histograms`. `units` are events with
-    MLP units: the survey lists the `examples` largest values of each unit.
+    A survey measures the channels of `events` and counts the magnitudes of `histograms`. `units` are events
+    with MLP units, and the survey lists the `examples` largest values of each unit.
     """
 
     events: tuple[str, ...]
@@ -92,7 +93,7 @@ class SurveyExample:
 class SurveyedCorpus:
     """The documents of a survey.
 
-    `documents` is the number of documents. It and the fields after it are set when the last document was
+    `documents` is the number of documents. This field and all later fields are set when the last document was
     read. `skipped` has, for each reason to skip a row, the number of skipped rows and the place of the first.
     `files` has the number of each file's first document. `data` identifies training data of a microGPT.
     """
@@ -109,7 +110,7 @@ class SurveyedCorpus:
     data: str = ""
 
     def examples(self, top: TopList, unit: int, sign: float = 1.0) -> tuple[SurveyExample, ...]:
-        """Return a unit's list of largest values as examples. Their values are multiplied by `sign`."""
+        """Return a unit's list of largest values as examples, with their values multiplied by `sign`."""
         examples = []
         for entry, excerpt in zip(top.entries[unit].tolist(), top.excerpt[unit], strict=True):
             value, document, row, position, channel = entry

@@ -31,8 +31,8 @@ from .survey_files import read_survey, survey_bytes
 from .worker_processes import in_processes
 
 BLOCK = 8  # smallest number of documents in a block
-NAME_BYTES = 256  # a corpus with more bytes per training name cannot be the training data
-Report = Callable[[int, int], None]  # takes two numbers of documents done: in all, and by this run
+NAME_BYTES = 256  # most bytes per training name: a larger corpus is not the training data
+Report = Callable[[int, int], None]  # takes the number of documents done, in all and by this run
 SAVING = 0.1  # largest share of the time that saving may take
 CHANGED = "the texts changed{} since this survey began; restore them, or start a new survey with --force"
 
@@ -53,10 +53,10 @@ def survey(
     `histograms` are names or globs of events. The channels of `events` are measured, and the magnitudes of
     `histograms` are counted. `top` is the number of examples for each unit of an MLP.
 
-    `workers` is a number of processes, and `scheduler` the address of a Dask cluster. Both need the path of
-    the model, which every worker opens. The survey is saved to the file `out` from time to time, and at the
-    end even after an error. `resume` continues the survey in `out`, and `force` overwrites the file. Three
-    functions tell about progress: `report` gets the numbers of documents done, in all and by this call,
+    `workers` is a number of processes, and `scheduler` the address of a Dask cluster. Workers need the path
+    of the model, which every worker opens. The survey is saved to the file `out` from time to time, and at
+    the end even after an error. `resume` continues the survey in `out`, and `force` overwrites the file.
+    Three functions tell about progress: `report` gets the numbers of documents done, in all and by this call,
     `note` gets messages about workers, and `reading` gets the number of bytes of the corpus read so far.
 
     Raises InputError if an argument is invalid or contradicts the file to resume, RunError if workers end
@@ -104,7 +104,7 @@ def _selection(
 
 @contextmanager
 def _target_file(path: Path, resume: bool, force: bool) -> Iterator[OwnFile]:
-    """Hold the file for this run. Raises InputError if it cannot be written or another run writes it."""
+    """Hold the file for this run. Raises InputError if the file cannot be written or another run holds it."""
     check_target(path, resume or force)
     with hold(path):
         check_target(path, resume or force)  # again, because only now no other run can change it
@@ -112,7 +112,7 @@ def _target_file(path: Path, resume: bool, force: bool) -> Iterator[OwnFile]:
 
 
 def _resume(path: Path, request: Survey) -> Survey:
-    """Read the survey to continue. Raises InputError if its options differ from those of `request`."""
+    """Read the survey to continue. Raises InputError if the options of the file and of `request` differ."""
     survey = read_survey(path)
     corpus = survey.corpus
     survey.corpus = replace(corpus, documents=None, fingerprint=None, skipped={}, files=(), data="")
@@ -191,8 +191,8 @@ def _survey_into(
 
 def _data(survey: Survey, selection: CorpusSelection, model: LanguageModel) -> str:
     """Return the checksum of all names in the sources, although the selection takes only some of the names.
-    Return "" if it takes all names, if the model's training data are unknown, or if the sources are
-    unreadable or much larger than the training data."""
+    Return "" if the selection takes all names, if the model's training data are unknown, or if the sources
+    are unreadable or much larger than the training data."""
     names = re.match(r"[0-9]{1,9}(?= names, )", survey.model.trained_on)
     takes_all = selection.limit is None and selection.sample is None
     if names is None or takes_all or STDIN in selection.sources:
@@ -232,7 +232,7 @@ def _crew_for(
     if not isinstance(source, ModelSource):
         raise InputError("workers: expected the path of a model that each worker can open, found a model")
     if processes and scheduler is not None:
-        raise InputError("workers and scheduler cannot be combined: give only one of them")
+        raise InputError("workers and scheduler cannot be combined: give either workers or scheduler")
     assignment = Assignment.of(source, survey.model.fingerprint, survey.order)
     if scheduler is not None:
         return on_cluster(assignment, scheduler, note)
@@ -274,7 +274,8 @@ class _CorpusNotes:
         return f"{self._names} names, crc32 {self._crc:08x}" if self._names else ""
 
     def first_documents(self) -> tuple[tuple[str, int], ...]:
-        """Return each file and the number of its first document. Unique file names are without folder."""
+        """Return each file and the number of its first document. Files have no folders if their names are
+        unique."""
         short = [*map(_without_folder, self.files)]
         names = short if len({*short}) == len(short) else self.files
         return tuple(zip(names, self.files.values(), strict=True))

@@ -1,8 +1,8 @@
 """Read and write survey files: safetensors files of all tallies, with JSON metadata that describe the survey.
 
 The name of a tensor consists of the name of its tally, the kind of the tally, and a part. For example,
-"layer0.mlp.act/total.sum" is the sum of each channel, rounded once. "layer0.mlp.act/total.sum.rest" is its
-rounding error, so that reading and merging lose nothing. Equal surveys have equal bytes.
+"layer0.mlp.act/total.sum" is the sum of each channel, rounded once. "layer0.mlp.act/total.sum.rest" is the
+rounding error of each sum, so that reading and merging lose nothing. Equal surveys have equal bytes.
 
 Reading checks what reports rely on: the types of all fields, and the names and shapes of the tallies.
 """
@@ -36,10 +36,10 @@ from .shard import meters_of, tallies_of
 from .state import Survey, SurveyedCorpus, SurveyedModel, SurveyOrder, Unfit
 
 FORMAT = "microgpt.survey-file/2"
-OLDER = "microgpt.survey-file/1"  # the digest of such a file covers only the tensors
+OLDER = "microgpt.survey-file/1"  # in this older format, the digest covers only the tensors
 REST = "rest"  # the part with the rounding errors of sums, which may be missing
 ENTRIES = 1 << 22  # largest number of values in the metadata
-PARTS = (("",), ("train", "held out"))  # a corpus has one part without a name, or these two
+PARTS = (("",), ("train", "held out"))  # a corpus has one part without a name, or two parts
 MOST_BLOCKS = 1 << 22  # largest number of blocks, since all their numbers are kept in memory
 MOST = 2.0**62  # upper limit of the sum of a tally's counts
 TOTAL = 1e150  # largest sum of values: float64 can still hold its square

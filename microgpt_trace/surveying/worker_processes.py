@@ -1,4 +1,5 @@
-"""Workers that are processes of this machine. If a process is lost, a new ProcessPoolExecutor replaces all.
+"""Workers that are processes of this machine. If a process is lost, a new ProcessPoolExecutor replaces all
+workers.
 
 Workers end when the survey ends, or when this process ends for any reason.
 """
@@ -110,8 +111,8 @@ def _read_and_remove(path: Path) -> Any:
 
 @contextmanager
 def _no_interrupts() -> Iterator[None]:
-    """Let processes that are started here ignore Ctrl-C, which a terminal sends to all processes. Without
-    signal masks (Windows), they ignore it only after `_initialize`."""
+    """Let processes that are started here ignore Ctrl-C, which a terminal sends to all processes. On a system
+    without signal masks, such processes ignore Ctrl-C only after `_initialize`."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
