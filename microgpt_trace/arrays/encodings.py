@@ -24,10 +24,10 @@ CHUNK = 600_000  # number of elements to decode at a time, which fit the caches 
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """A type of stored numbers. They come in blocks of `block_bytes` bytes with `block_size` numbers each.
+    """A type of stored numbers, which come in blocks of `block_bytes` bytes with `block_size` numbers each.
 
-    `decode` converts blocks [N, B] uint8 to [N, S] float32. If S is 1, it also takes strided blocks [N, M,
-    B]. Quantised types have `unpack`, which takes [N, B, R] and returns integers, scales and minima
+    `decode` converts blocks [N, B] uint8 to [N, S] float32. If S is 1, `decode` also takes strided blocks [N,
+    M, B]. Quantised types have `unpack`, which takes [N, B, R] and returns integers, scales and minima
     separately. `minima` is the number of minima in a block. If there are minima, `centre` is the middle of
     the integers.
     """
@@ -75,7 +75,7 @@ ENCODINGS: dict[str, Encoding] = {
 
 @frozen(eq=False)
 class StoredTensor:
-    """A tensor as it is stored in a file. Its bytes are read only when they are used.
+    """A tensor as it is stored in a file. The bytes of the tensor are read only when they are used.
 
     `shape` is [out, in] for matrices, in any file format. `stored` is a read-only uint8 view of the tensor's
     blocks, and `check` raises an error if the file has become shorter. If rows are padded, `row_size` is the
@@ -84,9 +84,9 @@ class StoredTensor:
     If the file stores a matrix as [in, out] (see `transposed`), a stored row is a column of the file's
     matrix, and `stored` is a view [out, in, B].
 
-    `order` has, for each row of this tensor, the number of the stored row. None means all stored rows in
-    their order. `of_rows` sets `order`, and `rows`, `take` and `read` apply it. Code that computes something
-    for all stored rows (`as_stored`) must apply it with `ordered`.
+    `order` has, for each row of this tensor, the number of the stored row. If `order` is None, the tensor has
+    all stored rows in their order. `of_rows` sets `order`, and `rows`, `take` and `read` apply it. Code that
+    computes something for all stored rows (`as_stored`) must order its result with `ordered`.
     """
 
     name: str  # the tensor's name in the file
@@ -131,9 +131,9 @@ class StoredTensor:
         return np.array_equal(self.order, other.order)
 
     def transposed(self) -> StoredTensor:
-        """Return a tensor [out, in] for a matrix that the file stores as [in, out]. This reads nothing.
+        """Return a tensor [out, in] for a matrix that the file stores as [in, out], without reading it.
 
-        Raises InputError if this is not a matrix in the layout of the file, or if a block has several
+        Raises InputError if the tensor is not a matrix in the layout of the file, or if a block has several
         elements, because a block cannot be cut.
         """
         if len(self.shape) != 2 or self.by_columns or self.order is not None:
@@ -147,7 +147,7 @@ class StoredTensor:
 
     def of_rows(self, index: npt.ArrayLike) -> StoredTensor:
         """Return the tensor of the rows `index`, such as all rows in another order or some rows of a fused
-        matrix. This reads nothing. It drops stored rows before the first and after the last row of `index`.
+        matrix. No bytes are read. Stored rows before the first and after the last row of `index` are dropped.
         Raises InputError if `index` is not a list of row numbers.
         """
         rows, count = np.asarray(index), math.prod(self.shape[:1])
@@ -173,7 +173,8 @@ class StoredTensor:
         return self if self.order is None else self.of_rows(np.argsort(self.order))
 
     def as_stored(self) -> StoredTensor:
-        """Return a tensor of all stored rows in their order. It may have more rows than this tensor."""
+        """Return a tensor of all stored rows in their order. There may be more stored rows than rows of this
+        tensor."""
         if self.order is None:
             return self
         elements = self.stored.size // self.encoding.block_bytes * self.encoding.block_size
@@ -193,8 +194,8 @@ class StoredTensor:
         return values.reshape(self.shape)
 
     def unpacked(self) -> StoredTensor:
-        """Return a copy of the tensor in memory as F32. If the file has it as F32, row after row, return it
-        as it is."""
+        """Return the tensor as F32 in memory, or the tensor itself if the file has it as F32, row after
+        row."""
         f32 = ENCODINGS["F32"]
         if self.encoding is f32 and self.order is None and not self.by_columns:
             return self
@@ -211,7 +212,7 @@ class StoredTensor:
         return self._gather(indices if self.order is None else self.order[indices])
 
     def column(self, column: int) -> Array:
-        """Return a column of a matrix as float32 [out]. This decodes one block of each row."""
+        """Return a column of a matrix as float32 [out]. Only one block of each row is decoded."""
         size, block_bytes = self.encoding.block_size, self.encoding.block_bytes
         if self.stride % size:
             return np.array([self.rows(i, i + 1)[0, column] for i in range(self.shape[0])])

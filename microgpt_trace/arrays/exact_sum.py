@@ -1,12 +1,12 @@
 """ExactSum: sums of many float64 numbers for each channel, without any rounding.
 
-Rounding makes sums of floating-point numbers depend on their order. These sums do not depend on it, so parts
-of a corpus can be summed in any order, and merged. A number is cut at fixed powers of two into pieces of
-WIDTH bits. The pieces of each place are summed separately. All pieces of a place are multiples of the same
-power of two, and their sum stays below 2^53 times this power, so float64 represents it exactly. Rump, Ogita
-and Oishi, "Accurate floating-point summation part I" (2008), cut numbers by adding and subtracting a
-constant. Demmel and Nguyen, "Parallel reproducible summation" (2015), choose places that do not depend on the
-numbers.
+Rounding makes sums of floating-point numbers depend on their order. An ExactSum does not depend on the order,
+so parts of a corpus can be summed in any order, and merged. A number is cut at fixed powers of two into
+pieces of WIDTH bits. The pieces of each place are summed separately. All pieces of a place are multiples of
+the same power of two, and their sum stays below 2^53 times this power, so float64 represents it exactly.
+Rump, Ogita and Oishi, "Accurate floating-point summation part I" (2008), cut numbers by adding and
+subtracting a constant. Demmel and Nguyen, "Parallel reproducible summation" (2015), choose places that do not
+depend on the numbers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..text.brief import one_line
 from .stats import Array
 
 WIDTH = 42  # number of bits of a piece
-OFFSET = 34  # place 0 has multiples of 2^-34 up to 2^8. Places 0 and -1 suffice for most activations.
+OFFSET = 34  # place 0 has multiples of 2^-34 up to 2^8. Places 0 and -1 cover activations.
 MOST = 1 << 10  # carry after so many numbers, since 2^10 * 2^42 < 2^53
 LARGEST = 2.0**900  # larger numbers would overflow when they are cut
 BLOCK = 1 << 14  # how many numbers to cut at a time, so that they fit the cache

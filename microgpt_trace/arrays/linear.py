@@ -37,7 +37,7 @@ class _Workspace(threading.local):
         self.buffers: dict[str, Array] = {}
 
     def take(self, use: str, shape: tuple[int, ...], dtype: type) -> Array:
-        """Return an array with undefined content. It is valid until the next call with the same `use`."""
+        """Return an array with undefined content, which is valid until the next call with the same `use`."""
         size = math.prod(shape) * np.dtype(dtype).itemsize
         if use not in self.buffers or self.buffers[use].size < size:
             self.buffers[use] = np.empty(size, np.uint8)
@@ -88,7 +88,8 @@ def _in_whole_blocks(weight: StoredTensor) -> bool:
 
 
 def _chunks(weight: StoredTensor, positions: int) -> list[slice]:
-    """Cut the rows into equal chunks of at most CHUNK elements. Workers need an even number of chunks."""
+    """Cut the rows into equal chunks of at most CHUNK elements. The number of chunks is even if workers are
+    used."""
     out = weight.shape[0]
     most = min(MAX_ROWS, max(16, CHUNK // max(1, weight.stride)))
     count = -(-out // most)
@@ -124,7 +125,7 @@ def _quantised_product(x: Array, weight: StoredTensor, y: Array) -> Callable[[sl
             runs, count = quants.d.shape[0] * quants.d.shape[1], quants.d.shape[2]
             q = _workspace.take("q", (runs, width // runs, count), np.float32)
             np.copyto(q.reshape(quants.runs().shape), quants.runs())
-            # Multiply by d either the result of each run, or each weight, whichever moves less memory.
+            # Multiply by d either the result of each run, or each weight, whichever is faster.
             scale_results = 3 * positions * runs < 2 * width
             product = _scale_results if scale_results else _scale_weights
             product(x, q, quants.d.reshape(runs, count), y[:, rows])
@@ -135,7 +136,7 @@ def _quantised_product(x: Array, weight: StoredTensor, y: Array) -> Callable[[sl
 
 
 def _unpack(weight: StoredTensor, rows: slice) -> Quants:
-    """Unpack the integers and scales of a chunk. The last axis has its rows: [..., R]"""
+    """Unpack the integers and scales of a chunk. Rows are on the last axis: [..., R]"""
     encoding, count = weight.encoding, rows.stop - rows.start
     assert encoding.unpack is not None
     row_bytes = weight.stride // encoding.block_size * encoding.block_bytes

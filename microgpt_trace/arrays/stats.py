@@ -1,4 +1,4 @@
-"""TensorStats: a summary of an array. It ignores values that are not finite, and summaries can be merged."""
+"""TensorStats: a summary of an array, which ignores values that are not finite. Summaries can be merged."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class TensorStats:
     """A summary of the elements of an array.
 
     `count` is the number of all elements. Mean, population standard deviation, L2 norm, minimum, maximum and
-    largest magnitude are those of the finite elements, in float64. They are None, never 0, if no element is
-    finite.
+    largest magnitude are those of the finite elements, in float64. Without finite elements, these statistics
+    are None, never 0.
     """
 
     count: int
@@ -113,9 +113,8 @@ def row_medians(values: Array) -> Array:
 def _in_one_pass(values: Array) -> TensorStats | None:
     """Summarise finite float32 values [N], whose squares are exact in float64.
 
-    Pieces that fit the cache take 0.6 ns per element instead of 4 ns. Return None if a value is not finite.
-    Also return None if the standard deviation is so small compared to the mean that the difference of squares
-    would lose digits.
+    Pieces that fit the cache take 0.6 ns per element instead of 4 ns. Return None if a value is not finite,
+    or if the standard deviation is so small compared to the mean that the difference of squares loses digits.
     """
     count, total, squares, zeros, low, high = values.size, 0.0, 0.0, 0, math.inf, -math.inf
     for start in range(0, count, PIECE):
@@ -138,7 +137,7 @@ def _in_one_pass(values: Array) -> TensorStats | None:
 
 @NOT_FINITE
 def _in_two_passes(values: Array) -> TensorStats:
-    """Summarise any values [N]. Computes the mean of the finite values, then their deviations from it."""
+    """Summarise any values [N]. Compute the mean of the finite values, then the deviations from the mean."""
     values = values.astype(np.float64)
     count = values.size
     nan_count = int(np.count_nonzero(np.isnan(values)))

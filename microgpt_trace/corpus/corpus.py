@@ -62,14 +62,14 @@ class CorpusSelection:
                 size = "smaller" if value < least else "larger"  # because Python cannot print huge integers
                 raise InputError(f"{name}: expected {least} to {MOST:,}, found a {size} number")
         if self.sample and self.limit:
-            raise InputError("limit and sample cannot be combined: give only one of them")
+            raise InputError("limit and sample cannot be combined: give only one")
         if self.sample and STDIN in self.sources:
             raise InputError("a sample is read twice, but - can be read only once: save - to a file first")
 
 
 class Document(NamedTuple):
     """A text, its number among the selected documents from 0, and its place: a file, and a line or row from
-    1. `unfit` is set if the text was dropped because the model cannot read it, and says why.
+    1. If the text was dropped because the model cannot read it, `unfit` says why.
     """
 
     number: int
@@ -94,8 +94,9 @@ class Skipped(NamedTuple):
 class Corpus:
     """The documents of a selection, as an iterable. Only one iteration may run at a time.
 
-    An iteration calls `report` with the number of unpacked bytes so far, and skips blank rows. It raises
-    FileFormatError at a row that is not text, InputError without documents, and RunError if a transfer fails.
+    An iteration calls `report` with the number of unpacked bytes so far, and skips blank rows. Iterating
+    raises FileFormatError at a row that is not text, InputError without documents, and RunError if a transfer
+    fails.
 
     `documents` (a count), `skipped` (rows by reason) and `fingerprint` describe the last iteration and are
     complete when it ends. If a sample is taken, `skipped` counts the rows of all files, not only of the
@@ -117,8 +118,8 @@ class Corpus:
 
     @property
     def fingerprint(self) -> str:
-        """The BLAKE2b hash of the texts in order. It does not depend on the files. Of each text it reads the
-        length in bytes (64 bits, little-endian), then the text in UTF-8."""
+        """The BLAKE2b hash of the texts in order, wherever they are stored. The hash covers, for each text,
+        its length in bytes (64 bits, little-endian) and the text in UTF-8."""
         return self._hash.hexdigest()
 
     @cached_property
@@ -184,11 +185,11 @@ class Corpus:
 
 
 def _sample_mask(total: int, size: int, seed: int) -> Iterator[bool]:
-    """Yield True or False for each of `total` documents: True if the sample contains it. Each set of `size`
+    """Yield, for each of `total` documents, whether the sample contains the document. Each set of `size`
     documents is equally likely.
 
-    Selection sampling (Knuth, The Art of Computer Programming 2, 3.4.2, algorithm S). It uses only Python's
-    random(), whose numbers are the same in every version.
+    Selection sampling (Knuth, The Art of Computer Programming 2, 3.4.2, algorithm S). The only source of
+    chance is Python's random(), whose numbers are the same in every version.
     """
     uniform = Random(seed).random
     for left in range(total, 0, -1):

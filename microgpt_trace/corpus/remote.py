@@ -2,7 +2,7 @@
 
 A transfer that is cut off raises an error and does not count as the end of a file. If an HTTP server serves
 byte ranges, each part of a file is a separate request, so that a slow reader keeps no connection open.
-Otherwise one request reads the complete file.
+Without byte ranges, one request reads the complete file.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ _PAGE = 1 << 24  # largest number of bytes of a page that lists files
 
 @dataclass
 class RemoteFile(CorpusFile):
-    """A file in a file system of fsspec. `size` is its number of bytes, or None if fsspec does not know
-    it."""
+    """A file in a file system of fsspec. `size` is in bytes, or None if fsspec does not know the size."""
 
     files: Any
     size: int | None

@@ -25,7 +25,7 @@ _BOM = b"\xef\xbb\xbf"  # the byte order mark
 def lines_of(chunks: Iterable[bytes]) -> Iterator[bytes | None]:
     """Yield the bytes of each line, without its end (\\n or \\r\\n) and without the file's byte order mark.
 
-    A line longer than LONGEST becomes None. A line may take 64 MB, so memory never holds two lines.
+    A line longer than LONGEST becomes None. Lines may take 64 MB, so none is kept while the next is read.
     """
     pending, length, bom = bytearray(), 0, _BOM
     for chunk in chunks:
@@ -55,7 +55,7 @@ def _line(line: bytes, length: int) -> bytes | None:
 
 
 class NoText(NamedTuple):
-    """A row that is not a text. `reason` groups and counts such rows, and `error` describes this row."""
+    """A row that is not a text. Rows are counted by `reason`, and `error` describes one row."""
 
     reason: str
     error: str

@@ -26,7 +26,8 @@ _MAGIC = re.compile(r"[*?[]")
 
 @dataclass
 class CorpusFile:
-    """A local file of documents. Errors call it `name`. The extension of `path` decides how to read it."""
+    """A local file of documents. Errors call the file `name`. The extension of `path` decides how to read the
+    file."""
 
     name: str
     path: str
@@ -62,9 +63,9 @@ class StandardInput(CorpusFile):
 
 
 def local_files(source: str) -> list[CorpusFile]:
-    """Return the file at a path, or the files that match a glob, sorted and without folders. If a file has
-    the name `source`, it is read even if its name looks like a glob. Raises FileFormatError if a path is not
-    a regular file, and InputError if nothing matches a glob.
+    """Return the file at a path, or the files that match a glob, sorted and without folders. A source that
+    exists is a path, even if it looks like a glob. Raises FileFormatError if a path is not a regular file,
+    and InputError if nothing matches a glob.
     """
     path, names = Path(source), [source]
     with reading(path):

@@ -25,7 +25,7 @@ def from_json(text: str | bytes, *, most: int = MAX_VALUES, unique: bool = False
     """Return the value of a JSON text. If a key is repeated, its last value counts, unless `unique` is set.
 
     Raises ValueError with a short message if the text is not JSON, or if `unique` is set and a key occurs
-    twice. Raises its subclass OutOfBounds if there are more than `most` values, if they are nested deeper
+    twice. Raises OutOfBounds, a ValueError, if there are more than `most` values, if values are nested deeper
     than MAX_DEPTH, or if an integer has more than MAX_DIGITS digits.
     """
     raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
@@ -41,8 +41,8 @@ def from_json(text: str | bytes, *, most: int = MAX_VALUES, unique: bool = False
 
 
 def _check_structure(raw: bytes, most: int) -> None:
-    """Count values and levels of nesting before any value is created. This takes 10 % of the time to read
-    them."""
+    """Count values and levels of nesting before any value is created. Counting takes 10 % of the time of
+    reading."""
     marks = raw.replace(rb"\\", b"").replace(rb"\"", b"").translate(None, _UNMARKED)
     marks = _STRING.sub(b"", marks.replace(b'""', b"")).translate(_AS_BRACKETS)
     values = marks.count(b",") + marks.count(b"[") + 1  # an upper bound, because an empty list counts twice

@@ -13,7 +13,7 @@ LONGEST = 2000  # largest number of characters of a note or an error
 
 
 def on_one_line(text: str) -> str:
-    """Escape every unprintable character, so that no text can control a terminal: a line end as \\n."""
+    """Escape every unprintable character, so that no text controls a terminal. A line end becomes \\n."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -19,7 +19,8 @@ def unnumbered(value: float) -> str:
 
 
 def decimals(value: float, digits: int = 2) -> str:
-    """Write a number with `digits` decimals, a small one with 3 significant digits, a large one with none."""
+    """Write a number with `digits` decimals, a small number with 3 significant digits, a large number with
+    none."""
     if 1e4 <= abs(value) < 1e9:
         return f"{value:,.0f}"
     readable = value == 0 or 0.5 * 10**-digits <= abs(value) < 1e4

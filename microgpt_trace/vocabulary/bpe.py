@@ -1,8 +1,9 @@
 """Byte-pair encoding: turn text into ids, and the spelling of a token into bytes.
 
-The package `tokenizers` does the merging. It gets only the tokens that are substrings of the text's words,
-and the merges that make these tokens. Merging can make no other token of these words, so the ids are the
-same. Passing all 48,900 merges of SmolLM2 would take 28 ms, and finding the few that matter takes 7 ms.
+The package `tokenizers` does the merging. `tokenizers` gets only the tokens that are substrings of the text's
+words, and the merges that make such tokens. Merging cannot make any other token from the words, so the ids
+are the same as with all tokens. Passing all 48,900 merges of SmolLM2 would take 28 ms, and finding the few
+that matter takes 7 ms.
 """
 
 from __future__ import annotations
@@ -61,8 +62,8 @@ def refusal(path: Path, reason: str) -> Encoder:
 
 
 def byte_alphabet() -> dict[str, int]:
-    """Return GPT-2's character for each byte. A byte that is a printable character keeps this character. The
-    other bytes have the characters from U+0100 on, in order."""
+    """Return GPT-2's character for each byte. A printable byte stands for itself. All other bytes have the
+    characters from U+0100 on, in order."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     moved = [byte for byte in range(256) if byte not in printable]
     return {chr(b): b for b in sorted(printable)} | {chr(256 + i): b for i, b in enumerate(moved)}
@@ -93,8 +94,9 @@ def sentencepiece_bytes(token: str) -> bytes:
 
 @dataclass(frozen=True, eq=False)
 class _Bpe:
-    """The common part of both encoders. They cut fixed tokens out of a text, then merge the words between
-    them. Fixed tokens are the `user_defined` tokens and, if special tokens are parsed, the `control` tokens.
+    """The common part of both encoders. An encoder cuts fixed tokens out of a text, then merges the words
+    between them. Fixed tokens are the `user_defined` tokens and, if special tokens are parsed, the `control`
+    tokens.
     """
 
     path: Path
@@ -216,8 +218,8 @@ class ByteLevelBpe(_Bpe):
 
 @frozen(slots=False, eq=False)
 class SentencePieceBpe(_Bpe):
-    """The encoder of SentencePiece's kind. It does not split text into words. It merges the token with the
-    highest score first. A character without a token becomes its bytes or the unknown token."""
+    """The encoder of SentencePiece's kind. Text is not split into words. The merge that makes the token with
+    the highest score comes first. A character without a token becomes its bytes or the unknown token."""
 
     scores: Sequence[float]
     add_space_prefix: bool

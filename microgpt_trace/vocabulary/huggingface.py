@@ -40,7 +40,7 @@ def from_huggingface(folder: Path) -> Vocabulary | None:
     process = Isolated(f"{__package__}.tokenizer_json:encode", "its tokenizer", _LIMITS)
     return Vocabulary(
         path, _by_id(ids, path), f"{kind} (tokenizer.json)", to_bytes,
-        partial(_encode, process, path, str(path.absolute())),  # for any current folder
+        partial(_encode, process, path, str(path.absolute())),  # the folder may change
         literal=frozenset(_added(tokenizer, path).values()), stop_ids=frozenset(stops),
         templates=_templates(folder, config, config_path), template_tokens=_template_tokens(folder, config),
         chat_adds_bos=False, **ends,
@@ -48,8 +48,8 @@ def from_huggingface(folder: Path) -> Vocabulary | None:
 
 
 def convertible(folder: Path) -> str:
-    """Name the files from which transformers could make a missing tokenizer.json. Return "" without such
-    files."""
+    """Name the files from which transformers could make a missing tokenizer.json. Return "" if there are no
+    such files."""
     if (folder / "tokenizer.json").exists():
         return ""
     kinds = (("tokenizer.model",), ("vocab.json", "merges.txt"))
@@ -137,8 +137,8 @@ def _named_ends(config: Mapping[str, Any], ids: Mapping[str, int], path: Path) -
 
 
 def _template_tokens(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
-    """Return the special tokens by their names, which end in _token. They are in tokenizer_config.json, or in
-    special_tokens_map.json, which older versions of transformers wrote."""
+    """Return the special tokens by their names, which end in _token. The tokens are in tokenizer_config.json,
+    or in special_tokens_map.json, which older versions of transformers wrote."""
     path = folder / "special_tokens_map.json"
     values = (read_json(path) if path.exists() else {}) | dict(config)
     contents = {name: _content(token) for name, token in values.items() if name.endswith("_token")}
@@ -187,7 +187,7 @@ def _surroundings(post_processor: Any, path: Path) -> tuple[list[str], list[str]
 
 
 def _configured_stops(folder: Path, size: int) -> list[int]:
-    """Return the ids in eos_token_id of generation_config.json, or of config.json if the first lacks it."""
+    """Return the ids of eos_token_id in generation_config.json, or else in config.json."""
     for path in (folder / "generation_config.json", folder / "config.json"):
         config = read_json(path) if path.exists() else {}
         value = config.get("eos_token_id")

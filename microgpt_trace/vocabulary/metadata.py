@@ -27,7 +27,7 @@ from .bpe import (
 from .tokens import Vocabulary
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 1, 2, 3, 4, 5  # types of tokens; type 6 is a byte
-LLAMA_CPP = "the file does not say; this is llama.cpp's default"
+LLAMA_CPP = "llama.cpp's default, because the file does not say"
 ASSUMED = "assumed, because .apr files do not say"
 Fixed = tuple[Collection[int], Collection[int]]  # the user-defined and the control tokens of an encoder
 _SPECIAL = re.compile(r"<\|.*\|>", re.DOTALL)
@@ -103,7 +103,8 @@ def check_tokens(tokens: Sequence[str], path: Path) -> None:
 def _byte_level(
     path: Path, tokens: Sequence[str], fixed: Fixed, merges: Sequence[str] | None, pre: str | None
 ) -> Encoder:
-    """Return the encoder of a byte-level vocabulary. It raises an error without pre-tokenizer or merges."""
+    """Return the encoder of a byte-level vocabulary. The encoder raises an error without merges or a known
+    pre-tokenizer."""
     if pre is None:
         reason = "the file does not name its pre-tokenizer, and its architecture does not determine it"
         return refusal(path, reason)

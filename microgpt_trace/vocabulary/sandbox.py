@@ -1,8 +1,8 @@
 """Call a function in a separate process, where foreign code may hang, crash or use up memory.
 
 The process runs `sandbox_process`, which reads a request as a line of JSON on stdin and writes the answer as
-a line on stdout. It is a new Python interpreter, because forking a process with threads is unsafe, and
-multiprocessing's `spawn` runs the user's main module again.
+a line on stdout. This process is a new Python interpreter, because forking a process with threads is unsafe,
+and multiprocessing's `spawn` runs the user's main module again.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class Isolated:
     def __call__(self, origin: Path, *arguments: Any) -> Any:
         """Call the function and return its result. Errors begin with `origin`.
 
-        If the function raises a MicrogptError, this raises an error of the same class. Raises FileFormatError
-        if the function fails in any other way or exceeds its limits, and RunError if no process starts.
+        Raises the MicrogptError that the function raises, as the same class. Raises FileFormatError if the
+        function fails in any other way or exceeds its limits, and RunError if no process starts.
         """
         request = {"function": self.function, "arguments": arguments, **vars(self.limits)}
         with self._lock:
@@ -70,7 +70,7 @@ class Isolated:
             running = self._running
             try:
                 answer = running.ask(json.dumps(request).encode(), self.limits)
-            except BaseException:  # such as Ctrl-C: the next request must not read a late answer
+            except BaseException:  # after Ctrl-C, the next request must not read a late answer
                 running.end()
                 raise
             if "value" in answer:
@@ -83,7 +83,8 @@ class Isolated:
 
 
 class _Running:
-    """A process that serves calls. It ends with this object or its parent process, or when its time is up."""
+    """A process that serves calls. The process ends with this object or its parent process, or when its time
+    is up."""
 
     def __init__(self) -> None:
         command = [sys.executable or "python", "-s", "-S", "-X", "utf8", "-c", _START, *_import_paths()]

@@ -36,7 +36,7 @@ def _tokenizer(path: str) -> Tokenizer:
 @contextmanager
 def _foreign_code(kind: type[MicrogptError], message: str) -> Iterator[None]:
     """Turn any exception into a MicrogptError. `tokenizers` raises Exception without a subclass. A hostile
-    file can make its Rust code panic, which raises a BaseException."""
+    file can make the Rust code of `tokenizers` panic, which raises a BaseException."""
     try:
         yield
     except BaseException as error:

@@ -21,7 +21,8 @@ LIMITS = Limits(seconds=10, memory=512 * MIB)  # usually a template and jinja2 t
 
 
 def pick_template(templates: Mapping[str, str], path: Path) -> str:
-    """Return the template named "default", or the only template. Raises InputError if there is neither."""
+    """Return the template named "default", or the only template. Raises InputError if there is no such
+    template."""
     if not templates:
         raise InputError(f"{path}: the file has no chat template; leave out --chat")
     if "default" not in templates and len(templates) > 1:
@@ -34,10 +35,10 @@ def pick_template(templates: Mapping[str, str], path: Path) -> str:
 class Vocabulary:
     """The tokens of a model by id, their bytes, and the encoding of text.
 
-    `to_bytes` turns the spelling of a token in the file into its bytes. It does not apply to the ids in
-    `literal`, whose spelling is their text. If `add_bos` is not the file's flag, `bos_note` says where its
-    value comes from. `template_tokens` has the special tokens by their names in chat templates, where None
-    means BOS and EOS. If `chat_adds_bos` is False, a chat gets only the BOS that its template prints.
+    `to_bytes` turns the spelling of a token in the file into its bytes. The ids in `literal` are spelled as
+    their text, without conversion. If `add_bos` is not the file's flag, `bos_note` says where its value comes
+    from. `template_tokens` has the special tokens by their names in chat templates, where None means BOS and
+    EOS. If `chat_adds_bos` is False, a chat gets only the BOS that its template prints.
     """
 
     longest_text: ClassVar[int] = 1 << 20  # in characters, which take 45 bytes each in `tokenizers`
@@ -75,8 +76,8 @@ class Vocabulary:
         """Return the ids of a text, with BOS and EOS as the file requires.
 
         Special tokens that are spelled in the text are parsed only if `special` or `chat` is set. `chat`
-        means that a chat template printed the text. Such a text gets no EOS and no second BOS, and no BOS at
-        all if `chat_adds_bos` is False.
+        means that a chat template printed the text. The text of a template gets no EOS and no second BOS, and
+        no BOS at all if `chat_adds_bos` is False.
 
         Raises InputError if the text is too long, is not valid Unicode, or has no tokens, and FileFormatError
         if the file's tokenizer is broken or not supported.
@@ -99,7 +100,7 @@ class Vocabulary:
         return ids
 
     def piece(self, token: int) -> bytes:
-        """Return the bytes of a token. An id without a token, which a padded embedding has, has no bytes."""
+        """Return the bytes of a token. An id without a token (of a padded embedding) has no bytes."""
         if not 0 <= token < self.size:
             return b""
         spelling = self.tokens[token]
@@ -149,5 +150,5 @@ def _printable(char: str) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # a byte that is not part of a character
         return f"\\x{code - 0xDC00:02x}"
     if 0x7F < code < 0x100 and not char.isprintable():
-        return f"\\u{code:04x}"  # since \\xa0 would be read as the byte
+        return f"\\u{code:04x}"  # since \xa0 would be read as the byte
     return char if char.isprintable() and char != "\\" else char.encode("unicode_escape").decode()

@@ -241,7 +241,7 @@ def test_the_longest_fixed_token_wins():
     assert split_fixed("plain", ["<|a|>"]) == ["plain"]
 
 
-LLAMA_CPP = "(the file does not say; this is llama.cpp's default)"
+LLAMA_CPP = "(llama.cpp's default, because the file does not say)"
 
 
 @pytest.mark.parametrize(
