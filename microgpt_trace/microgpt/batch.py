@@ -32,7 +32,7 @@ class Batch(NamedTuple):
 
 
 class Packer:
-    """Makes batches for one model. It caches one-hot rows, and the data that depend only on lengths."""
+    """Makes batches for one model. A Packer caches one-hot rows, and the data that depend only on lengths."""
 
     def __init__(self, config: Config, dtype: DType = np.float32) -> None:
         self.config, self.dtype = config, dtype

@@ -1,8 +1,8 @@
 """Save and load checkpoints: a Model and the state of its training.
 
-A checkpoint is a safetensors file with the tensor names and the [out, in] layout of microgpt.py. Its metadata
-have the config, the vocabulary and the state of training. Weights without metadata can be loaded too. Their
-shapes give the dimensions, and the model's `assumed` lists in words what the shapes do not tell.
+A checkpoint is a safetensors file with the tensor names and the [out, in] layout of microgpt.py. The metadata
+have the config, the vocabulary and the state of training. Weights without metadata can be loaded too. Without
+metadata, the shapes give the dimensions, and `assumed` of the model lists in words what was assumed.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def load(
 ) -> Model:
     """Read a checkpoint that `save` wrote, or weights without metadata that have the names of microgpt.py.
 
-    `n_head` and `bos` complete weights without metadata. For a checkpoint they must agree with the file.
-    Raises FileFormatError or InputError, which name the file.
+    `n_head` and `bos` complete weights without metadata. For a checkpoint, `n_head` and `bos` must agree with
+    the file. Raises FileFormatError or InputError, which name the file.
     """
     path = Path(path)
     tensors, metadata = _read(path)

@@ -44,7 +44,7 @@ class Documents:
     """The names of a file that fit a model, in the order of the file, repetitions included."""
 
     names: list[str]
-    notes: tuple[str, ...] = ()  # about lines that were changed or left out
+    notes: tuple[str, ...] = ()  # sentences about lines that were changed or left out
 
     @classmethod
     def fit(cls, lines: Sequence[str], tokenizer: Tokenizer, block_size: int, hint: str = "") -> Documents:

@@ -1,7 +1,7 @@
 """The forward pass and the hand-written backward pass of a microGPT.
 
-The model is Andrej Karpathy's microgpt.py: a GPT over characters. It has RMSNorm without gain (one also after
-the embedding), ReLU, no biases and an untied head. operations.py explains the shape letters.
+The model is Andrej Karpathy's microgpt.py: a GPT over characters. The model has RMSNorm without gain (one
+also after the embedding), ReLU, no biases and an untied head. operations.py explains the shape letters.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Pass(NamedTuple):
 
 
 def forward(params: Parameters, batch: Batch, tap: Tap = SILENT) -> Pass:
-    """Predict every next token of the batch. A tap receives most events once, with the rows of all names. It
-    receives attention scores and weights once for each group of n names of one length, [n, H, T, T], the
+    """Predict every next token of the batch. A tap receives most events once, with the rows of all names.
+    Attention scores and weights arrive once for each group of n names of one length, [n, H, T, T], the
     shortest names first.
     """
     emit, norm = tap.emit, params.norm
@@ -90,15 +90,15 @@ def backward(params: Parameters, done: Pass, grads: Parameters, tap: Tap = SILEN
 
 
 def _through_probs(dlogits: Array, params: Parameters, done: Pass, tap: Tap) -> Array:
-    """Emit the gradients of the loss and the probabilities, and return the gradient of the logits. This is
-    `dlogits` unless a hook replaced one of the emitted gradients."""
+    """Emit the gradients of the loss and the probabilities, and return the gradient of the logits. The result
+    is `dlogits` unless a hook replaced one of the emitted gradients."""
     targets, probs = done.batch.targets, done.probs
     dloss = one = np.ones((), probs.dtype)
     if tap.wants("loss"):
         dloss = tap.emit("loss", one)
         dlogits = dlogits if dloss is one else dlogits * dloss
     if tap.wants("probs"):
-        nonzero = (targets > 0) & (dloss != 0)  # where false, the gradient is 0 even if P is 0
+        nonzero = (targets > 0) & (dloss != 0)  # elsewhere, the gradient is 0 even if P is 0
         computed = np.zeros_like(probs)
         computed[nonzero] = -targets[nonzero] / probs[nonzero] * dloss
         dprobs = tap.emit("probs", computed)

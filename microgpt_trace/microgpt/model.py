@@ -68,7 +68,7 @@ class Schedule:
 
 @frozen(slots=False)
 class TrainingState:
-    """The state of a training run. Training that resumes from it gives the same result, bit for bit."""
+    """The state of a training run. Training resumes from this state with the same result, bit for bit."""
 
     schedule: Schedule
     step: int

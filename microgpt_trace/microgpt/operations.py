@@ -8,7 +8,7 @@ Docstrings of the whole package use these letters for shapes:
 
 Attention takes one name as [T, C], or n names of equal length as [n, T, C]. (n,) in a shape stands for
 either. Heads are stacked as rows: a query becomes H copies, and each copy keeps the channels of one head and
-has 0 elsewhere. So one product computes all heads. A row sum is a product with a constant matrix, which
+has 0 elsewhere, so that one product computes all heads. A row sum is a product with a constant matrix, which
 repeats the sum along the row, because broadcasting such small arrays takes three times as long (1.5 instead
 of 0.5 us).
 
@@ -155,8 +155,8 @@ def context_backward(
 
 def exponent(x: Array, mask: Array | None = None) -> Array:
     """Return the exponents of a softmax over rows: [..., K] -> [..., K] The exponents are x plus the mask. If
-    exp would overflow or lose digits, the maximum of the row is subtracted. To check this takes one product,
-    but to subtract always would take 10 us of a training step of 65 us.
+    exp would overflow or lose digits, the maximum of the row is subtracted. The check takes one product. To
+    subtract the maximum always would take 10 us of a training step of 65 us.
     """
     flat = x.ravel()
     if flat.dot(flat) < SAFE_SQUARE or (flat.max() < SAFE_EXPONENT and flat.min() > -SAFE_EXPONENT):

@@ -89,7 +89,8 @@ class Tokenizer:
         return ids[0]
 
     def name_of(self, tokens: Sequence[int]) -> str:
-        """Return the name that tokens spell. Raises InputError unless they are BOS and then characters."""
+        """Return the name that tokens spell. Raises InputError unless the tokens are BOS and then
+        characters."""
         bos, size = self.bos_id, self.vocab_size
         if not tokens or tokens[0] != bos or bos in tokens[1:] or not all(0 <= t < size for t in tokens):
             raise InputError(

@@ -34,8 +34,8 @@ class Adam:
     """Adam over one flat vector, in eight NumPy calls per step.
 
     Kingma and Ba, "Adam: a method for stochastic optimization" (2015), algorithm 1. The moments m and v lack
-    the factors (1 - beta), which the bias correction includes instead. So one call decays [m, v], and another
-    call adds [g, g^2].
+    the factors (1 - beta), which the bias correction includes instead, so that one call decays [m, v] and
+    another call adds [g, g^2].
     """
 
     def __init__(self, params: Parameters, moments: Array | None = None) -> None:
@@ -99,7 +99,7 @@ class StepRecord(NamedTuple):
 
 
 class Trainer:
-    """A training run. It can stop after any step, and resuming it gives the same result, bit for bit.
+    """A training run, which can stop after any step and resume with the same result, bit for bit.
 
     The run starts from the training state of `model`, and changes its parameters in place.
     """
@@ -118,7 +118,8 @@ class Trainer:
         keep_freed_memory()
 
     def model(self, origin: str) -> Model:
-        """Return the model as trained so far. It shares its arrays with the run, so later steps change it."""
+        """Return the model as trained so far. The model shares its arrays with the run, so later steps change
+        it."""
         moments = self.adam.moments
         state = TrainingState(self.schedule, self.done, self.documents.fingerprint, moments, self.run_id)
         return Model(self.params, self.tokenizer, origin, state)
@@ -166,19 +167,19 @@ class Trainer:
 
     def check_finite(self) -> None:
         """Raise DivergedError if a parameter, a moment or a logit of the first training names is not finite.
-        The loss would show this only one step later, or even later."""
+        The loss would not show such a number before the next step."""
         first = next(self._passes(self.documents.train[:EVALUATION_BATCH]))
         if not all(np.isfinite(a).all() for a in (self.params.flat, self.adam.moments, first.logits)):
             raise DivergedError(f"step {self.done}: the model is not finite after the update")
 
     def held_out_loss(self) -> float | None:
-        """Return the mean loss of the held-out names, or None without such names. Each name counts the
+        """Return the mean loss of the held-out names, or None if no name is held out. All names count the
         same."""
         return self._mean_loss(self.documents.held_out)
 
     def train_loss(self) -> float | None:
-        """Return the mean loss of evenly spaced training names. They are as many as the held-out names, but
-        at least 1,000 or all."""
+        """Return the mean loss of evenly spaced training names. Use as many names as are held out, but at
+        least 1,000, or all if there are fewer."""
         train = self.documents.train
         count = min(max(len(self.documents.held_out), 1000), len(train))
         return self._mean_loss(train[np.arange(count) * len(train) // count])
@@ -250,8 +251,8 @@ def train(
 ) -> Model:
     """Train a model on a file of names and return the trained model.
 
-    Training starts from a copy of `model`, or from a new model with random parameters of `seed`. It does not
-    continue the training state of `model`. `on_step` is called with the record of every step. Warnings report
+    Training starts from a copy of `model`, or from a new model with random parameters of `seed`. The training
+    state of `model` is not continued. `on_step` is called with the record of every step. Warnings report
     lines of the data that do not fit. Raises DivergedError if the loss is not finite, and FileFormatError or
     InputError for bad input.
     """

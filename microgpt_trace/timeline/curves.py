@@ -67,8 +67,8 @@ class PositionCurve:
     """The predictions at one position of the watched name.
 
     From the traced step `learned` on, the target always has rank 1. From the traced step `halfway` on,
-    P(target) stays above the mean of its first and its last value. Both are None if there is no such step.
-    `top` has the most likely tokens with their P.
+    P(target) stays above the mean of its first and its last value. `learned` and `halfway` are None if there
+    is no such step. `top` has the most likely tokens with their P.
     """
 
     position: int

@@ -15,7 +15,7 @@ from ..untrusted_files import check_regular, reading
 LOG_SCHEMA = "microgpt.log/1"
 LONGEST = 1 << 24  # largest number of bytes of a line, which usually has a few hundred
 BEGINNING = b'{"record": "run", "schema": "microgpt.log/'
-_NONFINITE = ("NaN", "Infinity", "-Infinity")  # float() reads these texts
+_NONFINITE = ("NaN", "Infinity", "-Infinity")  # texts that float() reads
 T = TypeVar("T")
 Weights = tuple[tuple[tuple[float, ...], ...], ...]
 
@@ -143,7 +143,7 @@ def a_number_or_null(value: Any) -> float | None:
 
 
 def one_of(texts: Sequence[str]) -> Callable[[Any], str]:
-    """Return a reader that accepts only these texts."""
+    """Return a reader that accepts only one of `texts`."""
     return _reader(f"one of {', '.join(texts)}", lambda value: value in texts, str)
 
 

@@ -32,15 +32,15 @@ class LogError(RunError):
 
 
 class TrainingLog:
-    """The file of a log. A `with` statement opens and closes it. The first record is "run". A step has a
-    "step" record. A trace has the records "event", "check" (for a failed check), "prediction", "attention",
+    """The file of a log. A `with` statement opens and closes the file. The first record is "run". A step has
+    a "step" record. A trace has the records "event", "check" (for a failed check), "prediction", "attention",
     "parameter" and "relu" (the units that are dead for all held-out names).
 
     The trace of step N has a forward and backward pass of the watched name with the parameters after step N,
     and the update of step N.
 
     Training calls `sync` before it saves a checkpoint. A resumed log therefore has all records up to the
-    checkpoint. It drops later records, and `note` receives a sentence about them.
+    checkpoint. Later records are dropped, and `note` receives a sentence about the dropped records.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class TrainingLog:
             with self._writing():
                 self._file.close()
         except LogError:
-            if error is None:  # because a first error is more useful than this one
+            if error is None:  # because a first error is more useful
                 raise
 
     def sync(self) -> None:
@@ -102,8 +102,8 @@ class TrainingLog:
             self._note(f"{path} has no records of steps {last + 1:,} to {done:,}")
 
     def _refuse_another_run(self, record: LogRecord) -> None:
-        """Raise InputError if a log belongs to another run. `record` is the log's first record. It must have
-        the same run id and config. Older logs have no run id: they must have the same data, schedule and
+        """Raise InputError if a log belongs to another run. `record` is the log's first record. The run id
+        and config of a log must match the run. Older logs without run id must match in data, schedule and
         config."""
         trainer, logged = self._trainer, {**record.values, **record.part("model").values}
         identity: dict[str, Any] = {"run_id": trainer.run_id}

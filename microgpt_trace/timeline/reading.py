@@ -100,7 +100,7 @@ class _Reader:
         self._runs.append(RunStart(start, record.get("held_out_loss", a_number_or_null)))
 
     def _drop_after(self, start: int) -> None:
-        """Drop the records after step `start`. The run resumed there and repeated the later steps."""
+        """Drop the records after step `start`. The run resumed at this step and repeated the later steps."""
         by_step: tuple[dict[int, Any], ...] = (self._losses, *self._rows.values())
         for rows in by_step:
             for step in [step for step in rows if step > start]:
@@ -190,8 +190,8 @@ class _Reader:
         return [name for (of, name), rows in self._rows.items() if of == kind and rows]
 
     def _parameter_names(self) -> list[str]:
-        """Return the names of all parameters. A log without "parameter" records still names them in "event"
-        records of gradients and updates."""
+        """Return the names of all parameters. A log without "parameter" records has "event" records of their
+        gradients and updates."""
         activations = set(self._names("forward"))
         names = [*self._names("parameter"), *self._names("update"), *self._names("backward")]
         return [name for name in dict.fromkeys(names) if name not in activations]
@@ -263,8 +263,8 @@ class _Reader:
             yield "dead ReLU units: not measured, because no name is held out"
 
     def _cut_traces(self) -> Iterator[str]:
-        """Yield a note for each trace with fewer records than others, which the run was writing when it
-        stopped."""
+        """Yield a note for each trace that has too few records, because the run stopped while writing the
+        trace."""
         kinds = ("forward", "backward", "position")
         sizes = Counter(step for (kind, _), rows in self._rows.items() if kind in kinds for step in rows)
         most = max(sizes.values(), default=0)
