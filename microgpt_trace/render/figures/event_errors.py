@@ -99,8 +99,8 @@ def _claim(diagnosis: Diagnosis) -> str:
 def _picture(
     errors: Sequence[Error], captions: Captions, first: str | None, residual: Sequence[float] = ()
 ) -> Picture:
-    """Plot the errors in order. Draw a line at the event `first`, the first beyond its band. If its error has
-    an explanation, plot the `residual` error too."""
+    """Plot the errors in order. Draw a line at the event `first`, the first beyond its band. If the first
+    error has an explanation, plot the `residual` error too."""
     floor, ceiling = _bounds(errors, residual)
 
     def height(size: float) -> float:
