@@ -53,7 +53,7 @@ def _sections() -> dict[str, list[str]]:
 def make_inputs(folder: Path) -> None:
     """Write the input files: `work`, which each command gets a copy of, and `models`, which all share."""
     from attacks.good_files import make
-    from support.tiny_models import CASES, says_gguf, tiny_model, write_folder, write_gguf
+    from support.tiny_models import CASES, fits_gguf, tiny_model, write_folder, write_gguf
 
     work, models = folder / "work", folder / "models"
     models.mkdir(parents=True)
@@ -63,7 +63,7 @@ def make_inputs(folder: Path) -> None:
     (work / "cut.safetensors").write_bytes((work / "c.safetensors").read_bytes()[:9000])
     for case in CASES:
         write_folder(models / case, *tiny_model(case))
-        if says_gguf(CASES[case]):
+        if fits_gguf(CASES[case]):
             write_gguf(models / f"{case}.gguf", *tiny_model(case))
     for case in FAULTY:
         _write_faulty(models, case)
@@ -91,14 +91,14 @@ def _faults(case: str) -> list[Any]:
 def lines() -> Iterator[Line]:
     """List all commands in a fixed order."""
     from attacks.good_files import PLAIN, READERS
-    from support.tiny_models import CASES, says_gguf
+    from support.tiny_models import CASES, fits_gguf
 
     sections = _sections()
     for item, commands in READERS.items():
         yield from (Line(command.replace("FILE", item)) for command in commands)
     yield from map(Line, (*PLAIN, *sections["microgpt"], *sections["wrong"]))
     for case in CASES:
-        names = [f"models/{case}"] + [f"models/{case}.gguf"] * says_gguf(CASES[case])
+        names = [f"models/{case}"] + [f"models/{case}.gguf"] * fits_gguf(CASES[case])
         commands = sections["every"] + sections["few"] * (case in FAULTY)
         yield from (Line(command.replace("FILE", name)) for name in names for command in commands)
         yield from (Line(name, code=LIBRARY) for name in names)

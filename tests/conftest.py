@@ -1,4 +1,4 @@
-"""Models that several test modules share. All are small, seeded and untrained."""
+"""Models and files that several test modules share. All models but SmolLM2 are small and seeded."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ from functools import cache
 
 from microgpt_trace.arrays.threads import VARIABLES
 
-for name in VARIABLES:  # as the command has it; read when NumPy and PyTorch load, in our workers too
+for name in VARIABLES:  # one thread, as in the command; NumPy and PyTorch read this when they load
     os.environ.setdefault(name, "1")
 
 import numpy as np
@@ -26,14 +26,14 @@ from microgpt_trace import Model, init, load, save, train
 
 
 def pytest_configure(config):
-    """Searches by hypothesis draw few examples every time, more in the sweep, most in the whole of it."""
+    """Let hypothesis try few examples every time, more in the sweep, and most in the full sweep."""
     examples = {"not sweep": 20, "not rest": 100}.get(config.option.markexpr, 300)
     settings.register_profile("searches", max_examples=examples)
     settings.load_profile("searches")
 
 
 def pytest_terminal_summary(terminalreporter):
-    """What was not proved here, and what it lacks: a line for each reason."""
+    """Print the number of skipped tests for each reason."""
     reasons = Counter(
         report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.getreports("skipped")
     )
@@ -41,41 +41,41 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.write_line(f"{count:,} skipped: {reason}")
 
 
-USUAL = ("default", "2 layers, 2 heads")  # run every time
+USUAL = ("default", "2 layers, 2 heads")  # these cases run every time
 
 
 @pytest.fixture(params=[name if name in USUAL else in_sweep(name) for name in CASES])
 def case(request) -> Case:
-    """Every configuration in turn."""
+    """Each microGPT case in turn."""
     return CASES[request.param]
 
 
 @pytest.fixture
 def deep() -> Case:
-    """Two layers with two heads."""
+    """A microGPT with two layers and two heads."""
     return CASES["2 layers, 2 heads"]
 
 
 @pytest.fixture
 def default_signals():
-    """Handlers as Python sets them, whatever started the tests has ignored (nohup, a shell's &)."""
-    usual = {"SIGINT": signal.default_int_handler, "SIGTERM": signal.SIG_DFL, "SIGHUP": signal.SIG_DFL}
-    numbers = {getattr(signal, name): how for name, how in usual.items() if hasattr(signal, name)}
-    before = {number: signal.signal(number, how) for number, how in numbers.items()}
+    """Set Python's own signal handlers, even if nohup or a shell's & made the tests ignore signals."""
+    handlers = {"SIGINT": signal.default_int_handler, "SIGTERM": signal.SIG_DFL, "SIGHUP": signal.SIG_DFL}
+    numbers = {getattr(signal, name): h for name, h in handlers.items() if hasattr(signal, name)}
+    before = {number: signal.signal(number, handler) for number, handler in numbers.items()}
     yield
-    for number, how in before.items():
-        signal.signal(number, how)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
 def emma() -> Model:
-    """The untrained default model in float32, as `trace` shows it."""
+    """The untrained default model in float32."""
     return init()
 
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory):
-    """Files of microGPTs by name: one trained for a moment, one of two layers, one with NaN and Inf in it."""
+    """Files of microGPTs by name: one trained for a moment, one with two layers, one with NaN and Inf."""
     folder, broken, deep = tmp_path_factory.mktemp("checkpoints"), init(), CASES["2 layers, 2 heads"].model
     broken.params["wpe"][2, 5], broken.params["layer0.mlp_fc1"][7, 3] = np.nan, np.inf
     models = {
@@ -90,7 +90,7 @@ def checkpoints(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def decoder_folder(tmp_path_factory):
-    """A function that writes a tiny decoder's folder; `edit` changes its weights, `changes` its config."""
+    """A function that writes a tiny decoder to a folder. `edit` changes its weights, `changes` its config."""
 
     def write(case="llama_gqa", edit=None, template=None, eos="</s>", **changes):
         config = DECODERS[case] | changes
@@ -106,7 +106,7 @@ def decoder_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def gpt2(tmp_path_factory):
-    """A function that gives (folder, model, config, weights) of a GPT-2."""
+    """A function that returns (folder, model, config, weights) of a GPT-2."""
 
     @cache
     def model(case="gpt2"):
@@ -130,7 +130,7 @@ def compared_folders(decoder_folder):
 
 @pytest.fixture(scope="session")
 def pairs(compared_folders):
-    """Every model twice, with hooks of their own."""
+    """Each model twice, each with its own hooks."""
     decoders = {case: (load(folder), load(folder)) for case, folder in compared_folders.items()}
     return decoders | {"microgpt": (init(), init())}
 
@@ -142,7 +142,7 @@ def llama(pairs):
 
 @pytest.fixture(scope="session")
 def decoders(tmp_path_factory):
-    """A function that gives (model, config, weights) of a case."""
+    """A function that returns (model, config, weights) of a case."""
 
     @cache
     def model(case):

@@ -13,11 +13,11 @@ from attacks.promise import run_command
 from attacks.surroundings import memory_limited
 from support.sweeps import some_of
 
-pytest.importorskip("gguf", reason="the good files are written by the package gguf")
+pytest.importorskip("gguf", reason="the package gguf writes the good files")
 pytest.importorskip("tokenizers", reason="the commands read the vocabularies of production models")
 pytest.importorskip("jinja2", reason="the commands render chat templates")
 if sys.platform == "win32":
-    pytest.skip("the attacks put links, pipes and devices in the place of files", allow_module_level=True)
+    pytest.skip("the attacks replace files by links, pipes and devices", allow_module_level=True)
 
 from attacks.attack import Attack, Attacker, prepare
 from attacks.good_files import PLAIN, READERS
@@ -47,7 +47,7 @@ def test_commands_keep_their_promises_under_attack(shard, base):
 
 @pytest.mark.parametrize("item", some_of([*READERS, ""], every=10))
 def test_the_commands_of_attacks_work_with_good_files(item, base):
-    """An attack would prove nothing if its command failed with good files too."""
+    """Otherwise an attack would prove nothing."""
     attacker = Attacker(base, SEED)
     for line in READERS.get(item, PLAIN):
         words = line.replace("FILE", item).split(" ")
@@ -67,9 +67,6 @@ def test_the_same_seed_makes_the_same_attack(base, tmp_path):
             {p.relative_to(a.folder): p.lstat().st_size for p in a.folder.rglob("*")} for a in (one, other)
         ]
         assert sizes[0] == sizes[1], attacks[0].damage
-
-
-# --- The judge of promises ----------------------------------------------------------------------
 
 
 def leave(name):

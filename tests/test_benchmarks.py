@@ -33,9 +33,6 @@ from table import print_markdown  # noqa: E402
 PAGE = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
 
 
-# --- Production models -------------------------------------------------------------------------
-
-
 def nodes_of_llama_cpp(bias: bool) -> list:
     """Return layer 0's q and attention for 3 tokens and 2 heads of width 4, with keys padded to 8."""
 
@@ -134,8 +131,6 @@ def test_names_that_benchmarks_import_from_the_package_exist():
                 missing = [a.name for a in node.names if not hasattr(module, a.name)]
                 assert all(find_spec(f"{node.module}.{name}") for name in missing), (path.name, missing)
 
-
-# --- Training ----------------------------------------------------------------------------------
 
 SMALL = Config(n_embd=8, n_head=2)
 

@@ -12,7 +12,7 @@ from attacks.good_files import make
 from attacks.mutations import mutate_again
 from attacks.promise import snapshot
 from support.commands import microgpt, refused
-from support.hostile import survives
+from support.hostile import open_safely
 from support.sweeps import some_of
 
 from microgpt_trace import init, load, save
@@ -23,7 +23,7 @@ from microgpt_trace.patching.pairs import read_pairs
 from microgpt_trace.timeline.reading import read_timeline
 
 if sys.platform == "win32":
-    pytest.skip("links and pipes stand in the place of files", allow_module_level=True)
+    pytest.skip("the damage replaces files by links and pipes", allow_module_level=True)
 
 FORMATS = {
     "GGUF": gguf.gguf,
@@ -50,11 +50,11 @@ FORMATS = {
 @pytest.mark.parametrize("name", FORMATS)
 def test_rejects_damage_with_one_line(name, tmp_path):
     form = FORMATS[name]()
-    assert survives(form.damaged(tmp_path), form.opened, form.memory) == ""
+    assert open_safely(form.damaged(tmp_path), form.opened, form.memory) == ""
     wrong = [("", {key: value}) for key, values in form.wrong.items() for value in values]
     missed = []
     for words, *change in [*form.refused, *wrong]:
-        message = survives(form.damaged(tmp_path, *change), form.opened, form.memory)
+        message = open_safely(form.damaged(tmp_path, *change), form.opened, form.memory)
         if not message or words not in message:
             missed.append(f"{words!r} ({str(change)[:200]}): {message!r}")
     assert not missed, "\n".join(missed)
@@ -77,8 +77,6 @@ def test_a_command_prints_one_line_and_writes_nothing(name, tmp_path):
         assert snapshot(tmp_path) == before
 
 
-# --- Any damage -------------------------------------------------------------------------------
-
 OPENED = {
     **dict.fromkeys(("m.gguf", "q.gguf", "hf", "sharded", "m.apr", "c.safetensors", "w.safetensors"), load),
     **dict.fromkeys(("saved.safetensors", "doc.json", "aprt", "npy", "dump.npz"), dumps.everything),
@@ -94,7 +92,7 @@ MEMORY = 60 << 20  # bytes: sizes in a file may be damaged too
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
-    pytest.importorskip("gguf", reason="the good files are written by the package gguf")
+    pytest.importorskip("gguf", reason="the package gguf writes the good files")
     pytest.importorskip("tokenizers", reason="the good files have vocabularies of production models")
     folder = tmp_path_factory.mktemp("good")
     make(folder)
@@ -110,7 +108,7 @@ def test_opens_or_rejects_a_file_with_any_damage(item, seed, good, tmp_path):
         copy = restore(good / item, tmp_path / item)
         files = sorted(file for file in copy.rglob("*") if file.is_file()) if copy.is_dir() else [copy]
         print(mutate_again(rng, rng.choice(files), rng.choice(others)))
-        survives(copy, OPENED[item], room=MEMORY)
+        open_safely(copy, OPENED[item], room=MEMORY)
 
 
 def restore(good, copy):

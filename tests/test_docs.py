@@ -1,9 +1,8 @@
-"""What holds the pages together: links, the page of commands, the picture."""
+"""The pages: their links, the page of commands, and the picture of a trace."""
 
 import re
 import xml.etree.ElementTree as ET
 from collections import defaultdict
-from itertools import chain
 from runpy import run_path
 
 import pytest
@@ -19,7 +18,7 @@ CELL = 12.2  # the width of a character in rich's pictures
 
 
 def broken(page, text):
-    """The links of a page that lead to no file, or to no heading of one."""
+    """Yield the links of a page to missing files or headings."""
     for target in links(text):
         name, _, anchor = target.partition("#")
         file = page.parent / name
@@ -27,12 +26,12 @@ def broken(page, text):
             yield target
 
 
-def test_links_lead_somewhere():
-    assert {page.stem: found for page in PAGES if (found := list(broken(page, read(page))))} == {}
+def test_no_link_is_broken():
+    assert {page.stem: links for page in PAGES if (links := list(broken(page, read(page))))} == {}
 
 
 def test_examples_of_the_page_of_commands_can_be_copied():
-    """What rich needs for a bracket is nothing for a shell."""
+    """The help escapes brackets for rich. The page must not."""
     lines = [line[3:-1] for line in read(DOCS / "commands.md").splitlines() if line.startswith("- `microgpt")]
     assert len(lines) > 20
     assert [line for line in lines if "\\" in line] == []
@@ -40,7 +39,7 @@ def test_examples_of_the_page_of_commands_can_be_copied():
     assert microgpt(line.removeprefix("microgpt ")).code == 0
 
 
-def test_a_broken_link_is_found():
+def test_finds_broken_links():
     text = "# A head\n[a](docs/none.md) [b](#a-head) [c](#another) [d](README.md) [e](https://a.b)"
     assert list(broken(README, text)) == ["docs/none.md", "#another"]
 
@@ -55,24 +54,24 @@ def test_every_page_can_be_reached_from_the_readme():
     assert set(PAGES) - reached == set()
 
 
-def test_the_page_of_commands_is_that_of_today():
-    """`make docs` writes it anew."""
+def test_the_page_of_commands_is_up_to_date():
+    """`make docs` writes the page."""
     assert read(DOCS / "commands.md") == run_path(str(DOCS / "write_commands.py"))["page"]()
 
 
-def test_the_picture_shows_what_the_command_prints_today():
-    """`make docs` draws it anew."""
-    shown = drawn(read(DOCS / "trace.svg"))
+def test_the_picture_shows_the_output_of_the_command():
+    """`make docs` draws the picture."""
+    shown = lines_of(read(DOCS / "trace.svg"))
     columns = run_path(str(DOCS / "picture.py"))["COLUMNS"]
     printed = microgpt("trace emma", width=columns).out
-    in_colour = re.sub("[░▒▓█](?=[0-9])", " ", printed)  # where a weight has a ground, no shade
+    in_colour = re.sub("[░▒▓█](?=[0-9])", " ", printed)  # in colour, a background replaces the shade
     differ = [pair for pair in zip(shown, in_colour.splitlines(), strict=True) if not close(*pair)]
     assert differ == []
-    assert not re.search(r"@font-face|url\(http", read(DOCS / "trace.svg"))  # it is whole by itself
+    assert not re.search(r"@font-face|url\(http", read(DOCS / "trace.svg"))  # it needs no other file
 
 
-def drawn(svg):
-    """The lines of text in a picture of a terminal."""
+def lines_of(svg):
+    """Return the lines of text in a picture of a terminal."""
     lines = defaultdict(str)
     for text in ET.fromstring(svg).iter(f"{SVG}text"):
         line = text.get("clip-path", "").removeprefix("url(#trace-line-").removesuffix(")")
@@ -83,24 +82,23 @@ def drawn(svg):
 
 
 @pytest.mark.parametrize("steps", [1000, in_sweep(5000)])
-def test_what_the_pages_patch_is_shared_by_letters_and_by_heads(steps):
-    """Of one letter that differs and of one layer a map has nothing but 0 and 1."""
+def test_several_letters_and_heads_restore_a_part_of_the_answer_that_the_pages_patch(steps):
+    """If one letter or head restored the whole answer, the map would show only 0 and 1."""
     for page in ("library.md", "microgpt.ipynb"):
         assert 'patch(model, "lara", "eira", target="n", against="EOS"' in read(DOCS / page).replace("\\", "")
-    assert "patch lara eira --sites embed.norm --sites 'layer0.attn.head*' --target n" in read(
-        DOCS / "pages.md"
-    )
+    command = "patch lara eira --sites embed.norm --sites 'layer0.attn.head*' --target n"
+    assert command in read(DOCS / "pages.md")
     model, sites = train(init(seed=42), steps=steps), ["embed.norm", "layer0.attn.head*"]
-    found = patch(model, "lara", "eira", target="n", against="EOS", sites=sites)
-    letters = [cell.restored for cell in found.cells if cell.position in (1, 2)]
-    heads = [cell.restored for cell in found.cells if cell.head is not None]
+    cells = patch(model, "lara", "eira", target="n", against="EOS", sites=sites).cells
+    letters = [cell.restored for cell in cells if cell.position in (1, 2)]
+    heads = [cell.restored for cell in cells if cell.head is not None]
     print(letters, heads)
     assert all(0.1 < share < 0.9 for share in letters)
     assert sum(0.1 < share < 0.9 for share in heads) >= 2
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "expected"),
     [
         ("```console\n$ microgpt a\nb\n$ microgpt c\n```\n", [("microgpt a", ["b"]), ("microgpt c", [])]),
         ("```python\nprint(1)\n```\n\n```\n1\n```\n", [("print(1)\n", ["1"])]),
@@ -108,12 +106,12 @@ def test_what_the_pages_patch_is_shared_by_letters_and_by_heads(steps):
         ("```\n$ nothing\n```\n", []),
     ],
 )
-def test_examples_are_found(text, found):
-    assert [(example.text, example.shown) for example in examples(text)] == found
+def test_finds_examples(text, expected):
+    assert [(example.text, example.shown) for example in examples(text)] == expected
     assert "microgpt" not in prose(text)
 
 
-def test_headings_have_the_anchors_that_github_gives_them():
+def test_headings_have_the_anchors_of_github():
     text = "# When something is wrong\n```\n# no heading\n```\n## `diff`, and `diagnose`\n"
     assert anchors(text) == {"when-something-is-wrong", "diff-and-diagnose"}
-    assert list(chain(links("[a](b.md#c) ![d](e.svg) [f](https://g)"))) == ["b.md#c", "e.svg"]
+    assert links("[a](b.md#c) ![d](e.svg) [f](https://g)") == ["b.md#c", "e.svg"]

@@ -1,4 +1,4 @@
-"""The package as a whole: what is loaded when, and the public names."""
+"""The whole package: the modules that a command loads, and the public names."""
 
 import builtins
 import inspect
@@ -23,7 +23,7 @@ def test_importing_the_package_loads_no_numpy():
 
 
 def loaded(*args):
-    """The modules that the program has loaded when it is done."""
+    """Return the modules that are loaded when a command ends."""
     program = (
         "import atexit, sys\n"
         "from microgpt_trace.cli import main\n"
@@ -33,8 +33,8 @@ def loaded(*args):
     return {m.removeprefix("microgpt_trace.") for m in process(*args, code=program).err.split()}
 
 
-def test_a_trace_of_microgpt_loads_nothing_of_other_models():
-    """Which costs 5 ms of its 140."""
+def test_a_trace_of_microgpt_loads_nothing_for_other_models():
+    """Loading it would add 5 ms to 140 ms."""
     modules = loaded("trace", "emma")
     assert "microgpt.forward_backward" in modules
     assert not {"decoder.config", "architecture.catalogue", "tracing.anomalies"} & modules
@@ -50,7 +50,7 @@ def test_a_trace_of_microgpt_loads_nothing_of_other_models():
         (["--version"], {*COMMANDS}),
     ],
 )
-def test_only_the_command_that_is_asked_for_is_loaded(args, expected):
+def test_loads_only_the_requested_command(args, expected):
     modules = {m.removeprefix("cli.") for m in loaded(*args) if m.startswith("cli.")}
     assert modules & {*COMMANDS} == expected
 
@@ -61,7 +61,7 @@ def test_help_lists_every_command(args):
     assert [name for name in COMMANDS if not re.search(rf"^\W*{name} +[A-Z]", output, re.MULTILINE)] == []
 
 
-def test_every_command_is_found_alone():
+def test_builds_each_command_alone():
     for name in COMMANDS:
         assert name in build([name]).registered_commands[0].callback.__name__
 
@@ -87,12 +87,12 @@ def test_editors_complete_every_argument():
         assert typing.Any not in hints.values(), name
 
 
-def test_a_name_that_is_none_is_an_attribute_error():
+def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="module 'microgpt_trace' has no attribute 'nothing'"):
         microgpt_trace.nothing  # noqa: B018
 
 
-def test_the_mathematics_knows_no_file_and_no_screen():
+def test_the_mathematics_uses_no_files_and_no_screen():
     microgpt = ("operations", "forward_backward", "parameters", "batch")
     for module in ("arrays/stats.py", "hooks/bus.py", *(f"microgpt/{name}.py" for name in microgpt)):
         text = (PACKAGE / module).read_text(encoding="utf-8")

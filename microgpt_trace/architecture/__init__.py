@@ -1,1 +1,1 @@
-"""How models compute: plans, kinds of operations, formulas and the interpreter. Knows no file."""
+"""The computation of models: plans, kinds of operations, formulas and the interpreter. Knows no file."""

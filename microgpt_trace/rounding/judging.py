@@ -16,7 +16,7 @@ from ..architecture.plans.kinds import Linear, Scores, Softmax
 from ..architecture.plans.plan import Operation, layer_of
 from ..arrays.stats import Array
 from ..text.brief import frozen
-from ..text.wording import unnumbered
+from ..text.wording import nonfinite_name
 from .evaluation import CARRIED, Evaluation
 from .precision import CHANCE, PRECISIONS, Precision, ProductInputs, beyond_usual, factor_error
 from .row_differences import FactorMeter, RowDifferences, compare_rows, element_index, join
@@ -206,7 +206,7 @@ class Judge:
             result, error=rows.error, tolerance=rows.tolerance, holds=rows.holds,
             position=element[-2] if element else None, element=element,
             found=has, expected=float(differences.of_a[worst]),
-            nonfinite="" if math.isfinite(has) else f"{unnumbered(has)} though the inputs are finite",
+            nonfinite="" if math.isfinite(has) else f"{nonfinite_name(has)} though the inputs are finite",
             measured=IN_LENGTH if rows.in_length else "",
             factor_tolerance=rows.factor_tolerance if math.isfinite(rows.factor_tolerance) else None,
         )  # fmt: skip

@@ -11,7 +11,7 @@ from ..measuring.predictions import PREDICTIONS, RANKS, PredictionTallies
 from ..measuring.tallies import gathered, merge_all
 from ..microgpt.model import NOTHING
 from ..text.brief import frozen
-from ..text.wording import fixed, told_apart
+from ..text.wording import fixed, value_and_limit
 from .state import Survey, SurveyExample
 
 ENOUGH = 2  # documents that a standard deviation needs
@@ -170,7 +170,7 @@ def _why_not_judged(survey: Survey) -> str:
 
 
 def _verdict(gap: float, error: float, losses: str) -> str:
-    times, limit = told_apart(abs(gap) / error if error else math.inf, ERRORS, fixed, 1)
+    times, limit = value_and_limit(abs(gap) / error if error else math.inf, ERRORS, fixed, 1)
     if gap > ERRORS * error:
         return f"The model overfits. {losses}, or {times} standard errors; up to {limit} may be chance."
     if gap < -ERRORS * error:

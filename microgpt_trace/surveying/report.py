@@ -18,7 +18,7 @@ from ..measuring.heads import COUNTS, EVENLY, SUMS, mean_shares
 from ..measuring.streams import STREAMS
 from ..text.brief import frozen
 from ..text.printable import shown_token
-from ..text.wording import counted, fixed, told_apart
+from ..text.wording import counted, fixed, value_and_limit
 from ..tracing.anomalies import FAR, GROWTH, TURN, constant, nonfinite, odd_layer, too_few_layers
 from ..tracing.decoder_insights import TITLES, growth, sinks, turn
 from ..tracing.findings import Anomaly, Insight
@@ -277,7 +277,7 @@ def _massive(layers: Sequence[SurveyedLayer]) -> Insight:
         return Insight("massive", title, None, "Not evaluated: the median magnitude is 0.")
     top, far = max(examples, key=lambda pair: pair[1].value)
     massive = [row for row in layers if row.massive]
-    ratio, limit = told_apart(far.value, MASSIVE, fixed, 0 if far.value >= 100 else 1)
+    ratio, limit = value_and_limit(far.value, MASSIVE, fixed, 0 if far.value >= 100 else 1)
     largest = (
         f"The largest element is {ratio} times the median magnitude of its text. This element is in channel "
         f"{far.channel} after layer {top.layer}, and its token is {shown_token(far.token)} (position "

@@ -39,7 +39,7 @@ SAMPLED = 1 << 12  # the fingerprint covers so many bytes at the start, middle a
 
 @frozen(slots=False)
 class SurveyOrder:
-    """What a survey measures and how it reads texts.
+    """The measurements of a survey, and the way it reads texts.
 
     A survey measures the channels of `events` and counts the magnitudes of `histograms`. `units` are events
     with MLP units, and the survey lists the `examples` largest values of each unit.

@@ -9,7 +9,7 @@ from dataclasses import fields
 from functools import cache
 from typing import Any, TypeVar
 
-from .wording import unnumbered
+from .wording import nonfinite_name
 
 
 def result_json(result: Any) -> str:
@@ -56,7 +56,7 @@ def dump(value: Any, indent: int | None = None) -> str:
 def _with_names(value: Any) -> Any:
     """Replace numbers that are not finite by their names, recursively."""
     if isinstance(value, float) and not math.isfinite(value):
-        return unnumbered(value)
+        return nonfinite_name(value)
     if isinstance(value, dict):
         return {key: _with_names(item) for key, item in value.items()}
     return [*map(_with_names, value)] if isinstance(value, list | tuple) else value

@@ -13,7 +13,7 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}"
 
 
-def unnumbered(value: float) -> str:
+def nonfinite_name(value: float) -> str:
     """Name a value that is not finite, as JSON documents do."""
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
@@ -50,7 +50,7 @@ def fixed(value: float, digits: int) -> str:
     return f"{value:,.{digits}f}"
 
 
-def told_apart(value: float, limit: float, form: Form, digits: int = 0) -> tuple[str, str]:
+def value_and_limit(value: float, limit: float, form: Form, digits: int = 0) -> tuple[str, str]:
     """Write a value and a limit with enough digits to see on which side of the limit the value is: 0.9796 and
     0.9800, not 0.98 and 0.98."""
     while digits < 16 and (_parse(form(value, digits)) >= _parse(form(limit, digits))) != (value >= limit):

@@ -17,7 +17,7 @@ from ..arrays.stats import Array, causal_mask
 from ..hooks.bus import SILENT, HookBus, Subscription, Tap
 from ..hooks.event import PHASES, TraceEvent
 from ..rounding.invariants import OF_SUMS
-from ..text.wording import counted, unnumbered
+from ..text.wording import counted, nonfinite_name
 from .findings import Check
 
 UNTRACED = "traced logits equal untraced logits"
@@ -169,4 +169,4 @@ def _first_nonfinite(event: TraceEvent, value: Array) -> str:
         bad = np.tril(bad, value.shape[2] - value.shape[1])
     index = np.argwhere(bad)[0].tolist()
     position = f", position {index[-2 if value.ndim == 3 else 0]}" if index else ""
-    return f"{phase}{event.name}{position}, element {index} = {unnumbered(float(value[tuple(index)]))}"
+    return f"{phase}{event.name}{position}, element {index} = {nonfinite_name(float(value[tuple(index)]))}"

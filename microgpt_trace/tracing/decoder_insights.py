@@ -13,7 +13,7 @@ from ..measuring.definitions import GROWN, MASSIVE, SINK, STILL
 from ..measuring.norms import NormRows
 from ..rounding.invariants import OF_NORMS
 from ..text.printable import shown_token
-from ..text.wording import counted, fixed, number, percent, told_apart
+from ..text.wording import counted, fixed, number, percent, value_and_limit
 from .findings import Insight, Numbers, Outcome, unknown
 from .microgpt_insights import WHOLE
 from .result import LayerRow
@@ -103,7 +103,7 @@ def growth(sizes: Sequence[float], what: str = "the median row norm") -> Outcome
     high, low = max(sizes), min(sizes)
     extremes = [f"a maximum of {number(high)} after layer {sizes.index(high)}"] * (high not in (first, last))
     extremes += [f"a minimum of {number(low)} after layer {sizes.index(low)}"] * (low not in (first, last))
-    grown, _ = told_apart(factor, GROWN, fixed, 2)
+    grown, _ = value_and_limit(factor, GROWN, fixed, 2)
     if factor >= GROWN:
         lead = f"The stream grows × {grown}"
     elif factor <= 1 / GROWN:
@@ -125,7 +125,7 @@ def _massive(layers: Sequence[LayerRow], inputs: TraceInput) -> Outcome:
         return abs(row.peak) / row.typical if row.typical else math.inf
 
     row = max(layers, key=times)
-    ratio, limit = told_apart(times(row), MASSIVE, fixed, 0 if times(row) >= 100 else 1)
+    ratio, limit = value_and_limit(times(row), MASSIVE, fixed, 0 if times(row) >= 100 else 1)
     numbers: Numbers = {"peak": row.peak, "times_typical": times(row) if row.typical else None}
     place = (
         f"The most extreme element is {number(row.peak)} at position {row.peak_position} "
@@ -167,7 +167,7 @@ def sinks(shares: Mapping[int, float], even: float, windowed: bool, reason: str)
     mean = math.fsum(shares.values()) / len(shares)
     sinking = [layer for layer, share in shares.items() if share >= limit]
     numbers: Numbers = {"mean": mean, "largest": shares[top], "layers": float(len(sinking))}
-    largest, least = told_apart(shares[top], limit, percent)
+    largest, least = value_and_limit(shares[top], limit, percent)
     text = (
         f"Later positions put {least} or more of their attention on position 0 in {len(sinking) or 'none'} "
         f"of {counted(len(shares), 'layer')}{' without a sliding window' * windowed}. The mean of these "
@@ -183,7 +183,7 @@ def turn(cosines: Mapping[int, float], what: str = "median cosine") -> Outcome:
     still = [layer for layer, cosine in cosines.items() if cosine >= STILL]
     most = min(cosines, key=lambda layer: cosines[layer])
     numbers: Numbers = {"layers": float(len(still)), "smallest_cosine": cosines[most]}
-    cosine, _ = told_apart(cosines[most], STILL, fixed, 3)
+    cosine, _ = value_and_limit(cosines[most], STILL, fixed, 3)
     named = ": " * bool(still) + ", ".join(map(str, still[:12])) + " …" * (len(still) > 12)
     text = (
         f"The {what} of input and output is {STILL} or more in {len(still) or 'none'} of "

@@ -17,7 +17,7 @@ from ..hooks.event import TraceEvent
 from ..measuring.norms import NormRows
 from ..microgpt.model import Model
 from ..rounding.invariants import OF_NORMS
-from ..text.wording import at_most, counted, decimals, fixed, listed, percent, span, told_apart
+from ..text.wording import at_most, counted, decimals, fixed, listed, percent, span, value_and_limit
 from .findings import Insight, Numbers, Outcome, unknown
 
 WHOLE = 0.99  # a row with at least this RMS counts as a row of RMS 1, because eps lowers the RMS a little
@@ -105,7 +105,7 @@ def _attention(stats: Stats, plan: Plan) -> Outcome:
         "heads_max": max(heads), "stream_before": before[-1], "stream_after": after[-1],
     }  # fmt: skip
     changes = ", ".join(f"{decimals(b)} → {decimals(a)}" for b, a in zip(before, after, strict=True))
-    share, limit = told_apart(top, SMALL_BRANCH, percent)
+    share, limit = value_and_limit(top, SMALL_BRANCH, percent)
     if top <= SMALL_BRANCH / 10:
         share = f"{100 * top:.2g}%"
     output = f"the L2 of attention's output is {share} of the stream's ({limit} or less is small)"
@@ -147,9 +147,9 @@ def _sparsity(share: float) -> tuple[str, str]:
     """Return the share of zeros as printed, and words that say what ReLU does at this share."""
     low, high = SPARSE
     if share < low:
-        return told_apart(share, low, percent)[0], "zeroes few units"
+        return value_and_limit(share, low, percent)[0], "zeroes few units"
     if share > high:
-        return told_apart(-share, -high, percent)[0].removeprefix("-"), "silences most units"
+        return value_and_limit(-share, -high, percent)[0].removeprefix("-"), "silences most units"
     return percent(share), SPARSELY
 
 
@@ -185,7 +185,7 @@ def _predictions(losses: Sequence[float], probs: Array, untrained: bool) -> Outc
     )
     if untrained:
         return None, f"{measured} The model is untrained: it has learned nothing.", numbers
-    ratio, _ = told_apart(math.exp(min(abs(gain), 700.0)), ENOUGH, fixed, 1)
+    ratio, _ = value_and_limit(math.exp(min(abs(gain), 700.0)), ENOUGH, fixed, 1)
     likely = ratio if abs(gain) < LARGE else f"10^{abs(gain) / math.log(10):.1f}"
     likely += " times as likely" if gain >= 0 else " times less likely"
     if abs(gain) < math.log(ENOUGH):

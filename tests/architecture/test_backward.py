@@ -5,7 +5,7 @@ import pytest
 from support.backward_runs import TARGETS, Run
 from support.judges import agree, torch_grad
 from support.judges_decoder import rope_frequencies
-from support.other_plans import drawn, in_float64, unlike_any
+from support.other_plans import in_float64, odd_plan, random_model
 from support.tiny_models import TOKENS
 
 from microgpt_trace.architecture.interpreter import backward as generic
@@ -21,7 +21,7 @@ OTHER = "unlike any"
 @pytest.fixture
 def wide(decoders):
     """A function that returns the model of a case in float64."""
-    return lambda case: drawn(unlike_any()) if case == OTHER else in_float64(decoders(case)[0])
+    return lambda case: random_model(odd_plan()) if case == OTHER else in_float64(decoders(case)[0])
 
 
 def torch_value(torch, row, w, x, config, tokens):

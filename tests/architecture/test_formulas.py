@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from support.backward_runs import Run
 from support.judges import agree
-from support.other_plans import drawn, in_float64, unlike_any
-from support.row_numbers import Numbers
+from support.other_plans import in_float64, odd_plan, random_model
+from support.row_numbers import PlanRun
 from support.script_engine import needs_node, run_script
 from support.sweeps import in_sweep
 from support.tiny_gpt2 import GPT2S
@@ -121,13 +121,13 @@ CASES = ["unlike any", "llama_yarn_attention", *map(in_sweep, ["qwen3", "llama_m
 def wide(request, decoders):
     """A model in float64; one case has a plan that no real model has."""
     invented = request.param == "unlike any"
-    return drawn(unlike_any()) if invented else in_float64(decoders(request.param)[0])
+    return random_model(odd_plan()) if invented else in_float64(decoders(request.param)[0])
 
 
 @needs_node
 def test_the_script_computes_every_kind_of_operation(wide):
     """Including gradients of gains, biases and LayerNorm, which no page shows."""
-    numbers = Numbers(wide, TOKENS)
+    numbers = PlanRun(wide, TOKENS)
     numbers.arrays |= {("backward", name): gradient for name, gradient in Run(wide).gradients.items()}
     for backward in (False, True):
         names = numbers.shapes if backward else numbers.plan

@@ -6,13 +6,13 @@ from itertools import product
 import numpy as np
 import pytest
 from support.backward_runs import Run
-from support.explanations import sampled
-from support.faults import names
+from support.explanations import elements
+from support.faults import blames
 from support.judges import agree
 from support.other_plans import in_float64
 from support.sweeps import in_sweep, some_of
 from support.tiny_gpt2 import GPT2_FAULTS, GPT2S, gpt2_events, random_gpt2, scale_of
-from support.tiny_models import TOKENS, scales, write_folder
+from support.tiny_models import TOKENS, random_scales, write_folder
 
 from microgpt_trace import load, trace
 from microgpt_trace.architecture.formulas.steps import element_name
@@ -75,7 +75,7 @@ def test_diagnose_names_faults(gpt2):
     for what, (event, fault, words) in GPT2_FAULTS.items():
         diagnosis = diagnose_values(model, TOKENS, gpt2_events(config, weights, TOKENS, {event: fault}))
         assert diagnosis.first_wrong == event, what
-        if not names(diagnosis, words):
+        if not blames(diagnosis, words):
             missed.append((what, [finding.claim for finding in diagnosis.findings]))
     print(f"{len(GPT2_FAULTS) - len(missed)} of {len(GPT2_FAULTS)} named; not: {missed}")
     assert not missed
@@ -96,8 +96,8 @@ def test_diagnose_names_another_scale_of_the_scores(gpt2, case, scale):
         ours = "1/sqrt(8)" if np.isclose(right, 8**-0.5) else f"{right:.6g}"
         by = "1/sqrt(8)" if np.isclose(scale, 8**-0.5) else f"{scale:.6g}"
         words = (f"by {by}, not by {ours}", f"by {by}, not multiplied by {ours}", "not scaled")
-        assert names(diagnosis, words)
-        assert names(diagnosis, (f"by {ours}",))
+        assert blames(diagnosis, words)
+        assert blames(diagnosis, (f"by {ours}",))
 
 
 def odd_gpt2(seed, folder):
@@ -107,7 +107,7 @@ def odd_gpt2(seed, folder):
     config = GPT2S[case] | {"n_layer": int(rng.integers(1, 9))}
     config["layer_norm_epsilon"] = float(rng.choice([1e-6, 1e-5, 1e-2]))
     weights = random_gpt2(config, f"{case}{seed}")
-    for name, factor in scales(rng, weights).items():
+    for name, factor in random_scales(rng, weights).items():
         weights[name] = weights[name] * np.float32(0 if rng.random() < 0.04 else factor)
     tokens = rng.integers(0, config["vocab_size"], int(rng.integers(1, 16)))
     return load(write_folder(folder, config, weights)), tokens.tolist()
@@ -125,6 +125,6 @@ def test_a_second_computation_agrees_for_weights_of_any_size(tmp_path, seed):
     assert all(np.isfinite(value).all() for value in values.values())
     assert all(row.verdict != "failed" for row in validate(model, tokens=tokens).verdicts)
     assert diagnose_values(model, tokens, values).clean
-    for name, index in sampled({name: value.shape for name, value in values.items()}):
+    for name, index in elements({name: value.shape for name, value in values.items()}):
         explanation = explain_in(run, element_name(name, index))
         assert explanation.holds, (explanation.element, explanation.value, explanation.traced)

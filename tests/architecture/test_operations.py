@@ -12,8 +12,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from support.explanations import check_steps, check_uses
-from support.other_plans import drawn, unlike_any
-from support.row_numbers import Numbers
+from support.other_plans import odd_plan, random_model
+from support.row_numbers import PlanRun
 from support.sweeps import in_sweep
 from support.tiny_models import TOKENS
 
@@ -32,7 +32,7 @@ CASES = ["unlike any", "llama_yarn_attention", *map(in_sweep, ["qwen3", "llama_m
 @pytest.fixture(scope="module", params=CASES)
 def numbers(request, decoders):
     invented = request.param == "unlike any"
-    return Numbers(drawn(unlike_any()) if invented else decoders(request.param)[0], TOKENS)
+    return PlanRun(random_model(odd_plan()) if invented else decoders(request.param)[0], TOKENS)
 
 
 def check(worked, at):
@@ -130,7 +130,7 @@ def test_a_use_of_a_gradient_has_it_as_a_term(numbers):
 
 
 def test_a_tied_table_gets_gradients_from_both_of_its_uses():
-    numbers = Numbers(drawn(unlike_any()), TOKENS)
+    numbers = PlanRun(random_model(odd_plan()), TOKENS)
     at = TracedElement(numbers, Element("wte", (TOKENS[0], 3)), 4)
     last = gradient_worked_out(at).steps[-1]
     assert [term.factors[0].name for term in last.terms] == ["by way of embed.tok", "by way of logits"]

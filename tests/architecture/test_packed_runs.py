@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from support.judges import agree
-from support.other_plans import drawn, unlike_any
+from support.other_plans import odd_plan, random_model
 from support.sweeps import in_sweep, some_of
 from support.tiny_gpt2 import GPT2S
 from support.tiny_models import CASES
@@ -14,7 +14,7 @@ from microgpt_trace.architecture.interpreter.logits_forward import run_packed
 from microgpt_trace.architecture.packs import Pack, ReadText, equal_lengths, passes
 
 LENGTHS = [1, 3, 3, 3, 7, 9, 9]  # single and equal lengths, below and above the windows
-MODEL = drawn(unlike_any())
+MODEL = random_model(odd_plan())
 
 
 def texts_of(lengths, seed=5):

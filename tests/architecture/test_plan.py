@@ -4,7 +4,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from support.other_plans import normed_behind
+from support.other_plans import post_norm_plan
 
 from microgpt_trace.architecture.plans import llama, microgpt
 from microgpt_trace.architecture.plans.blocks import RowBuilder
@@ -63,7 +63,7 @@ def test_rows_read_earlier_rows_and_each_layer_adds_twice_to_the_residual_stream
 
 
 def test_a_norm_after_a_branch_writes_to_the_stream():
-    assert normed_behind().residuals == {
+    assert post_norm_plan().residuals == {
         "layer0.attn.residual": ("embed.sum", "layer0.attn.post_norm"),
         "layer0.mlp.residual": ("layer0.attn.residual", "layer0.mlp.down"),
     }

@@ -5,7 +5,7 @@ import weakref
 import numpy as np
 import pytest
 from support.judges import agree
-from support.other_plans import drawn, unlike_any
+from support.other_plans import odd_plan, random_model
 from support.tiny_models import TOKENS
 
 from microgpt_trace.architecture.interpreter import run as interpreter
@@ -14,7 +14,7 @@ from microgpt_trace.architecture.operations.kv_cache import KVCache
 from microgpt_trace.hooks.bus import HookBus
 
 IDS = np.array(TOKENS)
-MODEL = drawn(unlike_any())
+MODEL = random_model(odd_plan())
 
 
 @pytest.mark.parametrize("first", [1, 3, 6])

@@ -19,7 +19,7 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
-from support.terminal import BAR, STYLE, obeyed
+from support.terminal import BAR, STYLE, controls
 from typer.main import get_command
 
 from microgpt_trace.cli import COMMANDS, build
@@ -144,7 +144,7 @@ def _check_end(words: Sequence[str], ended: Ended, seconds: float, may_need_memo
 def _check_text(ended: Ended, terminal: bool) -> Iterator[str]:
     for name, text in (("stdout", ended.out), ("stderr", ended.err)):
         shown = BAR.sub("", text) if terminal else text
-        bad = obeyed(shown, terminal)
+        bad = controls(shown, terminal)
         if bad:
             yield f"{name} has {sorted(bad)}"
         longest = max(map(len, STYLE.sub("", shown).split("\n")))

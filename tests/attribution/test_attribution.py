@@ -5,8 +5,9 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
+from support.faulty_engine import decoder_run
 from support.judges import EPS, agree, torch_run
-from support.judges_decoder import decoder_events, head_dim_of
+from support.judges_decoder import head_dim_of
 from support.real_model import needs_smollm2
 from support.sweeps import some_of
 from support.tiny_models import CASES, TOKENS
@@ -39,7 +40,7 @@ def agree_by_name(found, expected, **tolerance):
 def explicit_parts(config, weights, tokens, position, ids):
     """Compute each part as a vector [C], times the norm with a constant scale, times the unembedding."""
     w = {name: array.astype(np.float64) for name, array in weights.items()}
-    events, dim = decoder_events(config, weights, tokens), head_dim_of(config)
+    events, dim = decoder_run(config, weights, tokens), head_dim_of(config)
     last = events[f"layer{config['num_hidden_layers'] - 1}.mlp.residual"][position]
     scale = w["model.norm.weight"] / math.sqrt((last * last).mean() + config["rms_norm_eps"])
     head = w["model.embed_tokens.weight" if config["tie_word_embeddings"] else "lm_head.weight"]
@@ -162,9 +163,9 @@ def test_the_loss_change_without_a_part_of_a_decoder(decoders, case):
     if config["tie_word_embeddings"]:  # removing the embedding must not remove the head of the judge
         config = config | {"tie_word_embeddings": False}
         weights = weights | {"lm_head.weight": weights["model.embed_tokens.weight"]}
-    before = decoder_events(config, weights, TOKENS)["logits"]
+    before = decoder_run(config, weights, TOKENS)["logits"]
     for n, component in enumerate(components_of(model)):
-        after = decoder_events(config, weights_without(config, weights, component.name), TOKENS)["logits"]
+        after = decoder_run(config, weights_without(config, weights, component.name), TOKENS)["logits"]
         expected = [loss_of(after[t], TOKENS[t + 1]) - loss_of(before[t], TOKENS[t + 1]) for t in (1, 5)]
         found = [position.parts[n].loss_change for position in result.positions]
         agree(found, expected, rtol=1e-3, atol=2e-5, what=component.name)
@@ -303,7 +304,7 @@ def test_a_role_needs_twice_the_uniform_share(itself, role):
 def test_roles_of_a_decoder_are_measured_on_its_weights(decoders, case):
     model, config, weights = decoders(case)
     result = attribute(model, tokens=TOKENS, target=TARGET, positions=[2, 6], ablation=False)
-    events = decoder_events(config, weights, TOKENS)
+    events = decoder_run(config, weights, TOKENS)
     for head in result.roles:
         maps = events[f"layer{head.layer}.attn.weights"]
         expected = [(t, maps[head.head, t].argmax(), maps[head.head, t].max()) for t in (2, 6)]

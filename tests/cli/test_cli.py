@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from support.commands import environment, microgpt, process, refusal, refused, started
+from support.commands import environment, microgpt, process, refusal, refused, start_process
 from support.documents import valid, valid_lines
 
 from microgpt_trace import Tokenizer, init, load, save
@@ -195,7 +195,7 @@ def test_a_resumed_run_ends_with_the_same_checkpoint(tmp_path):
     whole, half = tmp_path / "whole.safetensors", tmp_path / "half.safetensors"
     steps = 5000
     assert microgpt("train", "--steps", steps, "--out", whole).code == 0
-    with started("train", "--steps", steps, "--out", half, "--autosave", 0.02) as running:
+    with start_process("train", "--steps", steps, "--out", half, "--autosave", 0.02) as running:
         while not half.exists() and running.poll() is None:
             time.sleep(0.01)
         running.send_signal(signal.SIGINT)
@@ -288,7 +288,7 @@ def test_version_and_no_command():
 
 
 def test_ctrl_c_ends_silently(checkpoints):
-    with started("sample", "-n", 10_000_000, "--model", checkpoints["trained"]) as running:
+    with start_process("sample", "-n", 10_000_000, "--model", checkpoints["trained"]) as running:
         running.stdout.readline()
         running.send_signal(signal.SIGINT)
         _, message = running.communicate(timeout=60)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 from support.commands import environment, microgpt, process, refused
-from support.documents import document_of, valid, valid_lines
+from support.documents import parse_json, valid, valid_lines
 from support.tiny_models import CASES, random_weights, write_folder, write_gguf
 
 from microgpt_trace import init, load, save, trace
@@ -55,7 +55,7 @@ def bare(tmp_path_factory):
 def document(*args, code=0, **env):
     result = microgpt("trace", *args, "--json", **env)
     assert result.code == code, result.err
-    return document_of(result.out)
+    return parse_json(result.out)
 
 
 def tokens_of(*args, **env):

@@ -7,7 +7,7 @@ from importlib import import_module
 import pytest
 from support.commands import microgpt
 from support.documents import valid
-from support.terminal import printed
+from support.terminal import rendered
 
 from microgpt_trace import init
 from microgpt_trace.explaining.explain import explain
@@ -79,7 +79,7 @@ def test_an_unequal_result_shows_both_numbers():
     model = init()
     with model.hooks.subscribe(lambda event, value: value * 1.001, "layer0.attn.q"):
         found = explain(model, "layer0.attn.q[3,5]")
-    said = printed(explanation_sections(found))
+    said = rendered(explanation_sections(found))
     assert not found.holds
     for part in ("NOT EQUAL", f"{found.value:.9g}", f"{found.traced:.9g}"):
         assert part in said

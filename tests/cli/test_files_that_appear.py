@@ -5,7 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from support.commands import microgpt, process, started
+from support.commands import microgpt, process, start_process
 from support.sweeps import some_of
 from support.tiny_models import TOKENS
 
@@ -106,7 +106,7 @@ def test_a_run_replaces_only_the_file_that_it_wrote(tmp_path):
 def test_recognizes_its_own_file_of_any_size(tmp_path):
     path = tmp_path / "a.x"
     path.touch()
-    os.truncate(path, 1 << 36)  # of which nothing is on the disk
+    os.truncate(path, 1 << 36)  # a sparse file, with nothing on the disk
     OwnFile(path).write(b"5")
     assert path.read_bytes() == b"5"
 
@@ -153,7 +153,7 @@ def test_finds_names_beside_long_hidden_and_linked_names(tmp_path, name):
 
 
 def test_three_concurrent_runs_lose_no_result(tmp_path):
-    runs = [started("trace", name, "--save", "a.safetensors", cwd=tmp_path) for name in ("a", "b", "c")]
+    runs = [start_process("trace", name, "--save", "a.safetensors", cwd=tmp_path) for name in ("a", "b", "c")]
     said = [run.communicate(timeout=120)[1] for run in runs]
     print(said)
     codes = sorted(run.returncode for run in runs)

@@ -7,7 +7,7 @@ import pytest
 from support.apr_files import apr_bytes, tiny_model, without
 from support.commands import microgpt, refusal, refused
 from support.documents import valid, valid_lines
-from support.explanations import sampled
+from support.explanations import elements
 from support.tiny_gpt2 import GPT2_FAULTS, GPT2S, gpt2_events, tiny_gpt2, write_gpt2_gguf
 from support.tiny_models import TOKENS, write_folder
 from support.tiny_tokenizer import write_tokenizer
@@ -183,7 +183,7 @@ def test_explain(gpt2):
     folder, model, _, _ = gpt2()
     shapes = model.plan.shapes(len(TOKENS)) | model.config.shapes()
     one_of_each = {name: shape for name, shape in shapes.items() if "layer1" not in name}
-    for name, index in sampled(one_of_each):
+    for name, index in elements(one_of_each):
         document = valid(works(f"explain {folder} {element_name(name, index)} {IDS} --json"), "explain")
         assert document["holds"] is not False, name
 

@@ -7,12 +7,12 @@ import pytest
 from support.apr_files import METADATA as APR
 from support.apr_files import apr_bytes
 from support.apr_files import tiny_model as apr_model
-from support.aprt_folders import bare
+from support.aprt_folders import write_raw_aprt
 from support.commands import microgpt
 from support.dump_writing import write_folder, write_npz, write_safetensors
 from support.gguf_files import gguf_bytes
 from support.sweeps import some_of
-from support.terminal import BAR, EVIL, obeyed
+from support.terminal import BAR, EVIL, controls
 from support.tiny_models import tiny_model, write_gguf
 from support.tiny_tokenizer import TINY_TOKENS
 
@@ -33,7 +33,7 @@ NAME = EVIL.replace("/", "|")  # for files
 def check(done, terminal):
     """Fail if the output has anything that a terminal would obey."""
     for text in (done.out, done.err):
-        bad = obeyed(text, terminal)
+        bad = controls(text, terminal)
         assert not bad, (bad, text[:2000])
     if done.code == 2:
         assert len(done.lines) == 1, done.err
@@ -174,7 +174,7 @@ def hostile_dumps(base):
     document = {"model": {"origin": EVIL}, "input": {"text": EVIL}, "events": [{"name": EVIL}]}
     (base / f"{NAME}.json").write_text(json.dumps({"schema": "microgpt.trace/1"} | document))
     yield base / f"{NAME}.json"
-    yield bare(base / f"aprt{NAME}", **{f"layer0__ffn_up{NAME}": [1.0, 2.0]})
+    yield write_raw_aprt(base / f"aprt{NAME}", **{f"layer0__ffn_up{NAME}": [1.0, 2.0]})
 
 
 def test_dumps_maps_and_lists(gguf, checkpoint, terminal, tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from support.commands import microgpt, refused
 from support.documents import valid
-from support.terminal import printed
+from support.terminal import rendered
 
 from microgpt_trace import Model, init
 from microgpt_trace.patching.patch import patch
@@ -89,7 +89,7 @@ def test_values_that_are_not_finite_are_shown_and_serialised():
     values = [np.nan, np.inf, -np.inf, 12345.6, -0.001]
     cells = [replace(c, restored=v, difference=v) for c, v in zip(result.cells, values * 2, strict=True)]
     result = replace(result, cells=tuple(cells))
-    text = printed(patch_sections(result), 80)
+    text = rendered(patch_sections(result), 80)
     print(text)
     for said in ("NaN", " inf", "-inf", "1e+04", " 0.00"):
         assert said in text
@@ -100,7 +100,7 @@ def test_values_that_are_not_finite_are_shown_and_serialised():
 def test_a_wide_grid_is_split_and_leaves_out_zero_columns():
     rows = [("layer 0", [0.0] * 5 + [0.5] * 20 + [0.001] * 3)]
     grid = Grid([("position", list(map(str, range(28))))], range(28), rows)
-    text = printed([Section([grid])], 80)
+    text = rendered([Section([grid])], 80)
     lines = text.splitlines()
     assert lines[0].split() == ["position", *map(str, range(5, 15))]
     assert "not shown, since all values round to 0.00: position 0, 1, 2, 3, 4, 25, 26, 27" in text

@@ -11,8 +11,8 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
-from support.commands import PROGRAM, environment, microgpt, process, refused, started
-from support.surveyed_texts import lines, written
+from support.commands import PROGRAM, environment, microgpt, process, refused, start_process
+from support.surveyed_texts import make_texts, write_texts
 from support.sweeps import in_sweep
 
 from microgpt_trace.cli.progress import progress, rated_progress
@@ -25,7 +25,8 @@ pytest.importorskip("tokenizers", reason="text is encoded by the package tokeniz
 def asked(decoder_folder, tmp_path_factory):
     """A model, a corpus of 4 blocks, and the file of the survey by one process."""
     folder = tmp_path_factory.mktemp("surveyed")
-    words = [str(decoder_folder()), written(folder / "texts.txt", lines(125)), "--events", "*.residual"]
+    texts = write_texts(folder / "texts.txt", make_texts(125))
+    words = [str(decoder_folder()), texts, "--events", "*.residual"]
     whole = folder / "whole.survey.safetensors"
     done = microgpt("survey", *words, "--out", whole)
     assert (done.code, done.err) == (0, "")
@@ -76,11 +77,11 @@ def nobody_is_left(group):
 def test_a_survey_ended_by_a_signal_can_be_resumed(asked, tmp_path, number, workers):
     """The signal goes to the whole group of processes, as from a terminal or a batch system."""
     (model, _, *events), _ = asked
-    texts = written(tmp_path / "texts.txt", lines(400))
+    texts = write_texts(tmp_path / "texts.txt", make_texts(400))
     words = ["survey", model, texts, *events, "--workers", str(workers), "--out"]
     out, whole = tmp_path / "a.survey.safetensors", tmp_path / "b.survey.safetensors"
     assert microgpt("survey", model, texts, *events, "--out", whole).code == 0
-    running = started(*words, out, start_new_session=True)
+    running = start_process(*words, out, start_new_session=True)
     until = time.monotonic() + 60
     while not out.exists() and time.monotonic() < until:
         time.sleep(0.01)

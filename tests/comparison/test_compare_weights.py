@@ -16,7 +16,7 @@ from support.tiny_models import (
     CASES,
     Blocks,
     pair_neighbours,
-    quantised,
+    quantise,
     random_blocks,
     random_quantised_weights,
     random_weights,
@@ -54,7 +54,7 @@ def gguf_file(tmp_path, type="Q8_0", edit=None, damage=None, name="b"):
     weights = random_weights(WIDE, "weights")
     if edit:
         edit(weights)
-    blocks = quantised(weights, type)
+    blocks = quantise(weights, type)
     if damage:
         damage(blocks)
     return load(write_gguf(tmp_path / f"{name}.gguf", WIDE, blocks))
@@ -372,7 +372,7 @@ def values(stored):
 
 
 def rounded_to(array, type):
-    blocks = quantised({"w": array.astype(np.float32)}, type)["w"]
+    blocks = quantise({"w": array.astype(np.float32)}, type)["w"]
     return StoredTensor("w", ENCODINGS[type], array.shape, blocks.rows.ravel())
 
 
@@ -411,7 +411,7 @@ def test_blocks_with_all_integers_off_by_one_are_found(type):
         blocks = random_blocks(type, (256, 1024), "rewritten").rows
     else:
         weights = {"w": np.random.default_rng(2).standard_normal((256, 1024)).astype(np.float32)}
-        blocks = quantised(weights, type.replace("AprQ4", "Q4_0"))["w"].rows
+        blocks = quantise(weights, type.replace("AprQ4", "Q4_0"))["w"].rows
     a = StoredTensor("w", ENCODINGS[type], (256, 1024), blocks.ravel())
     for every in (7, 200):
         b = replace(a, stored=a.stored.copy())

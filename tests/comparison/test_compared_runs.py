@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from support.comparing import document, saved
+from support.comparing import save_json, saved
 from support.faulty_engine import decoder_run
 from support.foreign_dumps import write_dump
 from support.tiny_models import TOKENS, random_weights, tiny_model, write_folder, write_gguf
@@ -170,7 +170,7 @@ def test_different_positions_are_refused(qwen2, tmp_path, positions):
     if positions != ("last", "all"):
         with pytest.raises(InputError, match="logits: expected the same positions on both sides"):
             diff(one, other)
-    both = [document(qwen2, tmp_path / f"{i}.json", False, positions=p) for i, p in enumerate(positions)]
+    both = [save_json(qwen2, tmp_path / f"{i}.json", False, positions=p) for i, p in enumerate(positions)]
     for sides in (both, both[::-1]):
         with pytest.raises(InputError, match="the positions of logits differ"):
             diff(*sides)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from support.commands import microgpt
-from support.comparing import document, reads, recording, saved, values_of
+from support.comparing import inputs_of, recording, save_json, saved, values_of
 from support.dump_writing import write_npz
 from support.sweeps import some_of
 from support.tiny_models import TOKENS, tiny_model, write_folder
@@ -122,7 +122,7 @@ def test_events_that_were_not_requested_are_listed(compared_folders):
 
 def test_positions_that_a_dump_lacks_are_listed(llama, tmp_path):
     path = saved(llama[0], tmp_path / "a.safetensors", positions="last")
-    for last in (path, document(llama[0], tmp_path / "a.json", False, positions="last")):
+    for last in (path, save_json(llama[0], tmp_path / "a.json", False, positions="last")):
         found = diff(llama[1], last)
         assert (found.agree, found.same, found.agreement.positions if last == path else 1) == (True, False, 1)
         partly = {event.name: found.positions_of(event) for event in found.partly_compared}
@@ -137,7 +137,7 @@ def test_positions_that_a_dump_lacks_are_listed(llama, tmp_path):
 def test_events_before_the_first_divergence_are_counted(llama):
     a, b = llama
     with b.hooks.subscribe(lambda event, value: -value, "layer0.attn.context"):
-        found = diff(a, b, names=["layer0.attn.q", "layer0.attn.context"], **reads(a))
+        found = diff(a, b, names=["layer0.attn.q", "layer0.attn.context"], **inputs_of(a))
     assert (found.since, found.missed) == ("layer0.attn.q", 2)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from support.comparing import MODELS, altered, document, events_of, reads, saved, with_nan
+from support.comparing import MODELS, altered, events_of, inputs_of, save_json, saved, with_nan
 from support.tiny_models import TOKENS
 
 from microgpt_trace import Config, Model, Tokenizer, init, load, trace
@@ -16,7 +16,7 @@ from microgpt_trace.errors import InputError
 def test_identical_runs_are_the_same_bit_for_bit(pairs, case):
     a, b = pairs[case]
     for other in (a, b):
-        found = diff(a, other, **reads(a))
+        found = diff(a, other, **inputs_of(a))
         assert found.same
         assert [e.name for e in found.events] == events_of(a)
         assert all(e.relative == 0 and e.max_abs == 0 and e.cosine == 1 for e in found.events)
@@ -72,11 +72,11 @@ def test_a_recording_is_the_same_as_its_model(pairs, case, form, tmp_path):
     if form == "arrays":
         path = saved(a, tmp_path / "a.safetensors")
     else:
-        path = document(a, tmp_path / "a.json", form == "values")
+        path = save_json(a, tmp_path / "a.json", form == "values")
     for sides in ((path, b), (b, path), (path, path), (path, saved(b, tmp_path / "b.safetensors"))):
         found = diff(*sides)
         assert (found.agree, found.same) == (True, form != "statistics")
-        assert found.tokens == tuple(trace(a, **reads(a)).input.tokens)
+        assert found.tokens == tuple(trace(a, **inputs_of(a)).input.tokens)
         assert found.worst.relative < 1e-6
 
 
@@ -95,7 +95,7 @@ def test_a_fault_in_a_saved_trace_is_found_on_either_side(llama, tmp_path, compu
 @pytest.mark.parametrize("name", ["layer0.attn.q", "layer1.attn.scores", "logits"])
 def test_statistics_alone_find_a_scaled_event_and_a_nan(llama, tmp_path, name):
     a, b = llama
-    path = document(a, tmp_path / "a.json", False)
+    path = save_json(a, tmp_path / "a.json", False)
     with b.hooks.subscribe(lambda event, value: value * np.float32(1.01), name):
         found = diff(path, b)
     assert found.first == name

@@ -5,7 +5,7 @@ import pytest
 from support.comparing import altered, saved, with_nan
 from support.dump_writing import numbers, write_npz
 from support.faulty_engine import decoder_run
-from support.tiny_models import TOKENS, wide
+from support.tiny_models import TOKENS, wide_model
 
 from microgpt_trace import load, trace
 from microgpt_trace.comparison.diff import diff
@@ -64,7 +64,7 @@ def test_a_massive_channel_does_not_hide_an_error_of_the_others(decoder_folder):
 
 @pytest.mark.parametrize(("type", "inputs"), [("Q4_0", "Q8_0"), ("Q6_K", "Q8_K")])
 def test_our_rounded_passes_err_as_much_as_an_engine_with_the_same_blocks(tmp_path, type, inputs):
-    model, config, weights = wide(tmp_path, type)
+    model, config, weights = wide_model(tmp_path, type)
     events = decoder_run(config, weights, TOKENS, inputs=inputs)
     (side,) = prepare_sides([model], None, TOKENS, None, {})
     passes = RoundedPasses(side.model, side.inputs, PRECISIONS["q8"])
@@ -80,7 +80,7 @@ def test_our_rounded_passes_err_as_much_as_an_engine_with_the_same_blocks(tmp_pa
 
 def test_no_row_differs_too_much_if_rounding_alone_can_change_the_attention(tmp_path):
     """With scores of hundreds, the key that wins in float32 loses in eight bits, also in our own passes."""
-    model, config, weights = wide(tmp_path, "Q4_K")
+    model, config, weights = wide_model(tmp_path, "Q4_K")
     tokens = [int(token) for token in np.random.RandomState(0).randint(0, config["vocab_size"], 50)]
     events = decoder_run(config, weights, tokens, inputs="Q8_K")
     found = diff(model, write_npz(tmp_path / "dump.npz", events), tokens=tokens, compute="q8")

@@ -19,7 +19,7 @@ from support.tiny_microgpts import CASES as MICROGPT
 from support.tiny_models import (
     CASES,
     TOKENS,
-    quantised,
+    quantise,
     random_weights,
     rope_4,
     tiny_config,
@@ -228,7 +228,7 @@ def files(tmp_path_factory):
     home, weights = tmp_path_factory.mktemp("quantised"), random_weights(SMALL, "quantised")
     paths = {"F32": write_folder(home / "F32", SMALL, weights)}
     for kind in ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"):
-        paths[kind] = write_gguf(home / f"{kind}.gguf", SMALL, quantised(weights, kind))
+        paths[kind] = write_gguf(home / f"{kind}.gguf", SMALL, quantise(weights, kind))
     return paths
 
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.corpora import NAMES, TEXTS, corpus, corpus_bytes, packed, records, table, texts, written
+from support.corpora import NAMES, TEXTS, compress, corpus, corpus_bytes, records, table, texts, write
 
 from microgpt_trace.corpus.rows import lines_of
 from microgpt_trace.errors import FileFormatError, InputError
@@ -17,15 +17,15 @@ from microgpt_trace.errors import FileFormatError, InputError
 
 @pytest.mark.parametrize("name", NAMES)
 def test_reads_the_written_texts(tmp_path, name):
-    source = written(tmp_path, name, TEXTS)
+    source = write(tmp_path, name, TEXTS)
     read = corpus(source)
     assert [*read] == [(i, text, str(source), i + 1, "") for i, text in enumerate(TEXTS)]
     assert (read.documents, read.skipped) == (len(TEXTS), {})
 
 
 def test_the_fingerprint_depends_only_on_the_texts(tmp_path):
-    sources = [(written(tmp_path, name, TEXTS),) for name in ("a.txt", "b.jsonl", "c.txt.gz", "d.parquet")]
-    halves = written(tmp_path, "1.txt", TEXTS[:3]), written(tmp_path, "2.jsonl", TEXTS[3:])
+    sources = [(write(tmp_path, name, TEXTS),) for name in ("a.txt", "b.jsonl", "c.txt.gz", "d.parquet")]
+    halves = write(tmp_path, "1.txt", TEXTS[:3]), write(tmp_path, "2.jsonl", TEXTS[3:])
     assert len({fingerprint(*source) for source in (*sources, halves)}) == 1
 
 
@@ -39,12 +39,12 @@ def fingerprint(*sources):
 
 @pytest.mark.parametrize("other", [TEXTS[:-1], TEXTS[::-1], ["emmaolivia was here", *TEXTS[2:]]])
 def test_other_texts_have_another_fingerprint(tmp_path, other):
-    assert fingerprint(written(tmp_path, "a.txt", TEXTS)) != fingerprint(written(tmp_path, "b.txt", other))
+    assert fingerprint(write(tmp_path, "a.txt", TEXTS)) != fingerprint(write(tmp_path, "b.txt", other))
 
 
 def test_reads_the_requested_field(tmp_path):
     for name, content in (("a.jsonl", records(TEXTS, "prompt")), ("a.parquet", table(TEXTS, "prompt"))):
-        assert texts(written(tmp_path, name, content), field="prompt") == TEXTS
+        assert texts(write(tmp_path, name, content), field="prompt") == TEXTS
 
 
 # --- Lines --------------------------------------------------------------------------------------
@@ -67,7 +67,7 @@ def chunks(content, size):
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
 def test_a_line_may_end_in_crlf(tmp_path, ending):
     content = ending.join(["one", "", "two\rhalf", "  ", "\u2028three\x0b\x85"]).encode()
-    read = corpus(written(tmp_path, "a.txt", content))
+    read = corpus(write(tmp_path, "a.txt", content))
     assert [(d.text, d.place[-2:]) for d in read] == [
         ("one", ":1"), ("two\rhalf", ":3"), ("\u2028three\x0b\x85", ":5"),
     ]  # fmt: skip
@@ -78,7 +78,7 @@ def test_a_line_may_end_in_crlf(tmp_path, ending):
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.txt.gz"])
 def test_drops_a_byte_order_mark(tmp_path, name):
     plain = corpus_bytes(TEXTS, name.removesuffix(".gz"))
-    assert texts(written(tmp_path, name, packed(b"\xef\xbb\xbf" + plain, name))) == TEXTS
+    assert texts(write(tmp_path, name, compress(b"\xef\xbb\xbf" + plain, name))) == TEXTS
 
 
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
@@ -94,7 +94,7 @@ def test_the_longest_line_is_read_and_a_longer_one_is_not(monkeypatch, end):
 def test_refuses_a_text_that_is_too_long(tmp_path, monkeypatch, name):
     monkeypatch.setattr("microgpt_trace.corpus.rows.LONGEST", 1000)
     with pytest.raises(FileFormatError, match=rf"{name}:3: expected a text of at most 67,108,864 bytes, "):
-        texts(written(tmp_path, name, ["x" * 20, "é" * 20, "x" * 2000]))
+        texts(write(tmp_path, name, ["x" * 20, "é" * 20, "x" * 2000]))
 
 
 # --- Compressed files ---------------------------------------------------------------------------
@@ -110,7 +110,7 @@ def test_reads_all_members_of_a_compressed_file(tmp_path):
         ("b.gz", b"".join(map(gzip.compress, parts)) + bytes(3000)),
         ("c.zst", frames),
     ):
-        assert texts(written(tmp_path, name, content)) == ["one", "two", "three"]
+        assert texts(write(tmp_path, name, content)) == ["one", "two", "three"]
 
 
 NUMBERS = [f"text {i * i}" for i in range(3000)]
@@ -120,7 +120,7 @@ NUMBERS = [f"text {i * i}" for i in range(3000)]
 def test_refuses_a_file_that_is_cut_off(tmp_path, name):
     whole = corpus_bytes(NUMBERS, name)
     for end in (0, len(whole) // 100, len(whole) // 2, -1):
-        source = written(tmp_path, name, whole[:end])
+        source = write(tmp_path, name, whole[:end])
         with pytest.raises(FileFormatError, match=r"^.*a\..*: expected complete .* data, found .* cut off"):
             texts(source, skip_bad=True)
 
@@ -134,7 +134,7 @@ def test_refuses_damaged_compressed_files(tmp_path, name):
     damaged[middle] = (byte ^ 0x55 for byte in damaged[middle])
     for content in (b"emma\nolivia\n", whole + b"emma", bytes(damaged), whole + whole[:-1]):
         with pytest.raises(FileFormatError, match=r"a\.txt\.\w+: expected (complete )?(gzip|Zstandard) data"):
-            texts(written(tmp_path, name, content))
+            texts(write(tmp_path, name, content))
 
 
 @contextmanager
@@ -162,28 +162,28 @@ def test_a_decompression_bomb_takes_little_memory(tmp_path, name, monkeypatch):
     monkeypatch.setattr("microgpt_trace.corpus.rows.LONGEST", 1 << 20)
     size = 1 << 25
     content = zst_bomb(size) if name.endswith("zst") else gzip.compress(bytes(size), 6)
-    source = written(tmp_path, name, content)
+    source = write(tmp_path, name, content)
     with within(24 << 20), pytest.raises(FileFormatError, match=r":1: expected a text of at most"):
         texts(source)
 
 
 def test_lines_of_one_piece_are_split_a_few_at_a_time(tmp_path):
     zstandard = pytest.importorskip("zstandard")
-    source = written(tmp_path, "short.zst", zstandard.compress(b"ab\n" * (1 << 22)))
+    source = write(tmp_path, "short.zst", zstandard.compress(b"ab\n" * (1 << 22)))
     with within(40 << 20):
         assert texts(source, limit=1) == ["ab"]
 
 
 @pytest.mark.parametrize("name", ["long.txt", "long.jsonl.gz"])
 def test_memory_does_not_grow_with_the_corpus(tmp_path, name):
-    source = written(tmp_path, name, [f"{i} " * 1000 for i in range(1600)])  # 8 MB
+    source = write(tmp_path, name, [f"{i} " * 1000 for i in range(1600)])  # 8 MB
     with within(4 << 20):
         assert sum(1 for _ in corpus(source)) == 1600
 
 
 def test_a_parquet_file_is_read_piece_by_piece(tmp_path):
     content = table([f"{i} " * 1000 for i in range(1600)], compression="none")  # 8 MB in one row group
-    source = written(tmp_path, "long.parquet", content)
+    source = write(tmp_path, "long.parquet", content)
     pool = pytest.importorskip("pyarrow").system_memory_pool()
     before = pool.bytes_allocated()
     with within(3 << 20):  # pyarrow reads a Python file through Python's memory
@@ -197,13 +197,13 @@ def test_a_parquet_file_is_read_piece_by_piece(tmp_path):
 def test_sources_are_read_in_order_and_globs_are_sorted(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("b.txt", "a.txt", "c.jsonl", ".hidden.txt"):
-        written(tmp_path, name, [name])
+        write(tmp_path, name, [name])
     (tmp_path / "deep" / "er.txt").mkdir(parents=True)
-    written(tmp_path / "deep" / "er.txt", "d.txt", ["d.txt"])
+    write(tmp_path / "deep" / "er.txt", "d.txt", ["d.txt"])
     assert texts("c.jsonl", "*.txt", "a.txt") == ["c.jsonl", "a.txt", "b.txt", "a.txt"]
     assert texts("**/*.txt") == ["a.txt", "b.txt", "d.txt"]
     assert [d.place for d in corpus("[ab].txt")] == ["a.txt:1", "b.txt:1"]
-    assert texts(written(tmp_path, "[ab].txt", ["an existing path"])) == ["an existing path"]
+    assert texts(write(tmp_path, "[ab].txt", ["an existing path"])) == ["an existing path"]
 
 
 def test_standard_input_is_text_and_can_be_read_once(monkeypatch):

@@ -5,7 +5,7 @@ import sys
 from contextlib import suppress
 
 import pytest
-from support.corpora import TEXTS, corpus, corpus_bytes, packed, records, table, texts, written
+from support.corpora import TEXTS, compress, corpus, corpus_bytes, records, table, texts, write
 
 from microgpt_trace.corpus.corpus import Corpus, CorpusSelection
 from microgpt_trace.errors import FileFormatError, InputError, MicrogptError, RunError
@@ -17,7 +17,7 @@ MANY = [f"text {i}" for i in range(1000)]
 def many(tmp_path):
     """A thousand documents in two files, with blank lines among them."""
     half = "\n\n".join(MANY[:500]).encode()
-    return written(tmp_path, "a.txt", half), written(tmp_path, "b.jsonl", MANY[500:])
+    return write(tmp_path, "a.txt", half), write(tmp_path, "b.jsonl", MANY[500:])
 
 
 def test_a_limit_takes_the_first_documents(many):
@@ -28,7 +28,7 @@ def test_a_limit_takes_the_first_documents(many):
 
 
 def test_a_limit_opens_only_the_files_that_it_needs(tmp_path, many):
-    assert len(texts(*many, written(tmp_path, "c.txt", b"\xff"), limit=1000)) == 1000
+    assert len(texts(*many, write(tmp_path, "c.txt", b"\xff"), limit=1000)) == 1000
 
 
 @pytest.mark.parametrize("count", [1, 50, 999, 1000, 4000])
@@ -91,7 +91,7 @@ BAD_RECORDS = {
 def test_a_bad_record_is_refused_or_counted(tmp_path, line):
     reason, message = BAD_RECORDS[line]
     content = records(["a", " "]) + line + b"\n\n" + records(["b"]) + line
-    source = written(tmp_path, "a.jsonl.gz", packed(content, ".gz"))
+    source = write(tmp_path, "a.jsonl.gz", compress(content, ".gz"))
     with pytest.raises(FileFormatError, match=rf"a\.jsonl\.gz:3: .*{message}"):
         texts(source)
     for selected in ({}, {"sample": 9}):
@@ -101,11 +101,11 @@ def test_a_bad_record_is_refused_or_counted(tmp_path, line):
 
 
 def test_a_surrogate_pair_is_one_character(tmp_path):
-    assert texts(written(tmp_path, "a.jsonl", b'{"text": "\\ud83d\\ude00"}')) == ["😀"]
+    assert texts(write(tmp_path, "a.jsonl", b'{"text": "\\ud83d\\ude00"}')) == ["😀"]
 
 
 def test_a_line_that_is_not_utf8_is_refused_or_skipped(tmp_path):
-    source = written(tmp_path, "a.txt", b"one\n\xe9t\xe9\ntwo")
+    source = write(tmp_path, "a.txt", b"one\n\xe9t\xe9\ntwo")
     with pytest.raises(FileFormatError, match=r"a\.txt:2: expected UTF-8 text, found byte 0xe9 at offset 0"):
         texts(source)
     assert texts(source, skip_bad=True) == ["one", "two"]
@@ -115,7 +115,7 @@ def test_a_bad_row_of_a_parquet_file_is_refused_or_skipped(tmp_path):
     pa = pytest.importorskip("pyarrow")
     wrong = pa.StringArray.from_buffers(2, pa.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0"), pa.py_buffer(b"a\xff"))
     cells = pa.concat_arrays([pa.array(["one", None, ""]), wrong, pa.array(["two"])])
-    source = written(tmp_path, "a.parquet", table(cells))
+    source = write(tmp_path, "a.parquet", table(cells))
     with pytest.raises(FileFormatError, match=r"a\.parquet:2: expected text in the field 'text', found None"):
         texts(source)
     read = corpus(source, skip_bad=True)
@@ -131,11 +131,11 @@ def test_reads_parquet_columns_of_every_text_type(tmp_path):
     pa = pytest.importorskip("pyarrow")
     for kind in (pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())):
         cells = pa.array(TEXTS).cast(kind)
-        assert texts(written(tmp_path, "a.parquet", table(cells))) == TEXTS
+        assert texts(write(tmp_path, "a.parquet", table(cells))) == TEXTS
 
 
 def test_refuses_a_parquet_column_that_is_not_text(tmp_path):
-    source = written(tmp_path, "a.parquet", table([1, 2]))
+    source = write(tmp_path, "a.parquet", table([1, 2]))
     with pytest.raises(FileFormatError, match="expected text in the column 'text', found int64"):
         texts(source, skip_bad=True)
     with pytest.raises(FileFormatError, match="expected one column 'body', found the columns 'n', 'text'"):
@@ -146,14 +146,14 @@ def test_refuses_damaged_parquet_files(tmp_path):
     whole = table(MANY)
     for cut in (0, 3, 400, -1):
         with pytest.raises(FileFormatError, match=r"a\.parquet: expected a Parquet file \("):
-            texts(written(tmp_path, "a.parquet", whole[:cut]))
+            texts(write(tmp_path, "a.parquet", whole[:cut]))
     content = table(["a"], "prompt", store_schema=False).replace(b"prompt", b"p\xf9ompt")
     with pytest.raises(FileFormatError, match=r"a\.parquet: expected a Parquet file \('utf-8'"):
-        texts(written(tmp_path, "a.parquet", content), field="n")
+        texts(write(tmp_path, "a.parquet", content), field="n")
 
 
 def test_the_copy_of_a_compressed_parquet_file_is_bounded(tmp_path, monkeypatch):
-    source = written(tmp_path, "a.parquet.gz", MANY)
+    source = write(tmp_path, "a.parquet.gz", MANY)
     monkeypatch.setattr("microgpt_trace.corpus.rows.LARGEST_COPY", 1000)
     with pytest.raises(FileFormatError, match="expected Parquet of at most 1,000 bytes, found more"):
         texts(source)
@@ -172,14 +172,14 @@ def test_damaged_bytes_are_read_or_refused(tmp_path, name, seed):
         for _ in range(rng.randint(1, 6)):
             content[rng.randrange(len(content))] = rng.randrange(256)
         with suppress(MicrogptError):
-            texts(written(tmp_path, name, bytes(content)), skip_bad=True)
+            texts(write(tmp_path, name, bytes(content)), skip_bad=True)
 
 
 def test_a_dictionary_value_of_parquet_is_not_copied_for_each_row(tmp_path):
     """The dictionary holds the text once, in 5 KB compressed; its forty rows would take 160 MB."""
     pa = pytest.importorskip("pyarrow")
     cells = pa.DictionaryArray.from_arrays(pa.array([0] * 40), pa.array(["x" * (4 << 20)]))
-    source = written(tmp_path, "a.parquet", table(cells, compression="zstd", store_schema=False))
+    source = write(tmp_path, "a.parquet", table(cells, compression="zstd", store_schema=False))
     pool, sizes = pa.system_memory_pool(), []
     before = pool.bytes_allocated()
     for document in corpus(source):
@@ -202,11 +202,11 @@ def test_a_dictionary_value_of_parquet_is_not_copied_for_each_row(tmp_path):
 )
 def test_refuses_a_corpus_without_documents(tmp_path, content, why):
     with pytest.raises(InputError, match=rf"a\.jsonl: expected documents, found none{why}$"):
-        texts(written(tmp_path, "a.jsonl", content), skip_bad=True)
+        texts(write(tmp_path, "a.jsonl", content), skip_bad=True)
 
 
 def test_refuses_a_missing_file_before_reading_another(tmp_path):
-    here = written(tmp_path, "a.txt", b"\xff")
+    here = write(tmp_path, "a.txt", b"\xff")
     (tmp_path / "pipe").symlink_to("/dev/null")
     for name, message in (
         ("none.txt", "no such file"),
@@ -226,7 +226,7 @@ def test_refuses_a_missing_file_before_reading_another(tmp_path):
 )
 def test_names_a_missing_package_before_reading_a_file(tmp_path, package, name, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    source = name if "://" in name else written(tmp_path, name, b"")
+    source = name if "://" in name else write(tmp_path, name, b"")
     message = rf"{name}.* the package {package}: python -m pip install {package}$"
     with pytest.raises(InputError, match=message):
-        texts(written(tmp_path, "a.txt", b"\xff"), source)
+        texts(write(tmp_path, "a.txt", b"\xff"), source)

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 from support.corpora import NAMES, TEXTS, corpus, corpus_bytes, texts
-from support.file_server import served
+from support.file_server import serving
 
 from microgpt_trace.errors import FileFormatError, InputError, RunError
 
@@ -29,7 +29,7 @@ def server():
     files = {name: corpus_bytes(MANY, name) for name in LONG}
     files |= {"": listing, "a.txt": b"a\n", "b.txt": b"b\n"}
     files["large.txt"] = corpus_bytes([f"{i} " * 100 for i in range(16000)], "large.txt")  # 9 MB
-    with pytest.MonkeyPatch.context() as patched, served(files) as (address, requests):
+    with pytest.MonkeyPatch.context() as patched, serving(files) as (address, requests):
         patched.setenv("NO_PROXY", "127.0.0.1")
         yield address, requests
 
@@ -118,7 +118,7 @@ def test_a_transfer_that_is_cut_off_is_an_error(server, way):
 
 
 def test_a_compressed_file_of_unknown_size_that_is_cut_off_is_an_error(server):
-    with served({"a.gz": gzip.compress(b"one\n" * 9999)[:-9]}) as (address, _):
+    with serving({"a.gz": gzip.compress(b"one\n" * 9999)[:-9]}) as (address, _):
         url = f"{address}/unsized/a.gz"
         with pytest.raises(FileFormatError, match=f"^{url}: expected complete gzip data"):
             texts(url)

@@ -2,7 +2,7 @@
 
 import numpy as np
 from support.stored_tensors import ONE_BY_ONE, PARTS, stored, transposed
-from support.tiny_models import wide
+from support.tiny_models import wide_model
 
 from microgpt_trace import load
 from microgpt_trace.arrays.encodings import ENCODINGS
@@ -38,7 +38,7 @@ def test_a_contiguous_f32_tensor_is_not_copied():
 
 
 def test_a_model_for_many_passes_computes_the_same_from_unpacked_weights(tmp_path):
-    model, _, _ = wide(tmp_path, "Q4_1")
+    model, _, _ = wide_model(tmp_path, "Q4_1")
     inputs = model.read(tokens=[5, 3, 44, 3])
     ready = model.for_many_passes()
     assert ready is not model
@@ -54,7 +54,7 @@ def test_a_model_for_many_passes_computes_the_same_from_unpacked_weights(tmp_pat
 
 
 def test_a_large_model_stays_packed(tmp_path, monkeypatch):
-    model, _, _ = wide(tmp_path, "Q4_1")
+    model, _, _ = wide_model(tmp_path, "Q4_1")
     monkeypatch.setattr(decoder, "MOST", model.config.parameter_count - 1)
     assert model.for_many_passes() is model
     monkeypatch.setattr(decoder, "MOST", model.config.parameter_count)

@@ -7,7 +7,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from support.cause_search import FAMILIES, ROUNDINGS, UNKNOWN, draw
+from support.cause_search import FAMILIES, ROUNDINGS, UNKNOWN, diagnose_sample
 from support.faulty_engine import Fault, decoder_run, rounded_to
 from support.sweeps import some_of
 from support.tiny_models import TOKENS, tiny_model, write_folder
@@ -33,7 +33,7 @@ def each_once(families):
 
 @pytest.mark.parametrize(("family", "rounding"), each_once(f for f in FAMILIES if f not in UNKNOWN))
 def test_the_right_cause_is_named(family, rounding):
-    for done in filter(None, (draw(family, seed, rounding) for seed in (3, 4))):
+    for done in filter(None, (diagnose_sample(family, seed, rounding) for seed in (3, 4))):
         drawn, found, word = done
         print(drawn.number, drawn.words, [(f.claim, f.residual, f.low, f.high) for f in found.findings])
         assert word in ("right", "among", "invisible")
@@ -41,7 +41,7 @@ def test_the_right_cause_is_named(family, rounding):
 
 @pytest.mark.parametrize(("family", "rounding"), each_once(UNKNOWN))
 def test_an_unknown_mistake_gets_no_cause(family, rounding):
-    for done in filter(None, (draw(family, seed, rounding) for seed in (2, 6, 8))):
+    for done in filter(None, (diagnose_sample(family, seed, rounding) for seed in (2, 6, 8))):
         print([(f.claim, f.residual, f.explains) for f in done[1].findings])
         assert done[2] in ("none", "invisible")
 

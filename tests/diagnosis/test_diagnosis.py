@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from support.engine_operations import norm
 from support.faulty_engine import Fault, decoder_run, microgpt_run, rounded_to
-from support.judges_decoder import decoder_events
 from support.real_model import SMOLLM2, needs_smollm2
 from support.stored_tensors import transposed
 from support.sweeps import some_of
@@ -62,7 +61,7 @@ def explaining(found):
 @pytest.mark.parametrize("case", some_of(CASES, every=3))
 def test_a_right_run_is_clean(decoders, case):
     model, config, weights = decoders(case)
-    events = {n: a.astype(np.float32) for n, a in decoder_events(config, weights, TOKENS).items()}
+    events = {n: a.astype(np.float32) for n, a in decoder_run(config, weights, TOKENS).items()}
     found = diagnose_values(model, TOKENS, events)
     worst = max(found.operations, key=lambda o: o.error / o.tolerance)
     print(f"{worst.name}: {worst.error:.2g} of {worst.tolerance:.2g}")

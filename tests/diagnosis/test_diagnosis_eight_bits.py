@@ -4,7 +4,7 @@ it."""
 import numpy as np
 import pytest
 from support.faulty_engine import decoder_run, rounded_to
-from support.tiny_models import TOKENS, wide
+from support.tiny_models import TOKENS, wide_model
 
 from microgpt_trace.diagnosis.diagnose import diagnose_values
 
@@ -40,7 +40,7 @@ RIGHT = [
 
 @pytest.mark.parametrize(("type", "inputs", "tokens"), RIGHT, ids=str)
 def test_a_right_engine_is_offered_its_precision_and_is_clean_with_it(tmp_path, type, inputs, tokens):
-    model, config, weights = wide(tmp_path, type)
+    model, config, weights = wide_model(tmp_path, type)
     plain, eight = diagnosed(model, decoder_run(config, weights, tokens, inputs=inputs), tokens)
     assert_offered(plain, eight)
     assert f"inputs of products are {KINDS[inputs]} (" in eight.compute_how

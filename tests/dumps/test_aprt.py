@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.aprt_folders import FINAL_NORM, bare, manifest_of, reasons_of
+from support.aprt_folders import FINAL_NORM, reasons_of, write_raw_aprt
 from support.tiny_models import TOKENS
 
 from microgpt_trace import load, trace
@@ -84,6 +84,10 @@ def same_arrays(recording, done, model):
         assert (fitted.array.shape, fitted.array.tobytes()) == (expected.shape, expected.tobytes()), name
         assert fitted.positions == ((last,) if name == "logits" and last else None)
     return set(recording.tensors)
+
+
+def manifest_of(folder):
+    return json.loads((folder / "manifest.json").read_text())
 
 
 @pytest.mark.parametrize("case", ["llama_gqa", "qwen2", "qwen3"])
@@ -220,7 +224,7 @@ def test_a_full_disk_leaves_nothing(emma, tmp_path, monkeypatch):
 
 
 def test_reads_a_folder_of_apr(tmp_path):
-    bare(
+    write_raw_aprt(
         tmp_path,
         layer0__embedding=np.zeros(6), layer0__ffn_up=np.zeros(9), layer2__q_post_rope=np.zeros(6),
         layer0__qkv_matmul=np.zeros(12), layer2__attn_scores=np.zeros(8), lm_head=np.zeros(61),
@@ -244,7 +248,7 @@ def test_reads_a_folder_of_apr(tmp_path):
 
 
 def test_qkv_bias_goes_before_qkv_matmul(tmp_path):
-    bare(tmp_path, layer0__qkv_matmul=[1, 2, 3], layer0__qkv_bias=[4, 5, 6], layer1__qkv_bias=[7])
+    write_raw_aprt(tmp_path, layer0__qkv_matmul=[1, 2, 3], layer0__qkv_bias=[4, 5, 6], layer1__qkv_bias=[7])
     recording = open_aprt(tmp_path)
     assert recording.tensors["layer0.attn.q"].read().tolist() == [4, 5, 6]
     assert reasons_of(tmp_path) == {
@@ -254,7 +258,7 @@ def test_qkv_bias_goes_before_qkv_matmul(tmp_path):
 
 
 def test_stages_without_an_event_become_leftovers_with_a_reason(tmp_path):
-    bare(
+    write_raw_aprt(
         tmp_path, layer0__moe_router=[1], layer0__final_norm=[1], layer1__embedding=[1], ffn_up=[1],
         layer0__strange=[1], layer0__post_ffn_residual=[1], layer0__layer_output=[2], embedding=[1],
     )  # fmt: skip
@@ -271,6 +275,6 @@ def test_stages_without_an_event_become_leftovers_with_a_reason(tmp_path):
 
 
 def test_ignores_a_manifest_of_another_program(tmp_path):
-    bare(tmp_path, final_norm=[1, 2])
+    write_raw_aprt(tmp_path, final_norm=[1, 2])
     (tmp_path / "manifest.json").write_text('{"run": 7}')
     assert open_aprt(tmp_path).tokens is None

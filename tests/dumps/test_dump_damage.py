@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from attacks.formats.dumps import NO_MODELS, aprt, npy
 from attacks.formats.format import GONE
-from support.aprt_folders import FINAL_NORM, bare, reasons_of
+from support.aprt_folders import FINAL_NORM, reasons_of, write_raw_aprt
 from support.dump_writing import numbers, refused, write_folder, write_npz, write_safetensors
-from support.hostile import refuses
+from support.hostile import rejection
 
 import microgpt_trace
 from microgpt_trace.dumps.aprt import is_aprt, open_aprt
@@ -113,18 +113,18 @@ def test_names_a_subfolder_that_cannot_be_read(tmp_path, monkeypatch):
 
 def test_recognises_a_folder_of_aprt(tmp_path):
     assert is_aprt(aprt().damaged(tmp_path))
-    assert is_aprt(bare(tmp_path / "bare", layer3__ffn_up=[1]))
+    assert is_aprt(write_raw_aprt(tmp_path / "bare", layer3__ffn_up=[1]))
     (tmp_path / "other").mkdir()
     (tmp_path / "other/weights.bin").write_bytes(b"GGUF")
     for name in ("other", "gone", "other/weights.bin"):
         assert not is_aprt(tmp_path / name)
     (tmp_path / "empty").mkdir()
     for name in ("empty", "gone"):
-        assert "found none" in refuses(tmp_path / name, open_aprt)
+        assert "found none" in rejection(tmp_path / name, open_aprt)
 
 
 def test_reads_a_file_only_when_it_is_used(tmp_path):
-    recorded = open_aprt(bare(tmp_path, final_norm=[1, 2])).tensors["final.norm"]
+    recorded = open_aprt(write_raw_aprt(tmp_path, final_norm=[1, 2])).tensors["final.norm"]
     (tmp_path / "final_norm.bin").write_bytes(bytes.fromhex(FINAL_NORM)[:16])
     with pytest.raises(FileFormatError, match="expected 2 elements, found 1"):
         recorded.read()
@@ -136,7 +136,7 @@ def test_reads_a_file_only_when_it_is_used(tmp_path):
 def test_a_manifest_may_lack_notes_and_files(tmp_path):
     folder = aprt().damaged(tmp_path, {"notes": GONE, "left_out": GONE})
     assert open_aprt(folder).notes == ()
-    bare(folder, layer0__moe_router=[1])
+    write_raw_aprt(folder, layer0__moe_router=[1])
     assert reasons_of(folder) == {"layer-0/moe_router.bin": "manifest.json does not list it"}
     changes = {"notes": ["a\nb"], "left_out": [{"name": "\x1b[31m", "reason": "c\nd"}]}
     notes = open_aprt(aprt().damaged(tmp_path, changes)).notes

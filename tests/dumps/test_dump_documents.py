@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from support.dump_writing import left, names_of, refused
+from support.dump_writing import name_map, reasons, refused
 
 import microgpt_trace
 from microgpt_trace.dumps.formats import is_recording, open_recording
@@ -68,7 +68,7 @@ def with_event(trace, path, change, values=False):
 def test_unknown_names_become_leftovers(trace, tmp_path, name, values):
     with_event(trace, tmp_path / "a.json", lambda event: event.update(name=name), values)
     recording = open_recording(tmp_path / "a.json")
-    assert left(recording) == {name: "no event has that name"}
+    assert reasons(recording) == {name: "no event has that name"}
     assert name not in recording.statistics | recording.tensors
     assert recording.leftovers[0].readable == values
     if not values:
@@ -83,9 +83,9 @@ def test_rejects_jsonl_and_a_map_of_names(trace, tmp_path):
     assert is_recording(tmp_path / "a.jsonl")
     refused(tmp_path / "a.jsonl", "--json", "--jsonl")
     (tmp_path / "a.json").write_text(trace_json(trace))
-    refused(tmp_path / "a.json", "expected only tokens", names=names_of(("logits", "x")), kind=InputError)
-    refused(tmp_path / "a.json", "tokens", names=names_of(tokens=(1,)), kind=InputError)
-    assert open_recording(tmp_path / "a.json", names_of(tokens=(3, 1, 4, 1))).tokens == (3, 1, 4, 1)
+    refused(tmp_path / "a.json", "expected only tokens", names=name_map(("logits", "x")), kind=InputError)
+    refused(tmp_path / "a.json", "tokens", names=name_map(tokens=(1,)), kind=InputError)
+    assert open_recording(tmp_path / "a.json", name_map(tokens=(3, 1, 4, 1))).tokens == (3, 1, 4, 1)
 
 
 CHANGES = [

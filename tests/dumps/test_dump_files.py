@@ -7,13 +7,28 @@ import zipfile
 
 import numpy as np
 import pytest
-from support.dump_writing import WRITERS, left, names_of, numbers, refused, write_npz, write_safetensors
+from support.dump_writing import (
+    name_map,
+    numbers,
+    reasons,
+    refused,
+    write_folder,
+    write_npz,
+    write_safetensors,
+)
 
 import microgpt_trace
 from microgpt_trace.dumps.formats import is_recording, open_recording
 from microgpt_trace.dumps.layouts import OWN, fit
 from microgpt_trace.dumps.stored_arrays import save_arrays
 from microgpt_trace.errors import InputError
+
+WRITERS = {
+    "folder": lambda base, arrays: write_folder(base / "dump", arrays),
+    "npz": lambda base, arrays: write_npz(base / "dump.npz", arrays),
+    "compressed": lambda base, arrays: write_npz(base / "dump.npz", arrays, np.savez_compressed),
+    "safetensors": lambda base, arrays: write_safetensors(base / "dump.safetensors", arrays),
+}
 
 
 @pytest.fixture
@@ -41,7 +56,7 @@ def test_reads_tensors_under_the_names_of_events(how, tmp_path):
     events = ["layer1.mlp.up", "layer0.attn.q_rope", "logits", "loss", "final.norm"]
     assert set(recording.tensors) == set(events)
     assert recording.tensors["layer0.attn.q_rope"].adjacent
-    assert left(recording) == {"t7": "no event has that name"}
+    assert reasons(recording) == {"t7": "no event has that name"}
     for event, array in zip(events, arrays.values(), strict=False):
         found = recording.tensors[event].read()
         assert recording.tensors[event].shape == found.shape == array.shape
@@ -69,12 +84,12 @@ NO_TOKENS = [np.ones((2, 3), np.int32), *map(np.array, ([-1, 2], [True], 3)), np
 def test_arrays_that_cannot_be_tokens_become_leftovers(write, ids):
     recording = open_recording(write({"tokens": ids, "logits": numbers(3, 3)}))
     assert recording.tokens is None
-    assert "which no event has" in left(recording)["tokens"]
+    assert "which no event has" in reasons(recording)["tokens"]
 
 
 def test_other_whole_numbers_become_leftovers(write):
     recording = open_recording(write({"mask": np.ones((3, 3), bool), "logits": np.arange(3, dtype=np.int32)}))
-    assert set(left(recording)) == {"mask", "logits"}
+    assert set(reasons(recording)) == {"mask", "logits"}
     assert all(leftover.readable for leftover in recording.leftovers)
     assert recording.leftovers[0].recorded.read().dtype == np.float64
 
@@ -82,7 +97,7 @@ def test_other_whole_numbers_become_leftovers(write):
 def test_rejects_tokens_or_names_that_disagree(write):
     path = write({"ids": np.arange(3), "tokens": np.arange(4)})
     refused(path, "[0, 1, 2]", "[0, 1, 2, 3]", kind=InputError)
-    refused(path, "map.toml", names=names_of(tokens=(7,)), kind=InputError)
+    refused(path, "map.toml", names=name_map(tokens=(7,)), kind=InputError)
     path = write({"l_out-0": numbers(3, 4), "layer0.mlp.residual": numbers(3, 4)})
     refused(path, "l_out-0", "layer0.mlp.residual", "both")
 
@@ -92,7 +107,7 @@ def test_the_first_name_of_an_event_goes_before_a_second_one(write):
     recording = open_recording(write({name: numbers(3, 4) for name in names}))
     assert recording.tensors["layer0.attn.out"].source == names[1]
     assert recording.tensors["layer0.mlp.residual"].source == names[2]
-    assert "already" in left(recording)[names[0]]
+    assert "already" in reasons(recording)[names[0]]
 
 
 def test_a_fused_tensor_has_several_events_side_by_side(write):
@@ -107,7 +122,7 @@ def test_a_fused_tensor_has_several_events_side_by_side(write):
 
 def test_a_map_assigns_slices_of_tensors(write):
     qkv = numbers(3, 12)
-    names = names_of(
+    names = name_map(
         ("layer0.attn.q", "t1", (slice(None), slice(None, 8)), "TC"),
         ("layer0.attn.k", "t1", (slice(None), slice(8, 10))),
         ("layer{i}.mlp.up", "up{i}"),
@@ -124,10 +139,10 @@ def test_a_map_assigns_slices_of_tensors(write):
 
 def test_a_map_goes_before_names_and_keeps_the_order_of_rows(write):
     path = write({"l_out-0": numbers(3), "x": numbers(2), "Qcur-0": numbers(3, 4)})
-    names = names_of(("layer0.mlp.residual", "x"), ("layer0.attn.q", "Qcur-0"))
+    names = name_map(("layer0.mlp.residual", "x"), ("layer0.attn.q", "Qcur-0"))
     recording = open_recording(path, names)
     assert recording.tensors["layer0.mlp.residual"].shape == (2,)
-    assert "by the map" in left(recording)["l_out-0"]
+    assert "by the map" in reasons(recording)["l_out-0"]
     assert recording.tensors["layer0.attn.q"].adjacent
 
 
@@ -141,7 +156,7 @@ def test_a_map_goes_before_names_and_keeps_the_order_of_rows(write):
 )
 def test_rejects_a_map_of_missing_tensors(write, line, words):
     path = write({"t003": numbers(3, 4), "ids": np.arange(3)})
-    refused(path, *words, names=names_of(line), kind=InputError)
+    refused(path, *words, names=name_map(line), kind=InputError)
 
 
 # --- Our own files ---------------------------------------------------------------------------
@@ -170,7 +185,7 @@ def test_reads_a_saved_trace_of_a_microgpt_with_gradients(emma, tmp_path):
     recording = open_recording(tmp_path / "a.safetensors")
     assert set(recording.tensors) == {event.name for event in trace if event.phase == "forward"}
     assert recording.tensors["loss"].shape == recording.tensors["loss"].read().shape == ()
-    assert set(left(recording).values()) == {"gradients and updates are not compared"}
+    assert set(reasons(recording).values()) == {"gradients and updates are not compared"}
 
 
 @pytest.mark.parametrize("text", ["", "3", "[1.5]", "[-1]", "[true]", '["a"]', "[" * 100_000])
@@ -222,7 +237,7 @@ def test_notes_the_files_that_were_not_read(tmp_path):
     recording = open_recording(folder)
     assert (recording.kind, recording.notes) == (".npy files", ("not read: 'notes.txt'",))
     assert {t.source for t in recording.tensors.values()} == {"layer-0/ffn_up.npy", "logits.npy"}
-    assert set(left(recording)) == {"deep/er/t"}
+    assert set(reasons(recording)) == {"deep/er/t"}
     path = write_npz(tmp_path / "a.npz", {"logits": numbers(1, 3)})
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("readme", "x")
@@ -255,7 +270,7 @@ def test_maps_a_npy_file_instead_of_reading_it(tmp_path):
 def test_arrays_of_other_types_become_leftovers(tmp_path, array):
     np.save(tmp_path / "logits.npy", array)
     recording = open_recording(tmp_path / "logits.npy")
-    assert str(array.dtype) in left(recording)["logits"]
+    assert str(array.dtype) in reasons(recording)["logits"]
     assert not recording.leftovers[0].readable
     with pytest.raises(InputError, match=r"numbers of type .* are not supported"):
         recording.leftovers[0].recorded.read()
@@ -268,7 +283,7 @@ def test_widens_bfloat16_and_leaves_eight_bit_floats_over(tmp_path):
     save(arrays, tmp_path / "a.safetensors")
     recording = open_recording(tmp_path / "a.safetensors")
     np.testing.assert_array_equal(recording.tensors["layer0.attn.q"].read(), narrow.float().numpy())
-    assert "F8_E4M3" in left(recording)["logits"]
+    assert "F8_E4M3" in reasons(recording)["logits"]
 
 
 def test_reads_the_reference_arrays_of_a_test_model(tmp_path):
@@ -279,7 +294,7 @@ def test_reads_the_reference_arrays_of_a_test_model(tmp_path):
     path = write_npz(tmp_path / "a.npz", arrays | {"ids": np.arange(3), "hidden_states": numbers(3, 3, 4)})
     recording = open_recording(path)
     assert len(recording.tensors) == len(arrays)
-    assert list(left(recording)) == ["hidden_states"]
+    assert list(reasons(recording)) == ["hidden_states"]
 
 
 def test_reads_a_directory_of_aprt_dumps(tmp_path):
@@ -288,10 +303,10 @@ def test_reads_a_directory_of_aprt_dumps(tmp_path):
     (folder / "layer-0").mkdir(parents=True)
     (folder / "layer-0/ffn_up.bin").write_bytes(b"APRT" + struct.pack("<II", 0, 12) + values.tobytes())
     assert is_recording(folder)
-    recording = open_recording(folder, names_of(tokens=(1, 2, 3)))
+    recording = open_recording(folder, name_map(tokens=(1, 2, 3)))
     assert (list(recording.tensors), recording.tokens) == (["layer0.mlp.up"], (1, 2, 3))
     np.testing.assert_array_equal(recording.tensors["layer0.mlp.up"].read().ravel(), values)
-    refused(folder, "expected only tokens", names=names_of(("logits", "x")), kind=InputError)
+    refused(folder, "expected only tokens", names=name_map(("logits", "x")), kind=InputError)
 
 
 @pytest.mark.parametrize("event", ["layer0.attn.q", "model.layers.0.mlp.up_proj", "l_out-0"])
@@ -301,5 +316,5 @@ def test_parameters_among_events_become_leftovers(tmp_path, event, parameter):
     recording = open_recording(path)
     assert is_recording(path)
     assert len(recording.tensors) == 1 + (parameter == "lm_head")  # which is also a module of transformers
-    assert left(recording).keys() == {parameter} - {"lm_head"}
-    assert "" not in left(recording).values()
+    assert reasons(recording).keys() == {parameter} - {"lm_head"}
+    assert "" not in reasons(recording).values()

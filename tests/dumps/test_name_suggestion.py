@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from support.comparing import reads, values_of, with_nan
+from support.comparing import inputs_of, values_of, with_nan
 from support.dump_writing import numbers
 from support.faulty_engine import rounded_to
 from support.tiny_models import TOKENS
@@ -39,7 +39,7 @@ def drafted(tmp_path):
         }
         leftovers = tuple(Leftover(recorded[name], "no name we know") for name in arrays if name not in known)
         dump = Recording("dump", ".npy files", {name: recorded[name] for name in known}, leftovers=leftovers)
-        text = drafted_map([dump, model], reads(model).get("text"), reads(model).get("tokens"))
+        text = drafted_map([dump, model], inputs_of(model).get("text"), inputs_of(model).get("tokens"))
         print(text)
         path = tmp_path / "map.toml"
         path.write_text(text, encoding="utf-8")

@@ -3,7 +3,7 @@
 from itertools import product
 
 import pytest
-from support.explanations import sampled
+from support.explanations import elements
 from support.judges import agree, torch_grad, torch_run
 from support.sweeps import some_of
 from support.tiny_microgpts import CASES
@@ -96,7 +96,7 @@ def test_gradients_under_a_hook(deep, victim, phase):
 
     with deep.model.hooks.subscribe(changed, victim, phases=phase):
         run = keep_run(deep.model, deep.text, backward=True)
-        for name, index in sampled(EVENTS | deep.model.config.shapes(), seed=len(victim)):
+        for name, index in elements(EVENTS | deep.model.config.shapes(), seed=len(victim)):
             found = explain_in(run, element_name(name, index), backward=True)
             right = name != victim or phase == "forward"
             assert found.holds == right, (found.element, found.value, found.traced, found.formula)

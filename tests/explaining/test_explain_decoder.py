@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from support.explanations import asking, check_names, check_steps, check_uses, sampled
+from support.explanations import check_steps, check_uses, check_values, elements, explainer
+from support.faulty_engine import decoder_run
 from support.judges import agree
-from support.judges_decoder import decoder_events
 from support.real_model import needs_smollm2
 from support.sweeps import in_sweep, some_of
 from support.tiny_gpt2 import GPT2S, gpt2_events
@@ -30,14 +30,14 @@ def judged(decoders, gpt2):
             _, model, config, weights = gpt2(case)
             return model, gpt2_events(config, weights, TOKENS)
         model, config, weights = decoders(case)
-        return model, decoder_events(config, weights, TOKENS)
+        return model, decoder_run(config, weights, TOKENS)
 
     return make
 
 
 def check_events(model, events, count=2):
     run = keep_run(model, tokens=TOKENS)
-    for name, index in sampled(model.plan.shapes(len(TOKENS)), count):
+    for name, index in elements(model.plan.shapes(len(TOKENS)), count):
         found = explain_in(run, element_name(name, index), terms=4)
         print(found.element, found.value, found.traced)
         assert found.holds
@@ -60,7 +60,7 @@ def test_rows_that_gguf_permutes_are_explained_in_our_order(tmp_path, judged, ca
 def test_a_row_or_column_that_is_read_alone_equals_that_of_the_parameter(tmp_path, case):
     model = load(write_gguf(tmp_path / "m.gguf", *tiny_model(case)))
     run = keep_run(model, tokens=TOKENS)
-    for name, index in sampled(model.config.shapes(), 3):
+    for name, index in elements(model.config.shapes(), 3):
         whole = model.parameter(name)
         assert np.array_equal(
             model.parameter(name, slice(index[0], index[0] + 1)).reshape(-1), whole[index[0]].reshape(-1)
@@ -100,12 +100,12 @@ def test_context_is_used_by_its_own_head_and_the_output(decoders):
 def test_uses_of_elements_of_a_decoder_have_them_as_terms(judged, case):
     model, _ = judged(case)
     shapes = model.plan.shapes(len(TOKENS)) | model.config.shapes()
-    explained = asking(model, 10**6, tokens=TOKENS)
-    for name, index in sampled(shapes, seed=4):
+    explained = explainer(model, 10**6, tokens=TOKENS)
+    for name, index in elements(shapes, seed=4):
         found = explained(element_name(name, index), "forward")
         check_uses(found, explained)
         if not name.startswith("layer0"):
-            check_names(found, explained)
+            check_values(found, explained)
 
 
 def test_a_query_head_reads_its_key_value_head(decoders):
@@ -140,7 +140,7 @@ def test_the_tolerance_is_wide_enough_and_no_wider(judged, case):
     model, _ = judged(case)
     run, worst = keep_run(model, tokens=TOKENS), 0.0
     for name, shape in model.plan.shapes(len(TOKENS)).items():
-        for _, index in sampled({name: shape}, 5, seed=2):
+        for _, index in elements({name: shape}, 5, seed=2):
             found = explain_in(run, element_name(name, index))
             worst = max(worst, found.deviation / found.tolerance)
         values = np.tril(run.array(name)) if len(shape) == 3 else run.array(name)
@@ -167,8 +167,8 @@ def test_the_loss_of_a_single_token_is_refused(decoders):
 def test_smollm2_explains_events_of_layer_12(smollm2):
     shapes = smollm2.plan.shapes(5)
     chosen = {n: s for n, s in shapes.items() if n.startswith("layer12.") or not n.startswith("layer")}
-    explained = asking(smollm2, 3, text="The capital of France is")
-    for name, index in sampled(chosen):
+    explained = explainer(smollm2, 3, text="The capital of France is")
+    for name, index in elements(chosen):
         found = explained(element_name(name, index), "forward")
         print(found.element, found.value, found.traced, found.tolerance)
         assert found.holds

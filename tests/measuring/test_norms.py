@@ -3,13 +3,13 @@
 from types import SimpleNamespace
 
 import numpy as np
-from support.other_plans import T, V, drawn, normed_behind, values_of
+from support.other_plans import T, V, post_norm_plan, random_model, values_of
 
 from microgpt_trace.measuring.norms import NormMeter
 
 
 def run(change=None):
-    model = drawn(normed_behind())
+    model = random_model(post_norm_plan())
     values = values_of(model, np.random.default_rng(6).integers(V, size=T))
     values |= {} if change is None else {change: values[change] * 1.1}
     meter = NormMeter(model.plan, model.parameter)

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from support.judges import agree, slope, softmax_of
+from support.judges import agree, central_difference, softmax_of
 
 from microgpt_trace.microgpt import operations
 
@@ -30,7 +30,7 @@ def check_backward(forward, backward, x):
     for _ in range(3):
         direction = rng.normal(size=x.shape)
         analytic = float((backward(weights, cache) * direction).sum())
-        expected = slope(lambda h, d=direction: float((forward(x + h * d)[0] * weights).sum()))
+        expected = central_difference(lambda h, d=direction: float((forward(x + h * d)[0] * weights).sum()))
         print(f"analytic {analytic:.9g}, differences {expected:.9g}")
         agree(analytic, expected, rtol=1e-6, atol=1e-8)
 

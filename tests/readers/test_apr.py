@@ -13,7 +13,7 @@ from support.apr_files import (
     SHAPES,
     f32,
     read,
-    refuses,
+    read_refusal,
     tiny_model,
     without,
 )
@@ -76,7 +76,7 @@ def test_reads_every_alias_and_rejects_contradictions(name, path):
     for alias in ALIASES[name].split():
         file = read(path, without(name, **{alias: METADATA[name], name: None}))
         assert (file.config, file.assumed) == (read(path).config, QUIET)
-        message = refuses(path, METADATA | {alias: METADATA[name] * 2})
+        message = read_refusal(path, METADATA | {alias: METADATA[name] * 2})
         assert name in message
         assert alias in message
 
@@ -108,9 +108,9 @@ def test_reads_and_notes_missing_sizes_from_shapes(name, path):
         assert file.config == read(path).config
         assert set(file.assumed) - set(QUIET) == {SHAPED[name]}
     wrong = {name: METADATA[name] * 2}
-    assert "contradicts" in refuses(path, METADATA | wrong)
+    assert "contradicts" in read_refusal(path, METADATA | wrong)
     kind = FileFormatError if name == "head_dim" else InputError  # it needs num_heads too
-    message = refuses(path, without(name), overrides=wrong, error=kind)
+    message = read_refusal(path, without(name), overrides=wrong, error=kind)
     assert name in message
     assert "contradicts" in message
 
@@ -125,13 +125,13 @@ def test_reads_the_heads_from_key_value_heads(path):
 def test_accepts_settings_that_shapes_do_not_show_from_the_user(name, path):
     config = read(path, without(name), overrides={name: METADATA[name]}).config
     assert config == read(path).config
-    twice = refuses(path, overrides={name: METADATA[name] * 2}, error=InputError)
+    twice = read_refusal(path, overrides={name: METADATA[name] * 2}, error=InputError)
     assert f"--set {name}=" in twice
     assert "contradicts" in twice
 
 
 def test_asks_for_all_missing_settings_at_once(path):
-    message = refuses(path, {"architecture": "qwen2"}, error=InputError)
+    message = read_refusal(path, {"architecture": "qwen2"}, error=InputError)
     assert "--set num_heads=N --set max_position_embeddings=N" in message
     assert "--set rms_norm_eps=N --set rope_theta=N" in message
     answers = {"n_head": 4, "n_ctx": 64, "rope_theta": 10000, "norm_eps": 1e-6}
@@ -168,7 +168,7 @@ def test_asks_for_the_pairs_of_a_llama_of_unknown_origin(pairs, path):
     metadata = without("rope_type", architecture="llama")
     for origin in ("gguf", None, "mystery"):
         changed = metadata | {"original_format": origin}
-        assert ADD_PAIRS in refuses(path, changed, tensors, error=InputError)
+        assert ADD_PAIRS in read_refusal(path, changed, tensors, error=InputError)
         file = read(path, changed, tensors, rope_pairs=pairs)
         assert file.config.adjacent_pairs == (pairs == "adjacent")
     for name, array in arrays.items():
@@ -203,7 +203,7 @@ def test_reads_the_pairs_from_rope_type_or_origin(path):
 def test_asks_if_rope_type_and_origin_disagree(names, changes, words, path):
     tensors, _ = tiny_model(names, layer=SHAPES)
     metadata = METADATA | {"architecture": "llama"} | changes
-    assert words in refuses(path, metadata, tensors, error=InputError)
+    assert words in read_refusal(path, metadata, tensors, error=InputError)
     for pairs in ("adjacent", "halves"):
         file = read(path, metadata, tensors, rope_pairs=pairs)
         assert file.config.adjacent_pairs == (pairs == "adjacent")
@@ -211,7 +211,7 @@ def test_asks_if_rope_type_and_origin_disagree(names, changes, words, path):
 
 
 def test_rejects_an_option_that_contradicts_the_file(path):
-    message = refuses(path, rope_pairs="adjacent", error=InputError)
+    message = read_refusal(path, rope_pairs="adjacent", error=InputError)
     assert "--rope-pairs adjacent contradicts" in message
     assert not read(path, rope_pairs="halves").config.adjacent_pairs
 
@@ -231,10 +231,10 @@ def test_reads_the_frequency_factors_of_a_gguf(path):
     two = QWEN_OF_GGUF | {"rope_freqs.weight": f32([1, 8])}
     assert read(path, tensors=two).config.rope.factors == (1.0, 8.0)
     three = QWEN_OF_GGUF | {"rope_freqs.weight": f32([1, 8, 9])}
-    assert "expected shape [2]" in refuses(path, METADATA, three)
-    assert "contradict" in refuses(path, METADATA | {"rope_scaling": LLAMA3}, two)
+    assert "expected shape [2]" in read_refusal(path, METADATA, three)
+    assert "contradict" in read_refusal(path, METADATA | {"rope_scaling": LLAMA3}, two)
     parameters = {"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}
-    assert "contradict" in refuses(path, METADATA | parameters, two)
+    assert "contradict" in read_refusal(path, METADATA | parameters, two)
 
 
 UNUSED = "use_sliding_window = false (the default of transformers, since the config has no value)"

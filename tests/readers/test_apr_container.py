@@ -13,8 +13,7 @@ from support.apr_files import (
     f32,
     header,
     read,
-    refused,
-    refuses_bytes,
+    refusal,
     tiny_model,
 )
 
@@ -39,6 +38,11 @@ def stored(path, dtype, shape, content):
     path.write_bytes(apr_bytes({}, {"t": (dtype, shape, content)}))
     file = read_apr_header(path)
     return file.tensors[0], file.notes
+
+
+def header_refusal(path, content):
+    path.write_bytes(content)
+    return refusal(path, lambda: read_apr_header(path))
 
 
 @pytest.mark.parametrize(("nulls", "size"), [(False, 516), (True, 1092)])
@@ -146,15 +150,15 @@ def test_notes_a_size_that_fits_several_encodings(path):
 
 
 def test_lists_the_supported_types(path):
-    message = refuses_bytes(path, apr_bytes({}, {"t": (3, (64,), bytes(512))}))
+    message = header_refusal(path, apr_bytes({}, {"t": (3, (64,), bytes(512))}))
     assert set(message.partition("supported: ")[2].split(", ")) == set(ENCODINGS)
 
 
 def test_rejects_an_empty_file_a_folder_and_a_missing_file(path):
-    assert "the file is empty" in refuses_bytes(path, b"")
-    assert "found a folder" in refused(path.parent, lambda: read_apr(path.parent))
+    assert "the file is empty" in header_refusal(path, b"")
+    assert "found a folder" in refusal(path.parent, lambda: read_apr(path.parent))
     gone = path.with_name("gone.apr")
-    assert "no such file" in refused(gone, lambda: read_apr(gone))
+    assert "no such file" in refusal(gone, lambda: read_apr(gone))
 
 
 NOTED = [
@@ -185,10 +189,10 @@ def test_checksums_detect_every_change_and_a_file_cut_short(path):
     whole, rng = apr_bytes(METADATA, tiny_model()[0]), np.random.default_rng(0)
     for at in rng.integers(0, len(whole) - 4, 100):
         changed = bytes([whole[at] ^ int(rng.integers(1, 256))])
-        assert refuses_bytes(path, whole[:at] + changed + whole[at + 1 :])
+        assert header_refusal(path, whole[:at] + changed + whole[at + 1 :])
     for size in [*range(0, len(whole) - 37, 397), len(whole) - 37]:
         path.write_bytes(whole[:size])
-        assert refused(path, lambda: read_apr(path))
+        assert refusal(path, lambda: read_apr(path))
     for size in (len(whole) - 36, len(whole) - 5, len(whole) - 4):
         path.write_bytes(whole[:size])
         assert read_apr(path).assumed[0] == "the file has no checksum at its end"

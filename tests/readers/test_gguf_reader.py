@@ -5,13 +5,13 @@ import math
 import numpy as np
 import pytest
 from attacks.formats.gguf import VARIANTS
-from support.gguf_files import YARN, changed, pair, raw, string, u32, u64
+from support.gguf_files import YARN, assemble, pair, rewrite, string, u32, u64
 from support.real_model import SMOLLM2, needs_smollm2
 from support.tiny_models import (
     CASES,
     TOKENS,
+    fits_gguf,
     random_quantised_weights,
-    says_gguf,
     tiny_config,
     tiny_model,
     write_gguf,
@@ -58,7 +58,7 @@ def assert_equal_to_judge(path):
         np.testing.assert_array_equal(ours.data, theirs.data.reshape(-1).view(np.uint8))
 
 
-@pytest.mark.parametrize("case", [case for case, config in CASES.items() if says_gguf(config)])
+@pytest.mark.parametrize("case", [case for case, config in CASES.items() if fits_gguf(config)])
 def test_reads_tiny_models_as_the_judge_does(case, path):
     assert_equal_to_judge(write_gguf(path, *tiny_model(case)))
 
@@ -71,7 +71,7 @@ def test_reads_quantised_models_as_the_judge_does(type, path):
 
 def test_the_judge_reads_files_of_our_test_writer(path, whole):
     values = {"a.list": [1, 2, 3], "a.text": ["x", "ü", ""], "a.real": 0.1}
-    assert_equal_to_judge(changed(path, whole, values | {"a.flag": True, "a.small": -5, "a.huge": 2**63}))
+    assert_equal_to_judge(rewrite(path, whole, values | {"a.flag": True, "a.small": -5, "a.huge": 2**63}))
 
 
 @needs_smollm2
@@ -83,7 +83,7 @@ def test_reads_smollm2_as_the_judge_does():
 # --- The config -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", [case for case, config in CASES.items() if says_gguf(config)])
+@pytest.mark.parametrize("case", [case for case, config in CASES.items() if fits_gguf(config)])
 def test_notes_only_values_that_the_file_lacks(case, path):
     config, model = CASES[case], load(write_gguf(path, *tiny_model(case)))
     assert model.config.adjacent_pairs == (model.config.architecture == "llama")
@@ -137,7 +137,7 @@ ASSUMED = {
 @pytest.mark.parametrize("key", ASSUMED)
 def test_notes_a_default(key, path, whole):
     name, value, note = ASSUMED[key]
-    model = load(changed(path, whole, YARN | {key: None}))
+    model = load(rewrite(path, whole, YARN | {key: None}))
     assert getattr(model.config.rope, name) == value
     assert [text for text in model.assumed if text.startswith(note)] == list(model.assumed)
 
@@ -154,14 +154,14 @@ ROPE = [
 
 @pytest.mark.parametrize(("keys", "expected"), ROPE)
 def test_reads_rope_scaling_as_llama_cpp_does(keys, expected, path, whole):
-    model = load(changed(path, whole, {f"qwen2.rope.{key}": value for key, value in keys.items()}))
+    model = load(rewrite(path, whole, {f"qwen2.rope.{key}": value for key, value in keys.items()}))
     assert (model.config.rope.kind, model.config.rope.factor) == expected
     is_default = expected[0] == "linear" and "scaling.type" not in keys
     assert ("rope.scaling.type = linear" in str(model.assumed)) == is_default
 
 
 def test_an_attention_factor_multiplies_the_factor_of_yarn(path, whole):
-    rope = load(changed(path, whole, YARN | {"qwen2.rope.scaling.attn_factor": 1.5})).config.rope
+    rope = load(rewrite(path, whole, YARN | {"qwen2.rope.scaling.attn_factor": 1.5})).config.rope
     print(rope.attention_factor, 1.5 * (0.1 * math.log(8) + 1))
     assert rope.attention_factor == pytest.approx(1.5 * (0.1 * math.log(8) + 1), rel=1e-12)
     assert (rope.original_context, rope.beta_fast, rope.beta_slow) == (64, 16.0, 2.0)
@@ -176,14 +176,14 @@ def test_notes_a_sliding_window(path):
 def test_reads_one_value_or_equal_values_for_all_layers(path, whole):
     for heads in ([4, 4], [4] * 5):
         keys = {"qwen2.attention.head_count": heads, "qwen2.feed_forward_length": [48, 48]}
-        assert load(changed(path, whole, keys)).config == load(changed(path, whole)).config
+        assert load(rewrite(path, whole, keys)).config == load(rewrite(path, whole)).config
 
 
 @pytest.mark.parametrize("key", VARIANTS)
 def test_accepts_values_that_change_nothing(key, path, whole):
     for value in VARIANTS[key][1]:
-        model = load(changed(path, whole, {f"qwen2.{key}": value}))
-        assert (model.config, model.assumed) == (load(changed(path, whole)).config, ())
+        model = load(rewrite(path, whole, {f"qwen2.{key}": value}))
+        assert (model.config, model.assumed) == (load(rewrite(path, whole)).config, ())
 
 
 def test_loads_scales_that_are_nan(path):
@@ -213,8 +213,8 @@ def test_opens_a_split_model_by_any_part(tmp_path):
 def test_opens_a_file_of_merged_parts(number, path, whole):
     """Tools that merge parts write a count of 0, and any part number."""
     keys = {"split.count": 0, "split.no": number, "split.tensors.count": len(whole.tensors)}
-    model = load(changed(path, whole, keys))
-    assert model.config == load(changed(path, whole)).config
+    model = load(rewrite(path, whole, keys))
+    assert model.config == load(rewrite(path, whole)).config
     assert len(model.tensors) == len(whole.tensors)
 
 
@@ -226,7 +226,7 @@ def test_a_list_may_end_with_the_file(path, kind):
     """Its three elements have the smallest possible size, and no byte follows them."""
     elements = bytes([1, 2, 3]) if kind == 0 else u64(0) * 3
     pairs = string("list") + u32(9) + u32(kind) + u64(3) + elements
-    path.write_bytes(raw(pairs, tensors=0, metadata=1, alignment=1))
+    path.write_bytes(assemble(pairs, tensors=0, metadata=1, alignment=1))
     assert list(read_gguf_header(path).metadata["list"]) == ([1, 2, 3] if kind == 0 else [""] * 3)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(FileFormatError, match="do not fit into the file"):
@@ -235,7 +235,7 @@ def test_a_list_may_end_with_the_file(path, kind):
 
 def test_decodes_strings_at_the_first_access(path):
     words = ["a", b"\xff", "", "\u2581é", b"b\xffc", b"\xc3", "\U0001f600"]
-    path.write_bytes(raw(pair("k", words), metadata=1, tensors=0))
+    path.write_bytes(assemble(pair("k", words), metadata=1, tensors=0))
     expected = [str(w, "utf-8", "surrogateescape") if isinstance(w, bytes) else w for w in words]
     found = read_gguf_header(path).metadata["k"]
     assert "_decoded" not in vars(found)
@@ -246,7 +246,7 @@ def test_decodes_strings_at_the_first_access(path):
 @pytest.mark.parametrize("key", ["tokens", "merges"])
 def test_rejects_too_many_tokens_before_decoding_them(path, whole, key):
     named = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": ["a"]}
-    model = load(changed(path, whole, named | {f"tokenizer.ggml.{key}": ["a"] * 9000}))
+    model = load(rewrite(path, whole, named | {f"tokenizer.ggml.{key}": ["a"] * 9000}))
     message = rf"tokenizer\.ggml\.{key}: expected at most [0-9]+ for the [0-9]+ rows of .*, found 9,000"
     with pytest.raises(FileFormatError, match=message):
         model.vocabulary  # noqa: B018

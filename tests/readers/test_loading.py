@@ -6,7 +6,7 @@ import shutil
 import pytest
 from support.apr_files import METADATA, apr_bytes
 from support.apr_files import tiny_model as apr_model
-from support.hostile import refuses
+from support.hostile import rejection
 from support.tiny_models import tiny_model, write_folder, write_gguf
 
 from microgpt_trace import init, load
@@ -55,13 +55,13 @@ def test_opens_any_file_of_a_sharded_folder(tmp_path):
 
 def test_rejects_a_file_that_the_model_does_not_use(folder):
     other = shutil.copy(folder / "model.safetensors", folder / "other.safetensors")
-    assert "not used by the model in its folder; give the folder or model.safetensors" in refuses(other)
+    assert "not used by the model in its folder; give the folder or model.safetensors" in rejection(other)
 
 
 def test_rejects_weights_of_a_decoder_without_a_config(folder):
     (folder / "config.json").unlink()
-    assert "expected a config.json beside the weights" in refuses(folder / "model.safetensors")
-    assert "found a folder without config.json" in refuses(folder)
+    assert "expected a config.json beside the weights" in rejection(folder / "model.safetensors")
+    assert "found a folder without config.json" in rejection(folder)
 
 
 def test_follows_links(folder, tmp_path):
@@ -71,7 +71,7 @@ def test_follows_links(folder, tmp_path):
     (folder / "model.safetensors").symlink_to(tmp_path / "blob")
     assert load(tmp_path / "link").config == load(tmp_path / "link" / "model.safetensors").config
     (tmp_path / "blob").unlink()
-    assert "expected model.safetensors" in refuses(folder)
+    assert "expected model.safetensors" in rejection(folder)
     write_gguf(tmp_path / "blob", *tiny_model("qwen2"))
     (tmp_path / "model.gguf").symlink_to("blob")
     assert load(tmp_path / "model.gguf").config.architecture == "qwen2"
@@ -81,8 +81,8 @@ def test_follows_links(folder, tmp_path):
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
 def test_rejects_files_without_permission(name, folder):
     (folder / name).chmod(0)
-    assert "cannot read it" in refuses(folder)
-    assert "cannot read it" in refuses(folder / name)
+    assert "cannot read it" in rejection(folder)
+    assert "cannot read it" in rejection(folder / name)
 
 
 def test_rejects_options_of_another_format(folder):

@@ -7,8 +7,8 @@ import pytest
 from attacks.formats.places import PLACES
 from safetensors.numpy import save_file
 from support.commands import process
-from support.gguf_files import raw, string, u32, u64
-from support.hostile import SLACK, at_once, survives
+from support.gguf_files import assemble, string, u32, u64
+from support.hostile import SLACK, open_safely, time_limit
 
 from microgpt_trace import load
 from microgpt_trace.comparison.prompts import read_prompts
@@ -41,11 +41,11 @@ MESSAGES = {
 def test_rejects_what_is_not_a_file(tmp_path, read):
     for place, words in MESSAGES.items():
         PLACES[place](tmp_path / place)
-        assert words in survives(tmp_path / place, read, room=SLACK)
+        assert words in open_safely(tmp_path / place, read, room=SLACK)
     assert not is_recording(tmp_path / "fifo")
     (tmp_path / "file").write_bytes(b"x")
     for name in ("missing", "n" * 300, "n\0", "\udcff", "file/inside"):
-        assert survives(tmp_path / name, read, room=SLACK)
+        assert open_safely(tmp_path / name, read, room=SLACK)
 
 
 def sparse(path, head, size=1 << 40):
@@ -55,7 +55,7 @@ def sparse(path, head, size=1 << 40):
 
 
 HUGE = 1 << 40
-LONG = raw(string("k") + u32(8) + u64(2**32), metadata=1)
+LONG = assemble(string("k") + u32(8) + u64(2**32), metadata=1)
 FILES = {
     "load of a checkpoint": (checkpoint.load, b"", "at most 1,073,741,824 bytes, found 1,099"),
     "data": (read_lines, b"", f"a file of names of at most {MAX_BYTES:,} bytes, found 1,099"),
@@ -69,13 +69,13 @@ FILES = {
 
 @pytest.mark.parametrize(("read", "head", "words"), FILES.values(), ids=FILES)
 def test_rejects_huge_files_without_reading_them(tmp_path, read, head, words):
-    assert words in survives(sparse(tmp_path / "x", head), read, room=SLACK)
+    assert words in open_safely(sparse(tmp_path / "x", head), read, room=SLACK)
 
 
 def test_rejects_a_huge_header_without_reading_it(tmp_path):
     sparse(tmp_path / "model.safetensors", (HUGE - 8).to_bytes(8, "little") + b"{")
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    assert "header too large" in survives(tmp_path)
+    assert "header too large" in open_safely(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "model.safetensors.index.json"])
@@ -83,7 +83,7 @@ def test_rejects_a_pipe_in_the_folder_of_a_model(tmp_path, name):
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     (tmp_path / name).unlink(missing_ok=True)
     os.mkfifo(tmp_path / name)
-    assert f"{name}: expected a regular file, found a pipe" in survives(tmp_path)
+    assert f"{name}: expected a regular file, found a pipe" in open_safely(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["x.npy", "embedding.bin", "manifest.json"])
@@ -91,16 +91,16 @@ def test_rejects_a_pipe_in_the_folder_of_a_dump(tmp_path, name):
     if name != "x.npy":
         (tmp_path / "attention.bin").write_bytes(b"APRT" + b"\xff" * 4 + bytes(4))
     os.mkfifo(tmp_path / name)
-    with at_once():
+    with time_limit():
         assert is_recording(tmp_path)
-    message = survives(tmp_path, open_recording, memory=2)
+    message = open_safely(tmp_path, open_recording, memory=2)
     assert f"{name}: expected " in message
     assert ", found a pipe" in message
 
 
 def test_a_log_that_is_a_pipe_has_no_watched_name(tmp_path):
     os.mkfifo(tmp_path / "x")
-    with at_once():
+    with time_limit():
         assert watched_before(tmp_path / "x") is None
 
 

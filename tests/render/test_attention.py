@@ -13,7 +13,7 @@ from rich.color import Color, ColorSystem
 from rich.style import Style
 from safetensors.numpy import load_file
 from support.commands import microgpt
-from support.terminal import contrast, luminance, printed
+from support.terminal import contrast, luminance, rendered
 
 from microgpt_trace import Config, init, load, save, trace
 from microgpt_trace.render.sections import AttentionMatrices, Grid, Section
@@ -41,7 +41,7 @@ def block(heads, length, seed=0, **options):
 
 
 def lines_of(matrices, width=80):
-    return printed([Section([matrices])], width).splitlines()
+    return rendered([Section([matrices])], width).splitlines()
 
 
 def shown_heads(text):
@@ -209,7 +209,7 @@ def test_a_head_with_nan_is_shown(many):
 
     model = load(many)
     with model.hooks.subscribe(set_nan, "layer1.attn.weights"):
-        shown = printed(trace_sections(trace(model, "abcdefghijklmnop")))
+        shown = rendered(trace_sections(trace(model, "abcdefghijklmnop")))
     assert 5 in shown_heads(shown.split("Attention weights")[2])
 
 

@@ -4,15 +4,18 @@ off, and values that are not finite are marked."""
 import math
 import re
 import sys
+import xml.etree.ElementTree as ET
 from dataclasses import replace
+from io import BytesIO
+from itertools import pairwise
 
 import numpy as np
 import pytest
-from support.figure_layout import assert_nothing_is_cut_off, words_in
 from support.sweeps import in_sweep
 
 pytest.importorskip("matplotlib", reason="figures are drawn by matplotlib, which is not installed")
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from microgpt_trace import (
@@ -53,8 +56,38 @@ def hostile():
     return named(*HOSTILE)
 
 
+def assert_nothing_is_cut_off(picture):
+    """Check that every text lies within the figure, and that no labels of an axis overlap."""
+    figure = Figure(figsize=(picture.width, picture.height), layout="constrained")
+    picture.draw(Panel(figure.add_subplot()))
+    figure.savefig(BytesIO(), format="png", dpi=figure.dpi)
+    whole = figure.bbox.padded(1)
+    bars = [ax.get_tightbbox() for ax in figure.axes if ax.get_label() == "<colorbar>"]
+    for ax in figure.findobj(Axes):
+        title = ax.get_title("left") and ax._left_title.get_window_extent().padded(-1)
+        assert not title or not any(bar.overlaps(title) for bar in bars), ax.get_title("left")
+        place = ax.get_tightbbox()
+        assert whole.x0 <= place.x0 <= place.x1 <= whole.x1, ax
+        assert whole.y0 <= place.y0 <= place.y1 <= whole.y1, ax
+        for axis in (ax.xaxis, ax.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            ticks = [tick for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+            both = [label for tick in ticks for label in (tick.label1, tick.label2)]
+            shown = [label for label in both if label.get_visible() and label.get_text()]
+            places = [label.get_window_extent().padded(-1) for label in shown]
+            overlap = any(a.overlaps(b) for a, b in pairwise(places))
+            assert not overlap, [label.get_text() for label in shown]
+            assert not axis.get_offset_text().get_text() or ax.get_label() == "<colorbar>"
+
+
+def texts_of(picture):
+    """Return the texts of a figure, in the order of its SVG file."""
+    elements = ET.fromstring(content_of(picture, ".svg")).iter("{http://www.w3.org/2000/svg}text")
+    return ["".join(text.itertext()) for text in elements]
+
+
 def test_an_svg_contains_text_as_text(hostile):
-    words = set(words_in(attention_picture(hostile, 0, 0)))
+    words = set(texts_of(attention_picture(hostile, 0, 0)))
     assert {"0 $x_2$", "1 中国", "2 \\x1b[31m", "3 \\u202ea…", "4 <b>&amp;", "5 _private"} <= words
     assert {"6 $", "7 \\$a$", "8 \\ud800", "9 ␣is", "10 ''"} <= words
     assert {"layer 0, head 0", "attention weight, square-root scale"} <= words
@@ -175,7 +208,7 @@ CROSS = "× not finite"
 
 
 def text_of(picture):
-    return " ".join(" ".join(words_in(picture)).split())
+    return " ".join(" ".join(texts_of(picture)).split())
 
 
 def texts(picture):

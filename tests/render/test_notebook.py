@@ -8,8 +8,8 @@ from importlib import import_module
 from pkgutil import walk_packages
 
 import pytest
-from support.notebook_pages import Parsed, ink_and_paper, stripped_of
-from support.terminal import EVIL, contrast, obeyed, printed
+from support.notebook_pages import Parsed, ink_and_paper, stripped_parts
+from support.terminal import EVIL, contrast, controls, rendered
 
 import microgpt_trace
 from microgpt_trace import (
@@ -139,14 +139,14 @@ def page_of(result):
 
 
 def test_a_notebook_that_does_not_trust_a_result_strips_nothing(tables):
-    assert {kind: stripped for kind, own in tables.items() if (stripped := set(stripped_of(own)))} == {}
+    assert {kind: stripped for kind, own in tables.items() if (stripped := set(stripped_parts(own)))} == {}
 
 
 def test_a_notebook_has_every_word_of_the_terminal(plain, tables):
     """The terminal lays out the same sections by other code."""
     for kind, result in plain.items():
         shown = tables[kind].text()
-        terminal = {word.strip(STROKES) for word in printed(sections_of(result), 250).split()}
+        terminal = {word.strip(STROKES) for word in rendered(sections_of(result), 250).split()}
         assert [word for word in sorted(terminal) if word not in shown] == [], kind
 
 
@@ -161,7 +161,7 @@ def test_text_contrasts_with_a_light_and_a_dark_background(tables, theme):
 
 def test_the_helpers_find_stripped_markup_and_low_contrast():
     bad = Parsed('<svg></svg><p onclick="x()" style="position: fixed; color: red">a</p>')
-    assert [*stripped_of(bad)] == ["svg", "p onclick", "style position"]
+    assert [*stripped_parts(bad)] == ["svg", "p onclick", "style position"]
     (piece,) = Parsed('<p style="opacity: .5"><b style="color: rgb(255, 0, 0)">a</b></p>').pieces
     ink, paper = ink_and_paper(piece, *PAPERS["dark"])
     assert (ink, paper) == ((136.0, 8.5, 8.5), (17, 17, 17))
@@ -171,7 +171,7 @@ def test_the_helpers_find_stripped_markup_and_low_contrast():
 def test_hostile_text_is_shown_as_text(hostile):
     for kind, result in hostile.items():
         html = result._repr_html_()
-        assert obeyed(html, terminal=False) == set(), kind
+        assert controls(html, terminal=False) == set(), kind
         for parsed in (tables_of(result), *(Parsed(f["srcdoc"]) for f in Parsed(html).of("iframe"))):
             assert [*parsed.of("img"), *parsed.of("b")] == [], kind
             names = {name for _, attributes in parsed.elements for name in attributes}

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 from support.browser import go, needs_browser, wait_for
 from support.commands import microgpt
-from support.terminal import obeyed
+from support.terminal import controls
 
 from microgpt_trace import Config, Tokenizer, init, save, trace
 
@@ -66,7 +66,7 @@ def assert_harmless(page, *expected, count=3):
     The fixture fails a test whose page ran or requested anything else."""
     texts, visible, scripts, injected = page.evaluate(TEXTS)
     assert (scripts, injected) == (count, 0)
-    assert [line for line in texts.split("\n") if obeyed(line, False)] == []
+    assert [line for line in texts.split("\n") if controls(line, False)] == []
     for words in expected:
         assert words in visible, words
 
@@ -147,7 +147,7 @@ ADD = """const add = (tag, members) => {
 
 def test_the_policy_refuses_foreign_code_and_requests(page_of, page_file):
     """The browser reports a request for an image before the policy refuses it."""
-    faults = ["refused ", "console: ", "asked https://example.org/x.png"]
+    faults = ["refused ", "console: ", "requested https://example.org/x.png"]
     page = page_of(page_file("trace", "emma"), faults=faults)
     for program, directive in INJECTED.items():
         page.evaluate(f"() => {{ {ADD} refused.length = 0; {program} }}")

@@ -9,7 +9,7 @@ from support.commands import PARAMS, microgpt
 from support.foreign_dumps import write_dump
 from support.result_files import write_result_files
 from support.sweeps import some_of
-from support.terminal import printed
+from support.terminal import rendered
 
 from microgpt_trace import Config, Model, Tokenizer, load, save, trace
 from microgpt_trace.microgpt.parameters import Parameters
@@ -124,7 +124,7 @@ def column(title, cell, **options):
 def test_columns_that_do_not_fit_form_a_table_below(width):
     figures = [column(f"figure {i}", "figure", right=True) for i in range(6)]
     columns = [column("name", "name", whole=True), *figures, column("text", "text", wrap=True)]
-    text = printed([Section([Table(columns, [ROW, ROW])])], width)
+    text = rendered([Section([Table(columns, [ROW, ROW])])], width)
     lines = text.splitlines()
     assert max(map(cell_len, lines)) <= max(width, len(ROW["name"]) + 2 + len(ROW["figure"]))
     assert text.count(ROW["figure"]) == 12
@@ -138,7 +138,7 @@ def test_a_matrix_uses_the_width_of_the_screen(emma, width):
     """One more column would not fit: the margin has 4 characters, a cell 8."""
     values = np.full((5, 64), -0.123)
     selection = Selection(values, values.shape, [range(5), range(64)])
-    lines = printed([array_section("layer0.mlp.act", selection, emma, ["BOS", *"emma"])], width).splitlines()
+    lines = rendered([array_section("layer0.mlp.act", selection, emma, ["BOS", *"emma"])], width).splitlines()
     assert not [line for line in lines if line.startswith("-")]  # no row is wrapped
     assert width - 8 < max(cell_len(line) for line in lines if line.startswith("BOS")) <= width
 

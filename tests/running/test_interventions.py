@@ -7,7 +7,6 @@ import pytest
 from support.faulty_engine import decoder_run
 from support.foreign_dumps import write_dump
 from support.judges import agree, softmax_of, torch_grad, torch_run
-from support.judges_decoder import decoder_events
 from support.sweeps import some_of
 from support.tiny_microgpts import CASES
 from support.tiny_models import tiny_model, write_gguf
@@ -203,7 +202,7 @@ def test_ablating_a_head_of_a_decoder_zeroes_its_columns(decoders, case):
     key = "model.layers.0.self_attn.o_proj.weight"
     without = {**weights, key: np.array(weights[key])}
     without[key][:, (heads - 1) * dim :] = 0
-    expected = decoder_events(config, without, TOKENS)
+    expected = decoder_run(config, without, TOKENS)
     found = decoder_values(model, Intervention("ablate", f"layer0.attn.head{heads - 1}"))
     for name in ("layer0.attn.out", "layer1.mlp.residual", "logits"):
         agree(found[name], expected[name], rtol=1e-4, atol=2e-5, what=name)

@@ -1,4 +1,4 @@
-"""A writer of .apr v2 files for the tests, a tiny model in either naming, and how it is read back."""
+"""Write .apr v2 files, right or wrong, of a tiny model with names of GGUF or Hugging Face, and read them."""
 
 import json
 import struct
@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from microgpt_trace.errors import FileFormatError
-from microgpt_trace.readers.apr import read_apr, read_apr_header
+from microgpt_trace.readers.apr import read_apr
 from microgpt_trace.readers.file_terms import LLAMA
 
 ROW_MAJOR = 0x400
 
 
 def _names(which):
-    """Our names of tensors, and those of GGUF (0) or Hugging Face (1)."""
-    matrices = {own: f"{theirs[which]}.weight" for own, theirs in {**LLAMA.model, **LLAMA.layer}.items()}
+    """Return the names that GGUF (0) or Hugging Face (1) gives to tensors, by our names."""
+    matrices = {ours: f"{theirs[which]}.weight" for ours, theirs in {**LLAMA.model, **LLAMA.layer}.items()}
     biases = {f"attn_b{x}": matrices[f"attn_w{x}"].replace(".weight", ".bias") for x in "qkv"}
     return matrices | biases
 
@@ -24,45 +24,30 @@ def _names(which):
 GGUF, HF = _names(0), _names(1)
 LAYERS, WIDTH, HEADS, KV_HEADS, HEAD_DIM, INNER, VOCAB = 2, 8, 4, 2, 4, 12, 10
 METADATA = {
-    "architecture": "qwen2",
-    "hidden_size": WIDTH,
-    "num_layers": LAYERS,
-    "num_heads": HEADS,
-    "num_kv_heads": KV_HEADS,
-    "head_dim": HEAD_DIM,
-    "vocab_size": VOCAB,
-    "intermediate_size": INNER,
-    "max_position_embeddings": 64,
-    "rope_theta": 10000.0,
-    "rope_type": 2,
-    "rms_norm_eps": 1e-6,
+    "architecture": "qwen2", "hidden_size": WIDTH, "num_layers": LAYERS, "num_heads": HEADS,
+    "num_kv_heads": KV_HEADS, "head_dim": HEAD_DIM, "vocab_size": VOCAB, "intermediate_size": INNER,
+    "max_position_embeddings": 64, "rope_theta": 10000.0, "rope_type": 2, "rms_norm_eps": 1e-6,
     "rope_scaling": None,
-}
-QUIET = ("the tensors are named as in Hugging Face",)  # the notes of a file that says everything
+}  # fmt: skip
+QUIET = ("the tensors are named as in Hugging Face",)  # the notes on a file with complete metadata
 SHAPES = {
-    "attn_norm": (WIDTH,),
-    "attn_wq": (HEADS * HEAD_DIM, WIDTH),
-    "attn_wk": (KV_HEADS * HEAD_DIM, WIDTH),
-    "attn_wv": (KV_HEADS * HEAD_DIM, WIDTH),
-    "attn_wo": (WIDTH, HEADS * HEAD_DIM),
-    "mlp_norm": (WIDTH,),
-    "mlp_wgate": (INNER, WIDTH),
-    "mlp_wup": (INNER, WIDTH),
-    "mlp_wdown": (WIDTH, INNER),
-}
+    "attn_norm": (WIDTH,), "attn_wq": (HEADS * HEAD_DIM, WIDTH), "attn_wk": (KV_HEADS * HEAD_DIM, WIDTH),
+    "attn_wv": (KV_HEADS * HEAD_DIM, WIDTH), "attn_wo": (WIDTH, HEADS * HEAD_DIM), "mlp_norm": (WIDTH,),
+    "mlp_wgate": (INNER, WIDTH), "mlp_wup": (INNER, WIDTH), "mlp_wdown": (WIDTH, INNER),
+}  # fmt: skip
 BIASES = {f"attn_b{x}": (SHAPES[f"attn_w{x}"][0],) for x in "qkv"}
 QK_NORMS = {"attn_q_norm": (HEAD_DIM,), "attn_k_norm": (HEAD_DIM,)}
 
 
-def up64(size):
+def align64(size):
     return -(-size // 64) * 64
 
 
 def header(*, magic=b"APR\0", version=(2, 0), flags=ROW_MAJOR, count, metadata, index, data, checksum=None):
-    """`metadata` is (offset, size); a checksum of None is worked out."""
+    """Return a header. `metadata` is (offset, size). A checksum of None is computed."""
     front = struct.pack("<4s2BHIQIQQ", magic, *version, flags, count, *metadata, index, data)
-    own = zlib.crc32(front + bytes(20)) if checksum is None else checksum
-    return front + struct.pack("<I", own) + bytes(20)
+    checksum = zlib.crc32(front + bytes(20)) if checksum is None else checksum
+    return front + struct.pack("<I", checksum) + bytes(20)
 
 
 def entry(name, dtype, shape, offset, size):
@@ -72,15 +57,15 @@ def entry(name, dtype, shape, offset, size):
 
 
 def apr_bytes(metadata, tensors, *, checksum=None, footer=None, order=sorted, text=None, **fields):
-    """A file of `tensors`, name -> (dtype, shape, bytes); `text` stands in place of the metadata."""
+    """Return a file with `tensors`, name -> (dtype, shape, bytes). `text` replaces the metadata."""
     text = json.dumps(metadata, separators=(",", ":")).encode() if text is None else text
     index, data = b"", b""
     for name in order(tensors):
         dtype, shape, content = tensors[name]
         index += entry(name, dtype, shape, len(data), len(content))
-        data += content.ljust(up64(len(content)), b"\0")
-    index_at = 64 + up64(len(text))
-    data_at = index_at + up64(len(index))
+        data += content.ljust(align64(len(content)), b"\0")
+    index_at = 64 + align64(len(text))
+    data_at = index_at + align64(len(index))
     places = {"metadata": (64, len(text)), "index": index_at, "data": data_at}
     head = header(count=len(tensors), checksum=checksum, **places, **fields)
     body = head + text.ljust(index_at - 64, b"\0") + index.ljust(data_at - index_at, b"\0") + data
@@ -93,7 +78,7 @@ def f32(array):
 
 
 def tiny_model(names=HF, layer=SHAPES | BIASES, head=True, seed=3):
-    """Tensors of a model, all random, and what they are under our names."""
+    """Return the random tensors of a model, and its arrays by our names."""
     rng = np.random.default_rng(seed)
     prefix = "model.layers." if names is HF else "blk."
     theirs = {
@@ -114,21 +99,16 @@ def read(path, metadata=METADATA, tensors=None, *, rope_pairs=None, overrides=No
     return read_apr(path, rope_pairs=rope_pairs, overrides=overrides or {})
 
 
-def refused(path, act, error=FileFormatError):
-    """The one line that a file is refused with; it names the file."""
-    with pytest.raises(error) as refusal:
+def refusal(path, act, error=FileFormatError):
+    """Return the error of `act`. It has one line, which names the file."""
+    with pytest.raises(error) as caught:
         act()
-    message = str(refusal.value)
+    message = str(caught.value)
     print(message)
     assert str(path) in message
     assert "\n" not in message
     return message
 
 
-def refuses(path, *args, error=FileFormatError, **options):
-    return refused(path, lambda: read(path, *args, **options), error)
-
-
-def refuses_bytes(path, content):
-    path.write_bytes(content)
-    return refused(path, lambda: read_apr_header(path))
+def read_refusal(path, *args, error=FileFormatError, **options):
+    return refusal(path, lambda: read(path, *args, **options), error)

@@ -1,17 +1,16 @@
-"""APRT directories as apr leaves them, and what a test asks of one."""
+"""APRT folders as apr writes them, with or without a manifest."""
 
-import json
 import struct
 
 import numpy as np
 
 from microgpt_trace.dumps.aprt import open_aprt
 
-FINAL_NORM = "41505254 ffffffff 02000000 0000803f 000020c0"  # [1, -2.5] of the whole model
+FINAL_NORM = "41505254 ffffffff 02000000 0000803f 000020c0"  # [1, -2.5], of no layer
 
 
-def bare(folder, **files):
-    """Files as apr leaves them: `layer3__ffn_up` lies in layer-3."""
+def write_raw_aprt(folder, **files):
+    """Write files without a manifest and return the folder. `layer3__ffn_up` is layer-3/ffn_up.bin."""
     for place, values in files.items():
         layer, _, stage = place.rpartition("__")
         path = folder / layer.replace("layer", "layer-") / f"{stage}.bin"
@@ -20,10 +19,6 @@ def bare(folder, **files):
         values = np.asarray(values, "<f4")
         path.write_bytes(b"APRT" + struct.pack("<II", number, values.size) + values.tobytes())
     return folder
-
-
-def manifest_of(folder):
-    return json.loads((folder / "manifest.json").read_text())
 
 
 def reasons_of(folder):

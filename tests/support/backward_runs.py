@@ -1,4 +1,4 @@
-"""A forward and a backward pass of any plan, as the tests run it."""
+"""A forward and a backward pass of any plan under hooks."""
 
 import numpy as np
 from support.tiny_models import TOKENS
@@ -10,7 +10,7 @@ TARGETS = (*TOKENS[1:], None)
 
 
 class Run:
-    """A pass forward and back under hooks: values, gradients of events and of parameters by name."""
+    """The values of events, and the gradients of events and parameters, by name."""
 
     def __init__(self, model, hooks=None, tokens=TOKENS, targets=TARGETS, heads=True):
         bus, self.values, self.gradients = HookBus(list(model.plan.values())), {}, {}
@@ -23,6 +23,6 @@ class Run:
             ),
         ]
         run = bus.begin(before=before, after=after)
-        done = generic.forward(model, np.array(tokens), targets, run.tap("forward"))
+        forward = generic.forward(model, np.array(tokens), targets, run.tap("forward"))
         tap = run.tap("backward")
-        self.parameters = generic.backward(done, tap, run.replaced, list(model.plan.parameters))
+        self.parameters = generic.backward(forward, tap, run.replaced, list(model.plan.parameters))

@@ -1,5 +1,5 @@
-"""The system's browser, and a page in it of which all is written down that it owes nobody: errors, requests,
-dialogs, and what its policy refused."""
+"""The system's browser, and pages in it. A page fails its test if it has errors, sends requests, opens
+dialogs or violates its own content policy."""
 
 import shutil
 from contextlib import ExitStack, contextmanager
@@ -29,7 +29,7 @@ addEventListener("securitypolicyviolation", (event) => refused.push(`refused ${e
 
 @pytest.fixture(scope="session")
 def browser():
-    """Started once for many pages."""
+    """Start the browser once for all tests of a worker."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
@@ -38,17 +38,17 @@ def browser():
 
 @pytest.fixture(scope="session")
 def axe():
-    """The judge of what everybody can read and use: axe-core."""
+    """Return axe-core, which judges the accessibility of pages."""
     reason = "axe-playwright-python, which carries axe-core, is not installed"
     return pytest.importorskip("axe_playwright_python.sync_playwright", reason=reason).Axe()
 
 
-CONTRAST = "color-contrast"  # which takes most of axe-core's time
+CONTRAST = "color-contrast"  # this rule takes most of axe-core's time
 
 
 def axe_finds_nothing(axe, page, parts=None, scheme="light", widths=(1400,)):
-    """Let axe-core judge pages of these widths, and contrasts in a colour scheme, where `parts` of the page
-    stand for all that is alike. Nothing is wider than a narrow or a wide screen."""
+    """Check a page with axe-core at these widths, and the contrasts of `parts` in a colour scheme. The page
+    must fit a narrow and a wide screen."""
     for width in (400, 1400):
         page.set_viewport_size({"width": width, "height": 1000})
         assert page.evaluate("document.documentElement.scrollWidth") == width
@@ -60,49 +60,50 @@ def axe_finds_nothing(axe, page, parts=None, scheme="light", widths=(1400,)):
 
 
 def faults(axe, page, context=None, **options):
-    """What axe-core finds, a line each."""
-    found = axe.run(page, context, {"resultTypes": ["violations"], **options}).response["violations"]
-    nodes = [(own["id"], node) for own in found for node in own["nodes"]]
+    """Return the violations that axe-core finds, one line each."""
+    violations = axe.run(page, context, {"resultTypes": ["violations"], **options}).response["violations"]
+    nodes = [(violation["id"], node) for violation in violations for node in violation["nodes"]]
     return [f"{name}: {node['html'][:120]}: {node['failureSummary'][:250]}" for name, node in nodes]
 
 
 @pytest.fixture(scope="session")
 def page_file(tmp_path_factory):
-    """A function that gives the file of a page, by the words of the command that writes it."""
-    known, folder = {}, tmp_path_factory.mktemp("pages")
+    """A function that returns the page that a command writes. Each command runs once."""
+    paths, folder = {}, tmp_path_factory.mktemp("pages")
 
     def file(*words):
         words = tuple(map(str, words))
-        if words not in known:
-            path = folder / f"{len(known)}.html"
+        if words not in paths:
+            path = folder / f"{len(paths)}.html"
             done = microgpt(*words, "--html", path)
-            assert f"saved a page to {path}" in done.lines, done.err  # a check that fails is in the page
-            known[words] = path
-        return known[words]
+            assert f"saved a page to {path}" in done.lines, done.err  # a failed check is in the page
+            paths[words] = path
+        return paths[words]
 
     return file
 
 
 @pytest.fixture
 def page_of(browser):
-    """A function that opens a file, whose page is closed at the test's end and then fails it where it has
-    faults of which the test said nothing."""
+    """A function that opens a file in a page. Unexpected faults of the page fail the test when it ends."""
     with ExitStack() as pages:
-        yield lambda path, address="", **how: pages.enter_context(opened(browser, path, address, **how))
+        yield lambda path, address="", **options: pages.enter_context(
+            opened_page(browser, path, address, **options)
+        )
 
 
 @pytest.fixture(scope="session")
 def page_at(browser, page_file):
-    """A function that shows an address in the page of a command, as a link to it does. The page is loaded
-    once for all tests of a worker. Its faults fail the last of these tests."""
-    known = {}
+    """A function that follows a link in the page of a command. The page is loaded once for all tests of a
+    worker. Its faults fail the last of these tests."""
+    pages_by_path = {}
     with ExitStack() as pages:
 
         def show(*words, address=""):
             path = page_file(*words)
-            if path not in known:
-                known[path] = pages.enter_context(opened(browser, path))
-            page = known[path]
+            if path not in pages_by_path:
+                pages_by_path[path] = pages.enter_context(opened_page(browser, path))
+            page = pages_by_path[path]
             page.set_viewport_size(SIZE)
             page.evaluate("() => { document.activeElement.blur(); scrollTo(0, 0); }")
             follow(page, f"#{address}")
@@ -112,33 +113,33 @@ def page_at(browser, page_file):
 
 
 @contextmanager
-def opened(browser, path, address="", *, faults=(), ready=READY, **how):
-    """A file in a browser's page of its own. It fails at the end where there was another fault than these."""
-    context = browser.new_context(viewport=SIZE, **how)
+def opened_page(browser, path, address="", *, faults=(), ready=READY, **options):
+    """Open a file in a new page. At the end, check that the page had the expected faults and no others."""
+    context = browser.new_context(viewport=SIZE, **options)
     context.set_default_timeout(20_000)
-    page, found = context.new_page(), []
+    page, seen = context.new_page(), []
     page.add_init_script(WATCH)
-    own = Path(path).as_uri()
-    page.on("console", lambda said: found.append(f"console: {said.text}"))
-    page.on("pageerror", lambda error: found.append(f"error: {error}"))
-    page.on("request", lambda asked: asked.url.partition("#")[0] == own or found.append(f"asked {asked.url}"))
-    page.on("dialog", lambda dialog: (found.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+    url = Path(path).as_uri()
+    page.on("console", lambda message: seen.append(f"console: {message.text}"))
+    page.on("pageerror", lambda error: seen.append(f"error: {error}"))
+    page.on("request", lambda r: r.url.partition("#")[0] == url or seen.append(f"requested {r.url}"))
+    page.on("dialog", lambda dialog: (seen.append(f"dialog: {dialog.message}"), dialog.dismiss()))
     try:
-        page.goto(f"{own}{address}")
-        if how.get("java_script_enabled", True):
+        page.goto(f"{url}{address}")
+        if options.get("java_script_enabled", True):
             page.wait_for_selector(ready)
         yield page
-        found += page.evaluate("globalThis.refused ?? []")
-        unexpected = [fault for fault in found if not any(known in fault for known in faults)]
+        seen += page.evaluate("globalThis.refused ?? []")
+        unexpected = [fault for fault in seen if not any(expected in fault for expected in faults)]
         assert not unexpected, unexpected
-        assert all(any(known in fault for fault in found) for known in faults), (faults, found)
+        assert all(any(expected in fault for fault in seen) for expected in faults), (faults, seen)
     finally:
         context.close()
 
 
 def with_modules(page):
-    """Let programs that are evaluated in the page use its modules: `M`, and `shown`, which is its Page. They
-    are those of its script to the letter, of which the last lines alone are not run again."""
+    """Give programs that are evaluated in the page its modules, `M`, and its Page, `shown`. The whole script
+    runs again, except its last lines, which start the page."""
     if page.evaluate("globalThis.M !== undefined"):
         return page
     text = script("main")
@@ -157,12 +158,12 @@ def with_modules(page):
 
 
 def go(page, address):
-    """Show what an address names, as a link to it does."""
+    """Follow a link to an address in the page."""
     follow(page, page.evaluate("(address) => `#${encodeURIComponent(address)}`", address))
 
 
 def follow(page, link):
-    """Follow a link within the page, and wait until the page has heard of it."""
+    """Follow a link within the page, and wait for the hashchange event."""
     page.evaluate(
         """(link) => new Promise((resolve) => {
         if ((location.hash || "#") === link) return resolve();
@@ -174,7 +175,7 @@ def follow(page, link):
 
 
 def wait_for(page, condition):
-    """Until an expression is true in the page, whose policy keeps the driver from asking there itself."""
+    """Wait until an expression is true. The policy of the page does not let the driver wait by itself."""
     for _ in range(500):
         if page.evaluate(condition):
             return

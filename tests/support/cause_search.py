@@ -1,4 +1,4 @@
-"""Faults with a number or a variant, drawn at random: what `diagnose` must name, or say what fits as well."""
+"""Random faults, with a parameter or a variant, that `diagnose` must name, alone or among others that fit."""
 
 import math
 import tempfile
@@ -12,20 +12,20 @@ from support.tiny_models import BETAS, LLAMA3, LONG, random_weights, rope_5, tin
 from microgpt_trace import load
 from microgpt_trace.diagnosis.diagnose import diagnose_values
 
-NEAR = 0.02  # a number named within 2 % of the true one is right
+NEAR = 0.02  # a diagnosed parameter within 2 % of the true one is right
 ROUNDINGS = (None, "bf16", "f16")
 DESCRIBED = ("vector-added", "clipped", "rope-frequencies", "few-elements")
 DESCRIBED += tuple(f"one-{what}" for what in ("position", "channel", "head", "element"))
 
 
-class Drawn(NamedTuple):
-    """A fault: where it shows, what names it, and the number it has."""
+class FaultSample(NamedTuple):
+    """A random fault: the first event that it changes, and the findings that would name it."""
 
     event: str
     changes: dict
-    ids: tuple  # of findings that name it
-    words: str = ""  # in their claims
-    number: float | None = None
+    ids: tuple  # ids of findings that name it
+    words: str = ""  # words that their claims must contain
+    number: float | None = None  # the parameter of the fault
 
 
 def uniform(rng, low, high):
@@ -36,14 +36,14 @@ def log_uniform(rng, low, high):
     return float(math.exp(rng.uniform(math.log(low), math.log(high))))
 
 
-def usual(rng, values, low, high, spread=log_uniform):
-    """One of the usual numbers, or any."""
+def usual_or_any(rng, values, low, high, spread=log_uniform):
+    """Return one of the usual values, or one between low and high, with equal chances."""
     return float(rng.choice(values)) if rng.random() < 0.5 else spread(rng, low, high)
 
 
-# --- Families of faults: a function of a generator and a config gives one, or None -----------------------
+# --- Families of faults: functions of (generator, config) that return a FaultSample, or None --------------
 
-# Where a fault may be: the events that it changes, of which the first is seen first
+# Places of a fault: the events that it changes, in order of computation
 ROPE = ("layer0.attn.q_rope layer0.attn.k_rope",)
 NORMS = ("layer0.attn.norm", "layer0.mlp.norm", "layer1.attn.norm", "final.norm", "layer0.attn.q_norm")
 RESIDUALS = ("layer0.attn.residual", "layer0.mlp.residual")
@@ -52,12 +52,12 @@ EMBEDDING, Q, LOGITS = ("embed.tok",), ("layer0.attn.q",), ("logits",)
 
 
 def one_of(rng, config, places):
-    """The events of one of the places that the model has."""
-    known = [place for place in places if "q_norm" not in place or config["model_type"] == "qwen3"]
-    return (known[0] if len(known) == 1 else str(rng.choice(known))).split()
+    """Return the events of a random place that the model has."""
+    available = [place for place in places if "q_norm" not in place or config["model_type"] == "qwen3"]
+    return (available[0] if len(available) == 1 else str(rng.choice(available))).split()
 
 
-def changing(events, options):
+def changes_of(events, options):
     return {event[7:] if event.startswith("layer") else event: options for event in events}
 
 
@@ -65,25 +65,25 @@ def fault(
     places, ids, option=None, values=(), low=0, high=0, spread=log_uniform, *, words="",
     has=lambda config: True, **others,
 ):  # fmt: skip
-    """A family of faults of one number, which is an option or a setting of RoPE, for configs that `has` it;
-    `others` are options beside it, or all that a fault without a number has."""
+    """Return a family of faults whose parameter `option` is an option of an operation or a setting of RoPE.
+    The family is for configs where `has` is true. `others` are further options."""
 
-    def drawn(rng, config):
+    def sample(rng, config):
         if not has(config):
             return None
         events = one_of(rng, config, places)
-        number = usual(rng, values, low, high, spread) if option else None
-        own = {option: number} if option else {}
-        own = {"settings": own} if option in ("rope_theta", "factor") else own
-        return Drawn(events[0], changing(events, own | others), ids.split(), words, number)
+        number = usual_or_any(rng, values, low, high, spread) if option else None
+        options = {option: number} if option else {}
+        options = {"settings": options} if option in ("rope_theta", "factor") else options
+        return FaultSample(events[0], changes_of(events, options | others), ids.split(), words, number)
 
-    return drawn
+    return sample
 
 
 def rope_size(rng, config):
-    own, size = config["rope_parameters"].get("attention_factor", 1.0), log_uniform(rng, 0.5, 2)
-    changes = changing(ROPE[0].split(), {"size": size})
-    return Drawn("layer0.attn.q_rope", changes, ("rope-attention-factor",), number=size * own)
+    factor, size = config["rope_parameters"].get("attention_factor", 1.0), log_uniform(rng, 0.5, 2)
+    changes = changes_of(ROPE[0].split(), {"size": size})
+    return FaultSample("layer0.attn.q_rope", changes, ("rope-attention-factor",), number=size * factor)
 
 
 def post_norm(rng, config):
@@ -97,7 +97,7 @@ def post_norm(rng, config):
         return of_branch * stream + normed * s.weight(f"{gain}.weight")
 
     id = "branch-normed" if of_branch else "post-norm"
-    return Drawn(events[0], changing(events, {"instead": instead}), (id,))
+    return FaultSample(events[0], changes_of(events, {"instead": instead}), (id,))
 
 
 WORDS = {
@@ -108,7 +108,7 @@ WORDS = {
 
 def activation(rng, config):
     kind = str(rng.choice(list(WORDS)))
-    return Drawn("layer0.mlp.act", {"mlp.act": {"kind": kind}}, ("activation",), WORDS[kind])
+    return FaultSample("layer0.mlp.act", {"mlp.act": {"kind": kind}}, ("activation",), WORDS[kind])
 
 
 def rope_type(config):
@@ -123,7 +123,7 @@ FAMILIES = {
     "rope_base": fault(ROPE, "rope-base", "rope_theta", BASES, 5e2, 1e7),
     "rope_stretch": fault(
         ROPE, "rope-positions-scaled rope-twice", "stretch", (0.5, 0.25, 2.0, 4.0), 0.05, 3,
-        has=lambda config: rope_type(config) != "linear",  # where it is another factor of the scaling
+        has=lambda config: rope_type(config) != "linear",  # linear scaling would have another factor instead
     ),
     "rope_offset": fault(ROPE, "rope-offset", "offset", (1, -1, 2, 3, 7, 100), 0.2, 5, uniform),
     "rope_size": rope_size,
@@ -163,11 +163,11 @@ FAMILIES = {
 }  # fmt: skip
 
 
-# --- What no hypothesis says: nothing may be named ----------------------------------------------------
+# --- Faults that no hypothesis explains: diagnose must name no cause -----------------------------------
 
 
-def unknown(instead, *events):
-    return Drawn(events[0], changing(events, {"instead": instead}), ())
+def unknown_fault(instead, *events):
+    return FaultSample(events[0], changes_of(events, {"instead": instead}), ())
 
 
 ODD_SIZES = (
@@ -182,14 +182,14 @@ ODD_SIZES = (
 
 
 def odd_norm(rng, config):
-    """An RMSNorm that divides by another size of the row."""
+    """Return an RMSNorm that divides by another measure of the row's size."""
     event, size = one_of(rng, config, NORMS[:2]), rng.choice(ODD_SIZES)
 
     def instead(s, options, right):
         x = s[options["of"]]
         return x / size(x) * s.weight(f"{options['gain']}.weight")
 
-    return unknown(instead, *event)
+    return unknown_fault(instead, *event)
 
 
 ODD_ACTIVATIONS = (
@@ -207,7 +207,7 @@ ODD_ACTIVATIONS = (
 
 def odd_activation(rng, config):
     act = rng.choice(ODD_ACTIVATIONS)
-    return unknown(lambda s, options, right: act(s[options["of"]]), "layer0.mlp.act")
+    return unknown_fault(lambda s, options, right: act(s[options["of"]]), "layer0.mlp.act")
 
 
 def odd_rope(rng, config):
@@ -225,7 +225,7 @@ def odd_rope(rng, config):
         z = (heads[:, :, 0] + 1j * heads[:, :, 1]) * np.exp(1j * angles)[:, None]
         return np.stack([z.real, z.imag], 2).reshape(x.shape)
 
-    return unknown(instead, *ROPE[0].split())
+    return unknown_fault(instead, *ROPE[0].split())
 
 
 def odd_scores(rng, config):
@@ -235,7 +235,7 @@ def odd_scores(rng, config):
         back = np.arange(right.shape[1])[:, None] - np.arange(right.shape[2])
         return [right - size * back, right + size, right * (1 + size * np.abs(right))][kind]
 
-    return unknown(instead, "layer0.attn.scores")
+    return unknown_fault(instead, "layer0.attn.scores")
 
 
 def odd_weights(rng, config):
@@ -245,19 +245,16 @@ def odd_weights(rng, config):
     def instead(s, options, right):
         return right * (1 + size * np.random.default_rng(1).standard_normal(right.shape))
 
-    return unknown(instead, f"layer0.{rng.choice(names)}")
+    return unknown_fault(instead, f"layer0.{rng.choice(names)}")
 
 
 UNKNOWN = {f.__name__: f for f in (odd_norm, odd_activation, odd_rope, odd_scores, odd_weights)}
 FAMILIES |= UNKNOWN
 
 
-# --- Draws and their verdicts ----------------------------------------------------------------------------
-
-
 def random_model(rng, seed):
-    """A config and weights whose sizes differ from draw to draw."""
-    kind, theta = str(rng.choice(["llama", "qwen2", "qwen3"])), usual(rng, BASES, 5e2, 5e6)
+    """Return a config and weights of random sizes."""
+    kind, theta = str(rng.choice(["llama", "qwen2", "qwen3"])), usual_or_any(rng, BASES, 5e2, 5e6)
     shapes = (32, 4, 2, 8), (48, 4, 4, 12), (64, 8, 2, 16), (64, 4, 1, 32)
     width, heads, kv_heads, dim = map(int, rng.choice(shapes))
     inner, eps = int(rng.choice([48, 96])), float(rng.choice([1e-5, 1e-6, 1e-3]))
@@ -278,35 +275,36 @@ def random_model(rng, seed):
     return config, weights
 
 
-def verdict(drawn, found):
-    """How the findings speak of a fault: invisible, elsewhere, right, among, none, wrong."""
-    if found.first_wrong is None:
+def verdict_on(sample, diagnosis):
+    """Judge a diagnosis: "right", "among" (others fit too), "none", "wrong", "elsewhere", or "invisible"."""
+    if diagnosis.first_wrong is None:
         return "invisible"
-    if found.first_wrong.partition(".")[2] != drawn.event.partition(".")[2]:
+    if diagnosis.first_wrong.partition(".")[2] != sample.event.partition(".")[2]:
         return "elsewhere"
-    explaining = [f for f in found.findings if f.explains]
-    if not explaining or (not drawn.ids and all(f.id in DESCRIBED for f in explaining)):
+    explaining = [f for f in diagnosis.findings if f.explains]
+    if not explaining or (not sample.ids and all(f.id in DESCRIBED for f in explaining)):
         return "none"
-    fits = [f for f in explaining if f.id in drawn.ids and drawn.words in f.claim]
-    fits = [f for f in fits if None in (drawn.number, f.low) or f.low <= drawn.number <= f.high]
+    fits = [f for f in explaining if f.id in sample.ids and sample.words in f.claim]
+    fits = [f for f in fits if None in (sample.number, f.low) or f.low <= sample.number <= f.high]
     if not fits:
         return "wrong"
-    value, number = fits[0].value, drawn.number
+    value, number = fits[0].value, sample.number
     far = None not in (value, number) and abs(value - number) > NEAR * abs(number)
     return "among" if far or len(explaining) > 1 else "right"
 
 
-def draw(family, seed, rounding):
-    """(the fault, its diagnosis, the verdict) of one draw, or None where the model cannot have it."""
+def diagnose_sample(family, seed, rounding):
+    """Return (sample, diagnosis, verdict) of a random fault, or None if the random model cannot have it."""
     rng = np.random.default_rng([seed, *family.encode()])
     config, weights = random_model(rng, f"{family}{seed}")
-    drawn = FAMILIES[family](rng, config)
+    sample = FAMILIES[family](rng, config)
     tokens = [int(t) for t in rng.integers(0, 61, rng.integers(4, 41))]
-    if drawn is None:
+    if sample is None:
         return None
-    every_layer = "rope" in drawn.event or not drawn.event.startswith("layer")
-    made = Fault(family, drawn.event, (), None if every_layer else int(drawn.event[5]), drawn.changes)
+    every_layer = "rope" in sample.event or not sample.event.startswith("layer")
+    fault = Fault(family, sample.event, (), None if every_layer else int(sample.event[5]), sample.changes)
     with tempfile.TemporaryDirectory() as folder:
         model = load(write_folder(Path(folder) / "m", config, weights))
-        found = diagnose_values(model, tokens, decoder_run(config, weights, tokens, made, rounding=rounding))
-        return drawn, found, verdict(drawn, found)
+        values = decoder_run(config, weights, tokens, fault, rounding=rounding)
+        diagnosis = diagnose_values(model, tokens, values)
+        return sample, diagnosis, verdict_on(sample, diagnosis)

@@ -1,5 +1,5 @@
-"""Surveys on a Dask cluster of processes, in a process of its own: distributed logs, and warns of what is no
-fault of ours. Prints what came of each case as JSON.
+"""Run surveys on a Dask cluster of processes, and print the result of each case as JSON. This is a process of
+its own, since distributed logs and warns of faults that are not ours.
 
     python tests/support/cluster_runs.py MODEL CORPUS
 """
@@ -12,14 +12,14 @@ import time
 from hashlib import blake2b
 
 from distributed import LocalCluster, WorkerPlugin
-from support.surveyed_texts import measured
+from support.surveyed_texts import small_survey
 
 from microgpt_trace.errors import MicrogptError
 from microgpt_trace.surveying import dask_cluster
 from microgpt_trace.surveying.survey_files import survey_bytes
 
 
-class Lacking(WorkerPlugin):
+class WithoutPackage(WorkerPlugin):
     """A worker whose environment lacks this package."""
 
     def setup(self, worker):
@@ -33,22 +33,22 @@ class Lacking(WorkerPlugin):
 
 
 def once(act):
-    """For a report or a note: does something the first time."""
+    """Return a callback, for reports or notes, that calls `act` the first time only."""
     done = []
-    return lambda *told: done or done.append(act())
+    return lambda *arguments: done or done.append(act())
 
 
 def main(model, corpus):
-    told = {}
+    results = {}
 
     def case(name, report=lambda done, now: None, note=lambda text: None):
         notes, began = [], time.monotonic()
-        how = {"report": report, "note": lambda text: (notes.append(text), note(text))}
+        callbacks = {"report": report, "note": lambda text: (notes.append(text), note(text))}
         try:
-            content = survey_bytes(measured(model, corpus, scheduler=cluster.scheduler_address, **how))
-            told[name] = blake2b(content).hexdigest(), notes
+            survey = small_survey(model, corpus, scheduler=cluster.scheduler_address, **callbacks)
+            results[name] = blake2b(survey_bytes(survey)).hexdigest(), notes
         except MicrogptError as error:
-            told[name] = f"{type(error).__name__}: {error}", notes
+            results[name] = f"{type(error).__name__}: {error}", notes
         print(f"{name}: {time.monotonic() - began:.1f} s", file=sys.stderr)
 
     dask_cluster.ALONE, dask_cluster.CONNECT = 0.5, 2.0
@@ -56,12 +56,12 @@ def main(model, corpus):
         case("killed", once(lambda: os.kill(next(iter(cluster.workers.values())).pid, signal.SIGKILL)))
         case("one joins late", once(lambda: cluster.scale(3)))
         with cluster.get_client() as client:
-            client.register_plugin(Lacking())
+            client.register_plugin(WithoutPackage())
         case("lacking")
     with LocalCluster(n_workers=0, threads_per_worker=2, dashboard_address=None) as cluster:
         case("nobody at first", note=once(lambda: cluster.scale(1)))
         case("no scheduler any more", once(cluster.close))
-    print(json.dumps(told))
+    print(json.dumps(results))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,4 @@
-"""`microgpt` as the tests run it: in their own process, where a warning is an error and nothing has to
-start, or in one of its own, for what needs one."""
+"""Run `microgpt` in the process of the tests, which is fast and turns warnings into errors, or in its own."""
 
 import io
 import os
@@ -20,7 +19,7 @@ from microgpt_trace.cli.standard_streams import Notes, Results
 
 ROOT = Path(__file__).parents[2]
 WIDTH = 80
-PROGRAM = typer.main.get_command(build(COMMANDS))  # what every call would build anew
+PROGRAM = typer.main.get_command(build(COMMANDS))  # built once for all calls
 PARAMS = {name: command.params for name, command in PROGRAM.commands.items()}
 
 
@@ -35,8 +34,8 @@ class Done(NamedTuple):
 
 
 def microgpt(*arguments, cwd=None, width=WIDTH, encoding="utf-8", **environment):
-    """The command with these words, or those of one command line. An exception that is no error of the
-    request passes."""
+    """Run a command, given as one command line or as separate words. Exceptions other than errors of the
+    request are not caught."""
     one_line = len(arguments) == 1 and isinstance(arguments[0], str)
     words = shlex.split(arguments[0]) if one_line else [str(word) for word in arguments]
     out, err = (
@@ -55,12 +54,12 @@ def microgpt(*arguments, cwd=None, width=WIDTH, encoding="utf-8", **environment)
 
 
 def environment(**more):
-    """What a process of our own needs to find this package."""
+    """Return environment variables with which another process finds this package."""
     return {**os.environ, "COLUMNS": str(WIDTH), "PYTHONPATH": str(ROOT), **more}
 
 
 def process(*arguments, cwd=None, code=None, **more):
-    """The same in a process of its own; with `code` it is `python -c CODE` with these words."""
+    """Run a command in its own process, or `python -c CODE` with these words."""
     start = ["-m", "microgpt_trace"] if code is None else ["-c", code]
     done = subprocess.run(
         [sys.executable, *start, *map(str, arguments)], cwd=cwd, env=environment(**more),
@@ -69,8 +68,8 @@ def process(*arguments, cwd=None, code=None, **more):
     return Done(done.returncode, done.stdout, done.stderr)
 
 
-def started(*arguments, **how):
-    """The running process, whose streams are pipes; Ctrl-C ends it even where a shell's & ignores it."""
+def start_process(*arguments, **how):
+    """Start a process with pipes as streams. Ctrl-C ends it, even if a shell's & makes children ignore it."""
     return subprocess.Popen(
         [sys.executable, "-m", "microgpt_trace", *map(str, arguments)], env=environment(),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
@@ -79,7 +78,7 @@ def started(*arguments, **how):
 
 
 def refused(done, *words):
-    """One line on stderr that holds the words, nothing on stdout; the line."""
+    """Check that a command printed nothing but one line on stderr with the words, and return the line."""
     print(done.err)
     assert (done.code, done.out, len(done.lines)) == (2, "", 1)
     assert done.err.startswith("microgpt: ")
@@ -89,5 +88,5 @@ def refused(done, *words):
 
 
 def refusal(*arguments, **options):
-    """The one line that a wrong request leaves."""
+    """Return the line that a wrong request prints."""
     return refused(microgpt(*arguments, **options))

@@ -1,4 +1,4 @@
-"""Pairs of models and what tests of comparisons do with them."""
+"""Models to compare, the values of their events, and runs saved to files."""
 
 from contextlib import ExitStack
 
@@ -14,7 +14,7 @@ from microgpt_trace.render.documents.trace_as_json import trace_json
 from microgpt_trace.running.event_stream import EventStream
 
 MODELS = ("microgpt", "llama_gqa", "qwen3")
-KINDS = ("scale", "sign", "nan", "inf", "wrong_row", "wrong_element", "zeros")  # of generic faults
+KINDS = ("scale", "sign", "nan", "inf", "wrong_row", "wrong_element", "zeros")  # kinds of generic faults
 
 
 def with_nan(value):
@@ -23,7 +23,7 @@ def with_nan(value):
     return changed
 
 
-def reads(model):
+def inputs_of(model):
     return {"tokens": TOKENS} if model.family == "decoder" else {"text": "emma"}
 
 
@@ -32,36 +32,36 @@ def events_of(model):
 
 
 def values_of(model, tokens=None):
-    """Every event of a pass, in order of computation."""
-    inputs = {"tokens": tokens} if tokens else reads(model)
+    """Return the value of every event of a run by name, in order of computation."""
+    inputs = {"tokens": tokens} if tokens else inputs_of(model)
     with EventStream(model, model.read(inputs.get("text"), inputs.get("tokens")), events_of(model)) as stream:
         return {name: np.array(value) for name, value, _ in stream}
 
 
 def recording(arrays, tokens=TOKENS):
-    """Arrays by event as a dump that was opened."""
+    """Return arrays, by event name, as an opened dump."""
     tensors = {name: Recorded(name, a.shape, lambda a=a: a, OWN) for name, a in arrays.items()}
     return Recording("dump", "arrays", tensors, tokens)
 
 
 def altered(pair, name, change, **options):
-    """A against B, where a hook on B changes one event."""
+    """Compare A with B while a hook on B changes one event."""
     a, b = pair
     with b.hooks.subscribe(lambda event, value: change(value), name):
-        return diff(a, b, **reads(a), **options)
+        return diff(a, b, **inputs_of(a), **options)
 
 
 def saved(model, path, change=None, at=None, **options):
-    """The arrays of a trace as a file; a hook may change an event."""
+    """Save the arrays of a trace to a file and return its path. `change` is applied to the event `at`."""
     with ExitStack() as hooks:
         if change is not None:
             hooks.enter_context(model.hooks.subscribe(lambda event, value: change(value), at))
         names = None if model.family == "microgpt" else ["*"]
-        save_arrays(trace(model, values=True, names=names, **reads(model), **options), path)
+        save_arrays(trace(model, values=True, names=names, **inputs_of(model), **options), path)
     return path
 
 
-def document(model, path, values, **options):
-    found = trace(model, values=values, names=["*"], **reads(model), **options)
-    path.write_text(trace_json(found, values), encoding="utf-8")
+def save_json(model, path, values, **options):
+    run = trace(model, values=values, names=["*"], **inputs_of(model), **options)
+    path.write_text(trace_json(run, values), encoding="utf-8")
     return path

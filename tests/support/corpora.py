@@ -1,5 +1,5 @@
-"""Corpora written by other programs' hands: of which texts they are made is known. A test that needs one of a
-package that is not installed is skipped."""
+"""Corpus files with known texts, written by other packages. A test is skipped if it needs a package that is
+not installed."""
 
 import gzip
 import json
@@ -13,8 +13,8 @@ NAMES = ["a.v1.txt", "a.text", "a", "a.v1.jsonl", "a.NDJSON", "a.parquet"]
 NAMES += ["a.txt.gz", "a.gz", "a.b.JSONL.Zst", "a.parquet.gz", "a.gz.jsonl"]
 
 
-def packed(content, name):
-    """As gzip or Zstandard have it, by the end of the name."""
+def compress(content, name):
+    """Compress with gzip or Zstandard, according to the file extension."""
     if name.endswith(".gz"):
         return gzip.compress(content)
     if name.endswith(".zst"):
@@ -27,7 +27,7 @@ def records(texts, field="text"):
 
 
 def table(texts, field="text", **options):
-    """The bytes of a Parquet file."""
+    """Return the bytes of a Parquet file."""
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     out = pa.BufferOutputStream()
     pq.write_table(pa.table({"n": list(range(len(texts))), field: texts}), out, **options)
@@ -35,17 +35,17 @@ def table(texts, field="text", **options):
 
 
 def corpus_bytes(texts, name, field="text"):
-    """What a file of this name holds."""
+    """Return the bytes of a corpus in the format that the file name implies."""
     kind = name.lower()
     if ".parquet" in kind:
         content = table(texts, field)
     else:
         content = records(texts, field) if "json" in kind else "".join(f"{t}\n" for t in texts).encode()
-    return packed(content, kind)
+    return compress(content, kind)
 
 
-def written(folder, name, content):
-    """A file's name as a source."""
+def write(folder, name, content):
+    """Write bytes, or a corpus of texts, and return the path as a corpus source."""
     path = folder / name
     path.write_bytes(content if isinstance(content, bytes) else corpus_bytes(content, name))
     return str(path)
@@ -56,5 +56,5 @@ def corpus(*sources, **selected):
 
 
 def texts(*sources, **selected):
-    """What is read of them."""
+    """Return the texts that the corpus reader finds in sources."""
     return [document.text for document in corpus(*sources, **selected)]

@@ -1,4 +1,4 @@
-"""JSON documents against the schemas that the program prints."""
+"""Validate JSON documents with the schemas that the program prints."""
 
 import json
 from functools import cache
@@ -9,25 +9,25 @@ from support.commands import microgpt
 
 @cache
 def validator(command, *choice):
-    """Of the schema that the command prints, which is one itself; `choice` is --jsonl and the like."""
+    """Return a validator for the schema that a command prints with these options."""
     jsonschema = pytest.importorskip("jsonschema")
     schema = json.loads(microgpt(command, "--schema", *choice).out)
     jsonschema.Draft202012Validator.check_schema(schema)
     return jsonschema.Draft202012Validator(schema)
 
 
-def document_of(text):
-    """What a text holds that is JSON as RFC 8259 has it: without NaN."""
-    return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+def parse_json(text):
+    """Parse JSON. NaN and Infinity, which RFC 8259 lacks, fail the test."""
+    return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 
 
 def valid(text, command, *choice):
-    """The document, which fits the schema that the command prints."""
-    document = document_of(text)
+    """Return the document after validating it with the command's schema."""
+    document = parse_json(text)
     validator(command, *choice).validate(document)
     return document
 
 
 def valid_lines(text, command):
-    """The records of --jsonl."""
+    """Return the validated records of --jsonl."""
     return [valid(line, command, "--jsonl") for line in text.splitlines()]

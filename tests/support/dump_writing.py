@@ -1,4 +1,4 @@
-"""Dumps made by hand in every format, and what a test asks of them."""
+"""Write dumps in every format, and read their leftovers and errors."""
 
 import numpy as np
 import pytest
@@ -31,15 +31,7 @@ def write_safetensors(path, arrays, metadata=None):
     return path
 
 
-WRITERS = {
-    "folder": lambda base, arrays: write_folder(base / "dump", arrays),
-    "npz": lambda base, arrays: write_npz(base / "dump.npz", arrays),
-    "compressed": lambda base, arrays: write_npz(base / "dump.npz", arrays, np.savez_compressed),
-    "safetensors": lambda base, arrays: write_safetensors(base / "dump.safetensors", arrays),
-}
-
-
-def left(recording):
+def reasons(recording):
     return {
         leftover.recorded.source.removesuffix(".npy"): leftover.reason for leftover in recording.leftovers
     }
@@ -53,5 +45,5 @@ def refused(path, *words, names=None, kind=FileFormatError):
     assert all(word in str(caught.value) for word in (path.name, *words))
 
 
-def names_of(*entries, tokens=None):
+def name_map(*entries, tokens=None):
     return NameMap("map.toml", tuple(MapEntry(*entry) for entry in entries), tokens)

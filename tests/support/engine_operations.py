@@ -1,6 +1,6 @@
-"""The operations of the engine with faults to order, in float64. Options that no right model has are faults.
+"""The operations of the faulty engine in float64. Options that no correct model uses make faults.
 
-It imports nothing of the package.
+Imports nothing from the package.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from support.judges_decoder import (
 
 @dataclass(frozen=True)
 class Step:
-    """What an operation may read: `step[name]` is an event so far, of its own layer first."""
+    """The input of an operation. `step[name]` is an earlier event, of the same layer if it has that name."""
 
     config: dict
     weights: dict
@@ -31,22 +31,18 @@ class Step:
     eight_bit: EightBit | None = None
 
     def __getitem__(self, name):
-        own = f"layer{self.layer}.{name}"
-        return self.events[own if own in self.events else name].astype(np.float64)
+        in_layer = f"layer{self.layer}.{name}"
+        return self.events[in_layer if in_layer in self.events else name].astype(np.float64)
 
     def key(self, name, shift=0):
-        layer = (self.layer or 0) + shift
-        return (
-            name
-            if name in self.weights
-            else f"model.layers.{layer % self.config['num_hidden_layers']}.{name}"
-        )
+        layer = ((self.layer or 0) + shift) % self.config["num_hidden_layers"]
+        return name if name in self.weights else f"model.layers.{layer}.{name}"
 
     def weight(self, name, shift=0):
         return self.weights[self.key(name, shift)]
 
     def cached(self, name):
-        """An event as attention meets it: in float16 where the engine is one of 8-bit inputs."""
+        """Return an event as attention reads it: an engine with 8-bit inputs rounds it to float16."""
         return self[name] if self.eight_bit is None else self[name].astype(np.float16).astype(np.float64)
 
     def times(self, x, matrix, name):  # [T, K], [out, K] -> [T, out]
@@ -86,7 +82,7 @@ def product(
     s, of, by, weight="", shift=0, transposed=False, permuted=False, bias=1.0, bias_of="", bias_shift=0,
     columns=None, times=1.0, cap=None,
 ):  # fmt: skip
-    """x @ W.T + bias; `permuted` rows are GGUF's, channel i of a head next to i + D/2."""
+    """Return x @ W.T + bias. `permuted` rows have GGUF's order: channel i of a head next to i + D/2."""
     w = s.weight(f"{weight or by}.weight", shift)
     w = w.T if transposed else w
     x, w = (s[of], w) if columns is None else (s[of][:, columns], w[:, columns])
@@ -96,7 +92,7 @@ def product(
     if permuted:
         halves = s.heads(y)
         y = np.stack(np.split(halves, 2, -1), -1).reshape(y.shape)
-    return _capped(y * times, cap)
+    return _softcap(y * times, cap)
 
 
 def total(s, parts):
@@ -118,19 +114,19 @@ def rope(s, of, interleaved=False, settings=None, offset=0, direction=1, skip=Fa
     return (back if interleaved else back.swapaxes(2, 3)).reshape(x.shape)
 
 
-def _shared(s, x, modulo):
-    """The keys or values that each query head has: [T, G*D] -> [T, H, D]"""
+def _kv_heads(s, x, modulo):
+    """Return the keys or values of each query head: [T, G*D] -> [T, H, D]"""
     heads, kv_heads = s.config["num_attention_heads"], kv_heads_of(s.config)
     group = np.arange(heads) % kv_heads if modulo else np.arange(heads) * kv_heads // heads
     return s.heads(x)[:, group]
 
 
 def scores(s, q, k, power=-0.5, modulo=False, scale=None, cap=None):
-    products = np.einsum("qhd,khd->hqk", s.heads(s.cached(q)), _shared(s, s.cached(k), modulo))
-    return _capped(products * (head_dim_of(s.config) ** power if scale is None else scale), cap)
+    products = np.einsum("qhd,khd->hqk", s.heads(s.cached(q)), _kv_heads(s, s.cached(k), modulo))
+    return _softcap(products * (head_dim_of(s.config) ** power if scale is None else scale), cap)
 
 
-def _capped(x, cap):
+def _softcap(x, cap):
     return x if cap is None else cap * np.tanh(x / cap)
 
 
@@ -138,13 +134,13 @@ def attention_weights(s, window, masked=True, ahead=0, strict=False, times=1.0):
     x = s["attn.scores"] * times
     back = np.arange(x.shape[1])[:, None] - np.arange(x.shape[2])
     seen = (back >= -ahead) & (back < (window or x.shape[2]))
-    if strict:  # itself left out, but for position 0, which would see nothing
+    if strict:  # a position does not see itself, except position 0, which would see nothing
         seen &= (back > 0) | (np.arange(x.shape[1]) == 0)[:, None]
     return softmax(np.where(seen | (not masked), x, -np.inf))
 
 
 def context(s, modulo=False):
-    mixed = np.einsum("hqk,khd->qhd", s.cached("attn.weights"), _shared(s, s.cached("attn.v"), modulo))
+    mixed = np.einsum("hqk,khd->qhd", s.cached("attn.weights"), _kv_heads(s, s.cached("attn.v"), modulo))
     return mixed.reshape(len(mixed), -1)
 
 

@@ -1,28 +1,26 @@
-"""Faults of the independent engine, as data: of operations, of any event, of quantised weights."""
+"""Faults of the independent engine: of operations, of any event, and of quantised weights."""
 
 import numpy as np
 from support.engine_operations import norm, product, residual
-from support.faulty_engine import Fault, decoder_plan, hits, microgpt_config, microgpt_plan, renamed
+from support.faulty_engine import Fault, decoder_plan, microgpt_config, microgpt_plan, overrides, renamed
 from support.judges_decoder import kv_heads_of, rope_of
 from support.tiny_models import SCALES, Blocks, tensor_shapes
 
-# --- Faults of operations --------------------------------------------------------------------
-
 
 def decoder_faults(config, layer=None) -> list[Fault]:
-    """Every fault that this config can have, in every layer, or in `layer` alone."""
+    """Return every fault that this config can have, in every layer or only in `layer`."""
     plan, shapes = decoder_plan(config), tensor_shapes(config)
-    found = [*_common(plan, shapes, config), *_rope_faults(config), *_decoder_faults(plan, config)]
-    return _placed(found, plan, layer)
+    rows = [*_common(plan, shapes, config), *_rope_faults(config), *_decoder_faults(plan, config)]
+    return _place(rows, plan, layer)
 
 
 def microgpt_faults(params, n_head) -> list[Fault]:
-    """The same of microGPT. A wrong wo shows first in `attn.head0`; an offset and a BOS too many need
-    a position more than the tokens have."""
+    """Return every fault that this microGPT can have. A wrong wo shows first in `attn.head0`. An offset and
+    an added BOS need one position more than there are tokens."""
     config = microgpt_config(params, n_head)
     plan, shapes = microgpt_plan(config), {n: a.shape for n, a in renamed(params).items()}
     bos = len(params["wte"]) - 1
-    found = [
+    rows = [
         *_common(plan, shapes, config),
         ("position_offset", ("position-offset",), {"embed.pos": {"offset": 1}}),
         ("position_missing", ("part-missing",), {"embed.sum": {"added": 0.0}}),
@@ -31,24 +29,25 @@ def microgpt_faults(params, n_head) -> list[Fault]:
         ("bos_added", ("bos",), {"tokens": {"prepend": bos}}),
         ("bos_missing", ("bos",), {"tokens": {"skip": 1}}),
     ]  # fmt: skip
-    return _placed(found, plan, None)
+    return _place(rows, plan, None)
 
 
-def _placed(found, plan, layer):
-    """Faults from (id, cause, changes[, weights]): where each shows first; those of one layer alone."""
+def _place(rows, plan, layer):
+    """Make faults from (id, cause, changes[, weights]), each with the first event that it changes. A fault
+    that changes nothing in `layer` is left out."""
     faults = []
-    for id, cause, changes, *weights in found:
+    for id, cause, changes, *weights in rows:
         if layer is None and "tokens" in changes:
             faults.append(Fault(id, "embed.tok", cause, None, changes))
             continue
-        hit = next((op for op in plan if hits(changes, layer, op)), None)
+        hit = next((op for op in plan if overrides(changes, layer, op)), None)
         if hit:
             faults.append(Fault(id, hit.event, cause, layer, changes, *weights))
     return faults
 
 
 def _common(plan, shapes, config):
-    """Faults of the operations that both families have, each operation by itself."""
+    """Yield the faults of operations that decoders and microGPT share."""
     seen = {}
     for op in plan:
         seen.setdefault(op.name, op)
@@ -72,7 +71,7 @@ def _common(plan, shapes, config):
 
 
 def _same(a, b):
-    """Whether two operations use one matrix (the heads of wo)."""
+    """Return True if two operations use the same matrix, as the heads use wo."""
     return a.layer is not None and a.options.get("by") == b.options["by"]
 
 
@@ -82,14 +81,14 @@ _OTHER_GAIN = {
 }  # fmt: skip
 
 
-def _norm_faults(name, own, config):
+def _norm_faults(name, options, config):
     eps = 1e-2 if config["rms_norm_eps"] < 1e-2 else 1e-1
-    if own["of"] != "embed.norm":  # microGPT's stream is normed there already: nobody could tell
+    if options["of"] != "embed.norm":  # microGPT's embeddings are already normalised, so nothing would change
         yield f"norm_missing@{name}", ("norm-missing",), {name: {"skip": True}}
     yield f"eps@{name}", ("eps",), {name: {"eps": eps}}
     yield f"eps_outside@{name}", ("eps-outside",), {name: {"inside": False}}
     yield f"mean_subtracted@{name}", ("layernorm",), {name: {"centred": True}}
-    if gain := own.get("gain"):
+    if gain := options.get("gain"):
         last = f"model.layers.{config['num_hidden_layers'] - 1}.post_attention_layernorm"
         yield f"gain_missing@{name}", ("gain-missing",), {name: {"gain": ""}}
         yield f"gain_other@{name}", ("gain-of-another-norm",), {name: {"gain": _OTHER_GAIN.get(gain, last)}}
@@ -97,7 +96,7 @@ def _norm_faults(name, own, config):
 
 
 def _product_faults(name, sharing, op, shapes, config):
-    """`sharing` are the operations that one matrix has: this one, or the heads of wo."""
+    """Yield the faults of a product. `sharing` lists the operations with the same matrix, itself included."""
     if op.layer is None or name != sharing[0]:
         return
     by = f"model.layers.0.{op.options['by']}"
@@ -171,11 +170,11 @@ def _decoder_faults(plan, config):
     yield "bos_missing", ("bos",), {"tokens": {"skip": 1}}  # for tokens that begin with it
 
 
-# --- Faults that any event can have ----------------------------------------------------------
+# --- Faults of any event ---------------------------------------------------------------------
 
 
 def _element(x):
-    """An element in the middle; of [H, T, T] one next to the diagonal, which every mask here lets through."""
+    """Return the index of an element in the middle; in [H, T, T] of one that no mask of the tests hides."""
     if x.ndim == 3:
         return x.shape[0] - 1, x.shape[1] - 1, x.shape[1] - 2
     return tuple(n // 2 for n in x.shape)
@@ -196,7 +195,7 @@ def _noise(x):
     return np.random.RandomState(0).standard_normal(row.shape) * np.abs(x).max()
 
 
-GENERIC = {  # kind: (default size, the value it makes)
+GENERIC = {  # kind: (default size, function of a value and a size)
     "scale": (1.01, lambda x, size: x * size),
     "sign": (None, lambda x, _: -x),
     "nan": (None, lambda x, _: _put(x, _element(x), np.nan)),
@@ -210,31 +209,30 @@ GENERIC = {  # kind: (default size, the value it makes)
 
 
 def generic_fault(kind, event, size=None) -> Fault:
-    """One event altered. `size`: scale's factor; the others' share of the largest magnitude."""
+    """Return a fault that alters one event. `size` is the factor of "scale", and a share of the largest
+    magnitude for other kinds."""
     default, change = GENERIC[kind]
     size = default if size is None else size
     return Fault(f"{kind}@{event}", event, (kind,), alter=lambda x: change(np.asarray(x), size))
 
 
 def generic_faults(events) -> list[Fault]:
-    """Every kind at every event of a run; a scalar has no rows, and no peak to clip."""
+    """Return every kind of fault at every event of a run. A scalar has no rows and nothing to clip."""
     rows = ("wrong_row", "noise_row", "clip")
     return [generic_fault(k, n) for n, x in events.items() for k in GENERIC if x.ndim or k not in rows]
 
 
-# --- Quantised weights read wrongly ----------------------------------------------------------
-
-# Where a block's nibbles lie, and how many elements take their low halves first
+# Start and end of the nibbles in a block, in bytes, and the number of elements whose low halves come first
 _NIBBLES = {
     "Q4_0": (2, 18, 16), "Q4_1": (4, 20, 16), "Q5_0": (6, 22, 16), "Q5_1": (8, 24, 16),
     "Q4_K": (16, 144, 32), "Q5_K": (48, 176, 32),
 }  # fmt: skip
-_OFFSETS = ("Q4_1", "Q5_1", "Q2_K", "Q4_K", "Q5_K")  # the second scale is that of the minimum
+_OFFSETS = ("Q4_1", "Q5_1", "Q2_K", "Q4_K", "Q5_K")  # their second scale belongs to the minimum
 _SYMMETRIC = {"Q4_0": 8, "Q5_0": 16}
 
 
 def misreadings(kind):
-    """How matrices of a quantisation type can be misread."""
+    """Return the ways to misread a matrix of a quantisation type."""
     nibbles = ("nibbles_swapped", "nibbles_interleaved") if kind in _NIBBLES else ()
     minimum = ("minimum_ignored",) if kind in _OFFSETS else ()
     zero = ("zero_point_missing", "zero_point_off_by_one") if kind in _SYMMETRIC else ()
@@ -242,7 +240,7 @@ def misreadings(kind):
 
 
 def misread(blocks, how) -> np.ndarray:
-    """The values of Blocks, read wrongly in one of `misreadings(blocks.type)`: [out, in] float32"""
+    """Return the values of Blocks, [out, in] float32, read in one of `misreadings(blocks.type)`."""
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
     size, bytes_ = GGML_QUANT_SIZES[GGMLQuantizationType[blocks.type]]
@@ -267,7 +265,7 @@ def misread(blocks, how) -> np.ndarray:
 
 
 def quantised_faults(config, weights, name) -> list[Fault]:
-    """The matrix of that name (Blocks) read in every wrong way."""
+    """Return the faults of misreading a matrix of Blocks, one for each way."""
     layer, _, rest = name.removeprefix("model.layers.").partition(".")
     module = (rest if layer.isdigit() else name).removesuffix(".weight")
     used = [op for op in decoder_plan(config) if module in (op.options.get("by"), op.options.get("table"))]
@@ -279,17 +277,15 @@ def quantised_faults(config, weights, name) -> list[Fault]:
     ]
 
 
-UNKNOWABLE = ("tied_head_missing",)
-
-
-def changed(found, right):
-    """The largest relative L2 by which a row was changed."""
-    found, right = (np.atleast_2d(x).astype(np.float64) for x in (found, right))
+def row_change(value, right):
+    """Return the largest relative L2 change of a row."""
+    value, right = (np.atleast_2d(x).astype(np.float64) for x in (value, right))
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        apart = np.linalg.norm(found - right, axis=-1) / np.linalg.norm(right, axis=-1)
-    return np.inf if np.isnan(apart).any() else apart.max()
+        changes = np.linalg.norm(value - right, axis=-1) / np.linalg.norm(right, axis=-1)
+    return np.inf if np.isnan(changes).any() else changes.max()
 
 
-def names(found, words):
-    claims = [f"{f.id} {f.claim}".lower() for f in found.findings if f.explains]
+def blames(diagnosis, words):
+    """Return True if a finding that explains the values has one of the words."""
+    claims = [f"{f.id} {f.claim}".lower() for f in diagnosis.findings if f.explains]
     return any(word.lower() in claim for word in words for claim in claims)

@@ -1,9 +1,8 @@
-"""An independent engine with faults to order: decoders, GPT-2 and microGPT in float64, every event by name.
+"""An independent engine that can compute faults. It runs decoders, GPT-2 and microGPT in float64.
 
-It imports nothing of the package. A model is a plan: operations in order of computation, each with
-options. A fault is data: options that stand in place of an operation's own (RoPE with
-`interleaved=True`), weights read wrongly, or one event altered. What follows inherits it.
-Parameters have Hugging Face's names, microGPT's too.
+Imports nothing from the package. A model is a plan: operations in order of computation, each with options.
+A fault is data: other options of an operation (RoPE with `interleaved=True`), weights read wrongly, or one
+altered event. Later events follow from the faulty one. All parameters have the names of Hugging Face.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,12 +19,11 @@ from support.tiny_models import Blocks
 
 @dataclass(frozen=True, eq=False)
 class Fault:
-    """What is wrong, and where the first wrong value appears.
+    """A fault, and the event with the first wrong value.
 
-    `changes` are options by operation, of `layer` alone, or of every layer where it is None, or by event
-    (`instead` is a function of the step, the options and the right value that gives another value); `weights`
-    stand in place of the model's; `alter` is applied to the value of `event`. `cause` are words, any
-    of which names the fault.
+    `changes` are options by operation, in `layer` or in every layer (None), or by event. The option `instead`
+    is a function of the step, the options and the right value that returns another value. `weights` replace
+    weights of the model. `alter` is applied to the value of `event`. Each word of `cause` names the fault.
     """
 
     id: str
@@ -48,8 +46,6 @@ class Operation(NamedTuple):
         return self.name if self.layer is None else f"layer{self.layer}.{self.name}"
 
 
-# --- Plans -----------------------------------------------------------------------------------
-
 GAINS = {"gain": "input_layernorm"}, {"gain": "post_attention_layernorm"}
 TOKENS = ("embed.tok", ops.embed, {"table": "model.embed_tokens"})
 OUT = ("attn.out", ops.product, {"of": "attn.context", "by": "self_attn.o_proj"})
@@ -58,9 +54,9 @@ PROBS, LOSS = ("probs", ops.probabilities, {}), ("loss", ops.cross_entropy, {})
 
 
 def _plan(config, start, mlp, end, norms=GAINS, between=(), scored=("attn.q", "attn.k"), out=(OUT,)):
-    """The operations of `start`, of every layer, and of `end`, which reads the stream. In a layer `norms` are
-    the options of the two norms, `between` the operations from q and k to what is scored, `out` those that
-    give attn.out, and `mlp` those between the second norm and the last product."""
+    """Return the operations of `start`, of every layer, and of `end`, which reads the residual stream. In a
+    layer, `norms` are the options of both norms, `between` computes the `scored` events from q and k, `out`
+    computes attn.out, and `mlp` lies between the second norm and the last product."""
     rows, stream = [(None, *row) for row in start], start[-1][0]
     for i in range(config["num_hidden_layers"]):
         layer = [
@@ -85,23 +81,23 @@ def _plan(config, start, mlp, end, norms=GAINS, between=(), scored=("attn.q", "a
 
 
 def _final(config, **options):
-    """The last norm and the product that makes logits of it."""
+    """Return the final norm, the product that makes the logits, and the softmax."""
     head = "model.embed_tokens" if config.get("tie_word_embeddings") else "lm_head"
     last = ("final.norm", ops.norm, {"gain": "model.norm"} | options)
     return last, ("logits", ops.product, {"of": "final.norm", "by": head}), PROBS
 
 
 def _heads(config, **options):
-    """The share of attn.out that each head has."""
-    dim, (_, _, own) = head_dim_of(config), OUT
+    """Return the operations for the contribution of each head to attn.out."""
+    dim, (_, _, product) = head_dim_of(config), OUT
     columns = [slice(h * dim, h * dim + dim) for h in range(config["num_attention_heads"])]
-    return [(f"attn.head{h}", ops.product, own | {"columns": c} | options) for h, c in enumerate(columns)]
+    return [(f"attn.head{h}", ops.product, product | {"columns": c} | options) for h, c in enumerate(columns)]
 
 
 def decoder_plan(config):
     normed = "_norm" if config["model_type"] == "qwen3" else ""
     gains = {n: {"gain": f"self_attn.{n}_norm", "per_head": True} for n in ("qk" if normed else "")}
-    between = [(f"attn.{n}_norm", ops.norm, {"of": f"attn.{n}"} | own) for n, own in gains.items()]
+    between = [(f"attn.{n}_norm", ops.norm, {"of": f"attn.{n}"} | gain) for n, gain in gains.items()]
     between += [(f"attn.{n}_rope", ops.rope, {"of": f"attn.{n}{normed}"}) for n in "qk"]
     mlp = [
         ("mlp.gate", ops.product, {"of": "mlp.norm", "by": "mlp.gate_proj"}),
@@ -130,18 +126,15 @@ def microgpt_plan(config):
 
 
 def gpt2_plan(config, kind):
-    """Of a config in the terms of the other decoders; `kind` is its activation."""
+    """Return the plan of a GPT-2, from a config with the keys of the other decoders and its activation."""
     centred = {"centred": True}
     mlp = [UP, ("mlp.act", ops.activation, {"of": "mlp.up", "kind": kind})]
     out, end = [*_heads(config, bias=0.0), OUT], [*_final(config, **centred), LOSS]
-    return _plan(config, POSITIONED, mlp, end, norms=[own | centred for own in GAINS], out=out)
-
-
-# --- Runs ------------------------------------------------------------------------------------
+    return _plan(config, POSITIONED, mlp, end, norms=[gain | centred for gain in GAINS], out=out)
 
 
 def rounded_to(x, rounding):
-    """Float32 numbers as "bf16" or "f16" holds them, ties to even; None leaves them."""
+    """Round to "bf16" or "f16", ties to even; None leaves the numbers as they are. Returns float32."""
     x = np.asarray(x, np.float32)
     if rounding == "f16":
         return x.astype(np.float16).astype(np.float32)
@@ -155,12 +148,11 @@ def rounded_to(x, rounding):
 def decoder_run(
     config, weights, tokens, fault=None, *, alter=None, rounding=None, round_weights=False, inputs=None
 ) -> dict[str, np.ndarray]:
-    """Every forward event, float32, worked out in float64 from the events before it.
+    """Return every forward event, float32, computed in float64 from earlier events.
 
-    `weights` are arrays or Blocks by Hugging Face's names. `alter(name, value)` gives what stands in an
-    event's place. With `rounding` every event is rounded, with `round_weights` the weights are too. With
-    `inputs` ("Q8_0", "Q8_1", "Q8_K") products are those of ggml's 8-bit blocks, and q, k, v and the
-    attention weights are float16 where they meet, as its key-value cache has them.
+    `weights` are arrays or Blocks by Hugging Face's names. `alter(name, value)` returns the value to use for
+    an event. `rounding` rounds every event, and `round_weights` the weights too. With `inputs` ("Q8_0",
+    "Q8_1", "Q8_K") products use ggml's 8-bit blocks, and attention rounds its inputs to float16.
     """
     precision = rounding, rounding if round_weights else None
     return run_plan(decoder_plan(config), config, weights, tokens, [], fault, alter, precision, inputs)
@@ -169,7 +161,7 @@ def decoder_run(
 def microgpt_run(
     params, tokens, n_head, fault=None, *, targets=(), alter=None, rounding=None, round_weights=False
 ) -> dict[str, np.ndarray]:
-    """The same of microGPT, from its state dict. `targets` follow the tokens; without them no loss."""
+    """Return every forward event of microGPT, from its state dict. Without `targets` there is no loss."""
     config, weights = microgpt_config(params, n_head), renamed(params)
     plan = microgpt_plan(config)[: None if len(targets) else -1]
     precision = rounding, rounding if round_weights else None
@@ -177,16 +169,16 @@ def microgpt_run(
 
 
 def run_plan(plan, config, weights, tokens, targets, fault, alter=None, precision=(None, None), inputs=None):
-    """The events of a plan; `precision` is that of events and that of weights."""
+    """Run a plan and return its events. `precision` holds the rounding of events and of weights."""
     fault = fault or Fault("none", "", ())
     eight_bit = EightBit(inputs, weights) if inputs else None
     weights = {n: w.values() if isinstance(w, Blocks) else w for n, w in (weights | fault.weights).items()}
     with np.errstate(all="ignore"):
         weights = {n: rounded_to(w, precision[1]).astype(np.float64) for n, w in weights.items()}
-        tokens, targets = _spelled(list(tokens), list(targets), **fault.changes.get("tokens", {}))
+        tokens, targets = _change_tokens(list(tokens), list(targets), **fault.changes.get("tokens", {}))
         events = {}
         for op in plan:
-            options = op.options | (hits(fault.changes, fault.layer, op) or {})
+            options = op.options | (overrides(fault.changes, fault.layer, op) or {})
             step = Step(config, weights, tokens, targets, events, op.layer, eight_bit)
             instead = options.pop("instead", None)
             value = op.function(step, **options)
@@ -198,14 +190,14 @@ def run_plan(plan, config, weights, tokens, targets, fault, alter=None, precisio
     return events
 
 
-def hits(changes, layer, op):
-    """What changes say of an operation, by its event, or by its name in a layer or in all of them. A window
-    that is not there cannot be missing."""
-    own = (changes.get(op.event) or changes.get(op.name)) if layer in (None, op.layer) else None
-    return None if own and "window" in own and op.options["window"] is None else own
+def overrides(changes, layer, op):
+    """Return the changed options of an operation, by its event or name, or None. A window can only change
+    where there is one."""
+    options = (changes.get(op.event) or changes.get(op.name)) if layer in (None, op.layer) else None
+    return None if options and "window" in options and op.options["window"] is None else options
 
 
-def _spelled(tokens, targets, prepend=None, skip=0):
+def _change_tokens(tokens, targets, prepend=None, skip=0):
     if prepend is not None:
         return [prepend, *tokens], tokens[:1] + targets if targets else []
     return tokens[skip:], targets[skip:]
@@ -219,13 +211,13 @@ _RENAMED = {
 
 
 def renamed(params):
-    """microGPT's parameters under Hugging Face's names."""
-    found = {}
+    """Return microGPT's parameters by Hugging Face's names."""
+    weights = {}
     for name, array in params.items():
         layer, _, rest = name.rpartition(".")
         prefix = f"model.layers.{layer.removeprefix('layer')}." if layer else ""
-        found[f"{prefix}{_RENAMED.get(rest, rest)}.weight"] = array
-    return found
+        weights[f"{prefix}{_RENAMED.get(rest, rest)}.weight"] = array
+    return weights
 
 
 def microgpt_config(params, n_head):

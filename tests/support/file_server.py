@@ -1,4 +1,4 @@
-"""A server on this machine that gives files by HTTP in the ways that servers do, the bad ones too."""
+"""A local HTTP server that sends files as good and bad servers do."""
 
 import threading
 from contextlib import contextmanager, suppress
@@ -6,54 +6,54 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class FileServer(BaseHTTPRequestHandler):
-    """The first folder of a path says how the file behind it is given."""
+    """Sends the file of a path such as /cut-ranges/a.txt. Its first folder says how the server behaves."""
 
     files: dict[str, bytes]
     requests: list[str]
 
     def do_HEAD(self):
-        self.give(body=False)
+        self.answer(body=False)
 
     def do_GET(self):
-        self.give(body=True)
+        self.answer(body=True)
 
-    def give(self, body):
-        _, how, name = self.path.partition("?")[0].split("/", 2)
-        self.requests.append(f"{self.command} {how} {self.headers.get('Range', '')}".strip())
-        if how.isdigit():
-            self.send_error(int(how))
+    def answer(self, body):
+        _, behaviour, name = self.path.partition("?")[0].split("/", 2)
+        self.requests.append(f"{self.command} {behaviour} {self.headers.get('Range', '')}".strip())
+        if behaviour.isdigit():
+            self.send_error(int(behaviour))
         else:
-            self.reply(how, self.files[name], body)
+            self.reply(behaviour, self.files[name], body)
 
-    def reply(self, how, content, body):
-        asked = self.headers.get("Range") if "ranges" in how else None
+    def reply(self, behaviour, content, body):
+        requested = self.headers.get("Range") if "ranges" in behaviour else None
         begin, end = 0, len(content)
-        if asked:
-            begin, last = map(int, asked.removeprefix("bytes=").split("-"))
+        if requested:
+            begin, last = map(int, requested.removeprefix("bytes=").split("-"))
             end = min(last + 1, end)
-            if how == "lost-ranges" and begin >= len(content) // 2:
+            if behaviour == "lost-ranges" and begin >= len(content) // 2:
                 return self.send_error(416)
-        self.send_response(206 if asked else 200)
-        if asked:
+        self.send_response(206 if requested else 200)
+        if requested:
             self.send_header("Content-Range", f"bytes {begin}-{end - 1}/{len(content)}")
         part = content[begin:end]
-        if asked and how in ("short-ranges", "lost-ranges"):
+        if requested and behaviour in ("short-ranges", "lost-ranges"):
             part = part[: (len(part) + 1) // 2]
-        if body and how.startswith("endless") and asked != "bytes=0-0":  # which asks whether it gives parts
+        if body and behaviour.startswith("endless") and requested != "bytes=0-0":  # a test for ranges
             return self.send_endlessly()
-        if how != "unsized":
+        if behaviour != "unsized":
             self.send_header("Content-Length", str(len(part)))
-        if how == "encoded":
+        if behaviour == "encoded":
             self.send_header("Content-Encoding", "gzip")
         self.end_headers()
         if body:
-            self.send(how, part)
+            self.send(behaviour, part)
 
-    def send(self, how, part):
+    def send(self, behaviour, part):
         half = len(part) // 2
-        if how in ("cut", "cut-ranges") and len(part) > 1:
+        if behaviour in ("cut", "cut-ranges") and len(part) > 1:
             self.wfile.write(part[:half])
-        elif how in ("silent", "silent-ranges") and len(part) > 1:
+        elif behaviour in ("silent", "silent-ranges") and len(part) > 1:
             self.wfile.write(part[:half])
             self.server.released.wait(10)
         else:
@@ -61,7 +61,7 @@ class FileServer(BaseHTTPRequestHandler):
 
     def send_endlessly(self):
         self.end_headers()
-        for _ in range(1000):  # 1 GB, or until nobody reads it
+        for _ in range(1000):  # 1 GB, or until the client closes the connection
             self.wfile.write(bytes(1 << 20))
             self.requests.append("a megabyte")
 
@@ -75,12 +75,12 @@ class FileServer(BaseHTTPRequestHandler):
 
 class QuietServer(ThreadingHTTPServer):
     def handle_error(self, request, client_address):
-        """The client has gone; any other error makes the client's test fail."""
+        """Print nothing when the client is gone. Any other error makes the test of the client fail."""
 
 
 @contextmanager
-def served(files):
-    """The address of a server of these files, and the requests that it was sent."""
+def serving(files):
+    """Serve files, and yield the address of the server and the list of requests that it receives."""
     handler = type("Served", (FileServer,), {"files": files, "requests": []})
     server = QuietServer(("127.0.0.1", 0), handler)
     server.released = threading.Event()

@@ -1,4 +1,4 @@
-"""Dumps as other engines would name and shape them: folders of .npy files in several styles."""
+"""Dumps with the names and shapes of other engines, as folders of .npy files."""
 
 import numpy as np
 
@@ -27,7 +27,7 @@ _TRANSFORMERLENS = {
     "mlp.gate": "mlp.hook_pre", "mlp.up": "mlp.hook_pre_linear", "mlp.hidden": "mlp.hook_post",
     "mlp.down": "hook_mlp_out", "mlp.residual": "hook_resid_post",
 }  # fmt: skip
-_HEADED = {
+_BY_HEAD = {
     "huggingface": ("attn.q_norm", "attn.k_norm"),
     "llama.cpp": ("attn.v", "attn.q_norm", "attn.k_norm", "attn.q_rope", "attn.k_rope"),
     "transformerlens": ("attn.q", "attn.k", "attn.v", "attn.q_rope", "attn.k_rope", "attn.context"),
@@ -37,10 +37,10 @@ STYLES = ("ours", "numbers", *_NAMES)
 
 
 def write_dump(folder, events, style, *, adjacent=False) -> dict[str, str]:
-    """Write events as another engine would name and shape them; the file of each event that it has.
+    """Write events in the style of an engine, and return the file of each event that the engine has.
 
-    "numbers" are t000.npy, t001.npy ... in order of computation. With `adjacent` q and k in style
-    llama.cpp have GGUF's order of channels, as its llama architecture has them.
+    The style "numbers" writes t000.npy, t001.npy ... in order of computation. With `adjacent`, q and k in
+    style llama.cpp have GGUF's order of channels, as in its llama architecture.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = {}
@@ -50,7 +50,7 @@ def write_dump(folder, events, style, *, adjacent=False) -> dict[str, str]:
         if style in _NAMES:
             if name not in _NAMES[style]:
                 continue
-            file, value = _file(style, layer, name), _laid_out(value, name, style, events, adjacent)
+            file, value = _file(style, layer, name), _as_written(value, name, style, events, adjacent)
         else:
             file = event if style == "ours" else f"t{number:03}"
         np.save(folder / f"{file}.npy", value)
@@ -67,13 +67,13 @@ def _file(style, layer, name):
     return f"{'model.layers' if style == 'huggingface' else 'blocks'}.{layer}.{theirs}".rstrip(".")
 
 
-def _laid_out(value, name, style, events, adjacent):
-    if name in _HEADED[style]:
+def _as_written(value, name, style, events, adjacent):
+    if name in _BY_HEAD[style]:
         heads = len(events["layer0.attn.scores"])
         dim = events["layer0.attn.q"].shape[1] // heads
         value = value.reshape(len(value), -1, dim)  # [T, H, D]
         if adjacent and style == "llama.cpp" and name != "attn.v":
             value = np.stack(np.split(value, 2, -1), -1).reshape(value.shape)
-    if style == "transformerlens" and name == "attn.scores":  # its hook stands behind the mask
+    if style == "transformerlens" and name == "attn.scores":  # its hook comes after the mask
         value = np.where(np.tri(value.shape[1], dtype=bool), value, np.float32(-np.inf))
     return value if style == "llama.cpp" else value[None]

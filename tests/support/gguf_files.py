@@ -1,4 +1,4 @@
-"""A writer of GGUF files for the tests that writes whatever it is told, however wrong."""
+"""Write GGUF files for the tests, right or wrong."""
 
 import struct
 
@@ -7,23 +7,16 @@ import numpy as np
 from microgpt_trace.readers.gguf import TYPES
 
 NUMBERS = {name: kind for kind, name in TYPES.items()}
-# Keys of a qwen2: those that it needs, and those of a RoPE scaled by yarn
+# The keys that a qwen2 needs, and the keys of yarn scaling
 NEEDED = [
-    "general.architecture",
-    "qwen2.block_count",
-    "qwen2.embedding_length",
-    "qwen2.feed_forward_length",
-    "qwen2.attention.head_count",
-    "qwen2.attention.layer_norm_rms_epsilon",
-    "qwen2.context_length",
-]
+    "general.architecture", "qwen2.block_count", "qwen2.embedding_length", "qwen2.feed_forward_length",
+    "qwen2.attention.head_count", "qwen2.attention.layer_norm_rms_epsilon", "qwen2.context_length",
+]  # fmt: skip
 YARN = {
-    "qwen2.rope.scaling.type": "yarn",
-    "qwen2.rope.scaling.factor": 8.0,
-    "qwen2.rope.scaling.original_context_length": 64,
-    "qwen2.rope.scaling.yarn_beta_fast": 16.0,
+    "qwen2.rope.scaling.type": "yarn", "qwen2.rope.scaling.factor": 8.0,
+    "qwen2.rope.scaling.original_context_length": 64, "qwen2.rope.scaling.yarn_beta_fast": 16.0,
     "qwen2.rope.scaling.yarn_beta_slow": 2.0,
-}
+}  # fmt: skip
 
 
 def u32(value):
@@ -39,8 +32,8 @@ def string(text):
     return u64(len(content)) + content
 
 
-def typed(value):
-    """(type, bytes) of a metadata value."""
+def type_and_bytes(value):
+    """Return the type and the bytes of a metadata value."""
     if isinstance(value, bool):
         return 7, struct.pack("<?", value)
     if isinstance(value, int):
@@ -50,13 +43,13 @@ def typed(value):
         return 12, struct.pack("<d", value)
     if isinstance(value, str | bytes):
         return 8, string(value)
-    parts = [typed(item) for item in (value.tolist() if isinstance(value, np.ndarray) else value)]
+    parts = [type_and_bytes(item) for item in (value.tolist() if isinstance(value, np.ndarray) else value)]
     kind = parts[0][0] if parts else 4
     return 9, u32(kind) + u64(len(parts)) + b"".join(content for _, content in parts)
 
 
 def pair(key, value):
-    kind, content = typed(value)
+    kind, content = type_and_bytes(value)
     return string(key) + u32(kind) + content
 
 
@@ -64,25 +57,25 @@ def entry(name, dims, kind=0, offset=0):
     return string(name) + u32(len(dims)) + b"".join(map(u64, dims)) + u32(kind) + u64(offset)
 
 
-def raw(pairs=b"", entries=b"", data=b"", *, version=3, tensors=1, metadata=0, alignment=32):
-    """A file of parts as they are given."""
+def assemble(pairs=b"", entries=b"", data=b"", *, version=3, tensors=1, metadata=0, alignment=32):
+    """Return a file of these parts, unchecked."""
     head = b"GGUF" + u32(version) + u64(tensors) + u64(metadata) + pairs + entries
     return head + bytes(-len(head) % alignment) + data
 
 
 def gguf_bytes(metadata, tensors):
-    """A right file of metadata and StoredTensors, but for what is in them."""
+    """Return a well-formed file with metadata and StoredTensors, whose values are not checked."""
     index, data = b"", b""
     for tensor in tensors:
         index += entry(tensor.name, tensor.shape[::-1], NUMBERS[tensor.encoding.name], len(data))
         data += tensor.data.tobytes()
         data += bytes(-len(data) % 32)
     pairs = b"".join(pair(key, value) for key, value in metadata.items())
-    return raw(pairs, index, data, tensors=len(tensors), metadata=len(metadata))
+    return assemble(pairs, index, data, tensors=len(tensors), metadata=len(metadata))
 
 
-def changed(path, whole, changes=(), tensors=None):
-    """The right file with some metadata changed, None taking a key away."""
-    metadata = {key: v for key, v in (whole.metadata | dict(changes)).items() if v is not None}
-    path.write_bytes(gguf_bytes(metadata, whole.tensors if tensors is None else tensors))
+def rewrite(path, right, changes=(), tensors=None):
+    """Write a right file with changed metadata (None removes a key) or other tensors. Return its path."""
+    metadata = {key: v for key, v in (right.metadata | dict(changes)).items() if v is not None}
+    path.write_bytes(gguf_bytes(metadata, right.tensors if tensors is None else tensors))
     return path

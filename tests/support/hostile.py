@@ -1,4 +1,4 @@
-"""What a reader owes any bytes: a result or one line, soon, and no memory that the file does not fill."""
+"""Open files of any bytes. A reader must return or fail with one line, soon, and with little memory."""
 
 import signal
 import time
@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, settings
 
 from microgpt_trace import load
 from microgpt_trace.errors import FileFormatError, InputError
-from microgpt_trace.readers import apr, gguf_model, huggingface  # noqa: F401 (imports are no allocation of a file's)
+from microgpt_trace.readers import apr, gguf_model, huggingface  # noqa: F401 (imported before memory is measured)
 from microgpt_trace.text.printable import on_one_line
 
 SLACK = 1 << 20  # bytes
-SECONDS = 5  # of the processor
+SECONDS = 5  # of CPU time
 
 fuzzing = settings(
     deadline=None,
@@ -24,8 +24,8 @@ fuzzing = settings(
 
 
 @contextmanager
-def at_once(seconds=60):
-    """Interrupt what waits for a pipe, where the system has such a clock. A busy machine may be slow."""
+def time_limit(seconds=60):
+    """Interrupt code that waits, such as for a pipe, if the system has SIGALRM."""
     if not hasattr(signal, "SIGALRM"):
         yield
         return
@@ -47,13 +47,13 @@ def _size(path):
     return sum(file.lstat().st_size for file in files)
 
 
-def survives(path, opened=load, memory=1, room=None):
-    """Open a file; return the line that it is refused with, or "" where it opens. Memory stays below some
-    times the size of the files, or below `room` bytes."""
+def open_safely(path, opened=load, memory=1, room=None):
+    """Open a file and return its error, or "" if it opens. Check that memory stays below `room` bytes, or
+    `memory` times the size of the files."""
     tracemalloc.start()
     began = time.process_time()
     try:
-        with at_once():
+        with time_limit():
             opened(path)
         message = ""
     except (FileFormatError, InputError) as error:
@@ -68,12 +68,12 @@ def survives(path, opened=load, memory=1, room=None):
     assert len(message) < 1000 + len(name), message
     assert not message or name in message or any(file.name in message for file in path.iterdir()), message
     allowed = room or memory * (_size(path) + SLACK)
-    assert peak < allowed, f"{peak:,} bytes, where {allowed:,} are allowed"
+    assert peak < allowed, f"{peak:,} bytes, {allowed:,} are allowed"
     return message
 
 
-def refuses(path, opened=load):
-    """The line of a refusal."""
+def rejection(path, opened=load):
+    """Return the error of a file that must be refused."""
     with pytest.raises(FileFormatError) as caught:
         opened(path)
     assert str(caught.value).isprintable()

@@ -1,4 +1,4 @@
-"""What the tests of `isolated` have a process do. Imports nothing slow: the process imports this module."""
+"""Functions that tests of `isolated` run in a process, which imports this module: nothing slow here."""
 
 import os
 import sys
@@ -10,34 +10,34 @@ CALLS = []
 
 
 def count():
-    """How many calls this process has had."""
+    """Return the number of calls in this process."""
     CALLS.append(1)
     return len(CALLS)
 
 
-def slowly(value, seconds):
+def wait(value, seconds):
     time.sleep(seconds)
     return value
 
 
-def endless(*given):
+def endless(*arguments):
     while True:
         pass
 
 
-def much(size):
+def allocate(size):
     return len(bytearray(size))
 
 
-def noisy(size):
+def print_much(size):
     sys.stdout.write("{" * size)
     sys.stderr.write("panic\n" * (size // 6))
     sys.stderr.flush()
     return "done"
 
 
-def abort(said):
-    os.write(2, said.encode())
+def abort(message):
+    os.write(2, message.encode())
     os.abort()
 
 
@@ -49,5 +49,5 @@ def refuse(message):
     raise InputError(message)
 
 
-def loaded():
+def modules():
     return sorted(sys.modules)

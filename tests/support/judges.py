@@ -1,6 +1,6 @@
-"""Independent judges of the model: scalars with `math` alone, PyTorch, and central differences.
+"""Independent references for microGPT: scalars with `math` alone, PyTorch, and central differences.
 
-None of them imports the package's mathematics; parameters reach them as named [out, in] matrices.
+They do not use the package's mathematics. Parameters are named [out, in] matrices.
 """
 
 import math
@@ -13,22 +13,19 @@ EPS = 1e-5
 
 
 def agree(found, expected, *, rtol=1e-9, atol=1e-12, what=""):
-    """Assert closeness and print both numbers where they lie farthest apart."""
+    """Check that values are close, or print both numbers where they differ most."""
     found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
-    assert found.shape == expected.shape, f"{what}: shape {found.shape} against {expected.shape}"
+    assert found.shape == expected.shape, f"{what}: expected the shape {expected.shape}, found {found.shape}"
     close = np.isclose(found, expected, rtol=rtol, atol=atol, equal_nan=True)
     if not close.all():
         gap = np.where(close, 0.0, np.nan_to_num(np.abs(found - expected), nan=np.inf))
         at = np.unravel_index(gap.argmax(), gap.shape)
-        pytest.fail(f"{what}{[int(i) for i in at]}: found {found[at]!r}, the judge says {expected[at]!r}")
+        pytest.fail(f"{what}{[int(i) for i in at]}: expected {expected[at]!r}, found {found[at]!r}")
 
 
-def slope(loss_at: Callable[[float], float], h: float = 1e-6) -> float:
-    """Central difference of a function of one number around 0."""
+def central_difference(loss_at: Callable[[float], float], h: float = 1e-6) -> float:
+    """Return the central difference of a function of one number around 0."""
     return (loss_at(h) - loss_at(-h)) / (2 * h)
-
-
-# --- Plain Python: one number at a time, from the formulas -------------------------------------
 
 
 def _matvec(w, x):
@@ -51,7 +48,7 @@ def _plus(a, b):
 
 
 def scalar_forward(weights, tokens, n_head, n_layer):
-    """Logits of a name, position by position with a growing list of keys and values: lists of floats."""
+    """Return the logits of a name as lists of floats, one position at a time with a KV cache."""
     w = {name: array.tolist() for name, array in weights.items()}
     keys, values = [[] for _ in range(n_layer)], [[] for _ in range(n_layer)]
     rows = []
@@ -72,10 +69,10 @@ def _scalar_attention(x, w, i, keys, values, n_head):
     width = len(q) // n_head
     context = []
     for start in range(0, len(q), width):
-        own = range(start, start + width)
-        scores = [math.fsum(q[c] * k[c] for c in own) / math.sqrt(width) for k in keys]
+        head = range(start, start + width)
+        scores = [math.fsum(q[c] * k[c] for c in head) / math.sqrt(width) for k in keys]
         shares = softmax_of(scores)
-        context += [math.fsum(s * v[c] for s, v in zip(shares, values, strict=True)) for c in own]
+        context += [math.fsum(s * v[c] for s, v in zip(shares, values, strict=True)) for c in head]
     return _matvec(w[f"layer{i}.attn_wo"], context)
 
 
@@ -87,14 +84,11 @@ def scalar_loss(rows, targets):
     return math.fsum(losses) / len(losses)
 
 
-# --- PyTorch: every event under its name, so that autograd tells every gradient ----------------
-
-
 def torch_run(weights, tokens, targets, config, replaced=None, dtype="float64"):
-    """Forward and backward in PyTorch: (events, parameters) by our names, gradients in `.grad`.
+    """Run forward and backward in PyTorch. Return (events, parameters) by our names, gradients in `.grad`.
 
-    `replaced` puts constants in the place of events, or what a function makes of the tensor; what they
-    replace stays in `events`, without a gradient of its own.
+    `replaced` maps events to constants, or to functions of the tensor. `events` keeps the tensor before it is
+    replaced. A constant gives it no gradient.
     """
     torch = pytest.importorskip("torch")
     F = torch.nn.functional
@@ -147,5 +141,5 @@ def torch_run(weights, tokens, targets, config, replaced=None, dtype="float64"):
 
 
 def torch_grad(tensor):
-    """The gradient as an array; zero where the loss does not depend on the tensor."""
+    """Return the gradient as an array, zero if the loss does not depend on the tensor."""
     return np.zeros(tensor.shape) if tensor.grad is None else tensor.grad.numpy()

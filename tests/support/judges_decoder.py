@@ -1,6 +1,6 @@
-"""An independent judge of decoders: what a Hugging Face config means, and its formulas in float64.
+"""An independent reference for decoders: the meaning of a Hugging Face config, and formulas in float64.
 
-It imports nothing of the package; the references that transformers recorded judge it in turn.
+Imports nothing from the package. The recorded references of transformers check it.
 """
 
 import math
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def rope_of(config):
-    """RoPE's settings, from either dialect: `rope_parameters`, or `rope_theta` beside `rope_scaling`."""
+    """Return the RoPE settings, from `rope_parameters`, or from `rope_theta` and `rope_scaling`."""
     settings = {"rope_theta": config.get("rope_theta"), "rope_type": "default"}
     settings |= config.get("rope_parameters") or config.get("rope_scaling") or {}
     return settings | {"rope_type": settings.pop("type", settings["rope_type"])}
@@ -24,7 +24,7 @@ def kv_heads_of(config):
 
 
 def rope_frequencies(config):
-    """(radians per position of each pair [D/2], factor of cos and sin)"""
+    """Return (radians per position of each pair [D/2], factor of cos and sin)."""
     rope, dim = rope_of(config), head_dim_of(config)
     plain = np.array([rope["rope_theta"] ** (-2 * i / dim) for i in range(dim // 2)])
     kind = rope["rope_type"]
@@ -41,7 +41,7 @@ def rope_frequencies(config):
 
 
 def _llama3(frequency, rope):
-    """Long waves are slowed by the factor, short ones kept, those between blended."""
+    """Slow long waves down by the factor, keep short ones, and blend between them."""
     turns = rope["original_max_position_embeddings"] * frequency / (2 * math.pi)
     low, high = rope["low_freq_factor"], rope["high_freq_factor"]
     kept = min(max((turns - low) / (high - low), 0.0), 1.0)
@@ -49,7 +49,7 @@ def _llama3(frequency, rope):
 
 
 def _yarn_ramp(rope, dim):
-    """0 where a pair keeps its frequency, 1 where it is slowed (Peng et al. 2023, section 3.2)"""
+    """Return 0 for pairs that keep their frequency, and up to 1 for slowed ones (Peng et al. 2023, 3.2)."""
 
     def pair_with(turns):
         waves = rope["original_max_position_embeddings"] / (turns * 2 * math.pi)
@@ -63,7 +63,7 @@ def _yarn_ramp(rope, dim):
 
 
 def window_of(config, layer):
-    """How many positions back a layer sees, itself included; None for all."""
+    """Return the number of positions that a layer sees, the current one included, or None for all."""
     kinds = config.get("layer_types")
     if kinds is not None:
         return config["sliding_window"] if kinds[layer] == "sliding_attention" else None
@@ -84,10 +84,3 @@ def gelu(x):
 
 def gelu_by_tanh(x):
     return x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2
-
-
-def decoder_events(config, weights, tokens):
-    """Every forward event of a decoder by its name: a run of the independent engine without a fault."""
-    from support.faulty_engine import decoder_run  # which has its formulas from here
-
-    return decoder_run(config, weights, tokens)

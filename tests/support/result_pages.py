@@ -1,4 +1,4 @@
-"""What stands in a page, read by code of its own: the document and the arrays that its script unpacks."""
+"""The document and arrays in a page, read by independent code instead of the page's script."""
 
 import json
 import re
@@ -15,15 +15,10 @@ class Content(NamedTuple):
     arrays: dict
 
 
-def packed_in(page):
-    """What the script of a page is given, behind the script itself."""
-    whole = zlib.decompress(b64decode(re.search(r'id="packed">([^<]*)<', page)[1]))
-    return whole[4 + int.from_bytes(whole[:4], "little") :]
-
-
 def content_of(page):
-    """Of the text of a page."""
-    rest = packed_in(page)
+    """Return the document and the float arrays of a page."""
+    whole = zlib.decompress(b64decode(re.search(r'id="packed">([^<]*)<', page)[1]))
+    rest = whole[4 + int.from_bytes(whole[:4], "little") :]  # the script comes first
     length, count = np.frombuffer(rest[:8], "<u4").tolist()
     document = json.loads(rest[8 : 8 + length])
     planes = np.frombuffer(rest[8 + length : 8 + length + 4 * count], np.uint8).reshape(4, count)
@@ -37,7 +32,7 @@ def content_of(page):
 
 
 def markup_of(page):
-    """The tags of a page with their attributes, in order."""
+    """Return the tags of a page with their attributes, in order."""
     tags = []
     parser = HTMLParser()
     parser.handle_starttag = lambda tag, attributes: tags.append((tag, dict(attributes)))

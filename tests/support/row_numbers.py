@@ -1,4 +1,4 @@
-"""The numbers of a plan's rows, each worked out by its float64 reference, with gradients that are drawn."""
+"""A run of a plan by the float64 references of its rows, with random gradients."""
 
 import numpy as np
 from support.other_plans import values_of
@@ -8,8 +8,8 @@ from microgpt_trace.architecture.model import TraceInput
 from microgpt_trace.architecture.operations.reference_inputs import ReferenceInputs
 
 
-class Numbers:
-    """A run of the references of a plan, with random gradients: the rows are judged one by one."""
+class PlanRun:
+    """The forward values and random gradients of a plan's rows. Tests judge the rows one by one."""
 
     replaced = frozenset()
 
@@ -45,9 +45,9 @@ class Numbers:
 
     @property
     def known_targets(self):
-        known = [(p, token) for p, token in enumerate(self.inputs.targets) if token is not None]
-        chances = self.array("probs")
-        return [KnownTarget(p, t, float(chances[p, t]), float(-np.log(chances[p, t]))) for p, t in known]
+        targets = [(p, token) for p, token in enumerate(self.inputs.targets) if token is not None]
+        probs = self.array("probs")
+        return [KnownTarget(p, t, float(probs[p, t]), float(-np.log(probs[p, t]))) for p, t in targets]
 
     def label(self, token):
         return str(token)

@@ -1,4 +1,4 @@
-"""The scripts of pages, run by Node where one is installed: the same files that a page has."""
+"""Run the scripts of pages in Node, if it is installed."""
 
 import json
 import shutil
@@ -26,8 +26,8 @@ needs_node = pytest.mark.skipif(NODE is None, reason="Node, which runs pages' sc
 
 
 def run_script(program, given):
-    """What a program gives as JSON: the body of an async function of `given`, in which `load(name)` loads a
-    module of the page's."""
+    """Return the result of a program as JSON. The program is the body of an async function with the argument
+    `given`. In it, `load(name)` loads a module of the page."""
     text = f"""
 import {{ readFileSync }} from "node:fs";
 const given = JSON.parse(readFileSync(0, "utf8"));

@@ -1,6 +1,4 @@
-"""Stored tensors for tests: every encoding's bytes drawn at random, whole, in parts and turned."""
-
-from dataclasses import replace
+"""Stored tensors of random bytes in every encoding: whole, in parts, and transposed."""
 
 import numpy as np
 from support.tiny_models import SCALES
@@ -11,7 +9,7 @@ HALVES = SCALES | {"AprQ4": (0,)}
 
 
 def random_blocks(name, count, seed=0):
-    """[count, block_bytes] with any integers, and scales and numbers that are finite."""
+    """Return random bytes [count, block_bytes] whose scales and floats are finite."""
     rng, encoding = np.random.default_rng(seed), ENCODINGS[name]
     blocks = rng.integers(0, 256, (count, encoding.block_bytes), np.uint8)
     normal = rng.normal(size=(count, 1)).astype(np.float32)
@@ -22,20 +20,10 @@ def random_blocks(name, count, seed=0):
 
 
 def stored(name, *shape, row_size=None, scale=1.0, seed=0):
-    """A tensor of random blocks."""
+    """Return a tensor of random blocks."""
     elements = shape[0] * (row_size or int(np.prod(shape[1:])))
     blocks = random_blocks(name, -(-elements // ENCODINGS[name].block_size), seed)
     return StoredTensor("w", ENCODINGS[name], shape, blocks.reshape(-1), row_size, scale)
-
-
-def counted(tensor, decoded):
-    """The tensor, each decoding of which adds how many blocks it takes."""
-
-    def decode(blocks):
-        decoded.append(blocks.size // tensor.encoding.block_bytes)
-        return tensor.encoding.decode(blocks)
-
-    return replace(tensor, encoding=replace(tensor.encoding, decode=decode))
 
 
 def permutation(count):
@@ -56,7 +44,7 @@ PARTS = {
 
 
 def transposed(name, parts="the whole", width=50, row_size=None):
-    """A part of a transposed matrix of 37 rows, and what NumPy makes of the file's."""
+    """Return a part of a transposed matrix of 37 rows, and the same part as NumPy computes it."""
     matrix = stored(name, width, 37, row_size=row_size, scale=0.5 if name == "AprQ8" else 1.0)
     tensor, plain = matrix.transposed(), matrix.read().T
     for index in PARTS[parts]:

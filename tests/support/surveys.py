@@ -1,11 +1,11 @@
-"""What a survey is held against: every value of every document, kept, and plain loops over them.
+"""An independent reference for surveys: it keeps every value of every document.
 
-A model's pass is taken as it is; who is packed with whom, what belongs to which document and what is made of
-it is worked out here anew.
+Only the model's forward pass is shared with the survey. Packing, splitting values by document and statistics
+are written again here.
 """
 
 import numpy as np
-from support.surveyed_texts import written
+from support.surveyed_texts import write_texts
 
 from microgpt_trace.architecture.packs import UNKNOWN, Pack, ReadText
 from microgpt_trace.decoder.model import Decoder
@@ -21,7 +21,7 @@ LONG = ["abcab" * 8, "bca" * 15, "The quick brown fox jumps over the lazy dog", 
 
 
 class Recorder:
-    """Keeps all that it is given: by name, in the order of coming."""
+    """Keeps all emitted values by name, in the order of emission."""
 
     def __init__(self, values=None, prefix=""):
         self.values = {} if values is None else values
@@ -38,8 +38,8 @@ class Recorder:
         return Recorder(self.values, f"layer{index}.")
 
 
-def read_by(model, text):
-    """Tokens and targets of a text that fits, by the reading of one text."""
+def read_text(model, text):
+    """Return the tokens of a text and the last target, or None if the text does not fit the context."""
     try:
         inputs = model.read(text)
     except InputError:
@@ -49,22 +49,22 @@ def read_by(model, text):
 
 
 def values_of(model, texts):
-    """By document that fits: its number, what was read, and its values by event, [T, C] or [H, T, T]."""
-    found, ready = {}, model.for_many_passes()
+    """Return (number, ReadText, values by event) of each document that fits: [T, C] or [H, T, T]."""
+    documents, ready = {}, model.for_many_passes()
     for first in range(0, len(texts), model.pack_size):
         numbers = range(first, min(len(texts), first + model.pack_size))
-        read = {number: read_by(model, texts[number]) for number in numbers}
+        read = {number: read_text(model, texts[number]) for number in numbers}
         order = sorted((n for n in numbers if read[n]), key=lambda n: (len(read[n].tokens), n))
         if order:
             tap = Recorder()
             with np.errstate(all="ignore"):
                 ready.run_pack(Pack([read[number] for number in order]), tap)
-            found |= _divided(model, order, read, tap.values)
-    return [(number, *found[number]) for number in sorted(found)]
+            documents |= _by_document(model, order, read, tap.values)
+    return [(number, *documents[number]) for number in sorted(documents)]
 
 
-def _divided(model, order, read, values):
-    own = {number: (read[number], {}) for number in order}
+def _by_document(model, order, read, values):
+    documents = {number: (read[number], {}) for number in order}
     lengths = [len(read[number].tokens) for number in order]
     for name, parts in values.items():
         if name == "loss":
@@ -74,12 +74,12 @@ def _divided(model, order, read, values):
         else:
             pieces = np.split(np.concatenate(parts), np.cumsum(lengths)[:-1])
         for number, piece in zip(order, pieces, strict=True):
-            own[number][1][name] = piece
-    return own
+            documents[number][1][name] = piece
+    return documents
 
 
 def columns(value, causal):
-    """Rows of channels; of heads [H, T, T] what the queries see, a head a channel: [N, C]"""
+    """Return rows of channels [N, C]. Of heads [H, T, T], take what the queries see, one channel per head."""
     if not causal:
         return value
     queries, keys = np.tril_indices(value.shape[-1])
@@ -87,11 +87,11 @@ def columns(value, causal):
 
 
 def surveyed(model, texts, folder, **options):
-    """A survey of texts, a text a line."""
-    return survey(model, written(folder / "corpus.txt", texts), **options)
+    """Survey texts, written to a file with one text per line."""
+    return survey(model, write_texts(folder / "corpus.txt", texts), **options)
 
 
-def in_packs_of(monkeypatch, size):
-    """Few texts in several packs, of 8 or more: a block of 8 is read as a whole or not at all."""
+def set_pack_size(monkeypatch, size):
+    """Set the pack size (at least 8, the size of a block) so that few texts make several packs."""
     monkeypatch.setattr(Model, "pack_size", size)
     monkeypatch.setattr(Decoder, "pack_size", size)

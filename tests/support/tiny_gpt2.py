@@ -1,7 +1,7 @@
-"""Tiny GPT-2s for tests: configs, seeded random weights, files, and the independent engine's run of them.
+"""Tiny GPT-2s for tests: configs, seeded random weights, files, and runs of the independent engine.
 
-Configs and names are Hugging Face's, whose Conv1D stores matrices as [in, out]. It imports nothing of the
-package; the references that transformers recorded judge it in turn.
+Configs and names are those of Hugging Face, whose Conv1D stores matrices as [in, out]. Imports nothing from
+the package. The recorded references of transformers check it.
 """
 
 import math
@@ -16,24 +16,13 @@ BY_LAYER = {"scale_attn_by_inverse_layer_idx": True}
 
 
 def gpt2_config(**changes):
-    """A config of two layers, width 32, 4 heads and 16 positions; `changes` stand in it."""
+    """Return a config with two layers, width 32, 4 heads and 16 positions, or with `changes`."""
     return {
-        "architectures": ["GPT2LMHeadModel"],
-        "model_type": "gpt2",
-        "vocab_size": 61,
-        "n_positions": 16,
-        "n_embd": 32,
-        "n_layer": 2,
-        "n_head": 4,
-        "n_inner": None,
-        "activation_function": "gelu_new",
-        "layer_norm_epsilon": 1e-5,
-        "scale_attn_weights": True,
-        "scale_attn_by_inverse_layer_idx": False,
-        "tie_word_embeddings": True,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-    } | changes
+        "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "vocab_size": 61, "n_positions": 16,
+        "n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": None, "activation_function": "gelu_new",
+        "layer_norm_epsilon": 1e-5, "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False,
+        "tie_word_embeddings": True, "bos_token_id": 1, "eos_token_id": 2,
+    } | changes  # fmt: skip
 
 
 GPT2S = {
@@ -43,7 +32,7 @@ GPT2S = {
     "gpt2_by_layer": gpt2_config(**BY_LAYER),
     "gpt2_unscaled": gpt2_config(**BY_LAYER, scale_attn_weights=False, activation_function="relu"),
 }
-IN_GGUF = ("gpt2", "gpt2_untied")  # it says neither the function nor what scales the scores
+IN_GGUF = ("gpt2", "gpt2_untied")  # GGUF stores neither the activation nor the scaling of the scores
 
 
 def inner_of(config):
@@ -51,17 +40,17 @@ def inner_of(config):
 
 
 def gpt2_shapes(config):
-    """Name and shape of every tensor, matrices of layers [in, out]."""
+    """Return the shape of every tensor by name. Matrices of layers are [in, out]."""
     width, inner, vocab = config["n_embd"], inner_of(config), config["vocab_size"]
     matrices = {
         "attn.c_attn": (width, 3 * width), "attn.c_proj": (width, width), "mlp.c_fc": (width, inner),
         "mlp.c_proj": (inner, width),
     }  # fmt: skip
-    own = {f"{norm}.{part}": (width,) for norm in ("ln_1", "ln_2") for part in ("weight", "bias")}
-    own |= {f"{name}.weight": shape for name, shape in matrices.items()}
-    own |= {f"{name}.bias": shape[1:] for name, shape in matrices.items()}
+    layer = {f"{norm}.{part}": (width,) for norm in ("ln_1", "ln_2") for part in ("weight", "bias")}
+    layer |= {f"{name}.weight": shape for name, shape in matrices.items()}
+    layer |= {f"{name}.bias": shape[1:] for name, shape in matrices.items()}
     shapes = {"wte.weight": (vocab, width), "wpe.weight": (config["n_positions"], width)}
-    shapes |= {f"h.{i}.{name}": shape for i in range(config["n_layer"]) for name, shape in own.items()}
+    shapes |= {f"h.{i}.{name}": shape for i in range(config["n_layer"]) for name, shape in layer.items()}
     shapes |= {"ln_f.weight": (width,), "ln_f.bias": (width,)}
     shapes = {f"transformer.{name}": shape for name, shape in shapes.items()}
     return shapes if config["tie_word_embeddings"] else shapes | {"lm_head.weight": (vocab, width)}
@@ -74,12 +63,12 @@ def _tensor(name, shape, seed):
 
 
 def tiny_gpt2(case):
-    """(config, weights) of a case"""
+    """Return the config and weights of a case."""
     return GPT2S[case], random_gpt2(GPT2S[case], case)
 
 
 def random_gpt2(config, seed):
-    """Weights by name, float32; the same for the same seed (a case's name) on every machine."""
+    """Return float32 weights by name. A seed (the name of a case) gives the same weights everywhere."""
     return {name: _tensor(name, shape, seed) for name, shape in gpt2_shapes(config).items()}
 
 
@@ -88,7 +77,7 @@ def _is_conv1d(name, array):
 
 
 def quantised_gpt2(type):
-    """(config, weights as GGUF has them, weights as Hugging Face would have them) of a wider model."""
+    """Return (config, weights as GGUF stores them, weights as Hugging Face would) of a wider model."""
     config = gpt2_config(n_embd=256, n_inner=256, n_layer=1)  # K-quants hold 256 in a block
     stored, plain = {}, {}
     for name, shape in gpt2_shapes(config).items():
@@ -100,19 +89,17 @@ def quantised_gpt2(type):
 
 
 def write_gpt2_gguf(path, config, weights):
-    """Write a GGUF file, matrices [out, in], as Blocks are already; returns the path."""
+    """Write a GGUF file, whose matrices are [out, in] as Blocks are already. Return the path."""
     import gguf
 
-    said = {
+    fields = {
         "context_length": config["n_positions"], "embedding_length": config["n_embd"],
         "block_count": config["n_layer"], "feed_forward_length": inner_of(config),
         "head_count": config["n_head"], "layer_norm_eps": config["layer_norm_epsilon"],
     }  # fmt: skip
     rows = {name: array.T if _is_conv1d(name, array) else array for name, array in weights.items()}
-    return write_parts(gguf.GGUFWriter(path, "gpt2"), path, said, rows)
+    return write_parts(gguf.GGUFWriter(path, "gpt2"), path, fields, rows)
 
-
-# --- The judge --------------------------------------------------------------------------------
 
 MODULES = {
     "wte": "model.embed_tokens", "ln_f": "model.norm", "ln_1": "input_layernorm",
@@ -121,19 +108,19 @@ MODULES = {
 }  # fmt: skip
 
 
-def renamed(weights):
-    """The weights as the engine has them: by the names of a llama, matrices [out, in], q, k and v apart."""
-    found = {}
+def engine_weights(weights):
+    """Return weights for the engine: by the names of a llama, matrices [out, in], q, k and v separate."""
+    result = {}
     for name, array in weights.items():
         *layer, module, kind = re.fullmatch(r"(?:transformer\.)?(?:h\.(\d+)\.)?(.*)\.(\w+)", name).groups()
         prefix = f"model.layers.{layer[0]}." if layer[0] else ""
         array = array.T if layer[0] else array
         if module == "attn.c_attn":
             parts = zip("qkv", np.split(array, 3), strict=True)
-            found |= {f"{prefix}self_attn.{n}_proj.{kind}": part for n, part in parts}
+            result |= {f"{prefix}self_attn.{n}_proj.{kind}": part for n, part in parts}
         else:
-            found[f"{prefix}{MODULES.get(module, module)}.{kind}"] = array
-    return found
+            result[f"{prefix}{MODULES.get(module, module)}.{kind}"] = array
+    return result
 
 
 def scale_of(config, layer):
@@ -142,21 +129,21 @@ def scale_of(config, layer):
 
 
 def gpt2_events(config, weights, tokens, changes=None, rounding=None):
-    """Every forward event by its name, of the independent engine, rounded to "f32", "bf16" or "f16".
-    `changes` gives an event's operation other options."""
-    own = {f"layer{i}.attn.scores": {"scale": scale_of(config, i)} for i in range(config["n_layer"])}
-    fault = Fault("changes", "", (), changes=own | (changes or {}))
+    """Run the independent engine and return every forward event, rounded to "f32", "bf16" or "f16". `changes`
+    are options by event."""
+    scales = {f"layer{i}.attn.scores": {"scale": scale_of(config, i)} for i in range(config["n_layer"])}
+    fault = Fault("changes", "", (), changes=scales | (changes or {}))
     terms = config | {
         "num_hidden_layers": config["n_layer"], "hidden_size": config["n_embd"],
         "num_attention_heads": config["n_head"], "rms_norm_eps": config["layer_norm_epsilon"],
     }  # fmt: skip
     plan = gpt2_plan(terms, config["activation_function"].replace("gelu_new", "gelu_tanh"))
     precision = rounding if rounding != "f32" else None, None
-    return run_plan(plan, terms, renamed(weights), tokens, tokens[1:], fault, precision=precision)
+    return run_plan(plan, terms, engine_weights(weights), tokens, tokens[1:], fault, precision=precision)
 
 
 FIRST, MIDDLE = "layer0.attn.norm", "layer0.attn.residual"
-GPT2_FAULTS = {  # those that support/faults.py cannot have: its decoders lack LayerNorm and learned positions
+GPT2_FAULTS = {  # faults of LayerNorm and learned positions, which support/faults.py lacks, and some others
     "eps": (FIRST, {"eps": 1e-2}, ("eps is",)),
     "mean kept": (FIRST, {"centred": False}, ("RMSNorm",)),
     "last mean kept": ("final.norm", {"centred": False}, ("RMSNorm",)),

@@ -1,4 +1,4 @@
-"""microGPTs for tests, of several shapes, and batches for them."""
+"""microGPTs of several shapes for tests, and batches for them."""
 
 from dataclasses import dataclass
 
@@ -10,12 +10,12 @@ from microgpt_trace.microgpt.parameters import Parameters
 
 
 def one_name(ids, config, dtype=np.float64):
-    """A batch of one name from its ids, both BOS included."""
+    """Return a batch of one name, from its ids with both BOS."""
     return Packer(config, dtype).one(np.asarray(ids))
 
 
 def packed_names(names, config, dtype=np.float64):
-    """A batch of several names, each as its ids with both BOS."""
+    """Return a batch of several names, each as its ids with both BOS."""
     padded = np.zeros((len(names), config.block_size + 1), int)
     for row, ids in zip(padded, names, strict=True):
         row[: len(ids)] = ids
@@ -24,7 +24,7 @@ def packed_names(names, config, dtype=np.float64):
 
 @dataclass(frozen=True)
 class Case:
-    """A model in float64 with weights large enough that nothing is nearly linear, and a text for it."""
+    """A text and a model in float64. Weights are large enough that no operation is nearly linear."""
 
     model: Model
     text: str

@@ -1,7 +1,7 @@
-"""Tiny decoders for tests: their configs, seeded random weights, and the files they are written to.
+"""Tiny decoders for tests: configs, seeded random weights, and files.
 
-Configs and tensor names are Hugging Face's. Weights are never stored: they follow from the case's
-name. Every one is random, gains and biases too, so that nothing can be left out unseen.
+Configs and tensor names are those of Hugging Face. Weights are not stored: they follow from the name of a
+case. All are random, gains and biases too, so that a test notices if one is not used.
 """
 
 import json
@@ -20,45 +20,34 @@ TOKENS = (17, 3, 44, 3, 60, 0, 29)
 
 
 def tiny_config(model_type="llama", **changes):
-    """A config of two layers, width 32, 4 query heads and 2 key-value heads; `changes` stand in it."""
+    """Return a config with two layers, width 32, 4 query heads and 2 key-value heads, or with `changes`."""
     kind = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}[model_type]
     return {
-        "architectures": [f"{kind}ForCausalLM"],
-        "model_type": model_type,
-        "vocab_size": 61,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 64,
-        "hidden_act": "silu",
-        "rms_norm_eps": 1e-5,
-        "tie_word_embeddings": False,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-    } | changes
+        "architectures": [f"{kind}ForCausalLM"], "model_type": model_type, "vocab_size": 61,
+        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "max_position_embeddings": 64, "hidden_act": "silu", "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": False, "bos_token_id": 1, "eos_token_id": 2,
+    } | changes  # fmt: skip
 
 
 def rope_4(theta=10000.0, **scaling):
-    """RoPE as transformers 4 writes it into config.json."""
+    """Return RoPE as transformers 4 writes it to config.json."""
     return {"rope_theta": theta, "rope_scaling": scaling or None}
 
 
 def rope_5(theta=10000.0, rope_type="default", **scaling):
-    """RoPE as transformers 5 writes it into config.json."""
+    """Return RoPE as transformers 5 writes it to config.json."""
     return {"rope_parameters": {"rope_theta": theta, "rope_type": rope_type, **scaling}}
 
 
-# Chosen for heads of 8 channels: of the four pairs some keep their frequency, some are slowed and
-# one or two lie between, with the ramp's ends between whole pairs.
+# Chosen for heads of 8 channels, or 4 pairs: some pairs keep their frequency, some are slowed, and one or two
+# lie between. The ends of the ramp lie between whole pairs.
 YARN = {"factor": 8.0, "original_max_position_embeddings": 64}
 BETAS = YARN | {"beta_fast": 2.0, "beta_slow": 1.0}
 LLAMA3 = YARN | {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
 WINDOW = {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1}
 FIRST_WINDOWED = ["sliding_attention", "full_attention"]
-# The context is the training context times the factor.
-LONG = {"max_position_embeddings": 512}
+LONG = {"max_position_embeddings": 512}  # the training context times the factor
 CASES = {
     "llama_gqa": tiny_config(**rope_5()),
     "llama_mqa": tiny_config(num_key_value_heads=1, rms_norm_eps=1e-6, **rope_4(1000.0)),
@@ -83,38 +72,35 @@ CASES = {
 }
 
 
-def says_gguf(config):
-    """Whether GGUF can express it: windows for all layers or none, yarn in whole pairs."""
+def fits_gguf(config):
+    """Return True if GGUF can express a config: windows in all layers or none, yarn in whole pairs."""
     return not config.get("use_sliding_window") and "truncate" not in rope_of(config)
 
 
-# --- Weights ---------------------------------------------------------------------------------
-
-
 def tensor_shapes(config):
-    """Name and shape of every tensor, matrices [out, in]."""
+    """Return the shape of every tensor by name. Matrices are [out, in]."""
     width, inner, vocab = (config[n] for n in ("hidden_size", "intermediate_size", "vocab_size"))
     dim = head_dim_of(config)
     queries, keys = config["num_attention_heads"] * dim, kv_heads_of(config) * dim
     attention = {"q": (queries, width), "k": (keys, width), "v": (keys, width), "o": (width, queries)}
     mlp = {"gate": (inner, width), "up": (inner, width), "down": (width, inner)}
-    own = {"input_layernorm.weight": (width,), "post_attention_layernorm.weight": (width,)}
-    own |= {f"self_attn.{n}_proj.weight": shape for n, shape in attention.items()}
-    own |= {f"mlp.{n}_proj.weight": shape for n, shape in mlp.items()}
+    layer = {"input_layernorm.weight": (width,), "post_attention_layernorm.weight": (width,)}
+    layer |= {f"self_attn.{n}_proj.weight": shape for n, shape in attention.items()}
+    layer |= {f"mlp.{n}_proj.weight": shape for n, shape in mlp.items()}
     qwen2 = config["model_type"] == "qwen2"
     biased = "qkv" if qwen2 else "qkvo" if config.get("attention_bias") else ""
-    own |= {f"self_attn.{n}_proj.bias": attention[n][:1] for n in biased}
-    own |= {f"mlp.{n}_proj.bias": mlp[n][:1] for n in (mlp if config.get("mlp_bias") else ())}
+    layer |= {f"self_attn.{n}_proj.bias": attention[n][:1] for n in biased}
+    layer |= {f"mlp.{n}_proj.bias": mlp[n][:1] for n in (mlp if config.get("mlp_bias") else ())}
     if config["model_type"] == "qwen3":
-        own |= {f"self_attn.{n}_norm.weight": (dim,) for n in "qk"}
+        layer |= {f"self_attn.{n}_norm.weight": (dim,) for n in "qk"}
     shapes = {"model.embed_tokens.weight": (vocab, width), "model.norm.weight": (width,)}
     for i in range(config["num_hidden_layers"]):
-        shapes |= {f"model.layers.{i}.{name}": shape for name, shape in own.items()}
+        shapes |= {f"model.layers.{i}.{name}": shape for name, shape in layer.items()}
     return shapes if config["tie_word_embeddings"] else shapes | {"lm_head.weight": (vocab, width)}
 
 
 def _random(seed):
-    """Numbers that no version of NumPy changes: RandomState is frozen, unlike default_rng's methods."""
+    """Return a generator whose numbers no version of NumPy changes, unlike those of default_rng."""
     return np.random.RandomState(zlib.crc32(seed.encode()))
 
 
@@ -128,39 +114,36 @@ def _random_tensor(name, shape, seed):
 
 
 def random_weights(config, seed):
-    """Weights by name, float32; the same for the same seed (a case's name) on every machine."""
+    """Return float32 weights by name. A seed (the name of a case) gives the same weights everywhere."""
     return {name: _random_tensor(name, shape, seed) for name, shape in tensor_shapes(config).items()}
 
 
 def tiny_model(case):
-    """(config, weights) of a case"""
+    """Return the config and weights of a case."""
     return CASES[case], random_weights(CASES[case], case)
 
 
-# --- Hugging Face folders --------------------------------------------------------------------
-
-
 def as_bf16(array):
-    """The upper halves of float32, uint16, rounded to the nearest and ties to even."""
+    """Return the upper halves of float32 as uint16, rounded to nearest, ties to even."""
     bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
     return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
 
 
-def rounded(weights, dtype):
-    """The same weights as a dtype holds them, float32."""
-    held = {
+def round_weights(weights, dtype):
+    """Round weights to a dtype, and return them in float32."""
+    rounding = {
         "F32": np.asarray,
         "F16": lambda array: array.astype(np.float16).astype(np.float32),
         "BF16": lambda array: (as_bf16(array).astype(np.uint32) << 16).view(np.float32),
     }[dtype]
-    return {name: held(array) for name, array in weights.items()}
+    return {name: rounding(array) for name, array in weights.items()}
 
 
 _STORED = {"F32": np.asarray, "F16": lambda array: array.astype(np.float16), "BF16": as_bf16}
 
 
 def _write_safetensors(path, weights, dtype):
-    """u64 length of the header, the header as JSON, the tensors one after another."""
+    """Write the length of the header as u64, the header as JSON, and the tensors."""
     header, data = {"__metadata__": {"format": "pt"}}, b""
     for name, array in weights.items():
         stored = _STORED[dtype](array).tobytes()
@@ -173,7 +156,7 @@ def _write_safetensors(path, weights, dtype):
 
 
 def write_folder(folder, config, weights, dtype="F32", shards=1):
-    """Write config.json and model.safetensors, or several shards with their index; returns the folder."""
+    """Write config.json and model.safetensors, or several shards with an index. Return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=2))
     if shards == 1:
@@ -190,23 +173,20 @@ def write_folder(folder, config, weights, dtype="F32", shards=1):
     return folder
 
 
-# --- GGUF (by the gguf package, which writes what is asked of it) -----------------------------
-
-
 class Blocks(NamedTuple):
-    """A matrix as a quantisation type stores it: rows of bytes."""
+    """A matrix in a quantisation type: rows of bytes."""
 
     type: str
     rows: np.ndarray  # [out, bytes] uint8
 
     def values(self):
-        """What it holds, [out, in] float32, as gguf.quants says."""
+        """Return the values, [out, in] float32, dequantised by gguf.quants."""
         from gguf import GGMLQuantizationType, quants
 
         return quants.dequantize(self.rows, GGMLQuantizationType[self.type])
 
 
-# At which bytes of a block its half-precision scales and offsets lie
+# Positions of the half-precision scales and offsets in the bytes of a block
 SCALES = {
     "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,),
     "Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,),
@@ -214,7 +194,7 @@ SCALES = {
 
 
 def random_blocks(type, shape, seed):
-    """A random matrix of a type: every byte random but the scales, which make weights of a usual size."""
+    """Return a matrix of random bytes. Its scales are chosen so that the weights have a usual size."""
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
     rows, width = shape
@@ -235,7 +215,7 @@ def random_blocks(type, shape, seed):
 
 
 def random_quantised_weights(config, type_of, seed):
-    """Blocks for every matrix, of the type that `type_of` gives for its name; vectors are float32."""
+    """Return Blocks for every matrix, of the type `type_of(name)`. Vectors are float32."""
     return {
         name: random_blocks(type_of(name), shape, f"{seed}/{name}")
         if len(shape) == 2
@@ -244,8 +224,8 @@ def random_quantised_weights(config, type_of, seed):
     }
 
 
-def quantised(weights, type):
-    """The same weights with every matrix rounded by gguf's own quantiser."""
+def quantise(weights, type):
+    """Quantise every matrix with the quantiser of gguf."""
     gguf = pytest.importorskip("gguf")
     kind = gguf.GGMLQuantizationType[type]
     return {
@@ -254,12 +234,8 @@ def quantised(weights, type):
     }
 
 
-def dequantised(weights):
-    return {name: w.values() if isinstance(w, Blocks) else w for name, w in weights.items()}
-
-
 def pair_neighbours(rows, n_head):
-    """Reorder rows of q or k, or Blocks, as GGUF stores those of llama: channel i next to i + D/2."""
+    """Reorder rows of q or k, or Blocks, as GGUF stores them for llama: channel i next to i + D/2."""
     if isinstance(rows, Blocks):
         return rows._replace(rows=pair_neighbours(rows.rows, n_head))
     halves = rows.reshape(n_head, 2, len(rows) // n_head // 2, *rows.shape[1:])
@@ -267,9 +243,9 @@ def pair_neighbours(rows, n_head):
 
 
 def write_gguf(path, config, weights, *, permute=True, split=0):
-    """Write a GGUF file of weights (arrays or Blocks), or parts of `split` tensors; returns the (first) path.
+    """Write weights (arrays, Blocks) to a GGUF file, or to parts of `split` tensors. Return the first.
 
-    `permute=False` leaves out the reordering that llama's q and k need: a wrong file.
+    `permute=False` makes a wrong file: it omits the reordering that q and k of llama need.
     """
     import gguf
 
@@ -284,19 +260,19 @@ def write_gguf(path, config, weights, *, permute=True, split=0):
         theta = rope_of(config)["rope_theta"]
         plain, _ = rope_frequencies({"head_dim": head_dim_of(config), "rope_theta": theta})
         rows["rope_freqs.weight"] = (plain / rope_frequencies(config)[0]).astype(np.float32)
-    first = write_parts(writer, path, _said(config), rows)
+    first = write_parts(writer, path, _gguf_fields(config), rows)
     return min(path.parent.glob(f"{path.stem}*.gguf")) if split else first
 
 
-def write_parts(writer, path, said, weights):
-    """Write what is said of a model (all but None), and weights by their Hugging Face names, arrays or Blocks
-    [out, in], and close; returns the path."""
+def write_parts(writer, path, fields, weights):
+    """Write the fields that are not None, and weights (arrays or Blocks) by their Hugging Face names. Close
+    the writer and return the path."""
     import gguf
 
-    for key, value in said.items():
+    for key, value in fields.items():
         if value is not None:
             getattr(writer, f"add_{key}")(value)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[writer.arch.upper()], said["block_count"])
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[writer.arch.upper()], fields["block_count"])
     for name, weight in weights.items():
         kind, rows = weight if isinstance(weight, Blocks) else ("F32", np.ascontiguousarray(weight))
         gguf_name = names.get_name(name, try_suffixes=(".weight", ".bias"))
@@ -308,12 +284,12 @@ def write_parts(writer, path, said, weights):
     return path
 
 
-def _said(config):
-    """What GGUF says of a config, by what the package gguf calls it."""
+def _gguf_fields(config):
+    """Return the GGUF fields of a config, by the names that the package gguf gives them."""
     import gguf
 
     rope, dim = rope_of(config), config.get("head_dim")
-    said = {
+    fields = {
         "context_length": config["max_position_embeddings"], "embedding_length": config["hidden_size"],
         "block_count": config["num_hidden_layers"], "feed_forward_length": config["intermediate_size"],
         "head_count": config["num_attention_heads"], "head_count_kv": kv_heads_of(config),
@@ -323,27 +299,27 @@ def _said(config):
         "sliding_window": config["sliding_window"] if config["model_type"] == "mistral" else None,
     }  # fmt: skip
     if rope["rope_type"] not in ("linear", "yarn"):  # llama3 is a tensor of factors
-        return said
-    said["rope_scaling_type"] = gguf.RopeScalingType(rope["rope_type"])
-    said["rope_scaling_factor"] = rope["factor"]
+        return fields
+    fields["rope_scaling_type"] = gguf.RopeScalingType(rope["rope_type"])
+    fields["rope_scaling_factor"] = rope["factor"]
     if rope["rope_type"] == "yarn":
-        said["rope_scaling_orig_ctx_len"] = rope["original_max_position_embeddings"]
-        said |= {f"rope_scaling_yarn_{beta}": rope.get(beta) for beta in ("beta_fast", "beta_slow")}
-        if "attention_factor" in rope:  # GGUF's multiplies yarn's own, Hugging Face's takes its place
-            own = 0.1 * math.log(rope["factor"]) + 1
-            said["rope_scaling_attn_factors"] = rope["attention_factor"] / own
-    return said
+        fields["rope_scaling_orig_ctx_len"] = rope["original_max_position_embeddings"]
+        fields |= {f"rope_scaling_yarn_{beta}": rope.get(beta) for beta in ("beta_fast", "beta_slow")}
+        if "attention_factor" in rope:  # multiplies yarn's own in GGUF, replaces it in Hugging Face
+            yarn_factor = 0.1 * math.log(rope["factor"]) + 1
+            fields["rope_scaling_attn_factors"] = rope["attention_factor"] / yarn_factor
+    return fields
 
 
-def wide(tmp_path, type):
-    """A model of one matrix type in widths that all blocks divide, with one massive channel."""
+def wide_model(tmp_path, type):
+    """Return a model with one massive channel. Its matrices have one type, and blocks divide its widths."""
     config = CASES["qwen2"] | {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 2}
     weights = random_quantised_weights(config, lambda name: type, "inputs")
     weights["model.layers.0.input_layernorm.weight"][7] *= 50
     return load(write_gguf(tmp_path / "m.gguf", config, weights)), config, weights
 
 
-def scales(rng, names):
-    """A factor for some of the names: usually none, sometimes a thousandth or a thousand."""
+def random_scales(rng, names):
+    """Return a factor from 0.001 to 1000 for each of some names, and 1 for the others."""
     wild = rng.choice([0.0, 0.1, 0.5])
     return {name: 10.0 ** rng.uniform(-3, 3) if rng.random() < wild else 1.0 for name in names}

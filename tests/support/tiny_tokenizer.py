@@ -1,4 +1,4 @@
-"""A tokenizer for tests."""
+"""Write a tokenizer of characters for tests."""
 
 import json
 
@@ -6,7 +6,7 @@ TINY_TOKENS = ("<unk>", "<s>", "</s>", "Ġ", *"abcdefghijklmnopqrstuvwxyzABCDEFG
 
 
 def write_tokenizer(folder, template=None, eos="</s>"):
-    """A tokenizer of 61 tokens, a character each, that adds no BOS; as transformers saves it."""
+    """Write a tokenizer of 61 tokens, one per character, as transformers saves it. It adds no BOS."""
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     added = [{"id": i, "content": TINY_TOKENS[i], "special": True, **flags} for i in range(3)]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}

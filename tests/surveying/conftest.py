@@ -1,7 +1,7 @@
 """The models of the survey tests."""
 
 import pytest
-from support.surveys import in_packs_of
+from support.surveys import set_pack_size
 
 from microgpt_trace import init, load
 
@@ -9,7 +9,7 @@ from microgpt_trace import init, load
 @pytest.fixture
 def model(request, monkeypatch, checkpoints, decoder_folder, gpt2):
     """Return the model of a case, with texts in packs of 8."""
-    in_packs_of(monkeypatch, 8)
+    set_pack_size(monkeypatch, 8)
     case = request.param
     if case == "untrained":
         return init()

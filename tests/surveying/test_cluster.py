@@ -6,7 +6,7 @@ from hashlib import blake2b
 
 import pytest
 from support.commands import ROOT, process
-from support.surveyed_texts import lines, measured, written
+from support.surveyed_texts import make_texts, small_survey, write_texts
 
 from microgpt_trace.surveying.survey_files import survey_bytes
 
@@ -18,10 +18,10 @@ PATH = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
 
 @pytest.mark.sweep
 def test_lost_and_late_workers_change_no_bit_and_are_reported(decoder_folder, tmp_path):
-    model, corpus = str(decoder_folder()), written(tmp_path / "texts.txt", lines(200))
+    model, corpus = str(decoder_folder()), write_texts(tmp_path / "texts.txt", make_texts(200))
     done = process(ROOT / "tests/support/cluster_runs.py", model, corpus, code=RUNS, PYTHONPATH=PATH)
     print(done.err)
-    cases, whole = json.loads(done.out), blake2b(survey_bytes(measured(model, corpus))).hexdigest()
+    cases, whole = json.loads(done.out), blake2b(survey_bytes(small_survey(model, corpus))).hexdigest()
     assert cases["killed"] == cases["one joins late"] == [whole, []]
     content, (waits, threads) = cases["nobody at first"]
     assert content == whole

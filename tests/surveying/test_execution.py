@@ -7,7 +7,7 @@ from multiprocessing import active_children
 
 import numpy as np
 import pytest
-from support.surveyed_texts import MEASURED, lines, measured, written
+from support.surveyed_texts import SMALL, make_texts, small_survey, write_texts
 
 from microgpt_trace import init, load
 from microgpt_trace.corpus.corpus import Corpus, CorpusSelection, Document
@@ -45,12 +45,13 @@ class Failing(ModelSource):
 @pytest.fixture(scope="module")
 def inputs(decoder_folder, tmp_path_factory):
     """A model and a corpus of 7 blocks, the last of which is not full."""
-    return str(decoder_folder()), written(tmp_path_factory.mktemp("corpus") / "texts.txt", lines(197))
+    corpus = tmp_path_factory.mktemp("corpus") / "texts.txt"
+    return str(decoder_folder()), write_texts(corpus, make_texts(197))
 
 
 @pytest.fixture(scope="module")
 def whole(inputs):
-    return survey_bytes(measured(*inputs))
+    return survey_bytes(small_survey(*inputs))
 
 
 def test_a_worker_computes_the_same_as_this_process(gpt2):
@@ -66,7 +67,7 @@ def test_a_worker_computes_the_same_as_this_process(gpt2):
 def test_results_can_be_merged_in_any_order_and_stay_unchanged(inputs):
     """Many texts are equal, and so are their largest values."""
     model = load(inputs[0])
-    order = order_for(model, **MEASURED)
+    order = order_for(model, **SMALL)
     documents = list(Corpus(CorpusSelection((inputs[1],))))
     blocks = [Block(n, documents[32 * n : 32 * n + 32], str(n)) for n in range(7)]
     whole = run_here(model, order, blocks)
@@ -92,7 +93,7 @@ def test_the_tasks_of_a_killed_worker_are_run_again(inputs, whole):
             killed.append(active_children()[0])
             killed[0].kill()
 
-    assert survey_bytes(measured(*inputs, workers=2, report=kill_one, note=notes.append)) == whole
+    assert survey_bytes(small_survey(*inputs, workers=2, report=kill_one, note=notes.append)) == whole
     assert notes == ["A worker process ended. Its tasks are run again."]
     assert active_children() == []
 
@@ -107,7 +108,7 @@ def test_the_tasks_of_a_killed_worker_are_run_again(inputs, whole):
 )
 def test_an_error_of_a_worker_ends_the_survey_and_all_workers(inputs, failure, kind, message):
     with pytest.raises(kind, match=message):
-        measured(Failing(inputs[0], here=os.getpid(), failure=failure), inputs[1], workers=1)
+        small_survey(Failing(inputs[0], here=os.getpid(), failure=failure), inputs[1], workers=1)
     assert active_children() == []
 
 
@@ -131,4 +132,4 @@ def test_a_worker_refuses_another_version_of_the_program():
 )
 def test_refuses_invalid_options(inputs, options, message):
     with pytest.raises(InputError, match=message):
-        measured(*inputs, **options)
+        small_survey(*inputs, **options)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from support.surveys import MANY, in_packs_of, surveyed, values_of
+from support.surveys import MANY, set_pack_size, surveyed, values_of
 from support.sweeps import in_sweep
 
 from microgpt_trace import Config, init
@@ -78,7 +78,7 @@ def test_shares_entropies_and_roles_of_heads(model, tmp_path):
 
 def test_a_head_that_attends_to_position_0_has_its_role(monkeypatch, tmp_path):
     """Only BOS, at position 0, gives keys whose scores are not 0."""
-    in_packs_of(monkeypatch, 8)
+    set_pack_size(monkeypatch, 8)
     model = init()
     for name in ("wpe", "layer0.attn_wq", "layer0.attn_wk"):
         model.params[name][:] = 0
@@ -120,7 +120,7 @@ def test_the_effect_of_layers_on_the_residual_stream(model, tmp_path):
 
 
 def test_massive_activations_are_counted_by_document(monkeypatch, tmp_path):
-    in_packs_of(monkeypatch, 8)
+    set_pack_size(monkeypatch, 8)
     model = init()
     for name in ("wpe", "layer0.mlp_fc2", "layer0.attn_wo"):
         model.params[name][:] = 0
@@ -180,7 +180,7 @@ def test_anomalies_name_the_broken_layer(tmp_path):
 @pytest.mark.parametrize("size", [8, 40])
 def test_the_first_documents_win_ties_of_peaks(size, monkeypatch, tmp_path):
     """All rows are equal, so that all documents have the same peak, whatever their length and pack."""
-    in_packs_of(monkeypatch, size)
+    set_pack_size(monkeypatch, size)
     model = init()
     for name in ("wpe", "layer0.mlp_fc2", "layer0.attn_wo"):
         model.params[name][:] = 0
@@ -193,7 +193,7 @@ def test_the_first_documents_win_ties_of_peaks(size, monkeypatch, tmp_path):
 @pytest.mark.parametrize(("name", "row", "lost"), [("wpe", 5, "abcabca"), ("wte", 3, "cb")])
 def test_documents_with_nan_weights_do_not_change_the_heads(name, row, lost, monkeypatch, tmp_path):
     """NaN in the embedding of position 5, or of c. Another text has the same length as a lost one."""
-    in_packs_of(monkeypatch, 8)
+    set_pack_size(monkeypatch, 8)
     broken = init()
     broken.params[name][row] = np.nan
     whole = report_of(surveyed(init(), ["ab", "aba", "b"], tmp_path)).heads

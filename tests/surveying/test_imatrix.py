@@ -9,7 +9,7 @@ from contextlib import suppress
 import numpy as np
 import pytest
 from support.gguf_files import gguf_bytes
-from support.hostile import refuses
+from support.hostile import rejection
 from support.real_model import SMOLLM2
 from support.sweeps import in_sweep
 from support.tiny_gpt2 import IN_GGUF, tiny_gpt2, write_gpt2_gguf
@@ -175,7 +175,7 @@ BAD = {
 @pytest.mark.parametrize(("changes", "tensors", "expected"), BAD.values(), ids=BAD)
 def test_refuses_invalid_files_in_one_line(path, changes, tensors, expected):
     path.write_bytes(small_file(changes, tensors))
-    message = refuses(path, read_imatrix)
+    message = rejection(path, read_imatrix)
     assert expected in message
     assert message.startswith(f"{path}: ")
     assert is_imatrix(path) == (changes.get("general.type", "imatrix") == "imatrix")

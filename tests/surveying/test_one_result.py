@@ -4,7 +4,7 @@ import random
 
 import numpy as np
 import pytest
-from support.surveys import MANY, in_packs_of, surveyed
+from support.surveys import MANY, set_pack_size, surveyed
 
 from microgpt_trace import init, survey
 from microgpt_trace.corpus.corpus import CorpusSelection, Document
@@ -48,7 +48,7 @@ def test_shards_merge_in_any_order_and_tree(model, tmp_path):
 
 def test_packs_depend_only_on_the_numbers_of_documents(monkeypatch):
     """Texts that do not fit are left out of a pack, and no other text moves up."""
-    in_packs_of(monkeypatch, 8)
+    set_pack_size(monkeypatch, 8)
     model, order, sizes = init(), order_for(init(), ["embed.tok"]), []
     run = type(model).run_pack
     monkeypatch.setattr(
@@ -66,7 +66,7 @@ def test_packs_depend_only_on_the_numbers_of_documents(monkeypatch):
 
 @pytest.fixture
 def parts(monkeypatch, tmp_path):
-    in_packs_of(monkeypatch, 8)
+    set_pack_size(monkeypatch, 8)
     return shards(init(), tmp_path, 2, events=["embed.*"], top=0)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 from support.commands import process
-from support.surveyed_texts import lines, measured, written
+from support.surveyed_texts import make_texts, small_survey, write_texts
 
 from microgpt_trace import load
 from microgpt_trace.errors import InputError
@@ -25,7 +25,7 @@ def block_by_block(monkeypatch):
 
 @pytest.fixture
 def corpus(tmp_path):
-    return written(tmp_path / "texts.txt", lines(40))
+    return write_texts(tmp_path / "texts.txt", make_texts(40))
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def interrupted(model, corpus, out, at=16, **options):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        measured(model, corpus, out=out, report=stop, **options)
+        small_survey(model, corpus, out=out, report=stop, **options)
     return out.read_bytes()
 
 
@@ -49,12 +49,12 @@ def interrupted(model, corpus, out, at=16, **options):
 def test_a_resumed_survey_has_the_bytes_of_an_uninterrupted_one(model, corpus, out, options):
     """The first file does not exist yet; the last run has nothing left to do."""
     whole = out.with_name("whole.safetensors")
-    measured(model, corpus, out=whole, resume=True, **options)
+    small_survey(model, corpus, out=whole, resume=True, **options)
     interrupted(model, corpus, out, **options)
     assert sorted(read_survey(out).blocks) == ([0, 2] if options else [0, 1])
     for expected in ([(24, 8)], []):  # texts in all, and by this run
         reports = []
-        measured(model, corpus, out=out, resume=True, report=lambda *now: reports.append(now), **options)  # noqa: B023
+        small_survey(model, corpus, out=out, resume=True, report=lambda *now: reports.append(now), **options)  # noqa: B023
         assert out.read_bytes() == whole.read_bytes()
         assert reports[:1] == expected
 
@@ -64,16 +64,16 @@ def test_refuses_a_changed_corpus_and_keeps_the_file(model, corpus, out, shard):
     """The cases: an interrupted survey, a complete one, and a part."""
     options = {"shard": shard} if shard else {}
     if shard:
-        measured(model, corpus, out=out, **options)
+        small_survey(model, corpus, out=out, **options)
     else:
         interrupted(model, corpus, out)
     before = out.read_bytes()
-    others, counts = ["another", *lines(40)[1:]], ""
+    others, counts = ["another", *make_texts(40)[1:]], ""
     if shard == (1, 1):
-        others, counts = [*lines(40), "more"], " from 40 to 41 documents"
-    written(out.parent / "texts.txt", others)
+        others, counts = [*make_texts(40), "more"], " from 40 to 41 documents"
+    write_texts(out.parent / "texts.txt", others)
     with pytest.raises(InputError, match=f"the texts changed{counts} since this survey began; "):
-        measured(model, corpus, out=out, resume=True, **options)
+        small_survey(model, corpus, out=out, resume=True, **options)
     assert out.read_bytes() == before
 
 
@@ -88,7 +88,7 @@ def test_refuses_to_resume_with_other_options_or_another_model(model, corpus, ou
         ("expected the model of the request, ", other, {}),
     ):
         with pytest.raises(InputError, match=f"^{out}: {message}"):
-            measured(path, corpus, out=out, resume=True, **change)
+            small_survey(path, corpus, out=out, resume=True, **change)
         assert out.read_bytes() == before
 
 
@@ -99,14 +99,14 @@ def test_only_one_run_at_a_time_writes_a_file(model, corpus, out):
         if not refused:
             refused.append(process("survey", model, corpus, "--out", out, "--force"))
 
-    measured(model, corpus, out=out, report=another)
+    small_survey(model, corpus, out=out, report=another)
     assert (refused[0].code, refused[0].err) == (2, f"microgpt: {out}: another run is writing it\n")
-    assert out.read_bytes() == survey_bytes(measured(model, corpus))
+    assert out.read_bytes() == survey_bytes(small_survey(model, corpus))
 
 
 def test_an_error_before_the_first_result_keeps_the_file(model, corpus, out):
-    measured(model, corpus, out=out)
+    small_survey(model, corpus, out=out)
     before = out.read_bytes()
     with pytest.raises(InputError, match="workers: expected the path of a model"):
-        measured(load(model), corpus, out=out, force=True, workers=1)
+        small_survey(load(model), corpus, out=out, force=True, workers=1)
     assert out.read_bytes() == before

@@ -6,7 +6,7 @@ from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
-from support.surveyed_texts import written
+from support.surveyed_texts import write_texts
 from support.surveys import columns, surveyed, values_of
 
 from microgpt_trace import init, load
@@ -43,7 +43,7 @@ def models(decoder_folder):
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    return written(tmp_path_factory.mktemp("corpus") / "texts.txt", TEXTS)
+    return write_texts(tmp_path_factory.mktemp("corpus") / "texts.txt", TEXTS)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from contextlib import suppress
 import numpy as np
 import pytest
 from attacks.formats.surveys import EVENT, TENSORS, opened, survey
-from support.hostile import refuses, survives
+from support.hostile import open_safely, rejection
 from support.surveys import surveyed
 
 from microgpt_trace import init
@@ -22,7 +22,7 @@ def whole():
 
 def test_refuses_a_folder_and_a_missing_file(tmp_path):
     for path in (tmp_path, tmp_path / "none"):
-        assert path.name in refuses(path, read_survey)
+        assert path.name in rejection(path, read_survey)
 
 
 SUMS = ["attention/queries.count", "attention/repeats.count", "streams/growth.sum", "streams/rows.count"]
@@ -55,6 +55,6 @@ def test_a_changed_bit_is_noticed(tmp_path):
 
 def test_reads_files_of_the_older_format(whole, tmp_path):
     path = whole.damaged(tmp_path, {"format": OLDER})
-    assert survives(path, opened, whole.memory) == ""
+    assert open_safely(path, opened, whole.memory) == ""
     report = report_of(read_survey(path))
     assert repr(report) == repr(report_of(read_survey(whole.damaged(tmp_path))))

@@ -4,7 +4,7 @@ import gzip
 import tracemalloc
 
 import pytest
-from support.corpora import corpus_bytes, table, written
+from support.corpora import corpus_bytes, table, write
 from support.sweeps import in_sweep
 
 from microgpt_trace import init, load, survey
@@ -45,8 +45,8 @@ def test_long_texts_are_not_kept_in_memory(tmp_path, monkeypatch, decoder_folder
     model = init() if family == "microgpt" else load(decoder_folder())
     texts = ["emma", *["x" * LONG] * 20]
     content = table(texts) if "parquet" in name else gzip.compress(corpus_bytes(texts, name[:-3]), 1)
-    short, _ = peak(model, written(tmp_path, "short.txt", texts[:1]))
-    most, result = peak(model, written(tmp_path, name, content))
+    short, _ = peak(model, write(tmp_path, "short.txt", texts[:1]))
+    most, result = peak(model, write(tmp_path, name, content))
     ((reason, unfit),) = result.unfit.items()
     assert reason == f"longer than {'15' if family == 'microgpt' else '262,144'} characters"
     assert (unfit.texts, unfit.place) == (20, f"{tmp_path / name}:2")
@@ -64,7 +64,7 @@ def test_reading_ahead_stops_at_a_number_of_bytes(monkeypatch):
 def test_a_long_text_is_judged_like_a_short_one(tmp_path):
     """Its last characters decide why it does not fit, and training takes its name."""
     texts = ["ab" * 999, "ab" * 999 + "Q", "ab" * 999 + "!", "é" * 9000, " " * 9000 + "emma"]
-    result = survey(init(), written(tmp_path, "a.txt", ["ann", *texts]))
+    result = survey(init(), write(tmp_path, "a.txt", ["ann", *texts]))
     reasons = {reason.partition(" ")[0]: (own.texts, own.number) for reason, own in result.unfit.items()}
     assert reasons == {"longer": (2, 1), "with": (3, 3)}
-    assert result.corpus.data == survey(init(), written(tmp_path, "b.txt", ["ann", "emma"])).corpus.data
+    assert result.corpus.data == survey(init(), write(tmp_path, "b.txt", ["ann", "emma"])).corpus.data

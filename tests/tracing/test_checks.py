@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from support.commands import microgpt as microgpt_command
 from support.judges import torch_grad, torch_run
-from support.other_plans import T, V, drawn, normed_behind, values_of
+from support.other_plans import T, V, post_norm_plan, random_model, values_of
 
 from microgpt_trace import Config, Intervention, Model, Tokenizer, trace
 from microgpt_trace.hooks.bus import HookBus
@@ -281,7 +281,7 @@ def test_gives_the_reason_of_checks_that_a_nan_prevents(emma):
      ("layer0.mlp.residual", "residual")],
 )  # fmt: skip
 def test_any_plan_is_checked(parallel, bent, check):
-    model = drawn(normed_behind(parallel))
+    model = random_model(post_norm_plan(parallel))
     values, bus = values_of(model, np.arange(T) % V, bent), HookBus(list(model.plan.values()))
     checker = Checker(model.plan, model.parameter)
     first, last = checker.observers(bus)

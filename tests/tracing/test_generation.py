@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from support.judges_decoder import decoder_events
+from support.faulty_engine import decoder_run
 from support.judges_decoder import softmax as probabilities
 from support.tiny_models import CASES, TOKENS, random_weights
 from support.tiny_tokenizer import TINY_TOKENS
@@ -35,7 +35,7 @@ def test_greedy_tokens_are_the_argmax_of_full_passes(decoder_folder, case):
     traced, ids = run(load(decoder_folder(case, eos="<unk>"))), [*TOKENS]
     weights = random_weights(CASES[case], case)
     for step in traced.generation:
-        probs = probabilities(decoder_events(CASES[case], weights, ids)["logits"][-1])
+        probs = probabilities(decoder_run(CASES[case], weights, ids)["logits"][-1])
         print(step.step, step.token.token, step.token.p, probs.max())
         assert (step.position, step.token.token) == (len(ids), probs.argmax())
         assert step.token.p == pytest.approx(probs.max(), rel=1e-4)

@@ -6,10 +6,10 @@ import re
 import numpy as np
 import pytest
 from support.commands import microgpt, refusal
-from support.documents import document_of, valid, valid_lines
+from support.documents import parse_json, valid, valid_lines
 from support.judges_decoder import softmax
-from support.other_plans import normed_behind, unlike_any
-from support.terminal import printed
+from support.other_plans import odd_plan, post_norm_plan
+from support.terminal import rendered
 from support.tiny_models import TOKENS
 
 from microgpt_trace import Intervention, load, trace
@@ -127,14 +127,14 @@ def test_there_are_no_rows_without_the_lens_option(tiny):
 
 def test_parallel_layers_have_no_stream_after_attention():
     """The streams of a layer follow from the sums of the plan."""
-    assert streams_within(unlike_any()) == [["layer0.mlp.residual"], ["layer1.mlp.residual"]]
-    assert streams_within(normed_behind()) == [["layer0.attn.residual", "layer0.mlp.residual"]]
+    assert streams_within(odd_plan()) == [["layer0.mlp.residual"], ["layer1.mlp.residual"]]
+    assert streams_within(post_norm_plan()) == [["layer0.attn.residual", "layer0.mlp.residual"]]
 
 
 def test_the_table_of_parallel_layers_has_no_column_after_attention(tiny):
     traced = run(tiny, target=5)
     object.__setattr__(traced, "lens_target", tuple(r for r in traced.lens_target if ".mlp." in r.event))
-    shown = printed(trace_sections(traced))
+    shown = rendered(trace_sections(traced))
     assert re.search(r"^layer +P after layer +rank$", shown, re.MULTILINE)
     assert "P after attn" not in shown
 
@@ -169,7 +169,7 @@ def test_predicts_nothing_if_probabilities_are_not_finite(decoder_folder):
     ranks = {row.event: (row.rank, math.isnan(row.target.p)) for row in traced.lens_target}
     assert ranks["layer1.mlp.residual"] == (None, True)
     assert ranks["layer1.attn.residual"][1] is False
-    shown = printed(trace_sections(traced))
+    shown = rendered(trace_sections(traced))
     assert re.search(r"^ +1 +\S+ +\d+ +NaN +–$", shown, re.MULTILINE)
 
 
@@ -194,7 +194,7 @@ def rows_of(text, title):
 def test_the_tables_show_the_same_numbers(decoder_folder):
     line = f"{decoder_folder('qwen3')} 'Ann ran' --lens --target n --top-k 3"
     out = microgpt(f"trace {line}").out
-    document = document_of(microgpt(f"trace {line} --json").out)
+    document = parse_json(microgpt(f"trace {line} --json").out)
     shown = rows_of(out, "Logit lens of n after position 6 n")
     said = shown.pop() if shown[-1][0].startswith("rank 1") else None
     found = [cell for row in shown for cell in row[1:]]
@@ -216,7 +216,7 @@ def test_reports_where_the_target_first_has_rank_1(tiny):
     never = next(token for token in range(VOCAB) if token not in first)
     assert len(first) > 1
     for token in (*first, never):
-        shown, event = printed(trace_sections(run(tiny, target=token)), 120), first.get(token, "")
+        shown, event = rendered(trace_sections(run(tiny, target=token)), 120), first.get(token, "")
         where = f"{'the attention of ' * ('.attn.' in event)}layer {event[5:6]}\n"
         assert ("rank 1 for" in shown) == (token != never)
         assert token == never or f"rank 1 for the first time after {where}" in shown

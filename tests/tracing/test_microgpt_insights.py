@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from support.sentences import read_microgpt
+from support.sentences import check_microgpt
 
 from microgpt_trace import trace, train
 from microgpt_trace.measuring.norms import NormRows
@@ -26,7 +26,7 @@ def insights(model, text="emma", read=True):
     for found in traced.insights:
         print(found.holds, found.text)
     if read:
-        read_microgpt(traced, model.config.n_layer)
+        check_microgpt(traced, model.config.n_layer)
     return {found.id: found for found in traced.insights}
 
 

@@ -7,14 +7,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from support.sentences import read_decoder, read_microgpt
+from support.sentences import check_decoder, check_microgpt
 from support.sweeps import in_sweep
-from support.tiny_models import CASES, TOKENS, random_weights, scales, write_folder
+from support.tiny_models import CASES, TOKENS, random_scales, random_weights, write_folder
 
 from microgpt_trace import Config, Model, Tokenizer, load, trace
 from microgpt_trace.measuring.norms import NormRows
 from microgpt_trace.microgpt.parameters import Parameters
-from microgpt_trace.text.wording import fixed, told_apart
+from microgpt_trace.text.wording import fixed, value_and_limit
 from microgpt_trace.tracing.decoder_insights import insights_of
 
 SEEDS = [*range(40), *(in_sweep(seed, whole=True) for seed in range(40, 100))]
@@ -31,7 +31,7 @@ def random_microgpt(seed):
         block_size=int(rng.integers(2, 130)), n_inner=int(rng.integers(1, 40)),
     )  # fmt: skip
     params = Parameters.random(config, seed)
-    for name, factor in scales(rng, params).items():
+    for name, factor in random_scales(rng, params).items():
         params[name][...] *= np.float32(factor)
     for name in ("wte", "wpe"):  # rows so small that eps matters
         if rng.random() < 0.3:
@@ -51,7 +51,7 @@ def random_decoder(seed, folder):
     config = CASES[case] | {"num_hidden_layers": int(rng.integers(1, 9))}
     config["rms_norm_eps"] = float(rng.choice([1e-6, 1e-5, 1e-2]))
     weights = random_weights(config, f"{case}{seed}")
-    for name, factor in scales(rng, weights).items():
+    for name, factor in random_scales(rng, weights).items():
         weights[name] *= np.float32(factor)
     for name, array in weights.items():
         if rng.random() < 0.04:
@@ -88,7 +88,7 @@ def read(model, tokens=TOKENS):
     """Trace a decoder, and compare every sentence with the arrays."""
     traced = trace(model, tokens=list(tokens), values=True)
     print(tokens, *(f"{i.id} {i.holds}: {i.text}" for i in traced.insights), sep="\n")
-    read_decoder(traced, gains_of(model), model.config.norm_eps, model.config.windowed_layers)
+    check_decoder(traced, gains_of(model), model.config.norm_eps, model.config.windowed_layers)
     return traced
 
 
@@ -97,7 +97,7 @@ def test_every_sentence_about_a_random_microgpt_is_true(seed):
     model, text = random_microgpt(seed)
     traced = trace(model, text, values=True)
     print(seed, text, *(f"{i.id} {i.holds}: {i.text}" for i in traced.insights), sep="\n")
-    read_microgpt(traced, model.config.n_layer)
+    check_microgpt(traced, model.config.n_layer)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -177,7 +177,7 @@ def test_insights_have_the_numbers_of_their_layers(ten):
 
 @pytest.mark.parametrize(("value", "limit", "said"), [(0.97996, 0.98, "0.97996"), (0.98, 0.98, "0.980")])
 def test_a_number_has_enough_digits_to_compare_with_its_limit(value, limit, said):
-    assert told_apart(value, limit, fixed, 3)[0] == said
+    assert value_and_limit(value, limit, fixed, 3)[0] == said
 
 
 def test_does_not_evaluate_insights_without_enough_layers_or_positions(ten, decoder_folder):

@@ -67,8 +67,8 @@ def test_limits_time():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the memory of a process")
 def test_limits_memory():
-    assert failure("much", 300 * MIB, memory=200 * MIB) == "takes more than 200 MiB of memory"
-    assert isolated("much", memory=200 * MIB)(FILE, 100 * MIB) == 100 * MIB
+    assert failure("allocate", 300 * MIB, memory=200 * MIB) == "takes more than 200 MiB of memory"
+    assert isolated("allocate", memory=200 * MIB)(FILE, 100 * MIB) == 100 * MIB
 
 
 def test_limits_the_size_of_an_answer():
@@ -98,7 +98,7 @@ def test_an_exit_and_a_failed_import_are_failures():
 
 
 def test_printed_output_is_dropped_and_does_not_block(capfd):
-    assert isolated("noisy")(FILE, MIB) == "done"
+    assert isolated("print_much")(FILE, MIB) == "done"
     assert capfd.readouterr() == ("", "")
 
 
@@ -131,7 +131,7 @@ def test_replaces_a_process_that_died_between_calls():
 
 
 def test_threads_get_their_own_answers():
-    function = isolated("slowly")
+    function = isolated("wait")
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(lambda i: function(FILE, i, 0.001), range(40))) == list(range(40))
 
@@ -208,4 +208,4 @@ def test_reports_that_python_cannot_start(monkeypatch, tmp_path):
 
 def test_the_process_imports_no_large_module():
     heavy = {"site", "numpy", "dataclasses", "subprocess", "threading", "typer", "jinja2", "tokenizers"}
-    assert heavy & set(isolated("loaded")(FILE)) == set()
+    assert heavy & set(isolated("modules")(FILE)) == set()

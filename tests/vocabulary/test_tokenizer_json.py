@@ -4,7 +4,7 @@ import json
 import sys
 
 import pytest
-from support.hostile import refuses
+from support.hostile import rejection
 from support.sweeps import in_sweep
 
 from microgpt_trace.errors import FileFormatError, InputError
@@ -112,7 +112,7 @@ LONG = "x" * 9999
 )
 def test_refuses_broken_folders_with_short_messages(tmp_path, parts, config, message):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
-    line = refuses(tmp_path, lambda path: folder(path, **parts))
+    line = rejection(tmp_path, lambda path: folder(path, **parts))
     assert line.startswith(f"{tmp_path / ('tokenizer_config.json' if config else 'tokenizer.json')}: ")
     assert message in line
     assert len(line) < 300 + len(str(tmp_path))

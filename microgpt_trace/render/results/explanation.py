@@ -11,7 +11,7 @@ from ...architecture.formulas.steps import Factor, Step, Term, Use
 from ...architecture.plans.plan import kind_of
 from ...explaining.explanation import Explanation
 from ...grouping import grouped
-from ...text.wording import unnumbered
+from ...text.wording import nonfinite_name
 from ..sections import (
     Block,
     Cell,
@@ -166,7 +166,7 @@ def _special(value: float) -> str:
     """Format zero (without its sign), NaN or infinity. Return "" for any other number."""
     if value == 0:
         return "0"
-    return "" if math.isfinite(value) else unnumbered(value)
+    return "" if math.isfinite(value) else nonfinite_name(value)
 
 
 def _verdict(explanation: Explanation) -> Words:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from support.apr_files import HF, METADATA, apr_bytes, entry, f32, header, tiny_model, up64
+from support.apr_files import HF, METADATA, align64, apr_bytes, entry, f32, header, tiny_model
 
 from microgpt_trace.readers.apr import read_apr
 
@@ -22,9 +22,9 @@ Q = "model.layers.0.self_attn.q_proj.weight"
 
 def raw(index, *, count=1, metadata=(64, 2), index_at=128, data_at=None, data=bytes(64)):
     """Return a file with this index, without checksums."""
-    at = up64(128 + len(index)) if data_at is None else data_at
+    at = align64(128 + len(index)) if data_at is None else data_at
     head = header(count=count, metadata=metadata, index=index_at, data=at, checksum=0)
-    return head + b"{}".ljust(64) + index.ljust(up64(len(index)), b"\0") + data
+    return head + b"{}".ljust(64) + index.ljust(align64(len(index)), b"\0") + data
 
 
 def one(name="t", dtype=0, shape=(4,), offset=0, size=16):

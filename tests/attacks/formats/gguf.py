@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.gguf_files import NEEDED, YARN, entry, gguf_bytes, pair, raw, string, u32, u64
+from support.gguf_files import NEEDED, YARN, assemble, entry, gguf_bytes, pair, string, u32, u64
 from support.tiny_models import tiny_model, write_gguf
 
 from microgpt_trace import load
@@ -21,7 +21,7 @@ SIZE = "9,223,372,036,854,775,808"
 
 def pairs(content: bytes) -> bytes:
     """Return a file with one metadata pair and no tensors."""
-    return raw(content, metadata=1, tensors=0)
+    return assemble(content, metadata=1, tensors=0)
 
 
 def listed(kind: int, count: int, rest: bytes = b"") -> bytes:
@@ -30,39 +30,39 @@ def listed(kind: int, count: int, rest: bytes = b"") -> bytes:
 
 
 def aligned(value: object) -> bytes:
-    return raw(pair("general.alignment", value), ONE, F32, metadata=1)
+    return assemble(pair("general.alignment", value), ONE, F32, metadata=1)
 
 
 def tensor(*entries: bytes, data: bytes = F32) -> bytes:
-    return raw(entries=b"".join(entries), data=data, tensors=len(entries))
+    return assemble(entries=b"".join(entries), data=data, tensors=len(entries))
 
 
 PARTS = [
     ("safetensors file, found a file that begins with the bytes 'GGML", b"GGML" + bytes(40)),
     ("the file ends within the version", b"GGUF\3"),
-    ("expected GGUF version 2 or 3, found 1", raw(version=1)),
-    ("expected GGUF version 2 or 3, found 4", raw(version=4)),
-    ("(big-endian files are not supported)", raw(version=3 << 24)),
-    ("the file ends within the counts", raw()[:12]),
-    (f"{SIZE} tensors do not fit", raw(ONE, data=F32, tensors=2**63)),
-    ("metadata pairs do not fit into the file", raw(ONE, metadata=2**64 - 1)),
-    ("dimensions, found 0", raw(entries=ONE, data=F32, tensors=2)),
-    (f"a metadata key of {SIZE} bytes", raw(u64(2**63) + bytes(40), metadata=1)),
-    ("a metadata key of 300 bytes", raw(string("k" * 300) + bytes(40), metadata=1)),
-    ("the value of 'k' of 9,223", raw(string("k") + u32(8) + u64(2**63) + bytes(40), metadata=1)),
-    ("'k' has a value of unknown type 13", raw(string("k") + u32(13) + bytes(40), metadata=1)),
+    ("expected GGUF version 2 or 3, found 1", assemble(version=1)),
+    ("expected GGUF version 2 or 3, found 4", assemble(version=4)),
+    ("(big-endian files are not supported)", assemble(version=3 << 24)),
+    ("the file ends within the counts", assemble()[:12]),
+    (f"{SIZE} tensors do not fit", assemble(ONE, data=F32, tensors=2**63)),
+    ("metadata pairs do not fit into the file", assemble(ONE, metadata=2**64 - 1)),
+    ("dimensions, found 0", assemble(entries=ONE, data=F32, tensors=2)),
+    (f"a metadata key of {SIZE} bytes", assemble(u64(2**63) + bytes(40), metadata=1)),
+    ("a metadata key of 300 bytes", assemble(string("k" * 300) + bytes(40), metadata=1)),
+    ("the value of 'k' of 9,223", assemble(string("k") + u32(8) + u64(2**63) + bytes(40), metadata=1)),
+    ("'k' has a value of unknown type 13", assemble(string("k") + u32(13) + bytes(40), metadata=1)),
     ("values of 'k' do not", listed(4, 2**63)),
     ("values of 'k' do", listed(8, 2**60)),
     ("a string of 'k' has 4,611,686,018,427,387,904", listed(8, 2, string("a") + u64(2**62))),
     ("a string of 'k' does not fit into the file", listed(8, 2, string("a") + u64(999))),
     ("'k' is an array of unknown type 9", pairs(pair("k", [[1]]))),
-    ("the metadata contain 'k' twice", raw(pair("k", 1) * 2, metadata=2, tensors=0)),
+    ("the metadata contain 'k' twice", assemble(pair("k", 1) * 2, metadata=2, tensors=0)),
     ("general.alignment: expected a power of two, found 0", aligned(0)),
     ("expected a power of two, found 33", aligned(33)),
     ("expected a power of two, found True", aligned(True)),
     ("expected a power of two, found '32'", aligned("32")),
     ("ends past the end of the file", aligned(2**40)),
-    (f"a tensor's name of {SIZE} bytes", raw(entries=u64(2**63) + bytes(40))),
+    (f"a tensor's name of {SIZE} bytes", assemble(entries=u64(2**63) + bytes(40))),
     ("a tensor's name of 300 bytes is too long (at most 256)", tensor(entry("t" * 300, (4,)))),
     ("tensor 't': expected 1 to 4 dimensions, found 0", tensor(entry("t", ()))),
     ("1 to 4 dimensions, found 4294967295", tensor(string("t") + u32(2**32 - 1))),
