@@ -82,15 +82,15 @@ class AprFile:
 
 
 def read_apr(path: Path, *, rope_pairs: Pairs | None = None, overrides: Mapping[str, Any] = {}) -> Decoder:
-    """Open the decoder in an .apr file. `overrides` has values, by name, for metadata that the file lacks.
+    """Open the decoder in an .apr file. `overrides` maps names of missing metadata to values.
 
     Raises FileFormatError if the file is damaged, has another format or contradicts itself. Raises InputError
     if the file lacks a setting that the user must give, or an override contradicts the file.
     """
     file = read_apr_header(path)
     settings = AprSettings(path, file.metadata, overrides)
-    settings.architecture()  # an unsupported architecture must fail here, not at its tensor names
-    stored = {t.name: t for t in file.tensors if not t.name.endswith(LLAMA.skipped)}  # skips inv_freq
+    settings.architecture()  # reject an unsupported architecture before its unknown tensor names
+    stored = {t.name: t for t in file.tensors if not t.name.endswith(LLAMA.skipped)}  # without inv_freq
     frequencies = stored.pop("rope_freqs.weight", None)
     tensors = our_tensors(path, stored.values())
     config = apr_config(settings, tensors, frequencies, rope_pairs)
@@ -183,7 +183,7 @@ def _metadata(data: Array, header: _Header) -> dict[str, Any]:
     start, size = header.metadata_offset, header.metadata_size
     try:
         if start + size > len(data):
-            raise ValueError(f"{size:,} bytes from byte {start:,} exceed a file of {len(data):,} bytes")
+            raise ValueError(f"{size:,} bytes from byte {start:,} exceed the file of {len(data):,} bytes")
         metadata = from_json(bytes(data.data[start : start + size]), most=MANY_VALUES)
     except ValueError as error:
         if header.flags & (LZ4 | ZSTD):
@@ -207,7 +207,7 @@ def _index(data: Array, header: _Header) -> tuple[list[_TensorEntry], int]:
     """Return the index entries in the order of the file, and the byte where the index ends."""
     at, count = header.index_offset, header.tensor_count
     if count * MIN_ENTRY > max(len(data) - at, 0):
-        raise InputError(f"an index of {count:,} tensors does not fit at byte {at:,} of {len(data):,}")
+        raise InputError(f"the index of {count:,} tensors at byte {at:,} exceeds {len(data):,} bytes")
     entries: dict[str, _TensorEntry] = {}
     for number in range(count):
         entry, at = _entry(data.data, at, f"entry {number} of {count} in the tensor index")
@@ -298,8 +298,8 @@ def _storage(entry: _TensorEntry) -> tuple[str, int | None, list[str]]:
 def _layouts(name: str, shape: tuple[int, ...]) -> Iterator[tuple[str, int | None, int]]:
     """Yield each way to store a tensor: the encoding, the padded row length or None, and the size in bytes.
 
-    In ggml's types, a new block may begin with each row, as a contract of the format says. Or a block may
-    contain the end of a row and the start of the next row.
+    In ggml's types, a new block begins with each row, as a contract of the format says, or a block contains
+    the end of a row and the start of the next row.
     """
     if name == "AprQ8":
         yield name, None, 4 + math.prod(shape)

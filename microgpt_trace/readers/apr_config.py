@@ -1,7 +1,7 @@
 """Build a decoder's config from the metadata of an .apr file, the option --set and the shapes of tensors.
 
-The metadata may use one of several names for a setting. If the metadata lack a setting, it is computed from
-shapes and a note says so, or else the user must give it. No dimension has a default.
+The metadata may use one of several names for a setting. A missing setting is computed from shapes, with a
+note. The user must give each setting that shapes do not show. No dimension has a default.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _sizes(settings: AprSettings, tensors: Mapping[str, StoredTensor]) -> dict[s
 
 
 def _tied(settings: AprSettings, tensors: Mapping[str, StoredTensor]) -> bool:
-    """Return True if there is no lm_head. Raises FileFormatError if the metadata say the opposite."""
+    """Return True if the tensors have no lm_head. Raises FileFormatError if tie_word_embeddings differs."""
     tied = "lm_head" not in tensors
     if settings.values.get("tie_word_embeddings") not in (None, tied):
         finding = "is missing" if tied else "is in the file"
@@ -134,7 +134,7 @@ def _matrix(settings: AprSettings, tensors: Mapping[str, StoredTensor], name: st
 def _heads(settings: AprSettings, tensors: Mapping[str, StoredTensor]) -> tuple[int, int, int]:
     """Return how many heads, key-value heads and channels per head there are.
 
-    The file must show one of these three numbers. The other two follow from the rows of q and k.
+    If the file shows one of these numbers, the rows of q and k show the other two.
     """
     q, k = (_matrix(settings, tensors, f"layer0.attn_w{name}") for name in "qk")
     n_head, n_kv_head, head_dim = map(settings.value, ("num_heads", "num_kv_heads", "head_dim"))
@@ -164,7 +164,7 @@ def _rows_divided(settings: AprSettings, name: str, count: int, tensor: StoredTe
 
 
 def _pairs(settings: AprSettings, architecture: str, is_gguf: bool, option: Pairs | None) -> Pairs:
-    """Return which rows of q and k in this file RoPE rotates together: "adjacent" rows or "halves".
+    """Return whether RoPE rotates "adjacent" rows of q and k together, or the "halves" of a head.
 
     Converters to GGUF permute the rows of a llama. Other converters often choose rope_type by the name of the
     architecture alone. If original_format and rope_type disagree, or both are missing, --rope-pairs decides.
@@ -231,7 +231,7 @@ class AprSettings(Settings):
         return values.get(first) if override is None else override
 
     def value_or_missing(self, name: str) -> Any:
-        """Return the value of a setting. If it is None, `check_complete` will report the setting."""
+        """Return the value of a setting. A missing setting is reported later, by `check_complete`."""
         value = self.value(name)
         if value is None:
             self.missing.append(name)
@@ -244,7 +244,7 @@ class AprSettings(Settings):
             raise InputError(f"{self.path} does not say {', '.join(self.missing)}; add {options}")
 
     def from_tensors(self, name: str, value: int, source: str) -> int:
-        """Return `value`, which the tensors show. Raises if the metadata or --set contradict it."""
+        """Return `value`, which the tensors show. Raises if the metadata or --set have another value."""
         stated = self.value(name)
         if stated is None:
             self.notes.append(f"{name} {value}, from {source}")
@@ -255,7 +255,7 @@ class AprSettings(Settings):
         return value
 
     def architecture(self) -> str:
-        """Return the name of the architecture. Raises if it is missing or not supported."""
+        """Return the name of the architecture. Raises if the name is missing or not supported."""
         names = {}
         for key in ("architecture", "hf_model_type", "hf_architecture"):
             with naming_file(self.path):
@@ -283,7 +283,7 @@ def _names(name: str) -> tuple[str, ...]:
 
 
 def _agree(a: Any, b: Any) -> bool:
-    """Return True if two values are equal. Two floats may differ by a millionth of their size."""
+    """Return True if two values are equal, where floats may differ by a millionth of their size."""
     if isinstance(a, float) or isinstance(b, float):
         return math.isclose(a, b, rel_tol=1e-6)
     return bool(a == b)

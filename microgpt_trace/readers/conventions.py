@@ -44,13 +44,13 @@ _FITS: dict[str, Callable[[Any], bool]] = {
 
 
 def check_value(key: str, value: Any, kind: str) -> None:
-    """Raise InputError if the value has another kind. None is accepted."""
+    """Raise InputError if `value` is neither None nor of this `kind`."""
     if value is not None and not _FITS[kind](value):
         raise InputError(f"{key}: expected {kind}, found {brief(value)}")
 
 
 def one_of(what: str, value: Any, names: Iterable[str], hint: str = "") -> str:
-    """Return `value` if it is in `names`. Otherwise raise InputError."""
+    """Return `value`. Raises InputError if `names` does not contain it."""
     if not isinstance(value, str) or value not in names:
         raise InputError(f"{what} {brief(value)} is not supported; supported: {', '.join(names)}{hint}")
     return value
@@ -63,7 +63,7 @@ class Settings:
         self.values, self.notes, self.prefix = values, notes, prefix
 
     def get(self, key: str, kind: str) -> Any | None:
-        """Return the value of a setting, or None if it is missing or null. An array needs equal values."""
+        """Return the value of a setting, or None if it is missing or null. Raises if layers differ in it."""
         value = self.values.get(self.prefix + key)
         if isinstance(value, np.ndarray):
             if not 0 < value.size <= MAX_LAYERS or (value != value[0]).any():
@@ -73,7 +73,7 @@ class Settings:
         return value
 
     def require(self, key: str, kind: str) -> Any:
-        """Return the value of a setting. Raises InputError if it is missing."""
+        """Return the value of a setting. Raises InputError if the setting is missing."""
         value = self.get(key, kind)
         if value is None:
             raise InputError(f"'{self.prefix}{key}' is missing")
@@ -93,7 +93,7 @@ def decoder_config(
     architecture: str, settings: Settings, tensors: Mapping[str, StoredTensor],
     factors: tuple[float, ...] = (), adjacent_pairs: bool = False,
 ) -> tuple[DecoderConfig, dict[str, StoredTensor]]:  # fmt: skip
-    """Build the config from settings with the keys of config.json. Return it and the tensors, with qkv split.
+    """Return the config from settings with the keys of config.json, and the tensors, with fused qkv split.
 
     `factors` has a factor for each RoPE pair. `adjacent_pairs` is True if RoPE rotates adjacent rows of q
     and k together. Raises InputError if a setting is missing or not supported.
@@ -246,8 +246,8 @@ def _scaled_rope(theta: float, scaling: Mapping[str, Any], factors: tuple[float,
 def _windowed_layers(settings: Settings, architecture: str, n_layer: int) -> tuple[int, ...]:
     """Return the layers that would use a sliding window, whether the file has a window or not.
 
-    The setting `layer_types` lists these layers. Without it, all layers of a mistral use a window, and no
-    layer of a llama. A qwen with use_sliding_window uses it from layer max_window_layers on.
+    The setting `layer_types` lists these layers. If it is missing, all layers of a mistral use a window, and
+    no layer of a llama. A qwen with use_sliding_window uses a window from layer max_window_layers on.
     """
     typed = _typed_layers(settings, architecture, n_layer)
     if typed is not None:

@@ -85,7 +85,7 @@ class Names:
 
 
 def bias_name(own: str) -> str | None:
-    """Return the name of the bias of a matrix or gain: attn_bq for attn_wq. An embedding table has None."""
+    """Return the name of the bias of a matrix or gain: attn_bq for attn_wq. Return None for embeddings."""
     half, _, rest = own.partition("_")
     return f"{half}_b{rest.removeprefix('w')}" if rest.startswith(("w", "norm")) else None
 

@@ -58,7 +58,7 @@ class GgufFile:
 
 
 def read_gguf_header(path: Path) -> GgufFile:
-    """Read the metadata and the tensor index of a file. If it is split, read all its parts.
+    """Read the metadata and the tensor index of a file, or of all parts of a split file.
 
     Raises FileFormatError if a file is damaged or cut short, or is not a GGUF file.
     """
@@ -99,8 +99,8 @@ class Strings(Sequence[str]):
     """A list of strings in a file, which are decoded at the first access.
 
     Python strings take six times as much memory as the bytes in the file, and a hostile file may contain any
-    number of strings. The length of each string is at one of `starts`, and its bytes follow. The last string
-    ends at `stop`. Bytes that are not UTF-8 become lone surrogates.
+    number of strings. Each string begins with its length at one of `starts`, and the last string ends at
+    `stop`. Bytes that are not UTF-8 become lone surrogates.
     """
 
     def __init__(self, file: MappedFile, starts: Array, stop: int) -> None:
@@ -204,14 +204,14 @@ class _GgufPart:
         if kind == _STRING:
             self._fits(count, 8, f"values of {key!r}")
             return self._strings(count, key)
-        if kind not in _SCALARS:  # this includes arrays of arrays, which no engine reads
+        if kind not in _SCALARS:  # also refuses arrays of arrays, which no engine reads
             raise self._fail(f"{key!r} is an array of unknown type {kind}")
         self._fits(count, _SCALARS[kind].size, f"values of {key!r}")
         start, self.at = self.at, self.at + count * _SCALARS[kind].size
         return np.frombuffer(self.buffer[start : self.at], _SCALARS[kind].format)
 
     def _strings(self, count: int, key: str) -> Strings:
-        """Find the start of each string. A start takes 8 bytes, as many as the length takes in the file."""
+        """Find the start of each string. A start takes 8 bytes in memory, as a length does in the file."""
         starts, at, buffer, unpack = array("q", [0]) * count, self.at, self.buffer, _U64.unpack_from
         try:
             for i in range(count):

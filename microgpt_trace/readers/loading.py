@@ -32,7 +32,7 @@ def load(
     """Open a microGPT checkpoint, a GGUF file, an .apr file or a Hugging Face folder.
 
     `n_head` and `bos` describe a microGPT whose weights have no metadata. `rope_pairs` and `settings`, such
-    as {"num_heads": 14}, add what the metadata of an .apr file lack, and must not contradict the file.
+    as {"num_heads": 14}, add settings that an .apr file lacks, and must not contradict the file.
     Raises FileFormatError if the file is missing, is damaged or has an unknown format.
     """
     path = Path(path)
@@ -72,9 +72,9 @@ def is_model(path: Path) -> bool:
 
 
 def format_of(path: Path) -> Literal["checkpoint", "GGUF", "apr", "Hugging Face"]:
-    """Return the format of a model, as its content shows. A file of no other format is a checkpoint.
+    """Return the format of a model. A safetensors file outside of a Hugging Face folder is a checkpoint.
 
-    Raises FileFormatError if the path does not exist or is a folder without a model.
+    Raises FileFormatError if the path does not exist, has another format or is a folder without a model.
     """
     try:
         if path.is_dir():

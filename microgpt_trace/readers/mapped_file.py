@@ -28,7 +28,7 @@ class MappedFile:
 
     @classmethod
     def open(cls, path: Path) -> MappedFile:
-        """Map a file. Raises FileFormatError if it does not exist or is empty."""
+        """Map a file to memory. Raises FileFormatError if the file does not exist or is empty."""
         if not check_regular(path):
             raise FileFormatError(f"{path}: the file is empty")
         with reading(path), path.open("rb") as file:

@@ -71,7 +71,7 @@ def biases_of(tensors: Iterable[str]) -> tuple[str, ...]:
 
 
 def check_biases(architecture: str, biases: Iterable[str]) -> None:
-    """Raise InputError if a bias of the architecture is missing from every layer."""
+    """Raise InputError if no layer has a bias that the architecture requires."""
     missing = set(TERMS[architecture].biases).difference(biases)
     if missing:
         raise InputError(f"expected a bias 'layer0.{min(missing)}', as every {architecture} has, found none")
@@ -133,7 +133,7 @@ def split_fused(tensors: Mapping[str, StoredTensor], queries: int, keys: int) ->
 
 
 def rope_factors(factors: StoredTensor | None, head_dim: int) -> tuple[float, ...]:
-    """Return the values of the tensor rope_freqs. Raises InputError unless it has one value per RoPE pair."""
+    """Return the values of the tensor rope_freqs. Raises InputError unless each RoPE pair has one value."""
     if factors is None:
         return ()
     if factors.shape != (head_dim // 2,):
