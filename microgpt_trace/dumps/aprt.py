@@ -39,8 +39,8 @@ _LAYER, _A_LAYER = re.compile(r"layer-(0|[1-9][0-9]{0,8})"), re.compile(r"layer[
 def events_of(stage: str, layer: int | None) -> tuple[str, ...]:
     """Return the events of a stage in a layer, or in the whole model if the layer is None.
 
-    The values of several events are side by side in the file. For the embedding, the file has one of two
-    events: that of a decoder or that of a microGPT. Returns () if we have no event for this stage and layer.
+    The values of several events are side by side in the file. An embedding is one of two events: that of a
+    decoder or that of a microGPT. Returns () if we have no event for this stage and layer.
     """
     globs = ALIASES.get("qkv_matmul" if stage == "qkv_bias" else stage, ())  # our q, k, v include biases
     if stage == "embedding":
@@ -76,7 +76,7 @@ def _stage_of(file: str) -> tuple[str, int | None]:
 
 
 def _in_order(file: str) -> tuple[bool, int, int]:
-    """Return a sort key: files of layer 0, 1, ..., then of the whole model, each in apr's order of stages."""
+    """Return a sort key for files: by layer, then by apr's order of stages. The whole model comes last."""
     stage, layer = _stage_of(file)
     rank = [*ALIASES].index(stage) if stage in ALIASES else len(ALIASES)
     return layer is None, layer or 0, rank
@@ -177,7 +177,7 @@ def _manifest(path: Path) -> dict[str, Any] | None:
 
 
 def _with_manifest(folder: Path, files: Mapping[str, Recorded], manifest: Mapping[str, Any]) -> Recording:
-    """Build the recording of a folder that we wrote. Raises FileFormatError if the manifest does not fit."""
+    """Build the recording of a folder that we wrote. Raises FileFormatError if the manifest is wrong."""
     path = folder / MANIFEST
     tokens = whole_numbers(f"{path}: tokens", manifest.get("tokens"), some=True)
     entries = _entries(path, manifest)
@@ -222,7 +222,7 @@ def _entries(path: Path, manifest: Mapping[str, Any]) -> dict[str, Mapping[str, 
 
 
 def _check_entry(path: Path, file: str, stored: Recorded, entry: Mapping[str, Any], length: int) -> Recorded:
-    """Return the tensor of an entry. Raises FileFormatError if it contradicts the file or the tokens."""
+    """Return the tensor of an entry. Raises FileFormatError if the file or tokens differ."""
 
     def fail(key: str, expected: object) -> FileFormatError:
         return FileFormatError(f"{path}: {file}: {key}: expected {expected}, found {brief(entry.get(key))}")

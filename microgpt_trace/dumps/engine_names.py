@@ -51,7 +51,7 @@ final.norm            norm                     ln_f        result_norm     -    
 logits                lm_head                  -           result_output   unembed.hook_out      -
 """
 
-# The input of a layer is the output of the layer before. For layer 0, it is the event in this table.
+# The input of a layer is the output of the layer before. The input of layer 0 is the event in this table.
 ENTERS_LAYER, ENTERS_SUMMED = "input of layer #", "input of layer #, with position embeddings"
 ENTERS = {ENTERS_LAYER: "embed.tok", ENTERS_SUMMED: "embed.sum"}
 ENTRANCES = ("embed.norm", "embed.sum", "embed.tok")  # the first of these that a model has enters layer 0
@@ -68,9 +68,9 @@ MORE_NAMES = {
 }
 
 # llama.cpp's tensors whose rows are in GGUF's order in Llama files. llama.cpp gives the name Qcur or Kcur
-# to four tensors in turn: the product, the product with its bias, the heads of that, and the result of RoPE.
-# A dump with one file per name keeps the last of the four. Until 2025 llama.cpp gave the input of RoPE the
-# name "Qcur-0 (reshaped)" (ggml_reshape_3d).
+# to four tensors in turn: the product, the product plus bias, the sum split into heads, the result of RoPE.
+# A dump with one file per name keeps the last of the four tensors. Until 2025 llama.cpp gave the input of
+# RoPE the name "Qcur-0 (reshaped)" (ggml_reshape_3d).
 ADJACENT_NAMES = {
     "Qcur-#": "layer#.attn.q_rope | layer#.attn.q",
     "Kcur-#": "layer#.attn.k_rope | layer#.attn.k",
@@ -78,7 +78,7 @@ ADJACENT_NAMES = {
     "Kcur-# (reshaped)": "layer#.attn.k",
 }
 
-# Second names, which count only in a dump that lacks the first name of the event.
+# Second names of events. A second name counts only in a dump that lacks the first name of the event.
 SECOND_NAMES = {
     "hidden_states.0": "embed.tok",
     "model.layers.#.input": ENTERS_LAYER,

@@ -63,8 +63,9 @@ def meaning_of(name: str) -> Meaning | None:
     Some names need care:
     - apr's `qkv_matmul` and llama.cpp's `ffn_gate` and `ffn_up` lack biases. The caller must refuse
       `qkv_matmul` for a model with biases.
-    - Any of transformers' `hidden_states` could be the last, which is the output of the final norm.
-    - These have candidates, because their event depends on the positions, gate or RoPE of the model:
+    - The last of transformers' `hidden_states` is the output of the final norm, but the names do not show
+      which one is the last.
+    - Some names have candidates, because their event depends on the positions, gate or RoPE of the model:
       TransformerLens's `blocks.0.hook_resid_pre`, `mlp.hook_pre` and `mlp.hook_post`, and llama.cpp's `Qcur`
       and `Kcur`.
     """
@@ -109,7 +110,7 @@ def _without_wrapping(words: list[str]) -> list[str]:
 
 
 def _look_up(words: list[str]) -> Meaning | None:
-    """Return the meaning of a name, given as words, with its layer and head instead of #."""
+    """Return the meaning of a name. `words` are its words. Replace # by the layer and head numbers."""
     table = _table()
     if meaning := table.get(".".join(words)):
         return meaning
@@ -207,7 +208,7 @@ def _input_names(engine: str) -> Iterator[tuple[str, Meaning]]:
 
 @cache
 def _table() -> dict[str, Meaning]:
-    """Return the meaning of every known name. The keys are normalised names."""
+    """Return the meaning of every known name, under the normalised name."""
     named = {name: Meaning((name,)) for name in _own_events()}
     named |= {name: Meaning(reason=reason) for name, reason in REFUSED.items()}
     named |= {
@@ -240,7 +241,7 @@ def _meaning(text: str) -> Meaning:
 
 
 def _apr(stage: str) -> dict[str, Meaning]:
-    """Return the meanings of a stage of apr trace in the folder of a layer, or in that of the whole model."""
+    """Return the meaning of each name that a stage of apr trace has in a dump, with and without a layer."""
     # ALIASES gives qkv_bias no events, because it would select the same events as qkv_matmul.
     aliased = ALIASES["qkv_matmul" if stage == "qkv_bias" else stage]
     events = tuple(event.replace("*", "#") for event in aliased)

@@ -48,7 +48,7 @@ _DOCUMENT = re.compile(rb'\s*\{\s*("schema"\s*:\s*"microgpt\.trace/|"record"\s*:
 def is_recording(path: Path) -> bool:
     """Return True if the content of an existing file or folder is a dump and not a model.
 
-    Every folder without config.json counts as a dump. `open_recording` raises if it has no tensors.
+    Every folder without config.json counts as a dump. `open_recording` refuses a folder without tensors.
     """
     try:
         if path.is_dir():
@@ -64,7 +64,7 @@ def is_recording(path: Path) -> bool:
 def _holds_values(header: Mapping[str, Any], metadata: Mapping[str, str]) -> bool:
     """Return True if a safetensors file has values of a run, and not parameters.
 
-    That is so if we wrote the file, if the name of a tensor means an event, or if no name is a parameter's.
+    A file has values if we wrote it, if any name means an event, or if no name is the name of a parameter.
     """
     if metadata.get("format") == ARRAYS_FORMAT:
         return True
@@ -231,7 +231,7 @@ def _by_event(
             both = f"{tensors[by_names[0]].source!r} and {array.name!r}"
             raise FileFormatError(f"{path}: {both} are both {by_names[0]}; choose one with --map")
         if assigned and len(assigned) == len(events):
-            how = "by the map" if assigned[0] in mapped else "already"
+            how = "by the map" if assigned[0] in mapped else "by its name"
             reason = f"{assigned[0]} is {tensors[assigned[0]].source!r} {how}"
         if reason:
             leftovers.append(Leftover(recorded, reason))

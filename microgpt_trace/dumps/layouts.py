@@ -64,7 +64,7 @@ class Reading:
 
     @property
     def moves(self) -> tuple[tuple[int, int], ...]:
-        """The length and stride of each axis of the result. Adjacent axes with one common stride are merged.
+        """The length and stride of each axis of the result, after axes that form one longer axis are merged.
 
         Two readings of a stored shape give the same values if and only if their moves are equal.
         """
@@ -83,8 +83,8 @@ def readings_of(stored: Shape, expected: Shape, layout: str, head_dims: Collecti
     """Return all ways to read a stored shape as `expected` ([T, C], [H, T, S] or []) that differ in values.
 
     If `layout` is not empty, only this layout is allowed. `head_dims` has the possible widths of a head:
-    several if the width is unknown, none if rows have no heads. A shape with a single axis is read in our
-    order, unless `layout` is given.
+    several if the width is unknown, none if rows have no heads. Without `layout`, an array with a single
+    axis is read in our order.
     """
     distinct: dict[tuple[tuple[int, int], ...], Reading] = {}
     for reading in _candidates(expected, head_dims):
@@ -181,7 +181,7 @@ def _expected(name: str, recorded: Recorded, shapes: Shapes) -> Shape:
 
 
 def _head_dims(name: str, recorded: Recorded, expected: Shape, head_dim: int | None) -> Collection[int]:
-    """Return the head widths to try: `head_dim`, or the lengths of the stored axes if it is None."""
+    """Return the head widths to try: `head_dim`, or the lengths of all stored axes if `head_dim` is None."""
     if not _has_heads(name, recorded):
         return ()
     dims = {*recorded.shape} - {0, 1} if head_dim is None else {head_dim}
@@ -234,14 +234,14 @@ def _the_reading(name: str, recorded: Recorded, expected: Shape, head_dims: Coll
 
 
 def _in_words(readings: Sequence[Reading]) -> str:
-    """List the shapes that would fit. Of several shapes of a last row, list only the first."""
+    """List the shapes that would fit. If several shapes have only the last row, list the first of them."""
     last = [reading for reading in readings if reading.last_of][:1]
     shown = [*(reading for reading in readings if not reading.last_of), *last]
     return ", ".join(f"{reading.in_words} {list(reading.axes)}" for reading in shown)
 
 
 def _reading_notes(stored: Shape, reading: Reading) -> list[str]:
-    """Describe how a stored shape was read, unless it is our shape after axes of length 1."""
+    """Describe how a stored shape was read. Return [] if it is our shape, perhaps with axes of length 1."""
     if reading.letters == OWN:
         return []
     plain = (1,) * (len(stored) - len(reading.shape)) + reading.shape == stored

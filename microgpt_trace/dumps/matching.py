@@ -84,8 +84,8 @@ class Stack:
     def compare(self, one: Sketch) -> Similarity:
         """Compare an array with each array of the stack.
 
-        Arrays also count as similar if their rows have equal norms, because a RoPE with wrong pairs and rows
-        in GGUF's order do not change norms.
+        Arrays also count as similar if their rows have equal norms. A RoPE with wrong pairs does not change
+        norms, nor does GGUF's order of rows.
         """
         finite = self.finite & np.isfinite(one.values)
         mine = np.where(finite, np.clip(one.values / self.scale, -CLIP, CLIP), 0)
@@ -255,8 +255,8 @@ ANCHOR = 100.0  # outweighs all other scores
 def place(scores: Array, strength: Array) -> dict[int, int]:
     """Return {row: column} for the rows with a clear choice. `scores` and `strength` are [R, C].
 
-    Pairs whose values agree (strength > 0) are chosen first. They are called anchors. If the anchors are in
-    order, other rows are matched by order. If not, a row gets a column only if its score is clearly the best.
+    Anchors are pairs whose values agree (strength > 0). They are chosen first. If the anchors are in order,
+    other rows are matched by order. Otherwise a row gets a column only if this column is clearly the best.
     """
     anchors = _strongest(strength)
     mask = np.zeros(strength.shape, bool)

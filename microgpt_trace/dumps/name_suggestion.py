@@ -81,14 +81,14 @@ class Unplaced(NamedTuple):
 def suggest(
     recording: Recording, model: LanguageModel, events: Iterable[tuple[str, Array]], shapes: Shapes
 ) -> tuple[list[Suggestion], list[Unplaced]]:
-    """Guess which events the leftovers of a recording are. Return suggestions, and the tensors without any.
+    """Guess which events the leftovers of a recording are. Return suggestions, and tensors without any match.
 
     `events` yields the model's values in order of computation, [T, W] or [H, T, S]. Tensors are
     matched in three ways:
     - Tensors whose names differ only in the layer number become the same kind of event.
     - A single tensor is matched with an event if their values agree.
-    - If these matches are in order, the rest is matched by order, where t2 comes before t10. So tensors after
-      a fault can also be matched.
+    - If the agreeing tensors are in order, the rest is matched by order, where t2 comes before t10. Matching
+      by order also finds tensors after a fault.
     """
     names, groups = grouped_events(events, shapes)
     readable = [left.recorded for left in recording.leftovers if left.readable]
@@ -127,8 +127,8 @@ def _natural(name: str) -> list[str]:
 def _scores(table: ScoreTable, names: Sequence[str], known: Container[str]) -> Array:
     """Score each pair of a tensor and an event: [F, E]
 
-    Where the residual stream agrees, the engine computed all earlier events correctly. So a tensor that is
-    not similar to such an event scores 0 for it. Events that are `known` by name score 0 for all tensors.
+    Where the residual stream agrees, the engine computed all earlier events correctly. So a tensor scores 0
+    for an earlier event that is not similar to it. Events that are `known` by name score 0 for all tensors.
     """
     near = np.maximum(0, 1 - np.minimum(table.distance, 1))
     scores = np.where(table.layout != "", FITS + table.cosine + near, 0)

@@ -1,6 +1,6 @@
-"""Record the forward pass of a PyTorch decoder, and save it under the names of our events.
+"""Record the forward pass of a PyTorch decoder, and save its values under the names of our events.
 
-Knows the families of torch_modules.py. Does not import torch: the user's model brings it.
+torch_modules.py has the families of decoders. This file does not import torch: the user's model does.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class TorchRecording:
         if missing:
             raise InputError(
                 f"{missing[0]} and {len(missing) - 1} more events were not computed inside record(): the"
-                " pass did not end, or it does not call their modules"
+                " pass did not end, or the model does not call all its modules"
             )
 
     def listen(self, hooks: ExitStack) -> None:
@@ -162,8 +162,8 @@ class TorchRecording:
         """Save the tokens, which are the input of the embedding."""
         if self.tokens:
             raise InputError(
-                "record() expected one forward pass, found a second one: call model(tokens) once, or generate"
-                " with max_new_tokens=1"
+                "record() expected one forward pass, found a second pass: call model(tokens) once, or"
+                " generate with max_new_tokens=1"
             )
         ids = args[0] if args else kwargs["input"]
         if ids.ndim != 2 or ids.shape[0] != 1 or not ids.shape[1] or ids.is_floating_point():
@@ -195,7 +195,7 @@ class TorchRecording:
         self._take_output(events, module, args, args[0])
 
     def _take_output(self, events: Sequence[str], module: Any, args: Any, output: Any) -> None:
-        """Save the output of a module, [1, T, width]. If it has several events side by side, split it."""
+        """Save the output of a module, [1, T, width]. Split an output that has several events."""
         if self._layer is None:  # the module runs outside its layer
             return
         tensor = _first(output)
@@ -222,7 +222,7 @@ class TorchRecording:
         self.positions = tuple(range(len(stream) - len(rows), len(stream)))
 
     def _take(self, name: str, module: Any, args: Any, output: Any) -> None:
-        """Save the output of a module, [1, T, ...], as rows [T, width]. A tuple has it as its first item."""
+        """Save the output of a module, [1, T, ...], as rows [T, width]. Of a tuple, save the first item."""
         tensor = _first(output)
         length = len(self.positions if name == "logits" else self.tokens)
         if tensor.shape[:2] != (1, length):
@@ -266,8 +266,8 @@ def _check_mask(module: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
 def _check_start(args: Sequence[Any], kwargs: Mapping[str, Any], position_ids: Any, length: int) -> None:
     """Raise InputError if the cache holds earlier tokens, or positions are not 0, 1, 2 ...
 
-    `args` and `kwargs` are the arguments of layer 0, before it adds to the cache. In every version of
-    transformers they have the cache and the positions. `position_ids` is the input of the position embedding.
+    `args` and `kwargs` are the arguments of layer 0, before layer 0 adds to the cache. Layer 0 receives the
+    cache and positions in every version of transformers. `position_ids` is the position embedding's input.
     """
     caches = [kwargs[name] for name in _CACHES if kwargs.get(name) is not None]
     for cache in [*caches, *(arg for arg in args if hasattr(arg, "get_seq_length"))]:

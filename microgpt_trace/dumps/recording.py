@@ -90,7 +90,7 @@ def agreed(what: str, sources: Iterable[tuple[str, Sequence[int] | None]]) -> tu
 
 
 def of_model(recording: Recording, events: Container[str]) -> Recording:
-    """Replace each tensor with candidates by its first candidate among `events`, the events of a model."""
+    """Return the recording with the events of a model. A tensor becomes its first candidate in `events`."""
 
     def candidate(recorded: Recorded) -> str:
         return next((name for name in recorded.candidates if name in events), "")

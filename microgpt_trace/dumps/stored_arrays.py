@@ -58,7 +58,7 @@ class NpyHeader:
         return self.offset + math.prod(self.shape) * self.dtype.itemsize
 
     def array(self, data: Array) -> Array:
-        """Return the array as a view of `data`, the bytes after the header."""
+        """Return an array that is a view of `data`, the bytes after the header."""
         return data.view(self.dtype).reshape(self.shape, order="F" if self.by_columns else "C")
 
 
@@ -128,7 +128,7 @@ def npz_arrays(path: Path) -> tuple[list[StoredArray], list[str]]:
     arrays, others = [], []
     seen = set[str]()
     with reading(path), _as_file_error(str(path), "a .npz archive"):
-        archive = zipfile.ZipFile(path)  # stays open, because opening it takes long
+        archive = zipfile.ZipFile(path)  # stays open, because opening an archive is slow
         if archive.fp is not None:
             finalize(archive, archive.fp.close)  # or the file could be collected before the archive
         for member in archive.infolist():
@@ -210,7 +210,7 @@ def _kind(dtype: np.dtype[Any]) -> str:
 
 
 def _widened(array: Array) -> Array:
-    """Return the array in this machine's byte order, with float16 as float32. Copy only if needed."""
+    """Return the array in this machine's byte order, with float16 as float32. It is a copy only if needed."""
     dtype = array.dtype.newbyteorder("=")
     return array.astype(np.float32 if dtype == np.float16 else dtype, copy=False)
 
@@ -257,7 +257,7 @@ def write_arrays(
     path: Path, arrays: Mapping[str, Array], *, text: str, tokens: Sequence[int], positions: Sequence[int],
     model: Any, notes: Sequence[str] = (), overwrite: bool = False,
 ) -> None:  # fmt: skip
-    """Write named arrays to a safetensors file. Raises RunError if the system cannot write it.
+    """Write named arrays to a safetensors file. Raises RunError if the system cannot write the file.
 
     `positions` has the position of each row of logits and probs. Every command that reads the file prints
     its `notes`.

@@ -1,4 +1,4 @@
-"""The names of the modules in each family of PyTorch decoders. Finds the decoder in a model by these names.
+"""Find the decoder in a PyTorch model by the names of its modules, which each family of models has.
 
 This file does not import torch. engine_names.py says which event each module returns, and the plan says which
 events the module reads.
@@ -19,7 +19,7 @@ from .event_names import module_meaning, names_of, numbered
 class Modules:
     """The names of the modules of a family: the stack (embedding, layers, norm), and the modules in a layer.
 
-    - `embedding`: the modules before layer 0. The first of them reads the tokens.
+    - `embedding`: the modules before layer 0, of which the first reads the tokens.
     - `positions`: the module that reads the positions.
     - `engine`: the family's column in the table of names, which lists the modules whose outputs are events.
     - `optional`: modules of a layer that may be missing.
@@ -47,7 +47,7 @@ class Modules:
 
     @property
     def parents(self) -> tuple[str, ...]:
-        """The paths of the modules in a layer that have such modules as children. The layer itself is ""."""
+        """The paths of the parents of all modules in `outputs`. The path "" is the layer itself."""
         return tuple(dict.fromkeys(path.rpartition(".")[0] for path in self.outputs))
 
     @cached_property

@@ -107,7 +107,7 @@ def test_the_first_name_of_an_event_goes_before_a_second_one(write):
     recording = open_recording(write({name: numbers(3, 4) for name in names}))
     assert recording.tensors["layer0.attn.out"].source == names[1]
     assert recording.tensors["layer0.mlp.residual"].source == names[2]
-    assert "already" in reasons(recording)[names[0]]
+    assert "by its name" in reasons(recording)[names[0]]
 
 
 def test_a_fused_tensor_has_several_events_side_by_side(write):

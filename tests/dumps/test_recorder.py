@@ -268,7 +268,7 @@ REFUSED = {
     "earlier tokens, positions from 0": (
         lambda m: m(IDS, past_key_values=m.earlier, position_ids=torch.arange(7)[None]),
         "found one with earlier tokens"),
-    "two passes": (lambda m: (m(IDS), m(IDS)), "expected one forward pass, found a second one"),
+    "two passes": (lambda m: (m(IDS), m(IDS)), "expected one forward pass, found a second pass"),
     "generate": (
         lambda m: m.generate(IDS, max_new_tokens=2, do_sample=False, pad_token_id=1, eos_token_id=[]),
         "generate with max_new_tokens=1"),
