@@ -67,7 +67,7 @@ class ModelRun:
         return self._pieces
 
     def take(self, piece: Piece) -> Piece:
-        """Return the next piece of this model. Raises InputError if it is another event than `piece`, the
+        """Return the next piece of this model. Raises InputError if the event is not that of `piece`, the
         current piece of the other model."""
         own = next(self._pieces)
         if (own.name, own.positions) != (piece.name, piece.positions):
@@ -100,8 +100,8 @@ class RecordedRun:
         self.names = [name for name in events if name not in refused]
 
     def _refused(self, name: str) -> Unpaired | None:
-        """Return the reason why an event cannot be compared, or None. It cannot if the tensor has several
-        events of unknown widths, or if its values lack the bias that our event includes."""
+        """Return the reason why an event cannot be compared, or None. Reasons are a tensor with several
+        events of unknown widths, and values without the bias that our event includes."""
         recorded = self.recording.tensors.get(name)
         if recorded is None:
             return None

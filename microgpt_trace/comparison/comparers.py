@@ -165,8 +165,8 @@ class StatisticsComparer:
 
 
 def statistics_rows(a: TensorStats, b: TensorStats) -> tuple[RowDifferences, str]:
-    """Compare two summaries. Return a row with the difference of the statistic that differs most, relative to
-    its size, and the name of this statistic."""
+    """Compare two summaries. Return the largest relative difference of a statistic, as a row, and the name of
+    this statistic."""
     counts = (float(a.nonfinite_count), float(b.nonfinite_count))
     if (a.nan_count, a.inf_count) != (b.nan_count, b.inf_count):
         return _one_row(np.inf, *counts, a, odd=0), "NaN/Inf counts of the statistics"
@@ -210,7 +210,7 @@ class KeptPair:
 
     def narrowed(self, difference: EventDifference) -> KeptPair:
         """Return only the values at the head, or else at the position, of `difference`. Return all values if
-        neither was kept."""
+        neither the head nor the position was kept."""
         if self.heads is not None and difference.head in self.heads:
             at = self.heads.index(difference.head)
             return KeptPair(self.a[at : at + 1], self.b[at : at + 1], self.positions, (difference.head,))

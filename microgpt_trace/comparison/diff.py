@@ -221,9 +221,9 @@ def _judged(
 def _with_judgement(
     events: Sequence[EventDifference], operations: Sequence[OperationResult]
 ) -> Iterator[EventDifference]:
-    """Mark events within their band whose operation does not give the recorded output from the recorded
-    inputs. Differences of earlier events can hide such an error. A marked event gets the error, position and
-    values of its operation."""
+    """Mark events within their band whose recorded output does not result from the recorded inputs. In these
+    events, differences of earlier events hide an error of the operation. A marked event gets the error,
+    position and values of its operation."""
     wrong = {own.name: own for own in operations if not own.holds}
     for event in events:
         own = wrong.get(event.name) if event.holds else None
@@ -241,8 +241,8 @@ def _with_judgement(
 def _gap(
     events: Sequence[EventDifference], first: str | None, order: Sequence[str], left_out: Sequence[str]
 ) -> tuple[str | None, tuple[str, ...], int]:  # fmt: skip
-    """Return the last compared event before `first`, the events between these two that were not compared,
-    and the number of still earlier events that were not compared."""
+    """Return the last compared event before `first`, the events between the last compared event and `first`,
+    and the number of earlier events that were not compared."""
     if first is None:
         return None, (), 0
     before, compared = order[: order.index(first)], {event.name for event in events if event.comparable}

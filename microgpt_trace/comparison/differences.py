@@ -29,16 +29,16 @@ class EventDifference:
 
     The worst row is the row with the largest distance relative to its band.
 
-    - `relative`, `tolerance`: |a - b| / max(|a|, |b|) of the worst row, and its band. `measured` says if this
-      is another distance, or ignores the bias or outliers.
-    - `median`, `cosine`: the median relative difference, and the smallest cosine, of all finite rows. Both
-      are None, and there is no `position`, if only statistics were compared.
+    - `relative`, `tolerance`: |a - b| / max(|a|, |b|) of the worst row, and its band. `measured` says if
+      `relative` is another distance, or ignores the bias or outliers.
+    - `median`, `cosine`: the median relative difference, and the smallest cosine, of all finite rows. If only
+      statistics were compared, `median`, `cosine` and `position` are None.
     - `max_abs`: the largest |a - b|, at `max_index`.
     - `position`, `head`, `index`, `a`, `b`: the first row beyond its band, or else the worst row, and the
       values of the element of this row that differs most. If `measured` says "given its own inputs", `b` is
       the recorded value, and `a` is computed from the recorded inputs.
-    - `alike`: how many of the `count` elements are the same NaN or infinity on both sides. These elements
-      cannot be compared. A row or an event that has only such elements has the distance NaN.
+    - `alike`: how many of the `count` elements are the same NaN or infinity on both sides and so cannot be
+      compared. The distance is NaN for a row or event without other elements.
     """
 
     name: str
@@ -81,8 +81,8 @@ class EventDifference:
 
 @frozen
 class Jump:
-    """The event at which the distance grew most. `before` is the largest distance before this event, and
-    `after` its distance. `ratio` is `after` divided by `before`, or by the event's band if this is larger."""
+    """The event at which the distance grew most. `before` is the largest distance of earlier events, and
+    `after` the distance of this event. `ratio` is `after` / max(`before`, band)."""
 
     name: str
     ratio: float
@@ -174,7 +174,7 @@ class Comparison:
 
     @property
     def partly_compared(self) -> tuple[EventDifference, ...]:
-        """The events with positions, or with elements that are not finite, that could not be compared."""
+        """The events of which some positions or elements could not be compared."""
         return tuple(event for event in self.events if event.alike or self.positions_of(event) < self.length)
 
     @property
@@ -248,7 +248,7 @@ def _first(beyond: Array, count: int) -> int:
 
 
 def _words_for_left_out(rows: RowDifferences, row: int, plain: float, strict: float) -> str:
-    """Return what `strict` leaves out of the row: the bias or outliers. Return "" if it equals `plain`."""
+    """Return what `strict` leaves out of the row: the bias or outliers. Return "" if both are equal."""
     if not strict > plain * 1.0001 or np.isinf(strict):
         return ""
     unbiased = rows.d[row] / rows.plain_a[row] if rows.plain_a[row] > 0 else 0.0
@@ -271,7 +271,7 @@ class AgreementMeter:
     """Measures how the predictions of two runs agree, a few rows of logits at a time."""
 
     def __init__(self) -> None:
-        self._parts: list[tuple[Array, Array, Array]] = []  # KL, is known on both sides, is the same token
+        self._parts: list[tuple[Array, Array, Array]] = []  # KL; both predict; both predict one token
         self._positions: list[int] = []
 
     def add(self, a: Array, b: Array, positions: Sequence[int]) -> None:

@@ -27,9 +27,9 @@ from .read_tokens import NO_TOKENS, TEXT_AND_TOKENS, ambiguous, embedding_of, re
 def drafted_map(sides: Sequence[Any], text: str | None, tokens: Sequence[int] | None) -> str:
     """Return a map from a dump's names to events, as TOML for `--map`.
 
-    One side is a dump, and the other a model, which runs on the text or the tokens. By default these are the
-    tokens that the dump names or whose embedding it has. Raises InputError if the sides are not a dump and a
-    model, or no tokens are known.
+    One side is a dump, and the other a model, which runs on the text or the tokens. Default: the tokens of
+    the dump, or else the tokens whose embedding is in the dump. Raises InputError if the sides are not a dump
+    and a model, or no tokens are known.
     """
     dumps = [side for side in sides if isinstance(side, Recording)]
     models = [side for side in sides if not isinstance(side, Recording)]
@@ -65,8 +65,8 @@ def _values(stream: EventStream, length: int) -> Iterator[tuple[str, Array]]:
 
 
 def _read_tokens(model: LanguageModel, dump: Recording) -> tuple[int, ...] | None:
-    """Return the tokens of the first array that has rows of the embedding, or None. Arrays with similar names
-    (in several layers) are tried last."""
+    """Return the tokens of the first array that has rows of the embedding, or None. Arrays whose names differ
+    only in a number are tried last."""
     event, matrix = embedding_of(model)
     named, table = dump.tensors.get(event), model.parameter(matrix)
     unknown = [left.recorded for left in dump.leftovers if left.readable]

@@ -59,7 +59,7 @@ def prepare_sides(
 
 
 def open_all(sources: Sequence[Any], names: NameMap | None) -> list[Any]:
-    """Open the sources that are paths. Resolve the candidates in recordings by the first model's plan."""
+    """Open the sources that are paths. Choose among candidate events in recordings by the first model."""
     sources = [open_source(Path(one), names) if isinstance(one, str | Path) else one for one in sources]
     plan = next((one.plan for one in sources if not isinstance(one, Recording)), None)
     return [of_model(one, plan) if plan and isinstance(one, Recording) else one for one in sources]
@@ -101,7 +101,7 @@ def _refuse_other_models(models: Sequence[LanguageModel]) -> None:
 def _with_known_tokens(sources: Sequence[Any], model: LanguageModel) -> tuple[list[Any], Tokens]:
     """Return the sources, and the tokens of the first recording that has tokens. If no recording has tokens,
     read the tokens from the first recording with rows of the embedding, and store the tokens in this
-    recording. Raises InputError if there are no tokens and no such rows."""
+    recording. Raises InputError if no recording has tokens or rows of the embedding."""
     sources, recordings = list(sources), [i for i, one in enumerate(sources) if isinstance(one, Recording)]
     tokens = next((sources[i].tokens for i in recordings if sources[i].tokens is not None), None)
     for i in recordings:
@@ -127,7 +127,7 @@ def _refuse_other_tokens_of(
 
 
 def _tokens_between(recordings: Sequence[Recording], text: str | None, tokens: TokenIds) -> Tokens:
-    """Return the tokens of recordings that are compared without a model. Raises InputError if two differ."""
+    """Return the tokens of recordings compared without a model. Raises InputError if their tokens differ."""
     if text is not None:
         raise InputError(
             "only a model can read a text, and neither side is a model: give the token ids with --tokens"
@@ -140,8 +140,8 @@ def _tokens_between(recordings: Sequence[Recording], text: str | None, tokens: T
 
 
 def _layouts_by_name(layouts: Mapping[str, str], recordings: Sequence[Recording]) -> dict[str, str]:
-    """Return the layout of each event that a name, glob or stage of apr matches. Raises InputError if one of
-    these matches no event of a dump."""
+    """Return the layout of each event that a name, glob or stage of apr matches. Raises InputError if a name,
+    glob or stage matches no event of a dump."""
     names = list(dict.fromkeys(name for recording in recordings for name in recording.tensors))
     by_name: dict[str, str] = {}
     for glob, letters in layouts.items():
@@ -180,8 +180,8 @@ def event_specs_of(sides: Sequence[ComparedRun]) -> dict[str, EventSpec]:
 
 
 def paired_names(a: ComparedRun, b: ComparedRun, specs: Mapping[str, EventSpec]) -> list[str]:
-    """Return the events that both sides have, in order of computation. Raises InputError if they have no
-    event in common."""
+    """Return the events that both sides have, in order of computation. Raises InputError if there is no
+    such event."""
     common = {*a.names} & {*b.names}
     if not common & specs.keys():
         raise InputError(

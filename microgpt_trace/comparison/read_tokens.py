@@ -1,6 +1,6 @@
-"""Find the tokens of a recording. It has a list of tokens, or rows of the embedding that show the tokens.
+"""Find the tokens of a recording: a stored list of tokens, or the tokens that rows of the embedding show.
 
-Tokens that were never trained on may have equal rows in the embedding. Such rows do not show the token.
+Tokens that were never trained on may have equal rows in the embedding, which do not show the token.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ def recognise(
     """Return the tokens whose rows of the embedding a tensor has, or None if it has other values.
 
     Each row must lie within 1 % of the row of a token. Each row gives the nearest token, or the `expected`
-    token if this is about as near. Of tokens with equal rows, it gives the first. The tensor must have two
-    rows or more, because a single row may be the last of many. To try many tensors, pass the `table` of the
-    embedding.
+    token if this is about as near. Of tokens with equal rows, the first is returned. The tensor must have
+    two rows or more, because a single row may be the last of many. To try many tensors, pass the `table` of
+    the embedding.
     """
     name, matrix = embedding_of(model)
     length, rest = divmod(math.prod(recorded.shape), model.config.n_embd)
@@ -92,7 +92,7 @@ def recognise(
 
 
 def _candidates(row: Array, columns: Array, norm: float) -> Array:
-    """Return the tokens that are possible by n channels of a row. `row` is [n] and `columns` [n, V]."""
+    """Return the tokens whose rows are near `row` in n channels. `row` is [n] and `columns` [n, V]."""
     limit = NEAR / (1 - NEAR) * norm
     tokens = np.flatnonzero(np.abs(columns[0] - row[0]) <= limit)
     for column, value in zip(columns[1:], row[1:], strict=True):

@@ -19,7 +19,7 @@ from ..rounding.stored_types import BLOCK, LIMIT, QuantisationDistance, Values, 
 
 _SAMPLE = 1 << 12  # how many elements are compared first, to rule out most relations
 _MOST_TRANSPOSED = 1 << 26  # the most elements of a matrix to transpose: 256 MB, and as much for its steps
-_OWN = 0.5  # a matrix is not permuted or exchanged if its relative L2 distance is smaller than this
+_NEAR_NAMESAKE = 0.5  # a matrix is not permuted or exchanged if its relative L2 distance is smaller than this
 
 Candidate = tuple[str, Values, Values]
 Rows = Callable[[int, int], Array]
@@ -32,16 +32,16 @@ def find_cause(
     `distance` is the distance of b from `a[name]`. `head_dims` has the head widths of both sides."""
     if distance.nonfinite or not (distance.aa and distance.bb):
         return _describe_values(distance)
-    if distance.holds(LIMIT):  # only `rtol` fails, and many relations would seem to hold
+    if distance.holds(LIMIT):  # rounding explains the difference; many relations would seem to hold
         return _in_one_place(distance) or "no more than rounding explains"
-    if distance.rewritten and distance.relative_l2 <= _OWN:
+    if distance.rewritten and distance.relative_l2 <= _NEAR_NAMESAKE:
         runs = f"{distance.rewritten:,} run(s) of elements have the same scale but no integer in common"
         return f"{runs}, which rounding the same numbers cannot cause"
     if distance.damaged:  # few elements differ, and many relations would seem to hold
         return _in_one_place(distance)
     candidates = _candidates(name, a, b, distance, head_dims)
-    cause = next((text for text, left, right in candidates if _is(left, right)), "")
-    return cause or _in_one_place(distance) or (_moved(distance) if distance.moved else "")
+    cause = next((text for text, left, right in candidates if _are_equal(left, right)), "")
+    return cause or _in_one_place(distance) or (_shifted_on_average(distance) if distance.moved else "")
 
 
 def _describe_values(distance: QuantisationDistance) -> str:
@@ -70,13 +70,13 @@ def _in_one_place(distance: QuantisationDistance) -> str:
     return f"{distance.blocks_off:,} run(s) of {BLOCK} elements differ, {worst} as much as rounding explains"
 
 
-def _moved(distance: QuantisationDistance) -> str:
+def _shifted_on_average(distance: QuantisationDistance) -> str:
     share = distance.shift / distance.count
     way = "above" if share > 0 else "below"
     return f"B is {way} A on average, by {abs(share):.2g} times the error that rounding explains"
 
 
-def _is(a: Values, b: Values) -> bool:
+def _are_equal(a: Values, b: Values) -> bool:
     most = max(1, _SAMPLE // max(1, math.prod(a.shape[1:])))
     return measure(a, b, most).holds(LIMIT) and (most >= a.shape[0] or measure(a, b).holds(LIMIT))
 
@@ -84,9 +84,9 @@ def _is(a: Values, b: Values) -> bool:
 def _candidates(
     name: str, a: Mapping[str, Values], b: Values, distance: QuantisationDistance, head_dims: tuple[int, ...]
 ) -> Iterator[Candidate]:
-    """Yield the relations to try. Each has a sentence, and two parameters that are equal if it is true."""
+    """Yield the relations to try: a sentence, and two parameters that are equal if the sentence is true."""
     own = a[name]
-    if len(own.shape) == 1 or distance.relative_l2 > _OWN:  # may be permuted or exchanged
+    if len(own.shape) == 1 or distance.relative_l2 > _NEAR_NAMESAKE:  # may be permuted or exchanged
         if len(own.shape) == 2 and min(own.shape) > 1 and math.prod(own.shape) <= _MOST_TRANSPOSED:
             yield "transposed: B holds A's columns as its rows", own, transposed(b)
         if kind_of(name) in turned_names():
@@ -118,7 +118,7 @@ def _namesakes(name: str, a: Mapping[str, Values]) -> list[str]:
 
 
 def transposed(values: Values) -> Values:
-    """Return the transpose of the values after they are reshaped to [columns, rows], in the same order."""
+    """Reshape the values to [columns, rows], in the same order, and return the transpose."""
 
     def transpose(rows: Rows) -> Rows:
         whole = cache(lambda: rows(0, values.shape[0]).reshape(values.shape[::-1]).T)

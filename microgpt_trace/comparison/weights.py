@@ -1,4 +1,4 @@
-"""Compare the parameters of two models by name. They may differ by the rounding of their stored types.
+"""Compare the parameters of two models by name. Parameters may differ by the rounding of their stored types.
 
 This rounding is measured from the stored blocks: see rounding/stored_types.py.
 """
@@ -31,16 +31,16 @@ class WeightRow:
     """The comparison of a parameter of both models. All measures are None if the shapes differ.
 
     - `relative_l2`: |B - A| / |A| over the finite elements.
-    - `expected`: the relative L2 that rounding to both stored types explains. None if both types are exact or
-      the stored bytes are the same.
+    - `expected`: the relative L2 that rounding to both stored types explains, or None if both types are exact
+      or the stored bytes are the same.
     - `max_abs`: the largest difference, at `index`, between `value_a` and `value_b`. A value that is finite
       on only one side counts as the largest difference.
     - `unequal`: how many elements differ.
     - `nowhere`: how many elements are NaN or infinite on both sides and so cannot be compared.
     - `scale`: the factor that brings A closest to B.
-    - `worst_block`: the largest error of 32 consecutive elements, divided by the expected error. These
-      elements begin at `block`.
-    - `blocks_off`: how many such blocks differ by more than rounding explains.
+    - `worst_block`: the largest error of 32 consecutive elements, divided by the expected error.
+    - `block`: where this block of 32 elements begins.
+    - `blocks_off`: how many blocks of 32 elements differ by more than rounding explains.
     """
 
     name: str
@@ -82,8 +82,8 @@ class WeightsComparison:
     A parameter may differ by `factor` times the expected error, or by `rtol` if that is set. `agree` is True
     if no chosen parameter differs by more, and none is missing from a side. `same` is True if, in addition,
     all parameters (`of` is their number) were compared and all numbers are equal. `only_a` and `only_b` list
-    parameters that the other side lacks. `worst` is the parameter with the largest error. If some parameters
-    disagree, `worst` is one of them.
+    parameters that the other side lacks. `worst` is the parameter with the largest error. If any parameters
+    disagree, it is one of these.
     """
 
     SCHEMA = "microgpt.weights/1"
@@ -126,13 +126,13 @@ def compare_weights(
     report: Report = unreported,
 ) -> WeightsComparison:  # fmt: skip
     """Compare the parameters of two models. `names` chooses parameters by globs of our names or of the names
-    in the files. By default all are compared.
+    in the files. Default: all parameters.
 
-    With `rtol`, the relative L2 of a parameter may be at most `rtol`. Without it, parameters of exact types
-    must be equal, and other parameters may differ by what rounding explains. Only a few rows are in memory at
-    a time, except to find the cause of a difference. `report(done, of)` is called with the number of compared
-    parameters and of all. Raises InputError if the models have different families, a glob matches nothing, or
-    `rtol` is not a number of at least 0.
+    With `rtol`, the relative L2 of a parameter may be at most `rtol`. Without `rtol`, parameters of exact
+    types must be equal, and others may differ by what rounding explains. Only a few rows are in memory at a
+    time, except to find the cause of a difference. `report(done, of)` is called with the number of compared
+    parameters and of all parameters. Raises InputError if the models have different families, a glob matches
+    nothing, or `rtol` is not a number of at least 0.
     """
     if a.family != b.family:
         raise InputError(f"cannot compare weights of a {a.family} ({a.origin}) and a {b.family} ({b.origin})")
@@ -154,13 +154,13 @@ def compare_weights(
         left.origin, right.origin, FACTOR, rtol, agree,
         same=agree and len(rows) == len(every) and all(row.equal for row in rows),
         of=len(every), differing=len(failing),
-        worst=max(failing or rows, key=_badness).name if rows else None, rows=tuple(rows),
+        worst=max(failing or rows, key=_relative_error).name if rows else None, rows=tuple(rows),
         only_a=tuple(name for name in lacking if name in left.values),
         only_b=tuple(name for name in lacking if name in right.values),
     )  # fmt: skip
 
 
-def _badness(row: WeightRow) -> float:
+def _relative_error(row: WeightRow) -> float:
     """Return the error of a row divided by the expected error, or by float32 rounding if no error is
     expected."""
     if row.relative_l2 is None or math.inf in (row.relative_l2, row.max_abs):
