@@ -106,7 +106,7 @@ class Case:
 
     @cached_property
     def largest(self) -> float:
-        """The largest error of a row; infinite if a row of the dump is not finite."""
+        """The largest error of a row, or infinity if a row of the dump is not finite."""
         rows, _ = compared_blocks(self.found, self.expected, self.judge.compared(self.name))
         return float(np.nanmax(errors_of(rows), initial=0))
 
@@ -124,13 +124,13 @@ class Case:
         return list(dict.fromkeys(own.bias for own in self.parameters(*kinds) if own.bias is not None))
 
     def bias_beside(self, parameter: str) -> str | None:
-        """Return the bias that belongs to a matrix or gain, or None. Its name has a layer if `parameter` has
-        one."""
+        """Return the bias that belongs to a matrix or gain, or None. The bias has a layer in its name if
+        `parameter` has."""
         rows = [(row.kind.names[0], row.bias) for row in self.plan.of_kind(Linear, Norm) if row.bias]
         return next((of(bias) for own, bias in rows for of in (str, kind_of) if of(own) == parameter), None)
 
     def changed(self, names: Iterable[str], change: Change) -> dict[str, Callable[[str], Array]]:
-        """Return replacements of parameters for `with_instead`, which apply `change` to their values."""
+        """Return replacements for `with_instead` that apply `change` to the values of parameters."""
         return dict.fromkeys(names, lambda name: change(self.parameter(name)))
 
     def another(self, parameter: str) -> Callable[[str], Array]:
@@ -158,7 +158,7 @@ class Case:
 
     @cached_property
     def seen(self) -> Seen:
-        """The values of the dump to which predictions are compared."""
+        """The values of the dump, prepared for comparisons with predictions."""
         compared, precision = self.judge.compared(self.name), self.judge.plain.precision.name
         elements = len(self.rows) == 1 and isinstance(self.row.kind, ELEMENTWISE)
         return Seen(self.found, self.expected, compared, precision, elements)

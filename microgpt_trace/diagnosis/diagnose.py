@@ -59,9 +59,9 @@ STAGES: tuple[tuple[Generator, ...], ...] = (
 
 @dataclass(frozen=True)
 class Offer:
-    """A precision `compute` that was not requested but may explain the errors. `looks_like` describes it. Of
-    the `wrong` operations that involve a product, `explains` are right if they are judged by this precision.
-    `shown` is True if at least one operation loses at least half of its error."""
+    """A precision `compute` that was not requested but may explain the errors. `looks_like` describes this
+    precision. Of the `wrong` operations that involve a product, `explains` are right if they are judged by
+    this precision. `shown` is True if at least one operation loses at least half of its error."""
 
     compute: str
     looks_like: str
@@ -72,12 +72,12 @@ class Offer:
 
 @frozen(slots=False)
 class Diagnosis:
-    """The judgement of every operation of a dump, and the explanation of the first wrong one.
+    """The judgement of every operation of a dump, and the explanation of the first wrong operation.
 
-    The engine was judged by the precision `compute`; `compute_how` says how it is known. If there is an
-    `offer` of another precision, no fault is named: `first_wrong` is None, and `findings` are only about
-    tokens. `untested` has the events that could not be judged completely, with the reason. `of` is the number
-    of operations of a pass. `tried` are the ids of the hypotheses that were tried for `first_wrong`.
+    The engine was judged by the precision `compute`; `compute_how` says how this precision is known. If there
+    is an `offer` of another precision, no fault is named: `first_wrong` is None, and `findings` are only
+    about tokens. `untested` has the events that could not be judged completely, with the reason. `of` is the
+    number of operations of a pass. `tried` are the ids of the hypotheses that were tried for `first_wrong`.
     """
 
     tokens: tuple[int, ...]
@@ -95,8 +95,7 @@ class Diagnosis:
     @property
     @in_document
     def clean(self) -> bool:
-        """True if no judged operation is wrong, and the tokens of the dump are those of its text, if
-        known."""
+        """True if no judged operation is wrong, and no token differs from the text (if there is a text)."""
         return not self.wrong and not self.findings
 
     @property
@@ -134,7 +133,7 @@ def diagnose_values(
         offer = None if known else run.offer(operations)
         findings, tried = ([], []) if offer and offer.shown else run.explain(engine.precision, operations)
         if any(finding.explains for finding in findings):
-            offer = None  # rounding over several products could explain any error of that size
+            offer = None  # a named fault is better: rounding over several products explains any such error
         elif offer:
             findings, tried = [], []
     wrong = [operation.name for operation in operations if not operation.holds]

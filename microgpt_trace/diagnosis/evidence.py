@@ -3,9 +3,9 @@ as an eps), and find the range of numbers that fit as well.
 
 The dump's values are projected on the line between two predictions, from 0 at the first to 1 at the second.
 The standard error of this projection follows from the errors of the first prediction. It is computed row by
-row, because all errors within a row may have one cause, such as its norm. Each row has at least an error of
-ROW_ALIKE times its tolerance. All rows may also share one error. So predictions that are closer than
-ALL_ALIKE times the tolerance cannot be distinguished.
+row, because all errors within a row may have one cause, such as its norm. Every row counts as having an error
+of at least ROW_ALIKE times its tolerance. All rows may have a common error. So predictions that are closer
+than ALL_ALIKE times the tolerance cannot be distinguished.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ SURELY = 5.0  # smallest distance, in standard errors, of the values from a reje
 CLOSE = 0.25  # the values support a prediction up to this share of the way to the other one
 MOST = 1 << 20  # the largest number of elements examined
 TINY = 2.0**-24  # smallest size of an element, relative to its row
-SMALLEST = {"f16": 2.0**-14}  # smallest number with full precision
+SMALLEST = {"f16": 2.0**-14}  # smallest number with full precision in a type
 STEP = 1e-4  # the distance between two predictions that give a slope
 STEPS, SHORTENINGS = 24, 6
-SETTLED = 1e-10  # share of the squared error: the search ends when a step gains less
+SETTLED = 1e-10  # the search ends when a step reduces the squared error by less than this share
 # The search ends if the error exceeds PROMISING times the error of the right values. It also ends if the
 # error exceeds HOPEFUL times that error and a step reduces it by less than the share SLOW.
 PROMISING, HOPEFUL, SLOW = 0.8, 0.25, 0.05
@@ -165,8 +165,8 @@ def _better(
 def range_of(
     family: Family, predicts: Sequence[Predict], seen: Seen, best: float, tolerances: Array
 ) -> Range:
-    """Return the numbers around the best one that the values do not exclude. A number fits if the prediction
-    of one of `predicts` fits. The first of `predicts` gave the best number."""
+    """Return the numbers around the best number that the values do not exclude. A number fits if the
+    prediction of one of `predicts` fits. The first of `predicts` gave the best number."""
     rows = predicts[0](best)
     assert rows is not None
 

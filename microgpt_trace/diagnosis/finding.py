@@ -1,6 +1,6 @@
 """Test all hypotheses about a wrong operation, and choose those that the values of the dump support.
 
-The hypotheses themselves are in faults/. NumPy's warnings must be off.
+The list of hypotheses is in faults/. NumPy's warnings must be off.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ class Finding:
 
 @frozen(slots=False, eq=False)
 class Outcome:
-    """The result of testing a hypothesis. `residual` is the error that it leaves. `evidence` has the
-    predicted rows and their tolerances, or is None if the hypothesis does not explain the error. `range` has
-    the numbers of its `family` that fit."""
+    """The result of testing a hypothesis. `residual` is the error that the hypothesis leaves. `evidence` has
+    the predicted rows and their tolerances, or is None if the hypothesis does not explain the error. `range`
+    has the numbers of its `family` that fit."""
 
     hypothesis: Hypothesis
     residual: float
@@ -99,7 +99,7 @@ def assess(case: Case, hypothesis: Hypothesis) -> Outcome:
     """Return the error that a hypothesis leaves, with evidence if all rows are within their tolerances."""
     change, judge = hypothesis.change, case.judge
 
-    def noisy(draw: Evaluation) -> Array:  # the draw caches unchanged values
+    def noisy(draw: Evaluation) -> Array:  # the draw keeps unchanged values
         return _predict(case, change, draw, draw.output(case.name, case.positions))
 
     expected = _predict(case, change, judge.plain, case.expected)
@@ -107,7 +107,7 @@ def assess(case: Case, hypothesis: Hypothesis) -> Outcome:
     most = AT_MOST * case.largest
     rows = judge.rows(case.name, case.found, expected, case.positions, noisy, most, ALL_ALIKE)
     residual, holds = residual_of(rows, hypothesis.of_no_number, case.measured)
-    # The relative error can exceed 1, where a small row is expected and a large row is found.
+    # The relative error exceeds 1 if a small row is expected and a large row is found.
     if not holds or residual > AT_MOST * min(case.error, 1.0):
         return Outcome(hypothesis, residual)
     clearly = not bool((rows.errors / rows.tolerances > CLEARLY).any())

@@ -32,7 +32,7 @@ class Tap(Protocol):
         """Deliver a value to the hooks, and return the value to continue the computation with."""
 
     def wants(self, name: str) -> bool:
-        """Return True if a value that needs an extra computation should be computed and emitted."""
+        """Return True if the model should compute and emit a value that needs an extra computation."""
 
     def layer(self, index: int) -> Tap:
         """Return a tap that puts `layer{index}.` in front of every name."""
@@ -68,8 +68,8 @@ class Subscription:
 
 class HookBus:
     """Hooks subscribed to the events of one model. A hook is any callable `hook(event, value)`, where `value`
-    is a read-only view that is valid during the call. A hook returns None to keep the value. To replace it, a
-    hook returns an array of the same shape and dtype, or a `Replacement`."""
+    is a read-only view that is valid during the call. A hook returns None to keep the value. To replace the
+    value, a hook returns an array of the same shape and dtype, or a `Replacement`."""
 
     def __init__(self, specs: Sequence[EventSpec]) -> None:
         self.specs = {spec.name: spec for spec in specs}
@@ -104,7 +104,7 @@ class HookBus:
         first: bool = False, parts: bool = False,
     ) -> Iterator[HookBus]:  # fmt: skip
         """Call `hook` in every run that begins inside this context; see `subscription` for the arguments.
-        With `first`, it is called before all hooks that are already subscribed."""
+        With `first`, the hook is called before all hooks that are already subscribed."""
         subscription = self.subscription(hook, *names, phases=phases, stats=stats, parts=parts)
         self._subscriptions.insert(0 if first else len(self._subscriptions), subscription)
         try:

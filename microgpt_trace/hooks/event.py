@@ -24,7 +24,7 @@ class EventSpec:
     stage: str
     layer: int | None
     expr: str  # the operation as a formula
-    parameter: str = ""  # the parameter that it is computed from: "w_fc1 = layer0.mlp_fc1.T"
+    parameter: str = ""  # the parameter that the event shows: "w_fc1 = layer0.mlp_fc1.T"
     causal: bool = False  # [H, T, T]: statistics cover the entries on and below the diagonal
     overview: bool = True  # shown and saved without --verbose
     extra: bool = False  # needs an extra computation, and is shown only if requested by name
@@ -35,8 +35,8 @@ class TraceEvent:
     """A tensor of a run: its place in the computation, its shape and its statistics.
 
     `seq` counts the events of a run. In phase "backward" the tensor is the total derivative of the loss with
-    respect to the activation or parameter of that name. In phase "update" it is the change that the optimizer
-    adds to the parameter. `stats` and `seconds` are None if they were not requested.
+    respect to the activation or parameter of that name. In phase "update" the tensor is the change that the
+    optimizer adds to the parameter. `stats` and `seconds` are None if they were not requested.
     """
 
     seq: int
@@ -53,15 +53,15 @@ class TraceEvent:
 
 class Replacement(NamedTuple):
     """The result of a hook whose new value depends on the value that it replaces. `slope` is d replacement /
-    d value for each element, and may broadcast. It is 0 where the replacement is a constant and 1 where the
-    value is unchanged. A hook that returns an array without a slope replaces the value by a constant."""
+    d value for each element, and may broadcast. It is 0 for a constant and 1 for an unchanged value. A hook
+    that returns an array without a slope replaces the value by a constant."""
 
     value: Array
     slope: Array
 
 
 def differs(used: Array, computed: Array) -> bool:
-    """Return True if the value that a tap returned differs from the computed value; a copy does not."""
+    """Return True if the value that a tap returned differs from the computed value."""
     return used is not computed and not np.array_equal(used, computed, equal_nan=True)
 
 

@@ -83,8 +83,8 @@ class Site:
         self, text: str, axis: int, name: str, shape: Sequence[int], token_of: TokenOf | None,
         words: Sequence[str],
     ) -> tuple[int, ...]:  # fmt: skip
-        """Parse "0,3-5,-1", or "0:8" in brackets, as indices of an axis. Raises InputError outside the
-        axis."""
+        """Parse "0,3-5,-1", or "0:8" in brackets, as indices of an axis. Raises InputError for an index
+        outside the axis."""
         size, what = shape[axis], (words or AXES[len(shape)])[axis]
         indices: list[int] = []
         for part in map(str.strip, text.split(",")):

@@ -22,8 +22,8 @@ UNITS = (Activation.__name__, Multiply.__name__)  # kinds of events whose channe
 LARGEST = np.float64(1e130)  # the largest magnitude whose square an ExactSum can add
 LARGEST_BIN = float(np.finfo(np.float32).max)  # the upper edge of the last bin of finite values
 QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99, 0.999)
-BINS = 1 << 11  # bins of magnitudes, 8 per octave, by the leading bits of a float32
-SHIFT = 20  # the remaining bits of a float32
+BINS = 1 << 11  # number of bins, 8 per octave: the leading bits of a float32 give the bin
+SHIFT = 20  # the number of other bits of a float32
 WIDE = 1 << 10  # the number of elements in a wide row, which joins several rows
 
 
@@ -100,7 +100,7 @@ def folded(by: np.ufunc, rows: Array) -> Array:
     """Return by.reduce(rows, axis=0) for an operation whose order does not matter: [N, C] -> [C]
 
     NumPy reduces row by row, which takes 1.7 ns per element for rows of 16. This function joins rows into
-    wide rows, which takes 0.2 ns.
+    wide rows, which takes 0.2 ns per element.
     """
     count, width = rows.shape
     beside = WIDE // max(width, 1)
@@ -159,8 +159,8 @@ class ChannelStatistics:
     """The statistics of every channel of an event over a corpus, [C] each.
 
     `count` is the number of finite values, `zeros` of zeros, and `nonfinite` of values that are not finite.
-    The variance is the population variance. A statistic without any finite value is NaN, never 0. The
-    channels of scores and attention weights are the heads, whose values are those on and below the diagonal.
+    The variance is the population variance. A statistic is NaN if there is no finite value. The channels of
+    scores and attention weights are the heads, whose values are those on and below the diagonal.
     """
 
     count: Array
@@ -214,9 +214,9 @@ def channel_statistics(tallies: Mapping[str, Any], event: str, kind: str = "") -
 
 @NOT_FINITE
 def quantiles(bins: Array) -> dict[float, float]:
-    """Return the magnitudes that the shares QUANTILES of all values do not exceed. Each is the upper edge of
-    its bin, at most an eighth of an octave (13 %) above the true quantile. A quantile in the first bin, whose
-    magnitudes are 0 or almost 0 as float32, is 0."""
+    """Return the magnitudes that the shares QUANTILES of all values do not exceed. Each quantile is the upper
+    edge of its bin, at most an eighth of an octave (13 %) above the true quantile. A quantile in the first
+    bin, whose magnitudes are 0 or almost 0 as float32, is 0."""
     edges = (np.arange(BINS, dtype=np.uint32) << SHIFT).view(np.float32).astype(np.float64)
     finite = np.isfinite(edges)  # the last bins have values that are not finite
     counts, upper = bins[finite].cumsum(), edges[1:]

@@ -1,4 +1,4 @@
-"""Measure where attention heads look, in one text and over a corpus. Knows no text.
+"""Measure where attention heads look, in one text and over a corpus. No text is needed.
 
 For every query from position 1 on, a head has shares of attention on the query itself, on the previous
 position, on position 0 and, if the query's token occurred before, on its earlier occurrences. It also has the

@@ -40,7 +40,7 @@ class PackLayout(Pack):
         self._numbers = np.array([document.number for document in documents], np.int64)
         self._in_file = np.array([document.row for document in documents], np.int64)
         self._by_position = np.argsort(self.positions, kind="stable")  # [N], position by position
-        self._reach = np.bincount(self.positions).tolist()  # the number of documents with each position
+        self._reach = np.bincount(self.positions).tolist()  # this many last documents have a position
 
     def in_turn(self, values: Array) -> Array:
         """Sort rows by position: [N, C] -> [N, C]"""
@@ -96,11 +96,11 @@ class PackLayout(Pack):
 
 
 class Meter:
-    """A measurement of passes. Call `begin` with the layout of a pass. Then call the meter with each value of
-    the events `names`, or with parts of a value. At the end, call `finish`."""
+    """A meter measures the values of passes. Call `begin` with the layout of a pass. Then call the meter with
+    each value of the events `names`, or with parts of a value. At the end, call `finish`."""
 
     names: Collection[str]
-    tallies: Mapping[str, Tally]  # its results, by name
+    tallies: Mapping[str, Tally]  # the results of the meter, by name
     layout: PackLayout
 
     def begin(self, layout: PackLayout) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class NormRows:
-    """The rows after the norms of a run, measured while values pass.
+    """The rows after the norms of a run, measured during the run.
 
     For an input row x, a norm with gain g gives y with mean((y / g)^2) = mean(x^2) / (mean(x^2) + eps): the
     RMS of y / g is 1, except for the effect of eps. `off` has for each norm the largest deviation of a row

@@ -1,4 +1,4 @@
-"""PredictionMeter: measure the predictions of next tokens over a corpus. Knows no text.
+"""PredictionMeter: measure the predictions of next tokens over a corpus. No text is needed.
 
 At every position whose next token is known, the meter measures the loss, -log P, and the rank of that token.
 It sums losses and ranks by token, by document, and by part of the corpus.
@@ -23,7 +23,7 @@ EXAMPLES = 20  # the number of best and of worst predicted documents that are ke
 
 
 class PredictionTallies:
-    """The tallies of one part of a corpus. A loss that is not finite is only counted. `document_loss` and
+    """The tallies of one part of a corpus. A loss that is not finite is not summed. `document_loss` and
     `document_loss_squares` sum the mean loss of each document. `share_right` sums the share of each
     document's tokens that had rank 1, and `all_right` counts the documents with a share of 1."""
 

@@ -1,4 +1,4 @@
-"""StreamMeter: measure how layers change the residual stream, over a corpus. Knows no text.
+"""StreamMeter: measure how layers change the residual stream, over a corpus. No text is needed.
 
 For every row and layer, the meter measures the logarithm of the growth of the row's norm, and the cosine of
 the row before and after the layer. For every document, it measures the largest magnitude as a multiple of the

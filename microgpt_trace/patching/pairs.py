@@ -23,7 +23,7 @@ Inputs = tuple[TraceInput, TraceInput]
 
 @frozen
 class Pair:
-    """Two texts, and the tokens of their logit difference. Errors call the pair `where`."""
+    """Two texts, and the tokens of their logit difference. In errors, the pair is called `where`."""
 
     clean: Text
     corrupt: Text

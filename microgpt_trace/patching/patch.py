@@ -120,7 +120,7 @@ def patch_inputs(
     check = Check("embedding", CLAIM, deviation <= tolerance, deviation, tolerance)
     by_site = {p.spot.site: differences[number] for number, p in enumerate(changing, 1)}
     cells = []
-    for point in points:  # a site that is equal in both runs changes nothing
+    for point in points:  # a site that is equal in both runs has no edit
         difference = by_site.get(point.spot.site, low)
         cells.append(Patched(*point.spot.place, (difference - low) / span, difference))
     return PatchResult(contrast, runs[0], runs[1], check, model.origin, tuple(cells))
@@ -164,7 +164,7 @@ def _same_token(
     """Say why target and against are the same token, and propose tokens whose probabilities change most."""
     if target is not None and against is not None:
         return f"--target and --against are both {label}"
-    if not np.ptp(np.subtract(*logits)) > _noise(logits):  # or NaN
+    if not np.ptp(np.subtract(*logits)) > _noise(logits):  # rounding alone, or NaN
         same = "differ by rounding alone" if np.isfinite(logits).all() else "are not finite"
         return f"position {row}: the logits of the two runs {same}, so there is nothing to explain"
     moved = np.subtract(*softmax(logits).astype(np.float64))

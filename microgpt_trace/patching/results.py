@@ -1,4 +1,4 @@
-"""The results of patching, as plain data. Knows no model."""
+"""The results of patching, as plain data. No model is needed."""
 
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ class Unpatched:
 
 @frozen(slots=False)
 class PatchedPair:
-    """A clean and a corrupted run with their logit difference. `check` tests that patching everything
-    works."""
+    """A clean and a corrupted run with their logit difference. `check` tests that patching every position
+    restores the clean run."""
 
     contrast: LogitDifference
     clean: Unpatched

@@ -1,7 +1,7 @@
 """Bands: how much two correct runs may differ in each row of each event.
 
-In float32 a band follows from the depth and the scores. For narrower types it is measured on several passes
-of our own, each rounded on another grid.
+In float32 a band follows from the depth and the scores. For narrower types, a band is measured on several
+passes of our own, each rounded on another grid.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ TYPICAL, TYPICAL_LENGTH = (
 # Predictions have similar errors in all engines. In 88 recordings by PyTorch in bf16 and f16 they differ by
 # at most 1.5 times the largest distance of our passes, in a row and in the median row.
 PREDICTED, TYPICAL_PREDICTED = 4.0, 0.625
-FACTOR_OF_ONE, TYPICAL_OF_ONE = 12.0, 0.25  # FACTOR and TYPICAL if the distance comes from a single third run
+FACTOR_OF_ONE, TYPICAL_OF_ONE = 12.0, 0.25  # FACTOR and TYPICAL for a single third run
 PEAKED = 1.5  # factor for attention weights, where two elements may dominate a row
 ALONG = 0.25  # the length of a row may always differ by this share of the passes' distance
 UNRELATED = 1.2  # no band is larger: unrelated rows of equal size have a relative distance of 1.4
-MOST, ENOUGH = 0.9, 4  # quantile of the rows; fewest rows, or tokens of a text, for a meaningful median
+MOST, ENOUGH = 0.9, 4  # a quantile of the rows; fewest rows, or tokens of a text, for a useful median
 
 
 @frozen(slots=False)
@@ -78,8 +78,8 @@ class BandMeasure(NamedTuple):
 
 
 class Bands:
-    """Computes the band of each row. Events must come in order of computation. `varied` is False for a text
-    of very few different tokens, whose rows are nearly equal."""
+    """Computes the band of each row. Events must be passed in order of computation. `varied` is False for a
+    text of very few different tokens, whose rows are nearly equal."""
 
     def __init__(
         self, tolerance: Tolerance, layers: int, compute: Precision | None = None, varied: bool = True
@@ -125,7 +125,7 @@ class Bands:
         plain = _reach([third.strict() for third in thirds], self._floor * everywhere, self._floor)
         typical = TYPICAL_OF_ONE if tolerance.kind == "calibrated" else TYPICAL
         band = own + self._band(distances, plain, factor, typical)
-        related = plain.rows < UNRELATED  # otherwise rounding alone explains any difference
+        related = plain.rows < UNRELATED  # for other rows, rounding explains any difference
         band = np.where(related, np.minimum(band, UNRELATED), band)
         measures = [BandMeasure("", distances, band)]
         if len(thirds) == 1:  # a single run may have rows of the right length by chance
@@ -143,7 +143,7 @@ class Bands:
 
     def _band(self, distances: Array, reach: _Reach, factor: float, typical: float) -> Array:
         """Return `factor` times the reach of every row. If the median row exceeds the limit for median rows,
-        this limit holds for all rows. It is not used for texts of few tokens, whose rows are nearly equal."""
+        this limit holds for all rows. Texts of few tokens have no such limit: their rows are nearly equal."""
         band, most = factor * reach.rows, factor * typical * reach.median
         off = self._varied and len(distances) >= ENOUGH and abs(median(distances)) > most
         return np.minimum(band, most) if off else band
@@ -175,8 +175,8 @@ def tolerance_of(
     compute: Precision | None = None, calibrated: str | None = None, factor: float | None = None,
     rtol: float | None = None, atol: float | None = None, passes: int = PASSES,
 ) -> Tolerance:  # fmt: skip
-    """Return the requested tolerance with its reason; float32 rounding by default. `compute` is measured on
-    this many `passes`, and `calibrated` is the origin of a third run."""
+    """Return the requested tolerance with its reason. The default is the tolerance of float32 rounding.
+    `compute` is measured on this many `passes`, and `calibrated` is the origin of a third run."""
     if rtol is not None or atol is not None:
         reason = f"given: rtol {rtol or 0:g}, atol {atol or 0:g}"
         return Tolerance("given", reason, None, rtol or 0.0, atol or 0.0)
@@ -259,7 +259,7 @@ class RoundedPasses:
         return lambda numbers: replace(tap, numbers=numbers)
 
     def take_all(self, piece: Piece) -> list[Piece]:
-        """Return for a piece of the other side the same piece of every pass."""
+        """Return the piece of every pass that has the event and positions of a piece of the other side."""
         key = piece.name, piece.positions
         while len(self._waiting.get(key, ())) < self.count:
             own = next(self._pieces)

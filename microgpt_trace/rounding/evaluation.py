@@ -1,4 +1,4 @@
-"""Evaluation: recompute events of a dump from their inputs, or from the nearest earlier events it has."""
+"""Evaluation: recompute events of a dump from their inputs, or from earlier events in the dump."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class Evaluation:
         return other
 
     def between(self, name: str, *known: Container[str]) -> list[str]:
-        """Return the events that must be recomputed before `name`, in order. They come after the nearest
-        events that the dump has or that are `known`."""
+        """Return the events that must be recomputed before `name`, in order. These events come after the
+        nearest events that the dump has or that are `known`."""
         missing, remaining = set[str](), [name]
         while remaining:
             for own in self.plan[remaining.pop()].inputs:
@@ -61,7 +61,7 @@ class Evaluation:
         return tuple(sorted(read & set(self.values), key=self._own.order.__getitem__))
 
     def value(self, name: str) -> Array:
-        """Return the dump's own value, or the recomputed one if the dump lacks it, in float64."""
+        """Return the dump's value, or the recomputed value if the dump lacks the event, in float64."""
         if name in self._recomputed:
             return self._recomputed[name]
         return np.asarray(self.values[name], np.float64) if name in self.values else self.output(name)
@@ -126,8 +126,8 @@ class Evaluation:
 
 
 def unchanged(plan: Plan, other: Plan, names: Iterable[str], fixed: Container[str]) -> set[str]:
-    """Return the events that have the same values by both plans if the `fixed` events do. `names` must be in
-    order of computation."""
+    """Return the events that have equal values by both plans, if the `fixed` events have equal values.
+    `names` must be in order of computation."""
     same = set[str]()
     for name in names:
         row = other[name]

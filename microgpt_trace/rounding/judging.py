@@ -36,8 +36,8 @@ class OperationResult:
       which the dump lacks.
     - `error`: the relative L2 of the row that is worst relative to its `tolerance`, or None if no row could
       be judged. If `measured` is "in length of all rows", `error` is the factor by which all rows are too
-      long or too short, which may be up to `factor_tolerance`. If it is "over the whole pass", `error` is the
-      distance from the model's own pass.
+      long or too short, which may be up to `factor_tolerance`. If `measured` is "over the whole pass",
+      `error` is the distance from the model's own pass.
     - `nonfinite`: why no row could be judged, or a note that the dump is not finite although its inputs are.
     - `found`, `expected`: the values at `element`, which differs most in that row.
     - `unjudged`: the number of the `count` elements whose inputs give no finite value.
@@ -163,7 +163,7 @@ class Judge:
         differences, concentration = compared_blocks(found, expected, seen, meter)
         errors, chance = errors_of(differences), np.ones(len(differences.d))
         if self.plain.precision.coarse:
-            of_keys = self.plain.given.model.plan[name].kind.causal  # equal keys have equal errors
+            of_keys = self.plain.given.model.plan[name].kind.causal  # equal keys cause equal errors
             chance = beyond_usual(np.ones(len(errors)) if of_keys else concentration)
         tolerances = chance * self.plain.chain_floor(name)
         for draws, near in ((FEW_DRAWS, math.inf), (DRAWS, NEAR)):
@@ -188,7 +188,7 @@ class Judge:
         return np.asarray(np.nan_to_num(CARRIED * moved, nan=0.0, posinf=0.0))
 
     def judge(self, name: str, found: Array, positions: Sequence[int] | None = None) -> OperationResult:
-        """Judge an event of the dump: all rows, or those at `positions`."""
+        """Judge an event of the dump at all positions, or only at `positions`."""
         expected = self.plain.output(name, positions)
         rows = self.rows(name, found, expected, positions)
         differences, own = rows.differences, self.plain.given.model.plan[name]
@@ -244,7 +244,7 @@ def _blocks(found: Array, expected: Array, seen: Array | None) -> Iterator[tuple
 
 
 def errors_of(rows: RowDifferences) -> Array:
-    """Return |b - a| / |a| of every row: [R]. NaN if nothing was compared, infinite if b is not finite."""
+    """Return |b - a| / |a| of every row: [R]. NaN for rows without elements, infinite if b is not finite."""
     with np.errstate(all="ignore"):
         errors = np.where(rows.d == 0, 0.0, rows.d / rows.a)
     errors[rows.odd >= 0] = math.inf
@@ -279,7 +279,7 @@ class JudgedRun:
     def operations(
         self, precision: Precision, names: Container[str] | None = None
     ) -> Iterator[OperationResult]:
-        """Judge every event that the dump has, or those in `names`, in order of computation."""
+        """Judge every event of the dump, or only the events in `names`, in order of computation."""
         judge = self.judge(precision)
         for name in self.names:
             own = self.own(name) if names is None or name in names else None
@@ -290,7 +290,7 @@ class JudgedRun:
                 evaluation.forget_before(layer or 0)
 
     def own(self, name: str) -> tuple[Array, tuple[int, ...] | None] | None:
-        """Return the dump's rows of an event and their positions (None for all), or None if it has none."""
+        """Return the dump's rows of an event and their positions (None for all). None if it has no rows."""
         return (self.values[name], None) if name in self.values else self.partial.get(name)
 
     @cached_property

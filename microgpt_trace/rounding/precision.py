@@ -1,4 +1,4 @@
-"""The precisions of engines: which values they round, and the error that this leaves in a row or an element.
+"""The precisions of engines: which values they round, and the error of a row or an element that results.
 
 Engines for quantised weights divide the input of a product into blocks of 8-bit integers with a scale each:
 ggml's Q8_0 and Q8_1 have blocks of 32 and a float16 scale, its Q8_K blocks of 256. Which way an engine rounds
@@ -161,7 +161,7 @@ class Way(NamedTuple):
 
 
 def _blocks(size: int | None, half: bool = False, early: bool = False) -> Callable[[Array, float], Array]:
-    """Return a function that rounds to blocks of this size, or of a whole row if None."""
+    """Return a function that rounds blocks of this size, or whole rows if `size` is None."""
     return lambda x, nudge: to_q8(x, size or x.shape[-1], half, nudge, early)
 
 
@@ -182,7 +182,7 @@ WAYS = {
 }
 WITH_MINIMA = ("Q4_1", "Q5_1")
 OF_WIDE_BLOCKS = tuple(f"Q{bits}_K" for bits in (2, 3, 4, 5, 6))
-OF_TYPES = {**dict.fromkeys(WITH_MINIMA, "Q8_1"), **dict.fromkeys(OF_WIDE_BLOCKS, "Q8_K")}  # others: Q8_0
+OF_TYPES = {**dict.fromkeys(WITH_MINIMA, "Q8_1"), **dict.fromkeys(OF_WIDE_BLOCKS, "Q8_K")}
 ALIKE = ("Q8_0", "Q8_1", "divided")  # these ways agree in most short rows, so only their mean errors differ
 LEARNED_FROM = 3  # the number of products of each kind that are examined
 FAR_LESS = 0.5  # a way explains a product if it leaves less than this share of the error of other ways
@@ -220,7 +220,7 @@ class ProductInputs:
             return 0.0
         quants, scale = q8_blocks(np.asarray(x, np.float32))
         total = quants.sum(axis=-1, keepdims=True)
-        off = to_f16(total * scale) - total * to_f16(scale)  # [T, n, 1], to be shared among 32 elements
+        off = to_f16(total * scale) - total * to_f16(scale)  # [T, n, 1], distributed over 32 elements
         shared = np.broadcast_to(off / BLOCK, quants.shape).reshape(len(x), -1)[:, : x.shape[-1]]
         assert isinstance(row.kind, Linear)
         return shared @ minimum_tensor(self._given.model.tensors[row.kind.weight]).read().T
@@ -246,8 +246,7 @@ class ProductInputs:
         return Counter({way: count for way, count in votes.items() if 2 * count > len(sample)})
 
     def _far_best(self, row: Operation, x: Array, y: Array) -> list[str]:
-        """Return the ways that leave far less error in this product than all other ways. Several may
-        agree."""
+        """Return the ways that leave far less error in this product than all other ways, if there are any."""
         errors = {key: self._error(row, way, x, y) for key, way in WAYS.items()}
         best = min(errors, key=lambda key: errors[key])
         alike = ALIKE if best in ALIKE else [key for key in errors if errors[key] == errors[best]]

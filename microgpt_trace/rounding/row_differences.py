@@ -1,4 +1,4 @@
-"""Measure the difference of two tensors row by row. It needs no model and no tolerance.
+"""Measure the difference of two tensors row by row. No model is needed.
 
 A row is the vector of a position. In [H, T, S] it has the scores of one head and query. n rows have K
 columns.
@@ -33,7 +33,8 @@ class RowDifferences:
       without outliers, or NaN if no outliers hide the other elements; `plain_a`: the RMS of `a` without the
       bias, or NaN.
     - `largest`: the largest |difference|, in column `column`, between the values `of_a` and `of_b`. `odd`:
-      the first column where a value is not finite and the values differ, or -1. It counts as the largest.
+      the first column where a value is not finite and the values differ, or -1. It counts as the largest
+      difference.
     - `alike`: the number of the `count` elements that are the same NaN or infinity in both. These elements
       are not compared, and a row that has no other elements cannot be compared.
     - `kl`: the KL divergence from `with_predictions` for logits, otherwise NaN.
@@ -123,7 +124,7 @@ def compare_rows(
 
     `seen` is a mask of the elements to compare, without leading axes. With `zero_elsewhere` the other
     elements are compared as well, because they must be 0. `bias`, [K] or [T, K], was added to both. With
-    `outliers`, rows are also compared without outliers. This is wrong for probabilities, where small elements
+    `outliers`, rows are also compared without outliers. Do not use it for probabilities, where small elements
     do not matter.
     """
     leading = a.shape[:-1]

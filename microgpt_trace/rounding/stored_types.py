@@ -32,7 +32,7 @@ _BLOCK_FACTORS = {
 SHIFTED = 0.3
 # Two quantisers of one type differ in more than this share of the elements, or by at most one step.
 FEW, ONE_STEP = 0.01, 1.05
-KINDS = 4  # different pairs of integers in a rewritten run: ties and 16-bit sources cause fewer
+KINDS = 4  # fewest different pairs of integers in a rewritten run: ties and 16-bit sources cause fewer
 EXACT = ("F32", "F64")
 LIMIT = 1e-6  # relative L2 that float32 arithmetic on exact types may leave
 _CHUNK = 1 << 17  # elements compared at a time
@@ -88,7 +88,7 @@ class Values:
     shape: tuple[int, ...]
     rows: Callable[[int, int], Array]
     steps: Callable[[int, int], Array]
-    tensor: StoredTensor | None = None  # the tensor of the file, if there is one
+    tensor: StoredTensor | None = None  # the tensor in the model file, if there is one
 
 
 class QuantisationDistance:
@@ -155,8 +155,8 @@ class QuantisationDistance:
 
     def _keeps_scale(self, expected: float) -> bool:
         """Return True if b is as large as a. Quantisers that minimise the error shrink a tensor by the square
-        of the error. Quantisers that clip shrink it by up to an eighth of the error. The other slack is for
-        chance."""
+        of the error. Quantisers that clip shrink it by up to an eighth of the error. The other tolerance is
+        for chance."""
         if self.scale is None:
             return True
         slack = FACTOR * expected**2 + expected * (0.15 + 5 / math.sqrt(self.count))

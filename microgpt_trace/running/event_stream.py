@@ -45,7 +45,7 @@ class EventStream:
     """The events `names` of one pass over the tokens, piece by piece in order of computation.
 
     The hooks of the model's bus, or of another `bus`, are called. A value is yielded after hooks have
-    replaced it. With `taps`, these make the taps of `count` passes instead. Such taps put their values
+    replaced it. If `taps` is given, it makes the taps of `count` passes instead. These taps put their values
     themselves, and the pieces come in any order. Close the stream, or use it as a context manager, if you do
     not read it to the end.
     """

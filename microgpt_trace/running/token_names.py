@@ -10,7 +10,7 @@ from ..errors import InputError
 from ..text.printable import named_token, quoted, shown_token
 
 LIKELIER = 10.0  # another token is proposed if it is this many times as likely as the named token
-LIKELY = 0.01  # and if its probability is at least LIKELY
+LIKELY = 0.01  # another token is proposed if its probability is at least this
 
 
 def token_of(model: LanguageModel, named: str | int) -> int:

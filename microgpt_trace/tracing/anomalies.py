@@ -73,7 +73,7 @@ def nonfinite(counts: Sequence[tuple[str, int]], events: int, unseen: str = "") 
 
 
 def _constant(events: Sequence[TraceEvent], unseen: str) -> Anomaly:
-    """Judge the events that have several values. Attention weights of a single key are always 1."""
+    """Judge the events with several values, except attention weights of a single key, which are always 1."""
     several = [e for e in events if e.stats is not None and e.stats.count > 1
                and not (isinstance(kind_named(e.name), Softmax) and e.shape[-1] == 1)]  # fmt: skip
     flat = [e.name for e in several if e.stats is not None and e.stats.std == 0]
@@ -107,7 +107,7 @@ class LayerRule:
     id: str
     title: str
     measure: Callable[[Compared], float]
-    first: str = ""  # why the first layer is left out, if it is
+    first: str = ""  # the reason to leave out the first layer, or empty
     close: float = CLOSE
 
 
@@ -120,7 +120,7 @@ _LAYER_RULES = (
     GROWTH,
     LayerRule(
         "attention-write", "attention whose output is unlike that of other layers",
-        lambda layer: layer.attention, _FIRST_LAYER, close=0.35,  # the output's size varies with the text
+        lambda layer: layer.attention, _FIRST_LAYER, close=0.35,  # wider: texts change this output's size
     ),
     LayerRule("mlp-write", "an MLP whose output is unlike that of other layers", lambda layer: layer.mlp),
     LayerRule("silence", "a share of {} outputs near zero unlike other layers", lambda layer: layer.passing),
@@ -183,7 +183,7 @@ def _not_judged(layers: Sequence[LayerRow], comparable: int, values: Sequence[fl
 
 
 def too_few_layers(layers: int) -> str:
-    """Return why a model of so many layers has too few layers to compare, or an empty text."""
+    """Return why a model has too few layers to compare, or an empty text."""
     inner = max(layers - 2, 0)
     reason = f"needs {FEWEST_LAYERS} layers between the first and the last, found {inner}"
     return reason if inner < FEWEST_LAYERS else ""

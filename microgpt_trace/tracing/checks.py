@@ -1,7 +1,7 @@
 """The self-checks of a trace: invariants that its values must satisfy.
 
-A `Checker` receives each event as it is computed, and keeps the streams of at most one layer. It takes the
-inputs of an operation after hooks have replaced them, and the output before.
+A `Checker` receives each event as it is computed, and keeps the streams of at most one layer. It uses the
+inputs of an operation as hooks left them, and the output as the operation computed it.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Checker:
         bad = event.stats is not None and event.stats.nonfinite_count
         if bad and self.first_nonfinite is None and not self._is_vanishing(event, value):
             self.first_nonfinite = self.where + _first_nonfinite(event, value)
-        if event.phase != "forward" or not value.size:  # an empty value was delivered in parts
+        if event.phase != "forward" or not value.size:  # a value is empty if it came in parts
             return
         row = self._plan[event.name]
         if row.parts:

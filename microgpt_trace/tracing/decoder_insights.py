@@ -1,4 +1,4 @@
-"""The insights of a decoder's trace. Each says whether a predicate holds for the measured numbers."""
+"""The insights of a decoder's trace. Each insight says whether a predicate holds."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def _massive(layers: Sequence[LayerRow], inputs: TraceInput) -> Outcome:
         f"{f'{ratio} times the median magnitude there' if row.typical else 'where the median magnitude is 0'}"
     )
     if times(row) < MASSIVE:
-        return False, f"None. {place}. Massive would be {limit} times the median or more.", numbers
+        return False, f"None. {place}. A massive element has {limit} times the median or more.", numbers
     massive = [r for r in layers if times(r) >= MASSIVE]
     same = [r for r in massive if (r.peak_position, r.peak_channel) == (row.peak_position, row.peak_channel)]
     here = f", in {'all' if len(same) == len(massive) else len(same)} of these at this position and channel"

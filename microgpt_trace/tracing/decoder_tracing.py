@@ -128,7 +128,7 @@ def predict(
         computed = head_forward(model, final[list(group)], tap)
         logits = emit("logits", computed)
         computed_probs = softmax(logits)
-        if is_parted:  # otherwise the checker receives them as an event
+        if is_parted:  # otherwise the checker receives probs as an event
             observers.checker.rows_sum_to_1("probs", computed_probs)
         probs = emit("probs", computed_probs)
         replaced = differs(probs, computed_probs)

@@ -1,4 +1,4 @@
-"""The findings of a run: checks, insights and anomalies, as plain data. The rules are in other modules."""
+"""The findings of a run: checks, insights and anomalies, as plain data. Rules are in other modules."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Check:
 
 @frozen
 class Insight:
-    """A predicate and its outcome. `holds` is None if it was not evaluated. `about` names the event that
-    shows the insight."""
+    """A predicate and its outcome. `holds` is None if the predicate was not evaluated. `about` names the
+    event that shows the insight."""
 
     id: str
     title: str

@@ -98,7 +98,8 @@ def continue_prompt(
 
 @np.errstate(divide="ignore")  # a token with P 0 cannot be sampled
 def _log_odds(probs: Array, step: int) -> Array:
-    """Return log(probs) [V] of probabilities that hooks replaced. Raises InputError if they are invalid."""
+    """Return log(probs) [V] of probabilities that hooks replaced. Raises InputError if the probabilities are
+    invalid."""
     wrong = np.flatnonzero(~((probs >= 0) & np.isfinite(probs)))
     if wrong.size or not probs.any():
         found = f"{probs[wrong[0]]:g} for token {wrong[0]}" if wrong.size else "0 for every token"
@@ -107,7 +108,7 @@ def _log_odds(probs: Array, step: int) -> Array:
 
 
 def _sample(logits: Array, temperature: float, rng: np.random.Generator) -> int:
-    """Sample a token from softmax(logits / temperature); return the most probable one at temperature 0."""
+    """Sample a token from softmax(logits / temperature); return the most probable token at temperature 0."""
     if temperature == 0:
         return best_tokens(logits, 1)[0]
     probs = softmax((logits - logits.max()).astype(np.float64) / temperature)

@@ -5,9 +5,9 @@ training computes them, as a trace with hooks computes them, and while hooks rep
 gradients of activations as a trace shows them. `gradient_agreement` is the self-check of a traced gradient.
 
 A difference over a step h has an error of O(h^2) from the third derivative and of O(eps/h) from rounding. The
-third derivative is not known. So the error is estimated from the slopes over a step and over a tenth of it.
-An element is counted but not judged if a ReLU switches within the step, or if the slopes over several steps
-disagree.
+third derivative is not known. So the error is estimated from the slopes over a step and over a tenth of the
+step. An element is counted but not judged if a ReLU switches within the step, or if the slopes over several
+steps disagree.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ STEP, STEPS = 1e-5, (1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 MANY = 32  # after this many wrong elements, the slopes of the tensor's other elements are not refined
 CLAIM = "gradients agree with finite differences"
 LEAST = 1e-5  # a deviation that rounding may always explain, relative to a parameter's largest gradient
-PASSES, TRIES = 2, 8  # passes with other roundings, and attempts to get them: some switch a ReLU
+PASSES, TRIES = 2, 8  # passes with other roundings; attempts to get them, because some switch a ReLU
 MARGIN = 16  # allowed multiple of the deviation of these passes; 11,000 correct gradients had up to 3.4
 
 Taps = tuple[Tap, Tap]  # the taps of a forward pass and of its backward pass
@@ -226,7 +226,7 @@ class _Moving:
 
 
 def _moved(params: Parameters, done: Pass, taps: Callable[[], Taps]) -> Iterator[Parameters]:
-    """Yield gradients with other roundings. Their spread shows how far rounding may move a gradient."""
+    """Yield gradients with other roundings, whose spread shows how far rounding may move a gradient."""
     noise = np.random.default_rng(0).standard_normal
     for _ in range(TRIES):
         moved, grads = _gradients(params, done.batch, _moving(taps(), noise))

@@ -74,7 +74,7 @@ class Overview:
         place = int(np.abs(value).argmax())
         norms = row_norms(value)
         products = np.einsum("tc,tc->t", value, self._entered)
-        cosines = np.clip(products / (norms * row_norms(self._entered)), -1, 1)  # not 1.0000001
+        cosines = np.clip(products / (norms * row_norms(self._entered)), -1, 1)  # despite rounding
         before, after = (typical_of_rows(x[self._positions]) for x in (self._entered, value))
         growth = np.divide(after, before, out=np.full(len(before), math.nan), where=before > 0)
         compared = self._compared | {"turn": cosines[self._positions], "growth": growth}

@@ -32,7 +32,7 @@ class Lens:
 
     After the pass, `results` gives `depth` candidates at `positions` after every layer. It also gives the
     probability of the target at the positions `targeted`, after every attention and every layer. `notes` then
-    tell if the target with a blank before it is much more likely.
+    suggest the target with a blank before it, if that is much more likely.
     """
 
     def __init__(

@@ -25,7 +25,7 @@ SMALL_BRANCH = 0.25  # a branch is a small perturbation up to this share of the 
 SPARSE = (0.2, 0.8)  # the output of ReLU is called sparse if its share of zeros is in this range
 SPARSELY = "leaves a sparse representation"
 ENOUGH = 20.0  # a likelihood ratio that counts as evidence: chance gives it to at most 1 in 20 texts
-LARGE = math.log(1e6)  # log of the ratio from which on ratios are printed as powers of ten
+LARGE = math.log(1e6)  # log of a ratio: larger ratios are printed as powers of ten
 
 Stats = dict[str, TensorStats]
 
@@ -90,7 +90,7 @@ def _rmsnorm(stats: Stats, norms: NormRows, rows: int, model: Model) -> Outcome:
 
 
 def _attention(stats: Stats, plan: Plan) -> Outcome:
-    sums = [name for name in plan.residuals if plan[name].stage == "attention"]  # one per layer
+    sums = [name for name in plan.residuals if plan[name].stage == "attention"]  # one sum for each layer
     inputs = [plan.residuals[name] for name in sums]
     before, written = ([_l2(stats, name) for name in names] for names in zip(*inputs, strict=True))
     after = [_l2(stats, name) for name in sums]
@@ -159,8 +159,8 @@ def _predictions(losses: Sequence[float], probs: Array, untrained: bool) -> Outc
     The measure is the likelihood ratio: how many times as likely the model makes the text as a uniform guess.
     If characters are sampled uniformly, at most one text in K gets a ratio of K or more. If characters are
     sampled from the model, at most one text in K gets a ratio of 1/K or less. Both statements follow from
-    Markov's inequality, because the mean of the ratio (or of its inverse) is 1. They hold for texts of any
-    length.
+    Markov's inequality, because the mean of the ratio (or of its inverse) is 1. The statements hold for texts
+    of any length.
     """
     count, size = len(losses), probs.shape[1]
     wide = probs.astype(np.float64)

@@ -72,7 +72,7 @@ def _backward_and_step(
 ) -> tuple[Check, StepSummary | None]:
     """Run the backward pass, check its gradients against the loss, and take one Adam step if `step`."""
     from ..microgpt.training import Adam
-    from .gradient_check import gradient_agreement  # imported here: it takes 6 ms
+    from .gradient_check import gradient_agreement  # a slow import (6 ms)
 
     moments = model.training.moments if model.training else None
     adam = Adam(model.params.copy(), None if moments is None else moments.copy())
@@ -85,7 +85,7 @@ def _backward_and_step(
     check = gradient_agreement(done, adam.params, adam.grads, run.altered or hooked, taps)
     if not step:
         return check, None
-    edited, _ = _edited(model, editor and editor.afresh())  # means under the new parameters
+    edited, _ = _edited(model, editor and editor.afresh())  # computes means anew
     return check, _one_step(model, adam, done, run.tap("update"), edited)
 
 
@@ -100,7 +100,7 @@ def _edited(model: Model, editor: Editor | None) -> tuple[Tap, Tap]:
 
 def _vanishing(done: Pass, run: Run) -> Array:
     """Mark the probabilities P whose gradient -1 / (T P) overflows, if the loss is finite and no other
-    gradient is computed from theirs: [N, V]"""
+    gradient is computed from these gradients: [N, V]"""
     targets = done.batch.targets
     vanishing = (targets > 0) & np.isinf(targets / done.probs * run.slopes.get("loss", 1))
     if "probs" in run.replaced:  # then the gradient of P determines the gradient of the logits

@@ -64,7 +64,7 @@ class Predictions(tuple[Prediction, ...]):
 @frozen
 class ParameterRow:
     """A parameter with the L2 norms of its value, gradient and update. A norm is None if it was not computed.
-    The norms are of the finite elements, and the `nonfinite` fields count the other elements."""
+    The norms include only finite elements, and the `nonfinite` fields count the other elements."""
 
     name: str
     shape: tuple[int, ...]
@@ -128,7 +128,7 @@ class LayerRow:
 
     `stream` describes the residual stream after the layer, `row_norm` is the median norm of its rows and
     `typical` the median magnitude of its elements. `attention_share` and `mlp_share` are the median of
-    |output of the block| / |its input stream|, and `turn` is the median cosine of the layer's input and
+    |output| / |input stream| of attention and MLP, and `turn` is the median cosine of the layer's input and
     output. `near_zero` is the share of the activation's outputs whose magnitude is at most
     `near_zero_threshold`. `sink` is the attention on position 0, averaged over heads and later queries.
     `compared` is None if no position can be compared.
@@ -295,7 +295,7 @@ class Trace:
     def _part(self, text: str, phase: Phase) -> Array:
         import numpy as np
 
-        from ..hooks.sites import parse_site  # imported only here, where it is needed
+        from ..hooks.sites import parse_site  # imported only where it is needed
 
         site = parse_site(text)
         name = self._kept(site.selector, phase)
@@ -312,7 +312,7 @@ class Trace:
         return selected.squeeze(site.lone(array.shape))
 
     def gradient(self, name: str) -> Array:
-        """Return d loss / d value for an event or parameter."""
+        """Return the gradient of the loss with respect to an event or parameter."""
         return self.array(name, "backward")
 
     def event(self, name: str, phase: Phase = "forward") -> TraceEvent | None:

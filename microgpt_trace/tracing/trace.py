@@ -1,5 +1,5 @@
-"""trace: run a model under its hook bus and return a Trace. It imports only the module for the model's
-family."""
+"""trace: run a model under its hook bus and return a Trace. Imports only the module for the family of the
+model."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def trace(
       chat template to it.
     - `positions` chooses the positions with logits and predictions: "all", "last" or indices.
     - `lens` adds the logit lens: `top_k` tokens (by default one) after every layer. `target` is a token: its
-      text with ␣ for a blank, #ID or the id. It adds the probability and rank of this token after every layer
-      and after every attention, at the `positions` or, by default, at the last position.
+      text with ␣ for a blank, #ID or the id. `target` adds the probability and rank of this token after every
+      layer and after every attention, at the `positions` or, by default, at the last position.
     - `generate` continues the prompt by this many tokens, sampled with `temperature` and `seed`.
     - `recheck` compares the run with a run without observers.
     """

@@ -1,9 +1,9 @@
 """Validate that the model uses each event of a trace, and that each event is the value that it claims to be.
 
-First a copy replaces every event, which must not change the result. Then perturbed copies replace all events
-at once, and other code recomputes each event in float64 from the perturbed copies of its inputs. If the two
-values differ, the model does not use one of the inputs, or the event is not what it claims to be. Predictions
-and loss are checked in the same way. The hooks of the model are not called.
+First, each event is replaced by a copy of itself, which must not change the result. Then all events are
+replaced by perturbed copies, and other code recomputes each event in float64 from the perturbed copies of its
+inputs. If the two values differ, the model does not use one of the inputs, or the event is not what it claims
+to be. Predictions and loss are checked in the same way. The hooks of the model are not called.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def validate(
     model: LanguageModel, text: str | None = None, *, tokens: Sequence[int] | None = None,
     names: Sequence[str] | None = None, report: Report = unreported,
 ) -> Validation:  # fmt: skip
-    """Judge every event, or those that match `names`. `report` is called with the number of layers done and
-    the total. Raises InputError if the text or a name does not fit the model."""
+    """Judge every event, or only the events that match `names`. `report` is called with the number of layers
+    done and the total. Raises InputError if the text or a name does not fit the model."""
     inputs = model.read(text, tokens)
     events = [name for name in model.plan if name != "loss" or inputs.targets[0] is not None]
     chosen = select_names(names or ("*",), events)
@@ -159,7 +159,7 @@ def _replaced_by_itself(
     model: LanguageModel, inputs: TraceInput, names: Sequence[str], untouched: Trace
 ) -> dict[str, float]:
     """Return for each event how far the logits, P or the loss change if a copy replaces the event. First all
-    events are replaced at once. They are replaced one by one only if that changes something."""
+    events are replaced at once. Only if that changes something, each event is replaced alone."""
 
     def moved(names: Sequence[str]) -> float:
         result = _trace(model, inputs, lambda event, value: np.array(value), names)
@@ -260,7 +260,7 @@ class Watch:
         if set(sources) & set(row.parts):
             return [np.sum(parts, axis=0) + self._bias(row) for parts in cases]
         if isinstance(row.kind, Linear):
-            rows = np.concatenate([x for (x,) in cases])  # together, so that the matrix is decoded once
+            rows = np.concatenate([x for (x,) in cases])  # the matrix is decoded once for all rows
             return np.split(reference(row, self._inputs, rows), len(cases))
         return [reference(row, self._inputs, *inputs) for inputs in cases]
 
@@ -329,10 +329,10 @@ def beyond(value: Array, right: Array, bound: Array) -> float:
 
 
 def perturbed(name: str, value: Array) -> Array:
-    """Move every element by about 10 % of the sum of its magnitude and that of a typical element. Every call
-    moves it alike. A probability moves by about 10 % of itself, so that it stays positive."""
+    """Move every element by about 10 % of the sum of its magnitude and that of a typical element. Each call
+    moves it equally. A probability moves by about 10 % of itself, so it stays positive."""
     noise = np.random.default_rng(zlib.crc32(name.encode())).normal(size=value.shape) * AMOUNT
-    value = np.where(np.isfinite(value), value, value.dtype.type(0))  # P may give an infinite loss
+    value = np.where(np.isfinite(value), value, value.dtype.type(0))  # the loss may be infinite
     if name == "probs":
         return np.asarray(value * np.exp(noise)).astype(value.dtype)
     typical = np.median(np.abs(value)) or np.sqrt(np.square(value).mean()) or 1.0

@@ -21,14 +21,14 @@ from ..finding import Finding
 from ..hypothesis import Family, Hypothesis
 from .changes import Which, after, computed
 
-PART = 4096  # rows of the embedding searched at a time
+PART = 4096  # the number of embedding rows that are searched at a time
 FEW = 4  # if at most one token in FEW is wrong, the claim names single tokens
 
 
 def token_findings(
     model: LanguageModel, tokens: Sequence[int], text_tokens: Sequence[int] | None
 ) -> Iterator[Finding]:
-    """Describe how the tokens of the dump differ from those of its text, if they do."""
+    """Describe how the tokens of the dump differ from the tokens of its text, if they differ."""
     if text_tokens is None or tuple(tokens) == tuple(text_tokens):
         return
     own, text = list(tokens), list(text_tokens)

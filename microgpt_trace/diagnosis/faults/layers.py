@@ -65,7 +65,7 @@ class Gated(NamedTuple):
 
 
 def gated(case: Case, hidden: Operation) -> Gated | None:
-    """Return the gated MLP of a row that multiplies act and up, or None for any other row."""
+    """Return the gated MLP of a row that computes act * up, or None for any other row."""
     for act, up in (hidden.inputs, hidden.inputs[::-1]) if isinstance(hidden.kind, Multiply) else ():
         row = case.plan[act]
         if isinstance(row.kind, Activation):

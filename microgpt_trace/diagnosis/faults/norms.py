@@ -20,7 +20,7 @@ from .changes import Compute, computed, of_kind, reading, with_attributes, with_
 USUAL_EPS = (1e-3, 1e-4, 1e-5, 1e-6, 0.0)
 POWERS = (0.25, 2.0)  # wrong powers of the mean square; 0.5 is right
 EXPONENTS = (1.0, 1.5, 3.0, 4.0, 8.0)  # wrong powers of the elements in the mean; 2 is right
-Size = Callable[[Array, float], Array]  # (rows, eps) -> divisor of each row
+Size = Callable[[Array, float], Array]  # (rows, eps) -> the divisor of each row
 LATE = "the norm of q and k comes after RoPE, not before"
 UNBIASED = "the sum of squares is divided by n - 1, not by n (an unbiased variance)"
 
@@ -110,7 +110,7 @@ def numbers(case: Case) -> Iterator[Family]:
 
 
 def _gains(case: Case) -> Iterator[Hypothesis | Family]:
-    """A gain that is missing (with or without the bias), applied twice, or has a number added."""
+    """A gain that is missing (with or without the bias) or applied twice, or to which a number is added."""
     own, biases = [norm.weight for norm in case.parameters(Norm)], case.biases(Norm)
     if not own:
         return
@@ -178,7 +178,7 @@ def _normed_late(plan: Plan, row: Operation) -> Operation:
 
 
 def _rotated_early(plan: Plan, row: Operation) -> Operation:
-    """Move a rotation from after a norm of heads to before it. The old rotation then returns its input."""
+    """Move a rotation from after a norm of heads to before it. The old rotation returns its input."""
     if _head_norm(plan, row):
         return replace(row, otherwise=lambda row, given, x: x)
     readers = (plan[name] for name in plan.readers[row.name])

@@ -65,7 +65,7 @@ def _clip_limit(case: Case) -> float | None:
     sizes, wrong = np.abs(np.where(_comparable(case), case.found, 0)), np.abs(_errors(case)) > _limit(case)
     most = float(sizes.max(initial=0))
     clipped = (sizes == most) & (np.sign(case.found) * case.expected > most)
-    chosen = clipped.sum() > 1 or most in (float(f"{most:.2g}"), 65504.0)  # the largest float16
+    chosen = clipped.sum() > 1 or most in (float(f"{most:.2g}"), 65504.0)  # 65504 is the largest float16
     return most if chosen and wrong.any() and clipped[wrong].all() else None
 
 
@@ -94,7 +94,7 @@ def numbers(case: Case) -> Iterator[Hypothesis | Family]:
 
 
 def _shifted(step: int, case: Case, expected: Array) -> Array:
-    """Shift the rows one position later or earlier. The row that is missing then is copied from the dump."""
+    """Shift the rows one position later or earlier. The missing end row is copied from the dump."""
     shifted, missing = np.roll(expected, step, axis=0), 0 if step == 1 else -1
     shifted[missing] = case.found[missing]
     return shifted
@@ -172,8 +172,8 @@ def _errors(case: Case) -> Array:
 
 
 def _limit(case: Case) -> float:
-    """Return the error above which an element is wrong. It exceeds rounding, and is not tiny compared with
-    the largest error."""
+    """Return the error above which an element is wrong. This limit exceeds rounding, and is not tiny compared
+    with the largest error."""
     size = np.sqrt(np.mean(np.square(np.where(_comparable(case), case.expected, 0))))
     floor = 8 * case.judge.plain.chain_floor(case.name)
     return max(floor * float(size), 1e-4 * float(np.abs(_errors(case)).max(initial=0)))

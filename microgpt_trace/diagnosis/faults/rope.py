@@ -25,8 +25,8 @@ from ..hypothesis import COMBINED, DESCRIBED, NUMBERED, PLAIN, Family, Hypothesi
 BASES = (1e2, 5e2, 1e3, 1e4, 1e5, 1.5e5, 2.5e5, 5e5, 1e6, 5e6, 1e7)  # bases that models use
 FACTORS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 40.0)  # scaling factors that models use
 PARTS = (0.5, 0.25, 0.75)  # shares of a head that some architectures rotate
-WHOLE, NEAR = np.arange(-512.0, 4096.0), np.arange(-8.0, 8.0, 0.125)  # offsets to try
-STRETCHES = (0.125, 0.25, 0.5, 4.0, 8.0)  # factors of all positions
+WHOLE, NEAR = np.arange(-512.0, 4096.0), np.arange(-8.0, 8.0, 0.125)  # offsets of positions to try
+STRETCHES = (0.125, 0.25, 0.5, 4.0, 8.0)  # factors of all positions to try
 GRID = np.geomspace(1e-4, 1e4, 241)  # multiples of the model's number to try
 PART_LEFT = 0.1  # a pair has another frequency if it leaves less than this share of the error
 PAIRED = " (and pairs are interleaved: neighbours, not halves)"
@@ -152,7 +152,7 @@ def _family(
     case: Case, adjacent: bool, id: str, words: str, changes: Callable[[float], dict[str, Any]],
     special: Mapping[float, tuple[str, str]] | None = None, rank: int = NUMBERED, **options: Any,
 ) -> Family:  # fmt: skip
-    """Return the family of mistakes that change a Turning by a number. `adjacent` also makes pairs of
+    """Return the family of mistakes that change a Turning by a number. With `adjacent`, pairs consist of
     adjacent channels. An engine of narrow precision may also round the frequencies."""
     precision, paired = case.judge.plain.precision, PAIRED * adjacent
 
@@ -228,7 +228,7 @@ def _numbers(
 
 
 def frequencies(case: Case) -> Iterator[Hypothesis]:
-    """Pairs that are rotated at other frequencies, which need not be related."""
+    """Pairs that are rotated at wrong frequencies, which need not have a common factor."""
     kind = case.kind(Rotation)
     for adjacent in (False, True):
         turns = None if kind is None else _turns(case, kind, adjacent)
