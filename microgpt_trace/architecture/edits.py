@@ -37,7 +37,7 @@ class Applied:
 
 
 def editing(*edits: Edit) -> EditTap:
-    """Return a tap that applies `edits` to a single sequence. No two of them may edit the same event."""
+    """Return a tap that applies `edits` to a single sequence. No two edits may change the same event."""
     return EditTap({edit.name: [(0, edit)] for edit in edits}, 1)
 
 

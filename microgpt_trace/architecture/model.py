@@ -140,7 +140,8 @@ class LanguageModel(Protocol):
         """Return the text of consecutive tokens. One character may consist of several tokens."""
 
     def token(self, text: str) -> int:
-        """Return the token with this text, where ␣ means a space. Raises InputError if it does not exist."""
+        """Return the token with this text, where ␣ means a space. Raises InputError if no token has this
+        text."""
 
     def parameter(self, name: str, rows: slice | Array | None = None) -> Array:
         """Return a parameter [out, in] or [out] in Hugging Face order, or only its rows `rows`."""

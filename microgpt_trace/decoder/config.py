@@ -48,7 +48,7 @@ class DecoderConfig(Dimensions):
     windowed_layers: tuple[int, ...] = ()
     adjacent_pairs: bool = False  # True if the file has RoPE pairs side by side, as GGUF does
     activation: str = "SiLU"
-    score_scales: tuple[float, ...] = ()  # one for each layer; () means 1/sqrt(head_dim)
+    score_scales: tuple[float, ...] = ()  # a scale for each layer; () means 1/sqrt(head_dim)
 
     def __post_init__(self) -> None:
         if self.architecture not in PLANS:

@@ -4,8 +4,8 @@ that formulas depend on. Knows no kind of operation and no values.
 A formula may split the index of an element into more axes: a channel of q becomes a head and a channel of the
 head. Places along these axes, and along the ranges of sums, select the inputs of the element. Ranges are
 numbered after axes: if there are two axes, the first range has the number 2. An element is computed in steps.
-A step is a sum of terms. A term is a product of factors or a function of this product. The steps are like
-those of steps.py, but hold for all elements and texts.
+A step is a sum of terms. A term is a product of factors or a function of this product. Unlike the steps of
+steps.py, these steps hold for all elements and texts.
 """
 
 from __future__ import annotations
@@ -138,9 +138,9 @@ class TermOf:
 class StepOf:
     """A sum of terms. The last step of a formula computes the element and has no label.
 
-    The result of a `guard` is the largest term if exp would overflow, else 0. If `along` has ranges, the step
-    has a result for each place along them, and terms that read the result begin with the same ranges. If
-    `inside`, the step is written in the place where its result is read.
+    The result of a step with `guard` is the largest term if exp would overflow, else 0. If `along` has
+    ranges, the step has a result for each place along them, and terms that read the result begin with the
+    same ranges. If `inside`, the step is written in the place where its result is read.
     """
 
     terms: tuple[TermOf, ...]

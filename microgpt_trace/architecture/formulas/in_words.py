@@ -2,7 +2,7 @@
 of operation.
 
 If the label of a step is a word, the step is written at the end: "rms = sqrt(...)". Other steps are written
-where their results are read. A letter takes all places of a range.
+where their results are read. A letter means all places of a range.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def in_words(at: ElementPlaces) -> str:
 
 
 class _Letter(NamedTuple):
-    """A letter for the places along a range. It has the value `start` at the first place."""
+    """A letter for the places along a range. At the first place the letter is `start`."""
 
     letter: str
     start: int

@@ -15,7 +15,7 @@ from ..plans.kinds import Length
 from .formula import ElementAt, Formula, Over, PlaceAlong, TermOf
 from .traced_element import KnownTarget, RunValues
 
-At = Sequence[int | Array]  # the places along the axes, then those along the ranges
+At = Sequence[int | Array]  # places along the axes, then places along the ranges
 SomeAt = At | Mapping[int, Array]  # or a dict from the number of an axis or range to a place
 MASKED = ("keys", "queries")
 

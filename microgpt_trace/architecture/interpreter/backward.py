@@ -36,7 +36,7 @@ class ForwardPass:
     streams: Sequence[Array]  # [T, C] the residual stream before each layer, and after the last
     logits: Array  # [T, V]
     probs: Array  # [T, V] as hooks left them
-    softmax: Array  # [T, V] as computed
+    softmax: Array  # [T, V] as computed, before hooks
     loss: Array  # [] the mean of -log P(target) over known targets
 
 

@@ -1,6 +1,6 @@
 """Many runs of one prompt with one edit each. The runs share the computation before their edits.
 
-Each run is a sequence of one pass. It joins the pass at the layer of its edit, as a copy of the unedited
+Each run is a sequence of one pass. A run joins the pass at the layer of its edit, as a copy of the unedited
 residual stream. 150 runs take about as long as a prompt of 375 tokens. 150 passes would unpack the weights
 150 times.
 """

@@ -18,8 +18,8 @@ class KVCache:
     rows: dict[str, Array] = field(default_factory=dict)  # the name of the row -> [G, capacity, D]
 
     def extend(self, name: str, new: Array) -> Array:
-        """Append the keys or values of new positions, and return those of all positions: [G, T, D] -> [G, S,
-        D]
+        """Append the keys or values of new positions, and return the array of all positions: [G, T, D] -> [G,
+        S, D]
 
         `length` does not change here. The interpreter's `forward` increases it after the pass.
         """

@@ -75,7 +75,7 @@ class Spread(NamedTuple):
 
     terms: int = 1  # the number of products in each sum; 1 means no sum
     alike: bool = False  # True if the terms may be equal, so that their rounding errors add up
-    angles: bool = False  # True if there are angles, which grow with the position
+    angles: bool = False  # True if the operation uses angles, which grow with the position
     peaked: bool = False  # True if two numbers with equal errors may make up most of a row
     halves: bool = False  # True if engines for quantised weights keep the inputs as float16
     factor: bool = False  # True if each row is multiplied by a number that may be rounded

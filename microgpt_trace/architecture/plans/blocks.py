@@ -33,10 +33,10 @@ class Dimensions:
     norm_eps: float
     activation: str  # the name of the MLP's function, as in the kind Activation
     rope: Any = None  # a `Rope` of rope.py, or None if the model has learned positions
-    tied: bool = False  # True if the token embedding is also the matrix of the logits
+    tied: bool = False  # True if the token embedding is also the output matrix
     biases: tuple[str, ...] = ()  # the names of the biases in each layer, such as "attn_bq"
     qk_norm: bool = False  # True if q and k of each head are normalised
-    score_scales: tuple[float, ...] = ()  # one for each layer; () means 1/sqrt(head_dim)
+    score_scales: tuple[float, ...] = ()  # a scale for each layer; () means 1/sqrt(head_dim)
 
     @property
     def windows(self) -> tuple[int | None, ...]:

@@ -183,7 +183,8 @@ class Plan(Mapping[str, Operation]):
         return result
 
     def behind(self, name: str) -> Iterator[Operation]:
-        """Yield an event's row. If it is a norm or RoPE, yield its input's row, too: q_rope, q_norm, q."""
+        """Yield an event's row. If the row is a norm or RoPE, also yield the row of its input: q_rope,
+        q_norm, q."""
         row = self[name]
         yield row
         while isinstance(row.kind, Norm | Rotation):

@@ -99,7 +99,8 @@ def rope_frequencies(rope: Rope, head_dim: int) -> tuple[Array, float]:
 
 
 def _llama3(plain: Array, rope: Rope) -> Array:
-    """Divide the frequencies of slow pairs by `factor`, keep those of fast pairs, and blend those between.
+    """Divide the frequencies of slow pairs by `factor`, keep those of fast pairs, and interpolate between
+    them.
 
     A pair is slow if it makes few turns within the original context. Meta, Llama 3.1 reference code (2024).
     """
