@@ -133,7 +133,7 @@ REFUSED = {
     "diff llama good.safetensors --prompts missing.txt": "--prompts compares two models",
     "diff m.safetensors m.safetensors --weights --compute q8": "--compute cannot be combined with --weights",
     "diff m.safetensors m.safetensors --suggest-map": "one of each",
-    "diff good.safetensors good.safetensors 'a text'": "a text is for a model",
+    "diff good.safetensors good.safetensors 'a text'": "only a model can read a text",
     # diagnose
     "diagnose good.safetensors": "expected a dump and a model",
     "diagnose llama good.safetensors": "expected a dump, found a decoder model",
