@@ -67,9 +67,7 @@ class NormMeter:
             if isinstance(row.kind, Norm) and not row.kind.head_dim
         }
         needs = [*((plan[name].inputs[0], name) for name in self._norms), *also]
-        self._last = dict(
-            sorted(needs, key=lambda need: plan.order[need[1]])
-        )  # the last event that needs each input
+        self._last = dict(sorted(needs, key=lambda need: plan.order[need[1]]))  # the last reader of each
         needed = {*self._norms, *self._last, *self._last.values()}
         self.names = [name for name in plan if name in needed]
         self._over: list[str] = []

@@ -76,9 +76,7 @@ class StreamMeter(Meter):
             fine = np.flatnonzero(np.isfinite(times))
             self._documents.numbers[layer] += len(fine)
             self._massive.numbers[layer] += np.count_nonzero(times[fine] >= MASSIVE)
-            fine = fine[
-                times[fine] >= self._farthest.bar[layer]
-            ]  # a document with an equal number may come first
+            fine = fine[times[fine] >= self._farthest.bar[layer]]  # with ties, the earlier document wins
             if fine.size:
                 position, channel = np.divmod(place[fine], value.shape[1])
                 rows = layout.starts[first + fine] + position

@@ -37,10 +37,8 @@ LARGEST = 1e4  # a larger score stands for a mask
 # the largest distance of eight passes, each on another grid. In 70 recordings of SmolLM2 by PyTorch in bf16
 # and f16, half of them of repetitive texts, all rows lie within these bands.
 PASSES, FACTOR = 8, 8.0  # the number of passes; the band as a multiple of their largest distance
-TYPICAL, TYPICAL_LENGTH = (
-    0.5,
-    0.75,
-)  # share of the band allowed in the median row: for its distance, for its length
+# The median row may have at most these shares of the band: for its distance, and for its length.
+TYPICAL, TYPICAL_LENGTH = 0.5, 0.75
 # Predictions have similar errors in all engines. In 88 recordings by PyTorch in bf16 and f16 they differ by
 # at most 1.5 times the largest distance of our passes, in a row and in the median row.
 PREDICTED, TYPICAL_PREDICTED = 4.0, 0.625

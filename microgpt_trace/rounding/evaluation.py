@@ -31,9 +31,7 @@ class Evaluation:
         self.given, self.plan, self.values = given, plan, values
         self.precision, self.rounding, self._seed, self._own = precision, rounding, noise, given.model.plan
         self._noise = None if noise is None else np.random.default_rng(noise)
-        self._nudge = (
-            -FLOAT32 if noise and noise % 2 else FLOAT32
-        )  # up or down, because ties round in one direction
+        self._nudge = -FLOAT32 if noise and noise % 2 else FLOAT32  # up or down: ties round one way
         self._recomputed: dict[str, Array] = {}
 
     def under(self, plan: Plan) -> Evaluation:

@@ -19,10 +19,7 @@ FAR = 6.0  # an element beyond this multiple of its row's RMS is an outlier (Gau
 HIDDEN = 0.2  # outliers hide the other elements if the RMS of the others is below this share of the row's
 NOTHING = 1e-5  # below this share, the other elements are only rounding errors of float32
 FEWEST = 8  # effective columns that distinguish a factor of all rows from errors of single elements
-CAPPED, ROUNDS = (
-    2.0,
-    4,
-)  # the cap of weights, as a multiple of the mean magnitude, and the rounds that find it
+CAPPED, ROUNDS = 2.0, 4  # a cap of weights in multiples of the mean magnitude, and the rounds to find it
 
 
 @dataclass(frozen=True, slots=True, eq=False)

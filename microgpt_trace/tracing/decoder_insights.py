@@ -85,8 +85,7 @@ def _normalization(norms: NormRows) -> Outcome:
     if least[tightest] < WHOLE:
         effect = (
             f"eps matters here: a row after {tightest} has RMS {number(least[tightest])}, because its "
-            "input is small compared with the root of eps. The L2 after such a norm depends on the size of "
-            "its input."
+            "input is small compared with √eps. The L2 after such a norm depends on the size of its input."
         )
     return least[tightest] >= WHOLE, f"{text} {effect}", numbers
 
