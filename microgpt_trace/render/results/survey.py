@@ -73,8 +73,8 @@ def _predictions(report: SurveyReport, verbose: bool) -> Iterator[Section]:
         *fields(four_decimals, {"loss": "loss", "by text": "document_loss", "spread": "spread"}),
         *fields(percent, {"accuracy": "accuracy"}),
         *fields(percent, {"by text": "document_accuracy"}, from_width=100),
-        *fields("{:,}".format, {"all right": "all_right"}, from_width=90),
-        *fields(three_decimals, {"1/rank": "reciprocal_rank"}, from_width=90),
+        *fields("{:,}".format, {"texts all right": "all_right"}, from_width=90),
+        *fields(three_decimals, {"mean 1/rank": "reciprocal_rank"}, from_width=90),
     ]
     more = []
     if lost := sum(part.nonfinite for part in report.parts):
@@ -99,7 +99,7 @@ def _part(part: SurveyedPart, verbose: bool) -> Iterator[Section]:
         *fields("{:,}".format, {"times": "count"}),
         *fields(four_decimals, {"loss": "loss"}),
         *fields(percent, {"accuracy": "accuracy"}),
-        *fields(three_decimals, {"1/rank": "reciprocal_rank"}),
+        *fields(three_decimals, {"mean 1/rank": "reciprocal_rank"}),
     ]
     yield from table_section("Hardest to predict", columns, hardest, aside=part.part)
     most = None if verbose else EXAMPLES
