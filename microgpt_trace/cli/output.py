@@ -101,7 +101,7 @@ def check_file(
     if is_own is None or not (path.exists() and is_own(path)):
         _refuse_over_model(option, path)
         if is_own is not None and path.exists():
-            raise InputError(f"{option} {path}: expected {own} to overwrite, found another kind of file")
+            raise InputError(f"{option} {path}: expected {own}, which may be overwritten; found another file")
 
 
 def _refuse_over_model(option: str, path: Path) -> None:

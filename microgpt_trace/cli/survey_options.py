@@ -73,7 +73,8 @@ class SurveyTargets(Output):
 
     verbose: bool = flag("Show every event, head, token and unit.", "--verbose", "-v", panel=HelpPanel.SHOWN)
     out: Path | None = option(
-        "Save the survey as a safetensors file, to show, merge or resume it.", metavar="FILE.survey.safetensors"
+        "Save the survey as safetensors, to show, merge or resume it.",
+        metavar="FILE.survey.safetensors",
     )
     imatrix: Path | None = option("Write an importance matrix for llama.cpp.", metavar="FILE.gguf")
     imatrix_output: bool = flag("Include the output matrix (lm_head) in the importance matrix.")

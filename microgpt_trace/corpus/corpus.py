@@ -60,11 +60,11 @@ class CorpusSelection:
             value = getattr(self, name)
             if value is not None and not least <= value <= MOST:
                 size = "smaller" if value < least else "larger"  # because Python cannot print huge integers
-                raise InputError(f"{name}: expected {least} to {MOST:,}, found a {size} number")
+                raise InputError(f"{name}: expected a number from {least} to {MOST:,}, found a {size} one")
         if self.sample and self.limit:
             raise InputError("limit and sample cannot be combined: give only one")
         if self.sample and STDIN in self.sources:
-            raise InputError("a sample is read twice, but - can be read only once: save - to a file first")
+            raise InputError("a sample reads its files twice, but standard input (-) can be read only once")
 
 
 class Document(NamedTuple):

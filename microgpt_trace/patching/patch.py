@@ -96,7 +96,7 @@ def patch_inputs(
         raise InputError(f"position {position}: the texts have positions 0 to {length - 1}")
     row = position % length
     if pair[0].tokens[: row + 1] == pair[1].tokens[: row + 1]:
-        raise InputError(f"position {row}: both texts have the same tokens up to there, so nothing differs")
+        raise InputError(f"position {row}: up to this position both texts have the same tokens")
     points = points_of(model, sites, length)
     names = sorted({model.plan.streams[0], *(point.spot.name for point in points)})
     (clean_logits, clean), (corrupt_logits, corrupt) = (

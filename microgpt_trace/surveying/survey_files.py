@@ -221,7 +221,7 @@ def _check(name: str, tally: Tally, arrays: Arrays) -> None:
     if isinstance(tally, Sums):
         rest = arrays.get(REST, np.empty((0, *tally.shape)))
         if rest.shape[1:] != tally.shape or rest.dtype != np.float64:
-            raise ValueError(f"{name}: expected rounding errors of {tally.shape}, found {rest.shape}")
+            raise ValueError(f"{name}: expected the shape {tally.shape}, found {rest.shape}")
         if not all((np.abs(sums) < LARGEST).all() for sums in (arrays[""], rest)):
             raise ValueError(f"{name}: a sum is not finite or too large")
     elif isinstance(tally, Counts) and not ((arrays[""] >= 0).all() and arrays[""].sum(dtype=float) < MOST):

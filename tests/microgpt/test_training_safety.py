@@ -193,7 +193,7 @@ def files():
         ("--out model/model.safetensors", "this would write into a model"),
         ("--out model/new.safetensors", "this would write into a model"),
         ("--log model/config.json", "this would write into a model"),
-        ("--out notes.txt", "expected a checkpoint to overwrite"),
+        ("--out notes.txt", "expected a checkpoint, which may be overwritten"),
         ("--log notes.txt", "expected the log"),
         ("--log old.safetensors", "expected the log"),
         ("--out -", "expected a file name"),

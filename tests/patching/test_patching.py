@@ -144,7 +144,7 @@ def test_the_default_tokens_are_the_predictions_of_the_runs(decoders):
         (("abba", "abb"), {}, "5 and 4 tokens and cannot be patched position by position: BOS a b b a | BOS"),
         (("abba", "ABBA"), {}, "both texts have the same tokens, BOS a b b a"),
         (("abba", "abbb"), {"position": 5}, "position 5: the texts have positions 0 to 4"),
-        (("abba", "abbb"), {"position": 2}, "both texts have the same tokens up to there"),
+        (("abba", "abbb"), {"position": 2}, "up to this position both texts have the same tokens"),
         (("abba", "abbb"), {"target": "a", "against": "a"}, "--target and --against are both a"),
         (("abba", "abbb"), {"target": "z"}, "'z'"),
         (("abba", "abbb"), {"target": 99}, "#99"),

@@ -179,7 +179,7 @@ class _RecomputingTap:
         return name in self._replaced
 
     def layer(self, index: int) -> Tap:
-        raise NotImplementedError("rows of a plan are emitted by their full names")
+        raise NotImplementedError("emit a row of a plan by its full name, such as layer0.attn.q")
 
 
 def _add(sums: dict[str, Array], name: str, gradient: Array) -> None:
