@@ -81,4 +81,4 @@ def test_commands_in_messages_are_quoted(awkward):
     line = refusal("diagnose", "c 1.safetensors", "c 1.safetensors")
     assert "`microgpt trace 'c 1.safetensors' --save FILE`" in line
     line = refusal("explain", "d logits[-1, ]", "New York", "--model", "c 1.safetensors")
-    assert "name 'logits[-1, ]' and add --backward" in line
+    assert "write 'logits[-1, ]' and add --backward" in line
