@@ -14,9 +14,9 @@ from microgpt_trace.cli import COMMANDS, build
 TARGET = Path(__file__).with_name("commands.md")
 HEAD = """# Commands
 
-Every command with its options, as `microgpt COMMAND --help` shows them. A repeatable option may be given
-several times. The [other pages](README.md) have examples. Exit codes, errors and limits are in
-[when something is wrong](when-something-is-wrong.md).
+This page lists every command and the options that `microgpt COMMAND --help` prints. You can give a repeatable
+option several times. The [other pages](README.md) show examples. The page [when something is
+wrong](when-something-is-wrong.md) explains exit codes, errors and limits.
 
 ```console
 $ microgpt --help
@@ -24,25 +24,25 @@ $ microgpt --help
 ```"""
 NAMES = """## Names of values
 
-Every value of a run has one name, in all commands and in the library. `microgpt trace emma --verbose --json`
-lists the names.
+Every value of a run has one name, which all commands and the library use. `microgpt trace emma --verbose --json`
+prints these names.
 
 | name | value |
 |---|---|
 | `layer0.attn.weights` | an event |
 | `layer0.attn_wq` | a parameter |
 | `'layer*.attn.q'`, `'*.head?'` | all events that match the glob |
-| `layer0.attn.head2` | what one attention head writes |
+| `layer0.attn.head2` | the output of one attention head |
 | `3`, `blk.3`, `model.layers.3` | all events of layer 3 |
 | `ffn_up`, `attn_scores` | a stage of apr trace |
-| `'NAME[3,0:8]'` | a part by its indices; a range is written as in Python |
-| `NAME@3`, `NAME@-1`, `NAME@0-2,4` | some positions of it |
-| `NAME@3:5` | channel 5 of position 3 |
-| `'logits[-1,a]'`, `'probs[4,␣Paris]'` | a token as a channel |
+| `'NAME[3,0:8]'` | a part of an array, by indices and ranges as in Python |
+| `NAME@3`, `NAME@-1`, `NAME@0-2,4` | one or several positions of an event |
+| `NAME@3:5` | channel 5 of position 3 of an event |
+| `'logits[-1,a]'`, `'probs[4,␣Paris]'` | the logit or probability of a token |
 
-`--layer` selects whole events, by name, glob, layer or stage. `--show` also prints parameters, and parts by
-their indices. `explain` takes one number. [Interventions](interpret.md#what-does-head-2-do) take all of these
-names except parameters."""
+`--layer` selects whole events by name, glob, layer or stage. `--show` also accepts parameters, and parts of
+arrays by indices. `explain` accepts the name of one number. [Interventions](interpret.md#what-does-head-2-do)
+accept all of these names except those of parameters."""
 ESCAPED = "\\["  # "[", escaped for rich
 
 
