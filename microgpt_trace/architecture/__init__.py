@@ -1,1 +1,2 @@
-"""The computation of models: plans, kinds of operations, formulas and the interpreter. Knows no file."""
+"""The computation of models: plans, kinds of operations, formulas and the interpreter. This package reads and
+writes no file."""

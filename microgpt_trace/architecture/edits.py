@@ -1,4 +1,4 @@
-"""Edit: a change of one event. EditTap: applies edits during a pass. Knows no model."""
+"""Edit: a change of one event. EditTap: applies edits during a pass. This module depends on no model."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Edit(NamedTuple):
 
 @frozen
 class Applied:
-    """An intervention that was applied. `elements` counts the numbers that it set."""
+    """An intervention that was applied. `elements` counts the numbers that the intervention changed."""
 
     kind: str  # ablate, ablate-mean, scale, patch, add
     target: str  # the target as the user wrote it
@@ -42,7 +42,8 @@ def editing(*edits: Edit) -> EditTap:
 
 
 class EditTap:
-    """A tap that edits some of n sequences. `edits` maps an event to pairs of a sequence and an edit."""
+    """A tap for a pass over n sequences. `edits` maps an event to pairs: the number of a sequence, and an
+    edit."""
 
     def __init__(self, edits: dict[str, list[tuple[int, Edit]]], n: int, prefix: str = "") -> None:
         self._edits, self._n, self._prefix = edits, n, prefix

@@ -1,8 +1,8 @@
 """LanguageModel: the interface through which the program uses a model. TraceInput: the tokens of a run. Knows
 no implementation.
 
-A model encodes a text, has parameters, labels tokens and computes logits. It emits each array that it
-computes as an event, which hooks may replace. Features that only some models have are listed as abilities.
+A model encodes a text, has parameters, labels tokens and computes logits. A model emits each computed array
+as an event, and hooks may replace the array. Features that only some models have are listed as abilities.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class TraceInput:
     """The tokens of a traced text, and for each token its target, the token that follows. The last token of a
     prompt has no target.
 
-    `notes` tell the user how the text was changed or parsed, such as that capitals were lowered.
+    `notes` tell the user how the model changed or parsed the text, for example that capitals were lowered.
     """
 
     text: str
@@ -52,7 +52,7 @@ class LanguageModel(Protocol):
     abilities: ClassVar[frozenset[Ability]]
     ends_with_bos: ClassVar[bool]  # True if BOS follows the last token of a text
     pack_size: ClassVar[int]  # the number of texts in one pass of a survey
-    corpus_parts: ClassVar[tuple[str, ...]]  # a survey measures each part by itself
+    corpus_parts: ClassVar[tuple[str, ...]]  # a survey measures each part separately
 
     @property
     def origin(self) -> str:
@@ -78,7 +78,7 @@ class LanguageModel(Protocol):
 
     @property
     def tensors(self) -> Mapping[str, StoredTensor]:
-        """The parameters as their file stores them. It is empty for a microGPT."""
+        """The parameters as their file stores them. The mapping is empty for a microGPT."""
 
     @property
     def bos(self) -> int | None:
@@ -112,8 +112,9 @@ class LanguageModel(Protocol):
     def read_many(
         self, texts: Sequence[str], most: int | None = None, chat: bool = False
     ) -> list[ReadText | str]:
-        """Encode at most `most` tokens of each text. If `chat`, each text is a chat message. For a text that
-        does not fit, the result has a reason. Raises InputError if the model cannot encode texts."""
+        """Encode at most `most` tokens of each text. If `chat` is true, each text is a chat message. For a
+        text that does not fit, return the reason instead. Raises InputError if the model cannot encode
+        texts."""
 
     @property
     def trained_on(self) -> str:
@@ -134,7 +135,8 @@ class LanguageModel(Protocol):
         """Return a short label of the text that the model reads to predict the token after a position."""
 
     def label(self, token: int, target: bool = False) -> str:
-        """Return a token's text. If `target`, label BOS as EOS, because it ends the text."""
+        """Return a token's text. If `target` is true, label BOS as EOS, because a target BOS ends the
+        text."""
 
     def spelled(self, tokens: Sequence[int]) -> str:
         """Return the text of consecutive tokens. One character may consist of several tokens."""
@@ -167,7 +169,7 @@ class LanguageModel(Protocol):
 
 def file_order(model: LanguageModel | None, name: str) -> Array | None:
     """Return the channels of q or k in the order of the model's file, because another engine may compute in
-    this order. None if the file has Hugging Face order, or if the event is not q or k."""
+    this order. Return None if the file has Hugging Face order, or if the event is not q or k."""
     if model is None or name not in model.plan:
         return None
     kind = model.plan[model.plan.source(name)].kind

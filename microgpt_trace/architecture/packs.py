@@ -1,4 +1,5 @@
-"""Pack: several texts that share one pass without padding, sorted from short to long. Knows no model."""
+"""Pack: several texts that share one pass without padding, sorted from short to long. This module depends on
+no model."""
 
 from __future__ import annotations
 
@@ -87,10 +88,10 @@ class Pack:
 
 
 def passes(texts: Sequence[ReadText], most: int) -> Iterator[slice]:
-    """Divide texts, sorted from short to long, into passes of at most `most` rows. A text with more rows gets
-    its own pass.
+    """Divide texts, sorted from short to long, into passes of at most `most` rows. A text with more than
+    `most` rows fills a separate pass.
 
-    If the texts of one pass are divided again, they stay in one pass.
+    If the texts of one pass are divided again, these texts stay in one pass.
     """
     start = rows = 0
     for at, text in enumerate(texts):

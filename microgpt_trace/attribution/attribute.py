@@ -31,7 +31,7 @@ def attribute(
     `target` and `against` are ids or texts of tokens (␣ means a space, #42 an id). By default `target` is the
     token that follows a position, or the prediction if no token follows, and `against` is the most probable
     other token. `positions` are "all", "last" or indices. The default is "all" for a microGPT and "last" for
-    a decoder. If `ablation`, measure the loss without each component, whose write is set to zero at all
+    a decoder. If `ablation` is true, measure the loss without each component: its write is set to zero at all
     positions. `report` is called with the progress. The model runs with the hooks of `model.hooks`. Raises
     InputError if an argument does not fit the model.
     """
@@ -143,8 +143,8 @@ def losses_without(
 ) -> dict[str, Array]:  # fmt: skip
     """Return -log P(target) at the requested positions without each component: the component's name -> [n]
 
-    The runs share the computation before their edits. If `hooked`, each component needs a separate run, in
-    which the edit comes after the model's hooks.
+    The runs share the computation before their edits. If `hooked` is true, each component needs a separate
+    run: the edit comes after the model's hooks.
     """
     edits = [removal(model, component) for component in components]
 

@@ -1,5 +1,5 @@
-"""AttributionResult: the parts of predictions, their sums, and the roles of heads, as plain data. Knows no
-model."""
+"""AttributionResult: the parts of predictions, their sums, and the roles of heads, as plain data. Depends on
+no model."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def size(value: float | None) -> float:
 class Contribution:
     """What one component adds to two logits, and how the loss changes if the component is removed.
 
-    `name` is the component's event, or for a bias its parameter. If the kind is "hook", the part is what a
-    hook added to an event. It is never removed, so its `loss_change` is None.
+    `name` is the component's event, or the bias. If the kind is "hook", the part is what a hook added to an
+    event. Such a part is never removed: `loss_change` is None.
     """
 
     name: str

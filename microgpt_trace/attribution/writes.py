@@ -1,11 +1,11 @@
 """Writes: the components that write to the residual stream, what each adds to a logit, and where the heads
-attend. Knows no text.
+attend. Reads no text.
 
 To find the components, the plan is followed from the logits back along the residual stream. Add rows and
-norms pass on their inputs. Rows of other kinds are components.
+norms pass on their inputs. Each other row is a component.
 
-Values are kept at the requested positions, as hooks left them. If a hook replaced an event that no component
-writes (attn.out, a residual), the difference is kept, because it is a write to the stream, too.
+Values at the requested positions are kept after replacements by hooks. If a hook replaced an event that no
+component writes (attn.out, a residual), the difference is kept, because it is a write to the stream, too.
 
 A logit is linear in the writes if the scales of all norms after them are constant:
 
@@ -37,7 +37,7 @@ from .results import HeadRole, Kind, Look
 
 
 class Component(NamedTuple):
-    """A component that writes to the residual stream. `name` is its event, or for a bias its parameter."""
+    """A component that writes to the residual stream. `name` is the component's event, or the bias."""
 
     name: str
     kind: Kind
@@ -83,7 +83,7 @@ class Observed:
     """The values of a run at the requested positions: arrays [n, W] by the names of events."""
 
     way: list[Operation]  # the result of `way_to_logits`
-    used: dict[str, Array] = field(default_factory=dict)  # values that attribution reads, as hooks left them
+    used: dict[str, Array] = field(default_factory=dict)  # values that attribution reads, after hooks
     changes: dict[str, Array] = field(default_factory=dict)  # what hooks added to an event
     roles: list[HeadRole] = field(default_factory=list)
     hooked: bool = False  # True if a hook replaced a value

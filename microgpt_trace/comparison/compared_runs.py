@@ -46,7 +46,7 @@ class ModelRun:
     """A model that runs on the tokens now."""
 
     kind = "model, run now"
-    statistics: Mapping[str, TraceEvent] = {}  # empty, because a model gives values
+    statistics: Mapping[str, TraceEvent] = {}  # empty, because a model computes values
 
     def __init__(self, model: LanguageModel, inputs: TraceInput) -> None:
         self.model, self.inputs, self.origin = model, inputs, model.origin
@@ -67,8 +67,8 @@ class ModelRun:
         return self._pieces
 
     def take(self, piece: Piece) -> Piece:
-        """Return the next piece of this model. Raises InputError if the event is not that of `piece`, the
-        current piece of the other model."""
+        """Return the next piece of this model. Raises InputError if the event differs from the event of
+        `piece`, the current piece of the other model."""
         own = next(self._pieces)
         if (own.name, own.positions) != (piece.name, piece.positions):
             raise InputError(f"{self.origin} computes {own.name} where the other model computes {piece.name}")
@@ -83,7 +83,7 @@ class RecordedRun:
     shapes: Shapes
     tokens: tuple[int, ...] | None
     layouts: Mapping[str, str] = field(default_factory=dict)
-    model: LanguageModel | None = None  # the model on the other side, if there is one
+    model: LanguageModel | None = None  # the model on the other side, or None
     notes: list[str] = field(default_factory=list)
     unpaired: list[Unpaired] = field(default_factory=list)
 

@@ -38,8 +38,8 @@ class _ComparedRows(NamedTuple):
 
 
 class RowComparer:
-    """Compares values row by row. `model` says which biases were added to the rows. Distances of third runs
-    are measured from side `base`: 0 or 1."""
+    """Compares values row by row. `model` says which biases were added to the rows. Third runs are compared
+    with side `base`: 0 or 1."""
 
     def __init__(
         self, specs: Mapping[str, EventSpec], bands: Bands, model: LanguageModel | None, base: int = 0
@@ -49,8 +49,8 @@ class RowComparer:
         self._parts: dict[str, list[_ComparedRows]] = {}
 
     def add(self, pieces: Sequence[Piece | None]) -> None:
-        """Compare the values of an event in run a, in run b, and in the third runs that give the band. Raises
-        InputError if no model is compared and the sides have different positions."""
+        """Compare the values of an event in run a, in run b, and in the third runs that determine the band.
+        Raises InputError if no model is compared and the sides have different positions."""
         a, *rest = (piece for piece in pieces if piece is not None)
         spec = self._specs[a.name]
         self._bands.note(spec, [piece.value for piece in (a, *rest)])
@@ -113,7 +113,7 @@ class RowComparer:
 
 class StatisticsComparer:
     """Compares statistics: saved statistics, or statistics of values. The distances of third runs from side
-    `base`, 0 or 1, give the band."""
+    `base`, 0 or 1, determine the band."""
 
     def __init__(
         self, sides: Sequence[ComparedRun], specs: Mapping[str, EventSpec], bands: Bands, base: int = 0
@@ -264,7 +264,7 @@ class PairKeeper:
 
     def _worth(self, name: str) -> tuple[bool, float]:
         if self._first is None:
-            return False, 0.0  # all events are worth the same, so the earliest is dropped
+            return False, 0.0  # all events have the same worth, so the earliest is dropped
         return name in (self._first, *self.inputs_of(self._first)), self._excess[name]
 
 

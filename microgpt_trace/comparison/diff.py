@@ -47,13 +47,14 @@ def diff(
 ) -> Comparison:  # fmt: skip
     """Compare two runs. A run is a model (which then runs on the text or tokens), a recording, or a path.
 
-    `names` chooses events by globs or apr's stages. `map` says which tensors of a dump are which events, and
-    `layouts` says how these tensors are laid out. `positions` chooses positions for the view by position.
+    `names` chooses events by globs or apr's stages. `map` assigns tensors of a dump to events, and `layouts`
+    names the layouts of these tensors. `positions` chooses positions for the view by position.
 
     An event agrees if its distance lies within its band. By default the band is float32 rounding. With
     `compute` ("bf16", "f16", "q8"), the band is `factor` times the largest distance between our own pass and
     several passes rounded to that precision. With `calibrate`, a third run, the band is `factor` times the
-    distance of the third run from `a`. `rtol` sets the band relative to a row, `atol` for an element.
+    distance of the third run from `a`. `rtol` sets the band of a row's relative distance, `atol` the band of
+    an element.
 
     `report(done, of)` is called with the number of compared events and of all events. `watch` is called with
     the values of each event, and with a function that returns the difference of an event until now.
@@ -85,8 +86,8 @@ def compare(
     positions: str | Sequence[int] = "all", report: Report = unreported, watch: Watch | None = None,
     judge: bool = True,
 ) -> Comparison:  # fmt: skip
-    """Compare two prepared sides. A third side or rounded `passes` give the band. With `judge`, also judge
-    each operation from its recorded inputs. Raises InputError if no event can be compared."""
+    """Compare two prepared sides. A third side or rounded `passes` determine the band. With `judge`, also
+    judge each operation from its recorded inputs. Raises InputError if no event can be compared."""
     a, b, *third = sides
     specs, model = event_specs_of(sides), first_model(sides)
     dump = next((s for s in sides if isinstance(s, RecordedRun) and not s.statistics), None)

@@ -38,7 +38,7 @@ class EventDifference:
       values of the element of this row that differs most. If `measured` says "given its own inputs", `b` is
       the recorded value, and `a` is computed from the recorded inputs.
     - `alike`: how many of the `count` elements are the same NaN or infinity on both sides and so cannot be
-      compared. The distance is NaN for a row or event without other elements.
+      compared. If a row or event has only such elements, the distance is NaN.
     """
 
     name: str
@@ -66,7 +66,7 @@ class EventDifference:
 
     @property
     def comparable(self) -> bool:
-        """True if the event has at least one element that can be compared."""
+        """True if at least one element of the event can be compared."""
         return self.alike < self.count
 
     @property
@@ -110,7 +110,7 @@ class Agreement:
 
 @frozen
 class SideSummary:
-    """What is known about one of the two compared runs."""
+    """A summary of one of the two compared runs."""
 
     origin: str
     kind: str
@@ -169,12 +169,12 @@ class Comparison:
 
     @property
     def compared(self) -> tuple[EventDifference, ...]:
-        """The events that have at least one element that could be compared."""
+        """The events with at least one element that could be compared."""
         return tuple(event for event in self.events if event.comparable)
 
     @property
     def partly_compared(self) -> tuple[EventDifference, ...]:
-        """The events of which some positions or elements could not be compared."""
+        """The events with positions or elements that could not be compared."""
         return tuple(event for event in self.events if event.alike or self.positions_of(event) < self.length)
 
     @property
@@ -200,7 +200,8 @@ def difference(
     positions: Sequence[int], atol: float, statistic: str = "",
 ) -> EventDifference:  # fmt: skip
     """Summarise the rows of an event, [n] or [H * n], at these positions. `positions` is empty for a single
-    number or a `statistic`. A row counts by the measure whose distance is largest relative to its band."""
+    number or a `statistic`. In each row, the measure with the largest distance relative to its band
+    counts."""
     plain, strict = rows.relative(), rows.strict()
     by = np.argmax([_share(measure.distances, measure.band) for measure in measures], axis=0)
     distances = np.choose(by, [measure.distances for measure in measures])

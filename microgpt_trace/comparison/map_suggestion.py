@@ -101,7 +101,7 @@ def _to_toml(
 
 
 def _lines(suggestions: Sequence[Suggestion], recording: Recording) -> list[list[Suggestion]]:
-    """Group suggestions by line. A pattern with {i} has one line if it matches exactly its suggestions."""
+    """Group suggestions by line. A pattern with {i} has one line if the pattern matches no other tensors."""
 
     def line_of(one: Suggestion) -> tuple[str, str]:
         return (one.pattern, kind_of(one.event)) if one.pattern else (one.event, "")

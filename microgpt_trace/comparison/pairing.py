@@ -127,7 +127,8 @@ def _refuse_other_tokens_of(
 
 
 def _tokens_between(recordings: Sequence[Recording], text: str | None, tokens: TokenIds) -> Tokens:
-    """Return the tokens of recordings compared without a model. Raises InputError if their tokens differ."""
+    """Return the tokens of recordings compared without a model. Raises InputError if the recordings' tokens
+    differ."""
     if text is not None:
         raise InputError(
             "only a model can read a text, and neither side is a model: give the token ids with --tokens"
@@ -180,8 +181,8 @@ def event_specs_of(sides: Sequence[ComparedRun]) -> dict[str, EventSpec]:
 
 
 def paired_names(a: ComparedRun, b: ComparedRun, specs: Mapping[str, EventSpec]) -> list[str]:
-    """Return the events that both sides have, in order of computation. Raises InputError if there is no
-    such event."""
+    """Return the events that both sides have, in order of computation. Raises InputError if the sides share
+    no event."""
     common = {*a.names} & {*b.names}
     if not common & specs.keys():
         raise InputError(
@@ -234,7 +235,7 @@ def _candidates(name: str, recorded: Recorded, length: int) -> list[Shape]:
         return [(length, stored[-1])]
     row = known_row(name)
     square = (length, length) if row is not None and row.causal and length > 1 else ()
-    single = math.prod(stored[:-1]) == 1 and len(stored) > 1  # the only row, or one of several
+    single = math.prod(stored[:-1]) == 1 and len(stored) > 1  # the only row, or one row of several
     many, rest = divmod(total, length * length if square else length)
     shapes: list[Shape] = []
     if not rest and not (single and length > 1) and layout != LAST:

@@ -23,7 +23,8 @@ class PromptComparison:
 
     `agree` is True if all compared events lie within their bands. `same` is True if, in addition, every value
     of the pass was compared. `events` counts the compared events, and `of` counts all events. `worst` is the
-    event with the largest distance relative to its band. `relative` is this distance, `tolerance` the band.
+    event with the largest distance relative to its band. `relative` is the distance of `worst`, and
+    `tolerance` its band.
     """
 
     text: str

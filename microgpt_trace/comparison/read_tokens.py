@@ -1,6 +1,7 @@
 """Find the tokens of a recording: a stored list of tokens, or the tokens that rows of the embedding show.
 
-Tokens that were never trained on may have equal rows in the embedding, which do not show the token.
+Tokens that were never trained on may have equal rows in the embedding, and such a row does not identify the
+token.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ def embedding_of(model: LanguageModel) -> tuple[str, str]:
 
 
 def with_tokens(recording: Recording, model: LanguageModel, expected: TokenIds = None) -> Recording:
-    """Return the recording with the tokens that `tokens_of` finds. If the tokens are ambiguous, a note says
-    so, and the loss becomes a leftover, because it depends on the tokens."""
+    """Return the recording with the tokens that `tokens_of` finds. If the tokens are ambiguous, add a note.
+    The loss then becomes a leftover, because the loss depends on tokens."""
     tokens = tokens_of(recording, model, expected)
     if tokens is None or tokens == recording.tokens:
         return recording
@@ -62,12 +63,12 @@ def with_tokens(recording: Recording, model: LanguageModel, expected: TokenIds =
 def recognise(
     model: LanguageModel, recorded: Recorded, expected: TokenIds = None, table: Array | None = None
 ) -> Tokens:
-    """Return the tokens whose rows of the embedding a tensor has, or None if it has other values.
+    """Return the tokens whose rows of the embedding a tensor has, or None if the tensor has other values.
 
-    Each row must lie within 1 % of the row of a token. Each row gives the nearest token, or the `expected`
-    token if this is about as near. Of tokens with equal rows, the first is returned. The tensor must have
-    two rows or more, because a single row may be the last of many. To try many tensors, pass the `table` of
-    the embedding.
+    Each row must lie within 1 % of the row of a token. For each row, return the nearest token, or the
+    `expected` token if about as near. If several tokens have equal rows, return the first token. The tensor
+    must have two rows or more, because a single row may be the last of many. To try many tensors, pass the
+    `table` of the embedding.
     """
     name, matrix = embedding_of(model)
     length, rest = divmod(math.prod(recorded.shape), model.config.n_embd)
@@ -101,8 +102,8 @@ def _candidates(row: Array, columns: Array, norm: float) -> Array:
 
 
 def _nearest(row: Array, table: Array, candidates: Array, expected: int | None) -> int | None:
-    """Return the candidate whose row of the table is nearest, or `expected` if its row is about as near.
-    Return None if no candidate is near."""
+    """Return the candidate whose row of the table is nearest, or `expected` if the expected row is about as
+    near. Return None if no candidate is near."""
     if not len(candidates):
         return None
     distances = np.linalg.norm(table[candidates] - row, axis=1)

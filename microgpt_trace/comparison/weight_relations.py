@@ -18,7 +18,7 @@ from ..arrays.stats import Array
 from ..rounding.stored_types import BLOCK, LIMIT, QuantisationDistance, Values, measure
 
 _SAMPLE = 1 << 12  # how many elements are compared first, to rule out most relations
-_MOST_TRANSPOSED = 1 << 26  # the most elements of a matrix to transpose: 256 MB, and as much for its steps
+_MOST_TRANSPOSED = 1 << 26  # the size limit of a matrix to transpose, in elements: 256 MB
 _NEAR_NAMESAKE = 0.5  # a matrix is not permuted or exchanged if its relative L2 distance is smaller than this
 
 Candidate = tuple[str, Values, Values]
@@ -32,7 +32,7 @@ def find_cause(
     `distance` is the distance of b from `a[name]`. `head_dims` has the head widths of both sides."""
     if distance.nonfinite or not (distance.aa and distance.bb):
         return _describe_values(distance)
-    if distance.holds(LIMIT):  # rounding explains the difference; many relations would seem to hold
+    if distance.holds(LIMIT):  # within rounding, many relations would seem to hold
         return _in_one_place(distance) or "no more than rounding explains"
     if distance.rewritten and distance.relative_l2 <= _NEAR_NAMESAKE:
         runs = f"{distance.rewritten:,} run(s) of elements have the same scale but no integer in common"
@@ -45,7 +45,7 @@ def find_cause(
 
 
 def _describe_values(distance: QuantisationDistance) -> str:
-    """Describe a side that has NaN, infinities or only zeros."""
+    """Name the side that contains NaN, infinities or only zeros."""
     if not distance.nonfinite:
         return f"{'B' if distance.aa else 'A'} is all zeros"
     at, (a, b) = list(distance.index(distance.at)), distance.values

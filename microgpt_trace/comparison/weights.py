@@ -36,8 +36,8 @@ class WeightRow:
     - `max_abs`: the largest difference, at `index`, between `value_a` and `value_b`. A value that is finite
       on only one side counts as the largest difference.
     - `unequal`: how many elements differ.
-    - `nowhere`: how many elements are NaN or infinite on both sides and so cannot be compared.
-    - `scale`: the factor that brings A closest to B.
+    - `nowhere`: how many elements cannot be compared, because both sides are NaN or infinite.
+    - `scale`: the number c for which c * A is closest to B.
     - `worst_block`: the largest error of 32 consecutive elements, divided by the expected error.
     - `block`: where this block of 32 elements begins.
     - `blocks_off`: how many blocks of 32 elements differ by more than rounding explains.
@@ -79,11 +79,11 @@ class WeightRow:
 class WeightsComparison:
     """The comparison of the parameters of two models.
 
-    A parameter may differ by `factor` times the expected error, or by `rtol` if that is set. `agree` is True
-    if no chosen parameter differs by more, and none is missing from a side. `same` is True if, in addition,
-    all parameters (`of` is their number) were compared and all numbers are equal. `only_a` and `only_b` list
-    parameters that the other side lacks. `worst` is the parameter with the largest error. If any parameters
-    disagree, it is one of these.
+    A parameter may differ by `factor` times the expected error, or by `rtol` if `rtol` is set. `agree` is
+    True if each chosen parameter is on both sides and differs by no more. `same` is True if, in addition, all
+    parameters (`of` is their number) were compared and all numbers are equal. `only_a` and `only_b` list
+    parameters that the other side lacks. `worst` is the parameter with the largest error, or the disagreeing
+    parameter with the largest error if any disagree.
     """
 
     SCHEMA = "microgpt.weights/1"

@@ -1,1 +1,1 @@
-"""Production models whose weights stay in their file. Knows no file format."""
+"""Production models whose weights stay in their file. This package depends on no file format."""

@@ -56,7 +56,7 @@ class Decoder:
     pass_rows: ClassVar[int] = ROWS
     config: DecoderConfig
     tensors: Mapping[str, StoredTensor] = field(repr=False)
-    origin: str  # the path of the file
+    origin: str  # the path of the model's file
     format: str
     load_vocabulary: Callable[[], Vocabulary | None] = field(repr=False, default=lambda: None)
     metadata: Mapping[str, Any] = field(repr=False, default_factory=dict)
@@ -233,7 +233,7 @@ def read_text(model: Decoder, text: str, most: int | None, chat: bool) -> ReadTe
 
 
 def _vocabulary(model: Decoder, otherwise: str = "") -> Vocabulary:
-    """Return the model's vocabulary. If the model has none, raises InputError with the advice `otherwise`."""
+    """Return the model's vocabulary. Without a vocabulary, raises InputError with the advice `otherwise`."""
     if model.vocabulary is not None:
         return model.vocabulary
     from ..vocabulary.huggingface import convertible
@@ -264,8 +264,8 @@ def _check(model: Decoder, ids: Sequence[int], room: int) -> None:
 
 
 def named_token_of(vocabulary: Vocabulary, text: str) -> int:
-    """Return the token with this text. If no token has it, raises InputError and suggests the token with or
-    without a space before the text."""
+    """Return the token with this text. If no token has this text, raises InputError and suggests the token
+    with or without a space before the text."""
 
     def spelled(text: str) -> int | None:
         piece = text.encode("utf-8", "surrogatepass")  # an argument may have bytes that are not UTF-8

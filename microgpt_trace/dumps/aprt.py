@@ -39,8 +39,8 @@ _LAYER, _A_LAYER = re.compile(r"layer-(0|[1-9][0-9]{0,8})"), re.compile(r"layer[
 def events_of(stage: str, layer: int | None) -> tuple[str, ...]:
     """Return the events of a stage in a layer, or in the whole model if the layer is None.
 
-    The values of several events are side by side in the file. An embedding is one of two events: that of a
-    decoder or that of a microGPT. Returns () if we have no event for this stage and layer.
+    The values of several events are side by side in the file. An embedding is one of two events: a decoder's
+    or a microGPT's embedding. Returns () if we have no event for this stage and layer.
     """
     globs = ALIASES.get("qkv_matmul" if stage == "qkv_bias" else stage, ())  # our q, k, v include biases
     if stage == "embedding":
@@ -76,7 +76,8 @@ def _stage_of(file: str) -> tuple[str, int | None]:
 
 
 def _in_order(file: str) -> tuple[bool, int, int]:
-    """Return a sort key for files: by layer, then by apr's order of stages. The whole model comes last."""
+    """Return a sort key for files: by layer, then by apr's order of stages. Files of the whole model come
+    last."""
     stage, layer = _stage_of(file)
     rank = [*ALIASES].index(stage) if stage in ALIASES else len(ALIASES)
     return layer is None, layer or 0, rank
@@ -166,7 +167,7 @@ def _place(layer: int | None) -> str:
 
 
 def _manifest(path: Path) -> dict[str, Any] | None:
-    """Return the manifest, or None if it is missing or another program wrote it."""
+    """Return the manifest, or None if the manifest is missing or from another program."""
     if not path.exists():
         return None
     manifest = read_json(path)
@@ -222,7 +223,8 @@ def _entries(path: Path, manifest: Mapping[str, Any]) -> dict[str, Mapping[str, 
 
 
 def _check_entry(path: Path, file: str, stored: Recorded, entry: Mapping[str, Any], length: int) -> Recorded:
-    """Return the tensor of an entry. Raises FileFormatError if the file or tokens differ."""
+    """Return the tensor of an entry. Raises FileFormatError if the entry does not match the file or the
+    tokens."""
 
     def fail(key: str, expected: object) -> FileFormatError:
         return FileFormatError(f"{path}: {file}: {key}: expected {expected}, found {brief(entry.get(key))}")

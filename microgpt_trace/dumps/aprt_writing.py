@@ -90,7 +90,7 @@ def _plan_files(trace: Trace, arrays: Arrays) -> tuple[list[StageFile], dict[str
 
 def _stages(trace: Trace) -> Iterator[tuple[str, int | None]]:
     """Yield the stages of apr layer by layer, then the stages of the whole model. If several stages have the
-    same events, yield only the first of them."""
+    same events, yield only the first stage."""
     biased = _BIASED & {*trace.model["config"].get("biases", ())}
     stages = ["qkv_bias" if stage == "qkv_matmul" and biased else stage for stage in ALIASES]
     layers = sorted({spec.layer for spec in trace.specs.values() if spec.layer is not None})

@@ -54,7 +54,7 @@ logits                lm_head                  -           result_output   unemb
 # The input of a layer is the output of the layer before. The input of layer 0 is the event in this table.
 ENTERS_LAYER, ENTERS_SUMMED = "input of layer #", "input of layer #, with position embeddings"
 ENTERS = {ENTERS_LAYER: "embed.tok", ENTERS_SUMMED: "embed.sum"}
-ENTRANCES = ("embed.norm", "embed.sum", "embed.tok")  # the first of these that a model has enters layer 0
+ENTRANCES = ("embed.norm", "embed.sum", "embed.tok")  # the first of these events in a model enters layer 0
 
 _QKV = "layer#.attn.q layer#.attn.k layer#.attn.v"
 MORE_NAMES = {

@@ -64,7 +64,7 @@ def meaning_of(name: str) -> Meaning | None:
     - apr's `qkv_matmul` and llama.cpp's `ffn_gate` and `ffn_up` lack biases. The caller must refuse
       `qkv_matmul` for a model with biases.
     - The last of transformers' `hidden_states` is the output of the final norm, but the names do not show
-      which one is the last.
+      which tensor is the last.
     - Some names have candidates, because their event depends on the positions, gate or RoPE of the model:
       TransformerLens's `blocks.0.hook_resid_pre`, `mlp.hook_pre` and `mlp.hook_post`, and llama.cpp's `Qcur`
       and `Kcur`.
@@ -110,7 +110,8 @@ def _without_wrapping(words: list[str]) -> list[str]:
 
 
 def _look_up(words: list[str]) -> Meaning | None:
-    """Return the meaning of a name. `words` are its words. Replace # by the layer and head numbers."""
+    """Return the meaning of a name. `words` are the words of the name. Replace # by the layer and head
+    numbers."""
     table = _table()
     if meaning := table.get(".".join(words)):
         return meaning
@@ -176,7 +177,7 @@ def names_of(engine: str) -> dict[str, tuple[str, ...]]:
 def module_meaning(engine: str, path: str) -> Meaning:
     """Return the meaning of the output of a module in a layer, with # for the layer number.
 
-    The path "" is the path of the layer itself. A path that ends in ".input" means the input of the module.
+    The path "" means the layer itself. A path that ends in ".input" means the input of the module.
     """
     return _table()[_key(SPELLINGS[engine][0] + path)]
 

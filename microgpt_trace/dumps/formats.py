@@ -1,7 +1,7 @@
 """Open a dump of any format. The content of the file decides the format. Arrays are read when they are used.
 
-The map says which event a tensor is, or else the name of the tensor. A tensor that is none of our events
-stays in the recording as a leftover, with the reason.
+The event of a tensor is found by the map, or else by the tensor's name. A tensor without an event stays in
+the recording as a leftover, with the reason.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def _open_safetensors(path: Path, names: NameMap | None) -> Recording:
 
 
 def _from_json(text: str) -> Any:
-    """Return the value of a JSON text, or None if it is not JSON."""
+    """Return the value of a JSON text, or None if the text is not JSON."""
     try:
         return from_json(text)
     except ValueError:
@@ -217,7 +217,8 @@ def _token_ids(array: StoredArray) -> tuple[int, ...] | None:
 def _by_event(
     path: Path, arrays: Sequence[StoredArray], lines: Sequence[MapEntry], layout: str
 ) -> tuple[dict[str, Recorded], list[Leftover]]:
-    """Return the tensor of each event, and the leftovers. The map decides, then names, then second names."""
+    """Return the tensor of each event, and the leftovers. An event is looked up in the map, then by its name,
+    then by its second names."""
     by_name = {array.name: array for array in arrays}
     tensors = {line.event: _mapped(path, by_name[line.source], line) for line in lines}
     mapped, leftovers, sources = set(tensors), [], {line.source for line in lines}
@@ -240,7 +241,7 @@ def _by_event(
 
 
 def _recorded(array: StoredArray, meaning: Meaning, layout: str = "") -> Recorded:
-    """Return an array as a tensor of a recording, also if the array is none of our events."""
+    """Return an array as a tensor of a recording, even if the array belongs to no event."""
     beside = meaning.events if len(meaning.events) > 1 else ()
     layout, read = layout if meaning.events == (array.name,) else meaning.layout, partial(_floats, array)
     return Recorded(array.name, array.shape, read, layout, beside, meaning.adjacent, meaning.candidates)

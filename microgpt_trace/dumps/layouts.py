@@ -1,6 +1,6 @@
 """The tensors of a dump as plain data, and their layouts: how a stored shape becomes the shape of an event.
 
-The shape alone decides on the layout, not the values. Shape letters have the same meaning as in
+The layout is found by the shape alone, not by values. Shape letters have the same meaning as in
 microgpt/operations.py and architecture/operations/. C is the width of any row, so [T, C] includes q, k, v and
 context, [T, H*D]. Stored shapes may have more or fewer axes of length 1.
 """
@@ -145,9 +145,9 @@ def fit(
 ) -> Fitted:
     """Return a recorded tensor in the shape of the event `name`. `shapes` has the shapes of all events.
 
-    `positions` has the positions of the rows of logits and probs, if the tensor is in our order. `order` is
-    used if the tensor may have the channel order of the model's file: it has the place of each channel in
-    this order (`file_order`). Raises InputError unless the shape fits exactly one layout.
+    `positions` has the positions of the rows of logits and probs, if the tensor is in our order. `order` (see
+    `file_order`) lists the place of each channel in the model's file, and sorts such channels. Raises
+    InputError unless the shape fits exactly one layout.
     """
     expected = _expected(name, recorded, shapes)
     if recorded.layout == OWN:
@@ -169,7 +169,7 @@ def fit(
 
 
 def _expected(name: str, recorded: Recorded, shapes: Shapes) -> Shape:
-    """Return the shape of the event, or of all events that are stored side by side with it."""
+    """Return the shape of the event, or of all events that are stored side by side with this event."""
     for event in (name, *recorded.beside):
         if event not in shapes:
             raise InputError(f"{recorded.source}: this model has no event {event!r}")
@@ -234,14 +234,15 @@ def _the_reading(name: str, recorded: Recorded, expected: Shape, head_dims: Coll
 
 
 def _in_words(readings: Sequence[Reading]) -> str:
-    """List the shapes that would fit. If several shapes have only the last row, list the first of them."""
+    """List the shapes that would fit. If several shapes have only the last row, list the first such shape."""
     last = [reading for reading in readings if reading.last_of][:1]
     shown = [*(reading for reading in readings if not reading.last_of), *last]
     return ", ".join(f"{reading.in_words} {list(reading.axes)}" for reading in shown)
 
 
 def _reading_notes(stored: Shape, reading: Reading) -> list[str]:
-    """Describe how a stored shape was read. Return [] if it is our shape, perhaps with axes of length 1."""
+    """Describe how a stored shape was read. Return [] if the stored shape is ours, perhaps with axes of
+    length 1."""
     if reading.letters == OWN:
         return []
     plain = (1,) * (len(stored) - len(reading.shape)) + reading.shape == stored
@@ -256,7 +257,7 @@ OWN = "own"  # the layout of a tensor with the shape and order of our event
 
 @frozen(eq=False)
 class Recorded:
-    """A tensor of a recording. Its numbers are read from the file by `read()`, not before.
+    """A tensor of a recording. The numbers are read only when `read()` is called.
 
     `layout` is OWN, one of LAYOUTS, or empty if the shape decides. `beside` lists all events of a tensor with
     several events side by side (apr's qkv). `adjacent` is True if rows of q and k may be in GGUF's order. If
@@ -274,7 +275,7 @@ class Recorded:
 
 @frozen(eq=False)
 class Leftover:
-    """A tensor that is none of our events, and the reason.
+    """A tensor without an event, and the reason.
 
     If `readable` is False, the dump lacks the numbers or their type is not supported, and `read()` raises
     InputError.
@@ -304,7 +305,8 @@ def readable(text: str) -> str:
 
 
 def list_at(path: Path, values: Mapping[str, Any], key: str) -> list[Any]:
-    """Return the list `values[key]` from the file `path`. Raises FileFormatError if it is not a list."""
+    """Return the list `values[key]` from the file `path`. Raises FileFormatError if the value is not a
+    list."""
     value = values.get(key)
     if not isinstance(value, list):
         raise FileFormatError(f"{path}: {key}: expected a list, found {brief(value)}")

@@ -1,4 +1,4 @@
-"""Read a map of names from a TOML file. A map says which tensor of a dump is which event:
+"""Read a map of names from a TOML file. A map assigns tensors of a dump to events:
 
     tokens = [1, 2, 3]
     [events]
@@ -39,7 +39,8 @@ Index = tuple[int | slice, ...]
 
 @frozen
 class MapEntry:
-    """A line of a map: an event, the tensor `source` that has its values, and the slice and layout to use."""
+    """A line of a map: an event, the tensor `source` with the event's values, and the slice and layout to
+    use."""
 
     event: str
     source: str
@@ -49,7 +50,7 @@ class MapEntry:
 
 @frozen
 class NameMap:
-    """The lines of a map, and the tokens of the dump if the map has them."""
+    """The lines of a map, and the tokens of the dump if the map lists tokens."""
 
     origin: str
     entries: tuple[MapEntry, ...] = ()

@@ -66,7 +66,7 @@ class Similarity(NamedTuple):
     distance: Array  # relative L2
     cosine: Array
     similar: Array  # booleans: both arrays seem to result from the same computation
-    finite: Array  # the share of elements that are finite in both
+    finite: Array  # the share of elements that are finite in both arrays
 
 
 class Stack:
@@ -84,8 +84,8 @@ class Stack:
     def compare(self, one: Sketch) -> Similarity:
         """Compare an array with each array of the stack.
 
-        Arrays also count as similar if their rows have equal norms. A RoPE with wrong pairs does not change
-        norms, nor does GGUF's order of rows.
+        Arrays also count as similar if their rows have equal norms. Neither wrong RoPE pairs nor GGUF's order
+        of rows changes these norms.
         """
         finite = self.finite & np.isfinite(one.values)
         mine = np.where(finite, np.clip(one.values / self.scale, -CLIP, CLIP), 0)
@@ -124,7 +124,7 @@ class ScoreTable:
 
     layout: Array  # letters; empty if no layout fits
     several: Array  # booleans: more than one layout fits
-    distance: Array  # `distance` and the next three are fields of Similarity
+    distance: Array  # `distance` and the next three arrays are fields of Similarity
     cosine: Array
     similar: Array
     finite: Array
@@ -255,8 +255,9 @@ ANCHOR = 100.0  # outweighs all other scores
 def place(scores: Array, strength: Array) -> dict[int, int]:
     """Return {row: column} for the rows with a clear choice. `scores` and `strength` are [R, C].
 
-    Anchors are pairs whose values agree (strength > 0). They are chosen first. If the anchors are in order,
-    other rows are matched by order. Otherwise a row gets a column only if this column is clearly the best.
+    Anchors are pairs whose values agree (strength > 0). Anchors are chosen first. If the anchors are in
+    order, other rows are matched by order. Otherwise a row gets a column only if this column is clearly the
+    best.
     """
     anchors = _strongest(strength)
     mask = np.zeros(strength.shape, bool)
@@ -309,7 +310,7 @@ def align(scores: Array) -> list[tuple[int, int, float]]:
 
     The loss says by how much the total score falls if the row gets the best of the other columns. Source:
     Needleman and Wunsch, "A general method applicable to the search for similarities in the amino acid
-    sequence of two proteins" (1970). Here gaps cost nothing.
+    sequence of two proteins" (1970). Unlike there, gaps cost nothing.
     """
     before, after = _best_sums(scores), _best_sums(scores[::-1, ::-1])[::-1, ::-1]
     through = np.where(scores > 0, before[:-1, :-1] + scores + after[1:, 1:], -np.inf)

@@ -128,7 +128,7 @@ def _scores(table: ScoreTable, names: Sequence[str], known: Container[str]) -> A
     """Score each pair of a tensor and an event: [F, E]
 
     Where the residual stream agrees, the engine computed all earlier events correctly. So a tensor scores 0
-    for an earlier event that is not similar to it. Events that are `known` by name score 0 for all tensors.
+    for an earlier event with dissimilar values. Events that are `known` by name score 0 for all tensors.
     """
     near = np.maximum(0, 1 - np.minimum(table.distance, 1))
     scores = np.where(table.layout != "", FITS + table.cosine + near, 0)
@@ -144,9 +144,9 @@ def _placed(
 ) -> Iterator[tuple[Series, Columns]]:
     """Yield each series that matches events, and the columns of these events by layer.
 
-    Series with layers are matched first. If there are such series, a single tensor is matched with an event
-    of a layer only if values agree. A single tensor that agrees with a matched series is a copy, and has no
-    match.
+    Series with layers are matched first. If there are series with layers, a single tensor is matched with an
+    event of a layer only if values agree. A single tensor that agrees with a matched series is a copy, and
+    has no match.
     """
     columns: dict[str, dict[int | None, int]] = {}
     for column, name in enumerate(names):

@@ -35,13 +35,14 @@ def record(model: Any, path: str | os.PathLike[str], *, force: bool = False) -> 
     `model` has the modules of a Llama, Mistral, Qwen2, Qwen3 or GPT-2, with or without a head, wrapped or
     not. The file has our event names, float32 values [T, width], the tokens, and the positions of the logits.
     Narrower types are widened exactly, and float64 is rounded. The file lacks attn.scores, which no hook can
-    see, and the heads, probs and loss, which can be computed from other events. It has attn.weights if the
-    attention returns them (eager attention; before transformers 4.48 only with output_attentions=True).
+    see, and the heads, probs and loss, which can be computed from other events. The file has attn.weights if
+    the attention returns weights (eager attention; before transformers 4.48 only with
+    output_attentions=True).
 
-    All arrays stay in memory until the end. After an exception nothing is written. Hooks are always removed.
-    Raises InputError if the model has other modules or active dropout, or if the file exists (unless
-    `force`). Also raises InputError for a pass that no trace can be compared with: a pass over several texts,
-    padding or cached tokens, or a second pass.
+    All arrays stay in memory until the end. After an exception nothing is written. PyTorch hooks are always
+    removed. Raises InputError if the model has other modules or active dropout, or if the file exists (unless
+    `force`). Also raises InputError for a pass that cannot be compared with a trace: a pass over several
+    texts, padding or cached tokens, or a second pass.
     """
     target = Path(path)
     check_target(target, force, "force=True overwrites it")
@@ -149,7 +150,7 @@ class TorchRecording:
         @wraps(rotary)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             rotated = rotary(*args, **kwargs)
-            if self._layer is not None:  # if it is None, another model of this class is running
+            if self._layer is not None:  # if the layer is None, another model of this class is running
                 heads = kwargs.get("unsqueeze_dim", 1)  # 1 for [1, H, T, D], 2 for [1, T, H, D]
                 for name, tensor in zip(TURNED, rotated, strict=True):
                     rows = tensor.transpose(1, 2) if heads == 1 else tensor
@@ -222,7 +223,8 @@ class TorchRecording:
         self.positions = tuple(range(len(stream) - len(rows), len(stream)))
 
     def _take(self, name: str, module: Any, args: Any, output: Any) -> None:
-        """Save the output of a module, [1, T, ...], as rows [T, width]. Of a tuple, save the first item."""
+        """Save the output of a module, [1, T, ...], as rows [T, width]. If the output is a tuple, save the
+        first item."""
         tensor = _first(output)
         length = len(self.positions if name == "logits" else self.tokens)
         if tensor.shape[:2] != (1, length):

@@ -23,8 +23,8 @@ from .layouts import OWN, Fitted, Leftover, Recorded, Shapes, fit
 class Recording:
     """The contents of a dump under the names of our events, without gradients and updates.
 
-    `statistics` has the events of a JSON document, which may lack arrays. `positions` has the position of
-    each row of logits and probs, or None if the dump does not have this list.
+    `statistics` has the events of a JSON document, which may lack arrays. `positions` lists the position of
+    each row of logits and probs, or is None if the dump lacks this list.
     """
 
     origin: str
@@ -77,7 +77,8 @@ class Recording:
 
 
 def agreed(what: str, sources: Iterable[tuple[str, Sequence[int] | None]]) -> tuple[int, ...] | None:
-    """Return the tokens or positions on which all sources agree, or None if no source has any.
+    """Return the tokens or positions on which all sources agree, or None if no source has tokens or
+    positions.
 
     Raises InputError if two sources differ.
     """
@@ -90,7 +91,8 @@ def agreed(what: str, sources: Iterable[tuple[str, Sequence[int] | None]]) -> tu
 
 
 def of_model(recording: Recording, events: Container[str]) -> Recording:
-    """Return the recording with the events of a model. A tensor becomes its first candidate in `events`."""
+    """Return the recording with the events of a model. The event of a tensor is the first candidate in
+    `events`."""
 
     def candidate(recorded: Recorded) -> str:
         return next((name for name in recorded.candidates if name in events), "")

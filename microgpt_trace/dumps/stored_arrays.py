@@ -1,7 +1,7 @@
 """Read arrays of .npy, .npz and safetensors files, and write the arrays of a run as safetensors.
 
-Names, shapes and types are read when a file is opened, and numbers when they are used. Nothing is unpickled.
-A file that we write also has the text, the tokens and the positions of the run.
+Opening a file reads names, shapes and types. Numbers are read only when the program uses them. Nothing is
+unpickled. A file that we write also has the text, the tokens and the positions of the run.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def npz_arrays(path: Path) -> tuple[list[StoredArray], list[str]]:
     with reading(path), _as_file_error(str(path), "a .npz archive"):
         archive = zipfile.ZipFile(path)  # stays open, because opening an archive is slow
         if archive.fp is not None:
-            finalize(archive, archive.fp.close)  # or the file could be collected before the archive
+            finalize(archive, archive.fp.close)  # else Python could close the file before the archive
         for member in archive.infolist():
             if member.filename in seen:
                 raise FileFormatError(f"{path}: {brief(member.filename)} occurs twice")
@@ -163,7 +163,7 @@ def _array(
     path: Path, name: str, where: str, size: int, open_file: Callable[[], IO[bytes]],
     read_data: Callable[[IO[bytes], NpyHeader], Array],
 ) -> StoredArray:  # fmt: skip
-    """Return a .npy array of `size` bytes. `read_data` reads the data from a file that is past the header."""
+    """Return a .npy array of `size` bytes. `read_data` reads the data from a file whose header was read."""
     with _as_file_error(where, "a .npy array"), open_file() as file:
         header = read_header(file)
     if header.dtype.hasobject:
@@ -210,7 +210,8 @@ def _kind(dtype: np.dtype[Any]) -> str:
 
 
 def _widened(array: Array) -> Array:
-    """Return the array in this machine's byte order, with float16 as float32. It is a copy only if needed."""
+    """Return the array in this machine's byte order, with float16 as float32. The result is a copy only if
+    needed."""
     dtype = array.dtype.newbyteorder("=")
     return array.astype(np.float32 if dtype == np.float16 else dtype, copy=False)
 
@@ -259,8 +260,8 @@ def write_arrays(
 ) -> None:  # fmt: skip
     """Write named arrays to a safetensors file. Raises RunError if the system cannot write the file.
 
-    `positions` has the position of each row of logits and probs. Every command that reads the file prints
-    its `notes`.
+    `positions` has the position of each row of logits and probs. Every command that reads the file prints the
+    `notes`.
     """
     from safetensors.numpy import save as to_bytes
 

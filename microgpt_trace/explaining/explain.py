@@ -1,5 +1,5 @@
-"""explain: the arithmetic of one element, checked against its value in a run. It lists the elements that the
-computation reads, and the elements that read the result."""
+"""explain: the arithmetic of one element, checked against its value in a run. An explanation lists the
+elements that the computation reads, and the elements that read the result."""
 
 from __future__ import annotations
 
@@ -46,8 +46,9 @@ def explain(
     """Write out the arithmetic of one element in a run over a text, with the hooks of `model.hooks`.
 
     `element` is an event or a parameter with an index ("layer0.attn.scores[1,3,2]", "logits[-1,a]"). If
-    `backward`, the gradient of the element is explained, which only a microGPT supports. `tokens` replace the
-    text. Each sum lists its `terms` largest terms. Raises InputError if an argument does not fit the model.
+    `backward` is true, the gradient of the element is explained. Only a microGPT supports `backward`.
+    `tokens` replace the text. Each sum lists its `terms` largest terms. Raises InputError if an argument does
+    not fit the model.
     """
     _check(model, terms, backward)
     inputs = model.read(text, tokens)
@@ -70,9 +71,9 @@ def keep_run(
 def explain_in(run: RunValues, element: str, *, backward: bool = False, terms: int = 16) -> Explanation:
     """Explain an element of a run that `keep_run` returned, without running the model again.
 
-    The explanation may have more than that of `explain`, which does not keep all events: the values of all
-    uses, and notes on all replacements by hooks. Raises InputError as `explain` does, and if `backward` is
-    set but the run has no backward pass.
+    Unlike `explain`, which does not keep all events, this function returns the values of all uses, and notes
+    on all replacements by hooks. Raises InputError as `explain` does, and if `backward` is set but the run
+    has no backward pass.
     """
     _check(run.model, terms, backward)
     if backward and not run.has("logits", "backward"):
@@ -222,7 +223,8 @@ def _storage_note(model: LanguageModel, name: str) -> str:
 
 
 def _deviation(value: float, traced: float, dtype: str) -> float:
-    """Return the distance of two values. It is 0 if both are NaN, or if they are equal in the dtype."""
+    """Return the distance of two values. The distance is 0 if both values are NaN, or if the values are equal
+    in the dtype."""
     if math.isfinite(value) and math.isfinite(traced):
         return abs(value - traced)
     with np.errstate(over="ignore"):

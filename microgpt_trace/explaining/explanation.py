@@ -1,4 +1,5 @@
-"""Explanation: the arithmetic of one element and its value in a run, as plain data. Knows no model."""
+"""Explanation: the arithmetic of one element and its value in a run, as plain data. This module depends on no
+model."""
 
 from __future__ import annotations
 
@@ -16,8 +17,8 @@ class Explanation:
     """The computation of one number, and the elements that read it.
 
     `value` is the result of the last step, computed in float64 from the inputs that the operation read.
-    `traced` is the value in the run. `deviation` is the distance of these two values. Rounding can explain a
-    distance of up to `tolerance`. `holds` is True if `deviation` is at most `tolerance`.
+    `traced` is the value in the run. `deviation` is the distance of `value` from `traced`. Rounding can
+    explain a distance of up to `tolerance`. `holds` is True if `deviation` is at most `tolerance`.
     """
 
     SCHEMA = "microgpt.explanation/1"

@@ -1,8 +1,8 @@
-"""Uses of an element: for each array that reads it, the element to which it adds most. Knows no kind of
-operation.
+"""Uses of an element: in each array that reads the element, the largest contribution of the element. This
+module depends on no kind of operation.
 
-A formula gives the places of an element's inputs. Solved for the place of the element, it gives the elements
-that read an input. uses.js, the script of an HTML page, does the same.
+A formula gives the places of an element's inputs. From the place of an input, the formula is solved for the
+places of the elements that read the input. The script uses.js of an HTML page computes the same places.
 """
 
 from __future__ import annotations
@@ -170,7 +170,8 @@ class _ReadingArray:
 
 
 def _scales(step: Step, last: Step) -> list[Factor] | None:
-    """Return the factors by which the last step multiplies the result of `step`, or None if it does not."""
+    """Return the factors by which the last step multiplies the result of `step`, or None if the last step
+    does not multiply this result."""
     factors = last.terms[0].factors
     others = [factor for factor in factors if factor.name != step.label]
     return others if last.count == 1 and len(others) < len(factors) and not last.terms[0].function else None

@@ -1,7 +1,7 @@
-"""The hook bus delivers the values of a run to hooks. Each model brings the specs of its events.
+"""The hook bus delivers the values of a run to hooks. Each model defines the specs of its events.
 
-A model runs under a `Tap` and calls `value = tap.emit(name, value)`. Without hooks this call returns its
-argument and costs 50 ns. Hooks are plain callables that are subscribed to a `HookBus`.
+A model runs under a `Tap` and calls `value = tap.emit(name, value)`. Without hooks, `emit` returns the value
+unchanged, in 50 ns. Hooks are plain callables that are subscribed to a `HookBus`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .event import PHASES, EventSpec, Phase, Replacement, TraceEvent, checked_re
 from .names import select_names
 
 Hook = Callable[[TraceEvent, Array], Any]
-name_of = cache(str)  # returns the name of a dtype, which takes NumPy 2 us
+name_of = cache(str)  # returns the name of a dtype; NumPy needs 2 us
 
 
 class Tap(Protocol):
@@ -85,8 +85,8 @@ class HookBus:
     ) -> Subscription:  # fmt: skip
         """Return a subscription that calls `hook` for the events that match `names` (without names: all).
 
-        With `stats`, the events have statistics. With `parts`, the hook gets an empty value if the model
-        computes a large value in parts. Raises InputError if a name matches no event, or if a phase is
+        If `stats` is true, the events have statistics. With `parts`, the hook gets an empty value if the
+        model computes a large value in parts. Raises InputError if a name matches no event, or if a phase is
         unknown or does not fit the events.
         """
         phases = (phases,) if isinstance(phases, str) else tuple(phases)
@@ -122,9 +122,10 @@ class HookBus:
         self, timed: bool = False, before: Sequence[Subscription] = (), after: Sequence[Subscription] = (),
         keep: bool = True,
     ) -> Run:  # fmt: skip
-        """Start a run. Its taps share one count of events and one record of replacements. The subscriptions
-        in `before` and `after` belong to this run only. Their hooks are called before and after the hooks of
-        the bus. Without `keep`, the run records the names of replaced events, but not the new values."""
+        """Start a run. All taps of the run share one count of events and one record of replacements. The
+        subscriptions in `before` and `after` belong to this run only. Hooks of `before` are called before the
+        hooks of the bus, and hooks of `after` after them. If `keep` is false, the run records the names of
+        replaced events, but not the new values."""
         return Run(self.specs, (*before, *self._subscriptions, *after), timed, keep)
 
 

@@ -53,8 +53,8 @@ class TraceEvent:
 
 class Replacement(NamedTuple):
     """The result of a hook whose new value depends on the value that it replaces. `slope` is d replacement /
-    d value for each element, and may broadcast. It is 0 for a constant and 1 for an unchanged value. A hook
-    that returns an array without a slope replaces the value by a constant."""
+    d value for each element, and may broadcast. The slope is 0 for a constant and 1 for an unchanged value. A
+    hook that returns an array without a slope replaces the value by a constant."""
 
     value: Array
     slope: Array
@@ -80,8 +80,8 @@ def read_only(value: Array) -> Iterator[Array]:
 
 
 def checked_replacement(hook: object, event: TraceEvent, value: Array, result: Any) -> Array:
-    """Return a copy of the array that a hook returned. If it does not have the shape and dtype of the value,
-    raise an InputError that names the hook and the event."""
+    """Return a copy of the array that a hook returned. If the shape or dtype differs from the value's, raise
+    an InputError that names the hook and the event."""
     if isinstance(result, np.generic):  # arithmetic on a 0-d array gives a scalar
         result = np.asarray(result)
     who = getattr(hook, "__name__", type(hook).__name__)

@@ -23,13 +23,13 @@ LARGEST = np.float64(1e130)  # the largest magnitude whose square an ExactSum ca
 LARGEST_BIN = float(np.finfo(np.float32).max)  # the upper edge of the last bin of finite values
 QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99, 0.999)
 BINS = 1 << 11  # number of bins, 8 per octave: the leading bits of a float32 give the bin
-SHIFT = 20  # the number of other bits of a float32
+SHIFT = 20  # the number of remaining bits of a float32
 WIDE = 1 << 10  # the number of elements in a wide row, which joins several rows
 
 
 class ChannelTallies:
-    """The tallies of each channel of an event. Its finite numbers have a count, sum, sum of squares, range
-    and number of zeros. The other numbers only have a count."""
+    """The tallies of each channel of an event: a count, sum, sum of squares, range and number of zeros of the
+    finite numbers, and a count of the other numbers."""
 
     def __init__(self, channels: int) -> None:
         self.values = Counts(channels)
@@ -82,7 +82,7 @@ def seen_by_heads(value: Array) -> Array:
 
 def _sums_of_rows(layout: PackLayout, start: int, value: Array) -> tuple[Array, Array]:
     """Return by document the sum of the rows that begin at `start`, and the sum of their squares: [N, C] ->
-    [B, C] twice. If rows come in parts, B is the number of documents in this part."""
+    [B, C] twice. If rows come in parts, B is the number of documents in the part."""
     whole = len(value) == layout.rows
     wide = (layout.in_turn(value) if whole else value).astype(np.float64)
     sums = layout.sums if whole else partial(layout.sums_of_part, start)

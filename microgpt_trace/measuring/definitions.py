@@ -2,8 +2,8 @@
 
 A head has a role if its share of attention is at least SHARE and at least TIMES the share of evenly spread
 attention. If several roles fit, the head has the role with the largest multiple of the even share. If two
-multiples are equal, as in a prompt of two tokens, where the previous token is position 0, it has no role. For
-the role "repeat", occurrences of the token at the previous position and at position 0 do not count.
+multiples are equal, as in a prompt of two tokens, where the previous token is position 0, the head has no
+role. For the role "repeat", occurrences of the token at the previous position and at position 0 do not count.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Attention:
 
     `itself` is the share on the query's own position. `previous` and `first` are the shares on the previous
     position and on position 0. `repeat` is the share on earlier occurrences of the query's token, averaged
-    over the queries that have one, or None. `repeat_apart` leaves out occurrences at the previous position
-    and at position 0.
+    over the queries whose token occurred earlier, or None. `repeat_apart` leaves out occurrences at the
+    previous position and at position 0.
     """
 
     itself: float

@@ -1,9 +1,10 @@
-"""Measure where attention heads look, in one text and over a corpus. No text is needed.
+"""Measure where attention heads look, in one text and over a corpus. This module reads no text.
 
 For every query from position 1 on, a head has shares of attention on the query itself, on the previous
-position, on position 0 and, if the query's token occurred before, on its earlier occurrences. It also has the
-entropy of its attention, in nats. Evenly spread attention is measured in the same way, once for each window.
-A document with a weight that is not finite is left out of the tallies of that layer.
+position, on position 0 and, if the query's token occurred before, on its earlier occurrences. The entropy of
+the head's attention, in nats, is also measured. Evenly spread attention is measured like the attention of a
+head, once for each window. A document with a weight that is not finite is left out of the tallies of that
+layer.
 """
 
 from __future__ import annotations
@@ -163,8 +164,8 @@ def even_weights(length: int, window: int | None) -> Array:
 
 
 def repeats_of(tokens: Array) -> tuple[Array, Array]:
-    """Mark the keys that are earlier occurrences of each query's token. Mark them again without the previous
-    position and position 0: [..., T] -> [..., T, T] twice"""
+    """Mark the keys that are earlier occurrences of each query's token. Also mark these keys without the
+    previous position and position 0: [..., T] -> [..., T, T] twice"""
     keys = np.arange(tokens.shape[-1])
     back = keys[:, None] - keys
     earlier = (back > 0) & (tokens[..., :, None] == tokens[..., None, :])

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from ..corpus.corpus import Document
 
 EXCERPT = 64  # bytes of UTF-8: a token and the text before it
-MORE = "…".encode()  # ends the beginning of a longer text
-MARK = "\x1f"  # comes before the token in an excerpt
+MORE = "…".encode()  # the mark after the beginning of a longer text
+MARK = "\x1f"  # the mark before the token in an excerpt
 
 
 class PackLayout(Pack):
@@ -36,7 +36,7 @@ class PackLayout(Pack):
         super().__init__(texts)
         self._label, self._spelled, self._bos = label, spelled, bos
         self._documents, self.parts = documents, np.array(parts)
-        self._excerpt_at: dict[int, bytes] = {}  # by row: many units are most active at the same row
+        self._excerpt_at: dict[int, bytes] = {}  # by row: many units share a most active row
         self._numbers = np.array([document.number for document in documents], np.int64)
         self._in_file = np.array([document.row for document in documents], np.int64)
         self._by_position = np.argsort(self.positions, kind="stable")  # [N], position by position

@@ -23,8 +23,8 @@ class NormRows:
 
     For an input row x, a norm with gain g gives y with mean((y / g)^2) = mean(x^2) / (mean(x^2) + eps): the
     RMS of y / g is 1, except for the effect of eps. `off` has for each norm the largest deviation of a row
-    from this RMS, and `least` the smallest such RMS. A norm whose gain is all zero is left out. `centred` is
-    True if the norms subtract the mean of x and add a bias to y. The meter subtracts the mean and the bias
+    from this RMS, and `least` the smallest RMS of a row. A norm whose gain is all zero is left out. `centred`
+    is True if the norms subtract the mean of x and add a bias to y. The meter subtracts the mean and the bias
     first.
     """
 
@@ -54,8 +54,9 @@ class NormRows:
 
 
 class NormMeter:
-    """A hook that measures the norms of whole rows. Subscribe it to `names`. `read` has the inputs of norms,
-    as long as they are needed. `also` pairs each further event to keep with an event that needs it."""
+    """A hook that measures the norms of whole rows. Subscribe it to `names`. `read` stores the inputs of
+    norms as long as they are needed. `also` lists pairs: a further event to store, and an event that needs
+    the stored event."""
 
     def __init__(
         self, plan: Plan, parameter: Callable[[str], Array], also: Collection[tuple[str, str]] = ()

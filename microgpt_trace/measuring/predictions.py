@@ -1,7 +1,7 @@
-"""PredictionMeter: measure the predictions of next tokens over a corpus. No text is needed.
+"""PredictionMeter: measure the predictions of next tokens over a corpus. This module reads no text.
 
-At every position whose next token is known, the meter measures the loss, -log P, and the rank of that token.
-It sums losses and ranks by token, by document, and by part of the corpus.
+At every position whose next token is known, the meter measures the loss, -log P, and the rank of the next
+token. The meter sums losses and ranks by token, by document, and by part of the corpus.
 """
 
 from __future__ import annotations

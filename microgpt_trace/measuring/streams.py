@@ -1,8 +1,8 @@
-"""StreamMeter: measure how layers change the residual stream, over a corpus. No text is needed.
+"""StreamMeter: measure how layers change the residual stream, over a corpus. This module reads no text.
 
 For every row and layer, the meter measures the logarithm of the growth of the row's norm, and the cosine of
-the row before and after the layer. For every document, it measures the largest magnitude as a multiple of the
-median magnitude.
+the row before and after the layer. For every document, the meter measures the largest magnitude as a multiple
+of the median magnitude.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FARTHEST = 3  # the number of documents that are kept for each layer
 class StreamMeter(Meter):
     """A meter of the residual streams: first the stream before layer 0, then the stream after each layer. The
     tallies of a layer have the number and sums of measurable rows, and the number of documents with a massive
-    activation. They also have the documents in which the largest magnitude is the largest multiple of the
+    activation. A layer also lists the documents where the largest magnitude is the largest multiple of the
     median."""
 
     def __init__(self, streams: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 """Tallies: sums, counts, ranges and lists of the largest numbers, which merge in any order.
 
-Merging is exact, so a result has the same bits however the corpus was divided. They do not depend on a model.
+Merging is exact, so a result has the same bits however the corpus was divided. Tallies do not depend on a
+model.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ..text.brief import one_line
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-NOBODY = -1  # the document of an empty entry
+NOBODY = -1  # the document number of an empty entry
 ENTRY = np.dtype([
     ("value", np.float64), ("document", np.int64), ("row", np.int64), ("position", np.int32),
     ("channel", np.int32),
@@ -203,7 +204,7 @@ def gathered(kind: Callable[[int], Record], prefix: str, tallies: Mapping[str, A
 
 
 def merge_all(into: dict[str, Tally], other: Mapping[str, Tally]) -> None:
-    """Merge every tally of `other` into the tally of the same name, or add it."""
+    """Merge every tally of `other` into the tally of the same name, or add the tally."""
     for name, tally in other.items():
         if name in into:
             into[name].merge(tally)

@@ -63,7 +63,7 @@ def patch_pairs(
     """Patch every pair as `patch` does, and return the mean and spread of every site over the pairs.
 
     Sites that are patched position by position need texts with the same number of tokens in all pairs.
-    `target` and `against` apply to pairs without such tokens. `report` is called with the number of pairs
+    `target` and `against` apply to pairs that name no tokens. `report` is called with the number of pairs
     done and the total. Raises an InputError that names the pair.
     """
     if not pairs:

@@ -47,14 +47,14 @@ def patch(
     """Put the clean run's activations into the corrupted run, one site at a time, and measure each effect.
 
     The effect of a site is the share that it restores of the logit difference, logit(target) -
-    logit(against), at `position`. A share of 0 means the difference of the corrupted run, and 1 that of the
-    clean run.
+    logit(against), at `position`. A share of 0 means the logit difference of the corrupted run, a share of 1
+    the logit difference of the clean run.
 
     - `clean` and `corrupt` are texts, or lists of token ids, of the same number of tokens.
     - `sites` are names of events or parts, by default the residual stream. An event is patched position by
       position. A head is patched at all positions at once, and a part such as layer3.mlp.act@2:5 as a whole.
-    - `target` and `against` are tokens, as texts or ids. By default they are the predictions of the clean and
-      of the corrupted run at the position.
+    - `target` and `against` are tokens, as texts or ids. The default tokens are the predictions of the clean
+      and of the corrupted run at the position.
     - `report` is called with the number of layers done and the total.
 
     Raises InputError if an argument does not fit, or if hooks are subscribed, because patching runs without
@@ -64,7 +64,8 @@ def patch(
 
 
 def read_pair(model: LanguageModel, clean: Text, corrupt: Text) -> tuple[TraceInput, TraceInput]:
-    """Tokenize both texts. Raises InputError if they have the same tokens or different numbers of tokens."""
+    """Tokenize both texts. Raises InputError if both texts have the same tokens, or different numbers of
+    tokens."""
     if len(model.hooks):
         raise InputError("patching runs without hooks: end the subscriptions to this model first")
     a, b = (
@@ -146,7 +147,8 @@ def _recorded(
 def _contrast(
     model: LanguageModel, clean: TraceInput, row: int, logits: Array, target: Token, against: Token
 ) -> LogitDifference:
-    """Return the two tokens of the logit difference. By default they are the predictions of the two runs."""
+    """Return the two tokens of the logit difference. The default tokens are the predictions of the two
+    runs."""
     ids = []
     for which, token, own in zip(("clean", "corrupted"), (target, against), logits, strict=True):
         if token is None and not np.isfinite(own).all():
@@ -241,7 +243,7 @@ def points_of(model: LanguageModel, sites: Sequence[str] | None, length: int) ->
 
 
 def _patchable(site: Site, model: LanguageModel) -> list[str]:
-    """Return the events that a site names. Raises InputError if none of them can be patched."""
+    """Return the events that a site names. Raises InputError if no such event can be patched."""
     names, exact = list(model.plan), site.selector
     parameters = [name for name in model.config.shapes() if name in model.hooks.specs or name not in ALIASES]
     if exact in parameters:

@@ -1,4 +1,4 @@
-"""The results of patching, as plain data. No model is needed."""
+"""The results of patching, as plain data. This module needs no model."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ from ..tracing.findings import Check
 
 @frozen
 class Spot:
-    """The patched part of an event. `site` is its name, as in --sites. With only a `position`, the part is
-    the event at that position. With a `head`, it is the whole head if `site` equals `name`, and otherwise the
-    part of the head that `site` names. With neither, it is the part that `site` names."""
+    """The patched part of an event. `site` names this part, as in --sites. If only `position` is set, the
+    part is the event at this position. If `head` is set, the part is the whole head if `site` equals `name`,
+    else the part of the head that `site` names. If neither is set, the part is the part of the event that
+    `site` names."""
 
     site: str
     name: str
@@ -46,8 +47,8 @@ class Spot:
 
 @dataclass(frozen=True, slots=True)
 class Patched(Spot):
-    """The corrupted run with the clean value in one place. `difference` is its logit difference. `restored`
-    is the share of the way from the corrupted run's difference to the clean run's difference."""
+    """The corrupted run with the clean value in one place. `difference` is the logit difference of this run.
+    `restored` is the share of the way from the corrupted run's difference to the clean run's difference."""
 
     restored: float
     difference: float

@@ -250,7 +250,7 @@ def _refuse_overlaps(extents: Iterable[tuple[int, int, str]]) -> None:
 
 
 def _footer_notes(data: Array, stop: int) -> list[str]:
-    """Check the checksum in the last four bytes. Return a note if the file has none.
+    """Check the checksum in the last four bytes. Return a note if the file has no checksum.
 
     This reads the whole file, which takes 0.05 s for 400 MB.
     """
@@ -279,7 +279,7 @@ def _tensor(file: MappedFile, entry: _TensorEntry, start: int) -> tuple[StoredTe
 
 
 def _storage(entry: _TensorEntry) -> tuple[str, int | None, list[str]]:
-    """Return the encoding, the padded row length or None, and a note if other encodings fit as well."""
+    """Return the encoding, the padded row length or None, and a note if other encodings fit too."""
     names = DTYPES.get(entry.dtype)
     if names is None:
         raise InputError(f"tensor {entry.name!r} has the unsupported dtype {entry.dtype}; {_supported()}")

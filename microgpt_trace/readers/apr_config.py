@@ -211,13 +211,14 @@ class AprSettings(Settings):
         raise FileFormatError(f"{self.path}: {what}")
 
     def value(self, name: str) -> Any | None:
-        """Return the value of a setting under any of its names, or None. Raises if two values differ."""
+        """Return the value of a setting under any of its names, or None. Raises an error if two values
+        differ."""
         with naming_file(self.path):
             values = {key: self.get(key, FIELDS[name][1]) for key in _names(name)}
         return self._agreed(name, {key: value for key, value in values.items() if value is not None})
 
     def _agreed(self, name: str, values: Mapping[str, Any]) -> Any | None:
-        """Return the override, or else the value in the metadata. Raises if any two values differ."""
+        """Return the override, or else the value in the metadata. Raises an error if two values differ."""
         first = next(iter(values), "")
         for key, value in values.items():
             if not _agree(value, values[first]):
@@ -244,7 +245,7 @@ class AprSettings(Settings):
             raise InputError(f"{self.path} does not say {', '.join(self.missing)}; add {options}")
 
     def from_tensors(self, name: str, value: int, source: str) -> int:
-        """Return `value`, which the tensors show. Raises if the metadata or --set have another value."""
+        """Return `value`, which the tensors show. Raises an error if the metadata or --set differ."""
         stated = self.value(name)
         if stated is None:
             self.notes.append(f"{name} {value}, from {source}")
@@ -255,7 +256,7 @@ class AprSettings(Settings):
         return value
 
     def architecture(self) -> str:
-        """Return the name of the architecture. Raises if the name is missing or not supported."""
+        """Return the name of the architecture. Raises an error if the name is missing or unsupported."""
         names = {}
         for key in ("architecture", "hf_model_type", "hf_architecture"):
             with naming_file(self.path):

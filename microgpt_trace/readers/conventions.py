@@ -50,7 +50,7 @@ def check_value(key: str, value: Any, kind: str) -> None:
 
 
 def one_of(what: str, value: Any, names: Iterable[str], hint: str = "") -> str:
-    """Return `value`. Raises InputError if `names` does not contain it."""
+    """Return `value`. Raises InputError if `names` does not contain this value."""
     if not isinstance(value, str) or value not in names:
         raise InputError(f"{what} {brief(value)} is not supported; supported: {', '.join(names)}{hint}")
     return value
@@ -63,7 +63,8 @@ class Settings:
         self.values, self.notes, self.prefix = values, notes, prefix
 
     def get(self, key: str, kind: str) -> Any | None:
-        """Return the value of a setting, or None if it is missing or null. Raises if layers differ in it."""
+        """Return the value of a setting, or None if it is missing or null. Raises InputError if layers
+        differ."""
         value = self.values.get(self.prefix + key)
         if isinstance(value, np.ndarray):
             if not 0 < value.size <= MAX_LAYERS or (value != value[0]).any():
@@ -80,7 +81,8 @@ class Settings:
         return value
 
     def get_or_default(self, key: str, kind: str, default: Any, why: str) -> Any:
-        """Return the value of a setting. If it is missing, return `default` and add a note with `why`."""
+        """Return the value of a setting. If the setting is missing, return `default` and add a note with
+        `why`."""
         value = self.get(key, kind)
         if value is None:
             shown = f"{default:,.10g}" if is_positive(default) else str(default).lower()
@@ -183,7 +185,8 @@ def _window(settings: Settings, architecture: str, n_layer: int) -> tuple[int | 
 
 
 def _rope(settings: Settings, factors: tuple[float, ...]) -> Rope:
-    """Build RoPE from `rope_theta` and `rope_scaling`, or from `rope_parameters`, which combines the two."""
+    """Build RoPE from `rope_theta` and `rope_scaling`, or from `rope_parameters`, which combines both
+    settings."""
     old, new = (settings.get(key, OBJECT) or {} for key in ("rope_scaling", "rope_parameters"))
     if old and new and old != new:
         raise InputError("rope_scaling and rope_parameters contradict each other")
@@ -246,8 +249,9 @@ def _scaled_rope(theta: float, scaling: Mapping[str, Any], factors: tuple[float,
 def _windowed_layers(settings: Settings, architecture: str, n_layer: int) -> tuple[int, ...]:
     """Return the layers that would use a sliding window, whether the file has a window or not.
 
-    The setting `layer_types` lists these layers. If it is missing, all layers of a mistral use a window, and
-    no layer of a llama. A qwen with use_sliding_window uses a window from layer max_window_layers on.
+    The setting `layer_types` lists these layers. If the setting is missing, all layers of a mistral use a
+    window, and no layer of a llama. A qwen with use_sliding_window uses a window from layer max_window_layers
+    on.
     """
     typed = _typed_layers(settings, architecture, n_layer)
     if typed is not None:
@@ -261,7 +265,7 @@ def _windowed_layers(settings: Settings, architecture: str, n_layer: int) -> tup
 
 
 def _typed_layers(settings: Settings, architecture: str, n_layer: int) -> tuple[int, ...] | None:
-    """Return the layers that use a window according to `layer_types`, or None if that is missing."""
+    """Return the layers that use a window according to `layer_types`, or None if this setting is missing."""
     kinds, known = settings.values.get("layer_types"), ("full_attention", "sliding_attention")
     if kinds is None:
         return None

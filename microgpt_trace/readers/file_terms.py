@@ -150,10 +150,10 @@ class FileTerms:
 
     `keys` maps our names of settings to keys of config.json. `defaults` has the defaults of transformers; the
     default `n_inner` is multiplied by the width. `activations` maps names in config.json to functions.
-    `activation` is the default name, and every GGUF file has this function. Every file has the biases
-    in `biases`. If the config sets a flag of `flagged_biases`, the file also has the biases of this flag.
-    If a file does not list the layers that use a sliding window, `windows` says which layers do: all layers,
-    no layer, or the last layers, from layer max_window_layers on.
+    `activation` is the default name, and every GGUF file has this function. Every file has the biases in
+    `biases`. If the config sets a flag of `flagged_biases`, the file also has the biases of this flag. If a
+    file does not list the layers with a sliding window, `windows` names these layers: all layers, no layer,
+    or the last layers, from layer max_window_layers on.
     """
 
     names: Names = LLAMA

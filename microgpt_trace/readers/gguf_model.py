@@ -79,7 +79,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {  # keys, and their values that do not c
 
 
 def _refuse_variants(keys: Settings) -> None:
-    """Raise InputError if the metadata ask for a computation that we do not support."""
+    """Raise InputError if the metadata require a computation that we do not support."""
     for key, neutral in _NEUTRAL.items():
         value = keys.values.get(keys.prefix + key)
         if value is not None and not (type(value) in (int, float, bool) and value in neutral):

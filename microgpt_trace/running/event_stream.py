@@ -1,7 +1,7 @@
 """A pass of a model as an iterator over its events, so that two passes can advance side by side.
 
-The pass runs in a separate thread, at most AHEAD values ahead of the reader. So memory does not grow with the
-depth of the model, and two passes can use two cores.
+The pass runs in a separate thread, at most AHEAD values ahead of the reader. So the memory for values does
+not grow with the depth of the model, and two passes can use two cores.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ class EventStream:
     """The events `names` of one pass over the tokens, piece by piece in order of computation.
 
     The hooks of the model's bus, or of another `bus`, are called. A value is yielded after hooks have
-    replaced it. If `taps` is given, it makes the taps of `count` passes instead. These taps put their values
-    themselves, and the pieces come in any order. Close the stream, or use it as a context manager, if you do
-    not read it to the end.
+    replaced it. If `taps` is set, the stream runs `count` passes, whose taps `taps` returns. These taps put
+    values into the stream themselves, and the pieces come in any order. Close the stream, or use it as a
+    context manager, if you do not read it to the end.
     """
 
     def __init__(

@@ -66,7 +66,7 @@ class Intervention:
     target: str
     factor: float = 1.0
     source: Source | None = field(default=None, repr=False)
-    origin: str = ""  # the name of the source in messages
+    origin: str = ""  # the name of `source` in messages
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):

@@ -1,4 +1,5 @@
-"""Find parts of events and parameters by name, such as layer0.attn.weights[4]. No values are needed."""
+"""Find parts of events and parameters by name, such as layer0.attn.weights[4]. This module reads no
+values."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ def events_named(model: LanguageModel, names: Sequence[str], length: int, rows: 
 
 
 def part_of(model: LanguageModel, site: Site, name: str, length: int, rows: Sequence[int]) -> Part:
-    """Return the part of an event or parameter that a site names. Raises InputError if there is none."""
+    """Return the part of an event or parameter that a site names. Raises InputError if the site names no
+    part."""
     if name not in model.plan:
         shape = model.config.shapes()[name]
         return site.part(name, shape, words=AXES[len(shape)])

@@ -1,1 +1,2 @@
-"""Formulas as data: how an element is computed and written out. Knows no kind of operation."""
+"""Formulas as data: how an element is computed and written out. This package depends on no kind of
+operation."""

@@ -1,5 +1,5 @@
 """Formula: how each element of an array is computed, as plain data. Setting: the plan and the replaced events
-that formulas depend on. Knows no kind of operation and no values.
+that formulas depend on. This module depends on no kind of operation and reads no values.
 
 A formula may split the index of an element into more axes: a channel of q becomes a head and a channel of the
 head. Places along these axes, and along the ranges of sums, select the inputs of the element. Ranges are
@@ -25,7 +25,8 @@ Taken = Literal["", "-", "1/", "-1/"]
 
 
 class FactorOf:
-    """A factor of a product. `taken` says if the factor is negated ("-"), inverted ("1/") or both ("-1/")."""
+    """A factor of a product. The field `taken` is "-" if the factor is negated, "1/" if inverted, "-1/" if
+    both."""
 
     taken: Taken = ""
 
@@ -59,8 +60,8 @@ class ElementAt(FactorOf):
 
 @frozen
 class Constant(FactorOf):
-    """A constant, or a table of constants from which the place along `axis` chooses. `words` describe the
-    constant before `taken` applies. `values` are the numbers after `taken` has been applied."""
+    """A constant, or a table of constants. The place along `axis` selects a constant of the table. `words`
+    describe the constant before `taken` applies. `values` are the numbers after `taken` has been applied."""
 
     words: str
     values: tuple[float, ...]
@@ -104,11 +105,12 @@ Part = FactorOf | Sign
 
 @frozen
 class Over:
-    """The range of a sum. By default it has the places 0 to `size` - 1. `of` selects some of these places.
+    """The range of a sum. The choice `of` selects places: "all" means 0 to `size` - 1.
 
-    "vocabulary": all tokens that may follow. "known": the positions whose target is known. Four choices
-    depend on the place along `axis`. "keys": the keys that this query sees. "queries": the queries that see
-    this key. A window limits both. "tokens": the positions with this token. "itself": only this place.
+    "vocabulary": all tokens that may follow. "known": the positions whose target is known. The next four
+    choices depend on the place along `axis`. "keys": the keys that this query sees. "queries": the queries
+    that see this key. A window limits "keys" and "queries". "tokens": the positions with this token.
+    "itself": only this place.
     """
 
     size: int
@@ -119,7 +121,8 @@ class Over:
 
 @frozen
 class TermOf:
-    """A function of x, where x is a product of factors. If `less` is a step, its result is subtracted from x.
+    """A function of x, where x is a product of factors. If `less` is a step, the result of this step is
+    subtracted from x.
 
     If `where` has the axis of positions, the term exists only if the target of the position is known. If
     `where` also has the axis of tokens, the term exists only if the token is the target. If x is at most
@@ -139,8 +142,9 @@ class StepOf:
     """A sum of terms. The last step of a formula computes the element and has no label.
 
     The result of a step with `guard` is the largest term if exp would overflow, else 0. If `along` has
-    ranges, the step has a result for each place along them, and terms that read the result begin with the
-    same ranges. If `inside`, the step is written in the place where its result is read.
+    ranges, the step has a result for each place along these ranges. Terms that read such a result begin with
+    the ranges of `along`. If `inside` is true, the step is written at each place where another step reads the
+    result.
     """
 
     terms: tuple[TermOf, ...]
@@ -152,7 +156,7 @@ class StepOf:
 
 @frozen
 class Formula:
-    """How each element of an array is computed. `sizes` are the sizes of the axes. `hidden` has the axis of
+    """How each element of an array is computed. `sizes` are the sizes of the axes. `hidden` lists the axis of
     the query, the axis of the key, and the window. If the query does not see the key, the element is 0."""
 
     sizes: tuple[int, ...]

@@ -1,8 +1,8 @@
-"""in_words: an element's formula as text, such as "sum of norm[3,c] × attn_wq[4,c], c=0..15". Knows no kind
-of operation.
+"""in_words: an element's formula as text, such as "sum of norm[3,c] × attn_wq[4,c], c=0..15". This module
+depends on no kind of operation.
 
 If the label of a step is a word, the step is written at the end: "rms = sqrt(...)". Other steps are written
-where their results are read. A letter means all places of a range.
+where their results are read. In this text, a letter means all places of a range.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ Places = Sequence[int | _Letter]  # along the axes of the formula, then along th
 
 
 class _Writer:
-    """Writes one formula, and keeps track of its letters and of the steps at the end."""
+    """Writes one formula. Stores the letters of the formula, and the steps that are written at the end."""
 
     def __init__(self, at: ElementPlaces) -> None:
         self._at, self._steps = at, at.formula.steps
@@ -132,7 +132,7 @@ class _Writer:
         raise TypeError(part)
 
     def _name(self, step: int) -> str:
-        """Return the label of a step, and remember to write the step at the end."""
+        """Return the label of a step, and add the step to those that are written at the end."""
         if step not in self._named:
             self._named.append(step)
         return self._steps[step].label
@@ -161,7 +161,7 @@ class _Writer:
         return " + ".join(letters) + (f" {'+' if start > 0 else '-'} {abs(start)}" if start else "")
 
     def _start(self, spot: PlaceAlong, places: Places) -> int:
-        """Return the place along an axis if every letter is counted as 0."""
+        """Return the place along an axis when every letter is 0."""
         numbers = ((places[axis], stride) for axis, stride in spot.axes)
         start = spot.offset + sum(place * stride for place, stride in numbers if isinstance(place, int))
         row = places[spot.by[0]]
@@ -171,7 +171,8 @@ class _Writer:
         return start + table[row] * spot.by[1]
 
     def _along(self, term: TermOf, over: Over, n: int) -> int | _Letter:
-        """Return the letter of a range and remember its description, or return the only place of a range."""
+        """Return the letter of a range and store a description of the range. If the range has only one place,
+        return the place."""
         axis, run = len(self._at.axes) + n, self._at.ranges(term)[n]
         is_plain = over.of == "all" and not isinstance(over.size, Length)
         if over.of == "itself" or (is_plain and len(run) == 1):

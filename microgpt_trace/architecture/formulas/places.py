@@ -1,4 +1,4 @@
-"""Places: where an element's inputs are in their arrays, and their values. Knows no kind of operation."""
+"""Places: the indices and the values of an element's inputs. This module depends on no kind of operation."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class ElementPlaces:
 
     @property
     def hidden(self) -> bool:
-        """True if the element's query does not see its key."""
+        """True if the element's query does not see the element's key."""
         if self.formula.hidden is None:
             return False
         query, key, window = self.formula.hidden
@@ -57,7 +57,7 @@ class ElementPlaces:
 
     def _ranges(self, term: TermOf) -> list[Array]:
         """Return the visible places along each range, or all places if masked products are not 0. A hook may
-        have put values behind the mask, and zero times NaN is NaN. A softmax always uses its mask."""
+        have replaced masked values by NaN, and zero times NaN is NaN. A softmax always uses its mask."""
         if term.least is not None:
             return [np.array([target.position for target in self._intact(term.least)], np.intp)]
         seen = [self._seen(over) for over in term.over]
@@ -107,8 +107,8 @@ class ElementPlaces:
         return lambda i: ""
 
     def _label_of(self, over: Over) -> Callable[[int], str] | None:
-        """Return a function that takes a place along a range and returns a token. The token of a position is
-        the token read there, or for a range of targets the token that follows."""
+        """Return a function that takes a place along a range and returns a token. In a range of targets, the
+        token of a position is the token that follows. In other ranges, it is the token at the position."""
         numbers, inputs = self.numbers, self.numbers.inputs
         if over.of in MASKED or (over.of == "all" and isinstance(over.size, Length)):
             return lambda position: shown_token(inputs.labels[position])
@@ -167,7 +167,7 @@ class ElementPlaces:
         return np.asarray((back >= 0) & (back < (window or len(self.numbers.inputs.tokens))))
 
     def has(self, term: TermOf, at: SomeAt) -> Array:
-        """Return True where the term exists, as its `where` says."""
+        """Return True where the field `where` of the term lets the term exist."""
         if not term.where:
             return np.asarray(True)
         position, *token = (at[axis] for axis in term.where)

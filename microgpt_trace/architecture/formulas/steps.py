@@ -1,4 +1,4 @@
-"""Steps: how a number is computed, as plain data. Knows no model and no events.
+"""Steps: how a number is computed, as plain data. This module depends on no model and no events.
 
 A value is computed in steps. A step is a sum of terms. A term is a product of factors or a function of this
 product. A factor is a constant or an element that can be explained in turn.
@@ -50,7 +50,7 @@ class Term:
 
 @frozen
 class Step:
-    """A sum of `count` terms. Only the largest of them are listed.
+    """A sum of `count` terms. Only the largest terms are listed.
 
     `terms` are the terms with the largest absolute values. `rest` is the sum of the remaining terms.
     `magnitude` is the sum of the absolute values of all terms.
@@ -69,8 +69,8 @@ class Use:
     """An element whose computation reads the explained element.
 
     `count` elements of its event read the explained element. The explained element contributes most to the
-    element `name`. `adds` is the term that the explained element adds to it, or None if there is no such
-    term. `value` is None if the run did not keep the element. `words` describe the operation.
+    element `name`. `adds` is the term that the explained element adds to the element `name`, or None if there
+    is no such term. `value` is None if the run did not keep the element. `words` describe the operation.
     """
 
     name: str
@@ -88,11 +88,11 @@ def element_name(name: str, index: tuple[int, ...]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Worked:
-    """The computation of an element, or of the part of its gradient that one reader gives."""
+    """The computation of an element, or of a part of the element's gradient that one reader contributes."""
 
     formula: str
     steps: tuple[Step, ...]
-    magnitude: float  # the rounding error is at most proportional to it
+    magnitude: float  # the rounding error is at most proportional to this magnitude
     notes: tuple[str, ...] = ()
     stored: float | None = None  # the value of an element that is stored and not computed
 
@@ -102,10 +102,11 @@ class Worked:
 
 
 class Function(NamedTuple):
-    """A function of x, the product of a term's factors: as an expression and as a Python function.
+    """A function of x, where x is the product of a term's factors: an expression, and the same function in
+    Python.
 
-    `words` replace the expression in sentences, if they are clearer. `beside` is for functions in which terms
-    may cancel: the rounding error is then as large as that of a number of size `beside`.
+    In sentences, `words` replace an expression that is hard to read. In some functions, terms may cancel. The
+    rounding error is then as large as the error of a number of size `beside`.
     """
 
     text: str
@@ -118,10 +119,10 @@ class Operand(NamedTuple):
     """The values of one factor in all terms of a sum."""
 
     values: Array  # [n]
-    magnitudes: Array  # [n] the bounds of the rounding errors are proportional to them
+    magnitudes: Array  # [n] the bounds of the rounding errors are proportional to these magnitudes
     name: Callable[[int], str]
     kind: Origin = "constant"
-    exact: bool = False  # True if it is computed only from constants
+    exact: bool = False  # True if the factor is computed only from constants
 
     @property
     def opposite(self) -> Operand:
@@ -141,8 +142,8 @@ def total(
     extra: Sequence[Term] = (), label_of: Callable[[int], str] = lambda i: "",
 ) -> Step:  # fmt: skip
     """Return the sum of the products of the operands, or of `function` of each product, plus the `extra`
-    terms. The step has the `most` largest terms. If there are no more than `most` terms, they keep their
-    order. `label_of` takes the number of a product and returns its token."""
+    terms. The step has the `most` largest terms. Up to `most` terms stay in order. `label_of` takes the
+    number of a product and returns its token."""
     products = np.prod([operand.values for operand in operands], axis=0)
     values = np.append(function.of(products), [term.value for term in extra])
     sizes = np.where(np.isfinite(values), np.abs(values), np.inf)  # NaN and infinity count as the largest

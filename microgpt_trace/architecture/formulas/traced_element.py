@@ -1,4 +1,4 @@
-"""TracedElement: an element of a run. RunValues: the arrays of a run that an explanation reads. Knows no
+"""TracedElement: an element of a run. RunValues: the arrays of a run that an explanation reads. Depends on no
 kind's arithmetic."""
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ class TracedElement(Generic[OfKind]):
 
 
 def rows_with(plan: Plan, parameter: str) -> tuple[Operation, ...]:
-    """Return the rows that read a parameter. A sum is returned instead of its parts."""
+    """Return the rows that read a parameter. If a parameter is read by the parts of a sum, only the row of
+    the sum is returned."""
     rows = (row for row in plan.values() if row.name not in plan.sums_of)
     return tuple(row for row in rows if parameter in row.kind.names)
 
@@ -82,7 +83,7 @@ class RunValues:
     """The arrays that a run kept, and its model. Elements are returned as float64. Reading an array that the
     run did not keep raises InputError.
 
-    `rows` has the position of each row of logits and probs. `known_targets` has an entry for each position
+    `rows` lists the position of each row of logits and probs. `known_targets` has an entry for each position
     whose next token is known.
     """
 
@@ -109,7 +110,7 @@ class RunValues:
         return (kind, name) in self.arrays
 
     def array(self, name: str, kind: Pass = "forward") -> Array:
-        """Return an event or its gradient. Raises InputError if the run did not keep it."""
+        """Return the array of an event or gradient. Raises InputError if the run did not keep the array."""
         if (kind, name) not in self.arrays:
             raise InputError(f"{name}: this run did not compute it")
         return self.arrays[kind, name]

@@ -1,4 +1,5 @@
-"""Write out the steps to one element of a run, with their largest terms. Knows no kind of operation.
+"""Write out the steps that compute one element of a run, with the largest terms of each step. This module
+depends on no kind of operation.
 
 Every result has a magnitude, and its rounding error is at most proportional to this magnitude. The magnitude
 of a product grows with the errors of its factors. The magnitude of f(x) grows with the error of x times the
@@ -42,7 +43,7 @@ class Result(NamedTuple):
     name: str  # the name of the result in later steps
     value: float | Array
     magnitude: float | Array  # the bound of the rounding error is proportional to it
-    exact: bool = False  # True if it is computed only from constants
+    exact: bool = False  # True if the result is computed only from constants
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +59,7 @@ class FactorReader:
         return 1 if isinstance(last := (*self.places, 0)[len(self.places) - 1], int) else len(last)
 
     def factors(self, parts: Sequence[Part]) -> list[Operand]:
-        """Return the factors. A `Sign` is applied to the factor before it."""
+        """Return the factors. A `Sign` multiplies the preceding factor."""
         operands = list[Operand]()
         for part in parts:
             if not isinstance(part, Sign):
@@ -68,7 +69,8 @@ class FactorReader:
         return operands
 
     def result(self, step: int) -> Result:
-        """Return the result of an earlier step. Of many values, return those at the reader's places."""
+        """Return the result of an earlier step. If the step has many results, return the results at the
+        reader's places."""
         result = self.results[step]
         if not isinstance(result.value, np.ndarray):
             return result
@@ -128,7 +130,7 @@ class _Terms(NamedTuple):
 
     operands: list[Operand]  # the factors
     function: Function  # applied to the product of the factors
-    magnitudes: Array  # [n] the bounds of the rounding errors are proportional to them
+    magnitudes: Array  # [n] the bounds of the rounding errors are proportional to these magnitudes
     exact: bool
 
     @property

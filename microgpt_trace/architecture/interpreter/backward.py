@@ -1,9 +1,10 @@
-"""The backward pass of any plan: d loss / d every event and parameter. Knows no kind's arithmetic.
+"""The backward pass of any plan: d loss / d every event and parameter. This module contains no kind's
+arithmetic.
 
 The forward pass keeps the residual stream before each layer, [T, C]. The backward pass recomputes each layer
-from this stream, with the values that hooks had put in. If several rows read a value, its gradient is the sum
-of the gradients from these rows. This also holds for the residual stream. The tap stops or scales the
-gradient of a replaced value.
+from the kept stream and from the values that hooks replaced. If several rows read a value, the value's
+gradient is the sum of the gradients from these rows. The gradient of the residual stream is such a sum, too.
+The tap stops or scales the gradient of a replaced value.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ class ForwardPass:
     run: PassState
     streams: Sequence[Array]  # [T, C] the residual stream before each layer, and after the last
     logits: Array  # [T, V]
-    probs: Array  # [T, V] as hooks left them
-    softmax: Array  # [T, V] as computed, before hooks
+    probs: Array  # [T, V] after replacements by hooks
+    softmax: Array  # [T, V] before replacements by hooks
     loss: Array  # [] the mean of -log P(target) over known targets
 
 
@@ -133,8 +134,8 @@ class _Walk:
     def _through(
         self, row: Operation, dy: Array, values: Mapping[str, Array], computed: Mapping[str, Array]
     ) -> None:
-        """Add the gradients of a row's inputs and parameters. If a tap changed the gradient of a part, the
-        parts give these gradients, and the row gives only the gradient of its bias."""
+        """Add the gradients of a row's inputs and parameters. If a tap changed the gradient of a part, these
+        gradients are computed from the parts, and only the gradient of the bias from the row."""
 
         def gradients(reader: Operation, dy: Array) -> Gradients:
             inputs = [values[name] for name in reader.inputs]
@@ -163,7 +164,7 @@ class _Walk:
 
 
 class _RecomputingTap:
-    """The tap of rows that are computed again. For a replaced event it returns the hook's value."""
+    """The tap of rows that are computed again. For a replaced event, the tap returns the hook's value."""
 
     def __init__(self, replaced: Mapping[str, Array]) -> None:
         self._replaced = replaced

@@ -1,4 +1,4 @@
-"""Many runs of one prompt with one edit each. The runs share the computation before their edits.
+"""Run a prompt many times, each time with one edit. The runs share the computation before their edits.
 
 Each run is a sequence of one pass. A run joins the pass at the layer of its edit, as a copy of the unedited
 residual stream. 150 runs take about as long as a prompt of 375 tokens. 150 passes would unpack the weights
@@ -23,7 +23,7 @@ from ..plans.plan import Plan
 from .run import before_forward, final_forward, head_forward, layer_forward
 
 ELEMENTS = 1 << 23  # elements in the largest array of a pass: 32 MB
-BEFORE = -1  # used as a layer number, means before the first layer
+BEFORE = -1  # the layer number of the rows before the first layer
 
 
 def logits_of_edits(

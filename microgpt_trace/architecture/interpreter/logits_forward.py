@@ -1,4 +1,4 @@
-"""Forward passes for one prompt, or for many texts without padding. Knows no vocabulary."""
+"""Forward passes for one prompt, or for many texts without padding. This module uses no vocabulary."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from .run import forward, head_forward, pass_forward
 
 
 def logits_forward(model: LanguageModel, inputs: TraceInput, rows: Sequence[int], tap: Tap) -> Array:
-    """Run a pass, compute the logits of the positions `rows`, and return them as hooks left them: [n, V]"""
+    """Run a pass, compute the logits of the positions `rows`, and return the logits after replacements by
+    hooks: [n, V]"""
     final = forward(model, np.array(inputs.tokens), tap)
     return tap.emit("logits", head_forward(model, final[list(rows)], tap))
 

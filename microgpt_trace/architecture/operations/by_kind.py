@@ -52,7 +52,7 @@ def spread_of(row: Operation, ref: ReferenceInputs) -> Spread:
 
 
 def size_of(row: Operation, ref: ReferenceInputs, value: Array, *inputs: Array) -> Array:
-    """Return, for each element, the size that its rounding error is proportional to. By default this is the
+    """Return, for each element, the size that its rounding error is proportional to. The default size is the
     element's absolute value.
 
     `value` is the value of the row for `inputs`.

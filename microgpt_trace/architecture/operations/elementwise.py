@@ -42,7 +42,7 @@ def silu_slope(x: Array) -> Array:
 
 
 def normal_cdf(x: Array) -> Array:
-    """Return P(standard normal variable <= x) in the dtype of x. It is computed in float64."""
+    """Return P(standard normal variable <= x) in the dtype of x. P is computed in float64."""
     return (erfc(x / -math.sqrt(2)) / 2).astype(x.dtype, copy=False)
 
 
@@ -118,15 +118,16 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 def size(row: Operation, ref: ReferenceInputs, value: Array, *inputs: Array) -> Array:
-    """Return |x| for a GELU, where 1 + erf or 1 + tanh may cancel. Otherwise return the absolute value."""
+    """Return |x| for a GELU, where 1 + erf or 1 + tanh may cancel. For other functions and kinds, return the
+    absolute value of the element."""
     if isinstance(row.kind, Activation) and row.kind.function.startswith("GELU"):
         return np.abs(inputs[0])
     return np.abs(value)
 
 
 class Form(NamedTuple):
-    """An activation in formulas: a function of x, and the slope of the activation. If `gate` is not empty, it
-    is the name of the function's result, and the activation is x times this result."""
+    """An activation in formulas: a function of x, and the slope of the activation. If `gate` is not empty,
+    the function's result is called `gate`, and the activation is x times this result."""
 
     function: Function
     slope: Function
@@ -170,8 +171,8 @@ def formula(row: Operation, setting: Setting) -> Formula:
 
 
 def gradient_formula(name: str, reader: Operation, setting: Setting) -> Formula:
-    """Describe the gradient of an input. For Add it is the gradient of the output. For Multiply it is
-    multiplied by the other factor, and for Activation by the slope."""
+    """Describe the gradient of an input. For Add, the result is dy, the gradient of the output. For Multiply,
+    dy is multiplied by the other factor, and for Activation by the slope."""
     kind, sizes = reader.kind, setting.shapes[name]
     gradient = ElementAt(reader.name, _same_place(sizes), "backward")
     if isinstance(kind, Add):

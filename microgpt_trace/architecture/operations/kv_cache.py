@@ -11,7 +11,8 @@ from ...arrays.stats import Array
 
 @dataclass
 class KVCache:
-    """The KV cache of one sequence. `rows` has keys or values for each row of the plan that reads them."""
+    """The KV cache of one sequence. `rows` stores keys or values for each row of the plan that reads keys or
+    values."""
 
     capacity: int  # positions
     length: int = 0  # the number of positions whose pass is complete
@@ -21,7 +22,7 @@ class KVCache:
         """Append the keys or values of new positions, and return the array of all positions: [G, T, D] -> [G,
         S, D]
 
-        `length` does not change here. The interpreter's `forward` increases it after the pass.
+        `length` does not change here. The interpreter's `forward` increases `length` after the pass.
         """
         if name not in self.rows:
             self.rows[name] = np.empty((new.shape[0], self.capacity, new.shape[2]), new.dtype)

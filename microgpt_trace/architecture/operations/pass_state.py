@@ -32,7 +32,8 @@ class Gradients(NamedTuple):
 
 @dataclass
 class PassState:
-    """A pass over n sequences of T tokens each. Its N = n*T rows are the sequences one after another.
+    """A pass over n sequences of T tokens each. The pass has N = n*T rows: the rows of one sequence after
+    another.
 
     If there is a KV cache, n is 1 and the tokens continue the cached tokens. A pack has sequences of several
     lengths: for each length, `groups` has the rows of its sequences and a pass over these rows.
@@ -66,8 +67,8 @@ class PassState:
         return min(2, available_cores()) if len(self.tokens) > PARALLEL else 1
 
     def matrix(self, name: str) -> Array:
-        """Return a whole matrix [out, in], and keep it until another matrix is requested, since all heads of
-        a layer read the same matrix."""
+        """Return a whole matrix [out, in]. The matrix is cached until another matrix is requested, since all
+        heads of a layer read the same matrix."""
         if self._last is None or self._last[0] != name:
             self._last = name, self.model.parameter(name)
         return self._last[1]

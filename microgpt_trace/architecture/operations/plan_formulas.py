@@ -1,4 +1,5 @@
-"""The formulas of a plan: one per event, and for a gradient one per reader. Knows no kind's arithmetic."""
+"""The formulas of a plan: one formula for each event, and one formula for each reader of a gradient. This
+module contains no kind's arithmetic."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from .prediction import other_of
 
 
 class GradientWay(NamedTuple):
-    """The part of a gradient that one reader gives."""
+    """The part of a gradient that one reader contributes."""
 
     reader: str
     event: str  # the event whose gradient is read: usually the reader
@@ -46,7 +47,8 @@ class Formulas(Setting):
     def readers(self, name: str) -> list[Operation]:
         """Return the rows that pass a gradient to an event or a parameter, Add rows first.
 
-        Return a sum instead of its parts, and the loss instead of the probabilities. The loss gets itself.
+        Return a sum instead of its parts, and the loss instead of the probabilities. For the loss, return the
+        loss itself.
         """
         plan = self.plan
         if name not in plan:
@@ -61,9 +63,9 @@ class Formulas(Setting):
         return sorted(rows, key=lambda row: not isinstance(row.kind, Add))
 
     def _event(self, name: str, reader: Operation, index: tuple[int, ...] | None) -> Operation | None:
-        """Return the row whose gradient determines the part that a reader gives. This is the reader, unless a
-        hook replaced the probabilities of a loss, a part of a sum, or a gradient of these. None if the row
-        depends on the index, and `index` is None."""
+        """Return the row whose gradient determines the part that a reader contributes. This row is the
+        reader, unless a hook replaced the probabilities of a loss, a part of a sum, or a gradient of these.
+        Return None if the row depends on the index, and `index` is None."""
         if name == reader.name or self.is_cut(reader.name):
             return reader
         if isinstance(reader.kind, Loss) and name in reader.inputs:
@@ -77,8 +79,8 @@ class Formulas(Setting):
         return next((part for part in parts if part.kind.reads(index[-1])), reader)
 
     def part_from(self, row: Operation, name: str) -> Formula | None:
-        """Return the formula for the part of a gradient that a row gives, or None if a hook replaced the
-        row."""
+        """Return the formula for the part of a gradient that a row contributes, or None if a hook replaced
+        the row."""
         if self.is_cut(row.name) and row.name != name:
             return None
         arithmetic = arithmetic_of(row.kind)

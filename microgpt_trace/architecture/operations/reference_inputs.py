@@ -21,8 +21,8 @@ ELEMENTS = 1 << 16  # elements of a block in float64, which fit in the cache of 
 class ReferenceInputs:
     """The parameters of a model, and the tokens that it reads.
 
-    Products are computed in float64, one block of matrix rows at a time. If `bounded`, `norms` gets the L2
-    norms of the rows of each matrix that is used.
+    Products are computed in float64, one block of matrix rows at a time. If `bounded` is true, `norms`
+    collects the L2 norms of the rows of each used matrix.
     """
 
     def __init__(self, model: LanguageModel, tokens: Sequence[int] | Array, bounded: bool = False) -> None:

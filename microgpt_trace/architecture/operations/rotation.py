@@ -65,8 +65,9 @@ def turn(x: Array, cos: Array, sin: Array) -> Array:
 
 @lru_cache(maxsize=64)
 def frequencies(rope: Rope, head_dim: int) -> tuple[Array, float]:
-    """Return the frequency of each pair in radians per position, [D/2], and the factor of cos and sin. They
-    are computed from wavelengths (positions per full turn), as in the definitions of the scalings."""
+    """Return the frequency of each pair in radians per position, [D/2], and the factor of cos and sin. The
+    frequencies are computed from wavelengths (positions per full turn), as in the definitions of the
+    scalings."""
     waves = 2 * math.pi * rope.theta ** (np.arange(head_dim // 2) * 2 / head_dim)
     if rope.factors:
         waves = waves * np.array(rope.factors)
@@ -75,7 +76,7 @@ def frequencies(rope: Rope, head_dim: int) -> tuple[Array, float]:
         waves = waves * rope.factor
     elif rope.kind == "llama3":
         short, long = (rope.original_context / f for f in (rope.high_freq_factor, rope.low_freq_factor))
-        part = np.interp(1 / waves, [1 / long, 1 / short], [0, 1])  # the share that keeps its frequency
+        part = np.interp(1 / waves, [1 / long, 1 / short], [0, 1])  # the weight of the unchanged frequency
         waves = 1 / ((1 - part) / (waves * rope.factor) + part / waves)
     elif rope.kind == "yarn":
         fast, slow = (_pair_of(rope, head_dim, turns) for turns in (rope.beta_fast, rope.beta_slow))
@@ -84,7 +85,7 @@ def frequencies(rope: Rope, head_dim: int) -> tuple[Array, float]:
         fast, slow = max(fast, 0), min(slow, head_dim - 1)
         part = np.interp(
             np.arange(head_dim // 2), [fast, max(slow, fast + 1e-3)], [0, 1]
-        )  # the share that is divided by the factor
+        )  # the weight of the frequency divided by the factor
         waves = 1 / (part / (waves * rope.factor) + (1 - part) / waves)
         factor = rope.attention_factor or (0.1 * math.log(rope.factor) + 1 if rope.factor > 1 else 1.0)
     return 2 * math.pi / waves, factor

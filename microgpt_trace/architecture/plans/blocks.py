@@ -1,5 +1,5 @@
 """Blocks: functions that add rows which several architectures share, and RowBuilder, which collects the rows
-of a plan. Knows no single architecture.
+of a plan. This module depends on no single architecture.
 
 In the names of parameters, wq means the matrix of q and bq the bias of q.
 """
@@ -55,7 +55,8 @@ class Dimensions:
 def norm(
     rows: RowBuilder, config: Dimensions, name: str, stream: str, words: str, centred: bool = False
 ) -> str:
-    """Add an RMSNorm with a gain, or if `centred` a LayerNorm with gain and bias. Return its name."""
+    """Add an RMSNorm with a gain, or if `centred` is true a LayerNorm with gain and bias. Return the name of
+    the row."""
     half = name.partition(".")[0]
     gain, bias = rows.name(f"{half}_norm"), rows.name(f"{half}_bnorm") if centred else None
     kind = Norm(config.norm_eps, gain, centred=centred, bias=bias)
@@ -80,7 +81,8 @@ def product(
 def queries_keys_values(
     rows: RowBuilder, config: Dimensions, source: str, words: str = "{}_proj"
 ) -> tuple[str, str, str]:
-    """Add the rows of q, k and v, which may differ in the number of heads. Return their names."""
+    """Add the rows of q, k and v, which may differ in the number of heads. Return the names of the three
+    results."""
     heads_of = (("q", config.n_head), ("k", config.n_kv_head), ("v", config.n_kv_head))
     q, k, v = (
         product(

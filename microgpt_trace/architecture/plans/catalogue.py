@@ -1,4 +1,5 @@
-"""Catalogue: all supported architectures, and all events that they have. Knows no model and no file.
+"""Catalogue: all supported architectures, and all events that they have. This module depends on no model and
+reads no file.
 
 If the model of a dump is not known, the names of events identify the arrays of the dump.
 """
@@ -42,8 +43,8 @@ def examples() -> tuple[Plan, ...]:
 @cache
 def known_rows() -> Mapping[str, Operation]:
     """Return a row for every event of any architecture, by the event's name without layer and head. The order
-    is an order of computation in every architecture. An event that only one architecture has comes right
-    after the event that precedes it there."""
+    is an order of computation in every architecture. An event of only one architecture comes right after the
+    event that precedes it in that architecture."""
     order: list[str] = []
     rows: dict[str, Operation] = {}
     for plan in examples():
@@ -63,7 +64,8 @@ def known_row(name: str) -> Operation | None:
 
 
 def kind_named(event: str | EventSpec) -> Kind | None:
-    """Return the kind of an event from its row, or if there is no row from its name. None if not known."""
+    """Return the kind of an event from its row, or if there is no row from its name. Return None if the kind
+    is not known."""
     name = event if isinstance(event, str) else event.name
     row = event if isinstance(event, Operation) else known_row(name)
     return None if row is None else row.kind
@@ -98,7 +100,7 @@ def leaving_kinds() -> tuple[str, ...]:
 
 
 def place_of(name: str) -> tuple[float, int, str]:
-    """Return a key that sorts events in order of computation. Names that are no events come last."""
+    """Return a key that sorts events in order of computation. Other names than names of events come last."""
     kinds, row = list(known_rows()), known_row(name)
     if row is None:
         return math.inf, len(kinds), name

@@ -1,4 +1,4 @@
-"""Checks of single numbers of a config. Knows no config."""
+"""Checks of single numbers of a config. This module depends on no config."""
 
 import math
 

@@ -8,7 +8,7 @@ from .plan import Plan
 
 
 def plan_of(config: Dimensions) -> Plan:
-    """Return the plan of a GPT-2. The config has the kind of GELU and the scale of the scores."""
+    """Return the plan of a GPT-2. The config sets the kind of GELU and the scale of the scores."""
     rows, width, act = RowBuilder(), config.n_embd, config.activation
     tokens = Lookup("wte", "tokens", config.vocab_size, width)
     positions = Lookup("wpe", "positions", config.context_length, width)

@@ -17,7 +17,7 @@ Shape = tuple[int, ...]
 
 
 class Length(int):
-    """The number of positions. It is a separate type because other sizes may have the same value."""
+    """The number of positions. The type differs from int because other sizes may have the same value."""
 
 
 class Kind:
@@ -140,7 +140,7 @@ class Context(Kind):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Activation(Kind):
-    """A function that is applied to each element. Its name is ReLU, SiLU, GELU or GELU by tanh."""
+    """A function that is applied to each element. The function is ReLU, SiLU, GELU or GELU by tanh."""
 
     function: str
 

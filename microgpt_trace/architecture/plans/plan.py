@@ -1,4 +1,5 @@
-"""Plan: how a model computes, as rows in order of computation. Knows no values and no model.
+"""Plan: how a model computes, as rows in order of computation. This module reads no values and depends on no
+model.
 
 A row describes an event: the kind of operation, its parameters, and the events that it reads. Everything that
 depends on a model's structure is derived from the rows. The name of an event contains its layer and stage:
@@ -24,7 +25,7 @@ from .kinds import Add, Context, Kind, Length, Linear, Norm, Probabilities, Rota
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 _LAYER = re.compile(r"layer([0-9]+)\.")
-HEAD_EVENTS = ("logits", "probs")  # may be computed at some positions only; each column is for a token
+HEAD_EVENTS = ("logits", "probs")  # events that may lack positions; each column is for a token
 Change = Callable[["Operation"], "Operation"]
 K = TypeVar("K", bound=Kind)
 if TYPE_CHECKING:  # typing.TypeVar accepts `default` only since Python 3.13
@@ -40,9 +41,9 @@ class Operation(EventSpec, Generic[OfKind]):
     """A row of a plan: the description of an event, and how the event is computed.
 
     `parts` are events whose sum is this event without its bias. If a hook replaces a part, the event is
-    computed as this sum. The plan of a fault uses two attributes: `instead` maps the name of a parameter to a
-    function that returns the faulty values, and `otherwise` computes the row in place of its kind's
-    reference. Rows are compared by identity.
+    computed as the sum of the parts and the bias. The plan of a fault uses two attributes: `instead` maps the
+    name of a parameter to a function that returns the faulty values, and `otherwise` computes the row in
+    place of its kind's reference. Rows are compared by identity.
     """
 
     kind: OfKind = Kind()  # type: ignore[assignment]  # noqa: RUF009
@@ -77,14 +78,14 @@ class Task(NamedTuple):
 
 class Heads(NamedTuple):
     """How an event's channels are divided into heads. `dim` is the width of a head. `group` has, for each
-    query head, the number of the head that it uses."""
+    query head, the number of the event's head that the query head uses."""
 
     dim: int
     group: tuple[int, ...]
 
 
 class Plan(Mapping[str, Operation]):
-    """The rows of a model in order of computation. The keys are the names of the events."""
+    """The rows of a model in order of computation. A plan is a mapping from the names of events to rows."""
 
     def __init__(self, rows: Sequence[Operation]) -> None:
         self._rows = {row.name: row for row in rows}
@@ -151,7 +152,8 @@ class Plan(Mapping[str, Operation]):
 
     @cached_property
     def residuals(self) -> Mapping[str, tuple[str, str]]:
-        """The sums that add to the residual stream. A sum maps to the stream's event and the added branch."""
+        """The sums that add to the residual stream. Each sum maps to two events: the residual stream before
+        the sum, and the added branch."""
         result: dict[str, tuple[str, str]] = {}
         for rows in self.layers:
             stream, normed = {rows[0].inputs[0]}, set[str]()  # a norm of a sum may continue the stream
@@ -171,7 +173,8 @@ class Plan(Mapping[str, Operation]):
 
     @cached_property
     def branches(self) -> Mapping[str, str]:
-        """For each event that a branch writes, the event of the residual stream to which it is added."""
+        """For each event that a branch writes, the event of the residual stream to which the branch is
+        added."""
         result: dict[str, str] = {}
         for stream, branch in self.residuals.values():
             parts = [branch]

@@ -1,4 +1,5 @@
-"""RoPE: the frequency with which each pair of channels turns, and the rotation. Knows no model.
+"""RoPE: the frequency with which each pair of channels turns, and the rotation. This module depends on no
+model.
 
 The channels of q and k are in Hugging Face order: channel j of a head forms a pair with channel j + D/2.
 """
@@ -22,9 +23,9 @@ ROPE_KINDS = ("default", "linear", "llama3", "yarn")
 class Rope:
     """The settings of RoPE, which determine how fast each pair of channels turns with the position.
 
-    `factors` has a number for each pair, by which its frequency is divided. A GGUF file stores llama3 scaling
-    this way, in rope_freqs. In yarn, `attention_factor` multiplies cos and sin. None means the value that
-    yarn derives from `factor`.
+    The frequency of each pair is divided by the pair's number in `factors`. A GGUF file stores llama3 scaling
+    this way, in rope_freqs. In yarn, `attention_factor` multiplies cos and sin. If `attention_factor` is
+    None, yarn derives a value from `factor`.
     """
 
     theta: float
