@@ -1,2 +1,1 @@
-"""The computation of models: plans, kinds of operations, formulas and the interpreter. This package reads and
-writes no file."""
+"""The computation of models: plans, kinds of operations, formulas and the interpreter. Reads no file."""

@@ -42,8 +42,7 @@ def editing(*edits: Edit) -> EditTap:
 
 
 class EditTap:
-    """A tap for a pass over n sequences. `edits` maps an event to pairs: the number of a sequence, and an
-    edit."""
+    """A tap for n sequences. `edits` maps an event to pairs: a sequence's number and an edit."""
 
     def __init__(self, edits: dict[str, list[tuple[int, Edit]]], n: int, prefix: str = "") -> None:
         self._edits, self._n, self._prefix = edits, n, prefix

@@ -112,9 +112,8 @@ class LanguageModel(Protocol):
     def read_many(
         self, texts: Sequence[str], most: int | None = None, chat: bool = False
     ) -> list[ReadText | str]:
-        """Encode at most `most` tokens of each text. If `chat` is true, each text is a chat message. For a
-        text that does not fit, return the reason instead. Raises InputError if the model cannot encode
-        texts."""
+        """Encode at most `most` tokens of each text. If `chat` is true, each text is a chat message. If a
+        text does not fit, return the reason. Raises InputError if the model cannot encode texts."""
 
     @property
     def trained_on(self) -> str:
@@ -135,8 +134,7 @@ class LanguageModel(Protocol):
         """Return a short label of the text that the model reads to predict the token after a position."""
 
     def label(self, token: int, target: bool = False) -> str:
-        """Return a token's text. If `target` is true, label BOS as EOS, because a target BOS ends the
-        text."""
+        """Return a token's text. If `target` is true, label BOS as EOS, because the token ends the text."""
 
     def spelled(self, tokens: Sequence[int]) -> str:
         """Return the text of consecutive tokens. One character may consist of several tokens."""

@@ -1,5 +1,4 @@
-"""Pack: several texts that share one pass without padding, sorted from short to long. This module depends on
-no model."""
+"""Pack: several texts that share one pass without padding, sorted from short to long. Needs no model."""
 
 from __future__ import annotations
 

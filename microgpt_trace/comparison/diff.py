@@ -53,8 +53,7 @@ def diff(
     An event agrees if its distance lies within its band. By default the band is float32 rounding. With
     `compute` ("bf16", "f16", "q8"), the band is `factor` times the largest distance between our own pass and
     several passes rounded to that precision. With `calibrate`, a third run, the band is `factor` times the
-    distance of the third run from `a`. `rtol` sets the band of a row's relative distance, `atol` the band of
-    an element.
+    distance of the third run from `a`. `rtol` sets the band of a row, `atol` the band of an element.
 
     `report(done, of)` is called with the number of compared events and of all events. `watch` is called with
     the values of each event, and with a function that returns the difference of an event until now.

@@ -127,8 +127,7 @@ def _refuse_other_tokens_of(
 
 
 def _tokens_between(recordings: Sequence[Recording], text: str | None, tokens: TokenIds) -> Tokens:
-    """Return the tokens of recordings compared without a model. Raises InputError if the recordings' tokens
-    differ."""
+    """Return the tokens of recordings compared without a model. Raises InputError if the tokens differ."""
     if text is not None:
         raise InputError(
             "only a model can read a text, and neither side is a model: give the token ids with --tokens"

@@ -76,8 +76,7 @@ def _stage_of(file: str) -> tuple[str, int | None]:
 
 
 def _in_order(file: str) -> tuple[bool, int, int]:
-    """Return a sort key for files: by layer, then by apr's order of stages. Files of the whole model come
-    last."""
+    """Return a sort key for files: by layer, then by apr's order of stages, files without a layer last."""
     stage, layer = _stage_of(file)
     rank = [*ALIASES].index(stage) if stage in ALIASES else len(ALIASES)
     return layer is None, layer or 0, rank

@@ -110,8 +110,7 @@ def _without_wrapping(words: list[str]) -> list[str]:
 
 
 def _look_up(words: list[str]) -> Meaning | None:
-    """Return the meaning of a name. `words` are the words of the name. Replace # by the layer and head
-    numbers."""
+    """Return the meaning of a name. `words` are the name's words. Replace # by the layer and head numbers."""
     table = _table()
     if meaning := table.get(".".join(words)):
         return meaning

@@ -241,8 +241,7 @@ def _in_words(readings: Sequence[Reading]) -> str:
 
 
 def _reading_notes(stored: Shape, reading: Reading) -> list[str]:
-    """Describe how a stored shape was read. Return [] if the stored shape is ours, perhaps with axes of
-    length 1."""
+    """Describe how a stored shape was read. Return [] for our shape, perhaps with axes of length 1."""
     if reading.letters == OWN:
         return []
     plain = (1,) * (len(stored) - len(reading.shape)) + reading.shape == stored
@@ -305,8 +304,7 @@ def readable(text: str) -> str:
 
 
 def list_at(path: Path, values: Mapping[str, Any], key: str) -> list[Any]:
-    """Return the list `values[key]` from the file `path`. Raises FileFormatError if the value is not a
-    list."""
+    """Return `values[key]`, a list from the file `path`. Raises FileFormatError if the value is no list."""
     value = values.get(key)
     if not isinstance(value, list):
         raise FileFormatError(f"{path}: {key}: expected a list, found {brief(value)}")

@@ -39,8 +39,7 @@ Index = tuple[int | slice, ...]
 
 @frozen
 class MapEntry:
-    """A line of a map: an event, the tensor `source` with the event's values, and the slice and layout to
-    use."""
+    """A line of a map: an event, the tensor `source` with its values, and the slice and layout to use."""
 
     event: str
     source: str

@@ -255,9 +255,8 @@ ANCHOR = 100.0  # outweighs all other scores
 def place(scores: Array, strength: Array) -> dict[int, int]:
     """Return {row: column} for the rows with a clear choice. `scores` and `strength` are [R, C].
 
-    Anchors are pairs whose values agree (strength > 0). Anchors are chosen first. If the anchors are in
-    order, other rows are matched by order. Otherwise a row gets a column only if this column is clearly the
-    best.
+    Pairs whose values agree (strength > 0) are anchors. Anchors are chosen first. If the anchors are in
+    order, other rows are matched by order. Otherwise a row gets a column only if it is clearly the best.
     """
     anchors = _strongest(strength)
     mask = np.zeros(strength.shape, bool)

@@ -36,11 +36,10 @@ def record(model: Any, path: str | os.PathLike[str], *, force: bool = False) -> 
     not. The file has our event names, float32 values [T, width], the tokens, and the positions of the logits.
     Narrower types are widened exactly, and float64 is rounded. The file lacks attn.scores, which no hook can
     see, and the heads, probs and loss, which can be computed from other events. The file has attn.weights if
-    the attention returns weights (eager attention; before transformers 4.48 only with
-    output_attentions=True).
+    attention returns weights (eager attention; before transformers 4.48 only with output_attentions=True).
 
-    All arrays stay in memory until the end. After an exception nothing is written. PyTorch hooks are always
-    removed. Raises InputError if the model has other modules or active dropout, or if the file exists (unless
+    All arrays stay in memory until the end. After an exception nothing is written. Hooks are always removed.
+    Raises InputError if the model has other modules or active dropout, or if the file exists (unless
     `force`). Also raises InputError for a pass that cannot be compared with a trace: a pass over several
     texts, padding or cached tokens, or a second pass.
     """
@@ -223,8 +222,7 @@ class TorchRecording:
         self.positions = tuple(range(len(stream) - len(rows), len(stream)))
 
     def _take(self, name: str, module: Any, args: Any, output: Any) -> None:
-        """Save the output of a module, [1, T, ...], as rows [T, width]. If the output is a tuple, save the
-        first item."""
+        """Save a module's output [1, T, ...], or the first item of a tuple, as rows [T, width]."""
         tensor = _first(output)
         length = len(self.positions if name == "logits" else self.tokens)
         if tensor.shape[:2] != (1, length):

@@ -77,8 +77,7 @@ class Recording:
 
 
 def agreed(what: str, sources: Iterable[tuple[str, Sequence[int] | None]]) -> tuple[int, ...] | None:
-    """Return the tokens or positions on which all sources agree, or None if no source has tokens or
-    positions.
+    """Return the tokens or positions on which all sources agree, or None if all sources lack this list.
 
     Raises InputError if two sources differ.
     """
@@ -91,7 +90,7 @@ def agreed(what: str, sources: Iterable[tuple[str, Sequence[int] | None]]) -> tu
 
 
 def of_model(recording: Recording, events: Container[str]) -> Recording:
-    """Return the recording with the events of a model. The event of a tensor is the first candidate in
+    """Return the recording with the events of a model. A tensor's event is its first candidate in
     `events`."""
 
     def candidate(recorded: Recorded) -> str:

@@ -210,8 +210,7 @@ def _kind(dtype: np.dtype[Any]) -> str:
 
 
 def _widened(array: Array) -> Array:
-    """Return the array in this machine's byte order, with float16 as float32. The result is a copy only if
-    needed."""
+    """Return the array in this machine's byte order, with float16 as float32. Copy it only if needed."""
     dtype = array.dtype.newbyteorder("=")
     return array.astype(np.float32 if dtype == np.float16 else dtype, copy=False)
 

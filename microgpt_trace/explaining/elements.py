@@ -1,5 +1,4 @@
-"""Find the element that a text names, and describe its place in words. This module reads shapes but no
-values."""
+"""Find the element that a text names, and describe its place in words. Reads shapes but no values."""
 
 from __future__ import annotations
 

@@ -46,9 +46,9 @@ def explain(
     """Write out the arithmetic of one element in a run over a text, with the hooks of `model.hooks`.
 
     `element` is an event or a parameter with an index ("layer0.attn.scores[1,3,2]", "logits[-1,a]"). If
-    `backward` is true, the gradient of the element is explained. Only a microGPT supports `backward`.
-    `tokens` replace the text. Each sum lists its `terms` largest terms. Raises InputError if an argument does
-    not fit the model.
+    `backward` is true, explain the gradient of the element. Only a microGPT supports gradients. `tokens`
+    replace the text. Each sum lists its `terms` largest terms. Raises InputError if an argument does not fit
+    the model.
     """
     _check(model, terms, backward)
     inputs = model.read(text, tokens)
@@ -223,8 +223,7 @@ def _storage_note(model: LanguageModel, name: str) -> str:
 
 
 def _deviation(value: float, traced: float, dtype: str) -> float:
-    """Return the distance of two values. The distance is 0 if both values are NaN, or if the values are equal
-    in the dtype."""
+    """Return the distance of two values: 0 for two NaN, and for values that are equal in the dtype."""
     if math.isfinite(value) and math.isfinite(traced):
         return abs(value - traced)
     with np.errstate(over="ignore"):

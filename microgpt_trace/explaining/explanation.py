@@ -1,5 +1,4 @@
-"""Explanation: the arithmetic of one element and its value in a run, as plain data. This module depends on no
-model."""
+"""Explanation: the arithmetic of one element and its value in a run, as plain data. Needs no model."""
 
 from __future__ import annotations
 

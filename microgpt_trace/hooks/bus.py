@@ -123,9 +123,9 @@ class HookBus:
         keep: bool = True,
     ) -> Run:  # fmt: skip
         """Start a run. All taps of the run share one count of events and one record of replacements. The
-        subscriptions in `before` and `after` belong to this run only. Hooks of `before` are called before the
-        hooks of the bus, and hooks of `after` after them. If `keep` is false, the run records the names of
-        replaced events, but not the new values."""
+        subscriptions in `before` and `after` belong to this run only, and are called before and after the
+        subscriptions of the bus. If `keep` is false, the run records the names of replaced events, but not
+        the new values."""
         return Run(self.specs, (*before, *self._subscriptions, *after), timed, keep)
 
 

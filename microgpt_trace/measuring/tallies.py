@@ -1,7 +1,6 @@
 """Tallies: sums, counts, ranges and lists of the largest numbers, which merge in any order.
 
-Merging is exact, so a result has the same bits however the corpus was divided. Tallies do not depend on a
-model.
+Merging is exact, so a result has the same bits however the corpus was divided. Tallies need no model.
 """
 
 from __future__ import annotations

@@ -64,8 +64,7 @@ def patch(
 
 
 def read_pair(model: LanguageModel, clean: Text, corrupt: Text) -> tuple[TraceInput, TraceInput]:
-    """Tokenize both texts. Raises InputError if both texts have the same tokens, or different numbers of
-    tokens."""
+    """Tokenize both texts. Raises InputError for texts with equal tokens or different numbers of tokens."""
     if len(model.hooks):
         raise InputError("patching runs without hooks: end the subscriptions to this model first")
     a, b = (
@@ -147,8 +146,7 @@ def _recorded(
 def _contrast(
     model: LanguageModel, clean: TraceInput, row: int, logits: Array, target: Token, against: Token
 ) -> LogitDifference:
-    """Return the two tokens of the logit difference. The default tokens are the predictions of the two
-    runs."""
+    """Return the two tokens of the logit difference. The defaults are the predictions of the two runs."""
     ids = []
     for which, token, own in zip(("clean", "corrupted"), (target, against), logits, strict=True):
         if token is None and not np.isfinite(own).all():

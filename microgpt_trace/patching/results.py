@@ -26,8 +26,7 @@ from ..tracing.findings import Check
 class Spot:
     """The patched part of an event. `site` names this part, as in --sites. If only `position` is set, the
     part is the event at this position. If `head` is set, the part is the whole head if `site` equals `name`,
-    else the part of the head that `site` names. If neither is set, the part is the part of the event that
-    `site` names."""
+    else the part of the head that `site` names. If neither is set, `site` names the part."""
 
     site: str
     name: str

@@ -63,8 +63,8 @@ class Settings:
         self.values, self.notes, self.prefix = values, notes, prefix
 
     def get(self, key: str, kind: str) -> Any | None:
-        """Return the value of a setting, or None if it is missing or null. Raises InputError if layers
-        differ."""
+        """Return a setting, or None if missing or null. Raises InputError if the layers have different
+        values."""
         value = self.values.get(self.prefix + key)
         if isinstance(value, np.ndarray):
             if not 0 < value.size <= MAX_LAYERS or (value != value[0]).any():
@@ -81,8 +81,7 @@ class Settings:
         return value
 
     def get_or_default(self, key: str, kind: str, default: Any, why: str) -> Any:
-        """Return the value of a setting. If the setting is missing, return `default` and add a note with
-        `why`."""
+        """Return the value of a setting, or `default` with a new note (`why`) if the setting is missing."""
         value = self.get(key, kind)
         if value is None:
             shown = f"{default:,.10g}" if is_positive(default) else str(default).lower()
@@ -185,8 +184,8 @@ def _window(settings: Settings, architecture: str, n_layer: int) -> tuple[int | 
 
 
 def _rope(settings: Settings, factors: tuple[float, ...]) -> Rope:
-    """Build RoPE from `rope_theta` and `rope_scaling`, or from `rope_parameters`, which combines both
-    settings."""
+    """Build RoPE from the settings `rope_theta` and `rope_scaling`, or from their union,
+    `rope_parameters`."""
     old, new = (settings.get(key, OBJECT) or {} for key in ("rope_scaling", "rope_parameters"))
     if old and new and old != new:
         raise InputError("rope_scaling and rope_parameters contradict each other")
@@ -249,9 +248,8 @@ def _scaled_rope(theta: float, scaling: Mapping[str, Any], factors: tuple[float,
 def _windowed_layers(settings: Settings, architecture: str, n_layer: int) -> tuple[int, ...]:
     """Return the layers that would use a sliding window, whether the file has a window or not.
 
-    The setting `layer_types` lists these layers. If the setting is missing, all layers of a mistral use a
-    window, and no layer of a llama. A qwen with use_sliding_window uses a window from layer max_window_layers
-    on.
+    The setting `layer_types` lists these layers. Without this setting, all layers of a mistral use a window,
+    and no layer of a llama. A qwen with use_sliding_window uses a window from layer max_window_layers on.
     """
     typed = _typed_layers(settings, architecture, n_layer)
     if typed is not None:

@@ -1,5 +1,4 @@
-"""Find parts of events and parameters by name, such as layer0.attn.weights[4]. This module reads no
-values."""
+"""Find parts of events and parameters by name, such as layer0.attn.weights[4]. Reads no values."""
 
 from __future__ import annotations
 
@@ -28,8 +27,7 @@ def events_named(model: LanguageModel, names: Sequence[str], length: int, rows: 
 
 
 def part_of(model: LanguageModel, site: Site, name: str, length: int, rows: Sequence[int]) -> Part:
-    """Return the part of an event or parameter that a site names. Raises InputError if the site names no
-    part."""
+    """Return the part of an event or parameter that a site names. Raises InputError if no part matches."""
     if name not in model.plan:
         shape = model.config.shapes()[name]
         return site.part(name, shape, words=AXES[len(shape)])

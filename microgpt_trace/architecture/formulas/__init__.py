@@ -1,2 +1,1 @@
-"""Formulas as data: how an element is computed and written out. This package depends on no kind of
-operation."""
+"""Formulas as data: how an element is computed and written out. Depends on no kind of operation."""

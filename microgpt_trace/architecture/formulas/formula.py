@@ -25,8 +25,7 @@ Taken = Literal["", "-", "1/", "-1/"]
 
 
 class FactorOf:
-    """A factor of a product. The field `taken` is "-" if the factor is negated, "1/" if inverted, "-1/" if
-    both."""
+    """A factor of a product. `taken` is "-" if the factor is negated, "1/" if inverted, "-1/" if both."""
 
     taken: Taken = ""
 
@@ -108,9 +107,8 @@ class Over:
     """The range of a sum. The choice `of` selects places: "all" means 0 to `size` - 1.
 
     "vocabulary": all tokens that may follow. "known": the positions whose target is known. The next four
-    choices depend on the place along `axis`. "keys": the keys that this query sees. "queries": the queries
-    that see this key. A window limits "keys" and "queries". "tokens": the positions with this token.
-    "itself": only this place.
+    depend on the place along `axis`. "keys": the keys that this query sees. "queries": the queries that see
+    this key. A window limits both ranges. "tokens": the positions with this token. "itself": only this place.
     """
 
     size: int
@@ -121,8 +119,7 @@ class Over:
 
 @frozen
 class TermOf:
-    """A function of x, where x is a product of factors. If `less` is a step, the result of this step is
-    subtracted from x.
+    """A function of x, where x is a product of factors. If `less` is a step, its result is subtracted.
 
     If `where` has the axis of positions, the term exists only if the target of the position is known. If
     `where` also has the axis of tokens, the term exists only if the token is the target. If x is at most
@@ -143,8 +140,7 @@ class StepOf:
 
     The result of a step with `guard` is the largest term if exp would overflow, else 0. If `along` has
     ranges, the step has a result for each place along these ranges. Terms that read such a result begin with
-    the ranges of `along`. If `inside` is true, the step is written at each place where another step reads the
-    result.
+    the ranges of `along`. A step with `inside` is written where other steps read its result.
     """
 
     terms: tuple[TermOf, ...]

@@ -102,8 +102,7 @@ class Worked:
 
 
 class Function(NamedTuple):
-    """A function of x, where x is the product of a term's factors: an expression, and the same function in
-    Python.
+    """A function of the product x of a term's factors: an expression, and the same function in Python.
 
     In sentences, `words` replace an expression that is hard to read. In some functions, terms may cancel. The
     rounding error is then as large as the error of a number of size `beside`.

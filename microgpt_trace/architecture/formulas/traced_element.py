@@ -58,8 +58,7 @@ class TracedElement(Generic[OfKind]):
 
 
 def rows_with(plan: Plan, parameter: str) -> tuple[Operation, ...]:
-    """Return the rows that read a parameter. If a parameter is read by the parts of a sum, only the row of
-    the sum is returned."""
+    """Return the rows that read a parameter. Return a sum, but not the parts of the sum."""
     rows = (row for row in plan.values() if row.name not in plan.sums_of)
     return tuple(row for row in rows if parameter in row.kind.names)
 

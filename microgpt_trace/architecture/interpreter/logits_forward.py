@@ -19,8 +19,7 @@ from .run import forward, head_forward, pass_forward
 
 
 def logits_forward(model: LanguageModel, inputs: TraceInput, rows: Sequence[int], tap: Tap) -> Array:
-    """Run a pass, compute the logits of the positions `rows`, and return the logits after replacements by
-    hooks: [n, V]"""
+    """Run a pass, and return the logits of the positions `rows` after replacements by hooks: [n, V]"""
     final = forward(model, np.array(inputs.tokens), tap)
     return tap.emit("logits", head_forward(model, final[list(rows)], tap))
 

@@ -1,5 +1,4 @@
-"""The interpreter, which runs the rows of any plan, layer by layer. This module contains no kind's
-arithmetic.
+"""The interpreter, which runs the rows of any plan, layer by layer. Contains no kind's arithmetic.
 
 A value is dropped after the last row that reads it, so that memory does not grow with the number of layers. A
 value that no row reads, such as a head's output, is computed only if a listener requests it.
@@ -83,8 +82,7 @@ def run_rows(rows: Sequence[Operation], values: dict[str, Array], run: PassState
 
 
 def compute(rows: Sequence[Operation], values: dict[str, Array], run: PassState) -> None:
-    """Run rows in order. Add the computed values to `values`, and remove each value that no later row
-    reads."""
+    """Run rows in order. Add the results to `values`, and remove each value that no later row reads."""
     mixing = [at for at, row in enumerate(rows) if row.kind.mixes_positions] if run.groups else []
     if mixing:
         start, stop = mixing[0], mixing[-1] + 1

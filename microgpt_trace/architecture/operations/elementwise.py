@@ -118,8 +118,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 def size(row: Operation, ref: ReferenceInputs, value: Array, *inputs: Array) -> Array:
-    """Return |x| for a GELU, where 1 + erf or 1 + tanh may cancel. For other functions and kinds, return the
-    absolute value of the element."""
+    """Return |x| for a GELU, where 1 + erf or 1 + tanh may cancel, and |value| for all other rows."""
     if isinstance(row.kind, Activation) and row.kind.function.startswith("GELU"):
         return np.abs(inputs[0])
     return np.abs(value)

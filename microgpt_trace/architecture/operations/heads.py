@@ -61,10 +61,9 @@ def over_keys(kind: Scores | Context, square: Named, wide: str, length: int, win
 def over_queries(
     kind: Scores | Context, square: Named, wide: Named, length: int, window: int | None
 ) -> TermOf:
-    """Describe the gradient of a key or value as a sum over queries and heads: the queries that see the key
-    or value, and the heads that share the key or value. Each term is an element of `square` [H, T, T] times
-    an element of `wide` [T, H*D]. One of the factors is the gradient of the event that reads the key or
-    value."""
+    """Describe the gradient of a key or value as a sum over the heads that share, and the queries that see,
+    this key or value. Each term is an element of `square` [H, T, T] times an element of `wide` [T, H*D]. One
+    of the factors is the gradient of the event that reads the key or value."""
     dim, sharing = kind.head_dim, len(kind.group) // key_value_heads(kind)  # adjacent heads share a key
     head, query = OVER, OVER + 1
     square_at = ElementAt(square[0], (PlaceAlong(((1, sharing), (head, 1))), query, 0), square[1])

@@ -11,8 +11,7 @@ from ...arrays.stats import Array
 
 @dataclass
 class KVCache:
-    """The KV cache of one sequence. `rows` stores keys or values for each row of the plan that reads keys or
-    values."""
+    """The KV cache of one sequence. `rows` stores the keys or values that each row of the plan reads."""
 
     capacity: int  # positions
     length: int = 0  # the number of positions whose pass is complete

@@ -32,8 +32,7 @@ class Gradients(NamedTuple):
 
 @dataclass
 class PassState:
-    """A pass over n sequences of T tokens each. The pass has N = n*T rows: the rows of one sequence after
-    another.
+    """A pass over n sequences of T tokens each. The N = n*T rows of a pass are sorted by sequence.
 
     If there is a KV cache, n is 1 and the tokens continue the cached tokens. A pack has sequences of several
     lengths: for each length, `groups` has the rows of its sequences and a pass over these rows.

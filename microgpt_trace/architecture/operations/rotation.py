@@ -65,9 +65,8 @@ def turn(x: Array, cos: Array, sin: Array) -> Array:
 
 @lru_cache(maxsize=64)
 def frequencies(rope: Rope, head_dim: int) -> tuple[Array, float]:
-    """Return the frequency of each pair in radians per position, [D/2], and the factor of cos and sin. The
-    frequencies are computed from wavelengths (positions per full turn), as in the definitions of the
-    scalings."""
+    """Return the frequency of each pair in radians per position, [D/2], and the factor of cos and sin.
+    Wavelengths (positions per full turn) are computed first, as in the definitions of the scalings."""
     waves = 2 * math.pi * rope.theta ** (np.arange(head_dim // 2) * 2 / head_dim)
     if rope.factors:
         waves = waves * np.array(rope.factors)

@@ -79,8 +79,7 @@ def softmax_size(value: Array) -> Array:
 
 
 def masked(at: TracedElement) -> tuple[str, ...]:
-    """Return a note that says why the element's query does not see the key, or () if the query sees the
-    key."""
+    """Return a note why the element's query does not see the key, or () if the query sees the key."""
     _, query, key = at.index
     back, window = query - key, window_of(at.numbers.plan, at.row)
     if back < 0:
@@ -106,8 +105,7 @@ def formula(row: Operation, setting: Setting) -> Formula:
 
 
 def softmax_steps(each: ElementAt, one: ElementAt, over: Over) -> tuple[StepOf, ...]:
-    """Return the steps of exp(one) / sum of exp(each). If exp would overflow, first subtract the largest
-    input of exp."""
+    """Return the steps of exp(one) / sum of exp(each). If exp would overflow, first subtract the maximum."""
     return (
         StepOf((TermOf((each,), (over,)),), "largest", guard=True),
         StepOf((TermOf((each,), (over,), EXP, less=0),), "sum of exponentials"),

@@ -55,8 +55,7 @@ class Dimensions:
 def norm(
     rows: RowBuilder, config: Dimensions, name: str, stream: str, words: str, centred: bool = False
 ) -> str:
-    """Add an RMSNorm with a gain, or if `centred` is true a LayerNorm with gain and bias. Return the name of
-    the row."""
+    """Add RMSNorm with gain, or if `centred` LayerNorm with gain and bias. Return the event's name."""
     half = name.partition(".")[0]
     gain, bias = rows.name(f"{half}_norm"), rows.name(f"{half}_bnorm") if centred else None
     kind = Norm(config.norm_eps, gain, centred=centred, bias=bias)
@@ -81,8 +80,7 @@ def product(
 def queries_keys_values(
     rows: RowBuilder, config: Dimensions, source: str, words: str = "{}_proj"
 ) -> tuple[str, str, str]:
-    """Add the rows of q, k and v, which may differ in the number of heads. Return the names of the three
-    results."""
+    """Add the rows of q, k and v, which may differ in the number of heads. Return the rows' names."""
     heads_of = (("q", config.n_head), ("k", config.n_kv_head), ("v", config.n_kv_head))
     q, k, v = (
         product(

@@ -1,5 +1,4 @@
-"""Catalogue: all supported architectures, and all events that they have. This module depends on no model and
-reads no file.
+"""Catalogue: all supported architectures, and all events that they have. Needs no model and no file.
 
 If the model of a dump is not known, the names of events identify the arrays of the dump.
 """
@@ -64,8 +63,7 @@ def known_row(name: str) -> Operation | None:
 
 
 def kind_named(event: str | EventSpec) -> Kind | None:
-    """Return the kind of an event from its row, or if there is no row from its name. Return None if the kind
-    is not known."""
+    """Return the kind of an event from its row, or without a row from its name, or None if it is unknown."""
     name = event if isinstance(event, str) else event.name
     row = event if isinstance(event, Operation) else known_row(name)
     return None if row is None else row.kind

@@ -1,5 +1,4 @@
-"""Descriptions of events, such as "q after RoPE" for attn.q_rope. This module depends only on the names of
-events."""
+"""Descriptions of events, such as "q after RoPE" for attn.q_rope. Uses only the names of events."""
 
 from __future__ import annotations
 

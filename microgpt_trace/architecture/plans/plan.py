@@ -1,5 +1,4 @@
-"""Plan: how a model computes, as rows in order of computation. This module reads no values and depends on no
-model.
+"""Plan: how a model computes, as rows in order of computation. Needs no values and no model.
 
 A row describes an event: the kind of operation, its parameters, and the events that it reads. Everything that
 depends on a model's structure is derived from the rows. The name of an event contains its layer and stage:
@@ -152,8 +151,8 @@ class Plan(Mapping[str, Operation]):
 
     @cached_property
     def residuals(self) -> Mapping[str, tuple[str, str]]:
-        """The sums that add to the residual stream. Each sum maps to two events: the residual stream before
-        the sum, and the added branch."""
+        """The sums that add to the residual stream, each with two events: the stream's event and the
+        branch."""
         result: dict[str, tuple[str, str]] = {}
         for rows in self.layers:
             stream, normed = {rows[0].inputs[0]}, set[str]()  # a norm of a sum may continue the stream
@@ -173,8 +172,7 @@ class Plan(Mapping[str, Operation]):
 
     @cached_property
     def branches(self) -> Mapping[str, str]:
-        """For each event that a branch writes, the event of the residual stream to which the branch is
-        added."""
+        """For each event that a branch writes, the event of the residual stream before the addition."""
         result: dict[str, str] = {}
         for stream, branch in self.residuals.values():
             parts = [branch]

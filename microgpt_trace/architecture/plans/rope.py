@@ -1,5 +1,4 @@
-"""RoPE: the frequency with which each pair of channels turns, and the rotation. This module depends on no
-model.
+"""RoPE: the frequency with which each pair of channels turns, and the rotation. Needs no model.
 
 The channels of q and k are in Hugging Face order: channel j of a head forms a pair with channel j + D/2.
 """
