@@ -11,7 +11,7 @@ from ..arrays.stats import Array
 from ..hooks.bus import Tap
 from ..text.brief import frozen
 
-Report = Callable[[int, int], None]  # takes the number of finished items and of all items
+Report = Callable[[int, int], None]  # arguments: the number of finished items, the number of all items
 
 
 def unreported(done: int, total: int) -> None:

@@ -2,7 +2,7 @@
 no implementation.
 
 A model encodes a text, has parameters, labels tokens and computes logits. A model emits each computed array
-as an event, and hooks may replace the array. Features that only some models have are listed as abilities.
+as an event, and hooks may replace the array. A feature of only some models is called an ability.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # "gradients": the model has a backward pass, optimizer steps and training. "prompts": the model accepts
 # token ids and chat templates, and has the logit lens and continuations.
 Ability = Literal["gradients", "prompts"]
-TapOf = Callable[[Sequence[int]], Tap]  # takes the numbers of some sequences of a pass, returns their tap
+TapOf = Callable[[Sequence[int]], Tap]  # returns a tap for some sequences of a pass, given by number
 
 
 @frozen
@@ -126,9 +126,9 @@ class LanguageModel(Protocol):
         """Return the texts as training would read them, or [] if the model cannot be trained."""
 
     def run_pack(self, pack: Pack, tap: Tap) -> None:
-        """Run one forward pass over texts, at least up to the logits. Each event has the rows of all texts.
-        Scores and weights are emitted once for each group of texts of equal length, as [n, H, T, T]. Many
-        logits are emitted in parts."""
+        """Run one forward pass over texts, at least up to the logits. Each event contains the rows of all
+        texts. Scores and weights are emitted once for each group of texts of equal length, as [n, H, T, T].
+        Logits may be emitted in parts."""
 
     def seen(self, inputs: TraceInput, position: int) -> str:
         """Return a short label of the text that the model reads to predict the token after a position."""

@@ -82,8 +82,8 @@ class Removal:
 
 @frozen
 class Look:
-    """The largest attention weight of a head at an explained position. `most_at` is the position that gets
-    this weight, and `share` is the weight."""
+    """The largest attention weight of a head at an explained position. `share` is this weight, and `most_at`
+    is the position with this weight."""
 
     position: int
     most_at: int
@@ -92,8 +92,8 @@ class Look:
 
 @frozen
 class HeadRole:
-    """Where a head attends, compared with uniform attention over the positions that it sees. `role` names
-    what the head mostly looks at. `looks` has the largest attention weight at each explained position."""
+    """Where a head attends, compared with uniform attention over the visible positions. `role` names what the
+    head mostly looks at. `looks` lists the largest attention weight at each explained position."""
 
     name: str
     layer: int
@@ -110,7 +110,7 @@ class AttributionResult:
     """The attribution of a text's predictions, and the roles of the heads over the text.
 
     `mean_loss` and `removals` are means over the requested positions. Without ablation, `removals` is empty.
-    `roles` is empty for a single token, because it has no earlier position to attend to.
+    `roles` is empty for a single token, because no earlier position exists.
     """
 
     SCHEMA = "microgpt.attribution/1"

@@ -64,7 +64,7 @@ def way_to_logits(plan: Plan) -> list[Operation]:
 
 
 def components_of(model: LanguageModel) -> list[Component]:
-    """Return all components. Their writes add up to the logits."""
+    """Return all components. The writes of all components add up to the logits."""
     components: list[Component] = []
     for row in way_to_logits(model.plan):
         if isinstance(row.kind, Lookup):
@@ -141,7 +141,7 @@ def direct_writes(
     for name, kind, row in components:
         bias = None if row.bias is None else model.parameter(row.bias).astype(np.float64)
         if kind == "bias":
-            assert bias is not None  # a bias component has a row with a bias
+            assert bias is not None  # each bias component comes from a row with a bias
             result[name] = bias[tokens] if row.name == "logits" else along[row.name] @ bias
         elif kind != "head":
             write = seen.used[name].astype(np.float64)
@@ -179,8 +179,8 @@ def _directions(model: LanguageModel, seen: Observed, tokens: Array) -> dict[str
 
 
 def _head_writes(model: LanguageModel, row: Operation, read: Array, along: Array) -> dict[str, Array]:
-    """Return what each head adds to the logits: context . (along @ W) over the head's columns. The head's
-    write [n, C] is not computed."""
+    """Return what each head adds to the logits: context . (along @ W) over the head's columns. The array [n,
+    C] of a head's write is not computed."""
     assert isinstance(row.kind, Linear)
     back = _times(model, row.kind.weight, along.reshape(-1, along.shape[2]))  # [n*2, in]
     products, writes = read.astype(np.float64)[:, None] * back.reshape(*along.shape[:2], -1), {}
@@ -207,7 +207,7 @@ def _dot(along: Array, write: Array) -> Array:
 def roles_of(
     row: Operation, plan: Plan, weights: Array, queries: Queries, rows: Sequence[int]
 ) -> Iterator[HeadRole]:
-    """Yield the role of each head of a layer with the attention weights [H, T, T]. A role has the head's
+    """Yield the role of each head of a layer with the attention weights [H, T, T]. A role lists the head's
     largest weight at each position of `rows`."""
     assert isinstance(row.kind, Softmax)
     assert row.layer is not None  # attention weights belong to a layer
@@ -223,7 +223,7 @@ def roles_of(
 
 
 def head_names(plan: Plan, weights: str, count: int) -> tuple[str, ...]:
-    """Return the events of the heads' outputs, or "NAME[h]" if the plan does not have such events."""
+    """Return the events of the heads' outputs, or "NAME[h]" if the plan lacks such events."""
     row = plan[weights]
     while not row.parts and plan.readers[row.name]:
         row = plan[plan.readers[row.name][0]]

@@ -31,7 +31,7 @@ BEFORE_BIASES = (
     (re.compile(r"ffn_(gate|up)-\d+"), {"mlp_bgate", "mlp_bup"}),
 )
 Shapes = Mapping[str, tuple[int, ...]]
-CACHED = 32  # how many arrays are cached, about as many as a layer has
+CACHED = 32  # the number of cached arrays: about as many as in a layer
 
 
 @frozen
@@ -77,7 +77,7 @@ class ModelRun:
 
 @dataclass(repr=False)
 class RecordedRun:
-    """A recording of another run. Its arrays are reshaped to the shapes of our events, `shapes`."""
+    """A recording of another run. The arrays are reshaped to `shapes`, the shapes of our events."""
 
     recording: Recording
     shapes: Shapes

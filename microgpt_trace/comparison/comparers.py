@@ -29,7 +29,8 @@ from .differences import AgreementMeter, EventDifference, difference
 
 
 class _ComparedRows(NamedTuple):
-    """The differences of an event at some positions. `thirds` has the distances of third runs from a side."""
+    """The differences of an event at some positions. `thirds` lists the distances of third runs from one
+    side."""
 
     rows: RowDifferences
     thirds: list[RowDifferences]
@@ -38,8 +39,8 @@ class _ComparedRows(NamedTuple):
 
 
 class RowComparer:
-    """Compares values row by row. `model` says which biases were added to the rows. Third runs are compared
-    with side `base`: 0 or 1."""
+    """Compares values row by row. Biases that were added to the rows are read from `model`. Third runs are
+    compared with side `base`: 0 or 1."""
 
     def __init__(
         self, specs: Mapping[str, EventSpec], bands: Bands, model: LanguageModel | None, base: int = 0
@@ -220,7 +221,7 @@ class KeptPair:
         return self
 
     def joined(self, other: KeptPair) -> KeptPair:
-        """Append `other`, which has more positions of the event. Return `other` alone if its heads differ."""
+        """Append `other`, values at further positions. Return `other` alone if its heads differ."""
         if other.heads != self.heads:
             return other
         a, b = (np.concatenate(both, axis=-2) for both in ((self.a, other.a), (self.b, other.b)))

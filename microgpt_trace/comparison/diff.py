@@ -52,7 +52,7 @@ def diff(
 
     An event agrees if its distance lies within its band. By default the band is float32 rounding. With
     `compute` ("bf16", "f16", "q8"), the band is `factor` times the largest distance between our own pass and
-    several passes rounded to that precision. With `calibrate`, a third run, the band is `factor` times the
+    several passes rounded to this precision. With `calibrate`, a third run, the band is `factor` times the
     distance of the third run from `a`. `rtol` sets the band of a row, `atol` the band of an element.
 
     `report(done, of)` is called with the number of compared events and of all events. `watch` is called with
@@ -86,7 +86,7 @@ def compare(
     judge: bool = True,
 ) -> Comparison:  # fmt: skip
     """Compare two prepared sides. A third side or rounded `passes` determine the band. With `judge`, also
-    judge each operation from its recorded inputs. Raises InputError if no event can be compared."""
+    test each operation on its recorded inputs. Raises InputError if no event can be compared."""
     a, b, *third = sides
     specs, model = event_specs_of(sides), first_model(sides)
     dump = next((s for s in sides if isinstance(s, RecordedRun) and not s.statistics), None)
@@ -158,7 +158,7 @@ def _side_by_side(
 
 
 def _other_scores(models: Sequence[ModelRun], names: Sequence[str]) -> list[str]:
-    """Return the attention scores that all models have and that are not in `names`."""
+    """Return the attention scores that all models compute, without the scores in `names`."""
     common = [n for n in models[0].names if all(n in side.names for side in models)] if models else []
     return [name for name in common if isinstance(kind_named(name), Scores) and name not in names]
 
@@ -222,7 +222,7 @@ def _with_judgement(
     events: Sequence[EventDifference], operations: Sequence[OperationResult]
 ) -> Iterator[EventDifference]:
     """Mark events within their band whose recorded output does not result from the recorded inputs. In these
-    events, differences of earlier events hide an error of the operation. A marked event gets the error,
+    events, differences of earlier events hide an error of the operation. A marked event stores the error,
     position and values of its operation."""
     wrong = {own.name: own for own in operations if not own.holds}
     for event in events:

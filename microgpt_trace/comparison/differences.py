@@ -38,7 +38,7 @@ class EventDifference:
       values of the element of this row that differs most. If `measured` says "given its own inputs", `b` is
       the recorded value, and `a` is computed from the recorded inputs.
     - `alike`: how many of the `count` elements are the same NaN or infinity on both sides and so cannot be
-      compared. If a row or event has only such elements, the distance is NaN.
+      compared. If all elements of a row or event are such elements, the distance is NaN.
     """
 
     name: str
@@ -110,7 +110,7 @@ class Agreement:
 
 @frozen
 class SideSummary:
-    """A summary of one of the two compared runs."""
+    """A summary of a compared run."""
 
     origin: str
     kind: str
@@ -257,7 +257,7 @@ def _words_for_left_out(rows: RowDifferences, row: int, plain: float, strict: fl
 
 
 def jump_of(events: Sequence[EventDifference]) -> Jump | None:
-    """Return the event at which the distance grew most, or None if it never grew beyond a band."""
+    """Return the event at which the distance grew most, or None if no distance grew beyond a band."""
     jump, before = None, 0.0
     for event in (event for event in events if event.comparable):
         base = max(before, event.tolerance)

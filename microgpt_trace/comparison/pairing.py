@@ -1,4 +1,4 @@
-"""Find the tokens, shapes and events that two sides have in common. Refuse sides that cannot be compared."""
+"""Find the common tokens, shapes and events of two sides. Refuse sides that cannot be compared."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def open_all(sources: Sequence[Any], names: NameMap | None) -> list[Any]:
 
 
 def _read_by(models: Sequence[LanguageModel], text: str | None, tokens: TokenIds) -> list[TraceInput]:
-    """Return the input of each model. A model without a vocabulary gets the tokens of another model. Raises
+    """Return the input of each model. A model without a vocabulary reads the tokens of another model. Raises
     InputError if the models split the text into different tokens."""
     with_vocabulary = [model for model in models if model.names_tokens]
     if tokens is None and with_vocabulary and len(with_vocabulary) < len(models):
@@ -180,7 +180,7 @@ def event_specs_of(sides: Sequence[ComparedRun]) -> dict[str, EventSpec]:
 
 
 def paired_names(a: ComparedRun, b: ComparedRun, specs: Mapping[str, EventSpec]) -> list[str]:
-    """Return the events that both sides have, in order of computation. Raises InputError if the sides share
+    """Return the common events of both sides, in order of computation. Raises InputError if the sides share
     no event."""
     common = {*a.names} & {*b.names}
     if not common & specs.keys():
@@ -200,9 +200,9 @@ def _hint(side: ComparedRun) -> str:
 
 
 def _shapes_between(recordings: Sequence[Recording], length: int) -> dict[str, Shape]:
-    """Return a shape for each event that fits all recordings and `length` tokens. Events that share a tensor
-    have no shape, because their widths are not known. Raises InputError if the rows of a tensor do not fit
-    `length`."""
+    """Return a shape for each event that fits all recordings and `length` tokens. If several events share a
+    tensor, these events get no shape, because their widths are not known. Raises InputError if the rows of a
+    tensor do not fit `length`."""
     shapes: dict[str, Shape] = {}
     for name in dict.fromkeys(name for recording in recordings for name in recording.tensors):
         stored = [recording.tensors[name] for recording in recordings if name in recording.tensors]

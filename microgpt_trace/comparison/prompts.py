@@ -69,7 +69,7 @@ class PromptsComparison:
 
 def read_prompts(path: Path) -> list[str | list[int]]:
     """Read one prompt per line: a text, a list of token ids as JSON, or a JSON string. Empty lines are
-    skipped. Raises FileFormatError if there is no prompt, or a list has a value that is not a token id."""
+    skipped. Raises FileFormatError if there is no prompt, or a list contains anything but token ids."""
     lines = read_text(path, "a file of prompts").split("\n")
     prompts = [_prompt(path, n, line.removesuffix("\r")) for n, line in enumerate(lines, 1) if line.strip()]
     if not prompts:

@@ -62,12 +62,12 @@ def with_tokens(recording: Recording, model: LanguageModel, expected: TokenIds =
 def recognise(
     model: LanguageModel, recorded: Recorded, expected: TokenIds = None, table: Array | None = None
 ) -> Tokens:
-    """Return the tokens whose rows of the embedding a tensor has, or None if the tensor has other values.
+    """Return the tokens whose rows of the embedding match a tensor's rows, or None if a row matches no token.
 
     Each row must lie within 1 % of the row of a token. For each row, return the nearest token, or the
     `expected` token if about as near. If several tokens have equal rows, return the first token. The tensor
-    must have two rows or more, because a single row may be the last of many. To try many tensors, pass the
-    `table` of the embedding.
+    must have two rows or more, because a single row may be the last row of many. To try many tensors, pass
+    the `table` of the embedding.
     """
     name, matrix = embedding_of(model)
     length, rest = divmod(math.prod(recorded.shape), model.config.n_embd)

@@ -29,7 +29,7 @@ def find_cause(
     name: str, a: Mapping[str, Values], b: Values, distance: QuantisationDistance, head_dims: tuple[int, ...]
 ) -> str:
     """Describe how b, the parameter `name` of side B, relates to the parameters of A, or return "".
-    `distance` is the distance of b from `a[name]`. `head_dims` has the head widths of both sides."""
+    `distance` is the distance of b from `a[name]`. `head_dims` lists the head widths of both sides."""
     if distance.nonfinite or not (distance.aa and distance.bb):
         return _describe_values(distance)
     if distance.holds(LIMIT):  # within rounding, many relations would seem to hold
@@ -110,7 +110,7 @@ def _rope_orders(own: Values, b: Values, head_dims: tuple[int, ...]) -> Iterator
 
 
 def _namesakes(name: str, a: Mapping[str, Values]) -> list[str]:
-    """Return the parameters of A with the same shape: of the same kind, and then of the same layer."""
+    """Return the parameters of A with this shape: first of the same kind, then of the same layer."""
     layer, _, kind = name.rpartition(".")
     alike = [other for other, values in a.items() if other != name and values.shape == a[name].shape]
     others = [other for other in alike if layer and other.endswith(f".{kind}")]

@@ -44,7 +44,7 @@ class WeightRow:
     """
 
     name: str
-    name_b: str  # "wte" if the head is tied in B, else the same as `name`
+    name_b: str  # "wte" if the head is tied in B, else `name`
     shape_a: tuple[int, ...]
     shape_b: tuple[int, ...]
     type_a: str
@@ -105,7 +105,7 @@ class WeightsComparison:
 
 @dataclass(frozen=True)
 class _Side:
-    """The parameters of a model by name, in order of use. `stored` has the tensors that are in a file."""
+    """The parameters of a model by name, in order of use. `stored` maps names to the tensors in a file."""
 
     origin: str
     values: Mapping[str, Values]
@@ -129,8 +129,8 @@ def compare_weights(
     in the files. Default: all parameters.
 
     With `rtol`, the relative L2 of a parameter may be at most `rtol`. Without `rtol`, parameters of exact
-    types must be equal, and others may differ by what rounding explains. Only a few rows are in memory at a
-    time, except to find the cause of a difference. `report(done, of)` is called with the number of compared
+    types must be equal, and other parameters may differ by rounding. Only a few rows are in memory at a time,
+    except to find the cause of a difference. `report(done, of)` is called with the number of compared
     parameters and of all parameters. Raises InputError if the models have different families, a glob matches
     nothing, or `rtol` is not a number of at least 0.
     """

@@ -46,7 +46,7 @@ class DecoderConfig(Dimensions):
     qk_norm: bool = False
     window: int | None = None  # the number of positions that a query sees
     windowed_layers: tuple[int, ...] = ()
-    adjacent_pairs: bool = False  # True if the file has RoPE pairs side by side, as GGUF does
+    adjacent_pairs: bool = False  # True if the file stores RoPE pairs side by side, like GGUF
     activation: str = "SiLU"
     score_scales: tuple[float, ...] = ()  # a scale for each layer; () means 1/sqrt(head_dim)
 
@@ -81,6 +81,6 @@ class DecoderConfig(Dimensions):
         return self.plan.parameters
 
     def describe(self) -> dict[str, Any]:
-        """Return the config as plain data. A field is left out if it has its value in OMITTED_DEFAULTS."""
+        """Return the config as plain data. A field is left out if its value is in OMITTED_DEFAULTS."""
         omitted = OMITTED_DEFAULTS.items()
         return {name: value for name, value in asdict(self).items() if (name, value) not in omitted}

@@ -43,7 +43,7 @@ MOST = 1 << 28  # the most weights that are kept unpacked: 1 GB at 4 bytes each
 
 @dataclass(frozen=True, repr=False)
 class Decoder:
-    """A decoder that can be traced. Its weights stay in their file until a computation needs them."""
+    """A decoder that can be traced. The weights stay in the file until a computation needs them."""
 
     family: ClassVar[str] = "decoder"
     kind: ClassVar[str] = "a production model"
@@ -80,7 +80,7 @@ class Decoder:
 
     @property
     def chain(self) -> tuple[str, ...]:
-        """The names that `apr trace` has for the steps of a layer."""
+        """The names of a layer's steps in `apr trace`."""
         return steps_of(self.plan.layers[0])
 
     def describe(self) -> dict[str, Any]:
@@ -192,7 +192,7 @@ def prepare(
 ) -> TraceInput:  # fmt: skip
     """Encode a prompt and check that `room` more tokens fit into the context.
 
-    Raises InputError if the prompt is empty or too long, or if the model does not have a token id.
+    Raises InputError if the prompt is empty or too long, or if the model lacks a token id.
     """
     vocabulary, notes = model.vocabulary, []
     if tokens is not None:

@@ -1,9 +1,9 @@
 """Read APRT directories, the tensor dumps of apr trace, with or without a manifest.
 
-Stages of a layer are in `layer-N/STAGE.bin`, and stages of the whole model in `STAGE.bin`. A file has the
-letters APRT, the layer as u32 (0xFFFFFFFF for the whole model), the number of elements as u32, and the
+Stages of a layer are in `layer-N/STAGE.bin`, and stages of the whole model in `STAGE.bin`. A file consists of
+the letters APRT, the layer as u32 (0xFFFFFFFF for the whole model), the number of elements as u32, and the
 elements as float32. Integers and floats are little-endian. Our manifest.json adds the shapes, tokens and
-positions. As in apr, the embedding is in layer-0, and lm_head has only the row of the last position.
+positions. As in apr, the embedding is in layer-0, and lm_head contains only the row of the last position.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def events_of(stage: str, layer: int | None) -> tuple[str, ...]:
     """Return the events of a stage in a layer, or in the whole model if the layer is None.
 
     The values of several events are side by side in the file. An embedding is one of two events: a decoder's
-    or a microGPT's embedding. Returns () if we have no event for this stage and layer.
+    or a microGPT's embedding. Returns () if no event belongs to this stage and layer.
     """
     globs = ALIASES.get("qkv_matmul" if stage == "qkv_bias" else stage, ())  # our q, k, v include biases
     if stage == "embedding":
@@ -59,7 +59,7 @@ def is_aprt(folder: Path) -> bool:
 def open_aprt(folder: Path) -> Recording:
     """Open the dumps in a folder without reading their elements. Raises FileFormatError.
 
-    A folder that apr wrote has no manifest, so the shapes and tokens are not known.
+    A folder from apr contains no manifest, so the shapes and tokens are not known.
     """
     with reading(folder):
         files = {path.relative_to(folder).as_posix(): _stored(path, folder) for path in _bin_files(folder)}
@@ -153,7 +153,7 @@ def _beside(events: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _no_event(stage: str, layer: int | None) -> str:
-    """Return the reason why the file of this stage and layer has no event."""
+    """Return the reason why no event belongs to the file of this stage and layer."""
     if stage not in ALIASES:
         return "apr has no such stage"
     if not ALIASES[stage] and stage != "qkv_bias":

@@ -41,7 +41,7 @@ def write_aprt(trace: Trace, folder: Path) -> int:
     """Write the forward arrays of a trace as stages of apr, and return the number of .bin files.
 
     The manifest also lists the arrays that were left out. The folder is written completely or not at all.
-    Raises InputError unless the folder is new or empty, or if the trace has no array of a stage. Raises
+    Raises InputError unless the folder is new or empty, or if the trace contains no array of a stage. Raises
     RunError if the system cannot write the folder.
     """
     arrays = {name: array for (phase, name), array in trace.arrays.items() if phase == "forward"}

@@ -1,4 +1,4 @@
-"""The names of our events in other engines, and the names that cannot be compared.
+"""The names of our events in other engines, and the names of tensors that cannot be compared.
 
 In a name, # stands for the layer number. A tensor may have several events side by side: their names are
 joined by + or a space. Candidates are separated by |. The inputs of a module are not in this table: the plan

@@ -37,13 +37,13 @@ _CLEAR_NAME = re.compile(r"model\.transformer\.(h\.#\.(ln|attn|mlp).*|ln_f)")
 class Meaning:
     """The meaning of a name in a dump: one event, several events, or the reason why there is none.
 
-    - `events`: a tensor of several events (a fused product) has their values side by side, in this order.
+    - `events`: the values of several events are side by side in a fused tensor, in this order.
     - `reason`: why the tensor cannot be compared, if there is no event.
     - `adjacent`: True if rows may be in GGUF's order, with the two channels of a RoPE pair side by side.
     - `layout`: a layout as in `Recorded`.
     - `second`: True if the name counts only in dumps without the event's first name. For instance, a dump of
-      all modules has both `mlp` and `mlp.down_proj`, whose outputs are the same.
-    - `candidates`: the tensor is the first of these events that the model has.
+      all modules contains both `mlp` and `mlp.down_proj`, whose outputs are equal.
+    - `candidates`: the tensor is the first of these events that the model computes.
     """
 
     events: tuple[str, ...] = ()
@@ -160,7 +160,7 @@ def _of_any_layer(name: str) -> str:
 
 @cache
 def names_of(engine: str) -> dict[str, tuple[str, ...]]:
-    """Return the events of each name that the table has for an engine, in order of computation.
+    """Return the events of each name in the table of an engine, in order of computation.
 
     # stands for the layer number: {"attn.c_attn": ("layer#.attn.q", "layer#.attn.k", "layer#.attn.v")}
     """
@@ -242,10 +242,10 @@ def _meaning(text: str) -> Meaning:
 
 def _apr(stage: str) -> dict[str, Meaning]:
     """Return the meaning of each name that a stage of apr trace has in a dump, with and without a layer."""
-    # ALIASES gives qkv_bias no events, because it would select the same events as qkv_matmul.
+    # In ALIASES, qkv_bias has no events, because they would be the events of qkv_matmul.
     aliased = ALIASES["qkv_matmul" if stage == "qkv_bias" else stage]
     events = tuple(event.replace("*", "#") for event in aliased)
-    if stage == "embedding":  # apr has its file in layer-0
+    if stage == "embedding":  # apr writes this file in layer-0
         return dict.fromkeys(("embedding", "layer-#/embedding"), Meaning(events[:1]))
     if not events:
         return dict.fromkeys((stage, f"layer-#/{stage}"), Meaning(reason=_NO_COUNTERPART))

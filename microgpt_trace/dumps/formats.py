@@ -1,4 +1,4 @@
-"""Open a dump of any format. The content of the file decides the format. Arrays are read when they are used.
+"""Open a dump of any format. The file's content decides the format. Arrays are read only when they are used.
 
 The event of a tensor is found by the map, or else by the tensor's name. A tensor without an event stays in
 the recording as a leftover, with the reason.
@@ -62,9 +62,9 @@ def is_recording(path: Path) -> bool:
 
 
 def _holds_values(header: Mapping[str, Any], metadata: Mapping[str, str]) -> bool:
-    """Return True if a safetensors file has values of a run, and not parameters.
+    """Return True if a safetensors file contains values of a run, and not parameters.
 
-    A file has values if we wrote it, if any name means an event, or if no name is the name of a parameter.
+    A file contains values if we wrote the file, if a name means an event, or if no name means a parameter.
     """
     if metadata.get("format") == ARRAYS_FORMAT:
         return True
@@ -145,7 +145,7 @@ def _open_safetensors(path: Path, names: NameMap | None) -> Recording:
     arrays, metadata = safetensors_arrays(path)
     if metadata.get("format") != ARRAYS_FORMAT:
         return _recording(path, "safetensors file", arrays, names)
-    stored = {  # files of older versions have no positions
+    stored = {  # files of older versions contain no positions
         key: whole_numbers(f"{path}: metadata {key}", _from_json(metadata[key]))
         for key in ("tokens", "positions")
         if key in metadata
@@ -167,7 +167,7 @@ def _from_json(text: str) -> Any:
 
 
 def _with_tokens(recording: Recording, names: NameMap | None, what: str) -> Recording:
-    """Add the tokens of a map to a recording that already has the names of our events."""
+    """Add the tokens of a map to a recording that already uses the names of our events."""
     if names is None:
         return recording
     if names.entries:

@@ -1,8 +1,8 @@
 """The tensors of a dump as plain data, and their layouts: how a stored shape becomes the shape of an event.
 
-The layout is found by the shape alone, not by values. Shape letters have the same meaning as in
-microgpt/operations.py and architecture/operations/. C is the width of any row, so [T, C] includes q, k, v and
-context, [T, H*D]. Stored shapes may have more or fewer axes of length 1.
+The layout is found by the shape alone, not by values. Shape letters are explained in microgpt/operations.py
+and architecture/operations/. C is the width of any row, so [T, C] includes q, k, v and context, [T, H*D].
+Stored shapes may have more or fewer axes of length 1.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Reading:
     def moves(self) -> tuple[tuple[int, int], ...]:
         """The length and stride of each axis of the result, after axes that form one longer axis are merged.
 
-        Two readings of a stored shape give the same values if and only if their moves are equal.
+        Two readings of a stored shape result in the same values if and only if their moves are equal.
         """
         moves: list[tuple[int, int]] = []
         for axis in self.order:
@@ -82,8 +82,8 @@ class Reading:
 def readings_of(stored: Shape, expected: Shape, layout: str, head_dims: Collection[int]) -> list[Reading]:
     """Return all ways to read a stored shape as `expected` ([T, C], [H, T, S] or []) that differ in values.
 
-    If `layout` is not empty, only this layout is allowed. `head_dims` has the possible widths of a head:
-    several if the width is unknown, none if rows have no heads. Without `layout`, an array with a single
+    If `layout` is not empty, only this layout is allowed. `head_dims` lists the possible widths of a head:
+    several if the width is unknown, none for rows without heads. Without `layout`, an array with a single
     axis is read in our order.
     """
     distinct: dict[tuple[tuple[int, int], ...], Reading] = {}
@@ -143,10 +143,10 @@ def fit(
     order: Array | None = None,
     positions: Positions = None,
 ) -> Fitted:
-    """Return a recorded tensor in the shape of the event `name`. `shapes` has the shapes of all events.
+    """Return a recorded tensor in the shape of the event `name`. `shapes` maps all events to shapes.
 
-    `positions` has the positions of the rows of logits and probs, if the tensor is in our order. `order` (see
-    `file_order`) lists the place of each channel in the model's file, and sorts such channels. Raises
+    `positions` lists the positions of the rows of logits and probs, if the tensor is in our order. `order`
+    (see `file_order`) lists the place of each channel in the model's file, and sorts such channels. Raises
     InputError unless the shape fits exactly one layout.
     """
     expected = _expected(name, recorded, shapes)
@@ -189,7 +189,7 @@ def _head_dims(name: str, recorded: Recorded, expected: Shape, head_dim: int | N
 
 
 def _has_heads(name: str, recorded: Recorded) -> bool:
-    """Return True if each row of the tensor has heads side by side."""
+    """Return True if each row of the tensor consists of heads."""
     return all(kind_of(event) in kinds_in_heads() for event in recorded.beside or (name,))
 
 
@@ -260,7 +260,7 @@ class Recorded:
 
     `layout` is OWN, one of LAYOUTS, or empty if the shape decides. `beside` lists all events of a tensor with
     several events side by side (apr's qkv). `adjacent` is True if rows of q and k may be in GGUF's order. If
-    there are `candidates`, the tensor is the first of these events that the model has.
+    `candidates` is not empty, the tensor is the first of these events in the model.
     """
 
     source: str  # shown in messages: "Qcur-0.npy", "layer-0/ffn_up.bin"
@@ -289,8 +289,8 @@ class Leftover:
 class Fitted:
     """A recorded tensor in the shape of our event: [T, W], [H, T, S] or [].
 
-    `positions` has the position of each row, or None if all positions have a row. `note` says how the stored
-    shape was read.
+    `positions` lists the position of each row, or is None if all positions are stored. `note` says how the
+    stored shape was read.
     """
 
     array: Array
@@ -312,7 +312,7 @@ def list_at(path: Path, values: Mapping[str, Any], key: str) -> list[Any]:
 
 
 def whole_numbers(where: str, value: Any, some: bool = False) -> tuple[int, ...]:
-    """Return a list of whole numbers as a tuple; `some` forbids an empty list. Raises FileFormatError."""
+    """Return whole numbers as a tuple. Raises FileFormatError for other values, and with `some` for []."""
     if not isinstance(value, list) or not all(map(is_count, value)) or (some and not value):
         raise FileFormatError(f"{where}: expected a list of whole numbers, found {brief(value)}")
     return tuple(value)

@@ -58,7 +58,7 @@ class NameMap:
     def match(self, names: Sequence[str], dump: str) -> list[MapEntry]:
         """Return a line for each tensor of a dump that is an event, with layer numbers in place of {i}.
 
-        Raises InputError if a tensor is missing from the dump, or two tensors are the same event.
+        Raises InputError if a tensor is missing from the dump, or two tensors are assigned to one event.
         """
         lines: dict[str, MapEntry] = {}
         for entry in self.entries:

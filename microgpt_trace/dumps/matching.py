@@ -22,7 +22,7 @@ from ..arrays.stats import Array
 from ..grouping import grouped
 from .layouts import Recorded, Shapes, fit, fits
 
-ROWS, ELEMENTS = 16, 512  # the most rows and elements that a sketch has
+ROWS, ELEMENTS = 16, 512  # the largest numbers of rows and elements in a sketch
 CLIP = np.float32(4)  # clip values at 4 medians, because a huge channel, as in SmolLM2, must not decide alone
 SAME = 1e-2  # values agree below this relative L2 distance; bfloat16 rounds by up to 4e-3
 SIMILAR = 0.5  # arrays with a larger cosine count as results of the same computation
@@ -39,7 +39,7 @@ class Sketch(NamedTuple):
 def sketch(array: Array, causal: bool) -> Sketch:
     """Sample an array [.., T, W]. All arrays of one shape are sampled at the same places.
 
-    With `causal`, the array is [.., T, S], and an element is kept only if its key is not after its query.
+    With `causal`, the array is [.., T, S], and the sketch contains no elements with a key after the query.
     """
     array = np.atleast_2d(array)
     rows, columns, kept = _sample(array.shape, causal)
@@ -58,7 +58,7 @@ def _sample(shape: tuple[int, ...], causal: bool) -> tuple[Array, Array, Array]:
 
 
 class Similarity(NamedTuple):
-    """The similarity of an array to each of E other arrays.
+    """The similarity of an array to each array of a stack of E arrays.
 
     Elements that are not finite in both arrays are ignored. Magnitudes are clipped at 4 medians.
     """
@@ -111,7 +111,7 @@ class TensorPart(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EventGroup:
-    """All events of one shape that can have the same layouts."""
+    """All events with one shape and one list of possible layouts."""
 
     columns: Array  # the columns of these events in the score table
     example: str  # the name of the first event
@@ -141,7 +141,7 @@ class ScoreTable:
 
     @cached_property
     def strength(self) -> Array:
-        """How closely values agree (2 - distance), or 0 where they do not agree: [F, E]"""
+        """How closely values agree (2 - distance), or 0 where values do not agree: [F, E]"""
         return np.where(self.agreeing, 2 - self.distance, 0)
 
 
@@ -208,7 +208,7 @@ def compare(
 
 
 def products_side_by_side(plan: Plan) -> list[tuple[str, ...]]:
-    """Return all runs of products that an engine may fuse, because they have the same input.
+    """Return all runs of products that an engine may fuse, because the products read the same input.
 
     Examples are ("attn.q", "attn.k"), ("attn.q", "attn.k", "attn.v") and ("mlp.gate", "mlp.up").
     """
@@ -223,7 +223,7 @@ def products_side_by_side(plan: Plan) -> list[tuple[str, ...]]:
 
 
 def parts_of(recorded: Recorded, fused: Sequence[tuple[str, ...]], shapes: Shapes) -> Iterator[TensorPart]:
-    """Yield the tensor, and its slices for each run of `fused` products whose total width it has."""
+    """Yield the tensor, and its slices for each run of `fused` products with the tensor's width in total."""
     source = source_name(recorded)
     yield TensorPart(recorded, source, source)
     for split, kinds in enumerate(fused, start=1):
@@ -249,7 +249,7 @@ def _slice(recorded: Recorded, axis: int, start: int, stop: int, split: int) -> 
 
 UNDECIDED = 0.15  # a pair is undecided if the next best column scores nearly as much (by less than this)
 IN_ORDER, FEW = 0.8, 2  # the order decides if there are more than FEW anchors, with at least 80 % in order
-ANCHOR = 100.0  # outweighs all other scores
+ANCHOR = 100.0  # the score of an anchor, which outweighs all other scores
 
 
 def place(scores: Array, strength: Array) -> dict[int, int]:
@@ -285,7 +285,7 @@ def _strongest(strength: Array) -> dict[int, int]:
 
 
 def _clear_winners(scores: Array) -> dict[int, int]:
-    """For each row, choose the column with the highest score if no other free column comes close.
+    """For each row, choose the column with the highest score if no other free column scores nearly as much.
 
     If several rows have the same best column, the row with the highest score gets it.
     """

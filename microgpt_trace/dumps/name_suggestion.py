@@ -38,7 +38,7 @@ _NUMBER = re.compile("(?<![0-9])[0-9]{1,4}(?![0-9])")
 _MAX_NUMBERS = 16  # how many numbers of a name are tried as the layer number
 FITS = 1.0  # the score of a shape that fits; the cosine adds up to 1
 NAMED = 0.5  # the score of a name with all words of an event
-DECAY = 0.8  # a layer has 0.8 times the weight of the layer before, because early layers are before a fault
+DECAY = 0.8  # a layer has 0.8 times the weight of the layer before, since early layers precede a fault
 
 
 @frozen(eq=False)
@@ -146,7 +146,7 @@ def _placed(
 
     Series with layers are matched first. If there are series with layers, a single tensor is matched with an
     event of a layer only if values agree. A single tensor that agrees with a matched series is a copy, and
-    has no match.
+    matches no event.
     """
     columns: dict[str, dict[int | None, int]] = {}
     for column, name in enumerate(names):
@@ -223,7 +223,7 @@ def find_series(
 ) -> Iterator[Series]:
     """Yield series so that each tensor is in one series. A fused tensor is split alike in all layers.
 
-    `layers` has the layer of each event. If a name has several numbers, the number that makes the largest
+    `layers` lists the layer of each event. If a name has several numbers, the number that makes the largest
     series is the layer number.
     """
     rows = grouped(range(len(parts)), lambda row: parts[row].source)
@@ -259,7 +259,7 @@ def _candidates(shapes: Mapping[str, tuple[int, ...]]) -> list[tuple[str, dict[i
 
 
 def _by_layer(name: str, sources: Mapping[int, str], votes: Votes, layers: int) -> tuple[dict[int, str], int]:
-    """Return the tensors by layer, and the number that the names have for layer 0: 0 or 1.
+    """Return the tensors by layer, and the number of layer 0 in the names: 0 or 1.
 
     Returns no tensors if the numbers are not layer numbers: if two or more numbers exceed the layers, or most
     tensors that agree with an event agree with an event of another layer.

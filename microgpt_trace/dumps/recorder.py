@@ -1,6 +1,6 @@
 """Record the forward pass of a PyTorch decoder, and save its values under the names of our events.
 
-torch_modules.py has the families of decoders. This file does not import torch: the user's model does.
+torch_modules.py lists the families of decoders. This file does not import torch: the user's model does.
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ _NOWHERE = "attn.scores, attn.head*, probs, loss: no module returns them"
 
 @contextmanager
 def record(model: Any, path: str | os.PathLike[str], *, force: bool = False) -> Iterator[TorchRecording]:
-    """Record the forward pass that `model` makes inside the with block, and save it as safetensors.
+    """Record the forward pass that `model` makes inside the with block, and save the values as safetensors.
 
-    `model` has the modules of a Llama, Mistral, Qwen2, Qwen3 or GPT-2, with or without a head, wrapped or
-    not. The file has our event names, float32 values [T, width], the tokens, and the positions of the logits.
-    Narrower types are widened exactly, and float64 is rounded. The file lacks attn.scores, which no hook can
-    see, and the heads, probs and loss, which can be computed from other events. The file has attn.weights if
-    attention returns weights (eager attention; before transformers 4.48 only with output_attentions=True).
+    `model` consists of the modules of a Llama, Mistral, Qwen2, Qwen3 or GPT-2, with or without a head,
+    wrapped or not. The file contains our event names, float32 values [T, width], the tokens, and the
+    positions of the logits. Narrower types are widened exactly, and float64 is rounded. The file lacks
+    attn.scores, which no hook can see, and the heads, probs and loss, which can be computed from other
+    events. The file contains attn.weights if attention returns weights (eager; before transformers 4.48 only
+    with output_attentions=True).
 
     All arrays stay in memory until the end. After an exception nothing is written. Hooks are always removed.
     Raises InputError if the model has other modules or active dropout, or if the file exists (unless
@@ -66,7 +67,7 @@ class TorchRecording:
         self.positions: tuple[int, ...] = ()
         self._decoder = decoder
         self._layer: int | None = None  # the layer that is running
-        self._position_ids: Any = None  # the input of the position embedding, if the model has one
+        self._position_ids: Any = None  # the input of the position embedding, or None
 
     @property
     def left_out(self) -> list[str]:
@@ -195,7 +196,7 @@ class TorchRecording:
         self._take_output(events, module, args, args[0])
 
     def _take_output(self, events: Sequence[str], module: Any, args: Any, output: Any) -> None:
-        """Save the output of a module, [1, T, width]. Split an output that has several events."""
+        """Save the output of a module, [1, T, width]. Split an output of several events."""
         if self._layer is None:  # the module runs outside its layer
             return
         tensor = _first(output)
@@ -264,7 +265,7 @@ def _check_mask(module: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
 
 
 def _check_start(args: Sequence[Any], kwargs: Mapping[str, Any], position_ids: Any, length: int) -> None:
-    """Raise InputError if the cache holds earlier tokens, or positions are not 0, 1, 2 ...
+    """Raise InputError if the cache contains earlier tokens, or positions are not 0, 1, 2 ...
 
     `args` and `kwargs` are the arguments of layer 0, before layer 0 adds to the cache. Layer 0 receives the
     cache and positions in every version of transformers. `position_ids` is the position embedding's input.

@@ -23,8 +23,8 @@ from .layouts import OWN, Fitted, Leftover, Recorded, Shapes, fit
 class Recording:
     """The contents of a dump under the names of our events, without gradients and updates.
 
-    `statistics` has the events of a JSON document, which may lack arrays. `positions` lists the position of
-    each row of logits and probs, or is None if the dump lacks this list.
+    `statistics` contains the events of a JSON document, which may lack arrays. `positions` lists the position
+    of each row of logits and probs, or is None if the dump lacks this list.
     """
 
     origin: str
@@ -52,7 +52,7 @@ class Recording:
                 return np.asarray(every[0].read()), None
             contents = f"{len(self.tensors):,} other events" if self.tensors else "no array of any event"
             raise InputError(f"{self.origin}: expected {name}, found {contents}{self._how_to_save(name)}")
-        row = model.plan.shapes(1)[name]  # a single number has the shape ()
+        row = model.plan.shapes(1)[name]  # the shape of a single number is ()
         if alone and len(row) < 3 and math.prod(recorded.shape) == math.prod(row):
             return np.asarray(recorded.read()), None
         own = recorded.layout == OWN and len(recorded.shape) > 1

@@ -1,7 +1,7 @@
 """Read arrays of .npy, .npz and safetensors files, and write the arrays of a run as safetensors.
 
 Opening a file reads names, shapes and types. Numbers are read only when the program uses them. Nothing is
-unpickled. A file that we write also has the text, the tokens and the positions of the run.
+unpickled. A file that we write also contains the text, the tokens and the positions of the run.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ def _array(
 
 
 def check_name(where: Path | str, name: str) -> None:
-    """Raise FileFormatError if a name is too long, because a look-up takes more than linear time."""
+    """Raise FileFormatError if a name is too long, because look-ups of long names are slow."""
     if len(name) > MAX_NAME:
         raise FileFormatError(
             f"{where}: {brief(name)}: expected a name of at most {MAX_NAME} characters, found {len(name):,}"
@@ -259,8 +259,8 @@ def write_arrays(
 ) -> None:  # fmt: skip
     """Write named arrays to a safetensors file. Raises RunError if the system cannot write the file.
 
-    `positions` has the position of each row of logits and probs. Every command that reads the file prints the
-    `notes`.
+    `positions` lists the position of each row of logits and probs. Every command that reads the file prints
+    the `notes`.
     """
     from safetensors.numpy import save as to_bytes
 
@@ -277,8 +277,8 @@ def write_arrays(
 
 
 def save_arrays(trace: Trace, path: Path, overwrite: bool = False) -> None:
-    """Write the arrays of a trace. Activations get the name of their event, gradients `backward/NAME` and
-    updates `update/NAME`."""
+    """Write the arrays of a trace. An activation is stored under the event's name, a gradient as
+    `backward/NAME`, an update as `update/NAME`."""
     arrays = {}
     for event in trace:
         name = event.name if event.phase == "forward" else f"{event.phase}/{event.name}"

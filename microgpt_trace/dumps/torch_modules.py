@@ -1,7 +1,7 @@
-"""Find the decoder in a PyTorch model by the names of its modules, which each family of models has.
+"""Find the decoder in a PyTorch model by the names of modules, which differ between families of models.
 
-This file does not import torch. engine_names.py says which event each module returns, and the plan says which
-events the module reads.
+This file does not import torch. engine_names.py lists the event that each module returns, and the plan lists
+the events that the module reads.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Modules:
     def in_layer(self, path: str = "") -> tuple[str, ...]:
         """Return the events, with # for the layer number, that a layer or one of its modules returns.
 
-        A fused product has several events side by side, which are equally wide.
+        A fused product contains several events side by side, all of the same width.
         """
         return module_meaning(self.engine, path).events
 
@@ -113,7 +113,7 @@ class TorchDecoder:
     family: Modules
     stack: Any  # the module with the embedding, layers and norm
     layers: Sequence[Any]
-    head: Any  # None if the model has no head
+    head: Any  # None for a model without a head
 
 
 def find_decoder(model: Any) -> TorchDecoder:

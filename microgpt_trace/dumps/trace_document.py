@@ -1,4 +1,4 @@
-"""Read a trace that was written with --json: its events, their statistics, and their arrays, if any."""
+"""Read a trace that was written with --json: events, statistics of events, and arrays, if any."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def keep_run(
 ) -> RunValues:  # fmt: skip
     """Run the model with its current hooks and keep every event for `explain_in`.
 
-    This needs memory for all events at once. The arguments and errors are the same as in `explain`.
+    All events are in memory at once. The arguments and errors are the same as in `explain`.
     """
     _check(model, 1, backward)
     return run_for(model, model.read(text, tokens), None, backward)
@@ -126,16 +126,16 @@ def run_for(model: LanguageModel, inputs: TraceInput, element: Element | None, b
 
 
 def _rows(model: LanguageModel, element: Element, length: int) -> list[int]:
-    """Return the positions at which logits are computed: all positions if their logits fit in memory, else
-    one. A trace computes all positions, and a different number of positions may round differently."""
+    """Return the positions at which logits are computed: all positions if the logits of all fit in memory,
+    else one. A trace computes all positions, and a different number of positions may round differently."""
     if element.name == "loss" or length <= rows_of_a_part(model.config.vocab_size):
         return list(range(length))
     return [element.index[0]] if element.name in _with_logits(model.plan) else [length - 1]
 
 
 def _needed(model: LanguageModel, element: Element, all_logits: bool) -> list[str]:
-    """Return the element's event, the events that read it, and the inputs of all of these. `all_logits` is
-    True if logits are computed at all positions."""
+    """Return an element's event, the events that read this event, and the inputs of all these events.
+    `all_logits` is True if logits are computed at all positions."""
     if element.name == "loss":
         return ["loss"]  # `trace` also returns the predictions
     plan = model.plan
@@ -232,7 +232,7 @@ def _deviation(value: float, traced: float, dtype: str) -> float:
 
 
 def _nan_note(worked: Worked, traced: float, dtype: str) -> tuple[str, ...]:
-    """Return a note on the origin of a traced NaN, if the computation gives a finite number."""
+    """Return a note on the origin of a traced NaN, if the result of the computation is finite."""
     if not math.isnan(traced) or not math.isfinite(worked.value):
         return ()
     if worked.magnitude > np.finfo(dtype).max:

@@ -1,7 +1,7 @@
 """Uses of an element: in each array that reads the element, the largest contribution of the element. This
 module depends on no kind of operation.
 
-A formula gives the places of an element's inputs. From the place of an input, the formula is solved for the
+A formula states the places of an element's inputs. From the place of an input, the formula is solved for the
 places of the elements that read the input. The script uses.js of an HTML page computes the same places.
 """
 
@@ -178,7 +178,7 @@ def _scales(step: Step, last: Step) -> list[Factor] | None:
 
 
 def _crossed(at: Places, sizes: Mapping[int, int], axes: Iterable[int]) -> Places:
-    """Combine the places in `at` with every place along the axes that `at` does not have."""
+    """Combine the places in `at` with every place along the axes that `at` lacks."""
     for axis in axes:
         if axis not in at:
             count = len(next(iter(at.values()), [0]))

@@ -57,7 +57,7 @@ SILENT = SilentTap()
 
 @frozen(eq=False)
 class Subscription:
-    """A hook and the events for which it is called; see `HookBus.subscription`."""
+    """A hook, and the events that call the hook; see `HookBus.subscription`."""
 
     hook: Hook
     names: frozenset[str]
@@ -85,7 +85,7 @@ class HookBus:
     ) -> Subscription:  # fmt: skip
         """Return a subscription that calls `hook` for the events that match `names` (without names: all).
 
-        If `stats` is true, the events have statistics. With `parts`, the hook gets an empty value if the
+        If `stats` is true, the events have statistics. With `parts`, the hook receives an empty value if the
         model computes a large value in parts. Raises InputError if a name matches no event, or if a phase is
         unknown or does not fit the events.
         """
@@ -163,13 +163,13 @@ class Run:
         self.resumed = perf_counter()
 
     def take_part(self, name: str, part: Array) -> Array:
-        """Record some rows [n, ...] of a forward value that is computed in parts, and return them."""
+        """Record and return some rows [n, ...] of a forward value that is computed in parts."""
         seconds, stats = perf_counter() - self.resumed, TensorStats.of(part)
         shape, event = part.shape, self.parts.get(name)
         if event is None:
             event = self._event("forward", name, shape, name_of(part.dtype), None)
         else:
-            assert event.stats is not None  # every part has statistics
+            assert event.stats is not None  # statistics exist for every part
             shape = (event.shape[0] + len(part), *shape[1:])
             seconds, stats = seconds + (event.seconds or 0.0), event.stats.merge(stats)
         self.parts[name] = replace(event, shape=shape, stats=stats, seconds=seconds)

@@ -82,7 +82,7 @@ def read_only(value: Array) -> Iterator[Array]:
 def checked_replacement(hook: object, event: TraceEvent, value: Array, result: Any) -> Array:
     """Return a copy of the array that a hook returned. If the shape or dtype differs from the value's, raise
     an InputError that names the hook and the event."""
-    if isinstance(result, np.generic):  # arithmetic on a 0-d array gives a scalar
+    if isinstance(result, np.generic):  # arithmetic on a 0-d array returns a scalar
         result = np.asarray(result)
     who = getattr(hook, "__name__", type(hook).__name__)
     if not isinstance(result, np.ndarray):

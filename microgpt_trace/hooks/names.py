@@ -8,7 +8,7 @@ from fnmatch import translate
 
 from ..errors import InputError
 
-# The stages of apr trace and the events with the same meaning. A stage without events has an empty tuple.
+# The stages of apr trace, and the events that each stage means. A stage without events has an empty tuple.
 ALIASES: dict[str, tuple[str, ...]] = {
     "embedding": ("embed.tok", "embed.sum"),
     "attn_norm": ("layer*.attn.norm",),

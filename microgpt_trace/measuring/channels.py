@@ -22,7 +22,7 @@ UNITS = (Activation.__name__, Multiply.__name__)  # kinds of events whose channe
 LARGEST = np.float64(1e130)  # the largest magnitude whose square an ExactSum can add
 LARGEST_BIN = float(np.finfo(np.float32).max)  # the upper edge of the last bin of finite values
 QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99, 0.999)
-BINS = 1 << 11  # number of bins, 8 per octave: the leading bits of a float32 give the bin
+BINS = 1 << 11  # number of bins, 8 per octave: the leading bits of a float32 are the bin
 SHIFT = 20  # the number of remaining bits of a float32
 WIDE = 1 << 10  # the number of elements in a wide row, which joins several rows
 
@@ -137,7 +137,7 @@ class HistogramMeter(Meter):
 
 
 class TopMeter(Meter):
-    """A meter of the documents and positions at which each channel has its largest values above 0."""
+    """A meter of the documents and positions of the largest values above 0 of each channel."""
 
     def __init__(self, channels: Mapping[str, int], most: int) -> None:
         self.names = list(channels)
@@ -218,7 +218,7 @@ def quantiles(bins: Array) -> dict[float, float]:
     edge of its bin, at most an eighth of an octave (13 %) above the true quantile. A quantile in the first
     bin, whose magnitudes are 0 or almost 0 as float32, is 0."""
     edges = (np.arange(BINS, dtype=np.uint32) << SHIFT).view(np.float32).astype(np.float64)
-    finite = np.isfinite(edges)  # the last bins have values that are not finite
+    finite = np.isfinite(edges)  # the last bins count values that are not finite
     counts, upper = bins[finite].cumsum(), edges[1:]
     if not counts[-1]:
         return {}

@@ -15,7 +15,7 @@ NEAR_ZERO = 0.01  # an activation within ±0.01 passes at most a hundredth of th
 MASSIVE = 1000.0  # multiple of the median magnitude: Sun et al., "Massive Activations" (2024)
 OUTLIER = 6.0  # multiple of the median RMS of an event's channels
 GROWN = 2.0  # a stream has grown if its final size is this many times its first size
-SINK = 0.3  # a sink gets its even share of attention, and at least this share of the remaining attention
+SINK = 0.3  # a sink's share of attention is at least even + SINK * (1 - even)
 STILL = 0.98  # a layer barely turns the stream if the cosine of its input and output is this or more
 SHARE, TIMES = 0.4, 2.0
 

@@ -29,7 +29,7 @@ COUNTS = ("queries", "repeats", "repeats_apart")
 
 
 class AttentionMeter(Meter):
-    """A meter of the weights of every head. `windows` has the window of each event, or None."""
+    """A meter of the weights of every head. `windows` lists the window of each event, or None."""
 
     def __init__(self, heads: Mapping[str, int], windows: Mapping[str, int | None]) -> None:
         self.names = list(heads)
@@ -164,7 +164,7 @@ def even_weights(length: int, window: int | None) -> Array:
 
 
 def repeats_of(tokens: Array) -> tuple[Array, Array]:
-    """Mark the keys that are earlier occurrences of each query's token. Also mark these keys without the
+    """Mark the keys that are earlier occurrences of each query's token. Mark these keys again without the
     previous position and position 0: [..., T] -> [..., T, T] twice"""
     keys = np.arange(tokens.shape[-1])
     back = keys[:, None] - keys

@@ -40,7 +40,7 @@ class PackLayout(Pack):
         self._numbers = np.array([document.number for document in documents], np.int64)
         self._in_file = np.array([document.row for document in documents], np.int64)
         self._by_position = np.argsort(self.positions, kind="stable")  # [N], position by position
-        self._reach = np.bincount(self.positions).tolist()  # this many last documents have a position
+        self._reach = np.bincount(self.positions).tolist()  # the number of documents with each position
 
     def in_turn(self, values: Array) -> Array:
         """Sort rows by position: [N, C] -> [N, C]"""

@@ -22,7 +22,7 @@ class NormRows:
     """The rows after the norms of a run, measured during the run.
 
     For an input row x, a norm with gain g gives y with mean((y / g)^2) = mean(x^2) / (mean(x^2) + eps): the
-    RMS of y / g is 1, except for the effect of eps. `off` has for each norm the largest deviation of a row
+    RMS of y / g is 1, except for the effect of eps. `off` lists for each norm the largest deviation of a row
     from this RMS, and `least` the smallest RMS of a row. A norm whose gain is all zero is left out. `centred`
     is True if the norms subtract the mean of x and add a bias to y. The meter subtracts the mean and the bias
     first.
@@ -31,7 +31,7 @@ class NormRows:
     eps: float
     off: dict[str, float] = field(default_factory=dict)
     least: dict[str, float] = field(default_factory=dict)
-    without_gain: int = 0  # norms in which some channels have gain 0
+    without_gain: int = 0  # the number of norms where a channel's gain is 0
     centred: bool = False
 
     @property
@@ -49,7 +49,7 @@ class NormRows:
 
     @property
     def undone(self) -> str:
-        """The words that say which parts of the norm are undone before the measurement."""
+        """Words for the parts of the norm that are undone before the measurement."""
         return "bias subtracted and the gain divided out" if self.centred else "gain divided out"
 
 

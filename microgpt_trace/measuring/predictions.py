@@ -25,7 +25,7 @@ EXAMPLES = 20  # the number of best and of worst predicted documents that are ke
 class PredictionTallies:
     """The tallies of one part of a corpus. A loss that is not finite is not summed. `document_loss` and
     `document_loss_squares` sum the mean loss of each document. `share_right` sums the share of each
-    document's tokens that had rank 1, and `all_right` counts the documents with a share of 1."""
+    document's tokens with rank 1, and `all_right` counts the documents with a share of 1."""
 
     def __init__(self, vocab_size: int) -> None:
         self.documents, self.all_right = Counts(1), Counts(1)

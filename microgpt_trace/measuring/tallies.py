@@ -35,7 +35,7 @@ class Tally(Protocol):
         """Merge into this tally another tally of the same kind and size, which counts other numbers."""
 
     def arrays(self) -> dict[str, Array]:
-        """Return the state as arrays by name. Equal numbers give equal arrays, in any order."""
+        """Return the state as arrays by name. The same numbers in any order result in equal arrays."""
 
     @classmethod
     def of(cls, arrays: Mapping[str, Array]) -> Self:
@@ -196,7 +196,7 @@ def named(records: Mapping[str, Mapping[str, Tally]]) -> dict[str, Tally]:
 
 
 def gathered(kind: Callable[[int], Record], prefix: str, tallies: Mapping[str, Any]) -> Record:
-    """Return the record `prefix` from tallies with names RECORD/TALLY. This is the inverse of `named`."""
+    """Return the record `prefix` from tallies with names RECORD/TALLY. `named` is the inverse."""
     own = kind(1)
     vars(own).update({name: tallies[f"{prefix}/{name}"] for name in vars(own)})
     return own

@@ -161,7 +161,7 @@ def _contrast(
 def _same_token(
     model: LanguageModel, row: int, logits: Array, label: str, target: Token, against: Token
 ) -> str:
-    """Say why target and against are the same token, and propose tokens whose probabilities change most."""
+    """Explain why target and against are the same token, and list tokens whose probabilities change most."""
     if target is not None and against is not None:
         return f"--target and --against are both {label}"
     if not np.ptp(np.subtract(*logits)) > _noise(logits):  # rounding alone, or NaN
@@ -255,7 +255,7 @@ def _patchable(site: Site, model: LanguageModel) -> list[str]:
 
 
 def _point(plan: Plan, name: str, part: Part, place: str = "") -> PatchPoint:
-    """Describe a part of an event, with its head if it has one, and with the single position of the head."""
+    """Describe a part of an event, with the head of the part, if any, and with the head's single position."""
     if part.heads is not None:
         head = _only(part.heads)
     else:

@@ -154,8 +154,8 @@ class PatchTable(Generic[Cell]):
 
 
 def tables_of(cells: Sequence[Cell]) -> list[PatchTable[Cell]]:
-    """Arrange the cells that have a position or a head in tables, one for each kind of event. Events outside
-    the layers are the first rows in the table of the residual stream after each layer."""
+    """Arrange the cells with a position or a head in tables, one for each kind of event. Events outside the
+    layers are the first rows in the table of the residual stream after each layer."""
     kinds = {kind_of(cell.name) for cell in cells}
     stream = next((kind for kind in leaving_kinds() if kind in kinds), leaving_kinds()[0])
     whole = (cell for cell in cells if not cell.is_part)

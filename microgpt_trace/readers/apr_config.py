@@ -1,7 +1,7 @@
 """Build a decoder's config from the metadata of an .apr file, the option --set and the shapes of tensors.
 
-The metadata may use one of several names for a setting. A missing setting is computed from shapes, with a
-note. The user must give each setting that shapes do not show. No dimension has a default.
+A setting may have different names in the metadata. A missing setting is computed from shapes, with a note.
+The user must set each setting that shapes do not determine. There is no default for a dimension.
 """
 
 from __future__ import annotations
@@ -104,7 +104,8 @@ def _tied(settings: AprSettings, tensors: Mapping[str, StoredTensor]) -> bool:
 
 
 def _window(settings: AprSettings, architecture: str) -> int | None:
-    """Return the sliding window, or None if the file has none, even where transformers has a default."""
+    """Return the sliding window of the file, or None if it is missing, even where transformers has a
+    default."""
     window, windows = settings.value("sliding_window"), TERMS[architecture].windows
     if window is None and windows == "last" and settings.values.get("use_sliding_window"):
         settings.fail("sliding_window is missing, although use_sliding_window is set")
@@ -134,7 +135,7 @@ def _matrix(settings: AprSettings, tensors: Mapping[str, StoredTensor], name: st
 def _heads(settings: AprSettings, tensors: Mapping[str, StoredTensor]) -> tuple[int, int, int]:
     """Return how many heads, key-value heads and channels per head there are.
 
-    If the file shows one of these numbers, the rows of q and k show the other two.
+    If the file states one of these numbers, the other two are computed from the rows of q and k.
     """
     q, k = (_matrix(settings, tensors, f"layer0.attn_w{name}") for name in "qk")
     n_head, n_kv_head, head_dim = map(settings.value, ("num_heads", "num_kv_heads", "head_dim"))

@@ -96,7 +96,7 @@ def decoder_config(
 ) -> tuple[DecoderConfig, dict[str, StoredTensor]]:  # fmt: skip
     """Return the config from settings with the keys of config.json, and the tensors, with fused qkv split.
 
-    `factors` has a factor for each RoPE pair. `adjacent_pairs` is True if RoPE rotates adjacent rows of q
+    `factors` lists a factor for each RoPE pair. `adjacent_pairs` is True if RoPE rotates adjacent rows of q
     and k together. Raises InputError if a setting is missing or not supported.
     """
     terms = TERMS[architecture]
@@ -223,7 +223,7 @@ _SCALING_NEEDS = {
 
 
 def _scaling_kind(scaling: Mapping[str, Any]) -> Any:
-    """Return the kind of RoPE scaling, which older configs have under the key "type"."""
+    """Return the kind of RoPE scaling, which older configs store under the key "type"."""
     return scaling.get("rope_type", scaling.get("type", "default"))
 
 

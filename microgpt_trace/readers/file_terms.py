@@ -1,6 +1,6 @@
 """The names, keys and defaults that model files use for each architecture.
 
-TERMS has an entry for each architecture, with the Names of its parameters.
+TERMS lists an entry for each architecture, with the Names of the architecture's parameters.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ FUSED = {"attn_wqkv": ("attn_wq", "attn_wk", "attn_wv"), "attn_bqkv": ("attn_bq"
 class Names:
     """The names of an architecture's parameters: our name -> (name in GGUF, name in Hugging Face).
 
-    `model` has the names outside of layers. `layer` has the names in a layer, without the layer number. All
-    names lack ".weight" and ".bias". Hugging Face puts `blocks` before the layer number, and may put `outer`
-    before any name. If `vectors` is true, norms may have biases too. Hugging Face stores the matrices in
-    `transposed` as [in, out]. Old files store constants whose names end in one of `skipped`.
+    `model` contains the names outside of layers. `layer` contains the names in a layer, without the layer
+    number. All names lack ".weight" and ".bias". Hugging Face puts `blocks` before the layer number, and may
+    put `outer` before any name. If `vectors` is true, norms may have biases. Hugging Face stores the matrices
+    in `transposed` as [in, out]. Names of constants in old files end with an entry of `skipped`.
     """
 
     family: str  # "a Llama or Qwen2-class decoder"
@@ -47,7 +47,7 @@ class Names:
         return result
 
     def our_name(self, name: str) -> str | None:
-        """Return our name for a tensor of a file, or None if the architecture has no such parameter."""
+        """Return our name for a tensor of a file, or None if the architecture lacks such a parameter."""
         name = name.removeprefix(self.outer)
         layered = re.fullmatch(rf"(blk|{re.escape(self.blocks)})\.(0|[1-9][0-9]{{0,3}})\.(.+)", name)
         if layered is None:
@@ -148,9 +148,9 @@ LLAMA_KEYS = {
 class FileTerms:
     """The keys and defaults that describe an architecture in Hugging Face's config.json and in GGUF metadata.
 
-    `keys` maps our names of settings to keys of config.json. `defaults` has the defaults of transformers; the
-    default `n_inner` is multiplied by the width. `activations` maps names in config.json to functions.
-    `activation` is the default name, and every GGUF file has this function. Every file has the biases in
+    `keys` maps our names of settings to keys of config.json. `defaults` lists the defaults of transformers;
+    the default `n_inner` is multiplied by the width. `activations` maps names in config.json to functions.
+    `activation` is the default name, and every GGUF file has this function. Every file contains the biases in
     `biases`. If the config sets a flag of `flagged_biases`, the file also has the biases of this flag. If a
     file does not list the layers with a sliding window, `windows` names these layers: all layers, no layer,
     or the last layers, from layer max_window_layers on.

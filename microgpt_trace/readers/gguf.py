@@ -1,10 +1,10 @@
 """Read the header of a GGUF file of version 2 or 3, or of all parts of a split file.
 
-A file has "GGUF", the version (u32), the number of tensors (u64), the number of metadata pairs (u64), the
-pairs, the tensor index, and data from the next multiple of general.alignment. A pair has a key, a type (u32)
-and a value. An index entry has a name, the number of dimensions (u32), each dimension (u64, the length of a
-row first), a type (u32) and an offset (u64). Names, keys and other strings are a length (u64) and that many
-bytes. Integers are little-endian. Source: the GGUF specification of the ggml project.
+A file consists of "GGUF", the version (u32), the number of tensors (u64), the number of metadata pairs (u64),
+the pairs, the tensor index, and data from the next multiple of general.alignment. A pair is a key, a type
+(u32) and a value. An index entry is a name, the number of dimensions (u32), each dimension (u64, the length
+of a row first), a type (u32) and an offset (u64). A string is its length in bytes (u64) and the bytes.
+Integers are little-endian. Source: the GGUF specification of the ggml project.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def _parts(first: Path, head: _GgufPart, count: int) -> list[_GgufPart]:
 class Strings(Sequence[str]):
     """A list of strings in a file, which are decoded at the first access.
 
-    Python strings take six times as much memory as the bytes in the file, and a hostile file may contain any
+    Python strings need six times the memory of the bytes in the file, and a hostile file may contain any
     number of strings. Each string begins with its length at one of `starts`, and the last string ends at
     `stop`. Bytes that are not UTF-8 become lone surrogates.
     """

@@ -27,7 +27,7 @@ MAX_MERGES = 16  # the largest number of merges per token; Llama 3 has two
 
 
 def read_gguf(path: Path) -> Decoder:
-    """Open the decoder in a GGUF file. A tensor is read from the file whenever it is used.
+    """Open the decoder in a GGUF file. A tensor is read from the file at each use of the tensor.
 
     Raises FileFormatError if the file is damaged or incomplete, or its architecture is not supported.
     """

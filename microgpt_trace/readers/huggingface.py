@@ -24,7 +24,7 @@ INDEX = WEIGHTS + ".index.json"
 
 
 def read_huggingface(path: Path) -> Decoder:
-    """Open the decoder in a folder. A tensor is read from its file whenever it is used.
+    """Open the decoder in a folder. A tensor is read from the file at each use of the tensor.
 
     `path` is the folder, or a model file in the folder. Raises FileFormatError if a file is damaged or
     missing, or the architecture is not supported.

@@ -34,7 +34,7 @@ def naming_file(path: Path) -> Iterator[None]:
 def our_tensors(path: Path, tensors: Iterable[StoredTensor], names: Names = LLAMA) -> dict[str, StoredTensor]:
     """Return the tensors under our names.
 
-    Raises FileFormatError if a name is unknown or repeated, or a layer before the last layer has no tensor.
+    Raises FileFormatError if a name is unknown or repeated, or a layer before the last layer lacks tensors.
     """
     ours: dict[str, StoredTensor] = {}
     for tensor in tensors:
@@ -113,8 +113,8 @@ def _check_heads(path: Path, config: DecoderConfig, tensors: Mapping[str, Stored
 def split_fused(tensors: Mapping[str, StoredTensor], queries: int, keys: int) -> dict[str, StoredTensor]:
     """Return the tensors with each fused qkv matrix or bias split into q, k and v.
 
-    The first `queries` rows belong to q, the next `keys` rows to k, the last `keys` rows to v.
-    Raises InputError if a fused tensor has another number of rows.
+    The first `queries` rows belong to q, the next `keys` rows to k, the last `keys` rows to v. Raises
+    InputError if the number of rows of a fused tensor differs from this sum.
     """
     result: dict[str, StoredTensor] = {}
     for name, tensor in tensors.items():

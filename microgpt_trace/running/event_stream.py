@@ -34,7 +34,7 @@ class Piece(NamedTuple):
         return self.value.take(rows, axis=-2)
 
 
-Put = Callable[[str, Array, int], None]  # takes an event's name and value, and the number of its pass
+Put = Callable[[str, Array, int], None]  # arguments: an event's name and value, and the pass number
 
 
 class _Stopped(Exception):
@@ -44,10 +44,10 @@ class _Stopped(Exception):
 class EventStream:
     """The events `names` of one pass over the tokens, piece by piece in order of computation.
 
-    The hooks of the model's bus, or of another `bus`, are called. A value is yielded after hooks have
-    replaced it. If `taps` is set, the stream runs `count` passes, whose taps `taps` returns. These taps put
-    values into the stream themselves, and the pieces come in any order. Close the stream, or use it as a
-    context manager, if you do not read it to the end.
+    The hooks of the model's bus, or of another `bus`, are called. A value is yielded after replacements by
+    hooks. If `taps` is set, the stream runs `count` passes, whose taps `taps` returns. These taps put values
+    into the stream themselves, and the pieces come in any order. Close the stream, or use it as a context
+    manager, if you do not read it to the end.
     """
 
     def __init__(

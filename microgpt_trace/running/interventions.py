@@ -89,7 +89,7 @@ class Intervention:
 
 
 class Changed(NamedTuple):
-    """A new value, its slope, and a mask of the elements that get the new value."""
+    """A new value, its slope, and a mask of the changed elements."""
 
     value: Any
     slope: float
@@ -124,7 +124,7 @@ class Editor:
         self.applied = tuple(applied)
 
     def afresh(self) -> Editor:
-        """Return an editor with the same interventions, which computes its means anew in another pass."""
+        """Return a new editor with the same interventions, whose means are computed again in another pass."""
         return Editor(self._model, self._inputs, self._rows, self._interventions)
 
     def subscriptions(self, bus: HookBus) -> list[Subscription]:
@@ -172,7 +172,7 @@ class Editor:
             positions = self._positions(event.name, value)
             changed = change(value, positions)
             mask = _mask(part, value.shape, positions) & changed.where
-            if not mask.any():  # this step of a continuation has no changed position
+            if not mask.any():  # no position is changed in this step of a continuation
                 return None
             new = np.where(mask, changed.value, value).astype(value.dtype, copy=False)
             return Replacement(new, np.where(mask, changed.slope, 1).astype(value.dtype))

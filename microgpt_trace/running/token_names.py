@@ -28,7 +28,7 @@ def blank_notes(
     model: LanguageModel, named: str | int | None, chances: Iterable[Callable[[int], float]]
 ) -> list[str]:
     """Return a note if, at some position, the text of the named token after a blank is a much more likely
-    token. `chances` has a function for each position, which returns the probability of a token."""
+    token. For each position, `chances` contains a function from a token to its probability."""
     if not isinstance(named, str) or named.startswith(("#", "␣", " ")):
         return []
     try:
@@ -63,8 +63,8 @@ def token_argument(model: LanguageModel, token: int) -> str:
 
 
 def chosen_positions(choice: str | Sequence[int], length: int) -> list[int]:
-    """Return the positions that get logits, from "all", "last" or indices. Negative indices count from the
-    end. Raises InputError if a position is outside the prompt."""
+    """Return the positions for logits, from "all", "last" or indices. Negative indices count from the end.
+    Raises InputError if a position is outside the prompt."""
     if choice == "all":
         return list(range(length))
     if choice == "last":

@@ -2,10 +2,10 @@
 that formulas depend on. This module depends on no kind of operation and reads no values.
 
 A formula may split the index of an element into more axes: a channel of q becomes a head and a channel of the
-head. Places along these axes, and along the ranges of sums, select the inputs of the element. Ranges are
-numbered after axes: if there are two axes, the first range has the number 2. An element is computed in steps.
-A step is a sum of terms. A term is a product of factors or a function of this product. Unlike the steps of
-steps.py, these steps hold for all elements and texts.
+head. Places along these axes, and along the ranges of sums, select the inputs of the element. Axes are
+numbered first, then ranges: after two axes, the first range is number 2. An element is computed in steps. A
+step is a sum of terms. A term is a product of factors or a function of this product. The steps of a formula,
+unlike those of steps.py, apply to all elements and texts.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class PlaceAlong:
 @frozen
 class ElementAt(FactorOf):
     """An element of an event, a gradient or a parameter. If `less` is a step, its result is subtracted.
-    `index` has one entry for each axis of the array: an axis of the formula, or a place."""
+    `index` lists one entry for each axis of the array: an axis of the formula, or a place."""
 
     name: str
     index: tuple[int | PlaceAlong, ...]
@@ -121,9 +121,9 @@ class Over:
 class TermOf:
     """A function of x, where x is a product of factors. If `less` is a step, its result is subtracted.
 
-    If `where` has the axis of positions, the term exists only if the target of the position is known. If
-    `where` also has the axis of tokens, the term exists only if the token is the target. If x is at most
-    `least`, x has lost digits, and the term is the loss that the run computed.
+    If `where` lists the axis of positions, the term exists only if the target of the position is known. If
+    `where` also lists the axis of tokens, the term exists only if the token is the target. If x is at most
+    `least`, x has lost digits, and the term's value is the loss from the run.
     """
 
     factors: tuple[Part, ...]
@@ -138,7 +138,7 @@ class TermOf:
 class StepOf:
     """A sum of terms. The last step of a formula computes the element and has no label.
 
-    The result of a step with `guard` is the largest term if exp would overflow, else 0. If `along` has
+    The result of a step with `guard` is the largest term if exp would overflow, else 0. If `along` contains
     ranges, the step has a result for each place along these ranges. Terms that read such a result begin with
     the ranges of `along`. A step with `inside` is written where other steps read its result.
     """

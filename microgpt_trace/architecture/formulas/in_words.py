@@ -1,8 +1,8 @@
 """in_words: an element's formula as text, such as "sum of norm[3,c] × attn_wq[4,c], c=0..15". This module
 depends on no kind of operation.
 
-If the label of a step is a word, the step is written at the end: "rms = sqrt(...)". Other steps are written
-where their results are read. In this text, a letter means all places of a range.
+If the label of a step is a word, the step is written at the end: "rms = sqrt(...)". Each other step is
+written at the place where its result is read. In this text, a letter means all places of a range.
 """
 
 from __future__ import annotations

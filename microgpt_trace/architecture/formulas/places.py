@@ -73,7 +73,7 @@ class ElementPlaces:
         return every if np.any(products[outside] != 0) else seen
 
     def vanished(self, term: TermOf) -> list[KnownTarget]:
-        """Return the targets whose probability is so small that it has lost digits."""
+        """Return the targets whose probability is so small that float32 loses digits."""
         least = term.least
         return [] if least is None else [target for target in self.numbers.known_targets if target.p <= least]
 
@@ -85,7 +85,7 @@ class ElementPlaces:
         return every[self.counted(over, self.axes, every)]
 
     def at(self, ranges: list[Array]) -> At:
-        """Return the places of all terms: for each range a flat array. The last range varies fastest."""
+        """Return the places of all terms, as a flat array for each range. The last range varies fastest."""
         grid = np.meshgrid(*ranges, indexing="ij") if len(ranges) > 1 else ranges
         return (*self.axes, *(places.reshape(-1) for places in grid))
 

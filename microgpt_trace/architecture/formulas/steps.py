@@ -141,8 +141,8 @@ def total(
     extra: Sequence[Term] = (), label_of: Callable[[int], str] = lambda i: "",
 ) -> Step:  # fmt: skip
     """Return the sum of the products of the operands, or of `function` of each product, plus the `extra`
-    terms. The step has the `most` largest terms. Up to `most` terms stay in order. `label_of` takes the
-    number of a product and returns its token."""
+    terms. The step lists the `most` largest terms. Up to `most` terms stay in order. `label_of` returns the
+    token of a product from the product's number."""
     products = np.prod([operand.values for operand in operands], axis=0)
     values = np.append(function.of(products), [term.value for term in extra])
     sizes = np.where(np.isfinite(values), np.abs(values), np.inf)  # NaN and infinity count as the largest

@@ -31,7 +31,7 @@ class Element:
 
 @dataclass(frozen=True, eq=False)
 class TracedElement(Generic[OfKind]):
-    """An element of a run. Its explanation writes out the `most` largest terms of each sum."""
+    """An element of a run. An explanation writes out the `most` largest terms of each sum."""
 
     numbers: RunValues
     element: Element
@@ -82,8 +82,8 @@ class RunValues:
     """The arrays that a run kept, and its model. Elements are returned as float64. Reading an array that the
     run did not keep raises InputError.
 
-    `rows` lists the position of each row of logits and probs. `known_targets` has an entry for each position
-    whose next token is known.
+    `rows` lists the position of each row of logits and probs. `known_targets` lists an entry for each
+    position whose next token is known.
     """
 
     model: LanguageModel
@@ -116,7 +116,7 @@ class RunValues:
 
     def at(self, name: str, spots: Sequence[Any], kind: Pass = "forward") -> Any:
         """Return an element of an event, a gradient or a parameter. If one of `spots` is an array, return an
-        array of elements. From a stored matrix, only one row or column is read."""
+        array of elements. Only one row or column of a stored matrix is read."""
         if kind == "backward" or not self.is_parameter(name):
             if name in HEAD_EVENTS and kind == "forward":
                 spots = (self.rows.index(spots[0]), *spots[1:])

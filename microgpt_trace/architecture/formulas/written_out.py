@@ -4,7 +4,7 @@ depends on no kind of operation.
 Every result has a magnitude, and its rounding error is at most proportional to this magnitude. The magnitude
 of a product grows with the errors of its factors. The magnitude of f(x) grows with the error of x times the
 slope of f. The magnitude of a sum is the sum of the magnitudes of its terms. A result computed only from
-constants is exact. formulas.js, the script of an HTML page, computes the same.
+constants is exact. The script formulas.js of an HTML page computes the same steps.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def nothing(label: str) -> Step:
 @np.errstate(all="ignore")
 def written_out(at: ElementPlaces, label: str, most: int) -> tuple[tuple[Step, ...], float]:
     """Return the steps that compute an element, and the magnitude of the element. Each step lists the `most`
-    largest terms of its sum. The last step gets the label `label`."""
+    largest terms of its sum. `label` is the label of the last step."""
     steps, results = [nothing(label)], list[Result]()
     for source in () if at.hidden else at.formula.steps:
         if source.along or source.guard:
@@ -197,7 +197,7 @@ def _in_words(function: Function, factors: Sequence[Factor]) -> str:
 
 
 def _guard(at: ElementPlaces, source: StepOf, results: Sequence[Result]) -> Result:
-    """Return the largest term if exp would overflow or underflow, else 0. This result is exact."""
+    """Return the largest term if exp would overflow or underflow, else 0. The returned number is exact."""
     (term,) = source.terms
     x = _terms(at, term, results, at.at(at.ranges(term))).values
     largest = float(x.max())

@@ -67,9 +67,9 @@ def backward(
     done: ForwardPass, tap: Tap = SILENT, replaced: Mapping[str, Array] = NOTHING,
     wanted: Collection[str] = (),
 ) -> dict[str, Array]:  # fmt: skip
-    """Return the gradient of each parameter in `wanted`, by name. The tap gets the gradient of each event.
+    """Return the gradient of each parameter in `wanted`, by name. Emit each event's gradient to the tap.
 
-    `replaced` has the values that hooks put in the place of events in the forward pass.
+    `replaced` maps events to the values with which hooks replaced them in the forward pass.
     """
     plan, streams = done.run.model.plan, done.streams
     walk = _Walk(replace(done.run, wanted=frozenset(wanted)), tap, replaced)
@@ -116,12 +116,12 @@ class _Walk:
 
     def __init__(self, run: PassState, tap: Tap, replaced: Mapping[str, Array]) -> None:
         self._run, self._tap, self._replaced = run, tap, replaced
-        self.gradients: dict[str, Array] = {}  # by event, until the event's row has been processed
+        self.gradients: dict[str, Array] = {}  # gradients by event, until the event's row is processed
         self.parameters: dict[str, Array] = {}
 
     def back(self, rows: Sequence[Operation], before: dict[str, Array]) -> None:
         """Go back through `rows`: from the gradient of the last row, compute the gradients of the inputs
-        `before`. All rows except the last are computed again."""
+        `before`. All rows except the last row are recomputed."""
         tap = _RecomputingTap(self._replaced)
         compute(rows[:-1], dict(before), replace(self._run, tap=tap))
         values = before | tap.used

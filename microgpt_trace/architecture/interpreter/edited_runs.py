@@ -1,8 +1,8 @@
 """Run a prompt many times, each time with one edit. The runs share the computation before their edits.
 
-Each run is a sequence of one pass. A run joins the pass at the layer of its edit, as a copy of the unedited
-residual stream. 150 runs take about as long as a prompt of 375 tokens. 150 passes would unpack the weights
-150 times.
+Each run is a sequence of one pass. Each run starts as a copy of the unedited residual stream, and joins the
+pass at the layer of its edit. 150 runs take about as long as a prompt of 375 tokens. 150 passes would unpack
+the weights 150 times.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ def run_packed(model: LanguageModel, pack: Pack, tap: Tap) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _TapOfTexts:
-    """A tap of n texts of equal length. It emits scores and weights [n*H, T, T] as [n, H, T, T]."""
+    """A tap of n texts of equal length. The tap emits scores and weights [n*H, T, T] as [n, H, T, T]."""
 
     tap: Tap
     n: int

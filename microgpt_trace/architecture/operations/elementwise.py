@@ -154,7 +154,7 @@ FORMS = {
 
 
 def formula(row: Operation, setting: Setting) -> Formula:
-    """Describe an element as the function, product or sum of the same element of each input."""
+    """Describe an element as the function, product or sum of the input elements with the same index."""
     kind, sizes = row.kind, setting.shapes[row.name]
     inputs = tuple(ElementAt(name, _same_place(sizes)) for name in row.inputs)
     if isinstance(kind, Multiply):

@@ -44,7 +44,7 @@ def share_heads(fill: Callable[[slice], None], heads: int, workers: int) -> None
 
 def over_channels(kind: Scores | Context, of_query: Named, of_key: str) -> TermOf:
     """Describe an element [head, query, key] as a sum over the head's channels. Each term is an element of
-    `of_query` times an element of `of_key`, which has keys or values."""
+    `of_query` times an element of the keys or values, `of_key`."""
     column = PlaceAlong(((0, kind.head_dim), (OVER, 1)))
     query = ElementAt(of_query[0], (QUERY, column), of_query[1])
     return TermOf((query, ElementAt(of_key, (KEY, _key_value_column(kind, 0, OVER)))), (Over(kind.head_dim),))
@@ -52,7 +52,7 @@ def over_channels(kind: Scores | Context, of_query: Named, of_key: str) -> TermO
 
 def over_keys(kind: Scores | Context, square: Named, wide: str, length: int, window: int | None) -> TermOf:
     """Describe an element [position, head, channel] as a sum over the keys. Each term is an element of
-    `square` [H, T, T] times an element of `wide`, which has keys or values."""
+    `square` [H, T, T] times an element of the keys or values, `wide`."""
     weight = ElementAt(square[0], (1, 0, OVER), square[1])
     value = ElementAt(wide, (OVER, _key_value_column(kind, 1, 2)))
     return TermOf((weight, value), (Over(length, "keys", 0, window),))

@@ -85,7 +85,7 @@ def reference(row: Operation[Norm], ref: ReferenceInputs, x: Array) -> Array:
 
 
 def spread(row: Operation, ref: ReferenceInputs) -> Spread:
-    """Return the spread of a sum of squares. Its square root has half the relative error."""
+    """Return the spread of a sum of squares. The sum's square root has half its relative error."""
     return Spread(ref.shapes[row.inputs[0]][-1] // 4, factor=True)
 
 
@@ -155,7 +155,7 @@ def formula(row: Operation[Norm], setting: Setting) -> Formula:
 
 def _root(kind: Norm, x: ElementAt, n: int, along: tuple[Over, ...] = ()) -> list[StepOf]:
     """Return the steps that compute the root mean square. For LayerNorm the first step is the mean. If
-    `along` has ranges, each step has a result for every row."""
+    `along` lists ranges, each step has a result for every row."""
     steps, less, over = list[StepOf](), None, (*along, Over(n))
     square = Function(f"x*x/{n}", lambda x: x * x / n, f"x^2/{n}")
     if kind.centred:

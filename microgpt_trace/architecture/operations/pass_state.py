@@ -35,7 +35,7 @@ class PassState:
     """A pass over n sequences of T tokens each. The N = n*T rows of a pass are sorted by sequence.
 
     If there is a KV cache, n is 1 and the tokens continue the cached tokens. A pack has sequences of several
-    lengths: for each length, `groups` has the rows of its sequences and a pass over these rows.
+    lengths: for each length, `groups` lists the rows of the sequences, and a pass over these rows.
     """
 
     model: LanguageModel
@@ -73,7 +73,7 @@ class PassState:
         return self._last[1]
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """Return the result of `make`, which is called only once per key and pass."""
+        """Return the result of `make`. In each pass, `make` is called only once per key."""
         if key not in self._once:
             self._once[key] = make()
         result: T = self._once[key]

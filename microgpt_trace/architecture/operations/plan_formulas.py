@@ -64,8 +64,8 @@ class Formulas(Setting):
 
     def _event(self, name: str, reader: Operation, index: tuple[int, ...] | None) -> Operation | None:
         """Return the row whose gradient determines the part that a reader contributes. This row is the
-        reader, unless a hook replaced the probabilities of a loss, a part of a sum, or a gradient of these.
-        Return None if the row depends on the index, and `index` is None."""
+        reader, unless a hook replaced the probabilities of a loss, a part of a sum, or the gradient of such
+        an event. Return None if the row depends on the index, and `index` is None."""
         if name == reader.name or self.is_cut(reader.name):
             return reader
         if isinstance(reader.kind, Loss) and name in reader.inputs:

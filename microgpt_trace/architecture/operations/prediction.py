@@ -100,9 +100,9 @@ def formula(row: Operation, setting: Setting) -> Formula:
 
 
 def gradient_formula(name: str, reader: Operation, setting: Setting) -> Formula:
-    """Describe a gradient. The loss has the gradient 1. From the loss, a probability gets -1/(n * P) if its
-    token is the target, else 0; a logit gets (P - 1)/n if its token is the target, else P/n. From the
-    probabilities, a logit gets P * (dP - sum of P * dP)."""
+    """Describe a gradient. The gradient of the loss is 1. For the loss, the gradient of a probability is
+    -1/(n * P) if its token is the target, else 0; the gradient of a logit is (P - 1)/n if its token is the
+    target, else P/n. For the probabilities, the gradient of a logit is P * (dP - sum of P * dP)."""
     shape, dloss = setting.shapes[name], tuple[ElementAt, ...]()
     if name == reader.name:
         return one_step((), TermOf((Constant("1", (1.0,)),)))

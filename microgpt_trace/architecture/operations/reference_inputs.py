@@ -36,7 +36,7 @@ class ReferenceInputs:
         return self.model.plan.shapes(len(self.tokens))
 
     def parameter(self, row: Operation, name: str, rows: Array | None = None) -> Array:
-        """Return a parameter [out, in] or [out], or some of its rows. A fault may change the values."""
+        """Return a parameter [out, in] or [out], or selected rows of it. A fault may change the values."""
         if other := row.read(name):
             return other(name) if rows is None else other(name)[rows]
         if rows is not None:
@@ -76,6 +76,6 @@ class Spread(NamedTuple):
     terms: int = 1  # the number of products in each sum; 1 means no sum
     alike: bool = False  # True if the terms may be equal, so that their rounding errors add up
     angles: bool = False  # True if the operation uses angles, which grow with the position
-    peaked: bool = False  # True if two numbers with equal errors may make up most of a row
+    peaked: bool = False  # True if two numbers with equal errors may dominate a row
     halves: bool = False  # True if engines for quantised weights keep the inputs as float16
     factor: bool = False  # True if each row is multiplied by a number that may be rounded

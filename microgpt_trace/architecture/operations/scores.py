@@ -105,7 +105,7 @@ def _of_products(sizes: Shape, kind: Scores, products: TermOf) -> Formula:
 
 
 def notes(at: TracedElement[Scores]) -> tuple[str, ...]:
-    """Return notes that name a key-value head with a different number, and say why a score is masked."""
+    """Return notes that name a key-value head with a different number, or explain why a score is masked."""
     head, keys = at.index[0], at.row.kind.group[at.index[0]]
     group = [f"head {head} reads the keys of key-value head {keys}"] * (keys != head)
     return (*group, *(f"{reason}; the score is computed, but not used" for reason in masked(at)))

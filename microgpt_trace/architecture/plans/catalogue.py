@@ -1,4 +1,4 @@
-"""Catalogue: all supported architectures, and all events that they have. Needs no model and no file.
+"""Catalogue: all supported architectures, and all events of these architectures. Needs no model and no file.
 
 If the model of a dump is not known, the names of events identify the arrays of the dump.
 """
@@ -98,7 +98,7 @@ def leaving_kinds() -> tuple[str, ...]:
 
 
 def place_of(name: str) -> tuple[float, int, str]:
-    """Return a key that sorts events in order of computation. Other names than names of events come last."""
+    """Return a key that sorts events in order of computation. Names of other things come last."""
     kinds, row = list(known_rows()), known_row(name)
     if row is None:
         return math.inf, len(kinds), name

@@ -1,6 +1,6 @@
 """Kinds of operations, as plain data. Each row of a plan has a kind.
 
-A kind has attributes, the names of its parameters, and the shapes of its output and its parameters. The
+A kind defines attributes, the names of parameters, and the shapes of the output and of the parameters. The
 arithmetic is in operations/, one module per kind. microgpt/operations.py explains the letters in shapes.
 """
 

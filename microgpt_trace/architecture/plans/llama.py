@@ -8,7 +8,7 @@ from .plan import Plan
 
 
 def plan_of(config: Dimensions) -> Plan:
-    """Return the plan of a decoder. The config lists the biases and windows, and says if q and k are
+    """Return the plan of a decoder. The config lists the biases and windows, and sets whether q and k are
     normalised."""
     rows, width, inner, act = RowBuilder(), config.n_embd, config.n_inner, config.activation
     tokens = Lookup("wte", "tokens", config.vocab_size, width)

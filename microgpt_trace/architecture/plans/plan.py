@@ -249,7 +249,7 @@ class Plan(Mapping[str, Operation]):
         for rows in (self.before, *self.layers, self.after):
             read: list[tuple[int, str, Shape]] = []
             for row in rows:
-                if isinstance(row.kind, Linear) and row.kind.columns:  # another row has the matrix
+                if isinstance(row.kind, Linear) and row.kind.columns:  # the matrix belongs to another row
                     continue
                 parameters = row.kind.parameters([shapes[source] for source in row.inputs])
                 read += [(_place(row, name), name, shape) for name, shape in parameters.items()]
@@ -297,7 +297,7 @@ def prefix_of(name: str) -> str:
 
 
 def stage_of(name: str) -> str:
-    """Return the stage of an event or a parameter, whose name may have a layer."""
+    """Return the stage of an event or a parameter. The name may begin with a layer."""
     kind = kind_of(name)
     if kind.startswith(("attn", "mlp")):
         return "attention" if kind.startswith("attn") else "mlp"

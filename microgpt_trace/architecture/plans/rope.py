@@ -1,4 +1,4 @@
-"""RoPE: the frequency with which each pair of channels turns, and the rotation. Needs no model.
+"""RoPE: the frequency of each pair of channels, and the rotation by these frequencies. Needs no model.
 
 The channels of q and k are in Hugging Face order: channel j of a head forms a pair with channel j + D/2.
 """
@@ -99,8 +99,7 @@ def rope_frequencies(rope: Rope, head_dim: int) -> tuple[Array, float]:
 
 
 def _llama3(plain: Array, rope: Rope) -> Array:
-    """Divide the frequencies of slow pairs by `factor`, keep those of fast pairs, and interpolate between
-    them.
+    """Divide slow frequencies by `factor`, keep fast frequencies, and interpolate between both.
 
     A pair is slow if it makes few turns within the original context. Meta, Llama 3.1 reference code (2024).
     """
