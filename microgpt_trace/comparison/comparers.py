@@ -29,8 +29,7 @@ from .differences import AgreementMeter, EventDifference, difference
 
 
 class _ComparedRows(NamedTuple):
-    """The differences of an event at some positions. `thirds` lists the distances of third runs from one
-    side."""
+    """The differences of an event at some positions. `thirds` lists the distances of third runs."""
 
     rows: RowDifferences
     thirds: list[RowDifferences]

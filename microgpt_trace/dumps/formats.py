@@ -217,8 +217,7 @@ def _token_ids(array: StoredArray) -> tuple[int, ...] | None:
 def _by_event(
     path: Path, arrays: Sequence[StoredArray], lines: Sequence[MapEntry], layout: str
 ) -> tuple[dict[str, Recorded], list[Leftover]]:
-    """Return the tensor of each event, and the leftovers. The map wins over names, and names over second
-    names."""
+    """Return the tensor of each event, and the leftovers. The map outranks names, names second names."""
     by_name = {array.name: array for array in arrays}
     tensors = {line.event: _mapped(path, by_name[line.source], line) for line in lines}
     mapped, leftovers, sources = set(tensors), [], {line.source for line in lines}

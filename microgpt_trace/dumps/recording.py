@@ -90,8 +90,7 @@ def agreed(what: str, sources: Iterable[tuple[str, Sequence[int] | None]]) -> tu
 
 
 def of_model(recording: Recording, events: Container[str]) -> Recording:
-    """Return the recording with the events of a model. A tensor's event is its first candidate in
-    `events`."""
+    """Return the recording with the events of a model. A tensor is its first candidate in `events`."""
 
     def candidate(recorded: Recorded) -> str:
         return next((name for name in recorded.candidates if name in events), "")

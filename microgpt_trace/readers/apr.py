@@ -3,8 +3,7 @@
 A file consists of a header of 64 bytes, metadata as a JSON object, the tensor index, the tensor data, and a
 CRC-32 of all these bytes. Every section begins at a multiple of 64 bytes. An index entry consists of the
 length of the name (u16), the name, dtype (u8), number of dimensions (u8), each dimension (u64), offset from
-the start of the data (u64) and size (u64). Integers are little-endian. The crate apr-format defines this
-layout.
+the start of the data (u64) and size (u64). Integers are little-endian. Source: the crate apr-format.
 """
 
 from __future__ import annotations

@@ -104,8 +104,7 @@ def _tied(settings: AprSettings, tensors: Mapping[str, StoredTensor]) -> bool:
 
 
 def _window(settings: AprSettings, architecture: str) -> int | None:
-    """Return the sliding window of the file, or None if it is missing, even where transformers has a
-    default."""
+    """Return the file's sliding window, or None if missing, even where transformers has a default."""
     window, windows = settings.value("sliding_window"), TERMS[architecture].windows
     if window is None and windows == "last" and settings.values.get("use_sliding_window"):
         settings.fail("sliding_window is missing, although use_sliding_window is set")

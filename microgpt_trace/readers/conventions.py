@@ -63,8 +63,7 @@ class Settings:
         self.values, self.notes, self.prefix = values, notes, prefix
 
     def get(self, key: str, kind: str) -> Any | None:
-        """Return a setting, or None if missing or null. Raises InputError if the layers have different
-        values."""
+        """Return a setting, or None if missing or null. Raises InputError if the layers' values differ."""
         value = self.values.get(self.prefix + key)
         if isinstance(value, np.ndarray):
             if not 0 < value.size <= MAX_LAYERS or (value != value[0]).any():
@@ -184,8 +183,7 @@ def _window(settings: Settings, architecture: str, n_layer: int) -> tuple[int | 
 
 
 def _rope(settings: Settings, factors: tuple[float, ...]) -> Rope:
-    """Build RoPE from the settings `rope_theta` and `rope_scaling`, or from their union,
-    `rope_parameters`."""
+    """Build RoPE from the settings `rope_theta` and `rope_scaling`, or their union `rope_parameters`."""
     old, new = (settings.get(key, OBJECT) or {} for key in ("rope_scaling", "rope_parameters"))
     if old and new and old != new:
         raise InputError("rope_scaling and rope_parameters contradict each other")

@@ -34,7 +34,8 @@ def naming_file(path: Path) -> Iterator[None]:
 def our_tensors(path: Path, tensors: Iterable[StoredTensor], names: Names = LLAMA) -> dict[str, StoredTensor]:
     """Return the tensors under our names.
 
-    Raises FileFormatError if a name is unknown or repeated, or a layer before the last layer lacks tensors.
+    Raises FileFormatError if a name is unknown or repeated, or no tensor belongs to a layer before the last
+    layer.
     """
     ours: dict[str, StoredTensor] = {}
     for tensor in tensors:

@@ -171,8 +171,7 @@ class _Writer:
         return start + table[row] * spot.by[1]
 
     def _along(self, term: TermOf, over: Over, n: int) -> int | _Letter:
-        """Return a range's letter, and store the range's description. For a single place, return the
-        place."""
+        """Return a range's letter and store the range's description, or return the only place of a range."""
         axis, run = len(self._at.axes) + n, self._at.ranges(term)[n]
         is_plain = over.of == "all" and not isinstance(over.size, Length)
         if over.of == "itself" or (is_plain and len(run) == 1):

@@ -98,7 +98,7 @@ def leaving_kinds() -> tuple[str, ...]:
 
 
 def place_of(name: str) -> tuple[float, int, str]:
-    """Return a key that sorts events in order of computation. Names of other things come last."""
+    """Return a key that sorts names of events in order of computation. Other names come last."""
     kinds, row = list(known_rows()), known_row(name)
     if row is None:
         return math.inf, len(kinds), name

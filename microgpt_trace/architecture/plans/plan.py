@@ -151,8 +151,7 @@ class Plan(Mapping[str, Operation]):
 
     @cached_property
     def residuals(self) -> Mapping[str, tuple[str, str]]:
-        """The sums that add to the residual stream, each with two events: the stream's event and the
-        branch."""
+        """The sums that add to the residual stream. Each sum maps to the stream's event and the branch."""
         result: dict[str, tuple[str, str]] = {}
         for rows in self.layers:
             stream, normed = {rows[0].inputs[0]}, set[str]()  # a norm of a sum may continue the stream
