@@ -166,8 +166,8 @@ class LanguageModel(Protocol):
 
 
 def file_order(model: LanguageModel | None, name: str) -> Array | None:
-    """Return the channels of q or k in the order of the model's file, because another engine may compute in
-    this order. Return None if the file has Hugging Face order, or if the event is not q or k."""
+    """Return the channels of q or k in the order of the model's file, in which another engine may compute.
+    Return None if the file has Hugging Face order, or if the event is not q or k."""
     if model is None or name not in model.plan:
         return None
     kind = model.plan[model.plan.source(name)].kind

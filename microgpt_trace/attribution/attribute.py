@@ -30,10 +30,10 @@ def attribute(
 
     `target` and `against` are ids or texts of tokens (␣ means a space, #42 an id). By default `target` is the
     token that follows a position, or the prediction if no token follows, and `against` is the most probable
-    other token. `positions` are "all", "last" or indices. The default is "all" for a microGPT and "last" for
-    a decoder. If `ablation` is true, measure the loss without each component: its write is set to zero at all
-    positions. `report` is called with the progress. The model runs with the hooks of `model.hooks`. Raises
-    InputError if an argument does not fit the model.
+    token besides `target`. `positions` are "all", "last" or indices. The default is "all" for a microGPT and
+    "last" for a decoder. If `ablation` is true, measure the loss without each component: its write is set to
+    zero at all positions. `report` is called with the progress. The model runs with the hooks of
+    `model.hooks`. Raises InputError if an argument does not fit the model.
     """
     if text is not None and tokens is not None:
         raise InputError("expected a text or tokens, found both")
@@ -80,7 +80,7 @@ def _contrast(
     against: int | None,
 ) -> LogitDifference:  # fmt: skip
     """Choose the two tokens to compare at a position. Raises InputError if the logits are not finite and an
-    option is missing, or if both tokens are the same."""
+    option is missing, or if both tokens are equal."""
     label = token_label(model, inputs.tokens[row])
     seen = label if "prompts" in model.abilities or not row else model.seen(inputs, row)
     target = inputs.targets[row] if target is None else target

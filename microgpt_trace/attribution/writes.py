@@ -5,7 +5,7 @@ To find the components, the plan is followed from the logits back along the resi
 norms pass on their inputs. Each other row is a component.
 
 Values at the requested positions are kept after replacements by hooks. If a hook replaced an event that no
-component writes (attn.out, a residual), the difference is kept, because it is a write to the stream, too.
+component writes (attn.out, a residual), the difference is kept as one more write to the stream.
 
 A logit is linear in the writes if the scales of all norms after them are constant:
 
@@ -132,7 +132,8 @@ def observe(model: LanguageModel, inputs: TraceInput, rows: Sequence[int]) -> Ob
 def direct_writes(
     model: LanguageModel, seen: Observed, tokens: Array
 ) -> tuple[list[Component], dict[str, Array]]:
-    """Return the components, and what each adds to the logits of `tokens`: [n, 2] -> the name -> [n, 2]
+    """Return the components, and what each component adds to the logits of `tokens`: [n, 2] -> the name ->
+    [n, 2]
 
     The last components are changes that hooks made. A change of a head's output is counted for the head.
     """

@@ -56,8 +56,8 @@ def diff(
     distance of the third run from `a`. `rtol` sets the band of a row, `atol` the band of an element.
 
     `report(done, of)` is called with the number of compared events and of all events. `watch` is called with
-    the values of each event, and with a function that returns the difference of an event until now.
-    Raises InputError if the two runs cannot be compared.
+    the values of each event, and with a function that returns the current difference of an event. Raises
+    InputError if the two runs cannot be compared.
     """
     options = {"compute": compute, "calibrate": calibrate, "rtol or atol": rtol if atol is None else atol}
     bands = [option for option, value in options.items() if value is not None]

@@ -35,8 +35,8 @@ class EventDifference:
       statistics were compared, `median`, `cosine` and `position` are None.
     - `max_abs`: the largest |a - b|, at `max_index`.
     - `position`, `head`, `index`, `a`, `b`: the first row beyond its band, or else the worst row, and the
-      values of the element of this row that differs most. If `measured` says "given its own inputs", `b` is
-      the recorded value, and `a` is computed from the recorded inputs.
+      values of the most different element in this row. If `measured` says "given its own inputs", `b` is the
+      recorded value, and `a` is computed from the recorded inputs.
     - `alike`: how many of the `count` elements are the same NaN or infinity on both sides and so cannot be
       compared. If all elements of a row or event are such elements, the distance is NaN.
     """

@@ -132,7 +132,7 @@ def compare_weights(
     types must be equal, and other parameters may differ by rounding. Only a few rows are in memory at a time,
     except to find the cause of a difference. `report(done, of)` is called with the number of compared
     parameters and of all parameters. Raises InputError if the models have different families, a glob matches
-    nothing, or `rtol` is not a number of at least 0.
+    nothing, or `rtol` is not a finite number of at least 0.
     """
     if a.family != b.family:
         raise InputError(f"cannot compare weights of a {a.family} ({a.origin}) and a {b.family} ({b.origin})")

@@ -80,7 +80,7 @@ class Reading:
 
 
 def readings_of(stored: Shape, expected: Shape, layout: str, head_dims: Collection[int]) -> list[Reading]:
-    """Return all ways to read a stored shape as `expected` ([T, C], [H, T, S] or []) that differ in values.
+    """Return all readings of a stored shape as `expected` ([T, C], [H, T, S] or []) with different values.
 
     If `layout` is not empty, only this layout is allowed. `head_dims` lists the possible widths of a head:
     several if the width is unknown, none for rows without heads. Without `layout`, an array with a single
@@ -121,7 +121,7 @@ def _without_ones(shape: Shape) -> Shape:
 
 
 def fits(name: str, recorded: Recorded, shapes: Shapes, head_dim: int | None = None) -> list[str]:
-    """Return the layouts in which a tensor fits the shape of an event, or [] if it does not fit.
+    """Return the layouts in which a tensor fits the shape of an event, or [] if no layout fits.
 
     The layout is OWN for a single number, and for a tensor in our order.
     """

@@ -131,7 +131,7 @@ class ScoreTable:
 
     @cached_property
     def agreeing(self) -> Array:
-        """True where a tensor agrees with an event and with no other event much better: [F, E]
+        """True where a tensor agrees with an event, and no other event agrees much better: [F, E]
 
         A layer may change the residual stream by only 1e-3, so a tensor can agree with several events.
         """

@@ -193,7 +193,7 @@ def _words_named(name: str, kind: str) -> float:
 def _of_series(
     one: Series, columns: Columns, parts: Sequence[TensorPart], names: Sequence[str], table: ScoreTable
 ) -> Iterator[Suggestion]:
-    """Yield a suggestion for each layer of a series, with the layout that is the best in most layers."""
+    """Yield a suggestion for each layer of a series, in the layout that fits best in most layers."""
     pairs = [(row, columns[layer]) for layer, row in one.rows.items() if layer in columns]
     layout = Counter(str(table.layout[pair]) for pair in pairs).most_common(1)[0][0]
     alone = None in one.rows
@@ -262,7 +262,7 @@ def _by_layer(name: str, sources: Mapping[int, str], votes: Votes, layers: int) 
     """Return the tensors by layer, and the number of layer 0 in the names: 0 or 1.
 
     Returns no tensors if the numbers are not layer numbers: if two or more numbers exceed the layers, or most
-    tensors that agree with an event agree with an event of another layer.
+    agreeing tensors agree with an event of another layer.
     """
 
     def by_layer(offset: int) -> dict[int, str]:

@@ -1,4 +1,4 @@
-"""Record the forward pass of a PyTorch decoder, and save its values under the names of our events.
+"""Record the forward pass of a PyTorch decoder, and save the values under the names of our events.
 
 torch_modules.py lists the families of decoders. This file does not import torch: the user's model does.
 """

@@ -39,7 +39,8 @@ class Recording:
     def values_of(
         self, name: str, model: LanguageModel, length: int, alone: bool = False
     ) -> tuple[Array, Sequence[int] | None]:
-        """Return the values of an event, [T, W], [H, T, S] or [], in the model's order, and their positions.
+        """Return the values of an event, [T, W], [H, T, S] or [], in the model's order, and the positions of
+        the values.
 
         The positions are None if a single row or number counts for all `length` positions. With `alone`, the
         only array of a dump is accepted, whatever its name. Raises InputError if the event is missing or its

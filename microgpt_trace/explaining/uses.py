@@ -145,8 +145,8 @@ class _ReadingArray:
         return np.broadcast_to(reduce(np.multiply, values), len(at[0]))
 
     def _added(self, index: tuple[int, ...]) -> tuple[float | None, str]:
-        """Return the term that the explained element adds to a result, or None if it adds no single term, and
-        a description. Other terms are not computed, because the run may not have kept their factors."""
+        """Return the term that the explained element adds to a result (or None if there is no single term),
+        and a description. Other terms are not computed, because the run may not have kept their factors."""
         *before, last = self.formula.steps
         read = tuple(filter(self._read_in, last.terms)) or last.terms
         formula = replace(self.formula, steps=(*before, replace(last, terms=read)))

@@ -81,7 +81,7 @@ def seen_by_heads(value: Array) -> Array:
 
 
 def _sums_of_rows(layout: PackLayout, start: int, value: Array) -> tuple[Array, Array]:
-    """Return by document the sum of the rows that begin at `start`, and the sum of their squares: [N, C] ->
+    """For each document, return the sum of the rows from `start` on, and the sum of the squares: [N, C] ->
     [B, C] twice. If rows come in parts, B is the number of documents in the part."""
     whole = len(value) == layout.rows
     wide = (layout.in_turn(value) if whole else value).astype(np.float64)

@@ -1,9 +1,10 @@
 """The definitions of near zero, massive, outlier, grown, sink, still and head roles, for traces and surveys.
 
-A head has a role if its share of attention is at least SHARE and at least TIMES the share of evenly spread
+A head has a role if the role's share of attention is at least SHARE, and at least TIMES the share of even
 attention. If several roles fit, the head has the role with the largest multiple of the even share. If two
-multiples are equal, as in a prompt of two tokens, where the previous token is position 0, the head has no
-role. For the role "repeat", occurrences of the token at the previous position and at position 0 do not count.
+multiples are equal, the head has no role. For example, two multiples are equal in a prompt of two tokens,
+where position 0 is the previous position. For the role "repeat", occurrences of the token at the previous
+position and at position 0 do not count.
 """
 
 from __future__ import annotations

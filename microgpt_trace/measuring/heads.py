@@ -1,9 +1,9 @@
 """Measure where attention heads look, in one text and over a corpus. This module reads no text.
 
-For every query from position 1 on, a head has shares of attention on the query itself, on the previous
-position, on position 0 and, if the query's token occurred before, on its earlier occurrences. The entropy of
-the head's attention, in nats, is also measured. For each window, evenly spread attention is measured like a
-head. A document with a weight that is not finite is left out of the tallies of that layer.
+For every query from position 1 on, the module measures a head's attention on the query itself, on the
+previous position, on position 0 and, if the query's token occurred before, on its earlier occurrences. The
+entropy of the head's attention, in nats, is also measured. For each window, evenly spread attention is
+measured like a head. A document with a weight that is not finite is left out of the tallies of that layer.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from .meter import EXCERPT, Meter, PackLayout
 from .tallies import Counts, Sums, TopList, named
 
 PREDICTIONS = "predictions"
-RANKS = (1, 2, 3, 5, 10, 30, 100, 1000)  # a rank is counted at the first bound that it does not exceed
+RANKS = (1, 2, 3, 5, 10, 30, 100, 1000)  # a rank is counted at the smallest bound >= the rank
 AT_ONCE = 1 << 17  # logits that are measured at a time, so that they fit the CPU cache
 EXAMPLES = 20  # the number of best and of worst predicted documents that are kept
 

@@ -1,8 +1,8 @@
 """StreamMeter: measure how layers change the residual stream, over a corpus. This module reads no text.
 
-For every row and layer, the meter measures the logarithm of the growth of the row's norm, and the cosine of
-the row before and after the layer. For every document, the meter measures the largest magnitude as a multiple
-of the median magnitude.
+For every row and layer, the meter measures log(growth of the row's norm), and the cosine between the row
+before and after the layer. For every document, the meter measures the largest magnitude as a multiple of the
+median magnitude.
 """
 
 from __future__ import annotations

@@ -180,8 +180,7 @@ def _same_token(
 def _unpatched(
     model: LanguageModel, inputs: TraceInput, logits: Array, named: Token, contrast: LogitDifference
 ) -> Unpatched:
-    """Describe a run at the position, with notes about `named`, the token that the user named for this
-    run."""
+    """Describe a run at the position, with notes about the token `named` by the user for this run."""
     probs = softmax(logits)
     notes = (*inputs.notes, *blank_notes(model, named, [probs.item]))
     return Unpatched(

@@ -25,8 +25,8 @@ from ..tracing.findings import Check
 @frozen
 class Spot:
     """The patched part of an event. `site` names this part, as in --sites. If only `position` is set, the
-    part is the event at this position. If `head` is set, the part is the whole head if `site` equals `name`,
-    else the part of the head that `site` names. If neither is set, `site` names the part."""
+    part is the event at this position. If `head` is set and `site` equals `name`, the part is the whole head.
+    Otherwise `site` names a part of the head. If neither is set, `site` names the part."""
 
     site: str
     name: str

@@ -298,8 +298,8 @@ def _storage(entry: _TensorEntry) -> tuple[str, int | None, list[str]]:
 def _layouts(name: str, shape: tuple[int, ...]) -> Iterator[tuple[str, int | None, int]]:
     """Yield each way to store a tensor: the encoding, the padded row length or None, and the size in bytes.
 
-    In ggml's types, a new block begins with each row, as a contract of the format says, or a block contains
-    the end of a row and the start of the next row.
+    In ggml's types, either each row begins a new block (as the format requires), or a block may contain the
+    end of a row and the start of the next row.
     """
     if name == "AprQ8":
         yield name, None, 4 + math.prod(shape)

@@ -245,8 +245,8 @@ def _mean_of_prompt() -> Change:
 def _values(
     intervention: Intervention, name: str, model: LanguageModel, length: int
 ) -> tuple[Array, Sequence[int] | None]:
-    """Return the values of an event from the source, [T, W] or [H, T, T], and the positions of their rows.
-    The positions are None if a single row is used at every position."""
+    """Return the values of an event from the source, [T, W] or [H, T, T], and the positions of the rows. The
+    positions are None if a single row is used at every position."""
     source, shape = intervention.source, model.plan.shapes(length)[name]
     available: Sequence[int] | None = None
     if isinstance(source, SavedRun):
@@ -270,7 +270,7 @@ def _values(
 
 
 def _rows_of(array: Array, available: Sequence[int] | None) -> Callable[[Sequence[int]], tuple[Array, Any]]:
-    """Return a function that maps positions to rows of [T, W] or [H, T, S] and a mask of the available
+    """Return a function from positions to rows of [T, W] or [H, T, S], and to a mask of the available
     rows."""
     if available is None:
         return lambda positions: (array, True)

@@ -27,8 +27,8 @@ def token_of(model: LanguageModel, named: str | int) -> int:
 def blank_notes(
     model: LanguageModel, named: str | int | None, chances: Iterable[Callable[[int], float]]
 ) -> list[str]:
-    """Return a note if, at some position, the text of the named token after a blank is a much more likely
-    token. For each position, `chances` contains a function from a token to its probability."""
+    """Return a note if the named text with a blank before it is a much more likely token at any position. For
+    each position, `chances` contains a function from a token to its probability."""
     if not isinstance(named, str) or named.startswith(("#", "␣", " ")):
         return []
     try:

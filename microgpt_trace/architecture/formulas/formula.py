@@ -1,11 +1,11 @@
 """Formula: how each element of an array is computed, as plain data. Setting: the plan and the replaced events
 that formulas depend on. This module depends on no kind of operation and reads no values.
 
-A formula may split the index of an element into more axes: a channel of q becomes a head and a channel of the
-head. Places along these axes, and along the ranges of sums, select the inputs of the element. Axes are
-numbered first, then ranges: after two axes, the first range is number 2. An element is computed in steps. A
-step is a sum of terms. A term is a product of factors or a function of this product. The steps of a formula,
-unlike those of steps.py, apply to all elements and texts.
+A formula may split an axis of the array: the channel of q becomes a head, and a channel of this head. Places
+along these axes, and along the ranges of sums, select the inputs of the element. Axes are numbered first,
+then ranges: after two axes, the first range is number 2. An element is computed in steps. A step is a sum of
+terms. A term is a product of factors or a function of this product. The steps of a formula, unlike those of
+steps.py, apply to all elements and texts.
 """
 
 from __future__ import annotations

@@ -133,8 +133,8 @@ class _Walk:
     def _through(
         self, row: Operation, dy: Array, values: Mapping[str, Array], computed: Mapping[str, Array]
     ) -> None:
-        """Add the gradients of a row's inputs and parameters. If a tap changed the gradient of a part, these
-        gradients are computed from the parts, and only the gradient of the bias from the row."""
+        """Add the gradients of a row's inputs and parameters. If a tap changed the gradient of a part, use
+        the gradients of all parts instead, and the row only for its bias."""
 
         def gradients(reader: Operation, dy: Array) -> Gradients:
             inputs = [values[name] for name in reader.inputs]

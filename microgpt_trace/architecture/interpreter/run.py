@@ -26,8 +26,8 @@ def forward(
 ) -> Array:
     """Run tokens up to the input of the head: [T] -> [n*T, C]
 
-    If there is a KV cache, the tokens continue the cached tokens, and their keys and values are appended to
-    the cache. The rows are n sequences of the same tokens. The tap may change each sequence.
+    If there is a KV cache, the tokens continue the cached tokens, and new keys and values are appended to the
+    cache. The rows are n sequences of the same tokens. The tap may change each sequence.
     """
     x = pass_forward(PassState(model, np.tile(tokens, n), n, tap, cache))
     if cache is not None:

@@ -15,7 +15,7 @@ from .prediction import other_of
 
 
 class GradientWay(NamedTuple):
-    """The part of a gradient that one reader contributes."""
+    """The contribution of one reader to a gradient."""
 
     reader: str
     event: str  # the event whose gradient is read: usually the reader
@@ -63,9 +63,9 @@ class Formulas(Setting):
         return sorted(rows, key=lambda row: not isinstance(row.kind, Add))
 
     def _event(self, name: str, reader: Operation, index: tuple[int, ...] | None) -> Operation | None:
-        """Return the row whose gradient determines the part that a reader contributes. This row is the
-        reader, unless a hook replaced the probabilities of a loss, a part of a sum, or the gradient of such
-        an event. Return None if the row depends on the index, and `index` is None."""
+        """Return the row whose gradient determines the contribution of a reader. This row is the reader,
+        unless a hook replaced the probabilities of a loss, a part of a sum, or the gradient of such an event.
+        Return None if the row depends on the index, and `index` is None."""
         if name == reader.name or self.is_cut(reader.name):
             return reader
         if isinstance(reader.kind, Loss) and name in reader.inputs:
@@ -79,8 +79,7 @@ class Formulas(Setting):
         return next((part for part in parts if part.kind.reads(index[-1])), reader)
 
     def part_from(self, row: Operation, name: str) -> Formula | None:
-        """Return the formula for the part of a gradient that a row contributes, or None if a hook replaced
-        the row."""
+        """Return the formula of a row's contribution to a gradient, or None if a hook replaced the row."""
         if self.is_cut(row.name) and row.name != name:
             return None
         arithmetic = arithmetic_of(row.kind)

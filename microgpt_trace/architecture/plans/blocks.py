@@ -68,7 +68,7 @@ def product(
     rows: RowBuilder, config: Dimensions, name: str, matrix: str, source: str, width: int, left: str,
     words: str = "", parts: Sequence[str] = (),
 ) -> str:  # fmt: skip
-    """Add x @ W.T, plus a bias if the config lists it (attn_bq for attn_wq). Return the row's name."""
+    """Add x @ W.T, plus a bias if the config lists the bias (attn_bq for attn_wq). Return the row's name."""
     half, vector = name.partition(".")[0], matrix.replace("w", "b", 1)
     biased = f"{half}_{vector}" in config.biases
     kind = Linear(rows.name(f"{half}_{matrix}"), width, rows.name(f"{half}_{vector}") if biased else None)

@@ -41,8 +41,8 @@ class Operation(EventSpec, Generic[OfKind]):
 
     `parts` are events whose sum is this event without its bias. If a hook replaces a part, the event is
     computed as the sum of the parts and the bias. The plan of a fault uses two attributes: `instead` maps the
-    name of a parameter to a function that returns the faulty values, and `otherwise` computes the row in
-    place of its kind's reference. Rows are compared by identity.
+    name of a parameter to a function that returns the faulty values, and `otherwise` replaces the reference
+    computation of the row. Rows are compared by identity.
     """
 
     kind: OfKind = Kind()  # type: ignore[assignment]  # noqa: RUF009
