@@ -1,8 +1,8 @@
 """Writes: the components that write to the residual stream, what each adds to a logit, and where the heads
 attend. Reads no text.
 
-To find the components, the plan is followed from the logits back along the residual stream. Add rows and
-norms pass on their inputs. Each other row is a component.
+To find the components, the plan is followed from the logits back along the residual stream. Rows of the kinds
+Add and Norm pass on their inputs. A row of another kind is a component.
 
 Values at the requested positions are kept after replacements by hooks. If a hook replaced an event that no
 component writes (attn.out, a residual), the difference is kept as one more write to the stream.

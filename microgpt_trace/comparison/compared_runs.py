@@ -1,4 +1,4 @@
-"""The two kinds of run that can be compared: a model that runs now, and a recording."""
+"""The two kinds of runs that can be compared: a model that runs now, and a recording."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class ModelRun:
         self._pieces: Iterator[Piece] = iter(())
 
     def run(self, names: Sequence[str]) -> EventStream:
-        """Start the forward pass. Then `pieces` or `take` return the values as the model computes them."""
+        """Start the forward pass. Then `pieces` or `take` return values while the model computes them."""
         stream = EventStream(self.model, self.inputs, names)
         self._pieces = iter(stream)
         return stream

@@ -1,4 +1,4 @@
-"""Compare the values of two runs as they are computed.
+"""Compare the values of two runs while the values are computed.
 
 RowComparer compares values row by row. StatisticsComparer compares statistics, if a side has only statistics.
 PairKeeper keeps the values that a page shows.

@@ -1,6 +1,6 @@
 """Find the tokens of a recording: a stored list of tokens, or the tokens that rows of the embedding show.
 
-Tokens that were never trained on may have equal rows in the embedding. Such rows identify no token.
+Tokens that were never trained on may have equal rows in the embedding. Equal rows identify no token.
 """
 
 from __future__ import annotations

@@ -82,8 +82,8 @@ class WeightsComparison:
     A parameter may differ by `factor` times the expected error, or by `rtol` if `rtol` is set. `agree` is
     True if each chosen parameter is on both sides and differs by no more. `same` is True if, in addition, all
     parameters (`of` is their number) were compared and all numbers are equal. `only_a` and `only_b` list
-    parameters that the other side lacks. `worst` is the parameter with the largest error, or the disagreeing
-    parameter with the largest error if any disagree.
+    parameters that the other side lacks. `worst` is the parameter with the largest error: among disagreeing
+    parameters if there are any, else among all.
     """
 
     SCHEMA = "microgpt.weights/1"

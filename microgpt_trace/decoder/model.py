@@ -1,4 +1,4 @@
-"""Decoder: a production model with its stored weights and its vocabulary, and the encoding of prompts. Knows
+"""Decoder: a production model with its stored weights and its vocabulary, and the encoding of prompts. Needs
 no file format."""
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ..vocabulary.tokens import Vocabulary
 
 DEFAULT = "The capital of France is"
-MOST = 1 << 28  # the most weights that are kept unpacked: 1 GB at 4 bytes each
+MOST = 1 << 28  # the largest number of weights in memory: 1 GB at 4 bytes each
 
 
 @dataclass(frozen=True, repr=False)

@@ -40,7 +40,7 @@ from .stored_arrays import (
 _TOKENS = ("tokens", "ids", "input_ids", "token_ids")
 _MAX_TOKENS = 1 << 20
 _UNKNOWN = Meaning(reason="no event has that name")
-_HEAD = 1 << 12  # how many bytes show the format of a file
+_HEAD = 1 << 12  # the number of bytes that show the format of a file
 _PARAMETER = re.compile(r"wte|wpe|.*\.(weight|bias)|layer[0-9]+\.(attn_w|mlp_fc|mlp_w).*", re.DOTALL)
 _DOCUMENT = re.compile(rb'\s*\{\s*("schema"\s*:\s*"microgpt\.trace/|"record"\s*:\s*"trace")')
 

@@ -172,7 +172,8 @@ def _axis(where: str, text: str, axis: str) -> int | slice:
 
 
 def lines_for(entry: MapEntry, names: Sequence[str]) -> Iterator[MapEntry]:
-    """Yield a copy of the line for each tensor that it matches, with the layer number in place of {i}."""
+    """Yield a copy of the line for each tensor that the line matches, with the layer number in place of
+    {i}."""
     head, *rest = map(re.escape, entry.source.split("{i}"))
     number = r"(?P<i>[0-9]{1,4})"
     pattern = re.compile(head + "".join((r"(?P=i)" if n else number) + part for n, part in enumerate(rest)))

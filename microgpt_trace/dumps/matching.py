@@ -23,7 +23,7 @@ from ..grouping import grouped
 from .layouts import Recorded, Shapes, fit, fits
 
 ROWS, ELEMENTS = 16, 512  # the largest numbers of rows and elements in a sketch
-CLIP = np.float32(4)  # clip values at 4 medians, because a huge channel, as in SmolLM2, must not decide alone
+CLIP = np.float32(4)  # clip values at 4 medians, because a huge channel, as in SmolLM2, must not dominate
 SAME = 1e-2  # values agree below this relative L2 distance; bfloat16 rounds by up to 4e-3
 SIMILAR = 0.5  # arrays with a larger cosine count as results of the same computation
 _TINY = np.float32(1e-30)

@@ -53,7 +53,8 @@ class Explanation:
         return element_name(self.name, self.index)
 
     def factors(self) -> Iterator[Factor]:
-        """Yield the factors that can be explained in turn, in the order of the steps, each only once."""
+        """Yield the factors that can be explained in turn, in the order of the steps, each factor only
+        once."""
         seen = set()
         for factor in (f for step in self.steps for term in step.terms for f in term.factors):
             if factor.kind != "constant" and (factor.name, factor.kind) not in seen:

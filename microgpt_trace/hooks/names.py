@@ -47,7 +47,7 @@ def glob_pattern(glob: str) -> re.Pattern[str]:
 def select_names(selectors: Iterable[str], names: Sequence[str]) -> list[str]:
     """Return the names that match any selector, in the order of `names`. A selector is a name, a stage name
     of apr, a glob, or a layer in a file's notation (3, blk.3 and model.layers.3 mean layer3.*). An exact name
-    beats an alias. Raises InputError if a selector matches nothing."""
+    precedes an alias. Raises InputError if a selector matches nothing."""
     exact, chosen = set(names), set[str]()
     for selector in selectors:
         if selector in exact:

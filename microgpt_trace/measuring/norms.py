@@ -54,9 +54,9 @@ class NormRows:
 
 
 class NormMeter:
-    """A hook that measures the norms of whole rows. Subscribe it to `names`. `read` stores the inputs of
-    norms as long as they are needed. `also` lists pairs: an event to store, and a later event that needs this
-    event."""
+    """A hook that measures the norms of whole rows. Subscribe the hook to `names`. `read` stores the inputs
+    of norms as long as they are needed. `also` lists pairs: an event to store, and a later event that needs
+    this event."""
 
     def __init__(
         self, plan: Plan, parameter: Callable[[str], Array], also: Collection[tuple[str, str]] = ()

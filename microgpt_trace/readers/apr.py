@@ -74,7 +74,8 @@ class _TensorEntry(NamedTuple):
 
 @dataclass(frozen=True)
 class AprFile:
-    """The metadata and tensors of an .apr file, with the file's names. `notes` lists what is unusual."""
+    """The metadata and tensors of an .apr file, with the file's names. `notes` lists unusual facts about the
+    file."""
 
     metadata: Mapping[str, Any]
     tensors: tuple[StoredTensor, ...]  # in the order of the tensor index

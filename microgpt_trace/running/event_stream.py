@@ -17,11 +17,11 @@ from ..architecture.model import LanguageModel, TapOf, TraceInput
 from ..arrays.stats import Array
 from ..hooks.bus import HookBus
 
-AHEAD = 2  # values that a pass computes ahead of the reader
+AHEAD = 2  # the number of values that a pass computes ahead of the reader
 
 
 class Piece(NamedTuple):
-    """The value of an event, or one part of it, with the positions of its rows."""
+    """The value of an event, or one part of a value, with the positions of the rows."""
 
     name: str
     value: Array  # [n, W], [H, n, S] or []

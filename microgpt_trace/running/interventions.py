@@ -37,7 +37,7 @@ Kind = Literal["ablate", "ablate-mean", "scale", "patch", "add"]
 
 @runtime_checkable
 class SavedRun(Protocol):
-    """The saved values of another run, and its tokens if they are known."""
+    """The saved values of another run, and the tokens of this run if they are known."""
 
     @property
     def tokens(self) -> tuple[int, ...] | None: ...

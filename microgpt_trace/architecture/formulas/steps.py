@@ -68,7 +68,7 @@ class Step:
 class Use:
     """An element whose computation reads the explained element.
 
-    `count` elements of its event read the explained element. The explained element contributes most to the
+    `count` elements of this event read the explained element. The explained element contributes most to the
     element `name`. `adds` is the term that the explained element adds to the element `name`, or None if there
     is no such term. `value` is None if the run did not keep the element. `words` describe the operation.
     """

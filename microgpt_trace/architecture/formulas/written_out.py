@@ -33,7 +33,7 @@ from .steps import (
 )
 from .traced_element import KnownTarget
 
-GUARDED = 300.0  # if |x| exceeds this, the largest x is subtracted before exp
+GUARDED = 300.0  # if |x| exceeds this number, the largest x is subtracted before exp
 NUDGE = 1e-7  # the step of a numerical slope, as a fraction of the magnitude
 
 

@@ -1,4 +1,4 @@
-"""The backward pass of any plan: d loss / d every event and parameter. Contains no kind's arithmetic.
+"""The backward pass of any plan: d loss / d every event and parameter. The arithmetic is in operations/.
 
 The forward pass keeps the residual stream before each layer, [T, C]. The backward pass recomputes each layer
 from the kept stream and from the values that hooks replaced. If several rows read a value, the value's

@@ -70,8 +70,7 @@ def _joins(name: str, plan: Plan) -> int:
 class Growing:
     """A pass whose first sequence is unedited. Edited sequences join the pass layer by layer.
 
-    `edits` are in the order in which their sequences join. `stream` [T, C] is unedited and enters layer
-    `start`.
+    The edited sequences join in the order of `edits`. `stream` [T, C] is unedited and enters layer `start`.
     """
 
     def __init__(self, unedited: PassState, stream: Array, edits: Sequence[Edit], start: int) -> None:

@@ -1,4 +1,4 @@
-"""The interpreter, which runs the rows of any plan, layer by layer. Contains no kind's arithmetic.
+"""The interpreter, which runs the rows of any plan, layer by layer. The arithmetic is in operations/.
 
 A value is dropped after the last row that reads it, so that memory does not grow with the number of layers. A
 value that no row reads, such as a head's output, is computed only if a listener requests it.

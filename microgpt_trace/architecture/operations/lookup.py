@@ -1,4 +1,4 @@
-"""Lookup: the rows of a table that the tokens or the positions choose."""
+"""Lookup: the rows of a table that the tokens or the positions select."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The formulas of a plan: one formula for each event, and one formula for each reader of a gradient. This
-module contains no kind's arithmetic."""
+"""The formulas of a plan: one formula for each event, and one formula for each reader of a gradient. The
+formulas of single rows are in other modules."""
 
 from __future__ import annotations
 

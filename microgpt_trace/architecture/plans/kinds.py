@@ -47,7 +47,7 @@ class Kind:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Lookup(Kind):
-    """The rows of a table [rows, width] that the tokens or the positions choose."""
+    """The rows of a table [rows, width] that the tokens or the positions select."""
 
     table: str
     by: Literal["tokens", "positions"]
@@ -83,7 +83,7 @@ class Linear(Kind):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Norm(Kind):
-    """RMSNorm of each row or head, or if `centred` LayerNorm, which first subtracts the mean."""
+    """RMSNorm of each row or head, or if `centred` is true LayerNorm, which first subtracts the mean."""
 
     eps: float
     gain: str | None = None
