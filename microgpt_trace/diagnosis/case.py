@@ -1,4 +1,4 @@
-"""Case: a wrong operation, with everything that is needed to form and to test hypotheses about it."""
+"""Case: a wrong operation, and all data that hypotheses about the operation are formed from and tested on."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ class OwnParameters(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A wrong operation. `found` has the values of the dump, and `expected` the values that the dump's inputs
-    give, in float32 or float64. `positions` are the positions of the rows, or None for all positions."""
+    """A wrong operation. `found` has the values of the dump, and `expected` the values computed from the
+    dump's inputs, in float32 or float64. `positions` are the positions of the rows, or None for all
+    positions."""
 
     name: str
     found: Array
@@ -77,8 +78,8 @@ class Case:
 
     @property
     def alone(self) -> bool:
-        """True if the dump has all inputs of the operation and all rows of its output, so that the number in
-        a mistake (such as an eps) can be measured."""
+        """True if the dump has all inputs of the operation and all rows of its output. The number in a
+        mistake (such as an eps) can then be measured."""
         return len(self.rows) == 1 and self.positions is None
 
     @cached_property

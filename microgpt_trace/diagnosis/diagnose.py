@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 NONE: Partial = MappingProxyType({})
 MOST_PRODUCTS = 0.8  # share of the products that are wrong if an engine rounds the inputs of products
-EXPLAINED = 0.5  # an offered precision must leave at most this share of an error
+EXPLAINED = 0.5  # an offered precision may leave at most this share of an error
 
 # Simple hypotheses, then hypotheses that read the weights of other layers, then descriptions of the output
 STAGES: tuple[tuple[Generator, ...], ...] = (
@@ -60,8 +60,8 @@ STAGES: tuple[tuple[Generator, ...], ...] = (
 @dataclass(frozen=True)
 class Offer:
     """A precision `compute` that was not requested but may explain the errors. `looks_like` describes this
-    precision. Of the `wrong` operations that involve a product, `explains` are right if they are judged by
-    this precision. `shown` is True if at least one operation loses at least half of its error."""
+    precision. `wrong` counts the wrong operations that involve a product, and `explains` counts those that
+    this precision makes right. `shown` is True if at least one operation loses at least half of its error."""
 
     compute: str
     looks_like: str
@@ -77,7 +77,7 @@ class Diagnosis:
     The engine was judged by the precision `compute`; `compute_how` says how this precision is known. If there
     is an `offer` of another precision, no fault is named: `first_wrong` is None, and `findings` are only
     about tokens. `untested` has the events that could not be judged completely, with the reason. `of` is the
-    number of operations of a pass. `tried` are the ids of the hypotheses that were tried for `first_wrong`.
+    number of operations of a pass. `tried` has the ids of the hypotheses that were tested on `first_wrong`.
     """
 
     tokens: tuple[int, ...]
@@ -95,7 +95,7 @@ class Diagnosis:
     @property
     @in_document
     def clean(self) -> bool:
-        """True if no judged operation is wrong, and no token differs from the text (if there is a text)."""
+        """True if no judged operation is wrong, and no token differs from the tokens of a given text."""
         return not self.wrong and not self.findings
 
     @property
@@ -105,7 +105,7 @@ class Diagnosis:
 
     @property
     def wrong(self) -> tuple[OperationResult, ...]:
-        """The operations whose values differ from the values that their inputs give."""
+        """The operations whose values differ from the values computed from their inputs."""
         return tuple(operation for operation in self.operations if not operation.holds)
 
 
@@ -133,7 +133,7 @@ def diagnose_values(
         offer = None if known else run.offer(operations)
         findings, tried = ([], []) if offer and offer.shown else run.explain(engine.precision, operations)
         if any(finding.explains for finding in findings):
-            offer = None  # a named fault is better: rounding over several products explains any such error
+            offer = None  # a fault is named instead: rounding over several products explains any such error
         elif offer:
             findings, tried = [], []
     wrong = [operation.name for operation in operations if not operation.holds]
@@ -149,7 +149,7 @@ class _Diagnoser(JudgedRun):
     """A judged dump, with methods that explain its first wrong operation."""
 
     def how(self, engine: EnginePrecision, operations: Sequence[OperationResult]) -> str:
-        """Describe how the precision is known, and how the inputs of products are rounded."""
+        """Describe the source of the precision, and the rounding of the inputs of products."""
         rows = [self.plan[operation.name] for operation in operations]
         ways = self.rounding.describe(rows) if engine.precision.into_products else ""
         return f"{engine.how}; the inputs of products are {ways}" if ways else engine.how
@@ -263,16 +263,17 @@ def diagnose(
 ) -> DumpDiagnosis:  # fmt: skip
     """Diagnose a dump, a recording or a path, as `microgpt diagnose` does.
 
-    The tokens are `tokens`, or the tokens in the map or the dump, or the tokens whose embedding the dump has.
-    If a text is given too, its tokens should be the same. `map`, `layouts` and `compute` mean the same as for
-    `diff`. Raises InputError if the dump has no values, or none that belongs to an event of the model.
+    The tokens are `tokens`, or the tokens in the map or the dump, or the tokens whose embedding is in the
+    dump. If a text is given too, the diagnosis reports where the text's tokens differ. `map`, `layouts` and
+    `compute` mean the same as for `diff`. Raises InputError if the dump has no values, or none that belongs
+    to an event of the model.
     """
     opened_dump, opened_model = open_all([dump, model], map)
     if not isinstance(opened_dump, Recording) or isinstance(opened_model, Recording):
         raise InputError(
             f"expected a dump, then a model, found {opened_dump.origin} and {opened_model.origin}"
         )
-    opened_model = opened_model.alone()  # without hooks, which the engine does not know
+    opened_model = opened_model.alone()  # without hooks, because the engine has none
     sources = (tokens, map.tokens if map else None, opened_dump.tokens)
     known = next((own for own in sources if own is not None), None)
     expected = opened_model.read(text).tokens if text is not None else None
@@ -302,8 +303,8 @@ def diagnose(
 
 
 def _over_the_pass(diagnosis: Diagnosis, dumped: RecordedRun, ours: ModelRun) -> Diagnosis:
-    """Return the diagnosis with an earlier first wrong operation, if `diff` finds one. Errors that are small
-    in each operation, or in events that the dump lacks, may add up over the pass to more than rounding
+    """Return the diagnosis with an earlier first wrong operation, if `diff` finds one. Over the pass, small
+    errors of single operations, or errors in events that the dump lacks, may add up to more than rounding
     explains."""
     precision = precision_named(diagnosis.compute)
     passes = RoundedPasses(ours.model, ours.inputs, precision) if precision.coarse else None
@@ -311,7 +312,7 @@ def _over_the_pass(diagnosis: Diagnosis, dumped: RecordedRun, ours: ModelRun) ->
     try:
         with one_blas_thread(), np.errstate(all="ignore"):
             events = compare([ours, dumped], (), tolerance, passes, judge=False).events
-    except InputError:  # no value is finite on both sides
+    except InputError:  # no element is finite in both the dump and the model's pass
         return diagnosis
     order = [own.name for own in diagnosis.operations]
     first = next((event for event in events if not event.holds and event.name in order), None)

@@ -1,11 +1,11 @@
 """Evidence: decide which of two explanations the values of a dump support. Fit the number in a mistake (such
-as an eps), and find the range of numbers that fit as well.
+as an eps), and find the range of numbers that fit equally well.
 
 The dump's values are projected on the line between two predictions, from 0 at the first to 1 at the second.
-The standard error of this projection follows from the errors of the first prediction. It is computed row by
-row, because all errors within a row may have one cause, such as its norm. Every row counts as having an error
-of at least ROW_ALIKE times its tolerance. All rows may have a common error. So predictions that are closer
-than ALL_ALIKE times the tolerance cannot be distinguished.
+The standard error of this projection follows from the errors of the first prediction. The standard error is
+computed row by row, because all errors within a row may have one cause, such as the row's norm. Every row
+counts as having an error of at least ROW_ALIKE times its tolerance. All rows may have a common error. Two
+predictions closer than ALL_ALIKE times the tolerance therefore cannot be distinguished.
 """
 
 from __future__ import annotations
@@ -18,27 +18,28 @@ import numpy as np
 from ..arrays.stats import Array
 from .hypothesis import Family, Range
 
-ROW_ALIKE, ALL_ALIKE = 1 / 8, 1 / 3  # share of the tolerance that may be a common error of a row, of all rows
-SURELY = 5.0  # smallest distance, in standard errors, of the values from a rejected prediction
+ROW_ALIKE, ALL_ALIKE = 1 / 8, 1 / 3  # share of the tolerance: for a common error of one row, of all rows
+SURELY = 5.0  # smallest distance of the values from a rejected prediction, in standard errors
 CLOSE = 0.25  # the values support a prediction up to this share of the way to the other one
 MOST = 1 << 20  # the largest number of elements examined
 TINY = 2.0**-24  # smallest size of an element, relative to its row
 SMALLEST = {"f16": 2.0**-14}  # smallest number with full precision in a type
-STEP = 1e-4  # the distance between two predictions that give a slope
+STEP = 1e-4  # the distance between the two predictions of a slope
 STEPS, SHORTENINGS = 24, 6
 SETTLED = 1e-10  # the search ends when a step reduces the squared error by less than this share
 # The search ends if the error exceeds PROMISING times the error of the right values. It also ends if the
 # error exceeds HOPEFUL times that error and a step reduces it by less than the share SLOW.
 PROMISING, HOPEFUL, SLOW = 0.8, 0.25, 0.05
-WIDENINGS, NARROWINGS = 48, 9  # the largest numbers of steps out of the fitting range, and back to its edge
+WIDENINGS, NARROWINGS = 48, 9  # most steps out of the fitting range, most steps back to the range's edge
 
 Predict = Callable[[float], "Array | None"]  # number -> predicted rows, or None if there is no prediction
 
 
 class Seen:
-    """The values of an event of a dump, as rows [R, n] in float64, with which predictions are compared.
+    """The values of an event of a dump, as rows [R, n] in float64, for comparison with predictions.
     `compared` marks the entries to compare, as in `compare_rows`. Only some rows of a large event are used.
-    With `elements`, no terms cancel in the event, so each element has an error relative to its own size."""
+    With `elements`, no terms cancel in the event, so the error of an element is relative to the size of the
+    element."""
 
     def __init__(
         self, found: Array, expected: Array, compared: Array | None, precision: str, elements: bool = False
@@ -71,7 +72,7 @@ class Seen:
         return np.where(self._marks & np.isfinite(rows), rows, self.found)
 
     def of_rows(self, per_row: Array) -> Array:
-        """From one number per row of the event, select the numbers of the rows that are used: [R, 1]."""
+        """`per_row` has a number for each row of the event; return the numbers of the used rows: [R, 1]."""
         return np.asarray(per_row)[self._rows][:, None]
 
     def error(self, prediction: Array) -> float:
@@ -104,9 +105,9 @@ class Seen:
 
 
 def best_of(family: Family, predict: Predict, seen: Seen, right: Array) -> float | None:
-    """Return the number with the smallest error, or None if no error is clearly below that of the `right`
-    values. The search begins at the best start, or at the model's own number, which gives the `right` values.
-    It takes steps of least squares along the slope."""
+    """Return the number with the smallest error, or None if no error is clearly below the error of the
+    `right` values. The search begins at the best start, or at the model's own number, whose prediction is the
+    `right` values. The search makes steps of least squares along the slope."""
     starts = {value: predict(value) for value in dict.fromkeys((*family.starts, *family.special))}
     predictions = {value: rows for value, rows in starts.items() if rows is not None}
     if family.own is not None and math.isfinite(family.own):
@@ -150,8 +151,8 @@ def _slope(family: Family, predict: Predict, value: float, rows: Array) -> Array
 def _better(
     family: Family, predict: Predict, seen: Seen, start: tuple[float, float], by: float
 ) -> tuple[float, Array, float] | None:
-    """Return the number after a step, or part of a step, with its rows and error. None if no error is
-    smaller."""
+    """Return the number after a step, or part of a step, with its rows and error. The result is None if no
+    error is smaller."""
     value, error = start
     for _ in range(SHORTENINGS):
         other = family.value(family.step(value) + by)
@@ -166,7 +167,7 @@ def range_of(
     family: Family, predicts: Sequence[Predict], seen: Seen, best: float, tolerances: Array
 ) -> Range:
     """Return the numbers around the best number that the values do not exclude. A number fits if the
-    prediction of one of `predicts` fits. The first of `predicts` gave the best number."""
+    prediction of one of `predicts` fits. The best number was fitted with the first of `predicts`."""
     rows = predicts[0](best)
     assert rows is not None
 

@@ -37,10 +37,10 @@ Others = Mapping[str, Callable[[], Case]]
 class Finding:
     """A hypothesis about an operation, or a fact about the tokens.
 
-    `residual` is the error that the hypothesis leaves: the relative L2 of the worst row. `also_explains` are
-    the other wrong operations that the same mistake explains. `cannot_be_told_from` are other claims that fit
-    this operation as well. `value` is the number in the mistake, if it has one. All numbers from `low` to
-    `high` fit as well.
+    `residual` is the error that the hypothesis does not explain: the relative L2 of the worst row.
+    `also_explains` are the other wrong operations that the same mistake explains. `cannot_be_told_from` has
+    other claims that fit this operation equally well. `value` is the number in the mistake, if it has one.
+    All numbers from `low` to `high` fit equally well.
     """
 
     operation: str
@@ -80,7 +80,7 @@ def try_all(case: Case, stages: Stages) -> tuple[list[Outcome], list[str]]:
     """Test the hypotheses of one stage after another until one explains the error clearly. Return the
     outcomes, and the ids of all tested hypotheses."""
     outcomes, tried = list[Outcome](), list[str]()
-    enough = len(stages) - 1  # the last stage only describes errors that no hypothesis explains
+    enough = len(stages) - 1  # the last stage only describes errors
     for number, stage in enumerate(stages, 1):
         for proposal in proposals(case, stage):
             tried += proposal.ids if isinstance(proposal, Family) else [proposal.id]
@@ -99,7 +99,7 @@ def assess(case: Case, hypothesis: Hypothesis) -> Outcome:
     """Return the error that a hypothesis leaves, with evidence if all rows are within their tolerances."""
     change, judge = hypothesis.change, case.judge
 
-    def noisy(draw: Evaluation) -> Array:  # the draw keeps unchanged values
+    def noisy(draw: Evaluation) -> Array:  # an evaluation keeps values that the mistake does not change
         return _predict(case, change, draw, draw.output(case.name, case.positions))
 
     expected = _predict(case, change, judge.plain, case.expected)
@@ -146,8 +146,8 @@ def elsewhere(case: Case, hypothesis: Hypothesis, family: Family | None = None) 
 
 
 def _rows_at(case: Case, at: Callable[[float], Plan | Transform], value: float) -> Array | None:
-    """Return the rows that a family predicts for a number. None if it is impossible or a row is not
-    finite."""
+    """Return the rows that a family predicts for a number. The result is None if the mistake is impossible or
+    a row is not finite."""
     try:
         predicted = _predict(case, at(value), case.judge.plain, case.expected)
     except INAPPLICABLE:
@@ -164,9 +164,9 @@ def _predict(case: Case, change: Plan | Transform, evaluation: Evaluation, right
 
 
 def residual_of(rows: JudgedRows, of_no_number: bool, measured: str = "") -> tuple[float, bool]:
-    """Return the error of the worst row, or of the common factor if only the factor was wrong. Also return
-    True if all rows hold. The error is infinite if most rows cannot be judged, unless the hypothesis predicts
-    that."""
+    """Return the error of the worst row, or of the common factor if only the factor was wrong. The second
+    result is True if all rows hold. The error is infinite if most rows cannot be judged, unless the
+    hypothesis predicts rows that cannot be judged."""
     unknown = np.isnan(rows.errors)
     if of_no_number and unknown.all():
         return 0.0, True
@@ -179,10 +179,10 @@ def residual_of(rows: JudgedRows, of_no_number: bool, measured: str = "") -> tup
 
 
 def findings_of(case: Case, outcomes: Sequence[Outcome], others: Others, stages: Stages) -> list[Finding]:
-    """Return the hypotheses that explain the error and that no other hypothesis beats. If there are none,
-    return the nearest hypotheses that leave at most half of the error. `others` has the other wrong
-    operations, which the same mistake may explain too. Hypotheses that explain most of these operations come
-    first, then the simplest."""
+    """Return the hypotheses that explain the error and that no other hypothesis beats. If no hypothesis
+    explains the error, return the nearest hypotheses that leave at most half of the error. `others` has the
+    other wrong operations, which the same mistake may explain too. The result begins with hypotheses that
+    explain most of these operations. Equal hypotheses are sorted by simplicity."""
     best = unbeaten(case, [outcome for outcome in outcomes if outcome.explains])
     if not best:
         near = [o for o in outcomes if o.residual <= AT_MOST * min(case.error, 1.0)]
@@ -197,7 +197,7 @@ def findings_of(case: Case, outcomes: Sequence[Outcome], others: Others, stages:
 
 def unbeaten(case: Case, explaining: Sequence[Outcome]) -> list[Outcome]:
     """Return the outcomes that no other outcome beats, sorted by simplicity and then by error. Combined and
-    descriptive hypotheses are left out if a simpler hypothesis fits as well."""
+    descriptive hypotheses are left out if a simpler hypothesis fits too."""
     remaining = _not_beaten(case, explaining) or sorted(explaining, key=lambda o: o.residual)[:1]
     simplest = min((o.hypothesis.rank for o in remaining), default=PLAIN)
     by_claim: dict[str, Outcome] = {}
@@ -247,8 +247,8 @@ def _in_common_range(case: Case, outcome: Outcome, ranges: Sequence[Range | None
 
 
 def _also_explained(explaining: Sequence[Hypothesis], others: Others, stages: Stages) -> list[list[str]]:
-    """Return for each hypothesis the other operations that it, or a hypothesis with the same id, explains.
-    For instance, "the gain is missing" is about another gain in each norm."""
+    """Return, for each hypothesis, the other operations explained by this hypothesis or by a hypothesis with
+    the same id. For instance, the hypothesis "the gain is missing" concerns another gain in each norm."""
     explained: list[list[str]] = [[] for _ in explaining]
     stages = stages[: 2 if len(others) <= FEW else 1]  # the second stage reads other layers' weights
     for name, open_case in others.items():

@@ -24,8 +24,8 @@ class Hypothesis:
     `claim` continues a sentence such as "layer 0, q after RoPE: ". `rank` is PLAIN for a simple mistake,
     NUMBERED for a mistake with a number (`value`) that is measured from the dump, ODD if nobody would choose
     this number, COMBINED for two mistakes at once, and DESCRIBED if the hypothesis only describes the values.
-    With `of_no_number`, the hypothesis says that values are not finite. Rows that cannot be judged then do
-    not refute it.
+    With `of_no_number`, the hypothesis says that values are not finite. Rows that cannot be judged do not
+    refute such a hypothesis.
     """
 
     id: str
@@ -37,7 +37,7 @@ class Hypothesis:
 
 
 class Range(NamedTuple):
-    """The best number, and the range of numbers that fit as well."""
+    """The best number, and the range of numbers that fit equally well."""
 
     low: float
     best: float
@@ -50,8 +50,8 @@ class Family:
     `low` and `high`.
 
     - `at(number)` returns the `change` of the Hypothesis. `coarse(number)` returns the `change` for an engine
-      that rounds what it computes from the number. `claim` makes the claim from the number in words.
-    - `own` is the model's number, which is no mistake. Numbers in `silent` are left to other hypotheses.
+      that rounds the values computed from the number. `claim` turns a number in words into a claim.
+    - `own` is the model's number, which is no mistake. Other hypotheses cover the numbers in `silent`.
     - `usual` has numbers that people choose. `special` has numbers with a separate id and claim.
     - Search steps are relative to the number plus `pivot`, or absolute if `pivot` is None. The precision of a
       number is relative to the number itself, or to `unit` if that is larger.
@@ -79,7 +79,8 @@ class Family:
         return math.log(value + self.pivot) if value + self.pivot > 0 else -math.inf
 
     def value(self, step: float) -> float:
-        """Invert `step`, within the bounds."""
+        """Return the number at a step of the search, within the bounds. This function is the inverse of
+        `step`."""
         value = step if self.pivot is None else math.exp(min(step, 700.0)) - self.pivot
         return min(max(value, self.low), self.high)
 
@@ -93,7 +94,7 @@ class Family:
         return range.high - range.low <= 2 * TIGHT * size and range.low != self.low
 
     def hypothesis(self, value: float, id: str | None = None, claim: str | None = None) -> Hypothesis:
-        """Return the mistake with this number. By default it has the id and claim of the family."""
+        """Return the mistake with this number. By default, the mistake has the id and claim of the family."""
         few_digits = value == float(f"{value:.2e}") and abs(value) >= 1e-3 * self.unit
         rank = self.rank if few_digits or value in self.usual else max(self.rank, ODD)
         rank = PLAIN if value in self.special and self.rank == NUMBERED else rank
@@ -115,7 +116,7 @@ def multiplied(id: str, at: Callable[[float], Any], words: str, *predicates: str
 
 def named(family: Family, range: Range) -> Hypothesis:
     """Return the mistake for a range of numbers. The claim names a special number in the range, or else the
-    usual numbers in it, or else the number with the fewest digits."""
+    range's usual numbers, or else the number with the fewest digits."""
     special, usual = (_inside(family, range, values) for values in (family.special, family.usual))
     rounded = (float(f"{range.best:.{digits - 1}e}") for digits in DIGITS)
     shortest = next((value for value in rounded if range.low <= value <= range.high), range.best)

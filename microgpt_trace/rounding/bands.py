@@ -1,7 +1,7 @@
 """Bands: how much two correct runs may differ in each row of each event.
 
-In float32 a band follows from the depth and the scores. For narrower types, a band is measured on several
-passes of our own, each rounded on another grid.
+In float32, a band is computed from the depth of the event and from the attention scores. For narrower types,
+a band is measured on several passes of our own model, each rounded on another grid.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ from .row_differences import RowDifferences
 ROUNDING = 1e-5
 AMPLIFIED = 4.0  # factor for scores, where products cancel, and for weights and probs, which are exponentials
 SUMS = 8.0  # roundings in a score, which is a sum of many products
-LARGEST = 1e4  # a larger score stands for a mask
+LARGEST = 1e4  # a larger score counts as a masked score
 # Correct engines round differently, but equal rows of one pass have equal errors. So the band follows from
 # the largest distance of eight passes, each on another grid. In 70 recordings of SmolLM2 by PyTorch in bf16
 # and f16, half of them of repetitive texts, all rows lie within these bands.
 PASSES, FACTOR = 8, 8.0  # the number of passes; the band as a multiple of their largest distance
-# The median row may have at most these shares of the band: for its distance, and for its length.
+# Limits for the median row, as shares of the band: one for the row's distance, one for the row's length.
 TYPICAL, TYPICAL_LENGTH = 0.5, 0.75
-# Predictions have similar errors in all engines. In 88 recordings by PyTorch in bf16 and f16 they differ by
-# at most 1.5 times the largest distance of our passes, in a row and in the median row.
+# Predictions have similar errors in all engines. In 88 recordings by PyTorch in bf16 and f16, predictions
+# differ by at most 1.5 times the largest distance of our passes, in a row and in the median row.
 PREDICTED, TYPICAL_PREDICTED = 4.0, 0.625
 FACTOR_OF_ONE, TYPICAL_OF_ONE = 12.0, 0.25  # FACTOR and TYPICAL for a single third run
 PEAKED = 1.5  # factor for attention weights, where two elements may dominate a row
 ALONG = 0.25  # the length of a row may always differ by this share of the passes' distance
 UNRELATED = 1.2  # no band is larger: unrelated rows of equal size have a relative distance of 1.4
-MOST, ENOUGH = 0.9, 4  # a quantile of the rows; fewest rows, or tokens of a text, for a useful median
+MOST, ENOUGH = 0.9, 4  # a quantile of the rows; fewest rows, or different tokens, for a useful median
 
 
 @frozen(slots=False)
@@ -67,8 +67,8 @@ class Tolerance:
 
 
 class BandMeasure(NamedTuple):
-    """A measure of the distance between rows, with the distance and the band of each row. `words` name the
-    measure, and are empty for the distance of whole rows."""
+    """A measure of the distance between rows, with the distance and the band of each row. `words` has the
+    name of the measure, and is empty for the distance of whole rows."""
 
     words: str
     distances: Array
@@ -89,8 +89,8 @@ class Bands:
 
     def note(self, spec: EventSpec, values: Sequence[Array]) -> None:
         """Record the magnitude of attention scores [H, T, S], because softmax turns their absolute rounding
-        error into a relative error. The side with the smaller scores counts: large scores may be wrong or
-        stand for a mask."""
+        error into a relative error. The smaller scores of both sides count, because large scores may be wrong
+        or masked."""
         if not isinstance(kind_named(spec), Scores) or spec.layer is None:
             return
         visible = [np.where(causal_mask(*value.shape[-2:]), value, 0) for value in values]
@@ -123,10 +123,10 @@ class Bands:
         plain = _reach([third.strict() for third in thirds], self._floor * everywhere, self._floor)
         typical = TYPICAL_OF_ONE if tolerance.kind == "calibrated" else TYPICAL
         band = own + self._band(distances, plain, factor, typical)
-        related = plain.rows < UNRELATED  # for other rows, rounding explains any difference
+        related = plain.rows < UNRELATED  # between unrelated rows, rounding explains any difference
         band = np.where(related, np.minimum(band, UNRELATED), band)
         measures = [BandMeasure("", distances, band)]
-        if len(thirds) == 1:  # a single run may have rows of the right length by chance
+        if len(thirds) == 1:  # by chance, a single third run may have rows of the right length
             return measures
         few = math.sqrt(PASSES / len(thirds))  # fewer passes may all be close by chance
         reach = _reach([third.in_length() for third in thirds], ALONG * plain.rows, ALONG * plain.median)
@@ -141,7 +141,8 @@ class Bands:
 
     def _band(self, distances: Array, reach: _Reach, factor: float, typical: float) -> Array:
         """Return `factor` times the reach of every row. If the median row exceeds the limit for median rows,
-        this limit holds for all rows. Texts of few tokens have no such limit: their rows are nearly equal."""
+        this limit holds for all rows. Texts of few different tokens have no limit for the median row, because
+        their rows are nearly equal."""
         band, most = factor * reach.rows, factor * typical * reach.median
         off = self._varied and len(distances) >= ENOUGH and abs(median(distances)) > most
         return np.minimum(band, most) if off else band
@@ -194,13 +195,13 @@ def tolerance_of(
 
 
 FEWEST = 3  # the fewest passes, for a long text
-ROWS = 256  # there are fewer passes if all of them have more rows than this together
+ROWS = 256  # the passes are fewer if the rows of all passes exceed this number
 
 
 @dataclass(frozen=True)
 class _RoundingTap:
-    """The tap of the passes `numbers`, which are stacked in every value. `put` receives rounded values, or
-    values before rounding if only the inputs of products are rounded."""
+    """The tap of the passes `numbers`, which are stacked in every value. `put` receives rounded values. If
+    only the inputs of products are rounded, `put` receives values before rounding."""
 
     compute: Precision
     rounded: Mapping[str, int]  # name of an event -> block size
@@ -250,14 +251,15 @@ class RoundedPasses:
         return stream
 
     def _taps(self, names: frozenset[str], put: Put) -> TapOf:
-        """Return a function that makes the tap of some passes. Hooks of the model apply to each pass, and
-        `put` receives the events `names`."""
+        """Return a function that makes the tap of one or more passes. Hooks of the model apply to each pass,
+        and `put` receives the events `names`."""
         runs = [self.model.hooks.begin(keep=False) for _ in range(self.count)]
         tap = _RoundingTap(self.compute, _rounded(self.model, self.compute), names, put, runs, ())
         return lambda numbers: replace(tap, numbers=numbers)
 
     def take_all(self, piece: Piece) -> list[Piece]:
-        """Return the piece of every pass that has the event and positions of a piece of the other side."""
+        """Return, from every pass, the piece with the event and positions of `piece`, a piece of the other
+        side."""
         key = piece.name, piece.positions
         while len(self._waiting.get(key, ())) < self.count:
             own = next(self._pieces)
@@ -283,8 +285,8 @@ def on_other_grids(
     value: Array, compute: Precision, name: str, numbers: Sequence[int], block: int = BLOCK
 ) -> Array:
     """Round n values to `compute`, each on a grid of another spacing: [n, ..., K]. Grid 0 is the usual grid.
-    All elements of a value share one spacing, so that equal elements have equal errors, as in an engine. If
-    blocks have scales, these would cancel a common spacing, so each channel has another spacing."""
+    All elements of a value share one spacing, so that equal elements have equal errors, as in an engine.
+    Scales of blocks would cancel a common spacing, so with such blocks each channel has another spacing."""
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     widths = value.shape[-1] if compute.into_products else 1
     spacing = np.exp2(rng.random((max(numbers) + 1, widths)) - 1).astype(np.float32)

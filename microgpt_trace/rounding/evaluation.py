@@ -1,4 +1,4 @@
-"""Evaluation: recompute events of a dump from their inputs, or from earlier events in the dump."""
+"""Evaluation: recompute events of a dump from the events' inputs, or from earlier events in the dump."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FLOAT32 = 2.0**-22  # relative difference of two float32 engines in a value that
 class Evaluation:
     """The values of a dump, and the values that a plan computes from them. If `noise` is a seed, every value
     that is read or recomputed gets random noise of up to NOISE times the error of its operation. The effect
-    shows how far rounding errors spread. `rounding` rounds the inputs of products."""
+    of this noise shows how far rounding errors spread. `rounding` rounds the inputs of products."""
 
     def __init__(
         self, given: ReferenceInputs, plan: Plan, values: Mapping[str, Array], precision: Precision,
@@ -31,7 +31,7 @@ class Evaluation:
         self.given, self.plan, self.values = given, plan, values
         self.precision, self.rounding, self._seed, self._own = precision, rounding, noise, given.model.plan
         self._noise = None if noise is None else np.random.default_rng(noise)
-        self._nudge = -FLOAT32 if noise and noise % 2 else FLOAT32  # up or down: ties round one way
+        self._nudge = -FLOAT32 if noise and noise % 2 else FLOAT32  # up or down: all ties round alike
         self._recomputed: dict[str, Array] = {}
 
     def under(self, plan: Plan) -> Evaluation:
@@ -43,8 +43,8 @@ class Evaluation:
         return other
 
     def between(self, name: str, *known: Container[str]) -> list[str]:
-        """Return the events that must be recomputed before `name`, in order. These events come after the
-        nearest events that the dump has or that are `known`."""
+        """Return the events that must be recomputed before `name`, in order. These events are computed from
+        the nearest earlier events in the dump or in `known`."""
         missing, remaining = set[str](), [name]
         while remaining:
             for own in self.plan[remaining.pop()].inputs:
@@ -54,7 +54,7 @@ class Evaluation:
         return sorted(missing, key=self._own.order.__getitem__)
 
     def sources(self, name: str) -> tuple[str, ...]:
-        """Return the dump's own events from which `name` is computed, in order."""
+        """Return the events of the dump that `name` is computed from, in order."""
         read = {own for n in (*self.between(name), name) for own in self.plan[n].inputs}
         return tuple(sorted(read & set(self.values), key=self._own.order.__getitem__))
 
@@ -85,8 +85,8 @@ class Evaluation:
 
     def _sum_error(self, name: str, x: Array) -> Array | float:
         """Return the error in a product that the rounded sums of blocks cause. If another matrix replaces the
-        model's matrix, only the size of this error is known. The error is then random with noise, and 0
-        without noise."""
+        model's matrix, only the size of the error from rounded sums is known. With a replaced matrix, this
+        error is random if the evaluation has noise, and otherwise 0."""
         row = self.plan[name]
         assert self.rounding is not None
         assert isinstance(row.kind, Linear)
@@ -115,11 +115,12 @@ class Evaluation:
         return row_error(self.precision, self.spread(name), len(self.given.tokens))
 
     def spread(self, name: str) -> Spread:
-        """Return how rounding spreads through the operation of the model's own plan."""
+        """Return the Spread of the operation in the model's own plan: how rounding spreads through the
+        operation."""
         return spread_of(self._own[name], self.given)
 
     def chain_floor(self, name: str) -> float:
-        """Return the error that the operation may have together with the operations recomputed before it."""
+        """Return the combined error that the operation and the operations recomputed before it may have."""
         return math.hypot(*(self.floor(own) for own in (*self.between(name), name)))
 
 

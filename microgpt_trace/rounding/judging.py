@@ -1,4 +1,4 @@
-"""Judge operations of a dump: compare each with the value that the dump's own inputs give."""
+"""Judge operations of a dump: compare each output with the value computed from the dump's own inputs."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ IN_LENGTH, OVER_THE_PASS = "in length of all rows", "over the whole pass"
 
 @frozen(slots=False)
 class OperationResult:
-    """An event of the dump compared with the value that the dump's own inputs give.
+    """An event of the dump, compared with the value computed from the dump's own inputs.
 
-    - `inputs`: the dump's events from which the event was recomputed. `recomputed`: the events in between,
-      which the dump lacks.
+    - `inputs`: the dump's events from which the event was recomputed. `recomputed`: the events between
+      `inputs` and the event, which the dump lacks.
     - `error`: the relative L2 of the row that is worst relative to its `tolerance`, or None if no row could
       be judged. If `measured` is "in length of all rows", `error` is the factor by which all rows are too
       long or too short, which may be up to `factor_tolerance`. If `measured` is "over the whole pass",
@@ -64,8 +64,8 @@ class OperationResult:
 
 @frozen(slots=False)
 class Unseen:
-    """The differences that a precision hides in the median operation: in a row, and in a factor of all
-    rows."""
+    """The largest differences that a precision hides in the median operation: of a row, and of a factor of
+    all rows."""
 
     compute: str
     row: float
@@ -115,7 +115,7 @@ class JudgedRows:
 
     @property
     def error(self) -> float:
-        """The error of the worst row, or the common factor if only that exceeds its tolerance."""
+        """The error of the worst row, or the common factor if only the factor exceeds its tolerance."""
         return abs(self.factor) if self.in_length else float(self.errors[self.worst])
 
     @property
@@ -178,13 +178,13 @@ class Judge:
         return JudgedRows(errors, tolerances, factor.value, allowed, differences)
 
     def _carried(self, name: str, expected: Array, noisy: Callable[[Evaluation], Array], draws: int) -> Array:
-        """Return the error of each row that errors of the inputs cause. It is the RMS over several draws,
-        because one draw may hardly change a row of few elements."""
+        """Return, for each row, the error that errors of the inputs cause. The carried error is the RMS over
+        several draws, because one draw may hardly change a row of few elements."""
         seen = self.compared(name)
         errors = (errors_of(compared_blocks(noisy(own), expected, seen)[0]) for own in self.draws[:draws])
         moved = np.sqrt(sum(map(np.square, errors)) / draws)
         if self.plain.rounding is not None and self.plain.between(name):
-            moved = np.fmax(moved, np.sqrt(np.nanmean(np.square(moved))))  # which integers change is random
+            moved = np.fmax(moved, np.sqrt(np.nanmean(np.square(moved))))  # integers change at random
         return np.asarray(np.nan_to_num(CARRIED * moved, nan=0.0, posinf=0.0))
 
     def judge(self, name: str, found: Array, positions: Sequence[int] | None = None) -> OperationResult:
@@ -244,7 +244,8 @@ def _blocks(found: Array, expected: Array, seen: Array | None) -> Iterator[tuple
 
 
 def errors_of(rows: RowDifferences) -> Array:
-    """Return |b - a| / |a| of every row: [R]. NaN for rows without elements, infinite if b is not finite."""
+    """Return |b - a| / |a| of every row: [R]. The result is NaN for rows without elements, and infinite for
+    rows of b that are not finite."""
     with np.errstate(all="ignore"):
         errors = np.where(rows.d == 0, 0.0, rows.d / rows.a)
     errors[rows.odd >= 0] = math.inf
@@ -256,8 +257,8 @@ Partial = Mapping[str, tuple[Array, tuple[int, ...] | None]]  # event -> its row
 
 
 class JudgedRun:
-    """The values of a dump. Events in `partial` have rows at only some positions. These events can be judged,
-    but no later events are computed from them."""
+    """The values of a dump. Events in `partial` have rows at only some positions. Events in `partial` can be
+    judged, but no later events are computed from events in `partial`."""
 
     def __init__(
         self, model: LanguageModel, tokens: Sequence[int], values: Mapping[str, Array], partial: Partial
@@ -290,7 +291,8 @@ class JudgedRun:
                 evaluation.forget_before(layer or 0)
 
     def own(self, name: str) -> tuple[Array, tuple[int, ...] | None] | None:
-        """Return the dump's rows of an event and their positions (None for all). None if it has no rows."""
+        """Return the dump's rows of an event and their positions (None for all). The result is None if the
+        dump has no rows of the event."""
         return (self.values[name], None) if name in self.values else self.partial.get(name)
 
     @cached_property
@@ -300,7 +302,7 @@ class JudgedRun:
 
     @cached_property
     def rounding(self) -> ProductInputs:
-        """How the engine rounds the inputs of products, as far as the dump shows it."""
+        """How the engine rounds the inputs of products, as recognised from the dump."""
         rounding, plain = ProductInputs(self.given), self.plain
 
         def read(name: str) -> tuple[Array, Array]:

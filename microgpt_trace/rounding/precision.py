@@ -1,4 +1,4 @@
-"""The precisions of engines: which values they round, and the error of a row or an element that results.
+"""The precisions of engines: which values an engine rounds, and the resulting error of a row or an element.
 
 Engines for quantised weights divide the input of a product into blocks of 8-bit integers with a scale each:
 ggml's Q8_0 and Q8_1 have blocks of 32 and a float16 scale, its Q8_K blocks of 256. Which way an engine rounds
@@ -36,7 +36,8 @@ VANISHING = 128.0  # multiple of the smallest normal number: in SiLU, e^-x overf
 
 @dataclass(frozen=True)
 class Precision:
-    """The precision that an engine computes in. `words` say which values it rounds, and `round` rounds them.
+    """The precision that an engine computes in. `words` tells which values the engine rounds, and `round`
+    rounds a value.
 
     `unit` is the largest relative error of one rounding. If `narrow`, every value is rounded to 16 bits and
     sums are float32. If `into_products`, only the inputs of products are rounded, in blocks whose size is
@@ -70,11 +71,11 @@ NARROW = {"bf16": "bfloat16", "f16": "float16"}
 USUAL, ROTATED, PEAKED = 1.0, 2.0, 3.0
 CHANCE = 5.0  # a deviation up to this many standard deviations may be chance
 SAMPLED = 12  # the number of events whose values are examined
-ENOUGH = 16  # this many numbers of an array are enough to recognise a precision
+ENOUGH = 16  # the fewest numbers of an array that show its precision
 
 
 class EnginePrecision(NamedTuple):
-    """The precision of an engine, and how it is known."""
+    """The precision of an engine, and the source of this information."""
 
     precision: Precision
     how: str
@@ -89,7 +90,7 @@ def precision_named(compute: str) -> Precision:
 
 def precision_of(compute: str | None, values: Mapping[str, Array]) -> EnginePrecision:
     """Return the precision `compute`. If it is None, recognise the precision from the bits of the values. The
-    embedding is left out, because it is a copy of weights, which may be bf16 in any engine."""
+    embedding is left out, because embeddings are copies of weights, and weights may be bf16 in any engine."""
     if compute is not None:
         return EnginePrecision(precision_named(compute), "as requested")
     names = [name for name in values if not name.startswith("embed.")]
@@ -119,7 +120,7 @@ def roundings(spread: Spread, length: int) -> float:
 
 def row_error(precision: Precision, spread: Spread, length: int) -> float:
     """Return the relative error that rows of an operation at `length` positions may have if no terms cancel.
-    For narrow types it is the RMS error."""
+    For narrow types, the result is the RMS error."""
     if precision.narrow or (precision.into_products and spread.halves):
         usual = ROTATED if spread.angles else PEAKED if spread.peaked else USUAL
         return usual * (precision if precision.narrow else PRECISIONS["f16"]).unit
@@ -145,9 +146,9 @@ def element_bound(size: Array, spread: Spread, length: int, dtype: np.dtype[np.f
 
 
 class Way(NamedTuple):
-    """A way to round the input of a product. `round` takes the input, and a share by which to move it up or
-    down first. `compute` is the name of the precision that has this way. With `sums`, the sums of blocks are
-    rounded to float16 too."""
+    """A Way rounds the input of a product. `round` takes the input, and a share by which to move it up or
+    down first. `compute` names the precision whose engines round in this way. With `sums`, the sums of blocks
+    are rounded to float16 too."""
 
     words: str
     round: Callable[[Array, float], Array]
@@ -189,8 +190,8 @@ FAR_LESS = 0.5  # a way explains a product if it leaves less than this share of 
 
 
 class ProductInputs:
-    """Rounds the inputs of products. Each kind of product and each stored type of its matrix has its own
-    Way."""
+    """A ProductInputs rounds the inputs of products. Each kind of product and each stored type of its matrix
+    has its own Way."""
 
     def __init__(self, given: ReferenceInputs) -> None:
         self._given = given
@@ -214,8 +215,8 @@ class ProductInputs:
 
     def sum_error(self, row: Operation, x: Array, way: Way | None = None) -> Array | float:
         """Return the error in this product that the rounded sums of blocks cause: [T, K] -> [T, out]. The
-        minima of the matrix multiply these sums. The error is 0 if the way has no sums or the matrix has no
-        minima."""
+        minima of the matrix are multiplied by these sums. The error is 0 if the way has no sums or the matrix
+        has no minima."""
         if not (way or self.way(row)).sums or self.key(row)[1] not in WITH_MINIMA:
             return 0.0
         quants, scale = q8_blocks(np.asarray(x, np.float32))
@@ -227,8 +228,8 @@ class ProductInputs:
 
     def learn(self, rows: Sequence[Operation], read: Callable[[str], tuple[Array, Array]]) -> None:
         """Recognise the ways from a few products of each kind. `read` returns the input and output of a
-        product. A product that shows no way, perhaps because it is wrong, gets the way of other matrices of
-        its type."""
+        product. If a product matches no way, perhaps because the product is wrong, it is assigned the way of
+        other matrices of its type."""
         votes = {key: self._votes(own, read) for key, own in grouped(rows, self.key).items()}
         usual = sum(votes.values(), Counter[str]())
         for key, own in votes.items():
@@ -239,14 +240,14 @@ class ProductInputs:
                 self._of_types[key[1]] = max(of_type, key=lambda way: (of_type[way], usual[way]))
 
     def _votes(self, rows: Sequence[Operation], read: Callable[[str], tuple[Array, Array]]) -> Counter[str]:
-        """Count for each way the products in which it leaves far less error than other ways. Only ways that
-        do so in most products are counted."""
+        """Count for each way the products in which it leaves far less error than other ways. Only ways with
+        far less error in most products are counted."""
         sample = rows[:: max(1, len(rows) // LEARNED_FROM)][:LEARNED_FROM]
         votes = Counter(way for row in sample for way in self._far_best(row, *read(row.name)))
         return Counter({way: count for way, count in votes.items() if 2 * count > len(sample)})
 
     def _far_best(self, row: Operation, x: Array, y: Array) -> list[str]:
-        """Return the ways that leave far less error in this product than all other ways, if there are any."""
+        """Return the ways that leave far less error in this product than all other ways."""
         errors = {key: self._error(row, way, x, y) for key, way in WAYS.items()}
         best = min(errors, key=lambda key: errors[key])
         alike = ALIKE if best in ALIKE else [key for key in errors if errors[key] == errors[best]]

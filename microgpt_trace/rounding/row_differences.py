@@ -1,6 +1,6 @@
-"""Measure the difference of two tensors row by row. No model is needed.
+"""Measure the difference of two tensors row by row. Comparing rows needs no model.
 
-A row is the vector of a position. In [H, T, S] it has the scores of one head and query. n rows have K
+A row is the vector of a position. A row of [H, T, S] has the scores of one head and query. n rows have K
 columns.
 """
 
@@ -30,8 +30,8 @@ class RowDifferences:
       without outliers, or NaN if no outliers hide the other elements; `plain_a`: the RMS of `a` without the
       bias, or NaN.
     - `largest`: the largest |difference|, in column `column`, between the values `of_a` and `of_b`. `odd`:
-      the first column where a value is not finite and the values differ, or -1. It counts as the largest
-      difference.
+      the first column with a non-finite value where the values differ, or -1. This element counts as the
+      largest difference.
     - `alike`: the number of the `count` elements that are the same NaN or infinity in both. These elements
       are not compared, and a row that has no other elements cannot be compared.
     - `kl`: the KL divergence from `with_predictions` for logits, otherwise NaN.
@@ -76,7 +76,7 @@ class RowDifferences:
 
     def in_length(self) -> Array:
         """Return the part of `relative` by which b is longer than a, negative if b is shorter, 0 if not
-        measurable. It includes the full effect of a factor, but little of the effect of rounding."""
+        measurable. This part includes the full effect of a factor, but little of the effect of rounding."""
         longer = self.cosine * self.b - self.a
         distances = _relative(np.abs(longer), np.maximum(self.a, self.b))
         return np.where(np.isinf(distances), 0.0, np.copysign(distances, longer))
@@ -119,10 +119,10 @@ def compare_rows(
 ) -> RowDifferences:  # fmt: skip
     """Compare two tensors of one shape, [T, K] or [H, T, S].
 
-    `seen` is a mask of the elements to compare, without leading axes. With `zero_elsewhere` the other
-    elements are compared as well, because they must be 0. `bias`, [K] or [T, K], was added to both. With
-    `outliers`, rows are also compared without outliers. Do not use it for probabilities, where small elements
-    do not matter.
+    `seen` is a mask of the elements to compare, without leading axes. With `zero_elsewhere`, the elements
+    outside `seen` are compared too, because these elements must be 0. `bias`, [K] or [T, K], was added to
+    both tensors. With `outliers`, rows are also compared without outliers. Do not use `outliers` for
+    probabilities, because small probabilities do not matter.
     """
     leading = a.shape[:-1]
     if seen is not None and not zero_elsewhere:
@@ -159,8 +159,8 @@ class SharedFactor(NamedTuple):
 class FactorMeter:
     """Measures the common factor between the rows of two tensors, a block of rows at a time.
 
-    All rows count equally. An element counts by its square, but at most by the square of twice the mean
-    magnitude. The standard error allows for errors common to a row or to a column (Cameron, Gelbach and
+    All rows have the same weight. The weight of an element is its square, but at most the square of twice the
+    mean magnitude. The standard error allows for errors common to a row or to a column (Cameron, Gelbach and
     Miller, "Robust Inference With Multiway Clustering", 2011). The standard error is infinite if few columns
     dominate.
     """
@@ -206,8 +206,9 @@ def with_predictions(
 
 
 def _finite_in_both(a: Array, b: Array) -> tuple[Array, Array, Array, Array]:
-    """Return both in float64, with 0 where either is not finite. Return also for each row the first such
-    column where they differ, or -1, and the number of columns where they are the same NaN or infinity."""
+    """Return a and b in float64, with 0 where an element of a or b is not finite. Return also, for each row,
+    the first non-finite column where a and b differ, or -1, and the number of columns where a and b are the
+    same NaN or infinity."""
     wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
     bad = ~(np.isfinite(a) & np.isfinite(b))
     if not bad.any():
@@ -225,7 +226,7 @@ def _rms(x: Array, counts: Array) -> Array:
 
 def _without_outliers(a: Array, d: Array, rms: Array, counts: Array) -> tuple[Array, Array]:
     """Return the RMS of a and of the difference without outliers, for rows where outliers hide the other
-    elements. For other rows, the RMS of a is NaN."""
+    elements. For rows without such outliers, the RMS of a is NaN."""
     rest_a, rest_d = np.full(len(a), np.nan), np.zeros(len(a))
     largest = np.maximum(a.max(axis=1, initial=0.0), -a.min(axis=1, initial=0.0))
     rows = np.flatnonzero(largest > FAR * rms)

@@ -15,7 +15,7 @@ import numpy as np
 from ..arrays.encodings import Encoding, StoredTensor
 from ..arrays.stats import Array
 
-BLOCK = 32  # elements that are judged together; the tensor as a whole is judged too
+BLOCK = 32  # elements of a block; blocks and the whole tensor are judged
 # Allowed error of a tensor, as a multiple of the expected one. llama.cpp's quantisers (ggml 0.13) leave 0.5
 # to 1.08 times the expected error, and rounding to F16 and BF16 leaves 1.00 times.
 FACTOR = 1.25
@@ -30,7 +30,8 @@ _BLOCK_FACTORS = {
 # Rounding leaves the mean of a tensor nearly unchanged. The mean error is at most 0.2 of the expected error
 # for llama.cpp's quantisers, importance matrices and all kinds of weights (sparse, positive, of two values).
 SHIFTED = 0.3
-# Two quantisers of one type differ in more than this share of the elements, or by at most one step.
+# Two quantisers of one type differ in more than this share of the elements, or in no element by more than one
+# step.
 FEW, ONE_STEP = 0.01, 1.05
 KINDS = 4  # fewest different pairs of integers in a rewritten run: ties and 16-bit sources cause fewer
 EXACT = ("F32", "F64")
@@ -102,9 +103,9 @@ class QuantisationDistance:
         self.shape, self.exact, self.block_factor, self.same_type = shape, exact, block_factor, same_type
         self.count = 0
         self.aa = self.bb = self.ab = self.dd = self.ee = (
-            0.0  # sums of products; ee: of expected squared errors
+            0.0  # sums of products; ee: sum of expected squared errors
         )
-        self.shift = self.most_steps = 0.0  # sum of error / expected error; the largest error in steps
+        self.shift = self.most_steps = 0.0  # sum of error / expected error; largest error in steps
         self.max_abs, self.worst_block = 0.0, 0.0
         self.values = (0.0, 0.0)
         self.at = self.block_at = 0  # flat indices
@@ -144,8 +145,8 @@ class QuantisationDistance:
 
     @property
     def damaged(self) -> bool:
-        """True if only a few elements differ, but by more than a step, which no quantiser of one type
-        does."""
+        """True if only a few elements differ, but by more than a step. No two quantisers of one type differ
+        like this."""
         return self.same_type and self.unequal <= FEW * self.count and self.most_steps > ONE_STEP
 
     @property
@@ -155,8 +156,8 @@ class QuantisationDistance:
 
     def _keeps_scale(self, expected: float) -> bool:
         """Return True if b is as large as a. Quantisers that minimise the error shrink a tensor by the square
-        of the error. Quantisers that clip shrink it by up to an eighth of the error. The other tolerance is
-        for chance."""
+        of the error. Quantisers that clip shrink a tensor by up to an eighth of the error. The rest of the
+        tolerance allows for chance."""
         if self.scale is None:
             return True
         slack = FACTOR * expected**2 + expected * (0.15 + 5 / math.sqrt(self.count))
@@ -197,7 +198,7 @@ class QuantisationDistance:
         starts = np.arange(0, errors.size, BLOCK)
         with np.errstate(divide="ignore", invalid="ignore"):
             ratios = np.add.reduceat(errors, starts) / np.add.reduceat(squares, starts)
-        ratios[np.isnan(ratios)] = 0  # 0 / 0: no error was expected or found
+        ratios[np.isnan(ratios)] = 0  # 0 / 0: there is neither an expected error nor an error
         self.blocks_off += int(np.count_nonzero(ratios > self.block_factor**2))
         place = int(ratios.argmax())
         worst = math.sqrt(ratios[place])
@@ -205,7 +206,8 @@ class QuantisationDistance:
             self.worst_block, self.block_at = worst, self.count + int(starts[place])
 
     def _without_nonfinite(self, a: Array, b: Array, diff: Array) -> tuple[Array, Array, Array]:
-        """Replace elements by 0 if either side is not finite. Count them, and keep the first that differs."""
+        """Replace elements by 0 if either side is not finite. Count the replaced elements, and keep the first
+        element that differs."""
         bad = ~np.isfinite(diff)
         odd = bad & (a != b) & ~(np.isnan(a) & np.isnan(b))
         if odd.any() and not self.nonfinite:

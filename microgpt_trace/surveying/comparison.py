@@ -1,8 +1,8 @@
 """Compare two surveys of the same texts, by two models or by two quantisations of one model.
 
 The comparison pairs the rows of both reports and measures the distance of each pair. A comparison runs no
-model. It compares only statistics, because a survey keeps no values, so two models may agree although their
-values differ at every token.
+model. A comparison covers only statistics, because a survey keeps no values. Two models may agree although
+their values differ at every token.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .state import Survey
 
 @frozen
 class ComparedSurvey:
-    """One of the two surveys: its file, its model, and the number of texts and tokens that were run."""
+    """One of two compared surveys: its file, its model, and the number of texts and tokens that were run."""
 
     file: str
     model: str
@@ -47,7 +47,7 @@ class ComparedSurvey:
 
 @frozen
 class NotCompared:
-    """Events that were not compared, and the reason."""
+    """Events that were not compared, and the reason why."""
 
     reason: str
     names: tuple[str, ...]

@@ -39,7 +39,7 @@ _one_at_a_time = Lock()  # a worker has one model and one core, so that only one
 
 @dataclass(frozen=True)
 class ModelSource:
-    """What a worker needs to open the model: path and options of `load`, or the seed of an untrained
+    """The data for opening a model in a worker: path and options of `load`, or the seed of an untrained
     microGPT."""
 
     path: str | None
@@ -71,7 +71,8 @@ Run = Callable[[Sequence[Block]], Measured]
 
 @dataclass(frozen=True)
 class Assignment:
-    """What workers need to know: the model, what to measure, and the required program version."""
+    """The data that every worker needs: the model, the measurements to make, and the required program
+    version."""
 
     source: ModelSource
     fingerprint: str
@@ -122,15 +123,15 @@ def run_here(model: LanguageModel, order: SurveyOrder, blocks: Sequence[Block]) 
 
 
 def run_in_worker(assignment: Assignment, blocks: Sequence[Block]) -> Measured:
-    """Run blocks on one core. Raises InputError if the model or the program version is not the assigned
-    one."""
+    """Run blocks on one core. Raises InputError if the model or the program version differs from the
+    assignment."""
     with _one_at_a_time, one_core():
         return run_here(_open(assignment), assignment.order, blocks)
 
 
 @lru_cache(maxsize=1)
 def _open(assignment: Assignment) -> LanguageModel:
-    """Open and check the model. Because of the cache, a process opens it once."""
+    """Open and check the model. Because of the cache, a process opens the assigned model only once."""
     worker = f"a worker on {node()}"
     if assignment.program != program():
         raise InputError(f"{worker}: expected {assignment.program}, found {program()}")
@@ -146,7 +147,8 @@ def _open(assignment: Assignment) -> LanguageModel:
 
 
 def merge_results(*results: Measured) -> Measured:
-    """Merge the results of several shards. No result is changed, so that a cluster can merge again."""
+    """Merge the results of several shards. The given results are not changed, so that a cluster can merge
+    them again."""
     first = deepcopy(results[0])
     for other in results[1:]:
         first.merge(other)

@@ -127,7 +127,8 @@ def is_imatrix(path: Path) -> bool:
 
 
 def read_imatrix(path: Path) -> Imatrix:
-    """Read an importance matrix that this program or llama.cpp wrote. An expert may have read no rows.
+    """Read an importance matrix that this program or llama.cpp wrote. An expert that read no rows has count
+    0.
 
     Raises FileFormatError if the file is not a valid importance matrix.
     """

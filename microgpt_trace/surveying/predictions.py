@@ -1,5 +1,5 @@
-"""The predictions of a survey as plain data: for each part, token and document. This module judges
-overfitting too."""
+"""The predictions of a survey as plain data: for each part, token and document. The module `predictions`
+judges overfitting too."""
 
 from __future__ import annotations
 
@@ -62,12 +62,12 @@ class SurveyedPart:
 
 @frozen
 class Overfitting:
-    """Whether the model overfits. `holds` is True if the model predicts held-out names worse than training
-    names.
+    """The judgement whether a model overfits. `holds` is True if the model predicts held-out names worse than
+    training names.
 
     `holds` is None if overfitting is not judged. `gap` is the mean loss of held-out documents minus that of
-    training documents. `error` is the standard error of `gap`, from the spread over documents. `text` says
-    the result.
+    training documents. `error` is the standard error of `gap`, from the spread over documents. `text` states
+    the result as a sentence.
     """
 
     holds: bool | None
@@ -77,8 +77,8 @@ class Overfitting:
 
 
 def surveyed_parts(survey: Survey) -> list[SurveyedPart]:
-    """Return the predictions of the training set, then of the held-out set. A set may have no documents. A
-    corpus that is not the model's training data counts as one part."""
+    """Return the predictions of the training set, then of the held-out set. The training set or the held-out
+    set may have no documents. A corpus that is not the model's training data counts as one part."""
     parts = {
         name.removeprefix(PREDICTIONS).removeprefix("."): gathered(PredictionTallies, name, survey.tallies)
         for name in (tally.rpartition("/")[0] for tally in survey.tallies if tally.endswith("/token_loss"))
@@ -159,7 +159,8 @@ def overfitting(survey: Survey, parts: list[SurveyedPart]) -> Overfitting | None
 
 
 def _why_not_judged(survey: Survey) -> str:
-    """Return why overfitting cannot be judged, or "" if the corpus is the model's training data."""
+    """Return the reason why overfitting cannot be judged, or "" if the corpus is the model's training
+    data."""
     data = survey.model.trained_on
     if data == NOTHING:
         return "the model is untrained"

@@ -27,7 +27,7 @@ from .state import Survey, SurveyExample
 
 NORM = "a row's norm relative to its norm after layer 0 (geometric mean)"
 MOST_CHANNELS = 10  # largest number of channels of an event that a report names
-LONG_TEXTS = 16  # tokens per text below which the massive activations of position 0 dominate means
+LONG_TEXTS = 16  # in texts of fewer tokens, the massive activations of position 0 dominate means
 
 
 @frozen

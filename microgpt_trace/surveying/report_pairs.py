@@ -22,8 +22,8 @@ Row = TypeVar("Row")
 
 @frozen
 class ChangedChannels:
-    """Two lists of dead or outlier channels. `appeared` has the channels of B alone, `vanished` those of A
-    alone."""
+    """The changes between two lists of dead or outlier channels. `appeared` has the channels only in B's
+    list, and `vanished` the channels only in A's list."""
 
     appeared: tuple[int, ...]
     vanished: tuple[int, ...]
@@ -31,7 +31,8 @@ class ChangedChannels:
 
 @frozen
 class EventPair:
-    """An event in two surveys. `same` is True if all tallies that are in both surveys are equal, bit for bit.
+    """An event that is in two surveys, and the event's changes from survey A to survey B. `same` is True if
+    all tallies that are in both surveys are equal, bit for bit.
 
     `rms_change` is ||rms_B - rms_A|| / ||rms_A|| over channels, and `mean_change` is ||mean_B - mean_A|| /
     ||rms_A||. The two changes are None if no channel has finite values in both surveys. `distance` is the
@@ -86,7 +87,7 @@ class LayerPair:
     @property
     @in_document
     def added(self) -> float | None:
-        """The KL after the layer minus the KL before it."""
+        """The KL after the layer minus the KL before the layer."""
         return _difference(self.kl_before, self.kl)
 
 
@@ -119,9 +120,9 @@ class PartPair:
     """The predictions of one part of a corpus in two surveys.
 
     `perplexity_ratio` is the perplexity of B divided by the perplexity of A. `difference` is the mean loss
-    per text of B minus that of A. `error` is the standard error of `difference`, computed as if A and B had
-    read unrelated texts, because a survey does not keep the loss of each text. `distance` is the relative
-    change of the loss, or infinite if the numbers of documents or tokens differ.
+    per text in B minus the mean loss per text in A. `error` is the standard error of `difference`, computed
+    as if A and B had read unrelated texts, because a survey does not keep the loss of each text. `distance`
+    is the relative change of the loss, or infinite if the numbers of documents or tokens differ.
     """
 
     a: SurveyedPart

@@ -1,7 +1,7 @@
 """Choose what a survey measures, and run a shard, which is a part of the documents.
 
-Documents are packed into passes by their numbers alone. The values of a document are therefore the same in
-every shard.
+Documents are packed into passes by their numbers alone. The values of a document therefore do not depend on
+the shard.
 """
 
 from __future__ import annotations
@@ -153,9 +153,9 @@ def survey_shard(model: LanguageModel, order: SurveyOrder, documents: Iterable[D
 def _read(
     model: LanguageModel, order: SurveyOrder, documents: Sequence[Document], unfit: dict[str, Unfit]
 ) -> list[tuple[ReadText, Document]]:
-    """Return the documents that fit the model, with their tokens, the shortest first. Count the other
-    documents in `unfit`."""
-    most = None if order.max_tokens is None else order.max_tokens + 1  # 1 more shows that a text is longer
+    """Return the documents that fit the model, with their tokens, the shortest first. Documents that do not
+    fit are counted in `unfit`."""
+    most = None if order.max_tokens is None else order.max_tokens + 1  # 1 more shows that a text exceeds it
     fitting: list[tuple[ReadText, Document]] = []
     texts = model.read_many([document.text for document in documents], most, order.chat)
     for document, read in zip(documents, texts, strict=True):

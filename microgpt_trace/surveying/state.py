@@ -93,9 +93,10 @@ class SurveyExample:
 class SurveyedCorpus:
     """The documents of a survey.
 
-    `documents` is the number of documents. This field and all later fields are set when the last document was
-    read. `skipped` has, for each reason to skip a row, the number of skipped rows and the place of the first.
-    `files` has the number of each file's first document. `data` identifies training data of a microGPT.
+    `documents` is the number of documents. `documents` and all later fields are set when the last document
+    was read. `skipped` has, for each reason to skip a row, the number of skipped rows and the place of the
+    first. `files` has the number of each file's first document. `data` identifies training data of a
+    microGPT.
     """
 
     sources: tuple[str, ...]
@@ -164,7 +165,8 @@ def add_unfit(into: dict[str, Unfit], reason: str, more: Unfit) -> None:
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class Survey(Measured):
-    """What was measured of a model over a corpus so far, with descriptions of the model and the corpus."""
+    """The measurements of a model over the corpus read so far, with descriptions of the model and the
+    corpus."""
 
     model: SurveyedModel
     corpus: SurveyedCorpus
@@ -239,7 +241,7 @@ def surveyed_model(model: LanguageModel, order: SurveyOrder) -> SurveyedModel:
         family=model.family,
         origin=model.origin,
         fingerprint=fingerprint_of(model),
-        config=from_json(dump(model.describe()["config"])),  # the tuples become lists, as in a file
+        config=from_json(dump(model.describe()["config"])),  # turns tuples into lists, as in a file
         kinds={name: type(model.plan[name].kind).__name__ for name in order.events},
         streams=model.plan.streams,
         windows=model.config.windows,
@@ -251,7 +253,8 @@ def surveyed_model(model: LanguageModel, order: SurveyOrder) -> SurveyedModel:
 
 def weights_of(model: LanguageModel) -> dict[str, str]:
     """Return the event that each weight reads, by the weight's name in GGUF, in order of computation. For
-    example, "blk.0.attn_q.weight" reads "layer0.attn.norm". A microGPT gives an empty dict.
+    example, the weight "blk.0.attn_q.weight" reads the event "layer0.attn.norm". For a microGPT, the result
+    is an empty dict.
 
     Several weights that GGUF fuses share one name. The output weight may have the name of the embedding. The
     channels of an event are in the file's order, because files permute the rows of weights, not the columns.
@@ -261,7 +264,7 @@ def weights_of(model: LanguageModel) -> dict[str, str]:
     names, events = TERMS[cast("Decoder", model).config.architecture].names, dict[str, str]()
     for row in model.plan.of_kind(Linear):
         assert isinstance(row.kind, Linear)
-        if row.kind.columns is None:  # otherwise the row is the part of a product for one head
+        if row.kind.columns is None:  # a row with `columns` is the part of a product for one head
             events[names.gguf_name(row.kind.weight)] = row.inputs[0]
     return events
 

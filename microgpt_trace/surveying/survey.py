@@ -1,4 +1,5 @@
-"""Measure a model over a corpus. The result is the same on one process, many, or a cluster."""
+"""Measure a model over a corpus. The result does not depend on the number of processes or on the use of a
+cluster."""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ from .worker_processes import in_processes
 
 BLOCK = 8  # smallest number of documents in a block
 NAME_BYTES = 256  # most bytes per training name: a larger corpus is not the training data
-Report = Callable[[int, int], None]  # takes the number of documents done, in all and by this run
+Report = Callable[[int, int], None]  # receives the number of finished documents, in all and by this run
 SAVING = 0.1  # largest share of the time that saving may take
 CHANGED = "the texts changed{} since this survey began; restore them, or start a new survey with --force"
 
@@ -56,7 +57,7 @@ def survey(
     `workers` is a number of processes, and `scheduler` the address of a Dask cluster. Workers need the path
     of the model, which every worker opens. The survey is saved to the file `out` from time to time, and at
     the end even after an error. `resume` continues the survey in `out`, and `force` overwrites the file.
-    Three functions tell about progress: `report` gets the numbers of documents done, in all and by this call,
+    Three functions report progress: `report` gets the numbers of documents done, in all and by this call,
     `note` gets messages about workers, and `reading` gets the number of bytes of the corpus read so far.
 
     Raises InputError if an argument is invalid or contradicts the file to resume, RunError if workers end
@@ -107,7 +108,7 @@ def _target_file(path: Path, resume: bool, force: bool) -> Iterator[OwnFile]:
     """Hold the file for this run. Raises InputError if the file cannot be written or another run holds it."""
     check_target(path, resume or force)
     with hold(path):
-        check_target(path, resume or force)  # again, because only now no other run can change it
+        check_target(path, resume or force)  # check again: now no other run can change the file
         yield OwnFile(path, force)
 
 
@@ -151,7 +152,7 @@ def _new_survey(model: LanguageModel, selection: CorpusSelection, order: SurveyO
     """Return a survey without documents."""
     sources = tuple(map(_without_folder, selection.sources))
     corpus = SurveyedCorpus(sources, selection.field, selection.limit, selection.sample, selection.seed)
-    empty = survey_shard(model, order, [])  # so that a part without documents has tallies too
+    empty = survey_shard(model, order, [])  # gives tallies to a part without documents
     return Survey(
         model=surveyed_model(model, order), corpus=corpus, order=order, tallies=empty.tallies,
         block_size=max(BLOCK, model.pack_size),
@@ -251,8 +252,8 @@ def _blocks(corpus: Corpus, size: int, model: LanguageModel) -> Iterator[Block]:
 
 
 def _without_long_text(model: LanguageModel, digest: blake2b, document: Document) -> Document:
-    """Add a document to the hash of its block. If its text is too long for the model, return the document
-    with the reason, and keep of its text only the name that training would read."""
+    """Add a document to the hash of its block. If the document's text is too long for the model, return the
+    document with the reason, and shorten its text to the name that training would read."""
     digest.update(f"{len(document.text)} ".encode())
     digest.update(document.text.encode())
     if len(document.text) <= model.longest_text:
@@ -274,8 +275,8 @@ class _CorpusNotes:
         return f"{self._names} names, crc32 {self._crc:08x}" if self._names else ""
 
     def first_documents(self) -> tuple[tuple[str, int], ...]:
-        """Return each file and the number of its first document. Files have no folders if their names are
-        unique."""
+        """Return each file and the number of its first document. If all file names are unique, the result has
+        names without folders."""
         short = [*map(_without_folder, self.files)]
         names = short if len({*short}) == len(short) else self.files
         return tuple(zip(names, self.files.values(), strict=True))

@@ -169,7 +169,7 @@ def _blocks(survey: Survey, value: Any) -> dict[int, str]:
 def _tallies(survey: Survey, tensors: Mapping[str, Array]) -> dict[str, Tally]:
     """Build the tallies that the order requires. Raises ValueError if the tensors do not match."""
     order, tallies, unused = survey.order, dict[str, Tally](), {*tensors}
-    for name in order.units:  # check first, since the meters below allocate lists of this length
+    for name in order.units:  # check units first, because the meters allocate lists of this length
         shape = tensors[f"{name}/top.top.value"].shape
         if shape[1:] != (order.examples,):
             raise ValueError(f"{name}: expected lists of {order.examples:,} examples, found shape {shape}")

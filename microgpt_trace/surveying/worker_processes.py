@@ -29,8 +29,9 @@ MOST = 1024
 
 
 class WorkerProcesses(Crew):
-    """Worker processes that compute on one core each. Tasks and results pass through files, and pipes carry
-    only file names, because a worker that is killed while it uses a pipe would block all other workers."""
+    """Worker processes, each of which computes on one core. Tasks and results pass through files, and pipes
+    carry only file names, because a worker that is killed while it uses a pipe would block all other
+    workers."""
 
     def __init__(self, assignment: Assignment, workers: int, folder: Path) -> None:
         self._run_file, self._workers, self._folder = partial(_run_file, assignment), workers, folder

@@ -1,1 +1,1 @@
-"""The trace of a run: its data, and the functions that make it."""
+"""The trace of a run: the trace's data, and the functions that trace a model."""

@@ -1,7 +1,7 @@
 """The rules that find anomalies in a decoder's trace.
 
-Each rule gives a value, a threshold and the source of the threshold. The source is an invariant of the
-architecture, or the other layers of the model.
+Each rule gives a value, a threshold and the source of the threshold. A threshold follows from an invariant of
+the architecture, or from the other layers of the model.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..text.wording import abridged, counted
 from .findings import FEWEST_TOKENS, TOO_FEW, Anomaly
 from .result import Compared, LayerRow
 
-FEWEST_LAYERS = 4  # the fewest layers between the first and the last that can be compared
+FEWEST_LAYERS = 4  # fewest layers between the first and the last layer for a comparison of layers
 FAR = 6.0  # a layer is odd if it is farther from the trend than this many spreads of the layers
 CLOSE = 0.25  # a smaller spread of the layers' natural logarithms counts as this spread
 CLOSE_AT_ENDS = 0.55  # CLOSE for the first and last layer, which differ from the others even in sound models
@@ -47,9 +47,9 @@ def anomalies_of(
     events: Sequence[TraceEvent], steps: Steps, changed: Collection[str], layers: Sequence[LayerRow],
     norms: NormRows, activation: str = "SiLU",
 ) -> Iterable[Anomaly]:  # fmt: skip
-    """Evaluate every rule on the events and layers of a prompt, and on the steps that continue it. `changed`
-    names the events that interventions changed. The rules that judge single events skip these events.
-    `activation` is the name of the MLP's activation function."""
+    """Evaluate every rule on the events and layers of a prompt, and on the steps of its continuation.
+    `changed` names the events that interventions changed. The rules that judge single events skip the changed
+    events. `activation` is the name of the MLP's activation function."""
     own = [event for event in events if event.name not in changed]
     left_out = len(events) - len(own)
     unseen = f"{counted(left_out, 'event')} that an intervention changed" if left_out else ""
@@ -63,7 +63,7 @@ def anomalies_of(
 
 
 def nonfinite(counts: Sequence[tuple[str, int]], events: int, unseen: str = "") -> Anomaly:
-    """Count the values that are not finite. `counts` has the name of each event with the count of its values
+    """Count the values that are not finite. `counts` maps the name of each event to the number of its values
     that are not finite. `events` is the number of judged events."""
     bad = [name for name, count in counts if count]
     first, layer = (f"first in {bad[0]}", layer_of(bad[0])) if bad else ("", None)
@@ -107,7 +107,7 @@ class LayerRule:
     id: str
     title: str
     measure: Callable[[Compared], float]
-    first: str = ""  # the reason to leave out the first layer, or empty
+    first: str = ""  # the reason to leave out the first layer, or ""
     close: float = CLOSE
 
 
@@ -120,7 +120,7 @@ _LAYER_RULES = (
     GROWTH,
     LayerRule(
         "attention-write", "attention whose output is unlike that of other layers",
-        lambda layer: layer.attention, _FIRST_LAYER, close=0.35,  # wider: texts change this output's size
+        lambda layer: layer.attention, _FIRST_LAYER, close=0.35,  # wider: texts change attention outputs
     ),
     LayerRule("mlp-write", "an MLP whose output is unlike that of other layers", lambda layer: layer.mlp),
     LayerRule("silence", "a share of {} outputs near zero unlike other layers", lambda layer: layer.passing),
@@ -191,7 +191,8 @@ def too_few_layers(layers: int) -> str:
 
 def trend(values: Sequence[float]) -> list[float]:
     """Return the line through evenly spaced values that has the median slope of all pairs, as in Sen,
-    "Estimates of the regression coefficient based on Kendall's tau" (1968). A few outliers hardly move it."""
+    "Estimates of the regression coefficient based on Kendall's tau" (1968). A few outliers hardly move this
+    line."""
     pairs = combinations(range(len(values)), 2)
     slope = median([(values[b] - values[a]) / (b - a) for a, b in pairs])
     middle = median([value - slope * i for i, value in enumerate(values)])

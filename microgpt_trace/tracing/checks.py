@@ -1,7 +1,7 @@
 """The self-checks of a trace: invariants that its values must satisfy.
 
-A `Checker` receives each event as it is computed, and keeps the streams of at most one layer. It uses the
-inputs of an operation as hooks left them, and the output as the operation computed it.
+A `Checker` receives each event as it is computed, and keeps the streams of at most one layer. A check uses an
+operation's inputs after all hooks, and its output before any hook.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class Checker:
         self.infinite = ""  # the place of an infinite d loss / d P
         self._plan, self._parameter = plan, parameter
         self._last_sum = {name: total for total, inputs in plan.residuals.items() for name in inputs}
-        self._added: dict[str, Array] = {}  # the inputs of residual sums, as used
+        self._added: dict[str, Array] = {}  # the inputs of residual sums, after all hooks
         self._parts: Array | None = None  # the sum of the heads so far
         self._parts_seen = 0
         self._parts_magnitude = 0.0  # the sum of the heads' largest elements
-        self._worst: dict[str, tuple[float, str]] = {}  # the largest deviation of each claim, and its event
+        self._worst: dict[str, tuple[float, str]] = {}  # claim -> (largest deviation, place)
         self._dtype = "float32"
 
     def observers(self, bus: HookBus, *names: str) -> tuple[Subscription, Subscription]:
@@ -60,7 +60,7 @@ class Checker:
         bad = event.stats is not None and event.stats.nonfinite_count
         if bad and self.first_nonfinite is None and not self._is_vanishing(event, value):
             self.first_nonfinite = self.where + _first_nonfinite(event, value)
-        if event.phase != "forward" or not value.size:  # a value is empty if it came in parts
+        if event.phase != "forward" or not value.size:  # an event in parts has an empty value
             return
         row = self._plan[event.name]
         if row.parts:
@@ -147,7 +147,7 @@ class Checker:
 
 
 def untraced(replaced: Mapping[str, Array]) -> Tap:
-    """Return a tap without observers that replaces events by the values in `replaced`, as hooks did."""
+    """Return a tap without observers. The tap replaces events by the values in `replaced`."""
     edits = [Edit(name, lambda value, new=new: new) for name, new in replaced.items()]  # type: ignore[misc]
     return editing(*edits) if edits else SILENT
 

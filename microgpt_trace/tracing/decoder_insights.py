@@ -157,7 +157,7 @@ def sinks(shares: Mapping[int, float], even: float, windowed: bool, reason: str)
 
     `shares` has for each layer the mean share of attention that later positions put on position 0, and `even`
     is the share on position 0 if attention is spread evenly. `windowed` is True if layers with a sliding
-    window were left out. `reason` says why `shares` is empty if no layer was left out.
+    window were left out. If `shares` is empty although no layer was left out, `reason` tells why.
     """
     if not shares:
         return unknown("every layer has a sliding window" if windowed else reason)

@@ -1,4 +1,5 @@
-"""trace_decoder: trace a prompt through a production model. Memory does not grow with the model's depth."""
+"""trace_decoder: trace a prompt through a production model. The memory for a trace does not grow with the
+model's depth."""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from ..architecture.model import TraceInput
     from ..running.interventions import Intervention
 
-TOP, RUNNERS_UP = 5, 3  # default numbers of candidates: of a prediction, of a generated token
+TOP, RUNNERS_UP = 5, 3  # default number of candidates of a prediction, and of runners-up of a generated token
 
 
 def trace_decoder(
@@ -147,7 +148,7 @@ def predict(
 def _untraced(
     model: Decoder, inputs: TraceInput, final: Array, predicted: Predicted, run: Run, recheck: bool
 ) -> Check:
-    """Compare the run with a run that has no observers, but in which the same values are replaced."""
+    """Compare the traced run with a run without observers. Both runs replace the same values."""
     if not recheck:
         return Check("untraced", UNTRACED, None, None, 0.0, "only with --recheck, which runs the model again")
     repeated = forward(model, np.array(inputs.tokens), untraced(run.replaced))

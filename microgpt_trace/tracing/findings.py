@@ -1,4 +1,5 @@
-"""The findings of a run: checks, insights and anomalies, as plain data. Rules are in other modules."""
+"""The findings of a run: checks, insights and anomalies, as plain data. The rules that compute findings are
+in other modules."""
 
 from __future__ import annotations
 
@@ -13,8 +14,9 @@ TOO_FEW = f"fewer than {FEWEST_TOKENS} positions are without massive activations
 
 @frozen
 class Check:
-    """An invariant, and how far the run deviates from it. `holds` is None if the invariant could not be
-    checked, for the reason in `detail`. Otherwise `detail` names the place of the largest deviation."""
+    """An invariant, and the run's largest deviation from this invariant. `holds` is None if the invariant
+    could not be checked, for the reason in `detail`. Otherwise `detail` names the place of the largest
+    deviation."""
 
     id: str
     claim: str
@@ -26,8 +28,8 @@ class Check:
 
 @frozen
 class Insight:
-    """A predicate and its outcome. `holds` is None if the predicate was not evaluated. `about` names the
-    event that shows the insight."""
+    """A predicate, and its outcome in one run. `holds` is None if the predicate was not evaluated. `about`
+    names the event that shows the insight."""
 
     id: str
     title: str
@@ -48,9 +50,9 @@ def unknown(reason: str) -> Outcome:
 
 @frozen
 class Anomaly:
-    """A rule and its outcome. `found` is None if the rule was not evaluated, for the reason in `detail`.
-    Otherwise `detail` names the worst place and `layer` the layer of that place. `seen` says what was judged,
-    and `unseen` says what was left out."""
+    """An anomaly rule, and its outcome in one run. `found` is None if the rule was not evaluated, for the
+    reason in `detail`. Otherwise `detail` names the worst place and `layer` the layer of that place. `seen`
+    says what was judged, and `unseen` says what was left out."""
 
     id: str
     title: str

@@ -29,7 +29,7 @@ CLAIM = "decode steps equal the rows of a full pass"
 @dataclass(frozen=True)
 class Sampling:
     """The sampling options of a continuation of `count` tokens. At temperature 0 every step picks the most
-    probable token. `runners_up` is the number of other candidates that are reported with each token."""
+    probable token. Each generated token is reported with `runners_up` other candidates."""
 
     count: int
     temperature: float
@@ -62,8 +62,8 @@ def continue_prompt(
 
     `final` [T, C] is the last residual stream of the prompt's pass. `last` has the logits and probs [V] at
     the last position of the prompt, or is None if they were not computed. The check is skipped if hooks
-    `replaced` values. Each token gets the shown events of the pass that predicted it. If this was the
-    prompt's pass, the token gets no events, because the Trace has them.
+    `replaced` values. Each token gets the shown events of the pass that predicted the token. If the prompt's
+    pass predicted a token, the token gets no events, because the Trace has the events of this pass.
     """
     rng, label = np.random.default_rng(sampling.seed), model.label
     done, streams, events = Continuation(), list[Array](), tuple[TraceEvent, ...]()

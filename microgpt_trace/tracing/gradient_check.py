@@ -1,8 +1,9 @@
 """Check gradients against central differences of the loss, in float64.
 
-`gradcheck` checks every element of every gradient. It checks the gradients of parameters three times: as
-training computes them, as a trace with hooks computes them, and while hooks replace values. It checks the
-gradients of activations as a trace shows them. `gradient_agreement` is the self-check of a traced gradient.
+`gradcheck` checks every element of every gradient. `gradcheck` checks the gradients of parameters three
+times: as computed by training, as computed by a trace with hooks, and as computed while hooks replace values.
+`gradcheck` checks the gradients of activations as computed by a trace. `gradient_agreement` is the self-check
+of a traced gradient.
 
 A difference over a step h has an error of O(h^2) from the third derivative and of O(eps/h) from rounding. The
 third derivative is not known. So the error is estimated from the slopes over a step and over a tenth of the
@@ -38,7 +39,7 @@ STEP, STEPS = 1e-5, (1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 MANY = 32  # after this many wrong elements, the slopes of the tensor's other elements are not refined
 CLAIM = "gradients agree with finite differences"
 LEAST = 1e-5  # a deviation that rounding may always explain, relative to a parameter's largest gradient
-PASSES, TRIES = 2, 8  # passes with other roundings; attempts to get them, because some switch a ReLU
+PASSES, TRIES = 2, 8  # number of passes with other roundings, and of attempts (some switch a ReLU)
 MARGIN = 16  # allowed multiple of the deviation of these passes; 11,000 correct gradients had up to 3.4
 
 Taps = tuple[Tap, Tap]  # the taps of a forward pass and of its backward pass
@@ -51,7 +52,7 @@ class GradientCheck:
     """The check of one parameter or activation: the worst element, and whether all elements agree.
 
     `hooked` is the error of the gradient along one direction in a parameter, while hooks replace every value
-    by an equal value with another slope. It is None if this check was not made or could not be judged.
+    by an equal value with another slope. `hooked` is None if this check was skipped or could not be judged.
     """
 
     name: str
@@ -110,9 +111,9 @@ def _traced(params: Parameters, batch: Batch) -> tuple[Parameters, dict[str, tup
 
 
 def _hooked(params: Parameters, batch: Batch) -> Iterator[GradientCheck]:
-    """Check the parameters while hooks replace every value by an equal value with another slope. Every
-    gradient then passes through the hooks. The first check does not replace P, so that the gradient bypasses
-    P."""
+    """Check the parameters while hooks replace every value by an equal value with another slope. While hooks
+    replace values, every gradient passes through the hooks. The first of these checks does not replace P, so
+    that the gradient bypasses P."""
     names = [spec.name for spec in event_specs(params.config) if spec.parameter != spec.name]
     yield from _bent(params, batch, [name for name in names if name != "probs"])
     if np.isfinite(1 / forward(params, batch).probs[batch.targets > 0]).all():  # d loss / d P is finite
@@ -138,8 +139,8 @@ def _bent(params: Parameters, batch: Batch, names: Sequence[str]) -> Iterator[Gr
 @np.errstate(all="ignore")
 def _unit(name: str, value: Array, targets: Array) -> Array:
     """Return how far each element moves per unit of the step t. The P of a target moves by a share of itself,
-    so that P stays above 0. If the P of a target is almost 0, no P moves, because the loss would become
-    infinite."""
+    so that P stays above 0. If the P of a target is almost 0, no probability moves, because the loss would
+    become infinite."""
     if name != "probs":
         return np.ones_like(value)
     finite = np.isfinite(1 / value[targets > 0]).all()
@@ -163,11 +164,11 @@ def gradient_agreement(
 ) -> Check:
     """Check that the traced gradient of every parameter is the gradient of the loss, up to rounding.
 
-    Where terms cancel, a float32 gradient cannot be compared with differences of the loss. So the gradient is
-    also computed in float64. The float64 gradient is checked against differences of the loss along a
+    Where terms cancel, a float32 gradient cannot be compared with differences of the loss. The gradient is
+    therefore computed in float64 too. The float64 gradient is checked against differences of the loss along a
     direction of each parameter. The traced gradient is compared with the float64 gradient element by element.
-    `taps` returns the taps of each pass. If `replaced`, hooks replaced values that these taps do not replace,
-    and nothing is judged.
+    `taps` returns the taps of each pass. If `replaced` is True, hooks replaced values that these taps do not
+    replace. The gradient is then not judged.
     """
     if replaced:
         return _judged("values were replaced")
@@ -201,7 +202,8 @@ def _judged(detail: str, deviation: float | None = None, allowed: float = LEAST)
 
 
 def _moving(taps: Taps, noise: Noise) -> Taps:
-    """Return taps that add noise, possibly 0. A pass with these taps computes as in a trace with hooks."""
+    """Return taps that add noise, possibly 0. A pass with these taps computes the same steps as a trace with
+    hooks."""
     return _Moving(taps[0], noise), _Moving(taps[1], noise)
 
 
@@ -313,9 +315,9 @@ def slope_of(at: Callable[[float], Pass], middle: Pass, enough: float) -> tuple[
     """Return the slope of the loss at t = 0, and an estimate of its error. `at(t)` runs the pass at t, and
     `middle` is the pass at t = 0.
 
-    Both come from the step with the smallest error, or from the first step whose error is at most `enough`.
-    Both are NaN if fewer than two steps give a number without switching a ReLU: at the kink of a ReLU there
-    are two slopes.
+    Slope and error come from the step with the smallest error, or from the first step with an error of at
+    most `enough`. Slope and error are NaN if fewer than two steps give a number without switching a ReLU. At
+    the kink of a ReLU there are two slopes.
     """
     best, last = (math.nan, math.nan), math.nan
     for step in STEPS:

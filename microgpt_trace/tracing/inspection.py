@@ -23,7 +23,7 @@ FIRST = 3  # the number of items that are shown of a longer list
 
 @frozen
 class InspectedParameter:
-    """A parameter in memory, with the statistics of its values."""
+    """A parameter of a model in memory, and the statistics of the parameter's values."""
 
     name: str
     shape: tuple[int, ...]
@@ -32,7 +32,7 @@ class InspectedParameter:
 
 @frozen
 class StoredParameter:
-    """A tensor of a model file, with our name, the name in the file, and statistics if requested."""
+    """A tensor of a model file: our name, the name in the file, and statistics if requested."""
 
     name: str
     stored_as: str
@@ -45,7 +45,8 @@ class StoredParameter:
 @frozen(slots=False)
 class Inspection:
     """The facts about a model that was not run. `metadata` has the other entries of the model file, or is
-    None if they were not requested. A long list in it becomes {"count": length, "first": some items}."""
+    None if they were not requested. A long list in the metadata becomes {"count": length, "first": the first
+    items}."""
 
     SCHEMA = "microgpt.inspect/1"
 
@@ -64,8 +65,8 @@ def inspect_decoder(
     model: Decoder, globs: Sequence[str], stats: bool, metadata: bool, report: Report
 ) -> Inspection:
     """Describe a decoder and its tensors. Globs select tensors by our name or by the name in the file;
-    without globs, all tensors are described. `report` is called with the number of tensors done and the
-    total. Raises InputError if a glob has no match."""
+    without globs, all tensors are described. `report` is called with the number of described tensors and the
+    number of all tensors. Raises InputError if a glob has no match."""
     spellings = {name: (name, tensor.name) for name, tensor in model.tensors.items()}
     names = select_spelled(globs or ("*",), spellings, f"tensor of {model.origin}", "--filter ")
     rows: list[StoredParameter] = []

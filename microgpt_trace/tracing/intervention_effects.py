@@ -28,7 +28,7 @@ _ENDS = (*HEAD_EVENTS, "loss")
 class Baseline:
     """The interventions of a trace, and the untouched pass: the pass without interventions. A Baseline
     measures the changes of the events in `names`. If `head` is given, the untouched pass ends before the
-    model's head, and `head` computes its logits. The untouched pass starts at once, in its own thread and
+    model's head, and `head` computes its logits. The untouched pass starts at once, in a separate thread and
     without hooks. The caller must close its `stream`."""
 
     def __init__(
@@ -50,8 +50,8 @@ class Baseline:
         self._pieces = iter(self.stream)
 
     def subscriptions(self, bus: HookBus) -> tuple[list[Subscription], list[Subscription]]:
-        """Return the subscriptions that intervene, and the subscriptions that compare the events
-        afterwards."""
+        """Return the subscriptions that intervene, and the subscriptions that compare events after all
+        interventions."""
         compared = [name for name in self._names if name not in _ENDS]
         comparing = [bus.subscription(self._compare, *compared)] if compared else []
         return self.editor.subscriptions(bus), comparing
@@ -75,8 +75,8 @@ class Baseline:
         return piece.value
 
     def take(self, positions: Sequence[int], logits: Array, probs: Array, replaced: bool) -> None:
-        """Compare predictions [n, V] at some positions with those of the untouched pass. If hooks `replaced`
-        the probabilities, KL is computed from the probabilities, not from the logits."""
+        """Compare predictions [n, V] at `positions` with the predictions of the untouched pass. If hooks
+        `replaced` the probabilities, KL is computed from the probabilities, not from the logits."""
         model, inputs = self._model, self._inputs
         for part in in_parts(len(positions), model.config.vocab_size):
             before, probs_before = self._untouched(positions[part])
@@ -143,8 +143,8 @@ def _relative(off: float, size: float) -> float | None:
 
 @np.errstate(all="ignore")
 def _divergence(before: Array, after: Array, probs: Array | None) -> float | None:
-    """Return KL(before || after) in nats from rows of logits [V], or None if it is not finite. If `probs` are
-    given, they replace the probabilities that follow from `after`."""
+    """Return KL(before || after) in nats from rows of logits [V], or None if it is not finite. `probs`, if
+    given, replace the probabilities that follow from `after`."""
     log_p = log_softmax(before)
     log_q = log_softmax(after) if probs is None else np.log(probs.astype(np.float64))
     kl = float(kl_divergence(log_p, log_q))

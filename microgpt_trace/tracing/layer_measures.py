@@ -1,5 +1,5 @@
-"""A hook that measures each layer of a decoder, for the overview, the insights and the anomaly rules. It
-keeps a few numbers per layer."""
+"""A hook that measures each layer of a decoder, for the overview, the insights and the anomaly rules. The
+hook keeps a few numbers per layer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SQUARED_SAFELY = 1e-15  # the smallest norm of a row whose squares keep their pr
 
 class Overview:
     """A hook that measures every layer. Subscribe it to `names` with statistics, then call `rows`.
-    `parameter` returns the gains of norms by name, and `tokens` are the tokens of the prompt."""
+    `parameter` returns the gain of a norm by its name, and `tokens` are the tokens of the prompt."""
 
     def __init__(self, plan: Plan, parameter: Callable[[str], Array], tokens: Sequence[int]) -> None:
         self._plan = plan
@@ -43,7 +43,8 @@ class Overview:
         self._entered = np.empty((0, 0))  # the residual stream before the layer
         self._measured: dict[str, Any] = {}
         self._compared: dict[str, Array] = {}  # numbers at each of the compared positions
-        # For each layer: the fields of its row, which positions are usual, and the numbers to compare.
+        # For each layer: the fields of its row, the positions without a massive activation, the numbers to
+        # compare.
         self._layers: list[tuple[dict[str, Any], Array, dict[str, Array]]] = []
 
     def __call__(self, event: TraceEvent, value: Array) -> None:
@@ -74,7 +75,7 @@ class Overview:
         place = int(np.abs(value).argmax())
         norms = row_norms(value)
         products = np.einsum("tc,tc->t", value, self._entered)
-        cosines = np.clip(products / (norms * row_norms(self._entered)), -1, 1)  # despite rounding
+        cosines = np.clip(products / (norms * row_norms(self._entered)), -1, 1)  # rounding may exceed 1
         before, after = (typical_of_rows(x[self._positions]) for x in (self._entered, value))
         growth = np.divide(after, before, out=np.full(len(before), math.nan), where=before > 0)
         compared = self._compared | {"turn": cosines[self._positions], "growth": growth}
@@ -88,7 +89,7 @@ class Overview:
             "peak_position": place // value.shape[1],
             "peak_channel": place % value.shape[1],
         }
-        self._enter(value)  # updates which positions are usual after this layer
+        self._enter(value)  # updates the positions without a massive activation
         self._layers.append((row, self._usual, compared))
 
     def rows(self, events: Iterable[TraceEvent]) -> tuple[LayerRow, ...]:
@@ -111,8 +112,8 @@ class Overview:
 
 def _compared(chosen: Array, numbers: Mapping[str, Array]) -> Compared | None:
     """Return the medians of a layer over the chosen positions. All layers use the same positions, up to the
-    first layer that has too few positions without massive activations. A layer does not use a position in
-    which it writes a massive activation."""
+    first layer that has too few positions without massive activations. A layer does not use the positions
+    with a massive activation in the layer's output."""
     if not chosen.any():
         return None
     return Compared(int(chosen.sum()), **{name: median(values[chosen]) for name, values in numbers.items()})
@@ -120,8 +121,9 @@ def _compared(chosen: Array, numbers: Mapping[str, Array]) -> Compared | None:
 
 def compared_positions(tokens: Sequence[int]) -> Array:
     """Return the positions that the rules compare: at most MOST, spread evenly, and never position 0. Each
-    token counts once, at its last position. Position 0 has massive activations even in sound models. So do
-    repetitions of its token right after position 0, because they see no other token."""
+    token counts once, at its last position. Position 0 has massive activations even in sound models.
+    Repetitions of the first token right after position 0 have massive activations too, because they see no
+    other token."""
     last = sorted({token: position for position, token in enumerate(tokens)}.values())
     later = [position for position in last if position > 0]
     count = min(len(later), MOST)

@@ -1,6 +1,6 @@
 """The logit lens: the predictions of a model if it ended after a layer, or after the layer's attention.
 
-The lens finds the layers in the model's plan, and never holds the logits of all layers at once.
+The lens finds the layers in the model's plan. The logits of all layers are never in memory at once.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def streams_within(plan: Plan) -> list[list[str]]:
 class Lens:
     """A hook that keeps the residual streams at chosen positions. Subscribe it to `names`.
 
-    After the pass, `results` gives `depth` candidates at `positions` after every layer. It also gives the
-    probability of the target at the positions `targeted`, after every attention and every layer. `notes` then
-    suggest the target with a blank before it, if that is much more likely.
+    After the pass, `results` gives `depth` candidates at `positions` after every layer. `results` also gives
+    the probability of the target at the positions `targeted`, after every attention and every layer. `notes`
+    suggest the target with a blank before it, if the target with a blank is much more likely.
     """
 
     def __init__(

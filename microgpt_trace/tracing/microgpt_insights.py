@@ -20,11 +20,11 @@ from ..rounding.invariants import OF_NORMS
 from ..text.wording import at_most, counted, decimals, fixed, listed, percent, span, value_and_limit
 from .findings import Insight, Numbers, Outcome, unknown
 
-WHOLE = 0.99  # a row with at least this RMS counts as a row of RMS 1, because eps lowers the RMS a little
+WHOLE = 0.99  # a row with at least this RMS counts as a row of RMS 1: eps lowers the RMS a little
 SMALL_BRANCH = 0.25  # a branch is a small perturbation up to this share of the residual stream's L2
 SPARSE = (0.2, 0.8)  # the output of ReLU is called sparse if its share of zeros is in this range
 SPARSELY = "leaves a sparse representation"
-ENOUGH = 20.0  # a likelihood ratio that counts as evidence: chance gives it to at most 1 in 20 texts
+ENOUGH = 20.0  # a likelihood ratio that counts as evidence: by chance, at most 1 in 20 texts has this ratio
 LARGE = math.log(1e6)  # log of a ratio: larger ratios are printed as powers of ten
 
 Stats = dict[str, TensorStats]
@@ -156,11 +156,11 @@ def _sparsity(share: float) -> tuple[str, str]:
 def _predictions(losses: Sequence[float], probs: Array, untrained: bool) -> Outcome:
     """Tell whether this text shows that the model is better or worse than a uniform guess.
 
-    The measure is the likelihood ratio: how many times as likely the model makes the text as a uniform guess.
-    If characters are sampled uniformly, at most one text in K gets a ratio of K or more. If characters are
-    sampled from the model, at most one text in K gets a ratio of 1/K or less. Both statements follow from
-    Markov's inequality, because the mean of the ratio (or of its inverse) is 1. The statements hold for texts
-    of any length.
+    The measure is the likelihood ratio: the model's probability of the text divided by the probability under
+    a uniform guess. If characters are sampled uniformly, at most one text in K gets a ratio of K or more. If
+    characters are sampled from the model, at most one text in K gets a ratio of 1/K or less. Both statements
+    follow from Markov's inequality, because the mean of the ratio (or of its inverse) is 1. The statements
+    hold for texts of any length.
     """
     count, size = len(losses), probs.shape[1]
     wide = probs.astype(np.float64)
@@ -196,7 +196,7 @@ def _predictions(losses: Sequence[float], probs: Array, untrained: bool) -> Outc
     return gain > 0, text, numbers
 
 
-# A layer of microGPT in the words that `apr trace` uses for Llama and Qwen.
+# A description of a microGPT layer. The words are those that `apr trace` uses for Llama and Qwen.
 _CHAIN = (
     "attn_norm", "q_proj", "k_proj", "v_proj", "attn", "o_proj", "residual", "ffn_norm", "up_proj", "ReLU",
     "ffn_down", "residual",

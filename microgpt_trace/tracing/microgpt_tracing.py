@@ -79,13 +79,13 @@ def _backward_and_step(
     run_backward(adam.params, done, adam.grads, run.tap("backward"))
     taps = partial(_edited, model, editor)
     hooked = bool(run.replaced)
-    if hooked and editor is not None:  # perhaps the interventions alone give the same logits
+    if hooked and editor is not None:  # the interventions alone may give the same logits
         alone = forward(model.params, done.batch, taps()[0])
         hooked = not np.array_equal(alone.logits, done.logits, equal_nan=True)
     check = gradient_agreement(done, adam.params, adam.grads, run.altered or hooked, taps)
     if not step:
         return check, None
-    edited, _ = _edited(model, editor and editor.afresh())  # computes means anew
+    edited, _ = _edited(model, editor and editor.afresh())  # the afresh copy computes means again
     return check, _one_step(model, adam, done, run.tap("update"), edited)
 
 
@@ -100,7 +100,7 @@ def _edited(model: Model, editor: Editor | None) -> tuple[Tap, Tap]:
 
 def _vanishing(done: Pass, run: Run) -> Array:
     """Mark the probabilities P whose gradient -1 / (T P) overflows, if the loss is finite and no other
-    gradient is computed from these gradients: [N, V]"""
+    gradient depends on the marked gradients: [N, V]"""
     targets = done.batch.targets
     vanishing = (targets > 0) & np.isinf(targets / done.probs * run.slopes.get("loss", 1))
     if "probs" in run.replaced:  # then the gradient of P determines the gradient of the logits

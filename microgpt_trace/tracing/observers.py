@@ -1,6 +1,6 @@
-"""Observers: order the hooks of a traced pass, and build a Trace from their results.
+"""Observers: sort the hooks of a traced pass, and build a Trace from the hooks' results.
 
-Other modules run the passes and compute the results that only one model family has.
+Other modules run the passes, and compute the results that belong to a single model family.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def baseline_of(
 
 class Observers:
     """The hooks that observe the events `names` of a model's passes. The Trace gets the events `shown` and
-    the arrays `kept`. `watching` has further hooks with the names of their events. These hooks are called
-    before the events are collected. The interventions of a `baseline` apply in every pass."""
+    the arrays `kept`. `watching` has further hooks with the names of their events. The hooks in `watching`
+    are called before the events are collected. The interventions of a `baseline` apply in every pass."""
 
     def __init__(
         self, model: LanguageModel, names: Collection[str], shown: Collection[str], kept: Sequence[str],
@@ -65,7 +65,7 @@ class Observers:
 
     def begin(self, time: bool, keep: bool = True) -> Run:
         """Start the pass over the text. With `keep`, the run keeps the values by which hooks replace events,
-        so that it can be repeated."""
+        so that the run can be repeated."""
         return self._model.hooks.begin(time, [self._first, *self._editing], [self._last, *self._after], keep)
 
     def begin_step(self, number: int, position: int, hook: Hook) -> Run:

@@ -1,4 +1,5 @@
-"""Trace: the result of a traced run, as plain data. It keeps the model, but never calls it."""
+"""Trace: the result of a traced run, as plain data. A Trace keeps a reference to the model, but never runs
+the model."""
 
 from __future__ import annotations
 
@@ -78,13 +79,13 @@ class ParameterRow:
     @property
     @in_document
     def gradient_ratio(self) -> float | None:
-        """|gradient| / |weight|, None if an element of either is not finite"""
+        """|gradient| / |weight|, None if an element of the gradient or the weight is not finite"""
         return self._ratio(self.gradient_l2, self.gradient_nonfinite)
 
     @property
     @in_document
     def update_ratio(self) -> float | None:
-        """|update| / |weight|, None if an element of either is not finite"""
+        """|update| / |weight|, None if an element of the update or the weight is not finite"""
         return self._ratio(self.update_l2, self.update_nonfinite)
 
     def _ratio(self, norm: float | None, nonfinite: int) -> float | None:
@@ -191,8 +192,8 @@ class GeneratedToken:
 @frozen
 class EventChange:
     """The change of an event by interventions. `change` is |after - before| / |before|, or None if it is not
-    finite. Attention is compared on and below the diagonal. `replaced` is True if an intervention changes the
-    event itself."""
+    finite. The change of attention covers only the elements on and below the diagonal. `replaced` is True if
+    an intervention changes the event itself."""
 
     name: str
     replaced: bool
@@ -204,8 +205,8 @@ class Intervened:
     """The effects of interventions, compared with a run without interventions.
 
     `before` and `loss_before` are the predictions and the loss of the run without interventions. `p_after`
-    has the probabilities of the tokens predicted in `before`, with the interventions. `kl` is KL(before ||
-    after) of the prediction at every position, in nats, None if it is not finite.
+    has the probabilities, with interventions, of the tokens that were predicted without interventions. `kl`
+    is KL(before || after) of the prediction at every position, in nats, None if it is not finite.
     """
 
     interventions: tuple[Applied, ...]
@@ -222,7 +223,7 @@ class Intervened:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Trace:
-    """The result of one traced run. Iterating over a Trace yields its events, and `trace[name]` is the array
+    """The result of one traced run. Iterating over a Trace yields the events, and `trace[name]` is the array
     of an event. `loss` is None if no predicted position has a target."""
 
     model: dict[str, Any]
@@ -243,7 +244,7 @@ class Trace:
     intervened: Intervened | None = None
     step: StepSummary | None = None
     arrays: dict[tuple[Phase, str], Array] = field(default_factory=dict, repr=False)
-    specs: Mapping[str, EventSpec] = field(default_factory=dict, repr=False)  # of every event of the model
+    specs: Mapping[str, EventSpec] = field(default_factory=dict, repr=False)  # specs of all events
     traced_model: LanguageModel | None = field(default=None, repr=False)  # for pages, which show parameters
 
     _repr_html_ = in_notebook
@@ -253,7 +254,7 @@ class Trace:
         return one_line(self, **about, events=len(self.events), arrays=len(self.arrays))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the model in pickles, because its weights may be mapped from a file."""
+        """Leave the model out of pickles, because the model's weights may be mapped from a file."""
         return {**self.__dict__, "traced_model": None}
 
     def __iter__(self) -> Iterator[TraceEvent]:
@@ -278,8 +279,8 @@ class Trace:
         return self.arrays[phase, self._kept(name, phase)]
 
     def _kept(self, name: str, phase: Phase) -> str:
-        """Return the event that a name or glob matches. Raises InputError if there is no such event, its
-        array was not kept, or several arrays match."""
+        """Return the event that a name or glob matches. Raises InputError if no event matches, if no matching
+        array was kept, or if several matching arrays were kept."""
         if (phase, name) in self.arrays:
             return name
         chosen = select_names([name], [*self.specs] or [n for p, n in self.arrays if p == phase] or [name])
@@ -321,7 +322,7 @@ class Trace:
 
     @property
     def targets(self) -> tuple[Candidate, ...]:
-        """The target of every predicted position that has one, with its probability."""
+        """The target of every predicted position with a target, and the target's probability."""
         return tuple(p.target for p in self.predictions if p.target is not None)
 
     @property

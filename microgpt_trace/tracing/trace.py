@@ -29,11 +29,11 @@ def trace(
 
     The model is not changed. Raises InputError if a text, a name or an option does not fit the model.
 
-    - `names` chooses the events of the Trace: names, globs or apr's stage names. The default is the events
-      that the command shows with --verbose.
-    - `values` tells whether the Trace keeps the arrays of these events. A list names the events or parts
-      whose arrays are kept, such as layer0.attn.weights[1]. By default a microGPT keeps its arrays and a
-      decoder does not.
+    - `names` chooses the events of the Trace: names, globs or apr's stage names. By default the Trace has the
+      events that the command shows with --verbose.
+    - `values` tells whether the Trace keeps the arrays of these events. A list in `values` names the events
+      or parts to keep, such as layer0.attn.weights[1]. By default a microGPT keeps its arrays and a decoder
+      does not.
     - `top_k` is the number of candidates per position. `time` measures the seconds of each event.
 
     For a microGPT:

@@ -1,9 +1,10 @@
-"""Validate that the model uses each event of a trace, and that each event is the value that it claims to be.
+"""Validate that the model uses each event of a trace, and that each event is the value that its name says.
 
 First, each event is replaced by a copy of itself, which must not change the result. Then all events are
 replaced by perturbed copies, and other code recomputes each event in float64 from the perturbed copies of its
-inputs. If the two values differ, the model does not use one of the inputs, or the event is not what it claims
-to be. Predictions and loss are checked in the same way. The hooks of the model are not called.
+inputs. If the model's value and the recomputed value differ, the model does not use one of the inputs, or the
+event is not the value that its name says. Predictions and loss are checked in the same way. The hooks of the
+model are not called.
 """
 
 from __future__ import annotations
@@ -42,10 +43,9 @@ AMOUNT = 0.1  # standard deviation of a perturbation, relative to the element an
 
 @frozen
 class Verdict:
-    """The verdict on one event. `by_itself` is the largest change of the head's values when the event is
-    replaced by a copy of itself. `perturbed` is the largest change |after - before| / |before| that
-    perturbing the event causes in an event computed from it. An event is dead if no result of this run can
-    depend on it."""
+    """The verdict on one event. `by_itself` is the largest change of logits, P or loss when a copy replaces
+    the event. `perturbed` is the largest change |after - before| / |before| that perturbing the event causes
+    in an event computed from it. An event is dead if no result of this run can depend on the event."""
 
     name: str
     by_itself: float
@@ -78,8 +78,9 @@ def validate(
     model: LanguageModel, text: str | None = None, *, tokens: Sequence[int] | None = None,
     names: Sequence[str] | None = None, report: Report = unreported,
 ) -> Validation:  # fmt: skip
-    """Judge every event, or only the events that match `names`. `report` is called with the number of layers
-    done and the total. Raises InputError if the text or a name does not fit the model."""
+    """Judge every event, or only the events that match `names`. `report` is called with the number of
+    validated layers and the number of all layers. Raises InputError if the text or a name does not fit the
+    model."""
     inputs = model.read(text, tokens)
     events = [name for name in model.plan if name != "loss" or inputs.targets[0] is not None]
     chosen = select_names(names or ("*",), events)
@@ -126,9 +127,9 @@ def _verdict(name: str, own: float, wrong: str, edges: Sequence[Edge], later: di
 def _perturbed(
     model: LanguageModel, inputs: TraceInput, events: Sequence[str], report: Report
 ) -> tuple[dict[str, str], list[Edge]]:
-    """Perturb the events, and return the errors by event and the edges between events. The first of two
-    passes does not perturb the heads and P, so that attn.out is computed from the context, and the loss from
-    the logits. The second pass perturbs all events."""
+    """Perturb the events, and return the errors by event and the edges between events. The first pass does
+    not perturb the heads and P, so that attn.out is computed from the context, and the loss from the logits.
+    The second pass perturbs all events."""
     wrong, edges = dict[str, str](), list[Edge]()
     layers = model.config.n_layer
     for number, (left_out, kept) in enumerate([(model.plan.sums_of, ["probs"]), ({}, [])]):
@@ -147,7 +148,7 @@ def _report_layer(report: Report, before: int, total: int, layer: int) -> None:
 def _trace(
     model: LanguageModel, inputs: TraceInput, hook: Hook | None = None, names: Sequence[str] = ()
 ) -> Trace:
-    """Trace with no other hook than `hook`, and keep the logits, P and the loss as used."""
+    """Run a trace with `hook` as its only hook, and keep the logits, P and the loss as used."""
     alone, values = model.alone(), ["logits", "probs", "loss"][: 2 + (inputs.targets[0] is not None)]
     with alone.hooks.subscribe(hook, *names) if hook is not None else nullcontext():
         if "prompts" in alone.abilities:
@@ -159,7 +160,7 @@ def _replaced_by_itself(
     model: LanguageModel, inputs: TraceInput, names: Sequence[str], untouched: Trace
 ) -> dict[str, float]:
     """Return for each event how far the logits, P or the loss change if a copy replaces the event. First all
-    events are replaced at once. Only if that changes something, each event is replaced alone."""
+    events are replaced at once. Only if this replacement changes a result, each event is replaced alone."""
 
     def moved(names: Sequence[str]) -> float:
         result = _trace(model, inputs, lambda event, value: np.array(value), names)
@@ -186,8 +187,8 @@ class Edge(NamedTuple):
 
 
 class Watch:
-    """A hook that recomputes each event, records errors in `wrong`, and perturbs the event unless its name is
-    in `kept`."""
+    """A hook that recomputes each event, records errors in `wrong`, and perturbs the events whose names are
+    not in `kept`."""
 
     def __init__(
         self, model: LanguageModel, inputs: TraceInput, kept: Container[str], done: Callable[[int], None]
@@ -241,7 +242,7 @@ class Watch:
             self.edges.append(Edge(source, name, distance(right, other), beyond(right, other, limit) > 2))
 
     def _blame(self, name: str, value: Array, right: Array, without: Mapping[str, Array]) -> None:
-        """Record which source was not used, or that the event does not follow from its sources."""
+        """Record either the source that was not used, or that the event does not follow from its sources."""
         unused = [
             source for source, other in without.items()
             if beyond(value, other, self._bound(name, list(without), other, value.dtype)) <= 1
@@ -268,8 +269,8 @@ class Watch:
         return np.zeros(1) if row.bias is None else self._inputs.parameter(row, row.bias).astype(np.float64)
 
     def _bound(self, name: str, sources: Sequence[str], value: Array, dtype: np.dtype[Any]) -> Array:
-        """Return how far rounding may move each element. For a sum of parts, the bound covers both sums that
-        are compared."""
+        """Return how far rounding may move each element. For a sum of parts, the bound covers the rounding of
+        both compared sums."""
         used, row = [self._used[source] for source in sources], self._plan[name]
         length, spread = len(self._inputs.tokens), Spread()
         if set(sources) & set(row.parts):
@@ -330,7 +331,8 @@ def beyond(value: Array, right: Array, bound: Array) -> float:
 
 def perturbed(name: str, value: Array) -> Array:
     """Move every element by about 10 % of the sum of its magnitude and that of a typical element. Each call
-    moves it equally. A probability moves by about 10 % of itself, so it stays positive."""
+    moves an event by the same amounts. A probability moves by about 10 % of its value, and so stays
+    positive."""
     noise = np.random.default_rng(zlib.crc32(name.encode())).normal(size=value.shape) * AMOUNT
     value = np.where(np.isfinite(value), value, value.dtype.type(0))  # the loss may be infinite
     if name == "probs":

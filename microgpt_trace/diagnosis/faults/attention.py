@@ -24,7 +24,7 @@ TIMES = (0.125, 0.25, 0.5, 2.0, 4.0, 8.0)  # factors of scores at which the sear
 
 
 def scale(case: Case) -> Iterator[Family]:
-    """Scores that are not multiplied by 1/sqrt(D), are multiplied by another factor, or are capped."""
+    """Scores that are capped, or are multiplied by another factor than 1/sqrt(D) or by no factor."""
     kind = case.kind(Scores)
     if kind is None:
         return
@@ -112,7 +112,7 @@ def nearest_groups(case: Case, kind: type[Scores] | type[Context], count: int) -
 
 
 def mask(case: Case) -> Iterator[Hypothesis]:
-    """A causal mask or sliding window that shows other positions."""
+    """A causal mask or sliding window that shows wrong positions."""
     if not case.rows_of(Softmax):
         return
     length, other = len(case.given.tokens), bind(_other_softmax, case)
@@ -141,7 +141,7 @@ def _softmax(
     **attributes: Any,
 ) -> Plan:  # fmt: skip
     """Return the plan with another softmax. `shares` replaces the softmax function, and `times` multiplies
-    the scores. A query sees `ahead` later positions; with -1 it does not even see its own position.
+    the scores. A query sees `ahead` later positions; with -1, a query does not even see its own position.
     `attributes` replace attributes of the softmax."""
 
     def compute(row: Operation[Softmax], given: ReferenceInputs, scores: Array) -> Array:

@@ -1,4 +1,5 @@
-"""Changed plans: plans in which some rows compute another value. The mistakes are in other modules.
+"""Changed plans: plans in which some rows compute another value. Other modules list the mistakes that an
+engine may make.
 
 A change replaces a row's attributes, its inputs, the values of its parameters, or its computation. Rows are
 chosen by their kind or name, in all layers.

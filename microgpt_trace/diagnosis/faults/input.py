@@ -50,7 +50,7 @@ def _named(model: LanguageModel, token: int) -> str:
 
 
 def embedding(case: Case) -> Iterator[Hypothesis | Family]:
-    """An embedding that is scaled, or of other tokens."""
+    """An embedding that is scaled, or an embedding of other tokens."""
     kind = _table(case, "tokens")
     if kind is None:
         return
@@ -86,7 +86,7 @@ def looking_up(by: str) -> Which:
 
 
 def _of_tokens(case: Case, tokens: Array) -> Plan:
-    """Return the plan that reads other tokens, also as targets of the loss."""
+    """Return the plan that reads other tokens, both as input and as targets of the loss."""
 
     def compute(row: Operation, given: ReferenceInputs, *inputs: Array) -> Array:
         return reference(replace(row, otherwise=None), ReferenceInputs(given.model, tokens), *inputs)
@@ -116,7 +116,7 @@ def nearest_tokens(case: Case) -> Array:
 
 
 def _other_tokens(case: Case, own: Array) -> Iterator[Hypothesis]:
-    """The hypothesis that the dump has the rows of other tokens, `own`, if they differ from the right
+    """The hypothesis that the dump has the rows of the tokens `own`, if `own` differ from the right
     tokens."""
     tokens, model = case.given.tokens, case.given.model
     wrong = np.flatnonzero(own != tokens)

@@ -97,8 +97,8 @@ def gates(case: Case) -> Iterator[Hypothesis]:
 
 
 def _products(case: Case) -> list[Operation]:
-    """Return the element-wise products among the rows of the case, the inputs of these rows, and their
-    readers."""
+    """Return the element-wise products among the case's rows, the rows' inputs, and the rows that read the
+    rows' output."""
     near = {name for row in case.rows for name in (*row.inputs, *case.plan.readers[row.name])}
     names = {row.name for row in case.rows} | near
     return list({kind_of(row.name): row for row in case.plan.of_kind(Multiply) if row.name in names}.values())
@@ -133,7 +133,7 @@ def _parts(case: Case, row: Operation) -> tuple[str, str]:
 
 
 def sums(case: Case) -> Iterator[Hypothesis | Family]:
-    """A residual sum of which a part is missing, is scaled, or is another event."""
+    """A residual sum with a missing part, a scaled part, or another event as a part."""
     rows = list({kind_of(row.name): row for row in case.rows_of(Add)}.values())
     alone = isinstance(case.row.kind, Add) and case.alone
     for row in rows:
@@ -152,7 +152,7 @@ def sums(case: Case) -> Iterator[Hypothesis | Family]:
 
 
 def _other_streams(case: Case, row: Operation) -> Iterator[Hypothesis]:
-    """A sum with the norm of the stream, the layer's input, or the embedding before its norm."""
+    """A sum that adds the norm of the stream, the layer's input, or the embedding before its norm."""
     plan, (stream, branch) = case.plan, case.plan.residuals[row.name]
     read_by = [plan[name] for name in plan.readers[stream]]
     for norm in [own.name for own in read_by if isinstance(own.kind, Norm) and own.layer == row.layer][:1]:

@@ -1,4 +1,4 @@
-"""Mistakes in norms: the divisor, eps, the gain, and norms that are missing or come late."""
+"""Mistakes in norms: a wrong divisor, eps or gain, and norms that are missing or computed late."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ UNBIASED = "the sum of squares is divided by n - 1, not by n (an unbiased varian
 
 
 def norms(case: Case) -> Iterator[Hypothesis | Family]:
-    """A norm that is skipped, has another gain or divisor, or wrongly subtracts or keeps the mean."""
+    """A norm that is skipped, that has another gain or divisor, or that wrongly subtracts or keeps the
+    mean."""
     kinds = case.kinds(Norm)
     if not kinds:
         return
@@ -110,7 +111,7 @@ def numbers(case: Case) -> Iterator[Family]:
 
 
 def _gains(case: Case) -> Iterator[Hypothesis | Family]:
-    """A gain that is missing (with or without the bias) or applied twice, or to which a number is added."""
+    """A gain that is missing (with or without the bias), applied twice, or increased by a number."""
     own, biases = [norm.weight for norm in case.parameters(Norm)], case.biases(Norm)
     if not own:
         return

@@ -60,8 +60,9 @@ def whole(case: Case) -> Iterator[Hypothesis]:
 
 
 def _clip_limit(case: Case) -> float | None:
-    """Return the limit at which values are clipped, or None. All wrong values should be beyond the limit. If
-    only one value is at the limit, the limit must be a number that people choose."""
+    """Return the limit at which values are clipped, or None. If values are clipped, all wrong values should
+    lie beyond the limit. If only one value is at the limit, the limit must be a number that people choose,
+    such as a round number."""
     sizes, wrong = np.abs(np.where(_comparable(case), case.found, 0)), np.abs(_errors(case)) > _limit(case)
     most = float(sizes.max(initial=0))
     clipped = (sizes == most) & (np.sign(case.found) * case.expected > most)
@@ -94,7 +95,8 @@ def numbers(case: Case) -> Iterator[Hypothesis | Family]:
 
 
 def _shifted(step: int, case: Case, expected: Array) -> Array:
-    """Shift the rows one position later or earlier. The missing end row is copied from the dump."""
+    """Shift the rows one position later or earlier. The shift leaves one end row missing, which is copied
+    from the dump."""
     shifted, missing = np.roll(expected, step, axis=0), 0 if step == 1 else -1
     shifted[missing] = case.found[missing]
     return shifted
@@ -129,7 +131,7 @@ def _ordered(order: list[int], case: Case, expected: Array) -> Array:
 
 
 def places(case: Case) -> Iterator[Hypothesis]:
-    """A few positions, heads, channels or elements that are wrong while the others are right."""
+    """A few wrong positions, heads, channels or elements of an event that is right elsewhere."""
     if case.expected.ndim < 2 or _clip_limit(case) is not None:
         return
     channel = "key position" if case.expected.ndim == 3 else "channel"
@@ -172,8 +174,8 @@ def _errors(case: Case) -> Array:
 
 
 def _limit(case: Case) -> float:
-    """Return the error above which an element is wrong. This limit exceeds rounding, and is not tiny compared
-    with the largest error."""
+    """Return the error above which an element is wrong. The limit for an element's error exceeds rounding,
+    and is not tiny compared with the largest error."""
     size = np.sqrt(np.mean(np.square(np.where(_comparable(case), case.expected, 0))))
     floor = 8 * case.judge.plain.chain_floor(case.name)
     return max(floor * float(size), 1e-4 * float(np.abs(_errors(case)).max(initial=0)))

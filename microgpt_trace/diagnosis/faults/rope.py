@@ -28,7 +28,7 @@ PARTS = (0.5, 0.25, 0.75)  # shares of a head that some architectures rotate
 WHOLE, NEAR = np.arange(-512.0, 4096.0), np.arange(-8.0, 8.0, 0.125)  # offsets of positions to try
 STRETCHES = (0.125, 0.25, 0.5, 4.0, 8.0)  # factors of all positions to try
 GRID = np.geomspace(1e-4, 1e4, 241)  # multiples of the model's number to try
-PART_LEFT = 0.1  # a pair has another frequency if it leaves less than this share of the error
+PART_LEFT = 0.1  # a pair has another frequency if this frequency leaves less than this share of the error
 PAIRED = " (and pairs are interleaved: neighbours, not halves)"
 
 
@@ -120,8 +120,8 @@ def _directions(case: Case, own: Turning) -> Iterator[Mistake]:
 
 
 def _subject(case: Case) -> str:
-    """Return the beginning of a claim, such as "your values are your own q", which "rotated ..."
-    continues."""
+    """Return the beginning of a claim, such as "your values are your own q". The words "rotated ..." follow
+    it in the claim."""
     if not isinstance(case.row.kind, Rotation):
         return "your values follow from q and k"
     (source,) = case.row.inputs
@@ -228,7 +228,7 @@ def _numbers(
 
 
 def frequencies(case: Case) -> Iterator[Hypothesis]:
-    """Pairs that are rotated at wrong frequencies, which need not have a common factor."""
+    """Pairs that are rotated at wrong frequencies; the factors from right to wrong frequencies may differ."""
     kind = case.kind(Rotation)
     for adjacent in (False, True):
         turns = None if kind is None else _turns(case, kind, adjacent)
@@ -249,8 +249,8 @@ def frequencies(case: Case) -> Iterator[Hypothesis]:
 
 class Turns(NamedTuple):
     """The measured rotation from an input to an output. `turns` has the rotation of each pair at each
-    position, `frequencies` its radians per position, and `start` its radians at position 0. `factor` is the
-    change of size."""
+    position, `frequencies` each pair's radians per position, and `start` each pair's radians at position 0.
+    `factor` is the factor from the input's size to the output's size."""
 
     turns: Array  # [T, D/2] complex
     frequencies: Array  # [D/2]

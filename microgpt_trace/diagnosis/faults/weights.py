@@ -36,7 +36,7 @@ ONE_SCALE = ("Q4_0", "Q5_0", "Q8_0", "AprQ4")  # types whose blocks are one run 
 OF_HALVES = (*ONE_SCALE, "Q4_1", "Q5_1")  # types whose scales are stored as float16
 ZEROS = {"Q4_0": 8, "AprQ4": 8, "Q5_0": 16, "Q3_K": 4, "Q6_K": 32}
 HALVES = {"F16": ("BF16", "bfloat16"), "BF16": ("F16", "float16")}  # type -> the type it may be mistaken for
-LARGEST = 1 << 27  # the most elements of a matrix that is decoded in one piece
+LARGEST = 1 << 27  # largest number of elements of a matrix that is decoded in one piece
 ORDERS = (
     ("rows-in-pairs", "they are in GGUF's order of adjacent pairs, not in halves", in_pairs),
     ("rows-in-halves", "they were converted from pairs to halves once too often", in_halves),
@@ -58,7 +58,8 @@ def biases(case: Case) -> Iterator[Family]:
 
 
 def _others(case: Case) -> Iterator[Hypothesis]:
-    """Another matrix, gain or bias. A matrix or gain may be exchanged together with its bias."""
+    """The operation uses another matrix, gain or bias. A matrix or gain may be exchanged together with its
+    bias."""
     matrices, gains = ([own.weight for own in case.parameters(kind)] for kind in (Linear, Norm))
     for id, what, names in (
         ("another-weight", "matrix", matrices),
@@ -128,7 +129,7 @@ def _orders(case: Case) -> Iterator[Hypothesis]:
 
 
 def _transposed(weight: Array) -> Array:
-    """Return W.T of a square matrix. Any other matrix is read as [in, out] and then transposed."""
+    """Return W.T of a square matrix. A matrix that is not square is read as [in, out] and then transposed."""
     return weight.T if weight.shape[0] == weight.shape[1] else weight.reshape(weight.shape[::-1]).T
 
 
@@ -154,8 +155,8 @@ def _of_layer(case: Case, away: int, name: str) -> Array:
 
 
 class Misreading(NamedTuple):
-    """A wrong way to read a stored matrix. It changes the bytes of blocks [N, B], the unpacked integers and
-    scales, or the values [N, S], or it reads another type."""
+    """A wrong way to read a stored matrix. A misreading changes the bytes of blocks [N, B], the unpacked
+    integers and scales, or the values [N, S], or it reads another type."""
 
     id: str
     claim: str
@@ -277,7 +278,8 @@ def _decoded(tensor: StoredTensor, wrong: Misreading, raw: Array) -> Array:
 
 
 def _rows(tensor: StoredTensor, wrong: Misreading, row: Operation, given: ReferenceInputs) -> Array:
-    """Decode the rows of the tokens, [T, C], in the wrong way, which may use scales of neighbouring rows."""
+    """Decode the embedding rows of the tokens, [T, C], in the wrong way. A wrong way may use scales of
+    neighbouring rows."""
     tokens = given.tokens
     around = np.unique(np.clip([tokens - 1, tokens, tokens + 1], 0, tensor.shape[0] - 1))
     raw = tensor.data.reshape(tensor.shape[0], -1)[around]
