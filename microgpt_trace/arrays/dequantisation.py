@@ -34,8 +34,8 @@ class Quants(NamedTuple):
         return values.reshape(self.q.shape)
 
     def centred(self, centre: int) -> Quants:
-        """Return the same elements with integers around 0, so that minima are small. Needs m and overwrites
-        q."""
+        """Return the same elements with integers around 0, so that minima are small. This method needs m, and
+        overwrites q."""
         assert self.m is not None
         return Quants(_centred(self.q, centre), self.d, self.m + self.d * centre)
 
@@ -44,9 +44,9 @@ def widen_f16(bits: Array) -> Array:
     """Convert float16 numbers, stored as uint16 bit patterns, to float32. NaN and infinities are converted
     too.
 
-    First move the bits of exponent and fraction to their places in a float32. Every number, even a subnormal
-    number, is then 2**112 times too small, which an exact product corrects. The conversion is 5 times as fast
-    as astype.
+    First move the bits of exponent and fraction to the places of these bits in a float32. Every number, even
+    a subnormal number, is then 2**112 times too small. An exact product by 2**112 corrects this. This
+    conversion is 5 times as fast as NumPy's astype.
     """
     words = bits.view(np.int16).astype(np.int32)
     words <<= 13
@@ -98,14 +98,14 @@ def _integers(field: Array, bits: int, group: int) -> Array:
 
 
 def _join(low: Array, high: Array, bits: int) -> Array:
-    """Return low + (high << bits), in place. NumPy vectorises the product, but not a left shift."""
+    """Return low + (high << bits), computed in place. NumPy vectorises the product, but not a left shift."""
     high *= np.uint8(1 << bits)
     low |= high
     return low
 
 
 def _centred(q: Array, centre: int) -> Array:
-    """Return q - centre as int8, in place."""
+    """Return q - centre as int8, computed in place."""
     q -= np.uint8(centre)
     return q.view(np.int8)
 

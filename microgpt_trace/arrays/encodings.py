@@ -19,7 +19,7 @@ from . import dequantisation
 from .dequantisation import Quants
 from .stats import Array
 
-CHUNK = 600_000  # number of elements to decode at a time, which fit the caches as float32
+CHUNK = 600_000  # number of elements to decode at a time; as float32 they fit the caches
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +85,9 @@ class StoredTensor:
     matrix, and `stored` is a view [out, in, B].
 
     `order` has, for each row of this tensor, the number of the stored row. If `order` is None, the tensor has
-    all stored rows in their order. `of_rows` sets `order`, and `rows`, `take` and `read` apply it. Code that
-    computes something for all stored rows (`as_stored`) must order its result with `ordered`.
+    all stored rows in the order of the file. `of_rows` sets `order`, and `rows`, `take` and `read` return
+    rows in this order. Code that computes something for all stored rows (`as_stored`) must order its result
+    with `ordered`.
     """
 
     name: str  # the tensor's name in the file
@@ -131,7 +132,8 @@ class StoredTensor:
         return np.array_equal(self.order, other.order)
 
     def transposed(self) -> StoredTensor:
-        """Return a tensor [out, in] for a matrix that the file stores as [in, out], without reading it.
+        """Return a tensor [out, in] for a matrix that the file stores as [in, out]. No bytes of the matrix
+        are read.
 
         Raises InputError if the tensor is not a matrix in the layout of the file, or if a block has several
         elements, because a block cannot be cut.
@@ -159,7 +161,7 @@ class StoredTensor:
         rows = rows.astype(np.intp) if self.order is None else self.order[rows]
         first, stop = int(rows.min()), int(rows.max()) + 1
         start, odd = divmod(first * self.stride, self.encoding.block_size)
-        if odd:  # a row begins within a block, which cannot be cut
+        if odd:  # a row begins within a block, and blocks cannot be cut
             first = start = 0
         end, block_bytes = -(-stop * self.stride // self.encoding.block_size), self.encoding.block_bytes
         part = slice(first, stop) if self.by_columns else slice(start * block_bytes, end * block_bytes)
@@ -169,12 +171,12 @@ class StoredTensor:
         return replace(self, shape=(rows.size, *self.shape[1:]), stored=self.stored[part], order=order)
 
     def in_file_order(self) -> StoredTensor:
-        """Return a tensor of the same rows in the order of the file."""
+        """Return a tensor of this tensor's rows, in the order of the file."""
         return self if self.order is None else self.of_rows(np.argsort(self.order))
 
     def as_stored(self) -> StoredTensor:
-        """Return a tensor of all stored rows in their order. There may be more stored rows than rows of this
-        tensor."""
+        """Return a tensor of all stored rows in the order of the file. The stored rows may outnumber the rows
+        of this tensor."""
         if self.order is None:
             return self
         elements = self.stored.size // self.encoding.block_bytes * self.encoding.block_size
@@ -202,8 +204,8 @@ class StoredTensor:
         return StoredTensor(self.name, f32, self.shape, self.read().reshape(-1).view(np.uint8))
 
     def rows(self, start: int, stop: int) -> Array:
-        """Return rows `start` to `stop` as float32, or elements of a vector. The result may be a view of the
-        file."""
+        """Return rows `start` to `stop`, or these elements of a vector, as float32. The result may be a view
+        of the file."""
         return self._rows(start, stop).reshape(-1, *self.shape[1:])
 
     def take(self, ids: npt.ArrayLike) -> Array:

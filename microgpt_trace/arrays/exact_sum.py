@@ -1,12 +1,12 @@
 """ExactSum: sums of many float64 numbers for each channel, without any rounding.
 
-Rounding makes sums of floating-point numbers depend on their order. An ExactSum does not depend on the order,
-so parts of a corpus can be summed in any order, and merged. A number is cut at fixed powers of two into
-pieces of WIDTH bits. The pieces of each place are summed separately. All pieces of a place are multiples of
-the same power of two, and their sum stays below 2^53 times this power, so float64 represents it exactly.
-Rump, Ogita and Oishi, "Accurate floating-point summation part I" (2008), cut numbers by adding and
-subtracting a constant. Demmel and Nguyen, "Parallel reproducible summation" (2015), choose places that do not
-depend on the numbers.
+Rounding makes sums of floating-point numbers depend on their order. An ExactSum does not depend on the order
+of its numbers, so parts of a corpus can be summed in any order, and merged. A number is cut at fixed powers
+of two into pieces of WIDTH bits. The pieces of each place are summed separately. All pieces of a place are
+multiples of the same power of two, and the pieces' sum stays below 2^53 times this power, so float64
+represents this sum exactly. Rump, Ogita and Oishi, "Accurate floating-point summation part I" (2008), cut
+numbers by adding and subtracting a constant. Demmel and Nguyen, "Parallel reproducible summation" (2015),
+choose places that do not depend on the numbers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ WIDTH = 42  # number of bits of a piece
 OFFSET = 34  # place 0 has multiples of 2^-34 up to 2^8. Places 0 and -1 cover activations.
 MOST = 1 << 10  # carry after so many numbers, since 2^10 * 2^42 < 2^53
 LARGEST = 2.0**900  # larger numbers would overflow when they are cut
-BLOCK = 1 << 14  # how many numbers to cut at a time, so that they fit the cache
+BLOCK = 1 << 14  # numbers to cut at a time: so many fit the cache
 
 
 class ExactSum:
@@ -55,7 +55,7 @@ class ExactSum:
 
     def merge(self, other: ExactSum) -> None:
         """Add the sums of another ExactSum."""
-        other._carry()  # afterwards the pieces of `other` are as small as the pieces of 1 number
+        other._carry()  # makes the pieces of `other` as small as the pieces of 1 number
         for place, pieces in other._pieces.items():
             self._at(place)[...] += pieces
         self._count(1)
@@ -109,7 +109,8 @@ class ExactSum:
 
 
 def _cut(values: Array) -> list[tuple[int, Array]]:
-    """Cut numbers into pieces that add up to them. Return each place with its pieces. Overwrites `values`."""
+    """Cut numbers into pieces that add up to these numbers. Return each place with its pieces. Overwrites
+    `values`."""
     largest = max(float(values.max()), -float(values.min())) if values.size else 0.0
     assert largest < LARGEST
     cuts: list[tuple[int, Array]] = []
@@ -117,7 +118,7 @@ def _cut(values: Array) -> list[tuple[int, Array]]:
         return cuts
     place = -(-(math.frexp(largest)[1] + OFFSET) // WIDTH) - 1
     while not cuts or values.any():
-        for _ in range(1 if cuts else 2):  # 1 place is rarely enough
+        for _ in range(1 if cuts else 2):  # 1 place is rarely enough for all pieces
             pieces = values + _cutter(place)
             pieces -= _cutter(place)
             values -= pieces
@@ -127,5 +128,6 @@ def _cut(values: Array) -> list[tuple[int, Array]]:
 
 
 def _cutter(place: int) -> float:
-    """Return the constant that rounds to multiples of the place's power of two when added and subtracted."""
+    """Return a constant. Adding and subtracting the constant rounds to multiples of the place's power of
+    two."""
     return math.ldexp(1.5, 52 + WIDTH * place - OFFSET)

@@ -24,14 +24,15 @@ if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
 Item = TypeVar("Item")
-MAX_ROWS = 768  # largest number of rows of a chunk: each needs a line of the L1 cache
+MAX_ROWS = 768  # largest number of rows of a chunk: each row needs a line of the L1 cache
 PARALLEL, MANY = 32, 8  # use workers for more than 32 positions or at least 8 chunks
 # Activations and scales may be NaN or infinite. Used in a `with` statement, because a decorator costs 3 us.
 ignoring = partial(np.errstate, over="ignore", invalid="ignore")
 
 
 class _Workspace(threading.local):
-    """Memory that a thread keeps between products, because allocating it takes longer than using it."""
+    """Memory that a thread keeps between products, because allocating memory takes longer than computing with
+    it."""
 
     def __init__(self) -> None:
         self.buffers: dict[str, Array] = {}
@@ -52,7 +53,7 @@ def linear(x: Array, weight: StoredTensor, workers: int = 1) -> Array:
 
     The result is the same for any number of workers. If the rows of the weight have another order than in the
     file, the columns of the result are reordered, and the weight is not copied. An F32 weight that the file
-    stores as [in, out] is not copied either.
+    stores as [in, out] is not copied.
     """
     x, stored = np.ascontiguousarray(x, np.float32), weight.as_stored()
     y = np.empty((len(x), stored.shape[0]), np.float32)
@@ -78,7 +79,7 @@ def _pool(workers: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(workers, thread_name_prefix="linear")
 
 
-if hasattr(os, "register_at_fork"):  # a forked child lacks the threads of the pools
+if hasattr(os, "register_at_fork"):  # a forked child process lacks the threads of the pools
     os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
@@ -136,7 +137,7 @@ def _quantised_product(x: Array, weight: StoredTensor, y: Array) -> Callable[[sl
 
 
 def _unpack(weight: StoredTensor, rows: slice) -> Quants:
-    """Unpack the integers and scales of a chunk. Rows are on the last axis: [..., R]"""
+    """Unpack the integers and scales of a chunk. The result has rows on the last axis: [..., R]"""
     encoding, count = weight.encoding, rows.stop - rows.start
     assert encoding.unpack is not None
     row_bytes = weight.stride // encoding.block_size * encoding.block_bytes

@@ -14,13 +14,13 @@ PART = 1 << 21  # number of logits to compute at a time: 8 MB
 
 
 def rows_of_a_part(vocab_size: int, together: int = 1, most: int | None = None) -> int:
-    """Return how many rows of logits to compute at a time, so that there are at most `most` logits (default:
+    """Return how many rows of logits to compute at a time, with at most `most` logits (default:
     PART). If `together` is set, return the number of groups of `together` rows."""
     return max(1, (PART if most is None else most) // (vocab_size * max(1, together)))
 
 
 def in_parts(count: int, vocab_size: int, most: int | None = None) -> Iterator[slice]:
-    """Yield slices of `count` rows. A slice has at most `most` logits, or one row."""
+    """Yield slices of `count` rows. A slice has at most `most` logits, but at least one row."""
     size = rows_of_a_part(vocab_size, most=most)
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))
@@ -35,7 +35,8 @@ def best_tokens(row: Array, k: int) -> list[int]:
 
 
 def rank_of(row: Array, token: int) -> int:
-    """Return the rank of a token by its value in `row` [V]. The largest has rank 1. Ties are in id order."""
+    """Return the rank of a token by its value in `row` [V]. The largest value has rank 1. Ties are ranked by
+    id."""
     return 1 + int(np.count_nonzero(row > row[token]) + np.count_nonzero(row[:token] == row[token]))
 
 
@@ -78,7 +79,7 @@ class LogitDifference:
     """The difference of the logits of two tokens, `target` and `against`, at one position."""
 
     position: int
-    seen: str  # the token at the position, or the text up to it
+    seen: str  # the token at the position, or the text up to the position
     target: int
     target_label: str
     against: int

@@ -10,14 +10,15 @@ BLOCK, WIDE_BLOCK = 32, 256  # number of elements that share a scale, in Q8_0 an
 
 
 def to_bf16(x: Array) -> Array:
-    """Round to the nearest bfloat16, ties to even, and return it as float32. 8 of 24 bits remain."""
+    """Round x to the nearest bfloat16, ties to even, and return the result as float32. 8 of 24 bits
+    remain."""
     bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
     rounded = (bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) & np.uint32(0xFFFF0000)
     return np.where(np.isfinite(x), rounded.view(np.float32).reshape(x.shape), x).astype(np.float32)
 
 
 def to_f16(x: Array) -> Array:
-    """Round to the nearest float16 and return it as float32. Numbers too large for float16 become
+    """Round x to the nearest float16 and return the result as float32. Numbers too large for float16 become
     infinite."""
     with np.errstate(over="ignore"):
         return np.asarray(x, np.float32).astype(np.float16).astype(np.float32)
@@ -40,8 +41,8 @@ def q8_blocks(x: Array, block: int = BLOCK, nudge: float = 0.0, early: bool = Fa
 
 def to_q8(x: Array, block: int = BLOCK, half: bool = False, nudge: float = 0.0, early: bool = False) -> Array:
     """Round the blocks of each row to 8-bit integers times a scale: [..., K] -> [..., K]. Engines for
-    quantised weights round the input of a product in this way. If `half` is set, the scale is rounded to
-    float16. `q8_blocks` explains `nudge` and `early`."""
+    quantised weights round the input of a product as this function does. If `half` is set, the scale is
+    rounded to float16. `q8_blocks` explains `nudge` and `early`."""
     quants, scale = q8_blocks(x, block, nudge, early)
     rounded = quants * (to_f16(scale) if half else scale)
     return rounded.reshape(*x.shape[:-1], -1)[..., : x.shape[-1]].astype(np.float32)

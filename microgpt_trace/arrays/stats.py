@@ -1,4 +1,5 @@
-"""TensorStats: a summary of an array, which ignores values that are not finite. Summaries can be merged."""
+"""TensorStats: a summary of an array, which ignores values that are not finite. Two summaries can be merged
+into one."""
 
 from __future__ import annotations
 
@@ -23,8 +24,8 @@ class TensorStats:
     """A summary of the elements of an array.
 
     `count` is the number of all elements. Mean, population standard deviation, L2 norm, minimum, maximum and
-    largest magnitude are those of the finite elements, in float64. Without finite elements, these statistics
-    are None, never 0.
+    largest magnitude cover the finite elements, in float64. Without finite elements, these statistics are
+    None, never 0.
     """
 
     count: int

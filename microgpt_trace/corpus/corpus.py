@@ -25,7 +25,7 @@ MOST = (1 << 63) - 1  # largest value of limit, sample and seed
 _PACKED = (".gz", ".zst")
 _JSON = (".jsonl", ".ndjson")
 _PARQUET = ".parquet"
-_NEEDS = {_PARQUET: "pyarrow", ".zst": "zstandard"}  # the package that reads each extension
+_NEEDS = {_PARQUET: "pyarrow", ".zst": "zstandard"}  # extension -> the package that reads it
 ReportBytes = Callable[[int], object]  # takes the number of bytes read
 
 
@@ -68,8 +68,8 @@ class CorpusSelection:
 
 
 class Document(NamedTuple):
-    """A text, its number among the selected documents from 0, and its place: a file, and a line or row from
-    1. If the text was dropped because the model cannot read it, `unfit` says why.
+    """A text, the text's number among the selected documents (from 0), and its place: a file and a line or
+    row (from 1). If the text was dropped because the model cannot read it, `unfit` says why.
     """
 
     number: int
@@ -95,8 +95,8 @@ class Corpus:
     """The documents of a selection, as an iterable. Only one iteration may run at a time.
 
     An iteration calls `report` with the number of unpacked bytes so far, and skips blank rows. Iterating
-    raises FileFormatError at a row that is not text, InputError without documents, and RunError if a transfer
-    fails.
+    raises FileFormatError at a row that is not text, InputError if there are no documents, and RunError if a
+    transfer fails.
 
     `documents` (a count), `skipped` (rows by reason) and `fingerprint` describe the last iteration and are
     complete when it ends. If a sample is taken, `skipped` counts the rows of all files, not only of the
@@ -129,7 +129,7 @@ class Corpus:
 
     def __iter__(self) -> Iterator[Document]:
         self._reset()
-        yield from map(self._document, self._selected())  # without a variable that keeps a text in memory
+        yield from map(self._document, self._selected())  # no variable keeps a text in memory
         if not self.documents:
             rows = [f"{reason}: {counted(skipped.rows, 'row')}" for reason, skipped in self.skipped.items()]
             why = f" ({', '.join(rows)})" if rows else ""

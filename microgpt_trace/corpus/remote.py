@@ -2,7 +2,7 @@
 
 A transfer that is cut off raises an error and does not count as the end of a file. If an HTTP server serves
 byte ranges, each part of a file is a separate request, so that a slow reader keeps no connection open.
-Without byte ranges, one request reads the complete file.
+From a server without byte ranges, one request reads the complete file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import FileFormatError, InputError, MicrogptError, RunError, check_installed, missing
 from .sources import CHUNK, CorpusFile, local_files
 
-SILENCE = 60  # a transfer fails after so many seconds without a byte; its total time has no limit
+SILENCE = 60  # a transfer fails after so many seconds without a byte; the total time has no limit
 _GONE = (404, 410)  # HTTP status codes of a missing file
 _PAGE = 1 << 24  # largest number of bytes of a page that lists files
 
@@ -51,7 +51,7 @@ class RemoteFile(CorpusFile):
 
     def _serves_ranges(self) -> bool:
         """Ask the server for one byte, and return True if it sends only this byte. Many servers send the
-        complete file."""
+        complete file instead."""
         one_byte = {"block_size": 0, "size": 1, "headers": {"Range": "bytes=0-0"}}
         with self.files.open(self.path, "rb", **one_byte) as file:
             return bool(file.r.status == 206)

@@ -25,7 +25,8 @@ _BOM = b"\xef\xbb\xbf"  # the byte order mark
 def lines_of(chunks: Iterable[bytes]) -> Iterator[bytes | None]:
     """Yield the bytes of each line, without its end (\\n or \\r\\n) and without the file's byte order mark.
 
-    A line longer than LONGEST becomes None. Lines may take 64 MB, so none is kept while the next is read.
+    A line longer than LONGEST becomes None. Lines may take 64 MB, so no line stays in memory while the next
+    line is read.
     """
     pending, length, bom = bytearray(), 0, _BOM
     for chunk in chunks:
@@ -129,8 +130,8 @@ def _field_of_record(line: bytes | None, field: str) -> Row:
 def parquet_rows(file: CorpusFile, ending: str, field: str, count: Callable[[int], None]) -> Iterator[Row]:
     """Yield the rows of the column `field`. `count` is called with the size of each row.
 
-    A compressed file is first copied to a temporary file, and so is a file on a server without byte ranges.
-    Raises FileFormatError if the file is not Parquet or has no such column of text.
+    A compressed file, or a file on a server without byte ranges, is first copied to a temporary file. Raises
+    FileFormatError if the file is not Parquet or has no such column of text.
     """
     with _seekable(file, ending) as content, _parquet_errors(file.name):
         import pyarrow.parquet

@@ -40,7 +40,7 @@ class CorpusFile:
 
     @contextmanager
     def opened(self) -> Iterator[Any]:
-        """Open the file for reading. The file can seek."""
+        """Open the file for reading and seeking."""
         path = Path(self.path)
         with reading(path), path.open("rb") as file:
             yield file
@@ -55,7 +55,7 @@ class StandardInput(CorpusFile):
     def opened(self) -> Iterator[Any]:
         if self.used:
             raise InputError("-: standard input can be read only once")
-        if sys.stdin is None:  # for example, the shell has closed it
+        if sys.stdin is None:  # for example, the shell has closed stdin
             raise InputError("-: there is no standard input")
         self.used = True
         with reading(Path(self.name)):

@@ -18,7 +18,7 @@ class PackedRows:
 
     positions: Array  # [N] position within the name, from 0
     positions_onehot: Array  # [N, block_size]
-    share: Array  # of the loss: [] 1/T for 1 name, [N, 1] 1/(B*T) for B names, so names weigh the same
+    share: Array  # share of a row in the loss: [] 1/T for 1 name, [N, 1] 1/(B*T) for B names
     groups: tuple[EqualLengths, ...]  # empty for one name
 
 
@@ -55,7 +55,7 @@ class Packer:
         return result
 
     def packed(self, pack: Pack) -> Batch:
-        """Make a batch of a pack of texts."""
+        """Make a batch from a pack of texts."""
         return self._batch(pack.tokens, pack.targets, pack.positions, pack.lengths, pack.groups)
 
     def several(self, padded: Array, lengths: Array) -> Batch:

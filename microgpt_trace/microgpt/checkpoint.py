@@ -28,7 +28,7 @@ from .parameters import LAYER_PARAMETERS, Config, Parameters, aligned
 from .tokenizer import Tokenizer
 
 FORMAT = "microgpt.checkpoint/1"
-MOMENTS = ("adam.m_sum", "adam.v_sum")  # sums of g and g^2 without 1 - beta (g = gradient)
+MOMENTS = ("adam.m_sum", "adam.v_sum")  # sums of the gradient and its square, without 1 - beta
 ASSUMED_HEADS = 4  # the number of heads, for weights without metadata
 MAX_BYTES = 1 << 30  # enough for 90 million parameters with their training state, all in memory
 
@@ -122,7 +122,7 @@ def _declared(path: Path, metadata: dict[str, str]) -> tuple[Config, Tokenizer, 
             schedule = Schedule(**state["schedule"])
             step, data = state["step"], state["data"]
             check_whole_number("step", step, 0, schedule.steps + 1)
-            for key in ("data", "run_id"):  # run_id may be missing in older checkpoints
+            for key in ("data", "run_id"):  # older checkpoints may lack run_id
                 if not isinstance(state.get(key, ""), str):
                     raise InputError(f"{key}: expected text, found {brief(state[key])}")
             training = TrainingState(schedule, step, data, run_id=state.get("run_id", ""))
@@ -168,8 +168,8 @@ def _infer(
 
 
 def _flat(path: Path, tensors: dict[str, Array], name: str, shape: tuple[int, ...], dtype: DType) -> Array:
-    """Return a tensor as a flat array. Raises FileFormatError if it is missing or of another shape or
-    type."""
+    """Return a tensor as a flat array. Raises FileFormatError if the tensor is missing or has another shape
+    or type."""
     if name not in tensors:
         raise FileFormatError(f"{path}: tensor {name!r} is missing")
     tensor = tensors[name]

@@ -20,7 +20,7 @@ from .batch import Batch, Packer
 from .parameters import Config
 from .tokenizer import Tokenizer
 
-LONG_LINE = 1000  # a line with more characters that exceeds the block is left out at once
+LONG_LINE = 1000  # a longer line that exceeds the block is left out at once
 HELD_OUT_SHARE = 10  # one name in ten is held out
 
 
@@ -32,7 +32,8 @@ def default_data() -> Path:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the lines of a UTF-8 text file. Raises FileFormatError if it cannot be read or is empty."""
+    """Return the lines of a UTF-8 text file. Raises FileFormatError if the file cannot be read or is
+    empty."""
     lines = read_text(path, "a file of names").splitlines()
     if not any(line.strip() for line in lines):
         raise FileFormatError(f"{path}: expected one name per line, found an empty file")
@@ -59,7 +60,7 @@ class Documents:
             name = tokenizer.normalize(text) if is_short else text
             if not name:
                 reason = "left out, blank"
-            elif is_short and name.strip(tokenizer.chars):  # not empty if a character is unknown
+            elif is_short and name.strip(tokenizer.chars):  # a character is unknown
                 reason = outside
             elif len(name) >= block_size:
                 reason = f"left out, longer than {block_size - 1} characters"
@@ -97,14 +98,15 @@ class Documents:
 
 
 def held_out(name: str) -> bool:
-    """Return True if a name is held out, which is if its BLAKE2b hash (64 bits) modulo 10 is 0. All
-    repetitions of a name have the same hash, so either all are held out or none is.
+    """Return True if a name is held out: if the name's BLAKE2b hash (64 bits) modulo 10 is 0. All repetitions
+    of a name have the same hash, so all or none of the repetitions are held out.
     """
     return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big") % HELD_OUT_SHARE == 0
 
 
 def encoded_names(names: Sequence[str], tokenizer: Tokenizer) -> Array:
-    """Encode names as one stream of ids: BOS name BOS name BOS. The vocabulary must have all characters."""
+    """Encode names as one stream of ids: BOS name BOS name BOS. The vocabulary must have all characters of
+    the names."""
     chars = set[str]().union(*names)
     ids = {ord(c): tokenizer.chars.index(tokenizer.normalize(c)) + tokenizer.first_id for c in chars}
     between = next(point for point in count() if point not in ids)

@@ -1,7 +1,7 @@
 """The forward pass and the hand-written backward pass of a microGPT.
 
-The model is Andrej Karpathy's microgpt.py: a GPT over characters. The model has RMSNorm without gain (one
-also after the embedding), ReLU, no biases and an untied head. operations.py explains the shape letters.
+The model is Andrej Karpathy's microgpt.py: a GPT over characters. The model has RMSNorm without gain (also
+after the embedding), ReLU, no biases and an untied head. operations.py explains the shape letters.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Pass(NamedTuple):
     batch: Batch
     loss: Any  # [] mean cross-entropy over the rows
     logits: Array  # [N, V]
-    probs: Array  # [N, V] used for the loss; a hook may have replaced them
+    probs: Array  # [N, V] for the loss; a hook may have replaced probs
     softmax: Array  # [N, V] the probabilities as computed
     embed_norm: tuple[Array, Array]
     layers: list[tuple[Any, ...]]
@@ -40,8 +40,8 @@ class Pass(NamedTuple):
 
 
 def forward(params: Parameters, batch: Batch, tap: Tap = SILENT) -> Pass:
-    """Predict every next token of the batch. A tap receives most events once, with the rows of all names.
-    Attention scores and weights arrive once for each group of n names of one length, [n, H, T, T], the
+    """Predict every next token of the batch. A tap receives most events as one value, with the rows of all
+    names. Attention scores and weights arrive once for each group of n names of one length, [n, H, T, T], the
     shortest names first.
     """
     emit, norm = tap.emit, params.norm
@@ -66,7 +66,7 @@ def forward(params: Parameters, batch: Batch, tap: Tap = SILENT) -> Pass:
 def backward(params: Parameters, done: Pass, grads: Parameters, tap: Tap = SILENT) -> None:
     """Write d loss / d parameter into `grads`. The tap receives d loss / d activation for each event.
 
-    Raises InputError if a tap listens to a batch of several names.
+    Raises InputError if the batch has several names and a tap observes its gradients.
     """
     emit, batch = tap.emit, done.batch
     if tap is not SILENT and batch.rows.groups:
@@ -157,8 +157,8 @@ def layer_backward(
 
 
 def heads_forward(context: Array, w: LayerWeights, params: Parameters, tap: Tap) -> Array:
-    """attn_out = context @ wo.T. If a hook wants the contributions of heads, they are computed too. If a hook
-    replaced a contribution, attn_out is their sum."""
+    """attn_out = context @ wo.T. The contributions of heads are computed only if a hook subscribes to them.
+    If a hook replaced a contribution, attn_out is the sum of the contributions."""
     attn_out = context.dot(w.wo_t)
     if not any(tap.wants(f"attn.head{h}") for h in range(params.config.n_head)):
         return attn_out
@@ -172,8 +172,8 @@ def heads_forward(context: Array, w: LayerWeights, params: Parameters, tap: Tap)
 def heads_backward(
     dattn_out: Array, context: Array, w: LayerWeights, g: LayerWeights, params: Parameters, tap: Tap
 ) -> Array:
-    """dcontext = dattn_out @ wo, dwo = dattn_out.T @ context. The gradient of every head is dattn_out,
-    unless a hook replaces it."""
+    """dcontext = dattn_out @ wo, dwo = dattn_out.T @ context. The gradient of every head's contribution is
+    dattn_out, unless a hook replaces this gradient."""
     dattn_out.T.dot(context, g.wo)
     dcontext = dattn_out.dot(w.wo)
     for h, columns in enumerate(_head_columns(params.config)):

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ..arrays.encodings import StoredTensor
 
 NOTHING = "nothing"  # the training data of an untrained model
-UNTRAINED = "untrained"  # the origin of a model that `init` made begins so
+UNTRAINED = "untrained"  # beginning of the origin of a model from `init`
 MAX_COUNT = 1 << 63  # seeds and numbers of steps must be smaller
 PACK = 2048  # names per pass in a run of many names
 MAX_BATCH = 1 << 16  # names in a batch: twice names.txt, 1.5 GB for the default model
@@ -91,7 +91,7 @@ class Model:
     pack_size: ClassVar[int] = PACK
     params: Parameters
     tokenizer: Tokenizer
-    origin: str  # "untrained, seed 42" or the file
+    origin: str  # "untrained, seed 42", or the model's file
     training: TrainingState | None = None
     assumed: tuple[str, ...] = ()
 
@@ -106,7 +106,7 @@ class Model:
 
     @property
     def untrained(self) -> bool:
-        """True if the model is known to be untrained. False for weights without metadata."""
+        """True if the model is known to be untrained. The result is False for weights without metadata."""
         return self.training.step == 0 if self.training else self.origin.startswith(UNTRAINED)
 
     @cached_property

@@ -6,11 +6,11 @@ Docstrings of the whole package use these letters for shapes:
     C width               H heads                  D head width, C = H * D
     F MLP width           V vocabulary             K any number of columns
 
-Attention takes one name as [T, C], or n names of equal length as [n, T, C]. (n,) in a shape stands for
-either. Heads are stacked as rows: a query becomes H copies, and each copy keeps the channels of one head and
-has 0 elsewhere, so that one product computes all heads. A row sum is a product with a constant matrix, which
-repeats the sum along the row, because broadcasting such small arrays takes three times as long (1.5 instead
-of 0.5 us).
+Attention takes one name as [T, C], or n names of equal length as [n, T, C]. (n,) in a shape stands for an
+optional axis of n names. Heads are stacked as rows: a query becomes H copies, and each copy keeps the
+channels of one head and has 0 elsewhere, so that one product computes all heads. A row sum is a product with
+a constant matrix, which repeats the sum along the row, because broadcasting such small arrays takes three
+times as long (1.5 instead of 0.5 us).
 
 Since zero times NaN is NaN, a NaN in the query or key of one head spreads to the scores of the other heads.
 The first event that is not finite is still correct.
@@ -70,7 +70,7 @@ def rmsnorm_backward(dy: Array, cache: tuple[Array, Array], c: NormConstants) ->
 
 
 def relu_forward(x: Array, zero: Array) -> Array:
-    return np.maximum(x, zero)  # a Python 0 instead of the 0-d array takes 1.5 times as long
+    return np.maximum(x, zero)  # with a Python 0 instead of the 0-d array, this takes 1.5 times as long
 
 
 def relu_backward(dy: Array, y: Array) -> Array:
@@ -155,14 +155,14 @@ def context_backward(
 
 def exponent(x: Array, mask: Array | None = None) -> Array:
     """Return the exponents of a softmax over rows: [..., K] -> [..., K] The exponents are x plus the mask. If
-    exp would overflow or lose digits, the maximum of the row is subtracted. The check takes one product. To
-    subtract the maximum always would take 10 us of a training step of 65 us.
+    exp would overflow or lose digits, the maximum of the row is subtracted. The check for overflow costs one
+    product. To subtract the maximum always would take 10 us of a training step of 65 us.
     """
     flat = x.ravel()
     if flat.dot(flat) < SAFE_SQUARE or (flat.max() < SAFE_EXPONENT and flat.min() > -SAFE_EXPONENT):
         return x if mask is None else x + mask
     if mask is not None:
-        x = np.where(mask == 0, x, mask)  # so that a masked NaN has no effect
+        x = np.where(mask == 0, x, mask)  # a masked NaN must have no effect
     shifted = x - x.max(axis=-1, keepdims=True)
     return np.maximum(shifted, np.finfo(x.dtype).min)  # no -inf, because 0 * -inf is NaN
 

@@ -1,4 +1,5 @@
-"""Config has the dimensions of a microGPT, and Parameters its parameters, as views of one flat vector."""
+"""Config: the dimensions of a microGPT. Parameters: the microGPT's parameters, as views of one flat
+vector."""
 
 from __future__ import annotations
 
@@ -62,7 +63,8 @@ class Config(Dimensions):
 
 @frozen
 class LayerWeights:
-    """The parameters of a layer as views. The matrices of q, k and v are adjacent, and wqkv is all three."""
+    """The parameters of a layer as views. The matrices of q, k and v are adjacent, so wqkv is one view of all
+    three matrices."""
 
     wqkv: Array  # [3C, C]
     wo: Array  # [C, C]
@@ -107,8 +109,8 @@ class Parameters:
 
     @classmethod
     def random(cls, config: Config, seed: int = 42, dtype: DType = np.float32) -> Parameters:
-        """Draw parameters from N(0, 0.08). A seed gives the same numbers on every machine and in both
-        dtypes."""
+        """Draw parameters from N(0, 0.08). For one seed, the numbers are the same on every machine and in
+        both dtypes."""
         numbers = np.random.default_rng(seed).normal(0, INIT_STD, config.parameter_count)
         return cls(config, aligned(numbers.astype(np.float32).astype(dtype)))
 

@@ -34,7 +34,7 @@ class Tokenizer:
 
     @classmethod
     def of(cls, names: Iterable[str]) -> Tokenizer:
-        """Make a tokenizer of the characters in these names, sorted."""
+        """Make a tokenizer from the sorted characters of these names."""
         return cls("".join(sorted(set().union(*names))))
 
     @property
@@ -79,8 +79,8 @@ class Tokenizer:
         return "".join(self.chars[i - self.first_id] for i in ids if i != self.bos_id)
 
     def token(self, text: str) -> int:
-        """Return the token of a character (␣ is a space), of BOS or of EOS. Raises InputError for other
-        texts."""
+        """Return the token of a character (␣ is a space), of BOS or of EOS. Raises InputError if the text is
+        no such token."""
         if text in (BOS_LABEL, EOS_LABEL):
             return self.bos_id
         ids = self.encode(text if "␣" in self.chars else text.replace("␣", " "))
@@ -99,8 +99,8 @@ class Tokenizer:
         return self.decode(list(tokens[1:]))
 
     def label(self, token: int, target: bool = False) -> str:
-        """Return the label of a token: its character, escaped if unprintable. BOS is called EOS as a
-        target."""
+        """Return the label of a token: its character, escaped if unprintable. As a target, BOS has the label
+        EOS."""
         if token == self.bos_id:
             return EOS_LABEL if target else BOS_LABEL
         return on_one_line(self.chars[token - self.first_id])

@@ -43,7 +43,7 @@ class Adam:
         self.params = params
         self.moments = aligned(np.zeros(2 * size, dtype) if moments is None else moments)
         self._m, self._v = self.moments[:size], self.moments[size:]
-        self._sources = aligned(np.zeros(2 * size, dtype))  # the gradient and its square
+        self._sources = aligned(np.zeros(2 * size, dtype))  # [g, g^2]: the gradient, and the squared gradient
         self._grad, self._square = self._sources[:size], self._sources[size:]
         self.grads = Parameters(params.config, self._grad)
         self.update = Parameters(params.config, aligned(np.zeros(size, dtype)))  # the last update
@@ -101,7 +101,7 @@ class StepRecord(NamedTuple):
 class Trainer:
     """A training run, which can stop after any step and resume with the same result, bit for bit.
 
-    The run starts from the training state of `model`, and changes its parameters in place.
+    The run starts from the training state of `model`, and changes the parameters of `model` in place.
     """
 
     def __init__(self, model: Model, documents: Documents, schedule: Schedule) -> None:
@@ -145,8 +145,7 @@ class Trainer:
         return StepRecord(step + 1, loss, lr)
 
     def batch(self, step: int) -> Batch:
-        """Return the batch of names for a step, counted from 0. The order of the names depends on the
-        epoch."""
+        """Return the batch of names for a step, counted from 0. Each epoch has another order of the names."""
         size = self.schedule.batch_size
         epoch, at = divmod(step * size, len(self.documents.train))
         if size == 1:
@@ -173,13 +172,13 @@ class Trainer:
             raise DivergedError(f"step {self.done}: the model is not finite after the update")
 
     def held_out_loss(self) -> float | None:
-        """Return the mean loss of the held-out names, or None if no name is held out. All names count the
-        same."""
+        """Return the mean loss of the held-out names, or None if no name is held out. All names have the same
+        weight in this mean."""
         return self._mean_loss(self.documents.held_out)
 
     def train_loss(self) -> float | None:
-        """Return the mean loss of evenly spaced training names. Use as many names as are held out, but at
-        least 1,000, or all if there are fewer."""
+        """Return the mean loss of evenly spaced training names. The number of names equals the number of
+        held-out names, but is at least 1,000 (or all names if there are fewer)."""
         train = self.documents.train
         count = min(max(len(self.documents.held_out), 1000), len(train))
         return self._mean_loss(train[np.arange(count) * len(train) // count])
@@ -213,7 +212,7 @@ class Trainer:
         return [np.flatnonzero(~row).tolist() for row in alive]
 
     def _diagnosis(self, step: int, loss: float, batch: Batch) -> str:
-        """Say which event is the first that is not finite, and in the trace of which name."""
+        """Name the first event that is not finite, and the name in whose trace the event is."""
         begins = np.flatnonzero(batch.rows.positions == 0)
         for tokens in np.split(batch.tokens, begins[1:]):
             event = first_nonfinite(self.params, self.tokenizer, tokens)
@@ -253,8 +252,8 @@ def train(
 
     Training starts from a copy of `model`, or from a new model with random parameters of `seed`. The training
     state of `model` is not continued. `on_step` is called with the record of every step. Warnings report
-    lines of the data that do not fit. Raises DivergedError if the loss is not finite, and FileFormatError or
-    InputError for bad input.
+    lines of the data that do not fit the model. Raises DivergedError if the loss is not finite, and
+    FileFormatError or InputError for bad input.
     """
     start = model or init(seed=seed)
     check_microgpt(start, "train")

@@ -7,8 +7,8 @@ import re
 from typing import Any
 
 MAX_DEPTH = 64
-MAX_DIGITS = 64  # most digits of an integer: float() allows many more, and transformers writes 31
-MAX_VALUES = 1 << 20  # 70 MB if each value is an empty list, which takes 3 bytes of text
+MAX_DIGITS = 64  # largest number of digits of an integer: transformers writes up to 31
+MAX_VALUES = 1 << 20  # largest number of values: 70 MB if each value is an empty list (3 bytes of text)
 MANY_VALUES = 1 << 23  # for vocabularies and traces. The largest known tokenizer.json has 3 million values.
 
 _DIGITS_AS_ZEROS = bytes(ord("0") if chr(i) in "123456789" else i for i in range(256))
@@ -36,7 +36,7 @@ def from_json(text: str | bytes, *, most: int = MAX_VALUES, unique: bool = False
         hooks["parse_int"] = _integer
     try:
         return json.loads(str(text, "utf-8") if isinstance(text, bytes) else text, **hooks)
-    except RecursionError as error:  # _check_structure does not count brackets that are never closed
+    except RecursionError as error:  # `_check_structure` does not detect brackets that are never closed
         raise OutOfBounds(f"values nested more than {MAX_DEPTH} deep") from error
 
 

@@ -1,4 +1,4 @@
-"""Turn results into plain data, that is their fields and marked properties, and into JSON (RFC 8259)."""
+"""Turn results into JSON (RFC 8259), and into plain data: a result's fields and marked properties."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def result_json(result: Any) -> str:
 
 
 def to_text(members: dict[str, Any]) -> str:
-    """Return a JSON object as text. Each member starts a line, and so does each item of a list."""
+    """Return a JSON object as text. Each member of the object and each item of a list starts a line."""
     return "{\n" + ",\n".join(_member(key, value) for key, value in members.items()) + "\n}\n"
 
 

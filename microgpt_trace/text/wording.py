@@ -9,7 +9,8 @@ Form = Callable[[float, int], str]  # takes a number and how many digits to writ
 
 
 def number(value: float) -> str:
-    """Write a number with four significant digits, but from 10,000 on with all digits, such as 22,552."""
+    """Write a number below 10,000 with four significant digits, and a larger number as a whole number, such
+    as 22,552."""
     return f"{value:,.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}"
 
 

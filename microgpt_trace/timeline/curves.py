@@ -38,8 +38,8 @@ class EventCurve:
 @frozen
 class ParameterCurve:
     """A parameter: its L2 norm after each traced step, the L2 norm of the gradient of the watched name's
-    loss, the L2 norm of the update of the step, and |update| / |parameter before the step|. Step 0 has no
-    update."""
+    loss, the L2 norm of the update of the step, and |update| / |parameter before the step|. The curve of the
+    update has no value at step 0."""
 
     name: str
     l2: Curve
@@ -67,8 +67,8 @@ class PositionCurve:
     """The predictions at one position of the watched name.
 
     From the traced step `learned` on, the target always has rank 1. From the traced step `halfway` on,
-    P(target) stays above the mean of its first and its last value. `learned` and `halfway` are None if there
-    is no such step. `top` has the most likely tokens with their P.
+    P(target) stays above the mean of the first and the last P(target). `learned` and `halfway` are None if
+    there is no such step. `top` has the most likely tokens with their P.
     """
 
     position: int
@@ -103,7 +103,7 @@ class ReturnedUnit:
 @frozen
 class LayerUnits:
     """The ReLU units of a layer. `dead_count` counts dead units at each traced step, `dead` lists the units
-    that are dead at the end, and `returned` lists the units that were dead before."""
+    that are dead at the end, and `returned` lists the units that were dead but are alive at the end."""
 
     layer: int
     units: int
@@ -146,7 +146,7 @@ class TrainingPlan:
 
 @frozen
 class Timeline:
-    """The contents of a log. `absent` lists the values that the log lacks, with reasons, and `notes` lists
+    """The contents of a log. `absent` lists the values missing from the log, with reasons, and `notes` lists
     problems of the file."""
 
     SCHEMA = "microgpt.timeline/1"

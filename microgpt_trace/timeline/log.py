@@ -13,7 +13,7 @@ from ..text.json_reading import OutOfBounds, from_json
 from ..untrusted_files import check_regular, reading
 
 LOG_SCHEMA = "microgpt.log/1"
-LONGEST = 1 << 24  # largest number of bytes of a line, which usually has a few hundred
+LONGEST = 1 << 24  # largest number of bytes of a line (usually a few hundred)
 BEGINNING = b'{"record": "run", "schema": "microgpt.log/'
 _NONFINITE = ("NaN", "Infinity", "-Infinity")  # texts that float() reads
 T = TypeVar("T")
@@ -39,8 +39,8 @@ def watched_before(path: Path) -> str | None:
 
 
 def log_records(path: Path, notes: list[str]) -> Iterator[LogRecord]:
-    """Yield the records of a log, of which the first describes a run. If the last line is incomplete, it is
-    left out, and `notes` receives a note. Raises FileFormatError with the file and the line."""
+    """Yield the records of a log, of which the first describes a run. An incomplete last line is left out,
+    and `notes` receives a note. Raises FileFormatError with the file and the line."""
     check_regular(path, "the log of a training run")
     with reading(path), path.open("rb") as file:
         for number, line in enumerate(iter(partial(file.readline, LONGEST), b""), 1):
@@ -96,8 +96,8 @@ class LogRecord:
         return FileFormatError(f"{self.path}, {self.where}: {fact}")
 
     def get(self, field: str, read: Callable[[Any], T]) -> T:
-        """Return the value of a field, as converted by `read`. `read` raises ValueError, with what it
-        expects, for an invalid value. Raises FileFormatError with the file, line and field if the value is
+        """Return the value of a field, as converted by `read`. For an invalid value, `read` raises ValueError
+        with the expected value in words. Raises FileFormatError with the file, line and field if the value is
         invalid or missing."""
         if field not in self.values:
             raise self.error(f"the field {field!r} is missing")

@@ -39,8 +39,9 @@ class TrainingLog:
     The trace of step N has a forward and backward pass of the watched name with the parameters after step N,
     and the update of step N.
 
-    Training calls `sync` before it saves a checkpoint. A resumed log therefore has all records up to the
-    checkpoint. Later records are dropped, and `note` receives a sentence about the dropped records.
+    Training calls `sync` before it saves a checkpoint. The log of a run to resume therefore has all records
+    up to the checkpoint. Resuming drops later records, and `note` receives a sentence about the dropped
+    records.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class TrainingLog:
             with self._writing():
                 self._file.close()
         except LogError:
-            if error is None:  # because a first error is more useful
+            if error is None:  # an earlier error is more useful
                 raise
 
     def sync(self) -> None:
@@ -103,8 +104,8 @@ class TrainingLog:
 
     def _refuse_another_run(self, record: LogRecord) -> None:
         """Raise InputError if a log belongs to another run. `record` is the log's first record. The run id
-        and config of a log must match the run. Older logs without run id must match in data, schedule and
-        config."""
+        and config of a log must match the run. An older log without run id must match the run in data,
+        schedule and config."""
         trainer, logged = self._trainer, {**record.values, **record.part("model").values}
         identity: dict[str, Any] = {"run_id": trainer.run_id}
         if not logged.get("run_id"):

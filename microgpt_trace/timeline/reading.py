@@ -100,7 +100,8 @@ class _Reader:
         self._runs.append(RunStart(start, record.get("held_out_loss", a_number_or_null)))
 
     def _drop_after(self, start: int) -> None:
-        """Drop the records after step `start`. The run resumed at this step and repeated the later steps."""
+        """Drop the records after step `start`. The run was resumed at step `start`, and repeated the later
+        steps."""
         by_step: tuple[dict[int, Any], ...] = (self._losses, *self._rows.values())
         for rows in by_step:
             for step in [step for step in rows if step > start]:
@@ -197,7 +198,8 @@ class _Reader:
         return [name for name in dict.fromkeys(names) if name not in activations]
 
     def _curves(self, kind: str, name: Any, *fields: str) -> list[Any]:
-        """Return the curve of each field over the traced steps. Steps without a value have None."""
+        """Return the curve of each field over the traced steps. A curve has None at a step without a
+        value."""
         by_step = self._rows.get((kind, name), {})
         rows = [by_step.get(step, {}) for step in self._steps]
         return [tuple(row.get(field) for row in rows) for field in fields]
@@ -235,7 +237,7 @@ class _Reader:
             last = max(step for step, units in measured.items() if unit in units)
             since = since_when({step: unit in units for step, units in measured.items() if step <= last})
             back = next((step for step in measured if step > last), None)
-            assert since is not None  # because the unit is dead at the step `last`
+            assert since is not None  # a unit that is dead at the step `last` has a `since`
             if back is None:
                 dead.append(DeadUnit(unit, since))
             else:
@@ -280,7 +282,7 @@ class _Reader:
 
 
 def _half_the_way(p: Mapping[int, float | None]) -> int | None:
-    """Return the step from which P stays above the mean of its first and last value, or None."""
+    """Return the step from which P stays above the mean of the first and the last P, or None."""
     by_step = {step: value for step, value in sorted(p.items()) if value is not None}
     if not by_step:
         return None

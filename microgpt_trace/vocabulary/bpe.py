@@ -1,9 +1,9 @@
 """Byte-pair encoding: turn text into ids, and the spelling of a token into bytes.
 
-The package `tokenizers` does the merging. `tokenizers` gets only the tokens that are substrings of the text's
-words, and the merges that make such tokens. Merging cannot make any other token from the words, so the ids
-are the same as with all tokens. Passing all 48,900 merges of SmolLM2 would take 28 ms, and finding the few
-that matter takes 7 ms.
+The package `tokenizers` merges the tokens. `tokenizers` gets only the tokens that are substrings of the
+text's words, and the merges that make such tokens. Merging cannot make any other token from the words, so the
+ids are the same as with all tokens. Passing all 48,900 merges of SmolLM2 would take 28 ms, and finding the
+few useful merges takes 7 ms.
 """
 
 from __future__ import annotations
@@ -94,9 +94,9 @@ def sentencepiece_bytes(token: str) -> bytes:
 
 @dataclass(frozen=True, eq=False)
 class _Bpe:
-    """The common part of both encoders. An encoder cuts fixed tokens out of a text, then merges the words
-    between them. Fixed tokens are the `user_defined` tokens and, if special tokens are parsed, the `control`
-    tokens.
+    """The common part of the byte-level and the SentencePiece encoder. An encoder cuts fixed tokens out of a
+    text, then merges the words between the fixed tokens. Fixed tokens are the `user_defined` tokens and, if
+    special tokens are parsed, the `control` tokens.
     """
 
     path: Path
@@ -136,7 +136,8 @@ class _Bpe:
 
 
 def split_fixed(text: str, fixed: Collection[str]) -> list[str]:
-    """Split a text at fixed tokens, which get the odd indices. The longest matching token wins."""
+    """Split a text at fixed tokens, which get the odd indices. If several tokens match, the longest token is
+    used."""
     present = sorted((token for token in fixed if token and token in text), key=len, reverse=True)
     return re.split(f"({'|'.join(map(re.escape, present))})", text) if present else [text]
 
@@ -152,8 +153,8 @@ def substrings(word: str, lengths: Sequence[int]) -> Iterator[str]:
 
 @frozen(slots=False, eq=False)
 class ByteLevelBpe(_Bpe):
-    """The encoder of GPT-2's kind. Patterns split a text into words, and bytes become characters before
-    merging."""
+    """A byte-level BPE encoder, like GPT-2's. Patterns split a text into words, and bytes become characters
+    before merging."""
 
     merges: Sequence[str]  # the first merge first, each "left right"
     pre_tokenizer: str
@@ -178,7 +179,7 @@ class ByteLevelBpe(_Bpe):
         return tokenizers_package().models.BPE(pieces, self._merges(pieces), ignore_merges=ignore)
 
     def _merges(self, pieces: Mapping[str, int]) -> list[tuple[str, str]]:
-        """Return the merges that make one of the pieces, in the order of `merges`."""
+        """Return the merges whose result is one of the pieces, in the order of `merges`."""
         makers, others = self._makers
         numbers = [makers[piece] for piece in pieces if piece in makers]
         numbers += [number for number, token in others if token in pieces]
@@ -192,7 +193,8 @@ class ByteLevelBpe(_Bpe):
 
     @cached_property
     def _makers(self) -> tuple[dict[str, int], list[tuple[int, str]]]:
-        """The number of the last merge that makes each token, and the number and token of all other merges.
+        """The number of the last merge that results in each token, and the number and token of all other
+        merges.
 
         Raises FileFormatError if a merge makes no token.
         """
@@ -218,7 +220,7 @@ class ByteLevelBpe(_Bpe):
 
 @frozen(slots=False, eq=False)
 class SentencePieceBpe(_Bpe):
-    """The encoder of SentencePiece's kind. Text is not split into words. The merge that makes the token with
+    """A BPE encoder like SentencePiece's. Text is not split into words. The merge that makes the token with
     the highest score comes first. A character without a token becomes its bytes or the unknown token."""
 
     scores: Sequence[float]

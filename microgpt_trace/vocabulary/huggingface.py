@@ -48,7 +48,7 @@ def from_huggingface(folder: Path) -> Vocabulary | None:
 
 
 def convertible(folder: Path) -> str:
-    """Name the files from which transformers could make a missing tokenizer.json. Return "" if there are no
+    """Name the files that transformers could convert to a missing tokenizer.json. Return "" if there are no
     such files."""
     if (folder / "tokenizer.json").exists():
         return ""
@@ -62,7 +62,7 @@ def _token_ids(tokenizer: Mapping[str, Any], path: Path) -> dict[str, int]:
     model = tokenizer.get("model")
     vocab = model.get("vocab") if isinstance(model, dict) else None
     if isinstance(vocab, list) and all(isinstance(p, list) and p and type(p[0]) is str for p in vocab):
-        vocab = {pair[0]: i for i, pair in enumerate(vocab)}  # Unigram has pairs [token, score]
+        vocab = {pair[0]: i for i, pair in enumerate(vocab)}  # Unigram lists pairs [token, score]
     if not isinstance(vocab, dict):
         raise FileFormatError(f"{path}: expected a vocabulary under model.vocab, found {brief(vocab)}")
     ids = vocab | _added(tokenizer, path)
@@ -81,7 +81,7 @@ def _added(tokenizer: Mapping[str, Any], path: Path) -> dict[str, int]:
 
 
 def _by_id(ids: Mapping[str, int], path: Path) -> list[str]:
-    """Return the tokens in the order of their ids. An id without a token has ""."""
+    """Return the tokens in the order of their ids. The result has "" for an id without a token."""
     least, size = min(ids.values()), max(ids.values()) + 1
     if least < 0 or size > 2 * len(ids) + 1024:
         raise FileFormatError(f"{path}: the ids of {len(ids):,} tokens go from {least} to {size - 1:,}")

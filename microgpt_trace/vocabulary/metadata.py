@@ -31,13 +31,13 @@ LLAMA_CPP = "llama.cpp's default, because the file does not say"
 ASSUMED = "assumed, because .apr files do not say"
 Fixed = tuple[Collection[int], Collection[int]]  # the user-defined and the control tokens of an encoder
 _SPECIAL = re.compile(r"<\|.*\|>", re.DOTALL)
-_PRE_TOKENIZERS = {128256: "llama-bpe", 49152: "smollm"}  # of Llama models, by vocabulary size
+_PRE_TOKENIZERS = {128256: "llama-bpe", 49152: "smollm"}  # vocabulary size of a Llama model -> pre-tokenizer
 
 
 @frozen(slots=False)
 class Metadata:
     """Typed access to the metadata of a file. Each method returns None if a key is missing or null, and
-    raises FileFormatError if a value has another type."""
+    raises FileFormatError if a value is of the wrong type."""
 
     path: Path
     values: Mapping[str, Any]
@@ -103,8 +103,8 @@ def check_tokens(tokens: Sequence[str], path: Path) -> None:
 def _byte_level(
     path: Path, tokens: Sequence[str], fixed: Fixed, merges: Sequence[str] | None, pre: str | None
 ) -> Encoder:
-    """Return the encoder of a byte-level vocabulary. The encoder raises an error without merges or a known
-    pre-tokenizer."""
+    """Return the encoder of a byte-level vocabulary. The encoder raises an error if the merges are missing or
+    the pre-tokenizer is unknown."""
     if pre is None:
         reason = "the file does not name its pre-tokenizer, and its architecture does not determine it"
         return refusal(path, reason)
@@ -175,7 +175,7 @@ def _of_types(types: Mapping[int, int], *kinds: int) -> frozenset[int]:
 
 
 def _flags(file: Metadata, bos_id: int | None, eos_id: int | None, default: bool) -> dict[str, Any]:
-    """Return add_bos and add_eos. add_bos is `default` if the file does not say."""
+    """Return add_bos and add_eos. add_bos is `default` if the file does not store add_bos."""
     add_bos, add_eos = (file.flag(f"tokenizer.ggml.add_{name}_token") for name in ("bos", "eos"))
     for name, add, token in (("bos", add_bos, bos_id), ("eos", add_eos, eos_id)):
         if add and token is None:

@@ -52,13 +52,14 @@ class Isolated:
         self._running: _Running | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Isolated, (self.function, self.subject, self.limits)  # a copy starts a process for itself
+        return Isolated, (self.function, self.subject, self.limits)  # a copy starts its own process
 
     def __call__(self, origin: Path, *arguments: Any) -> Any:
         """Call the function and return its result. Errors begin with `origin`.
 
-        Raises the MicrogptError that the function raises, as the same class. Raises FileFormatError if the
-        function fails in any other way or exceeds its limits, and RunError if no process starts.
+        If the function raises a MicrogptError, the call raises an error of the same class. Raises
+        FileFormatError if the function fails in any other way or exceeds its limits, and RunError if no
+        process starts.
         """
         request = {"function": self.function, "arguments": arguments, **vars(self.limits)}
         with self._lock:
@@ -118,7 +119,7 @@ class _Running:
         timer.daemon = True
         timer.start()
         try:
-            with suppress(OSError):  # the process has ended, which readline shows
+            with suppress(OSError):  # the process has ended; `readline` detects the end
                 process.stdin.write(request + b"\n")
                 process.stdin.flush()
             line = process.stdout.readline(limits.answer + 2)
@@ -170,5 +171,5 @@ def _end(process: subprocess.Popen[bytes], listener: threading.Thread, owner: in
     listener.join()
     for pipe in (process.stdin, process.stdout, process.stderr):
         assert pipe is not None
-        with suppress(OSError):  # raised if the process did not read all of stdin
+        with suppress(OSError):  # an OSError means that the process did not read all of stdin
             pipe.close()

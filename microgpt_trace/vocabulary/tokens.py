@@ -17,7 +17,7 @@ from ..text.printable import on_one_line
 from .bpe import Encoder, literal_bytes
 from .sandbox import MIB, Isolated, Limits
 
-LIMITS = Limits(seconds=10, memory=512 * MIB)  # usually a template and jinja2 take 0.1 s and 60 MiB
+LIMITS = Limits(seconds=10, memory=512 * MIB)  # rendering with jinja2 usually takes 0.1 s and 60 MiB
 
 
 def pick_template(templates: Mapping[str, str], path: Path) -> str:
@@ -35,10 +35,10 @@ def pick_template(templates: Mapping[str, str], path: Path) -> str:
 class Vocabulary:
     """The tokens of a model by id, their bytes, and the encoding of text.
 
-    `to_bytes` turns the spelling of a token in the file into its bytes. The ids in `literal` are spelled as
-    their text, without conversion. If `add_bos` is not the file's flag, `bos_note` says where its value comes
-    from. `template_tokens` has the special tokens by their names in chat templates, where None means BOS and
-    EOS. If `chat_adds_bos` is False, a chat gets only the BOS that its template prints.
+    `to_bytes` converts a token, as spelled in the file, to bytes. The ids in `literal` are spelled as their
+    text, without conversion. If `add_bos` is not the file's flag, `bos_note` says where its value comes from.
+    `template_tokens` has the special tokens by their names in chat templates, where None means BOS and EOS.
+    If `chat_adds_bos` is False, a chat gets only the BOS that its template prints.
     """
 
     longest_text: ClassVar[int] = 1 << 20  # in characters, which take 45 bytes each in `tokenizers`
@@ -150,5 +150,5 @@ def _printable(char: str) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # a byte that is not part of a character
         return f"\\x{code - 0xDC00:02x}"
     if 0x7F < code < 0x100 and not char.isprintable():
-        return f"\\u{code:04x}"  # since \xa0 would be read as the byte
+        return f"\\u{code:04x}"  # because \xa0 would mean a byte
     return char if char.isprintable() and char != "\\" else char.encode("unicode_escape").decode()
