@@ -149,21 +149,16 @@ def q8_0(blocks: Array) -> Quants:
 
 
 def q2_k(blocks: Array) -> Quants:
-    """16 B scales s and minima t (low and high nibbles), 64 B q (2-bit by 32), 2 B d, 2 B m.
-
-    For each of 16 runs of 16: (d * s) * q - m * t
-    """
+    """16 B scales s and minima t (low and high nibbles), 64 B q (2-bit by 32), 2 B d, 2 B m. For each of 16
+    runs of 16: (d * s) * q - m * t"""
     scales = blocks[:, :16]
     d, m = _halves(blocks[:, 80:])
     return Quants(_integers(blocks[:, 16:80], 2, 32), d * (scales & 15), -m * (scales >> 4))
 
 
 def q3_k(blocks: Array) -> Quants:
-    """32 B high bits of q (1-bit by 32), 64 B low bits (2-bit by 32), 12 B scales s, 2 B d.
-
-    s: 8 B low bits (4-bit by 8), 4 B high bits (2-bit by 4). For each of 16 runs of 16:
-    (d * (s - 32)) * (q - 4)
-    """
+    """32 B high bits of q (1-bit by 32), 64 B low bits (2-bit by 32), 12 B scales s, 2 B d. s: 8 B low bits
+    (4-bit by 8), 4 B high bits (2-bit by 4). For each of 16 runs of 16: (d * (s - 32)) * (q - 4)"""
     q = _join(_integers(blocks[:, 32:96], 2, 32), _integers(blocks[:, :32], 1, 32), 2)
     s = _join(_integers(blocks[:, 96:104], 4, 8), _integers(blocks[:, 104:108], 2, 4), 4)
     (d,) = _halves(blocks[:, 108:])
@@ -185,27 +180,21 @@ def _k_scales(blocks: Array) -> tuple[Array, Array]:
 
 
 def q4_k(blocks: Array) -> Quants:
-    """2 B d, 2 B m, 12 B scales s and minima t (`_k_scales`), 128 B q (4-bit by 32).
-
-    For each of 8 runs of 32: (d * s) * q - m * t
-    """
+    """2 B d, 2 B m, 12 B scales s and minima t (`_k_scales`), 128 B q (4-bit by 32). For each of 8 runs of
+    32: (d * s) * q - m * t"""
     return Quants(_integers(blocks[:, 16:], 4, 32), *_k_scales(blocks))
 
 
 def q5_k(blocks: Array) -> Quants:
     """2 B d, 2 B m, 12 B s and t (`_k_scales`), 32 B high bits of q (1-bit by 32), 128 B low (4-bit by 32).
-
-    For each of 8 runs of 32: (d * s) * q - m * t
-    """
+    For each of 8 runs of 32: (d * s) * q - m * t"""
     q = _join(_integers(blocks[:, 48:], 4, 32), _integers(blocks[:, 16:48], 1, 32), 4)
     return Quants(q, *_k_scales(blocks))
 
 
 def q6_k(blocks: Array) -> Quants:
-    """128 B low bits of q (4-bit by 64), 64 B high bits (2-bit by 32), 16 B scales s (int8), 2 B d.
-
-    For each of 16 runs of 16: (d * s) * (q - 32)
-    """
+    """128 B low bits of q (4-bit by 64), 64 B high bits (2-bit by 32), 16 B scales s (int8), 2 B d. For each
+    of 16 runs of 16: (d * s) * (q - 32)"""
     q = _join(_integers(blocks[:, :128], 4, 64), _integers(blocks[:, 128:192], 2, 32), 4)
     (d,) = _halves(blocks[:, 208:])
     return Quants(_centred(q, 32), d * blocks[:, 192:208].view(np.int8))

@@ -133,11 +133,8 @@ class StoredTensor:
 
     def transposed(self) -> StoredTensor:
         """Return a tensor [out, in] for a matrix that the file stores as [in, out]. No bytes of the matrix
-        are read.
-
-        Raises InputError if the tensor is not a matrix in the layout of the file, or if a block has several
-        elements, because a block cannot be cut.
-        """
+        are read. Raises InputError if the tensor is not a matrix in the layout of the file, or if a block has
+        several elements, because a block cannot be cut."""
         if len(self.shape) != 2 or self.by_columns or self.order is not None:
             found = f"{list(self.shape)}" + ", already transposed or reordered" * (len(self.shape) == 2)
             raise InputError(f"tensor {self.name!r}: expected a matrix [in, out], found {found}")

@@ -66,10 +66,8 @@ class ExactSum:
 
     def terms(self) -> Array:
         """Return numbers that add up exactly to the sums: [k, C] The first row has the rounded sums, the
-        second row the rounded errors of the first row, and so on.
-
-        Equal sums have equal terms in any order of additions.
-        """
+        second row the rounded errors of the first row, and so on. Equal sums have equal terms in any order of
+        additions."""
         terms = [self.values()]
         while (rest := self._rounded(terms)).any():
             terms.append(rest)

@@ -1,4 +1,5 @@
-"""The command line: parses options, calls the library and prints results. --help does not load NumPy."""
+"""The command line: parses options, calls the library and prints results. Printing --help does not load
+NumPy."""
 
 from __future__ import annotations
 
@@ -65,7 +66,7 @@ def _root(
 def main() -> None:
     """Run the command line. NumPy gets one thread unless the user set another number in the environment."""
     gc.set_threshold(UNCOLLECTED)
-    for name in VARIABLES:  # BLAS reads them when NumPy loads; more threads save no time here
+    for name in VARIABLES:  # BLAS reads these variables when NumPy loads; more threads save no time here
         os.environ.setdefault(name, "1")
     prepare()
     first = next((word for word in sys.argv[1:] if not word.startswith("-")), "")

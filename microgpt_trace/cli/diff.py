@@ -136,7 +136,7 @@ EXAMPLES = (
 
 
 def _are_surveys(sides: Sequence[Path | None]) -> bool:
-    """Return True if both sides are surveys. Raises InputError if only one is a survey."""
+    """Return True if both sides are surveys. Raises InputError if only one side is a survey."""
     answers = [side is not None and is_survey(side) for side in sides]
     if any(answers) and not all(answers):
         survey, other = (sides[answers.index(answer)] for answer in (True, False))

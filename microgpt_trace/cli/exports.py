@@ -64,7 +64,7 @@ class Exports:
         self, command: str, others: Mapping[str, Path | None], reads: Iterable[Path | None] = ()
     ) -> None:
         """Raise InputError for a figure that cannot be drawn or a file that cannot be written. `others` maps
-        other options to the files that they write. `reads` are the files that the command reads."""
+        other options to the files that they write. `reads` has the files that the command reads."""
         targets = [("--plot", plot.path) for plot in self.plots(command)]
         if self.html is not None and self.html != STDOUT:
             targets.append(("--html", self.html))
@@ -93,7 +93,8 @@ class Exports:
             note(f"saved a page to {self.html}")
 
     def write(self, pictures: Sequence[tuple[Path, "Picture"]]) -> None:
-        """Write the figures. All figures were drawn before, so if one cannot be drawn, no file is written."""
+        """Write the figures. All figures are drawn before this call, so no file is written if a figure cannot
+        be drawn."""
         if not pictures:
             return
         from ..render.figures.saving import save_picture
@@ -138,7 +139,7 @@ def draw_by_name(figure: str, result: Any, *place: Any) -> "Picture":
 
 
 def plot_of(text: str, command: str) -> Plot:
-    """Read NAME=FILE, NAME:PLACE=FILE or FILE. FILE may also contain an =."""
+    """Read NAME=FILE, NAME:PLACE=FILE or FILE. The name FILE may contain an =."""
     before, equals, after = text.partition("=")
     name, colon, place = before.partition(":")
     names = {name for figures in FIGURES.values() for name in figures}

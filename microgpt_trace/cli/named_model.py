@@ -58,7 +58,8 @@ def model_before(words: Sequence[str], model: Path | None) -> Path:
 
 
 def is_there(text: str) -> bool:
-    """Return True if a word names a file or folder that exists. "" names none, although Path("") exists."""
+    """Return True if a word names a file or folder that exists. The word "" names no file, although Path("")
+    exists."""
     try:
         return text != "" and Path(text).exists()
     except (OSError, ValueError):  # too long for a file name, or with a null byte
@@ -71,7 +72,7 @@ def names_a_model(text: str) -> bool:
     path, exists = Path(text), is_there(text)
     if path.suffix or os.sep in text:
         return exists or path.suffix in MODEL_SUFFIXES
-    return exists and is_model(path)  # a file may be named like a word of text by chance
+    return exists and is_model(path)  # by chance, a file may have the same name as a word of text
 
 
 def model_from(
@@ -152,14 +153,15 @@ class DumpNaming:
 
 @dataclass
 class Opener:
-    """Opens models and recordings. A path that is named twice is opened once."""
+    """Opens models and recordings. An Opener opens a path only once, even if the path is named twice."""
 
     settings: FileSettings
     names: "NameMap | None" = None
     _opened: dict[str, Any] = field(default_factory=dict)
 
     def open(self, path: Path) -> "LanguageModel | Recording":
-        """Open a model or a recording. Raises FileFormatError for any other file."""
+        """Open a model or a recording. Raises FileFormatError for a file that is neither a model nor a
+        recording."""
         key = realpath(path)  # Path.resolve raises RuntimeError for a loop of links
         if key not in self._opened:
             from ..comparison.compared_runs import open_source

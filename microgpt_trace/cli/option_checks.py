@@ -23,27 +23,28 @@ RUN_PARAMETERS = ("model", "seed", "n_head", "bos", "tokens", "rope_pairs", "set
 
 
 class Program(TyperGroup):
-    """The group of all commands. Its options, such as --version, are flags."""
+    """The group of all commands. The options of the program, such as --version, are flags."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         return [_read_with(param, param.process_value) for param in super().get_params(ctx)]
 
 
 class Command(TyperCommand):
-    """A command. It checks its options before it calls the function."""
+    """A command. A Command checks its options before it calls the function."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         return [_read_with(param, partial(self._read, param)) for param in super().get_params(ctx)]
 
     def get_help_option(self, ctx: Any) -> Any:
-        """Return --help with the last panel. Otherwise Typer would show it alone in the first panel."""
+        """Return --help with the last panel. Otherwise Typer would show --help alone in the first panel."""
         option: Any = super().get_help_option(ctx)
         option.rich_help_panel, option.metavar = "Help", ""
         return option
 
     def _read(self, param: Any, ctx: Any, value: str) -> Any:
-        """Convert the value of a parameter to the type of its field. Raises InputError if that is impossible.
-        (Typer would load pydantic for it, which takes longer than a trace.)"""
+        """Convert the value of a parameter to the type of its field. Raises InputError if the value cannot be
+        converted. (Typer would load pydantic for the conversion, and loading pydantic takes longer than a
+        trace.)"""
         kind, info = self.kinds[param.name]
         if kind is Path and value == "":  # Path("") would be the current folder
             raise InputError(f"{_spelling(param)}: expected a file name, found nothing")

@@ -107,7 +107,8 @@ SCHEMAS: dict[str, tuple[str, dict[str, str]]] = {
     "inspect": ("inspect", {}),
 }
 
-# Arguments whose files decide which schema is printed. With them the command itself prints the schema.
+# Arguments whose files decide which schema is printed. If such an argument is given, the command itself
+# prints the schema.
 FILES = {"diff": ("A", "B"), "survey": ("MODEL CORPUS",)}
 
 # Options and commands of apr that microgpt does not have, with advice on what to use instead.
@@ -128,7 +129,8 @@ COUNTERPARTS = {
 
 
 def check_combination(command: str, names: Sequence[str]) -> None:
-    """Raise InputError if the given options break a rule of the command. `names` are their spellings."""
+    """Raise InputError if the given options break a rule of the command. `names` has the spellings of the
+    given options."""
     _, choices = SCHEMAS.get(command, ("", {}))
     schema = Conflict((), ("--schema",), but_for=("--out", *choices, *FILES.get(command, ())))
     for rule in (schema, *RULES.get(command, ())):
@@ -145,7 +147,8 @@ def refuse(names: Mapping[str, str], beside: str, but_for: Collection[str]) -> N
 
 
 def requested_schema(command: str, names: Sequence[str]) -> str:
-    """Return the document whose schema to print. Return "" without --schema, or if files decide."""
+    """Return the document whose schema to print. Return "" without --schema, or if the files of arguments
+    decide."""
     if "--schema" not in names or command not in SCHEMAS or set(FILES.get(command, ())) & set(names):
         return ""
     own, others = SCHEMAS[command]

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from os.path import realpath  # unlike Path.resolve, it accepts a loop of links
+from os.path import realpath  # unlike Path.resolve, realpath accepts a loop of links
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -167,8 +167,8 @@ def exit_code_of(command: Callable[[], Any]) -> int:
 
 
 def _fail_or_raise(error: Exception) -> int:
-    """Print an error of Click, or of Typer's copy of Click, on one line. Raise any other error: it is a
-    bug."""
+    """Print an error of Click, or of Typer's copy of Click, on one line. Raise any other error, because other
+    errors are bugs."""
     if type(error).__name__ == "Abort":
         return EXIT_CODE
     message = getattr(error, "format_message", None)

@@ -34,7 +34,8 @@ def shown_events(model: LanguageModel, names: Sequence[str]) -> list[str]:
 
 
 def array_sections(result: Trace, model: LanguageModel, names: Sequence[str]) -> Iterator[Section]:
-    """Yield a section for each array in the order of `names`. Its gradient comes next."""
+    """Yield a section for each array in the order of `names`. The section of an array is followed by the
+    section of its gradient."""
     predicted, length = [prediction.position for prediction in result.predictions], len(result.input.tokens)
     for site, name in _sites(model, names):
         part = part_of(model, site, name, length, predicted)
@@ -62,7 +63,7 @@ def _sites(model: LanguageModel, names: Sequence[str]) -> Iterator[tuple[Site, s
 
 
 def _of_parameter(model: LanguageModel, name: str, part: Part, place: str) -> Selection:
-    """Return the rows of a parameter to show. Only these rows are read from the model file."""
+    """Return the rows of a parameter to show. Only the rows to show are read from the model file."""
     shape = model.config.shapes()[name]
     indices = part.indices(shape, range(shape[0]))
     if len(shape) == 1:

@@ -12,8 +12,8 @@ from ..errors import ReaderGone
 
 
 class Results(io.TextIOWrapper):
-    """Standard output. It raises ReaderGone if the reader of a pipe is gone, because a BrokenPipeError would
-    make Rich and Typer exit with code 1."""
+    """Standard output. Results raises ReaderGone if the reader of a pipe is gone, because a BrokenPipeError
+    would make Rich and Typer exit with code 1."""
 
     def write(self, text: str) -> int:
         try:
@@ -29,7 +29,8 @@ class Results(io.TextIOWrapper):
 
 
 class Notes(io.TextIOWrapper):
-    """Standard error. It ignores errors: a note that cannot be written must not stop the command."""
+    """Standard error. Notes ignores errors, because a note that cannot be written must not stop the
+    command."""
 
     def write(self, text: str) -> int:
         with suppress(OSError, ValueError):

@@ -48,7 +48,8 @@ LONG = 1 << 22  # texts of more bytes on average are not counted, since counting
 
 
 def finished_surveys(arguments: Sequence[str]) -> list[Path]:
-    """Return the arguments if they are finished surveys. Raises InputError if only some are surveys."""
+    """Return the arguments if they are finished surveys. Raises InputError if only some arguments are
+    surveys."""
     paths = [Path(each) for each in arguments if is_there(each) and is_survey(Path(each))]
     if paths and len(paths) < len(arguments):
         other = next(each for each in arguments if Path(each) not in paths)

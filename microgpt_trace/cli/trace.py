@@ -196,7 +196,7 @@ def _attention_weights(request: Request, names: list[str]) -> "Iterator[dict[tup
 
 @contextmanager
 def _layer_progress(model: "LanguageModel", passes: int) -> Iterator[None]:
-    """Report progress on stderr. A single pass counts layers, several passes count tokens."""
+    """Report progress on stderr. Progress counts layers in a single pass, and tokens in several passes."""
     done, layers = 0, model.config.n_layer
     noun, total, each = ("layer", layers, 1) if passes == 1 else ("token", passes, layers)
     with progress(noun) as report:

@@ -185,7 +185,7 @@ def interventions_of(options: Interventions, model: "LanguageModel") -> "list[In
     names = list(model.plan)
 
     def place_of(target: str) -> tuple[object, ...]:
-        """Return the place that a target names. Two spellings of one place give equal results."""
+        """Return the place that a target names. Two spellings of one place have equal results."""
         site = parse_site(target)
         return tuple(site.names(names)), site.position, site.channel, site.index
 
@@ -261,7 +261,7 @@ class Request:
         return f"{count:,} of {counted(total, 'array')}{where}{more}"
 
     def _of_all(self, result: "Trace") -> int:
-        """Count the arrays that the same request keeps with --verbose."""
+        """Count the arrays that this request would keep with --verbose."""
         names = self.selected(verbose=True)
         parameters = [name for name in names if self.model.hooks.specs[name].parameter == name]
         computed = len(names) - len(parameters) - ("loss" in names and result.loss is None)
@@ -270,7 +270,8 @@ class Request:
 
 
 def with_stages(model: "LanguageModel", names: list[str]) -> list[str]:
-    """Return the names of events that are also stages of apr. Raises InputError if there is none."""
+    """Return the names of events that are also stages of apr. Raises InputError if no event is a stage of
+    apr."""
     stages = [glob_pattern(glob) for globs in ALIASES.values() for glob in globs]
     if result := [name for name in names if any(stage.fullmatch(name) for stage in stages)]:
         return result

@@ -56,7 +56,7 @@ def write_page(
     context: typer.Context, path: Path | None, request: Request, whole: Trace,
     recorded: Mapping[str, Held], requested: Trace,
 ) -> None:  # fmt: skip
-    """Write the page. It has the requested sections as text, and the recorded arrays."""
+    """Write the page. The page has the requested sections as text, and the recorded arrays."""
     from ..render.page.trace_page import trace_page
 
     model, shown = request.model, request.shown
@@ -69,7 +69,7 @@ def write_page(
 def explain_command(
     context: typer.Context, path: Path | None, model: LanguageModel, whole: Trace
 ) -> dict[str, Any]:
-    """Return the words before the element in an `explain` command, the text and the options."""
+    """Return three parts of an `explain` command: the words before the element, the text, and the options."""
     prompted = "prompts" in model.abilities
     # With a model file, --seed is for sampling, which `microgpt explain` does not do.
     other = ("model", "tokens") if path is None else ("model", "tokens", "seed")

@@ -107,8 +107,8 @@ def watched_name(trainer: Trainer, name: str | None, log: Path | None) -> str:
 
 
 class Interrupts:
-    """Remembers signals that ask the run to stop (Ctrl-C, a shutdown, a closed terminal). The run then stops
-    between two steps, because a run that stops within a step cannot be resumed bit for bit.
+    """Remembers signals that ask the run to stop (Ctrl-C, a shutdown, a closed terminal). After a signal, the
+    run stops between two steps, because a run that stops within a step cannot be resumed bit for bit.
 
     A second signal after PATIENCE seconds stops the run within the step, unless the run is being saved.
     """
@@ -134,7 +134,7 @@ def train_and_report(
     start, losses, interrupts = trainer.done, list[float](), Interrupts()
     failed: LogError | None = None
     with ExitStack() as stack:
-        stack.enter_context(handled(interrupts.remember))  # a signal must not leave a log half open
+        stack.enter_context(handled(interrupts.remember))  # a signal must not interrupt the opening of a log
         if records is not None:
             stack.enter_context(records)
         # Print the notes after the log is open: a refused run prints only its error.

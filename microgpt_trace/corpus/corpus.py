@@ -204,10 +204,8 @@ def _sample_mask(total: int, size: int, seed: int) -> Iterator[bool]:
 
 
 def find_files(sources: Sequence[str]) -> list[CorpusFile]:
-    """Return the files of all sources, in order, without opening them.
-
-    Raises InputError or FileFormatError if a file does not exist, and InputError if a package is missing.
-    """
+    """Return the files of all sources, in order, without opening them. Raises InputError or FileFormatError
+    if a file does not exist, and InputError if a package is missing."""
     files = [file for source in sources for file in _files_of(source)]
     for file in files:
         for extension in extensions(file.path):

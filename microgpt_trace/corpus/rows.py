@@ -128,11 +128,9 @@ def _field_of_record(line: bytes | None, field: str) -> Row:
 
 
 def parquet_rows(file: CorpusFile, ending: str, field: str, count: Callable[[int], None]) -> Iterator[Row]:
-    """Yield the rows of the column `field`. `count` is called with the size of each row.
-
-    A compressed file, or a file on a server without byte ranges, is first copied to a temporary file. Raises
-    FileFormatError if the file is not Parquet or has no such column of text.
-    """
+    """Yield the rows of the column `field`. `count` is called with the size of each row. A compressed file,
+    or a file on a server without byte ranges, is first copied to a temporary file. Raises FileFormatError if
+    the file is not Parquet or has no such column of text."""
     with _seekable(file, ending) as content, _parquet_errors(file.name):
         import pyarrow.parquet
 

@@ -58,10 +58,8 @@ def load(
     path: str | Path, *, n_head: int | None = None, bos: Literal["first", "last"] | None = None
 ) -> Model:
     """Read a checkpoint that `save` wrote, or weights without metadata that have the names of microgpt.py.
-
     `n_head` and `bos` complete weights without metadata. For a checkpoint, `n_head` and `bos` must agree with
-    the file. Raises FileFormatError or InputError, which name the file.
-    """
+    the file. Raises FileFormatError or InputError, which name the file."""
     path = Path(path)
     tensors, metadata = _read(path)
     if "config" not in metadata and metadata.get("format") != FORMAT:  # PyTorch programs write format "pt"

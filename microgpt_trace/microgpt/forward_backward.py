@@ -64,10 +64,8 @@ def forward(params: Parameters, batch: Batch, tap: Tap = SILENT) -> Pass:
 
 
 def backward(params: Parameters, done: Pass, grads: Parameters, tap: Tap = SILENT) -> None:
-    """Write d loss / d parameter into `grads`. The tap receives d loss / d activation for each event.
-
-    Raises InputError if the batch has several names and a tap observes its gradients.
-    """
+    """Write d loss / d parameter into `grads`. The tap receives d loss / d activation for each event. Raises
+    InputError if the batch has several names and a tap observes its gradients."""
     emit, batch = tap.emit, done.batch
     if tap is not SILENT and batch.rows.groups:
         raise InputError("hooks on gradients need one name at a time, found a batch of several")

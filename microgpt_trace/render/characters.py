@@ -1,5 +1,5 @@
 """Plot numbers in characters as bars, curves and shades, choose black or white text for a colour, and shorten
-tokens. Knows no screen and no page."""
+tokens. These functions depend on no screen and no page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..text.printable import shown_token
 from .sections import DotPlot
 
 TOKEN = 12  # cells of a terminal for a token
-FLAT = 1e-3  # a series that varies by less than this share of its magnitude is flat: the rest is rounding
+FLAT = 1e-3  # a series that varies by less than this share of its magnitude counts as flat
 
 
 def token_label(text: str, width: int = TOKEN) -> str:
@@ -26,7 +26,7 @@ def token_label(text: str, width: int = TOKEN) -> str:
 class Course(NamedTuple):
     """A series as means of successive chunks, scaled from the lowest mean (0) to the highest (1).
 
-    A share is None if its chunk has no value, and NaN if a value of its chunk is not finite.
+    The share of a chunk is None without values, and NaN if a value of the chunk is not finite.
     """
 
     shares: Sequence[float | None]
@@ -41,7 +41,7 @@ def course(values: Sequence[float | None], most: int) -> Course:
     means = [_mean([value for value in values[a:b] if value is not None]) for a, b in pairwise(edges)]
     finite = [mean for mean in means if mean is not None and math.isfinite(mean)]
     low, high = min(finite, default=0.0), max(finite, default=0.0)
-    span = high / 2 - low / 2  # half of it, since high - low may overflow
+    span = high / 2 - low / 2  # half of the range, because high - low may overflow
     if 2 * span <= FLAT * max(abs(low), abs(high)):
         span = math.inf
     shares = [mean if mean is None or mean != mean else (mean / 2 - low / 2) / span for mean in means]
@@ -70,10 +70,9 @@ def bar(share: float, width: int, ascii_only: bool = False) -> str:
 
 
 def signed_bar(value: float | None, scale: float, width: int, ascii_only: bool = False) -> str:
-    """Return a bar from the middle to the right for a positive value, to the left for a negative one.
-
-    `scale` fills half of the width. A missing value gives no text, a value that is not finite gives "?".
-    """
+    """Return a bar from the middle to the right for a positive value, or to the left for a negative value.
+    `scale` fills half of the width. The result is "" for a missing value, and "?" for a value that is not
+    finite."""
     if value is None:
         return ""
     half, middle = (width - 1) // 2, "|" if ascii_only else "│"
@@ -89,7 +88,8 @@ def signed_bar(value: float | None, scale: float, width: int, ascii_only: bool =
 
 
 def sparkline(values: Sequence[float | None], width: int, ascii_only: bool = False) -> str:
-    """Return a character for each value, or for the mean of several: blank if missing, "?" if not finite."""
+    """Return a character for each value, or for the mean of several values: " " if missing, "?" if not
+    finite."""
     levels = "_.-=+*#@" if ascii_only else "▁▂▃▄▅▆▇█"
     return "".join(
         " " if share is None else "?" if share != share else levels[min(int(share * len(levels)), 7)]
@@ -110,7 +110,8 @@ def is_dark(color: Sequence[float]) -> bool:
 
 
 def dot_plot(plot: DotPlot, width: int, ascii_only: bool = False, height: int = 8) -> list[str]:
-    """Return the lines of a dot plot with a scale. A column averages successive steps; "?" is not finite."""
+    """Return the lines of a dot plot with a scale. A column averages successive steps; A "?" marks a value
+    that is not finite."""
     shares, low, high = course(plot.values, max(width, 1))
     levels = [-1 if share is None or share != share else round(share * (height - 1)) for share in shares]
     dot, side = ("*", "|") if ascii_only else ("•", "│")

@@ -1,8 +1,8 @@
 """HTML of a result for a notebook: its sections as tables, long ones folded, and the page of a trace in a
 sandboxed frame.
 
-A notebook strips SVG and style sheets from results that it does not trust. Therefore bars and curves are
-characters, and each element has its styles inline. The notebook keeps its own colours, light or dark; the
+A notebook strips SVG and style sheets from results that it does not trust. Bars and curves are therefore
+characters, and each element has inline styles. The notebook keeps its own colours, light or dark; the
 backgrounds added here are translucent.
 """
 
@@ -27,7 +27,7 @@ from .shown import sections_of
 
 WIDTH = 110  # characters of a line, estimated
 LONG = 40  # a section with more lines is folded
-LONG_ABOVE_PAGE = 16  # a section with more lines is folded if the page below shows it too
+LONG_ABOVE_PAGE = 16  # a section with more lines is folded if the page below shows this section too
 MOST = 2_000_000  # characters of the largest page that a cell shows
 EACH = 4.55  # characters of a number in a page, on average
 UNSAVED = "MODEL"  # stands for the model's file in command lines if the model was not saved
@@ -39,7 +39,7 @@ def result_html(result: Any) -> str:
     notebook that does not trust the result strips it."""
     try:
         sections = sections_of(result)
-    except MicrogptError as error:  # the vocabulary of a model is first read here
+    except MicrogptError as error:  # reading the vocabulary of a model may fail here
         sections = [Section([words(str(error), "bold red")])]
     page, hints = Markup(), list[Markup]()
     if isinstance(result, Trace) and result.traced_model is not None:
@@ -72,11 +72,9 @@ def _line_count(block: Block) -> int:
 
 
 def _framed_page(trace: Trace, model: LanguageModel, sections: Sequence[Section]) -> Markup:
-    """Return the page in a sandboxed frame, whose scripts cannot reach the notebook or its network.
-
-    Returns empty markup if the page would show no numbers or too many. The page of a microGPT has the
-    parameters as well, from which it computes events.
-    """
+    """Return the page in a sandboxed frame, whose scripts cannot reach the notebook or its network. Returns
+    empty markup if the page would show no numbers or too many. The page of a microGPT also has the
+    parameters, and computes events from these parameters."""
     count = sum(array.size for array in trace.arrays.values())
     if "gradients" in model.abilities:
         count += model.config.parameter_count
@@ -94,7 +92,8 @@ def _framed_page(trace: Trace, model: LanguageModel, sections: Sequence[Section]
 
 
 def _page_hints(trace: Trace, model: LanguageModel, framed: bool) -> list[Markup]:
-    """Return the command that writes the page, unless it is `framed`, and the meaning of MODEL if used."""
+    """Return the command that writes the page, unless the page is `framed`, and the meaning of MODEL if
+    used."""
     file, (text, tokens) = _file_of(model), _input_arguments(trace, model)
     words = [file] if text is None else [file, text]
     line = command("trace", words, [*tokens, "--html", "trace.html"])
@@ -111,7 +110,7 @@ def _input_arguments(trace: Trace, model: LanguageModel) -> tuple[str | None, li
 
 
 def _file_of(model: LanguageModel) -> str:
-    """Return the file of the model, or UNSAVED if there is none."""
+    """Return the file of the model, or UNSAVED if the model has no file."""
     with suppress(OSError, ValueError):
         if model.origin and Path(model.origin).exists():
             return model.origin
@@ -186,6 +185,6 @@ def _styled(start: re.Match[str]) -> str:
     selectors = (tag, *(f".{name}" for group in _CLASS.findall(attributes) for name in group.split()))
     styles = [STYLES[name] for name in selectors if name in STYLES] + _STYLE.findall(attributes)
     declarations = (part.split(": ", 1) for part in "; ".join(styles).split("; ") if part)
-    style = "; ".join(f"{name}: {value}" for name, value in dict(declarations).items())  # the last one wins
+    style = "; ".join(f"{name}: {value}" for name, value in dict(declarations).items())  # the last one counts
     rest = _STYLE.sub("", _CLASS.sub("", attributes))
     return f'<{tag}{rest} style="{style}">' if style else f"<{tag}{rest}>"

@@ -1,4 +1,4 @@
-"""Format numbers for tables and sentences. Knows no table."""
+"""Format numbers for tables and sentences. These functions depend on no table."""
 
 from __future__ import annotations
 
@@ -54,10 +54,8 @@ def percent(value: float | None) -> str:
 
 
 def distance(value: float | None) -> str:
-    """Format a relative error, such as 2.1e-07, 0.013 or 1.2.
-
-    0 means equal bits, NaN/Inf means that only one side is not finite, – means nothing to compare.
-    """
+    """Format a relative error, such as 2.1e-07, 0.013 or 1.2. "0" means equal bits, "NaN/Inf" that only one
+    side is not finite, and "–" that nothing was compared."""
     if value is None or math.isnan(value):
         return "–"
     if not math.isfinite(value):

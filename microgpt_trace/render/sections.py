@@ -1,7 +1,7 @@
-"""Sections: the description of a command's output as data. Knows no screen, no page and no figure.
+"""Sections: the description of a command's output as data. This module depends on no screen, page or figure.
 
-A command describes its output once, as a list of sections. Terminal, page and notebook show the same list.
-Styles are those of rich, such as "bold red" or "dim".
+A command describes its output once, as a list of sections. Terminal, page and notebook show this list. Styles
+are those of rich, such as "bold red" or "dim".
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Bar(NamedTuple):
 
 
 class SignedBar(NamedTuple):
-    """A bar from the middle of the cell: to the right for a positive value, to the left for a negative one.
+    """A bar from the middle of the cell: to the right for a positive value, to the left for a negative value.
 
-    A value of `scale` fills half of the cell. None shows no bar.
+    A value of `scale` fills half of the cell. The value None has no bar.
     """
 
     value: float | None
@@ -35,14 +35,14 @@ class SignedBar(NamedTuple):
 
 
 class Sparkline(NamedTuple):
-    """A small plot of a series in the width that the other columns leave. None is a missing value."""
+    """A small plot of a series in the width that the other columns leave. None stands for a missing value."""
 
     values: Sequence[float | None]
 
 
 class ElementCell(NamedTuple):
-    """An element of an event or a parameter: its place at the left of the column, its value at the right.
-    `about` is its full name, if it has one, with "gradient " before the name of a gradient."""
+    """An element of an event or a parameter: the element's place at the left of the column, the value at the
+    right. `about` is the element's full name or "", with "gradient " before the name of a gradient."""
 
     place: str
     value: str = ""
@@ -59,12 +59,12 @@ class Column(NamedTuple):
     cell: Callable[[Any], Cell]
     right: bool = False
     wrap: bool = False
-    bar: bool = False  # may be cut
-    whole: bool = False  # is never broken, so that a name can be searched for
-    remark: bool = False  # follows the text of the first column if the table is too wide
+    bar: bool = False  # the column may be cut
+    whole: bool = False  # a name is never broken, so that it can be searched for
+    remark: bool = False  # if the table is too wide, this text follows the first column's text
     style: Callable[[Any], str] | str = ""
-    from_width: int = 0  # omitted on a screen of fewer characters
-    elastic: int = 0  # fills the remaining width, or is omitted if fewer characters than this remain
+    from_width: int = 0  # the column is omitted on a screen of fewer characters
+    elastic: int = 0  # fills the remaining width; omitted if fewer characters remain
 
     def style_of(self, row: Any) -> str:
         """Return the style of the column's cell in a row."""
@@ -81,14 +81,14 @@ class Table(NamedTuple):
 
 
 class Labelled(NamedTuple):
-    """Labels with a text each. An empty label continues the text before it."""
+    """Labels, and the text of each label. A text with an empty label continues the previous text."""
 
     pairs: Sequence[tuple[str, str]]
 
 
 class Words(NamedTuple):
-    """A line of text in pieces with a style each. A wrapped line keeps the indent. `about` names the event,
-    parameter or element that the text is about."""
+    """A line of text in pieces. Each piece has a style. The continuation of a wrapped line has the same
+    indent. `about` names the event, parameter or element that the text is about."""
 
     spans: Sequence[tuple[str, str]]
     indent: int = 0
@@ -100,7 +100,7 @@ class AttentionMatrices(NamedTuple):
 
     `sharing` is the number of such blocks that share the lines of a screen. If not all heads fit, the first
     ones of `order` are shown, and `more` explains the choice and how to see another head. None shows all
-    heads. `in_figures` says how to see one head in numbers, `in_file` how to save a head that is too large.
+    heads. `in_figures` tells how to see one head in numbers, `in_file` how to save a head that is too large.
     """
 
     weights: Array
@@ -113,7 +113,7 @@ class AttentionMatrices(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """Shares by row and column as shaded cells, usually from 0 to 1. None is a missing share.
+    """Shares by row and column as shaded cells, usually from 0 to 1. None stands for a missing share.
 
     `heads` are the lines above the columns: a label, and a text for each column. `numbers` are the positions
     or heads of the columns. `about` names the site of each cell. A colour scale runs from -`end` to `end`.
@@ -129,7 +129,7 @@ class Grid(NamedTuple):
 class Figures(NamedTuple):
     """A matrix [R, C] in numbers with labelled rows and columns, or a matrix for each of `heads` [H, R, C].
 
-    `values` may hold only the first of `row_count` rows. `more` says how to see what does not fit.
+    `values` may hold only the first of `row_count` rows. `more` tells how to see the parts that do not fit.
     """
 
     values: Array
@@ -149,7 +149,7 @@ class DotPlot(NamedTuple):
 
 
 class Copyable(NamedTuple):
-    """A command line to be copied, so it is never wrapped. The label comes right before it."""
+    """A command line for copying, which is never wrapped. Its label comes right before the command line."""
 
     label: str
     line: str
@@ -209,5 +209,5 @@ def words(text: str, style: str = "", indent: int = 0) -> Words:
 
 
 def indented(text: str, style: str = "") -> Words:
-    """Return a line of text indented below the line that it belongs to."""
+    """Return a line of text, indented below the line that the text belongs to."""
     return words(text, style, indent=2)

@@ -1,5 +1,6 @@
-"""The table of what shows each class of result: its sections, its figure and the view of its page. Command
-line, notebooks and pages read it. It loads the modules of a result when they are first needed."""
+"""The table of the functions that show each class of result: its sections, its figure and its page's view.
+The command line, notebooks and pages read this table. The modules of a result are loaded when they are first
+needed."""
 
 from __future__ import annotations
 
@@ -51,7 +52,7 @@ SHOWN = {
 
 
 def sections_of(result: Any, **options: Any) -> list[Section]:
-    """Return the sections of a result. Loads only the module of its class: loading all takes 0.2 s."""
+    """Return the sections of a result. Only the module of its class is loaded: loading all takes 0.2 s."""
     return list(_call("sections", result, options))
 
 
@@ -61,7 +62,8 @@ def picture_of(result: Any, **options: Any) -> Picture:
 
 
 def view_of(result: Any, **options: Any) -> PageView:
-    """Return the view that the page of a result shows beside its sections. It is empty for most results."""
+    """Return the view that the page of a result shows beside its sections. For most results, this view is
+    empty."""
     return _call("view", result, options)
 
 

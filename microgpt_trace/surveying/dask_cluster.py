@@ -79,11 +79,9 @@ class DaskCluster(Crew):
 
 @contextmanager
 def on_cluster(assignment: Assignment, address: str, note: Note) -> Iterator[Crew]:
-    """Yield the workers of a Dask cluster. Use only trusted clusters: their pickles can run code.
-
-    Raises InputError if the package distributed is missing, no scheduler answers, or a worker lacks this
-    program, and RunError if workers end again and again or the scheduler ends.
-    """
+    """Yield the workers of a Dask cluster. Use only trusted clusters: their pickles can run code. Raises
+    InputError if the package distributed is missing, no scheduler answers, or a worker lacks this program,
+    and RunError if workers end again and again or the scheduler ends."""
     check_installed("distributed", "--scheduler needs")
     from distributed import KilledWorker
 

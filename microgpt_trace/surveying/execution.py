@@ -203,10 +203,8 @@ class Tasks:
 
 
 def run_tasks(blocks: Iterator[Block], crew: Crew, note: Note) -> Generator[Measured, None, None]:
-    """Yield the results of blocks as they arrive, and repeat the tasks of lost workers.
-
-    Raises RunError if the workers of a task are lost TRIES times.
-    """
+    """Yield the results of blocks as they arrive, and repeat the tasks of lost workers. Raises RunError if
+    the workers of a task are lost TRIES times."""
     tasks = Tasks(blocks, crew)
     new, running = iter(tasks), dict[Future[Any], list[Block]]()
     lost, losses = list[list[Block]](), Counter[int]()

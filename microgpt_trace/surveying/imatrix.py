@@ -73,10 +73,8 @@ def write_imatrix(path: Path, imatrix: Imatrix, overwrite: bool = False) -> None
 
 
 def imatrix_bytes(imatrix: Imatrix) -> bytes:
-    """Return the bytes of the file, with weights in the order of their names and sums before counts.
-
-    Raises RunError if a sum is not finite in float32, which llama.cpp would refuse.
-    """
+    """Return the bytes of the file, with weights in the order of their names and sums before counts. Raises
+    RunError if a sum is not finite in float32, which llama.cpp would refuse."""
     datasets = [_string(name) for name in imatrix.datasets]
     pairs = [
         _string("general.type") + _OF_STRING + _string("imatrix"),
@@ -128,10 +126,7 @@ def is_imatrix(path: Path) -> bool:
 
 def read_imatrix(path: Path) -> Imatrix:
     """Read an importance matrix that this program or llama.cpp wrote. An expert that read no rows has count
-    0.
-
-    Raises FileFormatError if the file is not a valid importance matrix.
-    """
+    0. Raises FileFormatError if the file is not a valid importance matrix."""
     header = read_gguf_header(path)
     with naming_file(path):
         metadata = Settings(header.metadata, [])
@@ -189,10 +184,8 @@ def _numbers(tensor: StoredTensor) -> Array:
 
 def imatrix_of(survey: Survey, with_output: bool = False) -> Imatrix:
     """Return the importance matrix of a survey, which counts each text as one chunk. The output matrix
-    (lm_head) is included only if `with_output` is set.
-
-    Raises InputError if the model is a microGPT, or if an input was not measured or is not finite.
-    """
+    (lm_head) is included only if `with_output` is set. Raises InputError if the model is a microGPT, or if an
+    input was not measured or is not finite."""
     entries: dict[str, SquaredInputs] = {}
     model, events = survey.model, survey.order.events
     for weight, event in _inputs(model.origin, model.weights, events, with_output).items():

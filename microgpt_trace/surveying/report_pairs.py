@@ -181,10 +181,8 @@ def relative_distance(a: Array, b: Array, scale: Array) -> float:
 
 @NOT_FINITE
 def normal_divergence(mean_a: Array, variance_a: Array, mean_b: Array, variance_b: Array) -> Array:
-    """Return KL(N_a || N_b) in nats, where N_a and N_b are normal distributions: [C] each -> [C].
-
-    log(s_b / s_a) + (s_a^2 + (m_a - m_b)^2) / 2 s_b^2 - 1/2. Variances must be above 0.
-    """
+    """Return KL(N_a || N_b) in nats, where N_a and N_b are normal distributions: [C] each -> [C]. log(s_b /
+    s_a) + (s_a^2 + (m_a - m_b)^2) / 2 s_b^2 - 1/2. Variances must be above 0."""
     ratio = variance_a / variance_b
     return 0.5 * (ratio - 1 - np.log(ratio) + np.square(mean_a - mean_b) / variance_b)
 

@@ -199,11 +199,9 @@ class Survey(Measured):
 
 
 def merge_surveys(parts: Mapping[str, Survey]) -> Survey:
-    """Merge the parts of one survey, by file name, into the first part and return it.
-
-    Raises InputError if two parts differ in their model, corpus or options, if a part ended early, or if two
-    parts have the same documents.
-    """
+    """Merge the parts of one survey, by file name, into the first part and return it. Raises InputError if
+    two parts differ in their model, corpus or options, if a part ended early, or if two parts have the same
+    documents."""
     (first, whole), *others = parts.items()
     for name, part in parts.items():
         if part.corpus.documents is None:

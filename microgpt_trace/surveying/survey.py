@@ -163,12 +163,9 @@ def _survey_into(
     survey: Survey, corpus: Corpus, shard: tuple[int, int], model: LanguageModel,
     crew: AbstractContextManager[Crew], save: Callable[[], None], report: Report, note: Note,
 ) -> None:  # fmt: skip
-    """Run the documents of a shard that the survey lacks, and add their results to the survey.
-
-    `crew` runs the documents, and `save` is called after each result. An exception interrupts only between
-    results, so that the survey stays valid. Raises InputError if the corpus has changed since the survey
-    began.
-    """
+    """Run the documents of a shard that the survey lacks, and add their results to the survey. `crew` runs
+    the documents, and `save` is called after each result. An exception interrupts only between results, so
+    that the survey stays valid. Raises InputError if the corpus has changed since the survey began."""
     if survey.corpus.fingerprint is not None and STDIN not in corpus.selection.sources:
         deque(corpus, maxlen=0)  # read the corpus to its end
         _check_unchanged(survey, corpus)
@@ -224,10 +221,8 @@ def _crew_for(
     survey: Survey, source: ModelSource | LanguageModel, model: LanguageModel, processes: int,
     scheduler: str | None, note: Note,
 ) -> AbstractContextManager[Crew]:  # fmt: skip
-    """Return the workers: this process, `processes` worker processes, or the cluster of a scheduler.
-
-    Raises InputError if the model of workers has no path, or if both processes and a scheduler are requested.
-    """
+    """Return the workers: this process, `processes` worker processes, or the cluster of a scheduler. Raises
+    InputError if the model of workers has no path, or if both processes and a scheduler are requested."""
     if not processes and scheduler is None:
         return nullcontext(Crew(partial(run_here, model.for_many_passes(), survey.order)))
     if not isinstance(source, ModelSource):

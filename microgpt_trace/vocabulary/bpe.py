@@ -194,10 +194,7 @@ class ByteLevelBpe(_Bpe):
     @cached_property
     def _makers(self) -> tuple[dict[str, int], list[tuple[int, str]]]:
         """The number of the last merge that results in each token, and the number and token of all other
-        merges.
-
-        Raises FileFormatError if a merge makes no token.
-        """
+        merges. Raises FileFormatError if a merge makes no token."""
         results = [merge.replace(" ", "", 1) for merge in self.merges]
         if not all(map(self._ids.__contains__, results)):
             wrong = self.merges[next(i for i, token in enumerate(results) if token not in self._ids)]

@@ -55,12 +55,9 @@ class Isolated:
         return Isolated, (self.function, self.subject, self.limits)  # a copy starts its own process
 
     def __call__(self, origin: Path, *arguments: Any) -> Any:
-        """Call the function and return its result. Errors begin with `origin`.
-
-        If the function raises a MicrogptError, the call raises an error of the same class. Raises
-        FileFormatError if the function fails in any other way or exceeds its limits, and RunError if no
-        process starts.
-        """
+        """Call the function and return its result. Errors begin with `origin`. If the function raises a
+        MicrogptError, the call raises an error of the same class. Raises FileFormatError if the function
+        fails in any other way or exceeds its limits, and RunError if no process starts."""
         request = {"function": self.function, "arguments": arguments, **vars(self.limits)}
         with self._lock:
             try:

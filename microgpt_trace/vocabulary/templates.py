@@ -23,10 +23,8 @@ from .sandbox_process import one_line
 
 def render(template: str, text: str, tokens: Mapping[str, str]) -> str:
     """Render a template with one user message, up to where the model's answer begins. `tokens` has the
-    special tokens by their names in templates, such as bos_token.
-
-    Raises InputError if the template refuses the message, and FileFormatError if its syntax is wrong.
-    """
+    special tokens by their names in templates, such as bos_token. Raises InputError if the template refuses
+    the message, and FileFormatError if its syntax is wrong."""
     try:
         program = _environment().from_string(template)
         return program.render(

@@ -120,11 +120,9 @@ class Vocabulary:
         return b"".join(map(self.piece, ids)).decode("utf-8", "replace")
 
     def chat(self, text: str) -> str:
-        """Put one user message into the file's chat template, up to where the model's answer begins.
-
-        Raises InputError if the file has no template, jinja2 is missing, or the template refuses the message,
-        and FileFormatError if the template is invalid, fails, or takes too much time or memory.
-        """
+        """Put one user message into the file's chat template, up to where the model's answer begins. Raises
+        InputError if the file has no template, jinja2 is missing, or the template refuses the message, and
+        FileFormatError if the template is invalid, fails, or takes too much time or memory."""
         template = pick_template(self.templates, self.path)
         check_installed("jinja2", "chat templates need")
         ends = {"bos_token": self.bos_id, "eos_token": self.eos_id}

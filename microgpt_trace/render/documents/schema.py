@@ -86,7 +86,7 @@ def schema_of(kind: Any) -> dict[str, Any]:
         return {"type": "array", "items": schema_of(arguments[0])}
     if origin is dict:
         return {"type": "object", "additionalProperties": schema_of(arguments[1])}
-    assert origin is UnionType, kind  # otherwise _PLAIN lacks a type
+    assert origin is UnionType, kind  # a failure means that _PLAIN lacks a type
     return {"anyOf": [schema_of(argument) for argument in arguments]}
 
 
@@ -96,7 +96,8 @@ def record(kind: type) -> dict[str, Any]:
 
 
 def closed_object(properties: dict[str, Any], optional: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return the schema of an object with exactly `properties`. All except `optional` are required."""
+    """Return the schema of an object with exactly `properties`. All properties except `optional` are
+    required."""
     required = [name for name in properties if name not in optional]
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
@@ -114,8 +115,8 @@ def document_schema() -> dict[str, Any]:
 
 
 def line_schema() -> dict[str, Any]:
-    """Return the schema of one line of `microgpt trace --jsonl`. The member `record` of a line says which
-    members it has."""
+    """Return the schema of one line of `microgpt trace --jsonl`. The member `record` of a line determines the
+    line's other members."""
     members, schemas = _members(), _definitions()
     _, optional = required_and_optional()
     single = {name: schema for name, schema in members.items() if name not in RECORDS}

@@ -26,7 +26,7 @@ def required_and_optional() -> tuple[list[str], list[str]]:
 
 
 def trace_json(trace: Trace, values: bool = False) -> str:
-    """Return the document as text. Each member starts a line, and so does each item of a list."""
+    """Return the document as text. Each member of the document and each item of a list starts a line."""
     return to_text(document(trace, values))
 
 

@@ -74,7 +74,7 @@ def place_of(text: str) -> tuple[int | None, int | None]:
 def weights_of(
     specs: Mapping[str, EventSpec], layer: int | None, head: int | None, layers: Sequence[int] = ()
 ) -> list[str]:
-    """Return the names of the events that the figure needs. The model need not have run. Raises InputError if
+    """Return the names of the events that the figure needs, without running the model. Raises InputError if
     a layer or head does not exist, or if a figure cannot show all heads."""
     kinds = {name: kind_in(specs, name) for name in specs}
     names = {specs[name].layer: name for name, kind in kinds.items() if isinstance(kind, Softmax)}

@@ -1,4 +1,4 @@
-"""Plot what each part writes: as bars for one position, or as colours for several positions."""
+"""Plot the logits that each part writes: as bars for one position, or as colours for several positions."""
 
 from __future__ import annotations
 
@@ -28,11 +28,9 @@ LEAST = 2.2  # smallest height of all cells in inches, which the label of the co
 def plot_attribution(
     result: AttributionResult, position: int | None = None, top: int = TOP, ax: Axes | None = None
 ) -> Axes:
-    """Plot what the `top` parts write to logit(target) - logit(against).
-
-    One position is plotted as bars: the largest parts first, then the sum of the other parts. Several
-    positions are plotted as colours, with the parts in order of computation.
-    """
+    """Plot the contributions of the `top` parts to logit(target) - logit(against). One position is plotted as
+    bars: the largest parts first, then the sum of the other parts. Several positions are plotted as colours,
+    with the parts in order of computation."""
     return on_axes(attribution_picture(result, position, top), ax)
 
 

@@ -1,5 +1,5 @@
-"""Plot the errors of a comparison or a diagnosis in order of computation, with the errors that are allowed.
-Mark the first error that is too large."""
+"""Plot the errors of a comparison or a diagnosis in order of computation, with the allowed errors.
+Mark the first error above the allowed error."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COLOURS, SHAPES = (BLUE, ORANGE, GREY), "oXv^x"  # in the legend's order
 
 
 class Error(NamedTuple):
-    """The error of an event, and the largest error that is allowed."""
+    """The error of an event, and the largest allowed error of the event."""
 
     name: str
     layer: int | None
@@ -99,8 +99,8 @@ def _claim(diagnosis: Diagnosis) -> str:
 def _picture(
     errors: Sequence[Error], captions: Captions, first: str | None, residual: Sequence[float] = ()
 ) -> Picture:
-    """Plot the errors in order. Draw a line at the event `first`, the first beyond its band. If the first
-    error has an explanation, plot the `residual` error too."""
+    """Plot the errors in order. Draw a line at the event `first`, the first event beyond its band. If the
+    first error has an explanation, plot the `residual` error too."""
     floor, ceiling = _bounds(errors, residual)
 
     def height(size: float) -> float:
@@ -148,7 +148,7 @@ def _mark(error: Error, captions: Captions) -> tuple[int, int, str]:
 
 
 def _name_events(panel: Panel, errors: Sequence[Error]) -> None:
-    """Name every event below the axis, or the first event of each layer if there are too many."""
+    """Name every event below the axis, or the first event of each layer if all names do not fit."""
     if len(errors) <= NAMED:
         panel.ticks("x", [error.name for error in errors])
         return

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 DOTS = 200  # dots per inch in a file
 HATCHED = "0.85"  # the grey of the hatching
-# Colours from -1 to 1, with grey at 0. They always get lighter, like cividis, so that negative and positive
-# values look different in print and to colour-blind readers.
+# Colours from -1 to 1, with grey at 0. The colours always get lighter, like cividis, so that negative and
+# positive values look different in print and to colour-blind readers.
 SIGNED = (
     "#08184f", "#1d4495", "#4a77bd", "#7f9fc0", "#a3a6a8", "#c9a97c", "#e3b65c", "#f5d472", "#fff3b8",
 )  # fmt: skip
@@ -95,8 +95,8 @@ def room_for_crosses(values: Array) -> float:
 
 
 def add_bar(panel: Panel, image: ScalarMappable, scale: Scale, values: Array, remark: str = "") -> None:
-    """Draw the colour bar beside the Axes. An end of the scale that some values exceed has an arrow. If a
-    value is not finite, the label explains the crosses."""
+    """Draw the colour bar beside the Axes. An end of the scale has an arrow if a value lies beyond this end.
+    If a value is not finite, the label explains the crosses."""
     extend = _ARROWS[(values < scale.low).any() + 2 * (values > scale.high).any()]
     bar = panel.ax.figure.colorbar(image, ax=panel.ax, fraction=0.05, pad=0.02, aspect=25, extend=extend)
     root = ", square-root scale" * scale.rooted

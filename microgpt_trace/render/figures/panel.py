@@ -1,4 +1,4 @@
-"""What several figures need: Axes with plain text, pictures that are not drawn yet, lines and bars.
+"""Elements that several figures share: Axes with plain text, pictures that are not drawn yet, lines and bars.
 
 A dollar sign in a token does not start a formula. Characters that the font lacks are escaped as \\u4e2d,
 except in SVG, because its viewer may have other fonts.
@@ -23,7 +23,7 @@ TEXT, SMALL = 8, 7  # points
 LINE = 8.5 / 72  # height of a line of small text, in inches
 CHARACTER = 0.062  # width of a letter of small text, in inches
 BAR = 0.19  # distance from one bar to the next, in inches
-BLUE, ORANGE, GREY, DARK = "#0072b2", "#d55e00", "#999999", "#333333"  # also differ for colour-blind readers
+BLUE, ORANGE, GREY, DARK = "#0072b2", "#d55e00", "#999999", "#333333"  # differ for colour-blind readers too
 LINES = (
     (BLUE, "-"), (ORANGE, "--"), ("#009e73", "-."), ("#cc79a7", ":"), ("#e69f00", "-"), ("#56b4e9", "--"),
     (DARK, "-."), (GREY, ":"),
@@ -41,7 +41,7 @@ class Panel:
     escapes: bool = True  # whether to escape characters that the font lacks
 
     def escaped(self, text: str) -> str:
-        """Escape characters that the font lacks, if the panel does so."""
+        """Escape characters that the font lacks, if `escapes` is set."""
         return escaped(text) if self.escapes else text
 
     def label(
@@ -50,7 +50,7 @@ class Panel:
     ) -> None:  # fmt: skip
         """Write the title, the labels of the axes, and the tick labels of columns and rows at 0, 1, 2, ...
         `above` is the number of legend lines between the Axes and the title. If `at_right` is set, the x
-        label ends at the right of its axis, since it may be longer than the axis.
+        label ends at the right of its axis, because the label may be longer than the axis.
         """
         if columns is not None:
             self.ticks("x", columns)
@@ -142,7 +142,7 @@ def on_axes(picture: Picture, ax: Axes | None) -> Axes:
 
 def stacked(panel: Panel, rooms: Sequence[tuple[float, float]]) -> list[Panel]:
     """Return panels from top to bottom. `rooms` has the height of each panel and the margin below it. The
-    last margin is not used."""
+    margin below the last panel is not used."""
     if len(rooms) == 1:
         return [panel]
     total, top, panels = sum(map(sum, rooms)) - rooms[-1][1], 0.0, list[Panel]()
@@ -170,7 +170,7 @@ def draw_line(panel: Panel, places: Sequence[float], values: Series, *style: str
 
 
 class SignedValue(NamedTuple):
-    """A bar: its name and its length. `is_sum` is True if the bar is the sum of other bars."""
+    """The name and the length of a bar. `is_sum` is True if the bar is the sum of other bars."""
 
     name: str
     value: float

@@ -48,7 +48,7 @@ BESIDE, AROUND = 2.0, 0.65  # inches for text beside the cells, and for text abo
 
 def plot_patch(result: PatchResult | PairsResult, ax: Axes | None = None) -> Axes:
     """Plot how far each site moves the corrupted run (0) to the clean run (1), or the mean over several
-    pairs. Grey is 0. The colours run from -1 to 1, or farther if a magnitude is larger."""
+    pairs. Grey stands for 0. The colour scale covers -1 to 1, and more if a magnitude exceeds 1."""
     return on_axes(patch_picture(result), ax)
 
 
@@ -76,7 +76,7 @@ def patch_picture(result: PatchResult | PairsResult) -> Picture:
             add_bar(panel, images[-1], scale, values)
 
     inches = [each.shape[1] * ROOM[0] for each in maps]
-    inches += [len(title_of(table)) * CHARACTER for table in tables]  # titles may be wider
+    inches += [len(title_of(table)) * CHARACTER for table in tables]  # titles may be wider than the cells
     width = min(max(COLUMN, max(inches, default=0.0) + BESIDE), PAGE) + room_for_crosses(values)
     return Picture(width, sum(map(sum, rooms)), draw)
 

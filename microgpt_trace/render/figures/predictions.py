@@ -22,7 +22,7 @@ PROBABILITY = Scale(0.0, 1.0, "probability")
 MOST = 64  # largest number of positions in a figure
 CELL, ROW = 0.62, 0.26  # width and height in inches of a cell with a token and its probability
 LABEL = 8  # largest number of characters of a token in a cell
-NOTHING, NOT_FINITE = "–", "not finite"  # what a cell without a candidate shows
+NOTHING, NOT_FINITE = "–", "not finite"  # texts of a cell without a candidate
 
 
 def plot_probabilities(trace: Trace, ax: Axes | None = None) -> Axes:
@@ -32,7 +32,7 @@ def plot_probabilities(trace: Trace, ax: Axes | None = None) -> Axes:
 
 
 def plot_lens(trace: Trace, ax: Axes | None = None) -> Axes:
-    """Plot which token would have the largest probability if the model ended after each layer. The trace
+    """Plot, for each layer, the most probable token if the model ended after this layer. The trace
     needs `lens=True`."""
     return on_axes(lens_picture(trace), ax)
 

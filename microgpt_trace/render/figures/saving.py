@@ -21,7 +21,7 @@ _METADATA: dict[str, dict[str, None]] = {
     ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
 }
 _OURS = {
-    "svg.fonttype": "none",  # as text, not as outlines
+    "svg.fonttype": "none",  # characters as text, not as outlines
     "pdf.fonttype": 42,
     "svg.hashsalt": "microgpt-trace",
     "hatch.linewidth": 0.4,

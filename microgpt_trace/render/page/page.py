@@ -53,7 +53,7 @@ def _hash(text: str) -> str:
     return f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
 
 
-LEVEL = 9  # of deflate; level 6 makes a page of SmolLM2 0.4 % larger and 0.1 s faster to write
+LEVEL = 9  # deflate level; at level 6, a page of SmolLM2 is 0.4 % larger and written 0.1 s faster
 
 
 def packed(document: dict[str, Any], arrays: Mapping[str, Array], script: str) -> str:

@@ -1,4 +1,4 @@
-"""What pages of attributions and patchings have besides their sections, as data."""
+"""The contents of the pages of attributions and patchings besides the sections, as data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..results.attribution import ROLE_WORDS, SHARES
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PageView:
-    """What a page has besides its sections. Sections are numbered from 1.
+    """The contents of a page besides its sections. Sections are numbered from 1.
 
     - `facts`: for the name of an event, site or head, pairs of a label and a number.
     - `tabs`: for the number of a section, the address and the label of its tab.

@@ -64,7 +64,7 @@ def _event(row: Operation, model: LanguageModel, formulas: Formulas) -> dict[str
 
 
 def _ways(name: str, model: LanguageModel, formulas: Formulas) -> list[Any]:
-    """Return the formulas whose sum is a gradient, each with the row that the gradient passes through."""
+    """Return the formulas whose sum is a gradient. Each has the row that its gradient passes through."""
     ways = (formulas.backward(name) or ()) if "gradients" in model.abilities else ()
     return [[as_data(way.formula), way.reader] for way in ways if way.formula is not None]
 
@@ -74,8 +74,8 @@ def _data(formula: Formula | None) -> Any:
 
 
 def fits_a_page(row: Operation) -> bool:
-    """Return True if the page of a production model may hold the array of a row. Logits and the contributions
-    of heads are too large."""
+    """Return True if the page of a production model may hold the array of a row. The arrays of logits and of
+    the contributions of heads are too large."""
     return not row.extra and row.name not in (*HEAD_EVENTS, "loss")
 
 

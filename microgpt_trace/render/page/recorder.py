@@ -22,7 +22,7 @@ from .plan_data import fits_a_page
 THUMB = 64  # largest number of queries and keys in a small picture ("thumbs")
 Form = Literal["exact", "shares", "thumbs", "last"]
 
-# How many characters an element takes in a page, measured on SmolLM2: as float32, and as a byte.
+# Characters that an element takes in a page, measured on SmolLM2: for a float32, and for a byte.
 SIZES = {"exact": 4.6, "shares": 1.05, "thumbs": 1.1}
 
 
@@ -49,7 +49,7 @@ def cost(form: Form, shape: Sequence[int]) -> float:
 
 
 def held(value: Array, form: Form) -> Held:
-    """Convert an array to one of the forms."""
+    """Convert an array to the form `form`."""
     if form == "exact":
         return Held(np.array(value, np.float32))
     last = np.array(value[:, -1] if value.ndim == 3 else value[-1], np.float32)
@@ -60,8 +60,8 @@ def held(value: Array, form: Form) -> Held:
 
 def _shares(weights: Array, block: int, last: Array) -> Held:
     """Return attention weights [H, T, T] as bytes. A byte is the square root of the largest weight in a block
-    of `block` queries and keys, in steps of 1/254. The byte 255 means not finite. Rows end at the
-    diagonal."""
+    of `block` queries and keys, in steps of 1/254. The byte 255 stands for a weight that is not finite. Rows
+    end at the diagonal."""
     heads, length, _ = weights.shape
     side = -(-length // block)
     shares = weights.astype(np.float32)
@@ -78,7 +78,7 @@ def _shares(weights: Array, block: int, last: Array) -> Held:
 
 BUDGET = 2.0  # default size of a page, in million characters
 AROUND = 220_000  # characters of a page besides its arrays: style, script, tables, statistics
-# Forms for the attention weights of all heads, the best first, with the share of the page that each may take.
+# Forms for the attention weights of all heads, the best first. Each form has its largest share of the page.
 AT_A_GLANCE: tuple[tuple[Form, float], ...] = (("exact", 0.25), ("shares", 0.6), ("thumbs", 1.0))
 
 Forms = Mapping[str, Form]
@@ -113,8 +113,8 @@ def forms_for(
     """Choose the arrays that fit into a page of `budget` million characters, each with its form.
 
     The attention weights of all heads come first, in the best form that fits their share. The groups of
-    `_groups` follow. If the page has no room for a group in full, it holds the group at the last position.
-    Keys and values stay in full, because the last position reads all of them.
+    `_groups` follow. If the page has no room for all positions of a group, the page holds the group's last
+    position. Keys and values stay in full, because the last position reads all of them.
     """
     shapes, plan = model.plan.shapes(length), model.plan
     room = (budget or BUDGET) * 1e6 - AROUND

@@ -112,7 +112,7 @@ def _row(
 
 
 def _has_words(cell: Cell) -> bool:
-    """Return True if a cell has letters or digits. The text of a link needs one."""
+    """Return True if a cell has letters or digits. The text of a link needs at least one letter or digit."""
     return isinstance(cell, str) and any(map(str.isalnum, cell))
 
 

@@ -50,7 +50,7 @@ def _tabs(tabs: Iterable[tuple[str, str]]) -> Markup:
 
 def header(title: str, line: str, *below: Markup) -> Markup:
     """Return the header of a page: the title, the command, and the elements `below`."""
-    long = {"class_": "long", "tabindex": "0"} if len(title) > LONG else {}  # so that keys can scroll it
+    long = {"class_": "long", "tabindex": "0"} if len(title) > LONG else {}  # keys can scroll a long title
     top = element(
         "div",
         element("h1", on_one_line(title), **long),
@@ -63,8 +63,8 @@ def header(title: str, line: str, *below: Markup) -> Markup:
 
 
 def footer(aria_live: str = "polite") -> list[Markup]:
-    """Return the dialog that lists the keys, and the bar that shows what is chosen. `aria_live` is "off" if
-    the views of the page announce the choice to screen readers."""
+    """Return the dialog that lists the keys, and the bar that shows the chosen element. `aria_live` is "off"
+    if the views of the page announce the choice to screen readers."""
     bar = element("output", id="reading", aria_live=aria_live)
     return [element("dialog", id="keys", aria_label="Keyboard help"), bar]
 

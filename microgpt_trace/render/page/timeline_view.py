@@ -12,7 +12,7 @@ from ...timeline.curves import EventCurve, ParameterCurve, PositionCurve, Timeli
 from .page_view import PageView
 
 MOST_STEPS = 250  # largest number of traced steps in a page, chosen with even spacing
-OF_EVENTS = {"L2": "l2", "gradient": "gradient"}  # the label of each norm, and the field that has it
+OF_EVENTS = {"L2": "l2", "gradient": "gradient"}  # label of a norm -> field with the norm
 OF_PARAMETERS = {**OF_EVENTS, "update": "update", "update/weight": "update_ratio"}
 
 

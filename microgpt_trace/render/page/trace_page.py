@@ -162,7 +162,8 @@ def _plan(trace: Trace, model: LanguageModel, arrays: Mapping[str, Array]) -> di
 
 
 def _statistics(stats: TensorStats) -> dict[str, Any]:
-    """Return the statistics of an array. The page needs them for arrays that it does not hold in full."""
+    """Return the statistics of an array. The page needs the statistics of an array if the page does not hold
+    the whole array."""
     return {
         "count": stats.finite_count, "l2": stats.l2_norm, "mean": stats.mean,
         "std": stats.std, "min": stats.min, "max": stats.max, "zeros": stats.zero_count,
@@ -185,8 +186,8 @@ def _layers(trace: Trace) -> dict[str, Any]:
 
 
 def _oddities(trace: Trace) -> Iterator[tuple[int, str]]:
-    """Yield pairs of a layer and a text. The text counts values that are not finite, or names an anomaly that
-    is worst in the layer."""
+    """Yield pairs of a layer and a text. The text counts values that are not finite, or names an anomaly
+    whose worst place is in the layer."""
     for row in trace.layers:
         if row.nan_count or row.inf_count:
             yield row.layer, f"{row.nan_count} NaN, {row.inf_count} Inf"

@@ -1,4 +1,5 @@
-"""An attribution as sections: what each part adds to the predictions, the loss without it, and head roles."""
+"""An attribution as sections: each part's contribution to the predictions, the loss without the part, and
+head roles."""
 
 from __future__ import annotations
 
@@ -54,12 +55,12 @@ def attribution_sections(result: AttributionResult, *, top: int = 20) -> list[Se
 
 
 def _digits(result: AttributionResult) -> int:
-    """Return the number of decimals of a logit. A microGPT has small logits, which need more decimals."""
+    """Return the number of decimals of a logit. The small logits of a microGPT need more decimals."""
     return 3 if result.family == "microgpt" else 2
 
 
 class _ComponentRow(NamedTuple):
-    """A row of the table of parts. `part` is "" for a sum."""
+    """A row of the table of parts. `part` is "" in the row of a sum."""
 
     name: str
     figures: tuple[str, ...]
@@ -116,7 +117,7 @@ def _missed(hidden: Sequence[Contribution], digits: int) -> Iterator[Words]:
 
 
 def _check(position: PositionAttribution, digits: int) -> Words:
-    """Say whether the parts sum to the logits. The text is red if the sums differ from the logits."""
+    """Write whether the parts sum to the logits. The text is red if the sums differ from the logits."""
     sums, contrast = (position.target, position.against), position.contrast
     logits = " and ".join(figure(s.logit, digits) for s in sums)
     worst = max(sums, key=lambda s: (s.holds is False, s.holds is None, s.deviation))

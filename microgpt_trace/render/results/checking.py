@@ -56,7 +56,7 @@ def _summary(validation: Validation) -> Words:
 
 
 def _row_key(verdict: Verdict, verbose: bool) -> tuple[str, str]:
-    """Return the key of a row. Events with the same key share a row."""
+    """Return the key of a table row. Events with equal keys share a row."""
     alone = verbose or not verdict.name.startswith("layer") or verdict.verdict == "failed"
     return verdict.name if alone else kind_of(verdict.name), verdict.verdict
 
@@ -80,12 +80,12 @@ def _name(group: Sequence[Verdict]) -> str:
         return group[0].name
     layers = {verdict.name.partition(".")[0] for verdict in group}
     kind = kind_of(group[0].name)
-    kind += "*" * (not group[0].name.endswith(kind))  # the events are heads
+    kind += "*" * (not group[0].name.endswith(kind))  # the events are the contributions of heads
     return f"{layers.pop() if len(layers) == 1 else 'layer*'}.{kind} ({len(group)})"
 
 
 def _exceptions(validation: Validation) -> Iterator[Words]:
-    """Say once for each kind of event why its events are dead or failed."""
+    """Explain, once for each kind of event, why events of this kind are dead or failed."""
     exceptions = (verdict for verdict in validation.verdicts if verdict.verdict != "used")
     for (_, kind), verdicts in grouped(exceptions, lambda v: (kind_of(v.name), v.verdict)).items():
         more = f" (and {len(verdicts) - 1} more of its kind)" if len(verdicts) > 1 else ""

@@ -69,7 +69,8 @@ def origin_of(side: SideSummary | RecordedRun) -> list[str]:
 
 
 def tokens_line(tokens: Sequence[int], labels: Sequence[str]) -> str:
-    """Return the number of tokens and the first tokens. If there are `labels`, each token has its text."""
+    """Return the number of tokens and the first tokens. If `labels` are given, each token is shown with its
+    text."""
     first = tokens[:MAX_TOKENS]
     named = with_ids(labels, first) if labels else " ".join(map(str, first))
     return f"{len(tokens):,}: {named}{' …' * (len(tokens) > MAX_TOKENS)}"
@@ -116,7 +117,7 @@ def _agreement_details(result: Comparison) -> Iterator[Words]:
 
 
 def _not_compared(result: Comparison) -> Iterator[Words]:
-    """Yield what was not compared. Events that one side lacks have another section."""
+    """Yield what was not compared. Events that only one side has are listed in another section."""
     lacking = {unpaired.name for side in (result.a, result.b) for unpaired in side.unpaired}
     names = merged_layers([name for name in result.left_out if name not in lacking])
     if names:
@@ -192,7 +193,7 @@ def place_of(event: EventDifference | OperationResult, labels: Sequence[str]) ->
 
 
 def _of(event: EventDifference) -> str:
-    """Return words for what the error is divided by, such as " of the worst row"."""
+    """Name the divisor of the error in words, such as " of the worst row"."""
     if not event.by_position:
         return f" ({event.measured})" if event.measured else ""
     whose = "" if event.measured.startswith(IN_LENGTH) else " of the worst row"

@@ -73,7 +73,7 @@ def _wrongness(first: OperationResult) -> Iterator[Words]:
 
 
 def _offer(offer: Offer) -> Section:
-    """Return a verdict that names no fault but proposes another precision for `--compute`."""
+    """Return a verdict without a fault, which proposes another precision for `--compute`."""
     look = "look like" if offer.shown else "may be"
     right = (
         f"with `--compute {offer.compute}`, {offer.explains:,} of the {offer.wrong:,} operations that involve"

@@ -37,9 +37,7 @@ def explanation_sections(
     explanation: Explanation, command: Callable[[str, bool], str] | None = None
 ) -> list[Section]:
     """Return the formula, the numbers and the verdict, then the sources and the uses of the element.
-
-    `command(element, gradient)` returns the command line that explains an element or its gradient.
-    """
+    `command(element, gradient)` returns the command line that explains an element or its gradient."""
     gradient = "d loss / d " if explanation.phase == "backward" else ""
     title = f"{gradient}{explanation.element} = {_number(explanation.traced)}"
     blocks = [words(title, "bold"), words(explanation.place)]
@@ -84,7 +82,7 @@ def _written_out(term: Term) -> list[str]:
 
 
 def substituted(function: str, text: str) -> str:
-    """Replace x in a function such as "exp(x)" by `text`."""
+    """Replace the x in the name of a function, such as "exp(x)", by `text`."""
     signed = text.startswith("-") and "-x" in function
     return _X.sub(lambda _: f"({text})" if signed else text, function)
 
@@ -117,7 +115,8 @@ def _terms(step: Step) -> Table:
 
 
 def _factors(factors: Sequence[Factor | None], event: str, numbers: bool) -> list[Cell]:
-    """Return the cells of factors, each with an element and its value. The column title has the event."""
+    """Return the cells of factors, each with an element and its value. The title of the column names the
+    event."""
     places = [factor_name(factor).removeprefix(event) if factor else "" for factor in factors]
     values = _aligned([factor.value if factor and numbers else None for factor in factors])
     return [
@@ -152,7 +151,7 @@ def _aligned(values: Sequence[float | None]) -> list[str]:
     power = math.floor(math.log10(max(finite))) if finite and max(finite) > 0 else 0
     plain = -4 <= power <= DIGITS
     form = f".{max(0, DIGITS - 1 - power)}f" if plain else f".{DIGITS - 1}e"
-    least = 10.0 ** (power + 2 - DIGITS) if plain else 0.0  # a smaller number would have at most one digit
+    least = 10.0 ** (power + 2 - DIGITS) if plain else 0.0  # a smaller number would show at most one digit
     return [
         "" if v is None else _special(v) or (f"{v:{form}}" if abs(v) >= least else f"{v:.1e}") for v in values
     ]
@@ -196,7 +195,7 @@ def sources_of(explanation: Explanation) -> list[tuple[Factor, str]]:
     for step in explanation.steps:
         most = max((len(term.factors) for term in step.terms), default=0)
         for term in step.terms:
-            count = step.count if len(term.factors) == most else 1  # a bias is added once
+            count = step.count if len(term.factors) == most else 1  # the bias of a sum is added once
             size = abs(term.value) if math.isfinite(term.value) else math.inf
             read += [(count, size, factor) for factor in term.factors if factor.kind != "constant"]
     sources = []

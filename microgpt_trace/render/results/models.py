@@ -100,7 +100,7 @@ def _differing(result: WeightsComparison) -> Iterator[Words]:
 
 
 def _unequal(result: WeightsComparison) -> Iterator[Words]:
-    """Describe the parameters that differ by no more than is allowed, with a line per pair of types."""
+    """Describe the parameters whose difference is allowed, with a line per pair of types."""
     unequal = (row for row in result.rows if row.holds and not row.equal)
     for (a, b), rows in grouped(unequal, attrgetter("type_a", "type_b")).items():
         types = f"{a} on both sides" if a == b else f"{a} in A, {b} in B"
@@ -125,7 +125,8 @@ def _cause(row: WeightRow) -> str:
 
 
 def _farthest(result: WeightsComparison) -> list[WeightRow]:
-    """Return the FEW rows that differ most, compared with what is allowed, in the order of the model."""
+    """Return the FEW rows with the largest difference relative to the allowed difference, in the order of the
+    model."""
 
     def rank(row: WeightRow) -> tuple[bool, float]:
         return row.holds, -(row.relative_l2 or 0.0) / (row.expected or 1.0)

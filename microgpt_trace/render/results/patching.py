@@ -68,7 +68,7 @@ def map_end(cells: Sequence[Any], value: Value) -> float:
 
 
 def title_of(table: PatchTable[Any]) -> str:
-    """Return the title of a map. The title says whether a site is one position or one head."""
+    """Return the title of a map. The title tells whether each site is one position or one head."""
     where = "at one position" if table.across == "position" else "of one head, at all positions"
     return f"{table.title} {where}"
 
@@ -149,8 +149,8 @@ def _tables(
 
 
 def _findings(table: PatchTable[Any], value: Value, heads: Heads) -> Iterator[Words]:
-    """Say where the residual stream restores more than half, and between which layers the effect moves to
-    another position. For other tables, name the largest values."""
+    """Describe where the residual stream restores more than half, and between which layers the effect moves
+    to another position. For tables of other events, name the largest values."""
     runs = list(runs_above(table, HALF, value)) if table.kind in leaving_kinds() else []
     for column, of_column in runs:
         rows = ", ".join(first if first == last else f"{first} to {last}" for first, last in of_column)
@@ -165,8 +165,8 @@ def _findings(table: PatchTable[Any], value: Value, heads: Heads) -> Iterator[Wo
 
 
 def _heads_hint(before: str, after: str) -> str:
-    """Name the sites of the heads of the layer `after` if it follows directly on the row `before`. Only its
-    heads can then have moved the effect."""
+    """Name the sites of the heads of the layer `after` if it follows directly on the row `before`. In this
+    case, only the heads of `after` can have moved the effect."""
     layer = after.removeprefix("layer ")
     next_to = layer == "0" or (layer.isdigit() and before == f"layer {int(layer) - 1}")
     return f"; --sites 'layer{layer}.attn.head*' shows which heads move it" if next_to else ""

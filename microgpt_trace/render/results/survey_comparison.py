@@ -159,7 +159,7 @@ def _largest_distances(result: SurveyComparison) -> Iterator[Words]:
 
 
 def _both(form: Callable[[Any], str], paths: Mapping[str, str], **options: Any) -> list[Column]:
-    """Return columns with the values of both sides, or with one value if both look the same."""
+    """Return columns with the values of both sides, or with one value if both values print alike."""
 
     def cell(values: tuple[Any, Any]) -> str:
         one, two = map(form, values)
@@ -171,7 +171,8 @@ def _both(form: Callable[[Any], str], paths: Mapping[str, str], **options: Any) 
 def _shown(
     pairs: Sequence[Pair], verbose: bool, size: Callable[[Pair], float]
 ) -> tuple[Sequence[Pair], list[Block]]:
-    """Return all pairs or, if there are many, the MOST pairs that differ most and a line that says so."""
+    """Return all pairs or, if there are many, the MOST pairs that differ most and a line about the
+    omission."""
     if verbose or len(pairs) <= FEW:
         return pairs, []
     largest = sorted(pairs, key=size, reverse=True)[:MOST]

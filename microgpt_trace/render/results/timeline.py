@@ -73,7 +73,8 @@ def _change(before: float | None, after: float | None) -> str:
 
 
 def timeline_sections(timeline: Timeline, *, curves: bool = False) -> list[Section]:
-    """Return the overview. If `curves` is set, return the curves of each event and parameter instead."""
+    """Return the overview. If `curves` is set, return the curves of each event and parameter instead of the
+    overview."""
     parts = (_curves,) if curves else (_predictions, _dead_units, _norms, _loss)
     sections = [_head(timeline), *(section for part in parts for section in part(timeline))]
     if timeline.absent:
@@ -148,7 +149,8 @@ def _learned(position: PositionCurve) -> str:
 
 
 def _always(position: PositionCurve) -> bool:
-    """Return True if the target had rank 1 at every traced step. The step that learned it is then unknown."""
+    """Return True if the target had rank 1 at every traced step. The step that learned such a target is
+    unknown."""
     return all(rank in (1, None) for rank in position.rank)
 
 
@@ -270,7 +272,7 @@ def _finite(curve: Curve) -> Iterator[float]:
 
 
 class _CurveRow(NamedTuple):
-    """One curve of an event or a parameter. `name` is "" except for the first curve."""
+    """One curve of an event or a parameter. `name` is "" except in the row of the first curve."""
 
     name: str
     measure: str

@@ -46,7 +46,7 @@ def print_attention(block: AttentionMatrices, screen: Screen) -> None:
     queries = range(max(0, length - most), length)
     keys = range(min(length, max(1, (screen.width - margin) // layout.cell)))
     screen.tell(f"Attention weights{_unit(layout.cell, screen)}, row = query, column = key", "dim", indent=0)
-    beside = ceil(len(shown) / ceil(len(shown) / layout.beside))  # the same number of heads in each row
+    beside = ceil(len(shown) / ceil(len(shown) / layout.beside))  # about the same number of heads in each row
     for start in range(0, len(shown), beside):
         if start:
             screen.print()
@@ -65,8 +65,8 @@ def print_attention(block: AttentionMatrices, screen: Screen) -> None:
 
 
 def _unit(cell: int, screen: Screen) -> str:
-    """Describe how weights are shown. A shade shows the square root, so that small weights can be told
-    apart."""
+    """Describe how weights are shown. A shade shows the square root of a weight, so that small weights can be
+    distinguished."""
     if cell == FIGURES:
         return " in percent"
     if screen.many_colors:

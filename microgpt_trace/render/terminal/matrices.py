@@ -18,13 +18,13 @@ from ..numbers import two_decimals
 from ..sections import Figures, Grid
 from .screen import Screen, at_right
 
-MAX_BLOCKS = 8  # number of column blocks to print at most
+MAX_BLOCKS = 8  # largest number of column blocks to print
 GAP = 2  # blanks between columns
 
 
 class _Matrix(NamedTuple):
-    """`heads` are the lines above the columns and `rows` the lines below. Every line has a label. A cell is a
-    text and a share from -1 to 1 for its colour, or None."""
+    """`heads` are the lines above the columns and `rows` the lines below. Every line of the matrix has a
+    label. A cell is a text and a share from -1 to 1 for its colour, or None."""
 
     heads: Sequence[tuple[str, Sequence[str]]]
     rows: Sequence[tuple[str, Sequence[tuple[str, float | None]]]]
@@ -106,7 +106,7 @@ def _figure(value: float) -> str:
 
 
 def print_grid(grid: Grid, screen: Screen) -> None:
-    """Print a grid. If it does not fit in one block, omit the columns that contain only 0.00."""
+    """Print a grid. If the grid does not fit in one block, omit the columns that contain only 0.00."""
     matrix = _Matrix(
         [(head, list(map(screen.words, texts))) for head, texts in grid.heads],
         [(label, _shares(row)) for label, row in grid.rows],

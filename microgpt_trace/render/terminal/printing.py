@@ -27,8 +27,8 @@ from .screen import Screen
 from .tables import print_table
 
 Prints = dict[type[Block], Callable[[Any, Screen], None]]
-WIDEST_PLOT = 100  # characters of a plot at most
-NARROWEST = 4  # least characters for the text beside a label
+WIDEST_PLOT = 100  # largest number of characters of a plot's width
+NARROWEST = 4  # smallest number of characters for the text beside a label
 
 
 def print_sections(sections: Sequence[Section], screen: Screen) -> None:

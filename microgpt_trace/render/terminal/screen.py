@@ -21,7 +21,7 @@ from rich.text import Text
 from ...text.printable import in_lines, on_one_line
 
 Piece = tuple[str, str]  # a text and its style
-LEAST = 16  # least characters of a line after its indent
+LEAST = 16  # smallest number of characters of a line after its indent
 _ASCII = str.maketrans(
     {
         "→": "->", "←": "<-", "•": "*",
@@ -72,7 +72,7 @@ class Screen(Console):
 
 
 class Lines:
-    """Lines that Rich prints as they are, without wrapping them."""
+    """Lines that Rich prints unchanged, without wrapping."""
 
     def __init__(self, lines: Sequence[Sequence[Piece]]) -> None:
         self.lines = lines

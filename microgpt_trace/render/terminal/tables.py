@@ -15,7 +15,7 @@ from .screen import Lines, Piece, Screen, at_right, wrapped
 
 GAP = 2  # blanks between columns
 WIDEST_SIGNED = 29  # largest number of characters of a bar that goes to both sides of its middle
-NARROW, NARROWEST = 12, 5  # least characters of a column that wraps, and of a column that is cut
+NARROW, NARROWEST = 12, 5  # smallest width of a column that wraps, and of a column that is cut
 
 
 class _LaidOut(NamedTuple):
@@ -28,10 +28,9 @@ class _LaidOut(NamedTuple):
 
 
 def print_table(block: Table, screen: Screen) -> None:
-    """Print a table. Numbers are never cut. Columns that do not fit are printed as another table below.
-
-    This does not use the tables of Rich, which take 4 ms each. A verbose trace of 30 layers has 120 tables.
-    """
+    """Print a table. Numbers are never cut. Columns that do not fit are printed as another table below. The
+    table is not a table of Rich, because Rich takes 4 ms per table. A verbose trace of 30 layers has 120
+    tables."""
     columns = _with_joined_remarks(_columns(block, screen), screen.width)
     for number, part in enumerate(_parts(columns, screen.width)):
         if number:
@@ -81,8 +80,8 @@ def _text(cell: Cell, screen: Screen, room: int) -> str | ElementCell:
 
 
 def _joined(cells: Sequence[str | ElementCell]) -> list[str]:
-    """Turn the cells of a column into texts. An element has its place at the left and its value at the
-    right."""
+    """Turn the cells of a column into texts. The text of an element has the place at the left and the value
+    at the right."""
     elements = [cell for cell in cells if isinstance(cell, ElementCell)]
     if not elements:
         return [cell for cell in cells if isinstance(cell, str)]
@@ -123,7 +122,8 @@ def _parts(columns: list[_LaidOut], room: int) -> Iterator[list[_LaidOut]]:
     yield part
 
 
-# Rules for columns that may shrink, in this order, with their least width. Numbers and names do not shrink.
+# Rules for the columns that may shrink, in the order of shrinking, with the smallest width of each column.
+# Numbers and names do not shrink.
 _SHRINKING: Sequence[tuple[Callable[[Column], bool], int]] = (
     (lambda column: column.bar, 0),
     (lambda column: column.wrap, NARROW),
@@ -132,7 +132,7 @@ _SHRINKING: Sequence[tuple[Callable[[Column], bool], int]] = (
 
 
 def _least(column: Column, least: int) -> int:
-    """Return the least width of a column. Its title is not wrapped."""
+    """Return the least width of a column. The title of a column is not wrapped."""
     return max(least, cell_len(column.title)) if least else 0
 
 
@@ -160,7 +160,7 @@ def _fitted_widths(columns: Sequence[_LaidOut], room: int) -> list[int]:
 def _lines_of(
     row: Sequence[tuple[str, str]], widths: Sequence[int], columns: Sequence[_LaidOut]
 ) -> Iterator[list[Piece]]:
-    """Return the lines of one row. A cell that wraps gives several lines."""
+    """Return the lines of one row. A wrapped cell takes several lines."""
     cells = [
         [cell] if cell_len(cell) <= width else [set_cell_size(cell, width)] if bar else wrapped(cell, width)
         for (cell, _), width, bar in zip(row, widths, (laid.column.bar for laid in columns), strict=True)

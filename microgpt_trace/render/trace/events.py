@@ -1,5 +1,5 @@
 """Tables of the events of a trace by stage, of its backward pass, and of the layers of a production model.
-All numbers come from the Trace."""
+All numbers in these tables are fields of the Trace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Interventions and their effects as sections. All numbers come from the Trace."""
+"""Interventions and their effects as sections. All numbers in these sections are fields of the Trace."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class _EffectRow(NamedTuple):
 
     @property
     def gain(self) -> float | None:
-        """The change of P."""
+        """The change of P by the interventions."""
         before, after = self.probabilities
         return None if before is None or after is None else after - before
 

@@ -74,7 +74,7 @@ def _token(prediction: Prediction) -> str:
 
 
 def _seen(prediction: Prediction) -> str:
-    """Return the part of a name up to the position. It is BOS at position 0."""
+    """Return the part of a name up to the position. At position 0, the result is BOS."""
     return _token(prediction) if prediction.seen or prediction.position else "BOS"
 
 
@@ -144,8 +144,8 @@ def _top(row: LensRow, at: int) -> str:
 
 
 def _target(trace: Trace, position: int, rows: Sequence[TargetRow]) -> Section:
-    """Return P and rank of a token after each attention block and each layer, and where it first has rank
-    1."""
+    """Return P and rank of a token after each attention block and each layer, and where the token first has
+    rank 1."""
     kinds = list(dict.fromkeys(kind_of(row.event) for row in rows))
     layers = list(grouped(rows, attrgetter("layer")).values())
     columns = [Column("layer", lambda layer: str(layer[0].layer), right=True)]

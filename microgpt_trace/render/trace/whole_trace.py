@@ -68,7 +68,7 @@ def _microgpt_facts(model: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def trained(model: dict[str, Any]) -> list[str]:
-    """Return ["trained for N steps"], or [] if N is unknown or if the model's origin says the same."""
+    """Return ["trained for N steps"], or [] if N is unknown or is part of the model's origin."""
     steps = model.get("trained_steps")
     training = f"trained for {counted(steps, 'step')}" if steps else model["origin"]
     return [training] if training != model["origin"] else []
@@ -122,11 +122,9 @@ def trace_sections(
     trace: Trace, *, verbose: bool = False, overview: bool = True, brief: bool = False,
     requested: Sequence[Section] | None = None,
 ) -> list[Section]:  # fmt: skip
-    """Return the sections of a trace.
-
-    `overview` shows each layer of a production model as one row. `brief` omits explanations, except failures.
-    `requested` are sections of requested events or arrays, or None. They follow the input and imply `brief`.
-    """
+    """Return the sections of a trace. `overview` shows each layer of a production model as one row. `brief`
+    omits explanations, except failures. `requested` are sections of requested events or arrays, or None. The
+    requested sections follow the input, and imply `brief`."""
     head = [*header_sections(trace, brief=requested is not None), *headline_sections(trace)]
     return [*head, *(requested or ()), *_body(trace, verbose, overview, brief or requested is not None)]
 
@@ -226,8 +224,8 @@ def _value(rule: Anomaly) -> str:
 
 
 def checks_section(checks: Sequence[Check], brief: bool = False) -> Section:
-    """Return the checks that hold, and the checks that were not made with the reason. `brief` only counts
-    them. Every violation has a red line."""
+    """Return the checks that hold, and the checks that were not made with the reason. With `brief`, these
+    checks are only counted. Every violation has a red line."""
     outcomes = grouped(checks, attrgetter("holds"))
     passed, failed, skipped = (outcomes.get(holds, []) for holds in (True, False, None))
     rest = f", {len(skipped)} not checked" if skipped else ""
