@@ -42,12 +42,9 @@ class Quants(NamedTuple):
 
 def widen_f16(bits: Array) -> Array:
     """Convert float16 numbers, stored as uint16 bit patterns, to float32. NaN and infinities are converted
-    too.
-
-    First move the bits of exponent and fraction to the places of these bits in a float32. Every number, even
-    a subnormal number, is then 2**112 times too small. An exact product by 2**112 corrects this. This
-    conversion is 5 times as fast as NumPy's astype.
-    """
+    too. First move the bits of exponent and fraction to the places of these bits in a float32. Every number,
+    even a subnormal number, is then 2**112 times too small. An exact product by 2**112 corrects this. This
+    conversion is 5 times as fast as NumPy's astype."""
     words = bits.view(np.int16).astype(np.int32)
     words <<= 13
     words &= -0x70002000  # = 0x8FFFE000: clear the copies of the sign bit from int16 -> int32
@@ -166,12 +163,10 @@ def q3_k(blocks: Array) -> Quants:
 
 
 def _k_scales(blocks: Array) -> tuple[Array, Array]:
-    """Return d * s and -m * t of Q4_K and Q5_K, from 2 B d, 2 B m, 12 B of 6-bit s and t: [N, 8, R] each.
-
-    The 12 bytes are three groups of 4. The low 6 bits of the first group are s 0-3, and the low 6 bits of the
+    """Return d * s and -m * t of Q4_K and Q5_K, from 2 B d, 2 B m, 12 B of 6-bit s and t: [N, 8, R] each. The
+    12 bytes are three groups of 4. The low 6 bits of the first group are s 0-3, and the low 6 bits of the
     second group are t 0-3. The third group has the low 4 bits of s 4-7 (low nibbles) and t 4-7 (high
-    nibbles). The high 2 bits of s 4-7 and t 4-7 are in the first and the second group.
-    """
+    nibbles). The high 2 bits of s 4-7 and t 4-7 are in the first and the second group."""
     first, second, third = blocks[:, 4:8], blocks[:, 8:12], blocks[:, 12:16]
     s = np.concatenate((first & 63, third & 15 | first >> 2 & 48), axis=1)
     t = np.concatenate((second & 63, third >> 4 | second >> 2 & 48), axis=1)

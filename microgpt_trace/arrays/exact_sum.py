@@ -20,7 +20,7 @@ from .stats import Array
 
 WIDTH = 42  # number of bits of a piece
 OFFSET = 34  # place 0 has multiples of 2^-34 up to 2^8. Places 0 and -1 cover activations.
-MOST = 1 << 10  # carry after so many numbers, since 2^10 * 2^42 < 2^53
+MOST = 1 << 10  # carry after this many numbers, because 2^10 * 2^42 < 2^53
 LARGEST = 2.0**900  # larger numbers would overflow when they are cut
 BLOCK = 1 << 14  # numbers to cut at a time: so many fit the cache
 

@@ -66,8 +66,8 @@ class TensorStats:
         return None if self.l2_norm is None else self.l2_norm / math.sqrt(self.finite_count)
 
     def merge(self, other: TensorStats) -> TensorStats:
-        """Return the summary of both arrays together. Means and standard deviations are combined as in Chan,
-        Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances"
+        """Return the summary of all elements of both arrays. Means and standard deviations are combined as in
+        Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances"
         (1979)."""
         names = ("mean", "std", "l2_norm", "min", "max", "max_abs")
         pairs = {name: (getattr(self, name), getattr(other, name)) for name in names}

@@ -64,7 +64,7 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line. NumPy gets one thread unless the user set another number in the environment."""
+    """Run the command line. NumPy uses one thread unless the user set another number in the environment."""
     gc.set_threshold(UNCOLLECTED)
     for name in VARIABLES:  # BLAS reads these variables when NumPy loads; more threads save no time here
         os.environ.setdefault(name, "1")

@@ -26,7 +26,7 @@ OF_SURVEYS = ("a", "b", "layer", "verbose", "rtol", "as_json", "schema", "out") 
 
 @group()
 class Sides(Tokens):
-    """The two runs, and the input if they are models."""
+    """The two sides of a comparison, and the input if the sides are models."""
 
     a: Path | None = argument("A", "Model, saved trace, dump of another engine, or survey.")
     b: Path | None = argument("B", "Model, trace, dump or survey to compare with A.")

@@ -139,8 +139,8 @@ def check_combination(command: str, names: Sequence[str]) -> None:
 
 
 def refuse(names: Mapping[str, str], beside: str, but_for: Collection[str]) -> None:
-    """Raise InputError if the user gave a parameter that is not in `but_for`. `beside` says what the
-    parameter cannot be combined with, such as "two surveys"."""
+    """Raise InputError if the user gave a parameter that is not in `but_for`. `beside` names the conflicting
+    request, such as "two surveys"."""
     for name, spelling in names.items():
         if name not in but_for:
             raise InputError(f"{_described(spelling)} cannot be combined with {beside}")

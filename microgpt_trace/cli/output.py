@@ -74,7 +74,8 @@ def put(pieces: Iterable[str], out: Path | None, overwrite: bool = False) -> Non
 
 
 def check_apart(written: Iterable[tuple[str, Path | None]], reads: Iterable[Path | None] = ()) -> None:
-    """Raise InputError if two options name the same file, or one names a file that the command reads."""
+    """Raise InputError if two options name the same file, or an option names a file that the command
+    reads."""
     read, names = {realpath(path) for path in reads if path is not None}, dict[str, str]()
     for name, path in written:
         if path is None:
@@ -115,7 +116,7 @@ def _refuse_over_model(option: str, path: Path) -> None:
 
 
 def _is_model_folder(folder: Path) -> bool:
-    """Return True if the folder has the config.json of a Hugging Face model, not of some other program."""
+    """Return True if the folder has a config.json that seems to belong to a Hugging Face model."""
     if not (folder / "config.json").is_file():
         return False
     if any((folder / name).exists() for name in _OF_A_MODEL):

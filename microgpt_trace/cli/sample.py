@@ -10,7 +10,7 @@ from .output import note, put
 
 @group(HelpPanel.PREDICTIONS)
 class NamesToSample:
-    """The model, and how to sample names from it."""
+    """A model, and the settings for sampling names from the model."""
 
     model: Path = option("Checkpoint to sample from.", default=DEFAULT_CHECKPOINT, panel=HelpPanel.INPUT)
     count: int = option("Number of names.", "-n", "--count", default=20, min=1)

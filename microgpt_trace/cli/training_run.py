@@ -1,6 +1,6 @@
 """Runs `microgpt train`: makes a new Trainer or loads one, takes its steps, saves, and prints the report.
 
-Only a training run loads this module, after the options have been checked.
+This module is loaded only by a training run, after the options have been checked.
 """
 
 from __future__ import annotations

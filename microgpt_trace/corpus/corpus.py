@@ -1,4 +1,4 @@
-"""A corpus yields the documents of some files, one after another, and counts the rows that it skips. The
+"""A corpus yields the documents of its files, one after another, and counts the skipped rows. The
 extension of a file decides how its rows are read.
 """
 
@@ -31,8 +31,7 @@ ReportBytes = Callable[[int], object]  # takes the number of bytes read
 
 @dataclass(frozen=True)
 class CorpusSelection:
-    """The sources of a corpus, in order, and how many documents to take: all, the first `limit`, or a
-    `sample`.
+    """The sources of a corpus, in order, and the documents to read: all, the first `limit`, or a `sample`.
 
     A source is the path of a file, a glob, a URL that fsspec opens, or "-" for standard input, which is
     always read as lines of text. `field` is the name of the text field in .jsonl and .ndjson records, or of
@@ -69,7 +68,7 @@ class CorpusSelection:
 
 class Document(NamedTuple):
     """A text, the text's number among the selected documents (from 0), and its place: a file and a line or
-    row (from 1). If the text was dropped because the model cannot read it, `unfit` says why.
+    row (from 1). If a text was dropped because the model cannot read the text, `unfit` has the reason.
     """
 
     number: int
@@ -186,11 +185,9 @@ class Corpus:
 
 def _sample_mask(total: int, size: int, seed: int) -> Iterator[bool]:
     """Yield, for each of `total` documents, whether the sample contains the document. Each set of `size`
-    documents is equally likely.
-
-    Selection sampling (Knuth, The Art of Computer Programming 2, 3.4.2, algorithm S). The only source of
-    chance is Python's random(), whose numbers are the same in every version.
-    """
+    documents is equally likely. Selection sampling (Knuth, The Art of Computer Programming 2, 3.4.2,
+    algorithm S). The only source of chance is Python's random(), whose numbers are the same in every
+    version."""
     uniform = Random(seed).random
     for left in range(total, 0, -1):
         if not size:

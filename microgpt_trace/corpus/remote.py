@@ -1,8 +1,8 @@
 """Read files on other machines by fsspec. Any failure becomes an error that names the URL.
 
-A transfer that is cut off raises an error and does not count as the end of a file. If an HTTP server serves
-byte ranges, each part of a file is a separate request, so that a slow reader keeps no connection open.
-From a server without byte ranges, one request reads the complete file.
+A transfer that is cut off raises an error, so that it is not mistaken for the end of a file. If an HTTP
+server serves byte ranges, each part of a file is a separate request, so that a slow reader keeps no
+connection open. From a server without byte ranges, one request reads the complete file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import FileFormatError, InputError, MicrogptError, RunError, check_installed, missing
 from .sources import CHUNK, CorpusFile, local_files
 
-SILENCE = 60  # a transfer fails after so many seconds without a byte; the total time has no limit
+SILENCE = 60  # a transfer fails after this many seconds without a byte; the total time has no limit
 _GONE = (404, 410)  # HTTP status codes of a missing file
 _PAGE = 1 << 24  # largest number of bytes of a page that lists files
 

@@ -74,10 +74,11 @@ class Offer:
 class Diagnosis:
     """The judgement of every operation of a dump, and the explanation of the first wrong operation.
 
-    The engine was judged by the precision `compute`; `compute_how` says how this precision is known. If there
-    is an `offer` of another precision, no fault is named: `first_wrong` is None, and `findings` are only
-    about tokens. `untested` has the events that could not be judged completely, with the reason. `of` is the
-    number of operations of a pass. `tried` has the ids of the hypotheses that were tested on `first_wrong`.
+    The engine was judged by the precision `compute`; `compute_how` names the source of this precision. If
+    there is an `offer` of another precision, no fault is named: `first_wrong` is None, and `findings` are
+    only about tokens. `untested` has the events that could not be judged completely, with the reason. `of` is
+    the number of operations of a pass. `tried` has the ids of the hypotheses that were tested on
+    `first_wrong`.
     """
 
     tokens: tuple[int, ...]
@@ -116,10 +117,10 @@ def diagnose_values(
     """Judge every event of a dump by the dump's own inputs.
 
     `values` are the dump's arrays at all positions, in the shapes of our events. `partial` has arrays at only
-    some positions. These arrays are judged, but no later events are computed from them. `compute` ("f32",
-    "bf16", "f16", "q8") is the precision of the engine. If it is None, the precision is recognised from the
-    values. `text_tokens` are the tokens that the model's tokenizer makes of the dump's text. Raises
-    InputError if `compute` is unknown, or if no operation can be judged.
+    some positions. Arrays in `partial` are judged, but no later events are computed from arrays in `partial`.
+    `compute` ("f32", "bf16", "f16", "q8") is the precision of the engine. If it is None, the precision is
+    recognised from the values. `text_tokens` are the tokens that the model's tokenizer makes of the dump's
+    text. Raises InputError if `compute` is unknown, or if no operation can be judged.
     """
     run = _Diagnoser(model, tokens, values, partial)
     with one_blas_thread(), np.errstate(all="ignore"):
@@ -265,8 +266,8 @@ def diagnose(
 
     The tokens are `tokens`, or the tokens in the map or the dump, or the tokens whose embedding is in the
     dump. If a text is given too, the diagnosis reports where the text's tokens differ. `map`, `layouts` and
-    `compute` mean the same as for `diff`. Raises InputError if the dump has no values, or none that belongs
-    to an event of the model.
+    `compute` are the arguments of `diff` with these names. Raises InputError if the dump has no values, or
+    none that belongs to an event of the model.
     """
     opened_dump, opened_model = open_all([dump, model], map)
     if not isinstance(opened_dump, Recording) or isinstance(opened_model, Recording):

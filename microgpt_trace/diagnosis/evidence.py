@@ -3,8 +3,8 @@ as an eps), and find the range of numbers that fit equally well.
 
 The dump's values are projected on the line between two predictions, from 0 at the first to 1 at the second.
 The standard error of this projection follows from the errors of the first prediction. The standard error is
-computed row by row, because all errors within a row may have one cause, such as the row's norm. Every row
-counts as having an error of at least ROW_ALIKE times its tolerance. All rows may have a common error. Two
+computed row by row, because all errors within a row may have one cause, such as the row's norm. The error of
+every row is taken as at least ROW_ALIKE times the row's tolerance. All rows may have a common error. Two
 predictions closer than ALL_ALIKE times the tolerance therefore cannot be distinguished.
 """
 
@@ -20,7 +20,7 @@ from .hypothesis import Family, Range
 
 ROW_ALIKE, ALL_ALIKE = 1 / 8, 1 / 3  # share of the tolerance: for a common error of one row, of all rows
 SURELY = 5.0  # smallest distance of the values from a rejected prediction, in standard errors
-CLOSE = 0.25  # the values support a prediction up to this share of the way to the other one
+CLOSE = 0.25  # the values support a prediction up to this share of the way to the other prediction
 MOST = 1 << 20  # the largest number of elements examined
 TINY = 2.0**-24  # smallest size of an element, relative to its row
 SMALLEST = {"f16": 2.0**-14}  # smallest number with full precision in a type
@@ -58,7 +58,7 @@ class Seen:
         self.found = np.where(marks, rows[self._rows], 0).astype(np.float64)
         self._count = np.maximum(marks.sum(axis=1, keepdims=True), 1)
         sizes, right = self._size(self.found), self._size(self.rows_of(expected))
-        sizes = np.where(sizes > 0, sizes, right)  # a row of zeros gets its expected size
+        sizes = np.where(sizes > 0, sizes, right)  # the size of a row of zeros is the expected size
         self.sizes = np.where(sizes > 0, sizes, 1.0)  # RMS, [R, 1]
         self._elements, self._smallest = elements, SMALLEST.get(precision, 0.0)
 

@@ -38,9 +38,9 @@ class Finding:
     """A hypothesis about an operation, or a fact about the tokens.
 
     `residual` is the error that the hypothesis does not explain: the relative L2 of the worst row.
-    `also_explains` are the other wrong operations that the same mistake explains. `cannot_be_told_from` has
-    other claims that fit this operation equally well. `value` is the number in the mistake, if it has one.
-    All numbers from `low` to `high` fit equally well.
+    `also_explains` has the other wrong operations that this mistake explains. `cannot_be_told_from` has other
+    claims that fit this operation equally well. `value` is the number in the mistake, if it has one. All
+    numbers from `low` to `high` fit equally well.
     """
 
     operation: str
@@ -58,8 +58,8 @@ class Finding:
 @frozen(slots=False, eq=False)
 class Outcome:
     """The result of testing a hypothesis. `residual` is the error that the hypothesis leaves. `evidence` has
-    the predicted rows and their tolerances, or is None if the hypothesis does not explain the error. `range`
-    has the numbers of its `family` that fit."""
+    the predicted rows and the rows' tolerances, or is None if the hypothesis does not explain the error.
+    `range` has the numbers of its `family` that fit."""
 
     hypothesis: Hypothesis
     residual: float

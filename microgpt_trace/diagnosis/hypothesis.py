@@ -24,7 +24,7 @@ class Hypothesis:
     `claim` continues a sentence such as "layer 0, q after RoPE: ". `rank` is PLAIN for a simple mistake,
     NUMBERED for a mistake with a number (`value`) that is measured from the dump, ODD if nobody would choose
     this number, COMBINED for two mistakes at once, and DESCRIBED if the hypothesis only describes the values.
-    With `of_no_number`, the hypothesis says that values are not finite. Rows that cannot be judged do not
+    With `of_no_number`, the hypothesis predicts values that are not finite. Rows that cannot be judged do not
     refute such a hypothesis.
     """
 
@@ -89,7 +89,7 @@ class Family:
         return (self.id, *(id for id, _ in self.special.values()))
 
     def is_narrow(self, range: Range) -> bool:
-        """Return True if the range is so narrow that its numbers count as one."""
+        """Return True if the range is so narrow that all numbers in the range are treated as one number."""
         size = max(abs(range.best), self.unit)
         return range.high - range.low <= 2 * TIGHT * size and range.low != self.low
 

@@ -13,7 +13,7 @@ a constant matrix, which repeats the sum along the row, because broadcasting suc
 times as long (1.5 instead of 0.5 us).
 
 Since zero times NaN is NaN, a NaN in the query or key of one head spreads to the scores of the other heads.
-The first event that is not finite is still correct.
+The first event with a non-finite value is still identified correctly.
 """
 
 from __future__ import annotations

@@ -15,12 +15,10 @@ from .model import Model, check_microgpt, check_seed
 def sample(
     model: Model, count: int = 20, *, temperature: float = 0.5, seed: int = 42, prefix: str = ""
 ) -> Iterator[str]:
-    """Sample `count` names that begin with `prefix`. Calls with the same seed return the same names.
-
-    At temperature 0, the next character is always the most likely character. A name ends at EOS, or when the
+    """Sample `count` names that begin with `prefix`. Calls with the same seed return the same names. At
+    temperature 0, the next character is always the most likely character. A name ends at EOS, or when the
     block is full. Raises InputError if the prefix is too long or has unknown characters, or if a prediction
-    is not finite.
-    """
+    is not finite."""
     check_microgpt(model, "sample")
     if not (np.isfinite(temperature) and temperature >= 0):
         raise InputError(f"temperature: expected 0 or more, found {temperature}")

@@ -13,7 +13,7 @@ from ..text.printable import on_one_line, shown_token
 
 BOS_LABEL = "BOS"
 EOS_LABEL = "EOS"
-HINTED = 1000  # a hint uses at most so many characters of a text
+HINTED = 1000  # largest number of characters of a text that a hint uses
 MAX_LENGTH = 200  # largest number of characters in a description of the vocabulary
 
 

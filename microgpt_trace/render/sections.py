@@ -35,7 +35,7 @@ class SignedBar(NamedTuple):
 
 
 class Sparkline(NamedTuple):
-    """A small plot of a series in the width that the other columns leave. None stands for a missing value."""
+    """A small plot of a series, as wide as the other columns permit. None stands for a missing value."""
 
     values: Sequence[float | None]
 
@@ -99,8 +99,9 @@ class AttentionMatrices(NamedTuple):
     """The attention weights of all heads [H, T, T] as shaded cells, and the labels of the T tokens.
 
     `sharing` is the number of such blocks that share the lines of a screen. If not all heads fit, the first
-    ones of `order` are shown, and `more` explains the choice and how to see another head. None shows all
-    heads. `in_figures` tells how to see one head in numbers, `in_file` how to save a head that is too large.
+    ones of `order` are shown, and `more` explains the choice and how to see another head. With the value
+    None, all heads are shown. `in_figures` tells how to see one head in numbers, `in_file` how to save a head
+    that is too large.
     """
 
     weights: Array
@@ -173,7 +174,7 @@ def name_of(row: Any) -> str:
 
 
 def facts(label: str, texts: Iterable[str]) -> list[tuple[str, str]]:
-    """Return labelled lines: the first text has the label, the others continue it."""
+    """Return labelled lines: the first text has the label, and the other texts continue the first."""
     return [("" if number else label, text) for number, text in enumerate(texts)]
 
 

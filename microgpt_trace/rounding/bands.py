@@ -45,7 +45,7 @@ PREDICTED, TYPICAL_PREDICTED = 4.0, 0.625
 FACTOR_OF_ONE, TYPICAL_OF_ONE = 12.0, 0.25  # FACTOR and TYPICAL for a single third run
 PEAKED = 1.5  # factor for attention weights, where two elements may dominate a row
 ALONG = 0.25  # the length of a row may always differ by this share of the passes' distance
-UNRELATED = 1.2  # no band is larger: unrelated rows of equal size have a relative distance of 1.4
+UNRELATED = 1.2  # the largest band: unrelated rows of equal size have a relative distance of 1.4
 MOST, ENOUGH = 0.9, 4  # a quantile of the rows; fewest rows, or different tokens, for a useful median
 
 
@@ -88,9 +88,9 @@ class Bands:
         self._noise = {-1: 1.0}  # squared noise after each layer, in units of ROUNDING
 
     def note(self, spec: EventSpec, values: Sequence[Array]) -> None:
-        """Record the magnitude of attention scores [H, T, S], because softmax turns their absolute rounding
-        error into a relative error. The smaller scores of both sides count, because large scores may be wrong
-        or masked."""
+        """Record the magnitude of attention scores [H, T, S], because softmax turns the absolute rounding
+        error of scores into a relative error. The smaller scores of both sides count, because large scores
+        may be wrong or masked."""
         if not isinstance(kind_named(spec), Scores) or spec.layer is None:
             return
         visible = [np.where(causal_mask(*value.shape[-2:]), value, 0) for value in values]
@@ -149,8 +149,8 @@ class Bands:
 
 
 class _Reach(NamedTuple):
-    """The largest distance of some runs: in each row, at least the quantile MOST of all rows, and in their
-    median row."""
+    """The largest distance of several runs: in each row (at least the quantile MOST of all rows), and in the
+    runs' median rows."""
 
     rows: Array
     median: float

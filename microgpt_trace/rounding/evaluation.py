@@ -21,8 +21,9 @@ FLOAT32 = 2.0**-22  # relative difference of two float32 engines in a value that
 
 class Evaluation:
     """The values of a dump, and the values that a plan computes from them. If `noise` is a seed, every value
-    that is read or recomputed gets random noise of up to NOISE times the error of its operation. The effect
-    of this noise shows how far rounding errors spread. `rounding` rounds the inputs of products."""
+    that is read or recomputed is changed by random noise of up to NOISE times the error of the value's
+    operation. The effect of this noise shows how far rounding errors spread. `rounding` rounds the inputs of
+    products."""
 
     def __init__(
         self, given: ReferenceInputs, plan: Plan, values: Mapping[str, Array], precision: Precision,
@@ -35,8 +36,7 @@ class Evaluation:
         self._recomputed: dict[str, Array] = {}
 
     def under(self, plan: Plan) -> Evaluation:
-        """Return the evaluation by another plan. Recomputed values that are the same by both plans are
-        kept."""
+        """Return the evaluation by another plan. Recomputed values that are equal by both plans are kept."""
         other = Evaluation(self.given, plan, self.values, self.precision, self._seed, self.rounding)
         same = unchanged(self.plan, plan, self._recomputed, self.values)
         other._recomputed = {name: self._recomputed[name] for name in same}

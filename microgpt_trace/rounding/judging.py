@@ -148,13 +148,10 @@ class Judge:
         self, name: str, found: Array, expected: Array, positions: Sequence[int] | None,
         noisy: Callable[[Evaluation], Array] | None = None, most: float = math.inf, alike: float = SHARED,
     ) -> JudgedRows:  # fmt: skip
-        """Return the errors of the rows with their tolerances.
-
-        `noisy` computes the event by a draw, by default as the output of the draw. `alike` is the share of a
-        row's tolerance allowed for a factor common to all rows. The effect of rounded inputs is measured only
-        if an error exceeds its plain tolerance but not `most`. All draws are used only if the error is near
-        the tolerance.
-        """
+        """Return the errors of the rows with their tolerances. `noisy` computes the event by a draw, by
+        default as the output of the draw. `alike` is the share of a row's tolerance allowed for a factor
+        common to all rows. The effect of rounded inputs is measured only if an error exceeds its plain
+        tolerance but not `most`. All draws are used only if the error is near the tolerance."""
 
         def output(draw: Evaluation) -> Array:
             return draw.output(name, positions)

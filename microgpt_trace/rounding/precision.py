@@ -104,7 +104,8 @@ def precision_of(compute: str | None, values: Mapping[str, Array]) -> EnginePrec
 
 
 def representable(array: Array, kind: str) -> bool | None:
-    """Return True if a narrow type can store every finite number of an array, None if there are too few."""
+    """Return True if a narrow type can store every finite number of an array, or None if the array has too
+    few numbers."""
     numbers = np.asarray(array, np.float64).ravel()
     numbers = numbers[np.isfinite(numbers) & (numbers != 0) & (np.abs(numbers) != 1)]
     if numbers.size < ENOUGH:
@@ -114,7 +115,7 @@ def representable(array: Array, kind: str) -> bool | None:
 
 def roundings(spread: Spread, length: int) -> float:
     """Count the roundings that affect a float32 output of `length` positions."""
-    angles = 2 * length if spread.angles else 0  # the rounding error of an angle grows with its position
+    angles = 2 * length if spread.angles else 0  # the rounding error of an angle grows with the position
     return ROUNDINGS + 2 * math.sqrt(spread.terms) + angles
 
 
@@ -129,7 +130,7 @@ def row_error(precision: Precision, spread: Spread, length: int) -> float:
 
 def factor_error(precision: Precision, spread: Spread, rows: int) -> float:
     """Return the rounding error of a factor that multiplies the rows: one unit for a single row, and at least
-    half a unit for the mean of several rows, because all rows may have the same factor."""
+    half a unit for the mean of several rows, because all rows may be multiplied by one rounded factor."""
     return precision.unit * max(0.5, rows**-0.5) if spread.factor and precision.narrow else 0.0
 
 
@@ -146,9 +147,9 @@ def element_bound(size: Array, spread: Spread, length: int, dtype: np.dtype[np.f
 
 
 class Way(NamedTuple):
-    """A Way rounds the input of a product. `round` takes the input, and a share by which to move it up or
-    down first. `compute` names the precision whose engines round in this way. With `sums`, the sums of blocks
-    are rounded to float16 too."""
+    """A Way rounds the input of a product. The arguments of `round` are the input, and a share by which the
+    input is first moved up or down. `compute` names the precision whose engines round in this way. With
+    `sums`, the sums of blocks are rounded to float16 too."""
 
     words: str
     round: Callable[[Array, float], Array]
@@ -190,8 +191,8 @@ FAR_LESS = 0.5  # a way explains a product if it leaves less than this share of 
 
 
 class ProductInputs:
-    """A ProductInputs rounds the inputs of products. Each kind of product and each stored type of its matrix
-    has its own Way."""
+    """A ProductInputs rounds the inputs of products. Each kind of product, with each stored type of the
+    matrix, has a separate Way."""
 
     def __init__(self, given: ReferenceInputs) -> None:
         self._given = given
@@ -205,7 +206,7 @@ class ProductInputs:
         return kind_of(row.name), "F32" if stored is None else stored.encoding.name
 
     def way(self, row: Operation) -> Way:
-        """Return the way in which the input of this product is rounded."""
+        """Return the Way that rounds the input of this product."""
         key = self.key(row)
         return WAYS[self._ways.get(key) or self._of_types.get(key[1], "Q8_0")]
 
@@ -240,8 +241,8 @@ class ProductInputs:
                 self._of_types[key[1]] = max(of_type, key=lambda way: (of_type[way], usual[way]))
 
     def _votes(self, rows: Sequence[Operation], read: Callable[[str], tuple[Array, Array]]) -> Counter[str]:
-        """Count for each way the products in which it leaves far less error than other ways. Only ways with
-        far less error in most products are counted."""
+        """Count, for each way, the products where this way leaves far less error than other ways. Only ways
+        with far less error in most products are counted."""
         sample = rows[:: max(1, len(rows) // LEARNED_FROM)][:LEARNED_FROM]
         votes = Counter(way for row in sample for way in self._far_best(row, *read(row.name)))
         return Counter({way: count for way, count in votes.items() if 2 * count > len(sample)})

@@ -17,7 +17,7 @@ from ..arrays.stats import Array, median
 
 FAR = 6.0  # an element beyond this multiple of its row's RMS is an outlier (Gaussian rows have none)
 HIDDEN = 0.2  # outliers hide the other elements if the RMS of the others is below this share of the row's
-NOTHING = 1e-5  # below this share, the other elements are only rounding errors of float32
+NOTHING = 1e-5  # if the RMS of the others is below this share, they are only rounding errors of float32
 FEWEST = 8  # effective columns that distinguish a factor of all rows from errors of single elements
 CAPPED, ROUNDS = 2.0, 4  # a cap of weights in multiples of the mean magnitude, and the rounds to find it
 
@@ -59,8 +59,8 @@ class RowDifferences:
         return self.alike < self.count
 
     def relative(self) -> Array:
-        """Return |a - b| / max(|a|, |b|) of every row. A row smaller than the median size counts as a row of
-        median size."""
+        """Return |a - b| / max(|a|, |b|) of every row. For rows smaller than the median size, the difference
+        is divided by the median size."""
         return _relative(self.d, np.maximum(self.a, self.b))
 
     def strict(self) -> Array:
@@ -149,8 +149,8 @@ def compare_rows(
 
 
 class SharedFactor(NamedTuple):
-    """The share by which all rows of one tensor are longer than the rows of another, and its standard
-    error."""
+    """The share by which all rows of one tensor are longer than the rows of another tensor, and the share's
+    standard error."""
 
     value: float
     error: float

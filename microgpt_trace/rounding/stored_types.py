@@ -95,7 +95,7 @@ class Values:
 class QuantisationDistance:
     """The distance of b from a, added up a piece at a time. Elements that are not finite are counted
     separately. `block_factor` is the allowed error of a block as a multiple of the expected one. `same_type`
-    is True if both have the same type."""
+    is True if a and b have the same stored type."""
 
     def __init__(
         self, shape: tuple[int, ...], exact: bool, block_factor: float, same_type: bool = False
@@ -118,7 +118,7 @@ class QuantisationDistance:
 
     @property
     def expected(self) -> float | None:
-        """The relative L2 that rounding to the types explains, or None if both types are exact."""
+        """The relative L2 that rounding to the types of a and b explains, or None if both types are exact."""
         if self.exact:
             return None
         return math.sqrt(self.ee / self.aa) if self.aa else math.inf if self.ee else 0.0
@@ -225,7 +225,7 @@ def _dot(a: Array, b: Array) -> float:
 
 @np.errstate(over="ignore", invalid="ignore")
 def measure(a: Values, b: Values, most: int | None = None) -> QuantisationDistance:
-    """Measure the distance of b from a, which have the same shape, a few rows at a time. With `most`, only
+    """Measure the distance of b from a, a few rows at a time. a and b have the same shape. With `most`, only
     the first `most` rows are compared."""
     exact = a.type == b.type and a.type in EXACT
     count = a.shape[0] if most is None else min(most, a.shape[0])

@@ -57,9 +57,9 @@ class NotCompared:
 class SurveyComparison:
     """The differences of survey B from survey A.
 
-    `same` is True if all compared sums and counts are the same, bit for bit. If `rtol` is set, the surveys
-    also agree if no distance exceeds `rtol`. `first` is the first event, in order of computation, that does
-    not agree. `documents` is None if the surveys are unfinished.
+    `same` is True if all compared sums and counts of A and B are equal, bit for bit. If `rtol` is set, the
+    surveys also agree if no distance exceeds `rtol`. `first` is the first event, in order of computation,
+    that does not agree. `documents` is None if the surveys are unfinished.
     """
 
     SCHEMA = "microgpt.survey-diff/2"
@@ -99,11 +99,9 @@ def compare_surveys(
     called: tuple[str, str] = ("A", "B"),
 ) -> SurveyComparison:  # fmt: skip
     """Compare survey B with survey A. If `names` has event names or globs, compare only these events with
-    their layers and heads, and no predictions. `called` has the names of the two surveys for errors.
-
-    Raises InputError if the surveys read different texts or read the texts with other options, if the surveys
-    have nothing to compare, or if a name matches no comparable event.
-    """
+    their layers and heads, and no predictions. `called` has the names of the two surveys for errors. Raises
+    InputError if the surveys read different texts or read the texts with other options, if the surveys have
+    nothing to compare, or if a name matches no comparable event."""
     _check_comparable(a, b, called)
     events_a, events_b = surveyed_events(a), surveyed_events(b)
     not_compared = _not_compared(events_a, events_b)

@@ -28,13 +28,14 @@ from .execution import (
 from .state import Measured
 
 CONNECT = 10.0  # seconds within which a scheduler must answer
-ALONE = 10.0  # seconds to wait for a first worker before a note says that there is none
+ALONE = 10.0  # seconds to wait for a first worker before a note reports its absence
 FAN = 8  # number of shards whose results are merged into one
 _MODULE = run_in_worker.__module__
 
 
 class DaskCluster(Crew):
-    """The workers of a Dask scheduler. Workers may join and leave. The scheduler repeats lost tasks."""
+    """The workers of a Dask scheduler. Workers may join and leave. A Dask scheduler repeats the tasks of lost
+    workers."""
 
     parts = FAN
 
@@ -120,8 +121,8 @@ def _connected(address: str) -> Any:
 
 
 def _greet(address: str, greeting: Future[None]) -> None:
-    """Check that the scheduler answers, because Dask's client would wait for it without limit. The check runs
-    in a thread, since the main thread of a notebook already runs an event loop."""
+    """Check that the scheduler answers, because Dask's client would wait for the scheduler without limit. The
+    check runs in a thread, since the main thread of a notebook already runs an event loop."""
     import asyncio
 
     from distributed import Security

@@ -15,7 +15,7 @@ from ..text.wording import fixed, value_and_limit
 from .state import Survey, SurveyExample
 
 ENOUGH = 2  # documents that a standard deviation needs
-ERRORS = 2.0  # a difference exceeds so many standard errors by chance in 2 of 100 cases
+ERRORS = 2.0  # by chance, a difference exceeds this many standard errors in 2 of 100 cases
 
 
 @frozen
@@ -33,7 +33,7 @@ class SurveyedToken:
 
 @frozen(slots=False)
 class SurveyedPart:
-    """How well the tokens of one part of a corpus are predicted. Losses are in nats.
+    """How well the tokens of one part of a corpus are predicted. All losses of a part are in nats.
 
     `loss` is the mean loss over all tokens. `document_loss` is the mean over documents of each document's
     mean loss, and `spread` the standard deviation over documents. A token is predicted right if it was the
@@ -78,7 +78,7 @@ class Overfitting:
 
 def surveyed_parts(survey: Survey) -> list[SurveyedPart]:
     """Return the predictions of the training set, then of the held-out set. The training set or the held-out
-    set may have no documents. A corpus that is not the model's training data counts as one part."""
+    set may have no documents. A corpus that is not the model's training data forms a single part."""
     parts = {
         name.removeprefix(PREDICTIONS).removeprefix("."): gathered(PredictionTallies, name, survey.tallies)
         for name in (tally.rpartition("/")[0] for tally in survey.tallies if tally.endswith("/token_loss"))

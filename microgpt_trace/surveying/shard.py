@@ -74,12 +74,10 @@ def meters_of(
     order: SurveyOrder, channels: Mapping[str, int], windows: Mapping[str, int | None],
     streams: Sequence[str], vocab_size: int, parts: Sequence[str], causal: Collection[str] = (),
 ) -> list[Meter]:  # fmt: skip
-    """Return the meters that measure what an order asks for.
-
-    `channels` has the number of channels (or heads) of each event. `windows` has the attention window of each
-    event of attention weights. `streams` are the events of the residual stream, `parts` the parts of the
-    corpus, and `causal` the events that are measured per head.
-    """
+    """Return the meters that measure what an order asks for. `channels` has the number of channels (or heads)
+    of each event. `windows` has the attention window of each event of attention weights. `streams` are the
+    events of the residual stream, `parts` the parts of the corpus, and `causal` the events that are measured
+    per head."""
     meters: list[Meter] = [ChannelMeter(channels, causal)]
     if order.histograms:
         meters.append(HistogramMeter(order.histograms, causal))

@@ -34,7 +34,7 @@ OPTIONS = {  # the command's option for each field
     "max_tokens": "--max-tokens", "chat": "--chat", "text_field": "--field", "limit": "--limit",
     "sample": "--sample", "seed": "--seed",
 }  # fmt: skip
-SAMPLED = 1 << 12  # the fingerprint covers so many bytes at the start, middle and end of a stored tensor
+SAMPLED = 1 << 12  # bytes that the fingerprint covers at the start, middle and end of a stored tensor
 
 
 @frozen(slots=False)
@@ -134,7 +134,7 @@ class Unfit(NamedTuple):
 
 @dataclass(kw_only=True, repr=False, eq=False)
 class Measured:
-    """The measurements of some documents.
+    """The measurements of a set of documents.
 
     `tallies` have names such as "layer0.mlp.act/total". `unfit` has the texts that did not fit, by reason.
     `blocks` has the hash of each block that was read, by its number. `arithmetic` names the libraries that

@@ -57,8 +57,9 @@ def survey(
     `workers` is a number of processes, and `scheduler` the address of a Dask cluster. Workers need the path
     of the model, which every worker opens. The survey is saved to the file `out` from time to time, and at
     the end even after an error. `resume` continues the survey in `out`, and `force` overwrites the file.
-    Three functions report progress: `report` gets the numbers of documents done, in all and by this call,
-    `note` gets messages about workers, and `reading` gets the number of bytes of the corpus read so far.
+    Three functions report progress: `report` receives the numbers of finished documents (in all, and by this
+    call), `note` receives messages about workers, and `reading` receives the number of bytes of the corpus
+    read so far.
 
     Raises InputError if an argument is invalid or contradicts the file to resume, RunError if workers end
     again and again or the file cannot be written, and the errors of opening the model and the corpus.

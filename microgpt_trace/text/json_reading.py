@@ -23,11 +23,9 @@ class OutOfBounds(ValueError):
 
 def from_json(text: str | bytes, *, most: int = MAX_VALUES, unique: bool = False) -> Any:
     """Return the value of a JSON text. If a key is repeated, its last value counts, unless `unique` is set.
-
     Raises ValueError with a short message if the text is not JSON, or if `unique` is set and a key occurs
     twice. Raises OutOfBounds, a ValueError, if there are more than `most` values, if values are nested deeper
-    than MAX_DEPTH, or if an integer has more than MAX_DIGITS digits.
-    """
+    than MAX_DEPTH, or if an integer has more than MAX_DIGITS digits."""
     raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
     if len(raw) > most or raw.count(b"[") + raw.count(b"{") > MAX_DEPTH:
         _check_structure(raw, most)

@@ -39,7 +39,7 @@ def watched_before(path: Path) -> str | None:
 
 
 def log_records(path: Path, notes: list[str]) -> Iterator[LogRecord]:
-    """Yield the records of a log, of which the first describes a run. An incomplete last line is left out,
+    """Yield the records of a log. The first record describes a run. An incomplete last line is left out,
     and `notes` receives a note. Raises FileFormatError with the file and the line."""
     check_regular(path, "the log of a training run")
     with reading(path), path.open("rb") as file:
@@ -113,8 +113,8 @@ class LogRecord:
 
 
 def _reader(expected: str, accepts: Callable[[Any], bool], convert: Callable[[Any], T]) -> Callable[[Any], T]:
-    """Return a function that converts a value, or raises ValueError(expected) if `accepts` is false for
-    it."""
+    """Return a function that converts a value, or raises ValueError(expected) if `accepts` rejects the
+    value."""
 
     def read(value: Any) -> T:
         if not accepts(value):

@@ -54,7 +54,7 @@ def read_timeline(path: Path) -> Timeline:
 
 
 def since_when(conditions: Mapping[int, bool]) -> int | None:
-    """Return the step from which the condition stays true to the end, or None if it is false at the end."""
+    """Return the first step from which on the condition is always true, or None if it is false at the end."""
     since = None
     for step in sorted(conditions, reverse=True):
         if not conditions[step]:

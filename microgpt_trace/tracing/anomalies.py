@@ -1,7 +1,7 @@
 """The rules that find anomalies in a decoder's trace.
 
-Each rule gives a value, a threshold and the source of the threshold. A threshold follows from an invariant of
-the architecture, or from the other layers of the model.
+Each rule computes a value, and compares the value with a threshold whose source is given. A threshold follows
+from an invariant of the architecture, or from the other layers of the model.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .result import Compared, LayerRow
 
 FEWEST_LAYERS = 4  # fewest layers between the first and the last layer for a comparison of layers
 FAR = 6.0  # a layer is odd if it is farther from the trend than this many spreads of the layers
-CLOSE = 0.25  # a smaller spread of the layers' natural logarithms counts as this spread
+CLOSE = 0.25  # lower limit of the spread of the layers' natural logarithms
 CLOSE_AT_ENDS = 0.55  # CLOSE for the first and last layer, which differ from the others even in sound models
 
 
@@ -143,12 +143,10 @@ def _odd_layer(rule: LayerRule, layers: Sequence[LayerRow]) -> Anomaly:
 
 
 def odd_layer(rule: LayerRule, values: Sequence[float], layers: int, where: str, unseen: str = "") -> Anomaly:
-    """Judge the layer whose value, on a logarithmic scale, is farthest from the trend of all layers.
-
-    The distance is in units of the layers' spread, which is the median absolute deviation times 1.4826.
-    `values` has a number for each layer that the rule judges, and the model has `layers` layers. `where` and
-    `unseen` say what was measured and what was left out.
-    """
+    """Judge the layer whose value, on a logarithmic scale, is farthest from the trend of all layers. The
+    distance is in units of the layers' spread, which is the median absolute deviation times 1.4826. `values`
+    has a number for each layer that the rule judges, and the model has `layers` layers. `where` names the
+    measured values, and `unseen` names the values that were left out."""
     first = int(bool(rule.first))
     logs = [math.log(max(v, 1e-12)) for v in values]
     usual = trend(logs)

@@ -121,7 +121,7 @@ class Checker:
 
     def _record(self, claim: str, where: str, deviation: float) -> None:
         worst, _ = self._worst.setdefault(claim, (0.0, ""))
-        if np.isfinite(worst) and not deviation <= worst:  # NaN counts as the worst deviation
+        if np.isfinite(worst) and not deviation <= worst:  # a deviation of NaN is the worst
             self._worst[claim] = deviation, where
 
     def finite(self) -> Check:
@@ -153,7 +153,7 @@ def untraced(replaced: Mapping[str, Array]) -> Tap:
 
 
 def untraced_check(traced: Array, untraced: Array) -> Check:
-    """Check that a run without observers gave the same numbers, bit for bit."""
+    """Check that a run with observers and a run without observers computed equal numbers, bit for bit."""
     same = np.array_equal(traced, untraced, equal_nan=True)
     difference = 0.0 if same else float(np.abs(traced - untraced).max())
     return Check("untraced", UNTRACED, same, difference, 0.0)

@@ -1,4 +1,4 @@
-"""The insights of a decoder's trace. Each insight says whether a predicate holds."""
+"""The insights of a decoder's trace. Each insight tells whether a predicate holds for the run."""
 
 from __future__ import annotations
 
@@ -153,12 +153,10 @@ def _sinks(model: Decoder, layers: Sequence[LayerRow], inputs: TraceInput) -> Ou
 
 
 def sinks(shares: Mapping[int, float], even: float, windowed: bool, reason: str) -> Outcome:
-    """Judge whether position 0 is an attention sink.
-
-    `shares` has for each layer the mean share of attention that later positions put on position 0, and `even`
-    is the share on position 0 if attention is spread evenly. `windowed` is True if layers with a sliding
-    window were left out. If `shares` is empty although no layer was left out, `reason` tells why.
-    """
+    """Judge whether position 0 is an attention sink. `shares` has for each layer the mean share of attention
+    that later positions put on position 0, and `even` is the share on position 0 if attention is spread
+    evenly. `windowed` is True if layers with a sliding window were left out. If `shares` is empty although no
+    layer was left out, `reason` tells why."""
     if not shares:
         return unknown("every layer has a sliding window" if windowed else reason)
     top = max(shares, key=lambda layer: shares[layer])

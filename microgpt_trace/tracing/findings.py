@@ -52,7 +52,7 @@ def unknown(reason: str) -> Outcome:
 class Anomaly:
     """An anomaly rule, and its outcome in one run. `found` is None if the rule was not evaluated, for the
     reason in `detail`. Otherwise `detail` names the worst place and `layer` the layer of that place. `seen`
-    says what was judged, and `unseen` says what was left out."""
+    describes the judged values, and `unseen` the values that were left out."""
 
     id: str
     title: str

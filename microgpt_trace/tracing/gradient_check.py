@@ -267,12 +267,10 @@ def _along(direction: Array, moved: Moved, t: Array) -> Pass:
 def _compared(
     name: str, unit: Array, gradients: Sequence[Array], middle: Pass, moved: Moved, least: float | None = None
 ) -> GradientCheck:
-    """Compare each version of a gradient in `gradients` with differences of the loss around `middle`.
-
-    `unit` is how far each element moves per unit of the step t. Elements whose unit is 0 are not judged.
-    Errors are relative to the largest element of the gradient, or to `least` if that is larger. By default,
-    `least` is the gradient below which rounding hides the slope.
-    """
+    """Compare each version of a gradient in `gradients` with differences of the loss around `middle`. `unit`
+    is how far each element moves per unit of the step t. Elements whose unit is 0 are not judged. Errors are
+    relative to the largest element of the gradient, or to `least` if that is larger. By default, `least` is
+    the gradient below which rounding hides the slope."""
     if not np.isfinite(middle.loss):
         nowhere = (0,) * unit.ndim
         return GradientCheck(name, unit.size, math.nan, nowhere, math.nan, math.nan, math.nan, 0, False)
@@ -313,12 +311,9 @@ def _compared(
 
 def slope_of(at: Callable[[float], Pass], middle: Pass, enough: float) -> tuple[float, float]:
     """Return the slope of the loss at t = 0, and an estimate of its error. `at(t)` runs the pass at t, and
-    `middle` is the pass at t = 0.
-
-    Slope and error come from the step with the smallest error, or from the first step with an error of at
-    most `enough`. Slope and error are NaN if fewer than two steps give a number without switching a ReLU. At
-    the kink of a ReLU there are two slopes.
-    """
+    `middle` is the pass at t = 0. Slope and error come from the step with the smallest error, or from the
+    first step with an error of at most `enough`. Slope and error are NaN if fewer than two steps give a
+    number without switching a ReLU. At the kink of a ReLU there are two slopes."""
     best, last = (math.nan, math.nan), math.nan
     for step in STEPS:
         above, below = at(step), at(-step)
@@ -340,5 +335,5 @@ def rounding_of(middle: Pass, step: float) -> float:
 
 
 def same_relus(a: Pass, b: Pass) -> bool:
-    """Return True if the same ReLUs pass their input in both passes."""
+    """Return True if each ReLU passes its input either in both passes or in neither pass."""
     return all(np.array_equal(x > 0, y > 0) for x, y in zip(a.relus, b.relus, strict=True))

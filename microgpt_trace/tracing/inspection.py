@@ -45,8 +45,8 @@ class StoredParameter:
 @frozen(slots=False)
 class Inspection:
     """The facts about a model that was not run. `metadata` has the other entries of the model file, or is
-    None if they were not requested. A long list in the metadata becomes {"count": length, "first": the first
-    items}."""
+    None if these entries were not requested. A long list in the metadata becomes {"count": length, "first":
+    the first items}."""
 
     SCHEMA = "microgpt.inspect/1"
 

@@ -64,7 +64,7 @@ class Baseline:
         self._add(event.name, value, before)
 
     def _add(self, name: str, after: Array, before: Array) -> None:
-        """Add the squared change of an event, or of some of its rows."""
+        """Add the squared change of an event, or of a part of the event's rows."""
         self._squares[name] = self._squares.get(name, 0.0) + squares_of(after, before)
 
     def _next(self, name: str) -> Array:

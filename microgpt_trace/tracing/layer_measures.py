@@ -111,17 +111,17 @@ class Overview:
 
 
 def _compared(chosen: Array, numbers: Mapping[str, Array]) -> Compared | None:
-    """Return the medians of a layer over the chosen positions. All layers use the same positions, up to the
-    first layer that has too few positions without massive activations. A layer does not use the positions
-    with a massive activation in the layer's output."""
+    """Return the medians of a layer over the chosen positions. Before the first layer with too few positions
+    without massive activations, all layers use one set of positions. A layer does not use the positions with
+    a massive activation in the layer's output."""
     if not chosen.any():
         return None
     return Compared(int(chosen.sum()), **{name: median(values[chosen]) for name, values in numbers.items()})
 
 
 def compared_positions(tokens: Sequence[int]) -> Array:
-    """Return the positions that the rules compare: at most MOST, spread evenly, and never position 0. Each
-    token counts once, at its last position. Position 0 has massive activations even in sound models.
+    """Return the positions that the rules compare: at most MOST, spread evenly, and never position 0. Only
+    the last position of each token is used. Position 0 has massive activations even in sound models.
     Repetitions of the first token right after position 0 have massive activations too, because they see no
     other token."""
     last = sorted({token: position for position, token in enumerate(tokens)}.values())
@@ -131,7 +131,7 @@ def compared_positions(tokens: Sequence[int]) -> Array:
 
 
 def ruled_by_one(rows: Array) -> Array:
-    """Mark the rows in which one element is more than RULING times the median: [n, C] -> booleans [n]"""
+    """Mark the rows with an element above RULING times the row's median magnitude: [n, C] -> booleans [n]"""
     size = np.abs(rows)
     return size.max(axis=1) > RULING * np.partition(size, size.shape[1] // 2, axis=1)[:, size.shape[1] // 2]
 

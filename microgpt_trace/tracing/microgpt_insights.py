@@ -20,7 +20,7 @@ from ..rounding.invariants import OF_NORMS
 from ..text.wording import at_most, counted, decimals, fixed, listed, percent, span, value_and_limit
 from .findings import Insight, Numbers, Outcome, unknown
 
-WHOLE = 0.99  # a row with at least this RMS counts as a row of RMS 1: eps lowers the RMS a little
+WHOLE = 0.99  # smallest RMS of a row that is described as RMS 1: eps lowers the RMS a little
 SMALL_BRANCH = 0.25  # a branch is a small perturbation up to this share of the residual stream's L2
 SPARSE = (0.2, 0.8)  # the output of ReLU is called sparse if its share of zeros is in this range
 SPARSELY = "leaves a sparse representation"
@@ -144,7 +144,7 @@ def _relu(stats: Stats, plan: Plan) -> Outcome:
 
 
 def _sparsity(share: float) -> tuple[str, str]:
-    """Return the share of zeros as printed, and words that say what ReLU does at this share."""
+    """Return the share of zeros as printed, and words that describe the effect of ReLU at this share."""
     low, high = SPARSE
     if share < low:
         return value_and_limit(share, low, percent)[0], "zeroes few units"
@@ -157,10 +157,10 @@ def _predictions(losses: Sequence[float], probs: Array, untrained: bool) -> Outc
     """Tell whether this text shows that the model is better or worse than a uniform guess.
 
     The measure is the likelihood ratio: the model's probability of the text divided by the probability under
-    a uniform guess. If characters are sampled uniformly, at most one text in K gets a ratio of K or more. If
-    characters are sampled from the model, at most one text in K gets a ratio of 1/K or less. Both statements
-    follow from Markov's inequality, because the mean of the ratio (or of its inverse) is 1. The statements
-    hold for texts of any length.
+    a uniform guess. If characters are sampled uniformly, at most one text in K has a likelihood ratio of K or
+    more. If characters are sampled from the model, at most one text in K has a likelihood ratio of 1/K or
+    less. Both bounds follow from Markov's inequality, because the mean of the ratio (or of its inverse) is 1.
+    The bounds on the likelihood ratio hold for texts of any length.
     """
     count, size = len(losses), probs.shape[1]
     wide = probs.astype(np.float64)

@@ -96,7 +96,7 @@ class ParameterRow:
 
 @frozen
 class StepSummary:
-    """One Adam step on this input."""
+    """The summary of one Adam step on the traced text."""
 
     number: int
     lr: float

@@ -41,7 +41,7 @@ def trace(
 
     For a decoder:
     - `tokens` replaces the text. `special` parses special tokens in the text, and `chat` applies the file's
-      chat template to it.
+      chat template to the text.
     - `positions` chooses the positions with logits and predictions: "all", "last" or indices.
     - `lens` adds the logit lens: `top_k` tokens (by default one) after every layer. `target` is a token: its
       text with ␣ for a blank, #ID or the id. `target` adds the probability and rank of this token after every

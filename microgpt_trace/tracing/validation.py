@@ -3,8 +3,8 @@
 First, each event is replaced by a copy of itself, which must not change the result. Then all events are
 replaced by perturbed copies, and other code recomputes each event in float64 from the perturbed copies of its
 inputs. If the model's value and the recomputed value differ, the model does not use one of the inputs, or the
-event is not the value that its name says. Predictions and loss are checked in the same way. The hooks of the
-model are not called.
+event is not the value that its name says. The predictions and the loss in the Trace are checked in this way
+too. The hooks of the model are not called.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ AMOUNT = 0.1  # standard deviation of a perturbation, relative to the element an
 class Verdict:
     """The verdict on one event. `by_itself` is the largest change of logits, P or loss when a copy replaces
     the event. `perturbed` is the largest change |after - before| / |before| that perturbing the event causes
-    in an event computed from it. An event is dead if no result of this run can depend on the event."""
+    in a later event computed from this event. An event is dead if no result of this run can depend on the
+    event."""
 
     name: str
     by_itself: float
@@ -198,7 +199,7 @@ class Watch:
         self._targets = [target for target in inputs.targets if target is not None]
         self._inputs, self._plan = ReferenceInputs(model, inputs.tokens, bounded=True), model.plan
         self._computed: dict[str, Array] = {}  # events of this and the previous layer, in float64
-        self._used: dict[str, Array] = {}  # the perturbed values of the same events
+        self._used: dict[str, Array] = {}  # the perturbed values of the computed events
         self._part_bounds: dict[str, Array] = {}  # how far rounding may move the heads of this layer
         self._layer, self._kept, self._done = -1, kept, done
 

@@ -1,9 +1,9 @@
 """Byte-pair encoding: turn text into ids, and the spelling of a token into bytes.
 
-The package `tokenizers` merges the tokens. `tokenizers` gets only the tokens that are substrings of the
-text's words, and the merges that make such tokens. Merging cannot make any other token from the words, so the
-ids are the same as with all tokens. Passing all 48,900 merges of SmolLM2 would take 28 ms, and finding the
-few useful merges takes 7 ms.
+The package `tokenizers` merges the tokens. `tokenizers` receives only the tokens that are substrings of the
+text's words, and the merges that result in such tokens. No other token can result from merging the words, so
+the ids are equal to the ids with all tokens. Passing all 48,900 merges of SmolLM2 would take 28 ms, and
+finding the few useful merges takes 7 ms.
 """
 
 from __future__ import annotations

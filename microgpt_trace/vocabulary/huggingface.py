@@ -1,8 +1,8 @@
 """Read the vocabulary of a Hugging Face folder: tokenizer.json, tokenizer_config.json and related files.
 
 As in transformers 5, the post-processor of tokenizer.json decides whether BOS and EOS are added. The flag
-add_bos_token in tokenizer_config.json does not matter. As in apply_chat_template, a chat gets only the
-special tokens that its template prints.
+add_bos_token in tokenizer_config.json has no effect. As in apply_chat_template, the only special tokens of a
+chat are the tokens that the chat template prints.
 """
 
 from __future__ import annotations

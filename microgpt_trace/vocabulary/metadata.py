@@ -65,7 +65,7 @@ class Metadata:
         return self._list(key, (str,), "a list of texts")
 
     def numbers(self, key: str, size: int) -> list[Any] | None:
-        """Return a list with a number for each token. An empty list counts as missing."""
+        """Return a list with a number for each token. An empty list is treated as missing."""
         values: Any = self.values.get(key)
         if hasattr(values, "__len__") and len(values) not in (0, size):  # before tolist()
             raise FileFormatError(f"{self.path}: {key}: expected {size:,} numbers, found {len(values):,}")

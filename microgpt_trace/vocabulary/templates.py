@@ -1,9 +1,9 @@
 """Render a chat template, which is a program from a foreign file, in jinja2's sandbox.
 
 This module runs in a separate process (`sandbox.py`), because jinja2's sandbox limits neither time nor
-memory. Templates get the same names as in transformers: messages, add_generation_prompt, tools and documents
-(None), the special tokens, `raise_exception`, `strftime_now`, `tojson`, loop controls and `{% generation %}`
-blocks.
+memory. Templates can use the names that transformers defines: messages, add_generation_prompt, tools and
+documents (None), the special tokens, `raise_exception`, `strftime_now`, `tojson`, loop controls and `{%
+generation %}` blocks.
 """
 
 from __future__ import annotations

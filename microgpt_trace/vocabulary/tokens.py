@@ -36,9 +36,9 @@ class Vocabulary:
     """The tokens of a model by id, their bytes, and the encoding of text.
 
     `to_bytes` converts a token, as spelled in the file, to bytes. The ids in `literal` are spelled as their
-    text, without conversion. If `add_bos` is not the file's flag, `bos_note` says where its value comes from.
+    text, without conversion. If `add_bos` is not the file's flag, `bos_note` names the source of `add_bos`.
     `template_tokens` has the special tokens by their names in chat templates, where None means BOS and EOS.
-    If `chat_adds_bos` is False, a chat gets only the BOS that its template prints.
+    If `chat_adds_bos` is False, the only BOS of a chat is the BOS that its template prints.
     """
 
     longest_text: ClassVar[int] = 1 << 20  # in characters, which take 45 bytes each in `tokenizers`
@@ -76,8 +76,8 @@ class Vocabulary:
         """Return the ids of a text, with BOS and EOS as the file requires.
 
         Special tokens that are spelled in the text are parsed only if `special` or `chat` is set. `chat`
-        means that a chat template printed the text. The text of a template gets no EOS and no second BOS, and
-        no BOS at all if `chat_adds_bos` is False.
+        means that a chat template printed the text. To the text of a template, `encode` adds no EOS and no
+        second BOS, and no BOS at all if `chat_adds_bos` is False.
 
         Raises InputError if the text is too long, is not valid Unicode, or has no tokens, and FileFormatError
         if the file's tokenizer is broken or not supported.

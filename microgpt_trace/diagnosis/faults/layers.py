@@ -20,8 +20,8 @@ from ..case import Case
 from ..hypothesis import COMBINED, Family, Hypothesis, multiplied
 from .changes import called, computed, fed, of_kind, reading
 
-ALIKE = 1e-4  # factors of the parts of a sum with a smaller relative difference count as equal
-STEEP = 20.0  # slope at which x * sigmoid(slope * x) is a ReLU
+ALIKE = 1e-4  # the factors of a sum's parts are equal if their relative difference is smaller
+STEEP = 20.0  # with this slope, x * sigmoid(slope * x) is a ReLU
 
 
 def activations(case: Case) -> Iterator[Hypothesis | Family]:
@@ -105,7 +105,7 @@ def _products(case: Case) -> list[Operation]:
 
 
 def _hidden(case: Case, mlp: Gated, gate: str, up: str) -> Iterator[Hypothesis]:
-    """Other combinations of gate and up instead of act * up."""
+    """A gated MLP that combines gate and up in another way than act * up."""
     function, name = ACTIVATIONS[mlp.function], mlp.hidden.name
     instead: tuple[tuple[str, str, tuple[str, ...], Callable[..., Array]], ...] = (
         (
@@ -170,7 +170,7 @@ def _other_streams(case: Case, row: Operation) -> Iterator[Hypothesis]:
 
 
 def _post_norms(case: Case) -> Iterator[Hypothesis]:
-    """A norm of the sum, or a norm of the branch before it is added, as in other architectures."""
+    """A norm of the sum, or a norm of the branch before the branch is added, as in other architectures."""
     plan, branch, sums = case.plan, _parts(case, case.row)[1], called(case.name)
     norms = [row.kind for row in plan.of_kind(Norm) if row.layer == case.layer is not None]
     gained = [kind for kind in norms if kind.gain and not kind.head_dim]

@@ -173,13 +173,14 @@ def _head_norm(plan: Plan, row: Operation) -> Norm | None:
 
 
 def _normed_late(plan: Plan, row: Operation) -> Operation:
-    """Move a norm of heads from before a rotation to after it."""
+    """Move a norm of heads from before a rotation to after the rotation."""
     norm = _head_norm(plan, plan[row.name])
     return row if norm is None else replace(row, otherwise=_in_sequence(row.kind, norm))
 
 
 def _rotated_early(plan: Plan, row: Operation) -> Operation:
-    """Move a rotation from after a norm of heads to before it. The old rotation returns its input."""
+    """Move a rotation from after a norm of heads to before the norm. At the rotation's old place, the input
+    is returned unchanged."""
     if _head_norm(plan, row):
         return replace(row, otherwise=lambda row, given, x: x)
     readers = (plan[name] for name in plan.readers[row.name])

@@ -24,7 +24,7 @@ from ..hypothesis import COMBINED, DESCRIBED, NUMBERED, PLAIN, Family, Hypothesi
 
 BASES = (1e2, 5e2, 1e3, 1e4, 1e5, 1.5e5, 2.5e5, 5e5, 1e6, 5e6, 1e7)  # bases that models use
 FACTORS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 40.0)  # scaling factors that models use
-PARTS = (0.5, 0.25, 0.75)  # shares of a head that some architectures rotate
+PARTS = (0.5, 0.25, 0.75)  # rotated shares of a head in other architectures
 WHOLE, NEAR = np.arange(-512.0, 4096.0), np.arange(-8.0, 8.0, 0.125)  # offsets of positions to try
 STRETCHES = (0.125, 0.25, 0.5, 4.0, 8.0)  # factors of all positions to try
 GRID = np.geomspace(1e-4, 1e4, 241)  # multiples of the model's number to try

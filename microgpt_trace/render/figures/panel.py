@@ -65,8 +65,8 @@ class Panel:
         self.ax.set_title(self.escaped(title), pad=4 + 12 * above, **style)
 
     def _write_exponents_at_ticks(self) -> None:
-        """Write large and small numbers with an exponent at each tick. One exponent for the axis would
-        overlap text."""
+        """Write large and small numbers with an exponent at each tick. A single exponent for the whole axis
+        would overlap text."""
         from matplotlib.ticker import ScalarFormatter
 
         for axis in (self.ax.xaxis, self.ax.yaxis):

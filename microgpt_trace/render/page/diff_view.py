@@ -17,7 +17,7 @@ from .page_view import PageView
 from .recorder import AROUND, BUDGET
 
 PER_NUMBER = 4.6  # characters that a number takes in a page
-ROOM = int((BUDGET * 1e6 - AROUND) / PER_NUMBER)  # numbers that a page can hold, both sides together
+ROOM = int((BUDGET * 1e6 - AROUND) / PER_NUMBER)  # numbers of both sides that a page can hold
 FIELDS = (  # the fields of an event that the script reads
     "name", "layer", "expr", "shape", "holds", "comparable", "relative", "tolerance", "measured", "index",
 )  # fmt: skip
@@ -49,8 +49,7 @@ def _chosen(
 ) -> Iterator[tuple[str, KeptPair]]:
     """Choose the events whose values a page holds: the first event beyond its band, its inputs and its layer,
     then the events farthest beyond their bands. If an event has too many values, the page holds only one
-    position or head of it: the position or head of the first row beyond its band, or else of the worst
-    row."""
+    position or head: that of the event's first row beyond its band, or else of the event's worst row."""
     events, first, room = {event.name: event for event in result.events}, list[str](), ROOM
     if result.first is not None:
         layer = [event.name for event in result.events if event.layer == events[result.first].layer]

@@ -25,7 +25,7 @@ from .markup import Markup, element
 def page(
     title: str, body: Sequence[Markup], document: dict[str, Any], arrays: Mapping[str, Array], main: str
 ) -> str:
-    """Return the HTML of a page with the given body. The script module `main` gets `document` and
+    """Return the HTML of a page with the given body. The script module `main` is called with `document` and
     `arrays`."""
     code, starter, style = script(main), _source("script/starter.js"), _source("style.css")
     data = packed(document, arrays, code)
@@ -88,7 +88,8 @@ def _source(name: str) -> str:
 
 
 def script(main: str) -> str:
-    """Join a module and its imports into one script. Each module becomes a function, after its imports."""
+    """Join a module and its imports into one script. Each module becomes a function, placed after the modules
+    that it imports."""
     sources = dict[str, str]()
 
     def add(name: str) -> None:

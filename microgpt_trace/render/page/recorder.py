@@ -110,12 +110,10 @@ class PageRecorder:
 def forms_for(
     model: LanguageModel, length: int, budget: float | None = None, layers: Sequence[int] = ()
 ) -> dict[str, Form]:
-    """Choose the arrays that fit into a page of `budget` million characters, each with its form.
-
-    The attention weights of all heads come first, in the best form that fits their share. The groups of
-    `_groups` follow. If the page has no room for all positions of a group, the page holds the group's last
-    position. Keys and values stay in full, because the last position reads all of them.
-    """
+    """Choose the arrays that fit into a page of `budget` million characters, each with its form. The
+    attention weights of all heads come first, in the best form that fits their share. The groups of `_groups`
+    follow. If the page has no room for all positions of a group, the page holds the group's last position.
+    Keys and values stay in full, because the last position reads all of them."""
     shapes, plan = model.plan.shapes(length), model.plan
     room = (budget or BUDGET) * 1e6 - AROUND
     chosen: dict[str, Form] = {}
@@ -165,7 +163,7 @@ def _usual(rows: Sequence[Operation]) -> list[str]:
 
 
 def _with_inputs(rows: Sequence[Operation], *kinds: type) -> list[str]:
-    """Return the rows of some kinds, each after its inputs."""
+    """Return the rows of the given kinds, each row after its inputs."""
     return list(
         dict.fromkeys(n for row in rows if isinstance(row.kind, kinds) for n in (*row.inputs, row.name))
     )

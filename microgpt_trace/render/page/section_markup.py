@@ -117,7 +117,8 @@ def _has_words(cell: Cell) -> bool:
 
 
 def _side(column: Column) -> str | None:
-    """Return the CSS class of a column. Numbers are right-aligned, and only some columns wrap."""
+    """Return the CSS class of a column. Columns of numbers are right-aligned. Other columns wrap only if
+    `wrap` is set."""
     return "n" if column.right else None if column.wrap else "whole"
 
 

@@ -36,12 +36,10 @@ def trace_page(
     trace: Trace, model: LanguageModel, sections: Sequence[Section], line: str, again: Mapping[str, Any],
     recorded: Mapping[str, Held] | None = None, more: str = "", start: str = "",
 ) -> str:  # fmt: skip
-    """Return the HTML of a trace's page.
-
-    `sections` describe the trace, and `line` is the command that made the page. `again` has the arguments for
-    a command that explains an element of the same run. `recorded` has arrays that the trace did not keep.
-    `more` names the options that add arrays to the page. The page opens at the element `start`.
-    """
+    """Return the HTML of a trace's page. `sections` describe the trace, and `line` is the command that made
+    the page. `again` has the arguments for a command that explains an element of the same run. `recorded` has
+    arrays that the trace did not keep. `more` names the options that add arrays to the page. The page opens
+    at the element `start`."""
     arrays, pictures = _arrays(trace, model, recorded or {})
     document = {
         **_run(trace, model), **_plan(trace, model, arrays), **_layers(trace), "command": again,
@@ -242,12 +240,10 @@ MOST_SUMS = 64  # largest number of sums whose terms are written
 
 
 def logit_terms(trace: Trace, model: LanguageModel, recorded: Mapping[str, Held]) -> dict[str, Any]:
-    """Return the largest terms of logits by the name of each logit, from the recorded input of the head.
-
-    The last position has the logits of all its candidates and its target. Other positions have the logits of
-    the two most likely tokens and the target, up to MOST_SUMS logits in all. If the input of the head was
-    recorded only at the last position, other positions have no logits.
-    """
+    """Return the largest terms of logits by the name of each logit, from the recorded input of the head. The
+    last position has the logits of all its candidates and its target. Other positions have the logits of the
+    two most likely tokens and the target, up to MOST_SUMS logits in all. If the input of the head was
+    recorded only at the last position, other positions have no logits."""
     *_, row = model.plan.head
     (source, *others), inputs = row.inputs, trace.input
     if others or source not in recorded:

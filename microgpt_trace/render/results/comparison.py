@@ -134,7 +134,7 @@ def _not_compared(result: Comparison) -> Iterator[Words]:
 
 
 def _alike(event: EventDifference) -> str:
-    """Describe the elements that are NaN on both sides, or the same infinity."""
+    """Describe the elements that are NaN on both sides, or the same infinity on both sides."""
     if not event.comparable:
         return "nothing to compare: all elements are NaN or infinite, and the same on both sides"
     return f"{event.alike:,} of {event.count:,} elements not compared: NaN or the same infinity on both sides"

@@ -155,7 +155,7 @@ def _always(position: PositionCurve) -> bool:
 
 
 def _double_letter(position: PositionCurve, steps: Sequence[int]) -> str:
-    """Say when a double letter was learned."""
+    """Describe when a double letter was learned."""
     letter = f'The double {shown_token(position.target)} (after "{position.seen}")'
     if not any(position.rank):
         return f"{letter}: ranks were not logged"

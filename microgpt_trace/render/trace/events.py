@@ -155,8 +155,8 @@ WIDE = 92  # characters of a terminal on which the table of layers has all colum
 
 
 def layers_section(trace: Trace, brief: bool) -> Section:
-    """Return a table of the residual stream after each layer, and of what attention and MLP add to it. Unless
-    `brief`, a legend explains the columns."""
+    """Return a table of the residual stream after each layer, and of the relative outputs of attention and
+    MLP. Unless `brief`, a legend explains the columns."""
     columns = [
         *fields(str, {"layer": "layer"}),
         *fields(significant, {"L2": "stream.l2_norm", "row L2": "row_norm"}),
