@@ -39,7 +39,7 @@ class ReaderGone(Exception):
 
 
 def check_installed(package: str, user: str) -> None:
-    """Raise InputError if a package is not installed. This does not load the package."""
+    """Raise InputError if a package is not installed. This check does not load the package."""
     from importlib.util import find_spec  # loads threading, which code in the sandbox must not load
 
     if find_spec(package) is None:

@@ -23,7 +23,7 @@ _LONGEST_NAME = 200  # bytes to which longer names are cut; a file system allows
 
 
 def check_target(path: Path, overwrite: bool, hint: str = "--force overwrites it") -> None:
-    """Check that a file can be written. Commands call this before their work.
+    """Check that a file can be written. Commands call `check_target` before any computation.
 
     Raises InputError if the path is not a regular file, if its folder does not exist or is not writable, or
     if the file exists and `overwrite` is not set.
@@ -58,7 +58,7 @@ def _writable(path: Path) -> Iterator[None]:
         probe = _temporary(path)
         with uninterrupted():
             probe.touch(exist_ok=False)
-            probe.unlink(missing_ok=True)  # another run may have removed it
+            probe.unlink(missing_ok=True)  # another run may have removed the probe
     except (OSError, RuntimeError, ValueError) as error:  # Python raises RuntimeError for a loop of links
         raise InputError(f"{path}: cannot write there ({_reason(error)})") from error
 
@@ -73,18 +73,18 @@ class OwnFile:
         self._overwrite, self._own = overwrite, None if overwrite else self._state()
 
     def write(self, content: bytes) -> None:
-        """Write the file as `write_atomically` does. Raises RunError if that fails."""
+        """Write the file as `write_atomically` does. Raises RunError if the file cannot be written."""
         own = self._overwrite or (self._own is not None and self._state() == self._own)
         with uninterrupted():
             self.written = _write(self.written, content, own)
             self._own = self._state()
 
     def check(self) -> None:
-        """Raise RunError if the run wrote another file. The error names that file."""
+        """Raise RunError if the run wrote another file. The error names the other file."""
         _refuse_elsewhere(self.path, self.written)
 
     def _state(self) -> tuple[int, ...] | None:
-        now = self.written.stat() if self.written.exists() else None  # not the content: it may be large
+        now = self.written.stat() if self.written.exists() else None  # no content: it may be large
         return now and (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns)
 
 
@@ -164,8 +164,8 @@ def hold(*paths: Path) -> Iterator[None]:
     """Lock files for this process, so that no two runs write the same file.
 
     The operating system locks a hidden file in the same folder, and unlocks it when the process ends. `hold`
-    also removes the temporary files of killed runs. On a file system without locks it locks nothing. Raises
-    InputError if another process holds a lock.
+    also removes the temporary files of killed runs. On a file system without locks, `hold` locks nothing.
+    Raises InputError if another process holds a lock.
     """
     held: list[Any] = []
 
@@ -219,11 +219,10 @@ def _remove_leftovers(path: Path) -> None:
 @contextmanager
 def write_folder(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder and rename it to `folder` at the end. `folder` must be new or empty. Signals
-    are delayed until then.
+    are delayed until the folder has its name.
 
-    If another program has written to `folder` by then, the temporary folder gets another name, and a RunError
-    names it. Also
-    raises RunError if the folder cannot be written.
+    If another program has written to `folder` in the meantime, the temporary folder gets another name, and a
+    RunError has this name. Also raises RunError if the folder cannot be written.
     """
     target, temporary = _target(folder), _temporary(folder)
     with uninterrupted():

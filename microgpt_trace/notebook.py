@@ -6,7 +6,7 @@ from typing import Any
 
 
 def in_notebook(result: Any) -> str:
-    """Return the HTML of a result. This is the `_repr_html_` of all results."""
+    """Return the HTML of a result. This function is the `_repr_html_` of all results."""
     from .render.notebook_html import result_html
 
     return result_html(result)

@@ -20,7 +20,7 @@ def handled(
 ) -> Iterator[None]:
     """Let `handler` handle the signals that ask the process to end, except signals that are ignored (as with
     nohup). If `instead_of` is set, `handler` replaces only the handlers in `instead_of`. Outside the main
-    thread this does nothing, because Python cannot set a handler there."""
+    thread `handled` does nothing, because Python sets handlers only in the main thread."""
     before = {}
     if threading.current_thread() is threading.main_thread():
         for number in _NUMBERS:

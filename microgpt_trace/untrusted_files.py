@@ -1,6 +1,7 @@
-"""Reads files that others wrote, up to a size limit, whatever their format.
+"""Reads untrusted files of any format, up to a size limit.
 
-A pipe or a device may never end, or never deliver a byte. Such a path is refused before it is opened.
+A pipe or a device may never end, or never deliver a byte. The path of a pipe or device is refused before it
+is opened.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def read_bytes(path: Path, expected: str = "a regular file", most: int = MAX_BYT
     size = check_regular(path, expected)
     if size <= most:
         with reading(path), path.open("rb") as file:
-            return file.read(size)  # not more, even if the file has grown
+            return file.read(size)  # reads no more, even if the file has grown
     raise FileFormatError(f"{path}: expected {expected} of at most {most:,} bytes, found {size:,}")
 
 

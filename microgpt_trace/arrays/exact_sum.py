@@ -1,12 +1,12 @@
 """ExactSum: sums of many float64 numbers for each channel, without any rounding.
 
-Rounding makes sums of floating-point numbers depend on their order. An ExactSum does not depend on the order
-of its numbers, so parts of a corpus can be summed in any order, and merged. A number is cut at fixed powers
-of two into pieces of WIDTH bits. The pieces of each place are summed separately. All pieces of a place are
-multiples of the same power of two, and the pieces' sum stays below 2^53 times this power, so float64
-represents this sum exactly. Rump, Ogita and Oishi, "Accurate floating-point summation part I" (2008), cut
-numbers by adding and subtracting a constant. Demmel and Nguyen, "Parallel reproducible summation" (2015),
-choose places that do not depend on the numbers.
+Because of rounding, a sum of floating-point numbers depends on the order of the numbers. An ExactSum does not
+depend on the order of its numbers, so parts of a corpus can be summed in any order, and merged. A number is
+cut at fixed powers of two into pieces of WIDTH bits. The pieces of each place are summed separately. All
+pieces of a place are multiples of the same power of two, and the pieces' sum stays below 2^53 times this
+power, so float64 represents this sum exactly. Rump, Ogita and Oishi, "Accurate floating-point summation part
+I" (2008), cut numbers by adding and subtracting a constant. Demmel and Nguyen, "Parallel reproducible
+summation" (2015), choose places that do not depend on the numbers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .stats import Array
 WIDTH = 42  # number of bits of a piece
 OFFSET = 34  # place 0 has multiples of 2^-34 up to 2^8. Places 0 and -1 cover activations.
 MOST = 1 << 10  # carry after this many numbers, because 2^10 * 2^42 < 2^53
-LARGEST = 2.0**900  # larger numbers would overflow when they are cut
+LARGEST = 2.0**900  # larger numbers would overflow when cut
 BLOCK = 1 << 14  # numbers to cut at a time: so many fit the cache
 
 

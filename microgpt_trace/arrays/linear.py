@@ -101,7 +101,8 @@ def _chunks(weight: StoredTensor, positions: int) -> list[slice]:
 
 
 def _plain_product(x: Array, weight: StoredTensor, y: Array) -> Callable[[slice], None]:
-    """Return a function that decodes a chunk of rows and writes their products with x to columns of y."""
+    """Return a function that decodes a chunk of rows and writes the products of x with these rows to columns
+    of y."""
 
     def fill(rows: slice) -> None:
         with ignoring():
@@ -111,9 +112,9 @@ def _plain_product(x: Array, weight: StoredTensor, y: Array) -> Callable[[slice]
 
 
 def _quantised_product(x: Array, weight: StoredTensor, y: Array) -> Callable[[slice], None]:
-    """Return a function that unpacks a chunk of rows and writes their products with x to columns of y. The
-    sum of (d * q + m) * x over a row has two parts: the product of d * q and x, and for each run m times the
-    sum of x."""
+    """Return a function that unpacks a chunk of rows and writes the products of x with these rows to columns
+    of y. The sum of (d * q + m) * x over a row has two parts: the product of d * q and x, and for each run m
+    times the sum of x."""
     positions, width = x.shape
     minima = width // weight.encoding.block_size * weight.encoding.minima
     sums = x.reshape(positions, minima, -1).sum(axis=2) if minima and positions else None

@@ -28,7 +28,7 @@ def q8_blocks(x: Array, block: int = BLOCK, nudge: float = 0.0, early: bool = Fa
     """Round the blocks of each row to integers from -127 to 127, and return the integers and the blocks'
     scales: [..., K] -> [..., n, block], [..., n, 1] float32. Zeros fill up the last block. Numbers are
     multiplied by 1 + `nudge` before rounding. If `early` is set, scales are rounded to float16 before numbers
-    are divided by them."""
+    are divided by the scales."""
     width = x.shape[-1]
     padded = np.zeros((*x.shape[:-1], -(-width // block) * block), np.float32)
     padded[..., :width] = x

@@ -38,7 +38,7 @@ def available_cores() -> int:
 def one_blas_thread() -> AbstractContextManager[Any]:
     """Let the BLAS use one thread, unless an environment variable sets the number of threads. In small
     products, threads mostly wait for each other: SmolLM2 runs 8 tokens in 0.13 s on one thread, and in 0.4 to
-    0.8 s on two."""
+    0.8 s on two threads."""
     if any(name in os.environ for name in VARIABLES):
         return nullcontext()
     from threadpoolctl import threadpool_limits

@@ -117,8 +117,8 @@ class Corpus:
 
     @property
     def fingerprint(self) -> str:
-        """The BLAKE2b hash of the texts in order, wherever they are stored. The hash covers, for each text,
-        its length in bytes (64 bits, little-endian) and the text in UTF-8."""
+        """The BLAKE2b hash of the texts in order. The files of the texts do not affect the hash. The hash
+        covers, for each text, its length in bytes (64 bits, little-endian) and the text in UTF-8."""
         return self._hash.hexdigest()
 
     @cached_property
@@ -153,7 +153,7 @@ class Corpus:
             raise RunError(f"{self._sources}: changed while the sample was read")
 
     def _texts(self, skipped: dict[str, Skipped]) -> Iterator[tuple[str, str, int]]:
-        """Yield every text with its file and row. A text may take 64 MB, so no variable here keeps it in
+        """Yield every text with its file and row. A text may take 64 MB, so no variable here keeps a text in
         memory while the next text is read."""
         for file in self.files:
             rows = rows_of(file, self.selection.field, self._count)

@@ -1,6 +1,7 @@
 """The rows of a corpus file: lines of text, lines of JSON, or rows of a Parquet file.
 
-A row is a text, or the reason why it is not a text. pyarrow reads one column of a Parquet file row by row.
+A row is a text, or the reason why the row is not a text. pyarrow reads one column of a Parquet file row by
+row.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def lines_of(chunks: Iterable[bytes]) -> Iterator[bytes | None]:
 
 
 def _drain(pending: bytearray) -> bytes:
-    """Return the bytes of a buffer and empty it."""
+    """Return the bytes of a buffer and empty the buffer."""
     line = bytes(pending)
     pending.clear()
     return line
@@ -91,7 +92,7 @@ def _decode(content: Any) -> Row:
 
 
 def _text_of(value: Any, field: str) -> Row:
-    """Return the value of a field, or the reason why it is not a text that UTF-8 can encode."""
+    """Return the value of a field, or the reason why the value is not a text that UTF-8 can encode."""
     if not isinstance(value, str):
         return NoText(
             f"field {field!r} is not text", f"expected text in the field {brief(field)}, found {brief(value)}"
@@ -157,7 +158,7 @@ def _system_memory_pool() -> Iterator[None]:
 
 @contextmanager
 def _seekable(file: CorpusFile, ending: str) -> Iterator[IO[bytes]]:
-    """Open the file, or a temporary copy if it is compressed or cannot seek."""
+    """Open the file, or a temporary copy of a file that is compressed or cannot seek."""
     if not ending:
         with file.opened() as content:
             if getattr(content, "size", 0) is not None:

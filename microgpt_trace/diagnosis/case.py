@@ -69,7 +69,7 @@ class Case:
         return [row for row in self.rows if isinstance(row.kind, kinds)]
 
     def kinds(self, kind: type[K]) -> list[K]:
-        """Return the kinds of those `rows` whose kind has this class."""
+        """Return the kinds of the `rows` that are instances of the class `kind`."""
         return [row.kind for row in self.rows if isinstance(row.kind, kind)]
 
     def kind(self, kind: type[K]) -> K | None:
@@ -152,8 +152,8 @@ class Case:
         return self.given.model.config.shapes()
 
     def whole_name(self, parameter: str) -> str:
-        """Return the full name of a parameter: in this layer, or in layer 0 if this layer does not have
-        it."""
+        """Return the full name of a parameter: in this layer, or in layer 0 if this layer lacks the
+        parameter."""
         own = prefix_of(self.name) + parameter
         return own if own in self.shapes else f"layer0.{parameter}"
 

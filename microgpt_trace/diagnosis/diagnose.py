@@ -1,6 +1,6 @@
 """`diagnose`: judge every operation of a dump by the dump's own inputs, and name the first mistake.
 
-The arrays of a dump are brought into the shapes of our events, and loaded only when they are needed.
+The arrays of a dump are loaded only when needed, and converted to the shapes of our events.
 """
 
 from __future__ import annotations
@@ -60,8 +60,9 @@ STAGES: tuple[tuple[Generator, ...], ...] = (
 @dataclass(frozen=True)
 class Offer:
     """A precision `compute` that was not requested but may explain the errors. `looks_like` describes this
-    precision. `wrong` counts the wrong operations that involve a product, and `explains` counts those that
-    this precision makes right. `shown` is True if at least one operation loses at least half of its error."""
+    precision. `wrong` counts the wrong operations that involve a product, and `explains` counts the wrong
+    operations that are right under this precision. `shown` is True if at least one operation loses at least
+    half of its error."""
 
     compute: str
     looks_like: str
@@ -118,9 +119,9 @@ def diagnose_values(
 
     `values` are the dump's arrays at all positions, in the shapes of our events. `partial` has arrays at only
     some positions. Arrays in `partial` are judged, but no later events are computed from arrays in `partial`.
-    `compute` ("f32", "bf16", "f16", "q8") is the precision of the engine. If it is None, the precision is
-    recognised from the values. `text_tokens` are the tokens that the model's tokenizer makes of the dump's
-    text. Raises InputError if `compute` is unknown, or if no operation can be judged.
+    `compute` ("f32", "bf16", "f16", "q8") is the precision of the engine. If `compute` is None, the precision
+    is recognised from the values. `text_tokens` are the tokens of the dump's text, by the model's tokenizer.
+    Raises InputError if `compute` is unknown, or if no operation can be judged.
     """
     run = _Diagnoser(model, tokens, values, partial)
     with one_blas_thread(), np.errstate(all="ignore"):

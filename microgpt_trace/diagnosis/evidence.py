@@ -133,7 +133,7 @@ def best_of(family: Family, predict: Predict, seen: Seen, right: Array) -> float
 
 
 def _slope(family: Family, predict: Predict, value: float, rows: Array) -> Array | None:
-    """Return the slope of the predicted rows in `family.step` of the number, or None if they do not
+    """Return the slope of the predicted rows in `family.step` of the number, or None if the rows do not
     change."""
     at = family.step(value)
     if not math.isfinite(at):
@@ -166,8 +166,9 @@ def _better(
 def range_of(
     family: Family, predicts: Sequence[Predict], seen: Seen, best: float, tolerances: Array
 ) -> Range:
-    """Return the numbers around the best number that the values do not exclude. A number fits if the
-    prediction of one of `predicts` fits. The best number was fitted with the first of `predicts`."""
+    """Return the numbers around the best number that the values do not exclude. A number fits if at least one
+    function in `predicts` returns a prediction that fits. The best number was fitted with the first of
+    `predicts`."""
     rows = predicts[0](best)
     assert rows is not None
 

@@ -1,4 +1,4 @@
-"""Test all hypotheses about a wrong operation, and choose those that the values of the dump support.
+"""Test all hypotheses about a wrong operation, and choose the hypotheses that the values of the dump support.
 
 The list of hypotheses is in faults/. NumPy's warnings must be off.
 """
@@ -39,8 +39,8 @@ class Finding:
 
     `residual` is the error that the hypothesis does not explain: the relative L2 of the worst row.
     `also_explains` has the other wrong operations that this mistake explains. `cannot_be_told_from` has other
-    claims that fit this operation equally well. `value` is the number in the mistake, if it has one. All
-    numbers from `low` to `high` fit equally well.
+    claims that fit this operation equally well. `value` is the number in a mistake with a number. All numbers
+    from `low` to `high` fit equally well.
     """
 
     operation: str
@@ -77,8 +77,8 @@ class Outcome:
 
 
 def try_all(case: Case, stages: Stages) -> tuple[list[Outcome], list[str]]:
-    """Test the hypotheses of one stage after another until one explains the error clearly. Return the
-    outcomes, and the ids of all tested hypotheses."""
+    """Test the hypotheses of one stage after another until a hypothesis explains the error clearly. Return
+    the outcomes, and the ids of all tested hypotheses."""
     outcomes, tried = list[Outcome](), list[str]()
     enough = len(stages) - 1  # the last stage only describes errors
     for number, stage in enumerate(stages, 1):
@@ -96,7 +96,8 @@ def proposals(case: Case, stage: Sequence[Generator]) -> Iterator[Hypothesis | F
 
 
 def assess(case: Case, hypothesis: Hypothesis) -> Outcome:
-    """Return the error that a hypothesis leaves, with evidence if all rows are within their tolerances."""
+    """Return the error that a hypothesis does not explain, with evidence if every row is within its
+    tolerance."""
     change, judge = hypothesis.change, case.judge
 
     def noisy(draw: Evaluation) -> Array:  # an evaluation keeps values that the mistake does not change

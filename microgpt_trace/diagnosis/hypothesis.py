@@ -1,4 +1,4 @@
-"""Hypotheses: a mistake that an engine may have made, or a family of mistakes with a number, such as an eps.
+"""Hypotheses: a mistake in an engine, or a family of mistakes that differ in a number, such as an eps.
 The list of mistakes is in faults/.
 """
 
@@ -18,8 +18,8 @@ PLAIN, NUMBERED, ODD, COMBINED, DESCRIBED = range(5)  # ranks of explanations, f
 
 @frozen(slots=False, eq=False)
 class Hypothesis:
-    """A mistake. `change` is the plan that the engine computes if it makes this mistake, or a function that
-    computes the wrong value from a Case and the right value.
+    """A mistake. `change` is the plan of an engine with this mistake, or a function that computes the wrong
+    value from a Case and the right value.
 
     `claim` continues a sentence such as "layer 0, q after RoPE: ". `rank` is PLAIN for a simple mistake,
     NUMBERED for a mistake with a number (`value`) that is measured from the dump, ODD if nobody would choose

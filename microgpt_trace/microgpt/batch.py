@@ -32,7 +32,8 @@ class Batch(NamedTuple):
 
 
 class Packer:
-    """Makes batches for one model. A Packer caches one-hot rows, and the data that depend only on lengths."""
+    """A Packer makes batches for one model. A Packer caches one-hot rows, and the data that depend only on
+    lengths."""
 
     def __init__(self, config: Config, dtype: DType = np.float32) -> None:
         self.config, self.dtype = config, dtype

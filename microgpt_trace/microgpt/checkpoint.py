@@ -2,7 +2,7 @@
 
 A checkpoint is a safetensors file with the tensor names and the [out, in] layout of microgpt.py. The metadata
 have the config, the vocabulary and the state of training. Weights without metadata can be loaded too. Without
-metadata, the shapes give the dimensions, and `assumed` of the model lists in words what was assumed.
+metadata, the dimensions follow from the shapes, and the model's `assumed` lists all assumptions in words.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .tokenizer import Tokenizer
 FORMAT = "microgpt.checkpoint/1"
 MOMENTS = ("adam.m_sum", "adam.v_sum")  # sums of the gradient and its square, without 1 - beta
 ASSUMED_HEADS = 4  # the number of heads, for weights without metadata
-MAX_BYTES = 1 << 30  # enough for 90 million parameters with their training state, all in memory
+MAX_BYTES = 1 << 30  # enough for 90 million parameters and the training state, all in memory
 
 
 def save(model: Model, path: str | Path | OwnFile) -> None:

@@ -70,7 +70,7 @@ def rmsnorm_backward(dy: Array, cache: tuple[Array, Array], c: NormConstants) ->
 
 
 def relu_forward(x: Array, zero: Array) -> Array:
-    return np.maximum(x, zero)  # with a Python 0 instead of the 0-d array, this takes 1.5 times as long
+    return np.maximum(x, zero)  # a Python 0 instead of the 0-d array takes 1.5 times as long
 
 
 def relu_backward(dy: Array, y: Array) -> Array:
@@ -111,7 +111,8 @@ class HeadConstants:
 
 
 def product_for(x: Array) -> Product:
-    """Return the fastest product function: for one name ndarray.dot, which needs no dispatch, else matmul."""
+    """Return the fastest product function: ndarray.dot, which needs no dispatch, for one name, or else
+    matmul."""
     return np.ndarray.dot if x.ndim == 2 else np.matmul
 
 

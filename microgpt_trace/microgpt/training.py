@@ -73,7 +73,7 @@ class Adam:
         """Return the L2 norm of the last gradient."""
         return float(np.linalg.norm(self._grad))
 
-    @np.errstate(all="ignore")  # infinite parameters or updates give NaN
+    @np.errstate(all="ignore")  # the ratio of infinite parameters or updates is NaN
     def update_ratio(self) -> float:
         """Return the L2 norm of the last update, divided by the L2 norm of the parameters before the
         update."""
@@ -119,7 +119,7 @@ class Trainer:
 
     def model(self, origin: str) -> Model:
         """Return the model as trained so far. The model shares its arrays with the run, so later steps change
-        it."""
+        the model."""
         moments = self.adam.moments
         state = TrainingState(self.schedule, self.done, self.documents.fingerprint, moments, self.run_id)
         return Model(self.params, self.tokenizer, origin, state)

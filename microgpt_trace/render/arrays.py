@@ -1,4 +1,4 @@
-"""Arrays in full as sections, with labels for their rows and columns."""
+"""Whole arrays as sections, with labels for rows and columns."""
 
 from __future__ import annotations
 

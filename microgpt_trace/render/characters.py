@@ -35,7 +35,7 @@ class Course(NamedTuple):
 
 
 def course(values: Sequence[float | None], most: int) -> Course:
-    """Scale a series, averaged in `most` chunks if it is longer."""
+    """Scale a series. A series longer than `most` is averaged in `most` chunks."""
     count = max(min(len(values), most), 0)
     edges = [i * len(values) // count for i in range(count + 1)] if count else []
     means = [_mean([value for value in values[a:b] if value is not None]) for a, b in pairwise(edges)]

@@ -27,17 +27,17 @@ from ..text.brief import frozen
 from .precision import PRECISIONS, Precision, block_of
 from .row_differences import RowDifferences
 
-# Relative error of a float32 engine after one layer. In 44 recordings of SmolLM2 by PyTorch, a third of them
-# of repetitive texts, no row has a distance above 0.93 of its band.
+# Relative error of a float32 engine after one layer. In 44 recordings of SmolLM2 by PyTorch, a third of the
+# recordings of repetitive texts, no row has a distance above 0.93 of its band.
 ROUNDING = 1e-5
 AMPLIFIED = 4.0  # factor for scores, where products cancel, and for weights and probs, which are exponentials
 SUMS = 8.0  # roundings in a score, which is a sum of many products
 LARGEST = 1e4  # a larger score counts as a masked score
 # Correct engines round differently, but equal rows of one pass have equal errors. So the band follows from
 # the largest distance of eight passes, each on another grid. In 70 recordings of SmolLM2 by PyTorch in bf16
-# and f16, half of them of repetitive texts, all rows lie within these bands.
-PASSES, FACTOR = 8, 8.0  # the number of passes; the band as a multiple of their largest distance
-# Limits for the median row, as shares of the band: one for the row's distance, one for the row's length.
+# and f16, half of the recordings of repetitive texts, all rows lie within these bands.
+PASSES, FACTOR = 8, 8.0  # the number of passes; the band as a multiple of the passes' largest distance
+# Limits for the median row, as shares of the band: of the row's distance, and of the row's length.
 TYPICAL, TYPICAL_LENGTH = 0.5, 0.75
 # Predictions have similar errors in all engines. In 88 recordings by PyTorch in bf16 and f16, predictions
 # differ by at most 1.5 times the largest distance of our passes, in a row and in the median row.
@@ -62,7 +62,7 @@ class Tolerance:
 
     @property
     def precision(self) -> Precision | None:
-        """The precision of the engine, or None if it is not known."""
+        """The precision of the engine, or None if the precision is unknown."""
         return PRECISIONS.get("f32" if self.kind == "float32" else self.kind)
 
 
@@ -165,7 +165,7 @@ def _reach(runs: Sequence[Array], least: Array, least_median: float) -> _Reach:
 
 
 def is_peaked(spec: EventSpec) -> bool:
-    """Return True if the values are exponentials or follow from them: attention weights, probabilities,
+    """Return True if the values are exponentials or follow from exponentials: attention weights, probs,
     loss."""
     return isinstance(kind_named(spec), Softmax | Probabilities | Loss)
 

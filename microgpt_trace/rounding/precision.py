@@ -28,8 +28,8 @@ from ..errors import InputError
 from ..grouping import grouped
 
 # Roundings of an operation in float32, by the engine and by us, including the polynomials for exp and 1/sqrt.
-# A sum of K terms has 2 sqrt(K) more roundings. If its terms may be equal it has K more, because equal errors
-# do not cancel.
+# A sum of K terms has 2 sqrt(K) more roundings. If terms of the sum may be equal, there are K more roundings,
+# because equal errors do not cancel.
 ROUNDINGS = 16.0
 VANISHING = 128.0  # multiple of the smallest normal number: in SiLU, e^-x overflows before x*e^x vanishes
 
@@ -65,9 +65,10 @@ _ALL = (
 )
 PRECISIONS = {precision.name: precision for precision in _ALL}
 NARROW = {"bf16": "bfloat16", "f16": "float16"}
-# The RMS error of a row, in units. One rounding leaves 0.4, six roundings leave 1. After RoPE it is 2:
-# frequencies, sines and cosines may be rounded too. In attention weights and probabilities it is 3, because
-# two numbers with equal errors may dominate a row; in float32 it is three times that of other operations.
+# The RMS error of a row, in units. One rounding leaves 0.4, six roundings leave 1. After RoPE the RMS is 2:
+# frequencies, sines and cosines may be rounded too. In attention weights and probabilities the RMS is 3,
+# because two numbers with equal errors may dominate a row; in float32 it is three times the RMS of other
+# operations.
 USUAL, ROTATED, PEAKED = 1.0, 2.0, 3.0
 CHANCE = 5.0  # a deviation up to this many standard deviations may be chance
 SAMPLED = 12  # the number of events whose values are examined
@@ -89,8 +90,9 @@ def precision_named(compute: str) -> Precision:
 
 
 def precision_of(compute: str | None, values: Mapping[str, Array]) -> EnginePrecision:
-    """Return the precision `compute`. If it is None, recognise the precision from the bits of the values. The
-    embedding is left out, because embeddings are copies of weights, and weights may be bf16 in any engine."""
+    """Return the precision `compute`. If `compute` is None, recognise the precision from the bits of the
+    values. The embedding is left out, because embeddings are copies of weights, and weights may be bf16 in
+    any engine."""
     if compute is not None:
         return EnginePrecision(precision_named(compute), "as requested")
     names = [name for name in values if not name.startswith("embed.")]
@@ -211,7 +213,8 @@ class ProductInputs:
         return WAYS[self._ways.get(key) or self._of_types.get(key[1], "Q8_0")]
 
     def round(self, row: Operation, x: Array, nudge: float = 0.0) -> Array:
-        """Move the input of this product up or down by a share, and round it: [T, K] -> [T, K] float32."""
+        """Move the input of this product up or down by a share, and round the result: [T, K] -> [T, K]
+        float32."""
         return self.way(row).round(np.asarray(x, np.float32), nudge)
 
     def sum_error(self, row: Operation, x: Array, way: Way | None = None) -> Array | float:

@@ -16,8 +16,8 @@ from ..arrays.logits import kl_divergence, log_softmax
 from ..arrays.stats import Array, median
 
 FAR = 6.0  # an element beyond this multiple of its row's RMS is an outlier (Gaussian rows have none)
-HIDDEN = 0.2  # outliers hide the other elements if the RMS of the others is below this share of the row's
-NOTHING = 1e-5  # if the RMS of the others is below this share, they are only rounding errors of float32
+HIDDEN = 0.2  # outliers hide the other elements if these have less than this share of the row's RMS
+NOTHING = 1e-5  # below this share, the RMS of the others is only float32 rounding
 FEWEST = 8  # effective columns that distinguish a factor of all rows from errors of single elements
 CAPPED, ROUNDS = 2.0, 4  # a cap of weights in multiples of the mean magnitude, and the rounds to find it
 
@@ -82,9 +82,9 @@ class RowDifferences:
         return np.where(np.isinf(distances), 0.0, np.copysign(distances, longer))
 
     def in_prediction(self) -> Array:
-        """Return sqrt(2 KL), or 0 if it cannot be measured. To first order this is the standard deviation of
-        the difference of two rows of logits, weighted by probability, so errors of large logits count
-        most."""
+        """Return sqrt(2 KL), or 0 if KL cannot be measured. To first order, sqrt(2 KL) is the standard
+        deviation of the difference of two rows of logits, weighted by probability, so errors of large logits
+        count most."""
         return np.sqrt(2 * np.fmax(self.kl, 0.0))
 
 

@@ -1,4 +1,4 @@
-"""The largest difference between two stored tensors that rounding to their types can cause.
+"""The largest difference that rounding to stored types can cause between two tensors.
 
 Rounding to a grid of step d leaves errors that are uniform within d/2, with an RMS of d / sqrt(12) (Widrow
 and Kollar, "Quantization Noise", 2008). The steps are read from the blocks themselves.
@@ -16,12 +16,12 @@ from ..arrays.encodings import Encoding, StoredTensor
 from ..arrays.stats import Array
 
 BLOCK = 32  # elements of a block; blocks and the whole tensor are judged
-# Allowed error of a tensor, as a multiple of the expected one. llama.cpp's quantisers (ggml 0.13) leave 0.5
+# Allowed error of a tensor, as a multiple of the expected error. llama.cpp's quantisers (ggml 0.13) leave 0.5
 # to 1.08 times the expected error, and rounding to F16 and BF16 leaves 1.00 times.
 FACTOR = 1.25
-# Allowed error of a block, as a multiple of the expected one. Rounding to the nearest leaves at most sqrt(3).
-# Clipping left up to 3.0 in types without K, and 8.0 in types with K, where an importance matrix gave the
-# clipped elements little weight.
+# Allowed error of a block, as a multiple of the expected error. Rounding to the nearest leaves at most
+# sqrt(3). Clipping left up to 3.0 in types without K, and 8.0 in types with K, where an importance matrix
+# gave the clipped elements little weight.
 _NEAREST, _CLIPPED, _OPTIMISED = 2.5, 4.0, 10.0
 _BLOCK_FACTORS = {
     **dict.fromkeys(("F64", "F32", "F16", "BF16", "Q8_0", "AprQ8"), _NEAREST),
@@ -82,8 +82,8 @@ def _quantised_steps(encoding: Encoding) -> Callable[[Array], Array]:
 
 @dataclass(frozen=True)
 class Values:
-    """A parameter of one side. `rows(start, stop)` returns its values, and `steps` the steps of their
-    grid."""
+    """The values of a parameter on one side of a comparison. `rows(start, stop)` returns the values of these
+    rows, and `steps` the steps of the values' grid."""
 
     type: str
     shape: tuple[int, ...]
@@ -94,8 +94,8 @@ class Values:
 
 class QuantisationDistance:
     """The distance of b from a, added up a piece at a time. Elements that are not finite are counted
-    separately. `block_factor` is the allowed error of a block as a multiple of the expected one. `same_type`
-    is True if a and b have the same stored type."""
+    separately. `block_factor` is the allowed error of a block as a multiple of the expected error.
+    `same_type` is True if a and b have the same stored type."""
 
     def __init__(
         self, shape: tuple[int, ...], exact: bool, block_factor: float, same_type: bool = False
@@ -132,8 +132,8 @@ class QuantisationDistance:
         return tuple(int(i) for i in np.unravel_index(flat, self.shape))
 
     def holds(self, limit: float, rtol: float | None = None) -> bool:
-        """Return True if b equals a within the rounding of their types, or within `limit` for exact types. If
-        `rtol` is given, it replaces both limits."""
+        """Return True if b equals a within the rounding of their types, or within `limit` for exact types.
+        `rtol`, if given, replaces both limits."""
         if self.nonfinite:
             return False
         expected = self.expected

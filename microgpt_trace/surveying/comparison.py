@@ -188,7 +188,7 @@ def _changed_tallies(a: Mapping[str, Any], b: Mapping[str, Any]) -> set[str]:
 
 
 def _notes(a: Survey, b: Survey, same_tokens: bool) -> Iterator[str]:
-    """Yield notes on what else differs between the surveys, which may explain their distances."""
+    """Yield notes on other differences between the surveys, which may explain the distances."""
     if not same_tokens:
         yield "the vocabularies differ: each survey ran its own tokens, and predictions are not compared"
     run_a, run_b = (f"{counted(own.read[0], 'text')} of {counted(own.read[1], 'token')}" for own in (a, b))
@@ -201,6 +201,7 @@ def _notes(a: Survey, b: Survey, same_tokens: bool) -> Iterator[str]:
 
 
 def _entering(a: Survey, b: Survey, layer: int) -> str | None:
-    """Return the event of the residual stream before a layer, or None if the models name it differently."""
+    """Return the event of the residual stream before a layer, or None if the models name this event
+    differently."""
     one, two = (survey.model.streams[layer] for survey in (a, b))
     return one if one == two else None

@@ -62,7 +62,7 @@ class DaskCluster(Crew):
         return len(threads)
 
     def _check(self, workers: set[str]) -> None:
-        """Raise InputError if a worker lacks this program: the worker would end when it receives a task."""
+        """Raise InputError if a worker lacks this program: such a worker would end at its first task."""
         if workers:
             specs = self._client.run(find_spec, _MODULE, workers=list(workers), on_error="return")
             for worker, spec in specs.items():
@@ -80,9 +80,9 @@ class DaskCluster(Crew):
 
 @contextmanager
 def on_cluster(assignment: Assignment, address: str, note: Note) -> Iterator[Crew]:
-    """Yield the workers of a Dask cluster. Use only trusted clusters: their pickles can run code. Raises
-    InputError if the package distributed is missing, no scheduler answers, or a worker lacks this program,
-    and RunError if workers end again and again or the scheduler ends."""
+    """Yield the workers of a Dask cluster. Use only trusted clusters, because pickles from a cluster can run
+    code. Raises InputError if the package distributed is missing, no scheduler answers, or a worker lacks
+    this program, and RunError if workers end again and again or the scheduler ends."""
     check_installed("distributed", "--scheduler needs")
     from distributed import KilledWorker
 
@@ -145,7 +145,7 @@ def _scheduler_ended(address: str) -> RunError:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Suppress what the client logs about a lost connection, because an error reports the loss."""
+    """Suppress the client's log messages about a lost connection, because an error reports the loss."""
     logger = getLogger("distributed.client")
     before = logger.level
     logger.setLevel(CRITICAL)

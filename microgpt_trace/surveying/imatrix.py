@@ -42,8 +42,8 @@ _ALIGNMENT = 32
 
 @frozen(eq=False)
 class SquaredInputs:
-    """The squared inputs of one weight. The array `sums` has their sums over rows for each input channel
-    [n_mat, in] float64, and `counts` the numbers of rows [n_mat] int64."""
+    """The squared inputs of one weight. The array `sums` has the sums of the squares over rows for each input
+    channel, [n_mat, in] float64. `counts` has the numbers of rows, [n_mat] int64."""
 
     sums: Array
     counts: Array

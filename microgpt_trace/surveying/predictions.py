@@ -20,8 +20,9 @@ ERRORS = 2.0  # by chance, a difference exceeds this many standard errors in 2 o
 
 @frozen
 class SurveyedToken:
-    """How well a token is predicted where it is the next token. `loss` is the mean loss in nats, `accuracy`
-    the share of places where the token was the most likely, and `reciprocal_rank` the mean of 1 / rank."""
+    """The quality of the predictions of a token, at the places where this token is the next token. `loss` is
+    the mean loss in nats, `accuracy` the share of places where the token was the most likely, and
+    `reciprocal_rank` the mean of 1 / rank."""
 
     token: int
     label: str
@@ -33,7 +34,7 @@ class SurveyedToken:
 
 @frozen(slots=False)
 class SurveyedPart:
-    """How well the tokens of one part of a corpus are predicted. All losses of a part are in nats.
+    """The quality of the predictions of one part of a corpus. All losses of a part are in nats.
 
     `loss` is the mean loss over all tokens. `document_loss` is the mean over documents of each document's
     mean loss, and `spread` the standard deviation over documents. A token is predicted right if it was the

@@ -73,9 +73,9 @@ class SurveyedLayer:
     """The effect of a layer on all rows of the residual stream.
 
     The layer multiplies the norm of a row by `growth` (a geometric mean). `cosine` is the mean cosine between
-    a row before the layer and after it. `massive` counts documents with a massive activation, which is an
-    element of at least 1,000 times the median magnitude of its document. `farthest` is the element that is
-    largest relative to the median magnitude.
+    a row before the layer and this row after the layer. `massive` counts documents with a massive activation,
+    which is an element of at least 1,000 times the median magnitude of its document. `farthest` is the
+    element that is largest relative to the median magnitude.
     """
 
     layer: int
@@ -126,8 +126,9 @@ class LeftOut:
 
 @frozen(slots=False)
 class SurveyReport:
-    """The results of a survey. `texts` and `tokens` count what the model has run. `whole` is True if the
-    model has run all documents of the corpus. `documents` is None until the corpus was read to its end."""
+    """The results of a survey. `texts` and `tokens` count the texts and tokens that the model has run.
+    `whole` is True if the model has run all documents of the corpus. `documents` is None until the corpus was
+    read to its end."""
 
     SCHEMA = "microgpt.survey/1"
 

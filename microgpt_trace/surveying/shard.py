@@ -1,7 +1,7 @@
-"""Choose what a survey measures, and run a shard, which is a part of the documents.
+"""Choose the measurements of a survey, and run a shard, which is a part of the documents.
 
-Documents are packed into passes by their numbers alone. The values of a document therefore do not depend on
-the shard.
+Only the numbers of documents decide which documents share a pass. The values of a document therefore do not
+depend on the shard.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def meters_of(
     order: SurveyOrder, channels: Mapping[str, int], windows: Mapping[str, int | None],
     streams: Sequence[str], vocab_size: int, parts: Sequence[str], causal: Collection[str] = (),
 ) -> list[Meter]:  # fmt: skip
-    """Return the meters that measure what an order asks for. `channels` has the number of channels (or heads)
+    """Return the meters for the measurements in an order. `channels` has the number of channels (or heads)
     of each event. `windows` has the attention window of each event of attention weights. `streams` are the
     events of the residual stream, `parts` the parts of the corpus, and `causal` the events that are measured
     per head."""
@@ -92,7 +92,7 @@ def meters_of(
 
 
 def _meters(model: LanguageModel, order: SurveyOrder) -> list[Meter]:
-    """Return the meters that measure what an order asks for in a model."""
+    """Return the meters for the measurements of a model in an order."""
     plan, shapes = model.plan, model.plan.shapes(1)
     causal = {name for name in order.events if plan[name].kind.causal}
     channels = {name: shapes[name][0 if name in causal else -1] for name in order.events}
@@ -109,7 +109,7 @@ def tallies_of(meters: Iterable[Meter], read: Counts) -> dict[str, Any]:
 
 
 class MeterTap:
-    """An observer of a model that hands each event to the meters that measure it."""
+    """An observer of a model that passes each event to the meters of this event."""
 
     def __init__(self, meters: Mapping[str, Sequence[Meter]], prefix: str = "") -> None:
         self._meters, self._prefix = meters, prefix
@@ -128,7 +128,7 @@ class MeterTap:
 
 
 def survey_shard(model: LanguageModel, order: SurveyOrder, documents: Iterable[Document]) -> Measured:
-    """Run documents and return their measurements. The documents must be in order and form complete packs."""
+    """Run documents and return the measurements. The documents must be in order and form complete packs."""
     keep_freed_memory()
     meters = _meters(model, order)
     by_event: dict[str, list[Meter]] = {}

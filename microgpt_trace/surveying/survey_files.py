@@ -4,7 +4,7 @@ The name of a tensor consists of the name of its tally, the kind of the tally, a
 "layer0.mlp.act/total.sum" is the sum of each channel, rounded once. "layer0.mlp.act/total.sum.rest" is the
 rounding error of each sum, so that reading and merging lose nothing. Equal surveys have equal bytes.
 
-Reading checks what reports rely on: the types of all fields, and the names and shapes of the tallies.
+Reading checks the types of all fields, and the names and shapes of the tallies, because reports rely on them.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Shorten values to one line, for error messages and reprs. `frozen` is the decorator of the program's
-dataclasses, whose repr is one line."""
+"""Shorten values to one line, for error messages and reprs. The decorator `frozen` makes a dataclass with a
+repr of one line."""
 
 from __future__ import annotations
 

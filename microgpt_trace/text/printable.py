@@ -45,7 +45,8 @@ def shown_token(text: str) -> str:
 
 
 def named_token(text: str, token: int) -> str:
-    """Return a token to print next to its id. Digits are quoted, so that they do not look like an id."""
+    """Return a token to print next to its id. Digits are quoted, so that a token of digits does not look like
+    an id."""
     shown = shown_token(text)
     return repr(shown) if shown.isdecimal() and shown != str(token) else shown
 

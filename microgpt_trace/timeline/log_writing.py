@@ -39,9 +39,8 @@ class TrainingLog:
     The trace of step N has a forward and backward pass of the watched name with the parameters after step N,
     and the update of step N.
 
-    Training calls `sync` before it saves a checkpoint. The log of a run to resume therefore has all records
-    up to the checkpoint. Resuming drops later records, and `note` receives a sentence about the dropped
-    records.
+    Training calls `sync` before saving a checkpoint. The log of a run to resume therefore has all records up
+    to the checkpoint. Resuming drops later records, and `note` receives a sentence about the dropped records.
     """
 
     def __init__(
@@ -84,8 +83,8 @@ class TrainingLog:
             raise LogError(f"{self._path}: cannot write the log ({error.strerror})") from error
 
     def _drop_later_steps(self) -> None:
-        """Drop the records after the checkpoint, because the resumed run writes them again. Raises InputError
-        without dropping a record if the log belongs to another run."""
+        """Drop the records after the checkpoint, because the resumed run writes these records again. Raises
+        InputError without dropping a record if the log belongs to another run."""
         path, done, end, last, dropped = self._path, self._trainer.done, 0, 0, 0
         for record in log_records(path, []):
             if not end:

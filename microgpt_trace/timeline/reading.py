@@ -54,7 +54,8 @@ def read_timeline(path: Path) -> Timeline:
 
 
 def since_when(conditions: Mapping[int, bool]) -> int | None:
-    """Return the first step from which on the condition is always true, or None if it is false at the end."""
+    """Return the first step from which on the condition is always true, or None if the condition is false at
+    the end."""
     since = None
     for step in sorted(conditions, reverse=True):
         if not conditions[step]:
@@ -75,7 +76,7 @@ class _Reader:
         self._steps: list[int] = []  # the traced steps
 
     def take(self, record: LogRecord) -> None:
-        """Add a record. Ignore kinds of records that are unknown, because a later version may write them."""
+        """Add a record. Ignore unknown kinds of records, because a later version may write other kinds."""
         take = getattr(self, f"_take_{record.get('record', a_text)}", None)
         if take is not None:
             take(record)
@@ -191,8 +192,8 @@ class _Reader:
         return [name for (of, name), rows in self._rows.items() if of == kind and rows]
 
     def _parameter_names(self) -> list[str]:
-        """Return the names of all parameters. A log without "parameter" records has "event" records of their
-        gradients and updates."""
+        """Return the names of all parameters. A log without "parameter" records has "event" records of the
+        parameters' gradients and updates."""
         activations = set(self._names("forward"))
         names = [*self._names("parameter"), *self._names("update"), *self._names("backward")]
         return [name for name in dict.fromkeys(names) if name not in activations]
@@ -265,7 +266,7 @@ class _Reader:
             yield "dead ReLU units: not measured, because no name is held out"
 
     def _cut_traces(self) -> Iterator[str]:
-        """Yield a note for each trace that has too few records, because the run stopped while writing the
+        """Yield a note for each incomplete trace. A trace is incomplete if the run stopped while writing the
         trace."""
         kinds = ("forward", "backward", "position")
         sizes = Counter(step for (kind, _), rows in self._rows.items() if kind in kinds for step in rows)

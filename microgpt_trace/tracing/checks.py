@@ -1,7 +1,7 @@
 """The self-checks of a trace: invariants that its values must satisfy.
 
-A `Checker` receives each event as it is computed, and keeps the streams of at most one layer. A check uses an
-operation's inputs after all hooks, and its output before any hook.
+A `Checker` receives each event when the event is computed, and keeps the streams of at most one layer. A
+check uses an operation's inputs after all hooks, and its output before any hook.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Checker:
         self._dtype = "float32"
 
     def observers(self, bus: HookBus, *names: str) -> tuple[Subscription, Subscription]:
-        """Return a subscription to events before any other hook, and one to forward events after all
+        """Return two subscriptions: to events before any other hook, and to forward events after all
         hooks."""
         return (
             bus.subscription(self._computed, *names, phases=PHASES, stats=True, parts=True),

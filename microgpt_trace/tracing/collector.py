@@ -1,4 +1,4 @@
-"""Collect the events and predictions of a run, and narrow a Trace to a part of them."""
+"""Collect the events and predictions of a run, and narrow a Trace to a part of its events and arrays."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def trace_decoder(
     temperature: float, seed: int, recheck: bool, interventions: Sequence[Intervention],
 ) -> Trace:  # fmt: skip
     """Trace a prompt through a decoder with the options of `trace`. By default the Trace has all events
-    except those that need an extra computation."""
+    except the events that need an extra computation."""
     sampling = Sampling(generate, temperature, seed, top_k or RUNNERS_UP)
     everything = [name for name, spec in model.hooks.specs.items() if not spec.extra]
     shown = select_names(names, list(model.hooks.specs)) if names else everything
@@ -102,7 +102,8 @@ def _traced(
 
 
 class Predicted(NamedTuple):
-    """The results of the head: predictions, their mean loss, and logits to continue with and to compare."""
+    """The results of the head: predictions, the mean loss, the logits for a continuation, and the logits for
+    a comparison."""
 
     rows: Predictions
     loss: float | None

@@ -47,7 +47,7 @@ class Sampling:
 
 @dataclass
 class Continuation:
-    """The tokens of a continuation, the reason why it ended early, and the events of its steps."""
+    """The tokens of a continuation, the reason for an early end, and the events of each step."""
 
     tokens: list[GeneratedToken] = field(default_factory=list)
     end: str = ""
@@ -61,9 +61,9 @@ def continue_prompt(
     """Continue a prompt, and check the last stream of every step against a full pass.
 
     `final` [T, C] is the last residual stream of the prompt's pass. `last` has the logits and probs [V] at
-    the last position of the prompt, or is None if they were not computed. The check is skipped if hooks
-    `replaced` values. Each token gets the shown events of the pass that predicted the token. If the prompt's
-    pass predicted a token, the token gets no events, because the Trace has the events of this pass.
+    the last position of the prompt, or is None if logits and probs were not computed. The check is skipped if
+    hooks `replaced` values. Each token gets the shown events of the pass that predicted the token. If the
+    prompt's pass predicted a token, the token gets no events, because the Trace has the events of this pass.
     """
     rng, label = np.random.default_rng(sampling.seed), model.label
     done, streams, events = Continuation(), list[Array](), tuple[TraceEvent, ...]()

@@ -136,15 +136,15 @@ def distance(after: Array, before: Array) -> float:
 
 
 def _relative(off: float, size: float) -> float | None:
-    """Return |after - before| / |before| from their squares, or None if it is not finite."""
+    """Return |after - before| / |before| from both squares, or None if the result is not finite."""
     ratio = math.sqrt(off / size) if size else math.inf
     return 0.0 if off == 0 else ratio if math.isfinite(ratio) else None
 
 
 @np.errstate(all="ignore")
 def _divergence(before: Array, after: Array, probs: Array | None) -> float | None:
-    """Return KL(before || after) in nats from rows of logits [V], or None if it is not finite. `probs`, if
-    given, replace the probabilities that follow from `after`."""
+    """Return KL(before || after) in nats from rows of logits [V], or None if the result is not finite.
+    `probs`, if given, replace the probabilities that follow from `after`."""
     log_p = log_softmax(before)
     log_q = log_softmax(after) if probs is None else np.log(probs.astype(np.float64))
     kl = float(kl_divergence(log_p, log_q))

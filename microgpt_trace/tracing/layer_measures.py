@@ -28,7 +28,7 @@ SQUARED_SAFELY = 1e-15  # the smallest norm of a row whose squares keep their pr
 
 
 class Overview:
-    """A hook that measures every layer. Subscribe it to `names` with statistics, then call `rows`.
+    """A hook that measures every layer. Subscribe an Overview to `names` with statistics, then call `rows`.
     `parameter` returns the gain of a norm by its name, and `tokens` are the tokens of the prompt."""
 
     def __init__(self, plan: Plan, parameter: Callable[[str], Array], tokens: Sequence[int]) -> None:

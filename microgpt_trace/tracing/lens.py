@@ -1,4 +1,4 @@
-"""The logit lens: the predictions of a model if it ended after a layer, or after the layer's attention.
+"""The logit lens: the predictions of a model that ends after a layer, or after the layer's attention.
 
 The lens finds the layers in the model's plan. The logits of all layers are never in memory at once.
 """
@@ -28,7 +28,7 @@ def streams_within(plan: Plan) -> list[list[str]]:
 
 
 class Lens:
-    """A hook that keeps the residual streams at chosen positions. Subscribe it to `names`.
+    """A hook that keeps the residual streams at chosen positions. Subscribe a Lens to `names`.
 
     After the pass, `results` gives `depth` candidates at `positions` after every layer. `results` also gives
     the probability of the target at the positions `targeted`, after every attention and every layer. `notes`

@@ -154,7 +154,7 @@ def _sparsity(share: float) -> tuple[str, str]:
 
 
 def _predictions(losses: Sequence[float], probs: Array, untrained: bool) -> Outcome:
-    """Tell whether this text shows that the model is better or worse than a uniform guess.
+    """Tell whether the traced text shows that the model is better or worse than a uniform guess.
 
     The measure is the likelihood ratio: the model's probability of the text divided by the probability under
     a uniform guess. If characters are sampled uniformly, at most one text in K has a likelihood ratio of K or
@@ -196,7 +196,7 @@ def _predictions(losses: Sequence[float], probs: Array, untrained: bool) -> Outc
     return gain > 0, text, numbers
 
 
-# A description of a microGPT layer. The words are those that `apr trace` uses for Llama and Qwen.
+# A description of a microGPT layer. The words are the words of `apr trace` for Llama and Qwen.
 _CHAIN = (
     "attn_norm", "q_proj", "k_proj", "v_proj", "attn", "o_proj", "residual", "ffn_norm", "up_proj", "ReLU",
     "ffn_down", "residual",

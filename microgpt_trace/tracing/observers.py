@@ -43,8 +43,9 @@ def baseline_of(
 
 class Observers:
     """The hooks that observe the events `names` of a model's passes. The Trace gets the events `shown` and
-    the arrays `kept`. `watching` has further hooks with the names of their events. The hooks in `watching`
-    are called before the events are collected. The interventions of a `baseline` apply in every pass."""
+    the arrays `kept`. `watching` has further hooks, each with the names of its events. The hooks in
+    `watching` are called before the events are collected. The interventions of a `baseline` apply in every
+    pass."""
 
     def __init__(
         self, model: LanguageModel, names: Collection[str], shown: Collection[str], kept: Sequence[str],

@@ -64,7 +64,7 @@ class Predictions(tuple[Prediction, ...]):
 
 @frozen
 class ParameterRow:
-    """A parameter with the L2 norms of its value, gradient and update. A norm is None if it was not computed.
+    """A parameter with the L2 norms of its value, gradient and update. A norm that was not computed is None.
     The norms include only finite elements, and the `nonfinite` fields count the other elements."""
 
     name: str
@@ -125,7 +125,7 @@ class Compared:
 
 @frozen
 class LayerRow:
-    """The overview of one layer of a decoder. Rows are positions, and medians are taken over them.
+    """The overview of one layer of a decoder. Medians are taken over positions (rows).
 
     `stream` describes the residual stream after the layer, `row_norm` is the median norm of its rows and
     `typical` the median magnitude of its elements. `attention_share` and `mlp_share` are the median of
@@ -155,9 +155,9 @@ class LayerRow:
 
 @frozen
 class LensRow:
-    """The predictions of the model if it ended after this layer (final norm and head applied). `predicted`
-    has the most probable token of every position, or None if the probabilities are not finite. `top` has the
-    requested number of candidates."""
+    """The predictions of a model that ends after this layer (followed by the final norm and the head).
+    `predicted` has the most probable token of every position, or None if the probabilities are not finite.
+    `top` has the requested number of candidates."""
 
     layer: int
     positions: tuple[int, ...]
@@ -191,9 +191,9 @@ class GeneratedToken:
 
 @frozen
 class EventChange:
-    """The change of an event by interventions. `change` is |after - before| / |before|, or None if it is not
-    finite. The change of attention covers only the elements on and below the diagonal. `replaced` is True if
-    an intervention changes the event itself."""
+    """The change of an event by interventions. `change` is |after - before| / |before|, or None if this ratio
+    is not finite. The change of attention covers only the elements on and below the diagonal. `replaced` is
+    True if an intervention changes the event itself."""
 
     name: str
     replaced: bool
@@ -296,7 +296,7 @@ class Trace:
     def _part(self, text: str, phase: Phase) -> Array:
         import numpy as np
 
-        from ..hooks.sites import parse_site  # imported only where it is needed
+        from ..hooks.sites import parse_site  # imported here, because other functions do not need it
 
         site = parse_site(text)
         name = self._kept(site.selector, phase)
@@ -317,7 +317,7 @@ class Trace:
         return self.array(name, "backward")
 
     def event(self, name: str, phase: Phase = "forward") -> TraceEvent | None:
-        """Return the event `name`, or None if it is not shown."""
+        """Return the event `name`, or None if the event is not shown."""
         return next((e for e in self.events if e.name == name and e.phase == phase), None)
 
     @property
@@ -332,6 +332,6 @@ class Trace:
 
 
 def mean_of(values: Sequence[float | None]) -> float | None:
-    """Return the mean, or None if there are no values or one of them is None."""
+    """Return the mean, or None if there are no values or one value is None."""
     present = [value for value in values if value is not None]
     return math.fsum(present) / len(present) if present and len(present) == len(values) else None

@@ -177,9 +177,9 @@ def _replaced_by_itself(
 
 
 class Edge(NamedTuple):
-    """An event `source` and an event `reader` computed from it. `moved` is the change |after - before| /
-    |before| of the reader when the source is perturbed. `felt` is True if rounding cannot explain the
-    change."""
+    """An event `source`, and an event `reader` that is computed from `source`. `moved` is the change |after -
+    before| / |before| of the reader when the source is perturbed. `felt` is True if rounding cannot explain
+    the change."""
 
     source: str
     reader: str
@@ -198,7 +198,7 @@ class Watch:
         self.edges: list[Edge] = []
         self._targets = [target for target in inputs.targets if target is not None]
         self._inputs, self._plan = ReferenceInputs(model, inputs.tokens, bounded=True), model.plan
-        self._computed: dict[str, Array] = {}  # events of this and the previous layer, in float64
+        self._computed: dict[str, Array] = {}  # events of the current and the previous layer, in float64
         self._used: dict[str, Array] = {}  # the perturbed values of the computed events
         self._part_bounds: dict[str, Array] = {}  # how far rounding may move the heads of this layer
         self._layer, self._kept, self._done = -1, kept, done

@@ -45,7 +45,8 @@ Encoder = Callable[[str, bool], list[int]]
 
 
 def tokenizers_package() -> Any:
-    """Import the `tokenizers` package when text is first encoded. Raises InputError if it is missing."""
+    """Import the `tokenizers` package when text is first encoded. Raises InputError if the package is
+    missing."""
     check_installed("tokenizers", "turning text into tokens needs")
     import tokenizers
 
@@ -123,7 +124,7 @@ class _Bpe:
         return sorted(set(map(len, self.tokens)) - {0})
 
     def _pieces(self, words: set[str]) -> dict[str, int]:
-        """Return the tokens that occur in the words and their ids, without control tokens."""
+        """Return the tokens that occur in the words, with the tokens' ids. Control tokens are left out."""
         ids, control = self._ids, set(self.control)
         pieces = (piece for word in words for piece in substrings(word, self._lengths) if piece in ids)
         return {piece: ids[piece] for piece in pieces if ids[piece] not in control}
@@ -143,7 +144,7 @@ def split_fixed(text: str, fixed: Collection[str]) -> list[str]:
 
 
 def substrings(word: str, lengths: Sequence[int]) -> Iterator[str]:
-    """Yield the substrings of a word that have one of the lengths. `lengths` must be in ascending order."""
+    """Yield the substrings of a word whose length is in `lengths`. `lengths` must be in ascending order."""
     for start in range(len(word)):
         for length in lengths:
             if start + length > len(word):
@@ -194,7 +195,7 @@ class ByteLevelBpe(_Bpe):
     @cached_property
     def _makers(self) -> tuple[dict[str, int], list[tuple[int, str]]]:
         """The number of the last merge that results in each token, and the number and token of all other
-        merges. Raises FileFormatError if a merge makes no token."""
+        merges. Raises FileFormatError if the result of a merge is not a token."""
         results = [merge.replace(" ", "", 1) for merge in self.merges]
         if not all(map(self._ids.__contains__, results)):
             wrong = self.merges[next(i for i, token in enumerate(results) if token not in self._ids)]
@@ -217,8 +218,9 @@ class ByteLevelBpe(_Bpe):
 
 @frozen(slots=False, eq=False)
 class SentencePieceBpe(_Bpe):
-    """A BPE encoder like SentencePiece's. Text is not split into words. The merge that makes the token with
-    the highest score comes first. A character without a token becomes its bytes or the unknown token."""
+    """A BPE encoder like SentencePiece's. Text is not split into words. The first merge is the merge that
+    results in the token with the highest score. A character without a token becomes its bytes or the unknown
+    token."""
 
     scores: Sequence[float]
     add_space_prefix: bool

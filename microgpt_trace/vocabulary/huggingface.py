@@ -24,7 +24,8 @@ from .tokens import Vocabulary
 
 
 def from_huggingface(folder: Path) -> Vocabulary | None:
-    """Return the vocabulary of a folder, or None if it has no tokenizer.json. Raises FileFormatError."""
+    """Return the vocabulary of a folder, or None if the folder has no tokenizer.json. Raises
+    FileFormatError."""
     path = folder / "tokenizer.json"
     if not path.exists():
         return None

@@ -230,7 +230,8 @@ def from_apr(metadata: Mapping[str, Any], path: Path) -> Vocabulary | None:
 
 
 def _pre_tokenizer(metadata: Mapping[str, Any], size: int) -> str | None:
-    """Return the pre-tokenizer for this architecture and vocabulary size, or None if it is unknown."""
+    """Return the pre-tokenizer for this architecture and vocabulary size, or None if the pre-tokenizer is
+    unknown."""
     names = (metadata.get(key) for key in ("architecture", "hf_model_type", "hf_architecture"))
     architecture = next((name.lower() for name in names if isinstance(name, str) and name), "")
     if re.match(r"qwen[23]($|forcausallm)", architecture):

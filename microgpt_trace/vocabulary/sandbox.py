@@ -81,12 +81,12 @@ class Isolated:
 
 
 class _Running:
-    """A process that serves calls. The process ends with this object or its parent process, or when its time
-    is up."""
+    """A process that serves calls. The process ends when this object or the parent process ends, or when the
+    time limit is reached."""
 
     def __init__(self) -> None:
         command = [sys.executable or "python", "-s", "-S", "-X", "utf8", "-c", _START, *_import_paths()]
-        session: dict[str, Any] = {"start_new_session": True}  # so that Ctrl-C does not reach it
+        session: dict[str, Any] = {"start_new_session": True}  # so that Ctrl-C does not reach the process
         if sys.platform == "win32":
             session = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
         pipe = subprocess.PIPE

@@ -1,5 +1,5 @@
-"""The program that `sandbox` starts: it calls a function for each line that it reads, within limits. To start
-fast, this program imports only what the function needs.
+"""The program that `sandbox` starts. For each line on stdin, the program calls a function within limits. To
+start fast, this program imports only what the function needs.
 """
 
 from __future__ import annotations

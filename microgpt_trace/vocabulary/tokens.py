@@ -35,10 +35,10 @@ def pick_template(templates: Mapping[str, str], path: Path) -> str:
 class Vocabulary:
     """The tokens of a model by id, their bytes, and the encoding of text.
 
-    `to_bytes` converts a token, as spelled in the file, to bytes. The ids in `literal` are spelled as their
-    text, without conversion. If `add_bos` is not the file's flag, `bos_note` names the source of `add_bos`.
-    `template_tokens` has the special tokens by their names in chat templates, where None means BOS and EOS.
-    If `chat_adds_bos` is False, the only BOS of a chat is the BOS that its template prints.
+    `to_bytes` converts a token, as spelled in the file, to bytes. The tokens in `literal` (ids) are stored as
+    plain text, without conversion. If `add_bos` is not the file's flag, `bos_note` names the source of
+    `add_bos`. `template_tokens` has the special tokens by their names in chat templates, where None means BOS
+    and EOS. If `chat_adds_bos` is False, the only BOS of a chat is the BOS that its template prints.
     """
 
     longest_text: ClassVar[int] = 1 << 20  # in characters, which take 45 bytes each in `tokenizers`

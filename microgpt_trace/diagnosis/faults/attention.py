@@ -62,7 +62,7 @@ def capped(case: Case, words: str) -> Family:
 
 
 def scores_before_rope(case: Case) -> Iterator[Hypothesis]:
-    """Scores computed from q or k before RoPE or before their norm."""
+    """Scores computed from q or k before RoPE, or before the norm of q or k."""
     if not isinstance(case.row.kind, Scores) or not case.plan.of_kind(Rotation):
         return
     source = case.plan.source
@@ -101,7 +101,8 @@ def grouping(case: Case) -> Iterator[Hypothesis]:
 
 
 def nearest_groups(case: Case, kind: type[Scores] | type[Context], count: int) -> tuple[int, ...]:
-    """Return for each head of the dump the group of heads whose keys or values give the nearest output."""
+    """Return, for each head of the dump, the group of heads whose keys or values lead to the nearest
+    output."""
     heads, errors, compared = len(case.by_head(case.found)), [], case.judge.compared(case.name)
     for g in range(count):
         row = with_attributes(case.plan, kind, group=(g,) * heads)[case.name]

@@ -28,7 +28,7 @@ FEW = 4  # if at most one token in FEW is wrong, the claim names single tokens
 def token_findings(
     model: LanguageModel, tokens: Sequence[int], text_tokens: Sequence[int] | None
 ) -> Iterator[Finding]:
-    """Describe how the tokens of the dump differ from the tokens of its text, if they differ."""
+    """Describe the differences, if any, between the tokens of the dump and the tokens of its text."""
     if text_tokens is None or tuple(tokens) == tuple(text_tokens):
         return
     own, text = list(tokens), list(text_tokens)

@@ -120,8 +120,8 @@ def _directions(case: Case, own: Turning) -> Iterator[Mistake]:
 
 
 def _subject(case: Case) -> str:
-    """Return the beginning of a claim, such as "your values are your own q". The words "rotated ..." follow
-    it in the claim."""
+    """Return the beginning of a claim, such as "your values are your own q". In the claim, this beginning is
+    followed by "rotated ..."."""
     if not isinstance(case.row.kind, Rotation):
         return "your values follow from q and k"
     (source,) = case.row.inputs

@@ -1,5 +1,5 @@
-"""Mistakes in matrices and biases: they are missing, doubled, transposed, reordered or exchanged. Mistakes in
-reading stored matrices: the order in a block, zero points, minima, scales, 16-bit formats."""
+"""Mistakes in matrices and biases: a parameter is missing, doubled, transposed, reordered or exchanged.
+Mistakes in reading stored matrices: the order in a block, zero points, minima, scales, 16-bit formats."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SCALES = {  # type -> first bytes of a block's float16 factors: for the scales, 
 ONE_SCALE = ("Q4_0", "Q5_0", "Q8_0", "AprQ4")  # types whose blocks are one run with a scale and no minimum
 OF_HALVES = (*ONE_SCALE, "Q4_1", "Q5_1")  # types whose scales are stored as float16
 ZEROS = {"Q4_0": 8, "AprQ4": 8, "Q5_0": 16, "Q3_K": 4, "Q6_K": 32}
-HALVES = {"F16": ("BF16", "bfloat16"), "BF16": ("F16", "float16")}  # type -> the type it may be mistaken for
+HALVES = {"F16": ("BF16", "bfloat16"), "BF16": ("F16", "float16")}  # type -> the mistaken type
 LARGEST = 1 << 27  # largest number of elements of a matrix that is decoded in one piece
 ORDERS = (
     ("rows-in-pairs", "they are in GGUF's order of adjacent pairs, not in halves", in_pairs),
@@ -156,7 +156,7 @@ def _of_layer(case: Case, away: int, name: str) -> Array:
 
 class Misreading(NamedTuple):
     """A wrong way to read a stored matrix. A misreading changes the bytes of blocks [N, B], the unpacked
-    integers and scales, or the values [N, S], or it reads another type."""
+    integers and scales, or the values [N, S], or reads the bytes as another type."""
 
     id: str
     claim: str

@@ -1,4 +1,5 @@
-"""Write a Trace as JSON: as one document, or as one record per line. schema.py has its schema."""
+"""Write a Trace as JSON: as one document, or as one record per line. The schema of both forms is in
+schema.py."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ RECORDS = {
 
 
 def required_and_optional() -> tuple[list[str], list[str]]:
-    """Return the members that every document has, and the members that are left out if they are empty."""
+    """Return the members that every document has, and the members that are left out if empty."""
     members = [field for field in fields(Trace) if field.repr]
     required = [field.name for field in members if field.default is MISSING]
     return [*required, *marked(Trace)], [field.name for field in members if field.name not in required]
