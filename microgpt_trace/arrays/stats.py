@@ -21,12 +21,9 @@ DType = Any  # np.float32 or np.float64, because types hash faster than dtypes
 
 @frozen
 class TensorStats:
-    """A summary of the elements of an array.
-
-    `count` is the number of all elements. Mean, population standard deviation, L2 norm, minimum, maximum and
-    largest magnitude cover the finite elements, in float64. Without finite elements, these statistics are
-    None, never 0.
-    """
+    """A summary of the elements of an array. `count` is the number of all elements. Mean, population standard
+    deviation, L2 norm, minimum, maximum and largest magnitude cover the finite elements, in float64. Without
+    finite elements, these statistics are None, never 0."""
 
     count: int
     mean: float | None

@@ -147,7 +147,7 @@ def _are_surveys(sides: Sequence[Path | None]) -> bool:
 
 
 def _diff_surveys(a: Path, b: Path, view: View, rtol: float | None, output: Output) -> None:
-    """Compare two surveys without running a model; exit with code 1 if they differ."""
+    """Compare two surveys without running a model. Exit with code 1 if the surveys differ."""
     if output.schema:
         return put_schema("survey_diff", output.out)
     from ..render.results.survey_comparison import survey_comparison_sections

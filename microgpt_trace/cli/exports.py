@@ -32,7 +32,7 @@ FIGURES = {
     "diagnose": ("diagnosis",),
     "timeline": ("timeline", "loss"),
 }
-# For each figure, a module of render.figures and the function in it that draws the figure.
+# For each figure, a module of render.figures, and the module's function that draws the figure.
 DRAWS = {
     "attention": ("attention", "attention_picture"),
     "stream": ("curves", "stream_picture"),
@@ -113,8 +113,8 @@ def give(
     """Write the figures and the page, then print the result as text or as JSON.
 
     `again(name)` returns the command that shows more of the event `name`. `view`, `figure` and `beside` are
-    the keyword arguments of `sections_of`, `picture_of` and `view_of`. `page`, if it is set, makes the page
-    from the sections in place of `section_page`.
+    the keyword arguments of `sections_of`, `picture_of` and `view_of`. `page`, if set, builds the page from
+    the sections in place of `section_page`.
     """
     sections = partial(sections_of, result, **(view or {}))
     pictures = []

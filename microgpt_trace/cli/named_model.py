@@ -44,8 +44,8 @@ def model_and_text(
 
 
 def model_before(words: Sequence[str], model: Path | None) -> Path:
-    """Return the path of the model that the first word names. Raises InputError if texts follow and there is
-    no such model, or if --model names a model too."""
+    """Return the path of the model that the first word names. Raises InputError if texts follow a word that
+    names no model, or if --model names a model too."""
     first, *texts = words
     if model is not None:
         also = "; quote a text of several words" * bool(texts)
@@ -62,7 +62,7 @@ def is_there(text: str) -> bool:
     exists."""
     try:
         return text != "" and Path(text).exists()
-    except (OSError, ValueError):  # too long for a file name, or with a null byte
+    except (OSError, ValueError):  # the text is too long for a file name, or has a null byte
         return False
 
 

@@ -91,7 +91,7 @@ def same_command(
     """Return a shell command with the parameters that the user gave and the options `more`.
 
     `of` is the name of the command, by default this command. `without` lists parameters to leave out. `only`,
-    if it is set, lists the parameters to keep. Output files are always left out.
+    if set, lists the parameters to keep. Output files are always left out.
     """
     words, options = given_words(context, without=without, only=only)
     return command(of or str(context.info_name), words, [*options, *more])
@@ -117,7 +117,7 @@ def given_words(
 
 
 def parameters_given(context: typer.Context) -> dict[str, str]:
-    """Return the parameters on the command line with their spellings, also those with a default value."""
+    """Return the parameters on the command line with their spellings, even if a value equals the default."""
     result = {}
     for param in context.command.params:
         source = context.get_parameter_source(param.name or "")

@@ -1,5 +1,5 @@
-"""Groups of options, which are dataclasses. A command takes groups; `flat` gives Typer a signature without
-groups. This module declares no option.
+"""Groups of options, which are dataclasses. A command takes groups; `flat` replaces the groups by their
+fields for Typer. This module declares no option.
 
 Every start of the program builds the groups, so building must be fast. Modules that declare options do not
 use `from __future__ import annotations`, because evaluating the strings takes 6 ms of `microgpt --help`. The
@@ -25,7 +25,8 @@ METAVARS: dict[Any, str] = {bool: "", int: "N", float: "NUMBER", str: "TEXT", Pa
 
 
 def group(panel: str = "") -> Callable[[type[Class]], type[Class]]:
-    """Make a class a group of options. --help shows them in `panel`, unless an option names another panel."""
+    """Make a class a group of options. --help shows the options of a group in `panel`, unless an option names
+    another panel."""
 
     def decorate(cls: type[Class]) -> type[Class]:
         dataclass(frozen=True, eq=False, repr=False)(cls)

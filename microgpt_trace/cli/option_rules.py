@@ -111,7 +111,7 @@ SCHEMAS: dict[str, tuple[str, dict[str, str]]] = {
 # prints the schema.
 FILES = {"diff": ("A", "B"), "survey": ("MODEL CORPUS",)}
 
-# Options and commands of apr that microgpt does not have, with advice on what to use instead.
+# Options and commands of apr that microgpt does not have, with advice on alternatives.
 COUNTERPARTS = {
     "--save-tensor": "use --save-aprt DIR or --save FILE, with --layer STAGE or, for all stages, --verbose",
     "--save-tensor-dir": "use --save-aprt DIR",

@@ -1,4 +1,4 @@
-"""Prepares stdin, stdout and stderr for a command, also if the caller closed one of them."""
+"""Prepares stdin, stdout and stderr for a command, even if the caller closed one of these streams."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def prepare() -> None:
 
 
 def release() -> None:
-    """Flush the streams and drop what cannot be written. Otherwise Python would report the failed write at
-    exit, with another exit code."""
+    """Flush the streams and drop all output that cannot be written. Otherwise Python would report the failed
+    write at exit, with another exit code."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError, ReaderGone):  # a full disk, a closed stream, or no reader
@@ -68,7 +68,7 @@ def drop_output() -> None:
 
 def _fill_closed() -> None:
     """Open the null device for each closed stream. Otherwise the first file that is opened would become
-    stderr, and libraries would write their messages into it."""
+    stderr, and libraries would write messages into this file."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)

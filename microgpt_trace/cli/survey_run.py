@@ -1,4 +1,5 @@
-"""Runs a survey from the command line, shows it and saves it. Only `microgpt survey` loads this module."""
+"""Runs a survey from the command line, and shows and saves the survey. Only `microgpt survey` loads this
+module."""
 
 from __future__ import annotations
 
@@ -48,8 +49,8 @@ LONG = 1 << 22  # texts of more bytes on average are not counted, since counting
 
 
 def finished_surveys(arguments: Sequence[str]) -> list[Path]:
-    """Return the arguments if they are finished surveys. Raises InputError if only some arguments are
-    surveys."""
+    """Return the arguments if all arguments are finished surveys. Raises InputError if only some arguments
+    are surveys."""
     paths = [Path(each) for each in arguments if is_there(each) and is_survey(Path(each))]
     if paths and len(paths) < len(arguments):
         other = next(each for each in arguments if Path(each) not in paths)
@@ -122,7 +123,7 @@ def run_survey(
 
 
 def _model_and_corpus(source: SurveySource) -> tuple[Path | None, tuple[str, ...]]:
-    """Return the path of the model, if one is named, and the files of the corpus."""
+    """Return the path of the model (if a model is named) and the files of the corpus."""
     first, *others = source.arguments or [""]
     is_one = Path(first).suffix in MODEL_SUFFIXES or (is_there(first) and is_model(Path(first)))
     named = source.model is None and is_one and names_a_model(first)
@@ -141,7 +142,7 @@ def _shard(text: str) -> tuple[int, int]:
 
 
 def _count(selection: CorpusSelection, shards: int) -> int | None:
-    """Return the number of documents in one shard, or None if counting them takes too long."""
+    """Return the number of documents in one shard, or None if counting takes too long."""
     if any(source == "-" or "://" in source for source in selection.sources):
         return None
     count, until = 0, monotonic() + COUNTING

@@ -127,7 +127,8 @@ def _validate(
     model: "LanguageModel", shown: Shown, written: Written, overwrite: bool, text: str | None,
     tokens: list[int] | None,
 ) -> None:  # fmt: skip
-    """Show for each event whether the computation uses it. Exit with code 1 if the validation fails."""
+    """Show, for each event, whether the computation uses the event. Exit with code 1 if the validation
+    fails."""
     from ..tracing.validation import validate
 
     with progress("layer") as report:

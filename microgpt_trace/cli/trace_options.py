@@ -222,7 +222,7 @@ def _number(name: str, text: str) -> float:
 
 @dataclass(frozen=True)
 class Request:
-    """The model, and what the user asked to see and to save."""
+    """The model, and the user's choice of results to show and to save."""
 
     model: "LanguageModel"
     shown: Shown

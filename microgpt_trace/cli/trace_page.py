@@ -108,7 +108,7 @@ def arrays_of_figures(
 def figures(
     exports: Exports, model: LanguageModel, result: Trace, layers: Sequence[int]
 ) -> Iterator[tuple[Path, Picture]]:
-    """Draw the figures and yield them with their files. --layers also limits the attention figure."""
+    """Draw the figures, and yield each figure with its file. --layers also limits the attention figure."""
     for plot in exports.plots("trace"):
         name, place = plot.name or _default_figure(model), tuple[Any, ...]()
         if name == "attention":

@@ -1,4 +1,4 @@
-"""Runs `microgpt train`: makes a new Trainer or loads one, takes its steps, saves, and prints the report.
+"""Runs `microgpt train`: creates or loads a Trainer, runs the training steps, saves, and prints the report.
 
 This module is loaded only by a training run, after the options have been checked.
 """
@@ -95,8 +95,8 @@ def _tokenizer(vocab: Vocab | None, lines: list[str]) -> Tokenizer:
 
 def watched_name(trainer: Trainer, name: str | None, log: Path | None) -> str:
     """Return the name to trace and to show in the report. The default is the name in a log that is
-    continued, or else emma, or the first name of the data if the model cannot read emma. Raises
-    InputError if the model cannot read `name`."""
+    continued, or else emma, or (if the model cannot read emma) the first name of the data. Raises InputError
+    if the model cannot read `name`."""
     if name is None and log is not None:
         name = watched_before(log)
     if name is not None:

@@ -31,12 +31,9 @@ EVALUATION_BATCH = 128  # names
 
 
 class Adam:
-    """Adam over one flat vector, in eight NumPy calls per step.
-
-    Kingma and Ba, "Adam: a method for stochastic optimization" (2015), algorithm 1. The moments m and v lack
-    the factors (1 - beta), which the bias correction includes instead, so that one call decays [m, v] and
-    another call adds [g, g^2].
-    """
+    """Adam over one flat vector, in eight NumPy calls per step. Kingma and Ba, "Adam: a method for stochastic
+    optimization" (2015), algorithm 1. The moments m and v lack the factors (1 - beta), which the bias
+    correction includes instead, so that one call decays [m, v] and another call adds [g, g^2]."""
 
     def __init__(self, params: Parameters, moments: Array | None = None) -> None:
         size, dtype = params.flat.size, params.dtype
@@ -99,10 +96,8 @@ class StepRecord(NamedTuple):
 
 
 class Trainer:
-    """A training run, which can stop after any step and resume with the same result, bit for bit.
-
-    The run starts from the training state of `model`, and changes the parameters of `model` in place.
-    """
+    """A training run, which can stop after any step and resume with the same result, bit for bit. The run
+    starts from the training state of `model`, and changes the parameters of `model` in place."""
 
     def __init__(self, model: Model, documents: Documents, schedule: Schedule) -> None:
         if not len(documents.train):

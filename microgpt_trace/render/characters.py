@@ -24,10 +24,8 @@ def token_label(text: str, width: int = TOKEN) -> str:
 
 
 class Course(NamedTuple):
-    """A series as means of successive chunks, scaled from the lowest mean (0) to the highest (1).
-
-    The share of a chunk is None without values, and NaN if a value of the chunk is not finite.
-    """
+    """A series as means of successive chunks, scaled from the lowest mean (0) to the highest (1). The share
+    of a chunk is None without values, and NaN if a value of the chunk is not finite."""
 
     shares: Sequence[float | None]
     low: float

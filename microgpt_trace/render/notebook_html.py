@@ -1,9 +1,9 @@
-"""HTML of a result for a notebook: its sections as tables, long ones folded, and the page of a trace in a
+"""HTML of a result for a notebook: sections as tables, long sections folded, and the page of a trace in a
 sandboxed frame.
 
-A notebook strips SVG and style sheets from results that it does not trust. Bars and curves are therefore
-characters, and each element has inline styles. The notebook keeps its own colours, light or dark; the
-backgrounds added here are translucent.
+A notebook strips SVG and style sheets from untrusted results. Bars and curves are therefore characters, and
+each element has inline styles. The notebook keeps its own colours, light or dark; the backgrounds added here
+are translucent.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ SAVE_IT = f"In command lines, {UNSAVED} is the file that save(model, ...) writes
 
 
 def result_html(result: Any) -> str:
-    """Return the HTML of a result, as a plain str, which marimo requires. The frame comes last, since a
-    notebook that does not trust the result strips it."""
+    """Return the HTML of a result, as a plain str, which marimo requires. The frame comes last, because a
+    notebook strips the frame of an untrusted result."""
     try:
         sections = sections_of(result)
     except MicrogptError as error:  # reading the vocabulary of a model may fail here
@@ -51,7 +51,8 @@ def result_html(result: Any) -> str:
 
 
 def _section(section: Section, most: int) -> Markup:
-    """Return a section that unfolds under its title: closed if it has more than `most` lines."""
+    """Return a section that unfolds under its title. A section of more than `most` lines is closed at
+    first."""
     blocks = [block_markup(block, IN_NOTEBOOK) for block in section.blocks]
     lines = sum(map(_line_count, section.blocks))
     title = section.title or (f"{lines:,} lines" if lines > most else "")
@@ -73,7 +74,7 @@ def _line_count(block: Block) -> int:
 
 def _framed_page(trace: Trace, model: LanguageModel, sections: Sequence[Section]) -> Markup:
     """Return the page in a sandboxed frame, whose scripts cannot reach the notebook or its network. Returns
-    empty markup if the page would show no numbers or too many. The page of a microGPT also has the
+    empty markup if the page would show no numbers or too many numbers. The page of a microGPT also has the
     parameters, and computes events from these parameters."""
     count = sum(array.size for array in trace.arrays.values())
     if "gradients" in model.abilities:
@@ -134,7 +135,7 @@ MONO = "font-family: Menlo, Consolas, 'DejaVu Sans Mono', monospace"
 DIM = "opacity: .75"
 FAINT, LINE = "rgba(127, 127, 127, .18)", "rgba(127, 127, 127, .45)"
 OWN = "rgb(74, 134, 216)"
-STRONGEST = 0.5  # opacity of the darkest shade: text in the notebook's colour stays readable on it
+STRONGEST = 0.5  # opacity of the darkest shade, on which text in the notebook's colour stays readable
 SHADE = "rgba(74, 134, 216, {:.3f})"
 
 STYLES = {

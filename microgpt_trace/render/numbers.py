@@ -7,7 +7,7 @@ from functools import partial
 
 
 def figure(value: float | None, digits: int = 2) -> str:
-    """Format a number with `digits` decimals, or with an exponent if it is too small or too large."""
+    """Format a number with `digits` decimals, or a very small or very large number with an exponent."""
     if value is None:
         return "–"
     if value == 0 or 0.5 * 10**-digits <= abs(value) < 1e5:
@@ -30,7 +30,8 @@ def signed(value: float, digits: int) -> str:
     return f"+{text}" if value > 0 and text.strip("0.") else text
 
 
-# For probabilities, losses and gradients. A small value has an exponent, so that it does not look like zero.
+# For probabilities, losses and gradients. A small value has an exponent, so that the value does not look like
+# zero.
 three_decimals, four_decimals = partial(figure, digits=3), partial(figure, digits=4)
 
 
@@ -77,7 +78,7 @@ def finite_or_named(value: float) -> str:
 
 
 def two_apart(a: float, b: float) -> tuple[str, str]:
-    """Format two numbers with enough digits to tell them apart, such as 2.7186 and 2.7190."""
+    """Format two numbers with enough digits to show their difference, such as 2.7186 and 2.7190."""
     texts, digits = (finite_or_named(a), finite_or_named(b)), 4
     while texts[0] == texts[1] and abs(a - b) > 0 and digits < 17:
         digits += 1

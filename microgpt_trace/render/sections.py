@@ -1,7 +1,7 @@
 """Sections: the description of a command's output as data. This module depends on no screen, page or figure.
 
 A command describes its output once, as a list of sections. Terminal, page and notebook show this list. Styles
-are those of rich, such as "bold red" or "dim".
+have the names of Rich's styles, such as "bold red" or "dim".
 """
 
 from __future__ import annotations
@@ -26,9 +26,7 @@ class Bar(NamedTuple):
 
 class SignedBar(NamedTuple):
     """A bar from the middle of the cell: to the right for a positive value, to the left for a negative value.
-
-    A value of `scale` fills half of the cell. The value None has no bar.
-    """
+    A value of `scale` fills half of the cell. The value None has no bar."""
 
     value: float | None
     scale: float
@@ -99,7 +97,7 @@ class AttentionMatrices(NamedTuple):
     """The attention weights of all heads [H, T, T] as shaded cells, and the labels of the T tokens.
 
     `sharing` is the number of such blocks that share the lines of a screen. If not all heads fit, the first
-    ones of `order` are shown, and `more` explains the choice and how to see another head. With the value
+    heads of `order` are shown, and `more` explains the choice and how to see another head. With the value
     None, all heads are shown. `in_figures` tells how to see one head in numbers, `in_file` how to save a head
     that is too large.
     """
@@ -114,11 +112,9 @@ class AttentionMatrices(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """Shares by row and column as shaded cells, usually from 0 to 1. None stands for a missing share.
-
-    `heads` are the lines above the columns: a label, and a text for each column. `numbers` are the positions
-    or heads of the columns. `about` names the site of each cell. A colour scale runs from -`end` to `end`.
-    """
+    """Shares by row and column as shaded cells, usually from 0 to 1. None stands for a missing share. `heads`
+    are the lines above the columns: a label, and a text for each column. `numbers` are the positions or heads
+    of the columns. `about` names the site of each cell. A colour scale runs from -`end` to `end`."""
 
     heads: Sequence[tuple[str, Sequence[str]]]
     numbers: Sequence[int]
@@ -129,9 +125,8 @@ class Grid(NamedTuple):
 
 class Figures(NamedTuple):
     """A matrix [R, C] in numbers with labelled rows and columns, or a matrix for each of `heads` [H, R, C].
-
-    `values` may hold only the first of `row_count` rows. `more` tells how to see the parts that do not fit.
-    """
+    `values` may hold only the first of `row_count` rows. `more` tells how to see the parts that do not
+    fit."""
 
     values: Array
     rows: Sequence[str]
@@ -200,7 +195,7 @@ def fields(form: Callable[[Any], str], paths: Mapping[str, str], **options: Any)
 
 
 def alarm(row: Any) -> str:
-    """Return the style of a row: red if it does not hold."""
+    """Return the style of a row: red if the row does not hold."""
     return "" if row.holds else "red"
 
 

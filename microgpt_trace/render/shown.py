@@ -1,6 +1,6 @@
 """The table of the functions that show each class of result: its sections, its figure and its page's view.
-The command line, notebooks and pages read this table. The modules of a result are loaded when they are first
-needed."""
+The command line, notebooks and pages read this table. The modules of a class are loaded when a result of this
+class is first shown."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def sections_of(result: Any, **options: Any) -> list[Section]:
 
 
 def picture_of(result: Any, **options: Any) -> Picture:
-    """Return the figure of a result that has one."""
+    """Return the figure of a result of a class with figures."""
     return _call("picture", result, options)
 
 

@@ -39,11 +39,9 @@ SAMPLED = 1 << 12  # bytes that the fingerprint covers at the start, middle and 
 
 @frozen(slots=False)
 class SurveyOrder:
-    """The measurements of a survey, and the options for reading texts.
-
-    A survey measures the channels of `events` and counts the magnitudes of `histograms`. `units` are events
-    with MLP units, and the survey lists the `examples` largest values of each unit.
-    """
+    """The measurements of a survey, and the options for reading texts. A survey measures the channels of
+    `events` and counts the magnitudes of `histograms`. `units` are events with MLP units, and the survey
+    lists the `examples` largest values of each unit."""
 
     events: tuple[str, ...]
     histograms: tuple[str, ...] = ()
@@ -134,12 +132,9 @@ class Unfit(NamedTuple):
 
 @dataclass(kw_only=True, repr=False, eq=False)
 class Measured:
-    """The measurements of a set of documents.
-
-    `tallies` have names such as "layer0.mlp.act/total". `unfit` has the texts that did not fit, by reason.
-    `blocks` has the hash of each block that was read, by its number. `arithmetic` names the libraries that
-    computed.
-    """
+    """The measurements of a set of documents. `tallies` have names such as "layer0.mlp.act/total". `unfit`
+    has the texts that did not fit, by reason. `blocks` has the hash of each block that was read, by its
+    number. `arithmetic` names the libraries that computed."""
 
     tallies: dict[str, Any] = field(default_factory=dict)
     unfit: dict[str, Unfit] = field(default_factory=dict)

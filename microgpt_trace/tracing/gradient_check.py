@@ -49,11 +49,9 @@ Moved = Callable[[Array], Pass]  # runs the pass with a change added to a value
 
 @frozen
 class GradientCheck:
-    """The check of one parameter or activation: the worst element, and whether all elements agree.
-
-    `hooked` is the error of the gradient along one direction in a parameter, while hooks replace every value
-    by an equal value with another slope. `hooked` is None if this check was skipped or could not be judged.
-    """
+    """The check of one parameter or activation: the worst element, and whether all elements agree. `hooked`
+    is the error of the gradient along one direction in a parameter, while hooks replace every value by an
+    equal value with another slope. `hooked` is None if this check was skipped or could not be judged."""
 
     name: str
     count: int

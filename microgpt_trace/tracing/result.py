@@ -37,10 +37,8 @@ class Candidate:
 @frozen
 class Prediction:
     """The model's prediction at one position. `rank` 1 is the most probable token; ties rank by id.
-
     `predicted` and `rank` are None if the probabilities are not finite. If the next token is not known,
-    `target`, `rank` and `loss` are None.
-    """
+    `target`, `rank` and `loss` are None."""
 
     position: int
     seen: str

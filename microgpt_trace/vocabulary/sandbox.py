@@ -41,10 +41,8 @@ class Limits:
 
 class Isolated:
     """Calls the function "module:name" in a separate process. The process serves calls until a call fails.
-
     Arguments and results are JSON values. Only one thread calls at a time. `subject` names the foreign code
-    in errors, such as "its chat template".
-    """
+    in errors, such as "its chat template"."""
 
     def __init__(self, function: str, subject: str, limits: Limits) -> None:
         self.function, self.subject, self.limits = function, subject, limits

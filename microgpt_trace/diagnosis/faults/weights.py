@@ -35,7 +35,7 @@ SCALES = {  # type -> first bytes of a block's float16 factors: for the scales, 
 ONE_SCALE = ("Q4_0", "Q5_0", "Q8_0", "AprQ4")  # types whose blocks are one run with a scale and no minimum
 OF_HALVES = (*ONE_SCALE, "Q4_1", "Q5_1")  # types whose scales are stored as float16
 ZEROS = {"Q4_0": 8, "AprQ4": 8, "Q5_0": 16, "Q3_K": 4, "Q6_K": 32}
-HALVES = {"F16": ("BF16", "bfloat16"), "BF16": ("F16", "float16")}  # type -> the mistaken type
+HALVES = {"F16": ("BF16", "bfloat16"), "BF16": ("F16", "float16")}  # type -> the type read by mistake
 LARGEST = 1 << 27  # largest number of elements of a matrix that is decoded in one piece
 ORDERS = (
     ("rows-in-pairs", "they are in GGUF's order of adjacent pairs, not in halves", in_pairs),

@@ -37,7 +37,7 @@ def plot_attention(
     trace: Trace, layer: int | None = None, head: int | None = None, ax: Axes | None = None
 ) -> Axes:
     """Plot the attention weights of one head, of all heads of a layer, or of all heads. The colour scale
-    always runs from 0 to 1. Masked cells are hatched. In a figure of one layer, each head has its own Axes:
+    always runs from 0 to 1. Masked cells are hatched. In a figure of one layer, each head has separate Axes:
     the `child_axes` of the returned Axes. The trace must have kept the weights: trace a production model with
     `values=True`, or with the names of these events.
     """

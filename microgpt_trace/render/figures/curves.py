@@ -47,7 +47,7 @@ def plot_loss(result: Trace | Timeline, ax: Axes | None = None) -> Axes:
 
 def plot_timeline(timeline: Timeline, curves: bool = False, ax: Axes | None = None) -> Axes:
     """Plot the loss of every step, and P(target) at each position of the watched name over the traced steps.
-    If `curves` is set, plot the L2 norms of events, of parameters and of their gradients instead. The panels
+    If `curves` is set, plot the L2 norms of events, parameters and gradients instead of the loss. The panels
     are `child_axes` of the returned Axes."""
     return on_axes(timeline_picture(timeline, curves), ax)
 
@@ -59,7 +59,7 @@ def plot_stream(trace: Trace, ax: Axes | None = None) -> Axes:
 
 
 def loss_picture(result: Trace | Timeline) -> Picture:
-    """Return the figure. Raises InputError if there is no loss, or only one step."""
+    """Return the figure. Raises InputError if the result has no loss or only one step."""
     if isinstance(result, Trace):
         return loss_by_position(result)
     steps = result.loss.steps
@@ -69,7 +69,8 @@ def loss_picture(result: Trace | Timeline) -> Picture:
 
 
 def timeline_picture(timeline: Timeline, curves: bool = False) -> Picture:
-    """Return the figure. Raises InputError if the log has no such curve, or too many curves."""
+    """Return the figure. Raises InputError if the log lacks a requested curve, or if the curves are too
+    many."""
     panels = _norms(timeline) if curves else _overview(timeline)
 
     def draw(panel: Panel) -> None:

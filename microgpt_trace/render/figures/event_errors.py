@@ -32,8 +32,8 @@ class Error(NamedTuple):
 
 
 class Captions(NamedTuple):
-    """The texts of a figure: the legend entries for errors that are allowed, for errors that are too large
-    and for events that were not compared, the label of the axis, and the title."""
+    """The texts of a figure: the title, the label of the axis, and the legend entries (for allowed errors,
+    for errors that are too large, and for events that were not compared)."""
 
     within: str
     beyond: str

@@ -35,7 +35,7 @@ Series = Sequence[float | None]  # None stands for a missing value
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Panel:
-    """Axes to draw on, with methods that write text on them."""
+    """Axes to draw on, with methods that write text on the Axes."""
 
     ax: Axes
     escapes: bool = True  # whether to escape characters that the font lacks
@@ -141,8 +141,8 @@ def on_axes(picture: Picture, ax: Axes | None) -> Axes:
 
 
 def stacked(panel: Panel, rooms: Sequence[tuple[float, float]]) -> list[Panel]:
-    """Return panels from top to bottom. `rooms` has the height of each panel and the margin below it. The
-    margin below the last panel is not used."""
+    """Return panels from top to bottom. `rooms` has the height of each panel and the margin below the panel.
+    The margin below the last panel is not used."""
     if len(rooms) == 1:
         return [panel]
     total, top, panels = sum(map(sum, rooms)) - rooms[-1][1], 0.0, list[Panel]()

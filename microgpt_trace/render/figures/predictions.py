@@ -32,7 +32,7 @@ def plot_probabilities(trace: Trace, ax: Axes | None = None) -> Axes:
 
 
 def plot_lens(trace: Trace, ax: Axes | None = None) -> Axes:
-    """Plot, for each layer, the most probable token if the model ended after this layer. The trace
+    """Plot, for each layer, the most probable token of a model that ends after this layer. The trace
     needs `lens=True`."""
     return on_axes(lens_picture(trace), ax)
 

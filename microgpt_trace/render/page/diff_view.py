@@ -47,9 +47,9 @@ def diff_view(
 def _chosen(
     result: Comparison, kept: Mapping[str, KeptPair], inputs_of: Callable[[str], Sequence[str]]
 ) -> Iterator[tuple[str, KeptPair]]:
-    """Choose the events whose values a page holds: the first event beyond its band, its inputs and its layer,
-    then the events farthest beyond their bands. If an event has too many values, the page holds only one
-    position or head: that of the event's first row beyond its band, or else of the event's worst row."""
+    """Choose the events whose values a page holds: the first event beyond its band, this event's inputs and
+    layer, then the events farthest beyond their bands. If an event has too many values, the page holds only
+    the position or head of the event's first row beyond the band, or else of the worst row."""
     events, first, room = {event.name: event for event in result.events}, list[str](), ROOM
     if result.first is not None:
         layer = [event.name for event in result.events if event.layer == events[result.first].layer]

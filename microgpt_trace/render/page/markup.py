@@ -14,7 +14,7 @@ from ..sections import DotPlot
 
 
 class Markup(str):
-    """Text that is HTML already, so that `element` does not escape it."""
+    """Text that is HTML already. `element` does not escape Markup."""
 
     __slots__ = ()
 

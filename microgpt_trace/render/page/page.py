@@ -1,8 +1,8 @@
 """A page is one HTML file with its style, its script and its data.
 
 The page loads no other file. The content security policy allows only the style and scripts of the page, by
-their hashes. The main script is part of the packed data, and a short script unpacks and starts it. The body
-can be read without scripts.
+their hashes. The main script is part of the packed data, and a short script unpacks and starts the main
+script. The body can be read without scripts.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ class PageView:
     - `facts`: for the name of an event, site or head, pairs of a label and a number.
     - `tabs`: for the number of a section, the address and the label of its tab.
     - `added`: for the number of a section, maps at its beginning.
-    - `names`: names that lead to commands although no section mentions them.
+    - `names`: names that lead to commands but occur in no section.
     - `script`: the module that shows `content` and `arrays`, above the section with the number `before`.
     """
 

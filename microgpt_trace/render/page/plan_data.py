@@ -1,4 +1,4 @@
-"""The data of a plan in a page: events, parameters and their formulas."""
+"""The data of a plan in a page: events, parameters and formulas."""
 
 from __future__ import annotations
 

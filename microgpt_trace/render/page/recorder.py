@@ -87,7 +87,7 @@ Forms = Mapping[str, Form]
 @dataclass(eq=False)
 class PageRecorder:
     """A hook that keeps the first value of each event for which the page has room. The recorder chooses the
-    forms at the first event, which shows the length of the text."""
+    forms at the first event, because this event shows the length of the text."""
 
     model: LanguageModel
     budget: float | None = None
@@ -111,9 +111,9 @@ def forms_for(
     model: LanguageModel, length: int, budget: float | None = None, layers: Sequence[int] = ()
 ) -> dict[str, Form]:
     """Choose the arrays that fit into a page of `budget` million characters, each with its form. The
-    attention weights of all heads come first, in the best form that fits their share. The groups of `_groups`
-    follow. If the page has no room for all positions of a group, the page holds the group's last position.
-    Keys and values stay in full, because the last position reads all of them."""
+    attention weights of all heads come first, in the best form that fits the share for these weights. The
+    groups of `_groups` follow. If the page has no room for all positions of a group, the page holds the
+    group's last position. Keys and values stay in full, because the last position reads all of them."""
     shapes, plan = model.plan.shapes(length), model.plan
     room = (budget or BUDGET) * 1e6 - AROUND
     chosen: dict[str, Form] = {}

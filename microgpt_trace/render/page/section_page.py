@@ -19,8 +19,8 @@ def section_page(
     title: str, line: str, sections: Sequence[Section],
     command: Callable[[str], str], view: PageView,
 ) -> str:  # fmt: skip
-    """Return the HTML of a result's page. `line` is the command that made the page. `command(name)` returns a
-    command that shows more about the name."""
+    """Return the HTML of a result's page. `line` is the command that wrote the page. `command(name)` returns
+    a command that shows more about the name."""
     anchors = {number: anchor for number, (anchor, _) in view.tabs.items()}
     shown = cards(sections, anchors)
     at = view.before - 1
@@ -101,7 +101,7 @@ def maps_in(sections: Sequence[Section]) -> Iterator[dict[str, Any]]:
 
 
 def _map(grid: Grid, title: str) -> dict[str, Any]:
-    """Return the data of a map. The label of a column is its tokens, or its number if it has no tokens."""
+    """Return the data of a map. The label of a column is its tokens or, without tokens, its number."""
     first, *others = grid.heads
     columns = range(len(grid.numbers))
     return {

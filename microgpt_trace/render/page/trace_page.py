@@ -56,7 +56,7 @@ def _arrays(
 ) -> tuple[dict[str, Array], dict[str, Any]]:
     """Return the arrays of the page by name, and the description of each picture. A page holds every array
     that the trace kept or the recorder recorded. The page also holds all parameters of a microGPT, but only
-    vectors of a production model. Masked elements become 0, because no view shows them."""
+    vectors of a production model. Masked elements become 0, because no view shows masked elements."""
     arrays = {PREFIX[phase] + name: array for (phase, name), array in trace.arrays.items()}
     if "gradients" in model.abilities:
         arrays |= {name: model.parameter(name) for name in model.config.shapes()}

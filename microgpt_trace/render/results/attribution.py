@@ -132,7 +132,8 @@ def _check(position: PositionAttribution, digits: int) -> Words:
 
 
 def _means(result: AttributionResult, top: int) -> Section:
-    """Return a table of the parts with their mean |difference|, and the change of the loss without them."""
+    """Return a table of the parts with their mean |difference|, and the change of the loss without each
+    part."""
     count, digits = len(result.positions), _digits(result)
     changes = {removal.name: removal.loss_change for removal in result.removals}
     sizes = {

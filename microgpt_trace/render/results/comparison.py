@@ -106,7 +106,7 @@ def _agreement(result: Comparison) -> str:
 
 
 def _agreement_details(result: Comparison) -> Iterator[Words]:
-    """Yield the event that is nearest to the limit of its band, then what was not compared."""
+    """Yield the event that is nearest to the limit of its band, then the events that were not compared."""
     if result.of_statistics:
         yield indented("only statistics were compared: one side has no values")
     elif any(event.max_abs != 0 for event in result.compared):
@@ -117,7 +117,8 @@ def _agreement_details(result: Comparison) -> Iterator[Words]:
 
 
 def _not_compared(result: Comparison) -> Iterator[Words]:
-    """Yield what was not compared. Events that only one side has are listed in another section."""
+    """Yield lines about everything that was not compared. Events that only one side has are listed in another
+    section."""
     lacking = {unpaired.name for side in (result.a, result.b) for unpaired in side.unpaired}
     names = merged_layers([name for name in result.left_out if name not in lacking])
     if names:
@@ -184,7 +185,7 @@ def _up_to(result: Comparison) -> str:
 
 
 def place_of(event: EventDifference | OperationResult, labels: Sequence[str]) -> str:
-    """Return the event's layer and name, and the position of its worst row if it has one."""
+    """Return the event's layer and name, and the position of the worst row if the event has a worst row."""
     layer, position = "" if event.layer is None else f"layer {event.layer}, ", event.position
     if position is None:
         return f"{layer}{event.name}"
@@ -263,7 +264,7 @@ def merged_layers(texts: Sequence[str]) -> list[str]:
 
 
 def _merged(texts: Sequence[str], pattern: str, replacement: str, unit: str) -> list[str]:
-    """Merge texts that differ only in what `pattern` matches, and count the merged texts."""
+    """Merge texts that differ only where `pattern` matches, and count the merged texts."""
     groups = grouped(texts, lambda text: re.sub(pattern, replacement, text))
     return [same[0] if len(same) == 1 else f"{text} ({len(same)}{unit})" for text, same in groups.items()]
 

@@ -30,7 +30,7 @@ from ..sections import (
 _X = re.compile(r"\bx\b")
 DIGITS = 6  # significant digits of the largest number in a column
 EXACT = 9  # significant digits that distinguish any two float32 numbers
-LONG = 26  # length of a name from which the line below it is not indented
+LONG = 26  # after a name of this length, the next line is not indented
 
 
 def explanation_sections(
@@ -50,7 +50,7 @@ def explanation_sections(
 
 
 def _step(step: Step) -> Section:
-    """Show one term as text, and a sum as a table if its terms have at most two factors, else as lines."""
+    """Show one term as text. Show a sum as a table if each term has at most two factors, or else as lines."""
     if step.count == 1:
         return Section(_product(step))
     if max(len(term.factors) for term in step.terms) > 2:
@@ -60,7 +60,7 @@ def _step(step: Step) -> Section:
 
 
 def _product(step: Step) -> list[Words]:
-    """Return a line with the names, and a line below it with the numbers."""
+    """Return a line with the names, and below the names a line with the numbers."""
     names, *rest = _written_out(step.terms[0])
     margin = len(step.label) if len(step.label) < LONG else 1
     numbers = [words("= " + " = ".join(rest), indent=margin + 1)] if rest else []
@@ -94,7 +94,7 @@ def factor_name(factor: Factor) -> str:
 
 def _terms(step: Step) -> Table:
     """Return a row per term, a row for the sum of the terms that are not shown, and a row for the whole sum.
-    The title of a column of factors is their event."""
+    The title of a column of factors is the event of the factors."""
     ends = [(f"{step.count - len(step.terms):,} more", step.rest)] if step.count > len(step.terms) else []
     ends.append((f"sum of {step.count:,}", step.value))
     columns = []

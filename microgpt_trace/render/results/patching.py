@@ -115,8 +115,8 @@ def _list_of_pairs(result: PairsResult) -> Iterator[Section]:
 
 
 def _heads_of(pairs: Sequence[PatchedPair]) -> Heads:
-    """Return the lines above the columns of positions: the clean tokens, and the corrupted tokens where they
-    differ. A token that is not the same in all pairs is omitted."""
+    """Return the lines above the columns of positions: the clean tokens, and the corrupted tokens that differ
+    from the clean tokens. A token that is not the same in all pairs is omitted."""
     clean, corrupt = [p.clean.labels for p in pairs], [p.corrupt.labels for p in pairs]
 
     def common(labels: Sequence[Sequence[str]], position: int) -> str:
@@ -165,8 +165,8 @@ def _findings(table: PatchTable[Any], value: Value, heads: Heads) -> Iterator[Wo
 
 
 def _heads_hint(before: str, after: str) -> str:
-    """Name the sites of the heads of the layer `after` if it follows directly on the row `before`. In this
-    case, only the heads of `after` can have moved the effect."""
+    """Name the sites of the heads of the layer `after` if `after` is the layer right after the row `before`.
+    In this case, only the heads of `after` can have moved the effect."""
     layer = after.removeprefix("layer ")
     next_to = layer == "0" or (layer.isdigit() and before == f"layer {int(layer) - 1}")
     return f"; --sites 'layer{layer}.attn.head*' shows which heads move it" if next_to else ""

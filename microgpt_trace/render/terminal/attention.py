@@ -1,4 +1,4 @@
-"""Prints attention weights with the heads side by side, as percentages if they fit, else as shades."""
+"""Prints attention weights with the heads side by side: percentages if these fit, or else shades."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _width(cell: int, length: int, count: int) -> int:
 
 
 def _above(heads: Sequence[int], labels: Sequence[str], cell: int, screen: Screen) -> tuple[str, str]:
-    """Return a line with the names of the heads, and a line with their column labels."""
+    """Return a line with the names of the heads, and a line with the column labels of the heads."""
     width = _width(cell, len(labels), max(heads) + 1)
     gap, blank = " " * GAP, " " * (cell > 1)
     columns = "".join(at_right(_short(label, max(1, cell - 1), screen), cell) for label in labels)
@@ -129,7 +129,7 @@ def _row(weights: list[float], query: int, cell: int, screen: Screen) -> Iterato
 def _omissions(
     block: AttentionMatrices, shown: Sequence[int], queries: range, keys: range, screen: Screen
 ) -> list[str]:
-    """Describe what is not shown, and how to see it."""
+    """Describe the parts that are not shown, and how to see these parts."""
     notes, length, cut = list[str](), len(block.labels), list[str]()
     if len(shown) < len(block.order):
         notes.append(f"{len(shown)} of {len(block.order)} heads are shown, {block.more}")

@@ -30,7 +30,7 @@ class _Matrix(NamedTuple):
     rows: Sequence[tuple[str, Sequence[tuple[str, float | None]]]]
 
     def widths(self) -> list[int]:
-        """Return the width of each column. A coloured number needs one more character for its shade."""
+        """Return the width of each column. A coloured number needs one character more for the shade."""
         titles = zip(*(texts for _, texts in self.heads), strict=True)
         columns = zip(*(cells for _, cells in self.rows), strict=True)
         return [
@@ -144,8 +144,8 @@ def heat(share: float) -> str:
 
 
 def heat_cell(text: str, share: float | None, width: int, screen: Screen) -> list[tuple[str, str]]:
-    """Return a right-aligned cell as pieces with their styles. A coloured cell begins with a space without
-    colour. If `share` is None, the cell has neither colour nor shade."""
+    """Return a right-aligned cell as pieces of text, each with its style. A coloured cell begins with a space
+    without colour. If `share` is None, the cell has neither colour nor shade."""
     if share is None:
         return [(f"{text:>{width}}", "not dim")]
     if screen.many_colors:

@@ -1,6 +1,6 @@
 """The terminal with its width, colours and characters.
 
-Printed text may come from a file, so a Screen escapes all control characters in it.
+Printed text may come from a file, so a Screen escapes all control characters in printed text.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ _WORD = re.compile(r" +|(?:\[[^\[\]]{0,30}\]|[^ \[]|\[)+")
 
 
 def wrapped(text: str, width: int) -> list[str]:
-    """Wrap the text to lines of at most `width` characters. A word, or a short text in brackets, is broken
-    only if it is longer than a line."""
+    """Wrap the text to lines of at most `width` characters. Only a word (or a short text in brackets) that is
+    longer than a line is broken."""
     lines, line, free = list[str](), "", width
     for word in _WORD.findall(text):
         size = cell_len(word)

@@ -17,8 +17,8 @@ MOST = 64  # largest number of tokens of a text whose matrices are shown
 
 
 def attention_sections(trace: Trace, events: Sequence[TraceEvent], verbose: bool) -> Iterator[Section]:
-    """Return the attention weights among `events` that the trace has kept. Together the sections fill one
-    screen, but `verbose` shows all heads of events of the overview."""
+    """Return the attention weights among `events` that the trace has kept. All sections fit on one screen in
+    total, but `verbose` shows all heads of the overview's events."""
     weights = _weights(trace, events)
     for event in weights:
         length = event.shape[-1]
@@ -32,7 +32,7 @@ def attention_sections(trace: Trace, events: Sequence[TraceEvent], verbose: bool
 
 
 def _weights(trace: Trace, events: Sequence[TraceEvent]) -> list[TraceEvent]:
-    """Return the events with attention weights of the whole text, without those of generated tokens."""
+    """Return the events with attention weights of the whole text, without the events of generated tokens."""
     length = len(trace.input.tokens)
     return [
         event
@@ -60,7 +60,7 @@ def _matrices(trace: Trace, name: str, sharing: int | None) -> AttentionMatrices
 
 
 def _ranked_heads(weights: Array) -> list[int]:
-    """Return the heads in the order of their largest weight on a key other than 0. Heads with NaN come
+    """Return the heads in the order of each head's largest weight on a key other than 0. Heads with NaN come
     first."""
     largest = weights[:, :, 1:].max(axis=(1, 2), initial=0.0)
     order: list[int] = np.argsort(-np.where(np.isnan(largest), np.inf, largest), kind="stable").tolist()

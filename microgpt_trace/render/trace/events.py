@@ -91,7 +91,7 @@ def _alarm(event: Any) -> str:
 
 
 def _note(event: Any, trace: Trace, layers: Mapping[int | None, LayerRow]) -> str:
-    """Return a remark about an event, made from the statistics of the event and of its layer."""
+    """Return a remark about an event, based on the statistics of the event and of its layer."""
     stats, kind = event.stats, kind_in(trace.specs, event.name)
     if isinstance(kind, Activation) and event.layer in layers:
         layer = layers[event.layer]

@@ -67,10 +67,8 @@ def _change(change: EventChange | None) -> str:
 
 
 class _EffectRow(NamedTuple):
-    """The prediction at a position, without and with the interventions.
-
-    `p_after` is the P with interventions of the token that was predicted without interventions.
-    """
+    """The prediction at a position, without and with the interventions. `p_after` is the P with interventions
+    of the token that was predicted without interventions."""
 
     before: Prediction
     after: Prediction

@@ -106,7 +106,8 @@ def describe_rope(config: dict[str, Any]) -> str:
 
 
 def describe_encodings(encodings: Sequence[dict[str, Any]]) -> str:
-    """Describe the stored types of a model by their share of its bytes, such as "Q4_K 83% in 180 tensors"."""
+    """Describe the stored types of a model, with the share of bytes of each type, such as "Q4_K 83% in 180
+    tensors"."""
     total = sum(e["bytes"] for e in encodings)
     return ", ".join(
         f"{e['type']} {_share(e['bytes'] / total)} in {e['tensors']} tensor{'s' * (e['tensors'] != 1)}"
@@ -224,8 +225,8 @@ def _value(rule: Anomaly) -> str:
 
 
 def checks_section(checks: Sequence[Check], brief: bool = False) -> Section:
-    """Return the checks that hold, and the checks that were not made with the reason. With `brief`, these
-    checks are only counted. Every violation has a red line."""
+    """Return the checks that hold, and the checks that could not be made, with the reasons. With `brief`,
+    these checks are only counted. Every violation has a red line."""
     outcomes = grouped(checks, attrgetter("holds"))
     passed, failed, skipped = (outcomes.get(holds, []) for holds in (True, False, None))
     rest = f", {len(skipped)} not checked" if skipped else ""
