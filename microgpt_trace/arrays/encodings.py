@@ -28,8 +28,8 @@ class Encoding:
 
     `decode` converts blocks [N, B] uint8 to [N, S] float32. If S is 1, `decode` also takes strided blocks [N,
     M, B]. Quantised types have `unpack`, which takes [N, B, R] and returns integers, scales and minima
-    separately. `minima` is the number of minima in a block. If there are minima, `centre` is the middle of
-    the integers.
+    separately. `minima` is the number of minima in a block. For a type with minima, `centre` is the middle of
+    the range of integers.
     """
 
     name: str
@@ -193,8 +193,8 @@ class StoredTensor:
         return values.reshape(self.shape)
 
     def unpacked(self) -> StoredTensor:
-        """Return the tensor as F32 in memory, or the tensor itself if the file has it as F32, row after
-        row."""
+        """Return the tensor as F32 in memory. If the file stores F32, row after row, return the tensor
+        itself."""
         f32 = ENCODINGS["F32"]
         if self.encoding is f32 and self.order is None and not self.by_columns:
             return self

@@ -170,14 +170,14 @@ class Opener:
         return self._opened[key]
 
     def model(self, path: Path) -> "LanguageModel":
-        """Open a model. Raises InputError for a dump."""
+        """Open a model. Raises InputError if the path names a dump."""
         result = self.open(path)
         if not hasattr(result, "family"):
             raise InputError(f"{path}: expected a model, found {result.kind}")
         return cast("LanguageModel", result)
 
     def dump(self, path: Path) -> "Recording":
-        """Open a dump. Raises InputError for a model."""
+        """Open a dump. Raises InputError if the path names a model."""
         result = self.open(path)
         if hasattr(result, "family"):
             again = command("trace", [str(path)], ["--save", "FILE"])

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def shown_events(model: LanguageModel, names: Sequence[str]) -> list[str]:
-    """Return the events and parts of events that --show names. Raises InputError if a parameter has no such
+    """Return the events and parts of events that --show names. Raises InputError if a parameter lacks a named
     part. Parts of events are checked later, when the length of the text is known."""
     events = []
     for site, name in _sites(model, names):

@@ -77,7 +77,8 @@ EXAMPLES = (
 
 
 def _check_files(written: Written, exports: TraceExports, model: Path | None) -> None:
-    """Raise InputError for an output file that cannot be written. Called before the model is loaded."""
+    """Raise InputError for an output file that cannot be written. This check runs before the model is
+    loaded."""
     targets = {"--save": written.save, "--out": written.target, "--save-aprt": written.save_aprt}
     exports.check("trace", targets, [model])
     check_file("--save", written.save, exports.force)

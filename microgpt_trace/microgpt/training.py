@@ -244,9 +244,10 @@ def train(
     on_step: Callable[[StepRecord], object] | None = None,
 ) -> Model:
     """Train a model on a file of names and return the trained model. Training starts from a copy of `model`,
-    or from a new model with random parameters of `seed`. The training state of `model` is not continued.
-    `on_step` is called with the record of every step. Warnings report lines of the data that do not fit the
-    model. Raises DivergedError if the loss is not finite, and FileFormatError or InputError for bad input."""
+    or from a new model with random parameters of `seed`. Training does not continue the training state of
+    `model`. `on_step` is called with the record of every step. Warnings report lines of the data that do not
+    fit the model. Raises DivergedError if the loss is not finite, and FileFormatError or InputError for bad
+    input."""
     start = model or init(seed=seed)
     check_microgpt(start, "train")
     fresh = Model(start.params.copy(), start.tokenizer, start.origin)

@@ -112,9 +112,10 @@ class AttentionMatrices(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """Shares by row and column as shaded cells, usually from 0 to 1. None stands for a missing share. `heads`
-    are the lines above the columns: a label, and a text for each column. `numbers` are the positions or heads
-    of the columns. `about` names the site of each cell. A colour scale runs from -`end` to `end`."""
+    """Shares by row and column, shown as shaded cells. Most shares are from 0 to 1. None stands for a missing
+    share. `heads` are the lines above the columns: a label, and a text for each column. `numbers` are the
+    positions or heads of the columns. `about` names the site of each cell. A colour scale runs from -`end` to
+    `end`."""
 
     heads: Sequence[tuple[str, Sequence[str]]]
     numbers: Sequence[int]

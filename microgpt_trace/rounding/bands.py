@@ -109,7 +109,7 @@ class Bands:
     def of(
         self, spec: EventSpec, rows: RowDifferences, thirds: Sequence[RowDifferences]
     ) -> list[BandMeasure]:
-        """Return the distance of the rows with its band. Several third runs also give bands for the length of
+        """Return the distance and the band of every row. Several third runs also give bands for the length of
         a row and, for logits, for its prediction. The third runs' distances from a side widen all bands."""
         tolerance, everywhere, distances = self.tolerance, np.ones(len(rows.d)), rows.strict()
         if tolerance.rtol is not None:
@@ -128,7 +128,7 @@ class Bands:
         measures = [BandMeasure("", distances, band)]
         if len(thirds) == 1:  # by chance, a single third run may have rows of the right length
             return measures
-        few = math.sqrt(PASSES / len(thirds))  # fewer passes may all be close by chance
+        few = math.sqrt(PASSES / len(thirds))  # by chance, a few passes may all be close
         reach = _reach([third.in_length() for third in thirds], ALONG * plain.rows, ALONG * plain.median)
         length, band = rows.in_length(), self._band(rows.in_length(), reach, factor * few, TYPICAL_LENGTH)
         measures.append(BandMeasure("in length", np.abs(length), own + band))

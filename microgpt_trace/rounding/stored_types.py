@@ -1,7 +1,7 @@
 """The largest difference that rounding to stored types can cause between two tensors.
 
 Rounding to a grid of step d leaves errors that are uniform within d/2, with an RMS of d / sqrt(12) (Widrow
-and Kollar, "Quantization Noise", 2008). The steps are read from the blocks themselves.
+and Kollar, "Quantization Noise", 2008). The steps of a grid are read from the blocks of the tensor.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class QuantisationDistance:
 
     def holds(self, limit: float, rtol: float | None = None) -> bool:
         """Return True if b equals a within the rounding of their types, or within `limit` for exact types.
-        `rtol`, if given, replaces both limits."""
+        `rtol`, if given, replaces `limit` and the limits from rounding."""
         if self.nonfinite:
             return False
         expected = self.expected

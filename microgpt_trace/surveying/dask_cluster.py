@@ -34,8 +34,8 @@ _MODULE = run_in_worker.__module__
 
 
 class DaskCluster(Crew):
-    """The workers of a Dask scheduler. Workers may join and leave. A Dask scheduler repeats the tasks of lost
-    workers."""
+    """The workers of a Dask scheduler. Workers may join and leave during a survey. A Dask scheduler repeats
+    the tasks of lost workers."""
 
     parts = FAN
 

@@ -134,7 +134,7 @@ class Unfit(NamedTuple):
 class Measured:
     """The measurements of a set of documents. `tallies` have names such as "layer0.mlp.act/total". `unfit`
     has the texts that did not fit, by reason. `blocks` has the hash of each block that was read, by its
-    number. `arithmetic` names the libraries that computed."""
+    number. `arithmetic` names the libraries that computed the measurements."""
 
     tallies: dict[str, Any] = field(default_factory=dict)
     unfit: dict[str, Unfit] = field(default_factory=dict)

@@ -6,9 +6,9 @@ times: as computed by training, as computed by a trace with hooks, and as comput
 of a traced gradient.
 
 A difference over a step h has an error of O(h^2) from the third derivative and of O(eps/h) from rounding. The
-third derivative is not known. So the error is estimated from the slopes over a step and over a tenth of the
-step. An element is counted but not judged if a ReLU switches within the step, or if the slopes over several
-steps disagree.
+third derivative of the loss is unknown. The error of a difference is therefore estimated from the slopes over
+a step and over a tenth of the step. An element is counted but not judged if a ReLU switches within the step,
+or if the slopes over several steps disagree.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MANY = 32  # after this many wrong elements, the slopes of the tensor's other el
 CLAIM = "gradients agree with finite differences"
 LEAST = 1e-5  # a deviation that rounding may always explain, relative to a parameter's largest gradient
 PASSES, TRIES = 2, 8  # number of passes with other roundings, and of attempts (some switch a ReLU)
-MARGIN = 16  # allowed multiple of the deviation of these passes; 11,000 correct gradients had up to 3.4
+MARGIN = 16  # allowed multiple of the passes' deviation; 11,000 correct gradients reached at most 3.4
 
 Taps = tuple[Tap, Tap]  # the taps of a forward pass and of its backward pass
 Noise = Callable[[tuple[int, ...]], Array]

@@ -18,7 +18,7 @@ from ..text.brief import frozen
 
 DECODED = 1 << 20  # elements of a tensor that are decoded at a time
 LISTED = 64  # a list in the metadata is shown in full if it has at most this many items
-FIRST = 3  # the number of items that are shown of a longer list
+FIRST = 3  # number of shown items of a longer list
 
 
 @frozen

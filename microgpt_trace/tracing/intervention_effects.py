@@ -75,8 +75,8 @@ class Baseline:
         return piece.value
 
     def take(self, positions: Sequence[int], logits: Array, probs: Array, replaced: bool) -> None:
-        """Compare predictions [n, V] at `positions` with the predictions of the untouched pass. If hooks
-        `replaced` the probabilities, KL is computed from the probabilities, not from the logits."""
+        """Compare predictions [n, V] at `positions` with the predictions of the untouched pass. KL is
+        computed from the probabilities if hooks replaced them (`replaced`), or else from the logits."""
         model, inputs = self._model, self._inputs
         for part in in_parts(len(positions), model.config.vocab_size):
             before, probs_before = self._untouched(positions[part])

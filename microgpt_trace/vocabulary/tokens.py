@@ -75,8 +75,8 @@ class Vocabulary:
     def encode(self, text: str, *, special: bool = False, chat: bool = False) -> list[int]:
         """Return the ids of a text, with BOS and EOS as the file requires.
 
-        Special tokens that are spelled in the text are parsed only if `special` or `chat` is set. `chat`
-        means that a chat template printed the text. To the text of a template, `encode` adds no EOS and no
+        Special tokens that are spelled in the text are parsed only if `special` or `chat` is set. `chat` is
+        True if a chat template printed the text. To the text of a template, `encode` adds no EOS and no
         second BOS, and no BOS at all if `chat_adds_bos` is False.
 
         Raises InputError if the text is too long, is not valid Unicode, or has no tokens, and FileFormatError

@@ -1,1 +1,2 @@
-"""The mistakes that are tried on a wrong operation. Each part of a model has a module of mistakes."""
+"""The mistakes that are tested as explanations of a wrong operation. Each module lists the mistakes in one
+part of a model."""

@@ -24,7 +24,7 @@ TIMES = (0.125, 0.25, 0.5, 2.0, 4.0, 8.0)  # factors of scores at which the sear
 
 
 def scale(case: Case) -> Iterator[Family]:
-    """Scores that are capped, or are multiplied by another factor than 1/sqrt(D) or by no factor."""
+    """Yield hypotheses: scores are capped, or multiplied by another factor than 1/sqrt(D) or by none."""
     kind = case.kind(Scores)
     if kind is None:
         return
@@ -62,7 +62,7 @@ def capped(case: Case, words: str) -> Family:
 
 
 def scores_before_rope(case: Case) -> Iterator[Hypothesis]:
-    """Scores computed from q or k before RoPE, or before the norm of q or k."""
+    """Yield hypotheses: scores are computed from q or k before RoPE, or before the norm of q or k."""
     if not isinstance(case.row.kind, Scores) or not case.plan.of_kind(Rotation):
         return
     source = case.plan.source
@@ -76,7 +76,7 @@ def scores_before_rope(case: Case) -> Iterator[Hypothesis]:
 
 
 def grouping(case: Case) -> Iterator[Hypothesis]:
-    """Query heads with the keys or values of other heads."""
+    """Yield hypotheses: query heads read the keys or values of other heads."""
     both, count_wrong = case.plan, 0
     kinds: Sequence[Scores | Context]
     for of, what in ((Scores, "keys"), (Context, "values")):
@@ -113,7 +113,7 @@ def nearest_groups(case: Case, kind: type[Scores] | type[Context], count: int) -
 
 
 def mask(case: Case) -> Iterator[Hypothesis]:
-    """A causal mask or sliding window that shows wrong positions."""
+    """Yield hypotheses: the causal mask or the sliding window shows wrong positions."""
     if not case.rows_of(Softmax):
         return
     length, other = len(case.given.tokens), bind(_other_softmax, case)
@@ -141,9 +141,9 @@ def _softmax(
     case: Case, shares: Callable[[Array], Array] = _shares, times: float = 1.0, ahead: int = 0,
     **attributes: Any,
 ) -> Plan:  # fmt: skip
-    """Return the plan with another softmax. `shares` replaces the softmax function, and `times` multiplies
-    the scores. A query sees `ahead` later positions; with -1, a query does not even see its own position.
-    `attributes` replace attributes of the softmax."""
+    """Return the plan with another softmax. `shares` is a function in place of softmax, and `times` is a
+    factor of the scores. A query sees `ahead` later positions; with -1, a query does not even see its own
+    position. `attributes` replace attributes of the softmax."""
 
     def compute(row: Operation[Softmax], given: ReferenceInputs, scores: Array) -> Array:
         back = np.arange(scores.shape[-1])[:, None] - np.arange(scores.shape[-1])
@@ -167,7 +167,7 @@ def _other_softmax(case: Case, id: str, claim: str, **how: Any) -> Hypothesis:
 
 
 def softmax(case: Case) -> Iterator[Hypothesis | Family]:
-    """A softmax with another base, axis or temperature, or without division by the sum."""
+    """Yield hypotheses: softmax has another base, axis or temperature, or does not divide by the sum."""
     if not case.rows_of(Softmax):
         return
     other, alone = bind(_other_softmax, case), isinstance(case.row.kind, Softmax) and case.alone
@@ -197,7 +197,8 @@ UNDIVIDED: tuple[tuple[str, str, Callable[[Array], Array]], ...] = (
 
 
 def context(case: Case) -> Iterator[Hypothesis]:
-    """Heads that are concatenated wrongly, transposed weights, and keys or queries instead of values."""
+    """Yield hypotheses: heads are concatenated wrongly, weights are transposed, or keys or queries replace
+    values."""
     if not isinstance(case.row.kind, Context) or case.positions is not None:
         return
     for id, claim, axis in (

@@ -44,12 +44,12 @@ def with_attributes(plan: Plan, kind: type[Kind], **attributes: Any) -> Plan:
 
 
 def computed(plan: Plan, which: Which, compute: Compute) -> Plan:
-    """Return the plan with another computation of some rows."""
+    """Return the plan with another computation of the rows `which`."""
     return plan.changed(lambda row: replace(row, otherwise=compute) if which(row) else row)
 
 
 def after(plan: Plan, which: Which, change: Callable[[Array], Array]) -> Plan:
-    """Return the plan with a change applied to the output of some rows."""
+    """Return the plan with `change` applied to the output of the rows `which`."""
 
     def compute(row: Operation, given: ReferenceInputs, *inputs: Array) -> Array:
         return change(reference(replace(row, otherwise=None), given, *inputs))
@@ -58,12 +58,12 @@ def after(plan: Plan, which: Which, change: Callable[[Array], Array]) -> Plan:
 
 
 def reading(plan: Plan, which: Which, inputs: Callable[[Operation], tuple[str, ...]]) -> Plan:
-    """Return the plan with other inputs for some rows."""
+    """Return the plan with other inputs for the rows `which`."""
     return plan.changed(lambda row: replace(row, inputs=inputs(row)) if which(row) else row)
 
 
 def fed(plan: Plan, name: str, *inputs: str) -> Plan:
-    """Return the plan in which the rows with this name read other events of the same layer."""
+    """Return the plan whose rows with this name read other events of the same layer."""
     own = [kind_of(source) for source in inputs]
     return reading(plan, called(name), lambda row: tuple(prefix_of(row.name) + source for source in own))
 

@@ -50,7 +50,7 @@ def _named(model: LanguageModel, token: int) -> str:
 
 
 def embedding(case: Case) -> Iterator[Hypothesis | Family]:
-    """An embedding that is scaled, or an embedding of other tokens."""
+    """Yield hypotheses: the embedding is scaled, or has the rows of other tokens."""
     kind = _table(case, "tokens")
     if kind is None:
         return
@@ -116,7 +116,7 @@ def nearest_tokens(case: Case) -> Array:
 
 
 def _other_tokens(case: Case, own: Array) -> Iterator[Hypothesis]:
-    """The hypothesis that the dump has the rows of the tokens `own`, if `own` differ from the right
+    """Yield the hypothesis that the dump has the rows of the tokens `own`, if `own` differ from the right
     tokens."""
     tokens, model = case.given.tokens, case.given.model
     wrong = np.flatnonzero(own != tokens)
@@ -138,7 +138,7 @@ def _other_tokens(case: Case, own: Array) -> Iterator[Hypothesis]:
 
 
 def positions(case: Case) -> Iterator[Hypothesis]:
-    """Learned positions that do not begin at 0."""
+    """Yield hypotheses: the learned positions do not begin at 0."""
     for offset in (1, -1, 2) if _table(case, "positions") else ():
         plan = computed(case.plan, looking_up("positions"), bind(_moved_positions, offset))
         yield Hypothesis("position-offset", f"your positions begin at {offset}, not at 0", plan)

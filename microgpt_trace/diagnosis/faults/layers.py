@@ -25,7 +25,7 @@ STEEP = 20.0  # with this slope, x * sigmoid(slope * x) is a ReLU
 
 
 def activations(case: Case) -> Iterator[Hypothesis | Family]:
-    """Another activation function."""
+    """Yield hypotheses: the activation is another function."""
     kind = case.kind(Activation)
     if kind is None:
         return
@@ -74,7 +74,7 @@ def gated(case: Case, hidden: Operation) -> Gated | None:
 
 
 def gates(case: Case) -> Iterator[Hypothesis]:
-    """A gated MLP with gate and up exchanged, without the activation, or without one factor."""
+    """Yield hypotheses: a gated MLP exchanges gate and up, or lacks the activation or a factor."""
     for mlp in filter(None, (gated(case, row) for row in _products(case))):
         plan, names, hidden = case.plan, {row.name for row in case.rows}, mlp.hidden.name
         gate, up = (words_of_kind(kind_of(name)) for name in (mlp.gate, mlp.up))
@@ -105,7 +105,7 @@ def _products(case: Case) -> list[Operation]:
 
 
 def _hidden(case: Case, mlp: Gated, gate: str, up: str) -> Iterator[Hypothesis]:
-    """A gated MLP that combines gate and up in another way than act * up."""
+    """Yield hypotheses: a gated MLP combines gate and up in another way than act * up."""
     function, name = ACTIVATIONS[mlp.function], mlp.hidden.name
     instead: tuple[tuple[str, str, tuple[str, ...], Callable[..., Array]], ...] = (
         (
@@ -133,7 +133,7 @@ def _parts(case: Case, row: Operation) -> tuple[str, str]:
 
 
 def sums(case: Case) -> Iterator[Hypothesis | Family]:
-    """A residual sum with a missing part, a scaled part, or another event as a part."""
+    """Yield hypotheses: a part of a residual sum is missing, is scaled, or is another event."""
     rows = list({kind_of(row.name): row for row in case.rows_of(Add)}.values())
     alone = isinstance(case.row.kind, Add) and case.alone
     for row in rows:
@@ -152,7 +152,7 @@ def sums(case: Case) -> Iterator[Hypothesis | Family]:
 
 
 def _other_streams(case: Case, row: Operation) -> Iterator[Hypothesis]:
-    """A sum that adds the norm of the stream, the layer's input, or the embedding before its norm."""
+    """Yield hypotheses: a sum adds the stream's norm, the layer's input, or the embedding before its norm."""
     plan, (stream, branch) = case.plan, case.plan.residuals[row.name]
     read_by = [plan[name] for name in plan.readers[stream]]
     for norm in [own.name for own in read_by if isinstance(own.kind, Norm) and own.layer == row.layer][:1]:
@@ -170,7 +170,7 @@ def _other_streams(case: Case, row: Operation) -> Iterator[Hypothesis]:
 
 
 def _post_norms(case: Case) -> Iterator[Hypothesis]:
-    """A norm of the sum, or a norm of the branch before the branch is added, as in other architectures."""
+    """Yield hypotheses: the sum, or the branch before the sum, is normed, as in other architectures."""
     plan, branch, sums = case.plan, _parts(case, case.row)[1], called(case.name)
     norms = [row.kind for row in plan.of_kind(Norm) if row.layer == case.layer is not None]
     gained = [kind for kind in norms if kind.gain and not kind.head_dim]
@@ -196,7 +196,7 @@ def _scaled(case: Case, row: Operation, first: float, second: float) -> Plan:
 
 
 def _scaled_parts(case: Case, row: Operation) -> Iterator[Family]:
-    """A sum in which one part is multiplied by a number."""
+    """Yield hypotheses: a part of a sum is multiplied by a number."""
     ways = (lambda factor: _scaled(case, row, factor, 1.0), lambda factor: _scaled(case, row, 1.0, factor))
     for part, at in zip(_parts(case, row), ways, strict=True):
         yield multiplied(

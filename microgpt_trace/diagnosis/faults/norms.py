@@ -26,7 +26,7 @@ UNBIASED = "the sum of squares is divided by n - 1, not by n (an unbiased varian
 
 
 def norms(case: Case) -> Iterator[Hypothesis | Family]:
-    """A norm that is skipped, that has another gain or divisor, or that wrongly subtracts or keeps the
+    """Yield hypotheses: a norm is skipped, has another gain or divisor, or wrongly subtracts or keeps the
     mean."""
     kinds = case.kinds(Norm)
     if not kinds:
@@ -57,7 +57,7 @@ def norms(case: Case) -> Iterator[Hypothesis | Family]:
 
 
 def _divided(plan: Plan, size: Size, per_head: bool = True) -> Plan:
-    """Return the plan in which every norm divides by `size`. Without `per_head`, norms of heads are computed
+    """Return the plan whose norms all divide by `size`. Without `per_head`, norms of heads are computed
     over the whole row, with the gain repeated for each head."""
 
     def compute(row: Operation[Norm], given: ReferenceInputs, x: Array) -> Array:
@@ -85,7 +85,7 @@ def _sum_over(count: Callable[[int], int]) -> Size:
 
 
 def numbers(case: Case) -> Iterator[Family]:
-    """A norm with another eps, power or exponent."""
+    """Yield hypotheses: a norm has another eps, power or exponent."""
     kind = case.kind(Norm)
     if kind is None:
         return
@@ -111,7 +111,7 @@ def numbers(case: Case) -> Iterator[Family]:
 
 
 def _gains(case: Case) -> Iterator[Hypothesis | Family]:
-    """A gain that is missing (with or without the bias), applied twice, or increased by a number."""
+    """Yield hypotheses: a gain is missing (with or without the bias), applied twice, or increased."""
     own, biases = [norm.weight for norm in case.parameters(Norm)], case.biases(Norm)
     if not own:
         return
@@ -139,7 +139,7 @@ def _changed_gains(case: Case, chosen: Sequence[str]) -> Iterator[Hypothesis | F
 
 
 def skipped_norms(case: Case) -> Iterator[Hypothesis]:
-    """Products that read the residual stream without its norm, or a norm of q and k that is missing or
+    """Yield hypotheses: products read the residual stream before its norm, or a norm of q and k is missing or
     late."""
     plan, norms_read = case.plan, dict[str, str]()
     for norm in (plan[row.inputs[0]] for row in case.rows_of(Linear)):
@@ -158,7 +158,7 @@ def skipped_norms(case: Case) -> Iterator[Hypothesis]:
 
 
 def _without_norm(plan: Plan, norm: str) -> Plan:
-    """Return the plan in which products read the input of the norms with this name."""
+    """Return the plan whose products read the input of the norms with this name."""
 
     def change(row: Operation) -> tuple[str, ...]:
         return tuple(plan[name].inputs[0] if kind_of(name) == norm else name for name in row.inputs)

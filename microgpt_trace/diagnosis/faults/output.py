@@ -20,7 +20,7 @@ SHARE = 4  # positions, heads or channels are exceptions if at most one in SHARE
 
 
 def nonfinite(case: Case) -> Iterator[Hypothesis]:
-    """NaN or infinite values although the inputs are finite."""
+    """Yield hypotheses: values are NaN or infinite although the inputs are finite."""
     broken = ~np.isfinite(case.found) & np.isfinite(case.expected)
     if not broken.any():
         return
@@ -33,13 +33,14 @@ def nonfinite(case: Case) -> Iterator[Hypothesis]:
 
 
 def zeros(case: Case) -> Iterator[Hypothesis]:
-    """Values that are all zero, as in memory that was never written."""
+    """Yield hypotheses: the values are all zero, as in memory that was never written."""
     if not case.found.any():
         yield Hypothesis("zeros", "your values are all zeros", lambda own, e: e * 0)
 
 
 def whole(case: Case) -> Iterator[Hypothesis]:
-    """Values that are shifted by a row, reversed, rounded, clipped, or have a vector added."""
+    """Yield hypotheses: the values are shifted by a row, reversed, rounded, clipped, or increased by a
+    vector."""
     if not case.expected.ndim or not case.found.any():
         return
     rows = len(case.found) if case.expected.ndim == 2 and case.positions is None else 0
@@ -60,7 +61,7 @@ def whole(case: Case) -> Iterator[Hypothesis]:
 
 
 def _clip_limit(case: Case) -> float | None:
-    """Return the limit at which values are clipped, or None. If values are clipped, all wrong values should
+    """Return the limit of clipped values, or None. If values are clipped, all wrong values should
     lie beyond the limit. If only one value is at the limit, the limit must be a number that people choose,
     such as a round number."""
     sizes, wrong = np.abs(np.where(_comparable(case), case.found, 0)), np.abs(_errors(case)) > _limit(case)
@@ -77,7 +78,7 @@ def _comparable(case: Case) -> Array:
 
 
 def numbers(case: Case) -> Iterator[Hypothesis | Family]:
-    """Values that are all multiplied by a constant, and logits with a cap."""
+    """Yield hypotheses: the values are all multiplied by a constant, or logits are capped."""
     if any(row.name == "logits" for row in case.rows):
         yield capped(case, "logits")
     negated = ("negated", "your values have the wrong sign: minus the right ones")
@@ -131,7 +132,7 @@ def _ordered(order: list[int], case: Case, expected: Array) -> Array:
 
 
 def places(case: Case) -> Iterator[Hypothesis]:
-    """A few wrong positions, heads, channels or elements of an event that is right elsewhere."""
+    """Yield hypotheses: only a few positions, heads, channels or elements of the event are wrong."""
     if case.expected.ndim < 2 or _clip_limit(case) is not None:
         return
     channel = "key position" if case.expected.ndim == 3 else "channel"
@@ -143,8 +144,8 @@ def places(case: Case) -> Iterator[Hypothesis]:
 
 
 def _exceptions(case: Case, id: str, words: str, shape: tuple[int, ...], axis: int) -> Iterator[Hypothesis]:
-    """The few positions, heads or channels along an axis whose values are wrong. `shape` is the shape of the
-    values, with an axis for the heads if necessary."""
+    """Yield the hypothesis that only a few positions, heads or channels along an axis are wrong. `shape` is
+    the shape of the values, with an axis for the heads if necessary."""
     errors = np.abs(_errors(case)).reshape(shape)
     axis %= errors.ndim
     largest = errors.max(axis=tuple(i for i in range(errors.ndim) if i != axis))
@@ -161,7 +162,7 @@ def _exceptions(case: Case, id: str, words: str, shape: tuple[int, ...], axis: i
 
 
 def _right_except(id: str, claim: str, wrong: Array, rank: int) -> Hypothesis:
-    """Return the hypothesis that all values are right except the `wrong` ones."""
+    """Return the hypothesis that all values except the values in `wrong` are right."""
 
     def transform(other: Case, e: Array) -> Array:
         return np.where(wrong, other.found, e) if e.shape == wrong.shape else e

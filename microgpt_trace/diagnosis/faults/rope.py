@@ -67,7 +67,7 @@ def in_pairs(x: Array, dim: int) -> Array:
 
 
 def turning_by(plan: Plan, round: Change | None = None, **changes: Any) -> Plan:
-    """Return the plan in which RoPE has these changes of a Turning, and frequencies rounded by `round`."""
+    """Return the plan whose RoPE has these changes of a Turning, and frequencies rounded by `round`."""
     by_kind = dict[Rotation, Turning]()
     for kind in dict.fromkeys(plan.kinds(Rotation)):
         turning = replace(Turning(*right_frequencies(kind.rope, kind.head_dim)), **changes)
@@ -78,7 +78,7 @@ def turning_by(plan: Plan, round: Change | None = None, **changes: Any) -> Plan:
 
 
 def rope(case: Case) -> Iterator[Hypothesis | Family]:
-    """Every mistake in RoPE: first the mistakes without a number, then the mistakes with a number."""
+    """Yield all hypotheses about RoPE, first mistakes without a number, then mistakes with a number."""
     kind = case.kind(Rotation)
     if kind is None:
         return
@@ -102,7 +102,7 @@ Mistake = tuple[str, str, dict[str, Any], int]  # id, claim, changes of a Turnin
 
 
 def _directions(case: Case, own: Turning) -> Iterator[Mistake]:
-    """Other pairs or directions, rounded frequencies, and values that are not rotated or rotated twice."""
+    """Yield mistakes: other pairs or directions, rounded frequencies, no rotation, or two rotations."""
     subject, f = _subject(case), own.frequencies
     paired = f"{subject} rotated in interleaved pairs"
     yield "rope-interleaved", paired, {"adjacent": True}, PLAIN
@@ -228,7 +228,7 @@ def _numbers(
 
 
 def frequencies(case: Case) -> Iterator[Hypothesis]:
-    """Pairs that are rotated at wrong frequencies; the factors from right to wrong frequencies may differ."""
+    """Yield hypotheses: pairs are rotated at wrong frequencies. These may lack a common factor."""
     kind = case.kind(Rotation)
     for adjacent in (False, True):
         turns = None if kind is None else _turns(case, kind, adjacent)

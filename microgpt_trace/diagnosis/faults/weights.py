@@ -44,7 +44,7 @@ ORDERS = (
 
 
 def biases(case: Case) -> Iterator[Family]:
-    """A bias that is missing, added twice, subtracted or scaled."""
+    """Yield hypotheses: a bias is missing, added twice, subtracted or scaled."""
     own = case.biases(Linear, Norm)
     for chosen in (*([bias] for bias in own), *([own] if len(own) > 1 else [])):
 
@@ -58,8 +58,8 @@ def biases(case: Case) -> Iterator[Family]:
 
 
 def _others(case: Case) -> Iterator[Hypothesis]:
-    """The operation uses another matrix, gain or bias. A matrix or gain may be exchanged together with its
-    bias."""
+    """Yield hypotheses: the operation uses another matrix, gain or bias. A matrix or gain may be exchanged
+    together with its bias."""
     matrices, gains = ([own.weight for own in case.parameters(kind)] for kind in (Linear, Norm))
     for id, what, names in (
         ("another-weight", "matrix", matrices),
@@ -76,7 +76,7 @@ def _others(case: Case) -> Iterator[Hypothesis]:
 
 
 def _swapped_gate(case: Case) -> Iterator[Hypothesis]:
-    """The matrices of gate and up exchanged, with their biases."""
+    """Yield hypotheses: the matrices and biases of gate and up are exchanged."""
     own = {product.row.name for product in case.parameters(Linear)}
     of_layer = case.plan.layers[case.layer] if case.layer is not None else ()
     for mlp in filter(None, (gated(case, row) for row in of_layer)):
@@ -101,7 +101,7 @@ def _alike(case: Case, parameter: str) -> Iterator[str]:
 
 
 def matrices(case: Case) -> Iterator[Hypothesis]:
-    """A matrix that is transposed, exchanged with another parameter, or has its rows in another order."""
+    """Yield hypotheses: a matrix is transposed, exchanged, or has its rows in another order."""
     for row, weight, _ in case.parameters(Linear):
         out, width = case.shapes[case.whole_name(weight)]
         if row.name == "logits" and out > 8 * width:
@@ -115,7 +115,7 @@ def matrices(case: Case) -> Iterator[Hypothesis]:
 
 
 def _orders(case: Case) -> Iterator[Hypothesis]:
-    """Rows of q, k and v in the order of adjacent pairs, or converted to halves once too often."""
+    """Yield hypotheses: rows of q, k and v are in pairs, or were converted to halves once too often."""
     of_heads = [own for own in case.parameters(Linear) if own.row.name in case.plan.heads]
     for id, words, order in ORDERS:
         for chosen in (*([one] for one in of_heads), *([of_heads[:2]] if len(of_heads) > 1 else [])):
@@ -134,7 +134,7 @@ def _transposed(weight: Array) -> Array:
 
 
 def layers(case: Case) -> Iterator[Hypothesis]:
-    """The matrix, gain or bias of another layer."""
+    """Yield hypotheses: the operation uses the matrix, gain or bias of another layer."""
     own, count = case.layer, len(case.plan.layers)
     if own is None or case.judge.plain.between(case.name):
         return
@@ -167,7 +167,7 @@ class Misreading(NamedTuple):
 
 
 def quants(case: Case) -> Iterator[Hypothesis]:
-    """A quantised matrix or token embedding that is unpacked wrongly."""
+    """Yield hypotheses: a quantised matrix or token embedding is unpacked wrongly."""
     model = case.given.model
     if not model.tensors:
         return

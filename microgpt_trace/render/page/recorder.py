@@ -113,7 +113,8 @@ def forms_for(
     """Choose the arrays that fit into a page of `budget` million characters, each with its form. The
     attention weights of all heads come first, in the best form that fits the share for these weights. The
     groups of `_groups` follow. If the page has no room for all positions of a group, the page holds the
-    group's last position. Keys and values stay in full, because the last position reads all of them."""
+    group's last position. Keys and values are held in full, because the last position reads all keys and
+    values."""
     shapes, plan = model.plan.shapes(length), model.plan
     room = (budget or BUDGET) * 1e6 - AROUND
     chosen: dict[str, Form] = {}

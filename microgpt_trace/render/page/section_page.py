@@ -12,7 +12,7 @@ from .page import page
 from .page_view import PageView
 from .section_markup import section_markup
 
-LONG, LONG_LINE = 60, 240  # longer titles get a small font, and longer commands a box that scrolls
+LONG, LONG_LINE = 60, 240  # longer titles have a small font, and longer commands a box that scrolls
 
 
 def section_page(

@@ -203,7 +203,7 @@ def _without_attention(sections: Sequence[Section]) -> Iterator[Section]:
 
 
 def _without_scripts(sections: Sequence[Section]) -> Markup:
-    """Return what browsers without JavaScript show: a note, and attention as tables."""
+    """Return the parts for browsers without JavaScript: a note, and attention as tables."""
     attention = [s for s in sections if any(isinstance(block, AttentionMatrices) for block in s.blocks)]
     words = "With JavaScript, this page shows the arrays of the run and explains their numbers."
     return element("noscript", element("p", words, class_="dim"), *cards(attention))
