@@ -25,8 +25,8 @@ def size(value: float | None) -> float:
 class Contribution:
     """What one component adds to two logits, and how the loss changes if the component is removed.
 
-    `name` is the component's event, or the bias. If the kind is "hook", the part is what a hook added to an
-    event. Such a part is never removed: `loss_change` is None.
+    `name` is the component's event, or a bias parameter. If the kind is "hook", the part is a value that a
+    hook added. Such a part is never removed: `loss_change` is None.
     """
 
     name: str

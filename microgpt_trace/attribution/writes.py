@@ -37,7 +37,8 @@ from .results import HeadRole, Kind, Look
 
 
 class Component(NamedTuple):
-    """A component that writes to the residual stream. `name` is the component's event, or the bias."""
+    """A component that writes to the residual stream. `name` is the component's event, or a bias
+    parameter."""
 
     name: str
     kind: Kind

@@ -272,7 +272,7 @@ class AgreementMeter:
     """Measures how the predictions of two runs agree, a few rows of logits at a time."""
 
     def __init__(self) -> None:
-        self._parts: list[tuple[Array, Array, Array]] = []  # KL; both predict; both predict one token
+        self._parts: list[tuple[Array, Array, Array]] = []  # KL; both have a prediction; equal predictions
         self._positions: list[int] = []
 
     def add(self, a: Array, b: Array, positions: Sequence[int]) -> None:

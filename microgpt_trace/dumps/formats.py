@@ -217,7 +217,7 @@ def _token_ids(array: StoredArray) -> tuple[int, ...] | None:
 def _by_event(
     path: Path, arrays: Sequence[StoredArray], lines: Sequence[MapEntry], layout: str
 ) -> tuple[dict[str, Recorded], list[Leftover]]:
-    """Return the tensor of each event, and the leftovers. The map outranks names, names second names."""
+    """Return each event's tensor, and the leftovers. The map comes first, then names, then second names."""
     by_name = {array.name: array for array in arrays}
     tensors = {line.event: _mapped(path, by_name[line.source], line) for line in lines}
     mapped, leftovers, sources = set(tensors), [], {line.source for line in lines}

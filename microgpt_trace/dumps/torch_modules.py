@@ -118,7 +118,7 @@ class TorchDecoder:
 
 def find_decoder(model: Any) -> TorchDecoder:
     """Find the decoder in a model by the names of its modules. Raises InputError unless the model has exactly
-    one."""
+    one decoder."""
     kind = type(model).__name__
     if not hasattr(model, "named_modules"):
         raise InputError(f"record(): expected a PyTorch model, found {kind}")

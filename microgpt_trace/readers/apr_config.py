@@ -156,7 +156,8 @@ def _heads(settings: AprSettings, tensors: Mapping[str, StoredTensor]) -> tuple[
 
 
 def _rows_divided(settings: AprSettings, name: str, count: int, tensor: StoredTensor) -> int:
-    """Return the number of rows divided by `count`. Raises FileFormatError if there is a remainder."""
+    """Return the number of rows divided by `count`. Raises FileFormatError if the division leaves a
+    remainder."""
     quotient, rest = divmod(tensor.shape[0], count)
     if rest:
         settings.fail(f"{name} {count} does not divide the {tensor.shape[0]} rows of {tensor.name!r}")

@@ -184,8 +184,8 @@ class _Writer:
         return _Letter(self._free_letter("c" if is_channel else "h", words), start)
 
     def _first_read(self, term: TermOf, axis: int) -> tuple[bool, int]:
-        """Find the first array that the range reads place by place. Return True if the range is the array's
-        last axis, and the place in the array where the range starts."""
+        """Find the first array that the range reads place by place. Return whether the range is the array's
+        last axis, and the range's first place in the array."""
         for part in (part for part in term.factors if isinstance(part, ElementAt)):
             for n, spot in enumerate(part.index):
                 spot = PlaceAlong(((spot, 1),)) if isinstance(spot, int) else spot

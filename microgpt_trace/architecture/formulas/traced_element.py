@@ -69,7 +69,7 @@ def short(name: str) -> str:
 
 
 class KnownTarget(NamedTuple):
-    """The token that follows a position, its probability at this position, and the loss there."""
+    """The token that follows a position, and its probability and loss at this position."""
 
     position: int
     token: int
