@@ -153,7 +153,7 @@ class LanguageModel(Protocol):
         """Return x @ W.T without a bias: [T, in] -> [T, out]"""
 
     def logits(self, inputs: TraceInput, rows: Sequence[int], tap: Tap = SILENT) -> Array:
-        """Run one forward pass and return the logits [n, V] of the positions `rows`, as hooks left them."""
+        """Run a forward pass. Return logits [n, V] of the positions `rows` after replacements by hooks."""
 
     def run(self, inputs: TraceInput, tap_of: TapOf, n: int) -> None:
         """Run n forward passes over the same tokens up to the loss, each with its own tap. Values that no

@@ -170,8 +170,8 @@ def _without_padding(name: str, recorded: Recorded, shape: tuple[int, ...]) -> R
 
 
 class RecordedEvents(Mapping[str, Array]):
-    """The events that a recording has at all positions, in order of computation. The last arrays are cached,
-    because each event is read as an output and again as an input."""
+    """The events of a recording that cover all positions, in order of computation. The last arrays are
+    cached, because each event is read as an output and again as an input."""
 
     def __init__(self, side: RecordedRun, names: Sequence[str]) -> None:
         self._names = dict.fromkeys(names)

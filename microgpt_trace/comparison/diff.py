@@ -221,7 +221,7 @@ def _judged(
 def _with_judgement(
     events: Sequence[EventDifference], operations: Sequence[OperationResult]
 ) -> Iterator[EventDifference]:
-    """Mark events within their band whose recorded output does not result from the recorded inputs. In these
+    """Mark events within their band whose recorded output does not result from the recorded inputs. In marked
     events, differences of earlier events hide an error of the operation. A marked event stores the error,
     position and values of its operation."""
     wrong = {own.name: own for own in operations if not own.holds}

@@ -38,7 +38,7 @@ class EventDifference:
       values of the most different element in this row. If `measured` says "given its own inputs", `b` is the
       recorded value, and `a` is computed from the recorded inputs.
     - `alike`: how many of the `count` elements are the same NaN or infinity on both sides and so cannot be
-      compared. If all elements of a row or event are such elements, the distance is NaN.
+      compared. If no element of a row or event can be compared, the distance is NaN.
     """
 
     name: str

@@ -59,7 +59,7 @@ def prepare_sides(
 
 
 def open_all(sources: Sequence[Any], names: NameMap | None) -> list[Any]:
-    """Open the sources that are paths. Choose among candidate events in recordings by the first model."""
+    """Open the sources that are paths. The first model decides between candidate events."""
     sources = [open_source(Path(one), names) if isinstance(one, str | Path) else one for one in sources]
     plan = next((one.plan for one in sources if not isinstance(one, Recording)), None)
     return [of_model(one, plan) if plan and isinstance(one, Recording) else one for one in sources]

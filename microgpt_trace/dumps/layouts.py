@@ -146,7 +146,7 @@ def fit(
     """Return a recorded tensor in the shape of the event `name`. `shapes` maps all events to shapes.
 
     `positions` lists the positions of the rows of logits and probs, if the tensor is in our order. `order`
-    (see `file_order`) lists the place of each channel in the model's file, and sorts such channels. Raises
+    (see `file_order`) lists the place of each channel in the model's file, to reorder such tensors. Raises
     InputError unless the shape fits exactly one layout.
     """
     expected = _expected(name, recorded, shapes)

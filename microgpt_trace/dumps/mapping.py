@@ -56,7 +56,7 @@ class NameMap:
     tokens: tuple[int, ...] | None = None
 
     def match(self, names: Sequence[str], dump: str) -> list[MapEntry]:
-        """Return a line for each tensor of a dump that is an event, with layer numbers in place of {i}.
+        """Return a line for each tensor of a dump with an event, with layer numbers in place of {i}.
 
         Raises InputError if a tensor is missing from the dump, or two tensors are assigned to one event.
         """

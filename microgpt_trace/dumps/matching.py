@@ -287,7 +287,7 @@ def _strongest(strength: Array) -> dict[int, int]:
 def _clear_winners(scores: Array) -> dict[int, int]:
     """For each row, choose the column with the highest score if no other free column scores nearly as much.
 
-    If several rows have the same best column, the row with the highest score gets it.
+    If several rows have the same best column, the row with the highest score gets the column.
     """
     free, pairs = scores.copy(), dict[int, int]()
     best: list[int] = scores.argmax(axis=1).tolist() if scores.size else []

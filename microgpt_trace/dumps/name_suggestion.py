@@ -1,4 +1,4 @@
-"""Suggest which event each tensor of a recording is, by names, shapes, values and order.
+"""Suggest an event for each tensor of a recording, by names, shapes, values and order.
 
 Letters: F recorded tensors, E events, P series of tensors, K kinds of events within a layer ("attn.q").
 """
@@ -51,7 +51,7 @@ class Series:
 
 
 class Suggestion(NamedTuple):
-    """A recorded tensor, or a slice of a tensor, and the event that it seems to be.
+    """A recorded tensor, or a slice of a tensor, and the suggested event.
 
     `why` is "values" if the values agree, "name" if the tensor belongs to a series of names such as
     "blk{i}_ffu", and "order" otherwise. `distance` is the relative L2 distance over a sample of the elements,
@@ -81,7 +81,7 @@ class Unplaced(NamedTuple):
 def suggest(
     recording: Recording, model: LanguageModel, events: Iterable[tuple[str, Array]], shapes: Shapes
 ) -> tuple[list[Suggestion], list[Unplaced]]:
-    """Guess which events the leftovers of a recording are. Return suggestions, and tensors without any match.
+    """Guess the events of a recording's leftovers. Return suggestions, and tensors without any match.
 
     `events` yields the model's values in order of computation, [T, W] or [H, T, S]. Tensors are
     matched in three ways:

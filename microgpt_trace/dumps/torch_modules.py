@@ -58,7 +58,7 @@ class Modules:
     @cached_property
     def taps(self) -> tuple[tuple[str, bool, tuple[str, ...]], ...]:
         """The events of a layer: the path of a module, True for its input or False for its output, and the
-        events with # for the layer number. An input is listed only if no module returns this event."""
+        events with # for the layer number. An input is listed only if no module returns the input's event."""
         read = ((path, module_meaning(self.engine, f"{path}.input")) for path in self.outputs)
         return (
             *((path, False, self.in_layer(path)) for path in self.outputs),

@@ -214,7 +214,7 @@ def _worked(at: TracedElement, phase: Pass, value: float) -> Worked:
 
 
 def _storage_note(model: LanguageModel, name: str) -> str:
-    """Return a note that says how a file stores a parameter, or that training changes it."""
+    """Return a note that says how a file stores a parameter, or that training changes the parameter."""
     tensor = model.tensors.get(name)
     if tensor is None:
         return "a parameter, which training changes; --backward explains its gradient"
@@ -288,7 +288,7 @@ def _gradient_notes(at: TracedElement) -> tuple[str, ...]:
 
 
 def _head_note(at: TracedElement) -> tuple[str, ...]:
-    """For a head's output, return a note that the gradient of the context does not come from it."""
+    """For a head's output, return a note that the gradient of the context does not come from this output."""
     total = at.numbers.plan.sums_of.get(at.name)
     if total is None or {name for _, name in at.numbers.replaced} & {*total.parts}:
         return ()

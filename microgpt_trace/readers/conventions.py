@@ -1,6 +1,6 @@
 """Check the types of settings, and build the config of a decoder from the keys of Hugging Face's config.json.
 
-Readers of other formats first translate their metadata to these keys.
+Readers of other formats first translate metadata to the keys of config.json.
 """
 
 from __future__ import annotations

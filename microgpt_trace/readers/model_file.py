@@ -115,7 +115,7 @@ def split_fused(tensors: Mapping[str, StoredTensor], queries: int, keys: int) ->
     """Return the tensors with each fused qkv matrix or bias split into q, k and v.
 
     The first `queries` rows belong to q, the next `keys` rows to k, the last `keys` rows to v. Raises
-    InputError if the number of rows of a fused tensor differs from this sum.
+    InputError if the number of rows of a fused tensor differs from `queries` + 2 * `keys`.
     """
     result: dict[str, StoredTensor] = {}
     for name, tensor in tensors.items():
@@ -147,7 +147,7 @@ def in_halves(config: DecoderConfig, tensors: Mapping[str, StoredTensor]) -> dic
     """Return the tensors with the rows of q and k reordered: from adjacent RoPE pairs to Hugging Face order.
 
     In Hugging Face order, RoPE rotates channel j of a head of D channels together with channel j + D/2.
-    Converters to GGUF reorder the rows of a llama so that the two channels are neighbours.
+    Converters to GGUF reorder the rows of a llama so that the channels of a pair are neighbours.
     """
     return {
         name: _even_rows_first(tensor, config.head_dim) if name.endswith(_PERMUTED) else tensor

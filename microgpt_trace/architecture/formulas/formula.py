@@ -106,9 +106,9 @@ Part = FactorOf | Sign
 class Over:
     """The range of a sum. The choice `of` selects places: "all" means 0 to `size` - 1.
 
-    "vocabulary": all tokens that may follow. "known": the positions whose target is known. The next four
-    depend on the place along `axis`. "keys": the keys that this query sees. "queries": the queries that see
-    this key. A window limits both ranges. "tokens": the positions with this token. "itself": only this place.
+    "vocabulary": all tokens that may follow. "known": the positions whose target is known. These four depend
+    on the place along `axis`: "keys": the keys that this query sees. "queries": the queries that see this
+    key. A window limits both ranges. "tokens": the positions with this token. "itself": only this place.
     """
 
     size: int

@@ -107,8 +107,8 @@ class ElementPlaces:
         return lambda i: ""
 
     def _label_of(self, over: Over) -> Callable[[int], str] | None:
-        """Return a function that takes a place along a range and returns a token. In a range of targets, the
-        token of a position is the token that follows. In other ranges, it is the token at the position."""
+        """Return a function that takes a place along a range and returns a token. In a range of targets, this
+        is the token after the position, in other ranges the token at the position."""
         numbers, inputs = self.numbers, self.numbers.inputs
         if over.of in MASKED or (over.of == "all" and isinstance(over.size, Length)):
             return lambda position: shown_token(inputs.labels[position])
@@ -167,7 +167,7 @@ class ElementPlaces:
         return np.asarray((back >= 0) & (back < (window or len(self.numbers.inputs.tokens))))
 
     def has(self, term: TermOf, at: SomeAt) -> Array:
-        """Return True where the field `where` of the term lets the term exist."""
+        """Return True where the condition `where` of the term is met."""
         if not term.where:
             return np.asarray(True)
         position, *token = (at[axis] for axis in term.where)

@@ -122,8 +122,8 @@ def parameter_formula(name: str, row: Operation[Linear], setting: Setting) -> Fo
 
 
 def notes(at: TracedElement[Linear]) -> tuple[str, ...]:
-    """Return a note that the element equals the sum of the parts, or if a hook replaced a part, that it was
-    computed as this sum."""
+    """Return a note that the element equals the sum of the parts, or if a hook replaced a part, that the
+    element was computed as this sum."""
     kind, parts = at.row.kind, at.row.parts
     if any(("forward", part) in at.numbers.replaced for part in parts):
         return ("computed as the sum of the heads, because a hook replaced some of them",)

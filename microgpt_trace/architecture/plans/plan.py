@@ -171,7 +171,7 @@ class Plan(Mapping[str, Operation]):
 
     @cached_property
     def branches(self) -> Mapping[str, str]:
-        """For each event that a branch writes, the event of the residual stream before the addition."""
+        """For each event that a branch writes, the stream's event before the branch is added."""
         result: dict[str, str] = {}
         for stream, branch in self.residuals.values():
             parts = [branch]
