@@ -1,4 +1,4 @@
-"""Unpack blocks of stored numbers exactly, from bytes to numbers or to integers with scales.
+"""Unpack blocks of stored numbers exactly. Bytes become numbers, or integers with scales.
 
 The layouts are ggml's (https://github.com/ggml-org/ggml), except apr_q4 and apr_q8, which .apr v2 defines. In
 shapes, N is the number of blocks. A block has B bytes and S elements. R is the number of blocks side by side:

@@ -107,7 +107,7 @@ class StoredTensor:
 
     @property
     def row_length(self) -> int:
-        """The number of elements of a row, which is 1 for a vector."""
+        """The number of elements of a row. A vector has rows of 1 element."""
         return math.prod(self.shape[1:])
 
     @property
@@ -145,7 +145,7 @@ class StoredTensor:
         return replace(self, shape=(columns, rows), stored=blocks.swapaxes(0, 1), row_size=None)
 
     def of_rows(self, index: npt.ArrayLike) -> StoredTensor:
-        """Return the tensor of the rows `index`, such as all rows in another order or some rows of a fused
+        """Return a tensor of the rows `index`, such as all rows in another order, or a part of a fused
         matrix. No bytes are read. Stored rows before the first and after the last row of `index` are dropped.
         Raises InputError if `index` is not a list of row numbers.
         """

@@ -46,8 +46,8 @@ class ExactSum:
             self._count(len(block))
 
     def add_at(self, channels: Array, values: Array) -> None:
-        """Add each number of `values` [n] to its channel of `channels` [n]. `channels` may repeat a
-        channel."""
+        """Add each number of `values` [n] to the sum of the channel at the same index of `channels` [n].
+        `channels` may repeat a channel."""
         for start in range(0, len(values), MOST):
             part = slice(start, start + MOST)
             for place, pieces in _cut(values[part].astype(np.float64)):

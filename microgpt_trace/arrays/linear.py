@@ -38,7 +38,8 @@ class _Workspace(threading.local):
         self.buffers: dict[str, Array] = {}
 
     def take(self, use: str, shape: tuple[int, ...], dtype: type) -> Array:
-        """Return an array with undefined content, which is valid until the next call with the same `use`."""
+        """Return an array with undefined content. The array is valid until the next call with the same
+        `use`."""
         size = math.prod(shape) * np.dtype(dtype).itemsize
         if use not in self.buffers or self.buffers[use].size < size:
             self.buffers[use] = np.empty(size, np.uint8)

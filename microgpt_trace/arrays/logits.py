@@ -54,8 +54,8 @@ def log_softmax(logits: Array) -> Array:
 
 
 def kl_divergence(log_p: Array, log_q: Array) -> Array:
-    """Return sum p log(p / q) of each row, in nats: [..., V], [..., V] -> [...] 0 log 0 is 0. If an input is
-    NaN, the result is NaN."""
+    """Return sum p log(p / q) of each row, in nats: [..., V], [..., V] -> [...] 0 log 0 counts as 0. If an
+    input is NaN, the result is NaN."""
     p = np.exp(log_p)
     return np.where(p == 0, 0.0, p * (log_p - log_q)).sum(axis=-1)
 

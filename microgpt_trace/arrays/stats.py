@@ -91,8 +91,8 @@ class TensorStats:
 
 
 def median(values: npt.ArrayLike) -> float:
-    """Return the median, or NaN if there is a NaN. (To import np.median or the module statistics would take 5
-    ms.)"""
+    """Return the median of `values`, or NaN if a value is NaN. (To import np.median or the module statistics
+    would take 5 ms.)"""
     return float(row_medians(np.asarray(values, np.float64).reshape(1, -1))[0])
 
 

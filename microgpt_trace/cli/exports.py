@@ -112,9 +112,9 @@ def give(
 ) -> None:  # fmt: skip
     """Write the figures and the page, then print the result as text or as JSON.
 
-    `again(name)` returns the command that shows more of the event `name`. `view`, `figure` and `beside` are
-    the keyword arguments of `sections_of`, `picture_of` and `view_of`. `page`, if set, builds the page from
-    the sections in place of `section_page`.
+    `again(name)` returns the command that shows more details of the event `name`. `view`, `figure` and
+    `beside` are the keyword arguments of `sections_of`, `picture_of` and `view_of`. `page`, if set, builds
+    the page from the sections in place of `section_page`.
     """
     sections = partial(sections_of, result, **(view or {}))
     pictures = []

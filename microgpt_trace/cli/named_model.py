@@ -103,7 +103,7 @@ def microgpt_from(path: Path | None, seed: int | None, bare: WeightSettings) -> 
 
 
 def refuse_other_family(context: typer.Context, model: "LanguageModel") -> None:
-    """Raise InputError if an option is only for the other family of models."""
+    """Raise InputError if an option applies only to the family of models that `model` is not in."""
     kinds = context.command.kinds  # type: ignore[attr-defined]
     for name, spelling in parameters_given(context).items():
         family = getattr(kinds[name][1], "family", "")

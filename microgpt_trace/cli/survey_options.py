@@ -82,5 +82,5 @@ class SurveyTargets(Output):
 
     @property
     def target(self) -> None:
-        """None: the report goes to standard output, since --out is the file of the survey itself."""
+        """None: the report is written to standard output, because --out is the file of the survey itself."""
         return None

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from .survey_options import SurveyExecution, SurveyScope, SurveySource, SurveyTargets, SurveyTexts
 
 COUNTING = 1.0  # seconds to spend on counting the documents for the progress line
-LONG = 1 << 22  # texts of more bytes on average are not counted, since counting loads each text
+LONG = 1 << 22  # longer texts (bytes, on average) are not counted, because counting loads each text
 
 
 def finished_surveys(arguments: Sequence[str]) -> list[Path]:
@@ -169,7 +169,7 @@ def _check_targets(output: SurveyTargets, resume: bool = False) -> None:
 
 @contextmanager
 def _note_when_interrupted(out: Path | None, resume: bool) -> Iterator[None]:
-    """Stop on a signal, and print how many texts the survey's file holds."""
+    """Stop on a signal, and print the number of texts in the survey's file."""
 
     def stop(number: int, frame: object) -> NoReturn:
         raise KeyboardInterrupt

@@ -58,9 +58,9 @@ class RemoteFile(CorpusFile):
 
 
 def remote_files(url: str) -> Sequence[CorpusFile]:
-    """Return the file at a URL, or the files that match a glob, sorted. A file:// URL is read as a path.
-    Raises InputError if the package that opens the URL is missing or if no file matches the glob,
-    FileFormatError if the file does not exist, and RunError if the transfer fails."""
+    """Return the file at a URL, or the files that match a glob, sorted. A URL that begins with file:// is
+    treated as a path. Raises InputError if the package that opens the URL is missing or if no file matches
+    the glob, FileFormatError if the file does not exist, and RunError if the transfer fails."""
     check_installed("fsspec", f"{url}: URLs need")
     with _transfer(url):
         files, path = _file_system(url)

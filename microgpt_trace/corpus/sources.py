@@ -83,7 +83,8 @@ _GZIP = 16 + zlib.MAX_WBITS
 
 
 def unpacked(file: CorpusFile, ending: str) -> Iterator[bytes]:
-    """Return the bytes of a file in pieces of at most CHUNK, unpacked if its extension is .gz or .zst."""
+    """Return the bytes of a file in pieces of at most CHUNK. The bytes are unpacked for the extensions .gz
+    and .zst."""
     if ending == ".gz":
         return _unpack(file, "gzip", lambda: zlib.decompressobj(_GZIP), zlib.error)
     if ending == ".zst":

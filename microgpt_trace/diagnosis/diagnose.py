@@ -148,7 +148,7 @@ def diagnose_values(
 
 
 class _Diagnoser(JudgedRun):
-    """A judged dump, with methods that explain its first wrong operation."""
+    """The judged operations of a dump, with methods that explain the first wrong operation."""
 
     def how(self, engine: EnginePrecision, operations: Sequence[OperationResult]) -> str:
         """Describe the source of the precision, and the rounding of the inputs of products."""

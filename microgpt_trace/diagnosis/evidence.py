@@ -28,11 +28,11 @@ STEP = 1e-4  # the distance between the two predictions of a slope
 STEPS, SHORTENINGS = 24, 6
 SETTLED = 1e-10  # the search ends when a step reduces the squared error by less than this share
 # The search ends if the error exceeds PROMISING times the error of the right values. It also ends if the
-# error exceeds HOPEFUL times that error and a step reduces it by less than the share SLOW.
+# error exceeds HOPEFUL times that error, and a step reduces the error by less than the share SLOW.
 PROMISING, HOPEFUL, SLOW = 0.8, 0.25, 0.05
 WIDENINGS, NARROWINGS = 48, 9  # most steps out of the fitting range, most steps back to the range's edge
 
-Predict = Callable[[float], "Array | None"]  # number -> predicted rows, or None if there is no prediction
+Predict = Callable[[float], "Array | None"]  # number -> predicted rows (None without a prediction)
 
 
 class Seen:
@@ -180,7 +180,7 @@ def range_of(
 
 
 def _edge(family: Family, best: float, fits: Callable[[float], bool], side: int) -> float:
-    """Return the last number that fits on one side. The steps double until a number does not fit, then
+    """Return the outermost number on one side that fits. The steps double until a number does not fit, then
     halve."""
     bound = family.high if side > 0 else family.low
     if best == bound:

@@ -111,8 +111,7 @@ class HeadConstants:
 
 
 def product_for(x: Array) -> Product:
-    """Return the fastest product function: ndarray.dot, which needs no dispatch, for one name, or else
-    matmul."""
+    """Return the fastest product function: for one name ndarray.dot (without dispatch), else matmul."""
     return np.ndarray.dot if x.ndim == 2 else np.matmul
 
 

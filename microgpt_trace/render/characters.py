@@ -24,8 +24,8 @@ def token_label(text: str, width: int = TOKEN) -> str:
 
 
 class Course(NamedTuple):
-    """A series as means of successive chunks, scaled from the lowest mean (0) to the highest (1). The share
-    of a chunk is None without values, and NaN if a value of the chunk is not finite."""
+    """A series as means of successive chunks, scaled so that the lowest mean is 0 and the highest mean is 1.
+    The share of a chunk is None without values, and NaN if a value of the chunk is not finite."""
 
     shares: Sequence[float | None]
     low: float
@@ -47,7 +47,7 @@ def course(values: Sequence[float | None], most: int) -> Course:
 
 
 def _mean(values: Sequence[float]) -> float | None:
-    """Return the mean, NaN if a value is not finite, None if there is no value."""
+    """Return the mean of `values`, or NaN if a value is not finite, or None without values."""
     if not values:
         return None
     return sum(value / len(values) for value in values) if all(map(math.isfinite, values)) else math.nan

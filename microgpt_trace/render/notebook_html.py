@@ -35,8 +35,8 @@ SAVE_IT = f"In command lines, {UNSAVED} is the file that save(model, ...) writes
 
 
 def result_html(result: Any) -> str:
-    """Return the HTML of a result, as a plain str, which marimo requires. The frame comes last, because a
-    notebook strips the frame of an untrusted result."""
+    """Return the HTML of a result as a plain str, because marimo requires a plain str. The frame comes last,
+    because a notebook strips the frame of an untrusted result."""
     try:
         sections = sections_of(result)
     except MicrogptError as error:  # reading the vocabulary of a model may fail here
@@ -128,7 +128,7 @@ IN_NOTEBOOK = Drawings(
     signed_bar=lambda value, scale: _drawn(signed_bar(value, scale, SIGNED)),
     sparkline=lambda values: _drawn(sparkline(values, SPARK)),
     dots=lambda plot: element("div", *(element("div", line) for line in dot_plot(plot, PLOT)), class_="plot"),
-    reference=lambda text, name: element("span", text, title=name),  # a notebook has no page to link to
+    reference=lambda text, name: element("span", text, title=name),  # a notebook cannot link to a page
 )
 
 MONO = "font-family: Menlo, Consolas, 'DejaVu Sans Mono', monospace"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..arrays.stats import Array
 
 TITLE = "bold cyan"
-WIDE = 100  # width of a terminal, in characters, from which tables show all their columns
+WIDE = 100  # smallest width of a terminal, in characters, for tables with all columns
 
 
 class Bar(NamedTuple):

@@ -236,7 +236,7 @@ class _RoundingTap:
 
 
 class RoundedPasses:
-    """Several passes of a model, each rounded on another grid."""
+    """Several passes of a model. The values of each pass are rounded on another grid."""
 
     def __init__(self, model: LanguageModel, inputs: TraceInput, compute: Precision) -> None:
         self.model, self.inputs, self.compute = model, inputs, compute
@@ -251,8 +251,8 @@ class RoundedPasses:
         return stream
 
     def _taps(self, names: frozenset[str], put: Put) -> TapOf:
-        """Return a function that makes the tap of one or more passes. Hooks of the model apply to each pass,
-        and `put` receives the events `names`."""
+        """Return a function that makes the tap of one or more passes. The model's hooks are called in each
+        pass, and `put` receives the events `names`."""
         runs = [self.model.hooks.begin(keep=False) for _ in range(self.count)]
         tap = _RoundingTap(self.compute, _rounded(self.model, self.compute), names, put, runs, ())
         return lambda numbers: replace(tap, numbers=numbers)
@@ -284,9 +284,10 @@ def _rounded(model: LanguageModel, compute: Precision) -> dict[str, int]:
 def on_other_grids(
     value: Array, compute: Precision, name: str, numbers: Sequence[int], block: int = BLOCK
 ) -> Array:
-    """Round n values to `compute`, each on a grid of another spacing: [n, ..., K]. Grid 0 is the usual grid.
-    All elements of a value share one spacing, so that equal elements have equal errors, as in an engine.
-    Scales of blocks would cancel a common spacing, so with such blocks each channel has another spacing."""
+    """Round n values to `compute`. Each value has a grid of another spacing: [n, ..., K]. Grid 0 is the usual
+    grid. All elements of a value share one spacing, so that equal elements have equal errors, as in an
+    engine. Scales of blocks would cancel a common spacing, so with such blocks each channel has another
+    spacing."""
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     widths = value.shape[-1] if compute.into_products else 1
     spacing = np.exp2(rng.random((max(numbers) + 1, widths)) - 1).astype(np.float32)

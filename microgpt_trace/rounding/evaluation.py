@@ -14,7 +14,7 @@ from ..architecture.plans.plan import Plan, layer_of
 from ..arrays.stats import Array
 from .precision import Precision, ProductInputs, row_error
 
-NOISE = 1 / 3  # the largest noise on inputs, as a share of the operation's own error
+NOISE = 1 / 3  # largest noise on inputs, as a share of the operation's own error
 CARRIED = 3**0.5 / NOISE  # converts the RMS effect of uniform noise to the effect of a full error
 FLOAT32 = 2.0**-22  # relative difference of two float32 engines in a value that is rounded to 8 bits
 
@@ -84,7 +84,7 @@ class Evaluation:
         return reference(row, self.given, *rounded) + self._sum_error(name, inputs[0])
 
     def _sum_error(self, name: str, x: Array) -> Array | float:
-        """Return the error in a product that the rounded sums of blocks cause. If another matrix replaces the
+        """Return the error that rounded sums of blocks cause in a product. If another matrix replaces the
         model's matrix, only the size of the error from rounded sums is known. With a replaced matrix, this
         error is random if the evaluation has noise, and otherwise 0."""
         row = self.plan[name]

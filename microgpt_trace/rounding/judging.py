@@ -89,8 +89,8 @@ def unseen(operations: Sequence[OperationResult], precision: Precision | None) -
 
 @frozen(slots=False, eq=False)
 class JudgedRows:
-    """The relative L2 error and the tolerance of every row, NaN for a row that is not judged. `factor` is the
-    share by which all rows are too long, with its tolerance."""
+    """The relative L2 error and the tolerance of every row. Both are NaN for a row that is not judged.
+    `factor` is the share by which all rows are too long, with its tolerance."""
 
     errors: Array  # [R]
     tolerances: Array  # [R]
@@ -214,7 +214,7 @@ def compared_blocks(
 ) -> tuple[RowDifferences, Array]:
     """Compare the rows of `expected` and `found`, a block at a time. Only elements that are finite in
     `expected` and marked in `seen` count. Return the differences and, with a meter, the concentration of the
-    squares of each row, [R]. The meter measures the factor of all rows."""
+    squares of each row, [R]. The meter measures the common factor of all rows."""
     parts, concentration = [], []
     for a, b, marks in _blocks(found, expected, seen):
         finite = np.isfinite(a)

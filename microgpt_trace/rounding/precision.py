@@ -261,8 +261,8 @@ class ProductInputs:
         return [key for key in alike if errors[key][1] == least] if clear else []
 
     def _error(self, row: Operation, way: Way, x: Array, y: Array) -> tuple[float, float]:
-        """Return the median and mean relative L2 error that a way leaves in the rows of y: [T, K], [T,
-        out]."""
+        """Return the median and the mean of the relative L2 errors that a way does not explain in the rows of
+        y: [T, K], [T, out]."""
         rounded = way.round(x, 0.0).astype(np.float64)
         expected = reference(row, self._given, rounded) + self.sum_error(row, x, way)
         size = np.linalg.norm(expected, axis=1)

@@ -35,7 +35,7 @@ SHIFTED = 0.3
 FEW, ONE_STEP = 0.01, 1.05
 KINDS = 4  # fewest different pairs of integers in a rewritten run: ties and 16-bit sources cause fewer
 EXACT = ("F32", "F64")
-LIMIT = 1e-6  # relative L2 that float32 arithmetic on exact types may leave
+LIMIT = 1e-6  # allowed relative L2 of exact types, for float32 arithmetic
 _CHUNK = 1 << 17  # elements compared at a time
 # The largest integer scale of a run, in types whose runs share one float16 unit
 _LARGEST_SCALE = {"Q2_K": 15, "Q3_K": 31, "Q4_K": 63, "Q5_K": 63, "Q6_K": 127}
@@ -186,7 +186,8 @@ class QuantisationDistance:
             self.values = (float(a[place]), float(b[place]))
 
     def _add_errors(self, diff: Array, squares: Array) -> None:
-        """Add up the errors relative to the expected errors, and keep the largest error in steps."""
+        """Add the errors, relative to the expected errors, to the sums, and keep the largest error in
+        steps."""
         shares = np.divide(diff, np.sqrt(squares), out=np.zeros_like(diff), where=squares > 0)
         self.shift += float(shares.sum())
         steps = np.abs(shares).max() / math.sqrt(6)  # two roundings have a mean squared error of step²/6

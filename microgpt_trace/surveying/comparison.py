@@ -57,9 +57,9 @@ class NotCompared:
 class SurveyComparison:
     """The differences of survey B from survey A.
 
-    `same` is True if all compared sums and counts of A and B are equal, bit for bit. If `rtol` is set, the
-    surveys also agree if no distance exceeds `rtol`. `first` is the first event, in order of computation,
-    that does not agree. `documents` is None if the surveys are unfinished.
+    `same` is True if all compared sums and counts of A and B are equal, bit for bit. With `rtol`, surveys
+    that are not the same agree if no distance exceeds `rtol`. `first` is the first event, in order of
+    computation, that does not agree. `documents` is None if the surveys are unfinished.
     """
 
     SCHEMA = "microgpt.survey-diff/2"

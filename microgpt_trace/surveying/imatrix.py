@@ -1,4 +1,4 @@
-"""Importance matrices: the mean squares of each weight's inputs, in the format of llama.cpp. llama-imatrix
+"""Importance matrices, in llama.cpp's format: the mean squares of each weight's inputs. llama-imatrix
 writes such files, and llama-quantize reads them.
 
 The file is GGUF with general.type "imatrix" and no architecture. For each weight NAME in GGUF, the file has
@@ -131,7 +131,7 @@ def read_imatrix(path: Path) -> Imatrix:
     with naming_file(path):
         metadata = Settings(header.metadata, [])
         kind = header.metadata.get("general.type")
-        if str(kind) != "imatrix":  # str, because an array would compare element by element
+        if str(kind) != "imatrix":  # str, because == compares an array element by element
             raise InputError(f"expected an importance matrix (general.type 'imatrix'), found {brief(kind)}")
         datasets = _datasets(header.metadata.get(DATASETS))
         chunks, size = metadata.require(CHUNK_COUNT, COUNT), metadata.require(CHUNK_SIZE, COUNT)
@@ -221,8 +221,8 @@ def _inputs(
 @frozen
 class ImportantWeight:
     """A weight of an importance matrix. `rms` is the RMS of its inputs over all `rows` that its `matrices`
-    read. `channel` is the input channel with the largest sum of squares, and `times_median` is its RMS
-    divided by the RMS of the median channel."""
+    read. `channel` is the input channel with the largest sum of squares, and `times_median` is this channel's
+    RMS divided by the median channel's RMS."""
 
     name: str
     matrices: int

@@ -75,7 +75,7 @@ class SurveyedLayer:
     The layer multiplies the norm of a row by `growth` (a geometric mean). `cosine` is the mean cosine between
     a row before the layer and this row after the layer. `massive` counts documents with a massive activation,
     which is an element of at least 1,000 times the median magnitude of its document. `farthest` is the
-    element that is largest relative to the median magnitude.
+    element whose magnitude is the largest multiple of the median magnitude.
     """
 
     layer: int

@@ -68,7 +68,7 @@ class LayerPair:
 
     `kl` and `rms_change` compare the residual stream after the layer, and `kl_before` compares the residual
     stream before the layer. `farthest` is the event with the largest KL within the layer. `distance` is the
-    relative change of `growth` or the change of `cosine`, whichever is larger.
+    relative change of `growth` or the change of `cosine`, the larger of both.
     """
 
     a: SurveyedLayer

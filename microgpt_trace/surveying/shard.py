@@ -104,7 +104,7 @@ def _meters(model: LanguageModel, order: SurveyOrder) -> list[Meter]:
 
 
 def tallies_of(meters: Iterable[Meter], read: Counts) -> dict[str, Any]:
-    """Return the tallies of all meters by name, and `read`, which counts the texts and tokens."""
+    """Return the tallies of all meters by name, together with `read`, the tally of texts and tokens."""
     return {f"{READ}/read": read} | {name: own for meter in meters for name, own in meter.tallies.items()}
 
 

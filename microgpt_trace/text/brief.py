@@ -52,7 +52,7 @@ _brief_field: Callable[[Any], str] = _BriefField().repr
 
 
 def one_line(record: Any, **facts: Any) -> str:
-    """Return a one-line repr of a record: its class with `facts`, or with its fields without `facts`."""
+    """Return a one-line repr of a record: the class with `facts` or, without `facts`, with all fields."""
     values = facts or {name: getattr(record, name) for name in _fields(record)}
     name, text = type(record).__name__, ""
     for key, value in values.items():

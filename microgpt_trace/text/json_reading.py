@@ -43,7 +43,7 @@ def _check_structure(raw: bytes, most: int) -> None:
     reading."""
     marks = raw.replace(rb"\\", b"").replace(rb"\"", b"").translate(None, _UNMARKED)
     marks = _STRING.sub(b"", marks.replace(b'""', b"")).translate(_AS_BRACKETS)
-    values = marks.count(b",") + marks.count(b"[") + 1  # an upper bound, because an empty list counts twice
+    values = marks.count(b",") + marks.count(b"[") + 1  # upper bound: an empty list counts as two values
     if values > most:
         raise OutOfBounds(f"too many values; the limit is {most:,}")
     brackets = marks.translate(None, b",")

@@ -9,8 +9,8 @@ Form = Callable[[float, int], str]  # takes a number and how many digits to writ
 
 
 def number(value: float) -> str:
-    """Write a number below 10,000 with four significant digits, and a larger number as a whole number, such
-    as 22,552."""
+    """Write a number below 10,000 with four significant digits, and a larger number as an integer, such as
+    22,552."""
     return f"{value:,.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}"
 
 
@@ -73,5 +73,5 @@ def listed(items: Sequence[str]) -> str:
 
 
 def abridged(names: Sequence[str], most: int = 3) -> str:
-    """Write the first names and how many more there are: "a, b, c and 1,204 more"."""
+    """Write the first names and the number of other names: "a, b, c and 1,204 more"."""
     return ", ".join(names[:most]) + f" and {len(names) - most:,} more" * (len(names) > most)

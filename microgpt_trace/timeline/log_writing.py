@@ -103,8 +103,8 @@ class TrainingLog:
 
     def _refuse_another_run(self, record: LogRecord) -> None:
         """Raise InputError if a log belongs to another run. `record` is the log's first record. The run id
-        and config of a log must match the run. An older log without run id must match the run in data,
-        schedule and config."""
+        and the config in a log must equal those of the run. An older log without run id must match the run in
+        data, schedule and config."""
         trainer, logged = self._trainer, {**record.values, **record.part("model").values}
         identity: dict[str, Any] = {"run_id": trainer.run_id}
         if not logged.get("run_id"):

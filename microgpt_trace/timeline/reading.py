@@ -238,7 +238,7 @@ class _Reader:
             last = max(step for step, units in measured.items() if unit in units)
             since = since_when({step: unit in units for step, units in measured.items() if step <= last})
             back = next((step for step in measured if step > last), None)
-            assert since is not None  # a unit that is dead at the step `last` has a `since`
+            assert since is not None  # not None, because the unit is dead at the step `last`
             if back is None:
                 dead.append(DeadUnit(unit, since))
             else:

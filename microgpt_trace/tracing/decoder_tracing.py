@@ -116,7 +116,7 @@ def predict(
     model: Decoder, final: Array, inputs: TraceInput, rows: Sequence[int], top_k: int, run: Run,
     observers: Observers,
 ) -> Predicted:  # fmt: skip
-    """Compute the predictions at `rows` and their mean loss, in parts if no hook needs all logits at once."""
+    """Compute the predictions at `rows` and the mean loss, in parts if no hook needs all logits at once."""
     emit: Callable[[str, Array], Array] = run.take_part
     size = rows_of_a_part(model.config.vocab_size)
     is_parted = len(rows) > size and not (run.wants_whole("logits") or run.wants_whole("probs"))

@@ -28,7 +28,7 @@ _ENDS = (*HEAD_EVENTS, "loss")
 class Baseline:
     """The interventions of a trace, and the untouched pass: the pass without interventions. A Baseline
     measures the changes of the events in `names`. If `head` is given, the untouched pass ends before the
-    model's head, and `head` computes its logits. The untouched pass starts at once, in a separate thread and
+    model's head, and `head` computes the logits. The untouched pass starts at once, in a separate thread and
     without hooks. The caller must close its `stream`."""
 
     def __init__(

@@ -30,8 +30,8 @@ def streams_within(plan: Plan) -> list[list[str]]:
 class Lens:
     """A hook that keeps the residual streams at chosen positions. Subscribe a Lens to `names`.
 
-    After the pass, `results` gives `depth` candidates at `positions` after every layer. `results` also gives
-    the probability of the target at the positions `targeted`, after every attention and every layer. `notes`
+    After the pass, `results` has `depth` candidates at `positions` for every layer. `results` also gives the
+    probability of the target at the positions `targeted`, after every attention and every layer. `notes`
     suggest the target with a blank before it, if the target with a blank is much more likely.
     """
 

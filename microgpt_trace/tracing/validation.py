@@ -1,10 +1,10 @@
 """Validate that the model uses each event of a trace, and that each event is the value that its name says.
 
-First, each event is replaced by a copy of itself, which must not change the result. Then all events are
-replaced by perturbed copies, and other code recomputes each event in float64 from the perturbed copies of its
-inputs. If the model's value and the recomputed value differ, the model does not use one of the inputs, or the
-event is not the value that its name says. The predictions and the loss in the Trace are checked in this way
-too. The hooks of the model are not called.
+First, each event is replaced by a copy of the event. This replacement must not change the result. Then all
+events are replaced by perturbed copies, and other code recomputes each event in float64 from the perturbed
+copies of its inputs. If the model's value and the recomputed value differ, the model does not use one of the
+inputs, or the event is not the value that its name says. The predictions and the loss in the Trace are
+checked in this way too. The hooks of the model are not called.
 """
 
 from __future__ import annotations

@@ -58,7 +58,8 @@ def _answer(request: dict[str, Any]) -> bytes:
 
 
 def _limit(seconds: float, memory: int) -> None:
-    """Limit time and memory as far as the system can. The timer works even if the caller has died."""
+    """Limit the time and memory of this process as far as the system supports limits. The timer works even if
+    the caller has died."""
     if hasattr(signal, "setitimer"):
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, seconds + 1)

@@ -1,4 +1,4 @@
-"""Render a chat template, which is a program from a foreign file, in jinja2's sandbox.
+"""Render chat templates in jinja2's sandbox, because a template is a program from an untrusted file.
 
 This module runs in a separate process (`sandbox.py`), because jinja2's sandbox limits neither time nor
 memory. Templates can use the names that transformers defines: messages, add_generation_prompt, tools and

@@ -155,7 +155,7 @@ def _softmax(
 
 def _windows(case: Case, own: int | None, others: set[int]) -> list[int]:
     """Return the windows to try: the model's own window +-1, the windows of other layers, and the window that
-    the zeros in the dump suggest."""
+    follows from the zeros in the dump."""
     near = {own - 1, own + 1} if own else set()
     if isinstance(case.row.kind, Softmax) and case.positions is None:
         near.add(int((case.found[:, -1] != 0).any(axis=0).sum()))

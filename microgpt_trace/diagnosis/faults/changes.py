@@ -1,4 +1,4 @@
-"""Changed plans: plans whose rows partly compute another value. Other modules list the mistakes that an
+"""Changed plans: plans with rows that compute another value. Other modules list the mistakes that an
 engine may make.
 
 A change replaces a row's attributes, its inputs, the values of its parameters, or its computation. Rows are

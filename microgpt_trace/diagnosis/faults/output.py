@@ -1,4 +1,4 @@
-"""Descriptions of wrong values, for errors that no mistake in the operation explains."""
+"""Descriptions of wrong values, for errors that no known mistake explains."""
 
 from __future__ import annotations
 
@@ -175,8 +175,8 @@ def _errors(case: Case) -> Array:
 
 
 def _limit(case: Case) -> float:
-    """Return the error above which an element is wrong. The limit for an element's error exceeds rounding,
-    and is not tiny compared with the largest error."""
+    """Return the largest error of an element that is right. The limit for an element's error exceeds
+    rounding, and is not tiny compared with the largest error."""
     size = np.sqrt(np.mean(np.square(np.where(_comparable(case), case.expected, 0))))
     floor = 8 * case.judge.plain.chain_floor(case.name)
     return max(floor * float(size), 1e-4 * float(np.abs(_errors(case)).max(initial=0)))

@@ -78,7 +78,7 @@ def turning_by(plan: Plan, round: Change | None = None, **changes: Any) -> Plan:
 
 
 def rope(case: Case) -> Iterator[Hypothesis | Family]:
-    """Yield all hypotheses about RoPE, first mistakes without a number, then mistakes with a number."""
+    """Yield all hypotheses about RoPE. Mistakes without a number come first."""
     kind = case.kind(Rotation)
     if kind is None:
         return

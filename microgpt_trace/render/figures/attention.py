@@ -111,7 +111,7 @@ def _hidden(trace: Trace, name: str, length: int) -> Array:
 
 
 def _heads(title: str, heads: Sequence[int], weights: Array, hidden: Array, labels: list[str]) -> Picture:
-    """Plot the heads of a layer in a grid that has about as many rows as columns."""
+    """Plot the heads of a layer in a grid with about as many rows as columns."""
     count = len(heads)
     columns = ceil(sqrt(count))
     rows = ceil(count / columns)

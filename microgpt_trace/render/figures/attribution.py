@@ -35,7 +35,7 @@ def plot_attribution(
 
 
 def attribution_picture(result: AttributionResult, position: int | None = None, top: int = TOP) -> Picture:
-    """Return the figure. Raises InputError for a position that was not attributed."""
+    """Return the figure. Raises InputError if the attribution lacks the position."""
     positions = {each.contrast.position: each for each in result.positions}
     if position is None and len(positions) == 1:
         position = next(iter(positions))

@@ -29,7 +29,7 @@ _ARROWS = "neither", "min", "max", "both"  # which ends of the scale get an arro
 
 class Scale(NamedTuple):
     """The lowest and the highest value of a colour scale, and its label. If `rooted` is set, the colour
-    depends on the square root of a value, so that small values get different colours."""
+    depends on the square root of a value, so that small values have different colours."""
 
     low: float
     high: float

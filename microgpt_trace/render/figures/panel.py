@@ -38,7 +38,7 @@ class Panel:
     """Axes to draw on, with methods that write text on the Axes."""
 
     ax: Axes
-    escapes: bool = True  # whether to escape characters that the font lacks
+    escapes: bool = True  # True: characters that the font lacks are escaped
 
     def escaped(self, text: str) -> str:
         """Escape characters that the font lacks, if `escapes` is set."""
@@ -178,7 +178,8 @@ class SignedValue(NamedTuple):
 
 
 def draw_bars(panel: Panel, rows: Sequence[SignedValue], number: Callable[[float], str]) -> None:
-    """Draw horizontal bars from 0, each with its number. A value that is not finite has no bar."""
+    """Draw horizontal bars from 0, and write the number of each bar beside the bar. A value that is not
+    finite has no bar."""
     values = [row.value if isfinite(row.value) else 0.0 for row in rows]
     colours = [DARK if row.is_sum else ORANGE if row.value < 0 else BLUE for row in rows]
     ax = panel.ax

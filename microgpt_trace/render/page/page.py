@@ -88,8 +88,8 @@ def _source(name: str) -> str:
 
 
 def script(main: str) -> str:
-    """Join a module and its imports into one script. Each module becomes a function, placed after the modules
-    that it imports."""
+    """Join a module and the modules that it imports into one script. Each module becomes a function, placed
+    after the modules that it imports."""
     sources = dict[str, str]()
 
     def add(name: str) -> None:

@@ -64,7 +64,7 @@ def _sides(result: Comparison) -> Labelled:
 
 
 def origin_of(side: SideSummary | RecordedRun) -> list[str]:
-    """Return the origin and kind of a side or dump, then its notes."""
+    """Return the origin and kind of a side or dump, followed by notes on this side or dump."""
     return [f"{side.origin} ({side.kind})", *merged_layers(side.notes)]
 
 

@@ -37,7 +37,8 @@ def explanation_sections(
     explanation: Explanation, command: Callable[[str, bool], str] | None = None
 ) -> list[Section]:
     """Return the formula, the numbers and the verdict, then the sources and the uses of the element.
-    `command(element, gradient)` returns the command line that explains an element or its gradient."""
+    `command(element, gradient)` returns the command line that explains an element or the element's
+    gradient."""
     gradient = "d loss / d " if explanation.phase == "backward" else ""
     title = f"{gradient}{explanation.element} = {_number(explanation.traced)}"
     blocks = [words(title, "bold"), words(explanation.place)]

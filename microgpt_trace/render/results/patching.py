@@ -27,7 +27,7 @@ from ..numbers import four_decimals
 from ..sections import Bar, Column, Grid, Labelled, Section, Words, facts, fields, table_section, words
 
 HALF = 0.5
-FEW, LEAST = 3, 0.005  # number of sites to name as the largest, and the least value of such a site
+FEW, LEAST = 3, 0.005  # number of sites named as the largest, and the smallest value of a named site
 MAX_PAIRS = 20  # largest number of pairs that are shown
 MAX_TOKENS = 60  # largest number of tokens of a text that are shown
 RESTORED = (

@@ -45,7 +45,7 @@ def summary_sections(
 ) -> list[Section]:  # fmt: skip
     """Return the summary of a training run. `losses` are the losses of the steps, `before` and `after` the
     measurements before and after training. `samples` are sampled names with True if the corpus has the name.
-    `closing` are the last lines, and `trace_it` is a command line."""
+    `closing` has the last lines of the summary, and `trace_it` is a command line."""
     sections = [Section([Labelled(facts)])]
     if len(losses) > 1:
         sections.append(_loss_section(losses, 1, len(losses)))

@@ -183,7 +183,7 @@ def insights_section(insights: Sequence[Insight], title: str) -> Section:
 
 def anomalies_section(anomalies: Sequence[Anomaly], brief: bool = False) -> Section:
     """Return the rules that found an anomaly. Unless `brief`, also return the measurements of the other
-    rules, and why rules were not evaluated."""
+    rules, and the reasons for rules that were not evaluated."""
     fired = [a for a in anomalies if a.found]
     in_part = any(a.found is None or TOO_FEW in a.unseen for a in anomalies)
     none = f"none{' in what was evaluated' * in_part}"
