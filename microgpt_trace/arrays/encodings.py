@@ -235,7 +235,8 @@ class StoredTensor:
         return flat.reshape(stop - start, self.stride)[:, : self.row_length]
 
     def _gather(self, indices: Array) -> Array:
-        """Decode the stored rows with these indices, but no blocks of other rows: [n] -> [n, row_length]"""
+        """Decode the stored rows with these indices. No blocks of other rows are decoded: [n] -> [n,
+        row_length]"""
         size, block_bytes = self.encoding.block_size, self.encoding.block_bytes
         if not indices.size:
             return np.empty((0, self.row_length), np.float32)

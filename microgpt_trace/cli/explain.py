@@ -92,7 +92,8 @@ def _page_of_trace(
 
 
 def _request(choice: ElementChoice) -> tuple[Path | None, str, str | None]:
-    """Return the model's path, the element and the text. The first word may be the element."""
+    """Return the model's path, the element and the text. The element may be the first word, without a model
+    before it."""
     path, rest = choice.model, [w for w in (choice.first, choice.second, choice.third) if w is not None]
     if rest and not _is_element(rest[0]):
         path, no_model = model_and_text(rest[0], None, choice.model)

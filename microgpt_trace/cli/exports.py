@@ -45,7 +45,7 @@ SUFFIXES = {"--plot": (".svg", ".png", ".pdf"), "--html": (".html", ".htm")}
 
 
 class Plot(NamedTuple):
-    """A figure to draw. `name` is "" for the default figure. `place` is the text after a colon, or ""."""
+    """A figure to draw. The `name` of the default figure is "". `place` is the text after a colon, or ""."""
 
     name: str
     place: str

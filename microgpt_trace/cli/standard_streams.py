@@ -50,8 +50,8 @@ def prepare() -> None:
 
 
 def release() -> None:
-    """Flush the streams and drop all output that cannot be written. Otherwise Python would report the failed
-    write at exit, with another exit code."""
+    """Flush the streams and drop all output that cannot be written. Without this, Python would report the
+    failed write at exit, with another exit code."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError, ReaderGone):  # a full disk, a closed stream, or no reader

@@ -33,11 +33,11 @@ ReportBytes = Callable[[int], object]  # takes the number of bytes read
 class CorpusSelection:
     """The sources of a corpus, in order, and the documents to read: all, the first `limit`, or a `sample`.
 
-    A source is the path of a file, a glob, a URL that fsspec opens, or "-" for standard input, which is
-    always read as lines of text. `field` is the name of the text field in .jsonl and .ndjson records, or of
-    the text column in Parquet. `seed` determines the sample, which is uniform, without replacement and in the
-    order of the corpus. If the corpus is smaller than the sample, all documents are taken. With `skip_bad`,
-    rows that are not text are skipped and counted instead of raising an error.
+    A source is the path of a file, a glob, a URL that fsspec opens, or "-" for standard input. Standard input
+    is always read as lines of text. `field` is the name of the text field in .jsonl and .ndjson records, or
+    of the text column in Parquet. `seed` determines the sample, which is uniform, without replacement and in
+    the order of the corpus. If the corpus is smaller than the sample, all documents are taken. With
+    `skip_bad`, rows that are not text are skipped and counted instead of raising an error.
     """
 
     sources: tuple[str, ...]

@@ -1,5 +1,5 @@
-"""Evidence: decide which of two explanations the values of a dump support. Fit the number in a mistake (such
-as an eps), and find the range of numbers that fit equally well.
+"""Evidence: decide which one of two explanations is supported by the values of a dump. Fit the number in a
+mistake (such as an eps), and find the range of numbers that fit equally well.
 
 The dump's values are projected on the line between two predictions, from 0 at the first to 1 at the second.
 The standard error of this projection follows from the errors of the first prediction. The standard error is
@@ -180,8 +180,8 @@ def range_of(
 
 
 def _edge(family: Family, best: float, fits: Callable[[float], bool], side: int) -> float:
-    """Return the outermost number on one side that fits. The steps double until a number does not fit, then
-    halve."""
+    """Return the outermost number on one side that fits. The steps to this number double until a number does
+    not fit, then halve."""
     bound = family.high if side > 0 else family.low
     if best == bound:
         return best

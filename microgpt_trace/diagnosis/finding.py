@@ -27,7 +27,7 @@ AT_MOST = 0.5  # a hypothesis is named if it leaves at most this share of the er
 CLEARLY = 0.5  # a hypothesis that leaves at most this share of the tolerance ends the search
 INAPPLICABLE = (KeyError, ValueError, IndexError)  # errors that mean that a mistake is impossible
 FEW = 8  # other wrong operations that are examined in detail
-NEAREST = 3  # hypotheses that are named if none explains the error
+NEAREST = 3  # number of named hypotheses if no hypothesis explains the error
 
 Stages = Sequence[Sequence[Generator]]
 Others = Mapping[str, Callable[[], Case]]

@@ -28,7 +28,7 @@ from .parameters import LAYER_PARAMETERS, Config, Parameters, aligned
 from .tokenizer import Tokenizer
 
 FORMAT = "microgpt.checkpoint/1"
-MOMENTS = ("adam.m_sum", "adam.v_sum")  # sums of the gradient and its square, without 1 - beta
+MOMENTS = ("adam.m_sum", "adam.v_sum")  # sums of gradients, and of squared gradients, without 1 - beta
 ASSUMED_HEADS = 4  # the number of heads, for weights without metadata
 MAX_BYTES = 1 << 30  # enough for 90 million parameters and the training state, all in memory
 
@@ -59,7 +59,7 @@ def load(
 ) -> Model:
     """Read a checkpoint that `save` wrote, or weights without metadata that have the names of microgpt.py.
     `n_head` and `bos` complete weights without metadata. For a checkpoint, `n_head` and `bos` must agree with
-    the file. Raises FileFormatError or InputError, which name the file."""
+    the file. Raises FileFormatError or InputError with the name of the file."""
     path = Path(path)
     tensors, metadata = _read(path)
     if "config" not in metadata and metadata.get("format") != FORMAT:  # PyTorch programs write format "pt"

@@ -70,8 +70,8 @@ class Tokenizer:
         return [self.chars.index(char) + self.first_id for char in self.normalize(text)]
 
     def encode_name(self, text: str) -> list[int]:
-        """Return the ids of a name between two BOS. The model reads all ids except the last, and its targets
-        are all ids except the first."""
+        """Return the ids of a name between two BOS. The model reads all ids except the last id. The targets
+        are all ids except the first id."""
         return [self.bos_id, *self.encode(text), self.bos_id]
 
     def decode(self, ids: Sequence[int]) -> str:

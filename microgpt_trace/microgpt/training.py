@@ -113,8 +113,8 @@ class Trainer:
         keep_freed_memory()
 
     def model(self, origin: str) -> Model:
-        """Return the model as trained so far. The model shares its arrays with the run, so later steps change
-        the model."""
+        """Return the model with the parameters after the last step. The model shares its arrays with the run,
+        so later steps change the model."""
         moments = self.adam.moments
         state = TrainingState(self.schedule, self.done, self.documents.fingerprint, moments, self.run_id)
         return Model(self.params, self.tokenizer, origin, state)

@@ -128,7 +128,7 @@ class JudgedRows:
 
 
 class Judge:
-    """Compares arrays of a dump with the arrays of an evaluation. `draws` has DRAWS evaluations with
+    """A Judge compares arrays of a dump with the arrays of an evaluation. `draws` has DRAWS evaluations with
     noise."""
 
     def __init__(self, plain: Evaluation, draws: Sequence[Evaluation]) -> None:

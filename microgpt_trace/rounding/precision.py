@@ -36,7 +36,7 @@ VANISHING = 128.0  # multiple of the smallest normal number: in SiLU, e^-x overf
 
 @dataclass(frozen=True)
 class Precision:
-    """The precision that an engine computes in. `words` tells which values the engine rounds, and `round`
+    """The precision of an engine's computation. `words` tells which values the engine rounds, and `round`
     rounds a value.
 
     `unit` is the largest relative error of one rounding. If `narrow`, every value is rounded to 16 bits and
@@ -83,7 +83,7 @@ class EnginePrecision(NamedTuple):
 
 
 def precision_named(compute: str) -> Precision:
-    """Return the precision of this name. Raises InputError if the name is unknown."""
+    """Return the precision of this name. Raises InputError for an unknown name."""
     if compute not in PRECISIONS:
         raise InputError(f"compute: expected one of {', '.join(PRECISIONS)}, found {compute!r}")
     return PRECISIONS[compute]

@@ -91,7 +91,7 @@ class RowDifferences:
 def _relative(d: Array, size: Array) -> Array:
     size = np.maximum(size, median(size)) if len(size) else size
     distances = np.divide(d, size, out=np.where(d > 0, np.inf, 0.0), where=size > 0)
-    return np.where(np.isnan(distances), np.inf, distances)  # NaN if d and size exceed float64
+    return np.where(np.isnan(distances), np.inf, distances)  # NaN if both d and size exceed float64
 
 
 def element_index(
@@ -167,7 +167,7 @@ class FactorMeter:
 
     def __init__(self) -> None:
         self._rows: list[Array] = []
-        self._columns: Array | float = 0.0  # for each column, the sums of errors and of weights
+        self._columns: Array | float = 0.0  # the sum of errors and the sum of weights of each column
 
     def add(self, a: Array, b: Array) -> None:
         """Add rows of both tensors, [n, K] in float64, with 0 for elements that are not compared."""

@@ -15,7 +15,7 @@ import numpy as np
 from ..arrays.encodings import Encoding, StoredTensor
 from ..arrays.stats import Array
 
-BLOCK = 32  # elements of a block; blocks and the whole tensor are judged
+BLOCK = 32  # elements of a block; each block and the whole tensor are judged
 # Allowed error of a tensor, as a multiple of the expected error. llama.cpp's quantisers (ggml 0.13) leave 0.5
 # to 1.08 times the expected error, and rounding to F16 and BF16 leaves 1.00 times.
 FACTOR = 1.25
@@ -155,9 +155,9 @@ class QuantisationDistance:
         return abs(self.shift) > (SHIFTED + 5 / math.sqrt(max(1, self.count / BLOCK))) * self.count
 
     def _keeps_scale(self, expected: float) -> bool:
-        """Return True if b is as large as a. Quantisers that minimise the error shrink a tensor by the square
-        of the error. Quantisers that clip shrink a tensor by up to an eighth of the error. The rest of the
-        tolerance allows for chance."""
+        """Return True if the scale of b relative to a is 1, up to tolerances. Quantisers that minimise the
+        error shrink a tensor by the square of the error. Quantisers that clip shrink a tensor by up to an
+        eighth of the error. The rest of the tolerance allows for chance."""
         if self.scale is None:
             return True
         slack = FACTOR * expected**2 + expected * (0.15 + 5 / math.sqrt(self.count))

@@ -88,7 +88,7 @@ class Assignment:
 
 
 class Crew:
-    """The workers of a survey. This base class computes in the current process."""
+    """The workers of a survey. The base class Crew runs tasks in the current process."""
 
     parts = 1  # number of shards that a task is divided into
 
@@ -110,8 +110,8 @@ class Crew:
         return measured
 
     def renew(self) -> None:
-        """Replace the workers after one was lost. The current process cannot be lost, so this class does
-        nothing."""
+        """Replace the workers after one was lost. The current process cannot be lost, so in the base class
+        `renew` does nothing."""
 
 
 def run_here(model: LanguageModel, order: SurveyOrder, blocks: Sequence[Block]) -> Measured:

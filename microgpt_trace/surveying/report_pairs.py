@@ -36,7 +36,7 @@ class EventPair:
 
     `rms_change` is ||rms_B - rms_A|| / ||rms_A|| over channels, and `mean_change` is ||mean_B - mean_A|| /
     ||rms_A||. The two changes are None if no channel has finite values in both surveys. `distance` is the
-    larger of the two changes, or infinite if the numbers of finite or non-finite values differ.
+    larger of the two changes, or infinite if A and B have other numbers of finite or non-finite values.
 
     Each channel has a divergence KL(A || B) in nats, computed from its means and variances as if its values
     were normally distributed. `kl` is the mean divergence over the channels that vary in both surveys.

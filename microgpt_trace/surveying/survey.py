@@ -189,7 +189,7 @@ def _survey_into(
 
 
 def _data(survey: Survey, selection: CorpusSelection, model: LanguageModel) -> str:
-    """Return the checksum of all names in the sources, although the selection takes only some of the names.
+    """Return the checksum of all names in the sources, if the selection takes only a part of the names.
     Return "" if the selection takes all names, if the model's training data are unknown, or if the sources
     are unreadable or much larger than the training data."""
     names = re.match(r"[0-9]{1,9}(?= names, )", survey.model.trained_on)
@@ -210,7 +210,7 @@ def _data(survey: Survey, selection: CorpusSelection, model: LanguageModel) -> s
 
 
 def _check_unchanged(survey: Survey, corpus: Corpus) -> None:
-    """Raise InputError if the corpus has changed since the survey read it to its end."""
+    """Raise InputError if the corpus has changed since the survey read the whole corpus."""
     before, counts = survey.corpus, ""
     if before.documents not in (None, corpus.documents):
         counts = f" from {before.documents:,} to {corpus.documents:,} documents"

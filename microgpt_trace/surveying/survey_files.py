@@ -36,7 +36,7 @@ from .shard import meters_of, tallies_of
 from .state import Survey, SurveyedCorpus, SurveyedModel, SurveyOrder, Unfit
 
 FORMAT = "microgpt.survey-file/2"
-OLDER = "microgpt.survey-file/1"  # in this older format, the digest covers only the tensors
+OLDER = "microgpt.survey-file/1"  # an older format, whose digest covers only the tensors
 REST = "rest"  # the part with the rounding errors of sums, which may be missing
 ENTRIES = 1 << 22  # largest number of values in the metadata
 PARTS = (("",), ("train", "held out"))  # a corpus has one part without a name, or two parts

@@ -40,7 +40,7 @@ def shortened(text: str) -> str:
 
 
 def shown_token(text: str) -> str:
-    """Return a token with visible spaces, as every view shows it: " is" as ␣is. An empty token is ''."""
+    """Return a token with visible spaces, as in every view: " is" as ␣is. An empty token is ''."""
     return on_one_line(text.replace(" ", "␣")) or "''"
 
 

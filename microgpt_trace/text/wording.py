@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 
-Form = Callable[[float, int], str]  # takes a number and how many digits to write
+Form = Callable[[float, int], str]  # arguments: a number, and how many digits to write
 
 
 def number(value: float) -> str:
@@ -15,7 +15,7 @@ def number(value: float) -> str:
 
 
 def nonfinite_name(value: float) -> str:
-    """Name a value that is not finite, as JSON documents do."""
+    """Return the name that JSON documents use for a value that is not finite."""
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 

@@ -35,7 +35,7 @@ class Checker:
 
     def __init__(self, plan: Plan, parameter: Callable[[str], Array]) -> None:
         self.first_nonfinite: str | None = None
-        self.where = ""  # the name of the pass, put before the name of an event
+        self.where = ""  # the name of the pass, a prefix for names of events
         self.vanishing: Array | None = None  # marks the probabilities P whose d loss / d P may be infinite
         self.infinite = ""  # the place of an infinite d loss / d P
         self._plan, self._parameter = plan, parameter

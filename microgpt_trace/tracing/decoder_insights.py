@@ -175,8 +175,8 @@ def sinks(shares: Mapping[int, float], even: float, windowed: bool, reason: str)
 
 
 def turn(cosines: Mapping[int, float], what: str = "median cosine") -> Outcome:
-    """Judge which layers barely turn the residual stream. `cosines` has the cosine of the input and output of
-    each layer, and `what` is the name of this measure."""
+    """Judge which layers barely change the direction of the residual stream. `cosines` has the cosine of the
+    input and output of each layer, and `what` is the name of this measure."""
     still = [layer for layer, cosine in cosines.items() if cosine >= STILL]
     most = min(cosines, key=lambda layer: cosines[layer])
     numbers: Numbers = {"layers": float(len(still)), "smallest_cosine": cosines[most]}

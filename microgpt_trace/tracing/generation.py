@@ -99,8 +99,8 @@ def continue_prompt(
 
 @np.errstate(divide="ignore")  # a token with P 0 cannot be sampled
 def _log_odds(probs: Array, step: int) -> Array:
-    """Return log(probs) [V] of probabilities that hooks replaced. Raises InputError if the probabilities are
-    invalid."""
+    """Return log(probs) [V] of probabilities that hooks replaced. Raises InputError for invalid
+    probabilities."""
     wrong = np.flatnonzero(~((probs >= 0) & np.isfinite(probs)))
     if wrong.size or not probs.any():
         found = f"{probs[wrong[0]]:g} for token {wrong[0]}" if wrong.size else "0 for every token"

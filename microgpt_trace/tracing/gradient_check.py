@@ -311,7 +311,7 @@ def slope_of(at: Callable[[float], Pass], middle: Pass, enough: float) -> tuple[
     """Return the slope of the loss at t = 0, and an estimate of its error. `at(t)` runs the pass at t, and
     `middle` is the pass at t = 0. The returned slope and error are those of the step with the smallest error,
     or of the first step with an error of at most `enough`. Slope and error are NaN if fewer than two steps
-    give a number without switching a ReLU. At the kink of a ReLU there are two slopes."""
+    give a number without switching a ReLU. At the kink of a ReLU, the loss has two slopes."""
     best, last = (math.nan, math.nan), math.nan
     for step in STEPS:
         above, below = at(step), at(-step)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..architecture.plans.plan import Plan
 
 MOST = 16  # the largest number of positions that the rules compare
-RULING = 150  # multiple of a row's median. In SmolLM2, massive activations have 200 to 750, others up to 140
+RULING = 150  # multiple of a row's median. In SmolLM2, massive activations reach 200 to 750, others up to 140
 SQUARED_SAFELY = 1e-15  # the smallest norm of a row whose squares keep their precision in float32
 
 
@@ -139,7 +139,7 @@ def ruled_by_one(rows: Array) -> Array:
 def row_norms(x: Array) -> Array:
     """Return the L2 norm of every row: [T, C] -> [T]"""
     norms = np.sqrt(np.einsum("tc,tc->t", x, x))
-    if not ((norms > SQUARED_SAFELY) & (norms < np.inf)).all():  # squares may leave the range of float32
+    if not ((norms > SQUARED_SAFELY) & (norms < np.inf)).all():  # squares may exceed the range of float32
         norms = np.sqrt(np.einsum("tc,tc->t", x, x, dtype=np.float64))
     return norms
 

@@ -20,7 +20,7 @@ from typing import Any
 from ..errors import FileFormatError, InputError, check_installed
 from ..text.brief import frozen
 
-SPACE_MARK = "\u2581"  # stands for a space in SentencePiece
+SPACE_MARK = "\u2581"  # SentencePiece's character for a space
 
 _CONTRACTIONS = "'s|'t|'re|'ve|'m|'ll|'d"
 _GPT2 = rf"{_CONTRACTIONS}| ?\p{{L}}+| ?\p{{N}}+| ?[^\s\p{{L}}\p{{N}}]+|\s+(?!\S)|\s+"

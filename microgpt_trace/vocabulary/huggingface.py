@@ -221,7 +221,8 @@ _LIMITS = Limits(seconds=30, memory=2048 * MIB)
 
 
 def _encode(process: Isolated, path: Path, location: str, text: str, special: bool) -> list[int]:
-    """Encode a text with the tokenizer of a file. `tokenizers` reads the file in a separate process."""
+    """Encode a text with the tokenizer of a file. The package `tokenizers` reads this file in a separate
+    process."""
     check_installed("tokenizers", "turning text into tokens needs")
     ids: list[int] = process(path, location, text, special)
     return ids

@@ -37,7 +37,7 @@ def serve() -> None:
         answers.write(_answer(request) + b"\n")
         answers.flush()
         _stop_clock()
-    os._exit(0)  # does not run destructors of foreign code
+    os._exit(0)  # ends without running destructors of foreign code
 
 
 def _answer(request: dict[str, Any]) -> bytes:

@@ -81,7 +81,7 @@ def _table(case: Case, by: str) -> Lookup | None:
 
 
 def looking_up(by: str) -> Which:
-    """Choose the rows that look up tokens, or positions."""
+    """Choose the rows that look up embeddings by tokens, or by positions."""
     return lambda row: isinstance(row.kind, Lookup) and row.kind.by == by
 
 

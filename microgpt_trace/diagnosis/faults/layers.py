@@ -125,8 +125,8 @@ def _hidden(case: Case, mlp: Gated, gate: str, up: str) -> Iterator[Hypothesis]:
 
 
 def _parts(case: Case, row: Operation) -> tuple[str, str]:
-    """Name the two parts of a sum: "stream" for the residual stream, and a description for any other
-    event."""
+    """Name the two parts of a sum: the words are "stream" for the residual stream, and a description for any
+    other event."""
     stream, _ = case.plan.residuals.get(row.name, ("", ""))
     first, second = ("stream" if n == stream else words_of_kind(kind_of(n)) for n in row.inputs)
     return first, second

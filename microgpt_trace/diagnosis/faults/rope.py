@@ -61,7 +61,7 @@ def in_halves(x: Array, dim: int) -> Array:
 
 
 def in_pairs(x: Array, dim: int) -> Array:
-    """Invert `in_halves`. GGUF stores llama's rows of q and k in this order."""
+    """Invert `in_halves`. GGUF files of Llama models store the rows of q and k in pairs."""
     halves = x.reshape(*x.shape[:-1], -1, 2, dim // 2)
     return halves.swapaxes(-1, -2).reshape(x.shape)
 

@@ -58,8 +58,8 @@ def biases(case: Case) -> Iterator[Family]:
 
 
 def _others(case: Case) -> Iterator[Hypothesis]:
-    """Yield hypotheses: the operation uses another matrix, gain or bias. A matrix or gain may be exchanged
-    together with its bias."""
+    """Yield hypotheses: the operation uses another matrix, gain or bias. The bias may be exchanged together
+    with its matrix or gain."""
     matrices, gains = ([own.weight for own in case.parameters(kind)] for kind in (Linear, Norm))
     for id, what, names in (
         ("another-weight", "matrix", matrices),
@@ -105,7 +105,7 @@ def matrices(case: Case) -> Iterator[Hypothesis]:
     for row, weight, _ in case.parameters(Linear):
         out, width = case.shapes[case.whole_name(weight)]
         if row.name == "logits" and out > 8 * width:
-            continue  # this mistake is rare for an output matrix, and slow to test
+            continue  # transposing is rare for an output matrix, and slow to test
         words = "is transposed" if out == width else f"[{out}, {width}] is read as [{width}, {out}]"
         plan = with_instead(case.plan, case.changed([weight], _transposed))
         yield Hypothesis("weight-transposed", f"{weight} {words}", plan)

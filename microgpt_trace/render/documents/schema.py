@@ -103,7 +103,7 @@ def closed_object(properties: dict[str, Any], optional: tuple[str, ...] = ()) ->
 
 
 def preamble(title: str, identifier: str) -> dict[str, str]:
-    """Return the members that every schema begins with."""
+    """Return the first members of every schema."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": identifier, "title": title}
 
 

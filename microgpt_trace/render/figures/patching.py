@@ -113,7 +113,8 @@ def _columns(table: PatchTable[Any], pairs: Sequence[PatchedPair]) -> list[str]:
 
 
 def _column(position: int, pairs: Sequence[PatchedPair]) -> str:
-    """Return a position with its tokens, or without tokens if the pairs have different tokens."""
+    """Return the label of a position: with tokens, or without tokens if the pairs have different tokens
+    there."""
     both = {tuple(_token(run.labels, position) for run in (p.clean, p.corrupt)) for p in pairs}
     if len(both) > 1:
         return str(position)

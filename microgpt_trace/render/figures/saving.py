@@ -38,7 +38,7 @@ def save_picture(picture: Picture, path: Path, overwrite: bool = False) -> None:
 def content_of(picture: Picture, suffix: str) -> bytes:
     """Return the bytes of a picture as a file with this extension."""
     with _own_settings():
-        from matplotlib.figure import Figure  # pyplot would keep its figure in memory
+        from matplotlib.figure import Figure  # pyplot would keep the figure in memory
 
         figure, file = Figure(figsize=(picture.width, picture.height), layout="constrained"), BytesIO()
         picture.draw(Panel(figure.add_subplot(), escapes=suffix != ".svg"))

@@ -117,7 +117,7 @@ def _missed(hidden: Sequence[Contribution], digits: int) -> Iterator[Words]:
 
 
 def _check(position: PositionAttribution, digits: int) -> Words:
-    """Write whether the parts sum to the logits. The text is red if the sums differ from the logits."""
+    """Describe whether the parts sum to the logits. The text is red if the sums differ from the logits."""
     sums, contrast = (position.target, position.against), position.contrast
     logits = " and ".join(figure(s.logit, digits) for s in sums)
     worst = max(sums, key=lambda s: (s.holds is False, s.holds is None, s.deviation))
@@ -153,7 +153,7 @@ def _means(result: AttributionResult, top: int) -> Section:
 
 
 def _table(titles: Sequence[str], at: int, rows: Sequence[_ComponentRow]) -> Table:
-    """Return a table of the rows, with a bar after `at` numbers."""
+    """Return a table of the rows, with a column of bars after the first `at` columns of numbers."""
 
     def cell(i: int) -> Callable[[_ComponentRow], str]:
         return lambda row: row.figures[i]

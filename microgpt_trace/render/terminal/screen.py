@@ -34,7 +34,7 @@ _ASCII = str.maketrans(
 
 
 class Screen(Console):
-    """A Rich console that does not interpret markup in text."""
+    """A Screen is a Rich console that does not interpret markup in text."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, highlight=False, emoji=False, **options)

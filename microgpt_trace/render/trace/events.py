@@ -1,4 +1,4 @@
-"""Tables of the events of a trace by stage, of its backward pass, and of the layers of a production model.
+"""Tables of a trace: the events of each stage, the backward pass, and the layers of a production model.
 All numbers in these tables are fields of the Trace."""
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def stage_sections(trace: Trace, events: Sequence[TraceEvent], verbose: bool) ->
 
 
 def _event_columns(trace: Trace, layers: Mapping[int | None, LayerRow]) -> list[Column]:
-    """Return the columns of a table of events. Numbers of a microGPT have two decimals. Numbers of a
-    production model reach 2e4 and have four significant digits."""
+    """Return the columns of a table of events. The numbers in a table of a microGPT have two decimals.
+    Numbers of a production model reach 2e4 and have four significant digits."""
     number = significant if trace.layers else figure
     changed = [] if trace.intervened is None else [change_column(trace.intervened)]
     return [
