@@ -24,8 +24,8 @@ $ microgpt --help
 ```"""
 NAMES = """## Names of values
 
-Every value of a run has one name, which all commands and the library use. `microgpt trace emma --verbose --json`
-prints these names.
+Every value of a run has one name, which all commands and the library use. `microgpt trace emma --verbose
+--json` prints these names.
 
 | name | value |
 |---|---|
