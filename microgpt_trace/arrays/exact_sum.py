@@ -75,7 +75,7 @@ class ExactSum:
         return np.array(terms)
 
     def _rounded(self, subtracted: list[Array]) -> Array:
-        """Return the sums minus the numbers `subtracted`, by math.fsum, which rounds only once."""
+        """Return the sums minus the numbers `subtracted`. math.fsum rounds each result only once."""
         pieces = [*self._pieces.values(), *(-numbers for numbers in subtracted)]
         if not pieces:
             return np.zeros(self.size)

@@ -1,5 +1,5 @@
-"""TensorStats: a summary of an array, which ignores values that are not finite. Two summaries can be merged
-into one."""
+"""TensorStats: a summary of an array. The statistics ignore values that are not finite. Two summaries can be
+merged into one."""
 
 from __future__ import annotations
 

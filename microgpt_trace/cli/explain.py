@@ -28,7 +28,8 @@ EXAMPLE = "microgpt explain 'layer0.attn.scores[1,3,2]' emma"
 
 @group(HelpPanel.SHOWN)
 class ElementChoice(Source):
-    """The model, the element to explain and the input. `_request` tells which argument is which."""
+    """The model, the element to explain and the input. `_request` decides which argument is the model, the
+    element or the text."""
 
     first: str | None = argument("[MODEL]", "Model file or folder.", show_default="an untrained microGPT")
     second: str | None = argument(

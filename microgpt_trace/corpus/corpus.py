@@ -35,8 +35,8 @@ class CorpusSelection:
 
     A source is the path of a file, a glob, a URL that fsspec opens, or "-" for standard input. Standard input
     is always read as lines of text. `field` is the name of the text field in .jsonl and .ndjson records, or
-    of the text column in Parquet. `seed` determines the sample, which is uniform, without replacement and in
-    the order of the corpus. If the corpus is smaller than the sample, all documents are taken. With
+    of the text column in Parquet. `seed` determines the sample. A sample is uniform, without replacement and
+    in the order of the corpus. If the corpus is smaller than the sample, all documents are taken. With
     `skip_bad`, rows that are not text are skipped and counted instead of raising an error.
     """
 

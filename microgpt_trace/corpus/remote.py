@@ -22,7 +22,7 @@ _PAGE = 1 << 24  # largest number of bytes of a page that lists files
 
 @dataclass
 class RemoteFile(CorpusFile):
-    """A file in a file system of fsspec. `size` is in bytes, or None if fsspec does not know the size."""
+    """A file in a file system of fsspec. `size` is in bytes, or None if fsspec does not report the size."""
 
     files: Any
     size: int | None
@@ -89,7 +89,7 @@ def _has_protocol(files: Any, protocol: str) -> bool:
 
 def _file_system(url: str) -> tuple[Any, str]:
     """Return the file system and the path of a URL. Raises ImportError if a package is missing, and
-    InputError if fsspec does not know the protocol."""
+    InputError if fsspec does not support the protocol."""
     from fsspec.core import url_to_fs
 
     options = {p: _http_options() for p in ("http", "https") if f"{p}://" in url}

@@ -17,7 +17,7 @@ from ..rounding.judging import Judge, compared_blocks, errors_of
 from .evidence import Seen
 from .hypothesis import Family, Hypothesis
 
-ELEMENTWISE = (Activation, Multiply, Softmax, Probabilities)  # operations in which no terms cancel
+ELEMENTWISE = (Activation, Multiply, Softmax, Probabilities)  # operations without terms that cancel
 
 
 class OwnParameters(NamedTuple):

@@ -57,9 +57,9 @@ class Finding:
 
 @frozen(slots=False, eq=False)
 class Outcome:
-    """The result of testing a hypothesis. `residual` is the error that the hypothesis leaves. `evidence` has
-    the predicted rows and the rows' tolerances, or is None if the hypothesis does not explain the error.
-    `range` has the numbers of its `family` that fit."""
+    """The result of testing a hypothesis. `residual` is the error that the hypothesis does not explain.
+    `evidence` has the predicted rows and the rows' tolerances, or is None if the hypothesis does not explain
+    the error. `range` has the numbers of its `family` that fit."""
 
     hypothesis: Hypothesis
     residual: float

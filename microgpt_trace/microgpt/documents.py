@@ -79,7 +79,7 @@ class Documents:
 
     @cached_property
     def held_out(self) -> Array:
-        """The indices of the held-out names, about a tenth, which are never trained on."""
+        """The indices of the held-out names (about a tenth of all names). Training never uses these names."""
         return np.flatnonzero(list(map(held_out, self.names)))
 
     @cached_property

@@ -9,8 +9,8 @@ Docstrings of the whole package use these letters for shapes:
 Attention takes one name as [T, C], or n names of equal length as [n, T, C]. (n,) in a shape stands for an
 optional axis of n names. Heads are stacked as rows: a query becomes H copies, and each copy keeps the
 channels of one head and has 0 elsewhere, so that one product computes all heads. A row sum is a product with
-a constant matrix, which repeats the sum along the row, because broadcasting such small arrays takes three
-times as long (1.5 instead of 0.5 us).
+a constant matrix. The product repeats the sum along the row, because broadcasting such small arrays takes
+three times as long (1.5 instead of 0.5 us).
 
 Since zero times NaN is NaN, a NaN in the query or key of one head spreads to the scores of the other heads.
 The first event with a non-finite value is still identified correctly.

@@ -32,8 +32,8 @@ EVALUATION_BATCH = 128  # names
 
 class Adam:
     """Adam over one flat vector, in eight NumPy calls per step. Kingma and Ba, "Adam: a method for stochastic
-    optimization" (2015), algorithm 1. The moments m and v lack the factors (1 - beta), which the bias
-    correction includes instead, so that one call decays [m, v] and another call adds [g, g^2]."""
+    optimization" (2015), algorithm 1. The bias correction includes the factors (1 - beta) that the moments m
+    and v lack, so that one call decays [m, v] and another call adds [g, g^2]."""
 
     def __init__(self, params: Parameters, moments: Array | None = None) -> None:
         size, dtype = params.flat.size, params.dtype

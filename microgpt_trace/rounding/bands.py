@@ -109,8 +109,9 @@ class Bands:
     def of(
         self, spec: EventSpec, rows: RowDifferences, thirds: Sequence[RowDifferences]
     ) -> list[BandMeasure]:
-        """Return the distance and the band of every row. Several third runs also give bands for the length of
-        a row and, for logits, for its prediction. The third runs' distances from a side widen all bands."""
+        """Return the distance and the band of every row. With several third runs, there are also bands for
+        the length of a row and for the prediction of a row of logits. The third runs' distances from a side
+        widen all bands."""
         tolerance, everywhere, distances = self.tolerance, np.ones(len(rows.d)), rows.strict()
         if tolerance.rtol is not None:
             return [BandMeasure("", distances, tolerance.rtol * everywhere)]
@@ -200,8 +201,8 @@ ROWS = 256  # the passes are fewer if the rows of all passes exceed this number
 
 @dataclass(frozen=True)
 class _RoundingTap:
-    """The tap of the passes `numbers`, which are stacked in every value. `put` receives rounded values. If
-    only the inputs of products are rounded, `put` receives values before rounding."""
+    """The tap of the passes `numbers`. Every value stacks the values of these passes. `put` receives rounded
+    values. If only the inputs of products are rounded, `put` receives values before rounding."""
 
     compute: Precision
     rounded: Mapping[str, int]  # name of an event -> block size

@@ -35,12 +35,12 @@ class OperationResult:
     - `inputs`: the dump's events from which the event was recomputed. `recomputed`: the events between
       `inputs` and the event, which the dump lacks.
     - `error`: the relative L2 of the row that is worst relative to its `tolerance`, or None if no row could
-      be judged. If `measured` is "in length of all rows", `error` is the factor by which all rows are too
-      long or too short, which may be up to `factor_tolerance`. If `measured` is "over the whole pass",
-      `error` is the distance from the model's own pass.
+      be judged. If `measured` is "in length of all rows", `error` is the relative excess length of all rows,
+      at most `factor_tolerance` if the operation is right. If `measured` is "over the whole pass", `error` is
+      the distance from the model's own pass.
     - `nonfinite`: why no row could be judged, or a note that the dump is not finite although its inputs are.
-    - `found`, `expected`: the values at `element`, which differs most in that row.
-    - `unjudged`: the number of the `count` elements whose inputs give no finite value.
+    - `found`, `expected`: the values at `element`, the element that differs most in the worst row.
+    - `unjudged`: the number of the `count` elements whose value computed from the inputs is not finite.
     """
 
     name: str

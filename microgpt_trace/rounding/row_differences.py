@@ -75,8 +75,9 @@ class RowDifferences:
         return distances
 
     def in_length(self) -> Array:
-        """Return the part of `relative` by which b is longer than a, negative if b is shorter, 0 if not
-        measurable. This part includes the full effect of a factor, but little of the effect of rounding."""
+        """Return the part of `relative` that comes from b being longer than a: negative if b is shorter, 0 if
+        not measurable. This part includes the full effect of a factor, but little of the effect of
+        rounding."""
         longer = self.cosine * self.b - self.a
         distances = _relative(np.abs(longer), np.maximum(self.a, self.b))
         return np.where(np.isinf(distances), 0.0, np.copysign(distances, longer))

@@ -62,7 +62,7 @@ def _float_steps(encoding: Encoding) -> Callable[[Array], Array]:
 
 
 def _quantised_steps(encoding: Encoding) -> Callable[[Array], Array]:
-    """Return a decoder that gives the step of each element: its scale, plus the error of the rounded scale. A
+    """Return a decoder for the step of each element: the scale, plus the error of the rounded scale. A
     scale may be off by half its unit, and the integers, uniform over their range, multiply that error. If the
     scale of a run was rounded to 0, the error is the whole step."""
     unpack, size = encoding.unpack, encoding.block_size
@@ -259,7 +259,7 @@ def rewritten_runs(a: StoredTensor, b: StoredTensor) -> int:
 
 
 def _expected_squares(a: Values, b: Values, start: int, stop: int) -> Array:
-    """Return the mean squared error that rounding on both sides leaves: [n] float64."""
+    """Return the mean squared error that rounding causes on both sides together: [n] float64."""
     left, right = (side.steps(start, stop).ravel().astype(np.float64) for side in (a, b))
     squares: Array = (left * left + right * right) / 12
     return squares if np.isfinite(squares.sum()) else np.nan_to_num(squares, nan=0.0, posinf=0.0)

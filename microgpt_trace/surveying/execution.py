@@ -163,7 +163,8 @@ def program() -> str:
 
 @lru_cache(maxsize=1)
 def arithmetic() -> tuple[str, ...]:
-    """Return the versions of NumPy and BLAS, and the BLAS kernel in use, which decides how sums round."""
+    """Return the versions of NumPy and BLAS, and the BLAS kernel in use. The kernel decides how sums
+    round."""
     import numpy as np
     from threadpoolctl import threadpool_info
 

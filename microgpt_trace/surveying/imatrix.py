@@ -183,7 +183,7 @@ def _numbers(tensor: StoredTensor) -> Array:
 
 
 def imatrix_of(survey: Survey, with_output: bool = False) -> Imatrix:
-    """Return the importance matrix of a survey, which counts each text as one chunk. The output matrix
+    """Return the importance matrix of a survey. Each text counts as one chunk. The output matrix
     (lm_head) is included only if `with_output` is set. Raises InputError if the model is a microGPT, or if an
     input was not measured or is not finite."""
     entries: dict[str, SquaredInputs] = {}
@@ -200,7 +200,7 @@ def imatrix_of(survey: Survey, with_output: bool = False) -> Imatrix:
 
 
 def check_inputs(model: LanguageModel, events: Sequence[str], with_output: bool) -> None:
-    """Raise InputError if a survey of these events cannot give an importance matrix."""
+    """Raise InputError if an importance matrix cannot be computed from a survey of these events."""
     _inputs(model.origin, weights_of(model), order_for(model, events).events, with_output)
 
 

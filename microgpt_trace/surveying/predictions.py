@@ -136,7 +136,7 @@ def _tokens(survey: Survey, tallies: Any) -> list[SurveyedToken]:
 
 def overfitting(survey: Survey, parts: list[SurveyedPart]) -> Overfitting | None:
     """Judge overfitting by the losses of the training set and the held-out set. Returns None if the survey
-    does not tell training names from held-out names."""
+    does not separate training names from held-out names."""
     if not any(name.startswith(f"{PREDICTIONS}.") for name in survey.tallies):
         return None
     reason = _why_not_judged(survey)

@@ -55,11 +55,11 @@ def survey(
     `histograms` are counted. `top` is the number of examples for each unit of an MLP.
 
     `workers` is a number of processes, and `scheduler` the address of a Dask cluster. Workers need the path
-    of the model, which every worker opens. The survey is saved to the file `out` from time to time, and at
-    the end even after an error. `resume` continues the survey in `out`, and `force` overwrites the file.
-    Three functions report progress: `report` receives the numbers of finished documents (in all, and by this
-    call), `note` receives messages about workers, and `reading` receives the number of bytes of the corpus
-    read so far.
+    of the model, because every worker opens the model. The survey is saved to the file `out` from time to
+    time, and at the end even after an error. `resume` continues the survey in `out`, and `force` overwrites
+    the file. Three functions report progress: `report` receives the numbers of finished documents (in all,
+    and by this call), `note` receives messages about workers, and `reading` receives the number of bytes of
+    the corpus read so far.
 
     Raises InputError if an argument is invalid or contradicts the file to resume, RunError if workers end
     again and again or the file cannot be written, and the errors of opening the model and the corpus.
@@ -87,7 +87,7 @@ def survey(
 
 
 def _nothing_fits(survey: Survey) -> str:
-    """Return the error message for a corpus in which no text fits the model."""
+    """Return the error message for a corpus without a text that fits the model."""
     reasons = ", ".join(f"{unfit.texts:,} {reason}" for reason, unfit in sorted(survey.unfit.items()))
     texts, sources = counted(survey.corpus.documents or 0, "text"), abridged(survey.corpus.sources)
     fits = f"none of {texts} fits {survey.model.origin} ({reasons})"

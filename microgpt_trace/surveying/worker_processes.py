@@ -103,7 +103,7 @@ def _write(path: Path, content: Sequence[Block] | Measured) -> None:
 
 
 def _read_and_remove(path: Path) -> Any:
-    """Read and remove a file of the temporary folder, into which only this program writes."""
+    """Read and remove a file of the temporary folder. Only this program writes into this folder."""
     with path.open("rb") as file:
         content = pickle.load(file)
     path.unlink()

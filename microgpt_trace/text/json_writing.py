@@ -81,5 +81,6 @@ def marked(kind: type) -> tuple[str, ...]:
 
 @cache
 def members(kind: type) -> tuple[str, ...]:
-    """Return the names of the fields and marked properties of a dataclass, which are its members in JSON."""
+    """Return the names of a dataclass's members in JSON: the names of the fields and of the marked
+    properties."""
     return *(field.name for field in fields(kind)), *marked(kind)

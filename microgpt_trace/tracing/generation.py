@@ -63,7 +63,7 @@ def continue_prompt(
     `final` [T, C] is the last residual stream of the prompt's pass. `last` has the logits and probs [V] at
     the last position of the prompt, or is None if logits and probs were not computed. The check is skipped if
     hooks replaced values (`replaced`). Each token gets the shown events of the pass that predicted the token.
-    If the prompt's pass predicted a token, the token gets no events, because the Trace has the events of this
+    If the prompt's pass predicted a token, the token has no events, because the Trace has the events of this
     pass.
     """
     rng, label = np.random.default_rng(sampling.seed), model.label

@@ -268,7 +268,7 @@ def _compared(
     """Compare each version of a gradient in `gradients` with differences of the loss around `middle`. `unit`
     is how far each element moves per unit of the step t. Elements whose unit is 0 are not judged. Errors are
     relative to the largest element of the gradient, or to `least` if that is larger. By default, `least` is
-    the gradient below which rounding hides the slope."""
+    the smallest gradient whose slope is not hidden by rounding."""
     if not np.isfinite(middle.loss):
         nowhere = (0,) * unit.ndim
         return GradientCheck(name, unit.size, math.nan, nowhere, math.nan, math.nan, math.nan, 0, False)

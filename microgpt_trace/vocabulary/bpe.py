@@ -137,8 +137,8 @@ class _Bpe:
 
 
 def split_fixed(text: str, fixed: Collection[str]) -> list[str]:
-    """Split a text at fixed tokens, which get the odd indices. If several tokens match, the longest token is
-    used."""
+    """Split a text at fixed tokens. In the result, fixed tokens have the odd indices. If several tokens
+    match, the longest token is used."""
     present = sorted((token for token in fixed if token and token in text), key=len, reverse=True)
     return re.split(f"({'|'.join(map(re.escape, present))})", text) if present else [text]
 

@@ -1,6 +1,6 @@
 """Read the vocabulary in the metadata of a GGUF or .apr file.
 
-Missing GGUF keys get llama.cpp's defaults. An .apr file names no pre-tokenizer and no special tokens.
+Missing GGUF keys have llama.cpp's defaults. An .apr file names no pre-tokenizer and no special tokens.
 """
 
 from __future__ import annotations

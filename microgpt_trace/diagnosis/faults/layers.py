@@ -191,7 +191,7 @@ def _normed(norm: Norm, row: Operation, given: ReferenceInputs, x: Array) -> Arr
 
 
 def _scaled(case: Case, row: Operation, first: float, second: float) -> Plan:
-    """Return the plan in which the parts of a sum are multiplied by these factors."""
+    """Return the plan with the parts of a sum multiplied by these factors."""
     return computed(case.plan, called(row.name), lambda row, given, a, b: a * first + b * second)
 
 

@@ -96,8 +96,8 @@ def numbers(case: Case) -> Iterator[Hypothesis | Family]:
 
 
 def _shifted(step: int, case: Case, expected: Array) -> Array:
-    """Shift the rows one position later or earlier. The shift leaves one end row missing, which is copied
-    from the dump."""
+    """Shift the rows one position later or earlier. The row that the shift leaves empty is copied from the
+    dump."""
     shifted, missing = np.roll(expected, step, axis=0), 0 if step == 1 else -1
     shifted[missing] = case.found[missing]
     return shifted

@@ -129,7 +129,7 @@ def _subject(case: Case) -> str:
 
 
 def _scalings(kind: Rotation, own: Turning) -> Iterator[Mistake]:
-    """A missing or linear scaling, or a head in which only some channels are rotated."""
+    """A missing or linear scaling, or a head with only a part of the channels rotated."""
     rope, dim = kind.rope, kind.head_dim
     if rope.kind != "default" or rope.factors:
         words = rope.kind if rope.kind != "default" else "factors"

@@ -52,8 +52,7 @@ def _dataclasses(kinds: Iterable[Any]) -> Iterator[type]:
 
 
 def member_types(kind: Any) -> dict[str, Any]:
-    """Return the type of each field and marked property of a dataclass, which are its members in
-    documents."""
+    """Return the type of each member of a dataclass in documents: of the fields and the marked properties."""
     hints = get_type_hints(kind)
     types = {field.name: hints[field.name] for field in fields(kind)}
     return types | {name: get_type_hints(getattr(kind, name).fget)["return"] for name in marked(kind)}

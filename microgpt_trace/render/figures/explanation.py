@@ -46,7 +46,7 @@ def explanation_picture(explanation: Explanation) -> Picture:
 
 
 def _prefix(step: Step) -> str:
-    """Return the common prefix of the names of all factors, which ends with a dot."""
+    """Return the common prefix of the names of all factors. The prefix ends with a dot."""
     names = [f.name for term in step.terms for f in term.factors if f.kind != "constant"]
     parts = [name.partition("[")[0].split(".")[:-1] for name in names]
     common = takewhile(lambda level: len(set(level)) == 1, zip(*parts, strict=False))

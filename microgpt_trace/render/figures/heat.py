@@ -24,7 +24,7 @@ HATCHED = "0.85"  # the grey of the hatching
 SIGNED = (
     "#08184f", "#1d4495", "#4a77bd", "#7f9fc0", "#a3a6a8", "#c9a97c", "#e3b65c", "#f5d472", "#fff3b8",
 )  # fmt: skip
-_ARROWS = "neither", "min", "max", "both"  # which ends of the scale get an arrow
+_ARROWS = "neither", "min", "max", "both"  # the ends of the scale with an arrow
 
 
 class Scale(NamedTuple):

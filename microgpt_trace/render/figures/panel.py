@@ -216,7 +216,7 @@ def escaped(text: str) -> str:
 
 
 def _fonts() -> list[FT2Font]:
-    """Return the fonts in which matplotlib looks for characters, including fallback fonts."""
+    """Return the fonts that matplotlib searches for characters, including fallback fonts."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     families = FontProperties().get_family()

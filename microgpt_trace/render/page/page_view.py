@@ -63,7 +63,7 @@ FIRST = 2  # the number of the section of the first position, after the header's
 
 
 def attribution_view(result: AttributionResult) -> PageView:
-    """Return the view, in which positions are tabs, and maps show the attention shares of all heads."""
+    """Return the view. Positions are tabs, and maps show the attention shares of all heads."""
     positions, roles = result.positions, result.roles
     several = len(positions) > 1
     tabs = {FIRST + n: (f"position-{p.contrast.position}", _label(p)) for n, p in enumerate(positions)}

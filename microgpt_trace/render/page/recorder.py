@@ -86,7 +86,7 @@ Forms = Mapping[str, Form]
 
 @dataclass(eq=False)
 class PageRecorder:
-    """A hook that keeps the first value of each event for which the page has room. The recorder chooses the
+    """A hook that keeps the first value of each event that fits on the page. The recorder chooses the
     forms at the first event, because this event shows the length of the text."""
 
     model: LanguageModel
@@ -144,8 +144,8 @@ def forms_for(
 def _groups(model: LanguageModel, layers: Sequence[int]) -> Iterator[list[str]]:
     """Yield groups of events, the most important first. The input of the head and one complete layer come
     first. The next groups are, for all layers: the attention, its outputs, the residual streams, the residual
-    sums with their inputs, and the other events. The requested layers come before the other layers, which go
-    from the last to the first."""
+    sums with their inputs, and the other events. The requested layers come before the other layers. The other
+    layers are in reverse order."""
     plan = model.plan
     order = [*layers, *(i for i in reversed(range(len(plan.layers))) if i not in layers)]
     of_layers = [plan.layers[i] for i in order]

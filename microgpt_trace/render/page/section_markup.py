@@ -80,7 +80,7 @@ def _table(block: Table, drawings: Drawings) -> Markup:
 
 
 def _span(column: Column, rows: Sequence[Any]) -> str | None:
-    """Return "2" if the elements in a column have values, because places and values get separate columns."""
+    """Return "2" if the elements in a column have values, because places and values have separate columns."""
     cells = map(column.cell, rows)
     return "2" if any(isinstance(cell, ElementCell) and cell.value for cell in cells) else None
 

@@ -92,7 +92,7 @@ def _verdict(result: Comparison) -> Section:
 
 
 def _agreement(result: Comparison) -> str:
-    """Return the title of a comparison in which all events agree."""
+    """Return the title of a comparison whose events all agree."""
     count, every = len(result.compared), len(result.events) + len(result.left_out)
     which = f"all {every:,} events" if every > 1 else "the one event"
     if count < every:

@@ -92,7 +92,7 @@ def _layout(block: AttentionMatrices, room: int) -> _Layout:
 
 
 def _width(cell: int, length: int, count: int) -> int:
-    """Return the width of the matrix of a head, which is at least the width of the name of the head."""
+    """Return the width of a head's matrix. The width of the head's name is the smallest width."""
     return max(cell * length, len(f" head {count - 1}"))
 
 

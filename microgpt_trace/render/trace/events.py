@@ -151,7 +151,7 @@ def _not_finite(rows: Sequence[ParameterRow]) -> Iterator[Words]:
                 yield words(f"{prefix}{row.name}: {values} not finite and not part of its L2", "bold red")
 
 
-WIDE = 92  # characters of a terminal on which the table of layers has all columns
+WIDE = 92  # smallest width of a terminal for a table of layers with all columns
 
 
 def layers_section(trace: Trace, brief: bool) -> Section:
