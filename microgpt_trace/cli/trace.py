@@ -63,7 +63,7 @@ def trace(
         options |= {"text": text, "time": shown.time, "interventions": changes}
         result = _run(context, path, Request(model, shown, written, exports), options)
         _exit_if_wrong(result, checks.fail_on is not None)
-    if shown.payload:  # last, because a refused command prints only its error
+    if shown.payload:  # printed last: a refused command prints only its error
         note("--payload has no effect: every trace runs the forward pass.")
 
 

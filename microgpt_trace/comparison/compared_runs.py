@@ -67,8 +67,8 @@ class ModelRun:
         return self._pieces
 
     def take(self, piece: Piece) -> Piece:
-        """Return the next piece of this model. Raises InputError if the event differs from the event of
-        `piece`, the current piece of the other model."""
+        """Return the next piece of this model's run. `piece` is the current piece of the other model's run.
+        Raises InputError if the two pieces belong to different events."""
         own = next(self._pieces)
         if (own.name, own.positions) != (piece.name, piece.positions):
             raise InputError(f"{self.origin} computes {own.name} where the other model computes {piece.name}")

@@ -219,7 +219,7 @@ class TorchRecording:
             raise InputError("record() expected the decoder to run before the head")
         rows, stream = _values(args[0])[0], self.arrays[normed]
         if not np.array_equal(rows, stream[len(stream) - len(rows) :], equal_nan=True):
-            raise InputError("logits_to_keep: expected all positions or the last few, found others")
+            raise InputError("logits_to_keep: expected all positions or the last N, found other positions")
         self.positions = tuple(range(len(stream) - len(rows), len(stream)))
 
     def _take(self, name: str, module: Any, args: Any, output: Any) -> None:

@@ -148,12 +148,12 @@ LLAMA_KEYS = {
 class FileTerms:
     """The keys and defaults that describe an architecture in Hugging Face's config.json and in GGUF metadata.
 
-    `keys` maps our names of settings to keys of config.json. `defaults` lists the defaults of transformers;
-    the default `n_inner` is multiplied by the width. `activations` maps names in config.json to functions.
-    `activation` is the default name, and every GGUF file has this function. Every file contains the biases in
-    `biases`. If the config sets a flag of `flagged_biases`, the file also has the biases of this flag. If a
-    file does not list the layers with a sliding window, `windows` names these layers: all layers, no layer,
-    or the last layers, from layer max_window_layers on.
+    `keys` maps our names of settings to keys of config.json. `defaults` lists the default values of the
+    transformers library. The value for `n_inner` is a factor of the width. `activations` maps names in
+    config.json to functions. `activation` is the default name, and every GGUF file has this function. Every
+    file contains the biases in `biases`. If the config sets a flag of `flagged_biases`, the file also has the
+    biases of this flag. If a file does not list the layers with a sliding window, `windows` names these
+    layers: all layers, no layer, or the last layers, from layer max_window_layers on.
     """
 
     names: Names = LLAMA

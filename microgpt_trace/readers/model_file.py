@@ -75,7 +75,7 @@ def check_biases(architecture: str, biases: Iterable[str]) -> None:
     """Raise InputError if no layer has a bias that the architecture requires."""
     missing = set(TERMS[architecture].biases).difference(biases)
     if missing:
-        raise InputError(f"expected a bias 'layer0.{min(missing)}', as every {architecture} has, found none")
+        raise InputError(f"the bias 'layer0.{min(missing)}' is missing; every {architecture} has this bias")
 
 
 def check_tensors(path: Path, config: DecoderConfig, tensors: Mapping[str, StoredTensor]) -> None:

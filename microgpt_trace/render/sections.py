@@ -58,7 +58,7 @@ class Column(NamedTuple):
     right: bool = False
     wrap: bool = False
     bar: bool = False  # the column may be cut
-    whole: bool = False  # a name is never broken, so that it can be searched for
+    whole: bool = False  # True for names: they stay on one line, so that readers can search for them
     remark: bool = False  # if the table is too wide, this text follows the first column's text
     style: Callable[[Any], str] | str = ""
     from_width: int = 0  # the column is omitted on a screen of fewer characters

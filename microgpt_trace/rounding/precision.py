@@ -218,9 +218,9 @@ class ProductInputs:
         return self.way(row).round(np.asarray(x, np.float32), nudge)
 
     def sum_error(self, row: Operation, x: Array, way: Way | None = None) -> Array | float:
-        """Return the error in this product that the rounded sums of blocks cause: [T, K] -> [T, out]. The
-        minima of the matrix are multiplied by these sums. The error is 0 if the way has no sums or the matrix
-        has no minima."""
+        """Return the error in this product that the rounded sums of blocks cause: [T, K] -> [T, out]. These
+        sums are multiplied by the minimum that each block of the matrix stores. The error is 0 if the engine
+        computes no such sums, or if the blocks store no minimum."""
         if not (way or self.way(row)).sums or self.key(row)[1] not in WITH_MINIMA:
             return 0.0
         quants, scale = q8_blocks(np.asarray(x, np.float32))

@@ -1,7 +1,7 @@
 """Measure the difference of two tensors row by row. Comparing rows needs no model.
 
-A row is the vector of a position. A row of [H, T, S] has the scores of one head and query. n rows have K
-columns.
+A row is the vector of a position. In an array of shape [H, T, S], a row holds the scores of one head and one
+query. In shapes, n is the number of rows and K the number of columns.
 """
 
 from __future__ import annotations

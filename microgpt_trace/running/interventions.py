@@ -75,8 +75,8 @@ class Intervention:
         if not math.isfinite(self.factor):
             raise InputError(f"{self.target}: expected a finite factor, found {self.factor}")
         if (self.source is not None) != (self.kind in ("patch", "add")):
-            needs = "needs" if self.kind in ("patch", "add") else "takes no"
-            raise InputError(f"{self.kind} {self.target}: {needs} source of values")
+            needs = "needs a" if self.kind in ("patch", "add") else "takes no"
+            raise InputError(f"{self.kind} {self.target}: this intervention {needs} source of values")
         parse_site(self.target)
 
     def describe(self) -> str:

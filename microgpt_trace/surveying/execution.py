@@ -184,7 +184,7 @@ class Tasks:
         self._seconds = SECONDS  # seconds per block, a guess until the first result arrives
 
     def learn(self, result: Measured) -> None:
-        """Measure the time per block from a result."""
+        """Compute the time per block from the result of a finished task."""
         self._seconds = result.seconds / len(result.blocks)
 
     def __iter__(self) -> Iterator[list[Block]]:

@@ -226,7 +226,7 @@ def check_same(name: str, survey: Survey, other_name: str, other: Survey) -> Non
                 raise InputError(f"{other_name}: {OPTIONS.get(own.name, f'{part} {own.name}')}: {values}")
     if survey.block_size != other.block_size:
         sizes = f"expected {survey.block_size} as in {name}, found {other.block_size}"
-        raise InputError(f"{other_name}: size of blocks: {sizes}")
+        raise InputError(f"{other_name}: the sizes of blocks differ: {sizes}")
 
 
 def surveyed_model(model: LanguageModel, order: SurveyOrder) -> SurveyedModel:

@@ -133,7 +133,7 @@ def test_refuses_inputs_that_a_gpt2_cannot_take(gpt2, line, words):
 REFUSED = {
     "h.1.attn.c_attn.bias": (None, {}, "'layer1.attn_bq' is missing"),
     "ln_f.bias": (None, {}, "'final_bnorm' is missing"), "wpe.weight": (None, {}, "'wpe' is missing"),
-    "c_fc.bias": (None, {}, "expected a bias 'layer0.mlp_bup', as every gpt2 has, found none"),
+    "c_fc.bias": (None, {}, "the bias 'layer0.mlp_bup' is missing; every gpt2 has this bias"),
     "h.0.mlp.c_fc.weight": (np.transpose, {}, "expected shape [32, 128], found [128, 32]"),
     "h.0.attn.c_attn.weight": (np.transpose, {}, "expected 32 rows of q and 32 each of k and v"),
     "wte.weight": (np.copy, {"activation_function": "mish"}, "'mish' is not supported; supported: gelu_new,"),
@@ -164,7 +164,7 @@ def test_refuses_gguf_and_apr_files_that_are_not_a_gpt2(tmp_path, monkeypatch):
     assert "gpt2" in refusal("trace", tmp_path / "m.apr", *IDS.split())
     gguf = pytest.importorskip("gguf")
     path = write_gpt2_gguf(tmp_path / "m.gguf", *spoiled("c_fc.bias"))
-    assert "'layer0.mlp_bup', as every gpt2 has, found none" in refusal("trace", path, *IDS.split())
+    assert "'layer0.mlp_bup' is missing; every gpt2 has this bias" in refusal("trace", path, *IDS.split())
     write = gguf.GGUFWriter.write_header_to_file
 
     def with_factors(writer):

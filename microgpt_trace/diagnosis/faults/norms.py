@@ -189,7 +189,7 @@ def _rotated_early(plan: Plan, row: Operation) -> Operation:
 
 
 def _in_sequence(*kinds: Kind) -> Compute:
-    """Return the computation that applies these kinds one after another."""
+    """Return a computation that runs operations of these kinds in order."""
 
     def compute(row: Operation, given: ReferenceInputs, x: Array) -> Array:
         for kind in kinds:

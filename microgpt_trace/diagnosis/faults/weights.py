@@ -155,8 +155,8 @@ def _of_layer(case: Case, away: int, name: str) -> Array:
 
 
 class Misreading(NamedTuple):
-    """A wrong way to read a stored matrix. A misreading changes the bytes of blocks [N, B], the unpacked
-    integers and scales, or the values [N, S], or reads the bytes as another type."""
+    """A wrong way to read a stored matrix. A misreading either reads the bytes as another type, or changes
+    the bytes of the blocks [N, B], the unpacked integers and scales, or the values [N, S]."""
 
     id: str
     claim: str

@@ -17,7 +17,7 @@ from .screen import Lines, Piece, Screen, at_right
 LINES = 24  # lines that all blocks of one screen share
 CAPTION = 4  # largest number of text lines above and below the heads
 HEADS = 2  # lines above a matrix: the name of the head, and the column labels
-FIGURES = 4  # characters of a percentage with its shade
+FIGURES = 4  # width of a printed percentage with its shade, in characters
 CELLS = (FIGURES, 2, 1)  # possible characters per weight: a percentage, a wide shade, a narrow shade
 GAP = 2  # blanks between two heads
 FEW = 3  # number of heads to show at least if not all heads fit

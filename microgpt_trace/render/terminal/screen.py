@@ -47,7 +47,7 @@ class Screen(Console):
             safe = control is not None or text.isprintable() or text == "\n"
             yield segment if safe else Segment(in_lines(text), style)
 
-    @cached_property  # cached, because Rich would ask the terminal 7,000 times
+    @cached_property  # without this cache, Rich asks the terminal for its size 7,000 times
     def size(self) -> ConsoleDimensions:
         return super().size
 

@@ -137,7 +137,7 @@ TENSORS = [
     ("'layer1.mlp_wup' is missing (nearest: layer0.mlp_wup", {}, {f"{MLP.format(1)}.up_proj.weight": GONE}),
     ("'layer1.attn_bk' is missing", {}, {"model.layers.1.self_attn.k_proj.bias": GONE}),
     (
-        "expected a bias 'layer0.attn_bk', as every qwen2 has, found none",
+        "the bias 'layer0.attn_bk' is missing; every qwen2 has this bias",
         {},
         {f"model.layers.{i}.self_attn.k_proj.bias": GONE for i in (0, 1)},
     ),
