@@ -263,7 +263,7 @@ REFUSED = {
         r"expected None, or ones of shape \(1, T\), found shape \(1, 1, 7, 7\)"),
     "shifted": (lambda m: m(IDS, position_ids=torch.arange(1, 8)[None]), r"expected 0 to 6, found \[1, 2"),
     "some logits": (
-        lambda m: m(IDS, logits_to_keep=torch.tensor([0, 2])), "all positions or the last few"),
+        lambda m: m(IDS, logits_to_keep=torch.tensor([0, 2])), "all positions or the last N"),
     "earlier tokens": (lambda m: m(IDS, past_key_values=m.earlier), "found one with earlier tokens"),
     "earlier tokens, positions from 0": (
         lambda m: m(IDS, past_key_values=m.earlier, position_ids=torch.arange(7)[None]),
