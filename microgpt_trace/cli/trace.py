@@ -214,10 +214,10 @@ def _layer_progress(model: "LanguageModel", passes: int) -> Iterator[None]:
 
 def _sections(result: "Trace", request: Request) -> "Sequence[Section]":
     shown = request.shown
-    asked: list[Section] | None = [] if shown.layer else None
+    arrays: list[Section] | None = [] if shown.layer else None
     if shown.show_names:
         from .shown_arrays import array_sections
 
-        asked = list(array_sections(result, request.model, shown.show_names))
+        arrays = list(array_sections(result, request.model, shown.show_names))
     overview = not (shown.layer or shown.verbose)
-    return sections_of(result, verbose=shown.verbose, overview=overview, brief=shown.brief, requested=asked)
+    return sections_of(result, verbose=shown.verbose, overview=overview, brief=shown.brief, requested=arrays)

@@ -139,7 +139,7 @@ def _relu(stats: Stats, plan: Plan) -> Outcome:
     text = f"ReLU {next(iter(kinds))}: {sentences[0]}"
     if len(sentences) > 1:
         lead = "; ".join(f"{kind} in {listed(layers)}" for kind, layers in kinds.items())
-        text = " ".join([f"ReLU {lead}.", *(f"Layer {i}: {said}" for i, said in enumerate(sentences))])
+        text = " ".join([f"ReLU {lead}.", *(f"Layer {i}: {s}" for i, s in enumerate(sentences))])
     return list(kinds) == [SPARSELY], text, {"share_min": min(shares), "share_max": max(shares)}
 
 

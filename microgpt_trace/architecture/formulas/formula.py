@@ -21,13 +21,13 @@ from .steps import IDENTITY, Function, Pass
 
 Table = str | tuple[int, ...]  # "tokens", "targets", or a table of numbers
 Of = Literal["all", "vocabulary", "keys", "queries", "tokens", "itself", "known"]
-Taken = Literal["", "-", "1/", "-1/"]
+Prefix = Literal["", "-", "1/", "-1/"]
 
 
 class FactorOf:
-    """A factor of a product. `taken` is "-" if the factor is negated, "1/" if inverted, "-1/" if both."""
+    """A factor of a product. `prefix` is "-" if the factor is negated, "1/" if inverted, "-1/" if both."""
 
-    taken: Taken = ""
+    prefix: Prefix = ""
 
 
 @frozen
@@ -59,13 +59,13 @@ class ElementAt(FactorOf):
 
 @frozen
 class Constant(FactorOf):
-    """A constant, or a table of constants. The place along `axis` selects a constant of the table. `words`
-    describe the constant before `taken` applies. `values` are the numbers after `taken` has been applied."""
+    """A constant, or a table of constants. The place along `axis` selects one constant. `words`
+    describe the constant before `prefix` is applied. `values` are the numbers after `prefix` is applied."""
 
     words: str
     values: tuple[float, ...]
     axis: int | None = None
-    taken: Taken = ""
+    prefix: Prefix = ""
 
 
 @frozen
@@ -88,7 +88,7 @@ class Place(FactorOf):
 class ShareOfKnown(FactorOf):
     """1 or -1 divided by the number of positions whose target is known."""
 
-    taken: Taken = "1/"
+    prefix: Prefix = "1/"
 
 
 @frozen
@@ -96,7 +96,7 @@ class ResultOf(FactorOf):
     """The result of an earlier step."""
 
     step: int
-    taken: Taken = ""
+    prefix: Prefix = ""
 
 
 Part = FactorOf | Sign
@@ -168,16 +168,16 @@ def as_data(part: Any) -> Any:
         case ElementAt(name, index, phase, less):
             backward = 1 if phase == "backward" else None
             return {"of": name, "at": list(map(as_data, index)), **_filled(d=backward, less=less)}
-        case Constant(words, values, None, taken):
-            return {"say": taken + words, "is": values[0]}
+        case Constant(words, values, None, prefix):
+            return {"say": prefix + words, "is": values[0]}
         case Constant(words, values, axis) | Sign(words, values, axis):
             return {"say": words, "is": values, "along": axis}
         case Place(axis):
             return {"place": axis}
-        case ShareOfKnown(taken):
-            return {"share": -1 if taken == "-1/" else 1}
-        case ResultOf(step, taken):
-            return {"step": step, **_filled(taken=taken)}
+        case ShareOfKnown(prefix):
+            return {"share": -1 if prefix == "-1/" else 1}
+        case ResultOf(step, prefix):
+            return {"step": step, **_filled(prefix=prefix)}
         case Over(size, of, axis, window):
             return [size_as_data(size)] if of == "all" else [size_as_data(size), of, axis, window]
         case TermOf(factors, over, function, less, where):

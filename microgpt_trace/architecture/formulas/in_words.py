@@ -102,8 +102,8 @@ class _Writer:
             if isinstance(part, Sign):
                 sign *= int(part.values[self._at.axes[part.axis]])
                 continue
-            word, divides = self._factor(part, places), part.taken.endswith("/")
-            sign *= -1 if part.taken.startswith("-") else 1
+            word, divides = self._factor(part, places), part.prefix.endswith("/")
+            sign *= -1 if part.prefix.startswith("-") else 1
             signs = "+-" if not text or (divides and part is parts[-1]) else "+-×/"
             if len(parts) > 1 and is_joined(word, signs):
                 word = f"({word})"

@@ -103,10 +103,10 @@ class FactorReader:
     def _taken(self, part: ResultOf) -> Result:
         """Return the result of an earlier step as it is, negated or inverted."""
         name, value, magnitude, exact = self.result(part.step)
-        if part.taken == "1/":
+        if part.prefix == "1/":
             inverse = np.divide(1.0, value)
             return Result(f"1/{name}", inverse, magnitude * inverse * inverse, exact)
-        if part.taken == "-":
+        if part.prefix == "-":
             return Result(f"-({name})", -value, magnitude, exact)
         return Result(name, value, magnitude, exact)
 
@@ -116,12 +116,12 @@ class FactorReader:
             value = float(self.at.axes[part.axis])
             words = f"{value:.0f}"
         elif isinstance(part, ShareOfKnown):
-            words = f"{part.taken}{self.at.target_count}"
-            value = (-1 if part.taken == "-1/" else 1) / self.at.target_count
+            words = f"{part.prefix}{self.at.target_count}"
+            value = (-1 if part.prefix == "-1/" else 1) / self.at.target_count
         else:
             assert isinstance(part, Constant)
             value = part.values[0 if part.axis is None else self.at.axes[part.axis]]
-            words = f"{part.taken}{part.words}" if part.axis is None else f"{value:.6g}"
+            words = f"{part.prefix}{part.words}" if part.axis is None else f"{value:.6g}"
         return Result(words, value, abs(value), exact=True)
 
 

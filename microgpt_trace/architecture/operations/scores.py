@@ -99,7 +99,7 @@ def _of_products(sizes: Shape, kind: Scores, products: TermOf) -> Formula:
     """Return the formula of a sum of products, times the scale."""
     scale = Constant(f"{kind.scale:.6g}", (kind.scale,))
     if kind.scale == 1 / math.sqrt(kind.head_dim):
-        scale = Constant(f"sqrt({kind.head_dim})", (kind.scale,), taken="1/")
+        scale = Constant(f"sqrt({kind.head_dim})", (kind.scale,), prefix="1/")
     scaled = TermOf((ResultOf(0), scale))
     return Formula(sizes, (StepOf((products,), "sum of products"), StepOf((scaled,))))
 

@@ -147,8 +147,8 @@ function reader(factor, before, run, axes) {
     const { label } = before[factor.step];
     return (at) => {
       const { value, magnitude, exact } = resultOf(before[factor.step], at, axes);
-      if (factor.taken === "1/") return { words: `1/${label}`, value: 1 / value, magnitude: magnitude / (value * value), exact };
-      if (factor.taken === "-") return { words: `-(${label})`, value: -value, magnitude, exact };
+      if (factor.prefix === "1/") return { words: `1/${label}`, value: 1 / value, magnitude: magnitude / (value * value), exact };
+      if (factor.prefix === "-") return { words: `-(${label})`, value: -value, magnitude, exact };
       return { words: label, value, magnitude, exact };
     };
   }

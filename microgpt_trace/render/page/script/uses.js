@@ -57,7 +57,7 @@ function scaleOf(formula, worked, at) {
   const last = formula.steps.length - 1;
   if (at === last) return 1;
   const [{ x, f, less }, ...others] = formula.steps[last].t;
-  const isSum = (factor) => factor.step === at && !factor.taken;
+  const isSum = (factor) => factor.step === at && !factor.prefix;
   if (others.length || f || less !== undefined || x.filter(isSum).length !== 1) return null;
   if (!x.every((factor) => isSum(factor) || factor.is !== undefined || factor.share !== undefined)) return null;
   return worked.steps[last].terms[0].factors.reduce((scale, { value }, n) => (isSum(x[n]) ? scale : scale * value), 1);
