@@ -14,12 +14,12 @@ from .characters import token_label
 from .numbers import four_decimals
 from .sections import Figures, Section, words
 
-MAX_ROWS = 128  # largest number of rows shown of a matrix
+MAX_ROWS = 128  # largest number of matrix rows to show
 
 
 class Selection(NamedTuple):
-    """Selected elements of an array of this `shape`: the `indices` on each axis, and a suffix for the name,
-    such as "[0:3]"."""
+    """Selected elements of an array. `shape` is the shape of the whole array, `indices` are the selected
+    indices on each axis, and `place` is a suffix for the name, such as "[0:3]"."""
 
     values: Array
     shape: Sequence[int]
@@ -30,8 +30,7 @@ class Selection(NamedTuple):
 def array_section(
     name: str, selection: Selection, model: LanguageModel, labels: Sequence[str], title: str = ""
 ) -> Section:
-    """Show an event or parameter, at most its first MAX_ROWS rows. `labels` are the tokens of the array's
-    rows."""
+    """Show an array in a section with at most MAX_ROWS rows. `labels` are the tokens of the rows."""
     array, heading = selection.values, f"{title or name}{selection.place}"
     aside = f"{'×'.join(map(str, selection.shape)) or 'scalar'} {array.dtype}"
     if selection.place:

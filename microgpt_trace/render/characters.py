@@ -1,5 +1,5 @@
-"""Plot numbers in characters as bars, curves and shades, choose black or white text for a colour, and shorten
-tokens. These functions depend on no screen and no page."""
+"""Plot numbers as bars, curves and shades of characters. Choose black or white text for a colour, and shorten
+tokens. These functions do not depend on a screen or a page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.cells import cell_len, set_cell_size
 from ..text.printable import shown_token
 from .sections import DotPlot
 
-TOKEN = 12  # cells of a terminal for a token
+TOKEN = 12  # width of a token in cells of a terminal
 FLAT = 1e-3  # a series that varies by less than this share of its magnitude counts as flat
 
 
@@ -24,8 +24,9 @@ def token_label(text: str, width: int = TOKEN) -> str:
 
 
 class Course(NamedTuple):
-    """A series as means of successive chunks, scaled so that the lowest mean is 0 and the highest mean is 1.
-    The share of a chunk is None without values, and NaN if a value of the chunk is not finite."""
+    """A series in successive chunks. Each share is the mean of a chunk, scaled so that the lowest mean is 0
+    and the highest mean is 1. The share is None for a chunk without values, and NaN for a chunk with NaN or
+    infinity."""
 
     shares: Sequence[float | None]
     low: float
@@ -33,7 +34,7 @@ class Course(NamedTuple):
 
 
 def course(values: Sequence[float | None], most: int) -> Course:
-    """Scale a series. A series longer than `most` is averaged in `most` chunks."""
+    """Scale a series. If the series has more than `most` values, average the values in `most` chunks."""
     count = max(min(len(values), most), 0)
     edges = [i * len(values) // count for i in range(count + 1)] if count else []
     means = [_mean([value for value in values[a:b] if value is not None]) for a, b in pairwise(edges)]
@@ -47,19 +48,20 @@ def course(values: Sequence[float | None], most: int) -> Course:
 
 
 def _mean(values: Sequence[float]) -> float | None:
-    """Return the mean of `values`, or NaN if a value is not finite, or None without values."""
+    """Return the mean of `values`, NaN if a value is not finite, or None if there are no values."""
     if not values:
         return None
     return sum(value / len(values) for value in values) if all(map(math.isfinite, values)) else math.nan
 
 
 def clipped(share: float) -> float:
-    """Return the filled share of a bar, from 0 to 1: 0 if `share` is not finite."""
+    """Limit a share to the range from 0 to 1. Return 0 if the share is not finite."""
     return min(1.0, max(0.0, share)) if math.isfinite(share) else 0.0
 
 
 def bar(share: float, width: int, ascii_only: bool = False) -> str:
-    """Return a bar that fills `share` of the width, to an eighth of a character unless `ascii_only`."""
+    """Return a bar that fills `share` of the width, in steps of 1/8 character (1 character if
+    `ascii_only`)."""
     share = clipped(share)
     if ascii_only:
         return "#" * round(share * width)
@@ -68,9 +70,9 @@ def bar(share: float, width: int, ascii_only: bool = False) -> str:
 
 
 def signed_bar(value: float | None, scale: float, width: int, ascii_only: bool = False) -> str:
-    """Return a bar from the middle to the right for a positive value, or to the left for a negative value.
-    `scale` fills half of the width. The result is "" for a missing value, and "?" for a value that is not
-    finite."""
+    """Return a bar from the middle to the right for a positive value, or to the left for a negative value. A
+    bar for the value `scale` fills half of the width. The result is "" for a missing value, and "?" for a
+    value that is not finite."""
     if value is None:
         return ""
     half, middle = (width - 1) // 2, "|" if ascii_only else "│"
@@ -86,8 +88,8 @@ def signed_bar(value: float | None, scale: float, width: int, ascii_only: bool =
 
 
 def sparkline(values: Sequence[float | None], width: int, ascii_only: bool = False) -> str:
-    """Return a character for each value, or for the mean of several values: " " if missing, "?" if not
-    finite."""
+    """Return a character for each value, or for the mean of several values. A missing value is " ", and a
+    value that is not finite is "?"."""
     levels = "_.-=+*#@" if ascii_only else "▁▂▃▄▅▆▇█"
     return "".join(
         " " if share is None else "?" if share != share else levels[min(int(share * len(levels)), 7)]
@@ -101,15 +103,15 @@ def shade(share: float, ascii_only: bool = False) -> str:
 
 
 def is_dark(color: Sequence[float]) -> bool:
-    """Return True if white contrasts more than black with a colour (red, green, blue from 0 to 1), by the
-    luminance of WCAG 2."""
+    """Return True if white text has more contrast than black text on a colour (red, green, blue from 0 to 1).
+    WCAG 2 defines the contrast."""
     red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in color)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.179
 
 
 def dot_plot(plot: DotPlot, width: int, ascii_only: bool = False, height: int = 8) -> list[str]:
-    """Return the lines of a dot plot with a scale. A column averages successive steps; A "?" marks a value
-    that is not finite."""
+    """Return the lines of a dot plot with a scale. Each column shows the mean of successive steps. A "?"
+    marks a value that is not finite."""
     shares, low, high = course(plot.values, max(width, 1))
     levels = [-1 if share is None or share != share else round(share * (height - 1)) for share in shares]
     dot, side = ("*", "|") if ascii_only else ("•", "│")

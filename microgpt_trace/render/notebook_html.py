@@ -1,9 +1,9 @@
-"""HTML of a result for a notebook: sections as tables, long sections folded, and the page of a trace in a
+"""Write the HTML of a result for a notebook. Long sections are folded. The page of a trace is shown in a
 sandboxed frame.
 
-A notebook strips SVG and style sheets from untrusted results. Bars and curves are therefore characters, and
-each element has inline styles. The notebook keeps its own colours, light or dark; the backgrounds added here
-are translucent.
+A notebook strips SVG and style sheets from untrusted results. This HTML therefore draws bars and curves as
+characters, and every element has inline styles. Backgrounds are translucent, so that they fit light and dark
+notebooks.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from .page.section_markup import SHADES, block_markup, classes
 from .sections import Block, Labelled, Section, Table, Words, words
 from .shown import sections_of
 
-WIDTH = 110  # characters of a line, estimated
+WIDTH = 110  # estimated number of characters per line
 LONG = 40  # a section with more lines is folded
 LONG_ABOVE_PAGE = 16  # a section with more lines is folded if the page below shows this section too
-MOST = 2_000_000  # characters of the largest page that a cell shows
-EACH = 4.55  # characters of a number in a page, on average
+MOST = 2_000_000  # largest number of characters of a page in a notebook cell
+EACH = 4.55  # average number of characters that a number takes in a page
 UNSAVED = "MODEL"  # stands for the model's file in command lines if the model was not saved
 SAVE_IT = f"In command lines, {UNSAVED} is the file that save(model, ...) writes."
 
@@ -51,8 +51,8 @@ def result_html(result: Any) -> str:
 
 
 def _section(section: Section, most: int) -> Markup:
-    """Return a section that unfolds under its title. A section of more than `most` lines is closed at
-    first."""
+    """Return a section that can be folded under its title. A section of more than `most` lines starts
+    folded."""
     blocks = [block_markup(block, IN_NOTEBOOK) for block in section.blocks]
     lines = sum(map(_line_count, section.blocks))
     title = section.title or (f"{lines:,} lines" if lines > most else "")
@@ -73,9 +73,9 @@ def _line_count(block: Block) -> int:
 
 
 def _framed_page(trace: Trace, model: LanguageModel, sections: Sequence[Section]) -> Markup:
-    """Return the page in a sandboxed frame, whose scripts cannot reach the notebook or its network. Returns
-    empty markup if the page would show no numbers or too many numbers. The page of a microGPT also has the
-    parameters, and computes events from these parameters."""
+    """Return the page in a sandboxed frame. Scripts in the frame cannot access the notebook or the notebook's
+    network. Returns empty markup if the page would show no numbers or too many numbers. The page of a
+    microGPT also contains the parameters, and computes events from the parameters."""
     count = sum(array.size for array in trace.arrays.values())
     if "gradients" in model.abilities:
         count += model.config.parameter_count
@@ -93,8 +93,8 @@ def _framed_page(trace: Trace, model: LanguageModel, sections: Sequence[Section]
 
 
 def _page_hints(trace: Trace, model: LanguageModel, framed: bool) -> list[Markup]:
-    """Return the command that writes the page, unless the page is `framed`, and the meaning of MODEL if
-    used."""
+    """Return the command that writes the page, unless the page is `framed`. Explain MODEL if the model has no
+    file."""
     file, (text, tokens) = _file_of(model), _input_arguments(trace, model)
     words = [file] if text is None else [file, text]
     line = command("trace", words, [*tokens, "--html", "trace.html"])
@@ -103,8 +103,8 @@ def _page_hints(trace: Trace, model: LanguageModel, framed: bool) -> list[Markup
 
 
 def _input_arguments(trace: Trace, model: LanguageModel) -> tuple[str | None, list[str]]:
-    """Return the input text as an argument, or None and the option --tokens for a production model: a chat
-    template may have changed its text."""
+    """Return the input text and options for a command line. For a production model, return the tokens in the
+    option --tokens instead of a text, because a chat template may have changed the text."""
     if "prompts" not in model.abilities:
         return trace.input.text, []
     return None, ["--tokens", ",".join(map(str, trace.input.tokens))]
@@ -135,7 +135,7 @@ MONO = "font-family: Menlo, Consolas, 'DejaVu Sans Mono', monospace"
 DIM = "opacity: .75"
 FAINT, LINE = "rgba(127, 127, 127, .18)", "rgba(127, 127, 127, .45)"
 OWN = "rgb(74, 134, 216)"
-STRONGEST = 0.5  # opacity of the darkest shade, on which text in the notebook's colour stays readable
+STRONGEST = 0.5  # opacity of the darkest shade, low enough to read the text
 SHADE = "rgba(74, 134, 216, {:.3f})"
 
 STYLES = {
@@ -186,6 +186,6 @@ def _styled(start: re.Match[str]) -> str:
     selectors = (tag, *(f".{name}" for group in _CLASS.findall(attributes) for name in group.split()))
     styles = [STYLES[name] for name in selectors if name in STYLES] + _STYLE.findall(attributes)
     declarations = (part.split(": ", 1) for part in "; ".join(styles).split("; ") if part)
-    style = "; ".join(f"{name}: {value}" for name, value in dict(declarations).items())  # the last one counts
+    style = "; ".join(f"{name}: {value}" for name, value in dict(declarations).items())  # the last value wins
     rest = _STYLE.sub("", _CLASS.sub("", attributes))
     return f'<{tag}{rest} style="{style}">' if style else f"<{tag}{rest}>"

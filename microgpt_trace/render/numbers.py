@@ -1,4 +1,4 @@
-"""Format numbers for tables and sentences. These functions depend on no table."""
+"""Format numbers for tables and sentences."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import partial
 
 
 def figure(value: float | None, digits: int = 2) -> str:
-    """Format a number with `digits` decimals, or a very small or very large number with an exponent."""
+    """Format a number with `digits` decimals. Very small and very large numbers have an exponent instead."""
     if value is None:
         return "–"
     if value == 0 or 0.5 * 10**-digits <= abs(value) < 1e5:
@@ -17,7 +17,7 @@ def figure(value: float | None, digits: int = 2) -> str:
 
 
 def significant(value: float | None) -> str:
-    """Format a number with four significant digits, without an exponent from 0.0001 to a million."""
+    """Format a number with four significant digits. Numbers from 0.0001 to a million have no exponent."""
     if value is None:
         return "–"
     text = f"{value:.0f}" if 1e4 <= abs(value) < 1e6 else f"{value:.4g}"
@@ -25,13 +25,12 @@ def significant(value: float | None) -> str:
 
 
 def signed(value: float, digits: int) -> str:
-    """Format a number with its sign, "+" included."""
+    """Format a number with its sign, such as "+0.50" or "-0.50"."""
     text = figure(value, digits)
     return f"+{text}" if value > 0 and text.strip("0.") else text
 
 
-# For probabilities, losses and gradients. A small value has an exponent, so that the value does not look like
-# zero.
+# Formats of probabilities, losses and gradients. A small value has an exponent: 0.000 would look like zero.
 three_decimals, four_decimals = partial(figure, digits=3), partial(figure, digits=4)
 
 
@@ -55,8 +54,8 @@ def percent(value: float | None) -> str:
 
 
 def distance(value: float | None) -> str:
-    """Format a relative error, such as 2.1e-07, 0.013 or 1.2. "0" means equal bits, "NaN/Inf" that only one
-    side is not finite, and "–" that nothing was compared."""
+    """Format a relative error, such as 2.1e-07, 0.013 or 1.2. "0" means that the bits are equal, "NaN/Inf"
+    means that only one side is finite, and "–" means that nothing was compared."""
     if value is None or math.isnan(value):
         return "–"
     if not math.isfinite(value):
@@ -65,7 +64,7 @@ def distance(value: float | None) -> str:
 
 
 def two_decimals(value: float | None) -> str:
-    """Format a share with two decimals, without the sign of -0.00, or with an exponent from 10,000 on."""
+    """Format a share with two decimals, or with an exponent from 10,000 on. Write 0.00 instead of -0.00."""
     if value is None:
         return "–"
     text = f"{value:.2f}" if not abs(value) >= 1e4 else f"{value:.0e}"
@@ -73,7 +72,7 @@ def two_decimals(value: float | None) -> str:
 
 
 def finite_or_named(value: float) -> str:
-    """Format four significant digits, NaN or Infinity."""
+    """Format a number with four significant digits, or as NaN or Infinity."""
     return significant(value).replace("inf", "Infinity")
 
 

@@ -1,4 +1,4 @@
-"""Sections: the description of a command's output as data. This module depends on no screen, page or figure.
+"""Describe the output of a command as sections. Sections are data that do not depend on a screen or a page.
 
 A command describes its output once, as a list of sections. Terminal, page and notebook show this list. Styles
 have the names of Rich's styles, such as "bold red" or "dim".
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from ..arrays.stats import Array
 
 TITLE = "bold cyan"
-WIDE = 100  # smallest width of a terminal, in characters, for tables with all columns
+WIDE = 100  # smallest terminal width, in characters, at which tables have all columns
 
 
 class Bar(NamedTuple):
-    """A bar for a share between 0 and 1; a share of 1 is `width` characters long."""
+    """A bar for a share between 0 and 1. The bar for the share 1 is `width` characters long."""
 
     share: float
     width: int
@@ -26,7 +26,7 @@ class Bar(NamedTuple):
 
 class SignedBar(NamedTuple):
     """A bar from the middle of the cell: to the right for a positive value, to the left for a negative value.
-    A value of `scale` fills half of the cell. The value None has no bar."""
+    The bar of the value `scale` fills half of the cell. The value None has no bar."""
 
     value: float | None
     scale: float
@@ -62,7 +62,7 @@ class Column(NamedTuple):
     remark: bool = False  # if the table is too wide, this text follows the first column's text
     style: Callable[[Any], str] | str = ""
     from_width: int = 0  # the column is omitted on a screen of fewer characters
-    elastic: int = 0  # fills the remaining width; omitted if fewer characters remain
+    elastic: int = 0  # smallest width of a column that fills the remaining width; 0: fixed width
 
     def style_of(self, row: Any) -> str:
         """Return the style of the column's cell in a row."""
@@ -70,8 +70,8 @@ class Column(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Rows of any type, shown by columns. `about` names the event, parameter or element that a row describes,
-    like the `about` of an ElementCell."""
+    """Rows of any type, and the columns that show a cell for each row. `about(row)` returns the name of the
+    event, parameter or element that the row describes."""
 
     columns: Sequence[Column]
     rows: Sequence[Any]
@@ -79,14 +79,14 @@ class Table(NamedTuple):
 
 
 class Labelled(NamedTuple):
-    """Labels, and the text of each label. A text with an empty label continues the previous text."""
+    """Pairs of a label and a text. A text with an empty label continues the previous text."""
 
     pairs: Sequence[tuple[str, str]]
 
 
 class Words(NamedTuple):
-    """A line of text in pieces. Each piece has a style. The continuation of a wrapped line has the same
-    indent. `about` names the event, parameter or element that the text is about."""
+    """A line of text in pieces, each with a style. If the text is wrapped, all lines have the same indent.
+    `about` is the name of the event, parameter or element that the text describes."""
 
     spans: Sequence[tuple[str, str]]
     indent: int = 0
@@ -96,10 +96,10 @@ class Words(NamedTuple):
 class AttentionMatrices(NamedTuple):
     """The attention weights of all heads [H, T, T] as shaded cells, and the labels of the T tokens.
 
-    `sharing` is the number of such blocks that share the lines of a screen. If not all heads fit, the first
-    heads of `order` are shown, and `more` explains the choice and how to see another head. With the value
-    None, all heads are shown. `in_figures` tells how to see one head in numbers, `in_file` how to save a head
-    that is too large.
+    `sharing` is the number of blocks of attention weights on one screen, or None to show all heads. If not
+    all heads fit, the first heads of `order` are shown. The text `more` explains this choice, and how to see
+    another head. The text `in_figures` explains how to print a head in numbers, and `in_file` how to save the
+    weights.
     """
 
     weights: Array
@@ -113,9 +113,8 @@ class AttentionMatrices(NamedTuple):
 
 class Grid(NamedTuple):
     """Shares by row and column, shown as shaded cells. Most shares are from 0 to 1. None stands for a missing
-    share. `heads` are the lines above the columns: a label, and a text for each column. `numbers` are the
-    positions or heads of the columns. `about` names the site of each cell. A colour scale runs from -`end` to
-    `end`."""
+    share. `heads` are the header lines: a label, and a text for each column. `numbers` are the positions or
+    heads of the columns. `about` names the site of each cell. The colour scale runs from -`end` to `end`."""
 
     heads: Sequence[tuple[str, Sequence[str]]]
     numbers: Sequence[int]
@@ -125,9 +124,9 @@ class Grid(NamedTuple):
 
 
 class Figures(NamedTuple):
-    """A matrix [R, C] in numbers with labelled rows and columns, or a matrix for each of `heads` [H, R, C].
-    `values` may hold only the first of `row_count` rows. `more` tells how to see the parts that do not
-    fit."""
+    """The numbers of a matrix [R, C] with labelled rows and columns, or of a matrix for each head [H, R, C].
+    `row_count` counts all rows, even if `values` contains only the first rows. `more` explains how to see the
+    rest."""
 
     values: Array
     rows: Sequence[str]
@@ -138,7 +137,7 @@ class Figures(NamedTuple):
 
 
 class DotPlot(NamedTuple):
-    """A series as dots, each the mean of successive steps, from the step `first` to the step `last`."""
+    """A series from step `first` to step `last`, shown as dots. A dot can show the mean of several steps."""
 
     values: Sequence[float]
     first: int
@@ -146,7 +145,7 @@ class DotPlot(NamedTuple):
 
 
 class Copyable(NamedTuple):
-    """A command line for copying, which is never wrapped. Its label comes right before the command line."""
+    """A command line to copy, after a label on the same line. The line is never wrapped."""
 
     label: str
     line: str
@@ -170,7 +169,7 @@ def name_of(row: Any) -> str:
 
 
 def facts(label: str, texts: Iterable[str]) -> list[tuple[str, str]]:
-    """Return labelled lines: the first text has the label, and the other texts continue the first."""
+    """Return the texts as labelled lines. Only the first line has the label; the other labels are empty."""
     return [("" if number else label, text) for number, text in enumerate(texts)]
 
 
@@ -178,7 +177,7 @@ def table_section(
     title: str, columns: Sequence[Column], rows: Sequence[Any], *legend: str,
     about: Callable[[Any], str] | None = None, aside: str = "", more: Iterable[Block] = (),
 ) -> list[Section]:  # fmt: skip
-    """Return a section of a table, then `more` blocks and the lines of a legend; no section without rows."""
+    """Return a section with a table, `more` blocks and the lines of a legend, or [] if there are no rows."""
     if not rows:
         return []
     below = (words(line, "dim") for line in legend)
@@ -186,8 +185,8 @@ def table_section(
 
 
 def fields(form: Callable[[Any], str], paths: Mapping[str, str], **options: Any) -> list[Column]:
-    """Return a column for each title: `form` formats an attribute of the rows ("count", "stats.mean"), or a
-    tuple of several ("a.loss b.loss")."""
+    """Return a column for each title in `paths`. `form` formats the attribute at a path such as "stats.mean".
+    For a path such as "a.loss b.loss", `form` formats a tuple of two attributes."""
 
     def column(title: str, value: Callable[[Any], Any]) -> Column:
         return Column(title, lambda row: form(value(row)), **{"right": True, **options})
@@ -196,7 +195,7 @@ def fields(form: Callable[[Any], str], paths: Mapping[str, str], **options: Any)
 
 
 def alarm(row: Any) -> str:
-    """Return the style of a row: red if the row does not hold."""
+    """Return the style of a row, which is red if `row.holds` is False."""
     return "" if row.holds else "red"
 
 
@@ -206,5 +205,5 @@ def words(text: str, style: str = "", indent: int = 0) -> Words:
 
 
 def indented(text: str, style: str = "") -> Words:
-    """Return a line of text, indented below the line that the text belongs to."""
+    """Return a line of text that is indented below the previous line."""
     return words(text, style, indent=2)

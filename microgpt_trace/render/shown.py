@@ -1,5 +1,5 @@
-"""The table of the functions that show each class of result: its sections, its figure and its page's view.
-The command line, notebooks and pages read this table. The modules of a class are loaded when a result of this
+"""The functions that describe each class of result as sections, as a figure and as the view of a page. The
+command line, notebooks and pages read this table. The modules of a class are loaded when a result of this
 class is first shown."""
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 
 
 class HowShown(NamedTuple):
-    """The functions that describe a result, each as "module.function" within render. `picture` is empty for
-    a result without a figure."""
+    """The names of the functions that describe a result. `picture` is empty for a result without a figure."""
 
     sections: str
     picture: str = ""
@@ -52,12 +51,12 @@ SHOWN = {
 
 
 def sections_of(result: Any, **options: Any) -> list[Section]:
-    """Return the sections of a result. Only the module of its class is loaded: loading all takes 0.2 s."""
+    """Return the sections of a result. Load only the needed module, because loading all takes 0.2 s."""
     return list(_call("sections", result, options))
 
 
 def picture_of(result: Any, **options: Any) -> Picture:
-    """Return the figure of a result of a class with figures."""
+    """Return the figure of a result. The class of the result must have a figure in SHOWN."""
     return _call("picture", result, options)
 
 

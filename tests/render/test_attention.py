@@ -78,7 +78,7 @@ def test_a_trace_shows_the_weights_of_every_head_in_percent(options, width):
 
 @pytest.mark.parametrize("length", [1, 2, 8, 17, 40, 64])
 def test_the_heads_fit_a_screen(length):
-    more = "those with the largest weight off position 0; --show 'layer10.attn.weights[12]' prints another"
+    more = "the heads with the largest weight after position 0; --show 'layer10.attn.weights[12]' prints more"
     rest = {"in_figures": "; --show 'layer10.attn.weights[12]' prints a whole head"}
     for heads, sharing in product([1, 9, 32], [1, 2, 30]):
         lines = lines_of(block(heads, length, more=more, sharing=sharing, **rest))
@@ -156,7 +156,7 @@ def test_heads_are_chosen_by_their_largest_weight_off_position_0(many):
         assert sorted(best[: len(heads)]) == heads
         note = " ".join(shown[shown.index(" heads are shown") :].split())
         commands = f"--show 'layer{layer}.attn.weights[{best[-1]}]' prints another head, --verbose prints all"
-        assert note == f"heads are shown, those with the largest weight off position 0; {commands}"
+        assert note == f"heads are shown, the heads with the largest weight after position 0; {commands}"
     verbose = microgpt(f"trace abcdefgh -v --model {many}").out
     assert shown_heads(verbose) == list(range(12)) * 3
     assert "prints another" not in verbose

@@ -298,7 +298,7 @@ def test_reports_a_parameter_with_a_nan(emma, tmp_path):
     emma.params.wte[22, 3] = np.nan  # a letter that the text does not have
     save(emma, tmp_path / "nan.safetensors")
     done = microgpt_command("trace", "emma", "--step", "--model", tmp_path / "nan.safetensors")
-    assert "\nwte: 1 value is not finite and not part of its L2\n" in done.out
+    assert "\nwte: 1 value is not finite and not counted in L2\n" in done.out
     row = next(line for line in done.out.splitlines() if line.startswith("wte  "))
     assert row.split()[3:] == ["1.59", "1.5710", "–", "0.0800", "–"]
     traced = trace(emma, "emma", backward=True).parameters[0]

@@ -1,1 +1,1 @@
-"""Prints sections on a terminal."""
+"""Print sections on a terminal."""

@@ -1,4 +1,4 @@
-"""Prints attention weights with the heads side by side: percentages if these fit, or else shades."""
+"""Print the attention weights of heads side by side, as percentages or (in little space) as shades."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from ..sections import AttentionMatrices
 from .matrices import has_room, heat, heat_cell
 from .screen import Lines, Piece, Screen, at_right
 
-LINES = 24  # lines that all blocks of one screen share
+LINES = 24  # lines on a screen for all blocks of attention weights
 CAPTION = 4  # largest number of text lines above and below the heads
 HEADS = 2  # lines above a matrix: the name of the head, and the column labels
 FIGURES = 4  # width of a printed percentage with its shade, in characters
 CELLS = (FIGURES, 2, 1)  # possible characters per weight: a percentage, a wide shade, a narrow shade
 GAP = 2  # blanks between two heads
-FEW = 3  # number of heads to show at least if not all heads fit
+FEW = 3  # number of heads that should fit if not all heads fit
 
 
 class _Layout(NamedTuple):
-    """A weight takes `cell` characters. There are `beside` heads in a row and `below` rows of heads."""
+    """Each weight is `cell` characters wide. There are `beside` heads in a row and `below` rows of heads."""
 
     cell: int
     beside: int
@@ -92,7 +92,7 @@ def _layout(block: AttentionMatrices, room: int) -> _Layout:
 
 
 def _width(cell: int, length: int, count: int) -> int:
-    """Return the width of a head's matrix. The width of the head's name is the smallest width."""
+    """Return the width of a head's matrix, which is at least the width of the head's name."""
     return max(cell * length, len(f" head {count - 1}"))
 
 

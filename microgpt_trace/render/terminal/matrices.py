@@ -1,4 +1,4 @@
-"""Prints matrices of numbers with labels, in blocks of columns. A number may have a background colour or a
+"""Print matrices of numbers with labels, in blocks of columns. A number can have a background colour or a
 shade."""
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ GAP = 2  # blanks between columns
 
 
 class _Matrix(NamedTuple):
-    """`heads` are the lines above the columns and `rows` the lines below. Every line of the matrix has a
-    label. A cell is a text and a share from -1 to 1 for its colour, or None."""
+    """`heads` are the header lines, and `rows` are the lines with cells. Every line has a label. A cell is a
+    text and a share. The share determines the colour: it is from -1 to 1, or None for no colour."""
 
     heads: Sequence[tuple[str, Sequence[str]]]
     rows: Sequence[tuple[str, Sequence[tuple[str, float | None]]]]
 
     def widths(self) -> list[int]:
-        """Return the width of each column. A coloured number needs one character more for the shade."""
+        """Return the width of each column. A coloured number needs one more character for the shade."""
         titles = zip(*(texts for _, texts in self.heads), strict=True)
         columns = zip(*(cells for _, cells in self.rows), strict=True)
         return [
@@ -145,7 +145,7 @@ def heat(share: float) -> str:
 
 def heat_cell(text: str, share: float | None, width: int, screen: Screen) -> list[tuple[str, str]]:
     """Return a right-aligned cell as pieces of text, each with its style. A coloured cell begins with a space
-    without colour. If `share` is None, the cell has neither colour nor shade."""
+    without colour. If `share` is None, the cell has no colour and no shade."""
     if share is None:
         return [(f"{text:>{width}}", "not dim")]
     if screen.many_colors:

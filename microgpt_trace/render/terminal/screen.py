@@ -57,7 +57,7 @@ class Screen(Console):
 
     @property
     def many_colors(self) -> bool:
-        """Return True if the screen has more than the first 16 colours, which terminals redefine."""
+        """Return True if the screen has more than the 16 colours that a terminal can redefine."""
         return self.color_system in ("256", "truecolor") and not self.no_color
 
     def words(self, text: str) -> str:
@@ -97,8 +97,8 @@ _WORD = re.compile(r" +|(?:\[[^\[\]]{0,30}\]|[^ \[]|\[)+")
 
 
 def wrapped(text: str, width: int) -> list[str]:
-    """Wrap the text to lines of at most `width` characters. Only a word (or a short text in brackets) that is
-    longer than a line is broken."""
+    """Wrap the text to lines of at most `width` characters. Break a word (or a short text in brackets) only
+    if it is longer than a line."""
     lines, line, free = list[str](), "", width
     for word in _WORD.findall(text):
         size = cell_len(word)

@@ -1,4 +1,4 @@
-"""Prints tables that fit the width of the screen."""
+"""Print tables that fit the width of the screen."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ..sections import Bar, Cell, Column, ElementCell, SignedBar, Sparkline, Tab
 from .screen import Lines, Piece, Screen, at_right, wrapped
 
 GAP = 2  # blanks between columns
-WIDEST_SIGNED = 29  # largest number of characters of a bar that goes to both sides of its middle
-NARROW, NARROWEST = 12, 5  # smallest width of a column that wraps, and of a column that is cut
+WIDEST_SIGNED = 29  # largest width of a signed bar, in characters
+NARROW, NARROWEST = 12, 5  # smallest width of a column with `wrap`, and of another column of text
 
 
 class _LaidOut(NamedTuple):
@@ -122,7 +122,7 @@ def _parts(columns: list[_LaidOut], room: int) -> Iterator[list[_LaidOut]]:
     yield part
 
 
-# Rules for the columns that may shrink, in the order of shrinking, with the smallest width of each column.
+# Which columns can shrink, in the order of shrinking, and the smallest width of each column.
 # Numbers and names do not shrink.
 _SHRINKING: Sequence[tuple[Callable[[Column], bool], int]] = (
     (lambda column: column.bar, 0),

@@ -1,4 +1,4 @@
-"""Shows the attention weights of a trace as one matrix per head, the most informative heads first."""
+"""Show the attention weights of a trace as one matrix per head. The most informative heads come first."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ...hooks.event import EventSpec, TraceEvent
 from ...tracing.result import Trace
 from ..sections import AttentionMatrices, Section, words
 
-MOST = 64  # largest number of tokens of a text whose matrices are shown
+MOST = 64  # attention matrices of a text with more tokens are not shown
 
 
 def attention_sections(trace: Trace, events: Sequence[TraceEvent], verbose: bool) -> Iterator[Section]:
-    """Return the attention weights among `events` that the trace has kept. All sections fit on one screen in
-    total, but `verbose` shows all heads of the overview's events."""
+    """Yield a section for the weights of each attention event that the trace stored. All these sections fit
+    on one screen. If `verbose` is set, events of the overview show all heads instead."""
     weights = _weights(trace, events)
     for event in weights:
         length = event.shape[-1]
@@ -52,15 +52,15 @@ def kind_in(specs: Mapping[str, EventSpec], name: str) -> Kind | None:
 def _matrices(trace: Trace, name: str, sharing: int | None) -> AttentionMatrices:
     weights = trace[name]
     order = _ranked_heads(weights)
-    more = f"those with the largest weight off position 0; --show '{name}[{order[-1]}]' prints another head"
-    more += ", --verbose prints all" * trace.specs[name].overview
+    more = f"the heads with the largest weight after position 0; --show '{name}[{order[-1]}]' prints another "
+    more += "head" + ", --verbose prints all" * trace.specs[name].overview
     in_figures = f"; --show '{name}[{order[0]}]' prints a whole head"
     in_file = f"; --layer {name} --save FILE saves all weights"
     return AttentionMatrices(weights, trace.input.labels, order, more, sharing, in_figures, in_file)
 
 
 def _ranked_heads(weights: Array) -> list[int]:
-    """Return the heads in the order of each head's largest weight on a key other than 0. Heads with NaN come
+    """Return the heads, sorted by each head's largest weight on a key after position 0. Heads with NaN come
     first."""
     largest = weights[:, :, 1:].max(axis=(1, 2), initial=0.0)
     order: list[int] = np.argsort(-np.where(np.isnan(largest), np.inf, largest), kind="stable").tolist()

@@ -48,8 +48,8 @@ def stage_sections(trace: Trace, events: Sequence[TraceEvent], verbose: bool) ->
 
 
 def _event_columns(trace: Trace, layers: Mapping[int | None, LayerRow]) -> list[Column]:
-    """Return the columns of a table of events. The numbers in a table of a microGPT have two decimals.
-    Numbers of a production model reach 2e4 and have four significant digits."""
+    """Return the columns of a table of events. The numbers of a microGPT have two decimals. The numbers of a
+    production model can reach 2e4, so they have four significant digits."""
     number = significant if trace.layers else figure
     changed = [] if trace.intervened is None else [change_column(trace.intervened)]
     return [
@@ -148,10 +148,10 @@ def _not_finite(rows: Sequence[ParameterRow]) -> Iterator[Words]:
         for prefix, count in zip(("", "gradient of ", "update of "), counts, strict=True):
             if count:
                 values = "1 value is" if count == 1 else f"{count:,} values are"
-                yield words(f"{prefix}{row.name}: {values} not finite and not part of its L2", "bold red")
+                yield words(f"{prefix}{row.name}: {values} not finite and not counted in L2", "bold red")
 
 
-WIDE = 92  # smallest width of a terminal for a table of layers with all columns
+WIDE = 92  # smallest terminal width at which the table of layers has all columns
 
 
 def layers_section(trace: Trace, brief: bool) -> Section:
@@ -185,4 +185,4 @@ def _legend(trace: Trace) -> Iterator[Words]:
         "dim",
     )
     wide = "cosine: between the layer's output and input; sink: attention on position 0"
-    yield words(f"{wide} (both only on a terminal of {WIDE} columns or more)", "dim")
+    yield words(f"{wide} (cosine and sink need a terminal of {WIDE} columns)", "dim")

@@ -13,13 +13,13 @@ from ..numbers import figure, four_decimals, percent, signed, three_decimals
 from ..sections import Column, Section, Table, Words, fields, table_section, words
 
 LEGEND = (
-    "In the tables, * marks an event that an intervention replaced, or a layer with such an event. → marks "
-    "an event downstream. The number is |after − before| / |before|; before is without interventions."
+    "In the tables, * marks an event that an intervention replaced, or a layer that contains such an event. "
+    "→ marks an event downstream. The number is |after − before| / |before|, before without interventions."
 )
 
 
 def interventions_section(intervened: Intervened) -> Section:
-    """Return a table of the interventions in the order in which they acted."""
+    """Return a table of the interventions in order of application."""
     columns = [
         Column("target", lambda a: a.target, whole=True),
         Column("becomes", lambda a: a.text, wrap=True),
@@ -31,7 +31,7 @@ def interventions_section(intervened: Intervened) -> Section:
 
 
 def change_column(intervened: Intervened) -> Column:
-    """Return a column with the distance of each event from the same event without interventions."""
+    """Return a column that compares each event with its value in the run without interventions."""
     changes = {change.name: change for change in intervened.changes}
 
     def style(event: TraceEvent) -> str:
@@ -67,8 +67,8 @@ def _change(change: EventChange | None) -> str:
 
 
 class _EffectRow(NamedTuple):
-    """The prediction at a position, without and with the interventions. `p_after` is the P with interventions
-    of the token that was predicted without interventions."""
+    """The prediction at a position, without and with the interventions. `p_after` is the probability, with
+    interventions, of the token predicted without interventions."""
 
     before: Prediction
     after: Prediction
@@ -77,14 +77,14 @@ class _EffectRow(NamedTuple):
 
     @property
     def probabilities(self) -> tuple[float | None, float | None]:
-        """P of the target without and with interventions, or of `before.predicted` if there is no target."""
+        """P without and with interventions. Without a target, P belongs to the token `before.predicted`."""
         if self.before.target is not None and self.after.target is not None:
             return self.before.target.p, self.after.target.p
         return self.before.predicted.p if self.before.predicted else None, self.p_after
 
     @property
     def gain(self) -> float | None:
-        """The change of P by the interventions."""
+        """The change of P that the interventions cause."""
         before, after = self.probabilities
         return None if before is None or after is None else after - before
 
@@ -92,7 +92,7 @@ class _EffectRow(NamedTuple):
 def before_and_after_section(
     intervened: Intervened, after: tuple[Prediction, ...], loss: float | None
 ) -> list[Section]:
-    """Return a table of the predictions without and with the interventions, and their means."""
+    """Return a table of the predictions without and with the interventions, and the mean loss and KL."""
     rows = list(map(_EffectRow, intervened.before, after, intervened.p_after, intervened.kl))
     columns = [
         *fields(str, {"pos": "after.position"}),
@@ -111,7 +111,7 @@ def before_and_after_section(
 
 def _means(intervened: Intervened, rows: Sequence[_EffectRow], loss: float | None) -> Iterator[Words]:
     if any(row.before.target is None for row in rows):
-        yield words("(token): no target follows, so P is of the token predicted without interventions", "dim")
+        yield words("without a target, P belongs to the (token) predicted without interventions", "dim")
     mean = mean_of(intervened.kl)
     means = [] if mean is None else [f"mean KL {four_decimals(mean)}"]
     if loss is not None and intervened.loss_before is not None:

@@ -21,8 +21,8 @@ MAX_ROWS = 64  # largest number of rows of a table of predictions
 
 
 def prediction_sections(trace: Trace) -> Iterator[Section]:
-    """Return a row per position, the mean loss and the loss of a uniform guess. Then return further
-    candidates, for every position of a microGPT or for the last position of a production model."""
+    """Yield a table with a row per position, the mean loss and the loss of a uniform guess. A second table
+    lists more candidates at every position (microGPT) or at the last position (production model)."""
     rows = trace.predictions
     if not rows:
         return
@@ -46,7 +46,7 @@ def prediction_sections(trace: Trace) -> Iterator[Section]:
 
 
 def rows_of_predictions(rows: Sequence[Prediction]) -> list[Section]:
-    """Return a table of predictions that have no trace."""
+    """Return a table of predictions that do not belong to a trace."""
     return [Section([Table(_columns(_seen), rows, about=_logits)])]
 
 

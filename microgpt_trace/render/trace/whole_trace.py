@@ -68,7 +68,7 @@ def _microgpt_facts(model: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def trained(model: dict[str, Any]) -> list[str]:
-    """Return ["trained for N steps"], or [] if N is unknown or is part of the model's origin."""
+    """Return ["trained for N steps"], or [] if N is unknown or if the model's origin is this text."""
     steps = model.get("trained_steps")
     training = f"trained for {counted(steps, 'step')}" if steps else model["origin"]
     return [training] if training != model["origin"] else []
@@ -83,7 +83,7 @@ def model_facts(model: dict[str, Any]) -> list[tuple[str, str]]:
     layers = counted(config["n_layer"], "layer")
     tied = "head tied to the embedding" if config["tied"] else "separate head"
     return [
-        ("vocabulary", model["vocabulary"] or "the file has none, so tokens are shown as numbers"),
+        ("vocabulary", model["vocabulary"] or "the file has no vocabulary, so tokens are shown as numbers"),
         ("model", f"{model['origin']} ({model['format']}), {model['parameters']:,} parameters"),
         ("", f"{config['architecture']}: {layers}, width {config['n_embd']}, {heads},"),
         ("", f"FFN {config['n_inner']:,}, {tied}, context {config['context_length']:,}"),
@@ -124,8 +124,8 @@ def trace_sections(
     requested: Sequence[Section] | None = None,
 ) -> list[Section]:  # fmt: skip
     """Return the sections of a trace. `overview` shows each layer of a production model as one row. `brief`
-    omits explanations, except failures. `requested` are sections of requested events or arrays, or None. The
-    requested sections follow the input, and imply `brief`."""
+    omits explanations, but not failures. `requested` are sections of requested events or arrays, which come
+    after the input. Requested sections imply `brief`."""
     head = [*header_sections(trace, brief=requested is not None), *headline_sections(trace)]
     return [*head, *(requested or ()), *_body(trace, verbose, overview, brief or requested is not None)]
 
@@ -163,8 +163,7 @@ _SPREADS = {
 
 
 def headline_sections(trace: Trace) -> Iterator[Section]:
-    """Return a section about the first value that is not finite, if any. This section comes first in the
-    output."""
+    """Yield a section about the first value that is not finite, if there is such a value."""
     for check in trace.checks:
         if check.id == "finite" and check.holds is False:
             exact = f"Every value before it is finite. {_SPREADS[trace.model['family']]}"
@@ -182,11 +181,11 @@ def insights_section(insights: Sequence[Insight], title: str) -> Section:
 
 
 def anomalies_section(anomalies: Sequence[Anomaly], brief: bool = False) -> Section:
-    """Return the rules that found an anomaly. Unless `brief`, also return the measurements of the other
-    rules, and the reasons for rules that were not evaluated."""
+    """Return a section with the rules that found an anomaly. Unless `brief` is set, also list the other rules
+    with their values, and the rules that were not evaluated."""
     fired = [a for a in anomalies if a.found]
     in_part = any(a.found is None or TOO_FEW in a.unseen for a in anomalies)
-    none = f"none{' in what was evaluated' * in_part}"
+    none = f"none{' in the evaluated values' * in_part}"
     lines = [words(_excess(rule), "bold red") for rule in fired]
     if not brief:
         lines += [*_quiet(anomalies), *_not_evaluated(anomalies)]
@@ -216,7 +215,7 @@ def _not_evaluated(anomalies: Sequence[Anomaly]) -> Iterator[Words]:
             yield words(f"not evaluated: {', '.join(rule.id for rule in rules)} ({reason})")
 
 
-_UNITS = {"invariant": "", "other layers": " (spreads from the trend of the layers)"}
+_UNITS = {"invariant": "", "other layers": " (in spreads around the trend of the layers)"}
 
 
 def _value(rule: Anomaly) -> str:
@@ -225,8 +224,8 @@ def _value(rule: Anomaly) -> str:
 
 
 def checks_section(checks: Sequence[Check], brief: bool = False) -> Section:
-    """Return the checks that hold, and the checks that could not be made, with the reasons. With `brief`,
-    these checks are only counted. Every violation has a red line."""
+    """Return the result of the self-check. Every violated check has a red line. Unless `brief` is set, also
+    list the checks that hold, and the skipped checks with the reasons."""
     outcomes = grouped(checks, attrgetter("holds"))
     passed, failed, skipped = (outcomes.get(holds, []) for holds in (True, False, None))
     rest = f", {len(skipped)} not checked" if skipped else ""
