@@ -51,7 +51,7 @@ def test_a_probability_came_from_its_own_logit():
     lines = said("probs[-1,a]", "--terms", "2").splitlines()
     at = lines.index("Came from")
     assert lines[at + 2].split()[0] == "logits[4,1]"
-    assert lines[at + 2].endswith("and its whole row of 27")
+    assert lines[at + 2].endswith("and its row (27 elements)")
 
 
 @pytest.mark.parametrize("args", [*OF_MICROGPT, *((element, None) for element in OF_DECODER)])

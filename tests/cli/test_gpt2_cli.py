@@ -75,7 +75,7 @@ SAID = {  # of {0}, the GPT-2, and of the files of the fixture
     "inspect {gguf} --stats --metadata": ["positions learned", "36 of 36 tensors"],
     f"diff {{0}} {{0}} {IDS}": ["all 35 events agree number for number"],
     f"diff {{0}} {{gguf}} {IDS}": ["The same", "all 35 events"],  # number for number, as the BLAS adds up
-    "diff {0} {gguf} --weights": ["The same, number for number: all 36 parameters"],
+    "diff {0} {gguf} --weights": ["All 36 parameters are equal, number for number"],
     "diff {0} {half} --weights": ["36 parameters"],
     "diff {saved} {0}": ["all 43 events agree number for number"],
     "diagnose {saved} {0}": ["All 43 operations follow"],
@@ -195,7 +195,7 @@ def test_came_from_names_the_own_input_and_no_bias(gpt2, channel):
         return out, out.partition("Came from")[2].partition("Goes to")[0]
 
     out, norm = came("layer0.attn.norm")
-    assert re.search(rf"embed\.sum\[3,{channel}\] .* and its whole row of 32", norm), norm
+    assert re.search(rf"embed\.sum\[3,{channel}\] .* and its row \(32 elements\)", norm), norm
     assert "(x - mean) × 1/rms" in out
     assert "- -" not in out
     _, q = came("layer0.attn.q")

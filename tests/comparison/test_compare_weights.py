@@ -218,10 +218,10 @@ def swap_rows(blocks):
     rows[[3, 4]] = rows[[4, 3]]
 
 
-EQUAL = "None of 21 parameters differs by more than is allowed; 20 are equal, number for number"
+EQUAL = "All differences in 21 parameters are allowed; 20 are equal, number for number"
 ALLOWED = (
-    r"layer0\.mlp_wdown, Q4_1 on both sides: 1 of 2,048 elements differ, relative L2 0\.\d+, where rounding "
-    r"explains 0\.\d+"
+    r"layer0\.mlp_wdown, Q4_1 on both sides: 1 of 2,048 elements differ, relative L2 0\.\d+ "
+    r"\(rounding explains 0\.\d+\)"
 )
 MOVED = "B is above A on average, by 1.2 times the error that rounding explains"
 DIFFERS = "1 of 21 parameters differ layer0.mlp_wdown.*of the other parameters, 20 are equal"
@@ -246,7 +246,7 @@ def test_damaged_numbers_of_one_type_are_not_the_same(tmp_path, what):
     assert (row.name, found.same, found.agree, row.unequal > 0) == ("layer0.mlp_wdown", False, holds, True)
     assert not (holds and row.cause)
     done = microgpt("diff", tmp_path / "a.gguf", tmp_path / "b.gguf", "--weights")
-    assert (done.code, "The same" in done.out) == (not holds, False)
+    assert (done.code, "All 21 parameters are equal" in done.out) == (not holds, False)
     assert re.search(words, " ".join(done.out.split()))
 
 
@@ -258,14 +258,14 @@ def printed(a, b, *more):
 
 
 def test_the_command_reports_equal_and_converted_parameters(whole, tmp_path):
-    assert "The same, number for number: all 21 parameters" in printed(whole, whole)
+    assert "All 21 parameters are equal, number for number" in printed(whole, whole)
     document = json.loads(printed(whole, whole, "--layer", "layer0.*", "--json"))
     assert (document["agree"], document["same"], document["of"]) == (True, False, 21)
     some = printed(whole, whole, "--layer", "layer0.*")
     assert "The 9 parameters named (of 21) are equal, number for number" in some
     text = printed(whole, gguf_file(tmp_path))
-    assert "The same" not in text
-    assert "None of 21 parameters differs by more than is allowed; 5 are equal, number for number" in text
+    assert "All 21 parameters are equal" not in text
+    assert "All differences in 21 parameters are allowed; 5 are equal, number for number" in text
     assert "16 parameters, F32 in A, Q8_0 in B:" in text
 
 

@@ -110,7 +110,7 @@ def test_a_few_events_that_agree_are_not_called_the_same(right, tmp_path, compar
     document = json.loads(microgpt("diff", model, path, "--map", tmp_path / "map.toml", "--json").out)
     assert (document["agree"], document["same"], len(document["left_out"])) == (True, False, 36)
     judged = microgpt("diagnose", path, model, "--map", tmp_path / "map.toml")
-    assert (judged.code, "The 5 operations judged (of 41) follow from their own" in judged.out) == (0, True)
+    assert (judged.code, "The 5 judged operations (of 41) follow from their own" in judged.out) == (0, True)
 
 
 def test_events_that_were_not_requested_are_listed(compared_folders):

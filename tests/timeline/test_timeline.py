@@ -295,8 +295,8 @@ def test_the_command_prints_the_timeline(hand_log):
     ("ranks", "words"),
     [
         ([1, 1, 1, 1], "is the first choice at every trace."),
-        ([1, 2, 1, 3], "was not learned: first choice only at steps 0, 20; at the end rank 3 with P 0.300."),
-        ([4, 2, 2, 5], "was not learned: at the end rank 5 with P 0.300."),
+        ([1, 2, 1, 3], "was not learned: first choice only at steps 0, 20; rank 3 with P 0.300 at the end."),
+        ([4, 2, 2, 5], "was not learned: rank 5 with P 0.300 at the end."),
         ([None] * 4, "ranks were not logged"),
     ],
 )
@@ -358,7 +358,7 @@ def test_a_log_may_have_numbers_that_are_not_finite(tmp_path):
     result = microgpt("timeline", path, width=80)
     print(result.out, result.err)
     assert (result.code, result.err) == (0, "")
-    assert "layer0.mlp.act holds values that are not finite at step 20 (8)" in result.out
+    assert "layer0.mlp.act contains values that are not finite at step 20 (8)" in result.out
     assert "?" in result.out
     document = valid(microgpt("timeline", path, "--json").out, "timeline")
     assert document["positions"][0]["p"] == [0.1, 0.2, "NaN", 0.5]

@@ -1,1 +1,1 @@
-"""All results other than a Trace as sections, a module for each command."""
+"""Describe every class of result except Trace as sections."""

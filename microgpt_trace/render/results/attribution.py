@@ -33,7 +33,7 @@ SHARES = {ROLE_WORDS[role]: f"attention.{role}" for role in ROLES}  # columns of
 Head = TypeVar("Head", HeadRole, "SurveyedHead")
 LABEL, LOOKED_AT = 10, 7  # largest number of characters of a token in a column title, and in a cell
 LEAST_BAR = 7  # characters of the shortest useful bar
-MISSED = 3  # number of parts to name that are not in the table but raise the loss when ablated
+MISSED = 3  # number of parts to name below the table because their ablation raises the loss
 OF_EACH_ROLE = 3  # number of heads to show per role in a large model
 
 
@@ -43,7 +43,7 @@ def attribution_sections(result: AttributionResult, *, top: int = 20) -> list[Se
     pairs = [
         ("model", result.model),
         ("tokens", tokens_line(result.tokens, result.labels)),
-        ("parts", "what each part adds to a logit, with the scales of the norms on its way kept fixed"),
+        ("parts", "what each part adds to a logit if the scales of all later norms stay fixed"),
     ]
     if result.ablation:
         pairs.append(("without it", "change of -log P(target) if the part writes zeros at every position"))
@@ -108,7 +108,7 @@ def _change(loss_change: float | None, result: AttributionResult) -> str:
 
 
 def _missed(hidden: Sequence[Contribution], digits: int) -> Iterator[Words]:
-    """Name parts that add little to these logits, but raise the loss when ablated."""
+    """Name the parts in `hidden` whose ablation raises the loss most."""
     missed = [part for part in hidden if part.loss_change is not None and not part.loss_change <= 0]
     missed.sort(key=lambda part: size(part.loss_change), reverse=True)
     if missed:
@@ -148,7 +148,7 @@ def _means(result: AttributionResult, top: int) -> Section:
     loss = words(f"mean loss {four_decimals(result.mean_loss)}")
     blocks: list[Block] = [loss, _table(["mean |difference|", "without it"], 2, rows)]
     if len(ranked) > top:
-        blocks.append(words(f"{len(ranked) - top:,} more parts change less", "dim"))
+        blocks.append(words(f"{len(ranked) - top:,} parts with smaller values are not shown", "dim"))
     return Section(blocks, f"Over the {count} positions")
 
 
@@ -178,8 +178,8 @@ def _roles(result: AttributionResult, top: int) -> Iterator[Block]:
         yield words("A single token has nothing to look back at, so no head has a role.")
         return
     judged = [position.contrast.position for position in result.positions]
-    alone = f"; seen from {judged[0]}: the token it attends to most" if len(judged) == 1 else ""
-    yield words(f"shares of attention, as the mean over the queries from position 1 on{alone}", "dim")
+    alone = f"; seen from {judged[0]}: the token with most attention" if len(judged) == 1 else ""
+    yield words(f"mean shares of attention, over the queries from position 1 on{alone}", "dim")
     heads = result.roles if result.family == "microgpt" else _main_heads(result, top)
     rows = [_RoleRow(h.name, h.attention, ROLE_WORDS[h.role], h.name, _look(h, result)) for h in heads]
     for window, uniform in {head.window: head.uniform for head in heads}.items():
@@ -193,8 +193,8 @@ def _roles(result: AttributionResult, top: int) -> Iterator[Block]:
     yield Table(columns, rows, about=attrgetter("head"))
     yield from roles_of_all(result.roles, heads)
     rule = (
-        f"role: the share that is at least {SHARE:g} and {TIMES:g} times the uniform share, and has the "
-        "largest ratio to it; repeat: attention on earlier positions with the query's token; the role "
+        f"role: the largest multiple of a uniform share, if the share is at least {SHARE:g} and the multiple "
+        f"is at least {TIMES:g}; repeat: attention on earlier positions with the query's token; the role "
         "repeat does not count position 0 and the previous position"
     )
     yield words(rule, "dim")

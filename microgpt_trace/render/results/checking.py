@@ -27,14 +27,14 @@ def validation_sections(validation: Validation, *, verbose: bool = False) -> lis
         Column("verdict", lambda g: g[0].verdict.replace("failed", "FAILED"), style=_style),
     ]
     legend = (
-        "by itself: the largest change of a logit. perturbed: the largest change of a next operation (for "
-        "probs and loss: of the trace) if every element changes by about 10 %, as |after − before| / "
-        "|before|. A row of several events shows the smallest of these changes."
+        "by itself: the largest change of a logit. perturbed: the largest change |after − before| / |before| "
+        "of an operation that reads the event (for probs and loss: of the trace), if every element of the "
+        "event changes by about 10 %. A row of several events shows the smallest change."
     )
     method = (
         "First each event was replaced by itself, which must change nothing. Then all events were replaced "
         "by perturbed copies. A second computation in float64 reads the copies of the earlier events. Each "
-        "event must equal its result."
+        "event must equal the result of the second computation."
     )
     rows = [*grouped(validation.verdicts, lambda verdict: _row_key(verdict, verbose)).values()]
     table = Table(columns, rows, about=lambda group: group[0].name)
@@ -99,7 +99,7 @@ def _judged(row: GradientCheck) -> str:
 def gradcheck_sections(rows: Sequence[GradientCheck], text: str) -> list[Section]:
     """Return a table with a row per parameter and activation, and the verdict."""
     head = f'Gradients of the loss of "{text}" against central differences in float64'
-    legend = "checked: gradients of parameters in training and in a trace, of activations in a trace"
+    legend = "gradients of parameters are checked in training and in a trace, of activations only in a trace"
     return [Section([words(head, "bold"), _table(rows), words(legend, "dim"), *_verdicts(rows)])]
 
 
@@ -125,14 +125,14 @@ def _verdicts(rows: Sequence[GradientCheck]) -> Iterator[Words]:
     if kinks:
         yield words(f"{counted(kinks, 'element')} not judged: a ReLU switches on or off within the step")
     if unsettled:
-        cause = "differences over several steps do not agree, or a P is close to 0"
+        cause = "differences with several step sizes disagree, or a probability is close to 0"
         yield words(f"{counted(unsettled, 'element')} not judged: {cause}")
     hooked = [row for row in rows if row.hooked is not None]
     if hooked:
         worst = max(hooked, key=lambda row: row.hooked or 0.0)
         yield words(
-            f"with hooks that change the slope of every value: {counted(len(hooked), 'parameter')} checked "
-            f"along one direction, off by at most {exponent(worst.hooked or 0.0)} ({worst.name})"
+            f"{counted(len(hooked), 'parameter')} checked along one direction, with hooks that change the "
+            f"slope of every value: the largest error is {exponent(worst.hooked or 0.0)} ({worst.name})"
         )
     failed = [row.name for row in rows if not row.holds]
     if failed:

@@ -33,7 +33,7 @@ from ..sections import (
     words,
 )
 
-FEW = 64  # largest number of events that are all shown without --verbose
+FEW = 64  # a table of more events is shortened without --verbose
 MAX_TOKENS = 40  # largest number of tokens that a header shows
 MAX_LISTED = 8  # largest number of names that a line shows before "and N more"
 
@@ -64,7 +64,7 @@ def _sides(result: Comparison) -> Labelled:
 
 
 def origin_of(side: SideSummary | RecordedRun) -> list[str]:
-    """Return the origin and kind of a side or dump, followed by notes on this side or dump."""
+    """Return the origin, the kind and the notes of one side of a comparison, or of a dump."""
     return [f"{side.origin} ({side.kind})", *merged_layers(side.notes)]
 
 
@@ -111,7 +111,7 @@ def _agreement_details(result: Comparison) -> Iterator[Words]:
         yield indented("only statistics were compared: one side has no values")
     elif any(event.max_abs != 0 for event in result.compared):
         worst = result.worst
-        off = f"off by {distance(worst.relative)} of a row, band {distance(worst.tolerance)}"
+        off = f"error {distance(worst.relative)} of a row, band {distance(worst.tolerance)}"
         yield indented(f"closest to the limit of its band: {worst.name}, {off}")
     yield from _not_compared(result)
 
@@ -146,7 +146,7 @@ def _predictions(agreement: Agreement) -> str:
     positions = counted(agreement.positions, "position")
     same = f"the same token at {agreement.same_argmax:,} of {positions}{unknown}"
     if math.isnan(agreement.mean_kl):
-        return f"predictions: {same}, no KL: no position has probabilities on both sides"
+        return f"predictions: {same}, no KL because no position has probabilities on both sides"
     return (
         f"predictions: {same}, KL {agreement.mean_kl:.2g} on average, at most {agreement.max_kl:.2g} "
         f"(position {agreement.max_kl_position})"
@@ -159,7 +159,7 @@ def _divergence(result: Comparison, first: EventDifference) -> Iterator[Words]:
     element = f"element {list(first.index)}: " if first.index else "value: "
     a, b = two_apart(first.a, first.b)
     own = GIVEN in first.measured
-    values = f"the recording has {b}, its own inputs give {a}" if own else f"A has {a}, B has {b}"
+    values = f"{b} in the recording, {a} from the recorded inputs" if own else f"A has {a}, B has {b}"
     yield indented(element + values)
     yield indented(f"off by {distance(first.relative)}{_of(first)}; allowed {distance(first.tolerance)}")
     count = sum(not event.holds for event in result.events)
@@ -224,7 +224,7 @@ def _max_abs(event: EventDifference) -> str:
 def _table_of(title: str, events: Sequence[EventDifference]) -> Section:
     legend = "worst, median: |a - b| of a row, divided by the larger of |a| and |b|"
     hidden = sorted({event.measured for event in events if event.measured and event.by_position})
-    legend += f", or the difference {' or '.join(hidden)} if it is larger" if hidden else ""
+    legend += f", or the difference {' or '.join(hidden)} if this difference is larger" if hidden else ""
     legend += "; max |d|: the largest |a - b|"
     return Section([Table(_columns(), events, about=name_of), words(legend, "dim")], title)
 
@@ -270,7 +270,7 @@ def _merged(texts: Sequence[str], pattern: str, replacement: str, unit: str) -> 
 
 
 def unpaired_sections(unpaired: Sequence[Unpaired], title: str) -> list[Section]:
-    """Return a section with the events that only one side has, by reason, or [] if there are none."""
+    """Return a section that lists the events of only one side by reason, or [] without such events."""
     lines = []
     for pattern, same in grouped(unpaired, lambda one: re.sub(r"\d+", "*", one.reason)).items():
         names = _merged([one.name for one in same], r"\d+", "*", "")

@@ -40,12 +40,12 @@ def _verdict(result: DumpDiagnosis) -> Section:
         title = f"All {count:,} operations follow from their own inputs"
         if diagnosis.untested:
             follow = "follows from its" if count == 1 else "follow from their"
-            title = f"The {counted(count, 'operation')} judged (of {diagnosis.of:,}) {follow} own inputs"
+            title = f"The {counted(count, 'judged operation')} (of {diagnosis.of:,}) {follow} own inputs"
         return Section((), title, style="bold red" if diagnosis.findings else "bold green")
     first = next(o for o in diagnosis.operations if o.name == diagnosis.first_wrong)
     wrong = len(diagnosis.wrong)
     adds = "add errors of their own" if wrong > 1 else "adds an error of its own"
-    others = f"{wrong:,} of {count:,} operations judged {adds}; the other operations only pass errors on"
+    others = f"{wrong:,} of {count:,} judged operations {adds}; other operations only pass on earlier errors"
     title = f"First wrong operation: {place_of(first, result.labels)}"
     return Section([*_wrongness(first), indented(others)], title, style="bold red")
 
@@ -56,30 +56,28 @@ def _wrongness(first: OperationResult) -> Iterator[Words]:
     if first.nonfinite:
         yield indented(first.nonfinite)
     if first.error is not None:
-        inputs = f"the dump's own {abridged(first.inputs, MAX_LISTED)}" if first.inputs else "the tokens"
+        inputs = f"{abridged(first.inputs, MAX_LISTED)} in the dump" if first.inputs else "the tokens"
         off = f"off by {distance(first.error)} {first.measured or 'of the row'}"
         if first.measured == OVER_THE_PASS:
-            yield indented(f"the model's own pass gives another value: {off}, as `diff` judges it")
+            yield indented(f"a full pass of the model computes another value: {off}, as in `diff`")
         else:
-            yield indented(f"{inputs} should give another value: {off}")
+            yield indented(f"the model computes another value from {inputs}: {off}")
         yield indented(f"rounding explains {distance(first.tolerance)}")
     if first.found is not None and first.expected is not None:
         element = f"element {list(first.element)}: " if first.element else ""
         found, expected = two_apart(first.found, first.expected)
-        yield indented(f"{element}the dump has {found}, its inputs give {expected}")
+        yield indented(f"{element}{found} in the dump, {expected} if computed from the inputs")
     if first.recomputed:
         names = abridged(first.recomputed, MAX_LISTED)
-        yield indented(f"recomputed in between, because the dump lacks them: {names}")
+        yield indented(f"recomputed inputs that the dump lacks: {names}")
 
 
 def _offer(offer: Offer) -> Section:
-    """Return a verdict without a fault, which proposes another precision for `--compute`."""
+    """Return a verdict that names no fault, but proposes another precision for `--compute`."""
     look = "look like" if offer.shown else "may be"
-    right = (
-        f"with `--compute {offer.compute}`, {offer.explains:,} of the {offer.wrong:,} operations that involve"
-        f" a product and exceed float32 rounding {'is' if offer.explains == 1 else 'are'} right"
-    )
-    unsure = "; this is uncertain, because several products lie between the dumped events: dump more events"
+    count = f"{offer.explains:,} of the {offer.wrong:,} errors of operations with a product"
+    right = f"with `--compute {offer.compute}`, rounding explains {count}"
+    unsure = ", but this is uncertain: several products lie between dumped events, so dump more events"
     title = f"No fault is named: the errors {look} {offer.looks_like}"
     return Section([indented(right + unsure * (not offer.shown))], title, style="bold yellow")
 
@@ -87,8 +85,8 @@ def _offer(offer: Offer) -> Section:
 def _findings(diagnosis: Diagnosis) -> Iterator[Section]:
     explaining = [finding for finding in diagnosis.findings if finding.explains]
     for finding in explaining:
-        leaves = f"this leaves an error of {distance(finding.residual)}{_reach(finding, diagnosis)}"
-        yield Section([words(finding.claim, "bold"), indented(leaves)])
+        error = f"this cause leaves an error of {distance(finding.residual)}{_reach(finding, diagnosis)}"
+        yield Section([words(finding.claim, "bold"), indented(error)])
     if explaining or diagnosis.first_wrong is None:
         return
     nearest = [
@@ -96,15 +94,15 @@ def _findings(diagnosis: Diagnosis) -> Iterator[Section]:
         for finding in diagnosis.findings
     ]
     other = "Does the engine have other weights? `microgpt diff A B --weights` compares two model files."
-    none = [words(f"None of {len(diagnosis.tried):,} hypotheses explains it.")] if diagnosis.tried else []
-    yield Section([*none, *nearest, indented(other)])
+    none = f"None of {len(diagnosis.tried):,} hypotheses explains the first wrong operation."
+    yield Section([*[words(none)] * bool(diagnosis.tried), *nearest, indented(other)])
 
 
 def _reach(finding: Finding, diagnosis: Diagnosis) -> str:
     count, wrong = len(finding.also_explains), len(diagnosis.wrong)
     text = f", and explains {count} of the {wrong - 1} other wrong operations" if wrong > 1 else ""
     if finding.cannot_be_told_from:
-        text += f"; in {diagnosis.compute} it cannot be distinguished from the other causes here"
+        text += f"; in {diagnosis.compute} this cause cannot be distinguished from the other causes"
     return text
 
 
@@ -114,7 +112,8 @@ def _layerless(operation: OperationResult) -> str:
 
 
 def _operations(diagnosis: Diagnosis, verbose: bool) -> list[Section]:
-    """Return a table of all operations or, unless `verbose`, of the wrong operations without their layers."""
+    """Return a table of the wrong operations with one row for all layers, or (`verbose`) of all
+    operations."""
     title = "Operations in order of computation"
     rows = [[operation] for operation in diagnosis.operations]
     if not verbose:

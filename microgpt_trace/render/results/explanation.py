@@ -30,7 +30,7 @@ from ..sections import (
 _X = re.compile(r"\bx\b")
 DIGITS = 6  # significant digits of the largest number in a column
 EXACT = 9  # significant digits that distinguish any two float32 numbers
-LONG = 26  # after a name of this length, the next line is not indented
+LONG = 26  # the numbers below a shorter name are aligned with the end of the name
 
 
 def explanation_sections(
@@ -116,8 +116,8 @@ def _terms(step: Step) -> Table:
 
 
 def _factors(factors: Sequence[Factor | None], event: str, numbers: bool) -> list[Cell]:
-    """Return the cells of factors, each with an element and its value. The title of the column names the
-    event."""
+    """Return a cell for each factor, with the element and its value. The cells omit the name `event`, which
+    is the title of the column."""
     places = [factor_name(factor).removeprefix(event) if factor else "" for factor in factors]
     values = _aligned([factor.value if factor and numbers else None for factor in factors])
     return [
@@ -127,7 +127,7 @@ def _factors(factors: Sequence[Factor | None], event: str, numbers: bool) -> lis
 
 
 def _about(element: str, kind: str) -> str:
-    """Return the element of a factor for the `about` of its cell, or "" for a constant."""
+    """Return the name that the cell of an element refers to, or "" for a constant."""
     return {"constant": "", "backward": f"gradient {element}"}.get(kind, element)
 
 
@@ -136,13 +136,13 @@ def _event_of(factor: Factor) -> str:
 
 
 def _event_of_all(factors: Sequence[Factor]) -> str:
-    """Return the event that all factors are elements of, or "" if there are several events."""
+    """Return the event that contains all factors, or "" if the factors belong to several events."""
     events = set(map(_event_of, factors))
     return events.pop() if len(events) == 1 and factors[0].kind != "constant" else ""
 
 
 def _column(title: str, cells: Sequence[Cell], **options: Any) -> Column:
-    """Return a column of cells. The rows of its table are numbered from 0. Missing cells are blank."""
+    """Return a column of cells for a table with the rows 0, 1, 2, ... Missing cells are blank."""
     return Column(title, lambda row: cells[row] if row < len(cells) else "", **options)
 
 
@@ -190,8 +190,8 @@ def _sources(explanation: Explanation) -> list[Section]:
 
 
 def sources_of(explanation: Explanation) -> list[tuple[Factor, str]]:
-    """Return one factor of each event that the formula reads, with words about its sum. If several sums read
-    the event, the factor is from the shortest sum, and from the largest term of this sum."""
+    """Return one factor for each event that the formula reads, with a note on the sum that contains the
+    factor. If several sums read the event, the factor is from the largest term of the shortest sum."""
     read = []
     for step in explanation.steps:
         most = max((len(term.factors) for term in step.terms), default=0)
@@ -223,10 +223,12 @@ def _is_stored(element: str) -> bool:
 
 
 def _sum_note(longest: int, count: int) -> str:
-    """Describe a factor of a sum of `count` terms, if the longest sum with its event has `longest` terms."""
+    """Return a note on a factor in a sum of `count` terms. The event's longest sum has `longest` terms."""
     if longest <= 2:
         return ""
-    return f"and its whole row of {longest:,}" if count < longest else f"in the largest of {longest:,} terms"
+    return (
+        f"and its row ({longest:,} elements)" if count < longest else f"in the largest of {longest:,} terms"
+    )
 
 
 def _uses(explanation: Explanation) -> Section:
@@ -240,7 +242,7 @@ def _uses(explanation: Explanation) -> Section:
     if explanation.uses:
         blocks = [Table(columns, explanation.uses, about=lambda use: _about(use.name, explanation.phase))]
     if any(factor.kind == "backward" for factor in explanation.factors()):
-        blocks.append(words("d NAME means d loss / d NAME; --backward explains such gradients", "dim"))
+        blocks.append(words("d NAME means d loss / d NAME; --backward explains gradients", "dim"))
     return Section(blocks, "Goes to")
 
 

@@ -26,13 +26,13 @@ from ..sections import (
     words,
 )
 
-FEW = 40  # largest number of rows that are shown without --verbose
+FEW = 40  # a longer table is shortened without --verbose
 
 
 def weights_sections(result: WeightsComparison, *, verbose: bool = False) -> list[Section]:
     """Return the verdict, the parameters that differ, and a table with a row per parameter."""
     allowed = f"{result.factor:g} times the rounding error of the stored types"
-    allowed += f", more in a block of {BLOCK} elements"
+    allowed += f", and more in single blocks of {BLOCK} elements"
     if result.rtol is not None:
         allowed = f"relative L2 of {result.rtol:g}"
     facts = Labelled([("A", result.a), ("B", result.b), ("allowed", allowed)])
@@ -40,7 +40,7 @@ def weights_sections(result: WeightsComparison, *, verbose: bool = False) -> lis
     below = []
     if left_out := len(result.rows) - len(rows):
         below.append(
-            words(f"{left_out:,} parameters with no larger error are not shown; --verbose shows all", "dim")
+            words(f"{left_out:,} parameters with smaller errors are not shown; --verbose shows all", "dim")
         )
     for letter, names in (("A", result.only_a), ("B", result.only_b)):
         if names:
@@ -74,13 +74,13 @@ def _verdict(result: WeightsComparison) -> Section:
 def _agreement(result: WeightsComparison) -> str:
     count = len(result.rows)
     if result.same:
-        return f"The same, number for number: all {count:,} parameters"
+        return f"All {count:,} parameters are equal, number for number"
     named = f"{counted(count, 'parameter')} named (of {result.of:,})"
     if all(row.equal for row in result.rows):
         return f"The {named} {'is' if count == 1 else 'are'} equal, number for number"
     which = f"{count:,} parameters" if count == result.of else f"the {named}"
     equal = sum(row.equal for row in result.rows)
-    return f"None of {which} differs by more than is allowed; {equal:,} are equal, number for number"
+    return f"All differences in {which} are allowed; {equal:,} are equal, number for number"
 
 
 def _difference(result: WeightsComparison) -> str:
@@ -100,7 +100,7 @@ def _differing(result: WeightsComparison) -> Iterator[Words]:
 
 
 def _unequal(result: WeightsComparison) -> Iterator[Words]:
-    """Describe the parameters whose difference is allowed, with a line per pair of types."""
+    """Describe the parameters with an allowed difference, in a line for each pair of stored types."""
     unequal = (row for row in result.rows if row.holds and not row.equal)
     for (a, b), rows in grouped(unequal, attrgetter("type_a", "type_b")).items():
         types = f"{a} on both sides" if a == b else f"{a} in A, {b} in B"
@@ -109,7 +109,7 @@ def _unequal(result: WeightsComparison) -> Iterator[Words]:
         farthest = max(rows, key=lambda row: row.relative_l2 or 0.0)
         error = f"relative L2 {distance(farthest.relative_l2 or 0.0)}{' at most' * (len(rows) > 1)}"
         if farthest.expected is not None:
-            error += f", where rounding explains {distance(farthest.expected)}"
+            error += f" (rounding explains {distance(farthest.expected)})"
         yield indented(f"{which}, {types}: {elements} differ, {error}")
 
 

@@ -27,16 +27,16 @@ from ..numbers import four_decimals
 from ..sections import Bar, Column, Grid, Labelled, Section, Words, facts, fields, table_section, words
 
 HALF = 0.5
-FEW, LEAST = 3, 0.005  # number of sites named as the largest, and the smallest value of a named site
+FEW, LEAST = 3, 0.005  # number of largest sites to name, and the smallest value to name
 MAX_PAIRS = 20  # largest number of pairs that are shown
 MAX_TOKENS = 60  # largest number of tokens of a text that are shown
 RESTORED = (
-    "restored: the difference of a run on a scale where the corrupted run has 0 and the clean run has 1; it "
-    "can lie outside this range"
+    "restored: the difference of a run, scaled to 0 for the corrupted run and to 1 for the clean run; values "
+    "below 0 and above 1 are possible"
 )
 
 Value = Callable[[Any], float | None]
-Heads = list[tuple[str, Callable[[int], str]]]  # lines above columns: label, and the text of a column
+Heads = list[tuple[str, Callable[[int], str]]]  # header lines: label, and text of each column
 
 
 def patch_sections(result: PatchResult) -> list[Section]:
@@ -68,7 +68,7 @@ def map_end(cells: Sequence[Any], value: Value) -> float:
 
 
 def title_of(table: PatchTable[Any]) -> str:
-    """Return the title of a map. The title tells whether each site is one position or one head."""
+    """Return the title of a map. The title says whether each site is one position or one head."""
     where = "at one position" if table.across == "position" else "of one head, at all positions"
     return f"{table.title} {where}"
 
@@ -133,7 +133,7 @@ def _heads_of(pairs: Sequence[PatchedPair]) -> Heads:
 def _tables(
     cells: Sequence[Any], title: str, value: Value, heads: Heads, findings: bool = True
 ) -> Iterator[Section]:
-    """Return a grid for each kind of site. With `findings`, sentences about the values follow."""
+    """Return a grid for each kind of site. If `findings` is set, add sentences about the values."""
     end = map_end(cells, value)
     for table in tables_of(cells):
         by_position = table.across == "position"
@@ -150,7 +150,7 @@ def _tables(
 
 def _findings(table: PatchTable[Any], value: Value, heads: Heads) -> Iterator[Words]:
     """Describe where the residual stream restores more than half, and between which layers the effect moves
-    to another position. For tables of other events, name the largest values."""
+    to another position. If there is no such position, name the sites with the largest values."""
     runs = list(runs_above(table, HALF, value)) if table.kind in leaving_kinds() else []
     for column, of_column in runs:
         rows = ", ".join(first if first == last else f"{first} to {last}" for first, last in of_column)
@@ -165,11 +165,11 @@ def _findings(table: PatchTable[Any], value: Value, heads: Heads) -> Iterator[Wo
 
 
 def _heads_hint(before: str, after: str) -> str:
-    """Name the sites of the heads of the layer `after` if `after` is the layer right after the row `before`.
-    In this case, only the heads of `after` can have moved the effect."""
+    """Return a hint at the heads of the layer `after`, if this layer comes right after the row `before`. Then
+    only these heads can have moved the effect."""
     layer = after.removeprefix("layer ")
     next_to = layer == "0" or (layer.isdigit() and before == f"layer {int(layer) - 1}")
-    return f"; --sites 'layer{layer}.attn.head*' shows which heads move it" if next_to else ""
+    return f"; --sites 'layer{layer}.attn.head*' shows which heads move the effect" if next_to else ""
 
 
 def _largest(cells: Sequence[Spot], value: Value) -> str:

@@ -26,10 +26,10 @@ from ..sections import Column, Labelled, Section, Table, facts, fields, name_of,
 from ..trace.whole_trace import anomalies_section, insights_section
 from .attribution import ROLE_WORDS, SHARES, most_of_each_role, roles_of_all
 
-FEW_LAYERS = 2  # largest number of layers of a model whose events and heads are all shown
+FEW_LAYERS = 2  # up to this number of layers, all events and heads are shown
 HARDEST, OFTEN = 8, 20  # number of hardest tokens to show, and how often such a token must occur
 EXAMPLES, UNITS = 5, 8  # largest number of examples and units that are shown without --verbose
-ODDEST = 10  # largest number of events of each sort that are shown for a deep model
+ODDEST = 10  # largest number of events with dead channels, and of events with outliers, to show
 NAMED = 4  # largest number of channels that a cell names
 
 
@@ -83,7 +83,7 @@ def _predictions(report: SurveyReport, verbose: bool) -> Iterator[Section]:
     if report.overfitting is not None:
         more.append(words(report.overfitting.text, "bold red" if report.overfitting.holds else ""))
     legend = (
-        "loss: mean of -log P of the next token, in nats; by text: mean of the means of the texts; spread: "
+        "loss: mean of -log P of the next token, in nats; by text: mean of the texts' means; spread: "
         "standard deviation of these means; accuracy: how often the next token is the most likely token"
     )
     yield from table_section("Predictions", columns, report.parts, legend, more=more)
@@ -152,8 +152,8 @@ def _heads(heads: Sequence[SurveyedHead], verbose: bool) -> list[Section]:
         Column("role", lambda head: ROLE_WORDS[head.role], style="cyan"),
     ]
     legend = (
-        f"even attention would have: {_even_attention(shown)}; repeat: attention on earlier occurrences of "
-        "the query's token, for queries with such occurrences"
+        f"uniform attention would have: {_even_attention(shown)}; repeat: attention on earlier occurrences "
+        "of the query's token, as the mean over queries with a token that occurred earlier"
     )
     title, aside = "What heads look at", "mean of all queries from position 1 on"
     more, event = roles_of_all(heads, shown), attrgetter("event")
@@ -161,7 +161,7 @@ def _heads(heads: Sequence[SurveyedHead], verbose: bool) -> list[Section]:
 
 
 def _even_attention(heads: Sequence[SurveyedHead]) -> str:
-    """Describe even attention, once for each attention window."""
+    """Describe uniform attention, once for each attention window."""
     by_window = {head.window: head for head in heads}
     lines = []
     for window, head in sorted(by_window.items(), key=lambda own: own[0] or math.inf):

@@ -39,12 +39,12 @@ from ..sections import (
 )
 from .attribution import ROLE_WORDS
 
-FEW = 40  # largest number of rows that are all shown without --verbose
-MOST = 8  # number of rows to show if there are more than FEW
+FEW = 40  # a longer table is shortened without --verbose
+MOST = 8  # number of rows of a shortened table
 NAMED = 4  # largest number of channels that a cell names
 KL_IS = (
-    "KL: KL(A || B) in nats, as the mean over the channels; a channel counts as a normal distribution with "
-    "its mean and variance over the corpus; values are not compared token by token"
+    "KL: KL(A || B) in nats, as the mean over the channels; each channel is treated as a normal distribution "
+    "with its mean and variance over the corpus; values are not compared token by token"
 )
 Pair = TypeVar("Pair")
 
@@ -65,7 +65,7 @@ def survey_comparison_sections(result: SurveyComparison, *, verbose: bool = Fals
 
 def _header(result: SurveyComparison) -> Section:
     run = f"{counted(result.a.texts, 'text')}, {counted(result.a.tokens, 'token')}"
-    same_bits = "no difference in any bit; --rtol allows differences"
+    same_bits = "only equal bits; --rtol allows differences"
     allowed = same_bits if result.rtol is None else f"distances up to {result.rtol:g}"
     pairs = [
         ("A", f"{result.a.file}, of {result.a.model}"),
@@ -92,7 +92,7 @@ def _verdict(result: SurveyComparison) -> Section:
 
 
 def _adding_most(result: SurveyComparison) -> LayerPair | None:
-    """Return the layer that adds most to the difference, or None if that is unknown for all layers."""
+    """Return the layer that adds most to the difference, or None if no layer has a known contribution."""
     layers = [layer for layer in result.layers if layer.added is not None]
     return max(layers, key=lambda layer: layer.added or 0.0, default=None)
 
@@ -106,7 +106,7 @@ def _title(result: SurveyComparison) -> str:
     if result.same:
         return "The same, bit for bit"
     if result.agree:
-        return f"They agree: no distance is above {result.rtol:g}"
+        return f"The surveys agree: no distance is above {result.rtol:g}"
     most = _adding_most(result)
     if most and (most.added or 0.0) > max(0.0, _kl_before_layers(result)):
         count = len(result.layers)
@@ -114,7 +114,7 @@ def _title(result: SurveyComparison) -> str:
         return f"Layer {most.a.layer} adds {adds} to the difference"
     if most and _kl_before_layers(result):
         return "The residual stream before the first layer differs by more than any layer adds"
-    return f"They differ, first in {result.first}" if result.first else "They differ"
+    return f"The surveys differ, first in {result.first}" if result.first else "The surveys differ"
 
 
 def _differences(result: SurveyComparison) -> Iterator[Words]:
@@ -123,7 +123,7 @@ def _differences(result: SurveyComparison) -> Iterator[Words]:
     if before := _kl_before_layers(result):
         yield indented(f"KL of the residual stream before the first layer: {distance(before)} nats")
     if most:
-        course = f"{distance(most.kl_before)} nats before layer {most.a.layer}, {distance(most.kl)} after it"
+        course = f"{distance(most.kl_before)} nats before layer {most.a.layer}, {distance(most.kl)} after"
         yield indented(f"KL of the residual stream: {course}")
         if most.farthest is not None:
             yield indented(f"largest KL within the layer: {distance(most.farthest_kl)} in {most.farthest}")
@@ -159,7 +159,7 @@ def _largest_distances(result: SurveyComparison) -> Iterator[Words]:
 
 
 def _both(form: Callable[[Any], str], paths: Mapping[str, str], **options: Any) -> list[Column]:
-    """Return columns with the values of both sides, or with one value if both values print alike."""
+    """Return columns that show the values of both sides, or one value if both values have the same text."""
 
     def cell(values: tuple[Any, Any]) -> str:
         one, two = map(form, values)
@@ -171,8 +171,7 @@ def _both(form: Callable[[Any], str], paths: Mapping[str, str], **options: Any) 
 def _shown(
     pairs: Sequence[Pair], verbose: bool, size: Callable[[Pair], float]
 ) -> tuple[Sequence[Pair], list[Block]]:
-    """Return all pairs or, if there are many, the MOST pairs that differ most and a line about the
-    omission."""
+    """Return all pairs, or the MOST pairs that differ most if there are many. Add a note on omitted pairs."""
     if verbose or len(pairs) <= FEW:
         return pairs, []
     largest = sorted(pairs, key=size, reverse=True)[:MOST]
@@ -183,7 +182,7 @@ def _shown(
 
 
 def _predictions(parts: Sequence[PartPair], verbose: bool) -> Iterator[Section]:
-    """Describe the losses of every part and the tokens on which B is worst."""
+    """Describe the losses of every part of the corpus, and the tokens that B predicts worse than A."""
     columns = [
         Column("", name_of, whole=True),
         *_both("{:,}".format, {"texts": "documents", "tokens": "tokens"}),
@@ -192,8 +191,8 @@ def _predictions(parts: Sequence[PartPair], verbose: bool) -> Iterator[Section]:
         Column("by text", _by_text, right=True),
     ]
     legend = (
-        "by text: change of the mean loss over texts ± its standard error; the error treats the texts of "
-        "both sides as unrelated, because surveys do not keep the loss of each text"
+        "by text: change of the mean loss over texts ± standard error; the standard error treats the texts "
+        "of both sides as unrelated, because a survey does not store the loss of each text"
     )
     aside = "loss: mean -log P of the next token, in nats"
     yield from table_section("Predictions", columns, parts, legend, aside=aside)
@@ -218,7 +217,7 @@ def _tokens(part: PartPair, verbose: bool) -> list[Section]:
         Column("in all", lambda pair: signed(pair.lost, 2), right=True),
     ]
     total = counted(len(tokens), "token")
-    legend = f"in all: number of times × change of the loss; B is worse on {len(worse):,} of {total}"
+    legend = f"in all: number of occurrences × change of the loss; B is worse on {len(worse):,} of {total}"
     title, shown = ("Tokens", tokens) if verbose else ("Tokens on which B is worst", worse[:MOST])
     return table_section(title, columns, shown, legend, aside=part.a.part)
 
@@ -243,7 +242,7 @@ def _layers(layers: Sequence[LayerPair]) -> list[Section]:
         "channels; largest within: the event of the layer with the largest KL; massive: texts with an "
         "element of 1,000 times the median magnitude or more"
     )
-    wide = "growth: norm of a row after the layer divided by the norm before; cosine: between both rows"
+    wide = "growth: norm of a row after the layer divided by the norm before; cosine: between the two rows"
     about, aside = attrgetter("a.event"), "the residual stream after each layer"
     return table_section("Layers", columns, layers, legend, wide, about=about, aside=aside)
 
@@ -307,6 +306,6 @@ def _heads(heads: Sequence[HeadPair], verbose: bool) -> list[Section]:
         *_both(ROLE_WORDS.__getitem__, {"role": "role"}, right=False),
     ]
     changed = sum(pair.a.role != pair.b.role for pair in heads)
-    legend = "change: the largest change of a share of attention, or of entropy / entropy of even attention"
+    legend = "change: largest change of a share of attention, or of entropy / entropy of uniform attention"
     roles = words(f"the role changes in {changed:,} of {counted(len(heads), 'head')}")
     return table_section("Heads", columns, shown, legend, about=attrgetter("a.event"), more=[*more, roles])

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     # loss of the training names, loss of the held-out names, trace of the watched name
     Measured = tuple[float | None, float | None, Trace]
 
-MOST_RETURNS = 12  # largest number of rows of units that were dead for a while; more rows are counted
+MOST_RETURNS = 12  # if more rows describe units that were dead for a while, only count the units
 
 
 def summary_sections(
@@ -44,8 +44,9 @@ def summary_sections(
     samples: Sequence[tuple[str, bool]], closing: Sequence[tuple[str, str]], trace_it: str,
 ) -> list[Section]:  # fmt: skip
     """Return the summary of a training run. `losses` are the losses of the steps, `before` and `after` the
-    measurements before and after training. `samples` are sampled names with True if the corpus has the name.
-    `closing` has the last lines of the summary, and `trace_it` is a command line."""
+    measurements before and after training. `samples` are pairs of a sampled name and True if the corpus
+    contains the name. `closing` are the last lines of the summary, and `trace_it` is the command that traces
+    the model."""
     sections = [Section([Labelled(facts)])]
     if len(losses) > 1:
         sections.append(_loss_section(losses, 1, len(losses)))
@@ -96,7 +97,7 @@ def _head(timeline: Timeline) -> Section:
         ("training", f"{progress} of {size}, lr {plan.lr:g} falling to 0, seed {plan.seed}"
             + (f", resumed after {', '.join(resumed)}" if resumed else "")),
         ("traced", f'"{timeline.watched}" {times} {steps[-1]:,}'
-            + ("" if len(steps) == 1 else "; the curves show these steps")),
+            + ("" if len(steps) == 1 else "; the curves show the traced steps")),
     ]  # fmt: skip
     return Section([Labelled(facts), *_warnings(timeline)])
 
@@ -108,7 +109,7 @@ def _warnings(timeline: Timeline) -> Iterator[Words]:
         nonfinite = [(s, n) for s, n in zip(timeline.steps, event.nonfinite, strict=True) if n]
         if nonfinite:
             at = ", ".join(f"step {step:,} ({count:,})" for step, count in nonfinite)
-            yield words(f"{event.name} holds values that are not finite at {at}", "bold red")
+            yield words(f"{event.name} contains values that are not finite at {at}", "bold red")
 
 
 def _predictions(timeline: Timeline) -> list[Section]:
@@ -122,8 +123,8 @@ def _predictions(timeline: Timeline) -> list[Section]:
         Column("learned", _learned, right=True, style=_learned_style),
     ]
     legend = (
-        "learned: the step from which the target keeps rank 1; always: it has rank 1 at every traced step",
-        "half way: the first step from which P stays above the mean of its first and last value",
+        "learned: the target has rank 1 from this step on; always: rank 1 at every traced step",
+        "half way: from this step on, P stays above the mean of the first P and the last P",
     )
     doubled = [
         words(_double_letter(position, timeline.steps), "bold")
@@ -149,8 +150,7 @@ def _learned(position: PositionCurve) -> str:
 
 
 def _always(position: PositionCurve) -> bool:
-    """Return True if the target had rank 1 at every traced step. The step that learned such a target is
-    unknown."""
+    """Return True if the target had rank 1 at every traced step. Then the step of learning is unknown."""
     return all(rank in (1, None) for rank in position.rank)
 
 
@@ -164,7 +164,7 @@ def _double_letter(position: PositionCurve, steps: Sequence[int]) -> str:
         return f"{letter} is the first choice {start}."
     firsts = [f"{step:,}" for step, rank in zip(steps, position.rank, strict=True) if rank == 1]
     briefly = f"first choice only at step{'s' * (len(firsts) > 1)} {', '.join(firsts)}; " if firsts else ""
-    ended = f"at the end rank {_last_rank(position)} with P {three_decimals(_last(position.p))}"
+    ended = f"rank {_last_rank(position)} with P {three_decimals(_last(position.p))} at the end"
     return f"{letter} was not learned: {briefly}{ended}."
 
 
@@ -172,9 +172,9 @@ def _dead_units(timeline: Timeline) -> Iterator[Section]:
     layers = [layer for layer in timeline.layers if any(count is not None for count in layer.dead_count)]
     if not layers:
         return
-    title, aside = "Dead ReLU units", "zero on the whole held-out set"
+    title, aside = "Dead ReLU units", "units that are zero on the whole held-out set"
     if not any(any(layer.dead_count) for layer in layers):
-        none = f"none of {sum(layer.units for layer in layers):,} units at any traced step"
+        none = f"none of {sum(layer.units for layer in layers):,} units is dead at any traced step"
         yield Section([words(none)], title, aside)
         return
     columns = [
@@ -200,7 +200,7 @@ def _dead_units(timeline: Timeline) -> Iterator[Section]:
 
 def _spells(layer: LayerUnits) -> Iterator[tuple[int, int, int | None, list[int]]]:
     """Yield (layer, died, returned, units) for the units that were dead between the steps `died` and
-    `returned`. `returned` is None if the units are dead at the end."""
+    `returned`. `returned` is None if the units were still dead at the last step."""
     dead: list[tuple[int, int | None, int]] = [(unit.since, None, unit.unit) for unit in layer.dead]
     dead += [(unit.died, unit.returned, unit.unit) for unit in layer.returned]
     spells = grouped(dead, itemgetter(0, 1))
