@@ -254,8 +254,8 @@ def test_events_that_are_not_finite_on_both_sides_are_not_compared():
     result = diff(broken(), broken(), "emma")
     skipped = sum(math.isnan(event.relative) for event in result.events)
     shown = texts(picture_of(result))
-    assert f"{25 - skipped} of 25 events compared, 1 of them without elements that are not finite" in shown
-    assert "not compared, NaN or infinite on both" in shown
+    assert f"{25 - skipped} of 25 events compared, 1 only in finite elements" in shown
+    assert "not compared: both NaN or both infinite" in shown
 
 
 def test_a_map_of_patching_marks_a_cell_without_a_value():
@@ -283,7 +283,7 @@ def test_a_timeline_explains_gaps(results):
     positions = tuple(replace(p, p=(None, *p.p[1:])) for p in log.positions)
     odd = replace(log.loss, loss=(math.nan, math.inf, *log.loss.loss[2:]))
     shown = texts(picture_of(replace(log, positions=positions, loss=odd)))
-    assert "a gap: not finite, or not in the log" in shown
+    assert "a gap: a value that is not finite or not in the log" in shown
     assert "not finite: 2 of 20 steps" in shown
     none = replace(log, loss=replace(log.loss, loss=(math.nan,) * 20))
     for picture in (picture_of(none), loss_picture(none)):

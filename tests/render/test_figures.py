@@ -291,10 +291,10 @@ def test_a_figure_of_missing_values_is_an_error_that_draws_nothing(emma, ann, lo
     without_arrays = replace(ann, arrays={}, lens=())
     many = replace(emma, predictions=emma.predictions * 13)
     assert refusal(lambda: plot_attention(without_arrays, layer=0)).endswith("name it in `values`")
-    error = "--lens, or lens=True, adds it for a production model"
+    error = "use --lens, or lens=True, with a production model"
     assert refusal(lambda: plot_lens(without_arrays)).endswith(error)
     error = refusal(lambda: plot_stream(emma, ax=ax))
-    assert error.startswith("stream: this trace has no rows of layers")
+    assert error.startswith("stream: only a trace of a production model")
     assert not ax.child_axes
     assert ax.axison
     nothing = replace(emma, predictions=())

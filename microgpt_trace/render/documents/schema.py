@@ -32,13 +32,14 @@ _PLAIN: dict[Any, dict[str, Any]] = {
 
 
 def result_schema(kind: Any, title: str) -> dict[str, Any]:
-    """Return the schema of a result's document. `kind` is a dataclass with a SCHEMA."""
+    """Return the schema of a result's document. `kind` is a dataclass with the attribute SCHEMA."""
     body = closed_object({"schema": {"const": kind.SCHEMA}, **record(kind)["properties"]})
     return {**preamble(title, kind.SCHEMA), **body, "$defs": definitions(member_types(kind).values())}
 
 
 def definitions(kinds: Iterable[Any]) -> dict[str, Any]:
-    """Return the schemas of all dataclasses that occur in `kinds` or in their members, by name."""
+    """Return the schemas of all dataclasses in the types `kinds` and in the members of these types, by
+    name."""
     return {definition_name(kind): record(kind) for kind in dict.fromkeys(_dataclasses(kinds))}
 
 
@@ -52,7 +53,7 @@ def _dataclasses(kinds: Iterable[Any]) -> Iterator[type]:
 
 
 def member_types(kind: Any) -> dict[str, Any]:
-    """Return the type of each member of a dataclass in documents: of the fields and the marked properties."""
+    """Return the types of a dataclass's members in a document, which are the fields and marked properties."""
     hints = get_type_hints(kind)
     types = {field.name: hints[field.name] for field in fields(kind)}
     return types | {name: get_type_hints(getattr(kind, name).fget)["return"] for name in marked(kind)}
@@ -64,9 +65,9 @@ def definition_name(kind: type) -> str:
 
 
 def schema_of(kind: Any) -> dict[str, Any]:
-    """Return the schema of a value of type `kind`. A dataclass becomes a reference to its definition. Types
-    may also be written as data: a dictionary of types is an object with these members, [type] is a list of
-    this type, and a text is a constant."""
+    """Return the schema of a value of type `kind`. A dataclass becomes a reference to its definition. Plain
+    data can describe a type too: a dictionary of types describes an object, [type] describes a list, and a
+    text describes a constant."""
     if isinstance(kind, dict):
         return closed_object({name: schema_of(member) for name, member in kind.items()})
     if isinstance(kind, list):

@@ -37,10 +37,9 @@ def plot_attention(
     trace: Trace, layer: int | None = None, head: int | None = None, ax: Axes | None = None
 ) -> Axes:
     """Plot the attention weights of one head, of all heads of a layer, or of all heads. The colour scale
-    always runs from 0 to 1. Masked cells are hatched. In a figure of one layer, each head has separate Axes:
-    the `child_axes` of the returned Axes. The trace must have kept the weights: trace a production model with
-    `values=True`, or with the names of these events.
-    """
+    always runs from 0 to 1. Masked cells are hatched. In a figure of one layer, the heads are the
+    `child_axes` of the returned Axes. The trace must contain the attention weights: trace a production model
+    with `values=True`, or with the names of the weights."""
     return on_axes(attention_picture(trace, layer, head), ax)
 
 
@@ -48,7 +47,7 @@ def attention_picture(
     trace: Trace, layer: int | None = None, head: int | None = None, layers: Sequence[int] = ()
 ) -> Picture:
     """Return the figure of one head, of a layer, or of all heads of `layers` (default: every layer). Raises
-    InputError if the trace lacks a head, or if the heads are too many for a figure."""
+    InputError if the trace lacks a head, or if there are too many heads for a figure."""
     names = weights_of(trace.specs, layer, head, layers)
     arrays = [trace[name] for name in names]
     hidden = [_hidden(trace, name, len(array[0])) for name, array in zip(names, arrays, strict=True)]
@@ -126,7 +125,7 @@ def _heads(title: str, heads: Sequence[int], weights: Array, hidden: Array, labe
             size = side / (columns * across), side / (rows * down)
             inset = panel if count == 1 else panel.inset(left, top - size[1], *size)
             image = draw_heat(inset, weights[i], WEIGHTS, hidden=hidden, square=True)
-            is_first, is_last = column == 0, i + columns >= count  # of its row, of its column
+            is_first, is_last = column == 0, i + columns >= count  # first in its row, last in its column
             inset.label(
                 f"{title}, head {heads[0]}" if i == 0 else f"head {heads[i]}",
                 x="key" * is_last, y="query" * is_first,
@@ -162,4 +161,4 @@ def _tiles(names: list[str], weights: Array, hidden: Array) -> Picture:
 
 
 def _mean(panel: Panel, values: Array) -> str:
-    return ", mean of the cells of a dot" if is_dense(panel, values) else ""
+    return ", each pixel is a mean of cells" if is_dense(panel, values) else ""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 TOP = 20  # number of parts to plot
 LABEL = 8  # largest number of characters of a token
-LEAST = 2.2  # smallest height of all cells in inches, which the label of the colour bar needs
+LEAST = 2.2  # smallest height of the plot in inches, so that the label of the colour bar fits
 
 
 def plot_attribution(
@@ -66,7 +66,7 @@ def _at_position(position: PositionAttribution, result: AttributionResult, top: 
 
 
 def _tokens(contrast: LogitDifference, width: int) -> list[str]:
-    """Return the labels of the target and of the token that the target is compared with."""
+    """Return the labels of the two tokens whose logits are compared."""
     return [token_label(text, width) for text in (contrast.target_label, contrast.against_label)]
 
 

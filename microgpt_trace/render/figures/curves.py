@@ -53,8 +53,9 @@ def plot_timeline(timeline: Timeline, curves: bool = False, ax: Axes | None = No
 
 
 def plot_stream(trace: Trace, ax: Axes | None = None) -> Axes:
-    """Plot the L2 norm of the residual stream after each layer, and the relative writes of attention and MLP.
-    All values are medians over the positions. The two panels are `child_axes` of the returned Axes."""
+    """Plot the L2 norm of the residual stream after each layer, and the outputs of attention and MLP relative
+    to the residual stream. All values are medians over the positions. The two panels are `child_axes` of the
+    returned Axes."""
     return on_axes(stream_picture(trace), ax)
 
 
@@ -69,8 +70,8 @@ def loss_picture(result: Trace | Timeline) -> Picture:
 
 
 def timeline_picture(timeline: Timeline, curves: bool = False) -> Picture:
-    """Return the figure. Raises InputError if the log lacks a requested curve, or if the curves are too
-    many."""
+    """Return the figure. Raises InputError if the log lacks a requested curve, or if there are too many
+    curves."""
     panels = _norms(timeline) if curves else _overview(timeline)
 
     def draw(panel: Panel) -> None:
@@ -132,17 +133,17 @@ def _draw_curves(
         )  # fmt: skip
     panel.ax.set_ylim(0, None)
     broken = any(math.isnan(value) for curve in curves for value in gaps(curve))
-    title = ", ".join(filter(None, [title, "a gap: not finite, or not in the log" * broken]))
+    title = ", ".join(filter(None, [title, "a gap: a value that is not finite or not in the log" * broken]))
     panel.label(title, x="training step", y=measure)
     panel.legend_beside()
     _rule(panel)
 
 
 def stream_picture(trace: Trace) -> Picture:
-    """Return the figure. Raises InputError if the trace has no rows of layers, as for a microGPT."""
+    """Return the figure. Raises InputError if `trace.layers` is empty, as for a microGPT."""
     rows = trace.layers
     if not rows:
-        raise InputError("stream: this trace has no rows of layers; only a production model has them")
+        raise InputError("stream: only a trace of a production model contains the table of layers")
     numbers = [row.layer for row in rows]
     norms = [row.row_norm for row in rows]
     shares = (

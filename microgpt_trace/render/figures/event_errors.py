@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 NAMED = 42  # largest number of events whose names fit below the axis
-COLOURS, SHAPES = (BLUE, ORANGE, GREY), "oXv^x"  # in the legend's order
+COLOURS, SHAPES = (BLUE, ORANGE, GREY), "oXv^x"  # in the order of the legend
 
 
 class Error(NamedTuple):
@@ -32,8 +32,8 @@ class Error(NamedTuple):
 
 
 class Captions(NamedTuple):
-    """The texts of a figure: the title, the label of the axis, and the legend entries (for allowed errors,
-    for errors that are too large, and for events that were not compared)."""
+    """The title of a figure, the label of the axis, and three legend entries: `within` for allowed errors,
+    `beyond` for errors that are too large, and `uncompared` for events that were not compared."""
 
     within: str
     beyond: str
@@ -50,7 +50,7 @@ def plot_diff(comparison: Comparison, ax: Axes | None = None) -> Axes:
 
 def plot_diagnosis(diagnosis: DumpDiagnosis, ax: Axes | None = None) -> Axes:
     """Plot the error of each operation on its recorded inputs, with the error that rounding explains. Mark
-    the first wrong operation, and the error that remains under its best explanation."""
+    the first wrong operation, and the error that its best explanation leaves."""
     return on_axes(diagnosis_picture(diagnosis), ax)
 
 
@@ -63,9 +63,9 @@ def diff_picture(comparison: Comparison) -> Picture:
     count = sum(not math.isnan(error.size) for error in errors)
     partial = sum(event.alike > 0 and not math.isnan(event.relative) for event in events)
     compared = f"{count:,} of " * (count < len(errors)) + counted(len(errors), "event")
-    in_part = f", {partial:,} of them without elements that are not finite" if partial else ""
+    in_part = f", {partial:,} only in finite elements" if partial else ""
     axis = f"distance of {'the statistics' if comparison.of_statistics else 'the worst row'}"
-    title, uncompared = f"{compared} compared{in_part}, {agree}", "not compared, NaN or infinite on both"
+    title, uncompared = f"{compared} compared{in_part}, {agree}", "not compared: both NaN or both infinite"
     captions = Captions("within its band", "beyond its band", axis, title, uncompared)
     return _picture(errors, captions, comparison.first)
 

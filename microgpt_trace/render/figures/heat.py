@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
     from ...arrays.stats import Array
 
-DOTS = 200  # dots per inch in a file
+DOTS = 200  # pixels per inch in a file
 HATCHED = "0.85"  # the grey of the hatching
 # Colours from -1 to 1, with grey at 0. The colours always get lighter, like cividis, so that negative and
 # positive values look different in print and to colour-blind readers.
 SIGNED = (
     "#08184f", "#1d4495", "#4a77bd", "#7f9fc0", "#a3a6a8", "#c9a97c", "#e3b65c", "#f5d472", "#fff3b8",
 )  # fmt: skip
-_ARROWS = "neither", "min", "max", "both"  # the ends of the scale with an arrow
+_ARROWS = "neither", "min", "max", "both"  # which ends of the colour bar have an arrow
 
 
 class Scale(NamedTuple):
     """The lowest and the highest value of a colour scale, and its label. If `rooted` is set, the colour
-    depends on the square root of a value, so that small values have different colours."""
+    depends on the square root of a value, so that small values can be distinguished."""
 
     low: float
     high: float
@@ -84,7 +84,7 @@ def draw_heat(
 
 
 def is_dense(panel: Panel, values: Array) -> bool:
-    """Return True if cells are smaller than a dot. A dot then shows the mean of its cells."""
+    """Return True if cells are smaller than the pixels of a file. Each pixel then shows a mean of cells."""
     width, height = panel.inches
     return values.shape[1] > width * DOTS or values.shape[0] > height * DOTS
 
@@ -109,7 +109,8 @@ def add_bar(panel: Panel, image: ScalarMappable, scale: Scale, values: Array, re
 
 
 def write_cells(panel: Panel, values: Array, texts: Sequence[Sequence[str]], scale: Scale) -> None:
-    """Write a text in every cell, in black or white, whichever contrasts more with the colour of the cell."""
+    """Write a text in every cell. The text is black or white, to have more contrast with the cell's
+    colour."""
     colours = scale.colours
     for (row, column), value in np.ndenumerate(values):
         share = (value - scale.low) / (scale.high - scale.low) if np.isfinite(value) else 0.5

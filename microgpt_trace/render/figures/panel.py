@@ -1,7 +1,7 @@
 """Elements that several figures share: Axes with plain text, pictures that are not drawn yet, lines and bars.
 
-A dollar sign in a token does not start a formula. Characters that the font lacks are escaped as \\u4e2d,
-except in SVG, because its viewer may have other fonts.
+A dollar sign in a token does not start a formula. Characters that the font lacks are replaced by escapes such
+as \\u4e2d. SVG files contain the characters, because a viewer can have other fonts.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TEXT, SMALL = 8, 7  # points
 LINE = 8.5 / 72  # height of a line of small text, in inches
 CHARACTER = 0.062  # width of a letter of small text, in inches
 BAR = 0.19  # distance from one bar to the next, in inches
-BLUE, ORANGE, GREY, DARK = "#0072b2", "#d55e00", "#999999", "#333333"  # differ for colour-blind readers too
+BLUE, ORANGE, GREY, DARK = "#0072b2", "#d55e00", "#999999", "#333333"  # safe for colour-blind readers
 LINES = (
     (BLUE, "-"), (ORANGE, "--"), ("#009e73", "-."), ("#cc79a7", ":"), ("#e69f00", "-"), ("#56b4e9", "--"),
     (DARK, "-."), (GREY, ":"),
@@ -141,8 +141,8 @@ def on_axes(picture: Picture, ax: Axes | None) -> Axes:
 
 
 def stacked(panel: Panel, rooms: Sequence[tuple[float, float]]) -> list[Panel]:
-    """Return panels from top to bottom. `rooms` has the height of each panel and the margin below the panel.
-    The margin below the last panel is not used."""
+    """Return panels from top to bottom. `rooms` are pairs of the height of a panel and the margin below the
+    panel. The margin below the last panel is not used."""
     if len(rooms) == 1:
         return [panel]
     total, top, panels = sum(map(sum, rooms)) - rooms[-1][1], 0.0, list[Panel]()
@@ -158,13 +158,14 @@ def gaps(values: Series) -> list[float]:
 
 
 def not_finite(values: Series, noun: str) -> str:
-    """Return how many values are not finite, as in "not finite: 2 of 5 positions", or "" if none."""
+    """Return how many values are not finite, as in "not finite: 2 of 5 positions", or "" if all are
+    finite."""
     count = sum(map(isnan, gaps(values)))
     return f"not finite: {count:,} of {counted(len(values), noun)}" if count else ""
 
 
 def draw_line(panel: Panel, places: Sequence[float], values: Series, *style: str, **more: Any) -> None:
-    """Draw a line with gaps at missing values. The axis covers all places, even if no value is finite."""
+    """Draw a line with gaps at missing values. The x axis covers all `places`, even if no value is finite."""
     panel.ax.plot(places, gaps(values), *style, **more)
     panel.ax.dataLim.update_from_data_x(places, ignore=False)
 

@@ -48,7 +48,8 @@ BESIDE, AROUND = 2.0, 0.65  # inches for text beside the cells, and for text abo
 
 def plot_patch(result: PatchResult | PairsResult, ax: Axes | None = None) -> Axes:
     """Plot how far each site moves the corrupted run (0) to the clean run (1), or the mean over several
-    pairs. Grey stands for 0. The colour scale covers -1 to 1, and more if a magnitude exceeds 1."""
+    pairs. Grey stands for 0. The colour scale runs from -1 to 1, or further if a value lies outside this
+    range."""
     return on_axes(patch_picture(result), ax)
 
 
@@ -113,8 +114,7 @@ def _columns(table: PatchTable[Any], pairs: Sequence[PatchedPair]) -> list[str]:
 
 
 def _column(position: int, pairs: Sequence[PatchedPair]) -> str:
-    """Return the label of a position: with tokens, or without tokens if the pairs have different tokens
-    there."""
+    """Return the label of a position. The label contains tokens only if all pairs have the same tokens."""
     both = {tuple(_token(run.labels, position) for run in (p.clean, p.corrupt)) for p in pairs}
     if len(both) > 1:
         return str(position)

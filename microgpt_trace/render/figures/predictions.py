@@ -26,8 +26,8 @@ NOTHING, NOT_FINITE = "–", "not finite"  # texts of a cell without a candidate
 
 
 def plot_probabilities(trace: Trace, ax: Axes | None = None) -> Axes:
-    """Plot the target and the most probable tokens at every predicted position. `top_k` of the trace is the
-    number of tokens."""
+    """Plot the target and the most probable tokens at every predicted position. The option `top_k` of the
+    trace sets the number of tokens."""
     return on_axes(probabilities_picture(trace), ax)
 
 
@@ -63,7 +63,7 @@ def lens_picture(trace: Trace) -> Picture:
     rows = trace.lens
     if not rows:
         cause = "this trace has no logit lens"
-        raise InputError(f"lens: {cause}; --lens, or lens=True, adds it for a production model")
+        raise InputError(f"lens: {cause}; use --lens, or lens=True, with a production model")
     positions = rows[0].positions
     _check_room("lens", len(positions))
     cells = [[candidate or NOT_FINITE for candidate in row.predicted] for row in rows]
@@ -105,8 +105,8 @@ def loss_by_position(trace: Trace) -> Picture:
 
 
 def _draw_cells(panel: Panel, cells: Sequence[Sequence[Candidate | str]], two_lines: bool) -> None:
-    """Draw a candidate in each cell, in the colour of its probability, or a text in a cell without
-    candidate."""
+    """Draw the cells. The colour of a candidate shows its probability. A cell without a candidate contains a
+    text."""
     values = np.array([[math.nan if isinstance(c, str) else c.p for c in row] for row in cells])
     image = draw_heat(panel, values, PROBABILITY, crossed=False)
     write_cells(panel, values, [[_cell(c, two_lines) for c in row] for row in cells], PROBABILITY)

@@ -1,4 +1,4 @@
-"""Save pictures as SVG, PDF or PNG files. SVG and PDF keep text as text."""
+"""Save pictures as SVG, PDF or PNG files. SVG and PDF files store text as text, not as outlines."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ SUFFIXES = tuple(_METADATA)
 
 
 def save_picture(picture: Picture, path: Path, overwrite: bool = False) -> None:
-    """Draw a picture into a file of the format of its extension. Raises RunError if writing fails."""
+    """Draw a picture and write it to a file. The file extension selects the format. Raises RunError if
+    writing fails."""
     write_atomically(path, content_of(picture, path.suffix.lower()), overwrite)
 
 

@@ -27,7 +27,7 @@ WIDEST = 16384  # largest number of columns that every browser can draw
 def diff_view(
     result: Comparison, kept: Mapping[str, KeptPair], inputs_of: Callable[[str], Sequence[str]]
 ) -> PageView:
-    """Return the view of a comparison, with as many of the kept values as fit into a page."""
+    """Return the view of a comparison. The view contains as many values of `kept` as fit into a page."""
     pairs = dict(_chosen(result, kept, inputs_of))
     content = {
         "sides": [result.a.origin, result.b.origin],
@@ -47,9 +47,9 @@ def diff_view(
 def _chosen(
     result: Comparison, kept: Mapping[str, KeptPair], inputs_of: Callable[[str], Sequence[str]]
 ) -> Iterator[tuple[str, KeptPair]]:
-    """Choose the events whose values a page holds: the first event beyond its band, this event's inputs and
-    layer, then the events farthest beyond their bands. If an event has too many values, the page holds only
-    the position or head of the event's first row beyond the band, or else of the worst row."""
+    """Choose the events whose values a page contains: the first event beyond its band, this event's inputs
+    and layer, then the events farthest beyond their bands. If an event has too many values, the page contains
+    only the position or head with the first row beyond the band, or else with the worst row."""
     events, first, room = {event.name: event for event in result.events}, list[str](), ROOM
     if result.first is not None:
         layer = [event.name for event in result.events if event.layer == events[result.first].layer]

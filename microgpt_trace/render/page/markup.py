@@ -20,13 +20,14 @@ class Markup(str):
 
 
 def text(content: str) -> Markup:
-    """Escape text for HTML. Characters without a visible shape are spelled out, such as \\u202e."""
+    """Escape text for HTML. Invisible characters are written as escapes, such as \\u202e."""
     return Markup(escape(on_one_line(content)))
 
 
 def element(tag: str, *children: str, **attributes: str | bool | None) -> Markup:
     """Return an element. Children that are not Markup are escaped. An attribute with None or False is left
-    out, and an attribute with True has no value. In names of attributes, _ becomes -, and class_ class."""
+    out, and an attribute with True has no value. In the name of an attribute, _ becomes -, but a final _ is
+    removed."""
     inside = "".join(_attribute(name, value) for name, value in attributes.items())
     inner = "".join(child if isinstance(child, Markup) else text(child) for child in children)
     return Markup(f"<{tag}{inside}>{inner}</{tag}>")
@@ -39,13 +40,13 @@ def _attribute(name: str, value: str | bool | None) -> str:
     return f" {name}" if value is True else f' {name}="{escape(on_one_line(str(value)))}"'
 
 
-MOST_POINTS = 100  # points in a sparkline
-MOST_DOTS = 400  # dots in a dot plot
+MOST_POINTS = 100  # largest number of points in a sparkline
+MOST_DOTS = 400  # largest number of dots in a dot plot
 
 
 class Drawings(NamedTuple):
-    """The functions that draw cells and plots. `reference(text, name)` shows a text that refers to an event,
-    a parameter or an element with this name."""
+    """The functions that draw cells and plots. `reference(text, name)` returns a text that refers to the
+    event, parameter or element `name`."""
 
     share_bar: Callable[[float], Markup]
     signed_bar: Callable[[float, float], Markup]
@@ -117,7 +118,7 @@ def _dots(plot: DotPlot) -> Markup:
 
 
 def _points(shares: Sequence[float | None], step: float) -> list[tuple[float, float] | None]:
-    """Return a point (x, share) for each share. Points are `step` apart. A missing share has the point
+    """Return a point (x, share) for each share. Points are `step` apart. The point of a missing share is
     None."""
     return [None if share is None or share != share else (step * n, share) for n, share in enumerate(shares)]
 

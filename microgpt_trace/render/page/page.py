@@ -59,10 +59,10 @@ LEVEL = 9  # deflate level; at level 6, a page of SmolLM2 is 0.4 % larger and wr
 def packed(document: dict[str, Any], arrays: Mapping[str, Array], script: str) -> str:
     """Pack a script, a JSON object and named arrays of float32 or bytes, with deflate and base64.
 
-    The member `arrays` of the document has the place of each array: [first number, count] for floats, and
-    [first byte, count, 1] for bytes, which follow all floats. Floats are stored as four planes: the first
-    byte of every number, then the second bytes, and so on. Bytes of signs and exponents are similar and
-    compress well, so that a number takes 4.55 characters instead of 5.
+    The member `arrays` of the document contains the place of each array. The place of a float array is [first
+    number, count]. Bytes follow all floats, and the place of a byte array is [first byte, count, 1]. Floats
+    are stored as four planes: the first byte of every number, then the second bytes, and so on. Bytes of
+    signs and exponents are similar and compress well, so that a number takes 4.55 characters instead of 5.
     """
     floats, others = list[bytes](), list[bytes]()
     counts, places = {False: 0, True: 0}, dict[str, list[int]]()

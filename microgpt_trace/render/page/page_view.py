@@ -1,4 +1,4 @@
-"""The contents of the pages of attributions and patchings besides the sections, as data."""
+"""Build the data that a page of an attribution or of patching contains besides its sections."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from ..results.attribution import ROLE_WORDS, SHARES
 class PageView:
     """The contents of a page besides its sections. Sections are numbered from 1.
 
-    - `facts`: for the name of an event, site or head, pairs of a label and a number.
-    - `tabs`: for the number of a section, the address and the label of its tab.
-    - `added`: for the number of a section, maps at its beginning.
-    - `names`: names that lead to commands but occur in no section.
-    - `script`: the module that shows `content` and `arrays`, above the section with the number `before`.
+    - `facts`: pairs of a label and a number, for each name of an event, site or head.
+    - `tabs`: the address and the label of a tab, for each number of a section that is in a tab.
+    - `added`: maps to add to the beginning of a section, for each number of such a section.
+    - `names`: further names that lead to commands, besides the names in the sections.
+    - `script`: the script module that shows `content` and `arrays` above section number `before`.
     """
 
     facts: Mapping[str, Sequence[tuple[str, float | None]]] = field(default_factory=dict)
@@ -37,7 +37,7 @@ class PageView:
 
 
 def no_view(result: Any) -> PageView:
-    """Return the view for a page that has only its sections."""
+    """Return the view of a page that contains only sections."""
     return PageView()
 
 
@@ -59,11 +59,11 @@ def _facts(row: Any, labels: Mapping[str, str]) -> list[tuple[str, float | None]
     return [(label, attrgetter(path)(row)) for label, path in labels.items()]
 
 
-FIRST = 2  # the number of the section of the first position, after the header's section
+FIRST = 2  # number of the section of the first position; the header is section 1
 
 
 def attribution_view(result: AttributionResult) -> PageView:
-    """Return the view. Positions are tabs, and maps show the attention shares of all heads."""
+    """Return the view of an attribution: a tab for each position, and maps of the heads' attention shares."""
     positions, roles = result.positions, result.roles
     several = len(positions) > 1
     tabs = {FIRST + n: (f"position-{p.contrast.position}", _label(p)) for n, p in enumerate(positions)}

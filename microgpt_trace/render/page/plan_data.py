@@ -64,7 +64,8 @@ def _event(row: Operation, model: LanguageModel, formulas: Formulas) -> dict[str
 
 
 def _ways(name: str, model: LanguageModel, formulas: Formulas) -> list[Any]:
-    """Return the formulas whose sum is a gradient. Each has the row that its gradient passes through."""
+    """Return the contributions to a gradient, as pairs of a formula and the row that passes the gradient
+    back."""
     ways = (formulas.backward(name) or ()) if "gradients" in model.abilities else ()
     return [[as_data(way.formula), way.reader] for way in ways if way.formula is not None]
 

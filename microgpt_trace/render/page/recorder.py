@@ -1,7 +1,6 @@
-"""Record the arrays that a page holds, while the model runs. A page holds an array in one of three forms: in
-full, only at its last position, or as a picture of bytes with exact numbers only at the last position. The
-recorder's memory depends on the size of the page, not on the number of layers.
-"""
+"""Record the arrays that a page holds, while the model runs. A page contains an array in one of three forms:
+in full, only at its last position, or as a picture of bytes with exact numbers only at the last position. The
+recorder's memory depends on the size of the page, not on the number of layers."""
 
 from __future__ import annotations
 
@@ -28,9 +27,9 @@ SIZES = {"exact": 4.6, "shares": 1.05, "thumbs": 1.1}
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Held:
-    """An array in the form that a page holds. `numbers` has float32, or the bytes of a picture, which
-    `picture` describes. A picture has the exact numbers of its last position in `last`: [C], or [H, T] for
-    attention."""
+    """An array in the form of a page. `numbers` contains float32 numbers, or the bytes of a picture.
+    `picture` describes the picture. `last` contains the exact numbers of the last position: [C], or [H, T]
+    for attention."""
 
     numbers: Array
     picture: dict[str, Any] | None = None
@@ -59,9 +58,9 @@ def held(value: Array, form: Form) -> Held:
 
 
 def _shares(weights: Array, block: int, last: Array) -> Held:
-    """Return attention weights [H, T, T] as bytes. A byte is the square root of the largest weight in a block
-    of `block` queries and keys, in steps of 1/254. The byte 255 stands for a weight that is not finite. Rows
-    end at the diagonal."""
+    """Return attention weights [H, T, T] as bytes. Each byte describes a block of `block` queries and keys by
+    the square root of its largest weight, in steps of 1/254. The byte 255 stands for a weight that is not
+    finite. Blocks above the diagonal are left out."""
     heads, length, _ = weights.shape
     side = -(-length // block)
     shares = weights.astype(np.float32)
@@ -78,7 +77,7 @@ def _shares(weights: Array, block: int, last: Array) -> Held:
 
 BUDGET = 2.0  # default size of a page, in million characters
 AROUND = 220_000  # characters of a page besides its arrays: style, script, tables, statistics
-# Forms for the attention weights of all heads, the best first. Each form has its largest share of the page.
+# Forms for the attention weights of all heads, the best first, and the largest share of the page per form.
 AT_A_GLANCE: tuple[tuple[Form, float], ...] = (("exact", 0.25), ("shares", 0.6), ("thumbs", 1.0))
 
 Forms = Mapping[str, Form]
@@ -86,8 +85,8 @@ Forms = Mapping[str, Form]
 
 @dataclass(eq=False)
 class PageRecorder:
-    """A hook that keeps the first value of each event that fits on the page. The recorder chooses the
-    forms at the first event, because this event shows the length of the text."""
+    """A hook that stores the first value of each event that fits on the page. The recorder chooses the forms
+    at the first event, because the forms depend on the length of the text."""
 
     model: LanguageModel
     budget: float | None = None
@@ -111,10 +110,9 @@ def forms_for(
     model: LanguageModel, length: int, budget: float | None = None, layers: Sequence[int] = ()
 ) -> dict[str, Form]:
     """Choose the arrays that fit into a page of `budget` million characters, each with its form. The
-    attention weights of all heads come first, in the best form that fits the share for these weights. The
-    groups of `_groups` follow. If the page has no room for all positions of a group, the page holds the
-    group's last position. Keys and values are held in full, because the last position reads all keys and
-    values."""
+    attention weights of all heads come first, in the best form that fits its share of the page. Then the
+    groups of `_groups` are added. If not all positions of a group fit, only the last position is added, but
+    keys and values of all positions, because the last position reads them."""
     shapes, plan = model.plan.shapes(length), model.plan
     room = (budget or BUDGET) * 1e6 - AROUND
     chosen: dict[str, Form] = {}
@@ -142,10 +140,10 @@ def forms_for(
 
 
 def _groups(model: LanguageModel, layers: Sequence[int]) -> Iterator[list[str]]:
-    """Yield groups of events, the most important first. The input of the head and one complete layer come
-    first. The next groups are, for all layers: the attention, its outputs, the residual streams, the residual
-    sums with their inputs, and the other events. The requested layers come before the other layers. The other
-    layers are in reverse order."""
+    """Yield groups of events, the most important first. The input of the language model head and one complete
+    layer come first. The next groups are, for all layers: the attention, the outputs of attention, the
+    residual streams, the residual sums with their inputs, and the other events. Requested layers come first,
+    and the other layers are in reverse order."""
     plan = model.plan
     order = [*layers, *(i for i in reversed(range(len(plan.layers))) if i not in layers)]
     of_layers = [plan.layers[i] for i in order]
@@ -171,7 +169,7 @@ def _with_inputs(rows: Sequence[Operation], *kinds: type) -> list[str]:
 
 
 def _outputs(rows: Sequence[Operation]) -> list[str]:
-    """Return the rows that read the context of the attention."""
+    """Return the rows that read the result of a Context row."""
     contexts = {row.name for row in rows if isinstance(row.kind, Context)}
     return [row.name for row in rows if contexts & {*row.inputs} and not row.extra]
 

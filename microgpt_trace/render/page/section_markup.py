@@ -31,7 +31,7 @@ from .markup import ON_PAGE, Drawings, Markup, element, text
 
 MOST_WEIGHTS = 2500  # largest number of attention weights in a section
 MOST_COLUMNS = 64  # largest number of columns in a table of numbers
-SHADES = 20  # shades of cells go from 0 (no colour) to this number, for a share of 1
+SHADES = 20  # number of the darkest shade, for a share of 1; shade 0 has no colour
 
 
 def section_markup(section: Section, anchor: str | None = None) -> Markup:
@@ -80,7 +80,7 @@ def _table(block: Table, drawings: Drawings) -> Markup:
 
 
 def _span(column: Column, rows: Sequence[Any]) -> str | None:
-    """Return "2" if the elements in a column have values, because places and values have separate columns."""
+    """Return "2" if the elements of a column have values. Places and values are separate columns in HTML."""
     cells = map(column.cell, rows)
     return "2" if any(isinstance(cell, ElementCell) and cell.value for cell in cells) else None
 
@@ -117,8 +117,8 @@ def _has_words(cell: Cell) -> bool:
 
 
 def _side(column: Column) -> str | None:
-    """Return the CSS class of a column. Columns of numbers are right-aligned. Other columns wrap only if
-    `wrap` is set."""
+    """Return the CSS class of a column. Numbers are right-aligned. Text is wrapped only if `column.wrap` is
+    set."""
     return "n" if column.right else None if column.wrap else "whole"
 
 
@@ -173,8 +173,8 @@ def _matrix(
     heads: Iterable[tuple[str, Iterable[str]]], rows: Iterable[tuple[str, Iterable[Markup]]], kind: str,
     caption: str = "",
 ) -> Markup:  # fmt: skip
-    """Return a table of class `kind`. `heads` has lines of column labels, and `rows` pairs of a label and
-    cells."""
+    """Return a table with the CSS class `kind`. `heads` are lines of column labels, and `rows` are pairs of a
+    label and cells."""
     head = []
     for label, texts in heads:
         corner = element("th", label, scope="row") if label else element("td")

@@ -1,4 +1,4 @@
-"""The page of a result of sections. Maps become pictures, and names lead to commands that show more."""
+"""Write the page of a result. Maps become pictures, and each name leads to a command that shows more."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .page import page
 from .page_view import PageView
 from .section_markup import section_markup
 
-LONG, LONG_LINE = 60, 240  # longer titles have a small font, and longer commands a box that scrolls
+LONG, LONG_LINE = 60, 240  # longer titles have a small font, and longer commands can be scrolled
 
 
 def section_page(
@@ -64,7 +64,7 @@ def header(title: str, line: str, *below: Markup) -> Markup:
 
 def footer(aria_live: str = "polite") -> list[Markup]:
     """Return the dialog that lists the keys, and the bar that shows the chosen element. `aria_live` is "off"
-    if the views of the page announce the choice to screen readers."""
+    if the views of the page announce the chosen element to screen readers."""
     bar = element("output", id="reading", aria_live=aria_live)
     return [element("dialog", id="keys", aria_label="Keyboard help"), bar]
 
@@ -93,7 +93,7 @@ def _names_of(table: Table) -> Iterator[str]:
 
 
 def maps_in(sections: Sequence[Section]) -> Iterator[dict[str, Any]]:
-    """Yield the data of every map, in their order in the page."""
+    """Yield the data of every map in the order of the page."""
     for section in sections:
         for block in section.blocks:
             if isinstance(block, Grid):

@@ -37,9 +37,9 @@ def trace_page(
     recorded: Mapping[str, Held] | None = None, more: str = "", start: str = "",
 ) -> str:  # fmt: skip
     """Return the HTML of a trace's page. `sections` describe the trace, and `line` is the command that made
-    the page. `again` has the arguments for a command that explains an element of the same run. `recorded` has
-    arrays that the trace did not keep. `more` names the options that add arrays to the page. The page opens
-    at the element `start`."""
+    the page. `again` contains the arguments for a command that explains an element of this run. `recorded`
+    contains arrays that the trace did not store. `more` names the options that add arrays to the page. The
+    page opens at the element `start`."""
     arrays, pictures = _arrays(trace, model, recorded or {})
     document = {
         **_run(trace, model), **_plan(trace, model, arrays), **_layers(trace), "command": again,
@@ -54,9 +54,10 @@ def trace_page(
 def _arrays(
     trace: Trace, model: LanguageModel, recorded: Mapping[str, Held]
 ) -> tuple[dict[str, Array], dict[str, Any]]:
-    """Return the arrays of the page by name, and the description of each picture. A page holds every array
-    that the trace kept or the recorder recorded. The page also holds all parameters of a microGPT, but only
-    vectors of a production model. Masked elements become 0, because no view shows masked elements."""
+    """Return the arrays of the page by name, and the description of each picture. A page contains all arrays
+    of the trace and of the recorder. The page of a microGPT also contains all parameters. The page of a
+    production model contains only parameter vectors. Masked elements become 0, because no view shows masked
+    elements."""
     arrays = {PREFIX[phase] + name: array for (phase, name), array in trace.arrays.items()}
     if "gradients" in model.abilities:
         arrays |= {name: model.parameter(name) for name in model.config.shapes()}
@@ -79,7 +80,7 @@ def _arrays(
 
 
 def _vectors_of(model: LanguageModel, held: Collection[str]) -> list[str]:
-    """Return the parameter vectors of all rows whose values and inputs the page holds."""
+    """Return the parameter vectors of the rows whose outputs and inputs are in `held`."""
     shapes = model.config.shapes()
     rows = (row for row in model.plan.values() if all(name in held for name in (row.name, *row.inputs)))
     return [name for row in rows for name in row.kind.names if name not in held and len(shapes[name]) == 1]
@@ -108,7 +109,8 @@ def _run(trace: Trace, model: LanguageModel) -> dict[str, Any]:
 
 
 def tokenizer_data(model: Any) -> dict[str, Any]:
-    """Return the tokenizer of a microGPT: the ids of its letters and of BOS, and how many letters fit."""
+    """Return the tokenizer of a microGPT: the ids of its letters and of BOS, and the largest number of
+    letters."""
     tokenizer = model.tokenizer
     return {
         "letters": {char: tokenizer.encode(char)[0] for char in tokenizer.chars},
@@ -170,13 +172,13 @@ def _statistics(stats: TensorStats) -> dict[str, Any]:
 
 
 def _heads_of(plan: Plan, weights: str) -> list[str]:
-    """Return the events with the contributions of the heads of `weights`, which a reader can ablate."""
+    """Return the events with the heads' contributions. Buttons on the page ablate these events."""
     outputs = (out for context in plan.readers[weights] for out in plan.readers[context])
     return [head for out in outputs for head in plan[out].parts]
 
 
 def _layers(trace: Trace) -> dict[str, Any]:
-    """Return, for each layer, the shares of its branches, and a text that names its anomalies."""
+    """Return the relative outputs of attention and MLP in each layer, and a text on the layer's anomalies."""
     shares = {row.layer: {"attention": row.attention_share, "mlp": row.mlp_share} for row in trace.layers}
     by_layer = grouped(_oddities(trace), itemgetter(0))
     odd = {layer: "; ".join(words for _, words in pairs) for layer, pairs in by_layer.items()}
@@ -240,10 +242,10 @@ MOST_SUMS = 64  # largest number of sums whose terms are written
 
 
 def logit_terms(trace: Trace, model: LanguageModel, recorded: Mapping[str, Held]) -> dict[str, Any]:
-    """Return the largest terms of logits by the name of each logit, from the recorded input of the head. The
-    last position has the logits of all its candidates and its target. Other positions have the logits of the
-    two most likely tokens and the target, up to MOST_SUMS logits in all. If the input of the head was
-    recorded only at the last position, other positions have no logits."""
+    """Return the largest terms of logits, by the names of the logits. At the last position, use the logits of
+    all candidates and of the target. At earlier positions, use the logits of the two most likely tokens and
+    of the target, up to MOST_SUMS logits in total. If the input of the language model head was recorded only
+    at the last position, leave out earlier positions."""
     *_, row = model.plan.head
     (source, *others), inputs = row.inputs, trace.input
     if others or source not in recorded:
