@@ -1,1 +1,1 @@
-"""Describe results as sections, which people read, and as documents, which programs read."""
+"""Describe results as sections for people and as JSON documents for programs."""

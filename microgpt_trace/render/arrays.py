@@ -1,4 +1,4 @@
-"""Whole arrays as sections, with labels for rows and columns."""
+"""Describe whole arrays as sections, with labels for rows and columns."""
 
 from __future__ import annotations
 

@@ -60,8 +60,7 @@ def clipped(share: float) -> float:
 
 
 def bar(share: float, width: int, ascii_only: bool = False) -> str:
-    """Return a bar that fills `share` of the width, in steps of 1/8 character (1 character if
-    `ascii_only`)."""
+    """Return a bar that fills `share` of the width, in steps of 1/8 character (1 if `ascii_only`)."""
     share = clipped(share)
     if ascii_only:
         return "#" * round(share * width)

@@ -51,8 +51,7 @@ def result_html(result: Any) -> str:
 
 
 def _section(section: Section, most: int) -> Markup:
-    """Return a section that can be folded under its title. A section of more than `most` lines starts
-    folded."""
+    """Return a section that can be folded. A section of more than `most` lines is folded at first."""
     blocks = [block_markup(block, IN_NOTEBOOK) for block in section.blocks]
     lines = sum(map(_line_count, section.blocks))
     title = section.title or (f"{lines:,} lines" if lines > most else "")
@@ -93,8 +92,7 @@ def _framed_page(trace: Trace, model: LanguageModel, sections: Sequence[Section]
 
 
 def _page_hints(trace: Trace, model: LanguageModel, framed: bool) -> list[Markup]:
-    """Return the command that writes the page, unless the page is `framed`. Explain MODEL if the model has no
-    file."""
+    """Return the command that writes the page, unless `framed`. Explain MODEL if the model has no file."""
     file, (text, tokens) = _file_of(model), _input_arguments(trace, model)
     words = [file] if text is None else [file, text]
     line = command("trace", words, [*tokens, "--html", "trace.html"])

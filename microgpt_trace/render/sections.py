@@ -1,7 +1,7 @@
 """Describe the output of a command as sections. Sections are data that do not depend on a screen or a page.
 
-A command describes its output once, as a list of sections. Terminal, page and notebook show this list. Styles
-have the names of Rich's styles, such as "bold red" or "dim".
+A command describes its output once, as a list of sections. Terminals, pages and notebooks show the list.
+Styles have the names of Rich's styles, such as "bold red" or "dim".
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """The functions that describe each class of result as sections, as a figure and as the view of a page. The
-command line, notebooks and pages read this table. The modules of a class are loaded when a result of this
+command line, notebooks and pages use the table SHOWN. The modules of a class are loaded when a result of this
 class is first shown."""
 
 from __future__ import annotations

@@ -43,12 +43,12 @@ def diff(place, a, b, *more, **how):
 
 
 @pytest.mark.parametrize(("words", "code", "title"), [
-    ("m1 m1", 0, "The same, bit for bit"),
+    ("m1 m1", 0, "The surveys are equal, bit for bit"),
     ("m1 m2", 1, "The residual stream before the first layer differs by more than any layer adds"),
     ("d1 d2", 1, "Layer [01] adds most of 2 layers to the difference"),
     ("d1 d2 --rtol 0", 1, "Layer [01] adds most"),
     ("d1 d2 --rtol 10", 0, "The surveys agree: no distance is above 10"),
-    ("d1 d2 --layer layer0.attn.q", 0, "The same, bit for bit"),
+    ("d1 d2 --layer layer0.attn.q", 0, "The surveys are equal, bit for bit"),
     ("d1 d2 --layer layer0.mlp.down", 1, "The surveys differ, first in layer0.mlp.down"),
 ])  # fmt: skip
 def test_exit_codes_and_verdicts(place, words, code, title):

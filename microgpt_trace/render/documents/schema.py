@@ -38,8 +38,7 @@ def result_schema(kind: Any, title: str) -> dict[str, Any]:
 
 
 def definitions(kinds: Iterable[Any]) -> dict[str, Any]:
-    """Return the schemas of all dataclasses in the types `kinds` and in the members of these types, by
-    name."""
+    """Return the schemas of all dataclasses in the types `kinds` and in their members, by name."""
     return {definition_name(kind): record(kind) for kind in dict.fromkeys(_dataclasses(kinds))}
 
 
@@ -183,7 +182,7 @@ _OF_FAMILIES: dict[str, dict[str, Any]] = {
 
 
 def _models() -> dict[str, Any]:
-    """Return the definitions for the description of a model."""
+    """Return the schemas that describe a model, by name."""
     schemas = definitions([Config, DecoderConfig])
     config = schemas[definition_name(DecoderConfig)]["properties"]
     schemas[definition_name(DecoderConfig)] = closed_object(config, optional=tuple(OMITTED_DEFAULTS))

@@ -32,8 +32,7 @@ def trace_json(trace: Trace, values: bool = False) -> str:
 
 
 def trace_json_lines(trace: Trace, values: bool = False) -> Iterator[str]:
-    """Return the document as one record per line. In each line, the member `record` names the kind of the
-    record."""
+    """Return the document as one record per line. The member `record` is the kind of the record."""
     members = document(trace, values)
     yield dump({"record": "trace", **{k: v for k, v in members.items() if k not in RECORDS}}) + "\n"
     for key, record in RECORDS.items():

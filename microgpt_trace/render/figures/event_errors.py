@@ -86,7 +86,7 @@ def diagnosis_picture(dump: DumpDiagnosis) -> Picture:
 
 
 def _claim(diagnosis: Diagnosis) -> str:
-    """Return the title: the explanation of the first wrong operation, or how many operations are wrong."""
+    """Return the title: the explanation of the first wrong operation, or the number of wrong operations."""
     claims = [finding.claim for finding in diagnosis.findings if finding.explains]
     if claims:
         return claims[0] + (f" (or {counted(len(claims) - 1, 'other')})" if len(claims) > 1 else "")
@@ -128,7 +128,7 @@ def _picture(
 
 
 def _bounds(errors: Sequence[Error], residual: Sequence[float]) -> tuple[float, float]:
-    """Return the height at which to plot zeros (a tenth of the smallest error) and infinities (10 times the
+    """Return the heights of plotted zeros (a tenth of the smallest error) and infinities (10 times the
     largest)."""
     sizes = [*residual, *(size for error in errors for size in (error.size, error.allowed))]
     finite = [size for size in sizes if 0 < size < math.inf] or [1e-8, 1.0]

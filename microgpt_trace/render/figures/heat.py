@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 DOTS = 200  # pixels per inch in a file
 HATCHED = "0.85"  # the grey of the hatching
-# Colours from -1 to 1, with grey at 0. The colours always get lighter, like cividis, so that negative and
-# positive values look different in print and to colour-blind readers.
+# Colours from -1 to 1, with grey at 0. From -1 to 1 the colours get lighter, as in cividis.
+# Therefore negative and positive values look different in print and to colour-blind readers.
 SIGNED = (
     "#08184f", "#1d4495", "#4a77bd", "#7f9fc0", "#a3a6a8", "#c9a97c", "#e3b65c", "#f5d472", "#fff3b8",
 )  # fmt: skip
@@ -109,8 +109,7 @@ def add_bar(panel: Panel, image: ScalarMappable, scale: Scale, values: Array, re
 
 
 def write_cells(panel: Panel, values: Array, texts: Sequence[Sequence[str]], scale: Scale) -> None:
-    """Write a text in every cell. The text is black or white, to have more contrast with the cell's
-    colour."""
+    """Write a text in every cell, in black or white to have more contrast with the colour of the cell."""
     colours = scale.colours
     for (row, column), value in np.ndenumerate(values):
         share = (value - scale.low) / (scale.high - scale.low) if np.isfinite(value) else 0.5

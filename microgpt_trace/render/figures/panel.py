@@ -158,8 +158,7 @@ def gaps(values: Series) -> list[float]:
 
 
 def not_finite(values: Series, noun: str) -> str:
-    """Return how many values are not finite, as in "not finite: 2 of 5 positions", or "" if all are
-    finite."""
+    """Return how many values are not finite, as in "not finite: 2 of 5 positions", or "" for 0."""
     count = sum(map(isnan, gaps(values)))
     return f"not finite: {count:,} of {counted(len(values), noun)}" if count else ""
 

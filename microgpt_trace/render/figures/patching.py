@@ -47,9 +47,8 @@ BESIDE, AROUND = 2.0, 0.65  # inches for text beside the cells, and for text abo
 
 
 def plot_patch(result: PatchResult | PairsResult, ax: Axes | None = None) -> Axes:
-    """Plot how far each site moves the corrupted run (0) to the clean run (1), or the mean over several
-    pairs. Grey stands for 0. The colour scale runs from -1 to 1, or further if a value lies outside this
-    range."""
+    """Plot how far each site moves the corrupted run (0) towards the clean run (1), or the mean over several
+    pairs. Grey stands for 0. The colour scale runs from -1 to 1, or further for larger values."""
     return on_axes(patch_picture(result), ax)
 
 

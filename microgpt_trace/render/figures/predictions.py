@@ -105,8 +105,7 @@ def loss_by_position(trace: Trace) -> Picture:
 
 
 def _draw_cells(panel: Panel, cells: Sequence[Sequence[Candidate | str]], two_lines: bool) -> None:
-    """Draw the cells. The colour of a candidate shows its probability. A cell without a candidate contains a
-    text."""
+    """Draw the cells. The colour of a candidate shows its probability. Other cells contain only a text."""
     values = np.array([[math.nan if isinstance(c, str) else c.p for c in row] for row in cells])
     image = draw_heat(panel, values, PROBABILITY, crossed=False)
     write_cells(panel, values, [[_cell(c, two_lines) for c in row] for row in cells], PROBABILITY)

@@ -17,7 +17,7 @@ from .page_view import PageView
 from .recorder import AROUND, BUDGET
 
 PER_NUMBER = 4.6  # characters that a number takes in a page
-ROOM = int((BUDGET * 1e6 - AROUND) / PER_NUMBER)  # numbers of both sides that a page can hold
+ROOM = int((BUDGET * 1e6 - AROUND) / PER_NUMBER)  # numbers of both sides that a page can contain
 FIELDS = (  # the fields of an event that the script reads
     "name", "layer", "expr", "shape", "holds", "comparable", "relative", "tolerance", "measured", "index",
 )  # fmt: skip

@@ -19,9 +19,9 @@ from ..results.attribution import ROLE_WORDS, SHARES
 class PageView:
     """The contents of a page besides its sections. Sections are numbered from 1.
 
-    - `facts`: pairs of a label and a number, for each name of an event, site or head.
-    - `tabs`: the address and the label of a tab, for each number of a section that is in a tab.
-    - `added`: maps to add to the beginning of a section, for each number of such a section.
+    - `facts`: pairs of a label and a number, by the name of an event, site or head.
+    - `tabs`: the address and the label of a section's tab, by the number of the section.
+    - `added`: maps at the beginning of a section, by the number of the section.
     - `names`: further names that lead to commands, besides the names in the sections.
     - `script`: the script module that shows `content` and `arrays` above section number `before`.
     """

@@ -64,8 +64,7 @@ def _event(row: Operation, model: LanguageModel, formulas: Formulas) -> dict[str
 
 
 def _ways(name: str, model: LanguageModel, formulas: Formulas) -> list[Any]:
-    """Return the contributions to a gradient, as pairs of a formula and the row that passes the gradient
-    back."""
+    """Return the parts of a gradient, as pairs of a formula and the row that passes the gradient back."""
     ways = (formulas.backward(name) or ()) if "gradients" in model.abilities else ()
     return [[as_data(way.formula), way.reader] for way in ways if way.formula is not None]
 
@@ -75,8 +74,8 @@ def _data(formula: Formula | None) -> Any:
 
 
 def fits_a_page(row: Operation) -> bool:
-    """Return True if the page of a production model may hold the array of a row. The arrays of logits and of
-    the contributions of heads are too large."""
+    """Return True if the page of a production model can contain the array of a row. The arrays of logits and
+    of the contributions of heads are too large."""
     return not row.extra and row.name not in (*HEAD_EVENTS, "loss")
 
 

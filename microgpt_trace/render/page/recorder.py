@@ -111,8 +111,8 @@ def forms_for(
 ) -> dict[str, Form]:
     """Choose the arrays that fit into a page of `budget` million characters, each with its form. The
     attention weights of all heads come first, in the best form that fits its share of the page. Then the
-    groups of `_groups` are added. If not all positions of a group fit, only the last position is added, but
-    keys and values of all positions, because the last position reads them."""
+    groups of `_groups` are added. If a group does not fit at all positions, only its last position is added,
+    with the keys and values of all positions."""
     shapes, plan = model.plan.shapes(length), model.plan
     room = (budget or BUDGET) * 1e6 - AROUND
     chosen: dict[str, Form] = {}
@@ -162,19 +162,19 @@ def _usual(rows: Sequence[Operation]) -> list[str]:
 
 
 def _with_inputs(rows: Sequence[Operation], *kinds: type) -> list[str]:
-    """Return the rows of the given kinds, each row after its inputs."""
+    """Return the names of the rows of the given kinds, with the inputs of a row before the row."""
     return list(
         dict.fromkeys(n for row in rows if isinstance(row.kind, kinds) for n in (*row.inputs, row.name))
     )
 
 
 def _outputs(rows: Sequence[Operation]) -> list[str]:
-    """Return the rows that read the result of a Context row."""
+    """Return the names of the rows that read the result of a Context row."""
     contexts = {row.name for row in rows if isinstance(row.kind, Context)}
     return [row.name for row in rows if contexts & {*row.inputs} and not row.extra]
 
 
 def _sums(rows: Sequence[Operation]) -> list[str]:
-    """Return the residual sums and products of a layer, each after its inputs."""
+    """Return the names of residual sums and products, with the inputs of a row before the row."""
     sums = [row for row in rows if len(row.inputs) == 2 and not isinstance(row.kind, Scores | Context)]
     return list(dict.fromkeys(name for row in sums for name in (*row.inputs, row.name)))

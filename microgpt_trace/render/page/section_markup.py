@@ -117,8 +117,7 @@ def _has_words(cell: Cell) -> bool:
 
 
 def _side(column: Column) -> str | None:
-    """Return the CSS class of a column. Numbers are right-aligned. Text is wrapped only if `column.wrap` is
-    set."""
+    """Return the CSS class of a column. Numbers are right-aligned. Text wraps only if `wrap` is set."""
     return "n" if column.right else None if column.wrap else "whole"
 
 

@@ -109,8 +109,7 @@ def _run(trace: Trace, model: LanguageModel) -> dict[str, Any]:
 
 
 def tokenizer_data(model: Any) -> dict[str, Any]:
-    """Return the tokenizer of a microGPT: the ids of its letters and of BOS, and the largest number of
-    letters."""
+    """Return the tokenizer of a microGPT: the ids of its letters and of BOS, and the largest text length."""
     tokenizer = model.tokenizer
     return {
         "letters": {char: tokenizer.encode(char)[0] for char in tokenizer.chars},
@@ -162,8 +161,8 @@ def _plan(trace: Trace, model: LanguageModel, arrays: Mapping[str, Array]) -> di
 
 
 def _statistics(stats: TensorStats) -> dict[str, Any]:
-    """Return the statistics of an array. The page needs the statistics of an array if the page does not hold
-    the whole array."""
+    """Return the statistics of an array. The page needs the statistics of an array if the page does not
+    contain the whole array."""
     return {
         "count": stats.finite_count, "l2": stats.l2_norm, "mean": stats.mean,
         "std": stats.std, "min": stats.min, "max": stats.max, "zeros": stats.zero_count,

@@ -88,7 +88,7 @@ def _exceptions(validation: Validation) -> Iterator[Words]:
     """Explain, once for each kind of event, why events of this kind are dead or failed."""
     exceptions = (verdict for verdict in validation.verdicts if verdict.verdict != "used")
     for (_, kind), verdicts in grouped(exceptions, lambda v: (kind_of(v.name), v.verdict)).items():
-        more = f" (and {len(verdicts) - 1} more of its kind)" if len(verdicts) > 1 else ""
+        more = f" (and {len(verdicts) - 1} more of this kind)" if len(verdicts) > 1 else ""
         yield words(f"{kind}: {verdicts[0].name}{more}: {verdicts[0].reason}", _STYLES[kind])
 
 
@@ -141,5 +141,5 @@ def _verdicts(rows: Sequence[GradientCheck]) -> Iterator[Words]:
         return
     total, error = sum(row.count for row in rows), max(row.relative_error for row in rows)
     agree = f"all {total - kinks - unsettled:,} gradients agree"
-    at_worst = f", at worst {exponent(error)} of the tensor's largest gradient (allowed 1e-06)"
+    at_worst = f", with errors up to {exponent(error)} of the tensor's largest gradient (allowed 1e-06)"
     yield Words(((agree, "green"), (at_worst, "")))

@@ -111,7 +111,7 @@ def _agreement_details(result: Comparison) -> Iterator[Words]:
         yield indented("only statistics were compared: one side has no values")
     elif any(event.max_abs != 0 for event in result.compared):
         worst = result.worst
-        off = f"error {distance(worst.relative)} of a row, band {distance(worst.tolerance)}"
+        off = f"relative error {distance(worst.relative)} of a row, band {distance(worst.tolerance)}"
         yield indented(f"closest to the limit of its band: {worst.name}, {off}")
     yield from _not_compared(result)
 
@@ -270,7 +270,7 @@ def _merged(texts: Sequence[str], pattern: str, replacement: str, unit: str) -> 
 
 
 def unpaired_sections(unpaired: Sequence[Unpaired], title: str) -> list[Section]:
-    """Return a section that lists the events of only one side by reason, or [] without such events."""
+    """Return a section that groups the events of only one side by reason, or [] without such events."""
     lines = []
     for pattern, same in grouped(unpaired, lambda one: re.sub(r"\d+", "*", one.reason)).items():
         names = _merged([one.name for one in same], r"\d+", "*", "")

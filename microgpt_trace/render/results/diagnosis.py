@@ -112,8 +112,7 @@ def _layerless(operation: OperationResult) -> str:
 
 
 def _operations(diagnosis: Diagnosis, verbose: bool) -> list[Section]:
-    """Return a table of the wrong operations with one row for all layers, or (`verbose`) of all
-    operations."""
+    """Return a table of the wrong operations, merged over the layers. With `verbose`, list all operations."""
     title = "Operations in order of computation"
     rows = [[operation] for operation in diagnosis.operations]
     if not verbose:

@@ -166,7 +166,7 @@ def _findings(table: PatchTable[Any], value: Value, heads: Heads) -> Iterator[Wo
 
 def _heads_hint(before: str, after: str) -> str:
     """Return a hint at the heads of the layer `after`, if this layer comes right after the row `before`. Then
-    only these heads can have moved the effect."""
+    only the heads of this layer can have moved the effect."""
     layer = after.removeprefix("layer ")
     next_to = layer == "0" or (layer.isdigit() and before == f"layer {int(layer) - 1}")
     return f"; --sites 'layer{layer}.attn.head*' shows which heads move the effect" if next_to else ""

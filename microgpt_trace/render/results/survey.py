@@ -269,5 +269,5 @@ def imatrix_sections(report: ImatrixReport) -> list[Section]:
         Column("largest channel", lambda row: "–" if row.channel is None else str(row.channel), right=True),
         *fields(ratio, {"× median": "times_median"}),
     ]
-    legend = "RMS: of the inputs of the weight; largest channel: by RMS; × median: its RMS / the median RMS"
+    legend = "RMS: of the weight's inputs; largest channel: by RMS; × median: largest RMS / median RMS"
     return [Section([Labelled(pairs)]), *table_section("Inputs", columns, report.weights, legend)]

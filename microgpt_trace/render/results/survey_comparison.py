@@ -104,7 +104,7 @@ def _kl_before_layers(result: SurveyComparison) -> float:
 
 def _title(result: SurveyComparison) -> str:
     if result.same:
-        return "The same, bit for bit"
+        return "The surveys are equal, bit for bit"
     if result.agree:
         return f"The surveys agree: no distance is above {result.rtol:g}"
     most = _adding_most(result)
@@ -175,7 +175,7 @@ def _shown(
     if verbose or len(pairs) <= FEW:
         return pairs, []
     largest = sorted(pairs, key=size, reverse=True)[:MOST]
-    return largest, [words(f"these {MOST} of {len(pairs):,} changed most; --verbose shows all")]
+    return largest, [words(f"the {MOST} largest of {len(pairs):,} changes are shown; --verbose shows all")]
 
 
 # --- Predictions ------------------------------------------------------------------------------
@@ -306,6 +306,6 @@ def _heads(heads: Sequence[HeadPair], verbose: bool) -> list[Section]:
         *_both(ROLE_WORDS.__getitem__, {"role": "role"}, right=False),
     ]
     changed = sum(pair.a.role != pair.b.role for pair in heads)
-    legend = "change: largest change of a share of attention, or of entropy / entropy of uniform attention"
+    legend = "change: largest change of a share of attention, or of the entropy relative to uniform attention"
     roles = words(f"the role changes in {changed:,} of {counted(len(heads), 'head')}")
     return table_section("Heads", columns, shown, legend, about=attrgetter("a.event"), more=[*more, roles])

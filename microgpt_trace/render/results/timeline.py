@@ -43,7 +43,7 @@ def summary_sections(
     facts: Sequence[tuple[str, str]], losses: Sequence[float], before: Measured, after: Measured,
     samples: Sequence[tuple[str, bool]], closing: Sequence[tuple[str, str]], trace_it: str,
 ) -> list[Section]:  # fmt: skip
-    """Return the summary of a training run. `losses` are the losses of the steps, `before` and `after` the
+    """Return the summary of a training run. `losses` are the losses of all steps. `before` and `after` are
     measurements before and after training. `samples` are pairs of a sampled name and True if the corpus
     contains the name. `closing` are the last lines of the summary, and `trace_it` is the command that traces
     the model."""
@@ -150,7 +150,7 @@ def _learned(position: PositionCurve) -> str:
 
 
 def _always(position: PositionCurve) -> bool:
-    """Return True if the target had rank 1 at every traced step. Then the step of learning is unknown."""
+    """Return True if the target had rank 1 at every traced step."""
     return all(rank in (1, None) for rank in position.rank)
 
 
@@ -237,7 +237,7 @@ def _loss(timeline: Timeline) -> Iterator[Section]:
 
 def _loss_section(losses: Sequence[float], first: int, last: int) -> Section:
     """Return the curve of the loss from step `first` to `last`."""
-    return Section([DotPlot(losses, first, last)], "Loss", "per step; each column is an average")
+    return Section([DotPlot(losses, first, last)], "Loss", "loss of each step; each column shows a mean")
 
 
 LEAST_SPARK = 3  # characters of the shortest useful sparkline
@@ -245,7 +245,6 @@ Form = Callable[[float | None], str]
 
 
 def _spark(curve: Callable[[Any], Curve]) -> Column:
-    """Return a column of sparklines."""
     return Column("", lambda row: Sparkline(curve(row)), elastic=LEAST_SPARK, whole=True, style="cyan")
 
 

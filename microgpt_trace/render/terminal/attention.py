@@ -18,9 +18,9 @@ LINES = 24  # lines on a screen for all blocks of attention weights
 CAPTION = 4  # largest number of text lines above and below the heads
 HEADS = 2  # lines above a matrix: the name of the head, and the column labels
 FIGURES = 4  # width of a printed percentage with its shade, in characters
-CELLS = (FIGURES, 2, 1)  # possible characters per weight: a percentage, a wide shade, a narrow shade
+CELLS = (FIGURES, 2, 1)  # possible widths of a weight: a percentage, a wide shade, a narrow shade
 GAP = 2  # blanks between two heads
-FEW = 3  # number of heads that should fit if not all heads fit
+FEW = 3  # if not all heads fit, the layout should have room for this many heads
 
 
 class _Layout(NamedTuple):

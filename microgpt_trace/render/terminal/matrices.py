@@ -127,7 +127,7 @@ def _shares(values: Sequence[float | None]) -> list[tuple[str, float | None]]:
     return [(two_decimals(v), v if v is not None and math.isfinite(v) else None) for v in values]
 
 
-# Colours get lighter away from 0: blue for positive, red for negative shares.
+# Shares farther from 0 have a lighter colour: blue if the share is positive, red if it is negative.
 _NOTHING = ColorTriplet(38, 38, 40)
 _ABOVE = ColorTriplet(25, 85, 190), ColorTriplet(165, 220, 255)
 _BELOW = ColorTriplet(185, 55, 35), ColorTriplet(255, 195, 150)

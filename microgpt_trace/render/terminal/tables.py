@@ -37,7 +37,7 @@ def print_table(block: Table, screen: Screen) -> None:
             screen.print()
         widths = _fitted_widths(part, screen.width)
         titles, *rows = zip(*(zip(laid.texts, laid.styles, strict=True) for laid in part), strict=True)
-        printed = [titles, *rows] if any(text for text, _ in titles) else rows  # a table may have no titles
+        printed = [titles, *rows] if any(text for text, _ in titles) else rows  # some tables have no titles
         lines = [line for row in printed for line in _lines_of(row, widths, part)]
         screen.print(Lines(lines), crop=False)
 
@@ -132,7 +132,7 @@ _SHRINKING: Sequence[tuple[Callable[[Column], bool], int]] = (
 
 
 def _least(column: Column, least: int) -> int:
-    """Return the least width of a column. The title of a column is not wrapped."""
+    """Return the smallest width of a column. The title of a column is not wrapped."""
     return max(least, cell_len(column.title)) if least else 0
 
 

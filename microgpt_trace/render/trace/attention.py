@@ -17,7 +17,7 @@ MOST = 64  # attention matrices of a text with more tokens are not shown
 
 
 def attention_sections(trace: Trace, events: Sequence[TraceEvent], verbose: bool) -> Iterator[Section]:
-    """Yield a section for the weights of each attention event that the trace stored. All these sections fit
+    """Yield a section for each event with attention weights that the trace stored. All sections together fit
     on one screen. If `verbose` is set, events of the overview show all heads instead."""
     weights = _weights(trace, events)
     for event in weights:

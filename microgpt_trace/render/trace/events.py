@@ -175,7 +175,6 @@ def layers_section(trace: Trace, brief: bool) -> Section:
 
 
 def _legend(trace: Trace) -> Iterator[Words]:
-    """Explain the columns of the table of layers."""
     threshold = trace.layers[0].near_zero_threshold
     kinds = (kind_in(trace.specs, event.name) for event in trace.specs.values())
     activation = next(kind.function for kind in kinds if isinstance(kind, Activation))

@@ -215,7 +215,7 @@ def _not_evaluated(anomalies: Sequence[Anomaly]) -> Iterator[Words]:
             yield words(f"not evaluated: {', '.join(rule.id for rule in rules)} ({reason})")
 
 
-_UNITS = {"invariant": "", "other layers": " (in spreads around the trend of the layers)"}
+_UNITS = {"invariant": "", "other layers": " (distance from the layers' trend, in spreads)"}
 
 
 def _value(rule: Anomaly) -> str:
