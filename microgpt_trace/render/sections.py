@@ -1,7 +1,7 @@
 """Describe the output of a command as sections. Sections are data that do not depend on a screen or a page.
 
-A command describes its output once, as a list of sections. Terminals, pages and notebooks show the list.
-Styles have the names of Rich's styles, such as "bold red" or "dim".
+A command describes its output once, as a list of sections. Terminals, pages and notebooks show these
+sections. Styles have the names of Rich's styles, such as "bold red" or "dim".
 """
 
 from __future__ import annotations
@@ -97,9 +97,9 @@ class AttentionMatrices(NamedTuple):
     """The attention weights of all heads [H, T, T] as shaded cells, and the labels of the T tokens.
 
     `sharing` is the number of blocks of attention weights on one screen, or None to show all heads. If not
-    all heads fit, the first heads of `order` are shown. The text `more` explains this choice, and how to see
-    another head. The text `in_figures` explains how to print a head in numbers, and `in_file` how to save the
-    weights.
+    all heads fit, the first heads of `order` are shown. The text `more` explains the choice of heads, and how
+    to see another head. The text `in_figures` explains how to print a head in numbers, and `in_file` how to
+    save the weights.
     """
 
     weights: Array

@@ -32,8 +32,8 @@ class Error(NamedTuple):
 
 
 class Captions(NamedTuple):
-    """The title of a figure, the label of the axis, and three legend entries: `within` for allowed errors,
-    `beyond` for errors that are too large, and `uncompared` for events that were not compared."""
+    """The title of a figure, the label of the axis, and the legend entries. `within` labels allowed errors,
+    `beyond` labels errors that are too large, and `uncompared` labels events that were not compared."""
 
     within: str
     beyond: str

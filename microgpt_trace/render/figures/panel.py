@@ -1,7 +1,7 @@
 """Elements that several figures share: Axes with plain text, pictures that are not drawn yet, lines and bars.
 
 A dollar sign in a token does not start a formula. Characters that the font lacks are replaced by escapes such
-as \\u4e2d. SVG files contain the characters, because a viewer can have other fonts.
+as \\u4e2d. SVG files contain all characters, because the viewer of a file can have other fonts.
 """
 
 from __future__ import annotations

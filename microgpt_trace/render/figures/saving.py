@@ -37,7 +37,7 @@ def save_picture(picture: Picture, path: Path, overwrite: bool = False) -> None:
 
 
 def content_of(picture: Picture, suffix: str) -> bytes:
-    """Return the bytes of a file with the extension `suffix` that shows a picture."""
+    """Return a picture as the bytes of a file with the extension `suffix`."""
     with _own_settings():
         from matplotlib.figure import Figure  # pyplot would keep the figure in memory
 

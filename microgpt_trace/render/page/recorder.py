@@ -58,9 +58,9 @@ def held(value: Array, form: Form) -> Held:
 
 
 def _shares(weights: Array, block: int, last: Array) -> Held:
-    """Return attention weights [H, T, T] as bytes. Each byte describes a block of `block` queries and keys by
-    the square root of its largest weight, in steps of 1/254. The byte 255 stands for a weight that is not
-    finite. Blocks above the diagonal are left out."""
+    """Return attention weights [H, T, T] as bytes. Each byte describes a block of `block` queries and keys:
+    the square root of the block's largest weight, in steps of 1/254. The byte 255 stands for a weight that is
+    not finite. Blocks above the diagonal are left out."""
     heads, length, _ = weights.shape
     side = -(-length // block)
     shares = weights.astype(np.float32)
@@ -77,7 +77,7 @@ def _shares(weights: Array, block: int, last: Array) -> Held:
 
 BUDGET = 2.0  # default size of a page, in million characters
 AROUND = 220_000  # characters of a page besides its arrays: style, script, tables, statistics
-# Forms for the attention weights of all heads, the best first, and the largest share of the page per form.
+# Forms of all attention weights, from best to worst, each with its largest allowed share of the page.
 AT_A_GLANCE: tuple[tuple[Form, float], ...] = (("exact", 0.25), ("shares", 0.6), ("thumbs", 1.0))
 
 Forms = Mapping[str, Form]

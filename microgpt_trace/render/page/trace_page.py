@@ -241,10 +241,10 @@ MOST_SUMS = 64  # largest number of sums whose terms are written
 
 
 def logit_terms(trace: Trace, model: LanguageModel, recorded: Mapping[str, Held]) -> dict[str, Any]:
-    """Return the largest terms of logits, by the names of the logits. At the last position, use the logits of
-    all candidates and of the target. At earlier positions, use the logits of the two most likely tokens and
-    of the target, up to MOST_SUMS logits in total. If the input of the language model head was recorded only
-    at the last position, leave out earlier positions."""
+    """Return the largest terms of each chosen logit, by the name of the logit. At the last position, use the
+    logits of all candidates and of the target. At earlier positions, use the logits of the two most likely
+    tokens and of the target, up to MOST_SUMS logits in total. If the input of the language model head was
+    recorded only at the last position, leave out earlier positions."""
     *_, row = model.plan.head
     (source, *others), inputs = row.inputs, trace.input
     if others or source not in recorded:

@@ -193,9 +193,9 @@ def _roles(result: AttributionResult, top: int) -> Iterator[Block]:
     yield Table(columns, rows, about=attrgetter("head"))
     yield from roles_of_all(result.roles, heads)
     rule = (
-        f"role: the largest multiple of a uniform share, if the share is at least {SHARE:g} and the multiple "
-        f"is at least {TIMES:g}; repeat: attention on earlier positions with the query's token; the role "
-        "repeat does not count position 0 and the previous position"
+        "role: the share with the largest multiple of uniform attention, if the share is at least "
+        f"{SHARE:g} and the multiple at least {TIMES:g}; repeat: attention on earlier positions with the "
+        "query's token; the role repeat does not count position 0 and the previous position"
     )
     yield words(rule, "dim")
 

@@ -30,7 +30,7 @@ from ..sections import (
 _X = re.compile(r"\bx\b")
 DIGITS = 6  # significant digits of the largest number in a column
 EXACT = 9  # significant digits that distinguish any two float32 numbers
-LONG = 26  # the numbers below a shorter name are aligned with the end of the name
+LONG = 26  # below a name shorter than this, the numbers start at the end of the name
 
 
 def explanation_sections(
@@ -223,7 +223,8 @@ def _is_stored(element: str) -> bool:
 
 
 def _sum_note(longest: int, count: int) -> str:
-    """Return a note on a factor in a sum of `count` terms. The event's longest sum has `longest` terms."""
+    """Return a note on a factor in a sum of `count` terms. `longest` is the number of terms of the longest
+    sum over the factor's event."""
     if longest <= 2:
         return ""
     return (

@@ -150,7 +150,8 @@ def _tables(
 
 def _findings(table: PatchTable[Any], value: Value, heads: Heads) -> Iterator[Words]:
     """Describe where the residual stream restores more than half, and between which layers the effect moves
-    to another position. If there is no such position, name the sites with the largest values."""
+    to another position. For other events, or if no position restores more than half, name the sites with the
+    largest values."""
     runs = list(runs_above(table, HALF, value)) if table.kind in leaving_kinds() else []
     for column, of_column in runs:
         rows = ", ".join(first if first == last else f"{first} to {last}" for first, last in of_column)
@@ -165,8 +166,8 @@ def _findings(table: PatchTable[Any], value: Value, heads: Heads) -> Iterator[Wo
 
 
 def _heads_hint(before: str, after: str) -> str:
-    """Return a hint at the heads of the layer `after`, if this layer comes right after the row `before`. Then
-    only the heads of this layer can have moved the effect."""
+    """Return a hint about the heads of the layer `after`, if this layer follows right after the row `before`.
+    Then only the heads of this layer can have moved the effect."""
     layer = after.removeprefix("layer ")
     next_to = layer == "0" or (layer.isdigit() and before == f"layer {int(layer) - 1}")
     return f"; --sites 'layer{layer}.attn.head*' shows which heads move the effect" if next_to else ""

@@ -26,7 +26,7 @@ from ..sections import Column, Labelled, Section, Table, facts, fields, name_of,
 from ..trace.whole_trace import anomalies_section, insights_section
 from .attribution import ROLE_WORDS, SHARES, most_of_each_role, roles_of_all
 
-FEW_LAYERS = 2  # up to this number of layers, all events and heads are shown
+FEW_LAYERS = 2  # for a model with at most this many layers, all events and heads are shown
 HARDEST, OFTEN = 8, 20  # number of hardest tokens to show, and how often such a token must occur
 EXAMPLES, UNITS = 5, 8  # largest number of examples and units that are shown without --verbose
 ODDEST = 10  # largest number of events with dead channels, and of events with outliers, to show

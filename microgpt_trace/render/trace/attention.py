@@ -13,7 +13,7 @@ from ...hooks.event import EventSpec, TraceEvent
 from ...tracing.result import Trace
 from ..sections import AttentionMatrices, Section, words
 
-MOST = 64  # attention matrices of a text with more tokens are not shown
+MOST = 64  # largest number of tokens for which attention matrices are shown
 
 
 def attention_sections(trace: Trace, events: Sequence[TraceEvent], verbose: bool) -> Iterator[Section]:

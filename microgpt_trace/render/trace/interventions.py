@@ -14,7 +14,8 @@ from ..sections import Column, Section, Table, Words, fields, table_section, wor
 
 LEGEND = (
     "In the tables, * marks an event that an intervention replaced, or a layer that contains such an event. "
-    "→ marks an event downstream. The number is |after − before| / |before|, before without interventions."
+    "→ marks an event downstream. The number is |after − before| / |before|, where before is the value in "
+    "the run without interventions."
 )
 
 
@@ -77,7 +78,7 @@ class _EffectRow(NamedTuple):
 
     @property
     def probabilities(self) -> tuple[float | None, float | None]:
-        """P without and with interventions. Without a target, P belongs to the token `before.predicted`."""
+        """P(target) without and with interventions, or P of `before.predicted` if there is no target."""
         if self.before.target is not None and self.after.target is not None:
             return self.before.target.p, self.after.target.p
         return self.before.predicted.p if self.before.predicted else None, self.p_after
@@ -111,7 +112,7 @@ def before_and_after_section(
 
 def _means(intervened: Intervened, rows: Sequence[_EffectRow], loss: float | None) -> Iterator[Words]:
     if any(row.before.target is None for row in rows):
-        yield words("without a target, P belongs to the (token) predicted without interventions", "dim")
+        yield words("if there is no target, P belongs to the (token) predicted without interventions", "dim")
     mean = mean_of(intervened.kl)
     means = [] if mean is None else [f"mean KL {four_decimals(mean)}"]
     if loss is not None and intervened.loss_before is not None:
