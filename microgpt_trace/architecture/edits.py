@@ -31,18 +31,18 @@ class Applied:
 
     kind: str  # ablate, ablate-mean, scale, patch, add
     target: str  # the target as the user wrote it
-    text: str  # "zero", "× 0.5", "from clean.safetensors"
+    text: str  # such as "zero", "× 0.5" or "from clean.safetensors"
     events: tuple[str, ...]
     elements: int
 
 
 def editing(*edits: Edit) -> EditTap:
-    """Return a tap that applies `edits` to a single sequence. No two edits may change the same event."""
+    """Return a tap that applies `edits` to a single sequence. Two edits must not change the same event."""
     return EditTap({edit.name: [(0, edit)] for edit in edits}, 1)
 
 
 class EditTap:
-    """A tap for n sequences. `edits` maps an event to pairs: a sequence's number and an edit."""
+    """A tap for n sequences. `edits` maps an event to pairs of a sequence number and an edit."""
 
     def __init__(self, edits: dict[str, list[tuple[int, Edit]]], n: int, prefix: str = "") -> None:
         self._edits, self._n, self._prefix = edits, n, prefix

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 # "gradients": the model has a backward pass, optimizer steps and training. "prompts": the model accepts
 # token ids and chat templates, and has the logit lens and continuations.
 Ability = Literal["gradients", "prompts"]
-TapOf = Callable[[Sequence[int]], Tap]  # returns a tap for some sequences of a pass, given by number
+TapOf = Callable[[Sequence[int]], Tap]  # maps the numbers of sequences in a pass to a tap
 
 
 @frozen
 class TraceInput:
-    """The tokens of a traced text, and for each token its target, the token that follows. The last token of a
-    prompt has no target.
+    """The tokens of a traced text, and the target of each token: the next token. The last token of a prompt
+    has no target.
 
     `notes` tell the user how the model changed or parsed the text, for example that capitals were lowered.
     """
@@ -56,7 +56,7 @@ class LanguageModel(Protocol):
 
     @property
     def origin(self) -> str:
-        """The model's origin, such as "untrained, seed 42", or its file."""
+        """The model's file, or a description such as "untrained, seed 42"."""
 
     @property
     def assumed(self) -> tuple[str, ...]:
@@ -78,11 +78,11 @@ class LanguageModel(Protocol):
 
     @property
     def tensors(self) -> Mapping[str, StoredTensor]:
-        """The parameters as their file stores them. The mapping is empty for a microGPT."""
+        """The parameters as stored in the model's file. The mapping is empty for a microGPT."""
 
     @property
     def bos(self) -> int | None:
-        """The token that begins a text, or None if the model has none."""
+        """The token that begins a text, or None if the model has no such token."""
 
     @property
     def names_tokens(self) -> bool:
@@ -98,8 +98,8 @@ class LanguageModel(Protocol):
         """Return this model prepared for many passes. A small model may keep its weights unpacked."""
 
     def read(self, text: str | None = None, tokens: Sequence[int] | None = None) -> TraceInput:
-        """Encode `text`, by default the model's default text. If `tokens` are token ids, use them instead.
-        Raises InputError if the text or an id does not fit the model."""
+        """Encode `text`, by default the model's default text. If `tokens` contains token ids, use the ids
+        instead of a text. Raises InputError if the text or an id does not fit the model."""
 
     @property
     def pass_rows(self) -> int:
@@ -156,18 +156,18 @@ class LanguageModel(Protocol):
         """Run a forward pass. Return logits [n, V] of the positions `rows` after replacements by hooks."""
 
     def run(self, inputs: TraceInput, tap_of: TapOf, n: int) -> None:
-        """Run n forward passes over the same tokens up to the loss, each with its own tap. Values that no
-        listener requests may be skipped."""
+        """Run n forward passes over the same tokens up to the loss. Each pass has a separate tap. Values that
+        no listener requests may be skipped."""
 
     def edited_logits(
         self, inputs: TraceInput, edits: Sequence[Edit], rows: Sequence[int], report: Report = unreported
     ) -> Iterator[tuple[int, Array]]:
-        """Yield, for each edit, its number and the logits [n, V] of the positions `rows`, in any order."""
+        """Yield the number of each edit and the logits [n, V] of the positions `rows`, in any order."""
 
 
 def file_order(model: LanguageModel | None, name: str) -> Array | None:
-    """Return the channels of q or k in the order of the model's file, in which another engine may compute.
-    Return None if the file has Hugging Face order, or if the event is not q or k."""
+    """Return the order of q's or k's channels in the model's file. Another engine may use this order. Return
+    None if the file has Hugging Face order, or if the event is not q or k."""
     if model is None or name not in model.plan:
         return None
     kind = model.plan[model.plan.source(name)].kind

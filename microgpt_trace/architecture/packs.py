@@ -1,4 +1,4 @@
-"""Pack: several texts that share one pass without padding, sorted from short to long. Needs no model."""
+"""Pack: texts that share one pass without padding, sorted from short to long. This module needs no model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from ..arrays.stats import Array
 
-UNKNOWN = -1  # in place of a target that is not known
+UNKNOWN = -1  # the target of a position whose next token is not known
 
 
 class ReadText(NamedTuple):
@@ -90,7 +90,7 @@ def passes(texts: Sequence[ReadText], most: int) -> Iterator[slice]:
     """Divide texts, sorted from short to long, into passes of at most `most` rows. A text with more than
     `most` rows fills a separate pass.
 
-    If the texts of one pass are divided again, these texts stay in one pass.
+    Dividing the texts of one pass again returns a single pass.
     """
     start = rows = 0
     for at, text in enumerate(texts):

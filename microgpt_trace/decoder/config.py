@@ -44,7 +44,7 @@ class DecoderConfig(Dimensions):
     tied: bool
     biases: tuple[str, ...] = ()  # the names of the biases in each layer, from blocks.BIASES
     qk_norm: bool = False
-    window: int | None = None  # the number of positions that a query sees
+    window: int | None = None  # the number of positions that a query sees in windowed layers
     windowed_layers: tuple[int, ...] = ()
     adjacent_pairs: bool = False  # True if the file stores RoPE pairs side by side, like GGUF
     activation: str = "SiLU"
@@ -73,7 +73,7 @@ class DecoderConfig(Dimensions):
 
     @cached_property
     def windows(self) -> tuple[int | None, ...]:
-        """For each layer, the number of positions that a query sees. None means all."""
+        """The window of each layer: the number of positions that a query sees, or None for no limit."""
         return tuple(self.window if i in self.windowed_layers else None for i in range(self.n_layer))
 
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -81,6 +81,6 @@ class DecoderConfig(Dimensions):
         return self.plan.parameters
 
     def describe(self) -> dict[str, Any]:
-        """Return the config as plain data. A field is left out if its value is in OMITTED_DEFAULTS."""
+        """Return the config as plain data. Fields that equal OMITTED_DEFAULTS are left out."""
         omitted = OMITTED_DEFAULTS.items()
         return {name: value for name, value in asdict(self).items() if (name, value) not in omitted}

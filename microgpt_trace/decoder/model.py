@@ -75,7 +75,7 @@ class Decoder:
 
     @cached_property
     def vocabulary(self) -> Vocabulary | None:
-        """The vocabulary of the model's file, or None if there is none."""
+        """The vocabulary of the model's file, or None if the file has no vocabulary."""
         return self.load_vocabulary()
 
     @property
@@ -227,13 +227,13 @@ def read_text(model: Decoder, text: str, most: int | None, chat: bool) -> ReadTe
     if not ids:
         return "without tokens"
     limit = model.config.context_length
-    if len(ids) > limit + (most == limit + 1):  # with `most` = limit + 1, the caller cuts long texts
+    if len(ids) > limit + (most == limit + 1):  # a caller with `most` = limit + 1 cuts long texts
         return f"longer than the context of {limit:,} tokens"
     return ReadText(np.array([*ids, UNKNOWN]))
 
 
 def _vocabulary(model: Decoder, otherwise: str = "") -> Vocabulary:
-    """Return the model's vocabulary. Without a vocabulary, raises InputError with the advice `otherwise`."""
+    """Return the model's vocabulary, or raise InputError with the advice `otherwise`."""
     if model.vocabulary is not None:
         return model.vocabulary
     from ..vocabulary.huggingface import convertible
@@ -246,7 +246,7 @@ def _vocabulary(model: Decoder, otherwise: str = "") -> Vocabulary:
     code = f"from transformers import AutoTokenizer as A; A.from_pretrained({name}).save_pretrained({name})"
     needs = " (with sentencepiece and protobuf)" if source == "tokenizer.model" else ""
     raise InputError(
-        f"{model.origin}: found {source} but no tokenizer.json, which transformers{needs} can make: "
+        f"{model.origin}: found {source} but no tokenizer.json, which transformers{needs} can write: "
         f"python -c {quoted(code)}" + (f"; or {otherwise}" if otherwise else "")
     )
 
@@ -264,11 +264,11 @@ def _check(model: Decoder, ids: Sequence[int], room: int) -> None:
 
 
 def named_token_of(vocabulary: Vocabulary, text: str) -> int:
-    """Return the token with this text. If no token has this text, raises InputError and suggests the token
-    with or without a space before the text."""
+    """Return the token with this text. Raises InputError if no token has this text. The error may suggest the
+    text with or without a leading space."""
 
     def spelled(text: str) -> int | None:
-        piece = text.encode("utf-8", "surrogatepass")  # an argument may have bytes that are not UTF-8
+        piece = text.encode("utf-8", "surrogatepass")  # an argument may contain bytes that are not UTF-8
         return next((i for i in range(vocabulary.size) if piece and vocabulary.piece(i) == piece), None)
 
     token = spelled(text)

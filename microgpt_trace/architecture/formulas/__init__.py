@@ -1,1 +1,1 @@
-"""Formulas as data: how an element is computed and written out. Depends on no kind of operation."""
+"""Formulas as data, and the written-out computation of an element, for any kind of operation."""

@@ -1,11 +1,11 @@
-"""Formula: how each element of an array is computed, as plain data. Setting: the plan and the replaced events
-that formulas depend on. This module depends on no kind of operation and reads no values.
+"""Formula: the computation of each element of an array, as plain data. Setting: the plan of a run and the
+events that hooks replaced. This module depends on no kind of operation and reads no values.
 
-A formula may split an axis of the array: the channel of q becomes a head, and a channel of this head. Places
-along these axes, and along the ranges of sums, select the inputs of the element. Axes are numbered first,
-then ranges: after two axes, the first range is number 2. An element is computed in steps. A step is a sum of
-terms. A term is a product of factors or a function of this product. The steps of a formula, unlike those of
-steps.py, apply to all elements and texts.
+A formula may split an axis of the array: for q, the axes are position, head, and channel of the head. Places
+along the axes and along the ranges of sums select the inputs of an element. Axes and ranges share one
+numbering: after axes 0 and 1, the first range has number 2. An element is computed in steps. A step is a sum
+of terms. A term is a product of factors or a function of this product. The steps of a formula apply to all
+elements and texts. The steps of steps.py contain the numbers of one element.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ Prefix = Literal["", "-", "1/", "-1/"]
 
 
 class FactorOf:
-    """A factor of a product. `prefix` is "-" if the factor is negated, "1/" if inverted, "-1/" if both."""
+    """A factor of a product. `prefix` is "-" for -x, "1/" for 1/x, and "-1/" for -1/x."""
 
     prefix: Prefix = ""
 
 
 @frozen
 class PlaceAlong:
-    """A place along an axis of an array, as a sum: `offset`, plus stride * place for each axis in `axes`,
-    plus stride * entry of `table` if there is a table."""
+    """A place along an axis of an array, computed from places along axes of the formula: `offset` + the sum
+    of stride * place over `axes` + stride * entry, if there is a `table`."""
 
     axes: tuple[tuple[int, int], ...]  # pairs of an axis and a stride
     offset: int = 0
     table: Table = ()
-    by: tuple[int, int] = (0, 1)  # the axis whose place chooses the table's entry, and the stride
+    by: tuple[int, int] = (0, 1)  # the axis that selects the entry of the table, and the stride
 
     @property
     def along(self) -> set[int]:
@@ -48,8 +48,8 @@ class PlaceAlong:
 
 @frozen
 class ElementAt(FactorOf):
-    """An element of an event, a gradient or a parameter. If `less` is a step, its result is subtracted.
-    `index` lists one entry for each axis of the array: an axis of the formula, or a place."""
+    """An element of an event, a gradient or a parameter. If `less` is the number of a step, the step's result
+    is subtracted. For each axis of the array, `index` contains an axis of the formula or a `PlaceAlong`."""
 
     name: str
     index: tuple[int | PlaceAlong, ...]
@@ -59,7 +59,7 @@ class ElementAt(FactorOf):
 
 @frozen
 class Constant(FactorOf):
-    """A constant, or a table of constants. The place along `axis` selects one constant. `words`
+    """A constant, or a table of constants. In a table, the place along `axis` selects the constant. `words`
     describe the constant before `prefix` is applied. `values` are the numbers after `prefix` is applied."""
 
     words: str
@@ -70,7 +70,7 @@ class Constant(FactorOf):
 
 @frozen
 class Sign:
-    """A sign, -1 or 1, that multiplies the factor before it. The place along `axis` chooses the sign."""
+    """A sign, -1 or 1, that multiplies the preceding factor. The place along `axis` selects the sign."""
 
     words: str
     values: tuple[float, ...]
@@ -79,7 +79,7 @@ class Sign:
 
 @frozen
 class Place(FactorOf):
-    """A factor that is the place along an axis, such as the position in the angle of RoPE."""
+    """A factor equal to the place along an axis, such as the position in the angle of RoPE."""
 
     axis: int
 
@@ -104,11 +104,11 @@ Part = FactorOf | Sign
 
 @frozen
 class Over:
-    """The range of a sum. The choice `of` selects places: "all" means 0 to `size` - 1.
+    """The range of a sum. The field `of` selects the places in the range: "all" means 0 to `size` - 1.
 
-    "vocabulary": all tokens that may follow. "known": the positions whose target is known. These four depend
-    on the place along `axis`: "keys": the keys that this query sees. "queries": the queries that see this
-    key. A window limits both ranges. "tokens": the positions with this token. "itself": only this place.
+    "vocabulary": all tokens. "known": the positions whose target is known. The other values refer to the
+    place along `axis`. "keys": the keys that the query sees. "queries": the queries that see the key. A
+    window limits the keys and the queries. "tokens": the positions with the token. "itself": only the place.
     """
 
     size: int
@@ -119,11 +119,11 @@ class Over:
 
 @frozen
 class TermOf:
-    """A function of x, where x is a product of factors. If `less` is a step, its result is subtracted.
+    """A function of x, a product of factors. The result of step `less`, if given, is subtracted from x.
 
     If `where` lists the axis of positions, the term exists only if the target of the position is known. If
     `where` also lists the axis of tokens, the term exists only if the token is the target. If x is at most
-    `least`, x has lost digits, and the term's value is the loss from the run.
+    `least`, x has lost digits. The term's value is then the loss from the run.
     """
 
     factors: tuple[Part, ...]
@@ -138,9 +138,9 @@ class TermOf:
 class StepOf:
     """A sum of terms. The last step of a formula computes the element and has no label.
 
-    The result of a step with `guard` is the largest term if exp would overflow, else 0. If `along` contains
-    ranges, the step has a result for each place along these ranges. Terms that read such a result begin with
-    the ranges of `along`. A step with `inside` is written where other steps read its result.
+    With `guard`, the result is the largest term if exp would overflow, else 0. If `along` contains ranges,
+    the step has a result for each place along these ranges. A term that reads these results begins with the
+    ranges of `along`. A step with `inside` is written inside the steps that read the result.
     """
 
     terms: tuple[TermOf, ...]
@@ -152,8 +152,8 @@ class StepOf:
 
 @frozen
 class Formula:
-    """How each element of an array is computed. `sizes` are the sizes of the axes. `hidden` lists the axis of
-    the query, the axis of the key, and the window. If the query does not see the key, the element is 0."""
+    """The computation of each element of an array. `sizes` are the sizes of the axes. `hidden` lists the axis
+    of the query, the axis of the key, and the window. If the query does not see the key, the element is 0."""
 
     sizes: tuple[int, ...]
     steps: tuple[StepOf, ...]

@@ -1,8 +1,8 @@
 """in_words: an element's formula as text, such as "sum of norm[3,c] × attn_wq[4,c], c=0..15". This module
 depends on no kind of operation.
 
-If the label of a step is a word, the step is written at the end: "rms = sqrt(...)". Each other step is
-written at the place where its result is read. In this text, a letter means all places of a range.
+If the label of a step is a word, the step is written at the end, such as "rms = sqrt(...)". Every other step
+is written inside the step that reads the result. In the text, a letter means all places of a range.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ def in_words(at: ElementPlaces) -> str:
 
 
 class _Letter(NamedTuple):
-    """A letter for the places along a range. At the first place the letter is `start`."""
+    """A letter for the places along a range. `start` is the value of the letter at the first place."""
 
     letter: str
     start: int
 
 
-Places = Sequence[int | _Letter]  # along the axes of the formula, then along the ranges of a term
+Places = Sequence[int | _Letter]  # places along the axes of the formula, then along the ranges of a term
 
 
 class _Writer:
@@ -132,7 +132,7 @@ class _Writer:
         raise TypeError(part)
 
     def _name(self, step: int) -> str:
-        """Return the label of a step, and add the step to those that are written at the end."""
+        """Return the label of a step, and add the step to the list of steps that are written at the end."""
         if step not in self._named:
             self._named.append(step)
         return self._steps[step].label
@@ -161,7 +161,7 @@ class _Writer:
         return " + ".join(letters) + (f" {'+' if start > 0 else '-'} {abs(start)}" if start else "")
 
     def _start(self, spot: PlaceAlong, places: Places) -> int:
-        """Return the place along an axis when every letter is 0."""
+        """Return the place along an axis if every letter is 0."""
         numbers = ((places[axis], stride) for axis, stride in spot.axes)
         start = spot.offset + sum(place * stride for place, stride in numbers if isinstance(place, int))
         row = places[spot.by[0]]
@@ -171,7 +171,8 @@ class _Writer:
         return start + table[row] * spot.by[1]
 
     def _along(self, term: TermOf, over: Over, n: int) -> int | _Letter:
-        """Return a range's letter and store the range's description, or return the only place of a range."""
+        """Return the letter of a range and store a description, or return the place if no letter is
+        needed."""
         axis, run = len(self._at.axes) + n, self._at.ranges(term)[n]
         is_plain = over.of == "all" and not isinstance(over.size, Length)
         if over.of == "itself" or (is_plain and len(run) == 1):
@@ -184,8 +185,8 @@ class _Writer:
         return _Letter(self._free_letter("c" if is_channel else "h", words), start)
 
     def _first_read(self, term: TermOf, axis: int) -> tuple[bool, int]:
-        """Find the first array that the range reads place by place. Return whether the range is the array's
-        last axis, and the range's first place in the array."""
+        """Find the first array that the range indexes with stride 1. Return True if the range indexes the
+        last axis, and return the first place of the range along this axis."""
         for part in (part for part in term.factors if isinstance(part, ElementAt)):
             for n, spot in enumerate(part.index):
                 spot = PlaceAlong(((spot, 1),)) if isinstance(spot, int) else spot

@@ -16,7 +16,7 @@ from .formula import ElementAt, Formula, Over, PlaceAlong, TermOf
 from .traced_element import KnownTarget, RunValues
 
 At = Sequence[int | Array]  # places along the axes, then places along the ranges
-SomeAt = At | Mapping[int, Array]  # or a dict from the number of an axis or range to a place
+SomeAt = At | Mapping[int, Array]  # or places, by the number of the axis or range
 MASKED = ("keys", "queries")
 
 
@@ -56,8 +56,8 @@ class ElementPlaces:
         return self._ranges_by_term[id(term)]
 
     def _ranges(self, term: TermOf) -> list[Array]:
-        """Return the visible places along each range, or all places if masked products are not 0. A hook may
-        have replaced masked values by NaN, and zero times NaN is NaN. A softmax always uses its mask."""
+        """Return the visible places along each range, or all places if a masked product is not 0, for example
+        because a hook replaced a masked value by NaN. A softmax never includes masked places."""
         if term.least is not None:
             return [np.array([target.position for target in self._intact(term.least)], np.intp)]
         seen = [self._seen(over) for over in term.over]
@@ -98,8 +98,8 @@ class ElementPlaces:
         return self.numbers.at(part.name, spots, part.phase)
 
     def labels(self, term: TermOf, at: At) -> Callable[[int], str]:
-        """Return a function that takes the number of a term and returns the term's token. The token is ""
-        unless the sum runs over positions or tokens."""
+        """Return a function that maps the number of a term to the term's token. If the sum does not run over
+        positions or tokens, the token is ""."""
         for axis, over in enumerate(term.over, len(self.axes)):
             label, places = self._label_of(over), at[axis]
             if label is not None and not isinstance(places, int):
@@ -107,8 +107,8 @@ class ElementPlaces:
         return lambda i: ""
 
     def _label_of(self, over: Over) -> Callable[[int], str] | None:
-        """Return a function that takes a place along a range and returns a token. In a range of targets, this
-        is the token after the position, in other ranges the token at the position."""
+        """Return a function that maps a place along a range to a token. In the range "known", a position maps
+        to the next token. In other ranges of positions, a position maps to the token at this position."""
         numbers, inputs = self.numbers, self.numbers.inputs
         if over.of in MASKED or (over.of == "all" and isinstance(over.size, Length)):
             return lambda position: shown_token(inputs.labels[position])
@@ -150,7 +150,7 @@ class ElementPlaces:
         return place + (entry if isinstance(entry, np.ndarray) else int(entry)) * stride
 
     def counted(self, over: Over, at: SomeAt, places: Array) -> Array:
-        """Return a mask that is True for the places along a range that belong to the sum."""
+        """Return a mask of the places along a range that belong to the sum."""
         if over.of == "known":
             return np.asarray(self._tables["targets"][places] >= 0)
         if over.of == "tokens":
@@ -163,11 +163,11 @@ class ElementPlaces:
         return self.sees(back if over.of == "keys" else -back, over.window)
 
     def sees(self, back: int | Array, window: int | None) -> Array:
-        """Return True where a query sees a key `back` positions before it."""
+        """Return a mask of the distances `back` at which a query sees a key."""
         return np.asarray((back >= 0) & (back < (window or len(self.numbers.inputs.tokens))))
 
     def has(self, term: TermOf, at: SomeAt) -> Array:
-        """Return True where the condition `where` of the term is met."""
+        """Return a mask of the places that meet the term's condition `where`."""
         if not term.where:
             return np.asarray(True)
         position, *token = (at[axis] for axis in term.where)

@@ -1,7 +1,7 @@
-"""Steps: how a number is computed, as plain data. This module depends on no model and no events.
+"""Steps: the computation of a number, as plain data. This module depends on no model and no events.
 
 A value is computed in steps. A step is a sum of terms. A term is a product of factors or a function of this
-product. A factor is a constant or an element that can be explained in turn.
+product. A factor is a constant, an element or a gradient.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Factor:
     """A number and its source.
 
     If `kind` is "forward", `name` is an element of an event or a parameter ("layer0.attn.q[3,4]"). If `kind`
-    is "backward", the factor is the gradient of this element. If `kind` is "constant", `name` describes a
-    constant ("1/sqrt(4)") or is the label of an earlier step.
+    is "backward", the factor is the gradient of the element `name`. If `kind` is "constant", `name` describes
+    a constant ("1/sqrt(4)") or is the label of an earlier step.
     """
 
     name: str
@@ -68,9 +68,10 @@ class Step:
 class Use:
     """An element whose computation reads the explained element.
 
-    `count` elements of this event read the explained element. The explained element contributes most to the
-    element `name`. `adds` is the term that the explained element adds to the element `name`, or None if there
-    is no such term. `value` is None if the run did not keep the element. `words` describe the operation.
+    `count` elements of the same event read the explained element. The explained element contributes most to
+    the element `name`. `adds` is the term that the explained element adds to the element `name`, or None if
+    there is no such term. `value` is None if the run did not keep the element. `words` describe the
+    operation.
     """
 
     name: str
@@ -88,7 +89,7 @@ def element_name(name: str, index: tuple[int, ...]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Worked:
-    """The computation of an element, or of a part of the element's gradient that one reader contributes."""
+    """The computation of an element, or of the contribution of one reader to the element's gradient."""
 
     formula: str
     steps: tuple[Step, ...]
@@ -104,8 +105,8 @@ class Worked:
 class Function(NamedTuple):
     """A function of the product x of a term's factors: an expression, and the same function in Python.
 
-    In sentences, `words` replace an expression that is hard to read. In some functions, terms may cancel. The
-    rounding error is then as large as the error of a number of size `beside`.
+    `words` replace the expression in sentences if the expression is hard to read. If numbers inside the
+    function may cancel, the magnitude of the result is at least |beside(x)|.
     """
 
     text: str
@@ -118,7 +119,7 @@ class Operand(NamedTuple):
     """The values of one factor in all terms of a sum."""
 
     values: Array  # [n]
-    magnitudes: Array  # [n] the bounds of the rounding errors are proportional to these magnitudes
+    magnitudes: Array  # [n] the rounding errors are at most proportional to these magnitudes
     name: Callable[[int], str]
     kind: Origin = "constant"
     exact: bool = False  # True if the factor is computed only from constants
@@ -140,9 +141,9 @@ def total(
     label: str, operands: Sequence[Operand], most: int, function: Function = IDENTITY,
     extra: Sequence[Term] = (), label_of: Callable[[int], str] = lambda i: "",
 ) -> Step:  # fmt: skip
-    """Return the sum of the products of the operands, or of `function` of each product, plus the `extra`
-    terms. The step lists the `most` largest terms. Up to `most` terms stay in order. `label_of` returns the
-    token of a product from the product's number."""
+    """Multiply the operands, apply `function` to each product, and add up the results and the `extra` terms.
+    The step lists all terms in order, or only the `most` largest terms. `label_of` maps the number of a
+    product to the product's token."""
     products = np.prod([operand.values for operand in operands], axis=0)
     values = np.append(function.of(products), [term.value for term in extra])
     sizes = np.where(np.isfinite(values), np.abs(values), np.inf)  # NaN and infinity count as the largest
@@ -171,7 +172,7 @@ def _sum(values: Array) -> float:
 
 @np.errstate(all="ignore")
 def sum_of(label: str, terms: Sequence[Term]) -> Step:
-    """Return the sum of a few terms, all of them written out. If there are no terms, the sum is 0."""
+    """Return the sum of a few terms. The step lists all terms. If there are no terms, the sum is 0."""
     values = np.array([term.value for term in terms])
     return Step(label, tuple(terms), len(terms), 0.0, _sum(values), _sum(np.abs(values)))
 
@@ -221,5 +222,5 @@ INVERSE = Function("1/x", lambda x: 1 / x)
 
 
 def mean_of(n: int) -> Function:
-    """Return the function x/n. The sum of n terms x/n is a mean."""
+    """Return the function x/n. In a sum of n terms, the function computes a mean."""
     return Function(f"x/{n}", lambda x: x / n)

@@ -1,5 +1,5 @@
-"""TracedElement: an element of a run. RunValues: the arrays of a run that an explanation reads. Depends on no
-kind's arithmetic."""
+"""TracedElement: an element of a run. RunValues: the arrays of a run that an explanation reads. This module
+uses no kernels."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class TracedElement(Generic[OfKind]):
 
 
 def rows_with(plan: Plan, parameter: str) -> tuple[Operation, ...]:
-    """Return the rows that read a parameter. Return a sum, but not the parts of the sum."""
+    """Return the rows that read a parameter. Skip rows that are parts of a sum."""
     rows = (row for row in plan.values() if row.name not in plan.sums_of)
     return tuple(row for row in rows if parameter in row.kind.names)
 
@@ -91,7 +91,7 @@ class RunValues:
     arrays: Mapping[tuple[Phase, str], Array]
     rows: Sequence[int]
     known_targets: Sequence[KnownTarget]
-    shapes: Mapping[str, Shape]  # of events and parameters
+    shapes: Mapping[str, Shape]  # the shapes of events and parameters
     replaced: frozenset[tuple[Phase, str]]  # the events and gradients that hooks replaced
 
     @property
@@ -99,7 +99,7 @@ class RunValues:
         return self.model.plan
 
     def label(self, token: int) -> str:
-        """Return the text of a token that may follow."""
+        """Return the text of a token that is a target or a prediction."""
         return self.model.label(token, target=True)
 
     def is_parameter(self, name: str) -> bool:

@@ -1,10 +1,10 @@
 """Write out the steps that compute one element of a run, with the largest terms of each step. This module
 depends on no kind of operation.
 
-Every result has a magnitude, and its rounding error is at most proportional to this magnitude. The magnitude
-of a product grows with the errors of its factors. The magnitude of f(x) grows with the error of x times the
-slope of f. The magnitude of a sum is the sum of the magnitudes of its terms. A result computed only from
-constants is exact. The script formulas.js of an HTML page computes the same steps.
+Every result has a magnitude. The rounding error of a result is at most proportional to the magnitude. The
+magnitude of a product grows with the errors of its factors. The magnitude of f(x) grows with the error of x
+times the slope of f. The magnitude of a sum is the sum of the magnitudes of its terms. A result computed only
+from constants is exact. In an HTML page, formulas.js computes these steps.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Result(NamedTuple):
 
     name: str  # the name of the result in later steps
     value: float | Array
-    magnitude: float | Array  # the bound of the rounding error is proportional to it
+    magnitude: float | Array  # the rounding error is at most proportional to this magnitude
     exact: bool = False  # True if the result is computed only from constants
 
 
@@ -101,7 +101,7 @@ class FactorReader:
         return Operand(rest, np.abs(rest) + less.magnitude, lambda i: f"({element.name(i)} - {less.name})")
 
     def _taken(self, part: ResultOf) -> Result:
-        """Return the result of an earlier step as it is, negated or inverted."""
+        """Return the result of an earlier step: unchanged, negated or inverted."""
         name, value, magnitude, exact = self.result(part.step)
         if part.prefix == "1/":
             inverse = np.divide(1.0, value)
@@ -130,7 +130,7 @@ class _Terms(NamedTuple):
 
     operands: list[Operand]  # the factors
     function: Function  # applied to the product of the factors
-    magnitudes: Array  # [n] the bounds of the rounding errors are proportional to these magnitudes
+    magnitudes: Array  # [n] the rounding errors are at most proportional to these magnitudes
     exact: bool
 
     @property
@@ -206,7 +206,7 @@ def _guard(at: ElementPlaces, source: StepOf, results: Sequence[Result]) -> Resu
 
 
 def _along(at: ElementPlaces, source: StepOf, results: Sequence[Result]) -> Result:
-    """Return a result for each place along the ranges of a step. The term's remaining ranges are summed."""
+    """Return a result for each place along the ranges of a step. Sum over the other ranges of the term."""
     (term,) = source.terms
     ranges = at.ranges(term)
     terms, sizes = _terms(at, term, results, at.at(ranges)), [len(places) for places in ranges]
@@ -231,7 +231,7 @@ def _terms(at: ElementPlaces, term: TermOf, results: Sequence[Result], places: A
 
 
 def _product_magnitude(factors: Sequence[Operand]) -> Array:
-    """Return the magnitude of each product: its absolute value, plus what the factors' errors add."""
+    """Return the magnitude of each product: the absolute value, increased by the errors of the factors."""
     size, magnitude = np.ones(1), np.ones(1)
     for factor in factors:
         sizes = np.abs(factor.values)
@@ -240,7 +240,7 @@ def _product_magnitude(factors: Sequence[Operand]) -> Array:
 
 
 def _function_magnitude(function: Function, x: Array, magnitude: Array) -> Array:
-    """Return the magnitude of f(x): |f(x)|, or the slope times the magnitude of x if this is larger."""
+    """Return the magnitude of f(x): the maximum of |f(x)| and the slope times the magnitude of x."""
     nudge = np.maximum(magnitude, 1e-300) * NUDGE
     slope = np.abs(function.of(x + nudge) - function.of(x - nudge)) / (2 * nudge)
     result = np.fmax(np.abs(function.of(x)), np.where(np.isfinite(slope), slope * magnitude, 0))

@@ -1,9 +1,8 @@
-"""The backward pass of any plan: d loss / d every event and parameter. The arithmetic is in operations/.
+"""The backward pass of any plan: gradients of all events and parameters. The arithmetic is in operations/.
 
-The forward pass keeps the residual stream before each layer, [T, C]. The backward pass recomputes each layer
-from the kept stream and from the values that hooks replaced. If several rows read a value, the value's
-gradient is the sum of the gradients from these rows. The gradient of the residual stream is such a sum, too.
-The tap stops or scales the gradient of a replaced value.
+The forward pass stores the residual stream before each layer, [T, C]. The backward pass recomputes each layer
+from the stored stream and from the values that hooks inserted. If several rows read a value, the gradients
+from these rows are added up. The tap stops or scales the gradient of a replaced value.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ class ForwardPass:
     """The results of a forward pass that the backward pass needs."""
 
     run: PassState
-    streams: Sequence[Array]  # [T, C] the residual stream before each layer, and after the last
+    streams: Sequence[Array]  # [T, C] the residual stream before each layer and after the last layer
     logits: Array  # [T, V]
     probs: Array  # [T, V] after replacements by hooks
     softmax: Array  # [T, V] before replacements by hooks
@@ -69,7 +68,7 @@ def backward(
 ) -> dict[str, Array]:  # fmt: skip
     """Return the gradient of each parameter in `wanted`, by name. Emit each event's gradient to the tap.
 
-    `replaced` maps events to the values with which hooks replaced them in the forward pass.
+    `replaced` maps events to the values that hooks inserted in the forward pass.
     """
     plan, streams = done.run.model.plan, done.streams
     walk = _Walk(replace(done.run, wanted=frozenset(wanted)), tap, replaced)
@@ -88,7 +87,7 @@ def _ends(plan: Plan) -> tuple[Operation, Operation, Operation]:
 
 
 def _logits_gradient(done: ForwardPass, tap: Tap) -> Array:
-    """Return the gradient of the logits. The gradients of loss and probabilities are emitted if requested."""
+    """Return the gradient of the logits. Emit the gradients of loss and probabilities if requested."""
     _, probs_row, loss_row = _ends(done.run.model.plan)
     dloss = one = np.ones((), done.logits.dtype)
     if tap.wants(loss_row.name):
@@ -97,7 +96,7 @@ def _logits_gradient(done: ForwardPass, tap: Tap) -> Array:
     if tap.wants(probs_row.name):
         rows, targets = known_targets(done.run.targets)
         computed = np.zeros_like(done.probs)
-        if rows.size and dloss != 0:  # if dloss is 0, the gradient is 0, even where P is 0
+        if rows.size and dloss != 0:  # if dloss is 0, the gradient is 0, even if P is 0
             computed[rows, targets] = -dloss / len(rows) / done.probs[rows, targets]
         dprobs = tap.emit(probs_row.name, computed)
         if dprobs is not computed:
@@ -116,12 +115,12 @@ class _Walk:
 
     def __init__(self, run: PassState, tap: Tap, replaced: Mapping[str, Array]) -> None:
         self._run, self._tap, self._replaced = run, tap, replaced
-        self.gradients: dict[str, Array] = {}  # gradients by event, until the event's row is processed
+        self.gradients: dict[str, Array] = {}  # gradients of events that are not processed yet
         self.parameters: dict[str, Array] = {}
 
     def back(self, rows: Sequence[Operation], before: dict[str, Array]) -> None:
-        """Go back through `rows`: from the gradient of the last row, compute the gradients of the inputs
-        `before`. All rows except the last row are recomputed."""
+        """Process `rows` in reverse order. All rows except the last row are first recomputed from the inputs
+        `before`."""
         tap = _RecomputingTap(self._replaced)
         compute(rows[:-1], dict(before), replace(self._run, tap=tap))
         values = before | tap.used
@@ -133,8 +132,8 @@ class _Walk:
     def _through(
         self, row: Operation, dy: Array, values: Mapping[str, Array], computed: Mapping[str, Array]
     ) -> None:
-        """Add the gradients of a row's inputs and parameters. If a tap changed the gradient of a part, use
-        the gradients of all parts instead, and the row only for its bias."""
+        """Add the gradients of a row's inputs and parameters. If a tap changed the gradient of a part, add
+        the gradients from all parts instead. The row then adds only the gradient of its bias."""
 
         def gradients(reader: Operation, dy: Array) -> Gradients:
             inputs = [values[name] for name in reader.inputs]
@@ -163,7 +162,7 @@ class _Walk:
 
 
 class _RecomputingTap:
-    """The tap of rows that are computed again. For a replaced event, the tap returns the hook's value."""
+    """The tap for recomputed rows. For a replaced event, the tap returns the hook's value."""
 
     def __init__(self, replaced: Mapping[str, Array]) -> None:
         self._replaced = replaced
@@ -179,7 +178,7 @@ class _RecomputingTap:
         return name in self._replaced
 
     def layer(self, index: int) -> Tap:
-        raise NotImplementedError("emit a row of a plan by its full name, such as layer0.attn.q")
+        raise NotImplementedError("this tap needs full names of events, such as layer0.attn.q")
 
 
 def _add(sums: dict[str, Array], name: str, gradient: Array) -> None:

@@ -1,8 +1,8 @@
-"""Run a prompt many times, each time with one edit. The runs share the computation before their edits.
+"""Run a prompt many times, each time with one edit. Runs share the computation before the edited layer.
 
-Each run is a sequence of one pass. Each run starts as a copy of the unedited residual stream, and joins the
-pass at the layer of its edit. 150 runs take about as long as a prompt of 375 tokens. 150 passes would unpack
-the weights 150 times.
+One pass computes many runs, each as one sequence of the pass. A sequence starts as a copy of the unedited
+residual stream, and joins the pass at the edited layer. 150 runs take about as long as a prompt of 375
+tokens. 150 separate passes would unpack the weights 150 times.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BEFORE = -1  # the layer number of the rows before the first layer
 def logits_of_edits(
     model: LanguageModel, inputs: TraceInput, edits: Sequence[Edit], rows: Sequence[int], report: Report
 ) -> Iterator[tuple[int, Array]]:
-    """Yield, for each edit, its number and the logits [n, V] of the positions `rows`, in any order."""
+    """Yield the number of each edit and the logits [n, V] of the positions `rows`, in any order."""
     with one_blas_thread(), np.errstate(all="ignore"):
         plan, depth, tokens = model.plan, len(model.plan.layers), np.array(inputs.tokens)
         size = max(1, ELEMENTS // _widest(plan, len(tokens)) - 1)
@@ -60,7 +60,7 @@ def _widest(plan: Plan, length: int) -> int:
 
 
 def _joins(name: str, plan: Plan) -> int:
-    """Return the layer at which a sequence joins if this event is edited."""
+    """Return the layer at which a sequence with an edit of this event joins the pass."""
     row = plan[name]
     if row.layer is not None:
         return row.layer
@@ -68,9 +68,9 @@ def _joins(name: str, plan: Plan) -> int:
 
 
 class Growing:
-    """A pass whose first sequence is unedited. Edited sequences join the pass layer by layer.
+    """A pass whose first sequence is unedited. Edited sequences join the pass later, in the order of `edits`.
 
-    The edited sequences join in the order of `edits`. `stream` [T, C] is unedited and enters layer `start`.
+    `stream` [T, C] is the unedited residual stream before layer `start`.
     """
 
     def __init__(self, unedited: PassState, stream: Array, edits: Sequence[Edit], start: int) -> None:
@@ -84,7 +84,7 @@ class Growing:
         self.stream = layer_forward(self.stream, layer, self._run)
 
     def _join(self, layer: int) -> int:
-        """Count the sequences that join at this layer, and enlarge the pass by their number."""
+        """Add the sequences that join at this layer to the state of the pass, and count the new sequences."""
         model, n = self._run.model, self._run.n
         joining = sum(_joins(edit.name, model.plan) == layer for edit in self._edits[n - 1 :])
         if joining:
@@ -99,7 +99,7 @@ class Growing:
             self.stream = np.concatenate([self.stream, copies])
 
     def _tap(self, sequences: range) -> EditTap:
-        """Return a tap that applies the edits of these sequences. Sequence 0 is unedited."""
+        """Return a tap that applies the edits of `sequences`. Sequence 0 is unedited."""
         edits: dict[str, list[tuple[int, Edit]]] = {}
         for number in sequences:
             if number:

@@ -26,7 +26,7 @@ def logits_forward(model: LanguageModel, inputs: TraceInput, rows: Sequence[int]
 
 def run_together(model: LanguageModel, inputs: TraceInput, tap_of: TapOf, n: int) -> None:
     """Run n passes over the same tokens at once. If a listener requests logits, probabilities or the loss,
-    they are computed in parts."""
+    these values are computed in parts."""
     final = forward(model, np.array(inputs.tokens), tap_of(range(n)), n=n).reshape(n, len(inputs.tokens), -1)
     if not any(tap_of([0]).wants(name) for name in ("logits", "probs", "loss")):
         return
@@ -62,11 +62,11 @@ def _losses(model: LanguageModel, final: Array, targets: Sequence[int | None], t
 
 
 ROWS = 512  # rows in a pass over several texts; larger passes are no faster
-PART = 1 << 23  # logits in a part: 32 MB. More parts would unpack the output matrix more often
+PART = 1 << 23  # logits in a part: 32 MB. Smaller parts would unpack the output matrix more often
 
 
 def run_packed(model: LanguageModel, pack: Pack, tap: Tap) -> None:
-    """Run one pass over texts. Logits and probabilities are computed in parts if a listener requests them."""
+    """Run one pass over texts. If requested, logits and probabilities are computed in parts."""
     groups = [
         (group.rows, PassState(model, pack.tokens[group.rows], group.texts, _TapOfTexts(tap, group.texts)))
         for group in pack.groups
@@ -82,7 +82,7 @@ def run_packed(model: LanguageModel, pack: Pack, tap: Tap) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _TapOfTexts:
-    """A tap of n texts of equal length. The tap emits scores and weights [n*H, T, T] as [n, H, T, T]."""
+    """A tap for n texts of equal length. The tap emits scores and weights [n*H, T, T] as [n, H, T, T]."""
 
     tap: Tap
     n: int

@@ -24,10 +24,10 @@ from ..plans.plan import Operation
 def forward(
     model: LanguageModel, tokens: Array, tap: Tap = SILENT, cache: KVCache | None = None, n: int = 1
 ) -> Array:
-    """Run tokens up to the input of the head: [T] -> [n*T, C]
+    """Compute the input of the head for n sequences of the tokens [T]: [n*T, C].
 
     If there is a KV cache, the tokens continue the cached tokens, and new keys and values are appended to the
-    cache. The rows are n sequences of the same tokens. The tap may change each sequence.
+    cache. The tap may change each sequence differently.
     """
     x = pass_forward(PassState(model, np.tile(tokens, n), n, tap, cache))
     if cache is not None:
@@ -36,7 +36,7 @@ def forward(
 
 
 def pass_forward(run: PassState) -> Array:
-    """Run a pass up to the input of the head: [N, C]"""
+    """Compute the input of the head for all rows of a pass: [N, C]"""
     keep_freed_memory()
     x = before_forward(run)
     for i in range(len(run.model.plan.layers)):

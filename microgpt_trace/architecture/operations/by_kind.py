@@ -1,5 +1,5 @@
-"""The module with the arithmetic of each kind, and the float64 reference of a row. The reference shares no
-code with the kernels that it judges."""
+"""Find the module with the arithmetic of a kind, and compute the float64 reference of a row. The reference
+shares no code with the kernels of the forward pass."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ def reference(row: Operation, ref: ReferenceInputs, *inputs: Array) -> Array:
 
 
 def spread_of(row: Operation, ref: ReferenceInputs) -> Spread:
-    """Return how rounding spreads through a row. By default, each element is rounded once. The row must
-    belong to the model's plan, not to the plan of a fault."""
+    """Return the sources of rounding errors in a row. By default, each element is rounded once. The row must
+    not contain a simulated fault."""
     spread = getattr(arithmetic_of(row.kind), "spread", lambda row, ref: Spread())
     result: Spread = spread(row, ref)
     return result
 
 
 def size_of(row: Operation, ref: ReferenceInputs, value: Array, *inputs: Array) -> Array:
-    """Return, for each element, the size that its rounding error is proportional to. The default size is the
-    element's absolute value.
+    """Return a size for each element, proportional to the element's rounding error. By default, return
+    |value|.
 
-    `value` is the value of the row for `inputs`.
+    `value` is the row's output for the inputs `inputs`.
     """
     size = getattr(arithmetic_of(row.kind), "size", lambda row, ref, value, *inputs: np.abs(value))
     result: Array = size(row, ref, value, *inputs)

@@ -82,8 +82,7 @@ def formula(row: Operation[Context], setting: Setting) -> Formula:
 
 
 def gradient_formula(name: str, reader: Operation[Context], setting: Setting) -> Formula:
-    """dweights = dcontext @ v.T; dv = weights.T @ dcontext, summed over the queries that see the key and the
-    heads that share it"""
+    """dweights = dcontext @ v.T; dv = weights.T @ dcontext, summed over the queries and heads that use v"""
     kind, (weights, v) = reader.kind, reader.inputs
     length, gradient = setting.shapes[v][0], (reader.name, BACKWARD)
     if name == weights:

@@ -42,12 +42,12 @@ def silu_slope(x: Array) -> Array:
 
 
 def normal_cdf(x: Array) -> Array:
-    """Return P(standard normal variable <= x) in the dtype of x. P is computed in float64."""
+    """Return the cumulative normal distribution at x, computed in float64, in the dtype of x."""
     return (erfc(x / -math.sqrt(2)) / 2).astype(x.dtype, copy=False)
 
 
 def erfc(x: Array) -> Array:
-    """Return 1 - erf(x), computed by math.erfc: [...] -> [...] float64
+    """Return 1 - erf(x) in float64, computed by math.erfc.
 
     To save memory, only one row at a time is converted to Python numbers of 24 bytes.
     """
@@ -57,11 +57,11 @@ def erfc(x: Array) -> Array:
 
 
 def gelu_slope(x: Array) -> Array:
-    """Return the slope of GELU: P(standard normal variable <= x) + x times the density at x."""
+    """Return the slope of GELU: normal_cdf(x) + x times the normal density at x."""
     return normal_cdf(x) + x * np.exp(np.square(x) / -2) / math.sqrt(2 * math.pi)
 
 
-FLAT = 1e3  # beyond this x the slope is 0 or 1; clipping keeps squares finite
+FLAT = 1e3  # for larger |x|, the slope is 0 or 1. x is clipped because x^2 may overflow
 
 
 def tanh_argument(x: Array) -> Array:
@@ -171,7 +171,7 @@ def formula(row: Operation, setting: Setting) -> Formula:
 
 def gradient_formula(name: str, reader: Operation, setting: Setting) -> Formula:
     """Describe the gradient of an input. For Add, the result is dy, the gradient of the output. For Multiply,
-    dy is multiplied by the other factor, and for Activation by the slope."""
+    dy is multiplied by the other factor. For Activation, dy is multiplied by the slope."""
     kind, sizes = reader.kind, setting.shapes[name]
     gradient = ElementAt(reader.name, _same_place(sizes), "backward")
     if isinstance(kind, Add):

@@ -1,7 +1,7 @@
 """Attention heads: the layout of heads in arrays, the division of heads among threads, and the sums in
 formulas.
 
-The axes of these formulas are [head, query, key], or [position, head, channel of the head].
+The axes of a formula are [head, query, key], or [position, head, channel of the head].
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..formulas.steps import Pass
 from ..plans.kinds import Context, Scores
 
 QUERY, KEY, OVER = 1, 2, 3  # the axes of [H, T, T] are 0, 1, 2; the range of a sum is 3
-Named = tuple[str, Pass]  # an event, and "backward" for its gradient
+Named = tuple[str, Pass]  # the name of an event; "forward" for the value, or "backward" for the gradient
 BACKWARD: Pass = "backward"
 
 
@@ -61,9 +61,9 @@ def over_keys(kind: Scores | Context, square: Named, wide: str, length: int, win
 def over_queries(
     kind: Scores | Context, square: Named, wide: Named, length: int, window: int | None
 ) -> TermOf:
-    """Describe the gradient of a key or value as a sum over heads and queries: each head uses the key or
-    value, and each query sees it. Each term is an element of `square` [H, T, T] times an element of `wide`
-    [T, H*D]. One of the factors is the gradient of the event that reads the key or value."""
+    """Describe the gradient of a key or value as a sum over the heads and queries that use the key or value.
+    Each term is an element of `square` [H, T, T] times an element of `wide` [T, H*D]. One of the factors is
+    the gradient of the scores or the context."""
     dim, sharing = kind.head_dim, len(kind.group) // key_value_heads(kind)  # adjacent heads share a key
     head, query = OVER, OVER + 1
     square_at = ElementAt(square[0], (PlaceAlong(((1, sharing), (head, 1))), query, 0), square[1])

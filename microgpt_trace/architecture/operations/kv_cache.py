@@ -11,15 +11,15 @@ from ...arrays.stats import Array
 
 @dataclass
 class KVCache:
-    """The KV cache of one sequence. `rows` stores the keys or values that each row of the plan reads."""
+    """The KV cache of one sequence. `rows` stores keys by the name of the scores, and values by the name of
+    the context."""
 
     capacity: int  # positions
     length: int = 0  # the number of positions whose pass is complete
     rows: dict[str, Array] = field(default_factory=dict)  # the name of the row -> [G, capacity, D]
 
     def extend(self, name: str, new: Array) -> Array:
-        """Append the keys or values of new positions, and return the array of all positions: [G, T, D] -> [G,
-        S, D]
+        """Append keys or values [G, T, D] of new positions. Return the array [G, S, D] of all positions.
 
         `length` does not change here. The interpreter's `forward` increases `length` after the pass.
         """

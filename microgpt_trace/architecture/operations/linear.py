@@ -46,7 +46,7 @@ def backward(row: Operation[Linear], run: PassState, dy: Array, y: Array, x: Arr
 
 
 def columns_forward(x: Array, weight: Array, columns: slice) -> Array:
-    """Compute the product of these columns of x and W: [N, in], [out, in] -> [N, out]"""
+    """Compute the product of the selected columns of x and W: [N, in], [out, in] -> [N, out]"""
     return x[:, columns] @ weight[:, columns].T
 
 
@@ -67,7 +67,7 @@ def spread(row: Operation[Linear], ref: ReferenceInputs) -> Spread:
 
 
 def size(row: Operation[Linear], ref: ReferenceInputs, value: Array, x: Array) -> Array:
-    """Return |x| |w|, a product of norms, since the terms may cancel. For a whole matrix, |y| is added."""
+    """Return |x| |w| with L2 norms, because terms of the sum may cancel. Without `columns`, add |y|."""
     kind = row.kind
     if kind.columns is None:
         norms = ref.norms[kind.weight]
@@ -122,11 +122,11 @@ def parameter_formula(name: str, row: Operation[Linear], setting: Setting) -> Fo
 
 
 def notes(at: TracedElement[Linear]) -> tuple[str, ...]:
-    """Return a note that the element equals the sum of the parts, or if a hook replaced a part, that the
-    element was computed as this sum."""
+    """Return a note that the element equals the sum of the parts. If a hook replaced a part, the note says
+    that the element was computed as this sum."""
     kind, parts = at.row.kind, at.row.parts
     if any(("forward", part) in at.numbers.replaced for part in parts):
-        return ("computed as the sum of the heads, because a hook replaced some of them",)
+        return ("computed as the sum of the heads, because a hook replaced some heads",)
     if not parts or (len(parts) == 1 and not kind.bias):
         return ()
     first, last = (element_name(parts[i], at.index) for i in (0, -1))

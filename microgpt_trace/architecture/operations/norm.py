@@ -85,13 +85,13 @@ def reference(row: Operation[Norm], ref: ReferenceInputs, x: Array) -> Array:
 
 
 def spread(row: Operation, ref: ReferenceInputs) -> Spread:
-    """Return the spread of a sum of squares. The sum's square root has half its relative error."""
+    """Return the spread of a sum of squares. The square root halves the relative error of the sum."""
     return Spread(ref.shapes[row.inputs[0]][-1] // 4, factor=True)
 
 
 def size(row: Operation[Norm], ref: ReferenceInputs, value: Array, x: Array) -> Array:
-    """Return |y|. If a mean is subtracted or a bias is added, terms may cancel, and their absolute values are
-    added. The rounding error of the mean is proportional to the mean of |x|."""
+    """Return |y|. If a mean is subtracted or a bias is added, terms may cancel: also add the absolute values
+    of the terms. The rounding error of the mean is proportional to the mean of |x|."""
     kind = row.kind
     if not kind.centred and kind.bias is None:
         return np.abs(value)
@@ -105,8 +105,8 @@ def size(row: Operation[Norm], ref: ReferenceInputs, value: Array, x: Array) -> 
 
 
 def frozen(kind: Norm, along: Array, x: Array, gain: Array | None) -> Array:
-    """Return the gradient of the dot product `along` . y with respect to x, the input of a norm, while the
-    scale of each row is kept constant: `along` [n, K, C], `x` [n, C] -> [n, K, C]"""
+    """Return the gradient of the dot product `along` . y for the input x of a norm. Treat the scale of each
+    row as a constant. Shapes: `along` [n, K, C], `x` [n, C] -> [n, K, C]"""
     x = x.astype(np.float64)
     x = x - x.mean(axis=1, keepdims=True) if kind.centred else x
     scale = np.sqrt(np.square(x).mean(axis=1) + kind.eps)[:, None, None]
@@ -115,13 +115,13 @@ def frozen(kind: Norm, along: Array, x: Array, gain: Array | None) -> Array:
 
 
 class _Places(NamedTuple):
-    """The sizes of a formula's axes, and the indices of one element and of each element in its row or
+    """Sizes of a formula's axes. `one` indexes an element, and `each` indexes all elements of a row or
     head."""
 
     sizes: Shape
     one: tuple[int | PlaceAlong, ...]
     each: tuple[int | PlaceAlong, ...]
-    one_gain: tuple[int, ...]  # indices of the gain
+    one_gain: tuple[int, ...]  # the index of the gain of `one`
     each_gain: tuple[int, ...]
 
 
@@ -194,7 +194,7 @@ def gradient_formula(name: str, reader: Operation[Norm], setting: Setting) -> Fo
 
 
 def parameter_formula(name: str, row: Operation[Norm], setting: Setting) -> Formula:
-    """Describe a sum over all rows or heads: of dy * x / rms for the gain, of dy for the bias."""
+    """Describe a gradient: the sum of dy * x / rms for a gain, and the sum of dy for a bias."""
     kind, (source,) = row.kind, row.inputs
     length, width = setting.shapes[source]
     dim = kind.head_dim or width

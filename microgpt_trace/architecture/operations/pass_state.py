@@ -34,8 +34,8 @@ class Gradients(NamedTuple):
 class PassState:
     """A pass over n sequences of T tokens each. The N = n*T rows of a pass are sorted by sequence.
 
-    If there is a KV cache, n is 1 and the tokens continue the cached tokens. A pack has sequences of several
-    lengths: for each length, `groups` lists the rows of the sequences, and a pass over these rows.
+    If there is a KV cache, n is 1 and the tokens continue the cached tokens. A pack contains sequences of
+    several lengths. For each length, `groups` contains rows and the state of a pass.
     """
 
     model: LanguageModel
@@ -47,7 +47,7 @@ class PassState:
     wanted: frozenset[str] = frozenset()  # the parameters whose gradients are requested
     groups: Sequence[tuple[slice, PassState]] = ()
     _once: dict[Hashable, Any] = field(default_factory=dict)  # results of `once`; copies share them
-    _last: tuple[str, Array] | None = None  # name and value of the last matrix
+    _last: tuple[str, Array] | None = None  # name and value of the last requested matrix
 
     @property
     def positions(self) -> Array:

@@ -19,12 +19,12 @@ class GradientWay(NamedTuple):
 
     reader: str
     event: str  # the event whose gradient is read: usually the reader
-    formula: Formula | None  # None if a hook replaced the event, so that the part is 0
+    formula: Formula | None  # None if a hook replaced the event, so that the contribution is 0
 
 
 @dataclass(frozen=True, eq=False)
 class Formulas(Setting):
-    """The formulas of a plan in a run where hooks may have replaced values."""
+    """The formulas of one run. Hooks may have replaced values of the run."""
 
     def forward(self, name: str) -> Formula:
         """Return the formula of an event."""
@@ -33,9 +33,9 @@ class Formulas(Setting):
         return formula
 
     def backward(self, name: str, index: tuple[int, ...] | None = None) -> list[GradientWay] | None:
-        """Return the parts that add up to the gradient of an event or a parameter. If `index` is None, the
-        formulas hold for all elements. Return None if there are no such formulas, because a hook replaced
-        parts of a sum."""
+        """Return the contributions that add up to the gradient of an event or a parameter. If `index` is
+        None, the formulas apply to all elements. Return None if a hook replaced parts of a sum and no formula
+        applies to all elements."""
         ways = []
         for reader in self.readers(name):
             row = self._event(name, reader, index)
@@ -45,10 +45,10 @@ class Formulas(Setting):
         return ways
 
     def readers(self, name: str) -> list[Operation]:
-        """Return the rows that pass a gradient to an event or a parameter, Add rows first.
+        """Return the rows that pass a gradient to an event or a parameter. Additions are first.
 
-        Return a sum instead of its parts, and the loss instead of the probabilities. For the loss, return the
-        loss itself.
+        The list contains a sum instead of the parts of the sum, and the loss instead of the probabilities.
+        For the loss, the list contains only the loss itself.
         """
         plan = self.plan
         if name not in plan:
@@ -63,9 +63,9 @@ class Formulas(Setting):
         return sorted(rows, key=lambda row: not isinstance(row.kind, Add))
 
     def _event(self, name: str, reader: Operation, index: tuple[int, ...] | None) -> Operation | None:
-        """Return the row whose gradient determines the contribution of a reader. This row is the reader,
-        unless a hook replaced the probabilities of a loss, a part of a sum, or the gradient of such an event.
-        Return None if the row depends on the index, and `index` is None."""
+        """Return the row whose gradient determines the contribution of a reader. Usually this row is the
+        reader. If a hook replaced the probabilities, a part of a sum, or the gradient of such an event,
+        return this event's row. Return None if the row depends on a missing `index`."""
         if name == reader.name or self.is_cut(reader.name):
             return reader
         if isinstance(reader.kind, Loss) and name in reader.inputs:

@@ -35,8 +35,8 @@ TARGET = (0, 1)  # the axes of the position and the token
 
 
 def forward(row: Operation, run: PassState, logits: Array) -> Array:
-    """Compute the softmax over the tokens, [T, V] -> [T, V], or the mean of -log P(target) over the positions
-    whose next token is known, [T, V] -> []"""
+    """Compute the probabilities [T, V] or the loss [] from logits [T, V]. The loss is the mean of -log
+    P(target) over the positions with a known target."""
     if isinstance(row.kind, Probabilities):
         return softmax(logits)
     rows, targets = known_targets(run.targets)
@@ -45,8 +45,8 @@ def forward(row: Operation, run: PassState, logits: Array) -> Array:
 
 
 def backward(row: Operation, run: PassState, dy: Array, y: Array, logits: Array) -> Gradients:
-    """dlogits = p * (dp - sum(p * dp)) for the softmax, dlogits = dloss * (p - one_hot(target)) / n for the
-    loss: [T, V] or [] -> [T, V]. For the loss, dlogits is 0 where no target is known."""
+    """Return dlogits [T, V]: p * (dp - sum(p * dp)) for the probabilities, dloss * (p - one_hot(target)) / n
+    for the loss. The loss adds no gradient at positions without a known target."""
     if isinstance(row.kind, Probabilities):
         return softmax_backward(row, run, dy, y, logits)
     (rows, targets), dlogits = known_targets(run.targets), np.zeros_like(logits)
@@ -65,8 +65,8 @@ def known_targets(targets: Sequence[int | None]) -> tuple[Array, Array]:
 
 
 def reference(row: Operation, ref: ReferenceInputs, logits: Array) -> Array:
-    """Compute the softmax over the tokens, [T, V] -> [T, V], or the mean of log(sum(exp(logits))) -
-    logits[target] over the positions whose next token is known, [T, V] -> []"""
+    """Compute the probabilities [T, V] or the loss [] from logits [T, V]. The loss is the mean of
+    log(sum(exp(logits))) - logits[target] over the positions with a known target."""
     if isinstance(row.kind, Probabilities):
         exp = np.exp(logits - logits.max(axis=-1, keepdims=True))
         return exp / exp.sum(axis=-1, keepdims=True)
@@ -100,9 +100,9 @@ def formula(row: Operation, setting: Setting) -> Formula:
 
 
 def gradient_formula(name: str, reader: Operation, setting: Setting) -> Formula:
-    """Describe a gradient. The gradient of the loss is 1. For the loss, the gradient of a probability is
-    -1/(n * P) if its token is the target, else 0; the gradient of a logit is (P - 1)/n if its token is the
-    target, else P/n. For the probabilities, the gradient of a logit is P * (dP - sum of P * dP)."""
+    """Describe a gradient. The loss itself has gradient 1. The loss passes -1/(n * P) to the probability of a
+    target and 0 to other probabilities. The loss passes (P - 1)/n to the logit of a target and P/n to other
+    logits. The probabilities pass P * (dP - sum of P * dP) to a logit."""
     shape, dloss = setting.shapes[name], tuple[ElementAt, ...]()
     if name == reader.name:
         return one_step((), TermOf((Constant("1", (1.0,)),)))
@@ -121,7 +121,7 @@ def gradient_formula(name: str, reader: Operation, setting: Setting) -> Formula:
 
 
 def other_of(plan: Plan, row: Operation) -> Operation:
-    """If `row` is a loss, return its probabilities. If `row` is probabilities, return their loss."""
+    """Return the row of the loss for a row of probabilities, and vice versa."""
     rows = plan.of_kind(Probabilities, Loss)
     return next(other for other in rows if other.inputs == row.inputs and other is not row)
 

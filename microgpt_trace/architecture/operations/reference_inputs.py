@@ -1,5 +1,5 @@
-"""ReferenceInputs: the tokens and parameters that a reference reads. Spread: how rounding spreads through a
-kind of operation."""
+"""ReferenceInputs: the tokens and parameters that a reference reads. Spread: the sources of rounding errors
+in an operation's output."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from ..model import LanguageModel
     from ..plans.plan import Operation
 
-ELEMENTS = 1 << 16  # elements of a block in float64, which fit in the cache of a core
+ELEMENTS = 1 << 16  # elements of a float64 block, small enough for the cache of a core
 
 
 class ReferenceInputs:
-    """The parameters of a model, and the tokens that it reads.
+    """The parameters of a model, and the tokens of a run.
 
     Products are computed in float64, one block of matrix rows at a time. If `bounded` is true, `norms`
-    collects the L2 norms of the rows of each used matrix.
+    contains the L2 norm of each matrix row.
     """
 
     def __init__(self, model: LanguageModel, tokens: Sequence[int] | Array, bounded: bool = False) -> None:
@@ -36,7 +36,7 @@ class ReferenceInputs:
         return self.model.plan.shapes(len(self.tokens))
 
     def parameter(self, row: Operation, name: str, rows: Array | None = None) -> Array:
-        """Return a parameter [out, in] or [out], or selected rows of it. A fault may change the values."""
+        """Return a parameter [out, in] or [out], or its rows `rows`. A simulated fault may change values."""
         if other := row.read(name):
             return other(name) if rows is None else other(name)[rows]
         if rows is not None:
@@ -76,6 +76,6 @@ class Spread(NamedTuple):
     terms: int = 1  # the number of products in each sum; 1 means no sum
     alike: bool = False  # True if the terms may be equal, so that their rounding errors add up
     angles: bool = False  # True if the operation uses angles, which grow with the position
-    peaked: bool = False  # True if two numbers with equal errors may dominate a row
-    halves: bool = False  # True if engines for quantised weights keep the inputs as float16
+    peaked: bool = False  # True if two large numbers with equal errors may dominate a row
+    halves: bool = False  # True if engines for quantised weights store the inputs as float16
     factor: bool = False  # True if each row is multiplied by a number that may be rounded

@@ -56,8 +56,8 @@ def reference(row: Operation[Rotation], ref: ReferenceInputs, x: Array) -> Array
 
 
 def turn(x: Array, cos: Array, sin: Array) -> Array:
-    """Multiply each pair (x_j, x_(j+n/2)) of a head, as a complex number, by e^(i*angle): x [T, H, n], cos
-    and sin [T, n/2] -> [T, H, n]"""
+    """Turn each pair of a head by (x_j + i x_(j+n/2)) * (cos + i sin): x [T, H, n], cos and sin [T, n/2] ->
+    [T, H, n]"""
     half = x.shape[-1] // 2
     turned = (x[..., :half] + 1j * x[..., half:]) * (cos + 1j * sin)[:, None]
     return np.concatenate([turned.real, turned.imag], axis=-1)
@@ -65,8 +65,8 @@ def turn(x: Array, cos: Array, sin: Array) -> Array:
 
 @lru_cache(maxsize=64)
 def frequencies(rope: Rope, head_dim: int) -> tuple[Array, float]:
-    """Return the frequency of each pair in radians per position, [D/2], and the factor of cos and sin.
-    Wavelengths (positions per full turn) are computed first, as in the definitions of the scalings."""
+    """Return the frequency of each pair in radians per position, [D/2], and a factor for cos and sin.
+    Wavelengths (positions per full turn) are computed first, as in the definitions of RoPE scaling."""
     waves = 2 * math.pi * rope.theta ** (np.arange(head_dim // 2) * 2 / head_dim)
     if rope.factors:
         waves = waves * np.array(rope.factors)
@@ -84,14 +84,14 @@ def frequencies(rope: Rope, head_dim: int) -> tuple[Array, float]:
         fast, slow = max(fast, 0), min(slow, head_dim - 1)
         part = np.interp(
             np.arange(head_dim // 2), [fast, max(slow, fast + 1e-3)], [0, 1]
-        )  # the weight of the frequency divided by the factor
+        )  # the weight of the frequency / factor
         waves = 1 / (part / (waves * rope.factor) + (1 - part) / waves)
         factor = rope.attention_factor or (0.1 * math.log(rope.factor) + 1 if rope.factor > 1 else 1.0)
     return 2 * math.pi / waves, factor
 
 
 def _pair_of(rope: Rope, head_dim: int, turns: float) -> float:
-    """Return the pair, possibly a fraction, that makes `turns` turns within the original context."""
+    """Return the number of the pair with `turns` turns in the original context, possibly a fraction."""
     return head_dim / 2 * math.log(rope.original_context / (2 * math.pi * turns), rope.theta)
 
 
@@ -109,7 +109,7 @@ def size(row: Operation[Rotation], ref: ReferenceInputs, value: Array, x: Array)
 
 
 def formula(row: Operation[Rotation], setting: Setting) -> Formula:
-    """Describe an element: its channel times cos, plus or minus the other channel of the pair times sin."""
+    """Describe an element: x times cos, plus or minus the other channel of the pair times sin."""
     kind, (source,) = row.kind, row.inputs
     sign = Sign("-1 in the first half of a head", (-1.0, 1.0), 2)
     return _rotation(kind, setting.shapes[source], source, sign)

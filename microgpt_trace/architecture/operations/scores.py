@@ -71,7 +71,7 @@ def spread(row: Operation[Scores], ref: ReferenceInputs) -> Spread:
 
 
 def size(row: Operation[Scores], ref: ReferenceInputs, value: Array, q: Array, k: Array) -> Array:
-    """Return |q| |k|, a product of norms, since the terms may cancel."""
+    """Return |q| |k| |scale| + |score|. |score| alone may be too small, because terms may cancel."""
     kind = row.kind
     queries, keys = (np.linalg.norm(x.reshape(len(x), -1, kind.head_dim), axis=-1).T for x in (q, k))
     return queries[:, :, None] * keys[list(kind.group)][:, None] * abs(kind.scale) + np.abs(value)
@@ -96,7 +96,7 @@ def gradient_formula(name: str, reader: Operation[Scores], setting: Setting) -> 
 
 
 def _of_products(sizes: Shape, kind: Scores, products: TermOf) -> Formula:
-    """Return the formula of a sum of products, times the scale."""
+    """Return the formula of a sum of products that is multiplied by the scale."""
     scale = Constant(f"{kind.scale:.6g}", (kind.scale,))
     if kind.scale == 1 / math.sqrt(kind.head_dim):
         scale = Constant(f"sqrt({kind.head_dim})", (kind.scale,), prefix="1/")
@@ -105,7 +105,7 @@ def _of_products(sizes: Shape, kind: Scores, products: TermOf) -> Formula:
 
 
 def notes(at: TracedElement[Scores]) -> tuple[str, ...]:
-    """Return notes that name a key-value head with a different number, or explain why a score is masked."""
+    """Return a note if head and key-value head have different numbers, and a note if the score is masked."""
     head, keys = at.index[0], at.row.kind.group[at.index[0]]
     group = [f"head {head} reads the keys of key-value head {keys}"] * (keys != head)
     return (*group, *(f"{reason}; the score is computed, but not used" for reason in masked(at)))

@@ -44,7 +44,7 @@ def softmax_forward(scores: Array, seen: Array, workers: int) -> Array:
 
 
 def seen_keys(length: int, seen: int, window: int | None) -> Array:
-    """Return True where a query sees a key: the last T rows of a causal mask [S, S] with a window: [T, S]"""
+    """Return a mask [T, S] of visible keys: the last T rows of the causal mask [S, S] with a window."""
     back = np.arange(seen - length, seen)[:, None] - np.arange(seen)  # distances from key to query
     return (back >= 0) if window is None else (back >= 0) & (back < window)
 
@@ -58,7 +58,7 @@ def reference(row: Operation[Softmax], ref: ReferenceInputs, scores: Array) -> A
 
 
 def visible(kind: Softmax, length: int) -> Array:
-    """Return True where a query sees a key: at its own position, and earlier within the window: [T, T]"""
+    """Return a mask [T, T] of visible keys: the causal mask with a window."""
     below = np.tri(length, dtype=bool)
     return below if kind.window is None else below & ~np.tri(length, k=-kind.window, dtype=bool)
 
@@ -79,7 +79,7 @@ def softmax_size(value: Array) -> Array:
 
 
 def masked(at: TracedElement) -> tuple[str, ...]:
-    """Return a note why the element's query does not see the key, or () if the query sees the key."""
+    """Return a note that explains why the query does not see the key, or () if the query sees the key."""
     _, query, key = at.index
     back, window = query - key, window_of(at.numbers.plan, at.row)
     if back < 0:

@@ -1,1 +1,1 @@
-"""Plans: kinds of operations, rows, the architectures and the words for their events."""
+"""Plans: kinds of operations, rows, architectures, and descriptions of events."""

@@ -1,5 +1,5 @@
-"""Blocks: functions that add rows which several architectures share, and RowBuilder, which collects the rows
-of a plan. This module depends on no single architecture.
+"""Blocks: functions that add the rows of norms, attention and other parts. RowBuilder: collects the rows of a
+plan. This module depends on no single architecture.
 
 In the names of parameters, wq means the matrix of q and bq the bias of q.
 """
@@ -40,7 +40,7 @@ class Dimensions:
 
     @property
     def windows(self) -> tuple[int | None, ...]:
-        """For each layer, the number of positions that a query sees. None means all."""
+        """The window of each layer: the number of positions that a query sees, or None for no limit."""
         return (None,) * self.n_layer
 
     @property
@@ -55,7 +55,7 @@ class Dimensions:
 def norm(
     rows: RowBuilder, config: Dimensions, name: str, stream: str, words: str, centred: bool = False
 ) -> str:
-    """Add RMSNorm with gain, or if `centred` LayerNorm with gain and bias. Return the event's name."""
+    """Add a LayerNorm with gain and bias if `centred`, else an RMSNorm with gain. Return the event's name."""
     half = name.partition(".")[0]
     gain, bias = rows.name(f"{half}_norm"), rows.name(f"{half}_bnorm") if centred else None
     kind = Norm(config.norm_eps, gain, centred=centred, bias=bias)
@@ -95,9 +95,9 @@ def attention(
     rows: RowBuilder, config: Dimensions, layer: int, q: str, k: str, v: str,
     overview: bool = False, words: Sequence[str] = (" [attn]", "o_proj"),
 ) -> str:  # fmt: skip
-    """Add the rows from the scores to the attention output. Return the name of the output."""
+    """Add the rows of attention, starting with the scores. Return the name of the attention output."""
     dim, width, queries, keys = config.head_dim, config.n_embd, config.n_head, config.n_kv_head
-    group = tuple(h * keys // queries for h in range(queries))  # for each head, its key-value head
+    group = tuple(h * keys // queries for h in range(queries))  # the key-value head of each query head
     usual, window = 1 / math.sqrt(dim), config.windows[layer]
     scale = config.score_scales[layer] if config.score_scales else usual
     by = f"/ sqrt({dim})" if scale == usual else f"* {scale:.6g}"
@@ -137,7 +137,7 @@ class RowBuilder:
         self.layer: int | None = None  # the layer of new rows; None before and after the layers
 
     def name(self, short: str) -> str:
-        """Return the full name of an event or a parameter, which may begin with the current layer."""
+        """Return the full name of an event or a parameter, such as layer3.attn.q for attn.q in layer 3."""
         return f"layer{self.layer}.{short}" if short.startswith(("attn", "mlp")) else short
 
     def add(

@@ -1,6 +1,6 @@
-"""Catalogue: all supported architectures, and all events of these architectures. Needs no model and no file.
+"""Catalogue: all supported architectures and their events. This module needs no model and no file.
 
-If the model of a dump is not known, the names of events identify the arrays of the dump.
+If the model of a dump is not known, the arrays of the dump are identified by the names of these events.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .kinds import Kind, Linear, Rotation
 from .plan import Operation, Plan, kind_of, layer_of
 from .rope import Rope
 
-PLANS: Mapping[str, Callable[[Any], Plan]] = {  # the plan of each architecture of production models
+PLANS: Mapping[str, Callable[[Any], Plan]] = {  # plan builders of production models, by architecture
     "llama": llama.plan_of,
     "mistral": llama.plan_of,
     "qwen2": llama.plan_of,
@@ -41,9 +41,8 @@ def examples() -> tuple[Plan, ...]:
 
 @cache
 def known_rows() -> Mapping[str, Operation]:
-    """Return a row for every event of any architecture, by the event's name without layer and head. The order
-    is an order of computation in every architecture. An event of only one architecture comes right after the
-    event that precedes it in that architecture."""
+    """Return a row for every event of any architecture. The keys are names of events without layer and head.
+    Every architecture computes its events in the order of these keys."""
     order: list[str] = []
     rows: dict[str, Operation] = {}
     for plan in examples():
@@ -63,7 +62,8 @@ def known_row(name: str) -> Operation | None:
 
 
 def kind_named(event: str | EventSpec) -> Kind | None:
-    """Return the kind of an event from its row, or without a row from its name, or None if it is unknown."""
+    """Return the kind of an event. If there is only a name, and no architecture has this event, return
+    None."""
     name = event if isinstance(event, str) else event.name
     row = event if isinstance(event, Operation) else known_row(name)
     return None if row is None else row.kind
@@ -87,13 +87,13 @@ def turned_names() -> frozenset[str]:
 
 @cache
 def residual_kinds() -> frozenset[str]:
-    """Return the names, without a layer, of the sums that add to the residual stream."""
+    """Return the names, without a layer, of the sums that add a branch to the residual stream."""
     return frozenset(kind_of(name) for plan in examples() for name in plan.residuals)
 
 
 @cache
 def leaving_kinds() -> tuple[str, ...]:
-    """Return the names, without a layer, of the residual stream's events at the end of a layer."""
+    """Return the names, without a layer, of the events that contain the residual stream after a layer."""
     return tuple(dict.fromkeys(kind_of(plan.streams[-1]) for plan in examples()))
 
 

@@ -1,4 +1,4 @@
-"""Checks of single numbers of a config. This module depends on no config."""
+"""Checks for the numbers in a config. This module depends on no config."""
 
 import math
 
@@ -7,7 +7,7 @@ from ...text.brief import brief
 
 
 def check_whole_number(name: str, value: object, least: int = 1, below: int = 1 << 31) -> None:
-    """Raise InputError unless the value is an int, not a bool, with least <= value < below."""
+    """Raise InputError if the value is not an int with least <= value < below. A bool is not accepted."""
     if type(value) is not int or value < least:
         raise InputError(f"{name}: expected a whole number of at least {least}, found {brief(value)}")
     if value >= below:
@@ -15,6 +15,6 @@ def check_whole_number(name: str, value: object, least: int = 1, below: int = 1 
 
 
 def check_positive(name: str, value: object) -> None:
-    """Raise InputError unless the value is a positive, finite number."""
+    """Raise InputError if the value is not a positive, finite number."""
     if not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
         raise InputError(f"{name}: expected a positive number, found {value!r}")

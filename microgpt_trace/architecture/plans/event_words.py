@@ -1,4 +1,4 @@
-"""Descriptions of events, such as "q after RoPE" for attn.q_rope. Uses only the names of events."""
+"""Descriptions of events, such as "q after RoPE" for attn.q_rope. This module needs only event names."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def words_of(name: str) -> str:
 
 
 def words_of_kind(kind: str) -> str:
-    """Return a description of an event without its layer: "q after RoPE" for attn.q_rope."""
+    """Return a description of an event without its layer, such as "q after RoPE" for attn.q_rope."""
     return _WORDS[kind][0] if kind in _WORDS else kind
 
 
 def steps_of(rows: Iterable[Operation]) -> tuple[str, ...]:
-    """Return the names that `apr trace` has for the steps of a layer: attn_norm, q_proj, ..."""
+    """Return the names of a layer's steps in `apr trace`: attn_norm, q_proj, ..."""
     steps = (
         row.kind.function if isinstance(row.kind, Activation) else _WORDS.get(kind_of(row.name), ("", ""))[1]
         for row in rows

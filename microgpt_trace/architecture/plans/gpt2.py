@@ -1,4 +1,4 @@
-"""The plan of GPT-2: learned positions, LayerNorm with a bias, an MLP without a gate."""
+"""The plan of GPT-2, with learned positions, LayerNorm with a bias, and an MLP without a gate."""
 
 from __future__ import annotations
 

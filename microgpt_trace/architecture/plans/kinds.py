@@ -17,11 +17,11 @@ Shape = tuple[int, ...]
 
 
 class Length(int):
-    """The number of positions. The type differs from int because other sizes may have the same value."""
+    """The number of positions. The type distinguishes this size from other sizes of equal value."""
 
 
 class Kind:
-    """The base of all kinds. By default, a kind has no parameters, and the output has the input's shape."""
+    """The base class of kinds. By default, a kind has no parameters, and the output has the input's shape."""
 
     causal: ClassVar[bool] = False  # True if the causal mask hides entries of the output [H, T, T]
     mixes_positions: ClassVar[bool] = False  # True if a row of the output may depend on several positions
@@ -83,11 +83,11 @@ class Linear(Kind):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Norm(Kind):
-    """RMSNorm of each row or head, or if `centred` is true LayerNorm, which first subtracts the mean."""
+    """RMSNorm of each row or head. If `centred` is true, LayerNorm of each row or head."""
 
     eps: float
     gain: str | None = None
-    head_dim: int | None = None  # None: a row is normalised as a whole
+    head_dim: int | None = None  # the width of a head, or None if whole rows are normalised
     centred: bool = False
     bias: str | None = None
 

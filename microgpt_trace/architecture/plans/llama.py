@@ -1,4 +1,4 @@
-"""The plan of Llama, Mistral, Qwen2 and Qwen3: RMSNorm, RoPE, grouped-query attention, a gated MLP."""
+"""The plan of Llama, Mistral, Qwen2 and Qwen3, with RMSNorm, RoPE, grouped-query attention and gated MLP."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .plan import Plan
 
 
 def plan_of(config: Dimensions) -> Plan:
-    """Return the plan of a decoder. The config lists the biases and windows, and sets whether q and k are
+    """Return the plan of a decoder. The config determines the biases, the windows, and whether q and k are
     normalised."""
     rows, width, inner, act = RowBuilder(), config.n_embd, config.n_inner, config.activation
     tokens = Lookup("wte", "tokens", config.vocab_size, width)

@@ -1,4 +1,4 @@
-"""The plan of microGPT: learned positions, norms without gain, ReLU, no biases."""
+"""The plan of microGPT, with learned positions, norms without gain, ReLU, and no biases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plan: how a model computes, as rows in order of computation. Needs no values and no model.
+"""Plan: the operations of a model, as rows in order of computation. This module needs no values and no model.
 
 A row describes an event: the kind of operation, its parameters, and the events that it reads. Everything that
 depends on a model's structure is derived from the rows. The name of an event contains its layer and stage:
@@ -24,7 +24,7 @@ from .kinds import Add, Context, Kind, Length, Linear, Norm, Probabilities, Rota
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 _LAYER = re.compile(r"layer([0-9]+)\.")
-HEAD_EVENTS = ("logits", "probs")  # events that may lack positions; each column is for a token
+HEAD_EVENTS = ("logits", "probs")  # events [positions, tokens] that may be limited to some positions
 Change = Callable[["Operation"], "Operation"]
 K = TypeVar("K", bound=Kind)
 if TYPE_CHECKING:  # typing.TypeVar accepts `default` only since Python 3.13
@@ -37,12 +37,12 @@ else:
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Operation(EventSpec, Generic[OfKind]):
-    """A row of a plan: the description of an event, and how the event is computed.
+    """A row of a plan: the description of an event, and the operation that computes the event.
 
     `parts` are events whose sum is this event without its bias. If a hook replaces a part, the event is
-    computed as the sum of the parts and the bias. The plan of a fault uses two attributes: `instead` maps the
-    name of a parameter to a function that returns the faulty values, and `otherwise` replaces the reference
-    computation of the row. Rows are compared by identity.
+    computed as the sum of the parts and the bias. A plan with a simulated fault sets `instead` or
+    `otherwise`. `instead` maps the name of a parameter to a function that returns the faulty values.
+    `otherwise` replaces the reference computation of the row. Rows are compared by identity.
     """
 
     kind: OfKind = Kind()  # type: ignore[assignment]  # noqa: RUF009
@@ -76,8 +76,7 @@ class Task(NamedTuple):
 
 
 class Heads(NamedTuple):
-    """How an event's channels are divided into heads. `dim` is the width of a head. `group` has, for each
-    query head, the number of the event's head that the query head uses."""
+    """The heads of an event. `dim` is the width of a head. Query head h uses head group[h] of the event."""
 
     dim: int
     group: tuple[int, ...]
@@ -134,7 +133,7 @@ class Plan(Mapping[str, Operation]):
 
     @cached_property
     def tasks(self) -> Mapping[str, Task]:
-        """For each row up to the logits, the facts that the interpreter needs to run it."""
+        """The task of each row up to the logits, by the name of the row."""
         result: dict[str, Task] = {}
         for rows in (self.before, *self.layers, self.final, self.head):
             last = {name: at for at, row in enumerate(rows) for name in row.inputs}
@@ -151,10 +150,10 @@ class Plan(Mapping[str, Operation]):
 
     @cached_property
     def residuals(self) -> Mapping[str, tuple[str, str]]:
-        """The sums that add to the residual stream. Each sum maps to the stream's event and the branch."""
+        """For each addition to the residual stream, the names of the two inputs: stream and branch."""
         result: dict[str, tuple[str, str]] = {}
         for rows in self.layers:
-            stream, normed = {rows[0].inputs[0]}, set[str]()  # a norm of a sum may continue the stream
+            stream, normed = {rows[0].inputs[0]}, set[str]()  # a sum may read the stream after a norm
             for row in rows:
                 if isinstance(row.kind, Norm) and stream.intersection(row.inputs):
                     normed.add(row.name)
@@ -171,7 +170,7 @@ class Plan(Mapping[str, Operation]):
 
     @cached_property
     def branches(self) -> Mapping[str, str]:
-        """For each event that a branch writes, the stream's event before the branch is added."""
+        """For the output of each branch, the event of the residual stream that the output is added to."""
         result: dict[str, str] = {}
         for stream, branch in self.residuals.values():
             parts = [branch]
@@ -183,7 +182,7 @@ class Plan(Mapping[str, Operation]):
         return result
 
     def behind(self, name: str) -> Iterator[Operation]:
-        """Yield an event's row. If the row is a norm or RoPE, also yield the row of its input: q_rope,
+        """Yield an event's row. If a row is a norm or RoPE, also yield the row of the input. Example: q_rope,
         q_norm, q."""
         row = self[name]
         yield row
@@ -193,7 +192,7 @@ class Plan(Mapping[str, Operation]):
 
     @cached_property
     def heads(self) -> Mapping[str, Heads]:
-        """The events whose channels are heads side by side: context, q, k, v, also normed or rotated."""
+        """The events whose channels are heads side by side: context, v, and all forms of q and k."""
         result: dict[str, Heads] = {}
         for row in self.of_kind(Scores, Context):
             assert isinstance(row.kind, Scores | Context)
@@ -211,7 +210,7 @@ class Plan(Mapping[str, Operation]):
 
     @cached_property
     def readers(self) -> Mapping[str, tuple[str, ...]]:
-        """For each event, the events that read it, in order of computation. A sum reads its parts."""
+        """The readers of each event, in order of computation. A sum also reads its parts."""
         lists: dict[str, list[str]] = {name: [] for name in self}
         for row in self.values():
             for source in (*row.inputs, *row.parts):
@@ -220,11 +219,11 @@ class Plan(Mapping[str, Operation]):
 
     @cached_property
     def order(self) -> Mapping[str, int]:
-        """For each event, its place in the order of computation."""
+        """The place of each event in the order of computation."""
         return {name: place for place, name in enumerate(self)}
 
     def source(self, name: str) -> str:
-        """Return the event from which norms and RoPE alone compute an event: attn.q for attn.q_rope."""
+        """Return the event before all norms and RoPE, such as attn.q for attn.q_rope."""
         *_, first = self.behind(name)
         return first.name
 
@@ -242,8 +241,8 @@ class Plan(Mapping[str, Operation]):
 
     @cached_property
     def parameters(self) -> Mapping[str, Shape]:
-        """The name and shape of every parameter, in order of use. The gains of heads, then the biases, are
-        the last parameters of a layer."""
+        """The name and shape of every parameter, in order of use. Within a layer, the gains of heads and then
+        the biases follow all other parameters."""
         shapes, result = self.shapes(1), dict[str, Shape]()
         for rows in (self.before, *self.layers, self.after):
             read: list[tuple[int, str, Shape]] = []
@@ -262,7 +261,7 @@ class Plan(Mapping[str, Operation]):
         return [row for row in rows if isinstance(row.kind, kinds)]
 
     def kinds(self, kind: type[K]) -> list[K]:
-        """Return the kind of each row, if it belongs to the class `kind`."""
+        """Return the kinds of all rows, limited to instances of the class `kind`."""
         return [row.kind for row in self.of_kind(kind)]
 
     def changed(self, change: Change) -> Plan:
@@ -271,7 +270,8 @@ class Plan(Mapping[str, Operation]):
 
 
 def _place(row: Operation, name: str) -> int:
-    """Return a key that sorts the parameters of a layer: gains of heads come near the end, biases last."""
+    """Return a key that sorts the parameters of a layer: most parameters, then gains of heads, then
+    biases."""
     if row.layer is None:
         return 0
     return 2 if name == row.bias else int(isinstance(row.kind, Norm) and row.kind.head_dim is not None)
@@ -290,7 +290,7 @@ def layer_of(name: str) -> int | None:
 
 
 def prefix_of(name: str) -> str:
-    """Return the prefix of a name: "layer3." for layer3.attn.q, "" for logits."""
+    """Return the prefix that names the layer, such as "layer3." for layer3.attn.q, or "" for logits."""
     layer = layer_of(name)
     return "" if layer is None else f"layer{layer}."
 

@@ -1,4 +1,4 @@
-"""RoPE: the frequency of each pair of channels, and the rotation by these frequencies. Needs no model.
+"""RoPE: the frequencies of channel pairs, and the rotation of the pairs. This module needs no model.
 
 The channels of q and k are in Hugging Face order: channel j of a head forms a pair with channel j + D/2.
 """
@@ -22,9 +22,9 @@ ROPE_KINDS = ("default", "linear", "llama3", "yarn")
 class Rope:
     """The settings of RoPE, which determine how fast each pair of channels turns with the position.
 
-    The frequency of each pair is divided by the pair's number in `factors`. A GGUF file stores llama3 scaling
-    this way, in rope_freqs. In yarn, `attention_factor` multiplies cos and sin. If `attention_factor` is
-    None, yarn derives a value from `factor`.
+    `factors` contains a divisor for the frequency of each pair. A GGUF file stores the divisors of llama3
+    scaling in rope_freqs. In yarn, `attention_factor` multiplies cos and sin. If `attention_factor` is None,
+    yarn computes this number from `factor`.
     """
 
     theta: float
@@ -36,7 +36,7 @@ class Rope:
     beta_fast: float = 32.0  # yarn
     beta_slow: float = 1.0  # yarn
     attention_factor: float | None = None  # yarn
-    truncate: bool = True  # yarn: round the bounds of the ramp to whole pairs
+    truncate: bool = True  # yarn: round the numbers of the first and last interpolated pair
     factors: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
@@ -54,7 +54,7 @@ class Rope:
 
 
 def yarn_attention_factor(factor: float) -> float:
-    """Return 0.1 ln(factor) + 1, the number by which yarn multiplies cos and sin.
+    """Return 0.1 ln(factor) + 1, or 1 if factor <= 1. By default, yarn multiplies cos and sin by this number.
 
     Peng et al., "YaRN: Efficient Context Window Extension of Large Language Models" (2023), eq. 22.
     """
@@ -62,7 +62,7 @@ def yarn_attention_factor(factor: float) -> float:
 
 
 def turn(x: Array, turns: tuple[Array, Array], head_dim: int) -> Array:
-    """Turn channels j and j + D/2 of each head: [T, H*D] -> [T, H*D]
+    """Turn channels j and j + D/2 of each head in x, [T, H*D].
 
     Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding" (2021).
     """
@@ -84,7 +84,7 @@ def rope_turns(rope: Rope, head_dim: int, positions: Array, dtype: str = "float3
 
 
 def rope_frequencies(rope: Rope, head_dim: int) -> tuple[Array, float]:
-    """Return the frequency of each pair in radians per position, [D/2], and the factor of cos and sin."""
+    """Return the frequency of each pair in radians per position, [D/2], and a factor for cos and sin."""
     plain = rope.theta ** -(np.arange(0, head_dim, 2) / head_dim)
     if rope.factors:
         plain = plain / np.array(rope.factors)
@@ -99,9 +99,9 @@ def rope_frequencies(rope: Rope, head_dim: int) -> tuple[Array, float]:
 
 
 def _llama3(plain: Array, rope: Rope) -> Array:
-    """Divide slow frequencies by `factor`, keep fast frequencies, and interpolate between both.
+    """Divide low frequencies by `factor`, keep high frequencies, and interpolate between low and high.
 
-    A pair is slow if it makes few turns within the original context. Meta, Llama 3.1 reference code (2024).
+    A low frequency means few turns within the original context. Meta, Llama 3.1 reference code (2024).
     """
     turns = rope.original_context * plain / (2 * math.pi)
     blend = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
@@ -110,8 +110,7 @@ def _llama3(plain: Array, rope: Rope) -> Array:
 
 
 def _yarn(plain: Array, rope: Rope, head_dim: int) -> Array:
-    """Keep the frequencies of pairs that turn often in the original context. Divide slow frequencies by
-    `factor`.
+    """Divide low frequencies by `factor`, keep high frequencies, and interpolate over the pairs in between.
 
     Peng et al., "YaRN: Efficient Context Window Extension of Large Language Models" (2023), sec. 3.2.
     """
