@@ -45,7 +45,7 @@ class TraceInput:
 
 
 class LanguageModel(Protocol):
-    """A model that can be traced: a microGPT, or a decoder whose weights stay in their file."""
+    """A model that can be traced: a microGPT, or a decoder whose weights stay in the model file."""
 
     family: ClassVar[str]  # "microgpt" or "decoder", as in JSON documents
     kind: ClassVar[str]  # the family in words: "a microGPT"

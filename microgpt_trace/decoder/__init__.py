@@ -1,1 +1,1 @@
-"""Production models whose weights stay in their file. This package depends on no file format."""
+"""Production models. The weights stay in the model file. This package depends on no file format."""

@@ -1,5 +1,5 @@
-"""Decoder: a production model with its stored weights and its vocabulary, and the encoding of prompts. Needs
-no file format."""
+"""Decoder: a production model with its stored weights and its vocabulary, and the encoding of prompts. This
+module needs no file format."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ class Decoder:
 
     def read(self, text: str | None = None, tokens: Sequence[int] | None = None) -> TraceInput:
         inputs = prepare(self, text, tokens)
-        return inputs if tokens is None else replace(inputs, notes=())  # without the note on tokens
+        return inputs if tokens is None else replace(inputs, notes=())  # omits the note on tokens
 
     @property
     def longest_text(self) -> int:

@@ -52,7 +52,7 @@ def test_the_printed_command_makes_a_tokenizer_json(folder, files, put, monkeypa
     put(folder)
     line = refusal("trace", folder, TEXT)
     assert f"found {files} but no tokenizer.json, which transformers" in line
-    command = re.search(r"can make: (python -c .*); or give the prompt as --tokens", line)[1]
+    command = re.search(r"can write: (python -c .*); or give the prompt as --tokens", line)[1]
     python, option, code = shlex.split(command)
     assert (python, option) == ("python", "-c")
     exec(code, {})
@@ -71,7 +71,7 @@ def test_the_header_names_tokenizers_that_are_not_read(folder, names, path):
     out = " ".join(microgpt("trace", folder / path, "--tokens", "1,2").out.split())
     verb = "is" if len(names) == 1 else "are"
     assert f"{' and '.join(names)} {verb} not read, only a tokenizer.json: tokens are shown as numbers" in out
-    command = shlex.split(re.search(r"can make: (.*); or", refusal("trace", folder / path, "a"))[1])
+    command = shlex.split(re.search(r"can write: (.*); or", refusal("trace", folder / path, "a"))[1])
     assert command[:2] == ["python", "-c"]
     assert command[2].count(json.dumps(str(folder))) == 2
 

@@ -123,7 +123,7 @@ class TermOf:
 
     If `where` lists the axis of positions, the term exists only if the target of the position is known. If
     `where` also lists the axis of tokens, the term exists only if the token is the target. If x is at most
-    `least`, x has lost digits. The term's value is then the loss from the run.
+    `least`, x loses digits in float32. The term's value is then the loss from the run.
     """
 
     factors: tuple[Part, ...]

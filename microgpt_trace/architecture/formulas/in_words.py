@@ -61,7 +61,7 @@ class _Writer:
 
     def __init__(self, at: ElementPlaces) -> None:
         self._at, self._steps = at, at.formula.steps
-        self._ranges: dict[str, str] = {}  # letter -> description of its range
+        self._ranges: dict[str, str] = {}  # letter -> description of the range
         self._named: list[int] = []  # the steps that are written at the end
         terms = [term for step in self._steps for term in step.terms]
         read = {part.name for term in terms for part in term.factors if isinstance(part, ElementAt)}

@@ -111,7 +111,7 @@ class RunValues:
     def array(self, name: str, kind: Pass = "forward") -> Array:
         """Return the array of an event or gradient. Raises InputError if the run did not keep the array."""
         if (kind, name) not in self.arrays:
-            raise InputError(f"{name}: this run did not compute it")
+            raise InputError(f"{name}: this run did not compute the event")
         return self.arrays[kind, name]
 
     def at(self, name: str, spots: Sequence[Any], kind: Pass = "forward") -> Any:

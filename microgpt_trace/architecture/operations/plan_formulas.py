@@ -64,8 +64,8 @@ class Formulas(Setting):
 
     def _event(self, name: str, reader: Operation, index: tuple[int, ...] | None) -> Operation | None:
         """Return the row whose gradient determines the contribution of a reader. Usually this row is the
-        reader. If a hook replaced the probabilities, a part of a sum, or the gradient of such an event,
-        return this event's row. Return None if the row depends on a missing `index`."""
+        reader. If a hook replaced the value or gradient of the probabilities or of a part, return the
+        replaced row. Return None if the row depends on a missing `index`."""
         if name == reader.name or self.is_cut(reader.name):
             return reader
         if isinstance(reader.kind, Loss) and name in reader.inputs:

@@ -84,7 +84,7 @@ def frequencies(rope: Rope, head_dim: int) -> tuple[Array, float]:
         fast, slow = max(fast, 0), min(slow, head_dim - 1)
         part = np.interp(
             np.arange(head_dim // 2), [fast, max(slow, fast + 1e-3)], [0, 1]
-        )  # the weight of the frequency / factor
+        )  # the weight of the divided frequency
         waves = 1 / (part / (waves * rope.factor) + (1 - part) / waves)
         factor = rope.attention_factor or (0.1 * math.log(rope.factor) + 1 if rope.factor > 1 else 1.0)
     return 2 * math.pi / waves, factor
