@@ -107,7 +107,7 @@ class LanguageModel(Protocol):
 
     @property
     def longest_text(self) -> int:
-        """The largest number of characters that a text may have."""
+        """The largest number of characters in a text."""
 
     def read_many(
         self, texts: Sequence[str], most: int | None = None, chat: bool = False

@@ -192,7 +192,7 @@ def prepare(
 ) -> TraceInput:  # fmt: skip
     """Encode a prompt and check that `room` more tokens fit into the context.
 
-    Raises InputError if the prompt is empty or too long, or if the model lacks a token id.
+    Raises InputError if the prompt is empty, is too long, or contains an unknown token id.
     """
     vocabulary, notes = model.vocabulary, []
     if tokens is not None:

@@ -33,7 +33,7 @@ GRADIENTS = {
     "logits[3,1]": "d logits[3,1] = probs[3,1] / 5 - 1/5",
     "logits[3,2]": "d logits[3,2] = probs[3,2] / 5",
     "layer0.mlp.up[3,5]": (
-        "d up[3,5] = d layer0.mlp.act[3,5] × slope, slope = 1 where layer0.mlp.up[3,5] is above 0, else 0"
+        "d up[3,5] = d layer0.mlp.act[3,5] × slope, slope = 1 if layer0.mlp.up[3,5] is above 0, else 0"
     ),
     "layer0.attn.head1[3,5]": "d head1[3,5] = d out[3,5]",
     "layer0.attn.q[3,5]": "d q[3,5] = sum of d scores[1,3,j] × k[j,5] / sqrt(4) for the keys j=0..3",

@@ -29,7 +29,7 @@ from .places import MASKED, ElementPlaces
 from .steps import in_place_of_x, is_joined
 from .traced_element import short
 
-MOST = 6  # if a sum has more terms, only the first two and the last are written
+MOST = 6  # for a longer sum, only the first two terms and the last term are written
 
 
 def in_words(at: ElementPlaces) -> str:

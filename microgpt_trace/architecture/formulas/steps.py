@@ -70,7 +70,7 @@ class Use:
 
     `count` elements of the same event read the explained element. The explained element contributes most to
     the element `name`. `adds` is the term that the explained element adds to the element `name`, or None if
-    there is no such term. `value` is None if the run did not keep the element. `words` describe the
+    there is no such term. `value` is None if the run did not store the element. `words` describe the
     operation.
     """
 
@@ -103,7 +103,7 @@ class Worked:
 
 
 class Function(NamedTuple):
-    """A function of the product x of a term's factors: an expression, and the same function in Python.
+    """A function of x, the product of a term's factors: an expression and a Python function.
 
     `words` replace the expression in sentences if the expression is hard to read. If numbers inside the
     function may cancel, the magnitude of the result is at least |beside(x)|.
@@ -193,7 +193,7 @@ def in_place_of_x(expression: str, text: str) -> str:
 
 
 def is_joined(text: str, signs: str = "+-×/") -> bool:
-    """Return True if the text has one of the signs outside of parentheses."""
+    """Return True if the text contains one of the signs outside parentheses."""
     while (bare := _INNERMOST.sub("", text)) != text:
         text = bare
     return any(f" {sign} " in text for sign in signs)
@@ -216,7 +216,7 @@ X = Function("x", lambda x: x)
 EXP = Function("exp(x)", np.exp)
 SIGMOID = Function("1/(1 + exp(-x))", lambda x: 1 / (1 + np.exp(-x)))
 RELU = Function("max(x, 0)", lambda x: np.maximum(x, 0))
-ABOVE_ZERO = Function("(x > 0)", lambda x: np.where(x > 0, 1.0, 0.0), "1 where x is above 0, else 0")
+ABOVE_ZERO = Function("(x > 0)", lambda x: np.where(x > 0, 1.0, 0.0), "1 if x is above 0, else 0")
 MINUS_LOG = Function("-log(x)", lambda x: -np.log(x))
 INVERSE = Function("1/x", lambda x: 1 / x)
 

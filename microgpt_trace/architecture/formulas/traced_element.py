@@ -79,8 +79,8 @@ class KnownTarget(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class RunValues:
-    """The arrays that a run kept, and its model. Elements are returned as float64. Reading an array that the
-    run did not keep raises InputError.
+    """The stored arrays and the model of a run. Elements are returned as float64. Reading an array that is
+    not stored raises InputError.
 
     `rows` lists the position of each row of logits and probs. `known_targets` lists an entry for each
     position whose next token is known.
@@ -109,7 +109,7 @@ class RunValues:
         return (kind, name) in self.arrays
 
     def array(self, name: str, kind: Pass = "forward") -> Array:
-        """Return the array of an event or gradient. Raises InputError if the run did not keep the array."""
+        """Return the array of an event or gradient. Raises InputError if the run did not store the array."""
         if (kind, name) not in self.arrays:
             raise InputError(f"{name}: this run did not compute the event")
         return self.arrays[kind, name]
@@ -134,7 +134,7 @@ class RunValues:
         return float(self.at(name, index, kind))
 
     def value_if_kept(self, name: str, index: tuple[int, ...], kind: Pass = "forward") -> float | None:
-        """Return one element, or None if the run did not keep its value."""
+        """Return one element, or None if the run did not store this element."""
         if not (self.has(name, kind) or self.is_parameter(name)):
             return None
         if name in HEAD_EVENTS and kind == "forward" and index[0] not in self.rows:

@@ -69,8 +69,8 @@ class FactorReader:
         return operands
 
     def result(self, step: int) -> Result:
-        """Return the result of an earlier step. If the step has many results, return the results at the
-        reader's places."""
+        """Return the result of an earlier step. If the step has a result for each place, return the results
+        at `places`."""
         result = self.results[step]
         if not isinstance(result.value, np.ndarray):
             return result

@@ -1,4 +1,4 @@
-"""Context: the sum of the values, each multiplied by its attention weight."""
+"""Context: the sum of the values, weighted by the attention weights."""
 
 from __future__ import annotations
 

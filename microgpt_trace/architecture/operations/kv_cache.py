@@ -1,4 +1,4 @@
-"""KVCache: the keys and values of the positions that a model has read."""
+"""KVCache: the keys and values of the positions that a model has processed."""
 
 from __future__ import annotations
 

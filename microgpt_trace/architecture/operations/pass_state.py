@@ -46,7 +46,7 @@ class PassState:
     targets: Sequence[int | None] = ()  # the token after each position, or None
     wanted: frozenset[str] = frozenset()  # the parameters whose gradients are requested
     groups: Sequence[tuple[slice, PassState]] = ()
-    _once: dict[Hashable, Any] = field(default_factory=dict)  # results of `once`; copies share them
+    _once: dict[Hashable, Any] = field(default_factory=dict)  # results of `once`, shared with copies
     _last: tuple[str, Array] | None = None  # name and value of the last requested matrix
 
     @property

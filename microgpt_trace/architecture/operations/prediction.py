@@ -139,4 +139,4 @@ def gradient_notes(at: TracedElement) -> tuple[str, ...]:
     if not losses or ("backward", other_of(plan, losses[0]).name) in at.numbers.replaced:
         return ()
     is_target = at.index[1] == at.numbers.inputs.targets[at.index[0]]
-    return ("this token is the target: the loss falls as its logit rises",) if is_target else ()
+    return ("this token is the target: a larger logit reduces the loss",) if is_target else ()

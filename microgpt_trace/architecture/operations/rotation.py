@@ -101,7 +101,7 @@ def spread(row: Operation, ref: ReferenceInputs) -> Spread:
 
 
 def size(row: Operation[Rotation], ref: ReferenceInputs, value: Array, x: Array) -> Array:
-    """Return for each channel the L2 norm of its pair of channels."""
+    """For both channels of a pair, return the L2 norm of the pair."""
     kind = row.kind
     halves = value.reshape(len(value), -1, 2, kind.head_dim // 2)
     length = np.linalg.norm(halves, axis=2, keepdims=True)

@@ -85,7 +85,7 @@ def masked(at: TracedElement) -> tuple[str, ...]:
     if back < 0:
         return (f"masked: key {key} comes after query {query}, which may not look ahead",)
     if window is not None and back >= window:
-        return (f"masked: key {key} lies {back} positions back, and the window of this layer is {window}",)
+        return (f"masked: key {key} is {back} positions back, and the window of this layer is {window}",)
     return ()
 
 
