@@ -68,7 +68,7 @@ def _joins(name: str, plan: Plan) -> int:
 
 
 class Growing:
-    """A pass whose first sequence is unedited. Edited sequences join the pass later, in the order of `edits`.
+    """A pass whose first sequence is unedited. Edited sequences join the pass in the order of `edits`.
 
     `stream` [T, C] is the unedited residual stream before layer `start`.
     """
