@@ -1,1 +1,1 @@
-"""Mergeable meters of the values of a model: channels, streams, heads, predictions, norms."""
+"""Meters of the values that a model computes: channels, residual streams, heads, predictions and norms."""

@@ -22,14 +22,14 @@ UNITS = (Activation.__name__, Multiply.__name__)  # kinds of events whose channe
 LARGEST = np.float64(1e130)  # the largest magnitude whose square an ExactSum can add
 LARGEST_BIN = float(np.finfo(np.float32).max)  # the upper edge of the last bin of finite values
 QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99, 0.999)
-BINS = 1 << 11  # number of bins, 8 per octave: the leading bits of a float32 are the bin
-SHIFT = 20  # the number of remaining bits of a float32
+BINS = 1 << 11  # 8 bins per octave: the exponent and 3 mantissa bits of a float32 are its bin number
+SHIFT = 20  # the number of mantissa bits that a bin number leaves out
 WIDE = 1 << 10  # the number of elements in a wide row, which joins several rows
 
 
 class ChannelTallies:
-    """The tallies of each channel of an event: a count, sum, sum of squares, range and number of zeros of the
-    finite numbers, and a count of the other numbers."""
+    """The tallies of each channel of an event. `nonfinite` counts the numbers that are not finite. All other
+    tallies are about the finite numbers."""
 
     def __init__(self, channels: int) -> None:
         self.values = Counts(channels)
@@ -81,8 +81,8 @@ def seen_by_heads(value: Array) -> Array:
 
 
 def _sums_of_rows(layout: PackLayout, start: int, value: Array) -> tuple[Array, Array]:
-    """For each document, return the sum of the rows from `start` on, and the sum of the squares: [N, C] ->
-    [B, C] twice. If rows come in parts, B is the number of documents in the part."""
+    """Return the sum and the sum of squares of each document's rows: [N, C] -> [B, C] twice. `value` may be a
+    part of the rows that begins at row `start`; B then counts the documents of this part."""
     whole = len(value) == layout.rows
     wide = (layout.in_turn(value) if whole else value).astype(np.float64)
     sums = layout.sums if whole else partial(layout.sums_of_part, start)
@@ -99,8 +99,8 @@ def _sums_of_heads(values: Array) -> tuple[Array, Array]:
 def folded(by: np.ufunc, rows: Array) -> Array:
     """Return by.reduce(rows, axis=0) for an operation whose order does not matter: [N, C] -> [C]
 
-    NumPy reduces row by row, which takes 1.7 ns per element for rows of 16. This function joins rows into
-    wide rows, which takes 0.2 ns per element.
+    NumPy reduces row by row, which takes 1.7 ns per element for rows of 16 elements. This function joins rows
+    into wide rows, which takes 0.2 ns per element.
     """
     count, width = rows.shape
     beside = WIDE // max(width, 1)
@@ -137,7 +137,7 @@ class HistogramMeter(Meter):
 
 
 class TopMeter(Meter):
-    """A meter of the documents and positions of the largest values above 0 of each channel."""
+    """A meter that lists the largest positive values of each channel, with their documents and positions."""
 
     def __init__(self, channels: Mapping[str, int], most: int) -> None:
         self.names = list(channels)
@@ -158,9 +158,9 @@ class TopMeter(Meter):
 class ChannelStatistics:
     """The statistics of every channel of an event over a corpus, [C] each.
 
-    `count` is the number of finite values, `zeros` of zeros, and `nonfinite` of values that are not finite.
-    The variance is the population variance. A statistic is NaN if there is no finite value. The channels of
-    scores and attention weights are the heads, whose values are those on and below the diagonal.
+    `count`, `zeros` and `nonfinite` are numbers of values: finite values, zeros, and values that are not
+    finite. The variance is the population variance. A statistic is NaN if there is no finite value. For
+    scores and attention weights, the heads count as channels, without the elements above the diagonal.
     """
 
     count: Array
@@ -179,7 +179,7 @@ class ChannelStatistics:
 
     @cached_property
     def dead(self) -> Array:
-        """The units that stay within ±NEAR_ZERO, or for other events the channels that are always 0."""
+        """The units whose values stay within ±NEAR_ZERO, and the other channels whose values are always 0."""
         farthest = np.maximum(np.abs(self.least), np.abs(self.largest))
         return np.flatnonzero((self.count > 0) & (farthest <= (NEAR_ZERO if self.units else 0.0)))
 
@@ -199,7 +199,7 @@ class ChannelStatistics:
 
 @NOT_FINITE
 def channel_statistics(tallies: Mapping[str, Any], event: str, kind: str = "") -> ChannelStatistics:
-    """Return the statistics of an event of a kind. Raises KeyError if the event was not measured."""
+    """Return the statistics of an event of this kind. Raises KeyError if the event was not measured."""
     own = gathered(ChannelTallies, event, tallies)
     count = own.values.values()
     there = count > 0
@@ -214,9 +214,9 @@ def channel_statistics(tallies: Mapping[str, Any], event: str, kind: str = "") -
 
 @NOT_FINITE
 def quantiles(bins: Array) -> dict[float, float]:
-    """Return the magnitudes that the shares QUANTILES of all values do not exceed. Each quantile is the upper
-    edge of its bin, at most an eighth of an octave (13 %) above the true quantile. A quantile in the first
-    bin, whose magnitudes are 0 or almost 0 as float32, is 0."""
+    """Return the QUANTILES of the finite magnitudes. Each quantile is the upper edge of its bin, at most an
+    eighth of an octave (13 %) above the true quantile. A quantile in the first bin is 0, because all
+    magnitudes in this bin are 0 or almost 0 as float32."""
     edges = (np.arange(BINS, dtype=np.uint32) << SHIFT).view(np.float32).astype(np.float64)
     finite = np.isfinite(edges)  # the last bins count values that are not finite
     counts, upper = bins[finite].cumsum(), edges[1:]

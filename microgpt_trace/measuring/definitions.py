@@ -1,10 +1,10 @@
-"""The definitions of near zero, massive, outlier, grown, sink, still and head roles, for traces and surveys.
+"""Thresholds that traces and surveys share, and the rule that selects the role of a head.
 
-A head has a role if the role's share of attention is at least SHARE, and at least TIMES the share of even
-attention. If several roles fit, the head has the role with the largest multiple of the even share. If two
-multiples are equal, the head has no role. For example, two multiples are equal in a prompt of two tokens,
-where position 0 is the previous position. For the role "repeat", occurrences of the token at the previous
-position and at position 0 do not count.
+A role fits a head if the head's share of attention for this role is at least SHARE, and at least TIMES as
+large as in even attention. If several roles fit, the program divides each share by the share in even
+attention and selects the largest quotient. If the largest quotient occurs twice, the head has no role. In a
+prompt of two tokens, for example, position 0 is the previous position, so two quotients are equal. For the
+role "repeat", occurrences of the token at the previous position and at position 0 do not count.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ NEAR_ZERO = 0.01  # an activation within ±0.01 passes at most a hundredth of th
 MASSIVE = 1000.0  # multiple of the median magnitude: Sun et al., "Massive Activations" (2024)
 OUTLIER = 6.0  # multiple of the median RMS of an event's channels
 GROWN = 2.0  # a stream has grown if its final size is this many times its first size
-SINK = 0.3  # a sink's share of attention is at least even + SINK * (1 - even)
-STILL = 0.98  # a layer barely turns the stream if the cosine of its input and output is this or more
+SINK = 0.3  # a sink's share is at least e + SINK * (1 - e), where e is the share in even attention
+STILL = 0.98  # a layer is still if the cosine of its input and output is at least this large
 SHARE, TIMES = 0.4, 2.0
 
 RoleName = Literal["itself", "previous", "first", "repeat", "none"]
-ROLES: dict[RoleName, str] = {  # the share of `Attention` that decides each role
+ROLES: dict[RoleName, str] = {  # role -> the field of `Attention` with the share of this role
     "itself": "itself", "previous": "previous", "first": "first", "repeat": "repeat_apart",
 }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """The mean shares of a head's attention over the queries from position 1 on.
+    """The shares of a head's attention on certain keys, averaged over the queries from position 1 on.
 
     `itself` is the share on the query's own position. `previous` and `first` are the shares on the previous
     position and on position 0. `repeat` is the share on earlier occurrences of the query's token, averaged
-    over the queries whose token occurred earlier, or None. `repeat_apart` leaves out occurrences at the
-    previous position and at position 0.
+    over the queries whose token occurred earlier, or None. `repeat_apart` is the same average without the
+    occurrences at the previous position and at position 0.
     """
 
     itself: float

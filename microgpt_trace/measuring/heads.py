@@ -1,9 +1,9 @@
-"""Measure where attention heads look, in one text and over a corpus. This module reads no text.
+"""Measure where attention heads look, in one text and over a corpus.
 
-For every query from position 1 on, the module measures a head's attention on the query itself, on the
-previous position, on position 0 and, if the query's token occurred before, on its earlier occurrences. The
-entropy of the head's attention, in nats, is also measured. For each window, evenly spread attention is
-measured like a head. A document with a weight that is not finite is left out of the tallies of that layer.
+For every query from position 1 on, the module measures a head's attention on the query's own position, on the
+previous position, on position 0, and on earlier occurrences of the query's token. The module also measures
+the entropy of the attention, in nats, and evenly spread attention for each window. If a document has weights
+in a layer that are not finite, the tallies of this layer leave the document out.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from .meter import Meter, PackLayout, first_rows
 from .tallies import Counts, Sums, named
 
 EVENLY = "attention"  # the prefix in the names of tallies of evenly spread attention
-# The sums over queries, for each head. Evenly spread attention is summed like one head.
+# The names of the sums over the queries of a head, or of evenly spread attention.
 SUMS = ("itself", "previous", "first", "repeat", "repeat_apart", "entropy")
-# The number of measured queries, of queries with a repeat (an earlier occurrence of the token), and of
-# queries with a repeat that is neither the previous position nor position 0.
+# The numbers of measured queries, of queries with a repeat (an earlier occurrence of the token), and of
+# queries with a repeat between position 0 and the previous position.
 COUNTS = ("queries", "repeats", "repeats_apart")
 
 
 class AttentionMeter(Meter):
-    """A meter of the weights of every head. `windows` lists the window of each event, or None."""
+    """A meter of the weights of every head. `windows` maps each event to its attention window or None."""
 
     def __init__(self, heads: Mapping[str, int], windows: Mapping[str, int | None]) -> None:
         self.names = list(heads)
@@ -60,13 +60,13 @@ class AttentionMeter(Meter):
             self._count(name, queries, fine)
 
     def _count(self, name: str, queries: Queries, fine: Array) -> None:
-        """Count the queries in those documents of a group that `fine` [n] marks."""
+        """Count the queries of a group, in the documents that the mask `fine` [n] selects."""
         numbers = np.count_nonzero(fine) * (queries.length - 1), *queries.repeated[fine].sum(axis=0)
         for tally, number in zip(self._counts[name].values(), numbers, strict=True):
             tally.numbers += number
 
     def finish(self) -> None:
-        """Add all groups at once, because short texts make many groups."""
+        """Add the sums of all groups in one step, because a pass over short texts has many groups."""
         for name, measured in self._measured.items():
             if measured:
                 _add(self._own[name], measured)
@@ -77,14 +77,14 @@ def _sums(heads: int) -> dict[str, Sums]:
 
 
 def _add(sums: Mapping[str, Sums], groups: Sequence[Mapping[str, Array]]) -> None:
-    """Add the sums of the documents of all groups: [n, H] each"""
+    """Add the sums of all groups to the tallies: [n, H] each"""
     for key, own in sums.items():
         own.add(np.concatenate([group[key] for group in groups]))
 
 
 class Queries:
-    """The queries of texts of equal length, from `tokens` [n, T]. The measured keys of a query are the query
-    itself, the previous position, position 0 and earlier occurrences of its token."""
+    """The queries of texts of equal length. `tokens` [n, T] contains the token ids. The measured keys of a
+    query are the query itself, the previous position, position 0 and earlier occurrences of its token."""
 
     def __init__(self, tokens: Array) -> None:
         self.texts, self.length = tokens.shape
@@ -99,16 +99,16 @@ class Queries:
             np.bincount(np.unique(repeats) // self.length, minlength=self.texts)
             for repeats in (queries, queries[is_apart])
         ]
-        self.repeated = np.stack(counts, axis=1)  # queries with repeats, in each text: [n, 2]
+        self.repeated = np.stack(counts, axis=1)  # the last two of COUNTS, for each text: [n, 2]
 
     def even(self, window: int | None) -> dict[str, Array]:
-        """Return the sums over the queries for evenly spread attention: [n, 1] each"""
+        """Return the sums over the queries of each text, for evenly spread attention: [n, 1] each"""
         sums = self.measured(even_weights(self.length, window)[None, None])
         return {name: np.broadcast_to(own, (self.texts, 1)) for name, own in sums.items()}
 
     def measured(self, weights: Array) -> dict[str, Array]:
-        """Return the sums over the queries of each document and head: [n, H, T, T] -> [n, H] each. Weights
-        [1, H, T, T] count for all documents."""
+        """Return the sums over the queries of each text and head: [n, H, T, T] -> [n, H] each. All texts can
+        share weights [1, H, T, T]."""
         count, heads = weights.shape[:2]
         queries = np.arange(1, self.length)
         logs = np.log(np.maximum(weights, np.finfo(weights.dtype).tiny))
@@ -133,7 +133,7 @@ class Queries:
         return self.attention(even_weights(self.length, window)[None])[0]
 
     def _by_text(self, repeats: Array) -> Array:
-        """Sum the weights at repeats by text: [R, H] -> [n, H]"""
+        """Sum the weights of the repeats in each text: [R, H] -> [n, H]"""
         sums = np.zeros((self.texts, repeats.shape[1]))
         if len(repeats):
             sums[self._text[self._firsts]] = np.add.reduceat(repeats, self._firsts, axis=0)
@@ -143,7 +143,8 @@ class Queries:
 def mean_shares(
     sums: Mapping[str, Array], queries: int, repeats: int, repeats_apart: int
 ) -> list[tuple[Attention, float]]:
-    """Return the mean shares and the mean entropy of each head, from sums [H] over this many queries."""
+    """Return the mean shares and the mean entropy of each head. `sums` contains arrays [H]. The other
+    arguments are the numbers of queries, in the order of COUNTS."""
     counts = {"repeat": repeats, "repeat_apart": repeats_apart}
     result = []
     for head in range(len(sums["entropy"])):
@@ -163,8 +164,8 @@ def even_weights(length: int, window: int | None) -> Array:
 
 
 def repeats_of(tokens: Array) -> tuple[Array, Array]:
-    """Mark the keys that are earlier occurrences of each query's token. Mark these keys again without the
-    previous position and position 0: [..., T] -> [..., T, T] twice"""
+    """Return two masks of the keys of each query: [..., T] -> [..., T, T] twice. The first mask marks earlier
+    occurrences of the query's token. The second mask leaves out the previous position and position 0."""
     keys = np.arange(tokens.shape[-1])
     back = keys[:, None] - keys
     earlier = (back > 0) & (tokens[..., :, None] == tokens[..., None, :])
@@ -172,5 +173,5 @@ def repeats_of(tokens: Array) -> tuple[Array, Array]:
 
 
 def _summed(weights: Array) -> Array:
-    """Sum the weights of Q queries on one key each: [n, H, Q] -> [n, H]"""
+    """Sum the weights of all queries in float64: [n, H, Q] -> [n, H]"""
     return weights.astype(np.float64).sum(axis=2)

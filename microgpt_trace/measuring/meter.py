@@ -1,4 +1,4 @@
-"""Meter: the base of all meters. PackLayout: the documents that the rows of a pass belong to.
+"""Meter: the base class of all meters. PackLayout: the documents that the rows of a pass belong to.
 
 A meter receives the values of its events, pack after pack, and keeps tallies. Rows are summed by document, in
 float64 and in order of position. The sums of documents are added exactly.
@@ -26,8 +26,8 @@ MARK = "\x1f"  # the mark before the token in an excerpt
 
 
 class PackLayout(Pack):
-    """A pack of documents that can sum rows by document and quote their texts. `parts` [B] is the part of the
-    corpus that each document belongs to."""
+    """A pack of documents that can sum the rows of each document and quote the texts. `parts` [B] is the part
+    of the corpus that each document belongs to."""
 
     def __init__(
         self, texts: Sequence[ReadText], documents: Sequence[Document], parts: Sequence[int],
@@ -36,18 +36,18 @@ class PackLayout(Pack):
         super().__init__(texts)
         self._label, self._spelled, self._bos = label, spelled, bos
         self._documents, self.parts = documents, np.array(parts)
-        self._excerpt_at: dict[int, bytes] = {}  # by row: many units share a most active row
+        self._excerpt_at: dict[int, bytes] = {}  # row -> excerpt, since many units can quote one row
         self._numbers = np.array([document.number for document in documents], np.int64)
         self._in_file = np.array([document.row for document in documents], np.int64)
         self._by_position = np.argsort(self.positions, kind="stable")  # [N], position by position
-        self._reach = np.bincount(self.positions).tolist()  # the number of documents with each position
+        self._reach = np.bincount(self.positions).tolist()  # position -> number of documents that reach it
 
     def in_turn(self, values: Array) -> Array:
         """Sort rows by position: [N, C] -> [N, C]"""
         return values if len(self.texts) == 1 else values.take(self._by_position, 0)
 
     def sums(self, wide: Array) -> Array:
-        """Sum the rows of every document in order of position: [N, C] from `in_turn`, float64 -> [B, C]"""
+        """Sum the rows of each document: [N, C] -> [B, C]. `wide` is float64, in the order of `in_turn`."""
         if len(self.texts) == 1:
             return wide.sum(axis=0, keepdims=True)
         sums, start = wide[: len(self.texts)].copy(), len(self.texts)
@@ -57,29 +57,29 @@ class PackLayout(Pack):
         return sums
 
     def sums_of_part(self, start: int, wide: Array) -> Array:
-        """Sum by document the rows [n, C] that begin at row `start`, for the documents of these rows."""
+        """Sum the rows [n, C] of each document of a part that begins at row `start`."""
         return np.add.reduceat(wide, first_rows(self.text_at[start : start + len(wide)]), axis=0)
 
     def entries(self, rows: Array, values: Array, channels: Array | int) -> Array:
-        """Make TopList entries of values at some rows and channels: [n] each -> [n]"""
+        """Return TopList entries with these rows, values and channels: [n] each -> [n]"""
         entries, documents = np.empty(len(rows), ENTRY), self.text_at[rows]
         entries["value"], entries["channel"], entries["position"] = values, channels, self.positions[rows]
         entries["document"], entries["row"] = self._numbers[documents], self._in_file[documents]
         return entries
 
     def enter(self, top: TopList, units: Array, rows: Array, values: Array, channels: Array) -> None:
-        """Add values at some rows and channels to the lists of some units: [n] each"""
+        """Add each value, with its row and channel, to the list of its unit: [n] each"""
         top.add(units, self.entries(rows, values, channels), lambda chosen: self.excerpts(rows[chosen]))
 
     def excerpts(self, rows: Array) -> Array:
-        """Return the tokens at some rows with the text before them: [n] -> [n, EXCERPT]"""
+        """Return the token of each row, with the text before the token: [n] -> [n, EXCERPT]"""
         for row in dict.fromkeys(rows.tolist()):
             if row not in self._excerpt_at:
                 self._excerpt_at[row] = self._excerpt(int(self.text_at[row]), int(self.positions[row]))
         return _as_bytes([self._excerpt_at[row] for row in rows.tolist()])
 
     def beginnings(self, documents: Array) -> Array:
-        """Return the beginning of the text of some documents: [n] -> [n, EXCERPT]"""
+        """Return the beginning of each document's text: [n] -> [n, EXCERPT]"""
         texts = []
         for document in documents.tolist():
             text = on_one_line(self._documents[document].text).encode("utf-8", "replace")
@@ -96,8 +96,8 @@ class PackLayout(Pack):
 
 
 class Meter:
-    """A meter measures the values of passes. Call `begin` with the layout of a pass. Then call the meter with
-    each value of the events `names`, or with parts of a value. At the end, call `finish`."""
+    """Measures values that a model computes. Before a pass, call `begin` with the layout of the pass. Then
+    call the meter with each value (or its parts) of the events `names`. After the pass, call `finish`."""
 
     names: Collection[str]
     tallies: Mapping[str, Tally]  # the results of the meter, by name
@@ -114,14 +114,14 @@ class Meter:
         """End the pass."""
 
     def next(self, name: str, count: int) -> int:
-        """Return the number of rows or groups of an event that came so far, and add `count` to it."""
+        """Add `count` to the number of rows or groups of an event, and return the previous number."""
         start = self._seen.get(name, 0)
         self._seen[name] = start + count
         return start
 
 
 def first_rows(texts: Array) -> Array:
-    """Return the first row of each text, from the text number of each row: [n] -> [k]"""
+    """Return the first row of each text: [n] -> [k]. `texts` lists the text number of each row."""
     return np.flatnonzero(np.diff(texts, prepend=-1))
 
 
@@ -136,5 +136,5 @@ def _as_bytes(texts: Sequence[bytes]) -> Array:
 
 @lru_cache(maxsize=64)
 def causal_places(length: int) -> Array:
-    """Return the indices in a flattened [T, T] at which the key is not later than the query."""
+    """Return the indices of the elements on and below the diagonal of a flattened [T, T] matrix."""
     return np.flatnonzero(causal_mask(length, length))

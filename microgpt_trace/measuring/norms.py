@@ -1,4 +1,4 @@
-"""Measure norms: how far rows deviate from the definition of the norm, and how much eps lowers their RMS."""
+"""Measure how far the outputs of norms deviate from the definition, and how much eps lowers the RMS."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass
 class NormRows:
-    """The rows after the norms of a run, measured during the run.
+    """Measurements of the rows that the norms of a run compute.
 
-    For an input row x, a norm with gain g gives y with mean((y / g)^2) = mean(x^2) / (mean(x^2) + eps): the
-    RMS of y / g is 1, except for the effect of eps. `off` lists for each norm the largest deviation of a row
-    from this RMS, and `least` the smallest RMS of a row. A norm whose gain is all zero is left out. `centred`
-    is True if the norms subtract the mean of x and add a bias to y. The meter subtracts the mean and the bias
+    A norm with gain g computes y from a row x, so that mean((y / g)^2) = mean(x^2) / (mean(x^2) + eps).
+    Without eps, the RMS of y / g would be 1. For each norm, `off` is the largest difference between the RMS
+    of a row and this formula, and `least` is the smallest RMS by the formula. A norm is left out if all gains
+    are 0. `centred` is True if the norms subtract the mean of x and add a bias to y; the meter removes both
     first.
     """
 
@@ -44,19 +44,18 @@ class NormRows:
 
     @property
     def tightest(self) -> str:
-        """The norm whose rows have the smallest RMS because of eps."""
+        """The norm where eps lowers the RMS of a row most."""
         return min(self.least, key=self.least.__getitem__)
 
     @property
     def undone(self) -> str:
-        """Words for the parts of the norm that are undone before the measurement."""
+        """Words for the steps of the norm that the meter reverses before the measurement."""
         return "bias subtracted and the gain divided out" if self.centred else "gain divided out"
 
 
 class NormMeter:
     """A hook that measures the norms of whole rows. Subscribe the hook to `names`. `read` stores the inputs
-    of norms as long as they are needed. `also` lists pairs: an event to store, and a later event that needs
-    this event."""
+    of norms until their last use. `also` lists pairs: an event to store, and the event that uses it last."""
 
     def __init__(
         self, plan: Plan, parameter: Callable[[str], Array], also: Collection[tuple[str, str]] = ()
@@ -68,7 +67,7 @@ class NormMeter:
             if isinstance(row.kind, Norm) and not row.kind.head_dim
         }
         needs = [*((plan[name].inputs[0], name) for name in self._norms), *also]
-        self._last = dict(sorted(needs, key=lambda need: plan.order[need[1]]))  # the last reader of each
+        self._last = dict(sorted(needs, key=lambda need: plan.order[need[1]]))  # event -> last reader
         needed = {*self._norms, *self._last, *self._last.values()}
         self.names = [name for name in plan if name in needed]
         self._over: list[str] = []

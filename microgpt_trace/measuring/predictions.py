@@ -1,7 +1,7 @@
-"""PredictionMeter: measure the predictions of next tokens over a corpus. This module reads no text.
+"""PredictionMeter: measure the predictions of next tokens over a corpus.
 
 At every position whose next token is known, the meter measures the loss, -log P, and the rank of the next
-token. The meter sums losses and ranks by token, by document, and by part of the corpus.
+token. The meter adds up losses and ranks per token, per document, and per part of the corpus.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from .tallies import Counts, Sums, TopList, named
 
 PREDICTIONS = "predictions"
 RANKS = (1, 2, 3, 5, 10, 30, 100, 1000)  # a rank is counted at the smallest bound >= the rank
-AT_ONCE = 1 << 17  # logits that are measured at a time, so that they fit the CPU cache
-EXAMPLES = 20  # the number of best and of worst predicted documents that are kept
+AT_ONCE = 1 << 17  # number of logits to measure at a time: this many fit the CPU cache
+EXAMPLES = 20  # number of documents in the list of the best predictions, and in the list of the worst
 
 
 class PredictionTallies:
-    """The tallies of one part of a corpus. A loss that is not finite is not summed. `document_loss` and
-    `document_loss_squares` sum the mean loss of each document. `share_right` sums the share of each
-    document's tokens with rank 1, and `all_right` counts the documents with a share of 1."""
+    """The tallies of one part of a corpus. A loss that is not finite is not summed. `document_loss` sums the
+    mean loss of each document, and `document_loss_squares` the square of this loss. `share_right` sums each
+    document's share of tokens with rank 1; `all_right` counts documents with share 1."""
 
     def __init__(self, vocab_size: int) -> None:
         self.documents, self.all_right = Counts(1), Counts(1)
@@ -71,7 +71,7 @@ class PredictionMeter(Meter):
             self._rank[start + row] = rank_of(value[row], at[1][row])
 
     def finish(self) -> None:
-        """Add up the losses and ranks of the pass by document and by token."""
+        """Add the losses and ranks of the pass to the tallies of tokens and of documents."""
         layout, known = self.layout, self.layout.targets != UNKNOWN
         fine = known & np.isfinite(self._loss)
         right = fine & (self._rank == 1)

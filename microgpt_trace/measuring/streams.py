@@ -1,8 +1,8 @@
-"""StreamMeter: measure how layers change the residual stream, over a corpus. This module reads no text.
+"""StreamMeter: measure how layers change the residual stream, over a corpus.
 
-For every row and layer, the meter measures log(growth of the row's norm), and the cosine between the row
-before and after the layer. For every document, the meter measures the largest magnitude as a multiple of the
-median magnitude.
+For every row and layer, the meter measures the logarithm of the growth of the row's norm, and the cosine
+between the row before the layer and the row after the layer. For every document and layer, the meter divides
+the largest magnitude of the stream by the median magnitude.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ from .meter import EXCERPT, Meter, PackLayout
 from .tallies import Counts, Sums, Tally, TopList, named
 
 STREAMS = "streams"
-FARTHEST = 3  # the number of documents that are kept for each layer
+FARTHEST = 3  # number of documents in the list of each layer
 
 
 class StreamMeter(Meter):
-    """A meter of the residual streams: first the stream before layer 0, then the stream after each layer. The
-    tallies of a layer have the number and sums of measurable rows, and the number of documents with a massive
-    activation. A layer also lists the documents where the largest magnitude is the largest multiple of the
-    median."""
+    """A meter of the residual stream. `streams` names the event before layer 0, then the event after each
+    layer. For each layer, the tallies count measurable rows and documents with a massive activation, sum the
+    measurements, and list the documents with the largest ratio of the largest magnitude to the median."""
 
     def __init__(self, streams: Sequence[str]) -> None:
         layers = len(streams) - 1
@@ -62,7 +61,7 @@ class StreamMeter(Meter):
         self._cosine.append(np.where(fine, cosine, 0))
 
     def finish(self) -> None:
-        """Add up the rows of all layers by document."""
+        """Sum the measurements of the rows of each document, for all layers."""
         for measured, tally in ((self._growth, self._growths), (self._cosine, self._cosines)):
             tally.add(self.layout.sums(self.layout.in_turn(np.stack(measured, axis=1))))
 

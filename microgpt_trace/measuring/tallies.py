@@ -32,10 +32,10 @@ class Tally(Protocol):
     KIND: ClassVar[str]
 
     def merge(self, other: Any) -> None:
-        """Merge into this tally another tally of the same kind and size, which counts other numbers."""
+        """Add the numbers of another tally of the same kind and size."""
 
     def arrays(self) -> dict[str, Array]:
-        """Return the state as arrays by name. The same numbers in any order result in equal arrays."""
+        """Return the state as arrays by name. The order of the added numbers does not change the arrays."""
 
     @classmethod
     def of(cls, arrays: Mapping[str, Array]) -> Self:
@@ -117,7 +117,7 @@ class Ranges:
         return one_line(self, shape=self.least.shape)
 
     def take(self, least: Array, largest: Array) -> None:
-        """Include other numbers, given by the least and the largest number of each element."""
+        """Extend the ranges by the least and the largest new number of each element."""
         np.minimum(self.least, least, out=self.least)
         np.maximum(self.largest, largest, out=self.largest)
 
@@ -136,8 +136,8 @@ class Ranges:
 
 class TopList:
     """The `most` largest numbers of each unit, the largest first, with their places and excerpts of text. An
-    excerpt has `excerpt` bytes of UTF-8, filled up with zeros. Equal numbers are ordered by document, then by
-    position, so that the order is total."""
+    excerpt has `excerpt` bytes of UTF-8, padded with zeros. Equal numbers are ordered by document, then by
+    position."""
 
     KIND: ClassVar[str] = "top"
 
@@ -153,12 +153,12 @@ class TopList:
 
     @property
     def bar(self) -> Array:
-        """The number that a later document must exceed to enter the list of each unit, [units]."""
+        """The number that a later document must exceed to enter a list, for each unit: [units]."""
         return np.maximum(self.entries["value"][:, -1], self._least)
 
     def add(self, unit: Array, entries: Array, excerpts: Excerpts) -> None:
-        """Add entries [n] of some units [n], from documents that were not added before. `excerpts` is called
-        only with the entries that enter a list."""
+        """Add each of n entries to the list of its unit. An entry must not be added twice. `excerpts` is
+        called only with the entries that enter a list."""
         units, local = np.unique(unit, return_inverse=True)
         held = len(units) * self.most
         every = np.concatenate((self.entries[units].ravel(), entries))
@@ -196,14 +196,14 @@ def named(records: Mapping[str, Mapping[str, Tally]]) -> dict[str, Tally]:
 
 
 def gathered(kind: Callable[[int], Record], prefix: str, tallies: Mapping[str, Any]) -> Record:
-    """Return the record `prefix` from tallies with names RECORD/TALLY. `named` is the inverse."""
+    """Return the tallies with names PREFIX/TALLY as one record. `named` is the inverse."""
     own = kind(1)
     vars(own).update({name: tallies[f"{prefix}/{name}"] for name in vars(own)})
     return own
 
 
 def merge_all(into: dict[str, Tally], other: Mapping[str, Tally]) -> None:
-    """Merge every tally of `other` into the tally of the same name, or add the tally."""
+    """Merge every tally of `other` into the tally of this name, or add the tally if the name is new."""
     for name, tally in other.items():
         if name in into:
             into[name].merge(tally)
