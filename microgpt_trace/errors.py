@@ -7,7 +7,7 @@ class MicrogptError(Exception):
     """The base class of all errors that this package raises on purpose. The message is one line without
     control characters. The middle of a very long message is left out.
 
-    The command line ends with `exit_code`. 2 means that the request or an input file is wrong.
+    `exit_code` is the exit code of the command. 2 means that the request or an input file is wrong.
     """
 
     exit_code = 2
@@ -47,6 +47,6 @@ def check_installed(package: str, user: str) -> None:
 
 
 def missing(package: str, user: str) -> InputError:
-    """Return an error that tells how to install a package. `user` is the beginning of the message, such as
+    """Return an error that explains how to install a package. `user` is the beginning of the message, such as
     "--plot draws with"."""
     return InputError(f"{user} the package {package}: python -m pip install {package}")

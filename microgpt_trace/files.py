@@ -18,11 +18,11 @@ from .errors import InputError, RunError
 from .signals import tidied, uninterrupted
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-_TRIES = 10  # attempts to lock a file while other processes remove its lock
-_LONGEST_NAME = 200  # bytes to which longer names are cut; a file system allows 255
+_TRIES = 10  # attempts to lock a file: an attempt fails if another process removes the lock file
+_LONGEST_NAME = 200  # longer file names are cut to this many bytes; a file system allows 255
 
 
-def check_target(path: Path, overwrite: bool, hint: str = "--force overwrites it") -> None:
+def check_target(path: Path, overwrite: bool, hint: str = "--force overwrites the file") -> None:
     """Check that a file can be written. Commands call `check_target` before any computation.
 
     Raises InputError if the path is not a regular file, if its folder does not exist or is not writable, or
@@ -38,7 +38,7 @@ def check_target(path: Path, overwrite: bool, hint: str = "--force overwrites it
 
 
 def check_new_folder(folder: Path) -> None:
-    """Raise InputError if a folder exists and is not empty, or if it cannot be made."""
+    """Raise InputError if a folder exists and is not empty, or if the folder cannot be created."""
     with _writable(folder):
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{folder}: expected a new or an empty folder, found a file")
@@ -48,7 +48,7 @@ def check_new_folder(folder: Path) -> None:
 
 @contextmanager
 def _writable(path: Path) -> Iterator[None]:
-    """Raise InputError if a check in the block fails, or if the folder of the path is not writable."""
+    """Raise InputError if a check in the `with` block fails, or if the folder of the path is not writable."""
     if path == Path("-"):
         raise InputError("-: expected a file name; only --out accepts - for standard output")
     try:
@@ -64,16 +64,16 @@ def _writable(path: Path) -> Iterator[None]:
 
 
 class OwnFile:
-    """A file that a run writes repeatedly. Each write replaces the file that existed when the run began, or
-    that the run wrote last. If another program has written the file since and `overwrite` is not set, the run
-    writes another file, `written`."""
+    """A file that a run writes repeatedly. Each write replaces the file of the previous write, or the file
+    that existed when the run began. If another program has changed this file and `overwrite` is not set, the
+    run writes a file with another name. `written` is the path of the last write."""
 
     def __init__(self, path: Path, overwrite: bool = False) -> None:
         self.path = self.written = path
         self._overwrite, self._own = overwrite, None if overwrite else self._state()
 
     def write(self, content: bytes) -> None:
-        """Write the file as `write_atomically` does. Raises RunError if the file cannot be written."""
+        """Write the file atomically. Raises RunError if the file cannot be written."""
         own = self._overwrite or (self._own is not None and self._state() == self._own)
         with uninterrupted():
             self.written = _write(self.written, content, own)
@@ -84,16 +84,16 @@ class OwnFile:
         _refuse_elsewhere(self.path, self.written)
 
     def _state(self) -> tuple[int, ...] | None:
-        now = self.written.stat() if self.written.exists() else None  # not the content, which may be large
+        now = self.written.stat() if self.written.exists() else None  # without the content: it may be large
         return now and (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns)
 
 
 def write_atomically(path: Path, content: bytes, overwrite: bool = False) -> None:
-    """Write a temporary file and rename it to `path`, so that readers see the old file or the new file. The
-    new file keeps the permissions of the old file. Signals are delayed until the file is written.
+    """Write a temporary file and rename it to `path`, so that readers see either the old file or the new
+    file. The new file keeps the permissions of the old file. Signals are delayed until the file is written.
 
-    If `overwrite` is not set and the file exists by now, it stays, the content goes into a file with another
-    name, and a RunError names that file. Also raises RunError if the file cannot be written.
+    If `overwrite` is not set and the file exists by now, write a new file with another name, and raise a
+    RunError with this name. Raises RunError, too, if the file cannot be written.
     """
     _refuse_elsewhere(path, _write(path, content, overwrite))
 
@@ -125,7 +125,7 @@ def _write(path: Path, content: bytes, overwrite: bool) -> Path:
 
 def _put(temporary: Path, path: Path) -> Path:
     """Rename a file or folder to `path` and return the new path. If `path` exists, say a.npz, use the first
-    of a.2.npz, a.3.npz, ... that does not exist."""
+    free name of a.2.npz, a.3.npz, and so on."""
     target = _target(path)
     stem = target.stem if len(os.fsencode(target.name)) < _LONGEST_NAME else target.stem[: _LONGEST_NAME // 4]
     others = (f"{stem}.{number}{target.suffix}" for number in count(2))
@@ -201,7 +201,7 @@ def _locked(path: Path) -> Any:
                 if os.path.samestat(os.fstat(held.lockfile.fileno()), lock.stat()):
                     return held
             held.release()
-    except RuntimeError:  # fasteners raises it if the file system has no locks
+    except RuntimeError:  # fasteners raises RuntimeError if the file system has no locks
         held.lockfile.close()
         return held
     except OSError as error:
@@ -219,10 +219,10 @@ def _remove_leftovers(path: Path) -> None:
 @contextmanager
 def write_folder(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder and rename it to `folder` at the end. `folder` must be new or empty. Signals
-    are delayed until the folder has its name.
+    are delayed until the folder has been renamed.
 
-    If another program has written to `folder` in the meantime, the temporary folder gets another name, and a
-    RunError has this name. Also raises RunError if the folder cannot be written.
+    If another program has written to `folder` in the meantime, rename the temporary folder to another name,
+    and raise a RunError with this name. Raises RunError, too, if the folder cannot be written.
     """
     target, temporary = _target(folder), _temporary(folder)
     with uninterrupted():
@@ -241,12 +241,12 @@ def write_folder(folder: Path) -> Iterator[Path]:
 
 
 def _temporary(path: Path) -> Path:
-    """Return a random name in the folder of the target, which no other run uses."""
+    """Return a random path in the folder of the target, so that no other run uses the same path."""
     return _beside(path, f"{os.urandom(4).hex()}.tmp")
 
 
 def _followed(path: Path) -> Path:
-    """Return the path at the end of the links. Raises OSError or RuntimeError for a loop of links."""
+    """Follow the symbolic links of a path to the end. Raises OSError or RuntimeError for a loop of links."""
     target = path.resolve()
     if target.is_symlink():  # since Python 3.13, a loop resolves to one of its links
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
@@ -254,7 +254,7 @@ def _followed(path: Path) -> Path:
 
 
 def _target(path: Path) -> Path:
-    """Return the path at the end of the links. Raises RunError for a loop of links."""
+    """Follow the symbolic links of a path to the end. Raises RunError for a loop of links."""
     try:
         return _followed(path)
     except (OSError, RuntimeError) as error:  # Python raises RuntimeError for a loop of links

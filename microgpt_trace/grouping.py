@@ -10,7 +10,7 @@ Key = TypeVar("Key")
 
 
 def grouped(rows: Iterable[Row], key: Callable[[Row], Key]) -> dict[Key, list[Row]]:
-    """Group rows by their keys. The keys have the order in which they first occur.
+    """Group rows by their keys. The keys are sorted by their first occurrence.
 
     >>> grouped(["wte", "wpe", "lm_head"], len)
     {3: ['wte', 'wpe'], 7: ['lm_head']}

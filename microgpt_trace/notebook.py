@@ -1,4 +1,4 @@
-"""Shows results in a notebook. The package `render` has the views of each result."""
+"""Shows results in a notebook. The package `render` contains the views of each result."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Reads untrusted files of any format, up to a size limit.
 
-A pipe or a device may never end, or never deliver a byte. The path of a pipe or device is refused before it
-is opened.
+Pipes and devices are refused before they are opened, because reading a pipe or a device might never end.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ def beginning(path: Path, size: int) -> bytes:
             return b""
         with path.open("rb") as file:
             return file.read(size)
-    except (OSError, ValueError):  # a null byte in the name
+    except (OSError, ValueError):  # ValueError: the name has a null byte
         return b""
 
 
@@ -63,13 +62,13 @@ def read_bytes(path: Path, expected: str = "a regular file", most: int = MAX_BYT
     size = check_regular(path, expected)
     if size <= most:
         with reading(path), path.open("rb") as file:
-            return file.read(size)  # reads no more, even if the file has grown
+            return file.read(size)  # at most `size` bytes, even if the file has grown
     raise FileFormatError(f"{path}: expected {expected} of at most {most:,} bytes, found {size:,}")
 
 
 def read_text(path: Path, expected: str = "a text file", most: int = MAX_BYTES) -> str:
-    """Return the text of a UTF-8 file without its byte order mark. Raises FileFormatError if `read_bytes`
-    does, or if the content is not UTF-8."""
+    """Return the text of a UTF-8 file without its byte order mark. Raises FileFormatError if the file cannot
+    be read, is too large, or is not UTF-8."""
     content = read_bytes(path, expected, most)
     try:
         return str(content, "utf-8").removeprefix("\ufeff")
@@ -80,12 +79,12 @@ def read_text(path: Path, expected: str = "a text file", most: int = MAX_BYTES) 
 
 
 def read_json(path: Path, most: int = MAX_VALUES) -> dict[str, Any]:
-    """Read a JSON object of at most `most` values. Raises FileFormatError for any other content."""
+    """Read a JSON object. Raises FileFormatError for other content, or for more than `most` values."""
     return json_object(path, read_bytes(path), "a JSON object", most)
 
 
 def json_object(path: Path, content: bytes, expected: str, most: int = MAX_VALUES) -> dict[str, Any]:
-    """Parse the bytes of a file as a JSON object. Raises FileFormatError for any other content."""
+    """Parse a JSON object. Raises FileFormatError for other content, or for more than `most` values."""
     try:
         value = from_json(content, most=most, unique=True)
     except ValueError as error:

@@ -21,7 +21,7 @@ from .option_groups import flat
 from .output import exit_code_of
 from .standard_streams import prepare, release
 
-UNCOLLECTED = 1_000_000  # new objects that start a garbage collection; the default costs 10 ms per start
+UNCOLLECTED = 1_000_000  # new objects before a garbage collection; the default costs 10 ms per start
 COMMANDS = (
     "trace", "diff", "diagnose", "explain", "attribute", "patch", "survey", "train", "timeline", "sample",
     "inspect", "gradcheck",
@@ -29,7 +29,7 @@ COMMANDS = (
 
 
 def build(names: Iterable[str]) -> typer.Typer:
-    """Return the program with these commands. The module cli.NAME holds the command NAME."""
+    """Return the program with these commands. The module cli.NAME contains the command NAME."""
     app = typer.Typer(
         name="microgpt",
         cls=Program,
@@ -79,7 +79,7 @@ def main() -> None:
 def _prepare_exit() -> None:
     """Flush the output and skip the last garbage collection, which would take 30 ms after a trace. Functions
     registered with atexit still run."""
-    with suppress(ValueError):  # raised outside the main thread
+    with suppress(ValueError):  # ValueError: not in the main thread
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # another Ctrl-C must not change the exit code
     release()
     gc.freeze()

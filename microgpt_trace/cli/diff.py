@@ -161,7 +161,7 @@ def _diff_surveys(a: Path, b: Path, view: View, rtol: float | None, output: Outp
         raise typer.Exit(1)
 
 
-# Each of these functions returns a result and the keyword arguments for showing it.
+# Each of these functions returns a result and the keyword arguments for showing the result.
 def _runs(
     sides: Sequence[Any], text: str | None, tokens: list[int] | None, options: dict[str, Any], view: View
 ) -> tuple[Any, dict[str, Any]]:
@@ -194,7 +194,7 @@ def _prompts(sides: Sequence[Any], path: Path, options: dict[str, Any]) -> tuple
 
 
 def _keeper(sides: Sequence[Any]) -> "PairKeeper":
-    """Return an object that keeps the values of both sides for the page."""
+    """Return an object that stores the values of both sides for the page."""
     from ..comparison.comparers import PairKeeper
     from ..render.page.diff_view import ROOM
 

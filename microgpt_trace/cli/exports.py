@@ -32,7 +32,7 @@ FIGURES = {
     "diagnose": ("diagnosis",),
     "timeline": ("timeline", "loss"),
 }
-# For each figure, a module of render.figures, and the module's function that draws the figure.
+# figure -> the module in render.figures and the function that draw the figure
 DRAWS = {
     "attention": ("attention", "attention_picture"),
     "stream": ("curves", "stream_picture"),
@@ -64,7 +64,7 @@ class Exports:
         self, command: str, others: Mapping[str, Path | None], reads: Iterable[Path | None] = ()
     ) -> None:
         """Raise InputError for a figure that cannot be drawn or a file that cannot be written. `others` maps
-        other options to the files that they write. `reads` has the files that the command reads."""
+        other options to their output files. `reads` lists the files that the command reads."""
         targets = [("--plot", plot.path) for plot in self.plots(command)]
         if self.html is not None and self.html != STDOUT:
             targets.append(("--html", self.html))
@@ -133,13 +133,13 @@ def give(
 
 
 def draw_by_name(figure: str, result: Any, *place: Any) -> "Picture":
-    """Draw a figure that DRAWS names."""
+    """Draw a figure with the function that DRAWS lists."""
     module, function = DRAWS[figure]
     return getattr(import_module(f"..render.figures.{module}", __package__), function)(result, *place)
 
 
 def plot_of(text: str, command: str) -> Plot:
-    """Read NAME=FILE, NAME:PLACE=FILE or FILE. The name FILE may contain an =."""
+    """Read NAME=FILE, NAME:PLACE=FILE or FILE. FILE may contain the character =."""
     before, equals, after = text.partition("=")
     name, colon, place = before.partition(":")
     names = {name for figures in FIGURES.values() for name in figures}

@@ -95,7 +95,7 @@ def model_from(
 
 
 def microgpt_from(path: Path | None, seed: int | None, bare: WeightSettings) -> "Model":
-    """Return a microGPT as `model_from` does. Raises InputError for a production model."""
+    """Return the microGPT that `model_from` returns. Raises InputError for a production model."""
     model = model_from(path, seed, bare)
     if "gradients" not in model.abilities:
         raise InputError(f"{model.origin} is {model.kind}: this command is for a microGPT")
@@ -103,7 +103,7 @@ def microgpt_from(path: Path | None, seed: int | None, bare: WeightSettings) -> 
 
 
 def refuse_other_family(context: typer.Context, model: "LanguageModel") -> None:
-    """Raise InputError if an option applies only to the family of models that `model` is not in."""
+    """Raise InputError if the user gave an option that is only for the other family of models."""
     kinds = context.command.kinds  # type: ignore[attr-defined]
     for name, spelling in parameters_given(context).items():
         family = getattr(kinds[name][1], "family", "")
@@ -126,7 +126,7 @@ class DumpNaming:
         '"layer{i}.mlp.up" = "up_{i}".', "--map",
     )  # fmt: skip
     layouts: list[str] | None = option(
-        "Order of the axes of arrays whose shape does not show it, such as '*.attn.q=HTD'.",
+        "Order of the axes, for arrays whose shape does not determine the order, such as '*.attn.q=HTD'.",
         "--layout", metavar="GLOB=LETTERS",
     )  # fmt: skip
 

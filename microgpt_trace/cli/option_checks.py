@@ -1,4 +1,4 @@
-"""The commands as Click classes, which check options and keep the command line as it was typed."""
+"""Click classes for the commands, which check options and store the command line as it was typed."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class Program(TyperGroup):
 
 
 class Command(TyperCommand):
-    """A command. A Command checks its options before it calls the function."""
+    """A command that checks its options before it calls its function."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         return [_read_with(param, partial(self._read, param)) for param in super().get_params(ctx)]
 
     def get_help_option(self, ctx: Any) -> Any:
-        """Return --help with the last panel. Otherwise Typer would show --help alone in the first panel."""
+        """Show --help in the last panel. Otherwise Typer would show --help alone in the first panel."""
         option: Any = super().get_help_option(ctx)
         option.rich_help_panel, option.metavar = "Help", ""
         return option
@@ -56,7 +56,7 @@ class Command(TyperCommand):
 
     @property
     def kinds(self) -> dict[str, tuple[Any, Any]]:
-        """The type of value and the Typer info of each parameter."""
+        """The value type and the Typer info of each parameter."""
         kinds: dict[str, tuple[Any, Any]] = self.callback.kinds  # type: ignore[union-attr]
         return kinds
 
@@ -100,7 +100,7 @@ def same_command(
 def given_words(
     context: typer.Context, *, without: Collection[str] = (), only: Collection[str] | None = None
 ) -> tuple[list[str], list[str]]:
-    """Return the arguments and the options that the user gave, selected as in `same_command`."""
+    """Return the arguments and options that the user gave. For `without` and `only`, see `same_command`."""
     params = {param.name: param for param in context.command.params}
     words: list[str] = []
     options: list[str] = []
@@ -121,7 +121,7 @@ def parameters_given(context: typer.Context) -> dict[str, str]:
     result = {}
     for param in context.command.params:
         source = context.get_parameter_source(param.name or "")
-        # Older versions of Click report empty arguments as given.
+        # Older versions of Click report an empty argument as if the user gave the argument.
         empty = context.params.get(param.name or "") in (None, (), [])
         if param.name and source is not None and source.name == "COMMANDLINE" and not empty:
             result[param.name] = _spelling(param)
@@ -138,7 +138,7 @@ def _read_with(param: Any, read: Callable[[Any, str], Any]) -> Any:
             value = ()
         return value if param.callback is None else param.callback(ctx, param, value)
 
-    if "process_value" not in vars(param):  # only once, although Click calls get_params several times
+    if "process_value" not in vars(param):  # Click calls get_params several times
         param.process_value = process_value
         if param.param_type_name == "argument":
             param.display_type_rich = lambda ctx: None  # Typer 0.29 would show <str> or <list[str]>

@@ -2,8 +2,8 @@
 fields for Typer. This module declares no option.
 
 Every start of the program builds the groups, so building must be fast. Modules that declare options do not
-use `from __future__ import annotations`, because evaluating the strings takes 6 ms of `microgpt --help`. The
-dataclasses have neither == nor repr, which saves 4 ms.
+use `from __future__ import annotations`, because evaluating annotations from strings takes 6 ms of `microgpt
+--help`. The dataclasses have neither == nor repr, which saves 4 ms.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def group(panel: str = "") -> Callable[[type[Class]], type[Class]]:
     def decorate(cls: type[Class]) -> type[Class]:
         dataclass(frozen=True, eq=False, repr=False)(cls)
         for each in fields(cls):  # type: ignore[arg-type]
-            if each.name in cls.__annotations__:  # the base class has described its own fields
+            if each.name in cls.__annotations__:  # fields of the base class are already described
                 _describe(each, panel)
         return cls
 
@@ -39,7 +39,7 @@ def group(panel: str = "") -> Callable[[type[Class]], type[Class]]:
 
 
 def _describe(option: Any, panel: str) -> None:
-    """Add the facts that follow from the name and the type of a field to its Typer info."""
+    """Complete the Typer info of a field with the facts that follow from the field's name and type."""
     info, kind = option.metadata["info"], value_type(option.type)[0]
     if isinstance(info, ArgumentInfo):
         return
@@ -52,9 +52,9 @@ def _describe(option: Any, panel: str) -> None:
 def option(
     help: str, *names: str, default: Any = None, panel: str = "", family: str = "", **settings: Any
 ) -> Any:
-    """Declare a field of a group as an option. `names` are the spellings of the option. The default is the
-    name of the field. `panel` replaces the panel of the group. `family` limits the option to models of one
-    family."""
+    """Declare a field of a group as an option. `names` are the spellings of the option. By default, the name
+    of the field is the spelling. `panel` replaces the panel of the group. `family` limits the option to
+    models of one family."""
     info: Any = typer.Option(help=help, rich_help_panel=panel, **settings)
     info.param_decls, info.family = names, family
     return field(default=default, metadata={"info": info})
@@ -73,7 +73,7 @@ def argument(metavar: str, help: str, **settings: Any) -> Any:
 def flat(command: Callable[..., Any]) -> Callable[..., Any]:
     """Return the command with a signature that Typer can read: each group is replaced by its fields.
 
-    --help shows the parameters in this order. The attribute `kinds` maps the name of each
+    --help shows the parameters in the order of the signature. The attribute `kinds` maps the name of each
     option to the type of its value and to the option's OptionInfo or ArgumentInfo.
     """
     parameters = inspect.signature(command, eval_str=True).parameters.values()
@@ -92,7 +92,7 @@ def flat(command: Callable[..., Any]) -> Callable[..., Any]:
     update_wrapper(with_groups, command)
     with_groups.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
     with_groups.kinds = {each.name: value_type(each.annotation) for each in options}  # type: ignore[attr-defined]
-    with_groups.__annotations__ = {}  # keeps Typer from reading each annotation twice more
+    with_groups.__annotations__ = {}  # otherwise Typer reads each annotation two more times
     return with_groups
 
 
@@ -108,8 +108,8 @@ def _options(parameter: Parameter) -> Iterator[Parameter]:
 
 
 def value_type(annotation: Any) -> tuple[Any, Any]:
-    """Return the type of an option's value and its Typer info. For Annotated[Path | None, info] these are
-    Path and info, for list[str] they are list and None."""
+    """Return the type of an option's value and its Typer info. For example, return Path and info for
+    Annotated[Path | None, info], and list and None for list[str]."""
     kind, info = annotation, None
     if get_origin(kind) is Annotated:
         kind, info = get_args(kind)

@@ -1,5 +1,5 @@
 """Rules about options that need or exclude other options. Every command checks its rules before it runs.
-There is no rule for an option of one family of models: such an option has the attribute `family`."""
+An option for one family of models needs no rule here, because the option has the attribute `family`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ..errors import InputError
 
 
 class Conflict(NamedTuple):
-    """The `options` cannot be combined with any option in `beside`. There, "--a --b" means that both are
-    given. If `options` is empty, the rule is about all options except `but_for`."""
+    """The `options` cannot be combined with any option in `beside`. An entry "--a --b" of `beside` means that
+    --a and --b are both given. If `options` is empty, the rule is about all options except `but_for`."""
 
     options: tuple[str, ...]
     beside: tuple[str, ...]
@@ -43,7 +43,7 @@ class Needs(NamedTuple):
 
 
 _JSON = ("--json", "--jsonl")
-_FORCE = Needs("--force", ("--html", "--plot"), "--force lets them overwrite files")
+_FORCE = Needs("--force", ("--html", "--plot"), "--force allows overwriting files")
 _OF_THE_RUN = (
     "MODEL", "TEXT", "--model", "--tokens", "--seed", "--n-head", "--bos", "--rope-pairs", "--set",
     "--payload",
@@ -63,7 +63,7 @@ RULES: dict[str, tuple[Conflict | Needs, ...]] = {
         Needs("--values", _JSON, "--values adds arrays to the JSON; --show prints arrays, --save saves them"),
         Conflict(("--show",), _JSON, "to add arrays to the JSON, use --layer NAME --values"),
         Conflict(("--brief",), _JSON, "a JSON document is always complete"),
-        Needs("--force", ("--save", "--out", "--html", "--plot"), "--force lets them overwrite files"),
+        Needs("--force", ("--save", "--out", "--html", "--plot"), "--force allows overwriting files"),
         Needs("--html-budget", ("--html",), "--html-budget limits the size of the page"),
         Needs("--target", ("--lens",), "--target names the token that --lens follows"),
         Needs("--temperature", ("--generate",), "--temperature is for sampling tokens"),
@@ -90,12 +90,12 @@ RULES: dict[str, tuple[Conflict | Needs, ...]] = {
     "train": (Needs("--trace-every", ("--log",), "--trace-every adds traces to the log"),),
     "survey": (
         Needs("--resume", ("--out",), "--out names the survey to continue"),
-        Conflict(("--force",), ("--resume",), "--resume always replaces its file"),
+        Conflict(("--force",), ("--resume",), "--resume always replaces the survey file"),
         Needs("--imatrix-output", ("--imatrix",), "--imatrix names the file to write"),
     ),
 }  # fmt: skip
 
-# The document whose schema `COMMAND --schema` prints, and the options that select another document.
+# For each command, the document whose schema --schema prints, and the options that select another document.
 SCHEMAS: dict[str, tuple[str, dict[str, str]]] = {
     "trace": ("trace", {"--validate": "validation", "--jsonl": "trace_line"}),
     "diff": ("diff", {"--weights": "weights", "--prompts": "prompts"}),
@@ -107,7 +107,7 @@ SCHEMAS: dict[str, tuple[str, dict[str, str]]] = {
     "inspect": ("inspect", {}),
 }
 
-# Arguments whose files decide which schema is printed. If such an argument is given, the command itself
+# Arguments whose files determine the schema. If one of these arguments is given, the command itself
 # prints the schema.
 FILES = {"diff": ("A", "B"), "survey": ("MODEL CORPUS",)}
 
@@ -129,7 +129,7 @@ COUNTERPARTS = {
 
 
 def check_combination(command: str, names: Sequence[str]) -> None:
-    """Raise InputError if the given options break a rule of the command. `names` has the spellings of the
+    """Raise InputError if the given options break a rule of the command. `names` lists the spellings of the
     given options."""
     _, choices = SCHEMAS.get(command, ("", {}))
     schema = Conflict((), ("--schema",), but_for=("--out", *choices, *FILES.get(command, ())))
@@ -147,8 +147,8 @@ def refuse(names: Mapping[str, str], beside: str, but_for: Collection[str]) -> N
 
 
 def requested_schema(command: str, names: Sequence[str]) -> str:
-    """Return the document whose schema to print. Return "" without --schema, or if the files of arguments
-    decide."""
+    """Return the name of the document whose schema is printed. Return "" without --schema, or if the command
+    itself selects the schema."""
     if "--schema" not in names or command not in SCHEMAS or set(FILES.get(command, ())) & set(names):
         return ""
     own, others = SCHEMAS[command]

@@ -51,7 +51,7 @@ class Output:
 
 
 def show(sections: Sequence["Section"], out: Path | None, overwrite: bool = False) -> None:
-    """Print the sections on the terminal, or to a pipe or file without trailing spaces."""
+    """Print the sections. On a pipe or in a file, the lines have no trailing spaces."""
     from ..render.terminal.printing import print_sections
     from ..render.terminal.screen import Screen, text_screen
 
@@ -90,11 +90,11 @@ def check_apart(written: Iterable[tuple[str, Path | None]], reads: Iterable[Path
 
 
 def check_file(
-    option: str, path: Path | None, overwrite: bool, hint: str = "--force overwrites it", *,
+    option: str, path: Path | None, overwrite: bool, hint: str = "--force overwrites the file", *,
     is_own: Callable[[Path], bool] | None = None, own: str = "",
 ) -> None:  # fmt: skip
-    """Raise InputError if the file of an option cannot be written, or lies in the folder of a model, or
-    exists and `overwrite` is not set. If `is_own` is set, only a file of the kind `own` can be overwritten.
+    """Raise InputError if the file of an option cannot be written, is in the folder of a model, or exists and
+    `overwrite` is not set. If `is_own` is set, only a file of the kind `own` can be overwritten.
     """
     if path is None:
         return

@@ -52,9 +52,9 @@ class PatchRuns(ModelChoice):
 def patch(
     context: typer.Context, *, runs: PatchRuns, output: Output, exports: Exports, settings: FileSettings
 ) -> None:
-    """Patch activations of a clean run into a corrupted run, site by site, and show which restore the answer.
+    """Patch activations of a clean run into a corrupted run, and show which sites restore the answer.
 
-    The measure is logit(target) - logit(against), with 0 for the corrupted run and 1 for the clean run.
+    The measure is logit(target) - logit(against), scaled to 0 for the corrupted run and 1 for the clean run.
 
     Exit code 1: the built-in check failed.
     """

@@ -11,8 +11,8 @@ from time import monotonic
 
 from ..signals import tidied
 
-PATIENCE = 1.0  # seconds before the first line
-AGAIN = 0.1  # seconds between two lines
+PATIENCE = 1.0  # seconds before the line appears
+AGAIN = 0.1  # seconds between two updates of the line
 
 
 @contextmanager
@@ -31,11 +31,11 @@ def progress(noun: str) -> Iterator[Callable[[int, int], None]]:
 def rated_progress(
     noun: str, count: Callable[[], int | None]
 ) -> Iterator[tuple[Callable[[int, int], None], Callable[[int], None]]]:
-    """Yield two functions. `report(of_all, of_this_run)` takes the number of steps done in all and in this
-    run. `reading(size)` takes the number of bytes read.
+    """Yield two functions. `report(of_all, of_this_run)` takes the number of steps that all runs completed,
+    and the number of steps of this run. `reading(size)` takes the number of bytes read.
 
     `count` is called once and returns the total number of steps or None. The line shows the steps per second
-    and the time left or, without a total, the bytes read.
+    and the time left. If the total is None, the line shows the bytes read in place of the time left.
     """
     start, totals = monotonic(), list[int | None]()
     done = now = read = 0

@@ -30,7 +30,7 @@ def sample(*, sampling: NamesToSample, bare: WeightSettings) -> None:
         model, sampling.count, temperature=sampling.temperature, seed=sampling.seed, prefix=sampling.prefix
     )
     put((f"{name}\n" for name in names), None)
-    for text in model.assumed:  # last, so that a refused command prints only its error
+    for text in model.assumed:  # printed last, so that a refused command prints only an error
         note(f"assumed: {text}")
 
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 
 def shown_events(model: LanguageModel, names: Sequence[str]) -> list[str]:
-    """Return the events and parts of events that --show names. Raises InputError if a parameter lacks a named
-    part. Parts of events are checked later, when the length of the text is known."""
+    """Return the events and parts of events that --show names. Raises InputError if a parameter does not have
+    a selected part. Parts of events are checked later, when the length of the text is known."""
     events = []
     for site, name in _sites(model, names):
         if name not in model.plan:
@@ -55,7 +55,7 @@ def array_sections(result: Trace, model: LanguageModel, names: Sequence[str]) ->
 
 
 def _sites(model: LanguageModel, names: Sequence[str]) -> Iterator[tuple[Site, str]]:
-    """Yield each site in `names` with every event and parameter that the site stands for."""
+    """Yield each site in `names`, once with each event or parameter that the site matches."""
     known = list(dict.fromkeys([*model.hooks.specs, *model.config.shapes()]))
     for site in map(parse_site, names):
         for name in site.names(known):
@@ -63,7 +63,7 @@ def _sites(model: LanguageModel, names: Sequence[str]) -> Iterator[tuple[Site, s
 
 
 def _of_parameter(model: LanguageModel, name: str, part: Part, place: str) -> Selection:
-    """Return the rows of a parameter to show. Only the rows to show are read from the model file."""
+    """Return the selected rows of a parameter. Only the selected rows are read from the model file."""
     shape = model.config.shapes()[name]
     indices = part.indices(shape, range(shape[0]))
     if len(shape) == 1:

@@ -50,8 +50,8 @@ def prepare() -> None:
 
 
 def release() -> None:
-    """Flush the streams and drop all output that cannot be written. Without this, Python would report the
-    failed write at exit, with another exit code."""
+    """Flush the streams and drop all output that cannot be written. Otherwise Python would report the failed
+    write at exit, with another exit code."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError, ReaderGone):  # a full disk, a closed stream, or no reader
@@ -73,13 +73,13 @@ def _fill_closed() -> None:
         try:
             os.fstat(descriptor)
         except OSError:
-            # os.open takes the lowest free descriptor, which is `descriptor`
+            # os.open uses the lowest free descriptor, which is `descriptor` here
             os.open(os.devnull, os.O_WRONLY if descriptor == 2 else os.O_RDONLY)
 
 
 def _over(stream: Any, descriptor: int, kind: type[io.TextIOWrapper], line_buffering: bool) -> Any:
-    """Return a stream of the class `kind` in place of a closed stream or a stream of Python. Return any other
-    stream unchanged."""
+    """Replace a closed stream, or a stream that Python opened, by a stream of the class `kind`. Return a
+    stream of another class unchanged."""
     if stream is None:
         raw: Any = io.FileIO(descriptor, "w", closefd=False)
         encoding = "utf-8"
@@ -90,6 +90,6 @@ def _over(stream: Any, descriptor: int, kind: type[io.TextIOWrapper], line_buffe
     else:
         return stream
     if not isinstance(raw, io.BufferedWriter):
-        # With python -u, Python does not notice if a full disk took only a part of the text.
+        # With python -u, Python does not notice if a full disk stores only a part of the text.
         raw = io.BufferedWriter(raw)
     return kind(raw, encoding=encoding, errors="backslashreplace", line_buffering=line_buffering)

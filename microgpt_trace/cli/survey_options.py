@@ -73,7 +73,7 @@ class SurveyTargets(Output):
 
     verbose: bool = flag("Show every event, head, token and unit.", "--verbose", "-v", panel=HelpPanel.SHOWN)
     out: Path | None = option(
-        "Save the survey as safetensors, to show, merge or resume it.",
+        "Save the survey as a safetensors file, which can be shown, merged and resumed.",
         metavar="FILE.survey.safetensors",
     )
     imatrix: Path | None = option("Write an importance matrix for llama.cpp.", metavar="FILE.gguf")
@@ -82,5 +82,5 @@ class SurveyTargets(Output):
 
     @property
     def target(self) -> None:
-        """None: the report is written to standard output, because --out is the file of the survey itself."""
+        """None, because the report is always written to standard output: --out is the file of the survey."""
         return None

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from .survey_options import SurveyExecution, SurveyScope, SurveySource, SurveyTargets, SurveyTexts
 
 COUNTING = 1.0  # seconds to spend on counting the documents for the progress line
-LONG = 1 << 22  # longer texts (bytes, on average) are not counted, because counting loads each text
+LONG = 1 << 22  # bytes: if texts are longer on average, skip the counting, because counting loads each text
 
 
 def finished_surveys(arguments: Sequence[str]) -> list[Path]:
@@ -162,14 +162,14 @@ def _count(selection: CorpusSelection, shards: int) -> int | None:
 def _check_targets(output: SurveyTargets, resume: bool = False) -> None:
     """Raise InputError for an output file that cannot be written."""
     check_apart([("--out", output.out), ("--imatrix", output.imatrix)])
-    hint = "--force overwrites it, --resume continues it"
+    hint = "--force overwrites the file, --resume continues the survey"
     check_file("--out", output.out, output.force or resume, hint, is_own=is_survey, own="a survey")
     check_file("--imatrix", output.imatrix, output.force, is_own=is_imatrix, own="an importance matrix")
 
 
 @contextmanager
 def _note_when_interrupted(out: Path | None, resume: bool) -> Iterator[None]:
-    """Stop on a signal, and print the number of texts in the survey's file."""
+    """Stop on a signal, and print the number of texts in the file of the survey."""
 
     def stop(number: int, frame: object) -> NoReturn:
         raise KeyboardInterrupt

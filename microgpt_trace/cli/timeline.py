@@ -48,7 +48,7 @@ def timeline(context: typer.Context, *, choice: LogChoice, output: Output, expor
         context, shown, output, exports, str(log),
         lambda name: same_command(context, ["--event", name], without=["event"]), view=curves, figure=curves,
     )  # fmt: skip
-    for text in whole.notes:  # last, so that a refused command prints only its error
+    for text in whole.notes:  # printed last, so that a refused command prints only an error
         note(text)
 
 

@@ -63,7 +63,7 @@ def trace(
         options |= {"text": text, "time": shown.time, "interventions": changes}
         result = _run(context, path, Request(model, shown, written, exports), options)
         _exit_if_wrong(result, checks.fail_on is not None)
-    if shown.payload:  # printed last: a refused command prints only its error
+    if shown.payload:  # print this note last: a refused command prints only an error
         note("--payload has no effect: every trace runs the forward pass.")
 
 
@@ -189,7 +189,7 @@ def _attention_weights(request: Request, names: list[str]) -> "Iterator[dict[tup
     from ..render.trace.attention import MOST
 
     def keep(event: "TraceEvent", value: "Array") -> None:
-        if value.shape[-1] <= MOST and (event.phase, event.name) not in kept:  # no generated token
+        if value.shape[-1] <= MOST and (event.phase, event.name) not in kept:  # only from the first pass
             kept[event.phase, event.name] = value.copy()
 
     with request.model.hooks.subscribe(keep, *events):

@@ -72,7 +72,7 @@ class PredictionOptions:
     )  # fmt: skip
     lens: bool = flag("Show the top tokens after every layer (logit lens).", family=PRODUCTION)
     target: str | None = option(
-        "Token to follow with --lens, also after attention. Write its text, with ␣ for a space, or #ID.",
+        "Token to follow with --lens, also after attention. Write the token with ␣ for a space, or #ID.",
         metavar="TOKEN", family=PRODUCTION,
     )  # fmt: skip
     generate: int | None = option("Continue the text by this many tokens.", min=1, family=PRODUCTION)
@@ -174,8 +174,8 @@ def run_options(
 
 
 def interventions_of(options: Interventions, model: "LanguageModel") -> "list[Intervention]":
-    """Return the interventions in the order in which they act: patch, add, scale, ablate. Raises
-    InputError for a malformed option or file."""
+    """Return the interventions in order of their application: patch, add, scale, ablate. Raises InputError
+    for a malformed option or file."""
     if not any(vars(options).values()):
         return []
     from ..dumps.formats import open_recording
@@ -185,7 +185,7 @@ def interventions_of(options: Interventions, model: "LanguageModel") -> "list[In
     names = list(model.plan)
 
     def place_of(target: str) -> tuple[object, ...]:
-        """Return the place that a target names. Two spellings of one place have equal results."""
+        """Return the events and the part that a target names. Equivalent spellings return equal values."""
         site = parse_site(target)
         return tuple(site.names(names)), site.position, site.channel, site.index
 
@@ -235,8 +235,8 @@ class Request:
         return layers_of(self.shown.layers, self.model.config.n_layer)
 
     def selected(self, verbose: bool = False) -> list[str]:
-        """Return the events that --layer names, or the events of the overview. --verbose or `verbose` adds to
-        the overview all events that need no extra computation. --layers drops the events of other layers."""
+        """Return the events that --layer names, or the events of the overview. `verbose` (or --verbose) adds
+        all events that need no extra computation. --layers drops the events of other layers."""
         verbose = verbose or self.shown.verbose
         specs = self.model.hooks.specs
         by_name = self.shown.layer and select_names(self.shown.layer, list(specs))
@@ -249,7 +249,7 @@ class Request:
         raise InputError("--layers: these layers have none of the events that --layer names")
 
     def kept(self, result: "Trace", verb: str, where: str = "") -> str:
-        """Return words on the number of kept arrays, such as "5 of 9 arrays; --verbose saves 9"."""
+        """Describe the number of kept arrays, such as "5 of 9 arrays; --verbose saves 9"."""
         count = len(result)
         if self.shown.layer:
             return f"{counted(count, 'array')}{where}"

@@ -1,4 +1,4 @@
-"""Makes the page and the figures of a trace. The page holds more values than the user asked to see."""
+"""Makes the page and the figures of a trace. The page contains more values than the user requested."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def traced_for_page(
 ) -> tuple[Trace, Mapping[str, Held], Trace]:
     """Return the trace that the page shows, the arrays recorded for the page, and the requested trace.
 
-    The page of a microGPT shows all gradients. The page of a production model shows as many arrays as fit."""
+    The page of a microGPT shows all gradients. The size limit restricts the arrays of a production model."""
     from ..render.page.recorder import PageRecorder
     from ..tracing.collector import narrowed
 
@@ -71,7 +71,7 @@ def explain_command(
 ) -> dict[str, Any]:
     """Return three parts of an `explain` command: the words before the element, the text, and the options."""
     prompted = "prompts" in model.abilities
-    # With a model file, --seed is for sampling, which `microgpt explain` does not do.
+    # With a model file, --seed is for sampling, and `microgpt explain` does not sample.
     other = ("model", "tokens") if path is None else ("model", "tokens", "seed")
     only = [name for name in RUN_PARAMETERS if name not in other]
     after = list(map(quoted, given_words(context, only=only)[1]))
@@ -84,8 +84,8 @@ def explain_command(
 def arrays_of_figures(
     exports: Exports, model: LanguageModel, options: dict[str, Any], layers: Sequence[int]
 ) -> list[str]:
-    """Return the events whose arrays the figures need. Raises InputError for a figure that this model or
-    this run cannot have."""
+    """Return the events whose arrays the figures need. Raises InputError for a figure that cannot be drawn
+    for this model or this run."""
     needed = []
     for plot in exports.plots("trace"):
         name = plot.name or _default_figure(model)
@@ -94,7 +94,7 @@ def arrays_of_figures(
                 f"--plot {name} is for a production model, and this is {model.kind} ({model.origin})"
             )
         if name == "lens" and not options.get("lens"):
-            raise InputError("--plot lens needs --lens: it draws what --lens measures")
+            raise InputError("--plot lens needs --lens: the figure shows what --lens measures")
         if name == "attention":
             from ..render.figures.attention import place_of, weights_of
 

@@ -110,7 +110,7 @@ def _check_targets(
 ) -> None:
     """Raise InputError if the checkpoint or the log would overwrite another file."""
     resumes_target = resume is not None and resume.exists() and target.exists() and target.samefile(resume)
-    hint = f"--force overwrites it, --resume {quoted(str(target))} continues it"
+    hint = f"--force overwrites the file, --resume {quoted(str(target))} continues the training"
     check_apart([("--out", target), ("--log", log)], [data])
     check_file("--out", target, force or resumes_target, hint, is_own=_is_checkpoint, own="a checkpoint")
     check_file("--log", log, force or resume is not None, is_own=is_log, own="the log of a training run")

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
 WATCHED = "emma"
 SAMPLES = 20
-WINDOW = 100  # number of last steps in the mean loss of the progress line
-PATIENCE = 1.0  # seconds to ignore a second signal, since a wrapper may repeat the Ctrl-C of the terminal
+WINDOW = 100  # the progress line shows the mean loss of this many last steps
+PATIENCE = 1.0  # ignore a second signal for this many seconds: a wrapper may repeat the first Ctrl-C
 
 
 def new_trainer(
@@ -94,9 +94,9 @@ def _tokenizer(vocab: Vocab | None, lines: list[str]) -> Tokenizer:
 
 
 def watched_name(trainer: Trainer, name: str | None, log: Path | None) -> str:
-    """Return the name to trace and to show in the report. The default is the name in a log that is
-    continued, or else emma, or (if the model cannot read emma) the first name of the data. Raises InputError
-    if the model cannot read `name`."""
+    """Return the name to trace and to show in the report. The default is the name in the log of a resumed
+    run. Without a log, the default is emma, or the first name of the data if the model cannot read emma.
+    Raises InputError if the model cannot read `name`."""
     if name is None and log is not None:
         name = watched_before(log)
     if name is not None:
@@ -137,7 +137,7 @@ def train_and_report(
         stack.enter_context(handled(interrupts.remember))  # a signal must not interrupt the opening of a log
         if records is not None:
             stack.enter_context(records)
-        # Print the notes after the log is open: a refused run prints only its error.
+        # Print the notes after the log is open, since a refused run must print only an error.
         for text in trainer.documents.notes:
             note(text)
         before = _measured(trainer, watched)
@@ -145,7 +145,7 @@ def train_and_report(
         report = stack.enter_context(rewritten_line())
         try:
             _steps(trainer, file, records, report, losses, interrupts, autosave)
-        except LogError as error:  # raised between two steps: the checkpoint can be saved
+        except LogError as error:  # raised between two steps, so the checkpoint can be saved
             failed = error
         interrupts.saving = True
         _save(trainer, file, records)
@@ -193,7 +193,7 @@ def _steps(
 
 
 def _autosave(trainer: Trainer, file: OwnFile, records: TrainingLog | None) -> int | None:
-    """Save and return the step. If saving fails, print a note and return None: a later save may succeed."""
+    """Save, and return the number of the step. If saving fails, print a note and return None."""
     try:
         _save(trainer, file, records)
     except LogError:

@@ -24,8 +24,8 @@ class NormRows:
     A norm with gain g computes y from a row x, so that mean((y / g)^2) = mean(x^2) / (mean(x^2) + eps).
     Without eps, the RMS of y / g would be 1. For each norm, `off` is the largest difference between the RMS
     of a row and this formula, and `least` is the smallest RMS by the formula. A norm is left out if all gains
-    are 0. `centred` is True if the norms subtract the mean of x and add a bias to y; the meter removes both
-    first.
+    are 0. `centred` is True if the norms subtract the mean of x and add a bias to y. The meter removes this
+    mean and bias first.
     """
 
     eps: float
@@ -55,7 +55,8 @@ class NormRows:
 
 class NormMeter:
     """A hook that measures the norms of whole rows. Subscribe the hook to `names`. `read` stores the inputs
-    of norms until their last use. `also` lists pairs: an event to store, and the event that uses it last."""
+    of norms until their last use. `also` lists pairs: an event to store, and a later event that needs the
+    stored value."""
 
     def __init__(
         self, plan: Plan, parameter: Callable[[str], Array], also: Collection[tuple[str, str]] = ()

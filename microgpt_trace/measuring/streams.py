@@ -61,7 +61,7 @@ class StreamMeter(Meter):
         self._cosine.append(np.where(fine, cosine, 0))
 
     def finish(self) -> None:
-        """Sum the measurements of the rows of each document, for all layers."""
+        """Sum the measurements of each document's rows, for all layers."""
         for measured, tally in ((self._growth, self._growths), (self._cosine, self._cosines)):
             tally.add(self.layout.sums(self.layout.in_turn(np.stack(measured, axis=1))))
 

@@ -52,7 +52,7 @@ _brief_field: Callable[[Any], str] = _BriefField().repr
 
 
 def one_line(record: Any, **facts: Any) -> str:
-    """Return a one-line repr of a record: the class with `facts` or, without `facts`, with all fields."""
+    """Return a one-line repr of a record: the name of the class, and `facts` or (by default) all fields."""
     values = facts or {name: getattr(record, name) for name in _fields(record)}
     name, text = type(record).__name__, ""
     for key, value in values.items():
@@ -75,7 +75,7 @@ def frozen(*, slots: bool = True, eq: bool = True) -> Callable[[Class], Class]: 
 def frozen(cls: Any = None, *, slots: bool = True, eq: bool = True) -> Any:
     """Turn a class into a frozen dataclass whose repr is one short line.
 
-    Use `slots=False` for classes with cached properties and `eq=False` for classes that hold arrays.
+    Use `slots=False` for classes with cached properties and `eq=False` for classes that contain arrays.
 
     >>> @frozen
     ... class Point:

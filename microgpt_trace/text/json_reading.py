@@ -7,8 +7,8 @@ import re
 from typing import Any
 
 MAX_DEPTH = 64
-MAX_DIGITS = 64  # largest number of digits of an integer: transformers writes up to 31
-MAX_VALUES = 1 << 20  # largest number of values: 70 MB if each value is an empty list (3 bytes of text)
+MAX_DIGITS = 64  # largest number of digits of an integer: the library transformers writes up to 31
+MAX_VALUES = 1 << 20  # largest number of values: this many empty lists take 70 MB of memory
 MANY_VALUES = 1 << 23  # for vocabularies and traces. The largest known tokenizer.json has 3 million values.
 
 _DIGITS_AS_ZEROS = bytes(ord("0") if chr(i) in "123456789" else i for i in range(256))
@@ -39,8 +39,7 @@ def from_json(text: str | bytes, *, most: int = MAX_VALUES, unique: bool = False
 
 
 def _check_structure(raw: bytes, most: int) -> None:
-    """Count values and levels of nesting before any value is created. Counting takes 10 % of the time of
-    reading."""
+    """Count values and levels of nesting before any value is created, in a tenth of the parsing time."""
     marks = raw.replace(rb"\\", b"").replace(rb"\"", b"").translate(None, _UNMARKED)
     marks = _STRING.sub(b"", marks.replace(b'""', b"")).translate(_AS_BRACKETS)
     values = marks.count(b",") + marks.count(b"[") + 1  # upper bound: an empty list counts as two values

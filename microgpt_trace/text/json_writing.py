@@ -1,4 +1,4 @@
-"""Turn results into JSON (RFC 8259), and into plain data: a result's fields and marked properties."""
+"""Turn results into JSON (RFC 8259) or plain data. Both contain the fields and the marked properties."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .wording import nonfinite_name
 
 def result_json(result: Any) -> str:
     """Return the JSON document of a result, with the schema id and the marked properties first. `result` is a
-    dataclass with a SCHEMA, or an object with such a dataclass as `document`."""
+    dataclass with a SCHEMA, or an object whose `document` is a dataclass with a SCHEMA."""
     document = getattr(result, "document", result)
     kind: Any = type(document)
     values = plain(document)

@@ -32,7 +32,7 @@ def as_message(text: str) -> str:
 
 
 def shortened(text: str) -> str:
-    """Return the text, or the beginning and the end of a text that is longer than LONGEST."""
+    """Return the text. Leave out the middle of a text that is longer than LONGEST."""
     if len(text) <= LONGEST:
         return text
     kept = LONGEST // 2
@@ -40,7 +40,7 @@ def shortened(text: str) -> str:
 
 
 def shown_token(text: str) -> str:
-    """Return a token with visible spaces, as in every view: " is" as ␣is. An empty token is ''."""
+    """Return a token with visible spaces, as in every view: " is" as ␣is. An empty token is shown as ''."""
     return on_one_line(text.replace(" ", "␣")) or "''"
 
 
@@ -57,7 +57,7 @@ def with_ids(texts: Iterable[str], tokens: Iterable[int]) -> str:
 
 
 def quoted(word: str) -> str:
-    """Quote a word for a POSIX shell, on one line. Unprintable characters need bash or zsh."""
+    """Quote a word for a POSIX shell, on one line. A word with unprintable characters needs bash or zsh."""
     if word.isprintable():
         return quote(word)
     return "$'" + "".join(map(_escape, word)) + "'"
@@ -73,8 +73,8 @@ def _escape(char: str) -> str:
 
 
 def command(name: str, words: Sequence[str] = (), options: Sequence[str] = ()) -> str:
-    """Return the command line `microgpt NAME ARGUMENTS OPTIONS`. If an argument begins with a dash, the
-    options come first and "--" marks their end."""
+    """Return the command line `microgpt NAME ARGUMENTS OPTIONS`. If an argument begins with a dash, write the
+    options first, then "--", then the arguments."""
     dashed = any(word.startswith("-") for word in words)
     rest = [*options, "--", *words] if dashed else [*words, *options]
     return " ".join(["microgpt", name, *map(quoted, rest)])

@@ -1,11 +1,11 @@
-"""Write numbers and lists for sentences."""
+"""Turn numbers and lists into text for sentences."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
 
-Form = Callable[[float, int], str]  # arguments: a number, and how many digits to write
+Form = Callable[[float, int], str]  # arguments: a number, and the number of digits to write
 
 
 def number(value: float) -> str:
@@ -28,7 +28,7 @@ def decimals(value: float, digits: int = 2) -> str:
 
 
 def span(values: Iterable[float]) -> str:
-    """Write the range of numbers, "8.91 to 8.94", or only "8.94" if all numbers print alike."""
+    """Write the range of numbers, such as "8.91 to 8.94", or only "8.94" if both bounds print as 8.94."""
     ordered = sorted(values)
     low, high = decimals(ordered[0]), decimals(ordered[-1])
     return low if low == high else f"{low} to {high}"

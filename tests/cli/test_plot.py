@@ -82,7 +82,7 @@ REFUSED = {
         "--plot stream is for a production model, and this is a microGPT (untrained, seed 42)"
     ),
     f"trace qwen2 --tokens {IDS} --plot lens=a.svg": (
-        "--plot lens needs --lens: it draws what --lens measures"
+        "--plot lens needs --lens: the figure shows what --lens measures"
     ),
     "trace emma --plot probs:layer0=a.svg": "--plot probs:layer0: probs takes nothing after a colon",
     "trace emma --plot attention:layer1=a.svg": "--plot attention of layer 1: expected a layer from 0 to 0",
@@ -100,7 +100,7 @@ REFUSED = {
     ),
     "timeline log.svg --plot log.svg --force": f"--plot log.svg: {READ}",
     "trace emma --model one.png --plot one.png --force": f"--plot one.png: {READ}",
-    "attribute emma --force": "--force needs --html or --plot: --force lets them overwrite files",
+    "attribute emma --force": "--force needs --html or --plot: --force allows overwriting files",
     f"{BOTH} --weights --plot a.svg": "--plot cannot be combined with --weights",
     f"{BOTH} --prompts p --plot a.svg": "--plot cannot be combined with --prompts",
     f"{BOTH} --suggest-map --force": "--force cannot be combined with --suggest-map",

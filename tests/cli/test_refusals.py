@@ -162,7 +162,7 @@ REFUSED = {
     "survey llama texts.txt --resume": "--resume needs --out: --out names the survey to continue",
     "survey llama texts.txt --out x --resume --force": "--force cannot be combined with --resume",
     # options that would change nothing
-    "trace --force": "--force needs --save or --out or --html or --plot: --force lets them",
+    "trace --force": "--force needs --save or --out or --html or --plot: --force allows overwriting",
     "trace --force --save-aprt new": "--force needs --save or --out or --html or --plot",
     "trace --validate --seed 1 --temperature 0": "--temperature cannot be combined with --validate",
     "trace --validate --json --verbose": "--verbose cannot be combined with --validate and --json",

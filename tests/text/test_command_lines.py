@@ -77,7 +77,7 @@ def test_the_next_command_of_explain_runs_as_printed(awkward):
 def test_commands_in_messages_are_quoted(awkward):
     awkward()
     line = refusal("train", "--out", "c 1.safetensors")
-    assert "--resume 'c 1.safetensors' continues it" in line
+    assert "--resume 'c 1.safetensors' continues the training" in line
     line = refusal("diagnose", "c 1.safetensors", "c 1.safetensors")
     assert "`microgpt trace 'c 1.safetensors' --save FILE`" in line
     line = refusal("explain", "d logits[-1, ]", "New York", "--model", "c 1.safetensors")
