@@ -84,7 +84,7 @@ class OwnFile:
         _refuse_elsewhere(self.path, self.written)
 
     def _state(self) -> tuple[int, ...] | None:
-        now = self.written.stat() if self.written.exists() else None  # without the content: it may be large
+        now = self.written.stat() if self.written.exists() else None  # the content can be too big to compare
         return now and (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns)
 
 

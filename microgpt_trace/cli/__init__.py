@@ -79,7 +79,7 @@ def main() -> None:
 def _prepare_exit() -> None:
     """Flush the output and skip the last garbage collection, which would take 30 ms after a trace. Functions
     registered with atexit still run."""
-    with suppress(ValueError):  # ValueError: not in the main thread
+    with suppress(ValueError):  # signal.signal fails outside the main thread
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # another Ctrl-C must not change the exit code
     release()
     gc.freeze()

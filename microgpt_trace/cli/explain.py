@@ -112,5 +112,5 @@ def _request(choice: ElementChoice) -> tuple[Path | None, str, str | None]:
 
 
 def _is_element(text: str) -> bool:
-    """Return True if a word has an index or an @, as elements have, and no file has this name."""
+    """Return True if a word has an index or an @ and is not the name of a file."""
     return not is_there(text) and ("@" in text or text.endswith("]"))

@@ -1,5 +1,5 @@
-"""Groups of options, which are dataclasses. A command takes groups; `flat` replaces the groups by their
-fields for Typer. This module declares no option.
+"""Groups of options, which are dataclasses. The parameters of a command are groups. For Typer, `flat`
+replaces each group by its fields. This module declares no option.
 
 Every start of the program builds the groups, so building must be fast. Modules that declare options do not
 use `from __future__ import annotations`, because evaluating annotations from strings takes 6 ms of `microgpt
@@ -108,8 +108,8 @@ def _options(parameter: Parameter) -> Iterator[Parameter]:
 
 
 def value_type(annotation: Any) -> tuple[Any, Any]:
-    """Return the type of an option's value and its Typer info. For example, return Path and info for
-    Annotated[Path | None, info], and list and None for list[str]."""
+    """Return the type of an option's value and its Typer info. For Annotated[Path | None, info], return
+    (Path, info). For list[str], return (list, None)."""
     kind, info = annotation, None
     if get_origin(kind) is Annotated:
         kind, info = get_args(kind)

@@ -20,7 +20,7 @@ class Conflict(NamedTuple):
     but_for: tuple[str, ...] = ()
 
     def broken(self, names: Sequence[str]) -> str:
-        """Return what is wrong with the given options, or "" if nothing is."""
+        """Return an error message if the given options break the rule, else ""."""
         for others in map(str.split, self.beside):
             for option in self.options or names:
                 if option in names and option not in (*others, *self.but_for) and {*others} <= {*names}:
@@ -36,7 +36,7 @@ class Needs(NamedTuple):
     reason: str = ""
 
     def broken(self, names: Sequence[str]) -> str:
-        """Return what is wrong with the given options, or "" if nothing is."""
+        """Return an error message if the given options break the rule, else ""."""
         if self.option not in names or set(self.one_of) & set(names):
             return ""
         return f"{self.option} needs {' or '.join(self.one_of)}"
@@ -60,7 +60,7 @@ RULES: dict[str, tuple[Conflict | Needs, ...]] = {
         ),
         Conflict(("--verbose",), ("--validate --json",)),
         Conflict(("--jsonl",), ("--json",)),
-        Needs("--values", _JSON, "--values adds arrays to the JSON; --show prints arrays, --save saves them"),
+        Needs("--values", _JSON, "--values is for JSON; --show prints arrays, and --save saves arrays"),
         Conflict(("--show",), _JSON, "to add arrays to the JSON, use --layer NAME --values"),
         Conflict(("--brief",), _JSON, "a JSON document is always complete"),
         Needs("--force", ("--save", "--out", "--html", "--plot"), "--force allows overwriting files"),
@@ -107,8 +107,8 @@ SCHEMAS: dict[str, tuple[str, dict[str, str]]] = {
     "inspect": ("inspect", {}),
 }
 
-# Arguments whose files determine the schema. If one of these arguments is given, the command itself
-# prints the schema.
+# The files of these arguments determine the schema of a command.
+# If one of these arguments is given, the command itself prints the schema.
 FILES = {"diff": ("A", "B"), "survey": ("MODEL CORPUS",)}
 
 # Options and commands of apr that microgpt does not have, with advice on alternatives.
@@ -162,5 +162,5 @@ def counterpart(message: str) -> str:
 
 
 def _described(option: str) -> str:
-    """Return the spelling of an option, or "a text" or "an argument" for an argument."""
+    """Return the spelling of an option, "a text" for TEXT, or "an argument" for any other argument."""
     return option if option.startswith("-") else "a text" if option == "TEXT" else "an argument"

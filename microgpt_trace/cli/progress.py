@@ -17,7 +17,7 @@ AGAIN = 0.1  # seconds between two updates of the line
 
 @contextmanager
 def progress(noun: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield a function `report(done, total)` that shows how many of all steps are done."""
+    """Yield a function `report(done, total)` that shows the number of completed steps and the total."""
     with rewritten_line() as write:
 
         def report(done: int, total: int) -> None:
@@ -35,7 +35,7 @@ def rated_progress(
     and the number of steps of this run. `reading(size)` takes the number of bytes read.
 
     `count` is called once and returns the total number of steps or None. The line shows the steps per second
-    and the time left. If the total is None, the line shows the bytes read in place of the time left.
+    and the time left. If the total is None, the line shows the number of bytes read instead of the time left.
     """
     start, totals = monotonic(), list[int | None]()
     done = now = read = 0

@@ -55,7 +55,7 @@ def array_sections(result: Trace, model: LanguageModel, names: Sequence[str]) ->
 
 
 def _sites(model: LanguageModel, names: Sequence[str]) -> Iterator[tuple[Site, str]]:
-    """Yield each site in `names`, once with each event or parameter that the site matches."""
+    """For each site in `names`, yield the site with each event or parameter that matches the site."""
     known = list(dict.fromkeys([*model.hooks.specs, *model.config.shapes()]))
     for site in map(parse_site, names):
         for name in site.names(known):

@@ -12,7 +12,7 @@ from ..errors import ReaderGone
 
 
 class Results(io.TextIOWrapper):
-    """Standard output. Results raises ReaderGone if the reader of a pipe is gone, because a BrokenPipeError
+    """Standard output. `Results` raises ReaderGone if the reader of a pipe is gone, because a BrokenPipeError
     would make Rich and Typer exit with code 1."""
 
     def write(self, text: str) -> int:
@@ -29,7 +29,7 @@ class Results(io.TextIOWrapper):
 
 
 class Notes(io.TextIOWrapper):
-    """Standard error. Notes ignores errors, because a note that cannot be written must not stop the
+    """Standard error. `Notes` ignores errors, because a note that cannot be written must not stop the
     command."""
 
     def write(self, text: str) -> int:

@@ -13,9 +13,9 @@ class SurveySource:
 
     arguments: list[str] | None = argument(
         "[MODEL] [CORPUS]...",
-        "A model, then its corpus: files, globs or URLs, or - for standard input. A file has one text per "
-        "line or is .jsonl or .parquet, and may be packed as .gz or .zst. Or finished surveys, which are "
-        "shown or merged.",
+        "A model, then its corpus: files, globs, URLs, or - for standard input. A file has one text per "
+        "line, or is .jsonl or .parquet, and may be compressed as .gz or .zst. To show or merge finished "
+        "surveys, name only surveys.",
         show_default="an untrained microGPT, and the training names",
     )  # fmt: skip
     model: Path | None = option(

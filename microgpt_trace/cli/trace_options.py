@@ -185,7 +185,7 @@ def interventions_of(options: Interventions, model: "LanguageModel") -> "list[In
     names = list(model.plan)
 
     def place_of(target: str) -> tuple[object, ...]:
-        """Return the events and the part that a target names. Equivalent spellings return equal values."""
+        """Return the events and the part that a target names. The spelling of the target does not matter."""
         site = parse_site(target)
         return tuple(site.names(names)), site.position, site.channel, site.index
 

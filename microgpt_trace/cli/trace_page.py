@@ -31,7 +31,7 @@ def traced_for_page(
 ) -> tuple[Trace, Mapping[str, Held], Trace]:
     """Return the trace that the page shows, the arrays recorded for the page, and the requested trace.
 
-    The page of a microGPT shows all gradients. The size limit restricts the arrays of a production model."""
+    The page of a microGPT shows all gradients. The page of a production model has a maximum size."""
     from ..render.page.recorder import PageRecorder
     from ..tracing.collector import narrowed
 

@@ -47,7 +47,7 @@ class Checkpoint:
     """The checkpoint, and when to save it."""
 
     out: Path | None = option("Checkpoint to write.", show_default=str(DEFAULT_CHECKPOINT))
-    resume: Path | None = option("Continue training this checkpoint, bit for bit like a run without a stop.")
+    resume: Path | None = option("Resume a checkpoint. The result equals an uninterrupted run bit for bit.")
     force: bool = flag("Overwrite an existing checkpoint or log.")
     autosave: float = option(
         "Time between saves of the checkpoint.", default=30.0, min=0.0, metavar="SECONDS"

@@ -81,8 +81,8 @@ def seen_by_heads(value: Array) -> Array:
 
 
 def _sums_of_rows(layout: PackLayout, start: int, value: Array) -> tuple[Array, Array]:
-    """Return the sum and the sum of squares of each document's rows: [N, C] -> [B, C] twice. `value` may be a
-    part of the rows that begins at row `start`; B then counts the documents of this part."""
+    """Return the sum and the sum of squares of each document's rows: [N, C] -> [B, C] twice. If `value` is a
+    part that begins at row `start`, B is the number of documents in this part."""
     whole = len(value) == layout.rows
     wide = (layout.in_turn(value) if whole else value).astype(np.float64)
     sums = layout.sums if whole else partial(layout.sums_of_part, start)
@@ -179,7 +179,7 @@ class ChannelStatistics:
 
     @cached_property
     def dead(self) -> Array:
-        """The units whose values stay within ±NEAR_ZERO, and the other channels whose values are always 0."""
+        """The dead channels: units that stay within ±NEAR_ZERO, and other channels that are always 0."""
         farthest = np.maximum(np.abs(self.least), np.abs(self.largest))
         return np.flatnonzero((self.count > 0) & (farthest <= (NEAR_ZERO if self.units else 0.0)))
 

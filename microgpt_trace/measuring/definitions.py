@@ -1,9 +1,9 @@
 """Thresholds that traces and surveys share, and the rule that selects the role of a head.
 
-A role fits a head if the head's share of attention for this role is at least SHARE, and at least TIMES as
-large as in even attention. If several roles fit, the program divides each share by the share in even
-attention and selects the largest quotient. If the largest quotient occurs twice, the head has no role. In a
-prompt of two tokens, for example, position 0 is the previous position, so two quotients are equal. For the
+A role fits a head if the role's share of attention is at least SHARE, and at least TIMES the share that
+evenly spread attention has. If several roles fit, the program divides each share by the evenly spread share
+and selects the role with the largest quotient. If the largest quotient occurs twice, the head has no role. In
+a prompt of two tokens, for example, position 0 is the previous position, so two quotients are equal. For the
 role "repeat", occurrences of the token at the previous position and at position 0 do not count.
 """
 
@@ -12,11 +12,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-NEAR_ZERO = 0.01  # an activation within ±0.01 passes at most a hundredth of the value that it gates
+NEAR_ZERO = 0.01  # an activation within ±0.01 reduces the value that it multiplies to at most 1 %
 MASSIVE = 1000.0  # multiple of the median magnitude: Sun et al., "Massive Activations" (2024)
 OUTLIER = 6.0  # multiple of the median RMS of an event's channels
 GROWN = 2.0  # a stream has grown if its final size is this many times its first size
-SINK = 0.3  # a sink's share is at least e + SINK * (1 - e), where e is the share in even attention
+SINK = 0.3  # a sink's share is at least e + SINK * (1 - e), where e is the evenly spread share
 STILL = 0.98  # a layer is still if the cosine of its input and output is at least this large
 SHARE, TIMES = 0.4, 2.0
 
@@ -32,7 +32,7 @@ class Attention:
 
     `itself` is the share on the query's own position. `previous` and `first` are the shares on the previous
     position and on position 0. `repeat` is the share on earlier occurrences of the query's token, averaged
-    over the queries whose token occurred earlier, or None. `repeat_apart` is the same average without the
+    over the queries whose token occurred earlier, or None. `repeat_apart` is like `repeat`, but ignores
     occurrences at the previous position and at position 0.
     """
 

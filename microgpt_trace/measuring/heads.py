@@ -2,8 +2,8 @@
 
 For every query from position 1 on, the module measures a head's attention on the query's own position, on the
 previous position, on position 0, and on earlier occurrences of the query's token. The module also measures
-the entropy of the attention, in nats, and evenly spread attention for each window. If a document has weights
-in a layer that are not finite, the tallies of this layer leave the document out.
+the entropy of the attention in nats. For each window, the module measures evenly spread attention, too. If a
+document's weights in a layer are not all finite, the tallies of the layer leave the document out.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from .meter import Meter, PackLayout, first_rows
 from .tallies import Counts, Sums, named
 
 EVENLY = "attention"  # the prefix in the names of tallies of evenly spread attention
-# The names of the sums over the queries of a head, or of evenly spread attention.
+# Each name is a sum over all queries of a head, or over all queries of evenly spread attention.
 SUMS = ("itself", "previous", "first", "repeat", "repeat_apart", "entropy")
-# The numbers of measured queries, of queries with a repeat (an earlier occurrence of the token), and of
-# queries with a repeat between position 0 and the previous position.
+# `repeats` counts the queries with a repeat, which is an earlier occurrence of the query's token.
+# `repeats_apart` counts the queries with a repeat between position 0 and the previous position.
 COUNTS = ("queries", "repeats", "repeats_apart")
 
 
@@ -143,8 +143,8 @@ class Queries:
 def mean_shares(
     sums: Mapping[str, Array], queries: int, repeats: int, repeats_apart: int
 ) -> list[tuple[Attention, float]]:
-    """Return the mean shares and the mean entropy of each head. `sums` contains arrays [H]. The other
-    arguments are the numbers of queries, in the order of COUNTS."""
+    """Divide the `sums` [H] by the numbers of queries. Return the mean shares and mean entropy of each
+    head."""
     counts = {"repeat": repeats, "repeat_apart": repeats_apart}
     result = []
     for head in range(len(sums["entropy"])):

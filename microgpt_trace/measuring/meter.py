@@ -1,7 +1,7 @@
 """Meter: the base class of all meters. PackLayout: the documents that the rows of a pass belong to.
 
 A meter receives the values of its events, pack after pack, and keeps tallies. Rows are summed by document, in
-float64 and in order of position. The sums of documents are added exactly.
+float64 and in order of position. Adding the sums of several documents is exact.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class PackLayout(Pack):
         return values if len(self.texts) == 1 else values.take(self._by_position, 0)
 
     def sums(self, wide: Array) -> Array:
-        """Sum the rows of each document: [N, C] -> [B, C]. `wide` is float64, in the order of `in_turn`."""
+        """Sum the float64 rows of each document, in the order of `in_turn`: [N, C] -> [B, C]"""
         if len(self.texts) == 1:
             return wide.sum(axis=0, keepdims=True)
         sums, start = wide[: len(self.texts)].copy(), len(self.texts)
@@ -57,7 +57,7 @@ class PackLayout(Pack):
         return sums
 
     def sums_of_part(self, start: int, wide: Array) -> Array:
-        """Sum the rows [n, C] of each document of a part that begins at row `start`."""
+        """Sum the rows of each document in `wide` [n, C], which begins at row `start` of the pack."""
         return np.add.reduceat(wide, first_rows(self.text_at[start : start + len(wide)]), axis=0)
 
     def entries(self, rows: Array, values: Array, channels: Array | int) -> Array:

@@ -22,10 +22,10 @@ class NormRows:
     """Measurements of the rows that the norms of a run compute.
 
     A norm with gain g computes y from a row x, so that mean((y / g)^2) = mean(x^2) / (mean(x^2) + eps).
-    Without eps, the RMS of y / g would be 1. For each norm, `off` is the largest difference between the RMS
-    of a row and this formula, and `least` is the smallest RMS by the formula. A norm is left out if all gains
-    are 0. `centred` is True if the norms subtract the mean of x and add a bias to y. The meter removes this
-    mean and bias first.
+    Without eps, the RMS of y / g would be 1. For each norm, `off` is the largest deviation of a row's RMS
+    from the definition, and `least` is the smallest RMS by the definition. A norm is left out if all gains
+    are 0. `centred` is True if the norms subtract the mean of x and add a bias to y. The meter removes the
+    mean and the bias before it measures.
     """
 
     eps: float

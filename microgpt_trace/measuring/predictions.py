@@ -24,8 +24,8 @@ EXAMPLES = 20  # number of documents in the list of the best predictions, and in
 
 class PredictionTallies:
     """The tallies of one part of a corpus. A loss that is not finite is not summed. `document_loss` sums the
-    mean loss of each document, and `document_loss_squares` the square of this loss. `share_right` sums each
-    document's share of tokens with rank 1; `all_right` counts documents with share 1."""
+    mean losses of documents, and `document_loss_squares` sums the squared mean losses. `share_right` sums
+    each document's share of tokens with rank 1, and `all_right` counts documents with share 1."""
 
     def __init__(self, vocab_size: int) -> None:
         self.documents, self.all_right = Counts(1), Counts(1)

@@ -1,8 +1,8 @@
 """StreamMeter: measure how layers change the residual stream, over a corpus.
 
-For every row and layer, the meter measures the logarithm of the growth of the row's norm, and the cosine
-between the row before the layer and the row after the layer. For every document and layer, the meter divides
-the largest magnitude of the stream by the median magnitude.
+For every row and layer, the meter measures two numbers: the logarithm of the growth of the row's norm, and
+the cosine between the row before and after the layer. For every document and layer, the meter divides the
+largest magnitude of the residual stream by the median magnitude.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ FARTHEST = 3  # number of documents in the list of each layer
 
 class StreamMeter(Meter):
     """A meter of the residual stream. `streams` names the event before layer 0, then the event after each
-    layer. For each layer, the tallies count measurable rows and documents with a massive activation, sum the
-    measurements, and list the documents with the largest ratio of the largest magnitude to the median."""
+    layer. For each layer, the tallies count the measurable rows and the documents with a massive activation,
+    and sum the measurements. `farthest` lists the documents with the largest magnitude, divided by the median
+    magnitude."""
 
     def __init__(self, streams: Sequence[str]) -> None:
         layers = len(streams) - 1

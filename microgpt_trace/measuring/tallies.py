@@ -203,7 +203,7 @@ def gathered(kind: Callable[[int], Record], prefix: str, tallies: Mapping[str, A
 
 
 def merge_all(into: dict[str, Tally], other: Mapping[str, Tally]) -> None:
-    """Merge every tally of `other` into the tally of this name, or add the tally if the name is new."""
+    """Merge every tally of `other` into the tally with the same name. Add tallies with new names."""
     for name, tally in other.items():
         if name in into:
             into[name].merge(tally)

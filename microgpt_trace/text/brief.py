@@ -98,7 +98,7 @@ def _fields(record: Any) -> list[str]:
 
 
 def token_list(tokens: Sequence[int] | None) -> str:
-    """Return the first 12 token ids as text, and how many more there are: "[1, 2, … 30 more]"."""
+    """Return the first 12 token ids as text, and the number of further ids: "[1, 2, … 30 more]"."""
     first = ", ".join(map(str, (tokens or ())[:12]))
     more = len(tokens or ()) - 12
     return f"[{first}{f', … {more} more' if more > 0 else ''}]"

@@ -1,4 +1,4 @@
-"""Turn results into JSON (RFC 8259) or plain data. Both contain the fields and the marked properties."""
+"""Turn results into JSON (RFC 8259) or plain data, with all fields and all marked properties."""
 
 from __future__ import annotations
 

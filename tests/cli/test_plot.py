@@ -90,7 +90,7 @@ REFUSED = {
     "trace emma --plot attention:head1=a.svg": (
         "--plot attention:head1: expected layer3.head0, layer3 or all after the colon"
     ),
-    "trace emma --plot there.svg": "there.svg exists already; --force overwrites it",
+    "trace emma --plot there.svg": "there.svg exists already; --force overwrites the file",
     "attribute emma --plot no/a.svg": "no/a.svg: the folder no does not exist",
     "attribute emma --plot a.svg --plot a.svg": "--plot names a.svg twice",
     "attribute emma --plot a.svg --out a.svg": "--out and --plot both name a.svg",
