@@ -83,7 +83,7 @@ def _page_of_trace(
     context: typer.Context, path: Path | None, model: "LanguageModel", text: str | None,
     result: "Explanation", sections: Sequence["Section"],
 ) -> str:  # fmt: skip
-    """Return the page of the trace of a microGPT, opened at the element."""
+    """Return the trace page of a microGPT, opened at the element."""
     from ..render.page.trace_page import trace_page
 
     whole = trace(model, text, values=True, step=True)

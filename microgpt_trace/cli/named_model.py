@@ -84,7 +84,7 @@ def model_from(
         if seed is not None and not samples:
             raise InputError(f"--seed is for an untrained model or for --temperature, not for {path}")
         if path == DEFAULT_CHECKPOINT and not is_there(str(path)):
-            hint = "`microgpt train` makes one in a second, or name another model with --model"
+            hint = "`microgpt train` writes this file in a second, or name another model with --model"
             raise FileFormatError(f"{DEFAULT_CHECKPOINT}: no such file in this folder; {hint}")
         return load(path, **settings.load_settings())
     for name in _settings_given(settings):
@@ -182,7 +182,7 @@ class Opener:
         if hasattr(result, "family"):
             again = command("trace", [str(path)], ["--save", "FILE"])
             raise InputError(
-                f"{path}: expected a dump, found a {result.family} model; `{again}` makes a dump of its run"
+                f"{path}: expected a dump, found a {result.family} model; `{again}` writes a dump"
             )
         return result
 

@@ -67,7 +67,7 @@ def named_imatrix(arguments: Sequence[str]) -> Path | None:
 
 
 def show_imatrix(path: Path, output: SurveyTargets) -> None:
-    """Show an importance matrix, made by any program."""
+    """Show an importance matrix that was written by any program."""
     report = imatrix_report(str(path), read_imatrix(path))
     output.give(report, partial(imatrix_sections, report))
 
@@ -183,7 +183,7 @@ def _note_when_interrupted(out: Path | None, resume: bool) -> Iterator[None]:
         if out is None or _written_at(out) == before or not is_survey(out):
             raise
         done, _ = read_survey(out).read
-        note(f"interrupted: {out} holds {counted(done, 'text')}; add --resume to the command to continue")
+        note(f"interrupted: {out} contains {counted(done, 'text')}; add --resume to the command to continue")
         raise SystemExit(EXIT_CODE) from None
 
 

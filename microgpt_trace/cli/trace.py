@@ -180,7 +180,7 @@ def _write_json(result: "Trace", request: Request) -> None:
 
 @contextmanager
 def _attention_weights(request: Request, names: list[str]) -> "Iterator[dict[tuple[Phase, str], Array]]":
-    """Keep the attention weights that are small enough to be shown on a screen."""
+    """Store the attention matrices that are small enough for a screen."""
     kept: dict[tuple[Phase, str], Array] = {}
     events = [row.name for row in request.model.plan.of_kind(Softmax) if row.name in names]
     if request.written.is_json or not events:

@@ -188,7 +188,7 @@ def _steps(
         trainer.check_finite()
     except DivergedError as error:
         unsaved = f"{file.path} is unchanged" if file.path.exists() else "no checkpoint was written"
-        state = f"{file.written} holds step {saved:,}" if saved else unsaved
+        state = f"{file.written} contains step {saved:,}" if saved else unsaved
         raise DivergedError(f"{error}; {state}") from error
 
 

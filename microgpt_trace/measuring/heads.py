@@ -19,7 +19,7 @@ from .definitions import Attention
 from .meter import Meter, PackLayout, first_rows
 from .tallies import Counts, Sums, named
 
-EVENLY = "attention"  # the prefix in the names of tallies of evenly spread attention
+EVENLY = "attention"  # prefix of the tallies for evenly spread attention
 # Each name is a sum over all queries of a head, or over all queries of evenly spread attention.
 SUMS = ("itself", "previous", "first", "repeat", "repeat_apart", "entropy")
 # `repeats` counts the queries with a repeat, which is an earlier occurrence of the query's token.
@@ -124,7 +124,7 @@ class Queries:
         }  # fmt: skip
 
     def attention(self, weights: Array) -> list[Attention]:
-        """Return the mean shares of each head in one text of at least two tokens: [H, T, T] -> H items"""
+        """Return the mean shares of each head in a text of two or more tokens: [H, T, T] -> H items"""
         sums = {name: own[0] for name, own in self.measured(weights[None]).items()}
         return [shares for shares, _ in mean_shares(sums, self.length - 1, *self.repeated[0])]
 

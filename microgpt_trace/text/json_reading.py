@@ -9,7 +9,7 @@ from typing import Any
 MAX_DEPTH = 64
 MAX_DIGITS = 64  # largest number of digits of an integer: the library transformers writes up to 31
 MAX_VALUES = 1 << 20  # largest number of values: this many empty lists take 70 MB of memory
-MANY_VALUES = 1 << 23  # for vocabularies and traces. The largest known tokenizer.json has 3 million values.
+MANY_VALUES = 1 << 23  # for vocabularies and traces: the largest known tokenizer.json has 3 million values
 
 _DIGITS_AS_ZEROS = bytes(ord("0") if chr(i) in "123456789" else i for i in range(256))
 _UNMARKED = bytes(i for i in range(256) if chr(i) not in '"[]{},')

@@ -20,7 +20,7 @@ def nonfinite_name(value: float) -> str:
 
 
 def decimals(value: float, digits: int = 2) -> str:
-    """Write a number with `digits` decimals, or 3 significant digits if small, or no decimals if large."""
+    """Round a number to `digits` decimals, a tiny number to 3 digits, and a large number to an integer."""
     if 1e4 <= abs(value) < 1e9:
         return f"{value:,.0f}"
     readable = value == 0 or 0.5 * 10**-digits <= abs(value) < 1e4

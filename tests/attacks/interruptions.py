@@ -38,7 +38,7 @@ COMMANDS = (
     "survey --limit 2000 --out a.safetensors", "survey --limit 2000 --workers 2 --out a.safetensors",
     "sample -n 300 --model m.safetensors", "diff m.safetensors d.safetensors --json --out a.json", "--help",
 )  # fmt: skip
-NOTES = ("step ", "interrupted at step ", "interrupted: a.safetensors holds ", "saved ")
+NOTES = ("step ", "interrupted at step ", "interrupted: a.safetensors contains ", "saved ")
 REPORT_START = """
 import os, sys
 class Finder:

@@ -57,8 +57,10 @@ REFUSED = {
     "train --trace-every 5": "--log",
     "trace --seed 3 --model m.safetensors": "--seed … untrained",
     "inspect --stats": "--stats is for a production model",
-    "sample": "microgpt.safetensors: no such file in this folder; `microgpt train` makes one in a second",
-    "trace emma --model microgpt.safetensors": "no such file in this folder; `microgpt train` makes one",
+    "sample": (
+        "microgpt.safetensors: no such file in this folder; `microgpt train` writes this file in a second"
+    ),
+    "trace emma --model microgpt.safetensors": "no such file in this folder; `microgpt train` writes",
     # trace of a decoder
     "trace nope Hello": "nope: no such model for the text 'Hello'; quote a text of several words",
     "trace --model nope.gguf Hello": "nope.gguf: no such file",

@@ -91,7 +91,7 @@ def test_a_survey_ended_by_a_signal_can_be_resumed(asked, tmp_path, number, work
     assert "Traceback" not in said
     if number != signal.SIGKILL:
         assert running.returncode == 130
-        assert said.splitlines()[-1].startswith(f"interrupted: {out} holds ")
+        assert said.splitlines()[-1].startswith(f"interrupted: {out} contains ")
     assert nobody_is_left(running.pid)
     assert microgpt("survey", model, texts, *events, "--out", out, "--resume").code == 0
     assert out.read_bytes() == whole.read_bytes()
